@@ -1,0 +1,37 @@
+package org.tornadomoe.config;
+
+import java.util.Arrays;
+import java.util.Locale;
+
+/** Which operands of the two GEMMs are int8, and what shares a scale. */
+public enum Int8Scheme {
+    /** int8 weights with a scale per output channel; int8 activations with a scale per token, found at run time. */
+    W8A8_CHANNEL,
+    /** int8 weights with a scale per output channel; float activations. */
+    W8A16_CHANNEL;
+
+    /** Whether activations are turned into int8 before each GEMM. */
+    public boolean quantizesActivations() {
+        return this == W8A8_CHANNEL;
+    }
+
+    /**
+     * The scheme of that name, {@code "w8a8_channel"}.
+     *
+     * @throws IllegalArgumentException if there is none; the message lists all
+     */
+    public static Int8Scheme fromString(String name) {
+        for (Int8Scheme scheme : values()) {
+            if (scheme.toString().equals(name)) {
+                return scheme;
+            }
+        }
+        throw new IllegalArgumentException(
+                "scheme: expected one of " + Arrays.toString(values()) + ", got '" + name + "'");
+    }
+
+    @Override
+    public String toString() {
+        return name().toLowerCase(Locale.ROOT);
+    }
+}

@@ -1,0 +1,28 @@
+package org.tornadomoe.quant;
+
+import org.tornadomoe.config.FusedMoeConfig;
+
+/** The unquantised weights of one MoE layer, row by row, however they are stored. Thread-safe. */
+public interface ExpertWeights {
+    /** The layer these are the weights of. */
+    FusedMoeConfig config();
+
+    /**
+     * Reads a row of w13, the first GEMM's weight [E, 2I, H]: rows [0, I) are the gate, [I, 2I) the up projection.
+     *
+     * @param into receives H values
+     * @throws IndexOutOfBoundsException if expert or row is not the layer's
+     */
+    void gateUpRow(int expert, int row, float[] into);
+
+    /**
+     * Reads a row of w2, the second GEMM's weight [E, H, I].
+     *
+     * @param into receives I values
+     * @throws IndexOutOfBoundsException if expert or row is not the layer's
+     */
+    void downRow(int expert, int row, float[] into);
+
+    /** The router's weight [E, H], row-major, a copy. */
+    float[] router();
+}
