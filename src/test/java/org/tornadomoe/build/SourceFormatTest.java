@@ -1,0 +1,56 @@
+package org.tornadomoe.build;
+
+import static org.assertj.core.api.Assertions.assertThat;
+
+import com.palantir.javaformat.java.Formatter;
+import com.palantir.javaformat.java.FormatterException;
+import com.palantir.javaformat.java.JavaFormatterOptions;
+import java.io.IOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.stream.Stream;
+import org.junit.jupiter.api.Test;
+
+/**
+ * Holds every Java file to palantir-java-format; with {@code -Dformat.apply=true} it rewrites them instead. It is a
+ * test because a formatter inside Maven would parse Java 25 with the JDK that Maven happens to run on.
+ */
+class SourceFormatTest {
+    private static final Formatter FORMATTER = Formatter.createFormatter(JavaFormatterOptions.builder()
+            .style(JavaFormatterOptions.Style.PALANTIR)
+            .build());
+
+    @Test
+    void everySourceFileIsFormatted() throws IOException, FormatterException {
+        List<Path> unformatted = new ArrayList<>();
+        for (Path file : sources()) {
+            String source = Files.readString(file);
+            String formatted = FORMATTER.formatSourceAndFixImports(source);
+            if (formatted.equals(source)) {
+                continue;
+            }
+            if (Boolean.getBoolean("format.apply")) {
+                Files.writeString(file, formatted);
+            } else {
+                unformatted.add(file);
+            }
+        }
+        assertThat(unformatted)
+                .as("files to format with: ./mvnw test -Dtest=SourceFormatTest -Dformat.apply=true")
+                .isEmpty();
+    }
+
+    private static List<Path> sources() throws IOException {
+        List<Path> files = new ArrayList<>();
+        for (Path root : List.of(Path.of("src"), Path.of("bench"))) {
+            if (Files.isDirectory(root)) {
+                try (Stream<Path> walk = Files.walk(root)) {
+                    walk.filter(file -> file.toString().endsWith(".java")).forEach(files::add);
+                }
+            }
+        }
+        return files;
+    }
+}
