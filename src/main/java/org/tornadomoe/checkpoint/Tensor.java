@@ -1,0 +1,165 @@
+package org.tornadomoe.checkpoint;
+
+import java.lang.foreign.MemorySegment;
+import java.lang.foreign.ValueLayout;
+import java.nio.ByteOrder;
+import java.nio.file.Path;
+import java.util.Arrays;
+import java.util.Objects;
+
+/**
+ * One tensor of a safetensors file, row-major. Its data is the mapped file, so nothing is read before it is asked for,
+ * and nothing can be read after the {@link Safetensors} it comes from is closed ({@link IllegalStateException}).
+ * Thread-safe.
+ *
+ * @param file the file it lies in, for messages
+ * @param shape sizes, outermost first; empty for a single value
+ * @param data the elements as they lie in the file, little-endian, not necessarily aligned
+ */
+public record Tensor(Path file, String name, DType dtype, long[] shape, MemorySegment data) {
+    private static final ValueLayout.OfDouble DOUBLE =
+            ValueLayout.JAVA_DOUBLE_UNALIGNED.withOrder(ByteOrder.LITTLE_ENDIAN);
+    private static final ValueLayout.OfFloat FLOAT =
+            ValueLayout.JAVA_FLOAT_UNALIGNED.withOrder(ByteOrder.LITTLE_ENDIAN);
+    private static final ValueLayout.OfShort SHORT =
+            ValueLayout.JAVA_SHORT_UNALIGNED.withOrder(ByteOrder.LITTLE_ENDIAN);
+    private static final ValueLayout.OfInt INT = ValueLayout.JAVA_INT_UNALIGNED.withOrder(ByteOrder.LITTLE_ENDIAN);
+    private static final ValueLayout.OfLong LONG = ValueLayout.JAVA_LONG_UNALIGNED.withOrder(ByteOrder.LITTLE_ENDIAN);
+
+    /** Number of elements. */
+    public long elements() {
+        return data.byteSize() / dtype.bytes();
+    }
+
+    /**
+     * Converts elements [from, from + length) to float, rounding to the nearest where they are wider.
+     *
+     * @param into receives them at [at, at + length)
+     * @throws CheckpointException if the dtype is not readable
+     * @throws IndexOutOfBoundsException if a range is outside the tensor or the array
+     */
+    public void readFloats(long from, float[] into, int at, int length) {
+        Objects.checkFromIndexSize(from, length, elements());
+        Objects.checkFromIndexSize(at, length, into.length);
+        long start = from * dtype.bytes();
+        switch (dtype) {
+            case F32 -> MemorySegment.copy(data, FLOAT, start, into, at, length);
+            case F64 -> {
+                for (int i = 0; i < length; i++) {
+                    into[at + i] = (float) data.get(DOUBLE, start + 8L * i);
+                }
+            }
+            case F16 -> {
+                for (int i = 0; i < length; i++) {
+                    into[at + i] = Float.float16ToFloat(data.get(SHORT, start + 2L * i));
+                }
+            }
+            case BF16 -> {
+                for (int i = 0; i < length; i++) {
+                    into[at + i] = Float.intBitsToFloat(data.get(SHORT, start + 2L * i) << 16);
+                }
+            }
+            default -> {
+                for (int i = 0; i < length; i++) {
+                    into[at + i] = integer(from + i);
+                }
+            }
+        }
+    }
+
+    /**
+     * All elements as floats, rounded to the nearest where they are wider.
+     *
+     * @throws CheckpointException if the dtype is not readable, or there are over 2^31 - 9 elements
+     */
+    public float[] toFloats() {
+        float[] all = new float[arrayLength()];
+        readFloats(0, all, 0, all.length);
+        return all;
+    }
+
+    /**
+     * All elements of an I8, U8, I32 or I64 tensor as ints.
+     *
+     * @throws CheckpointException if the dtype is another or a value is outside int's range
+     */
+    public int[] toInts() {
+        int[] all = new int[arrayLength()];
+        for (int i = 0; i < all.length; i++) {
+            long value = integer(i);
+            if (value != (int) value) {
+                throw problem("expected values in the range of a 32-bit integer, got " + value + " at index " + i);
+            }
+            all[i] = (int) value;
+        }
+        return all;
+    }
+
+    /**
+     * All elements of an I8 or U8 tensor, as they are.
+     *
+     * @throws CheckpointException if the dtype is another
+     */
+    public byte[] toBytes() {
+        if (dtype != DType.I8 && dtype != DType.U8) {
+            throw problem("expected dtype I8 or U8, got " + dtype);
+        }
+        byte[] all = new byte[arrayLength()];
+        MemorySegment.copy(data, ValueLayout.JAVA_BYTE, 0, all, 0, all.length);
+        return all;
+    }
+
+    /**
+     * This tensor, if it has that shape.
+     *
+     * @throws CheckpointException if not
+     */
+    public Tensor requireShape(long... expected) {
+        if (!Arrays.equals(shape, expected)) {
+            throw problem("expected shape " + Arrays.toString(expected) + ", got " + Arrays.toString(shape));
+        }
+        return this;
+    }
+
+    /**
+     * This tensor, if it has one of those dtypes.
+     *
+     * @throws CheckpointException if not
+     */
+    public Tensor requireDType(DType... expected) {
+        if (!Arrays.asList(expected).contains(dtype)) {
+            throw problem("expected dtype "
+                    + String.join(
+                            " or ", Arrays.stream(expected).map(DType::name).toList()) + ", got " + dtype);
+        }
+        return this;
+    }
+
+    /** An exception about this tensor. */
+    CheckpointException problem(String problem) {
+        return new CheckpointException(file, "tensor '" + name + "': " + problem);
+    }
+
+    private long integer(long index) {
+        return switch (dtype) {
+            case I8 -> data.get(ValueLayout.JAVA_BYTE, index);
+            case U8 -> data.get(ValueLayout.JAVA_BYTE, index) & 0xff;
+            case I32 -> data.get(INT, 4 * index);
+            case I64 -> data.get(LONG, 8 * index);
+            default -> throw problem("cannot be read as integers or converted: its dtype is " + dtype);
+        };
+    }
+
+    private int arrayLength() {
+        // The largest array HotSpot makes is a few elements short of 2^31 - 1.
+        if (elements() > Integer.MAX_VALUE - 8) {
+            throw problem("has " + elements() + " elements, more than a Java array holds: read it by rows");
+        }
+        return (int) elements();
+    }
+
+    @Override
+    public String toString() {
+        return name + " " + dtype + Arrays.toString(shape);
+    }
+}
