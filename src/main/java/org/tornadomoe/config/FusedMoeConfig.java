@@ -24,6 +24,7 @@ public record FusedMoeConfig(
 
     public static final int MAX_EXPERTS = 1024;
     public static final int MAX_EXPERTS_PER_TOKEN = 32;
+    public static final int DEFAULT_MAX_NUM_TOKENS = 4096;
 
     /**
      * Checks every field.
@@ -53,7 +54,13 @@ public record FusedMoeConfig(
         return activation.isGated() ? 2 * intermediateSize : intermediateSize;
     }
 
-    /** A builder that knows SiLU, softmax-top-k-renormalise and 4096 tokens; the four sizes must be given. */
+    /** The same layer for calls of at most that many tokens. */
+    public FusedMoeConfig withMaxNumTokens(int tokens) {
+        return new FusedMoeConfig(
+                numExperts, expertsPerToken, hiddenDim, intermediateSize, activation, routingMethod, tokens);
+    }
+
+    /** A builder that knows SiLU, softmax-top-k-renormalise and {@value #DEFAULT_MAX_NUM_TOKENS} tokens; the four sizes must be given. */
     public static Builder builder() {
         return new Builder();
     }
@@ -96,7 +103,7 @@ public record FusedMoeConfig(
         private int intermediateSize;
         private MoeActivation activation = MoeActivation.SILU;
         private RoutingMethodType routingMethod = RoutingMethodType.RENORMALIZE_NAIVE;
-        private int maxNumTokens = 4096;
+        private int maxNumTokens = DEFAULT_MAX_NUM_TOKENS;
 
         private Builder() {}
 

@@ -1,0 +1,140 @@
+package org.tornadomoe.checkpoint;
+
+import java.util.Arrays;
+import java.util.List;
+import org.jspecify.annotations.Nullable;
+import org.tornadomoe.config.FusedMoeConfig;
+import org.tornadomoe.config.MoeActivation;
+import org.tornadomoe.config.RoutingMethodType;
+
+/** The model families read: what their config.json says about an MoE layer, and how they name its tensors. */
+enum ModelFamily {
+    /** Mixtral: every layer is an MoE layer; softmax, top-k, renormalise. */
+    MIXTRAL("mixtral", "block_sparse_moe", "w1", "w3", "w2") {
+        @Override
+        FusedMoeConfig config(JsonFile json) {
+            return build(
+                    json,
+                    json.integer("num_local_experts"),
+                    json.integer("intermediate_size"),
+                    RoutingMethodType.RENORMALIZE_NAIVE);
+        }
+
+        @Override
+        @Nullable
+        String whyDense(JsonFile json, int layer) {
+            return null;
+        }
+    },
+
+    /** Qwen3-MoE: some layers may be dense; softmax, top-k, renormalise if {@code norm_topk_prob}. */
+    QWEN3_MOE("qwen3_moe", "mlp", "gate_proj", "up_proj", "down_proj") {
+        @Override
+        FusedMoeConfig config(JsonFile json) {
+            // transformers 5 saves num_local_experts, earlier ones num_experts.
+            String experts = json.has("num_experts") ? "num_experts" : "num_local_experts";
+            return build(
+                    json,
+                    json.integer(experts),
+                    json.integer("moe_intermediate_size"),
+                    json.bool("norm_topk_prob", false)
+                            ? RoutingMethodType.RENORMALIZE_NAIVE
+                            : RoutingMethodType.DEFAULT);
+        }
+
+        @Override
+        @Nullable
+        String whyDense(JsonFile json, int layer) {
+            List<Integer> dense = json.integers("mlp_only_layers");
+            if (dense.contains(layer)) {
+                return "mlp_only_layers is " + dense;
+            }
+            int step = json.integer("decoder_sparse_step", 1);
+            if (step < 1) {
+                throw new CheckpointException(
+                        json.file(), "'decoder_sparse_step': expected a positive number, got " + step);
+            }
+            return (layer + 1) % step == 0 ? null : "decoder_sparse_step is " + step;
+        }
+    };
+
+    private final String modelType;
+    private final String block;
+    private final String gate;
+    private final String up;
+    private final String down;
+
+    ModelFamily(String modelType, String block, String gate, String up, String down) {
+        this.modelType = modelType;
+        this.block = block;
+        this.gate = gate;
+        this.up = up;
+        this.down = down;
+    }
+
+    /** The MoE layers' configuration, for calls of one token. */
+    abstract FusedMoeConfig config(JsonFile json);
+
+    /** What in the configuration makes that layer a dense one; null if it is an MoE layer. */
+    abstract @Nullable String whyDense(JsonFile json, int layer);
+
+    static ModelFamily of(JsonFile json) {
+        String type = json.string("model_type");
+        for (ModelFamily family : values()) {
+            if (family.modelType.equals(type)) {
+                return family;
+            }
+        }
+        throw new CheckpointException(
+                json.file(),
+                "'model_type': expected one of "
+                        + Arrays.stream(values()).map(ModelFamily::modelType).toList() + ", got '" + type + "'");
+    }
+
+    String modelType() {
+        return modelType;
+    }
+
+    /** The router's weight [E, H]. */
+    String router(int layer) {
+        return prefix(layer) + "gate.weight";
+    }
+
+    /** The gate projection [I, H] of an expert, which may also be a pattern for messages. */
+    String gate(int layer, Object expert) {
+        return projection(layer, expert, gate);
+    }
+
+    /** The up projection [I, H]. */
+    String up(int layer, Object expert) {
+        return projection(layer, expert, up);
+    }
+
+    /** The down projection [H, I]. */
+    String down(int layer, Object expert) {
+        return projection(layer, expert, down);
+    }
+
+    private String projection(int layer, Object expert, String name) {
+        return prefix(layer) + "experts." + expert + "." + name + ".weight";
+    }
+
+    private String prefix(int layer) {
+        return "model.layers." + layer + "." + block + ".";
+    }
+
+    private static FusedMoeConfig build(JsonFile json, int experts, int intermediate, RoutingMethodType routing) {
+        try {
+            return new FusedMoeConfig(
+                    experts,
+                    json.integer("num_experts_per_tok"),
+                    json.integer("hidden_size"),
+                    intermediate,
+                    json.has("hidden_act") ? MoeActivation.fromString(json.string("hidden_act")) : MoeActivation.SILU,
+                    routing,
+                    1);
+        } catch (IllegalArgumentException e) {
+            throw new CheckpointException(json.file(), e.getMessage(), e);
+        }
+    }
+}
