@@ -134,7 +134,7 @@ enum ModelFamily {
                     routing,
                     1);
         } catch (IllegalArgumentException e) {
-            throw new CheckpointException(json.file(), e.getMessage(), e);
+            throw new CheckpointException(json.file(), String.valueOf(e.getMessage()), e);
         }
     }
 }
