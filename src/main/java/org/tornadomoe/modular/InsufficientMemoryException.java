@@ -1,0 +1,29 @@
+package org.tornadomoe.modular;
+
+/** A layer needs more memory than the device has, found out before anything was allocated. */
+public final class InsufficientMemoryException extends RuntimeException {
+    private static final long serialVersionUID = 1L;
+
+    private final long needed;
+    private final long available;
+
+    /**
+     * @param needed bytes the layer needs
+     * @param available bytes there are
+     */
+    public InsufficientMemoryException(String message, long needed, long available) {
+        super(message);
+        this.needed = needed;
+        this.available = available;
+    }
+
+    /** Bytes the layer needs. */
+    public long needed() {
+        return needed;
+    }
+
+    /** Bytes there are. */
+    public long available() {
+        return available;
+    }
+}

@@ -1,0 +1,30 @@
+package org.tornadomoe.modular;
+
+import java.lang.foreign.MemorySegment;
+import org.jspecify.annotations.Nullable;
+
+/**
+ * One layer, loaded and ready: hidden states in, the layer's output out. Thread-safe: concurrent calls wait for one
+ * another as far as the implementation needs it. The same input gives the same bits, whatever else runs.
+ */
+public interface MoeKernel extends AutoCloseable {
+    /**
+     * Runs the layer on M = {@code tokens} tokens.
+     *
+     * @param hidden [M, H] floats in native order; may be longer
+     * @param output [M, H] floats, written; may be longer
+     * @param routing is told the experts chosen, if given; made for at least M tokens
+     * @throws MoeExecutionException if the device or a kernel failed; {@code output} is then unspecified
+     */
+    void forward(MemorySegment hidden, int tokens, MemorySegment output, @Nullable Routing routing);
+
+    /** Where it runs, for people: backend and device name. */
+    String device();
+
+    /** Bytes of device memory held, the weights included. */
+    long deviceBytes();
+
+    /** Frees what it holds. A second call does nothing; a call while another runs waits for that one. */
+    @Override
+    void close();
+}

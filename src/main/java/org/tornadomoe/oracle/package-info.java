@@ -1,0 +1,5 @@
+/** Which kernel class serves a layer. */
+@NullMarked
+package org.tornadomoe.oracle;
+
+import org.jspecify.annotations.NullMarked;

@@ -1,0 +1,57 @@
+package org.tornadomoe.tornado;
+
+import java.util.Locale;
+import uk.ac.manchester.tornado.api.common.TornadoDevice;
+import uk.ac.manchester.tornado.api.enums.TornadoVMBackendType;
+
+/**
+ * A device and what it can do.
+ *
+ * @param id backend and index within it, as a user names it: {@code ptx:0}
+ * @param name as the driver reports it
+ * @param memory bytes a layer may take: the device's memory, or TornadoVM's limit ({@code -Dtornado.device.memory}) if that
+ *     is less
+ * @param dp4a whether the four-way int8 dot product compiles: on PTX and CUDA, and on the interpreter
+ * @param maxGroup the most work-items of a group
+ * @param tornado TornadoVM's own handle
+ */
+public record Device(
+        String id,
+        TornadoVMBackendType backend,
+        String name,
+        long memory,
+        boolean dp4a,
+        int maxGroup,
+        TornadoDevice tornado) {
+
+    static Device of(TornadoDevice device, TornadoVMBackendType backend, int index) {
+        boolean interpreter = backend == TornadoVMBackendType.JAVA;
+        long limit = interpreter ? Long.MAX_VALUE : memoryLimit(System.getProperty("tornado.device.memory", "4GB"));
+        long[] groups = device.getPhysicalDevice().getDeviceMaxWorkGroupSize();
+        return new Device(
+                (interpreter ? "interpreter" : backend.name().toLowerCase(Locale.ROOT)) + ":" + index,
+                backend,
+                device.getPhysicalDevice().getDeviceName().trim(),
+                Math.min(limit, device.getPhysicalDevice().getDeviceGlobalMemorySize()),
+                interpreter || backend == TornadoVMBackendType.PTX || backend == TornadoVMBackendType.CUDA,
+                groups == null || groups.length == 0 ? 0 : (int) Math.min(groups[0], Integer.MAX_VALUE),
+                device);
+    }
+
+    /** TornadoVM's own reading of its property: a number, alone or with KB, MB, GB or TB. */
+    static long memoryLimit(String size) {
+        String digits = size.endsWith("B") ? size.substring(0, size.length() - 1) : size;
+        int power = digits.isEmpty() ? -1 : "KMGT".indexOf(digits.charAt(digits.length() - 1)) + 1;
+        try {
+            return Math.multiplyExact(
+                    Long.parseLong(power > 0 ? digits.substring(0, digits.length() - 1) : digits), 1L << (10 * Math.max(0, power)));
+        } catch (ArithmeticException | NumberFormatException e) {
+            throw new IllegalArgumentException("tornado.device.memory: expected a size such as 40GB, got '" + size + "'", e);
+        }
+    }
+
+    @Override
+    public String toString() {
+        return id + " (" + name + ")";
+    }
+}

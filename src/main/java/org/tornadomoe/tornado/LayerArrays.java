@@ -1,0 +1,273 @@
+package org.tornadomoe.tornado;
+
+import java.lang.foreign.MemorySegment;
+import java.lang.foreign.ValueLayout;
+import java.util.LinkedHashMap;
+import java.util.Map;
+import java.util.stream.IntStream;
+import org.tornadomoe.config.FusedMoeConfig;
+import org.tornadomoe.config.Int8Scheme;
+import org.tornadomoe.modular.InsufficientMemoryException;
+import org.tornadomoe.quant.Int8Experts;
+import org.tornadomoe.quant.Int8Tensor;
+import org.tornadomoe.tornado.kernels.AlignKernels;
+import org.tornadomoe.tornado.kernels.GemmKernels;
+import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
+import uk.ac.manchester.tornado.api.types.arrays.IntArray;
+import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
+
+/**
+ * The arrays of one layer: weights, and every activation for up to the configuration's {@code maxNumTokens} tokens. Each
+ * exists twice, here off the heap and on the device, where only {@link #header}, {@link #hidden} and {@link #output} cross
+ * in every call.
+ *
+ * <p>Shape letters: M tokens, E experts, H hidden, I intermediate, K top-k, P = M·K pairs. Not thread-safe.
+ */
+final class LayerArrays {
+    final FusedMoeConfig config;
+    final Int8Scheme scheme;
+
+    /** Ints of a row of {@link #tokens} and of {@link #w13}: ⌈H / 4⌉. */
+    final int hiddenInts;
+
+    /** Ints of a row of {@link #pairs} and of {@link #w2}: ⌈I / 4⌉. */
+    final int intermediateInts;
+
+    /** [0] = M. */
+    final IntArray header;
+
+    /** [M, H]. */
+    final FloatArray hidden;
+
+    /** [E, H]. */
+    final FloatArray router;
+
+    /** [M, E]. */
+    final FloatArray logits;
+
+    /** [M, K]. */
+    final IntArray topkIds;
+
+    /** [M, K]. */
+    final FloatArray topkWeights;
+
+    /** [P]: a pair's rank among its chunk's pairs of the same expert. */
+    final IntArray ranks;
+
+    /** [chunks, E]: counts, then places. */
+    final IntArray counts;
+
+    /** Pairs in expert order, each expert's run padded to whole blocks with P. */
+    final IntArray sortedIds;
+
+    /** [blocks]. */
+    final IntArray expertIds;
+
+    /** [0] = places of {@link #sortedIds} in use. */
+    final IntArray padded;
+
+    /** The hidden states in int8, [M, hiddenInts]. */
+    final IntArray tokens;
+
+    /** [M]. */
+    final FloatArray tokenScales;
+
+    /** [E, hiddenInts, 2I]. */
+    final IntArray w13;
+
+    /** [E, 2I]. */
+    final FloatArray w13Scales;
+
+    /** What the first GEMM gives, [P, 2I]. */
+    final FloatArray gateUp;
+
+    /** [P, I]. */
+    final FloatArray activated;
+
+    /** The activated pairs in int8, [P, intermediateInts]. */
+    final IntArray pairs;
+
+    /** [P]. */
+    final FloatArray pairScales;
+
+    /** [E, intermediateInts, H]. */
+    final IntArray w2;
+
+    /** [E, H]. */
+    final FloatArray w2Scales;
+
+    /** What the second GEMM gives, times the router's weight, [P, H]. */
+    final FloatArray down;
+
+    /** [M, H]. */
+    final FloatArray output;
+
+    /**
+     * Allocates everything and packs the weights. An array that the scheme or the layer has no use for has one element.
+     *
+     * @throws InsufficientMemoryException before anything is allocated, if the arrays would take more than
+     *     {@code available} bytes on the device
+     */
+    LayerArrays(Int8Experts experts, long available) {
+        config = experts.config();
+        scheme = experts.scheme();
+        Map<String, Long> sizes = elements(config, scheme);
+        requireMemory(sizes, available);
+        hiddenInts = ints(config.hiddenDim());
+        intermediateInts = ints(config.intermediateSize());
+        header = intArray(sizes, "header");
+        hidden = floatArray(sizes, "hidden");
+        router = floatArray(sizes, "router");
+        logits = floatArray(sizes, "logits");
+        topkIds = intArray(sizes, "topkIds");
+        topkWeights = floatArray(sizes, "topkWeights");
+        ranks = intArray(sizes, "ranks");
+        counts = intArray(sizes, "counts");
+        sortedIds = intArray(sizes, "sortedIds");
+        expertIds = intArray(sizes, "expertIds");
+        padded = intArray(sizes, "padded");
+        tokens = intArray(sizes, "tokens");
+        tokenScales = floatArray(sizes, "tokenScales");
+        w13 = intArray(sizes, "w13");
+        w13Scales = floatArray(sizes, "w13Scales");
+        gateUp = floatArray(sizes, "gateUp");
+        activated = floatArray(sizes, "activated");
+        pairs = intArray(sizes, "pairs");
+        pairScales = floatArray(sizes, "pairScales");
+        w2 = intArray(sizes, "w2");
+        w2Scales = floatArray(sizes, "w2Scales");
+        down = floatArray(sizes, "down");
+        output = floatArray(sizes, "output");
+        pack(experts.w13(), w13, w13Scales);
+        pack(experts.w2(), w2, w2Scales);
+        if (experts.hasRouter()) {
+            copy(experts.router(), router);
+        }
+    }
+
+    /** Every array's element count (all elements have four bytes), in the order of a forward pass. */
+    static Map<String, Long> elements(FusedMoeConfig config, Int8Scheme scheme) {
+        long m = config.maxNumTokens();
+        long e = config.numExperts();
+        long h = config.hiddenDim();
+        long i = config.intermediateSize();
+        long gateUpRows = config.gateUpRows();
+        long p = m * config.expertsPerToken();
+        long blocks = blocks(config, config.maxNumTokens());
+        boolean int8 = scheme.quantizesActivations();
+        Map<String, Long> sizes = new LinkedHashMap<>();
+        sizes.put("header", 1L);
+        sizes.put("hidden", m * h);
+        sizes.put("router", e * h);
+        sizes.put("logits", m * e);
+        sizes.put("topkIds", p);
+        sizes.put("topkWeights", p);
+        sizes.put("ranks", p);
+        sizes.put("counts", (p + AlignKernels.CHUNK - 1) / AlignKernels.CHUNK * e);
+        sizes.put("sortedIds", blocks * GemmKernels.BLOCK);
+        sizes.put("expertIds", blocks);
+        sizes.put("padded", 1L);
+        sizes.put("tokens", int8 ? m * ints(config.hiddenDim()) : 1);
+        sizes.put("tokenScales", int8 ? m : 1);
+        sizes.put("w13", e * ints(config.hiddenDim()) * gateUpRows);
+        sizes.put("w13Scales", e * gateUpRows);
+        sizes.put("gateUp", p * gateUpRows);
+        sizes.put("activated", p * i);
+        sizes.put("pairs", int8 ? p * ints(config.intermediateSize()) : 1);
+        sizes.put("pairScales", int8 ? p : 1);
+        sizes.put("w2", e * ints(config.intermediateSize()) * h);
+        sizes.put("w2Scales", e * h);
+        sizes.put("down", p * h);
+        sizes.put("output", m * h);
+        return sizes;
+    }
+
+    /** Blocks that the pairs of M tokens can come to: every expert that has a pair may have one block that isn't full. */
+    static int blocks(FusedMoeConfig config, int tokens) {
+        long p = (long) tokens * config.expertsPerToken();
+        long most = (p + (long) config.numExperts() * (GemmKernels.BLOCK - 1)) / GemmKernels.BLOCK;
+        return Math.toIntExact(Math.min(p, most));
+    }
+
+    /** Bytes of device memory that a layer takes. */
+    static long deviceBytes(FusedMoeConfig config, Int8Scheme scheme) {
+        return bytes(elements(config, scheme));
+    }
+
+    private static long bytes(Map<String, Long> sizes) {
+        return sizes.values().stream()
+                .mapToLong(count -> 4 * count + TornadoNativeArray.ARRAY_HEADER)
+                .sum();
+    }
+
+    private static void requireMemory(Map<String, Long> sizes, long available) {
+        long needed = bytes(sizes);
+        if (needed > available) {
+            Map.Entry<String, Long> largest =
+                    sizes.entrySet().stream().max(Map.Entry.comparingByValue()).orElseThrow();
+            throw new InsufficientMemoryException(
+                    String.format(
+                            "the layer needs %,d bytes of device memory and there are %,d; the largest part is %s with %,d."
+                                    + " What helps: fewer tokens a call, a part of the layer (expert or tensor"
+                                    + " parallelism), or, if the device has more, -Dtornado.device.memory",
+                            needed, available, largest.getKey(), 4 * largest.getValue()),
+                    needed,
+                    available);
+        }
+        sizes.forEach((name, count) -> {
+            if (count > Integer.MAX_VALUE) {
+                throw new IllegalArgumentException(
+                        name + ": expected fewer than 2^31 elements (a TornadoVM array's limit), got " + count);
+            }
+        });
+    }
+
+    /**
+     * From rows of bytes [E, rows, cols] to {@code [E, kInts, rows]} ints, so that neighbouring work-items, which have
+     * neighbouring rows, read neighbouring ints. On all cores.
+     */
+    private static void pack(Int8Tensor from, IntArray into, FloatArray scales) {
+        int rows = from.rows();
+        int kInts = ints(from.cols());
+        MemorySegment values = from.values();
+        MemorySegment packed = into.getSegment();
+        long rowBytes = from.rowBytes();
+        int tile = 64;
+        int tilesPerExpert = (rows + tile - 1) / tile;
+        IntStream.range(0, Math.multiplyExact(from.experts(), tilesPerExpert)).parallel().forEach(t -> {
+            int expert = t / tilesPerExpert;
+            int first = t % tilesPerExpert * tile;
+            int last = Math.min(first + tile, rows);
+            long source = (long) expert * rows * rowBytes;
+            long target = (long) expert * kInts * rows;
+            for (int k = 0; k < kInts; k++) {
+                for (int row = first; row < last; row++) {
+                    // A row's bytes past its columns are zero, up to the 16 that it is rounded to.
+                    int word = values.get(ValueLayout.JAVA_INT, source + row * rowBytes + 4L * k);
+                    packed.setAtIndex(ValueLayout.JAVA_INT, target + (long) k * rows + row, word);
+                }
+            }
+        });
+        copy(from.scales(), scales);
+    }
+
+    private static void copy(float[] from, FloatArray into) {
+        MemorySegment.copy(from, 0, into.getSegment(), ValueLayout.JAVA_FLOAT, 0, from.length);
+    }
+
+    private static int ints(int bytes) {
+        return (bytes + 3) / 4;
+    }
+
+    private static IntArray intArray(Map<String, Long> sizes, String name) {
+        return new IntArray(count(sizes, name));
+    }
+
+    private static FloatArray floatArray(Map<String, Long> sizes, String name) {
+        return new FloatArray(count(sizes, name));
+    }
+
+    private static int count(Map<String, Long> sizes, String name) {
+        return Math.toIntExact(sizes.getOrDefault(name, 0L));
+    }
+}

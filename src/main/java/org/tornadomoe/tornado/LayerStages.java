@@ -1,0 +1,343 @@
+package org.tornadomoe.tornado;
+
+import java.util.List;
+import java.util.stream.Stream;
+import org.tornadomoe.config.FusedMoeConfig;
+import org.tornadomoe.config.RoutingMethodType;
+import org.tornadomoe.tornado.kernels.AlignKernels;
+import org.tornadomoe.tornado.kernels.CombineKernels;
+import org.tornadomoe.tornado.kernels.GemmKernels;
+import org.tornadomoe.tornado.kernels.QuantizeKernels;
+import org.tornadomoe.tornado.kernels.RouterKernels;
+import uk.ac.manchester.tornado.api.KernelContext;
+import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
+import uk.ac.manchester.tornado.api.types.arrays.IntArray;
+
+/**
+ * The kernels of a layer, in the order of a forward pass: {@link #route}, {@link #align}, {@link #quantizeTokens}, {@link
+ * #gateUp}, {@link #activate}, {@link #quantizePairs}, {@link #down}, {@link #combine}. Each is a list, empty where the
+ * layer has no such step.
+ */
+final class LayerStages {
+    private final LayerArrays a;
+    private final FusedMoeConfig config;
+    private final boolean dp4a;
+    private final KernelContext context = new KernelContext();
+
+    /** @param dp4a whether the int8 GEMMs use the {@code dp4a} instruction */
+    LayerStages(LayerArrays arrays, boolean dp4a) {
+        this.a = arrays;
+        this.config = arrays.config;
+        this.dp4a = dp4a;
+    }
+
+    /** The whole layer. */
+    List<Stage> all() {
+        return Stream.of(
+                        logits(),
+                        topK(),
+                        align(),
+                        quantizeTokens(),
+                        gateUp(),
+                        activate(),
+                        quantizePairs(),
+                        down(),
+                        combine())
+                .flatMap(List::stream)
+                .toList();
+    }
+
+    /** hidden, router → logits. */
+    List<Stage> logits() {
+        int e = config.numExperts();
+        int h = config.hiddenDim();
+        return List.of(new Stage(
+                "routerLogits",
+                RouterKernels.LOGIT_GROUP,
+                m -> Math.multiplyExact(m, e),
+                m -> 1,
+                g -> g.task(
+                        "routerLogits", RouterKernels::routerLogits, context, a.header, a.hidden, a.router, a.logits, h, e),
+                List.of(a.header, a.hidden, a.router),
+                List.of(a.logits)));
+    }
+
+    /** logits → ids and weights. */
+    List<Stage> topK() {
+        int e = config.numExperts();
+        int k = config.expertsPerToken();
+        int renormalize = config.routingMethod() == RoutingMethodType.DEFAULT ? 0 : 1;
+        return List.of(new Stage(
+                "topK",
+                RouterKernels.TOP_K_GROUP,
+                m -> m,
+                m -> 1,
+                g -> g.task(
+                        "topK",
+                        RouterKernels::topK,
+                        context,
+                        a.header,
+                        a.logits,
+                        a.topkIds,
+                        a.topkWeights,
+                        e,
+                        k,
+                        renormalize),
+                List.of(a.header, a.logits),
+                List.of(a.topkIds, a.topkWeights)));
+    }
+
+    /** ids → pairs sorted by expert. */
+    List<Stage> align() {
+        int e = config.numExperts();
+        int k = config.expertsPerToken();
+        Stage count = new Stage(
+                "alignCount",
+                AlignKernels.CHUNK,
+                m -> ceilDiv(m * k, AlignKernels.CHUNK),
+                m -> 1,
+                g -> g.task("alignCount", AlignKernels::count, context, a.header, a.topkIds, a.ranks, a.counts, k, e),
+                List.of(a.header, a.topkIds),
+                List.of(a.ranks, a.counts));
+        Stage offsets = new Stage(
+                "alignOffsets",
+                AlignKernels.SCAN_GROUP,
+                m -> 1,
+                m -> 1,
+                g -> g.task(
+                        "alignOffsets",
+                        AlignKernels::offsets,
+                        context,
+                        a.header,
+                        a.counts,
+                        a.sortedIds,
+                        a.expertIds,
+                        a.padded,
+                        k,
+                        e,
+                        GemmKernels.BLOCK),
+                List.of(a.header, a.counts),
+                List.of(a.counts, a.sortedIds, a.expertIds, a.padded));
+        Stage scatter = new Stage(
+                "alignScatter",
+                AlignKernels.SCATTER_GROUP,
+                m -> ceilDiv(m * k, AlignKernels.SCATTER_GROUP),
+                m -> 1,
+                g -> g.task(
+                        "alignScatter",
+                        AlignKernels::scatter,
+                        context,
+                        a.header,
+                        a.topkIds,
+                        a.ranks,
+                        a.counts,
+                        a.sortedIds,
+                        k,
+                        e),
+                List.of(a.header, a.topkIds, a.ranks, a.counts, a.sortedIds),
+                List.of(a.sortedIds));
+        return List.of(count, offsets, scatter);
+    }
+
+    /** hidden → int8 and scales. */
+    List<Stage> quantizeTokens() {
+        return quantize("quantizeTokens", a.hidden, a.tokens, a.tokenScales, 1, config.hiddenDim(), a.hiddenInts);
+    }
+
+    /** activated → int8 and scales. */
+    List<Stage> quantizePairs() {
+        return quantize(
+                "quantizePairs",
+                a.activated,
+                a.pairs,
+                a.pairScales,
+                config.expertsPerToken(),
+                config.intermediateSize(),
+                a.intermediateInts);
+    }
+
+    private List<Stage> quantize(
+            String name, FloatArray from, IntArray into, FloatArray scales, int rowsPerToken, int cols, int rowInts) {
+        if (!a.scheme.quantizesActivations()) {
+            return List.of();
+        }
+        return List.of(new Stage(
+                name,
+                QuantizeKernels.GROUP,
+                m -> m * rowsPerToken,
+                m -> 1,
+                g -> g.task(
+                        name,
+                        QuantizeKernels::quantizeRows,
+                        context,
+                        a.header,
+                        from,
+                        into,
+                        scales,
+                        rowsPerToken,
+                        cols,
+                        rowInts),
+                List.of(a.header, from),
+                List.of(into, scales)));
+    }
+
+    /** The first GEMM. */
+    List<Stage> gateUp() {
+        return gemm(
+                "gateUp",
+                a.tokens,
+                a.tokenScales,
+                a.hidden,
+                a.w13,
+                a.w13Scales,
+                a.gateUp,
+                config.expertsPerToken(),
+                config.gateUpRows(),
+                a.hiddenInts,
+                config.hiddenDim(),
+                0);
+    }
+
+    /** gateUp → activated. */
+    List<Stage> activate() {
+        int k = config.expertsPerToken();
+        int i = config.intermediateSize();
+        return List.of(new Stage(
+                "activate",
+                CombineKernels.GROUP,
+                m -> elementGroups(m * k, i),
+                m -> 1,
+                g -> g.task("activate", CombineKernels::siluAndMultiply, context, a.header, a.gateUp, a.activated, k, i),
+                List.of(a.header, a.gateUp),
+                List.of(a.activated)));
+    }
+
+    /** The second GEMM, with the router's weights. */
+    List<Stage> down() {
+        return gemm(
+                "down",
+                a.pairs,
+                a.pairScales,
+                a.activated,
+                a.w2,
+                a.w2Scales,
+                a.down,
+                1,
+                config.hiddenDim(),
+                a.intermediateInts,
+                config.intermediateSize(),
+                1);
+    }
+
+    private List<Stage> gemm(
+            String name,
+            IntArray quantized,
+            FloatArray scales,
+            FloatArray floats,
+            IntArray weights,
+            FloatArray weightScales,
+            FloatArray out,
+            int pairsPerRow,
+            int rows,
+            int kInts,
+            int cols,
+            int weighted) {
+        int k = config.expertsPerToken();
+        boolean int8 = a.scheme.quantizesActivations();
+        List<Object> operands =
+                int8 ? List.of(quantized, scales, weights, weightScales) : List.of(floats, weights, weightScales);
+        List<Object> aligned = List.of(a.header, a.sortedIds, a.expertIds, a.padded, a.topkWeights);
+        return List.of(new Stage(
+                name,
+                GemmKernels.GROUP,
+                m -> ceilDiv(rows, GemmKernels.ROWS),
+                m -> LayerArrays.blocks(config, m),
+                g -> {
+                    if (!int8) {
+                        g.task(
+                                name,
+                                GemmKernels::w8a16,
+                                context,
+                                a.header,
+                                a.sortedIds,
+                                a.expertIds,
+                                a.padded,
+                                floats,
+                                weights,
+                                weightScales,
+                                a.topkWeights,
+                                out,
+                                k,
+                                pairsPerRow,
+                                rows,
+                                kInts,
+                                cols,
+                                weighted);
+                    } else if (dp4a) {
+                        g.task(
+                                name,
+                                GemmKernels::dp4a,
+                                context,
+                                a.header,
+                                a.sortedIds,
+                                a.expertIds,
+                                a.padded,
+                                quantized,
+                                scales,
+                                weights,
+                                weightScales,
+                                a.topkWeights,
+                                out,
+                                k,
+                                pairsPerRow,
+                                rows,
+                                kInts,
+                                weighted);
+                    } else {
+                        g.task(
+                                name,
+                                GemmKernels::portable,
+                                context,
+                                a.header,
+                                a.sortedIds,
+                                a.expertIds,
+                                a.padded,
+                                quantized,
+                                scales,
+                                weights,
+                                weightScales,
+                                a.topkWeights,
+                                out,
+                                k,
+                                pairsPerRow,
+                                rows,
+                                kInts,
+                                weighted);
+                    }
+                },
+                Stream.concat(aligned.stream(), operands.stream()).toList(),
+                List.of(out)));
+    }
+
+    /** down → output. */
+    List<Stage> combine() {
+        int k = config.expertsPerToken();
+        int h = config.hiddenDim();
+        return List.of(new Stage(
+                "combine",
+                CombineKernels.GROUP,
+                m -> elementGroups(m, h),
+                m -> 1,
+                g -> g.task("combine", CombineKernels::combine, context, a.header, a.down, a.output, k, h),
+                List.of(a.header, a.down),
+                List.of(a.output)));
+    }
+
+    private static int elementGroups(int rows, int cols) {
+        return Math.toIntExact(((long) rows * cols + CombineKernels.GROUP - 1) / CombineKernels.GROUP);
+    }
+
+    private static int ceilDiv(int x, int y) {
+        return (x + y - 1) / y;
+    }
+}

@@ -1,0 +1,107 @@
+package org.tornadomoe.tornado;
+
+import java.util.ArrayList;
+import java.util.List;
+import org.jspecify.annotations.Nullable;
+import uk.ac.manchester.tornado.api.TornadoBackend;
+import uk.ac.manchester.tornado.api.TornadoRuntime;
+import uk.ac.manchester.tornado.api.enums.TornadoVMBackendType;
+import uk.ac.manchester.tornado.api.runtime.TornadoRuntimeProvider;
+
+/**
+ * What answers to TornadoVM's API in this JVM: its SDK, the interpreter, or nothing that works. Looked at once; a JVM can't
+ * change its home.
+ *
+ * @param kind what it is
+ * @param devices what can run a layer, in the runtime's order; empty if nothing works
+ * @param note what a user should know: why the SDK isn't used although there is one, or what is missing; null if nothing
+ */
+public record TornadoHome(Kind kind, List<Device> devices, @Nullable String note) {
+    /** The three homes. */
+    public enum Kind {
+        /** TornadoVM itself: kernels are compiled for the device. */
+        SDK,
+        /** The interpreter: every work-item runs on the JVM. */
+        INTERPRETER,
+        /** Neither, or one that failed to start. */
+        NONE
+    }
+
+    /** The home of this JVM. */
+    public static TornadoHome current() {
+        return Holder.HOME;
+    }
+
+    private static final class Holder {
+        static final TornadoHome HOME = look(System.getenv("TORNADOVM_HOME"));
+    }
+
+    /** A missing SDK or driver is an {@link Error} in TornadoVM, and a second touch of the class a different one. */
+    static TornadoHome look(@Nullable String sdkDirectory) {
+        TornadoRuntime runtime;
+        try {
+            runtime = TornadoRuntimeProvider.getTornadoRuntime();
+        } catch (LinkageError | RuntimeException failure) {
+            return new TornadoHome(Kind.NONE, List.of(), explain(failure));
+        }
+        try {
+            List<Device> devices = new ArrayList<>();
+            for (int b = 0; b < runtime.getNumBackends(); b++) {
+                TornadoBackend backend = runtime.getBackend(b);
+                TornadoVMBackendType type = runtime.getBackendType(b);
+                if (type == TornadoVMBackendType.JAVA) {
+                    return new TornadoHome(
+                            Kind.INTERPRETER, List.of(Device.of(backend.getDevice(0), type, 0)), interpreterNote(sdkDirectory));
+                }
+                for (int d = 0; d < backend.getNumDevices(); d++) {
+                    devices.add(Device.of(backend.getDevice(d), type, d));
+                }
+            }
+            return devices.isEmpty()
+                    ? new TornadoHome(Kind.NONE, List.of(), "TornadoVM is here but no backend has a device")
+                    : new TornadoHome(Kind.SDK, List.copyOf(devices), bailoutNote());
+        } catch (LinkageError | RuntimeException failure) {
+            return new TornadoHome(Kind.NONE, List.of(), explain(failure));
+        }
+    }
+
+    private static @Nullable String interpreterNote(@Nullable String sdkDirectory) {
+        return sdkDirectory == null || sdkDirectory.isBlank()
+                ? "no TornadoVM SDK (TORNADOVM_HOME is not set): running on the interpreter"
+                : "TornadoVM's SDK is at " + sdkDirectory + ", but this JVM was started without its argument file (java @"
+                        + sdkDirectory + "/tornado-argfile ...): running on the interpreter";
+    }
+
+    /**
+     * By default TornadoVM runs a kernel that it can't compile once, as plain Java, and returns what that left behind. The
+     * property is read when its classes load, so that it can't be set from here.
+     */
+    private static @Nullable String bailoutNote() {
+        return bailoutsAreErrors()
+                ? null
+                : "TornadoVM would hide kernels that fail to compile: start the JVM with -Dtornado.recover.bailout=False";
+    }
+
+    /** Whether a kernel that can't be compiled is an exception in this JVM. */
+    static boolean bailoutsAreErrors() {
+        return "false".equalsIgnoreCase(System.getProperty("tornado.recover.bailout"));
+    }
+
+    private static String explain(Throwable failure) {
+        Throwable root = failure;
+        while (root.getCause() != null) {
+            root = root.getCause();
+        }
+        String message = String.valueOf(root.getMessage());
+        if (root instanceof ClassNotFoundException || (root instanceof NoClassDefFoundError && message.contains("tornado"))) {
+            return "TornadoVM's API is not on the class path: add the tornado-moe interpreter jar, or start the JVM with the"
+                    + " SDK's argument file (java @$TORNADOVM_HOME/tornado-argfile ...)";
+        }
+        if (message.contains("argfile")) {
+            return "TornadoVM's API is on the class path, but this JVM was started without its argument file (java"
+                    + " @$TORNADOVM_HOME/tornado-argfile ...)";
+        }
+        return "TornadoVM's SDK failed to start, most likely because a driver is missing: "
+                + root.getClass().getSimpleName() + ": " + message.lines().findFirst().orElse("");
+    }
+}

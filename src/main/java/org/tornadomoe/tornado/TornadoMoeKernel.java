@@ -1,0 +1,142 @@
+package org.tornadomoe.tornado;
+
+import java.lang.foreign.MemorySegment;
+import java.lang.foreign.ValueLayout;
+import java.util.concurrent.locks.ReentrantLock;
+import org.jspecify.annotations.Nullable;
+import org.tornadomoe.modular.MoeExecutionException;
+import org.tornadomoe.modular.MoeKernel;
+import org.tornadomoe.modular.Routing;
+import org.tornadomoe.quant.Int8Experts;
+import uk.ac.manchester.tornado.api.DataRange;
+import uk.ac.manchester.tornado.api.TornadoExecutionPlan;
+import uk.ac.manchester.tornado.api.TornadoExecutionResult;
+import uk.ac.manchester.tornado.api.enums.DataTransferMode;
+import uk.ac.manchester.tornado.api.exceptions.TornadoExecutionPlanException;
+import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
+
+/**
+ * One layer on one device: one task graph, one execution plan. The weights go to the device once; in a call the token
+ * count and the hidden states go there, the output comes back, and nothing in between visits the host.
+ *
+ * <p>An execution plan serves one thread, and plans can't share device buffers, so callers take turns, in the order in which
+ * they came.
+ */
+final class TornadoMoeKernel implements MoeKernel {
+    private final ReentrantLock turn = new ReentrantLock(true);
+    private final Device device;
+    private final LayerArrays arrays;
+    private final Stage.Graph graph;
+    private final TornadoExecutionPlan plan;
+    private boolean closed;
+
+    private TornadoMoeKernel(Device device, LayerArrays arrays, Stage.Graph graph, TornadoExecutionPlan plan) {
+        this.device = device;
+        this.arrays = arrays;
+        this.graph = graph;
+        this.plan = plan;
+    }
+
+    static TornadoMoeKernel load(Device device, Int8Experts experts, boolean dp4a) {
+        LayerArrays arrays = new LayerArrays(experts, device.memory());
+        try {
+            Stage.Graph graph = Stage.Graph.of("moe", new LayerStages(arrays, dp4a).all());
+            graph.tasks()
+                    .transferToDevice(
+                            DataTransferMode.FIRST_EXECUTION,
+                            arrays.router,
+                            arrays.w13,
+                            arrays.w13Scales,
+                            arrays.w2,
+                            arrays.w2Scales)
+                    .transferToDevice(DataTransferMode.EVERY_EXECUTION, arrays.header, arrays.hidden);
+            graph.addTasks();
+            graph.tasks()
+                    .transferToHost(
+                            DataTransferMode.UNDER_DEMAND, arrays.output, arrays.topkIds, arrays.topkWeights);
+            TornadoExecutionPlan plan = new TornadoExecutionPlan(graph.tasks().snapshot());
+            plan.withDevice(device.tornado()).withGridScheduler(graph.grids());
+            return new TornadoMoeKernel(device, arrays, graph, plan);
+        } catch (RuntimeException | LinkageError failure) {
+            throw failed("building the layer's task graph", device, failure);
+        }
+    }
+
+    @Override
+    public void forward(MemorySegment hidden, int tokens, MemorySegment output, @Nullable Routing routing) {
+        turn.lock();
+        try {
+            if (closed) {
+                throw new IllegalStateException("the layer is closed");
+            }
+            long values = (long) tokens * arrays.config.hiddenDim();
+            MemorySegment.copy(hidden, 0, arrays.hidden.getSegment(), 0, 4 * values);
+            arrays.header.set(0, tokens);
+            graph.resize(tokens);
+            TornadoExecutionResult result = execute();
+            fetch(result, arrays.output, values);
+            MemorySegment.copy(arrays.output.getSegment(), 0, output, 0, 4 * values);
+            if (routing != null) {
+                int pairs = tokens * arrays.config.expertsPerToken();
+                fetch(result, arrays.topkIds, pairs);
+                fetch(result, arrays.topkWeights, pairs);
+                MemorySegment.copy(arrays.topkIds.getSegment(), ValueLayout.JAVA_INT, 0, routing.ids(), 0, pairs);
+                MemorySegment.copy(
+                        arrays.topkWeights.getSegment(), ValueLayout.JAVA_FLOAT, 0, routing.weights(), 0, pairs);
+            }
+        } finally {
+            turn.unlock();
+        }
+    }
+
+    private TornadoExecutionResult execute() {
+        try {
+            return plan.execute();
+        } catch (RuntimeException | LinkageError failure) {
+            throw failed("running the layer", device, failure);
+        }
+    }
+
+    private void fetch(TornadoExecutionResult result, TornadoNativeArray array, long elements) {
+        try {
+            result.transferToHost(new DataRange(array).withSize(elements));
+        } catch (RuntimeException | LinkageError failure) {
+            throw failed("reading the result", device, failure);
+        }
+    }
+
+    /** TornadoVM's own message names the task; the cause beneath it what happened. */
+    private static MoeExecutionException failed(String doing, Device device, Throwable failure) {
+        Throwable root = failure;
+        while (root.getCause() != null) {
+            root = root.getCause();
+        }
+        String cause = root == failure ? "" : " (" + root + ")";
+        return new MoeExecutionException(doing + " on " + device + ": " + failure.getMessage() + cause, failure);
+    }
+
+    @Override
+    public String device() {
+        return device.toString();
+    }
+
+    @Override
+    public long deviceBytes() {
+        return LayerArrays.deviceBytes(arrays.config, arrays.scheme);
+    }
+
+    @Override
+    public void close() {
+        turn.lock();
+        try {
+            if (!closed) {
+                closed = true;
+                plan.close();
+            }
+        } catch (TornadoExecutionPlanException failure) {
+            throw failed("freeing the layer's device memory", device, failure);
+        } finally {
+            turn.unlock();
+        }
+    }
+}
