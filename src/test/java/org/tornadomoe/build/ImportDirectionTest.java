@@ -1,0 +1,180 @@
+package org.tornadomoe.build;
+
+import static org.assertj.core.api.Assertions.assertThat;
+
+import com.tngtech.archunit.core.domain.JavaClass;
+import com.tngtech.archunit.core.domain.JavaClasses;
+import com.tngtech.archunit.core.importer.ClassFileImporter;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.Map;
+import java.util.Set;
+import java.util.stream.Collectors;
+import org.jspecify.annotations.Nullable;
+import org.junit.jupiter.api.Test;
+
+/** Imports point one way. Each rule is also run on classes under {@code fixture} that break it. */
+class ImportDirectionTest {
+    private static final String LIBRARY = "org.tornadomoe";
+    private static final String TORNADO_API = "uk.ac.manchester.tornado.api";
+
+    /** Each package, then those of the library it may import; (door) is the package with MoeLayer. */
+    private static final Map<String, Set<String>> MAY_IMPORT = table("""
+        config
+        quant            config
+        checkpoint       config quant
+        tuning           config quant
+        modular          config quant
+        reference        config quant modular
+        cpu              config quant modular
+        tornado.kernels
+        tornado          config quant modular tornado.kernels
+        oracle           config quant modular reference cpu tornado
+        (door)           config quant modular reference cpu tornado oracle checkpoint tuning
+        cli              config quant modular reference cpu tornado oracle checkpoint tuning (door)
+        """);
+
+    /** Libraries that only some packages may import, by the start of their class names. */
+    private static final Map<String, Set<String>> ONLY_IN = Map.of(
+            "uk.ac.manchester.", Set.of("tornado", "tornado.kernels"),
+            "picocli.", Set.of("cli"),
+            "me.tongfei.", Set.of("cli"),
+            "tools.jackson.", Set.of("checkpoint", "tuning", "cli"));
+
+    /** Names that TornadoVM's code generators or the languages they write take for themselves. */
+    private static final Set<String> DEVICE_WORDS = Set.of("""
+        kernel global local constant private half uniform pipe auto complex channel register
+        restrict inline extern signed unsigned struct union typedef volatile sizeof goto dot cross
+        distance length normalize mad fma mix step smoothstep sign select clamp min max abs exp log
+        pow sqrt rsqrt floor ceil round rint trunc fabs fmin fmax fmod sin cos tan tanh erf isnan
+        isinf any all bitselect shuffle shuffle2 popcount clz rotate hypot ldexp frexp modf barrier
+        printf assert main atomicAdd atomicMax atomicMin atomicCAS atomicExch threadIdx blockIdx
+        blockDim gridDim warpSize
+        """.strip().split("\\s+"));
+
+    @Test
+    void importsPointOneWay() {
+        assertThat(wrongImports(LIBRARY, classesOf("target/classes"))).isEmpty();
+    }
+
+    @Test
+    void importsThatPointBackAreFound() {
+        assertThat(wrongImports(LIBRARY + ".build.fixture", classesOf("target/test-classes")))
+                .containsExactlyInAnyOrder(
+                        "config.Upward imports quant.Above",
+                        "quant.Above imports picocli.CommandLine",
+                        "tornado.kernels.Greedy imports config.Upward",
+                        "tornado.kernels.Greedy imports org.junit.jupiter.api.Tag");
+    }
+
+    @Test
+    void interpreterImportsOnlyTheJdk() {
+        assertThat(importsBeyondJava(TORNADO_API, classesOf("target/classes"))).isEmpty();
+    }
+
+    @Test
+    void interpreterThatReachesOutIsFound() {
+        assertThat(importsBeyondJava(LIBRARY + ".build.fixture.quant", classesOf("target/test-classes")))
+                .containsExactly(LIBRARY + ".build.fixture.quant.Above imports picocli.CommandLine");
+    }
+
+    @Test
+    void kernelNamesAreFreeOnEveryDevice() {
+        assertThat(takenNames(LIBRARY, classesOf("target/classes"))).isEmpty();
+    }
+
+    @Test
+    void kernelNamesThatADeviceTakesAreFound() {
+        assertThat(takenNames(LIBRARY + ".build.fixture", classesOf("target/test-classes")))
+                .containsExactly("tornado.kernels.Greedy.clamp");
+    }
+
+    private static Map<String, Set<String>> table(String rows) {
+        return rows.lines().map(row -> row.split(" +")).collect(Collectors.toMap(row -> row[0], Set::of));
+    }
+
+    private static List<String> wrongImports(String root, JavaClasses classes) {
+        List<String> wrong = new ArrayList<>();
+        for (JavaClass from : classes) {
+            String home = packageUnder(root, from);
+            if (home == null) {
+                continue;
+            }
+            for (JavaClass to : importsOf(from)) {
+                String there = packageUnder(root, to);
+                boolean allowed;
+                if (there != null) {
+                    // its own package stands in its row too
+                    allowed = MAY_IMPORT.getOrDefault(home, Set.of()).contains(there);
+                } else if (home.equals("tornado.kernels")) {
+                    allowed = to.getName().startsWith("java.")
+                            || to.getName().startsWith(TORNADO_API + ".")
+                            || to.getName().startsWith("org.jspecify.");
+                } else {
+                    allowed = ONLY_IN.entrySet().stream()
+                            .noneMatch(library -> to.getName().startsWith(library.getKey())
+                                    && !library.getValue().contains(home));
+                }
+                if (!allowed) {
+                    wrong.add(shortName(root, from) + " imports " + shortName(root, to));
+                }
+            }
+        }
+        return wrong;
+    }
+
+    private static List<String> importsBeyondJava(String root, JavaClasses classes) {
+        List<String> beyond = new ArrayList<>();
+        for (JavaClass from : classes) {
+            if (packageUnder(root, from) == null) {
+                continue;
+            }
+            for (JavaClass to : importsOf(from)) {
+                if (!to.getName().startsWith("java.") && packageUnder(root, to) == null) {
+                    beyond.add(from.getName() + " imports " + to.getName());
+                }
+            }
+        }
+        return beyond;
+    }
+
+    private static List<String> takenNames(String root, JavaClasses classes) {
+        List<String> taken = new ArrayList<>();
+        for (JavaClass kernels : classes) {
+            if ("tornado.kernels".equals(packageUnder(root, kernels))) {
+                kernels.getMethods().stream()
+                        .filter(method -> DEVICE_WORDS.contains(method.getName()))
+                        .forEach(method -> taken.add(shortName(root, kernels) + "." + method.getName()));
+            }
+        }
+        return taken;
+    }
+
+    private static List<JavaClass> importsOf(JavaClass from) {
+        return from.getDirectDependenciesFromSelf().stream()
+                .map(dependency -> dependency.getTargetClass().getBaseComponentType())
+                .filter(to -> !to.isPrimitive())
+                .distinct()
+                .toList();
+    }
+
+    /** The package below root, (door) for root itself; null outside of it. */
+    private static @Nullable String packageUnder(String root, JavaClass type) {
+        String name = type.getPackageName();
+        if (name.equals(root)) {
+            return "(door)";
+        }
+        return name.startsWith(root + ".") ? name.substring(root.length() + 1) : null;
+    }
+
+    private static String shortName(String root, JavaClass type) {
+        return packageUnder(root, type) == null
+                ? type.getName()
+                : type.getName().substring(root.length() + 1);
+    }
+
+    private static JavaClasses classesOf(String directory) {
+        return new ClassFileImporter().importPath(Path.of(directory));
+    }
+}
