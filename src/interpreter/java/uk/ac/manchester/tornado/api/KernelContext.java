@@ -1,0 +1,341 @@
+package uk.ac.manchester.tornado.api;
+
+import java.lang.foreign.MemorySegment;
+import java.lang.foreign.ValueLayout;
+import java.lang.invoke.VarHandle;
+import java.lang.reflect.Array;
+import uk.ac.manchester.tornado.api.enums.MMAShape;
+import uk.ac.manchester.tornado.api.interpreter.ElementIndexException;
+import uk.ac.manchester.tornado.api.interpreter.WorkItem;
+import uk.ac.manchester.tornado.api.types.HalfFloat;
+import uk.ac.manchester.tornado.api.types.arrays.ByteArray;
+import uk.ac.manchester.tornado.api.types.arrays.DoubleArray;
+import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
+import uk.ac.manchester.tornado.api.types.arrays.IntArray;
+import uk.ac.manchester.tornado.api.types.arrays.LongArray;
+import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
+
+/**
+ * A work-item's view of its launch: who it is, the memory it shares with its group, and what it does together with others.
+ * A context a caller makes stands for the work-item's own among a task's arguments; used outside of a task it is a group of
+ * one work-item, without a warp.
+ */
+public class KernelContext {
+    private static final VarHandle INT = ValueLayout.JAVA_INT.varHandle();
+    private static final VarHandle LONG = ValueLayout.JAVA_LONG.varHandle();
+
+    /** Number among all work-items, per dimension. */
+    public final Integer globalIdx;
+
+    public final Integer globalIdy;
+    public final Integer globalIdz;
+    /** Number of the group, per dimension. */
+    public final Integer groupIdx;
+
+    public final Integer groupIdy;
+    public final Integer groupIdz;
+    /** Number within the group, per dimension. */
+    public final Integer localIdx;
+
+    public final Integer localIdy;
+    public final Integer localIdz;
+    /** How many work-items there are, per dimension. */
+    public final Integer globalGroupSizeX;
+
+    public final Integer globalGroupSizeY;
+    public final Integer globalGroupSizeZ;
+    /** How many work-items a group has, per dimension. */
+    public final Integer localGroupSizeX;
+
+    public final Integer localGroupSizeY;
+    public final Integer localGroupSizeZ;
+
+    private final WorkItem item;
+
+    public KernelContext() {
+        item = null;
+        globalIdx = globalIdy = globalIdz = 0;
+        groupIdx = groupIdy = groupIdz = 0;
+        localIdx = localIdy = localIdz = 0;
+        globalGroupSizeX = globalGroupSizeY = globalGroupSizeZ = 0;
+        localGroupSizeX = localGroupSizeY = localGroupSizeZ = 0;
+    }
+
+    KernelContext(WorkItem item) {
+        this.item = item;
+        globalIdx = item.globalId(0);
+        globalIdy = item.globalId(1);
+        globalIdz = item.globalId(2);
+        groupIdx = item.groupId(0);
+        groupIdy = item.groupId(1);
+        groupIdz = item.groupId(2);
+        localIdx = item.localId(0);
+        localIdy = item.localId(1);
+        localIdz = item.localId(2);
+        globalGroupSizeX = item.globalSize(0);
+        globalGroupSizeY = item.globalSize(1);
+        globalGroupSizeZ = item.globalSize(2);
+        localGroupSizeX = item.localSize(0);
+        localGroupSizeY = item.localSize(1);
+        localGroupSizeZ = item.localSize(2);
+    }
+
+    private WorkItem warpMember() {
+        if (item == null) {
+            throw new IllegalStateException("a context outside of a task has no warp");
+        }
+        return item;
+    }
+
+    /** Waits until all work-items of the group are here; what they wrote before is seen after. */
+    public void localBarrier() {
+        if (item != null) {
+            item.barrier();
+        }
+    }
+
+    /** The same as {@link #localBarrier()}: it orders local and global memory within the group, and nothing between groups. */
+    public void globalBarrier() {
+        localBarrier();
+    }
+
+    private Object local(Class<?> component, int size) {
+        return item == null ? Array.newInstance(component, size) : item.local(component, size);
+    }
+
+    /** An array the work-items of a group share; size must be a constant. What nobody wrote has no value. */
+    public int[] allocateIntLocalArray(int size) {
+        return (int[]) local(int.class, size);
+    }
+
+    /** See {@link #allocateIntLocalArray}. */
+    public byte[] allocateByteLocalArray(int size) {
+        return (byte[]) local(byte.class, size);
+    }
+
+    /** See {@link #allocateIntLocalArray}. */
+    public HalfFloat[] allocateHalfFloatLocalArray(int size) {
+        return (HalfFloat[]) local(HalfFloat.class, size);
+    }
+
+    /** See {@link #allocateIntLocalArray}. */
+    public long[] allocateLongLocalArray(int size) {
+        return (long[]) local(long.class, size);
+    }
+
+    /** See {@link #allocateIntLocalArray}. */
+    public float[] allocateFloatLocalArray(int size) {
+        return (float[]) local(float.class, size);
+    }
+
+    /** See {@link #allocateIntLocalArray}. */
+    public double[] allocateDoubleLocalArray(int size) {
+        return (double[]) local(double.class, size);
+    }
+
+    /** The sum of the warp's values, added as shuffles down by 16, 8, 4, 2, 1 do. */
+    public float simdSum(float val) {
+        return warpMember().sum(val);
+    }
+
+    /** The value of the lane so much higher; its own where there is none. */
+    public float simdShuffleDown(float val, int delta) {
+        return warpMember().shuffleDown(val, delta);
+    }
+
+    /** The value of the warp's first lane. */
+    public float simdBroadcastFirst(float val) {
+        return warpMember().broadcastFirst(val);
+    }
+
+    private static MemorySegment checked(TornadoNativeArray array, int index) {
+        if (index < 0 || index >= array.getSize()) {
+            throw new ElementIndexException(array, index, array.getSize());
+        }
+        return array.getSegmentWithHeader();
+    }
+
+    public void atomicAdd(IntArray array, int index, int val) {
+        var _ = (int) INT.getAndAdd(checked(array, index), TornadoNativeArray.ARRAY_HEADER + index * 4L, val);
+    }
+
+    /** Adds to an element of local memory. */
+    public void atomicAdd(int[] array, int index, int val) {
+        if (index < 0 || index >= array.length) {
+            throw new ElementIndexException(array, index, array.length);
+        }
+        array[index] += val;
+    }
+
+    public void atomicAdd(LongArray array, int index, long val) {
+        var _ = (long) LONG.getAndAdd(checked(array, index), TornadoNativeArray.ARRAY_HEADER + index * 8L, val);
+    }
+
+    public void atomicAdd(FloatArray array, int index, float val) {
+        MemorySegment segment = checked(array, index);
+        long at = TornadoNativeArray.ARRAY_HEADER + index * 4L;
+        int old;
+        do {
+            old = (int) INT.getVolatile(segment, at);
+        } while (!INT.compareAndSet(segment, at, old, Float.floatToRawIntBits(Float.intBitsToFloat(old) + val)));
+    }
+
+    public void atomicAdd(DoubleArray array, int index, double val) {
+        MemorySegment segment = checked(array, index);
+        long at = TornadoNativeArray.ARRAY_HEADER + index * 8L;
+        long old;
+        do {
+            old = (long) LONG.getVolatile(segment, at);
+        } while (!LONG.compareAndSet(segment, at, old, Double.doubleToRawLongBits(Double.longBitsToDouble(old) + val)));
+    }
+
+    /** A lane's four values of a 16x8 int32 tile, all the same. */
+    public int[] mmaFragmentInt(int initValue) {
+        return new int[] {initValue, initValue, initValue, initValue};
+    }
+
+    /**
+     * A lane's part of a 16x32 int8 tile in local memory: 16 rows of tileK / 4 ints, four int8 to an int, the lowest byte
+     * first.
+     */
+    public byte[] mmaLoadAInt8(int[] aTile, int tileK) {
+        return loadA(aTile, tileK / 4, 0);
+    }
+
+    /**
+     * A lane's part of a 32x8 int8 tile in local memory: int 4i + j holds (k, n), (k + 1, n), (k, n + 1), (k + 1, n + 1), the
+     * lowest byte first, for k = 2i and n = 2j.
+     */
+    public byte[] mmaLoadBInt8(int[] bTile, int tileK) {
+        return loadB(bTile, 0);
+    }
+
+    /** The A fragment of m16n8k16, which moves the same bits as that of m16n8k32: 16 rows of wmmaK / 2 ints. */
+    public HalfFloat[] mmaLoadA(int[] aTile, int wmmaK, int byteOffset) {
+        return halves(loadA(aTile, wmmaK / 2, byteOffset));
+    }
+
+    /** The B fragment of m16n8k16, which moves the same bits as that of m16n8k32. */
+    public HalfFloat[] mmaLoadB(int[] bTile, int wmmaK, int byteOffset) {
+        return halves(loadB(bTile, byteOffset));
+    }
+
+    /** See {@link #mmaLoadA(int[], int, int)}. */
+    public HalfFloat[] mmaLoadA(int[] aTile, int wmmaK) {
+        return mmaLoadA(aTile, wmmaK, 0);
+    }
+
+    /** See {@link #mmaLoadB(int[], int, int)}. */
+    public HalfFloat[] mmaLoadB(int[] bTile, int wmmaK) {
+        return mmaLoadB(bTile, wmmaK, 0);
+    }
+
+    private byte[] loadA(int[] tile, int rowInts, int byteOffset) {
+        int first = intOffset(byteOffset) + lane() / 4 * rowInts + lane() % 4;
+        byte[] fragment = new byte[16];
+        put(fragment, 0, tile, first);
+        put(fragment, 4, tile, first + 8 * rowInts);
+        put(fragment, 8, tile, first + 4);
+        put(fragment, 12, tile, first + 8 * rowInts + 4);
+        return fragment;
+    }
+
+    private static void put(byte[] fragment, int at, int[] tile, int index) {
+        int word = warpRead(tile, index);
+        fragment[at] = (byte) word;
+        fragment[at + 1] = (byte) (word >> 8);
+        fragment[at + 2] = (byte) (word >> 16);
+        fragment[at + 3] = (byte) (word >> 24);
+    }
+
+    private byte[] loadB(int[] tile, int byteOffset) {
+        int column = lane() / 4;
+        int first = intOffset(byteOffset) + lane() % 4 * 8 + column / 2;
+        int shift = column % 2 * 16;
+        byte[] fragment = new byte[8];
+        for (int i = 0; i < 4; i++) {
+            // words of k pairs 2t, 2t + 1, 2t + 8, 2t + 9
+            int word = warpRead(tile, first + i / 2 * 32 + i % 2 * 4) >> shift;
+            fragment[2 * i] = (byte) word;
+            fragment[2 * i + 1] = (byte) (word >> 8);
+        }
+        return fragment;
+    }
+
+    private static int warpRead(int[] tile, int index) {
+        if (index < 0 || index >= tile.length) {
+            throw new ElementIndexException(tile, index, tile.length);
+        }
+        return tile[index];
+    }
+
+    private static int intOffset(int byteOffset) {
+        if (byteOffset < 0 || byteOffset % 16 != 0) {
+            throw new IllegalArgumentException(
+                    "byteOffset: expected a multiple of 16 (a row of ldmatrix), got " + byteOffset);
+        }
+        return byteOffset / 4;
+    }
+
+    private int lane() {
+        return warpMember().lane();
+    }
+
+    private static HalfFloat[] halves(byte[] bytes) {
+        HalfFloat[] halves = new HalfFloat[bytes.length / 2];
+        for (int i = 0; i < halves.length; i++) {
+            halves[i] = new HalfFloat((short) ((bytes[2 * i] & 0xff) | (bytes[2 * i + 1] << 8)));
+        }
+        return halves;
+    }
+
+    /** The fragment of c plus the product of the tiles a and b; sums wrap on overflow. */
+    public int[] mmaInt8(byte[] fragA, byte[] fragB, int[] fragC, MMAShape shape) {
+        if (shape != MMAShape.M16N8K32) {
+            throw new IllegalArgumentException("shape: expected M16N8K32, got " + shape);
+        }
+        return warpMember().mma(fragA, fragB, fragC);
+    }
+
+    /** Stores a 16x8 tile at (row, col) of a row-major matrix of stride columns. */
+    public void mmaStoreInt(int[] fragD, IntArray out, int row, int col, int stride) {
+        int at = (row + lane() / 4) * stride + col + lane() % 4 * 2;
+        out.set(at, fragD[0]);
+        out.set(at + 1, fragD[1]);
+        out.set(at + 8 * stride, fragD[2]);
+        out.set(at + 8 * stride + 1, fragD[3]);
+    }
+
+    /**
+     * Copies the four bytes of src from srcIndex on, which is a multiple of 4, to an int of local memory. They land when the
+     * group of copies is waited for; until then the int has no value.
+     */
+    public void asyncCopyToLocal(int[] dstTile, int dstIndex, ByteArray src, int srcIndex) {
+        if (srcIndex % 4 != 0) {
+            throw new IllegalArgumentException("srcIndex: expected a multiple of 4, got " + srcIndex);
+        }
+        int value = (src.get(srcIndex) & 0xff)
+                | ((src.get(srcIndex + 1) & 0xff) << 8)
+                | ((src.get(srcIndex + 2) & 0xff) << 16)
+                | (src.get(srcIndex + 3) << 24);
+        if (item == null) {
+            dstTile[dstIndex] = value;
+        } else {
+            item.copyAsync(dstTile, dstIndex, value);
+        }
+    }
+
+    /** Closes the group of copies issued since the last commit. */
+    public void asyncCopyCommit() {
+        if (item != null) {
+            item.commitCopies();
+        }
+    }
+
+    /** Waits until at most so many of this work-item's closed groups of copies have not landed. */
+    public void asyncCopyWaitGroup(int groups) {
+        if (item != null) {
+            item.awaitCopies(groups);
+        }
+    }
+}

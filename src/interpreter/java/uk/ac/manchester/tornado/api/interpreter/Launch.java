@@ -1,0 +1,135 @@
+package uk.ac.manchester.tornado.api.interpreter;
+
+import java.util.concurrent.CountDownLatch;
+import java.util.concurrent.atomic.AtomicLong;
+import java.util.function.Function;
+import uk.ac.manchester.tornado.api.KernelContext;
+
+/** One run of a kernel over a grid. Groups are taken in order by as many threads as there are processors. */
+final class Launch {
+    final String task;
+    final Kernel kernel;
+    final Grid grid;
+    final Function<WorkItem, KernelContext> contexts;
+    private final Object[] arguments;
+    private final int context;
+    private final AtomicLong next = new AtomicLong();
+    private volatile boolean cancelled;
+    private long failedGroup;
+    private KernelException failure;
+
+    Launch(
+            String task,
+            Kernel kernel,
+            Grid grid,
+            Function<WorkItem, KernelContext> contexts,
+            Object[] arguments,
+            int context) {
+        this.task = task;
+        this.kernel = kernel;
+        this.grid = grid;
+        this.contexts = contexts;
+        this.arguments = arguments;
+        this.context = context;
+    }
+
+    void run() {
+        int threads = (int) Math.min(grid.groups(), Runtime.getRuntime().availableProcessors());
+        if (threads == 1) {
+            work();
+        } else {
+            CountDownLatch done = new CountDownLatch(threads);
+            for (int i = 0; i < threads; i++) {
+                Thread.ofVirtual().name(task).start(() -> {
+                    try {
+                        work();
+                    } finally {
+                        done.countDown();
+                    }
+                });
+            }
+            awaitUninterruptibly(done);
+        }
+        synchronized (this) {
+            if (failure != null) {
+                throw failure;
+            }
+        }
+    }
+
+    private static void awaitUninterruptibly(CountDownLatch done) {
+        boolean interrupted = false;
+        while (true) {
+            try {
+                done.await();
+                break;
+            } catch (InterruptedException e) {
+                interrupted = true;
+            }
+        }
+        if (interrupted) {
+            Thread.currentThread().interrupt();
+        }
+    }
+
+    private void work() {
+        Body body = kernel.body(arguments.clone(), context);
+        try (Group group = kernel.waits ? new Lockstep(this, body) : new Sequence(this, body)) {
+            long groups = grid.groups();
+            for (long index = next.getAndIncrement(); index < groups && !cancelled; index = next.getAndIncrement()) {
+                group.run(index);
+            }
+        }
+    }
+
+    boolean cancelled() {
+        return cancelled;
+    }
+
+    /** Ends the launch; of several failures the one of the first group is kept. */
+    synchronized void fail(WorkItem item, Throwable cause) {
+        cancelled = true;
+        if (failure == null || item.group.index < failedGroup) {
+            failedGroup = item.group.index;
+            failure = new KernelException(describe(item, cause), cause);
+        }
+    }
+
+    private String describe(WorkItem item, Throwable cause) {
+        StringBuilder text =
+                new StringBuilder("task ").append(task).append(": ").append(kernel.name);
+        for (StackTraceElement frame : cause.getStackTrace()) {
+            if (!frame.getClassName().startsWith("uk.ac.manchester.tornado.api.")
+                    && !frame.getClassName().startsWith("java.")) {
+                text.append(" (")
+                        .append(frame.getFileName())
+                        .append(':')
+                        .append(frame.getLineNumber())
+                        .append(')');
+                break;
+            }
+        }
+        text.append(", work-item ").append(item.position()).append(": ");
+        if (cause instanceof ElementIndexException e) {
+            text.append("index ").append(e.index).append(" of ").append(nameOf(e.array, item.group));
+            text.append(" is out of bounds for length ").append(e.length);
+        } else if (cause instanceof Fault) {
+            text.append(cause.getMessage());
+        } else {
+            text.append(cause);
+        }
+        return text.toString();
+    }
+
+    /** The kernel's name of an array: that of its parameter, or of its local variable. */
+    @SuppressWarnings("ReferenceEquality") // two arrays are not one
+    String nameOf(Object array, Group group) {
+        for (int i = 0; i < arguments.length; i++) {
+            if (arguments[i] == array) {
+                return kernel.parameter(i);
+            }
+        }
+        LocalArray local = group.find(array);
+        return local == null ? "an array" : local.name();
+    }
+}

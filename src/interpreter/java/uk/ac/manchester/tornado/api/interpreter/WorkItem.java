@@ -1,0 +1,115 @@
+package uk.ac.manchester.tornado.api.interpreter;
+
+import java.util.ArrayDeque;
+import java.util.ArrayList;
+import java.util.List;
+
+/** One work-item of a launch: what is behind a kernel's context. */
+public final class WorkItem {
+    private static final Integer[] SMALL = new Integer[Grid.MAX_GROUP];
+
+    static {
+        for (int i = 0; i < SMALL.length; i++) {
+            SMALL[i] = i;
+        }
+    }
+
+    final Group group;
+    /** Number within the group; x counts fastest. */
+    final int linear;
+
+    private int allocations;
+    private final ArrayDeque<List<AsyncCopy>> committed = new ArrayDeque<>(0);
+    private List<AsyncCopy> issued = new ArrayList<>(0);
+
+    /** A copy that lands in local memory when it is waited for. */
+    private record AsyncCopy(int[] into, int index, int value) {}
+
+    WorkItem(Group group, int linear) {
+        this.group = group;
+        this.linear = linear;
+    }
+
+    public Integer groupId(int dimension) {
+        return group.id[dimension];
+    }
+
+    public Integer localId(int dimension) {
+        int[] local = group.launch.grid.local();
+        return switch (dimension) {
+            case 0 -> SMALL[linear % local[0]];
+            case 1 -> SMALL[linear / local[0] % local[1]];
+            default -> SMALL[linear / local[0] / local[1]];
+        };
+    }
+
+    public Integer globalId(int dimension) {
+        Grid grid = group.launch.grid;
+        return grid.offset()[dimension] + group.id[dimension] * grid.local()[dimension] + localId(dimension);
+    }
+
+    public Integer globalSize(int dimension) {
+        return group.globalSize[dimension];
+    }
+
+    public Integer localSize(int dimension) {
+        return group.localSize[dimension];
+    }
+
+    /** Global id and group, for messages. */
+    String position() {
+        return "(" + globalId(0) + ", " + globalId(1) + ", " + globalId(2) + ") of group (" + groupId(0) + ", "
+                + groupId(1) + ", " + groupId(2) + ")";
+    }
+
+    public void barrier() {
+        group.barrier(this);
+    }
+
+    public Object local(Class<?> component, int length) {
+        return group.local(allocations++, component, length);
+    }
+
+    public float sum(float value) {
+        return (Float) group.collective(this, Warp.Operation.SUM, value);
+    }
+
+    public float broadcastFirst(float value) {
+        return (Float) group.collective(this, Warp.Operation.BROADCAST_FIRST, value);
+    }
+
+    public float shuffleDown(float value, int delta) {
+        return (Float) group.collective(this, Warp.Operation.SHUFFLE_DOWN, new Warp.Shuffle(value, delta));
+    }
+
+    /** Adds the product of a 16x32 and a 32x8 int8 tile to a 16x8 int32 tile, each spread over the warp's lanes. */
+    public int[] mma(byte[] a, byte[] b, int[] c) {
+        return (int[]) group.collective(this, Warp.Operation.MMA_INT8, new Warp.Fragments(a, b, c));
+    }
+
+    public void copyAsync(int[] into, int index, int value) {
+        if (index < 0 || index >= into.length) {
+            throw new ElementIndexException(into, index, into.length);
+        }
+        issued.add(new AsyncCopy(into, index, value));
+    }
+
+    public void commitCopies() {
+        committed.add(issued);
+        issued = new ArrayList<>(issued.size());
+    }
+
+    /** Lands all but the last so many committed groups of copies. */
+    public void awaitCopies(int remaining) {
+        while (committed.size() > remaining) {
+            for (AsyncCopy copy : committed.remove()) {
+                copy.into[copy.index] = copy.value;
+            }
+        }
+    }
+
+    /** This work-item's lane of its warp. */
+    public int lane() {
+        return linear % Warp.LANES;
+    }
+}

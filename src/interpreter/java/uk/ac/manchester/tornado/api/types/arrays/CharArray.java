@@ -1,0 +1,139 @@
+package uk.ac.manchester.tornado.api.types.arrays;
+
+import java.lang.foreign.MemorySegment;
+import java.lang.foreign.ValueLayout;
+import java.nio.CharBuffer;
+
+/** Off-heap array of char values. */
+public final class CharArray extends TornadoNativeArray {
+    private static final ValueLayout.OfChar ELEMENT = ValueLayout.JAVA_CHAR;
+
+    private final MemorySegment segment;
+    private final int size;
+
+    /** An array of zeros. */
+    public CharArray(int numberOfElements) {
+        this.segment = allocate(numberOfElements, 2);
+        this.size = numberOfElements;
+    }
+
+    /** All values of the arrays, one after the other. */
+    public CharArray(CharArray... arrays) {
+        this(totalSize(arrays));
+        copyAll(arrays, this);
+    }
+
+    private CharArray(MemorySegment withHeader) {
+        this.size = adopt(withHeader, 2);
+        this.segment = withHeader;
+    }
+
+    /** A copy of the values. */
+    public static CharArray fromArray(char[] values) {
+        CharArray array = new CharArray(values.length);
+        MemorySegment.copy(values, 0, array.segment, ELEMENT, ARRAY_HEADER, values.length);
+        return array;
+    }
+
+    /** A copy of the values. */
+    public static CharArray fromElements(char... values) {
+        return fromArray(values);
+    }
+
+    /** A copy of a segment of values (no header in it). */
+    public static CharArray fromSegment(MemorySegment segment) {
+        CharArray array = new CharArray(elements(segment.byteSize(), 2));
+        array.getSegment().copyFrom(segment);
+        return array;
+    }
+
+    /** A view of a segment that starts with a header of {@link #ARRAY_HEADER} bytes, which is written; the values are not. */
+    public static CharArray fromSegmentShallow(MemorySegment segment) {
+        return new CharArray(segment);
+    }
+
+    /** A copy of what remains in the buffer. */
+    public static CharArray fromCharBuffer(CharBuffer buffer) {
+        CharArray array = new CharArray(buffer.remaining());
+        array.getSegment().copyFrom(MemorySegment.ofBuffer(buffer));
+        return array;
+    }
+
+    /** Sets every element of the array. */
+    public static void initialize(CharArray array, char value) {
+        array.init(value);
+    }
+
+    /** All values of the arrays, one after the other. */
+    public static CharArray concat(CharArray... arrays) {
+        return new CharArray(arrays);
+    }
+
+    /** A copy on the Java heap. */
+    public char[] toHeapArray() {
+        return getSegment().toArray(ELEMENT);
+    }
+
+    /** Stores a value; throws IndexOutOfBoundsException where index is not below {@link #getSize()}. */
+    public void set(int index, char value) {
+        if (index < 0 || index >= size) {
+            throw outOfBounds(index);
+        }
+        segment.set(ELEMENT, ARRAY_HEADER + ((long) index << 1), value);
+    }
+
+    /** Loads a value; throws IndexOutOfBoundsException where index is not below {@link #getSize()}. */
+    public char get(int index) {
+        if (index < 0 || index >= size) {
+            throw outOfBounds(index);
+        }
+        return segment.get(ELEMENT, ARRAY_HEADER + ((long) index << 1));
+    }
+
+    @Override
+    public void clear() {
+        getSegment().fill((byte) 0);
+    }
+
+    @Override
+    public int getElementSize() {
+        return 2;
+    }
+
+    /** Sets every element. */
+    public void init(char value) {
+        for (int i = 0; i < size; i++) {
+            set(i, value);
+        }
+    }
+
+    @Override
+    public int getSize() {
+        return size;
+    }
+
+    @Override
+    public MemorySegment getSegment() {
+        return segment.asSlice(ARRAY_HEADER);
+    }
+
+    @Override
+    public MemorySegment getSegmentWithHeader() {
+        return segment;
+    }
+
+    @Override
+    public long getNumBytesOfSegmentWithHeader() {
+        return segment.byteSize();
+    }
+
+    @Override
+    public long getNumBytesOfSegment() {
+        return segment.byteSize() - ARRAY_HEADER;
+    }
+
+    /** A copy of the elements [offset, offset + length). */
+    public CharArray slice(int offset, int length) {
+        return fromSegment(segment.asSlice(sliceOffset(offset, length), (long) length * 2));
+    }
+}
