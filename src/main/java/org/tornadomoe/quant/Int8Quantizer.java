@@ -105,7 +105,7 @@ public final class Int8Quantizer {
                         int row = i % tensor.rows();
                         reader.read(expert, row, weights);
                         float scale = quantize(weights, values, expert, row, name);
-                        tensor.setRow(expert, row, values, scale);
+                        tensor.setRow(expert, row, values, 0, scale);
                     }
                     synchronized (reporting) {
                         done[0] += to - from;

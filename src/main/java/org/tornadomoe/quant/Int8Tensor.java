@@ -99,12 +99,13 @@ public record Int8Tensor(int experts, int rows, int cols, MemorySegment storage,
     }
 
     /**
-     * Writes a row: its {@code cols} values and its scale. Distinct rows may be written by distinct threads.
+     * Writes a row: {@code cols} values from {@code values[from]} on, and its scale. Distinct rows may be written by
+     * distinct threads; whoever reads them must be told afterwards.
      *
-     * @param from at least {@code cols} values
+     * @throws IndexOutOfBoundsException if the row is not the tensor's or the array too short
      */
-    void setRow(int expert, int row, byte[] from, float scale) {
-        MemorySegment.copy(from, 0, storage, ValueLayout.JAVA_BYTE, ROOM + offset(expert, row), cols);
+    public void setRow(int expert, int row, byte[] values, int from, float scale) {
+        MemorySegment.copy(values, from, storage, ValueLayout.JAVA_BYTE, ROOM + offset(expert, row), cols);
         scales[scaleIndex(expert, row)] = scale;
     }
 

@@ -1,0 +1,253 @@
+package org.tornadomoe.checkpoint;
+
+import java.lang.foreign.Arena;
+import java.nio.file.Path;
+import java.util.Map;
+import org.jspecify.annotations.Nullable;
+import org.tornadomoe.config.FusedMoeConfig;
+import org.tornadomoe.config.Int8Scheme;
+import org.tornadomoe.config.MoeActivation;
+import org.tornadomoe.config.RoutingMethodType;
+import org.tornadomoe.quant.Int8Experts;
+import org.tornadomoe.quant.Int8Tensor;
+
+/**
+ * A self-contained case: int8 weights, an input, and what vLLM's {@code fused_moe_kernel} made of it at every stage, in
+ * one safetensors file. Schemes {@code w8a8_channel} and {@code w8a16_channel}, SiLU, no biases, no expert map. Arrays
+ * are the record's own, not to be written to. M tokens, K top-k, H hidden, I intermediate; a pair p is token p / K, slot
+ * p % K.
+ *
+ * @param experts the weights, without a router: the case brings its logits; their maxNumTokens is M
+ * @param tokens M
+ * @param hiddenStates [M, H], every value a bf16
+ * @param routerLogits [M, E]
+ * @param topkWeights [M, K] softmax, top-k, renormalised
+ * @param topkIds [M, K]
+ * @param sortedTokenIds pairs by expert, each expert's padded with M * K to a multiple of {@link #BLOCK_SIZE}
+ * @param expertIds the expert of each block
+ * @param numTokensPostPadded entries of sortedTokenIds that count
+ * @param a1 the quantised hidden states [M, H], null if the scheme does not quantise activations
+ * @param gemm1 [M * K, 2I], every value a bf16
+ * @param act [M * K, I] silu(gate) * up
+ * @param a2 act quantised [M * K, I], null if the scheme does not quantise activations
+ * @param gemm2 [M * K, H], every value a bf16, the router weight applied
+ * @param output [M, H] the sum of gemm2 over K
+ */
+public record CaseFile(
+        Path file,
+        Int8Experts experts,
+        int tokens,
+        float[] hiddenStates,
+        float[] routerLogits,
+        float[] topkWeights,
+        int[] topkIds,
+        int[] sortedTokenIds,
+        int[] expertIds,
+        int numTokensPostPadded,
+        @Nullable Quantized a1,
+        float[] gemm1,
+        float[] act,
+        @Nullable Quantized a2,
+        float[] gemm2,
+        float[] output)
+        implements AutoCloseable {
+    /** The block size the files' alignment was made for. */
+    public static final int BLOCK_SIZE = 16;
+
+    /** Quantised activations: rows of int8 values with a scale each. */
+    public record Quantized(byte[] values, float[] scales) {}
+
+    /**
+     * Reads a case. Nothing stays open if this throws.
+     *
+     * @throws CheckpointException if the file is missing or damaged, lacks a tensor, or needs what is not supported; the
+     *     message names it
+     */
+    public static CaseFile read(Path file) {
+        try (Safetensors tensors = Safetensors.open(file)) {
+            Metadata metadata = new Metadata(file, tensors.metadata());
+            Int8Scheme scheme = metadata.scheme();
+            metadata.requireSupported("activation", MoeActivation.SILU.value());
+            metadata.requireSupported("apply_router_weight_on_input", "False");
+            metadata.requireSupported("ep", "None");
+            for (String unsupported : new String[] {"w13_bias", "w2_bias", "expert_map"}) {
+                if (tensors.find(unsupported) != null) {
+                    throw new CheckpointException(file, "not supported yet: a case with the tensor " + unsupported);
+                }
+            }
+            int m = metadata.positive("tokens");
+            int k = metadata.positive("top_k");
+            int h = metadata.positive("hidden");
+            int i = metadata.positive("intermediate");
+            FusedMoeConfig config;
+            try {
+                config = FusedMoeConfig.builder()
+                        .numExperts(metadata.positive("E"))
+                        .expertsPerToken(k)
+                        .hiddenDim(h)
+                        .intermediateSize(i)
+                        .routingMethod(RoutingMethodType.RENORMALIZE_NAIVE)
+                        .maxNumTokens(m)
+                        .build();
+            } catch (IllegalArgumentException e) {
+                throw new CheckpointException(file, String.valueOf(e.getMessage()), e);
+            }
+            int e = config.numExperts();
+            int pairs = m * k;
+            Quantized a1 = null;
+            Quantized a2 = null;
+            if (scheme.quantizesActivations()) {
+                a1 = quantized(tensors, "a1", m, h);
+                a2 = quantized(tensors, "a2", pairs, i);
+            }
+            // Everything else is read before the experts, so that only they need to be freed on a failure.
+            float[] hiddenStates = floats(tensors, "hidden_states", m, h);
+            float[] routerLogits = floats(tensors, "router_logits", m, e);
+            float[] topkWeights = floats(tensors, "topk_weights", m, k);
+            int[] topkIds = tensors.tensor("topk_ids").requireShape(m, k).toInts();
+            for (int id : topkIds) {
+                if (id < 0 || id >= e) {
+                    throw new CheckpointException(
+                            file, "tensor 'topk_ids': expected expert ids from 0 to " + (e - 1) + ", got " + id);
+                }
+            }
+            int[] sortedTokenIds = tensors.tensor("sorted_token_ids").toInts();
+            int[] expertIds = tensors.tensor("expert_ids").toInts();
+            int postPadded =
+                    tensors.tensor("num_tokens_post_padded").requireShape(1).toInts()[0];
+            float[] gemm1 = floats(tensors, "gemm1", m, k, 2 * i);
+            float[] act = floats(tensors, "act", pairs, i);
+            float[] gemm2 = floats(tensors, "gemm2", m, k, h);
+            float[] output = floats(tensors, "output", m, h);
+            return new CaseFile(
+                    file,
+                    experts(tensors, config, scheme),
+                    m,
+                    hiddenStates,
+                    routerLogits,
+                    topkWeights,
+                    topkIds,
+                    sortedTokenIds,
+                    expertIds,
+                    postPadded,
+                    a1,
+                    gemm1,
+                    act,
+                    a2,
+                    gemm2,
+                    output);
+        }
+    }
+
+    /** What the layer is. */
+    public FusedMoeConfig config() {
+        return experts.config();
+    }
+
+    /** How it is quantised. */
+    public Int8Scheme scheme() {
+        return experts.scheme();
+    }
+
+    /** Frees the experts. */
+    @Override
+    public void close() {
+        experts.close();
+    }
+
+    @Override
+    public String toString() {
+        return file + " " + scheme() + " " + config();
+    }
+
+    private static Int8Experts experts(Safetensors tensors, FusedMoeConfig config, Int8Scheme scheme) {
+        Arena arena = Arena.ofShared();
+        try {
+            return Int8Experts.of(
+                    config,
+                    scheme,
+                    int8(tensors, arena, "w13_weight", config.gateUpRows(), config.hiddenDim(), config.numExperts()),
+                    int8(
+                            tensors,
+                            arena,
+                            "w2_weight",
+                            config.hiddenDim(),
+                            config.intermediateSize(),
+                            config.numExperts()),
+                    new float[0],
+                    arena);
+        } catch (Throwable e) {
+            arena.close();
+            throw e;
+        }
+    }
+
+    private static Int8Tensor int8(Safetensors tensors, Arena arena, String name, int rows, int cols, int experts) {
+        byte[] values = tensors.tensor(name)
+                .requireDType(DType.I8)
+                .requireShape(experts, rows, cols)
+                .toBytes();
+        float[] scales = floats(tensors, name + "_scale", experts, rows, 1);
+        Int8Tensor tensor = Int8Tensor.allocate(arena, experts, rows, cols);
+        for (int i = 0; i < scales.length; i++) {
+            tensor.setRow(i / rows, i % rows, values, i * cols, scales[i]);
+        }
+        return tensor;
+    }
+
+    private static Quantized quantized(Safetensors tensors, String name, int rows, int cols) {
+        return new Quantized(
+                tensors.tensor(name + "_q")
+                        .requireDType(DType.I8)
+                        .requireShape(rows, cols)
+                        .toBytes(),
+                floats(tensors, name + "_scale", rows, 1));
+    }
+
+    private static float[] floats(Safetensors tensors, String name, long... shape) {
+        return tensors.tensor(name)
+                .requireDType(DType.F32, DType.BF16)
+                .requireShape(shape)
+                .toFloats();
+    }
+
+    /** The file's metadata, all strings. */
+    private record Metadata(Path file, Map<String, String> values) {
+        String get(String key) {
+            String value = values.get(key);
+            if (value == null) {
+                throw new CheckpointException(
+                        file, "metadata: has no '" + key + "': not a case file (it has " + values.keySet() + ")");
+            }
+            return value;
+        }
+
+        Int8Scheme scheme() {
+            try {
+                return Int8Scheme.fromString(get("scheme"));
+            } catch (IllegalArgumentException e) {
+                throw new CheckpointException(file, "not supported yet: " + e.getMessage(), e);
+            }
+        }
+
+        void requireSupported(String key, String supported) {
+            if (!get(key).equals(supported)) {
+                throw new CheckpointException(
+                        file, "not supported yet: " + key + ": expected " + supported + ", got " + get(key));
+            }
+        }
+
+        int positive(String key) {
+            try {
+                int value = Integer.parseInt(get(key));
+                if (value > 0) {
+                    return value;
+                }
+            } catch (NumberFormatException e) {
+                // said below
+            }
+            throw new CheckpointException(
+                    file, "metadata: '" + key + "': expected a positive number, got '" + get(key) + "'");
+        }
+    }
+}

@@ -1,0 +1,374 @@
+package org.tornadomoe.reference;
+
+import java.util.Arrays;
+import java.util.stream.IntStream;
+import org.tornadomoe.config.FusedMoeConfig;
+import org.tornadomoe.config.RoutingMethodType;
+import org.tornadomoe.quant.ExpertWeights;
+import org.tornadomoe.quant.Int8Activations;
+import org.tornadomoe.quant.Int8Experts;
+import org.tornadomoe.quant.Int8Tensor;
+
+/**
+ * The layer, stage by stage, in float64 and without cleverness. All matrices are row-major; M tokens, E experts, K top-k,
+ * H hidden, I intermediate. Sums run in index order, so a result is the same on every machine.
+ */
+public final class Reference {
+    private Reference() {}
+
+    /** A pass with the unquantised weights: hidden [M, H] in, every stage out. */
+    public static Stages forward(ExpertWeights weights, float[] hidden, int tokens) {
+        FusedMoeConfig config = weights.config();
+        requireLength("hidden", hidden.length, tokens, config.hiddenDim());
+        double[] logits =
+                routerLogits(widen(hidden), weights.router(), tokens, config.numExperts(), config.hiddenDim());
+        Routing routing = route(logits, tokens, config.numExperts(), config.expertsPerToken(), config.routingMethod());
+        double[] gemm1 = gemm(widen(hidden), config.expertsPerToken(), routing.ids(), Weights.gateUp(weights));
+        double[] act = siluAndMul(gemm1, routing.ids().length, config.intermediateSize());
+        double[] gemm2 = weigh(gemm(act, 1, routing.ids(), Weights.down(weights)), routing.weights());
+        double[] output = combine(gemm2, tokens, config.expertsPerToken(), config.hiddenDim());
+        return new Stages(logits, routing, null, gemm1, act, null, gemm2, output);
+    }
+
+    /** A pass with int8 experts and their router: hidden [M, H] in, every stage out. */
+    public static Stages forward(Int8Experts experts, float[] hidden, int tokens) {
+        FusedMoeConfig config = experts.config();
+        requireLength("hidden", hidden.length, tokens, config.hiddenDim());
+        double[] logits =
+                routerLogits(widen(hidden), experts.router(), tokens, config.numExperts(), config.hiddenDim());
+        return forward(experts, hidden, logits, tokens);
+    }
+
+    /** A pass with int8 experts: hidden [M, H] and router logits [M, E] in, every stage out. */
+    public static Stages forward(Int8Experts experts, float[] hidden, double[] logits, int tokens) {
+        FusedMoeConfig config = experts.config();
+        int topK = config.expertsPerToken();
+        requireLength("hidden", hidden.length, tokens, config.hiddenDim());
+        requireLength("logits", logits.length, tokens, config.numExperts());
+        Routing routing = route(logits, tokens, config.numExperts(), topK, config.routingMethod());
+        int[] ids = routing.ids();
+        boolean int8 = experts.scheme().quantizesActivations();
+        QuantizedTokens a1 = int8 ? quantize(widen(hidden), tokens, config.hiddenDim()) : null;
+        double[] gemm1 =
+                a1 == null ? gemm(widen(hidden), topK, ids, experts.w13()) : gemm(a1, topK, ids, experts.w13());
+        double[] act = siluAndMul(gemm1, ids.length, config.intermediateSize());
+        QuantizedTokens a2 = int8 ? quantize(act, ids.length, config.intermediateSize()) : null;
+        double[] gemm2 = a2 == null ? gemm(act, 1, ids, experts.w2()) : gemm(a2, 1, ids, experts.w2());
+        gemm2 = weigh(gemm2, routing.weights());
+        double[] output = combine(gemm2, tokens, topK, config.hiddenDim());
+        return new Stages(logits, routing, a1, gemm1, act, a2, gemm2, output);
+    }
+
+    /** Router: logits [M, E] = hidden [M, H] times the transpose of router [E, H]. */
+    public static double[] routerLogits(double[] hidden, float[] router, int tokens, int experts, int hiddenDim) {
+        requireLength("hidden", hidden.length, tokens, hiddenDim);
+        requireLength("router", router.length, experts, hiddenDim);
+        double[] logits = new double[tokens * experts];
+        for (int m = 0; m < tokens; m++) {
+            for (int e = 0; e < experts; e++) {
+                double sum = 0;
+                for (int i = 0; i < hiddenDim; i++) {
+                    sum += hidden[m * hiddenDim + i] * router[e * hiddenDim + i];
+                }
+                logits[m * experts + e] = sum;
+            }
+        }
+        return logits;
+    }
+
+    /**
+     * Router: the K experts with the highest score of each token, highest first, the lower id first among equals.
+     *
+     * <p>With softmax first, a probability that is NaN or infinite counts 0 before the choice, so a token whose logits
+     * hold a NaN or +infinity goes to experts 0 to K - 1 with weights of 0. With softmax last, a logit that is NaN or
+     * infinite counts as -infinity and gets a weight of 0. (vLLM: {@code router/fused_topk_router.py} and its
+     * {@code topk_softmax} kernel.)
+     *
+     * @param logits [M, E]
+     */
+    public static Routing route(double[] logits, int tokens, int experts, int topK, RoutingMethodType method) {
+        requireLength("logits", logits.length, tokens, experts);
+        if (topK < 1 || topK > experts) {
+            throw new IllegalArgumentException("topK: expected 1 to the " + experts + " experts, got " + topK);
+        }
+        int[] ids = new int[tokens * topK];
+        double[] weights = new double[tokens * topK];
+        for (int m = 0; m < tokens; m++) {
+            double[] row = Arrays.copyOfRange(logits, m * experts, (m + 1) * experts);
+            double[] scores = switch (method) {
+                case DEFAULT, RENORMALIZE_NAIVE -> finiteOr(0, softmax(row));
+                case RENORMALIZE -> finiteOr(Double.NEGATIVE_INFINITY, row);
+            };
+            int[] chosen = topK(scores, topK);
+            double[] chosenScores =
+                    Arrays.stream(chosen).mapToDouble(e -> scores[e]).toArray();
+            double[] chosenWeights = switch (method) {
+                case DEFAULT -> chosenScores;
+                case RENORMALIZE -> finiteOr(0, softmax(chosenScores));
+                case RENORMALIZE_NAIVE -> normalized(chosenScores);
+            };
+            System.arraycopy(chosen, 0, ids, m * topK, topK);
+            System.arraycopy(chosenWeights, 0, weights, m * topK, topK);
+        }
+        return new Routing(tokens, topK, ids, weights);
+    }
+
+    private static double[] softmax(double[] x) {
+        double max = Arrays.stream(x).max().orElseThrow();
+        double[] exp = Arrays.stream(x).map(v -> Math.exp(v - max)).toArray();
+        double sum = 0;
+        for (double v : exp) {
+            sum += v;
+        }
+        double total = sum;
+        return Arrays.stream(exp).map(v -> v / total).toArray();
+    }
+
+    private static double[] finiteOr(double other, double[] x) {
+        return Arrays.stream(x).map(v -> Double.isFinite(v) ? v : other).toArray();
+    }
+
+    private static double[] normalized(double[] x) {
+        double sum = 0;
+        for (double v : x) {
+            sum += v;
+        }
+        double total = sum > 0 ? sum : 1;
+        return Arrays.stream(x).map(v -> v / total).toArray();
+    }
+
+    /** Indices of the k highest scores, highest first; of equal scores the lower index first. */
+    private static int[] topK(double[] scores, int k) {
+        boolean[] taken = new boolean[scores.length];
+        int[] chosen = new int[k];
+        for (int slot = 0; slot < k; slot++) {
+            int best = -1;
+            for (int e = 0; e < scores.length; e++) {
+                if (!taken[e] && (best < 0 || scores[e] > scores[best])) {
+                    best = e;
+                }
+            }
+            taken[best] = true;
+            chosen[slot] = best;
+        }
+        return chosen;
+    }
+
+    /**
+     * Prepare: the per-token int8 rule of {@link Int8Activations}, on values rounded to float first.
+     *
+     * @param x [rows, width]
+     */
+    public static QuantizedTokens quantize(double[] x, int rows, int width) {
+        requireLength("x", x.length, rows, width);
+        float[] narrow = new float[x.length];
+        for (int i = 0; i < x.length; i++) {
+            narrow[i] = (float) x[i];
+        }
+        QuantizedTokens quantized = new QuantizedTokens(new byte[x.length], new float[rows]);
+        Int8Activations.quantize(narrow, rows, width, quantized.values(), quantized.scales());
+        return quantized;
+    }
+
+    /**
+     * Align: pairs sorted by expert, ascending within an expert, every expert's run filled up to whole blocks with the
+     * number of pairs. Experts without pairs take no block; ids outside [0, E) are left out. (vLLM:
+     * {@code moe_align_block_size}, without the unused capacity at the end.)
+     *
+     * @param topkIds the expert of each pair
+     */
+    public static Alignment align(int[] topkIds, int experts, int blockSize) {
+        if (blockSize < 1) {
+            throw new IllegalArgumentException("blockSize: expected a positive number, got " + blockSize);
+        }
+        int[] start = new int[experts + 1];
+        for (int e = 0; e < experts; e++) {
+            int expert = e;
+            int count = (int) Arrays.stream(topkIds).filter(id -> id == expert).count();
+            start[e + 1] = start[e] + (count + blockSize - 1) / blockSize * blockSize;
+        }
+        int[] sorted = new int[start[experts]];
+        Arrays.fill(sorted, topkIds.length);
+        int[] expertIds = new int[sorted.length / blockSize];
+        for (int e = 0; e < experts; e++) {
+            Arrays.fill(expertIds, start[e] / blockSize, start[e + 1] / blockSize, e);
+            int next = start[e];
+            for (int p = 0; p < topkIds.length; p++) {
+                if (topkIds[p] == e) {
+                    sorted[next++] = p;
+                }
+            }
+        }
+        return new Alignment(blockSize, sorted, expertIds);
+    }
+
+    /**
+     * GEMM of W8A8: out [P, N] with out[p, n] = (sum of a[row, i] * w[e, n, i]) * scale of the row * scale of w[e, n], where
+     * row = p / pairsPerRow and e = expertOf[p]. The sum is exact. A pair whose expert is outside [0, E) gets zeros.
+     *
+     * @param pairsPerRow K for GEMM 1, whose input is a row a token; 1 for GEMM 2, whose input is a row a pair
+     * @param expertOf the expert of each of the P pairs
+     */
+    public static double[] gemm(QuantizedTokens a, int pairsPerRow, int[] expertOf, Int8Tensor w) {
+        double[] values = new double[a.values().length];
+        for (int i = 0; i < values.length; i++) {
+            values[i] = a.values()[i];
+        }
+        return gemm(values, widen(a.scales()), pairsPerRow, expertOf, Weights.of(w));
+    }
+
+    /** GEMM of W8A16: as that of W8A8, with activations that have no scale. */
+    public static double[] gemm(double[] a, int pairsPerRow, int[] expertOf, Int8Tensor w) {
+        return gemm(a, pairsPerRow, expertOf, Weights.of(w));
+    }
+
+    private static double[] gemm(double[] a, int pairsPerRow, int[] expertOf, Weights w) {
+        double[] one = new double[expertOf.length / pairsPerRow];
+        Arrays.fill(one, 1);
+        return gemm(a, one, pairsPerRow, expertOf, w);
+    }
+
+    private static double[] gemm(double[] a, double[] scales, int pairsPerRow, int[] expertOf, Weights w) {
+        int cols = w.cols();
+        requireLength("activations", a.length, expertOf.length / pairsPerRow, cols);
+        requireLength("activation scales", scales.length, expertOf.length / pairsPerRow, 1);
+        double[] out = new double[Math.multiplyExact(expertOf.length, w.rows())];
+        IntStream.range(0, w.experts() * w.rows()).parallel().forEach(weightRow -> {
+            int e = weightRow / w.rows();
+            int n = weightRow % w.rows();
+            double[] weights = new double[cols];
+            double weightScale = w.read(e, n, weights);
+            for (int p = 0; p < expertOf.length; p++) {
+                if (expertOf[p] == e) {
+                    int row = p / pairsPerRow;
+                    double sum = 0;
+                    for (int i = 0; i < cols; i++) {
+                        sum += a[row * cols + i] * weights[i];
+                    }
+                    out[p * w.rows() + n] = sum * scales[row] * weightScale;
+                }
+            }
+        });
+        return out;
+    }
+
+    /** Activation: [P, 2I] to [P, I], silu(gate) * up, where the gate is the first half of a row. */
+    public static double[] siluAndMul(double[] gateUp, int pairs, int intermediate) {
+        requireLength("gateUp", gateUp.length, pairs, 2 * intermediate);
+        double[] act = new double[pairs * intermediate];
+        for (int p = 0; p < pairs; p++) {
+            for (int i = 0; i < intermediate; i++) {
+                double gate = gateUp[p * 2 * intermediate + i];
+                double up = gateUp[p * 2 * intermediate + intermediate + i];
+                act[p * intermediate + i] = gate / (1 + Math.exp(-gate)) * up;
+            }
+        }
+        return act;
+    }
+
+    /** End of GEMM 2: every row [P, H] times the router weight of its pair [P]. */
+    public static double[] weigh(double[] rows, double[] weights) {
+        if (weights.length == 0) {
+            return rows.clone();
+        }
+        int width = rows.length / weights.length;
+        requireLength("rows", rows.length, weights.length, width);
+        double[] weighed = new double[rows.length];
+        for (int i = 0; i < rows.length; i++) {
+            weighed[i] = rows[i] * weights[i / width];
+        }
+        return weighed;
+    }
+
+    /** Finalize: [M * K, H] to [M, H], the sum over a token's slots in order. */
+    public static double[] combine(double[] gemm2, int tokens, int topK, int hiddenDim) {
+        requireLength("gemm2", gemm2.length, (long) tokens * topK, hiddenDim);
+        double[] output = new double[tokens * hiddenDim];
+        for (int m = 0; m < tokens; m++) {
+            for (int slot = 0; slot < topK; slot++) {
+                for (int i = 0; i < hiddenDim; i++) {
+                    output[m * hiddenDim + i] += gemm2[(m * topK + slot) * hiddenDim + i];
+                }
+            }
+        }
+        return output;
+    }
+
+    /** The same values as doubles. */
+    public static double[] widen(float[] x) {
+        double[] wide = new double[x.length];
+        for (int i = 0; i < x.length; i++) {
+            wide[i] = x[i];
+        }
+        return wide;
+    }
+
+    /** How far apart two results are: |actual - expected| / |expected| in the Euclidean norm; 0 if both are all zero. */
+    public static double relativeL2(double[] actual, double[] expected) {
+        if (actual.length != expected.length) {
+            throw new IllegalArgumentException("actual: expected " + expected.length + " values, got " + actual.length);
+        }
+        double difference = 0;
+        double norm = 0;
+        for (int i = 0; i < expected.length; i++) {
+            difference += (actual[i] - expected[i]) * (actual[i] - expected[i]);
+            norm += expected[i] * expected[i];
+        }
+        return difference == 0 ? 0 : Math.sqrt(difference / norm);
+    }
+
+    private static void requireLength(String name, long length, long rows, long cols) {
+        if (rows < 0 || length != rows * cols) {
+            throw new IllegalArgumentException(
+                    name + ": expected [" + rows + ", " + cols + "] = " + rows * cols + " values, got " + length);
+        }
+    }
+
+    /** One projection of all experts, [E, rows, cols], row by row: weight = value * scale. */
+    private record Weights(int experts, int rows, int cols, RowReader reader) {
+        /** Reads a row's values, returns its scale. */
+        interface RowReader {
+            double read(int expert, int row, double[] into);
+        }
+
+        double read(int expert, int row, double[] into) {
+            return reader.read(expert, row, into);
+        }
+
+        static Weights of(Int8Tensor w) {
+            return new Weights(w.experts(), w.rows(), w.cols(), (expert, row, into) -> {
+                byte[] values = new byte[w.cols()];
+                w.row(expert, row, values);
+                for (int i = 0; i < values.length; i++) {
+                    into[i] = values[i];
+                }
+                return w.scale(expert, row);
+            });
+        }
+
+        static Weights gateUp(ExpertWeights w) {
+            FusedMoeConfig config = w.config();
+            return floats(config.numExperts(), config.gateUpRows(), config.hiddenDim(), w::gateUpRow);
+        }
+
+        static Weights down(ExpertWeights w) {
+            FusedMoeConfig config = w.config();
+            return floats(config.numExperts(), config.hiddenDim(), config.intermediateSize(), w::downRow);
+        }
+
+        private interface FloatRow {
+            void read(int expert, int row, float[] into);
+        }
+
+        private static Weights floats(int experts, int rows, int cols, FloatRow source) {
+            return new Weights(experts, rows, cols, (expert, row, into) -> {
+                float[] values = new float[cols];
+                source.read(expert, row, values);
+                for (int i = 0; i < cols; i++) {
+                    into[i] = values[i];
+                }
+                return 1;
+            });
+        }
+    }
+}

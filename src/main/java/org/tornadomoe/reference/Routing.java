@@ -1,0 +1,23 @@
+package org.tornadomoe.reference;
+
+/**
+ * Which experts each token goes to. A pair p is token p / K, slot p % K; a token's slots are ordered by descending score.
+ *
+ * @param tokens M
+ * @param topK K
+ * @param ids [M, K] expert ids
+ * @param weights [M, K] what each expert's output is multiplied by
+ */
+public record Routing(int tokens, int topK, int[] ids, double[] weights) {
+    /**
+     * Checks the lengths.
+     *
+     * @throws IllegalArgumentException if an array is not M * K long
+     */
+    public Routing {
+        if (ids.length != (long) tokens * topK || weights.length != ids.length) {
+            throw new IllegalArgumentException("routing: expected " + tokens + " * " + topK + " ids and weights, got "
+                    + ids.length + " and " + weights.length);
+        }
+    }
+}

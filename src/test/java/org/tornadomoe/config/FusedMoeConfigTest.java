@@ -1,0 +1,113 @@
+package org.tornadomoe.config;
+
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatIllegalArgumentException;
+
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.EnumSource;
+
+class FusedMoeConfigTest {
+    private static FusedMoeConfig of(int experts, int topK, int hidden, int intermediate, int tokens) {
+        return FusedMoeConfig.builder()
+                .numExperts(experts)
+                .expertsPerToken(topK)
+                .hiddenDim(hidden)
+                .intermediateSize(intermediate)
+                .maxNumTokens(tokens)
+                .build();
+    }
+
+    @Test
+    void defaultsAreThoseOfTheCommonModels() {
+        FusedMoeConfig config = FusedMoeConfig.builder()
+                .numExperts(8)
+                .expertsPerToken(2)
+                .hiddenDim(4096)
+                .intermediateSize(14336)
+                .build();
+        assertThat(config.activation()).isEqualTo(MoeActivation.SILU);
+        assertThat(config.routingMethod()).isEqualTo(RoutingMethodType.RENORMALIZE_NAIVE);
+        assertThat(config.maxNumTokens()).isEqualTo(4096);
+        assertThat(config.gateUpRows()).isEqualTo(28672);
+        assertThat(config.withMaxNumTokens(7)).isEqualTo(of(8, 2, 4096, 14336, 7));
+    }
+
+    @ParameterizedTest
+    @CsvSource(
+            delimiter = '|',
+            value = {
+                "0 | 1 | 8 | 8 | 1 | numExperts: expected 1 to 1024, got 0",
+                "-1 | 1 | 8 | 8 | 1 | numExperts: expected 1 to 1024, got -1",
+                "1025 | 1 | 8 | 8 | 1 | numExperts: expected 1 to 1024, got 1025",
+                "64 | 0 | 8 | 8 | 1 | expertsPerToken: expected 1 to 32, got 0",
+                "64 | 33 | 8 | 8 | 1 | expertsPerToken: expected 1 to 32, got 33",
+                "4 | 5 | 8 | 8 | 1 | expertsPerToken: expected at most numExperts = 4, got 5",
+                "4 | 2 | 0 | 8 | 1 | hiddenDim: expected a positive number, got 0",
+                "4 | 2 | 8 | -8 | 1 | intermediateSize: expected a positive number, got -8",
+                "4 | 2 | 8 | 8 | 0 | maxNumTokens: expected a positive number, got 0",
+                "4 | 2 | 8 | 8 | -2147483648 | maxNumTokens: expected a positive number, got -2147483648",
+            })
+    void aWrongSizeIsNamedWithWhatWasExpected(int e, int k, int h, int i, int m, String message) {
+        assertThatIllegalArgumentException().isThrownBy(() -> of(e, k, h, i, m)).withMessage(message);
+    }
+
+    @Test
+    void weightsThatIntIndicesCannotReachAreRefusedWithAWayOut() {
+        // DeepSeek-V3, the largest shape in use, fits.
+        assertThat(of(256, 8, 7168, 2048, 4096).numExperts()).isEqualTo(256);
+        assertThatIllegalArgumentException()
+                .isThrownBy(() -> of(512, 8, 7168, 2048, 1))
+                .withMessageContaining("w13 [numExperts 512, rows 4096, cols 7168]")
+                .withMessageContaining("expert parallelism");
+        assertThatIllegalArgumentException()
+                .isThrownBy(() -> of(1, 1, 1, Integer.MAX_VALUE, 1))
+                .withMessageContaining("w13");
+        assertThatIllegalArgumentException()
+                .isThrownBy(() -> of(1024, 1, Integer.MAX_VALUE, 1, 1))
+                .withMessageContaining("w13");
+    }
+
+    @Test
+    void theWeightLimitLiesWhereTheLastWordIsTwoToThe31() {
+        // 1024 experts * 2 * 1024 rows * 4096 columns = 2^33 values = 2^31 words: one too many.
+        assertThat(of(1024, 1, 4080, 1024, 1).hiddenDim()).isEqualTo(4080);
+        assertThatIllegalArgumentException().isThrownBy(() -> of(1024, 1, 4096, 1024, 1));
+        // The padding of a row counts.
+        assertThatIllegalArgumentException().isThrownBy(() -> of(1024, 1, 4081, 1024, 1));
+    }
+
+    @Test
+    void moreTokensThanIntIndicesReachAreRefusedWithTheMostThatFit() {
+        int most = Integer.MAX_VALUE / 2 / 28672;
+        assertThat(of(8, 2, 4096, 14336, most).maxNumTokens()).isEqualTo(most);
+        assertThatIllegalArgumentException()
+                .isThrownBy(() -> of(8, 2, 4096, 14336, most + 1))
+                .withMessageContaining("maxNumTokens: expected at most " + most)
+                .withMessageContaining("got " + (most + 1));
+    }
+
+    @ParameterizedTest
+    @EnumSource
+    void schemesAreFoundByTheirName(Int8Scheme scheme) {
+        assertThat(Int8Scheme.fromString(scheme.toString())).isEqualTo(scheme);
+    }
+
+    @Test
+    void unknownNamesAreAnsweredWithAllKnownOnes() {
+        assertThatIllegalArgumentException()
+                .isThrownBy(() -> Int8Scheme.fromString("W8A8"))
+                .withMessage("scheme: expected one of [w8a8_channel, w8a16_channel], got 'W8A8'");
+        assertThatIllegalArgumentException()
+                .isThrownBy(() -> MoeActivation.fromString("gelu"))
+                .withMessage("Unknown MoE activation: 'gelu'. Valid activations: [silu]");
+        assertThat(MoeActivation.fromString("silu").isGated()).isTrue();
+    }
+
+    @Test
+    void onlyW8a8QuantizesActivations() {
+        assertThat(Int8Scheme.W8A8_CHANNEL.quantizesActivations()).isTrue();
+        assertThat(Int8Scheme.W8A16_CHANNEL.quantizesActivations()).isFalse();
+    }
+}

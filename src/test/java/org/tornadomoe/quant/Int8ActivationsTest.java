@@ -1,0 +1,75 @@
+package org.tornadomoe.quant;
+
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatExceptionOfType;
+
+import java.math.BigDecimal;
+import java.math.RoundingMode;
+import net.jqwik.api.ForAll;
+import net.jqwik.api.Property;
+import net.jqwik.api.constraints.FloatRange;
+import net.jqwik.api.constraints.Size;
+import org.junit.jupiter.api.Test;
+
+class Int8ActivationsTest {
+    private static byte[] quantize(float... x) {
+        byte[] q = new byte[x.length];
+        Int8Activations.quantize(x, 0, x.length, q, 0);
+        return q;
+    }
+
+    @Test
+    void halvesAreRoundedAwayFromZero() {
+        assertThat(quantize(127f, 0.5f, -0.5f, 1.5f, -1.5f, 2.5f, -2.5f, 126.5f, 0.49999997f))
+                .containsExactly(127, 1, -1, 2, -2, 3, -3, 127, 0);
+    }
+
+    @Test
+    void aTokenOfZerosHasATinyFiniteScale() {
+        byte[] q = {9, 9, 9};
+        assertThat(Int8Activations.quantize(new float[3], 0, 3, q, 0)).isEqualTo(1e-10f / 127f);
+        assertThat(q).containsOnly(0);
+    }
+
+    @Test
+    void aNonFiniteValueShowsInTheScaleOfItsTokenAlone() {
+        float[] x = {1f, Float.NaN, 1f, 2f, Float.NEGATIVE_INFINITY, 3f};
+        byte[] q = new byte[6];
+        float[] scales = new float[3];
+        Int8Activations.quantize(x, 3, 2, q, scales);
+        assertThat(scales).containsExactly(Float.NaN, 2f / 127f, Float.POSITIVE_INFINITY);
+        assertThat(q).containsExactly(0, 0, 64, 127, 0, 0);
+    }
+
+    @Test
+    void rangesOutsideTheArraysAreRefusedBeforeAnythingIsWritten() {
+        byte[] q = {9, 9};
+        assertThatExceptionOfType(IndexOutOfBoundsException.class)
+                .isThrownBy(() -> Int8Activations.quantize(new float[4], 2, 3, q, 0));
+        assertThatExceptionOfType(IndexOutOfBoundsException.class)
+                .isThrownBy(() -> Int8Activations.quantize(new float[4], 0, 3, q, 0));
+        assertThat(q).containsOnly(9);
+    }
+
+    @Property
+    void theLargestValueBecomes127AndTheErrorIsHalfAStep(
+            @ForAll @Size(min = 1, max = 64) float @FloatRange(min = -1e6f, max = 1e6f) [] x) {
+        byte[] q = new byte[x.length];
+        float scale = Int8Activations.quantize(x, 0, x.length, q, 0);
+        assertThat(scale).isPositive().isFinite();
+        for (int i = 0; i < x.length; i++) {
+            assertThat(Math.abs(q[i])).isLessThanOrEqualTo(127);
+            assertThat(Math.abs(q[i] * (double) scale - x[i])).isLessThanOrEqualTo(scale * 0.50002);
+            if (Math.abs(x[i]) >= 1e-10f && Math.abs(x[i]) / scale > 126.999) {
+                assertThat(Math.abs(q[i])).isEqualTo((byte) 127);
+            }
+        }
+        assertThat(scale).isEqualTo(Int8Activations.scale(x, 0, x.length));
+    }
+
+    @Property
+    void roundingIsThatOfDecimalArithmetic(@ForAll @FloatRange(min = -127f, max = 127f) float x) {
+        int expected = new BigDecimal(x).setScale(0, RoundingMode.HALF_UP).intValueExact();
+        assertThat((int) Int8Activations.roundHalfAway(x)).isEqualTo(expected);
+    }
+}

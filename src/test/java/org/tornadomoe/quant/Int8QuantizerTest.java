@@ -1,0 +1,289 @@
+package org.tornadomoe.quant;
+
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatExceptionOfType;
+import static org.assertj.core.api.Assertions.assertThatIllegalArgumentException;
+import static org.assertj.core.api.Assertions.assertThatIllegalStateException;
+
+import java.lang.foreign.Arena;
+import java.lang.foreign.MemorySegment;
+import java.lang.foreign.ValueLayout;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.Random;
+import java.util.concurrent.CancellationException;
+import net.jqwik.api.ForAll;
+import net.jqwik.api.Property;
+import net.jqwik.api.constraints.IntRange;
+import org.junit.jupiter.api.Test;
+import org.tornadomoe.config.FusedMoeConfig;
+import org.tornadomoe.config.Int8Scheme;
+
+class Int8QuantizerTest {
+    private static final FusedMoeConfig SMALL = config(3, 21, 37);
+
+    private static FusedMoeConfig config(int experts, int hidden, int intermediate) {
+        return FusedMoeConfig.builder()
+                .numExperts(experts)
+                .expertsPerToken(1)
+                .hiddenDim(hidden)
+                .intermediateSize(intermediate)
+                .build();
+    }
+
+    /** Weights in arrays: w13 [E, 2I, H], w2 [E, H, I]. */
+    private record ArrayWeights(FusedMoeConfig config, float[] w13, float[] w2, float[] router)
+            implements ExpertWeights {
+        static ArrayWeights random(FusedMoeConfig config, long seed) {
+            Random random = new Random(seed);
+            int e = config.numExperts();
+            int h = config.hiddenDim();
+            int i = config.intermediateSize();
+            ArrayWeights weights =
+                    new ArrayWeights(config, new float[e * 2 * i * h], new float[e * h * i], new float[e * h]);
+            for (float[] values : List.of(weights.w13, weights.w2, weights.router)) {
+                for (int n = 0; n < values.length; n++) {
+                    values[n] = (float) random.nextGaussian();
+                }
+            }
+            return weights;
+        }
+
+        @Override
+        public void gateUpRow(int expert, int row, float[] into) {
+            int h = config.hiddenDim();
+            System.arraycopy(w13, (expert * config.gateUpRows() + row) * h, into, 0, h);
+        }
+
+        @Override
+        public void downRow(int expert, int row, float[] into) {
+            int i = config.intermediateSize();
+            System.arraycopy(w2, (expert * config.hiddenDim() + row) * i, into, 0, i);
+        }
+    }
+
+    @Property(tries = 20)
+    void everyRowFollowsTheRule(
+            @ForAll @IntRange(min = 1, max = 4) int experts,
+            @ForAll @IntRange(min = 1, max = 40) int hidden,
+            @ForAll @IntRange(min = 1, max = 40) int intermediate,
+            @ForAll long seed) {
+        ArrayWeights weights = ArrayWeights.random(config(experts, hidden, intermediate), seed);
+        try (Int8Experts quantized = Int8Quantizer.quantize(weights, Int8Scheme.W8A8_CHANNEL, Progress.NONE)) {
+            assertRule(weights.w13, quantized.w13());
+            assertRule(weights.w2, quantized.w2());
+            assertThat(quantized.router()).isEqualTo(weights.router);
+        }
+    }
+
+    private static void assertRule(float[] weights, Int8Tensor tensor) {
+        int cols = tensor.cols();
+        for (int r = 0; r < tensor.experts() * tensor.rows(); r++) {
+            int expert = r / tensor.rows();
+            int row = r % tensor.rows();
+            float absMax = 1e-10f;
+            for (int c = 0; c < cols; c++) {
+                absMax = Math.max(absMax, Math.abs(weights[r * cols + c]));
+            }
+            float scale = absMax / 127f;
+            assertThat(tensor.scale(expert, row)).isEqualTo(scale);
+            byte[] values = new byte[cols];
+            tensor.row(expert, row, values);
+            for (int c = 0; c < cols; c++) {
+                assertThat((double) tensor.get(expert, row, c)).isEqualTo(Math.rint(weights[r * cols + c] / scale));
+                assertThat(values[c]).isEqualTo(tensor.get(expert, row, c));
+            }
+            long padding = Int8Tensor.ROOM + (long) r * tensor.rowBytes();
+            for (int c = cols; c < tensor.rowBytes(); c++) {
+                assertThat(tensor.storage().get(ValueLayout.JAVA_BYTE, padding + c))
+                        .isZero();
+            }
+        }
+    }
+
+    @Test
+    void halvesGoToEvenAndARowOfZerosIsFinite() {
+        FusedMoeConfig config = config(1, 8, 1);
+        float[] w13 = {127f, 0.5f, 1.5f, 2.5f, -0.5f, -1.5f, -2.5f, 0f, 0f, 0f, 0f, 0f, 0f, 0f, 0f, 0f};
+        ArrayWeights weights = new ArrayWeights(config, w13, new float[8], new float[8]);
+        try (Int8Experts quantized = Int8Quantizer.quantize(weights, Int8Scheme.W8A16_CHANNEL, Progress.NONE)) {
+            byte[] row = new byte[8];
+            quantized.w13().row(0, 0, row);
+            assertThat(row).containsExactly(127, 0, 2, 2, 0, -2, -2, 0);
+            quantized.w13().row(0, 1, row);
+            assertThat(row).containsOnly(0);
+            assertThat(quantized.w13().scales()).containsExactly(1f, 1e-10f / 127f);
+            assertThat(quantized.scheme()).isEqualTo(Int8Scheme.W8A16_CHANNEL);
+        }
+    }
+
+    @Test
+    void theLargestFloatsDoNotOverflow() {
+        FusedMoeConfig config = config(1, 4, 1);
+        float max = Float.MAX_VALUE;
+        float[] w13 = {max, -max, max / 4, 0f, Float.MIN_VALUE, 0f, -1e-12f, 0f};
+        ArrayWeights weights = new ArrayWeights(config, w13, new float[4], new float[4]);
+        try (Int8Experts quantized = Int8Quantizer.quantize(weights, Int8Scheme.W8A8_CHANNEL, Progress.NONE)) {
+            byte[] row = new byte[4];
+            quantized.w13().row(0, 0, row);
+            assertThat(row).containsExactly(127, -127, 32, 0);
+            quantized.w13().row(0, 1, row);
+            assertThat(row).containsExactly(0, 0, -1, 0);
+        }
+    }
+
+    @Test
+    void progressCountsEveryRowOnceAndEndsAtTheTotal() {
+        FusedMoeConfig config = config(5, 70, 90);
+        List<Long> seen = new ArrayList<>();
+        Progress progress = (done, total) -> {
+            assertThat(total).isEqualTo(5 * (180 + 70));
+            seen.add(done);
+        };
+        Int8Quantizer.quantize(ArrayWeights.random(config, 1), Int8Scheme.W8A8_CHANNEL, progress)
+                .close();
+        assertThat(seen).isSorted().doesNotHaveDuplicates().last().isEqualTo(1250L);
+    }
+
+    @Test
+    void theFirstBadWeightIsNamed() {
+        ArrayWeights weights = ArrayWeights.random(config(4, 33, 100), 2);
+        int h = 33;
+        weights.w13[(2 * 200 + 105) * h + 7] = Float.NaN;
+        weights.w13[(3 * 200 + 1) * h] = Float.NEGATIVE_INFINITY;
+        assertThatIllegalArgumentException()
+                .isThrownBy(() -> Int8Quantizer.quantize(weights, Int8Scheme.W8A8_CHANNEL, Progress.NONE))
+                .withMessage("weight: expected finite values, got NaN at expert 2, up projection, row 5, column 7");
+        weights.w13[(2 * 200 + 105) * h + 7] = 0;
+        assertThatIllegalArgumentException()
+                .isThrownBy(() -> Int8Quantizer.quantize(weights, Int8Scheme.W8A8_CHANNEL, Progress.NONE))
+                .withMessage(
+                        "weight: expected finite values, got -Infinity at expert 3, gate projection, row 1, column 0");
+        weights.w13[(3 * 200 + 1) * h] = 0;
+        weights.w2[100 * 33 - 1] = Float.POSITIVE_INFINITY;
+        assertThatIllegalArgumentException()
+                .isThrownBy(() -> Int8Quantizer.quantize(weights, Int8Scheme.W8A8_CHANNEL, Progress.NONE))
+                .withMessage(
+                        "weight: expected finite values, got Infinity at expert 0, down projection, row 32, column 99");
+        weights.w2[100 * 33 - 1] = 0;
+        weights.router[34] = Float.NaN;
+        assertThatIllegalArgumentException()
+                .isThrownBy(() -> Int8Quantizer.quantize(weights, Int8Scheme.W8A8_CHANNEL, Progress.NONE))
+                .withMessage("router weight: expected finite values, got NaN at expert 1, column 1");
+    }
+
+    @Test
+    void aFailingListenerOrSourceEndsTheJobWithItsOwnException() {
+        ArrayWeights weights = ArrayWeights.random(SMALL, 3);
+        Progress failing = (done, total) -> {
+            throw new UnsupportedOperationException("listener");
+        };
+        assertThatExceptionOfType(UnsupportedOperationException.class)
+                .isThrownBy(() -> Int8Quantizer.quantize(weights, Int8Scheme.W8A8_CHANNEL, failing))
+                .withMessage("listener");
+        ArrayWeights tooShort = new ArrayWeights(SMALL, weights.w13, new float[5], weights.router);
+        assertThatExceptionOfType(IndexOutOfBoundsException.class)
+                .isThrownBy(() -> Int8Quantizer.quantize(tooShort, Int8Scheme.W8A8_CHANNEL, Progress.NONE));
+    }
+
+    @Test
+    void noThreadIsLeftBehind() {
+        Int8Quantizer.quantize(
+                        ArrayWeights.random(SMALL, 4),
+                        Int8Scheme.W8A8_CHANNEL,
+                        (done, total) -> Thread.currentThread().setName("quantizer under test"))
+                .close();
+        assertThat(Thread.getAllStackTraces().keySet())
+                .extracting(Thread::getName)
+                .doesNotContain("quantizer under test");
+    }
+
+    @Test
+    void anInterruptCancelsAndStaysSet() {
+        Thread.currentThread().interrupt();
+        assertThatExceptionOfType(CancellationException.class)
+                .isThrownBy(() -> Int8Quantizer.quantize(
+                        ArrayWeights.random(config(64, 256, 256), 5), Int8Scheme.W8A8_CHANNEL, Progress.NONE));
+        assertThat(Thread.interrupted()).isTrue();
+    }
+
+    @Test
+    void closedWeightsSaySo() {
+        Int8Experts experts =
+                Int8Quantizer.quantize(ArrayWeights.random(SMALL, 6), Int8Scheme.W8A8_CHANNEL, Progress.NONE);
+        Int8Tensor kept = experts.w13();
+        experts.close();
+        experts.close();
+        assertThatIllegalStateException().isThrownBy(experts::w13).withMessage("the layer's int8 weights are closed");
+        assertThatIllegalStateException().isThrownBy(experts::w2);
+        assertThatIllegalStateException().isThrownBy(() -> kept.get(0, 0, 0));
+    }
+
+    @Test
+    void theSizeInMemoryIsTheStorageScalesAndRouter() {
+        try (Int8Experts experts =
+                Int8Quantizer.quantize(ArrayWeights.random(SMALL, 7), Int8Scheme.W8A8_CHANNEL, Progress.NONE)) {
+            long w13 = 64 + 3 * 74 * 32;
+            long w2 = 64 + 3 * 21 * 48;
+            assertThat(experts.bytes()).isEqualTo(w13 + w2 + 4 * (3 * 74 + 3 * 21 + 3 * 21));
+            assertThat(experts.w13().values().byteSize()).isEqualTo(w13 - 64);
+            assertThat(experts.w13().storage().address() % 64).isZero();
+        }
+    }
+
+    @Test
+    void tensorsThatDoNotFitTheLayerAreRefused() {
+        try (Arena arena = Arena.ofShared()) {
+            Int8Tensor w13 = Int8Tensor.allocate(arena, 3, 74, 21);
+            Int8Tensor w2 = Int8Tensor.allocate(arena, 3, 21, 37);
+            assertThatIllegalArgumentException()
+                    .isThrownBy(() -> Int8Experts.of(SMALL, Int8Scheme.W8A8_CHANNEL, w2, w13, new float[0], arena))
+                    .withMessage("w13: expected [3, 74, 21], got Int8Tensor[3, 21, 37]");
+            assertThatIllegalArgumentException()
+                    .isThrownBy(() -> Int8Experts.of(SMALL, Int8Scheme.W8A8_CHANNEL, w13, w2, new float[5], arena))
+                    .withMessage("router: expected [3, 21] = 63 values or none, got 5");
+            try (Int8Experts experts = Int8Experts.of(SMALL, Int8Scheme.W8A8_CHANNEL, w13, w2, new float[0], arena)) {
+                assertThat(experts.hasRouter()).isFalse();
+                assertThatIllegalStateException()
+                        .isThrownBy(experts::router)
+                        .withMessageContaining("hand it router logits");
+            }
+            assertThat(arena.scope().isAlive()).isFalse();
+        } catch (IllegalStateException alreadyClosedByTheExperts) {
+            assertThat(alreadyClosedByTheExperts).hasMessageContaining("closed");
+        }
+    }
+
+    @Test
+    void aTensorChecksItsParts() {
+        try (Arena arena = Arena.ofConfined()) {
+            assertThatIllegalArgumentException()
+                    .isThrownBy(() -> Int8Tensor.allocate(arena, 1, 0, 4))
+                    .withMessageContaining("[1, 0, 4]");
+            assertThatIllegalArgumentException()
+                    .isThrownBy(() -> Int8Tensor.allocate(arena, 1 << 16, 1 << 16, 4))
+                    .withMessageContaining("fewer than 2^31 rows");
+            MemorySegment tooShort = arena.allocate(64);
+            assertThatIllegalArgumentException()
+                    .isThrownBy(() -> new Int8Tensor(1, 1, 1, tooShort, new float[1]))
+                    .withMessage("storage: expected 80 bytes for [1, 1, 1], got 64");
+            assertThatIllegalArgumentException()
+                    .isThrownBy(() -> new Int8Tensor(1, 1, 1, arena.allocate(80), new float[2]))
+                    .withMessage("scales: expected 1 values for [1, 1, 1], got 2");
+            Int8Tensor tensor = Int8Tensor.allocate(arena, 2, 3, 4);
+            assertThatExceptionOfType(IndexOutOfBoundsException.class).isThrownBy(() -> tensor.get(2, 0, 0));
+            assertThatExceptionOfType(IndexOutOfBoundsException.class).isThrownBy(() -> tensor.get(0, 3, 0));
+            assertThatExceptionOfType(IndexOutOfBoundsException.class).isThrownBy(() -> tensor.get(0, 0, 4));
+        }
+    }
+
+    @Test
+    void moreMemoryThanThereIsSaysHowMuchItWas() {
+        try (Arena arena = Arena.ofConfined()) {
+            assertThatExceptionOfType(OutOfMemoryError.class)
+                    .isThrownBy(() -> Int8Tensor.allocate(arena, 64, 1024, Integer.MAX_VALUE - 64))
+                    .withMessageContaining(
+                            "int8 tensor [64, 1024, 2147483583] needs 140737484161088 bytes off the heap");
+        }
+    }
+}

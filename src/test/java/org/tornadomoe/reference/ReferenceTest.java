@@ -1,0 +1,239 @@
+package org.tornadomoe.reference;
+
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatIllegalArgumentException;
+import static org.assertj.core.api.Assertions.within;
+
+import java.lang.foreign.Arena;
+import java.util.Arrays;
+import java.util.Comparator;
+import java.util.HashMap;
+import java.util.Map;
+import java.util.stream.IntStream;
+import net.jqwik.api.Arbitraries;
+import net.jqwik.api.Arbitrary;
+import net.jqwik.api.Combinators;
+import net.jqwik.api.ForAll;
+import net.jqwik.api.Property;
+import net.jqwik.api.Provide;
+import net.jqwik.api.constraints.IntRange;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.EnumSource;
+import org.tornadomoe.config.FusedMoeConfig;
+import org.tornadomoe.config.Int8Scheme;
+import org.tornadomoe.config.RoutingMethodType;
+import org.tornadomoe.quant.Int8Experts;
+import org.tornadomoe.quant.Int8Tensor;
+
+class ReferenceTest {
+    private static final double NAN = Double.NaN;
+    private static final double INF = Double.POSITIVE_INFINITY;
+
+    record RoutingCase(double[] logits, int topK) {}
+
+    /** Few distinct logits, so that ties are common. */
+    @Provide
+    Arbitrary<RoutingCase> routingCases() {
+        return Arbitraries.integers()
+                .between(1, 40)
+                .flatMap(experts -> Combinators.combine(
+                                Arbitraries.integers()
+                                        .between(-6, 6)
+                                        .map(i -> i / 2.0)
+                                        .array(Double[].class)
+                                        .ofSize(experts),
+                                Arbitraries.integers().between(1, Math.min(experts, 32)))
+                        .as((logits, k) -> new RoutingCase(
+                                Arrays.stream(logits)
+                                        .mapToDouble(Double::doubleValue)
+                                        .toArray(),
+                                k)));
+    }
+
+    @Property(tries = 300)
+    void theChosenExpertsAreThoseOfAStableSort(
+            @ForAll("routingCases") RoutingCase c, @ForAll RoutingMethodType method) {
+        int experts = c.logits.length;
+        Routing routing = Reference.route(c.logits, 1, experts, c.topK, method);
+        int[] expected = IntStream.range(0, experts)
+                .boxed()
+                .sorted(Comparator.comparingDouble((Integer e) -> -c.logits[e]).thenComparing(e -> e))
+                .limit(c.topK)
+                .mapToInt(e -> e)
+                .toArray();
+        assertThat(routing.ids()).isEqualTo(expected);
+        double all = Arrays.stream(c.logits).map(Math::exp).sum();
+        double chosen =
+                Arrays.stream(expected).mapToDouble(e -> Math.exp(c.logits[e])).sum();
+        for (int slot = 0; slot < c.topK; slot++) {
+            double sum = method == RoutingMethodType.DEFAULT ? all : chosen;
+            assertThat(routing.weights()[slot]).isCloseTo(Math.exp(c.logits[expected[slot]]) / sum, within(1e-12));
+        }
+    }
+
+    @ParameterizedTest
+    @EnumSource
+    void tiesGoToTheLowerIdAndTheOrderIsDescending(RoutingMethodType method) {
+        Routing routing = Reference.route(new double[] {1, 3, 2, 3, 2}, 1, 5, 4, method);
+        assertThat(routing.ids()).containsExactly(1, 3, 2, 4);
+        assertThat(routing.weights()).isSortedAccordingTo(Comparator.reverseOrder());
+    }
+
+    @Test
+    void aProbabilityThatIsNotFiniteCountsZeroBeforeTheChoice() {
+        double[] logits = {5, NAN, 7, 1, 2, 3, INF, 1, -INF, 0, -INF, 1, NAN, NAN, NAN, NAN, -INF, -INF, -INF, -INF};
+        Routing routing = Reference.route(logits, 5, 4, 2, RoutingMethodType.RENORMALIZE_NAIVE);
+        assertThat(routing.ids()).containsExactly(0, 1, 0, 1, 3, 1, 0, 1, 0, 1);
+        assertThat(routing.weights()[4]).isCloseTo(1 / (1 + Math.exp(-1)), within(1e-15));
+        assertThat(routing.weights())
+                .containsExactly(0, 0, 0, 0, routing.weights()[4], routing.weights()[5], 0, 0, 0, 0);
+        assertThat(Reference.route(logits, 5, 4, 2, RoutingMethodType.DEFAULT).ids())
+                .isEqualTo(routing.ids());
+    }
+
+    @Test
+    void withSoftmaxLastALogitThatIsNotFiniteIsNeverPreferred() {
+        double[] logits = {5, NAN, 7, 1, NAN, 3, INF, -INF, NAN, NAN, NAN, NAN};
+        Routing routing = Reference.route(logits, 3, 4, 2, RoutingMethodType.RENORMALIZE);
+        assertThat(routing.ids()).containsExactly(2, 0, 1, 0, 0, 1);
+        assertThat(routing.weights()[2]).isEqualTo(1);
+        assertThat(Arrays.copyOfRange(routing.weights(), 3, 6)).containsOnly(0);
+    }
+
+    @Test
+    void hugeLogitsDoNotOverflow() {
+        Routing routing = Reference.route(new double[] {1e300, -1e300, 1e300}, 1, 3, 2, RoutingMethodType.DEFAULT);
+        assertThat(routing.ids()).containsExactly(0, 2);
+        assertThat(routing.weights()).containsExactly(0.5, 0.5);
+    }
+
+    @Test
+    void fourTokensOnFourOfFiveExpertsAreAlignedByHand() {
+        int[] ids = {2, 3, 4, 1, 2, 4, 1, 3, 4, 1, 2, 3};
+        Alignment alignment = Reference.align(ids, 5, 4);
+        assertThat(alignment.sortedTokenIds()).containsExactly(3, 6, 9, 12, 0, 4, 10, 12, 1, 7, 11, 12, 2, 5, 8, 12);
+        assertThat(alignment.expertIds()).containsExactly(1, 2, 3, 4);
+        assertThat(alignment.numTokensPostPadded()).isEqualTo(16);
+    }
+
+    @Property(tries = 300)
+    void everyPairIsInABlockOfItsExpertOnceAndInOrder(
+            @ForAll("expertIds") int[] ids, @ForAll @IntRange(min = 1, max = 20) int blockSize) {
+        int experts = 12;
+        Alignment alignment = Reference.align(ids, experts, blockSize);
+        int[] sorted = alignment.sortedTokenIds();
+        assertThat(sorted.length % blockSize).isZero();
+        assertThat(alignment.expertIds()).hasSize(sorted.length / blockSize).isSorted();
+        Map<Integer, Integer> last = new HashMap<>();
+        int seen = 0;
+        for (int i = 0; i < sorted.length; i++) {
+            if (sorted[i] == ids.length) {
+                continue;
+            }
+            int expert = alignment.expertIds()[i / blockSize];
+            assertThat(ids[sorted[i]]).isEqualTo(expert);
+            assertThat(sorted[i]).isGreaterThan(last.getOrDefault(expert, -1));
+            last.put(expert, sorted[i]);
+            seen++;
+        }
+        assertThat(seen).isEqualTo((int)
+                Arrays.stream(ids).filter(e -> e >= 0 && e < experts).count());
+        // No more blocks than needed.
+        int blocks = IntStream.range(0, experts)
+                .map(e -> (int) Arrays.stream(ids).filter(id -> id == e).count())
+                .map(count -> (count + blockSize - 1) / blockSize)
+                .sum();
+        assertThat(alignment.expertIds()).hasSize(blocks);
+    }
+
+    /** Ids of twelve experts, and some that are none. */
+    @Provide
+    Arbitrary<int[]> expertIds() {
+        return Arbitraries.integers().between(-1, 12).array(int[].class).ofMaxSize(100);
+    }
+
+    @Test
+    void aGemmIsTheExactSumTimesBothScales() {
+        try (Arena arena = Arena.ofShared()) {
+            Int8Tensor w = Int8Tensor.allocate(arena, 2, 2, 3);
+            w.setRow(0, 0, new byte[] {1, 2, 3}, 0, 0.5f);
+            w.setRow(0, 1, new byte[] {-127, 127, 127}, 0, 2f);
+            w.setRow(1, 0, new byte[] {0, 0, 1}, 0, 1f);
+            w.setRow(1, 1, new byte[] {0, -1, 0}, 0, 4f);
+            QuantizedTokens a = new QuantizedTokens(new byte[] {127, 127, 127, 1, 2, 3}, new float[] {0.25f, 8f});
+            // Two tokens of two slots; the last pair's expert is not here.
+            double[] out = Reference.gemm(a, 2, new int[] {1, 0, 0, -1}, w);
+            assertThat(out)
+                    .containsExactly(127 * .25, -127, 762 * .25 * .5, 16129 * .25 * 2, 14 * 4, 508 * 8. * 2, 0, 0);
+            double[] float16 = Reference.gemm(new double[] {1.5, 2, 0, 0, 1, 1}, 1, new int[] {0, 1}, w);
+            assertThat(float16).containsExactly(2.75, 127, 1, -4);
+        }
+    }
+
+    @Test
+    void theActivationTakesTheFirstHalfAsTheGate() {
+        double[] act = Reference.siluAndMul(new double[] {0, 1, -1000, 5, 3, 7}, 1, 3);
+        assertThat(act[0]).isZero();
+        assertThat(act[1]).isCloseTo(3 / (1 + Math.exp(-1)), within(1e-15));
+        assertThat(act[2]).isZero();
+    }
+
+    @Test
+    void combineAddsTheSlotsOfAToken() {
+        double[] weighed = Reference.weigh(new double[] {1, 2, 3, 4, 5, 6, 7, 8}, new double[] {1, .5, 2, 0});
+        assertThat(Reference.combine(weighed, 2, 2, 2)).containsExactly(2.5, 4, 10, 12);
+    }
+
+    @Test
+    void quantizationIsPerToken() {
+        QuantizedTokens q = Reference.quantize(new double[] {1, -2, 0, 0, 127, 0.5}, 3, 2);
+        assertThat(q.values()).containsExactly(64, -127, 0, 0, 127, 1);
+        assertThat(q.scales()).containsExactly(2f / 127f, 1e-10f / 127f, 1f);
+    }
+
+    @Test
+    void noTokensGiveNoOutput() {
+        FusedMoeConfig config = FusedMoeConfig.builder()
+                .numExperts(2)
+                .expertsPerToken(1)
+                .hiddenDim(3)
+                .intermediateSize(1)
+                .build();
+        Arena arena = Arena.ofShared();
+        try (Int8Experts experts = Int8Experts.of(
+                config,
+                Int8Scheme.W8A8_CHANNEL,
+                Int8Tensor.allocate(arena, 2, 2, 3),
+                Int8Tensor.allocate(arena, 2, 3, 1),
+                new float[6],
+                arena)) {
+            assertThat(Reference.forward(experts, new float[0], 0).output()).isEmpty();
+            assertThatIllegalArgumentException()
+                    .isThrownBy(() -> Reference.forward(experts, new float[5], 2))
+                    .withMessage("hidden: expected [2, 3] = 6 values, got 5");
+            assertThatIllegalArgumentException().isThrownBy(() -> Reference.forward(experts, new float[3], -1));
+        }
+    }
+
+    @Test
+    void wrongSizesAreNamed() {
+        assertThatIllegalArgumentException()
+                .isThrownBy(() -> Reference.route(new double[4], 1, 4, 5, RoutingMethodType.DEFAULT))
+                .withMessage("topK: expected 1 to the 4 experts, got 5");
+        assertThatIllegalArgumentException()
+                .isThrownBy(() -> Reference.align(new int[1], 1, 0))
+                .withMessage("blockSize: expected a positive number, got 0");
+        assertThatIllegalArgumentException()
+                .isThrownBy(() -> new Routing(2, 2, new int[4], new double[3]))
+                .withMessageContaining("expected 2 * 2 ids and weights, got 4 and 3");
+    }
+
+    @Test
+    void relativeErrorIsThatOfTheNorms() {
+        assertThat(Reference.relativeL2(new double[] {3, 5}, new double[] {3, 4}))
+                .isCloseTo(0.2, within(1e-15));
+        assertThat(Reference.relativeL2(new double[2], new double[2])).isZero();
+        assertThat(Reference.relativeL2(new double[] {NAN}, new double[] {1})).isNaN();
+    }
+}
