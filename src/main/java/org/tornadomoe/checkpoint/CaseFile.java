@@ -115,7 +115,7 @@ public record CaseFile(
             int[] expertIds = tensors.tensor("expert_ids").toInts();
             int postPadded =
                     tensors.tensor("num_tokens_post_padded").requireShape(1).toInts()[0];
-            float[] gemm1 = floats(tensors, "gemm1", m, k, 2 * i);
+            float[] gemm1 = floats(tensors, "gemm1", m, k, config.gateUpRows());
             float[] act = floats(tensors, "act", pairs, i);
             float[] gemm2 = floats(tensors, "gemm2", m, k, h);
             float[] output = floats(tensors, "output", m, h);

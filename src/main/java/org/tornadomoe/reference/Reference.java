@@ -254,7 +254,7 @@ public final class Reference {
 
     /** Activation: [P, 2I] to [P, I], silu(gate) * up, where the gate is the first half of a row. */
     public static double[] siluAndMul(double[] gateUp, int pairs, int intermediate) {
-        requireLength("gateUp", gateUp.length, pairs, 2 * intermediate);
+        requireLength("gateUp", gateUp.length, pairs, 2L * intermediate);
         double[] act = new double[pairs * intermediate];
         for (int p = 0; p < pairs; p++) {
             for (int i = 0; i < intermediate; i++) {
