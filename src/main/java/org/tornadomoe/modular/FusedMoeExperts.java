@@ -16,8 +16,10 @@ public interface FusedMoeExperts {
     /**
      * Loads a layer. The weights are copied; they may be closed afterwards.
      *
+     * @param config the layer's, with the most tokens of a call
+     * @param experts the layer's weights
      * @throws InsufficientMemoryException before anything is allocated, if the layer doesn't fit
      * @throws MoeExecutionException if the device refused it
      */
-    MoeKernel load(Int8Experts experts);
+    MoeKernel load(FusedMoeConfig config, Int8Experts experts);
 }

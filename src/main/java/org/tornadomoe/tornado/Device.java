@@ -2,6 +2,7 @@ package org.tornadomoe.tornado;
 
 import java.util.Locale;
 import uk.ac.manchester.tornado.api.common.TornadoDevice;
+import uk.ac.manchester.tornado.api.enums.TornadoDeviceType;
 import uk.ac.manchester.tornado.api.enums.TornadoVMBackendType;
 
 /**
@@ -48,6 +49,12 @@ public record Device(
         } catch (ArithmeticException | NumberFormatException e) {
             throw new IllegalArgumentException("tornado.device.memory: expected a size such as 40GB, got '" + size + "'", e);
         }
+    }
+
+    /** Less is better: a GPU before a CPU, then CUDA, PTX, and the rest. */
+    public int preference() {
+        int kind = tornado.getDeviceType() == TornadoDeviceType.GPU ? 0 : 10;
+        return kind + (backend == TornadoVMBackendType.CUDA ? 0 : backend == TornadoVMBackendType.PTX ? 1 : 2);
     }
 
     @Override

@@ -105,11 +105,12 @@ final class LayerArrays {
     /**
      * Allocates everything and packs the weights. An array that the scheme or the layer has no use for has one element.
      *
+     * @param config the layer's, with the most tokens of a call
      * @throws InsufficientMemoryException before anything is allocated, if the arrays would take more than
      *     {@code available} bytes on the device
      */
-    LayerArrays(Int8Experts experts, long available) {
-        config = experts.config();
+    LayerArrays(FusedMoeConfig config, Int8Experts experts, long available) {
+        this.config = config;
         scheme = experts.scheme();
         Map<String, Long> sizes = elements(config, scheme);
         requireMemory(sizes, available);

@@ -39,7 +39,7 @@ public record TornadoExperts(Device device, boolean dp4a) implements FusedMoeExp
     }
 
     @Override
-    public MoeKernel load(Int8Experts experts) {
-        return TornadoMoeKernel.load(device, experts, dp4a);
+    public MoeKernel load(FusedMoeConfig config, Int8Experts experts) {
+        return TornadoMoeKernel.load(device, config, experts, dp4a);
     }
 }

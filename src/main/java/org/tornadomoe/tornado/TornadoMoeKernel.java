@@ -4,6 +4,7 @@ import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.util.concurrent.locks.ReentrantLock;
 import org.jspecify.annotations.Nullable;
+import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.modular.MoeExecutionException;
 import org.tornadomoe.modular.MoeKernel;
 import org.tornadomoe.modular.Routing;
@@ -37,8 +38,8 @@ final class TornadoMoeKernel implements MoeKernel {
         this.plan = plan;
     }
 
-    static TornadoMoeKernel load(Device device, Int8Experts experts, boolean dp4a) {
-        LayerArrays arrays = new LayerArrays(experts, device.memory());
+    static TornadoMoeKernel load(Device device, FusedMoeConfig config, Int8Experts experts, boolean dp4a) {
+        LayerArrays arrays = new LayerArrays(config, experts, device.memory());
         try {
             Stage.Graph graph = Stage.Graph.of("moe", new LayerStages(arrays, dp4a).all());
             graph.tasks()

@@ -298,9 +298,9 @@ public final class GemmKernels {
         float sum7 = 0.0f;
         for (int k = slice; k < end; k += SLICES) {
             int weights = b.get(from + k * rows);
-            float w0 = (weights << 24) >> 24;
-            float w1 = (weights << 16) >> 24;
-            float w2 = (weights << 8) >> 24;
+            float w0 = int8(weights);
+            float w1 = int8(weights >> 8);
+            float w2 = int8(weights >> 16);
             float w3 = weights >> 24;
             int c0 = 4 * k;
             // Past the end of a row the weights are 0; the activations are read from the last column instead.
@@ -342,9 +342,14 @@ public final class GemmKernels {
     }
 
     private static int product4(int x, int y) {
-        return ((x << 24) >> 24) * ((y << 24) >> 24)
-                + ((x << 16) >> 24) * ((y << 16) >> 24)
-                + ((x << 8) >> 24) * ((y << 8) >> 24)
-                + (x >> 24) * (y >> 24);
+        return int8(x) * int8(y) + int8(x >> 8) * int8(y >> 8) + int8(x >> 16) * int8(y >> 16) + (x >> 24) * (y >> 24);
+    }
+
+    /**
+     * The low byte as a signed number. Not with the usual pair of shifts: the compiler makes a sign extension of them, and
+     * TornadoVM's PTX backend (5.2.0) gets that one wrong.
+     */
+    private static int int8(int bits) {
+        return ((bits & 0xFF) ^ 0x80) - 0x80;
     }
 }

@@ -1,0 +1,205 @@
+package org.tornadomoe;
+
+import java.lang.foreign.Arena;
+import java.lang.foreign.MemorySegment;
+import java.lang.foreign.ValueLayout;
+import java.nio.file.Path;
+import org.jspecify.annotations.Nullable;
+import org.tornadomoe.checkpoint.MoeCheckpoint;
+import org.tornadomoe.config.FusedMoeConfig;
+import org.tornadomoe.config.Int8Scheme;
+import org.tornadomoe.modular.MoeKernel;
+import org.tornadomoe.modular.Routing;
+import org.tornadomoe.oracle.Int8MoeOracle;
+import org.tornadomoe.oracle.Selection;
+import org.tornadomoe.quant.ExpertWeights;
+import org.tornadomoe.quant.Int8Experts;
+import org.tornadomoe.quant.Int8Quantizer;
+
+/**
+ * An int8 mixture-of-experts layer: hidden states in, the layer's output out, computed on the best the machine has.
+ *
+ * {@snippet :
+ * try (MoeLayer layer = MoeLayer.load(Path.of("Qwen3-30B-A3B"), 0, MoeOptions.DEFAULT)) {
+ *     float[] output = layer.forward(hidden); // [M, H] in, [M, H] out
+ * }
+ * }
+ *
+ * <p>Thread-safe; calls from several threads take turns on a device. The same input gives the same bits. Close it to free
+ * the device's memory.
+ */
+public final class MoeLayer implements AutoCloseable {
+    private final FusedMoeConfig config;
+    private final Int8Scheme scheme;
+    private final Selection selection;
+    private final MoeKernel kernel;
+    private volatile boolean closed;
+
+    private MoeLayer(FusedMoeConfig config, Int8Scheme scheme, Selection selection, MoeKernel kernel) {
+        this.config = config;
+        this.scheme = scheme;
+        this.selection = selection;
+        this.kernel = kernel;
+    }
+
+    /**
+     * Loads one layer of a checkpoint and quantises it.
+     *
+     * @param checkpoint a directory with {@code config.json} and safetensors
+     * @param layer the decoder layer's number, from 0
+     * @throws org.tornadomoe.checkpoint.CheckpointException if the checkpoint can't be read, or has no such layer
+     * @throws org.tornadomoe.modular.InsufficientMemoryException if the layer doesn't fit on the device
+     * @throws UnsupportedOperationException if no kernel class serves it, with the reasons
+     */
+    public static MoeLayer load(Path checkpoint, int layer, MoeOptions options) {
+        try (MoeCheckpoint opened = MoeCheckpoint.open(checkpoint)) {
+            return of(opened.layer(layer), options);
+        }
+    }
+
+    /** Quantises a layer. Throws what {@link #load} throws. */
+    public static MoeLayer of(ExpertWeights weights, MoeOptions options) {
+        // Selected before the work of quantising, so that a refusal comes at once.
+        select(weights.config(), options.scheme(), options);
+        try (Int8Experts experts = Int8Quantizer.quantize(weights, options.scheme(), options.progress())) {
+            return of(experts, options);
+        }
+    }
+
+    /**
+     * A layer that is in int8 already; {@code options}' scheme is not looked at, and the experts may be closed afterwards.
+     * Throws what {@link #load} throws.
+     */
+    public static MoeLayer of(Int8Experts experts, MoeOptions options) {
+        FusedMoeConfig config = experts.config().withMaxNumTokens(options.maxTokens());
+        Selection selection = select(experts.config(), experts.scheme(), options);
+        MoeKernel kernel = selection.experts().load(config, experts);
+        return new MoeLayer(config, experts.scheme(), selection, kernel);
+    }
+
+    private static Selection select(FusedMoeConfig config, Int8Scheme scheme, MoeOptions options) {
+        return Int8MoeOracle.select(
+                config.withMaxNumTokens(options.maxTokens()),
+                scheme,
+                options.backend(),
+                options.device(),
+                options.kernelClass());
+    }
+
+    /**
+     * Runs the layer.
+     *
+     * @param hidden [M, H], row-major, with M from its length: a multiple of H, at least one token, at most the options'
+     *     {@code maxTokens}
+     * @return [M, H]
+     * @throws IllegalArgumentException if the length doesn't fit
+     * @throws IllegalStateException after {@link #close}
+     * @throws org.tornadomoe.modular.MoeExecutionException if the device failed
+     */
+    public float[] forward(float[] hidden) {
+        int h = config.hiddenDim();
+        if (hidden.length % h != 0) {
+            throw new IllegalArgumentException(
+                    "hidden: expected a multiple of the hidden size " + h + " values, got " + hidden.length);
+        }
+        float[] output = new float[hidden.length];
+        forward(hidden, hidden.length / h, output, null);
+        return output;
+    }
+
+    /**
+     * Runs the layer, into an array of the caller's.
+     *
+     * @param hidden [M, H], row-major; may be longer
+     * @param tokens M, 1 to the options' {@code maxTokens}
+     * @param output [M, H], written; may be longer
+     * @param routing is told the experts chosen, if given; made for at least M tokens
+     * @throws IllegalArgumentException naming the argument that doesn't fit, before anything is changed
+     * @throws IllegalStateException after {@link #close}
+     * @throws org.tornadomoe.modular.MoeExecutionException if the device failed
+     */
+    public void forward(float[] hidden, int tokens, float[] output, @Nullable Routing routing) {
+        check(tokens, hidden.length, output.length, routing);
+        int values = tokens * config.hiddenDim();
+        try (Arena arena = Arena.ofConfined()) {
+            MemorySegment in = arena.allocate(4L * values, 16);
+            MemorySegment out = arena.allocate(4L * values, 16);
+            MemorySegment.copy(hidden, 0, in, ValueLayout.JAVA_FLOAT, 0, values);
+            kernel.forward(in, tokens, out, routing);
+            MemorySegment.copy(out, ValueLayout.JAVA_FLOAT, 0, output, 0, values);
+        }
+    }
+
+    /**
+     * Runs the layer on memory of the caller's, heap or native: floats in native byte order. Otherwise as {@link
+     * #forward(float[], int, float[], Routing)}.
+     */
+    public void forward(MemorySegment hidden, int tokens, MemorySegment output, @Nullable Routing routing) {
+        if (output.isReadOnly()) {
+            throw new IllegalArgumentException("output: expected memory that can be written, got a read-only segment");
+        }
+        check(tokens, hidden.byteSize() / 4, output.byteSize() / 4, routing);
+        kernel.forward(hidden, tokens, output, routing);
+    }
+
+    private void check(int tokens, long hidden, long output, @Nullable Routing routing) {
+        if (closed) {
+            throw new IllegalStateException("the layer is closed");
+        }
+        if (tokens < 1 || tokens > config.maxNumTokens()) {
+            throw new IllegalArgumentException("tokens: expected 1 to " + config.maxNumTokens()
+                    + " (the layer was loaded for so many: MoeOptions.maxTokens), got " + tokens);
+        }
+        long values = (long) tokens * config.hiddenDim();
+        requireRoom("hidden", values, hidden);
+        requireRoom("output", values, output);
+        if (routing != null && (routing.topK() != config.expertsPerToken() || routing.tokens() < tokens)) {
+            throw new IllegalArgumentException("routing: expected room for " + tokens + " tokens of "
+                    + config.expertsPerToken() + " experts, got " + routing.tokens() + " of " + routing.topK());
+        }
+    }
+
+    private void requireRoom(String name, long expected, long got) {
+        if (got < expected) {
+            throw new IllegalArgumentException(name + ": expected at least " + expected + " floats (tokens x hidden size "
+                    + config.hiddenDim() + "), got " + got);
+        }
+    }
+
+    /** What the layer is; its {@code maxNumTokens} is the options' {@code maxTokens}. */
+    public FusedMoeConfig config() {
+        return config;
+    }
+
+    /** What is int8. */
+    public Int8Scheme scheme() {
+        return scheme;
+    }
+
+    /** The backend that runs it: {@code triton} or {@code reference}. */
+    public String backend() {
+        return selection.backend().toString();
+    }
+
+    /** The kernel class that runs it. */
+    public String kernelClass() {
+        return selection.experts().name();
+    }
+
+    /** Where it runs, for people. */
+    public String device() {
+        return kernel.device();
+    }
+
+    /** Bytes of device memory it holds. */
+    public long deviceBytes() {
+        return kernel.deviceBytes();
+    }
+
+    /** Frees everything, after the calls that are under way. A second call does nothing. */
+    @Override
+    public void close() {
+        closed = true;
+        kernel.close();
+    }
+}

@@ -1,0 +1,64 @@
+package org.tornadomoe;
+
+import java.util.Objects;
+import org.jspecify.annotations.Nullable;
+import org.tornadomoe.config.Int8Scheme;
+import org.tornadomoe.quant.Progress;
+
+/**
+ * How a layer is loaded. Immutable; every {@code with} method gives a copy.
+ *
+ * @param scheme what becomes int8
+ * @param backend {@code auto}, {@code triton} (TornadoVM's task graphs; on the interpreter where there is no SDK) or {@code
+ *     reference}
+ * @param device where, such as {@code ptx:0} or {@code opencl}; null for the best there is
+ * @param kernelClass which kernel class, by name; null for the first that fits
+ * @param maxTokens the most tokens of a call: device memory is taken for so many, and a call's transfers are of that size
+ * @param progress is told how far quantisation has come
+ */
+public record MoeOptions(
+        Int8Scheme scheme,
+        String backend,
+        @Nullable String device,
+        @Nullable String kernelClass,
+        int maxTokens,
+        Progress progress) {
+
+    /** {@code w8a8_channel} on the best backend there is, up to 256 tokens a call. */
+    public static final MoeOptions DEFAULT =
+            new MoeOptions(Int8Scheme.W8A8_CHANNEL, "auto", null, null, 256, Progress.NONE);
+
+    /** Checks that nothing is missing and {@code maxTokens} is positive. */
+    public MoeOptions {
+        Objects.requireNonNull(scheme, "scheme");
+        Objects.requireNonNull(backend, "backend");
+        Objects.requireNonNull(progress, "progress");
+        if (maxTokens < 1) {
+            throw new IllegalArgumentException("maxTokens: expected a positive number, got " + maxTokens);
+        }
+    }
+
+    public MoeOptions withScheme(Int8Scheme scheme) {
+        return new MoeOptions(scheme, backend, device, kernelClass, maxTokens, progress);
+    }
+
+    public MoeOptions withBackend(String backend) {
+        return new MoeOptions(scheme, backend, device, kernelClass, maxTokens, progress);
+    }
+
+    public MoeOptions withDevice(@Nullable String device) {
+        return new MoeOptions(scheme, backend, device, kernelClass, maxTokens, progress);
+    }
+
+    public MoeOptions withKernelClass(@Nullable String kernelClass) {
+        return new MoeOptions(scheme, backend, device, kernelClass, maxTokens, progress);
+    }
+
+    public MoeOptions withMaxTokens(int maxTokens) {
+        return new MoeOptions(scheme, backend, device, kernelClass, maxTokens, progress);
+    }
+
+    public MoeOptions withProgress(Progress progress) {
+        return new MoeOptions(scheme, backend, device, kernelClass, maxTokens, progress);
+    }
+}

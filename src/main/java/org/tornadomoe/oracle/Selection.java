@@ -1,0 +1,6 @@
+package org.tornadomoe.oracle;
+
+import org.tornadomoe.modular.FusedMoeExperts;
+
+/** What the oracle chose. */
+public record Selection(Int8MoeBackend backend, FusedMoeExperts experts) {}
