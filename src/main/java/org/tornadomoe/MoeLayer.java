@@ -9,7 +9,7 @@ import org.tornadomoe.checkpoint.MoeCheckpoint;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.modular.MoeKernel;
-import org.tornadomoe.modular.Routing;
+import org.tornadomoe.modular.ChosenExperts;
 import org.tornadomoe.oracle.Int8MoeOracle;
 import org.tornadomoe.oracle.Selection;
 import org.tornadomoe.quant.ExpertWeights;
@@ -113,36 +113,36 @@ public final class MoeLayer implements AutoCloseable {
      * @param hidden [M, H], row-major; may be longer
      * @param tokens M, 1 to the options' {@code maxTokens}
      * @param output [M, H], written; may be longer
-     * @param routing is told the experts chosen, if given; made for at least M tokens
+     * @param chosen is told the experts chosen, if given; made for at least M tokens
      * @throws IllegalArgumentException naming the argument that doesn't fit, before anything is changed
      * @throws IllegalStateException after {@link #close}
      * @throws org.tornadomoe.modular.MoeExecutionException if the device failed
      */
-    public void forward(float[] hidden, int tokens, float[] output, @Nullable Routing routing) {
-        check(tokens, hidden.length, output.length, routing);
+    public void forward(float[] hidden, int tokens, float[] output, @Nullable ChosenExperts chosen) {
+        check(tokens, hidden.length, output.length, chosen);
         int values = tokens * config.hiddenDim();
         try (Arena arena = Arena.ofConfined()) {
             MemorySegment in = arena.allocate(4L * values, 16);
             MemorySegment out = arena.allocate(4L * values, 16);
             MemorySegment.copy(hidden, 0, in, ValueLayout.JAVA_FLOAT, 0, values);
-            kernel.forward(in, tokens, out, routing);
+            kernel.forward(in, tokens, out, chosen);
             MemorySegment.copy(out, ValueLayout.JAVA_FLOAT, 0, output, 0, values);
         }
     }
 
     /**
      * Runs the layer on memory of the caller's, heap or native: floats in native byte order. Otherwise as {@link
-     * #forward(float[], int, float[], Routing)}.
+     * #forward(float[], int, float[], ChosenExperts)}.
      */
-    public void forward(MemorySegment hidden, int tokens, MemorySegment output, @Nullable Routing routing) {
+    public void forward(MemorySegment hidden, int tokens, MemorySegment output, @Nullable ChosenExperts chosen) {
         if (output.isReadOnly()) {
             throw new IllegalArgumentException("output: expected memory that can be written, got a read-only segment");
         }
-        check(tokens, hidden.byteSize() / 4, output.byteSize() / 4, routing);
-        kernel.forward(hidden, tokens, output, routing);
+        check(tokens, hidden.byteSize() / 4, output.byteSize() / 4, chosen);
+        kernel.forward(hidden, tokens, output, chosen);
     }
 
-    private void check(int tokens, long hidden, long output, @Nullable Routing routing) {
+    private void check(int tokens, long hidden, long output, @Nullable ChosenExperts chosen) {
         if (closed) {
             throw new IllegalStateException("the layer is closed");
         }
@@ -153,9 +153,9 @@ public final class MoeLayer implements AutoCloseable {
         long values = (long) tokens * config.hiddenDim();
         requireRoom("hidden", values, hidden);
         requireRoom("output", values, output);
-        if (routing != null && (routing.topK() != config.expertsPerToken() || routing.tokens() < tokens)) {
-            throw new IllegalArgumentException("routing: expected room for " + tokens + " tokens of "
-                    + config.expertsPerToken() + " experts, got " + routing.tokens() + " of " + routing.topK());
+        if (chosen != null && (chosen.topK() != config.expertsPerToken() || chosen.tokens() < tokens)) {
+            throw new IllegalArgumentException("chosen: expected room for " + tokens + " tokens of "
+                    + config.expertsPerToken() + " experts, got " + chosen.tokens() + " of " + chosen.topK());
         }
     }
 

@@ -22,4 +22,15 @@ public interface FusedMoeExperts {
      * @throws MoeExecutionException if the device refused it
      */
     MoeKernel load(FusedMoeConfig config, Int8Experts experts);
+
+    /**
+     * Runs every stage by itself, each on its given inputs, and tells what each made of them: for checking a kernel class
+     * against other implementations' numbers. Slow; the logits given are routed as they are.
+     *
+     * @param hidden [M, H]
+     * @param tokens M
+     * @param given inputs, and of the outputs nothing is looked at
+     * @throws MoeExecutionException if the device failed
+     */
+    StageValues stages(FusedMoeConfig config, Int8Experts experts, float[] hidden, int tokens, StageValues given);
 }

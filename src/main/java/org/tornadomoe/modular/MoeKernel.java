@@ -13,10 +13,10 @@ public interface MoeKernel extends AutoCloseable {
      *
      * @param hidden [M, H] floats in native order; may be longer
      * @param output [M, H] floats, written; may be longer
-     * @param routing is told the experts chosen, if given; made for at least M tokens
+     * @param chosen is told the experts chosen, if given; made for at least M tokens
      * @throws MoeExecutionException if the device or a kernel failed; {@code output} is then unspecified
      */
-    void forward(MemorySegment hidden, int tokens, MemorySegment output, @Nullable Routing routing);
+    void forward(MemorySegment hidden, int tokens, MemorySegment output, @Nullable ChosenExperts chosen);
 
     /** Where it runs, for people: backend and device name. */
     String device();

@@ -7,7 +7,7 @@ import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.modular.MoeExecutionException;
 import org.tornadomoe.modular.MoeKernel;
-import org.tornadomoe.modular.Routing;
+import org.tornadomoe.modular.ChosenExperts;
 import org.tornadomoe.quant.Int8Experts;
 import uk.ac.manchester.tornado.api.DataRange;
 import uk.ac.manchester.tornado.api.TornadoExecutionPlan;
@@ -64,7 +64,7 @@ final class TornadoMoeKernel implements MoeKernel {
     }
 
     @Override
-    public void forward(MemorySegment hidden, int tokens, MemorySegment output, @Nullable Routing routing) {
+    public void forward(MemorySegment hidden, int tokens, MemorySegment output, @Nullable ChosenExperts chosen) {
         turn.lock();
         try {
             if (closed) {
@@ -77,13 +77,13 @@ final class TornadoMoeKernel implements MoeKernel {
             TornadoExecutionResult result = execute();
             fetch(result, arrays.output, values);
             MemorySegment.copy(arrays.output.getSegment(), 0, output, 0, 4 * values);
-            if (routing != null) {
+            if (chosen != null) {
                 int pairs = tokens * arrays.config.expertsPerToken();
                 fetch(result, arrays.topkIds, pairs);
                 fetch(result, arrays.topkWeights, pairs);
-                MemorySegment.copy(arrays.topkIds.getSegment(), ValueLayout.JAVA_INT, 0, routing.ids(), 0, pairs);
+                MemorySegment.copy(arrays.topkIds.getSegment(), ValueLayout.JAVA_INT, 0, chosen.ids(), 0, pairs);
                 MemorySegment.copy(
-                        arrays.topkWeights.getSegment(), ValueLayout.JAVA_FLOAT, 0, routing.weights(), 0, pairs);
+                        arrays.topkWeights.getSegment(), ValueLayout.JAVA_FLOAT, 0, chosen.weights(), 0, pairs);
             }
         } finally {
             turn.unlock();

@@ -6,10 +6,10 @@ package org.tornadomoe.modular;
  * @param ids [tokens, K], in descending order of score
  * @param weights [tokens, K], what each expert's output is multiplied by
  */
-public record Routing(int topK, int[] ids, float[] weights) {
+public record ChosenExperts(int topK, int[] ids, float[] weights) {
     /** For up to {@code tokens} tokens; the contents are zeros until a kernel fills them. */
-    public static Routing allocate(int tokens, int topK) {
-        return new Routing(topK, new int[tokens * topK], new float[tokens * topK]);
+    public static ChosenExperts allocate(int tokens, int topK) {
+        return new ChosenExperts(topK, new int[tokens * topK], new float[tokens * topK]);
     }
 
     /** The most tokens it can tell of. */

@@ -1,0 +1,30 @@
+package org.tornadomoe.modular;
+
+/**
+ * What stands between the stages of a layer, for checking one stage at a time: each stage is fed with the values given and
+ * not with what the stage before it made of its own. M tokens, K top-k, P = M·K pairs, H hidden, I intermediate.
+ *
+ * @param logits [M, E]
+ * @param topkIds [P]
+ * @param topkWeights [P]
+ * @param a1 the hidden states in int8, [M, H]; empty if the scheme keeps activations in float
+ * @param a1Scales [M]; empty likewise
+ * @param gemm1 [P, 2I], gate then up
+ * @param act [P, I]
+ * @param a2 the activations in int8, [P, I]; empty likewise
+ * @param a2Scales [P]; empty likewise
+ * @param gemm2 [P, H], times the router's weight
+ * @param output [M, H]
+ */
+public record StageValues(
+        float[] logits,
+        int[] topkIds,
+        float[] topkWeights,
+        byte[] a1,
+        float[] a1Scales,
+        float[] gemm1,
+        float[] act,
+        byte[] a2,
+        float[] a2Scales,
+        float[] gemm2,
+        float[] output) {}
