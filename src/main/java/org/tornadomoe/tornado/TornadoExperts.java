@@ -5,6 +5,7 @@ import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.modular.FusedMoeExperts;
 import org.tornadomoe.modular.MoeKernel;
+import org.tornadomoe.modular.StageValues;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.tornado.kernels.AlignKernels;
 
@@ -41,5 +42,11 @@ public record TornadoExperts(Device device, boolean dp4a) implements FusedMoeExp
     @Override
     public MoeKernel load(FusedMoeConfig config, Int8Experts experts) {
         return TornadoMoeKernel.load(device, config, experts, dp4a);
+    }
+
+    @Override
+    public StageValues stages(
+            FusedMoeConfig config, Int8Experts experts, float[] hidden, int tokens, StageValues given) {
+        return StageRun.run(device, config, experts, dp4a, hidden, tokens, given);
     }
 }

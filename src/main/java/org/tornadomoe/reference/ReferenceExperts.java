@@ -1,0 +1,140 @@
+package org.tornadomoe.reference;
+
+import java.lang.foreign.Arena;
+import java.lang.foreign.MemorySegment;
+import java.lang.foreign.ValueLayout;
+import org.jspecify.annotations.Nullable;
+import org.tornadomoe.config.FusedMoeConfig;
+import org.tornadomoe.config.Int8Scheme;
+import org.tornadomoe.modular.ChosenExperts;
+import org.tornadomoe.modular.FusedMoeExperts;
+import org.tornadomoe.modular.MoeKernel;
+import org.tornadomoe.modular.StageValues;
+import org.tornadomoe.quant.Int8Experts;
+import org.tornadomoe.quant.Int8Tensor;
+
+/** The definition as a kernel class: everything supported, everything slow. */
+public final class ReferenceExperts implements FusedMoeExperts {
+    @Override
+    public String name() {
+        return "ReferenceExperts";
+    }
+
+    @Override
+    public @Nullable String unsupported(FusedMoeConfig config, Int8Scheme scheme) {
+        return null;
+    }
+
+    @Override
+    public MoeKernel load(FusedMoeConfig config, Int8Experts experts) {
+        return new Kernel(copy(config, experts));
+    }
+
+    private static Int8Experts copy(FusedMoeConfig config, Int8Experts experts) {
+        Arena arena = Arena.ofShared();
+        try {
+            return Int8Experts.of(
+                    config,
+                    experts.scheme(),
+                    copy(arena, experts.w13()),
+                    copy(arena, experts.w2()),
+                    experts.hasRouter() ? experts.router() : new float[0],
+                    arena);
+        } catch (RuntimeException | Error failure) {
+            arena.close();
+            throw failure;
+        }
+    }
+
+    private static Int8Tensor copy(Arena arena, Int8Tensor from) {
+        Int8Tensor to = Int8Tensor.allocate(arena, from.experts(), from.rows(), from.cols());
+        to.storage().copyFrom(from.storage());
+        System.arraycopy(from.scales(), 0, to.scales(), 0, from.scales().length);
+        return to;
+    }
+
+    @Override
+    public StageValues stages(
+            FusedMoeConfig config, Int8Experts experts, float[] hidden, int tokens, StageValues given) {
+        int h = config.hiddenDim();
+        int i = config.intermediateSize();
+        int k = config.expertsPerToken();
+        int pairs = tokens * k;
+        boolean int8 = experts.scheme().quantizesActivations();
+        double[] x = Reference.widen(hidden);
+        double[] act = Reference.widen(given.act());
+        Routing routing = Reference.route(
+                Reference.widen(given.logits()), tokens, config.numExperts(), k, config.routingMethod());
+        QuantizedTokens a1 = int8 ? Reference.quantize(x, tokens, h) : NONE;
+        QuantizedTokens a2 = int8 ? Reference.quantize(act, pairs, i) : NONE;
+        double[] gemm1 = int8
+                ? Reference.gemm(
+                        new QuantizedTokens(given.a1(), given.a1Scales()), k, given.topkIds(), experts.w13())
+                : Reference.gemm(x, k, given.topkIds(), experts.w13());
+        double[] gemm2 = int8
+                ? Reference.gemm(new QuantizedTokens(given.a2(), given.a2Scales()), 1, given.topkIds(), experts.w2())
+                : Reference.gemm(act, 1, given.topkIds(), experts.w2());
+        return new StageValues(
+                given.logits(),
+                routing.ids(),
+                narrow(routing.weights()),
+                a1.values(),
+                a1.scales(),
+                narrow(gemm1),
+                narrow(Reference.siluAndMul(Reference.widen(given.gemm1()), pairs, i)),
+                a2.values(),
+                a2.scales(),
+                narrow(Reference.weigh(gemm2, Reference.widen(given.topkWeights()))),
+                narrow(Reference.combine(Reference.widen(given.gemm2()), tokens, k, h)));
+    }
+
+    private static final QuantizedTokens NONE = new QuantizedTokens(new byte[0], new float[0]);
+
+    private static float[] narrow(double[] values) {
+        float[] floats = new float[values.length];
+        for (int i = 0; i < values.length; i++) {
+            floats[i] = (float) values[i];
+        }
+        return floats;
+    }
+
+    /** Needs no turn-taking: the reference keeps nothing between calls. */
+    private static final class Kernel implements MoeKernel {
+        private final Int8Experts experts;
+
+        Kernel(Int8Experts experts) {
+            this.experts = experts;
+        }
+
+        @Override
+        public void forward(
+                MemorySegment hidden, int tokens, MemorySegment output, @Nullable ChosenExperts chosen) {
+            int values = tokens * experts.config().hiddenDim();
+            float[] in = new float[values];
+            MemorySegment.copy(hidden, ValueLayout.JAVA_FLOAT_UNALIGNED, 0, in, 0, values);
+            Stages stages = Reference.forward(experts, in, tokens);
+            float[] out = narrow(stages.output());
+            MemorySegment.copy(out, 0, output, ValueLayout.JAVA_FLOAT_UNALIGNED, 0, values);
+            if (chosen != null) {
+                Routing routing = stages.routing();
+                System.arraycopy(routing.ids(), 0, chosen.ids(), 0, routing.ids().length);
+                System.arraycopy(narrow(routing.weights()), 0, chosen.weights(), 0, routing.weights().length);
+            }
+        }
+
+        @Override
+        public String device() {
+            return "cpu (float64 reference)";
+        }
+
+        @Override
+        public long deviceBytes() {
+            return experts.bytes();
+        }
+
+        @Override
+        public void close() {
+            experts.close();
+        }
+    }
+}
