@@ -4,6 +4,7 @@ import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.nio.file.Path;
+import java.util.concurrent.locks.ReentrantReadWriteLock;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.checkpoint.MoeCheckpoint;
 import org.tornadomoe.config.FusedMoeConfig;
@@ -33,7 +34,11 @@ public final class MoeLayer implements AutoCloseable {
     private final Int8Scheme scheme;
     private final Selection selection;
     private final MoeKernel kernel;
-    private volatile boolean closed;
+
+    /** Calls hold the read lock, so that closing waits for those under way. */
+    private final ReentrantReadWriteLock inUse = new ReentrantReadWriteLock();
+
+    private boolean closed;
 
     private MoeLayer(FusedMoeConfig config, Int8Scheme scheme, Selection selection, MoeKernel kernel) {
         this.config = config;
@@ -125,7 +130,7 @@ public final class MoeLayer implements AutoCloseable {
             MemorySegment in = arena.allocate(4L * values, 16);
             MemorySegment out = arena.allocate(4L * values, 16);
             MemorySegment.copy(hidden, 0, in, ValueLayout.JAVA_FLOAT, 0, values);
-            kernel.forward(in, tokens, out, chosen);
+            run(in, tokens, out, chosen);
             MemorySegment.copy(out, ValueLayout.JAVA_FLOAT, 0, output, 0, values);
         }
     }
@@ -139,13 +144,22 @@ public final class MoeLayer implements AutoCloseable {
             throw new IllegalArgumentException("output: expected memory that can be written, got a read-only segment");
         }
         check(tokens, hidden.byteSize() / 4, output.byteSize() / 4, chosen);
-        kernel.forward(hidden, tokens, output, chosen);
+        run(hidden, tokens, output, chosen);
+    }
+
+    private void run(MemorySegment hidden, int tokens, MemorySegment output, @Nullable ChosenExperts chosen) {
+        inUse.readLock().lock();
+        try {
+            if (closed) {
+                throw new IllegalStateException("the layer is closed");
+            }
+            kernel.forward(hidden, tokens, output, chosen);
+        } finally {
+            inUse.readLock().unlock();
+        }
     }
 
     private void check(int tokens, long hidden, long output, @Nullable ChosenExperts chosen) {
-        if (closed) {
-            throw new IllegalStateException("the layer is closed");
-        }
         if (tokens < 1 || tokens > config.maxNumTokens()) {
             throw new IllegalArgumentException("tokens: expected 1 to " + config.maxNumTokens()
                     + " (the layer was loaded for so many: MoeOptions.maxTokens), got " + tokens);
@@ -199,7 +213,14 @@ public final class MoeLayer implements AutoCloseable {
     /** Frees everything, after the calls that are under way. A second call does nothing. */
     @Override
     public void close() {
-        closed = true;
-        kernel.close();
+        inUse.writeLock().lock();
+        try {
+            if (!closed) {
+                closed = true;
+                kernel.close();
+            }
+        } finally {
+            inUse.writeLock().unlock();
+        }
     }
 }

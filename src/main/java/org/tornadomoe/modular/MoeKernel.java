@@ -24,7 +24,7 @@ public interface MoeKernel extends AutoCloseable {
     /** Bytes of device memory held, the weights included. */
     long deviceBytes();
 
-    /** Frees what it holds. A second call does nothing; a call while another runs waits for that one. */
+    /** Frees what it holds. The layer that owns the kernel calls it once, when nothing runs any more and nothing will. */
     @Override
     void close();
 }

@@ -29,7 +29,6 @@ final class TornadoMoeKernel implements MoeKernel {
     private final LayerArrays arrays;
     private final Stage.Graph graph;
     private final TornadoExecutionPlan plan;
-    private boolean closed;
 
     private TornadoMoeKernel(Device device, LayerArrays arrays, Stage.Graph graph, TornadoExecutionPlan plan) {
         this.device = device;
@@ -57,6 +56,8 @@ final class TornadoMoeKernel implements MoeKernel {
                             DataTransferMode.UNDER_DEMAND, arrays.output, arrays.topkIds, arrays.topkWeights);
             TornadoExecutionPlan plan = new TornadoExecutionPlan(graph.tasks().snapshot());
             plan.withDevice(device.tornado()).withGridScheduler(graph.grids());
+            // Here and not in the first call, so that a kernel that can't be compiled is an error of loading.
+            plan.withPreCompilation();
             return new TornadoMoeKernel(device, arrays, graph, plan);
         } catch (RuntimeException | LinkageError failure) {
             throw failed("building the layer's task graph", device, failure);
@@ -67,9 +68,6 @@ final class TornadoMoeKernel implements MoeKernel {
     public void forward(MemorySegment hidden, int tokens, MemorySegment output, @Nullable ChosenExperts chosen) {
         turn.lock();
         try {
-            if (closed) {
-                throw new IllegalStateException("the layer is closed");
-            }
             long values = (long) tokens * arrays.config.hiddenDim();
             MemorySegment.copy(hidden, 0, arrays.hidden.getSegment(), 0, 4 * values);
             arrays.header.set(0, tokens);
@@ -128,16 +126,10 @@ final class TornadoMoeKernel implements MoeKernel {
 
     @Override
     public void close() {
-        turn.lock();
         try {
-            if (!closed) {
-                closed = true;
-                plan.close();
-            }
-        } catch (TornadoExecutionPlanException failure) {
+            plan.close();
+        } catch (TornadoExecutionPlanException | RuntimeException failure) {
             throw failed("freeing the layer's device memory", device, failure);
-        } finally {
-            turn.unlock();
         }
     }
 }
