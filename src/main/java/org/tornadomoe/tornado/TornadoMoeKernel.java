@@ -13,6 +13,7 @@ import uk.ac.manchester.tornado.api.DataRange;
 import uk.ac.manchester.tornado.api.TornadoExecutionPlan;
 import uk.ac.manchester.tornado.api.TornadoExecutionResult;
 import uk.ac.manchester.tornado.api.enums.DataTransferMode;
+import uk.ac.manchester.tornado.api.enums.ProfilerMode;
 import uk.ac.manchester.tornado.api.exceptions.TornadoExecutionPlanException;
 import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
 
@@ -69,10 +70,7 @@ final class TornadoMoeKernel implements MoeKernel {
         turn.lock();
         try {
             long values = (long) tokens * arrays.config.hiddenDim();
-            MemorySegment.copy(hidden, 0, arrays.hidden.getSegment(), 0, 4 * values);
-            arrays.header.set(0, tokens);
-            graph.resize(tokens);
-            TornadoExecutionResult result = execute();
+            TornadoExecutionResult result = execute(hidden, tokens);
             fetch(result, arrays.output, values);
             MemorySegment.copy(arrays.output.getSegment(), 0, output, 0, 4 * values);
             if (chosen != null) {
@@ -88,7 +86,26 @@ final class TornadoMoeKernel implements MoeKernel {
         }
     }
 
-    private TornadoExecutionResult execute() {
+    /**
+     * Runs the layer with TornadoVM's profiler on and leaves the result on the device.
+     *
+     * @return the profiler's log, a JSON object a run since the kernel was loaded
+     */
+    String profile(MemorySegment hidden, int tokens) {
+        turn.lock();
+        try {
+            plan.withProfiler(ProfilerMode.SILENT);
+            return execute(hidden, tokens).getProfilerResult().getProfileLog();
+        } finally {
+            plan.withoutProfiler();
+            turn.unlock();
+        }
+    }
+
+    private TornadoExecutionResult execute(MemorySegment hidden, int tokens) {
+        MemorySegment.copy(hidden, 0, arrays.hidden.getSegment(), 0, 4L * tokens * arrays.config.hiddenDim());
+        arrays.header.set(0, tokens);
+        graph.resize(tokens);
         try {
             return plan.execute();
         } catch (RuntimeException | LinkageError failure) {
