@@ -9,8 +9,8 @@ import org.jspecify.annotations.Nullable;
 import org.tornadomoe.checkpoint.MoeCheckpoint;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8Scheme;
-import org.tornadomoe.modular.MoeKernel;
 import org.tornadomoe.modular.ChosenExperts;
+import org.tornadomoe.modular.MoeKernel;
 import org.tornadomoe.oracle.Int8MoeOracle;
 import org.tornadomoe.oracle.Selection;
 import org.tornadomoe.quant.ExpertWeights;
@@ -175,8 +175,8 @@ public final class MoeLayer implements AutoCloseable {
 
     private void requireRoom(String name, long expected, long got) {
         if (got < expected) {
-            throw new IllegalArgumentException(name + ": expected at least " + expected + " floats (tokens x hidden size "
-                    + config.hiddenDim() + "), got " + got);
+            throw new IllegalArgumentException(name + ": expected at least " + expected
+                    + " floats (tokens x hidden size " + config.hiddenDim() + "), got " + got);
         }
     }
 

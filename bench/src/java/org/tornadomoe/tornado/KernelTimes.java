@@ -42,7 +42,8 @@ final class KernelTimes {
 
     private static final int RUNS = 15;
     private static final int WARM_UP = 3;
-    private static final Pattern TASK = Pattern.compile("\"moe\\.(\\w+)\": \\{[^}]*?\"TASK_KERNEL_TIME\" *: *\"(\\d+)\"");
+    private static final Pattern TASK =
+            Pattern.compile("\"moe\\.(\\w+)\": \\{[^}]*?\"TASK_KERNEL_TIME\" *: *\"(\\d+)\"");
 
     private KernelTimes() {}
 
@@ -120,7 +121,8 @@ final class KernelTimes {
             line.append(String.format(" %s %.1f", task.getKey(), median));
         }
         System.out.printf(
-                "%s %s M=%d: kernels %.1f us, call %.1f us;%s%n", device.id(), shape, tokens, total, median(wall), line);
+                "%s %s M=%d: kernels %.1f us, call %.1f us;%s%n",
+                device.id(), shape, tokens, total, median(wall), line);
         return String.format(
                 "{\"shape\": \"%s\", \"tokens\": %d, \"kernels\": %.1f, \"call\": %.1f%s}",
                 shape, tokens, total, median(wall), json);

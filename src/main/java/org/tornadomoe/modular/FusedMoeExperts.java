@@ -11,7 +11,8 @@ public interface FusedMoeExperts {
     String name();
 
     /** Why this class can't serve such a layer here, in one sentence that begins in lower case; null if it can. */
-    @Nullable String unsupported(FusedMoeConfig config, Int8Scheme scheme);
+    @Nullable
+    String unsupported(FusedMoeConfig config, Int8Scheme scheme);
 
     /**
      * Loads a layer. The weights are copied; they may be closed afterwards.

@@ -55,10 +55,15 @@ public final class Int8MoeOracle {
                 refusals.add(experts.name() + ": " + reason);
             }
             if (backend.equals("auto")) {
-                LOG.log(System.Logger.Level.INFO, "{0} can''t serve this layer: {1}", candidate, String.join("; ", refusals));
+                LOG.log(
+                        System.Logger.Level.INFO,
+                        "{0} can''t serve this layer: {1}",
+                        candidate,
+                        String.join("; ", refusals));
             }
         }
-        throw new UnsupportedOperationException("nothing supports this layer (" + scheme + "): " + String.join("; ", refusals));
+        throw new UnsupportedOperationException(
+                "nothing supports this layer (" + scheme + "): " + String.join("; ", refusals));
     }
 
     /**
@@ -80,7 +85,7 @@ public final class Int8MoeOracle {
     /** The device asked for, or the best: a GPU before a CPU, CUDA's own compiler before the others. */
     private static Stream<Device> chooseDevice(List<Device> devices, @Nullable String id) {
         if (id == null) {
-            return devices.stream().min(Comparator.comparing(Device::preference)).stream();
+            return devices.stream().min(Comparator.comparingInt(Device::preference)).stream();
         }
         List<Device> named = devices.stream()
                 .filter(d -> d.id().equals(id) || d.id().startsWith(id + ":"))

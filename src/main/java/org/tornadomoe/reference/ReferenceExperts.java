@@ -68,8 +68,7 @@ public final class ReferenceExperts implements FusedMoeExperts {
         QuantizedTokens a1 = int8 ? Reference.quantize(x, tokens, h) : NONE;
         QuantizedTokens a2 = int8 ? Reference.quantize(act, pairs, i) : NONE;
         double[] gemm1 = int8
-                ? Reference.gemm(
-                        new QuantizedTokens(given.a1(), given.a1Scales()), k, given.topkIds(), experts.w13())
+                ? Reference.gemm(new QuantizedTokens(given.a1(), given.a1Scales()), k, given.topkIds(), experts.w13())
                 : Reference.gemm(x, k, given.topkIds(), experts.w13());
         double[] gemm2 = int8
                 ? Reference.gemm(new QuantizedTokens(given.a2(), given.a2Scales()), 1, given.topkIds(), experts.w2())
@@ -107,8 +106,7 @@ public final class ReferenceExperts implements FusedMoeExperts {
         }
 
         @Override
-        public void forward(
-                MemorySegment hidden, int tokens, MemorySegment output, @Nullable ChosenExperts chosen) {
+        public void forward(MemorySegment hidden, int tokens, MemorySegment output, @Nullable ChosenExperts chosen) {
             int values = tokens * experts.config().hiddenDim();
             float[] in = new float[values];
             MemorySegment.copy(hidden, ValueLayout.JAVA_FLOAT_UNALIGNED, 0, in, 0, values);

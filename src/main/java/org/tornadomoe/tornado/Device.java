@@ -45,9 +45,11 @@ public record Device(
         int power = digits.isEmpty() ? -1 : "KMGT".indexOf(digits.charAt(digits.length() - 1)) + 1;
         try {
             return Math.multiplyExact(
-                    Long.parseLong(power > 0 ? digits.substring(0, digits.length() - 1) : digits), 1L << (10 * Math.max(0, power)));
+                    Long.parseLong(power > 0 ? digits.substring(0, digits.length() - 1) : digits),
+                    1L << (10 * Math.max(0, power)));
         } catch (ArithmeticException | NumberFormatException e) {
-            throw new IllegalArgumentException("tornado.device.memory: expected a size such as 40GB, got '" + size + "'", e);
+            throw new IllegalArgumentException(
+                    "tornado.device.memory: expected a size such as 40GB, got '" + size + "'", e);
         }
     }
 

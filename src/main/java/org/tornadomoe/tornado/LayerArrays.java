@@ -208,8 +208,8 @@ final class LayerArrays {
                     sizes.entrySet().stream().max(Map.Entry.comparingByValue()).orElseThrow();
             throw new InsufficientMemoryException(
                     String.format(
-                            "the layer needs %,d bytes of device memory and there are %,d; the largest part is %s with %,d."
-                                    + " What helps: fewer tokens a call, a part of the layer (expert or tensor"
+                            "the layer needs %,d bytes of device memory and there are %,d; the largest part is %s with"
+                                    + " %,d. What helps: fewer tokens a call, a part of the layer (expert or tensor"
                                     + " parallelism), or, if the device has more, -Dtornado.device.memory",
                             needed, available, largest.getKey(), 4 * largest.getValue()),
                     needed,
@@ -235,20 +235,22 @@ final class LayerArrays {
         long rowBytes = from.rowBytes();
         int tile = 64;
         int tilesPerExpert = (rows + tile - 1) / tile;
-        IntStream.range(0, Math.multiplyExact(from.experts(), tilesPerExpert)).parallel().forEach(t -> {
-            int expert = t / tilesPerExpert;
-            int first = t % tilesPerExpert * tile;
-            int last = Math.min(first + tile, rows);
-            long source = (long) expert * rows * rowBytes;
-            long target = (long) expert * kInts * rows;
-            for (int k = 0; k < kInts; k++) {
-                for (int row = first; row < last; row++) {
-                    // A row's bytes past its columns are zero, up to the 16 that it is rounded to.
-                    int word = values.get(ValueLayout.JAVA_INT, source + row * rowBytes + 4L * k);
-                    packed.setAtIndex(ValueLayout.JAVA_INT, target + (long) k * rows + row, word);
-                }
-            }
-        });
+        IntStream.range(0, Math.multiplyExact(from.experts(), tilesPerExpert))
+                .parallel()
+                .forEach(t -> {
+                    int expert = t / tilesPerExpert;
+                    int first = t % tilesPerExpert * tile;
+                    int last = Math.min(first + tile, rows);
+                    long source = (long) expert * rows * rowBytes;
+                    long target = (long) expert * kInts * rows;
+                    for (int k = 0; k < kInts; k++) {
+                        for (int row = first; row < last; row++) {
+                            // A row's bytes past its columns are zero, up to the 16 that it is rounded to.
+                            int word = values.get(ValueLayout.JAVA_INT, source + row * rowBytes + 4L * k);
+                            packed.setAtIndex(ValueLayout.JAVA_INT, target + (long) k * rows + row, word);
+                        }
+                    }
+                });
         copy(from.scales(), scales);
     }
 

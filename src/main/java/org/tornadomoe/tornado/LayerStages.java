@@ -14,7 +14,7 @@ import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
 import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 
 /**
- * The kernels of a layer, in the order of a forward pass: {@link #route}, {@link #align}, {@link #quantizeTokens}, {@link
+ * The kernels of a layer, in the order of a forward pass: {@link #logits}, {@link #topK}, {@link #align}, {@link #quantizeTokens}, {@link
  * #gateUp}, {@link #activate}, {@link #quantizePairs}, {@link #down}, {@link #combine}. Each is a list, empty where the
  * layer has no such step.
  */
@@ -57,7 +57,15 @@ final class LayerStages {
                 m -> Math.multiplyExact(m, e),
                 m -> 1,
                 g -> g.task(
-                        "routerLogits", RouterKernels::routerLogits, context, a.header, a.hidden, a.router, a.logits, h, e),
+                        "routerLogits",
+                        RouterKernels::routerLogits,
+                        context,
+                        a.header,
+                        a.hidden,
+                        a.router,
+                        a.logits,
+                        h,
+                        e),
                 List.of(a.header, a.hidden, a.router),
                 List.of(a.logits)));
     }
@@ -207,7 +215,8 @@ final class LayerStages {
                 CombineKernels.GROUP,
                 m -> elementGroups(m * k, i),
                 m -> 1,
-                g -> g.task("activate", CombineKernels::siluAndMultiply, context, a.header, a.gateUp, a.activated, k, i),
+                g -> g.task(
+                        "activate", CombineKernels::siluAndMultiply, context, a.header, a.gateUp, a.activated, k, i),
                 List.of(a.header, a.gateUp),
                 List.of(a.activated)));
     }

@@ -135,8 +135,7 @@ final class StageRun {
         int rowBytes = (cols + 3) / 4 * 4;
         into.getSegment().fill((byte) 0);
         for (int row = 0; row < rows; row++) {
-            MemorySegment.copy(
-                    from, row * cols, into.getSegment(), ValueLayout.JAVA_BYTE, (long) row * rowBytes, cols);
+            MemorySegment.copy(from, row * cols, into.getSegment(), ValueLayout.JAVA_BYTE, (long) row * rowBytes, cols);
         }
     }
 

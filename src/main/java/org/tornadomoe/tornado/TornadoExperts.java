@@ -25,7 +25,8 @@ public record TornadoExperts(Device device, boolean dp4a) implements FusedMoeExp
     @Override
     public @Nullable String unsupported(FusedMoeConfig config, Int8Scheme scheme) {
         if (TornadoHome.current().kind() == TornadoHome.Kind.SDK && !TornadoHome.bailoutsAreErrors()) {
-            return "TornadoVM would hide kernels that fail to compile: start the JVM with -Dtornado.recover.bailout=False";
+            return "TornadoVM would hide kernels that fail to compile: start the JVM with"
+                    + " -Dtornado.recover.bailout=False";
         }
         if (dp4a && !device.dp4a()) {
             return device + " has no dp4a: TornadoVM compiles it for PTX and CUDA only";
@@ -34,7 +35,8 @@ public record TornadoExperts(Device device, boolean dp4a) implements FusedMoeExp
             return "dp4a multiplies int8 by int8, and " + scheme + " keeps activations in float";
         }
         if (device.maxGroup() > 0 && device.maxGroup() < AlignKernels.SCAN_GROUP) {
-            return device + " takes work-groups of " + device.maxGroup() + " and the kernels need " + AlignKernels.SCAN_GROUP;
+            return device + " takes work-groups of " + device.maxGroup() + " and the kernels need "
+                    + AlignKernels.SCAN_GROUP;
         }
         return null;
     }

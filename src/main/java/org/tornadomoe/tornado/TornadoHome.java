@@ -16,7 +16,8 @@ import uk.ac.manchester.tornado.api.runtime.TornadoRuntimeProvider;
  * @param devices what can run a layer, in the runtime's order; empty if nothing works
  * @param note what a user should know: why the SDK isn't used although there is one, or what is missing; null if nothing
  */
-public record TornadoHome(Kind kind, List<Device> devices, @Nullable String note) {
+public record TornadoHome(
+        Kind kind, List<Device> devices, @Nullable String note) {
     /** The three homes. */
     public enum Kind {
         /** TornadoVM itself: kernels are compiled for the device. */
@@ -51,7 +52,9 @@ public record TornadoHome(Kind kind, List<Device> devices, @Nullable String note
                 TornadoVMBackendType type = runtime.getBackendType(b);
                 if (type == TornadoVMBackendType.JAVA) {
                     return new TornadoHome(
-                            Kind.INTERPRETER, List.of(Device.of(backend.getDevice(0), type, 0)), interpreterNote(sdkDirectory));
+                            Kind.INTERPRETER,
+                            List.of(Device.of(backend.getDevice(0), type, 0)),
+                            interpreterNote(sdkDirectory));
                 }
                 for (int d = 0; d < backend.getNumDevices(); d++) {
                     devices.add(Device.of(backend.getDevice(d), type, d));
@@ -68,8 +71,9 @@ public record TornadoHome(Kind kind, List<Device> devices, @Nullable String note
     private static @Nullable String interpreterNote(@Nullable String sdkDirectory) {
         return sdkDirectory == null || sdkDirectory.isBlank()
                 ? "no TornadoVM SDK (TORNADOVM_HOME is not set): running on the interpreter"
-                : "TornadoVM's SDK is at " + sdkDirectory + ", but this JVM was started without its argument file (java @"
-                        + sdkDirectory + "/tornado-argfile ...): running on the interpreter";
+                : "TornadoVM's SDK is at " + sdkDirectory
+                        + ", but this JVM was started without its argument file (java @" + sdkDirectory
+                        + "/tornado-argfile ...): running on the interpreter";
     }
 
     /**
@@ -79,7 +83,8 @@ public record TornadoHome(Kind kind, List<Device> devices, @Nullable String note
     private static @Nullable String bailoutNote() {
         return bailoutsAreErrors()
                 ? null
-                : "TornadoVM would hide kernels that fail to compile: start the JVM with -Dtornado.recover.bailout=False";
+                : "TornadoVM would hide kernels that fail to compile: start the JVM with"
+                        + " -Dtornado.recover.bailout=False";
     }
 
     /** Whether a kernel that can't be compiled is an exception in this JVM. */
@@ -93,15 +98,17 @@ public record TornadoHome(Kind kind, List<Device> devices, @Nullable String note
             root = root.getCause();
         }
         String message = String.valueOf(root.getMessage());
-        if (root instanceof ClassNotFoundException || (root instanceof NoClassDefFoundError && message.contains("tornado"))) {
-            return "TornadoVM's API is not on the class path: add the tornado-moe interpreter jar, or start the JVM with the"
-                    + " SDK's argument file (java @$TORNADOVM_HOME/tornado-argfile ...)";
+        if (root instanceof ClassNotFoundException
+                || (root instanceof NoClassDefFoundError && message.contains("tornado"))) {
+            return "TornadoVM's API is not on the class path: add the tornado-moe interpreter jar, or start the JVM"
+                    + " with the SDK's argument file (java @$TORNADOVM_HOME/tornado-argfile ...)";
         }
         if (message.contains("argfile")) {
             return "TornadoVM's API is on the class path, but this JVM was started without its argument file (java"
                     + " @$TORNADOVM_HOME/tornado-argfile ...)";
         }
         return "TornadoVM's SDK failed to start, most likely because a driver is missing: "
-                + root.getClass().getSimpleName() + ": " + message.lines().findFirst().orElse("");
+                + root.getClass().getSimpleName() + ": "
+                + message.lines().findFirst().orElse("");
     }
 }

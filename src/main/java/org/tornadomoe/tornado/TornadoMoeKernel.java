@@ -5,9 +5,9 @@ import java.lang.foreign.ValueLayout;
 import java.util.concurrent.locks.ReentrantLock;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeConfig;
+import org.tornadomoe.modular.ChosenExperts;
 import org.tornadomoe.modular.MoeExecutionException;
 import org.tornadomoe.modular.MoeKernel;
-import org.tornadomoe.modular.ChosenExperts;
 import org.tornadomoe.quant.Int8Experts;
 import uk.ac.manchester.tornado.api.DataRange;
 import uk.ac.manchester.tornado.api.TornadoExecutionPlan;
@@ -53,8 +53,7 @@ final class TornadoMoeKernel implements MoeKernel {
                     .transferToDevice(DataTransferMode.EVERY_EXECUTION, arrays.header, arrays.hidden);
             graph.addTasks();
             graph.tasks()
-                    .transferToHost(
-                            DataTransferMode.UNDER_DEMAND, arrays.output, arrays.topkIds, arrays.topkWeights);
+                    .transferToHost(DataTransferMode.UNDER_DEMAND, arrays.output, arrays.topkIds, arrays.topkWeights);
             TornadoExecutionPlan plan = new TornadoExecutionPlan(graph.tasks().snapshot());
             plan.withDevice(device.tornado()).withGridScheduler(graph.grids());
             // Here and not in the first call, so that a kernel that can't be compiled is an error of loading.
@@ -127,7 +126,7 @@ final class TornadoMoeKernel implements MoeKernel {
         while (root.getCause() != null) {
             root = root.getCause();
         }
-        String cause = root == failure ? "" : " (" + root + ")";
+        String cause = failure.getCause() == null ? "" : " (" + root + ")";
         return new MoeExecutionException(doing + " on " + device + ": " + failure.getMessage() + cause, failure);
     }
 

@@ -23,12 +23,7 @@ public final class CombineKernels {
      * @param activated [P, I], written
      */
     public static void siluAndMultiply(
-            KernelContext ctx,
-            IntArray header,
-            FloatArray gateUp,
-            FloatArray activated,
-            int topK,
-            int intermediate) {
+            KernelContext ctx, IntArray header, FloatArray gateUp, FloatArray activated, int topK, int intermediate) {
         int index = ctx.globalIdx;
         int pair = index / intermediate;
         if (pair < header.get(0) * topK) {
