@@ -5,6 +5,7 @@ import java.lang.foreign.ValueLayout;
 import java.lang.invoke.VarHandle;
 import java.lang.reflect.Array;
 import uk.ac.manchester.tornado.api.enums.MMAShape;
+import uk.ac.manchester.tornado.api.interpreter.CheckedMemory;
 import uk.ac.manchester.tornado.api.interpreter.ElementIndexException;
 import uk.ac.manchester.tornado.api.interpreter.WorkItem;
 import uk.ac.manchester.tornado.api.types.HalfFloat;
@@ -148,9 +149,12 @@ public class KernelContext {
         return warpMember().broadcastFirst(val);
     }
 
-    private static MemorySegment checked(TornadoNativeArray array, int index) {
+    private MemorySegment checked(TornadoNativeArray array, int index) {
         if (index < 0 || index >= array.getSize()) {
             throw new ElementIndexException(array, index, array.getSize());
+        }
+        if (item != null) {
+            item.updates(array, index);
         }
         return array.getSegmentWithHeader();
     }
@@ -161,10 +165,10 @@ public class KernelContext {
 
     /** Adds to an element of local memory. */
     public void atomicAdd(int[] array, int index, int val) {
-        if (index < 0 || index >= array.length) {
-            throw new ElementIndexException(array, index, array.length);
+        CheckedMemory.store(array, index, CheckedMemory.load(array, index) + val);
+        if (item != null) {
+            item.updates(array, index);
         }
-        array[index] += val;
     }
 
     public void atomicAdd(LongArray array, int index, long val) {
@@ -240,7 +244,7 @@ public class KernelContext {
         return fragment;
     }
 
-    private static void put(byte[] fragment, int at, int[] tile, int index) {
+    private void put(byte[] fragment, int at, int[] tile, int index) {
         int word = warpRead(tile, index);
         fragment[at] = (byte) word;
         fragment[at + 1] = (byte) (word >> 8);
@@ -262,11 +266,10 @@ public class KernelContext {
         return fragment;
     }
 
-    private static int warpRead(int[] tile, int index) {
-        if (index < 0 || index >= tile.length) {
-            throw new ElementIndexException(tile, index, tile.length);
-        }
-        return tile[index];
+    private int warpRead(int[] tile, int index) {
+        int word = CheckedMemory.load(tile, index);
+        item.reads(tile, index);
+        return word;
     }
 
     private static int intOffset(int byteOffset) {
@@ -300,10 +303,15 @@ public class KernelContext {
     /** Stores a 16x8 tile at (row, col) of a row-major matrix of stride columns. */
     public void mmaStoreInt(int[] fragD, IntArray out, int row, int col, int stride) {
         int at = (row + lane() / 4) * stride + col + lane() % 4 * 2;
-        out.set(at, fragD[0]);
-        out.set(at + 1, fragD[1]);
-        out.set(at + 8 * stride, fragD[2]);
-        out.set(at + 8 * stride + 1, fragD[3]);
+        store(out, at, fragD[0]);
+        store(out, at + 1, fragD[1]);
+        store(out, at + 8 * stride, fragD[2]);
+        store(out, at + 8 * stride + 1, fragD[3]);
+    }
+
+    private void store(IntArray out, int index, int value) {
+        out.set(index, value);
+        item.writes(out, index);
     }
 
     /**
@@ -321,6 +329,9 @@ public class KernelContext {
         if (item == null) {
             dstTile[dstIndex] = value;
         } else {
+            for (int i = 0; i < 4; i++) {
+                item.reads(src, srcIndex + i);
+            }
             item.copyAsync(dstTile, dstIndex, value);
         }
     }

@@ -63,4 +63,11 @@ record Grid(int[] global, int[] local, int[] offset) {
     long groups() {
         return (long) groups(0) * groups(1) * groups(2);
     }
+
+    /** The place of a group in the grid; x counts fastest. */
+    int[] group(long number) {
+        return new int[] {
+            (int) (number % groups(0)), (int) (number / groups(0) % groups(1)), (int) (number / groups(0) / groups(1))
+        };
+    }
 }

@@ -12,6 +12,8 @@ abstract class Group implements AutoCloseable {
     final Integer[] localSize = new Integer[3];
     private final List<LocalArray> locals = new ArrayList<>();
     long index;
+    /** Barriers the group has passed. */
+    int phase;
 
     Group(Launch launch) {
         this.launch = launch;
@@ -21,14 +23,18 @@ abstract class Group implements AutoCloseable {
         }
     }
 
-    /** Runs the group of this number; x counts fastest. */
+    /** Runs the group of this number. */
     final void run(long number) {
-        Grid grid = launch.grid;
         index = number;
-        id[0] = (int) (number % grid.groups(0));
-        id[1] = (int) (number / grid.groups(0) % grid.groups(1));
-        id[2] = (int) (number / grid.groups(0) / grid.groups(1));
+        int[] place = launch.grid.group(number);
+        for (int d = 0; d < 3; d++) {
+            id[d] = place[d];
+        }
         locals.clear();
+        phase = 0;
+        if (launch.races != null) {
+            launch.races.clearLocals();
+        }
         runItems();
     }
 
@@ -46,24 +52,35 @@ abstract class Group implements AutoCloseable {
     /** The array that the work-items of the group share; they allocate in the same order. */
     Object local(int ordinal, Class<?> component, int length) {
         if (ordinal == locals.size()) {
-            locals.add(new LocalArray(Array.newInstance(component, length), length, "local array " + (ordinal + 1)));
+            Object array = Array.newInstance(component, length);
+            locals.add(new LocalArray(array, length, "local array " + (ordinal + 1)));
+            if (launch.races != null) {
+                launch.races.addLocal(array, length);
+            }
         }
         LocalArray local = locals.get(ordinal);
-        if (local.length() != length || local.array().getClass().getComponentType() != component) {
-            throw new Fault(local.name() + ": expected " + local.length() + " elements of type "
-                    + local.array().getClass().getComponentType() + " as the group's other work-items allocated, got "
-                    + length + " of " + component);
+        Class<?> type = local.array.getClass().getComponentType();
+        if (local.length != length || type != component) {
+            throw new Fault(local.name() + ": other work-items of the group allocated " + local.length + " of "
+                    + type.getSimpleName() + " here, this one " + length + " of " + component.getSimpleName());
         }
-        return local.array();
+        return local.array;
     }
 
     @SuppressWarnings("ReferenceEquality") // two arrays are not one
     LocalArray find(Object array) {
         for (LocalArray local : locals) {
-            if (local.array() == array) {
+            if (local.array == array) {
                 return local;
             }
         }
         return null;
+    }
+
+    void name(Object array, String name) {
+        LocalArray local = find(array);
+        if (local != null) {
+            local.name(name);
+        }
     }
 }

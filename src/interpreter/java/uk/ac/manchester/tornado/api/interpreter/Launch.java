@@ -13,6 +13,9 @@ final class Launch {
     final Function<WorkItem, KernelContext> contexts;
     private final Object[] arguments;
     private final int context;
+    /** The accesses so far, or null: races are not looked for. */
+    final Races races;
+
     private final AtomicLong next = new AtomicLong();
     private volatile boolean cancelled;
     private long failedGroup;
@@ -24,17 +27,21 @@ final class Launch {
             Grid grid,
             Function<WorkItem, KernelContext> contexts,
             Object[] arguments,
-            int context) {
+            int context,
+            boolean races) {
         this.task = task;
         this.kernel = kernel;
         this.grid = grid;
         this.contexts = contexts;
         this.arguments = arguments;
         this.context = context;
+        this.races = races ? new Races(arguments, grid.groupSize()) : null;
     }
 
     void run() {
-        int threads = (int) Math.min(grid.groups(), Runtime.getRuntime().availableProcessors());
+        int threads = races != null
+                ? 1
+                : (int) Math.min(grid.groups(), Runtime.getRuntime().availableProcessors());
         if (threads == 1) {
             work();
         } else {
@@ -80,6 +87,22 @@ final class Launch {
                 group.run(index);
             }
         }
+    }
+
+    /** A work-item's global id and its group, for messages. */
+    String position(long group, int linear) {
+        int[] local = grid.local();
+        int[] in = {linear % local[0], linear / local[0] % local[1], linear / local[0] / local[1]};
+        int[] of = grid.group(group);
+        int[] global = new int[3];
+        for (int d = 0; d < 3; d++) {
+            global[d] = grid.offset()[d] + of[d] * local[d] + in[d];
+        }
+        return place(global) + " of group " + place(of);
+    }
+
+    private static String place(int[] at) {
+        return "(" + at[0] + ", " + at[1] + ", " + at[2] + ")";
     }
 
     boolean cancelled() {

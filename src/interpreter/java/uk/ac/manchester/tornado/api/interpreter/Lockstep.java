@@ -89,6 +89,7 @@ final class Lockstep extends Group {
         public void run() {
             do {
                 item = new WorkItem(Lockstep.this, number);
+                WorkItem.enter(item);
                 try {
                     if (!failed) {
                         body.run(launch.contexts.apply(item));
@@ -172,6 +173,7 @@ final class Lockstep extends Group {
         }
         if (firstIn(State.DONE) < 0 && firstIn(State.IN_COLLECTIVE) < 0) {
             Arrays.fill(states, State.READY);
+            phase++;
             return lanes[0];
         }
         reportDivergence();

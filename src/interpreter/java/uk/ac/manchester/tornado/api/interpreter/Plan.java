@@ -29,10 +29,11 @@ public final class Plan {
         }
 
         Kernel kernel(Task task) {
-            return kernels.computeIfAbsent(task, Kernel::of);
+            return kernels.computeIfAbsent(task, t -> Kernel.of(t, races));
         }
     }
 
+    private final boolean races = Boolean.getBoolean("tornadomoe.interpreter.races");
     private final DeviceMemory memory = new DeviceMemory();
     private final List<State> states = new ArrayList<>();
     private final Function<WorkItem, KernelContext> contexts;
@@ -105,7 +106,7 @@ public final class Plan {
     public synchronized void prepare() {
         checkOpen();
         for (State state : selected) {
-            state.graph.tasks.forEach(state::kernel);
+            state.graph.tasks.stream().filter(task -> task.context() >= 0).forEach(state::kernel);
         }
     }
 
@@ -206,7 +207,7 @@ public final class Plan {
         }
         String key = key(state, task);
         if (grid != null) {
-            new Launch(key, state.kernel(task), grid, contexts, arguments, task.context()).run();
+            new Launch(key, state.kernel(task), grid, contexts, arguments, task.context(), races).run();
             return;
         }
         try {

@@ -14,12 +14,14 @@ final class Sequence extends Group {
         int size = launch.grid.groupSize();
         for (int i = 0; i < size && !launch.cancelled(); i++) {
             WorkItem item = new WorkItem(this, i);
+            WorkItem.enter(item);
             try {
                 body.run(launch.contexts.apply(item));
             } catch (Throwable t) {
                 launch.fail(item, t);
             }
         }
+        WorkItem.enter(null);
     }
 
     @Override

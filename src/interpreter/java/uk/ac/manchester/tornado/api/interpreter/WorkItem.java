@@ -14,6 +14,8 @@ public final class WorkItem {
         }
     }
 
+    private static final ThreadLocal<WorkItem> CURRENT = new ThreadLocal<>();
+
     final Group group;
     /** Number within the group; x counts fastest. */
     final int linear;
@@ -28,6 +30,37 @@ public final class WorkItem {
     WorkItem(Group group, int linear) {
         this.group = group;
         this.linear = linear;
+    }
+
+    /** The work-item this thread runs, or null. */
+    static WorkItem current() {
+        return CURRENT.get();
+    }
+
+    /** Says that this thread runs this work-item, or with null none. */
+    static void enter(WorkItem item) {
+        CURRENT.set(item);
+    }
+
+    /** Tells that this work-item reads an element, where races are looked for. */
+    public void reads(Object array, int index) {
+        if (group.launch.races != null) {
+            group.launch.races.read(this, array, index);
+        }
+    }
+
+    /** Tells that this work-item writes an element, where races are looked for. */
+    public void writes(Object array, int index) {
+        if (group.launch.races != null) {
+            group.launch.races.write(this, array, index, false);
+        }
+    }
+
+    /** Tells that this work-item changes an element atomically, where races are looked for. */
+    public void updates(Object array, int index) {
+        if (group.launch.races != null) {
+            group.launch.races.write(this, array, index, true);
+        }
     }
 
     public Integer groupId(int dimension) {
@@ -58,8 +91,7 @@ public final class WorkItem {
 
     /** Global id and group, for messages. */
     String position() {
-        return "(" + globalId(0) + ", " + globalId(1) + ", " + globalId(2) + ") of group (" + groupId(0) + ", "
-                + groupId(1) + ", " + groupId(2) + ")";
+        return group.launch.position(group.index, linear);
     }
 
     public void barrier() {
@@ -88,9 +120,9 @@ public final class WorkItem {
     }
 
     public void copyAsync(int[] into, int index, int value) {
-        if (index < 0 || index >= into.length) {
-            throw new ElementIndexException(into, index, into.length);
-        }
+        CheckedMemory.checkIndex(into, into.length, index);
+        CheckedMemory.poison(into, index);
+        writes(into, index);
         issued.add(new AsyncCopy(into, index, value));
     }
 
@@ -103,7 +135,8 @@ public final class WorkItem {
     public void awaitCopies(int remaining) {
         while (committed.size() > remaining) {
             for (AsyncCopy copy : committed.remove()) {
-                copy.into[copy.index] = copy.value;
+                CheckedMemory.store(copy.into, copy.index, copy.value);
+                writes(copy.into, copy.index);
             }
         }
     }

@@ -1,0 +1,184 @@
+package uk.ac.manchester.tornado.api.interpreter;
+
+import java.lang.classfile.ClassBuilder;
+import java.lang.classfile.ClassElement;
+import java.lang.classfile.ClassTransform;
+import java.lang.classfile.CodeBuilder;
+import java.lang.classfile.CodeElement;
+import java.lang.classfile.CodeModel;
+import java.lang.classfile.CodeTransform;
+import java.lang.classfile.Label;
+import java.lang.classfile.MethodModel;
+import java.lang.classfile.MethodTransform;
+import java.lang.classfile.Opcode;
+import java.lang.classfile.TypeKind;
+import java.lang.classfile.instruction.ArrayLoadInstruction;
+import java.lang.classfile.instruction.ArrayStoreInstruction;
+import java.lang.classfile.instruction.InvokeInstruction;
+import java.lang.classfile.instruction.LabelTarget;
+import java.lang.classfile.instruction.LocalVariable;
+import java.lang.classfile.instruction.StoreInstruction;
+import java.lang.classfile.instruction.TypeCheckInstruction;
+import java.lang.constant.ClassDesc;
+import java.lang.constant.ConstantDescs;
+import java.lang.constant.MethodTypeDesc;
+import java.util.Arrays;
+import java.util.HashMap;
+import java.util.HashSet;
+import java.util.List;
+import java.util.Map;
+import java.util.Set;
+import uk.ac.manchester.tornado.api.KernelContext;
+
+/**
+ * Rewrites a class so that its loads from and stores to arrays go through the static methods of another, and that local
+ * arrays are told the name of the variable they are first stored in.
+ */
+final class Checks implements ClassTransform {
+    private static final ClassDesc CONTEXT =
+            KernelContext.class.describeConstable().orElseThrow();
+    private static final ClassDesc BYTES = ConstantDescs.CD_byte.arrayType();
+    private static final String ARRAYS = "uk.ac.manchester.tornado.api.types.arrays";
+
+    private final ClassDesc memory;
+    private final Set<String> provided = new HashSet<>();
+
+    /** With the class whose static methods do the accesses. */
+    Checks(Class<?> memory) {
+        this.memory = memory.describeConstable().orElseThrow();
+        for (var method : memory.getDeclaredMethods()) {
+            provided.add(method.getName()
+                    + MethodTypeDesc.of(
+                                    method.getReturnType().describeConstable().orElseThrow(),
+                                    Arrays.stream(method.getParameterTypes())
+                                            .map(type ->
+                                                    type.describeConstable().orElseThrow())
+                                            .toList())
+                            .descriptorString());
+        }
+    }
+
+    @Override
+    public void accept(ClassBuilder builder, ClassElement element) {
+        if (element instanceof MethodModel method && method.code().isPresent()) {
+            Map<Integer, String> names = allocations(method.code().get());
+            builder.transformMethod(method, MethodTransform.transformingCode(new Code(names)));
+        } else {
+            builder.with(element);
+        }
+    }
+
+    /** The variable each allocation of local memory is stored in, by the number of the allocation in the method. */
+    private static Map<Integer, String> allocations(CodeModel code) {
+        Map<Label, Map<Integer, String>> variables = new HashMap<>();
+        List<CodeElement> elements = code.elementList();
+        for (CodeElement element : elements) {
+            if (element instanceof LocalVariable variable) {
+                variables
+                        .computeIfAbsent(variable.startScope(), label -> new HashMap<>())
+                        .put(variable.slot(), variable.name().stringValue());
+            }
+        }
+        Map<Integer, String> names = new HashMap<>();
+        int number = 0;
+        int stored = -1;
+        CodeElement before = null;
+        for (CodeElement element : elements) {
+            boolean isNew = before instanceof InvokeInstruction call && isAllocation(call);
+            if (isNew) {
+                number++;
+                stored = element instanceof StoreInstruction store ? store.slot() : -1;
+            } else if (element instanceof LabelTarget target && stored >= 0) {
+                String name = variables.getOrDefault(target.label(), Map.of()).get(stored);
+                if (name != null) {
+                    names.put(number, name);
+                    stored = -1;
+                }
+            }
+            before = element;
+        }
+        return names;
+    }
+
+    private static boolean isAllocation(InvokeInstruction call) {
+        return call.owner().asSymbol().equals(CONTEXT)
+                && call.name().stringValue().startsWith("allocate");
+    }
+
+    private final class Code implements CodeTransform {
+        private final Map<Integer, String> names;
+        private int number;
+
+        Code(Map<Integer, String> names) {
+            this.names = names;
+        }
+
+        @Override
+        public void accept(CodeBuilder builder, CodeElement element) {
+            switch (element) {
+                case ArrayLoadInstruction load
+                when load.typeKind() != TypeKind.REFERENCE ->
+                    builder.invokestatic(
+                            memory,
+                            "load",
+                            MethodTypeDesc.of(value(load.typeKind()), array(load.typeKind()), ConstantDescs.CD_int));
+                case ArrayStoreInstruction store
+                when store.typeKind() != TypeKind.REFERENCE ->
+                    builder.invokestatic(
+                            memory,
+                            "store",
+                            MethodTypeDesc.of(
+                                    ConstantDescs.CD_void,
+                                    array(store.typeKind()),
+                                    ConstantDescs.CD_int,
+                                    value(store.typeKind())));
+                case InvokeInstruction call
+                when isAllocation(call) -> {
+                    builder.with(call);
+                    String name = names.get(++number);
+                    if (name != null) {
+                        builder.dup()
+                                .loadConstant(name)
+                                .invokestatic(
+                                        memory,
+                                        "name",
+                                        MethodTypeDesc.of(
+                                                ConstantDescs.CD_void,
+                                                ConstantDescs.CD_Object,
+                                                ConstantDescs.CD_String));
+                    }
+                }
+                case InvokeInstruction call
+                when isElement(call) -> builder.invokestatic(memory, call.name().stringValue(), withReceiver(call));
+                case TypeCheckInstruction check
+                when check.opcode() == Opcode.CHECKCAST
+                        && check.type().asSymbol().equals(BYTES) ->
+                    builder.invokestatic(memory, "bytes", MethodTypeDesc.of(BYTES, ConstantDescs.CD_Object));
+                default -> builder.with(element);
+            }
+        }
+
+        /** Whether a call is the get or set of a native array, and the memory wants to see it. */
+        private boolean isElement(InvokeInstruction call) {
+            return call.owner().asSymbol().packageName().equals(ARRAYS)
+                    && call.opcode() == Opcode.INVOKEVIRTUAL
+                    && provided.contains(
+                            call.name().stringValue() + withReceiver(call).descriptorString());
+        }
+
+        private static MethodTypeDesc withReceiver(InvokeInstruction call) {
+            return call.typeSymbol().insertParameterTypes(0, call.owner().asSymbol());
+        }
+
+        private static ClassDesc value(TypeKind kind) {
+            return kind == TypeKind.BOOLEAN ? ConstantDescs.CD_byte : kind.upperBound();
+        }
+
+        /** Bytes and booleans have the same instructions. */
+        private static ClassDesc array(TypeKind kind) {
+            return kind == TypeKind.BYTE || kind == TypeKind.BOOLEAN
+                    ? ConstantDescs.CD_Object
+                    : kind.upperBound().arrayType();
+        }
+    }
+}

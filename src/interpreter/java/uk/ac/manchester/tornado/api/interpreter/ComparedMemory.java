@@ -1,0 +1,201 @@
+package uk.ac.manchester.tornado.api.interpreter;
+
+import uk.ac.manchester.tornado.api.types.HalfFloat;
+import uk.ac.manchester.tornado.api.types.arrays.ByteArray;
+import uk.ac.manchester.tornado.api.types.arrays.CharArray;
+import uk.ac.manchester.tornado.api.types.arrays.DoubleArray;
+import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
+import uk.ac.manchester.tornado.api.types.arrays.HalfFloatArray;
+import uk.ac.manchester.tornado.api.types.arrays.Int8Array;
+import uk.ac.manchester.tornado.api.types.arrays.IntArray;
+import uk.ac.manchester.tornado.api.types.arrays.LongArray;
+import uk.ac.manchester.tornado.api.types.arrays.ShortArray;
+
+/** Checks as {@link CheckedMemory} does, and compares every access of shared memory with those before it. */
+public final class ComparedMemory {
+    private ComparedMemory() {}
+
+    public static void name(Object array, String name) {
+        CheckedMemory.name(array, name);
+    }
+
+    public static byte[] bytes(Object fragment) {
+        return CheckedMemory.bytes(fragment);
+    }
+
+    public static byte load(Object array, int index) {
+        byte value = CheckedMemory.load(array, index);
+        WorkItem.current().reads(array, index);
+        return value;
+    }
+
+    public static void store(Object array, int index, byte value) {
+        CheckedMemory.store(array, index, value);
+        WorkItem.current().writes(array, index);
+    }
+
+    public static short load(short[] array, int index) {
+        short value = CheckedMemory.load(array, index);
+        WorkItem.current().reads(array, index);
+        return value;
+    }
+
+    public static void store(short[] array, int index, short value) {
+        CheckedMemory.store(array, index, value);
+        WorkItem.current().writes(array, index);
+    }
+
+    public static char load(char[] array, int index) {
+        char value = CheckedMemory.load(array, index);
+        WorkItem.current().reads(array, index);
+        return value;
+    }
+
+    public static void store(char[] array, int index, char value) {
+        CheckedMemory.store(array, index, value);
+        WorkItem.current().writes(array, index);
+    }
+
+    public static int load(int[] array, int index) {
+        int value = CheckedMemory.load(array, index);
+        WorkItem.current().reads(array, index);
+        return value;
+    }
+
+    public static void store(int[] array, int index, int value) {
+        CheckedMemory.store(array, index, value);
+        WorkItem.current().writes(array, index);
+    }
+
+    public static long load(long[] array, int index) {
+        long value = CheckedMemory.load(array, index);
+        WorkItem.current().reads(array, index);
+        return value;
+    }
+
+    public static void store(long[] array, int index, long value) {
+        CheckedMemory.store(array, index, value);
+        WorkItem.current().writes(array, index);
+    }
+
+    public static float load(float[] array, int index) {
+        float value = CheckedMemory.load(array, index);
+        WorkItem.current().reads(array, index);
+        return value;
+    }
+
+    public static void store(float[] array, int index, float value) {
+        CheckedMemory.store(array, index, value);
+        WorkItem.current().writes(array, index);
+    }
+
+    public static double load(double[] array, int index) {
+        double value = CheckedMemory.load(array, index);
+        WorkItem.current().reads(array, index);
+        return value;
+    }
+
+    public static void store(double[] array, int index, double value) {
+        CheckedMemory.store(array, index, value);
+        WorkItem.current().writes(array, index);
+    }
+
+    public static byte get(ByteArray array, int index) {
+        byte value = array.get(index);
+        WorkItem.current().reads(array, index);
+        return value;
+    }
+
+    public static void set(ByteArray array, int index, byte value) {
+        array.set(index, value);
+        WorkItem.current().writes(array, index);
+    }
+
+    public static char get(CharArray array, int index) {
+        char value = array.get(index);
+        WorkItem.current().reads(array, index);
+        return value;
+    }
+
+    public static void set(CharArray array, int index, char value) {
+        array.set(index, value);
+        WorkItem.current().writes(array, index);
+    }
+
+    public static double get(DoubleArray array, int index) {
+        double value = array.get(index);
+        WorkItem.current().reads(array, index);
+        return value;
+    }
+
+    public static void set(DoubleArray array, int index, double value) {
+        array.set(index, value);
+        WorkItem.current().writes(array, index);
+    }
+
+    public static float get(FloatArray array, int index) {
+        float value = array.get(index);
+        WorkItem.current().reads(array, index);
+        return value;
+    }
+
+    public static void set(FloatArray array, int index, float value) {
+        array.set(index, value);
+        WorkItem.current().writes(array, index);
+    }
+
+    public static HalfFloat get(HalfFloatArray array, int index) {
+        HalfFloat value = array.get(index);
+        WorkItem.current().reads(array, index);
+        return value;
+    }
+
+    public static void set(HalfFloatArray array, int index, HalfFloat value) {
+        array.set(index, value);
+        WorkItem.current().writes(array, index);
+    }
+
+    public static byte get(Int8Array array, int index) {
+        byte value = array.get(index);
+        WorkItem.current().reads(array, index);
+        return value;
+    }
+
+    public static void set(Int8Array array, int index, byte value) {
+        array.set(index, value);
+        WorkItem.current().writes(array, index);
+    }
+
+    public static int get(IntArray array, int index) {
+        int value = array.get(index);
+        WorkItem.current().reads(array, index);
+        return value;
+    }
+
+    public static void set(IntArray array, int index, int value) {
+        array.set(index, value);
+        WorkItem.current().writes(array, index);
+    }
+
+    public static long get(LongArray array, int index) {
+        long value = array.get(index);
+        WorkItem.current().reads(array, index);
+        return value;
+    }
+
+    public static void set(LongArray array, int index, long value) {
+        array.set(index, value);
+        WorkItem.current().writes(array, index);
+    }
+
+    public static short get(ShortArray array, int index) {
+        short value = array.get(index);
+        WorkItem.current().reads(array, index);
+        return value;
+    }
+
+    public static void set(ShortArray array, int index, short value) {
+        array.set(index, value);
+        WorkItem.current().writes(array, index);
+    }
+}

@@ -1,0 +1,260 @@
+package uk.ac.manchester.tornado.api.interpreter;
+
+import java.io.IOException;
+import java.io.InputStream;
+import java.io.UncheckedIOException;
+import java.lang.classfile.ClassFile;
+import java.lang.classfile.ClassHierarchyResolver;
+import java.lang.classfile.ClassModel;
+import java.lang.classfile.CodeElement;
+import java.lang.classfile.CodeModel;
+import java.lang.classfile.MethodModel;
+import java.lang.classfile.Opcode;
+import java.lang.classfile.TypeKind;
+import java.lang.classfile.instruction.InvokeDynamicInstruction;
+import java.lang.classfile.instruction.InvokeInstruction;
+import java.lang.classfile.instruction.LineNumber;
+import java.lang.classfile.instruction.LocalVariable;
+import java.lang.constant.ClassDesc;
+import java.lang.invoke.MethodHandle;
+import java.lang.invoke.MethodHandles;
+import java.lang.invoke.MethodType;
+import java.lang.reflect.AccessFlag;
+import java.util.ArrayDeque;
+import java.util.ArrayList;
+import java.util.Collections;
+import java.util.HashMap;
+import java.util.HashSet;
+import java.util.List;
+import java.util.Map;
+import java.util.Set;
+import uk.ac.manchester.tornado.api.KernelContext;
+
+/**
+ * The classes of a kernel: read to see what it does, and loaded a second time with its memory accesses checked. The second
+ * loading takes in the kernel's package, so that all of it can reach each other.
+ */
+final class KernelClasses {
+    private static final String CONTEXT = KernelContext.class.getName().replace('.', '/');
+
+    private static final ClassValue<KernelClasses> ALL = new ClassValue<>() {
+        @Override
+        protected KernelClasses computeValue(Class<?> owner) {
+            return new KernelClasses(owner);
+        }
+    };
+
+    private final Class<?> owner;
+    private final Map<String, ClassModel> models = Collections.synchronizedMap(new HashMap<>());
+    private final Loader[] loaders = new Loader[2];
+
+    private KernelClasses(Class<?> owner) {
+        this.owner = owner;
+    }
+
+    /** One of the class's methods. It waits if it, or what it calls, can reach a barrier or an operation of a warp. */
+    record Method(
+            KernelClasses classes,
+            String name,
+            String method,
+            String descriptor,
+            List<String> parameters,
+            boolean waits,
+            boolean sharesMemory) {
+        /** The checked copy, called with an array of arguments; with races, accesses of the same element are compared. */
+        MethodHandle checked(boolean races) {
+            return classes.checked(method, descriptor, races);
+        }
+    }
+
+    /** The method of a stack frame, or null where its class can't be read or it is no static method for these arguments. */
+    static Method find(StackTraceElement frame, Task task) {
+        Class<?> owner;
+        try {
+            owner = Class.forName(
+                    frame.getClassName(), false, task.code().getClass().getClassLoader());
+        } catch (ClassNotFoundException | LinkageError e) {
+            return null;
+        }
+        KernelClasses classes = ALL.get(owner);
+        ClassModel model = classes.model(owner.getName().replace('.', '/'));
+        if (model == null) {
+            return null;
+        }
+        MethodModel found = null;
+        for (MethodModel method : model.methods()) {
+            if (method.methodName().equalsString(frame.getMethodName())
+                    && method.flags().has(AccessFlag.STATIC)
+                    && method.methodTypeSymbol().parameterCount() == task.arguments().length
+                    && (found == null || hasLine(method, frame.getLineNumber()))) {
+                found = method;
+            }
+        }
+        return found == null ? null : classes.describe(found);
+    }
+
+    private static boolean hasLine(MethodModel method, int line) {
+        return method.code().stream()
+                .flatMap(CodeModel::elementStream)
+                .anyMatch(element -> element instanceof LineNumber number && number.line() == line);
+    }
+
+    private Method describe(MethodModel method) {
+        Reach reach = new Reach();
+        reach.follow(method);
+        return new Method(
+                this,
+                owner.getSimpleName() + "." + method.methodName().stringValue(),
+                method.methodName().stringValue(),
+                method.methodType().stringValue(),
+                parameters(method),
+                reach.waits,
+                reach.sharesMemory);
+    }
+
+    private static List<String> parameters(MethodModel method) {
+        Map<Integer, String> variables = new HashMap<>();
+        for (CodeElement element : method.code().orElseThrow()) {
+            if (element instanceof LocalVariable variable) {
+                variables.putIfAbsent(variable.slot(), variable.name().stringValue());
+            }
+        }
+        List<String> names = new ArrayList<>();
+        int slot = 0;
+        for (ClassDesc type : method.methodTypeSymbol().parameterList()) {
+            names.add(variables.getOrDefault(slot, "argument " + (names.size() + 1)));
+            slot += TypeKind.from(type).slotSize();
+        }
+        return List.copyOf(names);
+    }
+
+    /** What a method and the static methods it calls do. */
+    private final class Reach {
+        private final Set<String> seen = new HashSet<>();
+        private final ArrayDeque<MethodModel> open = new ArrayDeque<>();
+        private boolean waits;
+        private boolean sharesMemory;
+
+        void follow(MethodModel start) {
+            open.add(start);
+            while (!open.isEmpty()) {
+                open.remove().code().ifPresent(code -> code.elementStream().forEach(this::look));
+            }
+        }
+
+        private void look(CodeElement element) {
+            if (element instanceof InvokeDynamicInstruction dynamic) {
+                waits |= dynamic.typeSymbol().descriptorString().contains(CONTEXT);
+            }
+            if (!(element instanceof InvokeInstruction call)) {
+                return;
+            }
+            String target = call.owner().asInternalName();
+            String name = call.name().stringValue();
+            if (target.equals(CONTEXT)) {
+                waits |= name.endsWith("Barrier") || name.startsWith("simd") || name.startsWith("mma");
+                sharesMemory |= name.startsWith("allocate");
+                return;
+            }
+            if (!seen.add(target + "." + name + call.type().stringValue())) {
+                return;
+            }
+            MethodModel callee = call.opcode() == Opcode.INVOKESTATIC ? method(target, name, call) : null;
+            if (callee != null) {
+                open.add(callee);
+            } else if (call.type().stringValue().contains(CONTEXT)) {
+                waits = true;
+            }
+        }
+
+        private MethodModel method(String target, String name, InvokeInstruction call) {
+            ClassModel model = target.startsWith("java/") ? null : model(target);
+            if (model == null) {
+                return null;
+            }
+            for (MethodModel method : model.methods()) {
+                if (method.methodName().equalsString(name)
+                        && method.methodType().equalsString(call.type().stringValue())) {
+                    return method;
+                }
+            }
+            return null;
+        }
+    }
+
+    /** A class of the kernel's loader, or null where its bytes can't be had. */
+    private ClassModel model(String internalName) {
+        return models.computeIfAbsent(internalName, name -> {
+            ClassLoader loader = owner.getClassLoader();
+            if (loader == null) {
+                return null;
+            }
+            try (InputStream in = loader.getResourceAsStream(name + ".class")) {
+                return in == null ? null : ClassFile.of().parse(in.readAllBytes());
+            } catch (IOException e) {
+                throw new UncheckedIOException(e);
+            } catch (IllegalArgumentException e) {
+                return null; // a class file this JDK does not know
+            }
+        });
+    }
+
+    private MethodHandle checked(String method, String descriptor, boolean races) {
+        Loader loader;
+        synchronized (loaders) {
+            int which = races ? 1 : 0;
+            if (loaders[which] == null) {
+                loaders[which] = new Loader(owner.getClassLoader(), races);
+            }
+            loader = loaders[which];
+        }
+        try {
+            Class<?> copy = loader.loadClass(owner.getName());
+            MethodType type = MethodType.fromMethodDescriptorString(descriptor, loader);
+            var found = copy.getDeclaredMethod(method, type.parameterArray());
+            found.setAccessible(true);
+            MethodHandle handle = MethodHandles.lookup().unreflect(found);
+            return handle.asType(handle.type().changeReturnType(void.class))
+                    .asSpreader(Object[].class, type.parameterCount())
+                    .asType(MethodType.methodType(void.class, Object[].class));
+        } catch (ReflectiveOperationException e) {
+            throw new IllegalStateException("the checked copy of " + owner.getName() + " has no " + method, e);
+        }
+    }
+
+    private final class Loader extends ClassLoader {
+        private final Class<?> memory;
+
+        Loader(ClassLoader parent, boolean races) {
+            super(parent);
+            this.memory = races ? ComparedMemory.class : CheckedMemory.class;
+        }
+
+        @Override
+        protected Class<?> loadClass(String name, boolean resolve) throws ClassNotFoundException {
+            synchronized (getClassLoadingLock(name)) {
+                Class<?> loaded = findLoadedClass(name);
+                if (loaded == null && isKernels(name)) {
+                    ClassModel model = model(name.replace('.', '/'));
+                    if (model != null) {
+                        byte[] bytes = instrumented(model);
+                        loaded = defineClass(name, bytes, 0, bytes.length, owner.getProtectionDomain());
+                    }
+                }
+                return loaded == null ? super.loadClass(name, resolve) : loaded;
+            }
+        }
+
+        private boolean isKernels(String name) {
+            String home = owner.getPackageName();
+            return name.lastIndexOf('.') == (home.isEmpty() ? -1 : home.length()) && name.startsWith(home);
+        }
+
+        private byte[] instrumented(ClassModel model) {
+            ClassHierarchyResolver hierarchy = ClassHierarchyResolver.ofResourceParsing(getParent())
+                    .orElse(ClassHierarchyResolver.defaultResolver());
+            return ClassFile.of(ClassFile.ClassHierarchyResolverOption.of(hierarchy))
+                    .transformClass(model, new Checks(memory));
+        }
+    }
+}

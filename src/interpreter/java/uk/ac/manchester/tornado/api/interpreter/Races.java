@@ -1,0 +1,162 @@
+package uk.ac.manchester.tornado.api.interpreter;
+
+import java.lang.reflect.Array;
+import java.util.Arrays;
+import java.util.IdentityHashMap;
+import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
+
+/**
+ * Who read and wrote each element of the memory that work-items share. Two accesses by different work-items, at least one a
+ * write and not both atomic, have to have a barrier of their group between them; between groups there is none. Groups run
+ * one after the other while this is kept.
+ */
+final class Races {
+    private static final int NOBODY = -1;
+
+    /** The accesses of one array; a work-item's number counts through the whole grid, a phase is a barrier's number. */
+    private static final class History {
+        final int[] writer;
+        final int[] writePhase;
+        final boolean[] atomic;
+        /** Whether others than the writer wrote atomically too: some of its group in the same phase, or of other groups. */
+        final boolean[] others;
+
+        final boolean[] otherGroups;
+        /** The last reader, the last one that is another, and one of an earlier group. */
+        final int[] reader;
+
+        final int[] readPhase;
+        final int[] otherReader;
+        final int[] otherPhase;
+        final int[] earlierGroup;
+
+        History(int length) {
+            writer = filled(length);
+            writePhase = new int[length];
+            atomic = new boolean[length];
+            others = new boolean[length];
+            otherGroups = new boolean[length];
+            reader = filled(length);
+            readPhase = new int[length];
+            otherReader = filled(length);
+            otherPhase = new int[length];
+            earlierGroup = filled(length);
+        }
+
+        private static int[] filled(int length) {
+            int[] array = new int[length];
+            Arrays.fill(array, NOBODY);
+            return array;
+        }
+    }
+
+    private final IdentityHashMap<Object, History> histories = new IdentityHashMap<>();
+    private final IdentityHashMap<Object, History> locals = new IdentityHashMap<>();
+    private final int groupSize;
+
+    Races(Object[] arguments, int groupSize) {
+        this.groupSize = groupSize;
+        for (Object argument : arguments) {
+            if (argument instanceof TornadoNativeArray array) {
+                histories.put(array, new History(array.getSize()));
+            } else if (argument.getClass().isArray()) {
+                histories.put(argument, new History(Array.getLength(argument)));
+            }
+        }
+    }
+
+    /** A new group has new local memory. */
+    void clearLocals() {
+        locals.clear();
+    }
+
+    void addLocal(Object array, int length) {
+        locals.put(array, new History(length));
+    }
+
+    private History history(Object array) {
+        History history = histories.get(array);
+        return history == null ? locals.get(array) : history;
+    }
+
+    void read(WorkItem item, Object array, int index) {
+        History h = history(array);
+        if (h == null) {
+            return;
+        }
+        int self = number(item);
+        int phase = item.group.phase;
+        if (writerUnordered(h, index, self, phase)) {
+            throw conflict(item, array, index, "reads", h.writer[index], "wrote");
+        }
+        int last = h.reader[index];
+        if (last != self) {
+            if (last != NOBODY && last / groupSize != self / groupSize) {
+                h.earlierGroup[index] = last;
+                h.otherReader[index] = NOBODY;
+            } else {
+                h.otherReader[index] = last;
+                h.otherPhase[index] = h.readPhase[index];
+            }
+            h.reader[index] = self;
+        }
+        h.readPhase[index] = phase;
+    }
+
+    void write(WorkItem item, Object array, int index, boolean atomic) {
+        History h = history(array);
+        if (h == null) {
+            return;
+        }
+        int self = number(item);
+        int phase = item.group.phase;
+        boolean bothAtomic = atomic && h.atomic[index];
+        if (!bothAtomic && writerUnordered(h, index, self, phase)) {
+            throw conflict(item, array, index, "writes", h.writer[index], "wrote");
+        }
+        int reader = NOBODY;
+        if (unordered(h.reader[index], h.readPhase[index], self, phase)) {
+            reader = h.reader[index];
+        } else if (unordered(h.otherReader[index], h.otherPhase[index], self, phase)) {
+            reader = h.otherReader[index];
+        } else if (h.earlierGroup[index] != NOBODY) {
+            reader = h.earlierGroup[index];
+        }
+        if (reader != NOBODY) {
+            throw conflict(item, array, index, "writes", reader, "read");
+        }
+        boolean known = bothAtomic && h.writer[index] != NOBODY;
+        boolean sameGroup = known && h.writer[index] / groupSize == self / groupSize;
+        h.otherGroups[index] = known && (h.otherGroups[index] || !sameGroup);
+        h.others[index] = sameGroup && h.writePhase[index] == phase && (h.others[index] || h.writer[index] != self);
+        h.writer[index] = self;
+        h.writePhase[index] = phase;
+        h.atomic[index] = atomic;
+    }
+
+    private boolean writerUnordered(History h, int index, int self, int phase) {
+        return h.otherGroups[index]
+                || (h.others[index] && h.writePhase[index] == phase)
+                || unordered(h.writer[index], h.writePhase[index], self, phase);
+    }
+
+    private int number(WorkItem item) {
+        return Math.toIntExact(item.group.index * groupSize + item.linear);
+    }
+
+    private boolean unordered(int before, int beforePhase, int self, int phase) {
+        if (before == NOBODY || before == self) {
+            return false;
+        }
+        return before / groupSize != self / groupSize || beforePhase == phase;
+    }
+
+    private Fault conflict(WorkItem item, Object array, int index, String now, int other, String before) {
+        Launch launch = item.group.launch;
+        String who = other == number(item)
+                ? "another work-item"
+                : "work-item " + launch.position(other / groupSize, other % groupSize);
+        return new Fault(now + " element " + index + " of " + launch.nameOf(array, item.group) + ", which " + who + " "
+                + before + ", and no barrier is between them");
+    }
+}
