@@ -1,5 +1,6 @@
 package org.tornadomoe.checkpoint;
 
+import java.util.Arrays;
 import org.jspecify.annotations.Nullable;
 
 /** Element types of safetensors files, little-endian. Those marked unreadable may lie in a file, but can't be read. */
@@ -32,6 +33,21 @@ public enum DType {
     /** Bytes of one element. */
     public int bytes() {
         return bytes;
+    }
+
+    /** Bytes of a tensor of that shape, whose sizes are not negative; -1 if they are over 2^63 - 1. */
+    long bytes(long[] shape) {
+        if (Arrays.stream(shape).anyMatch(size -> size == 0)) {
+            return 0;
+        }
+        long total = bytes;
+        for (long size : shape) {
+            if (Math.multiplyHigh(total, size) != 0 || total * size < 0) {
+                return -1;
+            }
+            total *= size;
+        }
+        return total;
     }
 
     /** Whether {@link Tensor} converts its elements. */

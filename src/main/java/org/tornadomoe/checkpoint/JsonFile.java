@@ -7,6 +7,7 @@ import java.util.List;
 import java.util.Map;
 import tools.jackson.core.JacksonException;
 import tools.jackson.core.StreamReadFeature;
+import tools.jackson.core.TokenStreamLocation;
 import tools.jackson.core.json.JsonFactory;
 import tools.jackson.jr.ob.JSON;
 
@@ -34,8 +35,15 @@ record JsonFile(Path file, Map<String, Object> fields) {
         } catch (IOException e) {
             throw CheckpointException.of(file, "cannot be read", e);
         } catch (JacksonException e) {
-            throw new CheckpointException(file, "is not valid JSON: " + e.getOriginalMessage(), e);
+            throw new CheckpointException(file, "is not valid JSON: " + problem(e), e);
         }
+    }
+
+    /** What the parser says is wrong, and where, without its remarks about its own settings. */
+    static String problem(JacksonException e) {
+        String message = e.getOriginalMessage().replaceAll(" \\(start marker at \\[Source: .*", "");
+        TokenStreamLocation at = e.getLocation();
+        return at == null ? message : message + " (line " + at.getLineNr() + ", column " + at.getColumnNr() + ")";
     }
 
     boolean has(String field) {

@@ -52,10 +52,7 @@ record SafetensorsHeader(Map<String, String> metadata, List<Entry> entries) {
         try (JsonParser parser = JSON.createParser(ObjectReadContext.empty(), text)) {
             header = new Reader(file, parser).header();
         } catch (JacksonException e) {
-            String where = e.getLocation() == null
-                    ? ""
-                    : " at character " + e.getLocation().getCharOffset();
-            throw new CheckpointException(file, "the header is not valid JSON: " + e.getOriginalMessage() + where, e);
+            throw new CheckpointException(file, "the header is not valid JSON: " + JsonFile.problem(e), e);
         }
         requireCovered(file, header.entries, dataLength);
         return header;
@@ -174,7 +171,7 @@ record SafetensorsHeader(Map<String, String> metadata, List<Entry> entries) {
                 throw new CheckpointException(file, tensor + ": has no " + missing);
             }
             long span = offsets[1] - offsets[0];
-            long bytes = bytes(dtype, shape);
+            long bytes = dtype.bytes(shape);
             if (bytes != span) {
                 throw new CheckpointException(
                         file,
@@ -230,23 +227,6 @@ record SafetensorsHeader(Map<String, String> metadata, List<Entry> entries) {
                 case VALUE_NULL -> "null";
                 default -> token.name();
             };
-        }
-
-        /** Bytes of all elements, -1 if over 2^63 - 1. */
-        private static long bytes(DType dtype, long[] shape) {
-            long bytes = dtype.bytes();
-            for (long size : shape) {
-                if (size == 0) {
-                    return 0;
-                }
-            }
-            for (long size : shape) {
-                if (Math.multiplyHigh(bytes, size) != 0 || bytes * size < 0) {
-                    return -1;
-                }
-                bytes *= size;
-            }
-            return bytes;
         }
     }
 }

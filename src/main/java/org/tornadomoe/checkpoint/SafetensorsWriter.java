@@ -49,17 +49,15 @@ public final class SafetensorsWriter {
      * @throws IllegalArgumentException if the name is taken or the data's length is not that of dtype and shape
      */
     public SafetensorsWriter add(String name, DType dtype, MemorySegment data, long... shape) {
-        long bytes = dtype.bytes();
-        for (long size : shape) {
-            if (size < 0) {
-                throw new IllegalArgumentException(
-                        "tensor '" + name + "': shape: expected no negative sizes, got " + Arrays.toString(shape));
-            }
-            bytes = Math.multiplyExact(bytes, size);
+        if (Arrays.stream(shape).anyMatch(size -> size < 0)) {
+            throw new IllegalArgumentException(
+                    "tensor '" + name + "': shape: expected no negative sizes, got " + Arrays.toString(shape));
         }
+        long bytes = dtype.bytes(shape);
         if (data.byteSize() != bytes) {
-            throw new IllegalArgumentException("tensor '" + name + "': expected " + bytes + " bytes for " + dtype
-                    + Arrays.toString(shape) + ", got " + data.byteSize());
+            throw new IllegalArgumentException(
+                    "tensor '" + name + "': expected " + (bytes < 0 ? "more than 2^63" : bytes) + " bytes for " + dtype
+                            + Arrays.toString(shape) + ", got " + data.byteSize());
         }
         if (name.equals("__metadata__") || tensors.containsKey(name)) {
             throw new IllegalArgumentException("tensor '" + name + "': the name is taken");

@@ -1,0 +1,135 @@
+package org.tornadomoe.checkpoint;
+
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatExceptionOfType;
+import static org.assertj.core.api.Assertions.assertThatIllegalStateException;
+
+import java.nio.file.Path;
+import java.util.Map;
+import java.util.TreeMap;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.ValueSource;
+import org.tornadomoe.config.Int8Scheme;
+
+class CaseFileTest {
+    private static final Path CASES = Path.of("src/test/resources/golden/vllm");
+
+    @TempDir
+    Path directory;
+
+    /** The smallest case with one tensor renamed (or, to nothing, left out), and one metadata pair changed. */
+    private Path changed(String tensor, String to, String key, String value) {
+        Path file = directory.resolve("case.safetensors");
+        try (Safetensors original = Safetensors.open(CASES.resolve("w8a8_channel_m1.safetensors"))) {
+            SafetensorsWriter writer = new SafetensorsWriter();
+            Map<String, String> metadata = new TreeMap<>(original.metadata());
+            metadata.put(key, value);
+            metadata.values().remove("");
+            metadata.forEach(writer::metadata);
+            for (String name : original.names()) {
+                Tensor t = original.tensor(name);
+                if (!name.equals(tensor)) {
+                    writer.add(name, t.dtype(), t.data(), t.shape());
+                } else if (!to.isEmpty()) {
+                    writer.add(to, t.dtype(), t.data(), t.shape());
+                }
+            }
+            writer.write(file);
+        }
+        return file;
+    }
+
+    private static void assertRefused(Path file, String message) {
+        assertThatExceptionOfType(CheckpointException.class)
+                .isThrownBy(() -> CaseFile.read(file).close())
+                .withMessageStartingWith(file.toString())
+                .withMessageContaining(message);
+    }
+
+    @Test
+    void aCaseIsReadWhole() {
+        CaseFile c = CaseFile.read(CASES.resolve("w8a8_channel_m33.safetensors"));
+        try (c) {
+            assertThat(c.scheme()).isEqualTo(Int8Scheme.W8A8_CHANNEL);
+            assertThat(c.tokens()).isEqualTo(33);
+            assertThat(c.config().numExperts()).isEqualTo(8);
+            assertThat(c.config().maxNumTokens()).isEqualTo(33);
+            assertThat(c.hiddenStates()).hasSize(33 * 256);
+            assertThat(c.gemm1()).hasSize(66 * 256);
+            assertThat(c.gemm2()).hasSize(66 * 256);
+            assertThat(c.act()).hasSize(66 * 128);
+            assertThat(c.a1()).isNotNull();
+            assertThat(c.experts().hasRouter()).isFalse();
+            assertThat(c.experts().w2().cols()).isEqualTo(128);
+        }
+        assertThatIllegalStateException().isThrownBy(() -> c.experts().w13());
+    }
+
+    @Test
+    void weightOnlyCasesHaveNoQuantizedActivations() {
+        try (CaseFile c = CaseFile.read(CASES.resolve("w8a16_channel_m33.safetensors"))) {
+            assertThat(c.scheme()).isEqualTo(Int8Scheme.W8A16_CHANNEL);
+            assertThat(c.a1()).isNull();
+            assertThat(c.a2()).isNull();
+        }
+    }
+
+    @ParameterizedTest
+    @CsvSource({
+        "scheme, w8a8_block, 'not supported yet: scheme: expected one of [w8a8_channel, w8a16_channel], got"
+                + " ''w8a8_block'''",
+        "activation, swigluoai, 'not supported yet: activation: expected silu, got swigluoai'",
+        "apply_router_weight_on_input, True, 'not supported yet: apply_router_weight_on_input: expected False, got"
+                + " True'",
+        "ep, '[1, 3]', 'not supported yet: ep: expected None, got [1, 3]'",
+        "tokens, '', 'metadata: has no ''tokens'': not a case file'",
+        "tokens, x, 'metadata: ''tokens'': expected a positive number, got ''x'''",
+        "hidden, -256, 'metadata: ''hidden'': expected a positive number, got ''-256'''",
+        "hidden, 255, 'expected shape [1, 255], got [1, 256]'",
+        "E, 2000, 'numExperts: expected 1 to 1024, got 2000'",
+        "E, 7, 'expected shape [1, 7], got [1, 8]'",
+    })
+    void metadataThatDoesNotFitIsNamed(String key, String value, String message) {
+        assertRefused(changed("", "", key, value), message);
+    }
+
+    @ParameterizedTest
+    @ValueSource(strings = {"w13_bias", "w2_bias", "expert_map"})
+    void whatIsNotSupportedIsNotLeftOutSilently(String tensor) {
+        assertRefused(changed("act", tensor, "seed", "1"), "not supported yet: a case with the tensor " + tensor);
+    }
+
+    @ParameterizedTest
+    @ValueSource(
+            strings = {
+                "hidden_states",
+                "router_logits",
+                "topk_ids",
+                "topk_weights",
+                "a1_q",
+                "a2_scale",
+                "gemm1",
+                "gemm2",
+                "act",
+                "output",
+                "sorted_token_ids",
+                "expert_ids",
+                "num_tokens_post_padded",
+                "w13_weight",
+                "w2_weight_scale",
+            })
+    void aMissingTensorIsNamed(String tensor) {
+        assertRefused(changed(tensor, "", "seed", "1"), "has no tensor '" + tensor + "'");
+    }
+
+    @Test
+    void aFileThatIsNoCaseSaysSo() {
+        assertRefused(
+                Path.of("src/test/resources/golden/hf/mixtral/golden.safetensors"),
+                "metadata: has no 'scheme': not a case file (it has [])");
+        assertRefused(directory.resolve("none"), "no such file or directory");
+    }
+}
