@@ -32,9 +32,13 @@ public final class Int8Quantizer {
      * @throws OutOfMemoryError if the int8 weights do not fit
      */
     public static Int8Experts quantize(ExpertWeights source, Int8Scheme scheme, Progress progress) {
-        FusedMoeConfig config = source.config();
-        Arena arena = Arena.ofShared();
+        return quantize(source, scheme, progress, Arena.ofShared());
+    }
+
+    /** With the arena that the result is allocated in and owns, closed if this throws. */
+    static Int8Experts quantize(ExpertWeights source, Int8Scheme scheme, Progress progress, Arena arena) {
         try {
+            FusedMoeConfig config = source.config();
             float[] router = source.router();
             for (int i = 0; i < router.length; i++) {
                 if (!Float.isFinite(router[i])) {

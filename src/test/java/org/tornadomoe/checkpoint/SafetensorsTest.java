@@ -17,6 +17,8 @@ import java.util.Arrays;
 import java.util.function.Consumer;
 import java.util.stream.Stream;
 import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.condition.EnabledOnOs;
+import org.junit.jupiter.api.condition.OS;
 import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
@@ -304,6 +306,24 @@ class SafetensorsTest {
                     .as("first %d of %d bytes", length, bytes.length)
                     .isThrownBy(() -> Safetensors.open(cut).close());
         }
+    }
+
+    @Test
+    @EnabledOnOs(OS.LINUX)
+    void neitherARefusedNorAClosedFileStaysMapped() throws IOException {
+        Path refused = file("{\"a\": {}}", 0);
+        assertRefused(refused, "has no dtype");
+        assertThat(mappedFiles()).doesNotContain(refused.toString());
+        Path file = directory.resolve("mapped");
+        new SafetensorsWriter().add("a", new float[1], 1).write(file);
+        Safetensors tensors = Safetensors.open(file);
+        assertThat(mappedFiles()).contains(file.toString());
+        tensors.close();
+        assertThat(mappedFiles()).doesNotContain(file.toString());
+    }
+
+    private static String mappedFiles() throws IOException {
+        return Files.readString(Path.of("/proc/self/maps"));
     }
 
     @Test

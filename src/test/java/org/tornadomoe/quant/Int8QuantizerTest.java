@@ -187,6 +187,16 @@ class Int8QuantizerTest {
     }
 
     @Test
+    void aFailureHalfWayFreesEverything() {
+        ArrayWeights weights = ArrayWeights.random(config(4, 33, 100), 8);
+        weights.w2[weights.w2.length - 1] = Float.NaN;
+        Arena arena = Arena.ofShared();
+        assertThatIllegalArgumentException()
+                .isThrownBy(() -> Int8Quantizer.quantize(weights, Int8Scheme.W8A8_CHANNEL, Progress.NONE, arena));
+        assertThat(arena.scope().isAlive()).isFalse();
+    }
+
+    @Test
     void noThreadIsLeftBehind() {
         Int8Quantizer.quantize(
                         ArrayWeights.random(SMALL, 4),
