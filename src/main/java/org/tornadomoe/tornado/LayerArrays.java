@@ -3,6 +3,7 @@ package org.tornadomoe.tornado;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.util.LinkedHashMap;
+import java.util.List;
 import java.util.Map;
 import java.util.stream.IntStream;
 import org.tornadomoe.config.FusedMoeConfig;
@@ -144,6 +145,34 @@ final class LayerArrays {
         if (experts.hasRouter()) {
             copy(experts.router(), router);
         }
+    }
+
+    /** Every array, in the order of {@link #elements}. */
+    List<TornadoNativeArray> all() {
+        return List.of(
+                header,
+                hidden,
+                router,
+                logits,
+                topkIds,
+                topkWeights,
+                ranks,
+                counts,
+                sortedIds,
+                expertIds,
+                padded,
+                tokens,
+                tokenScales,
+                w13,
+                w13Scales,
+                gateUp,
+                activated,
+                pairs,
+                pairScales,
+                w2,
+                w2Scales,
+                down,
+                output);
     }
 
     /** Every array's element count (all elements have four bytes), in the order of a forward pass. */

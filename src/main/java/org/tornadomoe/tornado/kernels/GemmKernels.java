@@ -301,7 +301,7 @@ public final class GemmKernels {
             float w0 = int8(weights);
             float w1 = int8(weights >> 8);
             float w2 = int8(weights >> 16);
-            float w3 = weights >> 24;
+            float w3 = int8(weights >> 24);
             int c0 = 4 * k;
             // Past the end of a row the weights are 0; the activations are read from the last column instead.
             int c1 = c0 + 1 < cols ? c0 + 1 : cols - 1;
@@ -342,7 +342,10 @@ public final class GemmKernels {
     }
 
     private static int product4(int x, int y) {
-        return int8(x) * int8(y) + int8(x >> 8) * int8(y >> 8) + int8(x >> 16) * int8(y >> 16) + (x >> 24) * (y >> 24);
+        return int8(x) * int8(y)
+                + int8(x >> 8) * int8(y >> 8)
+                + int8(x >> 16) * int8(y >> 16)
+                + int8(x >> 24) * int8(y >> 24);
     }
 
     /**

@@ -1,0 +1,67 @@
+package org.tornadomoe;
+
+import java.util.SplittableRandom;
+import org.tornadomoe.config.FusedMoeConfig;
+import org.tornadomoe.config.RoutingMethodType;
+import org.tornadomoe.quant.ExpertWeights;
+
+/** A layer of random weights, for tests: the same seed gives the same layer. */
+public record RandomLayer(FusedMoeConfig config, long seed) implements ExpertWeights {
+    /** E experts, K of them a token, H hidden, I intermediate, at most M tokens. */
+    public static RandomLayer of(int experts, int topK, int hidden, int intermediate, int tokens, long seed) {
+        return new RandomLayer(
+                FusedMoeConfig.builder()
+                        .numExperts(experts)
+                        .expertsPerToken(topK)
+                        .hiddenDim(hidden)
+                        .intermediateSize(intermediate)
+                        .maxNumTokens(tokens)
+                        .build(),
+                seed);
+    }
+
+    /** The same weights under another way of routing. */
+    public RandomLayer routedBy(RoutingMethodType method) {
+        return new RandomLayer(
+                new FusedMoeConfig(
+                        config.numExperts(),
+                        config.expertsPerToken(),
+                        config.hiddenDim(),
+                        config.intermediateSize(),
+                        config.activation(),
+                        method,
+                        config.maxNumTokens()),
+                seed);
+    }
+
+    @Override
+    public void gateUpRow(int expert, int row, float[] into) {
+        fill(into, 31L * expert + row, Math.sqrt(2.0 / config.hiddenDim()));
+    }
+
+    @Override
+    public void downRow(int expert, int row, float[] into) {
+        fill(into, 1_000_003L + 31L * expert + row, Math.sqrt(2.0 / config.intermediateSize()));
+    }
+
+    @Override
+    public float[] router() {
+        float[] router = new float[config.numExperts() * config.hiddenDim()];
+        fill(router, 2_000_003L, 1.0);
+        return router;
+    }
+
+    /** Hidden states [tokens, H]. */
+    public float[] hidden(int tokens, long draw) {
+        float[] hidden = new float[tokens * config.hiddenDim()];
+        fill(hidden, 3_000_017L + draw, 1.0);
+        return hidden;
+    }
+
+    private void fill(float[] into, long stream, double deviation) {
+        SplittableRandom random = new SplittableRandom(seed * 1_000_000_007L + stream);
+        for (int i = 0; i < into.length; i++) {
+            into[i] = (float) (random.nextGaussian() * deviation);
+        }
+    }
+}

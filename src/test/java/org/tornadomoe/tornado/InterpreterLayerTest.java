@@ -1,0 +1,119 @@
+package org.tornadomoe.tornado;
+
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatThrownBy;
+
+import org.junit.jupiter.api.AfterAll;
+import org.junit.jupiter.api.BeforeAll;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
+import org.tornadomoe.RandomLayer;
+import org.tornadomoe.config.Int8Scheme;
+import org.tornadomoe.config.RoutingMethodType;
+import org.tornadomoe.modular.InsufficientMemoryException;
+import org.tornadomoe.quant.Int8Experts;
+import org.tornadomoe.quant.Int8Quantizer;
+import org.tornadomoe.quant.Progress;
+
+/**
+ * The layer and its stages on the interpreter, at sizes that are no multiple of any tile. The interpreter looks for races,
+ * and what no kernel wrote comes back as poison.
+ */
+class InterpreterLayerTest {
+    private static final String SHAPES = """
+        # E, K, H, I, M
+        1, 1, 4, 4, 1
+        5, 2, 37, 19, 7
+        8, 2, 100, 70, 13
+        33, 6, 65, 33, 50
+        130, 8, 40, 36, 41
+        """;
+
+    private static final String RACES = "tornadomoe.interpreter.races";
+
+    @BeforeAll
+    static void lookForRaces() {
+        System.setProperty(RACES, "true");
+    }
+
+    @AfterAll
+    static void stopLooking() {
+        System.clearProperty(RACES);
+    }
+
+    private static TornadoExperts experts(boolean dp4a) {
+        assertThat(TornadoHome.current().kind()).isEqualTo(TornadoHome.Kind.INTERPRETER);
+        return new TornadoExperts(TornadoHome.current().devices().getFirst(), dp4a);
+    }
+
+    @ParameterizedTest
+    @CsvSource(textBlock = SHAPES)
+    void stagesWithDp4a(int e, int k, int h, int i, int m) {
+        LayerChecks.stagesMatchReference(experts(true), Int8Scheme.W8A8_CHANNEL, RandomLayer.of(e, k, h, i, m, 1), m);
+    }
+
+    @ParameterizedTest
+    @CsvSource(textBlock = SHAPES)
+    void portableStages(int e, int k, int h, int i, int m) {
+        LayerChecks.stagesMatchReference(experts(false), Int8Scheme.W8A8_CHANNEL, RandomLayer.of(e, k, h, i, m, 2), m);
+    }
+
+    @ParameterizedTest
+    @CsvSource(textBlock = SHAPES)
+    void stagesWithFloatActivations(int e, int k, int h, int i, int m) {
+        LayerChecks.stagesMatchReference(experts(false), Int8Scheme.W8A16_CHANNEL, RandomLayer.of(e, k, h, i, m, 3), m);
+    }
+
+    @Test
+    void weightsThatAreNotRenormalised() {
+        RandomLayer layer = RandomLayer.of(12, 3, 20, 12, 9, 4).routedBy(RoutingMethodType.DEFAULT);
+        LayerChecks.stagesMatchReference(experts(true), Int8Scheme.W8A8_CHANNEL, layer, 9);
+    }
+
+    @Test
+    void oneKernelServesEveryTokenCount() {
+        LayerChecks.forwardMatchesReference(
+                experts(true), Int8Scheme.W8A8_CHANNEL, RandomLayer.of(9, 3, 50, 30, 60, 5), 1, 60, 7, 59, 1);
+        LayerChecks.forwardMatchesReference(
+                experts(false), Int8Scheme.W8A16_CHANNEL, RandomLayer.of(9, 3, 50, 30, 60, 6), 60, 1, 33);
+    }
+
+    @Test
+    void memoryIsCountedBeforeItIsTaken() {
+        RandomLayer layer = RandomLayer.of(8, 2, 64, 32, 16, 7);
+        try (Int8Experts int8 = Int8Quantizer.quantize(layer, Int8Scheme.W8A8_CHANNEL, Progress.NONE)) {
+            long needed = LayerArrays.deviceBytes(layer.config(), Int8Scheme.W8A8_CHANNEL);
+            new LayerArrays(layer.config(), int8, needed);
+            assertThatThrownBy(() -> new LayerArrays(layer.config(), int8, needed - 1))
+                    .isInstanceOfSatisfying(InsufficientMemoryException.class, e -> {
+                        assertThat(e.needed()).isEqualTo(needed);
+                        assertThat(e.available()).isEqualTo(needed - 1);
+                    })
+                    .hasMessageContaining("the largest part is w13 with 32,768");
+        }
+    }
+
+    @Test
+    void memoryThatIsCountedIsMemoryThatIsTaken() {
+        RandomLayer layer = RandomLayer.of(5, 2, 37, 19, 7, 8);
+        for (Int8Scheme scheme : Int8Scheme.values()) {
+            try (Int8Experts int8 = Int8Quantizer.quantize(layer, scheme, Progress.NONE)) {
+                LayerArrays arrays = new LayerArrays(layer.config(), int8, Long.MAX_VALUE);
+                assertThat(arrays.all().stream()
+                                .mapToLong(a -> a.getNumBytesOfSegmentWithHeader())
+                                .sum())
+                        .isEqualTo(LayerArrays.deviceBytes(layer.config(), scheme));
+            }
+        }
+    }
+
+    @Test
+    void weightsAreMostOfTheMemory() {
+        // Qwen3-30B-A3B, decode: what isn't weights is workspace for 16 tokens.
+        RandomLayer layer = RandomLayer.of(128, 8, 2048, 768, 16, 9);
+        double weights = 128.0 * 3 * 768 * 2048;
+        assertThat(LayerArrays.deviceBytes(layer.config(), Int8Scheme.W8A8_CHANNEL) / weights)
+                .isBetween(1.0, 1.05);
+    }
+}
