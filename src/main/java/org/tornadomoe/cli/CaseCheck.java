@@ -1,0 +1,177 @@
+package org.tornadomoe.cli;
+
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.List;
+import org.jspecify.annotations.Nullable;
+import org.tornadomoe.checkpoint.CaseFile;
+import org.tornadomoe.config.FusedMoeConfig;
+import org.tornadomoe.config.Int8Scheme;
+import org.tornadomoe.modular.FusedMoeExperts;
+import org.tornadomoe.modular.StageValues;
+import org.tornadomoe.reference.Alignment;
+import org.tornadomoe.reference.Reference;
+
+/**
+ * A kernel class against a case file, stage by stage: each stage gets the file's input to it. Then once from end to end,
+ * each stage with what the stage before it made.
+ *
+ * <p>The limits are what the producer's arithmetic leaves open: it rounds both GEMMs to bf16, so one unit in the last
+ * place there; a value that lies on a rounding boundary may quantise to either side, so one in 20000 int8 values; and
+ * those roundings add up to 1.5e-2 (W8A8) or 6e-3 (W8A16) from end to end.
+ */
+final class CaseCheck {
+    private static final double MOST_INT8_DIFFERING = 5e-5;
+    private static final double SCALE_ERROR = 1e-6;
+    private static final double WEIGHT_ERROR = 1e-5;
+    private static final double SUM_ERROR = 1e-6;
+
+    /** Routing, two quantisers, two GEMMs, the activation, the sum: after so many rounds all saw the stage before them. */
+    private static final int STAGES = 7;
+
+    private CaseCheck() {}
+
+    /** The checks, and those numbers of the end-to-end pass that a report names by themselves. */
+    record Result(List<Check> checks, double relativeL2, double maxAbs, int expertIdMismatches) {}
+
+    /** The largest relative L2 error from end to end. */
+    static double tolerance(Int8Scheme scheme) {
+        return scheme.quantizesActivations() ? 1.5e-2 : 6e-3;
+    }
+
+    static Result check(CaseFile file, FusedMoeExperts experts) {
+        StageValues given = values(file);
+        StageValues made = stages(file, experts, given);
+        List<Check> checks = new ArrayList<>();
+        int mismatches = differing(made.topkIds(), given.topkIds());
+        checks.add(new Check("routing", "expert ids that differ", mismatches, 0));
+        checks.add(new Check(
+                "routing", "weights, largest difference", maxAbs(made.topkWeights(), given.topkWeights()), WEIGHT_ERROR));
+        checks.add(new Check(
+                "alignment", "places that differ (of the reference's)", misplaced(file, made.topkIds()), 0));
+        addQuantized(checks, "quantise 1", file.a1(), made.a1(), made.a1Scales());
+        checks.add(new Check("gemm 1", "bf16 units in the last place", bf16Units(made.gemm1(), given.gemm1()), 1));
+        checks.add(new Check("activation", "bf16 units in the last place", bf16Units(made.act(), given.act()), 1));
+        addQuantized(checks, "quantise 2", file.a2(), made.a2(), made.a2Scales());
+        checks.add(new Check("gemm 2", "bf16 units in the last place", bf16Units(made.gemm2(), given.gemm2()), 1));
+        checks.add(new Check(
+                "combine", "relative L2 error", relativeL2(made.output(), given.output()), SUM_ERROR));
+        float[] output = endToEnd(file, experts, made).output();
+        double error = relativeL2(output, given.output());
+        double maxAbs = maxAbs(output, given.output());
+        checks.add(new Check("end to end", "relative L2 error", error, tolerance(file.scheme())));
+        checks.add(new Check("end to end", "largest difference", maxAbs, Double.POSITIVE_INFINITY));
+        return new Result(checks, error, maxAbs, mismatches);
+    }
+
+    private static StageValues values(CaseFile file) {
+        CaseFile.Quantized none = new CaseFile.Quantized(new byte[0], new float[0]);
+        CaseFile.Quantized a1 = file.a1() == null ? none : file.a1();
+        CaseFile.Quantized a2 = file.a2() == null ? none : file.a2();
+        return new StageValues(
+                file.routerLogits(),
+                file.topkIds(),
+                file.topkWeights(),
+                a1.values(),
+                a1.scales(),
+                file.gemm1(),
+                file.act(),
+                a2.values(),
+                a2.scales(),
+                file.gemm2(),
+                file.output());
+    }
+
+    private static StageValues stages(CaseFile file, FusedMoeExperts experts, StageValues given) {
+        return experts.stages(file.config(), file.experts(), file.hiddenStates(), file.tokens(), given);
+    }
+
+    /** Hands the stages what they made, once for each stage, or until nothing changes any more. */
+    private static StageValues endToEnd(CaseFile file, FusedMoeExperts experts, StageValues made) {
+        StageValues before = made;
+        StageValues after = stages(file, experts, before);
+        for (int stage = 2; stage < STAGES && !same(before, after); stage++) {
+            before = after;
+            after = stages(file, experts, before);
+        }
+        return after;
+    }
+
+    private static boolean same(StageValues a, StageValues b) {
+        return Arrays.equals(a.topkIds(), b.topkIds())
+                && Arrays.equals(a.topkWeights(), b.topkWeights())
+                && Arrays.equals(a.a1(), b.a1())
+                && Arrays.equals(a.a1Scales(), b.a1Scales())
+                && Arrays.equals(a.gemm1(), b.gemm1())
+                && Arrays.equals(a.act(), b.act())
+                && Arrays.equals(a.a2(), b.a2())
+                && Arrays.equals(a.a2Scales(), b.a2Scales())
+                && Arrays.equals(a.gemm2(), b.gemm2())
+                && Arrays.equals(a.output(), b.output());
+    }
+
+    private static void addQuantized(
+            List<Check> checks, String stage, CaseFile.@Nullable Quantized given, byte[] values, float[] scales) {
+        if (given == null) {
+            return;
+        }
+        int differing = 0;
+        int largest = 0;
+        for (int i = 0; i < values.length; i++) {
+            int difference = Math.abs(values[i] - given.values()[i]);
+            differing += difference == 0 ? 0 : 1;
+            largest = Math.max(largest, difference);
+        }
+        double scaleError = 0;
+        for (int i = 0; i < scales.length; i++) {
+            scaleError = Math.max(scaleError, Math.abs(scales[i] / (double) given.scales()[i] - 1));
+        }
+        checks.add(new Check(stage, "share of int8 values that differ", (double) differing / values.length, MOST_INT8_DIFFERING));
+        checks.add(new Check(stage, "largest difference", largest, 1));
+        checks.add(new Check(stage, "scales, relative error", scaleError, SCALE_ERROR));
+    }
+
+    /** Kernel classes align to blocks of their own size; this holds the definition to the file's. */
+    private static int misplaced(CaseFile file, int[] topkIds) {
+        FusedMoeConfig config = file.config();
+        Alignment alignment = Reference.align(topkIds, config.numExperts(), CaseFile.BLOCK_SIZE);
+        int padded = file.numTokensPostPadded();
+        if (alignment.numTokensPostPadded() != padded) {
+            return Math.abs(alignment.numTokensPostPadded() - padded);
+        }
+        return differing(alignment.sortedTokenIds(), Arrays.copyOf(file.sortedTokenIds(), padded))
+                + differing(alignment.expertIds(), Arrays.copyOf(file.expertIds(), padded / CaseFile.BLOCK_SIZE));
+    }
+
+    static int differing(int[] actual, int[] expected) {
+        int differing = 0;
+        for (int i = 0; i < expected.length; i++) {
+            differing += actual[i] == expected[i] ? 0 : 1;
+        }
+        return differing;
+    }
+
+    /** NaN if a value is NaN. */
+    static double maxAbs(float[] actual, float[] expected) {
+        double largest = 0;
+        for (int i = 0; i < expected.length; i++) {
+            largest = Math.max(largest, Math.abs((double) actual[i] - expected[i]));
+        }
+        return largest;
+    }
+
+    /** The largest difference, in units of the expected value's last bf16 place (8 significant bits). */
+    static double bf16Units(float[] actual, float[] expected) {
+        double largest = 0;
+        for (int i = 0; i < expected.length; i++) {
+            // a float's last place is 2^16 finer
+            double unit = Math.ulp(expected[i]) * 65536.0;
+            largest = Math.max(largest, Math.abs((double) actual[i] - expected[i]) / unit);
+        }
+        return largest;
+    }
+
+    private static double relativeL2(float[] actual, float[] expected) {
+        return Reference.relativeL2(Reference.widen(actual), Reference.widen(expected));
+    }
+}

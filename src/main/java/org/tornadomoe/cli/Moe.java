@@ -1,0 +1,183 @@
+package org.tornadomoe.cli;
+
+import java.io.PrintStream;
+import java.io.PrintWriter;
+import java.util.List;
+import java.util.Map;
+import java.util.logging.Handler;
+import java.util.logging.LogRecord;
+import java.util.logging.Logger;
+import java.util.logging.SimpleFormatter;
+import org.jspecify.annotations.Nullable;
+import org.tornadomoe.checkpoint.CheckpointException;
+import org.tornadomoe.config.Int8Scheme;
+import org.tornadomoe.modular.InsufficientMemoryException;
+import org.tornadomoe.modular.MoeExecutionException;
+import picocli.CommandLine;
+import picocli.CommandLine.Command;
+import picocli.CommandLine.IVersionProvider;
+import picocli.CommandLine.Model.CommandSpec;
+import picocli.CommandLine.Model.OptionSpec;
+import picocli.CommandLine.ParameterException;
+import picocli.CommandLine.ScopeType;
+import picocli.CommandLine.TypeConversionException;
+import picocli.CommandLine.UnmatchedArgumentException;
+
+/**
+ * The command. Results go to standard output, everything else to standard error. Exit status: {@value #DONE} done,
+ * {@value #NO} the answer is no, {@value #BAD_INPUT} bad usage or bad input, with one line that names the file, tensor
+ * or option; {@value #NO_USE_FOR_SDK} to the launcher only.
+ */
+@Command(
+        name = "moe",
+        description = "An int8 mixture-of-experts layer on TornadoVM.",
+        mixinStandardHelpOptions = true,
+        scope = ScopeType.INHERIT,
+        versionProvider = Moe.Version.class,
+        subcommands = {Devices.class, Run.class, Verify.class})
+public final class Moe {
+    static final int DONE = 0;
+    static final int NO = 1;
+    static final int BAD_INPUT = 2;
+
+    /** The launcher started this JVM with an SDK that is of no use: it is to start the interpreter instead. */
+    static final int NO_USE_FOR_SDK = 75;
+
+    private static final Logger LIBRARY = Logger.getLogger("org.tornadomoe");
+
+    final Map<String, String> environment;
+
+    private Moe(Map<String, String> environment) {
+        this.environment = environment;
+    }
+
+    /** Runs a command and ends the JVM with its exit status. */
+    public static void main(String[] args) {
+        PrintStream results = System.out;
+        // What TornadoVM or another library prints must not end up between results.
+        System.setOut(System.err);
+        System.exit(run(writer(results), writer(System.err), System.getenv(), args));
+    }
+
+    private static PrintWriter writer(PrintStream stream) {
+        return new PrintWriter(stream, true, stream.charset());
+    }
+
+    /**
+     * Runs a command.
+     *
+     * @param environment {@code MOE_DEBUG} set to 1 shows stack traces; {@code MOE_LAUNCHER} set to 1 tells that the
+     *     launcher started this JVM with an SDK
+     * @return the exit status
+     */
+    static int run(PrintWriter out, PrintWriter err, Map<String, String> environment, String... args) {
+        boolean debug = "1".equals(environment.get("MOE_DEBUG"));
+        CommandLine command = new CommandLine(new Moe(environment))
+                .setOut(out)
+                .setErr(err)
+                .setCaseInsensitiveEnumValuesAllowed(true)
+                .registerConverter(Int8Scheme.class, Moe::scheme)
+                .setParameterExceptionHandler((problem, _) -> misused(problem, debug))
+                .setExecutionExceptionHandler((failure, at, _) -> failed(failure, at.getErr(), debug));
+        // What the library logs is a line on standard error while a command runs.
+        Handler log = new Log(err);
+        boolean parents = LIBRARY.getUseParentHandlers();
+        LIBRARY.setUseParentHandlers(false);
+        LIBRARY.addHandler(log);
+        try {
+            return command.execute(args);
+        } catch (OutOfMemoryError failure) { // picocli catches no errors
+            return failed(failure, err, debug);
+        } finally {
+            LIBRARY.removeHandler(log);
+            LIBRARY.setUseParentHandlers(parents);
+            out.flush();
+            err.flush();
+        }
+    }
+
+    private static Int8Scheme scheme(String name) {
+        try {
+            return Int8Scheme.fromString(name);
+        } catch (IllegalArgumentException unknown) {
+            throw new TypeConversionException(unknown.getMessage());
+        }
+    }
+
+    private static int misused(ParameterException problem, boolean debug) {
+        CommandLine at = problem.getCommandLine();
+        CommandSpec spec = at.getCommandSpec();
+        String known = "";
+        if (!spec.subcommands().isEmpty()) {
+            known = "; the commands are " + String.join(", ", spec.subcommands().keySet());
+        } else if (problem instanceof UnmatchedArgumentException) {
+            List<String> names =
+                    spec.options().stream().map(OptionSpec::longestName).toList();
+            known = "; the options are " + String.join(", ", names);
+        }
+        complain(at.getErr(), spec.qualifiedName() + ": " + problem.getMessage() + known, problem, debug);
+        return BAD_INPUT;
+    }
+
+    private static int failed(Throwable failure, PrintWriter err, boolean debug) {
+        if (failure instanceof Target.NoUseForSdkException) {
+            complain(err, "moe: " + failure.getMessage(), failure, debug);
+            return NO_USE_FOR_SDK;
+        }
+        String said = switch (failure) {
+            case CheckpointException _,
+                    IllegalArgumentException _,
+                    InsufficientMemoryException _,
+                    MoeExecutionException _,
+                    UnsupportedOperationException _ -> String.valueOf(failure.getMessage());
+            case OutOfMemoryError _ -> "out of memory: " + failure.getMessage();
+            default -> "this should not have happened: " + failure + " (MOE_DEBUG=1 shows where)";
+        };
+        complain(err, "moe: " + said, failure, debug);
+        return BAD_INPUT;
+    }
+
+    private static void complain(PrintWriter err, String problem, Throwable cause, boolean debug) {
+        err.println(oneLine(problem));
+        if (debug) {
+            cause.printStackTrace(err);
+        }
+    }
+
+    private static String oneLine(String text) {
+        return text.strip().replaceAll("\\s*\\R\\s*", "; ");
+    }
+
+    private static final class Log extends Handler {
+        private final SimpleFormatter formatter = new SimpleFormatter();
+        private final PrintWriter err;
+
+        Log(PrintWriter err) {
+            this.err = err;
+        }
+
+        @Override
+        public void publish(@Nullable LogRecord message) {
+            if (message != null && isLoggable(message)) {
+                err.println(oneLine("moe: " + formatter.formatMessage(message)));
+            }
+        }
+
+        @Override
+        public void flush() {
+            err.flush();
+        }
+
+        @Override
+        public void close() {}
+    }
+
+    /** The version of the jar this runs from. */
+    static final class Version implements IVersionProvider {
+        @Override
+        public String[] getVersion() {
+            String version = Moe.class.getPackage().getImplementationVersion();
+            return new String[] {"tornado-moe " + (version == null ? "(not from a jar)" : version)};
+        }
+    }
+}

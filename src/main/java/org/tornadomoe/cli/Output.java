@@ -1,0 +1,115 @@
+package org.tornadomoe.cli;
+
+import static java.lang.foreign.ValueLayout.JAVA_INT;
+
+import java.io.PrintWriter;
+import java.lang.foreign.FunctionDescriptor;
+import java.lang.foreign.Linker;
+import java.util.ArrayList;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Locale;
+import java.util.Map;
+import org.jspecify.annotations.Nullable;
+import picocli.CommandLine.Model.CommandSpec;
+import picocli.CommandLine.Option;
+import picocli.CommandLine.Spec;
+import tools.jackson.jr.ob.JSON;
+
+/** The output of every command: a result, as text or as JSON. */
+final class Output {
+    @Spec(Spec.Target.MIXEE)
+    CommandSpec spec;
+
+    @Option(names = "--json", description = "Print the result as one JSON object.")
+    boolean json;
+
+    /** Prints the result. Numbers in {@code fields} that are not finite become null: JSON has none. */
+    void print(Map<String, ?> fields, String text) {
+        PrintWriter out = spec.commandLine().getOut();
+        out.println(json ? JSON.std.with(JSON.Feature.WRITE_NULL_PROPERTIES).asString(finite(fields)) : text);
+    }
+
+    private static @Nullable Object finite(@Nullable Object value) {
+        return switch (value) {
+            case null -> null;
+            case Double d when !Double.isFinite(d) -> null;
+            case Map<?, ?> map -> {
+                Map<Object, @Nullable Object> copy = new LinkedHashMap<>();
+                map.forEach((key, inner) -> copy.put(key, finite(inner)));
+                yield copy;
+            }
+            case List<?> list -> {
+                List<@Nullable Object> copy = new ArrayList<>();
+                list.forEach(inner -> copy.add(finite(inner)));
+                yield copy;
+            }
+            default -> value;
+        };
+    }
+
+    /** Rows of cells in aligned columns. */
+    static String table(List<List<String>> rows) {
+        int columns = rows.stream().mapToInt(List::size).max().orElse(0);
+        int[] widths = new int[columns];
+        for (List<String> row : rows) {
+            for (int c = 0; c < row.size(); c++) {
+                widths[c] = Math.max(widths[c], row.get(c).length());
+            }
+        }
+        List<String> lines = new ArrayList<>();
+        for (List<String> row : rows) {
+            StringBuilder line = new StringBuilder();
+            for (int c = 0; c < row.size(); c++) {
+                line.append(row.get(c)).repeat(' ', widths[c] - row.get(c).length() + 2);
+            }
+            lines.add(line.toString().stripTrailing());
+        }
+        return String.join(System.lineSeparator(), lines);
+    }
+
+    /** Bytes in the unit that suits them. */
+    static String bytes(long bytes) {
+        String[] units = {"bytes", "KiB", "MiB", "GiB", "TiB"};
+        double value = bytes;
+        int unit = 0;
+        for (; value >= 1024 && unit < units.length - 1; unit++) {
+            value /= 1024;
+        }
+        return unit == 0 ? bytes + " bytes" : String.format(Locale.ROOT, "%.1f %s", value, units[unit]);
+    }
+
+    /** A time in the unit that suits it. */
+    static String seconds(double seconds) {
+        return seconds >= 1
+                ? String.format(Locale.ROOT, "%.2f s", seconds)
+                : seconds >= 1e-3
+                        ? String.format(Locale.ROOT, "%.2f ms", seconds * 1e3)
+                        : String.format(Locale.ROOT, "%.1f us", seconds * 1e6);
+    }
+
+    /** A small number to three digits; a whole one as it is. */
+    static String number(double value) {
+        return value == Math.rint(value) && Math.abs(value) < 1e6
+                ? Long.toString((long) value)
+                : String.format(Locale.ROOT, "%.2e", value);
+    }
+
+    /** Whether somebody watches standard error; {@link System#console} tells of the other two. */
+    @SuppressWarnings("restricted") // the C library's isatty
+    static boolean errorIsTerminal() {
+        Linker linker = Linker.nativeLinker();
+        return linker.defaultLookup()
+                .find("isatty")
+                .map(isatty -> {
+                    try {
+                        return (int) linker.downcallHandle(isatty, FunctionDescriptor.of(JAVA_INT, JAVA_INT))
+                                        .invokeExact(2)
+                                == 1;
+                    } catch (Throwable failure) {
+                        return false;
+                    }
+                })
+                .orElse(false);
+    }
+}

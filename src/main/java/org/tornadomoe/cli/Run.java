@@ -1,0 +1,221 @@
+package org.tornadomoe.cli;
+
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Locale;
+import java.util.Map;
+import java.util.concurrent.Callable;
+import org.jspecify.annotations.Nullable;
+import org.tornadomoe.MoeLayer;
+import org.tornadomoe.checkpoint.MoeCheckpoint;
+import org.tornadomoe.checkpoint.Safetensors;
+import org.tornadomoe.checkpoint.SafetensorsWriter;
+import org.tornadomoe.config.FusedMoeConfig;
+import org.tornadomoe.config.Int8Scheme;
+import org.tornadomoe.quant.ExpertWeights;
+import org.tornadomoe.reference.Reference;
+import picocli.CommandLine.ArgGroup;
+import picocli.CommandLine.Command;
+import picocli.CommandLine.Mixin;
+import picocli.CommandLine.Option;
+import picocli.CommandLine.Parameters;
+
+/** {@code moe run}: the main job, a layer of a checkpoint on some tokens. */
+@Command(
+        name = "run",
+        description = "Loads a layer of a checkpoint, quantises it, runs it, and prints timings and the error.")
+final class Run implements Callable<Integer> {
+    private static final int DEFAULT_TOKENS = 16;
+
+    /** The reference takes its time. */
+    private static final int MOST_CHECKED_TOKENS = 16;
+
+    private static final int MOST_RUNS = 5;
+    private static final double LONGEST_SECONDS = 2;
+
+    @Parameters(paramLabel = "CHECKPOINT", description = "A directory with config.json and safetensors.")
+    Path checkpoint;
+
+    @Option(
+            names = "--layer",
+            paramLabel = "N",
+            defaultValue = "0",
+            description = "Decoder layer, from 0; default ${DEFAULT-VALUE}.")
+    int layer;
+
+    @ArgGroup
+    @Nullable
+    Source source;
+
+    /** The hidden states to run on. */
+    static final class Source {
+        @Option(
+                names = "--tokens",
+                paramLabel = "M",
+                description = "Run on M random tokens, the same in every run; default " + DEFAULT_TOKENS + ".")
+        @Nullable
+        Integer tokens;
+
+        @Option(
+                names = "--input",
+                paramLabel = "F",
+                description = "Run on the tensor 'hidden_states' [tokens, hidden] of a safetensors file.")
+        @Nullable
+        Path input;
+    }
+
+    @Option(
+            names = "--output",
+            paramLabel = "F",
+            description = "Write the result as the tensor 'output' [tokens, hidden] of a safetensors file.")
+    @Nullable
+    Path result;
+
+    @Option(
+            names = "--scheme",
+            paramLabel = "S",
+            defaultValue = "w8a8_channel",
+            description = "What becomes int8: ${COMPLETION-CANDIDATES}; default ${DEFAULT-VALUE}.")
+    Int8Scheme scheme = Int8Scheme.W8A8_CHANNEL;
+
+    @Option(names = "--no-check", description = "Leave out the comparison with the unquantised layer.")
+    boolean unchecked;
+
+    @Mixin
+    Target target;
+
+    @Mixin
+    Output output;
+
+    /** Seconds of each call: the first, and the median of those after it. */
+    private record Times(double first, double median, int runs) {}
+
+    @Override
+    public Integer call() {
+        try (MoeCheckpoint opened = MoeCheckpoint.open(checkpoint)) {
+            ExpertWeights weights = opened.layer(layer);
+            FusedMoeConfig config = weights.config();
+            Tokens hidden = hidden(config.hiddenDim());
+            float[] out = new float[hidden.values().length];
+            target.announce();
+            long start = System.nanoTime();
+            try (MoeLayer loaded = load(weights, hidden.count())) {
+                double load = secondsSince(start);
+                Times times = time(loaded, hidden, out);
+                if (result != null) {
+                    new SafetensorsWriter()
+                            .add("output", out, hidden.count(), config.hiddenDim())
+                            .write(result);
+                }
+                int checked = unchecked ? 0 : Math.min(hidden.count(), MOST_CHECKED_TOKENS);
+                double error = checked == 0 ? Double.NaN : error(weights, hidden.values(), out, checked);
+                print(opened.modelType(), loaded, hidden.count(), load, times, checked, error);
+            }
+        }
+        return Moe.DONE;
+    }
+
+    private Tokens hidden(int hiddenDim) {
+        if (source != null && source.input != null) {
+            try (Safetensors file = Safetensors.open(source.input)) {
+                return Tokens.read(file, "hidden_states", hiddenDim);
+            }
+        }
+        Integer tokens = source == null ? null : source.tokens;
+        return Tokens.random(tokens == null ? DEFAULT_TOKENS : tokens, hiddenDim);
+    }
+
+    private MoeLayer load(ExpertWeights weights, int tokens) {
+        try (ProgressLine progress = new ProgressLine()) {
+            return MoeLayer.of(weights, target.options(scheme, tokens).withProgress(progress));
+        }
+    }
+
+    private static Times time(MoeLayer layer, Tokens hidden, float[] out) {
+        long start = System.nanoTime();
+        layer.forward(hidden.values(), hidden.count(), out, null);
+        double first = secondsSince(start);
+        List<Double> seconds = new ArrayList<>();
+        long repeated = System.nanoTime();
+        do {
+            start = System.nanoTime();
+            layer.forward(hidden.values(), hidden.count(), out, null);
+            seconds.add(secondsSince(start));
+        } while (seconds.size() < MOST_RUNS && secondsSince(repeated) < LONGEST_SECONDS);
+        seconds.sort(null);
+        return new Times(first, seconds.get(seconds.size() / 2), seconds.size());
+    }
+
+    private static double secondsSince(long start) {
+        return (System.nanoTime() - start) / 1e9;
+    }
+
+    /** Relative L2 against the unquantised layer, over the first tokens. */
+    private static double error(ExpertWeights weights, float[] hidden, float[] out, int tokens) {
+        int values = tokens * weights.config().hiddenDim();
+        double[] exact = Reference.forward(weights, Arrays.copyOf(hidden, values), tokens)
+                .output();
+        return Reference.relativeL2(Reference.widen(Arrays.copyOf(out, values)), exact);
+    }
+
+    private void print(
+            String modelType, MoeLayer loaded, int tokens, double load, Times times, int checked, double error) {
+        FusedMoeConfig config = loaded.config();
+        double perSecond = tokens / times.median();
+
+        Map<String, @Nullable Object> json = new LinkedHashMap<>();
+        json.put("checkpoint", checkpoint.toString());
+        json.put("modelType", modelType);
+        json.put("layer", layer);
+        json.put("experts", config.numExperts());
+        json.put("topK", config.expertsPerToken());
+        json.put("hidden", config.hiddenDim());
+        json.put("intermediate", config.intermediateSize());
+        json.put("activation", config.activation().toString());
+        json.put("scheme", loaded.scheme().toString());
+        json.put("backend", loaded.backend());
+        json.put("kernelClass", loaded.kernelClass());
+        json.put("device", loaded.device());
+        json.put("deviceBytes", loaded.deviceBytes());
+        json.put("tokens", tokens);
+        json.put("loadSeconds", load);
+        json.put("firstSeconds", times.first());
+        json.put("medianSeconds", times.median());
+        json.put("runs", times.runs());
+        json.put("tokensPerSecond", perSecond);
+        json.put("relativeL2", error);
+        json.put("checkedTokens", checked);
+        json.put("output", result == null ? null : result.toString());
+
+        List<List<String>> rows = new ArrayList<>();
+        rows.add(List.of("layer", modelType + ", layer " + layer + " of " + checkpoint));
+        rows.add(List.of(
+                "",
+                config.numExperts() + " experts, top " + config.expertsPerToken() + ", hidden " + config.hiddenDim()
+                        + ", intermediate " + config.intermediateSize() + ", " + config.activation()));
+        rows.add(List.of("scheme", loaded.scheme().toString()));
+        rows.add(List.of("backend", loaded.backend() + ", " + loaded.kernelClass()));
+        rows.add(List.of("device", loaded.device()));
+        rows.add(List.of("memory", Output.bytes(loaded.deviceBytes())));
+        rows.add(List.of("load", Output.seconds(load)));
+        rows.add(List.of("first run", Output.seconds(times.first())));
+        rows.add(List.of(
+                "run",
+                Output.seconds(times.median()) + " for " + tokens + (tokens == 1 ? " token" : " tokens")
+                        + ", median of " + times.runs()));
+        rows.add(List.of("rate", String.format(Locale.ROOT, "%.0f tokens/s", perSecond)));
+        if (checked > 0) {
+            rows.add(List.of(
+                    "error",
+                    Output.number(error) + " relative L2 against the unquantised layer in float64, "
+                            + (checked == tokens ? "all" : "first " + checked) + " tokens"));
+        }
+        if (result != null) {
+            rows.add(List.of("output", result.toString()));
+        }
+        output.print(json, Output.table(rows));
+    }
+}

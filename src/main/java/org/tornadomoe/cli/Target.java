@@ -1,0 +1,101 @@
+package org.tornadomoe.cli;
+
+import java.io.PrintWriter;
+import java.util.Map;
+import org.jspecify.annotations.Nullable;
+import org.tornadomoe.MoeOptions;
+import org.tornadomoe.config.FusedMoeConfig;
+import org.tornadomoe.config.Int8Scheme;
+import org.tornadomoe.modular.FusedMoeExperts;
+import org.tornadomoe.oracle.Int8MoeOracle;
+import org.tornadomoe.oracle.Selection;
+import org.tornadomoe.tornado.TornadoExperts;
+import org.tornadomoe.tornado.TornadoHome;
+import picocli.CommandLine.Model.CommandSpec;
+import picocli.CommandLine.Option;
+import picocli.CommandLine.Spec;
+
+/** The options of every command that say what is to compute. */
+final class Target {
+    @Spec(Spec.Target.MIXEE)
+    CommandSpec spec;
+
+    @Option(
+            names = "--backend",
+            paramLabel = "NAME",
+            defaultValue = "auto",
+            description = "auto, triton (TornadoVM, or its interpreter) or reference (float64); default ${DEFAULT-VALUE}.")
+    String backend = "auto";
+
+    @Option(
+            names = "--device",
+            paramLabel = "ID",
+            description = "Device, as 'moe devices' names it, or the backend part alone; default the best.")
+    @Nullable
+    String device;
+
+    @Option(names = "--kernel", paramLabel = "NAME", description = "Kernel class, by name; default the first that fits.")
+    @Nullable
+    String kernel;
+
+    /** TornadoVM's SDK is of no use in the JVM that the launcher started with it. */
+    static final class NoUseForSdkException extends RuntimeException {
+        private static final long serialVersionUID = 1L;
+
+        NoUseForSdkException(String message) {
+            super(message);
+        }
+    }
+
+    /** Says on standard error where a layer will run, where a user may think it ran elsewhere. */
+    void announce() {
+        String note = homeNote();
+        // Where nothing works, the oracle's refusal says so.
+        if (!backend.equals("reference") && TornadoHome.current().kind() != TornadoHome.Kind.NONE && note != null) {
+            spec.commandLine().getErr().println("moe: " + note);
+        }
+    }
+
+    /**
+     * What a user should know about TornadoVM in this JVM, null if nothing.
+     *
+     * @throws NoUseForSdkException if the launcher should start another
+     */
+    @Nullable
+    String homeNote() {
+        Moe moe = (Moe) spec.root().userObject();
+        return note(
+                TornadoHome.current(), backend, moe.environment, System.getProperty("tornadomoe.note"));
+    }
+
+    /** @param launcherNote what the launcher has found out, empty if it has said so; null if it did not start this JVM */
+    static @Nullable String note(
+            TornadoHome home, String backend, Map<String, String> environment, @Nullable String launcherNote) {
+        boolean sdkFailed = home.kind() == TornadoHome.Kind.NONE && "1".equals(environment.get("MOE_LAUNCHER"));
+        if (sdkFailed && !backend.equals("reference")) {
+            throw new NoUseForSdkException(home.note() + ": running on the interpreter");
+        }
+        String note = home.kind() == TornadoHome.Kind.INTERPRETER && launcherNote != null ? launcherNote : home.note();
+        return note == null || note.isBlank() ? null : note;
+    }
+
+    /** The options of a layer for that many tokens. */
+    MoeOptions options(Int8Scheme scheme, int maxTokens) {
+        return MoeOptions.DEFAULT
+                .withScheme(scheme)
+                .withBackend(backend)
+                .withDevice(device)
+                .withKernelClass(kernel)
+                .withMaxTokens(maxTokens);
+    }
+
+    /** The kernel class for a layer; throws as the oracle. */
+    Selection select(FusedMoeConfig config, Int8Scheme scheme) {
+        return Int8MoeOracle.select(config, scheme, backend, device, kernel);
+    }
+
+    /** Where a kernel class would run, for people. */
+    static String device(FusedMoeExperts experts) {
+        return experts instanceof TornadoExperts tornado ? tornado.device().toString() : "cpu";
+    }
+}

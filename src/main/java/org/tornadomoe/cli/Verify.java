@@ -1,0 +1,197 @@
+package org.tornadomoe.cli;
+
+import java.nio.file.Path;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.concurrent.Callable;
+import org.jspecify.annotations.Nullable;
+import org.tornadomoe.MoeLayer;
+import org.tornadomoe.checkpoint.CaseFile;
+import org.tornadomoe.checkpoint.MoeCheckpoint;
+import org.tornadomoe.checkpoint.Safetensors;
+import org.tornadomoe.config.FusedMoeConfig;
+import org.tornadomoe.config.Int8Scheme;
+import org.tornadomoe.modular.ChosenExperts;
+import org.tornadomoe.oracle.Selection;
+import org.tornadomoe.quant.ExpertWeights;
+import org.tornadomoe.reference.Reference;
+import org.tornadomoe.reference.Routing;
+import picocli.CommandLine.ArgGroup;
+import picocli.CommandLine.Command;
+import picocli.CommandLine.Mixin;
+import picocli.CommandLine.Model.CommandSpec;
+import picocli.CommandLine.Option;
+import picocli.CommandLine.ParameterException;
+import picocli.CommandLine.Parameters;
+import picocli.CommandLine.Spec;
+
+/** {@code moe verify}: a layer against numbers that other implementations made. */
+@Command(
+        name = "verify",
+        description = {
+            "Compares a layer with numbers that another implementation made:",
+            "a checkpoint's layer with a golden file, or every stage with a case file."
+        })
+final class Verify implements Callable<Integer> {
+    @Spec
+    CommandSpec spec;
+
+    @Parameters(
+            arity = "0..1",
+            paramLabel = "CHECKPOINT",
+            description = "With --golden: a directory with config.json and safetensors.")
+    @Nullable
+    Path checkpoint;
+
+    @ArgGroup(multiplicity = "1")
+    Against against;
+
+    /** What to compare with. */
+    static final class Against {
+        @Option(
+                names = "--golden",
+                paramLabel = "F",
+                description = "A safetensors file with 'hidden_states' and 'output', both [tokens, hidden].")
+        @Nullable
+        Path golden;
+
+        @Option(
+                names = "--case",
+                paramLabel = "F",
+                description = "A safetensors file with int8 weights and what every stage made of an input.")
+        @Nullable
+        Path caseFile;
+    }
+
+    @Option(names = "--layer", paramLabel = "N", description = "Decoder layer, from 0; default 0.")
+    @Nullable
+    Integer layer;
+
+    @Option(
+            names = "--scheme",
+            paramLabel = "S",
+            description = "What becomes int8: ${COMPLETION-CANDIDATES}; default w8a8_channel.")
+    @Nullable
+    Int8Scheme scheme;
+
+    @Option(
+            names = "--tolerance",
+            paramLabel = "T",
+            description = "The largest relative L2 error; default 2.5e-2, and 1.5e-2 for w8a16_channel.")
+    @Nullable
+    Double tolerance;
+
+    @Mixin
+    Target target;
+
+    @Mixin
+    Output output;
+
+    @Override
+    public Integer call() {
+        Path caseFile = against.caseFile;
+        return caseFile == null ? verifyGolden() : verifyCase(caseFile);
+    }
+
+    private int verifyGolden() {
+        Path golden = against.golden;
+        if (checkpoint == null || golden == null) {
+            throw new ParameterException(spec.commandLine(), "--golden needs a CHECKPOINT");
+        }
+        Int8Scheme scheme = this.scheme == null ? Int8Scheme.W8A8_CHANNEL : this.scheme;
+        double tolerance = this.tolerance != null ? this.tolerance : scheme.quantizesActivations() ? 2.5e-2 : 1.5e-2;
+        if (!(tolerance >= 0 && Double.isFinite(tolerance))) {
+            throw new ParameterException(
+                    spec.commandLine(), "--tolerance: expected a number of at least 0, got " + tolerance);
+        }
+        int layer = this.layer == null ? 0 : this.layer;
+        try (MoeCheckpoint opened = MoeCheckpoint.open(checkpoint);
+                Safetensors file = Safetensors.open(golden)) {
+            ExpertWeights weights = opened.layer(layer);
+            FusedMoeConfig config = weights.config();
+            Tokens hidden = Tokens.read(file, "hidden_states", config.hiddenDim());
+            file.tensor("output").requireShape(hidden.count(), config.hiddenDim());
+            float[] expected = Tokens.read(file, "output", config.hiddenDim()).values();
+            float[] actual = new float[expected.length];
+            ChosenExperts chosen = ChosenExperts.allocate(hidden.count(), config.expertsPerToken());
+            target.announce();
+            try (MoeLayer loaded = load(weights, scheme, hidden.count())) {
+                loaded.forward(hidden.values(), hidden.count(), actual, chosen);
+                double error = Reference.relativeL2(Reference.widen(actual), Reference.widen(expected));
+                double maxAbs = CaseCheck.maxAbs(actual, expected);
+                int mismatches = CaseCheck.differing(
+                        chosen.ids(), route(weights, hidden).ids());
+                List<Check> checks = List.of(
+                        new Check("routing", "expert ids that differ", mismatches, 0),
+                        new Check("output", "relative L2 error", error, tolerance),
+                        new Check("output", "largest difference", maxAbs, Double.POSITIVE_INFINITY));
+                Map<String, @Nullable Object> json = new LinkedHashMap<>();
+                json.put("file", golden.toString());
+                json.put("checkpoint", checkpoint.toString());
+                json.put("modelType", opened.modelType());
+                json.put("layer", layer);
+                json.put("tokens", hidden.count());
+                json.put("scheme", scheme.toString());
+                json.put("backend", loaded.backend());
+                json.put("kernelClass", loaded.kernelClass());
+                json.put("device", loaded.device());
+                json.put("relativeL2", error);
+                json.put("maxAbs", maxAbs);
+                json.put("expertIdMismatches", mismatches);
+                json.put("tolerance", tolerance);
+                return report(json, checks);
+            }
+        }
+    }
+
+    private MoeLayer load(ExpertWeights weights, Int8Scheme scheme, int tokens) {
+        try (ProgressLine progress = new ProgressLine()) {
+            return MoeLayer.of(weights, target.options(scheme, tokens).withProgress(progress));
+        }
+    }
+
+    private static Routing route(ExpertWeights weights, Tokens hidden) {
+        FusedMoeConfig config = weights.config();
+        int m = hidden.count();
+        int e = config.numExperts();
+        double[] logits = Reference.routerLogits(
+                Reference.widen(hidden.values()), weights.router(), m, e, config.hiddenDim());
+        return Reference.route(logits, m, e, config.expertsPerToken(), config.routingMethod());
+    }
+
+    private int verifyCase(Path file) {
+        if (checkpoint != null || layer != null || scheme != null || tolerance != null) {
+            throw new ParameterException(
+                    spec.commandLine(), "--case takes no CHECKPOINT, --layer, --scheme or --tolerance: the file says it all");
+        }
+        try (CaseFile given = CaseFile.read(file)) {
+            target.announce();
+            Selection selection = target.select(given.config(), given.scheme());
+            CaseCheck.Result result = CaseCheck.check(given, selection.experts());
+            Map<String, @Nullable Object> json = new LinkedHashMap<>();
+            json.put("file", file.toString());
+            json.put("tokens", given.tokens());
+            json.put("scheme", given.scheme().toString());
+            json.put("backend", selection.backend().toString());
+            json.put("kernelClass", selection.experts().name());
+            json.put("device", Target.device(selection.experts()));
+            json.put("relativeL2", result.relativeL2());
+            json.put("maxAbs", result.maxAbs());
+            json.put("expertIdMismatches", result.expertIdMismatches());
+            json.put("tolerance", CaseCheck.tolerance(given.scheme()));
+            json.put("stages", result.checks().stream().map(Check::toJson).toList());
+            return report(json, result.checks());
+        }
+    }
+
+    private int report(Map<String, @Nullable Object> json, List<Check> checks) {
+        boolean passed = Check.allOk(checks);
+        json.put("passed", passed);
+        String head = json.get("file") + ": " + json.get("tokens") + " tokens, " + json.get("scheme") + ", "
+                + json.get("kernelClass") + " on " + json.get("device");
+        String line = System.lineSeparator();
+        output.print(json, head + line + Check.table(checks) + line + (passed ? "passed" : "FAILED"));
+        return passed ? Moe.DONE : Moe.NO;
+    }
+}
