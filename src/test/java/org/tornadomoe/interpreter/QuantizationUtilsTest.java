@@ -1,0 +1,42 @@
+package org.tornadomoe.interpreter;
+
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatThrownBy;
+
+import net.jqwik.api.ForAll;
+import net.jqwik.api.Property;
+import net.jqwik.api.constraints.Size;
+import org.junit.jupiter.api.Test;
+import uk.ac.manchester.tornado.api.types.arrays.Int8Array;
+import uk.ac.manchester.tornado.api.utils.QuantizationUtils;
+
+class QuantizationUtilsTest {
+    private static int pack(byte[] bytes) {
+        return (bytes[0] & 0xff) | ((bytes[1] & 0xff) << 8) | ((bytes[2] & 0xff) << 16) | (bytes[3] << 24);
+    }
+
+    @Property
+    void dotProductOfFour(@ForAll @Size(4) byte[] a, @ForAll @Size(4) byte[] b, @ForAll int c) {
+        int expected = c;
+        for (int i = 0; i < 4; i++) {
+            expected += a[i] * b[i];
+        }
+        assertThat(QuantizationUtils.dp4a_packed(pack(a), pack(b), c)).isEqualTo(expected);
+        Int8Array first = Int8Array.concat(new Int8Array(3), Int8Array.fromArray(a));
+        assertThat(QuantizationUtils.dp4a(first, 3, Int8Array.fromArray(b), 0, c))
+                .isEqualTo(expected);
+        assertThat(QuantizationUtils.dp4a(first, 3, b, 0, c)).isEqualTo(expected);
+    }
+
+    @Test
+    void partsOutsideOfTheArrays() {
+        Int8Array four = new Int8Array(4);
+        assertThatThrownBy(() -> QuantizationUtils.dp4a(four, 1, four, 0, 0))
+                .isInstanceOf(IndexOutOfBoundsException.class);
+    }
+
+    @Test
+    void scalesBack() {
+        assertThat(QuantizationUtils.dequantizeFusedResult(-300, 0.5f, 0.25f)).isEqualTo(-37.5f);
+    }
+}

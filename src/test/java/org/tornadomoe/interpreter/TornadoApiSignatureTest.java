@@ -1,0 +1,157 @@
+package org.tornadomoe.interpreter;
+
+import static org.assertj.core.api.Assertions.assertThat;
+
+import java.io.IOException;
+import java.io.InputStream;
+import java.lang.classfile.Attributes;
+import java.lang.classfile.ClassFile;
+import java.lang.classfile.ClassModel;
+import java.lang.classfile.FieldModel;
+import java.lang.classfile.MethodModel;
+import java.lang.reflect.AccessFlag;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.Locale;
+import java.util.Set;
+import java.util.TreeSet;
+import java.util.jar.JarEntry;
+import java.util.jar.JarFile;
+import java.util.stream.Collectors;
+import java.util.stream.Stream;
+import org.jspecify.annotations.Nullable;
+import org.junit.jupiter.api.Test;
+
+/**
+ * What the interpreter declares of TornadoVM's API is declared there too, with the same descriptor, so that classes compiled
+ * against the one run on the other. With {@code TORNADOVM_HOME} it is compared with the SDK's jar; elsewhere with the list of
+ * an earlier comparison, which {@code -Dtornadomoe.record} rewrites.
+ */
+class TornadoApiSignatureTest {
+    private static final Path RECORD = Path.of("src/test/resources/tornado-api-5.2.0-jdk25.signatures");
+    private static final String OURS_ALONE = "uk/ac/manchester/tornado/api/interpreter/";
+
+    @Test
+    void everySignatureIsTornadoVMs() throws IOException {
+        Set<String> ours = ours();
+        assertThat(ours).contains("method uk/ac/manchester/tornado/api/KernelContext.localBarrier()V public");
+        Path jar = sdkJar();
+        if (jar == null) {
+            assertThat(new TreeSet<>(Files.readAllLines(RECORD)))
+                    .as("signatures compared with an SDK, see the class's comment")
+                    .containsAll(ours);
+            return;
+        }
+        assertThat(theirs(jar)).as("signatures in %s", jar).containsAll(ours);
+        if (System.getProperty("tornadomoe.record") != null) {
+            Files.write(RECORD, ours);
+        }
+    }
+
+    @Test
+    void aDifferenceIsSeen() throws IOException {
+        Set<String> ours = ours();
+        assertThat(ours)
+                .contains("field uk/ac/manchester/tornado/api/enums/DataTransferMode.EVERY_EXECUTION I public static"
+                        + " final = 1")
+                .contains("method uk/ac/manchester/tornado/api/TornadoExecutionPlan.close()V public throws"
+                        + " uk/ac/manchester/tornado/api/exceptions/TornadoExecutionPlanException")
+                .contains("class uk/ac/manchester/tornado/api/types/arrays/IntArray public final extends"
+                        + " uk/ac/manchester/tornado/api/types/arrays/TornadoNativeArray");
+        assertThat(ours).noneMatch(line -> line.contains(OURS_ALONE));
+    }
+
+    private static @Nullable Path sdkJar() throws IOException {
+        String home = System.getenv("TORNADOVM_HOME");
+        if (home == null || home.isBlank()) {
+            return null;
+        }
+        try (Stream<Path> jars = Files.list(Path.of(home, "share/java/tornado"))) {
+            return jars.filter(jar -> jar.getFileName().toString().startsWith("tornado-api-"))
+                    .findFirst()
+                    .orElseThrow(() -> new IOException("no tornado-api jar in TORNADOVM_HOME: " + home));
+        }
+    }
+
+    private static Set<String> ours() throws IOException {
+        Set<String> lines = new TreeSet<>();
+        Path root = Path.of("target/classes/uk");
+        try (Stream<Path> files = Files.walk(root)) {
+            for (Path file : files.filter(f -> f.toString().endsWith(".class")).toList()) {
+                describe(ClassFile.of().parse(file), lines);
+            }
+        }
+        return lines;
+    }
+
+    private static Set<String> theirs(Path jar) throws IOException {
+        Set<String> lines = new TreeSet<>();
+        try (JarFile file = new JarFile(jar.toFile())) {
+            List<JarEntry> classes = file.stream()
+                    .filter(e -> e.getName().startsWith("uk/") && e.getName().endsWith(".class"))
+                    .toList();
+            for (JarEntry entry : classes) {
+                try (InputStream in = file.getInputStream(entry)) {
+                    describe(ClassFile.of().parse(in.readAllBytes()), lines);
+                }
+            }
+        }
+        return lines;
+    }
+
+    /** A line for the class, one for each interface, and one for each member that others may use. */
+    private static void describe(ClassModel type, Set<String> lines) {
+        String name = type.thisClass().asInternalName();
+        if (name.startsWith(OURS_ALONE) || !type.flags().has(AccessFlag.PUBLIC)) {
+            return;
+        }
+        lines.add("class " + name + flags(type.flags().flags()) + " extends "
+                + type.superclass().orElseThrow().asInternalName());
+        type.interfaces().forEach(i -> lines.add("interface " + name + " implements " + i.asInternalName()));
+        for (FieldModel field : type.fields()) {
+            if (isOffered(field.flags().flags())) {
+                String constant = field.findAttribute(Attributes.constantValue())
+                        .map(value -> " = " + value.constant().constantValue())
+                        .orElse("");
+                lines.add("field " + name + "." + field.fieldName().stringValue() + " "
+                        + field.fieldType().stringValue() + flags(field.flags().flags()) + constant);
+            }
+        }
+        for (MethodModel method : type.methods()) {
+            if (isOffered(method.flags().flags())) {
+                String exceptions = method.findAttribute(Attributes.exceptions())
+                        .map(attribute -> attribute.exceptions().stream()
+                                .map(e -> e.asInternalName())
+                                .sorted()
+                                .collect(Collectors.joining(",", " throws ", "")))
+                        .orElse("");
+                lines.add("method " + name + "." + method.methodName().stringValue()
+                        + method.methodType().stringValue()
+                        + flags(method.flags().flags()) + exceptions);
+            }
+        }
+    }
+
+    private static boolean isOffered(Set<AccessFlag> flags) {
+        return (flags.contains(AccessFlag.PUBLIC) || flags.contains(AccessFlag.PROTECTED))
+                && !flags.contains(AccessFlag.SYNTHETIC);
+    }
+
+    private static String flags(Set<AccessFlag> flags) {
+        List<AccessFlag> compared = new ArrayList<>(List.of(
+                AccessFlag.PUBLIC,
+                AccessFlag.PROTECTED,
+                AccessFlag.STATIC,
+                AccessFlag.FINAL,
+                AccessFlag.ABSTRACT,
+                AccessFlag.INTERFACE,
+                AccessFlag.ENUM,
+                AccessFlag.ANNOTATION));
+        compared.retainAll(flags);
+        return compared.stream()
+                .map(flag -> " " + flag.name().toLowerCase(Locale.ROOT))
+                .collect(Collectors.joining());
+    }
+}
