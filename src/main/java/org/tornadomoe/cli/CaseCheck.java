@@ -49,16 +49,18 @@ final class CaseCheck {
         int mismatches = differing(made.topkIds(), given.topkIds());
         checks.add(new Check("routing", "expert ids that differ", mismatches, 0));
         checks.add(new Check(
-                "routing", "weights, largest difference", maxAbs(made.topkWeights(), given.topkWeights()), WEIGHT_ERROR));
-        checks.add(new Check(
-                "alignment", "places that differ (of the reference's)", misplaced(file, made.topkIds()), 0));
+                "routing",
+                "weights, largest difference",
+                maxAbs(made.topkWeights(), given.topkWeights()),
+                WEIGHT_ERROR));
+        checks.add(
+                new Check("alignment", "places that differ (of the reference's)", misplaced(file, made.topkIds()), 0));
         addQuantized(checks, "quantise 1", file.hiddenStates(), file.a1(), made.a1(), made.a1Scales());
         checks.add(new Check("gemm 1", "bf16 units in the last place", bf16Units(made.gemm1(), given.gemm1()), 1));
         checks.add(new Check("activation", "bf16 units in the last place", bf16Units(made.act(), given.act()), 1));
         addQuantized(checks, "quantise 2", file.act(), file.a2(), made.a2(), made.a2Scales());
         checks.add(new Check("gemm 2", "bf16 units in the last place", bf16Units(made.gemm2(), given.gemm2()), 1));
-        checks.add(new Check(
-                "combine", "relative L2 error", relativeL2(made.output(), given.output()), SUM_ERROR));
+        checks.add(new Check("combine", "relative L2 error", relativeL2(made.output(), given.output()), SUM_ERROR));
         float[] output = endToEnd(file, experts, made).output();
         double error = relativeL2(output, given.output());
         double maxAbs = maxAbs(output, given.output());

@@ -1,6 +1,5 @@
 package org.tornadomoe.cli;
 
-import java.io.PrintWriter;
 import java.util.Map;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.MoeOptions;
@@ -24,7 +23,8 @@ final class Target {
             names = "--backend",
             paramLabel = "NAME",
             defaultValue = "auto",
-            description = "auto, triton (TornadoVM, or its interpreter) or reference (float64); default ${DEFAULT-VALUE}.")
+            description =
+                    "auto, triton (TornadoVM, or its interpreter) or reference (float64); default ${DEFAULT-VALUE}.")
     String backend = "auto";
 
     @Option(
@@ -34,7 +34,10 @@ final class Target {
     @Nullable
     String device;
 
-    @Option(names = "--kernel", paramLabel = "NAME", description = "Kernel class, by name; default the first that fits.")
+    @Option(
+            names = "--kernel",
+            paramLabel = "NAME",
+            description = "Kernel class, by name; default the first that fits.")
     @Nullable
     String kernel;
 
@@ -64,8 +67,7 @@ final class Target {
     @Nullable
     String homeNote() {
         Moe moe = (Moe) spec.root().userObject();
-        return note(
-                TornadoHome.current(), backend, moe.environment, System.getProperty("tornadomoe.note"));
+        return note(TornadoHome.current(), backend, moe.environment, System.getProperty("tornadomoe.note"));
     }
 
     /** @param launcherNote what the launcher has found out, empty if it has said so; null if it did not start this JVM */

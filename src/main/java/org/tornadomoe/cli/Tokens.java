@@ -48,7 +48,8 @@ record Tokens(int count, float[] values) {
             throw problem(
                     file.path(),
                     name,
-                    "expected shape [tokens, " + hiddenDim + "] with at least one token, got " + Arrays.toString(shape));
+                    "expected shape [tokens, " + hiddenDim + "] with at least one token, got "
+                            + Arrays.toString(shape));
         }
         float[] values = tensor.toFloats();
         for (int i = 0; i < values.length; i++) {

@@ -120,8 +120,8 @@ final class Verify implements Callable<Integer> {
                 loaded.forward(hidden.values(), hidden.count(), actual, chosen);
                 double error = Reference.relativeL2(Reference.widen(actual), Reference.widen(expected));
                 double maxAbs = CaseCheck.maxAbs(actual, expected);
-                int mismatches = CaseCheck.differing(
-                        chosen.ids(), route(weights, hidden).ids());
+                int mismatches =
+                        CaseCheck.differing(chosen.ids(), route(weights, hidden).ids());
                 List<Check> checks = List.of(
                         new Check("routing", "expert ids that differ", mismatches, 0),
                         new Check("output", "relative L2 error", error, tolerance),
@@ -155,15 +155,16 @@ final class Verify implements Callable<Integer> {
         FusedMoeConfig config = weights.config();
         int m = hidden.count();
         int e = config.numExperts();
-        double[] logits = Reference.routerLogits(
-                Reference.widen(hidden.values()), weights.router(), m, e, config.hiddenDim());
+        double[] logits =
+                Reference.routerLogits(Reference.widen(hidden.values()), weights.router(), m, e, config.hiddenDim());
         return Reference.route(logits, m, e, config.expertsPerToken(), config.routingMethod());
     }
 
     private int verifyCase(Path file) {
         if (checkpoint != null || layer != null || scheme != null || tolerance != null) {
             throw new ParameterException(
-                    spec.commandLine(), "--case takes no CHECKPOINT, --layer, --scheme or --tolerance: the file says it all");
+                    spec.commandLine(),
+                    "--case takes no CHECKPOINT, --layer, --scheme or --tolerance: the file says it all");
         }
         try (CaseFile given = CaseFile.read(file)) {
             target.announce();

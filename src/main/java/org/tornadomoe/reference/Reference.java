@@ -79,9 +79,9 @@ public final class Reference {
     /**
      * Router: the K experts with the highest score of each token, highest first, the lower id first among equals.
      *
-     * <p>With softmax first, a probability that is NaN or infinite counts 0 before the choice, so a token whose logits
-     * hold a NaN or +infinity goes to experts 0 to K - 1 with weights of 0. With softmax last, a logit that is NaN or
-     * infinite counts as -infinity and gets a weight of 0. (vLLM: {@code router/fused_topk_router.py} and its
+     * <p>The softmax over the chosen experts is the softmax over all of them, divided by the sum of the chosen: RENORMALIZE and
+     * RENORMALIZE_NAIVE are one. A probability that is NaN or infinite counts 0 before the choice, so a token whose logits
+     * hold a NaN or +infinity goes to experts 0 to K - 1 with weights of 0. (vLLM: {@code router/fused_topk_router.py} and its
      * {@code topk_softmax} kernel.)
      *
      * @param logits [M, E]
@@ -95,17 +95,13 @@ public final class Reference {
         double[] weights = new double[tokens * topK];
         for (int m = 0; m < tokens; m++) {
             double[] row = Arrays.copyOfRange(logits, m * experts, (m + 1) * experts);
-            double[] scores = switch (method) {
-                case DEFAULT, RENORMALIZE_NAIVE -> finiteOr(0, softmax(row));
-                case RENORMALIZE -> finiteOr(Double.NEGATIVE_INFINITY, row);
-            };
+            double[] scores = finiteOrZero(softmax(row));
             int[] chosen = topK(scores, topK);
             double[] chosenScores =
                     Arrays.stream(chosen).mapToDouble(e -> scores[e]).toArray();
             double[] chosenWeights = switch (method) {
                 case DEFAULT -> chosenScores;
-                case RENORMALIZE -> finiteOr(0, softmax(chosenScores));
-                case RENORMALIZE_NAIVE -> normalized(chosenScores);
+                case RENORMALIZE, RENORMALIZE_NAIVE -> normalized(chosenScores);
             };
             System.arraycopy(chosen, 0, ids, m * topK, topK);
             System.arraycopy(chosenWeights, 0, weights, m * topK, topK);
@@ -124,8 +120,8 @@ public final class Reference {
         return Arrays.stream(exp).map(v -> v / total).toArray();
     }
 
-    private static double[] finiteOr(double other, double[] x) {
-        return Arrays.stream(x).map(v -> Double.isFinite(v) ? v : other).toArray();
+    private static double[] finiteOrZero(double[] x) {
+        return Arrays.stream(x).map(v -> Double.isFinite(v) ? v : 0).toArray();
     }
 
     private static double[] normalized(double[] x) {

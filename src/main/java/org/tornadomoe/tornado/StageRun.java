@@ -102,6 +102,11 @@ final class StageRun {
     }
 
     private void execute(String name, List<Stage> steps) {
+        execute(device, name, steps, tokens);
+    }
+
+    /** Runs some stages by themselves: what they read goes there from the arrays here, what they write comes back. */
+    static void execute(Device device, String name, List<Stage> steps, int tokens) {
         if (steps.isEmpty()) {
             return;
         }

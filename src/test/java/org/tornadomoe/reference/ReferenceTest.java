@@ -88,17 +88,11 @@ class ReferenceTest {
         assertThat(routing.weights()[4]).isCloseTo(1 / (1 + Math.exp(-1)), within(1e-15));
         assertThat(routing.weights())
                 .containsExactly(0, 0, 0, 0, routing.weights()[4], routing.weights()[5], 0, 0, 0, 0);
-        assertThat(Reference.route(logits, 5, 4, 2, RoutingMethodType.DEFAULT).ids())
-                .isEqualTo(routing.ids());
-    }
-
-    @Test
-    void withSoftmaxLastALogitThatIsNotFiniteIsNeverPreferred() {
-        double[] logits = {5, NAN, 7, 1, NAN, 3, INF, -INF, NAN, NAN, NAN, NAN};
-        Routing routing = Reference.route(logits, 3, 4, 2, RoutingMethodType.RENORMALIZE);
-        assertThat(routing.ids()).containsExactly(2, 0, 1, 0, 0, 1);
-        assertThat(routing.weights()[2]).isEqualTo(1);
-        assertThat(Arrays.copyOfRange(routing.weights(), 3, 6)).containsOnly(0);
+        for (RoutingMethodType method : RoutingMethodType.values()) {
+            assertThat(Reference.route(logits, 5, 4, 2, method).ids())
+                    .as("%s", method)
+                    .isEqualTo(routing.ids());
+        }
     }
 
     @Test

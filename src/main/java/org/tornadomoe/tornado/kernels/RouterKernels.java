@@ -75,7 +75,7 @@ public final class RouterKernels {
      *
      * <p>With {@code renormalize} 1 the weights are the softmax over the chosen experts (which is also what a softmax over
      * all experts, divided by the sum of the chosen, comes to); with 0 the softmax over all experts. A row that holds NaN
-     * or plus infinity has no probabilities: it gets experts 0 … K−1 with weight 0, as in vLLM, which takes such
+     * or plus infinity, or minus infinity only, has no probabilities: it gets experts 0 … K−1 with weight 0, as in vLLM, which takes such
      * probabilities as 0.
      *
      * <p>Grid: one group of {@link #TOP_K_GROUP} work-items a token. Costs E·(K+3) comparisons and E exponentials a token.
@@ -124,7 +124,7 @@ public final class RouterKernels {
         }
         ctx.localBarrier();
         greatest = values[0];
-        unusable = ids[0];
+        unusable = ids[0] + (greatest > LOWEST ? 0 : 1);
         ctx.localBarrier();
 
         // The softmax's denominator over all experts.

@@ -1,0 +1,169 @@
+package org.tornadomoe.tornado;
+
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.within;
+
+import java.lang.foreign.MemorySegment;
+import java.lang.foreign.ValueLayout;
+import java.util.Arrays;
+import java.util.List;
+import java.util.Objects;
+import java.util.SplittableRandom;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
+import org.tornadomoe.RandomLayer;
+import org.tornadomoe.config.FusedMoeConfig;
+import org.tornadomoe.config.Int8Scheme;
+import org.tornadomoe.config.RoutingMethodType;
+import org.tornadomoe.quant.Int8Activations;
+import org.tornadomoe.quant.Int8Experts;
+import org.tornadomoe.quant.Int8Quantizer;
+import org.tornadomoe.quant.Progress;
+import org.tornadomoe.reference.Alignment;
+import org.tornadomoe.reference.Reference;
+import org.tornadomoe.reference.Routing;
+import org.tornadomoe.tornado.kernels.GemmKernels;
+import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
+
+/** Single kernels at the edges of what they are asked for, on the interpreter. */
+class KernelEdgeTest {
+    @Test
+    void tiesGoToTheLowerExpert() {
+        // Few distinct logits, so that nearly every choice is a tie.
+        FusedMoeConfig config = RandomLayer.of(200, 7, 4, 4, 40, 1).config();
+        SplittableRandom random = new SplittableRandom(1);
+        float[] logits = new float[40 * 200];
+        for (int i = 0; i < logits.length; i++) {
+            logits[i] = random.nextInt(5);
+        }
+        assertRouting(config, logits, 40);
+    }
+
+    @Test
+    void everyExpertMayBeChosen() {
+        assertRouting(
+                RandomLayer.of(32, 32, 4, 4, 3, 1).config(),
+                RandomLayer.of(32, 32, 32, 4, 3, 2).hidden(3, 0),
+                3);
+        assertRouting(
+                RandomLayer.of(1024, 1, 4, 4, 2, 1).config(),
+                RandomLayer.of(1, 1, 1024, 4, 2, 2).hidden(2, 0),
+                2);
+    }
+
+    @Test
+    void rowsWithoutProbabilitiesGetTheFirstExpertsWithWeightZero() {
+        FusedMoeConfig config = RandomLayer.of(6, 2, 4, 4, 6, 1).config();
+        float nan = Float.NaN;
+        float inf = Float.POSITIVE_INFINITY;
+        float[] logits = {
+            nan, nan, nan, nan, nan, nan, 1, 2, nan, 4, 5, 6, 1, inf, 3, 4, 5, 6, -inf, -inf, 2, -inf, 1, -inf, -inf,
+            -inf, -inf, 3, -inf, -inf, -inf, -inf, -inf, -inf, -inf, -inf
+        };
+        LayerArrays arrays = assertRouting(config, logits, 6);
+        assertThat(arrays.topkIds.toHeapArray()).containsExactly(0, 1, 0, 1, 0, 1, 2, 4, 3, 0, 0, 1);
+        assertThat(arrays.topkWeights.toHeapArray())
+                .startsWith(0f, 0f, 0f, 0f, 0f, 0f)
+                .endsWith(1f, 0f, 0f, 0f);
+    }
+
+    private static LayerArrays assertRouting(FusedMoeConfig config, float[] logits, int tokens) {
+        LayerArrays last = null;
+        for (RoutingMethodType method : RoutingMethodType.values()) {
+            FusedMoeConfig routed = new RandomLayer(config, 1).routedBy(method).config();
+            LayerArrays arrays = arrays(routed);
+            arrays.header.set(0, tokens);
+            MemorySegment.copy(logits, 0, arrays.logits.getSegment(), ValueLayout.JAVA_FLOAT, 0, logits.length);
+            run(new LayerStages(arrays, true).topK(), tokens);
+            Routing expected = Reference.route(
+                    Reference.widen(logits), tokens, config.numExperts(), config.expertsPerToken(), method);
+            assertThat(arrays.topkIds.toHeapArray()).as("%s ids", method).isEqualTo(expected.ids());
+            float[] weights = arrays.topkWeights.toHeapArray();
+            for (int p = 0; p < weights.length; p++) {
+                assertThat((double) weights[p])
+                        .as("%s weight %d", method, p)
+                        .isCloseTo(expected.weights()[p], within(1e-6));
+            }
+            last = arrays;
+        }
+        return Objects.requireNonNull(last);
+    }
+
+    @ParameterizedTest
+    @CsvSource({"1, 1, 1", "4, 3, 8", "1, 1, 300", "7, 3, 300", "64, 6, 171", "300, 8, 96", "1024, 2, 257"})
+    void alignmentIsTheReferences(int experts, int topK, int tokens) {
+        FusedMoeConfig config = RandomLayer.of(experts, topK, 4, 4, tokens, 1).config();
+        int pairs = tokens * topK;
+        SplittableRandom random = new SplittableRandom(pairs);
+        int[] anyIds = random.ints(pairs, 0, experts).toArray();
+        int[] oneExpert = new int[pairs];
+        Arrays.fill(oneExpert, experts - 1);
+        int[] someInvalid = random.ints(pairs, -2, experts + 2).toArray();
+        for (int[] ids : List.of(anyIds, oneExpert, someInvalid)) {
+            LayerArrays arrays = arrays(config);
+            arrays.header.set(0, tokens);
+            MemorySegment.copy(ids, 0, arrays.topkIds.getSegment(), ValueLayout.JAVA_INT, 0, pairs);
+            run(new LayerStages(arrays, true).align(), tokens);
+            Alignment expected = Reference.align(ids, experts, GemmKernels.BLOCK);
+            assertThat(arrays.padded.get(0)).isEqualTo(expected.numTokensPostPadded());
+            assertThat(Arrays.copyOf(arrays.sortedIds.toHeapArray(), expected.numTokensPostPadded()))
+                    .isEqualTo(expected.sortedTokenIds());
+            assertThat(Arrays.copyOf(arrays.expertIds.toHeapArray(), expected.expertIds().length))
+                    .isEqualTo(expected.expertIds());
+        }
+    }
+
+    @Test
+    void alignmentIsReadyForFewerTokensThanBefore() {
+        FusedMoeConfig config = RandomLayer.of(9, 3, 4, 4, 200, 1).config();
+        LayerArrays arrays = arrays(config);
+        List<Stage> align = new LayerStages(arrays, true).align();
+        for (int tokens : new int[] {200, 1, 90}) {
+            int[] ids = new SplittableRandom(tokens).ints(tokens * 3L, 0, 9).toArray();
+            arrays.header.set(0, tokens);
+            MemorySegment.copy(ids, 0, arrays.topkIds.getSegment(), ValueLayout.JAVA_INT, 0, ids.length);
+            run(align, tokens);
+            assertThat(arrays.padded.get(0))
+                    .isEqualTo(Reference.align(ids, 9, GemmKernels.BLOCK).numTokensPostPadded());
+        }
+    }
+
+    @Test
+    void quantisationRoundsHalfAwayFromZeroExactly() {
+        // A row with a magnitude of 127 has the factor 1, so that these are the values that are rounded.
+        float belowHalf = Math.nextDown(0.5f);
+        float[] row = {127f, 0.5f, -0.5f, belowHalf, -belowHalf, 1.5f, -2.5f, 126.5f, -126.5f, -127f, 0f, 63.49f};
+        FusedMoeConfig config = RandomLayer.of(2, 1, row.length, 4, 3, 1).config();
+        LayerArrays arrays = arrays(config);
+        arrays.header.set(0, 3);
+        copy(row, arrays.hidden, 0);
+        copy(new float[row.length], arrays.hidden, row.length);
+        float[] tiny = new float[row.length];
+        tiny[3] = 1e-20f;
+        copy(tiny, arrays.hidden, 2 * row.length);
+        run(new LayerStages(arrays, true).quantizeTokens(), 3);
+        byte[] bytes = arrays.tokens.getSegment().toArray(ValueLayout.JAVA_BYTE);
+        assertThat(Arrays.copyOf(bytes, row.length)).containsExactly(127, 1, -1, 0, 0, 2, -3, 127, -127, -127, 0, 63);
+        byte[] expected = new byte[row.length];
+        assertThat(arrays.tokenScales.get(0)).isEqualTo(Int8Activations.quantize(row, 0, row.length, expected, 0));
+        assertThat(Arrays.copyOf(bytes, row.length)).isEqualTo(expected);
+        assertThat(Arrays.copyOfRange(bytes, row.length, 3 * row.length)).containsOnly(0);
+        assertThat(arrays.tokenScales.get(1)).isEqualTo(1e-10f / 127f);
+    }
+
+    private static void copy(float[] from, FloatArray into, int at) {
+        MemorySegment.copy(from, 0, into.getSegment(), ValueLayout.JAVA_FLOAT, 4L * at, from.length);
+    }
+
+    private static LayerArrays arrays(FusedMoeConfig config) {
+        try (Int8Experts experts =
+                Int8Quantizer.quantize(new RandomLayer(config, 1), Int8Scheme.W8A8_CHANNEL, Progress.NONE)) {
+            return new LayerArrays(config, experts, Long.MAX_VALUE);
+        }
+    }
+
+    private static void run(List<Stage> stages, int tokens) {
+        StageRun.execute(TornadoHome.current().devices().getFirst(), "edge", stages, tokens);
+    }
+}
