@@ -4,6 +4,7 @@ import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.atomic.AtomicLong;
 import java.util.function.Function;
 import uk.ac.manchester.tornado.api.KernelContext;
+import uk.ac.manchester.tornado.api.exceptions.TornadoRuntimeException;
 
 /** One run of a kernel over a grid. Groups are taken in order by as many threads as there are processors. */
 final class Launch {
@@ -17,8 +18,9 @@ final class Launch {
     final Races races;
 
     private final AtomicLong next = new AtomicLong();
-    private volatile boolean cancelled;
-    private long failedGroup;
+    /** The first group that failed; groups before it are run to their end, so that what is reported is always the same. */
+    private volatile long failedGroup = Long.MAX_VALUE;
+
     private KernelException failure;
 
     Launch(
@@ -61,6 +63,9 @@ final class Launch {
             if (failure != null) {
                 throw failure;
             }
+            if (failedGroup != Long.MAX_VALUE) {
+                throw new TornadoRuntimeException("task " + task + ": group " + failedGroup + " failed");
+            }
         }
     }
 
@@ -83,7 +88,9 @@ final class Launch {
         Body body = kernel.body(arguments.clone(), context);
         try (Group group = kernel.waits ? new Lockstep(this, body) : new Sequence(this, body)) {
             long groups = grid.groups();
-            for (long index = next.getAndIncrement(); index < groups && !cancelled; index = next.getAndIncrement()) {
+            for (long index = next.getAndIncrement();
+                    index < groups && index < failedGroup;
+                    index = next.getAndIncrement()) {
                 group.run(index);
             }
         }
@@ -105,14 +112,9 @@ final class Launch {
         return "(" + at[0] + ", " + at[1] + ", " + at[2] + ")";
     }
 
-    boolean cancelled() {
-        return cancelled;
-    }
-
     /** Ends the launch; of several failures the one of the first group is kept. */
     synchronized void fail(WorkItem item, Throwable cause) {
-        cancelled = true;
-        if (failure == null || item.group.index < failedGroup) {
+        if (item.group.index < failedGroup) {
             failedGroup = item.group.index;
             failure = new KernelException(describe(item, cause), cause);
         }

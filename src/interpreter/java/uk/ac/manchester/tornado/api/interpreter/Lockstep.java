@@ -98,9 +98,10 @@ final class Lockstep extends Group {
                     // the failure is recorded
                 } catch (Throwable t) {
                     fail(item, t);
+                } finally {
+                    states[number] = State.DONE;
+                    handOn(number).give();
                 }
-                states[number] = State.DONE;
-                handOn(number).give();
                 await();
             } while (!closed);
         }

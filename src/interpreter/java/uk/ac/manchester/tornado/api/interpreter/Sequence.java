@@ -12,13 +12,14 @@ final class Sequence extends Group {
     @Override
     void runItems() {
         int size = launch.grid.groupSize();
-        for (int i = 0; i < size && !launch.cancelled(); i++) {
+        for (int i = 0; i < size; i++) {
             WorkItem item = new WorkItem(this, i);
             WorkItem.enter(item);
             try {
                 body.run(launch.contexts.apply(item));
             } catch (Throwable t) {
                 launch.fail(item, t);
+                break;
             }
         }
         WorkItem.enter(null);

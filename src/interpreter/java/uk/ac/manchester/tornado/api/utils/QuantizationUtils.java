@@ -1,5 +1,6 @@
 package uk.ac.manchester.tornado.api.utils;
 
+import uk.ac.manchester.tornado.api.interpreter.CheckedMemory;
 import uk.ac.manchester.tornado.api.types.arrays.Int8Array;
 
 /** Dot products of four int8 pairs, added to an int32; all wrap on overflow. */
@@ -22,10 +23,10 @@ public class QuantizationUtils {
         int from = Math.toIntExact(offsetA);
         int with = Math.toIntExact(offsetB);
         return c
-                + a.get(from) * b[with]
-                + a.get(from + 1) * b[with + 1]
-                + a.get(from + 2) * b[with + 2]
-                + a.get(from + 3) * b[with + 3];
+                + a.get(from) * CheckedMemory.load(b, with)
+                + a.get(from + 1) * CheckedMemory.load(b, with + 1)
+                + a.get(from + 2) * CheckedMemory.load(b, with + 2)
+                + a.get(from + 3) * CheckedMemory.load(b, with + 3);
     }
 
     /** An int32 sum of products, scaled back. */
