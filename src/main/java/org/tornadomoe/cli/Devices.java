@@ -123,7 +123,7 @@ final class Devices implements Callable<Integer> {
     private static Map<String, Object> toJson(Device device) {
         Map<String, Object> json = new LinkedHashMap<>();
         json.put("id", device.id());
-        json.put("backend", device.backend().name().toLowerCase(Locale.ROOT));
+        json.put("backend", device.id().substring(0, device.id().indexOf(':')));
         json.put("name", device.name());
         json.put("memory", device.memory());
         json.put("maxWorkGroup", device.maxGroup());

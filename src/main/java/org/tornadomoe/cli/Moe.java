@@ -4,11 +4,6 @@ import java.io.PrintStream;
 import java.io.PrintWriter;
 import java.util.List;
 import java.util.Map;
-import java.util.logging.Handler;
-import java.util.logging.LogRecord;
-import java.util.logging.Logger;
-import java.util.logging.SimpleFormatter;
-import org.jspecify.annotations.Nullable;
 import org.tornadomoe.checkpoint.CheckpointException;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.modular.InsufficientMemoryException;
@@ -42,8 +37,6 @@ public final class Moe {
 
     /** The launcher started this JVM with an SDK that is of no use: it is to start the interpreter instead. */
     static final int NO_USE_FOR_SDK = 75;
-
-    private static final Logger LIBRARY = Logger.getLogger("org.tornadomoe");
 
     final Map<String, String> environment;
 
@@ -79,18 +72,11 @@ public final class Moe {
                 .registerConverter(Int8Scheme.class, Moe::scheme)
                 .setParameterExceptionHandler((problem, _) -> misused(problem, debug))
                 .setExecutionExceptionHandler((failure, at, _) -> failed(failure, at.getErr(), debug));
-        // What the library logs is a line on standard error while a command runs.
-        Handler log = new Log(err);
-        boolean parents = LIBRARY.getUseParentHandlers();
-        LIBRARY.setUseParentHandlers(false);
-        LIBRARY.addHandler(log);
         try {
             return command.execute(args);
         } catch (OutOfMemoryError failure) { // picocli catches no errors
             return failed(failure, err, debug);
         } finally {
-            LIBRARY.removeHandler(log);
-            LIBRARY.setUseParentHandlers(parents);
             out.flush();
             err.flush();
         }
@@ -115,7 +101,12 @@ public final class Moe {
                     spec.options().stream().map(OptionSpec::longestName).toList();
             known = "; the options are " + String.join(", ", names);
         }
-        complain(at.getErr(), spec.qualifiedName() + ": " + problem.getMessage() + known, problem, debug);
+        complain(
+                at.getErr(),
+                spec.qualifiedName() + ": "
+                        + String.valueOf(problem.getMessage()).replaceFirst("^Error: ", "") + known,
+                problem,
+                debug);
         return BAD_INPUT;
     }
 
@@ -130,7 +121,8 @@ public final class Moe {
                     InsufficientMemoryException _,
                     MoeExecutionException _,
                     UnsupportedOperationException _ -> String.valueOf(failure.getMessage());
-            case OutOfMemoryError _ -> "out of memory: " + failure.getMessage();
+            case OutOfMemoryError _ ->
+                "out of memory: " + failure.getMessage() + " (JDK_JAVA_OPTIONS=-Xmx... gives Java more)";
             default -> "this should not have happened: " + failure + " (MOE_DEBUG=1 shows where)";
         };
         complain(err, "moe: " + said, failure, debug);
@@ -146,30 +138,6 @@ public final class Moe {
 
     private static String oneLine(String text) {
         return text.strip().replaceAll("\\s*\\R\\s*", "; ");
-    }
-
-    private static final class Log extends Handler {
-        private final SimpleFormatter formatter = new SimpleFormatter();
-        private final PrintWriter err;
-
-        Log(PrintWriter err) {
-            this.err = err;
-        }
-
-        @Override
-        public void publish(@Nullable LogRecord message) {
-            if (message != null && isLoggable(message)) {
-                err.println(oneLine("moe: " + formatter.formatMessage(message)));
-            }
-        }
-
-        @Override
-        public void flush() {
-            err.flush();
-        }
-
-        @Override
-        public void close() {}
     }
 
     /** The version of the jar this runs from. */

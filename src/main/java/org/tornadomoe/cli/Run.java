@@ -1,5 +1,6 @@
 package org.tornadomoe.cli;
 
+import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.Arrays;
@@ -10,6 +11,7 @@ import java.util.Map;
 import java.util.concurrent.Callable;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.MoeLayer;
+import org.tornadomoe.checkpoint.CheckpointException;
 import org.tornadomoe.checkpoint.MoeCheckpoint;
 import org.tornadomoe.checkpoint.Safetensors;
 import org.tornadomoe.checkpoint.SafetensorsWriter;
@@ -95,14 +97,20 @@ final class Run implements Callable<Integer> {
 
     @Override
     public Integer call() {
+        if (result != null) {
+            // Found out now, not after the work.
+            Path directory = result.toAbsolutePath().getParent();
+            if (directory == null || !Files.isDirectory(directory)) {
+                throw new CheckpointException(result, "cannot be written: no such directory");
+            }
+        }
         try (MoeCheckpoint opened = MoeCheckpoint.open(checkpoint)) {
             ExpertWeights weights = opened.layer(layer);
             FusedMoeConfig config = weights.config();
             Tokens hidden = hidden(config.hiddenDim());
             float[] out = new float[hidden.values().length];
-            target.announce();
             long start = System.nanoTime();
-            try (MoeLayer loaded = load(weights, hidden.count())) {
+            try (MoeLayer loaded = target.load(weights, scheme, hidden.count())) {
                 double load = secondsSince(start);
                 Times times = time(loaded, hidden, out);
                 if (result != null) {
@@ -126,12 +134,6 @@ final class Run implements Callable<Integer> {
         }
         Integer tokens = source == null ? null : source.tokens;
         return Tokens.random(tokens == null ? DEFAULT_TOKENS : tokens, hiddenDim);
-    }
-
-    private MoeLayer load(ExpertWeights weights, int tokens) {
-        try (ProgressLine progress = new ProgressLine()) {
-            return MoeLayer.of(weights, target.options(scheme, tokens).withProgress(progress));
-        }
     }
 
     private static Times time(MoeLayer layer, Tokens hidden, float[] out) {

@@ -2,12 +2,15 @@ package org.tornadomoe.cli;
 
 import java.util.Map;
 import org.jspecify.annotations.Nullable;
+import org.tornadomoe.MoeLayer;
 import org.tornadomoe.MoeOptions;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.modular.FusedMoeExperts;
+import org.tornadomoe.oracle.Int8MoeBackend;
 import org.tornadomoe.oracle.Int8MoeOracle;
 import org.tornadomoe.oracle.Selection;
+import org.tornadomoe.quant.ExpertWeights;
 import org.tornadomoe.tornado.TornadoExperts;
 import org.tornadomoe.tornado.TornadoHome;
 import picocli.CommandLine.Model.CommandSpec;
@@ -50,13 +53,29 @@ final class Target {
         }
     }
 
-    /** Says on standard error where a layer will run, where a user may think it ran elsewhere. */
-    void announce() {
+    /**
+     * What a layer will run on, with a line on standard error where a user may think it runs elsewhere.
+     *
+     * @param config of the layer
+     * @throws IllegalArgumentException if an option names what is unknown
+     * @throws UnsupportedOperationException if nothing serves the layer
+     */
+    Selection choose(FusedMoeConfig config, Int8Scheme scheme) {
         String note = homeNote();
-        // Where nothing works, the oracle's refusal says so.
-        if (!backend.equals("reference") && TornadoHome.current().kind() != TornadoHome.Kind.NONE && note != null) {
+        Selection selection = select(config, scheme);
+        if (selection.backend() == Int8MoeBackend.REFERENCE
+                && !selection.refusals().isEmpty()) {
+            note = "running on the reference, in float64: " + String.join("; ", selection.refusals());
+        }
+        if (note != null && !backend.equals("reference")) {
             spec.commandLine().getErr().println("moe: " + note);
         }
+        return selection;
+    }
+
+    /** The oracle's choice, in silence. Throws as {@link #choose}. */
+    Selection select(FusedMoeConfig config, Int8Scheme scheme) {
+        return Int8MoeOracle.select(config, scheme, backend, device, kernel);
     }
 
     /**
@@ -81,19 +100,20 @@ final class Target {
         return note == null || note.isBlank() ? null : note;
     }
 
-    /** The options of a layer for that many tokens. */
-    MoeOptions options(Int8Scheme scheme, int maxTokens) {
-        return MoeOptions.DEFAULT
-                .withScheme(scheme)
-                .withBackend(backend)
-                .withDevice(device)
-                .withKernelClass(kernel)
-                .withMaxTokens(maxTokens);
-    }
-
-    /** The kernel class for a layer; throws as the oracle. */
-    Selection select(FusedMoeConfig config, Int8Scheme scheme) {
-        return Int8MoeOracle.select(config, scheme, backend, device, kernel);
+    /** Chooses as {@link #choose}, loads and quantises, with a progress bar. Throws as {@link MoeLayer#of}. */
+    MoeLayer load(ExpertWeights weights, Int8Scheme scheme, int maxTokens) {
+        choose(weights.config().withMaxNumTokens(maxTokens), scheme);
+        try (ProgressLine progress = new ProgressLine()) {
+            return MoeLayer.of(
+                    weights,
+                    MoeOptions.DEFAULT
+                            .withScheme(scheme)
+                            .withBackend(backend)
+                            .withDevice(device)
+                            .withKernelClass(kernel)
+                            .withMaxTokens(maxTokens)
+                            .withProgress(progress));
+        }
     }
 
     /** Where a kernel class would run, for people. */

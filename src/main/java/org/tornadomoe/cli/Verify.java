@@ -115,8 +115,7 @@ final class Verify implements Callable<Integer> {
             float[] expected = Tokens.read(file, "output", config.hiddenDim()).values();
             float[] actual = new float[expected.length];
             ChosenExperts chosen = ChosenExperts.allocate(hidden.count(), config.expertsPerToken());
-            target.announce();
-            try (MoeLayer loaded = load(weights, scheme, hidden.count())) {
+            try (MoeLayer loaded = target.load(weights, scheme, hidden.count())) {
                 loaded.forward(hidden.values(), hidden.count(), actual, chosen);
                 double error = Reference.relativeL2(Reference.widen(actual), Reference.widen(expected));
                 double maxAbs = CaseCheck.maxAbs(actual, expected);
@@ -145,12 +144,6 @@ final class Verify implements Callable<Integer> {
         }
     }
 
-    private MoeLayer load(ExpertWeights weights, Int8Scheme scheme, int tokens) {
-        try (ProgressLine progress = new ProgressLine()) {
-            return MoeLayer.of(weights, target.options(scheme, tokens).withProgress(progress));
-        }
-    }
-
     private static Routing route(ExpertWeights weights, Tokens hidden) {
         FusedMoeConfig config = weights.config();
         int m = hidden.count();
@@ -167,8 +160,7 @@ final class Verify implements Callable<Integer> {
                     "--case takes no CHECKPOINT, --layer, --scheme or --tolerance: the file says it all");
         }
         try (CaseFile given = CaseFile.read(file)) {
-            target.announce();
-            Selection selection = target.select(given.config(), given.scheme());
+            Selection selection = target.choose(given.config(), given.scheme());
             CaseCheck.Result result = CaseCheck.check(given, selection.experts());
             Map<String, @Nullable Object> json = new LinkedHashMap<>();
             json.put("file", file.toString());
@@ -189,7 +181,7 @@ final class Verify implements Callable<Integer> {
     private int report(Map<String, @Nullable Object> json, List<Check> checks) {
         boolean passed = Check.allOk(checks);
         json.put("passed", passed);
-        String head = json.get("file") + ": " + json.get("tokens") + " tokens, " + json.get("scheme") + ", "
+        String head = json.get("file") + ": tokens " + json.get("tokens") + ", " + json.get("scheme") + ", "
                 + json.get("kernelClass") + " on " + json.get("device");
         String line = System.lineSeparator();
         output.print(json, head + line + Check.table(checks) + line + (passed ? "passed" : "FAILED"));

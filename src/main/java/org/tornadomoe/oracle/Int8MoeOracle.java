@@ -18,8 +18,6 @@ import org.tornadomoe.tornado.TornadoHome;
  * that supports the layer. Stateless and thread-safe.
  */
 public final class Int8MoeOracle {
-    private static final System.Logger LOG = System.getLogger(Int8MoeOracle.class.getName());
-
     private Int8MoeOracle() {}
 
     /**
@@ -50,16 +48,9 @@ public final class Int8MoeOracle {
                 }
                 String reason = experts.unsupported(config, scheme);
                 if (reason == null) {
-                    return new Selection(candidate, experts);
+                    return new Selection(candidate, experts, refusals);
                 }
                 refusals.add(experts.name() + ": " + reason);
-            }
-            if (backend.equals("auto")) {
-                LOG.log(
-                        System.Logger.Level.INFO,
-                        "{0} can''t serve this layer: {1}",
-                        candidate,
-                        String.join("; ", refusals));
             }
         }
         throw new UnsupportedOperationException(
