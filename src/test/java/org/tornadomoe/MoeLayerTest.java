@@ -1,0 +1,176 @@
+package org.tornadomoe;
+
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatThrownBy;
+
+import java.lang.foreign.Arena;
+import java.lang.foreign.MemorySegment;
+import java.lang.foreign.ValueLayout;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.concurrent.Callable;
+import java.util.concurrent.ExecutionException;
+import java.util.concurrent.ExecutorService;
+import java.util.concurrent.Executors;
+import java.util.concurrent.Future;
+import org.jspecify.annotations.Nullable;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.ValueSource;
+import org.tornadomoe.config.Int8Scheme;
+import org.tornadomoe.modular.ChosenExperts;
+
+class MoeLayerTest {
+    private static final RandomLayer WEIGHTS = RandomLayer.of(7, 2, 24, 12, 64, 11);
+    private static final MoeOptions OPTIONS = MoeOptions.DEFAULT.withMaxTokens(16);
+
+    @ParameterizedTest
+    @ValueSource(strings = {"triton", "reference"})
+    void arraysAndSegmentsGiveTheSame(String backend) {
+        try (MoeLayer layer = MoeLayer.of(WEIGHTS, OPTIONS.withBackend(backend));
+                Arena arena = Arena.ofConfined()) {
+            float[] hidden = WEIGHTS.hidden(9, 1);
+            float[] output = layer.forward(hidden);
+            assertThat(output).hasSameSizeAs(hidden).doesNotContain(Float.NaN);
+
+            MemorySegment nativeOutput = arena.allocate(4L * hidden.length + 4);
+            nativeOutput.set(ValueLayout.JAVA_FLOAT, 4L * hidden.length, 42f);
+            layer.forward(arena.allocateFrom(ValueLayout.JAVA_FLOAT, hidden), 9, nativeOutput, null);
+            float[] roomy = nativeOutput.toArray(ValueLayout.JAVA_FLOAT);
+            assertThat(roomy).startsWith(output).endsWith(42f);
+
+            float[] heap = new float[hidden.length];
+            layer.forward(MemorySegment.ofArray(hidden), 9, MemorySegment.ofArray(heap), null);
+            assertThat(heap).isEqualTo(output);
+
+            ChosenExperts chosen = ChosenExperts.allocate(16, 2);
+            float[] fewer = new float[3 * 24];
+            layer.forward(hidden, 3, fewer, chosen);
+            assertThat(output).startsWith(fewer);
+            for (int token = 0; token < 3; token++) {
+                assertThat(chosen.weights()[2 * token] + chosen.weights()[2 * token + 1])
+                        .isBetween(0.9999f, 1.0001f);
+            }
+        }
+    }
+
+    @Test
+    void wrongArgumentsAreNamedAndChangeNothing() {
+        try (MoeLayer layer = MoeLayer.of(WEIGHTS, OPTIONS)) {
+            float[] hidden = WEIGHTS.hidden(2, 1);
+            float[] output = new float[hidden.length];
+            refuses(
+                    () -> layer.forward(new float[25]),
+                    "hidden: expected a multiple of the hidden size 24 values, got 25");
+            refuses(() -> layer.forward(new float[0]), "tokens: expected 1 to 16", "got 0");
+            refuses(() -> layer.forward(new float[17 * 24]), "tokens: expected 1 to 16", "got 17");
+            refuses(() -> run(layer, hidden, -1, output, null), "tokens: expected 1 to 16", "got -1");
+            refuses(() -> run(layer, hidden, 3, new float[72], null), "hidden: expected at least 72 floats", "got 48");
+            refuses(() -> run(layer, hidden, 2, new float[47], null), "output: expected at least 48 floats", "got 47");
+            refuses(
+                    () -> run(layer, hidden, 2, output, ChosenExperts.allocate(1, 2)),
+                    "chosen: expected room for 2 tokens");
+            refuses(
+                    () -> run(layer, hidden, 2, output, ChosenExperts.allocate(2, 3)),
+                    "chosen: expected room for 2 tokens");
+            refuses(
+                    () -> {
+                        layer.forward(
+                                MemorySegment.ofArray(hidden),
+                                2,
+                                MemorySegment.ofArray(output).asReadOnly(),
+                                null);
+                        return null;
+                    },
+                    "output: expected memory that can be written");
+            assertThat(output).containsOnly(0f);
+        }
+    }
+
+    private static Object run(
+            MoeLayer layer, float[] hidden, int tokens, float[] output, @Nullable ChosenExperts chosen) {
+        layer.forward(hidden, tokens, output, chosen);
+        return output;
+    }
+
+    private static void refuses(Callable<?> call, String... parts) {
+        assertThatThrownBy(call::call)
+                .isInstanceOf(IllegalArgumentException.class)
+                .hasMessageContainingAll(parts);
+    }
+
+    @Test
+    void unknownNamesAreRefusedWithWhatThereIs() {
+        refuses(() -> MoeLayer.of(WEIGHTS, OPTIONS.withBackend("cuda")), "triton", "reference", "cuda");
+        refuses(() -> MoeLayer.of(WEIGHTS, OPTIONS.withDevice("ptx:9")), "interpreter:0", "ptx:9");
+        refuses(() -> OPTIONS.withMaxTokens(0), "maxTokens", "got 0");
+        assertThatThrownBy(() -> MoeLayer.of(
+                        WEIGHTS,
+                        OPTIONS.withScheme(Int8Scheme.W8A16_CHANNEL)
+                                .withBackend("triton")
+                                .withKernelClass("TornadoDp4aExperts")))
+                .isInstanceOf(UnsupportedOperationException.class)
+                .hasMessageContaining("dp4a multiplies int8 by int8");
+    }
+
+    @ParameterizedTest
+    @ValueSource(strings = {"triton", "reference"})
+    void afterCloseThereIsAMessageAndASecondCloseIsNothing(String backend) {
+        MoeLayer layer = MoeLayer.of(WEIGHTS, OPTIONS.withBackend(backend));
+        float[] hidden = WEIGHTS.hidden(1, 1);
+        layer.forward(hidden);
+        layer.close();
+        layer.close();
+        assertThatThrownBy(() -> layer.forward(hidden))
+                .isInstanceOf(IllegalStateException.class)
+                .hasMessage("the layer is closed");
+    }
+
+    @ParameterizedTest
+    @ValueSource(strings = {"triton", "reference"})
+    void callersOfOneLayerDoNotDisturbEachOther(String backend) throws Exception {
+        try (MoeLayer layer = MoeLayer.of(WEIGHTS, OPTIONS.withBackend(backend));
+                ExecutorService threads = Executors.newFixedThreadPool(4)) {
+            List<float[]> inputs = new ArrayList<>();
+            List<float[]> expected = new ArrayList<>();
+            for (int i = 0; i < 8; i++) {
+                inputs.add(WEIGHTS.hidden(1 + i, i));
+                expected.add(layer.forward(inputs.get(i)));
+            }
+            List<Future<float[]>> results = new ArrayList<>();
+            for (int round = 0; round < 4; round++) {
+                for (float[] input : inputs) {
+                    results.add(threads.submit(() -> layer.forward(input)));
+                }
+            }
+            for (int i = 0; i < results.size(); i++) {
+                assertThat(results.get(i).get()).isEqualTo(expected.get(i % 8));
+            }
+        }
+    }
+
+    @Test
+    void closingWaitsForTheCallsUnderWay() throws Exception {
+        for (int round = 0; round < 5; round++) {
+            MoeLayer layer = MoeLayer.of(WEIGHTS, OPTIONS);
+            float[] hidden = WEIGHTS.hidden(16, round);
+            float[] expected = layer.forward(hidden);
+            try (ExecutorService threads = Executors.newFixedThreadPool(3)) {
+                List<Future<float[]>> results = new ArrayList<>();
+                for (int i = 0; i < 6; i++) {
+                    results.add(threads.submit(() -> layer.forward(hidden)));
+                }
+                layer.close();
+                for (Future<float[]> result : results) {
+                    try {
+                        assertThat(result.get()).isEqualTo(expected);
+                    } catch (ExecutionException late) {
+                        assertThat(late.getCause())
+                                .isInstanceOf(IllegalStateException.class)
+                                .hasMessage("the layer is closed");
+                    }
+                }
+            }
+        }
+    }
+}

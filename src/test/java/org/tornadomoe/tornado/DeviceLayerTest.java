@@ -1,0 +1,111 @@
+package org.tornadomoe.tornado;
+
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatThrownBy;
+import static org.junit.jupiter.api.Assumptions.assumeTrue;
+
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.stream.Stream;
+import org.junit.jupiter.api.Tag;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.Arguments;
+import org.junit.jupiter.params.provider.MethodSource;
+import org.tornadomoe.MoeLayer;
+import org.tornadomoe.MoeOptions;
+import org.tornadomoe.RandomLayer;
+import org.tornadomoe.checkpoint.Safetensors;
+import org.tornadomoe.config.Int8Scheme;
+import org.tornadomoe.modular.MoeExecutionException;
+import org.tornadomoe.reference.Reference;
+import uk.ac.manchester.tornado.api.KernelContext;
+import uk.ac.manchester.tornado.api.TaskGraph;
+import uk.ac.manchester.tornado.api.types.arrays.IntArray;
+
+/** The layer on every device that TornadoVM's SDK has here; skipped, and counted as skipped, where there is none. */
+@Tag("device")
+class DeviceLayerTest {
+    private static final Path GOLDEN = Path.of("src/test/resources/golden/hf");
+
+    private static List<Device> devices() {
+        TornadoHome home = TornadoHome.current();
+        assumeTrue(home.kind() == TornadoHome.Kind.SDK, () -> "no TornadoVM SDK: " + home.note());
+        return home.devices();
+    }
+
+    private static Stream<Arguments> kernelClasses() {
+        List<Arguments> pairs = new ArrayList<>();
+        for (Device device : devices()) {
+            for (boolean dp4a : new boolean[] {true, false}) {
+                TornadoExperts experts = new TornadoExperts(device, dp4a);
+                for (Int8Scheme scheme : Int8Scheme.values()) {
+                    if (experts.unsupported(RandomLayer.of(1, 1, 4, 4, 1, 1).config(), scheme) == null) {
+                        pairs.add(Arguments.of(experts, scheme));
+                    }
+                }
+            }
+        }
+        return pairs.stream();
+    }
+
+    @ParameterizedTest
+    @MethodSource("kernelClasses")
+    void stagesMatchTheReference(TornadoExperts experts, Int8Scheme scheme) {
+        LayerChecks.stagesMatchReference(experts, scheme, RandomLayer.of(33, 6, 65, 33, 50, 1), 50);
+    }
+
+    @ParameterizedTest
+    @MethodSource("kernelClasses")
+    void oneKernelServesEveryTokenCount(TornadoExperts experts, Int8Scheme scheme) {
+        LayerChecks.forwardMatchesReference(experts, scheme, RandomLayer.of(9, 3, 50, 30, 60, 5), 1, 60, 7, 59, 1);
+    }
+
+    @ParameterizedTest
+    @MethodSource("kernelClasses")
+    void goldenLayersAreReproduced(TornadoExperts experts, Int8Scheme scheme) {
+        for (String family : List.of("mixtral", "qwen3_moe")) {
+            Path checkpoint = GOLDEN.resolve(family);
+            MoeOptions options = MoeOptions.DEFAULT
+                    .withScheme(scheme)
+                    .withDevice(experts.device().id())
+                    .withKernelClass(experts.name());
+            try (Safetensors golden = Safetensors.open(checkpoint.resolve("golden.safetensors"));
+                    MoeLayer layer = MoeLayer.load(checkpoint, 0, options)) {
+                float[] output = layer.forward(golden.tensor("hidden_states").toFloats());
+                double[] expected = Reference.widen(golden.tensor("output").toFloats());
+                assertThat(Reference.relativeL2(Reference.widen(output), expected))
+                        .isLessThan(scheme.quantizesActivations() ? 2.5e-2 : 1.5e-2);
+            }
+        }
+    }
+
+    @Test
+    void aKernelThatCannotBeCompiledIsAnException() {
+        for (Device device : devices()) {
+            IntArray values = new IntArray(64);
+            KernelContext context = new KernelContext();
+            Stage stage = new Stage(
+                    "impossible",
+                    64,
+                    m -> 1,
+                    m -> 1,
+                    (TaskGraph g) -> g.task("impossible", DeviceLayerTest::allocates, context, values),
+                    List.of(values),
+                    List.of(values));
+            assertThatThrownBy(() -> StageRun.execute(device, "broken", List.of(stage), 1))
+                    .isInstanceOf(MoeExecutionException.class)
+                    .hasMessageContaining("broken")
+                    .hasMessageContaining(device.id());
+        }
+    }
+
+    /** Objects can't be made on a device. */
+    @SuppressWarnings("MustBeClosedChecker")
+    static void allocates(KernelContext ctx, IntArray values) {
+        StringBuilder text = new StringBuilder();
+        text.append(values.get(ctx.globalIdx));
+        values.set(ctx.globalIdx, text.length());
+    }
+}
