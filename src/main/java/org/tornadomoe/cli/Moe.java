@@ -1,5 +1,7 @@
 package org.tornadomoe.cli;
 
+import java.io.FileOutputStream;
+import java.io.IOException;
 import java.io.PrintStream;
 import java.io.PrintWriter;
 import java.util.List;
@@ -44,9 +46,15 @@ public final class Moe {
         this.environment = environment;
     }
 
-    /** Runs a command and ends the JVM with its exit status. */
-    public static void main(String[] args) {
-        PrintStream results = System.out;
+    /**
+     * Runs a command and ends the JVM with its exit status. {@code MOE_RESULTS} names another place for the results: native
+     * libraries print on standard output, and the launcher sends that to standard error.
+     */
+    public static void main(String[] args) throws IOException {
+        String elsewhere = System.getenv("MOE_RESULTS");
+        PrintStream results = elsewhere == null
+                ? System.out
+                : new PrintStream(new FileOutputStream(elsewhere, true), false, System.out.charset());
         // What TornadoVM or another library prints must not end up between results.
         System.setOut(System.err);
         System.exit(run(writer(results), writer(System.err), System.getenv(), args));
