@@ -1,0 +1,3 @@
+package org.tornadomoe.interpreter;
+
+class InterpreterSemanticsTest extends Semantics {}
