@@ -1,9 +1,5 @@
 package uk.ac.manchester.tornado.api.interpreter;
 
-import java.util.ArrayDeque;
-import java.util.ArrayList;
-import java.util.List;
-
 /** One work-item of a launch: what is behind a kernel's context. */
 public final class WorkItem {
     private static final Integer[] SMALL = new Integer[Grid.MAX_GROUP];
@@ -21,11 +17,7 @@ public final class WorkItem {
     final int linear;
 
     private int allocations;
-    private final ArrayDeque<List<AsyncCopy>> committed = new ArrayDeque<>(0);
-    private List<AsyncCopy> issued = new ArrayList<>(0);
-
-    /** A copy that lands in local memory when it is waited for. */
-    private record AsyncCopy(int[] into, int index, int value) {}
+    private AsyncCopies copies;
 
     WorkItem(Group group, int linear) {
         this.group = group;
@@ -119,26 +111,28 @@ public final class WorkItem {
         return (int[]) group.collective(this, Warp.Operation.MMA_INT8, new Warp.Fragments(a, b, c));
     }
 
+    /** Starts a copy to local memory; the element has no value until the copy lands. */
     public void copyAsync(int[] into, int index, int value) {
         CheckedMemory.checkIndex(into, into.length, index);
         CheckedMemory.poison(into, index);
         writes(into, index);
-        issued.add(new AsyncCopy(into, index, value));
+        copies().issue(into, index, value);
     }
 
     public void commitCopies() {
-        committed.add(issued);
-        issued = new ArrayList<>(issued.size());
+        copies().commit();
     }
 
     /** Lands all but the last so many committed groups of copies. */
     public void awaitCopies(int remaining) {
-        while (committed.size() > remaining) {
-            for (AsyncCopy copy : committed.remove()) {
-                CheckedMemory.store(copy.into, copy.index, copy.value);
-                writes(copy.into, copy.index);
-            }
+        copies().await(remaining, this);
+    }
+
+    private AsyncCopies copies() {
+        if (copies == null) {
+            copies = new AsyncCopies();
         }
+        return copies;
     }
 
     /** This work-item's lane of its warp. */
