@@ -82,7 +82,7 @@ public final class Moe {
                 .setExecutionExceptionHandler((failure, at, _) -> failed(failure, at.getErr(), debug));
         try {
             return command.execute(args);
-        } catch (OutOfMemoryError failure) { // picocli catches no errors
+        } catch (Error failure) { // which picocli doesn't catch
             return failed(failure, err, debug);
         } finally {
             out.flush();
