@@ -6,6 +6,7 @@ import java.util.List;
 import java.util.Set;
 import java.util.function.Consumer;
 import java.util.function.IntUnaryOperator;
+import org.tornadomoe.modular.MoeExecutionException;
 import uk.ac.manchester.tornado.api.GridScheduler;
 import uk.ac.manchester.tornado.api.TaskGraph;
 import uk.ac.manchester.tornado.api.WorkerGrid;
@@ -39,9 +40,19 @@ record Stage(
 
     /** Several stages in one task graph, with the grids its tasks are launched with. */
     record Graph(TaskGraph tasks, GridScheduler grids, List<Stage> stages) {
-        static Graph of(String name, List<Stage> stages) {
+        /**
+         * A graph without tasks yet.
+         *
+         * @throws MoeExecutionException if the device doesn't take a stage's work-groups: TornadoVM would let the driver
+         *     choose others and launch the kernel all the same
+         */
+        static Graph of(String name, Device device, List<Stage> stages) {
             Graph graph = new Graph(new TaskGraph(name), new GridScheduler(), stages);
             for (Stage stage : stages) {
+                if (device.maxGroup() > 0 && stage.group > device.maxGroup()) {
+                    throw new MoeExecutionException("task " + name + "." + stage.name + " needs work-groups of "
+                            + stage.group + ", and " + device + " takes " + device.maxGroup());
+                }
                 graph.grids.addWorkerGrid(name + "." + stage.name, new WorkerGrid2D(stage.group, 1));
             }
             return graph;

@@ -111,7 +111,7 @@ final class StageRun {
             return;
         }
         try {
-            Stage.Graph graph = Stage.Graph.of(name, steps);
+            Stage.Graph graph = Stage.Graph.of(name, device, steps);
             graph.tasks()
                     .transferToDevice(
                             DataTransferMode.EVERY_EXECUTION, graph.inputs().toArray());

@@ -41,7 +41,7 @@ final class TornadoMoeKernel implements MoeKernel {
     static TornadoMoeKernel load(Device device, FusedMoeConfig config, Int8Experts experts, boolean dp4a) {
         LayerArrays arrays = new LayerArrays(config, experts, device.memory());
         try {
-            Stage.Graph graph = Stage.Graph.of("moe", new LayerStages(arrays, dp4a).all());
+            Stage.Graph graph = Stage.Graph.of("moe", device, new LayerStages(arrays, dp4a).all());
             graph.tasks()
                     .transferToDevice(
                             DataTransferMode.FIRST_EXECUTION,

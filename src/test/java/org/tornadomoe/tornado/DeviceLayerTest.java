@@ -7,6 +7,7 @@ import static org.junit.jupiter.api.Assumptions.assumeTrue;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.function.Predicate;
 import java.util.stream.Stream;
 import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
@@ -21,7 +22,8 @@ import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.modular.MoeExecutionException;
 import org.tornadomoe.reference.Reference;
 import uk.ac.manchester.tornado.api.KernelContext;
-import uk.ac.manchester.tornado.api.TaskGraph;
+import uk.ac.manchester.tornado.api.common.TornadoFunctions;
+import uk.ac.manchester.tornado.api.enums.TornadoVMBackendType;
 import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 
 /** The layer on every device that TornadoVM's SDK has here; skipped, and counted as skipped, where there is none. */
@@ -83,15 +85,29 @@ class DeviceLayerTest {
 
     @Test
     void aKernelThatCannotBeCompiledIsAnException() {
-        for (Device device : devices()) {
-            IntArray values = new IntArray(64);
-            KernelContext context = new KernelContext();
+        // OpenCL C has a function of that name, and TornadoVM refuses to write a kernel called like it.
+        IntArray values = new IntArray(64);
+        assertFails(DeviceLayerTest::dot, 64, values, d -> d.backend() == TornadoVMBackendType.OPENCL);
+    }
+
+    @Test
+    void aKernelThatCannotBeLaunchedIsAnException() {
+        int group = 1 << 20;
+        assertFails(DeviceLayerTest::increments, group, new IntArray(group), d -> true);
+    }
+
+    private static void assertFails(
+            TornadoFunctions.Task2<KernelContext, IntArray> kernel,
+            int group,
+            IntArray values,
+            Predicate<Device> where) {
+        for (Device device : devices().stream().filter(where).toList()) {
             Stage stage = new Stage(
                     "impossible",
-                    64,
+                    group,
                     m -> 1,
                     m -> 1,
-                    (TaskGraph g) -> g.task("impossible", DeviceLayerTest::allocates, context, values),
+                    g -> g.task("impossible", kernel, new KernelContext(), values),
                     List.of(values),
                     List.of(values));
             assertThatThrownBy(() -> StageRun.execute(device, "broken", List.of(stage), 1))
@@ -101,11 +117,11 @@ class DeviceLayerTest {
         }
     }
 
-    /** Objects can't be made on a device. */
-    @SuppressWarnings("MustBeClosedChecker")
-    static void allocates(KernelContext ctx, IntArray values) {
-        StringBuilder text = new StringBuilder();
-        text.append(values.get(ctx.globalIdx));
-        values.set(ctx.globalIdx, text.length());
+    static void dot(KernelContext ctx, IntArray values) {
+        values.set(ctx.globalIdx, values.get(ctx.globalIdx) + 1);
+    }
+
+    static void increments(KernelContext ctx, IntArray values) {
+        values.set(ctx.globalIdx, values.get(ctx.globalIdx) + 1);
     }
 }
