@@ -47,7 +47,7 @@ public final class Moe {
     }
 
     /**
-     * Runs a command and ends the JVM with its exit status. {@code MOE_RESULTS} names another place for the results: native
+     * Runs a command and ends the JVM with its exit status. {@code MOE_RESULTS} names a file for the results: native
      * libraries print on standard output, and the launcher sends that to standard error.
      */
     public static void main(String[] args) throws IOException {

@@ -97,7 +97,8 @@ public record TornadoHome(
         while (root.getCause() != null) {
             root = root.getCause();
         }
-        String message = String.valueOf(root.getMessage());
+        // without the colours that TornadoVM puts there
+        String message = String.valueOf(root.getMessage()).replaceAll("\\e\\[[;\\d]*m", "");
         if (root instanceof ClassNotFoundException
                 || (root instanceof NoClassDefFoundError && message.contains("tornado"))) {
             return "TornadoVM's API is not on the class path: add the tornado-moe interpreter jar, or start the JVM"
