@@ -10,6 +10,7 @@ import org.tornadomoe.quant.Int8Experts;
 import uk.ac.manchester.tornado.api.TornadoExecutionPlan;
 import uk.ac.manchester.tornado.api.enums.DataTransferMode;
 import uk.ac.manchester.tornado.api.exceptions.TornadoExecutionPlanException;
+import uk.ac.manchester.tornado.api.exceptions.TornadoInternalError;
 import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
 import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 
@@ -126,7 +127,7 @@ final class StageRun {
                         .withGridScheduler(graph.grids())
                         .execute();
             }
-        } catch (RuntimeException | LinkageError | TornadoExecutionPlanException failure) {
+        } catch (RuntimeException | LinkageError | TornadoInternalError | TornadoExecutionPlanException failure) {
             throw new MoeExecutionException("stage " + name + " on " + device + ": " + failure.getMessage(), failure);
         }
     }

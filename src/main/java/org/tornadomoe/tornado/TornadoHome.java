@@ -6,6 +6,7 @@ import org.jspecify.annotations.Nullable;
 import uk.ac.manchester.tornado.api.TornadoBackend;
 import uk.ac.manchester.tornado.api.TornadoRuntime;
 import uk.ac.manchester.tornado.api.enums.TornadoVMBackendType;
+import uk.ac.manchester.tornado.api.exceptions.TornadoInternalError;
 import uk.ac.manchester.tornado.api.runtime.TornadoRuntimeProvider;
 
 /**
@@ -42,7 +43,7 @@ public record TornadoHome(
         TornadoRuntime runtime;
         try {
             runtime = TornadoRuntimeProvider.getTornadoRuntime();
-        } catch (LinkageError | RuntimeException failure) {
+        } catch (LinkageError | RuntimeException | TornadoInternalError failure) {
             return new TornadoHome(Kind.NONE, List.of(), explain(failure));
         }
         try {
@@ -63,7 +64,7 @@ public record TornadoHome(
             return devices.isEmpty()
                     ? new TornadoHome(Kind.NONE, List.of(), "TornadoVM is here but no backend has a device")
                     : new TornadoHome(Kind.SDK, List.copyOf(devices), bailoutNote());
-        } catch (LinkageError | RuntimeException failure) {
+        } catch (LinkageError | RuntimeException | TornadoInternalError failure) {
             return new TornadoHome(Kind.NONE, List.of(), explain(failure));
         }
     }

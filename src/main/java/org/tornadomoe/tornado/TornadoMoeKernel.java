@@ -15,6 +15,7 @@ import uk.ac.manchester.tornado.api.TornadoExecutionResult;
 import uk.ac.manchester.tornado.api.enums.DataTransferMode;
 import uk.ac.manchester.tornado.api.enums.ProfilerMode;
 import uk.ac.manchester.tornado.api.exceptions.TornadoExecutionPlanException;
+import uk.ac.manchester.tornado.api.exceptions.TornadoInternalError;
 import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
 
 /**
@@ -59,7 +60,7 @@ final class TornadoMoeKernel implements MoeKernel {
             // Here and not in the first call, so that a kernel that can't be compiled is an error of loading.
             plan.withPreCompilation();
             return new TornadoMoeKernel(device, arrays, graph, plan);
-        } catch (RuntimeException | LinkageError failure) {
+        } catch (RuntimeException | LinkageError | TornadoInternalError failure) {
             throw failed("building the layer's task graph", device, failure);
         }
     }
@@ -107,7 +108,7 @@ final class TornadoMoeKernel implements MoeKernel {
         graph.resize(tokens);
         try {
             return plan.execute();
-        } catch (RuntimeException | LinkageError failure) {
+        } catch (RuntimeException | LinkageError | TornadoInternalError failure) {
             throw failed("running the layer", device, failure);
         }
     }
@@ -115,7 +116,7 @@ final class TornadoMoeKernel implements MoeKernel {
     private void fetch(TornadoExecutionResult result, TornadoNativeArray array, long elements) {
         try {
             result.transferToHost(new DataRange(array).withSize(elements));
-        } catch (RuntimeException | LinkageError failure) {
+        } catch (RuntimeException | LinkageError | TornadoInternalError failure) {
             throw failed("reading the result", device, failure);
         }
     }
@@ -144,7 +145,7 @@ final class TornadoMoeKernel implements MoeKernel {
     public void close() {
         try {
             plan.close();
-        } catch (TornadoExecutionPlanException | RuntimeException failure) {
+        } catch (TornadoExecutionPlanException | RuntimeException | TornadoInternalError failure) {
             throw failed("freeing the layer's device memory", device, failure);
         }
     }

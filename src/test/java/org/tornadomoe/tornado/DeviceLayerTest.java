@@ -91,6 +91,12 @@ class DeviceLayerTest {
     }
 
     @Test
+    void whatTheCompilerLacksIsAnException() {
+        // An array in a kernel has a constant length; TornadoVM throws an Error.
+        assertFails(DeviceLayerTest::allocates, 64, new IntArray(64), d -> true);
+    }
+
+    @Test
     void aKernelThatCannotBeLaunchedIsAnException() {
         int group = 1 << 20;
         assertFails(DeviceLayerTest::increments, group, new IntArray(group), d -> true);
@@ -123,5 +129,13 @@ class DeviceLayerTest {
 
     static void increments(KernelContext ctx, IntArray values) {
         values.set(ctx.globalIdx, values.get(ctx.globalIdx) + 1);
+    }
+
+    static void allocates(KernelContext ctx, IntArray values) {
+        int[] made = new int[values.get(0)];
+        for (int i = 0; i < made.length; i++) {
+            made[i] = values.get(i) + ctx.globalIdx;
+        }
+        values.set(ctx.globalIdx, made[values.get(1)]);
     }
 }
