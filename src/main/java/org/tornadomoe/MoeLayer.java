@@ -76,19 +76,18 @@ public final class MoeLayer implements AutoCloseable {
      * Throws what {@link #load} throws.
      */
     public static MoeLayer of(Int8Experts experts, MoeOptions options) {
-        FusedMoeConfig config = experts.config().withMaxNumTokens(options.maxTokens());
         Selection selection = select(experts.config(), experts.scheme(), options);
-        MoeKernel kernel = selection.experts().load(config, experts);
-        return new MoeLayer(config, experts.scheme(), selection, kernel);
+        MoeKernel kernel = selection.experts().load(selection.config(), experts);
+        return new MoeLayer(selection.config(), experts.scheme(), selection, kernel);
     }
 
     private static Selection select(FusedMoeConfig config, Int8Scheme scheme, MoeOptions options) {
-        return Int8MoeOracle.select(
-                config.withMaxNumTokens(options.maxTokens()),
-                scheme,
-                options.backend(),
-                options.device(),
-                options.kernelClass());
+        FusedMoeConfig here = config.toBuilder()
+                .maxNumTokens(options.maxTokens())
+                .moeBackend(options.backend())
+                .device(options.device())
+                .build();
+        return Int8MoeOracle.installed().select(here, scheme, options.kernelClass());
     }
 
     /**
@@ -180,7 +179,7 @@ public final class MoeLayer implements AutoCloseable {
         }
     }
 
-    /** What the layer is; its {@code maxNumTokens} is the options' {@code maxTokens}. */
+    /** What the layer is; {@code maxNumTokens}, {@code moeBackend} and {@code device} are the options'. */
     public FusedMoeConfig config() {
         return config;
     }

@@ -110,7 +110,7 @@ class MoeLayerTest {
                                 .withBackend("triton")
                                 .withKernelClass("TornadoDp4aExperts")))
                 .isInstanceOf(UnsupportedOperationException.class)
-                .hasMessageContaining("dp4a multiplies int8 by int8");
+                .hasMessageContaining("TornadoDp4aExperts: kernel does not support quantization scheme");
     }
 
     @ParameterizedTest

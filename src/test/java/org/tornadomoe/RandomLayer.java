@@ -22,16 +22,12 @@ public record RandomLayer(FusedMoeConfig config, long seed) implements ExpertWei
 
     /** The same weights under another way of routing. */
     public RandomLayer routedBy(RoutingMethodType method) {
-        return new RandomLayer(
-                new FusedMoeConfig(
-                        config.numExperts(),
-                        config.expertsPerToken(),
-                        config.hiddenDim(),
-                        config.intermediateSize(),
-                        config.activation(),
-                        method,
-                        config.maxNumTokens()),
-                seed);
+        return new RandomLayer(config.toBuilder().routingMethod(method).build(), seed);
+    }
+
+    /** The same weights on that device. */
+    public RandomLayer on(String device) {
+        return new RandomLayer(config.toBuilder().device(device).build(), seed);
     }
 
     @Override

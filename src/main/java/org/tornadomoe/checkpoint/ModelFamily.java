@@ -125,14 +125,18 @@ enum ModelFamily {
 
     private static FusedMoeConfig build(JsonFile json, int experts, int intermediate, RoutingMethodType routing) {
         try {
-            return new FusedMoeConfig(
-                    experts,
-                    json.integer("num_experts_per_tok"),
-                    json.integer("hidden_size"),
-                    intermediate,
-                    json.has("hidden_act") ? MoeActivation.fromString(json.string("hidden_act")) : MoeActivation.SILU,
-                    routing,
-                    1);
+            return FusedMoeConfig.builder()
+                    .numExperts(experts)
+                    .expertsPerToken(json.integer("num_experts_per_tok"))
+                    .hiddenDim(json.integer("hidden_size"))
+                    .intermediateSize(intermediate)
+                    .activation(
+                            json.has("hidden_act")
+                                    ? MoeActivation.fromString(json.string("hidden_act"))
+                                    : MoeActivation.SILU)
+                    .routingMethod(routing)
+                    .maxNumTokens(1)
+                    .build();
         } catch (IllegalArgumentException e) {
             throw new CheckpointException(json.file(), String.valueOf(e.getMessage()), e);
         }

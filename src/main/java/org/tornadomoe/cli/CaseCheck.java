@@ -7,8 +7,8 @@ import org.jspecify.annotations.Nullable;
 import org.tornadomoe.checkpoint.CaseFile;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8Scheme;
-import org.tornadomoe.modular.FusedMoeExperts;
 import org.tornadomoe.modular.StageValues;
+import org.tornadomoe.oracle.Selection;
 import org.tornadomoe.quant.Int8Activations;
 import org.tornadomoe.reference.Alignment;
 import org.tornadomoe.reference.Reference;
@@ -42,9 +42,9 @@ final class CaseCheck {
         return scheme.quantizesActivations() ? 1.5e-2 : 6e-3;
     }
 
-    static Result check(CaseFile file, FusedMoeExperts experts) {
+    static Result check(CaseFile file, Selection selection) {
         StageValues given = values(file);
-        StageValues made = stages(file, experts, given);
+        StageValues made = stages(file, selection, given);
         List<Check> checks = new ArrayList<>();
         int mismatches = differing(made.topkIds(), given.topkIds());
         checks.add(new Check("routing", "expert ids that differ", mismatches, 0));
@@ -61,7 +61,7 @@ final class CaseCheck {
         addQuantized(checks, "quantise 2", file.act(), file.a2(), made.a2(), made.a2Scales());
         checks.add(new Check("gemm 2", "bf16 units in the last place", bf16Units(made.gemm2(), given.gemm2()), 1));
         checks.add(new Check("combine", "relative L2 error", relativeL2(made.output(), given.output()), SUM_ERROR));
-        float[] output = endToEnd(file, experts, made).output();
+        float[] output = endToEnd(file, selection, made).output();
         double error = relativeL2(output, given.output());
         double maxAbs = maxAbs(output, given.output());
         checks.add(new Check("end to end", "relative L2 error", error, tolerance(file.scheme())));
@@ -87,17 +87,19 @@ final class CaseCheck {
                 file.output());
     }
 
-    private static StageValues stages(CaseFile file, FusedMoeExperts experts, StageValues given) {
-        return experts.stages(file.config(), file.experts(), file.hiddenStates(), file.tokens(), given);
+    private static StageValues stages(CaseFile file, Selection selection, StageValues given) {
+        return selection
+                .experts()
+                .stages(selection.config(), file.experts(), file.hiddenStates(), file.tokens(), given);
     }
 
     /** Hands the stages what they made, once for each stage, or until nothing changes any more. */
-    private static StageValues endToEnd(CaseFile file, FusedMoeExperts experts, StageValues made) {
+    private static StageValues endToEnd(CaseFile file, Selection selection, StageValues made) {
         StageValues before = made;
-        StageValues after = stages(file, experts, before);
+        StageValues after = stages(file, selection, before);
         for (int stage = 2; stage < STAGES && !same(before, after); stage++) {
             before = after;
-            after = stages(file, experts, before);
+            after = stages(file, selection, before);
         }
         return after;
     }

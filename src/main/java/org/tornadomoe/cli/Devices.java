@@ -11,8 +11,9 @@ import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.modular.FusedMoeExperts;
-import org.tornadomoe.oracle.Int8MoeBackend;
+import org.tornadomoe.modular.Support;
 import org.tornadomoe.oracle.Int8MoeOracle;
+import org.tornadomoe.oracle.Selection;
 import org.tornadomoe.tornado.Device;
 import org.tornadomoe.tornado.TornadoHome;
 import picocli.CommandLine.Command;
@@ -38,12 +39,15 @@ final class Devices implements Callable<Integer> {
 
     /** A kernel class on a device, with the reason why it can't serve a scheme, null where it can. */
     private record Service(String backend, String device, String name, Map<String, @Nullable String> schemes) {
-        static Service of(Int8MoeBackend backend, String device, FusedMoeExperts experts) {
+        static Service of(FusedMoeExperts experts, String device) {
+            FusedMoeConfig there = ANY.toBuilder().device(device).build();
             Map<String, @Nullable String> schemes = new LinkedHashMap<>();
             for (Int8Scheme scheme : Int8Scheme.values()) {
-                schemes.put(scheme.toString(), experts.unsupported(ANY, scheme));
+                Support support = experts.isSupportedConfig(
+                        there, scheme.weightKey(), scheme.activationKey(), there.activationFormat());
+                schemes.put(scheme.toString(), support.supported() ? null : support.toString());
             }
-            return new Service(backend.toString(), device, experts.name(), schemes);
+            return new Service(experts.backend().toString(), device, experts.name(), schemes);
         }
 
         List<String> row() {
@@ -79,13 +83,10 @@ final class Devices implements Callable<Integer> {
         String kind = home.kind().name().toLowerCase(Locale.ROOT);
         String absent = System.getProperty("tornadomoe.absent");
         List<Service> services = new ArrayList<>();
-        for (Device device : home.devices()) {
-            for (FusedMoeExperts experts : Int8MoeOracle.backendToKernelClasses(Int8MoeBackend.TRITON, device.id())) {
-                services.add(Service.of(Int8MoeBackend.TRITON, device.id(), experts));
+        for (FusedMoeExperts experts : Int8MoeOracle.installed().kernelClasses()) {
+            for (String device : experts.devices()) {
+                services.add(Service.of(experts, device));
             }
-        }
-        for (FusedMoeExperts experts : Int8MoeOracle.backendToKernelClasses(Int8MoeBackend.REFERENCE, null)) {
-            services.add(Service.of(Int8MoeBackend.REFERENCE, "cpu", experts));
         }
         Map<String, @Nullable String> chosen = new LinkedHashMap<>();
         for (Int8Scheme scheme : Int8Scheme.values()) {
@@ -106,8 +107,8 @@ final class Devices implements Callable<Integer> {
     /** What a layer would run on with these options, null if on nothing. */
     private @Nullable String chosen(Int8Scheme scheme) {
         try {
-            FusedMoeExperts experts = target.select(ANY, scheme).experts();
-            return experts.name() + " on " + Target.device(experts);
+            Selection selection = target.select(ANY, scheme);
+            return selection.experts().name() + " on " + selection.device();
         } catch (UnsupportedOperationException nothing) {
             return null;
         }

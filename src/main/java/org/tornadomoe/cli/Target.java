@@ -5,13 +5,11 @@ import org.jspecify.annotations.Nullable;
 import org.tornadomoe.MoeLayer;
 import org.tornadomoe.MoeOptions;
 import org.tornadomoe.config.FusedMoeConfig;
+import org.tornadomoe.config.Int8MoeBackend;
 import org.tornadomoe.config.Int8Scheme;
-import org.tornadomoe.modular.FusedMoeExperts;
-import org.tornadomoe.oracle.Int8MoeBackend;
 import org.tornadomoe.oracle.Int8MoeOracle;
 import org.tornadomoe.oracle.Selection;
 import org.tornadomoe.quant.ExpertWeights;
-import org.tornadomoe.tornado.TornadoExperts;
 import org.tornadomoe.tornado.TornadoHome;
 import picocli.CommandLine.Model.CommandSpec;
 import picocli.CommandLine.Option;
@@ -75,7 +73,9 @@ final class Target {
 
     /** The oracle's choice, in silence. Throws as {@link #choose}. */
     Selection select(FusedMoeConfig config, Int8Scheme scheme) {
-        return Int8MoeOracle.select(config, scheme, backend, device, kernel);
+        FusedMoeConfig here =
+                config.toBuilder().moeBackend(backend).device(device).build();
+        return Int8MoeOracle.installed().select(here, scheme, kernel);
     }
 
     /**
@@ -114,10 +114,5 @@ final class Target {
                             .withMaxTokens(maxTokens)
                             .withProgress(progress));
         }
-    }
-
-    /** Where a kernel class would run, for people. */
-    static String device(FusedMoeExperts experts) {
-        return experts instanceof TornadoExperts tornado ? tornado.device().toString() : "cpu";
     }
 }

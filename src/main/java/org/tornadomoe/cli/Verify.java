@@ -161,14 +161,14 @@ final class Verify implements Callable<Integer> {
         }
         try (CaseFile given = CaseFile.read(file)) {
             Selection selection = target.choose(given.config(), given.scheme());
-            CaseCheck.Result result = CaseCheck.check(given, selection.experts());
+            CaseCheck.Result result = CaseCheck.check(given, selection);
             Map<String, @Nullable Object> json = new LinkedHashMap<>();
             json.put("file", file.toString());
             json.put("tokens", given.tokens());
             json.put("scheme", given.scheme().toString());
             json.put("backend", selection.backend().toString());
             json.put("kernelClass", selection.experts().name());
-            json.put("device", Target.device(selection.experts()));
+            json.put("device", selection.device());
             json.put("relativeL2", result.relativeL2());
             json.put("maxAbs", result.maxAbs());
             json.put("expertIdMismatches", result.expertIdMismatches());

@@ -1,26 +1,64 @@
 package org.tornadomoe.config;
 
 import java.util.Objects;
+import org.jspecify.annotations.Nullable;
 
 /**
- * What one MoE layer is. The letters used everywhere else: M tokens, E experts, H hidden, I intermediate, K top-k.
+ * What one MoE layer is and how it is to run (vLLM: {@code FusedMoEConfig}). The letters used everywhere else: M tokens, E
+ * experts, H hidden, I intermediate, K top-k.
  *
- * @param numExperts E, 1 to {@value #MAX_EXPERTS}
+ * @param numExperts E, 1 to {@value #MAX_EXPERTS}: those of the model, on all ranks, copies included
  * @param expertsPerToken K, 1 to {@value #MAX_EXPERTS_PER_TOKEN} and at most E
  * @param hiddenDim H, the width of a token
- * @param intermediateSize I, the width between the two GEMMs, after the activation
+ * @param intermediateSize I, the width between the two GEMMs, after the activation, on all ranks; a multiple of the
+ *     tensor-parallel size
+ * @param numLocalExperts the experts of this rank
+ * @param numLogicalExperts the experts without copies
  * @param activation the function between the two GEMMs
  * @param routingMethod how router logits become ids and weights
+ * @param moeParallelConfig how the layer is spread over ranks
+ * @param moeBackend {@code auto}, or the name of the backend to take
+ * @param device where to run, such as {@code ptx:0}, or the first part of it; null for the best there is
+ * @param inDtype of hidden states
+ * @param routerLogitsDtype of router logits
  * @param maxNumTokens the largest M one call may bring; buffers are sized for it
+ * @param hiddenDimUnpadded H without what it was padded by
+ * @param intermediateSizePerPartitionUnpadded this rank's part of I without what it was padded by
+ * @param hasBias whether the experts' projections have biases
+ * @param isLoraEnabled whether adapters may be added
+ * @param batchInvariant whether a token's output may not depend on the other tokens of a call; vLLM's {@code
+ *     VLLM_BATCH_INVARIANT}
+ * @param swigluLimit constant of the activation; null for its own
+ * @param swigluAlpha likewise
+ * @param swigluBeta likewise
+ * @param activationSituBeta likewise
+ * @param activationSituLinearBeta likewise
  */
 public record FusedMoeConfig(
         int numExperts,
         int expertsPerToken,
         int hiddenDim,
         int intermediateSize,
+        int numLocalExperts,
+        int numLogicalExperts,
         MoeActivation activation,
         RoutingMethodType routingMethod,
-        int maxNumTokens) {
+        FusedMoeParallelConfig moeParallelConfig,
+        String moeBackend,
+        @Nullable String device,
+        ScalarType inDtype,
+        ScalarType routerLogitsDtype,
+        int maxNumTokens,
+        int hiddenDimUnpadded,
+        int intermediateSizePerPartitionUnpadded,
+        boolean hasBias,
+        boolean isLoraEnabled,
+        boolean batchInvariant,
+        @Nullable Double swigluLimit,
+        @Nullable Double swigluAlpha,
+        @Nullable Double swigluBeta,
+        @Nullable Double activationSituBeta,
+        @Nullable Double activationSituLinearBeta) {
 
     public static final int MAX_EXPERTS = 1024;
     public static final int MAX_EXPERTS_PER_TOKEN = 32;
@@ -34,41 +72,119 @@ public record FusedMoeConfig(
     public FusedMoeConfig {
         requireRange("numExperts", numExperts, MAX_EXPERTS);
         requireRange("expertsPerToken", expertsPerToken, MAX_EXPERTS_PER_TOKEN);
-        if (expertsPerToken > numExperts) {
-            throw new IllegalArgumentException(
-                    "expertsPerToken: expected at most numExperts = " + numExperts + ", got " + expertsPerToken);
-        }
+        requireAtMost("expertsPerToken", expertsPerToken, "numExperts", numExperts);
         requireRange("hiddenDim", hiddenDim, Integer.MAX_VALUE);
         requireRange("intermediateSize", intermediateSize, Integer.MAX_VALUE);
         requireRange("maxNumTokens", maxNumTokens, Integer.MAX_VALUE);
         Objects.requireNonNull(activation, "activation");
         Objects.requireNonNull(routingMethod, "routingMethod");
+        Objects.requireNonNull(moeParallelConfig, "moeParallelConfig");
+        Objects.requireNonNull(moeBackend, "moeBackend");
+        Objects.requireNonNull(inDtype, "inDtype");
+        Objects.requireNonNull(routerLogitsDtype, "routerLogitsDtype");
+        int tpSize = moeParallelConfig.tpSize();
+        if (intermediateSize % tpSize != 0) {
+            throw new IllegalArgumentException("intermediateSize: expected a multiple of the tensor-parallel size "
+                    + tpSize + ", got " + intermediateSize);
+        }
+        int intermediate = intermediateSize / tpSize;
+        requireRange("numLocalExperts", numLocalExperts, MAX_EXPERTS);
+        requireAtMost("numLocalExperts", numLocalExperts, "numExperts", numExperts);
+        requireRange("numLogicalExperts", numLogicalExperts, MAX_EXPERTS);
+        requireAtMost("numLogicalExperts", numLogicalExperts, "numExperts", numExperts);
+        requireRange("hiddenDimUnpadded", hiddenDimUnpadded, Integer.MAX_VALUE);
+        requireAtMost("hiddenDimUnpadded", hiddenDimUnpadded, "hiddenDim", hiddenDim);
+        requireRange("intermediateSizePerPartitionUnpadded", intermediateSizePerPartitionUnpadded, Integer.MAX_VALUE);
+        requireAtMost(
+                "intermediateSizePerPartitionUnpadded",
+                intermediateSizePerPartitionUnpadded,
+                "intermediateSizePerPartition",
+                intermediate);
         int shards = activation.isGated() ? 2 : 1;
-        requireAddressableWeights("w13", numExperts, (long) shards * intermediateSize, hiddenDim);
-        requireAddressableWeights("w2", numExperts, hiddenDim, intermediateSize);
-        requireAddressableRows(maxNumTokens, expertsPerToken, (long) shards * intermediateSize, hiddenDim);
+        requireAddressableWeights("w13", numLocalExperts, (long) shards * intermediate, hiddenDim);
+        requireAddressableWeights("w2", numLocalExperts, hiddenDim, intermediate);
+        requireAddressableRows(maxNumTokens, expertsPerToken, (long) shards * intermediate, hiddenDim);
     }
 
-    /** Rows of one expert's w13: the gate's I, then the up projection's I (the activation's I alone if not gated). */
+    /** This rank's part of I. */
+    public int intermediateSizePerPartition() {
+        return intermediateSize / moeParallelConfig.tpSize();
+    }
+
+    /** Rows of one expert's w13 on this rank: the gate's, then the up projection's (the activation's alone if not gated). */
     public int gateUpRows() {
-        return activation.isGated() ? 2 * intermediateSize : intermediateSize;
+        return activation.isGated() ? 2 * intermediateSizePerPartition() : intermediateSizePerPartition();
+    }
+
+    /** The format in which activations reach the experts. */
+    public FusedMoeActivationFormat activationFormat() {
+        return moeParallelConfig.useBatchedActivationFormat()
+                ? FusedMoeActivationFormat.BATCHED_EXPERTS
+                : FusedMoeActivationFormat.STANDARD;
     }
 
     /** The same layer for calls of at most that many tokens. */
     public FusedMoeConfig withMaxNumTokens(int tokens) {
-        return new FusedMoeConfig(
-                numExperts, expertsPerToken, hiddenDim, intermediateSize, activation, routingMethod, tokens);
+        return toBuilder().maxNumTokens(tokens).build();
     }
 
-    /** A builder that knows SiLU, softmax-top-k-renormalise and {@value #DEFAULT_MAX_NUM_TOKENS} tokens; the four sizes must be given. */
+    /**
+     * A builder that knows SiLU, softmax-top-k-renormalise, one rank and {@value #DEFAULT_MAX_NUM_TOKENS} tokens; the four
+     * sizes must be given.
+     */
     public static Builder builder() {
         return new Builder();
+    }
+
+    /** A builder that knows what was given for this layer; the rest follows again. */
+    public Builder toBuilder() {
+        Builder builder = new Builder();
+        builder.numExperts = numExperts;
+        builder.expertsPerToken = expertsPerToken;
+        builder.hiddenDim = hiddenDim;
+        builder.intermediateSize = intermediateSize;
+        builder.numLocalExperts = numLocalExperts == linearShare(moeParallelConfig, numExperts) ? 0 : numLocalExperts;
+        builder.numLogicalExperts = numLogicalExperts == numExperts ? 0 : numLogicalExperts;
+        builder.activation = activation;
+        builder.routingMethod = routingMethod;
+        builder.moeParallelConfig = moeParallelConfig;
+        builder.moeBackend = moeBackend;
+        builder.device = device;
+        builder.inDtype = inDtype;
+        builder.routerLogitsDtype = routerLogitsDtype == inDtype ? null : routerLogitsDtype;
+        builder.maxNumTokens = maxNumTokens;
+        builder.hiddenDimUnpadded = hiddenDimUnpadded == hiddenDim ? 0 : hiddenDimUnpadded;
+        builder.intermediateSizePerPartitionUnpadded =
+                intermediateSizePerPartitionUnpadded == intermediateSizePerPartition()
+                        ? 0
+                        : intermediateSizePerPartitionUnpadded;
+        builder.hasBias = hasBias;
+        builder.isLoraEnabled = isLoraEnabled;
+        builder.batchInvariant = batchInvariant;
+        builder.swigluLimit = swigluLimit;
+        builder.swigluAlpha = swigluAlpha;
+        builder.swigluBeta = swigluBeta;
+        builder.activationSituBeta = activationSituBeta;
+        builder.activationSituLinearBeta = activationSituLinearBeta;
+        return builder;
+    }
+
+    private static int linearShare(FusedMoeParallelConfig parallel, int numExperts) {
+        return ExpertMap.determineExpertMap(
+                        parallel.epSize(), parallel.epRank(), numExperts, ExpertPlacementStrategy.LINEAR)
+                .numLocalExperts();
     }
 
     private static void requireRange(String field, int value, int max) {
         if (value < 1 || value > max) {
             String expected = max == Integer.MAX_VALUE ? "a positive number" : "1 to " + max;
             throw new IllegalArgumentException(field + ": expected " + expected + ", got " + value);
+        }
+    }
+
+    private static void requireAtMost(String field, int value, String limit, int max) {
+        if (value > max) {
+            throw new IllegalArgumentException(field + ": expected at most " + limit + " = " + max + ", got " + value);
         }
     }
 
@@ -95,15 +211,32 @@ public record FusedMoeConfig(
         }
     }
 
-    /** Collects the fields; {@link #build} validates. */
+    /** Collects the fields; {@link #build} validates. What isn't given follows from the rest. */
     public static final class Builder {
         private int numExperts;
         private int expertsPerToken;
         private int hiddenDim;
         private int intermediateSize;
+        private int numLocalExperts;
+        private int numLogicalExperts;
         private MoeActivation activation = MoeActivation.SILU;
         private RoutingMethodType routingMethod = RoutingMethodType.RENORMALIZE_NAIVE;
+        private FusedMoeParallelConfig moeParallelConfig = FusedMoeParallelConfig.NO_PARALLEL;
+        private String moeBackend = "auto";
+        private @Nullable String device;
+        private ScalarType inDtype = ScalarType.F32;
+        private @Nullable ScalarType routerLogitsDtype;
         private int maxNumTokens = DEFAULT_MAX_NUM_TOKENS;
+        private int hiddenDimUnpadded;
+        private int intermediateSizePerPartitionUnpadded;
+        private boolean hasBias;
+        private boolean isLoraEnabled;
+        private boolean batchInvariant;
+        private @Nullable Double swigluLimit;
+        private @Nullable Double swigluAlpha;
+        private @Nullable Double swigluBeta;
+        private @Nullable Double activationSituBeta;
+        private @Nullable Double activationSituLinearBeta;
 
         private Builder() {}
 
@@ -127,6 +260,18 @@ public record FusedMoeConfig(
             return this;
         }
 
+        /** The experts of this rank; if not given, those of linear placement. */
+        public Builder numLocalExperts(int value) {
+            numLocalExperts = value;
+            return this;
+        }
+
+        /** The experts without copies; if not given, all are. */
+        public Builder numLogicalExperts(int value) {
+            numLogicalExperts = value;
+            return this;
+        }
+
         public Builder activation(MoeActivation value) {
             activation = value;
             return this;
@@ -137,8 +282,86 @@ public record FusedMoeConfig(
             return this;
         }
 
+        public Builder moeParallelConfig(FusedMoeParallelConfig value) {
+            moeParallelConfig = value;
+            return this;
+        }
+
+        public Builder moeBackend(String value) {
+            moeBackend = value;
+            return this;
+        }
+
+        public Builder device(@Nullable String value) {
+            device = value;
+            return this;
+        }
+
+        public Builder inDtype(ScalarType value) {
+            inDtype = value;
+            return this;
+        }
+
+        /** If not given, that of hidden states. */
+        public Builder routerLogitsDtype(ScalarType value) {
+            routerLogitsDtype = value;
+            return this;
+        }
+
         public Builder maxNumTokens(int value) {
             maxNumTokens = value;
+            return this;
+        }
+
+        /** If not given, H. */
+        public Builder hiddenDimUnpadded(int value) {
+            hiddenDimUnpadded = value;
+            return this;
+        }
+
+        /** If not given, this rank's part of I. */
+        public Builder intermediateSizePerPartitionUnpadded(int value) {
+            intermediateSizePerPartitionUnpadded = value;
+            return this;
+        }
+
+        public Builder hasBias(boolean value) {
+            hasBias = value;
+            return this;
+        }
+
+        public Builder isLoraEnabled(boolean value) {
+            isLoraEnabled = value;
+            return this;
+        }
+
+        public Builder batchInvariant(boolean value) {
+            batchInvariant = value;
+            return this;
+        }
+
+        public Builder swigluLimit(@Nullable Double value) {
+            swigluLimit = value;
+            return this;
+        }
+
+        public Builder swigluAlpha(@Nullable Double value) {
+            swigluAlpha = value;
+            return this;
+        }
+
+        public Builder swigluBeta(@Nullable Double value) {
+            swigluBeta = value;
+            return this;
+        }
+
+        public Builder activationSituBeta(@Nullable Double value) {
+            activationSituBeta = value;
+            return this;
+        }
+
+        public Builder activationSituLinearBeta(@Nullable Double value) {
+            activationSituLinearBeta = value;
             return this;
         }
 
@@ -148,8 +371,34 @@ public record FusedMoeConfig(
          * @throws IllegalArgumentException as {@link FusedMoeConfig#FusedMoeConfig}
          */
         public FusedMoeConfig build() {
+            requireRange("numExperts", numExperts, MAX_EXPERTS);
             return new FusedMoeConfig(
-                    numExperts, expertsPerToken, hiddenDim, intermediateSize, activation, routingMethod, maxNumTokens);
+                    numExperts,
+                    expertsPerToken,
+                    hiddenDim,
+                    intermediateSize,
+                    numLocalExperts == 0 ? linearShare(moeParallelConfig, numExperts) : numLocalExperts,
+                    numLogicalExperts == 0 ? numExperts : numLogicalExperts,
+                    activation,
+                    routingMethod,
+                    moeParallelConfig,
+                    moeBackend,
+                    device,
+                    inDtype,
+                    routerLogitsDtype == null ? inDtype : routerLogitsDtype,
+                    maxNumTokens,
+                    hiddenDimUnpadded == 0 ? hiddenDim : hiddenDimUnpadded,
+                    intermediateSizePerPartitionUnpadded == 0
+                            ? intermediateSize / moeParallelConfig.tpSize()
+                            : intermediateSizePerPartitionUnpadded,
+                    hasBias,
+                    isLoraEnabled,
+                    batchInvariant,
+                    swigluLimit,
+                    swigluAlpha,
+                    swigluBeta,
+                    activationSituBeta,
+                    activationSituLinearBeta);
         }
     }
 }

@@ -1,11 +1,38 @@
 package org.tornadomoe.config;
 
 import java.util.Arrays;
+import java.util.stream.Collectors;
 
-/** The function between the two GEMMs of an expert, under the names of vLLM's {@code MoEActivation}. */
+/**
+ * The function between the two GEMMs of an expert, under the names of vLLM's {@code MoEActivation} ({@code
+ * fused_moe/activation.py}). In the formulas g is the gate half of a row of GEMM 1's output and u its up half; what has no
+ * gate is of one half only, x.
+ */
 public enum MoeActivation {
-    /** {@code silu(gate) * up} with {@code silu(x) = x / (1 + exp(-x))}. */
-    SILU("silu");
+    /** {@code silu(g) * u} with {@code silu(x) = x / (1 + exp(-x))}. */
+    SILU("silu"),
+    /** {@code gelu(g) * u} with {@code gelu(x) = x / 2 * (1 + erf(x / sqrt(2)))}. */
+    GELU("gelu"),
+    /** As {@link #GELU} with the tanh approximation. */
+    GELU_TANH("gelu_tanh"),
+    /** {@code max(g, 0)^2 * u}. vLLM has the name and no kernel for it. */
+    RELU2("relu2"),
+    /** {@code (u + 1) * g * sigmoid(1.702 g)}, g at most 7, u in [-7, 7]; gate and up columns alternate. */
+    SWIGLUOAI("swigluoai"),
+    /** {@code b * tanh(g / b) * sigmoid(g) * u}. */
+    SITU("situ"),
+    /** As {@link #SWIGLUOAI} with halves and the configuration's constants. */
+    SWIGLUOAI_UNINTERLEAVE("swigluoai_uninterleave"),
+    /** {@code min(silu(g), 7) * u}, u in [-7, 7]. */
+    SWIGLUSTEP("swiglustep"),
+    /** {@code silu(x)}. */
+    SILU_NO_MUL("silu_no_mul"),
+    /** {@code gelu(x)}. */
+    GELU_NO_MUL("gelu_no_mul"),
+    /** {@code gelu(x)}, tanh approximation. */
+    GELU_TANH_NO_MUL("gelu_tanh_no_mul"),
+    /** {@code max(x, 0)^2}. */
+    RELU2_NO_MUL("relu2_no_mul");
 
     private final String value;
 
@@ -23,19 +50,31 @@ public enum MoeActivation {
         return !value.endsWith("_no_mul");
     }
 
+    /** The same function without gate, if it has such a twin; itself otherwise. */
+    public MoeActivation withoutMul() {
+        return switch (this) {
+            case SILU -> SILU_NO_MUL;
+            case GELU -> GELU_NO_MUL;
+            case GELU_TANH -> GELU_TANH_NO_MUL;
+            case RELU2 -> RELU2_NO_MUL;
+            default -> this;
+        };
+    }
+
     /**
-     * The activation of that name.
+     * The activation of that name; {@code gelu_pytorch_tanh} is another for {@link #GELU_TANH}.
      *
      * @throws IllegalArgumentException if there is none; the message lists all
      */
-    public static MoeActivation fromString(String value) {
+    public static MoeActivation fromString(String name) {
+        String value = name.equals("gelu_pytorch_tanh") ? GELU_TANH.value : name;
         for (MoeActivation activation : values()) {
             if (activation.value.equals(value)) {
                 return activation;
             }
         }
-        throw new IllegalArgumentException("Unknown MoE activation: '" + value + "'. Valid activations: "
-                + Arrays.stream(values()).map(MoeActivation::value).toList());
+        throw new IllegalArgumentException("Unknown MoE activation: '" + name + "'. Valid activations: "
+                + Arrays.stream(values()).map(a -> "'" + a.value + "'").collect(Collectors.joining(", ", "[", "]")));
     }
 
     @Override

@@ -1,23 +1,220 @@
 package org.tornadomoe.modular;
 
+import java.util.ArrayList;
+import java.util.Collection;
+import java.util.List;
+import java.util.function.Predicate;
+import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
+import org.tornadomoe.config.FusedMoeActivationFormat;
 import org.tornadomoe.config.FusedMoeConfig;
+import org.tornadomoe.config.FusedMoeParallelConfig;
+import org.tornadomoe.config.Int8MoeBackend;
 import org.tornadomoe.config.Int8Scheme;
+import org.tornadomoe.config.MoeActivation;
+import org.tornadomoe.config.QuantKey;
+import org.tornadomoe.config.RoutingMethodType;
+import org.tornadomoe.config.ScalarType;
 import org.tornadomoe.quant.Int8Experts;
 
-/** A kernel class: what it can serve, and the way to a kernel for a layer. Stateless and thread-safe. */
+/**
+ * A kernel class: what it can serve, and the way to a kernel for a layer. Stateless and thread-safe.
+ *
+ * <p>The oracle finds kernel classes through {@link java.util.ServiceLoader}: a public class with a public constructor
+ * without parameters, named in {@code META-INF/services/org.tornadomoe.modular.FusedMoeExperts} or provided by a module. The
+ * {@code supports} methods are the predicates of vLLM's {@code modular_kernel.py}; {@link #isSupportedConfig} asks them in
+ * vLLM's order.
+ */
 public interface FusedMoeExperts {
     /** The kernel class's name, as reports show it. */
-    String name();
+    default String name() {
+        return getClass().getSimpleName();
+    }
 
-    /** Why this class can't serve such a layer here, in one sentence that begins in lower case; null if it can. */
-    @Nullable
-    String unsupported(FusedMoeConfig config, Int8Scheme scheme);
+    /** The slot it fills. */
+    Int8MoeBackend backend();
+
+    /** Its place in the slot: less comes first. */
+    int order();
+
+    /** The devices it can run on, by id, best first; empty if there is none here. */
+    List<String> devices();
+
+    /** Where it would run a layer, for people; what the configuration names if there is no such device. */
+    String device(FusedMoeConfig config);
+
+    /** Whether the device that the configuration names, or the best one, is here. */
+    boolean supportsCurrentDevice(FusedMoeConfig config);
+
+    /** Whether it serves experts without a gate. */
+    default boolean supportsNoActAndMul() {
+        return false;
+    }
+
+    boolean supportsActivation(MoeActivation activation);
+
+    /** Null stands for what isn't quantised. */
+    boolean supportsQuantScheme(@Nullable QuantKey weightKey, @Nullable QuantKey activationKey);
+
+    boolean supportsParallelConfig(FusedMoeParallelConfig parallel);
+
+    default boolean supportsRoutingMethod(
+            RoutingMethodType method, @Nullable QuantKey weightKey, @Nullable QuantKey activationKey) {
+        return true;
+    }
+
+    default boolean supportsRouterLogitsDtype(ScalarType dtype, RoutingMethodType method) {
+        return true;
+    }
+
+    default boolean supportsShape(int hiddenDim) {
+        return true;
+    }
+
+    /** The one format it takes. */
+    default FusedMoeActivationFormat activationFormat() {
+        return FusedMoeActivationFormat.STANDARD;
+    }
+
+    /** Whether a token's output doesn't depend on the other tokens of a call. */
+    default boolean supportsBatchInvariance() {
+        return false;
+    }
+
+    default boolean supportsLora() {
+        return false;
+    }
+
+    /** Whether its alignment takes so many experts; vLLM's takes fewer than 1024, rounded up to whole warps of 32. */
+    default boolean supportsExperts(int numExperts) {
+        return Math.ceilDiv(numExperts, 32) * 32 < 1024;
+    }
+
+    /** Whether the experts' projections may have biases. Not one of vLLM's predicates. */
+    default boolean supportsBias() {
+        return false;
+    }
+
+    /**
+     * What else stands in the way, such as what the device lacks. Asked last, and whatever the answers before it were.
+     *
+     * @return reasons, the most important one first
+     */
+    default List<Support> obstacles(
+            FusedMoeConfig config, @Nullable QuantKey weightKey, @Nullable QuantKey activationKey) {
+        return List.of();
+    }
+
+    /** Whether it serves such a layer here: if not, with the first reason in vLLM's order. */
+    default Support isSupportedConfig(
+            FusedMoeConfig config,
+            @Nullable QuantKey weightKey,
+            @Nullable QuantKey activationKey,
+            FusedMoeActivationFormat format) {
+        List<Support> refusals = refusals(config, weightKey, activationKey, format);
+        return refusals.isEmpty() ? Support.YES : refusals.getFirst();
+    }
+
+    /** Everything that stands in the way, in vLLM's order, then what isn't vLLM's. */
+    default List<Support> refusals(
+            FusedMoeConfig config,
+            @Nullable QuantKey weightKey,
+            @Nullable QuantKey activationKey,
+            FusedMoeActivationFormat format) {
+        MoeActivation activation = config.activation();
+        FusedMoeParallelConfig parallel = config.moeParallelConfig();
+        RoutingMethodType method = config.routingMethod();
+        ScalarType logits = config.routerLogitsDtype();
+        List<Support> no = new ArrayList<>();
+        if (!supportsCurrentDevice(config)) {
+            add(no, "current device " + device(config), devices().isEmpty() ? null : "device: one of " + devices());
+        }
+        if (!activation.isGated() && !supportsNoActAndMul()) {
+            add(no, "no act_and_mul MLP layer", "activation: a gated one");
+        }
+        if (!supportsActivation(activation)) {
+            add(
+                    no,
+                    "MoEActivation." + activation.name() + " activation",
+                    oneOf("activation", List.of(MoeActivation.values()), this::supportsActivation));
+        }
+        if (!supportsQuantScheme(weightKey, activationKey)) {
+            add(
+                    no,
+                    "quantization scheme " + weightKey + "x" + activationKey,
+                    oneOf(
+                            "scheme",
+                            List.of(Int8Scheme.values()),
+                            s -> supportsQuantScheme(s.weightKey(), s.activationKey())));
+        }
+        if (!supportsParallelConfig(parallel)) {
+            String otherBackend = oneOf(
+                    "all-to-all backend",
+                    FusedMoeParallelConfig.ALL2ALL_BACKENDS,
+                    name -> supportsParallelConfig(parallel.withAll2allBackend(name)));
+            String alone = supportsParallelConfig(FusedMoeParallelConfig.NO_PARALLEL) ? "one rank" : null;
+            add(no, "parallel config " + parallel, otherBackend == null ? alone : otherBackend);
+        }
+        if (!supportsRoutingMethod(method, weightKey, activationKey)) {
+            add(
+                    no,
+                    "routing method " + method.number(),
+                    oneOf(
+                            "routing method",
+                            List.of(RoutingMethodType.values()),
+                            m -> supportsRoutingMethod(m, weightKey, activationKey)));
+        }
+        if (!supportsRouterLogitsDtype(logits, method)) {
+            add(
+                    no,
+                    "router logits dtype " + logits,
+                    oneOf("router logits", List.of(ScalarType.values()), d -> supportsRouterLogitsDtype(d, method)));
+        }
+        if (!supportsShape(config.hiddenDim())) {
+            int from = config.hiddenDim();
+            String next = IntStream.rangeClosed(from, (int) Math.min(from + 4096L, Integer.MAX_VALUE))
+                    .filter(this::supportsShape)
+                    .mapToObj(h -> "hidden dim: padded to " + h)
+                    .findFirst()
+                    .orElse(null);
+            add(no, config.hiddenDim() + " hidden dim is not supported", next);
+        }
+        if (format != activationFormat()) {
+            add(
+                    no,
+                    format + " activation format",
+                    "activation format: " + activationFormat().value());
+        }
+        if (config.batchInvariant() && !supportsBatchInvariance()) {
+            add(no, "batch invariance", "no batch invariance");
+        }
+        if (config.isLoraEnabled() && !supportsLora()) {
+            add(no, "LoRA", "no LoRA");
+        }
+        if (!supportsExperts(config.numExperts())) {
+            no.add(Support.no(
+                    "kernel's moe_align_block_size requires fewer than 1024 padded experts", "experts: at most 992"));
+        }
+        if (config.hasBias() && !supportsBias()) {
+            add(no, "biases", "no biases");
+        }
+        no.addAll(obstacles(config, weightKey, activationKey));
+        return no;
+    }
+
+    private static void add(List<Support> refusals, String what, @Nullable String remedy) {
+        refusals.add(Support.no("kernel does not support " + what, remedy));
+    }
+
+    private static <T> @Nullable String oneOf(String what, Collection<T> values, Predicate<T> supported) {
+        List<T> served = values.stream().filter(supported).toList();
+        return served.isEmpty() ? null : what + ": one of " + served;
+    }
 
     /**
      * Loads a layer. The weights are copied; they may be closed afterwards.
      *
-     * @param config the layer's, with the most tokens of a call
+     * @param config the layer's, with the device and the most tokens of a call
      * @param experts the layer's weights
      * @throws InsufficientMemoryException before anything is allocated, if the layer doesn't fit
      * @throws MoeExecutionException if the device refused it

@@ -2,89 +2,400 @@ package org.tornadomoe.oracle;
 
 import java.util.ArrayList;
 import java.util.Comparator;
+import java.util.Iterator;
 import java.util.List;
-import java.util.stream.Stream;
+import java.util.ServiceConfigurationError;
+import java.util.ServiceLoader;
+import java.util.Set;
+import java.util.concurrent.ConcurrentHashMap;
+import java.util.stream.Collectors;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeConfig;
+import org.tornadomoe.config.FusedMoeQuantConfig;
+import org.tornadomoe.config.Int8MoeBackend;
 import org.tornadomoe.config.Int8Scheme;
+import org.tornadomoe.config.QuantKey;
 import org.tornadomoe.modular.FusedMoeExperts;
-import org.tornadomoe.reference.ReferenceExperts;
-import org.tornadomoe.tornado.Device;
-import org.tornadomoe.tornado.TornadoExperts;
-import org.tornadomoe.tornado.TornadoHome;
+import org.tornadomoe.modular.InsufficientMemoryException;
+import org.tornadomoe.modular.Support;
 
 /**
  * Picks the kernel class that serves a layer: backends in priority order, each backend's classes in order, and the first
- * that supports the layer. Stateless and thread-safe.
+ * that supports the layer. Texts of exceptions and log lines are those of vLLM's {@code oracle/int8.py}, of April and May
+ * 2026; of Python's exceptions, ValueError is {@link IllegalArgumentException} here and NotImplementedError {@link
+ * UnsupportedOperationException}. Thread-safe.
+ *
+ * <p>{@code CPU} is ours. So is {@code REFERENCE}, which isn't one of the backends that {@link #select(FusedMoeConfig,
+ * QuantKey, QuantKey)} tries: only {@link #select(FusedMoeConfig, Int8Scheme, String)} knows it, by name and as the last
+ * resort of {@code auto}.
  */
 public final class Int8MoeOracle {
-    private Int8MoeOracle() {}
+    private static final System.Logger LOG = System.getLogger(Int8MoeOracle.class.getName());
+    private static final String REFERENCE = Int8MoeBackend.REFERENCE.toString();
 
-    /**
-     * Picks.
-     *
-     * @param backend {@code auto}, or a backend's name: then nothing else is tried
-     * @param device a device's id, such as {@code ptx:0}, or the backend part of it; null for the best there is
-     * @param kernelClass a kernel class's name, to be taken or refused; null for the first that fits
-     * @throws IllegalArgumentException if a name is unknown, listing what is known
-     * @throws UnsupportedOperationException if nothing supports the layer, with every candidate's reason
-     */
-    public static Selection select(
-            FusedMoeConfig config,
-            Int8Scheme scheme,
-            String backend,
-            @Nullable String device,
-            @Nullable String kernelClass) {
-        List<String> refusals = new ArrayList<>();
-        for (Int8MoeBackend candidate : Int8MoeBackend.candidates(backend)) {
-            List<FusedMoeExperts> classes = backendToKernelClasses(candidate, device);
-            if (classes.isEmpty()) {
-                refusals.add(candidate + ": " + TornadoHome.current().note());
-            }
-            for (FusedMoeExperts experts : classes) {
-                if (kernelClass != null && !experts.name().equals(kernelClass)) {
-                    refusals.add(experts.name() + ": not the kernel class asked for");
-                    continue;
-                }
-                String reason = experts.unsupported(config, scheme);
-                if (reason == null) {
-                    return new Selection(candidate, experts, refusals);
-                }
-                refusals.add(experts.name() + ": " + reason);
-            }
-        }
-        throw new UnsupportedOperationException(
-                "nothing supports this layer (" + scheme + "): " + String.join("; ", refusals));
-    }
+    private final List<FusedMoeExperts> kernelClasses;
+    private final Set<String> logged = ConcurrentHashMap.newKeySet();
 
-    /**
-     * A backend's kernel classes, best first; none where it has no device.
-     *
-     * @throws IllegalArgumentException if there is no such device
-     */
-    public static List<FusedMoeExperts> backendToKernelClasses(Int8MoeBackend backend, @Nullable String device) {
-        return switch (backend) {
-            case REFERENCE -> List.of(new ReferenceExperts());
-            case TRITON ->
-                chooseDevice(TornadoHome.current().devices(), device)
-                        .map(d -> List.<FusedMoeExperts>of(new TornadoExperts(d, true), new TornadoExperts(d, false)))
-                        .findFirst()
-                        .orElse(List.of());
-        };
-    }
-
-    /** The device asked for, or the best: a GPU before a CPU, CUDA's own compiler before the others. */
-    private static Stream<Device> chooseDevice(List<Device> devices, @Nullable String id) {
-        if (id == null) {
-            return devices.stream().min(Comparator.comparingInt(Device::preference)).stream();
-        }
-        List<Device> named = devices.stream()
-                .filter(d -> d.id().equals(id) || d.id().startsWith(id + ":"))
+    /** An oracle that knows these kernel classes and no others. */
+    public Int8MoeOracle(List<FusedMoeExperts> kernelClasses) {
+        this.kernelClasses = kernelClasses.stream()
+                .sorted(Comparator.comparing(FusedMoeExperts::backend)
+                        .thenComparingInt(FusedMoeExperts::order)
+                        .thenComparing(FusedMoeExperts::name))
                 .toList();
-        if (named.isEmpty()) {
-            throw new IllegalArgumentException("device: expected one of "
-                    + devices.stream().map(Device::id).toList() + ", got '" + id + "'");
+    }
+
+    /** The oracle over the kernel classes that the library's class loader finds. */
+    public static Int8MoeOracle installed() {
+        return Installed.ORACLE;
+    }
+
+    private static final class Installed {
+        static final Int8MoeOracle ORACLE = of(Int8MoeOracle.class.getClassLoader());
+    }
+
+    /**
+     * An oracle over the kernel classes that {@link ServiceLoader} finds from a class loader. One that can't be loaded is
+     * left out, with a warning in the log.
+     */
+    public static Int8MoeOracle of(@Nullable ClassLoader loader) {
+        List<FusedMoeExperts> found = new ArrayList<>();
+        Iterator<FusedMoeExperts> providers =
+                ServiceLoader.load(FusedMoeExperts.class, loader).iterator();
+        while (true) {
+            try {
+                if (!providers.hasNext()) {
+                    return new Int8MoeOracle(found);
+                }
+                found.add(providers.next());
+            } catch (ServiceConfigurationError | LinkageError broken) {
+                LOG.log(System.Logger.Level.WARNING, "a kernel class can't be loaded: " + broken);
+            }
         }
-        return named.stream().limit(1);
+    }
+
+    /** All kernel classes, in the order of their places. */
+    public List<FusedMoeExperts> kernelClasses() {
+        return kernelClasses;
+    }
+
+    /** The backends that {@code auto} tries, in order, whatever the configuration. */
+    public static List<Int8MoeBackend> priorityBackends() {
+        return List.of(Int8MoeBackend.TRITON, Int8MoeBackend.CPU);
+    }
+
+    /**
+     * The backend of a user's name for it, {@code triton} or {@code cpu}.
+     *
+     * @throws IllegalArgumentException if there is none; the message lists all
+     */
+    public static Int8MoeBackend mapInt8Backend(String name) {
+        return map(name, priorityBackends());
+    }
+
+    private static Int8MoeBackend map(String name, List<Int8MoeBackend> known) {
+        return known.stream()
+                .filter(backend -> backend.toString().equals(name))
+                .findFirst()
+                .orElseThrow(() -> new IllegalArgumentException("moe_backend='" + name
+                        + "' is not supported for Int8 MoE. Expected one of "
+                        + pythonList(
+                                known.stream().map(Int8MoeBackend::toString).toList()) + "."));
+    }
+
+    private static String pythonList(List<String> values) {
+        return values.stream().map(value -> "'" + value + "'").collect(Collectors.joining(", ", "[", "]"));
+    }
+
+    /**
+     * A backend's kernel classes, in order.
+     *
+     * @throws IllegalArgumentException if it has none
+     */
+    public List<FusedMoeExperts> backendToKernelClasses(Int8MoeBackend backend) {
+        List<FusedMoeExperts> classes = classesOf(backend);
+        if (classes.isEmpty()) {
+            throw new IllegalArgumentException("Unknown Int8 MoE backend: " + backend.value());
+        }
+        return classes;
+    }
+
+    private List<FusedMoeExperts> classesOf(Int8MoeBackend backend) {
+        return kernelClasses.stream().filter(k -> k.backend() == backend).toList();
+    }
+
+    /** Picks for int8 weights with a scale per channel and int8 activations with a scale per token. */
+    public Selection select(FusedMoeConfig config) {
+        return select(config, QuantKey.INT8_STATIC_CHANNEL_SYM, QuantKey.INT8_DYNAMIC_TOKEN_SYM);
+    }
+
+    /**
+     * Picks. With adapters (LoRA) it takes TRITON's first class unseen, as vLLM did.
+     *
+     * @param config its {@code moeBackend} is {@code auto}, or a backend's name: then nothing else is tried
+     * @param weightKey null if weights aren't quantised
+     * @param activationKey null if activations aren't quantised
+     * @throws IllegalArgumentException if the backend asked for is unknown or doesn't support the layer
+     * @throws UnsupportedOperationException if {@code auto} finds nothing
+     */
+    public Selection select(FusedMoeConfig config, @Nullable QuantKey weightKey, @Nullable QuantKey activationKey) {
+        if (config.isLoraEnabled()) {
+            FusedMoeExperts first =
+                    backendToKernelClasses(Int8MoeBackend.TRITON).getFirst();
+            return new Selection(Int8MoeBackend.TRITON, first, config, List.of());
+        }
+        boolean auto = config.moeBackend().equals("auto");
+        List<Int8MoeBackend> backends = auto ? priorityBackends() : List.of(mapInt8Backend(config.moeBackend()));
+        String unsupported = "";
+        List<String> refusals = new ArrayList<>();
+        for (Int8MoeBackend backend : backends) {
+            List<FusedMoeExperts> classes = auto ? classesOf(backend) : backendToKernelClasses(backend);
+            for (FusedMoeExperts experts : classes) {
+                Support support = support(experts, config, weightKey, activationKey);
+                if (support.supported()) {
+                    logOnce(System.Logger.Level.INFO, usingLine(backend));
+                    return new Selection(backend, experts, config, refusals);
+                }
+                refusals.add(experts.name() + ": " + support);
+                unsupported = unsupportedLine(backend, support.reason());
+                if (auto) {
+                    logOnce(System.Logger.Level.DEBUG, unsupported);
+                }
+            }
+            if (classes.isEmpty()) {
+                logOnce(System.Logger.Level.DEBUG, unsupportedLine(backend, null));
+            }
+        }
+        if (auto) {
+            throw new UnsupportedOperationException("No Int8 MoE backend supports the deployment configuration.");
+        }
+        throw new IllegalArgumentException(unsupported);
+    }
+
+    private static String usingLine(Int8MoeBackend backend) {
+        return "Using " + backend.value() + " Int8 MoE backend out of potential backends: "
+                + pythonList(
+                        priorityBackends().stream().map(Int8MoeBackend::value).toList()) + ".";
+    }
+
+    private static String unsupportedLine(Int8MoeBackend backend, @Nullable String reason) {
+        return reason == null
+                ? "Int8 MoE backend '" + backend.value() + "' does not support the deployment configuration."
+                : "Int8 MoE backend " + backend.value() + " does not support the deployment configuration since "
+                        + reason + ".";
+    }
+
+    private void logOnce(System.Logger.Level level, String line) {
+        if (logged.add(line)) {
+            LOG.log(level, line);
+        }
+    }
+
+    /** A class that fails when asked doesn't support the layer. */
+    private static Support support(
+            FusedMoeExperts experts,
+            FusedMoeConfig config,
+            @Nullable QuantKey weightKey,
+            @Nullable QuantKey activationKey) {
+        try {
+            return experts.isSupportedConfig(config, weightKey, activationKey, config.activationFormat());
+        } catch (RuntimeException | LinkageError failure) {
+            return Support.no("its check failed: " + failure, null);
+        }
+    }
+
+    /**
+     * Picks for a {@link org.tornadomoe.MoeLayer}. Beyond vLLM's it knows the backend {@code reference}, which is also the
+     * last resort of {@code auto} unless a device or a kernel class is asked for; and what it throws names every candidate
+     * with its reason.
+     *
+     * @param kernelClass a kernel class's name, to be taken or refused; null for the first that fits
+     * @throws IllegalArgumentException if backend, device or kernel class is unknown; the message lists what is known
+     * @throws InsufficientMemoryException if only memory stands in the way of a class
+     * @throws UnsupportedOperationException if nothing supports the layer
+     */
+    public Selection select(FusedMoeConfig config, Int8Scheme scheme, @Nullable String kernelClass) {
+        String name = config.moeBackend();
+        List<Int8MoeBackend> known = List.of(Int8MoeBackend.values());
+        List<Int8MoeBackend> backends = name.equals("auto") ? known : List.of(map(name, known));
+        List<FusedMoeExperts> candidates = backends.stream()
+                .flatMap(backend -> classesOf(backend).stream())
+                .filter(experts -> kernelClass == null || experts.name().equals(kernelClass))
+                .toList();
+        if (kernelClass != null && candidates.isEmpty()) {
+            throw new IllegalArgumentException("kernel class: expected one of "
+                    + backends.stream()
+                            .flatMap(b -> classesOf(b).stream())
+                            .map(FusedMoeExperts::name)
+                            .toList()
+                    + ", got '" + kernelClass + "'");
+        }
+        List<String> refusals = new ArrayList<>();
+        for (FusedMoeExperts experts : candidates) {
+            boolean lastResort = experts.backend() == Int8MoeBackend.REFERENCE && name.equals("auto");
+            if (lastResort && config.device() != null && kernelClass == null) {
+                continue;
+            }
+            Support support = support(experts, config, scheme.weightKey(), scheme.activationKey());
+            if (support.supported()) {
+                if (experts.backend() != Int8MoeBackend.REFERENCE) {
+                    logOnce(System.Logger.Level.INFO, usingLine(experts.backend()));
+                }
+                return new Selection(experts.backend(), experts, config, refusals);
+            }
+            logOnce(System.Logger.Level.DEBUG, unsupportedLine(experts.backend(), support.reason()));
+            refusals.add(experts.name() + ": " + support);
+            if (support.bytesNeeded() > support.bytesAvailable()) {
+                // The reference is no way out of this: it would take as much, and hours.
+                throw new InsufficientMemoryException(
+                        experts.name() + ": " + support, support.bytesNeeded(), support.bytesAvailable());
+            }
+        }
+        List<String> devices = candidates.stream()
+                .filter(experts -> experts.backend() != Int8MoeBackend.REFERENCE)
+                .flatMap(experts -> devices(experts).stream())
+                .distinct()
+                .toList();
+        if (config.device() != null
+                && !devices.isEmpty()
+                && candidates.stream().noneMatch(experts -> supportsDevice(experts, config))) {
+            throw new IllegalArgumentException(
+                    "device: expected one of " + devices + ", got '" + config.device() + "'");
+        }
+        String failure = "No Int8 MoE backend supports the deployment configuration: "
+                + (refusals.isEmpty() ? "no kernel class fills " + backends : String.join("; ", refusals));
+        throw new UnsupportedOperationException(failure);
+    }
+
+    private static List<String> devices(FusedMoeExperts experts) {
+        try {
+            return experts.devices();
+        } catch (RuntimeException | LinkageError failure) {
+            return List.of();
+        }
+    }
+
+    private static boolean supportsDevice(FusedMoeExperts experts, FusedMoeConfig config) {
+        try {
+            return experts.backend() != Int8MoeBackend.REFERENCE && experts.supportsCurrentDevice(config);
+        } catch (RuntimeException | LinkageError failure) {
+            return false;
+        }
+    }
+
+    /**
+     * What {@link #select(FusedMoeConfig, QuantKey, QuantKey)} considers, each candidate with everything that stands in its
+     * way. Throws nothing that select throws for want of support.
+     *
+     * @throws IllegalArgumentException if the backend asked for is unknown
+     */
+    public Explanation explain(FusedMoeConfig config, @Nullable QuantKey weightKey, @Nullable QuantKey activationKey) {
+        boolean reference = config.moeBackend().equals(REFERENCE);
+        boolean auto = config.moeBackend().equals("auto");
+        List<Int8MoeBackend> backends = reference
+                ? List.of(Int8MoeBackend.REFERENCE)
+                : auto ? priorityBackends() : List.of(mapInt8Backend(config.moeBackend()));
+        List<Explanation.Candidate> candidates = new ArrayList<>();
+        for (Int8MoeBackend backend : backends) {
+            for (FusedMoeExperts experts : classesOf(backend)) {
+                candidates.add(candidate(experts, config, weightKey, activationKey));
+            }
+            if (classesOf(backend).isEmpty()) {
+                Support empty = Support.no("no kernel class fills this slot", null);
+                candidates.add(new Explanation.Candidate(backend, null, null, empty, List.of(empty)));
+            }
+        }
+        int chosen = -1;
+        String failure = null;
+        if (reference) {
+            chosen = candidates.getFirst().support().supported() ? 0 : -1;
+            failure = chosen == 0 ? null : candidates.getFirst().support().reason();
+        } else {
+            try {
+                String taken =
+                        select(config, weightKey, activationKey).experts().name();
+                chosen = candidates.stream()
+                        .map(Explanation.Candidate::name)
+                        .toList()
+                        .indexOf(taken);
+            } catch (IllegalArgumentException | UnsupportedOperationException unsupported) {
+                failure = unsupported.getMessage();
+            }
+        }
+        String lastResort = null;
+        if (auto && failure != null && config.device() == null) {
+            lastResort = classesOf(Int8MoeBackend.REFERENCE).stream()
+                    .filter(k -> support(k, config, weightKey, activationKey).supported())
+                    .map(FusedMoeExperts::name)
+                    .findFirst()
+                    .orElse(null);
+        }
+        return new Explanation(
+                config, weightKey, activationKey, config.activationFormat(), candidates, chosen, failure, lastResort);
+    }
+
+    private static Explanation.Candidate candidate(
+            FusedMoeExperts experts,
+            FusedMoeConfig config,
+            @Nullable QuantKey weightKey,
+            @Nullable QuantKey activationKey) {
+        Support support = support(experts, config, weightKey, activationKey);
+        String device;
+        List<Support> refusals;
+        try {
+            device = experts.device(config);
+            refusals = experts.refusals(config, weightKey, activationKey, config.activationFormat());
+        } catch (RuntimeException | LinkageError failure) {
+            device = String.valueOf(config.device());
+            refusals = List.of(support);
+        }
+        return new Explanation.Candidate(experts.backend(), experts.name(), device, support, refusals);
+    }
+
+    /**
+     * The quantisation that was asked for, or an exception. vLLM's of the name builds weight-only quantisation wherever
+     * scales of activations are absent, and so turned W8A8 with dynamic scales into W8A16 unseen.
+     *
+     * @param weightKey int8, static, with a scale per channel or per tensor
+     * @param activationKey int8, static or dynamic; null for weight-only
+     * @param scales those of weights, and those of activations exactly if {@code activationKey} is static
+     * @throws IllegalArgumentException if keys and scales don't fit together
+     */
+    public static FusedMoeQuantConfig makeQuantConfig(
+            QuantKey weightKey, @Nullable QuantKey activationKey, FusedMoeQuantConfig.Scales scales) {
+        if ((scales.a1() == null) != (scales.a2() == null)) {
+            throw new IllegalArgumentException("a1_scale and a2_scale must both be provided or both be None");
+        }
+        boolean perChannel = weightKey.equals(QuantKey.INT8_STATIC_CHANNEL_SYM);
+        if (!perChannel && !weightKey.equals(QuantKey.INT8_STATIC_TENSOR_SYM)) {
+            throw new IllegalArgumentException("weight key: expected one of "
+                    + List.of(QuantKey.INT8_STATIC_CHANNEL_SYM, QuantKey.INT8_STATIC_TENSOR_SYM) + ", got "
+                    + weightKey);
+        }
+        if (scales.w1() == null || scales.w2() == null) {
+            throw new IllegalArgumentException("w1_scale and w2_scale: expected those of " + weightKey + ", got none");
+        }
+        boolean wantsScales = activationKey != null && activationKey.scale().isStatic();
+        if (wantsScales != (scales.a1() != null)) {
+            throw new IllegalArgumentException("a1_scale and a2_scale: expected "
+                    + (wantsScales ? "those of " : "none for ")
+                    + (activationKey == null ? "activations that aren't quantised" : activationKey) + ", got "
+                    + (wantsScales ? "none" : "some"));
+        }
+        if (activationKey == null) {
+            return FusedMoeQuantConfig.int8W8a16(scales, null, perChannel);
+        }
+        boolean perToken = activationKey.equals(QuantKey.INT8_DYNAMIC_TOKEN_SYM);
+        boolean perTensor = activationKey.equals(QuantKey.INT8_DYNAMIC_TENSOR_SYM)
+                || activationKey.equals(QuantKey.INT8_STATIC_TENSOR_SYM);
+        if (!perToken && !perTensor) {
+            throw new IllegalArgumentException("activation key: expected one of "
+                    + List.of(
+                            QuantKey.INT8_DYNAMIC_TOKEN_SYM,
+                            QuantKey.INT8_DYNAMIC_TENSOR_SYM,
+                            QuantKey.INT8_STATIC_TENSOR_SYM)
+                    + ", got " + activationKey);
+        }
+        return FusedMoeQuantConfig.int8W8a8(scales, perToken, perChannel);
     }
 }

@@ -1,8 +1,12 @@
 package org.tornadomoe.reference;
 
 import java.util.Arrays;
+import java.util.Collections;
+import java.util.EnumSet;
+import java.util.Set;
 import java.util.stream.IntStream;
 import org.tornadomoe.config.FusedMoeConfig;
+import org.tornadomoe.config.MoeActivation;
 import org.tornadomoe.config.RoutingMethodType;
 import org.tornadomoe.quant.ExpertWeights;
 import org.tornadomoe.quant.Int8Activations;
@@ -14,11 +18,16 @@ import org.tornadomoe.quant.Int8Tensor;
  * H hidden, I intermediate. Sums run in index order, so a result is the same on every machine.
  */
 public final class Reference {
+    /** The ways of routing that {@link #route} knows. */
+    public static final Set<RoutingMethodType> ROUTING_METHODS = Collections.unmodifiableSet(
+            EnumSet.of(RoutingMethodType.DEFAULT, RoutingMethodType.RENORMALIZE, RoutingMethodType.RENORMALIZE_NAIVE));
+
     private Reference() {}
 
     /** A pass with the unquantised weights: hidden [M, H] in, every stage out. */
     public static Stages forward(ExpertWeights weights, float[] hidden, int tokens) {
         FusedMoeConfig config = weights.config();
+        requireSilu(config);
         requireLength("hidden", hidden.length, tokens, config.hiddenDim());
         double[] logits =
                 routerLogits(widen(hidden), weights.router(), tokens, config.numExperts(), config.hiddenDim());
@@ -42,6 +51,7 @@ public final class Reference {
     /** A pass with int8 experts: hidden [M, H] and router logits [M, E] in, every stage out. */
     public static Stages forward(Int8Experts experts, float[] hidden, double[] logits, int tokens) {
         FusedMoeConfig config = experts.config();
+        requireSilu(config);
         int topK = config.expertsPerToken();
         requireLength("hidden", hidden.length, tokens, config.hiddenDim());
         requireLength("logits", logits.length, tokens, config.numExperts());
@@ -57,6 +67,12 @@ public final class Reference {
         gemm2 = weigh(gemm2, routing.weights());
         double[] output = combine(gemm2, tokens, topK, config.hiddenDim());
         return new Stages(logits, routing, a1, gemm1, act, a2, gemm2, output);
+    }
+
+    private static void requireSilu(FusedMoeConfig config) {
+        if (config.activation() != MoeActivation.SILU) {
+            throw new IllegalArgumentException("activation: expected silu, got " + config.activation());
+        }
     }
 
     /** Router: logits [M, E] = hidden [M, H] times the transpose of router [E, H]. */
@@ -88,6 +104,9 @@ public final class Reference {
      */
     public static Routing route(double[] logits, int tokens, int experts, int topK, RoutingMethodType method) {
         requireLength("logits", logits.length, tokens, experts);
+        if (!ROUTING_METHODS.contains(method)) {
+            throw new IllegalArgumentException("method: expected one of " + ROUTING_METHODS + ", got " + method);
+        }
         if (topK < 1 || topK > experts) {
             throw new IllegalArgumentException("topK: expected 1 to the " + experts + " experts, got " + topK);
         }
@@ -99,10 +118,7 @@ public final class Reference {
             int[] chosen = topK(scores, topK);
             double[] chosenScores =
                     Arrays.stream(chosen).mapToDouble(e -> scores[e]).toArray();
-            double[] chosenWeights = switch (method) {
-                case DEFAULT -> chosenScores;
-                case RENORMALIZE, RENORMALIZE_NAIVE -> normalized(chosenScores);
-            };
+            double[] chosenWeights = method == RoutingMethodType.DEFAULT ? chosenScores : normalized(chosenScores);
             System.arraycopy(chosen, 0, ids, m * topK, topK);
             System.arraycopy(chosenWeights, 0, weights, m * topK, topK);
         }

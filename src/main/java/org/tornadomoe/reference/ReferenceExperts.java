@@ -3,9 +3,15 @@ package org.tornadomoe.reference;
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
+import java.util.List;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeConfig;
+import org.tornadomoe.config.FusedMoeParallelConfig;
+import org.tornadomoe.config.Int8MoeBackend;
 import org.tornadomoe.config.Int8Scheme;
+import org.tornadomoe.config.MoeActivation;
+import org.tornadomoe.config.QuantKey;
+import org.tornadomoe.config.RoutingMethodType;
 import org.tornadomoe.modular.ChosenExperts;
 import org.tornadomoe.modular.FusedMoeExperts;
 import org.tornadomoe.modular.MoeKernel;
@@ -13,16 +19,64 @@ import org.tornadomoe.modular.StageValues;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.Int8Tensor;
 
-/** The definition as a kernel class: everything supported, everything slow. */
-public final class ReferenceExperts implements FusedMoeExperts {
+/** The definition as a kernel class, slow. */
+public class ReferenceExperts implements FusedMoeExperts {
     @Override
-    public String name() {
-        return "ReferenceExperts";
+    public Int8MoeBackend backend() {
+        return Int8MoeBackend.REFERENCE;
     }
 
     @Override
-    public @Nullable String unsupported(FusedMoeConfig config, Int8Scheme scheme) {
-        return null;
+    public int order() {
+        return 100;
+    }
+
+    @Override
+    public List<String> devices() {
+        return List.of("cpu");
+    }
+
+    @Override
+    public String device(FusedMoeConfig config) {
+        return "cpu";
+    }
+
+    /** Runs here, whatever the configuration names. */
+    @Override
+    public boolean supportsCurrentDevice(FusedMoeConfig config) {
+        return true;
+    }
+
+    @Override
+    public boolean supportsActivation(MoeActivation activation) {
+        return activation == MoeActivation.SILU;
+    }
+
+    @Override
+    public boolean supportsQuantScheme(@Nullable QuantKey weightKey, @Nullable QuantKey activationKey) {
+        return Int8Scheme.of(weightKey, activationKey) != null;
+    }
+
+    /** A rank has all of the layer; data parallelism alone leaves it so. */
+    @Override
+    public boolean supportsParallelConfig(FusedMoeParallelConfig parallel) {
+        return parallel.tpSize() == 1 && parallel.epSize() == 1;
+    }
+
+    @Override
+    public boolean supportsRoutingMethod(
+            RoutingMethodType method, @Nullable QuantKey weightKey, @Nullable QuantKey activationKey) {
+        return Reference.ROUTING_METHODS.contains(method);
+    }
+
+    @Override
+    public boolean supportsBatchInvariance() {
+        return true;
+    }
+
+    @Override
+    public boolean supportsExperts(int numExperts) {
+        return true;
     }
 
     @Override

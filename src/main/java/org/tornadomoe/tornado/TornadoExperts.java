@@ -1,54 +1,150 @@
 package org.tornadomoe.tornado;
 
+import java.util.ArrayList;
+import java.util.List;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeConfig;
+import org.tornadomoe.config.FusedMoeParallelConfig;
+import org.tornadomoe.config.Int8MoeBackend;
 import org.tornadomoe.config.Int8Scheme;
+import org.tornadomoe.config.MoeActivation;
+import org.tornadomoe.config.QuantKey;
+import org.tornadomoe.config.RoutingMethodType;
 import org.tornadomoe.modular.FusedMoeExperts;
 import org.tornadomoe.modular.MoeKernel;
 import org.tornadomoe.modular.StageValues;
+import org.tornadomoe.modular.Support;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.tornado.kernels.AlignKernels;
 
 /**
- * The layer as a TornadoVM task graph on one device, with the int8 GEMMs in one of two forms: {@code dp4a}, where the device
- * has the instruction, and portable, everywhere.
- *
- * @param device where it would run
- * @param dp4a which form
+ * The layer as a TornadoVM task graph on the configuration's device, with the int8 GEMMs in one of two forms: {@link
+ * TornadoDp4aExperts}, where the device has the instruction, and {@link TornadoPortableExperts}, everywhere.
  */
-public record TornadoExperts(Device device, boolean dp4a) implements FusedMoeExperts {
-    @Override
-    public String name() {
-        return dp4a ? "TornadoDp4aExperts" : "TornadoPortableExperts";
+public abstract sealed class TornadoExperts implements FusedMoeExperts
+        permits TornadoDp4aExperts, TornadoPortableExperts {
+    private final boolean dp4a;
+
+    TornadoExperts(boolean dp4a) {
+        this.dp4a = dp4a;
     }
 
     @Override
-    public @Nullable String unsupported(FusedMoeConfig config, Int8Scheme scheme) {
-        if (TornadoHome.current().kind() == TornadoHome.Kind.SDK && !TornadoHome.bailoutsAreErrors()) {
-            return "TornadoVM would hide kernels that fail to compile: start the JVM with"
-                    + " -Dtornado.recover.bailout=False";
+    public Int8MoeBackend backend() {
+        return Int8MoeBackend.TRITON;
+    }
+
+    @Override
+    public List<String> devices() {
+        return TornadoHome.current().devices().stream().map(Device::id).toList();
+    }
+
+    @Override
+    public String device(FusedMoeConfig config) {
+        Device device = TornadoHome.current().find(config.device());
+        return device != null ? device.toString() : config.device() != null ? config.device() : "none";
+    }
+
+    @Override
+    public boolean supportsCurrentDevice(FusedMoeConfig config) {
+        return TornadoHome.current().find(config.device()) != null;
+    }
+
+    @Override
+    public boolean supportsActivation(MoeActivation activation) {
+        return activation == MoeActivation.SILU;
+    }
+
+    @Override
+    public boolean supportsQuantScheme(@Nullable QuantKey weightKey, @Nullable QuantKey activationKey) {
+        Int8Scheme scheme = Int8Scheme.of(weightKey, activationKey);
+        return scheme != null && (!dp4a || scheme.quantizesActivations());
+    }
+
+    /** A rank has all of the layer; data parallelism alone leaves it so. */
+    @Override
+    public boolean supportsParallelConfig(FusedMoeParallelConfig parallel) {
+        return parallel.tpSize() == 1 && parallel.epSize() == 1;
+    }
+
+    @Override
+    public boolean supportsRoutingMethod(
+            RoutingMethodType method, @Nullable QuantKey weightKey, @Nullable QuantKey activationKey) {
+        return switch (method) {
+            case DEFAULT, RENORMALIZE, RENORMALIZE_NAIVE -> true;
+            default -> false;
+        };
+    }
+
+    @Override
+    public boolean supportsBatchInvariance() {
+        return true;
+    }
+
+    /** All that a configuration may have: the alignment here has no limit of its own. */
+    @Override
+    public boolean supportsExperts(int numExperts) {
+        return true;
+    }
+
+    @Override
+    public List<Support> obstacles(
+            FusedMoeConfig config, @Nullable QuantKey weightKey, @Nullable QuantKey activationKey) {
+        TornadoHome home = TornadoHome.current();
+        Device device = home.find(config.device());
+        List<Support> obstacles = new ArrayList<>();
+        if (home.devices().isEmpty()) {
+            obstacles.add(Support.no(home.note() == null ? "there is no device" : home.note(), null));
+        }
+        if (home.kind() == TornadoHome.Kind.SDK && !TornadoHome.bailoutsAreErrors()) {
+            obstacles.add(Support.no(
+                    "TornadoVM would hide kernels that fail to compile",
+                    "start the JVM with -Dtornado.recover.bailout=False"));
+        }
+        if (device == null) {
+            return obstacles;
         }
         if (dp4a && !device.dp4a()) {
-            return device + " has no dp4a: TornadoVM compiles it for PTX and CUDA only";
-        }
-        if (dp4a && !scheme.quantizesActivations()) {
-            return "dp4a multiplies int8 by int8, and " + scheme + " keeps activations in float";
+            obstacles.add(Support.no(
+                    device + " has no dp4a: TornadoVM compiles it for PTX and CUDA only",
+                    "device: one of PTX or CUDA"));
         }
         if (device.maxGroup() > 0 && device.maxGroup() < AlignKernels.SCAN_GROUP) {
-            return device + " takes work-groups of " + device.maxGroup() + " and the kernels need "
-                    + AlignKernels.SCAN_GROUP;
+            obstacles.add(Support.no(
+                    device + " takes work-groups of " + device.maxGroup() + " and the kernels need "
+                            + AlignKernels.SCAN_GROUP,
+                    "device: one with larger work-groups"));
         }
-        return null;
+        Int8Scheme scheme = Int8Scheme.of(weightKey, activationKey);
+        long needed = scheme == null ? 0 : LayerArrays.deviceBytes(config, scheme);
+        if (needed > device.memory()) {
+            obstacles.add(Support.noMemory(
+                    String.format(
+                            "the layer needs %,d bytes of memory and %s has %,d", needed, device, device.memory()),
+                    "fewer tokens a call, a part of the layer (expert or tensor parallelism), or, if the device has"
+                            + " more, -Dtornado.device.memory",
+                    needed,
+                    device.memory()));
+        }
+        return obstacles;
     }
 
     @Override
     public MoeKernel load(FusedMoeConfig config, Int8Experts experts) {
-        return TornadoMoeKernel.load(device, config, experts, dp4a);
+        return TornadoMoeKernel.load(requireDevice(config), config, experts, dp4a);
     }
 
     @Override
     public StageValues stages(
             FusedMoeConfig config, Int8Experts experts, float[] hidden, int tokens, StageValues given) {
-        return StageRun.run(device, config, experts, dp4a, hidden, tokens, given);
+        return StageRun.run(requireDevice(config), config, experts, dp4a, hidden, tokens, given);
+    }
+
+    private Device requireDevice(FusedMoeConfig config) {
+        Device device = TornadoHome.current().find(config.device());
+        if (device == null) {
+            throw new IllegalArgumentException("device: expected one of " + devices() + ", got " + config.device());
+        }
+        return device;
     }
 }

@@ -1,6 +1,7 @@
 package org.tornadomoe.tornado;
 
 import java.util.ArrayList;
+import java.util.Comparator;
 import java.util.List;
 import org.jspecify.annotations.Nullable;
 import uk.ac.manchester.tornado.api.TornadoBackend;
@@ -32,6 +33,19 @@ public record TornadoHome(
     /** The home of this JVM. */
     public static TornadoHome current() {
         return Holder.HOME;
+    }
+
+    /**
+     * The device of that id, {@code ptx:0}, or the first whose id begins so, {@code ptx}; null if there is none.
+     *
+     * @param id null for the best: a GPU before a CPU, CUDA's own compiler before the others
+     */
+    @Nullable
+    Device find(@Nullable String id) {
+        return devices.stream()
+                .filter(d -> id == null || d.id().equals(id) || d.id().startsWith(id + ":"))
+                .min(Comparator.comparingInt(d -> id == null ? d.preference() : 0))
+                .orElse(null);
     }
 
     private static final class Holder {

@@ -212,7 +212,7 @@ class MoeCheckpointTest {
                         + " numExperts = 2, got 3",
                 "\"hidden_size\": 3 | \"hidden_size\": \"3\" | 'hidden_size': expected an integer, got 3",
                 "\"hidden_size\": 3 | \"hidden_size\": NaN | is not valid JSON",
-                "\"silu\" | \"gelu\" | Unknown MoE activation: 'gelu'. Valid activations: [silu]",
+                "\"silu\" | \"softplus\" | Unknown MoE activation: 'softplus'. Valid activations: ['silu', 'gelu', ",
             })
     void aWrongConfigurationNamesItsField(String right, String wrong, String message) throws IOException {
         mixtral();

@@ -3,16 +3,14 @@ package org.tornadomoe.cli;
 import static org.assertj.core.api.Assertions.assertThat;
 
 import java.util.List;
-import org.jspecify.annotations.Nullable;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 import org.tornadomoe.checkpoint.CaseFile;
 import org.tornadomoe.config.FusedMoeConfig;
-import org.tornadomoe.config.Int8Scheme;
-import org.tornadomoe.modular.FusedMoeExperts;
-import org.tornadomoe.modular.MoeKernel;
+import org.tornadomoe.config.Int8MoeBackend;
 import org.tornadomoe.modular.StageValues;
+import org.tornadomoe.oracle.Selection;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.reference.ReferenceExperts;
 
@@ -64,7 +62,11 @@ class CaseCheckTest {
     /** Stages found wrong where a kernel class has a defect in what it makes of one value. */
     private static List<String> failedStages(String what) {
         try (CaseFile file = CaseFile.read(Ran.GOLDEN.resolve("vllm/w8a8_channel_m1.safetensors"))) {
-            return CaseCheck.check(file, new Defective(what)).checks().stream()
+            return CaseCheck.check(
+                            file,
+                            new Selection(Int8MoeBackend.REFERENCE, new Defective(what), file.config(), List.of()))
+                    .checks()
+                    .stream()
                     .filter(check -> !check.ok())
                     .map(Check::stage)
                     .distinct()
@@ -73,26 +75,17 @@ class CaseCheckTest {
     }
 
     /** The reference with a defect. */
-    private record Defective(String what) implements FusedMoeExperts {
-        @Override
-        public String name() {
-            return "Changed";
-        }
+    private static final class Defective extends ReferenceExperts {
+        private final String what;
 
-        @Override
-        public @Nullable String unsupported(FusedMoeConfig config, Int8Scheme scheme) {
-            return null;
-        }
-
-        @Override
-        public MoeKernel load(FusedMoeConfig config, Int8Experts experts) {
-            throw new UnsupportedOperationException();
+        Defective(String what) {
+            this.what = what;
         }
 
         @Override
         public StageValues stages(
                 FusedMoeConfig config, Int8Experts experts, float[] hidden, int tokens, StageValues given) {
-            StageValues v = new ReferenceExperts().stages(config, experts, hidden, tokens, given);
+            StageValues v = super.stages(config, experts, hidden, tokens, given);
             return new StageValues(
                     v.logits(),
                     what.equals("topkIds") ? new int[] {v.topkIds()[1], v.topkIds()[0]} : v.topkIds(),

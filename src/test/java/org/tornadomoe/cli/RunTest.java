@@ -117,7 +117,7 @@ class RunTest {
         moe("run", MIXTRAL, "--kernel", "Nothing").assertRefused("TornadoPortableExperts", "ReferenceExperts");
         moe("run", MIXTRAL, "--fast").assertRefused("'--fast'", "--backend", "--tokens");
         moe("run", MIXTRAL, "--scheme", "w8a16_channel", "--kernel", "TornadoDp4aExperts", "--backend", "triton")
-                .assertRefused("TornadoDp4aExperts", "w8a16_channel keeps activations in float");
+                .assertRefused("TornadoDp4aExperts", "kernel does not support quantization scheme");
     }
 
     @ParameterizedTest

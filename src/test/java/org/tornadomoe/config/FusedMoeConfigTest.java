@@ -100,14 +100,104 @@ class FusedMoeConfigTest {
                 .isThrownBy(() -> Int8Scheme.fromString("W8A8"))
                 .withMessage("scheme: expected one of [w8a8_channel, w8a16_channel], got 'W8A8'");
         assertThatIllegalArgumentException()
-                .isThrownBy(() -> MoeActivation.fromString("gelu"))
-                .withMessage("Unknown MoE activation: 'gelu'. Valid activations: [silu]");
-        assertThat(MoeActivation.fromString("silu").isGated()).isTrue();
+                .isThrownBy(() -> MoeActivation.fromString("tanh"))
+                .withMessage("Unknown MoE activation: 'tanh'. Valid activations: ['silu', 'gelu', 'gelu_tanh', 'relu2',"
+                        + " 'swigluoai', 'situ', 'swigluoai_uninterleave', 'swiglustep', 'silu_no_mul', 'gelu_no_mul',"
+                        + " 'gelu_tanh_no_mul', 'relu2_no_mul']");
     }
 
     @Test
     void onlyW8a8QuantizesActivations() {
         assertThat(Int8Scheme.W8A8_CHANNEL.quantizesActivations()).isTrue();
         assertThat(Int8Scheme.W8A16_CHANNEL.quantizesActivations()).isFalse();
+    }
+
+    @ParameterizedTest
+    @EnumSource
+    void activationsAreFoundByTheirName(MoeActivation activation) {
+        assertThat(MoeActivation.fromString(activation.value())).isEqualTo(activation);
+        assertThat(activation.withoutMul().withoutMul()).isEqualTo(activation.withoutMul());
+    }
+
+    @Test
+    void activationsWithAndWithoutGate() {
+        assertThat(MoeActivation.fromString("gelu_pytorch_tanh")).isEqualTo(MoeActivation.GELU_TANH);
+        assertThat(MoeActivation.values())
+                .filteredOn(activation -> !activation.isGated())
+                .containsExactly(
+                        MoeActivation.SILU_NO_MUL,
+                        MoeActivation.GELU_NO_MUL,
+                        MoeActivation.GELU_TANH_NO_MUL,
+                        MoeActivation.RELU2_NO_MUL);
+        assertThat(MoeActivation.GELU_TANH.withoutMul()).isEqualTo(MoeActivation.GELU_TANH_NO_MUL);
+        assertThat(MoeActivation.RELU2.withoutMul()).isEqualTo(MoeActivation.RELU2_NO_MUL);
+        assertThat(MoeActivation.SWIGLUOAI.withoutMul()).isEqualTo(MoeActivation.SWIGLUOAI);
+    }
+
+    @Test
+    void whatIsNotGivenFollowsFromTheRest() {
+        FusedMoeConfig config = of(10, 2, 64, 32, 1);
+        assertThat(config.numLocalExperts()).isEqualTo(10);
+        assertThat(config.numLogicalExperts()).isEqualTo(10);
+        assertThat(config.routerLogitsDtype()).isEqualTo(ScalarType.F32);
+        assertThat(config.hiddenDimUnpadded()).isEqualTo(64);
+        assertThat(config.intermediateSizePerPartitionUnpadded()).isEqualTo(32);
+        assertThat(config.moeBackend()).isEqualTo("auto");
+        assertThat(config.activationFormat()).isEqualTo(FusedMoeActivationFormat.STANDARD);
+
+        FusedMoeConfig ep = config.toBuilder()
+                .moeParallelConfig(FusedMoeParallelConfig.builder()
+                        .tp(4, 1)
+                        .expertParallel(true)
+                        .build())
+                .inDtype(ScalarType.BF16)
+                .build();
+        assertThat(ep.numLocalExperts()).isEqualTo(3);
+        assertThat(ep.intermediateSizePerPartition()).isEqualTo(32);
+        assertThat(ep.routerLogitsDtype()).isEqualTo(ScalarType.BF16);
+
+        FusedMoeConfig tp = config.toBuilder()
+                .moeParallelConfig(FusedMoeParallelConfig.builder().tp(4, 1).build())
+                .build();
+        assertThat(tp.numLocalExperts()).isEqualTo(10);
+        assertThat(tp.intermediateSizePerPartition()).isEqualTo(8);
+        assertThat(tp.gateUpRows()).isEqualTo(16);
+        assertThat(tp.intermediateSizePerPartitionUnpadded()).isEqualTo(8);
+        assertThat(tp.toBuilder().build()).isEqualTo(tp);
+    }
+
+    @Test
+    void whatDoesNotGoTogetherIsNamed() {
+        FusedMoeConfig config = of(10, 2, 64, 32, 1);
+        assertThatIllegalArgumentException()
+                .isThrownBy(() -> config.toBuilder()
+                        .moeParallelConfig(
+                                FusedMoeParallelConfig.builder().tp(5, 0).build())
+                        .build())
+                .withMessage("intermediateSize: expected a multiple of the tensor-parallel size 5, got 32");
+        assertThatIllegalArgumentException()
+                .isThrownBy(() -> config.toBuilder().numLocalExperts(11).build())
+                .withMessage("numLocalExperts: expected at most numExperts = 10, got 11");
+        assertThatIllegalArgumentException()
+                .isThrownBy(() -> config.toBuilder().numLogicalExperts(-1).build())
+                .withMessage("numLogicalExperts: expected 1 to 1024, got -1");
+        assertThatIllegalArgumentException()
+                .isThrownBy(() -> config.toBuilder().hiddenDimUnpadded(65).build())
+                .withMessage("hiddenDimUnpadded: expected at most hiddenDim = 64, got 65");
+    }
+
+    @Test
+    void partsOfALayerMayBeTooLargeAsAWhole() {
+        assertThatIllegalArgumentException().isThrownBy(() -> of(512, 8, 7168, 2048, 1));
+        assertThat(FusedMoeConfig.builder()
+                        .numExperts(512)
+                        .expertsPerToken(8)
+                        .hiddenDim(7168)
+                        .intermediateSize(2048)
+                        .moeParallelConfig(
+                                FusedMoeParallelConfig.builder().tp(2, 1).build())
+                        .build()
+                        .gateUpRows())
+                .isEqualTo(2048);
     }
 }

@@ -18,6 +18,7 @@ import org.tornadomoe.MoeLayer;
 import org.tornadomoe.MoeOptions;
 import org.tornadomoe.RandomLayer;
 import org.tornadomoe.checkpoint.Safetensors;
+import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.modular.MoeExecutionException;
 import org.tornadomoe.reference.Reference;
@@ -38,41 +39,44 @@ class DeviceLayerTest {
     }
 
     private static Stream<Arguments> kernelClasses() {
-        List<Arguments> pairs = new ArrayList<>();
+        List<Arguments> triples = new ArrayList<>();
         for (Device device : devices()) {
-            for (boolean dp4a : new boolean[] {true, false}) {
-                TornadoExperts experts = new TornadoExperts(device, dp4a);
+            FusedMoeConfig config =
+                    RandomLayer.of(1, 1, 4, 4, 1, 1).on(device.id()).config();
+            for (TornadoExperts experts : List.of(new TornadoDp4aExperts(), new TornadoPortableExperts())) {
                 for (Int8Scheme scheme : Int8Scheme.values()) {
-                    if (experts.unsupported(RandomLayer.of(1, 1, 4, 4, 1, 1).config(), scheme) == null) {
-                        pairs.add(Arguments.of(experts, scheme));
+                    if (experts.isSupportedConfig(
+                                    config, scheme.weightKey(), scheme.activationKey(), config.activationFormat())
+                            .supported()) {
+                        triples.add(Arguments.of(device.id(), experts, scheme));
                     }
                 }
             }
         }
-        return pairs.stream();
+        return triples.stream();
     }
 
     @ParameterizedTest
     @MethodSource("kernelClasses")
-    void stagesMatchTheReference(TornadoExperts experts, Int8Scheme scheme) {
-        LayerChecks.stagesMatchReference(experts, scheme, RandomLayer.of(33, 6, 65, 33, 50, 1), 50);
+    void stagesMatchTheReference(String device, TornadoExperts experts, Int8Scheme scheme) {
+        LayerChecks.stagesMatchReference(
+                experts, scheme, RandomLayer.of(33, 6, 65, 33, 50, 1).on(device), 50);
     }
 
     @ParameterizedTest
     @MethodSource("kernelClasses")
-    void oneKernelServesEveryTokenCount(TornadoExperts experts, Int8Scheme scheme) {
-        LayerChecks.forwardMatchesReference(experts, scheme, RandomLayer.of(9, 3, 50, 30, 60, 5), 1, 60, 7, 59, 1);
+    void oneKernelServesEveryTokenCount(String device, TornadoExperts experts, Int8Scheme scheme) {
+        LayerChecks.forwardMatchesReference(
+                experts, scheme, RandomLayer.of(9, 3, 50, 30, 60, 5).on(device), 1, 60, 7, 59, 1);
     }
 
     @ParameterizedTest
     @MethodSource("kernelClasses")
-    void goldenLayersAreReproduced(TornadoExperts experts, Int8Scheme scheme) {
+    void goldenLayersAreReproduced(String device, TornadoExperts experts, Int8Scheme scheme) {
         for (String family : List.of("mixtral", "qwen3_moe")) {
             Path checkpoint = GOLDEN.resolve(family);
-            MoeOptions options = MoeOptions.DEFAULT
-                    .withScheme(scheme)
-                    .withDevice(experts.device().id())
-                    .withKernelClass(experts.name());
+            MoeOptions options =
+                    MoeOptions.DEFAULT.withScheme(scheme).withDevice(device).withKernelClass(experts.name());
             try (Safetensors golden = Safetensors.open(checkpoint.resolve("golden.safetensors"));
                     MoeLayer layer = MoeLayer.load(checkpoint, 0, options)) {
                 float[] output = layer.forward(golden.tensor("hidden_states").toFloats());

@@ -44,7 +44,7 @@ class InterpreterLayerTest {
 
     private static TornadoExperts experts(boolean dp4a) {
         assertThat(TornadoHome.current().kind()).isEqualTo(TornadoHome.Kind.INTERPRETER);
-        return new TornadoExperts(TornadoHome.current().devices().getFirst(), dp4a);
+        return dp4a ? new TornadoDp4aExperts() : new TornadoPortableExperts();
     }
 
     @ParameterizedTest

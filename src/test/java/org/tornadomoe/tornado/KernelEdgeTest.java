@@ -70,7 +70,7 @@ class KernelEdgeTest {
 
     private static LayerArrays assertRouting(FusedMoeConfig config, float[] logits, int tokens) {
         LayerArrays last = null;
-        for (RoutingMethodType method : RoutingMethodType.values()) {
+        for (RoutingMethodType method : Reference.ROUTING_METHODS) {
             FusedMoeConfig routed = new RandomLayer(config, 1).routedBy(method).config();
             LayerArrays arrays = arrays(routed);
             arrays.header.set(0, tokens);

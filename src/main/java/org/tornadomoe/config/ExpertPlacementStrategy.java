@@ -1,0 +1,64 @@
+package org.tornadomoe.config;
+
+import java.util.Locale;
+
+/** Which experts a rank has. */
+public enum ExpertPlacementStrategy {
+    /** Neighbours: rank 0 has the first ones. */
+    LINEAR,
+    /** Every ep-th, so that the experts of a group are spread. */
+    ROUND_ROBIN;
+
+    private static final System.Logger LOG = System.getLogger(ExpertPlacementStrategy.class.getName());
+
+    /**
+     * The strategy of that name, {@code "round_robin"}.
+     *
+     * @throws IllegalArgumentException if there is none; the message lists all
+     */
+    public static ExpertPlacementStrategy fromString(String name) {
+        return switch (name) {
+            case "linear" -> LINEAR;
+            case "round_robin" -> ROUND_ROBIN;
+            default ->
+                throw new IllegalArgumentException("Unsupported expert placement strategy '" + name
+                        + "', expected one of ('linear', 'round_robin')");
+        };
+    }
+
+    /**
+     * This strategy if the layer can have it, otherwise {@link #LINEAR}, with a warning in the log (vLLM: {@code
+     * determine_expert_placement_strategy}).
+     *
+     * @param numExpertGroup groups that experts are chosen by; 0 for none
+     * @param numRedundantExperts copies of experts
+     */
+    public ExpertPlacementStrategy orLinear(
+            FusedMoeParallelConfig parallel, int numExpertGroup, int numRedundantExperts) {
+        if (this == LINEAR) {
+            return this;
+        }
+        if (numExpertGroup <= 1 || numRedundantExperts != 0 || parallel.enableEplb()) {
+            LOG.log(
+                    System.Logger.Level.WARNING,
+                    "Round-robin expert placement is only supported for models with multiple expert groups and no"
+                            + " redundant experts. Falling back to linear expert placement.");
+            return LINEAR;
+        }
+        if (parallel.useAll2allKernels() && !parallel.needsRoundRobinRoutingTables()) {
+            LOG.log(
+                    System.Logger.Level.WARNING,
+                    "Round-robin expert placement currently only supports the DeepEP low-latency or NIXL EP backend,"
+                            + " but '"
+                            + parallel.all2allBackend()
+                            + "' was configured. Falling back to linear expert placement.");
+            return LINEAR;
+        }
+        return this;
+    }
+
+    @Override
+    public String toString() {
+        return name().toLowerCase(Locale.ROOT);
+    }
+}

@@ -1,0 +1,71 @@
+package org.tornadomoe.config;
+
+import java.util.LinkedHashMap;
+import java.util.Map;
+import org.jspecify.annotations.Nullable;
+
+/**
+ * How a tensor is quantised, as the oracle asks for it (vLLM: {@code QuantKey} of {@code quantization/utils/quant_utils.py}).
+ *
+ * @param dtype of a value
+ * @param scale of values
+ * @param scale2 of scales, if they have some
+ * @param symmetric whether there are no zero points
+ */
+public record QuantKey(
+        ScalarType dtype, ScaleDesc scale, @Nullable ScaleDesc scale2, boolean symmetric) {
+    /** Weights with a scale per output channel. */
+    public static final QuantKey INT8_STATIC_CHANNEL_SYM = int8(true, GroupShape.PER_CHANNEL);
+
+    /** Activations with a scale per token, found at run time. */
+    public static final QuantKey INT8_DYNAMIC_TOKEN_SYM = int8(false, GroupShape.PER_TOKEN);
+
+    /** Weights with a scale per expert, or activations with one scale known beforehand. */
+    public static final QuantKey INT8_STATIC_TENSOR_SYM = int8(true, GroupShape.PER_TENSOR);
+
+    /** Activations with one scale, found at run time. */
+    public static final QuantKey INT8_DYNAMIC_TENSOR_SYM = int8(false, GroupShape.PER_TENSOR);
+
+    private static final Map<String, QuantKey> NAMED = new LinkedHashMap<>();
+
+    static {
+        NAMED.put("int8_static_channel_sym", INT8_STATIC_CHANNEL_SYM);
+        NAMED.put("int8_dynamic_token_sym", INT8_DYNAMIC_TOKEN_SYM);
+        NAMED.put("int8_static_tensor_sym", INT8_STATIC_TENSOR_SYM);
+        NAMED.put("int8_dynamic_tensor_sym", INT8_DYNAMIC_TENSOR_SYM);
+    }
+
+    private static QuantKey int8(boolean isStatic, GroupShape shape) {
+        return new QuantKey(ScalarType.I8, new ScaleDesc(ScalarType.F32, isStatic, shape), null, true);
+    }
+
+    /**
+     * The key of that name, {@code "int8_static_channel_sym"}.
+     *
+     * @throws IllegalArgumentException if there is none; the message lists all
+     */
+    public static QuantKey fromString(String name) {
+        QuantKey key = NAMED.get(name);
+        if (key == null) {
+            throw new IllegalArgumentException(
+                    "quantization key: expected one of " + NAMED.keySet() + ", got '" + name + "'");
+        }
+        return key;
+    }
+
+    /** The name that {@link #fromString} knows it by; null if it has none. */
+    public @Nullable String keyName() {
+        return NAMED.entrySet().stream()
+                .filter(named -> named.getValue().equals(this))
+                .map(Map.Entry::getKey)
+                .findFirst()
+                .orElse(null);
+    }
+
+    /** {@code QuantKey(i8,scale(f32,static,per_channel),symmetric)}. */
+    @Override
+    public String toString() {
+        return "QuantKey(" + dtype.abbreviation() + ",scale(" + scale + "),"
+                + (scale2 == null ? "" : "scale2(" + scale2 + "),") + (symmetric ? "symmetric)" : "asymmetric)");
+    }
+}

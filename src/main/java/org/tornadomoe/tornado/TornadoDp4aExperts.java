@@ -1,0 +1,13 @@
+package org.tornadomoe.tornado;
+
+/** int8 GEMMs on {@code dp4a}: four products and their sum in one instruction, exact in int32. */
+public final class TornadoDp4aExperts extends TornadoExperts {
+    public TornadoDp4aExperts() {
+        super(true);
+    }
+
+    @Override
+    public int order() {
+        return 200;
+    }
+}

@@ -1,0 +1,91 @@
+package org.tornadomoe.config;
+
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatIllegalArgumentException;
+import static org.tornadomoe.config.ExpertMap.determineExpertMap;
+import static org.tornadomoe.config.ExpertPlacementStrategy.LINEAR;
+import static org.tornadomoe.config.ExpertPlacementStrategy.ROUND_ROBIN;
+
+import java.util.Arrays;
+import java.util.Objects;
+import java.util.stream.IntStream;
+import net.jqwik.api.ForAll;
+import net.jqwik.api.Property;
+import net.jqwik.api.constraints.IntRange;
+import org.junit.jupiter.api.Test;
+
+class ExpertMapTest {
+    @Test
+    void oneRankHasAllAndNeedsNoMap() {
+        assertThat(determineExpertMap(1, 0, 8, LINEAR)).isEqualTo(new ExpertMap(8, null));
+    }
+
+    @Test
+    void linearRanksHaveNeighbours() {
+        assertThat(determineExpertMap(3, 0, 8, LINEAR).map()).containsExactly(0, 1, 2, -1, -1, -1, -1, -1);
+        assertThat(determineExpertMap(3, 1, 8, LINEAR).map()).containsExactly(-1, -1, -1, 0, 1, 2, -1, -1);
+        assertThat(determineExpertMap(3, 2, 8, LINEAR).map()).containsExactly(-1, -1, -1, -1, -1, -1, 0, 1);
+    }
+
+    @Test
+    void roundRobinRanksHaveEveryThird() {
+        assertThat(determineExpertMap(3, 0, 8, ROUND_ROBIN).map()).containsExactly(0, -1, -1, 1, -1, -1, 2, -1);
+        assertThat(determineExpertMap(3, 1, 8, ROUND_ROBIN).map()).containsExactly(-1, 0, -1, -1, 1, -1, -1, 2);
+        assertThat(determineExpertMap(3, 2, 8, ROUND_ROBIN).map()).containsExactly(-1, -1, 0, -1, -1, 1, -1, -1);
+    }
+
+    @Property
+    void everyExpertIsOnOneRankAndNumbersHaveNoGaps(
+            @ForAll @IntRange(min = 2, max = 70) int epSize,
+            @ForAll @IntRange(min = 1, max = 300) int experts,
+            @ForAll ExpertPlacementStrategy strategy) {
+        int[] owners = new int[experts];
+        for (int rank = 0; rank < epSize; rank++) {
+            ExpertMap map = determineExpertMap(epSize, rank, experts, strategy);
+            int[] numbers = Objects.requireNonNull(map.map());
+            assertThat(Arrays.stream(numbers).filter(n -> n >= 0).toArray())
+                    .isEqualTo(IntStream.range(0, map.numLocalExperts()).toArray());
+            assertThat(map.numLocalExperts()).isBetween(experts / epSize, experts / epSize + 1);
+            for (int e = 0; e < experts; e++) {
+                owners[e] += numbers[e] >= 0 ? 1 : 0;
+            }
+        }
+        assertThat(owners).containsOnly(1);
+    }
+
+    @Test
+    void wrongArgumentsAreNamed() {
+        assertThatIllegalArgumentException()
+                .isThrownBy(() -> determineExpertMap(0, 0, 8, LINEAR))
+                .withMessage("epSize: expected a positive number, got 0");
+        assertThatIllegalArgumentException()
+                .isThrownBy(() -> determineExpertMap(2, 2, 8, LINEAR))
+                .withMessage("epRank: expected 0 to 1, got 2");
+        assertThatIllegalArgumentException()
+                .isThrownBy(() -> determineExpertMap(2, 0, 0, LINEAR))
+                .withMessage("globalNumExperts: expected a positive number, got 0");
+        assertThatIllegalArgumentException()
+                .isThrownBy(() -> ExpertPlacementStrategy.fromString("random"))
+                .withMessage(
+                        "Unsupported expert placement strategy 'random', expected one of ('linear', 'round_robin')");
+        assertThat(ExpertPlacementStrategy.fromString("round_robin")).isEqualTo(ROUND_ROBIN);
+        assertThat(ExpertPlacementStrategy.fromString("linear")).isEqualTo(LINEAR);
+    }
+
+    @Test
+    void roundRobinIsForGroupsWithoutCopies() {
+        FusedMoeParallelConfig one = FusedMoeParallelConfig.NO_PARALLEL;
+        FusedMoeParallelConfig two =
+                FusedMoeParallelConfig.builder().dp(2, 0).expertParallel(true).build();
+        assertThat(ROUND_ROBIN.orLinear(one, 8, 0)).isEqualTo(ROUND_ROBIN);
+        assertThat(ROUND_ROBIN.orLinear(one, 1, 0)).isEqualTo(LINEAR);
+        assertThat(ROUND_ROBIN.orLinear(one, 8, 1)).isEqualTo(LINEAR);
+        assertThat(ROUND_ROBIN.orLinear(
+                        FusedMoeParallelConfig.builder().eplb(true).build(), 8, 0))
+                .isEqualTo(LINEAR);
+        assertThat(ROUND_ROBIN.orLinear(two, 8, 0)).isEqualTo(LINEAR);
+        assertThat(ROUND_ROBIN.orLinear(two.withAll2allBackend("nixl_ep"), 8, 0))
+                .isEqualTo(ROUND_ROBIN);
+        assertThat(LINEAR.orLinear(one, 8, 0)).isEqualTo(LINEAR);
+    }
+}

@@ -1,0 +1,171 @@
+package org.tornadomoe.config;
+
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatIllegalArgumentException;
+
+import org.jspecify.annotations.Nullable;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.EnumSource;
+
+/** Quantisation keys and configurations, and the ways of routing. */
+class QuantizationTest {
+    private static final FusedMoeQuantConfig.Scales WEIGHTS =
+            FusedMoeQuantConfig.Scales.ofWeights(new float[] {1}, new float[] {2});
+
+    @Test
+    void keysAreShownAsInVllm() {
+        assertThat(QuantKey.INT8_STATIC_CHANNEL_SYM)
+                .hasToString("QuantKey(i8,scale(f32,static,per_channel),symmetric)");
+        assertThat(QuantKey.INT8_DYNAMIC_TOKEN_SYM).hasToString("QuantKey(i8,scale(f32,dynamic,per_token),symmetric)");
+        assertThat(QuantKey.INT8_STATIC_TENSOR_SYM).hasToString("QuantKey(i8,scale(f32,static,per_tensor),symmetric)");
+        assertThat(QuantKey.INT8_DYNAMIC_TENSOR_SYM)
+                .hasToString("QuantKey(i8,scale(f32,dynamic,per_tensor),symmetric)");
+        ScaleDesc groups = new ScaleDesc(ScalarType.F16, true, new GroupShape(1, 128));
+        assertThat(new QuantKey(ScalarType.BF16, groups, QuantKey.INT8_STATIC_TENSOR_SYM.scale(), false))
+                .hasToString("QuantKey(bf16,scale(f16,static,GroupShape(row=1, col=128)),"
+                        + "scale2(f32,static,per_tensor),asymmetric)");
+    }
+
+    @Test
+    void keysAreFoundByTheirName() {
+        QuantKey key = QuantKey.fromString("int8_dynamic_token_sym");
+        assertThat(key).isEqualTo(QuantKey.INT8_DYNAMIC_TOKEN_SYM);
+        assertThat(key.keyName()).isEqualTo("int8_dynamic_token_sym");
+        assertThatIllegalArgumentException()
+                .isThrownBy(() -> QuantKey.fromString("int4"))
+                .withMessage("quantization key: expected one of [int8_static_channel_sym, int8_dynamic_token_sym,"
+                        + " int8_static_tensor_sym, int8_dynamic_tensor_sym], got 'int4'");
+    }
+
+    @ParameterizedTest
+    @EnumSource
+    void schemesAreFoundByTheirKeys(Int8Scheme scheme) {
+        assertThat(Int8Scheme.of(scheme.weightKey(), scheme.activationKey())).isEqualTo(scheme);
+        assertThat(Int8Scheme.of(null, scheme.activationKey())).isNull();
+        assertThat(Int8Scheme.of(scheme.weightKey(), QuantKey.INT8_STATIC_TENSOR_SYM))
+                .isNull();
+    }
+
+    @Test
+    void groupShapesTellWhatTheyAre() {
+        assertThat(new GroupShape(-1, -1).isPerTensor()).isTrue();
+        assertThat(new GroupShape(1, -1).isPerToken()).isTrue();
+        assertThat(new GroupShape(-1, 1).isPerChannel()).isTrue();
+        assertThat(new GroupShape(1, 64).isPerGroup()).isTrue();
+        assertThat(GroupShape.PER_TOKEN.isPerGroup()).isFalse();
+        assertThat(new GroupShape(128, 128).isPerGroup()).isFalse();
+        assertThatIllegalArgumentException()
+                .isThrownBy(() -> new GroupShape(1, 0))
+                .withMessage("col: expected -1 (all) or a positive number, got 0");
+        assertThatIllegalArgumentException()
+                .isThrownBy(() -> new GroupShape(-2, 1))
+                .withMessage("row: expected -1 (all) or more, got -2");
+    }
+
+    @Test
+    void w8a8PerTokenAndPerTensor() {
+        FusedMoeQuantConfig token = FusedMoeQuantConfig.int8W8a8(WEIGHTS, true, true);
+        assertThat(token.useInt8W8a8()).isTrue();
+        assertThat(token.useInt8W8a16()).isFalse();
+        assertThat(token.perActTokenQuant()).isTrue();
+        assertThat(token.perOutChQuant()).isTrue();
+        assertThat(token.isBlockQuantized()).isFalse();
+        assertThat(token.scaleShape(7, 256)).containsExactly(7, 1);
+        assertThat(token.batchedScaleShape(4, 7, 256)).containsExactly(4, 7, 1);
+        assertThat(token.configName(ScalarType.BF16)).isEqualTo("int8_w8a8");
+        FusedMoeQuantConfig tensor = FusedMoeQuantConfig.int8W8a8(WEIGHTS, false, false);
+        assertThat(tensor.useInt8W8a8()).isTrue();
+        assertThat(tensor.isPerTensor()).isTrue();
+        assertThat(tensor.perOutChQuant()).isFalse();
+        assertThat(tensor.scaleShape(7, 256)).containsExactly(1, 1);
+    }
+
+    @Test
+    void w8a16AndNothing() {
+        FusedMoeQuantConfig channel = FusedMoeQuantConfig.int8W8a16(WEIGHTS, null, true);
+        assertThat(channel.useInt8W8a16()).isTrue();
+        assertThat(channel.isQuantized()).isFalse();
+        assertThat(channel.weightQuantDtype()).isEqualTo(ScalarType.I8);
+        assertThat(channel.perOutChQuant()).isTrue();
+        assertThat(channel.blockShape()).isNull();
+        assertThat(channel.scaleShape(7, 256)).isNull();
+        assertThat(channel.configName(ScalarType.F32)).isEqualTo("int8_w8a16");
+        FusedMoeQuantConfig groups = FusedMoeQuantConfig.int8W8a16(WEIGHTS, new GroupShape(0, 64), false);
+        assertThat(groups.blockShape()).isEqualTo(new GroupShape(0, 64));
+        FusedMoeQuantConfig nothing = FusedMoeQuantConfig.UNQUANTIZED;
+        assertThat(nothing.useInt8W8a8() || nothing.useInt8W8a16()).isFalse();
+        assertThat(nothing.configName(ScalarType.F32)).isEqualTo("float32");
+        assertThat(nothing.configName(ScalarType.BF16)).isNull();
+    }
+
+    @Test
+    void blocksAreOfActivationsAndWeights() {
+        GroupShape block = new GroupShape(128, 128);
+        FusedMoeQuantConfig config = FusedMoeQuantConfig.make(ScalarType.I8, null, false, false, block, WEIGHTS);
+        assertThat(config.blockShape()).isEqualTo(block);
+        assertThat(config.w1().shape()).isEqualTo(block);
+        assertThat(config.scaleShape(3, 200)).containsExactly(3, 2);
+        for (boolean token : new boolean[] {true, false}) {
+            assertThatIllegalArgumentException()
+                    .isThrownBy(() -> FusedMoeQuantConfig.make(ScalarType.I8, null, token, !token, block, WEIGHTS))
+                    .withMessageStartingWith("illegal quantization");
+        }
+    }
+
+    @Test
+    void biasesAndConstantsLeaveTheRestAsItIs() {
+        FusedMoeQuantConfig config = FusedMoeQuantConfig.int8W8a8(WEIGHTS, true, true)
+                .withBiases(new float[] {3}, null)
+                .withGemm1(1.702, null, 7.0);
+        assertThat(config.w1().bias()).containsExactly(3);
+        assertThat(config.w2().bias()).isNull();
+        assertThat(config.w1().scale()).containsExactly(1);
+        assertThat(config.gemm1ClampLimit()).isEqualTo(7.0);
+        assertThat(config.useInt8W8a8()).isTrue();
+    }
+
+    @Test
+    void formatsAreShownAsTuples() {
+        assertThat(FusedMoeActivationFormat.STANDARD).hasToString("('standard',)");
+        assertThat(FusedMoeActivationFormat.BATCHED_EXPERTS).hasToString("('batched_experts',)");
+    }
+
+    @ParameterizedTest
+    @CsvSource(nullValues = "-", textBlock = """
+        # scoring, renormalize, groups, bias, factor; method
+        softmax,      true,  -, false, -,   RENORMALIZE_NAIVE
+        softmax,      false, -, false, -,   DEFAULT
+        softmax,      true,  8, false, 2.5, RENORMALIZE_NAIVE
+        softmax,      true,  -, true,  -,   UNSPECIFIED
+        sigmoid,      true,  -, false, -,   SIGMOID_RENORM
+        sigmoid,      false, 8, false, -,   SIGMOID
+        sigmoid,      true,  8, true,  2.5, DEEPSEEK_V3
+        sigmoid,      true,  -, true,  -,   MINIMAX2
+        sigmoid,      true,  0, true,  1.0, MINIMAX2
+        sigmoid,      true,  -, true,  2.5, UNSPECIFIED
+        sigmoid,      false, 8, true,  1.0, UNSPECIFIED
+        sqrtsoftplus, true,  -, true,  -,   DEEPSEEK_V4
+        sqrtsoftplus, true,  -, false, -,   DEEPSEEK_V4
+        sqrtsoftplus, false, -, true,  -,   UNSPECIFIED
+        tanh,         true,  -, false, -,   UNSPECIFIED
+        """)
+    void routerSettingsAmountToAMethod(
+            String scoring,
+            boolean renormalize,
+            @Nullable Integer groups,
+            boolean bias,
+            @Nullable Double factor,
+            RoutingMethodType method) {
+        assertThat(RoutingMethodType.getRoutingMethodType(scoring, renormalize, groups, bias, factor))
+                .isEqualTo(method);
+    }
+
+    @Test
+    void methodsHaveVllmsNumbers() {
+        assertThat(RoutingMethodType.values())
+                .extracting(RoutingMethodType::number)
+                .containsExactly(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 100, 101, 102);
+    }
+}
