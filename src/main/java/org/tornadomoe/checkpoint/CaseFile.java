@@ -2,6 +2,7 @@ package org.tornadomoe.checkpoint;
 
 import java.lang.foreign.Arena;
 import java.nio.file.Path;
+import java.util.Arrays;
 import java.util.Map;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeConfig;
@@ -13,7 +14,7 @@ import org.tornadomoe.quant.Int8Tensor;
 
 /**
  * A self-contained case: int8 weights, an input, and what vLLM's {@code fused_moe_kernel} made of it at every stage, in
- * one safetensors file. Schemes {@code w8a8_channel} and {@code w8a16_channel}, SiLU, no biases, no expert map. Arrays
+ * one safetensors file. Schemes {@code w8a8_channel} and {@code w8a16_channel}, SiLU, no biases, with or without an expert map. Arrays
  * are the record's own, not to be written to. M tokens, K top-k, H hidden, I intermediate; a pair p is token p / K, slot
  * p % K.
  *
@@ -69,8 +70,10 @@ public record CaseFile(
             Int8Scheme scheme = metadata.scheme();
             metadata.requireSupported("activation", MoeActivation.SILU.value());
             metadata.requireSupported("apply_router_weight_on_input", "False");
-            metadata.requireSupported("ep", "None");
-            for (String unsupported : new String[] {"w13_bias", "w2_bias", "expert_map"}) {
+            if (tensors.find("expert_map") == null) {
+                metadata.requireSupported("ep", "None");
+            }
+            for (String unsupported : new String[] {"w13_bias", "w2_bias"}) {
                 if (tensors.find(unsupported) != null) {
                     throw new CheckpointException(file, "not supported yet: a case with the tensor " + unsupported);
                 }
@@ -161,20 +164,22 @@ public record CaseFile(
     }
 
     private static Int8Experts experts(Safetensors tensors, FusedMoeConfig config, Int8Scheme scheme) {
+        int h = config.hiddenDim();
+        int[] expertMap = null;
+        int local = config.numExperts();
+        if (tensors.find("expert_map") != null) {
+            expertMap = tensors.tensor("expert_map").requireShape(local).toInts();
+            local = (int) Arrays.stream(expertMap).filter(e -> e != -1).count();
+        }
         Arena arena = Arena.ofShared();
         try {
             return Int8Experts.of(
                     config,
                     scheme,
-                    int8(tensors, arena, "w13_weight", config.gateUpRows(), config.hiddenDim(), config.numExperts()),
-                    int8(
-                            tensors,
-                            arena,
-                            "w2_weight",
-                            config.hiddenDim(),
-                            config.intermediateSize(),
-                            config.numExperts()),
+                    int8(tensors, arena, "w13_weight", config.gateUpRows(), h, local),
+                    int8(tensors, arena, "w2_weight", h, config.intermediateSize(), local),
                     new float[0],
+                    expertMap,
                     arena);
         } catch (Throwable e) {
             arena.close();

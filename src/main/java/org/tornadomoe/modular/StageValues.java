@@ -7,6 +7,10 @@ package org.tornadomoe.modular;
  * @param logits [M, E]
  * @param topkIds [P]
  * @param topkWeights [P]
+ * @param blockSize pairs of a block in {@code sortedIds}, at most 16
+ * @param sortedIds pairs in expert order, each expert's run padded to whole blocks with P; those of experts that live
+ *     elsewhere are sorted in by their global number
+ * @param expertIds the local number of each block's expert, −1 if it lives elsewhere
  * @param a1 the hidden states in int8, [M, H]; empty if the scheme keeps activations in float
  * @param a1Scales [M]; empty likewise
  * @param gemm1 [P, 2I], gate then up
@@ -20,6 +24,9 @@ public record StageValues(
         float[] logits,
         int[] topkIds,
         float[] topkWeights,
+        int blockSize,
+        int[] sortedIds,
+        int[] expertIds,
         byte[] a1,
         float[] a1Scales,
         float[] gemm1,

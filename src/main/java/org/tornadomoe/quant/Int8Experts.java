@@ -1,6 +1,10 @@
 package org.tornadomoe.quant;
 
 import java.lang.foreign.Arena;
+import java.util.Arrays;
+import java.util.Objects;
+import java.util.stream.IntStream;
+import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8Scheme;
 
@@ -14,15 +18,23 @@ public final class Int8Experts implements AutoCloseable {
     private final Int8Tensor w13;
     private final Int8Tensor w2;
     private final float[] router;
+    private final int @Nullable [] expertMap;
     private final Arena arena;
 
     private Int8Experts(
-            FusedMoeConfig config, Int8Scheme scheme, Int8Tensor w13, Int8Tensor w2, float[] router, Arena arena) {
+            FusedMoeConfig config,
+            Int8Scheme scheme,
+            Int8Tensor w13,
+            Int8Tensor w2,
+            float[] router,
+            int @Nullable [] expertMap,
+            Arena arena) {
         this.config = config;
         this.scheme = scheme;
         this.w13 = w13;
         this.w2 = w2;
         this.router = router;
+        this.expertMap = expertMap;
         this.arena = arena;
     }
 
@@ -38,14 +50,48 @@ public final class Int8Experts implements AutoCloseable {
      */
     public static Int8Experts of(
             FusedMoeConfig config, Int8Scheme scheme, Int8Tensor w13, Int8Tensor w2, float[] router, Arena arena) {
-        requireShape("w13", w13, config.numExperts(), config.gateUpRows(), config.hiddenDim());
-        requireShape("w2", w2, config.numExperts(), config.hiddenDim(), config.intermediateSize());
+        return of(config, scheme, w13, w2, router, null, arena);
+    }
+
+    /**
+     * A rank's part of a layer whose experts are spread over ranks.
+     *
+     * @param w13 [local experts, 2I, H]
+     * @param w2 [local experts, H, I]
+     * @param expertMap [E]: the local number of each expert of the layer, -1 if it lives elsewhere; null if all are here
+     */
+    public static Int8Experts of(
+            FusedMoeConfig config,
+            Int8Scheme scheme,
+            Int8Tensor w13,
+            Int8Tensor w2,
+            float[] router,
+            int @Nullable [] expertMap,
+            Arena arena) {
+        int local = config.numExperts();
+        if (expertMap != null) {
+            if (expertMap.length != config.numExperts()) {
+                throw new IllegalArgumentException("expertMap: expected an entry for each of the " + config.numExperts()
+                        + " experts, got " + expertMap.length);
+            }
+            int[] here = Arrays.stream(expertMap).filter(e -> e != -1).sorted().toArray();
+            if (here.length == 0
+                    || !Arrays.equals(here, IntStream.range(0, here.length).toArray())) {
+                throw new IllegalArgumentException(
+                        "expertMap: expected each local number from 0 once and -1 elsewhere, got "
+                                + Arrays.toString(expertMap));
+            }
+            local = here.length;
+        }
+        requireShape("w13", w13, local, config.gateUpRows(), config.hiddenDim());
+        requireShape("w2", w2, local, config.hiddenDim(), config.intermediateSizePerPartition());
         long routerLength = (long) config.numExperts() * config.hiddenDim();
         if (router.length != 0 && router.length != routerLength) {
             throw new IllegalArgumentException("router: expected [" + config.numExperts() + ", " + config.hiddenDim()
                     + "] = " + routerLength + " values or none, got " + router.length);
         }
-        return new Int8Experts(config, scheme, w13, w2, router.clone(), arena);
+        return new Int8Experts(
+                config, scheme, w13, w2, router.clone(), expertMap == null ? null : expertMap.clone(), arena);
     }
 
     private static void requireShape(String name, Int8Tensor tensor, int experts, int rows, int cols) {
@@ -81,6 +127,16 @@ public final class Int8Experts implements AutoCloseable {
     public Int8Tensor w2() {
         requireOpen();
         return w2;
+    }
+
+    /** The local number of an expert of the layer, an index into {@link #w13} and {@link #w2}; -1 if it lives elsewhere. */
+    public int expertMap(int expert) {
+        return expertMap == null ? Objects.checkIndex(expert, config.numExperts()) : expertMap[expert];
+    }
+
+    /** Whether some of the layer's experts live elsewhere. */
+    public boolean isPart() {
+        return expertMap != null && w13.experts() < config.numExperts();
     }
 
     /** Whether there is a router weight, so that logits can be computed from hidden states. */

@@ -33,7 +33,7 @@ public final class Reference {
                 routerLogits(widen(hidden), weights.router(), tokens, config.numExperts(), config.hiddenDim());
         Routing routing = route(logits, tokens, config.numExperts(), config.expertsPerToken(), config.routingMethod());
         double[] gemm1 = gemm(widen(hidden), config.expertsPerToken(), routing.ids(), Weights.gateUp(weights));
-        double[] act = siluAndMul(gemm1, routing.ids().length, config.intermediateSize());
+        double[] act = siluAndMul(gemm1, routing.ids().length, config.intermediateSizePerPartition());
         double[] gemm2 = weigh(gemm(act, 1, routing.ids(), Weights.down(weights)), routing.weights());
         double[] output = combine(gemm2, tokens, config.expertsPerToken(), config.hiddenDim());
         return new Stages(logits, routing, null, gemm1, act, null, gemm2, output);
@@ -48,7 +48,10 @@ public final class Reference {
         return forward(experts, hidden, logits, tokens);
     }
 
-    /** A pass with int8 experts: hidden [M, H] and router logits [M, E] in, every stage out. */
+    /**
+     * A pass with int8 experts: hidden [M, H] and router logits [M, E] in, every stage out. Experts that live elsewhere add
+     * nothing, so that the outputs of all parts add up to the layer's.
+     */
     public static Stages forward(Int8Experts experts, float[] hidden, double[] logits, int tokens) {
         FusedMoeConfig config = experts.config();
         requireSilu(config);
@@ -56,13 +59,13 @@ public final class Reference {
         requireLength("hidden", hidden.length, tokens, config.hiddenDim());
         requireLength("logits", logits.length, tokens, config.numExperts());
         Routing routing = route(logits, tokens, config.numExperts(), topK, config.routingMethod());
-        int[] ids = routing.ids();
+        int[] ids = Arrays.stream(routing.ids()).map(experts::expertMap).toArray();
         boolean int8 = experts.scheme().quantizesActivations();
         QuantizedTokens a1 = int8 ? quantize(widen(hidden), tokens, config.hiddenDim()) : null;
         double[] gemm1 =
                 a1 == null ? gemm(widen(hidden), topK, ids, experts.w13()) : gemm(a1, topK, ids, experts.w13());
-        double[] act = siluAndMul(gemm1, ids.length, config.intermediateSize());
-        QuantizedTokens a2 = int8 ? quantize(act, ids.length, config.intermediateSize()) : null;
+        double[] act = siluAndMul(gemm1, ids.length, config.intermediateSizePerPartition());
+        QuantizedTokens a2 = int8 ? quantize(act, ids.length, config.intermediateSizePerPartition()) : null;
         double[] gemm2 = a2 == null ? gemm(act, 1, ids, experts.w2()) : gemm(a2, 1, ids, experts.w2());
         gemm2 = weigh(gemm2, routing.weights());
         double[] output = combine(gemm2, tokens, topK, config.hiddenDim());
@@ -180,6 +183,27 @@ public final class Reference {
         QuantizedTokens quantized = new QuantizedTokens(new byte[x.length], new float[rows]);
         Int8Activations.quantize(narrow, rows, width, quantized.values(), quantized.scales());
         return quantized;
+    }
+
+    /**
+     * {@link #align} where some experts live elsewhere, in either of vLLM's ways.
+     *
+     * @param expertMap the local number of each expert, -1 if it lives elsewhere
+     * @param keep whether pairs of experts elsewhere are kept, sorted by their global number, in blocks of expert -1; else
+     *     they are left out, and pairs sorted by local number
+     */
+    public static Alignment align(int[] topkIds, int[] expertMap, boolean keep, int blockSize) {
+        if (keep) {
+            Alignment global = align(topkIds, expertMap.length, blockSize);
+            int[] expertIds =
+                    Arrays.stream(global.expertIds()).map(e -> expertMap[e]).toArray();
+            return new Alignment(blockSize, global.sortedTokenIds(), expertIds);
+        }
+        int local = (int) Arrays.stream(expertMap).filter(e -> e >= 0).count();
+        int[] keys = Arrays.stream(topkIds)
+                .map(id -> id >= 0 && id < expertMap.length ? expertMap[id] : -1)
+                .toArray();
+        return align(keys, local, blockSize);
     }
 
     /**
@@ -365,7 +389,7 @@ public final class Reference {
 
         static Weights down(ExpertWeights w) {
             FusedMoeConfig config = w.config();
-            return floats(config.numExperts(), config.hiddenDim(), config.intermediateSize(), w::downRow);
+            return floats(config.numExperts(), config.hiddenDim(), config.intermediateSizePerPartition(), w::downRow);
         }
 
         private interface FloatRow {

@@ -3,7 +3,9 @@ package org.tornadomoe.reference;
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
+import java.util.Arrays;
 import java.util.List;
+import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.FusedMoeParallelConfig;
@@ -60,7 +62,7 @@ public class ReferenceExperts implements FusedMoeExperts {
     /** A rank has all of the layer; data parallelism alone leaves it so. */
     @Override
     public boolean supportsParallelConfig(FusedMoeParallelConfig parallel) {
-        return parallel.tpSize() == 1 && parallel.epSize() == 1;
+        return true;
     }
 
     @Override
@@ -93,11 +95,18 @@ public class ReferenceExperts implements FusedMoeExperts {
                     copy(arena, experts.w13()),
                     copy(arena, experts.w2()),
                     experts.hasRouter() ? experts.router() : new float[0],
+                    expertMap(experts),
                     arena);
         } catch (RuntimeException | Error failure) {
             arena.close();
             throw failure;
         }
+    }
+
+    private static int[] expertMap(Int8Experts experts) {
+        return IntStream.range(0, experts.config().numExperts())
+                .map(experts::expertMap)
+                .toArray();
     }
 
     private static Int8Tensor copy(Arena arena, Int8Tensor from) {
@@ -111,7 +120,7 @@ public class ReferenceExperts implements FusedMoeExperts {
     public StageValues stages(
             FusedMoeConfig config, Int8Experts experts, float[] hidden, int tokens, StageValues given) {
         int h = config.hiddenDim();
-        int i = config.intermediateSize();
+        int i = config.intermediateSizePerPartition();
         int k = config.expertsPerToken();
         int pairs = tokens * k;
         boolean int8 = experts.scheme().quantizesActivations();
@@ -121,16 +130,22 @@ public class ReferenceExperts implements FusedMoeExperts {
                 Reference.widen(given.logits()), tokens, config.numExperts(), k, config.routingMethod());
         QuantizedTokens a1 = int8 ? Reference.quantize(x, tokens, h) : NONE;
         QuantizedTokens a2 = int8 ? Reference.quantize(act, pairs, i) : NONE;
+        int[] map = expertMap(experts);
+        int[] local = Arrays.stream(given.topkIds()).map(experts::expertMap).toArray();
+        Alignment alignment = Reference.align(given.topkIds(), map, true, given.blockSize());
         double[] gemm1 = int8
-                ? Reference.gemm(new QuantizedTokens(given.a1(), given.a1Scales()), k, given.topkIds(), experts.w13())
-                : Reference.gemm(x, k, given.topkIds(), experts.w13());
+                ? Reference.gemm(new QuantizedTokens(given.a1(), given.a1Scales()), k, local, experts.w13())
+                : Reference.gemm(x, k, local, experts.w13());
         double[] gemm2 = int8
-                ? Reference.gemm(new QuantizedTokens(given.a2(), given.a2Scales()), 1, given.topkIds(), experts.w2())
-                : Reference.gemm(act, 1, given.topkIds(), experts.w2());
+                ? Reference.gemm(new QuantizedTokens(given.a2(), given.a2Scales()), 1, local, experts.w2())
+                : Reference.gemm(act, 1, local, experts.w2());
         return new StageValues(
                 given.logits(),
                 routing.ids(),
                 narrow(routing.weights()),
+                given.blockSize(),
+                alignment.sortedTokenIds(),
+                alignment.expertIds(),
                 a1.values(),
                 a1.scales(),
                 narrow(gemm1),

@@ -25,8 +25,14 @@ import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
  * <p>Shape letters: M tokens, E experts, H hidden, I intermediate, K top-k, P = M·K pairs. Not thread-safe.
  */
 final class LayerArrays {
+    /** There is room for an alignment to blocks of up to so many pairs. */
+    static final int MAX_BLOCK = 16;
+
     final FusedMoeConfig config;
     final Int8Scheme scheme;
+
+    /** Experts whose weights are here. */
+    final int localExperts;
 
     /** Ints of a row of {@link #tokens} and of {@link #w13}: ⌈H / 4⌉. */
     final int hiddenInts;
@@ -51,6 +57,12 @@ final class LayerArrays {
 
     /** [M, K]. */
     final FloatArray topkWeights;
+
+    /** [E]: the local number of an expert, −1 if it lives elsewhere. */
+    final IntArray expertMap;
+
+    /** [P]: the expert a pair is sorted by, −1 if it is left out. */
+    final IntArray keys;
 
     /** [P]: a pair's rank among its chunk's pairs of the same expert. */
     final IntArray ranks;
@@ -113,16 +125,19 @@ final class LayerArrays {
     LayerArrays(FusedMoeConfig config, Int8Experts experts, long available) {
         this.config = config;
         scheme = experts.scheme();
-        Map<String, Long> sizes = elements(config, scheme);
+        Map<String, Long> sizes = elements(config, scheme, experts.w13().experts());
         requireMemory(sizes, available);
+        localExperts = experts.w13().experts();
         hiddenInts = ints(config.hiddenDim());
-        intermediateInts = ints(config.intermediateSize());
+        intermediateInts = ints(config.intermediateSizePerPartition());
         header = intArray(sizes, "header");
         hidden = floatArray(sizes, "hidden");
         router = floatArray(sizes, "router");
         logits = floatArray(sizes, "logits");
         topkIds = intArray(sizes, "topkIds");
         topkWeights = floatArray(sizes, "topkWeights");
+        expertMap = intArray(sizes, "expertMap");
+        keys = intArray(sizes, "keys");
         ranks = intArray(sizes, "ranks");
         counts = intArray(sizes, "counts");
         sortedIds = intArray(sizes, "sortedIds");
@@ -140,6 +155,9 @@ final class LayerArrays {
         w2Scales = floatArray(sizes, "w2Scales");
         down = floatArray(sizes, "down");
         output = floatArray(sizes, "output");
+        for (int expert = 0; expert < config.numExperts(); expert++) {
+            expertMap.set(expert, experts.expertMap(expert));
+        }
         pack(experts.w13(), w13, w13Scales);
         pack(experts.w2(), w2, w2Scales);
         if (experts.hasRouter()) {
@@ -156,6 +174,8 @@ final class LayerArrays {
                 logits,
                 topkIds,
                 topkWeights,
+                expertMap,
+                keys,
                 ranks,
                 counts,
                 sortedIds,
@@ -176,11 +196,11 @@ final class LayerArrays {
     }
 
     /** Every array's element count (all elements have four bytes), in the order of a forward pass. */
-    static Map<String, Long> elements(FusedMoeConfig config, Int8Scheme scheme) {
+    static Map<String, Long> elements(FusedMoeConfig config, Int8Scheme scheme, long localExperts) {
         long m = config.maxNumTokens();
         long e = config.numExperts();
         long h = config.hiddenDim();
-        long i = config.intermediateSize();
+        long i = config.intermediateSizePerPartition();
         long gateUpRows = config.gateUpRows();
         long p = m * config.expertsPerToken();
         long blocks = blocks(config, config.maxNumTokens());
@@ -192,21 +212,27 @@ final class LayerArrays {
         sizes.put("logits", m * e);
         sizes.put("topkIds", p);
         sizes.put("topkWeights", p);
+        sizes.put("expertMap", e);
+        sizes.put("keys", p);
         sizes.put("ranks", p);
         sizes.put("counts", (p + AlignKernels.CHUNK - 1) / AlignKernels.CHUNK * e);
-        sizes.put("sortedIds", blocks * GemmKernels.BLOCK);
+        sizes.put(
+                "sortedIds",
+                Math.max(
+                        blocks * GemmKernels.BLOCK,
+                        (long) MAX_BLOCK * blocks(config, config.maxNumTokens(), MAX_BLOCK)));
         sizes.put("expertIds", blocks);
         sizes.put("padded", 1L);
         sizes.put("tokens", int8 ? m * ints(config.hiddenDim()) : 1);
         sizes.put("tokenScales", int8 ? m : 1);
-        sizes.put("w13", e * ints(config.hiddenDim()) * gateUpRows);
-        sizes.put("w13Scales", e * gateUpRows);
+        sizes.put("w13", localExperts * ints(config.hiddenDim()) * gateUpRows);
+        sizes.put("w13Scales", localExperts * gateUpRows);
         sizes.put("gateUp", p * gateUpRows);
         sizes.put("activated", p * i);
-        sizes.put("pairs", int8 ? p * ints(config.intermediateSize()) : 1);
+        sizes.put("pairs", int8 ? p * ints(config.intermediateSizePerPartition()) : 1);
         sizes.put("pairScales", int8 ? p : 1);
-        sizes.put("w2", e * ints(config.intermediateSize()) * h);
-        sizes.put("w2Scales", e * h);
+        sizes.put("w2", localExperts * ints(config.intermediateSizePerPartition()) * h);
+        sizes.put("w2Scales", localExperts * h);
         sizes.put("down", p * h);
         sizes.put("output", m * h);
         return sizes;
@@ -214,14 +240,18 @@ final class LayerArrays {
 
     /** Blocks that the pairs of M tokens can come to: every expert that has a pair may have one block that isn't full. */
     static int blocks(FusedMoeConfig config, int tokens) {
+        return blocks(config, tokens, GemmKernels.BLOCK);
+    }
+
+    private static int blocks(FusedMoeConfig config, int tokens, int blockSize) {
         long p = (long) tokens * config.expertsPerToken();
-        long most = (p + (long) config.numExperts() * (GemmKernels.BLOCK - 1)) / GemmKernels.BLOCK;
+        long most = (p + (long) config.numExperts() * (blockSize - 1)) / blockSize;
         return Math.toIntExact(Math.min(p, most));
     }
 
     /** Bytes of device memory that a layer takes. */
-    static long deviceBytes(FusedMoeConfig config, Int8Scheme scheme) {
-        return bytes(elements(config, scheme));
+    static long deviceBytes(FusedMoeConfig config, Int8Scheme scheme, int localExperts) {
+        return bytes(elements(config, scheme, localExperts));
     }
 
     private static long bytes(Map<String, Long> sizes) {

@@ -95,18 +95,41 @@ final class LayerStages {
                 List.of(a.topkIds, a.topkWeights)));
     }
 
-    /** ids → pairs sorted by expert. */
+    /** ids → pairs sorted by expert; those of experts that live elsewhere are left out. */
     List<Stage> align() {
+        return align(GemmKernels.BLOCK, 0);
+    }
+
+    /**
+     * ids → pairs sorted by expert, in blocks of any size.
+     *
+     * @param keep 1 to keep the pairs of experts that live elsewhere, in blocks of expert −1
+     */
+    List<Stage> align(int blockSize, int keep) {
         int e = config.numExperts();
         int k = config.expertsPerToken();
+        int keyCount = keep == 1 ? e : a.localExperts;
         Stage count = new Stage(
                 "alignCount",
                 AlignKernels.CHUNK,
                 m -> ceilDiv(m * k, AlignKernels.CHUNK),
                 m -> 1,
-                g -> g.task("alignCount", AlignKernels::count, context, a.header, a.topkIds, a.ranks, a.counts, k, e),
-                List.of(a.header, a.topkIds),
-                List.of(a.ranks, a.counts));
+                g -> g.task(
+                        "alignCount",
+                        AlignKernels::count,
+                        context,
+                        a.header,
+                        a.topkIds,
+                        a.expertMap,
+                        a.keys,
+                        a.ranks,
+                        a.counts,
+                        k,
+                        e,
+                        keyCount,
+                        keep),
+                List.of(a.header, a.topkIds, a.expertMap),
+                List.of(a.keys, a.ranks, a.counts));
         Stage offsets = new Stage(
                 "alignOffsets",
                 AlignKernels.SCAN_GROUP,
@@ -117,14 +140,16 @@ final class LayerStages {
                         AlignKernels::offsets,
                         context,
                         a.header,
+                        a.expertMap,
                         a.counts,
                         a.sortedIds,
                         a.expertIds,
                         a.padded,
                         k,
-                        e,
-                        GemmKernels.BLOCK),
-                List.of(a.header, a.counts),
+                        keyCount,
+                        blockSize,
+                        keep),
+                List.of(a.header, a.expertMap, a.counts),
                 List.of(a.counts, a.sortedIds, a.expertIds, a.padded));
         Stage scatter = new Stage(
                 "alignScatter",
@@ -136,20 +161,20 @@ final class LayerStages {
                         AlignKernels::scatter,
                         context,
                         a.header,
-                        a.topkIds,
+                        a.keys,
                         a.ranks,
                         a.counts,
                         a.sortedIds,
                         k,
-                        e),
-                List.of(a.header, a.topkIds, a.ranks, a.counts, a.sortedIds),
+                        keyCount),
+                List.of(a.header, a.keys, a.ranks, a.counts, a.sortedIds),
                 List.of(a.sortedIds));
         return List.of(count, offsets, scatter);
     }
 
     /** hidden → int8 and scales. */
     List<Stage> quantizeTokens() {
-        return quantize("quantizeTokens", a.hidden, a.tokens, a.tokenScales, 1, config.hiddenDim(), a.hiddenInts);
+        return quantize("quantizeTokens", a.hidden, a.tokens, a.tokenScales, 1, config.hiddenDim(), a.hiddenInts, 0);
     }
 
     /** activated → int8 and scales. */
@@ -160,12 +185,20 @@ final class LayerStages {
                 a.pairs,
                 a.pairScales,
                 config.expertsPerToken(),
-                config.intermediateSize(),
-                a.intermediateInts);
+                config.intermediateSizePerPartition(),
+                a.intermediateInts,
+                1);
     }
 
     private List<Stage> quantize(
-            String name, FloatArray from, IntArray into, FloatArray scales, int rowsPerToken, int cols, int rowInts) {
+            String name,
+            FloatArray from,
+            IntArray into,
+            FloatArray scales,
+            int rowsPerToken,
+            int cols,
+            int rowInts,
+            int keyed) {
         if (!a.scheme.quantizesActivations()) {
             return List.of();
         }
@@ -179,13 +212,15 @@ final class LayerStages {
                         QuantizeKernels::quantizeRows,
                         context,
                         a.header,
+                        a.keys,
                         from,
                         into,
                         scales,
                         rowsPerToken,
                         cols,
-                        rowInts),
-                List.of(a.header, from),
+                        rowInts,
+                        keyed),
+                List.of(a.header, a.keys, from),
                 List.of(into, scales)));
     }
 
@@ -209,15 +244,23 @@ final class LayerStages {
     /** gateUp → activated. */
     List<Stage> activate() {
         int k = config.expertsPerToken();
-        int i = config.intermediateSize();
+        int i = config.intermediateSizePerPartition();
         return List.of(new Stage(
                 "activate",
                 CombineKernels.GROUP,
                 m -> elementGroups(m * k, i),
                 m -> 1,
                 g -> g.task(
-                        "activate", CombineKernels::siluAndMultiply, context, a.header, a.gateUp, a.activated, k, i),
-                List.of(a.header, a.gateUp),
+                        "activate",
+                        CombineKernels::siluAndMultiply,
+                        context,
+                        a.header,
+                        a.keys,
+                        a.gateUp,
+                        a.activated,
+                        k,
+                        i),
+                List.of(a.header, a.keys, a.gateUp),
                 List.of(a.activated)));
     }
 
@@ -234,7 +277,7 @@ final class LayerStages {
                 1,
                 config.hiddenDim(),
                 a.intermediateInts,
-                config.intermediateSize(),
+                config.intermediateSizePerPartition(),
                 1);
     }
 
@@ -337,8 +380,8 @@ final class LayerStages {
                 CombineKernels.GROUP,
                 m -> elementGroups(m, h),
                 m -> 1,
-                g -> g.task("combine", CombineKernels::combine, context, a.header, a.down, a.output, k, h),
-                List.of(a.header, a.down),
+                g -> g.task("combine", CombineKernels::combine, context, a.header, a.keys, a.down, a.output, k, h),
+                List.of(a.header, a.keys, a.down),
                 List.of(a.output)));
     }
 

@@ -2,11 +2,13 @@ package org.tornadomoe.tornado;
 
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
+import java.util.Arrays;
 import java.util.List;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.modular.MoeExecutionException;
 import org.tornadomoe.modular.StageValues;
 import org.tornadomoe.quant.Int8Experts;
+import org.tornadomoe.tornado.kernels.GemmKernels;
 import uk.ac.manchester.tornado.api.TornadoExecutionPlan;
 import uk.ac.manchester.tornado.api.enums.DataTransferMode;
 import uk.ac.manchester.tornado.api.exceptions.TornadoExecutionPlanException;
@@ -44,7 +46,7 @@ final class StageRun {
     private StageValues run(float[] hidden, StageValues given) {
         LayerArrays a = arrays;
         int h = a.config.hiddenDim();
-        int i = a.config.intermediateSize();
+        int i = a.config.intermediateSizePerPartition();
         int pairs = tokens * a.config.expertsPerToken();
         boolean int8 = a.scheme.quantizesActivations();
         a.header.set(0, tokens);
@@ -61,7 +63,11 @@ final class StageRun {
 
         MemorySegment.copy(given.topkIds(), 0, a.topkIds.getSegment(), ValueLayout.JAVA_INT, 0, pairs);
         put(given.topkWeights(), a.topkWeights);
-        execute("align", stages.align());
+        execute("alignBlocks", stages.align(given.blockSize(), 1));
+        int places = a.padded.get(0);
+        int[] sortedIds = Arrays.copyOf(a.sortedIds.toHeapArray(), places);
+        int[] expertIds = Arrays.copyOf(a.expertIds.toHeapArray(), places / given.blockSize());
+        execute("align", stages.align(GemmKernels.BLOCK, 1));
 
         if (int8) {
             pack(given.a1(), a.tokens, tokens, h);
@@ -92,6 +98,9 @@ final class StageRun {
                 given.logits(),
                 topkIds,
                 topkWeights,
+                given.blockSize(),
+                sortedIds,
+                expertIds,
                 a1,
                 a1Scales,
                 gemm1,

@@ -61,10 +61,10 @@ public abstract sealed class TornadoExperts implements FusedMoeExperts
         return scheme != null && (!dp4a || scheme.quantizesActivations());
     }
 
-    /** A rank has all of the layer; data parallelism alone leaves it so. */
+    /** A rank's part, by experts or by columns, gives its part of the sum. What is left out is what vLLM's class leaves out. */
     @Override
     public boolean supportsParallelConfig(FusedMoeParallelConfig parallel) {
-        return parallel.tpSize() == 1 && parallel.epSize() == 1;
+        return !parallel.useFiNvlTwoSidedKernels() && !parallel.useFiNvlOneSidedKernels();
     }
 
     @Override
@@ -116,7 +116,7 @@ public abstract sealed class TornadoExperts implements FusedMoeExperts
                     "device: one with larger work-groups"));
         }
         Int8Scheme scheme = Int8Scheme.of(weightKey, activationKey);
-        long needed = scheme == null ? 0 : LayerArrays.deviceBytes(config, scheme);
+        long needed = scheme == null ? 0 : LayerArrays.deviceBytes(config, scheme, config.numLocalExperts());
         if (needed > device.memory()) {
             obstacles.add(Support.noMemory(
                     String.format(

@@ -47,6 +47,7 @@ final class TornadoMoeKernel implements MoeKernel {
                     .transferToDevice(
                             DataTransferMode.FIRST_EXECUTION,
                             arrays.router,
+                            arrays.expertMap,
                             arrays.w13,
                             arrays.w13Scales,
                             arrays.w2,
@@ -138,7 +139,7 @@ final class TornadoMoeKernel implements MoeKernel {
 
     @Override
     public long deviceBytes() {
-        return LayerArrays.deviceBytes(arrays.config, arrays.scheme);
+        return LayerArrays.deviceBytes(arrays.config, arrays.scheme, arrays.localExperts);
     }
 
     @Override

@@ -109,6 +109,8 @@ class VerifyTest {
         "w8a8_channel_m33,  reference, ReferenceExperts",
         "w8a8_channel_m33,  triton,    TornadoDp4aExperts",
         "w8a8_channel_m33,  triton,    TornadoPortableExperts",
+        "w8a8_channel_ep,   reference, ReferenceExperts",
+        "w8a8_channel_ep,   triton,    TornadoDp4aExperts",
         "w8a16_channel_m33, reference, ReferenceExperts",
         "w8a16_channel_m33, triton,    TornadoPortableExperts",
     })

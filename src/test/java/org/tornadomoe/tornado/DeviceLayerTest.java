@@ -72,6 +72,13 @@ class DeviceLayerTest {
 
     @ParameterizedTest
     @MethodSource("kernelClasses")
+    void partsOfALayerAddUpToIt(String device, TornadoExperts experts, Int8Scheme scheme) {
+        LayerChecks.partsAddUp(
+                experts, scheme, RandomLayer.of(7, 3, 30, 20, 25, 12).on(device), 3, 25);
+    }
+
+    @ParameterizedTest
+    @MethodSource("kernelClasses")
     void goldenLayersAreReproduced(String device, TornadoExperts experts, Int8Scheme scheme) {
         for (String family : List.of("mixtral", "qwen3_moe")) {
             Path checkpoint = GOLDEN.resolve(family);

@@ -80,10 +80,16 @@ class InterpreterLayerTest {
     }
 
     @Test
+    void partsOfALayerAddUpToIt() {
+        LayerChecks.partsAddUp(experts(true), Int8Scheme.W8A8_CHANNEL, RandomLayer.of(7, 3, 30, 20, 25, 12), 3, 25);
+        LayerChecks.partsAddUp(experts(false), Int8Scheme.W8A16_CHANNEL, RandomLayer.of(7, 3, 30, 20, 25, 13), 3, 25);
+    }
+
+    @Test
     void memoryIsCountedBeforeItIsTaken() {
         RandomLayer layer = RandomLayer.of(8, 2, 64, 32, 16, 7);
         try (Int8Experts int8 = Int8Quantizer.quantize(layer, Int8Scheme.W8A8_CHANNEL, Progress.NONE)) {
-            long needed = LayerArrays.deviceBytes(layer.config(), Int8Scheme.W8A8_CHANNEL);
+            long needed = LayerArrays.deviceBytes(layer.config(), Int8Scheme.W8A8_CHANNEL, 8);
             new LayerArrays(layer.config(), int8, needed);
             assertThatThrownBy(() -> new LayerArrays(layer.config(), int8, needed - 1))
                     .isInstanceOfSatisfying(InsufficientMemoryException.class, e -> {
@@ -103,7 +109,7 @@ class InterpreterLayerTest {
                 assertThat(arrays.all().stream()
                                 .mapToLong(a -> a.getNumBytesOfSegmentWithHeader())
                                 .sum())
-                        .isEqualTo(LayerArrays.deviceBytes(layer.config(), scheme));
+                        .isEqualTo(LayerArrays.deviceBytes(layer.config(), scheme, 5));
             }
         }
     }
@@ -113,7 +119,7 @@ class InterpreterLayerTest {
         // Qwen3-30B-A3B, decode: what isn't weights is workspace for 16 tokens.
         RandomLayer layer = RandomLayer.of(128, 8, 2048, 768, 16, 9);
         double weights = 128.0 * 3 * 768 * 2048;
-        assertThat(LayerArrays.deviceBytes(layer.config(), Int8Scheme.W8A8_CHANNEL) / weights)
+        assertThat(LayerArrays.deviceBytes(layer.config(), Int8Scheme.W8A8_CHANNEL, 128) / weights)
                 .isBetween(1.0, 1.05);
     }
 }

@@ -105,13 +105,40 @@ class KernelEdgeTest {
             arrays.header.set(0, tokens);
             MemorySegment.copy(ids, 0, arrays.topkIds.getSegment(), ValueLayout.JAVA_INT, 0, pairs);
             run(new LayerStages(arrays, true).align(), tokens);
-            Alignment expected = Reference.align(ids, experts, GemmKernels.BLOCK);
-            assertThat(arrays.padded.get(0)).isEqualTo(expected.numTokensPostPadded());
-            assertThat(Arrays.copyOf(arrays.sortedIds.toHeapArray(), expected.numTokensPostPadded()))
-                    .isEqualTo(expected.sortedTokenIds());
-            assertThat(Arrays.copyOf(arrays.expertIds.toHeapArray(), expected.expertIds().length))
-                    .isEqualTo(expected.expertIds());
+            assertAligned(arrays, Reference.align(ids, experts, GemmKernels.BLOCK));
         }
+    }
+
+    @ParameterizedTest
+    @CsvSource({"4, 2, 40, 8", "64, 6, 171, 16", "300, 8, 96, 8"})
+    void expertsThatLiveElsewhereAreLeftOutOrKeptInBlocksOfNobody(int experts, int topK, int tokens, int blockSize) {
+        FusedMoeConfig config = RandomLayer.of(experts, topK, 4, 4, tokens, 1).config();
+        int pairs = tokens * topK;
+        SplittableRandom random = new SplittableRandom(experts);
+        int[] map = new int[experts];
+        int local = 0;
+        for (int e = 0; e < experts; e++) {
+            map[e] = e % 3 == 1 ? local++ : -1;
+        }
+        int[] ids = random.ints(pairs, -1, experts + 1).toArray();
+        for (int keep = 0; keep <= 1; keep++) {
+            try (Int8Experts part = LayerChecks.part(new RandomLayer(config, 1), Int8Scheme.W8A8_CHANNEL, map)) {
+                LayerArrays arrays = new LayerArrays(config, part, Long.MAX_VALUE);
+                assertThat(arrays.localExperts).isEqualTo(local);
+                arrays.header.set(0, tokens);
+                MemorySegment.copy(ids, 0, arrays.topkIds.getSegment(), ValueLayout.JAVA_INT, 0, pairs);
+                run(new LayerStages(arrays, true).align(blockSize, keep), tokens);
+                assertAligned(arrays, Reference.align(ids, map, keep == 1, blockSize));
+            }
+        }
+    }
+
+    private static void assertAligned(LayerArrays arrays, Alignment expected) {
+        assertThat(arrays.padded.get(0)).isEqualTo(expected.numTokensPostPadded());
+        assertThat(Arrays.copyOf(arrays.sortedIds.toHeapArray(), expected.numTokensPostPadded()))
+                .isEqualTo(expected.sortedTokenIds());
+        assertThat(Arrays.copyOf(arrays.expertIds.toHeapArray(), expected.expertIds().length))
+                .isEqualTo(expected.expertIds());
     }
 
     @Test

@@ -6,6 +6,7 @@ import static org.assertj.core.api.Assertions.within;
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
+import java.util.Arrays;
 import org.tornadomoe.RandomLayer;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8Scheme;
@@ -14,13 +15,17 @@ import org.tornadomoe.modular.MoeKernel;
 import org.tornadomoe.modular.StageValues;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.Int8Quantizer;
+import org.tornadomoe.quant.Int8Tensor;
 import org.tornadomoe.quant.Progress;
+import org.tornadomoe.reference.Alignment;
 import org.tornadomoe.reference.QuantizedTokens;
 import org.tornadomoe.reference.Reference;
 import org.tornadomoe.reference.Stages;
 
 /** What must hold of a layer on any device, the interpreter included. */
 final class LayerChecks {
+    private static final int BLOCK = 16;
+
     private LayerChecks() {}
 
     /** Every stage, fed with the reference's input to it, gives the reference's output. */
@@ -29,11 +34,13 @@ final class LayerChecks {
         float[] hidden = layer.hidden(tokens, 1);
         try (Int8Experts int8 = Int8Quantizer.quantize(layer, scheme, Progress.NONE)) {
             Stages expected = Reference.forward(int8, hidden, tokens);
-            StageValues given = values(expected);
+            StageValues given = values(expected, config.numExperts());
             StageValues actual = experts.stages(config, int8, hidden, tokens, given);
 
             assertThat(actual.topkIds()).as("ids").isEqualTo(given.topkIds());
             close("weights", actual.topkWeights(), given.topkWeights(), 1e-5);
+            assertThat(actual.sortedIds()).as("sorted ids").isEqualTo(given.sortedIds());
+            assertThat(actual.expertIds()).as("experts of blocks").isEqualTo(given.expertIds());
             // Device compilers may divide approximately, so a value on a rounding boundary can go the other way.
             sameIntegers("a1", actual.a1(), given.a1());
             close("a1 scales", actual.a1Scales(), given.a1Scales(), 1e-6);
@@ -70,6 +77,64 @@ final class LayerChecks {
         }
     }
 
+    /** The outputs of the parts of a layer, one a rank, add up to the layer's; and a part alone is what the reference says. */
+    static void partsAddUp(TornadoExperts experts, Int8Scheme scheme, RandomLayer layer, int ranks, int tokens) {
+        FusedMoeConfig config = layer.config();
+        float[] hidden = layer.hidden(tokens, 2);
+        ChosenExperts chosen = ChosenExperts.allocate(tokens, config.expertsPerToken());
+        try (Int8Experts whole = Int8Quantizer.quantize(layer, scheme, Progress.NONE);
+                MoeKernel kernel = experts.load(config, whole)) {
+            float[] expected = forward(kernel, hidden, tokens, chosen);
+            double[] sum = new double[expected.length];
+            for (int rank = 0; rank < ranks; rank++) {
+                int[] map = new int[config.numExperts()];
+                int local = 0;
+                for (int e = 0; e < map.length; e++) {
+                    map[e] = e % ranks == rank ? local++ : -1;
+                }
+                try (Int8Experts part = part(layer, scheme, map);
+                        MoeKernel partKernel = experts.load(config, part)) {
+                    float[] output = forward(partKernel, hidden, tokens, chosen);
+                    assertThat(Reference.relativeL2(
+                                    Reference.widen(output),
+                                    Reference.forward(part, hidden, tokens).output()))
+                            .as("rank %d", rank)
+                            .isLessThan(2e-3);
+                    for (int i = 0; i < sum.length; i++) {
+                        sum[i] += output[i];
+                    }
+                }
+            }
+            assertThat(Reference.relativeL2(sum, Reference.widen(expected))).isLessThan(1e-6);
+        }
+    }
+
+    /** Those experts of a layer that a map gives a local number. */
+    static Int8Experts part(RandomLayer layer, Int8Scheme scheme, int[] map) {
+        FusedMoeConfig config = layer.config();
+        int local = (int) Arrays.stream(map).filter(e -> e >= 0).count();
+        Arena arena = Arena.ofShared();
+        try (Int8Experts whole = Int8Quantizer.quantize(layer, scheme, Progress.NONE)) {
+            Int8Tensor w13 = Int8Tensor.allocate(arena, local, config.gateUpRows(), config.hiddenDim());
+            Int8Tensor w2 = Int8Tensor.allocate(arena, local, config.hiddenDim(), config.intermediateSize());
+            for (int e = 0; e < map.length; e++) {
+                if (map[e] >= 0) {
+                    copy(whole.w13(), e, w13, map[e]);
+                    copy(whole.w2(), e, w2, map[e]);
+                }
+            }
+            return Int8Experts.of(config, scheme, w13, w2, whole.router(), map, arena);
+        }
+    }
+
+    private static void copy(Int8Tensor from, int expert, Int8Tensor into, int at) {
+        byte[] row = new byte[from.cols()];
+        for (int r = 0; r < from.rows(); r++) {
+            from.row(expert, r, row);
+            into.setRow(at, r, row, 0, from.scale(expert, r));
+        }
+    }
+
     private static float[] forward(MoeKernel kernel, float[] hidden, int tokens, ChosenExperts chosen) {
         try (Arena arena = Arena.ofConfined()) {
             MemorySegment output = arena.allocate(4L * hidden.length, 16);
@@ -80,7 +145,8 @@ final class LayerChecks {
     }
 
     /** The reference's stages as what the kernels exchange. */
-    static StageValues values(Stages stages) {
+    static StageValues values(Stages stages, int experts) {
+        Alignment alignment = Reference.align(stages.routing().ids(), experts, BLOCK);
         QuantizedTokens none = new QuantizedTokens(new byte[0], new float[0]);
         QuantizedTokens a1 = stages.a1() == null ? none : stages.a1();
         QuantizedTokens a2 = stages.a2() == null ? none : stages.a2();
@@ -88,6 +154,9 @@ final class LayerChecks {
                 narrow(stages.logits()),
                 stages.routing().ids(),
                 narrow(stages.routing().weights()),
+                BLOCK,
+                alignment.sortedTokenIds(),
+                alignment.expertIds(),
                 a1.values(),
                 a1.scales(),
                 narrow(stages.gemm1()),

@@ -7,6 +7,11 @@ import uk.ac.manchester.tornado.api.types.arrays.IntArray;
  * Alignment: the pairs sorted by expert, each expert's run padded to whole blocks, so that a block of a GEMM has one
  * expert. The same result as vLLM's {@code moe_align_block_size}, and always stable: an expert's pairs keep their order.
  *
+ * <p>With expert parallelism, {@code expertMap} gives the local number of an expert, or −1 if it lives elsewhere, and there
+ * are vLLM's two ways with pairs of such experts. With {@code keep} 0 they are left out, as are ids that are no expert's:
+ * pairs are sorted by local number. With {@code keep} 1 they are sorted in by global number, and their blocks have expert
+ * −1, for which a GEMM writes zeros. What a pair is sorted by is its key; a pair that is left out has key −1.
+ *
  * <p>Three kernels, because groups can't wait for one another: every chunk of {@link #CHUNK} pairs counts its own, one
  * group adds the counts up, every pair goes to its place.
  */
@@ -33,18 +38,24 @@ public final class AlignKernels {
      * <p>Grid: one group of {@link #CHUNK} work-items a chunk. Costs 256 local reads a pair, 4·E bytes written a chunk.
      *
      * @param header [0] = M
-     * @param topkIds [P]; an id outside [0, E) is counted nowhere
+     * @param topkIds [P]; an id outside [0, globalExperts) is counted nowhere
+     * @param expertMap [globalExperts]
+     * @param keys [P], written
      * @param ranks [P], written
-     * @param counts [chunks, E], written
+     * @param counts [chunks, E], written; E is the number of keys: local experts, or global ones with {@code keep} 1
      */
     public static void count(
             KernelContext ctx,
             IntArray header,
             IntArray topkIds,
+            IntArray expertMap,
+            IntArray keys,
             IntArray ranks,
             IntArray counts,
             int topK,
-            int numExperts) {
+            int globalExperts,
+            int numExperts,
+            int keep) {
         int[] experts = ctx.allocateIntLocalArray(CHUNK);
         int[] histogram = ctx.allocateIntLocalArray(MAX_EXPERTS);
         int lane = ctx.localIdx;
@@ -54,7 +65,10 @@ public final class AlignKernels {
         int expert = -1;
         if (pair < pairs) {
             int id = topkIds.get(pair);
-            expert = id >= 0 && id < numExperts ? id : -1;
+            if (id >= 0 && id < globalExperts) {
+                expert = keep == 1 ? id : expertMap.get(id);
+            }
+            keys.set(pair, expert);
         }
         experts[lane] = expert;
         for (int e = lane; e < numExperts; e += CHUNK) {
@@ -92,19 +106,22 @@ public final class AlignKernels {
      * @param header [0] = M
      * @param counts [chunks, E], replaced by the place in {@code sortedIds} of the chunk's first pair of the expert
      * @param sortedIds the places that pad an expert's run to whole blocks get P, which is no pair
-     * @param expertIds [blocks], written up to the last block in use
+     * @param expertMap [globalExperts]
+     * @param expertIds [blocks], written up to the last block in use: a local number, or −1
      * @param padded [0] written: places in use, a multiple of {@code blockSize}
      */
     public static void offsets(
             KernelContext ctx,
             IntArray header,
+            IntArray expertMap,
             IntArray counts,
             IntArray sortedIds,
             IntArray expertIds,
             IntArray padded,
             int topK,
             int numExperts,
-            int blockSize) {
+            int blockSize,
+            int keep) {
         int[] totals = ctx.allocateIntLocalArray(MAX_EXPERTS);
         int[] places = ctx.allocateIntLocalArray(SCAN_GROUP);
         int lane = ctx.localIdx;
@@ -150,7 +167,7 @@ public final class AlignKernels {
                     sortedIds.set(pad, pairs);
                 }
                 for (int block = start / blockSize; block < end / blockSize; block++) {
-                    expertIds.set(block, expert);
+                    expertIds.set(block, keep == 1 ? expertMap.get(expert) : expert);
                 }
                 start = end;
             }
@@ -166,7 +183,7 @@ public final class AlignKernels {
      * <p>Grid: a work-item a pair, groups of {@link #SCATTER_GROUP}. Costs 16 bytes a pair.
      *
      * @param header [0] = M
-     * @param topkIds [P]
+     * @param keys [P], of {@link #count}
      * @param ranks [P], of {@link #count}
      * @param places [chunks, E], of {@link #offsets}
      * @param sortedIds written: for each place the pair that belongs there
@@ -174,7 +191,7 @@ public final class AlignKernels {
     public static void scatter(
             KernelContext ctx,
             IntArray header,
-            IntArray topkIds,
+            IntArray keys,
             IntArray ranks,
             IntArray places,
             IntArray sortedIds,
@@ -182,8 +199,8 @@ public final class AlignKernels {
             int numExperts) {
         int pair = ctx.globalIdx;
         if (pair < header.get(0) * topK) {
-            int expert = topkIds.get(pair);
-            if (expert >= 0 && expert < numExperts) {
+            int expert = keys.get(pair);
+            if (expert >= 0) {
                 sortedIds.set(places.get(pair / CHUNK * numExperts + expert) + ranks.get(pair), pair);
             }
         }

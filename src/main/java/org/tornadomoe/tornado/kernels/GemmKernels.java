@@ -42,7 +42,7 @@ public final class GemmKernels {
      *
      * @param header [0] = M
      * @param sortedIds pairs in expert order; what is no pair (P) is skipped
-     * @param expertIds [blocks]
+     * @param expertIds [blocks]; a block with −1 is written zeros
      * @param padded [0] = places in use in {@code sortedIds}
      * @param a [rows of a, kInts]
      * @param aScales [rows of a]
@@ -78,9 +78,9 @@ public final class GemmKernels {
         int place = block * BLOCK;
         int pairs = header.get(0) * topK;
         int active = place < padded.get(0) ? 1 : 0;
-        int end = active * kInts;
         int column = n < rows ? n : rows - 1;
-        int expert = active == 1 ? expertIds.get(block) : 0;
+        int expert = active == 1 ? expertIds.get(block) : -1;
+        int end = expert >= 0 ? kInts : 0;
         int from = expert * kInts * rows + column;
         // A place that pads the block reads row 0; its sum is thrown away.
         int pair0 = active == 1 ? sortedIds.get(place) : pairs;
@@ -135,7 +135,10 @@ public final class GemmKernels {
         }
         int pair = active == 1 ? sortedIds.get(place + slice) : pairs;
         if (pair < pairs && n < rows) {
-            float value = total * aScales.get(pair / pairsPerRow) * bScales.get(expert * rows + n);
+            float value = 0.0f;
+            if (expert >= 0) {
+                value = total * aScales.get(pair / pairsPerRow) * bScales.get(expert * rows + n);
+            }
             if (weighted == 1) {
                 value = value * topkWeights.get(pair);
             }
@@ -170,9 +173,9 @@ public final class GemmKernels {
         int place = block * BLOCK;
         int pairs = header.get(0) * topK;
         int active = place < padded.get(0) ? 1 : 0;
-        int end = active * kInts;
         int column = n < rows ? n : rows - 1;
-        int expert = active == 1 ? expertIds.get(block) : 0;
+        int expert = active == 1 ? expertIds.get(block) : -1;
+        int end = expert >= 0 ? kInts : 0;
         int from = expert * kInts * rows + column;
         // A place that pads the block reads row 0; its sum is thrown away.
         int pair0 = active == 1 ? sortedIds.get(place) : pairs;
@@ -227,7 +230,10 @@ public final class GemmKernels {
         }
         int pair = active == 1 ? sortedIds.get(place + slice) : pairs;
         if (pair < pairs && n < rows) {
-            float value = total * aScales.get(pair / pairsPerRow) * bScales.get(expert * rows + n);
+            float value = 0.0f;
+            if (expert >= 0) {
+                value = total * aScales.get(pair / pairsPerRow) * bScales.get(expert * rows + n);
+            }
             if (weighted == 1) {
                 value = value * topkWeights.get(pair);
             }
@@ -267,9 +273,9 @@ public final class GemmKernels {
         int place = block * BLOCK;
         int pairs = header.get(0) * topK;
         int active = place < padded.get(0) ? 1 : 0;
-        int end = active * kInts;
         int column = n < rows ? n : rows - 1;
-        int expert = active == 1 ? expertIds.get(block) : 0;
+        int expert = active == 1 ? expertIds.get(block) : -1;
+        int end = expert >= 0 ? kInts : 0;
         int from = expert * kInts * rows + column;
         // A place that pads the block reads row 0; its sum is thrown away.
         int pair0 = active == 1 ? sortedIds.get(place) : pairs;
@@ -333,7 +339,10 @@ public final class GemmKernels {
         }
         int pair = active == 1 ? sortedIds.get(place + slice) : pairs;
         if (pair < pairs && n < rows) {
-            float value = total * bScales.get(expert * rows + n);
+            float value = 0.0f;
+            if (expert >= 0) {
+                value = total * bScales.get(expert * rows + n);
+            }
             if (weighted == 1) {
                 value = value * topkWeights.get(pair);
             }

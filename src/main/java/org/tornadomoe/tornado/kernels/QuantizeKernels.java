@@ -20,6 +20,7 @@ public final class QuantizeKernels {
      * bytes read (the second pass from the cache) and cols bytes written a row.
      *
      * @param header [0] = M
+     * @param keys with {@code keyed} 1 [rows]: a row with −1 isn't there, and nothing is written for it; else not looked at
      * @param values [rows, cols]
      * @param quantized [rows, rowInts], written: four values an int, the first in the low byte; the values that pad a row
      *     to {@code 4 · rowInts} are 0
@@ -28,16 +29,21 @@ public final class QuantizeKernels {
     public static void quantizeRows(
             KernelContext ctx,
             IntArray header,
+            IntArray keys,
             FloatArray values,
             IntArray quantized,
             FloatArray scales,
             int rowsPerToken,
             int cols,
-            int rowInts) {
+            int rowInts,
+            int keyed) {
         float[] magnitudes = ctx.allocateFloatLocalArray(GROUP);
         int lane = ctx.localIdx;
         int row = ctx.groupIdx;
         int active = row < header.get(0) * rowsPerToken ? 1 : 0;
+        if (keyed == 1 && active == 1) {
+            active = keys.get(row) >= 0 ? 1 : 0;
+        }
         int end = active * cols;
         int from = row * cols;
         float magnitude = 1.0e-10f;
