@@ -141,7 +141,7 @@ public interface FusedMoeExperts {
         if (!supportsQuantScheme(weightKey, activationKey)) {
             add(
                     no,
-                    "quantization scheme " + weightKey + "x" + activationKey,
+                    "quantization scheme " + python(weightKey) + "x" + python(activationKey),
                     oneOf(
                             "scheme",
                             List.of(Int8Scheme.values()),
@@ -200,6 +200,10 @@ public interface FusedMoeExperts {
         }
         no.addAll(obstacles(config, weightKey, activationKey));
         return no;
+    }
+
+    private static String python(@Nullable QuantKey key) {
+        return key == null ? "None" : key.toString();
     }
 
     private static void add(List<Support> refusals, String what, @Nullable String remedy) {
