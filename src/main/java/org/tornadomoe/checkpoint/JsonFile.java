@@ -5,6 +5,7 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.List;
 import java.util.Map;
+import org.jspecify.annotations.Nullable;
 import tools.jackson.core.JacksonException;
 import tools.jackson.core.StreamReadFeature;
 import tools.jackson.core.TokenStreamLocation;
@@ -59,6 +60,17 @@ record JsonFile(Path file, Map<String, Object> fields) {
 
     int integer(String field, int absent) {
         return has(field) ? integer(field) : absent;
+    }
+
+    @Nullable
+    Double number(String field) {
+        if (!has(field)) {
+            return null;
+        }
+        if (required(field) instanceof Number value) {
+            return value.doubleValue();
+        }
+        throw wrong(field, "a number");
     }
 
     boolean bool(String field, boolean absent) {

@@ -2,6 +2,7 @@ package org.tornadomoe.checkpoint;
 
 import java.util.Arrays;
 import java.util.List;
+import java.util.function.Predicate;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.MoeActivation;
@@ -56,16 +57,93 @@ enum ModelFamily {
             }
             return (layer + 1) % step == 0 ? null : "decoder_sparse_step is " + step;
         }
+    },
+
+    /** DeepSeek-V3: the first layers are dense; sigmoid with a bias, by groups. Its configuration only. */
+    DEEPSEEK_V3("deepseek_v3") {
+        @Override
+        FusedMoeConfig config(JsonFile json) {
+            return build(
+                    json,
+                    json.integer("n_routed_experts"),
+                    json.integer("moe_intermediate_size"),
+                    RoutingMethodType.getRoutingMethodType(
+                            json.has("scoring_func") ? json.string("scoring_func") : "sigmoid",
+                            json.bool("norm_topk_prob", true),
+                            json.integer("n_group", 0),
+                            true,
+                            json.number("routed_scaling_factor")));
+        }
+
+        @Override
+        @Nullable
+        String whyDense(JsonFile json, int layer) {
+            int dense = json.integer("first_k_dense_replace", 0);
+            return layer < dense ? "first_k_dense_replace is " + dense : null;
+        }
+    },
+
+    /** gpt-oss: biases, and an activation that isn't the {@code hidden_act} of its config.json. Its configuration only. */
+    GPT_OSS("gpt_oss") {
+        @Override
+        FusedMoeConfig config(JsonFile json) {
+            return build(
+                            json,
+                            json.integer("num_local_experts"),
+                            json.integer("intermediate_size"),
+                            RoutingMethodType.RENORMALIZE)
+                    .toBuilder()
+                    .activation(MoeActivation.SWIGLUOAI)
+                    .swigluLimit(json.number("swiglu_limit"))
+                    .hasBias(true)
+                    .build();
+        }
+
+        @Override
+        @Nullable
+        String whyDense(JsonFile json, int layer) {
+            return null;
+        }
+    },
+
+    /** Llama 4: some layers may be dense; the top logit's sigmoid, on the expert's input. Its configuration only. */
+    LLAMA4("llama4_text") {
+        @Override
+        FusedMoeConfig config(JsonFile json) {
+            return build(
+                    json,
+                    json.integer("num_local_experts"),
+                    json.integer("intermediate_size"),
+                    RoutingMethodType.LLAMA4);
+        }
+
+        @Override
+        @Nullable
+        String whyDense(JsonFile json, int layer) {
+            List<Integer> sparse = json.integers("moe_layers");
+            return sparse.isEmpty() || sparse.contains(layer) ? null : "moe_layers is " + sparse;
+        }
     };
 
     private final String modelType;
+    private final boolean readable;
     private final String block;
     private final String gate;
     private final String up;
     private final String down;
 
+    /** One whose tensors can't be read. */
+    ModelFamily(String modelType) {
+        this(modelType, false, "", "", "", "");
+    }
+
     ModelFamily(String modelType, String block, String gate, String up, String down) {
+        this(modelType, true, block, gate, up, down);
+    }
+
+    ModelFamily(String modelType, boolean readable, String block, String gate, String up, String down) {
         this.modelType = modelType;
+        this.readable = readable;
         this.block = block;
         this.gate = gate;
         this.up = up;
@@ -78,17 +156,29 @@ enum ModelFamily {
     /** What in the configuration makes that layer a dense one; null if it is an MoE layer. */
     abstract @Nullable String whyDense(JsonFile json, int layer);
 
+    /** The family of a checkpoint, its tensors included. */
     static ModelFamily of(JsonFile json) {
+        return of(json, family -> family.readable);
+    }
+
+    /** The configuration of a family whose tensors need not be known. */
+    static FusedMoeConfig configOf(JsonFile json) {
+        // Models that see images, too, have the language model's configuration inside.
+        boolean nested = json.has("text_config") && !json.has("hidden_size");
+        JsonFile text = nested ? new JsonFile(json.file(), json.object("text_config")) : json;
+        return of(text, family -> true).config(text);
+    }
+
+    private static ModelFamily of(JsonFile json, Predicate<ModelFamily> known) {
         String type = json.string("model_type");
-        for (ModelFamily family : values()) {
-            if (family.modelType.equals(type)) {
-                return family;
-            }
-        }
-        throw new CheckpointException(
-                json.file(),
-                "'model_type': expected one of "
-                        + Arrays.stream(values()).map(ModelFamily::modelType).toList() + ", got '" + type + "'");
+        List<ModelFamily> families = Arrays.stream(values()).filter(known).toList();
+        return families.stream()
+                .filter(family -> family.modelType.equals(type))
+                .findFirst()
+                .orElseThrow(() -> new CheckpointException(
+                        json.file(),
+                        "'model_type': expected one of "
+                                + families.stream().map(ModelFamily::modelType).toList() + ", got '" + type + "'"));
     }
 
     String modelType() {

@@ -56,6 +56,17 @@ public final class MoeCheckpoint implements AutoCloseable {
         return new MoeCheckpoint(json, family, layers, config, Safetensors.open(directory));
     }
 
+    /**
+     * What the MoE layers of a model are, from its config.json alone, for calls of one token. Knows more families than can be
+     * opened: {@code deepseek_v3}, {@code gpt_oss} and {@code llama4_text} too.
+     *
+     * @param path config.json, or the directory that holds it
+     * @throws CheckpointException if the file can't be read, or the family is not known
+     */
+    public static FusedMoeConfig config(Path path) {
+        return ModelFamily.configOf(JsonFile.read(Files.isDirectory(path) ? path.resolve("config.json") : path));
+    }
+
     /** The family, as config.json's {@code model_type} has it. */
     public String modelType() {
         return family.modelType();

@@ -6,6 +6,8 @@ import java.io.PrintStream;
 import java.io.PrintWriter;
 import java.util.List;
 import java.util.Map;
+import java.util.logging.Level;
+import java.util.logging.Logger;
 import org.tornadomoe.checkpoint.CheckpointException;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.modular.InsufficientMemoryException;
@@ -31,7 +33,7 @@ import picocli.CommandLine.UnmatchedArgumentException;
         mixinStandardHelpOptions = true,
         scope = ScopeType.INHERIT,
         versionProvider = Moe.Version.class,
-        subcommands = {Devices.class, Run.class, Verify.class})
+        subcommands = {Devices.class, Run.class, Verify.class, Explain.class})
 public final class Moe {
     static final int DONE = 0;
     static final int NO = 1;
@@ -39,6 +41,8 @@ public final class Moe {
 
     /** The launcher started this JVM with an SDK that is of no use: it is to start the interpreter instead. */
     static final int NO_USE_FOR_SDK = 75;
+
+    private static final Logger LIBRARY = Logger.getLogger("org.tornadomoe");
 
     final Map<String, String> environment;
 
@@ -51,6 +55,9 @@ public final class Moe {
      * libraries print on standard output, and the launcher sends that to standard error.
      */
     public static void main(String[] args) throws IOException {
+        if (System.getProperty("java.util.logging.config.file") == null) {
+            LIBRARY.setLevel(Level.WARNING); // what the oracle chose is in the result
+        }
         String elsewhere = System.getenv("MOE_RESULTS");
         PrintStream results = elsewhere == null
                 ? System.out

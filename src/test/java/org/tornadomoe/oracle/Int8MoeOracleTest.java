@@ -413,10 +413,8 @@ class Int8MoeOracleTest {
 
     @Test
     void aLayerLargerThanTheDeviceIsRefused() {
-        FusedMoeConfig config = layer().numExperts(120)
-                .hiddenDim(8192)
-                .intermediateSize(4096)
-                .build();
+        FusedMoeConfig config =
+                layer().numExperts(120).hiddenDim(8192).intermediateSize(4096).build();
         long weights = 120L * 3 * 4096 * 8192;
         long memory = TornadoHome.current().devices().getFirst().memory();
         assumeTrue(memory < weights, () -> "the device has memory for it: " + memory);

@@ -1,0 +1,348 @@
+package org.tornadomoe.cli;
+
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.concurrent.Callable;
+import java.util.function.Consumer;
+import org.jspecify.annotations.Nullable;
+import org.tornadomoe.checkpoint.MoeCheckpoint;
+import org.tornadomoe.config.FusedMoeConfig;
+import org.tornadomoe.config.FusedMoeParallelConfig;
+import org.tornadomoe.config.Int8Scheme;
+import org.tornadomoe.config.MoeActivation;
+import org.tornadomoe.config.QuantKey;
+import org.tornadomoe.config.RoutingMethodType;
+import org.tornadomoe.modular.Support;
+import org.tornadomoe.oracle.Explanation;
+import org.tornadomoe.oracle.Int8MoeOracle;
+import picocli.CommandLine.Command;
+import picocli.CommandLine.Mixin;
+import picocli.CommandLine.Model.CommandSpec;
+import picocli.CommandLine.Option;
+import picocli.CommandLine.ParameterException;
+import picocli.CommandLine.Spec;
+
+/** {@code moe explain}: what the oracle considers for a layer, and why it takes or refuses each kernel class. */
+@Command(
+        name = "explain",
+        description = {
+            "Tells which kernel classes are considered for a layer, in order, each with its reason,",
+            "and what would have to change for the first refused one to be taken."
+        })
+final class Explain implements Callable<Integer> {
+    @Spec
+    CommandSpec spec;
+
+    @Option(
+            names = "--checkpoint",
+            paramLabel = "DIR",
+            description = "Take the layer from DIR/config.json; other options change it.")
+    @Nullable
+    Path checkpoint;
+
+    @Option(names = "--experts", paramLabel = "E", description = "Experts.")
+    @Nullable
+    Integer experts;
+
+    @Option(names = "--top-k", paramLabel = "K", description = "Experts of a token.")
+    @Nullable
+    Integer topK;
+
+    @Option(names = "--hidden", paramLabel = "H", description = "Hidden size.")
+    @Nullable
+    Integer hidden;
+
+    @Option(names = "--intermediate", paramLabel = "I", description = "Intermediate size of an expert.")
+    @Nullable
+    Integer intermediate;
+
+    @Option(
+            names = "--tokens",
+            paramLabel = "M",
+            defaultValue = "256",
+            description = "The most tokens of a call; default ${DEFAULT-VALUE}.")
+    int tokens;
+
+    @Option(names = "--activation", paramLabel = "NAME", description = "Activation; default silu.")
+    @Nullable
+    String activation;
+
+    @Option(
+            names = "--routing",
+            paramLabel = "NAME",
+            description = "Routing method: ${COMPLETION-CANDIDATES}; default RENORMALIZE_NAIVE.")
+    @Nullable
+    RoutingMethodType routing;
+
+    @Option(
+            names = "--scheme",
+            paramLabel = "S",
+            description = "What is int8: ${COMPLETION-CANDIDATES}; default w8a8_channel.")
+    @Nullable
+    Int8Scheme scheme;
+
+    @Option(
+            names = "--weight-key",
+            paramLabel = "KEY",
+            description = "How weights are quantised, such as int8_static_channel_sym, or none; instead of --scheme.")
+    @Nullable
+    String weightKey;
+
+    @Option(
+            names = "--activation-key",
+            paramLabel = "KEY",
+            description =
+                    "How activations are quantised, such as int8_dynamic_token_sym, or none; instead of --scheme.")
+    @Nullable
+    String activationKey;
+
+    @Option(names = "--bias", description = "The experts have biases.")
+    boolean bias;
+
+    @Option(names = "--lora", description = "Adapters may be added.")
+    boolean lora;
+
+    @Option(names = "--batch-invariant", description = "A token's output may not depend on the others of its call.")
+    boolean batchInvariant;
+
+    @Option(names = "--tp", paramLabel = "N", defaultValue = "1", description = "Ranks of tensor parallelism.")
+    int tp;
+
+    @Option(names = "--dp", paramLabel = "N", defaultValue = "1", description = "Ranks of data parallelism.")
+    int dp;
+
+    @Option(
+            names = "--pcp",
+            paramLabel = "N",
+            defaultValue = "1",
+            description = "Ranks of prefill context parallelism.")
+    int pcp;
+
+    @Option(names = "--sp", paramLabel = "N", defaultValue = "1", description = "Ranks of sequence parallelism.")
+    int sp;
+
+    @Option(
+            names = {"--ep", "--expert-parallel"},
+            description = "All ranks (tp * dp * pcp) share the experts.")
+    boolean expertParallel;
+
+    @Option(
+            names = "--all2all",
+            paramLabel = "NAME",
+            defaultValue = "allgather_reducescatter",
+            description = "What moves tokens between ranks; default ${DEFAULT-VALUE}.")
+    String all2all = "allgather_reducescatter";
+
+    @Mixin
+    Target target;
+
+    @Mixin
+    Output output;
+
+    @Override
+    public Integer call() {
+        if (target.kernel != null) {
+            throw new ParameterException(spec.commandLine(), "--kernel: every kernel class is explained");
+        }
+        if (scheme != null && (weightKey != null || activationKey != null)) {
+            throw new ParameterException(
+                    spec.commandLine(), "--scheme and --weight-key or --activation-key are mutually exclusive");
+        }
+        String note = target.homeNote();
+        FusedMoeConfig config = config();
+        Int8Scheme scheme = this.scheme == null ? Int8Scheme.W8A8_CHANNEL : this.scheme;
+        Explanation explanation = Int8MoeOracle.installed()
+                .explain(
+                        config,
+                        weightKey == null ? scheme.weightKey() : key(weightKey),
+                        activationKey == null ? scheme.activationKey() : key(activationKey));
+        output.print(json(explanation, note), text(explanation, note));
+        return Moe.DONE;
+    }
+
+    private static @Nullable QuantKey key(String name) {
+        return name.equals("none") ? null : QuantKey.fromString(name);
+    }
+
+    private FusedMoeConfig config() {
+        FusedMoeConfig.Builder layer;
+        if (checkpoint != null) {
+            layer = MoeCheckpoint.config(checkpoint).toBuilder();
+        } else {
+            requireSizes();
+            layer = FusedMoeConfig.builder();
+        }
+        set(experts, layer::numExperts);
+        set(topK, layer::expertsPerToken);
+        set(hidden, layer::hiddenDim);
+        set(intermediate, layer::intermediateSize);
+        set(activation == null ? null : MoeActivation.fromString(activation), layer::activation);
+        set(routing, layer::routingMethod);
+        set(bias ? true : null, layer::hasBias);
+        return layer.maxNumTokens(tokens)
+                .isLoraEnabled(lora)
+                .batchInvariant(batchInvariant)
+                .moeBackend(target.backend)
+                .device(target.device)
+                .moeParallelConfig(FusedMoeParallelConfig.builder()
+                        .tp(tp, 0)
+                        .dp(dp, 0)
+                        .pcp(pcp, 0)
+                        .sp(sp)
+                        .expertParallel(expertParallel)
+                        .all2allBackend(all2all)
+                        .build())
+                .build();
+    }
+
+    private void requireSizes() {
+        Map<String, @Nullable Integer> sizes = new LinkedHashMap<>();
+        sizes.put("--experts", experts);
+        sizes.put("--top-k", topK);
+        sizes.put("--hidden", hidden);
+        sizes.put("--intermediate", intermediate);
+        List<String> missing =
+                sizes.keySet().stream().filter(name -> sizes.get(name) == null).toList();
+        if (!missing.isEmpty()) {
+            throw new ParameterException(
+                    spec.commandLine(), "the layer is not known: give --checkpoint, or " + String.join(", ", missing));
+        }
+    }
+
+    private static <T> void set(@Nullable T value, Consumer<T> into) {
+        if (value != null) {
+            into.accept(value);
+        }
+    }
+
+    private static Map<String, @Nullable Object> json(Explanation explanation, @Nullable String note) {
+        FusedMoeConfig config = explanation.config();
+        Map<String, @Nullable Object> layer = new LinkedHashMap<>();
+        layer.put("experts", config.numExperts());
+        layer.put("localExperts", config.numLocalExperts());
+        layer.put("topK", config.expertsPerToken());
+        layer.put("hidden", config.hiddenDim());
+        layer.put("intermediate", config.intermediateSize());
+        layer.put("intermediatePerPartition", config.intermediateSizePerPartition());
+        layer.put("tokens", config.maxNumTokens());
+        layer.put("activation", config.activation().toString());
+        layer.put("routing", config.routingMethod().name());
+        layer.put("bias", config.hasBias());
+        layer.put("lora", config.isLoraEnabled());
+        layer.put("batchInvariant", config.batchInvariant());
+        layer.put("parallel", config.moeParallelConfig().toString());
+        layer.put("backend", config.moeBackend());
+        layer.put("device", config.device());
+        Map<String, @Nullable Object> json = new LinkedHashMap<>();
+        json.put("note", note);
+        json.put("layer", layer);
+        json.put("weightKey", text(explanation.weightKey()));
+        json.put("activationKey", text(explanation.activationKey()));
+        json.put("activationFormat", explanation.format().value());
+        json.put(
+                "candidates",
+                explanation.candidates().stream().map(Explain::json).toList());
+        json.put("chosen", chosen(explanation));
+        json.put("failure", explanation.failure());
+        json.put("lastResort", explanation.lastResort());
+        Explanation.Candidate refused = explanation.firstRefused();
+        json.put("firstRefused", refused == null ? null : refused.name());
+        json.put("changes", explanation.changes());
+        return json;
+    }
+
+    private static Map<String, @Nullable Object> json(Explanation.Candidate candidate) {
+        Map<String, @Nullable Object> json = new LinkedHashMap<>();
+        json.put("backend", candidate.backend().value());
+        json.put("kernelClass", candidate.kernelClass());
+        json.put("device", candidate.device());
+        json.put("supported", candidate.support().supported());
+        json.put("reason", candidate.support().reason());
+        json.put("refusals", candidate.refusals().stream().map(Explain::json).toList());
+        return json;
+    }
+
+    private static Map<String, @Nullable Object> json(Support refusal) {
+        Map<String, @Nullable Object> json = new LinkedHashMap<>();
+        json.put("reason", refusal.reason());
+        json.put("remedy", refusal.remedy());
+        if (refusal.bytesNeeded() > 0) {
+            json.put("bytesNeeded", refusal.bytesNeeded());
+            json.put("bytesAvailable", refusal.bytesAvailable());
+        }
+        return json;
+    }
+
+    private static @Nullable String chosen(Explanation explanation) {
+        return explanation.chosen() < 0
+                ? null
+                : explanation.candidates().get(explanation.chosen()).name();
+    }
+
+    private static @Nullable String text(@Nullable QuantKey key) {
+        return key == null ? null : key.toString();
+    }
+
+    private static String text(Explanation explanation, @Nullable String note) {
+        FusedMoeConfig config = explanation.config();
+        List<List<String>> rows = new ArrayList<>();
+        rows.add(List.of(
+                "layer",
+                config.numExperts() + " experts, top " + config.expertsPerToken() + ", hidden " + config.hiddenDim()
+                        + ", intermediate " + config.intermediateSize() + ", " + config.activation() + ", "
+                        + config.routingMethod() + (config.hasBias() ? ", biases" : "")));
+        FusedMoeParallelConfig parallel = config.moeParallelConfig();
+        if (!parallel.equals(FusedMoeParallelConfig.NO_PARALLEL)) {
+            rows.add(List.of("parallel", parallel.toString()));
+        }
+        rows.add(List.of("weights", orNone(explanation.weightKey())));
+        rows.add(List.of("activations", orNone(explanation.activationKey()) + ", " + explanation.format()));
+        List<List<String>> candidates = new ArrayList<>();
+        candidates.add(List.of("backend", "kernel class", "device", ""));
+        for (int c = 0; c < explanation.candidates().size(); c++) {
+            Explanation.Candidate candidate = explanation.candidates().get(c);
+            List<String> answers = candidate.support().supported()
+                    ? List.of("supported")
+                    : candidate.refusals().stream()
+                            .map(refusal -> String.valueOf(refusal.reason()))
+                            .toList();
+            candidates.add(List.of(
+                    candidate.backend().value(),
+                    candidate.kernelClass() == null ? "" : candidate.kernelClass(),
+                    candidate.device() == null ? "" : candidate.device(),
+                    c == explanation.chosen() ? "TAKEN: " + answers.getFirst() : answers.getFirst()));
+            answers.stream().skip(1).forEach(answer -> candidates.add(List.of("", "", "", answer)));
+        }
+        List<String> lines = new ArrayList<>();
+        if (note != null) {
+            lines.add(note);
+            lines.add("");
+        }
+        lines.add(Output.table(rows));
+        lines.add("");
+        lines.add(Output.table(candidates));
+        lines.add("");
+        if (config.isLoraEnabled() && explanation.chosen() >= 0) {
+            lines.add("With adapters the first kernel class is taken unseen.");
+        }
+        lines.add(explanation.failure() == null ? "Taken: " + chosen(explanation) : explanation.failure());
+        if (explanation.lastResort() != null) {
+            lines.add("'moe run' would take " + explanation.lastResort() + ", in float64, as the last resort.");
+        }
+        Explanation.Candidate refused = explanation.firstRefused();
+        if (refused != null) {
+            lines.add(
+                    explanation.changes().isEmpty()
+                            ? "Nothing would make " + refused.name() + " fit."
+                            : "For " + refused.name() + ": " + String.join("; ", explanation.changes()));
+        }
+        return String.join(System.lineSeparator(), lines);
+    }
+
+    private static String orNone(@Nullable QuantKey key) {
+        return key == null ? "not quantised" : key.toString();
+    }
+}

@@ -1,0 +1,129 @@
+package org.tornadomoe.cli;
+
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.tornadomoe.cli.Ran.moe;
+
+import java.io.IOException;
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.List;
+import java.util.Map;
+import org.jspecify.annotations.Nullable;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.ValueSource;
+
+class ExplainTest {
+    /** A layer by its sizes, with more options. */
+    private static Ran explain(Object... options) {
+        List<Object> args = new ArrayList<>(
+                List.of("explain", "--experts", 8, "--top-k", 2, "--hidden", 128, "--intermediate", 64, "--json"));
+        args.addAll(Arrays.asList(options));
+        return moe(args.toArray());
+    }
+
+    @ParameterizedTest
+    @CsvSource(delimiter = '|', nullValues = "-", textBlock = """
+        mixtral     | silu      | RENORMALIZE_NAIVE | TornadoDp4aExperts | -
+        qwen3_moe   | silu      | RENORMALIZE_NAIVE | TornadoDp4aExperts | -
+        deepseek_v3 | silu      | DEEPSEEK_V3       | -                  | routing method 2
+        gpt_oss     | swigluoai | RENORMALIZE       | -                  | MoEActivation.SWIGLUOAI activation
+        llama4      | silu      | LLAMA4            | -                  | routing method 3
+        """)
+    void goldenConfigurationsAreExplained(
+            String family, String activation, String routing, @Nullable String chosen, @Nullable String reason)
+            throws IOException {
+        Ran ran = moe("explain", "--checkpoint", Ran.GOLDEN.resolve("hf").resolve(family), "--json");
+        assertThat(ran.status()).isEqualTo(Moe.DONE);
+        Map<?, ?> layer = (Map<?, ?>) ran.json().get("layer");
+        assertThat(layer).extracting("activation").isEqualTo(activation);
+        assertThat(layer).extracting("routing").isEqualTo(routing);
+        assertThat(layer).extracting("hidden").isEqualTo(128);
+        assertThat(ran.json().get("chosen")).isEqualTo(chosen);
+        assertThat(ran.list("candidates"))
+                .extracting(candidate -> String.valueOf(candidate.get("backend")))
+                .containsExactly("TRITON", "TRITON", "CPU");
+        Map<?, ?> first = ran.list("candidates").getFirst();
+        assertThat(first.get("kernelClass")).isEqualTo("TornadoDp4aExperts");
+        assertThat(first.get("supported")).isEqualTo(chosen != null);
+        assertThat(first.get("reason")).isEqualTo(reason == null ? null : "kernel does not support " + reason);
+    }
+
+    @Test
+    void whatWouldHaveToChangeIsNamed() throws IOException {
+        Ran ran = explain("--scheme", "w8a16_channel");
+        assertThat(ran.json())
+                .containsEntry("chosen", "TornadoPortableExperts")
+                .containsEntry("activationKey", null)
+                .containsEntry("firstRefused", "TornadoDp4aExperts")
+                .containsEntry("changes", List.of("scheme: one of [w8a8_channel]"));
+        ran = explain("--activation", "gelu", "--bias", "--ep", "--tp", 2);
+        assertThat(ran.json())
+                .containsEntry("chosen", null)
+                .containsEntry("failure", "No Int8 MoE backend supports the deployment configuration.")
+                .containsEntry("lastResort", null)
+                .containsEntry("changes", List.of("activation: one of [silu]", "one rank", "no biases"));
+    }
+
+    @Test
+    void keysAndAllToAllComeFromOptions() throws IOException {
+        assertThat(explain("--weight-key", "int8_static_tensor_sym", "--activation-key", "none")
+                        .json())
+                .containsEntry("weightKey", "QuantKey(i8,scale(f32,static,per_tensor),symmetric)")
+                .containsEntry("activationKey", null)
+                .containsEntry("chosen", null);
+        assertThat(explain("--dp", 2, "--ep", "--all2all", "nixl_ep").json())
+                .containsEntry("activationFormat", "batched_experts");
+        assertThat(explain("--lora", "--activation", "situ").json()).containsEntry("chosen", "TornadoDp4aExperts");
+        assertThat(explain("--backend", "cpu").json()).containsEntry("failure", "Unknown Int8 MoE backend: CPU");
+        assertThat(explain("--backend", "reference").json()).containsEntry("chosen", "ReferenceExperts");
+        assertThat(explain("--device", "ptx:99").list("candidates").getFirst().get("reason"))
+                .isEqualTo("kernel does not support current device ptx:99");
+    }
+
+    @Test
+    void optionsChangeTheCheckpointsLayer() throws IOException {
+        Ran ran = moe(
+                "explain",
+                "--checkpoint",
+                Ran.GOLDEN.resolve("hf/gpt_oss/config.json"),
+                "--activation",
+                "silu",
+                "--json");
+        assertThat(ran.json()).containsEntry("changes", List.of("no biases"));
+    }
+
+    @Test
+    void asText() {
+        Ran ran = moe("explain", "--checkpoint", Ran.GOLDEN.resolve("hf/deepseek_v3"));
+        assertThat(ran.status()).isEqualTo(Moe.DONE);
+        assertThat(ran.out())
+                .contains(
+                        "16 experts, top 4, hidden 128, intermediate 64, silu, DEEPSEEK_V3",
+                        "TornadoPortableExperts",
+                        "kernel does not support routing method 2",
+                        "No Int8 MoE backend supports the deployment configuration.",
+                        "For TornadoDp4aExperts: routing method: one of [DEFAULT, RENORMALIZE, RENORMALIZE_NAIVE]");
+    }
+
+    @ParameterizedTest
+    @ValueSource(strings = {"--experts", "--top-k", "--hidden", "--intermediate"})
+    void sizesOrACheckpointAreNeeded(String option) {
+        moe("explain").assertRefused("moe explain: ", "--checkpoint", option);
+        moe("explain", "--checkpoint", Ran.GOLDEN.resolve("hf/mixtral"), option, 0).assertRefused("expected", "got 0");
+    }
+
+    @Test
+    void wrongOptionsAreNamed() {
+        explain("--activation", "tanh").assertRefused("Unknown MoE activation: 'tanh'");
+        explain("--weight-key", "int4").assertRefused("quantization key", "int8_static_channel_sym", "'int4'");
+        explain("--scheme", "w8a8_channel", "--weight-key", "none").assertRefused("--scheme", "mutually exclusive");
+        explain("--backend", "marlin").assertRefused("moe_backend='marlin'", "['triton', 'cpu']");
+        explain("--tp", 3).assertRefused("intermediateSize: expected a multiple of the tensor-parallel size 3");
+        explain("--all2all", "pigeons").assertRefused("all2allBackend", "'pigeons'");
+        explain("--routing", "best").assertRefused("--routing", "LLAMA4");
+        explain("--kernel", "Any").assertRefused("--kernel");
+        moe("explain", "--checkpoint", "nowhere").assertRefused("nowhere");
+    }
+}
