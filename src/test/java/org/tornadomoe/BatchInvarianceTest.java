@@ -19,8 +19,10 @@ class BatchInvarianceTest {
     })
     void aTokensOutputDoesNotDependOnItsBatch(String kernelClass, Int8Scheme scheme) {
         RandomLayer weights = RandomLayer.of(5, 2, 70, 33, 19, 1);
-        MoeOptions options =
-                MoeOptions.DEFAULT.withScheme(scheme).withKernelClass(kernelClass).withMaxTokens(19);
+        MoeOptions options = MoeOptions.DEFAULT
+                .withScheme(scheme)
+                .withKernelClass(kernelClass)
+                .withMaxTokens(19);
         try (MoeLayer layer = MoeLayer.of(weights, options)) {
             float[] hidden = weights.hidden(19, 1);
             float[] together = layer.forward(hidden);

@@ -58,12 +58,21 @@ class ExplainTest {
                 .containsEntry("activationKey", null)
                 .containsEntry("firstRefused", "TornadoDp4aExperts")
                 .containsEntry("changes", List.of("scheme: one of [w8a8_channel]"));
-        ran = explain("--activation", "gelu", "--bias", "--ep", "--tp", 2);
+        ran = explain("--activation", "gelu", "--bias", "--ep", "--dp", 2, "--all2all", "flashinfer_nvlink_one_sided");
         assertThat(ran.json())
                 .containsEntry("chosen", null)
                 .containsEntry("failure", "No Int8 MoE backend supports the deployment configuration.")
                 .containsEntry("lastResort", null)
-                .containsEntry("changes", List.of("activation: one of [silu]", "one rank", "no biases"));
+                .containsEntry(
+                        "changes",
+                        List.of(
+                                "activation: one of [silu]",
+                                "all-to-all backend: one of [allgather_reducescatter, deepep_high_throughput,"
+                                        + " deepep_low_latency, deepep_v2, nixl_ep, mori_high_throughput,"
+                                        + " mori_low_latency]",
+                                "no biases"));
+        assertThat(explain("--tp", 2).json()).containsEntry("chosen", "TornadoDp4aExperts");
+        assertThat(explain("--tp", 2, "--ep").json()).containsEntry("chosen", "TornadoDp4aExperts");
     }
 
     @Test
@@ -111,7 +120,8 @@ class ExplainTest {
     @ValueSource(strings = {"--experts", "--top-k", "--hidden", "--intermediate"})
     void sizesOrACheckpointAreNeeded(String option) {
         moe("explain").assertRefused("moe explain: ", "--checkpoint", option);
-        moe("explain", "--checkpoint", Ran.GOLDEN.resolve("hf/mixtral"), option, 0).assertRefused("expected", "got 0");
+        moe("explain", "--checkpoint", Ran.GOLDEN.resolve("hf/mixtral"), option, 0)
+                .assertRefused("expected", "got 0");
     }
 
     @Test
