@@ -4,18 +4,21 @@ import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.nio.file.Path;
+import java.util.SplittableRandom;
 import java.util.concurrent.locks.ReentrantReadWriteLock;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.checkpoint.MoeCheckpoint;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.modular.ChosenExperts;
+import org.tornadomoe.modular.MoeExecutionException;
 import org.tornadomoe.modular.MoeKernel;
 import org.tornadomoe.oracle.Int8MoeOracle;
 import org.tornadomoe.oracle.Selection;
 import org.tornadomoe.quant.ExpertWeights;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.Int8Quantizer;
+import org.tornadomoe.reference.Reference;
 
 /**
  * An int8 mixture-of-experts layer: hidden states in, the layer's output out, computed on the best the machine has.
@@ -30,6 +33,9 @@ import org.tornadomoe.quant.Int8Quantizer;
  * the device's memory.
  */
 public final class MoeLayer implements AutoCloseable {
+    /** Activations on a rounding boundary, and experts with nearly the same score, may go either way. */
+    private static final double SELF_CHECK_TOLERANCE = 5e-2;
+
     private final FusedMoeConfig config;
     private final Int8Scheme scheme;
     private final Selection selection;
@@ -74,11 +80,46 @@ public final class MoeLayer implements AutoCloseable {
     /**
      * A layer that is in int8 already; {@code options}' scheme is not looked at, and the experts may be closed afterwards.
      * Throws what {@link #load} throws.
+     *
+     * @throws IllegalArgumentException if the layer has no router
      */
     public static MoeLayer of(Int8Experts experts, MoeOptions options) {
+        if (!experts.hasRouter()) {
+            throw new IllegalArgumentException("experts: expected a layer with a router, got one without");
+        }
         Selection selection = select(experts.config(), experts.scheme(), options);
         MoeKernel kernel = selection.experts().load(selection.config(), experts);
+        try {
+            if (kernel.needsSelfCheck()) {
+                selfCheck(kernel, experts);
+            }
+        } catch (RuntimeException | Error failure) {
+            kernel.close();
+            throw failure;
+        }
         return new MoeLayer(selection.config(), experts.scheme(), selection, kernel);
+    }
+
+    /** One random token through the kernel and through the definition: a kernel that gives wrong numbers is never used. */
+    private static void selfCheck(MoeKernel kernel, Int8Experts experts) {
+        float[] hidden = new float[experts.config().hiddenDim()];
+        SplittableRandom random = new SplittableRandom(1);
+        for (int i = 0; i < hidden.length; i++) {
+            hidden[i] = (float) random.nextGaussian();
+        }
+        float[] output = new float[hidden.length];
+        try (Arena arena = Arena.ofConfined()) {
+            MemorySegment out = arena.allocate(4L * output.length, 16);
+            kernel.forward(arena.allocateFrom(ValueLayout.JAVA_FLOAT, hidden), 1, out, null);
+            MemorySegment.copy(out, ValueLayout.JAVA_FLOAT, 0, output, 0, output.length);
+        }
+        double error = Reference.relativeL2(
+                Reference.widen(output), Reference.forward(experts, hidden, 1).output());
+        if (!(error < SELF_CHECK_TOLERANCE)) {
+            throw new MoeExecutionException("the kernels give wrong numbers on " + kernel.device()
+                    + ": relative L2 error " + error + " of one token against the definition, expected less than "
+                    + SELF_CHECK_TOLERANCE);
+        }
     }
 
     private static Selection select(FusedMoeConfig config, Int8Scheme scheme, MoeOptions options) {

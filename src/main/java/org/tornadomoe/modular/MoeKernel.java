@@ -18,6 +18,14 @@ public interface MoeKernel extends AutoCloseable {
      */
     void forward(MemorySegment hidden, int tokens, MemorySegment output, @Nullable ChosenExperts chosen);
 
+    /**
+     * Whether a kernel that fails may go unnoticed where it runs, so that the results of a first call should be compared with
+     * the definition's.
+     */
+    default boolean needsSelfCheck() {
+        return false;
+    }
+
     /** Where it runs, for people: backend and device name. */
     String device();
 

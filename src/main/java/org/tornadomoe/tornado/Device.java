@@ -13,7 +13,7 @@ import uk.ac.manchester.tornado.api.enums.TornadoVMBackendType;
  * @param memory bytes a layer may take: the device's memory, or TornadoVM's limit ({@code -Dtornado.device.memory}) if that
  *     is less
  * @param dp4a whether the four-way int8 dot product compiles: on PTX and CUDA, and on the interpreter
- * @param maxGroup the most work-items of a group
+ * @param maxGroup the most work-items of a group; 0 if the driver doesn't say
  * @param tornado TornadoVM's own handle
  */
 public record Device(
@@ -28,15 +28,23 @@ public record Device(
     static Device of(TornadoDevice device, TornadoVMBackendType backend, int index) {
         boolean interpreter = backend == TornadoVMBackendType.JAVA;
         long limit = interpreter ? Long.MAX_VALUE : memoryLimit(System.getProperty("tornado.device.memory", "4GB"));
-        long[] groups = device.getPhysicalDevice().getDeviceMaxWorkGroupSize();
         return new Device(
                 (interpreter ? "interpreter" : backend.name().toLowerCase(Locale.ROOT)) + ":" + index,
                 backend,
                 device.getPhysicalDevice().getDeviceName().trim(),
                 Math.min(limit, device.getPhysicalDevice().getDeviceGlobalMemorySize()),
                 interpreter || backend == TornadoVMBackendType.PTX || backend == TornadoVMBackendType.CUDA,
-                groups == null || groups.length == 0 ? 0 : (int) Math.min(groups[0], Integer.MAX_VALUE),
+                maxGroup(device, backend),
                 device);
+    }
+
+    /** On PTX what is called the work-group's size is the grid's. */
+    private static int maxGroup(TornadoDevice device, TornadoVMBackendType backend) {
+        if (backend == TornadoVMBackendType.PTX) {
+            return device.getPhysicalDevice().getMaxThreadsPerBlock();
+        }
+        long[] groups = device.getPhysicalDevice().getDeviceMaxWorkGroupSize();
+        return groups == null || groups.length == 0 ? 0 : (int) Math.min(groups[0], Integer.MAX_VALUE);
     }
 
     /** TornadoVM's own reading of its property: a number, alone or with KB, MB, GB or TB. */

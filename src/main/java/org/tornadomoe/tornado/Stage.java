@@ -31,10 +31,17 @@ record Stage(
         Consumer<TaskGraph> task,
         List<Object> reads,
         List<Object> writes) {
+    /** CUDA's limit; a launch beyond it would fail without TornadoVM saying so. */
+    private static final int MAX_GROUPS_Y = 65_535;
 
     /** The grid for M tokens: the same kernel serves every M, only its grid changes. */
     void resize(WorkerGrid grid, int tokens) {
-        grid.setGlobalWork((long) groupsX.applyAsInt(tokens) * group, groupsY.applyAsInt(tokens), 1);
+        int y = groupsY.applyAsInt(tokens);
+        if (y > MAX_GROUPS_Y) {
+            throw new IllegalArgumentException("tokens: expected fewer, " + tokens + " make a grid of " + y
+                    + " groups along y for " + name + ", and devices take " + MAX_GROUPS_Y);
+        }
+        grid.setGlobalWork((long) groupsX.applyAsInt(tokens) * group, y, 1);
         grid.setLocalWork(group, 1, 1);
     }
 

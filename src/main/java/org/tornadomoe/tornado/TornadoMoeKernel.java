@@ -14,6 +14,7 @@ import uk.ac.manchester.tornado.api.TornadoExecutionPlan;
 import uk.ac.manchester.tornado.api.TornadoExecutionResult;
 import uk.ac.manchester.tornado.api.enums.DataTransferMode;
 import uk.ac.manchester.tornado.api.enums.ProfilerMode;
+import uk.ac.manchester.tornado.api.enums.TornadoVMBackendType;
 import uk.ac.manchester.tornado.api.exceptions.TornadoExecutionPlanException;
 import uk.ac.manchester.tornado.api.exceptions.TornadoInternalError;
 import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
@@ -130,6 +131,12 @@ final class TornadoMoeKernel implements MoeKernel {
         }
         String cause = failure.getCause() == null ? "" : " (" + root + ")";
         return new MoeExecutionException(doing + " on " + device + ": " + failure.getMessage() + cause, failure);
+    }
+
+    /** TornadoVM logs a launch that the driver refuses, and goes on; its compilers have had their defects. */
+    @Override
+    public boolean needsSelfCheck() {
+        return device.backend() != TornadoVMBackendType.JAVA;
     }
 
     @Override

@@ -27,7 +27,7 @@ import uk.ac.manchester.tornado.api.common.TornadoFunctions;
 import uk.ac.manchester.tornado.api.enums.TornadoVMBackendType;
 import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 
-/** The layer on every device that TornadoVM's SDK has here; skipped, and counted as skipped, where there is none. */
+/** The layer on every device that TornadoVM's SDK has here ({@code -Dtornadomoe.test.device=ptx}: on those alone); skipped, and counted as skipped, where there is none. */
 @Tag("device")
 class DeviceLayerTest {
     private static final Path GOLDEN = Path.of("src/test/resources/golden/hf");
@@ -35,7 +35,8 @@ class DeviceLayerTest {
     private static List<Device> devices() {
         TornadoHome home = TornadoHome.current();
         assumeTrue(home.kind() == TornadoHome.Kind.SDK, () -> "no TornadoVM SDK: " + home.note());
-        return home.devices();
+        String prefix = System.getProperty("tornadomoe.test.device", "");
+        return home.devices().stream().filter(d -> d.id().startsWith(prefix)).toList();
     }
 
     private static Stream<Arguments> kernelClasses() {
