@@ -8,6 +8,8 @@ import java.util.ServiceConfigurationError;
 import java.util.ServiceLoader;
 import java.util.Set;
 import java.util.concurrent.ConcurrentHashMap;
+import java.util.function.Function;
+import java.util.function.Supplier;
 import java.util.stream.Collectors;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeConfig;
@@ -197,10 +199,19 @@ public final class Int8MoeOracle {
             FusedMoeConfig config,
             @Nullable QuantKey weightKey,
             @Nullable QuantKey activationKey) {
+        return ask(
+                () -> experts.isSupportedConfig(config, weightKey, activationKey, config.activationFormat()),
+                failure -> Support.no("its check failed: " + failure, null));
+    }
+
+    /** A kernel class's answer, or something else if it fails. */
+    private static <T> T ask(Supplier<T> question, Function<Throwable, T> otherwise) {
         try {
-            return experts.isSupportedConfig(config, weightKey, activationKey, config.activationFormat());
-        } catch (RuntimeException | LinkageError failure) {
-            return Support.no("its check failed: " + failure, null);
+            return question.get();
+        } catch (VirtualMachineError failure) {
+            throw failure;
+        } catch (RuntimeException | Error failure) {
+            return otherwise.apply(failure);
         }
     }
 
@@ -231,9 +242,11 @@ public final class Int8MoeOracle {
                     + ", got '" + kernelClass + "'");
         }
         List<String> refusals = new ArrayList<>();
+        InsufficientMemoryException tooLarge = null;
         for (FusedMoeExperts experts : candidates) {
             boolean lastResort = experts.backend() == Int8MoeBackend.REFERENCE && name.equals("auto");
-            if (lastResort && config.device() != null && kernelClass == null) {
+            // Want of memory is no case for the reference: it would take as much, and hours.
+            if (lastResort && kernelClass == null && (config.device() != null || tooLarge != null)) {
                 continue;
             }
             Support support = support(experts, config, scheme.weightKey(), scheme.activationKey());
@@ -245,42 +258,30 @@ public final class Int8MoeOracle {
             }
             logOnce(System.Logger.Level.DEBUG, unsupportedLine(experts.backend(), support.reason()));
             refusals.add(experts.name() + ": " + support);
-            if (support.bytesNeeded() > support.bytesAvailable()) {
-                // The reference is no way out of this: it would take as much, and hours.
-                throw new InsufficientMemoryException(
+            if (tooLarge == null && support.bytesNeeded() > support.bytesAvailable()) {
+                tooLarge = new InsufficientMemoryException(
                         experts.name() + ": " + support, support.bytesNeeded(), support.bytesAvailable());
             }
         }
+        if (tooLarge != null) {
+            throw tooLarge;
+        }
         List<String> devices = candidates.stream()
                 .filter(experts -> experts.backend() != Int8MoeBackend.REFERENCE)
-                .flatMap(experts -> devices(experts).stream())
+                .flatMap(experts -> ask(experts::devices, _ -> List.<String>of()).stream())
                 .distinct()
                 .toList();
         if (config.device() != null
                 && !devices.isEmpty()
-                && candidates.stream().noneMatch(experts -> supportsDevice(experts, config))) {
+                && candidates.stream()
+                        .filter(experts -> experts.backend() != Int8MoeBackend.REFERENCE)
+                        .noneMatch(experts -> ask(() -> experts.supportsCurrentDevice(config), _ -> false))) {
             throw new IllegalArgumentException(
                     "device: expected one of " + devices + ", got '" + config.device() + "'");
         }
         String failure = "No Int8 MoE backend supports the deployment configuration: "
                 + (refusals.isEmpty() ? "no kernel class fills " + backends : String.join("; ", refusals));
         throw new UnsupportedOperationException(failure);
-    }
-
-    private static List<String> devices(FusedMoeExperts experts) {
-        try {
-            return experts.devices();
-        } catch (RuntimeException | LinkageError failure) {
-            return List.of();
-        }
-    }
-
-    private static boolean supportsDevice(FusedMoeExperts experts, FusedMoeConfig config) {
-        try {
-            return experts.backend() != Int8MoeBackend.REFERENCE && experts.supportsCurrentDevice(config);
-        } catch (RuntimeException | LinkageError failure) {
-            return false;
-        }
     }
 
     /**
@@ -340,15 +341,10 @@ public final class Int8MoeOracle {
             @Nullable QuantKey weightKey,
             @Nullable QuantKey activationKey) {
         Support support = support(experts, config, weightKey, activationKey);
-        String device;
-        List<Support> refusals;
-        try {
-            device = experts.device(config);
-            refusals = experts.refusals(config, weightKey, activationKey, config.activationFormat());
-        } catch (RuntimeException | LinkageError failure) {
-            device = String.valueOf(config.device());
-            refusals = List.of(support);
-        }
+        String device = ask(() -> experts.device(config), _ -> String.valueOf(config.device()));
+        List<Support> refusals = ask(
+                () -> experts.refusals(config, weightKey, activationKey, config.activationFormat()),
+                _ -> List.of(support));
         return new Explanation.Candidate(experts.backend(), experts.name(), device, support, refusals);
     }
 

@@ -102,6 +102,7 @@ public abstract sealed class TornadoExperts implements FusedMoeExperts
                     "start the JVM with -Dtornado.recover.bailout=False"));
         }
         if (device == null) {
+            home.broken().forEach((id, cause) -> obstacles.add(Support.no(id + " is broken: " + cause, null)));
             return obstacles;
         }
         if (dp4a && !device.dp4a()) {

@@ -2,7 +2,10 @@ package org.tornadomoe.tornado;
 
 import java.util.ArrayList;
 import java.util.Comparator;
+import java.util.LinkedHashMap;
 import java.util.List;
+import java.util.Locale;
+import java.util.Map;
 import org.jspecify.annotations.Nullable;
 import uk.ac.manchester.tornado.api.TornadoBackend;
 import uk.ac.manchester.tornado.api.TornadoRuntime;
@@ -16,10 +19,14 @@ import uk.ac.manchester.tornado.api.runtime.TornadoRuntimeProvider;
  *
  * @param kind what it is
  * @param devices what can run a layer, in the runtime's order; empty if nothing works
+ * @param broken devices that failed when looked at, by id, or whole backends; each with the cause
  * @param note what a user should know: why the SDK isn't used although there is one, or what is missing; null if nothing
  */
 public record TornadoHome(
-        Kind kind, List<Device> devices, @Nullable String note) {
+        Kind kind,
+        List<Device> devices,
+        Map<String, String> broken,
+        @Nullable String note) {
     /** The three homes. */
     public enum Kind {
         /** TornadoVM itself: kernels are compiled for the device. */
@@ -58,29 +65,71 @@ public record TornadoHome(
         try {
             runtime = TornadoRuntimeProvider.getTornadoRuntime();
         } catch (LinkageError | RuntimeException | TornadoInternalError failure) {
-            return new TornadoHome(Kind.NONE, List.of(), explain(failure));
+            return none(explain(failure));
         }
+        return of(runtime, sdkDirectory);
+    }
+
+    /** A backend or device that fails when looked at is left out; the others serve. */
+    static TornadoHome of(TornadoRuntime runtime, @Nullable String sdkDirectory) {
+        List<Device> devices = new ArrayList<>();
+        Map<String, Throwable> failures = new LinkedHashMap<>();
+        String looking = "TornadoVM";
         try {
-            List<Device> devices = new ArrayList<>();
             for (int b = 0; b < runtime.getNumBackends(); b++) {
-                TornadoBackend backend = runtime.getBackend(b);
                 TornadoVMBackendType type = runtime.getBackendType(b);
-                if (type == TornadoVMBackendType.JAVA) {
-                    return new TornadoHome(
-                            Kind.INTERPRETER,
-                            List.of(Device.of(backend.getDevice(0), type, 0)),
-                            interpreterNote(sdkDirectory));
-                }
-                for (int d = 0; d < backend.getNumDevices(); d++) {
-                    devices.add(Device.of(backend.getDevice(d), type, d));
+                looking = type.name().toLowerCase(Locale.ROOT);
+                try {
+                    TornadoBackend backend = runtime.getBackend(b);
+                    if (type == TornadoVMBackendType.JAVA) {
+                        return new TornadoHome(
+                                Kind.INTERPRETER,
+                                List.of(Device.of(backend.getDevice(0), type, 0)),
+                                Map.of(),
+                                interpreterNote(sdkDirectory));
+                    }
+                    for (int d = 0; d < backend.getNumDevices(); d++) {
+                        addDevice(backend, type, d, devices, failures);
+                    }
+                } catch (LinkageError | RuntimeException | TornadoInternalError failure) {
+                    failures.put(looking, failure);
                 }
             }
-            return devices.isEmpty()
-                    ? new TornadoHome(Kind.NONE, List.of(), "TornadoVM is here but no backend has a device")
-                    : new TornadoHome(Kind.SDK, List.copyOf(devices), bailoutNote());
         } catch (LinkageError | RuntimeException | TornadoInternalError failure) {
-            return new TornadoHome(Kind.NONE, List.of(), explain(failure));
+            failures.put(looking, failure);
         }
+        if (devices.isEmpty()) {
+            return none(
+                    failures.isEmpty()
+                            ? "TornadoVM is here but no backend has a device"
+                            : explain(failures.values().iterator().next()));
+        }
+        Map<String, String> broken = new LinkedHashMap<>();
+        failures.forEach((id, failure) -> broken.put(id, cause(failure)));
+        List<String> notes = new ArrayList<>();
+        if (!bailoutsAreErrors()) {
+            notes.add(BAILOUT_NOTE);
+        }
+        broken.forEach((id, cause) -> notes.add(id + " is left out: " + cause));
+        return new TornadoHome(
+                Kind.SDK, List.copyOf(devices), broken, notes.isEmpty() ? null : String.join("; ", notes));
+    }
+
+    private static void addDevice(
+            TornadoBackend backend,
+            TornadoVMBackendType type,
+            int index,
+            List<Device> devices,
+            Map<String, Throwable> failures) {
+        try {
+            devices.add(Device.of(backend.getDevice(index), type, index));
+        } catch (LinkageError | RuntimeException | TornadoInternalError failure) {
+            failures.put(type.name().toLowerCase(Locale.ROOT) + ":" + index, failure);
+        }
+    }
+
+    private static TornadoHome none(String note) {
+        return new TornadoHome(Kind.NONE, List.of(), Map.of(), note);
     }
 
     private static @Nullable String interpreterNote(@Nullable String sdkDirectory) {
@@ -95,12 +144,8 @@ public record TornadoHome(
      * By default TornadoVM runs a kernel that it can't compile once, as plain Java, and returns what that left behind. The
      * property is read when its classes load, so that it can't be set from here.
      */
-    private static @Nullable String bailoutNote() {
-        return bailoutsAreErrors()
-                ? null
-                : "TornadoVM would hide kernels that fail to compile: start the JVM with"
-                        + " -Dtornado.recover.bailout=False";
-    }
+    private static final String BAILOUT_NOTE = "TornadoVM would hide kernels that fail to compile: start the JVM with"
+            + " -Dtornado.recover.bailout=False";
 
     /** Whether a kernel that can't be compiled is an exception in this JVM. */
     static boolean bailoutsAreErrors() {
@@ -108,12 +153,8 @@ public record TornadoHome(
     }
 
     private static String explain(Throwable failure) {
-        Throwable root = failure;
-        while (root.getCause() != null) {
-            root = root.getCause();
-        }
-        // without the colours that TornadoVM puts there
-        String message = String.valueOf(root.getMessage()).replaceAll("\\e\\[[;\\d]*m", "");
+        Throwable root = root(failure);
+        String message = message(root);
         if (root instanceof ClassNotFoundException
                 || (root instanceof NoClassDefFoundError && message.contains("tornado"))) {
             return "TornadoVM's API is not on the class path: add the tornado-moe interpreter jar, or start the JVM"
@@ -123,8 +164,26 @@ public record TornadoHome(
             return "TornadoVM's API is on the class path, but this JVM was started without its argument file (java"
                     + " @$TORNADOVM_HOME/tornado-argfile ...)";
         }
-        return "TornadoVM's SDK failed to start, most likely because a driver is missing: "
-                + root.getClass().getSimpleName() + ": "
-                + message.lines().findFirst().orElse("");
+        return "TornadoVM's SDK failed to start, most likely because a driver is missing: " + cause(failure);
+    }
+
+    /** What is at the root of a failure, in one line. */
+    private static String cause(Throwable failure) {
+        Throwable root = root(failure);
+        return root.getClass().getSimpleName() + ": "
+                + message(root).lines().findFirst().orElse("");
+    }
+
+    private static Throwable root(Throwable failure) {
+        Throwable root = failure;
+        while (root.getCause() != null) {
+            root = root.getCause();
+        }
+        return root;
+    }
+
+    /** Without the colours that TornadoVM puts there. */
+    private static String message(Throwable root) {
+        return String.valueOf(root.getMessage()).replaceAll("\\e\\[[;\\d]*m", "");
     }
 }

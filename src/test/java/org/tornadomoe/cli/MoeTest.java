@@ -100,6 +100,6 @@ class MoeTest {
     }
 
     private static TornadoHome home(TornadoHome.Kind kind, @Nullable String note) {
-        return new TornadoHome(kind, List.of(), note);
+        return new TornadoHome(kind, List.of(), Map.of(), note);
     }
 }

@@ -409,6 +409,10 @@ class Int8MoeOracleTest {
                         .select(layer().build(), Int8Scheme.W8A8_CHANNEL, null))
                 .withMessage("Triton: beads are few (more beads)")
                 .satisfies(e -> assertThat(e.needed()).isEqualTo(12));
+        assertThat(oracle(triton(Predicate.OBSTACLES), cpu(), reference)
+                        .select(layer().build(), Int8Scheme.W8A8_CHANNEL, null)
+                        .backend())
+                .isEqualTo(Int8MoeBackend.CPU);
     }
 
     @Test
