@@ -8,6 +8,7 @@ import java.util.ServiceConfigurationError;
 import java.util.ServiceLoader;
 import java.util.Set;
 import java.util.concurrent.ConcurrentHashMap;
+import java.util.function.BiConsumer;
 import java.util.function.Function;
 import java.util.function.Supplier;
 import java.util.stream.Collectors;
@@ -141,6 +142,14 @@ public final class Int8MoeOracle {
      * @throws UnsupportedOperationException if {@code auto} finds nothing
      */
     public Selection select(FusedMoeConfig config, @Nullable QuantKey weightKey, @Nullable QuantKey activationKey) {
+        return pick(config, weightKey, activationKey, this::logOnce);
+    }
+
+    private Selection pick(
+            FusedMoeConfig config,
+            @Nullable QuantKey weightKey,
+            @Nullable QuantKey activationKey,
+            BiConsumer<System.Logger.Level, String> log) {
         if (config.isLoraEnabled()) {
             FusedMoeExperts first =
                     backendToKernelClasses(Int8MoeBackend.TRITON).getFirst();
@@ -155,17 +164,17 @@ public final class Int8MoeOracle {
             for (FusedMoeExperts experts : classes) {
                 Support support = support(experts, config, weightKey, activationKey);
                 if (support.supported()) {
-                    logOnce(System.Logger.Level.INFO, usingLine(backend));
+                    log.accept(System.Logger.Level.INFO, usingLine(backend));
                     return new Selection(backend, experts, config, refusals);
                 }
                 refusals.add(experts.name() + ": " + support);
                 unsupported = unsupportedLine(backend, support.reason());
                 if (auto) {
-                    logOnce(System.Logger.Level.DEBUG, unsupported);
+                    log.accept(System.Logger.Level.DEBUG, unsupported);
                 }
             }
             if (classes.isEmpty()) {
-                logOnce(System.Logger.Level.DEBUG, unsupportedLine(backend, null));
+                log.accept(System.Logger.Level.DEBUG, unsupportedLine(backend, null));
             }
         }
         if (auto) {
@@ -313,8 +322,9 @@ public final class Int8MoeOracle {
             failure = chosen == 0 ? null : candidates.getFirst().support().reason();
         } else {
             try {
-                String taken =
-                        select(config, weightKey, activationKey).experts().name();
+                String taken = pick(config, weightKey, activationKey, (_, _) -> {})
+                        .experts()
+                        .name();
                 chosen = candidates.stream()
                         .map(Explanation.Candidate::name)
                         .toList()

@@ -270,6 +270,8 @@ class Int8MoeOracleTest {
 
     @Test
     void linesAreLoggedOnce() {
+        assertThat(logged(() -> oracle(triton(Predicate.SHAPE), cpu()).explain(layer().build(), W, A)))
+                .isEmpty();
         List<String> lines = logged(() -> {
             Int8MoeOracle oracle = oracle(triton(Predicate.SHAPE), cpu());
             oracle.select(layer().build());
