@@ -239,6 +239,109 @@ public final class Reference {
     }
 
     /**
+     * Align for the batched format, where expert e has the rows e * maxTokens to (e + 1) * maxTokens - 1 and the first of them
+     * in use: the rows in use, every expert's run filled up to whole blocks with E * maxTokens. (vLLM: {@code
+     * batched_moe_align_block_size}, without the unused capacity at the end.)
+     *
+     * @param expertNumTokens the rows in use of each expert, 0 to maxTokens
+     */
+    public static Alignment batchedAlign(int maxTokens, int blockSize, int[] expertNumTokens) {
+        if (blockSize < 1) {
+            throw new IllegalArgumentException("blockSize: expected a positive number, got " + blockSize);
+        }
+        int none = Math.multiplyExact(expertNumTokens.length, maxTokens);
+        IntStream.Builder sorted = IntStream.builder();
+        IntStream.Builder expertIds = IntStream.builder();
+        for (int e = 0; e < expertNumTokens.length; e++) {
+            requireSlots(e, expertNumTokens[e], maxTokens);
+            for (int slot = 0; slot < Math.ceilDiv(expertNumTokens[e], blockSize) * blockSize; slot++) {
+                sorted.add(slot < expertNumTokens[e] ? e * maxTokens + slot : none);
+                if (slot % blockSize == 0) {
+                    expertIds.add(e);
+                }
+            }
+        }
+        return new Alignment(
+                blockSize, sorted.build().toArray(), expertIds.build().toArray());
+    }
+
+    private static void requireSlots(int expert, int tokens, int maxTokens) {
+        if (tokens < 0 || tokens > maxTokens) {
+            throw new IllegalArgumentException(
+                    "expert " + expert + ": expected at most " + maxTokens + " tokens (its slots), got " + tokens);
+        }
+    }
+
+    /**
+     * How many pairs each local expert has; ids outside [0, E) and those of experts elsewhere count nowhere. (vLLM: {@code
+     * count_expert_num_tokens}.)
+     *
+     * @param expertMap the local number of each expert, -1 if it lives elsewhere
+     */
+    public static int[] countExpertTokens(int[] topkIds, int[] expertMap) {
+        int[] counts =
+                new int[(int) Arrays.stream(expertMap).filter(e -> e >= 0).count()];
+        for (int id : topkIds) {
+            if (id >= 0 && id < expertMap.length && expertMap[id] >= 0) {
+                counts[expertMap[id]]++;
+            }
+        }
+        return counts;
+    }
+
+    /**
+     * Permute: the pairs of local experts sorted by local number, ascending within an expert. (vLLM: {@code moe_permute}, which
+     * puts the other pairs behind them.)
+     *
+     * @param expertMap the local number of each expert, -1 if it lives elsewhere
+     */
+    public static Permutation permute(int[] topkIds, int[] expertMap) {
+        Alignment dense = align(topkIds, expertMap, false, 1);
+        int[] counts = countExpertTokens(topkIds, expertMap);
+        int[] first = new int[counts.length + 1];
+        for (int e = 0; e < counts.length; e++) {
+            first[e + 1] = first[e] + counts[e];
+        }
+        int[] pairs = new int[topkIds.length];
+        Arrays.fill(pairs, topkIds.length);
+        int[] rows = new int[topkIds.length];
+        Arrays.fill(rows, -1);
+        for (int row = 0; row < dense.numTokensPostPadded(); row++) {
+            pairs[row] = dense.sortedTokenIds()[row];
+            rows[pairs[row]] = row;
+        }
+        return new Permutation(first, pairs, rows);
+    }
+
+    /** The rows of {@link #permute}: [rows, width], each its pair's token of x [M, width]. */
+    public static double[] permuteRows(double[] x, int topK, int width, Permutation permutation) {
+        double[] rows = new double[permutation.rows() * width];
+        for (int row = 0; row < permutation.rows(); row++) {
+            System.arraycopy(x, permutation.permutedIdx()[row] / topK * width, rows, row * width, width);
+        }
+        return rows;
+    }
+
+    /**
+     * Unpermute: [M, width], the sum over a token's slots in order of weight times row; a pair without a row adds nothing.
+     * (vLLM: {@code moe_unpermute}.)
+     *
+     * @param rows [rows, width]
+     * @param rowOfPair [M * K], -1 for a pair without a row
+     * @param weights [M * K]
+     */
+    public static double[] unpermute(double[] rows, int[] rowOfPair, double[] weights, int topK, int width) {
+        requireLength("weights", weights.length, rowOfPair.length, 1);
+        double[] output = new double[rowOfPair.length / topK * width];
+        for (int p = 0; p < rowOfPair.length; p++) {
+            for (int i = 0; i < width && rowOfPair[p] >= 0; i++) {
+                output[p / topK * width + i] += weights[p] * rows[rowOfPair[p] * width + i];
+            }
+        }
+        return output;
+    }
+
+    /**
      * GEMM of W8A8: out [P, N] with out[p, n] = (sum of a[row, i] * w[e, n, i]) * scale of the row * scale of w[e, n], where
      * row = p / pairsPerRow and e = expertOf[p]. The sum is exact. A pair whose expert is outside [0, E) gets zeros.
      *

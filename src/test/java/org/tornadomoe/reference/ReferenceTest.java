@@ -116,6 +116,37 @@ class ReferenceTest {
         assertThat(alignment.numTokensPostPadded()).isEqualTo(16);
     }
 
+    @Test
+    void slotsInUseOfFiveExpertsAreAlignedByHand() {
+        Alignment alignment = Reference.batchedAlign(8, 4, new int[] {2, 3, 0, 6, 8});
+        assertThat(alignment.sortedTokenIds())
+                .containsExactly(
+                        0, 1, 40, 40, 8, 9, 10, 40, 24, 25, 26, 27, 28, 29, 40, 40, 32, 33, 34, 35, 36, 37, 38, 39);
+        assertThat(alignment.expertIds()).containsExactly(0, 1, 3, 3, 4, 4);
+        assertThat(alignment.numTokensPostPadded()).isEqualTo(24);
+        assertThatIllegalArgumentException()
+                .isThrownBy(() -> Reference.batchedAlign(8, 4, new int[] {0, 9}))
+                .withMessage("expert 1: expected at most 8 tokens (its slots), got 9");
+    }
+
+    @Test
+    void pairsOfLocalExpertsArePermutedAndBackByHand() {
+        // Two of four experts live here: 3 as 0, 1 as 1.
+        int[] map = {-1, 1, -1, 0};
+        int[] ids = {1, 3, 0, 1, 3, -1};
+        assertThat(Reference.countExpertTokens(ids, map)).containsExactly(2, 2);
+        Permutation permutation = Reference.permute(ids, map);
+        assertThat(permutation.expertFirstTokenOffset()).containsExactly(0, 2, 4);
+        assertThat(permutation.permutedIdx()).containsExactly(1, 4, 0, 3, 6, 6);
+        assertThat(permutation.rowOfPair()).containsExactly(2, 0, -1, 3, 1, -1);
+        double[] x = {1, 10, 2, 20, 3, 30};
+        double[] rows = Reference.permuteRows(x, 2, 2, permutation);
+        assertThat(rows).containsExactly(1, 10, 3, 30, 1, 10, 2, 20);
+        double[] weights = {0.5, 0.25, 0.5, 2, 4, 8};
+        assertThat(Reference.unpermute(rows, permutation.rowOfPair(), weights, 2, 2))
+                .containsExactly(0.75, 7.5, 4, 40, 12, 120);
+    }
+
     @Property(tries = 300)
     void everyPairIsInABlockOfItsExpertOnceAndInOrder(
             @ForAll("expertIds") int[] ids, @ForAll @IntRange(min = 1, max = 20) int blockSize) {

@@ -96,6 +96,14 @@ class DeviceLayerTest {
     }
 
     @Test
+    void permutationAndBatchedAlignmentAreTheReferences() {
+        for (Device device : devices()) {
+            PermuteChecks.matchReference(device, 64, 6, 171, 2);
+            PermuteChecks.matchReference(device, 1024, 2, 257, 1);
+        }
+    }
+
+    @Test
     void aKernelThatCannotBeCompiledIsAnException() {
         // OpenCL C has a function of that name, and TornadoVM refuses to write a kernel called like it.
         IntArray values = new IntArray(64);
