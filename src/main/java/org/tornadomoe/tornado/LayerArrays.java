@@ -24,12 +24,14 @@ import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
  *
  * <p>Shape letters: M tokens, E experts, H hidden, I intermediate, K top-k, P = M·K pairs. Not thread-safe.
  */
-final class LayerArrays {
+final class LayerArrays implements AutoCloseable {
     /** There is room for an alignment to blocks of up to so many pairs. */
     static final int MAX_BLOCK = 16;
 
     final FusedMoeConfig config;
     final Int8Scheme scheme;
+
+    private final HostMemory memory;
 
     /** Experts whose weights are here. */
     final int localExperts;
@@ -119,42 +121,44 @@ final class LayerArrays {
      * Allocates everything and packs the weights. An array that the scheme or the layer has no use for has one element.
      *
      * @param config the layer's, with the most tokens of a call
-     * @throws InsufficientMemoryException before anything is allocated, if the arrays would take more than
-     *     {@code available} bytes on the device
+     * @param available bytes that the arrays may take on the device
+     * @param memory where they live here; belongs to them from now on
+     * @throws InsufficientMemoryException before anything is allocated, if they would take more
      */
-    LayerArrays(FusedMoeConfig config, Int8Experts experts, long available) {
+    LayerArrays(FusedMoeConfig config, Int8Experts experts, long available, HostMemory memory) {
         this.config = config;
+        this.memory = memory;
         scheme = experts.scheme();
         Map<String, Long> sizes = elements(config, scheme, experts.w13().experts());
         requireMemory(sizes, available);
         localExperts = experts.w13().experts();
         hiddenInts = ints(config.hiddenDim());
         intermediateInts = ints(config.intermediateSizePerPartition());
-        header = intArray(sizes, "header");
-        hidden = floatArray(sizes, "hidden");
-        router = floatArray(sizes, "router");
-        logits = floatArray(sizes, "logits");
-        topkIds = intArray(sizes, "topkIds");
-        topkWeights = floatArray(sizes, "topkWeights");
-        expertMap = intArray(sizes, "expertMap");
-        keys = intArray(sizes, "keys");
-        ranks = intArray(sizes, "ranks");
-        counts = intArray(sizes, "counts");
-        sortedIds = intArray(sizes, "sortedIds");
-        expertIds = intArray(sizes, "expertIds");
-        padded = intArray(sizes, "padded");
-        tokens = intArray(sizes, "tokens");
-        tokenScales = floatArray(sizes, "tokenScales");
-        w13 = intArray(sizes, "w13");
-        w13Scales = floatArray(sizes, "w13Scales");
-        gateUp = floatArray(sizes, "gateUp");
-        activated = floatArray(sizes, "activated");
-        pairs = intArray(sizes, "pairs");
-        pairScales = floatArray(sizes, "pairScales");
-        w2 = intArray(sizes, "w2");
-        w2Scales = floatArray(sizes, "w2Scales");
-        down = floatArray(sizes, "down");
-        output = floatArray(sizes, "output");
+        header = memory.ints(count(sizes, "header"));
+        hidden = memory.floats(count(sizes, "hidden"));
+        router = memory.floats(count(sizes, "router"));
+        logits = memory.floats(count(sizes, "logits"));
+        topkIds = memory.ints(count(sizes, "topkIds"));
+        topkWeights = memory.floats(count(sizes, "topkWeights"));
+        expertMap = memory.ints(count(sizes, "expertMap"));
+        keys = memory.ints(count(sizes, "keys"));
+        ranks = memory.ints(count(sizes, "ranks"));
+        counts = memory.ints(count(sizes, "counts"));
+        sortedIds = memory.ints(count(sizes, "sortedIds"));
+        expertIds = memory.ints(count(sizes, "expertIds"));
+        padded = memory.ints(count(sizes, "padded"));
+        tokens = memory.ints(count(sizes, "tokens"));
+        tokenScales = memory.floats(count(sizes, "tokenScales"));
+        w13 = memory.ints(count(sizes, "w13"));
+        w13Scales = memory.floats(count(sizes, "w13Scales"));
+        gateUp = memory.floats(count(sizes, "gateUp"));
+        activated = memory.floats(count(sizes, "activated"));
+        pairs = memory.ints(count(sizes, "pairs"));
+        pairScales = memory.floats(count(sizes, "pairScales"));
+        w2 = memory.ints(count(sizes, "w2"));
+        w2Scales = memory.floats(count(sizes, "w2Scales"));
+        down = memory.floats(count(sizes, "down"));
+        output = memory.floats(count(sizes, "output"));
         for (int expert = 0; expert < config.numExperts(); expert++) {
             expertMap.set(expert, experts.expertMap(expert));
         }
@@ -163,6 +167,12 @@ final class LayerArrays {
         if (experts.hasRouter()) {
             copy(experts.router(), router);
         }
+    }
+
+    /** Gives the memory back; no plan may use the arrays any more. */
+    @Override
+    public void close() {
+        memory.close();
     }
 
     /** Every array, in the order of {@link #elements}. */
@@ -319,14 +329,6 @@ final class LayerArrays {
 
     private static int ints(int bytes) {
         return (bytes + 3) / 4;
-    }
-
-    private static IntArray intArray(Map<String, Long> sizes, String name) {
-        return new IntArray(count(sizes, name));
-    }
-
-    private static FloatArray floatArray(Map<String, Long> sizes, String name) {
-        return new FloatArray(count(sizes, name));
     }
 
     private static int count(Map<String, Long> sizes, String name) {

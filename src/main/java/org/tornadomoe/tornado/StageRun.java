@@ -39,8 +39,10 @@ final class StageRun {
             float[] hidden,
             int tokens,
             StageValues given) {
-        LayerArrays arrays = new LayerArrays(config.withMaxNumTokens(tokens), experts, device.memory());
-        return new StageRun(device, arrays, new LayerStages(arrays, dp4a), tokens).run(hidden, given);
+        try (LayerArrays arrays =
+                new LayerArrays(config.withMaxNumTokens(tokens), experts, device.memory(), HostMemory.of(device))) {
+            return new StageRun(device, arrays, new LayerStages(arrays, dp4a), tokens).run(hidden, given);
+        }
     }
 
     private StageValues run(float[] hidden, StageValues given) {

@@ -41,7 +41,7 @@ final class TornadoMoeKernel implements MoeKernel {
     }
 
     static TornadoMoeKernel load(Device device, FusedMoeConfig config, Int8Experts experts, boolean dp4a) {
-        LayerArrays arrays = new LayerArrays(config, experts, device.memory());
+        LayerArrays arrays = new LayerArrays(config, experts, device.memory(), HostMemory.of(device));
         try {
             Stage.Graph graph = Stage.Graph.of("moe", device, new LayerStages(arrays, dp4a).all());
             graph.tasks()
@@ -58,11 +58,18 @@ final class TornadoMoeKernel implements MoeKernel {
             graph.tasks()
                     .transferToHost(DataTransferMode.UNDER_DEMAND, arrays.output, arrays.topkIds, arrays.topkWeights);
             TornadoExecutionPlan plan = new TornadoExecutionPlan(graph.tasks().snapshot());
-            plan.withDevice(device.tornado()).withGridScheduler(graph.grids());
-            // Here and not in the first call, so that a kernel that can't be compiled is an error of loading.
-            plan.withPreCompilation();
-            return new TornadoMoeKernel(device, arrays, graph, plan);
+            TornadoMoeKernel kernel = new TornadoMoeKernel(device, arrays, graph, plan);
+            try {
+                plan.withDevice(device.tornado()).withGridScheduler(graph.grids());
+                // Here and not in the first call, so that a kernel that can't be compiled is an error of loading.
+                plan.withPreCompilation();
+            } catch (RuntimeException | LinkageError | TornadoInternalError failure) {
+                kernel.close();
+                throw failure;
+            }
+            return kernel;
         } catch (RuntimeException | LinkageError | TornadoInternalError failure) {
+            arrays.close();
             throw failed("building the layer's task graph", device, failure);
         }
     }
@@ -155,6 +162,8 @@ final class TornadoMoeKernel implements MoeKernel {
             plan.close();
         } catch (TornadoExecutionPlanException | RuntimeException | TornadoInternalError failure) {
             throw failed("freeing the layer's device memory", device, failure);
+        } finally {
+            arrays.close();
         }
     }
 }

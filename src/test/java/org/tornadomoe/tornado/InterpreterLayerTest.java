@@ -90,8 +90,8 @@ class InterpreterLayerTest {
         RandomLayer layer = RandomLayer.of(8, 2, 64, 32, 16, 7);
         try (Int8Experts int8 = Int8Quantizer.quantize(layer, Int8Scheme.W8A8_CHANNEL, Progress.NONE)) {
             long needed = LayerArrays.deviceBytes(layer.config(), Int8Scheme.W8A8_CHANNEL, 8);
-            new LayerArrays(layer.config(), int8, needed);
-            assertThatThrownBy(() -> new LayerArrays(layer.config(), int8, needed - 1))
+            new LayerArrays(layer.config(), int8, needed, HostMemory.of(false));
+            assertThatThrownBy(() -> new LayerArrays(layer.config(), int8, needed - 1, HostMemory.of(false)))
                     .isInstanceOfSatisfying(InsufficientMemoryException.class, e -> {
                         assertThat(e.needed()).isEqualTo(needed);
                         assertThat(e.available()).isEqualTo(needed - 1);
@@ -105,7 +105,7 @@ class InterpreterLayerTest {
         RandomLayer layer = RandomLayer.of(5, 2, 37, 19, 7, 8);
         for (Int8Scheme scheme : Int8Scheme.values()) {
             try (Int8Experts int8 = Int8Quantizer.quantize(layer, scheme, Progress.NONE)) {
-                LayerArrays arrays = new LayerArrays(layer.config(), int8, Long.MAX_VALUE);
+                LayerArrays arrays = new LayerArrays(layer.config(), int8, Long.MAX_VALUE, HostMemory.of(false));
                 assertThat(arrays.all().stream()
                                 .mapToLong(a -> a.getNumBytesOfSegmentWithHeader())
                                 .sum())

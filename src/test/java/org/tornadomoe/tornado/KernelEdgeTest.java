@@ -123,7 +123,7 @@ class KernelEdgeTest {
         int[] ids = random.ints(pairs, -1, experts + 1).toArray();
         for (int keep = 0; keep <= 1; keep++) {
             try (Int8Experts part = LayerChecks.part(new RandomLayer(config, 1), Int8Scheme.W8A8_CHANNEL, map)) {
-                LayerArrays arrays = new LayerArrays(config, part, Long.MAX_VALUE);
+                LayerArrays arrays = new LayerArrays(config, part, Long.MAX_VALUE, HostMemory.of(false));
                 assertThat(arrays.localExperts).isEqualTo(local);
                 arrays.header.set(0, tokens);
                 MemorySegment.copy(ids, 0, arrays.topkIds.getSegment(), ValueLayout.JAVA_INT, 0, pairs);
@@ -186,7 +186,7 @@ class KernelEdgeTest {
     private static LayerArrays arrays(FusedMoeConfig config) {
         try (Int8Experts experts =
                 Int8Quantizer.quantize(new RandomLayer(config, 1), Int8Scheme.W8A8_CHANNEL, Progress.NONE)) {
-            return new LayerArrays(config, experts, Long.MAX_VALUE);
+            return new LayerArrays(config, experts, Long.MAX_VALUE, HostMemory.of(false));
         }
     }
 
