@@ -25,6 +25,11 @@ public record RandomLayer(FusedMoeConfig config, long seed) implements ExpertWei
         return new RandomLayer(config.toBuilder().routingMethod(method).build(), seed);
     }
 
+    /** The same weights, the router's applied on the input. */
+    public RandomLayer weighedOnInput() {
+        return new RandomLayer(config.toBuilder().applyRouterWeightOnInput(true).build(), seed);
+    }
+
     /** The same weights on that device. */
     public RandomLayer on(String device) {
         return new RandomLayer(config.toBuilder().device(device).build(), seed);

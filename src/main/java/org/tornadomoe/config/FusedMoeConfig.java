@@ -28,6 +28,8 @@ import org.jspecify.annotations.Nullable;
  * @param isLoraEnabled whether adapters may be added
  * @param batchInvariant whether a token's output may not depend on the other tokens of a call; vLLM's {@code
  *     VLLM_BATCH_INVARIANT}
+ * @param applyRouterWeightOnInput whether an expert's input is multiplied by the router's weight, before it is quantised, and
+ *     not its output; only with K = 1
  * @param swigluLimit constant of the activation; null for its own
  * @param swigluAlpha likewise
  * @param swigluBeta likewise
@@ -54,6 +56,7 @@ public record FusedMoeConfig(
         boolean hasBias,
         boolean isLoraEnabled,
         boolean batchInvariant,
+        boolean applyRouterWeightOnInput,
         @Nullable Double swigluLimit,
         @Nullable Double swigluAlpha,
         @Nullable Double swigluBeta,
@@ -100,6 +103,11 @@ public record FusedMoeConfig(
                 intermediateSizePerPartitionUnpadded,
                 "intermediateSizePerPartition",
                 intermediate);
+        if (applyRouterWeightOnInput && expertsPerToken != 1) {
+            throw new IllegalArgumentException(
+                    "apply_router_weight_on_input is only implemented for topk=1, got expertsPerToken "
+                            + expertsPerToken);
+        }
         int shards = activation.isGated() ? 2 : 1;
         requireAddressableWeights("w13", numLocalExperts, (long) shards * intermediate, hiddenDim);
         requireAddressableWeights("w2", numLocalExperts, hiddenDim, intermediate);
@@ -161,6 +169,7 @@ public record FusedMoeConfig(
         builder.hasBias = hasBias;
         builder.isLoraEnabled = isLoraEnabled;
         builder.batchInvariant = batchInvariant;
+        builder.applyRouterWeightOnInput = applyRouterWeightOnInput;
         builder.swigluLimit = swigluLimit;
         builder.swigluAlpha = swigluAlpha;
         builder.swigluBeta = swigluBeta;
@@ -232,6 +241,7 @@ public record FusedMoeConfig(
         private boolean hasBias;
         private boolean isLoraEnabled;
         private boolean batchInvariant;
+        private boolean applyRouterWeightOnInput;
         private @Nullable Double swigluLimit;
         private @Nullable Double swigluAlpha;
         private @Nullable Double swigluBeta;
@@ -340,6 +350,11 @@ public record FusedMoeConfig(
             return this;
         }
 
+        public Builder applyRouterWeightOnInput(boolean value) {
+            applyRouterWeightOnInput = value;
+            return this;
+        }
+
         public Builder swigluLimit(@Nullable Double value) {
             swigluLimit = value;
             return this;
@@ -394,6 +409,7 @@ public record FusedMoeConfig(
                     hasBias,
                     isLoraEnabled,
                     batchInvariant,
+                    applyRouterWeightOnInput,
                     swigluLimit,
                     swigluAlpha,
                     swigluBeta,

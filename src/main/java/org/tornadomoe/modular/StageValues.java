@@ -11,13 +11,13 @@ package org.tornadomoe.modular;
  * @param sortedIds pairs in expert order, each expert's run padded to whole blocks with P; those of experts that live
  *     elsewhere are sorted in by their global number
  * @param expertIds the local number of each block's expert, −1 if it lives elsewhere
- * @param a1 the hidden states in int8, [M, H]; empty if the scheme keeps activations in float
+ * @param a1 the hidden states in int8, times the router's weight first where the layer applies it on the input, [M, H]; empty if the scheme keeps activations in float
  * @param a1Scales [M]; empty likewise
  * @param gemm1 [P, 2I], gate then up
  * @param act [P, I]
  * @param a2 the activations in int8, [P, I]; empty likewise
  * @param a2Scales [P]; empty likewise
- * @param gemm2 [P, H], times the router's weight
+ * @param gemm2 [P, H], times the router's weight unless the layer applies it on the input
  * @param output [M, H]
  */
 public record StageValues(

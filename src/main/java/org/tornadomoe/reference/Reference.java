@@ -32,9 +32,10 @@ public final class Reference {
         double[] logits =
                 routerLogits(widen(hidden), weights.router(), tokens, config.numExperts(), config.hiddenDim());
         Routing routing = route(logits, tokens, config.numExperts(), config.expertsPerToken(), config.routingMethod());
-        double[] gemm1 = gemm(widen(hidden), config.expertsPerToken(), routing.ids(), Weights.gateUp(weights));
+        double[] x = onInput(config, widen(hidden), routing.weights());
+        double[] gemm1 = gemm(x, config.expertsPerToken(), routing.ids(), Weights.gateUp(weights));
         double[] act = siluAndMul(gemm1, routing.ids().length, config.intermediateSizePerPartition());
-        double[] gemm2 = weigh(gemm(act, 1, routing.ids(), Weights.down(weights)), routing.weights());
+        double[] gemm2 = onOutput(config, gemm(act, 1, routing.ids(), Weights.down(weights)), routing.weights());
         double[] output = combine(gemm2, tokens, config.expertsPerToken(), config.hiddenDim());
         return new Stages(logits, routing, null, gemm1, act, null, gemm2, output);
     }
@@ -61,13 +62,13 @@ public final class Reference {
         Routing routing = route(logits, tokens, config.numExperts(), topK, config.routingMethod());
         int[] ids = Arrays.stream(routing.ids()).map(experts::expertMap).toArray();
         boolean int8 = experts.scheme().quantizesActivations();
-        QuantizedTokens a1 = int8 ? quantize(widen(hidden), tokens, config.hiddenDim()) : null;
-        double[] gemm1 =
-                a1 == null ? gemm(widen(hidden), topK, ids, experts.w13()) : gemm(a1, topK, ids, experts.w13());
+        double[] x = onInput(config, widen(hidden), routing.weights());
+        QuantizedTokens a1 = int8 ? quantize(x, tokens, config.hiddenDim()) : null;
+        double[] gemm1 = a1 == null ? gemm(x, topK, ids, experts.w13()) : gemm(a1, topK, ids, experts.w13());
         double[] act = siluAndMul(gemm1, ids.length, config.intermediateSizePerPartition());
         QuantizedTokens a2 = int8 ? quantize(act, ids.length, config.intermediateSizePerPartition()) : null;
         double[] gemm2 = a2 == null ? gemm(act, 1, ids, experts.w2()) : gemm(a2, 1, ids, experts.w2());
-        gemm2 = weigh(gemm2, routing.weights());
+        gemm2 = onOutput(config, gemm2, routing.weights());
         double[] output = combine(gemm2, tokens, topK, config.hiddenDim());
         return new Stages(logits, routing, a1, gemm1, act, a2, gemm2, output);
     }
@@ -403,6 +404,19 @@ public final class Reference {
             }
         }
         return act;
+    }
+
+    /**
+     * The hidden states [M, H] as the experts get them: times the router weight of their one expert if the layer applies it on
+     * the input.
+     */
+    public static double[] onInput(FusedMoeConfig config, double[] hidden, double[] weights) {
+        return config.applyRouterWeightOnInput() ? weigh(hidden, weights) : hidden;
+    }
+
+    /** The experts' outputs [P, H] as they are summed: times the router's weights unless the layer applies them on the input. */
+    public static double[] onOutput(FusedMoeConfig config, double[] rows, double[] weights) {
+        return config.applyRouterWeightOnInput() ? rows : weigh(rows, weights);
     }
 
     /** End of GEMM 2: every row [P, H] times the router weight of its pair [P]. */

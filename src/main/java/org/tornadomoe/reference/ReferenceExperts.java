@@ -124,7 +124,8 @@ public class ReferenceExperts implements FusedMoeExperts {
         int k = config.expertsPerToken();
         int pairs = tokens * k;
         boolean int8 = experts.scheme().quantizesActivations();
-        double[] x = Reference.widen(hidden);
+        double[] weights = Reference.widen(given.topkWeights());
+        double[] x = Reference.onInput(config, Reference.widen(hidden), weights);
         double[] act = Reference.widen(given.act());
         Routing routing = Reference.route(
                 Reference.widen(given.logits()), tokens, config.numExperts(), k, config.routingMethod());
@@ -152,7 +153,7 @@ public class ReferenceExperts implements FusedMoeExperts {
                 narrow(Reference.siluAndMul(Reference.widen(given.gemm1()), pairs, i)),
                 a2.values(),
                 a2.scales(),
-                narrow(Reference.weigh(gemm2, Reference.widen(given.topkWeights()))),
+                narrow(Reference.onOutput(config, gemm2, weights)),
                 narrow(Reference.combine(Reference.widen(given.gemm2()), tokens, k, h)));
     }
 

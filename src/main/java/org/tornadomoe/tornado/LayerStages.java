@@ -172,9 +172,18 @@ final class LayerStages {
         return List.of(count, offsets, scatter);
     }
 
-    /** hidden → int8 and scales. */
+    /** hidden → int8 and scales; times the router's weights first where they are applied on the input. */
     List<Stage> quantizeTokens() {
-        return quantize("quantizeTokens", a.hidden, a.tokens, a.tokenScales, 1, config.hiddenDim(), a.hiddenInts, 0);
+        return quantize(
+                "quantizeTokens",
+                a.hidden,
+                a.tokens,
+                a.tokenScales,
+                1,
+                config.hiddenDim(),
+                a.hiddenInts,
+                0,
+                config.applyRouterWeightOnInput() ? 1 : 0);
     }
 
     /** activated → int8 and scales. */
@@ -187,7 +196,8 @@ final class LayerStages {
                 config.expertsPerToken(),
                 config.intermediateSizePerPartition(),
                 a.intermediateInts,
-                1);
+                1,
+                0);
     }
 
     private List<Stage> quantize(
@@ -198,7 +208,8 @@ final class LayerStages {
             int rowsPerToken,
             int cols,
             int rowInts,
-            int keyed) {
+            int keyed,
+            int weighted) {
         if (!a.scheme.quantizesActivations()) {
             return List.of();
         }
@@ -213,19 +224,25 @@ final class LayerStages {
                         context,
                         a.header,
                         a.keys,
+                        a.topkWeights,
                         from,
                         into,
                         scales,
                         rowsPerToken,
                         cols,
                         rowInts,
-                        keyed),
-                List.of(a.header, a.keys, from),
+                        keyed,
+                        weighted),
+                List.of(a.header, a.keys, a.topkWeights, from),
                 List.of(into, scales)));
     }
 
-    /** The first GEMM. */
+    /**
+     * The first GEMM. Router weights that are applied on the input are in the quantised tokens; float ones don't have them, and
+     * as this is a sum of products it gets them itself.
+     */
     List<Stage> gateUp() {
+        boolean weighted = config.applyRouterWeightOnInput() && !a.scheme.quantizesActivations();
         return gemm(
                 "gateUp",
                 a.tokens,
@@ -238,7 +255,7 @@ final class LayerStages {
                 config.gateUpRows(),
                 a.hiddenInts,
                 config.hiddenDim(),
-                0);
+                weighted ? 1 : 0);
     }
 
     /** gateUp → activated. */
@@ -264,7 +281,7 @@ final class LayerStages {
                 List.of(a.activated)));
     }
 
-    /** The second GEMM, with the router's weights. */
+    /** The second GEMM, with the router's weights unless they are applied on the input. */
     List<Stage> down() {
         return gemm(
                 "down",
@@ -278,7 +295,7 @@ final class LayerStages {
                 config.hiddenDim(),
                 a.intermediateInts,
                 config.intermediateSizePerPartition(),
-                1);
+                config.applyRouterWeightOnInput() ? 0 : 1);
     }
 
     private List<Stage> gemm(

@@ -59,12 +59,12 @@ final class StageRun {
         int[] topkIds = a.topkIds.toHeapArray();
         float[] topkWeights = a.topkWeights.toHeapArray();
 
+        MemorySegment.copy(given.topkIds(), 0, a.topkIds.getSegment(), ValueLayout.JAVA_INT, 0, pairs);
+        put(given.topkWeights(), a.topkWeights);
         execute("quantizeTokens", stages.quantizeTokens());
         byte[] a1 = int8 ? unpack(a.tokens, tokens, h) : new byte[0];
         float[] a1Scales = int8 ? a.tokenScales.toHeapArray() : new float[0];
 
-        MemorySegment.copy(given.topkIds(), 0, a.topkIds.getSegment(), ValueLayout.JAVA_INT, 0, pairs);
-        put(given.topkWeights(), a.topkWeights);
         execute("alignBlocks", stages.align(given.blockSize(), 1));
         int places = a.padded.get(0);
         int[] sortedIds = Arrays.copyOf(a.sortedIds.toHeapArray(), places);

@@ -216,6 +216,46 @@ class ReferenceTest {
     }
 
     @Test
+    void aRouterWeightOnTheInputGoesThroughTheActivation() {
+        // One expert of H = I = 1 with gate 1, up 1, down 1; logits of 0 for two experts give a weight of 1/2.
+        FusedMoeConfig onOutput = FusedMoeConfig.builder()
+                .numExperts(2)
+                .expertsPerToken(1)
+                .hiddenDim(1)
+                .intermediateSize(1)
+                .routingMethod(RoutingMethodType.DEFAULT)
+                .build();
+        FusedMoeConfig onInput =
+                onOutput.toBuilder().applyRouterWeightOnInput(true).build();
+        float x = 3;
+        double gated = x / (1 + Math.exp(-x)) * x;
+        double half = x / 2.0;
+        double gatedHalf = half / (1 + Math.exp(-half)) * half;
+        for (Int8Scheme scheme : Int8Scheme.values()) {
+            assertThat(ones(onOutput, scheme, x)).as("%s, on output", scheme).isCloseTo(gated / 2, within(1e-6));
+            assertThat(ones(onInput, scheme, x)).as("%s, on input", scheme).isCloseTo(gatedHalf, within(1e-6));
+        }
+        assertThatIllegalArgumentException()
+                .isThrownBy(() -> onInput.toBuilder().expertsPerToken(2).build())
+                .withMessage("apply_router_weight_on_input is only implemented for topk=1, got expertsPerToken 2");
+    }
+
+    /** The layer's output for the token x, all weights being 1. */
+    private static double ones(FusedMoeConfig config, Int8Scheme scheme, float x) {
+        Arena arena = Arena.ofShared();
+        Int8Tensor w13 = Int8Tensor.allocate(arena, 2, 2, 1);
+        Int8Tensor w2 = Int8Tensor.allocate(arena, 2, 1, 1);
+        for (int e = 0; e < 2; e++) {
+            w13.setRow(e, 0, new byte[] {1}, 0, 1);
+            w13.setRow(e, 1, new byte[] {1}, 0, 1);
+            w2.setRow(e, 0, new byte[] {1}, 0, 1);
+        }
+        try (Int8Experts experts = Int8Experts.of(config, scheme, w13, w2, new float[2], arena)) {
+            return Reference.forward(experts, new float[] {x}, new double[2], 1).output()[0];
+        }
+    }
+
+    @Test
     void quantizationIsPerToken() {
         QuantizedTokens q = Reference.quantize(new double[] {1, -2, 0, 0, 127, 0.5}, 3, 2);
         assertThat(q.values()).containsExactly(64, -127, 0, 0, 127, 1);

@@ -20,6 +20,7 @@ import org.tornadomoe.RandomLayer;
 import org.tornadomoe.checkpoint.Safetensors;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8Scheme;
+import org.tornadomoe.config.RoutingMethodType;
 import org.tornadomoe.modular.MoeExecutionException;
 import org.tornadomoe.reference.Reference;
 import uk.ac.manchester.tornado.api.KernelContext;
@@ -62,6 +63,16 @@ class DeviceLayerTest {
     void stagesMatchTheReference(String device, TornadoExperts experts, Int8Scheme scheme) {
         LayerChecks.stagesMatchReference(
                 experts, scheme, RandomLayer.of(33, 6, 65, 33, 50, 1).on(device), 50);
+    }
+
+    @ParameterizedTest
+    @MethodSource("kernelClasses")
+    void routerWeightsOnTheInput(String device, TornadoExperts experts, Int8Scheme scheme) {
+        RandomLayer layer = RandomLayer.of(5, 1, 37, 19, 11, 14)
+                .routedBy(RoutingMethodType.DEFAULT)
+                .weighedOnInput()
+                .on(device);
+        LayerChecks.stagesMatchReference(experts, scheme, layer, 11);
     }
 
     @ParameterizedTest

@@ -72,6 +72,18 @@ class InterpreterLayerTest {
     }
 
     @Test
+    void routerWeightsOnTheInput() {
+        RandomLayer onOutput = RandomLayer.of(5, 1, 37, 19, 11, 14).routedBy(RoutingMethodType.DEFAULT);
+        RandomLayer layer = onOutput.weighedOnInput();
+        for (boolean dp4a : new boolean[] {true, false}) {
+            LayerChecks.stagesMatchReference(experts(dp4a), Int8Scheme.W8A8_CHANNEL, layer, 11);
+            LayerChecks.forwardMatchesReference(experts(dp4a), Int8Scheme.W8A8_CHANNEL, layer, 11, 2);
+        }
+        LayerChecks.stagesMatchReference(experts(false), Int8Scheme.W8A16_CHANNEL, layer, 11);
+        LayerChecks.forwardMatchesReference(experts(false), Int8Scheme.W8A16_CHANNEL, layer, 2, 11);
+    }
+
+    @Test
     void oneKernelServesEveryTokenCount() {
         LayerChecks.forwardMatchesReference(
                 experts(true), Int8Scheme.W8A8_CHANNEL, RandomLayer.of(9, 3, 50, 30, 60, 5), 1, 60, 7, 59, 1);

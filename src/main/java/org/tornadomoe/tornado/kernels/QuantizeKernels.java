@@ -21,6 +21,7 @@ public final class QuantizeKernels {
      *
      * @param header [0] = M
      * @param keys with {@code keyed} 1 [rows]: a row with −1 isn't there, and nothing is written for it; else not looked at
+     * @param weights with {@code weighted} 1 [rows]: what a row is multiplied by first; else not looked at
      * @param values [rows, cols]
      * @param quantized [rows, rowInts], written: four values an int, the first in the low byte; the values that pad a row
      *     to {@code 4 · rowInts} are 0
@@ -30,13 +31,15 @@ public final class QuantizeKernels {
             KernelContext ctx,
             IntArray header,
             IntArray keys,
+            FloatArray weights,
             FloatArray values,
             IntArray quantized,
             FloatArray scales,
             int rowsPerToken,
             int cols,
             int rowInts,
-            int keyed) {
+            int keyed,
+            int weighted) {
         float[] magnitudes = ctx.allocateFloatLocalArray(GROUP);
         int lane = ctx.localIdx;
         int row = ctx.groupIdx;
@@ -44,11 +47,15 @@ public final class QuantizeKernels {
         if (keyed == 1 && active == 1) {
             active = keys.get(row) >= 0 ? 1 : 0;
         }
+        float weight = 1.0f;
+        if (weighted == 1 && active == 1) {
+            weight = weights.get(row);
+        }
         int end = active * cols;
         int from = row * cols;
         float magnitude = 1.0e-10f;
         for (int c = lane; c < end; c += GROUP) {
-            magnitude = TornadoMath.max(magnitude, TornadoMath.abs(values.get(from + c)));
+            magnitude = TornadoMath.max(magnitude, TornadoMath.abs(values.get(from + c) * weight));
         }
         magnitudes[lane] = magnitude;
         for (int stride = GROUP / 2; stride > 0; stride >>= 1) {
@@ -66,7 +73,7 @@ public final class QuantizeKernels {
             for (int b = 0; b < 4; b++) {
                 int c = 4 * i + b;
                 if (c < cols) {
-                    packed |= (roundHalfAway(values.get(from + c) * inverse) & 0xFF) << (8 * b);
+                    packed |= (roundHalfAway(values.get(from + c) * weight * inverse) & 0xFF) << (8 * b);
                 }
             }
             quantized.set(row * rowInts + i, packed);
