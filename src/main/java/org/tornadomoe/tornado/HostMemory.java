@@ -2,29 +2,31 @@ package org.tornadomoe.tornado;
 
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
+import java.util.ArrayDeque;
 import java.util.ArrayList;
+import java.util.Deque;
+import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
-import java.util.TreeMap;
-import org.jspecify.annotations.Nullable;
 import uk.ac.manchester.tornado.api.enums.TornadoVMBackendType;
 import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
 import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
 
 /**
- * Host memory for a layer's arrays. TornadoVM's PTX backend (5.2.0) pins an array's pages and may leave them pinned when the
- * array is gone; a later array that the system puts at the same address is then transferred from and to pages that are no
- * longer its own, silently. So the arrays of a layer on PTX get memory that never goes back to the system: whole pages, which
- * a closed layer leaves to the next one. Elsewhere arrays are the garbage collector's.
+ * Host memory for a layer's arrays. TornadoVM's PTX backend (5.2.0) pins an array's memory and may leave it pinned when the
+ * array is gone. A later array that comes to lie there is then transferred from and to pages that are no longer its own, or,
+ * where it is longer than what is pinned, not at all; either way silently. So the arrays of a layer on PTX get memory that
+ * never goes back to the system, whole pages each, and a closed layer leaves it to arrays of exactly the same size: the next
+ * layer of the same shape. Elsewhere arrays are the garbage collector's.
  *
- * <p>Thread-safe as far as the arrays of different layers go; one instance is for one thread.
+ * <p>One instance is for one thread; several threads may each have one.
  */
 final class HostMemory implements AutoCloseable {
     private static final long PAGE = 4096;
 
-    /** Blocks that closed layers have left, by size. */
-    private static final TreeMap<Long, List<MemorySegment>> FREE = new TreeMap<>();
+    /** What closed layers have left, by size. */
+    private static final Map<Long, Deque<MemorySegment>> LEFT = new HashMap<>();
 
     private final boolean keepsAddresses;
     private final List<MemorySegment> taken = new ArrayList<>();
@@ -55,39 +57,27 @@ final class HostMemory implements AutoCloseable {
 
     private MemorySegment take(int count) {
         long bytes = TornadoNativeArray.ARRAY_HEADER + 4L * count;
-        long size = (bytes + PAGE - 1) / PAGE * PAGE;
-        MemorySegment block = left(size);
-        if (block == null) {
-            block = Arena.global().allocate(size, PAGE);
+        MemorySegment array;
+        synchronized (LEFT) {
+            array = LEFT.computeIfAbsent(bytes, size -> new ArrayDeque<>()).poll();
+        }
+        if (array == null) {
+            long pages = (bytes + PAGE - 1) / PAGE * PAGE;
+            array = Arena.global().allocate(pages, PAGE).asSlice(0, bytes);
         } else {
-            block.fill((byte) 0);
+            array.fill((byte) 0);
         }
-        taken.add(block);
-        return block.asSlice(0, bytes);
-    }
-
-    /** A block that was left and isn't much larger than needed. */
-    private static @Nullable MemorySegment left(long size) {
-        synchronized (FREE) {
-            Map.Entry<Long, List<MemorySegment>> fit = FREE.ceilingEntry(size);
-            if (fit == null || fit.getKey() > size + size / 4) {
-                return null;
-            }
-            MemorySegment block = fit.getValue().removeLast();
-            if (fit.getValue().isEmpty()) {
-                FREE.remove(fit.getKey());
-            }
-            return block;
-        }
+        taken.add(array);
+        return array;
     }
 
     /** Leaves the memory to later layers. The arrays must not be used any more. */
     @Override
     public void close() {
-        synchronized (FREE) {
-            for (MemorySegment block : taken) {
-                FREE.computeIfAbsent(block.byteSize(), size -> new ArrayList<>())
-                        .add(block);
+        synchronized (LEFT) {
+            for (MemorySegment array : taken) {
+                LEFT.computeIfAbsent(array.byteSize(), size -> new ArrayDeque<>())
+                        .add(array);
             }
         }
         taken.clear();

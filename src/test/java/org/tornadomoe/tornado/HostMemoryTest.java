@@ -2,6 +2,8 @@ package org.tornadomoe.tornado;
 
 import static org.assertj.core.api.Assertions.assertThat;
 
+import java.util.ArrayList;
+import java.util.List;
 import org.junit.jupiter.api.Test;
 import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
 import uk.ac.manchester.tornado.api.types.arrays.IntArray;
@@ -19,28 +21,37 @@ class HostMemoryTest {
                     .isNotEqualTo(address);
         }
         try (HostMemory memory = HostMemory.of(true)) {
-            FloatArray first = memory.floats(1_234_500);
-            FloatArray second = memory.floats(1_234_500);
-            assertThat(first.getSize()).isEqualTo(1_234_500);
+            FloatArray first = memory.floats(1_234_567);
+            FloatArray second = memory.floats(1_234_567);
+            assertThat(first.getSize()).isEqualTo(1_234_567);
             assertThat(address)
                     .isIn(
                             first.getSegmentWithHeader().address(),
                             second.getSegmentWithHeader().address());
             for (FloatArray array : new FloatArray[] {first, second}) {
-                assertThat(array.getSegment().mismatch(new FloatArray(1_234_500).getSegment()))
+                assertThat(array.getSegment().mismatch(new FloatArray(1_234_567).getSegment()))
                         .isEqualTo(-1);
             }
         }
     }
 
     @Test
-    void aMuchLargerBlockIsLeftForWhoNeedsIt() {
-        long address;
-        try (HostMemory memory = HostMemory.of(true)) {
-            address = memory.ints(7_654_321).getSegmentWithHeader().address();
+    void anArrayOfAnotherSizeNeverLiesWhereOneWas() {
+        List<FloatArray> arrays = new ArrayList<>();
+        for (int count : new int[] {1000, 1001, 999, 5000, 1000}) {
+            try (HostMemory memory = HostMemory.of(true)) {
+                arrays.add(memory.floats(count));
+            }
         }
-        try (HostMemory memory = HostMemory.of(true)) {
-            assertThat(memory.ints(3_000_000).getSegmentWithHeader().address()).isNotEqualTo(address);
+        for (int i = 0; i < arrays.size(); i++) {
+            for (int j = 0; j < i; j++) {
+                boolean same = arrays.get(i).getSize() == arrays.get(j).getSize();
+                assertThat(arrays.get(i)
+                                .getSegmentWithHeader()
+                                .asOverlappingSlice(arrays.get(j).getSegmentWithHeader())
+                                .isPresent())
+                        .isEqualTo(same);
+            }
         }
     }
 
