@@ -72,7 +72,8 @@ final class KernelTimes {
                     .build();
             long begin = System.nanoTime();
             try (Int8Experts experts = random(config);
-                    TornadoMoeKernel kernel = TornadoMoeKernel.load(device, config, experts, device.dp4a())) {
+                    TornadoMoeKernel kernel =
+                            TornadoMoeKernel.load(device, config, experts, device.dp4a(), config.activationFormat())) {
                 System.out.printf("%s loaded in %.1f s%n", name, (System.nanoTime() - begin) / 1e9);
                 for (int tokens : sizes) {
                     rows.add(measure(name, config, device, kernel, tokens));

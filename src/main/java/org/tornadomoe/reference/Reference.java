@@ -314,6 +314,73 @@ public final class Reference {
         return new Permutation(first, pairs, rows);
     }
 
+    /**
+     * Prepare of the batched format: the row of each pair where local expert e has the rows e * maxTokens to (e + 1) *
+     * maxTokens - 1, taken in the order of pairs; -1 for pairs of experts elsewhere.
+     *
+     * @throws IllegalArgumentException if an expert has more pairs than rows
+     */
+    public static int[] batchedRows(int[] topkIds, int[] expertMap, int maxTokens) {
+        int[] used = countExpertTokens(topkIds, expertMap);
+        for (int e = 0; e < used.length; e++) {
+            requireSlots(e, used[e], maxTokens);
+        }
+        Permutation dense = permute(topkIds, expertMap);
+        int[] rows = dense.rowOfPair().clone();
+        for (int p = 0; p < rows.length; p++) {
+            if (rows[p] >= 0) {
+                int e = expertMap[topkIds[p]];
+                rows[p] += e * maxTokens - dense.expertFirstTokenOffset()[e];
+            }
+        }
+        return rows;
+    }
+
+    /**
+     * A pass in the batched format: hidden [M, H] goes to the slots of its experts, [E_local, maxTokens, H]; quantisation, GEMMs
+     * and activation run on every slot, and the output [M, H] is gathered from them. The same as {@link #forward(Int8Experts,
+     * float[], int)}'s.
+     *
+     * @throws IllegalArgumentException if an expert gets more than {@code maxTokens} tokens
+     */
+    public static double[] forwardBatched(Int8Experts experts, float[] hidden, int tokens, int maxTokens) {
+        FusedMoeConfig config = experts.config();
+        requireSilu(config);
+        int h = config.hiddenDim();
+        int i = config.intermediateSizePerPartition();
+        int topK = config.expertsPerToken();
+        boolean int8 = experts.scheme().quantizesActivations();
+        requireLength("hidden", hidden.length, tokens, h);
+        double[] logits = routerLogits(widen(hidden), experts.router(), tokens, config.numExperts(), h);
+        Routing routing = route(logits, tokens, config.numExperts(), topK, config.routingMethod());
+        int[] map =
+                IntStream.range(0, config.numExperts()).map(experts::expertMap).toArray();
+        int[] rowOfPair = batchedRows(routing.ids(), map, maxTokens);
+
+        int rows = experts.w13().experts() * maxTokens;
+        double[] x = onInput(config, widen(hidden), routing.weights());
+        double[] slots = new double[rows * h];
+        int[] expertOf = new int[rows];
+        Arrays.fill(expertOf, -1);
+        for (int p = 0; p < rowOfPair.length; p++) {
+            if (rowOfPair[p] >= 0) {
+                System.arraycopy(x, p / topK * h, slots, rowOfPair[p] * h, h);
+                expertOf[rowOfPair[p]] = rowOfPair[p] / maxTokens;
+            }
+        }
+        double[] gemm1 = int8
+                ? gemm(quantize(slots, rows, h), 1, expertOf, experts.w13())
+                : gemm(slots, 1, expertOf, experts.w13());
+        double[] act = siluAndMul(gemm1, rows, i);
+        double[] gemm2 =
+                int8 ? gemm(quantize(act, rows, i), 1, expertOf, experts.w2()) : gemm(act, 1, expertOf, experts.w2());
+        double[] weights = routing.weights().clone();
+        if (config.applyRouterWeightOnInput()) {
+            Arrays.fill(weights, 1);
+        }
+        return unpermute(gemm2, rowOfPair, weights, topK, h);
+    }
+
     /** The rows of {@link #permute}: [rows, width], each its pair's token of x [M, width]. */
     public static double[] permuteRows(double[] x, int topK, int width, Permutation permutation) {
         double[] rows = new double[permutation.rows() * width];

@@ -6,6 +6,7 @@ import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.stream.IntStream;
+import org.tornadomoe.config.FusedMoeActivationFormat;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.modular.InsufficientMemoryException;
@@ -22,7 +23,8 @@ import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
  * exists twice, here off the heap and on the device, where only {@link #header}, {@link #hidden} and {@link #output} cross
  * in every call.
  *
- * <p>Shape letters: M tokens, E experts, H hidden, I intermediate, K top-k, P = M·K pairs. Not thread-safe.
+ * <p>Shape letters: M tokens, E experts, H hidden, I intermediate, K top-k, P = M·K pairs, R rows of the experts: P in the
+ * standard format, a row a pair; in the batched one {@code maxNumTokens} slots for each local expert. Not thread-safe.
  */
 final class LayerArrays implements AutoCloseable {
     /** There is room for an alignment to blocks of up to so many pairs. */
@@ -35,6 +37,8 @@ final class LayerArrays implements AutoCloseable {
 
     /** Experts whose weights are here. */
     final int localExperts;
+
+    final FusedMoeActivationFormat format;
 
     /** Ints of a row of {@link #tokens} and of {@link #w13}: ⌈H / 4⌉. */
     final int hiddenInts;
@@ -87,22 +91,46 @@ final class LayerArrays implements AutoCloseable {
     /** [M]. */
     final FloatArray tokenScales;
 
+    /** Batched: [0] = R. */
+    final IntArray rows;
+
+    /** Batched: [E], the pairs of each local expert. */
+    final IntArray expertNumTokens;
+
+    /** Batched: [R], the pair in a slot; −1 in an empty one. */
+    final IntArray pairOfRow;
+
+    /** Batched: [P], the slot of a pair; −1 if it was left out. */
+    final IntArray rowOfPair;
+
+    /** Batched: [E], where in {@link #sortedIds} an expert's run starts. */
+    final IntArray firstPlaces;
+
+    /** Batched, int8: [R, hiddenInts]. */
+    final IntArray slots;
+
+    /** Batched, int8: [R]. */
+    final FloatArray slotScales;
+
+    /** Batched, float: [R, H]. */
+    final FloatArray slotFloats;
+
     /** [E, hiddenInts, 2I]. */
     final IntArray w13;
 
     /** [E, 2I]. */
     final FloatArray w13Scales;
 
-    /** What the first GEMM gives, [P, 2I]. */
+    /** What the first GEMM gives, [R, 2I]. */
     final FloatArray gateUp;
 
-    /** [P, I]. */
+    /** [R, I]. */
     final FloatArray activated;
 
-    /** The activated pairs in int8, [P, intermediateInts]. */
+    /** The activated rows in int8, [R, intermediateInts]. */
     final IntArray pairs;
 
-    /** [P]. */
+    /** [R]. */
     final FloatArray pairScales;
 
     /** [E, intermediateInts, H]. */
@@ -111,25 +139,37 @@ final class LayerArrays implements AutoCloseable {
     /** [E, H]. */
     final FloatArray w2Scales;
 
-    /** What the second GEMM gives, times the router's weight, [P, H]. */
+    /** What the second GEMM gives, [R, H]; in the standard format times the router's weight. */
     final FloatArray down;
 
     /** [M, H]. */
     final FloatArray output;
 
+    /** In the standard format. */
+    LayerArrays(FusedMoeConfig config, Int8Experts experts, long available, HostMemory memory) {
+        this(config, experts, available, memory, FusedMoeActivationFormat.STANDARD);
+    }
+
     /**
-     * Allocates everything and packs the weights. An array that the scheme or the layer has no use for has one element.
+     * Allocates everything and packs the weights. An array that the scheme, the format or the layer has no use for has one
+     * element.
      *
      * @param config the layer's, with the most tokens of a call
      * @param available bytes that the arrays may take on the device
      * @param memory where they live here; belongs to them from now on
      * @throws InsufficientMemoryException before anything is allocated, if they would take more
      */
-    LayerArrays(FusedMoeConfig config, Int8Experts experts, long available, HostMemory memory) {
+    LayerArrays(
+            FusedMoeConfig config,
+            Int8Experts experts,
+            long available,
+            HostMemory memory,
+            FusedMoeActivationFormat format) {
         this.config = config;
         this.memory = memory;
+        this.format = format;
         scheme = experts.scheme();
-        Map<String, Long> sizes = elements(config, scheme, experts.w13().experts());
+        Map<String, Long> sizes = elements(config, scheme, experts.w13().experts(), format);
         requireMemory(sizes, available);
         localExperts = experts.w13().experts();
         hiddenInts = ints(config.hiddenDim());
@@ -149,6 +189,14 @@ final class LayerArrays implements AutoCloseable {
         padded = memory.ints(count(sizes, "padded"));
         tokens = memory.ints(count(sizes, "tokens"));
         tokenScales = memory.floats(count(sizes, "tokenScales"));
+        rows = memory.ints(count(sizes, "rows"));
+        expertNumTokens = memory.ints(count(sizes, "expertNumTokens"));
+        pairOfRow = memory.ints(count(sizes, "pairOfRow"));
+        rowOfPair = memory.ints(count(sizes, "rowOfPair"));
+        firstPlaces = memory.ints(count(sizes, "firstPlaces"));
+        slots = memory.ints(count(sizes, "slots"));
+        slotScales = memory.floats(count(sizes, "slotScales"));
+        slotFloats = memory.floats(count(sizes, "slotFloats"));
         w13 = memory.ints(count(sizes, "w13"));
         w13Scales = memory.floats(count(sizes, "w13Scales"));
         gateUp = memory.floats(count(sizes, "gateUp"));
@@ -159,6 +207,7 @@ final class LayerArrays implements AutoCloseable {
         w2Scales = memory.floats(count(sizes, "w2Scales"));
         down = memory.floats(count(sizes, "down"));
         output = memory.floats(count(sizes, "output"));
+        rows.set(0, localExperts * config.maxNumTokens());
         for (int expert = 0; expert < config.numExperts(); expert++) {
             expertMap.set(expert, experts.expertMap(expert));
         }
@@ -193,6 +242,14 @@ final class LayerArrays implements AutoCloseable {
                 padded,
                 tokens,
                 tokenScales,
+                rows,
+                expertNumTokens,
+                pairOfRow,
+                rowOfPair,
+                firstPlaces,
+                slots,
+                slotScales,
+                slotFloats,
                 w13,
                 w13Scales,
                 gateUp,
@@ -206,7 +263,8 @@ final class LayerArrays implements AutoCloseable {
     }
 
     /** Every array's element count (all elements have four bytes), in the order of a forward pass. */
-    static Map<String, Long> elements(FusedMoeConfig config, Int8Scheme scheme, long localExperts) {
+    static Map<String, Long> elements(
+            FusedMoeConfig config, Int8Scheme scheme, long localExperts, FusedMoeActivationFormat format) {
         long m = config.maxNumTokens();
         long e = config.numExperts();
         long h = config.hiddenDim();
@@ -215,6 +273,8 @@ final class LayerArrays implements AutoCloseable {
         long p = m * config.expertsPerToken();
         long blocks = blocks(config, config.maxNumTokens());
         boolean int8 = scheme.quantizesActivations();
+        boolean batched = format == FusedMoeActivationFormat.BATCHED_EXPERTS;
+        long r = batched ? localExperts * m : p;
         Map<String, Long> sizes = new LinkedHashMap<>();
         sizes.put("header", 1L);
         sizes.put("hidden", m * h);
@@ -235,15 +295,23 @@ final class LayerArrays implements AutoCloseable {
         sizes.put("padded", 1L);
         sizes.put("tokens", int8 ? m * ints(config.hiddenDim()) : 1);
         sizes.put("tokenScales", int8 ? m : 1);
+        sizes.put("rows", 1L);
+        sizes.put("expertNumTokens", batched ? localExperts : 1);
+        sizes.put("pairOfRow", batched ? r : 1);
+        sizes.put("rowOfPair", batched ? p : 1);
+        sizes.put("firstPlaces", batched ? localExperts : 1);
+        sizes.put("slots", batched && int8 ? r * ints(config.hiddenDim()) : 1);
+        sizes.put("slotScales", batched && int8 ? r : 1);
+        sizes.put("slotFloats", batched && !int8 ? r * h : 1);
         sizes.put("w13", localExperts * ints(config.hiddenDim()) * gateUpRows);
         sizes.put("w13Scales", localExperts * gateUpRows);
-        sizes.put("gateUp", p * gateUpRows);
-        sizes.put("activated", p * i);
-        sizes.put("pairs", int8 ? p * ints(config.intermediateSizePerPartition()) : 1);
-        sizes.put("pairScales", int8 ? p : 1);
+        sizes.put("gateUp", r * gateUpRows);
+        sizes.put("activated", r * i);
+        sizes.put("pairs", int8 ? r * ints(config.intermediateSizePerPartition()) : 1);
+        sizes.put("pairScales", int8 ? r : 1);
         sizes.put("w2", localExperts * ints(config.intermediateSizePerPartition()) * h);
         sizes.put("w2Scales", localExperts * h);
-        sizes.put("down", p * h);
+        sizes.put("down", r * h);
         sizes.put("output", m * h);
         return sizes;
     }
@@ -259,9 +327,15 @@ final class LayerArrays implements AutoCloseable {
         return Math.toIntExact(Math.min(p, most));
     }
 
-    /** Bytes of device memory that a layer takes. */
+    /** Bytes of device memory that a layer takes in the standard format. */
     static long deviceBytes(FusedMoeConfig config, Int8Scheme scheme, int localExperts) {
-        return bytes(elements(config, scheme, localExperts));
+        return deviceBytes(config, scheme, localExperts, FusedMoeActivationFormat.STANDARD);
+    }
+
+    /** Bytes of device memory that a layer takes. */
+    static long deviceBytes(
+            FusedMoeConfig config, Int8Scheme scheme, int localExperts, FusedMoeActivationFormat format) {
+        return bytes(elements(config, scheme, localExperts, format));
     }
 
     private static long bytes(Map<String, Long> sizes) {

@@ -2,6 +2,7 @@ package org.tornadomoe.tornado;
 
 import java.util.List;
 import java.util.stream.Stream;
+import org.tornadomoe.config.FusedMoeActivationFormat;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.RoutingMethodType;
 import org.tornadomoe.tornado.kernels.AlignKernels;
@@ -15,20 +16,27 @@ import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 
 /**
  * The kernels of a layer, in the order of a forward pass: {@link #logits}, {@link #topK}, {@link #align}, {@link #quantizeTokens}, {@link
- * #gateUp}, {@link #activate}, {@link #quantizePairs}, {@link #down}, {@link #combine}. Each is a list, empty where the
- * layer has no such step.
+ * #dispatch}, {@link #gateUp}, {@link #activate}, {@link #quantizePairs}, {@link #down}, {@link #combine}. Each is a list, empty
+ * where the layer has no such step. Here they are in the standard format.
  */
-final class LayerStages {
-    private final LayerArrays a;
-    private final FusedMoeConfig config;
+sealed class LayerStages permits BatchedStages {
+    final LayerArrays a;
+    final FusedMoeConfig config;
+    final KernelContext context = new KernelContext();
     private final boolean dp4a;
-    private final KernelContext context = new KernelContext();
 
     /** @param dp4a whether the int8 GEMMs use the {@code dp4a} instruction */
     LayerStages(LayerArrays arrays, boolean dp4a) {
         this.a = arrays;
         this.config = arrays.config;
         this.dp4a = dp4a;
+    }
+
+    /** In the format that the arrays are made for. */
+    static LayerStages of(LayerArrays arrays, boolean dp4a) {
+        return arrays.format == FusedMoeActivationFormat.BATCHED_EXPERTS
+                ? new BatchedStages(arrays, dp4a)
+                : new LayerStages(arrays, dp4a);
     }
 
     /** The whole layer. */
@@ -38,6 +46,7 @@ final class LayerStages {
                         topK(),
                         align(),
                         quantizeTokens(),
+                        dispatch(),
                         gateUp(),
                         activate(),
                         quantizePairs(),
@@ -109,27 +118,7 @@ final class LayerStages {
         int e = config.numExperts();
         int k = config.expertsPerToken();
         int keyCount = keep == 1 ? e : a.localExperts;
-        Stage count = new Stage(
-                "alignCount",
-                AlignKernels.CHUNK,
-                m -> ceilDiv(m * k, AlignKernels.CHUNK),
-                m -> 1,
-                g -> g.task(
-                        "alignCount",
-                        AlignKernels::count,
-                        context,
-                        a.header,
-                        a.topkIds,
-                        a.expertMap,
-                        a.keys,
-                        a.ranks,
-                        a.counts,
-                        k,
-                        e,
-                        keyCount,
-                        keep),
-                List.of(a.header, a.topkIds, a.expertMap),
-                List.of(a.keys, a.ranks, a.counts));
+        Stage count = alignCount(keyCount, keep);
         Stage offsets = new Stage(
                 "alignOffsets",
                 AlignKernels.SCAN_GROUP,
@@ -172,10 +161,39 @@ final class LayerStages {
         return List.of(count, offsets, scatter);
     }
 
+    /** ids → keys, ranks and the chunks' counts. */
+    final Stage alignCount(int keyCount, int keep) {
+        int e = config.numExperts();
+        int k = config.expertsPerToken();
+        return new Stage(
+                "alignCount",
+                AlignKernels.CHUNK,
+                m -> ceilDiv(m * k, AlignKernels.CHUNK),
+                m -> 1,
+                g -> g.task(
+                        "alignCount",
+                        AlignKernels::count,
+                        context,
+                        a.header,
+                        a.topkIds,
+                        a.expertMap,
+                        a.keys,
+                        a.ranks,
+                        a.counts,
+                        k,
+                        e,
+                        keyCount,
+                        keep),
+                List.of(a.header, a.topkIds, a.expertMap),
+                List.of(a.keys, a.ranks, a.counts));
+    }
+
     /** hidden → int8 and scales; times the router's weights first where they are applied on the input. */
     List<Stage> quantizeTokens() {
         return quantize(
                 "quantizeTokens",
+                a.header,
+                a.keys,
                 a.hidden,
                 a.tokens,
                 a.tokenScales,
@@ -186,22 +204,50 @@ final class LayerStages {
                 config.applyRouterWeightOnInput() ? 1 : 0);
     }
 
+    /** tokens → the experts' rows, where those aren't the tokens themselves. */
+    List<Stage> dispatch() {
+        return List.of();
+    }
+
     /** activated → int8 and scales. */
-    List<Stage> quantizePairs() {
+    final List<Stage> quantizePairs() {
         return quantize(
                 "quantizePairs",
+                rowHeader(),
+                rowKeys(),
                 a.activated,
                 a.pairs,
                 a.pairScales,
-                config.expertsPerToken(),
+                rowsPerHeader(),
                 config.intermediateSizePerPartition(),
                 a.intermediateInts,
                 1,
                 0);
     }
 
+    /** [0] · {@link #rowsPerHeader} rows reach the experts. */
+    IntArray rowHeader() {
+        return a.header;
+    }
+
+    int rowsPerHeader() {
+        return config.expertsPerToken();
+    }
+
+    /** The same on the host, for M tokens. */
+    int rows(int tokens) {
+        return tokens * config.expertsPerToken();
+    }
+
+    /** −1 for a row that isn't there. */
+    IntArray rowKeys() {
+        return a.keys;
+    }
+
     private List<Stage> quantize(
             String name,
+            IntArray header,
+            IntArray keys,
             FloatArray from,
             IntArray into,
             FloatArray scales,
@@ -216,14 +262,14 @@ final class LayerStages {
         return List.of(new Stage(
                 name,
                 QuantizeKernels.GROUP,
-                m -> m * rowsPerToken,
+                m -> header == a.header ? m * rowsPerToken : rows(m),
                 m -> 1,
                 g -> g.task(
                         name,
                         QuantizeKernels::quantizeRows,
                         context,
-                        a.header,
-                        a.keys,
+                        header,
+                        keys,
                         a.topkWeights,
                         from,
                         into,
@@ -233,7 +279,7 @@ final class LayerStages {
                         rowInts,
                         keyed,
                         weighted),
-                List.of(a.header, a.keys, a.topkWeights, from),
+                List.of(header, keys, a.topkWeights, from),
                 List.of(into, scales)));
     }
 
@@ -259,25 +305,27 @@ final class LayerStages {
     }
 
     /** gateUp → activated. */
-    List<Stage> activate() {
-        int k = config.expertsPerToken();
+    final List<Stage> activate() {
+        int k = rowsPerHeader();
+        IntArray header = rowHeader();
+        IntArray keys = rowKeys();
         int i = config.intermediateSizePerPartition();
         return List.of(new Stage(
                 "activate",
                 CombineKernels.GROUP,
-                m -> elementGroups(m * k, i),
+                m -> elementGroups(rows(m), i),
                 m -> 1,
                 g -> g.task(
                         "activate",
                         CombineKernels::siluAndMultiply,
                         context,
-                        a.header,
-                        a.keys,
+                        header,
+                        keys,
                         a.gateUp,
                         a.activated,
                         k,
                         i),
-                List.of(a.header, a.keys, a.gateUp),
+                List.of(header, keys, a.gateUp),
                 List.of(a.activated)));
     }
 
@@ -298,7 +346,7 @@ final class LayerStages {
                 config.applyRouterWeightOnInput() ? 0 : 1);
     }
 
-    private List<Stage> gemm(
+    final List<Stage> gemm(
             String name,
             IntArray quantized,
             FloatArray scales,
@@ -311,11 +359,12 @@ final class LayerStages {
             int kInts,
             int cols,
             int weighted) {
-        int k = config.expertsPerToken();
+        int k = rowsPerHeader();
+        IntArray header = rowHeader();
         boolean int8 = a.scheme.quantizesActivations();
         List<Object> operands =
                 int8 ? List.of(quantized, scales, weights, weightScales) : List.of(floats, weights, weightScales);
-        List<Object> aligned = List.of(a.header, a.sortedIds, a.expertIds, a.padded, a.topkWeights);
+        List<Object> aligned = List.of(header, a.sortedIds, a.expertIds, a.padded, a.topkWeights);
         return List.of(new Stage(
                 name,
                 GemmKernels.GROUP,
@@ -327,7 +376,7 @@ final class LayerStages {
                                 name,
                                 GemmKernels::w8a16,
                                 context,
-                                a.header,
+                                header,
                                 a.sortedIds,
                                 a.expertIds,
                                 a.padded,
@@ -347,7 +396,7 @@ final class LayerStages {
                                 name,
                                 GemmKernels::dp4a,
                                 context,
-                                a.header,
+                                header,
                                 a.sortedIds,
                                 a.expertIds,
                                 a.padded,
@@ -367,7 +416,7 @@ final class LayerStages {
                                 name,
                                 GemmKernels::portable,
                                 context,
-                                a.header,
+                                header,
                                 a.sortedIds,
                                 a.expertIds,
                                 a.padded,
@@ -402,11 +451,11 @@ final class LayerStages {
                 List.of(a.output)));
     }
 
-    private static int elementGroups(int rows, int cols) {
+    static int elementGroups(int rows, int cols) {
         return Math.toIntExact(((long) rows * cols + CombineKernels.GROUP - 1) / CombineKernels.GROUP);
     }
 
-    private static int ceilDiv(int x, int y) {
+    static int ceilDiv(int x, int y) {
         return (x + y - 1) / y;
     }
 }

@@ -4,6 +4,8 @@ import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.util.Arrays;
 import java.util.List;
+import java.util.stream.IntStream;
+import org.tornadomoe.config.FusedMoeActivationFormat;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.modular.MoeExecutionException;
 import org.tornadomoe.modular.StageValues;
@@ -36,12 +38,13 @@ final class StageRun {
             FusedMoeConfig config,
             Int8Experts experts,
             boolean dp4a,
+            FusedMoeActivationFormat format,
             float[] hidden,
             int tokens,
             StageValues given) {
-        try (LayerArrays arrays =
-                new LayerArrays(config.withMaxNumTokens(tokens), experts, device.memory(), HostMemory.of(device))) {
-            return new StageRun(device, arrays, new LayerStages(arrays, dp4a), tokens).run(hidden, given);
+        try (LayerArrays arrays = new LayerArrays(
+                config.withMaxNumTokens(tokens), experts, device.memory(), HostMemory.of(device), format)) {
+            return new StageRun(device, arrays, LayerStages.of(arrays, dp4a), tokens).run(hidden, given);
         }
     }
 
@@ -62,39 +65,48 @@ final class StageRun {
         MemorySegment.copy(given.topkIds(), 0, a.topkIds.getSegment(), ValueLayout.JAVA_INT, 0, pairs);
         put(given.topkWeights(), a.topkWeights);
         execute("quantizeTokens", stages.quantizeTokens());
-        byte[] a1 = int8 ? unpack(a.tokens, tokens, h) : new byte[0];
+        int[] everyToken = IntStream.range(0, tokens).toArray();
+        byte[] a1 = int8 ? unpack(a.tokens, everyToken, h) : new byte[0];
         float[] a1Scales = int8 ? a.tokenScales.toHeapArray() : new float[0];
 
         execute("alignBlocks", stages.align(given.blockSize(), 1));
         int places = a.padded.get(0);
         int[] sortedIds = Arrays.copyOf(a.sortedIds.toHeapArray(), places);
         int[] expertIds = Arrays.copyOf(a.expertIds.toHeapArray(), places / given.blockSize());
-        execute("align", stages.align(GemmKernels.BLOCK, 1));
+        int[] rows = align(given);
 
         if (int8) {
-            pack(given.a1(), a.tokens, tokens, h);
+            pack(given.a1(), a.tokens, everyToken, h);
             put(given.a1Scales(), a.tokenScales);
         }
+        execute("dispatch", stages.dispatch());
         execute("gateUp", stages.gateUp());
-        float[] gemm1 = a.gateUp.toHeapArray();
+        float[] gemm1 = take(a.gateUp, rows);
 
-        put(given.gemm1(), a.gateUp);
+        put(given.gemm1(), a.gateUp, rows);
         execute("activate", stages.activate());
-        float[] act = a.activated.toHeapArray();
+        float[] act = take(a.activated, rows);
 
-        put(given.act(), a.activated);
+        put(given.act(), a.activated, rows);
         execute("quantizePairs", stages.quantizePairs());
-        byte[] a2 = int8 ? unpack(a.pairs, pairs, i) : new byte[0];
-        float[] a2Scales = int8 ? a.pairScales.toHeapArray() : new float[0];
+        byte[] a2 = int8 ? unpack(a.pairs, rows, i) : new byte[0];
+        float[] a2Scales = int8 ? take(a.pairScales, rows) : new float[0];
 
         if (int8) {
-            pack(given.a2(), a.pairs, pairs, i);
-            put(given.a2Scales(), a.pairScales);
+            pack(given.a2(), a.pairs, rows, i);
+            put(given.a2Scales(), a.pairScales, rows);
         }
         execute("down", stages.down());
-        float[] gemm2 = a.down.toHeapArray();
+        float[] gemm2 = take(a.down, rows);
+        if (batched() && !a.config.applyRouterWeightOnInput()) {
+            // There it is combining that weighs, and what it is given below has its weights already.
+            for (int v = 0; v < gemm2.length; v++) {
+                gemm2[v] *= given.topkWeights()[v / h];
+            }
+            a.topkWeights.init(1);
+        }
 
-        put(given.gemm2(), a.down);
+        put(given.gemm2(), a.down, rows);
         execute("combine", stages.combine());
         return new StageValues(
                 given.logits(),
@@ -147,21 +159,73 @@ final class StageRun {
         MemorySegment.copy(from, 0, into.getSegment(), ValueLayout.JAVA_FLOAT, 0, from.length);
     }
 
-    /** A row starts at a whole int; what is left of its last one is 0. */
-    private static void pack(byte[] from, IntArray into, int rows, int cols) {
-        int rowBytes = (cols + 3) / 4 * 4;
-        into.getSegment().fill((byte) 0);
-        for (int row = 0; row < rows; row++) {
-            MemorySegment.copy(from, row * cols, into.getSegment(), ValueLayout.JAVA_BYTE, (long) row * rowBytes, cols);
+    private boolean batched() {
+        return arrays.format == FusedMoeActivationFormat.BATCHED_EXPERTS;
+    }
+
+    /** Aligns, and tells the row of each pair, −1 if it has none. */
+    private int[] align(StageValues given) {
+        int pairs = given.topkIds().length;
+        if (!batched()) {
+            execute("align", stages.align(GemmKernels.BLOCK, 1));
+            return IntStream.range(0, pairs).toArray();
+        }
+        int[] counts = new int[arrays.localExperts];
+        for (int id : given.topkIds()) {
+            int local = id >= 0 && id < arrays.config.numExperts() ? arrays.expertMap.get(id) : -1;
+            if (local >= 0 && ++counts[local] > tokens) {
+                throw new IllegalArgumentException("topkIds: expected at most " + tokens
+                        + " pairs an expert (its slots), got more for expert " + id);
+            }
+        }
+        execute("align", stages.align());
+        return arrays.rowOfPair.toHeapArray();
+    }
+
+    /** Each pair's values into its row. */
+    private static void put(float[] from, FloatArray into, int[] rows) {
+        int width = rows.length == 0 ? 0 : from.length / rows.length;
+        for (int p = 0; p < rows.length; p++) {
+            if (rows[p] >= 0) {
+                MemorySegment.copy(
+                        from, p * width, into.getSegment(), ValueLayout.JAVA_FLOAT, 4L * rows[p] * width, width);
+            }
         }
     }
 
-    private static byte[] unpack(IntArray from, int rows, int cols) {
+    /** Each pair's values out of its row, zeros for a pair without one. */
+    private float[] take(FloatArray from, int[] rows) {
+        int width = from.getSize() / (batched() ? arrays.rows.get(0) : rows.length);
+        float[] values = new float[rows.length * width];
+        for (int p = 0; p < rows.length; p++) {
+            if (rows[p] >= 0) {
+                MemorySegment.copy(
+                        from.getSegment(), ValueLayout.JAVA_FLOAT, 4L * rows[p] * width, values, p * width, width);
+            }
+        }
+        return values;
+    }
+
+    /** Pairs into their rows. A row starts at a whole int; what is left of its last one is 0. */
+    private static void pack(byte[] from, IntArray into, int[] rows, int cols) {
         int rowBytes = (cols + 3) / 4 * 4;
-        byte[] values = new byte[rows * cols];
-        for (int row = 0; row < rows; row++) {
-            MemorySegment.copy(
-                    from.getSegment(), ValueLayout.JAVA_BYTE, (long) row * rowBytes, values, row * cols, cols);
+        into.getSegment().fill((byte) 0);
+        for (int p = 0; p < rows.length; p++) {
+            if (rows[p] >= 0) {
+                MemorySegment.copy(
+                        from, p * cols, into.getSegment(), ValueLayout.JAVA_BYTE, (long) rows[p] * rowBytes, cols);
+            }
+        }
+    }
+
+    private static byte[] unpack(IntArray from, int[] rows, int cols) {
+        int rowBytes = (cols + 3) / 4 * 4;
+        byte[] values = new byte[rows.length * cols];
+        for (int p = 0; p < rows.length; p++) {
+            if (rows[p] >= 0) {
+                MemorySegment.copy(
+                        from.getSegment(), ValueLayout.JAVA_BYTE, (long) rows[p] * rowBytes, values, p * cols, cols);
+            }
         }
         return values;
     }

@@ -3,6 +3,7 @@ package org.tornadomoe.tornado;
 import java.util.ArrayList;
 import java.util.List;
 import org.jspecify.annotations.Nullable;
+import org.tornadomoe.config.FusedMoeActivationFormat;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.FusedMoeParallelConfig;
 import org.tornadomoe.config.Int8MoeBackend;
@@ -19,14 +20,17 @@ import org.tornadomoe.tornado.kernels.AlignKernels;
 
 /**
  * The layer as a TornadoVM task graph on the configuration's device, with the int8 GEMMs in one of two forms: {@link
- * TornadoDp4aExperts}, where the device has the instruction, and {@link TornadoPortableExperts}, everywhere.
+ * TornadoDp4aExperts}, where the device has the instruction, and {@link TornadoPortableExperts}, everywhere; each also for
+ * activations in the batched format.
  */
 public abstract sealed class TornadoExperts implements FusedMoeExperts
-        permits TornadoDp4aExperts, TornadoPortableExperts {
+        permits TornadoDp4aExperts, TornadoDp4aBatchedExperts, TornadoPortableBatchedExperts, TornadoPortableExperts {
     private final boolean dp4a;
+    private final FusedMoeActivationFormat format;
 
-    TornadoExperts(boolean dp4a) {
+    TornadoExperts(boolean dp4a, FusedMoeActivationFormat format) {
         this.dp4a = dp4a;
+        this.format = format;
     }
 
     @Override
@@ -77,6 +81,11 @@ public abstract sealed class TornadoExperts implements FusedMoeExperts
     }
 
     @Override
+    public FusedMoeActivationFormat activationFormat() {
+        return format;
+    }
+
+    @Override
     public boolean supportsBatchInvariance() {
         return true;
     }
@@ -117,7 +126,7 @@ public abstract sealed class TornadoExperts implements FusedMoeExperts
                     "device: one with larger work-groups"));
         }
         Int8Scheme scheme = Int8Scheme.of(weightKey, activationKey);
-        long needed = scheme == null ? 0 : LayerArrays.deviceBytes(config, scheme, config.numLocalExperts());
+        long needed = scheme == null ? 0 : LayerArrays.deviceBytes(config, scheme, config.numLocalExperts(), format);
         if (needed > device.memory()) {
             obstacles.add(Support.noMemory(
                     String.format(
@@ -132,13 +141,13 @@ public abstract sealed class TornadoExperts implements FusedMoeExperts
 
     @Override
     public MoeKernel load(FusedMoeConfig config, Int8Experts experts) {
-        return TornadoMoeKernel.load(requireDevice(config), config, experts, dp4a);
+        return TornadoMoeKernel.load(requireDevice(config), config, experts, dp4a, format);
     }
 
     @Override
     public StageValues stages(
             FusedMoeConfig config, Int8Experts experts, float[] hidden, int tokens, StageValues given) {
-        return StageRun.run(requireDevice(config), config, experts, dp4a, hidden, tokens, given);
+        return StageRun.run(requireDevice(config), config, experts, dp4a, format, hidden, tokens, given);
     }
 
     private Device requireDevice(FusedMoeConfig config) {

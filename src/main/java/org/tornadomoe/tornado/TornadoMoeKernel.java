@@ -4,6 +4,7 @@ import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.util.concurrent.locks.ReentrantLock;
 import org.jspecify.annotations.Nullable;
+import org.tornadomoe.config.FusedMoeActivationFormat;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.modular.ChosenExperts;
 import org.tornadomoe.modular.MoeExecutionException;
@@ -40,10 +41,12 @@ final class TornadoMoeKernel implements MoeKernel {
         this.plan = plan;
     }
 
-    static TornadoMoeKernel load(Device device, FusedMoeConfig config, Int8Experts experts, boolean dp4a) {
-        LayerArrays arrays = new LayerArrays(config, experts, device.memory(), HostMemory.of(device));
+    static TornadoMoeKernel load(
+            Device device, FusedMoeConfig config, Int8Experts experts, boolean dp4a, FusedMoeActivationFormat format) {
+        LayerArrays arrays = new LayerArrays(config, experts, device.memory(), HostMemory.of(device), format);
         try {
-            Stage.Graph graph = Stage.Graph.of("moe", device, new LayerStages(arrays, dp4a).all());
+            Stage.Graph graph =
+                    Stage.Graph.of("moe", device, LayerStages.of(arrays, dp4a).all());
             graph.tasks()
                     .transferToDevice(
                             DataTransferMode.FIRST_EXECUTION,
@@ -54,6 +57,9 @@ final class TornadoMoeKernel implements MoeKernel {
                             arrays.w2,
                             arrays.w2Scales)
                     .transferToDevice(DataTransferMode.EVERY_EXECUTION, arrays.header, arrays.hidden);
+            if (format == FusedMoeActivationFormat.BATCHED_EXPERTS) {
+                graph.tasks().transferToDevice(DataTransferMode.FIRST_EXECUTION, arrays.rows);
+            }
             graph.addTasks();
             graph.tasks()
                     .transferToHost(DataTransferMode.UNDER_DEMAND, arrays.output, arrays.topkIds, arrays.topkWeights);
@@ -76,6 +82,12 @@ final class TornadoMoeKernel implements MoeKernel {
 
     @Override
     public void forward(MemorySegment hidden, int tokens, MemorySegment output, @Nullable ChosenExperts chosen) {
+        int most = arrays.config.maxNumTokens();
+        if (tokens < 1 || tokens > most) {
+            boolean batched = arrays.format == FusedMoeActivationFormat.BATCHED_EXPERTS;
+            throw new IllegalArgumentException("tokens: expected 1 to " + most
+                    + (batched ? " (each expert has so many slots)" : "") + ", got " + tokens);
+        }
         turn.lock();
         try {
             long values = (long) tokens * arrays.config.hiddenDim();
@@ -153,7 +165,7 @@ final class TornadoMoeKernel implements MoeKernel {
 
     @Override
     public long deviceBytes() {
-        return LayerArrays.deviceBytes(arrays.config, arrays.scheme, arrays.localExperts);
+        return LayerArrays.deviceBytes(arrays.config, arrays.scheme, arrays.localExperts, arrays.format);
     }
 
     @Override

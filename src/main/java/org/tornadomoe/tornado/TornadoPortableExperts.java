@@ -1,9 +1,11 @@
 package org.tornadomoe.tornado;
 
+import org.tornadomoe.config.FusedMoeActivationFormat;
+
 /** GEMMs in plain arithmetic, on any device, and with float activations too. */
 public final class TornadoPortableExperts extends TornadoExperts {
     public TornadoPortableExperts() {
-        super(false);
+        super(false, FusedMoeActivationFormat.STANDARD);
     }
 
     @Override

@@ -43,7 +43,7 @@ class ExplainTest {
         assertThat(ran.json().get("chosen")).isEqualTo(chosen);
         assertThat(ran.list("candidates"))
                 .extracting(candidate -> String.valueOf(candidate.get("backend")))
-                .containsExactly("TRITON", "TRITON", "CPU");
+                .containsExactly("TRITON", "TRITON", "TRITON", "TRITON", "CPU");
         Map<?, ?> first = ran.list("candidates").getFirst();
         assertThat(first.get("kernelClass")).isEqualTo("TornadoDp4aExperts");
         assertThat(first.get("supported")).isEqualTo(chosen != null);
@@ -83,7 +83,8 @@ class ExplainTest {
                 .containsEntry("activationKey", null)
                 .containsEntry("chosen", null);
         assertThat(explain("--dp", 2, "--ep", "--all2all", "nixl_ep").json())
-                .containsEntry("activationFormat", "batched_experts");
+                .containsEntry("activationFormat", "batched_experts")
+                .containsEntry("chosen", "TornadoDp4aBatchedExperts");
         assertThat(explain("--lora", "--activation", "situ").json()).containsEntry("chosen", "TornadoDp4aExperts");
         assertThat(explain("--backend", "cpu").json()).containsEntry("failure", "Unknown Int8 MoE backend: CPU");
         assertThat(explain("--backend", "reference").json()).containsEntry("chosen", "ReferenceExperts");

@@ -336,7 +336,12 @@ class Int8MoeOracleTest {
             Int8MoeOracle oracle = Int8MoeOracle.of(loader);
             assertThat(oracle.backendToKernelClasses(Int8MoeBackend.TRITON))
                     .extracting(FusedMoeExperts::name)
-                    .containsExactly("AddedExperts", "TornadoDp4aExperts", "TornadoPortableExperts");
+                    .containsExactly(
+                            "AddedExperts",
+                            "TornadoDp4aExperts",
+                            "TornadoDp4aBatchedExperts",
+                            "TornadoPortableBatchedExperts",
+                            "TornadoPortableExperts");
             assertThat(oracle.select(layer().build()).experts()).isInstanceOf(AddedExperts.class);
             assertThat(oracle.select(layer().build(), Int8Scheme.W8A16_CHANNEL, null)
                             .experts())
@@ -348,7 +353,12 @@ class Int8MoeOracleTest {
     void theInstalledClasses() {
         assertThat(Int8MoeOracle.installed().kernelClasses())
                 .extracting(FusedMoeExperts::name)
-                .containsExactly("TornadoDp4aExperts", "TornadoPortableExperts", "ReferenceExperts");
+                .containsExactly(
+                        "TornadoDp4aExperts",
+                        "TornadoDp4aBatchedExperts",
+                        "TornadoPortableBatchedExperts",
+                        "TornadoPortableExperts",
+                        "ReferenceExperts");
         assertThat(Int8MoeOracle.installed().select(layer().build()).experts().name())
                 .isEqualTo("TornadoDp4aExperts");
         assertThat(Int8MoeOracle.installed()
@@ -356,6 +366,21 @@ class Int8MoeOracleTest {
                         .experts()
                         .name())
                 .isEqualTo("TornadoPortableExperts");
+        FusedMoeParallelConfig batched = FusedMoeParallelConfig.builder()
+                .dp(2, 0)
+                .expertParallel(true)
+                .all2allBackend("nixl_ep")
+                .build();
+        assertThat(Int8MoeOracle.installed()
+                        .select(layer().moeParallelConfig(batched).build())
+                        .experts()
+                        .name())
+                .isEqualTo("TornadoDp4aBatchedExperts");
+        assertThat(Int8MoeOracle.installed()
+                        .select(layer().moeParallelConfig(batched).build(), W, null)
+                        .experts()
+                        .name())
+                .isEqualTo("TornadoPortableBatchedExperts");
     }
 
     @Test

@@ -91,6 +91,17 @@ class DeviceLayerTest {
 
     @ParameterizedTest
     @MethodSource("kernelClasses")
+    void theBatchedFormatEqualsTheStandardFormat(String device, TornadoExperts experts, Int8Scheme scheme) {
+        TornadoExperts batched = experts instanceof TornadoDp4aExperts
+                ? new TornadoDp4aBatchedExperts()
+                : new TornadoPortableBatchedExperts();
+        RandomLayer layer = RandomLayer.of(33, 6, 65, 33, 50, 16).on(device);
+        LayerChecks.stagesMatchReference(batched, scheme, layer, 50);
+        LayerChecks.batchedMatchesStandard(batched, experts, scheme, layer, 50, 1e-6);
+    }
+
+    @ParameterizedTest
+    @MethodSource("kernelClasses")
     void goldenLayersAreReproduced(String device, TornadoExperts experts, Int8Scheme scheme) {
         for (String family : List.of("mixtral", "qwen3_moe")) {
             Path checkpoint = GOLDEN.resolve(family);

@@ -3,18 +3,22 @@ package org.tornadomoe.tornado;
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
+import java.util.Arrays;
 import org.junit.jupiter.api.AfterAll;
 import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 import org.tornadomoe.RandomLayer;
+import org.tornadomoe.config.FusedMoeActivationFormat;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.config.RoutingMethodType;
 import org.tornadomoe.modular.InsufficientMemoryException;
+import org.tornadomoe.modular.StageValues;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.Int8Quantizer;
 import org.tornadomoe.quant.Progress;
+import org.tornadomoe.reference.Reference;
 
 /**
  * The layer and its stages on the interpreter, at sizes that are no multiple of any tile. The interpreter looks for races,
@@ -28,6 +32,15 @@ class InterpreterLayerTest {
         8, 2, 100, 70, 13
         33, 6, 65, 33, 50
         130, 8, 40, 36, 41
+        """;
+
+    /** Every slot is a row here, whether it is in use or not. */
+    private static final String BATCHED_SHAPES = """
+        # E, K, H, I, M
+        1, 1, 4, 4, 1
+        5, 2, 37, 19, 7
+        8, 2, 100, 70, 10
+        40, 6, 33, 17, 9
         """;
 
     private static final String RACES = "tornadomoe.interpreter.races";
@@ -97,6 +110,54 @@ class InterpreterLayerTest {
         LayerChecks.partsAddUp(experts(false), Int8Scheme.W8A16_CHANNEL, RandomLayer.of(7, 3, 30, 20, 25, 13), 3, 25);
     }
 
+    private static TornadoExperts batched(boolean dp4a) {
+        return dp4a ? new TornadoDp4aBatchedExperts() : new TornadoPortableBatchedExperts();
+    }
+
+    @ParameterizedTest
+    @CsvSource(textBlock = BATCHED_SHAPES)
+    void batchedStages(int e, int k, int h, int i, int m) {
+        RandomLayer layer = RandomLayer.of(e, k, h, i, m, 15);
+        LayerChecks.stagesMatchReference(batched(true), Int8Scheme.W8A8_CHANNEL, layer, m);
+        LayerChecks.stagesMatchReference(batched(false), Int8Scheme.W8A16_CHANNEL, layer, m);
+    }
+
+    @ParameterizedTest
+    @CsvSource(textBlock = BATCHED_SHAPES)
+    void theBatchedFormatEqualsTheStandardFormat(int e, int k, int h, int i, int m) {
+        RandomLayer layer = RandomLayer.of(e, k, h, i, m, 16);
+        for (boolean dp4a : new boolean[] {true, false}) {
+            LayerChecks.batchedMatchesStandard(batched(dp4a), experts(dp4a), Int8Scheme.W8A8_CHANNEL, layer, m, 0);
+        }
+        LayerChecks.batchedMatchesStandard(batched(false), experts(false), Int8Scheme.W8A16_CHANNEL, layer, m, 0);
+    }
+
+    @Test
+    void batchedWithRouterWeightsOnTheInput() {
+        RandomLayer layer = RandomLayer.of(5, 1, 37, 19, 11, 17)
+                .routedBy(RoutingMethodType.DEFAULT)
+                .weighedOnInput();
+        LayerChecks.batchedMatchesStandard(batched(true), experts(true), Int8Scheme.W8A8_CHANNEL, layer, 11, 0);
+        LayerChecks.batchedMatchesStandard(batched(false), experts(false), Int8Scheme.W8A16_CHANNEL, layer, 11, 1e-6);
+    }
+
+    @Test
+    void batchedPartsOfALayerAddUpToIt() {
+        LayerChecks.partsAddUp(batched(true), Int8Scheme.W8A8_CHANNEL, RandomLayer.of(7, 3, 30, 20, 25, 18), 3, 25);
+    }
+
+    @Test
+    void moreTokensThanSlotsAreRefused() {
+        RandomLayer layer = RandomLayer.of(4, 2, 8, 8, 3, 19);
+        try (Int8Experts int8 = Int8Quantizer.quantize(layer, Int8Scheme.W8A8_CHANNEL, Progress.NONE)) {
+            StageValues given = LayerChecks.values(Reference.forward(int8, layer.hidden(3, 1), 3), 4);
+            Arrays.fill(given.topkIds(), 2);
+            assertThatThrownBy(() -> batched(true).stages(layer.config(), int8, layer.hidden(3, 1), 3, given))
+                    .isInstanceOf(IllegalArgumentException.class)
+                    .hasMessage("topkIds: expected at most 3 pairs an expert (its slots), got more for expert 2");
+        }
+    }
+
     @Test
     void memoryIsCountedBeforeItIsTaken() {
         RandomLayer layer = RandomLayer.of(8, 2, 64, 32, 16, 7);
@@ -117,11 +178,14 @@ class InterpreterLayerTest {
         RandomLayer layer = RandomLayer.of(5, 2, 37, 19, 7, 8);
         for (Int8Scheme scheme : Int8Scheme.values()) {
             try (Int8Experts int8 = Int8Quantizer.quantize(layer, scheme, Progress.NONE)) {
-                LayerArrays arrays = new LayerArrays(layer.config(), int8, Long.MAX_VALUE, HostMemory.of(false));
-                assertThat(arrays.all().stream()
-                                .mapToLong(a -> a.getNumBytesOfSegmentWithHeader())
-                                .sum())
-                        .isEqualTo(LayerArrays.deviceBytes(layer.config(), scheme, 5));
+                for (FusedMoeActivationFormat format : FusedMoeActivationFormat.values()) {
+                    LayerArrays arrays =
+                            new LayerArrays(layer.config(), int8, Long.MAX_VALUE, HostMemory.of(false), format);
+                    assertThat(arrays.all().stream()
+                                    .mapToLong(a -> a.getNumBytesOfSegmentWithHeader())
+                                    .sum())
+                            .isEqualTo(LayerArrays.deviceBytes(layer.config(), scheme, 5, format));
+                }
             }
         }
     }

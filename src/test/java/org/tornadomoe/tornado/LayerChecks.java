@@ -1,12 +1,14 @@
 package org.tornadomoe.tornado;
 
 import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatThrownBy;
 import static org.assertj.core.api.Assertions.within;
 
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.util.Arrays;
+import java.util.List;
 import org.tornadomoe.RandomLayer;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8Scheme;
@@ -74,6 +76,52 @@ final class LayerChecks {
                         .isLessThan(scheme.quantizesActivations() ? 2e-3 : 1e-5);
                 assertThat(forward(kernel, hidden, tokens, chosen)).isEqualTo(output);
             }
+        }
+    }
+
+    /**
+     * The batched format gives what the standard one gives, and what its own definition does: with tokens at random, and with
+     * all of them going to the same experts, which leaves the others without any.
+     */
+    static void batchedMatchesStandard(
+            TornadoExperts batched,
+            TornadoExperts standard,
+            Int8Scheme scheme,
+            RandomLayer layer,
+            int tokens,
+            double tolerance) {
+        FusedMoeConfig config = layer.config();
+        ChosenExperts chosen = ChosenExperts.allocate(tokens, config.expertsPerToken());
+        float[] anything = layer.hidden(tokens, 3);
+        float[] oneToken = layer.hidden(1, 4);
+        float[] alike = new float[anything.length];
+        for (int i = 0; i < alike.length; i++) {
+            alike[i] = oneToken[i % oneToken.length] * (1 + i / oneToken.length % 3);
+        }
+        try (Int8Experts int8 = Int8Quantizer.quantize(layer, scheme, Progress.NONE);
+                MoeKernel batchedKernel = batched.load(config, int8);
+                MoeKernel standardKernel = standard.load(config, int8)) {
+            for (float[] hidden : List.of(anything, alike)) {
+                for (int m : new int[] {(tokens + 1) / 2, tokens}) {
+                    float[] these = Arrays.copyOf(hidden, m * config.hiddenDim());
+                    float[] expected = forward(standardKernel, these, m, chosen);
+                    float[] output = forward(batchedKernel, these, m, chosen);
+                    assertThat(Reference.relativeL2(Reference.widen(output), Reference.widen(expected)))
+                            .as("%d tokens", m)
+                            .isLessThanOrEqualTo(tolerance);
+                    assertThat(Reference.relativeL2(
+                                    Reference.forwardBatched(int8, these, m, config.maxNumTokens()),
+                                    Reference.forward(int8, these, m).output()))
+                            .isLessThan(1e-12);
+                }
+            }
+            assertThat(Arrays.stream(chosen.ids()).distinct())
+                    .as("experts that all tokens went to")
+                    .hasSize(config.expertsPerToken());
+            assertThatThrownBy(() -> forward(batchedKernel, layer.hidden(tokens + 1, 3), tokens + 1, chosen))
+                    .isInstanceOf(IllegalArgumentException.class)
+                    .hasMessage("tokens: expected 1 to " + tokens + " (each expert has so many slots), got "
+                            + (tokens + 1));
         }
     }
 

@@ -157,11 +157,13 @@ final class PermuteChecks {
                         ctx,
                         header,
                         rowOfPair,
+                        weights,
                         hidden,
                         permuted,
                         topK,
-                        WIDTH),
-                List.of(header, rowOfPair, hidden),
+                        WIDTH,
+                        0),
+                List.of(header, rowOfPair, weights, hidden),
                 List.of(permuted));
         Stage copyInt8 = stage(
                 "copyInt8",

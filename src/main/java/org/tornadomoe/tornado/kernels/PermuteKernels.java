@@ -300,12 +300,13 @@ public final class PermuteKernels {
     }
 
     /**
-     * Copies each token's values to the rows of its pairs.
+     * Copies each token's values to the rows of its pairs, times the pair's router weight if {@code weighted} is 1.
      *
      * <p>Grid: one group of {@link #GROUP} work-items a pair. Costs 8·cols bytes a pair.
      *
      * @param header [0] = M
      * @param rowOfPair [P]
+     * @param topkWeights [P]; with {@code weighted} 0 not looked at
      * @param tokens [M, cols]
      * @param rows [rows, cols], written where a pair has its row
      */
@@ -313,16 +314,19 @@ public final class PermuteKernels {
             KernelContext ctx,
             IntArray header,
             IntArray rowOfPair,
+            FloatArray topkWeights,
             FloatArray tokens,
             FloatArray rows,
             int topK,
-            int cols) {
+            int cols,
+            int weighted) {
         int pair = ctx.groupIdx;
         int row = pair < header.get(0) * topK ? rowOfPair.get(pair) : -1;
         if (row >= 0) {
             int token = pair / topK;
             for (int c = ctx.localIdx; c < cols; c += GROUP) {
-                rows.set(row * cols + c, tokens.get(token * cols + c));
+                float value = tokens.get(token * cols + c);
+                rows.set(row * cols + c, weighted == 1 ? value * topkWeights.get(pair) : value);
             }
         }
     }
