@@ -1,6 +1,7 @@
 package org.tornadomoe.tornado;
 
 import java.util.List;
+import java.util.function.IntUnaryOperator;
 import java.util.stream.Stream;
 import org.tornadomoe.config.FusedMoeActivationFormat;
 import org.tornadomoe.config.FusedMoeConfig;
@@ -192,6 +193,7 @@ sealed class LayerStages permits BatchedStages {
     List<Stage> quantizeTokens() {
         return quantize(
                 "quantizeTokens",
+                m -> m,
                 a.header,
                 a.keys,
                 a.hidden,
@@ -213,6 +215,7 @@ sealed class LayerStages permits BatchedStages {
     final List<Stage> quantizePairs() {
         return quantize(
                 "quantizePairs",
+                this::rows,
                 rowHeader(),
                 rowKeys(),
                 a.activated,
@@ -246,6 +249,7 @@ sealed class LayerStages permits BatchedStages {
 
     private List<Stage> quantize(
             String name,
+            IntUnaryOperator rowCount,
             IntArray header,
             IntArray keys,
             FloatArray from,
@@ -262,7 +266,7 @@ sealed class LayerStages permits BatchedStages {
         return List.of(new Stage(
                 name,
                 QuantizeKernels.GROUP,
-                m -> header == a.header ? m * rowsPerToken : rows(m),
+                rowCount,
                 m -> 1,
                 g -> g.task(
                         name,
