@@ -28,7 +28,8 @@ final class KernelTimesPlot {
             String device = String.valueOf(results.get("device"));
             for (Object row : (List<?>) results.get("rows")) {
                 Map<?, ?> values = (Map<?, ?>) row;
-                double gemms = ((Number) values.get("gateUp")).doubleValue() + ((Number) values.get("down")).doubleValue();
+                double gemms =
+                        ((Number) values.get("gateUp")).doubleValue() + ((Number) values.get("down")).doubleValue();
                 times.computeIfAbsent(String.valueOf(values.get("shape")), shape -> new TreeMap<>())
                         .computeIfAbsent(device, d -> new TreeMap<>())
                         .put(((Number) values.get("tokens")).intValue(), gemms);

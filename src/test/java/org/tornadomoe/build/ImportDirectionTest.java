@@ -90,6 +90,17 @@ class ImportDirectionTest {
                 .containsExactly("tornado.kernels.Greedy.clamp");
     }
 
+    @Test
+    void kernelsPassNoLocalArraysOn() {
+        assertThat(arraysPassedOn(LIBRARY, classesOf("target/classes"))).isEmpty();
+    }
+
+    @Test
+    void localArraysThatArePassedOnAreFound() {
+        assertThat(arraysPassedOn(LIBRARY + ".build.fixture", classesOf("target/test-classes")))
+                .containsExactly("tornado.kernels.Greedy.sum");
+    }
+
     private static Map<String, Set<String>> table(String rows) {
         return rows.lines().map(row -> row.split(" +")).collect(Collectors.toMap(row -> row[0], Set::of));
     }
@@ -149,6 +160,19 @@ class ImportDirectionTest {
             }
         }
         return taken;
+    }
+
+    /** TornadoVM 5.2.0 compiles a method that takes a local array, and it computes something else. */
+    private static List<String> arraysPassedOn(String root, JavaClasses classes) {
+        List<String> passed = new ArrayList<>();
+        for (JavaClass kernels : classes) {
+            if ("tornado.kernels".equals(packageUnder(root, kernels))) {
+                kernels.getMethods().stream()
+                        .filter(method -> method.getRawParameterTypes().stream().anyMatch(JavaClass::isArray))
+                        .forEach(method -> passed.add(shortName(root, kernels) + "." + method.getName()));
+            }
+        }
+        return passed;
     }
 
     private static List<JavaClass> importsOf(JavaClass from) {
