@@ -63,7 +63,11 @@ final class Target {
         Selection selection = select(config, scheme);
         if (selection.backend() == Int8MoeBackend.REFERENCE
                 && !selection.refusals().isEmpty()) {
-            note = "running on the reference, in float64: " + String.join("; ", selection.refusals());
+            // Where there is no home, that is why, and every class's refusal follows from it.
+            note = "running on the reference, in float64: "
+                    + (TornadoHome.current().devices().isEmpty() && note != null
+                            ? note
+                            : String.join("; ", selection.refusals()));
         }
         if (note != null && !backend.equals("reference")) {
             spec.commandLine().getErr().println("moe: " + note);

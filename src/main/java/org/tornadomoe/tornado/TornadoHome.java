@@ -10,7 +10,6 @@ import org.jspecify.annotations.Nullable;
 import uk.ac.manchester.tornado.api.TornadoBackend;
 import uk.ac.manchester.tornado.api.TornadoRuntime;
 import uk.ac.manchester.tornado.api.enums.TornadoVMBackendType;
-import uk.ac.manchester.tornado.api.exceptions.TornadoInternalError;
 import uk.ac.manchester.tornado.api.runtime.TornadoRuntimeProvider;
 
 /**
@@ -59,12 +58,15 @@ public record TornadoHome(
         static final TornadoHome HOME = look(System.getenv("TORNADOVM_HOME"));
     }
 
-    /** A missing SDK or driver is an {@link Error} in TornadoVM, and a second touch of the class a different one. */
+    /**
+     * A missing SDK or driver is an {@link Error} in TornadoVM, and a second touch of the class a different one. Which error it
+     * is can't be named here: with a type of TornadoVM's in a catch clause, this class couldn't be loaded without its API.
+     */
     static TornadoHome look(@Nullable String sdkDirectory) {
         TornadoRuntime runtime;
         try {
             runtime = TornadoRuntimeProvider.getTornadoRuntime();
-        } catch (LinkageError | RuntimeException | TornadoInternalError failure) {
+        } catch (RuntimeException | Error failure) {
             return none(explain(failure));
         }
         return of(runtime, sdkDirectory);
@@ -91,11 +93,11 @@ public record TornadoHome(
                     for (int d = 0; d < backend.getNumDevices(); d++) {
                         addDevice(backend, type, d, devices, failures);
                     }
-                } catch (LinkageError | RuntimeException | TornadoInternalError failure) {
+                } catch (RuntimeException | Error failure) {
                     failures.put(looking, failure);
                 }
             }
-        } catch (LinkageError | RuntimeException | TornadoInternalError failure) {
+        } catch (RuntimeException | Error failure) {
             failures.put(looking, failure);
         }
         if (devices.isEmpty()) {
@@ -123,7 +125,7 @@ public record TornadoHome(
             Map<String, Throwable> failures) {
         try {
             devices.add(Device.of(backend.getDevice(index), type, index));
-        } catch (LinkageError | RuntimeException | TornadoInternalError failure) {
+        } catch (RuntimeException | Error failure) {
             failures.put(type.name().toLowerCase(Locale.ROOT) + ":" + index, failure);
         }
     }
