@@ -103,7 +103,13 @@ public final class SafetensorsWriter {
                     MemorySegment data = tensor.getValue().data;
                     for (long from = 0; from < data.byteSize(); from += MAX_WRITE) {
                         long length = Math.min(MAX_WRITE, data.byteSize() - from);
-                        write(channel, data.asSlice(from, length).asByteBuffer());
+                        MemorySegment part = data.asSlice(from, length);
+                        // Only byte arrays on the heap have a view as a buffer.
+                        write(
+                                channel,
+                                part.isNative()
+                                        ? part.asByteBuffer()
+                                        : ByteBuffer.wrap(part.toArray(ValueLayout.JAVA_BYTE)));
                     }
                 }
                 channel.force(true);

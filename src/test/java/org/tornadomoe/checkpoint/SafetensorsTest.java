@@ -129,6 +129,19 @@ class SafetensorsTest {
     }
 
     @Test
+    void segmentsOfAnyHeapArrayAreWritten() {
+        Path file = directory.resolve("heap.safetensors");
+        new SafetensorsWriter()
+                .add("floats", DType.F32, MemorySegment.ofArray(new float[] {1.5f, -2f}), 2)
+                .add("bytes", DType.I8, MemorySegment.ofArray(new byte[] {3, -4}), 2)
+                .write(file);
+        try (Safetensors tensors = Safetensors.open(file)) {
+            assertThat(tensors.tensor("floats").toFloats()).containsExactly(1.5f, -2f);
+            assertThat(tensors.tensor("bytes").toBytes()).containsExactly(3, -4);
+        }
+    }
+
+    @Test
     void rowsAreReadFromTheMiddle() {
         Path file = directory.resolve("rows.safetensors");
         new SafetensorsWriter().add("t", new float[] {0, 1, 2, 3, 4, 5}, 3, 2).write(file);
