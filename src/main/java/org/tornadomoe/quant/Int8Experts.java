@@ -158,8 +158,8 @@ public final class Int8Experts implements AutoCloseable {
 
     /** Bytes of memory held: values, scales and router. */
     public long bytes() {
-        return w13.storage().byteSize()
-                + w2.storage().byteSize()
+        return w13.values().byteSize()
+                + w2.values().byteSize()
                 + 4L * w13.scales().length
                 + 4L * w2.scales().length
                 + 4L * router.length;

@@ -7,19 +7,15 @@ import java.util.Objects;
 
 /**
  * int8 values [experts, rows, cols] with one float scale a row: weight = value * scale. A row takes {@link #rowBytes}
- * bytes, so that every row starts on a 16-byte boundary; the bytes past {@code cols} are zero. The storage begins with
- * {@link #ROOM} bytes that hold no value: a runtime that wants a header before its data wraps the tensor without a copy.
+ * bytes, so that every row starts on a 16-byte boundary; the bytes past {@code cols} are zero.
  *
  * <p>Lives as long as the arena it was allocated in; reading it afterwards is an {@link IllegalStateException}.
  * Thread-safe as long as nobody writes.
  *
- * @param storage {@link #ROOM} bytes, then experts * rows * rowBytes bytes
+ * @param values experts * rows * rowBytes bytes
  * @param scales [experts, rows], row-major; the array itself, not a copy
  */
-public record Int8Tensor(int experts, int rows, int cols, MemorySegment storage, float[] scales) {
-    /** Bytes of storage before the first value. */
-    public static final int ROOM = 64;
-
+public record Int8Tensor(int experts, int rows, int cols, MemorySegment values, float[] scales) {
     /**
      * Checks the sizes against each other.
      *
@@ -31,9 +27,9 @@ public record Int8Tensor(int experts, int rows, int cols, MemorySegment storage,
                     "shape: expected positive [experts, rows, cols], got " + shape(experts, rows, cols));
         }
         long bytes = bytes(experts, rows, cols);
-        if (storage.byteSize() != bytes) {
-            throw new IllegalArgumentException("storage: expected " + bytes + " bytes for " + shape(experts, rows, cols)
-                    + ", got " + storage.byteSize());
+        if (values.byteSize() != bytes) {
+            throw new IllegalArgumentException("values: expected " + bytes + " bytes for " + shape(experts, rows, cols)
+                    + ", got " + values.byteSize());
         }
         if (scales.length != (long) experts * rows) {
             throw new IllegalArgumentException("scales: expected " + (long) experts * rows + " values for "
@@ -64,9 +60,9 @@ public record Int8Tensor(int experts, int rows, int cols, MemorySegment storage,
         }
     }
 
-    /** Bytes of storage a tensor of this shape takes, {@link #ROOM} included, the scales not. */
+    /** Bytes that the values of a tensor of this shape take. */
     public static long bytes(int experts, int rows, int cols) {
-        return Math.addExact(ROOM, Math.multiplyExact((long) experts * rows, rowBytes(cols)));
+        return Math.multiplyExact((long) experts * rows, rowBytes(cols));
     }
 
     /** Bytes from one row to the next: cols rounded up to 16. */
@@ -78,14 +74,9 @@ public record Int8Tensor(int experts, int rows, int cols, MemorySegment storage,
         return (cols + 15L) / 16 * 16;
     }
 
-    /** The values without the room before them, experts * rows * rowBytes bytes. */
-    public MemorySegment values() {
-        return storage.asSlice(ROOM);
-    }
-
     /** One value. */
     public byte get(int expert, int row, int col) {
-        return storage.get(ValueLayout.JAVA_BYTE, ROOM + offset(expert, row) + Objects.checkIndex(col, cols));
+        return values.get(ValueLayout.JAVA_BYTE, offset(expert, row) + Objects.checkIndex(col, cols));
     }
 
     /** The scale of a row. */
@@ -95,17 +86,17 @@ public record Int8Tensor(int experts, int rows, int cols, MemorySegment storage,
 
     /** Reads a row's {@code cols} values. */
     public void row(int expert, int row, byte[] into) {
-        MemorySegment.copy(storage, ValueLayout.JAVA_BYTE, ROOM + offset(expert, row), into, 0, cols);
+        MemorySegment.copy(values, ValueLayout.JAVA_BYTE, offset(expert, row), into, 0, cols);
     }
 
     /**
-     * Writes a row: {@code cols} values from {@code values[from]} on, and its scale. Distinct rows may be written by
+     * Writes a row: {@code cols} values from {@code source[from]} on, and its scale. Distinct rows may be written by
      * distinct threads; whoever reads them must be told afterwards.
      *
      * @throws IndexOutOfBoundsException if the row is not the tensor's or the array too short
      */
-    public void setRow(int expert, int row, byte[] values, int from, float scale) {
-        MemorySegment.copy(values, from, storage, ValueLayout.JAVA_BYTE, ROOM + offset(expert, row), cols);
+    public void setRow(int expert, int row, byte[] source, int from, float scale) {
+        MemorySegment.copy(source, from, values, ValueLayout.JAVA_BYTE, offset(expert, row), cols);
         scales[scaleIndex(expert, row)] = scale;
     }
 

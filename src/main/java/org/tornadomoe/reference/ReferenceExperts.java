@@ -111,7 +111,7 @@ public class ReferenceExperts implements FusedMoeExperts {
 
     private static Int8Tensor copy(Arena arena, Int8Tensor from) {
         Int8Tensor to = Int8Tensor.allocate(arena, from.experts(), from.rows(), from.cols());
-        to.storage().copyFrom(from.storage());
+        to.values().copyFrom(from.values());
         System.arraycopy(from.scales(), 0, to.scales(), 0, from.scales().length);
         return to;
     }

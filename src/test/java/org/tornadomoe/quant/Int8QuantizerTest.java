@@ -93,9 +93,9 @@ class Int8QuantizerTest {
                 assertThat((double) tensor.get(expert, row, c)).isEqualTo(Math.rint(weights[r * cols + c] / scale));
                 assertThat(values[c]).isEqualTo(tensor.get(expert, row, c));
             }
-            long padding = Int8Tensor.ROOM + (long) r * tensor.rowBytes();
+            long padding = (long) r * tensor.rowBytes();
             for (int c = cols; c < tensor.rowBytes(); c++) {
-                assertThat(tensor.storage().get(ValueLayout.JAVA_BYTE, padding + c))
+                assertThat(tensor.values().get(ValueLayout.JAVA_BYTE, padding + c))
                         .isZero();
             }
         }
@@ -230,14 +230,14 @@ class Int8QuantizerTest {
     }
 
     @Test
-    void theSizeInMemoryIsTheStorageScalesAndRouter() {
+    void theSizeInMemoryIsTheValuesScalesAndRouter() {
         try (Int8Experts experts =
                 Int8Quantizer.quantize(ArrayWeights.random(SMALL, 7), Int8Scheme.W8A8_CHANNEL, Progress.NONE)) {
-            long w13 = 64 + 3 * 74 * 32;
-            long w2 = 64 + 3 * 21 * 48;
+            long w13 = 3 * 74 * 32;
+            long w2 = 3 * 21 * 48;
             assertThat(experts.bytes()).isEqualTo(w13 + w2 + 4 * (3 * 74 + 3 * 21 + 3 * 21));
-            assertThat(experts.w13().values().byteSize()).isEqualTo(w13 - 64);
-            assertThat(experts.w13().storage().address() % 64).isZero();
+            assertThat(experts.w13().values().byteSize()).isEqualTo(w13);
+            assertThat(experts.w13().values().address() % 64).isZero();
         }
     }
 
@@ -273,12 +273,12 @@ class Int8QuantizerTest {
             assertThatIllegalArgumentException()
                     .isThrownBy(() -> Int8Tensor.allocate(arena, 1 << 16, 1 << 16, 4))
                     .withMessageContaining("fewer than 2^31 rows");
-            MemorySegment tooShort = arena.allocate(64);
+            MemorySegment tooShort = arena.allocate(8);
             assertThatIllegalArgumentException()
                     .isThrownBy(() -> new Int8Tensor(1, 1, 1, tooShort, new float[1]))
-                    .withMessage("storage: expected 80 bytes for [1, 1, 1], got 64");
+                    .withMessage("values: expected 16 bytes for [1, 1, 1], got 8");
             assertThatIllegalArgumentException()
-                    .isThrownBy(() -> new Int8Tensor(1, 1, 1, arena.allocate(80), new float[2]))
+                    .isThrownBy(() -> new Int8Tensor(1, 1, 1, arena.allocate(16), new float[2]))
                     .withMessage("scales: expected 1 values for [1, 1, 1], got 2");
             Int8Tensor tensor = Int8Tensor.allocate(arena, 2, 3, 4);
             assertThatExceptionOfType(IndexOutOfBoundsException.class).isThrownBy(() -> tensor.get(2, 0, 0));
@@ -293,7 +293,7 @@ class Int8QuantizerTest {
             assertThatExceptionOfType(OutOfMemoryError.class)
                     .isThrownBy(() -> Int8Tensor.allocate(arena, 64, 1024, Integer.MAX_VALUE - 64))
                     .withMessageContaining(
-                            "int8 tensor [64, 1024, 2147483583] needs 140737484161088 bytes off the heap");
+                            "int8 tensor [64, 1024, 2147483583] needs 140737484161024 bytes off the heap");
         }
     }
 }
