@@ -1,8 +1,6 @@
 package org.tornadomoe;
 
-import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
-import java.lang.foreign.ValueLayout;
 import java.nio.file.Path;
 import java.util.SplittableRandom;
 import java.util.concurrent.locks.ReentrantReadWriteLock;
@@ -108,11 +106,7 @@ public final class MoeLayer implements AutoCloseable {
             hidden[i] = (float) random.nextGaussian();
         }
         float[] output = new float[hidden.length];
-        try (Arena arena = Arena.ofConfined()) {
-            MemorySegment out = arena.allocate(4L * output.length, 16);
-            kernel.forward(arena.allocateFrom(ValueLayout.JAVA_FLOAT, hidden), 1, out, null);
-            MemorySegment.copy(out, ValueLayout.JAVA_FLOAT, 0, output, 0, output.length);
-        }
+        kernel.forward(MemorySegment.ofArray(hidden), 1, MemorySegment.ofArray(output), null);
         double error = Reference.relativeL2(
                 Reference.widen(output), Reference.forward(experts, hidden, 1).output());
         if (!(error < SELF_CHECK_TOLERANCE)) {
@@ -165,14 +159,7 @@ public final class MoeLayer implements AutoCloseable {
      */
     public void forward(float[] hidden, int tokens, float[] output, @Nullable ChosenExperts chosen) {
         check(tokens, hidden.length, output.length, chosen);
-        int values = tokens * config.hiddenDim();
-        try (Arena arena = Arena.ofConfined()) {
-            MemorySegment in = arena.allocate(4L * values, 16);
-            MemorySegment out = arena.allocate(4L * values, 16);
-            MemorySegment.copy(hidden, 0, in, ValueLayout.JAVA_FLOAT, 0, values);
-            run(in, tokens, out, chosen);
-            MemorySegment.copy(out, ValueLayout.JAVA_FLOAT, 0, output, 0, values);
-        }
+        run(MemorySegment.ofArray(hidden), tokens, MemorySegment.ofArray(output), chosen);
     }
 
     /**

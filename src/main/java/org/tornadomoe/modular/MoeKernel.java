@@ -11,7 +11,7 @@ public interface MoeKernel extends AutoCloseable {
     /**
      * Runs the layer on M = {@code tokens} tokens.
      *
-     * @param hidden [M, H] floats in native order; may be longer
+     * @param hidden [M, H] floats in native order, on the heap or off it; may be longer
      * @param output [M, H] floats, written; may be longer
      * @param chosen is told the experts chosen, if given; made for at least M tokens
      * @throws MoeExecutionException if the device or a kernel failed; {@code output} is then unspecified
