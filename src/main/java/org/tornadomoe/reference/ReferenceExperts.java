@@ -59,7 +59,7 @@ public class ReferenceExperts implements FusedMoeExperts {
         return Int8Scheme.of(weightKey, activationKey) != null;
     }
 
-    /** A rank has all of the layer; data parallelism alone leaves it so. */
+    /** A rank's part gives its part of the sum, however the ranks are laid out. */
     @Override
     public boolean supportsParallelConfig(FusedMoeParallelConfig parallel) {
         return true;

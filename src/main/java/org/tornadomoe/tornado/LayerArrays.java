@@ -5,6 +5,7 @@ import java.lang.foreign.ValueLayout;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Objects;
 import java.util.stream.IntStream;
 import org.tornadomoe.config.FusedMoeActivationFormat;
 import org.tornadomoe.config.FusedMoeConfig;
@@ -27,6 +28,11 @@ import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
  * standard format, a row a pair; in the batched one {@code maxNumTokens} slots for each local expert. Not thread-safe.
  */
 final class LayerArrays implements AutoCloseable {
+    /** What helps where a layer is too large. */
+    static final String MORE_MEMORY =
+            "fewer tokens a call, a part of the layer (expert or tensor parallelism), or, if the"
+                    + " device has more, -Dtornado.device.memory";
+
     /** There is room for an alignment to blocks of up to so many pairs. */
     static final int MAX_BLOCK = 16;
 
@@ -338,25 +344,26 @@ final class LayerArrays implements AutoCloseable {
         return bytes(elements(config, scheme, localExperts, format));
     }
 
-    private static long bytes(Map<String, Long> sizes) {
+    static long bytes(Map<String, Long> sizes) {
         return sizes.values().stream()
                 .mapToLong(count -> 4 * count + TornadoNativeArray.ARRAY_HEADER)
                 .sum();
     }
 
+    /** Says by how much arrays of such sizes are too large for who has {@code available} bytes, and which is the largest. */
+    static String shortage(Map<String, Long> sizes, String owner, long available) {
+        Map.Entry<String, Long> largest =
+                sizes.entrySet().stream().max(Map.Entry.comparingByValue()).orElseThrow();
+        return String.format(
+                "the layer needs %,d bytes of memory and %s has %,d; the largest part is %s with %,d",
+                bytes(sizes), owner, available, largest.getKey(), 4 * largest.getValue());
+    }
+
     private static void requireMemory(Map<String, Long> sizes, long available) {
         long needed = bytes(sizes);
         if (needed > available) {
-            Map.Entry<String, Long> largest =
-                    sizes.entrySet().stream().max(Map.Entry.comparingByValue()).orElseThrow();
             throw new InsufficientMemoryException(
-                    String.format(
-                            "the layer needs %,d bytes of device memory and there are %,d; the largest part is %s with"
-                                    + " %,d. What helps: fewer tokens a call, a part of the layer (expert or tensor"
-                                    + " parallelism), or, if the device has more, -Dtornado.device.memory",
-                            needed, available, largest.getKey(), 4 * largest.getValue()),
-                    needed,
-                    available);
+                    shortage(sizes, "the device", available) + ". What helps: " + MORE_MEMORY, needed, available);
         }
         sizes.forEach((name, count) -> {
             if (count > Integer.MAX_VALUE) {
@@ -406,6 +413,6 @@ final class LayerArrays implements AutoCloseable {
     }
 
     private static int count(Map<String, Long> sizes, String name) {
-        return Math.toIntExact(sizes.getOrDefault(name, 0L));
+        return Math.toIntExact(Objects.requireNonNull(sizes.get(name), name));
     }
 }

@@ -2,6 +2,7 @@ package org.tornadomoe.tornado;
 
 import java.util.ArrayList;
 import java.util.List;
+import java.util.Map;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeActivationFormat;
 import org.tornadomoe.config.FusedMoeConfig;
@@ -126,15 +127,16 @@ public abstract sealed class TornadoExperts implements FusedMoeExperts
                     "device: one with larger work-groups"));
         }
         Int8Scheme scheme = Int8Scheme.of(weightKey, activationKey);
-        long needed = scheme == null ? 0 : LayerArrays.deviceBytes(config, scheme, config.numLocalExperts(), format);
-        if (needed > device.memory()) {
-            obstacles.add(Support.noMemory(
-                    String.format(
-                            "the layer needs %,d bytes of memory and %s has %,d", needed, device, device.memory()),
-                    "fewer tokens a call, a part of the layer (expert or tensor parallelism), or, if the device has"
-                            + " more, -Dtornado.device.memory",
-                    needed,
-                    device.memory()));
+        if (scheme != null) {
+            Map<String, Long> sizes = LayerArrays.elements(config, scheme, config.numLocalExperts(), format);
+            long needed = LayerArrays.bytes(sizes);
+            if (needed > device.memory()) {
+                obstacles.add(Support.noMemory(
+                        LayerArrays.shortage(sizes, device.toString(), device.memory()),
+                        LayerArrays.MORE_MEMORY,
+                        needed,
+                        device.memory()));
+            }
         }
         return obstacles;
     }
