@@ -72,8 +72,8 @@ final class KernelTimes {
                     .build();
             long begin = System.nanoTime();
             try (Int8Experts experts = random(config);
-                    TornadoMoeKernel kernel =
-                            TornadoMoeKernel.load(device, config, experts, device.dp4a(), config.activationFormat())) {
+                    TornadoMoeKernel kernel = TornadoMoeKernel.load(
+                            device, config, experts, (device.lacksDp4a() == null), config.activationFormat())) {
                 System.out.printf("%s loaded in %.1f s%n", name, (System.nanoTime() - begin) / 1e9);
                 for (int tokens : sizes) {
                     rows.add(measure(name, config, device, kernel, tokens));
@@ -82,7 +82,8 @@ final class KernelTimes {
         }
         Files.writeString(
                 Path.of(args[0]),
-                "{\"date\": \"" + LocalDate.now() + "\", \"device\": \"" + device + "\", \"dp4a\": " + device.dp4a()
+                "{\"date\": \"" + LocalDate.now() + "\", \"device\": \"" + device + "\", \"dp4a\": "
+                        + (device.lacksDp4a() == null)
                         + ", \"runs\": " + RUNS + ", \"unit\": \"microseconds\", \"rows\": [\n"
                         + String.join(",\n", rows) + "\n]}\n");
     }

@@ -128,21 +128,23 @@ final class Devices implements Callable<Integer> {
         json.put("name", device.name());
         json.put("memory", device.memory());
         json.put("maxWorkGroup", device.maxGroup());
-        json.put("dp4a", device.dp4a());
+        json.put("dp4a", device.lacksDp4a() == null);
+        json.put("int8Mma", device.lacksInt8Mma() == null);
         return json;
     }
 
     private static String text(
             TornadoHome home, String kind, @Nullable String note, @Nullable String absent, List<Service> services) {
         List<List<String>> devices = new ArrayList<>();
-        devices.add(List.of("device", "name", "memory", "work-group", "dp4a"));
+        devices.add(List.of("device", "name", "memory", "work-group", "dp4a", "int8 mma"));
         for (Device device : home.devices()) {
             devices.add(List.of(
                     device.id(),
                     device.name(),
                     Output.bytes(device.memory()),
                     Integer.toString(device.maxGroup()),
-                    device.dp4a() ? "yes" : "no"));
+                    device.lacksDp4a() == null ? "yes" : "no",
+                    device.lacksInt8Mma() == null ? "yes" : "no"));
         }
         List<List<String>> classes = new ArrayList<>();
         classes.add(List.of("kernel class", "device", "serves", "lacks"));

@@ -1,6 +1,7 @@
 package org.tornadomoe.tornado;
 
 import java.util.Locale;
+import org.jspecify.annotations.Nullable;
 import uk.ac.manchester.tornado.api.common.TornadoDevice;
 import uk.ac.manchester.tornado.api.enums.TornadoDeviceType;
 import uk.ac.manchester.tornado.api.enums.TornadoVMBackendType;
@@ -12,18 +13,20 @@ import uk.ac.manchester.tornado.api.enums.TornadoVMBackendType;
  * @param name as the driver reports it
  * @param memory bytes a layer may take: the device's memory, or TornadoVM's limit ({@code -Dtornado.device.memory}) if that
  *     is less
- * @param dp4a whether the four-way int8 dot product compiles: on PTX and CUDA, and on the interpreter
  * @param maxGroup the most work-items of a group; 0 if the driver doesn't say
  * @param tornado TornadoVM's own handle
+ * @param dp4a whether it has the four-way int8 dot product
+ * @param int8Mma whether it has int8 tensor cores
  */
 public record Device(
         String id,
         TornadoVMBackendType backend,
         String name,
         long memory,
-        boolean dp4a,
         int maxGroup,
-        TornadoDevice tornado) {
+        TornadoDevice tornado,
+        Probe dp4a,
+        Probe int8Mma) {
 
     static Device of(TornadoDevice device, TornadoVMBackendType backend, int index) {
         boolean interpreter = backend == TornadoVMBackendType.JAVA;
@@ -33,9 +36,10 @@ public record Device(
                 backend,
                 device.getPhysicalDevice().getDeviceName().trim(),
                 Math.min(limit, device.getPhysicalDevice().getDeviceGlobalMemorySize()),
-                interpreter || backend == TornadoVMBackendType.PTX || backend == TornadoVMBackendType.CUDA,
                 maxGroup(device, backend),
-                device);
+                device,
+                Probe.dp4a(),
+                Probe.int8Mma());
     }
 
     /** On PTX what is called the work-group's size is the grid's. */
@@ -59,6 +63,16 @@ public record Device(
             throw new IllegalArgumentException(
                     "tornado.device.memory: expected a size such as 40GB, got '" + size + "'", e);
         }
+    }
+
+    /** Why it can't take four int8 products and their sum in one instruction, {@code dp4a}; null if it can. */
+    public @Nullable String lacksDp4a() {
+        return dp4a.problem(this);
+    }
+
+    /** Why it can't multiply int8 matrices on tensor cores; null if it can. */
+    public @Nullable String lacksInt8Mma() {
+        return int8Mma.problem(this);
     }
 
     /** Less is better: a GPU before a CPU, then CUDA, PTX, and the rest. */

@@ -115,10 +115,10 @@ public abstract sealed class TornadoExperts implements FusedMoeExperts
             home.broken().forEach((id, cause) -> obstacles.add(Support.no(id + " is broken: " + cause, null)));
             return obstacles;
         }
-        if (dp4a && !device.dp4a()) {
-            obstacles.add(Support.no(
-                    device + " has no dp4a: TornadoVM compiles it for PTX and CUDA only",
-                    "device: one of PTX or CUDA"));
+        String lacking = dp4a ? device.lacksDp4a() : null;
+        if (lacking != null) {
+            obstacles.add(
+                    Support.no(device + " has no dp4a: " + lacking, "device: one that has it, through PTX or CUDA"));
         }
         if (device.maxGroup() > 0 && device.maxGroup() < AlignKernels.SCAN_GROUP) {
             obstacles.add(Support.no(

@@ -170,7 +170,7 @@ public record TornadoHome(
     }
 
     /** What is at the root of a failure, in one line. */
-    private static String cause(Throwable failure) {
+    static String cause(Throwable failure) {
         Throwable root = root(failure);
         return root.getClass().getSimpleName() + ": "
                 + message(root).lines().findFirst().orElse("");
