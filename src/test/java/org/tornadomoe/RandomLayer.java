@@ -2,8 +2,10 @@ package org.tornadomoe;
 
 import java.util.SplittableRandom;
 import org.tornadomoe.config.FusedMoeConfig;
+import org.tornadomoe.config.RouterConfig;
 import org.tornadomoe.config.RoutingMethodType;
 import org.tornadomoe.quant.ExpertWeights;
+import org.tornadomoe.quant.RouterWeights;
 
 /** A layer of random weights, for tests: the same seed gives the same layer. */
 public record RandomLayer(FusedMoeConfig config, long seed) implements ExpertWeights {
@@ -22,7 +24,8 @@ public record RandomLayer(FusedMoeConfig config, long seed) implements ExpertWei
 
     /** The same weights under another way of routing. */
     public RandomLayer routedBy(RoutingMethodType method) {
-        return new RandomLayer(config.toBuilder().routingMethod(method).build(), seed);
+        return new RandomLayer(
+                config.toBuilder().router(RouterConfig.of(method)).build(), seed);
     }
 
     /** The same weights, the router's applied on the input. */
@@ -46,10 +49,10 @@ public record RandomLayer(FusedMoeConfig config, long seed) implements ExpertWei
     }
 
     @Override
-    public float[] router() {
+    public RouterWeights router() {
         float[] router = new float[config.numExperts() * config.hiddenDim()];
         fill(router, 2_000_003L, 1.0);
-        return router;
+        return RouterWeights.of(router);
     }
 
     /** Hidden states [tokens, H]. */

@@ -20,6 +20,7 @@ import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.Int8Tensor;
+import org.tornadomoe.quant.RouterWeights;
 
 /**
  * Device time of every kernel of a layer, by TornadoVM's profiler, at the shapes and token counts that the project measures
@@ -155,7 +156,7 @@ final class KernelTimes {
         for (int i = 0; i < router.length; i++) {
             router[i] = (float) random.nextGaussian();
         }
-        return Int8Experts.of(config, Int8Scheme.W8A8_CHANNEL, w13, w2, router, arena);
+        return Int8Experts.of(config, Int8Scheme.W8A8_CHANNEL, w13, w2, RouterWeights.of(router), arena);
     }
 
     private static Int8Tensor random(Arena arena, int experts, int rows, int cols) {

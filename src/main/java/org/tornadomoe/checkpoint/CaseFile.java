@@ -8,9 +8,9 @@ import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.config.MoeActivation;
-import org.tornadomoe.config.RoutingMethodType;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.Int8Tensor;
+import org.tornadomoe.quant.RouterWeights;
 
 /**
  * A self-contained case: int8 weights, an input, and what vLLM's {@code fused_moe_kernel} made of it at every stage, in
@@ -89,7 +89,6 @@ public record CaseFile(
                         .expertsPerToken(k)
                         .hiddenDim(h)
                         .intermediateSize(i)
-                        .routingMethod(RoutingMethodType.RENORMALIZE_NAIVE)
                         .maxNumTokens(m)
                         .build();
             } catch (IllegalArgumentException e) {
@@ -178,7 +177,7 @@ public record CaseFile(
                     scheme,
                     int8(tensors, arena, "w13_weight", config.gateUpRows(), h, local),
                     int8(tensors, arena, "w2_weight", h, config.intermediateSize(), local),
-                    new float[0],
+                    RouterWeights.NONE,
                     expertMap,
                     arena);
         } catch (Throwable e) {

@@ -6,7 +6,8 @@ import java.util.function.Predicate;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.MoeActivation;
-import org.tornadomoe.config.RoutingMethodType;
+import org.tornadomoe.config.RouterConfig;
+import org.tornadomoe.config.ScoringFunction;
 
 /** The model families read: what their config.json says about an MoE layer, and how they name its tensors. */
 enum ModelFamily {
@@ -18,7 +19,7 @@ enum ModelFamily {
                     json,
                     json.integer("num_local_experts"),
                     json.integer("intermediate_size"),
-                    RoutingMethodType.RENORMALIZE_NAIVE);
+                    RouterConfig.of(ScoringFunction.SOFTMAX, true));
         }
 
         @Override
@@ -38,9 +39,7 @@ enum ModelFamily {
                     json,
                     json.integer(experts),
                     json.integer("moe_intermediate_size"),
-                    json.bool("norm_topk_prob", false)
-                            ? RoutingMethodType.RENORMALIZE_NAIVE
-                            : RoutingMethodType.DEFAULT);
+                    RouterConfig.of(ScoringFunction.SOFTMAX, json.bool("norm_topk_prob", false)));
         }
 
         @Override
@@ -67,12 +66,7 @@ enum ModelFamily {
                     json,
                     json.integer("n_routed_experts"),
                     json.integer("moe_intermediate_size"),
-                    RoutingMethodType.getRoutingMethodType(
-                            json.has("scoring_func") ? json.string("scoring_func") : "sigmoid",
-                            json.bool("norm_topk_prob", true),
-                            json.integer("n_group", 0),
-                            true,
-                            json.number("routed_scaling_factor")));
+                    deepSeekRouter(json));
         }
 
         @Override
@@ -91,7 +85,7 @@ enum ModelFamily {
                             json,
                             json.integer("num_local_experts"),
                             json.integer("intermediate_size"),
-                            RoutingMethodType.RENORMALIZE)
+                            RouterConfig.topKThenSoftmax())
                     .toBuilder()
                     .activation(MoeActivation.SWIGLUOAI)
                     .swigluLimit(json.number("swiglu_limit"))
@@ -114,7 +108,7 @@ enum ModelFamily {
                     json,
                     json.integer("num_local_experts"),
                     json.integer("intermediate_size"),
-                    RoutingMethodType.LLAMA4);
+                    RouterConfig.topKThenSigmoid());
         }
 
         @Override
@@ -213,7 +207,22 @@ enum ModelFamily {
         return "model.layers." + layer + "." + block + ".";
     }
 
-    private static FusedMoeConfig build(JsonFile json, int experts, int intermediate, RoutingMethodType routing) {
+    private static RouterConfig deepSeekRouter(JsonFile json) {
+        String scoring = json.has("scoring_func") ? json.string("scoring_func") : "sigmoid";
+        Double factor = json.number("routed_scaling_factor");
+        int groups = json.integer("n_group", 0);
+        try {
+            RouterConfig router = RouterConfig.of(
+                            ScoringFunction.fromString(scoring), json.bool("norm_topk_prob", true))
+                    .withCorrectionBias()
+                    .withRoutedScalingFactor(factor == null ? 1 : factor);
+            return groups == 0 ? router : router.withGroups(groups, json.integer("topk_group", groups));
+        } catch (IllegalArgumentException e) {
+            throw new CheckpointException(json.file(), String.valueOf(e.getMessage()), e);
+        }
+    }
+
+    private static FusedMoeConfig build(JsonFile json, int experts, int intermediate, RouterConfig router) {
         try {
             return FusedMoeConfig.builder()
                     .numExperts(experts)
@@ -224,7 +233,7 @@ enum ModelFamily {
                             json.has("hidden_act")
                                     ? MoeActivation.fromString(json.string("hidden_act"))
                                     : MoeActivation.SILU)
-                    .routingMethod(routing)
+                    .router(router)
                     .maxNumTokens(1)
                     .build();
         } catch (IllegalArgumentException e) {

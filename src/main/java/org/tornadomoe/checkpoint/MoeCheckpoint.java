@@ -7,6 +7,7 @@ import java.util.List;
 import java.util.Objects;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.quant.ExpertWeights;
+import org.tornadomoe.quant.RouterWeights;
 
 /**
  * A checkpoint directory in Hugging Face's layout, {@code config.json} and safetensors, of a known model family
@@ -186,8 +187,8 @@ public final class MoeCheckpoint implements AutoCloseable {
         }
 
         @Override
-        public float[] router() {
-            return router.toFloats();
+        public RouterWeights router() {
+            return RouterWeights.of(router.toFloats());
         }
     }
 }

@@ -14,6 +14,7 @@ import org.tornadomoe.config.FusedMoeParallelConfig;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.config.MoeActivation;
 import org.tornadomoe.config.QuantKey;
+import org.tornadomoe.config.RouterConfig;
 import org.tornadomoe.config.RoutingMethodType;
 import org.tornadomoe.modular.Support;
 import org.tornadomoe.oracle.Explanation;
@@ -180,7 +181,7 @@ final class Explain implements Callable<Integer> {
         set(hidden, layer::hiddenDim);
         set(intermediate, layer::intermediateSize);
         set(activation == null ? null : MoeActivation.fromString(activation), layer::activation);
-        set(routing, layer::routingMethod);
+        set(routing == null ? null : RouterConfig.of(routing), layer::router);
         set(bias ? true : null, layer::hasBias);
         return layer.maxNumTokens(tokens)
                 .isLoraEnabled(lora)

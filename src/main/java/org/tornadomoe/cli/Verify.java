@@ -148,8 +148,8 @@ final class Verify implements Callable<Integer> {
         FusedMoeConfig config = weights.config();
         int m = hidden.count();
         int e = config.numExperts();
-        double[] logits =
-                Reference.routerLogits(Reference.widen(hidden.values()), weights.router(), m, e, config.hiddenDim());
+        double[] logits = Reference.routerLogits(
+                Reference.widen(hidden.values()), weights.router().weight(), m, e, config.hiddenDim());
         return Reference.route(logits, m, e, config.expertsPerToken(), config.routingMethod());
     }
 

@@ -7,15 +7,17 @@ import org.jspecify.annotations.Nullable;
  * What one MoE layer is and how it is to run (vLLM: {@code FusedMoEConfig}). The letters used everywhere else: M tokens, E
  * experts, H hidden, I intermediate, K top-k.
  *
- * @param numExperts E, 1 to {@value #MAX_EXPERTS}: those of the model, on all ranks, copies included
+ * @param numExperts E, 1 to {@value #MAX_EXPERTS}: the routed ones of the model, on all ranks, copies included
  * @param expertsPerToken K, 1 to {@value #MAX_EXPERTS_PER_TOKEN} and at most E
  * @param hiddenDim H, the width of a token
  * @param intermediateSize I, the width between the two GEMMs, after the activation, on all ranks; a multiple of the
  *     tensor-parallel size
- * @param numLocalExperts the experts of this rank
- * @param numLogicalExperts the experts without copies
+ * @param numLocalExperts the experts of this rank, shared ones included
+ * @param numLogicalExperts the routed experts without copies
+ * @param numFusedSharedExperts shared experts, as more experts of the same width I, with the ids E to E + n - 1, which every token
+ *     goes to beside its K; a shared expert of another width Is is ⌈Is / I⌉ of them, filled up with zeros
  * @param activation the function between the two GEMMs
- * @param routingMethod how router logits become ids and weights
+ * @param router how router logits become ids and weights
  * @param moeParallelConfig how the layer is spread over ranks
  * @param moeBackend {@code auto}, or the name of the backend to take
  * @param device where to run, such as {@code ptx:0}, or the first part of it; null for the best there is
@@ -43,8 +45,9 @@ public record FusedMoeConfig(
         int intermediateSize,
         int numLocalExperts,
         int numLogicalExperts,
+        int numFusedSharedExperts,
         MoeActivation activation,
-        RoutingMethodType routingMethod,
+        RouterConfig router,
         FusedMoeParallelConfig moeParallelConfig,
         String moeBackend,
         @Nullable String device,
@@ -76,11 +79,13 @@ public record FusedMoeConfig(
         requireRange("numExperts", numExperts, MAX_EXPERTS);
         requireRange("expertsPerToken", expertsPerToken, MAX_EXPERTS_PER_TOKEN);
         requireAtMost("expertsPerToken", expertsPerToken, "numExperts", numExperts);
+        requireShared(numFusedSharedExperts, numExperts, expertsPerToken);
+        requireRouter(router, numExperts, expertsPerToken, numFusedSharedExperts);
         requireRange("hiddenDim", hiddenDim, Integer.MAX_VALUE);
         requireRange("intermediateSize", intermediateSize, Integer.MAX_VALUE);
         requireRange("maxNumTokens", maxNumTokens, Integer.MAX_VALUE);
         Objects.requireNonNull(activation, "activation");
-        Objects.requireNonNull(routingMethod, "routingMethod");
+        Objects.requireNonNull(router, "router");
         Objects.requireNonNull(moeParallelConfig, "moeParallelConfig");
         Objects.requireNonNull(moeBackend, "moeBackend");
         Objects.requireNonNull(inDtype, "inDtype");
@@ -92,7 +97,11 @@ public record FusedMoeConfig(
         }
         int intermediate = intermediateSize / tpSize;
         requireRange("numLocalExperts", numLocalExperts, MAX_EXPERTS);
-        requireAtMost("numLocalExperts", numLocalExperts, "numExperts", numExperts);
+        requireAtMost(
+                "numLocalExperts",
+                numLocalExperts,
+                numFusedSharedExperts == 0 ? "numExperts" : "globalNumExperts",
+                numExperts + numFusedSharedExperts);
         requireRange("numLogicalExperts", numLogicalExperts, MAX_EXPERTS);
         requireAtMost("numLogicalExperts", numLogicalExperts, "numExperts", numExperts);
         requireRange("hiddenDimUnpadded", hiddenDimUnpadded, Integer.MAX_VALUE);
@@ -111,7 +120,33 @@ public record FusedMoeConfig(
         int shards = activation.isGated() ? 2 : 1;
         requireAddressableWeights("w13", numLocalExperts, (long) shards * intermediate, hiddenDim);
         requireAddressableWeights("w2", numLocalExperts, hiddenDim, intermediate);
-        requireAddressableRows(maxNumTokens, expertsPerToken, (long) shards * intermediate, hiddenDim);
+        requireAddressableRows(
+                maxNumTokens, expertsPerToken + numFusedSharedExperts, (long) shards * intermediate, hiddenDim);
+    }
+
+    /** Experts with weights: the routed ones and, from id E on, the shared ones (vLLM: {@code global_num_experts}). */
+    public int globalNumExperts() {
+        return numExperts + numFusedSharedExperts;
+    }
+
+    /** Experts with which a token is paired: the K that are chosen, then the shared ones. */
+    public int pairsPerToken() {
+        return expertsPerToken + numFusedSharedExperts;
+    }
+
+    /** What a token chooses its K from: the routed experts, then the zero experts, whose ids start at {@link #globalNumExperts}. */
+    public int numChoices() {
+        return numExperts + router.numZeroExperts();
+    }
+
+    /** Logits of a token, L: one a choice, then that of the shared expert gate if there is one. */
+    public int numRouterLogits() {
+        return numChoices() + (router.hasSharedExpertGate() ? 1 : 0);
+    }
+
+    /** vLLM's name for how router logits become ids and weights. */
+    public RoutingMethodType routingMethod() {
+        return router.method();
     }
 
     /** This rank's part of I. */
@@ -151,10 +186,12 @@ public record FusedMoeConfig(
         builder.expertsPerToken = expertsPerToken;
         builder.hiddenDim = hiddenDim;
         builder.intermediateSize = intermediateSize;
-        builder.numLocalExperts = numLocalExperts == linearShare(moeParallelConfig, numExperts) ? 0 : numLocalExperts;
+        builder.numLocalExperts =
+                numLocalExperts == linearShare(moeParallelConfig, globalNumExperts()) ? 0 : numLocalExperts;
         builder.numLogicalExperts = numLogicalExperts == numExperts ? 0 : numLogicalExperts;
         builder.activation = activation;
-        builder.routingMethod = routingMethod;
+        builder.router = router;
+        builder.numFusedSharedExperts = numFusedSharedExperts;
         builder.moeParallelConfig = moeParallelConfig;
         builder.moeBackend = moeBackend;
         builder.device = device;
@@ -188,6 +225,34 @@ public record FusedMoeConfig(
         if (value < 1 || value > max) {
             String expected = max == Integer.MAX_VALUE ? "a positive number" : "1 to " + max;
             throw new IllegalArgumentException(field + ": expected " + expected + ", got " + value);
+        }
+    }
+
+    private static void requireShared(int shared, int experts, int topK) {
+        int most = Math.max(0, Math.min(MAX_EXPERTS - experts, MAX_EXPERTS_PER_TOKEN - topK));
+        if (shared < 0 || shared > most) {
+            throw new IllegalArgumentException("numFusedSharedExperts: expected 0 to " + most + " beside " + experts
+                    + " experts and " + topK + " a token (" + MAX_EXPERTS + " and " + MAX_EXPERTS_PER_TOKEN
+                    + " in all), got " + shared);
+        }
+    }
+
+    private static void requireRouter(RouterConfig router, int experts, int topK, int shared) {
+        int logits = experts + router.numZeroExperts();
+        if (logits > MAX_EXPERTS) {
+            throw new IllegalArgumentException(
+                    "router: expected at most " + MAX_EXPERTS + " experts, zero experts included, got " + logits);
+        }
+        int groups = router.numExpertGroup();
+        if (groups > 1 && logits % groups == 0 && logits > groups) {
+            int candidates = router.topkGroup() * (logits / groups);
+            if (topK > candidates) {
+                throw new IllegalArgumentException("expertsPerToken: expected at most the " + candidates
+                        + " experts of " + router.topkGroup() + " of " + groups + " groups, got " + topK);
+            }
+        }
+        if (router.hasSharedExpertGate() && shared == 0) {
+            throw new IllegalArgumentException("router: expected shared experts for its shared expert gate, got none");
         }
     }
 
@@ -229,7 +294,8 @@ public record FusedMoeConfig(
         private int numLocalExperts;
         private int numLogicalExperts;
         private MoeActivation activation = MoeActivation.SILU;
-        private RoutingMethodType routingMethod = RoutingMethodType.RENORMALIZE_NAIVE;
+        private int numFusedSharedExperts;
+        private RouterConfig router = RouterConfig.of(ScoringFunction.SOFTMAX, true);
         private FusedMoeParallelConfig moeParallelConfig = FusedMoeParallelConfig.NO_PARALLEL;
         private String moeBackend = "auto";
         private @Nullable String device;
@@ -287,8 +353,13 @@ public record FusedMoeConfig(
             return this;
         }
 
-        public Builder routingMethod(RoutingMethodType value) {
-            routingMethod = value;
+        public Builder numFusedSharedExperts(int value) {
+            numFusedSharedExperts = value;
+            return this;
+        }
+
+        public Builder router(RouterConfig value) {
+            router = value;
             return this;
         }
 
@@ -387,15 +458,19 @@ public record FusedMoeConfig(
          */
         public FusedMoeConfig build() {
             requireRange("numExperts", numExperts, MAX_EXPERTS);
+            requireShared(numFusedSharedExperts, numExperts, expertsPerToken);
             return new FusedMoeConfig(
                     numExperts,
                     expertsPerToken,
                     hiddenDim,
                     intermediateSize,
-                    numLocalExperts == 0 ? linearShare(moeParallelConfig, numExperts) : numLocalExperts,
+                    numLocalExperts == 0
+                            ? linearShare(moeParallelConfig, numExperts + numFusedSharedExperts)
+                            : numLocalExperts,
                     numLogicalExperts == 0 ? numExperts : numLogicalExperts,
+                    numFusedSharedExperts,
                     activation,
-                    routingMethod,
+                    router,
                     moeParallelConfig,
                     moeBackend,
                     device,

@@ -2,7 +2,10 @@ package org.tornadomoe.quant;
 
 import org.tornadomoe.config.FusedMoeConfig;
 
-/** The unquantised weights of one MoE layer, row by row, however they are stored. Thread-safe. */
+/**
+ * The unquantised weights of one MoE layer, row by row, however they are stored. E counts shared experts, which come after
+ * the routed ones ({@link FusedMoeConfig#globalNumExperts}). Thread-safe.
+ */
 public interface ExpertWeights {
     /** The layer these are the weights of. */
     FusedMoeConfig config();
@@ -23,6 +26,6 @@ public interface ExpertWeights {
      */
     void downRow(int expert, int row, float[] into);
 
-    /** The router's weight [E, H], row-major, a copy. */
-    float[] router();
+    /** The router's tensors, copies. */
+    RouterWeights router();
 }

@@ -17,7 +17,7 @@ public final class Int8Experts implements AutoCloseable {
     private final Int8Scheme scheme;
     private final Int8Tensor w13;
     private final Int8Tensor w2;
-    private final float[] router;
+    private final RouterWeights router;
     private final int @Nullable [] expertMap;
     private final Arena arena;
 
@@ -26,7 +26,7 @@ public final class Int8Experts implements AutoCloseable {
             Int8Scheme scheme,
             Int8Tensor w13,
             Int8Tensor w2,
-            float[] router,
+            RouterWeights router,
             int @Nullable [] expertMap,
             Arena arena) {
         this.config = config;
@@ -41,38 +41,43 @@ public final class Int8Experts implements AutoCloseable {
     /**
      * Weights that are int8 already.
      *
-     * @param w13 [E, 2I, H], gate rows then up rows
+     * @param w13 [E, 2I, H], gate rows then up rows; E counts shared experts, which come after the routed ones
      * @param w2 [E, H, I]
-     * @param router [E, H] row-major, or empty for a layer that is only ever handed router logits
+     * @param router the router's tensors; without a weight for a layer that is only ever handed router logits
      * @param arena where both tensors were allocated; from here on it belongs to the result, unless this throws. It
      *     must be closeable from any thread ({@link Arena#ofShared})
      * @throws IllegalArgumentException if a shape does not fit the configuration
-     */
-    public static Int8Experts of(
-            FusedMoeConfig config, Int8Scheme scheme, Int8Tensor w13, Int8Tensor w2, float[] router, Arena arena) {
-        return of(config, scheme, w13, w2, router, null, arena);
-    }
-
-    /**
-     * A rank's part of a layer whose experts are spread over ranks.
-     *
-     * @param w13 [local experts, 2I, H]
-     * @param w2 [local experts, H, I]
-     * @param expertMap [E]: the local number of each expert of the layer, -1 if it lives elsewhere; null if all are here
      */
     public static Int8Experts of(
             FusedMoeConfig config,
             Int8Scheme scheme,
             Int8Tensor w13,
             Int8Tensor w2,
-            float[] router,
+            RouterWeights router,
+            Arena arena) {
+        return of(config, scheme, w13, w2, router, null, arena);
+    }
+
+    /**
+     * A rank's part of a layer whose experts are spread over ranks.
+     *
+     * @param w13 [local experts, 2I, H], shared ones included
+     * @param w2 [local experts, H, I]
+     * @param expertMap [E]: the local number of each expert of the layer, shared ones included, -1 if it lives elsewhere; null if all are here
+     */
+    public static Int8Experts of(
+            FusedMoeConfig config,
+            Int8Scheme scheme,
+            Int8Tensor w13,
+            Int8Tensor w2,
+            RouterWeights router,
             int @Nullable [] expertMap,
             Arena arena) {
-        int local = config.numExperts();
+        int local = config.globalNumExperts();
         if (expertMap != null) {
-            if (expertMap.length != config.numExperts()) {
-                throw new IllegalArgumentException("expertMap: expected an entry for each of the " + config.numExperts()
-                        + " experts, got " + expertMap.length);
+            if (expertMap.length != config.globalNumExperts()) {
+                throw new IllegalArgumentException("expertMap: expected an entry for each of the "
+                        + config.globalNumExperts() + " experts, got " + expertMap.length);
             }
             int[] here = Arrays.stream(expertMap).filter(e -> e != -1).sorted().toArray();
             if (here.length == 0
@@ -85,13 +90,8 @@ public final class Int8Experts implements AutoCloseable {
         }
         requireShape("w13", w13, local, config.gateUpRows(), config.hiddenDim());
         requireShape("w2", w2, local, config.hiddenDim(), config.intermediateSizePerPartition());
-        long routerLength = (long) config.numExperts() * config.hiddenDim();
-        if (router.length != 0 && router.length != routerLength) {
-            throw new IllegalArgumentException("router: expected [" + config.numExperts() + ", " + config.hiddenDim()
-                    + "] = " + routerLength + " values or none, got " + router.length);
-        }
-        return new Int8Experts(
-                config, scheme, w13, w2, router.clone(), expertMap == null ? null : expertMap.clone(), arena);
+        router.requireFits(config);
+        return new Int8Experts(config, scheme, w13, w2, router, expertMap == null ? null : expertMap.clone(), arena);
     }
 
     private static void requireShape(String name, Int8Tensor tensor, int experts, int rows, int cols) {
@@ -131,29 +131,34 @@ public final class Int8Experts implements AutoCloseable {
 
     /** The local number of an expert of the layer, an index into {@link #w13} and {@link #w2}; -1 if it lives elsewhere. */
     public int expertMap(int expert) {
-        return expertMap == null ? Objects.checkIndex(expert, config.numExperts()) : expertMap[expert];
+        return expertMap == null ? Objects.checkIndex(expert, config.globalNumExperts()) : expertMap[expert];
     }
 
     /** Whether some of the layer's experts live elsewhere. */
     public boolean isPart() {
-        return expertMap != null && w13.experts() < config.numExperts();
+        return expertMap != null && w13.experts() < config.globalNumExperts();
     }
 
     /** Whether there is a router weight, so that logits can be computed from hidden states. */
     public boolean hasRouter() {
-        return router.length != 0;
+        return router.hasWeight();
+    }
+
+    /** The router's tensors. */
+    public RouterWeights router() {
+        return router;
     }
 
     /**
-     * The router's weight [E, H], row-major; the array itself, not to be written to.
+     * The router's weight [L, H], row-major; the array itself, not to be written to.
      *
      * @throws IllegalStateException if this layer has none and must be handed logits
      */
-    public float[] router() {
+    public float[] routerWeight() {
         if (!hasRouter()) {
             throw new IllegalStateException("this layer was made without a router weight: hand it router logits");
         }
-        return router;
+        return router.weight();
     }
 
     /** Bytes of memory held: values, scales and router. */
@@ -162,7 +167,7 @@ public final class Int8Experts implements AutoCloseable {
                 + w2.values().byteSize()
                 + 4L * w13.scales().length
                 + 4L * w2.scales().length
-                + 4L * router.length;
+                + router.bytes();
     }
 
     /** Frees the weights. A second call does nothing. */

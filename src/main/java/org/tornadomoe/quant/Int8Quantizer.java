@@ -39,16 +39,12 @@ public final class Int8Quantizer {
     static Int8Experts quantize(ExpertWeights source, Int8Scheme scheme, Progress progress, Arena arena) {
         try {
             FusedMoeConfig config = source.config();
-            float[] router = source.router();
-            for (int i = 0; i < router.length; i++) {
-                if (!Float.isFinite(router[i])) {
-                    throw new IllegalArgumentException("router weight: expected finite values, got " + router[i]
-                            + " at expert " + i / config.hiddenDim() + ", column " + i % config.hiddenDim());
-                }
-            }
-            Int8Tensor w13 = Int8Tensor.allocate(arena, config.numExperts(), config.gateUpRows(), config.hiddenDim());
-            Int8Tensor w2 =
-                    Int8Tensor.allocate(arena, config.numExperts(), config.hiddenDim(), config.intermediateSize());
+            RouterWeights router = source.router();
+            router.requireFits(config);
+            Int8Tensor w13 =
+                    Int8Tensor.allocate(arena, config.globalNumExperts(), config.gateUpRows(), config.hiddenDim());
+            Int8Tensor w2 = Int8Tensor.allocate(
+                    arena, config.globalNumExperts(), config.hiddenDim(), config.intermediateSize());
             long w13Rows = w13.scales().length;
             long rows = w13Rows + w2.scales().length;
             int gateRows = config.intermediateSize();

@@ -30,7 +30,7 @@ public final class Reference {
         requireSilu(config);
         requireLength("hidden", hidden.length, tokens, config.hiddenDim());
         double[] logits =
-                routerLogits(widen(hidden), weights.router(), tokens, config.numExperts(), config.hiddenDim());
+                routerLogits(widen(hidden), weights.router().weight(), tokens, config.numExperts(), config.hiddenDim());
         Routing routing = route(logits, tokens, config.numExperts(), config.expertsPerToken(), config.routingMethod());
         double[] x = onInput(config, widen(hidden), routing.weights());
         double[] gemm1 = gemm(x, config.expertsPerToken(), routing.ids(), Weights.gateUp(weights));
@@ -45,7 +45,7 @@ public final class Reference {
         FusedMoeConfig config = experts.config();
         requireLength("hidden", hidden.length, tokens, config.hiddenDim());
         double[] logits =
-                routerLogits(widen(hidden), experts.router(), tokens, config.numExperts(), config.hiddenDim());
+                routerLogits(widen(hidden), experts.routerWeight(), tokens, config.numExperts(), config.hiddenDim());
         return forward(experts, hidden, logits, tokens);
     }
 
@@ -351,7 +351,7 @@ public final class Reference {
         int topK = config.expertsPerToken();
         boolean int8 = experts.scheme().quantizesActivations();
         requireLength("hidden", hidden.length, tokens, h);
-        double[] logits = routerLogits(widen(hidden), experts.router(), tokens, config.numExperts(), h);
+        double[] logits = routerLogits(widen(hidden), experts.routerWeight(), tokens, config.numExperts(), h);
         Routing routing = route(logits, tokens, config.numExperts(), topK, config.routingMethod());
         int[] map =
                 IntStream.range(0, config.numExperts()).map(experts::expertMap).toArray();

@@ -94,7 +94,7 @@ public class ReferenceExperts implements FusedMoeExperts {
                     experts.scheme(),
                     copy(arena, experts.w13()),
                     copy(arena, experts.w2()),
-                    experts.hasRouter() ? experts.router() : new float[0],
+                    experts.router(),
                     expertMap(experts),
                     arena);
         } catch (RuntimeException | Error failure) {
@@ -104,7 +104,7 @@ public class ReferenceExperts implements FusedMoeExperts {
     }
 
     private static int[] expertMap(Int8Experts experts) {
-        return IntStream.range(0, experts.config().numExperts())
+        return IntStream.range(0, experts.config().globalNumExperts())
                 .map(experts::expertMap)
                 .toArray();
     }

@@ -220,7 +220,7 @@ final class LayerArrays implements AutoCloseable {
         pack(experts.w13(), w13, w13Scales);
         pack(experts.w2(), w2, w2Scales);
         if (experts.hasRouter()) {
-            copy(experts.router(), router);
+            copy(experts.routerWeight(), router);
         }
     }
 

@@ -72,7 +72,7 @@ class MoeCheckpointTest {
         float[] down = new float[2];
         weights.downRow(1, 2, down);
         assertThat(down).containsExactly(134, 135);
-        assertThat(weights.router()).containsExactly(1, 2, 3, 4, 5, 6);
+        assertThat(weights.router().weight()).containsExactly(1, 2, 3, 4, 5, 6);
         assertThatExceptionOfType(IndexOutOfBoundsException.class).isThrownBy(() -> weights.gateUpRow(0, 4, row));
         assertThatExceptionOfType(IndexOutOfBoundsException.class).isThrownBy(() -> weights.gateUpRow(2, 0, row));
         assertThatExceptionOfType(IndexOutOfBoundsException.class).isThrownBy(() -> weights.downRow(0, -1, row));

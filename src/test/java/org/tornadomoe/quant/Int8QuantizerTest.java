@@ -32,16 +32,16 @@ class Int8QuantizerTest {
     }
 
     /** Weights in arrays: w13 [E, 2I, H], w2 [E, H, I]. */
-    private record ArrayWeights(FusedMoeConfig config, float[] w13, float[] w2, float[] router)
+    private record ArrayWeights(FusedMoeConfig config, float[] w13, float[] w2, RouterWeights router)
             implements ExpertWeights {
         static ArrayWeights random(FusedMoeConfig config, long seed) {
             Random random = new Random(seed);
             int e = config.numExperts();
             int h = config.hiddenDim();
             int i = config.intermediateSize();
-            ArrayWeights weights =
-                    new ArrayWeights(config, new float[e * 2 * i * h], new float[e * h * i], new float[e * h]);
-            for (float[] values : List.of(weights.w13, weights.w2, weights.router)) {
+            ArrayWeights weights = new ArrayWeights(
+                    config, new float[e * 2 * i * h], new float[e * h * i], RouterWeights.of(new float[e * h]));
+            for (float[] values : List.of(weights.w13, weights.w2, weights.router.weight())) {
                 for (int n = 0; n < values.length; n++) {
                     values[n] = (float) random.nextGaussian();
                 }
@@ -72,7 +72,7 @@ class Int8QuantizerTest {
         try (Int8Experts quantized = Int8Quantizer.quantize(weights, Int8Scheme.W8A8_CHANNEL, Progress.NONE)) {
             assertRule(weights.w13, quantized.w13());
             assertRule(weights.w2, quantized.w2());
-            assertThat(quantized.router()).isEqualTo(weights.router);
+            assertThat(quantized.routerWeight()).isEqualTo(weights.router.weight());
         }
     }
 
@@ -105,7 +105,7 @@ class Int8QuantizerTest {
     void halvesGoToEvenAndARowOfZerosIsFinite() {
         FusedMoeConfig config = config(1, 8, 1);
         float[] w13 = {127f, 0.5f, 1.5f, 2.5f, -0.5f, -1.5f, -2.5f, 0f, 0f, 0f, 0f, 0f, 0f, 0f, 0f, 0f};
-        ArrayWeights weights = new ArrayWeights(config, w13, new float[8], new float[8]);
+        ArrayWeights weights = new ArrayWeights(config, w13, new float[8], RouterWeights.of(new float[8]));
         try (Int8Experts quantized = Int8Quantizer.quantize(weights, Int8Scheme.W8A16_CHANNEL, Progress.NONE)) {
             byte[] row = new byte[8];
             quantized.w13().row(0, 0, row);
@@ -122,7 +122,7 @@ class Int8QuantizerTest {
         FusedMoeConfig config = config(1, 4, 1);
         float max = Float.MAX_VALUE;
         float[] w13 = {max, -max, max / 4, 0f, Float.MIN_VALUE, 0f, -1e-12f, 0f};
-        ArrayWeights weights = new ArrayWeights(config, w13, new float[4], new float[4]);
+        ArrayWeights weights = new ArrayWeights(config, w13, new float[4], RouterWeights.of(new float[4]));
         try (Int8Experts quantized = Int8Quantizer.quantize(weights, Int8Scheme.W8A8_CHANNEL, Progress.NONE)) {
             byte[] row = new byte[4];
             quantized.w13().row(0, 0, row);
@@ -166,7 +166,7 @@ class Int8QuantizerTest {
                 .withMessage(
                         "weight: expected finite values, got Infinity at expert 0, down projection, row 32, column 99");
         weights.w2[100 * 33 - 1] = 0;
-        weights.router[34] = Float.NaN;
+        weights.router.weight()[34] = Float.NaN;
         assertThatIllegalArgumentException()
                 .isThrownBy(() -> Int8Quantizer.quantize(weights, Int8Scheme.W8A8_CHANNEL, Progress.NONE))
                 .withMessage("router weight: expected finite values, got NaN at expert 1, column 1");
@@ -247,15 +247,18 @@ class Int8QuantizerTest {
             Int8Tensor w13 = Int8Tensor.allocate(arena, 3, 74, 21);
             Int8Tensor w2 = Int8Tensor.allocate(arena, 3, 21, 37);
             assertThatIllegalArgumentException()
-                    .isThrownBy(() -> Int8Experts.of(SMALL, Int8Scheme.W8A8_CHANNEL, w2, w13, new float[0], arena))
+                    .isThrownBy(
+                            () -> Int8Experts.of(SMALL, Int8Scheme.W8A8_CHANNEL, w2, w13, RouterWeights.NONE, arena))
                     .withMessage("w13: expected [3, 74, 21], got Int8Tensor[3, 21, 37]");
             assertThatIllegalArgumentException()
-                    .isThrownBy(() -> Int8Experts.of(SMALL, Int8Scheme.W8A8_CHANNEL, w13, w2, new float[5], arena))
-                    .withMessage("router: expected [3, 21] = 63 values or none, got 5");
-            try (Int8Experts experts = Int8Experts.of(SMALL, Int8Scheme.W8A8_CHANNEL, w13, w2, new float[0], arena)) {
+                    .isThrownBy(() -> Int8Experts.of(
+                            SMALL, Int8Scheme.W8A8_CHANNEL, w13, w2, RouterWeights.of(new float[5]), arena))
+                    .withMessage("router weight: expected [3, 21] = 63 values, got 5");
+            try (Int8Experts experts =
+                    Int8Experts.of(SMALL, Int8Scheme.W8A8_CHANNEL, w13, w2, RouterWeights.NONE, arena)) {
                 assertThat(experts.hasRouter()).isFalse();
                 assertThatIllegalStateException()
-                        .isThrownBy(experts::router)
+                        .isThrownBy(experts::routerWeight)
                         .withMessageContaining("hand it router logits");
             }
             assertThat(arena.scope().isAlive()).isFalse();

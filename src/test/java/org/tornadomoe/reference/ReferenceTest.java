@@ -22,9 +22,11 @@ import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.EnumSource;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8Scheme;
+import org.tornadomoe.config.RouterConfig;
 import org.tornadomoe.config.RoutingMethodType;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.Int8Tensor;
+import org.tornadomoe.quant.RouterWeights;
 
 class ReferenceTest {
     private static final double NAN = Double.NaN;
@@ -223,7 +225,7 @@ class ReferenceTest {
                 .expertsPerToken(1)
                 .hiddenDim(1)
                 .intermediateSize(1)
-                .routingMethod(RoutingMethodType.DEFAULT)
+                .router(RouterConfig.of(RoutingMethodType.DEFAULT))
                 .build();
         FusedMoeConfig onInput =
                 onOutput.toBuilder().applyRouterWeightOnInput(true).build();
@@ -250,7 +252,7 @@ class ReferenceTest {
             w13.setRow(e, 1, new byte[] {1}, 0, 1);
             w2.setRow(e, 0, new byte[] {1}, 0, 1);
         }
-        try (Int8Experts experts = Int8Experts.of(config, scheme, w13, w2, new float[2], arena)) {
+        try (Int8Experts experts = Int8Experts.of(config, scheme, w13, w2, RouterWeights.of(new float[2]), arena)) {
             return Reference.forward(experts, new float[] {x}, new double[2], 1).output()[0];
         }
     }
@@ -276,7 +278,7 @@ class ReferenceTest {
                 Int8Scheme.W8A8_CHANNEL,
                 Int8Tensor.allocate(arena, 2, 2, 3),
                 Int8Tensor.allocate(arena, 2, 3, 1),
-                new float[6],
+                RouterWeights.of(new float[6]),
                 arena)) {
             assertThat(Reference.forward(experts, new float[0], 0).output()).isEmpty();
             assertThatIllegalArgumentException()

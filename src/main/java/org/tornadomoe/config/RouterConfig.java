@@ -1,0 +1,195 @@
+package org.tornadomoe.config;
+
+import java.util.Objects;
+
+/**
+ * How a router's logits become the ids and weights of a token's K experts; K itself, and E, are the layer's. In this order:
+ * scores of the logits; plus a bias for the choice alone; the best groups of experts; the K best experts of those, a tie
+ * going to the lower id; their scores, divided by their sum, times a factor.
+ *
+ * <p>{@link #method} gives vLLM's name for it all.
+ *
+ * @param scoring what makes logits into scores
+ * @param scoresChosenOnly whether the choice is made by logits and only the chosen are scored: a softmax over the K (gpt-oss;
+ *     the same numbers as a softmax over all, renormalised), the sigmoid of the top logit (Llama 4)
+ * @param renormalize whether the weights are divided by their sum
+ * @param hasCorrectionBias whether a bias an expert ({@code e_score_correction_bias}) is added to the scores for the choice, but
+ *     not in the weights
+ * @param numExpertGroup groups of neighbouring experts that are chosen first; 0 for none. A group's score is the greatest of its
+ *     experts' (DeepSeek-V2), or with a correction bias the sum of its two greatest (DeepSeek-V3). 1, and numbers that don't
+ *     divide E or leave one expert a group, are as good as none
+ * @param topkGroup the groups that are kept; 0 without groups
+ * @param routedScalingFactor what weights are multiplied by in the end; not those of shared experts
+ * @param numZeroExperts logits beyond the experts' stand for so many experts that hand their token on as it is (LongCat)
+ * @param hasSharedExpertGate whether the weight of shared experts is a sigmoid of the token (Qwen2-MoE) and not 1
+ */
+public record RouterConfig(
+        ScoringFunction scoring,
+        boolean scoresChosenOnly,
+        boolean renormalize,
+        boolean hasCorrectionBias,
+        int numExpertGroup,
+        int topkGroup,
+        double routedScalingFactor,
+        int numZeroExperts,
+        boolean hasSharedExpertGate) {
+    /**
+     * Checks what can be checked without E and K; {@link FusedMoeConfig} checks the rest.
+     *
+     * @throws IllegalArgumentException naming the field, what was expected and what came
+     */
+    public RouterConfig {
+        Objects.requireNonNull(scoring, "scoring");
+        if (numExpertGroup < 0) {
+            throw new IllegalArgumentException("numExpertGroup: expected at least 0, got " + numExpertGroup);
+        }
+        if (numExpertGroup == 0 ? topkGroup != 0 : topkGroup < 1 || topkGroup > numExpertGroup) {
+            throw new IllegalArgumentException("topkGroup: expected "
+                    + (numExpertGroup == 0 ? "0 without groups" : "1 to numExpertGroup = " + numExpertGroup) + ", got "
+                    + topkGroup);
+        }
+        if (!Double.isFinite(routedScalingFactor)) {
+            throw new IllegalArgumentException(
+                    "routedScalingFactor: expected a finite number, got " + routedScalingFactor);
+        }
+        if (numZeroExperts < 0) {
+            throw new IllegalArgumentException("numZeroExperts: expected at least 0, got " + numZeroExperts);
+        }
+        if (scoresChosenOnly && (hasCorrectionBias || numExpertGroup > 0)) {
+            throw new IllegalArgumentException(
+                    "scoresChosenOnly: expected neither a correction bias nor groups beside it: the choice is made by"
+                            + " logits");
+        }
+        boolean handed = scoring == ScoringFunction.CUSTOM || scoring == ScoringFunction.SIMULATED;
+        if (handed && (scoresChosenOnly || hasCorrectionBias || numExpertGroup > 0)) {
+            throw new IllegalArgumentException(
+                    "scoring: expected neither a correction bias nor groups beside " + scoring + ", which chooses");
+        }
+    }
+
+    /** Scores of all logits by that function, the K greatest, divided by their sum or not. */
+    public static RouterConfig of(ScoringFunction scoring, boolean renormalize) {
+        return new RouterConfig(scoring, false, renormalize, false, 0, 0, 1, 0, false);
+    }
+
+    /** The top K logits, then a softmax over them (gpt-oss, Granite). */
+    public static RouterConfig topKThenSoftmax() {
+        return new RouterConfig(ScoringFunction.SOFTMAX, true, true, false, 0, 0, 1, 0, false);
+    }
+
+    /** The top K logits, then the sigmoid of each (Llama 4). */
+    public static RouterConfig topKThenSigmoid() {
+        return new RouterConfig(ScoringFunction.SIGMOID, true, false, false, 0, 0, 1, 0, false);
+    }
+
+    /** The plainest router that amounts to a method. */
+    public static RouterConfig of(RoutingMethodType method) {
+        return switch (method) {
+            case DEFAULT -> of(ScoringFunction.SOFTMAX, false);
+            case RENORMALIZE -> topKThenSoftmax();
+            case DEEPSEEK_V3 ->
+                of(ScoringFunction.SIGMOID, true).withCorrectionBias().withGroups(1, 1);
+            case LLAMA4 -> topKThenSigmoid();
+            case RENORMALIZE_NAIVE -> of(ScoringFunction.SOFTMAX, true);
+            case TOP_K -> of(ScoringFunction.IDENTITY, false);
+            case SIGMOID_RENORM -> of(ScoringFunction.SIGMOID, true);
+            case MINIMAX2 -> of(ScoringFunction.SIGMOID, true).withCorrectionBias();
+            case SIGMOID -> of(ScoringFunction.SIGMOID, false);
+            case UNSPECIFIED -> of(ScoringFunction.SOFTMAX, true).withCorrectionBias();
+            case DEEPSEEK_V4 -> of(ScoringFunction.SQRTSOFTPLUS, true).withCorrectionBias();
+            case CUSTOM -> of(ScoringFunction.CUSTOM, false);
+            case SIMULATED -> of(ScoringFunction.SIMULATED, false);
+        };
+    }
+
+    /** vLLM's name for this way of routing; {@code UNSPECIFIED} for what it has no name for, which doesn't mean unsupported. */
+    public RoutingMethodType method() {
+        return switch (scoring) {
+            case CUSTOM -> RoutingMethodType.CUSTOM;
+            case SIMULATED -> RoutingMethodType.SIMULATED;
+            case IDENTITY -> hasCorrectionBias || renormalize ? RoutingMethodType.UNSPECIFIED : RoutingMethodType.TOP_K;
+            case SOFTMAX, SIGMOID, SQRTSOFTPLUS ->
+                scoresChosenOnly
+                        ? methodOfChosenOnly()
+                        : RoutingMethodType.getRoutingMethodType(
+                                scoring.toString(),
+                                renormalize,
+                                numExpertGroup,
+                                hasCorrectionBias,
+                                routedScalingFactor);
+        };
+    }
+
+    private RoutingMethodType methodOfChosenOnly() {
+        return switch (scoring) {
+            case SOFTMAX -> RoutingMethodType.RENORMALIZE;
+            case SIGMOID -> renormalize ? RoutingMethodType.SIGMOID_RENORM : RoutingMethodType.LLAMA4;
+            default -> RoutingMethodType.UNSPECIFIED;
+        };
+    }
+
+    public RouterConfig withCorrectionBias() {
+        return new RouterConfig(
+                scoring,
+                scoresChosenOnly,
+                renormalize,
+                true,
+                numExpertGroup,
+                topkGroup,
+                routedScalingFactor,
+                numZeroExperts,
+                hasSharedExpertGate);
+    }
+
+    public RouterConfig withGroups(int numExpertGroup, int topkGroup) {
+        return new RouterConfig(
+                scoring,
+                scoresChosenOnly,
+                renormalize,
+                hasCorrectionBias,
+                numExpertGroup,
+                topkGroup,
+                routedScalingFactor,
+                numZeroExperts,
+                hasSharedExpertGate);
+    }
+
+    public RouterConfig withRoutedScalingFactor(double factor) {
+        return new RouterConfig(
+                scoring,
+                scoresChosenOnly,
+                renormalize,
+                hasCorrectionBias,
+                numExpertGroup,
+                topkGroup,
+                factor,
+                numZeroExperts,
+                hasSharedExpertGate);
+    }
+
+    public RouterConfig withZeroExperts(int number) {
+        return new RouterConfig(
+                scoring,
+                scoresChosenOnly,
+                renormalize,
+                hasCorrectionBias,
+                numExpertGroup,
+                topkGroup,
+                routedScalingFactor,
+                number,
+                hasSharedExpertGate);
+    }
+
+    public RouterConfig withSharedExpertGate() {
+        return new RouterConfig(
+                scoring,
+                scoresChosenOnly,
+                renormalize,
+                hasCorrectionBias,
+                numExpertGroup,
+                topkGroup,
+                routedScalingFactor,
+                numZeroExperts,
+                true);
+    }
+}

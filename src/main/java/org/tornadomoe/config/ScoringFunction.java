@@ -1,0 +1,38 @@
+package org.tornadomoe.config;
+
+import java.util.Arrays;
+import java.util.Locale;
+
+/** What makes a router's logits into scores, which choose experts and become their weights. */
+public enum ScoringFunction {
+    /** exp(x) over the sum of all. */
+    SOFTMAX,
+    /** 1 / (1 + exp(-x)), each logit by itself. */
+    SIGMOID,
+    /** The square root of ln(1 + exp(x)), each logit by itself. */
+    SQRTSOFTPLUS,
+    /** The logits themselves. */
+    IDENTITY,
+    /** A function of the caller's that gives ids and weights; it runs on the host. */
+    CUSTOM,
+    /** A simulator's ids instead of the model's. */
+    SIMULATED;
+
+    /**
+     * The function of that name in a model's configuration ({@code scoring_func}): {@code softmax}, {@code sigmoid} or {@code
+     * sqrtsoftplus}.
+     *
+     * @throws IllegalArgumentException if it is another
+     */
+    public static ScoringFunction fromString(String name) {
+        return Arrays.stream(new ScoringFunction[] {SOFTMAX, SIGMOID, SQRTSOFTPLUS})
+                .filter(f -> f.toString().equals(name))
+                .findFirst()
+                .orElseThrow(() -> new IllegalArgumentException("Unsupported scoring function: " + name));
+    }
+
+    @Override
+    public String toString() {
+        return name().toLowerCase(Locale.ROOT);
+    }
+}

@@ -1,0 +1,87 @@
+package org.tornadomoe.quant;
+
+import org.jspecify.annotations.Nullable;
+import org.tornadomoe.config.FusedMoeConfig;
+
+/**
+ * A router's tensors, in float; all finite. C choices: the routed experts, then the zero experts ({@link
+ * FusedMoeConfig#numChoices}). Arrays are the record's own, not to be written to.
+ *
+ * @param weight [C, H], row-major; empty for a layer that is handed its logits
+ * @param bias [C], added to the logits; null for none
+ * @param correctionBias [C], added to the scores for the choice alone; null for none
+ * @param sharedExpertGate [H]: the shared experts' weight is the sigmoid of its product with the token; null for a weight of 1
+ */
+public record RouterWeights(
+        float[] weight,
+        float @Nullable [] bias,
+        float @Nullable [] correctionBias,
+        float @Nullable [] sharedExpertGate) {
+    /** Of a layer that is handed its logits. */
+    public static final RouterWeights NONE = of(new float[0]);
+
+    /** A router that has a weight only. */
+    public static RouterWeights of(float[] weight) {
+        return new RouterWeights(weight, null, null, null);
+    }
+
+    /** Whether logits can be computed from hidden states. */
+    public boolean hasWeight() {
+        return weight.length != 0;
+    }
+
+    /** Bytes of memory held. */
+    public long bytes() {
+        return 4L * (weight.length + length(bias) + length(correctionBias) + length(sharedExpertGate));
+    }
+
+    private static int length(float @Nullable [] values) {
+        return values == null ? 0 : values.length;
+    }
+
+    /**
+     * Checks that this is a router of such a layer.
+     *
+     * @throws IllegalArgumentException naming the tensor, what was expected and what came
+     */
+    public void requireFits(FusedMoeConfig config) {
+        int h = config.hiddenDim();
+        int choices = config.numChoices();
+        if (weight.length != 0) {
+            require("router weight", weight, choices, h);
+        }
+        if (bias != null) {
+            require("router bias", bias, choices, 1);
+        }
+        requirePresence(
+                "correction bias", correctionBias != null, config.router().hasCorrectionBias());
+        if (correctionBias != null) {
+            require("router's correction bias", correctionBias, choices, 1);
+        }
+        requirePresence(
+                "shared expert gate", sharedExpertGate != null, config.router().hasSharedExpertGate());
+        if (sharedExpertGate != null) {
+            require("shared expert gate", sharedExpertGate, 1, h);
+        }
+    }
+
+    private static void requirePresence(String name, boolean present, boolean expected) {
+        if (present != expected) {
+            throw new IllegalArgumentException("router: expected " + (expected ? "a " : "no ") + name
+                    + ", as its configuration says, got " + (present ? "one" : "none"));
+        }
+    }
+
+    private static void require(String name, float[] values, int rows, int cols) {
+        if (values.length != (long) rows * cols) {
+            throw new IllegalArgumentException(name + ": expected [" + rows + ", " + cols + "] = " + (long) rows * cols
+                    + " values, got " + values.length);
+        }
+        for (int i = 0; i < values.length; i++) {
+            if (!Float.isFinite(values[i])) {
+                throw new IllegalArgumentException(name + ": expected finite values, got " + values[i] + " at expert "
+                        + i / cols + ", column " + i % cols);
+            }
+        }
+    }
+}
