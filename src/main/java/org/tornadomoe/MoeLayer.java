@@ -86,7 +86,7 @@ public final class MoeLayer implements AutoCloseable {
             throw new IllegalArgumentException("experts: expected a layer with a router, got one without");
         }
         Selection selection = select(experts.config(), experts.scheme(), options);
-        MoeKernel kernel = selection.experts().load(selection.config(), experts);
+        MoeKernel kernel = Int8MoeOracle.installed().makeInt8MoeKernel(selection, experts);
         try {
             if (kernel.needsSelfCheck()) {
                 selfCheck(kernel, experts);

@@ -16,6 +16,7 @@ import org.tornadomoe.config.MoeActivation;
 import org.tornadomoe.config.QuantKey;
 import org.tornadomoe.config.RouterConfig;
 import org.tornadomoe.config.RoutingMethodType;
+import org.tornadomoe.modular.PrepareAndFinalize;
 import org.tornadomoe.modular.Support;
 import org.tornadomoe.oracle.Explanation;
 import org.tornadomoe.oracle.Int8MoeOracle;
@@ -243,6 +244,7 @@ final class Explain implements Callable<Integer> {
         json.put("weightKey", text(explanation.weightKey()));
         json.put("activationKey", text(explanation.activationKey()));
         json.put("activationFormat", explanation.format().value());
+        json.put("prepareAndFinalize", prepareAndFinalize(explanation));
         json.put(
                 "candidates",
                 explanation.candidates().stream().map(Explain::json).toList());
@@ -283,6 +285,15 @@ final class Explain implements Callable<Integer> {
                 : explanation.candidates().get(explanation.chosen()).name();
     }
 
+    private static String prepareAndFinalize(Explanation explanation) {
+        try {
+            return PrepareAndFinalize.of(explanation.config(), explanation.activationKey())
+                    .className();
+        } catch (IllegalArgumentException none) {
+            return "none: " + none.getMessage();
+        }
+    }
+
     private static @Nullable String text(@Nullable QuantKey key) {
         return key == null ? null : key.toString();
     }
@@ -301,6 +312,7 @@ final class Explain implements Callable<Integer> {
         }
         rows.add(List.of("weights", orNone(explanation.weightKey())));
         rows.add(List.of("activations", orNone(explanation.activationKey()) + ", " + explanation.format()));
+        rows.add(List.of("around them", prepareAndFinalize(explanation)));
         List<List<String>> candidates = new ArrayList<>();
         candidates.add(List.of("backend", "kernel class", "device", ""));
         for (int c = 0; c < explanation.candidates().size(); c++) {

@@ -76,6 +76,11 @@ public interface FusedMoeExperts {
         return FusedMoeActivationFormat.STANDARD;
     }
 
+    /** Who applies the router's weights to the experts' outputs and sums them. */
+    default TopKWeightAndReduce weightAndReduce() {
+        return TopKWeightAndReduce.NO_OP;
+    }
+
     /** Whether a token's output doesn't depend on the other tokens of a call. */
     default boolean supportsBatchInvariance() {
         return false;

@@ -14,13 +14,17 @@ import java.util.function.Supplier;
 import java.util.stream.Collectors;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeConfig;
+import org.tornadomoe.config.FusedMoeParallelConfig;
 import org.tornadomoe.config.FusedMoeQuantConfig;
 import org.tornadomoe.config.Int8MoeBackend;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.config.QuantKey;
 import org.tornadomoe.modular.FusedMoeExperts;
 import org.tornadomoe.modular.InsufficientMemoryException;
+import org.tornadomoe.modular.MoeKernel;
+import org.tornadomoe.modular.PrepareAndFinalize;
 import org.tornadomoe.modular.Support;
+import org.tornadomoe.quant.Int8Experts;
 
 /**
  * Picks the kernel class that serves a layer: backends in priority order, each backend's classes in order, and the first
@@ -291,6 +295,35 @@ public final class Int8MoeOracle {
         String failure = "No Int8 MoE backend supports the deployment configuration: "
                 + (refusals.isEmpty() ? "no kernel class fills " + backends : String.join("; ", refusals));
         throw new UnsupportedOperationException(failure);
+    }
+
+    /**
+     * Loads a layer into the kernel class that was chosen for it (vLLM: {@code make_int8_moe_kernel}). The weights are copied.
+     *
+     * @throws IllegalArgumentException if the configuration brings activations in another format than the class takes, which
+     *     a class that was taken unseen may not have been asked
+     * @throws InsufficientMemoryException before anything is allocated, if the layer doesn't fit
+     * @throws org.tornadomoe.modular.MoeExecutionException if the device refused it
+     */
+    public MoeKernel makeInt8MoeKernel(Selection selection, Int8Experts weights) {
+        FusedMoeConfig config = selection.config();
+        FusedMoeExperts experts = selection.experts();
+        FusedMoeParallelConfig parallel = config.moeParallelConfig();
+        PrepareAndFinalize prepareAndFinalize =
+                PrepareAndFinalize.of(config, weights.scheme().activationKey());
+        if (prepareAndFinalize == PrepareAndFinalize.NAIVE_DP_EP && !parallel.useAll2allKernels()) {
+            logOnce(
+                    System.Logger.Level.INFO,
+                    "Detected DP deployment with no --enable-expert-parallel. Falling back to AllGather+ReduceScatter"
+                            + " dispatch/combine.");
+        }
+        logOnce(System.Logger.Level.INFO, "Using " + prepareAndFinalize.className());
+        if (prepareAndFinalize.activationFormat() != experts.activationFormat()) {
+            throw new IllegalArgumentException(
+                    experts.name() + ": expected " + experts.activationFormat() + " activation format, got "
+                            + prepareAndFinalize.activationFormat() + " of " + prepareAndFinalize.className());
+        }
+        return experts.load(config, weights);
     }
 
     /**

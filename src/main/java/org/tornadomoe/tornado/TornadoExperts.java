@@ -16,6 +16,7 @@ import org.tornadomoe.modular.FusedMoeExperts;
 import org.tornadomoe.modular.MoeKernel;
 import org.tornadomoe.modular.StageValues;
 import org.tornadomoe.modular.Support;
+import org.tornadomoe.modular.TopKWeightAndReduce;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.tornado.kernels.AlignKernels;
 
@@ -84,6 +85,12 @@ public abstract sealed class TornadoExperts implements FusedMoeExperts
     @Override
     public FusedMoeActivationFormat activationFormat() {
         return format;
+    }
+
+    /** In the standard format the second GEMM weighs; slots are weighed where they are summed. */
+    @Override
+    public TopKWeightAndReduce weightAndReduce() {
+        return format == FusedMoeActivationFormat.STANDARD ? TopKWeightAndReduce.NO_OP : TopKWeightAndReduce.DELEGATE;
     }
 
     @Override

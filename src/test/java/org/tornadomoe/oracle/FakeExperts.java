@@ -152,9 +152,14 @@ class FakeExperts implements FusedMoeExperts {
         return ok(Predicate.OBSTACLES) ? List.of() : List.of(Support.noMemory("beads are few", "more beads", 12, 10));
     }
 
+    /** What loading throws, since there is no kernel. */
+    static final class Loaded extends RuntimeException {
+        private static final long serialVersionUID = 1L;
+    }
+
     @Override
     public MoeKernel load(FusedMoeConfig config, Int8Experts experts) {
-        throw new UnsupportedOperationException();
+        throw new Loaded();
     }
 
     @Override

@@ -6,6 +6,7 @@ import static org.assertj.core.api.Assertions.assertThatIllegalArgumentException
 import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
 import java.io.IOException;
+import java.lang.foreign.Arena;
 import java.net.URL;
 import java.net.URLClassLoader;
 import java.nio.file.Files;
@@ -34,6 +35,8 @@ import org.tornadomoe.modular.FusedMoeExperts;
 import org.tornadomoe.modular.InsufficientMemoryException;
 import org.tornadomoe.modular.Support;
 import org.tornadomoe.oracle.FakeExperts.Predicate;
+import org.tornadomoe.quant.Int8Experts;
+import org.tornadomoe.quant.Int8Tensor;
 import org.tornadomoe.tornado.TornadoHome;
 
 class Int8MoeOracleTest {
@@ -293,6 +296,54 @@ class Int8MoeOracleTest {
                                 + " not support routing method 4.",
                         "FINE: Int8 MoE backend 'CPU' does not support the deployment configuration.",
                         "INFO: Using TRITON Int8 MoE backend out of potential backends: ['TRITON', 'CPU'].");
+    }
+
+    @Test
+    void makingAKernelTellsWhatIsAroundTheExperts() {
+        FusedMoeParallelConfig.Builder ranks = FusedMoeParallelConfig.builder().dp(2, 0);
+        FusedMoeConfig alone = layer().build();
+        FusedMoeConfig parallel = layer().moeParallelConfig(ranks.build()).build();
+        FusedMoeConfig batched = layer().isLoraEnabled(true)
+                .moeParallelConfig(
+                        ranks.expertParallel(true).all2allBackend("nixl_ep").build())
+                .build();
+        FakeExperts experts = triton();
+        Int8MoeOracle oracle = oracle(experts);
+        List<String> lines = logged(() -> {
+            for (FusedMoeConfig config : List.of(alone, alone, parallel)) {
+                try (Int8Experts weights = weights(config)) {
+                    assertThatExceptionOfType(FakeExperts.Loaded.class)
+                            .isThrownBy(() -> oracle.makeInt8MoeKernel(oracle.select(config), weights));
+                }
+            }
+        });
+        assertThat(lines)
+                .containsExactly(
+                        "INFO: Using TRITON Int8 MoE backend out of potential backends: ['TRITON', 'CPU'].",
+                        "INFO: Using MoEPrepareAndFinalizeNoDPEPModular",
+                        "INFO: Detected DP deployment with no --enable-expert-parallel. Falling back to"
+                                + " AllGather+ReduceScatter dispatch/combine.",
+                        "INFO: Using MoEPrepareAndFinalizeNaiveDPEPModular");
+        try (Int8Experts weights = weights(batched)) {
+            Selection unseen = oracle.select(batched);
+            assertThatIllegalArgumentException()
+                    .isThrownBy(() -> oracle.makeInt8MoeKernel(unseen, weights))
+                    .withMessage("Triton: expected ('standard',) activation format, got ('batched_experts',) of"
+                            + " BatchedPrepareAndFinalize");
+        }
+    }
+
+    /** Of zeros. */
+    private static Int8Experts weights(FusedMoeConfig config) {
+        Arena arena = Arena.ofShared();
+        int local = config.numExperts();
+        return Int8Experts.of(
+                config,
+                Int8Scheme.W8A8_CHANNEL,
+                Int8Tensor.allocate(arena, local, config.gateUpRows(), config.hiddenDim()),
+                Int8Tensor.allocate(arena, local, config.hiddenDim(), config.intermediateSizePerPartition()),
+                new float[0],
+                arena);
     }
 
     private static List<String> logged(Runnable action) {
