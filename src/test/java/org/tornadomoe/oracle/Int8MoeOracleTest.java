@@ -37,6 +37,7 @@ import org.tornadomoe.modular.Support;
 import org.tornadomoe.oracle.FakeExperts.Predicate;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.Int8Tensor;
+import org.tornadomoe.quant.RouterWeights;
 import org.tornadomoe.tornado.TornadoHome;
 
 class Int8MoeOracleTest {
@@ -342,7 +343,7 @@ class Int8MoeOracleTest {
                 Int8Scheme.W8A8_CHANNEL,
                 Int8Tensor.allocate(arena, local, config.gateUpRows(), config.hiddenDim()),
                 Int8Tensor.allocate(arena, local, config.hiddenDim(), config.intermediateSizePerPartition()),
-                new float[0],
+                RouterWeights.NONE,
                 arena);
     }
 
