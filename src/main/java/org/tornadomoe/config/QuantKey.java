@@ -26,6 +26,18 @@ public record QuantKey(
     /** Activations with one scale, found at run time. */
     public static final QuantKey INT8_DYNAMIC_TENSOR_SYM = int8(false, GroupShape.PER_TENSOR);
 
+    /** Weights with a scale per 128 × 128 block. Ours: vLLM has no key for blocks of int8. */
+    public static final QuantKey INT8_STATIC_BLOCK_SYM = int8Weights(new GroupShape(128, 128), true);
+
+    /** Activations with a scale per token and 128 columns, found at run time. Ours as well. */
+    public static final QuantKey INT8_DYNAMIC_GROUP_SYM = int8Groups(128);
+
+    /** Weights with a scale per 128 columns of a row. Ours as well, and with zero points the next. */
+    public static final QuantKey INT8_STATIC_GROUP_SYM = int8Weights(new GroupShape(1, 128), true);
+
+    /** Weights with a scale and a zero point per 128 columns of a row. */
+    public static final QuantKey INT8_STATIC_GROUP_ASYM = int8Weights(new GroupShape(1, 128), false);
+
     private static final Map<String, QuantKey> NAMED = new LinkedHashMap<>();
 
     static {
@@ -33,6 +45,20 @@ public record QuantKey(
         NAMED.put("int8_dynamic_token_sym", INT8_DYNAMIC_TOKEN_SYM);
         NAMED.put("int8_static_tensor_sym", INT8_STATIC_TENSOR_SYM);
         NAMED.put("int8_dynamic_tensor_sym", INT8_DYNAMIC_TENSOR_SYM);
+        NAMED.put("int8_static_block_sym", INT8_STATIC_BLOCK_SYM);
+        NAMED.put("int8_dynamic_group_sym", INT8_DYNAMIC_GROUP_SYM);
+        NAMED.put("int8_static_group_sym", INT8_STATIC_GROUP_SYM);
+        NAMED.put("int8_static_group_asym", INT8_STATIC_GROUP_ASYM);
+    }
+
+    /** Weights with a float scale for what {@code grid} says, and with zero points unless {@code symmetric}. */
+    public static QuantKey int8Weights(GroupShape grid, boolean symmetric) {
+        return new QuantKey(ScalarType.I8, new ScaleDesc(ScalarType.F32, true, grid), null, symmetric);
+    }
+
+    /** Activations with a float scale per token and {@code cols} columns, found at run time. */
+    public static QuantKey int8Groups(int cols) {
+        return int8(false, new GroupShape(1, cols));
     }
 
     private static QuantKey int8(boolean isStatic, GroupShape shape) {

@@ -6,7 +6,10 @@ import java.util.Objects;
 import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeConfig;
+import org.tornadomoe.config.GroupShape;
+import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.config.Int8Scheme;
+import org.tornadomoe.config.QuantKey;
 
 /**
  * The weights of a layer ready to run: int8 experts and the float router. Owns its memory and frees it on
@@ -14,14 +17,39 @@ import org.tornadomoe.config.Int8Scheme;
  */
 public final class Int8Experts implements AutoCloseable {
     private final FusedMoeConfig config;
-    private final Int8Scheme scheme;
+    private final Int8Quantization quantization;
     private final Int8Tensor w13;
     private final Int8Tensor w2;
     private final RouterWeights router;
     private final int @Nullable [] expertMap;
+    private final float @Nullable [] w13Bias;
+    private final float @Nullable [] w2Bias;
+    private final @Nullable Float a1Scale;
+    private final @Nullable Float a2Scale;
     private final Arena arena;
 
-    private Int8Experts(
+    private Int8Experts(Builder b, Int8Quantization quantization) {
+        this.config = b.config;
+        this.quantization = quantization;
+        this.w13 = b.w13;
+        this.w2 = b.w2;
+        this.router = b.router;
+        this.expertMap = b.expertMap == null ? null : b.expertMap.clone();
+        this.w13Bias = b.w13Bias == null ? null : b.w13Bias.clone();
+        this.w2Bias = b.w2Bias == null ? null : b.w2Bias.clone();
+        this.a1Scale = b.a1Scale;
+        this.a2Scale = b.a2Scale;
+        this.arena = b.arena;
+    }
+
+    /** Weights that are int8 already, without more: {@link #builder} then {@link Builder#router} and {@link Builder#build}. */
+    public static Int8Experts of(
+            FusedMoeConfig config, Int8Scheme scheme, Int8Tensor w13, Int8Tensor w2, RouterWeights router, Arena arena) {
+        return builder(config, scheme, w13, w2, arena).router(router).build();
+    }
+
+    /** A rank's part of a layer: as the other, with {@link Builder#expertMap}. */
+    public static Int8Experts of(
             FusedMoeConfig config,
             Int8Scheme scheme,
             Int8Tensor w13,
@@ -29,13 +57,10 @@ public final class Int8Experts implements AutoCloseable {
             RouterWeights router,
             int @Nullable [] expertMap,
             Arena arena) {
-        this.config = config;
-        this.scheme = scheme;
-        this.w13 = w13;
-        this.w2 = w2;
-        this.router = router;
-        this.expertMap = expertMap;
-        this.arena = arena;
+        return builder(config, scheme, w13, w2, arena)
+                .router(router)
+                .expertMap(expertMap)
+                .build();
     }
 
     /**
@@ -43,55 +68,173 @@ public final class Int8Experts implements AutoCloseable {
      *
      * @param w13 [E, 2I, H], gate rows then up rows; E counts shared experts, which come after the routed ones
      * @param w2 [E, H, I]
-     * @param router the router's tensors; without a weight for a layer that is only ever handed router logits
-     * @param arena where both tensors were allocated; from here on it belongs to the result, unless this throws. It
+     * @param arena where both tensors were allocated; {@link Builder#build} hands it to the result, unless that throws. It
      *     must be closeable from any thread ({@link Arena#ofShared})
-     * @throws IllegalArgumentException if a shape does not fit the configuration
      */
-    public static Int8Experts of(
-            FusedMoeConfig config,
-            Int8Scheme scheme,
-            Int8Tensor w13,
-            Int8Tensor w2,
-            RouterWeights router,
-            Arena arena) {
-        return of(config, scheme, w13, w2, router, null, arena);
+    public static Builder builder(
+            FusedMoeConfig config, Int8Scheme scheme, Int8Tensor w13, Int8Tensor w2, Arena arena) {
+        return new Builder(config, scheme, w13, w2, arena);
     }
 
-    /**
-     * A rank's part of a layer whose experts are spread over ranks.
-     *
-     * @param w13 [local experts, 2I, H], shared ones included
-     * @param w2 [local experts, H, I]
-     * @param expertMap [E]: the local number of each expert of the layer, shared ones included, -1 if it lives elsewhere; null if all are here
-     */
-    public static Int8Experts of(
-            FusedMoeConfig config,
-            Int8Scheme scheme,
-            Int8Tensor w13,
-            Int8Tensor w2,
-            RouterWeights router,
-            int @Nullable [] expertMap,
-            Arena arena) {
-        int local = config.globalNumExperts();
-        if (expertMap != null) {
-            if (expertMap.length != config.globalNumExperts()) {
-                throw new IllegalArgumentException("expertMap: expected an entry for each of the "
-                        + config.globalNumExperts() + " experts, got " + expertMap.length);
-            }
-            int[] here = Arrays.stream(expertMap).filter(e -> e != -1).sorted().toArray();
-            if (here.length == 0
-                    || !Arrays.equals(here, IntStream.range(0, here.length).toArray())) {
-                throw new IllegalArgumentException(
-                        "expertMap: expected each local number from 0 once and -1 elsewhere, got "
-                                + Arrays.toString(expertMap));
-            }
-            local = here.length;
+    /** The same but for the weights, which are other tensors of another arena: for copying a layer, or taking a part of it. */
+    public Builder with(FusedMoeConfig config, Int8Tensor w13, Int8Tensor w2, Arena arena) {
+        Builder builder = new Builder(config, scheme(), w13, w2, arena);
+        builder.router = router;
+        builder.expertMap = expertMap;
+        builder.w13Bias = w13Bias;
+        builder.w2Bias = w2Bias;
+        builder.a1Scale = a1Scale;
+        builder.a2Scale = a2Scale;
+        builder.roundToNearest = quantization.roundToNearest();
+        return builder;
+    }
+
+    /** Gathers what a layer may have. Arrays are copied by {@link #build}. */
+    public static final class Builder {
+        private final FusedMoeConfig config;
+        private final Int8Scheme scheme;
+        private final Int8Tensor w13;
+        private final Int8Tensor w2;
+        private final Arena arena;
+        private boolean roundToNearest;
+        private RouterWeights router = RouterWeights.NONE;
+        private int @Nullable [] expertMap;
+        private float @Nullable [] w13Bias;
+        private float @Nullable [] w2Bias;
+        private @Nullable Float a1Scale;
+        private @Nullable Float a2Scale;
+
+        private Builder(FusedMoeConfig config, Int8Scheme scheme, Int8Tensor w13, Int8Tensor w2, Arena arena) {
+            this.config = config;
+            this.scheme = scheme;
+            this.w13 = w13;
+            this.w2 = w2;
+            this.arena = arena;
         }
-        requireShape("w13", w13, local, config.gateUpRows(), config.hiddenDim());
-        requireShape("w2", w2, local, config.hiddenDim(), config.intermediateSizePerPartition());
-        router.requireFits(config);
-        return new Int8Experts(config, scheme, w13, w2, router, expertMap == null ? null : expertMap.clone(), arena);
+
+        /** The router's tensors; without a weight for a layer that is only ever handed router logits. */
+        public Builder router(RouterWeights router) {
+            this.router = router;
+            return this;
+        }
+
+        /**
+         * The tensors are a rank's part, [local experts, …].
+         *
+         * @param expertMap [E]: the local number of each expert of the layer, shared ones included, -1 if it lives elsewhere; null if all are here
+         */
+        public Builder expertMap(int @Nullable [] expertMap) {
+            this.expertMap = expertMap;
+            return this;
+        }
+
+        /**
+         * What is added to a GEMM's output, after the scales and before the router's weight.
+         *
+         * @param w13 [E, 2I]; null for none
+         * @param w2 [E, H]; null for none
+         */
+        public Builder biases(float @Nullable [] w13, float @Nullable [] w2) {
+            this.w13Bias = w13;
+            this.w2Bias = w2;
+            return this;
+        }
+
+        /**
+         * Scales of activations known beforehand, for {@code w8a8_tensor}; null for both if they are found at run time.
+         *
+         * @param a1 of the hidden states, positive
+         * @param a2 of the activations between the GEMMs, positive
+         */
+        public Builder activationScales(@Nullable Float a1, @Nullable Float a2) {
+            this.a1Scale = a1;
+            this.a2Scale = a2;
+            return this;
+        }
+
+        /** {@link Int8Quantization#roundToNearest}. */
+        public Builder roundToNearest(boolean roundToNearest) {
+            this.roundToNearest = roundToNearest;
+            return this;
+        }
+
+        /**
+         * The layer, which owns the arena from here on.
+         *
+         * @throws IllegalArgumentException if a shape, a scale grid or a scale does not fit
+         */
+        public Int8Experts build() {
+            int local = config.globalNumExperts();
+            if (expertMap != null) {
+                if (expertMap.length != config.globalNumExperts()) {
+                    throw new IllegalArgumentException("expertMap: expected an entry for each of the "
+                            + config.globalNumExperts() + " experts, got " + expertMap.length);
+                }
+                int[] here =
+                        Arrays.stream(expertMap).filter(e -> e != -1).sorted().toArray();
+                if (here.length == 0
+                        || !Arrays.equals(here, IntStream.range(0, here.length).toArray())) {
+                    throw new IllegalArgumentException(
+                            "expertMap: expected each local number from 0 once and -1 elsewhere, got "
+                                    + Arrays.toString(expertMap));
+                }
+                local = here.length;
+            }
+            requireShape("w13", w13, local, config.gateUpRows(), config.hiddenDim());
+            requireShape("w2", w2, local, config.hiddenDim(), config.intermediateSizePerPartition());
+            router.requireFits(config);
+            requireLength("w13Bias", w13Bias, local, config.gateUpRows());
+            requireLength("w2Bias", w2Bias, local, config.hiddenDim());
+            Int8Quantization quantization = quantization();
+            requireGrid("w13", w13, quantization);
+            requireGrid("w2", w2, quantization);
+            if ((a1Scale == null) != (a2Scale == null)) {
+                throw new IllegalArgumentException("a1_scale and a2_scale must both be provided or both be None");
+            }
+            requireScale("a1Scale", a1Scale);
+            requireScale("a2Scale", a2Scale);
+            return new Int8Experts(this, quantization);
+        }
+
+        private Int8Quantization quantization() {
+            GroupShape grid = switch (scheme) {
+                case W8A8_BLOCK -> new GroupShape(w13.rowsPerScale(), w13.colsPerScale());
+                // A weight of fewer columns than a group is one group.
+                case W8A16_GROUP -> new GroupShape(1, Math.max(w13.colsPerScale(), w2.colsPerScale()));
+                default -> Int8Quantization.of(scheme).grid();
+            };
+            boolean zeroPoints = w13.zeroPoints() != null || w2.zeroPoints() != null;
+            return new Int8Quantization(scheme, grid, zeroPoints, roundToNearest);
+        }
+
+        private static void requireGrid(String name, Int8Tensor tensor, Int8Quantization quantization) {
+            int rows = quantization.rowsPerScale(tensor.rows());
+            int cols = quantization.colsPerScale(tensor.cols());
+            boolean fits = scale(tensor.rowsPerScale(), tensor.rows()) == scale(rows, tensor.rows())
+                    && scale(tensor.colsPerScale(), tensor.cols()) == scale(cols, tensor.cols());
+            if (!fits) {
+                throw new IllegalArgumentException(name + ": expected a scale for " + rows + " x " + cols
+                        + " values, as " + quantization + " has it, got one for " + tensor.rowsPerScale() + " x "
+                        + tensor.colsPerScale());
+            }
+        }
+
+        private static int scale(int perScale, int size) {
+            return Math.min(perScale, size);
+        }
+
+        private void requireScale(String name, @Nullable Float scale) {
+            if (scale == null) {
+                return;
+            }
+            if (scheme != Int8Scheme.W8A8_TENSOR) {
+                throw new IllegalArgumentException(
+                        name + ": expected none, " + scheme + " has no scales of activations known beforehand");
+            }
+            if (!(scale > 0 && scale <= Float.MAX_VALUE)) {
+                throw new IllegalArgumentException(name + ": expected a positive finite scale, got " + scale);
+            }
+        }
     }
 
     private static void requireShape(String name, Int8Tensor tensor, int experts, int rows, int cols) {
@@ -101,12 +244,54 @@ public final class Int8Experts implements AutoCloseable {
         }
     }
 
+    private static void requireLength(String name, float @Nullable [] values, int rows, int cols) {
+        if (values != null && values.length != (long) rows * cols) {
+            throw new IllegalArgumentException(name + ": expected [" + rows + ", " + cols + "] = " + (long) rows * cols
+                    + " values, got " + values.length);
+        }
+    }
+
     public FusedMoeConfig config() {
         return config;
     }
 
     public Int8Scheme scheme() {
-        return scheme;
+        return quantization.scheme();
+    }
+
+    /** The scheme with its block or group, as the tensors have it. */
+    public Int8Quantization quantization() {
+        return quantization;
+    }
+
+    /** How weights are quantised. */
+    public QuantKey weightKey() {
+        return quantization.weightKey();
+    }
+
+    /** How activations are quantised; null if they aren't. */
+    public @Nullable QuantKey activationKey() {
+        return a1Scale == null ? quantization.activationKey() : QuantKey.INT8_STATIC_TENSOR_SYM;
+    }
+
+    /** What is added to the first GEMM's output, [E, 2I], after the scales; null for none. Not to be written to. */
+    public float @Nullable [] w13Bias() {
+        return w13Bias;
+    }
+
+    /** What is added to the second GEMM's output, [E, H], after the scales and before the router's weight; null for none. */
+    public float @Nullable [] w2Bias() {
+        return w2Bias;
+    }
+
+    /** The scale of the hidden states in int8; null if it is found at run time. */
+    public @Nullable Float a1Scale() {
+        return a1Scale;
+    }
+
+    /** The scale of the activations between the GEMMs in int8; null if it is found at run time. */
+    public @Nullable Float a2Scale() {
+        return a2Scale;
     }
 
     /**
@@ -161,13 +346,18 @@ public final class Int8Experts implements AutoCloseable {
         return router.weight();
     }
 
-    /** Bytes of memory held: values, scales and router. */
+    /** Bytes of memory held: values, scales, zero points, biases and router. */
     public long bytes() {
-        return w13.values().byteSize()
-                + w2.values().byteSize()
-                + 4L * w13.scales().length
-                + 4L * w2.scales().length
-                + router.bytes();
+        return bytes(w13) + bytes(w2) + router.bytes() + 4L * (length(w13Bias) + length(w2Bias));
+    }
+
+    private static long bytes(Int8Tensor tensor) {
+        byte[] zeroPoints = tensor.zeroPoints();
+        return tensor.values().byteSize() + 4L * tensor.scales().length + (zeroPoints == null ? 0 : zeroPoints.length);
+    }
+
+    private static int length(float @Nullable [] values) {
+        return values == null ? 0 : values.length;
     }
 
     /** Frees the weights. A second call does nothing. */

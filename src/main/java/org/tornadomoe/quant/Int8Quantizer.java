@@ -38,6 +38,9 @@ public final class Int8Quantizer {
     /** With the arena that the result is allocated in and owns, closed if this throws. */
     static Int8Experts quantize(ExpertWeights source, Int8Scheme scheme, Progress progress, Arena arena) {
         try {
+            if (scheme != Int8Scheme.W8A8_CHANNEL && scheme != Int8Scheme.W8A16_CHANNEL) {
+                throw new UnsupportedOperationException("scheme: quantising to " + scheme + " is not there yet");
+            }
             FusedMoeConfig config = source.config();
             RouterWeights router = source.router();
             router.requireFits(config);

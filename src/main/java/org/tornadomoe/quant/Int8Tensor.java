@@ -4,18 +4,33 @@ import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.util.Objects;
+import org.jspecify.annotations.Nullable;
 
 /**
- * int8 values [experts, rows, cols] with one float scale a row: weight = value * scale. A row takes {@link #rowBytes}
- * bytes, so that every row starts on a 16-byte boundary; the bytes past {@code cols} are zero.
+ * int8 values [experts, rows, cols] with a grid of float scales, and perhaps of zero points: weight = (value − zero point) · scale.
+ * A row takes {@link #rowBytes} bytes, so that every row starts on a 16-byte boundary; the bytes past {@code cols} are
+ * zero.
  *
  * <p>Lives as long as the arena it was allocated in; reading it afterwards is an {@link IllegalStateException}.
  * Thread-safe as long as nobody writes.
  *
+ * @param rowsPerScale rows that share a scale: 1, {@code rows} for one scale an expert, or a block's, of which the last may
+ *     be cut short
+ * @param colsPerScale columns that share a scale, likewise
  * @param values experts * rows * rowBytes bytes
- * @param scales [experts, rows], row-major; the array itself, not a copy
+ * @param scales [experts, {@link #scaleRows}, {@link #scaleCols}], row-major; the array itself, not a copy
+ * @param zeroPoints as many as scales; null if all are 0. Formats with unsigned values q and zero points z are kept as q − 128 and
+ *     z − 128.
  */
-public record Int8Tensor(int experts, int rows, int cols, MemorySegment values, float[] scales) {
+public record Int8Tensor(
+        int experts,
+        int rows,
+        int cols,
+        int rowsPerScale,
+        int colsPerScale,
+        MemorySegment values,
+        float[] scales,
+        byte @Nullable [] zeroPoints) {
     /**
      * Checks the sizes against each other.
      *
@@ -26,38 +41,99 @@ public record Int8Tensor(int experts, int rows, int cols, MemorySegment values, 
             throw new IllegalArgumentException(
                     "shape: expected positive [experts, rows, cols], got " + shape(experts, rows, cols));
         }
+        if (rowsPerScale < 1 || colsPerScale < 1) {
+            throw new IllegalArgumentException(
+                    "scale grid: expected a positive number of rows and columns a scale, got " + rowsPerScale + " x "
+                            + colsPerScale);
+        }
         long bytes = bytes(experts, rows, cols);
         if (values.byteSize() != bytes) {
             throw new IllegalArgumentException("values: expected " + bytes + " bytes for " + shape(experts, rows, cols)
                     + ", got " + values.byteSize());
         }
-        if (scales.length != (long) experts * rows) {
-            throw new IllegalArgumentException("scales: expected " + (long) experts * rows + " values for "
-                    + shape(experts, rows, cols) + ", got " + scales.length);
+        long count = scaleCount(experts, rows, cols, rowsPerScale, colsPerScale);
+        if (scales.length != count) {
+            throw new IllegalArgumentException("scales: expected " + count + " values for " + shape(experts, rows, cols)
+                    + ", got " + scales.length);
+        }
+        if (zeroPoints != null && zeroPoints.length != count) {
+            throw new IllegalArgumentException("zeroPoints: expected " + count + " values for "
+                    + shape(experts, rows, cols) + ", got " + zeroPoints.length);
         }
     }
 
+    /** A scale a row, no zero points. */
+    public Int8Tensor(int experts, int rows, int cols, MemorySegment values, float[] scales) {
+        this(experts, rows, cols, 1, Math.max(cols, 1), values, scales, null);
+    }
+
+    /** A tensor of zeros with a scale a row, zero as well; otherwise as the other. */
+    public static Int8Tensor allocate(Arena arena, int experts, int rows, int cols) {
+        return allocate(arena, experts, rows, cols, 1, Math.max(cols, 1), false);
+    }
+
     /**
-     * A tensor of zeros with scales of zero, 64-byte aligned.
+     * A tensor of zeros with scales and zero points of zero, 64-byte aligned.
      *
-     * @throws IllegalArgumentException if a size is not positive, or experts * rows is over 2^31 - 1
+     * @throws IllegalArgumentException if a size is not positive, or experts * rows or the number of scales is over 2^31 - 1
      * @throws OutOfMemoryError if the arena cannot give that much; the message says how much it was
      */
-    public static Int8Tensor allocate(Arena arena, int experts, int rows, int cols) {
+    public static Int8Tensor allocate(
+            Arena arena, int experts, int rows, int cols, int rowsPerScale, int colsPerScale, boolean zeroPoints) {
         if (experts < 1 || rows < 1 || cols < 1 || (long) experts * rows > Integer.MAX_VALUE) {
             throw new IllegalArgumentException("shape: expected positive [experts, rows, cols] with fewer than 2^31"
                     + " rows in all, got " + shape(experts, rows, cols));
         }
+        if (rowsPerScale < 1
+                || colsPerScale < 1
+                || scaleCount(experts, rows, cols, rowsPerScale, colsPerScale) > Integer.MAX_VALUE) {
+            throw new IllegalArgumentException(
+                    "scale grid: expected positive numbers that give fewer than 2^31 scales, got " + rowsPerScale
+                            + " x " + colsPerScale + " for " + shape(experts, rows, cols));
+        }
+        int count = (int) scaleCount(experts, rows, cols, rowsPerScale, colsPerScale);
         long bytes = bytes(experts, rows, cols);
         try {
-            return new Int8Tensor(experts, rows, cols, arena.allocate(bytes, 64), new float[experts * rows]);
+            return new Int8Tensor(
+                    experts,
+                    rows,
+                    cols,
+                    rowsPerScale,
+                    colsPerScale,
+                    arena.allocate(bytes, 64),
+                    new float[count],
+                    zeroPoints ? new byte[count] : null);
         } catch (OutOfMemoryError e) {
             OutOfMemoryError named = new OutOfMemoryError("int8 tensor " + shape(experts, rows, cols) + " needs "
-                    + bytes + " bytes off the heap and " + 4L * experts * rows + " on it: " + e.getMessage()
+                    + bytes + " bytes off the heap and " + (zeroPoints ? 5L : 4L) * count + " on it: " + e.getMessage()
                     + " (the limit off the heap is -XX:MaxDirectMemorySize, by default that of the heap, -Xmx)");
             named.initCause(e);
             throw named;
         }
+    }
+
+    private static long scaleCount(int experts, int rows, int cols, int rowsPerScale, int colsPerScale) {
+        return (long) experts * Math.ceilDiv(rows, rowsPerScale) * Math.ceilDiv(cols, colsPerScale);
+    }
+
+    /** Rows of an expert's scales. */
+    public int scaleRows() {
+        return Math.ceilDiv(rows, rowsPerScale);
+    }
+
+    /** Columns of an expert's scales. */
+    public int scaleCols() {
+        return Math.ceilDiv(cols, colsPerScale);
+    }
+
+    /** Whether every row has one scale and no other has it. */
+    public boolean isPerRow() {
+        return rowsPerScale == 1 && colsPerScale >= cols;
+    }
+
+    /** Whether an expert has one scale. */
+    public boolean isPerExpert() {
+        return rowsPerScale >= rows && colsPerScale >= cols;
     }
 
     /** Bytes that the values of a tensor of this shape take. */
@@ -79,9 +155,29 @@ public record Int8Tensor(int experts, int rows, int cols, MemorySegment values, 
         return values.get(ValueLayout.JAVA_BYTE, offset(expert, row) + Objects.checkIndex(col, cols));
     }
 
-    /** The scale of a row. */
+    /** The scale of a row that has one of its own. */
     public float scale(int expert, int row) {
-        return scales[scaleIndex(expert, row)];
+        requirePerRow();
+        return scales[rowIndex(expert, row)];
+    }
+
+    /** The scale of a value. */
+    public float scale(int expert, int row, int col) {
+        return scales[scaleIndex(expert, row, col)];
+    }
+
+    /** The zero point of a value; 0 if there are none. */
+    public byte zeroPoint(int expert, int row, int col) {
+        int index = scaleIndex(expert, row, col);
+        return zeroPoints == null ? 0 : zeroPoints[index];
+    }
+
+    /** Where a value's scale is in {@link #scales}. */
+    public int scaleIndex(int expert, int row, int col) {
+        Objects.checkIndex(expert, experts);
+        Objects.checkIndex(row, rows);
+        Objects.checkIndex(col, cols);
+        return (expert * scaleRows() + row / rowsPerScale) * scaleCols() + col / colsPerScale;
     }
 
     /** Reads a row's {@code cols} values. */
@@ -90,22 +186,35 @@ public record Int8Tensor(int experts, int rows, int cols, MemorySegment values, 
     }
 
     /**
-     * Writes a row: {@code cols} values from {@code source[from]} on, and its scale. Distinct rows may be written by
-     * distinct threads; whoever reads them must be told afterwards.
+     * Writes a row that has a scale of its own: {@code cols} values from {@code source[from]} on, and the scale. Distinct
+     * rows may be written by distinct threads; whoever reads them must be told afterwards.
      *
      * @throws IndexOutOfBoundsException if the row is not the tensor's or the array too short
      */
     public void setRow(int expert, int row, byte[] source, int from, float scale) {
-        MemorySegment.copy(source, from, values, ValueLayout.JAVA_BYTE, offset(expert, row), cols);
-        scales[scaleIndex(expert, row)] = scale;
+        requirePerRow();
+        setRow(expert, row, source, from);
+        scales[rowIndex(expert, row)] = scale;
     }
 
-    private int scaleIndex(int expert, int row) {
+    /** Writes a row's values and no scale; otherwise as the other. */
+    public void setRow(int expert, int row, byte[] source, int from) {
+        MemorySegment.copy(source, from, values, ValueLayout.JAVA_BYTE, offset(expert, row), cols);
+    }
+
+    private void requirePerRow() {
+        if (!isPerRow()) {
+            throw new IllegalStateException(
+                    this + " has a scale for " + rowsPerScale + " x " + colsPerScale + " values, not one a row");
+        }
+    }
+
+    private int rowIndex(int expert, int row) {
         return Objects.checkIndex(expert, experts) * rows + Objects.checkIndex(row, rows);
     }
 
     private long offset(int expert, int row) {
-        return (long) scaleIndex(expert, row) * rowBytes();
+        return (long) rowIndex(expert, row) * rowBytes();
     }
 
     private static String shape(int experts, int rows, int cols) {

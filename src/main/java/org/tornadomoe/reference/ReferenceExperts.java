@@ -56,7 +56,8 @@ public class ReferenceExperts implements FusedMoeExperts {
 
     @Override
     public boolean supportsQuantScheme(@Nullable QuantKey weightKey, @Nullable QuantKey activationKey) {
-        return Int8Scheme.of(weightKey, activationKey) != null;
+        Int8Scheme scheme = Int8Scheme.of(weightKey, activationKey);
+        return scheme == Int8Scheme.W8A8_CHANNEL || scheme == Int8Scheme.W8A16_CHANNEL;
     }
 
     /** A rank's part gives its part of the sum, however the ranks are laid out. */
@@ -89,14 +90,8 @@ public class ReferenceExperts implements FusedMoeExperts {
     private static Int8Experts copy(FusedMoeConfig config, Int8Experts experts) {
         Arena arena = Arena.ofShared();
         try {
-            return Int8Experts.of(
-                    config,
-                    experts.scheme(),
-                    copy(arena, experts.w13()),
-                    copy(arena, experts.w2()),
-                    experts.router(),
-                    expertMap(experts),
-                    arena);
+            return experts.with(config, copy(arena, experts.w13()), copy(arena, experts.w2()), arena)
+                    .build();
         } catch (RuntimeException | Error failure) {
             arena.close();
             throw failure;
@@ -110,10 +105,15 @@ public class ReferenceExperts implements FusedMoeExperts {
     }
 
     private static Int8Tensor copy(Arena arena, Int8Tensor from) {
-        Int8Tensor to = Int8Tensor.allocate(arena, from.experts(), from.rows(), from.cols());
-        to.values().copyFrom(from.values());
-        System.arraycopy(from.scales(), 0, to.scales(), 0, from.scales().length);
-        return to;
+        return new Int8Tensor(
+                from.experts(),
+                from.rows(),
+                from.cols(),
+                from.rowsPerScale(),
+                from.colsPerScale(),
+                arena.allocate(from.values().byteSize(), 64).copyFrom(from.values()),
+                from.scales().clone(),
+                from.zeroPoints() == null ? null : from.zeroPoints().clone());
     }
 
     @Override

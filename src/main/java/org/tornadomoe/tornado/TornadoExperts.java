@@ -64,7 +64,7 @@ public abstract sealed class TornadoExperts implements FusedMoeExperts
     @Override
     public boolean supportsQuantScheme(@Nullable QuantKey weightKey, @Nullable QuantKey activationKey) {
         Int8Scheme scheme = Int8Scheme.of(weightKey, activationKey);
-        return scheme != null && (!dp4a || scheme.quantizesActivations());
+        return scheme == Int8Scheme.W8A8_CHANNEL || (!dp4a && scheme == Int8Scheme.W8A16_CHANNEL);
     }
 
     /** A rank's part, by experts or by columns, gives its part of the sum. What is left out is what vLLM's class leaves out. */

@@ -98,7 +98,8 @@ class FusedMoeConfigTest {
     void unknownNamesAreAnsweredWithAllKnownOnes() {
         assertThatIllegalArgumentException()
                 .isThrownBy(() -> Int8Scheme.fromString("W8A8"))
-                .withMessage("scheme: expected one of [w8a8_channel, w8a16_channel], got 'W8A8'");
+                .withMessage("scheme: expected one of [w8a8_channel, w8a8_tensor, w8a8_block, w8a16_channel,"
+                        + " w8a16_group], got 'W8A8'");
         assertThatIllegalArgumentException()
                 .isThrownBy(() -> MoeActivation.fromString("tanh"))
                 .withMessage("Unknown MoE activation: 'tanh'. Valid activations: ['silu', 'gelu', 'gelu_tanh', 'relu2',"

@@ -36,7 +36,8 @@ class QuantizationTest {
         assertThatIllegalArgumentException()
                 .isThrownBy(() -> QuantKey.fromString("int4"))
                 .withMessage("quantization key: expected one of [int8_static_channel_sym, int8_dynamic_token_sym,"
-                        + " int8_static_tensor_sym, int8_dynamic_tensor_sym], got 'int4'");
+                        + " int8_static_tensor_sym, int8_dynamic_tensor_sym, int8_static_block_sym,"
+                        + " int8_dynamic_group_sym, int8_static_group_sym, int8_static_group_asym], got 'int4'");
     }
 
     @ParameterizedTest
@@ -45,7 +46,54 @@ class QuantizationTest {
         assertThat(Int8Scheme.of(scheme.weightKey(), scheme.activationKey())).isEqualTo(scheme);
         assertThat(Int8Scheme.of(null, scheme.activationKey())).isNull();
         assertThat(Int8Scheme.of(scheme.weightKey(), QuantKey.INT8_STATIC_TENSOR_SYM))
+                .isEqualTo(scheme == Int8Scheme.W8A8_TENSOR ? scheme : null);
+        assertThat(Int8Scheme.of(scheme.weightKey(), scheme.weightKey())).isNull();
+    }
+
+    @Test
+    void blocksAndGroupsOfAnySizeAreOfTheirScheme() {
+        QuantKey block = QuantKey.int8Weights(new GroupShape(64, 32), true);
+        assertThat(Int8Scheme.of(block, QuantKey.int8Groups(32))).isEqualTo(Int8Scheme.W8A8_BLOCK);
+        assertThat(Int8Scheme.of(block, QuantKey.int8Groups(64))).isNull();
+        assertThat(Int8Scheme.of(block, null)).isNull();
+        QuantKey group = QuantKey.int8Weights(new GroupShape(1, 32), true);
+        assertThat(Int8Scheme.of(group, null)).isEqualTo(Int8Scheme.W8A16_GROUP);
+        assertThat(Int8Scheme.of(group, QuantKey.int8Groups(32))).isEqualTo(Int8Scheme.W8A8_BLOCK);
+        QuantKey zeroPoints = QuantKey.int8Weights(new GroupShape(1, 32), false);
+        assertThat(Int8Scheme.of(zeroPoints, null)).isEqualTo(Int8Scheme.W8A16_GROUP);
+        assertThat(Int8Scheme.of(zeroPoints, QuantKey.int8Groups(32))).isNull();
+        assertThat(Int8Scheme.of(QuantKey.int8Weights(GroupShape.PER_CHANNEL, false), null))
                 .isNull();
+    }
+
+    @Test
+    void whatASchemeLeavesOpen() {
+        Int8Quantization block = Int8Quantization.of(Int8Scheme.W8A8_BLOCK).withGrid(new GroupShape(64, 32));
+        assertThat(block).hasToString("w8a8_block 64x32");
+        assertThat(block.activationKey()).isEqualTo(QuantKey.int8Groups(32));
+        assertThat(block.withRoundToNearest(true)).hasToString("w8a8_block 64x32 to the nearest");
+        Int8Quantization group = Int8Quantization.of(Int8Scheme.W8A16_GROUP).withZeroPoints(true);
+        assertThat(group).hasToString("w8a16_group of 128 with zero points");
+        assertThat(group.weightKey()).isEqualTo(QuantKey.INT8_STATIC_GROUP_ASYM);
+        assertThat(group.withGrid(GroupShape.PER_TOKEN).colsPerScale(70)).isEqualTo(70);
+        Int8Quantization tensor = Int8Quantization.of(Int8Scheme.W8A8_TENSOR);
+        assertThat(tensor.rowsPerScale(30)).isEqualTo(30);
+        assertThat(tensor.colsPerScale(40)).isEqualTo(40);
+        assertThatIllegalArgumentException()
+                .isThrownBy(() -> tensor.withGrid(new GroupShape(64, 32)))
+                .withMessage("grid: expected per_tensor for w8a8_tensor, got 64 x 32");
+        assertThatIllegalArgumentException()
+                .isThrownBy(() -> group.withGrid(new GroupShape(2, 32)))
+                .withMessageStartingWith("grid: expected one row and");
+        assertThatIllegalArgumentException()
+                .isThrownBy(() -> block.withGrid(new GroupShape(0, 32)))
+                .withMessageStartingWith("grid: expected a positive number of rows and of columns");
+        assertThatIllegalArgumentException()
+                .isThrownBy(() -> block.withZeroPoints(true))
+                .withMessageStartingWith("zeroPoints: expected none for w8a8_block");
+        assertThatIllegalArgumentException()
+                .isThrownBy(() -> tensor.withRoundToNearest(true))
+                .withMessageStartingWith("roundToNearest: w8a8_tensor");
     }
 
     @Test

@@ -5,6 +5,7 @@ import static org.assertj.core.api.Assertions.within;
 
 import java.nio.file.Path;
 import java.util.Arrays;
+import java.util.List;
 import java.util.stream.IntStream;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
@@ -36,7 +37,7 @@ class GoldenTest {
             Stages exact = Reference.forward(weights, hidden, tokens);
             assertThat(Reference.relativeL2(exact.output(), expected)).isLessThan(1e-6);
 
-            for (Int8Scheme scheme : Int8Scheme.values()) {
+            for (Int8Scheme scheme : List.of(Int8Scheme.W8A8_CHANNEL, Int8Scheme.W8A16_CHANNEL)) {
                 try (Int8Experts experts = Int8Quantizer.quantize(weights, scheme, Progress.NONE)) {
                     Stages int8 = Reference.forward(experts, hidden, tokens);
                     assertThat(Reference.relativeL2(int8.output(), expected))

@@ -8,6 +8,7 @@ import java.lang.foreign.Arena;
 import java.util.Arrays;
 import java.util.Comparator;
 import java.util.HashMap;
+import java.util.List;
 import java.util.Map;
 import java.util.stream.IntStream;
 import net.jqwik.api.Arbitraries;
@@ -233,7 +234,7 @@ class ReferenceTest {
         double gated = x / (1 + Math.exp(-x)) * x;
         double half = x / 2.0;
         double gatedHalf = half / (1 + Math.exp(-half)) * half;
-        for (Int8Scheme scheme : Int8Scheme.values()) {
+        for (Int8Scheme scheme : List.of(Int8Scheme.W8A8_CHANNEL, Int8Scheme.W8A16_CHANNEL)) {
             assertThat(ones(onOutput, scheme, x)).as("%s, on output", scheme).isCloseTo(gated / 2, within(1e-6));
             assertThat(ones(onInput, scheme, x)).as("%s, on input", scheme).isCloseTo(gatedHalf, within(1e-6));
         }

@@ -46,7 +46,7 @@ class DeviceLayerTest {
             FusedMoeConfig config =
                     RandomLayer.of(1, 1, 4, 4, 1, 1).on(device.id()).config();
             for (TornadoExperts experts : List.of(new TornadoDp4aExperts(), new TornadoPortableExperts())) {
-                for (Int8Scheme scheme : Int8Scheme.values()) {
+                for (Int8Scheme scheme : List.of(Int8Scheme.W8A8_CHANNEL, Int8Scheme.W8A16_CHANNEL)) {
                     if (experts.isSupportedConfig(
                                     config, scheme.weightKey(), scheme.activationKey(), config.activationFormat())
                             .supported()) {

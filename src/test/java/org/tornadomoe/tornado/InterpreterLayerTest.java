@@ -4,6 +4,7 @@ import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
 import java.util.Arrays;
+import java.util.List;
 import org.junit.jupiter.api.AfterAll;
 import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.Test;
@@ -176,7 +177,7 @@ class InterpreterLayerTest {
     @Test
     void memoryThatIsCountedIsMemoryThatIsTaken() {
         RandomLayer layer = RandomLayer.of(5, 2, 37, 19, 7, 8);
-        for (Int8Scheme scheme : Int8Scheme.values()) {
+        for (Int8Scheme scheme : List.of(Int8Scheme.W8A8_CHANNEL, Int8Scheme.W8A16_CHANNEL)) {
             try (Int8Experts int8 = Int8Quantizer.quantize(layer, scheme, Progress.NONE)) {
                 for (FusedMoeActivationFormat format : FusedMoeActivationFormat.values()) {
                     LayerArrays arrays =

@@ -1,0 +1,107 @@
+package org.tornadomoe.config;
+
+import org.jspecify.annotations.Nullable;
+
+/**
+ * A scheme with what it leaves open.
+ *
+ * @param scheme what is int8
+ * @param grid the rows and columns of a weight that share a scale; what the scheme says but for {@code w8a8_block}, where it
+ *     is any block (128 × 128 unless chosen), and {@code w8a16_group}, where it is one row by any number of columns (128). Blocks and
+ *     groups at the ends of rows and columns may be cut short.
+ * @param zeroPoints whether each group of weights has a zero point too; {@code w8a16_group} only
+ * @param roundToNearest whether {@code w8a8_block} rounds activations to the nearest integer, halves to even. If not it cuts
+ *     what follows the point, as vLLM does, which costs half a step on average.
+ */
+public record Int8Quantization(Int8Scheme scheme, GroupShape grid, boolean zeroPoints, boolean roundToNearest) {
+    /** Columns of a block and of a group, and rows of a block, unless chosen. */
+    public static final int DEFAULT_BLOCK = 128;
+
+    /** @throws IllegalArgumentException if the scheme has no such grid, zero points or rounding */
+    public Int8Quantization {
+        boolean fits = switch (scheme) {
+            case W8A8_CHANNEL, W8A16_CHANNEL, W8A8_TENSOR -> grid.equals(defaultGrid(scheme));
+            case W8A8_BLOCK -> grid.row() >= 1 && grid.col() >= 1;
+            case W8A16_GROUP -> grid.row() == 1;
+        };
+        if (!fits) {
+            throw new IllegalArgumentException("grid: expected "
+                    + switch (scheme) {
+                        case W8A8_BLOCK -> "a positive number of rows and of columns";
+                        case W8A16_GROUP -> "one row and a positive number of columns, or all";
+                        default -> defaultGrid(scheme).toString();
+                    }
+                    + " for " + scheme + ", got " + grid.row() + " x " + grid.col());
+        }
+        if (zeroPoints && scheme != Int8Scheme.W8A16_GROUP) {
+            throw new IllegalArgumentException(
+                    "zeroPoints: expected none for " + scheme + ", only " + Int8Scheme.W8A16_GROUP + " may have them");
+        }
+        if (roundToNearest && scheme != Int8Scheme.W8A8_BLOCK) {
+            throw new IllegalArgumentException("roundToNearest: " + scheme + " does so anyway or doesn't round, only "
+                    + Int8Scheme.W8A8_BLOCK + " has the choice");
+        }
+    }
+
+    /** The scheme as it is unless something is chosen. */
+    public static Int8Quantization of(Int8Scheme scheme) {
+        return new Int8Quantization(scheme, defaultGrid(scheme), false, false);
+    }
+
+    private static GroupShape defaultGrid(Int8Scheme scheme) {
+        return switch (scheme) {
+            case W8A8_CHANNEL, W8A16_CHANNEL -> GroupShape.PER_CHANNEL;
+            case W8A8_TENSOR -> GroupShape.PER_TENSOR;
+            case W8A8_BLOCK -> new GroupShape(DEFAULT_BLOCK, DEFAULT_BLOCK);
+            case W8A16_GROUP -> new GroupShape(1, DEFAULT_BLOCK);
+        };
+    }
+
+    public Int8Quantization withGrid(GroupShape grid) {
+        return new Int8Quantization(scheme, grid, zeroPoints, roundToNearest);
+    }
+
+    public Int8Quantization withZeroPoints(boolean zeroPoints) {
+        return new Int8Quantization(scheme, grid, zeroPoints, roundToNearest);
+    }
+
+    public Int8Quantization withRoundToNearest(boolean roundToNearest) {
+        return new Int8Quantization(scheme, grid, zeroPoints, roundToNearest);
+    }
+
+    /** Rows of a weight of so many rows that share a scale. */
+    public int rowsPerScale(int rows) {
+        return grid.isPerChannel() ? 1 : grid.row() == -1 ? rows : grid.row();
+    }
+
+    /** Columns of a weight of so many columns that share a scale. */
+    public int colsPerScale(int cols) {
+        return grid.isPerChannel() || grid.col() == -1 ? cols : grid.col();
+    }
+
+    /** How weights are quantised. */
+    public QuantKey weightKey() {
+        return QuantKey.int8Weights(grid, !zeroPoints);
+    }
+
+    /** How activations are quantised, with scales found at run time; null if they aren't. */
+    public @Nullable QuantKey activationKey() {
+        return switch (scheme) {
+            case W8A8_CHANNEL -> QuantKey.INT8_DYNAMIC_TOKEN_SYM;
+            case W8A8_TENSOR -> QuantKey.INT8_DYNAMIC_TENSOR_SYM;
+            case W8A8_BLOCK -> QuantKey.int8Groups(grid.col());
+            case W8A16_CHANNEL, W8A16_GROUP -> null;
+        };
+    }
+
+    /** {@code w8a8_block 64x128}. */
+    @Override
+    public String toString() {
+        String shape = switch (scheme) {
+            case W8A8_BLOCK -> " " + grid.row() + "x" + grid.col();
+            case W8A16_GROUP -> " of " + (grid.col() == -1 ? "a row" : grid.col());
+            default -> "";
+        };
+        return scheme + shape + (zeroPoints ? " with zero points" : "") + (roundToNearest ? " to the nearest" : "");
+    }
+}
