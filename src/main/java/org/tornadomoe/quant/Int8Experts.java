@@ -44,7 +44,12 @@ public final class Int8Experts implements AutoCloseable {
 
     /** Weights that are int8 already, without more: {@link #builder} then {@link Builder#router} and {@link Builder#build}. */
     public static Int8Experts of(
-            FusedMoeConfig config, Int8Scheme scheme, Int8Tensor w13, Int8Tensor w2, RouterWeights router, Arena arena) {
+            FusedMoeConfig config,
+            Int8Scheme scheme,
+            Int8Tensor w13,
+            Int8Tensor w2,
+            RouterWeights router,
+            Arena arena) {
         return builder(config, scheme, w13, w2, arena).router(router).build();
     }
 

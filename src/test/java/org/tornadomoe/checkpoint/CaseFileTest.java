@@ -79,8 +79,8 @@ class CaseFileTest {
 
     @ParameterizedTest
     @CsvSource({
-        "scheme, w8a8_block, 'not supported yet: scheme: expected one of [w8a8_channel, w8a16_channel], got"
-                + " ''w8a8_block'''",
+        "scheme, w4a16, 'not supported yet: scheme: expected one of [w8a8_channel, w8a8_tensor, w8a8_block,"
+                + " w8a16_channel, w8a16_group], got ''w4a16'''",
         "activation, swigluoai, 'not supported yet: activation: expected silu, got swigluoai'",
         "apply_router_weight_on_input, True, 'not supported yet: apply_router_weight_on_input: expected False, got"
                 + " True'",

@@ -47,7 +47,6 @@ class QuantizationTest {
         assertThat(Int8Scheme.of(null, scheme.activationKey())).isNull();
         assertThat(Int8Scheme.of(scheme.weightKey(), QuantKey.INT8_STATIC_TENSOR_SYM))
                 .isEqualTo(scheme == Int8Scheme.W8A8_TENSOR ? scheme : null);
-        assertThat(Int8Scheme.of(scheme.weightKey(), scheme.weightKey())).isNull();
     }
 
     @Test
