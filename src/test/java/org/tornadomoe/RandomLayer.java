@@ -2,6 +2,7 @@ package org.tornadomoe;
 
 import java.util.SplittableRandom;
 import org.tornadomoe.config.FusedMoeConfig;
+import org.tornadomoe.config.MoeActivation;
 import org.tornadomoe.config.RouterConfig;
 import org.tornadomoe.config.RoutingMethodType;
 import org.tornadomoe.quant.ExpertWeights;
@@ -31,6 +32,18 @@ public record RandomLayer(FusedMoeConfig config, long seed) implements ExpertWei
     /** The same weights, the router's applied on the input. */
     public RandomLayer weighedOnInput() {
         return new RandomLayer(config.toBuilder().applyRouterWeightOnInput(true).build(), seed);
+    }
+
+    /** The same weights, as far as both have them, with another activation, cut off at 1.5 where it has a limit. */
+    public RandomLayer activatedBy(MoeActivation activation) {
+        return new RandomLayer(
+                config.toBuilder()
+                        .activation(activation)
+                        .swigluLimit(1.5)
+                        .activationSituBeta(2.0)
+                        .activationSituLinearBeta(1.0)
+                        .build(),
+                seed);
     }
 
     /** The same weights on that device. */

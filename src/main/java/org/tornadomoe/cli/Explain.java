@@ -72,6 +72,17 @@ final class Explain implements Callable<Integer> {
     @Nullable
     String activation;
 
+    @Option(names = "--swiglu-limit", paramLabel = "L", description = "Where the activation cuts off; default its own.")
+    @Nullable
+    Double swigluLimit;
+
+    @Option(
+            names = "--situ-beta",
+            paramLabel = "B",
+            description = "The constant of the activation situ, which needs it.")
+    @Nullable
+    Double situBeta;
+
     @Option(
             names = "--routing",
             paramLabel = "NAME",
@@ -182,6 +193,8 @@ final class Explain implements Callable<Integer> {
         set(hidden, layer::hiddenDim);
         set(intermediate, layer::intermediateSize);
         set(activation == null ? null : MoeActivation.fromString(activation), layer::activation);
+        set(swigluLimit, layer::swigluLimit);
+        set(situBeta, layer::activationSituBeta);
         set(routing == null ? null : RouterConfig.of(routing), layer::router);
         set(bias ? true : null, layer::hasBias);
         return layer.maxNumTokens(tokens)

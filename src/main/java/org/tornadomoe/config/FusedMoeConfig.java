@@ -32,7 +32,7 @@ import org.jspecify.annotations.Nullable;
  *     VLLM_BATCH_INVARIANT}
  * @param applyRouterWeightOnInput whether an expert's input is multiplied by the router's weight, before it is quantised, and
  *     not its output; only with K = 1
- * @param swigluLimit constant of the activation; null for its own
+ * @param swigluLimit constant of the activation, see {@link ActivationConstants}; null for its own
  * @param swigluAlpha likewise
  * @param swigluBeta likewise
  * @param activationSituBeta likewise
@@ -117,6 +117,8 @@ public record FusedMoeConfig(
                     "apply_router_weight_on_input is only implemented for topk=1, got expertsPerToken "
                             + expertsPerToken);
         }
+        ActivationConstants.of(
+                activation, swigluLimit, swigluAlpha, swigluBeta, activationSituBeta, activationSituLinearBeta);
         int shards = activation.isGated() ? 2 : 1;
         requireAddressableWeights("w13", numLocalExperts, (long) shards * intermediate, hiddenDim);
         requireAddressableWeights("w2", numLocalExperts, hiddenDim, intermediate);
@@ -154,7 +156,16 @@ public record FusedMoeConfig(
         return intermediateSize / moeParallelConfig.tpSize();
     }
 
-    /** Rows of one expert's w13 on this rank: the gate's, then the up projection's (the activation's alone if not gated). */
+    /** The numbers in the activation. */
+    public ActivationConstants activationConstants() {
+        return ActivationConstants.of(
+                activation, swigluLimit, swigluAlpha, swigluBeta, activationSituBeta, activationSituLinearBeta);
+    }
+
+    /**
+     * Rows of one expert's w13 on this rank: the gate's, then the up projection's, or the two alternating if the activation is
+     * interleaved; without a gate the one projection's alone.
+     */
     public int gateUpRows() {
         return activation.isGated() ? 2 * intermediateSizePerPartition() : intermediateSizePerPartition();
     }

@@ -6,10 +6,10 @@ import java.util.stream.Collectors;
 /**
  * The function between the two GEMMs of an expert, under the names of vLLM's {@code MoEActivation} ({@code
  * fused_moe/activation.py}). In the formulas g is the gate half of a row of GEMM 1's output and u its up half; what has no
- * gate is of one half only, x.
+ * gate is of one half only, x. L, a, b and c are the layer's {@link ActivationConstants}: limit, alpha, beta, linear beta.
  */
 public enum MoeActivation {
-    /** {@code silu(g) * u} with {@code silu(x) = x / (1 + exp(-x))}. */
+    /** {@code silu(g) * u} with {@code silu(x) = x / (1 + exp(-x))}; with a limit, g at most L and u in [-L, L]. */
     SILU("silu"),
     /** {@code gelu(g) * u} with {@code gelu(x) = x / 2 * (1 + erf(x / sqrt(2)))}. */
     GELU("gelu"),
@@ -17,13 +17,16 @@ public enum MoeActivation {
     GELU_TANH("gelu_tanh"),
     /** {@code max(g, 0)^2 * u}. vLLM has the name and no kernel for it. */
     RELU2("relu2"),
-    /** {@code (u + 1) * g * sigmoid(1.702 g)}, g at most 7, u in [-7, 7]; gate and up columns alternate. */
+    /**
+     * {@code (u + b) * g * sigmoid(a g)}, g at most L, u in [-L, L], by default with a = 1.702, b = 1, L = 7; gate and up
+     * columns alternate.
+     */
     SWIGLUOAI("swigluoai"),
-    /** {@code b * tanh(g / b) * sigmoid(g) * u}. */
+    /** {@code b * tanh(g / b) * sigmoid(g) * u'}, where u' is {@code c * tanh(u / c)}, or u if there is no c; needs b. */
     SITU("situ"),
-    /** As {@link #SWIGLUOAI} with halves and the configuration's constants. */
+    /** As {@link #SWIGLUOAI} with halves, and by default a = 1 and b = 0; needs L. */
     SWIGLUOAI_UNINTERLEAVE("swigluoai_uninterleave"),
-    /** {@code min(silu(g), 7) * u}, u in [-7, 7]. */
+    /** {@code min(silu(g), L) * u}, u in [-L, L], by default with L = 7. */
     SWIGLUSTEP("swiglustep"),
     /** {@code silu(x)}. */
     SILU_NO_MUL("silu_no_mul"),
@@ -48,6 +51,11 @@ public enum MoeActivation {
     /** Whether GEMM 1 yields a gate half and an up half (2I columns) rather than I columns. */
     public boolean isGated() {
         return !value.endsWith("_no_mul");
+    }
+
+    /** Whether columns of gate and up alternate (rows of w13 do), gate first; else all of the gate come first. */
+    public boolean isInterleaved() {
+        return this == SWIGLUOAI;
     }
 
     /** The same function without gate, if it has such a twin; itself otherwise. */

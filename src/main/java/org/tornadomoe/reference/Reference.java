@@ -6,7 +6,6 @@ import java.util.EnumSet;
 import java.util.Set;
 import java.util.stream.IntStream;
 import org.tornadomoe.config.FusedMoeConfig;
-import org.tornadomoe.config.MoeActivation;
 import org.tornadomoe.config.RoutingMethodType;
 import org.tornadomoe.quant.ExpertWeights;
 import org.tornadomoe.quant.Int8Activations;
@@ -27,14 +26,13 @@ public final class Reference {
     /** A pass with the unquantised weights: hidden [M, H] in, every stage out. */
     public static Stages forward(ExpertWeights weights, float[] hidden, int tokens) {
         FusedMoeConfig config = weights.config();
-        requireSilu(config);
         requireLength("hidden", hidden.length, tokens, config.hiddenDim());
         double[] logits =
                 routerLogits(widen(hidden), weights.router().weight(), tokens, config.numExperts(), config.hiddenDim());
         Routing routing = route(logits, tokens, config.numExperts(), config.expertsPerToken(), config.routingMethod());
         double[] x = onInput(config, widen(hidden), routing.weights());
         double[] gemm1 = gemm(x, config.expertsPerToken(), routing.ids(), Weights.gateUp(weights));
-        double[] act = siluAndMul(gemm1, routing.ids().length, config.intermediateSizePerPartition());
+        double[] act = Activations.apply(config, gemm1, routing.ids().length);
         double[] gemm2 = onOutput(config, gemm(act, 1, routing.ids(), Weights.down(weights)), routing.weights());
         double[] output = combine(gemm2, tokens, config.expertsPerToken(), config.hiddenDim());
         return new Stages(logits, routing, null, gemm1, act, null, gemm2, output);
@@ -55,7 +53,6 @@ public final class Reference {
      */
     public static Stages forward(Int8Experts experts, float[] hidden, double[] logits, int tokens) {
         FusedMoeConfig config = experts.config();
-        requireSilu(config);
         int topK = config.expertsPerToken();
         requireLength("hidden", hidden.length, tokens, config.hiddenDim());
         requireLength("logits", logits.length, tokens, config.numExperts());
@@ -65,18 +62,12 @@ public final class Reference {
         double[] x = onInput(config, widen(hidden), routing.weights());
         QuantizedTokens a1 = int8 ? quantize(x, tokens, config.hiddenDim()) : null;
         double[] gemm1 = a1 == null ? gemm(x, topK, ids, experts.w13()) : gemm(a1, topK, ids, experts.w13());
-        double[] act = siluAndMul(gemm1, ids.length, config.intermediateSizePerPartition());
+        double[] act = Activations.apply(config, gemm1, ids.length);
         QuantizedTokens a2 = int8 ? quantize(act, ids.length, config.intermediateSizePerPartition()) : null;
         double[] gemm2 = a2 == null ? gemm(act, 1, ids, experts.w2()) : gemm(a2, 1, ids, experts.w2());
         gemm2 = onOutput(config, gemm2, routing.weights());
         double[] output = combine(gemm2, tokens, topK, config.hiddenDim());
         return new Stages(logits, routing, a1, gemm1, act, a2, gemm2, output);
-    }
-
-    private static void requireSilu(FusedMoeConfig config) {
-        if (config.activation() != MoeActivation.SILU) {
-            throw new IllegalArgumentException("activation: expected silu, got " + config.activation());
-        }
     }
 
     /** Router: logits [M, E] = hidden [M, H] times the transpose of router [E, H]. */
@@ -345,7 +336,6 @@ public final class Reference {
      */
     public static double[] forwardBatched(Int8Experts experts, float[] hidden, int tokens, int maxTokens) {
         FusedMoeConfig config = experts.config();
-        requireSilu(config);
         int h = config.hiddenDim();
         int i = config.intermediateSizePerPartition();
         int topK = config.expertsPerToken();
@@ -371,7 +361,7 @@ public final class Reference {
         double[] gemm1 = int8
                 ? gemm(quantize(slots, rows, h), 1, expertOf, experts.w13())
                 : gemm(slots, 1, expertOf, experts.w13());
-        double[] act = siluAndMul(gemm1, rows, i);
+        double[] act = Activations.apply(config, gemm1, rows);
         double[] gemm2 =
                 int8 ? gemm(quantize(act, rows, i), 1, expertOf, experts.w2()) : gemm(act, 1, expertOf, experts.w2());
         double[] weights = routing.weights().clone();
@@ -457,20 +447,6 @@ public final class Reference {
             }
         });
         return out;
-    }
-
-    /** Activation: [P, 2I] to [P, I], silu(gate) * up, where the gate is the first half of a row. */
-    public static double[] siluAndMul(double[] gateUp, int pairs, int intermediate) {
-        requireLength("gateUp", gateUp.length, pairs, 2L * intermediate);
-        double[] act = new double[pairs * intermediate];
-        for (int p = 0; p < pairs; p++) {
-            for (int i = 0; i < intermediate; i++) {
-                double gate = gateUp[p * 2 * intermediate + i];
-                double up = gateUp[p * 2 * intermediate + intermediate + i];
-                act[p * intermediate + i] = gate / (1 + Math.exp(-gate)) * up;
-            }
-        }
-        return act;
     }
 
     /**

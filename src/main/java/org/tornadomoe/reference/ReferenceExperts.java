@@ -50,8 +50,13 @@ public class ReferenceExperts implements FusedMoeExperts {
     }
 
     @Override
+    public boolean supportsNoActAndMul() {
+        return true;
+    }
+
+    @Override
     public boolean supportsActivation(MoeActivation activation) {
-        return activation == MoeActivation.SILU;
+        return true;
     }
 
     @Override
@@ -150,7 +155,7 @@ public class ReferenceExperts implements FusedMoeExperts {
                 a1.values(),
                 a1.scales(),
                 narrow(gemm1),
-                narrow(Reference.siluAndMul(Reference.widen(given.gemm1()), pairs, i)),
+                narrow(Activations.apply(config, Reference.widen(given.gemm1()), pairs)),
                 a2.values(),
                 a2.scales(),
                 narrow(Reference.onOutput(config, gemm2, weights)),

@@ -3,9 +3,12 @@ package org.tornadomoe.tornado;
 import java.util.List;
 import java.util.function.IntUnaryOperator;
 import java.util.stream.Stream;
+import org.tornadomoe.config.ActivationConstants;
 import org.tornadomoe.config.FusedMoeActivationFormat;
 import org.tornadomoe.config.FusedMoeConfig;
+import org.tornadomoe.config.MoeActivation;
 import org.tornadomoe.config.RoutingMethodType;
+import org.tornadomoe.tornado.kernels.ActivationKernels;
 import org.tornadomoe.tornado.kernels.AlignKernels;
 import org.tornadomoe.tornado.kernels.CombineKernels;
 import org.tornadomoe.tornado.kernels.GemmKernels;
@@ -17,7 +20,7 @@ import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 
 /**
  * The kernels of a layer, in the order of a forward pass: {@link #logits}, {@link #topK}, {@link #align}, {@link #quantizeTokens}, {@link
- * #dispatch}, {@link #gateUp}, {@link #activate}, {@link #quantizePairs}, {@link #down}, {@link #combine}. Each is a list, empty
+ * #dispatch}, {@link #gateUp}, {@link #activateAndQuantize}, {@link #down}, {@link #combine}. Each is a list, empty
  * where the layer has no such step. Here they are in the standard format.
  */
 sealed class LayerStages permits BatchedStages {
@@ -49,8 +52,7 @@ sealed class LayerStages permits BatchedStages {
                         quantizeTokens(),
                         dispatch(),
                         gateUp(),
-                        activate(),
-                        quantizePairs(),
+                        activateAndQuantize(),
                         down(),
                         combine())
                 .flatMap(List::stream)
@@ -211,7 +213,7 @@ sealed class LayerStages permits BatchedStages {
         return List.of();
     }
 
-    /** activated → int8 and scales. */
+    /** activated → int8 and scales, where that isn't done with the activation. */
     final List<Stage> quantizePairs() {
         return quantize(
                 "quantizePairs",
@@ -308,29 +310,101 @@ sealed class LayerStages permits BatchedStages {
                 weighted ? 1 : 0);
     }
 
-    /** gateUp → activated. */
-    final List<Stage> activate() {
-        int k = rowsPerHeader();
+    /** gateUp → activated, and its int8 and scales. */
+    final List<Stage> activateAndQuantize() {
+        if (!a.scheme.quantizesActivations()) {
+            return activate();
+        }
         IntArray header = rowHeader();
         IntArray keys = rowKeys();
+        int rowsPerHeader = rowsPerHeader();
         int i = config.intermediateSizePerPartition();
+        Activation f = Activation.of(config);
         return List.of(new Stage(
-                "activate",
-                CombineKernels.GROUP,
-                m -> elementGroups(rows(m), i),
+                "activateAndQuantize",
+                ActivationKernels.ROW_GROUP,
+                this::rows,
                 m -> 1,
                 g -> g.task(
-                        "activate",
-                        CombineKernels::siluAndMultiply,
+                        "activateAndQuantize",
+                        ActivationKernels::activateAndQuantize,
                         context,
                         header,
                         keys,
                         a.gateUp,
                         a.activated,
-                        k,
-                        i),
+                        a.pairs,
+                        a.pairScales,
+                        rowsPerHeader,
+                        i,
+                        a.intermediateInts,
+                        f.function,
+                        f.layout,
+                        f.limit,
+                        f.alpha,
+                        f.beta,
+                        f.linearBeta),
+                List.of(header, keys, a.gateUp),
+                List.of(a.activated, a.pairs, a.pairScales)));
+    }
+
+    /** gateUp → activated. */
+    private List<Stage> activate() {
+        IntArray header = rowHeader();
+        IntArray keys = rowKeys();
+        int rowsPerHeader = rowsPerHeader();
+        int i = config.intermediateSizePerPartition();
+        Activation f = Activation.of(config);
+        return List.of(new Stage(
+                "activate",
+                ActivationKernels.GROUP,
+                m -> elementGroups(rows(m), i),
+                m -> 1,
+                g -> g.task(
+                        "activate",
+                        ActivationKernels::activate,
+                        context,
+                        header,
+                        keys,
+                        a.gateUp,
+                        a.activated,
+                        rowsPerHeader,
+                        i,
+                        f.function,
+                        f.layout,
+                        f.limit,
+                        f.alpha,
+                        f.beta,
+                        f.linearBeta),
                 List.of(header, keys, a.gateUp),
                 List.of(a.activated)));
+    }
+
+    /** A layer's activation in the kernels' numbers. */
+    private record Activation(int function, int layout, float limit, float alpha, float beta, float linearBeta) {
+        static Activation of(FusedMoeConfig config) {
+            MoeActivation activation = config.activation();
+            ActivationConstants constants = config.activationConstants();
+            int function = switch (activation) {
+                case SILU, SILU_NO_MUL -> ActivationKernels.SILU;
+                case GELU, GELU_NO_MUL -> ActivationKernels.GELU;
+                case GELU_TANH, GELU_TANH_NO_MUL -> ActivationKernels.GELU_TANH;
+                case RELU2, RELU2_NO_MUL -> ActivationKernels.RELU2;
+                case SWIGLUOAI, SWIGLUOAI_UNINTERLEAVE -> ActivationKernels.SWIGLU_OAI;
+                case SWIGLUSTEP -> ActivationKernels.SWIGLU_STEP;
+                case SITU -> ActivationKernels.SITU;
+            };
+            int layout = activation.isInterleaved()
+                    ? ActivationKernels.ALTERNATING
+                    : activation.isGated() ? ActivationKernels.HALVES : ActivationKernels.NO_GATE;
+            return new Activation(
+                    function,
+                    layout,
+                    (float) Math.min(constants.limit(), Float.MAX_VALUE),
+                    (float) constants.alpha(),
+                    (float) constants.beta(),
+                    (float) constants.linearBeta());
+        }
     }
 
     /** The second GEMM, with the router's weights unless they are applied on the input. */

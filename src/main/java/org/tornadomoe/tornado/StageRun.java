@@ -84,7 +84,7 @@ final class StageRun {
         float[] gemm1 = take(a.gateUp, rows);
 
         put(given.gemm1(), a.gateUp, rows);
-        execute("activate", stages.activate());
+        execute("activate", stages.activateAndQuantize());
         float[] act = take(a.activated, rows);
 
         put(given.act(), a.activated, rows);

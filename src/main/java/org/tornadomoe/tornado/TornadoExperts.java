@@ -57,8 +57,13 @@ public abstract sealed class TornadoExperts implements FusedMoeExperts
     }
 
     @Override
+    public boolean supportsNoActAndMul() {
+        return true;
+    }
+
+    @Override
     public boolean supportsActivation(MoeActivation activation) {
-        return activation == MoeActivation.SILU;
+        return true;
     }
 
     @Override

@@ -28,7 +28,7 @@ class ExplainTest {
         mixtral     | silu      | RENORMALIZE_NAIVE | TornadoDp4aExperts | -
         qwen3_moe   | silu      | RENORMALIZE_NAIVE | TornadoDp4aExperts | -
         deepseek_v3 | silu      | DEEPSEEK_V3       | -                  | routing method 2
-        gpt_oss     | swigluoai | RENORMALIZE       | -                  | MoEActivation.SWIGLUOAI activation
+        gpt_oss     | swigluoai | RENORMALIZE       | -                  | biases
         llama4      | silu      | LLAMA4            | -                  | routing method 3
         """)
     void goldenConfigurationsAreExplained(
@@ -66,7 +66,6 @@ class ExplainTest {
                 .containsEntry(
                         "changes",
                         List.of(
-                                "activation: one of [silu]",
                                 "all-to-all backend: one of [allgather_reducescatter, deepep_high_throughput,"
                                         + " deepep_low_latency, deepep_v2, nixl_ep, mori_high_throughput,"
                                         + " mori_low_latency]",
@@ -85,11 +84,21 @@ class ExplainTest {
         assertThat(explain("--dp", 2, "--ep", "--all2all", "nixl_ep").json())
                 .containsEntry("activationFormat", "batched_experts")
                 .containsEntry("chosen", "TornadoDp4aBatchedExperts");
-        assertThat(explain("--lora", "--activation", "situ").json()).containsEntry("chosen", "TornadoDp4aExperts");
+        assertThat(explain("--lora", "--activation", "situ", "--situ-beta", 4).json())
+                .containsEntry("chosen", "TornadoDp4aExperts");
         assertThat(explain("--backend", "cpu").json()).containsEntry("failure", "Unknown Int8 MoE backend: CPU");
         assertThat(explain("--backend", "reference").json()).containsEntry("chosen", "ReferenceExperts");
         assertThat(explain("--device", "ptx:99").list("candidates").getFirst().get("reason"))
                 .isEqualTo("kernel does not support current device ptx:99");
+    }
+
+    @Test
+    void anActivationWithoutItsConstantIsBadInput() throws IOException {
+        explain("--activation", "swigluoai_uninterleave").assertRefused("SWIGLUOAI_UNINTERLEAVE requires clamp_limit");
+        assertThat(explain("--activation", "swigluoai_uninterleave", "--swiglu-limit", 6)
+                        .json())
+                .containsEntry("chosen", "TornadoDp4aExperts");
+        assertThat(explain("--activation", "relu2_no_mul").json()).containsEntry("chosen", "TornadoDp4aExperts");
     }
 
     @Test

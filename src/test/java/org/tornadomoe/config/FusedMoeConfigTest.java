@@ -188,6 +188,31 @@ class FusedMoeConfigTest {
     }
 
     @Test
+    void constantsOfActivations() {
+        FusedMoeConfig.Builder layer = of(10, 2, 64, 32, 1).toBuilder();
+        assertThat(layer.swigluLimit(5.0).build().activationConstants()).isEqualTo(new ActivationConstants(5, 1, 0, 0));
+        assertThat(layer.activation(MoeActivation.SWIGLUOAI).build().activationConstants())
+                .isEqualTo(new ActivationConstants(5, 1.702, 1, 0));
+        assertThat(layer.activation(MoeActivation.GELU).build().activationConstants())
+                .isEqualTo(new ActivationConstants(Double.POSITIVE_INFINITY, 1, 0, 0));
+        FusedMoeConfig.Builder uninterleaved =
+                layer.activation(MoeActivation.SWIGLUOAI_UNINTERLEAVE).swigluLimit(null);
+        assertThatIllegalArgumentException()
+                .isThrownBy(uninterleaved::build)
+                .withMessage("swigluLimit: SWIGLUOAI_UNINTERLEAVE requires clamp_limit, got none");
+        assertThatIllegalArgumentException()
+                .isThrownBy(() -> layer.activation(MoeActivation.SITU).build())
+                .withMessage("activationSituBeta: SITU requires activation_situ_beta from FusedMoeConfig, got none");
+        assertThatIllegalArgumentException()
+                .isThrownBy(() -> layer.activationSituBeta(0.0).build())
+                .withMessage("activationSituBeta: expected a positive number, got 0.0");
+        assertThatIllegalArgumentException()
+                .isThrownBy(() ->
+                        layer.activationSituBeta(1.0).swigluAlpha(Double.NaN).build())
+                .withMessage("swigluAlpha: expected a finite number, got NaN");
+    }
+
+    @Test
     void partsOfALayerMayBeTooLargeAsAWhole() {
         assertThatIllegalArgumentException().isThrownBy(() -> of(512, 8, 7168, 2048, 1));
         assertThat(FusedMoeConfig.builder()

@@ -205,14 +205,6 @@ class ReferenceTest {
     }
 
     @Test
-    void theActivationTakesTheFirstHalfAsTheGate() {
-        double[] act = Reference.siluAndMul(new double[] {0, 1, -1000, 5, 3, 7}, 1, 3);
-        assertThat(act[0]).isZero();
-        assertThat(act[1]).isCloseTo(3 / (1 + Math.exp(-1)), within(1e-15));
-        assertThat(act[2]).isZero();
-    }
-
-    @Test
     void combineAddsTheSlotsOfAToken() {
         double[] weighed = Reference.weigh(new double[] {1, 2, 3, 4, 5, 6, 7, 8}, new double[] {1, .5, 2, 0});
         assertThat(Reference.combine(weighed, 2, 2, 2)).containsExactly(2.5, 4, 10, 12);

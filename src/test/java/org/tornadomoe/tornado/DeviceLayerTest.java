@@ -20,6 +20,7 @@ import org.tornadomoe.RandomLayer;
 import org.tornadomoe.checkpoint.Safetensors;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8Scheme;
+import org.tornadomoe.config.MoeActivation;
 import org.tornadomoe.config.RoutingMethodType;
 import org.tornadomoe.modular.MoeExecutionException;
 import org.tornadomoe.reference.Reference;
@@ -80,6 +81,27 @@ class DeviceLayerTest {
     void oneKernelServesEveryTokenCount(String device, TornadoExperts experts, Int8Scheme scheme) {
         LayerChecks.forwardMatchesReference(
                 experts, scheme, RandomLayer.of(9, 3, 50, 30, 60, 5).on(device), 1, 60, 7, 59, 1);
+    }
+
+    @ParameterizedTest
+    @MethodSource("kernelClasses")
+    void everyActivation(String device, TornadoExperts experts, Int8Scheme scheme) {
+        for (MoeActivation activation : MoeActivation.values()) {
+            RandomLayer layer = RandomLayer.of(5, 2, 37, 1031, 9, 20)
+                    .activatedBy(activation)
+                    .on(device);
+            LayerChecks.stagesMatchReference(experts, scheme, layer, 9);
+            LayerChecks.forwardMatchesReference(experts, scheme, layer, 9);
+        }
+    }
+
+    @Test
+    void activationsAreAccurateFromEndToEnd() {
+        for (Device device : devices()) {
+            for (MoeActivation activation : MoeActivation.values()) {
+                LayerChecks.activationIsAccurate(device, activation, 1e-5);
+            }
+        }
     }
 
     @ParameterizedTest

@@ -10,9 +10,11 @@ import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.EnumSource;
 import org.tornadomoe.RandomLayer;
 import org.tornadomoe.config.FusedMoeActivationFormat;
 import org.tornadomoe.config.Int8Scheme;
+import org.tornadomoe.config.MoeActivation;
 import org.tornadomoe.config.RoutingMethodType;
 import org.tornadomoe.modular.InsufficientMemoryException;
 import org.tornadomoe.modular.StageValues;
@@ -95,6 +97,16 @@ class InterpreterLayerTest {
         }
         LayerChecks.stagesMatchReference(experts(false), Int8Scheme.W8A16_CHANNEL, layer, 11);
         LayerChecks.forwardMatchesReference(experts(false), Int8Scheme.W8A16_CHANNEL, layer, 2, 11);
+    }
+
+    @ParameterizedTest
+    @EnumSource
+    void everyActivation(MoeActivation activation) {
+        RandomLayer layer = RandomLayer.of(5, 2, 37, 19, 9, 20).activatedBy(activation);
+        LayerChecks.stagesMatchReference(experts(true), Int8Scheme.W8A8_CHANNEL, layer, 9);
+        LayerChecks.stagesMatchReference(experts(false), Int8Scheme.W8A16_CHANNEL, layer, 9);
+        LayerChecks.forwardMatchesReference(experts(true), Int8Scheme.W8A8_CHANNEL, layer, 9, 2);
+        LayerChecks.batchedMatchesStandard(batched(true), experts(true), Int8Scheme.W8A8_CHANNEL, layer, 9, 0);
     }
 
     @Test

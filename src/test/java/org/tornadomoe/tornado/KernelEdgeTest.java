@@ -12,9 +12,11 @@ import java.util.SplittableRandom;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.EnumSource;
 import org.tornadomoe.RandomLayer;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8Scheme;
+import org.tornadomoe.config.MoeActivation;
 import org.tornadomoe.config.RoutingMethodType;
 import org.tornadomoe.quant.Int8Activations;
 import org.tornadomoe.quant.Int8Experts;
@@ -177,6 +179,35 @@ class KernelEdgeTest {
         assertThat(Arrays.copyOf(bytes, row.length)).isEqualTo(expected);
         assertThat(Arrays.copyOfRange(bytes, row.length, 3 * row.length)).containsOnly(0);
         assertThat(arrays.tokenScales.get(1)).isEqualTo(1e-10f / 127f);
+    }
+
+    @ParameterizedTest
+    @EnumSource
+    void activationsAreAccurateFromEndToEnd(MoeActivation activation) {
+        LayerChecks.activationIsAccurate(TornadoHome.current().devices().getFirst(), activation, 4e-6);
+    }
+
+    @Test
+    void activatingAndQuantisingAtOnceGivesTheSameBits() {
+        // A row that isn't there, a row of zeros and one that fills several rounds of a group.
+        RandomLayer layer = RandomLayer.of(3, 1, 4, 1031, 3, 1);
+        FusedMoeConfig config = layer.config();
+        LayerArrays arrays = arrays(config);
+        float[] gateUp = layer.hidden(3 * config.gateUpRows() / 4 + 1, 1);
+        Arrays.fill(gateUp, 0, config.gateUpRows(), 0);
+        copy(Arrays.copyOf(gateUp, 3 * config.gateUpRows()), arrays.gateUp, 0);
+        arrays.header.set(0, 3);
+        arrays.keys.init(1);
+        arrays.keys.set(1, -1);
+        LayerStages stages = new LayerStages(arrays, true);
+        run(stages.activateAndQuantize(), 3);
+        int[] pairs = arrays.pairs.toHeapArray();
+        float[] scales = arrays.pairScales.toHeapArray();
+        assertThat(scales[0]).isEqualTo(1e-10f / 127f);
+        assertThat(scales[1]).as("poison").isNaN();
+        run(stages.quantizePairs(), 3);
+        assertThat(arrays.pairs.toHeapArray()).isEqualTo(pairs);
+        assertThat(arrays.pairScales.toHeapArray()).isEqualTo(scales);
     }
 
     private static void copy(float[] from, FloatArray into, int at) {

@@ -12,6 +12,7 @@ import java.util.List;
 import org.tornadomoe.RandomLayer;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8Scheme;
+import org.tornadomoe.config.MoeActivation;
 import org.tornadomoe.modular.ChosenExperts;
 import org.tornadomoe.modular.MoeKernel;
 import org.tornadomoe.modular.StageValues;
@@ -19,6 +20,7 @@ import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.Int8Quantizer;
 import org.tornadomoe.quant.Int8Tensor;
 import org.tornadomoe.quant.Progress;
+import org.tornadomoe.reference.Activations;
 import org.tornadomoe.reference.Alignment;
 import org.tornadomoe.reference.QuantizedTokens;
 import org.tornadomoe.reference.Reference;
@@ -154,6 +156,44 @@ final class LayerChecks {
                 }
             }
             assertThat(Reference.relativeL2(sum, Reference.widen(expected))).isLessThan(1e-6);
+        }
+    }
+
+    /**
+     * The activation's kernel against its formula over the whole range of its arguments, relatively to the value, or to 1e-4 where
+     * that is greater.
+     */
+    static void activationIsAccurate(Device device, MoeActivation activation, double tolerance) {
+        float[] points = new float[201];
+        for (int i = 0; i < points.length; i++) {
+            float x = (i - 100) / 100f;
+            points[i] = 12 * x * x * x;
+        }
+        points[0] = -12_000;
+        points[200] = 12_000;
+        int n = points.length;
+        RandomLayer layer = RandomLayer.of(1, 1, 4, n, n, 1).activatedBy(activation);
+        FusedMoeConfig config = layer.config();
+        int columns = config.gateUpRows();
+        float[] gateUp = new float[n * columns];
+        for (int i = 0; i < gateUp.length; i++) {
+            int row = i / columns;
+            int c = i % columns;
+            boolean up = activation.isInterleaved() ? c % 2 == 1 : c >= n;
+            gateUp[i] = points[up ? (row + c) % n : activation.isInterleaved() ? c / 2 : c];
+        }
+        try (Int8Experts int8 = Int8Quantizer.quantize(layer, Int8Scheme.W8A16_CHANNEL, Progress.NONE);
+                LayerArrays arrays = new LayerArrays(config, int8, Long.MAX_VALUE, HostMemory.of(device))) {
+            MemorySegment.copy(gateUp, 0, arrays.gateUp.getSegment(), ValueLayout.JAVA_FLOAT, 0, gateUp.length);
+            arrays.header.set(0, n);
+            arrays.keys.init(0);
+            StageRun.execute(device, "activation", new LayerStages(arrays, false).activateAndQuantize(), n);
+            double[] expected = Activations.apply(config, Reference.widen(gateUp), n);
+            for (int i = 0; i < expected.length; i++) {
+                assertThat((double) arrays.activated.get(i))
+                        .as("%s of row %d, column %d", activation, i / n, i % n)
+                        .isCloseTo(expected[i], within(tolerance * Math.max(1e-4, Math.abs(expected[i]))));
+            }
         }
     }
 

@@ -84,7 +84,7 @@ public final class QuantizeKernels {
     }
 
     /** Adding a half and truncating would round the float just below 0.5 up, so the fraction is looked at instead. */
-    private static int roundHalfAway(float x) {
+    static int roundHalfAway(float x) {
         float magnitude = TornadoMath.abs(x);
         int whole = (int) magnitude;
         int rounded = magnitude - whole >= 0.5f ? whole + 1 : whole;
