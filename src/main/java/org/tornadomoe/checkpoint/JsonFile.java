@@ -100,6 +100,21 @@ record JsonFile(Path file, Map<String, Object> fields) {
         throw wrong(field, "a list of integers");
     }
 
+    List<String> strings(String field) {
+        if (!has(field)) {
+            return List.of();
+        }
+        if (required(field) instanceof List<?> list && list.stream().allMatch(String.class::isInstance)) {
+            return list.stream().map(String.class::cast).toList();
+        }
+        throw wrong(field, "a list of strings");
+    }
+
+    /** The object in a field, as if it were the file. */
+    JsonFile nested(String field) {
+        return new JsonFile(file, object(field));
+    }
+
     Map<String, Object> object(String field) {
         if (required(field) instanceof Map<?, ?> map) {
             @SuppressWarnings("unchecked") // a JSON object's keys are strings

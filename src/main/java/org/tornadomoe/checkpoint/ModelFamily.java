@@ -2,233 +2,439 @@ package org.tornadomoe.checkpoint;
 
 import java.util.Arrays;
 import java.util.List;
-import java.util.function.Predicate;
+import java.util.TreeMap;
+import java.util.stream.Collectors;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.MoeActivation;
 import org.tornadomoe.config.RouterConfig;
 import org.tornadomoe.config.ScoringFunction;
 
-/** The model families read: what their config.json says about an MoE layer, and how they name its tensors. */
+/**
+ * The model families read: what their config.json says about an MoE layer (the model's own code in Hugging Face transformers is
+ * the source). How tensors are named and laid out is no matter of the family ({@link LayerTensors}).
+ */
 enum ModelFamily {
-    /** Mixtral: every layer is an MoE layer; softmax, top-k, renormalise. */
-    MIXTRAL("mixtral", "block_sparse_moe", "w1", "w3", "w2") {
+    /** Every layer; softmax, top-k, renormalised. */
+    MIXTRAL("mixtral") {
         @Override
         FusedMoeConfig config(JsonFile json) {
-            return build(
-                    json,
-                    json.integer("num_local_experts"),
-                    json.integer("intermediate_size"),
-                    RouterConfig.of(ScoringFunction.SOFTMAX, true));
-        }
-
-        @Override
-        @Nullable
-        String whyDense(JsonFile json, int layer) {
-            return null;
+            return build(json, "num_local_experts", "intermediate_size", softmax(true));
         }
     },
 
-    /** Qwen3-MoE: some layers may be dense; softmax, top-k, renormalise if {@code norm_topk_prob}. */
-    QWEN3_MOE("qwen3_moe", "mlp", "gate_proj", "up_proj", "down_proj") {
+    /** Some layers may be dense; softmax, top-k; a shared expert weighed by a sigmoid of the token. */
+    QWEN2_MOE("qwen2_moe") {
         @Override
         FusedMoeConfig config(JsonFile json) {
-            // transformers 5 saves num_local_experts, earlier ones num_experts.
-            String experts = json.has("num_experts") ? "num_experts" : "num_local_experts";
+            RouterConfig router = softmax(json.bool("norm_topk_prob", false));
             return build(
                     json,
-                    json.integer(experts),
-                    json.integer("moe_intermediate_size"),
-                    RouterConfig.of(ScoringFunction.SOFTMAX, json.bool("norm_topk_prob", false)));
+                    experts(json),
+                    "moe_intermediate_size",
+                    sharedIntermediate(json) > 0 ? router.withSharedExpertGate() : router);
+        }
+
+        @Override
+        int sharedIntermediate(JsonFile json) {
+            return nonNegative(json, "shared_expert_intermediate_size");
         }
 
         @Override
         @Nullable
         String whyDense(JsonFile json, int layer) {
-            List<Integer> dense = json.integers("mlp_only_layers");
-            if (dense.contains(layer)) {
-                return "mlp_only_layers is " + dense;
-            }
-            int step = json.integer("decoder_sparse_step", 1);
-            if (step < 1) {
+            return whyQwenDense(json, layer);
+        }
+    },
+
+    /** Some layers may be dense; softmax, top-k, renormalised if {@code norm_topk_prob}. */
+    QWEN3_MOE("qwen3_moe", "qwen3_vl_moe", "qwen3_vl_moe_text") {
+        @Override
+        FusedMoeConfig config(JsonFile json) {
+            return build(json, experts(json), "moe_intermediate_size", softmax(json.bool("norm_topk_prob", false)));
+        }
+
+        @Override
+        @Nullable
+        String whyDense(JsonFile json, int layer) {
+            return whyQwenDense(json, layer);
+        }
+    },
+
+    /** Every layer; softmax, top-k, not renormalised unless {@code norm_topk_prob}. */
+    OLMOE("olmoe") {
+        @Override
+        FusedMoeConfig config(JsonFile json) {
+            return build(json, experts(json), "intermediate_size", softmax(json.bool("norm_topk_prob", false)));
+        }
+    },
+
+    /** The first layers are dense; softmax, by groups or not, scaled; shared experts. */
+    DEEPSEEK_V2("deepseek_v2") {
+        @Override
+        FusedMoeConfig config(JsonFile json) {
+            String method = json.has("topk_method") ? json.string("topk_method") : "greedy";
+            if (!method.equals("greedy") && !method.equals("group_limited_greedy")) {
                 throw new CheckpointException(
-                        json.file(), "'decoder_sparse_step': expected a positive number, got " + step);
+                        json.file(), "'topk_method': expected greedy or group_limited_greedy, got '" + method + "'");
             }
-            return (layer + 1) % step == 0 ? null : "decoder_sparse_step is " + step;
-        }
-    },
-
-    /** DeepSeek-V3: the first layers are dense; sigmoid with a bias, by groups. Its configuration only. */
-    DEEPSEEK_V3("deepseek_v3") {
-        @Override
-        FusedMoeConfig config(JsonFile json) {
+            RouterConfig router = softmax(json.bool("norm_topk_prob", false)).withRoutedScalingFactor(factor(json));
             return build(
                     json,
-                    json.integer("n_routed_experts"),
-                    json.integer("moe_intermediate_size"),
-                    deepSeekRouter(json));
+                    "n_routed_experts",
+                    "moe_intermediate_size",
+                    method.equals("greedy") ? router : grouped(json, router));
+        }
+
+        @Override
+        int sharedIntermediate(JsonFile json) {
+            return deepSeekShared(json);
         }
 
         @Override
         @Nullable
         String whyDense(JsonFile json, int layer) {
-            int dense = json.integer("first_k_dense_replace", 0);
-            return layer < dense ? "first_k_dense_replace is " + dense : null;
+            return whyDeepSeekDense(json, layer);
         }
     },
 
-    /** gpt-oss: biases, and an activation that isn't the {@code hidden_act} of its config.json. Its configuration only. */
+    /** The first layers are dense; sigmoid, a correction bias, by groups, renormalised, scaled; shared experts. */
+    DEEPSEEK_V3("deepseek_v3", "deepseek_v32", "kimi_k2") {
+        @Override
+        FusedMoeConfig config(JsonFile json) {
+            return sigmoidWithCorrection(json);
+        }
+
+        @Override
+        int sharedIntermediate(JsonFile json) {
+            return deepSeekShared(json);
+        }
+
+        @Override
+        boolean hasCorrectionBias() {
+            return true;
+        }
+
+        @Override
+        @Nullable
+        String whyDense(JsonFile json, int layer) {
+            return whyDeepSeekDense(json, layer);
+        }
+    },
+
+    /** As DeepSeek-V3, mostly of one group. */
+    GLM4_MOE("glm4_moe", "glm4v_moe", "glm4v_moe_text") {
+        @Override
+        FusedMoeConfig config(JsonFile json) {
+            return sigmoidWithCorrection(json);
+        }
+
+        @Override
+        int sharedIntermediate(JsonFile json) {
+            return deepSeekShared(json);
+        }
+
+        @Override
+        boolean hasCorrectionBias() {
+            return true;
+        }
+
+        @Override
+        @Nullable
+        String whyDense(JsonFile json, int layer) {
+            return whyDeepSeekDense(json, layer);
+        }
+    },
+
+    /**
+     * Every layer; top-k, then softmax; biases everywhere, gate and up interleaved, and an activation that isn't the {@code
+     * hidden_act} of its config.json.
+     */
     GPT_OSS("gpt_oss") {
         @Override
         FusedMoeConfig config(JsonFile json) {
-            return build(
-                            json,
-                            json.integer("num_local_experts"),
-                            json.integer("intermediate_size"),
-                            RouterConfig.topKThenSoftmax())
-                    .toBuilder()
+            return build(json, "num_local_experts", "intermediate_size", RouterConfig.topKThenSoftmax()).toBuilder()
                     .activation(MoeActivation.SWIGLUOAI)
                     .swigluLimit(json.number("swiglu_limit"))
                     .hasBias(true)
                     .build();
         }
-
-        @Override
-        @Nullable
-        String whyDense(JsonFile json, int layer) {
-            return null;
-        }
     },
 
-    /** Llama 4: some layers may be dense; the top logit's sigmoid, on the expert's input. Its configuration only. */
-    LLAMA4("llama4_text") {
+    /** Some layers may be dense; the top logit's sigmoid, on the expert's input; a shared expert. */
+    LLAMA4("llama4_text", "llama4") {
         @Override
         FusedMoeConfig config(JsonFile json) {
-            return build(
-                    json,
-                    json.integer("num_local_experts"),
-                    json.integer("intermediate_size"),
-                    RouterConfig.topKThenSigmoid());
+            try {
+                return build(json, "num_local_experts", "intermediate_size", RouterConfig.topKThenSigmoid()).toBuilder()
+                        .applyRouterWeightOnInput(true)
+                        .build();
+            } catch (IllegalArgumentException e) {
+                throw new CheckpointException(json.file(), String.valueOf(e.getMessage()), e);
+            }
+        }
+
+        @Override
+        int sharedIntermediate(JsonFile json) {
+            return json.has("n_shared_experts") ? deepSeekShared(json) : json.integer("intermediate_size");
         }
 
         @Override
         @Nullable
         String whyDense(JsonFile json, int layer) {
             List<Integer> sparse = json.integers("moe_layers");
-            return sparse.isEmpty() || sparse.contains(layer) ? null : "moe_layers is " + sparse;
+            if (!sparse.isEmpty()) {
+                return sparse.contains(layer) ? null : "moe_layers is " + sparse;
+            }
+            int step = positive(json, "interleave_moe_layer_step", 1);
+            return (layer + 1) % step == 0 ? null : "interleave_moe_layer_step is " + step;
+        }
+    },
+
+    /** Every layer; top-k, then softmax. */
+    GRANITEMOE("granitemoe") {
+        @Override
+        FusedMoeConfig config(JsonFile json) {
+            return build(json, "num_local_experts", "intermediate_size", RouterConfig.topKThenSoftmax());
+        }
+    },
+
+    /** Some layers are dense; softmax, top-k, not renormalised. */
+    JAMBA("jamba") {
+        @Override
+        FusedMoeConfig config(JsonFile json) {
+            return build(json, "num_experts", "intermediate_size", softmax(false));
+        }
+
+        @Override
+        @Nullable
+        String whyDense(JsonFile json, int layer) {
+            int period = positive(json, "expert_layer_period", 2);
+            int offset = json.integer("expert_layer_offset", 1);
+            return layer % period == offset
+                    ? null
+                    : "expert_layer_period is " + period + " and expert_layer_offset " + offset;
         }
     };
 
-    private final String modelType;
-    private final boolean readable;
-    private final String block;
-    private final String gate;
-    private final String up;
-    private final String down;
+    /** What config.json may call it, with spaces between. */
+    private final String modelTypes;
 
-    /** One whose tensors can't be read. */
-    ModelFamily(String modelType) {
-        this(modelType, false, "", "", "", "");
+    ModelFamily(String... modelTypes) {
+        this.modelTypes = String.join(" ", modelTypes);
     }
 
-    ModelFamily(String modelType, String block, String gate, String up, String down) {
-        this(modelType, true, block, gate, up, down);
+    private List<String> modelTypes() {
+        return List.of(modelTypes.split(" "));
     }
 
-    ModelFamily(String modelType, boolean readable, String block, String gate, String up, String down) {
-        this.modelType = modelType;
-        this.readable = readable;
-        this.block = block;
-        this.gate = gate;
-        this.up = up;
-        this.down = down;
-    }
-
-    /** The MoE layers' configuration, for calls of one token. */
+    /**
+     * The MoE layers' configuration, for calls of one token; without biases unless the family always has them.
+     *
+     * @throws CheckpointException if a field is missing or wrong
+     */
     abstract FusedMoeConfig config(JsonFile json);
 
+    /** Width of the shared expert, 0 if there is none. */
+    int sharedIntermediate(JsonFile json) {
+        return 0;
+    }
+
+    /** Whether every layer comes with a correction bias. */
+    boolean hasCorrectionBias() {
+        return false;
+    }
+
     /** What in the configuration makes that layer a dense one; null if it is an MoE layer. */
-    abstract @Nullable String whyDense(JsonFile json, int layer);
+    @Nullable
+    String whyDense(JsonFile json, int layer) {
+        return null;
+    }
 
-    /** The family of a checkpoint, its tensors included. */
+    /** What {@link LayerTensors} has to find in a layer. */
+    LayerTensors.Shape shape(JsonFile json) {
+        FusedMoeConfig config = config(json);
+        return new LayerTensors.Shape(
+                config.numExperts(),
+                config.hiddenDim(),
+                config.intermediateSize(),
+                sharedIntermediate(json),
+                this == GPT_OSS,
+                hasCorrectionBias());
+    }
+
+    /** The language model's part of a configuration: models that see images, too, have it inside. */
+    static JsonFile textConfig(JsonFile json) {
+        return json.has("text_config") && !json.has("hidden_size") ? json.nested("text_config") : json;
+    }
+
+    /**
+     * The family of a configuration, by its {@code model_type}, or where there is none by its fields.
+     *
+     * @throws CheckpointException if it is not known; the message tells what was looked for and what was found
+     */
     static ModelFamily of(JsonFile json) {
-        return of(json, family -> family.readable);
+        if (json.has("model_type")) {
+            String type = json.string("model_type");
+            for (ModelFamily family : values()) {
+                if (family.modelTypes().contains(type)) {
+                    return family;
+                }
+            }
+            ModelFamily similar = byFields(json);
+            throw new CheckpointException(
+                    json.file(),
+                    "'model_type': expected one of " + allTypes() + ", got '" + type
+                            + "'; of an MoE layer's fields it has "
+                            + moeFields(json)
+                            + (similar == null ? "" : ", as " + similar + " does, but may compute something else"));
+        }
+        ModelFamily family = byFields(json);
+        if (family == null) {
+            throw new CheckpointException(
+                    json.file(),
+                    "has no 'model_type' (looked for one of " + allTypes()
+                            + "), nor the fields of a family with experts; of an MoE layer's fields it has "
+                            + moeFields(json));
+        }
+        return family;
     }
 
-    /** The configuration of a family whose tensors need not be known. */
-    static FusedMoeConfig configOf(JsonFile json) {
-        // Models that see images, too, have the language model's configuration inside.
-        boolean nested = json.has("text_config") && !json.has("hidden_size");
-        JsonFile text = nested ? new JsonFile(json.file(), json.object("text_config")) : json;
-        return of(text, family -> true).config(text);
+    /** By the fields that only one family has, the more telling first; null if they are nobody's. */
+    private static @Nullable ModelFamily byFields(JsonFile json) {
+        if (json.has("n_routed_experts")) {
+            boolean sigmoid = json.has("scoring_func")
+                    ? json.string("scoring_func").equals("sigmoid")
+                    : json.has("topk_method") && json.string("topk_method").equals("noaux_tc");
+            return sigmoid ? DEEPSEEK_V3 : DEEPSEEK_V2;
+        }
+        if (json.has("num_experts")) {
+            return json.has("expert_layer_period")
+                    ? JAMBA
+                    : json.has("shared_expert_intermediate_size")
+                            ? QWEN2_MOE
+                            : json.has("moe_intermediate_size") ? QWEN3_MOE : OLMOE;
+        }
+        if (json.has("num_local_experts")) {
+            return json.has("interleave_moe_layer_step")
+                    ? LLAMA4
+                    : json.has("swiglu_limit")
+                            ? GPT_OSS
+                            : json.has("embedding_multiplier")
+                                    ? GRANITEMOE
+                                    : json.has("moe_intermediate_size") ? QWEN3_MOE : MIXTRAL;
+        }
+        return null;
     }
 
-    private static ModelFamily of(JsonFile json, Predicate<ModelFamily> known) {
-        String type = json.string("model_type");
-        List<ModelFamily> families = Arrays.stream(values()).filter(known).toList();
-        return families.stream()
-                .filter(family -> family.modelType.equals(type))
-                .findFirst()
-                .orElseThrow(() -> new CheckpointException(
-                        json.file(),
-                        "'model_type': expected one of "
-                                + families.stream().map(ModelFamily::modelType).toList() + ", got '" + type + "'"));
+    private static List<String> allTypes() {
+        return Arrays.stream(values())
+                .flatMap(family -> family.modelTypes().stream())
+                .toList();
     }
 
-    String modelType() {
-        return modelType;
+    private static String moeFields(JsonFile json) {
+        var found = json.fields().entrySet().stream()
+                .filter(field -> field.getKey().contains("expert")
+                        || field.getKey().contains("moe")
+                        || field.getKey().contains("topk"))
+                .collect(Collectors.toMap(
+                        java.util.Map.Entry::getKey,
+                        field -> String.valueOf(field.getValue()),
+                        (a, _) -> a,
+                        TreeMap::new));
+        return found.isEmpty() ? "none" : found.toString();
     }
 
-    /** The router's weight [E, H]. */
-    String router(int layer) {
-        return prefix(layer) + "gate.weight";
+    /** The first name in {@code model_type}. */
+    @Override
+    public String toString() {
+        return modelTypes().getFirst();
     }
 
-    /** The gate projection [I, H] of an expert, which may also be a pattern for messages. */
-    String gate(int layer, Object expert) {
-        return projection(layer, expert, gate);
+    private static RouterConfig softmax(boolean renormalize) {
+        return RouterConfig.of(ScoringFunction.SOFTMAX, renormalize);
     }
 
-    /** The up projection [I, H]. */
-    String up(int layer, Object expert) {
-        return projection(layer, expert, up);
+    /** The field that counts experts: transformers 5 saves num_local_experts where earlier ones had num_experts. */
+    private static @Nullable String experts(JsonFile json) {
+        return json.has("num_experts") ? "num_experts" : json.has("num_local_experts") ? "num_local_experts" : null;
     }
 
-    /** The down projection [H, I]. */
-    String down(int layer, Object expert) {
-        return projection(layer, expert, down);
-    }
-
-    private String projection(int layer, Object expert, String name) {
-        return prefix(layer) + "experts." + expert + "." + name + ".weight";
-    }
-
-    private String prefix(int layer) {
-        return "model.layers." + layer + "." + block + ".";
-    }
-
-    private static RouterConfig deepSeekRouter(JsonFile json) {
-        String scoring = json.has("scoring_func") ? json.string("scoring_func") : "sigmoid";
+    private static double factor(JsonFile json) {
         Double factor = json.number("routed_scaling_factor");
-        int groups = json.integer("n_group", 0);
+        return factor == null ? 1 : factor;
+    }
+
+    private static RouterConfig grouped(JsonFile json, RouterConfig router) {
+        int groups = json.integer("n_group", 1);
         try {
-            RouterConfig router = RouterConfig.of(
-                            ScoringFunction.fromString(scoring), json.bool("norm_topk_prob", true))
-                    .withCorrectionBias()
-                    .withRoutedScalingFactor(factor == null ? 1 : factor);
-            return groups == 0 ? router : router.withGroups(groups, json.integer("topk_group", groups));
+            return router.withGroups(groups, json.integer("topk_group", groups));
         } catch (IllegalArgumentException e) {
             throw new CheckpointException(json.file(), String.valueOf(e.getMessage()), e);
         }
     }
 
-    private static FusedMoeConfig build(JsonFile json, int experts, int intermediate, RouterConfig router) {
+    FusedMoeConfig sigmoidWithCorrection(JsonFile json) {
+        String scoring = json.has("scoring_func") ? json.string("scoring_func") : "sigmoid";
+        if (!scoring.equals("sigmoid")) {
+            throw new CheckpointException(json.file(), "'scoring_func': expected sigmoid, got '" + scoring + "'");
+        }
+        RouterConfig router = RouterConfig.of(ScoringFunction.SIGMOID, json.bool("norm_topk_prob", true))
+                .withCorrectionBias()
+                .withRoutedScalingFactor(factor(json));
+        return build(json, "n_routed_experts", "moe_intermediate_size", grouped(json, router));
+    }
+
+    private static int deepSeekShared(JsonFile json) {
+        int shared = nonNegative(json, "n_shared_experts");
+        return shared == 0 ? 0 : Math.multiplyExact(shared, json.integer("moe_intermediate_size"));
+    }
+
+    private static @Nullable String whyDeepSeekDense(JsonFile json, int layer) {
+        int dense = json.integer("first_k_dense_replace", 0);
+        if (layer < dense) {
+            return "first_k_dense_replace is " + dense;
+        }
+        int every = positive(json, "moe_layer_freq", 1);
+        return layer % every == 0 ? null : "moe_layer_freq is " + every;
+    }
+
+    private static @Nullable String whyQwenDense(JsonFile json, int layer) {
+        List<Integer> dense = json.integers("mlp_only_layers");
+        if (dense.contains(layer)) {
+            return "mlp_only_layers is " + dense;
+        }
+        int step = positive(json, "decoder_sparse_step", 1);
+        return (layer + 1) % step == 0 ? null : "decoder_sparse_step is " + step;
+    }
+
+    private static int positive(JsonFile json, String field, int absent) {
+        int value = json.integer(field, absent);
+        if (value < 1) {
+            throw new CheckpointException(json.file(), "'" + field + "': expected a positive number, got " + value);
+        }
+        return value;
+    }
+
+    private static int nonNegative(JsonFile json, String field) {
+        int value = json.integer(field, 0);
+        if (value < 0) {
+            throw new CheckpointException(json.file(), "'" + field + "': expected at least 0, got " + value);
+        }
+        return value;
+    }
+
+    FusedMoeConfig build(JsonFile json, @Nullable String experts, String intermediateField, RouterConfig router) {
+        int intermediate = positive(json, intermediateField, json.integer(intermediateField));
+        int shared = sharedIntermediate(json);
         try {
             return FusedMoeConfig.builder()
-                    .numExperts(experts)
+                    .numExperts(json.integer(experts == null ? "num_experts" : experts))
                     .expertsPerToken(json.integer("num_experts_per_tok"))
                     .hiddenDim(json.integer("hidden_size"))
                     .intermediateSize(intermediate)
+                    .numFusedSharedExperts((shared + intermediate - 1) / intermediate)
                     .activation(
                             json.has("hidden_act")
                                     ? MoeActivation.fromString(json.string("hidden_act"))

@@ -2,80 +2,156 @@ package org.tornadomoe.checkpoint;
 
 import java.nio.file.Files;
 import java.nio.file.Path;
-import java.util.ArrayList;
 import java.util.List;
-import java.util.Objects;
+import java.util.stream.IntStream;
+import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.quant.ExpertWeights;
-import org.tornadomoe.quant.RouterWeights;
 
 /**
- * A checkpoint directory in Hugging Face's layout, {@code config.json} and safetensors, of a known model family
- * ({@code mixtral}, {@code qwen3_moe}). Nothing is read before a layer asks for it. Thread-safe; closing it ends the
- * layers taken from it.
+ * A model's MoE layers: a directory in Hugging Face's layout, {@code config.json} and safetensors, or a GGUF file. The families
+ * known are mixtral, qwen2_moe, qwen3_moe, olmoe, deepseek_v2, deepseek_v3, glm4_moe, gpt_oss, llama4, granitemoe, phimoe and
+ * jamba. Nothing is read before a layer asks for it. Thread-safe; closing it ends the layers taken from it.
  */
 public final class MoeCheckpoint implements AutoCloseable {
-    private static final DType[] WEIGHT_TYPES = {DType.F64, DType.F32, DType.F16, DType.BF16};
-    private static final int NAMED_IN_MESSAGE = 4;
+    /** The tensors of a checkpoint, by layer. */
+    private sealed interface Source {
+        /** What makes layer n a dense one; null if it is an MoE layer. */
+        @Nullable
+        String whyDense(int n);
+
+        LayerTensors layer(int n, LayerTensors.Shape shape);
+
+        void close();
+    }
+
+    private record Directory(
+            JsonFile json,
+            ModelFamily family,
+            Safetensors tensors,
+            @Nullable WeightQuantization quantization) implements Source {
+        @Override
+        public @Nullable String whyDense(int n) {
+            return family.whyDense(json, n);
+        }
+
+        @Override
+        public LayerTensors layer(int n, LayerTensors.Shape shape) {
+            return new LayerTensors.Finder(tensors, quantization, n, shape).find();
+        }
+
+        @Override
+        public void close() {
+            tensors.close();
+        }
+    }
+
+    private record GgufFile(GgufModel model) implements Source {
+        @Override
+        public @Nullable String whyDense(int n) {
+            return model.isMoe(n) ? null : "it has no blk." + n + ".ffn_gate_inp.weight";
+        }
+
+        @Override
+        public LayerTensors layer(int n, LayerTensors.Shape shape) {
+            return model.layer(n, shape);
+        }
+
+        @Override
+        public void close() {
+            model.gguf().close();
+        }
+    }
 
     private final JsonFile json;
     private final ModelFamily family;
     private final int layers;
     private final FusedMoeConfig config;
-    private final Safetensors tensors;
+    private final Source source;
 
-    private MoeCheckpoint(JsonFile json, ModelFamily family, int layers, FusedMoeConfig config, Safetensors tensors) {
+    private MoeCheckpoint(JsonFile json, ModelFamily family, Source source) {
         this.json = json;
         this.family = family;
-        this.layers = layers;
-        this.config = config;
-        this.tensors = tensors;
+        this.layers = json.integer("num_hidden_layers");
+        if (layers < 1) {
+            throw new CheckpointException(
+                    json.file(), "'num_hidden_layers': expected a positive number, got " + layers);
+        }
+        this.config = family.config(json);
+        this.source = source;
     }
 
     /**
      * Opens a checkpoint. Nothing stays open if this throws.
      *
-     * @throws CheckpointException if the directory, its config.json or its tensors are missing or damaged, or the family
-     *     is not known
+     * @param path a directory with {@code config.json} and safetensors, or a GGUF file
+     * @throws CheckpointException if it, its config.json or its tensors are missing or damaged, or the family is not known
      */
-    public static MoeCheckpoint open(Path directory) {
-        if (!Files.isDirectory(directory)) {
-            throw new CheckpointException(
-                    directory,
-                    Files.exists(directory)
-                            ? "is not a directory: expected one with config.json and safetensors"
-                            : "no such checkpoint directory");
+    public static MoeCheckpoint open(Path path) {
+        if (Gguf.looksLike(path)) {
+            GgufModel model = new GgufModel(Gguf.open(path));
+            try {
+                JsonFile json = model.config();
+                return new MoeCheckpoint(json, ModelFamily.of(json), new GgufFile(model));
+            } catch (Throwable e) {
+                model.gguf().close();
+                throw e;
+            }
         }
-        JsonFile json = JsonFile.read(directory.resolve("config.json"));
+        if (!Files.isDirectory(path)) {
+            throw new CheckpointException(
+                    path,
+                    Files.exists(path)
+                            ? "is neither a directory with config.json and safetensors nor a GGUF file"
+                            : "no such checkpoint");
+        }
+        JsonFile file = JsonFile.read(path.resolve("config.json"));
+        JsonFile json = ModelFamily.textConfig(file);
         ModelFamily family = ModelFamily.of(json);
-        int layers = json.integer("num_hidden_layers");
-        if (layers < 1) {
-            throw new CheckpointException(
-                    json.file(), "'num_hidden_layers': expected a positive number, got " + layers);
+        family.config(json); // its complaints come before those about tensors
+        WeightQuantization quantization = WeightQuantization.of(file);
+        Safetensors tensors = Safetensors.open(path);
+        try {
+            return new MoeCheckpoint(json, family, new Directory(json, family, tensors, quantization));
+        } catch (Throwable e) {
+            tensors.close();
+            throw e;
         }
-        FusedMoeConfig config = family.config(json);
-        return new MoeCheckpoint(json, family, layers, config, Safetensors.open(directory));
     }
 
     /**
-     * What the MoE layers of a model are, from its config.json alone, for calls of one token. Knows more families than can be
-     * opened: {@code deepseek_v3}, {@code gpt_oss} and {@code llama4_text} too.
+     * What the MoE layers of a model are, without reading their tensors, for calls of one token.
      *
-     * @param path config.json, or the directory that holds it
+     * @param path config.json, the directory that holds it, or a GGUF file
      * @throws CheckpointException if the file can't be read, or the family is not known
      */
     public static FusedMoeConfig config(Path path) {
-        return ModelFamily.configOf(JsonFile.read(Files.isDirectory(path) ? path.resolve("config.json") : path));
+        if (Gguf.looksLike(path)) {
+            try (MoeCheckpoint opened = open(path)) {
+                return opened.config;
+            }
+        }
+        JsonFile json =
+                ModelFamily.textConfig(JsonFile.read(Files.isDirectory(path) ? path.resolve("config.json") : path));
+        return ModelFamily.of(json).config(json);
     }
 
     /** The family, as config.json's {@code model_type} has it. */
     public String modelType() {
-        return family.modelType();
+        return family.toString();
     }
 
     /** Layers of the model, dense ones included. */
     public int layers() {
         return layers;
+    }
+
+    /** The numbers of the MoE layers, ascending. */
+    public List<Integer> moeLayers() {
+        return IntStream.range(0, layers)
+                .filter(n -> source.whyDense(n) == null)
+                .boxed()
+                .toList();
     }
 
     /** Layer n for calls of at most {@value FusedMoeConfig#DEFAULT_MAX_NUM_TOKENS} tokens; throws as the other. */
@@ -95,100 +171,29 @@ public final class MoeCheckpoint implements AutoCloseable {
      */
     public ExpertWeights layer(int n, int maxNumTokens) {
         FusedMoeConfig config = this.config.withMaxNumTokens(maxNumTokens);
+        LayerTensors tensors = tensors(n);
+        try {
+            return new LayerWeights(config, tensors);
+        } catch (IllegalArgumentException e) {
+            throw new CheckpointException(json.file(), "layer " + n + ": " + e.getMessage(), e);
+        }
+    }
+
+    /** The tensors of layer n. Throws as {@link #layer(int)}. */
+    LayerTensors tensors(int n) {
         if (n < 0 || n >= layers) {
             throw new CheckpointException(json.file(), "layer: expected 0 to " + (layers - 1) + ", got " + n);
         }
-        String dense = family.whyDense(json, n);
+        String dense = source.whyDense(n);
         if (dense != null) {
             throw new CheckpointException(json.file(), "layer " + n + " is not an MoE layer: " + dense);
         }
-        int experts = config.numExperts();
-        int hidden = config.hiddenDim();
-        int intermediate = config.intermediateSize();
-        requirePresent(n, experts);
-        Tensor[] gate = new Tensor[experts];
-        Tensor[] up = new Tensor[experts];
-        Tensor[] down = new Tensor[experts];
-        for (int e = 0; e < experts; e++) {
-            gate[e] = weight(family.gate(n, e), intermediate, hidden);
-            up[e] = weight(family.up(n, e), intermediate, hidden);
-            down[e] = weight(family.down(n, e), hidden, intermediate);
-        }
-        return new Layer(config, weight(family.router(n), experts, hidden), gate, up, down);
-    }
-
-    private void requirePresent(int n, int experts) {
-        List<String> wanted = new ArrayList<>();
-        wanted.add(family.router(n));
-        for (int e = 0; e < experts; e++) {
-            wanted.addAll(List.of(family.gate(n, e), family.up(n, e), family.down(n, e)));
-        }
-        List<String> missing =
-                wanted.stream().filter(name -> tensors.find(name) == null).toList();
-        if (!missing.isEmpty()) {
-            String range = "{0.." + (experts - 1) + "}";
-            throw new CheckpointException(
-                    tensors.path(),
-                    "layer " + n + ": " + missing.size() + " of " + wanted.size() + " tensors are missing: "
-                            + String.join(", ", missing.subList(0, Math.min(NAMED_IN_MESSAGE, missing.size())))
-                            + (missing.size() > NAMED_IN_MESSAGE ? ", ..." : "") + "; looked for "
-                            + String.join(
-                                    ", ",
-                                    family.router(n),
-                                    family.gate(n, range),
-                                    family.up(n, range),
-                                    family.down(n, range)));
-        }
-    }
-
-    private Tensor weight(String name, int rows, int cols) {
-        return tensors.tensor(name).requireDType(WEIGHT_TYPES).requireShape(rows, cols);
+        return source.layer(n, family.shape(json));
     }
 
     /** Unmaps the files. A second call does nothing. */
     @Override
     public void close() {
-        tensors.close();
-    }
-
-    /** A layer whose projections are a tensor each. */
-    private static final class Layer implements ExpertWeights {
-        private final FusedMoeConfig config;
-        private final Tensor router;
-        private final Tensor[] gate;
-        private final Tensor[] up;
-        private final Tensor[] down;
-
-        Layer(FusedMoeConfig config, Tensor router, Tensor[] gate, Tensor[] up, Tensor[] down) {
-            this.config = config;
-            this.router = router;
-            this.gate = gate;
-            this.up = up;
-            this.down = down;
-        }
-
-        @Override
-        public FusedMoeConfig config() {
-            return config;
-        }
-
-        @Override
-        public void gateUpRow(int expert, int row, float[] into) {
-            Objects.checkIndex(row, config.gateUpRows());
-            int gateRows = config.intermediateSize();
-            Tensor tensor = row < gateRows ? gate[expert] : up[expert];
-            tensor.readFloats((long) (row % gateRows) * config.hiddenDim(), into, 0, config.hiddenDim());
-        }
-
-        @Override
-        public void downRow(int expert, int row, float[] into) {
-            Objects.checkIndex(row, config.hiddenDim());
-            down[expert].readFloats((long) row * config.intermediateSize(), into, 0, config.intermediateSize());
-        }
-
-        @Override
-        public RouterWeights router() {
-            return RouterWeights.of(router.toFloats());
-        }
+        source.close();
     }
 }

@@ -8,8 +8,8 @@ import java.util.Arrays;
 import java.util.Objects;
 
 /**
- * One tensor of a safetensors file, row-major. Its data is the mapped file, so nothing is read before it is asked for,
- * and nothing can be read after the {@link Safetensors} it comes from is closed ({@link IllegalStateException}).
+ * One tensor of a safetensors or GGUF file, row-major. Its data is the mapped file, so nothing is read before it is asked
+ * for, and nothing can be read after the file is closed ({@link IllegalStateException}).
  * Thread-safe.
  *
  * @param file the file it lies in, for messages
@@ -65,6 +65,37 @@ public record Tensor(Path file, String name, DType dtype, long[] shape, MemorySe
                 }
             }
         }
+    }
+
+    /**
+     * Converts the elements from, from + stride, from + 2 stride, ... to float, {@code length} of them. Otherwise as {@link
+     * #readFloats(long, float[], int, int)}.
+     *
+     * @param stride at least 1
+     */
+    void readFloats(long from, long stride, float[] into, int at, int length) {
+        if (stride == 1 || length == 0) {
+            readFloats(from, into, at, length);
+            return;
+        }
+        Objects.checkFromIndexSize(from, (length - 1) * stride + 1, elements());
+        for (int i = 0; i < length; i++) {
+            long index = from + i * stride;
+            into[at + i] = switch (dtype) {
+                case F32 -> data.get(FLOAT, 4 * index);
+                case F64 -> (float) data.get(DOUBLE, 8 * index);
+                case F16 -> Float.float16ToFloat(data.get(SHORT, 2 * index));
+                case BF16 -> Float.intBitsToFloat(data.get(SHORT, 2 * index) << 16);
+                default -> integer(index);
+            };
+        }
+    }
+
+    /** One element as a float. Throws as {@link #readFloats(long, float[], int, int)}. */
+    float getFloat(long index) {
+        float[] one = new float[1];
+        readFloats(index, one, 0, 1);
+        return one[0];
     }
 
     /**
@@ -133,6 +164,15 @@ public record Tensor(Path file, String name, DType dtype, long[] shape, MemorySe
                             " or ", Arrays.stream(expected).map(DType::name).toList()) + ", got " + dtype);
         }
         return this;
+    }
+
+    /**
+     * This tensor, if its dtype is a floating-point type.
+     *
+     * @throws CheckpointException if not
+     */
+    Tensor requireFloat() {
+        return requireDType(DType.F64, DType.F32, DType.F16, DType.BF16);
     }
 
     /** An exception about this tensor. */

@@ -1,5 +1,6 @@
 package org.tornadomoe.quant;
 
+import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeConfig;
 
 /**
@@ -11,7 +12,8 @@ public interface ExpertWeights {
     FusedMoeConfig config();
 
     /**
-     * Reads a row of w13, the first GEMM's weight [E, 2I, H]: rows [0, I) are the gate, [I, 2I) the up projection.
+     * Reads a row of w13, the first GEMM's weight [E, 2I, H]: rows [0, I) are the gate, [I, 2I) the up projection;
+     * for an activation that takes them in turns ({@code swigluoai}), row 2r is gate row r and 2r + 1 up row r.
      *
      * @param into receives H values
      * @throws IndexOutOfBoundsException if expert or row is not the layer's
@@ -25,6 +27,16 @@ public interface ExpertWeights {
      * @throws IndexOutOfBoundsException if expert or row is not the layer's
      */
     void downRow(int expert, int row, float[] into);
+
+    /** What is added to the first GEMM's output, [E, 2I] in the order of w13's rows, a copy; null for none. */
+    default float @Nullable [] w13Bias() {
+        return null;
+    }
+
+    /** What is added to the second GEMM's output, [E, H], a copy; null for none. */
+    default float @Nullable [] w2Bias() {
+        return null;
+    }
 
     /** The router's tensors, copies. */
     RouterWeights router();

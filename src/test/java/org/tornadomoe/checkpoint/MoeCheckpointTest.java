@@ -150,14 +150,9 @@ class MoeCheckpointTest {
             assertThatExceptionOfType(CheckpointException.class)
                     .isThrownBy(() -> checkpoint.layer(2))
                     .withMessage(directory
-                            + ": layer 2: 7 of 7 tensors are missing: model.layers.2.block_sparse_moe.gate.weight,"
-                            + " model.layers.2.block_sparse_moe.experts.0.w1.weight,"
-                            + " model.layers.2.block_sparse_moe.experts.0.w3.weight,"
-                            + " model.layers.2.block_sparse_moe.experts.0.w2.weight, ...;"
-                            + " looked for model.layers.2.block_sparse_moe.gate.weight,"
-                            + " model.layers.2.block_sparse_moe.experts.{0..1}.w1.weight,"
-                            + " model.layers.2.block_sparse_moe.experts.{0..1}.w3.weight,"
-                            + " model.layers.2.block_sparse_moe.experts.{0..1}.w2.weight");
+                            + ": layer 2: the router is missing; looked for"
+                            + " *layers.2.{mlp,block_sparse_moe,feed_forward,moe,ffn}.{gate,router,router.layer}.weight;"
+                            + " found no tensor of this layer");
         }
         layer("block_sparse_moe", "w1", "w3", "w2", n -> n.endsWith("1.w3.weight") ? "elsewhere" : n)
                 .write(directory.resolve("model.safetensors"));
@@ -165,7 +160,11 @@ class MoeCheckpointTest {
             assertLayerRefused(
                     checkpoint,
                     1,
-                    "layer 1: 1 of 7 tensors are missing: model.layers.1.block_sparse_moe.experts.1.w3.weight; looked");
+                    "layer 1: model.layers.1.block_sparse_moe.experts.1.w3.weight is missing; looked for"
+                            + " model.layers.1.block_sparse_moe.experts.{0..1}.w1.weight,"
+                            + " model.layers.1.block_sparse_moe.experts.{0..1}.w3.weight,"
+                            + " model.layers.1.block_sparse_moe.experts.{0..1}.w2.weight; found"
+                            + " model.layers.1.block_sparse_moe.gate.weight,");
         }
     }
 
@@ -197,9 +196,8 @@ class MoeCheckpointTest {
             delimiter = '|',
             quoteCharacter = '`',
             value = {
-                "\"mixtral\" | \"llama\" | 'model_type': expected one of [mixtral, qwen3_moe], got 'llama'",
+                "\"mixtral\" | \"llama\" | 'model_type': expected one of [mixtral, qwen2_moe, qwen3_moe,",
                 "\"mixtral\" | 7 | 'model_type': expected a string, got 7",
-                "\"model_type\" | \"type\" | has no 'model_type'",
                 "\"num_hidden_layers\": 3 | \"num_hidden_layers\": 0 | 'num_hidden_layers': expected a positive"
                         + " number, got 0",
                 "\"num_hidden_layers\": 3 | \"num_hidden_layers\": 3.5 | 'num_hidden_layers': expected an integer, got"
@@ -245,11 +243,12 @@ class MoeCheckpointTest {
         assertRefused("holds neither model.safetensors nor model.safetensors.index.json");
         assertThatExceptionOfType(CheckpointException.class)
                 .isThrownBy(() -> MoeCheckpoint.open(directory.resolve("nowhere")))
-                .withMessage(directory.resolve("nowhere") + ": no such checkpoint directory");
+                .withMessage(directory.resolve("nowhere") + ": no such checkpoint");
         Path file = directory.resolve("config.json");
         assertThatExceptionOfType(CheckpointException.class)
                 .isThrownBy(() -> MoeCheckpoint.open(file))
-                .withMessageStartingWith(file + ": is not a directory");
+                .withMessageStartingWith(
+                        file + ": is neither a directory with config.json and safetensors nor a GGUF file");
     }
 
     @Test

@@ -1,0 +1,306 @@
+package org.tornadomoe.checkpoint;
+
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.List;
+import java.util.regex.Matcher;
+import java.util.regex.Pattern;
+import java.util.stream.Collectors;
+import java.util.stream.Stream;
+import org.jspecify.annotations.Nullable;
+
+/**
+ * The tensors of one MoE layer, found by their names. Checkpoints differ in the prefix ({@code model.}, {@code
+ * language_model.model.}, ...), the block's name ({@code mlp}, {@code block_sparse_moe}, {@code feed_forward}), the router's, and
+ * in whether an expert's projections are tensors of their own or lie in one tensor of all experts. None of this is looked up by
+ * family: what is there is taken.
+ *
+ * @param routerName the router's module, {@code model.layers.0.mlp.gate}
+ * @param router [E, H]
+ * @param routerBias [E], null if there is none
+ * @param correctionBias [E], added to scores for the choice only; null if there is none
+ * @param experts the routed ones, in the order of their numbers
+ * @param shared the expert that every token gets, null if there is none
+ * @param sharedGate [1, H]: its sigmoid weighs the shared expert; null if there is none
+ * @param scheme how the experts are stored, null if as floats
+ */
+record LayerTensors(
+        String routerName,
+        Tensor router,
+        @Nullable Tensor routerBias,
+        @Nullable Tensor correctionBias,
+        List<Projections> experts,
+        @Nullable Projections shared,
+        @Nullable Tensor sharedGate,
+        WeightQuantization.@Nullable Group scheme) {
+
+    /**
+     * What a layer has to hold.
+     *
+     * @param sharedIntermediate width of the shared expert, 0 if there is none
+     * @param interleaved whether gate and up rows of a fused tensor alternate, rather than come one after the other
+     * @param correctionBias whether there must be one
+     */
+    record Shape(
+            int experts,
+            int hidden,
+            int intermediate,
+            int sharedIntermediate,
+            boolean interleaved,
+            boolean correctionBias) {}
+
+    private static final String BLOCKS = "mlp|block_sparse_moe|feed_forward|moe|ffn";
+    private static final String ROUTERS = "gate|router|router\\.layer";
+    private static final List<Names> PER_EXPERT =
+            List.of(new Names("gate_proj", "up_proj", "down_proj"), new Names("w1", "w3", "w2"));
+    private static final List<Fused> FUSED = List.of(
+            new Fused("experts.gate_up_proj", "experts.down_proj", "_bias"),
+            new Fused("experts.gate_up_proj.weight", "experts.down_proj.weight", ".bias"),
+            new Fused("experts.w13", "experts.w2", "_bias"),
+            new Fused("input_linear.weight", "output_linear.weight", ".bias"));
+    private static final List<String> SHARED = List.of("shared_experts", "shared_expert");
+    private static final int NAMED_IN_MESSAGE = 4;
+
+    /** Names of an expert's projections. */
+    private record Names(String gate, String up, String down) {
+        List<String> under(String expert) {
+            return List.of(expert + gate, expert + up, expert + down);
+        }
+    }
+
+    /** Names of the tensors of all experts, under the block, and what a bias's name ends with. */
+    private record Fused(String gateUp, String down, String bias) {
+        String biasOf(String weight) {
+            return weight.replaceFirst("\\.weight$", "") + bias;
+        }
+    }
+
+    /** Reads a layer's names and checks dtypes and shapes; the values are read later. */
+    record Finder(Safetensors tensors, @Nullable WeightQuantization quantization, int layer, Shape shape) {
+        /**
+         * The layer's tensors.
+         *
+         * @throws CheckpointException if one is missing or not what it should be
+         */
+        LayerTensors find() {
+            String router = routerName();
+            String block = router.substring(0, blockLength(router));
+            Tensor routerWeight =
+                    tensors.tensor(router + ".weight").requireFloat().requireShape(shape.experts, shape.hidden);
+            Tensor routerBias = vector(router + ".bias", shape.experts);
+            Tensor correction = Stream.of(router, block.substring(0, block.length() - 1))
+                    .map(at -> vector(at + ".e_score_correction_bias", shape.experts))
+                    .filter(found -> found != null)
+                    .findFirst()
+                    .orElse(null);
+            if (shape.correctionBias && correction == null) {
+                throw missing(List.of(router + ".e_score_correction_bias"), List.of());
+            }
+            String sharedName = null;
+            Projections shared = null;
+            Tensor sharedGate = null;
+            if (shape.sharedIntermediate > 0) {
+                sharedName = SHARED.stream()
+                        .map(name -> block + name + ".")
+                        .filter(this::hasAny)
+                        .findFirst()
+                        .orElseThrow(() -> missing(
+                                List.of("the shared expert"),
+                                SHARED.stream()
+                                        .map(name -> block + name + "." + PER_EXPERT.getFirst())
+                                        .toList()));
+                shared = expert(sharedName, PER_EXPERT.getFirst(), shape.sharedIntermediate);
+                Tensor gate = tensors.find(block + "shared_expert_gate.weight");
+                sharedGate = gate == null ? null : gate.requireFloat().requireShape(1, shape.hidden);
+            }
+            for (Names names : PER_EXPERT) {
+                if (hasAny(block + "experts.0." + names.gate + ".")) {
+                    return new LayerTensors(
+                            router,
+                            routerWeight,
+                            routerBias,
+                            correction,
+                            perExpert(block, names),
+                            shared,
+                            sharedGate,
+                            scheme(names.under(block + "experts.0.")));
+                }
+            }
+            for (Fused fused : FUSED) {
+                if (tensors.find(block + fused.gateUp) != null) {
+                    List<Projections> experts = fused(block, fused);
+                    return new LayerTensors(
+                            router, routerWeight, routerBias, correction, experts, shared, sharedGate, null);
+                }
+            }
+            List<String> looked = new ArrayList<>();
+            PER_EXPERT.forEach(names -> looked.add(block + "experts.0." + names.gate + ".weight"));
+            FUSED.forEach(fused -> looked.add(block + fused.gateUp));
+            throw missing(List.of("the experts"), looked);
+        }
+
+        private String routerName() {
+            Pattern name = Pattern.compile(
+                    "(?:.*\\.)?layers\\." + layer + "\\.(?:" + BLOCKS + ")\\.(?:" + ROUTERS + ")(?=\\.weight$)");
+            List<String> found = tensors.names().stream()
+                    .map(name::matcher)
+                    .filter(Matcher::find)
+                    .map(Matcher::group)
+                    .toList();
+            if (found.isEmpty()) {
+                throw missing(
+                        List.of("the router"),
+                        List.of("*layers." + layer + ".{" + BLOCKS.replace('|', ',') + "}.{"
+                                + ROUTERS.replace('|', ',').replace("\\", "") + "}.weight"));
+            }
+            // A model with more than one stack of layers keeps the language model's under one of these.
+            return Stream.of("model.", "language_model.model.", "model.language_model.")
+                    .flatMap(prefix -> found.stream().filter(candidate -> candidate.startsWith(prefix + "layers.")))
+                    .findFirst()
+                    .orElse(found.getFirst());
+        }
+
+        private static int blockLength(String router) {
+            Matcher block = Pattern.compile("^.*layers\\.\\d+\\.[^.]+\\.").matcher(router);
+            return block.find() ? block.end() : 0;
+        }
+
+        private List<Projections> perExpert(String block, Names names) {
+            List<String> missing = new ArrayList<>();
+            for (int e = 0; e < shape.experts; e++) {
+                for (String module : names.under(block + "experts." + e + ".")) {
+                    if (!hasAny(module + ".")) {
+                        missing.add(module + ".weight");
+                    }
+                }
+            }
+            if (!missing.isEmpty()) {
+                throw missing(
+                        missing,
+                        names.under(block + "experts.{0.." + (shape.experts - 1) + "}.").stream()
+                                .map(module -> module + ".weight")
+                                .toList());
+            }
+            List<Projections> experts = new ArrayList<>();
+            for (int e = 0; e < shape.experts; e++) {
+                experts.add(expert(block + "experts." + e + ".", names, shape.intermediate));
+            }
+            return experts;
+        }
+
+        private Projections expert(String prefix, Names names, int intermediate) {
+            WeightQuantization.Group scheme = scheme(names.under(prefix));
+            float[] gateBias = bias(prefix + names.gate + ".bias", intermediate);
+            float[] upBias = bias(prefix + names.up + ".bias", intermediate);
+            float[] downBias = bias(prefix + names.down + ".bias", shape.hidden);
+            return new Projections(
+                    matrix(prefix + names.gate, intermediate, shape.hidden, scheme),
+                    matrix(prefix + names.up, intermediate, shape.hidden, scheme),
+                    matrix(prefix + names.down, shape.hidden, intermediate, scheme),
+                    gateBias,
+                    upBias,
+                    downBias);
+        }
+
+        private WeightQuantization.@Nullable Group scheme(List<String> modules) {
+            return quantization == null ? null : quantization.groupOf(modules);
+        }
+
+        private Matrix matrix(String module, int rows, int cols, WeightQuantization.@Nullable Group scheme) {
+            return scheme == null || quantization == null
+                    ? Matrix.Floats.of(tensors.tensor(module + ".weight"), rows, cols)
+                    : Int8Reader.read(tensors, quantization.method(), scheme, module, rows, cols);
+        }
+
+        private List<Projections> fused(String block, Fused names) {
+            Tensor gateUp = tensors.tensor(block + names.gateUp).requireFloat();
+            Tensor down = tensors.tensor(block + names.down).requireFloat();
+            long e = shape.experts;
+            long h = shape.hidden;
+            long i = shape.intermediate;
+            // [E, 2I, H] and [E, H, I], or both transposed; where 2I = H the second tensor tells.
+            boolean transposed = 2 * i == h
+                    ? Arrays.equals(down.shape(), new long[] {e, i, h})
+                    : Arrays.equals(gateUp.shape(), new long[] {e, h, 2 * i});
+            if (transposed) {
+                gateUp.requireShape(e, h, 2 * i);
+                down.requireShape(e, i, h);
+            } else {
+                gateUp.requireShape(e, 2 * i, h);
+                down.requireShape(e, h, i);
+            }
+            long gateUpRow = transposed ? 1 : h;
+            long gateUpCol = transposed ? 2 * i : 1;
+            long nextRow = shape.interleaved ? 2 * gateUpRow : gateUpRow;
+            long up = shape.interleaved ? gateUpRow : i * gateUpRow;
+            float[] gateUpBias = bias(block + names.biasOf(names.gateUp), shape.experts, 2L * shape.intermediate);
+            float[] downBias = bias(block + names.biasOf(names.down), shape.experts, shape.hidden);
+            List<Projections> experts = new ArrayList<>();
+            for (int expert = 0; expert < e; expert++) {
+                long start = expert * 2L * i * h;
+                experts.add(new Projections(
+                        new Matrix.Floats(gateUp, shape.intermediate, shape.hidden, start, nextRow, gateUpCol),
+                        new Matrix.Floats(gateUp, shape.intermediate, shape.hidden, start + up, nextRow, gateUpCol),
+                        new Matrix.Floats(
+                                down,
+                                shape.hidden,
+                                shape.intermediate,
+                                expert * i * h,
+                                transposed ? 1 : i,
+                                transposed ? h : 1),
+                        gateUpBias == null ? null : half(gateUpBias, expert, 0),
+                        gateUpBias == null ? null : half(gateUpBias, expert, 1),
+                        downBias == null
+                                ? null
+                                : Arrays.copyOfRange(downBias, expert * shape.hidden, (expert + 1) * shape.hidden)));
+            }
+            return experts;
+        }
+
+        /** The gate's (0) or the up projection's (1) part of an expert's bias. */
+        private float[] half(float[] gateUp, int expert, int which) {
+            int i = shape.intermediate;
+            float[] half = new float[i];
+            for (int r = 0; r < i; r++) {
+                half[r] = gateUp[2 * i * expert + (shape.interleaved ? 2 * r + which : which * i + r)];
+            }
+            return half;
+        }
+
+        private @Nullable Tensor vector(String name, int length) {
+            Tensor found = tensors.find(name);
+            return found == null ? null : found.requireFloat().requireShape(length);
+        }
+
+        private float @Nullable [] bias(String name, long... shape) {
+            Tensor found = tensors.find(name);
+            return found == null
+                    ? null
+                    : found.requireFloat().requireShape(shape).toFloats();
+        }
+
+        private boolean hasAny(String prefix) {
+            return Int8Reader.SUFFIXES.stream().anyMatch(suffix -> tensors.find(prefix + suffix) != null)
+                    || PER_EXPERT.stream()
+                            .anyMatch(names -> Int8Reader.SUFFIXES.stream()
+                                    .anyMatch(suffix -> tensors.find(prefix + names.gate + "." + suffix) != null));
+        }
+
+        private CheckpointException missing(List<String> missing, List<String> lookedFor) {
+            List<String> there = tensors.names().stream()
+                    .filter(name -> name.contains("layers." + layer + "."))
+                    .toList();
+            return new CheckpointException(
+                    tensors.path(),
+                    "layer " + layer + ": " + some(missing, missing.size() == 1 ? " is missing" : " are missing")
+                            + (lookedFor.isEmpty() ? "" : "; looked for " + String.join(", ", lookedFor))
+                            + "; found " + (there.isEmpty() ? "no tensor of this layer" : some(there, "")));
+        }
+
+        private static String some(List<String> names, String what) {
+            String first = names.stream().limit(NAMED_IN_MESSAGE).collect(Collectors.joining(", "));
+            int more = names.size() - NAMED_IN_MESSAGE;
+            return first + (more > 0 ? " and " + more + " more" : "") + what;
+        }
+    }
+}

@@ -1,0 +1,141 @@
+package org.tornadomoe.checkpoint;
+
+import java.util.ArrayList;
+import java.util.List;
+import java.util.Objects;
+import org.jspecify.annotations.Nullable;
+import org.tornadomoe.config.FusedMoeConfig;
+import org.tornadomoe.config.MoeActivation;
+import org.tornadomoe.quant.ExpertWeights;
+import org.tornadomoe.quant.RouterWeights;
+
+/** A layer of a checkpoint, read from the mapped files row by row. */
+final class LayerWeights implements ExpertWeights {
+    private final FusedMoeConfig config;
+    private final RouterWeights router;
+
+    /** The routed experts, then the shared ones, all of width I. */
+    private final List<Projections> experts;
+
+    /**
+     * @param config as the model's configuration says; biases and shared experts are the tensors'
+     * @throws IllegalArgumentException if they don't fit
+     */
+    LayerWeights(FusedMoeConfig config, LayerTensors tensors) {
+        boolean biased = tensors.experts().stream()
+                .anyMatch(e -> e.gateBias() != null || e.upBias() != null || e.downBias() != null);
+        Tensor bias = tensors.routerBias();
+        Tensor correction = tensors.correctionBias();
+        Tensor sharedGate = tensors.sharedGate();
+        this.config = config.toBuilder().hasBias(biased).build();
+        this.router = new RouterWeights(
+                tensors.router().toFloats(),
+                bias == null ? null : bias.toFloats(),
+                correction == null || !config.router().hasCorrectionBias() ? null : correction.toFloats(),
+                sharedGate == null ? null : sharedGate.toFloats());
+        router.requireFits(config);
+        List<Projections> all = new ArrayList<>(tensors.experts());
+        Projections shared = tensors.shared();
+        for (int n = 0; n < config.numFusedSharedExperts() && shared != null; n++) {
+            all.add(part(shared, n, config));
+        }
+        this.experts = List.copyOf(all);
+    }
+
+    /** The n-th part of a shared expert, as wide as a routed one; the biases of the down projection go to the first. */
+    private static Projections part(Projections shared, int n, FusedMoeConfig config) {
+        int h = config.hiddenDim();
+        int i = config.intermediateSize();
+        float[] downBias = shared.downBias();
+        return new Projections(
+                new Matrix.Window(shared.gate(), i, h, n * i, 0),
+                new Matrix.Window(shared.up(), i, h, n * i, 0),
+                new Matrix.Window(shared.down(), h, i, 0, n * i),
+                part(shared.gateBias(), n, i),
+                part(shared.upBias(), n, i),
+                downBias == null || n == 0 ? downBias : new float[h]);
+    }
+
+    private static float @Nullable [] part(float @Nullable [] bias, int n, int length) {
+        if (bias == null) {
+            return null;
+        }
+        float[] part = new float[length];
+        System.arraycopy(bias, n * length, part, 0, Math.min(length, bias.length - n * length));
+        return part;
+    }
+
+    @Override
+    public FusedMoeConfig config() {
+        return config;
+    }
+
+    @Override
+    public RouterWeights router() {
+        return router;
+    }
+
+    @Override
+    public void gateUpRow(int expert, int row, float[] into) {
+        gateUp(expert, row).row(projectionRow(row), into);
+    }
+
+    @Override
+    public void downRow(int expert, int row, float[] into) {
+        experts.get(expert).down().row(row, into);
+    }
+
+    @Override
+    public float @Nullable [] w13Bias() {
+        if (!config.hasBias()) {
+            return null;
+        }
+        int rows = config.gateUpRows();
+        float[] all = new float[experts.size() * rows];
+        for (int e = 0; e < experts.size(); e++) {
+            float[] gate = experts.get(e).gateBias();
+            float[] up = experts.get(e).upBias();
+            for (int row = 0; row < rows; row++) {
+                float[] bias = isUp(row) ? up : gate;
+                all[e * rows + row] = bias == null ? 0 : bias[projectionRow(row)];
+            }
+        }
+        return all;
+    }
+
+    @Override
+    public float @Nullable [] w2Bias() {
+        if (!config.hasBias()) {
+            return null;
+        }
+        int rows = config.hiddenDim();
+        float[] all = new float[experts.size() * rows];
+        for (int e = 0; e < experts.size(); e++) {
+            float[] bias = experts.get(e).downBias();
+            if (bias != null) {
+                System.arraycopy(bias, 0, all, e * rows, rows);
+            }
+        }
+        return all;
+    }
+
+    /** Whose row a row of w13 is: the gate's or the up projection's. */
+    private Matrix gateUp(int expert, int row) {
+        Objects.checkIndex(row, config.gateUpRows());
+        Projections projections = experts.get(expert);
+        return isUp(row) ? projections.up() : projections.gate();
+    }
+
+    private boolean isUp(int row) {
+        return interleaved() ? row % 2 == 1 : row >= config.intermediateSize();
+    }
+
+    /** That activation takes gate and up rows in turns. */
+    private boolean interleaved() {
+        return config.activation() == MoeActivation.SWIGLUOAI;
+    }
+
+    private int projectionRow(int row) {
+        return interleaved() ? row / 2 : row % config.intermediateSize();
+    }
+}

@@ -1,0 +1,167 @@
+package org.tornadomoe.checkpoint;
+
+import java.util.Arrays;
+import java.util.Objects;
+import org.jspecify.annotations.Nullable;
+
+/** A weight matrix [rows, cols] as it lies in a checkpoint, read row by row. Thread-safe. */
+sealed interface Matrix {
+    int rows();
+
+    int cols();
+
+    /**
+     * Reads a row as floats.
+     *
+     * @param into receives {@link #cols} values from index 0
+     * @throws IndexOutOfBoundsException if there is no such row
+     */
+    void row(int row, float[] into);
+
+    /** The same matrix as int8, if that is what the checkpoint holds; else null. */
+    default @Nullable Int8 int8() {
+        return null;
+    }
+
+    /**
+     * Floats somewhere in a tensor: element (r, c) is the tensor's element {@code start + r * rowStride + c * colStride}.
+     * That covers a tensor of its own, an expert's part of a fused one, and any of these transposed or interleaved.
+     */
+    record Floats(Tensor tensor, int rows, int cols, long start, long rowStride, long colStride) implements Matrix {
+        /** A tensor that is the matrix. */
+        static Floats of(Tensor tensor, int rows, int cols) {
+            return new Floats(tensor.requireFloat().requireShape(rows, cols), rows, cols, 0, cols, 1);
+        }
+
+        @Override
+        public void row(int row, float[] into) {
+            Objects.checkIndex(row, rows);
+            tensor.readFloats(start + row * rowStride, colStride, into, 0, cols);
+        }
+    }
+
+    /**
+     * int8 values with a scale, and maybe a zero point, for every block of rowsPerScale x colsPerScale: weight = (value -
+     * zero) * scale.
+     *
+     * @param rowsPerScale rows that share a scale
+     * @param colsPerScale columns that share a scale
+     * @param values reads a row's values, {@code cols} of them
+     * @param scales the scale of block (r, c)
+     * @param zeros likewise, from -128 to 127; null where all are 0
+     */
+    record Int8(
+            int rows,
+            int cols,
+            int rowsPerScale,
+            int colsPerScale,
+            RowReader values,
+            FloatAt scales,
+            @Nullable IntAt zeros)
+            implements Matrix {
+        @FunctionalInterface
+        interface RowReader {
+            void read(int row, byte[] into);
+        }
+
+        @FunctionalInterface
+        interface FloatAt {
+            float get(int row, int col);
+        }
+
+        @FunctionalInterface
+        interface IntAt {
+            int get(int row, int col);
+        }
+
+        @Override
+        public Int8 int8() {
+            return this;
+        }
+
+        @Override
+        public void row(int row, float[] into) {
+            Objects.checkIndex(row, rows);
+            byte[] bytes = new byte[cols];
+            values.read(row, bytes);
+            int r = row / rowsPerScale;
+            for (int from = 0, c = 0; from < cols; from += colsPerScale, c++) {
+                float scale = scales.get(r, c);
+                int zero = zeros == null ? 0 : zeros.get(r, c);
+                int to = Math.min(cols, from + colsPerScale);
+                for (int i = from; i < to; i++) {
+                    into[i] = (bytes[i] - zero) * scale;
+                }
+            }
+        }
+    }
+
+    /**
+     * A window of another matrix that starts at (firstRow, firstCol); what lies past the other's end is zero. A shared
+     * expert is cut into such windows, each as wide as a routed expert.
+     */
+    record Window(Matrix of, int rows, int cols, int firstRow, int firstCol) implements Matrix {
+        @Override
+        public void row(int row, float[] into) {
+            Objects.checkIndex(row, rows);
+            int there = Math.min(cols, of.cols() - firstCol);
+            if (firstRow + row >= of.rows() || there <= 0) {
+                Arrays.fill(into, 0, cols, 0f);
+                return;
+            }
+            if (firstCol == 0 && there == of.cols()) {
+                of.row(firstRow + row, into);
+            } else {
+                float[] whole = new float[of.cols()];
+                of.row(firstRow + row, whole);
+                System.arraycopy(whole, firstCol, into, 0, there);
+            }
+            Arrays.fill(into, there, cols, 0f);
+        }
+
+        /** Null also where a block of the other's lies across the window's edge. */
+        @Override
+        public @Nullable Int8 int8() {
+            Int8 whole = of.int8();
+            if (whole == null) {
+                return null;
+            }
+            int rowsPerScale = perScale(whole.rowsPerScale, whole.rows, firstRow, rows);
+            int colsPerScale = perScale(whole.colsPerScale, whole.cols, firstCol, cols);
+            if (rowsPerScale == 0 || colsPerScale == 0) {
+                return null;
+            }
+            int there = Math.min(cols, whole.cols - firstCol);
+            int r0 = firstRow / whole.rowsPerScale;
+            int c0 = firstCol / whole.colsPerScale;
+            int scaleRows = (whole.rows + whole.rowsPerScale - 1) / whole.rowsPerScale;
+            int scaleCols = (whole.cols + whole.colsPerScale - 1) / whole.colsPerScale;
+            Int8.IntAt zeros = whole.zeros;
+            return new Int8(
+                    rows,
+                    cols,
+                    rowsPerScale,
+                    colsPerScale,
+                    (row, into) -> {
+                        Arrays.fill(into, 0, cols, (byte) 0);
+                        if (firstRow + row < whole.rows && there > 0) {
+                            byte[] all = new byte[whole.cols];
+                            whole.values.read(firstRow + row, all);
+                            System.arraycopy(all, firstCol, into, 0, there);
+                        }
+                    },
+                    (r, c) -> r0 + r < scaleRows && c0 + c < scaleCols ? whole.scales.get(r0 + r, c0 + c) : 0,
+                    zeros == null
+                            ? null
+                            : (r, c) -> r0 + r < scaleRows && c0 + c < scaleCols ? zeros.get(r0 + r, c0 + c) : 0);
+        }
+
+        /** Rows (or columns) that share a scale in the window; 0 if a block would be cut. */
+        private static int perScale(int perScale, int length, int first, int part) {
+            if (perScale >= length) {
+                return part;
+            }
+            return first % perScale == 0 && (part % perScale == 0 || first + part >= length) ? perScale : 0;
+        }
+    }
+}
