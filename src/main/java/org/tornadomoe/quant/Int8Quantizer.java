@@ -61,7 +61,10 @@ public final class Int8Quantizer {
                     source::downRow,
                     (expert, row) -> "down projection, row " + row,
                     done -> progress.advanced(w13Rows + done, rows));
-            return Int8Experts.of(config, scheme, w13, w2, router, arena);
+            return Int8Experts.builder(config, scheme, w13, w2, arena)
+                    .router(router)
+                    .biases(source.w13Bias(), source.w2Bias())
+                    .build();
         } catch (Throwable e) {
             arena.close();
             throw e;
