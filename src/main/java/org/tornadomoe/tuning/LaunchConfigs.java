@@ -1,0 +1,229 @@
+package org.tornadomoe.tuning;
+
+import java.io.IOException;
+import java.io.InputStream;
+import java.io.UncheckedIOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.Collection;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.NavigableMap;
+import java.util.Set;
+import java.util.TreeMap;
+import java.util.concurrent.ConcurrentHashMap;
+import java.util.function.IntFunction;
+import org.jspecify.annotations.Nullable;
+import tools.jackson.core.JacksonException;
+import tools.jackson.core.StreamReadFeature;
+import tools.jackson.core.json.JsonFactory;
+import tools.jackson.jr.ob.JSON;
+
+/**
+ * A layer's launch configurations by token count, from a tuned file or by a rule. As in vLLM ({@code get_moe_configs}, {@code
+ * try_get_optimal_moe_config}): an override wins, then the file in the user's folder, then the one in the library's jar, then
+ * the rule; of a file's token counts the nearest is taken. Immutable and thread-safe.
+ *
+ * <p>A file is a JSON object: keys are token counts, values objects with the names of {@link LaunchConfig#toMap}; {@code
+ * triton_version} and {@code tornadovm_version} are not looked at.
+ */
+public final class LaunchConfigs {
+    /** The environment variable that names the user's folder. */
+    public static final String FOLDER_VARIABLE = "TORNADOMOE_TUNED_CONFIG_FOLDER";
+
+    private static final System.Logger LOG = System.getLogger(LaunchConfigs.class.getName());
+    private static final Set<String> LOGGED = ConcurrentHashMap.newKeySet();
+    private static final ScopedValue<LaunchConfig> OVERRIDE = ScopedValue.newInstance();
+    private static final Set<String> VERSIONS = Set.of("triton_version", "tornadovm_version");
+    private static final JSON STRICT = JSON.builder(JsonFactory.builder()
+                    .enable(StreamReadFeature.STRICT_DUPLICATE_DETECTION)
+                    .build())
+            .build();
+
+    private final NavigableMap<Integer, LaunchConfig> tuned;
+    private final IntFunction<LaunchConfig> rule;
+    private final @Nullable String source;
+
+    private LaunchConfigs(
+            NavigableMap<Integer, LaunchConfig> tuned, IntFunction<LaunchConfig> rule, @Nullable String source) {
+        this.tuned = tuned;
+        this.rule = rule;
+        this.source = source;
+    }
+
+    /**
+     * Those of a layer, with a line in the log that says which.
+     *
+     * @param runnable every configuration that the kernels have
+     * @param rule for M tokens, where no file is
+     * @throws IllegalArgumentException naming the file, if it isn't what it should be or has a configuration that isn't runnable,
+     *     or if an override isn't
+     * @throws UncheckedIOException if a file is there and can't be read
+     */
+    public static LaunchConfigs find(LaunchKey key, Collection<LaunchConfig> runnable, IntFunction<LaunchConfig> rule) {
+        return find(key, runnable, rule, System.getenv(FOLDER_VARIABLE));
+    }
+
+    static LaunchConfigs find(
+            LaunchKey key, Collection<LaunchConfig> runnable, IntFunction<LaunchConfig> rule, @Nullable String folder) {
+        if (OVERRIDE.isBound()) {
+            LaunchConfig given = OVERRIDE.get();
+            requireRunnable("the override", given, runnable);
+            return new LaunchConfigs(new TreeMap<>(Map.of(1, given)), rule, "override");
+        }
+        String name = key.fileName();
+        List<String> looked = new ArrayList<>();
+        if (folder != null && !folder.isBlank()) {
+            Path file = Path.of(folder, name);
+            looked.add(file.toString());
+            if (Files.exists(file)) {
+                try (InputStream in = Files.newInputStream(file)) {
+                    return read(file.toString(), in, runnable, rule);
+                } catch (IOException e) {
+                    throw new UncheckedIOException(file + ": cannot be read: " + e, e);
+                }
+            }
+        }
+        String packaged = "configs/" + name;
+        looked.add("(the library's jar) " + packaged);
+        try (InputStream in = LaunchConfigs.class.getResourceAsStream(packaged)) {
+            if (in != null) {
+                return read(packaged, in, runnable, rule);
+            }
+        } catch (IOException e) {
+            throw new UncheckedIOException(packaged + ": cannot be read: " + e, e);
+        }
+        logOnce(
+                System.Logger.Level.WARNING,
+                "Using default MoE config. Performance might be sub-optimal! Config file not found at "
+                        + String.join(", ", looked));
+        return new LaunchConfigs(new TreeMap<>(), rule, null);
+    }
+
+    /**
+     * Those by the rule, whatever files there are: the same in every run (vLLM reads no files where batch invariance is asked
+     * for).
+     */
+    public static LaunchConfigs byRule(IntFunction<LaunchConfig> rule) {
+        return new LaunchConfigs(new TreeMap<>(), rule, null);
+    }
+
+    /** Does something during which this thread, and those it forks in a scope, find this one configuration and no other. */
+    public static <R, X extends Throwable> R override(
+            LaunchConfig config, ScopedValue.CallableOp<? extends R, X> operation) throws X {
+        return ScopedValue.where(OVERRIDE, config).call(operation);
+    }
+
+    private static LaunchConfigs read(
+            String path, InputStream in, Collection<LaunchConfig> runnable, IntFunction<LaunchConfig> rule)
+            throws IOException {
+        NavigableMap<Integer, LaunchConfig> tuned = parse(path, in.readAllBytes());
+        tuned.forEach((tokens, config) -> requireRunnable(path + ": '" + tokens + "'", config, runnable));
+        logOnce(System.Logger.Level.INFO, "Using configuration from " + path + " for MoE layer.");
+        return new LaunchConfigs(tuned, rule, path);
+    }
+
+    private static void requireRunnable(String where, LaunchConfig config, Collection<LaunchConfig> runnable) {
+        if (!runnable.contains(config)) {
+            throw new IllegalArgumentException(
+                    where + ": expected a configuration that the kernels have, one of " + runnable + ", got " + config);
+        }
+    }
+
+    /**
+     * Reads a file's content.
+     *
+     * @param path for messages
+     * @return by token count
+     * @throws IllegalArgumentException naming file and key, what was expected and what came
+     */
+    static NavigableMap<Integer, LaunchConfig> parse(String path, byte[] json) {
+        Object root;
+        try {
+            root = STRICT.anyFrom(json);
+        } catch (JacksonException e) {
+            throw new IllegalArgumentException(path + ": is not valid JSON: " + e.getOriginalMessage(), e);
+        }
+        if (!(root instanceof Map<?, ?> byTokens)) {
+            throw new IllegalArgumentException(path + ": expected a JSON object with token counts as keys");
+        }
+        NavigableMap<Integer, LaunchConfig> tuned = new TreeMap<>();
+        byTokens.forEach((key, value) -> {
+            String name = String.valueOf(key);
+            if (!VERSIONS.contains(name)) {
+                if (tuned.put(tokens(path, name), config(path + ": '" + name + "'", value)) != null) {
+                    throw new IllegalArgumentException(path + ": '" + name + "': is there twice");
+                }
+            }
+        });
+        if (tuned.isEmpty()) {
+            throw new IllegalArgumentException(path + ": expected at least one token count");
+        }
+        return tuned;
+    }
+
+    private static int tokens(String path, String key) {
+        if (key.matches("[0-9]{1,9}") && Integer.parseInt(key) > 0) {
+            return Integer.parseInt(key);
+        }
+        throw new IllegalArgumentException(path + ": expected token counts as keys, got '" + key + "'");
+    }
+
+    private static LaunchConfig config(String where, @Nullable Object value) {
+        if (!(value instanceof Map<?, ?> given)) {
+            throw new IllegalArgumentException(where + ": expected an object, got " + value);
+        }
+        Map<String, Integer> values = new LinkedHashMap<>();
+        for (String name : new LaunchConfig(1, 1, 1, 1, 1, 1).toMap().keySet()) {
+            Object number = given.get(name);
+            if (!(number instanceof Integer positive) || positive < 1) {
+                throw new IllegalArgumentException(
+                        where + ": '" + name + "': expected a positive whole number, got " + number);
+            }
+            values.put(name, positive);
+        }
+        given.keySet().stream()
+                .filter(name -> !values.containsKey(String.valueOf(name)))
+                .findFirst()
+                .ifPresent(unknown -> {
+                    throw new IllegalArgumentException(
+                            where + ": expected " + values.keySet() + ", got '" + unknown + "'");
+                });
+        int[] v = values.values().stream().mapToInt(Integer::intValue).toArray();
+        return new LaunchConfig(v[0], v[1], v[2], v[3], v[4], v[5]);
+    }
+
+    private static void logOnce(System.Logger.Level level, String line) {
+        if (LOGGED.add(line)) {
+            LOG.log(level, line);
+        }
+    }
+
+    /** For M tokens: that of the nearest token count of the file, of two equally near the smaller; without a file by the rule. */
+    public LaunchConfig forTokens(int tokens) {
+        Map.Entry<Integer, LaunchConfig> below = tuned.floorEntry(tokens);
+        Map.Entry<Integer, LaunchConfig> above = tuned.ceilingEntry(tokens);
+        if (below == null && above == null) {
+            return rule.apply(tokens);
+        }
+        if (below == null || above == null) {
+            return (below == null ? above : below).getValue();
+        }
+        return tokens - below.getKey() <= above.getKey() - tokens ? below.getValue() : above.getValue();
+    }
+
+    /** Where they are from: a path, {@code override}; null for the rule. */
+    public @Nullable String source() {
+        return source;
+    }
+
+    /** A file's content. */
+    public static String toJson(String tornadoVmVersion, NavigableMap<Integer, LaunchConfig> tuned) {
+        Map<String, Object> file = new LinkedHashMap<>();
+        file.put("tornadovm_version", tornadoVmVersion);
+        tuned.forEach((tokens, config) -> file.put(String.valueOf(tokens), config.toMap()));
+        return JSON.std.with(JSON.Feature.PRETTY_PRINT_OUTPUT).asString(file) + "\n";
+    }
+}

@@ -1,0 +1,9 @@
+/**
+ * Launch configurations: the tile sizes a GEMM kernel is launched with, by token count. {@link
+ * org.tornadomoe.tuning.LaunchKey} names a file, {@link org.tornadomoe.tuning.LaunchConfigs} finds and reads it, as vLLM does
+ * with its own.
+ */
+@NullMarked
+package org.tornadomoe.tuning;
+
+import org.jspecify.annotations.NullMarked;
