@@ -1,6 +1,7 @@
 package org.tornadomoe.modular;
 
 import java.lang.foreign.MemorySegment;
+import java.util.Map;
 import org.jspecify.annotations.Nullable;
 
 /**
@@ -17,6 +18,16 @@ public interface MoeKernel extends AutoCloseable {
      * @throws MoeExecutionException if the device or a kernel failed; {@code output} is then unspecified
      */
     void forward(MemorySegment hidden, int tokens, MemorySegment output, @Nullable ChosenExperts chosen);
+
+    /**
+     * Runs the layer as {@link #forward} does and leaves the result where it is.
+     *
+     * @return what each of the device's kernels took, in nanoseconds, by name, in their order; empty where that can't be told
+     * @throws MoeExecutionException if the device or a kernel failed
+     */
+    default Map<String, Long> profile(MemorySegment hidden, int tokens) {
+        return Map.of();
+    }
 
     /**
      * Whether a kernel that fails may go unnoticed where it runs, so that the results of a first call should be compared with

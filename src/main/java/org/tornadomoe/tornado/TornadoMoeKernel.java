@@ -2,7 +2,11 @@ package org.tornadomoe.tornado;
 
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
+import java.util.LinkedHashMap;
+import java.util.Map;
 import java.util.concurrent.locks.ReentrantLock;
+import java.util.regex.Matcher;
+import java.util.regex.Pattern;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeActivationFormat;
 import org.tornadomoe.config.FusedMoeConfig;
@@ -28,6 +32,9 @@ import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
  * they came.
  */
 final class TornadoMoeKernel implements MoeKernel {
+    private static final Pattern TASK_TIME =
+            Pattern.compile("\"moe\\.(\\w+)\": \\{[^}]*?\"TASK_KERNEL_TIME\" *: *\"(\\d+)\"");
+
     private final ReentrantLock turn = new ReentrantLock(true);
     private final Device device;
     private final LayerArrays arrays;
@@ -107,20 +114,24 @@ final class TornadoMoeKernel implements MoeKernel {
         }
     }
 
-    /**
-     * Runs the layer with TornadoVM's profiler on and leaves the result on the device.
-     *
-     * @return the profiler's log, a JSON object a run since the kernel was loaded
-     */
-    String profile(MemorySegment hidden, int tokens) {
+    @Override
+    public Map<String, Long> profile(MemorySegment hidden, int tokens) {
+        String log;
         turn.lock();
         try {
             plan.withProfiler(ProfilerMode.SILENT);
-            return execute(hidden, tokens).getProfilerResult().getProfileLog();
+            log = execute(hidden, tokens).getProfilerResult().getProfileLog();
         } finally {
             plan.withoutProfiler();
             turn.unlock();
         }
+        // The log grows by one object a run: of each task the last time counts.
+        Map<String, Long> last = new LinkedHashMap<>();
+        Matcher task = TASK_TIME.matcher(log);
+        while (task.find()) {
+            last.put(task.group(1), Long.parseLong(task.group(2)));
+        }
+        return last;
     }
 
     private TornadoExecutionResult execute(MemorySegment hidden, int tokens) {
