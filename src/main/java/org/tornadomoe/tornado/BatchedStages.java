@@ -16,8 +16,8 @@ import uk.ac.manchester.tornado.api.types.arrays.IntArray;
  * most every token once, so {@code maxNumTokens} slots are enough.
  */
 final class BatchedStages extends LayerStages {
-    BatchedStages(LayerArrays arrays, boolean dp4a) {
-        super(arrays, dp4a);
+    BatchedStages(LayerArrays arrays) {
+        super(arrays);
     }
 
     /** ids → the slot of each pair, and the slots in use in blocks of one expert. */
@@ -84,7 +84,7 @@ final class BatchedStages extends LayerStages {
         Stage places = new Stage(
                 "batchedPlaces",
                 PermuteKernels.GROUP,
-                m -> ceilDiv(LayerArrays.blocks(config, m) * GemmKernels.BLOCK, PermuteKernels.GROUP),
+                m -> ceilDiv(a.gemm.blocks(config, m) * GemmKernels.BLOCK, PermuteKernels.GROUP),
                 m -> 1,
                 g -> g.task(
                         "batchedPlaces",

@@ -14,7 +14,6 @@ import org.tornadomoe.modular.InsufficientMemoryException;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.Int8Tensor;
 import org.tornadomoe.tornado.kernels.AlignKernels;
-import org.tornadomoe.tornado.kernels.GemmKernels;
 import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
 import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
@@ -33,7 +32,7 @@ final class LayerArrays implements AutoCloseable {
             "fewer tokens a call, a part of the layer (expert or tensor parallelism), or, if the"
                     + " device has more, -Dtornado.device.memory";
 
-    /** There is room for an alignment to blocks of up to so many pairs. */
+    /** There is room for an alignment to blocks of at least so many pairs. */
     static final int MAX_BLOCK = 16;
 
     final FusedMoeConfig config;
@@ -46,13 +45,15 @@ final class LayerArrays implements AutoCloseable {
 
     final FusedMoeActivationFormat format;
 
+    final Gemm gemm;
+
     /** Ints of a row of {@link #tokens} and of {@link #w13}: ⌈H / 4⌉. */
     final int hiddenInts;
 
     /** Ints of a row of {@link #pairs} and of {@link #w2}: ⌈I / 4⌉. */
     final int intermediateInts;
 
-    /** [0] = M. */
+    /** [0] = M, [1] = pairs of a block; {@link #setTokens} sets both. */
     final IntArray header;
 
     /** [M, H]. */
@@ -151,9 +152,9 @@ final class LayerArrays implements AutoCloseable {
     /** [M, H]. */
     final FloatArray output;
 
-    /** In the standard format. */
+    /** For {@link Gemm#PORTABLE} in the standard format. */
     LayerArrays(FusedMoeConfig config, Int8Experts experts, long available, HostMemory memory) {
-        this(config, experts, available, memory, FusedMoeActivationFormat.STANDARD);
+        this(config, experts, available, memory, Gemm.PORTABLE, FusedMoeActivationFormat.STANDARD);
     }
 
     /**
@@ -170,12 +171,14 @@ final class LayerArrays implements AutoCloseable {
             Int8Experts experts,
             long available,
             HostMemory memory,
+            Gemm gemm,
             FusedMoeActivationFormat format) {
         this.config = config;
         this.memory = memory;
+        this.gemm = gemm;
         this.format = format;
         scheme = experts.scheme();
-        Map<String, Long> sizes = elements(config, scheme, experts.w13().experts(), format);
+        Map<String, Long> sizes = elements(config, scheme, experts.w13().experts(), gemm, format);
         requireMemory(sizes, available);
         localExperts = experts.w13().experts();
         hiddenInts = ints(config.hiddenDim());
@@ -224,6 +227,12 @@ final class LayerArrays implements AutoCloseable {
         }
     }
 
+    /** Tells the kernels of a call of M tokens. */
+    void setTokens(int tokens) {
+        header.set(0, tokens);
+        header.set(1, gemm.blockSize(config, tokens));
+    }
+
     /** Gives the memory back; no plan may use the arrays any more. */
     @Override
     public void close() {
@@ -270,19 +279,20 @@ final class LayerArrays implements AutoCloseable {
 
     /** Every array's element count (all elements have four bytes), in the order of a forward pass. */
     static Map<String, Long> elements(
-            FusedMoeConfig config, Int8Scheme scheme, long localExperts, FusedMoeActivationFormat format) {
+            FusedMoeConfig config, Int8Scheme scheme, long localExperts, Gemm gemm, FusedMoeActivationFormat format) {
         long m = config.maxNumTokens();
         long e = config.numExperts();
         long h = config.hiddenDim();
         long i = config.intermediateSizePerPartition();
         long gateUpRows = config.gateUpRows();
         long p = m * config.expertsPerToken();
-        long blocks = blocks(config, config.maxNumTokens());
+        int most = config.maxNumTokens();
+        long blocks = gemm.mostBlocks(config, most);
         boolean int8 = scheme.quantizesActivations();
         boolean batched = format == FusedMoeActivationFormat.BATCHED_EXPERTS;
         long r = batched ? localExperts * m : p;
         Map<String, Long> sizes = new LinkedHashMap<>();
-        sizes.put("header", 1L);
+        sizes.put("header", 2L);
         sizes.put("hidden", m * h);
         sizes.put("router", e * h);
         sizes.put("logits", m * e);
@@ -295,8 +305,7 @@ final class LayerArrays implements AutoCloseable {
         sizes.put(
                 "sortedIds",
                 Math.max(
-                        blocks * GemmKernels.BLOCK,
-                        (long) MAX_BLOCK * blocks(config, config.maxNumTokens(), MAX_BLOCK)));
+                        (long) gemm.mostPlaces(config, most), (long) MAX_BLOCK * Gemm.blocks(config, most, MAX_BLOCK)));
         sizes.put("expertIds", blocks);
         sizes.put("padded", 1L);
         sizes.put("tokens", int8 ? m * ints(config.hiddenDim()) : 1);
@@ -322,26 +331,10 @@ final class LayerArrays implements AutoCloseable {
         return sizes;
     }
 
-    /** Blocks that the pairs of M tokens can come to: every expert that has a pair may have one block that isn't full. */
-    static int blocks(FusedMoeConfig config, int tokens) {
-        return blocks(config, tokens, GemmKernels.BLOCK);
-    }
-
-    private static int blocks(FusedMoeConfig config, int tokens, int blockSize) {
-        long p = (long) tokens * config.expertsPerToken();
-        long most = (p + (long) config.numExperts() * (blockSize - 1)) / blockSize;
-        return Math.toIntExact(Math.min(p, most));
-    }
-
-    /** Bytes of device memory that a layer takes in the standard format. */
-    static long deviceBytes(FusedMoeConfig config, Int8Scheme scheme, int localExperts) {
-        return deviceBytes(config, scheme, localExperts, FusedMoeActivationFormat.STANDARD);
-    }
-
     /** Bytes of device memory that a layer takes. */
     static long deviceBytes(
-            FusedMoeConfig config, Int8Scheme scheme, int localExperts, FusedMoeActivationFormat format) {
-        return bytes(elements(config, scheme, localExperts, format));
+            FusedMoeConfig config, Int8Scheme scheme, int localExperts, Gemm gemm, FusedMoeActivationFormat format) {
+        return bytes(elements(config, scheme, localExperts, gemm, format));
     }
 
     static long bytes(Map<String, Long> sizes) {

@@ -27,20 +27,17 @@ sealed class LayerStages permits BatchedStages {
     final LayerArrays a;
     final FusedMoeConfig config;
     final KernelContext context = new KernelContext();
-    private final boolean dp4a;
 
-    /** @param dp4a whether the int8 GEMMs use the {@code dp4a} instruction */
-    LayerStages(LayerArrays arrays, boolean dp4a) {
+    LayerStages(LayerArrays arrays) {
         this.a = arrays;
         this.config = arrays.config;
-        this.dp4a = dp4a;
     }
 
     /** In the format that the arrays are made for. */
-    static LayerStages of(LayerArrays arrays, boolean dp4a) {
+    static LayerStages of(LayerArrays arrays) {
         return arrays.format == FusedMoeActivationFormat.BATCHED_EXPERTS
-                ? new BatchedStages(arrays, dp4a)
-                : new LayerStages(arrays, dp4a);
+                ? new BatchedStages(arrays)
+                : new LayerStages(arrays);
     }
 
     /** The whole layer. */
@@ -109,15 +106,15 @@ sealed class LayerStages permits BatchedStages {
 
     /** ids → pairs sorted by expert; those of experts that live elsewhere are left out. */
     List<Stage> align() {
-        return align(GemmKernels.BLOCK, 0);
+        return align(0);
     }
 
     /**
-     * ids → pairs sorted by expert, in blocks of any size.
+     * ids → pairs sorted by expert, in blocks of the size in the header.
      *
      * @param keep 1 to keep the pairs of experts that live elsewhere, in blocks of expert −1
      */
-    List<Stage> align(int blockSize, int keep) {
+    List<Stage> align(int keep) {
         int e = config.numExperts();
         int k = config.expertsPerToken();
         int keyCount = keep == 1 ? e : a.localExperts;
@@ -139,7 +136,6 @@ sealed class LayerStages permits BatchedStages {
                         a.padded,
                         k,
                         keyCount,
-                        blockSize,
                         keep),
                 List.of(a.header, a.expertMap, a.counts),
                 List.of(a.counts, a.sortedIds, a.expertIds, a.padded));
@@ -447,7 +443,7 @@ sealed class LayerStages permits BatchedStages {
                 name,
                 GemmKernels.GROUP,
                 m -> ceilDiv(rows, GemmKernels.ROWS),
-                m -> LayerArrays.blocks(config, m),
+                m -> a.gemm.blocks(config, m),
                 g -> {
                     if (!int8) {
                         g.task(
@@ -469,7 +465,7 @@ sealed class LayerStages permits BatchedStages {
                                 kInts,
                                 cols,
                                 weighted);
-                    } else if (dp4a) {
+                    } else if (a.gemm == Gemm.DP4A) {
                         g.task(
                                 name,
                                 GemmKernels::dp4a,

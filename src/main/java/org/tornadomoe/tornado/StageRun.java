@@ -10,7 +10,6 @@ import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.modular.MoeExecutionException;
 import org.tornadomoe.modular.StageValues;
 import org.tornadomoe.quant.Int8Experts;
-import org.tornadomoe.tornado.kernels.GemmKernels;
 import uk.ac.manchester.tornado.api.TornadoExecutionPlan;
 import uk.ac.manchester.tornado.api.enums.DataTransferMode;
 import uk.ac.manchester.tornado.api.exceptions.TornadoExecutionPlanException;
@@ -37,14 +36,14 @@ final class StageRun {
             Device device,
             FusedMoeConfig config,
             Int8Experts experts,
-            boolean dp4a,
+            Gemm gemm,
             FusedMoeActivationFormat format,
             float[] hidden,
             int tokens,
             StageValues given) {
         try (LayerArrays arrays = new LayerArrays(
-                config.withMaxNumTokens(tokens), experts, device.memory(), HostMemory.of(device), format)) {
-            return new StageRun(device, arrays, LayerStages.of(arrays, dp4a), tokens).run(hidden, given);
+                config.withMaxNumTokens(tokens), experts, device.memory(), HostMemory.of(device), gemm, format)) {
+            return new StageRun(device, arrays, LayerStages.of(arrays), tokens).run(hidden, given);
         }
     }
 
@@ -54,7 +53,7 @@ final class StageRun {
         int i = a.config.intermediateSizePerPartition();
         int pairs = tokens * a.config.expertsPerToken();
         boolean int8 = a.scheme.quantizesActivations();
-        a.header.set(0, tokens);
+        a.setTokens(tokens);
         put(hidden, a.hidden);
 
         put(given.logits(), a.logits);
@@ -69,7 +68,9 @@ final class StageRun {
         byte[] a1 = int8 ? unpack(a.tokens, everyToken, h) : new byte[0];
         float[] a1Scales = int8 ? a.tokenScales.toHeapArray() : new float[0];
 
-        execute("alignBlocks", stages.align(given.blockSize(), 1));
+        a.header.set(1, given.blockSize());
+        execute("alignBlocks", stages.align(1));
+        a.setTokens(tokens);
         int places = a.padded.get(0);
         int[] sortedIds = Arrays.copyOf(a.sortedIds.toHeapArray(), places);
         int[] expertIds = Arrays.copyOf(a.expertIds.toHeapArray(), places / given.blockSize());
@@ -167,7 +168,7 @@ final class StageRun {
     private int[] align(StageValues given) {
         int pairs = given.topkIds().length;
         if (!batched()) {
-            execute("align", stages.align(GemmKernels.BLOCK, 1));
+            execute("align", stages.align(1));
             return IntStream.range(0, pairs).toArray();
         }
         int[] counts = new int[arrays.localExperts];

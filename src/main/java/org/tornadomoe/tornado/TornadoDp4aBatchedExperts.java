@@ -5,7 +5,7 @@ import org.tornadomoe.config.FusedMoeActivationFormat;
 /** As {@link TornadoDp4aExperts}, with activations in the batched format: slots of each expert. */
 public final class TornadoDp4aBatchedExperts extends TornadoExperts {
     public TornadoDp4aBatchedExperts() {
-        super(true, FusedMoeActivationFormat.BATCHED_EXPERTS);
+        super(Gemm.DP4A, FusedMoeActivationFormat.BATCHED_EXPERTS);
     }
 
     @Override

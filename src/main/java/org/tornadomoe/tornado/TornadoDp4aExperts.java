@@ -5,7 +5,7 @@ import org.tornadomoe.config.FusedMoeActivationFormat;
 /** int8 GEMMs on {@code dp4a}: four products and their sum in one instruction, exact in int32. */
 public final class TornadoDp4aExperts extends TornadoExperts {
     public TornadoDp4aExperts() {
-        super(true, FusedMoeActivationFormat.STANDARD);
+        super(Gemm.DP4A, FusedMoeActivationFormat.STANDARD);
     }
 
     @Override

@@ -27,11 +27,11 @@ import org.tornadomoe.tornado.kernels.AlignKernels;
  */
 public abstract sealed class TornadoExperts implements FusedMoeExperts
         permits TornadoDp4aExperts, TornadoDp4aBatchedExperts, TornadoPortableBatchedExperts, TornadoPortableExperts {
-    private final boolean dp4a;
+    private final Gemm gemm;
     private final FusedMoeActivationFormat format;
 
-    TornadoExperts(boolean dp4a, FusedMoeActivationFormat format) {
-        this.dp4a = dp4a;
+    TornadoExperts(Gemm gemm, FusedMoeActivationFormat format) {
+        this.gemm = gemm;
         this.format = format;
     }
 
@@ -69,7 +69,7 @@ public abstract sealed class TornadoExperts implements FusedMoeExperts
     @Override
     public boolean supportsQuantScheme(@Nullable QuantKey weightKey, @Nullable QuantKey activationKey) {
         Int8Scheme scheme = Int8Scheme.of(weightKey, activationKey);
-        return scheme == Int8Scheme.W8A8_CHANNEL || (!dp4a && scheme == Int8Scheme.W8A16_CHANNEL);
+        return scheme == Int8Scheme.W8A8_CHANNEL || (gemm == Gemm.PORTABLE && scheme == Int8Scheme.W8A16_CHANNEL);
     }
 
     /** A rank's part, by experts or by columns, gives its part of the sum. What is left out is what vLLM's class leaves out. */
@@ -127,7 +127,7 @@ public abstract sealed class TornadoExperts implements FusedMoeExperts
             home.broken().forEach((id, cause) -> obstacles.add(Support.no(id + " is broken: " + cause, null)));
             return obstacles;
         }
-        String lacking = dp4a ? device.lacksDp4a() : null;
+        String lacking = gemm == Gemm.DP4A ? device.lacksDp4a() : null;
         if (lacking != null) {
             obstacles.add(
                     Support.no(device + " has no dp4a: " + lacking, "device: one that has it, through PTX or CUDA"));
@@ -140,7 +140,7 @@ public abstract sealed class TornadoExperts implements FusedMoeExperts
         }
         Int8Scheme scheme = Int8Scheme.of(weightKey, activationKey);
         if (scheme != null) {
-            Map<String, Long> sizes = LayerArrays.elements(config, scheme, config.numLocalExperts(), format);
+            Map<String, Long> sizes = LayerArrays.elements(config, scheme, config.numLocalExperts(), gemm, format);
             long needed = LayerArrays.bytes(sizes);
             if (needed > device.memory()) {
                 obstacles.add(Support.noMemory(
@@ -155,13 +155,13 @@ public abstract sealed class TornadoExperts implements FusedMoeExperts
 
     @Override
     public MoeKernel load(FusedMoeConfig config, Int8Experts experts) {
-        return TornadoMoeKernel.load(requireDevice(config), config, experts, dp4a, format);
+        return TornadoMoeKernel.load(requireDevice(config), config, experts, gemm, format);
     }
 
     @Override
     public StageValues stages(
             FusedMoeConfig config, Int8Experts experts, float[] hidden, int tokens, StageValues given) {
-        return StageRun.run(requireDevice(config), config, experts, dp4a, format, hidden, tokens, given);
+        return StageRun.run(requireDevice(config), config, experts, gemm, format, hidden, tokens, given);
     }
 
     private Device requireDevice(FusedMoeConfig config) {

@@ -2,7 +2,9 @@ package org.tornadomoe.tornado;
 
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
+import java.util.ArrayList;
 import java.util.LinkedHashMap;
+import java.util.List;
 import java.util.Map;
 import java.util.concurrent.locks.ReentrantLock;
 import java.util.regex.Matcher;
@@ -49,24 +51,17 @@ final class TornadoMoeKernel implements MoeKernel {
     }
 
     static TornadoMoeKernel load(
-            Device device, FusedMoeConfig config, Int8Experts experts, boolean dp4a, FusedMoeActivationFormat format) {
-        LayerArrays arrays = new LayerArrays(config, experts, device.memory(), HostMemory.of(device), format);
+            Device device, FusedMoeConfig config, Int8Experts experts, Gemm gemm, FusedMoeActivationFormat format) {
+        LayerArrays arrays = new LayerArrays(config, experts, device.memory(), HostMemory.of(device), gemm, format);
         try {
             Stage.Graph graph =
-                    Stage.Graph.of("moe", device, LayerStages.of(arrays, dp4a).all());
+                    Stage.Graph.of("moe", device, LayerStages.of(arrays).all());
+            List<Object> everyCall = List.of(arrays.header, arrays.hidden);
+            List<Object> weights = new ArrayList<>(graph.inputs());
+            weights.removeAll(everyCall);
             graph.tasks()
-                    .transferToDevice(
-                            DataTransferMode.FIRST_EXECUTION,
-                            arrays.router,
-                            arrays.expertMap,
-                            arrays.w13,
-                            arrays.w13Scales,
-                            arrays.w2,
-                            arrays.w2Scales)
-                    .transferToDevice(DataTransferMode.EVERY_EXECUTION, arrays.header, arrays.hidden);
-            if (format == FusedMoeActivationFormat.BATCHED_EXPERTS) {
-                graph.tasks().transferToDevice(DataTransferMode.FIRST_EXECUTION, arrays.rows);
-            }
+                    .transferToDevice(DataTransferMode.FIRST_EXECUTION, weights.toArray())
+                    .transferToDevice(DataTransferMode.EVERY_EXECUTION, everyCall.toArray());
             graph.addTasks();
             graph.tasks()
                     .transferToHost(DataTransferMode.UNDER_DEMAND, arrays.output, arrays.topkIds, arrays.topkWeights);
@@ -136,7 +131,7 @@ final class TornadoMoeKernel implements MoeKernel {
 
     private TornadoExecutionResult execute(MemorySegment hidden, int tokens) {
         MemorySegment.copy(hidden, 0, arrays.hidden.getSegment(), 0, 4L * tokens * arrays.config.hiddenDim());
-        arrays.header.set(0, tokens);
+        arrays.setTokens(tokens);
         graph.resize(tokens);
         try {
             return plan.execute();
@@ -176,7 +171,7 @@ final class TornadoMoeKernel implements MoeKernel {
 
     @Override
     public long deviceBytes() {
-        return LayerArrays.deviceBytes(arrays.config, arrays.scheme, arrays.localExperts, arrays.format);
+        return LayerArrays.deviceBytes(arrays.config, arrays.scheme, arrays.localExperts, arrays.gemm, arrays.format);
     }
 
     @Override

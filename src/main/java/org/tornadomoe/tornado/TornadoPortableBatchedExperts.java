@@ -5,7 +5,7 @@ import org.tornadomoe.config.FusedMoeActivationFormat;
 /** As {@link TornadoPortableExperts}, with activations in the batched format: slots of each expert. */
 public final class TornadoPortableBatchedExperts extends TornadoExperts {
     public TornadoPortableBatchedExperts() {
-        super(false, FusedMoeActivationFormat.BATCHED_EXPERTS);
+        super(Gemm.PORTABLE, FusedMoeActivationFormat.BATCHED_EXPERTS);
     }
 
     @Override

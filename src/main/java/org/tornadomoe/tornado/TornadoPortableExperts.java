@@ -5,7 +5,7 @@ import org.tornadomoe.config.FusedMoeActivationFormat;
 /** GEMMs in plain arithmetic, on any device, and with float activations too. */
 public final class TornadoPortableExperts extends TornadoExperts {
     public TornadoPortableExperts() {
-        super(false, FusedMoeActivationFormat.STANDARD);
+        super(Gemm.PORTABLE, FusedMoeActivationFormat.STANDARD);
     }
 
     @Override

@@ -2,6 +2,7 @@ package org.tornadomoe.tornado;
 
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
+import static org.tornadomoe.config.FusedMoeActivationFormat.STANDARD;
 
 import java.util.Arrays;
 import java.util.List;
@@ -175,7 +176,7 @@ class InterpreterLayerTest {
     void memoryIsCountedBeforeItIsTaken() {
         RandomLayer layer = RandomLayer.of(8, 2, 64, 32, 16, 7);
         try (Int8Experts int8 = Int8Quantizer.quantize(layer, Int8Scheme.W8A8_CHANNEL, Progress.NONE)) {
-            long needed = LayerArrays.deviceBytes(layer.config(), Int8Scheme.W8A8_CHANNEL, 8);
+            long needed = LayerArrays.deviceBytes(layer.config(), Int8Scheme.W8A8_CHANNEL, 8, Gemm.PORTABLE, STANDARD);
             new LayerArrays(layer.config(), int8, needed, HostMemory.of(false));
             assertThatThrownBy(() -> new LayerArrays(layer.config(), int8, needed - 1, HostMemory.of(false)))
                     .isInstanceOfSatisfying(InsufficientMemoryException.class, e -> {
@@ -192,12 +193,12 @@ class InterpreterLayerTest {
         for (Int8Scheme scheme : List.of(Int8Scheme.W8A8_CHANNEL, Int8Scheme.W8A16_CHANNEL)) {
             try (Int8Experts int8 = Int8Quantizer.quantize(layer, scheme, Progress.NONE)) {
                 for (FusedMoeActivationFormat format : FusedMoeActivationFormat.values()) {
-                    LayerArrays arrays =
-                            new LayerArrays(layer.config(), int8, Long.MAX_VALUE, HostMemory.of(false), format);
+                    LayerArrays arrays = new LayerArrays(
+                            layer.config(), int8, Long.MAX_VALUE, HostMemory.of(false), Gemm.PORTABLE, format);
                     assertThat(arrays.all().stream()
                                     .mapToLong(a -> a.getNumBytesOfSegmentWithHeader())
                                     .sum())
-                            .isEqualTo(LayerArrays.deviceBytes(layer.config(), scheme, 5, format));
+                            .isEqualTo(LayerArrays.deviceBytes(layer.config(), scheme, 5, Gemm.PORTABLE, format));
                 }
             }
         }
@@ -208,7 +209,8 @@ class InterpreterLayerTest {
         // Qwen3-30B-A3B, decode: what isn't weights is workspace for 16 tokens.
         RandomLayer layer = RandomLayer.of(128, 8, 2048, 768, 16, 9);
         double weights = 128.0 * 3 * 768 * 2048;
-        assertThat(LayerArrays.deviceBytes(layer.config(), Int8Scheme.W8A8_CHANNEL, 128) / weights)
+        assertThat(LayerArrays.deviceBytes(layer.config(), Int8Scheme.W8A8_CHANNEL, 128, Gemm.PORTABLE, STANDARD)
+                        / weights)
                 .isBetween(1.0, 1.05);
     }
 }

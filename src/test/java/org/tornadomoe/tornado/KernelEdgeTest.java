@@ -75,9 +75,9 @@ class KernelEdgeTest {
         for (RoutingMethodType method : Reference.ROUTING_METHODS) {
             FusedMoeConfig routed = new RandomLayer(config, 1).routedBy(method).config();
             LayerArrays arrays = arrays(routed);
-            arrays.header.set(0, tokens);
+            arrays.setTokens(tokens);
             MemorySegment.copy(logits, 0, arrays.logits.getSegment(), ValueLayout.JAVA_FLOAT, 0, logits.length);
-            run(new LayerStages(arrays, true).topK(), tokens);
+            run(new LayerStages(arrays).topK(), tokens);
             Routing expected = Reference.route(
                     Reference.widen(logits), tokens, config.numExperts(), config.expertsPerToken(), method);
             assertThat(arrays.topkIds.toHeapArray()).as("%s ids", method).isEqualTo(expected.ids());
@@ -104,9 +104,9 @@ class KernelEdgeTest {
         int[] someInvalid = random.ints(pairs, -2, experts + 2).toArray();
         for (int[] ids : List.of(anyIds, oneExpert, someInvalid)) {
             LayerArrays arrays = arrays(config);
-            arrays.header.set(0, tokens);
+            arrays.setTokens(tokens);
             MemorySegment.copy(ids, 0, arrays.topkIds.getSegment(), ValueLayout.JAVA_INT, 0, pairs);
-            run(new LayerStages(arrays, true).align(), tokens);
+            run(new LayerStages(arrays).align(), tokens);
             assertAligned(arrays, Reference.align(ids, experts, GemmKernels.BLOCK));
         }
     }
@@ -127,9 +127,10 @@ class KernelEdgeTest {
             try (Int8Experts part = LayerChecks.part(new RandomLayer(config, 1), Int8Scheme.W8A8_CHANNEL, map)) {
                 LayerArrays arrays = new LayerArrays(config, part, Long.MAX_VALUE, HostMemory.of(false));
                 assertThat(arrays.localExperts).isEqualTo(local);
-                arrays.header.set(0, tokens);
+                arrays.setTokens(tokens);
                 MemorySegment.copy(ids, 0, arrays.topkIds.getSegment(), ValueLayout.JAVA_INT, 0, pairs);
-                run(new LayerStages(arrays, true).align(blockSize, keep), tokens);
+                arrays.header.set(1, blockSize);
+                run(new LayerStages(arrays).align(keep), tokens);
                 assertAligned(arrays, Reference.align(ids, map, keep == 1, blockSize));
             }
         }
@@ -147,10 +148,10 @@ class KernelEdgeTest {
     void alignmentIsReadyForFewerTokensThanBefore() {
         FusedMoeConfig config = RandomLayer.of(9, 3, 4, 4, 200, 1).config();
         LayerArrays arrays = arrays(config);
-        List<Stage> align = new LayerStages(arrays, true).align();
+        List<Stage> align = new LayerStages(arrays).align();
         for (int tokens : new int[] {200, 1, 90}) {
             int[] ids = new SplittableRandom(tokens).ints(tokens * 3L, 0, 9).toArray();
-            arrays.header.set(0, tokens);
+            arrays.setTokens(tokens);
             MemorySegment.copy(ids, 0, arrays.topkIds.getSegment(), ValueLayout.JAVA_INT, 0, ids.length);
             run(align, tokens);
             assertThat(arrays.padded.get(0))
@@ -165,13 +166,13 @@ class KernelEdgeTest {
         float[] row = {127f, 0.5f, -0.5f, belowHalf, -belowHalf, 1.5f, -2.5f, 126.5f, -126.5f, -127f, 0f, 63.49f};
         FusedMoeConfig config = RandomLayer.of(2, 1, row.length, 4, 3, 1).config();
         LayerArrays arrays = arrays(config);
-        arrays.header.set(0, 3);
+        arrays.setTokens(3);
         copy(row, arrays.hidden, 0);
         copy(new float[row.length], arrays.hidden, row.length);
         float[] tiny = new float[row.length];
         tiny[3] = 1e-20f;
         copy(tiny, arrays.hidden, 2 * row.length);
-        run(new LayerStages(arrays, true).quantizeTokens(), 3);
+        run(new LayerStages(arrays).quantizeTokens(), 3);
         byte[] bytes = arrays.tokens.getSegment().toArray(ValueLayout.JAVA_BYTE);
         assertThat(Arrays.copyOf(bytes, row.length)).containsExactly(127, 1, -1, 0, 0, 2, -3, 127, -127, -127, 0, 63);
         byte[] expected = new byte[row.length];

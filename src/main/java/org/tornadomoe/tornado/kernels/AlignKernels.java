@@ -103,12 +103,12 @@ public final class AlignKernels {
      *
      * <p>Grid: one group of {@link #SCAN_GROUP} work-items, {@value #EXPERTS_AN_ITEM} experts each. Costs 8·chunks·E bytes.
      *
-     * @param header [0] = M
+     * @param header [0] = M, [1] = pairs of a block
      * @param counts [chunks, E], replaced by the place in {@code sortedIds} of the chunk's first pair of the expert
      * @param sortedIds the places that pad an expert's run to whole blocks get P, which is no pair
      * @param expertMap [globalExperts]
      * @param expertIds [blocks], written up to the last block in use: a local number, or −1
-     * @param padded [0] written: places in use, a multiple of {@code blockSize}
+     * @param padded [0] written: places in use, a multiple of the block's
      */
     public static void offsets(
             KernelContext ctx,
@@ -120,12 +120,12 @@ public final class AlignKernels {
             IntArray padded,
             int topK,
             int numExperts,
-            int blockSize,
             int keep) {
         int[] totals = ctx.allocateIntLocalArray(MAX_EXPERTS);
         int[] places = ctx.allocateIntLocalArray(SCAN_GROUP);
         int lane = ctx.localIdx;
         int pairs = header.get(0) * topK;
+        int blockSize = header.get(1);
         int chunks = (pairs + CHUNK - 1) / CHUNK;
 
         int own = 0;
