@@ -197,10 +197,10 @@ class KernelEdgeTest {
         float[] gateUp = layer.hidden(3 * config.gateUpRows() / 4 + 1, 1);
         Arrays.fill(gateUp, 0, config.gateUpRows(), 0);
         copy(Arrays.copyOf(gateUp, 3 * config.gateUpRows()), arrays.gateUp, 0);
-        arrays.header.set(0, 3);
+        arrays.setTokens(3);
         arrays.keys.init(1);
         arrays.keys.set(1, -1);
-        LayerStages stages = new LayerStages(arrays, true);
+        LayerStages stages = new LayerStages(arrays);
         run(stages.activateAndQuantize(), 3);
         int[] pairs = arrays.pairs.toHeapArray();
         float[] scales = arrays.pairScales.toHeapArray();

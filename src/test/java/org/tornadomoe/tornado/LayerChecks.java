@@ -187,7 +187,7 @@ final class LayerChecks {
             MemorySegment.copy(gateUp, 0, arrays.gateUp.getSegment(), ValueLayout.JAVA_FLOAT, 0, gateUp.length);
             arrays.header.set(0, n);
             arrays.keys.init(0);
-            StageRun.execute(device, "activation", new LayerStages(arrays, false).activateAndQuantize(), n);
+            StageRun.execute(device, "activation", new LayerStages(arrays).activateAndQuantize(), n);
             double[] expected = Activations.apply(config, Reference.widen(gateUp), n);
             for (int i = 0; i < expected.length; i++) {
                 assertThat((double) arrays.activated.get(i))
