@@ -1,9 +1,12 @@
 package org.tornadomoe;
 
 import java.lang.foreign.MemorySegment;
+import java.lang.foreign.ValueLayout;
 import java.nio.file.Path;
+import java.util.Arrays;
 import java.util.SplittableRandom;
 import java.util.concurrent.locks.ReentrantReadWriteLock;
+import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.checkpoint.MoeCheckpoint;
 import org.tornadomoe.config.FusedMoeConfig;
@@ -11,12 +14,17 @@ import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.modular.ChosenExperts;
 import org.tornadomoe.modular.MoeExecutionException;
 import org.tornadomoe.modular.MoeKernel;
+import org.tornadomoe.modular.TopKRouter;
 import org.tornadomoe.oracle.Int8MoeOracle;
 import org.tornadomoe.oracle.Selection;
 import org.tornadomoe.quant.ExpertWeights;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.Int8Quantizer;
+import org.tornadomoe.quant.RouterWeights;
 import org.tornadomoe.reference.Reference;
+import org.tornadomoe.reference.Router;
+import org.tornadomoe.reference.Routing;
+import org.tornadomoe.reference.Stages;
 
 /**
  * An int8 mixture-of-experts layer: hidden states in, the layer's output out, computed on the best the machine has.
@@ -38,17 +46,27 @@ public final class MoeLayer implements AutoCloseable {
     private final Int8Scheme scheme;
     private final Selection selection;
     private final MoeKernel kernel;
+    private final RouterWeights router;
+    private final @Nullable TopKRouter function;
 
     /** Calls hold the read lock, so that closing waits for those under way. */
     private final ReentrantReadWriteLock inUse = new ReentrantReadWriteLock();
 
     private boolean closed;
 
-    private MoeLayer(FusedMoeConfig config, Int8Scheme scheme, Selection selection, MoeKernel kernel) {
+    private MoeLayer(
+            FusedMoeConfig config,
+            Int8Scheme scheme,
+            Selection selection,
+            MoeKernel kernel,
+            RouterWeights router,
+            @Nullable TopKRouter function) {
         this.config = config;
         this.scheme = scheme;
         this.selection = selection;
         this.kernel = kernel;
+        this.router = router;
+        this.function = function;
     }
 
     /**
@@ -79,36 +97,45 @@ public final class MoeLayer implements AutoCloseable {
      * A layer that is in int8 already; {@code options}' scheme is not looked at, and the experts may be closed afterwards.
      * Throws what {@link #load} throws.
      *
-     * @throws IllegalArgumentException if the layer has no router
+     * @throws IllegalArgumentException if the layer has no router, and the options have none
      */
     public static MoeLayer of(Int8Experts experts, MoeOptions options) {
-        if (!experts.hasRouter()) {
+        if (!experts.hasRouter() && options.router() == null) {
             throw new IllegalArgumentException("experts: expected a layer with a router, got one without");
         }
         Selection selection = select(experts.config(), experts.scheme(), options);
+        FusedMoeConfig config = selection.config();
+        if (config.router().isHandedIn() && options.router() == null) {
+            throw new IllegalArgumentException("router: expected one in the options, since the layer's is "
+                    + config.routingMethod() + ", got none");
+        }
         MoeKernel kernel = Int8MoeOracle.installed().makeInt8MoeKernel(selection, experts);
         try {
             if (kernel.needsSelfCheck()) {
-                selfCheck(kernel, experts);
+                selfCheck(kernel, config, experts);
             }
         } catch (RuntimeException | Error failure) {
             kernel.close();
             throw failure;
         }
-        return new MoeLayer(selection.config(), experts.scheme(), selection, kernel);
+        return new MoeLayer(config, experts.scheme(), selection, kernel, experts.router(), options.router());
     }
 
     /** One random token through the kernel and through the definition: a kernel that gives wrong numbers is never used. */
-    private static void selfCheck(MoeKernel kernel, Int8Experts experts) {
-        float[] hidden = new float[experts.config().hiddenDim()];
+    private static void selfCheck(MoeKernel kernel, FusedMoeConfig config, Int8Experts experts) {
+        float[] hidden = new float[config.hiddenDim()];
         SplittableRandom random = new SplittableRandom(1);
         for (int i = 0; i < hidden.length; i++) {
             hidden[i] = (float) random.nextGaussian();
         }
         float[] output = new float[hidden.length];
-        kernel.forward(MemorySegment.ofArray(hidden), 1, MemorySegment.ofArray(output), null);
-        double error = Reference.relativeL2(
-                Reference.widen(output), Reference.forward(experts, hidden, 1).output());
+        Routing handed = config.router().isHandedIn() ? anyRouting(config) : null;
+        ChosenExperts chosen = handed == null ? null : narrow(handed);
+        kernel.forward(MemorySegment.ofArray(hidden), 1, MemorySegment.ofArray(output), chosen);
+        Stages expected = handed == null
+                ? Reference.forward(experts, hidden, 1)
+                : Reference.forward(experts, hidden, new double[0], handed);
+        double error = Reference.relativeL2(Reference.widen(output), expected.output());
         if (!(error < SELF_CHECK_TOLERANCE)) {
             throw new MoeExecutionException("the kernels give wrong numbers on " + kernel.device()
                     + ": relative L2 error " + error + " of one token against the definition, expected less than "
@@ -116,8 +143,31 @@ public final class MoeLayer implements AutoCloseable {
         }
     }
 
+    /** One token to the first experts and the shared ones, with equal weights. */
+    private static Routing anyRouting(FusedMoeConfig config) {
+        int k = config.expertsPerToken();
+        int[] ids = IntStream.range(0, config.pairsPerToken())
+                .map(slot -> slot < k ? slot : config.numExperts() + slot - k)
+                .toArray();
+        double[] weights = new double[ids.length];
+        Arrays.fill(weights, 1.0 / ids.length);
+        return new Routing(1, ids.length, ids, weights);
+    }
+
+    private static ChosenExperts narrow(Routing routing) {
+        float[] weights = new float[routing.weights().length];
+        for (int p = 0; p < weights.length; p++) {
+            weights[p] = (float) routing.weights()[p];
+        }
+        return new ChosenExperts(routing.topK(), routing.ids(), weights);
+    }
+
     private static Selection select(FusedMoeConfig config, Int8Scheme scheme, MoeOptions options) {
         FusedMoeConfig here = config.toBuilder()
+                .router(
+                        options.router() == null
+                                ? config.router()
+                                : config.router().handedIn())
                 .maxNumTokens(options.maxTokens())
                 .moeBackend(options.backend())
                 .device(options.device())
@@ -180,10 +230,28 @@ public final class MoeLayer implements AutoCloseable {
             if (closed) {
                 throw new IllegalStateException("the layer is closed");
             }
-            kernel.forward(hidden, tokens, output, chosen);
+            if (function == null) {
+                kernel.forward(hidden, tokens, output, chosen);
+            } else {
+                ChosenExperts routed = route(function, hidden, tokens);
+                kernel.forward(hidden, tokens, output, routed);
+                if (chosen != null) {
+                    System.arraycopy(routed.ids(), 0, chosen.ids(), 0, routed.ids().length);
+                    System.arraycopy(routed.weights(), 0, chosen.weights(), 0, routed.weights().length);
+                }
+            }
         } finally {
             inUse.readLock().unlock();
         }
+    }
+
+    /** On the host: logits in double, then the caller's function. */
+    private ChosenExperts route(TopKRouter function, MemorySegment hidden, int tokens) {
+        float[] x = new float[tokens * config.hiddenDim()];
+        MemorySegment.copy(hidden, ValueLayout.JAVA_FLOAT_UNALIGNED, 0, x, 0, x.length);
+        double[] logits =
+                router.hasWeight() ? Router.logits(config, router, Reference.widen(x), tokens) : new double[0];
+        return narrow(Router.route(config, function, x, logits, tokens));
     }
 
     private void check(int tokens, long hidden, long output, @Nullable ChosenExperts chosen) {
@@ -194,9 +262,9 @@ public final class MoeLayer implements AutoCloseable {
         long values = (long) tokens * config.hiddenDim();
         requireRoom("hidden", values, hidden);
         requireRoom("output", values, output);
-        if (chosen != null && (chosen.topK() != config.expertsPerToken() || chosen.tokens() < tokens)) {
+        if (chosen != null && (chosen.topK() != config.pairsPerToken() || chosen.tokens() < tokens)) {
             throw new IllegalArgumentException("chosen: expected room for " + tokens + " tokens of "
-                    + config.expertsPerToken() + " experts, got " + chosen.tokens() + " of " + chosen.topK());
+                    + config.pairsPerToken() + " experts, got " + chosen.tokens() + " of " + chosen.topK());
         }
     }
 

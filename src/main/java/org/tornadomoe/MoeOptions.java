@@ -3,6 +3,7 @@ package org.tornadomoe;
 import java.util.Objects;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.Int8Scheme;
+import org.tornadomoe.modular.TopKRouter;
 import org.tornadomoe.quant.Progress;
 
 /**
@@ -15,6 +16,8 @@ import org.tornadomoe.quant.Progress;
  * @param kernelClass which kernel class, by name; null for the first that fits
  * @param maxTokens the most tokens of a call: device memory is taken for so many, and a call's transfers are of that size
  * @param progress is told how far quantisation has come
+ * @param router a way of routing of the caller's own, in place of the layer's; null for the layer's. It runs on the host in every
+ *     call, and so do the router's logits, in double
  */
 public record MoeOptions(
         Int8Scheme scheme,
@@ -22,11 +25,12 @@ public record MoeOptions(
         @Nullable String device,
         @Nullable String kernelClass,
         int maxTokens,
-        Progress progress) {
+        Progress progress,
+        @Nullable TopKRouter router) {
 
     /** {@code w8a8_channel} on the best backend there is, up to 256 tokens a call. */
     public static final MoeOptions DEFAULT =
-            new MoeOptions(Int8Scheme.W8A8_CHANNEL, "auto", null, null, 256, Progress.NONE);
+            new MoeOptions(Int8Scheme.W8A8_CHANNEL, "auto", null, null, 256, Progress.NONE, null);
 
     /** Checks that nothing is missing and {@code maxTokens} is positive. */
     public MoeOptions {
@@ -39,26 +43,30 @@ public record MoeOptions(
     }
 
     public MoeOptions withScheme(Int8Scheme scheme) {
-        return new MoeOptions(scheme, backend, device, kernelClass, maxTokens, progress);
+        return new MoeOptions(scheme, backend, device, kernelClass, maxTokens, progress, router);
     }
 
     public MoeOptions withBackend(String backend) {
-        return new MoeOptions(scheme, backend, device, kernelClass, maxTokens, progress);
+        return new MoeOptions(scheme, backend, device, kernelClass, maxTokens, progress, router);
     }
 
     public MoeOptions withDevice(@Nullable String device) {
-        return new MoeOptions(scheme, backend, device, kernelClass, maxTokens, progress);
+        return new MoeOptions(scheme, backend, device, kernelClass, maxTokens, progress, router);
     }
 
     public MoeOptions withKernelClass(@Nullable String kernelClass) {
-        return new MoeOptions(scheme, backend, device, kernelClass, maxTokens, progress);
+        return new MoeOptions(scheme, backend, device, kernelClass, maxTokens, progress, router);
     }
 
     public MoeOptions withMaxTokens(int maxTokens) {
-        return new MoeOptions(scheme, backend, device, kernelClass, maxTokens, progress);
+        return new MoeOptions(scheme, backend, device, kernelClass, maxTokens, progress, router);
+    }
+
+    public MoeOptions withRouter(@Nullable TopKRouter router) {
+        return new MoeOptions(scheme, backend, device, kernelClass, maxTokens, progress, router);
     }
 
     public MoeOptions withProgress(Progress progress) {
-        return new MoeOptions(scheme, backend, device, kernelClass, maxTokens, progress);
+        return new MoeOptions(scheme, backend, device, kernelClass, maxTokens, progress, router);
     }
 }

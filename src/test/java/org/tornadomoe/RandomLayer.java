@@ -29,6 +29,16 @@ public record RandomLayer(FusedMoeConfig config, long seed) implements ExpertWei
                 config.toBuilder().router(RouterConfig.of(method)).build(), seed);
     }
 
+    /** The same weights under another router. */
+    public RandomLayer routedBy(RouterConfig router) {
+        return new RandomLayer(config.toBuilder().router(router).build(), seed);
+    }
+
+    /** The same weights, and shared experts beside them. */
+    public RandomLayer sharing(int experts) {
+        return new RandomLayer(config.toBuilder().numFusedSharedExperts(experts).build(), seed);
+    }
+
     /** The same weights, the router's applied on the input. */
     public RandomLayer weighedOnInput() {
         return new RandomLayer(config.toBuilder().applyRouterWeightOnInput(true).build(), seed);
@@ -63,9 +73,19 @@ public record RandomLayer(FusedMoeConfig config, long seed) implements ExpertWei
 
     @Override
     public RouterWeights router() {
-        float[] router = new float[config.numExperts() * config.hiddenDim()];
-        fill(router, 2_000_003L, 1.0);
-        return RouterWeights.of(router);
+        float[] weight = new float[config.numChoices() * config.hiddenDim()];
+        fill(weight, 2_000_003L, 1.0);
+        float[] correctionBias = null;
+        if (config.router().hasCorrectionBias()) {
+            correctionBias = new float[config.numChoices()];
+            fill(correctionBias, 2_000_029L, 0.3);
+        }
+        float[] gate = null;
+        if (config.router().hasSharedExpertGate()) {
+            gate = new float[config.hiddenDim()];
+            fill(gate, 2_000_039L, 0.2);
+        }
+        return new RouterWeights(weight, null, correctionBias, gate);
     }
 
     /** Hidden states [tokens, H]. */

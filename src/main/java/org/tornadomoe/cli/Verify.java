@@ -16,6 +16,7 @@ import org.tornadomoe.modular.ChosenExperts;
 import org.tornadomoe.oracle.Selection;
 import org.tornadomoe.quant.ExpertWeights;
 import org.tornadomoe.reference.Reference;
+import org.tornadomoe.reference.Router;
 import org.tornadomoe.reference.Routing;
 import picocli.CommandLine.ArgGroup;
 import picocli.CommandLine.Command;
@@ -114,7 +115,7 @@ final class Verify implements Callable<Integer> {
             file.tensor("output").requireShape(hidden.count(), config.hiddenDim());
             float[] expected = Tokens.read(file, "output", config.hiddenDim()).values();
             float[] actual = new float[expected.length];
-            ChosenExperts chosen = ChosenExperts.allocate(hidden.count(), config.expertsPerToken());
+            ChosenExperts chosen = ChosenExperts.allocate(hidden.count(), config.pairsPerToken());
             try (MoeLayer loaded = target.load(weights, scheme, hidden.count())) {
                 loaded.forward(hidden.values(), hidden.count(), actual, chosen);
                 double error = Reference.relativeL2(Reference.widen(actual), Reference.widen(expected));
@@ -147,10 +148,8 @@ final class Verify implements Callable<Integer> {
     private static Routing route(ExpertWeights weights, Tokens hidden) {
         FusedMoeConfig config = weights.config();
         int m = hidden.count();
-        int e = config.numExperts();
-        double[] logits = Reference.routerLogits(
-                Reference.widen(hidden.values()), weights.router().weight(), m, e, config.hiddenDim());
-        return Reference.route(logits, m, e, config.expertsPerToken(), config.routingMethod());
+        double[] logits = Router.logits(config, weights.router(), Reference.widen(hidden.values()), m);
+        return Router.route(config, weights.router(), logits, m);
     }
 
     private int verifyCase(Path file) {

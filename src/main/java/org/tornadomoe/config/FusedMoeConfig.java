@@ -146,6 +146,16 @@ public record FusedMoeConfig(
         return numChoices() + (router.hasSharedExpertGate() ? 1 : 0);
     }
 
+    /** Rows of the first GEMM's input a token: 1, or one a pair where each has its router weight on it. */
+    public int inputRowsPerToken() {
+        return applyRouterWeightOnInput ? pairsPerToken() : 1;
+    }
+
+    /** Pairs that share a row of the first GEMM's input: all of a token's, or one. */
+    public int pairsPerInputRow() {
+        return applyRouterWeightOnInput ? 1 : pairsPerToken();
+    }
+
     /** vLLM's name for how router logits become ids and weights. */
     public RoutingMethodType routingMethod() {
         return router.method();

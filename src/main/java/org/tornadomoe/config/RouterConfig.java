@@ -60,11 +60,33 @@ public record RouterConfig(
                     "scoresChosenOnly: expected neither a correction bias nor groups beside it: the choice is made by"
                             + " logits");
         }
-        boolean handed = scoring == ScoringFunction.CUSTOM || scoring == ScoringFunction.SIMULATED;
-        if (handed && (scoresChosenOnly || hasCorrectionBias || numExpertGroup > 0)) {
+        if (handed(scoring) && (scoresChosenOnly || hasCorrectionBias || numExpertGroup > 0)) {
             throw new IllegalArgumentException(
                     "scoring: expected neither a correction bias nor groups beside " + scoring + ", which chooses");
         }
+    }
+
+    private static boolean handed(ScoringFunction scoring) {
+        return scoring == ScoringFunction.CUSTOM || scoring == ScoringFunction.SIMULATED;
+    }
+
+    /** Whether ids and weights come from a function of the caller's, and a kernel is handed them. */
+    public boolean isHandedIn() {
+        return handed(scoring);
+    }
+
+    /** The same with a function of the caller's for scores and choice. */
+    public RouterConfig handedIn() {
+        return new RouterConfig(
+                ScoringFunction.CUSTOM,
+                false,
+                renormalize,
+                false,
+                0,
+                0,
+                routedScalingFactor,
+                numZeroExperts,
+                hasSharedExpertGate);
     }
 
     /** Scores of all logits by that function, the K greatest, divided by their sum or not. */

@@ -3,8 +3,9 @@ package org.tornadomoe.modular;
 /**
  * The experts chosen for some tokens.
  *
- * @param ids [tokens, K], in descending order of score
- * @param weights [tokens, K], what each expert's output is multiplied by
+ * @param topK experts a token: K, and beside them the shared ones
+ * @param ids [tokens, topK], in descending order of score, then the shared experts
+ * @param weights [tokens, topK], what each expert's output is multiplied by
  */
 public record ChosenExperts(int topK, int[] ids, float[] weights) {
     /** For up to {@code tokens} tokens; the contents are zeros until a kernel fills them. */

@@ -196,7 +196,7 @@ public interface FusedMoeExperts {
         if (config.isLoraEnabled() && !supportsLora()) {
             add(no, "LoRA", "no LoRA");
         }
-        if (!supportsExperts(config.numExperts())) {
+        if (!supportsExperts(config.globalNumExperts())) {
             no.add(Support.no(
                     "kernel's moe_align_block_size requires fewer than 1024 padded experts", "experts: at most 992"));
         }

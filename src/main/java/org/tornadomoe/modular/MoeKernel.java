@@ -14,7 +14,9 @@ public interface MoeKernel extends AutoCloseable {
      *
      * @param hidden [M, H] floats in native order, on the heap or off it; may be longer
      * @param output [M, H] floats, written; may be longer
-     * @param chosen is told the experts chosen, if given; made for at least M tokens
+     * @param chosen is told the experts chosen, if given; made for at least M tokens of {@code pairsPerToken} experts. Where the
+     *     layer's router is handed in ({@link org.tornadomoe.config.RouterConfig#isHandedIn}), it tells them instead: ids from 0
+     *     to E + n - 1, then zero experts, each once a token, or -1; not to be null
      * @throws MoeExecutionException if the device or a kernel failed; {@code output} is then unspecified
      */
     void forward(MemorySegment hidden, int tokens, MemorySegment output, @Nullable ChosenExperts chosen);

@@ -1,12 +1,8 @@
 package org.tornadomoe.reference;
 
 import java.util.Arrays;
-import java.util.Collections;
-import java.util.EnumSet;
-import java.util.Set;
 import java.util.stream.IntStream;
 import org.tornadomoe.config.FusedMoeConfig;
-import org.tornadomoe.config.RoutingMethodType;
 import org.tornadomoe.quant.ExpertWeights;
 import org.tornadomoe.quant.Int8Activations;
 import org.tornadomoe.quant.Int8Experts;
@@ -17,24 +13,27 @@ import org.tornadomoe.quant.Int8Tensor;
  * H hidden, I intermediate. Sums run in index order, so a result is the same on every machine.
  */
 public final class Reference {
-    /** The ways of routing that {@link #route} knows. */
-    public static final Set<RoutingMethodType> ROUTING_METHODS = Collections.unmodifiableSet(
-            EnumSet.of(RoutingMethodType.DEFAULT, RoutingMethodType.RENORMALIZE, RoutingMethodType.RENORMALIZE_NAIVE));
-
     private Reference() {}
 
     /** A pass with the unquantised weights: hidden [M, H] in, every stage out. */
     public static Stages forward(ExpertWeights weights, float[] hidden, int tokens) {
         FusedMoeConfig config = weights.config();
+        double[] logits = Router.logits(config, weights.router(), widen(hidden), tokens);
+        return forward(weights, hidden, logits, Router.route(config, weights.router(), logits, tokens));
+    }
+
+    /** A pass with the unquantised weights on tokens that are routed already. */
+    public static Stages forward(ExpertWeights weights, float[] hidden, double[] logits, Routing routing) {
+        FusedMoeConfig config = weights.config();
+        int tokens = routing.tokens();
         requireLength("hidden", hidden.length, tokens, config.hiddenDim());
-        double[] logits =
-                routerLogits(widen(hidden), weights.router().weight(), tokens, config.numExperts(), config.hiddenDim());
-        Routing routing = route(logits, tokens, config.numExperts(), config.expertsPerToken(), config.routingMethod());
+        int[] ids = routing.ids();
         double[] x = onInput(config, widen(hidden), routing.weights());
-        double[] gemm1 = gemm(x, config.expertsPerToken(), routing.ids(), Weights.gateUp(weights));
-        double[] act = Activations.apply(config, gemm1, routing.ids().length);
-        double[] gemm2 = onOutput(config, gemm(act, 1, routing.ids(), Weights.down(weights)), routing.weights());
-        double[] output = combine(gemm2, tokens, config.expertsPerToken(), config.hiddenDim());
+        double[] gemm1 = gemm(x, config.pairsPerInputRow(), ids, Weights.gateUp(weights));
+        double[] act = Activations.apply(config, gemm1, ids.length);
+        double[] gemm2 = onOutput(config, gemm(act, 1, ids, Weights.down(weights)), routing.weights());
+        double[] output = combine(gemm2, tokens, config.pairsPerToken(), config.hiddenDim());
+        addZeroExperts(config, 0, hidden, routing, output);
         return new Stages(logits, routing, null, gemm1, act, null, gemm2, output);
     }
 
@@ -42,123 +41,68 @@ public final class Reference {
     public static Stages forward(Int8Experts experts, float[] hidden, int tokens) {
         FusedMoeConfig config = experts.config();
         requireLength("hidden", hidden.length, tokens, config.hiddenDim());
-        double[] logits =
-                routerLogits(widen(hidden), experts.routerWeight(), tokens, config.numExperts(), config.hiddenDim());
-        return forward(experts, hidden, logits, tokens);
+        return forward(experts, hidden, Router.logits(config, experts.router(), widen(hidden), tokens), tokens);
+    }
+
+    /** A pass with int8 experts: hidden [M, H] and router logits [M, L] in, every stage out. */
+    public static Stages forward(Int8Experts experts, float[] hidden, double[] logits, int tokens) {
+        return forward(experts, hidden, logits, Router.route(experts.config(), experts.router(), logits, tokens));
     }
 
     /**
-     * A pass with int8 experts: hidden [M, H] and router logits [M, E] in, every stage out. Experts that live elsewhere add
-     * nothing, so that the outputs of all parts add up to the layer's.
+     * A pass with int8 experts on tokens that are routed already. Experts that live elsewhere add nothing, so that the outputs of
+     * all parts add up to the layer's; zero experts live with expert 0.
      */
-    public static Stages forward(Int8Experts experts, float[] hidden, double[] logits, int tokens) {
+    public static Stages forward(Int8Experts experts, float[] hidden, double[] logits, Routing routing) {
         FusedMoeConfig config = experts.config();
-        int topK = config.expertsPerToken();
+        int tokens = routing.tokens();
+        int rows = tokens * config.inputRowsPerToken();
+        int shared = config.pairsPerInputRow();
         requireLength("hidden", hidden.length, tokens, config.hiddenDim());
-        requireLength("logits", logits.length, tokens, config.numExperts());
-        Routing routing = route(logits, tokens, config.numExperts(), topK, config.routingMethod());
-        int[] ids = Arrays.stream(routing.ids()).map(experts::expertMap).toArray();
+        int[] ids = Arrays.stream(routing.ids()).map(id -> local(experts, id)).toArray();
         boolean int8 = experts.scheme().quantizesActivations();
         double[] x = onInput(config, widen(hidden), routing.weights());
-        QuantizedTokens a1 = int8 ? quantize(x, tokens, config.hiddenDim()) : null;
-        double[] gemm1 = a1 == null ? gemm(x, topK, ids, experts.w13()) : gemm(a1, topK, ids, experts.w13());
+        QuantizedTokens a1 = int8 ? quantize(x, rows, config.hiddenDim()) : null;
+        double[] gemm1 = a1 == null ? gemm(x, shared, ids, experts.w13()) : gemm(a1, shared, ids, experts.w13());
         double[] act = Activations.apply(config, gemm1, ids.length);
         QuantizedTokens a2 = int8 ? quantize(act, ids.length, config.intermediateSizePerPartition()) : null;
         double[] gemm2 = a2 == null ? gemm(act, 1, ids, experts.w2()) : gemm(a2, 1, ids, experts.w2());
         gemm2 = onOutput(config, gemm2, routing.weights());
-        double[] output = combine(gemm2, tokens, topK, config.hiddenDim());
+        double[] output = combine(gemm2, tokens, config.pairsPerToken(), config.hiddenDim());
+        addZeroExperts(config, local(experts, 0), hidden, routing, output);
         return new Stages(logits, routing, a1, gemm1, act, a2, gemm2, output);
     }
 
-    /** Router: logits [M, E] = hidden [M, H] times the transpose of router [E, H]. */
-    public static double[] routerLogits(double[] hidden, float[] router, int tokens, int experts, int hiddenDim) {
-        requireLength("hidden", hidden.length, tokens, hiddenDim);
-        requireLength("router", router.length, experts, hiddenDim);
-        double[] logits = new double[tokens * experts];
-        for (int m = 0; m < tokens; m++) {
-            for (int e = 0; e < experts; e++) {
-                double sum = 0;
-                for (int i = 0; i < hiddenDim; i++) {
-                    sum += hidden[m * hiddenDim + i] * router[e * hiddenDim + i];
-                }
-                logits[m * experts + e] = sum;
-            }
-        }
-        return logits;
+    /** The local number of an expert; -1 if it lives elsewhere or has no weights. */
+    static int local(Int8Experts experts, int id) {
+        return id >= 0 && id < experts.config().globalNumExperts() ? experts.expertMap(id) : -1;
     }
 
     /**
-     * Router: the K experts with the highest score of each token, highest first, the lower id first among equals.
-     *
-     * <p>The softmax over the chosen experts is the softmax over all of them, divided by the sum of the chosen: RENORMALIZE and
-     * RENORMALIZE_NAIVE are one. A probability that is NaN or infinite counts 0 before the choice, so a token whose logits
-     * hold a NaN or +infinity goes to experts 0 to K - 1 with weights of 0. (vLLM: {@code router/fused_topk_router.py} and its
-     * {@code topk_softmax} kernel.)
-     *
-     * @param logits [M, E]
+     * Zero experts: the token itself times their weights is added to its output [M, H], by one of all ranks: the first of its
+     * tensor-parallel group that has expert 0.
      */
-    public static Routing route(double[] logits, int tokens, int experts, int topK, RoutingMethodType method) {
-        requireLength("logits", logits.length, tokens, experts);
-        if (!ROUTING_METHODS.contains(method)) {
-            throw new IllegalArgumentException("method: expected one of " + ROUTING_METHODS + ", got " + method);
+    static void addZeroExperts(
+            FusedMoeConfig config, int localOfExpert0, float[] hidden, Routing routing, double[] output) {
+        if (localOfExpert0 < 0 || config.moeParallelConfig().tpRank() != 0) {
+            return;
         }
-        if (topK < 1 || topK > experts) {
-            throw new IllegalArgumentException("topK: expected 1 to the " + experts + " experts, got " + topK);
+        int pairs = config.pairsPerToken();
+        int h = config.hiddenDim();
+        for (int p = 0; p < routing.ids().length; p++) {
+            for (int i = 0; i < h && routing.ids()[p] >= config.globalNumExperts(); i++) {
+                output[p / pairs * h + i] += routing.weights()[p] * hidden[p / pairs * h + i];
+            }
         }
-        int[] ids = new int[tokens * topK];
-        double[] weights = new double[tokens * topK];
-        for (int m = 0; m < tokens; m++) {
-            double[] row = Arrays.copyOfRange(logits, m * experts, (m + 1) * experts);
-            double[] scores = finiteOrZero(softmax(row));
-            int[] chosen = topK(scores, topK);
-            double[] chosenScores =
-                    Arrays.stream(chosen).mapToDouble(e -> scores[e]).toArray();
-            double[] chosenWeights = method == RoutingMethodType.DEFAULT ? chosenScores : normalized(chosenScores);
-            System.arraycopy(chosen, 0, ids, m * topK, topK);
-            System.arraycopy(chosenWeights, 0, weights, m * topK, topK);
-        }
-        return new Routing(tokens, topK, ids, weights);
     }
 
-    private static double[] softmax(double[] x) {
-        double max = Arrays.stream(x).max().orElseThrow();
-        double[] exp = Arrays.stream(x).map(v -> Math.exp(v - max)).toArray();
-        double sum = 0;
-        for (double v : exp) {
-            sum += v;
-        }
-        double total = sum;
-        return Arrays.stream(exp).map(v -> v / total).toArray();
-    }
-
-    private static double[] finiteOrZero(double[] x) {
-        return Arrays.stream(x).map(v -> Double.isFinite(v) ? v : 0).toArray();
-    }
-
-    private static double[] normalized(double[] x) {
+    /** The sum in index order. */
+    static double sum(double[] x) {
         double sum = 0;
         for (double v : x) {
             sum += v;
         }
-        double total = sum > 0 ? sum : 1;
-        return Arrays.stream(x).map(v -> v / total).toArray();
-    }
-
-    /** Indices of the k highest scores, highest first; of equal scores the lower index first. */
-    private static int[] topK(double[] scores, int k) {
-        boolean[] taken = new boolean[scores.length];
-        int[] chosen = new int[k];
-        for (int slot = 0; slot < k; slot++) {
-            int best = -1;
-            for (int e = 0; e < scores.length; e++) {
-                if (!taken[e] && (best < 0 || scores[e] > scores[best])) {
-                    best = e;
-                }
-            }
-            taken[best] = true;
-            chosen[slot] = best;
-        }
-        return chosen;
+        return sum;
     }
 
     /**
@@ -338,13 +282,13 @@ public final class Reference {
         FusedMoeConfig config = experts.config();
         int h = config.hiddenDim();
         int i = config.intermediateSizePerPartition();
-        int topK = config.expertsPerToken();
         boolean int8 = experts.scheme().quantizesActivations();
         requireLength("hidden", hidden.length, tokens, h);
-        double[] logits = routerLogits(widen(hidden), experts.routerWeight(), tokens, config.numExperts(), h);
-        Routing routing = route(logits, tokens, config.numExperts(), topK, config.routingMethod());
-        int[] map =
-                IntStream.range(0, config.numExperts()).map(experts::expertMap).toArray();
+        double[] logits = Router.logits(config, experts.router(), widen(hidden), tokens);
+        Routing routing = Router.route(config, experts.router(), logits, tokens);
+        int[] map = IntStream.range(0, config.globalNumExperts())
+                .map(experts::expertMap)
+                .toArray();
         int[] rowOfPair = batchedRows(routing.ids(), map, maxTokens);
 
         int rows = experts.w13().experts() * maxTokens;
@@ -354,7 +298,7 @@ public final class Reference {
         Arrays.fill(expertOf, -1);
         for (int p = 0; p < rowOfPair.length; p++) {
             if (rowOfPair[p] >= 0) {
-                System.arraycopy(x, p / topK * h, slots, rowOfPair[p] * h, h);
+                System.arraycopy(x, p / config.pairsPerInputRow() * h, slots, rowOfPair[p] * h, h);
                 expertOf[rowOfPair[p]] = rowOfPair[p] / maxTokens;
             }
         }
@@ -368,7 +312,9 @@ public final class Reference {
         if (config.applyRouterWeightOnInput()) {
             Arrays.fill(weights, 1);
         }
-        return unpermute(gemm2, rowOfPair, weights, topK, h);
+        double[] output = unpermute(gemm2, rowOfPair, weights, config.pairsPerToken(), h);
+        addZeroExperts(config, map[0], hidden, routing, output);
+        return output;
     }
 
     /** The rows of {@link #permute}: [rows, width], each its pair's token of x [M, width]. */
@@ -450,11 +396,19 @@ public final class Reference {
     }
 
     /**
-     * The hidden states [M, H] as the experts get them: times the router weight of their one expert if the layer applies it on
-     * the input.
+     * The hidden states [M, H] as the experts get them: as they are or, if the layer applies router weights on the input, a row a
+     * pair, [M * (K + n), H], times the pair's weight.
      */
     public static double[] onInput(FusedMoeConfig config, double[] hidden, double[] weights) {
-        return config.applyRouterWeightOnInput() ? weigh(hidden, weights) : hidden;
+        if (!config.applyRouterWeightOnInput()) {
+            return hidden;
+        }
+        int h = config.hiddenDim();
+        double[] rows = new double[weights.length * h];
+        for (int p = 0; p < weights.length; p++) {
+            System.arraycopy(hidden, p / config.pairsPerToken() * h, rows, p * h, h);
+        }
+        return weigh(rows, weights);
     }
 
     /** The experts' outputs [P, H] as they are summed: times the router's weights unless the layer applies them on the input. */
@@ -513,7 +467,7 @@ public final class Reference {
         return difference == 0 ? 0 : Math.sqrt(difference / norm);
     }
 
-    private static void requireLength(String name, long length, long rows, long cols) {
+    static void requireLength(String name, long length, long rows, long cols) {
         if (rows < 0 || length != rows * cols) {
             throw new IllegalArgumentException(
                     name + ": expected [" + rows + ", " + cols + "] = " + rows * cols + " values, got " + length);
@@ -544,12 +498,13 @@ public final class Reference {
 
         static Weights gateUp(ExpertWeights w) {
             FusedMoeConfig config = w.config();
-            return floats(config.numExperts(), config.gateUpRows(), config.hiddenDim(), w::gateUpRow);
+            return floats(config.globalNumExperts(), config.gateUpRows(), config.hiddenDim(), w::gateUpRow);
         }
 
         static Weights down(ExpertWeights w) {
             FusedMoeConfig config = w.config();
-            return floats(config.numExperts(), config.hiddenDim(), config.intermediateSizePerPartition(), w::downRow);
+            return floats(
+                    config.globalNumExperts(), config.hiddenDim(), config.intermediateSizePerPartition(), w::downRow);
         }
 
         private interface FloatRow {

@@ -5,6 +5,7 @@ import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.util.Arrays;
 import java.util.List;
+import java.util.Objects;
 import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeConfig;
@@ -74,7 +75,7 @@ public class ReferenceExperts implements FusedMoeExperts {
     @Override
     public boolean supportsRoutingMethod(
             RoutingMethodType method, @Nullable QuantKey weightKey, @Nullable QuantKey activationKey) {
-        return Reference.ROUTING_METHODS.contains(method);
+        return true;
     }
 
     @Override
@@ -126,25 +127,35 @@ public class ReferenceExperts implements FusedMoeExperts {
             FusedMoeConfig config, Int8Experts experts, float[] hidden, int tokens, StageValues given) {
         int h = config.hiddenDim();
         int i = config.intermediateSizePerPartition();
-        int k = config.expertsPerToken();
+        int k = config.pairsPerToken();
         int pairs = tokens * k;
         boolean int8 = experts.scheme().quantizesActivations();
         double[] weights = Reference.widen(given.topkWeights());
         double[] x = Reference.onInput(config, Reference.widen(hidden), weights);
         double[] act = Reference.widen(given.act());
-        Routing routing = Reference.route(
-                Reference.widen(given.logits()), tokens, config.numExperts(), k, config.routingMethod());
-        QuantizedTokens a1 = int8 ? Reference.quantize(x, tokens, h) : NONE;
+        Routing handed = new Routing(tokens, k, given.topkIds(), weights);
+        Routing routing = config.router().isHandedIn()
+                ? handed
+                : Router.route(config, experts.router(), Reference.widen(given.logits()), tokens);
+        QuantizedTokens a1 = int8 ? Reference.quantize(x, tokens * config.inputRowsPerToken(), h) : NONE;
         QuantizedTokens a2 = int8 ? Reference.quantize(act, pairs, i) : NONE;
         int[] map = expertMap(experts);
-        int[] local = Arrays.stream(given.topkIds()).map(experts::expertMap).toArray();
+        int[] local = Arrays.stream(given.topkIds())
+                .map(id -> Reference.local(experts, id))
+                .toArray();
         Alignment alignment = Reference.align(given.topkIds(), map, true, given.blockSize());
         double[] gemm1 = int8
-                ? Reference.gemm(new QuantizedTokens(given.a1(), given.a1Scales()), k, local, experts.w13())
-                : Reference.gemm(x, k, local, experts.w13());
+                ? Reference.gemm(
+                        new QuantizedTokens(given.a1(), given.a1Scales()),
+                        config.pairsPerInputRow(),
+                        local,
+                        experts.w13())
+                : Reference.gemm(x, config.pairsPerInputRow(), local, experts.w13());
         double[] gemm2 = int8
                 ? Reference.gemm(new QuantizedTokens(given.a2(), given.a2Scales()), 1, local, experts.w2())
                 : Reference.gemm(act, 1, local, experts.w2());
+        double[] output = Reference.combine(Reference.widen(given.gemm2()), tokens, k, h);
+        Reference.addZeroExperts(config, map[0], hidden, handed, output);
         return new StageValues(
                 given.logits(),
                 routing.ids(),
@@ -159,7 +170,7 @@ public class ReferenceExperts implements FusedMoeExperts {
                 a2.values(),
                 a2.scales(),
                 narrow(Reference.onOutput(config, gemm2, weights)),
-                narrow(Reference.combine(Reference.widen(given.gemm2()), tokens, k, h)));
+                narrow(output));
     }
 
     private static final QuantizedTokens NONE = new QuantizedTokens(new byte[0], new float[0]);
@@ -185,14 +196,27 @@ public class ReferenceExperts implements FusedMoeExperts {
             int values = tokens * experts.config().hiddenDim();
             float[] in = new float[values];
             MemorySegment.copy(hidden, ValueLayout.JAVA_FLOAT_UNALIGNED, 0, in, 0, values);
-            Stages stages = Reference.forward(experts, in, tokens);
+            boolean handed = experts.config().router().isHandedIn();
+            Stages stages = handed
+                    ? Reference.forward(experts, in, new double[0], handedIn(chosen, tokens))
+                    : Reference.forward(experts, in, tokens);
             float[] out = narrow(stages.output());
             MemorySegment.copy(out, 0, output, ValueLayout.JAVA_FLOAT_UNALIGNED, 0, values);
-            if (chosen != null) {
+            if (chosen != null && !handed) {
                 Routing routing = stages.routing();
                 System.arraycopy(routing.ids(), 0, chosen.ids(), 0, routing.ids().length);
                 System.arraycopy(narrow(routing.weights()), 0, chosen.weights(), 0, routing.weights().length);
             }
+        }
+
+        private static Routing handedIn(@Nullable ChosenExperts chosen, int tokens) {
+            ChosenExperts given = Objects.requireNonNull(chosen, "chosen");
+            int pairs = tokens * given.topK();
+            return new Routing(
+                    tokens,
+                    given.topK(),
+                    Arrays.copyOf(given.ids(), pairs),
+                    Reference.widen(Arrays.copyOf(given.weights(), pairs)));
         }
 
         @Override

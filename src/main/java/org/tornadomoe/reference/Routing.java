@@ -1,10 +1,11 @@
 package org.tornadomoe.reference;
 
 /**
- * Which experts each token goes to. A pair p is token p / K, slot p % K; a token's slots are ordered by descending score.
+ * Which experts each token goes to. A pair p is token p / K, slot p % K; a token's slots are ordered by descending score, the
+ * shared experts last.
  *
  * @param tokens M
- * @param topK K
+ * @param topK K, and beside the chosen experts the shared ones
  * @param ids [M, K] expert ids
  * @param weights [M, K] what each expert's output is multiplied by
  */

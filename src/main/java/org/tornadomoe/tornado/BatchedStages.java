@@ -23,7 +23,7 @@ final class BatchedStages extends LayerStages {
     /** ids → the slot of each pair, and the slots in use in blocks of one expert. */
     @Override
     List<Stage> align() {
-        int k = config.expertsPerToken();
+        int k = config.pairsPerToken();
         int local = a.localExperts;
         int maxTokens = config.maxNumTokens();
         Stage countTokens = new Stage(
@@ -106,7 +106,7 @@ final class BatchedStages extends LayerStages {
     /** tokens → slots. */
     @Override
     List<Stage> dispatch() {
-        int k = config.expertsPerToken();
+        int k = config.pairsPerToken();
         if (a.scheme.quantizesActivations()) {
             return List.of(new Stage(
                     "dispatch",
@@ -124,6 +124,7 @@ final class BatchedStages extends LayerStages {
                             a.slots,
                             a.slotScales,
                             k,
+                            config.pairsPerInputRow(),
                             a.hiddenInts),
                     List.of(a.header, a.rowOfPair, a.tokens, a.tokenScales),
                     List.of(a.slots, a.slotScales)));
@@ -188,7 +189,7 @@ final class BatchedStages extends LayerStages {
     /** down → output, with the router's weights unless they are applied on the input. */
     @Override
     List<Stage> combine() {
-        int k = config.expertsPerToken();
+        int k = config.pairsPerToken();
         int h = config.hiddenDim();
         int weighted = config.applyRouterWeightOnInput() ? 0 : 1;
         return List.of(new Stage(

@@ -13,6 +13,7 @@ import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.modular.InsufficientMemoryException;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.Int8Tensor;
+import org.tornadomoe.quant.RouterWeights;
 import org.tornadomoe.tornado.kernels.AlignKernels;
 import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
 import uk.ac.manchester.tornado.api.types.arrays.IntArray;
@@ -23,7 +24,8 @@ import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
  * exists twice, here off the heap and on the device, where only {@link #header}, {@link #hidden} and {@link #output} cross
  * in every call.
  *
- * <p>Shape letters: M tokens, E experts, H hidden, I intermediate, K top-k, P = M·K pairs, R rows of the experts: P in the
+ * <p>Shape letters: M tokens, E experts, shared ones included, C choices of the router and L logits, H hidden, I intermediate, K
+ * top-k and shared experts, P = M·K pairs, R rows of the experts: P in the
  * standard format, a row a pair; in the batched one {@code maxNumTokens} slots for each local expert. Not thread-safe.
  */
 final class LayerArrays implements AutoCloseable {
@@ -47,6 +49,9 @@ final class LayerArrays implements AutoCloseable {
 
     final Gemm gemm;
 
+    /** Whether the layer's first expert is here; zero experts live with it. */
+    final boolean hasExpert0;
+
     /** Ints of a row of {@link #tokens} and of {@link #w13}: ⌈H / 4⌉. */
     final int hiddenInts;
 
@@ -59,16 +64,22 @@ final class LayerArrays implements AutoCloseable {
     /** [M, H]. */
     final FloatArray hidden;
 
-    /** [E, H]. */
+    /** [L, H]: a row a choice, then the shared expert gate. */
     final FloatArray router;
 
-    /** [M, E]. */
+    /** [L], zeros where the router has none. */
+    final FloatArray routerBias;
+
+    /** [C] where the router has one. */
+    final FloatArray correctionBias;
+
+    /** [M, L]. */
     final FloatArray logits;
 
-    /** [M, K]. */
+    /** [P]. */
     final IntArray topkIds;
 
-    /** [M, K]. */
+    /** [P]. */
     final FloatArray topkWeights;
 
     /** [E]: the local number of an expert, −1 if it lives elsewhere. */
@@ -92,10 +103,10 @@ final class LayerArrays implements AutoCloseable {
     /** [0] = places of {@link #sortedIds} in use. */
     final IntArray padded;
 
-    /** The hidden states in int8, [M, hiddenInts]. */
+    /** The hidden states in int8, [M, hiddenInts], or [P, hiddenInts] where each pair has its router weight on them. */
     final IntArray tokens;
 
-    /** [M]. */
+    /** [M] or [P]. */
     final FloatArray tokenScales;
 
     /** Batched: [0] = R. */
@@ -186,6 +197,8 @@ final class LayerArrays implements AutoCloseable {
         header = memory.ints(count(sizes, "header"));
         hidden = memory.floats(count(sizes, "hidden"));
         router = memory.floats(count(sizes, "router"));
+        routerBias = memory.floats(count(sizes, "routerBias"));
+        correctionBias = memory.floats(count(sizes, "correctionBias"));
         logits = memory.floats(count(sizes, "logits"));
         topkIds = memory.ints(count(sizes, "topkIds"));
         topkWeights = memory.floats(count(sizes, "topkWeights"));
@@ -217,13 +230,32 @@ final class LayerArrays implements AutoCloseable {
         down = memory.floats(count(sizes, "down"));
         output = memory.floats(count(sizes, "output"));
         rows.set(0, localExperts * config.maxNumTokens());
-        for (int expert = 0; expert < config.numExperts(); expert++) {
+        for (int expert = 0; expert < config.globalNumExperts(); expert++) {
             expertMap.set(expert, experts.expertMap(expert));
         }
         pack(experts.w13(), w13, w13Scales);
         pack(experts.w2(), w2, w2Scales);
-        if (experts.hasRouter()) {
-            copy(experts.routerWeight(), router);
+        copy(experts.router());
+        hasExpert0 = experts.expertMap(0) >= 0;
+    }
+
+    /** Only what the configuration has a use for: a router may have more. */
+    private void copy(RouterWeights weights) {
+        routerBias.init(0);
+        if (config.router().isHandedIn()) {
+            return;
+        }
+        copy(weights.weight(), router);
+        if (weights.bias() != null) {
+            copy(weights.bias(), routerBias);
+        }
+        if (weights.correctionBias() != null) {
+            copy(weights.correctionBias(), correctionBias);
+        }
+        float[] gate = weights.sharedExpertGate();
+        if (gate != null && weights.hasWeight()) {
+            MemorySegment.copy(
+                    gate, 0, router.getSegment(), ValueLayout.JAVA_FLOAT, 4L * weights.weight().length, gate.length);
         }
     }
 
@@ -245,6 +277,8 @@ final class LayerArrays implements AutoCloseable {
                 header,
                 hidden,
                 router,
+                routerBias,
+                correctionBias,
                 logits,
                 topkIds,
                 topkWeights,
@@ -281,21 +315,27 @@ final class LayerArrays implements AutoCloseable {
     static Map<String, Long> elements(
             FusedMoeConfig config, Int8Scheme scheme, long localExperts, Gemm gemm, FusedMoeActivationFormat format) {
         long m = config.maxNumTokens();
-        long e = config.numExperts();
+        long e = config.globalNumExperts();
         long h = config.hiddenDim();
         long i = config.intermediateSizePerPartition();
         long gateUpRows = config.gateUpRows();
-        long p = m * config.expertsPerToken();
+        long p = m * config.pairsPerToken();
         int most = config.maxNumTokens();
         long blocks = gemm.mostBlocks(config, most);
         boolean int8 = scheme.quantizesActivations();
         boolean batched = format == FusedMoeActivationFormat.BATCHED_EXPERTS;
         long r = batched ? localExperts * m : p;
+        long rows = m * config.inputRowsPerToken();
         Map<String, Long> sizes = new LinkedHashMap<>();
         sizes.put("header", 2L);
         sizes.put("hidden", m * h);
-        sizes.put("router", e * h);
-        sizes.put("logits", m * e);
+        // Where ids and weights are handed in, there is no router here.
+        boolean routed = !config.router().isHandedIn();
+        long l = config.numRouterLogits();
+        sizes.put("router", routed ? l * h : 1);
+        sizes.put("routerBias", routed ? l : 1);
+        sizes.put("correctionBias", config.router().hasCorrectionBias() ? config.numChoices() : 1L);
+        sizes.put("logits", routed ? m * l : 1);
         sizes.put("topkIds", p);
         sizes.put("topkWeights", p);
         sizes.put("expertMap", e);
@@ -308,8 +348,8 @@ final class LayerArrays implements AutoCloseable {
                         (long) gemm.mostPlaces(config, most), (long) MAX_BLOCK * Gemm.blocks(config, most, MAX_BLOCK)));
         sizes.put("expertIds", blocks);
         sizes.put("padded", 1L);
-        sizes.put("tokens", int8 ? m * ints(config.hiddenDim()) : 1);
-        sizes.put("tokenScales", int8 ? m : 1);
+        sizes.put("tokens", int8 ? rows * ints(config.hiddenDim()) : 1);
+        sizes.put("tokenScales", int8 ? rows : 1);
         sizes.put("rows", 1L);
         sizes.put("expertNumTokens", batched ? localExperts : 1);
         sizes.put("pairOfRow", batched ? r : 1);

@@ -7,7 +7,8 @@ import org.tornadomoe.config.ActivationConstants;
 import org.tornadomoe.config.FusedMoeActivationFormat;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.MoeActivation;
-import org.tornadomoe.config.RoutingMethodType;
+import org.tornadomoe.config.RouterConfig;
+import org.tornadomoe.config.ScoringFunction;
 import org.tornadomoe.tornado.kernels.ActivationKernels;
 import org.tornadomoe.tornado.kernels.AlignKernels;
 import org.tornadomoe.tornado.kernels.CombineKernels;
@@ -20,7 +21,7 @@ import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 
 /**
  * The kernels of a layer, in the order of a forward pass: {@link #logits}, {@link #topK}, {@link #align}, {@link #quantizeTokens}, {@link
- * #dispatch}, {@link #gateUp}, {@link #activateAndQuantize}, {@link #down}, {@link #combine}. Each is a list, empty
+ * #dispatch}, {@link #gateUp}, {@link #activateAndQuantize}, {@link #down}, {@link #combine}, {@link #zeroExperts}. Each is a list, empty
  * where the layer has no such step. Here they are in the standard format.
  */
 sealed class LayerStages permits BatchedStages {
@@ -51,20 +52,24 @@ sealed class LayerStages permits BatchedStages {
                         gateUp(),
                         activateAndQuantize(),
                         down(),
-                        combine())
+                        combine(),
+                        zeroExperts())
                 .flatMap(List::stream)
                 .toList();
     }
 
-    /** hidden, router → logits. */
+    /** hidden, router → logits; none where ids and weights are handed in. */
     List<Stage> logits() {
-        int e = config.numExperts();
+        if (config.router().isHandedIn()) {
+            return List.of();
+        }
+        int rows = config.numRouterLogits();
         int h = config.hiddenDim();
         return List.of(new Stage(
                 "routerLogits",
                 RouterKernels.LOGIT_GROUP,
-                m -> Math.multiplyExact(m, e),
-                m -> 1,
+                m -> rows,
+                m -> ceilDiv(m, RouterKernels.LOGIT_TOKENS),
                 g -> g.task(
                         "routerLogits",
                         RouterKernels::routerLogits,
@@ -72,18 +77,37 @@ sealed class LayerStages permits BatchedStages {
                         a.header,
                         a.hidden,
                         a.router,
+                        a.routerBias,
                         a.logits,
                         h,
-                        e),
-                List.of(a.header, a.hidden, a.router),
+                        rows),
+                List.of(a.header, a.hidden, a.router, a.routerBias),
                 List.of(a.logits)));
     }
 
-    /** logits → ids and weights. */
+    /** logits → ids and weights, those of shared experts included; none where they are handed in. */
     List<Stage> topK() {
-        int e = config.numExperts();
+        RouterConfig router = config.router();
+        if (router.isHandedIn()) {
+            return List.of();
+        }
+        int experts = config.numExperts();
+        int choices = config.numChoices();
+        int shared = config.numFusedSharedExperts();
         int k = config.expertsPerToken();
-        int renormalize = config.routingMethod() == RoutingMethodType.DEFAULT ? 0 : 1;
+        int scoring = switch (router.scoring()) {
+            case SOFTMAX -> RouterKernels.SOFTMAX;
+            case SIGMOID -> RouterKernels.SIGMOID;
+            case SQRTSOFTPLUS -> RouterKernels.SQRTSOFTPLUS;
+            case IDENTITY, CUSTOM, SIMULATED -> RouterKernels.IDENTITY;
+        };
+        boolean softmaxOfChosen = router.scoresChosenOnly() && router.scoring() == ScoringFunction.SOFTMAX;
+        int renormalize = router.renormalize() || softmaxOfChosen ? 1 : 0;
+        int biased = router.hasCorrectionBias() ? 1 : 0;
+        int groups = router.numExpertGroup();
+        int topkGroup = router.topkGroup();
+        int gate = router.hasSharedExpertGate() ? 1 : 0;
+        float factor = (float) router.routedScalingFactor();
         return List.of(new Stage(
                 "topK",
                 RouterKernels.TOP_K_GROUP,
@@ -95,12 +119,21 @@ sealed class LayerStages permits BatchedStages {
                         context,
                         a.header,
                         a.logits,
+                        a.correctionBias,
                         a.topkIds,
                         a.topkWeights,
-                        e,
+                        experts,
+                        choices,
+                        shared,
                         k,
-                        renormalize),
-                List.of(a.header, a.logits),
+                        scoring,
+                        renormalize,
+                        biased,
+                        groups,
+                        topkGroup,
+                        gate,
+                        factor),
+                List.of(a.header, a.logits, a.correctionBias),
                 List.of(a.topkIds, a.topkWeights)));
     }
 
@@ -115,8 +148,8 @@ sealed class LayerStages permits BatchedStages {
      * @param keep 1 to keep the pairs of experts that live elsewhere, in blocks of expert −1
      */
     List<Stage> align(int keep) {
-        int e = config.numExperts();
-        int k = config.expertsPerToken();
+        int e = config.globalNumExperts();
+        int k = config.pairsPerToken();
         int keyCount = keep == 1 ? e : a.localExperts;
         Stage count = alignCount(keyCount, keep);
         Stage offsets = new Stage(
@@ -162,8 +195,8 @@ sealed class LayerStages permits BatchedStages {
 
     /** ids → keys, ranks and the chunks' counts. */
     final Stage alignCount(int keyCount, int keep) {
-        int e = config.numExperts();
-        int k = config.expertsPerToken();
+        int e = config.globalNumExperts();
+        int k = config.pairsPerToken();
         return new Stage(
                 "alignCount",
                 AlignKernels.CHUNK,
@@ -189,15 +222,16 @@ sealed class LayerStages permits BatchedStages {
 
     /** hidden → int8 and scales; times the router's weights first where they are applied on the input. */
     List<Stage> quantizeTokens() {
+        int rowsPerToken = config.inputRowsPerToken();
         return quantize(
                 "quantizeTokens",
-                m -> m,
+                m -> m * rowsPerToken,
                 a.header,
                 a.keys,
                 a.hidden,
                 a.tokens,
                 a.tokenScales,
-                1,
+                rowsPerToken,
                 config.hiddenDim(),
                 a.hiddenInts,
                 0,
@@ -232,12 +266,12 @@ sealed class LayerStages permits BatchedStages {
     }
 
     int rowsPerHeader() {
-        return config.expertsPerToken();
+        return config.pairsPerToken();
     }
 
     /** The same on the host, for M tokens. */
     int rows(int tokens) {
-        return tokens * config.expertsPerToken();
+        return tokens * config.pairsPerToken();
     }
 
     /** −1 for a row that isn't there. */
@@ -299,7 +333,7 @@ sealed class LayerStages permits BatchedStages {
                 a.w13,
                 a.w13Scales,
                 a.gateUp,
-                config.expertsPerToken(),
+                a.scheme.quantizesActivations() ? config.pairsPerInputRow() : config.pairsPerToken(),
                 config.gateUpRows(),
                 a.hiddenInts,
                 config.hiddenDim(),
@@ -513,7 +547,7 @@ sealed class LayerStages permits BatchedStages {
 
     /** down → output. */
     List<Stage> combine() {
-        int k = config.expertsPerToken();
+        int k = config.pairsPerToken();
         int h = config.hiddenDim();
         return List.of(new Stage(
                 "combine",
@@ -522,6 +556,36 @@ sealed class LayerStages permits BatchedStages {
                 m -> 1,
                 g -> g.task("combine", CombineKernels::combine, context, a.header, a.keys, a.down, a.output, k, h),
                 List.of(a.header, a.keys, a.down),
+                List.of(a.output)));
+    }
+
+    /** output → output and what zero experts add, where the layer has any and they are here. */
+    final List<Stage> zeroExperts() {
+        boolean here = a.hasExpert0 && config.moeParallelConfig().tpRank() == 0;
+        if (config.router().numZeroExperts() == 0 || !here) {
+            return List.of();
+        }
+        int pairs = config.pairsPerToken();
+        int firstId = config.globalNumExperts();
+        int h = config.hiddenDim();
+        return List.of(new Stage(
+                "zeroExperts",
+                RouterKernels.GROUP,
+                m -> Math.toIntExact(((long) m * h + RouterKernels.GROUP - 1) / RouterKernels.GROUP),
+                m -> 1,
+                g -> g.task(
+                        "zeroExperts",
+                        RouterKernels::addZeroExperts,
+                        context,
+                        a.header,
+                        a.topkIds,
+                        a.topkWeights,
+                        a.hidden,
+                        a.output,
+                        pairs,
+                        firstId,
+                        h),
+                List.of(a.header, a.topkIds, a.topkWeights, a.hidden, a.output),
                 List.of(a.output)));
     }
 

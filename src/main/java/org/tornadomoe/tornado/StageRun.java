@@ -51,20 +51,25 @@ final class StageRun {
         LayerArrays a = arrays;
         int h = a.config.hiddenDim();
         int i = a.config.intermediateSizePerPartition();
-        int pairs = tokens * a.config.expertsPerToken();
+        int pairs = tokens * a.config.pairsPerToken();
         boolean int8 = a.scheme.quantizesActivations();
         a.setTokens(tokens);
         put(hidden, a.hidden);
 
-        put(given.logits(), a.logits);
-        execute("topK", stages.topK());
-        int[] topkIds = a.topkIds.toHeapArray();
-        float[] topkWeights = a.topkWeights.toHeapArray();
+        int[] topkIds = given.topkIds();
+        float[] topkWeights = given.topkWeights();
+        if (!a.config.router().isHandedIn()) {
+            put(given.logits(), a.logits);
+            execute("topK", stages.topK());
+            topkIds = a.topkIds.toHeapArray();
+            topkWeights = a.topkWeights.toHeapArray();
+        }
 
         MemorySegment.copy(given.topkIds(), 0, a.topkIds.getSegment(), ValueLayout.JAVA_INT, 0, pairs);
         put(given.topkWeights(), a.topkWeights);
         execute("quantizeTokens", stages.quantizeTokens());
-        int[] everyToken = IntStream.range(0, tokens).toArray();
+        int[] everyToken =
+                IntStream.range(0, tokens * a.config.inputRowsPerToken()).toArray();
         byte[] a1 = int8 ? unpack(a.tokens, everyToken, h) : new byte[0];
         float[] a1Scales = int8 ? a.tokenScales.toHeapArray() : new float[0];
 
@@ -109,6 +114,8 @@ final class StageRun {
 
         put(given.gemm2(), a.down, rows);
         execute("combine", stages.combine());
+        put(given.topkWeights(), a.topkWeights);
+        execute("zeroExperts", stages.zeroExperts());
         return new StageValues(
                 given.logits(),
                 topkIds,
@@ -169,11 +176,15 @@ final class StageRun {
         int pairs = given.topkIds().length;
         if (!batched()) {
             execute("align", stages.align(1));
-            return IntStream.range(0, pairs).toArray();
+            // What is no expert's, such as a zero expert's pair, is in no block.
+            int most = arrays.config.globalNumExperts();
+            return IntStream.range(0, pairs)
+                    .map(p -> given.topkIds()[p] >= 0 && given.topkIds()[p] < most ? p : -1)
+                    .toArray();
         }
         int[] counts = new int[arrays.localExperts];
         for (int id : given.topkIds()) {
-            int local = id >= 0 && id < arrays.config.numExperts() ? arrays.expertMap.get(id) : -1;
+            int local = id >= 0 && id < arrays.config.globalNumExperts() ? arrays.expertMap.get(id) : -1;
             if (local >= 0 && ++counts[local] > tokens) {
                 throw new IllegalArgumentException("topkIds: expected at most " + tokens
                         + " pairs an expert (its slots), got more for expert " + id);

@@ -81,10 +81,7 @@ public abstract sealed class TornadoExperts implements FusedMoeExperts
     @Override
     public boolean supportsRoutingMethod(
             RoutingMethodType method, @Nullable QuantKey weightKey, @Nullable QuantKey activationKey) {
-        return switch (method) {
-            case DEFAULT, RENORMALIZE, RENORMALIZE_NAIVE -> true;
-            default -> false;
-        };
+        return true;
     }
 
     @Override

@@ -6,6 +6,7 @@ import java.util.ArrayList;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Objects;
 import java.util.concurrent.locks.ReentrantLock;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
@@ -56,15 +57,19 @@ final class TornadoMoeKernel implements MoeKernel {
         try {
             Stage.Graph graph =
                     Stage.Graph.of("moe", device, LayerStages.of(arrays).all());
-            List<Object> everyCall = List.of(arrays.header, arrays.hidden);
+            List<Object> everyCall = config.router().isHandedIn()
+                    ? List.of(arrays.header, arrays.hidden, arrays.topkIds, arrays.topkWeights)
+                    : List.of(arrays.header, arrays.hidden);
             List<Object> weights = new ArrayList<>(graph.inputs());
             weights.removeAll(everyCall);
             graph.tasks()
                     .transferToDevice(DataTransferMode.FIRST_EXECUTION, weights.toArray())
                     .transferToDevice(DataTransferMode.EVERY_EXECUTION, everyCall.toArray());
             graph.addTasks();
-            graph.tasks()
-                    .transferToHost(DataTransferMode.UNDER_DEMAND, arrays.output, arrays.topkIds, arrays.topkWeights);
+            graph.tasks().transferToHost(DataTransferMode.UNDER_DEMAND, arrays.output);
+            if (!config.router().isHandedIn()) {
+                graph.tasks().transferToHost(DataTransferMode.UNDER_DEMAND, arrays.topkIds, arrays.topkWeights);
+            }
             TornadoExecutionPlan plan = new TornadoExecutionPlan(graph.tasks().snapshot());
             TornadoMoeKernel kernel = new TornadoMoeKernel(device, arrays, graph, plan);
             try {
@@ -93,11 +98,15 @@ final class TornadoMoeKernel implements MoeKernel {
         turn.lock();
         try {
             long values = (long) tokens * arrays.config.hiddenDim();
+            boolean handedIn = arrays.config.router().isHandedIn();
+            if (handedIn) {
+                take(Objects.requireNonNull(chosen, "chosen"), tokens);
+            }
             TornadoExecutionResult result = execute(hidden, tokens);
             fetch(result, arrays.output, values);
             MemorySegment.copy(arrays.output.getSegment(), 0, output, 0, 4 * values);
-            if (chosen != null) {
-                int pairs = tokens * arrays.config.expertsPerToken();
+            if (chosen != null && !handedIn) {
+                int pairs = tokens * arrays.config.pairsPerToken();
                 fetch(result, arrays.topkIds, pairs);
                 fetch(result, arrays.topkWeights, pairs);
                 MemorySegment.copy(arrays.topkIds.getSegment(), ValueLayout.JAVA_INT, 0, chosen.ids(), 0, pairs);
@@ -107,6 +116,13 @@ final class TornadoMoeKernel implements MoeKernel {
         } finally {
             turn.unlock();
         }
+    }
+
+    /** Ids and weights of the caller's. */
+    private void take(ChosenExperts given, int tokens) {
+        int pairs = tokens * arrays.config.pairsPerToken();
+        MemorySegment.copy(given.ids(), 0, arrays.topkIds.getSegment(), ValueLayout.JAVA_INT, 0, pairs);
+        MemorySegment.copy(given.weights(), 0, arrays.topkWeights.getSegment(), ValueLayout.JAVA_FLOAT, 0, pairs);
     }
 
     @Override

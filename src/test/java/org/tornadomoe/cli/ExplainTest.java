@@ -27,9 +27,9 @@ class ExplainTest {
     @CsvSource(delimiter = '|', nullValues = "-", textBlock = """
         mixtral     | silu      | RENORMALIZE_NAIVE | TornadoDp4aExperts | -
         qwen3_moe   | silu      | RENORMALIZE_NAIVE | TornadoDp4aExperts | -
-        deepseek_v3 | silu      | DEEPSEEK_V3       | -                  | routing method 2
+        deepseek_v3 | silu      | DEEPSEEK_V3       | TornadoDp4aExperts | -
         gpt_oss     | swigluoai | RENORMALIZE       | -                  | biases
-        llama4      | silu      | LLAMA4            | -                  | routing method 3
+        llama4      | silu      | LLAMA4            | TornadoDp4aExperts | -
         """)
     void goldenConfigurationsAreExplained(
             String family, String activation, String routing, @Nullable String chosen, @Nullable String reason)
@@ -115,15 +115,17 @@ class ExplainTest {
 
     @Test
     void asText() {
-        Ran ran = moe("explain", "--checkpoint", Ran.GOLDEN.resolve("hf/deepseek_v3"));
+        String all2all = "flashinfer_nvlink_one_sided";
+        Ran ran = moe(
+                "explain", "--checkpoint", Ran.GOLDEN.resolve("hf/mixtral"), "--dp", 2, "--ep", "--all2all", all2all);
         assertThat(ran.status()).isEqualTo(Moe.DONE);
         assertThat(ran.out())
                 .contains(
-                        "16 experts, top 4, hidden 128, intermediate 64, silu, DEEPSEEK_V3",
+                        "8 experts, top 2, hidden 128, intermediate 192, silu, RENORMALIZE_NAIVE",
                         "TornadoPortableExperts",
-                        "kernel does not support routing method 2",
+                        "kernel does not support parallel config FusedMoEParallelConfig(",
                         "No Int8 MoE backend supports the deployment configuration.",
-                        "For TornadoDp4aExperts: routing method: one of [DEFAULT, RENORMALIZE, RENORMALIZE_NAIVE]");
+                        "For TornadoDp4aExperts: all-to-all backend: one of [");
     }
 
     @ParameterizedTest

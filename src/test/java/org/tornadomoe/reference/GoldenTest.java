@@ -65,8 +65,7 @@ class GoldenTest {
             int pairs = c.topkIds().length;
             double[] logits = Reference.widen(c.routerLogits());
 
-            Routing routing = Reference.route(
-                    logits, c.tokens(), experts, topK, c.config().routingMethod());
+            Routing routing = Router.route(c.config(), c.experts().router(), logits, c.tokens());
             assertThat(routing.ids()).isEqualTo(c.topkIds());
             for (int p = 0; p < pairs; p++) {
                 assertThat((float) routing.weights()[p]).isCloseTo(c.topkWeights()[p], within(1e-6f));

@@ -22,8 +22,10 @@ import org.tornadomoe.quant.Int8Activations;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.Int8Quantizer;
 import org.tornadomoe.quant.Progress;
+import org.tornadomoe.quant.RouterWeights;
 import org.tornadomoe.reference.Alignment;
 import org.tornadomoe.reference.Reference;
+import org.tornadomoe.reference.Router;
 import org.tornadomoe.reference.Routing;
 import org.tornadomoe.tornado.kernels.GemmKernels;
 import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
@@ -72,14 +74,13 @@ class KernelEdgeTest {
 
     private static LayerArrays assertRouting(FusedMoeConfig config, float[] logits, int tokens) {
         LayerArrays last = null;
-        for (RoutingMethodType method : Reference.ROUTING_METHODS) {
+        for (RoutingMethodType method : List.of(RoutingMethodType.DEFAULT, RoutingMethodType.RENORMALIZE)) {
             FusedMoeConfig routed = new RandomLayer(config, 1).routedBy(method).config();
             LayerArrays arrays = arrays(routed);
             arrays.setTokens(tokens);
             MemorySegment.copy(logits, 0, arrays.logits.getSegment(), ValueLayout.JAVA_FLOAT, 0, logits.length);
             run(new LayerStages(arrays).topK(), tokens);
-            Routing expected = Reference.route(
-                    Reference.widen(logits), tokens, config.numExperts(), config.expertsPerToken(), method);
+            Routing expected = Router.route(routed, RouterWeights.NONE, Reference.widen(logits), tokens);
             assertThat(arrays.topkIds.toHeapArray()).as("%s ids", method).isEqualTo(expected.ids());
             float[] weights = arrays.topkWeights.toHeapArray();
             for (int p = 0; p < weights.length; p++) {

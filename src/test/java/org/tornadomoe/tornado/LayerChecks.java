@@ -24,6 +24,7 @@ import org.tornadomoe.reference.Activations;
 import org.tornadomoe.reference.Alignment;
 import org.tornadomoe.reference.QuantizedTokens;
 import org.tornadomoe.reference.Reference;
+import org.tornadomoe.reference.Routing;
 import org.tornadomoe.reference.Stages;
 
 /** What must hold of a layer on any device, the interpreter included. */
@@ -38,7 +39,7 @@ final class LayerChecks {
         float[] hidden = layer.hidden(tokens, 1);
         try (Int8Experts int8 = Int8Quantizer.quantize(layer, scheme, Progress.NONE)) {
             Stages expected = Reference.forward(int8, hidden, tokens);
-            StageValues given = values(expected, config.numExperts());
+            StageValues given = values(expected, config.globalNumExperts());
             StageValues actual = experts.stages(config, int8, hidden, tokens, given);
 
             assertThat(actual.topkIds()).as("ids").isEqualTo(given.topkIds());
@@ -60,7 +61,7 @@ final class LayerChecks {
     /** The whole layer gives the reference's output for several token counts, one after the other, and the same bits again. */
     static void forwardMatchesReference(
             TornadoExperts experts, Int8Scheme scheme, RandomLayer layer, int... tokenCounts) {
-        int topK = layer.config().expertsPerToken();
+        int topK = layer.config().pairsPerToken();
         try (Int8Experts int8 = Int8Quantizer.quantize(layer, scheme, Progress.NONE);
                 MoeKernel kernel = experts.load(layer.config(), int8)) {
             for (int tokens : tokenCounts) {
@@ -93,7 +94,7 @@ final class LayerChecks {
             int tokens,
             double tolerance) {
         FusedMoeConfig config = layer.config();
-        ChosenExperts chosen = ChosenExperts.allocate(tokens, config.expertsPerToken());
+        ChosenExperts chosen = ChosenExperts.allocate(tokens, config.pairsPerToken());
         float[] anything = layer.hidden(tokens, 3);
         float[] oneToken = layer.hidden(1, 4);
         float[] alike = new float[anything.length];
@@ -119,7 +120,7 @@ final class LayerChecks {
             }
             assertThat(Arrays.stream(chosen.ids()).distinct())
                     .as("experts that all tokens went to")
-                    .hasSize(config.expertsPerToken());
+                    .hasSize(config.pairsPerToken());
             assertThatThrownBy(() -> forward(batchedKernel, layer.hidden(tokens + 1, 3), tokens + 1, chosen))
                     .isInstanceOf(IllegalArgumentException.class)
                     .hasMessage("tokens: expected 1 to " + tokens + " (each expert has so many slots), got "
@@ -127,17 +128,61 @@ final class LayerChecks {
         }
     }
 
+    /** Stages, whole layer and parts, in the standard format and in the batched one. */
+    static void everyStageAndPart(
+            TornadoExperts standard, TornadoExperts batched, Int8Scheme scheme, RandomLayer layer, int tokens) {
+        for (TornadoExperts experts : List.of(standard, batched)) {
+            stagesMatchReference(experts, scheme, layer, tokens);
+            forwardMatchesReference(experts, scheme, layer, tokens, 1);
+            partsAddUp(experts, scheme, layer, 2, tokens);
+        }
+        try (Int8Experts int8 = Int8Quantizer.quantize(layer, scheme, Progress.NONE)) {
+            float[] hidden = layer.hidden(tokens, 6);
+            assertThat(Reference.relativeL2(
+                            Reference.forwardBatched(int8, hidden, tokens, tokens),
+                            Reference.forward(int8, hidden, tokens).output()))
+                    .isLessThan(1e-12);
+        }
+    }
+
+    /** Ids and weights of the caller's: some of nobody, some of zero experts, other ones in every call. */
+    static void handedInMatchesReference(TornadoExperts experts, RandomLayer layer, int tokens) {
+        FusedMoeConfig config = layer.config();
+        int pairs = config.pairsPerToken();
+        int most = config.globalNumExperts() + config.router().numZeroExperts();
+        try (Int8Experts int8 = Int8Quantizer.quantize(layer, Int8Scheme.W8A8_CHANNEL, Progress.NONE);
+                MoeKernel kernel = experts.load(config, int8)) {
+            for (int m : new int[] {tokens, 1, tokens - 1}) {
+                float[] hidden = layer.hidden(m, m);
+                ChosenExperts given = ChosenExperts.allocate(m, pairs);
+                double[] weights = new double[m * pairs];
+                for (int p = 0; p < weights.length; p++) {
+                    given.ids()[p] = (p / pairs + 3 * (p % pairs) + m) % (most + 1) - 1;
+                    weights[p] = given.weights()[p] = 0.25f + p % 5;
+                }
+                Routing routing = new Routing(m, pairs, given.ids().clone(), weights);
+                float[] output = forward(kernel, hidden, m, given);
+                assertThat(given.ids()).isEqualTo(routing.ids());
+                assertThat(Reference.relativeL2(
+                                Reference.widen(output),
+                                Reference.forward(int8, hidden, new double[0], routing)
+                                        .output()))
+                        .isLessThan(2e-3);
+            }
+        }
+    }
+
     /** The outputs of the parts of a layer, one a rank, add up to the layer's; and a part alone is what the reference says. */
     static void partsAddUp(TornadoExperts experts, Int8Scheme scheme, RandomLayer layer, int ranks, int tokens) {
         FusedMoeConfig config = layer.config();
         float[] hidden = layer.hidden(tokens, 2);
-        ChosenExperts chosen = ChosenExperts.allocate(tokens, config.expertsPerToken());
+        ChosenExperts chosen = ChosenExperts.allocate(tokens, config.pairsPerToken());
         try (Int8Experts whole = Int8Quantizer.quantize(layer, scheme, Progress.NONE);
                 MoeKernel kernel = experts.load(config, whole)) {
             float[] expected = forward(kernel, hidden, tokens, chosen);
             double[] sum = new double[expected.length];
             for (int rank = 0; rank < ranks; rank++) {
-                int[] map = new int[config.numExperts()];
+                int[] map = new int[config.globalNumExperts()];
                 int local = 0;
                 for (int e = 0; e < map.length; e++) {
                     map[e] = e % ranks == rank ? local++ : -1;

@@ -180,6 +180,7 @@ final class PermuteChecks {
                         permutedInts,
                         permutedScales,
                         topK,
+                        topK,
                         WIDTH),
                 List.of(header, rowOfPair, packed, scales),
                 List.of(permutedInts, permutedScales));

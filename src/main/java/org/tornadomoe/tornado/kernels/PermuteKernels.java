@@ -265,14 +265,14 @@ public final class PermuteKernels {
     }
 
     /**
-     * Copies each token's int8 values and scale to the rows of its pairs.
+     * Copies each token's int8 values and scale to the rows of its pairs; with {@code pairsPerRow} 1 each pair has its own.
      *
      * <p>Grid: one group of {@link #GROUP} work-items a pair. Costs 8·rowInts bytes a pair.
      *
      * @param header [0] = M
      * @param rowOfPair [P]
-     * @param tokens [M, rowInts]
-     * @param tokenScales [M]
+     * @param tokens [M, rowInts], or [P, rowInts]
+     * @param tokenScales [M] or [P]
      * @param rows [rows, rowInts], written where a pair has its row
      * @param rowScales [rows], likewise
      */
@@ -285,11 +285,12 @@ public final class PermuteKernels {
             IntArray rows,
             FloatArray rowScales,
             int topK,
+            int pairsPerRow,
             int rowInts) {
         int pair = ctx.groupIdx;
         int row = pair < header.get(0) * topK ? rowOfPair.get(pair) : -1;
         if (row >= 0) {
-            int token = pair / topK;
+            int token = pair / pairsPerRow;
             for (int i = ctx.localIdx; i < rowInts; i += GROUP) {
                 rows.set(row * rowInts + i, tokens.get(token * rowInts + i));
             }

@@ -22,7 +22,7 @@ public final class QuantizeKernels {
      * @param header [0] = M
      * @param keys with {@code keyed} 1 [rows]: a row with −1 isn't there, and nothing is written for it; else not looked at
      * @param weights with {@code weighted} 1 [rows]: what a row is multiplied by first; else not looked at
-     * @param values [rows, cols]
+     * @param values [rows, cols]; with {@code weighted} 1 [M, cols], each for as many rows as a token has
      * @param quantized [rows, rowInts], written: four values an int, the first in the low byte; the values that pad a row
      *     to {@code 4 · rowInts} are 0
      * @param scales [rows], written
@@ -52,7 +52,7 @@ public final class QuantizeKernels {
             weight = weights.get(row);
         }
         int end = active * cols;
-        int from = row * cols;
+        int from = (weighted == 1 ? row / rowsPerToken : row) * cols;
         float magnitude = 1.0e-10f;
         for (int c = lane; c < end; c += GROUP) {
             magnitude = TornadoMath.max(magnitude, TornadoMath.abs(values.get(from + c) * weight));

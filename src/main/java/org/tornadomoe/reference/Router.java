@@ -1,0 +1,289 @@
+package org.tornadomoe.reference;
+
+import java.util.Arrays;
+import java.util.stream.IntStream;
+import org.jspecify.annotations.Nullable;
+import org.tornadomoe.config.FusedMoeConfig;
+import org.tornadomoe.config.RouterConfig;
+import org.tornadomoe.config.ScoringFunction;
+import org.tornadomoe.modular.ChosenExperts;
+import org.tornadomoe.modular.TopKRouter;
+import org.tornadomoe.quant.RouterWeights;
+
+/**
+ * The router in float64: from hidden states to the experts of each token and their weights (vLLM: {@code router/}). M tokens,
+ * E routed experts, C choices (those and the zero experts), K top-k, n shared experts, L logits a token; see {@link
+ * FusedMoeConfig}.
+ *
+ * <p>The order of things: a score that isn't finite counts 0. Where nothing is added to scores, the choice is by logits, since all
+ * score functions grow with them, with a NaN below all: the same as by scores, but for scores that are no longer told apart. A
+ * softmax whose row holds NaN or +infinity, or nothing but -infinity, is 0 everywhere. Ties go to the lower id, and the chosen
+ * are in descending order of what they were chosen by.
+ */
+public final class Router {
+    private Router() {}
+
+    /**
+     * Logits [M, L]: hidden [M, H] times the transpose of the router's weight [C, H], plus its bias; then the product with the
+     * shared expert gate, if there is one.
+     *
+     * @throws IllegalArgumentException if the router has no weight
+     */
+    public static double[] logits(FusedMoeConfig config, RouterWeights router, double[] hidden, int tokens) {
+        if (!router.hasWeight()) {
+            throw new IllegalArgumentException("router: expected one with a weight, got one that is handed its logits");
+        }
+        int h = config.hiddenDim();
+        int choices = config.numChoices();
+        int width = config.numRouterLogits();
+        Reference.requireLength("hidden", hidden.length, tokens, h);
+        double[] logits = new double[tokens * width];
+        IntStream.range(0, logits.length).parallel().forEach(i -> {
+            int m = i / width;
+            int row = i % width;
+            boolean gate = row == choices;
+            float[] weights = gate && router.sharedExpertGate() != null ? router.sharedExpertGate() : router.weight();
+            int from = gate ? 0 : row * h;
+            double sum = 0;
+            for (int c = 0; c < h; c++) {
+                sum += hidden[m * h + c] * weights[from + c];
+            }
+            logits[i] = router.bias() == null || gate ? sum : sum + router.bias()[row];
+        });
+        return logits;
+    }
+
+    /**
+     * The K + n experts of each token: the chosen ones, then the shared ones, whose weight is 1 or the sigmoid of the gate's logit.
+     * Ids 0 to E - 1 are routed experts, then come the shared and after them the zero experts.
+     *
+     * @param logits [M, L]
+     * @throws IllegalArgumentException if the configuration's router is a function of the caller's
+     */
+    public static Routing route(FusedMoeConfig config, RouterWeights router, double[] logits, int tokens) {
+        int width = config.numRouterLogits();
+        int choices = config.numChoices();
+        Reference.requireLength("logits", logits.length, tokens, width);
+        double[] chosenFrom = new double[tokens * choices];
+        for (int m = 0; m < tokens; m++) {
+            System.arraycopy(logits, m * width, chosenFrom, m * choices, choices);
+        }
+        Routing routed =
+                route(chosenFrom, tokens, choices, config.expertsPerToken(), config.router(), router.correctionBias());
+        return withShared(config, logits, routed);
+    }
+
+    /**
+     * The same with a function of the caller's.
+     *
+     * @param hidden [M, H]
+     * @param logits [M, L]; empty if the router has no weight
+     * @throws IllegalArgumentException if the function gives what it must not
+     */
+    public static Routing route(
+            FusedMoeConfig config, TopKRouter function, float[] hidden, double[] logits, int tokens) {
+        int width = config.numRouterLogits();
+        int choices = config.numChoices();
+        int k = config.expertsPerToken();
+        float[] seen = new float[logits.length == 0 ? 0 : tokens * choices];
+        for (int i = 0; i < seen.length; i++) {
+            seen[i] = (float) logits[i / choices * width + i % choices];
+        }
+        ChosenExperts chosen =
+                function.route(hidden, seen, tokens, k, config.router().renormalize());
+        if (chosen.ids().length != tokens * k || chosen.weights().length != tokens * k) {
+            throw new IllegalArgumentException("router: expected [" + tokens + ", " + k + "] ids and weights, got "
+                    + chosen.ids().length + " and " + chosen.weights().length);
+        }
+        double[] weights = new double[tokens * k];
+        for (int p = 0; p < weights.length; p++) {
+            int id = chosen.ids()[p];
+            boolean again = Arrays.stream(chosen.ids(), p / k * k, p).anyMatch(before -> before == id && id != -1);
+            if (id < -1 || id >= choices || again) {
+                throw new IllegalArgumentException("router: expected ids from 0 to " + (choices - 1)
+                        + ", each once a token, or -1, got " + id + (again ? " again" : "") + " for token " + p / k);
+            }
+            if (!Float.isFinite(chosen.weights()[p])) {
+                throw new IllegalArgumentException("router: expected finite weights, got " + chosen.weights()[p]
+                        + " for token " + p / k + ", expert " + id);
+            }
+            weights[p] = chosen.weights()[p] * config.router().routedScalingFactor();
+        }
+        return withShared(config, logits, new Routing(tokens, k, chosen.ids().clone(), weights));
+    }
+
+    private static Routing withShared(FusedMoeConfig config, double[] logits, Routing routed) {
+        int k = config.expertsPerToken();
+        int pairs = config.pairsPerToken();
+        int e = config.numExperts();
+        int[] ids = new int[routed.tokens() * pairs];
+        double[] weights = new double[ids.length];
+        for (int p = 0; p < ids.length; p++) {
+            int m = p / pairs;
+            int slot = p % pairs;
+            if (slot < k) {
+                int choice = routed.ids()[m * k + slot];
+                ids[p] = choice < e ? choice : choice - e + config.globalNumExperts();
+                weights[p] = routed.weights()[m * k + slot];
+            } else {
+                ids[p] = e + slot - k;
+                weights[p] = config.router().hasSharedExpertGate()
+                        ? finiteOrZero(sigmoid(logits[m * config.numRouterLogits() + config.numChoices()]))
+                        : 1;
+            }
+        }
+        return new Routing(routed.tokens(), pairs, ids, weights);
+    }
+
+    /**
+     * The K of C choices of each token and their weights.
+     *
+     * <p>With a correction bias and groups (1 is a group, too), as in vLLM's kernel for DeepSeek-V3, what has a logit that isn't
+     * finite comes last and weighs 0; with one group that has no finite logit all weights are 1 / K, if they are renormalised.
+     * (vLLM: {@code router/grouped_topk_router.py}.)
+     *
+     * @param logits [M, C]
+     * @param correctionBias [C], null for none
+     */
+    static Routing route(
+            double[] logits,
+            int tokens,
+            int choices,
+            int topK,
+            RouterConfig router,
+            float @Nullable [] correctionBias) {
+        Reference.requireLength("logits", logits.length, tokens, choices);
+        if (topK < 1 || topK > choices) {
+            throw new IllegalArgumentException("topK: expected 1 to the " + choices + " experts, got " + topK);
+        }
+        if (router.isHandedIn()) {
+            throw new IllegalArgumentException("router: expected one that chooses by logits, got " + router.scoring());
+        }
+        int[] ids = new int[tokens * topK];
+        double[] weights = new double[tokens * topK];
+        for (int m = 0; m < tokens; m++) {
+            double[] row = Arrays.copyOfRange(logits, m * choices, (m + 1) * choices);
+            double[] scores = scores(row, router.scoring());
+            double[] keys = keys(row, scores, router, correctionBias);
+            int groups = router.numExpertGroup();
+            boolean one = groups == 1 && correctionBias != null;
+            boolean hopeless = one && Arrays.stream(keys).allMatch(key -> key == Double.NEGATIVE_INFINITY);
+            if (groups > 1 && choices % groups == 0 && choices > groups) {
+                leaveBestGroups(keys, groups, router.topkGroup(), correctionBias != null ? 2 : 1);
+            }
+            int[] chosen = topK(keys, topK);
+            double[] chosenWeights = Arrays.stream(chosen)
+                    .mapToDouble(e -> keys[e] == Double.NEGATIVE_INFINITY ? 0 : scores[e])
+                    .toArray();
+            boolean softmaxOfChosen = router.scoresChosenOnly() && router.scoring() == ScoringFunction.SOFTMAX;
+            double factor = router.routedScalingFactor();
+            if (router.renormalize() || softmaxOfChosen) {
+                chosenWeights = normalized(chosenWeights);
+                if (hopeless) {
+                    Arrays.fill(chosenWeights, 1.0 / topK);
+                    factor = 1;
+                }
+            }
+            for (int slot = 0; slot < topK; slot++) {
+                ids[m * topK + slot] = chosen[slot];
+                weights[m * topK + slot] = chosenWeights[slot] * factor;
+            }
+        }
+        return new Routing(tokens, topK, ids, weights);
+    }
+
+    /** What choices are compared by; -infinity for what weighs nothing. */
+    private static double[] keys(
+            double[] logits, double[] scores, RouterConfig router, float @Nullable [] correctionBias) {
+        double[] keys = new double[logits.length];
+        boolean hopeless = router.scoring() == ScoringFunction.SOFTMAX
+                && Arrays.stream(scores).allMatch(s -> s == 0);
+        for (int e = 0; e < keys.length; e++) {
+            double logit = logits[e];
+            if (correctionBias != null) {
+                boolean finite = Double.isFinite(logit) || router.numExpertGroup() == 0;
+                keys[e] = finite ? scores[e] + correctionBias[e] : Double.NEGATIVE_INFINITY;
+            } else if (hopeless) {
+                keys[e] = 0;
+            } else {
+                boolean usable = !Double.isNaN(logit)
+                        && (logit != Double.POSITIVE_INFINITY || router.scoring() == ScoringFunction.SIGMOID);
+                keys[e] = usable ? logit : Double.NEGATIVE_INFINITY;
+            }
+        }
+        return keys;
+    }
+
+    /** Keys of other groups become -infinity. A group counts by the sum of its best keys. */
+    private static void leaveBestGroups(double[] keys, int groups, int topkGroup, int best) {
+        int size = keys.length / groups;
+        double[] groupKeys = new double[groups];
+        for (int g = 0; g < groups; g++) {
+            double[] members = Arrays.copyOfRange(keys, g * size, (g + 1) * size);
+            for (int e : topK(members, best)) {
+                groupKeys[g] += members[e];
+            }
+        }
+        boolean[] kept = new boolean[groups];
+        for (int g : topK(groupKeys, topkGroup)) {
+            kept[g] = true;
+        }
+        for (int e = 0; e < keys.length; e++) {
+            if (!kept[e / size]) {
+                keys[e] = Double.NEGATIVE_INFINITY;
+            }
+        }
+    }
+
+    /** Scores of a token's logits; what isn't finite is 0. */
+    private static double[] scores(double[] logits, ScoringFunction function) {
+        double[] scores = switch (function) {
+            case SOFTMAX -> softmax(logits);
+            case SIGMOID -> Arrays.stream(logits).map(Router::sigmoid).toArray();
+            case SQRTSOFTPLUS ->
+                Arrays.stream(logits)
+                        .map(x -> Math.sqrt(Math.max(x, 0) + Math.log1p(Math.exp(-Math.abs(x)))))
+                        .toArray();
+            case IDENTITY, CUSTOM, SIMULATED -> logits;
+        };
+        return Arrays.stream(scores).map(Router::finiteOrZero).toArray();
+    }
+
+    private static double sigmoid(double x) {
+        return 1 / (1 + Math.exp(-x));
+    }
+
+    private static double finiteOrZero(double x) {
+        return Double.isFinite(x) ? x : 0;
+    }
+
+    private static double[] softmax(double[] x) {
+        double max = Arrays.stream(x).max().orElseThrow();
+        double[] exp = Arrays.stream(x).map(v -> Math.exp(v - max)).toArray();
+        double total = Reference.sum(exp);
+        return Arrays.stream(exp).map(v -> v / total).toArray();
+    }
+
+    private static double[] normalized(double[] x) {
+        double sum = Reference.sum(x);
+        double total = sum > 0 ? sum : 1;
+        return Arrays.stream(x).map(v -> v / total).toArray();
+    }
+
+    /** Indices of the k highest scores, highest first; of equal scores the lower index first. */
+    private static int[] topK(double[] scores, int k) {
+        boolean[] taken = new boolean[scores.length];
+        int[] chosen = new int[k];
+        for (int slot = 0; slot < k; slot++) {
+            int best = -1;
+            for (int e = 0; e < scores.length; e++) {
+                if (!taken[e] && (best < 0 || scores[e] > scores[best])) {
+                    best = e;
+                }
+            }
+            taken[best] = true;
+            chosen[slot] = best;
+        }
+        return chosen;
+    }
+}

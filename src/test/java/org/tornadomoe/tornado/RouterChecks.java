@@ -1,0 +1,142 @@
+package org.tornadomoe.tornado;
+
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.within;
+
+import java.lang.foreign.MemorySegment;
+import java.lang.foreign.ValueLayout;
+import java.util.Arrays;
+import java.util.List;
+import org.tornadomoe.RandomLayer;
+import org.tornadomoe.RoutingCases;
+import org.tornadomoe.config.FusedMoeConfig;
+import org.tornadomoe.config.Int8Scheme;
+import org.tornadomoe.config.RouterConfig;
+import org.tornadomoe.quant.Int8Experts;
+import org.tornadomoe.quant.Int8Quantizer;
+import org.tornadomoe.quant.Progress;
+import org.tornadomoe.quant.RouterWeights;
+import org.tornadomoe.reference.Reference;
+import org.tornadomoe.reference.Router;
+import org.tornadomoe.reference.Routing;
+import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
+
+/** What must hold of the router's kernels on any device. */
+final class RouterChecks {
+    private RouterChecks() {}
+
+    /**
+     * Every kind of router gives the reference's ids and weights: for logits with ties, for any, and for such that aren't finite.
+     *
+     * @param rows of each of them
+     */
+    static void choiceIsTheReferences(Device device, int experts, int topK, int shared, int zero, int rows) {
+        for (RouterConfig router : RoutingCases.routers(experts + zero, topK)) {
+            RouterConfig all = router.withZeroExperts(zero);
+            choiceIsTheReferences(device, experts, topK, shared, shared > 0 ? all.withSharedExpertGate() : all, rows);
+        }
+    }
+
+    static void choiceIsTheReferences(Device device, int experts, int topK, int shared, RouterConfig router, int rows) {
+        int tokens = 3 * rows;
+        FusedMoeConfig config = RandomLayer.of(experts, topK, 4, 4, tokens + 1, 1)
+                .sharing(shared)
+                .routedBy(router)
+                .config();
+        int choices = config.numChoices();
+        int width = config.numRouterLogits();
+        float[] logits = new float[tokens * width];
+        float[] gates = RoutingCases.any(tokens, 5);
+        List<float[]> kinds = List.of(
+                RoutingCases.ties(rows * choices, 1),
+                RoutingCases.any(rows * choices, 2),
+                RoutingCases.special(rows, choices, 3));
+        for (int m = 0; m < tokens; m++) {
+            System.arraycopy(kinds.get(m / rows), m % rows * choices, logits, m * width, choices);
+            if (width > choices) {
+                logits[m * width + choices] = gates[m];
+            }
+        }
+        RouterWeights weights = new RouterWeights(
+                new float[0],
+                null,
+                router.hasCorrectionBias() ? RoutingCases.ties(choices, 4) : null,
+                router.hasSharedExpertGate() ? new float[4] : null);
+        try (LayerArrays arrays = arrays(config)) {
+            arrays.setTokens(tokens);
+            put(logits, arrays.logits);
+            if (weights.correctionBias() != null) {
+                put(weights.correctionBias(), arrays.correctionBias);
+            }
+            StageRun.execute(device, "choice", new LayerStages(arrays).topK(), tokens);
+            Routing expected = Router.route(config, weights, Reference.widen(logits), tokens);
+            int pairs = config.pairsPerToken();
+            int[] ids = arrays.topkIds.toHeapArray();
+            float[] actual = arrays.topkWeights.toHeapArray();
+            for (int m = 0; m < tokens; m++) {
+                for (int p = m * pairs; p < (m + 1) * pairs; p++) {
+                    assertThat(ids[p])
+                            .as(
+                                    "%s: token %d, slot %d of %s",
+                                    router,
+                                    m,
+                                    p - m * pairs,
+                                    Arrays.toString(Arrays.copyOfRange(ids, m * pairs, (m + 1) * pairs)))
+                            .isEqualTo(expected.ids()[p]);
+                    double weight = expected.weights()[p];
+                    assertThat((double) actual[p])
+                            .as("%s: weight of token %d, slot %d", router, m, p - m * pairs)
+                            .isCloseTo(weight, within(1e-5 * Math.max(1, Math.abs(weight))));
+                }
+            }
+        }
+    }
+
+    /** Logits are the reference's, at sizes around those of a group, whatever the other tokens are. */
+    static void logitsAreTheReferences(Device device, int experts, int hidden, int tokens) {
+        RandomLayer layer = RandomLayer.of(experts, 1, hidden, 4, tokens + 5, 7)
+                .sharing(1)
+                .routedBy(RouterConfig.topKThenSigmoid().withSharedExpertGate());
+        FusedMoeConfig config = layer.config();
+        int width = config.numRouterLogits();
+        float[] x = layer.hidden(tokens, 1);
+        float[] bias = RoutingCases.any(experts, 8);
+        RouterWeights plain = layer.router();
+        RouterWeights router = new RouterWeights(plain.weight(), bias, null, plain.sharedExpertGate());
+        double[] expected = Router.logits(config, router, Reference.widen(x), tokens);
+        float[] alone = new float[width];
+        for (int m : new int[] {1, tokens}) {
+            try (LayerArrays arrays = arrays(config)) {
+                put(bias, arrays.routerBias);
+                arrays.setTokens(m);
+                put(x, arrays.hidden);
+                arrays.logits.init(Float.NaN);
+                StageRun.execute(device, "logits", new LayerStages(arrays).logits(), m);
+                for (int i = 0; i < m * width; i++) {
+                    assertThat((double) arrays.logits.get(i))
+                            .as("logit %d of token %d", i % width, i / width)
+                            .isCloseTo(expected[i], within(1e-5 * Math.sqrt(hidden) + 1e-6 * Math.abs(expected[i])));
+                }
+                assertThat(arrays.logits.get(m * width)).isNaN();
+                for (int i = 0; i < width; i++) {
+                    if (m == 1) {
+                        alone[i] = arrays.logits.get(i);
+                    } else {
+                        assertThat(arrays.logits.get(i)).as("the same bits").isEqualTo(alone[i]);
+                    }
+                }
+            }
+        }
+    }
+
+    private static void put(float[] from, FloatArray into) {
+        MemorySegment.copy(from, 0, into.getSegment(), ValueLayout.JAVA_FLOAT, 0, from.length);
+    }
+
+    private static LayerArrays arrays(FusedMoeConfig config) {
+        try (Int8Experts experts =
+                Int8Quantizer.quantize(new RandomLayer(config, 7), Int8Scheme.W8A8_CHANNEL, Progress.NONE)) {
+            return new LayerArrays(config, experts, Long.MAX_VALUE, HostMemory.of(false));
+        }
+    }
+}
