@@ -11,6 +11,8 @@ import org.tornadomoe.config.FusedMoeActivationFormat;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.modular.InsufficientMemoryException;
+import org.tornadomoe.modular.PrepareAndFinalize;
+import org.tornadomoe.modular.WorkspaceShapes;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.Int8Tensor;
 import org.tornadomoe.quant.RouterWeights;
@@ -139,7 +141,7 @@ final class LayerArrays implements AutoCloseable {
     /** [E, 2I]. */
     final FloatArray w13Scales;
 
-    /** What the first GEMM gives, [R, 2I]. */
+    /** What the first GEMM gives, [R, 2I]. Has room for {@link #down}, too. */
     final FloatArray gateUp;
 
     /** [R, I]. */
@@ -157,7 +159,10 @@ final class LayerArrays implements AutoCloseable {
     /** [E, H]. */
     final FloatArray w2Scales;
 
-    /** What the second GEMM gives, [R, H]; in the standard format times the router's weight. */
+    /**
+     * What the second GEMM gives, [R, H]; in the standard format times the router's weight. The same array as {@link #gateUp},
+     * which the activation has read by then.
+     */
     final FloatArray down;
 
     /** [M, H]. */
@@ -227,7 +232,7 @@ final class LayerArrays implements AutoCloseable {
         pairScales = memory.floats(count(sizes, "pairScales"));
         w2 = memory.ints(count(sizes, "w2"));
         w2Scales = memory.floats(count(sizes, "w2Scales"));
-        down = memory.floats(count(sizes, "down"));
+        down = gateUp;
         output = memory.floats(count(sizes, "output"));
         rows.set(0, localExperts * config.maxNumTokens());
         for (int expert = 0; expert < config.globalNumExperts(); expert++) {
@@ -271,7 +276,7 @@ final class LayerArrays implements AutoCloseable {
         memory.close();
     }
 
-    /** Every array, in the order of {@link #elements}. */
+    /** Every array once, in the order of {@link #elements}. */
     List<TornadoNativeArray> all() {
         return List.of(
                 header,
@@ -307,7 +312,6 @@ final class LayerArrays implements AutoCloseable {
                 pairScales,
                 w2,
                 w2Scales,
-                down,
                 output);
     }
 
@@ -317,7 +321,6 @@ final class LayerArrays implements AutoCloseable {
         long m = config.maxNumTokens();
         long e = config.globalNumExperts();
         long h = config.hiddenDim();
-        long i = config.intermediateSizePerPartition();
         long gateUpRows = config.gateUpRows();
         long p = m * config.pairsPerToken();
         int most = config.maxNumTokens();
@@ -326,6 +329,16 @@ final class LayerArrays implements AutoCloseable {
         boolean batched = format == FusedMoeActivationFormat.BATCHED_EXPERTS;
         long r = batched ? localExperts * m : p;
         long rows = m * config.inputRowsPerToken();
+        WorkspaceShapes shapes = WorkspaceShapes.of(
+                format,
+                config.maxNumTokens(),
+                config.gateUpRows(),
+                config.intermediateSizePerPartition(),
+                config.hiddenDim(),
+                Math.toIntExact(p / m),
+                Math.toIntExact(localExperts),
+                batched ? config.maxNumTokens() : null,
+                batched ? PrepareAndFinalize.BATCHED.numDispatchers() : null);
         Map<String, Long> sizes = new LinkedHashMap<>();
         sizes.put("header", 2L);
         sizes.put("hidden", m * h);
@@ -360,14 +373,13 @@ final class LayerArrays implements AutoCloseable {
         sizes.put("slotFloats", batched && !int8 ? r * h : 1);
         sizes.put("w13", localExperts * ints(config.hiddenDim()) * gateUpRows);
         sizes.put("w13Scales", localExperts * gateUpRows);
-        sizes.put("gateUp", r * gateUpRows);
-        sizes.put("activated", r * i);
+        sizes.put("gateUp", WorkspaceShapes.elements(shapes.gemms()));
+        sizes.put("activated", WorkspaceShapes.elements(shapes.activated()));
         sizes.put("pairs", int8 ? r * ints(config.intermediateSizePerPartition()) : 1);
         sizes.put("pairScales", int8 ? r : 1);
         sizes.put("w2", localExperts * ints(config.intermediateSizePerPartition()) * h);
         sizes.put("w2Scales", localExperts * h);
-        sizes.put("down", r * h);
-        sizes.put("output", m * h);
+        sizes.put("output", WorkspaceShapes.elements(shapes.output()));
         return sizes;
     }
 

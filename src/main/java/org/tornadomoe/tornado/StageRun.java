@@ -87,23 +87,23 @@ final class StageRun {
         }
         execute("dispatch", stages.dispatch());
         execute("gateUp", stages.gateUp());
-        float[] gemm1 = take(a.gateUp, rows);
+        float[] gemm1 = take(a.gateUp, rows, a.config.gateUpRows());
 
         put(given.gemm1(), a.gateUp, rows);
         execute("activate", stages.activateAndQuantize());
-        float[] act = take(a.activated, rows);
+        float[] act = take(a.activated, rows, i);
 
         put(given.act(), a.activated, rows);
         execute("quantizePairs", stages.quantizePairs());
         byte[] a2 = int8 ? unpack(a.pairs, rows, i) : new byte[0];
-        float[] a2Scales = int8 ? take(a.pairScales, rows) : new float[0];
+        float[] a2Scales = int8 ? take(a.pairScales, rows, 1) : new float[0];
 
         if (int8) {
             pack(given.a2(), a.pairs, rows, i);
             put(given.a2Scales(), a.pairScales, rows);
         }
         execute("down", stages.down());
-        float[] gemm2 = take(a.down, rows);
+        float[] gemm2 = take(a.down, rows, h);
         if (batched() && !a.config.applyRouterWeightOnInput()) {
             // There it is combining that weighs, and what it is given below has its weights already.
             for (int v = 0; v < gemm2.length; v++) {
@@ -206,8 +206,7 @@ final class StageRun {
     }
 
     /** Each pair's values out of its row, zeros for a pair without one. */
-    private float[] take(FloatArray from, int[] rows) {
-        int width = from.getSize() / (batched() ? arrays.rows.get(0) : rows.length);
+    private static float[] take(FloatArray from, int[] rows, int width) {
         float[] values = new float[rows.length * width];
         for (int p = 0; p < rows.length; p++) {
             if (rows[p] >= 0) {

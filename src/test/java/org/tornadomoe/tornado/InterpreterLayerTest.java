@@ -205,6 +205,24 @@ class InterpreterLayerTest {
     }
 
     @Test
+    void bothGemmsShareAWorkspaceOfVllmsSize() {
+        for (int hidden : new int[] {37, 41}) {
+            RandomLayer layer = RandomLayer.of(5, 2, hidden, 19, 7, 8);
+            try (Int8Experts int8 = Int8Quantizer.quantize(layer, Int8Scheme.W8A8_CHANNEL, Progress.NONE)) {
+                for (FusedMoeActivationFormat format : FusedMoeActivationFormat.values()) {
+                    LayerArrays arrays =
+                            new LayerArrays(layer.config(), int8, Long.MAX_VALUE, HostMemory.of(false), format);
+                    int rows = format == FusedMoeActivationFormat.STANDARD ? 7 * 2 : 5 * 7;
+                    assertThat(arrays.down).isSameAs(arrays.gateUp);
+                    assertThat(arrays.gateUp.getSize()).isEqualTo(rows * Math.max(2 * 19, hidden));
+                    assertThat(arrays.activated.getSize()).isEqualTo(rows * 19);
+                    assertThat(arrays.output.getSize()).isEqualTo(7 * hidden);
+                }
+            }
+        }
+    }
+
+    @Test
     void weightsAreMostOfTheMemory() {
         // Qwen3-30B-A3B, decode: what isn't weights is workspace for 16 tokens.
         RandomLayer layer = RandomLayer.of(128, 8, 2048, 768, 16, 9);
