@@ -175,6 +175,27 @@ public final class Reference {
     }
 
     /**
+     * A block for every pair, in their order, for so few of them that hardly two have the same expert: nothing is sorted. A block's
+     * first place has its pair, the others the number of pairs. (vLLM: naive block assignment, where 4·P is at most E and all
+     * experts are here.)
+     *
+     * @param topkIds the expert of each pair; ids outside [0, E) are blocks of nobody, −1
+     */
+    public static Alignment naiveAlign(int[] topkIds, int experts, int blockSize) {
+        if (blockSize < 1) {
+            throw new IllegalArgumentException("blockSize: expected a positive number, got " + blockSize);
+        }
+        int[] sorted = new int[topkIds.length * blockSize];
+        Arrays.fill(sorted, topkIds.length);
+        int[] expertIds = new int[topkIds.length];
+        for (int p = 0; p < topkIds.length; p++) {
+            sorted[p * blockSize] = p;
+            expertIds[p] = topkIds[p] >= 0 && topkIds[p] < experts ? topkIds[p] : -1;
+        }
+        return new Alignment(blockSize, sorted, expertIds);
+    }
+
+    /**
      * Align for the batched format, where expert e has the rows e * maxTokens to (e + 1) * maxTokens - 1 and the first of them
      * in use: the rows in use, every expert's run filled up to whole blocks with E * maxTokens. (vLLM: {@code
      * batched_moe_align_block_size}, without the unused capacity at the end.)

@@ -137,9 +137,39 @@ sealed class LayerStages permits BatchedStages {
                 List.of(a.topkIds, a.topkWeights)));
     }
 
-    /** ids → pairs sorted by expert; those of experts that live elsewhere are left out. */
+    /**
+     * ids → pairs sorted by expert; those of experts that live elsewhere are left out. A layer for so few tokens that their pairs
+     * hardly share experts gives each pair a block of its own.
+     */
     List<Stage> align() {
-        return align(0);
+        long mostPairs = (long) config.maxNumTokens() * config.pairsPerToken();
+        boolean allHere = a.localExperts == config.globalNumExperts();
+        return allHere && 4 * mostPairs <= config.globalNumExperts() ? List.of(assignBlocks()) : align(0);
+    }
+
+    private Stage assignBlocks() {
+        int e = config.globalNumExperts();
+        int k = config.pairsPerToken();
+        return new Stage(
+                "assignBlocks",
+                AlignKernels.SCATTER_GROUP,
+                m -> ceilDiv(m * k * a.gemm.blockSize(config, m), AlignKernels.SCATTER_GROUP),
+                m -> 1,
+                g -> g.task(
+                        "assignBlocks",
+                        AlignKernels::assignBlocks,
+                        context,
+                        a.header,
+                        a.topkIds,
+                        a.expertMap,
+                        a.keys,
+                        a.sortedIds,
+                        a.expertIds,
+                        a.padded,
+                        k,
+                        e),
+                List.of(a.header, a.topkIds, a.expertMap),
+                List.of(a.keys, a.sortedIds, a.expertIds, a.padded));
     }
 
     /**

@@ -119,6 +119,13 @@ class InterpreterLayerTest {
     }
 
     @Test
+    void fewPairsAreNotSorted() {
+        RandomLayer layer = RandomLayer.of(33, 2, 37, 19, 4, 20);
+        LayerChecks.forwardMatchesReference(experts(true), Int8Scheme.W8A8_CHANNEL, layer, 1, 4, 3, 1);
+        LayerChecks.forwardMatchesReference(experts(false), Int8Scheme.W8A16_CHANNEL, layer, 4, 2);
+    }
+
+    @Test
     void partsOfALayerAddUpToIt() {
         LayerChecks.partsAddUp(experts(true), Int8Scheme.W8A8_CHANNEL, RandomLayer.of(7, 3, 30, 20, 25, 12), 3, 25);
         LayerChecks.partsAddUp(experts(false), Int8Scheme.W8A16_CHANNEL, RandomLayer.of(7, 3, 30, 20, 25, 13), 3, 25);
@@ -210,8 +217,8 @@ class InterpreterLayerTest {
             RandomLayer layer = RandomLayer.of(5, 2, hidden, 19, 7, 8);
             try (Int8Experts int8 = Int8Quantizer.quantize(layer, Int8Scheme.W8A8_CHANNEL, Progress.NONE)) {
                 for (FusedMoeActivationFormat format : FusedMoeActivationFormat.values()) {
-                    LayerArrays arrays =
-                            new LayerArrays(layer.config(), int8, Long.MAX_VALUE, HostMemory.of(false), format);
+                    LayerArrays arrays = new LayerArrays(
+                            layer.config(), int8, Long.MAX_VALUE, HostMemory.of(false), Gemm.PORTABLE, format);
                     int rows = format == FusedMoeActivationFormat.STANDARD ? 7 * 2 : 5 * 7;
                     assertThat(arrays.down).isSameAs(arrays.gateUp);
                     assertThat(arrays.gateUp.getSize()).isEqualTo(rows * Math.max(2 * 19, hidden));

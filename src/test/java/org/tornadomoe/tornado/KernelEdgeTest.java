@@ -145,6 +145,28 @@ class KernelEdgeTest {
                 .isEqualTo(expected.expertIds());
     }
 
+    @ParameterizedTest
+    @CsvSource({"8, 2, 1", "33, 2, 4", "128, 8, 4", "1024, 1, 256"})
+    void fewPairsGetABlockEach(int experts, int topK, int most) {
+        LayerArrays arrays = arrays(RandomLayer.of(experts, topK, 4, 4, most, 1).config());
+        List<Stage> align = new LayerStages(arrays).align();
+        assertThat(align).extracting(Stage::name).containsExactly("assignBlocks");
+        for (int tokens : new int[] {most, 1}) {
+            int[] ids = new SplittableRandom(tokens)
+                    .ints((long) tokens * topK, -1, experts + 1)
+                    .toArray();
+            arrays.setTokens(tokens);
+            MemorySegment.copy(ids, 0, arrays.topkIds.getSegment(), ValueLayout.JAVA_INT, 0, ids.length);
+            run(align, tokens);
+            Alignment expected = Reference.naiveAlign(ids, experts, arrays.header.get(1));
+            assertAligned(arrays, expected);
+            assertThat(Arrays.copyOf(arrays.keys.toHeapArray(), ids.length)).isEqualTo(expected.expertIds());
+        }
+        LayerArrays more =
+                arrays(RandomLayer.of(experts, topK, 4, 4, most + 1, 1).config());
+        assertThat(new LayerStages(more).align()).hasSize(3);
+    }
+
     @Test
     void alignmentIsReadyForFewerTokensThanBefore() {
         FusedMoeConfig config = RandomLayer.of(9, 3, 4, 4, 200, 1).config();

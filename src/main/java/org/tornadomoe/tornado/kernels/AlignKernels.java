@@ -13,7 +13,7 @@ import uk.ac.manchester.tornado.api.types.arrays.IntArray;
  * −1, for which a GEMM writes zeros. What a pair is sorted by is its key; a pair that is left out has key −1.
  *
  * <p>Three kernels, because groups can't wait for one another: every chunk of {@link #CHUNK} pairs counts its own, one
- * group adds the counts up, every pair goes to its place.
+ * group adds the counts up, every pair goes to its place. For few pairs there is {@link #assignBlocks} instead.
  */
 public final class AlignKernels {
     /** Pairs that one group of {@link #count} counts; also its work-items. */
@@ -203,6 +203,52 @@ public final class AlignKernels {
             if (expert >= 0) {
                 sortedIds.set(places.get(pair / CHUNK * numExperts + expert) + ranks.get(pair), pair);
             }
+        }
+    }
+
+    /**
+     * A block for every pair, for so few that sorting them doesn't pay: the block's first place has the pair, the others have P.
+     *
+     * <p>Grid: a work-item a place, groups of {@link #SCATTER_GROUP}. Costs 4 bytes a place, 12 a pair.
+     *
+     * @param header [0] = M, [1] = pairs of a block
+     * @param topkIds [P]; an id outside [0, globalExperts) gives a block of nobody
+     * @param expertMap [globalExperts]
+     * @param keys [P], written: the local number of the pair's expert, −1 if there is none
+     * @param sortedIds [P · pairs of a block], written
+     * @param expertIds [P], written: the keys
+     * @param padded [0] written: places in use
+     */
+    public static void assignBlocks(
+            KernelContext ctx,
+            IntArray header,
+            IntArray topkIds,
+            IntArray expertMap,
+            IntArray keys,
+            IntArray sortedIds,
+            IntArray expertIds,
+            IntArray padded,
+            int topK,
+            int globalExperts) {
+        int place = ctx.globalIdx;
+        int pairs = header.get(0) * topK;
+        int blockSize = header.get(1);
+        int block = place / blockSize;
+        if (block < pairs) {
+            int rest = place - block * blockSize;
+            sortedIds.set(place, rest == 0 ? block : pairs);
+            if (rest == 0) {
+                int id = topkIds.get(block);
+                int expert = -1;
+                if (id >= 0 && id < globalExperts) {
+                    expert = expertMap.get(id);
+                }
+                keys.set(block, expert);
+                expertIds.set(block, expert);
+            }
+        }
+        if (place == 0) {
+            padded.set(0, pairs * blockSize);
         }
     }
 }
