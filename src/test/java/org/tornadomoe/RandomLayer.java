@@ -1,6 +1,7 @@
 package org.tornadomoe;
 
 import java.util.SplittableRandom;
+import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.MoeActivation;
 import org.tornadomoe.config.RouterConfig;
@@ -56,6 +57,11 @@ public record RandomLayer(FusedMoeConfig config, long seed) implements ExpertWei
                 seed);
     }
 
+    /** The same weights, with biases. */
+    public RandomLayer withBiases() {
+        return new RandomLayer(config.toBuilder().hasBias(true).build(), seed);
+    }
+
     /** The same weights on that device. */
     public RandomLayer on(String device) {
         return new RandomLayer(config.toBuilder().device(device).build(), seed);
@@ -86,6 +92,25 @@ public record RandomLayer(FusedMoeConfig config, long seed) implements ExpertWei
             fill(gate, 2_000_039L, 0.2);
         }
         return new RouterWeights(weight, null, correctionBias, gate);
+    }
+
+    @Override
+    public float @Nullable [] w13Bias() {
+        return bias(4_000_037L, config.gateUpRows());
+    }
+
+    @Override
+    public float @Nullable [] w2Bias() {
+        return bias(5_000_011L, config.hiddenDim());
+    }
+
+    private float @Nullable [] bias(long stream, int rows) {
+        if (!config.hasBias()) {
+            return null;
+        }
+        float[] bias = new float[config.globalNumExperts() * rows];
+        fill(bias, stream, 0.5);
+        return bias;
     }
 
     /** Hidden states [tokens, H]. */

@@ -10,11 +10,11 @@ import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.config.MoeActivation;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.Int8Tensor;
-import org.tornadomoe.quant.RouterWeights;
 
 /**
  * A self-contained case: int8 weights, an input, and what vLLM's {@code fused_moe_kernel} made of it at every stage, in
- * one safetensors file. Schemes {@code w8a8_channel} and {@code w8a16_channel}, SiLU, no biases, with or without an expert map. Arrays
+ * one safetensors file. Schemes {@code w8a8_channel} and {@code w8a16_channel}, any activation, with or without biases and an expert
+ * map. Arrays
  * are the record's own, not to be written to. M tokens, K top-k, H hidden, I intermediate; a pair p is token p / K, slot
  * p % K.
  *
@@ -28,8 +28,8 @@ import org.tornadomoe.quant.RouterWeights;
  * @param expertIds the expert of each block
  * @param numTokensPostPadded entries of sortedTokenIds that count
  * @param a1 the quantised hidden states [M, H], null if the scheme does not quantise activations
- * @param gemm1 [M * K, 2I], every value a bf16
- * @param act [M * K, I] silu(gate) * up
+ * @param gemm1 [M * K, 2I], or [M * K, I] without a gate, every value a bf16
+ * @param act [M * K, I], the activation of gemm1
  * @param a2 act quantised [M * K, I], null if the scheme does not quantise activations
  * @param gemm2 [M * K, H], every value a bf16, the router weight applied
  * @param output [M, H] the sum of gemm2 over K
@@ -68,15 +68,9 @@ public record CaseFile(
         try (Safetensors tensors = Safetensors.open(file)) {
             Metadata metadata = new Metadata(file, tensors.metadata());
             Int8Scheme scheme = metadata.scheme();
-            metadata.requireSupported("activation", MoeActivation.SILU.value());
             metadata.requireSupported("apply_router_weight_on_input", "False");
             if (tensors.find("expert_map") == null) {
                 metadata.requireSupported("ep", "None");
-            }
-            for (String unsupported : new String[] {"w13_bias", "w2_bias"}) {
-                if (tensors.find(unsupported) != null) {
-                    throw new CheckpointException(file, "not supported yet: a case with the tensor " + unsupported);
-                }
             }
             int m = metadata.positive("tokens");
             int k = metadata.positive("top_k");
@@ -89,6 +83,8 @@ public record CaseFile(
                         .expertsPerToken(k)
                         .hiddenDim(h)
                         .intermediateSize(i)
+                        .activation(MoeActivation.fromString(metadata.get("activation")))
+                        .hasBias(tensors.find("w13_bias") != null || tensors.find("w2_bias") != null)
                         .maxNumTokens(m)
                         .build();
             } catch (IllegalArgumentException e) {
@@ -172,18 +168,23 @@ public record CaseFile(
         }
         Arena arena = Arena.ofShared();
         try {
-            return Int8Experts.of(
-                    config,
-                    scheme,
-                    int8(tensors, arena, "w13_weight", config.gateUpRows(), h, local),
-                    int8(tensors, arena, "w2_weight", h, config.intermediateSize(), local),
-                    RouterWeights.NONE,
-                    expertMap,
-                    arena);
+            return Int8Experts.builder(
+                            config,
+                            scheme,
+                            int8(tensors, arena, "w13_weight", config.gateUpRows(), h, local),
+                            int8(tensors, arena, "w2_weight", h, config.intermediateSize(), local),
+                            arena)
+                    .expertMap(expertMap)
+                    .biases(bias(tensors, "w13_bias", local, config.gateUpRows()), bias(tensors, "w2_bias", local, h))
+                    .build();
         } catch (Throwable e) {
             arena.close();
             throw e;
         }
+    }
+
+    private static float @Nullable [] bias(Safetensors tensors, String name, int experts, int rows) {
+        return tensors.find(name) == null ? null : floats(tensors, name, experts, rows);
     }
 
     private static Int8Tensor int8(Safetensors tensors, Arena arena, String name, int rows, int cols, int experts) {

@@ -180,6 +180,13 @@ public record FusedMoeConfig(
         return activation.isGated() ? 2 * intermediateSizePerPartition() : intermediateSizePerPartition();
     }
 
+    /** The name of a row of w13, for messages: {@code up projection, row 3}. */
+    public String gateUpRow(int row) {
+        int rows = intermediateSizePerPartition();
+        boolean gate = activation.isInterleaved() ? row % 2 == 0 : row < rows && activation.isGated();
+        return (gate ? "gate" : "up") + " projection, row " + (activation.isInterleaved() ? row / 2 : row % rows);
+    }
+
     /** The format in which activations reach the experts. */
     public FusedMoeActivationFormat activationFormat() {
         return moeParallelConfig.useBatchedActivationFormat()

@@ -12,8 +12,9 @@ public interface ExpertWeights {
     FusedMoeConfig config();
 
     /**
-     * Reads a row of w13, the first GEMM's weight [E, 2I, H]: rows [0, I) are the gate, [I, 2I) the up projection;
-     * for an activation that takes them in turns ({@code swigluoai}), row 2r is gate row r and 2r + 1 up row r.
+     * Reads a row of w13, the first GEMM's weight [E, 2I, H]: rows [0, I) are the gate, [I, 2I) the up projection; for an
+     * activation that takes them in turns ({@code swigluoai}), row 2r is gate row r and 2r + 1 up row r; for one without a gate
+     * there are I, of the one projection.
      *
      * @param into receives H values
      * @throws IndexOutOfBoundsException if expert or row is not the layer's

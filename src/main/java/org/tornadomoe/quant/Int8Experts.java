@@ -134,7 +134,8 @@ public final class Int8Experts implements AutoCloseable {
         }
 
         /**
-         * What is added to a GEMM's output, after the scales and before the router's weight.
+         * What is added to a GEMM's output, after the scales and before the router's weight; only where the configuration's
+         * {@code hasBias} says so. Of ranks that each have a part of I, one alone brings w2's, since their outputs are added up.
          *
          * @param w13 [E, 2I]; null for none
          * @param w2 [E, H]; null for none
@@ -188,8 +189,8 @@ public final class Int8Experts implements AutoCloseable {
             requireShape("w13", w13, local, config.gateUpRows(), config.hiddenDim());
             requireShape("w2", w2, local, config.hiddenDim(), config.intermediateSizePerPartition());
             router.requireFits(config);
-            requireLength("w13Bias", w13Bias, local, config.gateUpRows());
-            requireLength("w2Bias", w2Bias, local, config.hiddenDim());
+            requireBias("w13Bias", w13Bias, local, config.gateUpRows());
+            requireBias("w2Bias", w2Bias, local, config.hiddenDim());
             Int8Quantization quantization = quantization();
             requireGrid("w13", w13, quantization);
             requireGrid("w2", w2, quantization);
@@ -199,6 +200,25 @@ public final class Int8Experts implements AutoCloseable {
             requireScale("a1Scale", a1Scale);
             requireScale("a2Scale", a2Scale);
             return new Int8Experts(this, quantization);
+        }
+
+        private void requireBias(String name, float @Nullable [] values, int rows, int cols) {
+            if (values == null) {
+                return;
+            }
+            if (!config.hasBias()) {
+                throw new IllegalArgumentException(name + ": expected none, the configuration's hasBias is false");
+            }
+            if (values.length != (long) rows * cols) {
+                throw new IllegalArgumentException(name + ": expected [" + rows + ", " + cols + "] = "
+                        + (long) rows * cols + " values, got " + values.length);
+            }
+            for (int i = 0; i < values.length; i++) {
+                if (!Float.isFinite(values[i])) {
+                    throw new IllegalArgumentException(name + ": expected finite values, got " + values[i]
+                            + " at expert " + i / cols + ", row " + i % cols);
+                }
+            }
         }
 
         private Int8Quantization quantization() {
@@ -246,13 +266,6 @@ public final class Int8Experts implements AutoCloseable {
         if (tensor.experts() != experts || tensor.rows() != rows || tensor.cols() != cols) {
             throw new IllegalArgumentException(
                     name + ": expected [" + experts + ", " + rows + ", " + cols + "], got " + tensor);
-        }
-    }
-
-    private static void requireLength(String name, float @Nullable [] values, int rows, int cols) {
-        if (values != null && values.length != (long) rows * cols) {
-            throw new IllegalArgumentException(name + ": expected [" + rows + ", " + cols + "] = " + (long) rows * cols
-                    + " values, got " + values.length);
         }
     }
 

@@ -50,11 +50,10 @@ public final class Int8Quantizer {
                     arena, config.globalNumExperts(), config.hiddenDim(), config.intermediateSize());
             long w13Rows = w13.scales().length;
             long rows = w13Rows + w2.scales().length;
-            int gateRows = config.intermediateSize();
             quantizeRows(
                     w13,
                     source::gateUpRow,
-                    (expert, row) -> (row < gateRows ? "gate" : "up") + " projection, row " + row % gateRows,
+                    (expert, row) -> config.gateUpRow(row),
                     done -> progress.advanced(done, rows));
             quantizeRows(
                     w2,

@@ -2,6 +2,7 @@ package org.tornadomoe.reference;
 
 import java.util.Arrays;
 import java.util.stream.IntStream;
+import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.quant.ExpertWeights;
 import org.tornadomoe.quant.Int8Activations;
@@ -29,9 +30,11 @@ public final class Reference {
         requireLength("hidden", hidden.length, tokens, config.hiddenDim());
         int[] ids = routing.ids();
         double[] x = onInput(config, widen(hidden), routing.weights());
-        double[] gemm1 = gemm(x, config.pairsPerInputRow(), ids, Weights.gateUp(weights));
+        double[] gemm1 =
+                addBias(gemm(x, config.pairsPerInputRow(), ids, Weights.gateUp(weights)), ids, weights.w13Bias());
         double[] act = Activations.apply(config, gemm1, ids.length);
-        double[] gemm2 = onOutput(config, gemm(act, 1, ids, Weights.down(weights)), routing.weights());
+        double[] gemm2 = addBias(gemm(act, 1, ids, Weights.down(weights)), ids, weights.w2Bias());
+        gemm2 = onOutput(config, gemm2, routing.weights());
         double[] output = combine(gemm2, tokens, config.pairsPerToken(), config.hiddenDim());
         addZeroExperts(config, 0, hidden, routing, output);
         return new Stages(logits, routing, null, gemm1, act, null, gemm2, output);
@@ -64,10 +67,11 @@ public final class Reference {
         double[] x = onInput(config, widen(hidden), routing.weights());
         QuantizedTokens a1 = int8 ? quantize(x, rows, config.hiddenDim()) : null;
         double[] gemm1 = a1 == null ? gemm(x, shared, ids, experts.w13()) : gemm(a1, shared, ids, experts.w13());
+        gemm1 = addBias(gemm1, ids, experts.w13Bias());
         double[] act = Activations.apply(config, gemm1, ids.length);
         QuantizedTokens a2 = int8 ? quantize(act, ids.length, config.intermediateSizePerPartition()) : null;
         double[] gemm2 = a2 == null ? gemm(act, 1, ids, experts.w2()) : gemm(a2, 1, ids, experts.w2());
-        gemm2 = onOutput(config, gemm2, routing.weights());
+        gemm2 = onOutput(config, addBias(gemm2, ids, experts.w2Bias()), routing.weights());
         double[] output = combine(gemm2, tokens, config.pairsPerToken(), config.hiddenDim());
         addZeroExperts(config, local(experts, 0), hidden, routing, output);
         return new Stages(logits, routing, a1, gemm1, act, a2, gemm2, output);
@@ -326,9 +330,11 @@ public final class Reference {
         double[] gemm1 = int8
                 ? gemm(quantize(slots, rows, h), 1, expertOf, experts.w13())
                 : gemm(slots, 1, expertOf, experts.w13());
+        gemm1 = addBias(gemm1, expertOf, experts.w13Bias());
         double[] act = Activations.apply(config, gemm1, rows);
         double[] gemm2 =
                 int8 ? gemm(quantize(act, rows, i), 1, expertOf, experts.w2()) : gemm(act, 1, expertOf, experts.w2());
+        gemm2 = addBias(gemm2, expertOf, experts.w2Bias());
         double[] weights = routing.weights().clone();
         if (config.applyRouterWeightOnInput()) {
             Arrays.fill(weights, 1);
@@ -414,6 +420,28 @@ public final class Reference {
             }
         });
         return out;
+    }
+
+    /**
+     * End of a GEMM: out [P, N] with the bias of the pair's expert added, after the scales. A pair whose expert is outside [0, E)
+     * gets none.
+     *
+     * @param expertOf the expert of each of the P pairs
+     * @param bias [E, N]; null for none
+     */
+    public static double[] addBias(double[] out, int[] expertOf, float @Nullable [] bias) {
+        if (bias == null) {
+            return out;
+        }
+        int width = out.length / expertOf.length;
+        double[] sum = out.clone();
+        for (int i = 0; i < sum.length; i++) {
+            int e = expertOf[i / width];
+            if (e >= 0 && e < bias.length / width) {
+                sum[i] += bias[e * width + i % width];
+            }
+        }
+        return sum;
     }
 
     /**

@@ -56,6 +56,11 @@ public class ReferenceExperts implements FusedMoeExperts {
     }
 
     @Override
+    public boolean supportsBias() {
+        return true;
+    }
+
+    @Override
     public boolean supportsActivation(MoeActivation activation) {
         return true;
     }
@@ -154,6 +159,8 @@ public class ReferenceExperts implements FusedMoeExperts {
         double[] gemm2 = int8
                 ? Reference.gemm(new QuantizedTokens(given.a2(), given.a2Scales()), 1, local, experts.w2())
                 : Reference.gemm(act, 1, local, experts.w2());
+        gemm1 = Reference.addBias(gemm1, local, experts.w13Bias());
+        gemm2 = Reference.addBias(gemm2, local, experts.w2Bias());
         double[] output = Reference.combine(Reference.widen(given.gemm2()), tokens, k, h);
         Reference.addZeroExperts(config, map[0], hidden, handed, output);
         return new StageValues(

@@ -7,6 +7,7 @@ import java.util.List;
 import java.util.Map;
 import java.util.Objects;
 import java.util.stream.IntStream;
+import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeActivationFormat;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8Scheme;
@@ -141,6 +142,9 @@ final class LayerArrays implements AutoCloseable {
     /** [E, 2I]. */
     final FloatArray w13Scales;
 
+    /** With biases: [E, 2I]. */
+    final FloatArray w13Bias;
+
     /** What the first GEMM gives, [R, 2I]. Has room for {@link #down}, too. */
     final FloatArray gateUp;
 
@@ -158,6 +162,9 @@ final class LayerArrays implements AutoCloseable {
 
     /** [E, H]. */
     final FloatArray w2Scales;
+
+    /** With biases: [E, H]. */
+    final FloatArray w2Bias;
 
     /**
      * What the second GEMM gives, [R, H]; in the standard format times the router's weight. The same array as {@link #gateUp},
@@ -226,12 +233,14 @@ final class LayerArrays implements AutoCloseable {
         slotFloats = memory.floats(count(sizes, "slotFloats"));
         w13 = memory.ints(count(sizes, "w13"));
         w13Scales = memory.floats(count(sizes, "w13Scales"));
+        w13Bias = memory.floats(count(sizes, "w13Bias"));
         gateUp = memory.floats(count(sizes, "gateUp"));
         activated = memory.floats(count(sizes, "activated"));
         pairs = memory.ints(count(sizes, "pairs"));
         pairScales = memory.floats(count(sizes, "pairScales"));
         w2 = memory.ints(count(sizes, "w2"));
         w2Scales = memory.floats(count(sizes, "w2Scales"));
+        w2Bias = memory.floats(count(sizes, "w2Bias"));
         down = gateUp;
         output = memory.floats(count(sizes, "output"));
         rows.set(0, localExperts * config.maxNumTokens());
@@ -240,6 +249,8 @@ final class LayerArrays implements AutoCloseable {
         }
         pack(experts.w13(), w13, w13Scales);
         pack(experts.w2(), w2, w2Scales);
+        fill(experts.w13Bias(), w13Bias);
+        fill(experts.w2Bias(), w2Bias);
         copy(experts.router());
         hasExpert0 = experts.expertMap(0) >= 0;
     }
@@ -306,12 +317,14 @@ final class LayerArrays implements AutoCloseable {
                 slotFloats,
                 w13,
                 w13Scales,
+                w13Bias,
                 gateUp,
                 activated,
                 pairs,
                 pairScales,
                 w2,
                 w2Scales,
+                w2Bias,
                 output);
     }
 
@@ -373,12 +386,14 @@ final class LayerArrays implements AutoCloseable {
         sizes.put("slotFloats", batched && !int8 ? r * h : 1);
         sizes.put("w13", localExperts * ints(config.hiddenDim()) * gateUpRows);
         sizes.put("w13Scales", localExperts * gateUpRows);
+        sizes.put("w13Bias", config.hasBias() ? localExperts * gateUpRows : 1);
         sizes.put("gateUp", WorkspaceShapes.elements(shapes.gemms()));
         sizes.put("activated", WorkspaceShapes.elements(shapes.activated()));
         sizes.put("pairs", int8 ? r * ints(config.intermediateSizePerPartition()) : 1);
         sizes.put("pairScales", int8 ? r : 1);
         sizes.put("w2", localExperts * ints(config.intermediateSizePerPartition()) * h);
         sizes.put("w2Scales", localExperts * h);
+        sizes.put("w2Bias", config.hasBias() ? localExperts * h : 1);
         sizes.put("output", WorkspaceShapes.elements(shapes.output()));
         return sizes;
     }
@@ -447,6 +462,14 @@ final class LayerArrays implements AutoCloseable {
                     }
                 });
         copy(from.scales(), scales);
+    }
+
+    /** With what is given, or with zeros. */
+    private static void fill(float @Nullable [] from, FloatArray into) {
+        into.init(0);
+        if (from != null) {
+            copy(from, into);
+        }
     }
 
     private static void copy(float[] from, FloatArray into) {

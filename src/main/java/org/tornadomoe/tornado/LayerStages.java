@@ -362,12 +362,13 @@ sealed class LayerStages permits BatchedStages {
                 a.hidden,
                 a.w13,
                 a.w13Scales,
+                a.w13Bias,
                 a.gateUp,
                 a.scheme.quantizesActivations() ? config.pairsPerInputRow() : config.pairsPerToken(),
                 config.gateUpRows(),
                 a.hiddenInts,
                 config.hiddenDim(),
-                weighted ? 1 : 0);
+                weighted ? 2 : 0);
     }
 
     /** gateUp → activated, and its int8 and scales. */
@@ -476,6 +477,7 @@ sealed class LayerStages permits BatchedStages {
                 a.activated,
                 a.w2,
                 a.w2Scales,
+                a.w2Bias,
                 a.down,
                 1,
                 config.hiddenDim(),
@@ -491,6 +493,7 @@ sealed class LayerStages permits BatchedStages {
             FloatArray floats,
             IntArray weights,
             FloatArray weightScales,
+            FloatArray bias,
             FloatArray out,
             int pairsPerRow,
             int rows,
@@ -498,10 +501,12 @@ sealed class LayerStages permits BatchedStages {
             int cols,
             int weighted) {
         int k = rowsPerHeader();
+        int biased = config.hasBias() ? 1 : 0;
         IntArray header = rowHeader();
         boolean int8 = a.scheme.quantizesActivations();
-        List<Object> operands =
-                int8 ? List.of(quantized, scales, weights, weightScales) : List.of(floats, weights, weightScales);
+        List<Object> operands = int8
+                ? List.of(quantized, scales, weights, weightScales, bias)
+                : List.of(floats, weights, weightScales, bias);
         List<Object> aligned = List.of(header, a.sortedIds, a.expertIds, a.padded, a.topkWeights);
         return List.of(new Stage(
                 name,
@@ -521,6 +526,7 @@ sealed class LayerStages permits BatchedStages {
                                 floats,
                                 weights,
                                 weightScales,
+                                bias,
                                 a.topkWeights,
                                 out,
                                 k,
@@ -528,6 +534,7 @@ sealed class LayerStages permits BatchedStages {
                                 rows,
                                 kInts,
                                 cols,
+                                biased,
                                 weighted);
                     } else if (a.gemm == Gemm.DP4A) {
                         g.task(
@@ -542,12 +549,14 @@ sealed class LayerStages permits BatchedStages {
                                 scales,
                                 weights,
                                 weightScales,
+                                bias,
                                 a.topkWeights,
                                 out,
                                 k,
                                 pairsPerRow,
                                 rows,
                                 kInts,
+                                biased,
                                 weighted);
                     } else {
                         g.task(
@@ -562,12 +571,14 @@ sealed class LayerStages permits BatchedStages {
                                 scales,
                                 weights,
                                 weightScales,
+                                bias,
                                 a.topkWeights,
                                 out,
                                 k,
                                 pairsPerRow,
                                 rows,
                                 kInts,
+                                biased,
                                 weighted);
                     }
                 },

@@ -62,6 +62,11 @@ public abstract sealed class TornadoExperts implements FusedMoeExperts
     }
 
     @Override
+    public boolean supportsBias() {
+        return true;
+    }
+
+    @Override
     public boolean supportsActivation(MoeActivation activation) {
         return true;
     }

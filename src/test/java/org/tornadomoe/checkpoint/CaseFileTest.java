@@ -13,6 +13,7 @@ import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.ValueSource;
 import org.tornadomoe.config.Int8Scheme;
+import org.tornadomoe.config.MoeActivation;
 
 class CaseFileTest {
     private static final Path CASES = Path.of("src/test/resources/golden/vllm");
@@ -81,7 +82,7 @@ class CaseFileTest {
     @CsvSource({
         "scheme, w4a16, 'not supported yet: scheme: expected one of [w8a8_channel, w8a8_tensor, w8a8_block,"
                 + " w8a16_channel, w8a16_group], got ''w4a16'''",
-        "activation, swigluoai, 'not supported yet: activation: expected silu, got swigluoai'",
+        "activation, tanh, 'Unknown MoE activation: ''tanh'''",
         "apply_router_weight_on_input, True, 'not supported yet: apply_router_weight_on_input: expected False, got"
                 + " True'",
         "ep, '[1, 3]', 'not supported yet: ep: expected None, got [1, 3]'",
@@ -96,10 +97,14 @@ class CaseFileTest {
         assertRefused(changed("", "", key, value), message);
     }
 
-    @ParameterizedTest
-    @ValueSource(strings = {"w13_bias", "w2_bias"})
-    void whatIsNotSupportedIsNotLeftOutSilently(String tensor) {
-        assertRefused(changed("act", tensor, "seed", "1"), "not supported yet: a case with the tensor " + tensor);
+    @Test
+    void biasesAreRead() {
+        try (CaseFile c = CaseFile.read(CASES.resolve("w8a8_channel_bias_swigluoai.safetensors"))) {
+            assertThat(c.config().hasBias()).isTrue();
+            assertThat(c.config().activation()).isEqualTo(MoeActivation.SWIGLUOAI);
+            assertThat(c.experts().w13Bias()).hasSize(8 * 256);
+            assertThat(c.experts().w2Bias()).hasSize(8 * 128);
+        }
     }
 
     @ParameterizedTest

@@ -28,7 +28,7 @@ class ExplainTest {
         mixtral     | silu      | RENORMALIZE_NAIVE | TornadoDp4aExperts | -
         qwen3_moe   | silu      | RENORMALIZE_NAIVE | TornadoDp4aExperts | -
         deepseek_v3 | silu      | DEEPSEEK_V3       | TornadoDp4aExperts | -
-        gpt_oss     | swigluoai | RENORMALIZE       | -                  | biases
+        gpt_oss     | swigluoai | RENORMALIZE       | TornadoDp4aExperts | -
         llama4      | silu      | LLAMA4            | TornadoDp4aExperts | -
         """)
     void goldenConfigurationsAreExplained(
@@ -62,14 +62,12 @@ class ExplainTest {
         assertThat(ran.json())
                 .containsEntry("chosen", null)
                 .containsEntry("failure", "No Int8 MoE backend supports the deployment configuration.")
-                .containsEntry("lastResort", null)
+                .containsEntry("lastResort", "ReferenceExperts")
                 .containsEntry(
                         "changes",
-                        List.of(
-                                "all-to-all backend: one of [allgather_reducescatter, deepep_high_throughput,"
-                                        + " deepep_low_latency, deepep_v2, nixl_ep, mori_high_throughput,"
-                                        + " mori_low_latency]",
-                                "no biases"));
+                        List.of("all-to-all backend: one of [allgather_reducescatter, deepep_high_throughput,"
+                                + " deepep_low_latency, deepep_v2, nixl_ep, mori_high_throughput,"
+                                + " mori_low_latency]"));
         assertThat(explain("--tp", 2).json()).containsEntry("chosen", "TornadoDp4aExperts");
         assertThat(explain("--tp", 2, "--ep").json()).containsEntry("chosen", "TornadoDp4aExperts");
     }
@@ -110,7 +108,8 @@ class ExplainTest {
                 "--activation",
                 "silu",
                 "--json");
-        assertThat(ran.json()).containsEntry("changes", List.of("no biases"));
+        assertThat(ran.json()).containsEntry("chosen", "TornadoDp4aExperts");
+        assertThat((Map<?, ?>) ran.json().get("layer")).extracting("activation").isEqualTo("silu");
     }
 
     @Test

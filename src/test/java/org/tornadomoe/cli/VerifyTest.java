@@ -111,6 +111,9 @@ class VerifyTest {
         "w8a8_channel_m33,  triton,    TornadoPortableExperts",
         "w8a8_channel_ep,   reference, ReferenceExperts",
         "w8a8_channel_ep,   triton,    TornadoDp4aExperts",
+        "w8a8_channel_bias_swigluoai, reference, ReferenceExperts",
+        "w8a8_channel_bias_swigluoai, triton, TornadoDp4aExperts",
+        "w8a8_channel_bias_swigluoai, triton, TornadoPortableExperts",
         "w8a16_channel_m33, reference, ReferenceExperts",
         "w8a16_channel_m33, triton,    TornadoPortableExperts",
     })

@@ -549,11 +549,11 @@ class Int8MoeOracleTest {
 
     @Test
     void theChangesThatAreNamedAreEnough() {
-        FusedMoeConfig config = layer().hasBias(true).build();
+        FusedMoeConfig config = layer().device("ptx:99").build();
         Explanation explanation = Int8MoeOracle.installed().explain(config, W, A);
         assertThat(explanation.chosen()).isEqualTo(-1);
-        assertThat(explanation.changes()).containsExactly("no biases");
-        FusedMoeConfig changed = config.toBuilder().hasBias(false).build();
+        assertThat(explanation.changes()).containsExactly("device: one of [interpreter:0]");
+        FusedMoeConfig changed = config.toBuilder().device("interpreter:0").build();
         assertThat(Int8MoeOracle.installed().explain(changed, W, A).chosen()).isZero();
     }
 

@@ -95,6 +95,14 @@ class DeviceLayerTest {
         }
     }
 
+    @ParameterizedTest
+    @MethodSource("kernelClasses")
+    void biases(String device, TornadoExperts experts, Int8Scheme scheme) {
+        RandomLayer layer = RandomLayer.of(33, 6, 65, 33, 50, 21).withBiases().on(device);
+        LayerChecks.stagesMatchReference(experts, scheme, layer, 50);
+        LayerChecks.forwardMatchesReference(experts, scheme, layer, 50);
+    }
+
     @Test
     void activationsAreAccurateFromEndToEnd() {
         for (Device device : devices()) {

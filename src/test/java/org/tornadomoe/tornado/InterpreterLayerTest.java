@@ -12,6 +12,7 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.EnumSource;
+import org.junit.jupiter.params.provider.ValueSource;
 import org.tornadomoe.RandomLayer;
 import org.tornadomoe.config.FusedMoeActivationFormat;
 import org.tornadomoe.config.Int8Scheme;
@@ -108,6 +109,23 @@ class InterpreterLayerTest {
         LayerChecks.stagesMatchReference(experts(false), Int8Scheme.W8A16_CHANNEL, layer, 9);
         LayerChecks.forwardMatchesReference(experts(true), Int8Scheme.W8A8_CHANNEL, layer, 9, 2);
         LayerChecks.batchedMatchesStandard(batched(true), experts(true), Int8Scheme.W8A8_CHANNEL, layer, 9, 0);
+    }
+
+    @ParameterizedTest
+    @ValueSource(booleans = {true, false})
+    void biases(boolean int8) {
+        Int8Scheme scheme = int8 ? Int8Scheme.W8A8_CHANNEL : Int8Scheme.W8A16_CHANNEL;
+        RandomLayer layer = RandomLayer.of(5, 2, 37, 19, 9, 21).withBiases();
+        LayerChecks.stagesMatchReference(experts(false), scheme, layer, 9);
+        LayerChecks.forwardMatchesReference(experts(int8), scheme, layer, 9, 2);
+        LayerChecks.batchedMatchesStandard(batched(int8), experts(int8), scheme, layer, 9, 0);
+        LayerChecks.partsAddUp(experts(int8), scheme, layer, 2, 9);
+        RandomLayer onInput = RandomLayer.of(5, 1, 37, 19, 11, 22)
+                .routedBy(RoutingMethodType.DEFAULT)
+                .weighedOnInput()
+                .withBiases();
+        LayerChecks.stagesMatchReference(experts(int8), scheme, onInput, 11);
+        LayerChecks.batchedMatchesStandard(batched(int8), experts(int8), scheme, onInput, 11, int8 ? 0 : 1e-6);
     }
 
     @Test

@@ -9,6 +9,7 @@ import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.util.Arrays;
 import java.util.List;
+import org.jspecify.annotations.Nullable;
 import org.tornadomoe.RandomLayer;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8Scheme;
@@ -256,8 +257,25 @@ final class LayerChecks {
                     copy(whole.w2(), e, w2, map[e]);
                 }
             }
-            return Int8Experts.of(config, scheme, w13, w2, whole.router(), map, arena);
+            return whole.with(config, w13, w2, arena)
+                    .expertMap(map)
+                    .biases(part(whole.w13Bias(), map, local), part(whole.w2Bias(), map, local))
+                    .build();
         }
+    }
+
+    private static float @Nullable [] part(float @Nullable [] bias, int[] map, int local) {
+        if (bias == null) {
+            return null;
+        }
+        int rows = bias.length / map.length;
+        float[] part = new float[local * rows];
+        for (int e = 0; e < map.length; e++) {
+            if (map[e] >= 0) {
+                System.arraycopy(bias, e * rows, part, map[e] * rows, rows);
+            }
+        }
+        return part;
     }
 
     private static void copy(Int8Tensor from, int expert, Int8Tensor into, int at) {

@@ -37,8 +37,8 @@ public final class GemmKernels {
 
     /**
      * int8 × int8 with an exact int32 sum, with the {@code dp4a} instruction (PTX, CUDA): {@code out[p][n] = sum ·
-     * aScales[row(p)] · bScales[e][n]}, multiplied from left to right, and by the pair's router weight if {@code weighted} is 1.
-     * Exact as long as K is at most 133,000.
+     * aScales[row(p)] · bScales[e][n]}, multiplied from left to right, plus {@code bias[e][n]} if {@code biased} is 1, and times the
+     * pair's router weight if {@code weighted} is 1. Exact as long as K is at most 133,000.
      *
      * @param header [0] = M
      * @param sortedIds pairs in expert order; what is no pair (P) is skipped
@@ -48,6 +48,7 @@ public final class GemmKernels {
      * @param aScales [rows of a]
      * @param b [E, kInts, N]
      * @param bScales [E, N]
+     * @param bias with {@code biased} 1 [E, N]; else not looked at
      * @param topkWeights [P]
      * @param out [P, N], written for every pair in {@code sortedIds}
      * @param pairsPerRow pairs that share a row of {@code a}: K for tokens, 1 for pairs
@@ -62,12 +63,14 @@ public final class GemmKernels {
             FloatArray aScales,
             IntArray b,
             FloatArray bScales,
+            FloatArray bias,
             FloatArray topkWeights,
             FloatArray out,
             int topK,
             int pairsPerRow,
             int rows,
             int kInts,
+            int biased,
             int weighted) {
         int[] sums = ctx.allocateIntLocalArray(SLICES * BLOCK * ROWS);
         int lid = ctx.localIdx;
@@ -138,6 +141,9 @@ public final class GemmKernels {
             float value = 0.0f;
             if (expert >= 0) {
                 value = total * aScales.get(pair / pairsPerRow) * bScales.get(expert * rows + n);
+                if (biased == 1) {
+                    value = value + bias.get(expert * rows + n);
+                }
             }
             if (weighted == 1) {
                 value = value * topkWeights.get(pair);
@@ -157,12 +163,14 @@ public final class GemmKernels {
             FloatArray aScales,
             IntArray b,
             FloatArray bScales,
+            FloatArray bias,
             FloatArray topkWeights,
             FloatArray out,
             int topK,
             int pairsPerRow,
             int rows,
             int kInts,
+            int biased,
             int weighted) {
         int[] sums = ctx.allocateIntLocalArray(SLICES * BLOCK * ROWS);
         int lid = ctx.localIdx;
@@ -233,6 +241,9 @@ public final class GemmKernels {
             float value = 0.0f;
             if (expert >= 0) {
                 value = total * aScales.get(pair / pairsPerRow) * bScales.get(expert * rows + n);
+                if (biased == 1) {
+                    value = value + bias.get(expert * rows + n);
+                }
             }
             if (weighted == 1) {
                 value = value * topkWeights.get(pair);
@@ -242,10 +253,11 @@ public final class GemmKernels {
     }
 
     /**
-     * float × int8 for unquantised activations (w8a16): {@code out[p][n] = Σ a[row(p)][k] · b[e][n][k] · bScales[e][n]}, and
-     * times the pair's router weight if {@code weighted} is 1. The parameters are those of {@link #dp4a}, but for:
+     * float × int8 for unquantised activations (w8a16): {@code out[p][n] = Σ a[row(p)][k] · b[e][n][k] · bScales[e][n]},
+     * plus {@code bias[e][n]} if {@code biased} is 1, and times the pair's router weight if {@code weighted} is 1. The parameters are those of {@link #dp4a}, but for:
      *
      * @param a [rows of a, cols] in float
+     * @param weighted 2 for the router's weight before the bias, as if {@code a} had been multiplied by it
      */
     public static void w8a16(
             KernelContext ctx,
@@ -256,6 +268,7 @@ public final class GemmKernels {
             FloatArray a,
             IntArray b,
             FloatArray bScales,
+            FloatArray bias,
             FloatArray topkWeights,
             FloatArray out,
             int topK,
@@ -263,6 +276,7 @@ public final class GemmKernels {
             int rows,
             int kInts,
             int cols,
+            int biased,
             int weighted) {
         float[] sums = ctx.allocateFloatLocalArray(SLICES * BLOCK * ROWS);
         int lid = ctx.localIdx;
@@ -342,6 +356,12 @@ public final class GemmKernels {
             float value = 0.0f;
             if (expert >= 0) {
                 value = total * bScales.get(expert * rows + n);
+                if (weighted == 2) {
+                    value = value * topkWeights.get(pair);
+                }
+                if (biased == 1) {
+                    value = value + bias.get(expert * rows + n);
+                }
             }
             if (weighted == 1) {
                 value = value * topkWeights.get(pair);
