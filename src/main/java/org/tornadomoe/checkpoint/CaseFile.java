@@ -6,6 +6,7 @@ import java.util.Arrays;
 import java.util.Map;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeConfig;
+import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.config.MoeActivation;
 import org.tornadomoe.quant.Int8Experts;
@@ -13,9 +14,8 @@ import org.tornadomoe.quant.Int8Tensor;
 
 /**
  * A self-contained case: int8 weights, an input, and what vLLM's {@code fused_moe_kernel} made of it at every stage, in
- * one safetensors file. Schemes {@code w8a8_channel} and {@code w8a16_channel}, any activation, with or without biases and an expert
- * map. Arrays
- * are the record's own, not to be written to. M tokens, K top-k, H hidden, I intermediate; a pair p is token p / K, slot
+ * one safetensors file. Scales of weights are [E, rows, 1], [E], or [E, ⌈rows / 128⌉, ⌈cols / 128⌉] as the scheme has them; with or
+ * without biases, scales of activations known beforehand, and an expert map. Arrays are the record's own, not to be written to. M tokens, K top-k, H hidden, I intermediate; a pair p is token p / K, slot
  * p % K.
  *
  * @param experts the weights, without a router: the case brings its logits; their maxNumTokens is M
@@ -29,7 +29,7 @@ import org.tornadomoe.quant.Int8Tensor;
  * @param numTokensPostPadded entries of sortedTokenIds that count
  * @param a1 the quantised hidden states [M, H], null if the scheme does not quantise activations
  * @param gemm1 [M * K, 2I], or [M * K, I] without a gate, every value a bf16
- * @param act [M * K, I], the activation of gemm1
+ * @param act [M * K, I] the activation
  * @param a2 act quantised [M * K, I], null if the scheme does not quantise activations
  * @param gemm2 [M * K, H], every value a bf16, the router weight applied
  * @param output [M, H] the sum of gemm2 over K
@@ -55,7 +55,7 @@ public record CaseFile(
     /** The block size the files' alignment was made for. */
     public static final int BLOCK_SIZE = 16;
 
-    /** Quantised activations: rows of int8 values with a scale each. */
+    /** Quantised activations: rows of int8 values with a scale each, or a scale for every group of columns. */
     public record Quantized(byte[] values, float[] scales) {}
 
     /**
@@ -68,10 +68,12 @@ public record CaseFile(
         try (Safetensors tensors = Safetensors.open(file)) {
             Metadata metadata = new Metadata(file, tensors.metadata());
             Int8Scheme scheme = metadata.scheme();
+            MoeActivation activation = metadata.activation();
             metadata.requireSupported("apply_router_weight_on_input", "False");
             if (tensors.find("expert_map") == null) {
                 metadata.requireSupported("ep", "None");
             }
+            boolean biases = tensors.find("w13_bias") != null || tensors.find("w2_bias") != null;
             int m = metadata.positive("tokens");
             int k = metadata.positive("top_k");
             int h = metadata.positive("hidden");
@@ -83,8 +85,8 @@ public record CaseFile(
                         .expertsPerToken(k)
                         .hiddenDim(h)
                         .intermediateSize(i)
-                        .activation(MoeActivation.fromString(metadata.get("activation")))
-                        .hasBias(tensors.find("w13_bias") != null || tensors.find("w2_bias") != null)
+                        .activation(activation)
+                        .hasBias(biases)
                         .maxNumTokens(m)
                         .build();
             } catch (IllegalArgumentException e) {
@@ -95,8 +97,8 @@ public record CaseFile(
             Quantized a1 = null;
             Quantized a2 = null;
             if (scheme.quantizesActivations()) {
-                a1 = quantized(tensors, "a1", m, h);
-                a2 = quantized(tensors, "a2", pairs, i);
+                a1 = quantized(tensors, "a1", scheme, m, h);
+                a2 = quantized(tensors, "a2", scheme, pairs, i);
             }
             // Everything else is read before the experts, so that only they need to be freed on a failure.
             float[] hiddenStates = floats(tensors, "hidden_states", m, h);
@@ -119,7 +121,7 @@ public record CaseFile(
             float[] output = floats(tensors, "output", m, h);
             return new CaseFile(
                     file,
-                    experts(tensors, config, scheme),
+                    experts(file, tensors, config, scheme),
                     m,
                     hiddenStates,
                     routerLogits,
@@ -158,7 +160,7 @@ public record CaseFile(
         return file + " " + scheme() + " " + config();
     }
 
-    private static Int8Experts experts(Safetensors tensors, FusedMoeConfig config, Int8Scheme scheme) {
+    private static Int8Experts experts(Path file, Safetensors tensors, FusedMoeConfig config, Int8Scheme scheme) {
         int h = config.hiddenDim();
         int[] expertMap = null;
         int local = config.numExperts();
@@ -166,47 +168,71 @@ public record CaseFile(
             expertMap = tensors.tensor("expert_map").requireShape(local).toInts();
             local = (int) Arrays.stream(expertMap).filter(e -> e != -1).count();
         }
+        float[] w13Bias = optional(tensors, "w13_bias", local, config.gateUpRows());
+        float[] w2Bias = optional(tensors, "w2_bias", local, h);
         Arena arena = Arena.ofShared();
         try {
-            return Int8Experts.builder(
-                            config,
-                            scheme,
-                            int8(tensors, arena, "w13_weight", config.gateUpRows(), h, local),
-                            int8(tensors, arena, "w2_weight", h, config.intermediateSize(), local),
-                            arena)
+            Int8Tensor w13 = int8(tensors, arena, "w13_weight", scheme, config.gateUpRows(), h, local);
+            Int8Tensor w2 = int8(tensors, arena, "w2_weight", scheme, h, config.intermediateSize(), local);
+            return Int8Experts.builder(config, scheme, w13, w2, arena)
                     .expertMap(expertMap)
-                    .biases(bias(tensors, "w13_bias", local, config.gateUpRows()), bias(tensors, "w2_bias", local, h))
+                    .biases(w13Bias, w2Bias)
+                    .activationScales(one(tensors, "a1_static_scale"), one(tensors, "a2_static_scale"))
                     .build();
+        } catch (IllegalArgumentException e) {
+            arena.close();
+            throw new CheckpointException(file, String.valueOf(e.getMessage()), e);
         } catch (Throwable e) {
             arena.close();
             throw e;
         }
     }
 
-    private static float @Nullable [] bias(Safetensors tensors, String name, int experts, int rows) {
-        return tensors.find(name) == null ? null : floats(tensors, name, experts, rows);
-    }
-
-    private static Int8Tensor int8(Safetensors tensors, Arena arena, String name, int rows, int cols, int experts) {
+    private static Int8Tensor int8(
+            Safetensors tensors, Arena arena, String name, Int8Scheme scheme, int rows, int cols, int experts) {
         byte[] values = tensors.tensor(name)
                 .requireDType(DType.I8)
                 .requireShape(experts, rows, cols)
                 .toBytes();
-        float[] scales = floats(tensors, name + "_scale", experts, rows, 1);
-        Int8Tensor tensor = Int8Tensor.allocate(arena, experts, rows, cols);
-        for (int i = 0; i < scales.length; i++) {
-            tensor.setRow(i / rows, i % rows, values, i * cols, scales[i]);
+        Int8Quantization quantization = Int8Quantization.of(scheme);
+        Int8Tensor tensor = Int8Tensor.allocate(
+                arena,
+                experts,
+                rows,
+                cols,
+                quantization.rowsPerScale(rows),
+                quantization.colsPerScale(cols),
+                quantization.zeroPoints());
+        float[] scales = scheme == Int8Scheme.W8A8_TENSOR
+                ? floats(tensors, name + "_scale", experts)
+                : floats(tensors, name + "_scale", experts, tensor.scaleRows(), tensor.scaleCols());
+        System.arraycopy(scales, 0, tensor.scales(), 0, scales.length);
+        for (int row = 0; row < experts * rows; row++) {
+            tensor.setRow(row / rows, row % rows, values, row * cols);
         }
         return tensor;
     }
 
-    private static Quantized quantized(Safetensors tensors, String name, int rows, int cols) {
-        return new Quantized(
-                tensors.tensor(name + "_q")
-                        .requireDType(DType.I8)
-                        .requireShape(rows, cols)
-                        .toBytes(),
-                floats(tensors, name + "_scale", rows, 1));
+    private static Quantized quantized(Safetensors tensors, String name, Int8Scheme scheme, int rows, int cols) {
+        byte[] values = tensors.tensor(name + "_q")
+                .requireDType(DType.I8)
+                .requireShape(rows, cols)
+                .toBytes();
+        if (scheme == Int8Scheme.W8A8_TENSOR) {
+            float[] scales = new float[rows];
+            Arrays.fill(scales, floats(tensors, name + "_scale", 1)[0]);
+            return new Quantized(values, scales);
+        }
+        int groups = scheme == Int8Scheme.W8A8_BLOCK ? Math.ceilDiv(cols, Int8Quantization.DEFAULT_BLOCK) : 1;
+        return new Quantized(values, floats(tensors, name + "_scale", rows, groups));
+    }
+
+    private static float @Nullable [] optional(Safetensors tensors, String name, long... shape) {
+        return tensors.find(name) == null ? null : floats(tensors, name, shape);
+    }
+
+    private static @Nullable Float one(Safetensors tensors, String name) {
+        return tensors.find(name) == null ? null : (Float) floats(tensors, name, 1)[0];
     }
 
     private static float[] floats(Safetensors tensors, String name, long... shape) {
@@ -232,6 +258,14 @@ public record CaseFile(
                 return Int8Scheme.fromString(get("scheme"));
             } catch (IllegalArgumentException e) {
                 throw new CheckpointException(file, "not supported yet: " + e.getMessage(), e);
+            }
+        }
+
+        MoeActivation activation() {
+            try {
+                return MoeActivation.fromString(get("activation"));
+            } catch (IllegalArgumentException e) {
+                throw new CheckpointException(file, String.valueOf(e.getMessage()), e);
             }
         }
 

@@ -8,7 +8,6 @@ import org.tornadomoe.checkpoint.CaseFile;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.modular.StageValues;
 import org.tornadomoe.oracle.Selection;
-import org.tornadomoe.quant.Int8Activations;
 import org.tornadomoe.reference.Reference;
 
 /**
@@ -52,10 +51,12 @@ final class CaseCheck {
                 maxAbs(made.topkWeights(), given.topkWeights()),
                 WEIGHT_ERROR));
         checks.add(new Check("alignment", "places and blocks that differ", misplaced(made, given), 0));
-        addQuantized(checks, "quantise 1", file.hiddenStates(), file.a1(), made.a1(), made.a1Scales());
+        addQuantized(
+                checks, "quantise 1", file, file.hiddenStates(), file.tokens(), file.a1(), made.a1(), made.a1Scales());
         checks.add(new Check("gemm 1", "bf16 units in the last place", bf16Units(made.gemm1(), given.gemm1()), 1));
         checks.add(new Check("activation", "bf16 units in the last place", bf16Units(made.act(), given.act()), 1));
-        addQuantized(checks, "quantise 2", file.act(), file.a2(), made.a2(), made.a2Scales());
+        addQuantized(
+                checks, "quantise 2", file, file.act(), file.topkIds().length, file.a2(), made.a2(), made.a2Scales());
         checks.add(new Check("gemm 2", "bf16 units in the last place", bf16Units(made.gemm2(), given.gemm2()), 1));
         checks.add(new Check("combine", "relative L2 error", relativeL2(made.output(), given.output()), SUM_ERROR));
         float[] output = endToEnd(file, selection, made).output();
@@ -117,35 +118,42 @@ final class CaseCheck {
                 && Arrays.equals(a.output(), b.output());
     }
 
-    /** @param x what was quantised, a row a scale */
+    /** @param x what was quantised, [rows, …] */
     private static void addQuantized(
             List<Check> checks,
             String stage,
+            CaseFile file,
             float[] x,
+            int rows,
             CaseFile.@Nullable Quantized given,
             byte[] values,
             float[] scales) {
         if (given == null) {
             return;
         }
-        int width = x.length / scales.length;
+        int width = x.length / rows;
+        int groups = given.scales().length / rows;
+        // The groups of blocks are truncated, so that a boundary is the greater one of two neighbours.
+        boolean truncated = file.scheme() == Int8Scheme.W8A8_BLOCK
+                && !file.experts().quantization().roundToNearest();
         int differing = 0;
         int offBoundary = 0;
         int largest = 0;
         double scaleError = 0;
         for (int i = 0; i < values.length; i++) {
-            int difference = Math.abs(values[i] - given.values()[i]);
-            if (difference != 0) {
-                int row = i / width;
-                double exact = x[i] / (double) Int8Activations.scale(x, row * width, width);
-                float boundary = (values[i] + given.values()[i]) / 2f;
+            int made = values[i];
+            int expected = given.values()[i];
+            if (made != expected) {
+                double exact = x[i] / (double) given.scales()[i / width * groups + i % width * groups / width];
+                float boundary =
+                        truncated ? (Math.abs(made) > Math.abs(expected) ? made : expected) : (made + expected) / 2f;
                 differing++;
                 offBoundary += Math.abs(exact - boundary) <= BOUNDARY_ULPS * Math.ulp(boundary) ? 0 : 1;
-                largest = Math.max(largest, difference);
+                largest = Math.max(largest, Math.abs(made - expected));
             }
         }
-        for (int row = 0; row < scales.length; row++) {
-            scaleError = Math.max(scaleError, Math.abs(scales[row] / (double) given.scales()[row] - 1));
+        for (int i = 0; i < scales.length; i++) {
+            scaleError = Math.max(scaleError, Math.abs(scales[i] / (double) given.scales()[i] - 1));
         }
         checks.add(new Check(stage, "int8 values that differ", differing, Double.POSITIVE_INFINITY));
         checks.add(new Check(stage, "of them off a rounding boundary", offBoundary, 0));
@@ -177,12 +185,20 @@ final class CaseCheck {
         return largest;
     }
 
-    /** The largest difference, in units of the expected value's last bf16 place (8 significant bits). */
+    /**
+     * The largest difference, in units of the expected value's last bf16 place (8 significant bits). Where terms cancel, what is
+     * left is the rounding of floats of the size of the terms: a unit is at least 2^-23 of the greatest value.
+     */
     static double bf16Units(float[] actual, float[] expected) {
+        double greatest = 0;
+        for (float value : expected) {
+            greatest = Math.max(greatest, Math.abs(value));
+        }
+        double least = Math.max(greatest * 0x1p-23, Float.MIN_VALUE);
         double largest = 0;
         for (int i = 0; i < expected.length; i++) {
             // a float's last place is 2^16 finer
-            double unit = Math.ulp(expected[i]) * 65536.0;
+            double unit = Math.max(Math.ulp(expected[i]) * 65536.0, least);
             largest = Math.max(largest, Math.abs((double) actual[i] - expected[i]) / unit);
         }
         return largest;

@@ -12,11 +12,11 @@ package org.tornadomoe.modular;
  *     elsewhere are sorted in by their global number
  * @param expertIds the local number of each block's expert, −1 if it lives elsewhere
  * @param a1 the hidden states in int8, times the router's weight first where the layer applies it on the input, [M, H], or then [P, H]; empty if the scheme keeps activations in float
- * @param a1Scales [M] or [P]; empty likewise
+ * @param a1Scales a scale a row of a1, or [rows, groups of columns] if the scheme has them; empty likewise
  * @param gemm1 [P, 2I], gate then up
  * @param act [P, I]
  * @param a2 the activations in int8, [P, I]; empty likewise
- * @param a2Scales [P]; empty likewise
+ * @param a2Scales [P] or [P, groups of columns]; empty likewise
  * @param gemm2 [P, H], times the router's weight unless the layer applies it on the input
  * @param output [M, H]
  */

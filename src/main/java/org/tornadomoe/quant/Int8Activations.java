@@ -3,12 +3,21 @@ package org.tornadomoe.quant;
 import java.util.Objects;
 
 /**
- * The per-token activation quantiser of vLLM ({@code per_token_quant_int8} in {@code int8_utils.py}), in float
- * arithmetic: {@code absmax = max(|x|, 1e-10)}, {@code scale = absmax / 127}, {@code q = round(x * (127 / absmax))}
- * with halves away from zero. So |q| is at most 127, and a token of zeros has q = 0 and a scale of 1e-10 / 127.
+ * The activation quantisers of vLLM, in float arithmetic. They round in three different ways.
  *
- * <p>A NaN or an infinity in the token makes the scale NaN or infinite and that value's q 0, which makes the token's
- * result NaN rather than a plausible number; other tokens are untouched.
+ * <ul>
+ *   <li>A scale a token ({@code per_token_quant_int8} in {@code int8_utils.py}): {@code absmax = max(|x|, 1e-10)},
+ *       {@code scale = absmax / 127}, {@code q = round(x * (127 / absmax))} with halves away from zero. So |q| is at most 127, and a
+ *       token of zeros has q = 0 and a scale of 1e-10 / 127.
+ *   <li>One scale, known beforehand or {@code max(max|x| / 127, 1e-10)} ({@code scaled_int8_quant}): {@code q = round(x / scale)} with
+ *       halves to even, clamped to [-128, 127]. vLLM takes the maximum in the activations' own type; here it is float.
+ *   <li>A scale a token and group of columns ({@code per_token_group_quant_int8}): {@code scale = max(|x|, 1e-10) / 127}, {@code q =
+ *       truncate(clamp(x / scale, -128, 127))}; or, our addition, to the nearest, halves to even. The last group may be short.
+ * </ul>
+ *
+ * <p>A NaN or an infinity makes the scale that it belongs to NaN or infinite and that value's q 0, which makes the results
+ * NaN rather than plausible numbers: those of the token, or with one scale found at run time, of all tokens. With a scale known
+ * beforehand an infinity is clamped and a NaN is 0.
  */
 public final class Int8Activations {
     /** Least max-abs, so that the scale of a row of zeros is not zero. */
@@ -43,6 +52,52 @@ public final class Int8Activations {
         for (int m = 0; m < tokens; m++) {
             scales[m] = quantize(x, m * width, width, q, m * width);
         }
+    }
+
+    /** The one scale of x[0, length): max(max|x| / 127, 1e-10). */
+    public static float tensorScale(float[] x, int length) {
+        Objects.checkFromIndexSize(0, length, x.length);
+        float absMax = 0;
+        for (int i = 0; i < length; i++) {
+            absMax = Math.max(absMax, Math.abs(x[i]));
+        }
+        return Math.max(absMax / 127f, MIN_ABS_MAX);
+    }
+
+    /** Quantises x[0, length) into q with one scale, positive. */
+    public static void quantize(float[] x, int length, float scale, byte[] q) {
+        Objects.checkFromIndexSize(0, length, x.length);
+        Objects.checkFromIndexSize(0, length, q.length);
+        for (int i = 0; i < length; i++) {
+            q[i] = roundHalfEven(x[i] / scale);
+        }
+    }
+
+    /**
+     * Quantises M tokens of width H with a scale for every {@code group} columns, x [M, H] into q [M, H] and scales [M, ⌈H / group⌉].
+     *
+     * @param nearest whether to round to the nearest integer, halves to even, instead of truncating
+     */
+    public static void quantizeGroups(
+            float[] x, int tokens, int width, int group, boolean nearest, byte[] q, float[] scales) {
+        int groups = Math.ceilDiv(width, group);
+        Objects.checkFromIndexSize(0, tokens * groups, scales.length);
+        Objects.checkFromIndexSize(0, tokens * width, q.length);
+        for (int g = 0; g < tokens * groups; g++) {
+            int from = g / groups * width + g % groups * group;
+            int length = Math.min(group, width - g % groups * group);
+            float scale = scale(x, from, length);
+            for (int i = from; i < from + length; i++) {
+                float quotient = x[i] / scale;
+                q[i] = nearest ? roundHalfEven(quotient) : (byte) Math.clamp((int) quotient, -128, 127);
+            }
+            scales[g] = scale;
+        }
+    }
+
+    /** To the nearest integer, halves to even, clamped to [-128, 127]; NaN gives 0. */
+    static byte roundHalfEven(float x) {
+        return (byte) Math.clamp((int) Math.rint(x), -128, 127);
     }
 
     /** To the nearest integer, halves away from zero; NaN gives 0. Not floor(x + 0.5), which errs just below a half. */

@@ -1,19 +1,26 @@
 package org.tornadomoe.quant;
 
 import java.lang.foreign.Arena;
+import java.util.Arrays;
 import java.util.concurrent.CancellationException;
 import java.util.concurrent.ConcurrentSkipListMap;
 import java.util.concurrent.ExecutorService;
 import java.util.concurrent.Executors;
 import java.util.concurrent.atomic.AtomicLong;
 import org.tornadomoe.config.FusedMoeConfig;
+import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.config.Int8Scheme;
 
 /**
- * Turns a layer's weights into int8, one scale an output channel (a row of w13 or w2), in float arithmetic:
- * {@code scale = max(|row|, 1e-10) / 127}, {@code q = round(w / scale)} with halves to even, clamped to [-127, 127]. That
- * is vLLM's online rule ({@code quantization/online/int8.py}) with a floor, so that a row of zeros gives zeros instead
- * of NaN. The router stays float.
+ * Turns a layer's weights into int8, in float arithmetic. For all that share a scale, a row, a block, a group or an expert:
+ * {@code scale = max(|w|, 1e-10) / 127}, {@code q = round(w / scale)} with halves to even, clamped to [-127, 127]. For rows
+ * that is vLLM's online rule ({@code quantization/online/int8.py}) with a floor, so that a row of zeros gives zeros instead
+ * of NaN.
+ *
+ * <p>With zero points the range from the least to the greatest weight, 0 included, is spread over [-128, 127]: {@code scale = max(greatest −
+ * least, 1e-10) / 255}, {@code z = round(−least / scale) − 128}, {@code q = round(w / scale) + z}.
+ *
+ * <p>The router and biases stay float.
  */
 public final class Int8Quantizer {
     /** Rows a thread takes at a time: enough that threads don't queue, few enough that they finish together. */
@@ -21,35 +28,36 @@ public final class Int8Quantizer {
 
     private Int8Quantizer() {}
 
+    /** With the scheme's own block or group; otherwise as the other. */
+    public static Int8Experts quantize(ExpertWeights source, Int8Scheme scheme, Progress progress) {
+        return quantize(source, Int8Quantization.of(scheme), progress);
+    }
+
     /**
      * Quantises on all cores. The same weights give the same bits, whatever the number of cores.
      *
      * @param progress told in rows: E * 2I of w13, then E * H of w2
-     * @return the experts, to be closed by the caller
+     * @return the experts, to be closed by the caller; scales of activations are found at run time
      * @throws IllegalArgumentException if a weight is NaN or infinite; the message names expert, projection, row and
      *     column. Nothing stays allocated, also after any other failure.
      * @throws CancellationException if the calling thread is interrupted meanwhile; it stays interrupted
      * @throws OutOfMemoryError if the int8 weights do not fit
      */
-    public static Int8Experts quantize(ExpertWeights source, Int8Scheme scheme, Progress progress) {
-        return quantize(source, scheme, progress, Arena.ofShared());
+    public static Int8Experts quantize(ExpertWeights source, Int8Quantization quantization, Progress progress) {
+        return quantize(source, quantization, progress, Arena.ofShared());
     }
 
     /** With the arena that the result is allocated in and owns, closed if this throws. */
-    static Int8Experts quantize(ExpertWeights source, Int8Scheme scheme, Progress progress, Arena arena) {
+    static Int8Experts quantize(ExpertWeights source, Int8Quantization quantization, Progress progress, Arena arena) {
         try {
-            if (scheme != Int8Scheme.W8A8_CHANNEL && scheme != Int8Scheme.W8A16_CHANNEL) {
-                throw new UnsupportedOperationException("scheme: quantising to " + scheme + " is not there yet");
-            }
             FusedMoeConfig config = source.config();
             RouterWeights router = source.router();
             router.requireFits(config);
-            Int8Tensor w13 =
-                    Int8Tensor.allocate(arena, config.globalNumExperts(), config.gateUpRows(), config.hiddenDim());
-            Int8Tensor w2 = Int8Tensor.allocate(
-                    arena, config.globalNumExperts(), config.hiddenDim(), config.intermediateSize());
-            long w13Rows = w13.scales().length;
-            long rows = w13Rows + w2.scales().length;
+            int experts = config.globalNumExperts();
+            Int8Tensor w13 = allocate(arena, experts, config.gateUpRows(), config.hiddenDim(), quantization);
+            Int8Tensor w2 = allocate(arena, experts, config.hiddenDim(), config.intermediateSize(), quantization);
+            long w13Rows = (long) experts * w13.rows();
+            long rows = w13Rows + (long) experts * w2.rows();
             quantizeRows(
                     w13,
                     source::gateUpRow,
@@ -60,14 +68,21 @@ public final class Int8Quantizer {
                     source::downRow,
                     (expert, row) -> "down projection, row " + row,
                     done -> progress.advanced(w13Rows + done, rows));
-            return Int8Experts.builder(config, scheme, w13, w2, arena)
+            return Int8Experts.builder(config, quantization.scheme(), w13, w2, arena)
                     .router(router)
                     .biases(source.w13Bias(), source.w2Bias())
+                    .roundToNearest(quantization.roundToNearest())
                     .build();
         } catch (Throwable e) {
             arena.close();
             throw e;
         }
+    }
+
+    private static Int8Tensor allocate(Arena arena, int experts, int rows, int cols, Int8Quantization quantization) {
+        int perScale = quantization.colsPerScale(cols);
+        return Int8Tensor.allocate(
+                arena, experts, rows, cols, quantization.rowsPerScale(rows), perScale, quantization.zeroPoints());
     }
 
     @FunctionalInterface
@@ -86,7 +101,10 @@ public final class Int8Quantizer {
     }
 
     private static void quantizeRows(Int8Tensor tensor, RowReader reader, RowName name, RowsDone progress) {
-        int rows = tensor.experts() * tensor.rows();
+        // A band is the rows that share scales; no band is split among threads.
+        int bandsPerExpert = tensor.scaleRows();
+        int bands = tensor.experts() * bandsPerExpert;
+        int chunk = Math.max(1, CHUNK / tensor.rowsPerScale());
         AtomicLong next = new AtomicLong();
         // Chunks are taken in ascending order and a chunk is dropped only for a failure before it, so the lowest
         // failure
@@ -95,25 +113,18 @@ public final class Int8Quantizer {
         Object reporting = new Object();
         long[] done = {0};
         Runnable worker = () -> {
-            float[] weights = new float[tensor.cols()];
-            byte[] values = new byte[tensor.cols()];
-            for (long from = next.getAndAdd(CHUNK);
-                    from < rows && failures.headMap(from).isEmpty();
-                    from = next.getAndAdd(CHUNK)) {
+            Band band = new Band(tensor, reader, name);
+            for (long from = next.getAndAdd(chunk);
+                    from < bands && failures.headMap(from).isEmpty();
+                    from = next.getAndAdd(chunk)) {
                 try {
-                    if (Thread.currentThread().isInterrupted()) {
-                        throw new CancellationException("quantisation was interrupted");
-                    }
-                    int to = (int) Math.min(rows, from + CHUNK);
+                    int to = (int) Math.min(bands, from + chunk);
+                    int rows = 0;
                     for (int i = (int) from; i < to; i++) {
-                        int expert = i / tensor.rows();
-                        int row = i % tensor.rows();
-                        reader.read(expert, row, weights);
-                        float scale = quantize(weights, values, expert, row, name);
-                        tensor.setRow(expert, row, values, 0, scale);
+                        rows += band.quantize(i / bandsPerExpert, i % bandsPerExpert);
                     }
                     synchronized (reporting) {
-                        done[0] += to - from;
+                        done[0] += rows;
                         progress.rows(done[0]);
                     }
                 } catch (Throwable e) {
@@ -137,20 +148,87 @@ public final class Int8Quantizer {
         }
     }
 
-    private static float quantize(float[] weights, byte[] values, int expert, int row, RowName name) {
-        float absMax = Int8Activations.MIN_ABS_MAX;
-        for (int i = 0; i < weights.length; i++) {
-            float abs = Math.abs(weights[i]);
-            if (!(abs <= Float.MAX_VALUE)) {
-                throw new IllegalArgumentException("weight: expected finite values, got " + weights[i] + " at expert "
-                        + expert + ", " + name.of(expert, row) + ", column " + i);
+    /** What one thread needs to quantise the rows that share scales. */
+    private static final class Band {
+        private final Int8Tensor tensor;
+        private final RowReader reader;
+        private final RowName name;
+        private final float[] weights;
+        private final byte[] values;
+        private final float[] least;
+        private final float[] greatest;
+
+        Band(Int8Tensor tensor, RowReader reader, RowName name) {
+            this.tensor = tensor;
+            this.reader = reader;
+            this.name = name;
+            weights = new float[tensor.cols()];
+            values = new byte[tensor.cols()];
+            least = new float[tensor.scaleCols()];
+            greatest = new float[tensor.scaleCols()];
+        }
+
+        /** Finds the scales in a first pass over the rows and rounds in a second, which reads them again unless it is one row. */
+        int quantize(int expert, int band) {
+            int first = band * tensor.rowsPerScale();
+            int last = Math.min(tensor.rows() - first, tensor.rowsPerScale()) + first;
+            Arrays.fill(least, 0);
+            Arrays.fill(greatest, 0);
+            for (int row = first; row < last; row++) {
+                if (Thread.currentThread().isInterrupted()) {
+                    throw new CancellationException("quantisation was interrupted");
+                }
+                reader.read(expert, row, weights);
+                widen(expert, row);
             }
-            absMax = Math.max(absMax, abs);
+            int scales = tensor.scaleIndex(expert, first, 0);
+            for (int i = 0; i < least.length; i++) {
+                setScale(scales + i, least[i], greatest[i]);
+            }
+            for (int row = first; row < last; row++) {
+                if (last - first > 1) {
+                    reader.read(expert, row, weights);
+                }
+                round(scales);
+                tensor.setRow(expert, row, values, 0);
+            }
+            return last - first;
         }
-        float scale = absMax / 127f;
-        for (int i = 0; i < weights.length; i++) {
-            values[i] = (byte) Math.clamp((long) Math.rint(weights[i] / scale), -127, 127);
+
+        private void widen(int expert, int row) {
+            for (int i = 0; i < weights.length; i++) {
+                float weight = weights[i];
+                if (!(Math.abs(weight) <= Float.MAX_VALUE)) {
+                    throw new IllegalArgumentException("weight: expected finite values, got " + weight + " at expert "
+                            + expert + ", " + name.of(expert, row) + ", column " + i);
+                }
+                int group = i / tensor.colsPerScale();
+                least[group] = Math.min(least[group], weight);
+                greatest[group] = Math.max(greatest[group], weight);
+            }
         }
-        return scale;
+
+        private void setScale(int at, float least, float greatest) {
+            byte[] zeroPoints = tensor.zeroPoints();
+            if (zeroPoints == null) {
+                tensor.scales()[at] = Math.max(Math.max(-least, greatest), Int8Activations.MIN_ABS_MAX) / 127f;
+            } else {
+                // The difference of two floats may be too large for a float.
+                double range = Math.max((double) greatest - least, Int8Activations.MIN_ABS_MAX);
+                float scale = (float) (range / 255);
+                tensor.scales()[at] = scale;
+                zeroPoints[at] = (byte) (Math.clamp((long) Math.rint(-least / scale), 0, 255) - 128);
+            }
+        }
+
+        private void round(int scales) {
+            byte[] zeroPoints = tensor.zeroPoints();
+            for (int i = 0; i < weights.length; i++) {
+                int at = scales + i / tensor.colsPerScale();
+                long q = (long) Math.rint(weights[i] / tensor.scales()[at]);
+                values[i] = (byte)
+                        (zeroPoints == null ? Math.clamp(q, -127, 127) : Math.clamp(q + zeroPoints[at], -128, 127));
+            }
+        }
     }
 }

@@ -4,6 +4,7 @@ import java.util.Arrays;
 import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeConfig;
+import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.quant.ExpertWeights;
 import org.tornadomoe.quant.Int8Activations;
 import org.tornadomoe.quant.Int8Experts;
@@ -30,11 +31,10 @@ public final class Reference {
         requireLength("hidden", hidden.length, tokens, config.hiddenDim());
         int[] ids = routing.ids();
         double[] x = onInput(config, widen(hidden), routing.weights());
-        double[] gemm1 =
-                addBias(gemm(x, config.pairsPerInputRow(), ids, Weights.gateUp(weights)), ids, weights.w13Bias());
+        double[] gemm1 = gemm(x, config.pairsPerInputRow(), ids, Weights.gateUp(weights), weights.w13Bias());
         double[] act = Activations.apply(config, gemm1, ids.length);
-        double[] gemm2 = addBias(gemm(act, 1, ids, Weights.down(weights)), ids, weights.w2Bias());
-        gemm2 = onOutput(config, gemm2, routing.weights());
+        double[] gemm2 =
+                onOutput(config, gemm(act, 1, ids, Weights.down(weights), weights.w2Bias()), routing.weights());
         double[] output = combine(gemm2, tokens, config.pairsPerToken(), config.hiddenDim());
         addZeroExperts(config, 0, hidden, routing, output);
         return new Stages(logits, routing, null, gemm1, act, null, gemm2, output);
@@ -63,15 +63,14 @@ public final class Reference {
         int shared = config.pairsPerInputRow();
         requireLength("hidden", hidden.length, tokens, config.hiddenDim());
         int[] ids = Arrays.stream(routing.ids()).map(id -> local(experts, id)).toArray();
-        boolean int8 = experts.scheme().quantizesActivations();
         double[] x = onInput(config, widen(hidden), routing.weights());
-        QuantizedTokens a1 = int8 ? quantize(x, rows, config.hiddenDim()) : null;
-        double[] gemm1 = a1 == null ? gemm(x, shared, ids, experts.w13()) : gemm(a1, shared, ids, experts.w13());
-        gemm1 = addBias(gemm1, ids, experts.w13Bias());
+        QuantizedTokens a1 = quantize(experts, experts.a1Scale(), x, rows, config.hiddenDim());
+        double[] gemm1 = gemm(a1, x, shared, ids, experts.w13(), experts.w13Bias());
         double[] act = Activations.apply(config, gemm1, ids.length);
-        QuantizedTokens a2 = int8 ? quantize(act, ids.length, config.intermediateSizePerPartition()) : null;
-        double[] gemm2 = a2 == null ? gemm(act, 1, ids, experts.w2()) : gemm(a2, 1, ids, experts.w2());
-        gemm2 = onOutput(config, addBias(gemm2, ids, experts.w2Bias()), routing.weights());
+        QuantizedTokens a2 =
+                quantize(experts, experts.a2Scale(), act, ids.length, config.intermediateSizePerPartition());
+        double[] gemm2 = gemm(a2, act, 1, ids, experts.w2(), experts.w2Bias());
+        gemm2 = onOutput(config, gemm2, routing.weights());
         double[] output = combine(gemm2, tokens, config.pairsPerToken(), config.hiddenDim());
         addZeroExperts(config, local(experts, 0), hidden, routing, output);
         return new Stages(logits, routing, a1, gemm1, act, a2, gemm2, output);
@@ -116,13 +115,48 @@ public final class Reference {
      */
     public static QuantizedTokens quantize(double[] x, int rows, int width) {
         requireLength("x", x.length, rows, width);
+        QuantizedTokens quantized = new QuantizedTokens(new byte[x.length], new float[rows]);
+        Int8Activations.quantize(narrow(x), rows, width, quantized.values(), quantized.scales());
+        return quantized;
+    }
+
+    /**
+     * Prepare: the scheme's rule of {@link Int8Activations}, on values rounded to float first; null if activations stay float.
+     *
+     * @param scale known beforehand; null if it is found here
+     * @param x [rows, width]; a row that isn't there is zeros
+     */
+    public static @Nullable QuantizedTokens quantize(
+            Int8Experts experts, @Nullable Float scale, double[] x, int rows, int width) {
+        requireLength("x", x.length, rows, width);
+        byte[] values = new byte[x.length];
+        return switch (experts.scheme()) {
+            case W8A16_CHANNEL, W8A16_GROUP -> null;
+            case W8A8_CHANNEL -> quantize(x, rows, width);
+            case W8A8_TENSOR -> {
+                float[] narrow = narrow(x);
+                float one = scale == null ? Int8Activations.tensorScale(narrow, narrow.length) : scale;
+                Int8Activations.quantize(narrow, narrow.length, one, values);
+                float[] scales = new float[rows];
+                Arrays.fill(scales, one);
+                yield new QuantizedTokens(values, scales);
+            }
+            case W8A8_BLOCK -> {
+                int group = experts.quantization().grid().col();
+                float[] scales = new float[rows * Math.ceilDiv(width, group)];
+                boolean nearest = experts.quantization().roundToNearest();
+                Int8Activations.quantizeGroups(narrow(x), rows, width, group, nearest, values, scales);
+                yield new QuantizedTokens(values, scales);
+            }
+        };
+    }
+
+    private static float[] narrow(double[] x) {
         float[] narrow = new float[x.length];
         for (int i = 0; i < x.length; i++) {
             narrow[i] = (float) x[i];
         }
-        QuantizedTokens quantized = new QuantizedTokens(new byte[x.length], new float[rows]);
-        Int8Activations.quantize(narrow, rows, width, quantized.values(), quantized.scales());
-        return quantized;
+        return narrow;
     }
 
     /**
@@ -297,8 +331,8 @@ public final class Reference {
     }
 
     /**
-     * A pass in the batched format: hidden [M, H] goes to the slots of its experts, [E_local, maxTokens, H]; quantisation, GEMMs
-     * and activation run on every slot, and the output [M, H] is gathered from them. The same as {@link #forward(Int8Experts,
+     * A pass in the batched format: hidden [M, H], quantised, goes to the slots of its experts, [E_local, maxTokens, H]; GEMMs,
+     * activation and the second quantisation run on every slot, and the output [M, H] is gathered from them. The same as {@link #forward(Int8Experts,
      * float[], int)}'s.
      *
      * @throws IllegalArgumentException if an expert gets more than {@code maxTokens} tokens
@@ -307,7 +341,6 @@ public final class Reference {
         FusedMoeConfig config = experts.config();
         int h = config.hiddenDim();
         int i = config.intermediateSizePerPartition();
-        boolean int8 = experts.scheme().quantizesActivations();
         requireLength("hidden", hidden.length, tokens, h);
         double[] logits = Router.logits(config, experts.router(), widen(hidden), tokens);
         Routing routing = Router.route(config, experts.router(), logits, tokens);
@@ -318,23 +351,32 @@ public final class Reference {
 
         int rows = experts.w13().experts() * maxTokens;
         double[] x = onInput(config, widen(hidden), routing.weights());
+        QuantizedTokens a1 = quantize(experts, experts.a1Scale(), x, x.length / h, h);
+        int groups = experts.scheme() == Int8Scheme.W8A8_BLOCK ? experts.w13().scaleCols() : 1;
+        QuantizedTokens a1Slots = a1 == null ? null : new QuantizedTokens(new byte[rows * h], new float[rows * groups]);
         double[] slots = new double[rows * h];
         int[] expertOf = new int[rows];
         Arrays.fill(expertOf, -1);
         for (int p = 0; p < rowOfPair.length; p++) {
-            if (rowOfPair[p] >= 0) {
-                System.arraycopy(x, p / config.pairsPerInputRow() * h, slots, rowOfPair[p] * h, h);
-                expertOf[rowOfPair[p]] = rowOfPair[p] / maxTokens;
+            int row = rowOfPair[p];
+            if (row >= 0) {
+                System.arraycopy(x, p / config.pairsPerInputRow() * h, slots, row * h, h);
+                if (a1 != null && a1Slots != null) {
+                    System.arraycopy(a1.values(), p / config.pairsPerInputRow() * h, a1Slots.values(), row * h, h);
+                    System.arraycopy(
+                            a1.scales(),
+                            p / config.pairsPerInputRow() * groups,
+                            a1Slots.scales(),
+                            row * groups,
+                            groups);
+                }
+                expertOf[row] = row / maxTokens;
             }
         }
-        double[] gemm1 = int8
-                ? gemm(quantize(slots, rows, h), 1, expertOf, experts.w13())
-                : gemm(slots, 1, expertOf, experts.w13());
-        gemm1 = addBias(gemm1, expertOf, experts.w13Bias());
+        double[] gemm1 = gemm(a1Slots, slots, 1, expertOf, experts.w13(), experts.w13Bias());
         double[] act = Activations.apply(config, gemm1, rows);
-        double[] gemm2 =
-                int8 ? gemm(quantize(act, rows, i), 1, expertOf, experts.w2()) : gemm(act, 1, expertOf, experts.w2());
-        gemm2 = addBias(gemm2, expertOf, experts.w2Bias());
+        QuantizedTokens a2 = quantize(experts, experts.a2Scale(), act, rows, i);
+        double[] gemm2 = gemm(a2, act, 1, expertOf, experts.w2(), experts.w2Bias());
         double[] weights = routing.weights().clone();
         if (config.applyRouterWeightOnInput()) {
             Arrays.fill(weights, 1);
@@ -373,75 +415,78 @@ public final class Reference {
     }
 
     /**
-     * GEMM of W8A8: out [P, N] with out[p, n] = (sum of a[row, i] * w[e, n, i]) * scale of the row * scale of w[e, n], where
-     * row = p / pairsPerRow and e = expertOf[p]. The sum is exact. A pair whose expert is outside [0, E) gets zeros.
+     * GEMM of W8A8: out [P, N] with out[p, n] = sum over groups of columns of (sum of a[row, i] * w[e, n, i] in the group) * the group's
+     * scale of the row * the group's scale of w[e, n], plus the bias of e and n; where row = p / pairsPerRow and e = expertOf[p]. What
+     * has one scale a row is one group. The inner sum is exact. A pair whose expert is outside [0, E) gets zeros.
      *
      * @param pairsPerRow K for GEMM 1, whose input is a row a token; 1 for GEMM 2, whose input is a row a pair
      * @param expertOf the expert of each of the P pairs
+     * @param bias [E, N]; null for none
      */
-    public static double[] gemm(QuantizedTokens a, int pairsPerRow, int[] expertOf, Int8Tensor w) {
+    public static double[] gemm(
+            QuantizedTokens a, int pairsPerRow, int[] expertOf, Int8Tensor w, float @Nullable [] bias) {
         double[] values = new double[a.values().length];
         for (int i = 0; i < values.length; i++) {
             values[i] = a.values()[i];
         }
-        return gemm(values, widen(a.scales()), pairsPerRow, expertOf, Weights.of(w));
+        return gemm(values, widen(a.scales()), pairsPerRow, expertOf, Weights.of(w), bias);
     }
 
-    /** GEMM of W8A16: as that of W8A8, with activations that have no scale. */
-    public static double[] gemm(double[] a, int pairsPerRow, int[] expertOf, Int8Tensor w) {
-        return gemm(a, pairsPerRow, expertOf, Weights.of(w));
+    /** GEMM of W8A16: as that of W8A8, with activations that have no scale, and weights less their zero points. */
+    public static double[] gemm(double[] a, int pairsPerRow, int[] expertOf, Int8Tensor w, float @Nullable [] bias) {
+        return gemm(a, pairsPerRow, expertOf, Weights.of(w), bias);
     }
 
-    private static double[] gemm(double[] a, int pairsPerRow, int[] expertOf, Weights w) {
+    /** The GEMM of the quantised activations, or of the float ones where there are no others. */
+    static double[] gemm(
+            @Nullable QuantizedTokens quantized,
+            double[] a,
+            int pairsPerRow,
+            int[] expertOf,
+            Int8Tensor w,
+            float @Nullable [] bias) {
+        return quantized == null
+                ? gemm(a, pairsPerRow, expertOf, w, bias)
+                : gemm(quantized, pairsPerRow, expertOf, w, bias);
+    }
+
+    private static double[] gemm(double[] a, int pairsPerRow, int[] expertOf, Weights w, float @Nullable [] bias) {
         double[] one = new double[expertOf.length / pairsPerRow];
         Arrays.fill(one, 1);
-        return gemm(a, one, pairsPerRow, expertOf, w);
+        return gemm(a, one, pairsPerRow, expertOf, w, bias);
     }
 
-    private static double[] gemm(double[] a, double[] scales, int pairsPerRow, int[] expertOf, Weights w) {
+    private static double[] gemm(
+            double[] a, double[] scales, int pairsPerRow, int[] expertOf, Weights w, float @Nullable [] bias) {
         int cols = w.cols();
-        requireLength("activations", a.length, expertOf.length / pairsPerRow, cols);
-        requireLength("activation scales", scales.length, expertOf.length / pairsPerRow, 1);
+        int rows = expertOf.length / pairsPerRow;
+        int groups = w.groups();
+        boolean grouped = scales.length != rows;
+        requireLength("activations", a.length, rows, cols);
+        requireLength("activation scales", scales.length, rows, grouped ? groups : 1);
         double[] out = new double[Math.multiplyExact(expertOf.length, w.rows())];
         IntStream.range(0, w.experts() * w.rows()).parallel().forEach(weightRow -> {
             int e = weightRow / w.rows();
             int n = weightRow % w.rows();
             double[] weights = new double[cols];
-            double weightScale = w.read(e, n, weights);
+            double[] weightScales = new double[groups];
+            w.read(e, n, weights, weightScales);
             for (int p = 0; p < expertOf.length; p++) {
                 if (expertOf[p] == e) {
                     int row = p / pairsPerRow;
-                    double sum = 0;
-                    for (int i = 0; i < cols; i++) {
-                        sum += a[row * cols + i] * weights[i];
+                    double total = 0;
+                    for (int g = 0; g < groups; g++) {
+                        double sum = 0;
+                        for (int i = g * w.colsPerScale(); i < Math.min((g + 1L) * w.colsPerScale(), cols); i++) {
+                            sum += a[row * cols + i] * weights[i];
+                        }
+                        total += sum * scales[grouped ? row * groups + g : row] * weightScales[g];
                     }
-                    out[p * w.rows() + n] = sum * scales[row] * weightScale;
+                    out[p * w.rows() + n] = total + (bias == null ? 0 : bias[weightRow]);
                 }
             }
         });
         return out;
-    }
-
-    /**
-     * End of a GEMM: out [P, N] with the bias of the pair's expert added, after the scales. A pair whose expert is outside [0, E)
-     * gets none.
-     *
-     * @param expertOf the expert of each of the P pairs
-     * @param bias [E, N]; null for none
-     */
-    public static double[] addBias(double[] out, int[] expertOf, float @Nullable [] bias) {
-        if (bias == null) {
-            return out;
-        }
-        int width = out.length / expertOf.length;
-        double[] sum = out.clone();
-        for (int i = 0; i < sum.length; i++) {
-            int e = expertOf[i / width];
-            if (e >= 0 && e < bias.length / width) {
-                sum[i] += bias[e * width + i % width];
-            }
-        }
-        return sum;
     }
 
     /**
@@ -523,25 +568,31 @@ public final class Reference {
         }
     }
 
-    /** One projection of all experts, [E, rows, cols], row by row: weight = value * scale. */
-    private record Weights(int experts, int rows, int cols, RowReader reader) {
-        /** Reads a row's values, returns its scale. */
+    /** One projection of all experts, [E, rows, cols], row by row: weight = value * the scale of its group of columns. */
+    private record Weights(int experts, int rows, int cols, int colsPerScale, RowReader reader) {
+        /** Reads a row's values and its groups' scales. */
         interface RowReader {
-            double read(int expert, int row, double[] into);
+            void read(int expert, int row, double[] values, double[] scales);
         }
 
-        double read(int expert, int row, double[] into) {
-            return reader.read(expert, row, into);
+        int groups() {
+            return Math.ceilDiv(cols, colsPerScale);
+        }
+
+        void read(int expert, int row, double[] values, double[] scales) {
+            reader.read(expert, row, values, scales);
         }
 
         static Weights of(Int8Tensor w) {
-            return new Weights(w.experts(), w.rows(), w.cols(), (expert, row, into) -> {
-                byte[] values = new byte[w.cols()];
-                w.row(expert, row, values);
-                for (int i = 0; i < values.length; i++) {
-                    into[i] = values[i];
+            return new Weights(w.experts(), w.rows(), w.cols(), w.colsPerScale(), (expert, row, values, scales) -> {
+                byte[] bytes = new byte[w.cols()];
+                w.row(expert, row, bytes);
+                for (int i = 0; i < bytes.length; i++) {
+                    values[i] = bytes[i] - w.zeroPoint(expert, row, i);
                 }
-                return w.scale(expert, row);
+                for (int g = 0; g < scales.length; g++) {
+                    scales[g] = w.scale(expert, row, g * w.colsPerScale());
+                }
             });
         }
 
@@ -561,13 +612,13 @@ public final class Reference {
         }
 
         private static Weights floats(int experts, int rows, int cols, FloatRow source) {
-            return new Weights(experts, rows, cols, (expert, row, into) -> {
-                float[] values = new float[cols];
-                source.read(expert, row, values);
+            return new Weights(experts, rows, cols, cols, (expert, row, values, scales) -> {
+                float[] floats = new float[cols];
+                source.read(expert, row, floats);
                 for (int i = 0; i < cols; i++) {
-                    into[i] = values[i];
+                    values[i] = floats[i];
                 }
-                return 1;
+                scales[0] = 1;
             });
         }
     }

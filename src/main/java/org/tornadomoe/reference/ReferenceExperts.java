@@ -67,8 +67,7 @@ public class ReferenceExperts implements FusedMoeExperts {
 
     @Override
     public boolean supportsQuantScheme(@Nullable QuantKey weightKey, @Nullable QuantKey activationKey) {
-        Int8Scheme scheme = Int8Scheme.of(weightKey, activationKey);
-        return scheme == Int8Scheme.W8A8_CHANNEL || scheme == Int8Scheme.W8A16_CHANNEL;
+        return Int8Scheme.of(weightKey, activationKey) != null;
     }
 
     /** A rank's part gives its part of the sum, however the ranks are laid out. */
@@ -142,25 +141,17 @@ public class ReferenceExperts implements FusedMoeExperts {
         Routing routing = config.router().isHandedIn()
                 ? handed
                 : Router.route(config, experts.router(), Reference.widen(given.logits()), tokens);
-        QuantizedTokens a1 = int8 ? Reference.quantize(x, tokens * config.inputRowsPerToken(), h) : NONE;
-        QuantizedTokens a2 = int8 ? Reference.quantize(act, pairs, i) : NONE;
+        QuantizedTokens a1 = Reference.quantize(experts, experts.a1Scale(), x, tokens * config.inputRowsPerToken(), h);
+        QuantizedTokens a2 = Reference.quantize(experts, experts.a2Scale(), act, pairs, i);
         int[] map = expertMap(experts);
         int[] local = Arrays.stream(given.topkIds())
                 .map(id -> Reference.local(experts, id))
                 .toArray();
         Alignment alignment = Reference.align(given.topkIds(), map, true, given.blockSize());
-        double[] gemm1 = int8
-                ? Reference.gemm(
-                        new QuantizedTokens(given.a1(), given.a1Scales()),
-                        config.pairsPerInputRow(),
-                        local,
-                        experts.w13())
-                : Reference.gemm(x, config.pairsPerInputRow(), local, experts.w13());
-        double[] gemm2 = int8
-                ? Reference.gemm(new QuantizedTokens(given.a2(), given.a2Scales()), 1, local, experts.w2())
-                : Reference.gemm(act, 1, local, experts.w2());
-        gemm1 = Reference.addBias(gemm1, local, experts.w13Bias());
-        gemm2 = Reference.addBias(gemm2, local, experts.w2Bias());
+        QuantizedTokens givenA1 = int8 ? new QuantizedTokens(given.a1(), given.a1Scales()) : null;
+        QuantizedTokens givenA2 = int8 ? new QuantizedTokens(given.a2(), given.a2Scales()) : null;
+        double[] gemm1 = Reference.gemm(givenA1, x, config.pairsPerInputRow(), local, experts.w13(), experts.w13Bias());
+        double[] gemm2 = Reference.gemm(givenA2, act, 1, local, experts.w2(), experts.w2Bias());
         double[] output = Reference.combine(Reference.widen(given.gemm2()), tokens, k, h);
         Reference.addZeroExperts(config, map[0], hidden, handed, output);
         return new StageValues(
@@ -170,17 +161,15 @@ public class ReferenceExperts implements FusedMoeExperts {
                 given.blockSize(),
                 alignment.sortedTokenIds(),
                 alignment.expertIds(),
-                a1.values(),
-                a1.scales(),
+                a1 == null ? new byte[0] : a1.values(),
+                a1 == null ? new float[0] : a1.scales(),
                 narrow(gemm1),
                 narrow(Activations.apply(config, Reference.widen(given.gemm1()), pairs)),
-                a2.values(),
-                a2.scales(),
+                a2 == null ? new byte[0] : a2.values(),
+                a2 == null ? new float[0] : a2.scales(),
                 narrow(Reference.onOutput(config, gemm2, weights)),
                 narrow(output));
     }
-
-    private static final QuantizedTokens NONE = new QuantizedTokens(new byte[0], new float[0]);
 
     private static float[] narrow(double[] values) {
         float[] floats = new float[values.length];

@@ -14,6 +14,7 @@ import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.ValueSource;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.config.MoeActivation;
+import org.tornadomoe.config.QuantKey;
 
 class CaseFileTest {
     private static final Path CASES = Path.of("src/test/resources/golden/vllm");
@@ -97,13 +98,29 @@ class CaseFileTest {
         assertRefused(changed("", "", key, value), message);
     }
 
+    @ParameterizedTest
+    @ValueSource(strings = {"w13_bias", "w2_bias"})
+    void aBiasOfAnotherKindIsNamed(String tensor) {
+        assertRefused(changed("w13_weight", tensor, "seed", "1"), "tensor '" + tensor + "'");
+    }
+
     @Test
-    void biasesAreRead() {
+    void biasesAndScalesOfActivationsAreRead() {
         try (CaseFile c = CaseFile.read(CASES.resolve("w8a8_channel_bias_swigluoai.safetensors"))) {
-            assertThat(c.config().hasBias()).isTrue();
             assertThat(c.config().activation()).isEqualTo(MoeActivation.SWIGLUOAI);
+            assertThat(c.config().hasBias()).isTrue();
             assertThat(c.experts().w13Bias()).hasSize(8 * 256);
             assertThat(c.experts().w2Bias()).hasSize(8 * 128);
+        }
+        try (CaseFile c = CaseFile.read(CASES.resolve("w8a8_tensor_m16.safetensors"))) {
+            assertThat(c.experts().a1Scale()).isPositive();
+            assertThat(c.experts().activationKey()).isEqualTo(QuantKey.INT8_STATIC_TENSOR_SYM);
+            assertThat(c.experts().w13().isPerExpert()).isTrue();
+        }
+        try (CaseFile c = CaseFile.read(CASES.resolve("w8a8_block_m33.safetensors"))) {
+            assertThat(c.experts().quantization()).hasToString("w8a8_block 128x128");
+            assertThat(c.experts().w13().scales()).hasSize(8 * 2 * 2);
+            assertThat(c.experts().w13Bias()).isNull();
         }
     }
 

@@ -17,6 +17,7 @@ import net.jqwik.api.Property;
 import net.jqwik.api.constraints.IntRange;
 import org.junit.jupiter.api.Test;
 import org.tornadomoe.config.FusedMoeConfig;
+import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.config.Int8Scheme;
 
 class Int8QuantizerTest {
@@ -192,7 +193,8 @@ class Int8QuantizerTest {
         weights.w2[weights.w2.length - 1] = Float.NaN;
         Arena arena = Arena.ofShared();
         assertThatIllegalArgumentException()
-                .isThrownBy(() -> Int8Quantizer.quantize(weights, Int8Scheme.W8A8_CHANNEL, Progress.NONE, arena));
+                .isThrownBy(() -> Int8Quantizer.quantize(
+                        weights, Int8Quantization.of(Int8Scheme.W8A8_CHANNEL), Progress.NONE, arena));
         assertThat(arena.scope().isAlive()).isFalse();
     }
 

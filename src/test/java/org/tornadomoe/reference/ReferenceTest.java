@@ -201,10 +201,10 @@ class ReferenceTest {
             w.setRow(1, 1, new byte[] {0, -1, 0}, 0, 4f);
             QuantizedTokens a = new QuantizedTokens(new byte[] {127, 127, 127, 1, 2, 3}, new float[] {0.25f, 8f});
             // Two tokens of two slots; the last pair's expert is not here.
-            double[] out = Reference.gemm(a, 2, new int[] {1, 0, 0, -1}, w);
+            double[] out = Reference.gemm(a, 2, new int[] {1, 0, 0, -1}, w, null);
             assertThat(out)
                     .containsExactly(127 * .25, -127, 762 * .25 * .5, 16129 * .25 * 2, 14 * 4, 508 * 8. * 2, 0, 0);
-            double[] float16 = Reference.gemm(new double[] {1.5, 2, 0, 0, 1, 1}, 1, new int[] {0, 1}, w);
+            double[] float16 = Reference.gemm(new double[] {1.5, 2, 0, 0, 1, 1}, 1, new int[] {0, 1}, w, null);
             assertThat(float16).containsExactly(2.75, 127, 1, -4);
         }
     }
