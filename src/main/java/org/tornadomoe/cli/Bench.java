@@ -138,6 +138,13 @@ final class Bench implements Callable<Integer> {
     @Nullable
     Path file;
 
+    @Option(
+            names = "--separate",
+            description =
+                    "Load the layer for each token count by itself, as for calls of that size only: what a call moves"
+                            + " and reserves is then no more than it needs.")
+    boolean separate;
+
     @Mixin
     Target target;
 
@@ -145,7 +152,7 @@ final class Bench implements Callable<Integer> {
     Output output;
 
     /** The sizes of a layer: E experts, I intermediate, H hidden, K experts a token. */
-    private record Shape(String name, int experts, int intermediate, int hidden, int topK) {
+    record Shape(String name, int experts, int intermediate, int hidden, int topK) {
         static Shape of(String text) {
             Shape known = SHAPES.get(text);
             if (known != null) {
@@ -179,7 +186,7 @@ final class Bench implements Callable<Integer> {
      * @param activeExperts that a run reads, on average
      * @param relativeL2 error of the checked tokens against the definition
      */
-    private record Row(
+    record Row(
             Shape shape,
             int tokens,
             int runs,
@@ -320,33 +327,41 @@ final class Bench implements Callable<Integer> {
 
     private void measure(Shape shape, List<Integer> sizes, List<Row> rows, PrintWriter err) {
         int most = sizes.stream().mapToInt(Integer::intValue).max().orElseThrow();
-        FusedMoeConfig config = shape.config(most);
-        Selection selection = target.select(config, scheme);
-        long begin = System.nanoTime();
-        try (Int8Experts experts = random(selection.config(), scheme);
-                MoeKernel kernel = Int8MoeOracle.installed().makeInt8MoeKernel(selection, experts)) {
-            err.printf(
-                    Locale.ROOT,
-                    "moe: %s loaded in %s%n",
-                    shape.name,
-                    Output.seconds((System.nanoTime() - begin) / 1e9));
-            for (int m : sizes) {
-                Row row = measure(shape, experts, kernel, m);
-                rows.add(row);
-                err.printf(
-                        Locale.ROOT,
-                        "moe: %s, %d tokens: GEMMs %s, all kernels %s, call %s%s%n",
-                        shape.name,
-                        m,
-                        Output.seconds(row.gemms() / 1e6),
-                        Output.seconds(row.allKernels() / 1e6),
-                        Output.seconds(row.call / 1e6),
-                        row.ok() ? "" : "; WRONG: relative L2 " + row.relativeL2);
+        FusedMoeConfig config = target.select(shape.config(most), scheme).config();
+        try (Int8Experts experts = random(config, scheme)) {
+            for (List<Integer> together :
+                    separate ? sizes.stream().map(List::of).toList() : List.of(sizes)) {
+                int largest =
+                        together.stream().mapToInt(Integer::intValue).max().orElseThrow();
+                Selection selection = target.select(shape.config(largest), scheme);
+                long begin = System.nanoTime();
+                try (MoeKernel kernel = Int8MoeOracle.installed().makeInt8MoeKernel(selection, experts)) {
+                    err.printf(
+                            Locale.ROOT,
+                            "moe: %s loaded for %d tokens in %s%n",
+                            shape.name,
+                            largest,
+                            Output.seconds(elapsed(begin)));
+                    for (int m : together) {
+                        Row row = measure(shape, experts, kernel, m, runs, seconds);
+                        rows.add(row);
+                        err.printf(
+                                Locale.ROOT,
+                                "moe: %s, %d tokens: GEMMs %s, all kernels %s, call %s%s%n",
+                                shape.name,
+                                m,
+                                Output.seconds(row.gemms() / 1e6),
+                                Output.seconds(row.allKernels() / 1e6),
+                                Output.seconds(row.call / 1e6),
+                                row.ok() ? "" : "; WRONG: relative L2 " + row.relativeL2);
+                    }
+                }
             }
         }
     }
 
-    private Row measure(Shape shape, Int8Experts experts, MoeKernel kernel, int m) {
+    /** @param seconds fewer runs where they would take longer */
+    static Row measure(Shape shape, Int8Experts experts, MoeKernel kernel, int m, int runs, double seconds) {
         int h = shape.hidden;
         long rowBytes = 4L * h;
         try (Arena arena = Arena.ofShared()) {
@@ -405,12 +420,12 @@ final class Bench implements Callable<Integer> {
     }
 
     /** Of the first and the last token. */
-    private double error(Int8Experts experts, MoeKernel kernel, MemorySegment hidden, int m, MemorySegment out) {
+    private static double error(Int8Experts experts, MoeKernel kernel, MemorySegment hidden, int m, MemorySegment out) {
         int h = experts.config().hiddenDim();
         int count = Math.min(m, CHECKED);
         float[] some = rows(hidden, m, h, count);
         float[] got = rows(out, m, h, count);
-        if (dependsOnOtherTokens()) {
+        if (dependsOnOtherTokens(experts.scheme())) {
             kernel.forward(MemorySegment.ofArray(some), count, MemorySegment.ofArray(got), null);
         }
         return Reference.relativeL2(
@@ -418,7 +433,7 @@ final class Bench implements Callable<Integer> {
     }
 
     /** A scale that all tokens of a call share differs with their company. */
-    private boolean dependsOnOtherTokens() {
+    private static boolean dependsOnOtherTokens(Int8Scheme scheme) {
         QuantKey key = scheme.activationKey();
         return key != null
                 && !key.scale().isStatic()
@@ -435,7 +450,7 @@ final class Bench implements Callable<Integer> {
     }
 
     /** Weights of any int8, with scales that keep what goes through them at the size of 1. */
-    private static Int8Experts random(FusedMoeConfig config, Int8Scheme scheme) {
+    static Int8Experts random(FusedMoeConfig config, Int8Scheme scheme) {
         Arena arena = Arena.ofShared();
         try {
             Int8Tensor w13 = random(arena, scheme, config.numExperts(), config.gateUpRows(), config.hiddenDim(), 1);
@@ -473,11 +488,13 @@ final class Bench implements Callable<Integer> {
         json.put("backend", selection.backend().toString());
         json.put("kernelClass", selection.experts().name());
         json.put("device", selection.device());
+        json.put("tornadovm", TornadoHome.current().version());
         json.put("java", Runtime.version().toString());
         json.put("version", new Moe.Version().getVersion()[0]);
         json.put("scheme", scheme.toString());
         json.put("limitGbs", limitGbs);
         json.put("limitTops", limitTops);
+        json.put("separate", separate);
         json.put("unit", "microseconds");
         List<Object> list = new ArrayList<>();
         for (Row row : rows) {

@@ -325,7 +325,7 @@ final class Explain implements Callable<Integer> {
         }
         rows.add(List.of("weights", orNone(explanation.weightKey())));
         rows.add(List.of("activations", orNone(explanation.activationKey()) + ", " + explanation.format()));
-        rows.add(List.of("around them", prepareAndFinalize(explanation)));
+        rows.add(List.of("prepare, finalize", prepareAndFinalize(explanation)));
         List<List<String>> candidates = new ArrayList<>();
         candidates.add(List.of("backend", "kernel class", "device", ""));
         for (int c = 0; c < explanation.candidates().size(); c++) {

@@ -1,5 +1,6 @@
 package org.tornadomoe.tornado;
 
+import java.lang.module.ModuleDescriptor;
 import java.util.ArrayList;
 import java.util.Comparator;
 import java.util.LinkedHashMap;
@@ -39,6 +40,15 @@ public record TornadoHome(
     /** The home of this JVM. */
     public static TornadoHome current() {
         return Holder.HOME;
+    }
+
+    /** TornadoVM's version; null without its SDK. */
+    public @Nullable String version() {
+        if (kind != Kind.SDK) {
+            return null;
+        }
+        ModuleDescriptor module = TornadoRuntimeProvider.class.getModule().getDescriptor();
+        return module == null ? null : module.rawVersion().orElse(null);
     }
 
     /**

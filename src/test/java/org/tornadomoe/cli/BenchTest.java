@@ -86,6 +86,27 @@ class BenchTest {
     }
 
     @Test
+    void aLayerForEachSizeIsMeasuredAsWell() throws IOException {
+        Ran ran = moe(
+                "bench",
+                "--shape",
+                "16:24:20:2",
+                "--tokens",
+                "1,5",
+                "--runs",
+                1,
+                "--separate",
+                "--backend",
+                "triton",
+                "--json");
+        assertThat(ran.status()).as(ran.err()).isEqualTo(Moe.DONE);
+        assertThat(ran.list("rows"))
+                .hasSize(2)
+                .allSatisfy(row -> assertThat(row.get("passed")).isEqualTo(true));
+        assertThat(ran.err()).contains("loaded for 1 tokens", "loaded for 5 tokens");
+    }
+
+    @Test
     void textHasARowForEach() {
         Ran ran = moe("bench", "--shape", "tiny", "--tokens", 2, "--runs", 1, "--backend", "reference");
         assertThat(ran.status()).as(ran.err()).isEqualTo(Moe.DONE);
