@@ -20,6 +20,7 @@ import org.tornadomoe.oracle.Selection;
 import org.tornadomoe.quant.ExpertWeights;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.Int8Quantizer;
+import org.tornadomoe.quant.LoraAdapter;
 import org.tornadomoe.quant.RouterWeights;
 import org.tornadomoe.reference.Reference;
 import org.tornadomoe.reference.Router;
@@ -52,6 +53,10 @@ public final class MoeLayer implements AutoCloseable {
     /** Calls hold the read lock, so that closing waits for those under way. */
     private final ReentrantReadWriteLock inUse = new ReentrantReadWriteLock();
 
+    /** Slots with an adapter, and those whose adapter is switched on; behind the write lock. */
+    private final boolean[] filled;
+
+    private final boolean[] enabled;
     private boolean closed;
 
     private MoeLayer(
@@ -67,6 +72,8 @@ public final class MoeLayer implements AutoCloseable {
         this.kernel = kernel;
         this.router = router;
         this.function = function;
+        filled = new boolean[config.isLoraEnabled() ? config.maxLoras() : 0];
+        enabled = new boolean[filled.length];
     }
 
     /**
@@ -163,8 +170,11 @@ public final class MoeLayer implements AutoCloseable {
     }
 
     private static Selection select(FusedMoeConfig config, Int8Scheme scheme, MoeOptions options) {
-        FusedMoeConfig here = config.toBuilder()
-                .router(
+        FusedMoeConfig.Builder layer = config.toBuilder();
+        if (options.maxLoras() > 0) {
+            layer.lora(options.maxLoras(), options.maxLoraRank());
+        }
+        FusedMoeConfig here = layer.router(
                         options.router() == null
                                 ? config.router()
                                 : config.router().handedIn())
@@ -224,17 +234,106 @@ public final class MoeLayer implements AutoCloseable {
         run(hidden, tokens, output, chosen);
     }
 
+    /**
+     * Runs the layer with adapters: as {@link #forward(float[], int, float[], ChosenExperts)}, but for
+     *
+     * @param slotOfToken [M], the slot of each token's adapter, -1 for none; a slot that is empty or disabled is as none, and
+     *     gives the same bits
+     * @throws IllegalArgumentException also for a slot that isn't the layer's
+     */
+    public void forward(float[] hidden, int tokens, float[] output, @Nullable ChosenExperts chosen, int[] slotOfToken) {
+        check(tokens, hidden.length, output.length, chosen);
+        if (slotOfToken.length < tokens) {
+            throw new IllegalArgumentException(
+                    "slotOfToken: expected a slot for each of the " + tokens + " tokens, got " + slotOfToken.length);
+        }
+        for (int m = 0; m < tokens; m++) {
+            if (slotOfToken[m] != -1) {
+                requireSlot("slotOfToken[" + m + "]", slotOfToken[m]);
+            }
+        }
+        run(MemorySegment.ofArray(hidden), tokens, MemorySegment.ofArray(output), chosen, slotOfToken);
+    }
+
+    /**
+     * Puts an adapter into a slot, in place of what was there, and switches it on. Waits for the calls that are under way. The next
+     * call of a layer on a device sends all of its weights there anew, so adapters are best put in together.
+     *
+     * @param slot 0 to the options' {@code maxLoras} - 1
+     * @throws IllegalArgumentException if slot or adapter don't fit the layer
+     * @throws IllegalStateException after {@link #close}
+     */
+    public void setAdapter(int slot, LoraAdapter adapter) {
+        requireSlot("slot", slot);
+        adapter.requireFits(config);
+        change(slot, true, () -> {
+            kernel.setAdapter(slot, adapter);
+            filled[slot] = true;
+        });
+    }
+
+    /** Empties a slot. Throws what {@link #setAdapter} throws. */
+    public void removeAdapter(int slot) {
+        requireSlot("slot", slot);
+        change(slot, false, () -> {
+            kernel.setAdapter(slot, null);
+            filled[slot] = false;
+        });
+    }
+
+    /** Switches a slot's adapter on or off, at no cost. Throws what {@link #setAdapter} throws, also for an empty slot. */
+    public void enableAdapter(int slot, boolean enabled) {
+        requireSlot("slot", slot);
+        change(slot, enabled, () -> {
+            if (!filled[slot]) {
+                throw new IllegalArgumentException("slot: expected one with an adapter, " + slot + " is empty");
+            }
+        });
+    }
+
+    private void change(int slot, boolean enable, Runnable how) {
+        inUse.writeLock().lock();
+        try {
+            if (closed) {
+                throw new IllegalStateException("the layer is closed");
+            }
+            how.run();
+            enabled[slot] = enable;
+        } finally {
+            inUse.writeLock().unlock();
+        }
+    }
+
+    private void requireSlot(String name, int slot) {
+        if (slot < 0 || slot >= enabled.length) {
+            throw new IllegalArgumentException(name + ": expected "
+                    + (enabled.length == 0
+                            ? "none, the layer has no room for adapters"
+                            : "0 to " + (enabled.length - 1))
+                    + " (MoeOptions.withLora), got " + slot);
+        }
+    }
+
     private void run(MemorySegment hidden, int tokens, MemorySegment output, @Nullable ChosenExperts chosen) {
+        run(hidden, tokens, output, chosen, null);
+    }
+
+    private void run(
+            MemorySegment hidden,
+            int tokens,
+            MemorySegment output,
+            @Nullable ChosenExperts chosen,
+            int @Nullable [] slotOfToken) {
         inUse.readLock().lock();
         try {
             if (closed) {
                 throw new IllegalStateException("the layer is closed");
             }
             if (function == null) {
-                kernel.forward(hidden, tokens, output, chosen);
+                forward(hidden, tokens, output, chosen, slotOfToken);
             } else {
                 ChosenExperts routed = route(function, hidden, tokens);
-                kernel.forward(hidden, tokens, output, routed);
+                forward(hidden, tokens, output, routed, slotOfToken);
                 if (chosen != null) {
                     System.arraycopy(routed.ids(), 0, chosen.ids(), 0, routed.ids().length);
                     System.arraycopy(routed.weights(), 0, chosen.weights(), 0, routed.weights().length);
@@ -243,6 +342,24 @@ public final class MoeLayer implements AutoCloseable {
         } finally {
             inUse.readLock().unlock();
         }
+    }
+
+    private void forward(
+            MemorySegment hidden,
+            int tokens,
+            MemorySegment output,
+            @Nullable ChosenExperts chosen,
+            int @Nullable [] slotOfToken) {
+        if (slotOfToken == null) {
+            kernel.forward(hidden, tokens, output, chosen);
+            return;
+        }
+        int[] switchedOn = new int[tokens];
+        for (int m = 0; m < tokens; m++) {
+            int slot = slotOfToken[m];
+            switchedOn[m] = slot >= 0 && enabled[slot] ? slot : -1;
+        }
+        kernel.forward(hidden, tokens, output, chosen, switchedOn);
     }
 
     /** On the host: logits in double, then the caller's function. */

@@ -18,6 +18,8 @@ import org.tornadomoe.quant.Progress;
  * @param progress is told how far quantisation has come
  * @param router a way of routing of the caller's own, in place of the layer's; null for the layer's. It runs on the host in every
  *     call, and so do the router's logits, in double
+ * @param maxLoras adapters (LoRA) that there is to be room for; 0 for a layer without
+ * @param maxLoraRank the greatest rank of an adapter; not looked at without adapters
  */
 public record MoeOptions(
         Int8Scheme scheme,
@@ -26,11 +28,13 @@ public record MoeOptions(
         @Nullable String kernelClass,
         int maxTokens,
         Progress progress,
-        @Nullable TopKRouter router) {
+        @Nullable TopKRouter router,
+        int maxLoras,
+        int maxLoraRank) {
 
     /** {@code w8a8_channel} on the best backend there is, up to 256 tokens a call. */
     public static final MoeOptions DEFAULT =
-            new MoeOptions(Int8Scheme.W8A8_CHANNEL, "auto", null, null, 256, Progress.NONE, null);
+            new MoeOptions(Int8Scheme.W8A8_CHANNEL, "auto", null, null, 256, Progress.NONE, null, 0, 16);
 
     /** Checks that nothing is missing and {@code maxTokens} is positive. */
     public MoeOptions {
@@ -40,33 +44,44 @@ public record MoeOptions(
         if (maxTokens < 1) {
             throw new IllegalArgumentException("maxTokens: expected a positive number, got " + maxTokens);
         }
+        if (maxLoras < 0) {
+            throw new IllegalArgumentException("maxLoras: expected 0 or more, got " + maxLoras);
+        }
+        if (maxLoraRank < 1) {
+            throw new IllegalArgumentException("maxLoraRank: expected a positive number, got " + maxLoraRank);
+        }
     }
 
     public MoeOptions withScheme(Int8Scheme scheme) {
-        return new MoeOptions(scheme, backend, device, kernelClass, maxTokens, progress, router);
+        return new MoeOptions(scheme, backend, device, kernelClass, maxTokens, progress, router, maxLoras, maxLoraRank);
     }
 
     public MoeOptions withBackend(String backend) {
-        return new MoeOptions(scheme, backend, device, kernelClass, maxTokens, progress, router);
+        return new MoeOptions(scheme, backend, device, kernelClass, maxTokens, progress, router, maxLoras, maxLoraRank);
     }
 
     public MoeOptions withDevice(@Nullable String device) {
-        return new MoeOptions(scheme, backend, device, kernelClass, maxTokens, progress, router);
+        return new MoeOptions(scheme, backend, device, kernelClass, maxTokens, progress, router, maxLoras, maxLoraRank);
     }
 
     public MoeOptions withKernelClass(@Nullable String kernelClass) {
-        return new MoeOptions(scheme, backend, device, kernelClass, maxTokens, progress, router);
+        return new MoeOptions(scheme, backend, device, kernelClass, maxTokens, progress, router, maxLoras, maxLoraRank);
     }
 
     public MoeOptions withMaxTokens(int maxTokens) {
-        return new MoeOptions(scheme, backend, device, kernelClass, maxTokens, progress, router);
+        return new MoeOptions(scheme, backend, device, kernelClass, maxTokens, progress, router, maxLoras, maxLoraRank);
     }
 
     public MoeOptions withRouter(@Nullable TopKRouter router) {
-        return new MoeOptions(scheme, backend, device, kernelClass, maxTokens, progress, router);
+        return new MoeOptions(scheme, backend, device, kernelClass, maxTokens, progress, router, maxLoras, maxLoraRank);
     }
 
     public MoeOptions withProgress(Progress progress) {
-        return new MoeOptions(scheme, backend, device, kernelClass, maxTokens, progress, router);
+        return new MoeOptions(scheme, backend, device, kernelClass, maxTokens, progress, router, maxLoras, maxLoraRank);
+    }
+
+    /** With room for that many adapters of that rank: {@link MoeLayer#setAdapter}. */
+    public MoeOptions withLora(int adapters, int maxRank) {
+        return new MoeOptions(scheme, backend, device, kernelClass, maxTokens, progress, router, adapters, maxRank);
     }
 }

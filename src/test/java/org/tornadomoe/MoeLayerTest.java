@@ -7,6 +7,7 @@ import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.List;
 import java.util.concurrent.Callable;
 import java.util.concurrent.ExecutionException;
@@ -52,6 +53,54 @@ class MoeLayerTest {
                         .isBetween(0.9999f, 1.0001f);
             }
         }
+    }
+
+    @ParameterizedTest
+    @ValueSource(strings = {"triton", "reference"})
+    void adaptersAreSwitchedOnAndOff(String backend) {
+        float[] hidden = WEIGHTS.hidden(4, 1);
+        int[] slots = {1, 0, -1, 1};
+        MoeOptions options = OPTIONS.withBackend(backend);
+        try (MoeLayer plain = MoeLayer.of(WEIGHTS, options);
+                MoeLayer layer = MoeLayer.of(WEIGHTS, options.withLora(2, 3))) {
+            float[] without = plain.forward(hidden);
+            assertThat(layer.forward(hidden)).isEqualTo(without);
+            assertThat(adapted(layer, hidden, slots)).as("empty slots").isEqualTo(without);
+            layer.setAdapter(1, WEIGHTS.adapter(3, false));
+            float[] with = adapted(layer, hidden, slots);
+            for (int m = 0; m < 4; m++) {
+                assertThat(Arrays.equals(with, 24 * m, 24 * (m + 1), without, 24 * m, 24 * (m + 1)))
+                        .as("token %d", m)
+                        .isEqualTo(slots[m] != 1);
+            }
+            assertThat(layer.forward(hidden)).as("a call without slots").isEqualTo(without);
+            layer.enableAdapter(1, false);
+            assertThat(adapted(layer, hidden, slots)).isEqualTo(without);
+            layer.enableAdapter(1, true);
+            assertThat(adapted(layer, hidden, slots)).isEqualTo(with);
+
+            assertThatThrownBy(() -> layer.enableAdapter(0, true))
+                    .hasMessage("slot: expected one with an adapter, 0 is empty");
+            assertThatThrownBy(() -> layer.setAdapter(2, WEIGHTS.adapter(3, false)))
+                    .hasMessage("slot: expected 0 to 1 (MoeOptions.withLora), got 2");
+            assertThatThrownBy(() -> layer.setAdapter(0, WEIGHTS.adapter(4, false)))
+                    .hasMessage("rank: expected 1 to 3 (the most that the layer was loaded for), got 4");
+            assertThatThrownBy(() -> adapted(layer, hidden, new int[] {0, 0, -2, 0}))
+                    .hasMessage("slotOfToken[2]: expected 0 to 1 (MoeOptions.withLora), got -2");
+            assertThatThrownBy(() -> adapted(layer, hidden, new int[3]))
+                    .hasMessage("slotOfToken: expected a slot for each of the 4 tokens, got 3");
+            assertThatThrownBy(() -> adapted(plain, hidden, slots))
+                    .hasMessage("slotOfToken[0]: expected none, the layer has no room for adapters"
+                            + " (MoeOptions.withLora), got 1");
+            layer.removeAdapter(1);
+            assertThat(adapted(layer, hidden, slots)).isEqualTo(without);
+        }
+    }
+
+    private static float[] adapted(MoeLayer layer, float[] hidden, int[] slots) {
+        float[] output = new float[hidden.length];
+        layer.forward(hidden, 4, output, null, slots);
+        return output;
     }
 
     @Test

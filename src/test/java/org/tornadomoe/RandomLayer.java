@@ -7,6 +7,7 @@ import org.tornadomoe.config.MoeActivation;
 import org.tornadomoe.config.RouterConfig;
 import org.tornadomoe.config.RoutingMethodType;
 import org.tornadomoe.quant.ExpertWeights;
+import org.tornadomoe.quant.LoraAdapter;
 import org.tornadomoe.quant.RouterWeights;
 
 /** A layer of random weights, for tests: the same seed gives the same layer. */
@@ -111,6 +112,22 @@ public record RandomLayer(FusedMoeConfig config, long seed) implements ExpertWei
         float[] bias = new float[config.globalNumExperts() * rows];
         fill(bias, stream, 0.5);
         return bias;
+    }
+
+    /** An adapter that changes outputs about as much as the weights do; its outer matrices, H wide, may be shared by all experts. */
+    public LoraAdapter adapter(int rank, boolean shared) {
+        int e = config.globalNumExperts();
+        int h = config.hiddenDim();
+        int i = config.intermediateSizePerPartition();
+        float[] w13A = new float[(shared ? 1 : e) * LoraAdapter.slices(config) * rank * h];
+        float[] w13B = new float[e * config.gateUpRows() * rank];
+        float[] w2A = new float[e * rank * i];
+        float[] w2B = new float[(shared ? 1 : e) * h * rank];
+        fill(w13A, 6_000_011L + rank, Math.sqrt(1.0 / h));
+        fill(w13B, 7_000_003L + rank, Math.sqrt(1.0 / rank));
+        fill(w2A, 8_000_009L + rank, Math.sqrt(1.0 / i));
+        fill(w2B, 9_000_011L + rank, Math.sqrt(1.0 / rank));
+        return LoraAdapter.of(rank, 1.5 * rank, w13A, w13B, w2A, w2B);
     }
 
     /** Hidden states [tokens, H]. */

@@ -28,6 +28,8 @@ import org.jspecify.annotations.Nullable;
  * @param intermediateSizePerPartitionUnpadded this rank's part of I without what it was padded by
  * @param hasBias whether the experts' projections have biases
  * @param isLoraEnabled whether adapters may be added
+ * @param maxLoras adapters that there is room for
+ * @param maxLoraRank the greatest rank of an adapter
  * @param batchInvariant whether a token's output may not depend on the other tokens of a call; vLLM's {@code
  *     VLLM_BATCH_INVARIANT}
  * @param applyRouterWeightOnInput whether an expert's input is multiplied by the router's weight, before it is quantised, and
@@ -58,6 +60,8 @@ public record FusedMoeConfig(
         int intermediateSizePerPartitionUnpadded,
         boolean hasBias,
         boolean isLoraEnabled,
+        int maxLoras,
+        int maxLoraRank,
         boolean batchInvariant,
         boolean applyRouterWeightOnInput,
         @Nullable Double swigluLimit,
@@ -119,6 +123,8 @@ public record FusedMoeConfig(
         }
         ActivationConstants.of(
                 activation, swigluLimit, swigluAlpha, swigluBeta, activationSituBeta, activationSituLinearBeta);
+        requireRange("maxLoras", maxLoras, MAX_EXPERTS);
+        requireRange("maxLoraRank", maxLoraRank, Integer.MAX_VALUE);
         int shards = activation.isGated() ? 2 : 1;
         requireAddressableWeights("w13", numLocalExperts, (long) shards * intermediate, hiddenDim);
         requireAddressableWeights("w2", numLocalExperts, hiddenDim, intermediate);
@@ -233,6 +239,8 @@ public record FusedMoeConfig(
                         : intermediateSizePerPartitionUnpadded;
         builder.hasBias = hasBias;
         builder.isLoraEnabled = isLoraEnabled;
+        builder.maxLoras = maxLoras;
+        builder.maxLoraRank = maxLoraRank;
         builder.batchInvariant = batchInvariant;
         builder.applyRouterWeightOnInput = applyRouterWeightOnInput;
         builder.swigluLimit = swigluLimit;
@@ -334,6 +342,8 @@ public record FusedMoeConfig(
         private int intermediateSizePerPartitionUnpadded;
         private boolean hasBias;
         private boolean isLoraEnabled;
+        private int maxLoras = 1;
+        private int maxLoraRank = 16;
         private boolean batchInvariant;
         private boolean applyRouterWeightOnInput;
         private @Nullable Double swigluLimit;
@@ -439,8 +449,17 @@ public record FusedMoeConfig(
             return this;
         }
 
+        /** If so, one adapter of rank up to 16, unless {@link #lora} says otherwise. */
         public Builder isLoraEnabled(boolean value) {
             isLoraEnabled = value;
+            return this;
+        }
+
+        /** Room for adapters. */
+        public Builder lora(int adapters, int maxRank) {
+            isLoraEnabled = true;
+            maxLoras = adapters;
+            maxLoraRank = maxRank;
             return this;
         }
 
@@ -511,6 +530,8 @@ public record FusedMoeConfig(
                             : intermediateSizePerPartitionUnpadded,
                     hasBias,
                     isLoraEnabled,
+                    maxLoras,
+                    maxLoraRank,
                     batchInvariant,
                     applyRouterWeightOnInput,
                     swigluLimit,

@@ -3,6 +3,7 @@ package org.tornadomoe.modular;
 import java.lang.foreign.MemorySegment;
 import java.util.Map;
 import org.jspecify.annotations.Nullable;
+import org.tornadomoe.quant.LoraAdapter;
 
 /**
  * One layer, loaded and ready: hidden states in, the layer's output out. Thread-safe: concurrent calls wait for one
@@ -20,6 +21,27 @@ public interface MoeKernel extends AutoCloseable {
      * @throws MoeExecutionException if the device or a kernel failed; {@code output} is then unspecified
      */
     void forward(MemorySegment hidden, int tokens, MemorySegment output, @Nullable ChosenExperts chosen);
+
+    /**
+     * Puts an adapter into a slot, or takes out what is there; only where the configuration has adapters. No call is under way
+     * meanwhile. The next one may take long: a device may be given all of the layer's weights anew.
+     *
+     * @param slot from 0
+     * @param adapter fits the layer; null for none
+     */
+    default void setAdapter(int slot, @Nullable LoraAdapter adapter) {
+        throw new UnsupportedOperationException("kernel does not support LoRA");
+    }
+
+    /**
+     * Runs the layer with adapters. Otherwise as the other; a token without one gets the same bits as there.
+     *
+     * @param slotOfToken [M], the slot of each token's adapter, -1 for none
+     */
+    default void forward(
+            MemorySegment hidden, int tokens, MemorySegment output, @Nullable ChosenExperts chosen, int[] slotOfToken) {
+        throw new UnsupportedOperationException("kernel does not support LoRA");
+    }
 
     /**
      * Runs the layer as {@link #forward} does and leaves the result where it is.

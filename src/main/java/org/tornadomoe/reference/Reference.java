@@ -1,6 +1,7 @@
 package org.tornadomoe.reference;
 
 import java.util.Arrays;
+import java.util.List;
 import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeConfig;
@@ -9,6 +10,7 @@ import org.tornadomoe.quant.ExpertWeights;
 import org.tornadomoe.quant.Int8Activations;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.Int8Tensor;
+import org.tornadomoe.quant.LoraAdapter;
 
 /**
  * The layer, stage by stage, in float64 and without cleverness. All matrices are row-major; M tokens, E experts, K top-k,
@@ -26,15 +28,35 @@ public final class Reference {
 
     /** A pass with the unquantised weights on tokens that are routed already. */
     public static Stages forward(ExpertWeights weights, float[] hidden, double[] logits, Routing routing) {
+        return forward(weights, hidden, logits, routing, null);
+    }
+
+    /**
+     * The same with adapters.
+     *
+     * @param adapterOfToken [M], null where a token has none; null for none at all
+     */
+    public static Stages forward(
+            ExpertWeights weights,
+            float[] hidden,
+            double[] logits,
+            Routing routing,
+            @Nullable List<@Nullable LoraAdapter> adapterOfToken) {
         FusedMoeConfig config = weights.config();
         int tokens = routing.tokens();
         requireLength("hidden", hidden.length, tokens, config.hiddenDim());
         int[] ids = routing.ids();
         double[] x = onInput(config, widen(hidden), routing.weights());
         double[] gemm1 = gemm(x, config.pairsPerInputRow(), ids, Weights.gateUp(weights), weights.w13Bias());
+        if (adapterOfToken != null) {
+            gemm1 = Lora.addGateUp(config, gemm1, widen(hidden), ids, routing, adapterOfToken);
+        }
         double[] act = Activations.apply(config, gemm1, ids.length);
         double[] gemm2 =
                 onOutput(config, gemm(act, 1, ids, Weights.down(weights), weights.w2Bias()), routing.weights());
+        if (adapterOfToken != null) {
+            gemm2 = Lora.addDown(config, gemm2, act, ids, routing, adapterOfToken);
+        }
         double[] output = combine(gemm2, tokens, config.pairsPerToken(), config.hiddenDim());
         addZeroExperts(config, 0, hidden, routing, output);
         return new Stages(logits, routing, null, gemm1, act, null, gemm2, output);
@@ -57,6 +79,20 @@ public final class Reference {
      * all parts add up to the layer's; zero experts live with expert 0.
      */
     public static Stages forward(Int8Experts experts, float[] hidden, double[] logits, Routing routing) {
+        return forward(experts, hidden, logits, routing, null);
+    }
+
+    /**
+     * The same with adapters, whose part stays unquantised.
+     *
+     * @param adapterOfToken [M], null where a token has none; null for none at all
+     */
+    public static Stages forward(
+            Int8Experts experts,
+            float[] hidden,
+            double[] logits,
+            Routing routing,
+            @Nullable List<@Nullable LoraAdapter> adapterOfToken) {
         FusedMoeConfig config = experts.config();
         int tokens = routing.tokens();
         int rows = tokens * config.inputRowsPerToken();
@@ -66,11 +102,17 @@ public final class Reference {
         double[] x = onInput(config, widen(hidden), routing.weights());
         QuantizedTokens a1 = quantize(experts, experts.a1Scale(), x, rows, config.hiddenDim());
         double[] gemm1 = gemm(a1, x, shared, ids, experts.w13(), experts.w13Bias());
+        if (adapterOfToken != null) {
+            gemm1 = Lora.addGateUp(config, gemm1, widen(hidden), ids, routing, adapterOfToken);
+        }
         double[] act = Activations.apply(config, gemm1, ids.length);
         QuantizedTokens a2 =
                 quantize(experts, experts.a2Scale(), act, ids.length, config.intermediateSizePerPartition());
         double[] gemm2 = gemm(a2, act, 1, ids, experts.w2(), experts.w2Bias());
         gemm2 = onOutput(config, gemm2, routing.weights());
+        if (adapterOfToken != null) {
+            gemm2 = Lora.addDown(config, gemm2, act, ids, routing, adapterOfToken);
+        }
         double[] output = combine(gemm2, tokens, config.pairsPerToken(), config.hiddenDim());
         addZeroExperts(config, local(experts, 0), hidden, routing, output);
         return new Stages(logits, routing, a1, gemm1, act, a2, gemm2, output);

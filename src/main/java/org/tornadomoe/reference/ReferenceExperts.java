@@ -3,6 +3,7 @@ package org.tornadomoe.reference;
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
+import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
 import java.util.Objects;
@@ -21,6 +22,7 @@ import org.tornadomoe.modular.MoeKernel;
 import org.tornadomoe.modular.StageValues;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.Int8Tensor;
+import org.tornadomoe.quant.LoraAdapter;
 
 /** The definition as a kernel class, slow. */
 public class ReferenceExperts implements FusedMoeExperts {
@@ -52,6 +54,11 @@ public class ReferenceExperts implements FusedMoeExperts {
 
     @Override
     public boolean supportsNoActAndMul() {
+        return true;
+    }
+
+    @Override
+    public boolean supportsLora() {
         return true;
     }
 
@@ -182,20 +189,45 @@ public class ReferenceExperts implements FusedMoeExperts {
     /** Needs no turn-taking: the reference keeps nothing between calls. */
     private static final class Kernel implements MoeKernel {
         private final Int8Experts experts;
+        private final @Nullable LoraAdapter[] adapters;
 
         Kernel(Int8Experts experts) {
             this.experts = experts;
+            adapters = new LoraAdapter[experts.config().maxLoras()];
+        }
+
+        @Override
+        public void setAdapter(int slot, @Nullable LoraAdapter adapter) {
+            adapters[slot] = adapter;
         }
 
         @Override
         public void forward(MemorySegment hidden, int tokens, MemorySegment output, @Nullable ChosenExperts chosen) {
+            int[] none = new int[tokens];
+            Arrays.fill(none, -1);
+            forward(hidden, tokens, output, chosen, none);
+        }
+
+        @Override
+        public void forward(
+                MemorySegment hidden,
+                int tokens,
+                MemorySegment output,
+                @Nullable ChosenExperts chosen,
+                int[] slotOfToken) {
+            List<@Nullable LoraAdapter> adapterOfToken = new ArrayList<>();
+            for (int m = 0; m < tokens; m++) {
+                adapterOfToken.add(slotOfToken[m] < 0 ? null : adapters[slotOfToken[m]]);
+            }
             int values = tokens * experts.config().hiddenDim();
             float[] in = new float[values];
             MemorySegment.copy(hidden, ValueLayout.JAVA_FLOAT_UNALIGNED, 0, in, 0, values);
             boolean handed = experts.config().router().isHandedIn();
-            Stages stages = handed
-                    ? Reference.forward(experts, in, new double[0], handedIn(chosen, tokens))
-                    : Reference.forward(experts, in, tokens);
+            FusedMoeConfig config = experts.config();
+            double[] logits =
+                    handed ? new double[0] : Router.logits(config, experts.router(), Reference.widen(in), tokens);
+            Routing routed = handed ? handedIn(chosen, tokens) : Router.route(config, experts.router(), logits, tokens);
+            Stages stages = Reference.forward(experts, in, logits, routed, adapterOfToken);
             float[] out = narrow(stages.output());
             MemorySegment.copy(out, 0, output, ValueLayout.JAVA_FLOAT_UNALIGNED, 0, values);
             if (chosen != null && !handed) {

@@ -188,6 +188,17 @@ final class BatchedStages extends LayerStages {
                 0);
     }
 
+    /** Unweighted, as what it is added to: combining weighs. */
+    @Override
+    List<Stage> loraDown() {
+        return loraDown(0);
+    }
+
+    @Override
+    int loraRows() {
+        return 2;
+    }
+
     /** down → output, with the router's weights unless they are applied on the input. */
     @Override
     List<Stage> combine() {

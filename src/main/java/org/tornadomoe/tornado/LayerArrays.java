@@ -16,6 +16,7 @@ import org.tornadomoe.modular.PrepareAndFinalize;
 import org.tornadomoe.modular.WorkspaceShapes;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.Int8Tensor;
+import org.tornadomoe.quant.LoraAdapter;
 import org.tornadomoe.quant.RouterWeights;
 import org.tornadomoe.tornado.kernels.AlignKernels;
 import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
@@ -172,6 +173,24 @@ final class LayerArrays implements AutoCloseable {
      */
     final FloatArray down;
 
+    /** With adapters: [M], the slot of each token's adapter, −1 for none. L slots, S and R as {@link LoraAdapter} has them. */
+    final IntArray adapters;
+
+    /** With adapters: [L, E, S·R, H]. */
+    final FloatArray w13LoraA;
+
+    /** With adapters: [L, E, R, 2I]. */
+    final FloatArray w13LoraB;
+
+    /** With adapters: [L, E, R, I]. */
+    final FloatArray w2LoraA;
+
+    /** With adapters: [L, E, R, H]. */
+    final FloatArray w2LoraB;
+
+    /** With adapters: what is between A and B, [P, S·R]. */
+    final FloatArray shrunk;
+
     /** [M, H]. */
     final FloatArray output;
 
@@ -242,7 +261,17 @@ final class LayerArrays implements AutoCloseable {
         w2Scales = memory.floats(count(sizes, "w2Scales"));
         w2Bias = memory.floats(count(sizes, "w2Bias"));
         down = gateUp;
+        adapters = memory.ints(count(sizes, "adapters"));
+        w13LoraA = memory.floats(count(sizes, "w13LoraA"));
+        w13LoraB = memory.floats(count(sizes, "w13LoraB"));
+        w2LoraA = memory.floats(count(sizes, "w2LoraA"));
+        w2LoraB = memory.floats(count(sizes, "w2LoraB"));
+        shrunk = memory.floats(count(sizes, "shrunk"));
         output = memory.floats(count(sizes, "output"));
+        adapters.init(-1);
+        for (FloatArray lora : List.of(w13LoraA, w13LoraB, w2LoraA, w2LoraB)) {
+            lora.init(0);
+        }
         rows.set(0, localExperts * config.maxNumTokens());
         for (int expert = 0; expert < config.globalNumExperts(); expert++) {
             expertMap.set(expert, experts.expertMap(expert));
@@ -325,7 +354,55 @@ final class LayerArrays implements AutoCloseable {
                 w2,
                 w2Scales,
                 w2Bias,
+                adapters,
+                w13LoraA,
+                w13LoraB,
+                w2LoraA,
+                w2LoraB,
+                shrunk,
                 output);
+    }
+
+    /** An adapter into its slot, its B transposed; or zeros. */
+    void setAdapter(int slot, @Nullable LoraAdapter adapter) {
+        int rank = adapter == null ? 0 : adapter.rank();
+        float[] none = new float[0];
+        for (int expert = 0; expert < config.globalNumExperts(); expert++) {
+            if (expertMap.get(expert) >= 0) {
+                int at = slot * localExperts + expertMap.get(expert);
+                int slices = LoraAdapter.slices(config);
+                int h = config.hiddenDim();
+                int i = config.intermediateSizePerPartition();
+                copyA(adapter == null ? none : adapter.w13A(), rank, expert, slices, h, w13LoraA, at);
+                copyB(adapter == null ? none : adapter.w13B(), rank, expert, config.gateUpRows(), w13LoraB, at);
+                copyA(adapter == null ? none : adapter.w2A(), rank, expert, 1, i, w2LoraA, at);
+                copyB(adapter == null ? none : adapter.w2B(), rank, expert, h, w2LoraB, at);
+            }
+        }
+    }
+
+    /** An expert's [slices, rank, cols] into [slices, R, cols]. */
+    private void copyA(float[] from, int rank, int expert, int slices, int cols, FloatArray into, int at) {
+        int most = config.maxLoraRank();
+        int first = LoraAdapter.offset(from, expert, slices * rank * cols);
+        for (int row = 0; row < slices * most; row++) {
+            int j = row % most;
+            for (int c = 0; c < cols; c++) {
+                float value = j < rank ? from[first + (row / most * rank + j) * cols + c] : 0;
+                into.set((at * slices * most + row) * cols + c, value);
+            }
+        }
+    }
+
+    /** An expert's [rows, rank] into [R, rows]. */
+    private void copyB(float[] from, int rank, int expert, int rows, FloatArray into, int at) {
+        int most = config.maxLoraRank();
+        int first = LoraAdapter.offset(from, expert, rows * rank);
+        for (int j = 0; j < most; j++) {
+            for (int row = 0; row < rows; row++) {
+                into.set((at * most + j) * rows + row, j < rank ? from[first + row * rank + j] : 0);
+            }
+        }
     }
 
     /** Every array's element count (all elements have four bytes), in the order of a forward pass. */
@@ -394,6 +471,15 @@ final class LayerArrays implements AutoCloseable {
         sizes.put("w2", localExperts * ints(config.intermediateSizePerPartition()) * h);
         sizes.put("w2Scales", localExperts * h);
         sizes.put("w2Bias", config.hasBias() ? localExperts * h : 1);
+        boolean lora = config.isLoraEnabled();
+        long slices = LoraAdapter.slices(config);
+        long r1 = localExperts * config.maxLoras() * config.maxLoraRank();
+        sizes.put("adapters", lora ? m : 1);
+        sizes.put("w13LoraA", lora ? r1 * slices * h : 1);
+        sizes.put("w13LoraB", lora ? r1 * gateUpRows : 1);
+        sizes.put("w2LoraA", lora ? r1 * config.intermediateSizePerPartition() : 1);
+        sizes.put("w2LoraB", lora ? r1 * h : 1);
+        sizes.put("shrunk", lora ? p * slices * config.maxLoraRank() : 1);
         sizes.put("output", WorkspaceShapes.elements(shapes.output()));
         return sizes;
     }

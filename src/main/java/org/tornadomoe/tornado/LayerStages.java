@@ -13,6 +13,7 @@ import org.tornadomoe.tornado.kernels.ActivationKernels;
 import org.tornadomoe.tornado.kernels.AlignKernels;
 import org.tornadomoe.tornado.kernels.CombineKernels;
 import org.tornadomoe.tornado.kernels.GemmKernels;
+import org.tornadomoe.tornado.kernels.LoraKernels;
 import org.tornadomoe.tornado.kernels.QuantizeKernels;
 import org.tornadomoe.tornado.kernels.RouterKernels;
 import uk.ac.manchester.tornado.api.KernelContext;
@@ -50,8 +51,10 @@ sealed class LayerStages permits BatchedStages {
                         quantizeTokens(),
                         dispatch(),
                         gateUp(),
+                        loraGateUp(),
                         activateAndQuantize(),
                         down(),
+                        loraDown(),
                         combine(),
                         zeroExperts())
                 .flatMap(List::stream)
@@ -584,6 +587,115 @@ sealed class LayerStages permits BatchedStages {
                 },
                 Stream.concat(aligned.stream(), operands.stream()).toList(),
                 List.of(out)));
+    }
+
+    /** hidden → added to gateUp, where the layer has adapters; times the router's weights where those are on the input. */
+    final List<Stage> loraGateUp() {
+        return lora(
+                "loraGateUp",
+                a.hidden,
+                0,
+                a.w13LoraA,
+                a.w13LoraB,
+                a.gateUp,
+                config.hiddenDim(),
+                config.gateUpRows(),
+                Activation.of(config).layout,
+                config.applyRouterWeightOnInput() ? 1 : 0);
+    }
+
+    /** activated → added to down, where the layer has adapters. */
+    List<Stage> loraDown() {
+        return loraDown(config.applyRouterWeightOnInput() ? 0 : 1);
+    }
+
+    final List<Stage> loraDown(int weighted) {
+        return lora(
+                "loraDown",
+                a.activated,
+                loraRows(),
+                a.w2LoraA,
+                a.w2LoraB,
+                a.down,
+                config.intermediateSizePerPartition(),
+                config.hiddenDim(),
+                ActivationKernels.NO_GATE,
+                weighted);
+    }
+
+    /** Which row of the experts a pair has: 1 its own, 2 that of {@code rowOfPair}. */
+    int loraRows() {
+        return 1;
+    }
+
+    private List<Stage> lora(
+            String name,
+            FloatArray x,
+            int rowsOfX,
+            FloatArray loraA,
+            FloatArray loraB,
+            FloatArray out,
+            int cols,
+            int rows,
+            int layout,
+            int weighted) {
+        if (!config.isLoraEnabled()) {
+            return List.of();
+        }
+        int pairs = config.pairsPerToken();
+        int rank = config.maxLoraRank();
+        int ranks = layout == ActivationKernels.NO_GATE ? rank : 2 * rank;
+        int rowsOfOut = loraRows();
+        Stage shrink = new Stage(
+                name + "A",
+                LoraKernels.GROUP,
+                m -> Math.multiplyExact(m * pairs, ranks),
+                m -> 1,
+                g -> g.task(
+                        name + "A",
+                        LoraKernels::shrink,
+                        context,
+                        a.header,
+                        a.adapters,
+                        a.keys,
+                        a.rowOfPair,
+                        x,
+                        loraA,
+                        a.shrunk,
+                        pairs,
+                        cols,
+                        ranks,
+                        a.localExperts,
+                        rowsOfX),
+                List.of(a.header, a.adapters, a.keys, a.rowOfPair, x, loraA),
+                List.of(a.shrunk));
+        Stage expand = new Stage(
+                name + "B",
+                LoraKernels.GROUP,
+                m -> Math.toIntExact(((long) m * pairs * rows + LoraKernels.GROUP - 1) / LoraKernels.GROUP),
+                m -> 1,
+                g -> g.task(
+                        name + "B",
+                        LoraKernels::expand,
+                        context,
+                        a.header,
+                        a.adapters,
+                        a.keys,
+                        a.rowOfPair,
+                        a.topkWeights,
+                        a.shrunk,
+                        loraB,
+                        out,
+                        pairs,
+                        rows,
+                        rank,
+                        layout,
+                        a.localExperts,
+                        rowsOfOut,
+                        weighted),
+                List.of(a.header, a.adapters, a.keys, a.rowOfPair, a.topkWeights, a.shrunk, loraB, out),
+                List.of(out));
+        return List.of(shrink, expand);
     }
 
     /** down → output. */

@@ -62,6 +62,11 @@ public abstract sealed class TornadoExperts implements FusedMoeExperts
     }
 
     @Override
+    public boolean supportsLora() {
+        return true;
+    }
+
+    @Override
     public boolean supportsBias() {
         return true;
     }

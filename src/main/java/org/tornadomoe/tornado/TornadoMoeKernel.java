@@ -3,6 +3,7 @@ package org.tornadomoe.tornado;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
@@ -17,6 +18,7 @@ import org.tornadomoe.modular.ChosenExperts;
 import org.tornadomoe.modular.MoeExecutionException;
 import org.tornadomoe.modular.MoeKernel;
 import org.tornadomoe.quant.Int8Experts;
+import org.tornadomoe.quant.LoraAdapter;
 import uk.ac.manchester.tornado.api.DataRange;
 import uk.ac.manchester.tornado.api.TornadoExecutionPlan;
 import uk.ac.manchester.tornado.api.TornadoExecutionResult;
@@ -41,25 +43,44 @@ final class TornadoMoeKernel implements MoeKernel {
     private final ReentrantLock turn = new ReentrantLock(true);
     private final Device device;
     private final LayerArrays arrays;
-    private final Stage.Graph graph;
-    private final TornadoExecutionPlan plan;
+    private Running running;
 
-    private TornadoMoeKernel(Device device, LayerArrays arrays, Stage.Graph graph, TornadoExecutionPlan plan) {
+    /** Whether the weights are on the device, and whether adapters have changed since. */
+    private boolean sent;
+
+    private boolean stale;
+
+    /** The graph and its plan, which is open. */
+    private record Running(Stage.Graph graph, TornadoExecutionPlan plan) {}
+
+    private TornadoMoeKernel(Device device, LayerArrays arrays, Running running) {
         this.device = device;
         this.arrays = arrays;
-        this.graph = graph;
-        this.plan = plan;
+        this.running = running;
     }
 
     static TornadoMoeKernel load(
             Device device, FusedMoeConfig config, Int8Experts experts, Gemm gemm, FusedMoeActivationFormat format) {
         LayerArrays arrays = new LayerArrays(config, experts, device.memory(), HostMemory.of(device), gemm, format);
         try {
+            return new TornadoMoeKernel(device, arrays, build(device, arrays));
+        } catch (RuntimeException | Error failure) {
+            arrays.close();
+            throw failure;
+        }
+    }
+
+    private static Running build(Device device, LayerArrays arrays) {
+        try {
             Stage.Graph graph =
                     Stage.Graph.of("moe", device, LayerStages.of(arrays).all());
-            List<Object> everyCall = config.router().isHandedIn()
-                    ? List.of(arrays.header, arrays.hidden, arrays.topkIds, arrays.topkWeights)
-                    : List.of(arrays.header, arrays.hidden);
+            List<Object> everyCall = new ArrayList<>(List.of(arrays.header, arrays.hidden));
+            if (arrays.config.router().isHandedIn()) {
+                everyCall.addAll(List.of(arrays.topkIds, arrays.topkWeights));
+            }
+            if (arrays.config.isLoraEnabled()) {
+                everyCall.add(arrays.adapters);
+            }
             List<Object> weights = new ArrayList<>(graph.inputs());
             weights.removeAll(everyCall);
             graph.tasks()
@@ -67,28 +88,63 @@ final class TornadoMoeKernel implements MoeKernel {
                     .transferToDevice(DataTransferMode.EVERY_EXECUTION, everyCall.toArray());
             graph.addTasks();
             graph.tasks().transferToHost(DataTransferMode.UNDER_DEMAND, arrays.output);
-            if (!config.router().isHandedIn()) {
+            if (!arrays.config.router().isHandedIn()) {
                 graph.tasks().transferToHost(DataTransferMode.UNDER_DEMAND, arrays.topkIds, arrays.topkWeights);
             }
-            TornadoExecutionPlan plan = new TornadoExecutionPlan(graph.tasks().snapshot());
-            TornadoMoeKernel kernel = new TornadoMoeKernel(device, arrays, graph, plan);
+            Running running =
+                    new Running(graph, new TornadoExecutionPlan(graph.tasks().snapshot()));
             try {
-                plan.withDevice(device.tornado()).withGridScheduler(graph.grids());
+                running.plan.withDevice(device.tornado()).withGridScheduler(graph.grids());
                 // Here and not in the first call, so that a kernel that can't be compiled is an error of loading.
-                plan.withPreCompilation();
+                running.plan.withPreCompilation();
             } catch (RuntimeException | LinkageError | TornadoInternalError failure) {
-                kernel.close();
+                close(running, device);
                 throw failure;
             }
-            return kernel;
+            return running;
         } catch (RuntimeException | LinkageError | TornadoInternalError failure) {
-            arrays.close();
             throw failed("building the layer's task graph", device, failure);
+        }
+    }
+
+    private static void close(Running running, Device device) {
+        try {
+            running.plan.close();
+        } catch (TornadoExecutionPlanException | RuntimeException | TornadoInternalError failure) {
+            throw failed("freeing the layer's device memory", device, failure);
+        }
+    }
+
+    @Override
+    public void setAdapter(int slot, @Nullable LoraAdapter adapter) {
+        turn.lock();
+        try {
+            arrays.setAdapter(slot, adapter);
+            stale = sent;
+        } finally {
+            turn.unlock();
+        }
+    }
+
+    /** What a plan has sent to the device once it doesn't send again, so changed adapters need another plan. */
+    private void refresh() {
+        if (stale) {
+            close(running, device);
+            running = build(device, arrays);
+            stale = false;
         }
     }
 
     @Override
     public void forward(MemorySegment hidden, int tokens, MemorySegment output, @Nullable ChosenExperts chosen) {
+        int[] none = new int[arrays.config.isLoraEnabled() ? tokens : 0];
+        Arrays.fill(none, -1);
+        forward(hidden, tokens, output, chosen, none);
+    }
+
+    @Override
+    public void forward(
+            MemorySegment hidden, int tokens, MemorySegment output, @Nullable ChosenExperts chosen, int[] slotOfToken) {
         int most = arrays.config.maxNumTokens();
         if (tokens < 1 || tokens > most) {
             boolean batched = arrays.format == FusedMoeActivationFormat.BATCHED_EXPERTS;
@@ -102,6 +158,14 @@ final class TornadoMoeKernel implements MoeKernel {
             if (handedIn) {
                 take(Objects.requireNonNull(chosen, "chosen"), tokens);
             }
+            refresh();
+            MemorySegment.copy(
+                    slotOfToken,
+                    0,
+                    arrays.adapters.getSegment(),
+                    ValueLayout.JAVA_INT,
+                    0,
+                    Math.min(tokens, slotOfToken.length));
             TornadoExecutionResult result = execute(hidden, tokens);
             fetch(result, arrays.output, values);
             MemorySegment.copy(arrays.output.getSegment(), 0, output, 0, 4 * values);
@@ -130,10 +194,12 @@ final class TornadoMoeKernel implements MoeKernel {
         String log;
         turn.lock();
         try {
-            plan.withProfiler(ProfilerMode.SILENT);
+            refresh();
+            arrays.adapters.init(-1);
+            running.plan.withProfiler(ProfilerMode.SILENT);
             log = execute(hidden, tokens).getProfilerResult().getProfileLog();
         } finally {
-            plan.withoutProfiler();
+            running.plan.withoutProfiler();
             turn.unlock();
         }
         // The log grows by one object a run: of each task the last time counts.
@@ -148,9 +214,10 @@ final class TornadoMoeKernel implements MoeKernel {
     private TornadoExecutionResult execute(MemorySegment hidden, int tokens) {
         MemorySegment.copy(hidden, 0, arrays.hidden.getSegment(), 0, 4L * tokens * arrays.config.hiddenDim());
         arrays.setTokens(tokens);
-        graph.resize(tokens);
+        running.graph.resize(tokens);
+        sent = true;
         try {
-            return plan.execute();
+            return running.plan.execute();
         } catch (RuntimeException | LinkageError | TornadoInternalError failure) {
             throw failed("running the layer", device, failure);
         }
@@ -193,9 +260,7 @@ final class TornadoMoeKernel implements MoeKernel {
     @Override
     public void close() {
         try {
-            plan.close();
-        } catch (TornadoExecutionPlanException | RuntimeException | TornadoInternalError failure) {
-            throw failed("freeing the layer's device memory", device, failure);
+            close(running, device);
         } finally {
             arrays.close();
         }

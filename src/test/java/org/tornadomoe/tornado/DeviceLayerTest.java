@@ -103,6 +103,13 @@ class DeviceLayerTest {
         LayerChecks.forwardMatchesReference(experts, scheme, layer, 50);
     }
 
+    @ParameterizedTest
+    @MethodSource("kernelClasses")
+    void adapters(String device, TornadoExperts experts, Int8Scheme scheme) {
+        LayerChecks.adaptersMatchReference(
+                experts, scheme, RandomLayer.of(33, 6, 65, 33, 50, 23).on(device), 50);
+    }
+
     @Test
     void activationsAreAccurateFromEndToEnd() {
         for (Device device : devices()) {

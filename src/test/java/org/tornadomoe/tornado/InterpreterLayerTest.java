@@ -128,6 +128,26 @@ class InterpreterLayerTest {
         LayerChecks.batchedMatchesStandard(batched(int8), experts(int8), scheme, onInput, 11, int8 ? 0 : 1e-6);
     }
 
+    @ParameterizedTest
+    @ValueSource(booleans = {true, false})
+    void adapters(boolean int8) {
+        Int8Scheme scheme = int8 ? Int8Scheme.W8A8_CHANNEL : Int8Scheme.W8A16_CHANNEL;
+        RandomLayer layer = RandomLayer.of(5, 2, 37, 19, 9, 23);
+        LayerChecks.adaptersMatchReference(experts(int8), scheme, layer, 9);
+        LayerChecks.adaptersMatchReference(batched(int8), scheme, layer, 9);
+        LayerChecks.adaptersMatchReference(
+                experts(int8),
+                scheme,
+                layer.activatedBy(MoeActivation.SWIGLUOAI).withBiases(),
+                9);
+        LayerChecks.adaptersMatchReference(experts(int8), scheme, layer.activatedBy(MoeActivation.RELU2_NO_MUL), 9);
+        RandomLayer onInput = RandomLayer.of(5, 1, 37, 19, 11, 24)
+                .routedBy(RoutingMethodType.DEFAULT)
+                .weighedOnInput();
+        LayerChecks.adaptersMatchReference(experts(int8), scheme, onInput, 11);
+        LayerChecks.adaptersMatchReference(batched(int8), scheme, onInput, 11);
+    }
+
     @Test
     void oneKernelServesEveryTokenCount() {
         LayerChecks.forwardMatchesReference(

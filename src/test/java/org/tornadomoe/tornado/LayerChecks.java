@@ -7,8 +7,10 @@ import static org.assertj.core.api.Assertions.within;
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
+import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
+import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.RandomLayer;
 import org.tornadomoe.config.FusedMoeConfig;
@@ -20,11 +22,13 @@ import org.tornadomoe.modular.StageValues;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.Int8Quantizer;
 import org.tornadomoe.quant.Int8Tensor;
+import org.tornadomoe.quant.LoraAdapter;
 import org.tornadomoe.quant.Progress;
 import org.tornadomoe.reference.Activations;
 import org.tornadomoe.reference.Alignment;
 import org.tornadomoe.reference.QuantizedTokens;
 import org.tornadomoe.reference.Reference;
+import org.tornadomoe.reference.Router;
 import org.tornadomoe.reference.Routing;
 import org.tornadomoe.reference.Stages;
 
@@ -241,6 +245,69 @@ final class LayerChecks {
                         .isCloseTo(expected[i], within(tolerance * Math.max(1e-4, Math.abs(expected[i]))));
             }
         }
+    }
+
+    /**
+     * Adapters of several ranks in one batch give what the definition gives; tokens without one, and those with an adapter of zeros, the
+     * bits of a layer without adapters.
+     */
+    static void adaptersMatchReference(TornadoExperts experts, Int8Scheme scheme, RandomLayer layer, int tokens) {
+        FusedMoeConfig config = layer.config().toBuilder().lora(3, 5).build();
+        float[] hidden = layer.hidden(tokens, 5);
+        LoraAdapter zeros = LoraAdapter.of(
+                4,
+                4,
+                new float[LoraAdapter.slices(config) * 4 * config.hiddenDim()],
+                new float[config.gateUpRows() * 4],
+                new float[4 * config.intermediateSize()],
+                new float[config.hiddenDim() * 4]);
+        List<LoraAdapter> adapters = List.of(layer.adapter(5, false), layer.adapter(2, true), zeros);
+        int[] slots = IntStream.range(0, tokens).map(m -> m % 4 - 1).toArray();
+        ChosenExperts chosen = ChosenExperts.allocate(tokens, config.pairsPerToken());
+        try (Int8Experts int8 = Int8Quantizer.quantize(layer, scheme, Progress.NONE);
+                MoeKernel plain = experts.load(layer.config(), int8);
+                MoeKernel kernel = experts.load(config, int8)) {
+            float[] without = forward(plain, hidden, tokens, chosen);
+            assertThat(forward(kernel, hidden, tokens, chosen)).isEqualTo(without);
+            for (int slot = 0; slot < 3; slot++) {
+                kernel.setAdapter(slot, adapters.get(slot));
+            }
+            List<@Nullable LoraAdapter> adapterOfToken = new ArrayList<>();
+            for (int slot : slots) {
+                adapterOfToken.add(slot < 0 ? null : adapters.get(slot));
+            }
+            double[] logits = Router.logits(config, int8.router(), Reference.widen(hidden), tokens);
+            double[] expected = Reference.forward(
+                            int8, hidden, logits, Router.route(config, int8.router(), logits, tokens), adapterOfToken)
+                    .output();
+            float[] output = forward(kernel, hidden, tokens, chosen, slots);
+            assertThat(Reference.relativeL2(Reference.widen(output), expected))
+                    .isLessThan(scheme.quantizesActivations() ? 2e-3 : 1e-5);
+            int h = config.hiddenDim();
+            for (int m = 0; m < tokens; m++) {
+                float[] row = Arrays.copyOfRange(output, m * h, (m + 1) * h);
+                float[] plainRow = Arrays.copyOfRange(without, m * h, (m + 1) * h);
+                if (slots[m] == 0 || slots[m] == 1) {
+                    assertThat(Reference.relativeL2(Reference.widen(row), Reference.widen(plainRow)))
+                            .as("token %d", m)
+                            .isGreaterThan(0.05);
+                } else {
+                    assertThat(row).as("token %d", m).isEqualTo(plainRow);
+                }
+            }
+            assertThat(forward(kernel, hidden, tokens, chosen, slots)).isEqualTo(output);
+            kernel.setAdapter(0, null);
+            kernel.setAdapter(1, null);
+            assertThat(forward(kernel, hidden, tokens, chosen, slots)).isEqualTo(without);
+        }
+    }
+
+    private static float[] forward(
+            MoeKernel kernel, float[] hidden, int tokens, ChosenExperts chosen, int[] slotOfToken) {
+        float[] output = new float[hidden.length];
+        Arrays.fill(output, Float.NaN);
+        kernel.forward(MemorySegment.ofArray(hidden), tokens, MemorySegment.ofArray(output), chosen, slotOfToken);
+        return output;
     }
 
     /** Those experts of a layer that a map gives a local number. */
