@@ -19,7 +19,13 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.ValueSource;
 import org.tornadomoe.config.Int8Scheme;
+import org.tornadomoe.config.RoutingMethodType;
 import org.tornadomoe.modular.ChosenExperts;
+import org.tornadomoe.modular.TopKRouter;
+import org.tornadomoe.quant.RouterWeights;
+import org.tornadomoe.reference.Reference;
+import org.tornadomoe.reference.Router;
+import org.tornadomoe.reference.Routing;
 
 class MoeLayerTest {
     private static final RandomLayer WEIGHTS = RandomLayer.of(7, 2, 24, 12, 64, 11);
@@ -101,6 +107,46 @@ class MoeLayerTest {
         float[] output = new float[hidden.length];
         layer.forward(hidden, 4, output, null, slots);
         return output;
+    }
+
+    @ParameterizedTest
+    @ValueSource(strings = {"triton", "reference"})
+    void aRouterOfTheCallersTakesThePlaceOfTheLayers(String backend) {
+        // The layer's own way of choosing, written down once more: the same output, through another door.
+        TopKRouter same = (hidden, logits, tokens, topK, renormalize) -> {
+            assertThat(hidden).hasSize(24 * tokens);
+            Routing routing = Router.route(WEIGHTS.config(), RouterWeights.NONE, Reference.widen(logits), tokens);
+            ChosenExperts chosen = ChosenExperts.allocate(tokens, topK);
+            for (int p = 0; p < tokens * topK; p++) {
+                chosen.ids()[p] = routing.ids()[p];
+                chosen.weights()[p] = (float) routing.weights()[p];
+            }
+            assertThat(renormalize).isTrue();
+            return chosen;
+        };
+        TopKRouter wrong = (hidden, logits, tokens, topK, renormalize) ->
+                new ChosenExperts(topK, new int[tokens * topK], new float[tokens * topK]);
+        MoeOptions options = OPTIONS.withBackend(backend);
+        float[] hidden = WEIGHTS.hidden(9, 1);
+        ChosenExperts chosen = ChosenExperts.allocate(9, 2);
+        ChosenExperts expected = ChosenExperts.allocate(9, 2);
+        float[] output = new float[hidden.length];
+        float[] expectedOutput = new float[hidden.length];
+        try (MoeLayer layer = MoeLayer.of(WEIGHTS, options.withRouter(same));
+                MoeLayer own = MoeLayer.of(WEIGHTS, options);
+                MoeLayer broken = MoeLayer.of(WEIGHTS, options.withRouter(wrong))) {
+            assertThat(layer.config().routingMethod()).isEqualTo(RoutingMethodType.CUSTOM);
+            layer.forward(hidden, 9, output, chosen);
+            own.forward(hidden, 9, expectedOutput, expected);
+            assertThat(chosen.ids()).isEqualTo(expected.ids());
+            assertThat(Reference.relativeL2(Reference.widen(output), Reference.widen(expectedOutput)))
+                    .isLessThan(2e-3);
+            refuses(() -> broken.forward(hidden), "router: expected ids from 0 to 6", "got 0 again for token 0");
+        }
+        RandomLayer custom = WEIGHTS.routedBy(RoutingMethodType.CUSTOM);
+        refuses(
+                () -> MoeLayer.of(custom, options),
+                "router: expected one in the options, since the layer's is CUSTOM, got none");
     }
 
     @Test

@@ -239,6 +239,7 @@ final class Explain implements Callable<Integer> {
         layer.put("experts", config.numExperts());
         layer.put("localExperts", config.numLocalExperts());
         layer.put("topK", config.expertsPerToken());
+        layer.put("sharedExperts", config.numFusedSharedExperts());
         layer.put("hidden", config.hiddenDim());
         layer.put("intermediate", config.intermediateSize());
         layer.put("intermediatePerPartition", config.intermediateSizePerPartition());
@@ -316,7 +317,11 @@ final class Explain implements Callable<Integer> {
         List<List<String>> rows = new ArrayList<>();
         rows.add(List.of(
                 "layer",
-                config.numExperts() + " experts, top " + config.expertsPerToken() + ", hidden " + config.hiddenDim()
+                config.numExperts() + " experts, top " + config.expertsPerToken()
+                        + (config.numFusedSharedExperts() == 0
+                                ? ""
+                                : " and " + config.numFusedSharedExperts() + " shared")
+                        + ", hidden " + config.hiddenDim()
                         + ", intermediate " + config.intermediateSize() + ", " + config.activation() + ", "
                         + config.routingMethod() + (config.hasBias() ? ", biases" : "")));
         FusedMoeParallelConfig parallel = config.moeParallelConfig();

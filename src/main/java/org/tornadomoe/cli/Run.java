@@ -174,6 +174,7 @@ final class Run implements Callable<Integer> {
         json.put("layer", layer);
         json.put("experts", config.numExperts());
         json.put("topK", config.expertsPerToken());
+        json.put("sharedExperts", config.numFusedSharedExperts());
         json.put("hidden", config.hiddenDim());
         json.put("intermediate", config.intermediateSize());
         json.put("activation", config.activation().toString());
@@ -196,7 +197,11 @@ final class Run implements Callable<Integer> {
         rows.add(List.of("layer", modelType + ", layer " + layer + " of " + checkpoint));
         rows.add(List.of(
                 "",
-                config.numExperts() + " experts, top " + config.expertsPerToken() + ", hidden " + config.hiddenDim()
+                config.numExperts() + " experts, top " + config.expertsPerToken()
+                        + (config.numFusedSharedExperts() == 0
+                                ? ""
+                                : " and " + config.numFusedSharedExperts() + " shared")
+                        + ", hidden " + config.hiddenDim()
                         + ", intermediate " + config.intermediateSize() + ", " + config.activation()));
         rows.add(List.of("scheme", loaded.scheme().toString()));
         rows.add(List.of("backend", loaded.backend() + ", " + loaded.kernelClass()));

@@ -21,7 +21,9 @@ import org.tornadomoe.checkpoint.Safetensors;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.config.MoeActivation;
+import org.tornadomoe.config.RouterConfig;
 import org.tornadomoe.config.RoutingMethodType;
+import org.tornadomoe.config.ScoringFunction;
 import org.tornadomoe.modular.MoeExecutionException;
 import org.tornadomoe.reference.Reference;
 import uk.ac.manchester.tornado.api.KernelContext;
@@ -151,6 +153,52 @@ class DeviceLayerTest {
                 assertThat(Reference.relativeL2(Reference.widen(output), expected))
                         .isLessThan(scheme.quantizesActivations() ? 2.5e-2 : 1.5e-2);
             }
+        }
+    }
+
+    @Test
+    void everyRouterIsTheReferences() {
+        RouterConfig deepSeek = RouterConfig.of(ScoringFunction.SIGMOID, true).withCorrectionBias();
+        for (Device device : devices()) {
+            RouterChecks.choiceIsTheReferences(device, 48, 8, 0, 0, 9);
+            RouterChecks.choiceIsTheReferences(device, 6, 2, 1, 2, 9);
+            RouterChecks.choiceIsTheReferences(device, 1024, 32, 0, deepSeek.withGroups(512, 400), 9);
+            RouterChecks.choiceIsTheReferences(device, 1022, 8, 2, RouterConfig.of(ScoringFunction.SOFTMAX, false), 9);
+            RouterChecks.logitsAreTheReferences(device, 17, 300, 9);
+        }
+    }
+
+    @ParameterizedTest
+    @MethodSource("kernelClasses")
+    void sharedAndZeroExperts(String device, TornadoExperts experts, Int8Scheme scheme) {
+        TornadoExperts batched = experts instanceof TornadoDp4aExperts
+                ? new TornadoDp4aBatchedExperts()
+                : new TornadoPortableBatchedExperts();
+        RouterConfig router = RouterConfig.of(ScoringFunction.SOFTMAX, false)
+                .withCorrectionBias()
+                .withZeroExperts(3)
+                .withSharedExpertGate()
+                .withRoutedScalingFactor(6);
+        RandomLayer layer =
+                RandomLayer.of(5, 3, 26, 14, 9, 9).sharing(2).routedBy(router).on(device);
+        LayerChecks.everyStageAndPart(experts, batched, scheme, layer, 9);
+        RandomLayer onInput = RandomLayer.of(5, 1, 37, 19, 9, 8)
+                .sharing(1)
+                .routedBy(RouterConfig.topKThenSigmoid())
+                .weighedOnInput()
+                .on(device);
+        LayerChecks.everyStageAndPart(experts, batched, scheme, onInput, 9);
+    }
+
+    @ParameterizedTest
+    @MethodSource("kernelClasses")
+    void routingOnTheHost(String device, TornadoExperts experts, Int8Scheme scheme) {
+        if (scheme.quantizesActivations()) {
+            RandomLayer layer = RandomLayer.of(6, 2, 22, 18, 10, 10)
+                    .sharing(1)
+                    .routedBy(RouterConfig.of(ScoringFunction.CUSTOM, false).withZeroExperts(2))
+                    .on(device);
+            LayerChecks.handedInMatchesReference(experts, layer, 10);
         }
     }
 

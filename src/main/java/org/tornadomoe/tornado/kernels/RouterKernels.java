@@ -5,7 +5,13 @@ import uk.ac.manchester.tornado.api.math.TornadoMath;
 import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
 import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 
-/** The router: from hidden states to the experts of every token and their weights. */
+/**
+ * The router: from hidden states to the experts of every token and their weights.
+ *
+ * <p>Two habits here are TornadoVM's, whose OpenCL takes {@code x <= y} for {@code !(y < x)}, also of a NaN, and gets {@code a || (b
+ * && c) ? 1 : 0} wrong: what isn't a number is told by {@code <} and {@code >} alone, and a tie by
+ * choosing between two counts. Loops over local arrays run over what isn't a constant, since unrolled ones don't all compile.
+ */
 public final class RouterKernels {
     /** Work-items of a group of {@link #routerLogits}. */
     public static final int LOGIT_GROUP = 128;
@@ -182,31 +188,32 @@ public final class RouterKernels {
         int unusable = 0;
         float denominator = 1.0f;
         if (scoring == SOFTMAX) {
+            int usable = 0;
             greatest = LAST;
             for (int e = lane; e < all; e += TOP_K_GROUP) {
                 float logit = logits.get(row + e);
-                unusable += logit <= Float.MAX_VALUE ? 0 : 1;
+                usable += logit < Float.MAX_VALUE ? 1 : 0;
                 greatest = logit > greatest ? logit : greatest;
             }
             values[lane] = greatest;
-            counts[lane] = unusable;
+            counts[lane] = usable;
             ctx.localBarrier();
             if (lane < PARTS) {
                 for (int i = 1; i < PART; i++) {
                     greatest = TornadoMath.max(greatest, values[lane + i * PARTS]);
-                    unusable += counts[lane + i * PARTS];
+                    usable += counts[lane + i * PARTS];
                 }
                 values[lane] = greatest;
-                counts[lane] = unusable;
+                counts[lane] = usable;
             }
             ctx.localBarrier();
             greatest = LAST;
-            unusable = 0;
+            usable = 0;
             for (int i = 0; i < PARTS; i++) {
                 greatest = TornadoMath.max(greatest, values[i]);
-                unusable += counts[i];
+                usable += counts[i];
             }
-            unusable += greatest > LAST ? 0 : 1;
+            unusable = choices - usable + (greatest > LAST ? 0 : 1);
             if (renormalize == 0 || biased == 1) {
                 float sum = 0.0f;
                 for (int e = lane; e < all; e += TOP_K_GROUP) {
@@ -240,12 +247,12 @@ public final class RouterKernels {
                 }
                 key = score + correctionBias.get(e);
                 if (groups > 0) {
-                    key = logit <= Float.MAX_VALUE && logit >= -Float.MAX_VALUE ? key : LAST;
+                    key = logit > LAST ? (logit < Float.MAX_VALUE ? key : LAST) : LAST;
                 }
             } else if (scoring == SIGMOID) {
-                key = logit > LAST ? (logit <= Float.MAX_VALUE ? logit : Float.MAX_VALUE) : LAST;
+                key = logit > LAST ? (logit < Float.MAX_VALUE ? logit : Float.MAX_VALUE) : LAST;
             } else {
-                key = logit > LAST && logit <= Float.MAX_VALUE ? logit : LAST;
+                key = logit > LAST ? (logit < Float.MAX_VALUE ? logit : LAST) : LAST;
             }
             keys[e] = unusable > 0 && biased == 0 ? 0.0f : key;
         }
@@ -268,9 +275,10 @@ public final class RouterKernels {
                 int group = e / size;
                 float own = survivorKeys[group];
                 int before = 0;
-                for (int g = 0; g < groups; g++) {
-                    float other = survivorKeys[g];
-                    before += other > own || (other == own && g < group) ? 1 : 0;
+                for (int g = 0; g < active * groups; g++) {
+                    int notLess = survivorKeys[g] < own ? 0 : 1;
+                    int greater = survivorKeys[g] > own ? 1 : 0;
+                    before += g < group ? notLess : greater;
                 }
                 if (before >= topkGroup) {
                     keys[e] = LAST;
@@ -286,8 +294,9 @@ public final class RouterKernels {
             float own = keys[e];
             int before = 0;
             for (int other = from; other < to; other++) {
-                float key = keys[other];
-                before += key > own || (key == own && other < e) ? 1 : 0;
+                int notLess = keys[other] < own ? 0 : 1;
+                int greater = keys[other] > own ? 1 : 0;
+                before += other < e ? notLess : greater;
             }
             if (before < topK) {
                 // Only the last chunk may have fewer than K, so there are no gaps.
@@ -299,16 +308,17 @@ public final class RouterKernels {
         int lastChunk = (choices - 1) / CHUNK;
         int survivors = active * (lastChunk * topK + TornadoMath.min(topK, choices - lastChunk * CHUNK));
         for (int s = lane; s < survivors; s += TOP_K_GROUP) {
+            // Survivors with equal keys are in the order of their ids.
             float own = survivorKeys[s];
-            int id = survivorIds[s];
             int before = 0;
             for (int other = 0; other < survivors; other++) {
-                float key = survivorKeys[other];
-                before += key > own || (key == own && survivorIds[other] < id) ? 1 : 0;
+                int notLess = survivorKeys[other] < own ? 0 : 1;
+                int greater = survivorKeys[other] > own ? 1 : 0;
+                before += other < s ? notLess : greater;
             }
             if (before < topK) {
                 chosenKeys[before] = own;
-                chosenIds[before] = id;
+                chosenIds[before] = survivorIds[s];
             }
         }
         ctx.localBarrier();
@@ -317,9 +327,13 @@ public final class RouterKernels {
         int id = 0;
         if (lane < slots) {
             id = chosenIds[lane];
+        }
+        // Read by every work-item, since compilers may read ahead of the question whether it is one of the K.
+        float chosenLogit = logits.get(row + id);
+        if (lane < slots) {
             float weight = 0.0f;
             if (unusable == 0 && chosenKeys[lane] > LAST) {
-                weight = score(logits.get(row + id), scoring, greatest) / denominator;
+                weight = score(chosenLogit, scoring, greatest) / denominator;
             }
             weights[lane] = weight;
         }
@@ -364,7 +378,7 @@ public final class RouterKernels {
             float log = t < 0.01f ? t * (1.0f - t * (0.5f - t * 0.33333334f)) : TornadoMath.log(1.0f + t);
             score = TornadoMath.sqrt((logit > 0.0f ? logit : 0.0f) + log);
         }
-        return score <= Float.MAX_VALUE && score >= -Float.MAX_VALUE ? score : 0.0f;
+        return score > LAST ? (score < Float.MAX_VALUE ? score : 0.0f) : 0.0f;
     }
 
     /**
