@@ -6,6 +6,7 @@ import java.util.stream.Stream;
 import org.tornadomoe.config.ActivationConstants;
 import org.tornadomoe.config.FusedMoeActivationFormat;
 import org.tornadomoe.config.FusedMoeConfig;
+import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.config.MoeActivation;
 import org.tornadomoe.config.RouterConfig;
 import org.tornadomoe.config.ScoringFunction;
@@ -376,8 +377,9 @@ sealed class LayerStages permits BatchedStages {
 
     /** gateUp → activated, and its int8 and scales. */
     final List<Stage> activateAndQuantize() {
-        if (!a.scheme.quantizesActivations()) {
-            return activate();
+        if (a.scheme != Int8Scheme.W8A8_CHANNEL) {
+            // Nothing to quantise, or not by a scale a row.
+            return Stream.of(activate(), quantizePairs()).flatMap(List::stream).toList();
         }
         IntArray header = rowHeader();
         IntArray keys = rowKeys();

@@ -135,6 +135,8 @@ class InterpreterLayerTest {
         RandomLayer layer = RandomLayer.of(5, 2, 37, 19, 9, 23);
         LayerChecks.adaptersMatchReference(experts(int8), scheme, layer, 9);
         LayerChecks.adaptersMatchReference(batched(int8), scheme, layer, 9);
+        LayerChecks.adaptersOfAPartMatchReference(experts(int8), scheme, layer, 9);
+        LayerChecks.adaptersOfAPartMatchReference(batched(int8), scheme, layer, 9);
         LayerChecks.adaptersMatchReference(
                 experts(int8),
                 scheme,

@@ -9,6 +9,7 @@ import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.util.ArrayList;
 import java.util.Arrays;
+import java.util.Collections;
 import java.util.List;
 import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
@@ -299,6 +300,33 @@ final class LayerChecks {
             kernel.setAdapter(0, null);
             kernel.setAdapter(1, null);
             assertThat(forward(kernel, hidden, tokens, chosen, slots)).isEqualTo(without);
+        }
+    }
+
+    /** A rank that has every second expert adds its own experts' part of an adapter, and no other. */
+    static void adaptersOfAPartMatchReference(
+            TornadoExperts experts, Int8Scheme scheme, RandomLayer layer, int tokens) {
+        FusedMoeConfig config = layer.config().toBuilder().lora(1, 3).build();
+        float[] hidden = layer.hidden(tokens, 6);
+        int[] map = IntStream.range(0, config.numExperts())
+                .map(e -> e % 2 == 1 ? e / 2 : -1)
+                .toArray();
+        LoraAdapter adapter = layer.adapter(3, false);
+        ChosenExperts chosen = ChosenExperts.allocate(tokens, config.pairsPerToken());
+        try (Int8Experts part = part(layer, scheme, map);
+                MoeKernel kernel = experts.load(config, part)) {
+            kernel.setAdapter(0, adapter);
+            double[] logits = Router.logits(config, part.router(), Reference.widen(hidden), tokens);
+            double[] expected = Reference.forward(
+                            part,
+                            hidden,
+                            logits,
+                            Router.route(config, part.router(), logits, tokens),
+                            Collections.nCopies(tokens, adapter))
+                    .output();
+            float[] output = forward(kernel, hidden, tokens, chosen, new int[tokens]);
+            assertThat(Reference.relativeL2(Reference.widen(output), expected))
+                    .isLessThan(scheme.quantizesActivations() ? 2e-3 : 1e-5);
         }
     }
 
