@@ -29,10 +29,12 @@ final class RouterChecks {
      * Every kind of router gives the reference's ids and weights: for logits with ties, for any, and for such that aren't finite.
      *
      * @param rows of each of them
+     * @param step 1 for every router, n for every n-th: each is compiled by itself
      */
-    static void choiceIsTheReferences(Device device, int experts, int topK, int shared, int zero, int rows) {
-        for (RouterConfig router : RoutingCases.routers(experts + zero, topK)) {
-            RouterConfig all = router.withZeroExperts(zero);
+    static void choiceIsTheReferences(Device device, int experts, int topK, int shared, int zero, int rows, int step) {
+        List<RouterConfig> routers = RoutingCases.routers(experts + zero, topK);
+        for (int i = 0; i < routers.size(); i += step) {
+            RouterConfig all = routers.get(i).withZeroExperts(zero);
             choiceIsTheReferences(device, experts, topK, shared, shared > 0 ? all.withSharedExpertGate() : all, rows);
         }
     }

@@ -41,7 +41,7 @@ class RouterKernelTest {
         200, 7, 0, 0, 3
         """)
     void everyRouterIsTheReferences(int experts, int topK, int shared, int zero, int rows) {
-        RouterChecks.choiceIsTheReferences(device(), experts, topK, shared, zero, rows);
+        RouterChecks.choiceIsTheReferences(device(), experts, topK, shared, zero, rows, 1);
     }
 
     @Test
