@@ -10,7 +10,9 @@ import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.checkpoint.MoeCheckpoint;
 import org.tornadomoe.config.FusedMoeConfig;
+import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.config.Int8Scheme;
+import org.tornadomoe.config.QuantKey;
 import org.tornadomoe.modular.ChosenExperts;
 import org.tornadomoe.modular.MoeExecutionException;
 import org.tornadomoe.modular.MoeKernel;
@@ -94,14 +96,15 @@ public final class MoeLayer implements AutoCloseable {
     /** Quantises a layer. Throws what {@link #load} throws. */
     public static MoeLayer of(ExpertWeights weights, MoeOptions options) {
         // Selected before the work of quantising, so that a refusal comes at once.
-        select(weights.config(), options.scheme(), options);
-        try (Int8Experts experts = Int8Quantizer.quantize(weights, options.scheme(), options.progress())) {
+        Int8Quantization quantization = options.quantization();
+        select(weights.config(), quantization.weightKey(), quantization.activationKey(), options);
+        try (Int8Experts experts = Int8Quantizer.quantize(weights, quantization, options.progress())) {
             return of(experts, options);
         }
     }
 
     /**
-     * A layer that is in int8 already; {@code options}' scheme is not looked at, and the experts may be closed afterwards.
+     * A layer that is in int8 already; {@code options}' quantization is not looked at, and the experts may be closed afterwards.
      * Throws what {@link #load} throws.
      *
      * @throws IllegalArgumentException if the layer has no router, and the options have none
@@ -110,7 +113,7 @@ public final class MoeLayer implements AutoCloseable {
         if (!experts.hasRouter() && options.router() == null) {
             throw new IllegalArgumentException("experts: expected a layer with a router, got one without");
         }
-        Selection selection = select(experts.config(), experts.scheme(), options);
+        Selection selection = select(experts.config(), experts.weightKey(), experts.activationKey(), options);
         FusedMoeConfig config = selection.config();
         if (config.router().isHandedIn() && options.router() == null) {
             throw new IllegalArgumentException("router: expected one in the options, since the layer's is "
@@ -169,7 +172,8 @@ public final class MoeLayer implements AutoCloseable {
         return new ChosenExperts(routing.topK(), routing.ids(), weights);
     }
 
-    private static Selection select(FusedMoeConfig config, Int8Scheme scheme, MoeOptions options) {
+    private static Selection select(
+            FusedMoeConfig config, QuantKey weightKey, @Nullable QuantKey activationKey, MoeOptions options) {
         FusedMoeConfig.Builder layer = config.toBuilder();
         if (options.maxLoras() > 0) {
             layer.lora(options.maxLoras(), options.maxLoraRank());
@@ -182,7 +186,7 @@ public final class MoeLayer implements AutoCloseable {
                 .moeBackend(options.backend())
                 .device(options.device())
                 .build();
-        return Int8MoeOracle.installed().select(here, scheme, options.kernelClass());
+        return Int8MoeOracle.installed().select(here, weightKey, activationKey, options.kernelClass());
     }
 
     /**

@@ -2,6 +2,7 @@ package org.tornadomoe;
 
 import java.util.Objects;
 import org.jspecify.annotations.Nullable;
+import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.modular.TopKRouter;
 import org.tornadomoe.quant.Progress;
@@ -9,7 +10,7 @@ import org.tornadomoe.quant.Progress;
 /**
  * How a layer is loaded. Immutable; every {@code with} method gives a copy.
  *
- * @param scheme what becomes int8
+ * @param quantization what becomes int8, and what shares a scale
  * @param backend {@code auto}, {@code triton} (TornadoVM's task graphs; on the interpreter where there is no SDK) or {@code
  *     reference}
  * @param device where, such as {@code ptx:0} or {@code opencl}; null for the best there is
@@ -22,7 +23,7 @@ import org.tornadomoe.quant.Progress;
  * @param maxLoraRank the greatest rank of an adapter; not looked at without adapters
  */
 public record MoeOptions(
-        Int8Scheme scheme,
+        Int8Quantization quantization,
         String backend,
         @Nullable String device,
         @Nullable String kernelClass,
@@ -34,11 +35,11 @@ public record MoeOptions(
 
     /** {@code w8a8_channel} on the best backend there is, up to 256 tokens a call. */
     public static final MoeOptions DEFAULT =
-            new MoeOptions(Int8Scheme.W8A8_CHANNEL, "auto", null, null, 256, Progress.NONE, null, 0, 16);
+            new MoeOptions(Int8Quantization.of(Int8Scheme.W8A8_CHANNEL), "auto", null, null, 256, Progress.NONE, null, 0, 16);
 
     /** Checks that nothing is missing and {@code maxTokens} is positive. */
     public MoeOptions {
-        Objects.requireNonNull(scheme, "scheme");
+        Objects.requireNonNull(quantization, "quantization");
         Objects.requireNonNull(backend, "backend");
         Objects.requireNonNull(progress, "progress");
         if (maxTokens < 1) {
@@ -52,36 +53,46 @@ public record MoeOptions(
         }
     }
 
+    /** What becomes int8. */
+    public Int8Scheme scheme() {
+        return quantization.scheme();
+    }
+
+    /** A scheme with its own block or group. */
     public MoeOptions withScheme(Int8Scheme scheme) {
-        return new MoeOptions(scheme, backend, device, kernelClass, maxTokens, progress, router, maxLoras, maxLoraRank);
+        return withQuantization(Int8Quantization.of(scheme));
+    }
+
+    public MoeOptions withQuantization(Int8Quantization quantization) {
+        return new MoeOptions(quantization, backend, device, kernelClass, maxTokens, progress, router, maxLoras, maxLoraRank);
     }
 
     public MoeOptions withBackend(String backend) {
-        return new MoeOptions(scheme, backend, device, kernelClass, maxTokens, progress, router, maxLoras, maxLoraRank);
+        return new MoeOptions(quantization, backend, device, kernelClass, maxTokens, progress, router, maxLoras, maxLoraRank);
     }
 
     public MoeOptions withDevice(@Nullable String device) {
-        return new MoeOptions(scheme, backend, device, kernelClass, maxTokens, progress, router, maxLoras, maxLoraRank);
+        return new MoeOptions(quantization, backend, device, kernelClass, maxTokens, progress, router, maxLoras, maxLoraRank);
     }
 
     public MoeOptions withKernelClass(@Nullable String kernelClass) {
-        return new MoeOptions(scheme, backend, device, kernelClass, maxTokens, progress, router, maxLoras, maxLoraRank);
+        return new MoeOptions(quantization, backend, device, kernelClass, maxTokens, progress, router, maxLoras, maxLoraRank);
     }
 
     public MoeOptions withMaxTokens(int maxTokens) {
-        return new MoeOptions(scheme, backend, device, kernelClass, maxTokens, progress, router, maxLoras, maxLoraRank);
+        return new MoeOptions(quantization, backend, device, kernelClass, maxTokens, progress, router, maxLoras, maxLoraRank);
     }
 
     public MoeOptions withRouter(@Nullable TopKRouter router) {
-        return new MoeOptions(scheme, backend, device, kernelClass, maxTokens, progress, router, maxLoras, maxLoraRank);
+        return new MoeOptions(quantization, backend, device, kernelClass, maxTokens, progress, router, maxLoras, maxLoraRank);
     }
 
     public MoeOptions withProgress(Progress progress) {
-        return new MoeOptions(scheme, backend, device, kernelClass, maxTokens, progress, router, maxLoras, maxLoraRank);
+        return new MoeOptions(quantization, backend, device, kernelClass, maxTokens, progress, router, maxLoras, maxLoraRank);
     }
 
     /** With room for that many adapters of that rank: {@link MoeLayer#setAdapter}. */
     public MoeOptions withLora(int adapters, int maxRank) {
-        return new MoeOptions(scheme, backend, device, kernelClass, maxTokens, progress, router, adapters, maxRank);
+        return new MoeOptions(quantization, backend, device, kernelClass, maxTokens, progress, router, adapters, maxRank);
     }
 }

@@ -261,7 +261,7 @@ final class Bench implements Callable<Integer> {
         List<Row> rows = new ArrayList<>();
         Map<String, String> skipped = new LinkedHashMap<>();
         // With what a user should know told once, whatever becomes of the shapes.
-        Selection first = target.choose(Shape.of("tiny").config(1), scheme);
+        Selection first = target.choose(Shape.of("tiny").config(1), scheme.weightKey(), scheme.activationKey());
         PrintWriter err = spec.commandLine().getErr();
         for (Shape shape : wanted) {
             try {

@@ -11,7 +11,7 @@ import org.jspecify.annotations.Nullable;
 import org.tornadomoe.checkpoint.MoeCheckpoint;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.FusedMoeParallelConfig;
-import org.tornadomoe.config.Int8Scheme;
+import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.config.MoeActivation;
 import org.tornadomoe.config.QuantKey;
 import org.tornadomoe.config.RouterConfig;
@@ -90,12 +90,8 @@ final class Explain implements Callable<Integer> {
     @Nullable
     RoutingMethodType routing;
 
-    @Option(
-            names = "--scheme",
-            paramLabel = "S",
-            description = "What is int8: ${COMPLETION-CANDIDATES}; default w8a8_channel.")
-    @Nullable
-    Int8Scheme scheme;
+    @Mixin
+    Scheme scheme;
 
     @Option(
             names = "--weight-key",
@@ -160,18 +156,18 @@ final class Explain implements Callable<Integer> {
         if (target.kernel != null) {
             throw new ParameterException(spec.commandLine(), "--kernel: every kernel class is explained");
         }
-        if (scheme != null && (weightKey != null || activationKey != null)) {
+        if (scheme.isGiven() && (weightKey != null || activationKey != null)) {
             throw new ParameterException(
                     spec.commandLine(), "--scheme and --weight-key or --activation-key are mutually exclusive");
         }
         String note = target.homeNote();
         FusedMoeConfig config = config();
-        Int8Scheme scheme = this.scheme == null ? Int8Scheme.W8A8_CHANNEL : this.scheme;
+        Int8Quantization quantization = scheme.quantization();
         Explanation explanation = Int8MoeOracle.installed()
                 .explain(
                         config,
-                        weightKey == null ? scheme.weightKey() : key(weightKey),
-                        activationKey == null ? scheme.activationKey() : key(activationKey));
+                        weightKey == null ? quantization.weightKey() : key(weightKey),
+                        activationKey == null ? quantization.activationKey() : key(activationKey));
         output.print(json(explanation, note), text(explanation, note));
         return Moe.DONE;
     }

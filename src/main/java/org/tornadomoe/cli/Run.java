@@ -16,7 +16,7 @@ import org.tornadomoe.checkpoint.MoeCheckpoint;
 import org.tornadomoe.checkpoint.Safetensors;
 import org.tornadomoe.checkpoint.SafetensorsWriter;
 import org.tornadomoe.config.FusedMoeConfig;
-import org.tornadomoe.config.Int8Scheme;
+import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.quant.ExpertWeights;
 import org.tornadomoe.reference.Reference;
 import picocli.CommandLine.ArgGroup;
@@ -76,12 +76,8 @@ final class Run implements Callable<Integer> {
     @Nullable
     Path result;
 
-    @Option(
-            names = "--scheme",
-            paramLabel = "S",
-            defaultValue = "w8a8_channel",
-            description = "What becomes int8: ${COMPLETION-CANDIDATES}; default ${DEFAULT-VALUE}.")
-    Int8Scheme scheme = Int8Scheme.W8A8_CHANNEL;
+    @Mixin
+    Scheme scheme;
 
     @Option(names = "--no-check", description = "Leave out the comparison with the unquantised layer.")
     boolean unchecked;
@@ -97,6 +93,7 @@ final class Run implements Callable<Integer> {
 
     @Override
     public Integer call() {
+        Int8Quantization quantization = scheme.quantization();
         if (result != null) {
             // Found out now, not after the work.
             Path directory = result.toAbsolutePath().getParent();
@@ -110,7 +107,7 @@ final class Run implements Callable<Integer> {
             Tokens hidden = hidden(config.hiddenDim());
             float[] out = new float[hidden.values().length];
             long start = System.nanoTime();
-            try (MoeLayer loaded = target.load(weights, scheme, hidden.count())) {
+            try (MoeLayer loaded = target.load(weights, quantization, hidden.count())) {
                 double load = secondsSince(start);
                 Times times = time(loaded, hidden, out);
                 if (result != null) {

@@ -6,7 +6,9 @@ import org.tornadomoe.MoeLayer;
 import org.tornadomoe.MoeOptions;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8MoeBackend;
+import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.config.Int8Scheme;
+import org.tornadomoe.config.QuantKey;
 import org.tornadomoe.oracle.Int8MoeOracle;
 import org.tornadomoe.oracle.Selection;
 import org.tornadomoe.quant.ExpertWeights;
@@ -58,9 +60,9 @@ final class Target {
      * @throws IllegalArgumentException if an option names what is unknown
      * @throws UnsupportedOperationException if nothing serves the layer
      */
-    Selection choose(FusedMoeConfig config, Int8Scheme scheme) {
+    Selection choose(FusedMoeConfig config, QuantKey weightKey, @Nullable QuantKey activationKey) {
         String note = homeNote();
-        Selection selection = select(config, scheme);
+        Selection selection = select(config, weightKey, activationKey);
         if (selection.backend() == Int8MoeBackend.REFERENCE
                 && !selection.refusals().isEmpty()) {
             // Where there is no home, that is why, and every class's refusal follows from it.
@@ -77,9 +79,13 @@ final class Target {
 
     /** The oracle's choice, in silence. Throws as {@link #choose}. */
     Selection select(FusedMoeConfig config, Int8Scheme scheme) {
+        return select(config, scheme.weightKey(), scheme.activationKey());
+    }
+
+    private Selection select(FusedMoeConfig config, QuantKey weightKey, @Nullable QuantKey activationKey) {
         FusedMoeConfig here =
                 config.toBuilder().moeBackend(backend).device(device).build();
-        return Int8MoeOracle.installed().select(here, scheme, kernel);
+        return Int8MoeOracle.installed().select(here, weightKey, activationKey, kernel);
     }
 
     /**
@@ -105,13 +111,14 @@ final class Target {
     }
 
     /** Chooses as {@link #choose}, loads and quantises, with a progress bar. Throws as {@link MoeLayer#of}. */
-    MoeLayer load(ExpertWeights weights, Int8Scheme scheme, int maxTokens) {
-        choose(weights.config().withMaxNumTokens(maxTokens), scheme);
+    MoeLayer load(ExpertWeights weights, Int8Quantization quantization, int maxTokens) {
+        choose(
+                weights.config().withMaxNumTokens(maxTokens), quantization.weightKey(), quantization.activationKey());
         try (ProgressLine progress = new ProgressLine()) {
             return MoeLayer.of(
                     weights,
                     MoeOptions.DEFAULT
-                            .withScheme(scheme)
+                            .withQuantization(quantization)
                             .withBackend(backend)
                             .withDevice(device)
                             .withKernelClass(kernel)

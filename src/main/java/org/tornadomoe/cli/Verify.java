@@ -11,6 +11,7 @@ import org.tornadomoe.checkpoint.CaseFile;
 import org.tornadomoe.checkpoint.MoeCheckpoint;
 import org.tornadomoe.checkpoint.Safetensors;
 import org.tornadomoe.config.FusedMoeConfig;
+import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.modular.ChosenExperts;
 import org.tornadomoe.oracle.Selection;
@@ -69,17 +70,13 @@ final class Verify implements Callable<Integer> {
     @Nullable
     Integer layer;
 
-    @Option(
-            names = "--scheme",
-            paramLabel = "S",
-            description = "What becomes int8: ${COMPLETION-CANDIDATES}; default w8a8_channel.")
-    @Nullable
-    Int8Scheme scheme;
+    @Mixin
+    Scheme scheme;
 
     @Option(
             names = "--tolerance",
             paramLabel = "T",
-            description = "The largest relative L2 error; default 2.5e-2, and 1.5e-2 for w8a16_channel.")
+            description = "The largest relative L2 error; default 2.5e-2, and 1.5e-2 for float activations.")
     @Nullable
     Double tolerance;
 
@@ -100,8 +97,9 @@ final class Verify implements Callable<Integer> {
         if (checkpoint == null || golden == null) {
             throw new ParameterException(spec.commandLine(), "--golden needs a CHECKPOINT");
         }
-        Int8Scheme scheme = this.scheme == null ? Int8Scheme.W8A8_CHANNEL : this.scheme;
-        double tolerance = this.tolerance != null ? this.tolerance : scheme.quantizesActivations() ? 2.5e-2 : 1.5e-2;
+        Int8Quantization quantization = scheme.quantization();
+        Int8Scheme what = quantization.scheme();
+        double tolerance = this.tolerance != null ? this.tolerance : what.quantizesActivations() ? 2.5e-2 : 1.5e-2;
         if (!(tolerance >= 0 && Double.isFinite(tolerance))) {
             throw new ParameterException(
                     spec.commandLine(), "--tolerance: expected a number of at least 0, got " + tolerance);
@@ -116,7 +114,7 @@ final class Verify implements Callable<Integer> {
             float[] expected = Tokens.read(file, "output", config.hiddenDim()).values();
             float[] actual = new float[expected.length];
             ChosenExperts chosen = ChosenExperts.allocate(hidden.count(), config.pairsPerToken());
-            try (MoeLayer loaded = target.load(weights, scheme, hidden.count())) {
+            try (MoeLayer loaded = target.load(weights, quantization, hidden.count())) {
                 loaded.forward(hidden.values(), hidden.count(), actual, chosen);
                 double error = Reference.relativeL2(Reference.widen(actual), Reference.widen(expected));
                 double maxAbs = CaseCheck.maxAbs(actual, expected);
@@ -132,7 +130,7 @@ final class Verify implements Callable<Integer> {
                 json.put("modelType", opened.modelType());
                 json.put("layer", layer);
                 json.put("tokens", hidden.count());
-                json.put("scheme", scheme.toString());
+                json.put("scheme", what.toString());
                 json.put("backend", loaded.backend());
                 json.put("kernelClass", loaded.kernelClass());
                 json.put("device", loaded.device());
@@ -153,13 +151,14 @@ final class Verify implements Callable<Integer> {
     }
 
     private int verifyCase(Path file) {
-        if (checkpoint != null || layer != null || scheme != null || tolerance != null) {
+        if (checkpoint != null || layer != null || scheme.isGiven() || tolerance != null) {
             throw new ParameterException(
                     spec.commandLine(),
                     "--case takes no CHECKPOINT, --layer, --scheme or --tolerance: the file says it all");
         }
         try (CaseFile given = CaseFile.read(file)) {
-            Selection selection = target.choose(given.config(), given.scheme());
+            Selection selection = target.choose(
+                    given.config(), given.experts().weightKey(), given.experts().activationKey());
             CaseCheck.Result result = CaseCheck.check(given, selection);
             Map<String, @Nullable Object> json = new LinkedHashMap<>();
             json.put("file", file.toString());

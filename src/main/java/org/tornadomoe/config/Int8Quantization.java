@@ -48,6 +48,14 @@ public record Int8Quantization(Int8Scheme scheme, GroupShape grid, boolean zeroP
         return new Int8Quantization(scheme, defaultGrid(scheme), false, false);
     }
 
+    /** What has these keys, truncating; null if no scheme has them. */
+    public static @Nullable Int8Quantization of(@Nullable QuantKey weightKey, @Nullable QuantKey activationKey) {
+        Int8Scheme scheme = Int8Scheme.of(weightKey, activationKey);
+        return scheme == null || weightKey == null
+                ? null
+                : new Int8Quantization(scheme, weightKey.scale().groupShape(), !weightKey.symmetric(), false);
+    }
+
     private static GroupShape defaultGrid(Int8Scheme scheme) {
         return switch (scheme) {
             case W8A8_CHANNEL, W8A16_CHANNEL -> GroupShape.PER_CHANNEL;

@@ -33,7 +33,7 @@ import org.tornadomoe.quant.Int8Experts;
  * UnsupportedOperationException}. Thread-safe.
  *
  * <p>{@code CPU} is ours. So is {@code REFERENCE}, which isn't one of the backends that {@link #select(FusedMoeConfig,
- * QuantKey, QuantKey)} tries: only {@link #select(FusedMoeConfig, Int8Scheme, String)} knows it, by name and as the last
+ * QuantKey, QuantKey)} tries: only {@link #select(FusedMoeConfig, QuantKey, QuantKey, String)} knows it, by name and as the last
  * resort of {@code auto}.
  */
 public final class Int8MoeOracle {
@@ -228,6 +228,11 @@ public final class Int8MoeOracle {
         }
     }
 
+    /** With a scheme's own keys; otherwise as the other. */
+    public Selection select(FusedMoeConfig config, Int8Scheme scheme, @Nullable String kernelClass) {
+        return select(config, scheme.weightKey(), scheme.activationKey(), kernelClass);
+    }
+
     /**
      * Picks for a {@link org.tornadomoe.MoeLayer}. Beyond vLLM's it knows the backend {@code reference}, which is also the
      * last resort of {@code auto} unless a device or a kernel class is asked for; and what it throws names every candidate
@@ -238,7 +243,11 @@ public final class Int8MoeOracle {
      * @throws InsufficientMemoryException if only memory stands in the way of a class
      * @throws UnsupportedOperationException if nothing supports the layer
      */
-    public Selection select(FusedMoeConfig config, Int8Scheme scheme, @Nullable String kernelClass) {
+    public Selection select(
+            FusedMoeConfig config,
+            QuantKey weightKey,
+            @Nullable QuantKey activationKey,
+            @Nullable String kernelClass) {
         String name = config.moeBackend();
         List<Int8MoeBackend> known = List.of(Int8MoeBackend.values());
         List<Int8MoeBackend> backends = name.equals("auto") ? known : List.of(map(name, known));
@@ -262,7 +271,7 @@ public final class Int8MoeOracle {
             if (lastResort && kernelClass == null && (config.device() != null || tooLarge != null)) {
                 continue;
             }
-            Support support = support(experts, config, scheme.weightKey(), scheme.activationKey());
+            Support support = support(experts, config, weightKey, activationKey);
             if (support.supported()) {
                 if (experts.backend() != Int8MoeBackend.REFERENCE) {
                     logOnce(System.Logger.Level.INFO, usingLine(experts.backend()));

@@ -125,7 +125,8 @@ final class BatchedStages extends LayerStages {
                             a.slotScales,
                             k,
                             config.pairsPerInputRow(),
-                            a.hiddenInts),
+                            a.hiddenInts,
+                            a.hiddenGroups),
                     List.of(a.header, a.rowOfPair, a.tokens, a.tokenScales),
                     List.of(a.slots, a.slotScales)));
         }
@@ -161,6 +162,7 @@ final class BatchedStages extends LayerStages {
                 a.slotFloats,
                 a.w13,
                 a.w13Scales,
+                a.w13ZeroPoints,
                 a.w13Bias,
                 a.gateUp,
                 1,
@@ -179,6 +181,7 @@ final class BatchedStages extends LayerStages {
                 a.activated,
                 a.w2,
                 a.w2Scales,
+                a.w2ZeroPoints,
                 a.w2Bias,
                 a.down,
                 1,

@@ -10,6 +10,7 @@ import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeActivationFormat;
 import org.tornadomoe.config.FusedMoeConfig;
+import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.modular.InsufficientMemoryException;
 import org.tornadomoe.modular.PrepareAndFinalize;
@@ -42,7 +43,15 @@ final class LayerArrays implements AutoCloseable {
     static final int MAX_BLOCK = 16;
 
     final FusedMoeConfig config;
+    final Int8Quantization quantization;
+
     final Int8Scheme scheme;
+
+    /** Scales of a row of {@link #tokens}: 1, or with blocks one for every group of columns. */
+    final int hiddenGroups;
+
+    /** Scales of a row of {@link #pairs}. */
+    final int intermediateGroups;
 
     private final HostMemory memory;
 
@@ -55,6 +64,9 @@ final class LayerArrays implements AutoCloseable {
 
     /** Whether the layer's first expert is here; zero experts live with it. */
     final boolean hasExpert0;
+
+    /** Whether {@link #tokenScale} and {@link #pairScale} are known beforehand. */
+    final boolean staticScales;
 
     /** Ints of a row of {@link #tokens} and of {@link #w13}: ⌈H / 4⌉. */
     final int hiddenInts;
@@ -110,8 +122,11 @@ final class LayerArrays implements AutoCloseable {
     /** The hidden states in int8, [M, hiddenInts], or [P, hiddenInts] where each pair has its router weight on them. */
     final IntArray tokens;
 
-    /** [M] or [P]. */
+    /** [M, hiddenGroups] or [P, hiddenGroups]. */
     final FloatArray tokenScales;
+
+    /** [1]: the one scale of the tokens in int8, where there is one. */
+    final FloatArray tokenScale;
 
     /** Batched: [0] = R. */
     final IntArray rows;
@@ -131,7 +146,7 @@ final class LayerArrays implements AutoCloseable {
     /** Batched, int8: [R, hiddenInts]. */
     final IntArray slots;
 
-    /** Batched, int8: [R]. */
+    /** Batched, int8: [R, hiddenGroups]. */
     final FloatArray slotScales;
 
     /** Batched, float: [R, H]. */
@@ -140,8 +155,11 @@ final class LayerArrays implements AutoCloseable {
     /** [E, hiddenInts, 2I]. */
     final IntArray w13;
 
-    /** [E, 2I]. */
+    /** [E, 2I]; with blocks and groups [E, groups of columns, scale rows]. */
     final FloatArray w13Scales;
+
+    /** With zero points: as scales. */
+    final FloatArray w13ZeroPoints;
 
     /** With biases: [E, 2I]. */
     final FloatArray w13Bias;
@@ -155,14 +173,20 @@ final class LayerArrays implements AutoCloseable {
     /** The activated rows in int8, [R, intermediateInts]. */
     final IntArray pairs;
 
-    /** [R]. */
+    /** [R, intermediateGroups]. */
     final FloatArray pairScales;
+
+    /** [1]: the one scale of the pairs in int8, where there is one. */
+    final FloatArray pairScale;
 
     /** [E, intermediateInts, H]. */
     final IntArray w2;
 
-    /** [E, H]. */
+    /** [E, H]; with blocks and groups as {@link #w13Scales}. */
     final FloatArray w2Scales;
+
+    /** With zero points: as scales. */
+    final FloatArray w2ZeroPoints;
 
     /** With biases: [E, H]. */
     final FloatArray w2Bias;
@@ -219,8 +243,11 @@ final class LayerArrays implements AutoCloseable {
         this.memory = memory;
         this.gemm = gemm;
         this.format = format;
+        quantization = experts.quantization();
         scheme = experts.scheme();
-        Map<String, Long> sizes = elements(config, scheme, experts.w13().experts(), gemm, format);
+        hiddenGroups = activationGroups(quantization, config.hiddenDim());
+        intermediateGroups = activationGroups(quantization, config.intermediateSizePerPartition());
+        Map<String, Long> sizes = elements(config, quantization, experts.w13().experts(), gemm, format);
         requireMemory(sizes, available);
         localExperts = experts.w13().experts();
         hiddenInts = ints(config.hiddenDim());
@@ -242,6 +269,7 @@ final class LayerArrays implements AutoCloseable {
         padded = memory.ints(count(sizes, "padded"));
         tokens = memory.ints(count(sizes, "tokens"));
         tokenScales = memory.floats(count(sizes, "tokenScales"));
+        tokenScale = memory.floats(count(sizes, "tokenScale"));
         rows = memory.ints(count(sizes, "rows"));
         expertNumTokens = memory.ints(count(sizes, "expertNumTokens"));
         pairOfRow = memory.ints(count(sizes, "pairOfRow"));
@@ -252,13 +280,16 @@ final class LayerArrays implements AutoCloseable {
         slotFloats = memory.floats(count(sizes, "slotFloats"));
         w13 = memory.ints(count(sizes, "w13"));
         w13Scales = memory.floats(count(sizes, "w13Scales"));
+        w13ZeroPoints = memory.floats(count(sizes, "w13ZeroPoints"));
         w13Bias = memory.floats(count(sizes, "w13Bias"));
         gateUp = memory.floats(count(sizes, "gateUp"));
         activated = memory.floats(count(sizes, "activated"));
         pairs = memory.ints(count(sizes, "pairs"));
         pairScales = memory.floats(count(sizes, "pairScales"));
+        pairScale = memory.floats(count(sizes, "pairScale"));
         w2 = memory.ints(count(sizes, "w2"));
         w2Scales = memory.floats(count(sizes, "w2Scales"));
+        w2ZeroPoints = memory.floats(count(sizes, "w2ZeroPoints"));
         w2Bias = memory.floats(count(sizes, "w2Bias"));
         down = gateUp;
         adapters = memory.ints(count(sizes, "adapters"));
@@ -276,8 +307,15 @@ final class LayerArrays implements AutoCloseable {
         for (int expert = 0; expert < config.globalNumExperts(); expert++) {
             expertMap.set(expert, experts.expertMap(expert));
         }
-        pack(experts.w13(), w13, w13Scales);
-        pack(experts.w2(), w2, w2Scales);
+        pack(experts.w13(), w13);
+        pack(experts.w2(), w2);
+        fillScales(experts.w13(), w13Scales, w13ZeroPoints);
+        fillScales(experts.w2(), w2Scales, w2ZeroPoints);
+        Float a1Scale = experts.a1Scale();
+        Float a2Scale = experts.a2Scale();
+        staticScales = a1Scale != null && a2Scale != null;
+        tokenScale.set(0, a1Scale == null ? 0 : a1Scale);
+        pairScale.set(0, a2Scale == null ? 0 : a2Scale);
         fill(experts.w13Bias(), w13Bias);
         fill(experts.w2Bias(), w2Bias);
         copy(experts.router());
@@ -336,6 +374,7 @@ final class LayerArrays implements AutoCloseable {
                 padded,
                 tokens,
                 tokenScales,
+                tokenScale,
                 rows,
                 expertNumTokens,
                 pairOfRow,
@@ -346,13 +385,16 @@ final class LayerArrays implements AutoCloseable {
                 slotFloats,
                 w13,
                 w13Scales,
+                w13ZeroPoints,
                 w13Bias,
                 gateUp,
                 activated,
                 pairs,
                 pairScales,
+                pairScale,
                 w2,
                 w2Scales,
+                w2ZeroPoints,
                 w2Bias,
                 adapters,
                 w13LoraA,
@@ -407,7 +449,12 @@ final class LayerArrays implements AutoCloseable {
 
     /** Every array's element count (all elements have four bytes), in the order of a forward pass. */
     static Map<String, Long> elements(
-            FusedMoeConfig config, Int8Scheme scheme, long localExperts, Gemm gemm, FusedMoeActivationFormat format) {
+            FusedMoeConfig config,
+            Int8Quantization quantization,
+            long localExperts,
+            Gemm gemm,
+            FusedMoeActivationFormat format) {
+        Int8Scheme scheme = quantization.scheme();
         long m = config.maxNumTokens();
         long e = config.globalNumExperts();
         long h = config.hiddenDim();
@@ -452,24 +499,32 @@ final class LayerArrays implements AutoCloseable {
         sizes.put("expertIds", blocks);
         sizes.put("padded", 1L);
         sizes.put("tokens", int8 ? rows * ints(config.hiddenDim()) : 1);
-        sizes.put("tokenScales", int8 ? rows : 1);
+        int hiddenGroups = activationGroups(quantization, config.hiddenDim());
+        int intermediateGroups = activationGroups(quantization, config.intermediateSizePerPartition());
+        sizes.put("tokenScales", int8 ? rows * hiddenGroups : 1);
+        sizes.put("tokenScale", 1L);
         sizes.put("rows", 1L);
         sizes.put("expertNumTokens", batched ? localExperts : 1);
         sizes.put("pairOfRow", batched ? r : 1);
         sizes.put("rowOfPair", batched ? p : 1);
         sizes.put("firstPlaces", batched ? localExperts : 1);
         sizes.put("slots", batched && int8 ? r * ints(config.hiddenDim()) : 1);
-        sizes.put("slotScales", batched && int8 ? r : 1);
+        sizes.put("slotScales", batched && int8 ? r * hiddenGroups : 1);
         sizes.put("slotFloats", batched && !int8 ? r * h : 1);
         sizes.put("w13", localExperts * ints(config.hiddenDim()) * gateUpRows);
-        sizes.put("w13Scales", localExperts * gateUpRows);
+        long w13Scales = scales(quantization, localExperts, config.gateUpRows(), config.hiddenDim());
+        sizes.put("w13Scales", w13Scales);
+        sizes.put("w13ZeroPoints", quantization.zeroPoints() ? w13Scales : 1);
         sizes.put("w13Bias", config.hasBias() ? localExperts * gateUpRows : 1);
         sizes.put("gateUp", WorkspaceShapes.elements(shapes.gemms()));
         sizes.put("activated", WorkspaceShapes.elements(shapes.activated()));
         sizes.put("pairs", int8 ? r * ints(config.intermediateSizePerPartition()) : 1);
-        sizes.put("pairScales", int8 ? r : 1);
+        sizes.put("pairScales", int8 ? r * intermediateGroups : 1);
+        sizes.put("pairScale", 1L);
         sizes.put("w2", localExperts * ints(config.intermediateSizePerPartition()) * h);
-        sizes.put("w2Scales", localExperts * h);
+        long w2Scales = scales(quantization, localExperts, config.hiddenDim(), config.intermediateSizePerPartition());
+        sizes.put("w2Scales", w2Scales);
+        sizes.put("w2ZeroPoints", quantization.zeroPoints() ? w2Scales : 1);
         sizes.put("w2Bias", config.hasBias() ? localExperts * h : 1);
         boolean lora = config.isLoraEnabled();
         long slices = LoraAdapter.slices(config);
@@ -486,8 +541,12 @@ final class LayerArrays implements AutoCloseable {
 
     /** Bytes of device memory that a layer takes. */
     static long deviceBytes(
-            FusedMoeConfig config, Int8Scheme scheme, int localExperts, Gemm gemm, FusedMoeActivationFormat format) {
-        return bytes(elements(config, scheme, localExperts, gemm, format));
+            FusedMoeConfig config,
+            Int8Quantization quantization,
+            int localExperts,
+            Gemm gemm,
+            FusedMoeActivationFormat format) {
+        return bytes(elements(config, quantization, localExperts, gemm, format));
     }
 
     static long bytes(Map<String, Long> sizes) {
@@ -523,7 +582,7 @@ final class LayerArrays implements AutoCloseable {
      * From rows of bytes [E, rows, cols] to {@code [E, kInts, rows]} ints, so that neighbouring work-items, which have
      * neighbouring rows, read neighbouring ints. On all cores.
      */
-    private static void pack(Int8Tensor from, IntArray into, FloatArray scales) {
+    private static void pack(Int8Tensor from, IntArray into) {
         int rows = from.rows();
         int kInts = ints(from.cols());
         MemorySegment values = from.values();
@@ -547,7 +606,40 @@ final class LayerArrays implements AutoCloseable {
                         }
                     }
                 });
-        copy(from.scales(), scales);
+    }
+
+    /** Where scales change along a row: [E, groups of columns, scale rows]; else one a row, repeated where rows share it. */
+    private static void fillScales(Int8Tensor from, FloatArray scales, FloatArray zeroPoints) {
+        boolean perRow = scales.getSize() == from.experts() * from.rows() && from.scaleCols() == 1;
+        int rows = perRow ? from.rows() : from.scaleRows();
+        int rowsPerScale = perRow ? 1 : from.rowsPerScale();
+        int groups = from.scaleCols();
+        byte[] zeros = from.zeroPoints();
+        for (int i = 0; i < from.experts() * groups * rows; i++) {
+            int expert = i / (groups * rows);
+            int row = i % rows * rowsPerScale;
+            int source = from.scaleIndex(expert, row, i / rows % groups * from.colsPerScale());
+            scales.set(i, from.scales()[source]);
+            if (zeros != null) {
+                zeroPoints.set(i, zeros[source]);
+            }
+        }
+    }
+
+    /** Groups of columns that activations of so many columns have scales of their own for. */
+    private static int activationGroups(Int8Quantization quantization, int cols) {
+        return quantization.scheme() == Int8Scheme.W8A8_BLOCK ? Math.ceilDiv(cols, quantization.colsPerScale(cols)) : 1;
+    }
+
+    /** Scales of a weight on the device. */
+    private static long scales(Int8Quantization quantization, long experts, int rows, int cols) {
+        return switch (quantization.scheme()) {
+            case W8A8_CHANNEL, W8A8_TENSOR, W8A16_CHANNEL -> experts * rows;
+            case W8A8_BLOCK, W8A16_GROUP ->
+                experts
+                        * Math.ceilDiv(rows, quantization.rowsPerScale(rows))
+                        * Math.ceilDiv(cols, quantization.colsPerScale(cols));
+        };
     }
 
     /** With what is given, or with zeros. */

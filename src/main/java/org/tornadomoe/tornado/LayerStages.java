@@ -12,6 +12,7 @@ import org.tornadomoe.config.RouterConfig;
 import org.tornadomoe.config.ScoringFunction;
 import org.tornadomoe.tornado.kernels.ActivationKernels;
 import org.tornadomoe.tornado.kernels.AlignKernels;
+import org.tornadomoe.tornado.kernels.BlockGemmKernels;
 import org.tornadomoe.tornado.kernels.CombineKernels;
 import org.tornadomoe.tornado.kernels.GemmKernels;
 import org.tornadomoe.tornado.kernels.LoraKernels;
@@ -265,6 +266,7 @@ sealed class LayerStages permits BatchedStages {
                 a.hidden,
                 a.tokens,
                 a.tokenScales,
+                a.tokenScale,
                 rowsPerToken,
                 config.hiddenDim(),
                 a.hiddenInts,
@@ -287,6 +289,7 @@ sealed class LayerStages permits BatchedStages {
                 a.activated,
                 a.pairs,
                 a.pairScales,
+                a.pairScale,
                 rowsPerHeader(),
                 config.intermediateSizePerPartition(),
                 a.intermediateInts,
@@ -321,15 +324,14 @@ sealed class LayerStages permits BatchedStages {
             FloatArray from,
             IntArray into,
             FloatArray scales,
+            FloatArray scale,
             int rowsPerToken,
             int cols,
             int rowInts,
             int keyed,
             int weighted) {
-        if (!a.scheme.quantizesActivations()) {
-            return List.of();
-        }
-        return List.of(new Stage(
+        List<Object> rows = List.of(header, keys, a.topkWeights, from);
+        Stage perRow = new Stage(
                 name,
                 QuantizeKernels.GROUP,
                 rowCount,
@@ -349,8 +351,92 @@ sealed class LayerStages permits BatchedStages {
                         rowInts,
                         keyed,
                         weighted),
-                List.of(header, keys, a.topkWeights, from),
-                List.of(into, scales)));
+                rows,
+                List.of(into, scales));
+        // The rows' magnitudes are where their scales will be.
+        Stage magnitudes = new Stage(
+                name + "Magnitudes",
+                QuantizeKernels.GROUP,
+                rowCount,
+                m -> 1,
+                g -> g.task(
+                        name + "Magnitudes",
+                        QuantizeKernels::rowMagnitudes,
+                        context,
+                        header,
+                        keys,
+                        a.topkWeights,
+                        from,
+                        scales,
+                        rowsPerToken,
+                        cols,
+                        keyed,
+                        weighted),
+                rows,
+                List.of(scales));
+        Stage oneScale = new Stage(
+                name + "Scale",
+                QuantizeKernels.GROUP,
+                m -> 1,
+                m -> 1,
+                g -> g.task(name + "Scale", QuantizeKernels::tensorScale, context, header, scales, scale, rowsPerToken),
+                List.of(header, scales),
+                List.of(scale));
+        Stage perTensor = new Stage(
+                name,
+                QuantizeKernels.GROUP,
+                rowCount,
+                m -> 1,
+                g -> g.task(
+                        name,
+                        QuantizeKernels::quantizeTensor,
+                        context,
+                        header,
+                        keys,
+                        a.topkWeights,
+                        from,
+                        scale,
+                        into,
+                        scales,
+                        rowsPerToken,
+                        cols,
+                        rowInts,
+                        keyed,
+                        weighted),
+                List.of(header, keys, a.topkWeights, from, scale),
+                List.of(into, scales));
+        int group = a.quantization.colsPerScale(cols);
+        int nearest = a.quantization.roundToNearest() ? 1 : 0;
+        Stage perGroup = new Stage(
+                name,
+                QuantizeKernels.GROUP,
+                m -> Math.multiplyExact(rowCount.applyAsInt(m), ceilDiv(cols, group)),
+                m -> 1,
+                g -> g.task(
+                        name,
+                        QuantizeKernels::quantizeGroups,
+                        context,
+                        header,
+                        keys,
+                        a.topkWeights,
+                        from,
+                        into,
+                        scales,
+                        rowsPerToken,
+                        cols,
+                        rowInts,
+                        group,
+                        nearest,
+                        keyed,
+                        weighted),
+                rows,
+                List.of(into, scales));
+        return switch (a.scheme) {
+            case W8A16_CHANNEL, W8A16_GROUP -> List.of();
+            case W8A8_CHANNEL -> List.of(perRow);
+            case W8A8_TENSOR -> a.staticScales ? List.of(perTensor) : List.of(magnitudes, oneScale, perTensor);
+            case W8A8_BLOCK -> List.of(perGroup);
+        };
     }
 
     /**
@@ -366,6 +452,7 @@ sealed class LayerStages permits BatchedStages {
                 a.hidden,
                 a.w13,
                 a.w13Scales,
+                a.w13ZeroPoints,
                 a.w13Bias,
                 a.gateUp,
                 a.scheme.quantizesActivations() ? config.pairsPerInputRow() : config.pairsPerToken(),
@@ -482,6 +569,7 @@ sealed class LayerStages permits BatchedStages {
                 a.activated,
                 a.w2,
                 a.w2Scales,
+                a.w2ZeroPoints,
                 a.w2Bias,
                 a.down,
                 1,
@@ -498,6 +586,7 @@ sealed class LayerStages permits BatchedStages {
             FloatArray floats,
             IntArray weights,
             FloatArray weightScales,
+            FloatArray zeroPoints,
             FloatArray bias,
             FloatArray out,
             int pairsPerRow,
@@ -507,11 +596,14 @@ sealed class LayerStages permits BatchedStages {
             int weighted) {
         int k = rowsPerHeader();
         int biased = config.hasBias() ? 1 : 0;
+        int zeroPointed = a.quantization.zeroPoints() ? 1 : 0;
+        int groupInts = ceilDiv(Math.min(a.quantization.colsPerScale(cols), cols), 4);
+        int rowsPerScale = a.quantization.rowsPerScale(rows);
         IntArray header = rowHeader();
         boolean int8 = a.scheme.quantizesActivations();
         List<Object> operands = int8
                 ? List.of(quantized, scales, weights, weightScales, bias)
-                : List.of(floats, weights, weightScales, bias);
+                : List.of(floats, weights, weightScales, zeroPoints, bias);
         List<Object> aligned = List.of(header, a.sortedIds, a.expertIds, a.padded, a.topkWeights);
         return List.of(new Stage(
                 name,
@@ -519,7 +611,79 @@ sealed class LayerStages permits BatchedStages {
                 m -> ceilDiv(rows, GemmKernels.ROWS),
                 m -> a.gemm.blocks(config, m),
                 g -> {
-                    if (!int8) {
+                    if (a.scheme == Int8Scheme.W8A16_GROUP) {
+                        g.task(
+                                name,
+                                BlockGemmKernels::w8a16,
+                                context,
+                                header,
+                                a.sortedIds,
+                                a.expertIds,
+                                a.padded,
+                                floats,
+                                weights,
+                                weightScales,
+                                zeroPoints,
+                                bias,
+                                a.topkWeights,
+                                out,
+                                k,
+                                pairsPerRow,
+                                rows,
+                                cols,
+                                groupInts,
+                                zeroPointed,
+                                biased,
+                                weighted);
+                    } else if (a.scheme == Int8Scheme.W8A8_BLOCK && a.gemm == Gemm.DP4A) {
+                        g.task(
+                                name,
+                                BlockGemmKernels::dp4a,
+                                context,
+                                header,
+                                a.sortedIds,
+                                a.expertIds,
+                                a.padded,
+                                quantized,
+                                scales,
+                                weights,
+                                weightScales,
+                                bias,
+                                a.topkWeights,
+                                out,
+                                k,
+                                pairsPerRow,
+                                rows,
+                                kInts,
+                                groupInts,
+                                rowsPerScale,
+                                biased,
+                                weighted);
+                    } else if (a.scheme == Int8Scheme.W8A8_BLOCK) {
+                        g.task(
+                                name,
+                                BlockGemmKernels::portable,
+                                context,
+                                header,
+                                a.sortedIds,
+                                a.expertIds,
+                                a.padded,
+                                quantized,
+                                scales,
+                                weights,
+                                weightScales,
+                                bias,
+                                a.topkWeights,
+                                out,
+                                k,
+                                pairsPerRow,
+                                rows,
+                                kInts,
+                                groupInts,
+                                rowsPerScale,
+                                biased,
+                                weighted);
+                    } else if (!int8) {
                         g.task(
                                 name,
                                 GemmKernels::w8a16,

@@ -96,7 +96,7 @@ final class StageRun {
         put(given.act(), a.activated, rows);
         execute("quantizePairs", stages.quantizePairs());
         byte[] a2 = int8 ? unpack(a.pairs, rows, i) : new byte[0];
-        float[] a2Scales = int8 ? take(a.pairScales, rows, 1) : new float[0];
+        float[] a2Scales = int8 ? take(a.pairScales, rows, a.intermediateGroups) : new float[0];
 
         if (int8) {
             pack(given.a2(), a.pairs, rows, i);

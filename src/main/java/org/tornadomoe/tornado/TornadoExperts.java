@@ -8,6 +8,7 @@ import org.tornadomoe.config.FusedMoeActivationFormat;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.FusedMoeParallelConfig;
 import org.tornadomoe.config.Int8MoeBackend;
+import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.config.MoeActivation;
 import org.tornadomoe.config.QuantKey;
@@ -79,7 +80,7 @@ public abstract sealed class TornadoExperts implements FusedMoeExperts
     @Override
     public boolean supportsQuantScheme(@Nullable QuantKey weightKey, @Nullable QuantKey activationKey) {
         Int8Scheme scheme = Int8Scheme.of(weightKey, activationKey);
-        return scheme == Int8Scheme.W8A8_CHANNEL || (gemm == Gemm.PORTABLE && scheme == Int8Scheme.W8A16_CHANNEL);
+        return scheme != null && (gemm != Gemm.DP4A || scheme.quantizesActivations());
     }
 
     /** A rank's part, by experts or by columns, gives its part of the sum. What is left out is what vLLM's class leaves out. */
@@ -145,9 +146,24 @@ public abstract sealed class TornadoExperts implements FusedMoeExperts
                             + AlignKernels.SCAN_GROUP,
                     "device: one with larger work-groups"));
         }
-        Int8Scheme scheme = Int8Scheme.of(weightKey, activationKey);
-        if (scheme != null) {
-            Map<String, Long> sizes = LayerArrays.elements(config, scheme, config.numLocalExperts(), gemm, format);
+        Int8Quantization quantization = Int8Quantization.of(weightKey, activationKey);
+        if (quantization != null) {
+            for (int cols : new int[] {config.hiddenDim(), config.intermediateSizePerPartition()}) {
+                int group = quantization.colsPerScale(cols);
+                if (group < cols && group % 4 != 0) {
+                    obstacles.add(Support.no(
+                            "the kernels read four columns at a time and " + group + " share a scale",
+                            "columns of a block or group: a multiple of 4"));
+                    break;
+                }
+            }
+            if (config.batchInvariant() && QuantKey.INT8_DYNAMIC_TENSOR_SYM.equals(activationKey)) {
+                obstacles.add(Support.no(
+                        "one scale of all tokens, found at run time, makes them depend on each other",
+                        "activations: scales known beforehand"));
+            }
+            Map<String, Long> sizes =
+                    LayerArrays.elements(config, quantization, config.numLocalExperts(), gemm, format);
             long needed = LayerArrays.bytes(sizes);
             if (needed > device.memory()) {
                 obstacles.add(Support.noMemory(

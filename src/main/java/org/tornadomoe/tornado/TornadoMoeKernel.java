@@ -254,7 +254,8 @@ final class TornadoMoeKernel implements MoeKernel {
 
     @Override
     public long deviceBytes() {
-        return LayerArrays.deviceBytes(arrays.config, arrays.scheme, arrays.localExperts, arrays.gemm, arrays.format);
+        return LayerArrays.deviceBytes(
+                arrays.config, arrays.quantization, arrays.localExperts, arrays.gemm, arrays.format);
     }
 
     @Override

@@ -57,7 +57,7 @@ class ExplainTest {
                 .containsEntry("chosen", "TornadoPortableExperts")
                 .containsEntry("activationKey", null)
                 .containsEntry("firstRefused", "TornadoDp4aExperts")
-                .containsEntry("changes", List.of("scheme: one of [w8a8_channel]"));
+                .containsEntry("changes", List.of("scheme: one of [w8a8_channel, w8a8_tensor, w8a8_block]"));
         ran = explain("--activation", "gelu", "--bias", "--ep", "--dp", 2, "--all2all", "flashinfer_nvlink_one_sided");
         assertThat(ran.json())
                 .containsEntry("chosen", null)
@@ -70,6 +70,23 @@ class ExplainTest {
                                 + " mori_low_latency]"));
         assertThat(explain("--tp", 2).json()).containsEntry("chosen", "TornadoDp4aExperts");
         assertThat(explain("--tp", 2, "--ep").json()).containsEntry("chosen", "TornadoDp4aExperts");
+    }
+
+    @Test
+    void blocksAndGroupsComeFromOptions() throws IOException {
+        assertThat(explain("--scheme", "w8a8_block", "--block", "64x32").json())
+                .containsEntry("weightKey", "QuantKey(i8,scale(f32,static,GroupShape(row=64, col=32)),symmetric)")
+                .containsEntry("activationKey", "QuantKey(i8,scale(f32,dynamic,GroupShape(row=1, col=32)),symmetric)")
+                .containsEntry("chosen", "TornadoDp4aExperts");
+        assertThat(explain("--scheme", "w8a16_group", "--group", 32, "--zero-points").json())
+                .containsEntry("weightKey", "QuantKey(i8,scale(f32,static,GroupShape(row=1, col=32)),asymmetric)")
+                .containsEntry("chosen", "TornadoPortableExperts");
+        assertThat(explain("--scheme", "w8a8_block", "--block", "30").json()).containsEntry("chosen", null);
+        explain("--scheme", "w8a8_block", "--block", "0x8").assertRefused("--block: expected a positive number");
+        explain("--scheme", "w8a8_block", "--block", "12y").assertRefused("--block: expected a positive number");
+        explain("--scheme", "w8a16_group", "--group", 0).assertRefused("--group: expected a positive number");
+        explain("--group", 32).assertRefused("--group: goes with --scheme w8a16_group, got w8a8_channel");
+        explain("--scheme", "w8a8_tensor", "--zero-points").assertRefused("--zero-points: goes with");
     }
 
     @Test

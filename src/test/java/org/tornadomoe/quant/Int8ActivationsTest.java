@@ -67,6 +67,30 @@ class Int8ActivationsTest {
         assertThat(scale).isEqualTo(Int8Activations.scale(x, 0, x.length));
     }
 
+    @Test
+    void oneScaleRoundsHalvesToEvenAndClamps() {
+        float[] x = {0.5f, 1.5f, -0.5f, -2.5f, 126.5f, 127.5f, -128.5f, -200f, 200f, Float.NaN, 0f};
+        byte[] q = new byte[x.length];
+        Int8Activations.quantize(x, x.length, 1f, q);
+        assertThat(q).containsExactly(0, 2, 0, -2, 126, 127, -128, -128, 127, 0, 0);
+        assertThat(Int8Activations.tensorScale(new float[] {1, -254, 3}, 3)).isEqualTo(2f);
+        assertThat(Int8Activations.tensorScale(new float[4], 4)).isEqualTo(1e-10f);
+        assertThat(Int8Activations.tensorScale(new float[0], 0)).isEqualTo(1e-10f);
+    }
+
+    @Test
+    void groupsTruncateOrRoundToTheNearest() {
+        // Two rows of a whole group and a short one; the last group is zeros.
+        float[] x = {127f, 1.9f, -1.9f, 0.5f, 254f, -3f, -127f, 2.5f, 1.5f, 0.9f, 0f, 0f};
+        byte[] q = new byte[x.length];
+        float[] scales = new float[4];
+        Int8Activations.quantizeGroups(x, 2, 6, 4, false, q, scales);
+        assertThat(scales).containsExactly(1f, 2f, 1f, 1e-10f / 127f);
+        assertThat(q).containsExactly(127, 1, -1, 0, 127, -1, -127, 2, 1, 0, 0, 0);
+        Int8Activations.quantizeGroups(x, 2, 6, 4, true, q, scales);
+        assertThat(q).containsExactly(127, 2, -2, 0, 127, -2, -127, 2, 2, 1, 0, 0);
+    }
+
     @Property
     void roundingIsThatOfDecimalArithmetic(@ForAll @FloatRange(min = -127f, max = 127f) float x) {
         int expected = new BigDecimal(x).setScale(0, RoundingMode.HALF_UP).intValueExact();

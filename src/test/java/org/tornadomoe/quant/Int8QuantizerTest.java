@@ -17,6 +17,7 @@ import net.jqwik.api.Property;
 import net.jqwik.api.constraints.IntRange;
 import org.junit.jupiter.api.Test;
 import org.tornadomoe.config.FusedMoeConfig;
+import org.tornadomoe.config.GroupShape;
 import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.config.Int8Scheme;
 
@@ -116,6 +117,86 @@ class Int8QuantizerTest {
             assertThat(quantized.w13().scales()).containsExactly(1f, 1e-10f / 127f);
             assertThat(quantized.scheme()).isEqualTo(Int8Scheme.W8A16_CHANNEL);
         }
+    }
+
+    @Property(tries = 20)
+    void everyWeightIsWithinHalfAStepOfItsScale(
+            @ForAll @IntRange(min = 1, max = 40) int hidden,
+            @ForAll @IntRange(min = 1, max = 40) int intermediate,
+            @ForAll @IntRange(min = 1, max = 20) int rows,
+            @ForAll @IntRange(min = 1, max = 20) int cols,
+            @ForAll long seed) {
+        ArrayWeights weights = ArrayWeights.random(config(2, hidden, intermediate), seed);
+        Int8Quantization group = Int8Quantization.of(Int8Scheme.W8A16_GROUP).withGrid(new GroupShape(1, cols));
+        for (Int8Quantization quantization : List.of(
+                Int8Quantization.of(Int8Scheme.W8A8_TENSOR),
+                Int8Quantization.of(Int8Scheme.W8A8_BLOCK).withGrid(new GroupShape(rows, cols)),
+                group,
+                group.withZeroPoints(true))) {
+            try (Int8Experts quantized = Int8Quantizer.quantize(weights, quantization, Progress.NONE)) {
+                assertClose(weights.w13, quantized.w13());
+                assertClose(weights.w2, quantized.w2());
+                assertThat(quantized.scheme()).isEqualTo(quantization.scheme());
+            }
+        }
+    }
+
+    private static void assertClose(float[] weights, Int8Tensor tensor) {
+        for (int i = 0; i < weights.length; i++) {
+            int expert = i / (tensor.rows() * tensor.cols());
+            int row = i / tensor.cols() % tensor.rows();
+            int col = i % tensor.cols();
+            double scale = tensor.scale(expert, row, col);
+            double back = (tensor.get(expert, row, col) - tensor.zeroPoint(expert, row, col)) * scale;
+            assertThat(Math.abs(back - weights[i])).as("%s %d", tensor, i).isLessThanOrEqualTo(scale * 0.5001);
+        }
+    }
+
+    @Test
+    void zeroPointsSpreadTheRange() {
+        float[] w13 = {0f, 255f, 51f, 102f, -255f, 0f, -51f, -1f};
+        ArrayWeights weights = new ArrayWeights(config(1, 4, 1), w13, new float[4], new float[4]);
+        Int8Quantization rows = Int8Quantization.of(Int8Scheme.W8A16_GROUP)
+                .withGrid(GroupShape.PER_TOKEN)
+                .withZeroPoints(true);
+        try (Int8Experts quantized = Int8Quantizer.quantize(weights, rows, Progress.NONE)) {
+            byte[] row = new byte[4];
+            quantized.w13().row(0, 0, row);
+            assertThat(row).containsExactly(-128, 127, -77, -26);
+            quantized.w13().row(0, 1, row);
+            assertThat(row).containsExactly(-128, 127, 76, 126);
+            assertThat(quantized.w13().zeroPoints()).containsExactly(-128, 127);
+            assertThat(quantized.w13().scales()).containsExactly(1f, 1f);
+            // A row of zeros is zeros.
+            assertThat(quantized.w2().get(0, 0, 0) - quantized.w2().zeroPoint(0, 0, 0)).isZero();
+            assertThat(quantized.w2().scales()).containsOnly(1e-10f / 255f);
+        }
+    }
+
+    @Test
+    void gridsAndScalesThatDoNotFitTheSchemeAreRefused() {
+        Arena arena = Arena.ofShared();
+        Int8Tensor w13 = Int8Tensor.allocate(arena, 3, 74, 21, 16, 8, false);
+        Int8Tensor w2 = Int8Tensor.allocate(arena, 3, 21, 37, 16, 4, false);
+        assertThatIllegalArgumentException()
+                .isThrownBy(() -> Int8Experts.builder(SMALL, Int8Scheme.W8A8_BLOCK, w13, w2, arena)
+                        .build())
+                .withMessageStartingWith("w2: expected a scale for 16 x 8 values");
+        assertThatIllegalArgumentException()
+                .isThrownBy(() -> Int8Experts.builder(SMALL, Int8Scheme.W8A8_CHANNEL, w13, w2, arena)
+                        .build())
+                .withMessageStartingWith("w13: expected a scale for 1 x 21 values");
+        Int8Tensor one13 = Int8Tensor.allocate(arena, 3, 74, 21, 74, 21, false);
+        Int8Tensor one2 = Int8Tensor.allocate(arena, 3, 21, 37, 21, 37, false);
+        Int8Experts.Builder tensor = Int8Experts.builder(SMALL, Int8Scheme.W8A8_TENSOR, one13, one2, arena);
+        assertThatIllegalArgumentException()
+                .isThrownBy(() -> tensor.activationScales(1f, null).build())
+                .withMessage("a1_scale and a2_scale must both be provided or both be None");
+        assertThatIllegalArgumentException()
+                .isThrownBy(() -> tensor.activationScales(1f, 0f).build())
+                .withMessage("a2Scale: expected a positive finite scale, got 0.0");
+        assertThatIllegalStateException().isThrownBy(() -> one13.scale(0, 0)).withMessageContaining("74 x 21");
+        tensor.activationScales(1f, 2f).build().close();
     }
 
     @Test

@@ -6,15 +6,19 @@ import static org.tornadomoe.config.FusedMoeActivationFormat.STANDARD;
 
 import java.util.Arrays;
 import java.util.List;
+import java.util.stream.Stream;
 import org.junit.jupiter.api.AfterAll;
 import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.EnumSource;
+import org.junit.jupiter.params.provider.MethodSource;
 import org.junit.jupiter.params.provider.ValueSource;
 import org.tornadomoe.RandomLayer;
 import org.tornadomoe.config.FusedMoeActivationFormat;
+import org.tornadomoe.config.GroupShape;
+import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.config.MoeActivation;
 import org.tornadomoe.config.RoutingMethodType;
@@ -81,6 +85,52 @@ class InterpreterLayerTest {
     @CsvSource(textBlock = SHAPES)
     void stagesWithFloatActivations(int e, int k, int h, int i, int m) {
         LayerChecks.stagesMatchReference(experts(false), Int8Scheme.W8A16_CHANNEL, RandomLayer.of(e, k, h, i, m, 3), m);
+    }
+
+    /** One scale an expert; blocks that end with rows and columns, that don't, and one larger than all; groups likewise. */
+    private static Stream<Int8Quantization> quantizations() {
+        Int8Quantization block = Int8Quantization.of(Int8Scheme.W8A8_BLOCK);
+        Int8Quantization group = Int8Quantization.of(Int8Scheme.W8A16_GROUP);
+        return Stream.of(
+                Int8Quantization.of(Int8Scheme.W8A8_TENSOR),
+                block,
+                block.withGrid(new GroupShape(16, 8)),
+                block.withGrid(new GroupShape(1, 20)).withRoundToNearest(true),
+                group,
+                group.withGrid(new GroupShape(1, 12)),
+                group.withGrid(new GroupShape(1, 16)).withZeroPoints(true),
+                group.withGrid(GroupShape.PER_TOKEN).withZeroPoints(true));
+    }
+
+    @ParameterizedTest
+    @MethodSource("quantizations")
+    void everyScheme(Int8Quantization quantization) {
+        RandomLayer layer = RandomLayer.of(5, 2, 50, 38, 13, 31);
+        for (boolean dp4a : new boolean[] {true, false}) {
+            if (!dp4a || quantization.scheme().quantizesActivations()) {
+                LayerChecks.stagesMatchReference(experts(dp4a), quantization, layer, 13);
+                LayerChecks.stagesMatchReference(batched(dp4a), quantization, layer, 13);
+            }
+        }
+    }
+
+    @ParameterizedTest
+    @EnumSource(names = {"W8A8_TENSOR", "W8A8_BLOCK", "W8A16_GROUP"})
+    void wholeLayersOfEveryScheme(Int8Scheme scheme) {
+        RandomLayer layer = RandomLayer.of(5, 2, 150, 140, 13, 32);
+        LayerChecks.forwardMatchesReference(experts(false), scheme, layer, 13, 1, 6);
+        double tolerance = scheme == Int8Scheme.W8A16_GROUP ? 1e-6 : 0;
+        LayerChecks.batchedMatchesStandard(batched(false), experts(false), scheme, layer, 13, tolerance);
+        if (scheme != Int8Scheme.W8A8_TENSOR) {
+            LayerChecks.partsAddUp(experts(false), scheme, layer, 2, 13);
+        }
+    }
+
+    @Test
+    void scalesOfActivationsKnownBeforehand() {
+        RandomLayer layer = RandomLayer.of(5, 2, 50, 38, 13, 33);
+        LayerChecks.staticScalesMatchReference(experts(true), layer, 13);
+        LayerChecks.staticScalesMatchReference(batched(false), layer, 13);
     }
 
     @Test
@@ -223,7 +273,8 @@ class InterpreterLayerTest {
     void memoryIsCountedBeforeItIsTaken() {
         RandomLayer layer = RandomLayer.of(8, 2, 64, 32, 16, 7);
         try (Int8Experts int8 = Int8Quantizer.quantize(layer, Int8Scheme.W8A8_CHANNEL, Progress.NONE)) {
-            long needed = LayerArrays.deviceBytes(layer.config(), Int8Scheme.W8A8_CHANNEL, 8, Gemm.PORTABLE, STANDARD);
+            long needed = LayerArrays.deviceBytes(
+                    layer.config(), Int8Quantization.of(Int8Scheme.W8A8_CHANNEL), 8, Gemm.PORTABLE, STANDARD);
             new LayerArrays(layer.config(), int8, needed, HostMemory.of(false));
             assertThatThrownBy(() -> new LayerArrays(layer.config(), int8, needed - 1, HostMemory.of(false)))
                     .isInstanceOfSatisfying(InsufficientMemoryException.class, e -> {
@@ -245,7 +296,8 @@ class InterpreterLayerTest {
                     assertThat(arrays.all().stream()
                                     .mapToLong(a -> a.getNumBytesOfSegmentWithHeader())
                                     .sum())
-                            .isEqualTo(LayerArrays.deviceBytes(layer.config(), scheme, 5, Gemm.PORTABLE, format));
+                            .isEqualTo(LayerArrays.deviceBytes(
+                                    layer.config(), Int8Quantization.of(scheme), 5, Gemm.PORTABLE, format));
                 }
             }
         }
@@ -274,7 +326,12 @@ class InterpreterLayerTest {
         // Qwen3-30B-A3B, decode: what isn't weights is workspace for 16 tokens.
         RandomLayer layer = RandomLayer.of(128, 8, 2048, 768, 16, 9);
         double weights = 128.0 * 3 * 768 * 2048;
-        assertThat(LayerArrays.deviceBytes(layer.config(), Int8Scheme.W8A8_CHANNEL, 128, Gemm.PORTABLE, STANDARD)
+        assertThat(LayerArrays.deviceBytes(
+                                layer.config(),
+                                Int8Quantization.of(Int8Scheme.W8A8_CHANNEL),
+                                128,
+                                Gemm.PORTABLE,
+                                STANDARD)
                         / weights)
                 .isBetween(1.0, 1.05);
     }

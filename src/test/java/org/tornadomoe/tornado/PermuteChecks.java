@@ -181,7 +181,8 @@ final class PermuteChecks {
                         permutedScales,
                         topK,
                         topK,
-                        WIDTH),
+                        WIDTH,
+                        1),
                 List.of(header, rowOfPair, packed, scales),
                 List.of(permutedInts, permutedScales));
         Stage unpermute = stage(

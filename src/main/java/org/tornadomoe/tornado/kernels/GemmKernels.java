@@ -370,7 +370,7 @@ public final class GemmKernels {
         }
     }
 
-    private static int product4(int x, int y) {
+    static int product4(int x, int y) {
         return int8(x) * int8(y)
                 + int8(x >> 8) * int8(y >> 8)
                 + int8(x >> 16) * int8(y >> 16)
@@ -381,7 +381,7 @@ public final class GemmKernels {
      * The low byte as a signed number. Not with the usual pair of shifts: the compiler makes a sign extension of them, and
      * TornadoVM's PTX backend (5.2.0) gets that one wrong.
      */
-    private static int int8(int bits) {
+    static int int8(int bits) {
         return ((bits & 0xFF) ^ 0x80) - 0x80;
     }
 }

@@ -265,16 +265,17 @@ public final class PermuteKernels {
     }
 
     /**
-     * Copies each token's int8 values and scale to the rows of its pairs; with {@code pairsPerRow} 1 each pair has its own.
+     * Copies each token's int8 values and scales to the rows of its pairs; with {@code pairsPerRow} 1 each pair has its own.
      *
      * <p>Grid: one group of {@link #GROUP} work-items a pair. Costs 8·rowInts bytes a pair.
      *
      * @param header [0] = M
      * @param rowOfPair [P]
      * @param tokens [M, rowInts], or [P, rowInts]
-     * @param tokenScales [M] or [P]
+     * @param tokenScales [M, groups] or [P, groups]
      * @param rows [rows, rowInts], written where a pair has its row
-     * @param rowScales [rows], likewise
+     * @param rowScales [rows, groups], likewise
+     * @param groups scales of a row
      */
     public static void copyInt8(
             KernelContext ctx,
@@ -286,7 +287,8 @@ public final class PermuteKernels {
             FloatArray rowScales,
             int topK,
             int pairsPerRow,
-            int rowInts) {
+            int rowInts,
+            int groups) {
         int pair = ctx.groupIdx;
         int row = pair < header.get(0) * topK ? rowOfPair.get(pair) : -1;
         if (row >= 0) {
@@ -294,8 +296,8 @@ public final class PermuteKernels {
             for (int i = ctx.localIdx; i < rowInts; i += GROUP) {
                 rows.set(row * rowInts + i, tokens.get(token * rowInts + i));
             }
-            if (ctx.localIdx == 0) {
-                rowScales.set(row, tokenScales.get(token));
+            for (int i = ctx.localIdx; i < groups; i += GROUP) {
+                rowScales.set(row * groups + i, tokenScales.get(token * groups + i));
             }
         }
     }
