@@ -34,8 +34,8 @@ public record MoeOptions(
         int maxLoraRank) {
 
     /** {@code w8a8_channel} on the best backend there is, up to 256 tokens a call. */
-    public static final MoeOptions DEFAULT =
-            new MoeOptions(Int8Quantization.of(Int8Scheme.W8A8_CHANNEL), "auto", null, null, 256, Progress.NONE, null, 0, 16);
+    public static final MoeOptions DEFAULT = new MoeOptions(
+            Int8Quantization.of(Int8Scheme.W8A8_CHANNEL), "auto", null, null, 256, Progress.NONE, null, 0, 16);
 
     /** Checks that nothing is missing and {@code maxTokens} is positive. */
     public MoeOptions {
@@ -64,35 +64,43 @@ public record MoeOptions(
     }
 
     public MoeOptions withQuantization(Int8Quantization quantization) {
-        return new MoeOptions(quantization, backend, device, kernelClass, maxTokens, progress, router, maxLoras, maxLoraRank);
+        return new MoeOptions(
+                quantization, backend, device, kernelClass, maxTokens, progress, router, maxLoras, maxLoraRank);
     }
 
     public MoeOptions withBackend(String backend) {
-        return new MoeOptions(quantization, backend, device, kernelClass, maxTokens, progress, router, maxLoras, maxLoraRank);
+        return new MoeOptions(
+                quantization, backend, device, kernelClass, maxTokens, progress, router, maxLoras, maxLoraRank);
     }
 
     public MoeOptions withDevice(@Nullable String device) {
-        return new MoeOptions(quantization, backend, device, kernelClass, maxTokens, progress, router, maxLoras, maxLoraRank);
+        return new MoeOptions(
+                quantization, backend, device, kernelClass, maxTokens, progress, router, maxLoras, maxLoraRank);
     }
 
     public MoeOptions withKernelClass(@Nullable String kernelClass) {
-        return new MoeOptions(quantization, backend, device, kernelClass, maxTokens, progress, router, maxLoras, maxLoraRank);
+        return new MoeOptions(
+                quantization, backend, device, kernelClass, maxTokens, progress, router, maxLoras, maxLoraRank);
     }
 
     public MoeOptions withMaxTokens(int maxTokens) {
-        return new MoeOptions(quantization, backend, device, kernelClass, maxTokens, progress, router, maxLoras, maxLoraRank);
+        return new MoeOptions(
+                quantization, backend, device, kernelClass, maxTokens, progress, router, maxLoras, maxLoraRank);
     }
 
     public MoeOptions withRouter(@Nullable TopKRouter router) {
-        return new MoeOptions(quantization, backend, device, kernelClass, maxTokens, progress, router, maxLoras, maxLoraRank);
+        return new MoeOptions(
+                quantization, backend, device, kernelClass, maxTokens, progress, router, maxLoras, maxLoraRank);
     }
 
     public MoeOptions withProgress(Progress progress) {
-        return new MoeOptions(quantization, backend, device, kernelClass, maxTokens, progress, router, maxLoras, maxLoraRank);
+        return new MoeOptions(
+                quantization, backend, device, kernelClass, maxTokens, progress, router, maxLoras, maxLoraRank);
     }
 
     /** With room for that many adapters of that rank: {@link MoeLayer#setAdapter}. */
     public MoeOptions withLora(int adapters, int maxRank) {
-        return new MoeOptions(quantization, backend, device, kernelClass, maxTokens, progress, router, adapters, maxRank);
+        return new MoeOptions(
+                quantization, backend, device, kernelClass, maxTokens, progress, router, adapters, maxRank);
     }
 }

@@ -40,7 +40,8 @@ final class Scheme {
 
     @Option(
             names = "--round-to-nearest",
-            description = "With w8a8_block: round activations to the nearest integer; vLLM cuts what follows the point.")
+            description =
+                    "With w8a8_block: round activations to the nearest integer; vLLM cuts what follows the point.")
     boolean roundToNearest;
 
     /** Whether one of the options was given. */
@@ -66,7 +67,8 @@ final class Scheme {
             throw new ParameterException(
                     spec.commandLine(),
                     block != null
-                            ? "--block: expected a positive number, or rows x columns such as 64x128, got '" + block + "'"
+                            ? "--block: expected a positive number, or rows x columns such as 64x128, got '" + block
+                                    + "'"
                             : "--group: expected a positive number, or -1 for whole rows, got " + group,
                     wrong);
         }

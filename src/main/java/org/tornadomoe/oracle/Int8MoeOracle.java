@@ -244,10 +244,7 @@ public final class Int8MoeOracle {
      * @throws UnsupportedOperationException if nothing supports the layer
      */
     public Selection select(
-            FusedMoeConfig config,
-            QuantKey weightKey,
-            @Nullable QuantKey activationKey,
-            @Nullable String kernelClass) {
+            FusedMoeConfig config, QuantKey weightKey, @Nullable QuantKey activationKey, @Nullable String kernelClass) {
         String name = config.moeBackend();
         List<Int8MoeBackend> known = List.of(Int8MoeBackend.values());
         List<Int8MoeBackend> backends = name.equals("auto") ? known : List.of(map(name, known));

@@ -78,7 +78,8 @@ class ExplainTest {
                 .containsEntry("weightKey", "QuantKey(i8,scale(f32,static,GroupShape(row=64, col=32)),symmetric)")
                 .containsEntry("activationKey", "QuantKey(i8,scale(f32,dynamic,GroupShape(row=1, col=32)),symmetric)")
                 .containsEntry("chosen", "TornadoDp4aExperts");
-        assertThat(explain("--scheme", "w8a16_group", "--group", 32, "--zero-points").json())
+        assertThat(explain("--scheme", "w8a16_group", "--group", 32, "--zero-points")
+                        .json())
                 .containsEntry("weightKey", "QuantKey(i8,scale(f32,static,GroupShape(row=1, col=32)),asymmetric)")
                 .containsEntry("chosen", "TornadoPortableExperts");
         assertThat(explain("--scheme", "w8a8_block", "--block", "30").json()).containsEntry("chosen", null);

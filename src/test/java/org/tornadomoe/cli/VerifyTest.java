@@ -22,7 +22,7 @@ class VerifyTest {
         "mixtral,   reference, ReferenceExperts,       w8a16_channel, 1.5e-2",
         "mixtral,   triton,    TornadoDp4aExperts,     w8a8_channel,  2.5e-2",
         "mixtral,   triton,    TornadoPortableExperts, w8a16_channel, 1.5e-2",
-        "mixtral,   triton,    TornadoDp4aExperts,     w8a8_block,    2.5e-2",
+        "mixtral,   triton,    TornadoDp4aExperts,     w8a8_block,    5e-2",
         "mixtral,   triton,    TornadoPortableExperts, w8a16_group,   1.5e-2",
         "qwen3_moe, reference, ReferenceExperts,       w8a8_channel,  2.5e-2",
         "qwen3_moe, triton,    TornadoPortableExperts, w8a8_channel,  2.5e-2",

@@ -155,7 +155,7 @@ class Int8QuantizerTest {
     @Test
     void zeroPointsSpreadTheRange() {
         float[] w13 = {0f, 255f, 51f, 102f, -255f, 0f, -51f, -1f};
-        ArrayWeights weights = new ArrayWeights(config(1, 4, 1), w13, new float[4], new float[4]);
+        ArrayWeights weights = new ArrayWeights(config(1, 4, 1), w13, new float[4], RouterWeights.of(new float[4]));
         Int8Quantization rows = Int8Quantization.of(Int8Scheme.W8A16_GROUP)
                 .withGrid(GroupShape.PER_TOKEN)
                 .withZeroPoints(true);
@@ -168,7 +168,8 @@ class Int8QuantizerTest {
             assertThat(quantized.w13().zeroPoints()).containsExactly(-128, 127);
             assertThat(quantized.w13().scales()).containsExactly(1f, 1f);
             // A row of zeros is zeros.
-            assertThat(quantized.w2().get(0, 0, 0) - quantized.w2().zeroPoint(0, 0, 0)).isZero();
+            assertThat(quantized.w2().get(0, 0, 0) - quantized.w2().zeroPoint(0, 0, 0))
+                    .isZero();
             assertThat(quantized.w2().scales()).containsOnly(1e-10f / 255f);
         }
     }
