@@ -13,6 +13,7 @@ import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.config.QuantKey;
+import org.tornadomoe.config.ScoringFunction;
 import org.tornadomoe.modular.ChosenExperts;
 import org.tornadomoe.modular.MoeExecutionException;
 import org.tornadomoe.modular.MoeKernel;
@@ -21,8 +22,8 @@ import org.tornadomoe.oracle.Int8MoeOracle;
 import org.tornadomoe.oracle.Selection;
 import org.tornadomoe.quant.ExpertWeights;
 import org.tornadomoe.quant.Int8Experts;
-import org.tornadomoe.quant.Int8Quantizer;
 import org.tornadomoe.quant.LoraAdapter;
+import org.tornadomoe.quant.QuantizedWeights;
 import org.tornadomoe.quant.RouterWeights;
 import org.tornadomoe.reference.Reference;
 import org.tornadomoe.reference.Router;
@@ -79,9 +80,9 @@ public final class MoeLayer implements AutoCloseable {
     }
 
     /**
-     * Loads one layer of a checkpoint and quantises it.
+     * Loads one layer of a checkpoint and quantises it, unless it is stored in that scheme already.
      *
-     * @param checkpoint a directory with {@code config.json} and safetensors
+     * @param checkpoint a directory with {@code config.json} and safetensors, or a GGUF file
      * @param layer the decoder layer's number, from 0
      * @throws org.tornadomoe.checkpoint.CheckpointException if the checkpoint can't be read, or has no such layer
      * @throws org.tornadomoe.modular.InsufficientMemoryException if the layer doesn't fit on the device
@@ -93,12 +94,12 @@ public final class MoeLayer implements AutoCloseable {
         }
     }
 
-    /** Quantises a layer. Throws what {@link #load} throws. */
+    /** Quantises a layer, unless it is stored in that scheme already. Throws what {@link #load} throws. */
     public static MoeLayer of(ExpertWeights weights, MoeOptions options) {
         // Selected before the work of quantising, so that a refusal comes at once.
         Int8Quantization quantization = options.quantization();
         select(weights.config(), quantization.weightKey(), quantization.activationKey(), options);
-        try (Int8Experts experts = Int8Quantizer.quantize(weights, quantization, options.progress())) {
+        try (Int8Experts experts = QuantizedWeights.int8(weights, quantization, options.progress())) {
             return of(experts, options);
         }
     }
@@ -115,7 +116,8 @@ public final class MoeLayer implements AutoCloseable {
         }
         Selection selection = select(experts.config(), experts.weightKey(), experts.activationKey(), options);
         FusedMoeConfig config = selection.config();
-        if (config.router().isHandedIn() && options.router() == null) {
+        boolean own = config.router().scoring() == ScoringFunction.SPARSE_MIXER;
+        if (config.router().isHandedIn() && !own && options.router() == null) {
             throw new IllegalArgumentException("router: expected one in the options, since the layer's is "
                     + config.routingMethod() + ", got none");
         }
@@ -333,10 +335,10 @@ public final class MoeLayer implements AutoCloseable {
             if (closed) {
                 throw new IllegalStateException("the layer is closed");
             }
-            if (function == null) {
+            if (!config.router().isHandedIn()) {
                 forward(hidden, tokens, output, chosen, slotOfToken);
             } else {
-                ChosenExperts routed = route(function, hidden, tokens);
+                ChosenExperts routed = route(hidden, tokens);
                 forward(hidden, tokens, output, routed, slotOfToken);
                 if (chosen != null) {
                     System.arraycopy(routed.ids(), 0, chosen.ids(), 0, routed.ids().length);
@@ -366,13 +368,16 @@ public final class MoeLayer implements AutoCloseable {
         kernel.forward(hidden, tokens, output, chosen, switchedOn);
     }
 
-    /** On the host: logits in double, then the caller's function. */
-    private ChosenExperts route(TopKRouter function, MemorySegment hidden, int tokens) {
+    /** On the host: logits in double, then the caller's function, or one of the model's that no kernel has. */
+    private ChosenExperts route(MemorySegment hidden, int tokens) {
         float[] x = new float[tokens * config.hiddenDim()];
         MemorySegment.copy(hidden, ValueLayout.JAVA_FLOAT_UNALIGNED, 0, x, 0, x.length);
         double[] logits =
                 router.hasWeight() ? Router.logits(config, router, Reference.widen(x), tokens) : new double[0];
-        return narrow(Router.route(config, function, x, logits, tokens));
+        return narrow(
+                function == null
+                        ? Router.route(config, router, logits, tokens)
+                        : Router.route(config, function, x, logits, tokens));
     }
 
     private void check(int tokens, long hidden, long output, @Nullable ChosenExperts chosen) {

@@ -21,7 +21,7 @@ public final class CheckpointException extends RuntimeException {
     }
 
     /** A failed read or write, in words: the JDK's own messages are often the bare file name. */
-    static CheckpointException of(Path file, String what, IOException e) {
+    public static CheckpointException of(Path file, String what, IOException e) {
         String reason = switch (e) {
             case NoSuchFileException _ -> "no such file or directory";
             case AccessDeniedException _ -> "permission denied";

@@ -183,6 +183,7 @@ record GgufModel(Gguf gguf) {
             float[] downBias = bias("ffn_down_exps", e, h);
             for (int expert = 0; expert < e; expert++) {
                 experts.add(new Projections(
+                        List.of(),
                         routed("ffn_gate", expert, shape.intermediate(), h),
                         routed("ffn_up", expert, shape.intermediate(), h),
                         routed("ffn_down", expert, h, shape.intermediate()),
@@ -195,6 +196,7 @@ record GgufModel(Gguf gguf) {
             int width = shape.sharedIntermediate();
             if (width > 0) {
                 shared = new Projections(
+                        List.of(),
                         matrix(required("ffn_gate_shexp.weight"), 0, 1, width, h),
                         matrix(required("ffn_up_shexp.weight"), 0, 1, width, h),
                         matrix(required("ffn_down_shexp.weight"), 0, 1, h, width),
@@ -225,7 +227,8 @@ record GgufModel(Gguf gguf) {
                     List.copyOf(experts),
                     shared,
                     sharedGate,
-                    int8 ? Q8_0 : null);
+                    int8 ? Q8_0 : null,
+                    List.of());
         }
 
         /** An expert's matrix, in one tensor of all, of one with gate and up, or of its own, as old files have it. */
@@ -274,6 +277,7 @@ record GgufModel(Gguf gguf) {
                         }
                     },
                     (row, b) -> Float.float16ToFloat(entry.data().get(HALF, (start + (long) row * blocks + b) * bytes)),
+                    null,
                     null);
         }
 

@@ -105,7 +105,8 @@ final class Int8Reader {
                 colsPerScale,
                 values,
                 (r, c) -> scale.getFloat((long) r * scaleCols + c),
-                weights.symmetric() ? null : zeros(tensors, module + ".weight_zero_point", scaleRows, scaleCols));
+                weights.symmetric() ? null : zeros(tensors, module + ".weight_zero_point", scaleRows, scaleCols),
+                inputScale(tensors, module + ".input_scale"));
     }
 
     private static Matrix.Int8.IntAt zeros(Safetensors tensors, String name, int rows, int cols) {
@@ -166,7 +167,19 @@ final class Int8Reader {
                     }
                 },
                 (r, c) -> scale.getFloat((long) c * rows + r),
-                zeros);
+                zeros,
+                null);
+    }
+
+    private static @Nullable Float inputScale(Safetensors tensors, String name) {
+        Tensor scale = tensors.find(name);
+        if (scale == null) {
+            return null;
+        }
+        if (scale.requireFloat().elements() != 1) {
+            throw scale.problem("expected one scale, got " + scale);
+        }
+        return scale.getFloat(0);
     }
 
     private static boolean allBytes(MemorySegment data, int value) {

@@ -110,6 +110,15 @@ record JsonFile(Path file, Map<String, Object> fields) {
         throw wrong(field, "a list of strings");
     }
 
+    List<JsonFile> objects(String field) {
+        if (required(field) instanceof List<?> list && list.stream().allMatch(Map.class::isInstance)) {
+            return list.stream()
+                    .map(object -> new JsonFile(file, Map.of(field, object)).nested(field))
+                    .toList();
+        }
+        throw wrong(field, "a list of objects");
+    }
+
     /** The object in a field, as if it were the file. */
     JsonFile nested(String field) {
         return new JsonFile(file, object(field));

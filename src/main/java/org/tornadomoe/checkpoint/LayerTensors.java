@@ -23,6 +23,7 @@ import org.jspecify.annotations.Nullable;
  * @param shared the expert that every token gets, null if there is none
  * @param sharedGate [1, H]: its sigmoid weighs the shared expert; null if there is none
  * @param scheme how the experts are stored, null if as floats
+ * @param fused the tensors of all experts, if that is how they are stored
  */
 record LayerTensors(
         String routerName,
@@ -32,7 +33,8 @@ record LayerTensors(
         List<Projections> experts,
         @Nullable Projections shared,
         @Nullable Tensor sharedGate,
-        WeightQuantization.@Nullable Group scheme) {
+        WeightQuantization.@Nullable Group scheme,
+        List<Tensor> fused) {
 
     /**
      * What a layer has to hold.
@@ -123,14 +125,26 @@ record LayerTensors(
                             perExpert(block, names),
                             shared,
                             sharedGate,
-                            scheme(names.under(block + "experts.0.")));
+                            scheme(names.under(block + "experts.0.")),
+                            List.of());
                 }
             }
             for (Fused fused : FUSED) {
                 if (tensors.find(block + fused.gateUp) != null) {
                     List<Projections> experts = fused(block, fused);
                     return new LayerTensors(
-                            router, routerWeight, routerBias, correction, experts, shared, sharedGate, null);
+                            router,
+                            routerWeight,
+                            routerBias,
+                            correction,
+                            experts,
+                            shared,
+                            sharedGate,
+                            null,
+                            Stream.of(fused.gateUp, fused.down, fused.biasOf(fused.gateUp), fused.biasOf(fused.down))
+                                    .map(name -> tensors.find(block + name))
+                                    .flatMap(Stream::ofNullable)
+                                    .toList());
                 }
             }
             List<String> looked = new ArrayList<>();
@@ -194,6 +208,7 @@ record LayerTensors(
             float[] upBias = bias(prefix + names.up + ".bias", intermediate);
             float[] downBias = bias(prefix + names.down + ".bias", shape.hidden);
             return new Projections(
+                    names.under(prefix),
                     matrix(prefix + names.gate, intermediate, shape.hidden, scheme),
                     matrix(prefix + names.up, intermediate, shape.hidden, scheme),
                     matrix(prefix + names.down, shape.hidden, intermediate, scheme),
@@ -239,6 +254,7 @@ record LayerTensors(
             for (int expert = 0; expert < e; expert++) {
                 long start = expert * 2L * i * h;
                 experts.add(new Projections(
+                        PER_EXPERT.getFirst().under(block + "experts." + expert + "."),
                         new Matrix.Floats(gateUp, shape.intermediate, shape.hidden, start, nextRow, gateUpCol),
                         new Matrix.Floats(gateUp, shape.intermediate, shape.hidden, start + up, nextRow, gateUpCol),
                         new Matrix.Floats(

@@ -48,6 +48,7 @@ final class LayerWeights implements ExpertWeights {
         int i = config.intermediateSize();
         float[] downBias = shared.downBias();
         return new Projections(
+                shared.modules(),
                 new Matrix.Window(shared.gate(), i, h, n * i, 0),
                 new Matrix.Window(shared.up(), i, h, n * i, 0),
                 new Matrix.Window(shared.down(), h, i, 0, n * i),
@@ -63,6 +64,11 @@ final class LayerWeights implements ExpertWeights {
         float[] part = new float[length];
         System.arraycopy(bias, n * length, part, 0, Math.min(length, bias.length - n * length));
         return part;
+    }
+
+    /** The routed experts, then the shared ones, all of width I. */
+    List<Projections> experts() {
+        return experts;
     }
 
     @Override
@@ -119,23 +125,24 @@ final class LayerWeights implements ExpertWeights {
         return all;
     }
 
-    /** Whose row a row of w13 is: the gate's or the up projection's. */
     private Matrix gateUp(int expert, int row) {
         Objects.checkIndex(row, config.gateUpRows());
         Projections projections = experts.get(expert);
         return isUp(row) ? projections.up() : projections.gate();
     }
 
-    private boolean isUp(int row) {
-        return interleaved() ? row % 2 == 1 : row >= config.intermediateSize();
+    /** Whether a row of w13 is one of the up projection's, and not the gate's. */
+    boolean isUp(int row) {
+        return isInterleaved() ? row % 2 == 1 : row >= config.intermediateSize();
     }
 
     /** That activation takes gate and up rows in turns. */
-    private boolean interleaved() {
+    boolean isInterleaved() {
         return config.activation() == MoeActivation.SWIGLUOAI;
     }
 
-    private int projectionRow(int row) {
-        return interleaved() ? row / 2 : row % config.intermediateSize();
+    /** The row of that projection. */
+    int projectionRow(int row) {
+        return isInterleaved() ? row / 2 : row % config.intermediateSize();
     }
 }

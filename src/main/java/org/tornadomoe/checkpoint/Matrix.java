@@ -49,6 +49,7 @@ sealed interface Matrix {
      * @param values reads a row's values, {@code cols} of them
      * @param scales the scale of block (r, c)
      * @param zeros likewise, from -128 to 127; null where all are 0
+     * @param inputScale the static scale of the activations that the matrix is multiplied by; null if there is none
      */
     record Int8(
             int rows,
@@ -57,7 +58,8 @@ sealed interface Matrix {
             int colsPerScale,
             RowReader values,
             FloatAt scales,
-            @Nullable IntAt zeros)
+            @Nullable IntAt zeros,
+            @Nullable Float inputScale)
             implements Matrix {
         @FunctionalInterface
         interface RowReader {
@@ -153,7 +155,8 @@ sealed interface Matrix {
                     (r, c) -> r0 + r < scaleRows && c0 + c < scaleCols ? whole.scales.get(r0 + r, c0 + c) : 0,
                     zeros == null
                             ? null
-                            : (r, c) -> r0 + r < scaleRows && c0 + c < scaleCols ? zeros.get(r0 + r, c0 + c) : 0);
+                            : (r, c) -> r0 + r < scaleRows && c0 + c < scaleCols ? zeros.get(r0 + r, c0 + c) : 0,
+                    whole.inputScale);
         }
 
         /** Rows (or columns) that share a scale in the window; 0 if a block would be cut. */

@@ -199,6 +199,22 @@ enum ModelFamily {
         }
     },
 
+    /** Every layer; experts chosen by turns. */
+    PHIMOE("phimoe") {
+        @Override
+        FusedMoeConfig config(JsonFile json) {
+            Double noise = json.number("router_jitter_noise");
+            if (noise != null && 2 * noise != ScoringFunction.SPARSE_MIXER_MARGIN) {
+                throw new CheckpointException(
+                        json.file(),
+                        "'router_jitter_noise': expected " + ScoringFunction.SPARSE_MIXER_MARGIN / 2 + ", got "
+                                + noise);
+            }
+            RouterConfig router = RouterConfig.of(ScoringFunction.SPARSE_MIXER, false);
+            return build(json, "num_local_experts", "intermediate_size", router);
+        }
+    },
+
     /** Some layers are dense; softmax, top-k, not renormalised. */
     JAMBA("jamba") {
         @Override
@@ -322,7 +338,9 @@ enum ModelFamily {
                             ? GPT_OSS
                             : json.has("embedding_multiplier")
                                     ? GRANITEMOE
-                                    : json.has("moe_intermediate_size") ? QWEN3_MOE : MIXTRAL;
+                                    : json.has("input_jitter_noise")
+                                            ? PHIMOE
+                                            : json.has("moe_intermediate_size") ? QWEN3_MOE : MIXTRAL;
         }
         return null;
     }

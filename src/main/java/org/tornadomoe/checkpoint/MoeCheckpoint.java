@@ -160,7 +160,8 @@ public final class MoeCheckpoint implements AutoCloseable {
     }
 
     /**
-     * The MoE weights of layer n, read from the mapped files row by row.
+     * The MoE weights of layer n, read from the mapped files row by row; {@link org.tornadomoe.quant.QuantizedWeights} if they
+     * are int8 already.
      *
      * @param n from 0
      * @param maxNumTokens goes into the layer's configuration, at least 1
@@ -170,10 +171,12 @@ public final class MoeCheckpoint implements AutoCloseable {
      * @throws IllegalStateException after {@link #close}
      */
     public ExpertWeights layer(int n, int maxNumTokens) {
-        FusedMoeConfig config = this.config.withMaxNumTokens(maxNumTokens);
         LayerTensors tensors = tensors(n);
+        FusedMoeConfig config = this.config.withMaxNumTokens(maxNumTokens);
         try {
-            return new LayerWeights(config, tensors);
+            LayerWeights weights = new LayerWeights(config, tensors);
+            WeightQuantization.Group stored = tensors.scheme();
+            return stored == null ? weights : new StoredInt8(weights, stored);
         } catch (IllegalArgumentException e) {
             throw new CheckpointException(json.file(), "layer " + n + ": " + e.getMessage(), e);
         }

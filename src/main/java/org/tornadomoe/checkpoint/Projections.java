@@ -1,10 +1,12 @@
 package org.tornadomoe.checkpoint;
 
+import java.util.List;
 import org.jspecify.annotations.Nullable;
 
 /**
  * The three matrices of one expert.
  *
+ * @param modules what a checkpoint with a tensor for each calls them, without {@code .weight}: gate, up, down
  * @param gate [I, H]
  * @param up [I, H]
  * @param down [H, I]
@@ -13,6 +15,7 @@ import org.jspecify.annotations.Nullable;
  * @param downBias [H]
  */
 record Projections(
+        List<String> modules,
         Matrix gate,
         Matrix up,
         Matrix down,

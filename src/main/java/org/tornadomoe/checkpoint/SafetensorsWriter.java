@@ -15,10 +15,12 @@ import java.nio.file.StandardCopyOption;
 import java.nio.file.StandardOpenOption;
 import java.util.ArrayList;
 import java.util.Arrays;
+import java.util.HashMap;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.UUID;
+import org.jspecify.annotations.Nullable;
 import tools.jackson.core.JsonGenerator;
 import tools.jackson.core.ObjectWriteContext;
 import tools.jackson.core.json.JsonFactory;
@@ -31,7 +33,26 @@ public final class SafetensorsWriter {
     private static final JsonFactory JSON = new JsonFactory();
     private static final int MAX_WRITE = 1 << 30;
 
-    private record Pending(DType dtype, long[] shape, MemorySegment data) {}
+    /** @param data null for a tensor whose data is handed over while the file is written */
+    private record Pending(
+            DType dtype, long[] shape, @Nullable MemorySegment data) {
+        long bytes() {
+            return dtype.bytes(shape);
+        }
+    }
+
+    /** Takes the data of declared tensors while a file is written. */
+    @FunctionalInterface
+    interface Sink {
+        /** Writes a declared tensor's data, which may be reused afterwards. */
+        void put(String name, MemorySegment data) throws IOException;
+    }
+
+    /** Hands over the data of all declared tensors, in any order. */
+    @FunctionalInterface
+    interface Filler {
+        void fill(Sink sink) throws IOException;
+    }
 
     private final Map<String, String> metadata = new LinkedHashMap<>();
     private final Map<String, Pending> tensors = new LinkedHashMap<>();
@@ -59,11 +80,32 @@ public final class SafetensorsWriter {
                     "tensor '" + name + "': expected " + (bytes < 0 ? "more than 2^63" : bytes) + " bytes for " + dtype
                             + Arrays.toString(shape) + ", got " + data.byteSize());
         }
+        return put(name, new Pending(dtype, shape.clone(), data));
+    }
+
+    /** Adds a tensor whose data is handed over later ({@link #write(Path, Filler)}). */
+    SafetensorsWriter declare(String name, DType dtype, long... shape) {
+        return put(name, new Pending(dtype, shape.clone(), null));
+    }
+
+    private SafetensorsWriter put(String name, Pending tensor) {
         if (name.equals("__metadata__") || tensors.containsKey(name)) {
             throw new IllegalArgumentException("tensor '" + name + "': the name is taken");
         }
-        tensors.put(name, new Pending(dtype, shape.clone(), data));
+        tensors.put(name, tensor);
         return this;
+    }
+
+    /** Bytes of all tensors. */
+    long bytes() {
+        return tensors.values().stream().mapToLong(Pending::bytes).sum();
+    }
+
+    /** The names and, as text, types and shapes: equal for files of the same layout. */
+    Map<String, String> layout() {
+        Map<String, String> layout = new LinkedHashMap<>();
+        tensors.forEach((name, tensor) -> layout.put(name, tensor.dtype + Arrays.toString(tensor.shape)));
+        return layout;
     }
 
     /** Adds a copy of floats as F32. Throws as {@link #add}. */
@@ -92,25 +134,37 @@ public final class SafetensorsWriter {
      * @throws CheckpointException if it cannot be written; what was there before is untouched
      */
     public void write(Path file) {
+        write(file, sink -> {});
+    }
+
+    /**
+     * Writes the file, and has declared tensors handed over meanwhile. Otherwise as {@link #write(Path)}.
+     *
+     * @throws IllegalStateException if a declared tensor is not handed over
+     */
+    void write(Path file, Filler filler) {
         List<Map.Entry<String, Pending>> ordered = new ArrayList<>(tensors.entrySet());
         ordered.sort((a, b) -> b.getValue().dtype.bytes() - a.getValue().dtype.bytes());
         Path temporary = file.resolveSibling("." + file.getFileName() + "." + UUID.randomUUID() + ".tmp");
         try {
             try (FileChannel channel =
                     FileChannel.open(temporary, StandardOpenOption.WRITE, StandardOpenOption.CREATE_NEW)) {
-                write(channel, ByteBuffer.wrap(header(ordered)));
+                byte[] header = header(ordered);
+                write(channel, ByteBuffer.wrap(header), 0);
+                Map<String, Long> declared = new HashMap<>();
+                long at = header.length;
                 for (Map.Entry<String, Pending> tensor : ordered) {
                     MemorySegment data = tensor.getValue().data;
-                    for (long from = 0; from < data.byteSize(); from += MAX_WRITE) {
-                        long length = Math.min(MAX_WRITE, data.byteSize() - from);
-                        MemorySegment part = data.asSlice(from, length);
-                        // Only byte arrays on the heap have a view as a buffer.
-                        write(
-                                channel,
-                                part.isNative()
-                                        ? part.asByteBuffer()
-                                        : ByteBuffer.wrap(part.toArray(ValueLayout.JAVA_BYTE)));
+                    if (data == null) {
+                        declared.put(tensor.getKey(), at);
+                    } else {
+                        write(channel, data, at);
                     }
+                    at += tensor.getValue().bytes();
+                }
+                filler.fill((name, data) -> fill(channel, declared, name, data));
+                if (!declared.isEmpty()) {
+                    throw new IllegalStateException("tensors were not handed over: " + declared.keySet());
                 }
                 channel.force(true);
             }
@@ -122,9 +176,31 @@ public final class SafetensorsWriter {
         }
     }
 
-    private static void write(FileChannel channel, ByteBuffer bytes) throws IOException {
+    private void fill(FileChannel channel, Map<String, Long> declared, String name, MemorySegment data)
+            throws IOException {
+        Long at = declared.remove(name);
+        Pending tensor = tensors.get(name);
+        if (at == null || tensor == null || data.byteSize() != tensor.bytes()) {
+            throw new IllegalArgumentException("tensor '" + name + "': expected one that is declared and not yet handed"
+                    + " over, got " + data.byteSize() + " bytes");
+        }
+        write(channel, data, at);
+    }
+
+    private static void write(FileChannel channel, MemorySegment data, long at) throws IOException {
+        for (long from = 0; from < data.byteSize(); from += MAX_WRITE) {
+            MemorySegment part = data.asSlice(from, Math.min(MAX_WRITE, data.byteSize() - from));
+            // Only byte arrays on the heap have a view as a buffer.
+            ByteBuffer bytes =
+                    part.isNative() ? part.asByteBuffer() : ByteBuffer.wrap(part.toArray(ValueLayout.JAVA_BYTE));
+            write(channel, bytes, at + from);
+        }
+    }
+
+    private static void write(FileChannel channel, ByteBuffer bytes, long at) throws IOException {
+        long position = at;
         while (bytes.hasRemaining()) {
-            channel.write(bytes);
+            position += channel.write(bytes, position);
         }
     }
 
@@ -149,7 +225,7 @@ public final class SafetensorsWriter {
             long offset = 0;
             for (Map.Entry<String, Pending> entry : ordered) {
                 Pending tensor = entry.getValue();
-                long end = offset + tensor.data.byteSize();
+                long end = offset + tensor.bytes();
                 json.writeName(entry.getKey()).writeStartObject();
                 json.writeStringProperty("dtype", tensor.dtype.name());
                 json.writeName("shape").writeArray(tensor.shape, 0, tensor.shape.length);

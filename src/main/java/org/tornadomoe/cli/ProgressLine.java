@@ -6,10 +6,16 @@ import me.tongfei.progressbar.ProgressBarStyle;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.quant.Progress;
 
-/** A progress bar on standard error while a layer is quantised, if that is a terminal; gone when it is closed. */
+/** A progress bar on standard error while weights are quantised, if that is a terminal; gone when it is closed. */
 final class ProgressLine implements Progress, AutoCloseable {
     private final boolean visible = Output.errorIsTerminal();
+    private final String unit;
     private @Nullable ProgressBar bar;
+
+    /** @param unit what is counted, {@code rows} */
+    ProgressLine(String unit) {
+        this.unit = unit;
+    }
 
     @Override
     public void advanced(long done, long total) {
@@ -21,7 +27,7 @@ final class ProgressLine implements Progress, AutoCloseable {
             shown = new ProgressBarBuilder()
                     .setTaskName("quantising")
                     .setInitialMax(total)
-                    .setUnit(" rows", 1)
+                    .setUnit(" " + unit, 1)
                     .setStyle(ProgressBarStyle.ASCII)
                     .clearDisplayOnFinish()
                     .build();

@@ -38,7 +38,9 @@ final class Run implements Callable<Integer> {
     private static final int MOST_RUNS = 5;
     private static final double LONGEST_SECONDS = 2;
 
-    @Parameters(paramLabel = "CHECKPOINT", description = "A directory with config.json and safetensors.")
+    @Parameters(
+            paramLabel = "CHECKPOINT",
+            description = "A directory with config.json and safetensors, or a GGUF file.")
     Path checkpoint;
 
     @Option(
@@ -93,7 +95,7 @@ final class Run implements Callable<Integer> {
 
     @Override
     public Integer call() {
-        Int8Quantization quantization = scheme.quantization();
+        scheme.quantization(); // its complaints come first
         if (result != null) {
             // Found out now, not after the work.
             Path directory = result.toAbsolutePath().getParent();
@@ -103,6 +105,7 @@ final class Run implements Callable<Integer> {
         }
         try (MoeCheckpoint opened = MoeCheckpoint.open(checkpoint)) {
             ExpertWeights weights = opened.layer(layer);
+            Int8Quantization quantization = scheme.quantization(weights);
             FusedMoeConfig config = weights.config();
             Tokens hidden = hidden(config.hiddenDim());
             float[] out = new float[hidden.values().length];

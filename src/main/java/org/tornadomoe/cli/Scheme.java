@@ -4,6 +4,8 @@ import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.GroupShape;
 import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.config.Int8Scheme;
+import org.tornadomoe.quant.ExpertWeights;
+import org.tornadomoe.quant.QuantizedWeights;
 import picocli.CommandLine.Model.CommandSpec;
 import picocli.CommandLine.Option;
 import picocli.CommandLine.ParameterException;
@@ -17,7 +19,9 @@ final class Scheme {
     @Option(
             names = "--scheme",
             paramLabel = "S",
-            description = "What becomes int8: ${COMPLETION-CANDIDATES}; default w8a8_channel.")
+            description =
+                    "What becomes int8: ${COMPLETION-CANDIDATES}; default the checkpoint's own, w8a8_channel if it is"
+                            + " not quantised.")
     @Nullable
     Int8Scheme scheme;
 
@@ -47,6 +51,11 @@ final class Scheme {
     /** Whether one of the options was given. */
     boolean isGiven() {
         return scheme != null || block != null || group != null || zeroPoints || roundToNearest;
+    }
+
+    /** What the options say, or if none was given how the weights are stored. Throws as the other. */
+    Int8Quantization quantization(ExpertWeights weights) {
+        return isGiven() ? quantization() : QuantizedWeights.quantizationOf(weights);
     }
 
     /** @throws ParameterException if the options don't fit together */

@@ -113,7 +113,7 @@ final class Target {
     /** Chooses as {@link #choose}, loads and quantises, with a progress bar. Throws as {@link MoeLayer#of}. */
     MoeLayer load(ExpertWeights weights, Int8Quantization quantization, int maxTokens) {
         choose(weights.config().withMaxNumTokens(maxTokens), quantization.weightKey(), quantization.activationKey());
-        try (ProgressLine progress = new ProgressLine()) {
+        try (ProgressLine progress = new ProgressLine("rows")) {
             return MoeLayer.of(
                     weights,
                     MoeOptions.DEFAULT

@@ -41,7 +41,7 @@ final class Verify implements Callable<Integer> {
     @Parameters(
             arity = "0..1",
             paramLabel = "CHECKPOINT",
-            description = "With --golden: a directory with config.json and safetensors.")
+            description = "With --golden: a directory with config.json and safetensors, or a GGUF file.")
     @Nullable
     Path checkpoint;
 
@@ -107,9 +107,8 @@ final class Verify implements Callable<Integer> {
         if (checkpoint == null || golden == null) {
             throw new ParameterException(spec.commandLine(), "--golden needs a CHECKPOINT");
         }
-        Int8Quantization quantization = scheme.quantization();
-        double tolerance = this.tolerance != null ? this.tolerance : tolerance(quantization);
-        if (!(tolerance >= 0 && Double.isFinite(tolerance))) {
+        scheme.quantization(); // its complaints come first
+        if (tolerance != null && !(tolerance >= 0 && Double.isFinite(tolerance))) {
             throw new ParameterException(
                     spec.commandLine(), "--tolerance: expected a number of at least 0, got " + tolerance);
         }
@@ -117,6 +116,8 @@ final class Verify implements Callable<Integer> {
         try (MoeCheckpoint opened = MoeCheckpoint.open(checkpoint);
                 Safetensors file = Safetensors.open(golden)) {
             ExpertWeights weights = opened.layer(layer);
+            Int8Quantization quantization = scheme.quantization(weights);
+            double tolerance = this.tolerance != null ? this.tolerance : tolerance(quantization);
             FusedMoeConfig config = weights.config();
             Tokens hidden = Tokens.read(file, "hidden_states", config.hiddenDim());
             file.tensor("output").requireShape(hidden.count(), config.hiddenDim());

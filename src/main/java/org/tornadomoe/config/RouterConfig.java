@@ -67,10 +67,12 @@ public record RouterConfig(
     }
 
     private static boolean handed(ScoringFunction scoring) {
-        return scoring == ScoringFunction.CUSTOM || scoring == ScoringFunction.SIMULATED;
+        return scoring == ScoringFunction.CUSTOM
+                || scoring == ScoringFunction.SIMULATED
+                || scoring == ScoringFunction.SPARSE_MIXER;
     }
 
-    /** Whether ids and weights come from a function of the caller's, and a kernel is handed them. */
+    /** Whether ids and weights are found on the host, mostly by a function of the caller's, and a kernel is handed them. */
     public boolean isHandedIn() {
         return handed(scoring);
     }
@@ -127,7 +129,7 @@ public record RouterConfig(
     /** vLLM's name for this way of routing; {@code UNSPECIFIED} for what it has no name for, which doesn't mean unsupported. */
     public RoutingMethodType method() {
         return switch (scoring) {
-            case CUSTOM -> RoutingMethodType.CUSTOM;
+            case CUSTOM, SPARSE_MIXER -> RoutingMethodType.CUSTOM;
             case SIMULATED -> RoutingMethodType.SIMULATED;
             case IDENTITY -> hasCorrectionBias || renormalize ? RoutingMethodType.UNSPECIFIED : RoutingMethodType.TOP_K;
             case SOFTMAX, SIGMOID, SQRTSOFTPLUS ->

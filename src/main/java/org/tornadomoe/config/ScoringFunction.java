@@ -13,10 +13,19 @@ public enum ScoringFunction {
     SQRTSOFTPLUS,
     /** The logits themselves. */
     IDENTITY,
+    /**
+     * PhiMoE's sparsemixer, which scores and chooses by turns: the greatest logit that is left, m, is chosen; its weight is its
+     * softmax among those left that are at most a share of {@value #SPARSE_MIXER_MARGIN} below it: (m - x) / max(|x|, m). It runs
+     * on the host.
+     */
+    SPARSE_MIXER,
     /** A function of the caller's that gives ids and weights; it runs on the host. */
     CUSTOM,
     /** A simulator's ids instead of the model's. */
     SIMULATED;
+
+    /** Twice PhiMoE's {@code router_jitter_noise}. */
+    public static final double SPARSE_MIXER_MARGIN = 0.02;
 
     /**
      * The function of that name in a model's configuration ({@code scoring_func}): {@code softmax}, {@code sigmoid} or {@code

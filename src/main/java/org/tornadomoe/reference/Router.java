@@ -156,6 +156,9 @@ public final class Router {
         if (topK < 1 || topK > choices) {
             throw new IllegalArgumentException("topK: expected 1 to the " + choices + " experts, got " + topK);
         }
+        if (router.scoring() == ScoringFunction.SPARSE_MIXER) {
+            return sparseMixer(logits, tokens, choices, topK, router.routedScalingFactor());
+        }
         if (router.isHandedIn()) {
             throw new IllegalArgumentException("router: expected one that chooses by logits, got " + router.scoring());
         }
@@ -190,6 +193,37 @@ public final class Router {
             }
         }
         return new Routing(tokens, topK, ids, weights);
+    }
+
+    /** PhiMoE's routing (Liu et al., GRIN, arXiv 2409.12136): see {@link ScoringFunction#SPARSE_MIXER}. */
+    private static Routing sparseMixer(double[] logits, int tokens, int choices, int topK, double factor) {
+        int[] ids = new int[tokens * topK];
+        double[] weights = new double[tokens * topK];
+        for (int m = 0; m < tokens; m++) {
+            double[] left = finiteOrLeast(Arrays.copyOfRange(logits, m * choices, (m + 1) * choices));
+            for (int slot = 0; slot < topK; slot++) {
+                int best = topK(left, 1)[0];
+                double most = left[best];
+                double sum = 0;
+                for (double x : left) {
+                    boolean near = !((most - x) / Math.max(Math.abs(x), most) > ScoringFunction.SPARSE_MIXER_MARGIN);
+                    if (near && x != Double.NEGATIVE_INFINITY) {
+                        sum += Math.exp(x - most);
+                    }
+                }
+                ids[m * topK + slot] = best;
+                weights[m * topK + slot] = factor / sum;
+                left[best] = Double.NEGATIVE_INFINITY;
+            }
+        }
+        return new Routing(tokens, topK, ids, weights);
+    }
+
+    /** A logit that isn't finite is as low as one can be, so that it comes last. */
+    private static double[] finiteOrLeast(double[] logits) {
+        return Arrays.stream(logits)
+                .map(x -> Double.isFinite(x) ? x : -Double.MAX_VALUE)
+                .toArray();
     }
 
     /** What choices are compared by; -infinity for what weighs nothing. */
@@ -244,7 +278,7 @@ public final class Router {
                 Arrays.stream(logits)
                         .map(x -> Math.sqrt(Math.max(x, 0) + Math.log1p(Math.exp(-Math.abs(x)))))
                         .toArray();
-            case IDENTITY, CUSTOM, SIMULATED -> logits;
+            case IDENTITY, SPARSE_MIXER, CUSTOM, SIMULATED -> logits;
         };
         return Arrays.stream(scores).map(Router::finiteOrZero).toArray();
     }

@@ -104,7 +104,7 @@ sealed class LayerStages permits BatchedStages {
             case SOFTMAX -> RouterKernels.SOFTMAX;
             case SIGMOID -> RouterKernels.SIGMOID;
             case SQRTSOFTPLUS -> RouterKernels.SQRTSOFTPLUS;
-            case IDENTITY, CUSTOM, SIMULATED -> RouterKernels.IDENTITY;
+            case IDENTITY, SPARSE_MIXER, CUSTOM, SIMULATED -> RouterKernels.IDENTITY;
         };
         boolean softmaxOfChosen = router.scoresChosenOnly() && router.scoring() == ScoringFunction.SOFTMAX;
         int renormalize = router.renormalize() || softmaxOfChosen ? 1 : 0;

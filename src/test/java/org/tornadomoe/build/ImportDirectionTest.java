@@ -40,6 +40,7 @@ class ImportDirectionTest {
             "uk.ac.manchester.", Set.of("tornado", "tornado.kernels"),
             "picocli.", Set.of("cli"),
             "me.tongfei.", Set.of("cli"),
+            "org.knowm.", Set.of("cli"),
             "tools.jackson.", Set.of("checkpoint", "tuning", "cli"));
 
     /** Names that TornadoVM's code generators or the languages they write take for themselves. */

@@ -25,7 +25,7 @@ class GoldenTest {
     private static final Path GOLDEN = Path.of("src/test/resources/golden");
 
     @ParameterizedTest
-    @ValueSource(strings = {"mixtral", "qwen3_moe", "deepseek_v3", "llama4"})
+    @ValueSource(strings = {"mixtral", "qwen3_moe", "deepseek_v3", "gpt_oss", "llama4"})
     void aLayerOfHuggingFaceIsReproduced(String family) {
         Path directory = GOLDEN.resolve("hf").resolve(family);
         try (MoeCheckpoint checkpoint = MoeCheckpoint.open(directory);

@@ -1,0 +1,241 @@
+package org.tornadomoe.cli;
+
+import java.awt.image.BufferedImage;
+import java.io.IOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.Comparator;
+import java.util.DoubleSummaryStatistics;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.TreeMap;
+import java.util.concurrent.Callable;
+import java.util.stream.Collectors;
+import javax.imageio.ImageIO;
+import org.jspecify.annotations.Nullable;
+import org.knowm.xchart.BitmapEncoder;
+import org.knowm.xchart.XYChart;
+import org.knowm.xchart.XYChartBuilder;
+import org.knowm.xchart.XYSeries.XYSeriesRenderStyle;
+import org.knowm.xchart.style.Styler;
+import org.tornadomoe.checkpoint.CheckpointException;
+import org.tornadomoe.checkpoint.CheckpointQuantizer;
+import org.tornadomoe.checkpoint.CheckpointQuantizer.Channel;
+import org.tornadomoe.checkpoint.CheckpointQuantizer.ExpertError;
+import org.tornadomoe.config.Int8Quantization;
+import org.tornadomoe.config.Int8Scheme;
+import picocli.CommandLine.Command;
+import picocli.CommandLine.Mixin;
+import picocli.CommandLine.Model.CommandSpec;
+import picocli.CommandLine.Option;
+import picocli.CommandLine.Parameters;
+import picocli.CommandLine.Spec;
+import tools.jackson.jr.ob.JSON;
+
+/** {@code moe quantize}: writes a checkpoint with its experts in int8. */
+@Command(
+        name = "quantize",
+        description = {
+            "Writes a checkpoint again with its experts in int8, as compressed-tensors has them, for this and other"
+                    + " engines,",
+            "with a report of each expert's error: quantization_report.txt, .json and .png. Everything else is copied.",
+            "Run it again after it was interrupted, and it goes on after the last file that is complete."
+        })
+final class Quantize implements Callable<Integer> {
+    private static final String REPORT = "quantization_report";
+    private static final int WORST_IN_TEXT = 10;
+
+    @Spec
+    CommandSpec spec;
+
+    @Parameters(
+            index = "0",
+            paramLabel = "CHECKPOINT",
+            description = "A directory with config.json and safetensors, its weights floats.")
+    Path checkpoint;
+
+    @Parameters(index = "1", paramLabel = "OUT", description = "The directory to write: new, empty, or interrupted.")
+    Path out;
+
+    @Option(
+            names = "--scheme",
+            paramLabel = "S",
+            defaultValue = "w8a8_channel",
+            description = "What becomes int8: ${COMPLETION-CANDIDATES}; default ${DEFAULT-VALUE}.")
+    Int8Scheme scheme = Int8Scheme.W8A8_CHANNEL;
+
+    @Option(
+            names = "--layers",
+            paramLabel = "N",
+            split = ",",
+            description = "Only these decoder layers, from 0, with commas between; default all with experts.")
+    @Nullable
+    List<Integer> layers;
+
+    @Mixin
+    Output output;
+
+    @Override
+    public Integer call() {
+        CheckpointQuantizer.Result result;
+        try (ProgressLine progress = new ProgressLine("experts")) {
+            result = CheckpointQuantizer.quantize(checkpoint, out, Int8Quantization.of(scheme), layers, progress);
+        }
+        Map<String, Object> json = json(result);
+        String text = text(result);
+        write(REPORT + ".json", JSON.std.with(JSON.Feature.PRETTY_PRINT_OUTPUT).asString(json));
+        write(REPORT + ".txt", text);
+        plot(result.experts());
+        output.print(json, text);
+        return Moe.DONE;
+    }
+
+    private void write(String name, String text) {
+        Path file = out.resolve(name);
+        try {
+            Files.writeString(file, text + System.lineSeparator());
+        } catch (IOException e) {
+            throw CheckpointException.of(file, "cannot be written", e);
+        }
+    }
+
+    private Map<String, Object> json(CheckpointQuantizer.Result result) {
+        Map<String, Object> json = new LinkedHashMap<>();
+        json.put("checkpoint", checkpoint.toString());
+        json.put("output", out.toString());
+        json.put("scheme", scheme.toString());
+        json.put("files", result.files());
+        json.put("resumedFiles", result.resumed());
+        json.put("bytes", result.bytes());
+        json.put(
+                "experts",
+                result.experts().stream()
+                        .map(expert -> {
+                            Map<String, Object> fields = new LinkedHashMap<>();
+                            fields.put("layer", expert.layer());
+                            fields.put("expert", expert.shared() ? "shared" : expert.expert());
+                            fields.put("relativeL2", expert.relativeL2());
+                            fields.put("gate", expert.gate());
+                            fields.put("up", expert.up());
+                            fields.put("down", expert.down());
+                            fields.put(
+                                    "worstChannels",
+                                    expert.worst().stream().map(Quantize::json).toList());
+                            return fields;
+                        })
+                        .toList());
+        return json;
+    }
+
+    private static Map<String, Object> json(Channel channel) {
+        Map<String, Object> fields = new LinkedHashMap<>();
+        fields.put("projection", channel.projection());
+        fields.put("row", channel.row());
+        fields.put("relativeL2", channel.relativeL2());
+        return fields;
+    }
+
+    private String text(CheckpointQuantizer.Result result) {
+        List<List<String>> head = new ArrayList<>();
+        head.add(List.of("checkpoint", checkpoint.toString()));
+        head.add(List.of("output", out.toString()));
+        head.add(List.of("scheme", scheme.toString()));
+        head.add(List.of(
+                "files",
+                result.files() + ", " + Output.bytes(result.bytes())
+                        + (result.resumed() == 0 ? "" : "; " + result.resumed() + " were there already")));
+        List<List<String>> rows = new ArrayList<>();
+        rows.add(List.of("layer", "experts", "mean error", "largest", "of expert"));
+        byLayer(result.experts()).forEach((layer, experts) -> {
+            DoubleSummaryStatistics errors =
+                    experts.stream().mapToDouble(ExpertError::relativeL2).summaryStatistics();
+            ExpertError worst = experts.stream()
+                    .max(Comparator.comparingDouble(ExpertError::relativeL2))
+                    .orElseThrow();
+            rows.add(List.of(
+                    Integer.toString(layer),
+                    Integer.toString(experts.size()),
+                    Output.number(errors.getAverage()),
+                    Output.number(errors.getMax()),
+                    name(worst)));
+        });
+        List<List<String>> channels = new ArrayList<>();
+        channels.add(List.of("worst channels", "", "", "error"));
+        result.experts().stream()
+                .flatMap(expert -> expert.worst().stream().map(channel -> Map.entry(expert, channel)))
+                .sorted(Comparator.comparingDouble(entry -> -entry.getValue().relativeL2()))
+                .limit(WORST_IN_TEXT)
+                .forEach(entry -> channels.add(List.of(
+                        "layer " + entry.getKey().layer(),
+                        "expert " + name(entry.getKey()),
+                        entry.getValue().projection() + " row "
+                                + entry.getValue().row(),
+                        Output.number(entry.getValue().relativeL2()))));
+        String line = System.lineSeparator();
+        return Output.table(head) + line + line + "relative L2 error of weights" + line + Output.table(rows) + line
+                + line + Output.table(channels);
+    }
+
+    private static String name(ExpertError expert) {
+        return expert.shared() ? "shared" : Integer.toString(expert.expert());
+    }
+
+    private static Map<Integer, List<ExpertError>> byLayer(List<ExpertError> experts) {
+        return experts.stream().collect(Collectors.groupingBy(ExpertError::layer, TreeMap::new, Collectors.toList()));
+    }
+
+    /**
+     * Each expert's error over its layer's number, experts side by side within a layer, and the layers' means; of one layer,
+     * over the expert's number.
+     */
+    private void plot(List<ExpertError> experts) {
+        Map<Integer, List<ExpertError>> byLayer = byLayer(experts);
+        boolean one = byLayer.size() == 1;
+        List<Double> x = new ArrayList<>();
+        List<Double> y = new ArrayList<>();
+        List<Double> layers = new ArrayList<>();
+        List<Double> means = new ArrayList<>();
+        byLayer.forEach((layer, errors) -> {
+            for (int i = 0; i < errors.size(); i++) {
+                x.add(one ? i : layer - 0.4 + 0.8 * (i + 0.5) / errors.size());
+                y.add(errors.get(i).relativeL2());
+            }
+            layers.add((double) layer);
+            means.add(errors.stream()
+                    .mapToDouble(ExpertError::relativeL2)
+                    .average()
+                    .orElseThrow());
+        });
+        System.setProperty("java.awt.headless", "true");
+        try {
+            XYChart chart = new XYChartBuilder()
+                    .width(960)
+                    .height(480)
+                    .title(checkpoint.toAbsolutePath().normalize().getFileName() + ", " + scheme)
+                    .xAxisTitle(
+                            one
+                                    ? "expert of layer "
+                                            + byLayer.keySet().iterator().next()
+                                    : "layer")
+                    .yAxisTitle("relative L2 error of weights")
+                    .build();
+            chart.getStyler().setDefaultSeriesRenderStyle(XYSeriesRenderStyle.Scatter);
+            chart.getStyler().setLegendPosition(Styler.LegendPosition.OutsideS);
+            chart.getStyler().setYAxisMin(0.0);
+            chart.getStyler().setMarkerSize(4);
+            chart.addSeries("experts", x, y);
+            if (!one) {
+                chart.addSeries("mean of a layer", layers, means);
+            }
+            BufferedImage image = BitmapEncoder.getBufferedImage(chart);
+            ImageIO.write(image, "png", out.resolve(REPORT + ".png").toFile());
+        } catch (IOException | RuntimeException | LinkageError e) {
+            // A JDK without its desktop libraries, or a machine without a font, can't draw; the numbers are written.
+            spec.commandLine()
+                    .getErr()
+                    .println("moe: " + REPORT + ".png was not drawn: " + String.valueOf(e.getMessage()));
+        }
+    }
+}

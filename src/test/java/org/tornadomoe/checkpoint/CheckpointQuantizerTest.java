@@ -1,0 +1,317 @@
+package org.tornadomoe.checkpoint;
+
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatExceptionOfType;
+import static org.assertj.core.api.Assertions.assertThatIllegalArgumentException;
+
+import java.io.IOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.nio.file.attribute.FileTime;
+import java.util.List;
+import java.util.Objects;
+import java.util.concurrent.atomic.AtomicInteger;
+import org.junit.jupiter.api.BeforeEach;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.EnumSource;
+import org.tornadomoe.config.Int8Quantization;
+import org.tornadomoe.config.Int8Scheme;
+import org.tornadomoe.quant.ExpertWeights;
+import org.tornadomoe.quant.Int8Experts;
+import org.tornadomoe.quant.Int8Quantizer;
+import org.tornadomoe.quant.Progress;
+import org.tornadomoe.quant.QuantizedWeights;
+
+class CheckpointQuantizerTest {
+    private static final Int8Quantization CHANNEL = Int8Quantization.of(Int8Scheme.W8A8_CHANNEL);
+    private static final String CONFIG =
+            "{\"model_type\": \"qwen2_moe\", \"num_hidden_layers\": 2, \"hidden_size\": 12,"
+                    + " \"num_experts_per_tok\": 2, \"num_experts\": 6, \"moe_intermediate_size\": 8, \"odd\": null,"
+                    + " \"shared_expert_intermediate_size\": 20}";
+
+    @TempDir
+    Path directory;
+
+    private Path source;
+    private Path out;
+
+    @BeforeEach
+    void source() throws IOException {
+        source = Files.createDirectory(directory.resolve("source"));
+        out = directory.resolve("out");
+    }
+
+    /** Two layers, a file each, and in the second the tensors of a half-way expert from the first. */
+    private PublishedModel qwen2() throws IOException {
+        PublishedModel model = new PublishedModel(5, 20);
+        StringBuilder map = new StringBuilder();
+        for (int n = 0; n < 2; n++) {
+            model.tensors.clear();
+            String block = "model.layers." + n + ".mlp.";
+            model.add(block + "gate.weight", model.router)
+                    .perExpert(block, "gate_proj", "up_proj", "down_proj")
+                    .mlp(block + "shared_expert.", model.shared, "gate_proj", "up_proj", "down_proj")
+                    .add(block + "shared_expert_gate.weight", model.sharedGate)
+                    .add("model.layers." + n + ".self_attn.q_proj.weight", model.router);
+            String strayed = "model.layers.0.mlp.experts.3.down_proj.weight";
+            if (n == 0) {
+                model.tensors.remove(strayed);
+            } else {
+                model.add(strayed, model.experts[3].down());
+            }
+            String file = "model-0000" + (n + 1) + "-of-00002.safetensors";
+            model.writer().write(source.resolve(file));
+            model.tensors
+                    .keySet()
+                    .forEach(name -> map.append(map.isEmpty() ? "" : ",").append("\"" + name + "\": \"" + file + "\""));
+        }
+        Files.writeString(source.resolve("config.json"), CONFIG);
+        Files.writeString(source.resolve("tokenizer.json"), "{}");
+        Files.writeString(source.resolve("model.safetensors.index.json"), "{\"weight_map\": {" + map + "}}");
+        return model;
+    }
+
+    @ParameterizedTest
+    @EnumSource(
+            value = Int8Scheme.class,
+            names = {"W8A8_CHANNEL", "W8A16_CHANNEL"})
+    void whatWasWrittenIsReadAsItIs(Int8Scheme scheme) throws IOException {
+        qwen2();
+        CheckpointQuantizer.Result result =
+                CheckpointQuantizer.quantize(source, out, Int8Quantization.of(scheme), null, Progress.NONE);
+
+        assertThat(result.experts()).hasSize(14);
+        assertThat(result.files()).isEqualTo(2);
+        assertThat(result.resumed()).isZero();
+        try (MoeCheckpoint floats = MoeCheckpoint.open(source);
+                MoeCheckpoint written = MoeCheckpoint.open(out)) {
+            for (int layer = 0; layer < 2; layer++) {
+                ExpertWeights stored = written.layer(layer);
+                assertThat(QuantizedWeights.schemeOf(stored)).isEqualTo(scheme);
+                try (Int8Experts expected = Int8Quantizer.quantize(floats.layer(layer), scheme, Progress.NONE);
+                        Int8Experts actual = QuantizedWeights.int8(stored, scheme, Progress.NONE)) {
+                    assertThat(actual.w13().values().mismatch(expected.w13().values()))
+                            .isEqualTo(-1);
+                    // Rows that fill up the shared expert's last part are zero, whatever their scale.
+                    float[] scales = expected.w13().scales().clone();
+                    for (int i = 0; i < scales.length; i++) {
+                        scales[i] = scales[i] < 1e-11f ? 0 : scales[i];
+                    }
+                    assertThat(actual.w13().scales()).isEqualTo(scales);
+                    assertThat(actual.router().weight())
+                            .isEqualTo(expected.router().weight());
+                    // The shared expert is one in the file: its down projection's parts share a scale a row.
+                    int routed = 6 * 12 * actual.w2().rowBytes();
+                    assertThat(actual.w2()
+                                    .values()
+                                    .asSlice(0, routed)
+                                    .mismatch(expected.w2().values().asSlice(0, routed)))
+                            .isEqualTo(-1);
+                }
+            }
+        }
+        try (Safetensors tensors = Safetensors.open(out)) {
+            assertThat(tensors.tensor("model.layers.0.self_attn.q_proj.weight").dtype())
+                    .isEqualTo(DType.F32);
+            assertThat(tensors.tensor("model.layers.1.mlp.shared_expert_gate.weight")
+                            .dtype())
+                    .isEqualTo(DType.F32);
+        }
+        assertThat(Files.readString(out.resolve("tokenizer.json"))).isEqualTo("{}");
+        assertThat(JsonFile.read(out.resolve("config.json")).fields()).containsKey("odd");
+        assertOnlyWhole();
+    }
+
+    /** Nothing half-written, nothing of the run's own left. */
+    private void assertOnlyWhole() throws IOException {
+        try (var files = Files.list(out)) {
+            assertThat(files.map(file -> file.getFileName().toString()))
+                    .containsExactlyInAnyOrder(
+                            "config.json",
+                            "tokenizer.json",
+                            "model.safetensors.index.json",
+                            "model-00001-of-00002.safetensors",
+                            "model-00002-of-00002.safetensors");
+        }
+    }
+
+    @Test
+    void errorsAreThoseOfTheWeights() throws IOException {
+        PublishedModel model = qwen2();
+        CheckpointQuantizer.Result result = CheckpointQuantizer.quantize(source, out, CHANNEL, null, Progress.NONE);
+        CheckpointQuantizer.ExpertError third = result.experts().get(3);
+        assertThat(third.layer()).isZero();
+        assertThat(third.expert()).isEqualTo(3);
+        double error = 0;
+        double square = 0;
+        double worst = 0;
+        for (float[] row : model.experts[3].up()) {
+            float most = 0;
+            for (float w : row) {
+                most = Math.max(most, Math.abs(w));
+            }
+            float scale = most / 127f;
+            double rowError = 0;
+            double rowSquare = 0;
+            for (float w : row) {
+                double d = w - Math.rint(w / scale) * scale;
+                rowError += d * d;
+                rowSquare += (double) w * w;
+            }
+            error += rowError;
+            square += rowSquare;
+            worst = Math.max(worst, Math.sqrt(rowError / rowSquare));
+        }
+        assertThat(third.up())
+                .isCloseTo(Math.sqrt(error / square), org.assertj.core.data.Percentage.withPercentage(1e-3));
+        double worstUp = third.worst().stream()
+                .filter(channel -> channel.projection().equals("up"))
+                .mapToDouble(CheckpointQuantizer.Channel::relativeL2)
+                .max()
+                .orElse(worst);
+        assertThat(worstUp).isCloseTo(worst, org.assertj.core.data.Percentage.withPercentage(1e-3));
+        assertThat(result.experts().get(6).shared()).isTrue();
+    }
+
+    @Test
+    void anInterruptedRunGoesOn() throws IOException {
+        qwen2();
+        AtomicInteger told = new AtomicInteger();
+        assertThatExceptionOfType(IllegalStateException.class)
+                .isThrownBy(() -> CheckpointQuantizer.quantize(source, out, CHANNEL, null, (done, total) -> {
+                    if (told.incrementAndGet() == 10) {
+                        throw new IllegalStateException("killed");
+                    }
+                }));
+        Path first = out.resolve("model-00001-of-00002.safetensors");
+        assertThat(first).exists();
+        assertThat(out.resolve("model-00002-of-00002.safetensors")).doesNotExist();
+        assertThat(out.resolve("config.json")).doesNotExist();
+        Files.writeString(
+                out.resolve(".model-00002-of-00002.safetensors.11111111-1111-1111-1111-111111111111.tmp"), "x");
+        FileTime written = Files.getLastModifiedTime(first);
+
+        assertThatExceptionOfType(CheckpointException.class)
+                .isThrownBy(() -> CheckpointQuantizer.quantize(
+                        source, out, Int8Quantization.of(Int8Scheme.W8A16_CHANNEL), null, Progress.NONE))
+                .withMessageContaining("another scheme")
+                .withMessageContaining("expected w8a16_channel, got w8a8_channel");
+        CheckpointQuantizer.Result result = CheckpointQuantizer.quantize(source, out, CHANNEL, null, Progress.NONE);
+
+        assertThat(result.resumed()).isOne();
+        assertThat(result.experts())
+                .hasSize(14)
+                .allSatisfy(expert -> assertThat(expert.relativeL2()).isPositive());
+        assertThat(Files.getLastModifiedTime(first)).isEqualTo(written);
+        assertOnlyWhole();
+        CheckpointQuantizer.Result whole =
+                CheckpointQuantizer.quantize(source, directory.resolve("whole"), CHANNEL, null, Progress.NONE);
+        assertThat(whole.experts()).isEqualTo(result.experts());
+        assertThat(Files.mismatch(first, directory.resolve("whole").resolve(first.getFileName())))
+                .isEqualTo(-1);
+    }
+
+    @Test
+    void aDamagedFileIsWrittenAgain() throws IOException {
+        qwen2();
+        AtomicInteger told = new AtomicInteger();
+        assertThatExceptionOfType(IllegalStateException.class)
+                .isThrownBy(() -> CheckpointQuantizer.quantize(source, out, CHANNEL, null, (done, total) -> {
+                    if (told.incrementAndGet() == 10) {
+                        throw new IllegalStateException("killed");
+                    }
+                }));
+        Files.writeString(out.resolve("model-00001-of-00002.safetensors"), "not a file");
+        assertThat(CheckpointQuantizer.quantize(source, out, CHANNEL, null, Progress.NONE)
+                        .resumed())
+                .isZero();
+        assertOnlyWhole();
+    }
+
+    @Test
+    void someLayersOnly() throws IOException {
+        qwen2();
+        CheckpointQuantizer.quantize(source, out, CHANNEL, List.of(1), Progress.NONE);
+        try (MoeCheckpoint written = MoeCheckpoint.open(out)) {
+            assertThat(written.layer(1)).isInstanceOf(QuantizedWeights.class);
+            assertThat(written.layer(0)).isNotInstanceOf(QuantizedWeights.class);
+        }
+        assertThatExceptionOfType(CheckpointException.class)
+                .isThrownBy(() -> CheckpointQuantizer.quantize(
+                        source, directory.resolve("other"), CHANNEL, List.of(2), Progress.NONE))
+                .withMessageContaining("layer: expected 0 to 1, got 2");
+        assertThat(directory.resolve("other")).doesNotExist();
+    }
+
+    /** Experts of one fused tensor get a tensor each, biases too. */
+    @Test
+    void fusedExpertsComeApart() throws IOException {
+        Path golden = Path.of("src/test/resources/golden/hf/gpt_oss");
+        CheckpointQuantizer.quantize(golden, out, CHANNEL, null, Progress.NONE);
+        try (MoeCheckpoint floats = MoeCheckpoint.open(golden);
+                MoeCheckpoint written = MoeCheckpoint.open(out);
+                Int8Experts expected = Int8Quantizer.quantize(floats.layer(0), Int8Scheme.W8A8_CHANNEL, Progress.NONE);
+                Int8Experts actual =
+                        ((QuantizedWeights) written.layer(0)).load(Int8Scheme.W8A8_CHANNEL, Progress.NONE)) {
+            assertThat(actual.w13().values().mismatch(expected.w13().values())).isEqualTo(-1);
+            assertThat(actual.w2().values().mismatch(expected.w2().values())).isEqualTo(-1);
+            assertThat(actual.w13Bias()).isEqualTo(Objects.requireNonNull(expected.w13Bias()));
+            assertThat(actual.w2Bias()).isEqualTo(Objects.requireNonNull(expected.w2Bias()));
+        }
+        try (Safetensors tensors = Safetensors.open(out)) {
+            assertThat(tensors.names()).noneMatch(name -> name.endsWith("gate_up_proj"));
+            assertThat(tensors.tensor("model.layers.0.mlp.experts.7.up_proj.weight")
+                            .dtype())
+                    .isEqualTo(DType.I8);
+        }
+    }
+
+    @Test
+    void whatCannotBeDoneIsSaidBeforeAnythingIsWritten() throws IOException {
+        qwen2();
+        Path taken = Files.createDirectory(directory.resolve("taken"));
+        Files.writeString(taken.resolve("thesis.txt"), "");
+        assertRefused(source, taken, "expected a directory that is new or empty", "it holds thesis.txt");
+        assertRefused(source, source, "is the source itself");
+        assertRefused(directory.resolve("nowhere"), out, "no such checkpoint");
+        CheckpointQuantizer.quantize(source, out, CHANNEL, null, Progress.NONE);
+        assertRefused(source, out, "expected a directory that is new or empty");
+        assertRefused(out, directory.resolve("again"), "quantised already");
+        assertThat(directory.resolve("again")).doesNotExist();
+        assertThatIllegalArgumentException()
+                .isThrownBy(() -> CheckpointQuantizer.quantize(
+                        source,
+                        directory.resolve("again"),
+                        Int8Quantization.of(Int8Scheme.W8A16_GROUP),
+                        null,
+                        Progress.NONE))
+                .withMessage("CompressedTensors WNA16 MoE requires hidden_size (12) to be divisible by group_size"
+                        + " (128).");
+        assertThat(directory.resolve("again")).doesNotExist();
+    }
+
+    private static void assertRefused(Path source, Path out, String... message) {
+        assertThatExceptionOfType(CheckpointException.class)
+                .isThrownBy(() -> CheckpointQuantizer.quantize(source, out, CHANNEL, null, Progress.NONE))
+                .withMessageContainingAll(message);
+    }
+
+    @Test
+    void aWeightThatIsNotFiniteIsNamed() throws IOException {
+        PublishedModel model = new PublishedModel(5, 1);
+        model.experts[4].up()[3][2] = Float.NaN;
+        String block = "model.layers.0.mlp.";
+        model.add(block + "gate.weight", model.router).perExpert(block, "gate_proj", "up_proj", "down_proj");
+        model.write(
+                source,
+                CONFIG.replace("\"shared_expert_intermediate_size\": 20", "\"decoder_sparse_step\": 1")
+                        .replace("layers\": 2", "layers\": 1"));
+        assertThatIllegalArgumentException()
+                .isThrownBy(() -> CheckpointQuantizer.quantize(source, out, CHANNEL, null, Progress.NONE))
+                .withMessageContaining("layer 0, expert 4 of " + source)
+                .withMessageContaining("up projection, row 3, column 2");
+        assertThat(out.resolve("model.safetensors")).doesNotExist();
+    }
+}

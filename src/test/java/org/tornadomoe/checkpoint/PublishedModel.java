@@ -1,0 +1,310 @@
+package org.tornadomoe.checkpoint;
+
+import static java.util.Objects.requireNonNull;
+
+import java.io.IOException;
+import java.io.UncheckedIOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.Arrays;
+import java.util.Comparator;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.Random;
+import java.util.function.DoubleUnaryOperator;
+import java.util.stream.IntStream;
+
+/**
+ * A small model of a published family: random weights, its config.json and tensors exactly as its publisher lays them out, and
+ * what its layer computes, in plain loops that share nothing with the library.
+ */
+final class PublishedModel {
+    static final int E = 6;
+    static final int H = 12;
+    static final int I = 8;
+    static final int K = 2;
+
+    /** One expert: gate and up [I, H], down [H, I], with biases. */
+    record Expert(float[][] gate, float[][] up, float[][] down, float[] gateBias, float[] upBias, float[] downBias) {}
+
+    /** How a token's logits become a weight for each expert, 0 for those not chosen. */
+    @FunctionalInterface
+    interface Router {
+        double[] weights(double[] logits, float[] correction);
+    }
+
+    private final Random random;
+    final float[][] router;
+    final float[] routerBias;
+    final float[] correction;
+    final Expert[] experts = new Expert[E];
+    final Expert shared;
+    final float[][] sharedGate;
+    final Map<String, float[]> tensors = new LinkedHashMap<>();
+    final Map<String, long[]> shapes = new LinkedHashMap<>();
+
+    PublishedModel(long seed, int sharedWidth) {
+        random = new Random(seed);
+        router = matrix(E, H);
+        routerBias = vector(E);
+        correction = vector(E);
+        for (int e = 0; e < E; e++) {
+            experts[e] = expert(I);
+        }
+        shared = expert(Math.max(1, sharedWidth));
+        sharedGate = matrix(1, H);
+    }
+
+    private Expert expert(int width) {
+        return new Expert(
+                matrix(width, H), matrix(width, H), matrix(H, width), vector(width), vector(width), vector(H));
+    }
+
+    private float[] vector(int length) {
+        float[] values = new float[length];
+        for (int i = 0; i < length; i++) {
+            values[i] = (float) random.nextGaussian();
+        }
+        return values;
+    }
+
+    private float[][] matrix(int rows, int cols) {
+        float[][] values = new float[rows][];
+        for (int r = 0; r < rows; r++) {
+            values[r] = vector(cols);
+        }
+        return values;
+    }
+
+    // What is written
+
+    PublishedModel add(String name, float[] values) {
+        tensors.put(name, values);
+        shapes.put(name, new long[] {values.length});
+        return this;
+    }
+
+    PublishedModel add(String name, float[][] matrix) {
+        float[] flat = new float[matrix.length * matrix[0].length];
+        for (int r = 0; r < matrix.length; r++) {
+            System.arraycopy(matrix[r], 0, flat, r * matrix[0].length, matrix[0].length);
+        }
+        tensors.put(name, flat);
+        shapes.put(name, new long[] {matrix.length, matrix[0].length});
+        return this;
+    }
+
+    PublishedModel add(String name, float[][][] parts) {
+        int size = parts[0].length * parts[0][0].length;
+        float[] flat = new float[parts.length * size];
+        for (int e = 0; e < parts.length; e++) {
+            for (int r = 0; r < parts[e].length; r++) {
+                System.arraycopy(parts[e][r], 0, flat, e * size + r * parts[e][0].length, parts[e][0].length);
+            }
+        }
+        tensors.put(name, flat);
+        shapes.put(name, new long[] {parts.length, parts[0].length, parts[0][0].length});
+        return this;
+    }
+
+    /** Every expert's projections, a tensor each. */
+    PublishedModel perExpert(String block, String gate, String up, String down) {
+        for (int e = 0; e < E; e++) {
+            mlp(block + "experts." + e + ".", experts[e], gate, up, down);
+        }
+        return this;
+    }
+
+    PublishedModel mlp(String prefix, Expert expert, String gate, String up, String down) {
+        return add(prefix + gate + ".weight", expert.gate)
+                .add(prefix + up + ".weight", expert.up)
+                .add(prefix + down + ".weight", expert.down);
+    }
+
+    /** Gate and up rows of each expert, one after the other or in turns. */
+    float[][][] gateUp(boolean interleaved) {
+        return Arrays.stream(experts)
+                .map(x -> IntStream.range(0, 2 * I)
+                        .mapToObj(
+                                r -> interleaved ? (r % 2 == 0 ? x.gate : x.up)[r / 2] : (r < I ? x.gate : x.up)[r % I])
+                        .toArray(float[][]::new))
+                .toArray(float[][][]::new);
+    }
+
+    float[][][] down() {
+        return Arrays.stream(experts).map(Expert::down).toArray(float[][][]::new);
+    }
+
+    float[][] gateUpBias(boolean interleaved) {
+        float[][] all = new float[E][2 * I];
+        for (int e = 0; e < E; e++) {
+            for (int r = 0; r < 2 * I; r++) {
+                all[e][r] = interleaved
+                        ? (r % 2 == 0 ? experts[e].gateBias : experts[e].upBias)[r / 2]
+                        : (r < I ? experts[e].gateBias : experts[e].upBias)[r % I];
+            }
+        }
+        return all;
+    }
+
+    float[][] downBias() {
+        return Arrays.stream(experts).map(Expert::downBias).toArray(float[][]::new);
+    }
+
+    static float[][][] transposed(float[][][] parts) {
+        return Arrays.stream(parts)
+                .map(part -> {
+                    float[][] turned = new float[part[0].length][part.length];
+                    for (int r = 0; r < part.length; r++) {
+                        for (int c = 0; c < part[0].length; c++) {
+                            turned[c][r] = part[r][c];
+                        }
+                    }
+                    return turned;
+                })
+                .toArray(float[][][]::new);
+    }
+
+    SafetensorsWriter writer() {
+        SafetensorsWriter writer = new SafetensorsWriter();
+        tensors.forEach((name, values) -> writer.add(name, values, requireNonNull(shapes.get(name))));
+        return writer;
+    }
+
+    /** Writes the checkpoint. */
+    void write(Path directory, String config) {
+        try {
+            Files.writeString(directory.resolve("config.json"), config);
+        } catch (IOException e) {
+            throw new UncheckedIOException(e);
+        }
+        writer().write(directory.resolve("model.safetensors"));
+    }
+
+    // What it computes
+
+    /** Options of the computation. */
+    record Plain(
+            Router router,
+            boolean routerBias,
+            boolean expertBias,
+            boolean weightOnInput,
+            boolean gptOssActivation,
+            boolean hasShared,
+            boolean hasSharedGate) {
+        static Plain of(Router router) {
+            return new Plain(router, false, false, false, false, false, false);
+        }
+
+        Plain withShared(boolean gate) {
+            return new Plain(router, routerBias, expertBias, weightOnInput, gptOssActivation, true, gate);
+        }
+
+        Plain onInput() {
+            return new Plain(router, routerBias, expertBias, true, gptOssActivation, hasShared, hasSharedGate);
+        }
+
+        Plain gptOss() {
+            return new Plain(router, true, true, weightOnInput, true, hasShared, hasSharedGate);
+        }
+    }
+
+    /** The layer's output for tokens [M, H]. */
+    double[] forward(float[] hidden, Plain plain) {
+        double[] output = new double[hidden.length];
+        for (int t = 0; t < hidden.length / H; t++) {
+            double[] x = new double[H];
+            for (int h = 0; h < H; h++) {
+                x[h] = hidden[t * H + h];
+            }
+            double[] logits = times(router, x);
+            if (plain.routerBias) {
+                for (int e = 0; e < E; e++) {
+                    logits[e] += routerBias[e];
+                }
+            }
+            double[] weights = plain.router.weights(logits, correction);
+            for (int e = 0; e < E; e++) {
+                if (weights[e] != 0) {
+                    double weight = weights[e];
+                    double[] in = plain.weightOnInput
+                            ? Arrays.stream(x).map(v -> v * weight).toArray()
+                            : x;
+                    double[] out = expert(experts[e], in, plain);
+                    for (int h = 0; h < H; h++) {
+                        output[t * H + h] += plain.weightOnInput ? out[h] : weight * out[h];
+                    }
+                }
+            }
+            if (plain.hasShared) {
+                double weight = plain.hasSharedGate ? sigmoid(times(sharedGate, x)[0]) : 1;
+                double[] out = expert(shared, x, plain);
+                for (int h = 0; h < H; h++) {
+                    output[t * H + h] += weight * out[h];
+                }
+            }
+        }
+        return output;
+    }
+
+    private static double[] expert(Expert expert, double[] x, Plain plain) {
+        double[] gate = times(expert.gate, x);
+        double[] up = times(expert.up, x);
+        for (int i = 0; i < gate.length; i++) {
+            double g = gate[i] + (plain.expertBias ? expert.gateBias[i] : 0);
+            double u = up[i] + (plain.expertBias ? expert.upBias[i] : 0);
+            if (plain.gptOssActivation) {
+                g = Math.min(g, 7);
+                u = Math.clamp(u, -7, 7);
+                gate[i] = (u + 1) * g * sigmoid(1.702 * g);
+            } else {
+                gate[i] = g * sigmoid(g) * u;
+            }
+        }
+        double[] out = times(expert.down, gate);
+        for (int h = 0; h < H && plain.expertBias; h++) {
+            out[h] += expert.downBias[h];
+        }
+        return out;
+    }
+
+    private static double[] times(float[][] matrix, double[] x) {
+        return Arrays.stream(matrix)
+                .mapToDouble(row -> IntStream.range(0, x.length)
+                        .mapToDouble(i -> row[i] * x[i])
+                        .sum())
+                .toArray();
+    }
+
+    static double sigmoid(double x) {
+        return 1 / (1 + Math.exp(-x));
+    }
+
+    static double[] softmax(double[] x) {
+        double[] exp = Arrays.stream(x).map(Math::exp).toArray();
+        double sum = Arrays.stream(exp).sum();
+        return Arrays.stream(exp).map(v -> v / sum).toArray();
+    }
+
+    static double[] map(double[] x, DoubleUnaryOperator function) {
+        return Arrays.stream(x).map(function).toArray();
+    }
+
+    /** The numbers of the k greatest. */
+    static List<Integer> top(double[] x, int k) {
+        return IntStream.range(0, x.length)
+                .boxed()
+                .sorted(Comparator.comparingDouble(e -> -x[e]))
+                .limit(k)
+                .toList();
+    }
+
+    /** Those values of x at these places, divided by their sum if so, times a factor; 0 elsewhere. */
+    static double[] only(double[] x, List<Integer> places, boolean renormalize, double factor) {
+        double sum = renormalize ? places.stream().mapToDouble(e -> x[e]).sum() : 1;
+        double[] kept = new double[x.length];
+        places.forEach(e -> kept[e] = x[e] / sum * factor);
+        return kept;
+    }
+}
