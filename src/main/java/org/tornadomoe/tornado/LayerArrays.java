@@ -39,6 +39,9 @@ final class LayerArrays implements AutoCloseable {
             "fewer tokens a call, a part of the layer (expert or tensor parallelism), or, if the"
                     + " device has more, -Dtornado.device.memory";
 
+    /** Ints that a prebuilt kernel is told. */
+    private static final long PREBUILT_SIZES = 8;
+
     /** There is room for an alignment to blocks of at least so many pairs. */
     static final int MAX_BLOCK = 16;
 
@@ -152,8 +155,14 @@ final class LayerArrays implements AutoCloseable {
     /** Batched, float: [R, H]. */
     final FloatArray slotFloats;
 
-    /** [E, hiddenInts, 2I]. */
+    /** [E, hiddenInts, 2I], or as {@link TiledWeights} has them. */
     final IntArray w13;
+
+    /** Eight zeros: what a prebuilt kernel is told that has nothing to do. */
+    final IntArray noSizes;
+
+    /** What a prebuilt kernel is told of {@link #w13}; see {@code expert-gemm.cu}. */
+    final IntArray w13Sizes;
 
     /** [E, 2I]; with blocks and groups [E, groups of columns, scale rows]. */
     final FloatArray w13Scales;
@@ -179,8 +188,11 @@ final class LayerArrays implements AutoCloseable {
     /** [1]: the one scale of the pairs in int8, where there is one. */
     final FloatArray pairScale;
 
-    /** [E, intermediateInts, H]. */
+    /** [E, intermediateInts, H], or as {@link TiledWeights} has them. */
     final IntArray w2;
+
+    /** What a prebuilt kernel is told of {@link #w2}. */
+    final IntArray w2Sizes;
 
     /** [E, H]; with blocks and groups as {@link #w13Scales}. */
     final FloatArray w2Scales;
@@ -250,8 +262,8 @@ final class LayerArrays implements AutoCloseable {
         Map<String, Long> sizes = elements(config, quantization, experts.w13().experts(), gemm, format);
         requireMemory(sizes, available);
         localExperts = experts.w13().experts();
-        hiddenInts = ints(config.hiddenDim());
-        intermediateInts = ints(config.intermediateSizePerPartition());
+        hiddenInts = gemm.rowInts(config.hiddenDim());
+        intermediateInts = gemm.rowInts(config.intermediateSizePerPartition());
         header = memory.ints(count(sizes, "header"));
         hidden = memory.floats(count(sizes, "hidden"));
         router = memory.floats(count(sizes, "router"));
@@ -279,6 +291,8 @@ final class LayerArrays implements AutoCloseable {
         slotScales = memory.floats(count(sizes, "slotScales"));
         slotFloats = memory.floats(count(sizes, "slotFloats"));
         w13 = memory.ints(count(sizes, "w13"));
+        noSizes = memory.ints(count(sizes, "noSizes"));
+        w13Sizes = memory.ints(count(sizes, "w13Sizes"));
         w13Scales = memory.floats(count(sizes, "w13Scales"));
         w13ZeroPoints = memory.floats(count(sizes, "w13ZeroPoints"));
         w13Bias = memory.floats(count(sizes, "w13Bias"));
@@ -288,6 +302,7 @@ final class LayerArrays implements AutoCloseable {
         pairScales = memory.floats(count(sizes, "pairScales"));
         pairScale = memory.floats(count(sizes, "pairScale"));
         w2 = memory.ints(count(sizes, "w2"));
+        w2Sizes = memory.ints(count(sizes, "w2Sizes"));
         w2Scales = memory.floats(count(sizes, "w2Scales"));
         w2ZeroPoints = memory.floats(count(sizes, "w2ZeroPoints"));
         w2Bias = memory.floats(count(sizes, "w2Bias"));
@@ -307,8 +322,13 @@ final class LayerArrays implements AutoCloseable {
         for (int expert = 0; expert < config.globalNumExperts(); expert++) {
             expertMap.set(expert, experts.expertMap(expert));
         }
-        pack(experts.w13(), w13);
-        pack(experts.w2(), w2);
+        if (gemm.tiled()) {
+            TiledWeights.pack(experts.w13(), w13);
+            TiledWeights.pack(experts.w2(), w2);
+        } else {
+            pack(experts.w13(), w13);
+            pack(experts.w2(), w2);
+        }
         fillScales(experts.w13(), w13Scales, w13ZeroPoints);
         fillScales(experts.w2(), w2Scales, w2ZeroPoints);
         Float a1Scale = experts.a1Scale();
@@ -384,6 +404,8 @@ final class LayerArrays implements AutoCloseable {
                 slotScales,
                 slotFloats,
                 w13,
+                noSizes,
+                w13Sizes,
                 w13Scales,
                 w13ZeroPoints,
                 w13Bias,
@@ -393,6 +415,7 @@ final class LayerArrays implements AutoCloseable {
                 pairScales,
                 pairScale,
                 w2,
+                w2Sizes,
                 w2Scales,
                 w2ZeroPoints,
                 w2Bias,
@@ -498,7 +521,7 @@ final class LayerArrays implements AutoCloseable {
                         (long) gemm.mostPlaces(config, most), (long) MAX_BLOCK * Gemm.blocks(config, most, MAX_BLOCK)));
         sizes.put("expertIds", blocks);
         sizes.put("padded", 1L);
-        sizes.put("tokens", int8 ? rows * ints(config.hiddenDim()) : 1);
+        sizes.put("tokens", int8 ? rows * gemm.rowInts(config.hiddenDim()) : 1);
         int hiddenGroups = activationGroups(quantization, config.hiddenDim());
         int intermediateGroups = activationGroups(quantization, config.intermediateSizePerPartition());
         sizes.put("tokenScales", int8 ? rows * hiddenGroups : 1);
@@ -508,20 +531,23 @@ final class LayerArrays implements AutoCloseable {
         sizes.put("pairOfRow", batched ? r : 1);
         sizes.put("rowOfPair", batched ? p : 1);
         sizes.put("firstPlaces", batched ? localExperts : 1);
-        sizes.put("slots", batched && int8 ? r * ints(config.hiddenDim()) : 1);
+        sizes.put("slots", batched && int8 ? r * gemm.rowInts(config.hiddenDim()) : 1);
         sizes.put("slotScales", batched && int8 ? r * hiddenGroups : 1);
         sizes.put("slotFloats", batched && !int8 ? r * h : 1);
-        sizes.put("w13", localExperts * ints(config.hiddenDim()) * gateUpRows);
+        sizes.put("w13", gemm.weightInts(localExperts, config.gateUpRows(), config.hiddenDim()));
+        sizes.put("noSizes", gemm.tiled() ? PREBUILT_SIZES : 1L);
+        sizes.put("w13Sizes", gemm.tiled() ? PREBUILT_SIZES : 1L);
         long w13Scales = scales(quantization, localExperts, config.gateUpRows(), config.hiddenDim());
         sizes.put("w13Scales", w13Scales);
         sizes.put("w13ZeroPoints", quantization.zeroPoints() ? w13Scales : 1);
         sizes.put("w13Bias", config.hasBias() ? localExperts * gateUpRows : 1);
         sizes.put("gateUp", WorkspaceShapes.elements(shapes.gemms()));
         sizes.put("activated", WorkspaceShapes.elements(shapes.activated()));
-        sizes.put("pairs", int8 ? r * ints(config.intermediateSizePerPartition()) : 1);
+        sizes.put("pairs", int8 ? r * gemm.rowInts(config.intermediateSizePerPartition()) : 1);
         sizes.put("pairScales", int8 ? r * intermediateGroups : 1);
         sizes.put("pairScale", 1L);
-        sizes.put("w2", localExperts * ints(config.intermediateSizePerPartition()) * h);
+        sizes.put("w2", gemm.weightInts(localExperts, config.hiddenDim(), config.intermediateSizePerPartition()));
+        sizes.put("w2Sizes", gemm.tiled() ? PREBUILT_SIZES : 1L);
         long w2Scales = scales(quantization, localExperts, config.hiddenDim(), config.intermediateSizePerPartition());
         sizes.put("w2Scales", w2Scales);
         sizes.put("w2ZeroPoints", quantization.zeroPoints() ? w2Scales : 1);

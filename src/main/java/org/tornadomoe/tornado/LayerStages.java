@@ -1,6 +1,7 @@
 package org.tornadomoe.tornado;
 
 import java.util.List;
+import java.util.function.IntPredicate;
 import java.util.function.IntUnaryOperator;
 import java.util.stream.Stream;
 import org.tornadomoe.config.ActivationConstants;
@@ -28,6 +29,9 @@ import uk.ac.manchester.tornado.api.types.arrays.IntArray;
  * where the layer has no such step. Here they are in the standard format.
  */
 sealed class LayerStages permits BatchedStages {
+    private static final PrebuiltKernel EXPERT_GEMM = new PrebuiltKernel("expert-gemm", "expertGemm");
+    private static final int EXPERT_GEMM_READS = 11;
+
     final LayerArrays a;
     final FusedMoeConfig config;
     final KernelContext context = new KernelContext();
@@ -47,6 +51,7 @@ sealed class LayerStages permits BatchedStages {
     /** The whole layer. */
     List<Stage> all() {
         return Stream.of(
+                        first(),
                         logits(),
                         topK(),
                         align(),
@@ -594,6 +599,10 @@ sealed class LayerStages permits BatchedStages {
             int kInts,
             int cols,
             int weighted) {
+        if (a.gemm == Gemm.TENSOR_CORES) {
+            return tensorCores(
+                    name, quantized, scales, weights, weightScales, bias, out, pairsPerRow, rows, cols, weighted);
+        }
         int k = rowsPerHeader();
         int biased = config.hasBias() ? 1 : 0;
         int zeroPointed = a.quantization.zeroPoints() ? 1 : 0;
@@ -862,6 +871,70 @@ sealed class LayerStages permits BatchedStages {
                 List.of(a.header, a.adapters, a.keys, a.rowOfPair, a.topkWeights, a.shrunk, loraB, out),
                 List.of(out));
         return List.of(shrink, expand);
+    }
+
+    private List<Stage> tensorCores(
+            String name,
+            IntArray quantized,
+            FloatArray scales,
+            IntArray weights,
+            FloatArray weightScales,
+            FloatArray bias,
+            FloatArray out,
+            int pairsPerRow,
+            int rows,
+            int cols,
+            int weighted) {
+        int tiles = TiledWeights.tiles(rows);
+        IntArray sizes = weights == a.w13 ? a.w13Sizes : a.w2Sizes;
+        int biased = config.hasBias() ? 1 : 0;
+        int[] told = {rowsPerHeader(), pairsPerRow, rows, TiledWeights.chunks(cols), tiles, weighted, biased, 1};
+        for (int i = 0; i < told.length; i++) {
+            sizes.set(i, told[i]);
+        }
+        List<Object> reads = List.of(
+                rowHeader(),
+                sizes,
+                a.sortedIds,
+                a.expertIds,
+                a.padded,
+                quantized,
+                scales,
+                weights,
+                weightScales,
+                bias,
+                a.topkWeights);
+        IntPredicate streams = m -> a.gemm.blockSize(config, m) < Gemm.TILE;
+        return List.of(new Stage(
+                name,
+                m -> streams.test(m) ? 128 : 256,
+                m -> a.gemm.blocks(config, m),
+                m -> streams.test(m) ? tiles : ceilDiv(tiles, 8),
+                (graph, device) -> EXPERT_GEMM.addTask(graph, device, name, reads, out),
+                reads,
+                List.of(out)));
+    }
+
+    /**
+     * Where the layer has prebuilt kernels, one that does nothing before everything else: TornadoVM (5.2.0) takes each of a
+     * graph's prebuilt tasks for the graph's first task, and runs the code of that one. What it is told of counts for nothing.
+     */
+    private List<Stage> first() {
+        if (a.gemm != Gemm.TENSOR_CORES) {
+            return List.of();
+        }
+        List<Object> reads = Stream.concat(Stream.of(a.header), Stream.generate(() -> a.noSizes))
+                .limit(EXPERT_GEMM_READS)
+                .map(Object.class::cast)
+                .toList();
+        return List.of(new Stage(
+                "first",
+                m -> 128,
+                m -> 1,
+                m -> 1,
+                (graph, device) -> EXPERT_GEMM.addTask(graph, device, "first", reads, a.gateUp),
+                List.of(a.header, a.noSizes),
+                List.of(a.gateUp)));
     }
 
     /** down → output. */

@@ -4,6 +4,7 @@ import java.util.ArrayList;
 import java.util.LinkedHashSet;
 import java.util.List;
 import java.util.Set;
+import java.util.function.BiConsumer;
 import java.util.function.Consumer;
 import java.util.function.IntUnaryOperator;
 import org.tornadomoe.modular.MoeExecutionException;
@@ -16,21 +17,33 @@ import uk.ac.manchester.tornado.api.WorkerGrid2D;
  * One kernel of a layer, bound to its arrays.
  *
  * @param name the task's name in its graph
- * @param group work-items of a group
+ * @param group work-items of a group for M tokens
  * @param groupsX groups along x for M tokens
  * @param groupsY groups along y for M tokens
- * @param task adds the task to a graph, under {@code name}
+ * @param task adds the task to a graph for a device, under {@code name}
  * @param reads arrays that must be filled before
  * @param writes arrays that are filled after
  */
 record Stage(
         String name,
-        int group,
+        IntUnaryOperator group,
         IntUnaryOperator groupsX,
         IntUnaryOperator groupsY,
-        Consumer<TaskGraph> task,
+        BiConsumer<TaskGraph, Device> task,
         List<Object> reads,
         List<Object> writes) {
+    /** With a group that is the same for every M, and a task for every device. */
+    Stage(
+            String name,
+            int group,
+            IntUnaryOperator groupsX,
+            IntUnaryOperator groupsY,
+            Consumer<TaskGraph> task,
+            List<Object> reads,
+            List<Object> writes) {
+        this(name, m -> group, groupsX, groupsY, (graph, device) -> task.accept(graph), reads, writes);
+    }
+
     /** CUDA's limit; a launch beyond it would fail without TornadoVM saying so. */
     private static final int MAX_GROUPS_Y = 65_535;
 
@@ -41,12 +54,13 @@ record Stage(
             throw new IllegalArgumentException("tokens: expected fewer, " + tokens + " make a grid of " + y
                     + " groups along y for " + name + ", and devices take " + MAX_GROUPS_Y);
         }
-        grid.setGlobalWork((long) groupsX.applyAsInt(tokens) * group, y, 1);
-        grid.setLocalWork(group, 1, 1);
+        int items = group.applyAsInt(tokens);
+        grid.setGlobalWork((long) groupsX.applyAsInt(tokens) * items, y, 1);
+        grid.setLocalWork(items, 1, 1);
     }
 
     /** Several stages in one task graph, with the grids its tasks are launched with. */
-    record Graph(TaskGraph tasks, GridScheduler grids, List<Stage> stages) {
+    record Graph(Device device, TaskGraph tasks, GridScheduler grids, List<Stage> stages) {
         /**
          * A graph without tasks yet.
          *
@@ -54,20 +68,21 @@ record Stage(
          *     choose others and launch the kernel all the same
          */
         static Graph of(String name, Device device, List<Stage> stages) {
-            Graph graph = new Graph(new TaskGraph(name), new GridScheduler(), stages);
+            Graph graph = new Graph(device, new TaskGraph(name), new GridScheduler(), stages);
             for (Stage stage : stages) {
-                if (device.maxGroup() > 0 && stage.group > device.maxGroup()) {
+                int group = stage.group.applyAsInt(1);
+                if (device.maxGroup() > 0 && group > device.maxGroup()) {
                     throw new MoeExecutionException("task " + name + "." + stage.name + " needs work-groups of "
-                            + stage.group + ", and " + device + " takes " + device.maxGroup());
+                            + group + ", and " + device + " takes " + device.maxGroup());
                 }
-                graph.grids.addWorkerGrid(name + "." + stage.name, new WorkerGrid2D(stage.group, 1));
+                graph.grids.addWorkerGrid(name + "." + stage.name, new WorkerGrid2D(group, 1));
             }
             return graph;
         }
 
         /** Adds the tasks; what goes to the device has to be declared before, what comes back after. */
         void addTasks() {
-            stages.forEach(stage -> stage.task.accept(tasks));
+            stages.forEach(stage -> stage.task.accept(tasks, device));
         }
 
         void resize(int tokens) {

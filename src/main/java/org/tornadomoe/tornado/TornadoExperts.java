@@ -28,7 +28,7 @@ import uk.ac.manchester.tornado.api.enums.TornadoVMBackendType;
  * activations in the batched format.
  */
 public abstract sealed class TornadoExperts implements FusedMoeExperts
-        permits TornadoDp4aExperts, TornadoDp4aBatchedExperts, TornadoPortableBatchedExperts, TornadoPortableExperts {
+        permits TornadoTensorCoreExperts, TornadoDp4aExperts, TornadoDp4aBatchedExperts, TornadoPortableBatchedExperts, TornadoPortableExperts {
     private final Gemm gemm;
     private final FusedMoeActivationFormat format;
 
@@ -136,10 +136,16 @@ public abstract sealed class TornadoExperts implements FusedMoeExperts
             home.broken().forEach((id, cause) -> obstacles.add(Support.no(id + " is broken: " + cause, null)));
             return obstacles;
         }
-        String lacking = gemm == Gemm.DP4A ? device.lacksDp4a() : null;
+        String lacking =
+                switch (gemm) {
+                    case TENSOR_CORES -> PrebuiltKernel.obstacle(device);
+                    case DP4A -> device.lacksDp4a();
+                    case PORTABLE -> null;
+                };
         if (lacking != null) {
-            obstacles.add(
-                    Support.no(device + " has no dp4a: " + lacking, "device: one that has it, through PTX or CUDA"));
+            obstacles.add(Support.no(
+                    device + (gemm == Gemm.DP4A ? " has no dp4a: " : " has no int8 tensor cores to be used: ") + lacking,
+                    "device: one that has it, through PTX or CUDA"));
         }
         if (device.maxGroup() > 0 && device.maxGroup() < AlignKernels.SCAN_GROUP) {
             obstacles.add(Support.no(

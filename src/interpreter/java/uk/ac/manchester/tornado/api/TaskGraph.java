@@ -22,6 +22,7 @@ import uk.ac.manchester.tornado.api.common.TornadoFunctions.Task6;
 import uk.ac.manchester.tornado.api.common.TornadoFunctions.Task7;
 import uk.ac.manchester.tornado.api.common.TornadoFunctions.Task8;
 import uk.ac.manchester.tornado.api.common.TornadoFunctions.Task9;
+import uk.ac.manchester.tornado.api.exceptions.TornadoTaskRuntimeException;
 import uk.ac.manchester.tornado.api.interpreter.Graph;
 
 /**
@@ -84,6 +85,17 @@ public class TaskGraph {
     private TaskGraph add(String id, Object code, Consumer<Object[]> body, Object... arguments) {
         graph.task(id, code, body, arguments);
         return this;
+    }
+
+    /**
+     * Adds a task written in the device's own language, from a file. The interpreter can't run one.
+     *
+     * @throws TornadoTaskRuntimeException always, here
+     */
+    public TaskGraph prebuiltTask(
+            String id, String entryPoint, String filename, AccessorParameters accessorParameters) {
+        throw new TornadoTaskRuntimeException("graph " + graph.name() + ", task " + id + ": " + entryPoint + " of "
+                + filename + " is written for a device; the interpreter runs Java kernels only");
     }
 
     /** Adds a task; its name is the second half of a grid's key {@code graph.task}. */

@@ -1,0 +1,18 @@
+package org.tornadomoe.tornado;
+
+import org.tornadomoe.config.FusedMoeActivationFormat;
+
+/**
+ * int8 GEMMs on NVIDIA's tensor cores, exact in int32, by kernels in the device's own language ({@code expert-gemm.cu}): one that
+ * streams weights for few pairs an expert, one that tiles a matrix product for many. On TornadoVM's CUDA and PTX backends.
+ */
+public final class TornadoTensorCoreExperts extends TornadoExperts {
+    public TornadoTensorCoreExperts() {
+        super(Gemm.TENSOR_CORES, FusedMoeActivationFormat.STANDARD);
+    }
+
+    @Override
+    public int order() {
+        return 100;
+    }
+}
