@@ -137,7 +137,8 @@ public final class Int8MoeOracle {
     }
 
     /**
-     * Picks. With adapters (LoRA) it takes TRITON's first class unseen, as vLLM did.
+     * Picks. With adapters (LoRA) it takes TRITON unseen, as vLLM did, and of its classes, of which vLLM had one, the first that
+     * nothing of the device's stands in the way of.
      *
      * @param config its {@code moeBackend} is {@code auto}, or a backend's name: then nothing else is tried
      * @param weightKey null if weights aren't quantised
@@ -155,8 +156,11 @@ public final class Int8MoeOracle {
             @Nullable QuantKey activationKey,
             BiConsumer<System.Logger.Level, String> log) {
         if (config.isLoraEnabled()) {
-            FusedMoeExperts first =
-                    backendToKernelClasses(Int8MoeBackend.TRITON).getFirst();
+            List<FusedMoeExperts> classes = backendToKernelClasses(Int8MoeBackend.TRITON);
+            FusedMoeExperts first = classes.stream()
+                    .filter(experts -> unhindered(experts, config, weightKey, activationKey))
+                    .findFirst()
+                    .orElse(classes.getFirst());
             return new Selection(Int8MoeBackend.TRITON, first, config, List.of());
         }
         boolean auto = config.moeBackend().equals("auto");
@@ -185,6 +189,18 @@ public final class Int8MoeOracle {
             throw new UnsupportedOperationException("No Int8 MoE backend supports the deployment configuration.");
         }
         throw new IllegalArgumentException(unsupported);
+    }
+
+    private static boolean unhindered(
+            FusedMoeExperts experts,
+            FusedMoeConfig config,
+            @Nullable QuantKey weightKey,
+            @Nullable QuantKey activationKey) {
+        try {
+            return experts.obstacles(config, weightKey, activationKey).isEmpty();
+        } catch (RuntimeException | LinkageError broken) {
+            return false;
+        }
     }
 
     private static String usingLine(Int8MoeBackend backend) {

@@ -38,7 +38,8 @@ record PrebuiltKernel(String source, String entryPoint) {
 
     /** Adds it to a graph. Its parameters are the arrays that it reads, and last the one that it writes. */
     void addTask(TaskGraph graph, Device device, String task, List<Object> reads, Object writes) {
-        List<Object> arguments = Stream.concat(reads.stream(), Stream.of(writes)).toList();
+        List<Object> arguments =
+                Stream.concat(reads.stream(), Stream.of(writes)).toList();
         AccessorParameters parameters = new AccessorParameters(arguments.size());
         for (int i = 0; i < arguments.size(); i++) {
             parameters.set(i, arguments.get(i), i < reads.size() ? Access.READ_ONLY : Access.WRITE_ONLY);
@@ -54,8 +55,8 @@ record PrebuiltKernel(String source, String entryPoint) {
     /** The name that the PTX backend (5.2.0) looks for: task and arguments' types are part of it. */
     private String ptxName(String graph, String task, List<Object> arguments) {
         StringBuilder name = new StringBuilder(graph + "_" + task + "_" + entryPoint);
-        arguments.forEach(array ->
-                name.append("_arrays_").append(array.getClass().getSimpleName()));
+        arguments.forEach(
+                array -> name.append("_arrays_").append(array.getClass().getSimpleName()));
         return name.toString().toLowerCase(Locale.ROOT);
     }
 

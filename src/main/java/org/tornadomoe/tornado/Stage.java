@@ -72,8 +72,8 @@ record Stage(
             for (Stage stage : stages) {
                 int group = stage.group.applyAsInt(1);
                 if (device.maxGroup() > 0 && group > device.maxGroup()) {
-                    throw new MoeExecutionException("task " + name + "." + stage.name + " needs work-groups of "
-                            + group + ", and " + device + " takes " + device.maxGroup());
+                    throw new MoeExecutionException("task " + name + "." + stage.name + " needs work-groups of " + group
+                            + ", and " + device + " takes " + device.maxGroup());
                 }
                 graph.grids.addWorkerGrid(name + "." + stage.name, new WorkerGrid2D(group, 1));
             }

@@ -64,7 +64,8 @@ final class TiledWeights {
                 int k = chunk * CHUNK + lane % 4 * 16 + quarter * 4;
                 if (k < rowBytes) {
                     // A row's bytes past its columns are zero, up to the 16 that it is rounded to.
-                    long at = target + (chunk * 2L + quarter / 2) * 128 + lane * 4 + quarter % 2 * 2 + half;
+                    int word = lane * 4 + quarter % 2 * 2 + half;
+                    long at = target + (chunk * 2L + quarter / 2) * 128 + word;
                     into.setAtIndex(ValueLayout.JAVA_INT, at, from.values().get(ValueLayout.JAVA_INT, source + k));
                 }
             }

@@ -28,7 +28,11 @@ import uk.ac.manchester.tornado.api.enums.TornadoVMBackendType;
  * activations in the batched format.
  */
 public abstract sealed class TornadoExperts implements FusedMoeExperts
-        permits TornadoTensorCoreExperts, TornadoDp4aExperts, TornadoDp4aBatchedExperts, TornadoPortableBatchedExperts, TornadoPortableExperts {
+        permits TornadoTensorCoreExperts,
+                TornadoDp4aExperts,
+                TornadoDp4aBatchedExperts,
+                TornadoPortableBatchedExperts,
+                TornadoPortableExperts {
     private final Gemm gemm;
     private final FusedMoeActivationFormat format;
 
@@ -81,7 +85,12 @@ public abstract sealed class TornadoExperts implements FusedMoeExperts
     @Override
     public boolean supportsQuantScheme(@Nullable QuantKey weightKey, @Nullable QuantKey activationKey) {
         Int8Scheme scheme = Int8Scheme.of(weightKey, activationKey);
-        return scheme != null && (gemm != Gemm.DP4A || scheme.quantizesActivations());
+        return scheme != null
+                && switch (gemm) {
+                    case TENSOR_CORES -> scheme == Int8Scheme.W8A8_CHANNEL || scheme == Int8Scheme.W8A8_TENSOR;
+                    case DP4A -> scheme.quantizesActivations();
+                    case PORTABLE -> true;
+                };
     }
 
     /** A rank's part, by experts or by columns, gives its part of the sum. What is left out is what vLLM's class leaves out. */
@@ -136,16 +145,17 @@ public abstract sealed class TornadoExperts implements FusedMoeExperts
             home.broken().forEach((id, cause) -> obstacles.add(Support.no(id + " is broken: " + cause, null)));
             return obstacles;
         }
-        String lacking =
-                switch (gemm) {
-                    case TENSOR_CORES -> PrebuiltKernel.obstacle(device);
-                    case DP4A -> device.lacksDp4a();
-                    case PORTABLE -> null;
-                };
+        String lacking = switch (gemm) {
+            case TENSOR_CORES -> PrebuiltKernel.obstacle(device);
+            case DP4A -> device.lacksDp4a();
+            case PORTABLE -> null;
+        };
         if (lacking != null) {
             obstacles.add(Support.no(
-                    device + (gemm == Gemm.DP4A ? " has no dp4a: " : " has no int8 tensor cores to be used: ") + lacking,
-                    "device: one that has it, through PTX or CUDA"));
+                    device
+                            + (gemm == Gemm.DP4A ? " has no dp4a: " : " has no int8 tensor cores to be used: ")
+                            + lacking,
+                    "device: one that has them, through CUDA or PTX"));
         }
         if (device.maxGroup() > 0 && device.maxGroup() < AlignKernels.SCAN_GROUP) {
             obstacles.add(Support.no(

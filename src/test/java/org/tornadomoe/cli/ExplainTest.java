@@ -43,8 +43,12 @@ class ExplainTest {
         assertThat(ran.json().get("chosen")).isEqualTo(chosen);
         assertThat(ran.list("candidates"))
                 .extracting(candidate -> String.valueOf(candidate.get("backend")))
-                .containsExactly("TRITON", "TRITON", "TRITON", "TRITON", "CPU");
-        Map<?, ?> first = ran.list("candidates").getFirst();
+                .containsExactly("TRITON", "TRITON", "TRITON", "TRITON", "TRITON", "CPU");
+        assertThat(String.valueOf(ran.list("candidates").getFirst().get("reason")))
+                .contains(
+                        "interpreter:0",
+                        "has no int8 tensor cores to be used: there are kernels for CUDA and PTX only");
+        Map<?, ?> first = ran.list("candidates").get(1);
         assertThat(first.get("kernelClass")).isEqualTo("TornadoDp4aExperts");
         assertThat(first.get("supported")).isEqualTo(chosen != null);
         assertThat(first.get("reason")).isEqualTo(reason == null ? null : "kernel does not support " + reason);
@@ -56,8 +60,12 @@ class ExplainTest {
         assertThat(ran.json())
                 .containsEntry("chosen", "TornadoPortableExperts")
                 .containsEntry("activationKey", null)
-                .containsEntry("firstRefused", "TornadoDp4aExperts")
-                .containsEntry("changes", List.of("scheme: one of [w8a8_channel, w8a8_tensor, w8a8_block]"));
+                .containsEntry("firstRefused", "TornadoTensorCoreExperts")
+                .containsEntry(
+                        "changes",
+                        List.of(
+                                "scheme: one of [w8a8_channel, w8a8_tensor]",
+                                "device: one that has them, through CUDA or PTX"));
         ran = explain("--activation", "gelu", "--bias", "--ep", "--dp", 2, "--all2all", "flashinfer_nvlink_one_sided");
         assertThat(ran.json())
                 .containsEntry("chosen", null)
@@ -65,9 +73,11 @@ class ExplainTest {
                 .containsEntry("lastResort", "ReferenceExperts")
                 .containsEntry(
                         "changes",
-                        List.of("all-to-all backend: one of [allgather_reducescatter, deepep_high_throughput,"
-                                + " deepep_low_latency, deepep_v2, nixl_ep, mori_high_throughput,"
-                                + " mori_low_latency]"));
+                        List.of(
+                                "all-to-all backend: one of [allgather_reducescatter, deepep_high_throughput,"
+                                        + " deepep_low_latency, deepep_v2, nixl_ep, mori_high_throughput,"
+                                        + " mori_low_latency]",
+                                "device: one that has them, through CUDA or PTX"));
         assertThat(explain("--tp", 2).json()).containsEntry("chosen", "TornadoDp4aExperts");
         assertThat(explain("--tp", 2, "--ep").json()).containsEntry("chosen", "TornadoDp4aExperts");
     }
@@ -142,7 +152,7 @@ class ExplainTest {
                         "TornadoPortableExperts",
                         "kernel does not support parallel config FusedMoEParallelConfig(",
                         "No Int8 MoE backend supports the deployment configuration.",
-                        "For TornadoDp4aExperts: all-to-all backend: one of [");
+                        "For TornadoTensorCoreExperts: all-to-all backend: one of [");
     }
 
     @ParameterizedTest

@@ -48,7 +48,8 @@ class DeviceLayerTest {
         for (Device device : devices()) {
             FusedMoeConfig config =
                     RandomLayer.of(1, 1, 4, 4, 1, 1).on(device.id()).config();
-            for (TornadoExperts experts : List.of(new TornadoDp4aExperts(), new TornadoPortableExperts())) {
+            for (TornadoExperts experts :
+                    List.of(new TornadoTensorCoreExperts(), new TornadoDp4aExperts(), new TornadoPortableExperts())) {
                 for (Int8Scheme scheme : Int8Scheme.values()) {
                     if (experts.isSupportedConfig(
                                     config, scheme.weightKey(), scheme.activationKey(), config.activationFormat())
@@ -83,6 +84,19 @@ class DeviceLayerTest {
     void oneKernelServesEveryTokenCount(String device, TornadoExperts experts, Int8Scheme scheme) {
         LayerChecks.forwardMatchesReference(
                 experts, scheme, RandomLayer.of(9, 3, 50, 30, 60, 5).on(device), 1, 60, 7, 59, 1);
+    }
+
+    /** From few pairs an expert to more than a tile of a matrix product takes, whole and half tiles, at sizes that are no tile's. */
+    @ParameterizedTest
+    @MethodSource("kernelClasses")
+    void everyBlockSize(String device, TornadoExperts experts, Int8Scheme scheme) {
+        LayerChecks.forwardMatchesReference(
+                experts, scheme, RandomLayer.of(3, 2, 330, 150, 520, 31).on(device), 520, 1, 9, 24, 90, 200, 3);
+        LayerChecks.stagesMatchReference(
+                experts,
+                scheme,
+                RandomLayer.of(2, 2, 70, 300, 300, 32).withBiases().on(device),
+                300);
     }
 
     @ParameterizedTest
