@@ -5,6 +5,7 @@ import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.EnumSource;
 import org.tornadomoe.RandomLayer;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.config.RouterConfig;
@@ -102,6 +103,20 @@ class RouterKernelTest {
                         .routedBy(RouterConfig.topKThenSigmoid())
                         .weighedOnInput(),
                 9);
+    }
+
+    /** Each pair has an input row of its own there, quantised from its token's. */
+    @ParameterizedTest
+    @EnumSource(
+            value = Int8Scheme.class,
+            names = {"W8A8_CHANNEL", "W8A8_TENSOR", "W8A8_BLOCK"})
+    void everyQuantiserFindsTheTokensRow(Int8Scheme scheme) {
+        RandomLayer layer = RandomLayer.of(5, 1, 36, 20, 9, 8)
+                .sharing(1)
+                .routedBy(RouterConfig.topKThenSigmoid())
+                .weighedOnInput();
+        LayerChecks.stagesMatchReference(new TornadoDp4aExperts(), scheme, layer, 9);
+        LayerChecks.stagesMatchReference(new TornadoDp4aBatchedExperts(), scheme, layer, 9);
     }
 
     @Test

@@ -52,7 +52,7 @@ public final class QuantizeKernels {
             weight = weights.get(row);
         }
         int end = active * cols;
-        int from = (weighted == 1 ? row / rowsPerToken : row) * cols;
+        int from = valuesRow(row, rowsPerToken, weighted) * cols;
         float magnitude = 1.0e-10f;
         for (int c = lane; c < end; c += GROUP) {
             magnitude = TornadoMath.max(magnitude, TornadoMath.abs(values.get(from + c) * weight));
@@ -115,7 +115,7 @@ public final class QuantizeKernels {
             weight = weights.get(row);
         }
         int end = active * cols;
-        int from = row * cols;
+        int from = valuesRow(row, rowsPerToken, weighted) * cols;
         float magnitude = 0.0f;
         for (int c = lane; c < end; c += GROUP) {
             magnitude = TornadoMath.max(magnitude, TornadoMath.abs(values.get(from + c) * weight));
@@ -195,7 +195,7 @@ public final class QuantizeKernels {
             weight = weights.get(row);
         }
         float one = scale.get(0);
-        int from = row * cols;
+        int from = valuesRow(row, rowsPerToken, weighted) * cols;
         int ints = active * rowInts;
         for (int i = lane; i < ints; i += GROUP) {
             int packed = 0;
@@ -252,7 +252,7 @@ public final class QuantizeKernels {
         }
         int last = first + group < cols ? first + group : cols;
         int end = active * last;
-        int from = row * cols;
+        int from = valuesRow(row, rowsPerToken, weighted) * cols;
         float magnitude = 1.0e-10f;
         for (int c = first + lane; c < end; c += GROUP) {
             magnitude = TornadoMath.max(magnitude, TornadoMath.abs(values.get(from + c) * weight));
@@ -285,6 +285,11 @@ public final class QuantizeKernels {
         if (lane == 0 && active == 1) {
             scales.set(ctx.groupIdx, scale);
         }
+    }
+
+    /** Where a row's values are: with {@code weighted} 1 they are its token's, which all of the token's rows share. */
+    private static int valuesRow(int row, int rowsPerToken, int weighted) {
+        return weighted == 1 ? row / rowsPerToken : row;
     }
 
     /** By the fraction: adding and subtracting a large float is folded away where mathematics are fast. Clamped to [-128, 127]. */
