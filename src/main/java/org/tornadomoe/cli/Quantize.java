@@ -1,6 +1,5 @@
 package org.tornadomoe.cli;
 
-import java.awt.image.BufferedImage;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
@@ -13,13 +12,7 @@ import java.util.Map;
 import java.util.TreeMap;
 import java.util.concurrent.Callable;
 import java.util.stream.Collectors;
-import javax.imageio.ImageIO;
 import org.jspecify.annotations.Nullable;
-import org.knowm.xchart.BitmapEncoder;
-import org.knowm.xchart.XYChart;
-import org.knowm.xchart.XYChartBuilder;
-import org.knowm.xchart.XYSeries.XYSeriesRenderStyle;
-import org.knowm.xchart.style.Styler;
 import org.tornadomoe.checkpoint.CheckpointException;
 import org.tornadomoe.checkpoint.CheckpointQuantizer;
 import org.tornadomoe.checkpoint.CheckpointQuantizer.Channel;
@@ -186,51 +179,10 @@ final class Quantize implements Callable<Integer> {
         return experts.stream().collect(Collectors.groupingBy(ExpertError::layer, TreeMap::new, Collectors.toList()));
     }
 
-    /**
-     * Each expert's error over its layer's number, experts side by side within a layer, and the layers' means; of one layer,
-     * over the expert's number.
-     */
     private void plot(List<ExpertError> experts) {
-        Map<Integer, List<ExpertError>> byLayer = byLayer(experts);
-        boolean one = byLayer.size() == 1;
-        List<Double> x = new ArrayList<>();
-        List<Double> y = new ArrayList<>();
-        List<Double> layers = new ArrayList<>();
-        List<Double> means = new ArrayList<>();
-        byLayer.forEach((layer, errors) -> {
-            for (int i = 0; i < errors.size(); i++) {
-                x.add(one ? i : layer - 0.4 + 0.8 * (i + 0.5) / errors.size());
-                y.add(errors.get(i).relativeL2());
-            }
-            layers.add((double) layer);
-            means.add(errors.stream()
-                    .mapToDouble(ExpertError::relativeL2)
-                    .average()
-                    .orElseThrow());
-        });
-        System.setProperty("java.awt.headless", "true");
+        String title = checkpoint.toAbsolutePath().normalize().getFileName() + ", " + scheme;
         try {
-            XYChart chart = new XYChartBuilder()
-                    .width(960)
-                    .height(480)
-                    .title(checkpoint.toAbsolutePath().normalize().getFileName() + ", " + scheme)
-                    .xAxisTitle(
-                            one
-                                    ? "expert of layer "
-                                            + byLayer.keySet().iterator().next()
-                                    : "layer")
-                    .yAxisTitle("relative L2 error of weights")
-                    .build();
-            chart.getStyler().setDefaultSeriesRenderStyle(XYSeriesRenderStyle.Scatter);
-            chart.getStyler().setLegendPosition(Styler.LegendPosition.OutsideS);
-            chart.getStyler().setYAxisMin(0.0);
-            chart.getStyler().setMarkerSize(4);
-            chart.addSeries("experts", x, y);
-            if (!one) {
-                chart.addSeries("mean of a layer", layers, means);
-            }
-            BufferedImage image = BitmapEncoder.getBufferedImage(chart);
-            ImageIO.write(image, "png", out.resolve(REPORT + ".png").toFile());
+            ErrorPlot.draw(byLayer(experts), title, out.resolve(REPORT + ".png"));
         } catch (IOException | RuntimeException | LinkageError e) {
             // A JDK without its desktop libraries, or a machine without a font, can't draw; the numbers are written.
             spec.commandLine()
