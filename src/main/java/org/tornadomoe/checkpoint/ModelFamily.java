@@ -111,11 +111,6 @@ enum ModelFamily {
         }
 
         @Override
-        boolean hasCorrectionBias() {
-            return true;
-        }
-
-        @Override
         @Nullable
         String whyDense(JsonFile json, int layer) {
             return whyDeepSeekDense(json, layer);
@@ -132,11 +127,6 @@ enum ModelFamily {
         @Override
         int sharedIntermediate(JsonFile json) {
             return deepSeekShared(json);
-        }
-
-        @Override
-        boolean hasCorrectionBias() {
-            return true;
         }
 
         @Override
@@ -256,11 +246,6 @@ enum ModelFamily {
         return 0;
     }
 
-    /** Whether every layer comes with a correction bias. */
-    boolean hasCorrectionBias() {
-        return false;
-    }
-
     /** What in the configuration makes that layer a dense one; null if it is an MoE layer. */
     @Nullable
     String whyDense(JsonFile json, int layer) {
@@ -276,7 +261,7 @@ enum ModelFamily {
                 config.intermediateSize(),
                 sharedIntermediate(json),
                 this == GPT_OSS,
-                hasCorrectionBias());
+                config.router().hasCorrectionBias());
     }
 
     /** The language model's part of a configuration: models that see images, too, have it inside. */

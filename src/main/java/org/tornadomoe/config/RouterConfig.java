@@ -153,67 +153,38 @@ public record RouterConfig(
     }
 
     public RouterConfig withCorrectionBias() {
-        return new RouterConfig(
-                scoring,
-                scoresChosenOnly,
-                renormalize,
-                true,
-                numExpertGroup,
-                topkGroup,
-                routedScalingFactor,
-                numZeroExperts,
-                hasSharedExpertGate);
+        return with(true, numExpertGroup, topkGroup, routedScalingFactor, numZeroExperts, hasSharedExpertGate);
     }
 
     public RouterConfig withGroups(int numExpertGroup, int topkGroup) {
-        return new RouterConfig(
-                scoring,
-                scoresChosenOnly,
-                renormalize,
-                hasCorrectionBias,
-                numExpertGroup,
-                topkGroup,
-                routedScalingFactor,
-                numZeroExperts,
-                hasSharedExpertGate);
+        return with(
+                hasCorrectionBias, numExpertGroup, topkGroup, routedScalingFactor, numZeroExperts, hasSharedExpertGate);
     }
 
     public RouterConfig withRoutedScalingFactor(double factor) {
-        return new RouterConfig(
-                scoring,
-                scoresChosenOnly,
-                renormalize,
-                hasCorrectionBias,
-                numExpertGroup,
-                topkGroup,
-                factor,
-                numZeroExperts,
-                hasSharedExpertGate);
+        return with(hasCorrectionBias, numExpertGroup, topkGroup, factor, numZeroExperts, hasSharedExpertGate);
     }
 
     public RouterConfig withZeroExperts(int number) {
-        return new RouterConfig(
-                scoring,
-                scoresChosenOnly,
-                renormalize,
-                hasCorrectionBias,
-                numExpertGroup,
-                topkGroup,
-                routedScalingFactor,
-                number,
-                hasSharedExpertGate);
+        return with(hasCorrectionBias, numExpertGroup, topkGroup, routedScalingFactor, number, hasSharedExpertGate);
     }
 
     public RouterConfig withSharedExpertGate() {
+        return with(hasCorrectionBias, numExpertGroup, topkGroup, routedScalingFactor, numZeroExperts, true);
+    }
+
+    /** The same scores with another choice and other weights. */
+    private RouterConfig with(
+            boolean correctionBias, int groups, int groupsTaken, double factor, int zeroExperts, boolean sharedGate) {
         return new RouterConfig(
                 scoring,
                 scoresChosenOnly,
                 renormalize,
-                hasCorrectionBias,
-                numExpertGroup,
-                topkGroup,
-                routedScalingFactor,
-                numZeroExperts,
-                true);
+                correctionBias,
+                groups,
+                groupsTaken,
+                factor,
+                zeroExperts,
+                sharedGate);
     }
 }
