@@ -29,7 +29,7 @@ final class BatchedStages extends LayerStages {
         Stage countTokens = new Stage(
                 "countTokens",
                 PermuteKernels.GROUP,
-                m -> ceilDiv(local, PermuteKernels.GROUP),
+                m -> Math.ceilDiv(local, PermuteKernels.GROUP),
                 m -> 1,
                 g -> g.task(
                         "countTokens",
@@ -45,7 +45,7 @@ final class BatchedStages extends LayerStages {
         Stage slots = new Stage(
                 "slots",
                 PermuteKernels.GROUP,
-                m -> ceilDiv(Math.max(m * k, rows(m)), PermuteKernels.GROUP),
+                m -> Math.ceilDiv(Math.max(m * k, rows(m)), PermuteKernels.GROUP),
                 m -> 1,
                 g -> g.task(
                         "slots",
@@ -84,7 +84,7 @@ final class BatchedStages extends LayerStages {
         Stage places = new Stage(
                 "batchedPlaces",
                 PermuteKernels.GROUP,
-                m -> ceilDiv(a.gemm.blocks(config, m) * GemmKernels.BLOCK, PermuteKernels.GROUP),
+                m -> Math.ceilDiv(a.gemm.blocks(config, m) * GemmKernels.BLOCK, PermuteKernels.GROUP),
                 m -> 1,
                 g -> g.task(
                         "batchedPlaces",
@@ -211,7 +211,7 @@ final class BatchedStages extends LayerStages {
         return List.of(new Stage(
                 "combine",
                 CombineKernels.GROUP,
-                m -> elementGroups(m, h),
+                m -> elementGroups(m, h, CombineKernels.GROUP),
                 m -> 1,
                 g -> g.task(
                         "combine",

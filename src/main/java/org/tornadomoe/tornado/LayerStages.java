@@ -79,7 +79,7 @@ sealed class LayerStages permits BatchedStages {
                 "routerLogits",
                 RouterKernels.LOGIT_GROUP,
                 m -> rows,
-                m -> ceilDiv(m, RouterKernels.LOGIT_TOKENS),
+                m -> Math.ceilDiv(m, RouterKernels.LOGIT_TOKENS),
                 g -> g.task(
                         "routerLogits",
                         RouterKernels::routerLogits,
@@ -163,7 +163,7 @@ sealed class LayerStages permits BatchedStages {
         return new Stage(
                 "assignBlocks",
                 AlignKernels.SCATTER_GROUP,
-                m -> ceilDiv(m * k * a.gemm.blockSize(config, m), AlignKernels.SCATTER_GROUP),
+                m -> Math.ceilDiv(m * k * a.gemm.blockSize(config, m), AlignKernels.SCATTER_GROUP),
                 m -> 1,
                 g -> g.task(
                         "assignBlocks",
@@ -215,7 +215,7 @@ sealed class LayerStages permits BatchedStages {
         Stage scatter = new Stage(
                 "alignScatter",
                 AlignKernels.SCATTER_GROUP,
-                m -> ceilDiv(m * k, AlignKernels.SCATTER_GROUP),
+                m -> Math.ceilDiv(m * k, AlignKernels.SCATTER_GROUP),
                 m -> 1,
                 g -> g.task(
                         "alignScatter",
@@ -240,7 +240,7 @@ sealed class LayerStages permits BatchedStages {
         return new Stage(
                 "alignCount",
                 AlignKernels.CHUNK,
-                m -> ceilDiv(m * k, AlignKernels.CHUNK),
+                m -> Math.ceilDiv(m * k, AlignKernels.CHUNK),
                 m -> 1,
                 g -> g.task(
                         "alignCount",
@@ -415,7 +415,7 @@ sealed class LayerStages permits BatchedStages {
         Stage perGroup = new Stage(
                 name,
                 QuantizeKernels.GROUP,
-                m -> Math.multiplyExact(rowCount.applyAsInt(m), ceilDiv(cols, group)),
+                m -> Math.multiplyExact(rowCount.applyAsInt(m), Math.ceilDiv(cols, group)),
                 m -> 1,
                 g -> g.task(
                         name,
@@ -516,7 +516,7 @@ sealed class LayerStages permits BatchedStages {
         return List.of(new Stage(
                 "activate",
                 ActivationKernels.GROUP,
-                m -> elementGroups(rows(m), i),
+                m -> elementGroups(rows(m), i, ActivationKernels.GROUP),
                 m -> 1,
                 g -> g.task(
                         "activate",
@@ -606,10 +606,11 @@ sealed class LayerStages permits BatchedStages {
         int k = rowsPerHeader();
         int biased = config.hasBias() ? 1 : 0;
         int zeroPointed = a.quantization.zeroPoints() ? 1 : 0;
-        int groupInts = ceilDiv(Math.min(a.quantization.colsPerScale(cols), cols), 4);
+        int groupInts = Math.ceilDiv(Math.min(a.quantization.colsPerScale(cols), cols), 4);
         int rowsPerScale = a.quantization.rowsPerScale(rows);
         IntArray header = rowHeader();
         boolean int8 = a.scheme.quantizesActivations();
+        boolean dp4a = a.gemm == Gemm.DP4A;
         List<Object> operands = int8
                 ? List.of(quantized, scales, weights, weightScales, bias)
                 : List.of(floats, weights, weightScales, zeroPoints, bias);
@@ -617,7 +618,7 @@ sealed class LayerStages permits BatchedStages {
         return List.of(new Stage(
                 name,
                 GemmKernels.GROUP,
-                m -> ceilDiv(rows, GemmKernels.ROWS),
+                m -> Math.ceilDiv(rows, GemmKernels.ROWS),
                 m -> a.gemm.blocks(config, m),
                 g -> {
                     if (a.scheme == Int8Scheme.W8A16_GROUP) {
@@ -644,34 +645,10 @@ sealed class LayerStages permits BatchedStages {
                                 zeroPointed,
                                 biased,
                                 weighted);
-                    } else if (a.scheme == Int8Scheme.W8A8_BLOCK && a.gemm == Gemm.DP4A) {
-                        g.task(
-                                name,
-                                BlockGemmKernels::dp4a,
-                                context,
-                                header,
-                                a.sortedIds,
-                                a.expertIds,
-                                a.padded,
-                                quantized,
-                                scales,
-                                weights,
-                                weightScales,
-                                bias,
-                                a.topkWeights,
-                                out,
-                                k,
-                                pairsPerRow,
-                                rows,
-                                kInts,
-                                groupInts,
-                                rowsPerScale,
-                                biased,
-                                weighted);
                     } else if (a.scheme == Int8Scheme.W8A8_BLOCK) {
                         g.task(
                                 name,
-                                BlockGemmKernels::portable,
+                                dp4a ? BlockGemmKernels::dp4a : BlockGemmKernels::portable,
                                 context,
                                 header,
                                 a.sortedIds,
@@ -714,32 +691,10 @@ sealed class LayerStages permits BatchedStages {
                                 cols,
                                 biased,
                                 weighted);
-                    } else if (a.gemm == Gemm.DP4A) {
-                        g.task(
-                                name,
-                                GemmKernels::dp4a,
-                                context,
-                                header,
-                                a.sortedIds,
-                                a.expertIds,
-                                a.padded,
-                                quantized,
-                                scales,
-                                weights,
-                                weightScales,
-                                bias,
-                                a.topkWeights,
-                                out,
-                                k,
-                                pairsPerRow,
-                                rows,
-                                kInts,
-                                biased,
-                                weighted);
                     } else {
                         g.task(
                                 name,
-                                GemmKernels::portable,
+                                dp4a ? GemmKernels::dp4a : GemmKernels::portable,
                                 context,
                                 header,
                                 a.sortedIds,
@@ -847,7 +802,7 @@ sealed class LayerStages permits BatchedStages {
         Stage expand = new Stage(
                 name + "B",
                 LoraKernels.GROUP,
-                m -> Math.toIntExact(((long) m * pairs * rows + LoraKernels.GROUP - 1) / LoraKernels.GROUP),
+                m -> elementGroups(m * pairs, rows, LoraKernels.GROUP),
                 m -> 1,
                 g -> g.task(
                         name + "B",
@@ -909,7 +864,7 @@ sealed class LayerStages permits BatchedStages {
                 name,
                 m -> streams.test(m) ? 128 : 256,
                 m -> a.gemm.blocks(config, m),
-                m -> streams.test(m) ? tiles : ceilDiv(tiles, 8),
+                m -> streams.test(m) ? tiles : Math.ceilDiv(tiles, 8),
                 (graph, device) -> EXPERT_GEMM.addTask(graph, device, name, reads, out),
                 reads,
                 List.of(out)));
@@ -944,7 +899,7 @@ sealed class LayerStages permits BatchedStages {
         return List.of(new Stage(
                 "combine",
                 CombineKernels.GROUP,
-                m -> elementGroups(m, h),
+                m -> elementGroups(m, h, CombineKernels.GROUP),
                 m -> 1,
                 g -> g.task("combine", CombineKernels::combine, context, a.header, a.keys, a.down, a.output, k, h),
                 List.of(a.header, a.keys, a.down),
@@ -963,7 +918,7 @@ sealed class LayerStages permits BatchedStages {
         return List.of(new Stage(
                 "zeroExperts",
                 RouterKernels.GROUP,
-                m -> Math.toIntExact(((long) m * h + RouterKernels.GROUP - 1) / RouterKernels.GROUP),
+                m -> elementGroups(m, h, RouterKernels.GROUP),
                 m -> 1,
                 g -> g.task(
                         "zeroExperts",
@@ -981,11 +936,8 @@ sealed class LayerStages permits BatchedStages {
                 List.of(a.output)));
     }
 
-    static int elementGroups(int rows, int cols) {
-        return Math.toIntExact(((long) rows * cols + CombineKernels.GROUP - 1) / CombineKernels.GROUP);
-    }
-
-    static int ceilDiv(int x, int y) {
-        return (x + y - 1) / y;
+    /** Groups of a grid that has a work-item for every element. */
+    static int elementGroups(int rows, int cols, int group) {
+        return Math.toIntExact(Math.ceilDiv((long) rows * cols, group));
     }
 }
