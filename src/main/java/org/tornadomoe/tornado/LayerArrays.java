@@ -42,7 +42,7 @@ final class LayerArrays implements AutoCloseable {
     /** Ints that a prebuilt kernel is told. */
     private static final long PREBUILT_SIZES = 8;
 
-    /** There is room for an alignment to blocks of at least so many pairs. */
+    /** Whatever blocks the GEMMs take, there is room for an alignment to blocks of so many pairs as well. */
     static final int MAX_BLOCK = 16;
 
     final FusedMoeConfig config;
@@ -519,7 +519,7 @@ final class LayerArrays implements AutoCloseable {
                 "sortedIds",
                 Math.max(
                         (long) gemm.mostPlaces(config, most), (long) MAX_BLOCK * Gemm.blocks(config, most, MAX_BLOCK)));
-        sizes.put("expertIds", blocks);
+        sizes.put("expertIds", Math.max(blocks, Gemm.blocks(config, most, MAX_BLOCK)));
         sizes.put("padded", 1L);
         sizes.put("tokens", int8 ? rows * gemm.rowInts(config.hiddenDim()) : 1);
         int hiddenGroups = activationGroups(quantization, config.hiddenDim());

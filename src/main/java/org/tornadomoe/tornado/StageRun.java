@@ -70,7 +70,7 @@ final class StageRun {
         execute("quantizeTokens", stages.quantizeTokens());
         int[] everyToken =
                 IntStream.range(0, tokens * a.config.inputRowsPerToken()).toArray();
-        byte[] a1 = int8 ? unpack(a.tokens, everyToken, h) : new byte[0];
+        byte[] a1 = int8 ? unpack(a.tokens, a.hiddenInts, everyToken, h) : new byte[0];
         float[] a1Scales = int8 ? a.tokenScales.toHeapArray() : new float[0];
 
         a.header.set(1, given.blockSize());
@@ -82,7 +82,7 @@ final class StageRun {
         int[] rows = align(given);
 
         if (int8) {
-            pack(given.a1(), a.tokens, everyToken, h);
+            pack(given.a1(), a.tokens, a.hiddenInts, everyToken, h);
             put(given.a1Scales(), a.tokenScales);
         }
         execute("dispatch", stages.dispatch());
@@ -95,11 +95,11 @@ final class StageRun {
 
         put(given.act(), a.activated, rows);
         execute("quantizePairs", stages.quantizePairs());
-        byte[] a2 = int8 ? unpack(a.pairs, rows, i) : new byte[0];
+        byte[] a2 = int8 ? unpack(a.pairs, a.intermediateInts, rows, i) : new byte[0];
         float[] a2Scales = int8 ? take(a.pairScales, rows, a.intermediateGroups) : new float[0];
 
         if (int8) {
-            pack(given.a2(), a.pairs, rows, i);
+            pack(given.a2(), a.pairs, a.intermediateInts, rows, i);
             put(given.a2Scales(), a.pairScales, rows);
         }
         execute("down", stages.down());
@@ -218,24 +218,22 @@ final class StageRun {
     }
 
     /** Pairs into their rows. A row starts at a whole int; what is left of its last one is 0. */
-    private static void pack(byte[] from, IntArray into, int[] rows, int cols) {
-        int rowBytes = (cols + 3) / 4 * 4;
+    private static void pack(byte[] from, IntArray into, int rowInts, int[] rows, int cols) {
         into.getSegment().fill((byte) 0);
         for (int p = 0; p < rows.length; p++) {
             if (rows[p] >= 0) {
                 MemorySegment.copy(
-                        from, p * cols, into.getSegment(), ValueLayout.JAVA_BYTE, (long) rows[p] * rowBytes, cols);
+                        from, p * cols, into.getSegment(), ValueLayout.JAVA_BYTE, 4L * rows[p] * rowInts, cols);
             }
         }
     }
 
-    private static byte[] unpack(IntArray from, int[] rows, int cols) {
-        int rowBytes = (cols + 3) / 4 * 4;
+    private static byte[] unpack(IntArray from, int rowInts, int[] rows, int cols) {
         byte[] values = new byte[rows.length * cols];
         for (int p = 0; p < rows.length; p++) {
             if (rows[p] >= 0) {
                 MemorySegment.copy(
-                        from.getSegment(), ValueLayout.JAVA_BYTE, (long) rows[p] * rowBytes, values, p * cols, cols);
+                        from.getSegment(), ValueLayout.JAVA_BYTE, 4L * rows[p] * rowInts, values, p * cols, cols);
             }
         }
         return values;

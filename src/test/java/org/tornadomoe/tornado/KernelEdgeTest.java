@@ -14,6 +14,7 @@ import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.EnumSource;
 import org.tornadomoe.RandomLayer;
+import org.tornadomoe.config.FusedMoeActivationFormat;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.config.MoeActivation;
@@ -134,6 +135,34 @@ class KernelEdgeTest {
                 run(new LayerStages(arrays).align(keep), tokens);
                 assertAligned(arrays, Reference.align(ids, map, keep == 1, blockSize));
             }
+        }
+    }
+
+    /** Blocks of the tensor cores' own size for few and for many tokens, and the small ones of stages that run by themselves. */
+    @ParameterizedTest
+    @CsvSource({"3, 2, 1, 8", "3, 2, 15, 16", "3, 2, 300, 128", "3, 2, 300, 16", "9, 4, 500, 16"})
+    void tensorCoresHaveRoomForEveryBlockSize(int experts, int topK, int tokens, int blockSize) {
+        FusedMoeConfig config = RandomLayer.of(experts, topK, 4, 4, tokens, 1).config();
+        int[] ids = new SplittableRandom(tokens)
+                .ints((long) tokens * topK, 0, experts)
+                .toArray();
+        try (Int8Experts int8 =
+                Int8Quantizer.quantize(new RandomLayer(config, 1), Int8Scheme.W8A8_CHANNEL, Progress.NONE)) {
+            LayerArrays arrays = new LayerArrays(
+                    config,
+                    int8,
+                    Long.MAX_VALUE,
+                    HostMemory.of(false),
+                    Gemm.TENSOR_CORES,
+                    FusedMoeActivationFormat.STANDARD);
+            arrays.setTokens(tokens);
+            if (blockSize != LayerArrays.MAX_BLOCK) {
+                assertThat(arrays.header.get(1)).isEqualTo(blockSize);
+            }
+            MemorySegment.copy(ids, 0, arrays.topkIds.getSegment(), ValueLayout.JAVA_INT, 0, ids.length);
+            arrays.header.set(1, blockSize);
+            run(new LayerStages(arrays).align(0), tokens);
+            assertAligned(arrays, Reference.align(ids, experts, blockSize));
         }
     }
 
