@@ -21,12 +21,11 @@ import java.util.jar.JarEntry;
 import java.util.jar.JarFile;
 import java.util.stream.Collectors;
 import java.util.stream.Stream;
-import org.jspecify.annotations.Nullable;
 import org.junit.jupiter.api.Test;
 
 /**
  * What the interpreter declares of TornadoVM's API is declared there too, with the same descriptor, so that classes compiled
- * against the one run on the other. With {@code TORNADOVM_HOME} it is compared with the SDK's jar; elsewhere with the list of
+ * against the one run on the other. With {@code TORNADOVM_HOME} it is compared with the SDK's jars; elsewhere with the list of
  * an earlier comparison, which {@code -Dtornadomoe.record} rewrites.
  */
 class TornadoApiSignatureTest {
@@ -37,9 +36,9 @@ class TornadoApiSignatureTest {
     void everySignatureIsTornadoVMs() throws IOException {
         Set<String> ours = ours();
         assertThat(ours).contains("method uk/ac/manchester/tornado/api/KernelContext.localBarrier()V public");
-        Path jar = sdkJar();
-        if (jar != null) {
-            assertThat(theirs(jar)).as("signatures in %s", jar).containsAll(ours);
+        List<Path> jars = sdkJars();
+        if (!jars.isEmpty()) {
+            assertThat(theirs(jars)).as("signatures in %s", jars).containsAll(ours);
             if (System.getProperty("tornadomoe.record") != null) {
                 Files.write(RECORD, ours);
             }
@@ -62,15 +61,19 @@ class TornadoApiSignatureTest {
         assertThat(ours).noneMatch(line -> line.contains(OURS_ALONE));
     }
 
-    private static @Nullable Path sdkJar() throws IOException {
+    /** Those of the API, and of the runtime, which has what library tasks are provided through. */
+    private static List<Path> sdkJars() throws IOException {
         String home = System.getenv("TORNADOVM_HOME");
         if (home == null || home.isBlank()) {
-            return null;
+            return List.of();
         }
         try (Stream<Path> jars = Files.list(Path.of(home, "share/java/tornado"))) {
-            return jars.filter(jar -> jar.getFileName().toString().startsWith("tornado-api-"))
-                    .findFirst()
-                    .orElseThrow(() -> new IOException("no tornado-api jar in TORNADOVM_HOME: " + home));
+            List<Path> found = jars.filter(jar -> jar.getFileName().toString().matches("tornado-(api|runtime)-.*"))
+                    .toList();
+            if (found.size() != 2) {
+                throw new IOException("no tornado-api and tornado-runtime jars in TORNADOVM_HOME: " + home);
+            }
+            return found;
         }
     }
 
@@ -85,15 +88,17 @@ class TornadoApiSignatureTest {
         return lines;
     }
 
-    private static Set<String> theirs(Path jar) throws IOException {
+    private static Set<String> theirs(List<Path> jars) throws IOException {
         Set<String> lines = new TreeSet<>();
-        try (JarFile file = new JarFile(jar.toFile())) {
-            List<JarEntry> classes = file.stream()
-                    .filter(e -> e.getName().startsWith("uk/") && e.getName().endsWith(".class"))
-                    .toList();
-            for (JarEntry entry : classes) {
-                try (InputStream in = file.getInputStream(entry)) {
-                    describe(ClassFile.of().parse(in.readAllBytes()), lines);
+        for (Path jar : jars) {
+            try (JarFile file = new JarFile(jar.toFile())) {
+                List<JarEntry> classes = file.stream()
+                        .filter(e -> e.getName().startsWith("uk/") && e.getName().endsWith(".class"))
+                        .toList();
+                for (JarEntry entry : classes) {
+                    try (InputStream in = file.getInputStream(entry)) {
+                        describe(ClassFile.of().parse(in.readAllBytes()), lines);
+                    }
                 }
             }
         }

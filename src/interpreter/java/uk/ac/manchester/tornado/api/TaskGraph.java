@@ -1,6 +1,7 @@
 package uk.ac.manchester.tornado.api;
 
 import java.util.function.Consumer;
+import uk.ac.manchester.tornado.api.common.TornadoFunctions.LibraryTask1;
 import uk.ac.manchester.tornado.api.common.TornadoFunctions.Task;
 import uk.ac.manchester.tornado.api.common.TornadoFunctions.Task1;
 import uk.ac.manchester.tornado.api.common.TornadoFunctions.Task10;
@@ -96,6 +97,12 @@ public class TaskGraph {
             String id, String entryPoint, String filename, AccessorParameters accessorParameters) {
         throw new TornadoTaskRuntimeException("graph " + graph.name() + ", task " + id + ": " + entryPoint + " of "
                 + filename + " is written for a device; the interpreter runs Java kernels only");
+    }
+
+    /** Refused with TornadoVM's exception: a library works on a device's own memory. */
+    public <T1> TaskGraph libraryTask(String id, LibraryTask1<T1> code, T1 arg1) {
+        throw new TornadoTaskRuntimeException("graph " + graph.name() + ", task " + id + ": "
+                + code.apply(arg1).getLibraryName() + " runs on a device; the interpreter runs Java kernels only");
     }
 
     /** Adds a task; its name is the second half of a grid's key {@code graph.task}. */

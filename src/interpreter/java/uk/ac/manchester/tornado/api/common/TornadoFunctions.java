@@ -4,6 +4,12 @@ package uk.ac.manchester.tornado.api.common;
 public final class TornadoFunctions {
     public TornadoFunctions() {}
 
+    /** Describes a library task, from what it is given. */
+    @FunctionalInterface
+    public interface LibraryTask1<T1> {
+        LibraryTaskDescriptor apply(T1 arg1);
+    }
+
     @FunctionalInterface
     public interface Task {
         void apply();
