@@ -65,6 +65,11 @@ public record Device(
         }
     }
 
+    /** Its index within its backend. */
+    int index() {
+        return Integer.parseInt(id.substring(id.indexOf(':') + 1));
+    }
+
     /** Why it can't take four int8 products and their sum in one instruction, {@code dp4a}; null if it can. */
     public @Nullable String lacksDp4a() {
         return dp4a.problem(this);

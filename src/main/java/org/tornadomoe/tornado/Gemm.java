@@ -2,10 +2,18 @@ package org.tornadomoe.tornado;
 
 import java.util.stream.IntStream;
 import org.tornadomoe.config.FusedMoeConfig;
+import org.tornadomoe.tornado.kernels.ActivationKernels;
 import org.tornadomoe.tornado.kernels.GemmKernels;
 
 /** What the expert GEMMs are computed with. */
 enum Gemm {
+    /** Hopper's tensor cores: the kernels of {@code hopper-gemm.cu}, on {@link HopperWeights}. */
+    HOPPER {
+        @Override
+        int blockSize(FusedMoeConfig config, int tokens) {
+            return Math.ceilDiv(tokens * config.pairsPerToken(), config.globalNumExperts()) <= 5 ? 8 : TILE;
+        }
+    },
     /** Tensor cores: the kernels of {@code expert-gemm.cu}, on {@link TiledWeights}. */
     TENSOR_CORES {
         @Override
@@ -48,19 +56,31 @@ enum Gemm {
                 .orElseThrow();
     }
 
-    /** Whether weights lie as {@link TiledWeights} has them; else as {@code [E, k / 4, rows]}. */
-    boolean tiled() {
-        return this == TENSOR_CORES;
-    }
-
     /** Ints of a row of int8 values: four an int, and in tiles whole chunks of them. */
     int rowInts(int cols) {
-        return tiled() ? TiledWeights.chunks(cols) * (TiledWeights.CHUNK / 4) : Math.ceilDiv(cols, 4);
+        return switch (this) {
+            case HOPPER -> HopperWeights.chunks(cols) * (HopperWeights.CHUNK / 4);
+            case TENSOR_CORES -> TiledWeights.chunks(cols) * (TiledWeights.CHUNK / 4);
+            case DP4A, PORTABLE -> Math.ceilDiv(cols, 4);
+        };
     }
 
-    /** Ints of the weights [E, rows, cols]. */
-    long weightInts(long experts, int rows, int cols) {
-        return tiled() ? TiledWeights.ints(experts, rows, cols) : experts * rowInts(cols) * rows;
+    /**
+     * Ints of the weights [E, rows, cols].
+     *
+     * @param layout of {@link ActivationKernels}: what the rows of the product are
+     */
+    long weightInts(long experts, int rows, int cols, int layout) {
+        return switch (this) {
+            case HOPPER -> HopperWeights.ints(experts, rows, cols, layout);
+            case TENSOR_CORES -> TiledWeights.ints(experts, rows, cols);
+            case DP4A, PORTABLE -> experts * rowInts(cols) * rows;
+        };
+    }
+
+    /** Rows of an expert that there is a scale and a bias for. */
+    int packedRows(int rows, int layout) {
+        return this == HOPPER ? HopperWeights.groups(rows, layout) * 8 : rows;
     }
 
     static int blocks(FusedMoeConfig config, int tokens, int blockSize) {

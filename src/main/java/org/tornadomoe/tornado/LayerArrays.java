@@ -19,6 +19,7 @@ import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.Int8Tensor;
 import org.tornadomoe.quant.LoraAdapter;
 import org.tornadomoe.quant.RouterWeights;
+import org.tornadomoe.tornado.kernels.ActivationKernels;
 import org.tornadomoe.tornado.kernels.AlignKernels;
 import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
 import uk.ac.manchester.tornado.api.types.arrays.IntArray;
@@ -155,7 +156,7 @@ final class LayerArrays implements AutoCloseable {
     /** Batched, float: [R, H]. */
     final FloatArray slotFloats;
 
-    /** [E, hiddenInts, 2I], or as {@link TiledWeights} has them. */
+    /** [E, hiddenInts, 2I], or as {@link TiledWeights} or {@link HopperWeights} have them. */
     final IntArray w13;
 
     /** Eight zeros: what a prebuilt kernel is told that has nothing to do. */
@@ -179,6 +180,9 @@ final class LayerArrays implements AutoCloseable {
     /** [R, I]. */
     final FloatArray activated;
 
+    /** With {@link Gemm#HOPPER}: [P], the bits of the greatest magnitude of {@link #activated}'s rows while they are made; else 0. */
+    final IntArray amax;
+
     /** The activated rows in int8, [R, intermediateInts]. */
     final IntArray pairs;
 
@@ -188,7 +192,7 @@ final class LayerArrays implements AutoCloseable {
     /** [1]: the one scale of the pairs in int8, where there is one. */
     final FloatArray pairScale;
 
-    /** [E, intermediateInts, H], or as {@link TiledWeights} has them. */
+    /** [E, intermediateInts, H], or as {@link #w13}. */
     final IntArray w2;
 
     /** What a prebuilt kernel is told of {@link #w2}. */
@@ -298,6 +302,7 @@ final class LayerArrays implements AutoCloseable {
         w13Bias = memory.floats(count(sizes, "w13Bias"));
         gateUp = memory.floats(count(sizes, "gateUp"));
         activated = memory.floats(count(sizes, "activated"));
+        amax = memory.ints(count(sizes, "amax"));
         pairs = memory.ints(count(sizes, "pairs"));
         pairScales = memory.floats(count(sizes, "pairScales"));
         pairScale = memory.floats(count(sizes, "pairScale"));
@@ -322,22 +327,17 @@ final class LayerArrays implements AutoCloseable {
         for (int expert = 0; expert < config.globalNumExperts(); expert++) {
             expertMap.set(expert, experts.expertMap(expert));
         }
-        if (gemm.tiled()) {
-            TiledWeights.pack(experts.w13(), w13);
-            TiledWeights.pack(experts.w2(), w2);
-        } else {
-            pack(experts.w13(), w13);
-            pack(experts.w2(), w2);
-        }
-        fillScales(experts.w13(), w13Scales, w13ZeroPoints);
-        fillScales(experts.w2(), w2Scales, w2ZeroPoints);
+        int layout = LayerStages.Activation.of(config).layout();
+        pack(experts.w13(), layout, w13, w13Scales, w13ZeroPoints);
+        pack(experts.w2(), ActivationKernels.NO_GATE, w2, w2Scales, w2ZeroPoints);
         Float a1Scale = experts.a1Scale();
         Float a2Scale = experts.a2Scale();
         staticScales = a1Scale != null && a2Scale != null;
         tokenScale.set(0, a1Scale == null ? 0 : a1Scale);
         pairScale.set(0, a2Scale == null ? 0 : a2Scale);
-        fill(experts.w13Bias(), w13Bias);
-        fill(experts.w2Bias(), w2Bias);
+        fillBias(experts.w13Bias(), config.gateUpRows(), layout, w13Bias);
+        fillBias(experts.w2Bias(), config.hiddenDim(), ActivationKernels.NO_GATE, w2Bias);
+        amax.init(0);
         copy(experts.router());
         hasExpert0 = experts.expertMap(0) >= 0;
     }
@@ -411,6 +411,7 @@ final class LayerArrays implements AutoCloseable {
                 w13Bias,
                 gateUp,
                 activated,
+                amax,
                 pairs,
                 pairScales,
                 pairScale,
@@ -534,24 +535,30 @@ final class LayerArrays implements AutoCloseable {
         sizes.put("slots", batched && int8 ? r * gemm.rowInts(config.hiddenDim()) : 1);
         sizes.put("slotScales", batched && int8 ? r * hiddenGroups : 1);
         sizes.put("slotFloats", batched && !int8 ? r * h : 1);
-        sizes.put("w13", gemm.weightInts(localExperts, config.gateUpRows(), config.hiddenDim()));
-        sizes.put("noSizes", gemm.tiled() ? PREBUILT_SIZES : 1L);
-        sizes.put("w13Sizes", gemm.tiled() ? PREBUILT_SIZES : 1L);
-        long w13Scales = scales(quantization, localExperts, config.gateUpRows(), config.hiddenDim());
+        int layout = LayerStages.Activation.of(config).layout();
+        long prebuiltSizes = gemm == Gemm.TENSOR_CORES ? PREBUILT_SIZES : 1;
+        sizes.put("w13", gemm.weightInts(localExperts, config.gateUpRows(), config.hiddenDim(), layout));
+        sizes.put("noSizes", prebuiltSizes);
+        sizes.put("w13Sizes", prebuiltSizes);
+        int packedRows13 = gemm.packedRows(config.gateUpRows(), layout);
+        long w13Scales = scales(quantization, localExperts, packedRows13, config.hiddenDim());
         sizes.put("w13Scales", w13Scales);
         sizes.put("w13ZeroPoints", quantization.zeroPoints() ? w13Scales : 1);
-        sizes.put("w13Bias", config.hasBias() ? localExperts * gateUpRows : 1);
+        sizes.put("w13Bias", config.hasBias() ? localExperts * packedRows13 : 1);
         sizes.put("gateUp", WorkspaceShapes.elements(shapes.gemms()));
         sizes.put("activated", WorkspaceShapes.elements(shapes.activated()));
+        sizes.put("amax", gemm == Gemm.HOPPER ? p : 1);
         sizes.put("pairs", int8 ? r * gemm.rowInts(config.intermediateSizePerPartition()) : 1);
         sizes.put("pairScales", int8 ? r * intermediateGroups : 1);
         sizes.put("pairScale", 1L);
-        sizes.put("w2", gemm.weightInts(localExperts, config.hiddenDim(), config.intermediateSizePerPartition()));
-        sizes.put("w2Sizes", gemm.tiled() ? PREBUILT_SIZES : 1L);
-        long w2Scales = scales(quantization, localExperts, config.hiddenDim(), config.intermediateSizePerPartition());
+        int i = config.intermediateSizePerPartition();
+        sizes.put("w2", gemm.weightInts(localExperts, config.hiddenDim(), i, ActivationKernels.NO_GATE));
+        sizes.put("w2Sizes", prebuiltSizes);
+        int packedRows2 = gemm.packedRows(config.hiddenDim(), ActivationKernels.NO_GATE);
+        long w2Scales = scales(quantization, localExperts, packedRows2, i);
         sizes.put("w2Scales", w2Scales);
         sizes.put("w2ZeroPoints", quantization.zeroPoints() ? w2Scales : 1);
-        sizes.put("w2Bias", config.hasBias() ? localExperts * h : 1);
+        sizes.put("w2Bias", config.hasBias() ? localExperts * packedRows2 : 1);
         boolean lora = config.isLoraEnabled();
         long slices = LoraAdapter.slices(config);
         long r1 = localExperts * config.maxLoras() * config.maxLoraRank();
@@ -602,6 +609,24 @@ final class LayerArrays implements AutoCloseable {
                         name + ": expected fewer than 2^31 elements (a TornadoVM array's limit), got " + count);
             }
         });
+    }
+
+    /** A projection in the GEMM's order. */
+    private void pack(Int8Tensor from, int layout, IntArray into, FloatArray scales, FloatArray zeroPoints) {
+        switch (gemm) {
+            case HOPPER -> {
+                HopperWeights.pack(from, layout, into);
+                HopperWeights.pack(from.scales(), from.experts(), from.rows(), layout, scales);
+            }
+            case TENSOR_CORES -> {
+                TiledWeights.pack(from, into);
+                fillScales(from, scales, zeroPoints);
+            }
+            case DP4A, PORTABLE -> {
+                pack(from, into);
+                fillScales(from, scales, zeroPoints);
+            }
+        }
     }
 
     /**
@@ -669,9 +694,11 @@ final class LayerArrays implements AutoCloseable {
     }
 
     /** With what is given, or with zeros. */
-    private static void fill(float @Nullable [] from, FloatArray into) {
+    private void fillBias(float @Nullable [] from, int rows, int layout, FloatArray into) {
         into.init(0);
-        if (from != null) {
+        if (from != null && gemm == Gemm.HOPPER) {
+            HopperWeights.pack(from, localExperts, rows, layout, into);
+        } else if (from != null) {
             copy(from, into);
         }
     }

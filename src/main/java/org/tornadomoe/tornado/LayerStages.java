@@ -32,6 +32,9 @@ sealed class LayerStages permits BatchedStages {
     private static final PrebuiltKernel EXPERT_GEMM = new PrebuiltKernel("expert-gemm", "expertGemm");
     private static final int EXPERT_GEMM_READS = 11;
 
+    /** Four stages of 128 k, scales and biases of five tiles, and what aligning them takes. */
+    private static final int HOPPER_TILE_BYTES = 4 * (128 + 256) * 128 + 5 * 2 * 1024 + 1024;
+
     final LayerArrays a;
     final FusedMoeConfig config;
     final KernelContext context = new KernelContext();
@@ -50,6 +53,13 @@ sealed class LayerStages permits BatchedStages {
 
     /** The whole layer. */
     List<Stage> all() {
+        // Adapters are added between the first GEMM and the activation.
+        boolean fused = a.gemm == Gemm.HOPPER && !config.isLoraEnabled();
+        List<Stage> activated = fused
+                ? gateUpAndActivate()
+                : Stream.of(gateUp(), loraGateUp(), activateAndQuantize())
+                        .flatMap(List::stream)
+                        .toList();
         return Stream.of(
                         first(),
                         logits(),
@@ -57,9 +67,7 @@ sealed class LayerStages permits BatchedStages {
                         align(),
                         quantizeTokens(),
                         dispatch(),
-                        gateUp(),
-                        loraGateUp(),
-                        activateAndQuantize(),
+                        activated,
                         down(),
                         loraDown(),
                         combine(),
@@ -539,7 +547,12 @@ sealed class LayerStages permits BatchedStages {
     }
 
     /** A layer's activation in the kernels' numbers. */
-    private record Activation(int function, int layout, float limit, float alpha, float beta, float linearBeta) {
+    record Activation(int function, int layout, float limit, float alpha, float beta, float linearBeta) {
+        /** The product as it is. */
+        static Activation none(int layout) {
+            return new Activation(-1, layout, Float.MAX_VALUE, 0, 0, 0);
+        }
+
         static Activation of(FusedMoeConfig config) {
             MoeActivation activation = config.activation();
             ActivationConstants constants = config.activationConstants();
@@ -602,6 +615,11 @@ sealed class LayerStages permits BatchedStages {
         if (a.gemm == Gemm.TENSOR_CORES) {
             return tensorCores(
                     name, quantized, scales, weights, weightScales, bias, out, pairsPerRow, rows, cols, weighted);
+        }
+        if (a.gemm == Gemm.HOPPER) {
+            boolean first = weights == a.w13;
+            Activation raw = Activation.none(first ? Activation.of(config).layout : ActivationKernels.NO_GATE);
+            return List.of(hopperGemm(name, first, out, pairsPerRow, raw, weighted));
         }
         int k = rowsPerHeader();
         int biased = config.hasBias() ? 1 : 0;
@@ -868,6 +886,75 @@ sealed class LayerStages permits BatchedStages {
                 (graph, device) -> EXPERT_GEMM.addTask(graph, device, name, reads, out),
                 reads,
                 List.of(out)));
+    }
+
+    /** tokens → activated, its int8 and its scales. */
+    private List<Stage> gateUpAndActivate() {
+        int i = config.intermediateSizePerPartition();
+        CudaKernel quantize = new CudaKernel(
+                "hopper-gemm.cu",
+                hopperOptions(Activation.none(ActivationKernels.NO_GATE)),
+                m -> new CudaKernel.Launch("quantizePairs", 128, rows(m), 1, 0));
+        List<Object> reads = List.of(a.keys, a.activated);
+        List<Object> writes = List.of(a.pairs, a.pairScales);
+        List<Object> scalars = List.of(config.pairsPerToken(), i, HopperWeights.chunks(i));
+        return List.of(
+                hopperGemm("gateUp", true, a.activated, config.pairsPerInputRow(), Activation.of(config), 0),
+                Stage.library(
+                        "quantizePairs",
+                        g -> quantize.addTask(g, "quantizePairs", a.header, reads, writes, List.of(a.amax), scalars),
+                        List.of(a.header, a.keys, a.activated, a.amax),
+                        List.of(a.pairs, a.pairScales, a.amax)));
+    }
+
+    /** One of the projections, with an activation in its last step or without; see {@code hopper-gemm.cu}. */
+    private Stage hopperGemm(
+            String name, boolean first, FloatArray out, int pairsPerRow, Activation activation, int weighted) {
+        int rows = first ? config.gateUpRows() : config.hiddenDim();
+        int cols = first ? config.hiddenDim() : config.intermediateSizePerPartition();
+        int groups = HopperWeights.groups(rows, activation.layout);
+        int chunks = HopperWeights.chunks(cols);
+        // Many k are shared among more warps.
+        int streaming = chunks >= 32 ? 256 : 128;
+        CudaKernel kernel = new CudaKernel(
+                "hopper-gemm.cu",
+                hopperOptions(activation),
+                m -> a.gemm.blockSize(config, m) < Gemm.TILE
+                        ? new CudaKernel.Launch("skinnyGemm", streaming, groups / 4, a.gemm.blocks(config, m), 0)
+                        : new CudaKernel.Launch("tileGemm", 384, CudaKernel.ALL_MULTIPROCESSORS, 1, HOPPER_TILE_BYTES));
+        List<Object> reads = List.of(
+                a.sortedIds,
+                a.expertIds,
+                a.padded,
+                first ? a.tokens : a.pairs,
+                first ? a.tokenScales : a.pairScales,
+                first ? a.w13 : a.w2,
+                first ? a.w13Scales : a.w2Scales,
+                first ? a.w13Bias : a.w2Bias,
+                a.topkWeights);
+        int columns = activation.function < 0 ? rows : config.intermediateSizePerPartition();
+        List<Object> scalars = List.of(
+                config.pairsPerToken(),
+                pairsPerRow,
+                columns,
+                groups,
+                chunks,
+                weighted,
+                config.hasBias() ? 1 : 0,
+                activation.limit,
+                activation.alpha,
+                activation.beta,
+                activation.linearBeta);
+        return Stage.library(
+                name,
+                g -> kernel.addTask(g, name, a.header, reads, List.of(out), List.of(a.amax), scalars),
+                Stream.concat(Stream.of(a.header, a.amax), reads.stream()).toList(),
+                List.of(out, a.amax));
+    }
+
+    private static List<String> hopperOptions(Activation activation) {
+        return List.of(
+                "--gpu-architecture=sm_90a", "-DACTIVATION=" + activation.function, "-DLAYOUT=" + activation.layout);
     }
 
     /**

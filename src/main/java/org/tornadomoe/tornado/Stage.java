@@ -44,6 +44,15 @@ record Stage(
         this(name, m -> group, groupsX, groupsY, (graph, device) -> task.accept(graph), reads, writes);
     }
 
+    /** Of a task that TornadoVM has no grid for: it launches itself. */
+    static Stage library(String name, Consumer<TaskGraph> task, List<Object> reads, List<Object> writes) {
+        return new Stage(name, 0, m -> 0, m -> 0, task, reads, writes);
+    }
+
+    private boolean hasGrid() {
+        return group.applyAsInt(1) > 0;
+    }
+
     /** CUDA's limit; a launch beyond it would fail without TornadoVM saying so. */
     private static final int MAX_GROUPS_Y = 65_535;
 
@@ -75,7 +84,9 @@ record Stage(
                     throw new MoeExecutionException("task " + name + "." + stage.name + " needs work-groups of " + group
                             + ", and " + device + " takes " + device.maxGroup());
                 }
-                graph.grids.addWorkerGrid(name + "." + stage.name, new WorkerGrid2D(group, 1));
+                if (stage.hasGrid()) {
+                    graph.grids.addWorkerGrid(name + "." + stage.name, new WorkerGrid2D(group, 1));
+                }
             }
             return graph;
         }
@@ -86,7 +97,7 @@ record Stage(
         }
 
         void resize(int tokens) {
-            for (Stage stage : stages) {
+            for (Stage stage : stages.stream().filter(Stage::hasGrid).toList()) {
                 stage.resize(grids.get(tasks.getTaskGraphName() + "." + stage.name), tokens);
             }
         }

@@ -28,7 +28,8 @@ import uk.ac.manchester.tornado.api.enums.TornadoVMBackendType;
  * activations in the batched format.
  */
 public abstract sealed class TornadoExperts implements FusedMoeExperts
-        permits TornadoTensorCoreExperts,
+        permits TornadoHopperExperts,
+                TornadoTensorCoreExperts,
                 TornadoDp4aExperts,
                 TornadoDp4aBatchedExperts,
                 TornadoPortableBatchedExperts,
@@ -87,6 +88,7 @@ public abstract sealed class TornadoExperts implements FusedMoeExperts
         Int8Scheme scheme = Int8Scheme.of(weightKey, activationKey);
         return scheme != null
                 && switch (gemm) {
+                    case HOPPER -> scheme == Int8Scheme.W8A8_CHANNEL;
                     case TENSOR_CORES -> scheme == Int8Scheme.W8A8_CHANNEL || scheme == Int8Scheme.W8A8_TENSOR;
                     case DP4A -> scheme.quantizesActivations();
                     case PORTABLE -> true;
@@ -146,16 +148,20 @@ public abstract sealed class TornadoExperts implements FusedMoeExperts
             return obstacles;
         }
         String lacking = switch (gemm) {
+            case HOPPER -> CudaKernel.hopperObstacle(device);
             case TENSOR_CORES -> PrebuiltKernel.obstacle(device);
             case DP4A -> device.lacksDp4a();
             case PORTABLE -> null;
         };
         if (lacking != null) {
+            String instructions = switch (gemm) {
+                case HOPPER -> "wgmma";
+                case TENSOR_CORES -> "int8 tensor cores to be used";
+                case DP4A, PORTABLE -> "dp4a";
+            };
             obstacles.add(Support.no(
-                    device
-                            + (gemm == Gemm.DP4A ? " has no dp4a: " : " has no int8 tensor cores to be used: ")
-                            + lacking,
-                    "device: one that has them, through CUDA or PTX"));
+                    device + " has no " + instructions + ": " + lacking,
+                    "device: one that has them, through CUDA" + (gemm == Gemm.HOPPER ? "" : " or PTX")));
         }
         if (device.maxGroup() > 0 && device.maxGroup() < AlignKernels.SCAN_GROUP) {
             obstacles.add(Support.no(

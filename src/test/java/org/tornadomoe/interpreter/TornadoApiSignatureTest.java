@@ -93,7 +93,8 @@ class TornadoApiSignatureTest {
         for (Path jar : jars) {
             try (JarFile file = new JarFile(jar.toFile())) {
                 List<JarEntry> classes = file.stream()
-                        .filter(e -> e.getName().startsWith("uk/") && e.getName().endsWith(".class"))
+                        .filter(e ->
+                                e.getName().startsWith("uk/") && e.getName().endsWith(".class"))
                         .toList();
                 for (JarEntry entry : classes) {
                     try (InputStream in = file.getInputStream(entry)) {

@@ -1,0 +1,561 @@
+// The expert GEMMs on Hopper (compute capability 9.0): int8 x int8 with an exact int32 sum. TornadoVM's CUDA backend has no words for
+// these instructions, so the class NativeKernel compiles this file with NVRTC for sm_90a, for one activation at a time:
+//
+//     ACTIVATION  -1: out = the product; else a function of ActivationKernels: out = the activation of gate and up projection, and
+//                 amax[pair] = the greatest magnitude of its row
+//     LAYOUT      what a row of the product is, as ActivationKernels has it: 0 rows without a gate, 1 a half of the gate and one of the
+//                 up projection, 2 these alternating
+//
+// Of every pair p of a token and an expert e, row(p) of a and packed row n of b[e]:
+//
+//     y[p][n] = (sum over k of a[row(p)][k] * b[e][n][k]) * aScales[row(p)] * bScales[e][n] from left to right, + bias[e][n],
+//               * topkWeights[p]
+//
+//     header      [0] = M, [1] = pairs of a block: 8 for skinnyGemm, 128 for tileGemm
+//     sortedIds   pairs in expert order; what is no pair (their number) pads blocks
+//     expertIds   [blocks]; a block of -1 is written biasless zeros
+//     padded      [0] = places of sortedIds in use
+//     a           int8 [rows of a][chunks * 128]
+//     aScales     [rows of a]
+//     b           int8, in the order of the class HopperWeights
+//     bScales, bias [E][groups * 8], in the order of b's rows
+//     topkWeights [pairs]
+//     out         float [pairs][columns], written for every pair in sortedIds
+//     amax        [pairs], as the bits of a float, which must be 0 before
+
+typedef unsigned char u8;
+typedef unsigned long long u64;
+
+struct Gemm {
+    const int *header, *sortedIds, *expertIds, *padded;
+    const u8 *a;
+    const float *aScales;
+    const u8 *b;
+    const float *bScales, *bias, *topkWeights;
+    float *out;
+    unsigned *amax;
+    int pairsPerToken, pairsPerRow, columns, groups, chunks, weighted, biased;
+    float limit, alpha, beta, linearBeta;
+};
+
+#define PARAMETERS \
+    const int *header, const int *sortedIds, const int *expertIds, const int *padded, const u8 *a, const float *aScales, const u8 *b, \
+        const float *bScales, const float *bias, const float *topkWeights, float *out, unsigned *amax, int pairsPerToken, \
+        int pairsPerRow, int columns, int groups, int chunks, int weighted, int biased, float limit, float alpha, float beta, \
+        float linearBeta
+#define GEMM \
+    Gemm m = {header, sortedIds, expertIds, padded, a, aScales, b, bScales, bias, topkWeights, out, amax, pairsPerToken, pairsPerRow, \
+        columns, groups, chunks, weighted, biased, limit, alpha, beta, linearBeta};
+
+// Rows of b in a tile, as groups of 8.
+#define TILE_GROUPS 32
+#define BM 128
+#define STAGES 4
+#define A_BYTES (BM * 128)
+#define STAGE_BYTES (A_BYTES + TILE_GROUPS * 1024)
+
+// Scales and biases of a tile's rows; as the fetching warps can be STAGES tiles ahead, there is room for one tile more.
+#define SCALES (STAGES + 1)
+#define SCALE_BYTES (TILE_GROUPS * 32)
+
+// Blocks of pairs that are multiplied with the same weights one after the other, so that these stay in the L2 cache.
+#define GROUP 8
+
+#if ACTIVATION >= 0
+__device__ __forceinline__ float sigmoid(float x) {
+    return __fdividef(1.0f, 1.0f + __expf(fminf(-x, 87.0f)));
+}
+
+__device__ __forceinline__ float activate(const Gemm &m, float gate, float up) {
+    float g = fminf(gate, m.limit), u = fmaxf(fminf(up, m.limit), -m.limit);
+#if ACTIVATION == 0
+    return g * sigmoid(g) * u;
+#elif ACTIVATION == 1
+    return gate * normcdff(gate) * up;
+#elif ACTIVATION == 2
+    float x = fmaxf(fminf(gate, 20.0f), -20.0f);
+    return gate * sigmoid(1.595769f * (x + 0.044715f * x * x * x)) * up;
+#elif ACTIVATION == 3
+    float positive = fmaxf(gate, 0.0f);
+    return positive * positive * up;
+#elif ACTIVATION == 4
+    return g * sigmoid(m.alpha * g) * (u + m.beta);
+#elif ACTIVATION == 5
+    return fminf(gate * sigmoid(gate), m.limit) * u;
+#else
+    float linear = m.linearBeta == 0.0f ? up : m.linearBeta * tanhf(up / m.linearBeta);
+    return m.beta * tanhf(gate / m.beta) * sigmoid(gate) * linear;
+#endif
+}
+#endif
+
+__device__ __forceinline__ u64 tileStart(const Gemm &m, int expert, int tile) {
+    return ((u64) expert * m.groups + (u64) tile * TILE_GROUPS) * m.chunks * 1024;
+}
+
+__device__ __forceinline__ int groupsOf(const Gemm &m, int tile) {
+    int left = m.groups - tile * TILE_GROUPS;
+    return left < TILE_GROUPS ? left : TILE_GROUPS;
+}
+
+// Which block and which tile of rows is the id-th: GROUP blocks at a time.
+__device__ __forceinline__ void place(int id, int blocks, int tiles, int &block, int &tile) {
+    int group = id / (GROUP * tiles), first = group * GROUP;
+    int size = blocks - first < GROUP ? blocks - first : GROUP;
+    int within = id - first * tiles;
+    block = first + within % size;
+    tile = within / size;
+}
+
+// Up to N neighbouring values of a row of out.
+template <int N>
+__device__ __forceinline__ void store(const Gemm &m, int pair, int column, const float (&v)[N]) {
+    float *out = m.out + (u64) pair * m.columns + column;
+    if (N % 4 == 0 && m.columns % 4 == 0) {
+#pragma unroll
+        for (int i = 0; i + 3 < N; i += 4) {
+            if (column + i < m.columns) {
+                *(float4 *) (out + i) = make_float4(v[i], v[i + 1], v[i + 2], v[i + 3]);
+            }
+        }
+    } else {
+#pragma unroll
+        for (int i = 0; i < N; i++) {
+            if (column + i < m.columns) {
+                out[i] = v[i];
+            }
+        }
+    }
+}
+
+// N neighbouring twos of packed rows of a pair, beginning with the first-th: a row of the gate and the up projection's, or two rows.
+// Gives the greatest magnitude of the activations.
+template <int N>
+__device__ __forceinline__ unsigned emit(const Gemm &m, int pair, int first, float (&y)[2 * N], float weight) {
+    unsigned magnitude = 0;
+#if ACTIVATION >= 0
+    constexpr int VALUES = LAYOUT ? N : 2 * N;
+    float v[VALUES];
+#pragma unroll
+    for (int i = 0; i < VALUES; i++) {
+        v[i] = LAYOUT ? activate(m, y[LAYOUT ? 2 * i : 0], y[LAYOUT ? 2 * i + 1 : 0]) : activate(m, y[i], 1.0f);
+        unsigned bits = __float_as_uint(fabsf(v[i]));
+        magnitude = first * (LAYOUT ? 1 : 2) + i < m.columns && bits > magnitude ? bits : magnitude;
+    }
+    store(m, pair, first * (LAYOUT ? 1 : 2), v);
+#elif LAYOUT == 1
+    float gate[N], up[N];
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+        gate[i] = y[2 * i];
+        up[i] = y[2 * i + 1];
+    }
+    Gemm half = m;
+    half.columns = m.columns / 2;
+    half.out = m.out + (u64) pair * half.columns;
+    store(half, pair, first, gate);
+    half.out += half.columns;
+    store(half, pair, first, up);
+#else
+#pragma unroll
+    for (int i = 0; i < 2 * N; i++) {
+        y[i] *= weight;
+    }
+    store(m, pair, 2 * first, y);
+#endif
+    return magnitude;
+}
+
+// ---- few pairs of an expert: weights are streamed
+
+struct Quad {
+    unsigned x, y, z, w;
+};
+
+__device__ __forceinline__ Quad streamed(const void *p) {
+    Quad q;
+    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(q.x), "=r"(q.y), "=r"(q.z), "=r"(q.w) : "l"(p));
+    return q;
+}
+
+__device__ __forceinline__ Quad cached(const void *p) {
+    Quad q;
+    asm volatile("ld.global.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(q.x), "=r"(q.y), "=r"(q.z), "=r"(q.w) : "l"(p));
+    return q;
+}
+
+// c += a * b: 16 rows times 8 pairs times 32 k.
+__device__ __forceinline__ void mma(int (&c)[4], unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0, unsigned b1) {
+    asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3]) : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+
+// 8 pairs of one expert times 32 packed rows; the group's warps share the k among them, 64 at a time.
+// Grid: 32 packed rows along x, blocks along y; groups of 128 or 256.
+extern "C" __global__ void __launch_bounds__(256, 2) skinnyGemm(PARAMETERS) {
+    constexpr int UNROLL = 4;
+    __shared__ int sums[8 * 2 * 4 * 32];
+    GEMM
+    int block = blockIdx.y, first = block * 8;
+    if (first >= m.padded[0]) {
+        return;
+    }
+    int warps = blockDim.x >> 5, warp = threadIdx.x >> 5, lane = threadIdx.x & 31, g = lane >> 2, j = lane & 3;
+    int pairs = m.header[0] * m.pairsPerToken, expert = m.expertIds[block], tile = blockIdx.x >> 3;
+    int p = m.sortedIds[first + g], stride = groupsOf(m, tile) * 1024, units = expert < 0 ? 0 : 2 * m.chunks;
+    const u8 *x0 = m.a + (p < pairs ? (u64) (p / m.pairsPerRow) * (m.chunks * 128) : 0) + j * 16;
+    const u8 *w = m.b + tileStart(m, expert < 0 ? 0 : expert, tile) + (blockIdx.x & 7) * 4096 + g * 128;
+    int lows = (j ^ g) * 16, highs = ((4 + j) ^ g) * 16;
+    // What the sums are multiplied by is read before them, so that nobody waits for it: of two neighbouring packed rows.
+    int two = threadIdx.x & 15, packed = 8 * (two & 3) + 2 * (two >> 2);
+    float2 scale = make_float2(0.0f, 0.0f), addend = scale;
+    if (expert >= 0) {
+        u64 row = (u64) expert * (m.groups * 8) + blockIdx.x * 32 + packed;
+        scale = *(const float2 *) (m.bScales + row);
+        if (m.biased) {
+            addend = *(const float2 *) (m.bias + row);
+        }
+    }
+    int n = threadIdx.x >> 4, pair = n < 8 ? m.sortedIds[first + n] : pairs;
+    float aScale = pair < pairs ? m.aScales[pair / m.pairsPerRow] : 0.0f;
+    float weight = pair < pairs && m.weighted ? m.topkWeights[pair] : 1.0f;
+    int acc[2][4] = {};
+    for (int u = warp; u < units; u += warps * UNROLL) {
+        Quad q[UNROLL][4], x[UNROLL];
+#pragma unroll
+        for (int i = 0; i < UNROLL; i++) {
+            int unit = u + warps * i;
+            if (unit < units) {
+                const u8 *from = w + (u64) (unit >> 1) * stride + (unit & 1 ? highs : lows);
+#pragma unroll
+                for (int r = 0; r < 4; r++) {
+                    q[i][r] = streamed(from + r * 1024);
+                }
+                x[i] = cached(x0 + unit * 64);
+            }
+        }
+#pragma unroll
+        for (int i = 0; i < UNROLL; i++) {
+            if (u + warps * i < units) {
+#pragma unroll
+                for (int h = 0; h < 2; h++) {
+                    mma(acc[h], q[i][2 * h].x, q[i][2 * h + 1].x, q[i][2 * h].y, q[i][2 * h + 1].y, x[i].x, x[i].y);
+                    mma(acc[h], q[i][2 * h].z, q[i][2 * h + 1].z, q[i][2 * h].w, q[i][2 * h + 1].w, x[i].z, x[i].w);
+                }
+            }
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+        sums[(warp * 8 + i) * 32 + lane] = acc[i >> 2][i & 3];
+    }
+    __syncthreads();
+    if (n < 8) {
+        int at = ((packed >> 4) * 4 + (packed >> 3 & 1) * 2 + (n & 1)) * 32 + (packed & 7) * 4 + (n >> 1), low = 0, high = 0;
+        for (int v = 0; v < warps; v++) {
+            low += sums[v * 256 + at];
+            high += sums[v * 256 + at + 4];
+        }
+        unsigned magnitude = 0;
+        if (pair < pairs) {
+            float y[2] = {__fmul_rn(__fmul_rn((float) low, aScale), scale.x) + addend.x,
+                          __fmul_rn(__fmul_rn((float) high, aScale), scale.y) + addend.y};
+            magnitude = emit<1>(m, pair, blockIdx.x * 16 + two, y, weight);
+        }
+#if ACTIVATION >= 0
+#pragma unroll
+        for (int s = 8; s > 0; s >>= 1) {
+            unsigned other = __shfl_xor_sync(0xffffffffu, magnitude, s);
+            magnitude = other > magnitude ? other : magnitude;
+        }
+        if (two == 0 && pair < pairs) {
+            atomicMax(m.amax + pair, magnitude);
+        }
+#endif
+    }
+}
+
+// ---- many pairs: tiles of 128 pairs times 256 packed rows
+
+__device__ __forceinline__ void barrierInit(unsigned at, int count) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(at), "r"(count));
+}
+
+__device__ __forceinline__ void barrierArrive(unsigned at) {
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(at) : "memory");
+}
+
+__device__ __forceinline__ void barrierWait(unsigned at, int parity) {
+    asm volatile(
+        "{\n.reg .pred p;\nWAIT:\nmbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n@p bra DONE;\nbra WAIT;\nDONE:\n}" ::"r"(at),
+        "r"(parity)
+        : "memory");
+}
+
+__device__ __forceinline__ void barrierExpect(unsigned at, int bytes) {
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(at), "r"(bytes) : "memory");
+}
+
+// To shared memory, by the copy engine, which tells the barrier.
+__device__ __forceinline__ void bulkCopy(unsigned to, const void *from, int bytes, unsigned barrier) {
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to), "l"(from),
+                 "r"(bytes), "r"(barrier)
+                 : "memory");
+}
+
+__device__ __forceinline__ float2 sharedFloats(unsigned at) {
+    float2 f;
+    asm volatile("ld.shared.v2.f32 {%0,%1}, [%2];" : "=f"(f.x), "=f"(f.y) : "r"(at));
+    return f;
+}
+
+// The descriptor of rows of 128 bytes in shared memory, swizzled, 8 rows each 1024 bytes.
+__device__ __forceinline__ u64 descriptor(unsigned at) {
+    return (u64) ((at & 0x3ffff) >> 4) | (u64) 1 << 16 | (u64) 64 << 32 | (u64) 1 << 62;
+}
+
+#define R4(d, i) "+r"(d[i]), "+r"(d[i + 1]), "+r"(d[i + 2]), "+r"(d[i + 3])
+#define R16(d, i) R4(d, i), R4(d, i + 4), R4(d, i + 8), R4(d, i + 12)
+#define R64(d, i) R16(d, i), R16(d, i + 16), R16(d, i + 32), R16(d, i + 48)
+
+// d (+)= a * b: 64 pairs times 256 rows times 32 k, of a warpgroup.
+__device__ __forceinline__ void wgmma(int (&d)[128], u64 a, u64 b, int add) {
+    asm volatile(
+        "{\n.reg .pred p;\nsetp.ne.b32 p, %130, 0;\n"
+        "wgmma.mma_async.sync.aligned.m64n256k32.s32.s8.s8 {"
+        "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,"
+        "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,"
+        "%63,%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79,%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,"
+        "%94,%95,%96,%97,%98,%99,%100,%101,%102,%103,%104,%105,%106,%107,%108,%109,%110,%111,%112,%113,%114,%115,%116,%117,%118,%119,"
+        "%120,%121,%122,%123,%124,%125,%126,%127}, %128, %129, p;\n}"
+        : R64(d, 0), R64(d, 64)
+        : "l"(a), "l"(b), "r"(add));
+}
+
+// Grid: as many groups as run at once, 384 work-items each: four warps fetch, two times four multiply. A stage is 128 k of the pairs'
+// rows, gathered, and of the weights, which lie as the multiplication wants them.
+extern "C" __global__ void __launch_bounds__(384, 1) tileGemm(PARAMETERS) {
+    extern __shared__ u8 dynamic[];
+    __shared__ __align__(8) u64 barriers[2 * STAGES];
+    GEMM
+    unsigned smem = ((unsigned) __cvta_generic_to_shared(dynamic) + 1023) & ~1023u;
+    unsigned full = (unsigned) __cvta_generic_to_shared(barriers), empty = full + 8 * STAGES;
+    if (threadIdx.x == 0) {
+        for (int s = 0; s < STAGES; s++) {
+            barrierInit(full + 8 * s, 129);
+            barrierInit(empty + 8 * s, 2);
+        }
+        asm volatile("fence.mbarrier_init.release.cluster;");
+    }
+    __syncthreads();
+    int pairs = m.header[0] * m.pairsPerToken, blocks = m.padded[0] / BM;
+    int tiles = (m.groups + TILE_GROUPS - 1) / TILE_GROUPS;
+    int total = blocks * tiles, stage = 0, phase = 0, scale = 0;
+    unsigned scales = smem + STAGES * STAGE_BYTES;
+    int warpgroup = threadIdx.x >> 7, t = threadIdx.x & 127;
+    if (warpgroup == 0) {
+        asm volatile("setmaxnreg.dec.sync.aligned.u32 56;");
+        // Eight work-items copy the 128 bytes of a row; each has eight rows, 16 apart. Which these are in the next tile is read a
+        // tile ahead.
+        unsigned to = (t >> 3) * 128 + ((t & 7) ^ (t >> 3 & 7)) * 16;
+        int next[8], nextExpert = -1, nextTile = 0;
+        auto look = [&](int id) {
+            if (id < total) {
+                int block;
+                place(id, blocks, tiles, block, nextTile);
+                nextExpert = m.expertIds[block];
+#pragma unroll
+                for (int i = 0; i < 8; i++) {
+                    next[i] = m.sortedIds[block * BM + 16 * i + (t >> 3)];
+                }
+            }
+        };
+        look(blockIdx.x);
+        for (int id = blockIdx.x; id < total; id += gridDim.x) {
+            int expert = nextExpert, tile = nextTile;
+            unsigned rows[8], there = 0;
+#pragma unroll
+            for (int i = 0; i < 8; i++) {
+                int p = next[i];
+                there |= (p < pairs) << i;
+                rows[i] = (p < pairs ? p / m.pairsPerRow : 0) * (unsigned) (m.chunks * 8) + (t & 7);
+            }
+            look(id + gridDim.x);
+            if (expert < 0) {
+                continue;
+            }
+            const u8 *weights = m.b + tileStart(m, expert, tile);
+            int bytes = groupsOf(m, tile) * 1024;
+            for (int c = 0; c < m.chunks; c++) {
+                barrierWait(empty + 8 * stage, phase ^ 1);
+                unsigned at = smem + stage * STAGE_BYTES;
+                if (t == 0) {
+                    int also = c > 0 ? 0 : m.biased ? bytes / 16 : bytes / 32;
+                    barrierExpect(full + 8 * stage, bytes + also);
+                    bulkCopy(at + A_BYTES, weights + (u64) c * bytes, bytes, full + 8 * stage);
+                    if (c == 0) {
+                        u64 row = (u64) expert * (m.groups * 8) + tile * 256;
+                        bulkCopy(scales + scale * 2 * SCALE_BYTES, m.bScales + row, bytes / 32, full + 8 * stage);
+                        if (m.biased) {
+                            bulkCopy(scales + (scale * 2 + 1) * SCALE_BYTES, m.bias + row, bytes / 32, full + 8 * stage);
+                        }
+                    }
+                }
+#pragma unroll
+                for (int i = 0; i < 8; i++) {
+                    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(at + to + i * 2048),
+                                 "l"(m.a + (u64) (rows[i] + 8 * c) * 16), "r"(there >> i & 1 ? 16 : 0)
+                                 : "memory");
+                }
+                asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(full + 8 * stage) : "memory");
+                if (++stage == STAGES) {
+                    stage = 0;
+                    phase ^= 1;
+                }
+            }
+            scale = scale == SCALES - 1 ? 0 : scale + 1;
+        }
+        asm volatile("cp.async.wait_all;");
+        return;
+    }
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 224;");
+    int lane = t & 31, q = lane & 3;
+    int acc[128];
+    for (int id = blockIdx.x; id < total; id += gridDim.x) {
+        int block, tile;
+        place(id, blocks, tiles, block, tile);
+        int expert = m.expertIds[block];
+        int chunks = expert < 0 ? 0 : m.chunks, before = stage;
+        // A work-item has two pairs, 8 apart, and of every 32 packed rows 8, which are neighbouring columns of out.
+        int pair[2];
+        float aScale[2], weight[2];
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            int p = m.sortedIds[block * BM + (warpgroup - 1) * 64 + (t >> 5) * 16 + (lane >> 2) + 8 * h];
+            bool here = p < pairs;
+            pair[h] = here ? p : -1;
+            aScale[h] = here && expert >= 0 ? m.aScales[p / m.pairsPerRow] : 0.0f;
+            weight[h] = here && m.weighted ? m.topkWeights[p] : 1.0f;
+        }
+        for (int c = 0; c < chunks; c++) {
+            barrierWait(full + 8 * stage, phase);
+            asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+            unsigned at = smem + stage * STAGE_BYTES;
+            u64 aRows = descriptor(at + (warpgroup - 1) * 8192), bRows = descriptor(at + A_BYTES);
+            asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+#pragma unroll
+            for (int s = 0; s < 4; s++) {
+                wgmma(acc, aRows + 2 * s, bRows + 2 * s, c > 0 || s > 0);
+            }
+            asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+            if (c > 0) {
+                asm volatile("wgmma.wait_group.sync.aligned 1;" ::: "memory");
+                if (t == 0) {
+                    barrierArrive(empty + 8 * before);
+                }
+            }
+            before = stage;
+            if (++stage == STAGES) {
+                stage = 0;
+                phase ^= 1;
+            }
+        }
+        asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+#pragma unroll
+        for (int i = 0; i < 128; i++) {
+            asm volatile("" : "+r"(acc[i])::"memory");
+        }
+        if (chunks > 0 && t == 0) {
+            barrierArrive(empty + 8 * before);
+        }
+        unsigned rowScales = scales + scale * 2 * SCALE_BYTES + 8 * q;
+        unsigned magnitude[2] = {0, 0};
+        int left = (m.groups - tile * TILE_GROUPS) >> 2;
+#pragma unroll
+        for (int o = 0; o < 8; o++) {
+            if (o < left) {
+                float y[2][8];
+#pragma unroll
+                for (int i = 0; i < 4; i++) {
+                    float2 s = sharedFloats(rowScales + (o * 32 + i * 8) * 4), bias = make_float2(0.0f, 0.0f);
+                    if (m.biased) {
+                        bias = sharedFloats(rowScales + SCALE_BYTES + (o * 32 + i * 8) * 4);
+                    }
+#pragma unroll
+                    for (int h = 0; h < 2; h++) {
+                        int at = (o * 4 + i) * 4 + 2 * h;
+                        y[h][2 * i] = expert < 0 ? 0.0f : __fmul_rn(__fmul_rn((float) acc[at], aScale[h]), s.x) + bias.x;
+                        y[h][2 * i + 1] = expert < 0 ? 0.0f : __fmul_rn(__fmul_rn((float) acc[at + 1], aScale[h]), s.y) + bias.y;
+                    }
+                }
+#pragma unroll
+                for (int h = 0; h < 2; h++) {
+                    if (pair[h] >= 0) {
+                        unsigned bits = emit<4>(m, pair[h], tile * 128 + o * 16 + 4 * q, y[h], weight[h]);
+                        magnitude[h] = bits > magnitude[h] ? bits : magnitude[h];
+                    }
+                }
+            }
+        }
+#if ACTIVATION >= 0
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+#pragma unroll
+            for (int s = 2; s > 0; s >>= 1) {
+                unsigned other = __shfl_xor_sync(0xffffffffu, magnitude[h], s);
+                magnitude[h] = other > magnitude[h] ? other : magnitude[h];
+            }
+            if (q == 0 && pair[h] >= 0) {
+                atomicMax(m.amax + pair[h], magnitude[h]);
+            }
+        }
+#endif
+        if (expert >= 0) {
+            scale = scale == SCALES - 1 ? 0 : scale + 1;
+        }
+    }
+}
+
+// ---- the activations to int8
+
+// out[p] = round(x * (127 / amax[p])), half away from zero, and scales[p] = amax[p] / 127, as vLLM's per_token_quant_int8, where amax is
+// at least 1e-10; after it amax[p] is 0, for the next call. Nothing is done for a pair whose key is -1.
+// Grid: a group of 128 a pair.
+extern "C" __global__ void __launch_bounds__(128) quantizePairs(
+    const int *header, const int *keys, const float *values, u8 *out, float *scales, unsigned *amax, int pairsPerToken, int columns,
+    int chunks) {
+    int p = blockIdx.x;
+    if (p >= header[0] * pairsPerToken || keys[p] < 0) {
+        return;
+    }
+    float magnitude = fmaxf(__uint_as_float(amax[p]), 1e-10f), inverse = 127.0f / magnitude;
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        amax[p] = 0;
+        scales[p] = magnitude / 127.0f;
+    }
+    const float *row = values + (u64) p * columns;
+    for (int i = threadIdx.x; i < chunks * 32; i += 128) {
+        float x[4] = {};
+        if (columns % 4 == 0) {
+            if (4 * i < columns) {
+                float4 four = *(const float4 *) (row + 4 * i);
+                x[0] = four.x;
+                x[1] = four.y;
+                x[2] = four.z;
+                x[3] = four.w;
+            }
+        } else {
+#pragma unroll
+            for (int b = 0; b < 4; b++) {
+                x[b] = 4 * i + b < columns ? row[4 * i + b] : 0.0f;
+            }
+        }
+        unsigned packed = 0;
+#pragma unroll
+        for (int b = 0; b < 4; b++) {
+            packed |= ((int) roundf(x[b] * inverse) & 0xff) << 8 * b;
+        }
+        ((unsigned *) (out + (u64) p * chunks * 128))[i] = packed;
+    }
+}
