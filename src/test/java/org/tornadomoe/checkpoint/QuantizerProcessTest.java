@@ -1,6 +1,7 @@
 package org.tornadomoe.checkpoint;
 
 import static org.assertj.core.api.Assertions.assertThat;
+import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
 import java.io.IOException;
 import java.io.RandomAccessFile;
@@ -14,15 +15,16 @@ import java.util.List;
 import java.util.concurrent.TimeUnit;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
+import java.util.stream.Stream;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 import org.tornadomoe.cli.Moe;
 
 /**
- * A checkpoint is quantised with a heap and memory off the heap that are together smaller than two of its experts; the mapped
- * files are in neither.
+ * A checkpoint is quantised by a process of its own: with a heap and memory off the heap that are together smaller than two of
+ * its experts, the mapped files being in neither; and by one that is killed.
  */
-class QuantizerMemoryTest {
+class QuantizerProcessTest {
     private static final int E = 5;
     private static final int H = 2048;
     private static final int I = 2816;
@@ -72,7 +74,18 @@ class QuantizerMemoryTest {
 
     /** Runs moe in a JVM of its own, which prints at its end what it allocated off the heap. */
     private String moe(Object... args) throws IOException, InterruptedException {
-        Path log = directory.resolve("log");
+        Process jvm = start(args);
+        try {
+            assertThat(jvm.waitFor(5, TimeUnit.MINUTES)).isTrue();
+        } finally {
+            jvm.destroyForcibly();
+        }
+        String log = Files.readString(directory.resolve("log"));
+        assertThat(jvm.exitValue()).as(log).isZero();
+        return log;
+    }
+
+    private Process start(Object... args) throws IOException {
         List<String> command = new ArrayList<>(List.of(
                 Path.of(System.getProperty("java.home"), "bin", "java").toString(),
                 "-Xmx" + HEAP,
@@ -87,17 +100,42 @@ class QuantizerMemoryTest {
         for (Object arg : args) {
             command.add(arg.toString());
         }
-        Process jvm = new ProcessBuilder(command)
+        return new ProcessBuilder(command)
                 .redirectErrorStream(true)
-                .redirectOutput(log.toFile())
+                .redirectOutput(directory.resolve("log").toFile())
                 .start();
-        try {
-            assertThat(jvm.waitFor(5, TimeUnit.MINUTES)).isTrue();
-        } finally {
-            jvm.destroyForcibly();
+    }
+
+    private static List<String> names(Path folder) throws IOException {
+        if (!Files.isDirectory(folder)) {
+            return List.of();
         }
-        assertThat(jvm.exitValue()).as(Files.readString(log)).isZero();
-        return Files.readString(log);
+        try (Stream<Path> files = Files.list(folder)) {
+            return files.map(file -> file.getFileName().toString()).toList();
+        }
+    }
+
+    /** A process that is killed has no time to tidy up. */
+    @Test
+    void aKilledRunLeavesNothingHalfWrittenUnderItsName() throws IOException, InterruptedException {
+        Path source = source();
+        Path out = directory.resolve("out");
+        Process jvm = start("quantize", source, out);
+        while (jvm.isAlive() && names(out).stream().noneMatch(name -> name.endsWith(".tmp"))) {
+            Thread.sleep(1);
+        }
+        jvm.destroyForcibly().waitFor();
+        assumeTrue(jvm.exitValue() != 0, "it was done before it was killed");
+        assertThat(names(out)).contains(".moe-quantize").doesNotContain("model.safetensors", "config.json");
+        assertThat(names(out)).anyMatch(name -> name.endsWith(".tmp"));
+        moe("quantize", source, out);
+        assertThat(names(out))
+                .containsExactlyInAnyOrder(
+                        "model.safetensors",
+                        "config.json",
+                        "quantization_report.json",
+                        "quantization_report.txt",
+                        "quantization_report.png");
     }
 
     @Test
