@@ -194,8 +194,8 @@ public final class MoeLayer implements AutoCloseable {
     /**
      * Runs the layer.
      *
-     * @param hidden [M, H], row-major, with M from its length: a multiple of H, at least one token, at most the options'
-     *     {@code maxTokens}
+     * @param hidden [M, H], row-major, with M from its length: a multiple of H, 0 included, at most the options' {@code
+     *     maxTokens}
      * @return [M, H]
      * @throws IllegalArgumentException if the length doesn't fit
      * @throws IllegalStateException after {@link #close}
@@ -216,7 +216,7 @@ public final class MoeLayer implements AutoCloseable {
      * Runs the layer, into an array of the caller's.
      *
      * @param hidden [M, H], row-major; may be longer
-     * @param tokens M, 1 to the options' {@code maxTokens}
+     * @param tokens M, 0 to the options' {@code maxTokens}; without tokens nothing runs
      * @param output [M, H], written; may be longer
      * @param chosen is told the experts chosen, if given; made for at least M tokens
      * @throws IllegalArgumentException naming the argument that doesn't fit, before anything is changed
@@ -335,6 +335,9 @@ public final class MoeLayer implements AutoCloseable {
             if (closed) {
                 throw new IllegalStateException("the layer is closed");
             }
+            if (tokens == 0) {
+                return;
+            }
             if (!config.router().isHandedIn()) {
                 forward(hidden, tokens, output, chosen, slotOfToken);
             } else {
@@ -381,8 +384,8 @@ public final class MoeLayer implements AutoCloseable {
     }
 
     private void check(int tokens, long hidden, long output, @Nullable ChosenExperts chosen) {
-        if (tokens < 1 || tokens > config.maxNumTokens()) {
-            throw new IllegalArgumentException("tokens: expected 1 to " + config.maxNumTokens()
+        if (tokens < 0 || tokens > config.maxNumTokens()) {
+            throw new IllegalArgumentException("tokens: expected 0 to " + config.maxNumTokens()
                     + " (the layer was loaded for so many: MoeOptions.maxTokens), got " + tokens);
         }
         long values = (long) tokens * config.hiddenDim();

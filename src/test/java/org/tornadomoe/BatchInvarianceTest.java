@@ -3,12 +3,39 @@ package org.tornadomoe;
 import static org.assertj.core.api.Assertions.assertThat;
 
 import java.util.Arrays;
+import java.util.List;
+import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
+import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8Scheme;
+import org.tornadomoe.config.QuantKey;
+import org.tornadomoe.modular.FusedMoeExperts;
+import org.tornadomoe.reference.ReferenceExperts;
+import org.tornadomoe.tornado.TornadoPortableExperts;
 
 /** Kernel classes that say so give a token the same bits, whatever tokens come with it. */
 class BatchInvarianceTest {
+    @Test
+    void oneScaleOfAllTokensIsRefusedUnlessItIsKnownBeforehand() {
+        FusedMoeConfig config = RandomLayer.of(5, 2, 70, 33, 19, 1).config().toBuilder()
+                .batchInvariant(true)
+                .build();
+        QuantKey weights = QuantKey.INT8_STATIC_TENSOR_SYM;
+        for (FusedMoeExperts experts : List.of(new ReferenceExperts(), new TornadoPortableExperts())) {
+            assertThat(experts.isSupportedConfig(
+                                    config, weights, QuantKey.INT8_DYNAMIC_TENSOR_SYM, config.activationFormat())
+                            .reason())
+                    .as(experts.name())
+                    .isEqualTo("one scale of all tokens, found at run time, makes them depend on each other");
+            assertThat(experts.isSupportedConfig(
+                                    config, weights, QuantKey.INT8_STATIC_TENSOR_SYM, config.activationFormat())
+                            .supported())
+                    .as(experts.name())
+                    .isTrue();
+        }
+    }
+
     @ParameterizedTest
     @CsvSource({
         "TornadoDp4aExperts, W8A8_CHANNEL",

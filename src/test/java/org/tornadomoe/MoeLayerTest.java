@@ -149,6 +149,30 @@ class MoeLayerTest {
                 "router: expected one in the options, since the layer's is CUSTOM, got none");
     }
 
+    /** As a rank may have none while the others have some. */
+    @ParameterizedTest
+    @ValueSource(strings = {"triton", "reference"})
+    void noTokensAreNoWork(String backend) {
+        TopKRouter never = (hidden, logits, tokens, topK, renormalize) -> {
+            throw new IllegalStateException("asked to route nothing");
+        };
+        MoeOptions options = OPTIONS.withBackend(backend);
+        for (MoeOptions each : List.of(options, options.withRouter(never), options.withLora(1, 2))) {
+            MoeLayer layer = MoeLayer.of(WEIGHTS, each);
+            assertThat(layer.forward(new float[0])).isEmpty();
+            float[] output = {1, 2};
+            ChosenExperts chosen = ChosenExperts.allocate(1, 2);
+            layer.forward(new float[0], 0, output, chosen);
+            if (each.maxLoras() > 0) {
+                layer.forward(new float[0], 0, output, null, new int[0]);
+            }
+            assertThat(output).containsExactly(1, 2);
+            assertThat(chosen.ids()).containsExactly(0, 0);
+            layer.close();
+            assertThatThrownBy(() -> layer.forward(new float[0])).hasMessage("the layer is closed");
+        }
+    }
+
     @Test
     void wrongArgumentsAreNamedAndChangeNothing() {
         try (MoeLayer layer = MoeLayer.of(WEIGHTS, OPTIONS)) {
@@ -157,9 +181,8 @@ class MoeLayerTest {
             refuses(
                     () -> layer.forward(new float[25]),
                     "hidden: expected a multiple of the hidden size 24 values, got 25");
-            refuses(() -> layer.forward(new float[0]), "tokens: expected 1 to 16", "got 0");
-            refuses(() -> layer.forward(new float[17 * 24]), "tokens: expected 1 to 16", "got 17");
-            refuses(() -> run(layer, hidden, -1, output, null), "tokens: expected 1 to 16", "got -1");
+            refuses(() -> layer.forward(new float[17 * 24]), "tokens: expected 0 to 16", "got 17");
+            refuses(() -> run(layer, hidden, -1, output, null), "tokens: expected 0 to 16", "got -1");
             refuses(() -> run(layer, hidden, 3, new float[72], null), "hidden: expected at least 72 floats", "got 48");
             refuses(() -> run(layer, hidden, 2, new float[47], null), "output: expected at least 48 floats", "got 47");
             refuses(

@@ -22,6 +22,8 @@ import java.util.Map;
 import java.util.Objects;
 import java.util.Set;
 import java.util.TreeMap;
+import java.util.UUID;
+import java.util.function.Consumer;
 import java.util.stream.IntStream;
 import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
@@ -95,6 +97,7 @@ public final class CheckpointQuantizer {
     private final Int8Quantization quantization;
     private final Directory source;
     private final Progress progress;
+    private final Consumer<Result> report;
     private long done;
     private long total;
 
@@ -105,11 +108,19 @@ public final class CheckpointQuantizer {
 
     private record Directory(Path path, MoeCheckpoint checkpoint, Safetensors tensors) {}
 
-    private CheckpointQuantizer(Path out, Int8Quantization quantization, Directory source, Progress progress) {
+    private CheckpointQuantizer(
+            Path out, Int8Quantization quantization, Directory source, Progress progress, Consumer<Result> report) {
         this.out = out;
         this.quantization = quantization;
         this.source = source;
         this.progress = progress;
+        this.report = report;
+    }
+
+    /** Without a report. Otherwise as the other. */
+    public static Result quantize(
+            Path source, Path out, Int8Quantization quantization, @Nullable List<Integer> layers, Progress progress) {
+        return quantize(source, out, quantization, layers, progress, result -> {});
     }
 
     /**
@@ -119,14 +130,25 @@ public final class CheckpointQuantizer {
      * @param out a directory that is not there, is empty, or holds what an earlier run of the same settings left
      * @param layers the MoE layers to quantise; null for all
      * @param progress told in experts
+     * @param report told what was written, before {@code config.json} is: what it writes to {@code out} is there when the
+     *     directory is complete, and if it throws, a later run comes back to it
      * @throws CheckpointException if the source can't be read or is quantised already, or {@code out} is something else or can't
      *     be written
      * @throws IllegalArgumentException if a layer is not an MoE layer, the sizes don't suit the scheme, or a weight is not finite
      */
     public static Result quantize(
-            Path source, Path out, Int8Quantization quantization, @Nullable List<Integer> layers, Progress progress) {
+            Path source,
+            Path out,
+            Int8Quantization quantization,
+            @Nullable List<Integer> layers,
+            Progress progress,
+            Consumer<Result> report) {
         if (quantization.zeroPoints()) {
             throw new IllegalArgumentException("zeroPoints: expected none, a checkpoint is written without");
+        }
+        if (quantization.roundToNearest()) {
+            throw new IllegalArgumentException(
+                    "roundToNearest: expected false, a checkpoint doesn't tell how activations are rounded");
         }
         if (Gguf.looksLike(source)) {
             throw new CheckpointException(
@@ -142,7 +164,8 @@ public final class CheckpointQuantizer {
             if (chosen.isEmpty()) {
                 throw new CheckpointException(config.file(), "the model has no MoE layer");
             }
-            return new CheckpointQuantizer(out, quantization, new Directory(source, checkpoint, tensors), progress)
+            return new CheckpointQuantizer(
+                            out, quantization, new Directory(source, checkpoint, tensors), progress, report)
                     .run(config, new ArrayList<>(new LinkedHashSet<>(chosen)));
         }
     }
@@ -340,7 +363,7 @@ public final class CheckpointQuantizer {
                 bytes += file.getValue().bytes();
             }
             Result result = new Result(experts(jobsOf, sums, channels), files.size(), resumed, bytes);
-            finish(config, layers, files, bytes);
+            finish(config, layers, files, result);
             return result;
         } finally {
             if (Files.exists(out.resolve("config.json"))) {
@@ -598,7 +621,7 @@ public final class CheckpointQuantizer {
 
     // What is beside the tensors
 
-    private void finish(JsonFile config, List<Integer> layers, Map<Path, SafetensorsWriter> files, long bytes)
+    private void finish(JsonFile config, List<Integer> layers, Map<Path, SafetensorsWriter> files, Result result)
             throws IOException {
         Set<String> written = new LinkedHashSet<>();
         if (files.size() > 1
@@ -608,7 +631,7 @@ public final class CheckpointQuantizer {
                     .keySet()
                     .forEach(name -> weightMap.put(name, file.getFileName().toString())));
             Map<String, Object> index = new LinkedHashMap<>();
-            index.put("metadata", Map.of("total_size", bytes));
+            index.put("metadata", Map.of("total_size", result.bytes));
             index.put("weight_map", weightMap);
             writeText(out.resolve("model.safetensors.index.json"), JSON_TEXT.asString(index));
         }
@@ -619,10 +642,13 @@ public final class CheckpointQuantizer {
                 boolean weights = name.matches(".*\\.(safetensors|bin|pt|pth|gguf|h5|msgpack)")
                         || name.equals("model.safetensors.index.json");
                 if (!weights && !written.contains(name) && !name.equals("config.json")) {
-                    Files.copy(file, out.resolve(name), StandardCopyOption.REPLACE_EXISTING);
+                    Path temporary = out.resolve("." + name + "." + UUID.randomUUID() + ".tmp");
+                    Files.copy(file, temporary, StandardCopyOption.REPLACE_EXISTING);
+                    Files.move(temporary, out.resolve(name), StandardCopyOption.ATOMIC_MOVE);
                 }
             }
         }
+        report.accept(result);
         Map<String, Object> fields = new LinkedHashMap<>(config.fields());
         fields.put("quantization_config", quantizationConfig(layers));
         writeText(
@@ -644,8 +670,12 @@ public final class CheckpointQuantizer {
                         List.of(quantization.grid().row(), quantization.grid().col()));
             }
             case W8A16_GROUP -> {
-                weights.put("strategy", "group");
-                weights.put("group_size", quantization.grid().col());
+                // A group of a whole row is a channel.
+                boolean channel = quantization.grid().col() == -1;
+                weights.put("strategy", channel ? "channel" : "group");
+                if (!channel) {
+                    weights.put("group_size", quantization.grid().col());
+                }
             }
         }
         if (!isPacked()) {

@@ -194,6 +194,10 @@ record GgufModel(Gguf gguf) {
             Projections shared = null;
             Tensor sharedGate = null;
             int width = shape.sharedIntermediate();
+            if (width == 0 && gguf.find(prefix + "ffn_gate_shexp.weight") != null) {
+                throw new CheckpointException(
+                        gguf.path(), LayerTensors.unexpectedShared(layer, prefix + "ffn_gate_shexp.weight"));
+            }
             if (width > 0) {
                 shared = new Projections(
                         List.of(),

@@ -55,7 +55,10 @@ final class Int8Reader {
                 throw new CheckpointException(
                         tensors.path(), "'" + module + "': Unsupported FusedMoe scheme: " + scheme);
         }
-        if (colsPerScale < cols && cols % colsPerScale != 0) {
+        // The last block may be short, as in vLLM's; groups have to end with the row.
+        if (colsPerScale < cols
+                && cols % colsPerScale != 0
+                && !weights.strategy().equals("block")) {
             throw new CheckpointException(
                     tensors.path(),
                     "'" + module + "': its " + cols + " columns are not divisible by group_size (" + colsPerScale

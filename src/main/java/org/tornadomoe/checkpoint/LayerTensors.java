@@ -77,6 +77,11 @@ record LayerTensors(
         }
     }
 
+    /** What is said where leaving a shared expert out would give wrong numbers. */
+    static String unexpectedShared(int layer, String found) {
+        return "layer " + layer + ": expected no shared expert, since the configuration tells of none, found " + found;
+    }
+
     /** Reads a layer's names and checks dtypes and shapes; the values are read later. */
     record Finder(Safetensors tensors, @Nullable WeightQuantization quantization, int layer, Shape shape) {
         /**
@@ -101,7 +106,14 @@ record LayerTensors(
             String sharedName = null;
             Projections shared = null;
             Tensor sharedGate = null;
-            if (shape.sharedIntermediate > 0) {
+            if (shape.sharedIntermediate == 0) {
+                SHARED.stream()
+                        .map(name -> block + name + ".")
+                        .filter(this::hasAny)
+                        .forEach(found -> {
+                            throw new CheckpointException(tensors.path(), unexpectedShared(layer, found + "*"));
+                        });
+            } else {
                 sharedName = SHARED.stream()
                         .map(name -> block + name + ".")
                         .filter(this::hasAny)

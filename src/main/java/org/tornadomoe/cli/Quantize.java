@@ -18,7 +18,6 @@ import org.tornadomoe.checkpoint.CheckpointQuantizer;
 import org.tornadomoe.checkpoint.CheckpointQuantizer.Channel;
 import org.tornadomoe.checkpoint.CheckpointQuantizer.ExpertError;
 import org.tornadomoe.config.Int8Quantization;
-import org.tornadomoe.config.Int8Scheme;
 import picocli.CommandLine.Command;
 import picocli.CommandLine.Mixin;
 import picocli.CommandLine.Model.CommandSpec;
@@ -52,12 +51,8 @@ final class Quantize implements Callable<Integer> {
     @Parameters(index = "1", paramLabel = "OUT", description = "The directory to write: new, empty, or interrupted.")
     Path out;
 
-    @Option(
-            names = "--scheme",
-            paramLabel = "S",
-            defaultValue = "w8a8_channel",
-            description = "What becomes int8: ${COMPLETION-CANDIDATES}; default ${DEFAULT-VALUE}.")
-    Int8Scheme scheme = Int8Scheme.W8A8_CHANNEL;
+    @Mixin
+    Scheme scheme;
 
     @Option(
             names = "--layers",
@@ -72,17 +67,21 @@ final class Quantize implements Callable<Integer> {
 
     @Override
     public Integer call() {
+        Int8Quantization quantization = scheme.quantization();
         CheckpointQuantizer.Result result;
         try (ProgressLine progress = new ProgressLine("experts")) {
-            result = CheckpointQuantizer.quantize(checkpoint, out, Int8Quantization.of(scheme), layers, progress);
+            result = CheckpointQuantizer.quantize(
+                    checkpoint, out, quantization, layers, progress, found -> report(quantization, found));
         }
-        Map<String, Object> json = json(result);
-        String text = text(result);
-        write(REPORT + ".json", JSON.std.with(JSON.Feature.PRETTY_PRINT_OUTPUT).asString(json));
-        write(REPORT + ".txt", text);
-        plot(result.experts());
-        output.print(json, text);
+        output.print(json(quantization, result), text(quantization, result));
         return Moe.DONE;
+    }
+
+    private void report(Int8Quantization quantization, CheckpointQuantizer.Result result) {
+        JSON pretty = JSON.std.with(JSON.Feature.PRETTY_PRINT_OUTPUT);
+        write(REPORT + ".json", pretty.asString(json(quantization, result)));
+        write(REPORT + ".txt", text(quantization, result));
+        plot(quantization, result.experts());
     }
 
     private void write(String name, String text) {
@@ -94,11 +93,11 @@ final class Quantize implements Callable<Integer> {
         }
     }
 
-    private Map<String, Object> json(CheckpointQuantizer.Result result) {
+    private Map<String, Object> json(Int8Quantization quantization, CheckpointQuantizer.Result result) {
         Map<String, Object> json = new LinkedHashMap<>();
         json.put("checkpoint", checkpoint.toString());
         json.put("output", out.toString());
-        json.put("scheme", scheme.toString());
+        json.put("scheme", quantization.scheme().toString());
         json.put("files", result.files());
         json.put("resumedFiles", result.resumed());
         json.put("bytes", result.bytes());
@@ -130,11 +129,11 @@ final class Quantize implements Callable<Integer> {
         return fields;
     }
 
-    private String text(CheckpointQuantizer.Result result) {
+    private String text(Int8Quantization quantization, CheckpointQuantizer.Result result) {
         List<List<String>> head = new ArrayList<>();
         head.add(List.of("checkpoint", checkpoint.toString()));
         head.add(List.of("output", out.toString()));
-        head.add(List.of("scheme", scheme.toString()));
+        head.add(List.of("scheme", quantization.toString()));
         head.add(List.of(
                 "files",
                 result.files() + ", " + Output.bytes(result.bytes())
@@ -179,8 +178,8 @@ final class Quantize implements Callable<Integer> {
         return experts.stream().collect(Collectors.groupingBy(ExpertError::layer, TreeMap::new, Collectors.toList()));
     }
 
-    private void plot(List<ExpertError> experts) {
-        String title = checkpoint.toAbsolutePath().normalize().getFileName() + ", " + scheme;
+    private void plot(Int8Quantization quantization, List<ExpertError> experts) {
+        String title = checkpoint.toAbsolutePath().normalize().getFileName() + ", " + quantization;
         try {
             ErrorPlot.draw(byLayer(experts), title, out.resolve(REPORT + ".png"));
         } catch (IOException | RuntimeException | LinkageError e) {

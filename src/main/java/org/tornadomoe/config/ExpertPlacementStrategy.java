@@ -1,6 +1,8 @@
 package org.tornadomoe.config;
 
 import java.util.Locale;
+import java.util.Set;
+import java.util.concurrent.ConcurrentHashMap;
 
 /** Which experts a rank has. */
 public enum ExpertPlacementStrategy {
@@ -9,6 +11,7 @@ public enum ExpertPlacementStrategy {
     /** Every ep-th, so that the experts of a group are spread. */
     ROUND_ROBIN;
 
+    private static final Set<String> LOGGED = ConcurrentHashMap.newKeySet();
     private static final System.Logger LOG = System.getLogger(ExpertPlacementStrategy.class.getName());
 
     /**
@@ -27,7 +30,7 @@ public enum ExpertPlacementStrategy {
     }
 
     /**
-     * This strategy if the layer can have it, otherwise {@link #LINEAR}, with a warning in the log (vLLM: {@code
+     * This strategy if the layer can have it, otherwise {@link #LINEAR}, with a warning in the log, once (vLLM: {@code
      * determine_expert_placement_strategy}).
      *
      * @param numExpertGroup groups that experts are chosen by; 0 for none
@@ -39,22 +42,24 @@ public enum ExpertPlacementStrategy {
             return this;
         }
         if (numExpertGroup <= 1 || numRedundantExperts != 0 || parallel.enableEplb()) {
-            LOG.log(
-                    System.Logger.Level.WARNING,
-                    "Round-robin expert placement is only supported for models with multiple expert groups and no"
-                            + " redundant experts. Falling back to linear expert placement.");
+            warnOnce("Round-robin expert placement is only supported for models with multiple expert groups and no"
+                    + " redundant experts. Falling back to linear expert placement.");
             return LINEAR;
         }
         if (parallel.useAll2allKernels() && !parallel.needsRoundRobinRoutingTables()) {
-            LOG.log(
-                    System.Logger.Level.WARNING,
-                    "Round-robin expert placement currently only supports the DeepEP low-latency or NIXL EP backend,"
-                            + " but '"
-                            + parallel.all2allBackend()
-                            + "' was configured. Falling back to linear expert placement.");
+            warnOnce("Round-robin expert placement currently only supports the DeepEP low-latency or NIXL EP backend,"
+                    + " but '"
+                    + parallel.all2allBackend()
+                    + "' was configured. Falling back to linear expert placement.");
             return LINEAR;
         }
         return this;
+    }
+
+    private static void warnOnce(String line) {
+        if (LOGGED.add(line)) {
+            LOG.log(System.Logger.Level.WARNING, line);
+        }
     }
 
     @Override

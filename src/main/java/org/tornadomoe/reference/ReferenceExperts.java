@@ -20,6 +20,7 @@ import org.tornadomoe.modular.ChosenExperts;
 import org.tornadomoe.modular.FusedMoeExperts;
 import org.tornadomoe.modular.MoeKernel;
 import org.tornadomoe.modular.StageValues;
+import org.tornadomoe.modular.Support;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.Int8Tensor;
 import org.tornadomoe.quant.LoraAdapter;
@@ -92,6 +93,16 @@ public class ReferenceExperts implements FusedMoeExperts {
     @Override
     public boolean supportsBatchInvariance() {
         return true;
+    }
+
+    @Override
+    public List<Support> obstacles(
+            FusedMoeConfig config, @Nullable QuantKey weightKey, @Nullable QuantKey activationKey) {
+        return config.batchInvariant() && QuantKey.INT8_DYNAMIC_TENSOR_SYM.equals(activationKey)
+                ? List.of(Support.no(
+                        "one scale of all tokens, found at run time, makes them depend on each other",
+                        "activations: scales known beforehand"))
+                : List.of();
     }
 
     @Override

@@ -8,14 +8,18 @@ import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.nio.file.attribute.FileTime;
+import java.util.ArrayList;
 import java.util.List;
 import java.util.Objects;
 import java.util.concurrent.atomic.AtomicInteger;
+import java.util.stream.Stream;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.EnumSource;
+import org.junit.jupiter.params.provider.MethodSource;
+import org.tornadomoe.config.GroupShape;
 import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.quant.ExpertWeights;
@@ -135,6 +139,67 @@ class CheckpointQuantizerTest {
                             "model-00001-of-00002.safetensors",
                             "model-00002-of-00002.safetensors");
         }
+    }
+
+    /** Every scheme, and blocks and groups that end with the matrix or don't. */
+    private static Stream<Int8Quantization> quantizations() {
+        Int8Quantization block = Int8Quantization.of(Int8Scheme.W8A8_BLOCK);
+        Int8Quantization group = Int8Quantization.of(Int8Scheme.W8A16_GROUP);
+        return Stream.of(
+                CHANNEL,
+                Int8Quantization.of(Int8Scheme.W8A8_TENSOR),
+                block.withGrid(new GroupShape(4, 4)),
+                block.withGrid(new GroupShape(8, 5)),
+                Int8Quantization.of(Int8Scheme.W8A16_CHANNEL),
+                group.withGrid(new GroupShape(1, 4)),
+                group.withGrid(GroupShape.PER_TOKEN));
+    }
+
+    @ParameterizedTest
+    @MethodSource("quantizations")
+    void everySchemeIsReadBackAsItIs(Int8Quantization quantization) throws IOException {
+        PublishedModel model = new PublishedModel(6, 1);
+        String block = "model.layers.0.mlp.";
+        model.add(block + "gate.weight", model.router).perExpert(block, "gate_proj", "up_proj", "down_proj");
+        model.write(
+                source,
+                "{\"model_type\": \"olmoe\", \"num_hidden_layers\": 1, \"hidden_size\": 12, \"num_experts_per_tok\": 2,"
+                        + " \"num_experts\": 6, \"intermediate_size\": 8}");
+        CheckpointQuantizer.quantize(source, out, quantization, null, Progress.NONE);
+        // A group of a whole row is a channel, and called so.
+        Int8Scheme scheme = quantization.grid().isPerToken() ? Int8Scheme.W8A16_CHANNEL : quantization.scheme();
+        try (MoeCheckpoint floats = MoeCheckpoint.open(source);
+                MoeCheckpoint written = MoeCheckpoint.open(out);
+                Int8Experts expected = Int8Quantizer.quantize(floats.layer(0), quantization, Progress.NONE);
+                Int8Experts actual = ((QuantizedWeights) written.layer(0)).load(scheme, Progress.NONE)) {
+            assertThat(QuantizedWeights.schemeOf(written.layer(0))).isEqualTo(scheme);
+            assertThat(actual.w13().values().mismatch(expected.w13().values())).isEqualTo(-1);
+            assertThat(actual.w13().scales()).isEqualTo(expected.w13().scales());
+            assertThat(actual.w2().values().mismatch(expected.w2().values())).isEqualTo(-1);
+            assertThat(actual.w2().scales()).isEqualTo(expected.w2().scales());
+            if (scheme == quantization.scheme()) {
+                assertThat(actual.quantization()).isEqualTo(quantization);
+            }
+        }
+    }
+
+    @Test
+    void theReportComesBeforeTheDirectoryIsComplete() throws IOException {
+        qwen2();
+        List<CheckpointQuantizer.Result> reported = new ArrayList<>();
+        assertThatExceptionOfType(IllegalStateException.class)
+                .isThrownBy(() -> CheckpointQuantizer.quantize(source, out, CHANNEL, null, Progress.NONE, result -> {
+                    reported.add(result);
+                    throw new IllegalStateException("disk full");
+                }));
+        assertThat(out.resolve("tokenizer.json")).exists();
+        assertThat(out.resolve("config.json")).doesNotExist();
+        CheckpointQuantizer.Result result =
+                CheckpointQuantizer.quantize(source, out, CHANNEL, null, Progress.NONE, reported::add);
+        assertThat(result.resumed()).isEqualTo(2);
+        assertThat(reported).hasSize(2).last().isEqualTo(result);
+        assertThat(reported.getFirst().experts()).isEqualTo(result.experts());
+        assertOnlyWhole();
     }
 
     @Test
@@ -280,6 +345,15 @@ class CheckpointQuantizerTest {
         assertRefused(source, out, "expected a directory that is new or empty");
         assertRefused(out, directory.resolve("again"), "quantised already");
         assertThat(directory.resolve("again")).doesNotExist();
+        Int8Quantization zeroPoints =
+                Int8Quantization.of(Int8Scheme.W8A16_GROUP).withZeroPoints(true);
+        Int8Quantization nearest = Int8Quantization.of(Int8Scheme.W8A8_BLOCK).withRoundToNearest(true);
+        for (Int8Quantization untold : List.of(zeroPoints, nearest)) {
+            assertThatIllegalArgumentException()
+                    .isThrownBy(() -> CheckpointQuantizer.quantize(
+                            source, directory.resolve("again"), untold, null, Progress.NONE))
+                    .withMessageContaining(", a checkpoint ");
+        }
         assertThatIllegalArgumentException()
                 .isThrownBy(() -> CheckpointQuantizer.quantize(
                         source,

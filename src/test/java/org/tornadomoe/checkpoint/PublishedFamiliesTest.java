@@ -1,6 +1,7 @@
 package org.tornadomoe.checkpoint;
 
 import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatExceptionOfType;
 import static org.tornadomoe.checkpoint.PublishedModel.map;
 import static org.tornadomoe.checkpoint.PublishedModel.only;
 import static org.tornadomoe.checkpoint.PublishedModel.softmax;
@@ -11,6 +12,7 @@ import java.nio.file.Path;
 import java.util.Arrays;
 import java.util.List;
 import java.util.Random;
+import java.util.function.Consumer;
 import java.util.stream.IntStream;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
@@ -315,6 +317,86 @@ class PublishedFamiliesTest {
                         + "\"num_experts\": 6, \"intermediate_size\": 8, \"expert_layer_period\": 2,"
                         + " \"expert_layer_offset\": 1}",
                 Plain.of(SOFTMAX));
+    }
+
+    /** An expert's projections by number or by job, all in one tensor, as they are or transposed; and any prefix. */
+    @ParameterizedTest
+    @CsvSource(
+            delimiter = '|',
+            quoteCharacter = '`',
+            value = {
+                "model. | mlp | gate",
+                "`` | block_sparse_moe | gate",
+                "language_model.model. | feed_forward | router",
+                "model.language_model. | mlp | gate",
+                "thinker.model. | moe | gate",
+                "transformer. | ffn | router.layer",
+            })
+    void anyLayoutUnderAnyPrefix(String prefix, String block, String router) {
+        String at = prefix + "layers.1." + block + ".";
+        List<Consumer<PublishedModel>> layouts = List.of(
+                model -> model.perExpert(at, "w1", "w3", "w2"),
+                model -> model.perExpert(at, "gate_proj", "up_proj", "down_proj"),
+                model -> model.add(at + "experts.gate_up_proj", model.gateUp(false))
+                        .add(at + "experts.down_proj", model.down()),
+                model -> model.add(at + "experts.gate_up_proj", transposed(model.gateUp(false)))
+                        .add(at + "experts.down_proj", transposed(model.down())),
+                model -> model.add(at + "experts.gate_up_proj.weight", model.gateUp(false))
+                        .add(at + "experts.down_proj.weight", model.down()),
+                model -> model.add(at + "experts.w13", model.gateUp(false)).add(at + "experts.w2", model.down()),
+                model -> model.add(at + "input_linear.weight", model.gateUp(false))
+                        .add(at + "output_linear.weight", model.down()));
+        for (Consumer<PublishedModel> layout : layouts) {
+            PublishedModel model = layer(at, router + ".weight", 0);
+            // A second stack of layers, which isn't the language model's.
+            model.add("vision.layers.1.mlp.gate.weight", model.correction);
+            layout.accept(model);
+            assertComputes(
+                    model,
+                    "{\"model_type\": \"mixtral\", " + SIZES + "\"num_local_experts\": 6, \"intermediate_size\": 8}",
+                    Plain.of(SOFTMAX_RENORMALIZED));
+        }
+    }
+
+    @Test
+    void sharedExpertsThatTheConfigurationHasNotAreNotLeftOut() {
+        String block = "model.layers.1.mlp.";
+        PublishedModel model = layer(block, "gate.weight", 8).perExpert(block, "gate_proj", "up_proj", "down_proj");
+        model.mlp(block + "shared_expert.", model.shared, "gate_proj", "up_proj", "down_proj");
+        model.write(
+                directory, "{\"model_type\": \"olmoe\", " + SIZES + "\"num_experts\": 6, \"intermediate_size\": 8}");
+        try (MoeCheckpoint checkpoint = MoeCheckpoint.open(directory)) {
+            assertThatExceptionOfType(CheckpointException.class)
+                    .isThrownBy(() -> checkpoint.layer(1))
+                    .withMessage(
+                            directory + ": layer 1: expected no shared expert, since the configuration tells of none,"
+                                    + " found " + block + "shared_expert.*");
+        }
+    }
+
+    /** Families that aren't read, by name or by their fields, are told from those that are. */
+    @ParameterizedTest
+    @CsvSource(
+            delimiter = '|',
+            quoteCharacter = '`',
+            value = {
+                "'model_type': 'dbrx', 'ffn_config': {'moe_num_experts': 16} | , got 'dbrx'; of an MoE layer's fields"
+                        + " it has none",
+                "'model_type': 'ernie4_5_moe', 'moe_num_experts': 64, 'moe_k': 6 | , got 'ernie4_5_moe'; of an MoE"
+                        + " layer's fields it has {moe_k=6, moe_num_experts=64}",
+                "'model_type': 'hunyuan', 'num_experts': 6, 'moe_intermediate_size': 8 | fields it has"
+                        + " {moe_intermediate_size=8, num_experts=6, num_experts_per_tok=2}, as qwen3_moe does, but may"
+                        + " compute something else",
+                "'moe_num_experts': 64 | has no 'model_type' (looked for one of [mixtral, qwen2_moe, qwen3_moe,",
+            })
+    void aFamilyThatIsNotKnownIsAnsweredWithWhatWasLookedForAndFound(String fields, String message) {
+        String sizes = fields.contains("num_experts': 6,") ? SIZES : "";
+        new PublishedModel(1, 0)
+                .add("model.layers.0.mlp.gate.weight", new float[2][2])
+                .write(directory, "{" + sizes + fields.replace('\'', '"') + "}");
+        assertThatExceptionOfType(CheckpointException.class)
+                .isThrownBy(() -> MoeCheckpoint.open(directory))
+                .withMessageContaining(message);
     }
 
     /** Each configuration without its model_type, recognised by its fields. */

@@ -4,6 +4,9 @@ import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatExceptionOfType;
 
 import java.io.IOException;
+import java.lang.foreign.MemorySegment;
+import java.lang.foreign.ValueLayout;
+import java.nio.ByteOrder;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.Map;
@@ -82,7 +85,7 @@ class QuantizedCheckpointTest {
         return flat;
     }
 
-    private void intQuantized(String module, Meant m) {
+    private void values(String module, Meant m) {
         int rows = m.values.length;
         int cols = m.values[0].length;
         byte[] flat = new byte[rows * cols];
@@ -90,7 +93,11 @@ class QuantizedCheckpointTest {
             System.arraycopy(m.values[r], 0, flat, r * cols, cols);
         }
         writer.add(module + ".weight", flat, rows, cols);
-        if (m.rowsPerScale >= rows) {
+    }
+
+    private void intQuantized(String module, Meant m) {
+        values(module, m);
+        if (m.rowsPerScale >= m.values.length) {
             writer.add(module + ".weight_scale", flat(m.scales), 1);
         } else {
             writer.add(module + ".weight_scale", flat(m.scales), m.scales.length, m.scales[0].length);
@@ -229,6 +236,22 @@ class QuantizedCheckpointTest {
             assertThat(other.w13().get(1, 3, 4)).isEqualTo(meant("1gate_proj").values[3][4]);
             assertThat(other.scheme()).isEqualTo(Int8Scheme.W8A16_CHANNEL);
         }
+    }
+
+    /** As llm-compressor saves a model of bfloat16. */
+    @Test
+    void scalesMayBeBf16() throws IOException {
+        checkpoint(compressed("int-quantized", CHANNEL, TOKEN), 1, 99, false, (module, m) -> {
+            MemorySegment scales = MemorySegment.ofArray(new byte[2 * m.scales.length]);
+            for (int r = 0; r < m.scales.length; r++) {
+                int upper = Float.floatToRawIntBits(m.scales[r][0]) >>> 16;
+                m.scales[r][0] = Float.intBitsToFloat(upper << 16);
+                scales.set(ValueLayout.JAVA_SHORT_UNALIGNED.withOrder(ByteOrder.LITTLE_ENDIAN), 2L * r, (short) upper);
+            }
+            values(module, m);
+            writer.add(module + ".weight_scale", DType.BF16, scales, m.scales.length, 1);
+        });
+        assertKept(Int8Scheme.W8A8_CHANNEL);
     }
 
     @ParameterizedTest

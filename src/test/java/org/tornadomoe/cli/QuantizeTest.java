@@ -57,6 +57,19 @@ class QuantizeTest {
         assertThat(other.status()).isEqualTo(Moe.DONE);
     }
 
+    @ParameterizedTest
+    @CsvSource({"w8a8_block, --block, 64x32", "w8a16_group, --group, 32", "w8a16_group, --group, -1"})
+    void blocksAndGroupsComeFromOptions(String scheme, String option, String value) throws IOException {
+        Path out = directory.resolve("out");
+        Ran ran = moe("quantize", MIXTRAL, out, "--scheme", scheme, option + "=" + value, "--json");
+        assertThat(ran.status()).as(ran.err()).isEqualTo(Moe.DONE);
+        assertThat(ran.json()).containsEntry("scheme", scheme);
+        Path golden = MIXTRAL.resolve("golden.safetensors");
+        Ran written = moe("verify", out, "--golden", golden, "--backend", "reference", "--json");
+        assertThat(written.status()).as(written.err()).isEqualTo(Moe.DONE);
+        assertThat(written.json()).containsEntry("scheme", value.equals("-1") ? "w8a16_channel" : scheme);
+    }
+
     @Test
     void textNamesWhatWasDone() {
         Ran ran = moe("quantize", MIXTRAL, directory.resolve("out"));

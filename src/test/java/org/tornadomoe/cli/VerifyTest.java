@@ -27,6 +27,15 @@ class VerifyTest {
         "qwen3_moe, reference, ReferenceExperts,       w8a8_channel,  2.5e-2",
         "qwen3_moe, triton,    TornadoPortableExperts, w8a8_channel,  2.5e-2",
         "qwen3_moe, triton,    TornadoPortableExperts, w8a16_channel, 1.5e-2",
+        "deepseek_v3, reference, ReferenceExperts,       w8a8_channel,  2.5e-2",
+        "deepseek_v3, triton,    TornadoDp4aExperts,     w8a8_channel,  2.5e-2",
+        "deepseek_v3, triton,    TornadoPortableExperts, w8a16_channel, 1.5e-2",
+        "gpt_oss,   reference, ReferenceExperts,       w8a8_channel,  2.5e-2",
+        "gpt_oss,   triton,    TornadoDp4aExperts,     w8a8_channel,  2.5e-2",
+        "gpt_oss,   triton,    TornadoPortableExperts, w8a16_channel, 1.5e-2",
+        "llama4,    reference, ReferenceExperts,       w8a8_channel,  2.5e-2",
+        "llama4,    triton,    TornadoDp4aExperts,     w8a8_channel,  2.5e-2",
+        "llama4,    triton,    TornadoPortableExperts, w8a16_channel, 1.5e-2",
     })
     void goldenCheckpointsPass(String family, String backend, String kernel, String scheme, double tolerance)
             throws IOException {
@@ -49,7 +58,7 @@ class VerifyTest {
         Map<String, Object> json = ran.json();
         assertThat(json)
                 .containsEntry("file", golden.toString())
-                .containsEntry("modelType", family)
+                .containsEntry("modelType", family.equals("llama4") ? "llama4_text" : family)
                 .containsEntry("tokens", 37)
                 .containsEntry("scheme", scheme)
                 .containsEntry("backend", backend)

@@ -188,6 +188,38 @@ class FusedMoeConfigTest {
     }
 
     @Test
+    void everyOtherCheckHasItsMessageToo() {
+        FusedMoeConfig config = of(10, 2, 64, 32, 1);
+        refused(config.toBuilder().lora(0, 1), "maxLoras: expected 1 to 1024, got 0");
+        refused(config.toBuilder().lora(1, 0), "maxLoraRank: expected a positive number, got 0");
+        refused(
+                config.toBuilder().intermediateSizePerPartitionUnpadded(33),
+                "intermediateSizePerPartitionUnpadded: expected at most intermediateSizePerPartition = 32, got 33");
+        refused(
+                config.toBuilder().intermediateSizePerPartitionUnpadded(-1),
+                "intermediateSizePerPartitionUnpadded: expected a positive number, got -1");
+        refused(config.toBuilder().hiddenDimUnpadded(-1), "hiddenDimUnpadded: expected a positive number, got -1");
+        refused(
+                config.toBuilder().numLogicalExperts(11),
+                "numLogicalExperts: expected at most numExperts = 10, got 11");
+        refused(
+                config.toBuilder().numFusedSharedExperts(2).numLocalExperts(13),
+                "numLocalExperts: expected at most globalNumExperts = 12, got 13");
+        refused(config.toBuilder().numLocalExperts(-1), "numLocalExperts: expected 1 to 1024, got -1");
+        refused(
+                config.toBuilder().numFusedSharedExperts(-1),
+                "numFusedSharedExperts: expected 0 to 30 beside 10 experts and 2 a token (1024 and 32 in all), got -1");
+        assertThatIllegalArgumentException()
+                .isThrownBy(() ->
+                        new FusedMoeParallelConfig(1, 1, 1, 2, 0, 0, 0, 0, 1, false, "allgather_reducescatter", false))
+                .withMessage("epSize: expected 1 without expert parallelism, got 2");
+    }
+
+    private static void refused(FusedMoeConfig.Builder builder, String message) {
+        assertThatIllegalArgumentException().isThrownBy(builder::build).withMessage(message);
+    }
+
+    @Test
     void constantsOfActivations() {
         FusedMoeConfig.Builder layer = of(10, 2, 64, 32, 1).toBuilder();
         assertThat(layer.swigluLimit(5.0).build().activationConstants()).isEqualTo(new ActivationConstants(5, 1, 0, 0));

@@ -27,6 +27,7 @@ import org.junit.jupiter.params.provider.ValueSource;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.FusedMoeParallelConfig;
 import org.tornadomoe.config.FusedMoeQuantConfig;
+import org.tornadomoe.config.GroupShape;
 import org.tornadomoe.config.Int8MoeBackend;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.config.MoeActivation;
@@ -271,6 +272,23 @@ class Int8MoeOracleTest {
         Explanation explanation = oracle(broken, triton()).explain(layer().build(), W, A);
         assertThat(explanation.chosen()).isEqualTo(1);
         assertThat(explanation.changes()).isEmpty();
+    }
+
+    /** TornadoVM's own errors are neither exceptions nor failures to link. */
+    @Test
+    void adaptersPassOverAClassWhoseDeviceFailsWhenAsked() {
+        FakeExperts broken = new FakeExperts("Broken", Int8MoeBackend.TRITON, 0) {
+            @Override
+            public List<Support> obstacles(
+                    FusedMoeConfig config, @Nullable QuantKey weightKey, @Nullable QuantKey activationKey) {
+                throw new AssertionError("driver");
+            }
+        };
+        FakeExperts works = triton();
+        assertThat(oracle(broken, works)
+                        .select(layer().isLoraEnabled(true).build())
+                        .experts())
+                .isSameAs(works);
     }
 
     @Test
@@ -579,6 +597,25 @@ class Int8MoeOracleTest {
         assertThat(Int8MoeOracle.makeQuantConfig(W, null, dynamic).useInt8W8a16())
                 .isTrue();
 
+        GroupShape grid = new GroupShape(64, 32);
+        FusedMoeQuantConfig block =
+                Int8MoeOracle.makeQuantConfig(QuantKey.int8Weights(grid, true), QuantKey.int8Groups(32), dynamic);
+        assertThat(block.useInt8W8a8()).isTrue();
+        assertThat(block.blockShape()).isEqualTo(grid);
+        QuantKey groups = QuantKey.INT8_STATIC_GROUP_SYM;
+        FusedMoeQuantConfig group = Int8MoeOracle.makeQuantConfig(groups, null, dynamic);
+        assertThat(group.useInt8W8a16()).isTrue();
+        assertThat(group.blockShape()).isEqualTo(new GroupShape(0, 128));
+        assertRefused(
+                groups,
+                A,
+                dynamic,
+                "weight key: expected one of [" + W + ", " + tensor + "], or blocks or groups without zero points and"
+                        + " activations that go with them, got " + groups);
+        assertThatIllegalArgumentException()
+                .isThrownBy(() -> Int8MoeOracle.makeQuantConfig(QuantKey.INT8_STATIC_GROUP_ASYM, null, dynamic))
+                .withMessageStartingWith("weight key: expected one of ");
+
         assertRefused(
                 W,
                 A,
@@ -588,7 +625,12 @@ class Int8MoeOracleTest {
         assertRefused(
                 W, null, fixed, "a1_scale and a2_scale: expected none for activations that aren't quantised, got some");
         assertRefused(W, tensor, dynamic, "a1_scale and a2_scale: expected those of " + tensor + ", got none");
-        assertRefused(A, null, dynamic, "weight key: expected one of [" + W + ", " + tensor + "], got " + A);
+        assertRefused(
+                A,
+                null,
+                dynamic,
+                "weight key: expected one of [" + W + ", " + tensor + "], or blocks or groups without zero points and"
+                        + " activations that go with them, got " + A);
         assertRefused(
                 W,
                 null,

@@ -125,6 +125,29 @@ class ReferenceTest {
     }
 
     @Test
+    void pairsOfExpertsElsewhereAreKeptOrLeftOutByHand() {
+        int[] ids = {2, 3, 4, 1, 2, 4, 1, 3, 4, 1, 2, 3};
+        int[] map = {-1, 0, -1, 1, -1};
+        Alignment kept = Reference.align(ids, map, true, 4);
+        assertThat(kept.sortedTokenIds()).containsExactly(3, 6, 9, 12, 0, 4, 10, 12, 1, 7, 11, 12, 2, 5, 8, 12);
+        assertThat(kept.expertIds()).containsExactly(0, -1, 1, -1);
+        Alignment leftOut = Reference.align(ids, map, false, 4);
+        assertThat(leftOut.sortedTokenIds()).containsExactly(3, 6, 9, 12, 1, 7, 11, 12);
+        assertThat(leftOut.expertIds()).containsExactly(0, 1);
+        assertThat(leftOut.numTokensPostPadded()).isEqualTo(8);
+    }
+
+    @Test
+    void aBlockForEveryPairByHand() {
+        Alignment alignment = Reference.naiveAlign(new int[] {2, -1, 5, 0}, 5, 3);
+        assertThat(alignment.sortedTokenIds()).containsExactly(0, 4, 4, 1, 4, 4, 2, 4, 4, 3, 4, 4);
+        assertThat(alignment.expertIds()).containsExactly(2, -1, -1, 0);
+        assertThatIllegalArgumentException()
+                .isThrownBy(() -> Reference.naiveAlign(new int[1], 1, 0))
+                .withMessage("blockSize: expected a positive number, got 0");
+    }
+
+    @Test
     void slotsInUseOfFiveExpertsAreAlignedByHand() {
         Alignment alignment = Reference.batchedAlign(8, 4, new int[] {2, 3, 0, 6, 8});
         assertThat(alignment.sortedTokenIds())

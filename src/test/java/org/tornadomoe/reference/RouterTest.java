@@ -15,6 +15,9 @@ import net.jqwik.api.Property;
 import net.jqwik.api.constraints.IntRange;
 import org.jspecify.annotations.Nullable;
 import org.junit.jupiter.api.Test;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.ValueSource;
 import org.tornadomoe.RandomLayer;
 import org.tornadomoe.RoutingCases;
 import org.tornadomoe.config.FusedMoeConfig;
@@ -42,6 +45,37 @@ class RouterTest {
             float[] added = router.hasCorrectionBias() ? bias : null;
             Routing routing = Router.route(Reference.widen(logits), 1, choices, k, router, added);
             assertBruteForce(routing, logits, k, router, added);
+        }
+    }
+
+    /** At the sizes of models, where many logits are alike. */
+    @ParameterizedTest
+    @CsvSource({"16, 2, 8, 2", "128, 2, 8, 2", "256, 8, 8, 4", "384, 8, 1, 1", "512, 22, 1, 1", "1024, 32, 16, 3"})
+    void groupsAsModelsHaveThem(int experts, int k, int groups, int topkGroup) {
+        for (double factor : new double[] {1, 2.5}) {
+            RouterConfig router = DEEPSEEK.withGroups(groups, topkGroup).withRoutedScalingFactor(factor);
+            RouterConfig softmax =
+                    RouterConfig.of(ScoringFunction.SOFTMAX, true).withGroups(groups, topkGroup);
+            for (int seed = 0; seed < 5; seed++) {
+                for (float[] logits : List.of(RoutingCases.ties(experts, seed), RoutingCases.any(experts, seed))) {
+                    float[] bias = RoutingCases.ties(experts, seed + 100);
+                    double[] wide = Reference.widen(logits);
+                    assertBruteForce(Router.route(wide, 1, experts, k, router, bias), logits, k, router, bias);
+                    assertBruteForce(Router.route(wide, 1, experts, k, softmax, null), logits, k, softmax, null);
+                }
+            }
+        }
+    }
+
+    @ParameterizedTest
+    @ValueSource(ints = {512, 896, 1024})
+    void whereAllAreAlikeTheFirstAreChosen(int experts) {
+        for (RouterConfig router : RoutingCases.routers(experts, 32)) {
+            float[] bias = router.hasCorrectionBias() ? new float[experts] : null;
+            assertThat(Router.route(new double[experts], 1, experts, 32, router, bias)
+                            .ids())
+                    .as("%s", router)
+                    .isEqualTo(IntStream.range(0, 32).toArray());
         }
     }
 

@@ -1,0 +1,88 @@
+package org.tornadomoe.modular;
+
+import java.util.Arrays;
+import java.util.SplittableRandom;
+import java.util.stream.Collectors;
+
+/**
+ * Routing that looks at no logits, for measuring a layer under a load of one's choice (vLLM: {@code
+ * RoutingSimulator}, {@code VLLM_MOE_ROUTING_SIMULATION_STRATEGY}). Hand {@link #router} to a layer.
+ */
+public enum RoutingSimulator {
+    /** K experts at random, each as likely as any other; all weights are 1. */
+    UNIFORM_RANDOM,
+    /**
+     * Experts at the sigmoid of a normal deviate, so that those in the middle get more than those at the ends; weights are the
+     * magnitudes of normal deviates over their sum. Where vLLM's may give a token an expert twice, the next one that is left, to
+     * the right and round, takes its place.
+     */
+    NORMAL_ROUTING;
+
+    /**
+     * The strategy of that name, {@code "uniform_random"}.
+     *
+     * @throws IllegalArgumentException if there is none; the message lists all
+     */
+    public static RoutingSimulator fromString(String name) {
+        return Arrays.stream(values())
+                .filter(strategy -> strategy.toString().equals(name))
+                .findFirst()
+                .orElseThrow(() -> new IllegalArgumentException("Unknown routing strategy: " + name
+                        + ". Available strategies: "
+                        + Arrays.stream(values())
+                                .map(strategy -> "'" + strategy + "'")
+                                .collect(Collectors.joining(", ", "[", "]"))));
+    }
+
+    /**
+     * A router over C choices. Every call goes on with the random numbers; calls from several threads get numbers of their own.
+     *
+     * @param choices C: a layer's experts, and its zero experts if it has some
+     * @param seed of the random numbers
+     * @throws IllegalArgumentException if {@code choices} is not positive
+     */
+    public TopKRouter router(int choices, long seed) {
+        if (choices < 1) {
+            throw new IllegalArgumentException("choices: expected a positive number, got " + choices);
+        }
+        SplittableRandom numbers = new SplittableRandom(seed);
+        return (hidden, logits, tokens, topK, renormalize) -> {
+            SplittableRandom random;
+            synchronized (numbers) {
+                random = numbers.split();
+            }
+            ChosenExperts chosen = ChosenExperts.allocate(tokens, topK);
+            for (int m = 0; m < tokens; m++) {
+                choose(choices, random, chosen, m * topK);
+            }
+            return chosen;
+        };
+    }
+
+    private void choose(int choices, SplittableRandom random, ChosenExperts chosen, int first) {
+        int k = chosen.topK();
+        boolean[] taken = new boolean[choices];
+        float sum = 0;
+        for (int p = first; p < first + k; p++) {
+            int id = this == UNIFORM_RANDOM
+                    ? random.nextInt(choices)
+                    : Math.min(choices - 1, (int) (choices / (1 + Math.exp(-random.nextGaussian()))));
+            while (taken[id]) {
+                // Uniformly among those left, or the neighbour.
+                id = this == UNIFORM_RANDOM ? random.nextInt(choices) : (id + 1) % choices;
+            }
+            taken[id] = true;
+            chosen.ids()[p] = id;
+            chosen.weights()[p] = this == UNIFORM_RANDOM ? 1 : (float) Math.abs(random.nextGaussian());
+            sum += chosen.weights()[p];
+        }
+        for (int p = first; p < first + k && this == NORMAL_ROUTING && sum > 0; p++) {
+            chosen.weights()[p] /= sum;
+        }
+    }
+
+    @Override
+    public String toString() {
+        return name().toLowerCase(java.util.Locale.ROOT);
+    }
+}
