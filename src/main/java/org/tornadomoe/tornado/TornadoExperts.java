@@ -154,14 +154,19 @@ public abstract sealed class TornadoExperts implements FusedMoeExperts
             case PORTABLE -> null;
         };
         if (lacking != null) {
-            String instructions = switch (gemm) {
-                case HOPPER -> "wgmma";
-                case TENSOR_CORES -> "int8 tensor cores to be used";
-                case DP4A, PORTABLE -> "dp4a";
-            };
-            obstacles.add(Support.no(
-                    device + " has no " + instructions + ": " + lacking,
-                    "device: one that has them, through CUDA" + (gemm == Gemm.HOPPER ? "" : " or PTX")));
+            obstacles.add(
+                    switch (gemm) {
+                        case HOPPER ->
+                            Support.no(device + " has no wgmma: " + lacking, "device: one that has it, through CUDA");
+                        case TENSOR_CORES ->
+                            Support.no(
+                                    device + " has no int8 tensor cores to be used: " + lacking,
+                                    "device: one that has them, through CUDA or PTX");
+                        case DP4A, PORTABLE ->
+                            Support.no(
+                                    device + " has no dp4a: " + lacking,
+                                    "device: one that has it, through CUDA or PTX");
+                    });
         }
         if (device.maxGroup() > 0 && device.maxGroup() < AlignKernels.SCAN_GROUP) {
             obstacles.add(Support.no(

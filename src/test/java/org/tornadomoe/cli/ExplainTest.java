@@ -43,12 +43,14 @@ class ExplainTest {
         assertThat(ran.json().get("chosen")).isEqualTo(chosen);
         assertThat(ran.list("candidates"))
                 .extracting(candidate -> String.valueOf(candidate.get("backend")))
-                .containsExactly("TRITON", "TRITON", "TRITON", "TRITON", "TRITON", "CPU");
+                .containsExactly("TRITON", "TRITON", "TRITON", "TRITON", "TRITON", "TRITON", "CPU");
         assertThat(String.valueOf(ran.list("candidates").getFirst().get("reason")))
+                .contains("interpreter:0", "has no wgmma: there are kernels for CUDA only");
+        assertThat(String.valueOf(ran.list("candidates").get(1).get("reason")))
                 .contains(
                         "interpreter:0",
                         "has no int8 tensor cores to be used: there are kernels for CUDA and PTX only");
-        Map<?, ?> first = ran.list("candidates").get(1);
+        Map<?, ?> first = ran.list("candidates").get(2);
         assertThat(first.get("kernelClass")).isEqualTo("TornadoDp4aExperts");
         assertThat(first.get("supported")).isEqualTo(chosen != null);
         assertThat(first.get("reason")).isEqualTo(reason == null ? null : "kernel does not support " + reason);
@@ -60,12 +62,9 @@ class ExplainTest {
         assertThat(ran.json())
                 .containsEntry("chosen", "TornadoPortableExperts")
                 .containsEntry("activationKey", null)
-                .containsEntry("firstRefused", "TornadoTensorCoreExperts")
+                .containsEntry("firstRefused", "TornadoHopperExperts")
                 .containsEntry(
-                        "changes",
-                        List.of(
-                                "scheme: one of [w8a8_channel, w8a8_tensor]",
-                                "device: one that has them, through CUDA or PTX"));
+                        "changes", List.of("scheme: one of [w8a8_channel]", "device: one that has it, through CUDA"));
         ran = explain("--activation", "gelu", "--bias", "--ep", "--dp", 2, "--all2all", "flashinfer_nvlink_one_sided");
         assertThat(ran.json())
                 .containsEntry("chosen", null)
@@ -152,7 +151,7 @@ class ExplainTest {
                         "TornadoPortableExperts",
                         "kernel does not support parallel config FusedMoEParallelConfig(",
                         "No Int8 MoE backend supports the deployment configuration.",
-                        "For TornadoTensorCoreExperts: all-to-all backend: one of [");
+                        "For TornadoHopperExperts: all-to-all backend: one of [");
     }
 
     @ParameterizedTest

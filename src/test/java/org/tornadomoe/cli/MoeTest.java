@@ -51,7 +51,7 @@ class MoeTest {
                 .extracting(device -> String.valueOf(device.get("id")))
                 .containsExactlyElementsOf(ids);
         assertThat(ran.list("kernelClasses"))
-                .hasSize(5 * ids.size() + 1)
+                .hasSize(6 * ids.size() + 1)
                 .extracting(experts -> String.valueOf(experts.get("name")))
                 .contains("ReferenceExperts");
     }

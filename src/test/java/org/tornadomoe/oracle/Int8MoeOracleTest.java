@@ -409,6 +409,7 @@ class Int8MoeOracleTest {
                     .extracting(FusedMoeExperts::name)
                     .containsExactly(
                             "AddedExperts",
+                            "TornadoHopperExperts",
                             "TornadoTensorCoreExperts",
                             "TornadoDp4aExperts",
                             "TornadoDp4aBatchedExperts",
@@ -426,6 +427,7 @@ class Int8MoeOracleTest {
         assertThat(Int8MoeOracle.installed().kernelClasses())
                 .extracting(FusedMoeExperts::name)
                 .containsExactly(
+                        "TornadoHopperExperts",
                         "TornadoTensorCoreExperts",
                         "TornadoDp4aExperts",
                         "TornadoDp4aBatchedExperts",

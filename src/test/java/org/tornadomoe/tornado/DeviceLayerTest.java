@@ -48,8 +48,11 @@ class DeviceLayerTest {
         for (Device device : devices()) {
             FusedMoeConfig config =
                     RandomLayer.of(1, 1, 4, 4, 1, 1).on(device.id()).config();
-            for (TornadoExperts experts :
-                    List.of(new TornadoTensorCoreExperts(), new TornadoDp4aExperts(), new TornadoPortableExperts())) {
+            for (TornadoExperts experts : List.of(
+                    new TornadoHopperExperts(),
+                    new TornadoTensorCoreExperts(),
+                    new TornadoDp4aExperts(),
+                    new TornadoPortableExperts())) {
                 for (Int8Scheme scheme : Int8Scheme.values()) {
                     if (experts.isSupportedConfig(
                                     config, scheme.weightKey(), scheme.activationKey(), config.activationFormat())
