@@ -20,7 +20,6 @@ import org.tornadomoe.modular.Support;
 import org.tornadomoe.modular.TopKWeightAndReduce;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.tornado.kernels.AlignKernels;
-import uk.ac.manchester.tornado.api.enums.TornadoVMBackendType;
 
 /**
  * The layer as a TornadoVM task graph on the configuration's device, with the int8 GEMMs in one of two forms: {@link
@@ -184,15 +183,6 @@ public abstract sealed class TornadoExperts implements FusedMoeExperts
                             "columns of a block or group: a multiple of 4"));
                     break;
                 }
-            }
-            Int8Scheme scheme = quantization.scheme();
-            if (device.backend() == TornadoVMBackendType.OPENCL
-                    && (scheme == Int8Scheme.W8A8_TENSOR || scheme == Int8Scheme.W8A8_BLOCK)) {
-                // Each stage by itself is right on PoCL, whole layers of some sizes are not, for a reason not found
-                // yet.
-                obstacles.add(Support.no(
-                        "whole layers of " + scheme + " have given wrong numbers through OpenCL",
-                        "scheme: w8a8_channel or one with float activations"));
             }
             if (config.batchInvariant() && QuantKey.INT8_DYNAMIC_TENSOR_SYM.equals(activationKey)) {
                 obstacles.add(Support.no(

@@ -19,6 +19,8 @@ import org.tornadomoe.MoeOptions;
 import org.tornadomoe.RandomLayer;
 import org.tornadomoe.checkpoint.Safetensors;
 import org.tornadomoe.config.FusedMoeConfig;
+import org.tornadomoe.config.GroupShape;
+import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.config.MoeActivation;
 import org.tornadomoe.config.RouterConfig;
@@ -85,8 +87,12 @@ class DeviceLayerTest {
     @ParameterizedTest
     @MethodSource("kernelClasses")
     void oneKernelServesEveryTokenCount(String device, TornadoExperts experts, Int8Scheme scheme) {
-        LayerChecks.forwardMatchesReference(
-                experts, scheme, RandomLayer.of(9, 3, 50, 30, 60, 5).on(device), 1, 60, 7, 59, 1);
+        RandomLayer layer = RandomLayer.of(9, 3, 50, 30, 60, 5).on(device);
+        LayerChecks.forwardMatchesReference(experts, scheme, layer, 1, 60, 7, 59, 1);
+        if (scheme == Int8Scheme.W8A8_BLOCK) {
+            Int8Quantization nearest = Int8Quantization.of(scheme).withRoundToNearest(true);
+            LayerChecks.forwardMatchesReference(experts, nearest, layer, 1, 60, 7, 59, 1);
+        }
     }
 
     /** From few pairs an expert to more than a tile of a matrix product takes, whole and half tiles, at sizes that are no tile's. */
@@ -138,12 +144,19 @@ class DeviceLayerTest {
         }
     }
 
+    @Test
+    void activationsAreQuantizedToTheBit() {
+        Int8Quantization block = Int8Quantization.of(Int8Scheme.W8A8_BLOCK).withGrid(new GroupShape(1, 12));
+        for (Device device : devices()) {
+            LayerChecks.quantizationIsExact(device, block);
+            LayerChecks.quantizationIsExact(device, block.withRoundToNearest(true));
+            LayerChecks.quantizationIsExact(device, Int8Quantization.of(Int8Scheme.W8A8_TENSOR));
+        }
+    }
+
     @ParameterizedTest
     @MethodSource("kernelClasses")
     void partsOfALayerAddUpToIt(String device, TornadoExperts experts, Int8Scheme scheme) {
-        if (scheme == Int8Scheme.W8A8_TENSOR) {
-            return; // Each part finds the scale of its own activations.
-        }
         LayerChecks.partsAddUp(
                 experts, scheme, RandomLayer.of(7, 3, 30, 20, 25, 12).on(device), 3, 25);
     }

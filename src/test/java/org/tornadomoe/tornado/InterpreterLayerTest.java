@@ -119,10 +119,21 @@ class InterpreterLayerTest {
     void wholeLayersOfEveryScheme(Int8Scheme scheme) {
         RandomLayer layer = RandomLayer.of(5, 2, 150, 140, 13, 32);
         LayerChecks.forwardMatchesReference(experts(false), scheme, layer, 13, 1, 6);
+        if (scheme == Int8Scheme.W8A8_BLOCK) {
+            Int8Quantization nearest = Int8Quantization.of(scheme).withRoundToNearest(true);
+            LayerChecks.forwardMatchesReference(experts(false), nearest, layer, 13, 1, 6);
+        }
         double tolerance = scheme == Int8Scheme.W8A16_GROUP ? 1e-6 : 0;
         LayerChecks.batchedMatchesStandard(batched(false), experts(false), scheme, layer, 13, tolerance);
-        if (scheme != Int8Scheme.W8A8_TENSOR) {
-            LayerChecks.partsAddUp(experts(false), scheme, layer, 2, 13);
+        LayerChecks.partsAddUp(experts(false), scheme, layer, 2, 13);
+        LayerChecks.adaptersMatchReference(experts(false), scheme, RandomLayer.of(5, 2, 37, 19, 9, 23), 9);
+        LayerChecks.adaptersMatchReference(batched(false), scheme, RandomLayer.of(5, 2, 37, 19, 9, 23), 9);
+        for (MoeActivation activation : MoeActivation.values()) {
+            LayerChecks.stagesMatchReference(
+                    experts(false),
+                    scheme,
+                    RandomLayer.of(5, 2, 37, 19, 9, 20).activatedBy(activation).withBiases(),
+                    9);
         }
     }
 

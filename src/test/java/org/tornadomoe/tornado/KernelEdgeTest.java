@@ -16,6 +16,8 @@ import org.junit.jupiter.params.provider.EnumSource;
 import org.tornadomoe.RandomLayer;
 import org.tornadomoe.config.FusedMoeActivationFormat;
 import org.tornadomoe.config.FusedMoeConfig;
+import org.tornadomoe.config.GroupShape;
+import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.config.MoeActivation;
 import org.tornadomoe.config.RoutingMethodType;
@@ -232,6 +234,15 @@ class KernelEdgeTest {
         assertThat(Arrays.copyOf(bytes, row.length)).isEqualTo(expected);
         assertThat(Arrays.copyOfRange(bytes, row.length, 3 * row.length)).containsOnly(0);
         assertThat(arrays.tokenScales.get(1)).isEqualTo(1e-10f / 127f);
+    }
+
+    @Test
+    void activationsAreQuantizedToTheBit() {
+        Device device = TornadoHome.current().devices().getFirst();
+        Int8Quantization block = Int8Quantization.of(Int8Scheme.W8A8_BLOCK).withGrid(new GroupShape(1, 12));
+        LayerChecks.quantizationIsExact(device, block);
+        LayerChecks.quantizationIsExact(device, block.withRoundToNearest(true));
+        LayerChecks.quantizationIsExact(device, Int8Quantization.of(Int8Scheme.W8A8_TENSOR));
     }
 
     @ParameterizedTest

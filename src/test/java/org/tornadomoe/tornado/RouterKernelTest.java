@@ -121,14 +121,17 @@ class RouterKernelTest {
 
     @Test
     void zeroExperts() {
-        everyKernelClass(
-                RandomLayer.of(5, 3, 26, 14, 9, 9)
-                        .sharing(1)
-                        .routedBy(RouterConfig.of(ScoringFunction.SOFTMAX, false)
-                                .withCorrectionBias()
-                                .withZeroExperts(3)
-                                .withRoutedScalingFactor(6)),
-                9);
+        RandomLayer layer = RandomLayer.of(5, 3, 26, 14, 9, 9)
+                .sharing(1)
+                .routedBy(RouterConfig.of(ScoringFunction.SOFTMAX, false)
+                        .withCorrectionBias()
+                        .withZeroExperts(3)
+                        .withRoutedScalingFactor(6));
+        everyKernelClass(layer, 9);
+        for (Int8Scheme scheme : new Int8Scheme[] {Int8Scheme.W8A8_TENSOR, Int8Scheme.W8A8_BLOCK}) {
+            LayerChecks.everyStageAndPart(
+                    new TornadoPortableExperts(), new TornadoPortableBatchedExperts(), scheme, layer, 9);
+        }
     }
 
     private static void everyKernelClass(RandomLayer layer, int tokens) {

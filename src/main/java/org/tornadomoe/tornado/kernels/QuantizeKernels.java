@@ -159,13 +159,15 @@ public final class QuantizeKernels {
         }
         ctx.localBarrier();
         if (lane == 0) {
-            scale.set(0, TornadoMath.max(greatest[0] / 127.0f, 1.0e-10f));
+            scale.set(0, TornadoMath.max(dividedBy127(greatest[0]), 1.0e-10f));
         }
     }
 
     /**
      * The per-tensor quantiser of vLLM's {@code scaled_int8_quant}: {@code q = round(x / scale)}, half to even, clamped to [-128, 127].
      * The parameters are those of {@link #quantizeRows}, but for:
+     *
+     * <p>Grid: one group of {@link #GROUP} work-items a row. Costs 4·cols bytes read and cols written a row, and an integer division a value.
      *
      * @param scale [1]
      * @param scales [rows], written: the one scale for every row, as the GEMMs read it
@@ -195,6 +197,8 @@ public final class QuantizeKernels {
             weight = weights.get(row);
         }
         float one = scale.get(0);
+        float power = powerOfTwo(one);
+        int divisor = mantissa(one, power);
         int from = valuesRow(row, rowsPerToken, weighted) * cols;
         int ints = active * rowInts;
         for (int i = lane; i < ints; i += GROUP) {
@@ -202,7 +206,7 @@ public final class QuantizeKernels {
             for (int b = 0; b < 4; b++) {
                 int c = 4 * i + b;
                 if (c < cols) {
-                    packed |= (roundHalfEven(values.get(from + c) * weight / one) & 0xFF) << (8 * b);
+                    packed |= (quotient(values.get(from + c) * weight, power, divisor, 1) & 0xFF) << (8 * b);
                 }
             }
             quantized.set(row * rowInts + i, packed);
@@ -216,7 +220,8 @@ public final class QuantizeKernels {
      * The group quantiser of vLLM's {@code per_token_group_quant_int8}: {@code scale = max(|x|, 1e-10) / 127} of a group of columns, {@code q =
      * truncate(clamp(x / scale, -128, 127))}, or to the nearest, half to even. The parameters are those of {@link #quantizeRows}, but for:
      *
-     * <p>Grid: one group of {@link #GROUP} work-items a row and group of columns.
+     * <p>Grid: one group of {@link #GROUP} work-items a row and group of columns. Costs what {@link #quantizeRows} does, and an integer
+     * division a value.
      *
      * @param scales [rows, groups], written
      * @param group columns of a group, a multiple of 4 unless one group is all; the last may be short
@@ -265,19 +270,16 @@ public final class QuantizeKernels {
             }
         }
         ctx.localBarrier();
-        float scale = magnitudes[0] / 127.0f;
+        float scale = dividedBy127(magnitudes[0]);
+        float power = powerOfTwo(scale);
+        int divisor = mantissa(scale, power);
         int ints = active * ((last + 3) / 4);
         for (int i = first / 4 + lane; i < ints; i += GROUP) {
             int packed = 0;
             for (int b = 0; b < 4; b++) {
                 int c = 4 * i + b;
                 if (c < cols) {
-                    float quotient = values.get(from + c) * weight / scale;
-                    int q = (int) TornadoMath.max(TornadoMath.min(quotient, 127.0f), -128.0f);
-                    if (nearest == 1) {
-                        q = roundHalfEven(quotient);
-                    }
-                    packed |= (q & 0xFF) << (8 * b);
+                    packed |= (quotient(values.get(from + c) * weight, power, divisor, nearest) & 0xFF) << (8 * b);
                 }
             }
             quantized.set(row * rowInts + i, packed);
@@ -292,16 +294,71 @@ public final class QuantizeKernels {
         return weighted == 1 ? row / rowsPerToken : row;
     }
 
-    /** By the fraction: adding and subtracting a large float is folded away where mathematics are fast. Clamped to [-128, 127]. */
-    private static int roundHalfEven(float x) {
-        float magnitude = TornadoMath.min(TornadoMath.abs(x), 128.0f);
-        int whole = (int) magnitude;
-        float fraction = magnitude - whole;
-        int up = fraction > 0.5f ? 1 : 0;
-        int odd = fraction == 0.5f ? whole & 1 : 0;
-        int rounded = whole + up + odd;
-        int signed = x < 0.0f ? -rounded : rounded;
-        return signed > 127 ? 127 : signed;
+    /**
+     * {@code x / scale} as IEEE 754 rounds it, then truncated or, with {@code nearest} 1, rounded half to even; clamped to [-128, 127].
+     *
+     * <p>In integers, because devices divide floats approximately (PTX to 2 ulp, OpenCL by a reciprocal), and truncating makes a whole
+     * step of that: by construction the greatest of a group is 127 scales or one ulp less.
+     *
+     * @param power {@link #powerOfTwo} of the scale
+     * @param divisor {@link #mantissa} of the scale
+     */
+    private static int quotient(float x, float power, int divisor, int nearest) {
+        // An integer from 2^23 on; below, it is less than the divisor. More than 2^31 is a quotient of more than 127.
+        float dividend = TornadoMath.min(TornadoMath.abs(x) * power, 0x1.fffffep30f);
+        int whole = (int) dividend;
+        int q = whole / divisor;
+        int rest = whole - q * divisor;
+        // How far twice the rest may be from the divisor where the float quotient is q + 1/2: by the ulp of numbers
+        // like q.
+        int tie = q > 0 ? divisor >> 23 : 0;
+        tie = q > 1 ? divisor >> 22 : tie;
+        tie = q > 3 ? divisor >> 21 : tie;
+        tie = q > 7 ? divisor >> 20 : tie;
+        tie = q > 15 ? divisor >> 19 : tie;
+        tie = q > 31 ? divisor >> 18 : tie;
+        tie = q > 63 ? divisor >> 17 : tie;
+        // A float quotient may be q + 1 where the exact one isn't yet, by half an ulp.
+        int up = divisor - rest <= tie >> 1 ? 1 : 0;
+        if (nearest == 1) {
+            int twice = q == 0 ? (int) (dividend + dividend) : rest + rest;
+            int odd = twice - divisor >= -tie ? q & 1 : 0;
+            up = twice - divisor > tie ? 1 : odd;
+        }
+        int signed = x < 0.0f ? -q - up : q + up;
+        signed = signed > 127 ? 127 : signed;
+        return signed < -128 ? -128 : signed;
+    }
+
+    /** The scale times its power of two: 24 bits. At least 1, so that one that is no number can be divided by. */
+    private static int mantissa(float scale, float power) {
+        int mantissa = (int) (scale * power);
+        return mantissa > 0 ? mantissa : 1;
+    }
+
+    /** The power of two by which x, positive and at least 2^-104, is in [2^23, 2^24). Products with it are exact. */
+    private static float powerOfTwo(float x) {
+        float power = x < 0x1p24f ? 1.0f : 0x1p-104f;
+        power = x * power < 0x1p-40f ? power * 0x1p64f : power;
+        power = x * power < 0x1p-8f ? power * 0x1p32f : power;
+        power = x * power < 0x1p8f ? power * 0x1p16f : power;
+        power = x * power < 0x1p16f ? power * 0x1p8f : power;
+        power = x * power < 0x1p20f ? power * 0x1p4f : power;
+        power = x * power < 0x1p22f ? power * 0x1p2f : power;
+        return x * power < 0x1p23f ? power * 2.0f : power;
+    }
+
+    /** {@code x / 127}, x positive, as IEEE 754 rounds it; in integers for {@link #quotient}'s reason. */
+    private static float dividedBy127(float x) {
+        float power = powerOfTwo(x);
+        int mantissa = (int) (x * power);
+        int bits = mantissa < 127 << 17 ? 7 : 6;
+        int dividend = bits == 7 ? mantissa << 7 : mantissa << 6;
+        int q = dividend / 127;
+        q = dividend - 127 * q > 63 ? q + 1 : q;
+        // powerOfTwo(power) is 2^23 / power.
+        float inverse = powerOfTwo(power) * (bits == 7 ? 0x1p-30f : 0x1p-29f);
+        return x < 0x1p127f ? q * inverse : x / 127.0f;
     }
 
     /** Adding a half and truncating would round the float just below 0.5 up, so the fraction is looked at instead. */
