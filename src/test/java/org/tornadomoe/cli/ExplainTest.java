@@ -76,7 +76,7 @@ class ExplainTest {
                                 "all-to-all backend: one of [allgather_reducescatter, deepep_high_throughput,"
                                         + " deepep_low_latency, deepep_v2, nixl_ep, mori_high_throughput,"
                                         + " mori_low_latency]",
-                                "device: one that has them, through CUDA or PTX"));
+                                "device: one that has it, through CUDA"));
         assertThat(explain("--tp", 2).json()).containsEntry("chosen", "TornadoDp4aExperts");
         assertThat(explain("--tp", 2, "--ep").json()).containsEntry("chosen", "TornadoDp4aExperts");
     }
