@@ -53,10 +53,8 @@ sealed class LayerStages permits BatchedStages {
 
     /** The whole layer. */
     List<Stage> all() {
-        // Adapters are added between the first GEMM and the activation.
-        boolean fused = a.gemm == Gemm.HOPPER && !config.isLoraEnabled();
-        List<Stage> activated = fused
-                ? gateUpAndActivate()
+        List<Stage> activated = a.gemm == Gemm.HOPPER
+                ? hopperActivated()
                 : Stream.of(gateUp(), loraGateUp(), activateAndQuantize())
                         .flatMap(List::stream)
                         .toList();
@@ -888,23 +886,45 @@ sealed class LayerStages permits BatchedStages {
                 List.of(out)));
     }
 
-    /** tokens → activated, its int8 and its scales. */
-    private List<Stage> gateUpAndActivate() {
+    /**
+     * tokens → activated, its int8 and its scales. The activation is in the first GEMM's last step, or, where adapters come between,
+     * in a kernel that gives the same bits.
+     */
+    private List<Stage> hopperActivated() {
         int i = config.intermediateSizePerPartition();
-        CudaKernel quantize = new CudaKernel(
-                "hopper-gemm.cu",
-                hopperOptions(Activation.none(ActivationKernels.NO_GATE)),
-                m -> new CudaKernel.Launch("quantizePairs", 128, rows(m), 1, 0));
-        List<Object> reads = List.of(a.keys, a.activated);
-        List<Object> writes = List.of(a.pairs, a.pairScales);
-        List<Object> scalars = List.of(config.pairsPerToken(), i, HopperWeights.chunks(i));
-        return List.of(
-                hopperGemm("gateUp", true, a.activated, config.pairsPerInputRow(), Activation.of(config), 0),
-                Stage.library(
-                        "quantizePairs",
-                        g -> quantize.addTask(g, "quantizePairs", a.header, reads, writes, List.of(a.amax), scalars),
-                        List.of(a.header, a.keys, a.activated, a.amax),
-                        List.of(a.pairs, a.pairScales, a.amax)));
+        Activation activation = Activation.of(config);
+        Stage quantize = hopperPairs(
+                "quantizePairs",
+                Activation.none(ActivationKernels.NO_GATE),
+                List.of(a.keys, a.activated),
+                List.of(a.pairs, a.pairScales),
+                List.of(i, HopperWeights.chunks(i)));
+        if (!config.isLoraEnabled()) {
+            return List.of(hopperGemm("gateUp", true, a.activated, config.pairsPerInputRow(), activation, 0), quantize);
+        }
+        Stage activate = hopperPairs(
+                "activatePairs",
+                activation,
+                List.of(a.keys, a.gateUp),
+                List.of(a.activated),
+                List.of(i, activation.limit, activation.alpha, activation.beta, activation.linearBeta));
+        return Stream.of(gateUp(), loraGateUp(), List.of(activate, quantize))
+                .flatMap(List::stream)
+                .toList();
+    }
+
+    /** A kernel of {@code hopper-gemm.cu} that has a group of 128 a pair, and updates their magnitudes. */
+    private Stage hopperPairs(
+            String name, Activation activation, List<Object> reads, List<Object> writes, List<Object> scalars) {
+        CudaKernel kernel = new CudaKernel(
+                "hopper-gemm.cu", hopperOptions(activation), m -> new CudaKernel.Launch(name, 128, rows(m), 1, 0));
+        List<Object> sizes = Stream.concat(Stream.of(config.pairsPerToken()), scalars.stream())
+                .toList();
+        return Stage.library(
+                name,
+                g -> kernel.addTask(g, name, a.header, reads, writes, List.of(a.amax), sizes),
+                Stream.concat(Stream.of(a.header, a.amax), reads.stream()).toList(),
+                Stream.concat(Stream.of(a.amax), writes.stream()).toList());
     }
 
     /** One of the projections, with an activation in its last step or without; see {@code hopper-gemm.cu}. */

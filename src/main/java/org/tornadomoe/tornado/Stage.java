@@ -10,6 +10,7 @@ import java.util.function.IntUnaryOperator;
 import org.tornadomoe.modular.MoeExecutionException;
 import uk.ac.manchester.tornado.api.GridScheduler;
 import uk.ac.manchester.tornado.api.TaskGraph;
+import uk.ac.manchester.tornado.api.TornadoExecutionPlan;
 import uk.ac.manchester.tornado.api.WorkerGrid;
 import uk.ac.manchester.tornado.api.WorkerGrid2D;
 
@@ -94,6 +95,14 @@ record Stage(
         /** Adds the tasks; what goes to the device has to be declared before, what comes back after. */
         void addTasks() {
             stages.forEach(stage -> stage.task.accept(tasks, device));
+        }
+
+        /** Tells the plan made of this graph its device and its grids; TornadoVM refuses a scheduler without any. */
+        void launchOn(TornadoExecutionPlan plan) {
+            plan.withDevice(device.tornado());
+            if (stages.stream().anyMatch(Stage::hasGrid)) {
+                plan.withGridScheduler(grids);
+            }
         }
 
         void resize(int tokens) {

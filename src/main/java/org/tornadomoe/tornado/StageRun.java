@@ -154,9 +154,8 @@ final class StageRun {
             graph.resize(tokens);
             try (TornadoExecutionPlan plan =
                     new TornadoExecutionPlan(graph.tasks().snapshot())) {
-                plan.withDevice(device.tornado())
-                        .withGridScheduler(graph.grids())
-                        .execute();
+                graph.launchOn(plan);
+                plan.execute();
             }
         } catch (RuntimeException | LinkageError | TornadoInternalError | TornadoExecutionPlanException failure) {
             throw new MoeExecutionException("stage " + name + " on " + device + ": " + failure.getMessage(), failure);

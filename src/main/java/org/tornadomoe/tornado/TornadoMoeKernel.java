@@ -94,7 +94,7 @@ final class TornadoMoeKernel implements MoeKernel {
             Running running =
                     new Running(graph, new TornadoExecutionPlan(graph.tasks().snapshot()));
             try {
-                running.plan.withDevice(device.tornado()).withGridScheduler(graph.grids());
+                graph.launchOn(running.plan);
                 // Here and not in the first call, so that a kernel that can't be compiled is an error of loading.
                 running.plan.withPreCompilation();
             } catch (RuntimeException | LinkageError | TornadoInternalError failure) {

@@ -516,7 +516,50 @@ extern "C" __global__ void __launch_bounds__(384, 1) tileGemm(PARAMETERS) {
     }
 }
 
-// ---- the activations to int8
+// ---- the steps after the first product
+
+#if ACTIVATION >= 0
+// What skinnyGemm and tileGemm do with their sums, on a product that is there already, such as one that adapters were added to: the same
+// bits. Nothing is done for a pair whose key is -1.
+// Grid: a group of 128 a pair.
+extern "C" __global__ void __launch_bounds__(128) activatePairs(
+    const int *header, const int *keys, const float *product, float *out, unsigned *amax, int pairsPerToken, int columns, float limit,
+    float alpha, float beta, float linearBeta) {
+    int p = blockIdx.x;
+    if (p >= header[0] * pairsPerToken || keys[p] < 0) {
+        return;
+    }
+    Gemm m = {};
+    m.out = out;
+    m.columns = columns;
+    m.limit = limit;
+    m.alpha = alpha;
+    m.beta = beta;
+    m.linearBeta = linearBeta;
+    const float *row = product + (u64) p * columns * (LAYOUT ? 2 : 1);
+    unsigned magnitude = 0;
+    for (int two = threadIdx.x; two < (LAYOUT ? columns : (columns + 1) / 2); two += 128) {
+        float y[2];
+#if LAYOUT == 1
+        y[0] = row[two];
+        y[1] = row[columns + two];
+#else
+        y[0] = row[2 * two];
+        y[1] = LAYOUT == 2 || 2 * two + 1 < columns ? row[2 * two + 1] : 0.0f;
+#endif
+        unsigned bits = emit<1>(m, p, two, y, 1.0f);
+        magnitude = bits > magnitude ? bits : magnitude;
+    }
+#pragma unroll
+    for (int s = 16; s > 0; s >>= 1) {
+        unsigned other = __shfl_xor_sync(0xffffffffu, magnitude, s);
+        magnitude = other > magnitude ? other : magnitude;
+    }
+    if ((threadIdx.x & 31) == 0) {
+        atomicMax(amax + p, magnitude);
+    }
+}
+#endif
 
 // out[p] = round(x * (127 / amax[p])), half away from zero, and scales[p] = amax[p] / 127, as vLLM's per_token_quant_int8, where amax is
 // at least 1e-10; after it amax[p] is 0, for the next call. Nothing is done for a pair whose key is -1.
