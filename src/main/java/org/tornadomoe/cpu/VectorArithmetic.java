@@ -27,7 +27,10 @@ final class VectorArithmetic extends Arithmetic {
     private static final VectorSpecies<Float> HALF =
             VectorSpecies.of(float.class, VectorShape.forBitSize(F.vectorBitSize() / 2));
 
-    /** Four vectors of sums a token, four of weights and one more have to fit in the registers: 32 where vectors have 512 bits. */
+    /**
+     * Tokens of a loop: four vectors of sums each, four of weights and one more have to fit in the registers, which AVX2 has 16 of and
+     * others 32. With six tokens they would still fit in 32, but C2 then put one sum on the heap in every turn of the loop.
+     */
     private static final int MOST = F.vectorBitSize() == 256 ? 2 : TOKENS;
 
     @Override
@@ -41,9 +44,6 @@ final class VectorArithmetic extends Arithmetic {
         for (int row = 0; row < PackedWeights.ROWS; row += STEP) {
             long block = at + row;
             int t = 0;
-            for (; MOST > 4 && tokens - t > 4; t += 6) {
-                dot6(w, block, cols, a, from[t], from[t + 1], from[t + 2], from[t + 3], from[t + 4], from[t + 5], tile, row);
-            }
             for (; MOST > 2 && tokens - t > 2; t += 4) {
                 dot4(w, block, cols, a, from[t], from[t + 1], from[t + 2], from[t + 3], tile, row + t * PackedWeights.ROWS);
             }
@@ -178,95 +178,7 @@ s32.intoArray(tile, row + 3 * PackedWeights.ROWS + 2 * LANES);
 s33.intoArray(tile, row + 3 * PackedWeights.ROWS + 3 * LANES);
 }
 
-private static void dot6(MemorySegment w, long at, int cols, float[] a, int a0, int a1, int a2, int a3, int a4, int a5, float[] tile, int row) {
-FloatVector s00 = FloatVector.zero(F);
-FloatVector s01 = FloatVector.zero(F);
-FloatVector s02 = FloatVector.zero(F);
-FloatVector s03 = FloatVector.zero(F);
-FloatVector s10 = FloatVector.zero(F);
-FloatVector s11 = FloatVector.zero(F);
-FloatVector s12 = FloatVector.zero(F);
-FloatVector s13 = FloatVector.zero(F);
-FloatVector s20 = FloatVector.zero(F);
-FloatVector s21 = FloatVector.zero(F);
-FloatVector s22 = FloatVector.zero(F);
-FloatVector s23 = FloatVector.zero(F);
-FloatVector s30 = FloatVector.zero(F);
-FloatVector s31 = FloatVector.zero(F);
-FloatVector s32 = FloatVector.zero(F);
-FloatVector s33 = FloatVector.zero(F);
-FloatVector s40 = FloatVector.zero(F);
-FloatVector s41 = FloatVector.zero(F);
-FloatVector s42 = FloatVector.zero(F);
-FloatVector s43 = FloatVector.zero(F);
-FloatVector s50 = FloatVector.zero(F);
-FloatVector s51 = FloatVector.zero(F);
-FloatVector s52 = FloatVector.zero(F);
-FloatVector s53 = FloatVector.zero(F);
-for (int c = 0; c < cols; c++) { long column = at + (long) c * PackedWeights.ROWS;
-FloatVector w0 = weights(w, column);
-FloatVector w1 = weights(w, column + LANES);
-FloatVector w2 = weights(w, column + 2L * LANES);
-FloatVector w3 = weights(w, column + 3L * LANES);
-FloatVector x0 = FloatVector.broadcast(F, a[a0 + c]);
-s00 = w0.fma(x0, s00);
-s01 = w1.fma(x0, s01);
-s02 = w2.fma(x0, s02);
-s03 = w3.fma(x0, s03);
-FloatVector x1 = FloatVector.broadcast(F, a[a1 + c]);
-s10 = w0.fma(x1, s10);
-s11 = w1.fma(x1, s11);
-s12 = w2.fma(x1, s12);
-s13 = w3.fma(x1, s13);
-FloatVector x2 = FloatVector.broadcast(F, a[a2 + c]);
-s20 = w0.fma(x2, s20);
-s21 = w1.fma(x2, s21);
-s22 = w2.fma(x2, s22);
-s23 = w3.fma(x2, s23);
-FloatVector x3 = FloatVector.broadcast(F, a[a3 + c]);
-s30 = w0.fma(x3, s30);
-s31 = w1.fma(x3, s31);
-s32 = w2.fma(x3, s32);
-s33 = w3.fma(x3, s33);
-FloatVector x4 = FloatVector.broadcast(F, a[a4 + c]);
-s40 = w0.fma(x4, s40);
-s41 = w1.fma(x4, s41);
-s42 = w2.fma(x4, s42);
-s43 = w3.fma(x4, s43);
-FloatVector x5 = FloatVector.broadcast(F, a[a5 + c]);
-s50 = w0.fma(x5, s50);
-s51 = w1.fma(x5, s51);
-s52 = w2.fma(x5, s52);
-s53 = w3.fma(x5, s53);
-}
-s00.intoArray(tile, row);
-s01.intoArray(tile, row + LANES);
-s02.intoArray(tile, row + 2 * LANES);
-s03.intoArray(tile, row + 3 * LANES);
-s10.intoArray(tile, row + PackedWeights.ROWS);
-s11.intoArray(tile, row + PackedWeights.ROWS + LANES);
-s12.intoArray(tile, row + PackedWeights.ROWS + 2 * LANES);
-s13.intoArray(tile, row + PackedWeights.ROWS + 3 * LANES);
-s20.intoArray(tile, row + 2 * PackedWeights.ROWS);
-s21.intoArray(tile, row + 2 * PackedWeights.ROWS + LANES);
-s22.intoArray(tile, row + 2 * PackedWeights.ROWS + 2 * LANES);
-s23.intoArray(tile, row + 2 * PackedWeights.ROWS + 3 * LANES);
-s30.intoArray(tile, row + 3 * PackedWeights.ROWS);
-s31.intoArray(tile, row + 3 * PackedWeights.ROWS + LANES);
-s32.intoArray(tile, row + 3 * PackedWeights.ROWS + 2 * LANES);
-s33.intoArray(tile, row + 3 * PackedWeights.ROWS + 3 * LANES);
-s40.intoArray(tile, row + 4 * PackedWeights.ROWS);
-s41.intoArray(tile, row + 4 * PackedWeights.ROWS + LANES);
-s42.intoArray(tile, row + 4 * PackedWeights.ROWS + 2 * LANES);
-s43.intoArray(tile, row + 4 * PackedWeights.ROWS + 3 * LANES);
-s50.intoArray(tile, row + 5 * PackedWeights.ROWS);
-s51.intoArray(tile, row + 5 * PackedWeights.ROWS + LANES);
-s52.intoArray(tile, row + 5 * PackedWeights.ROWS + 2 * LANES);
-s53.intoArray(tile, row + 5 * PackedWeights.ROWS + 3 * LANES);
-}
-
-
-    @Override
+@Override
     void logits(float[] w, int at, int cols, float[] x, int from, double[] out, int into) {
         int lanes = D.length();
         for (int row = 0; row < ROUTER_ROWS; row += 2 * lanes) {
