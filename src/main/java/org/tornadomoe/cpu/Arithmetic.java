@@ -11,7 +11,8 @@ abstract sealed class Arithmetic permits VectorArithmetic, ScalarArithmetic {
     static final int ROUTER_ROWS = 16;
 
     private static final class Best {
-        static final Arithmetic ARITHMETIC = choose(ModuleLayer.boot().findModule("jdk.incubator.vector").isPresent());
+        static final Arithmetic ARITHMETIC =
+                choose(ModuleLayer.boot().findModule("jdk.incubator.vector").isPresent());
     }
 
     /** With vectors, where the JVM has the module. */

@@ -69,10 +69,10 @@ public sealed class CpuExperts implements FusedMoeExperts permits CpuBatchedExpe
         return Int8Scheme.of(weightKey, activationKey) != null;
     }
 
-    /** A rank's part gives its part of the sum, however the ranks are laid out. */
+    /** A rank's part, by experts or by columns, gives its part of the sum. Left out is what can't carry int8 activations. */
     @Override
     public boolean supportsParallelConfig(FusedMoeParallelConfig parallel) {
-        return true;
+        return !parallel.useFiNvlTwoSidedKernels() && !parallel.useFiNvlOneSidedKernels();
     }
 
     @Override
@@ -103,8 +103,8 @@ public sealed class CpuExperts implements FusedMoeExperts permits CpuBatchedExpe
     @Override
     public StageValues stages(
             FusedMoeConfig config, Int8Experts experts, float[] hidden, int tokens, StageValues given) {
-        try (CpuMoeKernel kernel = new CpuMoeKernel(
-                config.withMaxNumTokens(tokens), experts, Arithmetic.best(), Team.shared())) {
+        try (CpuMoeKernel kernel =
+                new CpuMoeKernel(config.withMaxNumTokens(tokens), experts, Arithmetic.best(), Team.shared())) {
             return kernel.stages(hidden, tokens, given);
         }
     }

@@ -16,7 +16,6 @@ import org.tornadomoe.modular.MoeKernel;
 import org.tornadomoe.modular.StageValues;
 import org.tornadomoe.quant.Int8Activations;
 import org.tornadomoe.quant.Int8Experts;
-import org.tornadomoe.quant.Int8Tensor;
 import org.tornadomoe.quant.LoraAdapter;
 
 /**
@@ -93,11 +92,7 @@ final class CpuMoeKernel implements MoeKernel {
     private float @Nullable [] gemm1Out; // [P, 2I]
     private float @Nullable [] gemm2Out; // [P, H]
 
-    CpuMoeKernel(
-            FusedMoeConfig config,
-            Int8Experts experts,
-            Arithmetic arithmetic,
-            Team team) {
+    CpuMoeKernel(FusedMoeConfig config, Int8Experts experts, Arithmetic arithmetic, Team team) {
         this.config = config;
         this.arithmetic = arithmetic;
         this.team = team;
@@ -185,11 +180,7 @@ final class CpuMoeKernel implements MoeKernel {
     }
 
     private void run(
-            MemorySegment from,
-            int count,
-            MemorySegment into,
-            @Nullable ChosenExperts chosen,
-            int @Nullable [] slots) {
+            MemorySegment from, int count, MemorySegment into, @Nullable ChosenExperts chosen, int @Nullable [] slots) {
         turn.lock();
         try {
             tokens = count;
@@ -209,8 +200,8 @@ final class CpuMoeKernel implements MoeKernel {
                 team.run(together, tokens, prepare, scratch);
                 if (isDynamicTensor(a1Scale)) {
                     int rows = tokens * config.inputRowsPerToken();
-                    dynamicScale = Int8Activations.tensorScale(
-                            config.applyRouterWeightOnInput() ? a1 : hidden, rows * h);
+                    dynamicScale =
+                            Int8Activations.tensorScale(config.applyRouterWeightOnInput() ? a1 : hidden, rows * h);
                     team.run(together, rows, quantizeTokens, scratch);
                 }
                 group();
@@ -308,8 +299,8 @@ final class CpuMoeKernel implements MoeKernel {
                 for (int g = 0; g < w.groups(); g++) {
                     int column = g * w.colsPerGroup();
                     int count = Math.min(w.colsPerGroup(), width - column);
-                    scales[row * w.groups() + g] = Int8Activations.quantizeGroup(
-                            x, at + column, count, roundToNearest, s.bytes, column);
+                    scales[row * w.groups() + g] =
+                            Int8Activations.quantizeGroup(x, at + column, count, roundToNearest, s.bytes, column);
                 }
             }
             case W8A16_CHANNEL, W8A16_GROUP -> {
@@ -571,8 +562,7 @@ final class CpuMoeKernel implements MoeKernel {
         }
     }
 
-    private static void product(
-            float[] a, int from, int rows, float[] x, int at, int cols, double[] into, int to) {
+    private static void product(float[] a, int from, int rows, float[] x, int at, int cols, double[] into, int to) {
         for (int row = 0; row < rows; row++) {
             double sum = 0;
             for (int c = 0; c < cols; c++) {

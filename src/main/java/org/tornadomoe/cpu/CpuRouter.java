@@ -28,8 +28,9 @@ final class CpuRouter {
         choices = config.numChoices();
         width = config.numRouterLogits();
         bias = weights.bias() == null ? null : weights.bias().clone();
-        correctionBias =
-                weights.correctionBias() == null ? null : weights.correctionBias().clone();
+        correctionBias = weights.correctionBias() == null
+                ? null
+                : weights.correctionBias().clone();
         packed = weights.hasWeight() ? pack(weights) : new float[0];
     }
 
@@ -41,9 +42,11 @@ final class CpuRouter {
             float[] from = row == choices && gate != null ? gate : weights.weight();
             int at = row == choices ? 0 : row * h;
             for (int c = 0; c < h; c++) {
-                all[row / Arithmetic.ROUTER_ROWS * Arithmetic.ROUTER_ROWS * h
-                        + c * Arithmetic.ROUTER_ROWS
-                        + row % Arithmetic.ROUTER_ROWS] = from[at + c];
+                all[
+                                row / Arithmetic.ROUTER_ROWS * Arithmetic.ROUTER_ROWS * h
+                                        + c * Arithmetic.ROUTER_ROWS
+                                        + row % Arithmetic.ROUTER_ROWS] =
+                        from[at + c];
             }
         }
         return all;
@@ -153,7 +156,8 @@ final class CpuRouter {
             }
             case IDENTITY -> System.arraycopy(logits, 0, scores, 0, choices);
             case SPARSE_MIXER, CUSTOM, SIMULATED ->
-                throw new IllegalArgumentException("router: expected one that chooses by logits, got " + router.scoring());
+                throw new IllegalArgumentException(
+                        "router: expected one that chooses by logits, got " + router.scoring());
         }
         for (int c = 0; c < choices; c++) {
             scores[c] = finiteOrZero(scores[c]);

@@ -40,9 +40,8 @@ final class Erf {
             all[at] = value;
             all[at + 1] = 2 / Math.sqrt(Math.PI) * Math.exp(-x * x);
             for (int n = 0; n + 2 <= DEGREE; n++) {
-                all[at + n + 2] = -2
-                        * (x * (n + 1) * all[at + n + 1] + (n == 0 ? 0 : n * all[at + n]))
-                        / ((n + 2) * (n + 1));
+                all[at + n + 2] =
+                        -2 * (x * (n + 1) * all[at + n + 1] + (n == 0 ? 0 : n * all[at + n])) / ((n + 2) * (n + 1));
             }
             value = next(x, value);
         }

@@ -104,9 +104,7 @@ record PackedWeights(
     }
 
     long bytes() {
-        long floats = scales.length
-                + (zeroPoints == null ? 0L : zeroPoints.length)
-                + (bias == null ? 0L : bias.length);
+        long floats = scales.length + (zeroPoints == null ? 0L : zeroPoints.length) + (bias == null ? 0L : bias.length);
         return values.byteSize() + 4 * floats;
     }
 }

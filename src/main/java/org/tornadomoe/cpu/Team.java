@@ -24,8 +24,8 @@ final class Team {
     private static final int SPINS = 2_000;
 
     private static final class Shared {
-        static final Team TEAM =
-                new Team(Math.min(Runtime.getRuntime().availableProcessors(), 1 + ForkJoinPool.getCommonPoolParallelism()));
+        static final Team TEAM = new Team(
+                Math.min(Runtime.getRuntime().availableProcessors(), 1 + ForkJoinPool.getCommonPoolParallelism()));
     }
 
     private final Helper[] helpers;

@@ -288,7 +288,9 @@ public final class Int8MoeOracle {
             // Who names a class asks for its backend.
             FusedMoeConfig asked = kernelClass == null
                     ? config
-                    : config.toBuilder().moeBackend(experts.backend().toString()).build();
+                    : config.toBuilder()
+                            .moeBackend(experts.backend().toString())
+                            .build();
             Support support = support(experts, asked, weightKey, activationKey);
             if (support.supported()) {
                 if (experts.backend() != Int8MoeBackend.REFERENCE) {

@@ -146,10 +146,6 @@ public abstract sealed class TornadoExperts implements FusedMoeExperts
             home.broken().forEach((id, cause) -> obstacles.add(Support.no(id + " is broken: " + cause, null)));
             return obstacles;
         }
-        if (config.moeBackend().equals("auto") && config.device() == null && !device.isBesideTheCpu()) {
-            obstacles.add(Support.no(
-                    device + " is no device beside the CPU, and so only taken when asked for", "backend: triton"));
-        }
         String lacking = switch (gemm) {
             case HOPPER -> CudaKernel.hopperObstacle(device);
             case TENSOR_CORES -> PrebuiltKernel.obstacle(device);
@@ -203,6 +199,10 @@ public abstract sealed class TornadoExperts implements FusedMoeExperts
                         needed,
                         device.memory()));
             }
+        }
+        if (config.moeBackend().equals("auto") && config.device() == null && !device.isBesideTheCpu()) {
+            obstacles.add(Support.no(
+                    device + " is no device beside the CPU, and so only taken when asked for", "backend: triton"));
         }
         return obstacles;
     }
