@@ -234,8 +234,9 @@ class CpuExpertsTest {
                         .as("%s", quantization)
                         .isLessThan(CLOSE);
                 int h = config.hiddenDim();
-                boolean together = quantization.scheme() == Int8Scheme.W8A8_TENSOR;
-                assertThat(Arrays.equals(output, h, 2 * h, plain, h, 2 * h)).isEqualTo(!together);
+                if (quantization.scheme() != Int8Scheme.W8A8_TENSOR) { // there one scale is all tokens'
+                    assertThat(Arrays.copyOfRange(output, h, 2 * h)).isEqualTo(Arrays.copyOfRange(plain, h, 2 * h));
+                }
                 assertThat(Arrays.equals(output, 0, h, plain, 0, h)).isFalse();
             }
         }
