@@ -80,7 +80,17 @@ public class CpuLimitsBenchmark {
             k = x.fma(y, k);
             l = x.fma(y, l);
         }
-        return a.add(b).add(c).add(d).add(e).add(f).add(g).add(h).add(i).add(j).add(k).add(l)
+        return a.add(b)
+                .add(c)
+                .add(d)
+                .add(e)
+                .add(f)
+                .add(g)
+                .add(h)
+                .add(i)
+                .add(j)
+                .add(k)
+                .add(l)
                 .reduceLanes(VectorOperators.ADD);
     }
 }

@@ -108,8 +108,7 @@ public class CpuMoeBenchmark {
         Int8Tensor w2 = tensor(arena, H, I);
         try (Int8Experts experts =
                 Int8Experts.of(config, Int8Scheme.W8A8_CHANNEL, w13, w2, RouterWeights.of(router), arena)) {
-            layer = MoeLayer.of(
-                    experts, MoeOptions.DEFAULT.withBackend("cpu").withMaxTokens(tokens));
+            layer = MoeLayer.of(experts, MoeOptions.DEFAULT.withBackend("cpu").withMaxTokens(tokens));
             OrtEnvironment environment = OrtEnvironment.getEnvironment();
             OrtSession.SessionOptions session = new OrtSession.SessionOptions();
             session.setIntraOpNumThreads(Runtime.getRuntime().availableProcessors());
