@@ -257,6 +257,7 @@ final class CpuMoeKernel implements MoeKernel {
     }
 
     private void quantizeTokens(int row, Scratch s) {
+        s.require(Math.max(h, i), router.paddedLogits(), router.groups());
         float[] x = config.applyRouterWeightOnInput() ? a1 : hidden;
         quantize(x, row, h, w13, a1Scale, a1, a1Scales, sums1, s);
     }

@@ -74,7 +74,7 @@ class ExplainTest {
                                 "all-to-all backend: one of [allgather_reducescatter, deepep_high_throughput,"
                                         + " deepep_low_latency, deepep_v2, nixl_ep, mori_high_throughput,"
                                         + " mori_low_latency]",
-                                "device: one that has them, through CUDA or PTX",
+                                "device: one that has it, through CUDA",
                                 "backend: triton"));
         assertThat(explain("--tp", 2, "--backend", "triton").json()).containsEntry("chosen", "TornadoDp4aExperts");
         assertThat(explain("--tp", 2, "--ep", "--backend", "triton").json())

@@ -274,6 +274,20 @@ class CpuExpertsTest {
         }
     }
 
+    /** A helper may come at any stage, and bring a scratch that has seen none. */
+    @ParameterizedTest
+    @MethodSource("schemes")
+    void helpersMayComeLate(Int8Quantization quantization) {
+        float[] hidden = layer().hidden(TOKENS, 1);
+        try (Int8Experts experts = QuantizedWeights.int8(layer(), quantization, Progress.NONE)) {
+            float[] alone = forward(experts, Arithmetic.best(), 1, hidden, TOKENS, null);
+            for (int again = 0; again < 200; again++) {
+                assertThat(forward(experts, Arithmetic.best(), 2, hidden, TOKENS, null))
+                        .isEqualTo(alone);
+            }
+        }
+    }
+
     /** After warming up; what a call itself makes, a segment or two, is far below what one boxed vector a loop would be. */
     @Test
     void aSteadyStateAllocatesNothing() {
