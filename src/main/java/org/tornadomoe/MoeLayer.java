@@ -414,7 +414,7 @@ public final class MoeLayer implements AutoCloseable {
         return scheme;
     }
 
-    /** The backend that runs it: {@code triton} or {@code reference}. */
+    /** The backend that runs it: {@code triton}, {@code cpu} or {@code reference}. */
     public String backend() {
         return selection.backend().toString();
     }

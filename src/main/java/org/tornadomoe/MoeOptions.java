@@ -11,8 +11,8 @@ import org.tornadomoe.quant.Progress;
  * How a layer is loaded. Immutable; every {@code with} method gives a copy.
  *
  * @param quantization what becomes int8, and what shares a scale
- * @param backend {@code auto}, {@code triton} (TornadoVM's task graphs; on the interpreter where there is no SDK) or {@code
- *     reference}
+ * @param backend {@code auto} (a device through TornadoVM, else the CPU), {@code triton} (TornadoVM's task graphs; on the
+ *     interpreter where there is no SDK), {@code cpu} or {@code reference}
  * @param device where, such as {@code ptx:0} or {@code opencl}; null for the best there is
  * @param kernelClass which kernel class, by name; null for the first that fits
  * @param maxTokens the most tokens of a call: device memory is taken for so many, and a call's transfers are of that size

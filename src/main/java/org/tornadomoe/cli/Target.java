@@ -27,7 +27,8 @@ final class Target {
             paramLabel = "NAME",
             defaultValue = "auto",
             description =
-                    "auto, triton (TornadoVM, or its interpreter) or reference (float64); default ${DEFAULT-VALUE}.")
+                    "auto (a device through TornadoVM, else the CPU), triton (TornadoVM, or its interpreter), cpu or"
+                            + " reference (float64); default ${DEFAULT-VALUE}.")
     String backend = "auto";
 
     @Option(
@@ -71,7 +72,10 @@ final class Target {
                             ? note
                             : String.join("; ", selection.refusals()));
         }
-        if (note != null && !backend.equals("reference")) {
+        if (note != null && selection.backend() == Int8MoeBackend.CPU) {
+            note = note.replace("running on the interpreter", "running on the CPU");
+        }
+        if (note != null && !backend.equals("reference") && !backend.equals("cpu")) {
             spec.commandLine().getErr().println("moe: " + note);
         }
         return selection;
@@ -103,7 +107,7 @@ final class Target {
     static @Nullable String note(
             TornadoHome home, String backend, Map<String, String> environment, @Nullable String launcherNote) {
         boolean sdkFailed = home.kind() == TornadoHome.Kind.NONE && "1".equals(environment.get("MOE_LAUNCHER"));
-        if (sdkFailed && !backend.equals("reference")) {
+        if (sdkFailed && !backend.equals("reference") && !backend.equals("cpu")) {
             throw new NoUseForSdkException(home.note() + ": running on the interpreter");
         }
         String note = home.kind() == TornadoHome.Kind.INTERPRETER && launcherNote != null ? launcherNote : home.note();

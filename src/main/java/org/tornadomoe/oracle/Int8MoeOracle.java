@@ -159,8 +159,11 @@ public final class Int8MoeOracle {
             BiConsumer<System.Logger.Level, String> log) {
         if (config.isLoraEnabled()) {
             List<FusedMoeExperts> classes = backendToKernelClasses(Int8MoeBackend.TRITON);
+            FusedMoeConfig triton = config.toBuilder()
+                    .moeBackend(Int8MoeBackend.TRITON.toString())
+                    .build();
             FusedMoeExperts first = classes.stream()
-                    .filter(experts -> unhindered(experts, config, weightKey, activationKey))
+                    .filter(experts -> unhindered(experts, triton, weightKey, activationKey))
                     .findFirst()
                     .orElse(classes.getFirst());
             return new Selection(Int8MoeBackend.TRITON, first, config, List.of());
@@ -282,7 +285,13 @@ public final class Int8MoeOracle {
             if (lastResort && kernelClass == null && (config.device() != null || tooLarge != null)) {
                 continue;
             }
-            Support support = support(experts, config, weightKey, activationKey);
+            // Who names a class asks for its backend.
+            FusedMoeConfig asked = kernelClass == null
+                    ? config
+                    : config.toBuilder()
+                            .moeBackend(experts.backend().toString())
+                            .build();
+            Support support = support(experts, asked, weightKey, activationKey);
             if (support.supported()) {
                 if (experts.backend() != Int8MoeBackend.REFERENCE) {
                     logOnce(System.Logger.Level.INFO, usingLine(experts.backend()));

@@ -66,10 +66,15 @@ public final class Int8Activations {
 
     /** Quantises x[0, length) into q with one scale, positive. */
     public static void quantize(float[] x, int length, float scale, byte[] q) {
-        Objects.checkFromIndexSize(0, length, x.length);
-        Objects.checkFromIndexSize(0, length, q.length);
+        quantize(x, 0, length, scale, q, 0);
+    }
+
+    /** Quantises x[from, from + length) into q[into, into + length) with one scale, positive. */
+    public static void quantize(float[] x, int from, int length, float scale, byte[] q, int into) {
+        Objects.checkFromIndexSize(from, length, x.length);
+        Objects.checkFromIndexSize(into, length, q.length);
         for (int i = 0; i < length; i++) {
-            q[i] = roundHalfEven(x[i] / scale);
+            q[into + i] = roundHalfEven(x[from + i] / scale);
         }
     }
 
@@ -86,13 +91,24 @@ public final class Int8Activations {
         for (int g = 0; g < tokens * groups; g++) {
             int from = g / groups * width + g % groups * group;
             int length = Math.min(group, width - g % groups * group);
-            float scale = scale(x, from, length);
-            for (int i = from; i < from + length; i++) {
-                float quotient = x[i] / scale;
-                q[i] = nearest ? roundHalfEven(quotient) : (byte) Math.clamp((int) quotient, -128, 127);
-            }
-            scales[g] = scale;
+            scales[g] = quantizeGroup(x, from, length, nearest, q, from);
         }
+    }
+
+    /**
+     * Quantises the group x[from, from + length) into q[into, into + length).
+     *
+     * @param nearest whether to round to the nearest integer, halves to even, instead of truncating
+     * @return its scale
+     */
+    public static float quantizeGroup(float[] x, int from, int length, boolean nearest, byte[] q, int into) {
+        Objects.checkFromIndexSize(into, length, q.length);
+        float scale = scale(x, from, length);
+        for (int i = 0; i < length; i++) {
+            float quotient = x[from + i] / scale;
+            q[into + i] = nearest ? roundHalfEven(quotient) : (byte) Math.clamp((int) quotient, -128, 127);
+        }
+        return scale;
     }
 
     /** To the nearest integer, halves to even, clamped to [-128, 127]; NaN gives 0. */

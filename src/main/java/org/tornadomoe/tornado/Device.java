@@ -80,6 +80,11 @@ public record Device(
         return int8Mma.problem(this);
     }
 
+    /** Whether it is hardware of its own: neither the interpreter nor this machine's CPU through OpenCL. */
+    boolean isBesideTheCpu() {
+        return backend != TornadoVMBackendType.JAVA && tornado.getDeviceType() != TornadoDeviceType.CPU;
+    }
+
     /** Less is better: a GPU before a CPU, then CUDA, PTX, and the rest. */
     public int preference() {
         int kind = tornado.getDeviceType() == TornadoDeviceType.GPU ? 0 : 10;

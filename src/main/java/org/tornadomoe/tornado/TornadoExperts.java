@@ -200,6 +200,10 @@ public abstract sealed class TornadoExperts implements FusedMoeExperts
                         device.memory()));
             }
         }
+        if (config.moeBackend().equals("auto") && config.device() == null && !device.isBesideTheCpu()) {
+            obstacles.add(Support.no(
+                    device + " is no device beside the CPU, and so only taken when asked for", "backend: triton"));
+        }
         return obstacles;
     }
 

@@ -51,9 +51,9 @@ class MoeTest {
                 .extracting(device -> String.valueOf(device.get("id")))
                 .containsExactlyElementsOf(ids);
         assertThat(ran.list("kernelClasses"))
-                .hasSize(6 * ids.size() + 1)
+                .hasSize(6 * ids.size() + 3)
                 .extracting(experts -> String.valueOf(experts.get("name")))
-                .contains("ReferenceExperts");
+                .contains("CpuExperts", "CpuBatchedExperts", "ReferenceExperts");
     }
 
     @Test

@@ -25,6 +25,14 @@ class VerifyTest {
         "mixtral,   triton,    TornadoDp4aExperts,     w8a8_block,    5e-2",
         "mixtral,   triton,    TornadoPortableExperts, w8a16_group,   1.5e-2",
         "qwen3_moe, reference, ReferenceExperts,       w8a8_channel,  2.5e-2",
+        "mixtral, cpu, CpuExperts, w8a8_channel, 2.5e-2",
+        "mixtral, cpu, CpuExperts, w8a16_channel, 1.5e-2",
+        "qwen3_moe, cpu, CpuExperts, w8a8_channel, 2.5e-2",
+        "qwen3_moe, cpu, CpuExperts, w8a16_channel, 1.5e-2",
+        "deepseek_v3, cpu, CpuExperts, w8a8_channel, 2.5e-2",
+        "deepseek_v3, cpu, CpuExperts, w8a16_channel, 1.5e-2",
+        "gpt_oss, cpu, CpuExperts, w8a8_channel, 2.5e-2",
+        "gpt_oss, cpu, CpuExperts, w8a16_channel, 1.5e-2",
         "qwen3_moe, triton,    TornadoPortableExperts, w8a8_channel,  2.5e-2",
         "qwen3_moe, triton,    TornadoPortableExperts, w8a16_channel, 1.5e-2",
         "deepseek_v3, reference, ReferenceExperts,       w8a8_channel,  2.5e-2",
@@ -117,21 +125,28 @@ class VerifyTest {
     @ParameterizedTest
     @CsvSource({
         "w8a8_channel_m1,   triton,    TornadoDp4aExperts",
+        "w8a8_channel_m1, cpu, CpuExperts",
         "w8a8_channel_m33,  reference, ReferenceExperts",
+        "w8a8_channel_m33, cpu, CpuExperts",
         "w8a8_channel_m33,  triton,    TornadoDp4aExperts",
         "w8a8_channel_m33,  triton,    TornadoPortableExperts",
         "w8a8_channel_ep,   reference, ReferenceExperts",
+        "w8a8_channel_ep, cpu, CpuExperts",
         "w8a8_channel_ep,   triton,    TornadoDp4aExperts",
         "w8a8_channel_bias_swigluoai, reference, ReferenceExperts",
+        "w8a8_channel_bias_swigluoai, cpu, CpuExperts",
         "w8a8_channel_bias_swigluoai, triton, TornadoDp4aExperts",
         "w8a8_channel_bias_swigluoai, triton, TornadoPortableExperts",
         "w8a8_tensor_m16,   reference, ReferenceExperts",
+        "w8a8_tensor_m16, cpu, CpuExperts",
         "w8a8_tensor_m16,   triton,    TornadoDp4aExperts",
         "w8a8_tensor_m16,   triton,    TornadoPortableExperts",
         "w8a8_block_m33,    reference, ReferenceExperts",
+        "w8a8_block_m33, cpu, CpuExperts",
         "w8a8_block_m33,    triton,    TornadoDp4aExperts",
         "w8a8_block_m33,    triton,    TornadoPortableExperts",
         "w8a16_channel_m33, reference, ReferenceExperts",
+        "w8a16_channel_m33, cpu, CpuExperts",
         "w8a16_channel_m33, triton,    TornadoPortableExperts",
     })
     void caseFilesPass(String name, String backend, String kernel) throws IOException {
@@ -155,11 +170,24 @@ class VerifyTest {
 
     @Test
     void layerOnTheInterpreterSaysSo() {
-        Ran ran = moe("verify", "--case", GOLDEN.resolve("vllm/w8a8_channel_m1.safetensors"), "--json");
+        Path file = GOLDEN.resolve("vllm/w8a8_channel_m1.safetensors");
+        Ran ran = moe("verify", "--case", file, "--json", "--backend", "triton");
 
         assertThat(ran.status()).isEqualTo(Moe.DONE);
         assertThat(ran.err().lines()).hasSize(1);
-        assertThat(ran.err()).startsWith("moe: ").contains("interpreter");
+        assertThat(ran.err()).startsWith("moe: ").contains("running on the interpreter");
+    }
+
+    @Test
+    void withoutADeviceTheCpuIsTakenAndSaysSo() throws IOException {
+        Path file = GOLDEN.resolve("vllm/w8a8_channel_m1.safetensors");
+        Ran ran = moe("verify", "--case", file, "--json");
+
+        assertThat(ran.status()).isEqualTo(Moe.DONE);
+        assertThat(ran.json()).containsEntry("kernelClass", "CpuExperts");
+        assertThat(ran.err().lines()).hasSize(1);
+        assertThat(ran.err()).startsWith("moe: ").contains("running on the CPU");
+        assertThat(moe("verify", "--case", file, "--backend", "cpu").err()).isEmpty();
     }
 
     @Test

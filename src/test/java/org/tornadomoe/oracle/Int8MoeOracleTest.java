@@ -169,8 +169,8 @@ class Int8MoeOracleTest {
     void paddedExpertsFrom1024(int experts) {
         assertThat(ask(triton(), layer().numExperts(experts).build()).reason()).isEqualTo(reason(Predicate.EXPERTS));
         // The kernels here have no such limit.
-        Selection selection =
-                Int8MoeOracle.installed().select(layer().numExperts(experts).build());
+        Selection selection = Int8MoeOracle.installed()
+                .select(layer().numExperts(experts).moeBackend("triton").build());
         assertThat(selection.backend()).isEqualTo(Int8MoeBackend.TRITON);
     }
 
@@ -433,11 +433,16 @@ class Int8MoeOracleTest {
                         "TornadoDp4aBatchedExperts",
                         "TornadoPortableBatchedExperts",
                         "TornadoPortableExperts",
+                        "CpuExperts",
+                        "CpuBatchedExperts",
                         "ReferenceExperts");
-        assertThat(Int8MoeOracle.installed().select(layer().build()).experts().name())
+        assertThat(Int8MoeOracle.installed()
+                        .select(layer().moeBackend("triton").build())
+                        .experts()
+                        .name())
                 .isEqualTo("TornadoDp4aExperts");
         assertThat(Int8MoeOracle.installed()
-                        .select(layer().build(), W, null)
+                        .select(layer().moeBackend("triton").build(), W, null)
                         .experts()
                         .name())
                 .isEqualTo("TornadoPortableExperts");
@@ -447,12 +452,19 @@ class Int8MoeOracleTest {
                 .all2allBackend("nixl_ep")
                 .build();
         assertThat(Int8MoeOracle.installed()
-                        .select(layer().moeParallelConfig(batched).build())
+                        .select(layer().moeBackend("triton")
+                                .moeParallelConfig(batched)
+                                .build())
                         .experts()
                         .name())
                 .isEqualTo("TornadoDp4aBatchedExperts");
         assertThat(Int8MoeOracle.installed()
-                        .select(layer().moeParallelConfig(batched).build(), W, null)
+                        .select(
+                                layer().moeBackend("triton")
+                                        .moeParallelConfig(batched)
+                                        .build(),
+                                W,
+                                null)
                         .experts()
                         .name())
                 .isEqualTo("TornadoPortableBatchedExperts");

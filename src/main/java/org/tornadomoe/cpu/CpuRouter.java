@@ -1,0 +1,252 @@
+package org.tornadomoe.cpu;
+
+import java.util.Arrays;
+import org.jspecify.annotations.Nullable;
+import org.tornadomoe.config.FusedMoeConfig;
+import org.tornadomoe.config.RouterConfig;
+import org.tornadomoe.config.ScoringFunction;
+import org.tornadomoe.quant.RouterWeights;
+
+/**
+ * The router, a token at a time, in float64 and in the definition's order of operations, so that ids and weights are its own; nothing is
+ * allocated. C choices, L logits, K top-k, n shared experts; see {@link FusedMoeConfig}.
+ */
+final class CpuRouter {
+    private final FusedMoeConfig config;
+    private final RouterConfig router;
+    private final int choices;
+    private final int width;
+    private final float @Nullable [] bias;
+    private final float @Nullable [] correctionBias;
+
+    /** The weight's rows and the shared expert gate, [blocks, H, 16]. */
+    private final float[] packed;
+
+    CpuRouter(FusedMoeConfig config, RouterWeights weights) {
+        this.config = config;
+        router = config.router();
+        choices = config.numChoices();
+        width = config.numRouterLogits();
+        bias = weights.bias() == null ? null : weights.bias().clone();
+        correctionBias = weights.correctionBias() == null
+                ? null
+                : weights.correctionBias().clone();
+        packed = weights.hasWeight() ? pack(weights) : new float[0];
+    }
+
+    private float[] pack(RouterWeights weights) {
+        int h = config.hiddenDim();
+        float[] gate = weights.sharedExpertGate();
+        float[] all = new float[Math.multiplyExact(paddedLogits(), h)];
+        for (int row = 0; row < width; row++) {
+            float[] from = row == choices && gate != null ? gate : weights.weight();
+            int at = row == choices ? 0 : row * h;
+            for (int c = 0; c < h; c++) {
+                all[
+                                row / Arithmetic.ROUTER_ROWS * Arithmetic.ROUTER_ROWS * h
+                                        + c * Arithmetic.ROUTER_ROWS
+                                        + row % Arithmetic.ROUTER_ROWS] =
+                        from[at + c];
+            }
+        }
+        return all;
+    }
+
+    /** L, filled up to whole blocks. */
+    int paddedLogits() {
+        return Math.ceilDiv(width, Arithmetic.ROUTER_ROWS) * Arithmetic.ROUTER_ROWS;
+    }
+
+    int groups() {
+        return router.numExpertGroup();
+    }
+
+    long bytes() {
+        return 4L * packed.length;
+    }
+
+    /** Logits of the token x[from, from + H), into the scratch. */
+    void logits(Arithmetic arithmetic, float[] x, int from, Scratch scratch) {
+        int h = config.hiddenDim();
+        for (int row = 0; row < width; row += Arithmetic.ROUTER_ROWS) {
+            arithmetic.logits(packed, row * h, h, x, from, scratch.logits, row);
+        }
+        if (bias != null) {
+            for (int row = 0; row < choices; row++) {
+                scratch.logits[row] += bias[row];
+            }
+        }
+    }
+
+    /** The K + n experts of the token whose logits are in the scratch, and their weights, from {@code at} on. */
+    void route(Scratch scratch, int[] ids, double[] weights, int at) {
+        int k = config.expertsPerToken();
+        int e = config.numExperts();
+        choose(scratch, ids, weights, at, k);
+        for (int slot = 0; slot < config.pairsPerToken(); slot++) {
+            int p = at + slot;
+            if (slot >= k) {
+                ids[p] = e + slot - k;
+                weights[p] = router.hasSharedExpertGate() ? finiteOrZero(sigmoid(scratch.logits[choices])) : 1;
+            } else if (ids[p] >= e) {
+                ids[p] += config.globalNumExperts() - e;
+            }
+        }
+    }
+
+    private void choose(Scratch s, int[] ids, double[] weights, int at, int k) {
+        double[] scores = s.scores;
+        double[] keys = s.keys;
+        score(s.logits, scores);
+        setKeys(s.logits, scores, keys);
+        int groups = router.numExpertGroup();
+        boolean hopeless = groups == 1 && correctionBias != null;
+        for (int c = 0; c < choices && hopeless; c++) {
+            hopeless = keys[c] == Double.NEGATIVE_INFINITY;
+        }
+        if (groups > 1 && choices % groups == 0 && choices > groups) {
+            leaveBestGroups(keys, s.groupKeys, groups);
+        }
+        double sum = 0;
+        for (int slot = 0; slot < k; slot++) {
+            int best = best(keys, 0, choices, ids, at, slot);
+            ids[at + slot] = best;
+            weights[at + slot] = keys[best] == Double.NEGATIVE_INFINITY ? 0 : scores[best];
+            sum += weights[at + slot];
+        }
+        double factor = router.routedScalingFactor();
+        boolean softmaxOfChosen = router.scoresChosenOnly() && router.scoring() == ScoringFunction.SOFTMAX;
+        if (router.renormalize() || softmaxOfChosen) {
+            for (int slot = 0; slot < k; slot++) {
+                weights[at + slot] = hopeless ? 1.0 / k : weights[at + slot] / (sum > 0 ? sum : 1);
+            }
+            factor = hopeless ? 1 : factor;
+        }
+        for (int slot = 0; slot < k; slot++) {
+            weights[at + slot] *= factor;
+        }
+    }
+
+    private void score(double[] logits, double[] scores) {
+        switch (router.scoring()) {
+            case SOFTMAX -> {
+                double max = logits[0];
+                for (int c = 1; c < choices; c++) {
+                    max = Math.max(max, logits[c]);
+                }
+                double total = 0;
+                for (int c = 0; c < choices; c++) {
+                    scores[c] = Math.exp(logits[c] - max);
+                    total += scores[c];
+                }
+                for (int c = 0; c < choices; c++) {
+                    scores[c] /= total;
+                }
+            }
+            case SIGMOID -> {
+                for (int c = 0; c < choices; c++) {
+                    scores[c] = sigmoid(logits[c]);
+                }
+            }
+            case SQRTSOFTPLUS -> {
+                for (int c = 0; c < choices; c++) {
+                    double x = logits[c];
+                    scores[c] = Math.sqrt(Math.max(x, 0) + Math.log1p(Math.exp(-Math.abs(x))));
+                }
+            }
+            case IDENTITY -> System.arraycopy(logits, 0, scores, 0, choices);
+            case SPARSE_MIXER, CUSTOM, SIMULATED ->
+                throw new IllegalArgumentException(
+                        "router: expected one that chooses by logits, got " + router.scoring());
+        }
+        for (int c = 0; c < choices; c++) {
+            scores[c] = finiteOrZero(scores[c]);
+        }
+    }
+
+    /** What choices are compared by; −∞ for what weighs nothing. */
+    private void setKeys(double[] logits, double[] scores, double[] keys) {
+        boolean hopeless = router.scoring() == ScoringFunction.SOFTMAX;
+        for (int c = 0; c < choices && hopeless; c++) {
+            hopeless = scores[c] == 0;
+        }
+        for (int c = 0; c < choices; c++) {
+            double logit = logits[c];
+            if (correctionBias != null) {
+                boolean finite = Double.isFinite(logit) || router.numExpertGroup() == 0;
+                keys[c] = finite ? scores[c] + correctionBias[c] : Double.NEGATIVE_INFINITY;
+            } else if (hopeless) {
+                keys[c] = 0;
+            } else {
+                boolean usable = !Double.isNaN(logit)
+                        && (logit != Double.POSITIVE_INFINITY || router.scoring() == ScoringFunction.SIGMOID);
+                keys[c] = usable ? logit : Double.NEGATIVE_INFINITY;
+            }
+        }
+    }
+
+    /** Keys of other groups become −∞. A group counts by its best key, or with a correction bias by the sum of its best two. */
+    private void leaveBestGroups(double[] keys, double[] groupKeys, int groups) {
+        int size = choices / groups;
+        for (int g = 0; g < groups; g++) {
+            int first = best(keys, g * size, (g + 1) * size, -1);
+            groupKeys[g] = correctionBias == null
+                    ? keys[first]
+                    : keys[first] + keys[best(keys, g * size, (g + 1) * size, first)];
+        }
+        // The best are marked one by one with NaN, which nothing is less than.
+        for (int kept = 0; kept < router.topkGroup(); kept++) {
+            int best = -1;
+            for (int g = 0; g < groups; g++) {
+                if (!Double.isNaN(groupKeys[g]) && (best < 0 || groupKeys[g] > groupKeys[best])) {
+                    best = g;
+                }
+            }
+            groupKeys[best] = Double.NaN;
+        }
+        for (int g = 0; g < groups; g++) {
+            if (!Double.isNaN(groupKeys[g])) {
+                Arrays.fill(keys, g * size, (g + 1) * size, Double.NEGATIVE_INFINITY);
+            }
+        }
+    }
+
+    /** The highest key's place, of equal ones the lowest; without {@code but}. */
+    private static int best(double[] keys, int from, int to, int but) {
+        int best = -1;
+        for (int c = from; c < to; c++) {
+            if (c != but && (best < 0 || keys[c] > keys[best])) {
+                best = c;
+            }
+        }
+        return best;
+    }
+
+    /** Likewise, without the {@code count} chosen already. */
+    private static int best(double[] keys, int from, int to, int[] chosen, int at, int count) {
+        int best = -1;
+        for (int c = from; c < to; c++) {
+            if ((best < 0 || keys[c] > keys[best]) && !contains(chosen, at, count, c)) {
+                best = c;
+            }
+        }
+        return best;
+    }
+
+    private static boolean contains(int[] chosen, int at, int count, int id) {
+        for (int i = at; i < at + count; i++) {
+            if (chosen[i] == id) {
+                return true;
+            }
+        }
+        return false;
+    }
+
+    private static double sigmoid(double x) {
+        return 1 / (1 + Math.exp(-x));
+    }
+
+    private static double finiteOrZero(double x) {
+        return Double.isFinite(x) ? x : 0;
+    }
+}

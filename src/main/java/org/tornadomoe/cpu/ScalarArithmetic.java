@@ -1,0 +1,38 @@
+package org.tornadomoe.cpu;
+
+import java.lang.foreign.MemorySegment;
+import java.lang.foreign.ValueLayout;
+import java.util.Arrays;
+
+/** Plain loops, for a JVM without the Vector API. */
+final class ScalarArithmetic extends Arithmetic {
+    @Override
+    String description() {
+        return "no vectors";
+    }
+
+    @Override
+    void dot(MemorySegment w, long at, int cols, float[] a, int[] from, int tokens, float[] tile) {
+        Arrays.fill(tile, 0, tokens * PackedWeights.ROWS, 0);
+        for (int c = 0; c < cols; c++) {
+            long column = at + (long) c * PackedWeights.ROWS;
+            for (int t = 0; t < tokens; t++) {
+                float x = a[from[t] + c];
+                for (int r = 0; r < PackedWeights.ROWS; r++) {
+                    tile[t * PackedWeights.ROWS + r] += x * w.get(ValueLayout.JAVA_BYTE, column + r);
+                }
+            }
+        }
+    }
+
+    @Override
+    void logits(float[] w, int at, int cols, float[] x, int from, double[] out, int into) {
+        Arrays.fill(out, into, into + ROUTER_ROWS, 0);
+        for (int c = 0; c < cols; c++) {
+            double value = x[from + c];
+            for (int r = 0; r < ROUTER_ROWS; r++) {
+                out[into + r] += value * w[at + c * ROUTER_ROWS + r];
+            }
+        }
+    }
+}
