@@ -18,11 +18,13 @@ import org.tornadomoe.tornado.TornadoPortableExperts;
 class BatchInvarianceTest {
     @Test
     void oneScaleOfAllTokensIsRefusedUnlessItIsKnownBeforehand() {
-        FusedMoeConfig config = RandomLayer.of(5, 2, 70, 33, 19, 1).config().toBuilder()
-                .batchInvariant(true)
-                .build();
+        RandomLayer layer = RandomLayer.of(5, 2, 70, 33, 19, 1);
         QuantKey weights = QuantKey.INT8_STATIC_TENSOR_SYM;
         for (FusedMoeExperts experts : List.of(new ReferenceExperts(), new TornadoPortableExperts())) {
+            // The interpreter is a device only where it is asked for.
+            RandomLayer here = experts instanceof ReferenceExperts ? layer : layer.on("interpreter:0");
+            FusedMoeConfig config =
+                    here.config().toBuilder().batchInvariant(true).build();
             assertThat(experts.isSupportedConfig(
                                     config, weights, QuantKey.INT8_DYNAMIC_TENSOR_SYM, config.activationFormat())
                             .reason())

@@ -73,11 +73,6 @@ public record TornadoHome(
      * is can't be named here: with a type of TornadoVM's in a catch clause, this class couldn't be loaded without its API.
      */
     static TornadoHome look(@Nullable String sdkDirectory) {
-        // Of a graph's bytecode; the default of 4 KB is too little for a layer with adapters. Read once, by TornadoVM's
-        // first class.
-        if (System.getProperty("tornado.tvm.maxbytecodesize") == null) {
-            System.setProperty("tornado.tvm.maxbytecodesize", "262144");
-        }
         TornadoRuntime runtime;
         try {
             runtime = TornadoRuntimeProvider.getTornadoRuntime();

@@ -175,7 +175,7 @@ class TornadoHomeTest {
     void withoutAnyApiItSaysWhatToAdd() throws Exception {
         assertThat(devicesIn(Map.of()))
                 .contains("none: TornadoVM's API is not on the class path: add the tornado-moe interpreter jar")
-                .contains("ReferenceExperts on cpu");
+                .contains("CpuExperts on cpu");
     }
 
     @Test
