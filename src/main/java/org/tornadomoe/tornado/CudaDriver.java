@@ -25,8 +25,16 @@ final class CudaDriver {
     private static final int COMPUTE_CAPABILITY_MAJOR = 75;
     private static final int MULTIPROCESSORS = 16;
     private static final int FUNC_MAX_DYNAMIC_SHARED_SIZE = 8;
+    private static final int L2_CACHE_SIZE = 38;
+    private static final int PROGRAMMATIC_STREAM_SERIALIZATION = 6;
+
+    /** Sizes of {@code CUlaunchConfig} and {@code CUlaunchAttribute}. */
+    private static final long LAUNCH_BYTES = 56;
+
+    private static final long ATTRIBUTE_BYTES = 72;
     private static final AddressLayout POINTER = ValueLayout.ADDRESS;
     private static final ValueLayout.OfInt INT = ValueLayout.JAVA_INT;
+    private static final ValueLayout.OfLong LONG = ValueLayout.JAVA_LONG;
     private static final Map<String, MethodHandle> FUNCTIONS = new ConcurrentHashMap<>();
 
     /** Compiled kernels by their options and source: the same are wanted for every layer. */
@@ -78,8 +86,8 @@ final class CudaDriver {
         cu("cuModuleUnload", List.of(POINTER), MemorySegment.ofAddress(module));
     }
 
-    /** A kernel of a module, with so much dynamic shared memory allowed. */
-    static long function(long module, String name, int sharedBytes) {
+    /** A kernel of a module. */
+    static long function(long module, String name) {
         try (Arena arena = Arena.ofConfined()) {
             MemorySegment function = arena.allocate(POINTER);
             cu(
@@ -88,35 +96,136 @@ final class CudaDriver {
                     function,
                     MemorySegment.ofAddress(module),
                     arena.allocateFrom(name));
-            MemorySegment found = function.get(POINTER, 0);
-            if (sharedBytes > 0) {
-                cu("cuFuncSetAttribute", List.of(POINTER, INT, INT), found, FUNC_MAX_DYNAMIC_SHARED_SIZE, sharedBytes);
-            }
-            return found.address();
+            return function.get(POINTER, 0).address();
         }
+    }
+
+    /** Lets a kernel have so much dynamic shared memory. */
+    static void allowSharedBytes(long function, int bytes) {
+        cu("cuFuncSetAttribute", List.of(LONG, INT, INT), function, FUNC_MAX_DYNAMIC_SHARED_SIZE, bytes);
+    }
+
+    /** What is called for every call of a layer, and so has its exact types. */
+    private static final class Often {
+        static final MethodHandle LAUNCH = find("cuLaunchKernelEx", List.of(POINTER, LONG, POINTER, LONG));
+        static final MethodHandle TO_DEVICE = find("cuMemcpyHtoDAsync_v2", List.of(LONG, POINTER, LONG, LONG));
+        static final MethodHandle FROM_DEVICE = find("cuMemcpyDtoHAsync_v2", List.of(POINTER, LONG, LONG, LONG));
+        static final MethodHandle WAIT = find("cuStreamSynchronize", List.of(LONG));
+
+        private Often() {}
+    }
+
+    /** Room for what {@link #launch} is told: how to launch, and an attribute of it. */
+    static MemorySegment allocateLaunch(Arena arena) {
+        return arena.allocate(LAUNCH_BYTES + ATTRIBUTE_BYTES, 8);
+    }
+
+    /** A kernel may start before the one in front of it is through; it has to wait for it itself. */
+    static void fillLaunch(MemorySegment how, int gridX, int gridY, int block, int sharedBytes, long stream) {
+        int[] sizes = {gridX, gridY, 1, block, 1, 1, sharedBytes};
+        MemorySegment.copy(sizes, 0, how, INT, 0, sizes.length);
+        how.set(LONG, 32, stream);
+        how.set(POINTER, 40, how.asSlice(LAUNCH_BYTES));
+        how.set(INT, 48, 1);
+        how.set(INT, LAUNCH_BYTES, PROGRAMMATIC_STREAM_SERIALIZATION);
+        how.set(INT, LAUNCH_BYTES + 8, 1);
     }
 
     /**
      * Puts a kernel on a stream.
      *
+     * @param how of {@link #fillLaunch}
      * @param parameters pointers to its parameters' values
      */
-    static void launch(
-            long function, int gridX, int gridY, int block, int sharedBytes, long stream, MemorySegment parameters) {
-        cu(
-                "cuLaunchKernel",
-                List.of(POINTER, INT, INT, INT, INT, INT, INT, INT, POINTER, POINTER, POINTER),
-                MemorySegment.ofAddress(function),
-                gridX,
-                gridY,
-                1,
-                block,
-                1,
-                1,
-                sharedBytes,
-                MemorySegment.ofAddress(stream),
-                parameters,
-                MemorySegment.NULL);
+    static void launch(MemorySegment how, long function, MemorySegment parameters) {
+        try {
+            check("cuLaunchKernelEx", (int) Often.LAUNCH.invokeExact(how, function, parameters, 0L));
+        } catch (Throwable failure) {
+            throw failed("cuLaunchKernelEx", failure);
+        }
+    }
+
+    /** Puts a copy of what is here on a stream. */
+    static void copyToDevice(long to, MemorySegment from, long bytes, long stream) {
+        try {
+            check("cuMemcpyHtoDAsync", (int) Often.TO_DEVICE.invokeExact(to, from, bytes, stream));
+        } catch (Throwable failure) {
+            throw failed("cuMemcpyHtoDAsync", failure);
+        }
+    }
+
+    /** The other way. */
+    static void copyFromDevice(MemorySegment to, long from, long bytes, long stream) {
+        try {
+            check("cuMemcpyDtoHAsync", (int) Often.FROM_DEVICE.invokeExact(to, from, bytes, stream));
+        } catch (Throwable failure) {
+            throw failed("cuMemcpyDtoHAsync", failure);
+        }
+    }
+
+    /** Waits until everything on a stream is done. */
+    static void await(long stream) {
+        try {
+            check("cuStreamSynchronize", (int) Often.WAIT.invokeExact(stream));
+        } catch (Throwable failure) {
+            throw failed("cuStreamSynchronize", failure);
+        }
+    }
+
+    private static RuntimeException failed(String name, Throwable failure) {
+        if (failure instanceof Error error) {
+            throw error;
+        }
+        return failure instanceof RuntimeException known
+                ? known
+                : new MoeExecutionException(name + ": " + failure, failure);
+    }
+
+    static int cacheBytes(int device) {
+        return attribute(device, L2_CACHE_SIZE);
+    }
+
+    static long allocate(long bytes) {
+        try (Arena arena = Arena.ofConfined()) {
+            MemorySegment pointer = arena.allocate(LONG);
+            cu("cuMemAlloc_v2", List.of(POINTER, LONG), pointer, bytes);
+            return pointer.get(LONG, 0);
+        }
+    }
+
+    static void free(long pointer) {
+        cu("cuMemFree_v2", List.of(LONG), pointer);
+    }
+
+    /** Puts zeros on a stream. */
+    static void clear(long pointer, long bytes, long stream) {
+        cu("cuMemsetD8Async", List.of(LONG, ValueLayout.JAVA_BYTE, LONG, LONG), pointer, (byte) 0, bytes, stream);
+    }
+
+    /** An event, which has to be destroyed. */
+    static long event() {
+        try (Arena arena = Arena.ofConfined()) {
+            MemorySegment event = arena.allocate(LONG);
+            cu("cuEventCreate", List.of(POINTER, INT), event, 0);
+            return event.get(LONG, 0);
+        }
+    }
+
+    static void destroyEvent(long event) {
+        cu("cuEventDestroy_v2", List.of(LONG), event);
+    }
+
+    static void record(long event, long stream) {
+        cu("cuEventRecord", List.of(LONG, LONG), event, stream);
+    }
+
+    /** Nanoseconds between two events that have happened. */
+    static long nanosBetween(long from, long to) {
+        try (Arena arena = Arena.ofConfined()) {
+            MemorySegment millis = arena.allocate(ValueLayout.JAVA_FLOAT);
+            cu("cuEventElapsedTime", List.of(POINTER, LONG, LONG), millis, from, to);
+            return Math.round(millis.get(ValueLayout.JAVA_FLOAT, 0) * 1e6);
+        }
     }
 
     /** CUDA C to machine code. */
@@ -168,7 +277,10 @@ final class CudaDriver {
     }
 
     private static void cu(String name, List<? extends MemoryLayout> types, Object... arguments) {
-        int result = call(name, types, arguments);
+        check(name, call(name, types, arguments));
+    }
+
+    private static void check(String name, int result) {
         if (result != 0) {
             throw new MoeExecutionException(name + ": " + errorName(result));
         }

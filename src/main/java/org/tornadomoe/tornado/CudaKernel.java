@@ -4,27 +4,38 @@ import java.io.IOException;
 import java.io.InputStream;
 import java.io.UncheckedIOException;
 import java.nio.charset.StandardCharsets;
-import java.util.ArrayList;
-import java.util.Collections;
 import java.util.List;
 import java.util.function.IntFunction;
+import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
-import uk.ac.manchester.tornado.api.TaskGraph;
-import uk.ac.manchester.tornado.api.common.Access;
-import uk.ac.manchester.tornado.api.common.LibraryTaskDescriptor;
 import uk.ac.manchester.tornado.api.enums.TornadoVMBackendType;
 import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
 
 /**
- * Kernels in CUDA C that a task graph launches as a library task, for instructions that neither TornadoVM's compilers nor its
- * prebuilt tasks have: {@link CudaLibrary} compiles them for exactly the device's architecture. On TornadoVM's CUDA backend.
+ * A kernel in CUDA C, for instructions that neither TornadoVM's compilers nor its prebuilt tasks have: {@link CudaLibrary} compiles
+ * it for exactly the device's architecture, and launches it so that it may start before the one in front of it is through, for
+ * which it has to wait itself. On TornadoVM's CUDA backend.
  *
+ * <p>The kernel's parameters are the reads, the writes, the updates and the scalars.
+ *
+ * @param name of the step
  * @param source the resource beside the Java kernels
  * @param options of the compiler
  * @param launch which of the source's kernels is launched for M tokens, and how; all have the same parameters
+ * @param reads arrays, the first of which is the header, whose first element is M
+ * @param scalars ints and floats
  */
-record CudaKernel(String source, List<String> options, IntFunction<Launch> launch) {
+record CudaKernel(
+        String name,
+        String source,
+        List<String> options,
+        IntFunction<Launch> launch,
+        List<Object> reads,
+        List<Object> writes,
+        List<Object> updates,
+        List<Object> scalars)
+        implements CudaStep {
     /**
      * @param entryPoint the kernel's name
      * @param group work-items of a group
@@ -32,9 +43,12 @@ record CudaKernel(String source, List<String> options, IntFunction<Launch> launc
      * @param gridY groups along y
      * @param sharedBytes dynamic shared memory
      */
-    record Launch(String entryPoint, int group, int gridX, int gridY, int sharedBytes) {}
+    record Launch(String entryPoint, int group, int gridX, int gridY, int sharedBytes) {
+        /** Nothing is launched. */
+        static final Launch NONE = new Launch("", 0, 0, 0, 0);
+    }
 
-    static final int ALL_MULTIPROCESSORS = 0;
+    static final int ALL_MULTIPROCESSORS = -1;
 
     private static final int HOPPER = 9;
 
@@ -55,43 +69,13 @@ record CudaKernel(String source, List<String> options, IntFunction<Launch> launc
         }
     }
 
-    /**
-     * Adds it to a graph. The kernel's parameters are the header, the reads, the writes, the updates and the scalars.
-     *
-     * @param header whose first element is M when the task is launched
-     * @param reads arrays
-     * @param writes arrays whose content before doesn't count
-     * @param updates arrays that are read and written
-     * @param scalars ints and floats
-     */
-    void addTask(
-            TaskGraph graph,
-            String task,
-            IntArray header,
-            List<Object> reads,
-            List<Object> writes,
-            List<Object> updates,
-            List<Object> scalars) {
-        List<Object> parameters = new ArrayList<>(List.of(header));
-        List<Access> access = new ArrayList<>(List.of(Access.READ_ONLY));
-        add(reads, Access.READ_ONLY, parameters, access);
-        add(writes, Access.WRITE_ONLY, parameters, access);
-        add(updates, Access.READ_WRITE, parameters, access);
-        add(scalars, Access.READ_ONLY, parameters, access);
-        graph.libraryTask(
-                task,
-                descriptor -> descriptor,
-                new LibraryTaskDescriptor()
-                        .withLibrary(CudaLibrary.NAME)
-                        .withFunction(task)
-                        .withParameters(parameters.toArray())
-                        .withAccess(access.toArray(Access[]::new))
-                        .withTuning(this));
+    IntArray header() {
+        return (IntArray) reads.getFirst();
     }
 
-    private static void add(List<Object> some, Access how, List<Object> parameters, List<Access> access) {
-        parameters.addAll(some);
-        access.addAll(Collections.nCopies(some.size(), how));
+    /** Its parameters, in order. */
+    List<Object> parameters() {
+        return Stream.of(reads, writes, updates, scalars).flatMap(List::stream).toList();
     }
 
     /** The text of the resource. */

@@ -8,7 +8,6 @@ import java.util.List;
 import java.util.Map;
 import java.util.Objects;
 import uk.ac.manchester.tornado.api.common.LibraryTaskDescriptor;
-import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 import uk.ac.manchester.tornado.runtime.common.TornadoXPUDevice;
 import uk.ac.manchester.tornado.runtime.library.spi.LibraryContext;
 import uk.ac.manchester.tornado.runtime.library.spi.LibraryInvocation;
@@ -40,15 +39,12 @@ public final class CudaLibrary implements TornadoLibraryProvider {
 
     @Override
     public void prepare(LibraryTaskDescriptor descriptor, LibraryContext context) {
-        CudaKernel kernel = (CudaKernel) Objects.requireNonNull(descriptor.getTuning());
-        ((Plan) context)
-                .function(kernel, kernel.launch().apply(tokens(descriptor.getParameters()[0])));
+        ((Plan) context).prepare((CudaRun) Objects.requireNonNull(descriptor.getTuning()));
     }
 
     @Override
     public void dispatch(String functionName, LibraryInvocation invocation) {
-        ((Plan) invocation.getContext())
-                .launch((CudaKernel) Objects.requireNonNull(invocation.getTuning()), invocation);
+        ((Plan) invocation.getContext()).run((CudaRun) Objects.requireNonNull(invocation.getTuning()), invocation);
     }
 
     @Override
@@ -56,69 +52,223 @@ public final class CudaLibrary implements TornadoLibraryProvider {
         ((Plan) context).close();
     }
 
-    /** What the header says here, where the kernel's copy of it is from. */
-    private static int tokens(Object header) {
-        return ((IntArray) header).get(0);
-    }
-
     /** The kernels of one execution plan, which one thread uses at a time. */
     private static final class Plan implements LibraryContext {
         private final long context;
         private final long stream;
-        private final int multiprocessors;
+        private final int device;
         private final Map<List<Object>, Long> modules = new HashMap<>();
-        private final Map<List<Object>, Long> functions = new HashMap<>();
+        private final Map<Long, Integer> sharedBytes = new HashMap<>();
+        private final Map<CudaRun, Bound> runs = new HashMap<>();
+        private final Arena arena = Arena.ofShared();
 
         Plan(long context, long stream) {
             this.context = context;
             this.stream = stream;
             CudaDriver.setContext(context);
-            multiprocessors = CudaDriver.multiprocessors(CudaDriver.currentDevice());
+            device = CudaDriver.currentDevice();
         }
 
-        long function(CudaKernel kernel, CudaKernel.Launch launch) {
-            return functions.computeIfAbsent(List.of(kernel.source(), kernel.options(), launch.entryPoint()), key -> {
-                CudaDriver.setContext(context);
-                long module = modules.computeIfAbsent(
-                        List.of(kernel.source(), kernel.options()),
-                        k -> CudaDriver.loadModule(CudaDriver.compile(kernel.text(), kernel.options())));
-                return CudaDriver.function(module, launch.entryPoint(), launch.sharedBytes());
-            });
+        void prepare(CudaRun run) {
+            CudaDriver.setContext(context);
+            runs.computeIfAbsent(run, Bound::new).resize();
         }
 
-        void launch(CudaKernel kernel, LibraryInvocation invocation) {
-            CudaKernel.Launch launch = kernel.launch().apply(tokens(invocation.getArg(0)));
-            try (Arena arena = Arena.ofConfined()) {
-                int count = invocation.getNumArgs();
-                MemorySegment values = arena.allocate(ValueLayout.JAVA_LONG, count);
-                MemorySegment pointers = arena.allocate(ValueLayout.ADDRESS, count);
-                for (int i = 0; i < count; i++) {
-                    long at = 8L * i;
-                    if (invocation.isReference(i)) {
-                        values.set(ValueLayout.JAVA_LONG, at, invocation.getDevicePointer(i));
-                    } else if (invocation.getArg(i) instanceof Float number) {
-                        values.set(ValueLayout.JAVA_FLOAT, at, number);
-                    } else {
-                        values.set(ValueLayout.JAVA_INT, at, (Integer) invocation.getArg(i));
-                    }
-                    pointers.setAtIndex(ValueLayout.ADDRESS, i, values.asSlice(at));
+        void run(CudaRun run, LibraryInvocation invocation) {
+            Bound bound = Objects.requireNonNull(runs.get(run), "a run that wasn't prepared");
+            bound.resize();
+            bound.point(invocation);
+            Map<String, Long> times = run.times();
+            if (times == null) {
+                bound.steps.forEach(Step::enqueue);
+                if (bound.answers) {
+                    CudaDriver.await(stream);
                 }
-                CudaDriver.launch(
-                        function(kernel, launch),
-                        launch.gridX() == CudaKernel.ALL_MULTIPROCESSORS ? multiprocessors : launch.gridX(),
-                        launch.gridY(),
-                        launch.group(),
-                        launch.sharedBytes(),
-                        stream,
-                        pointers);
+            } else {
+                bound.time(times);
             }
+        }
+
+        private long module(CudaKernel kernel) {
+            return modules.computeIfAbsent(
+                    List.of(kernel.source(), kernel.options()),
+                    key -> CudaDriver.loadModule(CudaDriver.compile(kernel.text(), kernel.options())));
         }
 
         void close() {
             CudaDriver.setContext(context);
             modules.values().forEach(CudaDriver::unloadModule);
             modules.clear();
-            functions.clear();
+            runs.clear();
+            arena.close();
+        }
+
+        /** A run and what the driver is told of it, which stays the same from call to call as far as it can. */
+        private final class Bound {
+            final List<Step> steps;
+
+            /** Whether something comes back from the device, for which the caller waits. */
+            final boolean answers;
+
+            private final CudaRun run;
+            private int tokens = -1;
+
+            Bound(CudaRun run) {
+                this.run = run;
+                steps = run.steps().stream()
+                        .map(step -> switch (step) {
+                            case CudaKernel kernel -> new Kernel(kernel, run);
+                            case CudaStep.Copy copy -> new Copying(copy, run);
+                        })
+                        .toList();
+                answers = run.steps().stream().anyMatch(step -> step instanceof CudaStep.Copy copy && !copy.toDevice());
+            }
+
+            void resize() {
+                if (tokens != run.tokens()) {
+                    tokens = run.tokens();
+                    steps.forEach(step -> step.resize(tokens));
+                }
+            }
+
+            void point(LibraryInvocation invocation) {
+                steps.forEach(step -> step.point(invocation));
+            }
+
+            /**
+             * Each kernel by itself, its weights and all else out of the cache. The zeros that empty it keep the device busy until the kernel is
+             * on the stream, so that nothing of the host is in the time.
+             */
+            void time(Map<String, Long> times) {
+                long bytes = 4L * CudaDriver.cacheBytes(device);
+                long zeros = CudaDriver.allocate(bytes);
+                long begin = CudaDriver.event();
+                long end = CudaDriver.event();
+                try {
+                    for (Step step : steps) {
+                        if (step instanceof Kernel kernel && kernel.function != 0) {
+                            CudaDriver.clear(zeros, bytes, stream);
+                            CudaDriver.record(begin, stream);
+                            step.enqueue();
+                            CudaDriver.record(end, stream);
+                            CudaDriver.await(stream);
+                            times.put(kernel.kernel.name(), CudaDriver.nanosBetween(begin, end));
+                        } else {
+                            step.enqueue();
+                        }
+                    }
+                    CudaDriver.await(stream);
+                } finally {
+                    CudaDriver.destroyEvent(begin);
+                    CudaDriver.destroyEvent(end);
+                    CudaDriver.free(zeros);
+                }
+            }
+        }
+
+        /** One step of a run. */
+        private interface Step {
+            void resize(int tokens);
+
+            /** Takes the addresses of its arrays. */
+            void point(LibraryInvocation invocation);
+
+            void enqueue();
+        }
+
+        private final class Kernel implements Step {
+            private final CudaKernel kernel;
+
+            /** Of the task's arrays, one for each of the first parameters. */
+            private final int[] places;
+
+            private final MemorySegment values;
+            private final MemorySegment parameters;
+            private final MemorySegment how = CudaDriver.allocateLaunch(arena);
+            private final Map<String, Long> functions = new HashMap<>();
+            private long function;
+
+            Kernel(CudaKernel kernel, CudaRun run) {
+                this.kernel = kernel;
+                List<Object> all = kernel.parameters();
+                places = all.stream()
+                        .limit(all.size() - kernel.scalars().size())
+                        .mapToInt(run::indexOf)
+                        .toArray();
+                values = arena.allocate(ValueLayout.JAVA_LONG, all.size());
+                parameters = arena.allocate(ValueLayout.ADDRESS, all.size());
+                for (int i = 0; i < all.size(); i++) {
+                    if (all.get(i) instanceof Float number) {
+                        values.set(ValueLayout.JAVA_FLOAT, 8L * i, number);
+                    } else if (all.get(i) instanceof Integer number) {
+                        values.set(ValueLayout.JAVA_INT, 8L * i, number);
+                    }
+                    parameters.setAtIndex(ValueLayout.ADDRESS, i, values.asSlice(8L * i));
+                }
+            }
+
+            @Override
+            public void resize(int tokens) {
+                CudaKernel.Launch launch = kernel.launch().apply(tokens);
+                if (launch.equals(CudaKernel.Launch.NONE)) {
+                    function = 0;
+                    return;
+                }
+                function = functions.computeIfAbsent(
+                        launch.entryPoint(), name -> CudaDriver.function(module(kernel), name));
+                // Another layer of the plan may have asked for more.
+                int shared = sharedBytes.merge(function, launch.sharedBytes(), Math::max);
+                CudaDriver.allowSharedBytes(function, shared);
+                int gridX = launch.gridX() == CudaKernel.ALL_MULTIPROCESSORS
+                        ? CudaDriver.multiprocessors(device)
+                        : launch.gridX();
+                CudaDriver.fillLaunch(how, gridX, launch.gridY(), launch.group(), launch.sharedBytes(), stream);
+            }
+
+            @Override
+            public void point(LibraryInvocation invocation) {
+                for (int i = 0; i < places.length; i++) {
+                    values.setAtIndex(ValueLayout.JAVA_LONG, i, invocation.getDevicePointer(places[i]));
+                }
+            }
+
+            @Override
+            public void enqueue() {
+                if (function != 0) {
+                    CudaDriver.launch(how, function, parameters);
+                }
+            }
+        }
+
+        private final class Copying implements Step {
+            private final CudaStep.Copy copy;
+            private final int place;
+            private long bytes;
+            private long address;
+
+            Copying(CudaStep.Copy copy, CudaRun run) {
+                this.copy = copy;
+                place = run.indexOf(copy.array());
+            }
+
+            @Override
+            public void resize(int tokens) {
+                bytes = 4 * copy.elements().applyAsLong(tokens);
+            }
+
+            @Override
+            public void point(LibraryInvocation invocation) {
+                address = invocation.getDevicePointer(place);
+            }
+
+            @Override
+            public void enqueue() {
+                if (copy.toDevice()) {
+                    CudaDriver.copyToDevice(address, copy.array().getSegment(), bytes, stream);
+                } else {
+                    CudaDriver.copyFromDevice(copy.array().getSegment(), address, bytes, stream);
+                }
+            }
         }
     }
 }

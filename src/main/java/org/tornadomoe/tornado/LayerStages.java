@@ -28,12 +28,9 @@ import uk.ac.manchester.tornado.api.types.arrays.IntArray;
  * #dispatch}, {@link #gateUp}, {@link #activateAndQuantize}, {@link #down}, {@link #combine}, {@link #zeroExperts}. Each is a list, empty
  * where the layer has no such step. Here they are in the standard format.
  */
-sealed class LayerStages permits BatchedStages {
+sealed class LayerStages permits BatchedStages, HopperStages {
     private static final PrebuiltKernel EXPERT_GEMM = new PrebuiltKernel("expert-gemm", "expertGemm");
     private static final int EXPERT_GEMM_READS = 11;
-
-    /** Four stages of 128 k, scales and biases of five tiles, and what aligning them takes. */
-    private static final int HOPPER_TILE_BYTES = 4 * (128 + 256) * 128 + 5 * 2 * 1024 + 1024;
 
     final LayerArrays a;
     final FusedMoeConfig config;
@@ -46,18 +43,15 @@ sealed class LayerStages permits BatchedStages {
 
     /** In the format that the arrays are made for. */
     static LayerStages of(LayerArrays arrays) {
-        return arrays.format == FusedMoeActivationFormat.BATCHED_EXPERTS
-                ? new BatchedStages(arrays)
-                : new LayerStages(arrays);
+        return arrays.gemm == Gemm.HOPPER
+                ? new HopperStages(arrays)
+                : arrays.format == FusedMoeActivationFormat.BATCHED_EXPERTS
+                        ? new BatchedStages(arrays)
+                        : new LayerStages(arrays);
     }
 
-    /** The whole layer. */
+    /** The whole layer, from {@link LayerArrays#hidden} to {@link LayerArrays#output}. */
     List<Stage> all() {
-        List<Stage> activated = a.gemm == Gemm.HOPPER
-                ? hopperActivated()
-                : Stream.of(gateUp(), loraGateUp(), activateAndQuantize())
-                        .flatMap(List::stream)
-                        .toList();
         return Stream.of(
                         first(),
                         logits(),
@@ -65,13 +59,20 @@ sealed class LayerStages permits BatchedStages {
                         align(),
                         quantizeTokens(),
                         dispatch(),
-                        activated,
+                        gateUp(),
+                        loraGateUp(),
+                        activateAndQuantize(),
                         down(),
                         loraDown(),
                         combine(),
                         zeroExperts())
                 .flatMap(List::stream)
                 .toList();
+    }
+
+    /** What a call takes: the layer, and what it brings to the device and back by itself. */
+    List<Stage> call() {
+        return all();
     }
 
     /** hidden, router → logits; none where ids and weights are handed in. */
@@ -111,14 +112,8 @@ sealed class LayerStages permits BatchedStages {
         int choices = config.numChoices();
         int shared = config.numFusedSharedExperts();
         int k = config.expertsPerToken();
-        int scoring = switch (router.scoring()) {
-            case SOFTMAX -> RouterKernels.SOFTMAX;
-            case SIGMOID -> RouterKernels.SIGMOID;
-            case SQRTSOFTPLUS -> RouterKernels.SQRTSOFTPLUS;
-            case IDENTITY, SPARSE_MIXER, CUSTOM, SIMULATED -> RouterKernels.IDENTITY;
-        };
-        boolean softmaxOfChosen = router.scoresChosenOnly() && router.scoring() == ScoringFunction.SOFTMAX;
-        int renormalize = router.renormalize() || softmaxOfChosen ? 1 : 0;
+        int scoring = scoring(router);
+        int renormalize = renormalize(router);
         int biased = router.hasCorrectionBias() ? 1 : 0;
         int groups = router.numExpertGroup();
         int topkGroup = router.topkGroup();
@@ -151,6 +146,22 @@ sealed class LayerStages permits BatchedStages {
                         factor),
                 List.of(a.header, a.logits, a.correctionBias),
                 List.of(a.topkIds, a.topkWeights)));
+    }
+
+    /** A router's scores in the kernels' numbers. */
+    static int scoring(RouterConfig router) {
+        return switch (router.scoring()) {
+            case SOFTMAX -> RouterKernels.SOFTMAX;
+            case SIGMOID -> RouterKernels.SIGMOID;
+            case SQRTSOFTPLUS -> RouterKernels.SQRTSOFTPLUS;
+            case IDENTITY, SPARSE_MIXER, CUSTOM, SIMULATED -> RouterKernels.IDENTITY;
+        };
+    }
+
+    /** 1 where weights are divided by their sum; a softmax of the chosen alone is the same. */
+    static int renormalize(RouterConfig router) {
+        boolean softmaxOfChosen = router.scoresChosenOnly() && router.scoring() == ScoringFunction.SOFTMAX;
+        return router.renormalize() || softmaxOfChosen ? 1 : 0;
     }
 
     /**
@@ -474,7 +485,7 @@ sealed class LayerStages permits BatchedStages {
     }
 
     /** gateUp → activated, and its int8 and scales. */
-    final List<Stage> activateAndQuantize() {
+    List<Stage> activateAndQuantize() {
         if (a.scheme != Int8Scheme.W8A8_CHANNEL) {
             // Nothing to quantise, or not by a scale a row.
             return Stream.of(activate(), quantizePairs()).flatMap(List::stream).toList();
@@ -595,7 +606,7 @@ sealed class LayerStages permits BatchedStages {
                 config.applyRouterWeightOnInput() ? 0 : 1);
     }
 
-    final List<Stage> gemm(
+    List<Stage> gemm(
             String name,
             IntArray quantized,
             FloatArray scales,
@@ -613,11 +624,6 @@ sealed class LayerStages permits BatchedStages {
         if (a.gemm == Gemm.TENSOR_CORES) {
             return tensorCores(
                     name, quantized, scales, weights, weightScales, bias, out, pairsPerRow, rows, cols, weighted);
-        }
-        if (a.gemm == Gemm.HOPPER) {
-            boolean first = weights == a.w13;
-            Activation raw = Activation.none(first ? Activation.of(config).layout : ActivationKernels.NO_GATE);
-            return List.of(hopperGemm(name, first, out, pairsPerRow, raw, weighted));
         }
         int k = rowsPerHeader();
         int biased = config.hasBias() ? 1 : 0;
@@ -884,97 +890,6 @@ sealed class LayerStages permits BatchedStages {
                 (graph, device) -> EXPERT_GEMM.addTask(graph, device, name, reads, out),
                 reads,
                 List.of(out)));
-    }
-
-    /**
-     * tokens → activated, its int8 and its scales. The activation is in the first GEMM's last step, or, where adapters come between,
-     * in a kernel that gives the same bits.
-     */
-    private List<Stage> hopperActivated() {
-        int i = config.intermediateSizePerPartition();
-        Activation activation = Activation.of(config);
-        Stage quantize = hopperPairs(
-                "quantizePairs",
-                Activation.none(ActivationKernels.NO_GATE),
-                List.of(a.keys, a.activated),
-                List.of(a.pairs, a.pairScales),
-                List.of(i, HopperWeights.chunks(i)));
-        if (!config.isLoraEnabled()) {
-            return List.of(hopperGemm("gateUp", true, a.activated, config.pairsPerInputRow(), activation, 0), quantize);
-        }
-        Stage activate = hopperPairs(
-                "activatePairs",
-                activation,
-                List.of(a.keys, a.gateUp),
-                List.of(a.activated),
-                List.of(i, activation.limit, activation.alpha, activation.beta, activation.linearBeta));
-        return Stream.of(gateUp(), loraGateUp(), List.of(activate, quantize))
-                .flatMap(List::stream)
-                .toList();
-    }
-
-    /** A kernel of {@code hopper-gemm.cu} that has a group of 128 a pair, and updates their magnitudes. */
-    private Stage hopperPairs(
-            String name, Activation activation, List<Object> reads, List<Object> writes, List<Object> scalars) {
-        CudaKernel kernel = new CudaKernel(
-                "hopper-gemm.cu", hopperOptions(activation), m -> new CudaKernel.Launch(name, 128, rows(m), 1, 0));
-        List<Object> sizes = Stream.concat(Stream.of(config.pairsPerToken()), scalars.stream())
-                .toList();
-        return Stage.library(
-                name,
-                g -> kernel.addTask(g, name, a.header, reads, writes, List.of(a.amax), sizes),
-                Stream.concat(Stream.of(a.header, a.amax), reads.stream()).toList(),
-                Stream.concat(Stream.of(a.amax), writes.stream()).toList());
-    }
-
-    /** One of the projections, with an activation in its last step or without; see {@code hopper-gemm.cu}. */
-    private Stage hopperGemm(
-            String name, boolean first, FloatArray out, int pairsPerRow, Activation activation, int weighted) {
-        int rows = first ? config.gateUpRows() : config.hiddenDim();
-        int cols = first ? config.hiddenDim() : config.intermediateSizePerPartition();
-        int groups = HopperWeights.groups(rows, activation.layout);
-        int chunks = HopperWeights.chunks(cols);
-        // Many k are shared among more warps.
-        int streaming = chunks >= 32 ? 256 : 128;
-        CudaKernel kernel = new CudaKernel(
-                "hopper-gemm.cu",
-                hopperOptions(activation),
-                m -> a.gemm.blockSize(config, m) < Gemm.TILE
-                        ? new CudaKernel.Launch("skinnyGemm", streaming, groups / 4, a.gemm.blocks(config, m), 0)
-                        : new CudaKernel.Launch("tileGemm", 384, CudaKernel.ALL_MULTIPROCESSORS, 1, HOPPER_TILE_BYTES));
-        List<Object> reads = List.of(
-                a.sortedIds,
-                a.expertIds,
-                a.padded,
-                first ? a.tokens : a.pairs,
-                first ? a.tokenScales : a.pairScales,
-                first ? a.w13 : a.w2,
-                first ? a.w13Scales : a.w2Scales,
-                first ? a.w13Bias : a.w2Bias,
-                a.topkWeights);
-        int columns = activation.function < 0 ? rows : config.intermediateSizePerPartition();
-        List<Object> scalars = List.of(
-                config.pairsPerToken(),
-                pairsPerRow,
-                columns,
-                groups,
-                chunks,
-                weighted,
-                config.hasBias() ? 1 : 0,
-                activation.limit,
-                activation.alpha,
-                activation.beta,
-                activation.linearBeta);
-        return Stage.library(
-                name,
-                g -> kernel.addTask(g, name, a.header, reads, List.of(out), List.of(a.amax), scalars),
-                Stream.concat(Stream.of(a.header, a.amax), reads.stream()).toList(),
-                List.of(out, a.amax));
-    }
-
-    private static List<String> hopperOptions(Activation activation) {
-        return List.of(
-                "--gpu-architecture=sm_90a", "-DACTIVATION=" + activation.function, "-DLAYOUT=" + activation.layout);
     }
 
     /**

@@ -3,10 +3,13 @@ package org.tornadomoe.tornado;
 import java.util.ArrayList;
 import java.util.LinkedHashSet;
 import java.util.List;
+import java.util.Map;
 import java.util.Set;
 import java.util.function.BiConsumer;
 import java.util.function.Consumer;
 import java.util.function.IntUnaryOperator;
+import java.util.stream.Stream;
+import org.jspecify.annotations.Nullable;
 import org.tornadomoe.modular.MoeExecutionException;
 import uk.ac.manchester.tornado.api.GridScheduler;
 import uk.ac.manchester.tornado.api.TaskGraph;
@@ -24,6 +27,7 @@ import uk.ac.manchester.tornado.api.WorkerGrid2D;
  * @param task adds the task to a graph for a device, under {@code name}
  * @param reads arrays that must be filled before
  * @param writes arrays that are filled after
+ * @param cuda the kernel itself where it is CUDA's: it has no grid that TornadoVM knows of, and none of {@code task}
  */
 record Stage(
         String name,
@@ -32,7 +36,19 @@ record Stage(
         IntUnaryOperator groupsY,
         BiConsumer<TaskGraph, Device> task,
         List<Object> reads,
-        List<Object> writes) {
+        List<Object> writes,
+        @Nullable CudaStep cuda) {
+    Stage(
+            String name,
+            IntUnaryOperator group,
+            IntUnaryOperator groupsX,
+            IntUnaryOperator groupsY,
+            BiConsumer<TaskGraph, Device> task,
+            List<Object> reads,
+            List<Object> writes) {
+        this(name, group, groupsX, groupsY, task, reads, writes, null);
+    }
+
     /** With a group that is the same for every M, and a task for every device. */
     Stage(
             String name,
@@ -45,13 +61,16 @@ record Stage(
         this(name, m -> group, groupsX, groupsY, (graph, device) -> task.accept(graph), reads, writes);
     }
 
-    /** Of a task that TornadoVM has no grid for: it launches itself. */
-    static Stage library(String name, Consumer<TaskGraph> task, List<Object> reads, List<Object> writes) {
-        return new Stage(name, 0, m -> 0, m -> 0, task, reads, writes);
+    static Stage cuda(CudaStep step) {
+        List<Object> reads =
+                Stream.of(step.reads(), step.updates()).flatMap(List::stream).toList();
+        List<Object> writes =
+                Stream.of(step.writes(), step.updates()).flatMap(List::stream).toList();
+        return new Stage(step.name(), m -> 0, m -> 0, m -> 0, (graph, device) -> {}, reads, writes, step);
     }
 
     private boolean hasGrid() {
-        return group.applyAsInt(1) > 0;
+        return cuda == null;
     }
 
     /** CUDA's limit; a launch beyond it would fail without TornadoVM saying so. */
@@ -70,7 +89,7 @@ record Stage(
     }
 
     /** Several stages in one task graph, with the grids its tasks are launched with. */
-    record Graph(Device device, TaskGraph tasks, GridScheduler grids, List<Stage> stages) {
+    record Graph(Device device, TaskGraph tasks, GridScheduler grids, List<Stage> stages, List<CudaRun> runs) {
         /**
          * A graph without tasks yet.
          *
@@ -78,7 +97,7 @@ record Stage(
          *     choose others and launch the kernel all the same
          */
         static Graph of(String name, Device device, List<Stage> stages) {
-            Graph graph = new Graph(device, new TaskGraph(name), new GridScheduler(), stages);
+            Graph graph = new Graph(device, new TaskGraph(name), new GridScheduler(), stages, new ArrayList<>());
             for (Stage stage : stages) {
                 int group = stage.group.applyAsInt(1);
                 if (device.maxGroup() > 0 && group > device.maxGroup()) {
@@ -92,9 +111,21 @@ record Stage(
             return graph;
         }
 
-        /** Adds the tasks; what goes to the device has to be declared before, what comes back after. */
+        /**
+         * Adds the tasks; what goes to the device has to be declared before, what comes back after. What CUDA launches without another
+         * kernel in between is one task.
+         */
         void addTasks() {
-            stages.forEach(stage -> stage.task.accept(tasks, device));
+            List<CudaStep> steps = new ArrayList<>();
+            for (Stage stage : stages) {
+                if (stage.cuda != null) {
+                    steps.add(stage.cuda);
+                } else {
+                    runs.addAll(CudaRun.addTo(tasks, steps));
+                    stage.task.accept(tasks, device);
+                }
+            }
+            runs.addAll(CudaRun.addTo(tasks, steps));
         }
 
         /** Tells the plan made of this graph its device and its grids; TornadoVM refuses a scheduler without any. */
@@ -109,6 +140,23 @@ record Stage(
             for (Stage stage : stages.stream().filter(Stage::hasGrid).toList()) {
                 stage.resize(grids.get(tasks.getTaskGraphName() + "." + stage.name), tokens);
             }
+        }
+
+        /** Whether a stage does that. */
+        boolean copiesToHost(Object array) {
+            return stages.stream()
+                    .anyMatch(stage ->
+                            stage.cuda instanceof CudaStep.Copy copy && !copy.toDevice() && copy.array() == array);
+        }
+
+        /** Whether TornadoVM has no kernel of its own here. */
+        boolean isCudaAlone() {
+            return stages.stream().noneMatch(Stage::hasGrid);
+        }
+
+        /** See {@link CudaRun#time}. */
+        void timeCuda(@Nullable Map<String, Long> into) {
+            runs.forEach(run -> run.time(into));
         }
 
         /** What the stages read and none of them has written before. */

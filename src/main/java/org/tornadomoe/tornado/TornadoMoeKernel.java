@@ -4,6 +4,7 @@ import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.util.ArrayList;
 import java.util.Arrays;
+import java.util.HashMap;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
@@ -73,7 +74,7 @@ final class TornadoMoeKernel implements MoeKernel {
     private static Running build(Device device, LayerArrays arrays) {
         try {
             Stage.Graph graph =
-                    Stage.Graph.of("moe", device, LayerStages.of(arrays).all());
+                    Stage.Graph.of("moe", device, LayerStages.of(arrays).call());
             List<Object> everyCall = new ArrayList<>(List.of(arrays.header, arrays.hidden));
             if (arrays.config.router().isHandedIn()) {
                 everyCall.addAll(List.of(arrays.topkIds, arrays.topkWeights));
@@ -82,12 +83,15 @@ final class TornadoMoeKernel implements MoeKernel {
                 everyCall.add(arrays.adapters);
             }
             List<Object> weights = new ArrayList<>(graph.inputs());
+            everyCall.retainAll(weights);
             weights.removeAll(everyCall);
             graph.tasks()
                     .transferToDevice(DataTransferMode.FIRST_EXECUTION, weights.toArray())
                     .transferToDevice(DataTransferMode.EVERY_EXECUTION, everyCall.toArray());
             graph.addTasks();
-            graph.tasks().transferToHost(DataTransferMode.UNDER_DEMAND, arrays.output);
+            if (!graph.copiesToHost(arrays.output)) {
+                graph.tasks().transferToHost(DataTransferMode.UNDER_DEMAND, arrays.output);
+            }
             if (!arrays.config.router().isHandedIn()) {
                 graph.tasks().transferToHost(DataTransferMode.UNDER_DEMAND, arrays.topkIds, arrays.topkWeights);
             }
@@ -167,7 +171,9 @@ final class TornadoMoeKernel implements MoeKernel {
                     0,
                     Math.min(tokens, slotOfToken.length));
             TornadoExecutionResult result = execute(hidden, tokens);
-            fetch(result, arrays.output, values);
+            if (!running.graph.copiesToHost(arrays.output)) {
+                fetch(result, arrays.output, values);
+            }
             MemorySegment.copy(arrays.output.getSegment(), 0, output, 0, 4 * values);
             if (chosen != null && !handedIn) {
                 int pairs = tokens * arrays.config.pairsPerToken();
@@ -191,24 +197,40 @@ final class TornadoMoeKernel implements MoeKernel {
 
     @Override
     public Map<String, Long> profile(MemorySegment hidden, int tokens) {
-        String log;
+        Map<String, Long> times = new HashMap<>();
         turn.lock();
         try {
             refresh();
             arrays.adapters.init(-1);
-            running.plan.withProfiler(ProfilerMode.SILENT);
-            log = execute(hidden, tokens).getProfilerResult().getProfileLog();
+            if (running.graph.isCudaAlone()) {
+                running.graph.timeCuda(times);
+                execute(hidden, tokens);
+            } else {
+                running.plan.withProfiler(ProfilerMode.SILENT);
+                running.graph.timeCuda(times);
+                String log = execute(hidden, tokens).getProfilerResult().getProfileLog();
+                // The log grows by one object a run: of each task the last time counts, and CUDA's own before
+                // TornadoVM's of it.
+                Map<String, Long> last = new HashMap<>();
+                Matcher task = TASK_TIME.matcher(log);
+                while (task.find()) {
+                    last.put(task.group(1), Long.parseLong(task.group(2)));
+                }
+                last.forEach(times::putIfAbsent);
+            }
         } finally {
+            running.graph.timeCuda(null);
             running.plan.withoutProfiler();
             turn.unlock();
         }
-        // The log grows by one object a run: of each task the last time counts.
-        Map<String, Long> last = new LinkedHashMap<>();
-        Matcher task = TASK_TIME.matcher(log);
-        while (task.find()) {
-            last.put(task.group(1), Long.parseLong(task.group(2)));
+        Map<String, Long> inOrder = new LinkedHashMap<>();
+        for (Stage stage : running.graph.stages()) {
+            Long nanos = times.get(stage.name());
+            if (nanos != null) {
+                inOrder.put(stage.name(), nanos);
+            }
         }
-        return last;
+        return inOrder;
     }
 
     private TornadoExecutionResult execute(MemorySegment hidden, int tokens) {

@@ -26,6 +26,13 @@
 typedef unsigned char u8;
 typedef unsigned long long u64;
 
+// Every kernel may be launched before the one in front of it is through (programmatic dependent launch), and waits for it itself. What is
+// behind it may be launched from then on.
+__device__ __forceinline__ void afterPredecessor() {
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+}
+
 struct Gemm {
     const int *header, *sortedIds, *expertIds, *padded;
     const u8 *a;
@@ -195,6 +202,7 @@ __device__ __forceinline__ void mma(int (&c)[4], unsigned a0, unsigned a1, unsig
 extern "C" __global__ void __launch_bounds__(256, 2) skinnyGemm(PARAMETERS) {
     constexpr int UNROLL = 4;
     __shared__ int sums[8 * 2 * 4 * 32];
+    afterPredecessor();
     GEMM
     int block = blockIdx.y, first = block * 8;
     if (first >= m.padded[0]) {
@@ -348,6 +356,7 @@ extern "C" __global__ void __launch_bounds__(384, 1) tileGemm(PARAMETERS) {
         asm volatile("fence.mbarrier_init.release.cluster;");
     }
     __syncthreads();
+    afterPredecessor();
     int pairs = m.header[0] * m.pairsPerToken, blocks = m.padded[0] / BM;
     int tiles = (m.groups + TILE_GROUPS - 1) / TILE_GROUPS;
     int total = blocks * tiles, stage = 0, phase = 0, scale = 0;
@@ -525,6 +534,7 @@ extern "C" __global__ void __launch_bounds__(384, 1) tileGemm(PARAMETERS) {
 extern "C" __global__ void __launch_bounds__(128) activatePairs(
     const int *header, const int *keys, const float *product, float *out, unsigned *amax, int pairsPerToken, int columns, float limit,
     float alpha, float beta, float linearBeta) {
+    afterPredecessor();
     int p = blockIdx.x;
     if (p >= header[0] * pairsPerToken || keys[p] < 0) {
         return;
@@ -567,6 +577,7 @@ extern "C" __global__ void __launch_bounds__(128) activatePairs(
 extern "C" __global__ void __launch_bounds__(128) quantizePairs(
     const int *header, const int *keys, const float *values, u8 *out, float *scales, unsigned *amax, int pairsPerToken, int columns,
     int chunks) {
+    afterPredecessor();
     int p = blockIdx.x;
     if (p >= header[0] * pairsPerToken || keys[p] < 0) {
         return;

@@ -1,0 +1,101 @@
+package org.tornadomoe.tornado;
+
+import java.util.ArrayList;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import org.jspecify.annotations.Nullable;
+import uk.ac.manchester.tornado.api.TaskGraph;
+import uk.ac.manchester.tornado.api.common.Access;
+import uk.ac.manchester.tornado.api.common.LibraryTaskDescriptor;
+
+/**
+ * Steps that CUDA takes one after the other, and TornadoVM as one library task: what TornadoVM does for a task on the host takes longer
+ * than many a kernel. The task's parameters are the steps' arrays.
+ */
+final class CudaRun {
+    private final List<CudaStep> steps;
+    private final List<Object> arrays;
+
+    /** Where the steps' times go, in nanoseconds by name; null where nobody wants to know. */
+    private @Nullable Map<String, Long> times;
+
+    private CudaRun(List<CudaStep> steps, List<Object> arrays) {
+        this.steps = steps;
+        this.arrays = arrays;
+    }
+
+    /** Adds some steps as a task, named after the first; none if there are no steps, which are taken out of the list. */
+    static List<CudaRun> addTo(TaskGraph graph, List<CudaStep> steps) {
+        if (steps.isEmpty()) {
+            return List.of();
+        }
+        Map<Object, Access> access = new LinkedHashMap<>();
+        for (CudaStep step : steps) {
+            for (Object array : step.reads()) {
+                access.putIfAbsent(array, Access.READ_ONLY);
+            }
+            for (Object array : step.updates()) {
+                access.put(array, access.get(array) == Access.WRITE_ONLY ? Access.WRITE_ONLY : Access.READ_WRITE);
+            }
+            for (Object array : step.writes()) {
+                access.put(
+                        array,
+                        access.getOrDefault(array, Access.WRITE_ONLY) == Access.WRITE_ONLY
+                                ? Access.WRITE_ONLY
+                                : Access.READ_WRITE);
+            }
+        }
+        CudaRun run = new CudaRun(List.copyOf(steps), new ArrayList<>(access.keySet()));
+        String name = steps.getFirst().name();
+        graph.libraryTask(
+                name,
+                descriptor -> descriptor,
+                new LibraryTaskDescriptor()
+                        .withLibrary(CudaLibrary.NAME)
+                        .withFunction(name)
+                        .withParameters(run.arrays.toArray())
+                        .withAccess(access.values().toArray(Access[]::new))
+                        .withTuning(run));
+        steps.clear();
+        return List.of(run);
+    }
+
+    List<CudaStep> steps() {
+        return steps;
+    }
+
+    /** Of the task's parameters. */
+    int indexOf(Object array) {
+        for (int i = 0; i < arrays.size(); i++) {
+            if (arrays.get(i) == array) {
+                return i;
+            }
+        }
+        throw new IllegalArgumentException("array: expected one of the steps'");
+    }
+
+    /** What M is: what the first kernel's header says here, from which the device's is copied. */
+    int tokens() {
+        for (CudaStep step : steps) {
+            if (step instanceof CudaKernel kernel) {
+                return kernel.header().get(0);
+            }
+        }
+        return 0;
+    }
+
+    /**
+     * Has the next runs timed, by the device's clock, with an empty cache before each step.
+     *
+     * @param into by the steps' names; null for no more
+     */
+    void time(@Nullable Map<String, Long> into) {
+        times = into;
+    }
+
+    @Nullable
+    Map<String, Long> times() {
+        return times;
+    }
+}

@@ -1,0 +1,43 @@
+package org.tornadomoe.tornado;
+
+import java.util.List;
+import java.util.function.IntToLongFunction;
+import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
+
+/** What {@link CudaLibrary} puts on a plan's stream: one thing of a {@link CudaRun}. */
+sealed interface CudaStep permits CudaKernel, CudaStep.Copy {
+    String name();
+
+    /** Arrays on the device, the header of the layer's call first. */
+    List<Object> reads();
+
+    /** Arrays whose content before doesn't count. */
+    List<Object> writes();
+
+    /** Arrays that are read and written. */
+    List<Object> updates();
+
+    /**
+     * As much of an array as M tokens have, between here and the device; TornadoVM's own transfers are of whole arrays.
+     *
+     * @param toDevice or from there
+     * @param elements of four bytes for M tokens
+     */
+    record Copy(String name, TornadoNativeArray array, boolean toDevice, IntToLongFunction elements)
+            implements CudaStep {
+        @Override
+        public List<Object> reads() {
+            return toDevice ? List.of() : List.of(array);
+        }
+
+        @Override
+        public List<Object> writes() {
+            return toDevice ? List.of(array) : List.of();
+        }
+
+        @Override
+        public List<Object> updates() {
+            return List.of();
+        }
+    }
+}

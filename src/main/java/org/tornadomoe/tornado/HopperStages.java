@@ -1,0 +1,312 @@
+package org.tornadomoe.tornado;
+
+import java.util.List;
+import java.util.function.IntFunction;
+import java.util.function.IntPredicate;
+import java.util.stream.Stream;
+import org.tornadomoe.config.RouterConfig;
+import org.tornadomoe.tornado.CudaKernel.Launch;
+import org.tornadomoe.tornado.kernels.ActivationKernels;
+import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
+import uk.ac.manchester.tornado.api.types.arrays.IntArray;
+
+/**
+ * The stages with the kernels of {@code hopper-gemm.cu} and {@code hopper-stages.cu}: fewer, since what is small is in one kernel with
+ * what is next to it, and for TornadoVM a single task, as far as no other stage comes between.
+ */
+final class HopperStages extends LayerStages {
+    /** Four stages of 128 k, scales and biases of five tiles, and what aligning them takes. */
+    private static final int TILE_BYTES = 4 * (128 + 256) * 128 + 5 * 2 * 1024 + 1024;
+
+    /** Tokens whose experts are chosen and sorted by one group. */
+    private static final int ROUTED_TOGETHER = 32;
+
+    private static final String ARCHITECTURE = "--gpu-architecture=sm_90a";
+
+    HopperStages(LayerArrays arrays) {
+        super(arrays);
+    }
+
+    @Override
+    List<Stage> all() {
+        boolean weighted = config.applyRouterWeightOnInput();
+        boolean routes = !config.router().isHandedIn();
+        return Stream.of(
+                        List.of(prepare("prepare", routes, !weighted)),
+                        routes ? List.of(route()) : List.<Stage>of(),
+                        routes ? List.of(topK(m -> m > ROUTED_TOGETHER)) : List.<Stage>of(),
+                        List.of(sort(m -> !routes || m > ROUTED_TOGETHER)),
+                        weighted ? quantizeTokens() : List.<Stage>of(),
+                        activated(),
+                        down(),
+                        loraDown(),
+                        combine(),
+                        zeroExperts())
+                .flatMap(List::stream)
+                .toList();
+    }
+
+    /** The header and as much of the hidden states and of the output as there are tokens. */
+    @Override
+    List<Stage> call() {
+        long h = config.hiddenDim();
+        return Stream.of(
+                        List.of(
+                                Stage.cuda(new CudaStep.Copy("copyHeader", a.header, true, m -> a.header.getSize())),
+                                Stage.cuda(new CudaStep.Copy("copyHidden", a.hidden, true, m -> m * h))),
+                        all(),
+                        List.of(Stage.cuda(new CudaStep.Copy("copyOutput", a.output, false, m -> m * h))))
+                .flatMap(List::stream)
+                .toList();
+    }
+
+    @Override
+    List<Stage> logits() {
+        return config.router().isHandedIn() ? List.of() : List.of(prepare("routerLogits", true, false));
+    }
+
+    @Override
+    List<Stage> topK() {
+        return config.router().isHandedIn() ? List.of() : List.of(topK(m -> true));
+    }
+
+    /** Blocks of experts that live elsewhere are a thing of tests, and left to the kernels in Java. */
+    @Override
+    List<Stage> align(int keep) {
+        return keep == 0 ? List.of(sort(m -> true)) : super.align(keep);
+    }
+
+    @Override
+    List<Stage> quantizeTokens() {
+        return List.of(prepare("quantizeTokens", false, true));
+    }
+
+    /** hidden → logits, int8 tokens, or both. */
+    private Stage prepare(String name, boolean logits, boolean tokens) {
+        int rows = logits ? config.numRouterLogits() : 0;
+        int rowsPerToken = tokens ? config.inputRowsPerToken() : 0;
+        IntFunction<Launch> launch = m -> {
+            int tile = m <= 16 ? 1 : m <= 128 ? 4 : 8;
+            int units = Math.ceilDiv(m, tile) * Math.ceilDiv(rows, tile);
+            return new Launch("prepare", 128, Math.ceilDiv(units, 4) + m * rowsPerToken, 1, 0);
+        };
+        return stage(
+                name,
+                launch,
+                List.of(a.hidden, a.router, a.routerBias, a.topkWeights),
+                List.of(a.logits, a.tokens, a.tokenScales),
+                List.of(
+                        config.hiddenDim(),
+                        rows,
+                        HopperWeights.chunks(config.hiddenDim()),
+                        rowsPerToken,
+                        config.applyRouterWeightOnInput() ? 1 : 0));
+    }
+
+    /** logits → ids and weights and pairs in expert order, for few tokens. */
+    private Stage route() {
+        int shared = ROUTED_TOGETHER * 4 * Math.max(keys(), a.localExperts + 1);
+        return stage(
+                "route",
+                m -> m > ROUTED_TOGETHER ? Launch.NONE : new Launch("route", 1024, 1, 1, shared),
+                List.of(a.logits, a.correctionBias, a.expertMap),
+                List.of(a.topkIds, a.topkWeights, a.keys, a.sortedIds, a.expertIds, a.padded),
+                Stream.concat(choice().stream(), Stream.of(config.globalNumExperts(), a.localExperts))
+                        .toList());
+    }
+
+    private Stage topK(IntPredicate when) {
+        return stage(
+                "topK",
+                m -> when.test(m) ? new Launch("topK", 128, Math.ceilDiv(m, 4), 1, 16 * keys()) : Launch.NONE,
+                List.of(a.logits, a.correctionBias),
+                List.of(a.topkIds, a.topkWeights),
+                choice());
+    }
+
+    private Stage sort(IntPredicate when) {
+        int shared = 32 * 4 * (a.localExperts + 1);
+        return stage(
+                "align",
+                m -> when.test(m) ? new Launch("align", 1024, 1, 1, shared) : Launch.NONE,
+                List.of(a.topkIds, a.expertMap),
+                List.of(a.keys, a.sortedIds, a.expertIds, a.padded),
+                List.of(config.pairsPerToken(), config.globalNumExperts(), a.localExperts));
+    }
+
+    /** Keys of a token's choices, and of their groups. */
+    private int keys() {
+        return config.numChoices() + config.router().numExpertGroup();
+    }
+
+    private List<Object> choice() {
+        RouterConfig router = config.router();
+        return List.of(
+                config.numExperts(),
+                config.numChoices(),
+                config.numFusedSharedExperts(),
+                config.expertsPerToken(),
+                scoring(router),
+                renormalize(router),
+                router.hasCorrectionBias() ? 1 : 0,
+                router.numExpertGroup(),
+                router.topkGroup(),
+                router.hasSharedExpertGate() ? 1 : 0,
+                (float) router.routedScalingFactor());
+    }
+
+    private static Stage cuda(
+            String name,
+            String source,
+            List<String> options,
+            IntFunction<Launch> launch,
+            List<Object> arguments,
+            List<Object> writes,
+            List<Object> updates,
+            List<Object> scalars) {
+        return Stage.cuda(new CudaKernel(name, source, options, launch, arguments, writes, updates, scalars));
+    }
+
+    /** A kernel of {@code hopper-stages.cu}. */
+    private Stage stage(
+            String name, IntFunction<Launch> launch, List<Object> reads, List<Object> writes, List<Object> scalars) {
+        return cuda(
+                name,
+                "hopper-stages.cu",
+                List.of(ARCHITECTURE),
+                launch,
+                afterHeader(reads),
+                writes,
+                List.of(),
+                scalars);
+    }
+
+    private List<Object> afterHeader(List<Object> reads) {
+        return Stream.concat(Stream.of(a.header), reads.stream()).toList();
+    }
+
+    /**
+     * tokens → activated, its int8 and its scales. The activation is in the first GEMM's last step, or, where adapters come between,
+     * in a kernel that gives the same bits.
+     */
+    private List<Stage> activated() {
+        int i = config.intermediateSizePerPartition();
+        Activation activation = Activation.of(config);
+        Stage quantize = pairs(
+                "quantizePairs",
+                Activation.none(ActivationKernels.NO_GATE),
+                List.of(a.keys, a.activated),
+                List.of(a.pairs, a.pairScales),
+                List.of(i, HopperWeights.chunks(i)));
+        if (!config.isLoraEnabled()) {
+            return List.of(gemm("gateUp", true, a.activated, config.pairsPerInputRow(), activation, 0), quantize);
+        }
+        Stage activate = pairs(
+                "activatePairs",
+                activation,
+                List.of(a.keys, a.gateUp),
+                List.of(a.activated),
+                List.of(i, activation.limit(), activation.alpha(), activation.beta(), activation.linearBeta()));
+        return Stream.of(gateUp(), loraGateUp(), List.of(activate, quantize))
+                .flatMap(List::stream)
+                .toList();
+    }
+
+    /** A kernel of {@code hopper-gemm.cu} that has a group of 128 a pair, and updates their magnitudes. */
+    private Stage pairs(
+            String name, Activation activation, List<Object> reads, List<Object> writes, List<Object> scalars) {
+        return cuda(
+                name,
+                "hopper-gemm.cu",
+                options(activation),
+                m -> new Launch(name, 128, rows(m), 1, 0),
+                afterHeader(reads),
+                writes,
+                List.of(a.amax),
+                Stream.concat(Stream.of(config.pairsPerToken()), scalars.stream())
+                        .toList());
+    }
+
+    @Override
+    List<Stage> gemm(
+            String name,
+            IntArray quantized,
+            FloatArray scales,
+            FloatArray floats,
+            IntArray weights,
+            FloatArray weightScales,
+            FloatArray zeroPoints,
+            FloatArray bias,
+            FloatArray out,
+            int pairsPerRow,
+            int rows,
+            int kInts,
+            int cols,
+            int weighted) {
+        boolean first = weights == a.w13;
+        Activation raw = Activation.none(first ? Activation.of(config).layout() : ActivationKernels.NO_GATE);
+        return List.of(gemm(name, first, out, pairsPerRow, raw, weighted));
+    }
+
+    /** One of the projections, with an activation in its last step or without; see {@code hopper-gemm.cu}. */
+    private Stage gemm(
+            String name, boolean first, FloatArray out, int pairsPerRow, Activation activation, int weighted) {
+        int rows = first ? config.gateUpRows() : config.hiddenDim();
+        int cols = first ? config.hiddenDim() : config.intermediateSizePerPartition();
+        int groups = HopperWeights.groups(rows, activation.layout());
+        int chunks = HopperWeights.chunks(cols);
+        // Many k are shared among more warps.
+        int streaming = chunks >= 32 ? 256 : 128;
+        IntFunction<Launch> launch = m -> a.gemm.blockSize(config, m) < Gemm.TILE
+                ? new Launch("skinnyGemm", streaming, groups / 4, a.gemm.blocks(config, m), 0)
+                : new Launch("tileGemm", 384, CudaKernel.ALL_MULTIPROCESSORS, 1, TILE_BYTES);
+        List<Object> reads = List.of(
+                a.sortedIds,
+                a.expertIds,
+                a.padded,
+                first ? a.tokens : a.pairs,
+                first ? a.tokenScales : a.pairScales,
+                first ? a.w13 : a.w2,
+                first ? a.w13Scales : a.w2Scales,
+                first ? a.w13Bias : a.w2Bias,
+                a.topkWeights);
+        int columns = activation.function() < 0 ? rows : config.intermediateSizePerPartition();
+        List<Object> scalars = List.of(
+                config.pairsPerToken(),
+                pairsPerRow,
+                columns,
+                groups,
+                chunks,
+                weighted,
+                config.hasBias() ? 1 : 0,
+                activation.limit(),
+                activation.alpha(),
+                activation.beta(),
+                activation.linearBeta());
+        return cuda(
+                name,
+                "hopper-gemm.cu",
+                options(activation),
+                launch,
+                afterHeader(reads),
+                List.of(out),
+                List.of(a.amax),
+                scalars);
+    }
+
+    private static List<String> options(Activation activation) {
+        return List.of(ARCHITECTURE, "-DACTIVATION=" + activation.function(), "-DLAYOUT=" + activation.layout());
+    }
+
+    /** down → output. */
+    @Override
+    List<Stage> combine() {
+        int fours = Math.ceilDiv(config.hiddenDim(), 4);
+        return List.of(stage(
+                "combine",
+                m -> new Launch("combine", 128, elementGroups(m, fours, 128), 1, 0),
+                List.of(a.keys, a.down),
+                List.of(a.output),
+                List.of(config.pairsPerToken(), config.hiddenDim())));
+    }
+}
