@@ -23,7 +23,7 @@ import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
  * @param source the resource beside the Java kernels
  * @param options of the compiler
  * @param launch which of the source's kernels is launched for M tokens, and how; all have the same parameters
- * @param reads arrays, the first of which is the header, whose first element is M
+ * @param reads arrays, the first of which is the header
  * @param scalars ints and floats
  */
 record CudaKernel(
@@ -69,7 +69,8 @@ record CudaKernel(
         }
     }
 
-    IntArray header() {
+    @Override
+    public IntArray header() {
         return (IntArray) reads.getFirst();
     }
 

@@ -75,14 +75,9 @@ final class CudaRun {
         throw new IllegalArgumentException("array: expected one of the steps'");
     }
 
-    /** What M is: what the first kernel's header says here, from which the device's is copied. */
+    /** M, as the steps' header has it here, from which the device's is copied. */
     int tokens() {
-        for (CudaStep step : steps) {
-            if (step instanceof CudaKernel kernel) {
-                return kernel.header().get(0);
-            }
-        }
-        return 0;
+        return steps.getFirst().header().get(0);
     }
 
     /**

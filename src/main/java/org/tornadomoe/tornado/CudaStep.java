@@ -2,13 +2,17 @@ package org.tornadomoe.tornado;
 
 import java.util.List;
 import java.util.function.IntToLongFunction;
+import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
 
 /** What {@link CudaLibrary} puts on a plan's stream: one thing of a {@link CudaRun}. */
 sealed interface CudaStep permits CudaKernel, CudaStep.Copy {
     String name();
 
-    /** Arrays on the device, the header of the layer's call first. */
+    /** Of the layer's call: its first element is M. */
+    IntArray header();
+
+    /** Arrays on the device. */
     List<Object> reads();
 
     /** Arrays whose content before doesn't count. */
@@ -23,7 +27,7 @@ sealed interface CudaStep permits CudaKernel, CudaStep.Copy {
      * @param toDevice or from there
      * @param elements of four bytes for M tokens
      */
-    record Copy(String name, TornadoNativeArray array, boolean toDevice, IntToLongFunction elements)
+    record Copy(String name, IntArray header, TornadoNativeArray array, boolean toDevice, IntToLongFunction elements)
             implements CudaStep {
         @Override
         public List<Object> reads() {

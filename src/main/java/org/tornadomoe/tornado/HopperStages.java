@@ -52,10 +52,11 @@ final class HopperStages extends LayerStages {
         long h = config.hiddenDim();
         return Stream.of(
                         List.of(
-                                Stage.cuda(new CudaStep.Copy("copyHeader", a.header, true, m -> a.header.getSize())),
-                                Stage.cuda(new CudaStep.Copy("copyHidden", a.hidden, true, m -> m * h))),
+                                Stage.cuda(new CudaStep.Copy(
+                                        "copyHeader", a.header, a.header, true, m -> a.header.getSize())),
+                                Stage.cuda(new CudaStep.Copy("copyHidden", a.header, a.hidden, true, m -> m * h))),
                         all(),
-                        List.of(Stage.cuda(new CudaStep.Copy("copyOutput", a.output, false, m -> m * h))))
+                        List.of(Stage.cuda(new CudaStep.Copy("copyOutput", a.header, a.output, false, m -> m * h))))
                 .flatMap(List::stream)
                 .toList();
     }
