@@ -3,6 +3,7 @@ package org.tornadomoe.quant;
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
+import java.util.Arrays;
 import java.util.Objects;
 import org.jspecify.annotations.Nullable;
 
@@ -124,6 +125,25 @@ public record Int8Tensor(
     /** Columns of an expert's scales. */
     public int scaleCols() {
         return Math.ceilDiv(cols, colsPerScale);
+    }
+
+    /** Some of the experts: a view of their values, copies of their scales and zero points. */
+    public Int8Tensor experts(int first, int count) {
+        Objects.checkFromIndexSize(first, count, experts);
+        if (count == experts) {
+            return this;
+        }
+        int grid = scaleRows() * scaleCols();
+        long bytes = (long) rows * rowBytes();
+        return new Int8Tensor(
+                count,
+                rows,
+                cols,
+                rowsPerScale,
+                colsPerScale,
+                values.asSlice(first * bytes, count * bytes),
+                Arrays.copyOfRange(scales, first * grid, (first + count) * grid),
+                zeroPoints == null ? null : Arrays.copyOfRange(zeroPoints, first * grid, (first + count) * grid));
     }
 
     /** Whether every row has one scale and no other has it. */

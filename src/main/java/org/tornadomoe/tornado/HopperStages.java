@@ -234,10 +234,7 @@ final class HopperStages extends LayerStages {
             IntArray quantized,
             FloatArray scales,
             FloatArray floats,
-            IntArray weights,
-            FloatArray weightScales,
-            FloatArray zeroPoints,
-            FloatArray bias,
+            ExpertParts.Weights weights,
             FloatArray out,
             int pairsPerRow,
             int rows,
@@ -261,16 +258,18 @@ final class HopperStages extends LayerStages {
         IntFunction<Launch> launch = m -> a.gemm.blockSize(config, m) < Gemm.TILE
                 ? new Launch("skinnyGemm", streaming, groups / 4, a.gemm.blocks(config, m), 0)
                 : new Launch("tileGemm", 384, CudaKernel.ALL_MULTIPROCESSORS, 1, TILE_BYTES);
-        List<Object> reads = List.of(
-                a.sortedIds,
-                a.expertIds,
-                a.padded,
-                first ? a.tokens : a.pairs,
-                first ? a.tokenScales : a.pairScales,
-                first ? a.w13 : a.w2,
-                first ? a.w13Scales : a.w2Scales,
-                first ? a.w13Bias : a.w2Bias,
-                a.topkWeights);
+        ExpertParts.Weights weights = first ? a.w13 : a.w2;
+        List<Object> reads = Stream.of(
+                        List.of(
+                                a.sortedIds,
+                                a.expertIds,
+                                a.padded,
+                                first ? a.tokens : a.pairs,
+                                first ? a.tokenScales : a.pairScales),
+                        weights.values(),
+                        List.of(weights.scales().getFirst(), weights.bias().getFirst(), a.topkWeights))
+                .<Object>flatMap(List::stream)
+                .toList();
         int columns = activation.function() < 0 ? rows : config.intermediateSizePerPartition();
         List<Object> scalars = List.of(
                 config.pairsPerToken(),
@@ -278,6 +277,7 @@ final class HopperStages extends LayerStages {
                 columns,
                 groups,
                 chunks,
+                a.parts.expertsOfPart(),
                 weighted,
                 config.hasBias() ? 1 : 0,
                 activation.limit(),
@@ -295,8 +295,12 @@ final class HopperStages extends LayerStages {
                 scalars);
     }
 
-    private static List<String> options(Activation activation) {
-        return List.of(ARCHITECTURE, "-DACTIVATION=" + activation.function(), "-DLAYOUT=" + activation.layout());
+    private List<String> options(Activation activation) {
+        return List.of(
+                ARCHITECTURE,
+                "-DACTIVATION=" + activation.function(),
+                "-DLAYOUT=" + activation.layout(),
+                "-DPARTS=" + a.parts.count());
     }
 
     /** down → output. */

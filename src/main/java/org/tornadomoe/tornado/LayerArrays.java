@@ -6,7 +6,9 @@ import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Objects;
+import java.util.function.IntToLongFunction;
 import java.util.stream.IntStream;
+import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeActivationFormat;
 import org.tornadomoe.config.FusedMoeConfig;
@@ -21,6 +23,7 @@ import org.tornadomoe.quant.LoraAdapter;
 import org.tornadomoe.quant.RouterWeights;
 import org.tornadomoe.tornado.kernels.ActivationKernels;
 import org.tornadomoe.tornado.kernels.AlignKernels;
+import org.tornadomoe.tornado.kernels.GemmKernels;
 import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
 import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
@@ -132,7 +135,7 @@ final class LayerArrays implements AutoCloseable {
     /** [1]: the one scale of the tokens in int8, where there is one. */
     final FloatArray tokenScale;
 
-    /** Batched: [0] = R. */
+    /** Batched: [0] = R, [1] = pairs of a block. */
     final IntArray rows;
 
     /** Batched: [E], the pairs of each local expert. */
@@ -156,23 +159,23 @@ final class LayerArrays implements AutoCloseable {
     /** Batched, float: [R, H]. */
     final FloatArray slotFloats;
 
-    /** [E, hiddenInts, 2I], or as {@link TiledWeights} or {@link HopperWeights} have them. */
-    final IntArray w13;
+    /** Which experts' weights are in which arrays. */
+    final ExpertParts parts;
+
+    /** With several parts, of each: {@link #sortedIds} with P for the pairs of other parts' experts. */
+    final List<IntArray> partSortedIds;
+
+    /** With several parts, of each: {@link #expertIds} by the number within the part, -1 for other parts' experts. */
+    final List<IntArray> partExpertIds;
+
+    /** Of an expert [hiddenInts, 2I]. */
+    final ExpertParts.Weights w13;
 
     /** Eight zeros: what a prebuilt kernel is told that has nothing to do. */
     final IntArray noSizes;
 
     /** What a prebuilt kernel is told of {@link #w13}; see {@code expert-gemm.cu}. */
     final IntArray w13Sizes;
-
-    /** [E, 2I]; with blocks and groups [E, groups of columns, scale rows]. */
-    final FloatArray w13Scales;
-
-    /** With zero points: as scales. */
-    final FloatArray w13ZeroPoints;
-
-    /** With biases: [E, 2I]. */
-    final FloatArray w13Bias;
 
     /** What the first GEMM gives, [R, 2I]. Has room for {@link #down}, too. */
     final FloatArray gateUp;
@@ -192,20 +195,11 @@ final class LayerArrays implements AutoCloseable {
     /** [1]: the one scale of the pairs in int8, where there is one. */
     final FloatArray pairScale;
 
-    /** [E, intermediateInts, H], or as {@link #w13}. */
-    final IntArray w2;
+    /** Of an expert [intermediateInts, H]. */
+    final ExpertParts.Weights w2;
 
     /** What a prebuilt kernel is told of {@link #w2}. */
     final IntArray w2Sizes;
-
-    /** [E, H]; with blocks and groups as {@link #w13Scales}. */
-    final FloatArray w2Scales;
-
-    /** With zero points: as scales. */
-    final FloatArray w2ZeroPoints;
-
-    /** With biases: [E, H]. */
-    final FloatArray w2Bias;
 
     /**
      * What the second GEMM gives, [R, H]; in the standard format times the router's weight. The same array as {@link #gateUp},
@@ -294,23 +288,20 @@ final class LayerArrays implements AutoCloseable {
         slots = memory.ints(count(sizes, "slots"));
         slotScales = memory.floats(count(sizes, "slotScales"));
         slotFloats = memory.floats(count(sizes, "slotFloats"));
-        w13 = memory.ints(count(sizes, "w13"));
+        parts = ExpertParts.of(config, localExperts, gemm);
+        partSortedIds = ints(sizes, "partSortedIds");
+        partExpertIds = ints(sizes, "partExpertIds");
+        w13 = weights(sizes, "w13");
         noSizes = memory.ints(count(sizes, "noSizes"));
         w13Sizes = memory.ints(count(sizes, "w13Sizes"));
-        w13Scales = memory.floats(count(sizes, "w13Scales"));
-        w13ZeroPoints = memory.floats(count(sizes, "w13ZeroPoints"));
-        w13Bias = memory.floats(count(sizes, "w13Bias"));
         gateUp = memory.floats(count(sizes, "gateUp"));
         activated = memory.floats(count(sizes, "activated"));
         amax = memory.ints(count(sizes, "amax"));
         pairs = memory.ints(count(sizes, "pairs"));
         pairScales = memory.floats(count(sizes, "pairScales"));
         pairScale = memory.floats(count(sizes, "pairScale"));
-        w2 = memory.ints(count(sizes, "w2"));
+        w2 = weights(sizes, "w2");
         w2Sizes = memory.ints(count(sizes, "w2Sizes"));
-        w2Scales = memory.floats(count(sizes, "w2Scales"));
-        w2ZeroPoints = memory.floats(count(sizes, "w2ZeroPoints"));
-        w2Bias = memory.floats(count(sizes, "w2Bias"));
         down = gateUp;
         adapters = memory.ints(count(sizes, "adapters"));
         w13LoraA = memory.floats(count(sizes, "w13LoraA"));
@@ -324,19 +315,18 @@ final class LayerArrays implements AutoCloseable {
             lora.init(0);
         }
         rows.set(0, localExperts * config.maxNumTokens());
+        rows.set(1, GemmKernels.BLOCK);
         for (int expert = 0; expert < config.globalNumExperts(); expert++) {
             expertMap.set(expert, experts.expertMap(expert));
         }
         int layout = LayerStages.Activation.of(config).layout();
-        pack(experts.w13(), layout, w13, w13Scales, w13ZeroPoints);
-        pack(experts.w2(), ActivationKernels.NO_GATE, w2, w2Scales, w2ZeroPoints);
+        pack(experts.w13(), experts.w13Bias(), layout, w13);
+        pack(experts.w2(), experts.w2Bias(), ActivationKernels.NO_GATE, w2);
         Float a1Scale = experts.a1Scale();
         Float a2Scale = experts.a2Scale();
         staticScales = a1Scale != null && a2Scale != null;
         tokenScale.set(0, a1Scale == null ? 0 : a1Scale);
         pairScale.set(0, a2Scale == null ? 0 : a2Scale);
-        fillBias(experts.w13Bias(), config.gateUpRows(), layout, w13Bias);
-        fillBias(experts.w2Bias(), config.hiddenDim(), ActivationKernels.NO_GATE, w2Bias);
         amax.init(0);
         copy(experts.router());
         hasExpert0 = experts.expertMap(0) >= 0;
@@ -376,57 +366,105 @@ final class LayerArrays implements AutoCloseable {
 
     /** Every array once, in the order of {@link #elements}. */
     List<TornadoNativeArray> all() {
-        return List.of(
-                header,
-                hidden,
-                router,
-                routerBias,
-                correctionBias,
-                logits,
-                topkIds,
-                topkWeights,
-                expertMap,
-                keys,
-                ranks,
-                counts,
-                sortedIds,
-                expertIds,
-                padded,
-                tokens,
-                tokenScales,
-                tokenScale,
-                rows,
-                expertNumTokens,
-                pairOfRow,
-                rowOfPair,
-                firstPlaces,
-                slots,
-                slotScales,
-                slotFloats,
-                w13,
-                noSizes,
-                w13Sizes,
-                w13Scales,
-                w13ZeroPoints,
-                w13Bias,
-                gateUp,
-                activated,
-                amax,
-                pairs,
-                pairScales,
-                pairScale,
-                w2,
-                w2Sizes,
-                w2Scales,
-                w2ZeroPoints,
-                w2Bias,
-                adapters,
-                w13LoraA,
-                w13LoraB,
-                w2LoraA,
-                w2LoraB,
-                shrunk,
-                output);
+        return Stream.of(
+                        List.of(
+                                header,
+                                hidden,
+                                router,
+                                routerBias,
+                                correctionBias,
+                                logits,
+                                topkIds,
+                                topkWeights,
+                                expertMap,
+                                keys,
+                                ranks,
+                                counts,
+                                sortedIds,
+                                expertIds,
+                                padded,
+                                tokens,
+                                tokenScales,
+                                tokenScale,
+                                rows,
+                                expertNumTokens,
+                                pairOfRow,
+                                rowOfPair,
+                                firstPlaces,
+                                slots,
+                                slotScales,
+                                slotFloats),
+                        partSortedIds,
+                        partExpertIds,
+                        w13.values(),
+                        w13.scales(),
+                        w13.zeroPoints(),
+                        w13.bias(),
+                        List.of(noSizes, w13Sizes, gateUp, activated, amax, pairs, pairScales, pairScale),
+                        w2.values(),
+                        w2.scales(),
+                        w2.zeroPoints(),
+                        w2.bias(),
+                        List.of(w2Sizes, adapters, w13LoraA, w13LoraB, w2LoraA, w2LoraB, shrunk, output))
+                .<TornadoNativeArray>flatMap(List::stream)
+                .toList();
+    }
+
+    /** The arrays that go by a name, one or one a part. */
+    private List<IntArray> ints(Map<String, Long> sizes, String name) {
+        return counts(sizes, name).mapToObj(memory::ints).toList();
+    }
+
+    private List<FloatArray> floats(Map<String, Long> sizes, String name) {
+        return counts(sizes, name).mapToObj(memory::floats).toList();
+    }
+
+    private ExpertParts.Weights weights(Map<String, Long> sizes, String name) {
+        return new ExpertParts.Weights(
+                ints(sizes, name),
+                floats(sizes, name + "Scales"),
+                floats(sizes, name + "ZeroPoints"),
+                floats(sizes, name + "Bias"));
+    }
+
+    private static IntStream counts(Map<String, Long> sizes, String name) {
+        return sizes.entrySet().stream()
+                .filter(size -> withoutPart(size.getKey()).equals(name))
+                .mapToInt(size -> Math.toIntExact(size.getValue()));
+    }
+
+    private static String withoutPart(String name) {
+        return name.replaceFirst("\\[.*", "");
+    }
+
+    /** Sizes of a projection's arrays, {@code name[0]} and so on where there are several parts. */
+    private static void putWeights(
+            Map<String, Long> sizes,
+            String name,
+            FusedMoeConfig config,
+            Int8Quantization quantization,
+            ExpertParts parts,
+            Gemm gemm,
+            boolean first) {
+        int rows = first ? config.gateUpRows() : config.hiddenDim();
+        int cols = first ? config.hiddenDim() : config.intermediateSizePerPartition();
+        int layout = first ? LayerStages.Activation.of(config).layout() : ActivationKernels.NO_GATE;
+        int packedRows = gemm.packedRows(rows, layout);
+        put(sizes, name, parts, experts -> gemm.weightInts(experts, rows, cols, layout));
+        ExpertParts scaled = gemm == Gemm.HOPPER ? new ExpertParts(parts.experts(), parts.experts()) : parts;
+        put(sizes, name + "Scales", scaled, experts -> scales(quantization, experts, packedRows, cols));
+        put(
+                sizes,
+                name + "ZeroPoints",
+                scaled,
+                experts -> quantization.zeroPoints() ? scales(quantization, experts, packedRows, cols) : 1);
+        put(sizes, name + "Bias", scaled, experts -> config.hasBias() ? (long) experts * packedRows : 1);
+    }
+
+    private static void put(Map<String, Long> sizes, String name, ExpertParts parts, IntToLongFunction ofExperts) {
+        for (int part = 0; part < parts.count(); part++) {
+            sizes.put(parts.count() == 1 ? name : name + "[" + part + "]", ofExperts.applyAsLong(parts.experts(part)));
+        }
     }
 
     /** An adapter into its slot, its B transposed; or zeros. */
@@ -527,7 +565,7 @@ final class LayerArrays implements AutoCloseable {
         int intermediateGroups = activationGroups(quantization, config.intermediateSizePerPartition());
         sizes.put("tokenScales", int8 ? rows * hiddenGroups : 1);
         sizes.put("tokenScale", 1L);
-        sizes.put("rows", 1L);
+        sizes.put("rows", 2L);
         sizes.put("expertNumTokens", batched ? localExperts : 1);
         sizes.put("pairOfRow", batched ? r : 1);
         sizes.put("rowOfPair", batched ? p : 1);
@@ -535,30 +573,25 @@ final class LayerArrays implements AutoCloseable {
         sizes.put("slots", batched && int8 ? r * gemm.rowInts(config.hiddenDim()) : 1);
         sizes.put("slotScales", batched && int8 ? r * hiddenGroups : 1);
         sizes.put("slotFloats", batched && !int8 ? r * h : 1);
-        int layout = LayerStages.Activation.of(config).layout();
+        ExpertParts parts = ExpertParts.of(config, Math.toIntExact(localExperts), gemm);
+        if (parts.count() > 1 && gemm != Gemm.HOPPER) {
+            long places = Objects.requireNonNull(sizes.get("sortedIds"));
+            long mostBlocks = Objects.requireNonNull(sizes.get("expertIds"));
+            put(sizes, "partSortedIds", parts, experts -> places);
+            put(sizes, "partExpertIds", parts, experts -> mostBlocks);
+        }
         long prebuiltSizes = gemm == Gemm.TENSOR_CORES ? PREBUILT_SIZES : 1;
-        sizes.put("w13", gemm.weightInts(localExperts, config.gateUpRows(), config.hiddenDim(), layout));
+        putWeights(sizes, "w13", config, quantization, parts, gemm, true);
         sizes.put("noSizes", prebuiltSizes);
         sizes.put("w13Sizes", prebuiltSizes);
-        int packedRows13 = gemm.packedRows(config.gateUpRows(), layout);
-        long w13Scales = scales(quantization, localExperts, packedRows13, config.hiddenDim());
-        sizes.put("w13Scales", w13Scales);
-        sizes.put("w13ZeroPoints", quantization.zeroPoints() ? w13Scales : 1);
-        sizes.put("w13Bias", config.hasBias() ? localExperts * packedRows13 : 1);
         sizes.put("gateUp", WorkspaceShapes.elements(shapes.gemms()));
         sizes.put("activated", WorkspaceShapes.elements(shapes.activated()));
         sizes.put("amax", gemm == Gemm.HOPPER ? p : 1);
         sizes.put("pairs", int8 ? r * gemm.rowInts(config.intermediateSizePerPartition()) : 1);
         sizes.put("pairScales", int8 ? r * intermediateGroups : 1);
         sizes.put("pairScale", 1L);
-        int i = config.intermediateSizePerPartition();
-        sizes.put("w2", gemm.weightInts(localExperts, config.hiddenDim(), i, ActivationKernels.NO_GATE));
+        putWeights(sizes, "w2", config, quantization, parts, gemm, false);
         sizes.put("w2Sizes", prebuiltSizes);
-        int packedRows2 = gemm.packedRows(config.hiddenDim(), ActivationKernels.NO_GATE);
-        long w2Scales = scales(quantization, localExperts, packedRows2, i);
-        sizes.put("w2Scales", w2Scales);
-        sizes.put("w2ZeroPoints", quantization.zeroPoints() ? w2Scales : 1);
-        sizes.put("w2Bias", config.hasBias() ? localExperts * packedRows2 : 1);
         boolean lora = config.isLoraEnabled();
         long slices = LoraAdapter.slices(config);
         long r1 = localExperts * config.maxLoras() * config.maxLoraRank();
@@ -590,8 +623,10 @@ final class LayerArrays implements AutoCloseable {
 
     /** Says by how much arrays of such sizes are too large for who has {@code available} bytes, and which is the largest. */
     static String shortage(Map<String, Long> sizes, String owner, long available) {
+        Map<String, Long> whole = new LinkedHashMap<>();
+        sizes.forEach((name, count) -> whole.merge(withoutPart(name), count, Long::sum));
         Map.Entry<String, Long> largest =
-                sizes.entrySet().stream().max(Map.Entry.comparingByValue()).orElseThrow();
+                whole.entrySet().stream().max(Map.Entry.comparingByValue()).orElseThrow();
         return String.format(
                 "the layer needs %,d bytes of memory and %s has %,d; the largest part is %s with %,d",
                 bytes(sizes), owner, available, largest.getKey(), 4 * largest.getValue());
@@ -611,20 +646,43 @@ final class LayerArrays implements AutoCloseable {
         });
     }
 
-    /** A projection in the GEMM's order. */
-    private void pack(Int8Tensor from, int layout, IntArray into, FloatArray scales, FloatArray zeroPoints) {
-        switch (gemm) {
-            case HOPPER -> {
-                HopperWeights.pack(from, layout, into);
-                HopperWeights.pack(from.scales(), from.experts(), from.rows(), layout, scales);
+    /** A projection in the GEMM's order, part by part. */
+    private void pack(Int8Tensor from, float @Nullable [] bias, int layout, ExpertParts.Weights into) {
+        for (int p = 0; p < parts.count(); p++) {
+            Int8Tensor part = from.experts(parts.first(p), parts.experts(p));
+            IntArray values = into.values().get(p);
+            switch (gemm) {
+                case HOPPER -> HopperWeights.pack(part, layout, values);
+                case TENSOR_CORES -> TiledWeights.pack(part, values);
+                case DP4A, PORTABLE -> pack(part, values);
             }
-            case TENSOR_CORES -> {
-                TiledWeights.pack(from, into);
-                fillScales(from, scales, zeroPoints);
+            if (gemm != Gemm.HOPPER) {
+                fillScales(part, into.scales().get(p), into.zeroPoints().get(p));
+                FloatArray biasOfPart = into.bias().get(p);
+                biasOfPart.init(0);
+                if (bias != null) {
+                    int first = parts.first(p) * from.rows();
+                    MemorySegment.copy(
+                            bias,
+                            first,
+                            biasOfPart.getSegment(),
+                            ValueLayout.JAVA_FLOAT,
+                            0,
+                            parts.experts(p) * from.rows());
+                }
             }
-            case DP4A, PORTABLE -> {
-                pack(from, into);
-                fillScales(from, scales, zeroPoints);
+        }
+        if (gemm == Gemm.HOPPER) {
+            HopperWeights.pack(
+                    from.scales(),
+                    from.experts(),
+                    from.rows(),
+                    layout,
+                    into.scales().getFirst());
+            into.bias().getFirst().init(0);
+            if (bias != null) {
+                HopperWeights.pack(
+                        bias, from.experts(), from.rows(), layout, into.bias().getFirst());
             }
         }
     }
@@ -691,16 +749,6 @@ final class LayerArrays implements AutoCloseable {
                         * Math.ceilDiv(rows, quantization.rowsPerScale(rows))
                         * Math.ceilDiv(cols, quantization.colsPerScale(cols));
         };
-    }
-
-    /** With what is given, or with zeros. */
-    private void fillBias(float @Nullable [] from, int rows, int layout, FloatArray into) {
-        into.init(0);
-        if (from != null && gemm == Gemm.HOPPER) {
-            HopperWeights.pack(from, localExperts, rows, layout, into);
-        } else if (from != null) {
-            copy(from, into);
-        }
     }
 
     private static void copy(float[] from, FloatArray into) {

@@ -3,6 +3,7 @@ package org.tornadomoe.tornado;
 import java.util.List;
 import java.util.function.IntPredicate;
 import java.util.function.IntUnaryOperator;
+import java.util.stream.IntStream;
 import java.util.stream.Stream;
 import org.tornadomoe.config.ActivationConstants;
 import org.tornadomoe.config.FusedMoeActivationFormat;
@@ -57,6 +58,7 @@ sealed class LayerStages permits BatchedStages, HopperStages {
                         logits(),
                         topK(),
                         align(),
+                        alignParts(),
                         quantizeTokens(),
                         dispatch(),
                         gateUp(),
@@ -248,6 +250,43 @@ sealed class LayerStages permits BatchedStages, HopperStages {
                 List.of(a.header, a.keys, a.ranks, a.counts, a.sortedIds),
                 List.of(a.sortedIds));
         return List.of(count, offsets, scatter);
+    }
+
+    /** Aligned pairs → those of each part's experts; none where there is one part, or a GEMM that takes all at once. */
+    final List<Stage> alignParts() {
+        return IntStream.range(0, a.partSortedIds.size())
+                .mapToObj(this::alignPart)
+                .toList();
+    }
+
+    private Stage alignPart(int part) {
+        String name = "alignPart" + part;
+        IntArray header = rowHeader();
+        IntArray sortedIds = a.partSortedIds.get(part);
+        IntArray expertIds = a.partExpertIds.get(part);
+        int k = rowsPerHeader();
+        return new Stage(
+                name,
+                AlignKernels.SCATTER_GROUP,
+                m -> Math.ceilDiv(
+                        Math.multiplyExact(a.gemm.blocks(config, m), a.gemm.blockSize(config, m)),
+                        AlignKernels.SCATTER_GROUP),
+                m -> 1,
+                g -> g.task(
+                        name,
+                        AlignKernels::part,
+                        context,
+                        header,
+                        a.sortedIds,
+                        a.expertIds,
+                        a.padded,
+                        sortedIds,
+                        expertIds,
+                        k,
+                        a.parts.first(part),
+                        a.parts.experts(part)),
+                List.of(header, a.sortedIds, a.expertIds, a.padded),
+                List.of(sortedIds, expertIds));
     }
 
     /** ids → keys, ranks and the chunks' counts. */
@@ -473,9 +512,6 @@ sealed class LayerStages permits BatchedStages, HopperStages {
                 a.tokenScales,
                 a.hidden,
                 a.w13,
-                a.w13Scales,
-                a.w13ZeroPoints,
-                a.w13Bias,
                 a.gateUp,
                 a.scheme.quantizesActivations() ? config.pairsPerInputRow() : config.pairsPerToken(),
                 config.gateUpRows(),
@@ -595,9 +631,6 @@ sealed class LayerStages permits BatchedStages, HopperStages {
                 a.pairScales,
                 a.activated,
                 a.w2,
-                a.w2Scales,
-                a.w2ZeroPoints,
-                a.w2Bias,
                 a.down,
                 1,
                 config.hiddenDim(),
@@ -611,19 +644,53 @@ sealed class LayerStages permits BatchedStages, HopperStages {
             IntArray quantized,
             FloatArray scales,
             FloatArray floats,
-            IntArray weights,
-            FloatArray weightScales,
-            FloatArray zeroPoints,
-            FloatArray bias,
+            ExpertParts.Weights weights,
             FloatArray out,
             int pairsPerRow,
             int rows,
             int kInts,
             int cols,
             int weighted) {
+        return a.parts.each(part -> gemmOfPart(
+                name + a.parts.suffix(part),
+                part,
+                quantized,
+                scales,
+                floats,
+                weights,
+                out,
+                pairsPerRow,
+                rows,
+                kInts,
+                cols,
+                weighted));
+    }
+
+    /** The pairs of a part's experts. */
+    private Stage gemmOfPart(
+            String name,
+            int part,
+            IntArray quantized,
+            FloatArray scales,
+            FloatArray floats,
+            ExpertParts.Weights projection,
+            FloatArray out,
+            int pairsPerRow,
+            int rows,
+            int kInts,
+            int cols,
+            int weighted) {
+        IntArray sortedIds = a.partSortedIds.isEmpty() ? a.sortedIds : a.partSortedIds.get(part);
+        IntArray expertIds = a.partExpertIds.isEmpty() ? a.expertIds : a.partExpertIds.get(part);
+        IntArray weights = projection.values().get(part);
+        FloatArray weightScales = projection.scales().get(part);
+        FloatArray zeroPoints = projection.zeroPoints().get(part);
+        FloatArray bias = projection.bias().get(part);
         if (a.gemm == Gemm.TENSOR_CORES) {
-            return tensorCores(
-                    name, quantized, scales, weights, weightScales, bias, out, pairsPerRow, rows, cols, weighted);
+            List<Object> blocks = List.of(sortedIds, expertIds, a.padded);
+            List<Object> operands = List.of(quantized, scales, weights, weightScales, bias, a.topkWeights);
+            IntArray sizes = projection == a.w13 ? a.w13Sizes : a.w2Sizes;
+            return tensorCores(name, sizes, blocks, operands, out, pairsPerRow, rows, cols, weighted);
         }
         int k = rowsPerHeader();
         int biased = config.hasBias() ? 1 : 0;
@@ -636,8 +703,8 @@ sealed class LayerStages permits BatchedStages, HopperStages {
         List<Object> operands = int8
                 ? List.of(quantized, scales, weights, weightScales, bias)
                 : List.of(floats, weights, weightScales, zeroPoints, bias);
-        List<Object> aligned = List.of(header, a.sortedIds, a.expertIds, a.padded, a.topkWeights);
-        return List.of(new Stage(
+        List<Object> aligned = List.of(header, sortedIds, expertIds, a.padded, a.topkWeights);
+        return new Stage(
                 name,
                 GemmKernels.GROUP,
                 m -> Math.ceilDiv(rows, GemmKernels.ROWS),
@@ -649,8 +716,8 @@ sealed class LayerStages permits BatchedStages, HopperStages {
                                 BlockGemmKernels::w8a16,
                                 context,
                                 header,
-                                a.sortedIds,
-                                a.expertIds,
+                                sortedIds,
+                                expertIds,
                                 a.padded,
                                 floats,
                                 weights,
@@ -673,8 +740,8 @@ sealed class LayerStages permits BatchedStages, HopperStages {
                                 dp4a ? BlockGemmKernels::dp4a : BlockGemmKernels::portable,
                                 context,
                                 header,
-                                a.sortedIds,
-                                a.expertIds,
+                                sortedIds,
+                                expertIds,
                                 a.padded,
                                 quantized,
                                 scales,
@@ -697,8 +764,8 @@ sealed class LayerStages permits BatchedStages, HopperStages {
                                 GemmKernels::w8a16,
                                 context,
                                 header,
-                                a.sortedIds,
-                                a.expertIds,
+                                sortedIds,
+                                expertIds,
                                 a.padded,
                                 floats,
                                 weights,
@@ -719,8 +786,8 @@ sealed class LayerStages permits BatchedStages, HopperStages {
                                 dp4a ? GemmKernels::dp4a : GemmKernels::portable,
                                 context,
                                 header,
-                                a.sortedIds,
-                                a.expertIds,
+                                sortedIds,
+                                expertIds,
                                 a.padded,
                                 quantized,
                                 scales,
@@ -738,7 +805,7 @@ sealed class LayerStages permits BatchedStages, HopperStages {
                     }
                 },
                 Stream.concat(aligned.stream(), operands.stream()).toList(),
-                List.of(out)));
+                List.of(out));
     }
 
     /** hidden → added to gateUp, where the layer has adapters; times the router's weights where those are on the input. */
@@ -850,46 +917,34 @@ sealed class LayerStages permits BatchedStages, HopperStages {
         return List.of(shrink, expand);
     }
 
-    private List<Stage> tensorCores(
+    private Stage tensorCores(
             String name,
-            IntArray quantized,
-            FloatArray scales,
-            IntArray weights,
-            FloatArray weightScales,
-            FloatArray bias,
+            IntArray sizes,
+            List<Object> blocks,
+            List<Object> operands,
             FloatArray out,
             int pairsPerRow,
             int rows,
             int cols,
             int weighted) {
         int tiles = TiledWeights.tiles(rows);
-        IntArray sizes = weights == a.w13 ? a.w13Sizes : a.w2Sizes;
         int biased = config.hasBias() ? 1 : 0;
         int[] told = {rowsPerHeader(), pairsPerRow, rows, TiledWeights.chunks(cols), tiles, weighted, biased, 1};
         for (int i = 0; i < told.length; i++) {
             sizes.set(i, told[i]);
         }
-        List<Object> reads = List.of(
-                rowHeader(),
-                sizes,
-                a.sortedIds,
-                a.expertIds,
-                a.padded,
-                quantized,
-                scales,
-                weights,
-                weightScales,
-                bias,
-                a.topkWeights);
+        List<Object> reads = Stream.of(List.<Object>of(rowHeader(), sizes), blocks, operands)
+                .flatMap(List::stream)
+                .toList();
         IntPredicate streams = m -> a.gemm.blockSize(config, m) < Gemm.TILE;
-        return List.of(new Stage(
+        return new Stage(
                 name,
                 m -> streams.test(m) ? 128 : 256,
                 m -> a.gemm.blocks(config, m),
                 m -> streams.test(m) ? tiles : Math.ceilDiv(tiles, 8),
                 (graph, device) -> EXPERT_GEMM.addTask(graph, device, name, reads, out),
                 reads,
-                List.of(out)));
+                List.of(out));
     }
 
     /**

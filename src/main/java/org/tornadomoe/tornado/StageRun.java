@@ -175,6 +175,7 @@ final class StageRun {
         int pairs = given.topkIds().length;
         if (!batched()) {
             execute("align", stages.align(1));
+            execute("alignParts", stages.alignParts());
             // What is no expert's, such as a zero expert's pair, is in no block.
             int most = arrays.config.globalNumExperts();
             return IntStream.range(0, pairs)
@@ -190,6 +191,7 @@ final class StageRun {
             }
         }
         execute("align", stages.align());
+        execute("alignParts", stages.alignParts());
         return arrays.rowOfPair.toHeapArray();
     }
 

@@ -163,6 +163,22 @@ class DeviceLayerTest {
 
     @ParameterizedTest
     @MethodSource("kernelClasses")
+    void expertsInSeveralArrays(String device, TornadoExperts experts, Int8Scheme scheme) {
+        for (RandomLayer layer : List.of(
+                RandomLayer.of(33, 6, 65, 33, 50, 41).on(device),
+                RandomLayer.of(5, 2, 330, 150, 520, 42).withBiases().on(device))) {
+            LayerChecks.dealtOutExpertsGiveTheSameBits(
+                    experts,
+                    Int8Quantization.of(scheme),
+                    layer,
+                    1,
+                    9,
+                    layer.config().maxNumTokens());
+        }
+    }
+
+    @ParameterizedTest
+    @MethodSource("kernelClasses")
     void theBatchedFormatEqualsTheStandardFormat(String device, TornadoExperts experts, Int8Scheme scheme) {
         TornadoExperts batched = experts instanceof TornadoDp4aExperts
                 ? new TornadoDp4aBatchedExperts()

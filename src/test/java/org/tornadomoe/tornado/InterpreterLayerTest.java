@@ -6,6 +6,7 @@ import static org.tornadomoe.config.FusedMoeActivationFormat.STANDARD;
 
 import java.util.Arrays;
 import java.util.List;
+import java.util.Map;
 import java.util.stream.Stream;
 import org.junit.jupiter.api.AfterAll;
 import org.junit.jupiter.api.BeforeAll;
@@ -266,6 +267,56 @@ class InterpreterLayerTest {
     @Test
     void batchedPartsOfALayerAddUpToIt() {
         LayerChecks.partsAddUp(batched(true), Int8Scheme.W8A8_CHANNEL, RandomLayer.of(7, 3, 30, 20, 25, 18), 3, 25);
+    }
+
+    @ParameterizedTest
+    @MethodSource("quantizations")
+    void expertsInSeveralArrays(Int8Quantization quantization) {
+        boolean int8 = quantization.scheme().quantizesActivations();
+        RandomLayer layer = RandomLayer.of(5, 2, 50, 38, 13, 41);
+        RandomLayer biased = RandomLayer.of(19, 3, 37, 19, 20, 42).withBiases();
+        for (TornadoExperts experts : List.of(experts(int8), experts(false), batched(int8))) {
+            LayerChecks.dealtOutExpertsGiveTheSameBits(experts, quantization, layer, 13, 1, 6);
+            LayerChecks.dealtOutExpertsGiveTheSameBits(experts, quantization, biased, 20, 1);
+        }
+    }
+
+    @Test
+    void expertsInSeveralArraysAndOnSeveralRanksWithAdapters() {
+        RandomLayer layer = RandomLayer.of(7, 3, 30, 20, 25, 43);
+        LayerChecks.dealOut(() -> {
+            for (TornadoExperts experts : List.of(experts(true), batched(true))) {
+                LayerChecks.partsAddUp(experts, Int8Scheme.W8A8_CHANNEL, layer, 3, 25);
+                LayerChecks.adaptersMatchReference(
+                        experts, Int8Scheme.W8A8_CHANNEL, RandomLayer.of(5, 2, 37, 19, 9, 23), 9);
+            }
+            // So few pairs that they are not sorted.
+            LayerChecks.forwardMatchesReference(
+                    experts(true), Int8Scheme.W8A8_CHANNEL, RandomLayer.of(33, 2, 37, 19, 4, 20), 1, 4);
+        });
+    }
+
+    /** DeepSeek-V3's first projections take 7.5 GB, its second half of that; both are dealt out alike. */
+    @Test
+    void aLayerThatNoArrayHoldsIsDealtOut() {
+        RandomLayer layer = RandomLayer.of(256, 8, 7168, 2048, 16, 44);
+        for (Gemm gemm : Gemm.values()) {
+            ExpertParts parts = ExpertParts.of(layer.config(), 256, gemm);
+            assertThat(parts).isEqualTo(new ExpertParts(256, 64));
+            Map<String, Long> sizes = LayerArrays.elements(
+                    layer.config(), Int8Quantization.of(Int8Scheme.W8A8_CHANNEL), 256, gemm, STANDARD);
+            assertThat(sizes.get("w13[3]")).isEqualTo(64L * 4096 * 7168 / 4);
+            assertThat(sizes.get("w2[0]")).isEqualTo(64L * 2048 * 7168 / 4);
+            assertThat(sizes).doesNotContainKeys("w13", "w13[4]");
+            assertThat(sizes.values()).allMatch(count -> 4 * count <= Integer.MAX_VALUE);
+            assertThat(LayerArrays.shortage(sizes, "the device", 5))
+                    .endsWith("the largest part is w13 with 7,516,192,768");
+        }
+        assertThat(ExpertParts.of(RandomLayer.of(8, 2, 4096, 14336, 16, 45).config(), 8, Gemm.HOPPER)
+                        .count())
+                .isEqualTo(1);
+        assertThat(new ExpertParts(7, 3).count()).isEqualTo(3);
+        assertThat(new ExpertParts(7, 3).experts(2)).isEqualTo(1);
     }
 
     @Test

@@ -172,6 +172,41 @@ final class LayerChecks {
         }
     }
 
+    /** Experts dealt out over as many arrays as there may be give the bits that they give in one, and the reference's stages. */
+    static void dealtOutExpertsGiveTheSameBits(
+            TornadoExperts experts, Int8Quantization quantization, RandomLayer layer, int... tokenCounts) {
+        FusedMoeConfig config = layer.config();
+        int most = Arrays.stream(tokenCounts).max().orElseThrow();
+        try (Int8Experts int8 = Int8Quantizer.quantize(layer, quantization, Progress.NONE);
+                MoeKernel whole = experts.load(config, int8)) {
+            dealOut(() -> {
+                assertThat(ExpertParts.of(config, config.numLocalExperts(), Gemm.PORTABLE)
+                                .count())
+                        .isGreaterThan(Math.min(4, config.numLocalExperts() - 1));
+                try (MoeKernel dealtOut = experts.load(config, int8)) {
+                    for (int tokens : tokenCounts) {
+                        ChosenExperts chosen = ChosenExperts.allocate(tokens, config.pairsPerToken());
+                        float[] hidden = layer.hidden(tokens, 40 + tokens);
+                        assertThat(forward(dealtOut, hidden, tokens, chosen))
+                                .as("%d tokens", tokens)
+                                .isEqualTo(forward(whole, hidden, tokens, chosen));
+                    }
+                }
+                stagesMatchReference(experts, int8, layer, most);
+            });
+        }
+    }
+
+    /** Does something while arrays hold one expert each, or as many as it takes for {@link ExpertParts#MOST} to hold all. */
+    static void dealOut(Runnable what) {
+        System.setProperty(ExpertParts.BYTES_PROPERTY, "1");
+        try {
+            what.run();
+        } finally {
+            System.clearProperty(ExpertParts.BYTES_PROPERTY);
+        }
+    }
+
     /** Stages, whole layer and parts, in the standard format and in the batched one. */
     static void everyStageAndPart(
             TornadoExperts standard, TornadoExperts batched, Int8Scheme scheme, RandomLayer layer, int tokens) {

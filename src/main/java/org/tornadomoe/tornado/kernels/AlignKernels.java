@@ -251,4 +251,44 @@ public final class AlignKernels {
             padded.set(0, pairs * blockSize);
         }
     }
+
+    /**
+     * Of aligned pairs those of some experts, where they are: for a GEMM that has these experts' weights only.
+     *
+     * <p>Grid: a work-item a place, groups of {@link #SCATTER_GROUP}. Costs 12 bytes a place.
+     *
+     * @param header [0] · {@code topK} = P, [1] = pairs of a block
+     * @param sortedIds pairs in expert order
+     * @param expertIds [blocks], local numbers or −1
+     * @param padded [0] = places in use
+     * @param partSortedIds written: {@code sortedIds}, P where the block's expert is no one of these; blocks of −1 are with expert 0
+     * @param partExpertIds written: the block's expert as a number from {@code first}, −1 where it is no one of these
+     * @param first of the experts, local
+     * @param count how many there are
+     */
+    public static void part(
+            KernelContext ctx,
+            IntArray header,
+            IntArray sortedIds,
+            IntArray expertIds,
+            IntArray padded,
+            IntArray partSortedIds,
+            IntArray partExpertIds,
+            int topK,
+            int first,
+            int count) {
+        int place = ctx.globalIdx;
+        if (place < padded.get(0)) {
+            int blockSize = header.get(1);
+            int block = place / blockSize;
+            int expert = expertIds.get(block);
+            int own = expert - first;
+            int here = own >= 0 && own < count ? 1 : 0;
+            int nobodys = expert < 0 && first == 0 ? 1 : 0;
+            partSortedIds.set(place, here + nobodys > 0 ? sortedIds.get(place) : header.get(0) * topK);
+            if (place == block * blockSize) {
+                partExpertIds.set(block, here == 1 ? own : -1);
+            }
+        }
+    }
 }

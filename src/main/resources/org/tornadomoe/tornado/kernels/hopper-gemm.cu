@@ -5,6 +5,7 @@
 //                 amax[pair] = the greatest magnitude of its row
 //     LAYOUT      what a row of the product is, as ActivationKernels has it: 0 rows without a gate, 1 a half of the gate and one of the
 //                 up projection, 2 these alternating
+//     PARTS       arrays that b is in, 1 to 8, of expertsOfPart experts each
 //
 // Of every pair p of a token and an expert e, row(p) of a and packed row n of b[e]:
 //
@@ -17,7 +18,7 @@
 //     padded      [0] = places of sortedIds in use
 //     a           int8 [rows of a][chunks * 128]
 //     aScales     [rows of a]
-//     b           int8, in the order of the class HopperWeights
+//     b           int8, in the order of the class HopperWeights; in PARTS arrays
 //     bScales, bias [E][groups * 8], in the order of b's rows
 //     topkWeights [pairs]
 //     out         float [pairs][columns], written for every pair in sortedIds
@@ -37,22 +38,34 @@ struct Gemm {
     const int *header, *sortedIds, *expertIds, *padded;
     const u8 *a;
     const float *aScales;
-    const u8 *b;
+    const u8 *b[PARTS];
     const float *bScales, *bias, *topkWeights;
     float *out;
     unsigned *amax;
-    int pairsPerToken, pairsPerRow, columns, groups, chunks, weighted, biased;
+    int pairsPerToken, pairsPerRow, columns, groups, chunks, expertsOfPart, weighted, biased;
     float limit, alpha, beta, linearBeta;
 };
 
+#define B1(type) type b0
+#define B2(type) B1(type), type b1
+#define B3(type) B2(type), type b2
+#define B4(type) B3(type), type b3
+#define B5(type) B4(type), type b4
+#define B6(type) B5(type), type b5
+#define B7(type) B6(type), type b6
+#define B8(type) B7(type), type b7
+#define JOIN_(x, y) x##y
+#define JOIN(x, y) JOIN_(x, y)
+#define EACH_B JOIN(B, PARTS)
+
 #define PARAMETERS \
-    const int *header, const int *sortedIds, const int *expertIds, const int *padded, const u8 *a, const float *aScales, const u8 *b, \
-        const float *bScales, const float *bias, const float *topkWeights, float *out, unsigned *amax, int pairsPerToken, \
-        int pairsPerRow, int columns, int groups, int chunks, int weighted, int biased, float limit, float alpha, float beta, \
-        float linearBeta
+    const int *header, const int *sortedIds, const int *expertIds, const int *padded, const u8 *a, const float *aScales, \
+        EACH_B(const u8 *), const float *bScales, const float *bias, const float *topkWeights, float *out, unsigned *amax, \
+        int pairsPerToken, int pairsPerRow, int columns, int groups, int chunks, int expertsOfPart, int weighted, int biased, \
+        float limit, float alpha, float beta, float linearBeta
 #define GEMM \
-    Gemm m = {header, sortedIds, expertIds, padded, a, aScales, b, bScales, bias, topkWeights, out, amax, pairsPerToken, pairsPerRow, \
-        columns, groups, chunks, weighted, biased, limit, alpha, beta, linearBeta};
+    Gemm m = {header, sortedIds, expertIds, padded, a, aScales, {EACH_B()}, bScales, bias, topkWeights, out, amax, pairsPerToken, \
+        pairsPerRow, columns, groups, chunks, expertsOfPart, weighted, biased, limit, alpha, beta, linearBeta};
 
 // Rows of b in a tile, as groups of 8.
 #define TILE_GROUPS 32
@@ -96,8 +109,17 @@ __device__ __forceinline__ float activate(const Gemm &m, float gate, float up) {
 }
 #endif
 
-__device__ __forceinline__ u64 tileStart(const Gemm &m, int expert, int tile) {
-    return ((u64) expert * m.groups + (u64) tile * TILE_GROUPS) * m.chunks * 1024;
+__device__ __forceinline__ const u8 *tileStart(const Gemm &m, int expert, int tile) {
+    const u8 *b = m.b[0];
+    int first = 0;
+#pragma unroll
+    for (int part = 1; part < PARTS; part++) {
+        if (expert >= part * m.expertsOfPart) {
+            b = m.b[part];
+            first = part * m.expertsOfPart;
+        }
+    }
+    return b + ((u64) (expert - first) * m.groups + (u64) tile * TILE_GROUPS) * m.chunks * 1024;
 }
 
 __device__ __forceinline__ int groupsOf(const Gemm &m, int tile) {
@@ -212,7 +234,7 @@ extern "C" __global__ void __launch_bounds__(256, 2) skinnyGemm(PARAMETERS) {
     int pairs = m.header[0] * m.pairsPerToken, expert = m.expertIds[block], tile = blockIdx.x >> 3;
     int p = m.sortedIds[first + g], stride = groupsOf(m, tile) * 1024, units = expert < 0 ? 0 : 2 * m.chunks;
     const u8 *x0 = m.a + (p < pairs ? (u64) (p / m.pairsPerRow) * (m.chunks * 128) : 0) + j * 16;
-    const u8 *w = m.b + tileStart(m, expert < 0 ? 0 : expert, tile) + (blockIdx.x & 7) * 4096 + g * 128;
+    const u8 *w = tileStart(m, expert < 0 ? 0 : expert, tile) + (blockIdx.x & 7) * 4096 + g * 128;
     int lows = (j ^ g) * 16, highs = ((4 + j) ^ g) * 16;
     // What the sums are multiplied by is read before them, so that nobody waits for it: of two neighbouring packed rows.
     int two = threadIdx.x & 15, packed = 8 * (two & 3) + 2 * (two >> 2);
@@ -393,7 +415,7 @@ extern "C" __global__ void __launch_bounds__(384, 1) tileGemm(PARAMETERS) {
             if (expert < 0) {
                 continue;
             }
-            const u8 *weights = m.b + tileStart(m, expert, tile);
+            const u8 *weights = tileStart(m, expert, tile);
             int bytes = groupsOf(m, tile) * 1024;
             for (int c = 0; c < m.chunks; c++) {
                 barrierWait(empty + 8 * stage, phase ^ 1);
