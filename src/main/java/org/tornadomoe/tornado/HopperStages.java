@@ -182,6 +182,10 @@ final class HopperStages extends LayerStages {
                 scalars);
     }
 
+    private static String lead(String name, int elements) {
+        return "-D" + name + "=" + 4 * elements;
+    }
+
     private List<Object> afterHeader(List<Object> reads) {
         return Stream.concat(Stream.of(a.header), reads.stream()).toList();
     }
@@ -298,6 +302,8 @@ final class HopperStages extends LayerStages {
     private List<String> options(Activation activation) {
         return List.of(
                 ARCHITECTURE,
+                lead("LEAD", a.lead),
+                lead("WEIGHTS_LEAD", a.gemm.lead()),
                 "-DACTIVATION=" + activation.function(),
                 "-DLAYOUT=" + activation.layout(),
                 "-DPARTS=" + a.parts.count());

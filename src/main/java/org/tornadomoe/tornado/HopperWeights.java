@@ -5,7 +5,6 @@ import java.util.stream.IntStream;
 import org.tornadomoe.quant.Int8Tensor;
 import org.tornadomoe.tornado.kernels.ActivationKernels;
 import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
-import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 
 /**
  * Weights in the order in which Hopper's {@code wgmma} takes them from shared memory, so that a stage of a tile is one copy of
@@ -58,10 +57,9 @@ final class HopperWeights {
     }
 
     /** Puts weights in that order, on all cores. */
-    static void pack(Int8Tensor from, int layout, IntArray into) {
+    static void pack(Int8Tensor from, int layout, MemorySegment into) {
         int groups = groups(from.rows(), layout);
         int chunks = chunks(from.cols());
-        MemorySegment target = into.getSegment();
         IntStream.range(0, Math.multiplyExact(from.experts(), groups))
                 .parallel()
                 .forEach(g -> {
@@ -78,7 +76,7 @@ final class HopperWeights {
                             for (int k = 0; k < from.rowBytes(); k += 16) {
                                 int within = r * CHUNK + ((k % CHUNK / 16) ^ r) * 16;
                                 long at = start + k / CHUNK * groupsHere * GROUP_BYTES + within;
-                                MemorySegment.copy(from.values(), source + k, target, at, 16);
+                                MemorySegment.copy(from.values(), source + k, into, at, 16);
                             }
                         }
                     }

@@ -228,9 +228,15 @@ final class LayerArrays implements AutoCloseable {
     /** [M, H]. */
     final FloatArray output;
 
+    /**
+     * Elements in front of what is in {@link #tokens}, {@link #gateUp}, {@link #activated}, {@link #pairs} and {@link #down}: none, or as
+     * many as make it begin where CUDA's kernels read and write fastest. Kernels in Java know nothing of them.
+     */
+    final int lead;
+
     /** For {@link Gemm#PORTABLE} in the standard format. */
     LayerArrays(FusedMoeConfig config, Int8Experts experts, long available, HostMemory memory) {
-        this(config, experts, available, memory, Gemm.PORTABLE, FusedMoeActivationFormat.STANDARD);
+        this(config, experts, available, memory, Gemm.PORTABLE, FusedMoeActivationFormat.STANDARD, false);
     }
 
     /**
@@ -240,6 +246,7 @@ final class LayerArrays implements AutoCloseable {
      * @param config the layer's, with the most tokens of a call
      * @param available bytes that the arrays may take on the device
      * @param memory where they live here; belongs to them from now on
+     * @param aligned whether nothing but CUDA's kernels touches what there is a {@link #lead} for
      * @throws InsufficientMemoryException before anything is allocated, if they would take more
      */
     LayerArrays(
@@ -248,8 +255,10 @@ final class LayerArrays implements AutoCloseable {
             long available,
             HostMemory memory,
             Gemm gemm,
-            FusedMoeActivationFormat format) {
+            FusedMoeActivationFormat format,
+            boolean aligned) {
         this.config = config;
+        lead = aligned ? gemm.lead() : 0;
         this.memory = memory;
         this.gemm = gemm;
         this.format = format;
@@ -450,7 +459,7 @@ final class LayerArrays implements AutoCloseable {
         int cols = first ? config.hiddenDim() : config.intermediateSizePerPartition();
         int layout = first ? LayerStages.Activation.of(config).layout() : ActivationKernels.NO_GATE;
         int packedRows = gemm.packedRows(rows, layout);
-        put(sizes, name, parts, experts -> gemm.weightInts(experts, rows, cols, layout));
+        put(sizes, name, parts, experts -> gemm.lead() + gemm.weightInts(experts, rows, cols, layout));
         ExpertParts scaled = gemm == Gemm.HOPPER ? new ExpertParts(parts.experts(), parts.experts()) : parts;
         put(sizes, name + "Scales", scaled, experts -> scales(quantization, experts, packedRows, cols));
         put(
@@ -560,7 +569,7 @@ final class LayerArrays implements AutoCloseable {
                         (long) gemm.mostPlaces(config, most), (long) MAX_BLOCK * Gemm.blocks(config, most, MAX_BLOCK)));
         sizes.put("expertIds", Math.max(blocks, Gemm.blocks(config, most, MAX_BLOCK)));
         sizes.put("padded", 1L);
-        sizes.put("tokens", int8 ? rows * gemm.rowInts(config.hiddenDim()) : 1);
+        sizes.put("tokens", int8 ? gemm.lead() + rows * gemm.rowInts(config.hiddenDim()) : 1);
         int hiddenGroups = activationGroups(quantization, config.hiddenDim());
         int intermediateGroups = activationGroups(quantization, config.intermediateSizePerPartition());
         sizes.put("tokenScales", int8 ? rows * hiddenGroups : 1);
@@ -584,10 +593,10 @@ final class LayerArrays implements AutoCloseable {
         putWeights(sizes, "w13", config, quantization, parts, gemm, true);
         sizes.put("noSizes", prebuiltSizes);
         sizes.put("w13Sizes", prebuiltSizes);
-        sizes.put("gateUp", WorkspaceShapes.elements(shapes.gemms()));
-        sizes.put("activated", WorkspaceShapes.elements(shapes.activated()));
+        sizes.put("gateUp", gemm.lead() + WorkspaceShapes.elements(shapes.gemms()));
+        sizes.put("activated", gemm.lead() + WorkspaceShapes.elements(shapes.activated()));
         sizes.put("amax", gemm == Gemm.HOPPER ? p : 1);
-        sizes.put("pairs", int8 ? r * gemm.rowInts(config.intermediateSizePerPartition()) : 1);
+        sizes.put("pairs", int8 ? gemm.lead() + r * gemm.rowInts(config.intermediateSizePerPartition()) : 1);
         sizes.put("pairScales", int8 ? r * intermediateGroups : 1);
         sizes.put("pairScale", 1L);
         putWeights(sizes, "w2", config, quantization, parts, gemm, false);
@@ -652,7 +661,8 @@ final class LayerArrays implements AutoCloseable {
             Int8Tensor part = from.experts(parts.first(p), parts.experts(p));
             IntArray values = into.values().get(p);
             switch (gemm) {
-                case HOPPER -> HopperWeights.pack(part, layout, values);
+                case HOPPER ->
+                    HopperWeights.pack(part, layout, values.getSegment().asSlice(4L * gemm.lead()));
                 case TENSOR_CORES -> TiledWeights.pack(part, values);
                 case DP4A, PORTABLE -> pack(part, values);
             }

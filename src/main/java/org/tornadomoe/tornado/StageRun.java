@@ -42,7 +42,13 @@ final class StageRun {
             int tokens,
             StageValues given) {
         try (LayerArrays arrays = new LayerArrays(
-                config.withMaxNumTokens(tokens), experts, device.memory(), HostMemory.of(device), gemm, format)) {
+                config.withMaxNumTokens(tokens),
+                experts,
+                device.memory(),
+                HostMemory.of(device),
+                gemm,
+                format,
+                false)) {
             return new StageRun(device, arrays, LayerStages.of(arrays), tokens).run(hidden, given);
         }
     }

@@ -62,7 +62,9 @@ final class TornadoMoeKernel implements MoeKernel {
 
     static TornadoMoeKernel load(
             Device device, FusedMoeConfig config, Int8Experts experts, Gemm gemm, FusedMoeActivationFormat format) {
-        LayerArrays arrays = new LayerArrays(config, experts, device.memory(), HostMemory.of(device), gemm, format);
+        // Adapters are applied by kernels in Java.
+        LayerArrays arrays = new LayerArrays(
+                config, experts, device.memory(), HostMemory.of(device), gemm, format, !config.isLoraEnabled());
         try {
             return new TornadoMoeKernel(device, arrays, build(device, arrays));
         } catch (RuntimeException | Error failure) {

@@ -80,7 +80,7 @@ class HopperWeightsTest {
             int groups = HopperWeights.groups(rows, layout);
             int chunks = HopperWeights.chunks(cols);
             IntArray into = new IntArray(Math.toIntExact(HopperWeights.ints(experts, rows, cols, layout)));
-            HopperWeights.pack(weights, layout, into);
+            HopperWeights.pack(weights, layout, into.getSegment());
             FloatArray scales = new FloatArray(experts * groups * 8);
             HopperWeights.pack(weights.scales(), experts, rows, layout, scales);
             Packed packed = new Packed(into.getSegment(), scales, groups, chunks);

@@ -354,7 +354,7 @@ class InterpreterLayerTest {
             try (Int8Experts int8 = Int8Quantizer.quantize(layer, scheme, Progress.NONE)) {
                 for (FusedMoeActivationFormat format : FusedMoeActivationFormat.values()) {
                     LayerArrays arrays = new LayerArrays(
-                            layer.config(), int8, Long.MAX_VALUE, HostMemory.of(false), Gemm.PORTABLE, format);
+                            layer.config(), int8, Long.MAX_VALUE, HostMemory.of(false), Gemm.PORTABLE, format, false);
                     assertThat(arrays.all().stream()
                                     .mapToLong(a -> a.getNumBytesOfSegmentWithHeader())
                                     .sum())
@@ -372,7 +372,7 @@ class InterpreterLayerTest {
             try (Int8Experts int8 = Int8Quantizer.quantize(layer, Int8Scheme.W8A8_CHANNEL, Progress.NONE)) {
                 for (FusedMoeActivationFormat format : FusedMoeActivationFormat.values()) {
                     LayerArrays arrays = new LayerArrays(
-                            layer.config(), int8, Long.MAX_VALUE, HostMemory.of(false), Gemm.PORTABLE, format);
+                            layer.config(), int8, Long.MAX_VALUE, HostMemory.of(false), Gemm.PORTABLE, format, false);
                     int rows = format == FusedMoeActivationFormat.STANDARD ? 7 * 2 : 5 * 7;
                     assertThat(arrays.down).isSameAs(arrays.gateUp);
                     assertThat(arrays.gateUp.getSize()).isEqualTo(rows * Math.max(2 * 19, hidden));

@@ -156,7 +156,8 @@ class KernelEdgeTest {
                     Long.MAX_VALUE,
                     HostMemory.of(false),
                     Gemm.TENSOR_CORES,
-                    FusedMoeActivationFormat.STANDARD);
+                    FusedMoeActivationFormat.STANDARD,
+                    false);
             arrays.setTokens(tokens);
             if (blockSize != LayerArrays.MAX_BLOCK) {
                 assertThat(arrays.header.get(1)).isEqualTo(blockSize);

@@ -5,6 +5,8 @@
 //                 amax[pair] = the greatest magnitude of its row
 //     LAYOUT      what a row of the product is, as ActivationKernels has it: 0 rows without a gate, 1 a half of the gate and one of the
 //                 up projection, 2 these alternating
+//     LEAD        bytes in front of what is in a and out, and of what the other kernels read and write, so that it begins at a multiple of 128
+//     WEIGHTS_LEAD   likewise of b
 //     PARTS       arrays that b is in, 1 to 8, of expertsOfPart experts each
 //
 // Of every pair p of a token and an expert e, row(p) of a and packed row n of b[e]:
@@ -64,7 +66,7 @@ struct Gemm {
         int pairsPerToken, int pairsPerRow, int columns, int groups, int chunks, int expertsOfPart, int weighted, int biased, \
         float limit, float alpha, float beta, float linearBeta
 #define GEMM \
-    Gemm m = {header, sortedIds, expertIds, padded, a, aScales, {EACH_B()}, bScales, bias, topkWeights, out, amax, pairsPerToken, \
+    Gemm m = {header, sortedIds, expertIds, padded, a + LEAD, aScales, {EACH_B()}, bScales, bias, topkWeights, out + LEAD / 4, amax, pairsPerToken, \
         pairsPerRow, columns, groups, chunks, expertsOfPart, weighted, biased, limit, alpha, beta, linearBeta};
 
 // Rows of b in a tile, as groups of 8.
@@ -119,7 +121,7 @@ __device__ __forceinline__ const u8 *tileStart(const Gemm &m, int expert, int ti
             first = part * m.expertsOfPart;
         }
     }
-    return b + ((u64) (expert - first) * m.groups + (u64) tile * TILE_GROUPS) * m.chunks * 1024;
+    return b + WEIGHTS_LEAD + ((u64) (expert - first) * m.groups + (u64) tile * TILE_GROUPS) * m.chunks * 1024;
 }
 
 __device__ __forceinline__ int groupsOf(const Gemm &m, int tile) {
@@ -562,13 +564,13 @@ extern "C" __global__ void __launch_bounds__(128) activatePairs(
         return;
     }
     Gemm m = {};
-    m.out = out;
+    m.out = out + LEAD / 4;
     m.columns = columns;
     m.limit = limit;
     m.alpha = alpha;
     m.beta = beta;
     m.linearBeta = linearBeta;
-    const float *row = product + (u64) p * columns * (LAYOUT ? 2 : 1);
+    const float *row = product + LEAD / 4 + (u64) p * columns * (LAYOUT ? 2 : 1);
     unsigned magnitude = 0;
     for (int two = threadIdx.x; two < (LAYOUT ? columns : (columns + 1) / 2); two += 128) {
         float y[2];
@@ -610,7 +612,7 @@ extern "C" __global__ void __launch_bounds__(128) quantizePairs(
         amax[p] = 0;
         scales[p] = magnitude / 127.0f;
     }
-    const float *row = values + (u64) p * columns;
+    const float *row = values + LEAD / 4 + (u64) p * columns;
     for (int i = threadIdx.x; i < chunks * 32; i += 128) {
         float x[4] = {};
         if (columns % 4 == 0) {
@@ -632,6 +634,6 @@ extern "C" __global__ void __launch_bounds__(128) quantizePairs(
         for (int b = 0; b < 4; b++) {
             packed |= ((int) roundf(x[b] * inverse) & 0xff) << 8 * b;
         }
-        ((unsigned *) (out + (u64) p * chunks * 128))[i] = packed;
+        ((unsigned *) (out + LEAD + (u64) p * chunks * 128))[i] = packed;
     }
 }

@@ -1,5 +1,5 @@
-// What is around the expert GEMMs of hopper-gemm.cu, for Hopper: router, alignment, quantiser, sum. CudaKernel compiles it with NVRTC, once
-// for all layers. What each kernel computes is what its namesake of the Java kernels does, and RouterKernels, AlignKernels, QuantizeKernels
+// What is around the expert GEMMs of hopper-gemm.cu, for Hopper: router, alignment, quantiser, sum. CudaLibrary compiles it with
+// NVRTC; LEAD is as in hopper-gemm.cu. What each kernel computes is what its namesake of the Java kernels does, and RouterKernels, AlignKernels, QuantizeKernels
 // and CombineKernels say it in full: here is only what is different. A token gets the same bits whatever the other tokens are.
 //
 // Every kernel may be launched before the one in front of it is through (programmatic dependent launch), and waits for it itself.
@@ -148,7 +148,7 @@ extern "C" __global__ void __launch_bounds__(128) prepare(
         int row = blockIdx.x - groups;
         if (row < m * rowsPerToken) {
             quantizeRow(hidden + (u64) (row / rowsPerToken) * h, weighted ? topkWeights[row] : 1.0f, h, chunks,
-                        tokens + (u64) row * chunks * 128, tokenScales + row);
+                        tokens + LEAD + (u64) row * chunks * 128, tokenScales + row);
         }
     }
 }
@@ -483,7 +483,7 @@ extern "C" __global__ void __launch_bounds__(128) combine(const int *header, con
         int p = token * pairsPerToken + k;
         if (keys[p] >= 0) {
             float x[4];
-            load4(x, down + (u64) p * h, c, h);
+            load4(x, down + LEAD / 4 + (u64) p * h, c, h);
 #pragma unroll
             for (int i = 0; i < 4; i++) {
                 sum[i] += x[i];
