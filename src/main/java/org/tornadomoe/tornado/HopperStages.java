@@ -174,7 +174,7 @@ final class HopperStages extends LayerStages {
         return cuda(
                 name,
                 "hopper-stages.cu",
-                List.of(ARCHITECTURE),
+                List.of(ARCHITECTURE, lead("LEAD", a.lead)),
                 launch,
                 afterHeader(reads),
                 writes,
