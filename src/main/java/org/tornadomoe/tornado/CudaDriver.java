@@ -69,7 +69,11 @@ final class CudaDriver {
     }
 
     static void setContext(long context) {
-        cu("cuCtxSetCurrent", List.of(POINTER), MemorySegment.ofAddress(context));
+        try {
+            check("cuCtxSetCurrent", (int) Often.SET_CONTEXT.invokeExact(context));
+        } catch (Throwable failure) {
+            throw failed("cuCtxSetCurrent", failure);
+        }
     }
 
     /** Loads a module into the calling thread's context. */
@@ -107,6 +111,7 @@ final class CudaDriver {
 
     /** What is called for every call of a layer, and so has its exact types. */
     private static final class Often {
+        static final MethodHandle SET_CONTEXT = find("cuCtxSetCurrent", List.of(LONG));
         static final MethodHandle LAUNCH = find("cuLaunchKernelEx", List.of(POINTER, LONG, POINTER, LONG));
         static final MethodHandle TO_DEVICE = find("cuMemcpyHtoDAsync_v2", List.of(LONG, POINTER, LONG, LONG));
         static final MethodHandle FROM_DEVICE = find("cuMemcpyDtoHAsync_v2", List.of(POINTER, LONG, LONG, LONG));

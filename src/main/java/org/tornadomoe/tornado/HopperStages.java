@@ -21,6 +21,9 @@ final class HopperStages extends LayerStages {
     /** Tokens whose experts are chosen and sorted by one group. */
     private static final int ROUTED_TOGETHER = 32;
 
+    /** Tokens whose logits are computed in larger tiles: as many as give every multiprocessor one. */
+    private static final int MANY = 512;
+
     private static final String ARCHITECTURE = "--gpu-architecture=sm_90a";
 
     HopperStages(LayerArrays arrays) {
@@ -87,9 +90,13 @@ final class HopperStages extends LayerStages {
         int rows = logits ? config.numRouterLogits() : 0;
         int rowsPerToken = tokens ? config.inputRowsPerToken() : 0;
         IntFunction<Launch> launch = m -> {
-            int tile = m <= 16 ? 1 : m <= 128 ? 4 : 8;
-            int units = Math.ceilDiv(m, tile) * Math.ceilDiv(rows, tile);
-            return new Launch("prepare", 128, Math.ceilDiv(units, 4) + m * rowsPerToken, 1, 0);
+            int warps = m >= MANY && rows >= 32 ? 16 : 4;
+            int tile = warps == 16 ? 8 : m <= 16 ? 1 : 4;
+            int wide = Math.min(warps == 16 ? 4 : 2, Math.ceilDiv(rows, tile));
+            int groups = rows == 0
+                    ? 0
+                    : Math.ceilDiv(Math.ceilDiv(rows, tile), wide) * Math.ceilDiv(m, tile * (warps / wide));
+            return new Launch("prepare", 32 * warps, groups + m * rowsPerToken, 1, 0);
         };
         return stage(
                 name,
@@ -106,10 +113,15 @@ final class HopperStages extends LayerStages {
 
     /** logits → ids and weights and pairs in expert order, for few tokens. */
     private Stage route() {
-        int shared = ROUTED_TOGETHER * 4 * Math.max(keys(), a.localExperts + 1);
         return stage(
                 "route",
-                m -> m > ROUTED_TOGETHER ? Launch.NONE : new Launch("route", 1024, 1, 1, shared),
+                m -> {
+                    int warps = Math.max(4, m);
+                    int shared = 4 * Math.max(warps * keys(), a.localExperts) + 8 * warps * config.pairsPerToken();
+                    return m > ROUTED_TOGETHER
+                            ? Launch.NONE
+                            : new Launch("route", 32 * warps, a.localExperts, 1, shared);
+                },
                 List.of(a.logits, a.correctionBias, a.expertMap),
                 List.of(a.topkIds, a.topkWeights, a.keys, a.sortedIds, a.expertIds, a.padded),
                 Stream.concat(choice().stream(), Stream.of(config.globalNumExperts(), a.localExperts))
@@ -126,10 +138,9 @@ final class HopperStages extends LayerStages {
     }
 
     private Stage sort(IntPredicate when) {
-        int shared = 32 * 4 * (a.localExperts + 1);
         return stage(
                 "align",
-                m -> when.test(m) ? new Launch("align", 1024, 1, 1, shared) : Launch.NONE,
+                m -> when.test(m) ? new Launch("align", 512, a.localExperts, 1, 4 * a.localExperts) : Launch.NONE,
                 List.of(a.topkIds, a.expertMap),
                 List.of(a.keys, a.sortedIds, a.expertIds, a.padded),
                 List.of(config.pairsPerToken(), config.globalNumExperts(), a.localExperts));
@@ -196,40 +207,38 @@ final class HopperStages extends LayerStages {
      */
     private List<Stage> activated() {
         int i = config.intermediateSizePerPartition();
+        int pairsOfToken = config.pairsPerToken();
         Activation activation = Activation.of(config);
-        Stage quantize = pairs(
+        Stage quantize = cuda(
                 "quantizePairs",
-                Activation.none(ActivationKernels.NO_GATE),
-                List.of(a.keys, a.activated),
+                "hopper-gemm.cu",
+                options(Activation.none(ActivationKernels.NO_GATE)),
+                m -> new Launch("quantizePairs", 128, rows(m), Math.ceilDiv(i, 2048), 0),
+                afterHeader(List.of(a.keys, a.activated, a.amax)),
                 List.of(a.pairs, a.pairScales),
-                List.of(i, HopperWeights.chunks(i)));
+                List.of(),
+                List.of(pairsOfToken, i, HopperWeights.chunks(i)));
         if (!config.isLoraEnabled()) {
             return List.of(gemm("gateUp", true, a.activated, config.pairsPerInputRow(), activation, 0), quantize);
         }
-        Stage activate = pairs(
+        Stage activate = cuda(
                 "activatePairs",
-                activation,
-                List.of(a.keys, a.gateUp),
+                "hopper-gemm.cu",
+                options(activation),
+                m -> new Launch("activatePairs", 128, rows(m), 1, 0),
+                afterHeader(List.of(a.keys, a.gateUp)),
                 List.of(a.activated),
-                List.of(i, activation.limit(), activation.alpha(), activation.beta(), activation.linearBeta()));
+                List.of(a.amax),
+                List.of(
+                        pairsOfToken,
+                        i,
+                        activation.limit(),
+                        activation.alpha(),
+                        activation.beta(),
+                        activation.linearBeta()));
         return Stream.of(gateUp(), loraGateUp(), List.of(activate, quantize))
                 .flatMap(List::stream)
                 .toList();
-    }
-
-    /** A kernel of {@code hopper-gemm.cu} that has a group of 128 a pair, and updates their magnitudes. */
-    private Stage pairs(
-            String name, Activation activation, List<Object> reads, List<Object> writes, List<Object> scalars) {
-        return cuda(
-                name,
-                "hopper-gemm.cu",
-                options(activation),
-                m -> new Launch(name, 128, rows(m), 1, 0),
-                afterHeader(reads),
-                writes,
-                List.of(a.amax),
-                Stream.concat(Stream.of(config.pairsPerToken()), scalars.stream())
-                        .toList());
     }
 
     @Override
@@ -317,7 +326,7 @@ final class HopperStages extends LayerStages {
                 "combine",
                 m -> new Launch("combine", 128, elementGroups(m, fours, 128), 1, 0),
                 List.of(a.keys, a.down),
-                List.of(a.output),
+                List.of(a.output, a.amax),
                 List.of(config.pairsPerToken(), config.hiddenDim())));
     }
 }

@@ -24,7 +24,7 @@
 //     bScales, bias [E][groups * 8], in the order of b's rows
 //     topkWeights [pairs]
 //     out         float [pairs][columns], written for every pair in sortedIds
-//     amax        [pairs], as the bits of a float, which must be 0 before
+//     amax        [pairs], as the bits of a float, which must be 0 before; hopper-stages.cu sees to that
 
 typedef unsigned char u8;
 typedef unsigned long long u64;
@@ -596,10 +596,10 @@ extern "C" __global__ void __launch_bounds__(128) activatePairs(
 #endif
 
 // out[p] = round(x * (127 / amax[p])), half away from zero, and scales[p] = amax[p] / 127, as vLLM's per_token_quant_int8, where amax is
-// at least 1e-10; after it amax[p] is 0, for the next call. Nothing is done for a pair whose key is -1.
-// Grid: a group of 128 a pair.
+// at least 1e-10. Nothing is done for a pair whose key is -1.
+// Grid: groups of 128; pairs along x, 2048 columns each along y.
 extern "C" __global__ void __launch_bounds__(128) quantizePairs(
-    const int *header, const int *keys, const float *values, u8 *out, float *scales, unsigned *amax, int pairsPerToken, int columns,
+    const int *header, const int *keys, const float *values, const unsigned *amax, u8 *out, float *scales, int pairsPerToken, int columns,
     int chunks) {
     afterPredecessor();
     int p = blockIdx.x;
@@ -607,13 +607,13 @@ extern "C" __global__ void __launch_bounds__(128) quantizePairs(
         return;
     }
     float magnitude = fmaxf(__uint_as_float(amax[p]), 1e-10f), inverse = 127.0f / magnitude;
-    __syncthreads();
-    if (threadIdx.x == 0) {
-        amax[p] = 0;
+    if (threadIdx.x == 0 && blockIdx.y == 0) {
         scales[p] = magnitude / 127.0f;
     }
     const float *row = values + LEAD / 4 + (u64) p * columns;
-    for (int i = threadIdx.x; i < chunks * 32; i += 128) {
+    int end = min(chunks * 32, (int) (blockIdx.y + 1) * 512);
+#pragma unroll 4
+    for (int i = blockIdx.y * 512 + threadIdx.x; i < end; i += 128) {
         float x[4] = {};
         if (columns % 4 == 0) {
             if (4 * i < columns) {

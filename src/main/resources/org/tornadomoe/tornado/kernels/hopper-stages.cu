@@ -34,61 +34,58 @@ __device__ __forceinline__ void load4(float (&x)[4], const float *row, int c, in
 
 // ---- logits
 
-// T tokens times R rows of the router by a warp. Lane s has the k with k / 8 % 32 = s and adds their products up in order; then the 32
+// T tokens times R rows of the router by a warp. Lane s has the k with k / 4 % 32 = s and adds their products up in order; then the 32
 // sums are added up in order. That is the same for every T and R.
 template <int T, int R>
-__device__ __forceinline__ void logitsOf(float *sums, int unit, int lane, int tokens, const float *hidden, const float *router,
+__device__ __forceinline__ void logitsOf(float *sums, int token, int row, int lane, int tokens, const float *hidden, const float *router,
                                          const float *bias, float *logits, int h, int rows) {
-    int across = (rows + R - 1) / R, token = unit / across * T, row = unit % across * R;
-    if (token >= tokens) {
-        return;
-    }
     float acc[T][R] = {};
-    for (int k = lane * 8; k < h; k += 256) {
+    for (int k = lane * 4; k < h; k += 128) {
+        float w[R][4];
 #pragma unroll
-        for (int half = 0; half < 8; half += 4) {
-            float w[R][4];
+        for (int r = 0; r < R; r++) {
+            load4(w[r], router + (u64) min(row + r, rows - 1) * h, k, h);
+        }
+#pragma unroll
+        for (int t = 0; t < T; t++) {
+            float x[4];
+            load4(x, hidden + (u64) min(token + t, tokens - 1) * h, k, h);
 #pragma unroll
             for (int r = 0; r < R; r++) {
-                load4(w[r], router + (u64) min(row + r, rows - 1) * h, k + half, h);
-            }
 #pragma unroll
-            for (int t = 0; t < T; t++) {
-                float x[4];
-                load4(x, hidden + (u64) min(token + t, tokens - 1) * h, k + half, h);
-#pragma unroll
-                for (int r = 0; r < R; r++) {
-#pragma unroll
-                    for (int i = 0; i < 4; i++) {
-                        acc[t][r] = __fmaf_rn(x[i], w[r][i], acc[t][r]);
-                    }
+                for (int i = 0; i < 4; i++) {
+                    acc[t][r] = __fmaf_rn(x[i], w[r][i], acc[t][r]);
                 }
             }
         }
     }
+    // Sums of 16 at a time, so that many warps have room.
+    constexpr int AT_ONCE = T * R < 16 ? T * R : 16;
 #pragma unroll
-    for (int o = 0; o < T * R; o++) {
-        sums[o * 33 + lane] = acc[o / R][o % R];
-    }
-    __syncwarp();
-    for (int o = lane; o < T * R; o += 32) {
-        int t = token + o / R, r = row + o % R;
-        if (t < tokens && r < rows) {
+    for (int from = 0; from < T * R; from += AT_ONCE) {
+        __syncwarp();
+#pragma unroll
+        for (int o = 0; o < AT_ONCE; o++) {
+            sums[o * 33 + lane] = acc[(from + o) / R][(from + o) % R];
+        }
+        __syncwarp();
+        int t = token + (from + lane) / R, r = row + (from + lane) % R;
+        if (lane < AT_ONCE && t < tokens && r < rows) {
             float sum = 0.0f;
 #pragma unroll
             for (int s = 0; s < 32; s++) {
-                sum += sums[o * 33 + s];
+                sum += sums[lane * 33 + s];
             }
             logits[(u64) t * rows + r] = sum + bias[r];
         }
     }
 }
 
-// A row in int8 by a group of 128.
+// A row in int8 by a group.
 __device__ __forceinline__ void quantizeRow(const float *row, float weight, int columns, int chunks, u8 *out, float *scale) {
-    __shared__ float greatest[4];
+    __shared__ float greatest[16];
     float magnitude = 1e-10f;
-    for (int c = threadIdx.x * 4; c < columns; c += 512) {
+    for (int c = threadIdx.x * 4; c < columns; c += 4 * blockDim.x) {
         float x[4];
         load4(x, row, c, columns);
 #pragma unroll
@@ -104,9 +101,11 @@ __device__ __forceinline__ void quantizeRow(const float *row, float weight, int 
         greatest[threadIdx.x >> 5] = magnitude;
     }
     __syncthreads();
-    magnitude = fmaxf(fmaxf(greatest[0], greatest[1]), fmaxf(greatest[2], greatest[3]));
+    for (int w = 0; w < blockDim.x >> 5; w++) {
+        magnitude = fmaxf(magnitude, greatest[w]);
+    }
     float inverse = 127.0f / magnitude;
-    for (int c = threadIdx.x * 4; c < chunks * 128; c += 512) {
+    for (int c = threadIdx.x * 4; c < chunks * 128; c += 4 * blockDim.x) {
         float x[4];
         load4(x, row, c, columns);
         unsigned packed = 0;
@@ -122,26 +121,30 @@ __device__ __forceinline__ void quantizeRow(const float *row, float weight, int 
 }
 
 // hidden -> logits, and tokens in int8, which have nothing to do with one another.
-// Grid: groups of 128; first as many as there are warps for the logits, four a group, then one a row in int8: M * rowsPerToken. With
-// rowsPerToken > 0 a row is a token's, times its pair's weight where weighted is 1; with 0 nothing is quantised. With rows 0 there are no
-// logits. tile: tokens and rows of the router of a warp, 1, 4 or 8.
-extern "C" __global__ void __launch_bounds__(128) prepare(
+// Grid: groups of 128 or 512; first those for the logits, then one a row in int8: M * rowsPerToken. With rowsPerToken > 0 a row is a token's,
+// times its pair's weight where weighted is 1; with 0 nothing is quantised. With rows 0 there are no logits. A warp has tile tokens and as
+// many rows of the router, 1, 4 or 8; a group has the tiles of across times down warps, next to one another, so that they find in the cache
+// what they share.
+extern "C" __global__ void __launch_bounds__(512, 1) prepare(
     const int *header, const float *hidden, const float *router, const float *bias, const float *topkWeights, float *logits, u8 *tokens,
     float *tokenScales, int h, int rows, int chunks, int rowsPerToken, int weighted) {
-    __shared__ float sums[4 * 64 * 33];
+    __shared__ float sums[16 * 16 * 33];
     afterPredecessor();
-    int m = header[0], tile = m <= 16 ? 1 : m <= 128 ? 4 : 8;
-    int units = rows == 0 ? 0 : (m + tile - 1) / tile * ((rows + tile - 1) / tile), groups = (units + 3) / 4;
+    int m = header[0], warps = blockDim.x >> 5, tile = warps == 16 ? 8 : m <= 16 ? 1 : 4;
+    int across = (rows + tile - 1) / tile, square = warps == 16 ? 4 : 2, wide = min(square, across);
+    int tall = warps / wide, groupsAcross = rows == 0 ? 0 : (across + wide - 1) / wide;
+    int groups = groupsAcross * ((m + tile * tall - 1) / (tile * tall));
     if (blockIdx.x < groups) {
-        int unit = blockIdx.x * 4 + (threadIdx.x >> 5), lane = threadIdx.x & 31;
-        float *own = sums + (threadIdx.x >> 5) * 64 * 33;
-        if (unit < units) {
+        int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
+        int token = (blockIdx.x / groupsAcross * tall + warp / wide) * tile, row = (blockIdx.x % groupsAcross * wide + warp % wide) * tile;
+        float *own = sums + warp * 16 * 33;
+        if (warp < tall * wide && token < m && row < rows) {
             if (tile == 1) {
-                logitsOf<1, 1>(own, unit, lane, m, hidden, router, bias, logits, h, rows);
+                logitsOf<1, 1>(own, token, row, lane, m, hidden, router, bias, logits, h, rows);
             } else if (tile == 4) {
-                logitsOf<4, 4>(own, unit, lane, m, hidden, router, bias, logits, h, rows);
+                logitsOf<4, 4>(own, token, row, lane, m, hidden, router, bias, logits, h, rows);
             } else {
-                logitsOf<8, 8>(own, unit, lane, m, hidden, router, bias, logits, h, rows);
+                logitsOf<8, 8>(own, token, row, lane, m, hidden, router, bias, logits, h, rows);
             }
         }
     } else {
@@ -189,7 +192,7 @@ struct Choice {
 };
 
 // The experts of one token by a warp. keys: room for the choices and the groups.
-__device__ void choose(const Choice &c, float *keys, const float *row, const float *correctionBias, int *ids, float *weights) {
+__device__ __forceinline__ void choose(const Choice &c, float *keys, const float *row, const float *correctionBias, int *ids, float *weights) {
     int lane = threadIdx.x & 31;
     float greatest = 0.0f, denominator = 1.0f;
     bool unusable = false;
@@ -337,139 +340,112 @@ extern "C" __global__ void __launch_bounds__(128) topK(const int *header, const 
 
 // ---- alignment
 
-// A group of 1024: each warp has a run of neighbouring pairs, counts those of each expert, and then puts each pair in its place. counts:
-// [32][experts + 1].
-__device__ void alignPairs(int *counts, const int *header, const int *topkIds, const int *expertMap, int *keys, int *sortedIds,
-                           int *expertIds, int *padded, int pairsPerToken, int globalExperts, int experts) {
-    __shared__ int starts[33];
-    constexpr int AHEAD = 4;
-    int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
+// The place of one expert's run and the pairs in it, by a group, each of whose warps has a run of neighbouring pairs. Every group counts all
+// experts' pairs for itself: that is less than waiting for one another. counts: [experts]. A pair's key is written by its expert's group, and
+// by the first one's where it is left out.
+__device__ __forceinline__ void alignExpert(int expert, int *counts, const int *header, const int *topkIds, const int *expertMap, int *keys,
+                            int *sortedIds, int *expertIds, int *padded, int pairsPerToken, int globalExperts, int experts) {
+    __shared__ int ofWarp[32], blocksBefore[32], blocksOfAll[32];
+    int warps = blockDim.x >> 5, warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
     int pairs = header[0] * pairsPerToken, blockSize = header[1];
-    int run = (pairs + 1023) / 1024 * 32, first = warp * run, last = min(first + run, pairs);
-    int *own = counts + warp * (experts + 1);
-    for (int e = threadIdx.x; e < 32 * (experts + 1); e += 1024) {
+    int run = (pairs + 32 * warps - 1) / (32 * warps) * 32, first = warp * run, last = min(first + run, pairs);
+    for (int e = threadIdx.x; e < experts; e += blockDim.x) {
         counts[e] = 0;
     }
     __syncthreads();
-    for (int from = first; from < last; from += 32 * AHEAD) {
-        int key[AHEAD];
-#pragma unroll
-        for (int i = 0; i < AHEAD; i++) {
-            int p = from + 32 * i + lane, id = p < last ? topkIds[p] : -1;
-            key[i] = id >= 0 && id < globalExperts ? expertMap[id] : -1;
-            if (p < last) {
-                keys[p] = key[i];
-            }
+    int own = 0;
+#pragma unroll 4
+    for (int from = first; from < last; from += 32) {
+        int p = from + lane, id = p < last ? topkIds[p] : -1, key = id >= 0 && id < globalExperts ? expertMap[id] : -1;
+        if (key >= 0) {
+            atomicAdd(counts + key, 1);
         }
-#pragma unroll
-        for (int i = 0; i < AHEAD; i++) {
-            unsigned same = __match_any_sync(ALL, key[i]);
-            if (key[i] >= 0 && (same & ((1u << lane) - 1)) == 0) {
-                own[key[i]] += __popc(same);
-            }
-            __syncwarp();
-        }
+        own += __popc(__ballot_sync(ALL, key == expert));
+    }
+    if (lane == 0) {
+        ofWarp[warp] = own;
     }
     __syncthreads();
-    // An expert's pairs before those of each warp; then where the experts' runs start, 1024 experts at most.
-    int e = threadIdx.x, total = 0;
-    if (e < experts) {
-#pragma unroll 8
-        for (int w = 0; w < 32; w++) {
-            int count = counts[w * (experts + 1) + e];
-            counts[w * (experts + 1) + e] = total;
-            total += count;
-        }
+    int before = 0, all = 0;
+    for (int e = threadIdx.x; e < experts; e += blockDim.x) {
+        int blocks = (counts[e] + blockSize - 1) / blockSize;
+        all += blocks;
+        before += e < expert ? blocks : 0;
     }
-    int blocks = (total + blockSize - 1) / blockSize, before = blocks;
-#pragma unroll
-    for (int s = 1; s < 32; s <<= 1) {
-        int left = __shfl_up_sync(ALL, before, s);
-        before += lane >= s ? left : 0;
-    }
-    if (lane == 31) {
-        starts[warp] = before;
+    before = __reduce_add_sync(ALL, before);
+    all = __reduce_add_sync(ALL, all);
+    if (lane == 0) {
+        blocksBefore[warp] = before;
+        blocksOfAll[warp] = all;
     }
     __syncthreads();
-    if (warp == 0) {
-        int sum = starts[lane], inclusive = sum;
-#pragma unroll
-        for (int s = 1; s < 32; s <<= 1) {
-            int left = __shfl_up_sync(ALL, inclusive, s);
-            inclusive += lane >= s ? left : 0;
+    before = __reduce_add_sync(ALL, lane < warps ? blocksBefore[lane] : 0);
+    all = __reduce_add_sync(ALL, lane < warps ? blocksOfAll[lane] : 0);
+    int total = counts[expert], blocks = (total + blockSize - 1) / blockSize, start = before * blockSize;
+    int place = start + __reduce_add_sync(ALL, lane < warp ? ofWarp[lane] : 0);
+#pragma unroll 4
+    for (int from = first; from < last; from += 32) {
+        int p = from + lane, id = p < last ? topkIds[p] : -1, key = id >= 0 && id < globalExperts ? expertMap[id] : -1;
+        unsigned mine = __ballot_sync(ALL, key == expert);
+        if (key == expert) {
+            sortedIds[place + __popc(mine & ((1u << lane) - 1))] = p;
         }
-        starts[lane] = inclusive - sum;
-        if (lane == 31) {
-            padded[0] = inclusive * blockSize;
+        if (p < last && (key == expert || key < 0 && expert == 0)) {
+            keys[p] = key;
         }
+        place += __popc(mine);
     }
-    __syncthreads();
-    int block = starts[warp] + before - blocks;
-    if (e < experts) {
-        for (int w = 0; w < 32; w++) {
-            counts[w * (experts + 1) + e] += block * blockSize;
-        }
-        for (int b = 0; b < blocks; b++) {
-            expertIds[block + b] = e;
-        }
-        for (int place = block * blockSize + total; place < (block + blocks) * blockSize; place++) {
-            sortedIds[place] = pairs;
-        }
+    for (int pad = start + total + threadIdx.x; pad < start + blocks * blockSize; pad += blockDim.x) {
+        sortedIds[pad] = pairs;
     }
-    __syncthreads();
-    for (int from = first; from < last; from += 32 * AHEAD) {
-        int key[AHEAD];
-#pragma unroll
-        for (int i = 0; i < AHEAD; i++) {
-            int p = from + 32 * i + lane;
-            key[i] = p < last ? keys[p] : -1;
-        }
-#pragma unroll
-        for (int i = 0; i < AHEAD; i++) {
-            unsigned same = __match_any_sync(ALL, key[i]);
-            int rank = __popc(same & ((1u << lane) - 1)), place = key[i] >= 0 ? own[key[i]] + rank : 0;
-            __syncwarp();
-            if (key[i] >= 0) {
-                sortedIds[place] = from + 32 * i + lane;
-                if (rank == 0) {
-                    own[key[i]] += __popc(same);
-                }
-            }
-            __syncwarp();
-        }
+    for (int b = threadIdx.x; b < blocks; b += blockDim.x) {
+        expertIds[before + b] = expert;
+    }
+    if (expert == 0 && threadIdx.x == 0) {
+        padded[0] = all * blockSize;
     }
 }
 
-// ids -> pairs in expert order. Grid: one group of 1024. Shared memory: 32 * (experts + 1) ints.
-extern "C" __global__ void __launch_bounds__(1024) align(
+// ids -> pairs in expert order. Grid: a group of 512 for every expert here. Shared memory: as many ints.
+extern "C" __global__ void __launch_bounds__(512) align(
     const int *header, const int *topkIds, const int *expertMap, int *keys, int *sortedIds, int *expertIds, int *padded, int pairsPerToken,
     int globalExperts, int experts) {
     extern __shared__ int dynamic[];
     afterPredecessor();
-    alignPairs(dynamic, header, topkIds, expertMap, keys, sortedIds, expertIds, padded, pairsPerToken, globalExperts, experts);
+    alignExpert(blockIdx.x, dynamic, header, topkIds, expertMap, keys, sortedIds, expertIds, padded, pairsPerToken, globalExperts,
+                experts);
 }
 
-// topK and align for up to 32 tokens. Grid: one group of 1024. Shared memory: what either takes, with 32 tokens a group.
+// topK and align for as many tokens as a group has warps. Grid: a group of a warp a token, but at least four, for every expert here; each
+// chooses for itself. Shared memory: a warp's 4 * (choices + groups) bytes, but at least 4 * experts, and 8 for every pair.
 extern "C" __global__ void __launch_bounds__(1024) route(
     const int *header, const float *logits, const float *correctionBias, const int *expertMap, int *topkIds, float *topkWeights, int *keys,
     int *sortedIds, int *expertIds, int *padded, CHOICE_PARAMETERS, int globalExperts, int experts) {
     extern __shared__ int dynamic[];
     afterPredecessor();
     Choice c = CHOICE;
-    int token = threadIdx.x >> 5, slots = topK + shared;
+    int token = threadIdx.x >> 5, slots = topK + shared, warps = blockDim.x >> 5, pairs = header[0] * slots;
+    int *ids = dynamic + max(warps * (choices + groups), experts);
+    float *weights = (float *) ids + warps * slots;
     if (token < header[0]) {
         choose(c, (float *) dynamic + token * (choices + groups), logits + (u64) token * (choices + gate), correctionBias,
-               topkIds + token * slots, topkWeights + token * slots);
+               ids + token * slots, weights + token * slots);
     }
     __syncthreads();
-    alignPairs(dynamic, header, topkIds, expertMap, keys, sortedIds, expertIds, padded, slots, globalExperts, experts);
+    if (blockIdx.x == 0) {
+        for (int p = threadIdx.x; p < pairs; p += blockDim.x) {
+            topkIds[p] = ids[p];
+            topkWeights[p] = weights[p];
+        }
+    }
+    alignExpert(blockIdx.x, dynamic, header, ids, expertMap, keys, sortedIds, expertIds, padded, slots, globalExperts, experts);
 }
 
 // ---- the sum over a token's experts
 
-// Grid: groups of 128, four values a work-item.
+// Grid: groups of 128, four values a work-item. Afterwards amax [pairs] is 0, for the next call.
 extern "C" __global__ void __launch_bounds__(128) combine(const int *header, const int *keys, const float *down, float *output,
-                                                          int pairsPerToken, int h) {
+                                                          unsigned *amax, int pairsPerToken, int h) {
     afterPredecessor();
     int fours = (h + 3) / 4;
     u64 index = (u64) blockIdx.x * 128 + threadIdx.x;
@@ -488,6 +464,9 @@ extern "C" __global__ void __launch_bounds__(128) combine(const int *header, con
             for (int i = 0; i < 4; i++) {
                 sum[i] += x[i];
             }
+        }
+        if (c == 0) {
+            amax[p] = 0;
         }
     }
     float *out = output + (u64) token * h + c;
