@@ -76,17 +76,9 @@ public final class CudaLibrary implements TornadoLibraryProvider {
 
         void run(CudaRun run, LibraryInvocation invocation) {
             Bound bound = Objects.requireNonNull(runs.get(run), "a run that wasn't prepared");
-            bound.resize();
             bound.point(invocation);
-            Map<String, Long> times = run.times();
-            if (times == null) {
-                bound.steps.forEach(Step::enqueue);
-                if (bound.answers) {
-                    CudaDriver.await(stream);
-                }
-            } else {
-                bound.time(times);
-            }
+            bound.run();
+            run.again(bound);
         }
 
         private long module(CudaKernel kernel) {
@@ -96,6 +88,7 @@ public final class CudaLibrary implements TornadoLibraryProvider {
         }
 
         void close() {
+            runs.keySet().forEach(run -> run.again(null));
             CudaDriver.setContext(context);
             modules.values().forEach(CudaDriver::unloadModule);
             modules.clear();
@@ -104,7 +97,7 @@ public final class CudaLibrary implements TornadoLibraryProvider {
         }
 
         /** A run and what the driver is told of it, which stays the same from call to call as far as it can. */
-        private final class Bound {
+        private final class Bound implements Runnable {
             final List<Step> steps;
 
             /** Whether something comes back from the device, for which the caller waits. */
@@ -135,6 +128,21 @@ public final class CudaLibrary implements TornadoLibraryProvider {
                 steps.forEach(step -> step.point(invocation));
             }
 
+            @Override
+            public void run() {
+                CudaDriver.setContext(context);
+                resize();
+                Map<String, Long> times = run.times();
+                if (times != null) {
+                    time(times);
+                } else {
+                    steps.forEach(Step::enqueue);
+                }
+                if (answers) {
+                    CudaDriver.await(stream);
+                }
+            }
+
             /**
              * Each kernel by itself, its weights and all else out of the cache. The zeros that empty it keep the device busy until the kernel is
              * on the stream, so that nothing of the host is in the time.
@@ -157,7 +165,6 @@ public final class CudaLibrary implements TornadoLibraryProvider {
                             step.enqueue();
                         }
                     }
-                    CudaDriver.await(stream);
                 } finally {
                     CudaDriver.destroyEvent(begin);
                     CudaDriver.destroyEvent(end);
@@ -243,7 +250,7 @@ public final class CudaLibrary implements TornadoLibraryProvider {
         private final class Copying implements Step {
             private final CudaStep.Copy copy;
             private final int place;
-            private long bytes;
+            private int tokens;
             private long address;
 
             Copying(CudaStep.Copy copy, CudaRun run) {
@@ -253,7 +260,7 @@ public final class CudaLibrary implements TornadoLibraryProvider {
 
             @Override
             public void resize(int tokens) {
-                bytes = 4 * copy.elements().applyAsLong(tokens);
+                this.tokens = tokens;
             }
 
             @Override
@@ -263,9 +270,10 @@ public final class CudaLibrary implements TornadoLibraryProvider {
 
             @Override
             public void enqueue() {
-                if (copy.toDevice()) {
+                long bytes = 4 * copy.elements().applyAsLong(tokens);
+                if (bytes > 0 && copy.toDevice()) {
                     CudaDriver.copyToDevice(address, copy.array().getSegment(), bytes, stream);
-                } else {
+                } else if (bytes > 0) {
                     CudaDriver.copyFromDevice(copy.array().getSegment(), address, bytes, stream);
                 }
             }

@@ -20,6 +20,9 @@ final class CudaRun {
     /** Where the steps' times go, in nanoseconds by name; null where nobody wants to know. */
     private @Nullable Map<String, Long> times;
 
+    /** Runs it once more without TornadoVM; null where it hasn't run in a plan that is open. */
+    private @Nullable Runnable again;
+
     private CudaRun(List<CudaStep> steps, List<Object> arrays) {
         this.steps = steps;
         this.arrays = arrays;
@@ -92,5 +95,18 @@ final class CudaRun {
     @Nullable
     Map<String, Long> times() {
         return times;
+    }
+
+    /**
+     * Its arrays' buffers stay where they are as long as their plan is open, so after its first run in a plan it needs nothing more of
+     * TornadoVM.
+     */
+    void again(@Nullable Runnable how) {
+        again = how;
+    }
+
+    @Nullable
+    Runnable again() {
+        return again;
     }
 }

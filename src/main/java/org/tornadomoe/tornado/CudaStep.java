@@ -25,7 +25,7 @@ sealed interface CudaStep permits CudaKernel, CudaStep.Copy {
      * As much of an array as M tokens have, between here and the device; TornadoVM's own transfers are of whole arrays.
      *
      * @param toDevice or from there
-     * @param elements of four bytes for M tokens
+     * @param elements of four bytes for M tokens, asked for in every call; 0 for no copy
      */
     record Copy(String name, IntArray header, TornadoNativeArray array, boolean toDevice, IntToLongFunction elements)
             implements CudaStep {

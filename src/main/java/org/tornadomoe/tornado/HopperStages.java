@@ -3,12 +3,14 @@ package org.tornadomoe.tornado;
 import java.util.List;
 import java.util.function.IntFunction;
 import java.util.function.IntPredicate;
+import java.util.function.IntToLongFunction;
 import java.util.stream.Stream;
 import org.tornadomoe.config.RouterConfig;
 import org.tornadomoe.tornado.CudaKernel.Launch;
 import org.tornadomoe.tornado.kernels.ActivationKernels;
 import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
 import uk.ac.manchester.tornado.api.types.arrays.IntArray;
+import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
 
 /**
  * The stages with the kernels of {@code hopper-gemm.cu} and {@code hopper-stages.cu}: fewer, since what is small is in one kernel with
@@ -49,19 +51,31 @@ final class HopperStages extends LayerStages {
                 .toList();
     }
 
-    /** The header and as much of the hidden states and of the output as there are tokens. */
+    /** The header and as much of what comes and goes as there are tokens. */
     @Override
     List<Stage> call() {
         long h = config.hiddenDim();
+        long k = config.pairsPerToken();
+        boolean handedIn = config.router().isHandedIn();
         return Stream.of(
-                        List.of(
-                                Stage.cuda(new CudaStep.Copy(
-                                        "copyHeader", a.header, a.header, true, m -> a.header.getSize())),
-                                Stage.cuda(new CudaStep.Copy("copyHidden", a.header, a.hidden, true, m -> m * h))),
+                        copy("copyHeader", a.header, true, m -> a.header.getSize()),
+                        copy("copyHidden", a.hidden, true, m -> m * h),
+                        handedIn ? copy("copyIds", a.topkIds, true, m -> m * k) : List.<Stage>of(),
+                        handedIn ? copy("copyWeights", a.topkWeights, true, m -> m * k) : List.<Stage>of(),
                         all(),
-                        List.of(Stage.cuda(new CudaStep.Copy("copyOutput", a.header, a.output, false, m -> m * h))))
+                        copy("copyOutput", a.output, false, m -> m * h),
+                        handedIn
+                                ? List.<Stage>of()
+                                : copy("copyIds", a.topkIds, false, m -> a.answersChoice ? m * k : 0),
+                        handedIn
+                                ? List.<Stage>of()
+                                : copy("copyWeights", a.topkWeights, false, m -> a.answersChoice ? m * k : 0))
                 .flatMap(List::stream)
                 .toList();
+    }
+
+    private List<Stage> copy(String name, TornadoNativeArray array, boolean toDevice, IntToLongFunction elements) {
+        return List.of(Stage.cuda(new CudaStep.Copy(name, a.header, array, toDevice, elements)));
     }
 
     @Override
@@ -91,12 +105,14 @@ final class HopperStages extends LayerStages {
         int rowsPerToken = tokens ? config.inputRowsPerToken() : 0;
         IntFunction<Launch> launch = m -> {
             int warps = m >= MANY && rows >= 32 ? 16 : 4;
+            int quantized = m * rowsPerToken;
             int tile = warps == 16 ? 8 : m <= 16 ? 1 : 4;
             int wide = Math.min(warps == 16 ? 4 : 2, Math.ceilDiv(rows, tile));
             int groups = rows == 0
                     ? 0
                     : Math.ceilDiv(Math.ceilDiv(rows, tile), wide) * Math.ceilDiv(m, tile * (warps / wide));
-            return new Launch("prepare", 32 * warps, groups + m * rowsPerToken, 1, 0);
+            return new Launch(
+                    "prepare", 32 * warps, groups + (m <= 16 ? quantized : Math.ceilDiv(quantized, warps)), 1, 0);
         };
         return stage(
                 name,
@@ -140,7 +156,7 @@ final class HopperStages extends LayerStages {
     private Stage sort(IntPredicate when) {
         return stage(
                 "align",
-                m -> when.test(m) ? new Launch("align", 512, a.localExperts, 1, 4 * a.localExperts) : Launch.NONE,
+                m -> when.test(m) ? new Launch("align", 1024, a.localExperts, 1, 4 * a.localExperts) : Launch.NONE,
                 List.of(a.topkIds, a.expertMap),
                 List.of(a.keys, a.sortedIds, a.expertIds, a.padded),
                 List.of(config.pairsPerToken(), config.globalNumExperts(), a.localExperts));

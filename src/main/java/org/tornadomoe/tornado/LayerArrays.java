@@ -234,6 +234,9 @@ final class LayerArrays implements AutoCloseable {
      */
     final int lead;
 
+    /** Whether the next call is to bring back {@link #topkIds} and {@link #topkWeights}, where that is CUDA's to do. */
+    boolean answersChoice;
+
     /** For {@link Gemm#PORTABLE} in the standard format. */
     LayerArrays(FusedMoeConfig config, Int8Experts experts, long available, HostMemory memory) {
         this(config, experts, available, memory, Gemm.PORTABLE, FusedMoeActivationFormat.STANDARD, false);

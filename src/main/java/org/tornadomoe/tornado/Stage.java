@@ -149,6 +149,12 @@ record Stage(
                             stage.cuda instanceof CudaStep.Copy copy && !copy.toDevice() && copy.array() == array);
         }
 
+        /** Runs all of it once more without TornadoVM; null where that isn't possible, or not yet. */
+        @Nullable
+        Runnable again() {
+            return isCudaAlone() && runs.size() == 1 ? runs.getFirst().again() : null;
+        }
+
         /** Whether TornadoVM has no kernel of its own here. */
         boolean isCudaAlone() {
             return stages.stream().noneMatch(Stage::hasGrid);

@@ -81,11 +81,13 @@ __device__ __forceinline__ void logitsOf(float *sums, int token, int row, int la
     }
 }
 
-// A row in int8 by a group.
-__device__ __forceinline__ void quantizeRow(const float *row, float weight, int columns, int chunks, u8 *out, float *scale) {
+// A row in int8, by a group or, if together is false, by a warp.
+__device__ __forceinline__ void quantizeRow(bool together, const float *row, float weight, int columns, int chunks, u8 *out, float *scale) {
     __shared__ float greatest[16];
+    int lane = together ? threadIdx.x : threadIdx.x & 31, lanes = together ? blockDim.x : 32;
     float magnitude = 1e-10f;
-    for (int c = threadIdx.x * 4; c < columns; c += 4 * blockDim.x) {
+#pragma unroll 4
+    for (int c = lane * 4; c < columns; c += 4 * lanes) {
         float x[4];
         load4(x, row, c, columns);
 #pragma unroll
@@ -97,15 +99,18 @@ __device__ __forceinline__ void quantizeRow(const float *row, float weight, int 
     for (int s = 16; s > 0; s >>= 1) {
         magnitude = fmaxf(magnitude, __shfl_xor_sync(ALL, magnitude, s));
     }
-    if ((threadIdx.x & 31) == 0) {
-        greatest[threadIdx.x >> 5] = magnitude;
-    }
-    __syncthreads();
-    for (int w = 0; w < blockDim.x >> 5; w++) {
-        magnitude = fmaxf(magnitude, greatest[w]);
+    if (together) {
+        if ((threadIdx.x & 31) == 0) {
+            greatest[threadIdx.x >> 5] = magnitude;
+        }
+        __syncthreads();
+        for (int w = 0; w < blockDim.x >> 5; w++) {
+            magnitude = fmaxf(magnitude, greatest[w]);
+        }
     }
     float inverse = 127.0f / magnitude;
-    for (int c = threadIdx.x * 4; c < chunks * 128; c += 4 * blockDim.x) {
+#pragma unroll 4
+    for (int c = lane * 4; c < chunks * 128; c += 4 * lanes) {
         float x[4];
         load4(x, row, c, columns);
         unsigned packed = 0;
@@ -115,13 +120,14 @@ __device__ __forceinline__ void quantizeRow(const float *row, float weight, int 
         }
         *(unsigned *) (out + c) = packed;
     }
-    if (threadIdx.x == 0) {
+    if (lane == 0) {
         *scale = magnitude / 127.0f;
     }
 }
 
 // hidden -> logits, and tokens in int8, which have nothing to do with one another.
-// Grid: groups of 128 or 512; first those for the logits, then one a row in int8: M * rowsPerToken. With rowsPerToken > 0 a row is a token's,
+// Grid: groups of 128 or 512; first those for the logits, then for up to 16 tokens one a row in int8, for more one for as many rows as it
+// has warps: M * rowsPerToken rows. With rowsPerToken > 0 a row is a token's,
 // times its pair's weight where weighted is 1; with 0 nothing is quantised. With rows 0 there are no logits. A warp has tile tokens and as
 // many rows of the router, 1, 4 or 8; a group has the tiles of across times down warps, next to one another, so that they find in the cache
 // what they share.
@@ -148,9 +154,10 @@ extern "C" __global__ void __launch_bounds__(512, 1) prepare(
             }
         }
     } else {
-        int row = blockIdx.x - groups;
+        bool together = m <= 16;
+        int row = together ? blockIdx.x - groups : (blockIdx.x - groups) * warps + (threadIdx.x >> 5);
         if (row < m * rowsPerToken) {
-            quantizeRow(hidden + (u64) (row / rowsPerToken) * h, weighted ? topkWeights[row] : 1.0f, h, chunks,
+            quantizeRow(together, hidden + (u64) (row / rowsPerToken) * h, weighted ? topkWeights[row] : 1.0f, h, chunks,
                         tokens + LEAD + (u64) row * chunks * 128, tokenScales + row);
         }
     }
@@ -354,7 +361,7 @@ __device__ __forceinline__ void alignExpert(int expert, int *counts, const int *
     }
     __syncthreads();
     int own = 0;
-#pragma unroll 4
+#pragma unroll 8
     for (int from = first; from < last; from += 32) {
         int p = from + lane, id = p < last ? topkIds[p] : -1, key = id >= 0 && id < globalExperts ? expertMap[id] : -1;
         if (key >= 0) {
@@ -383,7 +390,7 @@ __device__ __forceinline__ void alignExpert(int expert, int *counts, const int *
     all = __reduce_add_sync(ALL, lane < warps ? blocksOfAll[lane] : 0);
     int total = counts[expert], blocks = (total + blockSize - 1) / blockSize, start = before * blockSize;
     int place = start + __reduce_add_sync(ALL, lane < warp ? ofWarp[lane] : 0);
-#pragma unroll 4
+#pragma unroll 8
     for (int from = first; from < last; from += 32) {
         int p = from + lane, id = p < last ? topkIds[p] : -1, key = id >= 0 && id < globalExperts ? expertMap[id] : -1;
         unsigned mine = __ballot_sync(ALL, key == expert);
@@ -406,8 +413,8 @@ __device__ __forceinline__ void alignExpert(int expert, int *counts, const int *
     }
 }
 
-// ids -> pairs in expert order. Grid: a group of 512 for every expert here. Shared memory: as many ints.
-extern "C" __global__ void __launch_bounds__(512) align(
+// ids -> pairs in expert order. Grid: a group of 1024 for every expert here. Shared memory: as many ints.
+extern "C" __global__ void __launch_bounds__(1024) align(
     const int *header, const int *topkIds, const int *expertMap, int *keys, int *sortedIds, int *expertIds, int *padded, int pairsPerToken,
     int globalExperts, int experts) {
     extern __shared__ int dynamic[];
