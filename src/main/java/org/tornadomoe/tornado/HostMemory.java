@@ -20,7 +20,7 @@ import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
  * never goes back to the system, whole pages each, and a closed layer leaves it to arrays of exactly the same size: the next
  * layer of the same shape. Elsewhere arrays are the garbage collector's.
  *
- * <p>One instance is for one thread; several threads may each have one.
+ * <p>Several threads may take arrays at once.
  */
 final class HostMemory implements AutoCloseable {
     private static final long PAGE = 4096;
@@ -67,7 +67,9 @@ final class HostMemory implements AutoCloseable {
         } else {
             array.fill((byte) 0);
         }
-        taken.add(array);
+        synchronized (LEFT) {
+            taken.add(array);
+        }
         return array;
     }
 
@@ -79,7 +81,7 @@ final class HostMemory implements AutoCloseable {
                 LEFT.computeIfAbsent(array.byteSize(), size -> new ArrayDeque<>())
                         .add(array);
             }
+            taken.clear();
         }
-        taken.clear();
     }
 }

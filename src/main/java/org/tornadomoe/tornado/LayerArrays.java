@@ -303,7 +303,14 @@ final class LayerArrays implements AutoCloseable {
         parts = ExpertParts.of(config, localExperts, gemm);
         partSortedIds = ints(sizes, "partSortedIds");
         partExpertIds = ints(sizes, "partExpertIds");
-        w13 = weights(sizes, "w13");
+        // Most of the memory, which it takes as long to fill with zeros as with weights: on as many cores as there are
+        // arrays.
+        List<IntArray> values = Stream.of("w13", "w2")
+                .flatMapToInt(name -> counts(sizes, name))
+                .parallel()
+                .mapToObj(memory::ints)
+                .toList();
+        w13 = weights(sizes, "w13", values.subList(0, parts.count()));
         noSizes = memory.ints(count(sizes, "noSizes"));
         w13Sizes = memory.ints(count(sizes, "w13Sizes"));
         gateUp = memory.floats(count(sizes, "gateUp"));
@@ -312,7 +319,7 @@ final class LayerArrays implements AutoCloseable {
         pairs = memory.ints(count(sizes, "pairs"));
         pairScales = memory.floats(count(sizes, "pairScales"));
         pairScale = memory.floats(count(sizes, "pairScale"));
-        w2 = weights(sizes, "w2");
+        w2 = weights(sizes, "w2", values.subList(parts.count(), values.size()));
         w2Sizes = memory.ints(count(sizes, "w2Sizes"));
         down = gateUp;
         adapters = memory.ints(count(sizes, "adapters"));
@@ -431,9 +438,9 @@ final class LayerArrays implements AutoCloseable {
         return counts(sizes, name).mapToObj(memory::floats).toList();
     }
 
-    private ExpertParts.Weights weights(Map<String, Long> sizes, String name) {
+    private ExpertParts.Weights weights(Map<String, Long> sizes, String name, List<IntArray> values) {
         return new ExpertParts.Weights(
-                ints(sizes, name),
+                values,
                 floats(sizes, name + "Scales"),
                 floats(sizes, name + "ZeroPoints"),
                 floats(sizes, name + "Bias"));
@@ -702,7 +709,8 @@ final class LayerArrays implements AutoCloseable {
 
     /**
      * From rows of bytes [E, rows, cols] to {@code [E, kInts, rows]} ints, so that neighbouring work-items, which have
-     * neighbouring rows, read neighbouring ints. On all cores.
+     * neighbouring rows, read neighbouring ints. On all cores, in blocks that lie in the cache: a row's length is mostly a power of two,
+     * and what is that far apart is in each other's way there.
      */
     private static void pack(Int8Tensor from, IntArray into) {
         int rows = from.rows();
@@ -710,21 +718,32 @@ final class LayerArrays implements AutoCloseable {
         MemorySegment values = from.values();
         MemorySegment packed = into.getSegment();
         long rowBytes = from.rowBytes();
-        int tile = 64;
-        int tilesPerExpert = (rows + tile - 1) / tile;
-        IntStream.range(0, Math.multiplyExact(from.experts(), tilesPerExpert))
+        int high = 128;
+        int wide = 64;
+        int stripsPerExpert = Math.ceilDiv(rows, high);
+        IntStream.range(0, Math.multiplyExact(from.experts(), stripsPerExpert))
                 .parallel()
                 .forEach(t -> {
-                    int expert = t / tilesPerExpert;
-                    int first = t % tilesPerExpert * tile;
-                    int last = Math.min(first + tile, rows);
-                    long source = (long) expert * rows * rowBytes;
-                    long target = (long) expert * kInts * rows;
-                    for (int k = 0; k < kInts; k++) {
-                        for (int row = first; row < last; row++) {
+                    int expert = t / stripsPerExpert;
+                    int first = t % stripsPerExpert * high;
+                    int count = Math.min(high, rows - first);
+                    long source = ((long) expert * rows + first) * rowBytes;
+                    long target = 4 * ((long) expert * kInts * rows + first);
+                    int[] block = new int[high * wide];
+                    int[] column = new int[high];
+                    for (int k0 = 0; k0 < kInts; k0 += wide) {
+                        int ks = Math.min(wide, kInts - k0);
+                        for (int r = 0; r < count; r++) {
                             // A row's bytes past its columns are zero, up to the 16 that it is rounded to.
-                            int word = values.get(ValueLayout.JAVA_INT, source + row * rowBytes + 4L * k);
-                            packed.setAtIndex(ValueLayout.JAVA_INT, target + (long) k * rows + row, word);
+                            long at = source + r * rowBytes + 4L * k0;
+                            MemorySegment.copy(values, ValueLayout.JAVA_INT, at, block, r * wide, ks);
+                        }
+                        for (int k = 0; k < ks; k++) {
+                            for (int r = 0; r < count; r++) {
+                                column[r] = block[r * wide + k];
+                            }
+                            long at = target + 4L * (k0 + k) * rows;
+                            MemorySegment.copy(column, 0, packed, ValueLayout.JAVA_INT, at, count);
                         }
                     }
                 });

@@ -2,6 +2,7 @@ package org.tornadomoe.tornado;
 
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
+import java.util.Arrays;
 import java.util.stream.IntStream;
 import org.tornadomoe.quant.Int8Tensor;
 import uk.ac.manchester.tornado.api.types.arrays.IntArray;
@@ -22,6 +23,15 @@ final class TiledWeights {
     /** k of a chunk. */
     static final int CHUNK = 64;
 
+    /** Chunks that are packed together: so many as lie in the cache. */
+    private static final int TOGETHER = 8;
+
+    /** Ints of a row in these. */
+    private static final int LINE = TOGETHER * CHUNK / 4;
+
+    /** What is where in these chunks of a tile: row times {@link #LINE} and int of the row. */
+    private static final int[] WORDS = words();
+
     private TiledWeights() {}
 
     static int tiles(int rows) {
@@ -41,34 +51,43 @@ final class TiledWeights {
     static void pack(Int8Tensor from, IntArray into) {
         int tiles = tiles(from.rows());
         int chunks = chunks(from.cols());
+        int rowInts = from.rowBytes() / 4;
         IntStream.range(0, Math.multiplyExact(from.experts(), tiles)).parallel().forEach(t -> {
-            long target = (long) t * chunks * (ROWS * CHUNK / 4);
-            for (int lane = 0; lane < 32; lane++) {
-                packRow(from, t / tiles, t % tiles * ROWS + lane / 4, lane, 0, into.getSegment(), target);
-                packRow(from, t / tiles, t % tiles * ROWS + lane / 4 + 8, lane, 1, into.getSegment(), target);
+            int first = t % tiles * ROWS;
+            int rows = Math.min(ROWS, from.rows() - first);
+            long source = ((long) t / tiles * from.rows() + first) * from.rowBytes();
+            int[] lines = new int[ROWS * LINE];
+            int[] packed = new int[WORDS.length];
+            for (int chunk = 0; chunk < chunks; chunk += TOGETHER) {
+                int k = chunk * CHUNK / 4;
+                // A row's bytes past its columns are zero, up to the 16 that it is rounded to.
+                int ints = Math.min(LINE, rowInts - k);
+                if (ints < LINE) {
+                    Arrays.fill(lines, 0);
+                }
+                for (int row = 0; row < rows; row++) {
+                    long at = source + (long) row * from.rowBytes() + 4L * k;
+                    MemorySegment.copy(from.values(), ValueLayout.JAVA_INT, at, lines, row * LINE, ints);
+                }
+                int words = Math.min(TOGETHER, chunks - chunk) * ROWS * CHUNK / 4;
+                for (int i = 0; i < words; i++) {
+                    packed[i] = lines[WORDS[i]];
+                }
+                long target = ((long) t * chunks + chunk) * ROWS * CHUNK;
+                MemorySegment.copy(packed, 0, into.getSegment(), ValueLayout.JAVA_INT, target, words);
             }
         });
     }
 
-    /** A lane's part of one row: every second of its ints. */
-    private static void packRow(
-            Int8Tensor from, int expert, int row, int lane, int half, MemorySegment into, long target) {
-        if (row >= from.rows()) {
-            return;
+    private static int[] words() {
+        int[] words = new int[ROWS * LINE];
+        for (int at = 0; at < words.length; at++) {
+            int chunk = at / 256;
+            int step = at / 128 % 2;
+            int lane = at % 128 / 4;
+            int word = at % 4;
+            words[at] = (lane / 4 + word % 2 * 8) * LINE + chunk * (CHUNK / 4) + lane % 4 * 4 + step * 2 + word / 2;
         }
-        int rowBytes = from.rowBytes();
-        long source = ((long) expert * from.rows() + row) * rowBytes;
-        int chunks = chunks(from.cols());
-        for (int chunk = 0; chunk < chunks; chunk++) {
-            for (int quarter = 0; quarter < 4; quarter++) {
-                int k = chunk * CHUNK + lane % 4 * 16 + quarter * 4;
-                if (k < rowBytes) {
-                    // A row's bytes past its columns are zero, up to the 16 that it is rounded to.
-                    int word = lane * 4 + quarter % 2 * 2 + half;
-                    long at = target + (chunk * 2L + quarter / 2) * 128 + word;
-                    into.setAtIndex(ValueLayout.JAVA_INT, at, from.values().get(ValueLayout.JAVA_INT, source + k));
-                }
-            }
-        }
+        return words;
     }
 }
