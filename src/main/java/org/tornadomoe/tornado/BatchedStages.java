@@ -31,15 +31,8 @@ final class BatchedStages extends LayerStages {
                 PermuteKernels.GROUP,
                 m -> Math.ceilDiv(local, PermuteKernels.GROUP),
                 m -> 1,
-                g -> g.task(
-                        "countTokens",
-                        PermuteKernels::countTokens,
-                        context,
-                        a.header,
-                        a.counts,
-                        a.expertNumTokens,
-                        k,
-                        local),
+                (g, task) -> g.task(
+                        task, PermuteKernels::countTokens, context, a.header, a.counts, a.expertNumTokens, k, local),
                 List.of(a.header, a.counts),
                 List.of(a.counts, a.expertNumTokens));
         Stage slots = new Stage(
@@ -47,8 +40,8 @@ final class BatchedStages extends LayerStages {
                 PermuteKernels.GROUP,
                 m -> Math.ceilDiv(Math.max(m * k, rows(m)), PermuteKernels.GROUP),
                 m -> 1,
-                g -> g.task(
-                        "slots",
+                (g, task) -> g.task(
+                        task,
                         PermuteKernels::slots,
                         context,
                         a.header,
@@ -68,8 +61,8 @@ final class BatchedStages extends LayerStages {
                 AlignKernels.SCAN_GROUP,
                 m -> 1,
                 m -> 1,
-                g -> g.task(
-                        "batchedBlocks",
+                (g, task) -> g.task(
+                        task,
                         PermuteKernels::batchedBlocks,
                         context,
                         a.expertNumTokens,
@@ -86,8 +79,8 @@ final class BatchedStages extends LayerStages {
                 PermuteKernels.GROUP,
                 m -> Math.ceilDiv(a.gemm.blocks(config, m) * GemmKernels.BLOCK, PermuteKernels.GROUP),
                 m -> 1,
-                g -> g.task(
-                        "batchedPlaces",
+                (g, task) -> g.task(
+                        task,
                         PermuteKernels::batchedPlaces,
                         context,
                         a.expertNumTokens,
@@ -113,8 +106,8 @@ final class BatchedStages extends LayerStages {
                     PermuteKernels.GROUP,
                     m -> m * k,
                     m -> 1,
-                    g -> g.task(
-                            "dispatch",
+                    (g, task) -> g.task(
+                            task,
                             PermuteKernels::copyInt8,
                             context,
                             a.header,
@@ -137,8 +130,8 @@ final class BatchedStages extends LayerStages {
                 PermuteKernels.GROUP,
                 m -> m * k,
                 m -> 1,
-                g -> g.task(
-                        "dispatch",
+                (g, task) -> g.task(
+                        task,
                         PermuteKernels::copyFloats,
                         context,
                         a.header,
@@ -207,8 +200,8 @@ final class BatchedStages extends LayerStages {
                 CombineKernels.GROUP,
                 m -> elementGroups(m, h, CombineKernels.GROUP),
                 m -> 1,
-                g -> g.task(
-                        "combine",
+                (g, task) -> g.task(
+                        task,
                         PermuteKernels::unpermute,
                         context,
                         a.header,

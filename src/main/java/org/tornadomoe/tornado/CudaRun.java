@@ -28,8 +28,8 @@ final class CudaRun {
         this.arrays = arrays;
     }
 
-    /** Adds some steps as a task, named after the first; none if there are no steps, which are taken out of the list. */
-    static List<CudaRun> addTo(TaskGraph graph, List<CudaStep> steps) {
+    /** Adds some steps as a task, named after the first with a prefix; none if there are no steps, which are taken out of the list. */
+    static List<CudaRun> addTo(TaskGraph graph, String prefix, List<CudaStep> steps) {
         if (steps.isEmpty()) {
             return List.of();
         }
@@ -50,7 +50,7 @@ final class CudaRun {
             }
         }
         CudaRun run = new CudaRun(List.copyOf(steps), new ArrayList<>(access.keySet()));
-        String name = steps.getFirst().name();
+        String name = prefix + steps.getFirst().name();
         graph.libraryTask(
                 name,
                 descriptor -> descriptor,

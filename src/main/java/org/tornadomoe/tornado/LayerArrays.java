@@ -6,6 +6,7 @@ import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Objects;
+import java.util.Set;
 import java.util.function.IntToLongFunction;
 import java.util.stream.IntStream;
 import java.util.stream.Stream;
@@ -43,6 +44,31 @@ final class LayerArrays implements AutoCloseable {
             "fewer tokens a call, a part of the layer (expert or tensor parallelism), or, if the"
                     + " device has more, -Dtornado.device.memory";
 
+    /** What is a layer's own: weights, and what comes with them; what goes in and comes out. */
+    private static final Set<String> OF_LAYER = Set.of(
+            "hidden",
+            "output",
+            "router",
+            "routerBias",
+            "correctionBias",
+            "expertMap",
+            "w13",
+            "w13Scales",
+            "w13ZeroPoints",
+            "w13Bias",
+            "w13Sizes",
+            "w2",
+            "w2Scales",
+            "w2ZeroPoints",
+            "w2Bias",
+            "w2Sizes",
+            "tokenScale",
+            "pairScale",
+            "w13LoraA",
+            "w13LoraB",
+            "w2LoraA",
+            "w2LoraB");
+
     /** Ints that a prebuilt kernel is told. */
     private static final long PREBUILT_SIZES = 8;
 
@@ -61,6 +87,15 @@ final class LayerArrays implements AutoCloseable {
     final int intermediateGroups;
 
     private final HostMemory memory;
+
+    /** What {@link #elements} says of this layer. */
+    private final Map<String, Long> sizes;
+
+    /** What the arrays that weren't given take on the device. */
+    final long ownBytes;
+
+    /** All of them by those names. */
+    private final Map<String, TornadoNativeArray> arrays;
 
     /** Experts whose weights are here. */
     final int localExperts;
@@ -242,6 +277,18 @@ final class LayerArrays implements AutoCloseable {
         this(config, experts, available, memory, Gemm.PORTABLE, FusedMoeActivationFormat.STANDARD, false);
     }
 
+    /** With all its arrays its own. */
+    LayerArrays(
+            FusedMoeConfig config,
+            Int8Experts experts,
+            long available,
+            HostMemory memory,
+            Gemm gemm,
+            FusedMoeActivationFormat format,
+            boolean aligned) {
+        this(config, experts, available, memory, gemm, format, aligned, Map.of());
+    }
+
     /**
      * Allocates everything and packs the weights. An array that the scheme, the format or the layer has no use for has one
      * element.
@@ -250,6 +297,7 @@ final class LayerArrays implements AutoCloseable {
      * @param available bytes that the arrays may take on the device
      * @param memory where they live here; belongs to them from now on
      * @param aligned whether nothing but CUDA's kernels touches what there is a {@link #lead} for
+     * @param given arrays to take instead of new ones, such as {@link #workspace} of another layer
      * @throws InsufficientMemoryException before anything is allocated, if they would take more
      */
     LayerArrays(
@@ -259,7 +307,8 @@ final class LayerArrays implements AutoCloseable {
             HostMemory memory,
             Gemm gemm,
             FusedMoeActivationFormat format,
-            boolean aligned) {
+            boolean aligned,
+            Map<String, TornadoNativeArray> given) {
         this.config = config;
         lead = aligned ? gemm.lead() : 0;
         this.memory = memory;
@@ -269,66 +318,71 @@ final class LayerArrays implements AutoCloseable {
         scheme = experts.scheme();
         hiddenGroups = activationGroups(quantization, config.hiddenDim());
         intermediateGroups = activationGroups(quantization, config.intermediateSizePerPartition());
-        Map<String, Long> sizes = elements(config, quantization, experts.w13().experts(), gemm, format);
-        requireMemory(sizes, available);
+        sizes = elements(config, quantization, experts.w13().experts(), gemm, format);
+        arrays = new LinkedHashMap<>(given);
+        Map<String, Long> own = new LinkedHashMap<>(sizes);
+        own.keySet().removeAll(given.keySet());
+        requireMemory(own, available);
+        ownBytes = bytes(own);
         localExperts = experts.w13().experts();
         hiddenInts = gemm.rowInts(config.hiddenDim());
         intermediateInts = gemm.rowInts(config.intermediateSizePerPartition());
-        header = memory.ints(count(sizes, "header"));
-        hidden = memory.floats(count(sizes, "hidden"));
-        router = memory.floats(count(sizes, "router"));
-        routerBias = memory.floats(count(sizes, "routerBias"));
-        correctionBias = memory.floats(count(sizes, "correctionBias"));
-        logits = memory.floats(count(sizes, "logits"));
-        topkIds = memory.ints(count(sizes, "topkIds"));
-        topkWeights = memory.floats(count(sizes, "topkWeights"));
-        expertMap = memory.ints(count(sizes, "expertMap"));
-        keys = memory.ints(count(sizes, "keys"));
-        ranks = memory.ints(count(sizes, "ranks"));
-        counts = memory.ints(count(sizes, "counts"));
-        sortedIds = memory.ints(count(sizes, "sortedIds"));
-        expertIds = memory.ints(count(sizes, "expertIds"));
-        padded = memory.ints(count(sizes, "padded"));
-        tokens = memory.ints(count(sizes, "tokens"));
-        tokenScales = memory.floats(count(sizes, "tokenScales"));
-        tokenScale = memory.floats(count(sizes, "tokenScale"));
-        rows = memory.ints(count(sizes, "rows"));
-        expertNumTokens = memory.ints(count(sizes, "expertNumTokens"));
-        pairOfRow = memory.ints(count(sizes, "pairOfRow"));
-        rowOfPair = memory.ints(count(sizes, "rowOfPair"));
-        firstPlaces = memory.ints(count(sizes, "firstPlaces"));
-        slots = memory.ints(count(sizes, "slots"));
-        slotScales = memory.floats(count(sizes, "slotScales"));
-        slotFloats = memory.floats(count(sizes, "slotFloats"));
+        header = ints("header");
+        hidden = floats("hidden");
+        router = floats("router");
+        routerBias = floats("routerBias");
+        correctionBias = floats("correctionBias");
+        logits = floats("logits");
+        topkIds = ints("topkIds");
+        topkWeights = floats("topkWeights");
+        expertMap = ints("expertMap");
+        keys = ints("keys");
+        ranks = ints("ranks");
+        counts = ints("counts");
+        sortedIds = ints("sortedIds");
+        expertIds = ints("expertIds");
+        padded = ints("padded");
+        tokens = ints("tokens");
+        tokenScales = floats("tokenScales");
+        tokenScale = floats("tokenScale");
+        rows = ints("rows");
+        expertNumTokens = ints("expertNumTokens");
+        pairOfRow = ints("pairOfRow");
+        rowOfPair = ints("rowOfPair");
+        firstPlaces = ints("firstPlaces");
+        slots = ints("slots");
+        slotScales = floats("slotScales");
+        slotFloats = floats("slotFloats");
         parts = ExpertParts.of(config, localExperts, gemm);
-        partSortedIds = ints(sizes, "partSortedIds");
-        partExpertIds = ints(sizes, "partExpertIds");
+        partSortedIds = allInts("partSortedIds");
+        partExpertIds = allInts("partExpertIds");
         // Most of the memory, which it takes as long to fill with zeros as with weights: on as many cores as there are
         // arrays.
-        List<IntArray> values = Stream.of("w13", "w2")
-                .flatMapToInt(name -> counts(sizes, name))
+        Stream.of("w13", "w2")
+                .flatMap(this::parts)
                 .parallel()
-                .mapToObj(memory::ints)
-                .toList();
-        w13 = weights(sizes, "w13", values.subList(0, parts.count()));
-        noSizes = memory.ints(count(sizes, "noSizes"));
-        w13Sizes = memory.ints(count(sizes, "w13Sizes"));
-        gateUp = memory.floats(count(sizes, "gateUp"));
-        activated = memory.floats(count(sizes, "activated"));
-        amax = memory.ints(count(sizes, "amax"));
-        pairs = memory.ints(count(sizes, "pairs"));
-        pairScales = memory.floats(count(sizes, "pairScales"));
-        pairScale = memory.floats(count(sizes, "pairScale"));
-        w2 = weights(sizes, "w2", values.subList(parts.count(), values.size()));
-        w2Sizes = memory.ints(count(sizes, "w2Sizes"));
+                .map(name -> Map.entry(name, memory.ints(count(sizes, name))))
+                .toList()
+                .forEach(made -> arrays.put(made.getKey(), made.getValue()));
+        w13 = weights("w13");
+        noSizes = ints("noSizes");
+        w13Sizes = ints("w13Sizes");
+        gateUp = floats("gateUp");
+        activated = floats("activated");
+        amax = ints("amax");
+        pairs = ints("pairs");
+        pairScales = floats("pairScales");
+        pairScale = floats("pairScale");
+        w2 = weights("w2");
+        w2Sizes = ints("w2Sizes");
         down = gateUp;
-        adapters = memory.ints(count(sizes, "adapters"));
-        w13LoraA = memory.floats(count(sizes, "w13LoraA"));
-        w13LoraB = memory.floats(count(sizes, "w13LoraB"));
-        w2LoraA = memory.floats(count(sizes, "w2LoraA"));
-        w2LoraB = memory.floats(count(sizes, "w2LoraB"));
-        shrunk = memory.floats(count(sizes, "shrunk"));
-        output = memory.floats(count(sizes, "output"));
+        adapters = ints("adapters");
+        w13LoraA = floats("w13LoraA");
+        w13LoraB = floats("w13LoraB");
+        w2LoraA = floats("w2LoraA");
+        w2LoraB = floats("w2LoraB");
+        shrunk = floats("shrunk");
+        output = floats("output");
         adapters.init(-1);
         for (FloatArray lora : List.of(w13LoraA, w13LoraB, w2LoraA, w2LoraB)) {
             lora.init(0);
@@ -349,6 +403,17 @@ final class LayerArrays implements AutoCloseable {
         amax.init(0);
         copy(experts.router());
         hasExpert0 = experts.expertMap(0) >= 0;
+    }
+
+    Map<String, Long> sizes() {
+        return sizes;
+    }
+
+    /** By their names those arrays that layers of the same configuration may have in common, when they run one after the other. */
+    Map<String, TornadoNativeArray> workspace() {
+        Map<String, TornadoNativeArray> shared = new LinkedHashMap<>(arrays);
+        shared.keySet().removeIf(name -> OF_LAYER.contains(withoutPart(name)));
+        return shared;
     }
 
     /** Only what the configuration has a use for: a router may have more. */
@@ -383,73 +448,34 @@ final class LayerArrays implements AutoCloseable {
         memory.close();
     }
 
-    /** Every array once, in the order of {@link #elements}. */
+    /** Every array once. */
     List<TornadoNativeArray> all() {
-        return Stream.of(
-                        List.of(
-                                header,
-                                hidden,
-                                router,
-                                routerBias,
-                                correctionBias,
-                                logits,
-                                topkIds,
-                                topkWeights,
-                                expertMap,
-                                keys,
-                                ranks,
-                                counts,
-                                sortedIds,
-                                expertIds,
-                                padded,
-                                tokens,
-                                tokenScales,
-                                tokenScale,
-                                rows,
-                                expertNumTokens,
-                                pairOfRow,
-                                rowOfPair,
-                                firstPlaces,
-                                slots,
-                                slotScales,
-                                slotFloats),
-                        partSortedIds,
-                        partExpertIds,
-                        w13.values(),
-                        w13.scales(),
-                        w13.zeroPoints(),
-                        w13.bias(),
-                        List.of(noSizes, w13Sizes, gateUp, activated, amax, pairs, pairScales, pairScale),
-                        w2.values(),
-                        w2.scales(),
-                        w2.zeroPoints(),
-                        w2.bias(),
-                        List.of(w2Sizes, adapters, w13LoraA, w13LoraB, w2LoraA, w2LoraB, shrunk, output))
-                .<TornadoNativeArray>flatMap(List::stream)
-                .toList();
+        return List.copyOf(arrays.values());
     }
 
     /** The arrays that go by a name, one or one a part. */
-    private List<IntArray> ints(Map<String, Long> sizes, String name) {
-        return counts(sizes, name).mapToObj(memory::ints).toList();
+    private IntArray ints(String name) {
+        return (IntArray) arrays.computeIfAbsent(name, n -> memory.ints(count(sizes, n)));
     }
 
-    private List<FloatArray> floats(Map<String, Long> sizes, String name) {
-        return counts(sizes, name).mapToObj(memory::floats).toList();
+    private FloatArray floats(String name) {
+        return (FloatArray) arrays.computeIfAbsent(name, n -> memory.floats(count(sizes, n)));
     }
 
-    private ExpertParts.Weights weights(Map<String, Long> sizes, String name, List<IntArray> values) {
+    private List<IntArray> allInts(String name) {
+        return parts(name).map(this::ints).toList();
+    }
+
+    private ExpertParts.Weights weights(String name) {
         return new ExpertParts.Weights(
-                values,
-                floats(sizes, name + "Scales"),
-                floats(sizes, name + "ZeroPoints"),
-                floats(sizes, name + "Bias"));
+                allInts(name),
+                parts(name + "Scales").map(this::floats).toList(),
+                parts(name + "ZeroPoints").map(this::floats).toList(),
+                parts(name + "Bias").map(this::floats).toList());
     }
 
-    private static IntStream counts(Map<String, Long> sizes, String name) {
-        return sizes.entrySet().stream()
-                .filter(size -> withoutPart(size.getKey()).equals(name))
-                .mapToInt(size -> Math.toIntExact(size.getValue()));
+    private Stream<String> parts(String name) {
+        return sizes.keySet().stream().filter(part -> withoutPart(part).equals(name));
     }
 
     private static String withoutPart(String name) {

@@ -89,8 +89,8 @@ sealed class LayerStages permits BatchedStages, HopperStages {
                 RouterKernels.LOGIT_GROUP,
                 m -> rows,
                 m -> Math.ceilDiv(m, RouterKernels.LOGIT_TOKENS),
-                g -> g.task(
-                        "routerLogits",
+                (g, task) -> g.task(
+                        task,
                         RouterKernels::routerLogits,
                         context,
                         a.header,
@@ -126,8 +126,8 @@ sealed class LayerStages permits BatchedStages, HopperStages {
                 RouterKernels.TOP_K_GROUP,
                 m -> m,
                 m -> 1,
-                g -> g.task(
-                        "topK",
+                (g, task) -> g.task(
+                        task,
                         RouterKernels::topK,
                         context,
                         a.header,
@@ -184,8 +184,8 @@ sealed class LayerStages permits BatchedStages, HopperStages {
                 AlignKernels.SCATTER_GROUP,
                 m -> Math.ceilDiv(m * k * a.gemm.blockSize(config, m), AlignKernels.SCATTER_GROUP),
                 m -> 1,
-                g -> g.task(
-                        "assignBlocks",
+                (g, task) -> g.task(
+                        task,
                         AlignKernels::assignBlocks,
                         context,
                         a.header,
@@ -216,8 +216,8 @@ sealed class LayerStages permits BatchedStages, HopperStages {
                 AlignKernels.SCAN_GROUP,
                 m -> 1,
                 m -> 1,
-                g -> g.task(
-                        "alignOffsets",
+                (g, task) -> g.task(
+                        task,
                         AlignKernels::offsets,
                         context,
                         a.header,
@@ -236,8 +236,8 @@ sealed class LayerStages permits BatchedStages, HopperStages {
                 AlignKernels.SCATTER_GROUP,
                 m -> Math.ceilDiv(m * k, AlignKernels.SCATTER_GROUP),
                 m -> 1,
-                g -> g.task(
-                        "alignScatter",
+                (g, task) -> g.task(
+                        task,
                         AlignKernels::scatter,
                         context,
                         a.header,
@@ -272,8 +272,8 @@ sealed class LayerStages permits BatchedStages, HopperStages {
                         Math.multiplyExact(a.gemm.blocks(config, m), a.gemm.blockSize(config, m)),
                         AlignKernels.SCATTER_GROUP),
                 m -> 1,
-                g -> g.task(
-                        name,
+                (g, task) -> g.task(
+                        task,
                         AlignKernels::part,
                         context,
                         header,
@@ -298,8 +298,8 @@ sealed class LayerStages permits BatchedStages, HopperStages {
                 AlignKernels.CHUNK,
                 m -> Math.ceilDiv(m * k, AlignKernels.CHUNK),
                 m -> 1,
-                g -> g.task(
-                        "alignCount",
+                (g, task) -> g.task(
+                        task,
                         AlignKernels::count,
                         context,
                         a.header,
@@ -397,8 +397,8 @@ sealed class LayerStages permits BatchedStages, HopperStages {
                 QuantizeKernels.GROUP,
                 rowCount,
                 m -> 1,
-                g -> g.task(
-                        name,
+                (g, task) -> g.task(
+                        task,
                         QuantizeKernels::quantizeRows,
                         context,
                         header,
@@ -420,8 +420,8 @@ sealed class LayerStages permits BatchedStages, HopperStages {
                 QuantizeKernels.GROUP,
                 rowCount,
                 m -> 1,
-                g -> g.task(
-                        name + "Magnitudes",
+                (g, task) -> g.task(
+                        task,
                         QuantizeKernels::rowMagnitudes,
                         context,
                         header,
@@ -440,7 +440,7 @@ sealed class LayerStages permits BatchedStages, HopperStages {
                 QuantizeKernels.GROUP,
                 m -> 1,
                 m -> 1,
-                g -> g.task(name + "Scale", QuantizeKernels::tensorScale, context, header, scales, scale, rowsPerToken),
+                (g, task) -> g.task(task, QuantizeKernels::tensorScale, context, header, scales, scale, rowsPerToken),
                 List.of(header, scales),
                 List.of(scale));
         Stage perTensor = new Stage(
@@ -448,8 +448,8 @@ sealed class LayerStages permits BatchedStages, HopperStages {
                 QuantizeKernels.GROUP,
                 rowCount,
                 m -> 1,
-                g -> g.task(
-                        name,
+                (g, task) -> g.task(
+                        task,
                         QuantizeKernels::quantizeTensor,
                         context,
                         header,
@@ -473,8 +473,8 @@ sealed class LayerStages permits BatchedStages, HopperStages {
                 QuantizeKernels.GROUP,
                 m -> Math.multiplyExact(rowCount.applyAsInt(m), Math.ceilDiv(cols, group)),
                 m -> 1,
-                g -> g.task(
-                        name,
+                (g, task) -> g.task(
+                        task,
                         QuantizeKernels::quantizeGroups,
                         context,
                         header,
@@ -536,8 +536,8 @@ sealed class LayerStages permits BatchedStages, HopperStages {
                 ActivationKernels.ROW_GROUP,
                 this::rows,
                 m -> 1,
-                g -> g.task(
-                        "activateAndQuantize",
+                (g, task) -> g.task(
+                        task,
                         ActivationKernels::activateAndQuantize,
                         context,
                         header,
@@ -571,8 +571,8 @@ sealed class LayerStages permits BatchedStages, HopperStages {
                 ActivationKernels.GROUP,
                 m -> elementGroups(rows(m), i, ActivationKernels.GROUP),
                 m -> 1,
-                g -> g.task(
-                        "activate",
+                (g, task) -> g.task(
+                        task,
                         ActivationKernels::activate,
                         context,
                         header,
@@ -709,10 +709,10 @@ sealed class LayerStages permits BatchedStages, HopperStages {
                 GemmKernels.GROUP,
                 m -> Math.ceilDiv(rows, GemmKernels.ROWS),
                 m -> a.gemm.blocks(config, m),
-                g -> {
+                (g, task) -> {
                     if (a.scheme == Int8Scheme.W8A16_GROUP) {
                         g.task(
-                                name,
+                                task,
                                 BlockGemmKernels::w8a16,
                                 context,
                                 header,
@@ -736,7 +736,7 @@ sealed class LayerStages permits BatchedStages, HopperStages {
                                 weighted);
                     } else if (a.scheme == Int8Scheme.W8A8_BLOCK) {
                         g.task(
-                                name,
+                                task,
                                 dp4a ? BlockGemmKernels::dp4a : BlockGemmKernels::portable,
                                 context,
                                 header,
@@ -760,7 +760,7 @@ sealed class LayerStages permits BatchedStages, HopperStages {
                                 weighted);
                     } else if (!int8) {
                         g.task(
-                                name,
+                                task,
                                 GemmKernels::w8a16,
                                 context,
                                 header,
@@ -782,7 +782,7 @@ sealed class LayerStages permits BatchedStages, HopperStages {
                                 weighted);
                     } else {
                         g.task(
-                                name,
+                                task,
                                 dp4a ? GemmKernels::dp4a : GemmKernels::portable,
                                 context,
                                 header,
@@ -870,8 +870,8 @@ sealed class LayerStages permits BatchedStages, HopperStages {
                 LoraKernels.GROUP,
                 m -> Math.multiplyExact(m * pairs, ranks),
                 m -> 1,
-                g -> g.task(
-                        name + "A",
+                (g, task) -> g.task(
+                        task,
                         LoraKernels::shrink,
                         context,
                         a.header,
@@ -893,8 +893,8 @@ sealed class LayerStages permits BatchedStages, HopperStages {
                 LoraKernels.GROUP,
                 m -> elementGroups(m * pairs, rows, LoraKernels.GROUP),
                 m -> 1,
-                g -> g.task(
-                        name + "B",
+                (g, task) -> g.task(
+                        task,
                         LoraKernels::expand,
                         context,
                         a.header,
@@ -942,7 +942,7 @@ sealed class LayerStages permits BatchedStages, HopperStages {
                 m -> streams.test(m) ? 128 : 256,
                 m -> a.gemm.blocks(config, m),
                 m -> streams.test(m) ? tiles : Math.ceilDiv(tiles, 8),
-                (graph, device) -> EXPERT_GEMM.addTask(graph, device, name, reads, out),
+                (graph, device, task) -> EXPERT_GEMM.addTask(graph, device, task, reads, out),
                 reads,
                 List.of(out));
     }
@@ -964,7 +964,7 @@ sealed class LayerStages permits BatchedStages, HopperStages {
                 m -> 128,
                 m -> 1,
                 m -> 1,
-                (graph, device) -> EXPERT_GEMM.addTask(graph, device, "first", reads, a.gateUp),
+                (graph, device, task) -> EXPERT_GEMM.addTask(graph, device, task, reads, a.gateUp),
                 List.of(a.header, a.noSizes),
                 List.of(a.gateUp)));
     }
@@ -978,7 +978,7 @@ sealed class LayerStages permits BatchedStages, HopperStages {
                 CombineKernels.GROUP,
                 m -> elementGroups(m, h, CombineKernels.GROUP),
                 m -> 1,
-                g -> g.task("combine", CombineKernels::combine, context, a.header, a.keys, a.down, a.output, k, h),
+                (g, task) -> g.task(task, CombineKernels::combine, context, a.header, a.keys, a.down, a.output, k, h),
                 List.of(a.header, a.keys, a.down),
                 List.of(a.output)));
     }
@@ -997,8 +997,8 @@ sealed class LayerStages permits BatchedStages, HopperStages {
                 RouterKernels.GROUP,
                 m -> elementGroups(m, h, RouterKernels.GROUP),
                 m -> 1,
-                g -> g.task(
-                        "zeroExperts",
+                (g, task) -> g.task(
+                        task,
                         RouterKernels::addZeroExperts,
                         context,
                         a.header,

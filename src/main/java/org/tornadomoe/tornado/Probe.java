@@ -78,7 +78,7 @@ final class Probe {
                             ProbeKernels.GROUP,
                             m -> 1,
                             m -> 1,
-                            g -> g.task("probeDp4a", ProbeKernels::probeDp4a, new KernelContext(), a, b, out),
+                            (g, task) -> g.task(task, ProbeKernels::probeDp4a, new KernelContext(), a, b, out),
                             List.of(a, b),
                             List.of(out)));
             for (int i = 0; i < ProbeKernels.GROUP; i++) {
@@ -106,7 +106,7 @@ final class Probe {
                             ProbeKernels.GROUP,
                             m -> 1,
                             m -> 1,
-                            g -> g.task("probeInt8Mma", ProbeKernels::probeInt8Mma, new KernelContext(), a, b, out),
+                            (g, task) -> g.task(task, ProbeKernels::probeInt8Mma, new KernelContext(), a, b, out),
                             List.of(a, b),
                             List.of(out)));
             for (int i = 0; i < 128; i++) {

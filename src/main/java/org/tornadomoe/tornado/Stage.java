@@ -6,7 +6,6 @@ import java.util.List;
 import java.util.Map;
 import java.util.Set;
 import java.util.function.BiConsumer;
-import java.util.function.Consumer;
 import java.util.function.IntUnaryOperator;
 import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
@@ -24,7 +23,7 @@ import uk.ac.manchester.tornado.api.WorkerGrid2D;
  * @param group work-items of a group for M tokens
  * @param groupsX groups along x for M tokens
  * @param groupsY groups along y for M tokens
- * @param task adds the task to a graph for a device, under {@code name}
+ * @param task adds the task to a graph
  * @param reads arrays that must be filled before
  * @param writes arrays that are filled after
  * @param cuda the kernel itself where it is CUDA's: it has no grid that TornadoVM knows of, and none of {@code task}
@@ -34,16 +33,21 @@ record Stage(
         IntUnaryOperator group,
         IntUnaryOperator groupsX,
         IntUnaryOperator groupsY,
-        BiConsumer<TaskGraph, Device> task,
+        Task task,
         List<Object> reads,
         List<Object> writes,
         @Nullable CudaStep cuda) {
+    /** Adds a task under a name to a graph for a device. */
+    interface Task {
+        void addTo(TaskGraph graph, Device device, String name);
+    }
+
     Stage(
             String name,
             IntUnaryOperator group,
             IntUnaryOperator groupsX,
             IntUnaryOperator groupsY,
-            BiConsumer<TaskGraph, Device> task,
+            Task task,
             List<Object> reads,
             List<Object> writes) {
         this(name, group, groupsX, groupsY, task, reads, writes, null);
@@ -55,10 +59,10 @@ record Stage(
             int group,
             IntUnaryOperator groupsX,
             IntUnaryOperator groupsY,
-            Consumer<TaskGraph> task,
+            BiConsumer<TaskGraph, String> task,
             List<Object> reads,
             List<Object> writes) {
-        this(name, m -> group, groupsX, groupsY, (graph, device) -> task.accept(graph), reads, writes);
+        this(name, m -> group, groupsX, groupsY, (graph, device, as) -> task.accept(graph, as), reads, writes);
     }
 
     static Stage cuda(CudaStep step) {
@@ -66,7 +70,7 @@ record Stage(
                 Stream.of(step.reads(), step.updates()).flatMap(List::stream).toList();
         List<Object> writes =
                 Stream.of(step.writes(), step.updates()).flatMap(List::stream).toList();
-        return new Stage(step.name(), m -> 0, m -> 0, m -> 0, (graph, device) -> {}, reads, writes, step);
+        return new Stage(step.name(), m -> 0, m -> 0, m -> 0, (graph, device, as) -> {}, reads, writes, step);
     }
 
     private boolean hasGrid() {
@@ -88,24 +92,39 @@ record Stage(
         grid.setLocalWork(items, 1, 1);
     }
 
-    /** Several stages in one task graph, with the grids its tasks are launched with. */
-    record Graph(Device device, TaskGraph tasks, GridScheduler grids, List<Stage> stages, List<CudaRun> runs) {
+    /**
+     * Several stages in one task graph, with the grids its tasks are launched with.
+     *
+     * @param prefix of the tasks' names
+     */
+    record Graph(
+            Device device,
+            TaskGraph tasks,
+            GridScheduler grids,
+            String prefix,
+            List<Stage> stages,
+            List<CudaRun> runs) {
         /**
-         * A graph without tasks yet.
+         * A graph of their own, without tasks yet.
          *
          * @throws MoeExecutionException if the device doesn't take a stage's work-groups: TornadoVM would let the driver
          *     choose others and launch the kernel all the same
          */
         static Graph of(String name, Device device, List<Stage> stages) {
-            Graph graph = new Graph(device, new TaskGraph(name), new GridScheduler(), stages, new ArrayList<>());
+            return in(new TaskGraph(name), new GridScheduler(), "", device, stages);
+        }
+
+        /** In a graph that may have other tasks, too; otherwise as {@link #of}. */
+        static Graph in(TaskGraph tasks, GridScheduler grids, String prefix, Device device, List<Stage> stages) {
+            Graph graph = new Graph(device, tasks, grids, prefix, stages, new ArrayList<>());
             for (Stage stage : stages) {
                 int group = stage.group.applyAsInt(1);
                 if (device.maxGroup() > 0 && group > device.maxGroup()) {
-                    throw new MoeExecutionException("task " + name + "." + stage.name + " needs work-groups of " + group
+                    throw new MoeExecutionException("task " + graph.key(stage) + " needs work-groups of " + group
                             + ", and " + device + " takes " + device.maxGroup());
                 }
                 if (stage.hasGrid()) {
-                    graph.grids.addWorkerGrid(name + "." + stage.name, new WorkerGrid2D(group, 1));
+                    grids.addWorkerGrid(graph.key(stage), new WorkerGrid2D(group, 1));
                 }
             }
             return graph;
@@ -121,11 +140,15 @@ record Stage(
                 if (stage.cuda != null) {
                     steps.add(stage.cuda);
                 } else {
-                    runs.addAll(CudaRun.addTo(tasks, steps));
-                    stage.task.accept(tasks, device);
+                    runs.addAll(CudaRun.addTo(tasks, prefix, steps));
+                    stage.task.addTo(tasks, device, prefix + stage.name);
                 }
             }
-            runs.addAll(CudaRun.addTo(tasks, steps));
+            runs.addAll(CudaRun.addTo(tasks, prefix, steps));
+        }
+
+        private String key(Stage stage) {
+            return tasks.getTaskGraphName() + "." + prefix + stage.name;
         }
 
         /** Tells the plan made of this graph its device and its grids; TornadoVM refuses a scheduler without any. */
@@ -138,7 +161,7 @@ record Stage(
 
         void resize(int tokens) {
             for (Stage stage : stages.stream().filter(Stage::hasGrid).toList()) {
-                stage.resize(grids.get(tasks.getTaskGraphName() + "." + stage.name), tokens);
+                stage.resize(grids.get(key(stage)), tokens);
             }
         }
 

@@ -41,6 +41,10 @@ public abstract sealed class TornadoExperts implements FusedMoeExperts
         this.format = format;
     }
 
+    Gemm gemm() {
+        return gemm;
+    }
+
     @Override
     public Int8MoeBackend backend() {
         return Int8MoeBackend.TRITON;

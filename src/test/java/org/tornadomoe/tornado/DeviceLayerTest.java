@@ -254,6 +254,27 @@ class DeviceLayerTest {
 
     @ParameterizedTest
     @MethodSource("kernelClasses")
+    void asTasksOfAModel(String device, TornadoExperts experts, Int8Scheme scheme) throws Exception {
+        RandomLayer layer = RandomLayer.of(9, 3, 50, 30, 60, 5).on(device);
+        float[] hidden = layer.hidden(60, 1);
+        try (SmallModel model = SmallModel.of(layer, 4, scheme)) {
+            float[] oneByOne = model.oneByOne(experts, hidden, 60);
+            float[][] asOne = model.asOnePlan(hidden, false, 60, 60);
+            if (experts.name().equals(model.kernels())) {
+                assertThat(asOne[0]).isEqualTo(oneByOne);
+            }
+            assertThat(asOne[1]).isEqualTo(asOne[0]);
+            if (device.startsWith("cuda")) {
+                float[][] recorded = model.asOnePlan(hidden, true, 60, 60, 60);
+                for (float[] once : recorded) {
+                    assertThat(once).isEqualTo(asOne[0]);
+                }
+            }
+        }
+    }
+
+    @ParameterizedTest
+    @MethodSource("kernelClasses")
     void routingOnTheHost(String device, TornadoExperts experts, Int8Scheme scheme) {
         if (scheme.quantizesActivations()) {
             RandomLayer layer = RandomLayer.of(6, 2, 22, 18, 10, 10)
@@ -302,7 +323,7 @@ class DeviceLayerTest {
                     group,
                     m -> 1,
                     m -> 1,
-                    g -> g.task("impossible", kernel, new KernelContext(), values),
+                    (g, task) -> g.task(task, kernel, new KernelContext(), values),
                     List.of(values),
                     List.of(values));
             assertThatThrownBy(() -> StageRun.execute(device, "broken", List.of(stage), 1))

@@ -305,8 +305,8 @@ class InterpreterLayerTest {
             assertThat(parts).isEqualTo(new ExpertParts(256, 64));
             Map<String, Long> sizes = LayerArrays.elements(
                     layer.config(), Int8Quantization.of(Int8Scheme.W8A8_CHANNEL), 256, gemm, STANDARD);
-            assertThat(sizes.get("w13[3]")).isEqualTo(64L * 4096 * 7168 / 4);
-            assertThat(sizes.get("w2[0]")).isEqualTo(64L * 2048 * 7168 / 4);
+            assertThat(sizes.get("w13[3]")).isEqualTo(gemm.lead() + 64L * 4096 * 7168 / 4);
+            assertThat(sizes.get("w2[0]")).isEqualTo(gemm.lead() + 64L * 2048 * 7168 / 4);
             assertThat(sizes).doesNotContainKeys("w13", "w13[4]");
             assertThat(sizes.values()).allMatch(count -> 4 * count <= Integer.MAX_VALUE);
             assertThat(LayerArrays.shortage(sizes, "the device", 5))

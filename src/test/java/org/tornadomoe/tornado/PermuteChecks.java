@@ -6,7 +6,7 @@ import static org.assertj.core.api.Assertions.within;
 import java.util.Arrays;
 import java.util.List;
 import java.util.SplittableRandom;
-import java.util.function.Consumer;
+import java.util.function.BiConsumer;
 import org.tornadomoe.reference.Alignment;
 import org.tornadomoe.reference.Permutation;
 import org.tornadomoe.reference.Reference;
@@ -98,8 +98,8 @@ final class PermuteChecks {
                 "count",
                 AlignKernels.CHUNK,
                 pairs,
-                g -> g.task(
-                        "count",
+                (g, task) -> g.task(
+                        task,
                         AlignKernels::count,
                         ctx,
                         header,
@@ -118,22 +118,22 @@ final class PermuteChecks {
                 "countTokens",
                 PermuteKernels.GROUP,
                 local,
-                g -> g.task("countTokens", PermuteKernels::countTokens, ctx, header, counts, numTokens, topK, local),
+                (g, task) -> g.task(task, PermuteKernels::countTokens, ctx, header, counts, numTokens, topK, local),
                 List.of(header, counts),
                 List.of(counts, numTokens));
         Stage firstRows = stage(
                 "firstRows",
                 AlignKernels.SCAN_GROUP,
                 1,
-                g -> g.task("firstRows", PermuteKernels::firstRows, ctx, numTokens, first, local),
+                (g, task) -> g.task(task, PermuteKernels::firstRows, ctx, numTokens, first, local),
                 List.of(numTokens),
                 List.of(first));
         Stage permute = stage(
                 "permute",
                 PermuteKernels.GROUP,
                 pairs,
-                g -> g.task(
-                        "permute",
+                (g, task) -> g.task(
+                        task,
                         PermuteKernels::permute,
                         ctx,
                         header,
@@ -151,8 +151,8 @@ final class PermuteChecks {
                 "copyFloats",
                 PermuteKernels.GROUP,
                 pairs * PermuteKernels.GROUP,
-                g -> g.task(
-                        "copyFloats",
+                (g, task) -> g.task(
+                        task,
                         PermuteKernels::copyFloats,
                         ctx,
                         header,
@@ -169,8 +169,8 @@ final class PermuteChecks {
                 "copyInt8",
                 PermuteKernels.GROUP,
                 pairs * PermuteKernels.GROUP,
-                g -> g.task(
-                        "copyInt8",
+                (g, task) -> g.task(
+                        task,
                         PermuteKernels::copyInt8,
                         ctx,
                         header,
@@ -189,8 +189,8 @@ final class PermuteChecks {
                 "unpermute",
                 PermuteKernels.GROUP,
                 tokens * WIDTH,
-                g -> g.task(
-                        "unpermute",
+                (g, task) -> g.task(
+                        task,
                         PermuteKernels::unpermute,
                         ctx,
                         header,
@@ -207,8 +207,8 @@ final class PermuteChecks {
                 "slots",
                 PermuteKernels.GROUP,
                 Math.max(pairs, rows),
-                g -> g.task(
-                        "slots",
+                (g, task) -> g.task(
+                        task,
                         PermuteKernels::slots,
                         ctx,
                         header,
@@ -227,8 +227,8 @@ final class PermuteChecks {
                 "batchedBlocks",
                 AlignKernels.SCAN_GROUP,
                 1,
-                g -> g.task(
-                        "batchedBlocks",
+                (g, task) -> g.task(
+                        task,
                         PermuteKernels::batchedBlocks,
                         ctx,
                         numTokens,
@@ -244,8 +244,8 @@ final class PermuteChecks {
                 "batchedPlaces",
                 PermuteKernels.GROUP,
                 places,
-                g -> g.task(
-                        "batchedPlaces",
+                (g, task) -> g.task(
+                        task,
                         PermuteKernels::batchedPlaces,
                         ctx,
                         numTokens,
@@ -319,7 +319,12 @@ final class PermuteChecks {
     }
 
     private static Stage stage(
-            String name, int group, int items, Consumer<TaskGraph> task, List<Object> reads, List<Object> writes) {
+            String name,
+            int group,
+            int items,
+            BiConsumer<TaskGraph, String> task,
+            List<Object> reads,
+            List<Object> writes) {
         return new Stage(name, group, m -> Math.ceilDiv(items, group), m -> 1, task, reads, writes);
     }
 }

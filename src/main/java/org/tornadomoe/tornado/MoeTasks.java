@@ -1,0 +1,200 @@
+package org.tornadomoe.tornado;
+
+import java.util.ArrayList;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import org.jspecify.annotations.Nullable;
+import org.tornadomoe.config.FusedMoeActivationFormat;
+import org.tornadomoe.config.FusedMoeConfig;
+import org.tornadomoe.modular.InsufficientMemoryException;
+import org.tornadomoe.modular.Support;
+import org.tornadomoe.quant.Int8Experts;
+import uk.ac.manchester.tornado.api.GridScheduler;
+import uk.ac.manchester.tornado.api.TaskGraph;
+import uk.ac.manchester.tornado.api.TornadoExecutionPlan;
+import uk.ac.manchester.tornado.api.enums.DataTransferMode;
+import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
+import uk.ac.manchester.tornado.api.types.arrays.IntArray;
+import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
+
+/**
+ * MoE layers as tasks of a caller's own task graph: hidden states are read where a task before has left them on the device, and the
+ * output stays there for the next. A layer's weights go to the device once; what is between its kernels, all layers share.
+ *
+ * <pre>{@code
+ * TaskGraph graph = new TaskGraph("model").transferToDevice(DataTransferMode.EVERY_EXECUTION, hidden);
+ * GridScheduler grids = new GridScheduler();
+ * try (MoeTasks moe = new MoeTasks(graph, grids, config)) {
+ *     for (int i = 0; i < layers; i++) {
+ *         graph.task("norm" + i, Model::rmsNorm, context, moe.header(), hidden, normed, ...);
+ *         moe.append("moe" + i, experts.get(i), normed, output);
+ *         graph.task("add" + i, Model::add, context, moe.header(), output, hidden, ...);
+ *     }
+ *     graph.transferToHost(DataTransferMode.EVERY_EXECUTION, hidden);
+ *     try (TornadoExecutionPlan plan = new TornadoExecutionPlan(graph.snapshot())) {
+ *         plan.withDevice(moe.device().tornado()).withGridScheduler(grids);
+ *         moe.setTokens(17);
+ *         plan.execute();
+ *     }
+ * }
+ * }</pre>
+ *
+ * <p>With {@link TornadoExecutionPlan#withCUDAGraph} TornadoVM records the grids of its first execution; a plan then serves the token
+ * count that was set at that time, and no other.
+ *
+ * <p>The layers' kernels are those of {@link TornadoHopperExperts}, {@link TornadoDp4aExperts} or {@link TornadoPortableExperts}: the
+ * first that the device and the configuration allow. Not thread-safe.
+ */
+public final class MoeTasks implements AutoCloseable {
+    private static final List<TornadoExperts> CLASSES =
+            List.of(new TornadoHopperExperts(), new TornadoDp4aExperts(), new TornadoPortableExperts());
+
+    private final TaskGraph graph;
+    private final GridScheduler grids;
+    private final FusedMoeConfig config;
+    private final Device device;
+    private final IntArray header;
+    private final List<LayerArrays> layers = new ArrayList<>();
+    private final List<Stage.Graph> appended = new ArrayList<>();
+    private @Nullable TornadoExperts kernels;
+
+    /**
+     * For layers of one configuration in a graph.
+     *
+     * @param graph that they are appended to
+     * @param grids where their tasks' grids are registered; the plan needs it
+     * @param config of every layer, with the most tokens of an execution
+     * @throws IllegalArgumentException if there is no such device, or the configuration wants adapters, or experts chosen on the host
+     */
+    public MoeTasks(TaskGraph graph, GridScheduler grids, FusedMoeConfig config) {
+        this.graph = graph;
+        this.grids = grids;
+        Device found = TornadoHome.current().find(config.device());
+        if (found == null) {
+            throw new IllegalArgumentException(
+                    "config: expected a device of TornadoVM's or none, got " + config.device());
+        }
+        if (config.isLoraEnabled()) {
+            throw new IllegalArgumentException(
+                    "config: expected no adapters in a task graph, got " + config.maxLoras());
+        }
+        if (config.router().isHandedIn()) {
+            throw new IllegalArgumentException("config: expected a router that runs on the device, got "
+                    + config.router().scoring());
+        }
+        device = found;
+        // Asked for by name, so that no device is refused for being the CPU or the interpreter.
+        this.config = config.toBuilder().device(found.id()).build();
+        header = HostMemory.of(device).ints(2);
+        graph.transferToDevice(DataTransferMode.EVERY_EXECUTION, header);
+    }
+
+    /** That the plan has to run on. */
+    public Device device() {
+        return device;
+    }
+
+    /** On the device in every execution: [0] is M, the tokens of {@link #setTokens}; the rest is the layers' own. */
+    public IntArray header() {
+        return header;
+    }
+
+    /** The kernel class of the layers; null before the first. */
+    public @Nullable String kernels() {
+        return kernels == null ? null : kernels.name();
+    }
+
+    /**
+     * Appends a layer's tasks.
+     *
+     * @param name what their names begin with
+     * @param experts the layer's weights, which are copied
+     * @param hidden [M, H], on the device when the tasks run
+     * @param output [M, H], written there; another array than {@code hidden}
+     * @throws IllegalArgumentException if an array has fewer than {@code maxNumTokens · H} elements or is both, or no class of kernels does
+     *     the layer
+     * @throws InsufficientMemoryException if the device hasn't so much left for layers
+     */
+    public void append(String name, Int8Experts experts, FloatArray hidden, FloatArray output) {
+        require("hidden", hidden);
+        require("output", output);
+        if (hidden == output) {
+            throw new IllegalArgumentException("output: expected another array than hidden");
+        }
+        TornadoExperts chosen = kernels == null ? choose(experts) : kernels;
+        Map<String, TornadoNativeArray> given =
+                layers.isEmpty() ? new LinkedHashMap<>() : layers.getFirst().workspace();
+        given.put("header", header);
+        given.put("hidden", hidden);
+        given.put("output", output);
+        LayerArrays arrays = new LayerArrays(
+                config,
+                experts,
+                device.memory() - deviceBytes(),
+                HostMemory.of(device),
+                chosen.gemm(),
+                FusedMoeActivationFormat.STANDARD,
+                true,
+                given);
+        kernels = chosen;
+        layers.add(arrays);
+        Stage.Graph layer = Stage.Graph.in(
+                graph, grids, name, device, LayerStages.of(arrays).all());
+        List<Object> weights = new ArrayList<>(layer.inputs());
+        weights.removeAll(List.of(header, hidden));
+        graph.transferToDevice(DataTransferMode.FIRST_EXECUTION, weights.toArray());
+        layer.addTasks();
+        appended.add(layer);
+    }
+
+    private void require(String name, FloatArray array) {
+        long least = (long) config.maxNumTokens() * config.hiddenDim();
+        if (array.getSize() < least) {
+            throw new IllegalArgumentException(
+                    name + ": expected at least " + least + " elements, got " + array.getSize());
+        }
+    }
+
+    private TornadoExperts choose(Int8Experts experts) {
+        List<String> refused = new ArrayList<>();
+        for (TornadoExperts candidate : CLASSES) {
+            Support support = candidate.isSupportedConfig(
+                    config, experts.weightKey(), experts.activationKey(), FusedMoeActivationFormat.STANDARD);
+            if (support.supported()) {
+                return candidate;
+            }
+            refused.add(candidate.name() + ": " + support);
+        }
+        throw new IllegalArgumentException("experts: expected a layer that a class of kernels does, got " + refused);
+    }
+
+    /**
+     * Sets M for the executions that follow.
+     *
+     * @throws IllegalArgumentException unless it is 1 to {@code maxNumTokens}
+     */
+    public void setTokens(int tokens) {
+        if (tokens < 1 || tokens > config.maxNumTokens()) {
+            throw new IllegalArgumentException("tokens: expected 1 to " + config.maxNumTokens() + ", got " + tokens);
+        }
+        if (layers.isEmpty()) {
+            header.set(0, tokens);
+        } else {
+            layers.getFirst().setTokens(tokens);
+        }
+        appended.forEach(layer -> layer.resize(tokens));
+    }
+
+    /** What the layers' arrays take there, without the caller's. */
+    public long deviceBytes() {
+        return layers.stream().mapToLong(layer -> layer.ownBytes).sum();
+    }
+
+    /** Gives the host's memory back; what is on the device goes with the plan. */
+    @Override
+    public void close() {
+        layers.forEach(LayerArrays::close);
+        layers.clear();
+    }
+}

@@ -1,0 +1,90 @@
+package org.tornadomoe.tornado;
+
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatThrownBy;
+
+import java.util.Arrays;
+import java.util.List;
+import org.junit.jupiter.api.Test;
+import org.tornadomoe.RandomLayer;
+import org.tornadomoe.config.Int8Scheme;
+import org.tornadomoe.quant.Int8Experts;
+import org.tornadomoe.quant.Int8Quantizer;
+import org.tornadomoe.quant.Progress;
+import uk.ac.manchester.tornado.api.GridScheduler;
+import uk.ac.manchester.tornado.api.TaskGraph;
+import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
+import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
+
+class MoeTasksTest {
+    private static final RandomLayer LAYER = RandomLayer.of(5, 2, 26, 14, 9, 3).on("interpreter:0");
+
+    @Test
+    void aModelAsOnePlanIsItsLayersOneByOne() throws Exception {
+        float[] hidden = LAYER.hidden(9, 1);
+        try (SmallModel model = SmallModel.of(LAYER, 3, Int8Scheme.W8A8_CHANNEL)) {
+            float[][] asOne = model.asOnePlan(hidden, false, 9, 4, 9);
+            float[] oneByOne = model.oneByOne(new TornadoPortableExperts(), hidden, 9);
+            assertThat(asOne[0]).isEqualTo(oneByOne);
+            assertThat(asOne[2]).isEqualTo(oneByOne);
+            // A token's result doesn't depend on the others'.
+            assertThat(asOne[1])
+                    .isEqualTo(Arrays.copyOf(oneByOne, 4 * LAYER.config().hiddenDim()));
+            assertThat(asOne[0]).isNotEqualTo(hidden);
+        }
+    }
+
+    @Test
+    void everySchemeRunsInAGraph() throws Exception {
+        for (Int8Scheme scheme : Int8Scheme.values()) {
+            float[] hidden = LAYER.hidden(5, 2);
+            try (SmallModel model = SmallModel.of(LAYER, 2, scheme)) {
+                assertThat(model.asOnePlan(hidden, false, 5)[0])
+                        .describedAs(scheme.name())
+                        .isEqualTo(model.oneByOne(new TornadoPortableExperts(), Arrays.copyOf(hidden, 9 * 26), 5));
+            }
+        }
+    }
+
+    @Test
+    void layersShareAllButWhatIsTheirs() {
+        TaskGraph graph = new TaskGraph("shared");
+        try (MoeTasks moe = new MoeTasks(graph, new GridScheduler(), LAYER.config());
+                Int8Experts experts = Int8Quantizer.quantize(LAYER, Int8Scheme.W8A8_CHANNEL, Progress.NONE);
+                LayerArrays alone = new LayerArrays(LAYER.config(), experts, Long.MAX_VALUE, HostMemory.of(false))) {
+            int size = 9 * 26;
+            moe.append("a", experts, new FloatArray(size), new FloatArray(size));
+            long first = moe.deviceBytes();
+            moe.append("b", experts, new FloatArray(size), new FloatArray(size));
+            assertThat(first).isLessThan(LayerArrays.bytes(alone.sizes()));
+            long own = alone.sizes().entrySet().stream()
+                    .filter(array -> !alone.workspace().containsKey(array.getKey()))
+                    .filter(array -> !List.of("hidden", "output").contains(array.getKey()))
+                    .mapToLong(array -> TornadoNativeArray.ARRAY_HEADER + 4 * array.getValue())
+                    .sum();
+            assertThat(moe.deviceBytes() - first).isEqualTo(own);
+        }
+    }
+
+    @Test
+    void refusesWhatItCannotAppend() {
+        TaskGraph graph = new TaskGraph("refusals");
+        FloatArray hidden = new FloatArray(9 * 26);
+        try (MoeTasks moe = new MoeTasks(graph, new GridScheduler(), LAYER.config());
+                Int8Experts experts = Int8Quantizer.quantize(LAYER, Int8Scheme.W8A8_CHANNEL, Progress.NONE)) {
+            assertThatThrownBy(() -> moe.append("a", experts, hidden, hidden))
+                    .isInstanceOf(IllegalArgumentException.class)
+                    .hasMessage("output: expected another array than hidden");
+            assertThatThrownBy(() -> moe.append("a", experts, hidden, new FloatArray(233)))
+                    .isInstanceOf(IllegalArgumentException.class)
+                    .hasMessage("output: expected at least 234 elements, got 233");
+            assertThatThrownBy(() -> moe.setTokens(10))
+                    .isInstanceOf(IllegalArgumentException.class)
+                    .hasMessage("tokens: expected 1 to 9, got 10");
+        }
+        assertThatThrownBy(() -> new MoeTasks(
+                        graph, new GridScheduler(), LAYER.on("ptx:9").config()))
+                .isInstanceOf(IllegalArgumentException.class)
+                .hasMessageContaining("ptx:9");
+    }
+}
