@@ -1,5 +1,7 @@
 package org.tornadomoe.cli;
 
+import java.lang.management.CompilationMXBean;
+import java.lang.management.ManagementFactory;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
@@ -35,8 +37,13 @@ final class Run implements Callable<Integer> {
     /** The reference takes its time. */
     private static final int MOST_CHECKED_TOKENS = 16;
 
-    private static final int MOST_RUNS = 5;
-    private static final double LONGEST_SECONDS = 2;
+    /** Of a round of runs; the last one is timed. */
+    private static final double ROUND_SECONDS = 1;
+
+    /** Rounds before that go on until the JVM compiles next to nothing any more, but no longer than this. */
+    private static final double LONGEST_WARM_UP_SECONDS = 10;
+
+    private static final long LITTLE_COMPILATION_MILLIS = 10;
 
     @Parameters(
             paramLabel = "CHECKPOINT",
@@ -90,8 +97,8 @@ final class Run implements Callable<Integer> {
     @Mixin
     Output output;
 
-    /** Seconds of each call: the first, and the median of those after it. */
-    private record Times(double first, double median, int runs) {}
+    /** Seconds of a call: the first of all, and the median of those timed, which come after {@code warmUps}. */
+    private record Times(double first, int warmUps, double median, int runs) {}
 
     @Override
     public Integer call() {
@@ -138,17 +145,38 @@ final class Run implements Callable<Integer> {
 
     private static Times time(MoeLayer layer, Tokens hidden, float[] out) {
         long start = System.nanoTime();
-        layer.forward(hidden.values(), hidden.count(), out, null);
-        double first = secondsSince(start);
-        List<Double> seconds = new ArrayList<>();
-        long repeated = System.nanoTime();
+        double first = call(layer, hidden, out);
+        int warmUps = 1;
+        long compiled;
         do {
-            start = System.nanoTime();
-            layer.forward(hidden.values(), hidden.count(), out, null);
-            seconds.add(secondsSince(start));
-        } while (seconds.size() < MOST_RUNS && secondsSince(repeated) < LONGEST_SECONDS);
+            compiled = compilationMillis();
+            warmUps += round(layer, hidden, out).size();
+        } while (compilationMillis() - compiled > LITTLE_COMPILATION_MILLIS
+                && secondsSince(start) < LONGEST_WARM_UP_SECONDS);
+        List<Double> seconds = round(layer, hidden, out);
         seconds.sort(null);
-        return new Times(first, seconds.get(seconds.size() / 2), seconds.size());
+        return new Times(first, warmUps, seconds.get(seconds.size() / 2), seconds.size());
+    }
+
+    /** Seconds of each of a round's calls, at least one. */
+    private static List<Double> round(MoeLayer layer, Tokens hidden, float[] out) {
+        List<Double> seconds = new ArrayList<>();
+        long start = System.nanoTime();
+        do {
+            seconds.add(call(layer, hidden, out));
+        } while (secondsSince(start) < ROUND_SECONDS);
+        return seconds;
+    }
+
+    private static long compilationMillis() {
+        CompilationMXBean compiler = ManagementFactory.getCompilationMXBean(); // null where the JVM only interprets
+        return compiler == null ? 0 : compiler.getTotalCompilationTime();
+    }
+
+    private static double call(MoeLayer layer, Tokens hidden, float[] out) {
+        long start = System.nanoTime();
+        layer.forward(hidden.values(), hidden.count(), out, null);
+        return secondsSince(start);
     }
 
     private static double secondsSince(long start) {
@@ -186,6 +214,7 @@ final class Run implements Callable<Integer> {
         json.put("tokens", tokens);
         json.put("loadSeconds", load);
         json.put("firstSeconds", times.first());
+        json.put("warmUpRuns", times.warmUps());
         json.put("medianSeconds", times.median());
         json.put("runs", times.runs());
         json.put("tokensPerSecond", perSecond);
@@ -212,7 +241,7 @@ final class Run implements Callable<Integer> {
         rows.add(List.of(
                 "run",
                 Output.seconds(times.median()) + " for " + tokens + (tokens == 1 ? " token" : " tokens")
-                        + ", median of " + times.runs()));
+                        + ", median of " + times.runs() + " after " + times.warmUps()));
         rows.add(List.of("rate", String.format(Locale.ROOT, "%.0f tokens/s", perSecond)));
         if (checked > 0) {
             rows.add(List.of(

@@ -5,7 +5,7 @@ import java.lang.foreign.MemorySegment;
 /** The inner loops, in one of two forms. Stateless. */
 abstract sealed class Arithmetic permits VectorArithmetic, ScalarArithmetic {
     /** The most tokens that {@link #dot} takes. */
-    static final int TOKENS = 4;
+    static final int TOKENS = 8;
 
     /** Rows of a block of the router's. */
     static final int ROUTER_ROWS = 16;

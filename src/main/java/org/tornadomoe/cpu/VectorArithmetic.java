@@ -17,7 +17,6 @@ import jdk.incubator.vector.VectorSpecies;
 final class VectorArithmetic extends Arithmetic {
     private static final VectorSpecies<Float> F = FloatVector.SPECIES_PREFERRED;
     private static final int LANES = F.length();
-    private static final int STEP = 4 * LANES;
 
     /** As many bytes as F has lanes; at least 8, the fewest there are, of which the first count. */
     private static final VectorSpecies<Byte> B =
@@ -28,10 +27,10 @@ final class VectorArithmetic extends Arithmetic {
             VectorSpecies.of(float.class, VectorShape.forBitSize(F.vectorBitSize() / 2));
 
     /**
-     * Tokens of a loop: four vectors of sums each, four of weights and one more have to fit in the registers, which AVX2 has 16 of and
-     * others 32. With six tokens they would still fit in 32, but C2 then put one sum on the heap in every turn of the loop.
+     * Whether eight tokens' sums, two vectors each, fit in the registers beside the weights: AVX2 has 16, others 32. The more tokens a loop has,
+     * the more multiply-adds a weight is widened for; but with six tokens of four vectors, C2 put a sum on the heap in every turn.
      */
-    private static final int MOST = F.vectorBitSize() == 256 ? 2 : TOKENS;
+    private static final boolean EIGHT = F.vectorBitSize() != 256;
 
     @Override
     String description() {
@@ -40,28 +39,21 @@ final class VectorArithmetic extends Arithmetic {
 
     @Override
     void dot(MemorySegment w, long at, int cols, float[] a, int[] from, int tokens, float[] tile) {
-        Arrays.fill(from, tokens, TOKENS, from[0]);
-        for (int row = 0; row < PackedWeights.ROWS; row += STEP) {
-            long block = at + row;
-            int t = 0;
-            for (; MOST > 2 && tokens - t > 2; t += 4) {
-                dot4(
-                        w,
-                        block,
-                        cols,
-                        a,
-                        from[t],
-                        from[t + 1],
-                        from[t + 2],
-                        from[t + 3],
-                        tile,
-                        row + t * PackedWeights.ROWS);
+        if (EIGHT && tokens > 4) {
+            Arrays.fill(from, tokens, TOKENS, from[0]);
+            for (int row = 0; row < PackedWeights.ROWS; row += 2 * LANES) {
+                dot8(w, at + row, cols, a, from, tile, row);
             }
-            for (; tokens - t > 1; t += 2) {
-                dot2(w, block, cols, a, from[t], from[t + 1], tile, row + t * PackedWeights.ROWS);
-            }
-            if (t < tokens) {
-                dot1(w, block, cols, a, from[t], tile, row + t * PackedWeights.ROWS);
+            return;
+        }
+        for (int t = 0; t < tokens; t += 2) {
+            int to = t * PackedWeights.ROWS;
+            for (int row = 0; row < PackedWeights.ROWS; row += 4 * LANES) {
+                if (t + 1 < tokens) {
+                    dot2(w, at + row, cols, a, from[t], from[t + 1], tile, to + row);
+                } else {
+                    dot1(w, at + row, cols, a, from[t], tile, to + row);
+                }
             }
         }
     }
@@ -130,67 +122,76 @@ final class VectorArithmetic extends Arithmetic {
         s13.intoArray(tile, row + PackedWeights.ROWS + 3 * LANES);
     }
 
-    private static void dot4(
-            MemorySegment w, long at, int cols, float[] a, int a0, int a1, int a2, int a3, float[] tile, int row) {
+    private static void dot8(MemorySegment w, long at, int cols, float[] a, int[] from, float[] tile, int row) {
+        int a0 = from[0];
+        int a1 = from[1];
+        int a2 = from[2];
+        int a3 = from[3];
+        int a4 = from[4];
+        int a5 = from[5];
+        int a6 = from[6];
+        int a7 = from[7];
         FloatVector s00 = FloatVector.zero(F);
         FloatVector s01 = FloatVector.zero(F);
-        FloatVector s02 = FloatVector.zero(F);
-        FloatVector s03 = FloatVector.zero(F);
         FloatVector s10 = FloatVector.zero(F);
         FloatVector s11 = FloatVector.zero(F);
-        FloatVector s12 = FloatVector.zero(F);
-        FloatVector s13 = FloatVector.zero(F);
         FloatVector s20 = FloatVector.zero(F);
         FloatVector s21 = FloatVector.zero(F);
-        FloatVector s22 = FloatVector.zero(F);
-        FloatVector s23 = FloatVector.zero(F);
         FloatVector s30 = FloatVector.zero(F);
         FloatVector s31 = FloatVector.zero(F);
-        FloatVector s32 = FloatVector.zero(F);
-        FloatVector s33 = FloatVector.zero(F);
+        FloatVector s40 = FloatVector.zero(F);
+        FloatVector s41 = FloatVector.zero(F);
+        FloatVector s50 = FloatVector.zero(F);
+        FloatVector s51 = FloatVector.zero(F);
+        FloatVector s60 = FloatVector.zero(F);
+        FloatVector s61 = FloatVector.zero(F);
+        FloatVector s70 = FloatVector.zero(F);
+        FloatVector s71 = FloatVector.zero(F);
         for (int c = 0; c < cols; c++) {
             long column = at + (long) c * PackedWeights.ROWS;
             FloatVector w0 = weights(w, column);
             FloatVector w1 = weights(w, column + LANES);
-            FloatVector w2 = weights(w, column + 2L * LANES);
-            FloatVector w3 = weights(w, column + 3L * LANES);
             FloatVector x0 = FloatVector.broadcast(F, a[a0 + c]);
             s00 = w0.fma(x0, s00);
             s01 = w1.fma(x0, s01);
-            s02 = w2.fma(x0, s02);
-            s03 = w3.fma(x0, s03);
             FloatVector x1 = FloatVector.broadcast(F, a[a1 + c]);
             s10 = w0.fma(x1, s10);
             s11 = w1.fma(x1, s11);
-            s12 = w2.fma(x1, s12);
-            s13 = w3.fma(x1, s13);
             FloatVector x2 = FloatVector.broadcast(F, a[a2 + c]);
             s20 = w0.fma(x2, s20);
             s21 = w1.fma(x2, s21);
-            s22 = w2.fma(x2, s22);
-            s23 = w3.fma(x2, s23);
             FloatVector x3 = FloatVector.broadcast(F, a[a3 + c]);
             s30 = w0.fma(x3, s30);
             s31 = w1.fma(x3, s31);
-            s32 = w2.fma(x3, s32);
-            s33 = w3.fma(x3, s33);
+            FloatVector x4 = FloatVector.broadcast(F, a[a4 + c]);
+            s40 = w0.fma(x4, s40);
+            s41 = w1.fma(x4, s41);
+            FloatVector x5 = FloatVector.broadcast(F, a[a5 + c]);
+            s50 = w0.fma(x5, s50);
+            s51 = w1.fma(x5, s51);
+            FloatVector x6 = FloatVector.broadcast(F, a[a6 + c]);
+            s60 = w0.fma(x6, s60);
+            s61 = w1.fma(x6, s61);
+            FloatVector x7 = FloatVector.broadcast(F, a[a7 + c]);
+            s70 = w0.fma(x7, s70);
+            s71 = w1.fma(x7, s71);
         }
         s00.intoArray(tile, row);
         s01.intoArray(tile, row + LANES);
-        s02.intoArray(tile, row + 2 * LANES);
-        s03.intoArray(tile, row + 3 * LANES);
         s10.intoArray(tile, row + PackedWeights.ROWS);
         s11.intoArray(tile, row + PackedWeights.ROWS + LANES);
-        s12.intoArray(tile, row + PackedWeights.ROWS + 2 * LANES);
-        s13.intoArray(tile, row + PackedWeights.ROWS + 3 * LANES);
         s20.intoArray(tile, row + 2 * PackedWeights.ROWS);
         s21.intoArray(tile, row + 2 * PackedWeights.ROWS + LANES);
-        s22.intoArray(tile, row + 2 * PackedWeights.ROWS + 2 * LANES);
-        s23.intoArray(tile, row + 2 * PackedWeights.ROWS + 3 * LANES);
         s30.intoArray(tile, row + 3 * PackedWeights.ROWS);
         s31.intoArray(tile, row + 3 * PackedWeights.ROWS + LANES);
-        s32.intoArray(tile, row + 3 * PackedWeights.ROWS + 2 * LANES);
-        s33.intoArray(tile, row + 3 * PackedWeights.ROWS + 3 * LANES);
+        s40.intoArray(tile, row + 4 * PackedWeights.ROWS);
+        s41.intoArray(tile, row + 4 * PackedWeights.ROWS + LANES);
+        s50.intoArray(tile, row + 5 * PackedWeights.ROWS);
+        s51.intoArray(tile, row + 5 * PackedWeights.ROWS + LANES);
+        s60.intoArray(tile, row + 6 * PackedWeights.ROWS);
+        s61.intoArray(tile, row + 6 * PackedWeights.ROWS + LANES);
+        s70.intoArray(tile, row + 7 * PackedWeights.ROWS);
+        s71.intoArray(tile, row + 7 * PackedWeights.ROWS + LANES);
     }
 
     @Override

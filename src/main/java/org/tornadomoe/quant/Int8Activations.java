@@ -23,6 +23,8 @@ public final class Int8Activations {
     /** Least max-abs, so that the scale of a row of zeros is not zero. */
     public static final float MIN_ABS_MAX = 1e-10f;
 
+    private static final float BELOW_HALF = Math.nextDown(0.5f);
+
     private Int8Activations() {}
 
     /** The scale of x[from, from + length). */
@@ -116,11 +118,12 @@ public final class Int8Activations {
         return (byte) Math.clamp((int) Math.rint(x), -128, 127);
     }
 
-    /** To the nearest integer, halves away from zero; NaN gives 0. Not floor(x + 0.5), which errs just below a half. */
+    /**
+     * To the nearest integer, halves away from zero; NaN gives 0. Less than a half is added, so that what is just below a half stays there and
+     * a half still gets up to the integer, by the sum's own rounding; and nothing branches on the fraction, which can't be predicted.
+     */
     static byte roundHalfAway(float x) {
-        float truncated = (int) x;
-        float away = Math.abs(x - truncated) >= 0.5f ? Math.copySign(1f, x) : 0f;
-        return (byte) (truncated + away);
+        return (byte) (x + Math.copySign(BELOW_HALF, x));
     }
 
     private static float absMax(float[] x, int from, int length) {

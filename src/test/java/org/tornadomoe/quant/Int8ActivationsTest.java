@@ -96,4 +96,23 @@ class Int8ActivationsTest {
         int expected = new BigDecimal(x).setScale(0, RoundingMode.HALF_UP).intValueExact();
         assertThat((int) Int8Activations.roundHalfAway(x)).isEqualTo(expected);
     }
+
+    @Test
+    void whatIsNextToAHalfIsRoundedByItsOwnSide() {
+        for (float half = 0.5f; half < 127; half++) {
+            int below = (int) (half - 0.5f);
+            assertThat(rounded(Math.nextDown(half), half, Math.nextUp(half)))
+                    .containsExactly(below, below + 1, below + 1);
+            assertThat(rounded(-Math.nextDown(half), -half, -Math.nextUp(half)))
+                    .containsExactly(-below, -below - 1, -below - 1);
+        }
+    }
+
+    private static int[] rounded(float... x) {
+        int[] integers = new int[x.length];
+        for (int i = 0; i < x.length; i++) {
+            integers[i] = Int8Activations.roundHalfAway(x[i]);
+        }
+        return integers;
+    }
 }
