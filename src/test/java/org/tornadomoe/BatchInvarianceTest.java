@@ -41,6 +41,7 @@ class BatchInvarianceTest {
     @ParameterizedTest
     @CsvSource({
         "TornadoDp4aExperts, W8A8_CHANNEL",
+        "TornadoPanelExperts, W8A8_CHANNEL",
         "TornadoPortableExperts, W8A8_CHANNEL",
         "TornadoPortableExperts, W8A16_CHANNEL",
         "ReferenceExperts, W8A8_CHANNEL",

@@ -4,6 +4,7 @@ import java.util.stream.IntStream;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.tornado.kernels.ActivationKernels;
 import org.tornadomoe.tornado.kernels.GemmKernels;
+import org.tornadomoe.tornado.kernels.PanelGemmKernels;
 import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
 
 /** What the expert GEMMs are computed with. */
@@ -25,6 +26,14 @@ enum Gemm {
     },
     /** The {@code dp4a} instruction: {@link GemmKernels#dp4a}. */
     DP4A,
+    /** Shifts and multiplications that compilers make such instructions of: {@link PanelGemmKernels}, on {@link PanelWeights}. */
+    PANELS {
+        @Override
+        int blockSize(FusedMoeConfig config, int tokens) {
+            int pairsOfExpert = Math.ceilDiv(tokens * config.pairsPerToken(), config.globalNumExperts());
+            return pairsOfExpert <= 6 ? PanelGemmKernels.FEW : PanelGemmKernels.MANY;
+        }
+    },
     /** Shifts and multiplications: {@link GemmKernels#portable}. */
     PORTABLE;
 
@@ -65,7 +74,7 @@ enum Gemm {
         return switch (this) {
             case HOPPER -> HopperWeights.chunks(cols) * (HopperWeights.CHUNK / 4);
             case TENSOR_CORES -> TiledWeights.chunks(cols) * (TiledWeights.CHUNK / 4);
-            case DP4A, PORTABLE -> Math.ceilDiv(cols, 4);
+            case DP4A, PANELS, PORTABLE -> Math.ceilDiv(cols, 4);
         };
     }
 
@@ -86,6 +95,7 @@ enum Gemm {
         return switch (this) {
             case HOPPER -> HopperWeights.ints(experts, rows, cols, layout);
             case TENSOR_CORES -> TiledWeights.ints(experts, rows, cols);
+            case PANELS -> PanelWeights.ints(experts, rows, cols);
             case DP4A, PORTABLE -> experts * rowInts(cols) * rows;
         };
     }

@@ -700,6 +700,7 @@ final class LayerArrays implements AutoCloseable {
                 case HOPPER ->
                     HopperWeights.pack(part, layout, values.getSegment().asSlice(4L * gemm.lead()));
                 case TENSOR_CORES -> TiledWeights.pack(part, values);
+                case PANELS -> PanelWeights.pack(part, values);
                 case DP4A, PORTABLE -> pack(part, values);
             }
             if (gemm != Gemm.HOPPER) {

@@ -18,6 +18,7 @@ import org.tornadomoe.tornado.kernels.BlockGemmKernels;
 import org.tornadomoe.tornado.kernels.CombineKernels;
 import org.tornadomoe.tornado.kernels.GemmKernels;
 import org.tornadomoe.tornado.kernels.LoraKernels;
+import org.tornadomoe.tornado.kernels.PanelGemmKernels;
 import org.tornadomoe.tornado.kernels.QuantizeKernels;
 import org.tornadomoe.tornado.kernels.RouterKernels;
 import uk.ac.manchester.tornado.api.KernelContext;
@@ -651,6 +652,15 @@ sealed class LayerStages permits BatchedStages, HopperStages {
             int kInts,
             int cols,
             int weighted) {
+        if (a.gemm == Gemm.PANELS) {
+            return a
+                    .parts
+                    .each(part ->
+                            panels(name, part, quantized, scales, weights, out, pairsPerRow, rows, kInts, weighted))
+                    .stream()
+                    .flatMap(List::stream)
+                    .toList();
+        }
         return a.parts.each(part -> gemmOfPart(
                 name + a.parts.suffix(part),
                 part,
@@ -806,6 +816,69 @@ sealed class LayerStages permits BatchedStages, HopperStages {
                 },
                 Stream.concat(aligned.stream(), operands.stream()).toList(),
                 List.of(out));
+    }
+
+    /** The pairs of a part's experts by {@link PanelGemmKernels}: two kernels, of which one has nothing to do in a call. */
+    private List<Stage> panels(
+            String name,
+            int part,
+            IntArray quantized,
+            FloatArray scales,
+            ExpertParts.Weights projection,
+            FloatArray out,
+            int pairsPerRow,
+            int rows,
+            int kInts,
+            int weighted) {
+        IntArray header = rowHeader();
+        IntArray sortedIds = a.partSortedIds.isEmpty() ? a.sortedIds : a.partSortedIds.get(part);
+        IntArray expertIds = a.partExpertIds.isEmpty() ? a.expertIds : a.partExpertIds.get(part);
+        IntArray weights = projection.values().get(part);
+        FloatArray weightScales = projection.scales().get(part);
+        FloatArray bias = projection.bias().get(part);
+        int k = rowsPerHeader();
+        int lead = PanelWeights.lead();
+        int biased = config.hasBias() ? 1 : 0;
+        List<Object> reads = List.of(
+                header, sortedIds, expertIds, a.padded, quantized, scales, weights, weightScales, bias, a.topkWeights);
+        return Stream.of(PanelGemmKernels.FEW, PanelGemmKernels.MANY)
+                .filter(size -> size == PanelGemmKernels.FEW || a.gemm.blockSize(config, config.maxNumTokens()) == size)
+                .map(size -> {
+                    boolean few = size == PanelGemmKernels.FEW;
+                    String task = name + (few ? "Few" : "Many") + a.parts.suffix(part);
+                    int groups = Math.ceilDiv(rows, few ? PanelGemmKernels.STREAM_ROWS : PanelGemmKernels.TILE_ROWS);
+                    IntPredicate works = m -> a.gemm.blockSize(config, m) == size;
+                    return new Stage(
+                            task,
+                            few ? PanelGemmKernels.STREAM_GROUP : PanelGemmKernels.TILE_GROUP,
+                            m -> works.test(m) ? groups : 1,
+                            m -> works.test(m) ? a.gemm.blocks(config, m) : 1,
+                            g -> g.task(
+                                    task,
+                                    few ? PanelGemmKernels::stream : PanelGemmKernels::tile,
+                                    context,
+                                    header,
+                                    sortedIds,
+                                    expertIds,
+                                    a.padded,
+                                    quantized,
+                                    scales,
+                                    weights,
+                                    weightScales,
+                                    bias,
+                                    a.topkWeights,
+                                    out,
+                                    k,
+                                    pairsPerRow,
+                                    rows,
+                                    kInts,
+                                    lead,
+                                    biased,
+                                    weighted),
+                            reads,
+                            List.of(out));
+                })
+                .toList();
     }
 
     /** hidden → added to gateUp, where the layer has adapters; times the router's weights where those are on the input. */

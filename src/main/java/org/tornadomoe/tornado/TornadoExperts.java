@@ -22,15 +22,15 @@ import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.tornado.kernels.AlignKernels;
 
 /**
- * The layer as a TornadoVM task graph on the configuration's device, with the int8 GEMMs in one of two forms: {@link
- * TornadoDp4aExperts}, where the device has the instruction, and {@link TornadoPortableExperts}, everywhere; each also for
- * activations in the batched format.
+ * The layer as a TornadoVM task graph on the configuration's device, with the int8 GEMMs in one of several forms: on tensor cores,
+ * with the {@code dp4a} instruction where the device has it, and in plain arithmetic everywhere.
  */
 public abstract sealed class TornadoExperts implements FusedMoeExperts
         permits TornadoHopperExperts,
                 TornadoTensorCoreExperts,
                 TornadoDp4aExperts,
                 TornadoDp4aBatchedExperts,
+                TornadoPanelExperts,
                 TornadoPortableBatchedExperts,
                 TornadoPortableExperts {
     private final Gemm gemm;
@@ -92,7 +92,7 @@ public abstract sealed class TornadoExperts implements FusedMoeExperts
         return scheme != null
                 && switch (gemm) {
                     case HOPPER -> scheme == Int8Scheme.W8A8_CHANNEL;
-                    case TENSOR_CORES -> scheme == Int8Scheme.W8A8_CHANNEL || scheme == Int8Scheme.W8A8_TENSOR;
+                    case TENSOR_CORES, PANELS -> scheme == Int8Scheme.W8A8_CHANNEL || scheme == Int8Scheme.W8A8_TENSOR;
                     case DP4A -> scheme.quantizesActivations();
                     case PORTABLE -> true;
                 };
@@ -154,7 +154,7 @@ public abstract sealed class TornadoExperts implements FusedMoeExperts
             case HOPPER -> CudaKernel.hopperObstacle(device);
             case TENSOR_CORES -> PrebuiltKernel.obstacle(device);
             case DP4A -> device.lacksDp4a();
-            case PORTABLE -> null;
+            case PANELS, PORTABLE -> null;
         };
         if (lacking != null) {
             obstacles.add(
@@ -165,7 +165,7 @@ public abstract sealed class TornadoExperts implements FusedMoeExperts
                             Support.no(
                                     device + " has no int8 tensor cores to be used: " + lacking,
                                     "device: one that has them, through CUDA or PTX");
-                        case DP4A, PORTABLE ->
+                        case DP4A, PANELS, PORTABLE ->
                             Support.no(
                                     device + " has no dp4a: " + lacking,
                                     "device: one that has it, through CUDA or PTX");

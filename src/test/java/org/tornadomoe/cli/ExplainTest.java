@@ -40,7 +40,7 @@ class ExplainTest {
         assertThat(ran.json().get("chosen")).isEqualTo("CpuExperts");
         assertThat(ran.list("candidates"))
                 .extracting(candidate -> String.valueOf(candidate.get("backend")))
-                .containsExactly("TRITON", "TRITON", "TRITON", "TRITON", "TRITON", "TRITON", "CPU", "CPU");
+                .containsExactly("TRITON", "TRITON", "TRITON", "TRITON", "TRITON", "TRITON", "TRITON", "CPU", "CPU");
         assertThat(String.valueOf(ran.list("candidates").getFirst().get("reason")))
                 .contains("interpreter:0", "has no wgmma: there are kernels for CUDA only");
         assertThat(String.valueOf(ran.list("candidates").get(1).get("reason")))

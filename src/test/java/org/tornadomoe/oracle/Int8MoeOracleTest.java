@@ -413,6 +413,7 @@ class Int8MoeOracleTest {
                             "TornadoTensorCoreExperts",
                             "TornadoDp4aExperts",
                             "TornadoDp4aBatchedExperts",
+                            "TornadoPanelExperts",
                             "TornadoPortableBatchedExperts",
                             "TornadoPortableExperts");
             assertThat(oracle.select(layer().build()).experts()).isInstanceOf(AddedExperts.class);
@@ -431,6 +432,7 @@ class Int8MoeOracleTest {
                         "TornadoTensorCoreExperts",
                         "TornadoDp4aExperts",
                         "TornadoDp4aBatchedExperts",
+                        "TornadoPanelExperts",
                         "TornadoPortableBatchedExperts",
                         "TornadoPortableExperts",
                         "CpuExperts",

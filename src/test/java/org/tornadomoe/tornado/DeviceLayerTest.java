@@ -54,6 +54,7 @@ class DeviceLayerTest {
                     new TornadoHopperExperts(),
                     new TornadoTensorCoreExperts(),
                     new TornadoDp4aExperts(),
+                    new TornadoPanelExperts(),
                     new TornadoPortableExperts())) {
                 for (Int8Scheme scheme : Int8Scheme.values()) {
                     if (experts.isSupportedConfig(

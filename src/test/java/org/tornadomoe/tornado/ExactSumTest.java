@@ -52,6 +52,7 @@ class ExactSumTest {
             }
             for (TornadoExperts kernels : List.of(
                     new TornadoDp4aExperts(),
+                    new TornadoPanelExperts(),
                     new TornadoPortableExperts(),
                     new TornadoDp4aBatchedExperts(),
                     new TornadoPortableBatchedExperts())) {

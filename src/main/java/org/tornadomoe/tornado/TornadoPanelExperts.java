@@ -1,0 +1,18 @@
+package org.tornadomoe.tornado;
+
+import org.tornadomoe.config.FusedMoeActivationFormat;
+
+/**
+ * int8 GEMMs in plain arithmetic, exact in int32, on any device, in a form that OpenCL's compilers make dot-product instructions of:
+ * weights are streamed for few pairs an expert, tiled for many.
+ */
+public final class TornadoPanelExperts extends TornadoExperts {
+    public TornadoPanelExperts() {
+        super(Gemm.PANELS, FusedMoeActivationFormat.STANDARD);
+    }
+
+    @Override
+    public int order() {
+        return 230;
+    }
+}

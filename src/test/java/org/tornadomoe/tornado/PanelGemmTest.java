@@ -1,0 +1,221 @@
+package org.tornadomoe.tornado;
+
+import static org.assertj.core.api.Assertions.assertThat;
+
+import java.lang.foreign.Arena;
+import java.util.List;
+import java.util.SplittableRandom;
+import org.junit.jupiter.api.AfterAll;
+import org.junit.jupiter.api.BeforeAll;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.EnumSource;
+import org.tornadomoe.RandomLayer;
+import org.tornadomoe.config.Int8Quantization;
+import org.tornadomoe.config.Int8Scheme;
+import org.tornadomoe.config.RoutingMethodType;
+import org.tornadomoe.quant.Int8Tensor;
+import org.tornadomoe.tornado.kernels.PanelGemmKernels;
+import uk.ac.manchester.tornado.api.KernelContext;
+import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
+import uk.ac.manchester.tornado.api.types.arrays.IntArray;
+
+/** {@link PanelGemmKernels} on the interpreter, with races looked for: the kernels alone, and as parts of a layer. */
+class PanelGemmTest {
+    private static final String RACES = "tornadomoe.interpreter.races";
+    private static final TornadoExperts EXPERTS = new TornadoPanelExperts();
+
+    @BeforeAll
+    static void lookForRaces() {
+        System.setProperty(RACES, "true");
+    }
+
+    @AfterAll
+    static void stopLooking() {
+        System.clearProperty(RACES);
+    }
+
+    /** Blocks of one pair, of up to four, of more and full ones; rows and columns that fill panels, slices and chunks, and that don't. */
+    @ParameterizedTest
+    @CsvSource({
+        // block, rows, cols, pairsPerRow
+        "8, 64, 128, 1",
+        "8, 1, 1, 1",
+        "8, 97, 75, 3",
+        "8, 130, 1030, 2",
+        "16, 128, 256, 1",
+        "16, 1, 3, 1",
+        "16, 65, 127, 2",
+        "16, 200, 261, 3"
+    })
+    void everyIntegerIsRight(int block, int rows, int cols, int pairsPerRow) {
+        SplittableRandom random = new SplittableRandom(rows * 31L + cols);
+        int experts = 3;
+        int[] expertOfBlock = {2, 0, -1, 1, 0, 2};
+        int[] pairsOfBlock = {1, block, 2, 4, 5, block - 1};
+        int blocks = expertOfBlock.length;
+        int pairs = 0;
+        for (int here : pairsOfBlock) {
+            pairs += here;
+        }
+        // One more than the blocks have: what nobody computes stays as it was.
+        int allPairs = Math.ceilDiv(pairs + 1, pairsPerRow) * pairsPerRow;
+        int[] order = new int[allPairs];
+        for (int p = 0; p < allPairs; p++) {
+            int other = random.nextInt(p + 1);
+            order[p] = order[other];
+            order[other] = p;
+        }
+        IntArray header = IntArray.fromElements(allPairs, block);
+        IntArray sortedIds = new IntArray(blocks * block + block);
+        IntArray expertIds = new IntArray(blocks + 1);
+        int[] blockOfPair = new int[allPairs];
+        int next = 0;
+        for (int b = 0; b < blocks; b++) {
+            expertIds.set(b, expertOfBlock[b]);
+            for (int i = 0; i < block; i++) {
+                boolean here = i < pairsOfBlock[b];
+                sortedIds.set(b * block + i, here ? order[next] : allPairs);
+                if (here) {
+                    blockOfPair[order[next++]] = b + 1;
+                }
+            }
+        }
+        // Behind what is in use there is anything.
+        expertIds.set(blocks, 77);
+        for (int i = 0; i < block; i++) {
+            sortedIds.set(blocks * block + i, -5);
+        }
+        IntArray padded = IntArray.fromElements(blocks * block);
+
+        int kInts = Math.ceilDiv(cols, 4);
+        int rowsOfA = allPairs / pairsPerRow;
+        byte[][] tokens = new byte[rowsOfA][cols];
+        IntArray a = new IntArray(rowsOfA * kInts);
+        a.init(0);
+        for (int r = 0; r < rowsOfA; r++) {
+            random.nextBytes(tokens[r]);
+            for (int c = 0; c < cols; c++) {
+                int at = r * kInts + c / 4;
+                a.set(at, a.get(at) | ((tokens[r][c] & 0xFF) << (8 * (c % 4))));
+            }
+        }
+        FloatArray aScales = ones(rowsOfA);
+        FloatArray bScales = ones(experts * rows);
+        FloatArray weights = ones(allPairs);
+        FloatArray bias = new FloatArray(experts * rows);
+        for (int i = 0; i < bias.getSize(); i++) {
+            bias.set(i, i % 7);
+        }
+        try (Arena arena = Arena.ofShared()) {
+            Int8Tensor tensor = Int8Tensor.allocate(arena, experts, rows, cols);
+            byte[] row = new byte[cols];
+            for (int r = 0; r < experts * rows; r++) {
+                random.nextBytes(row);
+                tensor.setRow(r / rows, r % rows, row, 0, 1);
+            }
+            IntArray b = new IntArray(Math.toIntExact(PanelWeights.ints(experts, rows, cols)));
+            b.init(0x7F7F7F7F);
+            PanelWeights.pack(tensor, b);
+            FloatArray out = new FloatArray(allPairs * rows);
+            out.init(Float.NaN);
+            boolean few = block == PanelGemmKernels.FEW;
+            List<Object> reads =
+                    List.of(header, sortedIds, expertIds, padded, a, aScales, b, bScales, bias, weights, out);
+            Stage stage = new Stage(
+                    "gemm",
+                    few ? PanelGemmKernels.STREAM_GROUP : PanelGemmKernels.TILE_GROUP,
+                    m -> Math.ceilDiv(rows, few ? PanelGemmKernels.STREAM_ROWS : PanelGemmKernels.TILE_ROWS),
+                    m -> blocks + 1,
+                    g -> g.task(
+                            "gemm",
+                            few ? PanelGemmKernels::stream : PanelGemmKernels::tile,
+                            new KernelContext(),
+                            header,
+                            sortedIds,
+                            expertIds,
+                            padded,
+                            a,
+                            aScales,
+                            b,
+                            bScales,
+                            bias,
+                            weights,
+                            out,
+                            1,
+                            pairsPerRow,
+                            rows,
+                            kInts,
+                            PanelWeights.lead(),
+                            1,
+                            1),
+                    reads,
+                    List.of(out));
+            Device device = TornadoHome.current().devices().getFirst();
+            StageRun.execute(device, "panels", List.of(stage), 1);
+            for (int p = 0; p < allPairs; p++) {
+                for (int n = 0; n < rows; n++) {
+                    Float expected = Float.NaN;
+                    if (blockOfPair[p] > 0) {
+                        int expert = expertOfBlock[blockOfPair[p] - 1];
+                        int sum = 0;
+                        for (int c = 0; c < cols && expert >= 0; c++) {
+                            sum += tokens[p / pairsPerRow][c] * tensor.get(expert, n, c);
+                        }
+                        expected = expert < 0 ? 0f : sum + bias.get(expert * rows + n);
+                    }
+                    assertThat(out.get(p * rows + n))
+                            .as("pair %d, row %d", p, n)
+                            .isEqualTo(expected);
+                }
+            }
+            // The other kernel leaves blocks of this size alone.
+            out.init(Float.NaN);
+            header.set(1, few ? PanelGemmKernels.MANY : PanelGemmKernels.FEW);
+            StageRun.execute(device, "panels", List.of(stage), 1);
+            assertThat(out.toHeapArray()).containsOnly(Float.NaN);
+        }
+    }
+
+    private static FloatArray ones(int size) {
+        FloatArray ones = new FloatArray(size);
+        ones.init(1);
+        return ones;
+    }
+
+    @ParameterizedTest
+    @CsvSource({"1, 1, 4, 4, 1", "5, 2, 37, 19, 7", "8, 2, 100, 70, 13", "33, 6, 65, 33, 50", "3, 2, 150, 70, 40"})
+    void stagesMatchTheReference(int e, int k, int h, int i, int m) {
+        LayerChecks.stagesMatchReference(EXPERTS, Int8Scheme.W8A8_CHANNEL, RandomLayer.of(e, k, h, i, m, 2), m);
+    }
+
+    @ParameterizedTest
+    @EnumSource(names = {"W8A8_CHANNEL", "W8A8_TENSOR"})
+    void oneGraphServesBothBlockSizes(Int8Scheme scheme) {
+        RandomLayer layer = RandomLayer.of(4, 2, 50, 70, 40, 5).withBiases();
+        assertThat(Gemm.PANELS.blockSize(layer.config(), 12)).isEqualTo(PanelGemmKernels.FEW);
+        assertThat(Gemm.PANELS.blockSize(layer.config(), 13)).isEqualTo(PanelGemmKernels.MANY);
+        LayerChecks.forwardMatchesReference(EXPERTS, scheme, layer, 1, 40, 12, 13, 5, 1);
+        LayerChecks.partsAddUp(EXPERTS, scheme, layer, 2, 40);
+    }
+
+    @Test
+    void whatElseALayerMayHave() {
+        Int8Scheme scheme = Int8Scheme.W8A8_CHANNEL;
+        LayerChecks.staticScalesMatchReference(EXPERTS, RandomLayer.of(5, 2, 50, 38, 13, 33), 13);
+        RandomLayer onInput = RandomLayer.of(5, 1, 37, 19, 40, 14)
+                .routedBy(RoutingMethodType.DEFAULT)
+                .weighedOnInput();
+        LayerChecks.stagesMatchReference(EXPERTS, scheme, onInput, 11);
+        LayerChecks.forwardMatchesReference(EXPERTS, scheme, onInput, 40, 11);
+        LayerChecks.adaptersMatchReference(EXPERTS, scheme, RandomLayer.of(5, 2, 37, 19, 9, 23), 9);
+        for (int tokens : new int[] {7, 40}) {
+            LayerChecks.dealtOutExpertsGiveTheSameBits(
+                    EXPERTS,
+                    Int8Quantization.of(scheme),
+                    RandomLayer.of(5, 3, 37, 19, tokens, 42).withBiases(),
+                    tokens);
+        }
+    }
+}
