@@ -132,6 +132,27 @@ class ConsumerIT {
                 .containsPattern("Tornado\\w+Experts on (cuda|ptx|opencl|spirv|metal):0.*: -?0\\.\\d+ -?0\\.\\d+");
     }
 
+    /** A program's own Log4j, such as Spark's or Spring Boot's, would be hidden by the SDK's older one. */
+    @Test
+    @EnabledIfEnvironmentVariable(
+            named = "TORNADOVM_HOME",
+            matches = ".+",
+            disabledReason = "no TornadoVM SDK (TORNADOVM_HOME is not set)")
+    void theLaunchersArgumentFileLeavesOutWhatWouldHideTheProgramsOwn() throws Exception {
+        Path argfile =
+                Path.of(run(Path.of("moe").toAbsolutePath() + " --argfile 2>&1").strip());
+        String modules = Files.readAllLines(argfile).stream()
+                .filter(line -> line.startsWith("--module-path"))
+                .map(line -> line.substring(line.indexOf('"') + 1, line.lastIndexOf('"')))
+                .findFirst()
+                .orElseThrow();
+        try (Stream<Path> jars = Files.list(Path.of(modules))) {
+            assertThat(jars.map(jar -> jar.getFileName().toString()))
+                    .anyMatch(jar -> jar.startsWith("tornado-api-"))
+                    .noneMatch(jar -> jar.matches("(log4j|jmh-core)-.*"));
+        }
+    }
+
     @Test
     void onTheModulePathItHasAName() throws Exception {
         Files.writeString(project.resolve("src/module-info.java"), "module example { requires org.tornadomoe; }");
