@@ -105,6 +105,16 @@ class ConsumerIT {
                 .contains("CpuExperts on cpu (", values("cpu"));
     }
 
+    /** Neither the flight recorder's module, which a listener would use, nor the Vector API's. */
+    @Test
+    void theJdksBaseModuleIsEnough() throws Exception {
+        assertThat(java(
+                        command("java --add-modules jdk.incubator.vector -cp")
+                                .replace("--add-modules jdk.incubator.vector", "--limit-modules java.base"),
+                        ""))
+                .contains("CpuExperts on cpu (", values("cpu"));
+    }
+
     @Test
     void itBringsNoMoreThanItNeeds() throws IOException {
         try (Stream<Path> jars = Files.list(project.resolve("target/dependency"))) {
