@@ -3,9 +3,12 @@ package org.tornadomoe;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.nio.file.Path;
+import java.util.ArrayList;
 import java.util.Arrays;
+import java.util.List;
+import java.util.Map;
 import java.util.SplittableRandom;
-import java.util.concurrent.locks.ReentrantReadWriteLock;
+import java.util.function.Consumer;
 import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.checkpoint.MoeCheckpoint;
@@ -18,6 +21,7 @@ import org.tornadomoe.modular.ChosenExperts;
 import org.tornadomoe.modular.MoeExecutionException;
 import org.tornadomoe.modular.MoeKernel;
 import org.tornadomoe.modular.TopKRouter;
+import org.tornadomoe.observe.MoeListener;
 import org.tornadomoe.oracle.Int8MoeOracle;
 import org.tornadomoe.oracle.Selection;
 import org.tornadomoe.quant.ExpertWeights;
@@ -39,10 +43,13 @@ import org.tornadomoe.reference.Stages;
  * }
  * }
  *
- * <p>Thread-safe; calls from several threads take turns on a device. The same input gives the same bits. Close it to free
- * the device's memory.
+ * <p>Thread-safe; calls from several threads take turns, in the order in which they came, on as many lanes as the options ask for and
+ * the kernel class has: one on a device. A thread that waits is parked, and can be interrupted. The same input gives the same bits.
+ * Close it to free the device's memory.
  */
 public final class MoeLayer implements AutoCloseable {
+    private static final System.Logger LOG = System.getLogger(MoeLayer.class.getName());
+
     /** Activations on a rounding boundary, and experts with nearly the same score, may go either way. */
     private static final double SELF_CHECK_TOLERANCE = 5e-2;
 
@@ -52,29 +59,31 @@ public final class MoeLayer implements AutoCloseable {
     private final MoeKernel kernel;
     private final RouterWeights router;
     private final @Nullable TopKRouter function;
+    private final Lanes lanes;
+    private final long deviceBytes;
+    private final @Nullable MoeListener listener;
 
-    /** Calls hold the read lock, so that closing waits for those under way. */
-    private final ReentrantReadWriteLock inUse = new ReentrantReadWriteLock();
-
-    /** Slots with an adapter, and those whose adapter is switched on; behind the write lock. */
+    /** Slots with an adapter, and those whose adapter is switched on; changed when no call is under way. */
     private final boolean[] filled;
 
     private final boolean[] enabled;
-    private boolean closed;
 
     private MoeLayer(
             FusedMoeConfig config,
             Int8Scheme scheme,
             Selection selection,
-            MoeKernel kernel,
+            List<MoeKernel> lanes,
             RouterWeights router,
-            @Nullable TopKRouter function) {
+            MoeOptions options) {
         this.config = config;
         this.scheme = scheme;
         this.selection = selection;
-        this.kernel = kernel;
+        kernel = lanes.getFirst();
         this.router = router;
-        this.function = function;
+        function = options.router();
+        this.lanes = new Lanes(lanes, options.laneWait());
+        deviceBytes = lanes.stream().mapToLong(MoeKernel::deviceBytes).sum();
+        listener = options.listener();
         filled = new boolean[config.isLoraEnabled() ? config.maxLoras() : 0];
         enabled = new boolean[filled.length];
     }
@@ -121,16 +130,29 @@ public final class MoeLayer implements AutoCloseable {
             throw new IllegalArgumentException("router: expected one in the options, since the layer's is "
                     + config.routingMethod() + ", got none");
         }
-        MoeKernel kernel = Int8MoeOracle.installed().makeInt8MoeKernel(selection, experts);
+        List<MoeKernel> lanes = new ArrayList<>();
+        lanes.add(Int8MoeOracle.installed().makeInt8MoeKernel(selection, experts));
         try {
+            MoeKernel kernel = lanes.getFirst();
             if (kernel.needsSelfCheck()) {
                 selfCheck(kernel, config, experts);
             }
+            for (MoeKernel next = kernel; lanes.size() < options.lanes(); lanes.add(next)) {
+                next = kernel.lane();
+                if (next == null) {
+                    break;
+                }
+            }
+            if (options.listener() != null && options.listener().wantsStages()) {
+                lanes.forEach(MoeKernel::timeStages);
+            }
         } catch (RuntimeException | Error failure) {
-            kernel.close();
+            lanes.reversed().forEach(MoeKernel::close);
             throw failure;
         }
-        return new MoeLayer(config, experts.scheme(), selection, kernel, experts.router(), options.router());
+        MoeLayer layer = new MoeLayer(config, experts.scheme(), selection, lanes, experts.router(), options);
+        layer.tell(listener -> listener.loaded(layer.told()));
+        return layer;
     }
 
     /** One random token through the kernel and through the definition: a kernel that gives wrong numbers is never used. */
@@ -199,6 +221,7 @@ public final class MoeLayer implements AutoCloseable {
      * @return [M, H]
      * @throws IllegalArgumentException if the length doesn't fit
      * @throws IllegalStateException after {@link #close}
+     * @throws LaneException if no lane came free in the options' time, or the thread was interrupted before
      * @throws org.tornadomoe.modular.MoeExecutionException if the device failed
      */
     public float[] forward(float[] hidden) {
@@ -221,6 +244,7 @@ public final class MoeLayer implements AutoCloseable {
      * @param chosen is told the experts chosen, if given; made for at least M tokens
      * @throws IllegalArgumentException naming the argument that doesn't fit, before anything is changed
      * @throws IllegalStateException after {@link #close}
+     * @throws LaneException if no lane came free in the options' time, or the thread was interrupted before
      * @throws org.tornadomoe.modular.MoeExecutionException if the device failed
      */
     public void forward(float[] hidden, int tokens, float[] output, @Nullable ChosenExperts chosen) {
@@ -298,16 +322,10 @@ public final class MoeLayer implements AutoCloseable {
     }
 
     private void change(int slot, boolean enable, Runnable how) {
-        inUse.writeLock().lock();
-        try {
-            if (closed) {
-                throw new IllegalStateException("the layer is closed");
-            }
+        lanes.alone(() -> {
             how.run();
             enabled[slot] = enable;
-        } finally {
-            inUse.writeLock().unlock();
-        }
+        });
     }
 
     private void requireSlot(String name, int slot) {
@@ -330,37 +348,75 @@ public final class MoeLayer implements AutoCloseable {
             MemorySegment output,
             @Nullable ChosenExperts chosen,
             int @Nullable [] slotOfToken) {
-        inUse.readLock().lock();
+        lanes.requireOpen();
+        if (tokens == 0) {
+            return;
+        }
+        long start = now();
+        long waited = 0;
+        Map<String, Long> stages = Map.of();
+        Throwable thrown = null;
         try {
-            if (closed) {
-                throw new IllegalStateException("the layer is closed");
+            boolean handedIn = config.router().isHandedIn();
+            ChosenExperts routed = handedIn ? route(hidden, tokens) : chosen;
+            long asked = now();
+            MoeKernel lane;
+            try {
+                lane = lanes.take();
+            } finally {
+                waited = now() - asked;
             }
-            if (tokens == 0) {
-                return;
+            try {
+                forward(lane, hidden, tokens, output, routed, slotOfToken);
+                stages = lane.stageTimes();
+            } finally {
+                lanes.give(lane);
             }
-            if (!config.router().isHandedIn()) {
-                forward(hidden, tokens, output, chosen, slotOfToken);
-            } else {
-                ChosenExperts routed = route(hidden, tokens);
-                forward(hidden, tokens, output, routed, slotOfToken);
-                if (chosen != null) {
-                    System.arraycopy(routed.ids(), 0, chosen.ids(), 0, routed.ids().length);
-                    System.arraycopy(routed.weights(), 0, chosen.weights(), 0, routed.weights().length);
-                }
+            if (handedIn && chosen != null && routed != null) {
+                System.arraycopy(routed.ids(), 0, chosen.ids(), 0, routed.ids().length);
+                System.arraycopy(routed.weights(), 0, chosen.weights(), 0, routed.weights().length);
             }
+        } catch (RuntimeException | Error failure) {
+            thrown = failure;
+            throw failure;
         } finally {
-            inUse.readLock().unlock();
+            if (listener != null) {
+                long bytes = 4L * tokens * config.hiddenDim();
+                MoeListener.Call call =
+                        new MoeListener.Call(told(), tokens, bytes, bytes, waited, now() - start, stages, thrown);
+                tell(listener -> listener.called(call));
+            }
+        }
+    }
+
+    /** Nanoseconds of a clock, where somebody wants to know. */
+    private long now() {
+        return listener == null ? 0 : System.nanoTime();
+    }
+
+    private MoeListener.Layer told() {
+        return new MoeListener.Layer(backend(), kernelClass(), device(), deviceBytes, lanes.count());
+    }
+
+    private void tell(Consumer<MoeListener> what) {
+        if (listener != null) {
+            try {
+                what.accept(listener);
+            } catch (RuntimeException failure) {
+                LOG.log(System.Logger.Level.WARNING, "the layer's listener failed: " + failure, failure);
+            }
         }
     }
 
     private void forward(
+            MoeKernel lane,
             MemorySegment hidden,
             int tokens,
             MemorySegment output,
             @Nullable ChosenExperts chosen,
             int @Nullable [] slotOfToken) {
         if (slotOfToken == null) {
-            kernel.forward(hidden, tokens, output, chosen);
+            lane.forward(hidden, tokens, output, chosen);
             return;
         }
         int[] switchedOn = new int[tokens];
@@ -368,7 +424,7 @@ public final class MoeLayer implements AutoCloseable {
             int slot = slotOfToken[m];
             switchedOn[m] = slot >= 0 && enabled[slot] ? slot : -1;
         }
-        kernel.forward(hidden, tokens, output, chosen, switchedOn);
+        lane.forward(hidden, tokens, output, chosen, switchedOn);
     }
 
     /** On the host: logits in double, then the caller's function, or one of the model's that no kernel has. */
@@ -429,22 +485,21 @@ public final class MoeLayer implements AutoCloseable {
         return kernel.device();
     }
 
-    /** Bytes of device memory it holds. */
+    /** Bytes of device memory it holds, for all of its lanes. */
     public long deviceBytes() {
-        return kernel.deviceBytes();
+        return deviceBytes;
     }
 
-    /** Frees everything, after the calls that are under way. A second call does nothing. */
+    /** Calls that it can run at the same time: at most those the options ask for. */
+    public int lanes() {
+        return lanes.count();
+    }
+
+    /** Frees everything, after the calls that are under way or wait. A second call does nothing. */
     @Override
     public void close() {
-        inUse.writeLock().lock();
-        try {
-            if (!closed) {
-                closed = true;
-                kernel.close();
-            }
-        } finally {
-            inUse.writeLock().unlock();
+        if (lanes.close()) {
+            tell(listener -> listener.closed(told()));
         }
     }
 }

@@ -1,10 +1,12 @@
 package org.tornadomoe;
 
+import java.time.Duration;
 import java.util.Objects;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.modular.TopKRouter;
+import org.tornadomoe.observe.MoeListener;
 import org.tornadomoe.quant.Progress;
 
 /**
@@ -21,6 +23,11 @@ import org.tornadomoe.quant.Progress;
  *     call, and so do the router's logits, in double
  * @param maxLoras adapters (LoRA) that there is to be room for; 0 for a layer without
  * @param maxLoraRank the greatest rank of an adapter; not looked at without adapters
+ * @param lanes the most calls at the same time, 1 or more; a kernel class that can't share its weights between calls has one lane
+ *     however many are asked for ({@link MoeLayer#lanes}). Each lane has activations of its own
+ * @param laneWait how long a call waits for a lane when all are busy, before it is a {@link LaneException}; {@link Duration#ZERO}
+ *     to fail at once, null to wait as long as it takes
+ * @param listener is told of calls, what they took and moved; null for none, and then no clock is looked at
  */
 public record MoeOptions(
         Int8Quantization quantization,
@@ -31,11 +38,25 @@ public record MoeOptions(
         Progress progress,
         @Nullable TopKRouter router,
         int maxLoras,
-        int maxLoraRank) {
+        int maxLoraRank,
+        int lanes,
+        @Nullable Duration laneWait,
+        @Nullable MoeListener listener) {
 
     /** {@code w8a8_channel} on the best backend there is, up to 256 tokens a call. */
     public static final MoeOptions DEFAULT = new MoeOptions(
-            Int8Quantization.of(Int8Scheme.W8A8_CHANNEL), "auto", null, null, 256, Progress.NONE, null, 0, 16);
+            Int8Quantization.of(Int8Scheme.W8A8_CHANNEL),
+            "auto",
+            null,
+            null,
+            256,
+            Progress.NONE,
+            null,
+            0,
+            16,
+            1,
+            null,
+            null);
 
     /** Checks that nothing is missing and {@code maxTokens} is positive. */
     public MoeOptions {
@@ -51,6 +72,12 @@ public record MoeOptions(
         if (maxLoraRank < 1) {
             throw new IllegalArgumentException("maxLoraRank: expected a positive number, got " + maxLoraRank);
         }
+        if (lanes < 1) {
+            throw new IllegalArgumentException("lanes: expected a positive number, got " + lanes);
+        }
+        if (laneWait != null && laneWait.isNegative()) {
+            throw new IllegalArgumentException("laneWait: expected zero or more, or null, got " + laneWait);
+        }
     }
 
     /** What becomes int8. */
@@ -65,42 +92,178 @@ public record MoeOptions(
 
     public MoeOptions withQuantization(Int8Quantization quantization) {
         return new MoeOptions(
-                quantization, backend, device, kernelClass, maxTokens, progress, router, maxLoras, maxLoraRank);
+                quantization,
+                backend,
+                device,
+                kernelClass,
+                maxTokens,
+                progress,
+                router,
+                maxLoras,
+                maxLoraRank,
+                lanes,
+                laneWait,
+                listener);
     }
 
     public MoeOptions withBackend(String backend) {
         return new MoeOptions(
-                quantization, backend, device, kernelClass, maxTokens, progress, router, maxLoras, maxLoraRank);
+                quantization,
+                backend,
+                device,
+                kernelClass,
+                maxTokens,
+                progress,
+                router,
+                maxLoras,
+                maxLoraRank,
+                lanes,
+                laneWait,
+                listener);
     }
 
     public MoeOptions withDevice(@Nullable String device) {
         return new MoeOptions(
-                quantization, backend, device, kernelClass, maxTokens, progress, router, maxLoras, maxLoraRank);
+                quantization,
+                backend,
+                device,
+                kernelClass,
+                maxTokens,
+                progress,
+                router,
+                maxLoras,
+                maxLoraRank,
+                lanes,
+                laneWait,
+                listener);
     }
 
     public MoeOptions withKernelClass(@Nullable String kernelClass) {
         return new MoeOptions(
-                quantization, backend, device, kernelClass, maxTokens, progress, router, maxLoras, maxLoraRank);
+                quantization,
+                backend,
+                device,
+                kernelClass,
+                maxTokens,
+                progress,
+                router,
+                maxLoras,
+                maxLoraRank,
+                lanes,
+                laneWait,
+                listener);
     }
 
     public MoeOptions withMaxTokens(int maxTokens) {
         return new MoeOptions(
-                quantization, backend, device, kernelClass, maxTokens, progress, router, maxLoras, maxLoraRank);
+                quantization,
+                backend,
+                device,
+                kernelClass,
+                maxTokens,
+                progress,
+                router,
+                maxLoras,
+                maxLoraRank,
+                lanes,
+                laneWait,
+                listener);
     }
 
     public MoeOptions withRouter(@Nullable TopKRouter router) {
         return new MoeOptions(
-                quantization, backend, device, kernelClass, maxTokens, progress, router, maxLoras, maxLoraRank);
+                quantization,
+                backend,
+                device,
+                kernelClass,
+                maxTokens,
+                progress,
+                router,
+                maxLoras,
+                maxLoraRank,
+                lanes,
+                laneWait,
+                listener);
     }
 
     public MoeOptions withProgress(Progress progress) {
         return new MoeOptions(
-                quantization, backend, device, kernelClass, maxTokens, progress, router, maxLoras, maxLoraRank);
+                quantization,
+                backend,
+                device,
+                kernelClass,
+                maxTokens,
+                progress,
+                router,
+                maxLoras,
+                maxLoraRank,
+                lanes,
+                laneWait,
+                listener);
     }
 
     /** With room for that many adapters of that rank: {@link MoeLayer#setAdapter}. */
     public MoeOptions withLora(int adapters, int maxRank) {
         return new MoeOptions(
-                quantization, backend, device, kernelClass, maxTokens, progress, router, adapters, maxRank);
+                quantization,
+                backend,
+                device,
+                kernelClass,
+                maxTokens,
+                progress,
+                router,
+                adapters,
+                maxRank,
+                lanes,
+                laneWait,
+                listener);
+    }
+
+    public MoeOptions withLanes(int lanes) {
+        return new MoeOptions(
+                quantization,
+                backend,
+                device,
+                kernelClass,
+                maxTokens,
+                progress,
+                router,
+                maxLoras,
+                maxLoraRank,
+                lanes,
+                laneWait,
+                listener);
+    }
+
+    public MoeOptions withLaneWait(@Nullable Duration laneWait) {
+        return new MoeOptions(
+                quantization,
+                backend,
+                device,
+                kernelClass,
+                maxTokens,
+                progress,
+                router,
+                maxLoras,
+                maxLoraRank,
+                lanes,
+                laneWait,
+                listener);
+    }
+
+    public MoeOptions withListener(@Nullable MoeListener listener) {
+        return new MoeOptions(
+                quantization,
+                backend,
+                device,
+                kernelClass,
+                maxTokens,
+                progress,
+                router,
+                maxLoras,
+                maxLoraRank,
+                lanes,
+                laneWait,
+                listener);
     }
 }

@@ -268,6 +268,32 @@ class MoeLayerTest {
     }
 
     @Test
+    void lanesOfTheCpuShareTheWeights() throws Exception {
+        MoeOptions options = OPTIONS.withBackend("cpu");
+        try (MoeLayer plain = MoeLayer.of(WEIGHTS, options);
+                MoeLayer layer = MoeLayer.of(WEIGHTS, options.withLanes(3));
+                ExecutorService threads = Executors.newFixedThreadPool(4)) {
+            assertThat(layer.lanes()).isEqualTo(3);
+            assertThat(layer.deviceBytes()).isBetween(plain.deviceBytes() + 1, 3 * plain.deviceBytes() - 1);
+            for (int round = 0; round < 50; round++) {
+                float[] hidden = WEIGHTS.hidden(1 + round % 16, round);
+                float[] expected = plain.forward(hidden);
+                List<Future<float[]>> results = new ArrayList<>();
+                for (int i = 0; i < 8; i++) {
+                    results.add(threads.submit(() -> layer.forward(hidden)));
+                }
+                for (Future<float[]> result : results) {
+                    assertThat(result.get()).isEqualTo(expected);
+                }
+            }
+        }
+        try (MoeLayer device =
+                MoeLayer.of(WEIGHTS, OPTIONS.withBackend("triton").withLanes(3))) {
+            assertThat(device.lanes()).as("a plan can't share its weights").isEqualTo(1);
+        }
+    }
+
+    @Test
     void closingWaitsForTheCallsUnderWay() throws Exception {
         for (int round = 0; round < 5; round++) {
             MoeLayer layer = MoeLayer.of(WEIGHTS, OPTIONS);

@@ -4,6 +4,9 @@ import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.util.Arrays;
+import java.util.Collections;
+import java.util.LinkedHashMap;
+import java.util.Map;
 import java.util.Objects;
 import java.util.concurrent.locks.ReentrantLock;
 import java.util.stream.IntStream;
@@ -21,7 +24,7 @@ import org.tornadomoe.quant.LoraAdapter;
 /**
  * One layer on the cores. M tokens, P pairs of a token and an expert, R rows of the first GEMM's input (M, or P with router weights on
  * the input), H hidden, I intermediate. Calls take turns. A stage's tasks write to places of their own and each place's sum has one order, so the
- * result doesn't depend on the number of threads, and with one scale a token not on the other tokens.
+ * result doesn't depend on the number of threads, and with one scale a token not on the other tokens. Another {@link #lane} has activations of its own.
  */
 final class CpuMoeKernel implements MoeKernel {
     static final String DEVICE = "cpu (" + Arithmetic.best().description() + ", "
@@ -51,6 +54,7 @@ final class CpuMoeKernel implements MoeKernel {
     private final int pairsPerRow;
     private final int[] expertMap;
     private final Arena arena = Arena.ofShared();
+    private final boolean ownsWeights;
     private final PackedWeights w13;
     private final PackedWeights w2;
     private final @Nullable LoraAdapter[] adapters;
@@ -88,6 +92,10 @@ final class CpuMoeKernel implements MoeKernel {
     private final double[] shrunk1; // [P, slices, rank]
     private final double[] shrunk2; // [P, rank]
 
+    // What the call's stages took, where asked for.
+    private @Nullable Map<String, Long> stageTimes;
+    private long stageBegan;
+
     // What a stage by itself is asked for.
     private float @Nullable [] gemm1Out; // [P, 2I]
     private float @Nullable [] gemm2Out; // [P, H]
@@ -96,6 +104,7 @@ final class CpuMoeKernel implements MoeKernel {
         this.config = config;
         this.arithmetic = arithmetic;
         this.team = team;
+        ownsWeights = true;
         scheme = experts.scheme();
         int8 = scheme.quantizesActivations();
         roundToNearest = experts.quantization().roundToNearest();
@@ -139,6 +148,51 @@ final class CpuMoeKernel implements MoeKernel {
             arena.close();
             throw failure;
         }
+    }
+
+    /** A lane over another's weights. */
+    private CpuMoeKernel(CpuMoeKernel first) {
+        config = first.config;
+        ownsWeights = false;
+        scheme = first.scheme;
+        int8 = first.int8;
+        roundToNearest = first.roundToNearest;
+        a1Scale = first.a1Scale;
+        a2Scale = first.a2Scale;
+        arithmetic = first.arithmetic;
+        team = first.team;
+        router = first.router;
+        activation = first.activation;
+        h = first.h;
+        i = first.i;
+        pairsPerToken = first.pairsPerToken;
+        pairsPerRow = first.pairsPerRow;
+        expertMap = first.expertMap;
+        w13 = first.w13;
+        w2 = first.w2;
+        adapters = first.adapters;
+        hidden = new float[first.hidden.length];
+        ids = new int[first.ids.length];
+        weights = new double[first.weights.length];
+        a1 = first.a1 == first.hidden ? hidden : new float[first.a1.length];
+        a1Scales = new float[first.a1Scales.length];
+        act = new float[first.act.length];
+        a2 = first.a2 == first.act ? act : new float[first.a2.length];
+        a2Scales = new float[first.a2Scales.length];
+        sums1 = new double[first.sums1.length];
+        sums2 = new double[first.sums2.length];
+        output = new double[first.output.length];
+        result = new float[first.result.length];
+        start = new int[first.start.length];
+        order = new int[first.order.length];
+        active = new int[first.active.length];
+        shrunk1 = new double[first.shrunk1.length];
+        shrunk2 = new double[first.shrunk2.length];
+    }
+
+    @Override
+    public MoeKernel lane() {
+        return new CpuMoeKernel(this);
     }
 
     // ---- w13's rows: blocks of as many gates and the ups that belong to them, so that a task can activate what it has
@@ -195,6 +249,7 @@ final class CpuMoeKernel implements MoeKernel {
                     weights[p] = given.weights()[p];
                 }
             }
+            startStages();
             boolean together = team.begin();
             try {
                 team.run(together, tokens, prepare, scratch);
@@ -205,15 +260,21 @@ final class CpuMoeKernel implements MoeKernel {
                     team.run(together, rows, quantizeTokens, scratch);
                 }
                 group();
+                endStage("routeAndQuantize");
                 if (slotOfToken != null) {
                     team.run(together, pairs, shrinkTokens, scratch);
+                    endStage("loraGateUp");
                 }
                 team.run(together, numActive * w13.blocks(), gateUp, scratch);
+                endStage("gateUpAndActivate");
                 betweenGemms(together);
+                endStage("quantizePairs");
                 if (slotOfToken != null) {
                     team.run(together, pairs, shrinkPairs, scratch);
+                    endStage("loraDown");
                 }
                 team.run(together, w2.blocks(), down, scratch);
+                endStage("downAndCombine");
             } finally {
                 if (together) {
                     team.end();
@@ -230,6 +291,31 @@ final class CpuMoeKernel implements MoeKernel {
             throw new MoeExecutionException("the CPU kernel failed: " + failure.getMessage(), failure);
         } finally {
             turn.unlock();
+        }
+    }
+
+    @Override
+    public void timeStages() {
+        stageTimes = new LinkedHashMap<>();
+    }
+
+    @Override
+    public Map<String, Long> stageTimes() {
+        return stageTimes == null ? Map.of() : Collections.unmodifiableMap(new LinkedHashMap<>(stageTimes));
+    }
+
+    private void startStages() {
+        if (stageTimes != null) {
+            stageTimes.clear();
+            stageBegan = System.nanoTime();
+        }
+    }
+
+    private void endStage(String name) {
+        if (stageTimes != null) {
+            long now = System.nanoTime();
+            stageTimes.put(name, now - stageBegan);
+            stageBegan = now;
         }
     }
 
@@ -750,9 +836,7 @@ final class CpuMoeKernel implements MoeKernel {
 
     @Override
     public long deviceBytes() {
-        return w13.bytes()
-                + w2.bytes()
-                + router.bytes()
+        return (ownsWeights ? w13.bytes() + w2.bytes() + router.bytes() : 0)
                 + 4L * (hidden.length + act.length + result.length + a1Scales.length + a2Scales.length)
                 + (a1 == hidden ? 0 : 4L * a1.length)
                 + (a2 == act ? 0 : 4L * a2.length)

@@ -54,6 +54,27 @@ public interface MoeKernel extends AutoCloseable {
     }
 
     /**
+     * Another lane: a kernel over the same weights, adapters included, with activations of its own, so that both can run at the
+     * same time. It is closed before this one.
+     *
+     * @return null where calls can't share weights
+     */
+    default @Nullable MoeKernel lane() {
+        return null;
+    }
+
+    /** From now on calls take note of what each stage takes, for {@link #stageTimes}, as far as the kernel can. */
+    default void timeStages() {}
+
+    /**
+     * What the last call's stages took, in nanoseconds, by name in their order. To be asked by whoever made that call, before another
+     * is made; empty without {@link #timeStages} and where that can't be told.
+     */
+    default Map<String, Long> stageTimes() {
+        return Map.of();
+    }
+
+    /**
      * Whether a kernel that fails may go unnoticed where it runs, so that the results of a first call should be compared with
      * the definition's.
      */

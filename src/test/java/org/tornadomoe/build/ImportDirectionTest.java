@@ -31,8 +31,9 @@ class ImportDirectionTest {
         tornado.kernels
         tornado          config quant modular tornado.kernels
         oracle           config quant modular reference cpu tornado
-        (door)           config quant modular reference cpu tornado oracle checkpoint tuning
-        cli              config quant modular reference cpu tornado oracle checkpoint tuning (door)
+        observe
+        (door)           config quant modular reference cpu tornado oracle checkpoint tuning observe
+        cli              config quant modular reference cpu tornado oracle checkpoint tuning observe (door)
         """);
 
     /** Libraries that only some packages may import, by the start of their class names. */
@@ -41,6 +42,8 @@ class ImportDirectionTest {
             "picocli.", Set.of("cli"),
             "me.tongfei.", Set.of("cli"),
             "org.knowm.", Set.of("cli"),
+            "io.micrometer.", Set.of("observe"),
+            "jdk.jfr.", Set.of("observe"),
             "tools.jackson.", Set.of("checkpoint", "tuning", "cli"));
 
     /** Names that TornadoVM's code generators or the languages they write take for themselves. */

@@ -1,0 +1,29 @@
+package org.tornadomoe;
+
+import java.util.concurrent.TimeUnit;
+
+/**
+ * A call got no lane: all were busy for as long as it was to wait ({@link MoeOptions#laneWait}), or its thread was interrupted, before
+ * or while it waited, and is so still. Nothing was changed; the call can be made again.
+ */
+public final class LaneException extends RuntimeException {
+    private static final long serialVersionUID = 1L;
+
+    private LaneException(String message, Throwable cause) {
+        super(message, cause);
+    }
+
+    private LaneException(String message) {
+        super(message);
+    }
+
+    static LaneException busy(int lanes, long nanos) {
+        return new LaneException((lanes == 1 ? "the layer's lane was busy" : "all " + lanes + " lanes were busy")
+                + (nanos == 0 ? "" : " for " + TimeUnit.NANOSECONDS.toMillis(nanos) + " ms")
+                + " (MoeOptions.laneWait)");
+    }
+
+    static LaneException interrupted(InterruptedException cause) {
+        return new LaneException("interrupted before a lane was free", cause);
+    }
+}

@@ -1,0 +1,5 @@
+/** What a layer tells of its calls: a listener, and listeners that write to Micrometer and to the JDK's flight recorder. */
+@NullMarked
+package org.tornadomoe.observe;
+
+import org.jspecify.annotations.NullMarked;
