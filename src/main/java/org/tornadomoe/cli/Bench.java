@@ -76,7 +76,7 @@ final class Bench implements Callable<Integer> {
     private static final int CHECKED = 2;
 
     /** What one wrong rounding here and there makes of it stays far below. */
-    private static final double TOLERANCE = 1e-2;
+    static final double TOLERANCE = 1e-2;
 
     @Spec
     CommandSpec spec;
@@ -144,6 +144,15 @@ final class Bench implements Callable<Integer> {
                     "Load the layer for each token count by itself, as for calls of that size only: what a call moves"
                             + " and reserves is then no more than it needs.")
     boolean separate;
+
+    @Option(
+            names = "--layers",
+            paramLabel = "N",
+            description =
+                    "Instead of single calls, N layers in one task graph, as a model has them: time of one layer, by"
+                            + " the wall's clock. Routing and alignment are in it.")
+    @Nullable
+    Integer layers;
 
     @Mixin
     Target target;
@@ -259,13 +268,22 @@ final class Bench implements Callable<Integer> {
                         .filter(shape -> slow == shape.name.equals("tiny"))
                         .toList();
         List<Row> rows = new ArrayList<>();
+        List<BenchLayers.Row> inPlans = new ArrayList<>();
         Map<String, String> skipped = new LinkedHashMap<>();
         // With what a user should know told once, whatever becomes of the shapes.
         Selection first = target.choose(Shape.of("tiny").config(1), scheme.weightKey(), scheme.activationKey());
         PrintWriter err = spec.commandLine().getErr();
         for (Shape shape : wanted) {
             try {
-                measure(shape, sizes, rows, err);
+                if (layers == null) {
+                    measure(shape, sizes, rows, err);
+                } else {
+                    FusedMoeConfig config =
+                            target.select(shape.config(1), scheme).config();
+                    try (Int8Experts experts = random(config, scheme)) {
+                        inPlans.addAll(BenchLayers.measure(shape, config, experts, sizes, layers, runs, err));
+                    }
+                }
             } catch (InsufficientMemoryException
                     | MoeExecutionException
                     | UnsupportedOperationException
@@ -274,12 +292,14 @@ final class Bench implements Callable<Integer> {
                 err.println("moe: " + shape.name + " is left out: " + e.getMessage());
             }
         }
-        Map<String, @Nullable Object> json = json(first, rows, skipped);
+        Map<String, @Nullable Object> json = json(first, rows, inPlans, skipped);
         if (file != null) {
             write(file, json);
         }
-        output.print(json, text(rows, skipped));
-        return rows.stream().allMatch(Row::ok) && skipped.isEmpty() ? Moe.DONE : Moe.NO;
+        output.print(json, text(rows, inPlans, skipped));
+        return rows.stream().allMatch(Row::ok) && inPlans.stream().allMatch(BenchLayers.Row::ok) && skipped.isEmpty()
+                ? Moe.DONE
+                : Moe.NO;
     }
 
     private void check() {
@@ -293,6 +313,9 @@ final class Bench implements Callable<Integer> {
             if (m < 1) {
                 throw new IllegalArgumentException("--tokens: expected positive numbers, got " + m);
             }
+        }
+        if (layers != null && layers < 1) {
+            throw new IllegalArgumentException("--layers: expected a positive number, got " + layers);
         }
         positive("--limit-gbs", limitGbs);
         positive("--limit-tops", limitTops);
@@ -312,7 +335,7 @@ final class Bench implements Callable<Integer> {
         }
     }
 
-    private static void write(Path file, Map<String, @Nullable Object> json) {
+    static void write(Path file, Map<String, @Nullable Object> json) {
         try {
             Files.writeString(
                     file,
@@ -406,7 +429,7 @@ final class Bench implements Callable<Integer> {
         }
     }
 
-    private static double elapsed(long begin) {
+    static double elapsed(long begin) {
         return (System.nanoTime() - begin) / 1e9;
     }
 
@@ -414,7 +437,7 @@ final class Bench implements Callable<Integer> {
         return pool.asSlice(run % WINDOWS * rowBytes, m * rowBytes);
     }
 
-    private static double median(List<Double> values) {
+    static double median(List<Double> values) {
         List<Double> sorted = values.stream().sorted().toList();
         return sorted.get(sorted.size() / 2);
     }
@@ -440,7 +463,7 @@ final class Bench implements Callable<Integer> {
                 && key.scale().groupShape().isPerTensor();
     }
 
-    private static float[] rows(MemorySegment from, int m, int h, int count) {
+    static float[] rows(MemorySegment from, int m, int h, int count) {
         float[] rows = new float[count * h];
         for (int row = 0; row < count; row++) {
             long at = 4L * h * (row == 0 ? 0 : m - 1);
@@ -482,7 +505,8 @@ final class Bench implements Callable<Integer> {
         return tensor;
     }
 
-    private Map<String, @Nullable Object> json(Selection selection, List<Row> rows, Map<String, String> skipped) {
+    private Map<String, @Nullable Object> json(
+            Selection selection, List<Row> rows, List<BenchLayers.Row> inPlans, Map<String, String> skipped) {
         Map<String, @Nullable Object> json = new LinkedHashMap<>();
         json.put("date", LocalDate.now(ZoneId.systemDefault()).toString());
         json.put("backend", selection.backend().toString());
@@ -521,12 +545,18 @@ final class Bench implements Callable<Integer> {
             list.add(fields);
         }
         json.put("rows", list);
+        json.put("layers", inPlans.stream().map(BenchLayers.Row::json).toList());
         json.put("skipped", skipped);
         return json;
     }
 
-    private String text(List<Row> rows, Map<String, String> skipped) {
+    private String text(List<Row> rows, List<BenchLayers.Row> inPlans, Map<String, String> skipped) {
         List<List<String>> table = new ArrayList<>();
+        if (layers != null) {
+            table.add(List.of("shape", "tokens", "layers", "kernels", "a layer", "error"));
+            inPlans.forEach(row -> table.add(row.text()));
+            return Output.table(table);
+        }
         table.add(List.of(
                 "shape",
                 "tokens",

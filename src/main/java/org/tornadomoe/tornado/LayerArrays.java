@@ -297,7 +297,7 @@ final class LayerArrays implements AutoCloseable {
      * @param available bytes that the arrays may take on the device
      * @param memory where they live here; belongs to them from now on
      * @param aligned whether nothing but CUDA's kernels touches what there is a {@link #lead} for
-     * @param given arrays to take instead of new ones, such as {@link #workspace} of another layer
+     * @param given arrays to take instead of new ones, such as {@link #workspace} of another layer, or {@link #named all} of it, filled
      * @throws InsufficientMemoryException before anything is allocated, if they would take more
      */
     LayerArrays(
@@ -360,6 +360,7 @@ final class LayerArrays implements AutoCloseable {
         // arrays.
         Stream.of("w13", "w2")
                 .flatMap(this::parts)
+                .filter(name -> !given.containsKey(name))
                 .parallel()
                 .map(name -> Map.entry(name, memory.ints(count(sizes, name))))
                 .toList()
@@ -389,24 +390,35 @@ final class LayerArrays implements AutoCloseable {
         }
         rows.set(0, localExperts * config.maxNumTokens());
         rows.set(1, GemmKernels.BLOCK);
+        Float a1Scale = experts.a1Scale();
+        Float a2Scale = experts.a2Scale();
+        staticScales = a1Scale != null && a2Scale != null;
+        hasExpert0 = experts.expertMap(0) >= 0;
+        amax.init(0);
+        if (!given.containsKey("expertMap")) {
+            fill(experts, a1Scale, a2Scale);
+        }
+    }
+
+    /** What is the layer's own. */
+    private void fill(Int8Experts experts, @Nullable Float a1Scale, @Nullable Float a2Scale) {
         for (int expert = 0; expert < config.globalNumExperts(); expert++) {
             expertMap.set(expert, experts.expertMap(expert));
         }
         int layout = LayerStages.Activation.of(config).layout();
         pack(experts.w13(), experts.w13Bias(), layout, w13);
         pack(experts.w2(), experts.w2Bias(), ActivationKernels.NO_GATE, w2);
-        Float a1Scale = experts.a1Scale();
-        Float a2Scale = experts.a2Scale();
-        staticScales = a1Scale != null && a2Scale != null;
         tokenScale.set(0, a1Scale == null ? 0 : a1Scale);
         pairScale.set(0, a2Scale == null ? 0 : a2Scale);
-        amax.init(0);
         copy(experts.router());
-        hasExpert0 = experts.expertMap(0) >= 0;
     }
 
     Map<String, Long> sizes() {
         return sizes;
+    }
+
+    Map<String, TornadoNativeArray> named() {
+        return arrays;
     }
 
     /** By their names those arrays that layers of the same configuration may have in common, when they run one after the other. */

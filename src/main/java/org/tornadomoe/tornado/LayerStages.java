@@ -845,15 +845,15 @@ sealed class LayerStages permits BatchedStages, HopperStages {
                 .filter(size -> size == PanelGemmKernels.FEW || a.gemm.blockSize(config, config.maxNumTokens()) == size)
                 .map(size -> {
                     boolean few = size == PanelGemmKernels.FEW;
-                    String task = name + (few ? "Few" : "Many") + a.parts.suffix(part);
+                    String stage = name + (few ? "Few" : "Many") + a.parts.suffix(part);
                     int groups = Math.ceilDiv(rows, few ? PanelGemmKernels.STREAM_ROWS : PanelGemmKernels.TILE_ROWS);
                     IntPredicate works = m -> a.gemm.blockSize(config, m) == size;
                     return new Stage(
-                            task,
+                            stage,
                             few ? PanelGemmKernels.STREAM_GROUP : PanelGemmKernels.TILE_GROUP,
                             m -> works.test(m) ? groups : 1,
                             m -> works.test(m) ? a.gemm.blocks(config, m) : 1,
-                            g -> g.task(
+                            (g, task) -> g.task(
                                     task,
                                     few ? PanelGemmKernels::stream : PanelGemmKernels::tile,
                                     context,

@@ -1,9 +1,11 @@
 package org.tornadomoe.tornado;
 
 import java.util.ArrayList;
+import java.util.HashSet;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Set;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeActivationFormat;
 import org.tornadomoe.config.FusedMoeConfig;
@@ -43,12 +45,15 @@ import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
  * <p>With {@link TornadoExecutionPlan#withCUDAGraph} TornadoVM records the grids of its first execution; a plan then serves the token
  * count that was set at that time, and no other.
  *
- * <p>The layers' kernels are those of {@link TornadoHopperExperts}, {@link TornadoDp4aExperts} or {@link TornadoPortableExperts}: the
- * first that the device and the configuration allow. Not thread-safe.
+ * <p>The layers' kernels are those of {@link TornadoHopperExperts}, {@link TornadoDp4aExperts}, {@link TornadoPanelExperts} or {@link
+ * TornadoPortableExperts}: the first that the device and the configuration allow. Not thread-safe.
  */
 public final class MoeTasks implements AutoCloseable {
-    private static final List<TornadoExperts> CLASSES =
-            List.of(new TornadoHopperExperts(), new TornadoDp4aExperts(), new TornadoPortableExperts());
+    private static final List<TornadoExperts> CLASSES = List.of(
+            new TornadoHopperExperts(),
+            new TornadoDp4aExperts(),
+            new TornadoPanelExperts(),
+            new TornadoPortableExperts());
 
     private final TaskGraph graph;
     private final GridScheduler grids;
@@ -57,6 +62,7 @@ public final class MoeTasks implements AutoCloseable {
     private final IntArray header;
     private final List<LayerArrays> layers = new ArrayList<>();
     private final List<Stage.Graph> appended = new ArrayList<>();
+    private final Set<Object> sent = new HashSet<>();
     private @Nullable TornadoExperts kernels;
 
     /**
@@ -117,14 +123,37 @@ public final class MoeTasks implements AutoCloseable {
      * @throws InsufficientMemoryException if the device hasn't so much left for layers
      */
     public void append(String name, Int8Experts experts, FloatArray hidden, FloatArray output) {
+        Map<String, TornadoNativeArray> given =
+                layers.isEmpty() ? Map.of() : layers.getFirst().workspace();
+        append(name, experts, given, hidden, output);
+    }
+
+    /**
+     * Appends the tasks of a layer with the weights of one that is there already.
+     *
+     * @param like its number, in the order in which layers were appended; of the same {@code experts}
+     * @throws IllegalArgumentException if there is no such layer; otherwise as {@link #append(String, Int8Experts, FloatArray, FloatArray)}
+     */
+    public void appendAgain(String name, int like, Int8Experts experts, FloatArray hidden, FloatArray output) {
+        if (like < 0 || like >= layers.size()) {
+            throw new IllegalArgumentException("like: expected a layer of " + layers.size() + ", got " + like);
+        }
+        append(name, experts, layers.get(like).named(), hidden, output);
+    }
+
+    private void append(
+            String name,
+            Int8Experts experts,
+            Map<String, TornadoNativeArray> arraysOfOthers,
+            FloatArray hidden,
+            FloatArray output) {
         require("hidden", hidden);
         require("output", output);
         if (hidden == output) {
             throw new IllegalArgumentException("output: expected another array than hidden");
         }
         TornadoExperts chosen = kernels == null ? choose(experts) : kernels;
-        Map<String, TornadoNativeArray> given =
-                layers.isEmpty() ? new LinkedHashMap<>() : layers.getFirst().workspace();
+        Map<String, TornadoNativeArray> given = new LinkedHashMap<>(arraysOfOthers);
         given.put("header", header);
         given.put("hidden", hidden);
         given.put("output", output);
@@ -143,6 +172,8 @@ public final class MoeTasks implements AutoCloseable {
                 graph, grids, name, device, LayerStages.of(arrays).all());
         List<Object> weights = new ArrayList<>(layer.inputs());
         weights.removeAll(List.of(header, hidden));
+        weights.removeAll(sent);
+        sent.addAll(weights);
         graph.transferToDevice(DataTransferMode.FIRST_EXECUTION, weights.toArray());
         layer.addTasks();
         appended.add(layer);

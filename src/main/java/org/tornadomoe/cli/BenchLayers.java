@@ -1,0 +1,120 @@
+package org.tornadomoe.cli;
+
+import java.io.PrintWriter;
+import java.lang.foreign.Arena;
+import java.lang.foreign.MemorySegment;
+import java.lang.foreign.ValueLayout;
+import java.util.ArrayList;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Locale;
+import java.util.Map;
+import java.util.SplittableRandom;
+import org.jspecify.annotations.Nullable;
+import org.tornadomoe.config.FusedMoeConfig;
+import org.tornadomoe.modular.InsufficientMemoryException;
+import org.tornadomoe.quant.Int8Experts;
+import org.tornadomoe.reference.Reference;
+import org.tornadomoe.tornado.LayersInOnePlan;
+
+/** {@code moe bench --layers}: what a layer takes among others of a model, which the host launches together. */
+final class BenchLayers {
+    /** Layers with weights of their own, if there is room: more than any cache holds. */
+    private static final int DISTINCT = 8;
+
+    private BenchLayers() {}
+
+    /**
+     * @param layer microseconds of one, the median of all runs
+     * @param relativeL2 error of the last layer's first and last token against the definition
+     */
+    record Row(
+            Bench.Shape shape, int tokens, int layers, int distinct, String kernels, double layer, double relativeL2) {
+        boolean ok() {
+            return relativeL2 < Bench.TOLERANCE;
+        }
+
+        Map<String, @Nullable Object> json() {
+            Map<String, @Nullable Object> fields = new LinkedHashMap<>();
+            fields.put("shape", shape.name());
+            fields.put("tokens", tokens);
+            fields.put("layers", layers);
+            fields.put("distinctWeights", distinct);
+            fields.put("kernelClass", kernels);
+            fields.put("layer", layer);
+            fields.put("relativeL2", relativeL2);
+            fields.put("passed", ok());
+            return fields;
+        }
+
+        List<String> text() {
+            return List.of(
+                    shape.name(),
+                    Integer.toString(tokens),
+                    Integer.toString(layers),
+                    kernels,
+                    Output.seconds(layer / 1e6),
+                    String.format(Locale.ROOT, "%.2e", relativeL2));
+        }
+    }
+
+    /** Each token count in a plan of its own, with as many distinct weights as the device has room for. */
+    static List<Row> measure(
+            Bench.Shape shape,
+            FusedMoeConfig config,
+            Int8Experts experts,
+            List<Integer> sizes,
+            int layers,
+            int runs,
+            PrintWriter err) {
+        List<Row> rows = new ArrayList<>();
+        for (int m : sizes) {
+            for (int distinct = Math.min(layers, DISTINCT); distinct > 0; distinct--) {
+                try {
+                    rows.add(measure(shape, config.withMaxNumTokens(m), experts, m, layers, distinct, runs));
+                    break;
+                } catch (InsufficientMemoryException e) {
+                    if (distinct == 1) {
+                        throw e;
+                    }
+                }
+            }
+            err.println("moe: " + String.join(", ", rows.getLast().text()));
+        }
+        return rows;
+    }
+
+    private static Row measure(
+            Bench.Shape shape, FusedMoeConfig config, Int8Experts experts, int m, int layers, int distinct, int runs) {
+        try (Arena arena = Arena.ofConfined()) {
+            long values = (long) m * shape.hidden();
+            MemorySegment hidden = arena.allocate(4 * values, 64);
+            SplittableRandom random = new SplittableRandom(m);
+            for (long i = 0; i < values; i++) {
+                hidden.setAtIndex(ValueLayout.JAVA_FLOAT, i, (float) random.nextGaussian());
+            }
+            try (LayersInOnePlan plan = new LayersInOnePlan(config, experts, layers, distinct, hidden, m)) {
+                int count = Math.min(m, 2);
+                float[] got = Bench.rows(plan.output(), m, shape.hidden(), count);
+                float[] some = Bench.rows(hidden, m, shape.hidden(), count);
+                double error = Reference.relativeL2(
+                        Reference.widen(got),
+                        Reference.forward(experts, some, count).output());
+                List<Double> times = new ArrayList<>();
+                for (int run = 0; run < runs + 5; run++) {
+                    long begin = System.nanoTime();
+                    plan.run();
+                    times.add((System.nanoTime() - begin) / 1e3 / layers);
+                }
+                return new Row(
+                        shape,
+                        m,
+                        layers,
+                        distinct,
+                        plan.kernels(),
+                        Bench.median(times.subList(5, times.size())),
+                        error);
+            }
+        }
+    }
+}

@@ -1,0 +1,90 @@
+package org.tornadomoe.tornado;
+
+import java.lang.foreign.MemorySegment;
+import org.tornadomoe.config.FusedMoeConfig;
+import org.tornadomoe.modular.MoeExecutionException;
+import org.tornadomoe.quant.Int8Experts;
+import uk.ac.manchester.tornado.api.GridScheduler;
+import uk.ac.manchester.tornado.api.TaskGraph;
+import uk.ac.manchester.tornado.api.TornadoExecutionPlan;
+import uk.ac.manchester.tornado.api.TornadoExecutionResult;
+import uk.ac.manchester.tornado.api.enums.DataTransferMode;
+import uk.ac.manchester.tornado.api.enums.TornadoVMBackendType;
+import uk.ac.manchester.tornado.api.exceptions.TornadoExecutionPlanException;
+import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
+
+/**
+ * Layers of {@link MoeTasks} one after the other in a plan, as in a model, to measure what one of them takes there: all read the same hidden
+ * states. On CUDA the plan is recorded as a CUDA graph, so an instance is for one token count. Not thread-safe.
+ */
+public final class LayersInOnePlan implements AutoCloseable {
+    private final MoeTasks moe;
+    private final TornadoExecutionPlan plan;
+    private final FloatArray output;
+
+    /**
+     * Weights go to the device, and kernels are compiled, in the first {@link #run}.
+     *
+     * @param experts the weights of every layer
+     * @param layers how many
+     * @param distinct as many of them have weights of their own on the device; the others share them in turn
+     * @param hidden [M, H]
+     */
+    public LayersInOnePlan(
+            FusedMoeConfig config, Int8Experts experts, int layers, int distinct, MemorySegment hidden, int tokens) {
+        int size = Math.multiplyExact(config.maxNumTokens(), config.hiddenDim());
+        FloatArray input = new FloatArray(size);
+        output = new FloatArray(size);
+        MemorySegment.copy(hidden, 0, input.getSegment(), 0, 4L * tokens * config.hiddenDim());
+        TaskGraph graph = new TaskGraph("layers").transferToDevice(DataTransferMode.FIRST_EXECUTION, input);
+        GridScheduler grids = new GridScheduler();
+        moe = new MoeTasks(graph, grids, config);
+        for (int i = 0; i < layers; i++) {
+            if (i < distinct) {
+                moe.append("layer" + i, experts, input, output);
+            } else {
+                moe.appendAgain("layer" + i, i % distinct, experts, input, output);
+            }
+        }
+        graph.transferToHost(DataTransferMode.UNDER_DEMAND, output);
+        moe.setTokens(tokens);
+        plan = new TornadoExecutionPlan(graph.snapshot());
+        plan.withDevice(moe.device().tornado()).withGridScheduler(grids);
+        if (isRecorded()) {
+            plan.withCUDAGraph();
+        }
+    }
+
+    /** Whether executions after the first are a CUDA graph's. */
+    public boolean isRecorded() {
+        return moe.device().backend() == TornadoVMBackendType.CUDA;
+    }
+
+    /** The class of the kernels. */
+    public String kernels() {
+        return String.valueOf(moe.kernels());
+    }
+
+    /** Runs all layers once, and waits for them. */
+    public void run() {
+        plan.execute();
+    }
+
+    /** Runs them once more and gives the last one's output, [M, H]. */
+    public MemorySegment output() {
+        TornadoExecutionResult result = plan.execute();
+        result.transferToHost(output);
+        return output.getSegment();
+    }
+
+    @Override
+    public void close() {
+        try {
+            plan.close();
+        } catch (TornadoExecutionPlanException failure) {
+            throw new MoeExecutionException("freeing the layers' device memory: " + failure.getMessage(), failure);
+        } finally {
+            moe.close();
+        }
+    }
+}
