@@ -26,6 +26,9 @@ final class HopperStages extends LayerStages {
     /** Tokens whose logits are computed in larger tiles: as many as give every multiprocessor one. */
     private static final int MANY = 512;
 
+    /** Three stages of 64 rows of 128 k. */
+    private static final int LOGIT_BYTES = 3 * 64 * 128 * 4;
+
     private static final String ARCHITECTURE = "--gpu-architecture=sm_90a";
 
     HopperStages(LayerArrays arrays) {
@@ -104,15 +107,20 @@ final class HopperStages extends LayerStages {
         int rows = logits ? config.numRouterLogits() : 0;
         int rowsPerToken = tokens ? config.inputRowsPerToken() : 0;
         IntFunction<Launch> launch = m -> {
-            int warps = m >= MANY && rows >= 32 ? 16 : 4;
+            boolean tiles = m >= MANY && rows >= 32 && config.hiddenDim() % 4 == 0;
+            int warps = tiles ? 16 : 4;
             int quantized = m * rowsPerToken;
-            int tile = warps == 16 ? 8 : m <= 16 ? 1 : 4;
-            int wide = Math.min(warps == 16 ? 4 : 2, Math.ceilDiv(rows, tile));
+            int tile = tiles ? 8 : m <= 16 ? 1 : 4;
+            int wide = tiles ? 4 : Math.min(2, Math.ceilDiv(rows, tile));
             int groups = rows == 0
                     ? 0
                     : Math.ceilDiv(Math.ceilDiv(rows, tile), wide) * Math.ceilDiv(m, tile * (warps / wide));
             return new Launch(
-                    "prepare", 32 * warps, groups + (m <= 16 ? quantized : Math.ceilDiv(quantized, warps)), 1, 0);
+                    "prepare",
+                    32 * warps,
+                    groups + (m <= 16 ? quantized : Math.ceilDiv(quantized, warps)),
+                    1,
+                    tiles ? LOGIT_BYTES : 0);
         };
         return stage(
                 name,

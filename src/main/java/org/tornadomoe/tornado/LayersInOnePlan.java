@@ -49,7 +49,7 @@ public final class LayersInOnePlan implements AutoCloseable {
         graph.transferToHost(DataTransferMode.UNDER_DEMAND, output);
         moe.setTokens(tokens);
         plan = new TornadoExecutionPlan(graph.snapshot());
-        plan.withDevice(moe.device().tornado()).withGridScheduler(grids);
+        moe.launchOn(plan);
         if (isRecorded()) {
             plan.withCUDAGraph();
         }

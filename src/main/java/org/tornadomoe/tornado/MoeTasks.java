@@ -35,7 +35,7 @@ import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
  *     }
  *     graph.transferToHost(DataTransferMode.EVERY_EXECUTION, hidden);
  *     try (TornadoExecutionPlan plan = new TornadoExecutionPlan(graph.snapshot())) {
- *         plan.withDevice(moe.device().tornado()).withGridScheduler(grids);
+ *         moe.launchOn(plan);
  *         moe.setTokens(17);
  *         plan.execute();
  *     }
@@ -198,6 +198,15 @@ public final class MoeTasks implements AutoCloseable {
             refused.add(candidate.name() + ": " + support);
         }
         throw new IllegalArgumentException("experts: expected a layer that a class of kernels does, got " + refused);
+    }
+
+    /** Tells the plan of the graph its device, and the grids of all its tasks, the caller's own included. */
+    public void launchOn(TornadoExecutionPlan plan) {
+        plan.withDevice(device.tornado());
+        // TornadoVM refuses a scheduler without any.
+        if (!grids.keySet().isEmpty()) {
+            plan.withGridScheduler(grids);
+        }
     }
 
     /**

@@ -74,7 +74,7 @@ final class SmallModel implements AutoCloseable {
             kernels = String.valueOf(moe.kernels());
             graph.transferToHost(DataTransferMode.EVERY_EXECUTION, x);
             try (TornadoExecutionPlan plan = new TornadoExecutionPlan(graph.snapshot())) {
-                plan.withDevice(moe.device().tornado()).withGridScheduler(grids);
+                moe.launchOn(plan);
                 if (cudaGraphs) {
                     plan.withCUDAGraph();
                 }

@@ -34,32 +34,22 @@ __device__ __forceinline__ void load4(float (&x)[4], const float *row, int c, in
 
 // ---- logits
 
-// T tokens times R rows of the router by a warp. Lane s has the k with k / 4 % 32 = s and adds their products up in order; then the 32
-// sums are added up in order. That is the same for every T and R.
+// Four products of each of T tokens and R rows of the router, k to k + 3, in order.
 template <int T, int R>
-__device__ __forceinline__ void logitsOf(float *sums, int token, int row, int lane, int tokens, const float *hidden, const float *router,
-                                         const float *bias, float *logits, int h, int rows) {
-    float acc[T][R] = {};
-    for (int k = lane * 4; k < h; k += 128) {
-        float w[R][4];
+__device__ __forceinline__ void addProducts(float (&acc)[T][R], const float (&x)[4], const float (&w)[R][4], int t) {
 #pragma unroll
-        for (int r = 0; r < R; r++) {
-            load4(w[r], router + (u64) min(row + r, rows - 1) * h, k, h);
-        }
+    for (int r = 0; r < R; r++) {
 #pragma unroll
-        for (int t = 0; t < T; t++) {
-            float x[4];
-            load4(x, hidden + (u64) min(token + t, tokens - 1) * h, k, h);
-#pragma unroll
-            for (int r = 0; r < R; r++) {
-#pragma unroll
-                for (int i = 0; i < 4; i++) {
-                    acc[t][r] = __fmaf_rn(x[i], w[r][i], acc[t][r]);
-                }
-            }
+        for (int i = 0; i < 4; i++) {
+            acc[t][r] = __fmaf_rn(x[i], w[r][i], acc[t][r]);
         }
     }
-    // Sums of 16 at a time, so that many warps have room.
+}
+
+// The 32 sums of the lanes are added up in order, 16 logits at a time, so that many warps have room.
+template <int T, int R>
+__device__ __forceinline__ void storeLogits(const float (&acc)[T][R], float *sums, int token, int row, int lane, int tokens,
+                                            const float *bias, float *logits, int rows) {
     constexpr int AT_ONCE = T * R < 16 ? T * R : 16;
 #pragma unroll
     for (int from = 0; from < T * R; from += AT_ONCE) {
@@ -79,6 +69,77 @@ __device__ __forceinline__ void logitsOf(float *sums, int token, int row, int la
             logits[(u64) t * rows + r] = sum + bias[r];
         }
     }
+}
+
+// T tokens times R rows of the router by a warp. Lane s has the k with k / 4 % 32 = s and adds their products up in order, wherever it
+// reads them: a token's logits are the same bits for every T and R, and in a tile.
+template <int T, int R>
+__device__ __forceinline__ void logitsOf(float *sums, int token, int row, int lane, int tokens, const float *hidden, const float *router,
+                                         const float *bias, float *logits, int h, int rows) {
+    float acc[T][R] = {};
+    for (int k = lane * 4; k < h; k += 128) {
+        float w[R][4];
+#pragma unroll
+        for (int r = 0; r < R; r++) {
+            load4(w[r], router + (u64) min(row + r, rows - 1) * h, k, h);
+        }
+#pragma unroll
+        for (int t = 0; t < T; t++) {
+            float x[4];
+            load4(x, hidden + (u64) min(token + t, tokens - 1) * h, k, h);
+            addProducts<T, R>(acc, x, w, t);
+        }
+    }
+    storeLogits<T, R>(acc, sums, token, row, lane, tokens, bias, logits, rows);
+}
+
+// A tile of 32 tokens times 32 rows by a group of 16 warps, which have 8 times 8 each; what they read is fetched for all of them, 128 k in
+// each of three stages. A row must begin at a multiple of 16 bytes.
+__device__ __forceinline__ void logitsTile(float *stages, float *sums, int firstToken, int firstRow, int tokens, const float *hidden,
+                                           const float *router, const float *bias, float *logits, int h, int rows) {
+    constexpr int STAGE = 64 * 128;
+    int steps = (h + 127) / 128, warp = threadIdx.x >> 5, lane = threadIdx.x & 31, x = (threadIdx.x & 31) * 4;
+    const float *from[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        int r = (threadIdx.x >> 5) + 16 * i;
+        from[i] = r < 32 ? hidden + (u64) min(firstToken + r, tokens - 1) * h : router + (u64) min(firstRow + r - 32, rows - 1) * h;
+    }
+    auto fetch = [&](int step) {
+        int k = step * 128 + x;
+        if (step < steps) {
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                unsigned to = (unsigned) __cvta_generic_to_shared(stages + step % 3 * STAGE + (warp + 16 * i) * 128 + x);
+                asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from[i] + (k < h ? k : 0)),
+                             "r"(k < h ? 16 : 0)
+                             : "memory");
+            }
+        }
+        asm volatile("cp.async.commit_group;" ::: "memory");
+    };
+    float acc[8][8] = {};
+    fetch(0);
+    fetch(1);
+    for (int step = 0; step < steps; step++) {
+        asm volatile("cp.async.wait_group 1;" ::: "memory");
+        __syncthreads();
+        fetch(step + 2);
+        const float *tokensHere = stages + step % 3 * STAGE + (warp >> 2) * 8 * 128 + x;
+        const float *rowsHere = stages + step % 3 * STAGE + (32 + (warp & 3) * 8) * 128 + x;
+        float w[8][4];
+#pragma unroll
+        for (int r = 0; r < 8; r++) {
+            load4(w[r], rowsHere + r * 128, 0, 4);
+        }
+#pragma unroll
+        for (int t = 0; t < 8; t++) {
+            float v[4];
+            load4(v, tokensHere + t * 128, 0, 4);
+            addProducts<8, 8>(acc, v, w, t);
+        }
+    }
+    storeLogits<8, 8>(acc, sums, firstToken + (warp >> 2) * 8, firstRow + (warp & 3) * 8, lane, tokens, bias, logits, rows);
 }
 
 // A row in int8, by a group or, if together is false, by a warp.
@@ -127,30 +188,31 @@ __device__ __forceinline__ void quantizeRow(bool together, const float *row, flo
 
 // hidden -> logits, and tokens in int8, which have nothing to do with one another.
 // Grid: groups of 128 or 512; first those for the logits, then for up to 16 tokens one a row in int8, for more one for as many rows as it
-// has warps: M * rowsPerToken rows. With rowsPerToken > 0 a row is a token's,
-// times its pair's weight where weighted is 1; with 0 nothing is quantised. With rows 0 there are no logits. A warp has tile tokens and as
-// many rows of the router, 1, 4 or 8; a group has the tiles of across times down warps, next to one another, so that they find in the cache
-// what they share.
+// has warps: M * rowsPerToken rows. With rowsPerToken > 0 a row is a token's, times its pair's weight where weighted is 1; with 0 nothing is
+// quantised. With rows 0 there are no logits. A group of 512 has 32 tokens and 32 rows of the router, and 98304 bytes of shared memory; a warp
+// of one of 128 a token and a row, or four of each, next to the other warps', so that they find in the cache what they share.
 extern "C" __global__ void __launch_bounds__(512, 1) prepare(
     const int *header, const float *hidden, const float *router, const float *bias, const float *topkWeights, float *logits, u8 *tokens,
     float *tokenScales, int h, int rows, int chunks, int rowsPerToken, int weighted) {
     __shared__ float sums[16 * 16 * 33];
+    extern __shared__ int dynamic[];
     afterPredecessor();
     int m = header[0], warps = blockDim.x >> 5, tile = warps == 16 ? 8 : m <= 16 ? 1 : 4;
-    int across = (rows + tile - 1) / tile, square = warps == 16 ? 4 : 2, wide = min(square, across);
-    int tall = warps / wide, groupsAcross = rows == 0 ? 0 : (across + wide - 1) / wide;
+    int across = (rows + tile - 1) / tile, wide = warps == 16 ? 4 : min(2, across), tall = warps / max(wide, 1);
+    int groupsAcross = rows == 0 ? 0 : (across + wide - 1) / wide;
     int groups = groupsAcross * ((m + tile * tall - 1) / (tile * tall));
     if (blockIdx.x < groups) {
         int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
-        int token = (blockIdx.x / groupsAcross * tall + warp / wide) * tile, row = (blockIdx.x % groupsAcross * wide + warp % wide) * tile;
+        int firstToken = blockIdx.x / groupsAcross * tall * tile, firstRow = blockIdx.x % groupsAcross * wide * tile;
+        int token = firstToken + warp / wide * tile, row = firstRow + warp % wide * tile;
         float *own = sums + warp * 16 * 33;
-        if (warp < tall * wide && token < m && row < rows) {
+        if (warps == 16) {
+            logitsTile((float *) dynamic, own, firstToken, firstRow, m, hidden, router, bias, logits, h, rows);
+        } else if (warp < tall * wide && token < m && row < rows) {
             if (tile == 1) {
                 logitsOf<1, 1>(own, token, row, lane, m, hidden, router, bias, logits, h, rows);
-            } else if (tile == 4) {
-                logitsOf<4, 4>(own, token, row, lane, m, hidden, router, bias, logits, h, rows);
             } else {
-                logitsOf<8, 8>(own, token, row, lane, m, hidden, router, bias, logits, h, rows);
+                logitsOf<4, 4>(own, token, row, lane, m, hidden, router, bias, logits, h, rows);
             }
         }
     } else {
