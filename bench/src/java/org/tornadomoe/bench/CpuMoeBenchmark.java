@@ -66,6 +66,7 @@ public class CpuMoeBenchmark {
     private static final int I = 768;
     private static final int K = 2;
     private static final int DRAWS = 16;
+    private static final String DEVICE = "opencl:0";
 
     /** int8 activations, which the peer doesn't have, are 1e-2 away; anything wrong is further. */
     private static final double TOLERANCE = 3e-2;
@@ -73,6 +74,7 @@ public class CpuMoeBenchmark {
     @Param({"1", "16", "128"})
     int tokens;
 
+    /** Or {@code tornadovm}: this library's task graphs on {@value #DEVICE}, in a JVM started with TornadoVM's SDK. */
     @Param({"tornadomoe", "onnxruntime"})
     String what;
 
@@ -81,7 +83,7 @@ public class CpuMoeBenchmark {
     private float[] output;
     private MoeLayer layer;
     private OrtSession session;
-    private OrtSession.RunOptions options;
+    private OrtSession.RunOptions runOptions;
     private final List<Map<String, OnnxTensor>> inputs = new ArrayList<>();
     private int call;
 
@@ -108,14 +110,20 @@ public class CpuMoeBenchmark {
         Int8Tensor w2 = tensor(arena, H, I);
         try (Int8Experts experts =
                 Int8Experts.of(config, Int8Scheme.W8A8_CHANNEL, w13, w2, RouterWeights.of(router), arena)) {
-            layer = MoeLayer.of(experts, MoeOptions.DEFAULT.withBackend("cpu").withMaxTokens(tokens));
+            MoeOptions options = MoeOptions.DEFAULT.withMaxTokens(tokens);
+            layer = MoeLayer.of(
+                    experts,
+                    what.equals("tornadovm")
+                            ? options.withBackend("triton").withDevice(DEVICE)
+                            : options.withBackend("cpu"));
+            System.out.println(layer.kernelClass() + " on " + layer.device());
             OrtEnvironment environment = OrtEnvironment.getEnvironment();
             OrtSession.SessionOptions session = new OrtSession.SessionOptions();
             session.setIntraOpNumThreads(Runtime.getRuntime().availableProcessors());
             session.setInterOpNumThreads(1);
             this.session = environment.createSession(
                     Files.readAllBytes(Path.of("bench/src/resources/onnx/qmoe_swiglu_interleaved.onnx")), session);
-            options = new OrtSession.RunOptions();
+            runOptions = new OrtSession.RunOptions();
             OnnxTensor w1 = unsigned(environment, w13);
             OnnxTensor s1 = floats(environment, w13.scales(), E, 2 * I);
             OnnxTensor w2s = unsigned(environment, w2);
@@ -149,7 +157,7 @@ public class CpuMoeBenchmark {
     public Object call() throws OrtException {
         int draw = call++ % DRAWS;
         if (what.equals("onnxruntime")) {
-            try (OrtSession.Result result = session.run(inputs.get(draw), options)) {
+            try (OrtSession.Result result = session.run(inputs.get(draw), runOptions)) {
                 return result.size();
             }
         }
@@ -164,7 +172,7 @@ public class CpuMoeBenchmark {
     }
 
     private float[] onnx(int draw) throws OrtException {
-        try (OrtSession.Result result = session.run(inputs.get(draw), options)) {
+        try (OrtSession.Result result = session.run(inputs.get(draw), runOptions)) {
             FloatBuffer y = ((OnnxTensor) result.get(0)).getFloatBuffer();
             float[] values = new float[y.remaining()];
             y.get(values);

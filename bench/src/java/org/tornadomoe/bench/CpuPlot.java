@@ -4,6 +4,7 @@ import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
@@ -12,13 +13,17 @@ import org.knowm.xchart.CategoryChart;
 import org.knowm.xchart.CategoryChartBuilder;
 import tools.jackson.jr.ob.JSON;
 
-/** Plots what {@link CpuMoeBenchmark} gave, medians: {@code CpuPlot JMH.json OUT.png}. */
+/** Plots what {@link CpuMoeBenchmark} gave, medians: {@code CpuPlot OUT.png JMH.json...}. */
 public final class CpuPlot {
     private CpuPlot() {}
 
     public static void main(String[] args) throws IOException {
         Map<String, Map<String, Double>> perSecond = new LinkedHashMap<>();
-        for (Object entry : JSON.std.listFrom(Files.readString(Path.of(args[0])))) {
+        List<Object> entries = new ArrayList<>();
+        for (String file : Arrays.asList(args).subList(1, args.length)) {
+            entries.addAll(JSON.std.listFrom(Files.readString(Path.of(file))));
+        }
+        for (Object entry : entries) {
             Map<?, ?> result = (Map<?, ?>) entry;
             Map<?, ?> params = (Map<?, ?>) result.get("params");
             Map<?, ?> metric = (Map<?, ?>) result.get("primaryMetric");
@@ -37,10 +42,11 @@ public final class CpuPlot {
                 .xAxisTitle("tokens of a call")
                 .yAxisTitle("tokens/s")
                 .build();
+        chart.getStyler().setYAxisLogarithmic(true);
         perSecond.forEach((who, rates) -> {
             List<Double> values = new ArrayList<>(rates.values());
             chart.addSeries(who, new ArrayList<>(rates.keySet()), values);
         });
-        BitmapEncoder.saveBitmap(chart, args[1], BitmapEncoder.BitmapFormat.PNG);
+        BitmapEncoder.saveBitmap(chart, args[0], BitmapEncoder.BitmapFormat.PNG);
     }
 }

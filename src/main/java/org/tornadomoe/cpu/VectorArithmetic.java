@@ -39,20 +39,16 @@ final class VectorArithmetic extends Arithmetic {
 
     @Override
     void dot(MemorySegment w, long at, int cols, float[] a, int[] from, int tokens, float[] tile) {
-        if (EIGHT && tokens > 4) {
-            Arrays.fill(from, tokens, TOKENS, from[0]);
-            for (int row = 0; row < PackedWeights.ROWS; row += 2 * LANES) {
-                dot8(w, at + row, cols, a, from, tile, row);
-            }
-            return;
-        }
-        for (int t = 0; t < tokens; t += 2) {
-            int to = t * PackedWeights.ROWS;
-            for (int row = 0; row < PackedWeights.ROWS; row += 4 * LANES) {
-                if (t + 1 < tokens) {
-                    dot2(w, at + row, cols, a, from[t], from[t + 1], tile, to + row);
-                } else {
-                    dot1(w, at + row, cols, a, from[t], tile, to + row);
+        Arrays.fill(from, tokens, TOKENS, from[0]);
+        int together = tokens > 4 && EIGHT ? 8 : tokens > 2 ? 4 : tokens;
+        for (int t = 0; t < tokens; t += together) {
+            for (int row = 0; row < PackedWeights.ROWS; row += (together > 2 ? 2 : 4) * LANES) {
+                int to = t * PackedWeights.ROWS + row;
+                switch (together) {
+                    case 1 -> dot1(w, at + row, cols, a, from[t], tile, to);
+                    case 2 -> dot2(w, at + row, cols, a, from[t], from[t + 1], tile, to);
+                    case 4 -> dot4(w, at + row, cols, a, from, t, tile, to);
+                    default -> dot8(w, at + row, cols, a, from, tile, to);
                 }
             }
         }
@@ -120,6 +116,46 @@ final class VectorArithmetic extends Arithmetic {
         s11.intoArray(tile, row + PackedWeights.ROWS + LANES);
         s12.intoArray(tile, row + PackedWeights.ROWS + 2 * LANES);
         s13.intoArray(tile, row + PackedWeights.ROWS + 3 * LANES);
+    }
+
+    private static void dot4(MemorySegment w, long at, int cols, float[] a, int[] from, int t, float[] tile, int row) {
+        int a0 = from[t];
+        int a1 = from[t + 1];
+        int a2 = from[t + 2];
+        int a3 = from[t + 3];
+        FloatVector s00 = FloatVector.zero(F);
+        FloatVector s01 = FloatVector.zero(F);
+        FloatVector s10 = FloatVector.zero(F);
+        FloatVector s11 = FloatVector.zero(F);
+        FloatVector s20 = FloatVector.zero(F);
+        FloatVector s21 = FloatVector.zero(F);
+        FloatVector s30 = FloatVector.zero(F);
+        FloatVector s31 = FloatVector.zero(F);
+        for (int c = 0; c < cols; c++) {
+            long column = at + (long) c * PackedWeights.ROWS;
+            FloatVector w0 = weights(w, column);
+            FloatVector w1 = weights(w, column + LANES);
+            FloatVector x0 = FloatVector.broadcast(F, a[a0 + c]);
+            s00 = w0.fma(x0, s00);
+            s01 = w1.fma(x0, s01);
+            FloatVector x1 = FloatVector.broadcast(F, a[a1 + c]);
+            s10 = w0.fma(x1, s10);
+            s11 = w1.fma(x1, s11);
+            FloatVector x2 = FloatVector.broadcast(F, a[a2 + c]);
+            s20 = w0.fma(x2, s20);
+            s21 = w1.fma(x2, s21);
+            FloatVector x3 = FloatVector.broadcast(F, a[a3 + c]);
+            s30 = w0.fma(x3, s30);
+            s31 = w1.fma(x3, s31);
+        }
+        s00.intoArray(tile, row);
+        s01.intoArray(tile, row + LANES);
+        s10.intoArray(tile, row + PackedWeights.ROWS);
+        s11.intoArray(tile, row + PackedWeights.ROWS + LANES);
+        s20.intoArray(tile, row + 2 * PackedWeights.ROWS);
+        s21.intoArray(tile, row + 2 * PackedWeights.ROWS + LANES);
+        s30.intoArray(tile, row + 3 * PackedWeights.ROWS);
+        s31.intoArray(tile, row + 3 * PackedWeights.ROWS + LANES);
     }
 
     private static void dot8(MemorySegment w, long at, int cols, float[] a, int[] from, float[] tile, int row) {

@@ -12,21 +12,16 @@ import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.FusedMoeParallelConfig;
 import org.tornadomoe.config.Int8MoeBackend;
-import org.tornadomoe.config.Int8Scheme;
-import org.tornadomoe.config.MoeActivation;
-import org.tornadomoe.config.QuantKey;
-import org.tornadomoe.config.RoutingMethodType;
 import org.tornadomoe.modular.ChosenExperts;
-import org.tornadomoe.modular.FusedMoeExperts;
+import org.tornadomoe.modular.GeneralExperts;
 import org.tornadomoe.modular.MoeKernel;
 import org.tornadomoe.modular.StageValues;
-import org.tornadomoe.modular.Support;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.Int8Tensor;
 import org.tornadomoe.quant.LoraAdapter;
 
 /** The definition as a kernel class, slow. */
-public class ReferenceExperts implements FusedMoeExperts {
+public class ReferenceExperts implements GeneralExperts {
     @Override
     public Int8MoeBackend backend() {
         return Int8MoeBackend.REFERENCE;
@@ -53,60 +48,9 @@ public class ReferenceExperts implements FusedMoeExperts {
         return true;
     }
 
-    @Override
-    public boolean supportsNoActAndMul() {
-        return true;
-    }
-
-    @Override
-    public boolean supportsLora() {
-        return true;
-    }
-
-    @Override
-    public boolean supportsBias() {
-        return true;
-    }
-
-    @Override
-    public boolean supportsActivation(MoeActivation activation) {
-        return true;
-    }
-
-    @Override
-    public boolean supportsQuantScheme(@Nullable QuantKey weightKey, @Nullable QuantKey activationKey) {
-        return Int8Scheme.of(weightKey, activationKey) != null;
-    }
-
     /** A rank's part gives its part of the sum, however the ranks are laid out. */
     @Override
     public boolean supportsParallelConfig(FusedMoeParallelConfig parallel) {
-        return true;
-    }
-
-    @Override
-    public boolean supportsRoutingMethod(
-            RoutingMethodType method, @Nullable QuantKey weightKey, @Nullable QuantKey activationKey) {
-        return true;
-    }
-
-    @Override
-    public boolean supportsBatchInvariance() {
-        return true;
-    }
-
-    @Override
-    public List<Support> obstacles(
-            FusedMoeConfig config, @Nullable QuantKey weightKey, @Nullable QuantKey activationKey) {
-        return config.batchInvariant() && QuantKey.INT8_DYNAMIC_TENSOR_SYM.equals(activationKey)
-                ? List.of(Support.no(
-                        "one scale of all tokens, found at run time, makes them depend on each other",
-                        "activations: scales known beforehand"))
-                : List.of();
-    }
-
-    @Override
-    public boolean supportsExperts(int numExperts) {
         return true;
     }
 

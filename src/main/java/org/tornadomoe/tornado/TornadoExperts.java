@@ -6,14 +6,11 @@ import java.util.Map;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeActivationFormat;
 import org.tornadomoe.config.FusedMoeConfig;
-import org.tornadomoe.config.FusedMoeParallelConfig;
 import org.tornadomoe.config.Int8MoeBackend;
 import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.config.Int8Scheme;
-import org.tornadomoe.config.MoeActivation;
 import org.tornadomoe.config.QuantKey;
-import org.tornadomoe.config.RoutingMethodType;
-import org.tornadomoe.modular.FusedMoeExperts;
+import org.tornadomoe.modular.GeneralExperts;
 import org.tornadomoe.modular.MoeKernel;
 import org.tornadomoe.modular.StageValues;
 import org.tornadomoe.modular.Support;
@@ -25,7 +22,7 @@ import org.tornadomoe.tornado.kernels.AlignKernels;
  * The layer as a TornadoVM task graph on the configuration's device, with the int8 GEMMs in one of several forms: on tensor cores,
  * with the {@code dp4a} instruction where the device has it, and in plain arithmetic everywhere.
  */
-public abstract sealed class TornadoExperts implements FusedMoeExperts
+public abstract sealed class TornadoExperts implements GeneralExperts
         permits TornadoHopperExperts,
                 TornadoTensorCoreExperts,
                 TornadoDp4aExperts,
@@ -67,26 +64,6 @@ public abstract sealed class TornadoExperts implements FusedMoeExperts
     }
 
     @Override
-    public boolean supportsNoActAndMul() {
-        return true;
-    }
-
-    @Override
-    public boolean supportsLora() {
-        return true;
-    }
-
-    @Override
-    public boolean supportsBias() {
-        return true;
-    }
-
-    @Override
-    public boolean supportsActivation(MoeActivation activation) {
-        return true;
-    }
-
-    @Override
     public boolean supportsQuantScheme(@Nullable QuantKey weightKey, @Nullable QuantKey activationKey) {
         Int8Scheme scheme = Int8Scheme.of(weightKey, activationKey);
         return scheme != null
@@ -98,18 +75,6 @@ public abstract sealed class TornadoExperts implements FusedMoeExperts
                 };
     }
 
-    /** A rank's part, by experts or by columns, gives its part of the sum. What is left out is what vLLM's class leaves out. */
-    @Override
-    public boolean supportsParallelConfig(FusedMoeParallelConfig parallel) {
-        return !parallel.useFiNvlTwoSidedKernels() && !parallel.useFiNvlOneSidedKernels();
-    }
-
-    @Override
-    public boolean supportsRoutingMethod(
-            RoutingMethodType method, @Nullable QuantKey weightKey, @Nullable QuantKey activationKey) {
-        return true;
-    }
-
     @Override
     public FusedMoeActivationFormat activationFormat() {
         return format;
@@ -119,17 +84,6 @@ public abstract sealed class TornadoExperts implements FusedMoeExperts
     @Override
     public TopKWeightAndReduce weightAndReduce() {
         return format == FusedMoeActivationFormat.STANDARD ? TopKWeightAndReduce.NO_OP : TopKWeightAndReduce.DELEGATE;
-    }
-
-    @Override
-    public boolean supportsBatchInvariance() {
-        return true;
-    }
-
-    /** All that a configuration may have: the alignment here has no limit of its own. */
-    @Override
-    public boolean supportsExperts(int numExperts) {
-        return true;
     }
 
     @Override
@@ -188,11 +142,7 @@ public abstract sealed class TornadoExperts implements FusedMoeExperts
                     break;
                 }
             }
-            if (config.batchInvariant() && QuantKey.INT8_DYNAMIC_TENSOR_SYM.equals(activationKey)) {
-                obstacles.add(Support.no(
-                        "one scale of all tokens, found at run time, makes them depend on each other",
-                        "activations: scales known beforehand"));
-            }
+            obstacles.addAll(GeneralExperts.super.obstacles(config, weightKey, activationKey));
             Map<String, Long> sizes =
                     LayerArrays.elements(config, quantization, config.numLocalExperts(), gemm, format);
             long needed = LayerArrays.bytes(sizes);

@@ -19,6 +19,7 @@ import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.EnumSource;
 import org.junit.jupiter.params.provider.MethodSource;
+import org.junit.jupiter.params.provider.ValueSource;
 import org.tornadomoe.RandomLayer;
 import org.tornadomoe.RoutingCases;
 import org.tornadomoe.config.FusedMoeConfig;
@@ -288,25 +289,32 @@ class CpuExpertsTest {
         }
     }
 
-    /** After warming up; what a call itself makes, a segment or two, is far below what one boxed vector a loop would be. */
-    @Test
-    void aSteadyStateAllocatesNothing() {
+    /**
+     * After warming up, all threads of the JVM together: what a call itself makes, a segment or two, is far below what one boxed vector a loop
+     * would be. Of some rounds the least, since other threads may be about.
+     */
+    @ParameterizedTest
+    @ValueSource(ints = {1, 2})
+    void aSteadyStateAllocatesNothing(int team) {
         RandomLayer layer = RandomLayer.of(4, 2, 512, 128, 32, 9);
         MemorySegment hidden = MemorySegment.ofArray(layer.hidden(32, 1));
         MemorySegment output = MemorySegment.ofArray(new float[32 * 512]);
         ThreadMXBean threads = (ThreadMXBean) ManagementFactory.getThreadMXBean();
         try (Int8Experts experts =
                         QuantizedWeights.int8(layer, Int8Quantization.of(Int8Scheme.W8A8_CHANNEL), Progress.NONE);
-                CpuMoeKernel kernel = new CpuMoeKernel(layer.config(), experts, Arithmetic.best(), new Team(1))) {
+                CpuMoeKernel kernel = new CpuMoeKernel(layer.config(), experts, Arithmetic.best(), new Team(team))) {
             for (int call = 0; call < 3000; call++) {
                 kernel.forward(hidden, 32, output, null);
             }
-            long before = threads.getCurrentThreadAllocatedBytes();
-            for (int call = 0; call < 100; call++) {
-                kernel.forward(hidden, 32, output, null);
+            long least = Long.MAX_VALUE;
+            for (int round = 0; round < 5; round++) {
+                long before = threads.getTotalThreadAllocatedBytes();
+                for (int call = 0; call < 100; call++) {
+                    kernel.forward(hidden, 32, output, null);
+                }
+                least = Math.min(least, threads.getTotalThreadAllocatedBytes() - before);
             }
-            assertThat((threads.getCurrentThreadAllocatedBytes() - before) / 100)
-                    .isLessThan(256);
+            assertThat(least / 100).isLessThan(256);
         }
     }
 

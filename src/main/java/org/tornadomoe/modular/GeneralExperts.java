@@ -1,0 +1,69 @@
+package org.tornadomoe.modular;
+
+import java.util.List;
+import org.jspecify.annotations.Nullable;
+import org.tornadomoe.config.FusedMoeConfig;
+import org.tornadomoe.config.FusedMoeParallelConfig;
+import org.tornadomoe.config.Int8Scheme;
+import org.tornadomoe.config.MoeActivation;
+import org.tornadomoe.config.QuantKey;
+
+/**
+ * A kernel class that serves whatever a configuration may have, but for what it says itself. {@link FusedMoeExperts} alone claims nothing
+ * that vLLM's base class doesn't.
+ */
+public interface GeneralExperts extends FusedMoeExperts {
+    @Override
+    default boolean supportsNoActAndMul() {
+        return true;
+    }
+
+    @Override
+    default boolean supportsActivation(MoeActivation activation) {
+        return true;
+    }
+
+    /** Every int8 scheme. */
+    @Override
+    default boolean supportsQuantScheme(@Nullable QuantKey weightKey, @Nullable QuantKey activationKey) {
+        return Int8Scheme.of(weightKey, activationKey) != null;
+    }
+
+    /** A rank's part, by experts or by columns, gives its part of the sum. What is left out is what vLLM's class leaves out. */
+    @Override
+    default boolean supportsParallelConfig(FusedMoeParallelConfig parallel) {
+        return !parallel.useFiNvlTwoSidedKernels() && !parallel.useFiNvlOneSidedKernels();
+    }
+
+    @Override
+    default boolean supportsBatchInvariance() {
+        return true;
+    }
+
+    @Override
+    default boolean supportsLora() {
+        return true;
+    }
+
+    /** All that a configuration may have: its alignment has no limit of its own. */
+    @Override
+    default boolean supportsExperts(int numExperts) {
+        return true;
+    }
+
+    @Override
+    default boolean supportsBias() {
+        return true;
+    }
+
+    /** That of batch invariance with one scale for all tokens. */
+    @Override
+    default List<Support> obstacles(
+            FusedMoeConfig config, @Nullable QuantKey weightKey, @Nullable QuantKey activationKey) {
+        return config.batchInvariant() && QuantKey.INT8_DYNAMIC_TENSOR_SYM.equals(activationKey)
+                ? List.of(Support.no(
+                        "one scale of all tokens, found at run time, makes them depend on each other",
+                        "activations: scales known beforehand"))
+                : List.of();
+    }
+}
