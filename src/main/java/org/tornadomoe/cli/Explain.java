@@ -259,6 +259,8 @@ final class Explain implements Callable<Integer> {
                 "candidates",
                 explanation.candidates().stream().map(Explain::json).toList());
         json.put("chosen", chosen(explanation));
+        Explanation.Candidate taken = explanation.taken();
+        json.put("memory", taken == null ? null : Output.json(taken.memory()));
         json.put("failure", explanation.failure());
         json.put("lastResort", explanation.lastResort());
         Explanation.Candidate refused = explanation.firstRefused();
@@ -290,9 +292,8 @@ final class Explain implements Callable<Integer> {
     }
 
     private static @Nullable String chosen(Explanation explanation) {
-        return explanation.chosen() < 0
-                ? null
-                : explanation.candidates().get(explanation.chosen()).name();
+        Explanation.Candidate taken = explanation.taken();
+        return taken == null ? null : taken.name();
     }
 
     private static String prepareAndFinalize(Explanation explanation) {
@@ -356,6 +357,10 @@ final class Explain implements Callable<Integer> {
             lines.add("With adapters the first kernel class is taken unseen.");
         }
         lines.add(explanation.failure() == null ? "Taken: " + chosen(explanation) : explanation.failure());
+        Explanation.Candidate taken = explanation.taken();
+        if (taken != null && taken.memory() != null) {
+            lines.add("Memory: " + Output.memory(taken.memory()));
+        }
         if (explanation.lastResort() != null) {
             lines.add("'moe run' would take " + explanation.lastResort() + ", in float64, as the last resort.");
         }

@@ -110,6 +110,12 @@ public interface FusedMoeExperts {
         return List.of();
     }
 
+    /** What a layer that it serves takes of the device's memory; null where that isn't told beforehand. */
+    default @Nullable DeviceMemory memory(
+            FusedMoeConfig config, @Nullable QuantKey weightKey, @Nullable QuantKey activationKey) {
+        return null;
+    }
+
     /** Whether it serves such a layer here: if not, with the first reason in vLLM's order. */
     default Support isSupportedConfig(
             FusedMoeConfig config,

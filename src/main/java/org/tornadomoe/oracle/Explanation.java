@@ -7,6 +7,7 @@ import org.tornadomoe.config.FusedMoeActivationFormat;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8MoeBackend;
 import org.tornadomoe.config.QuantKey;
+import org.tornadomoe.modular.DeviceMemory;
 import org.tornadomoe.modular.Support;
 
 /**
@@ -38,13 +39,15 @@ public record Explanation(
      * @param device where it would run; null for an empty slot
      * @param support whether it serves the layer
      * @param refusals everything that stands in the way
+     * @param memory what the layer takes of the device's memory; null where the kernel class doesn't tell
      */
     public record Candidate(
             Int8MoeBackend backend,
             @Nullable String kernelClass,
             @Nullable String device,
             Support support,
-            List<Support> refusals) {
+            List<Support> refusals,
+            @Nullable DeviceMemory memory) {
         /** Copies the list. */
         public Candidate {
             refusals = List.copyOf(refusals);
@@ -59,6 +62,11 @@ public record Explanation(
     /** Copies the list. */
     public Explanation {
         candidates = List.copyOf(candidates);
+    }
+
+    /** The candidate that is taken; null for none. */
+    public @Nullable Candidate taken() {
+        return chosen < 0 ? null : candidates.get(chosen);
     }
 
     /** The first candidate that was refused before one was taken; null if the first was taken. */

@@ -4,6 +4,7 @@ import java.util.ArrayList;
 import java.util.Comparator;
 import java.util.Iterator;
 import java.util.List;
+import java.util.Optional;
 import java.util.ServiceConfigurationError;
 import java.util.ServiceLoader;
 import java.util.Set;
@@ -21,6 +22,7 @@ import org.tornadomoe.config.Int8MoeBackend;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.config.QuantKey;
 import org.tornadomoe.config.ScalarType;
+import org.tornadomoe.modular.DeviceMemory;
 import org.tornadomoe.modular.FusedMoeExperts;
 import org.tornadomoe.modular.InsufficientMemoryException;
 import org.tornadomoe.modular.MoeKernel;
@@ -374,7 +376,7 @@ public final class Int8MoeOracle {
             }
             if (classesOf(backend).isEmpty()) {
                 Support empty = Support.no("no kernel class fills this slot", null);
-                candidates.add(new Explanation.Candidate(backend, null, null, empty, List.of(empty)));
+                candidates.add(new Explanation.Candidate(backend, null, null, empty, List.of(empty), null));
             }
         }
         int chosen = -1;
@@ -417,7 +419,11 @@ public final class Int8MoeOracle {
         List<Support> refusals = ask(
                 () -> experts.refusals(config, weightKey, activationKey, config.activationFormat()),
                 _ -> List.of(support));
-        return new Explanation.Candidate(experts.backend(), experts.name(), device, support, refusals);
+        DeviceMemory memory = ask(
+                        () -> Optional.ofNullable(experts.memory(config, weightKey, activationKey)),
+                        _ -> Optional.<DeviceMemory>empty())
+                .orElse(null);
+        return new Explanation.Candidate(experts.backend(), experts.name(), device, support, refusals, memory);
     }
 
     /**

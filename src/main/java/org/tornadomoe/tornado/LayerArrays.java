@@ -15,6 +15,7 @@ import org.tornadomoe.config.FusedMoeActivationFormat;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.config.Int8Scheme;
+import org.tornadomoe.modular.DeviceMemory;
 import org.tornadomoe.modular.InsufficientMemoryException;
 import org.tornadomoe.modular.PrepareAndFinalize;
 import org.tornadomoe.modular.WorkspaceShapes;
@@ -658,6 +659,22 @@ final class LayerArrays implements AutoCloseable {
             Gemm gemm,
             FusedMoeActivationFormat format) {
         return bytes(elements(config, quantization, localExperts, gemm, format));
+    }
+
+    /** The same, told apart. */
+    static DeviceMemory memory(
+            FusedMoeConfig config,
+            Int8Quantization quantization,
+            int localExperts,
+            Gemm gemm,
+            FusedMoeActivationFormat format) {
+        Map<String, Long> sizes = elements(config, quantization, localExperts, gemm, format);
+        Map<String, Long> weights = new LinkedHashMap<>(sizes);
+        weights.keySet().removeIf(name -> !withoutPart(name).matches("(w13|w2)(Scales|ZeroPoints|Bias)?"));
+        long rowsTimesColumns = (long) config.gateUpRows() * config.hiddenDim()
+                + (long) config.hiddenDim() * config.intermediateSizePerPartition();
+        long int8 = localExperts * rowsTimesColumns;
+        return new DeviceMemory(int8, bytes(weights), bytes(sizes) - bytes(weights));
     }
 
     static long bytes(Map<String, Long> sizes) {

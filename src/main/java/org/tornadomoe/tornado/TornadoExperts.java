@@ -13,6 +13,7 @@ import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.config.MoeActivation;
 import org.tornadomoe.config.QuantKey;
 import org.tornadomoe.config.RoutingMethodType;
+import org.tornadomoe.modular.DeviceMemory;
 import org.tornadomoe.modular.FusedMoeExperts;
 import org.tornadomoe.modular.MoeKernel;
 import org.tornadomoe.modular.StageValues;
@@ -209,6 +210,15 @@ public abstract sealed class TornadoExperts implements FusedMoeExperts
                     device + " is no device beside the CPU, and so only taken when asked for", "backend: triton"));
         }
         return obstacles;
+    }
+
+    @Override
+    public @Nullable DeviceMemory memory(
+            FusedMoeConfig config, @Nullable QuantKey weightKey, @Nullable QuantKey activationKey) {
+        Int8Quantization quantization = Int8Quantization.of(weightKey, activationKey);
+        return quantization == null
+                ? null
+                : LayerArrays.memory(config, quantization, config.numLocalExperts(), gemm, format);
     }
 
     @Override

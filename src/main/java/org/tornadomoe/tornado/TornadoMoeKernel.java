@@ -349,6 +349,11 @@ final class TornadoMoeKernel implements MoeKernel {
                 arrays.config, arrays.quantization, arrays.localExperts, arrays.gemm, arrays.format);
     }
 
+    /** What TornadoVM has allocated for it by now. */
+    long bytesInUse() {
+        return running.plan.getCurrentDeviceMemoryUsage();
+    }
+
     @Override
     public void close() {
         try {
