@@ -20,6 +20,8 @@ import org.tornadomoe.modular.PrepareAndFinalize;
 import org.tornadomoe.modular.Support;
 import org.tornadomoe.oracle.Explanation;
 import org.tornadomoe.oracle.Int8MoeOracle;
+import org.tornadomoe.tuning.LaunchConfigs;
+import org.tornadomoe.tuning.LaunchSpace;
 import picocli.CommandLine.Command;
 import picocli.CommandLine.Mixin;
 import picocli.CommandLine.Model.CommandSpec;
@@ -261,6 +263,7 @@ final class Explain implements Callable<Integer> {
         json.put("chosen", chosen(explanation));
         Explanation.Candidate taken = explanation.taken();
         json.put("memory", taken == null ? null : Output.json(taken.memory()));
+        json.put("launch", taken == null ? null : json(taken.launches(), explanation.config()));
         json.put("failure", explanation.failure());
         json.put("lastResort", explanation.lastResort());
         Explanation.Candidate refused = explanation.firstRefused();
@@ -288,6 +291,21 @@ final class Explain implements Callable<Integer> {
             json.put("bytesNeeded", refusal.bytesNeeded());
             json.put("bytesAvailable", refusal.bytesAvailable());
         }
+        return json;
+    }
+
+    private static @Nullable Map<String, @Nullable Object> json(@Nullable LaunchSpace space, FusedMoeConfig config) {
+        if (space == null) {
+            return null;
+        }
+        LaunchConfigs launches = space.find();
+        Map<String, @Nullable Object> byTokens = new LinkedHashMap<>();
+        launches.upTo(config.maxNumTokens())
+                .forEach((tokens, launch) -> byTokens.put(Integer.toString(tokens), launch.toMap()));
+        Map<String, @Nullable Object> json = new LinkedHashMap<>();
+        json.put("file", space.key().fileName());
+        json.put("source", launches.source());
+        json.put("fromTokens", byTokens);
         return json;
     }
 
@@ -360,6 +378,16 @@ final class Explain implements Callable<Integer> {
         Explanation.Candidate taken = explanation.taken();
         if (taken != null && taken.memory() != null) {
             lines.add("Memory: " + Output.memory(taken.memory()));
+        }
+        if (taken != null && taken.launches() != null) {
+            LaunchConfigs launches = taken.launches().find();
+            String file = taken.launches().key().fileName();
+            lines.add(
+                    launches.source() == null
+                            ? "Launched by rule, as there is no " + file + ":"
+                            : "Launched as " + launches.source() + " says:");
+            launches.upTo(config.maxNumTokens())
+                    .forEach((tokens, launch) -> lines.add("  from M = " + tokens + ": " + launch));
         }
         if (explanation.lastResort() != null) {
             lines.add("'moe run' would take " + explanation.lastResort() + ", in float64, as the last resort.");

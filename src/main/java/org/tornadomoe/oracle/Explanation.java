@@ -9,6 +9,7 @@ import org.tornadomoe.config.Int8MoeBackend;
 import org.tornadomoe.config.QuantKey;
 import org.tornadomoe.modular.DeviceMemory;
 import org.tornadomoe.modular.Support;
+import org.tornadomoe.tuning.LaunchSpace;
 
 /**
  * What the oracle considers for a configuration, and what comes of it.
@@ -40,6 +41,7 @@ public record Explanation(
      * @param support whether it serves the layer
      * @param refusals everything that stands in the way
      * @param memory what the layer takes of the device's memory; null where the kernel class doesn't tell
+     * @param launches what the GEMMs can be launched with; null where there is nothing to choose
      */
     public record Candidate(
             Int8MoeBackend backend,
@@ -47,7 +49,8 @@ public record Explanation(
             @Nullable String device,
             Support support,
             List<Support> refusals,
-            @Nullable DeviceMemory memory) {
+            @Nullable DeviceMemory memory,
+            @Nullable LaunchSpace launches) {
         /** Copies the list. */
         public Candidate {
             refusals = List.copyOf(refusals);

@@ -29,6 +29,7 @@ import org.tornadomoe.modular.MoeKernel;
 import org.tornadomoe.modular.PrepareAndFinalize;
 import org.tornadomoe.modular.Support;
 import org.tornadomoe.quant.Int8Experts;
+import org.tornadomoe.tuning.LaunchSpace;
 
 /**
  * Picks the kernel class that serves a layer: backends in priority order, each backend's classes in order, and the first
@@ -376,7 +377,7 @@ public final class Int8MoeOracle {
             }
             if (classesOf(backend).isEmpty()) {
                 Support empty = Support.no("no kernel class fills this slot", null);
-                candidates.add(new Explanation.Candidate(backend, null, null, empty, List.of(empty), null));
+                candidates.add(new Explanation.Candidate(backend, null, null, empty, List.of(empty), null, null));
             }
         }
         int chosen = -1;
@@ -423,7 +424,12 @@ public final class Int8MoeOracle {
                         () -> Optional.ofNullable(experts.memory(config, weightKey, activationKey)),
                         _ -> Optional.<DeviceMemory>empty())
                 .orElse(null);
-        return new Explanation.Candidate(experts.backend(), experts.name(), device, support, refusals, memory);
+        LaunchSpace launches = ask(
+                        () -> Optional.ofNullable(experts.launches(config, weightKey, activationKey)),
+                        _ -> Optional.<LaunchSpace>empty())
+                .orElse(null);
+        return new Explanation.Candidate(
+                experts.backend(), experts.name(), device, support, refusals, memory, launches);
     }
 
     /**
