@@ -259,11 +259,12 @@ final class Explain implements Callable<Integer> {
         json.put("prepareAndFinalize", prepareAndFinalize(explanation));
         json.put(
                 "candidates",
-                explanation.candidates().stream().map(Explain::json).toList());
+                explanation.candidates().stream()
+                        .map(candidate -> json(candidate, config))
+                        .toList());
         json.put("chosen", chosen(explanation));
         Explanation.Candidate taken = explanation.taken();
         json.put("memory", taken == null ? null : Output.json(taken.memory()));
-        json.put("launch", taken == null ? null : json(taken.launches(), explanation.config()));
         json.put("failure", explanation.failure());
         json.put("lastResort", explanation.lastResort());
         Explanation.Candidate refused = explanation.firstRefused();
@@ -272,13 +273,14 @@ final class Explain implements Callable<Integer> {
         return json;
     }
 
-    private static Map<String, @Nullable Object> json(Explanation.Candidate candidate) {
+    private static Map<String, @Nullable Object> json(Explanation.Candidate candidate, FusedMoeConfig config) {
         Map<String, @Nullable Object> json = new LinkedHashMap<>();
         json.put("backend", candidate.backend().value());
         json.put("kernelClass", candidate.kernelClass());
         json.put("device", candidate.device());
         json.put("supported", candidate.support().supported());
         json.put("reason", candidate.support().reason());
+        json.put("launch", candidate.support().supported() ? json(candidate.launches(), config) : null);
         json.put("refusals", candidate.refusals().stream().map(Explain::json).toList());
         return json;
     }

@@ -33,7 +33,7 @@ import picocli.CommandLine.UnmatchedArgumentException;
         mixinStandardHelpOptions = true,
         scope = ScopeType.INHERIT,
         versionProvider = Moe.Version.class,
-        subcommands = {Devices.class, Run.class, Verify.class, Explain.class, Bench.class, Quantize.class})
+        subcommands = {Devices.class, Run.class, Verify.class, Explain.class, Bench.class, Tune.class, Quantize.class})
 public final class Moe {
     static final int DONE = 0;
     static final int NO = 1;

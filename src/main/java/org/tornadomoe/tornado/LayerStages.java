@@ -839,18 +839,21 @@ sealed class LayerStages permits BatchedStages, HopperStages {
         int biased = config.hasBias() ? 1 : 0;
         List<Object> reads = List.of(
                 header, sortedIds, expertIds, a.padded, quantized, scales, weights, weightScales, bias, a.topkWeights);
+        // By rule blocks only grow; whoever chooses them may choose any.
+        int largest = a.launches.source() == null ? a.blockSize(config.maxNumTokens()) : PanelGemmKernels.MANY;
         return Stream.of(PanelGemmKernels.FEW, PanelGemmKernels.MANY)
+                .filter(size -> size <= largest)
                 .map(size -> {
                     boolean few = size == PanelGemmKernels.FEW;
-                    String task = name + (few ? "Few" : "Many") + a.parts.suffix(part);
+                    String stage = name + (few ? "Few" : "Many") + a.parts.suffix(part);
                     int groups = Math.ceilDiv(rows, few ? PanelGemmKernels.STREAM_ROWS : PanelGemmKernels.TILE_ROWS);
                     IntPredicate works = m -> a.blockSize(m) == size;
                     return new Stage(
-                            task,
+                            stage,
                             few ? PanelGemmKernels.STREAM_GROUP : PanelGemmKernels.TILE_GROUP,
                             m -> works.test(m) ? groups : 1,
                             m -> works.test(m) ? a.blocks(m) : 1,
-                            g -> g.task(
+                            (g, task) -> g.task(
                                     task,
                                     few ? PanelGemmKernels::stream : PanelGemmKernels::tile,
                                     context,

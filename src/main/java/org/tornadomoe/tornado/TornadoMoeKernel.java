@@ -363,6 +363,11 @@ final class TornadoMoeKernel implements MoeKernel {
                 arrays.config, arrays.quantization, arrays.localExperts, arrays.gemm, arrays.format);
     }
 
+    /** Its tasks, as the last call launched them. */
+    Stage.Graph graph() {
+        return running.graph;
+    }
+
     /** What TornadoVM has allocated for it by now. */
     long bytesInUse() {
         return running.plan.getCurrentDeviceMemoryUsage();

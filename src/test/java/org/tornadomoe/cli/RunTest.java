@@ -55,7 +55,8 @@ class RunTest {
                 .containsKeys("device", "output");
         assertThat(ran.number("relativeL2")).isBetween(1e-3, 3e-2);
         assertThat(ran.number("deviceBytes")).isGreaterThan(8 * 3 * 192 * 128);
-        for (String positive : List.of("loadSeconds", "firstSeconds", "medianSeconds", "tokensPerSecond", "runs", "warmUpRuns")) {
+        for (String positive :
+                List.of("loadSeconds", "firstSeconds", "medianSeconds", "tokensPerSecond", "runs", "warmUpRuns")) {
             assertThat(ran.number(positive)).as(positive).isPositive();
         }
     }

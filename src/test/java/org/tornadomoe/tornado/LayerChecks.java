@@ -539,7 +539,7 @@ final class LayerChecks {
         }
     }
 
-    private static float[] forward(MoeKernel kernel, float[] hidden, int tokens, ChosenExperts chosen) {
+    static float[] forward(MoeKernel kernel, float[] hidden, int tokens, ChosenExperts chosen) {
         try (Arena arena = Arena.ofConfined()) {
             MemorySegment output = arena.allocate(4L * hidden.length, 16);
             output.fill((byte) 0xFF);

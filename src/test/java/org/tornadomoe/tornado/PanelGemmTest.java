@@ -128,8 +128,8 @@ class PanelGemmTest {
                     few ? PanelGemmKernels.STREAM_GROUP : PanelGemmKernels.TILE_GROUP,
                     m -> Math.ceilDiv(rows, few ? PanelGemmKernels.STREAM_ROWS : PanelGemmKernels.TILE_ROWS),
                     m -> blocks + 1,
-                    g -> g.task(
-                            "gemm",
+                    (g, task) -> g.task(
+                            task,
                             few ? PanelGemmKernels::stream : PanelGemmKernels::tile,
                             new KernelContext(),
                             header,
