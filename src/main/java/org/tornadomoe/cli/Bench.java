@@ -25,6 +25,7 @@ import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.config.QuantKey;
 import org.tornadomoe.modular.ChosenExperts;
+import org.tornadomoe.modular.DeviceMemory;
 import org.tornadomoe.modular.InsufficientMemoryException;
 import org.tornadomoe.modular.MoeExecutionException;
 import org.tornadomoe.modular.MoeKernel;
@@ -159,6 +160,9 @@ final class Bench implements Callable<Integer> {
 
     @Mixin
     Output output;
+
+    /** What each shape took of the device's memory, for the last calls that it was loaded for. */
+    private final Map<String, @Nullable Object> memory = new LinkedHashMap<>();
 
     /** The sizes of a layer: E experts, I intermediate, H hidden, K experts a token. */
     record Shape(String name, int experts, int intermediate, int hidden, int topK) {
@@ -359,12 +363,16 @@ final class Bench implements Callable<Integer> {
                 Selection selection = target.select(shape.config(largest), scheme);
                 long begin = System.nanoTime();
                 try (MoeKernel kernel = Int8MoeOracle.installed().makeInt8MoeKernel(selection, experts)) {
+                    DeviceMemory takes =
+                            selection.experts().memory(selection.config(), scheme.weightKey(), scheme.activationKey());
+                    memory.put(shape.name, Output.json(takes));
                     err.printf(
                             Locale.ROOT,
-                            "moe: %s loaded for %d tokens in %s%n",
+                            "moe: %s loaded for %d tokens in %s%s%n",
                             shape.name,
                             largest,
-                            Output.seconds(elapsed(begin)));
+                            Output.seconds(elapsed(begin)),
+                            takes == null ? "" : ": " + Output.memory(takes));
                     for (int m : together) {
                         Row row = measure(shape, experts, kernel, m, runs, seconds);
                         rows.add(row);
@@ -519,6 +527,7 @@ final class Bench implements Callable<Integer> {
         json.put("limitGbs", limitGbs);
         json.put("limitTops", limitTops);
         json.put("separate", separate);
+        json.put("memory", memory);
         json.put("unit", "microseconds");
         List<Object> list = new ArrayList<>();
         for (Row row : rows) {

@@ -20,6 +20,8 @@ import org.tornadomoe.modular.PrepareAndFinalize;
 import org.tornadomoe.modular.Support;
 import org.tornadomoe.oracle.Explanation;
 import org.tornadomoe.oracle.Int8MoeOracle;
+import org.tornadomoe.tuning.LaunchConfigs;
+import org.tornadomoe.tuning.LaunchSpace;
 import picocli.CommandLine.Command;
 import picocli.CommandLine.Mixin;
 import picocli.CommandLine.Model.CommandSpec;
@@ -257,8 +259,12 @@ final class Explain implements Callable<Integer> {
         json.put("prepareAndFinalize", prepareAndFinalize(explanation));
         json.put(
                 "candidates",
-                explanation.candidates().stream().map(Explain::json).toList());
+                explanation.candidates().stream()
+                        .map(candidate -> json(candidate, config))
+                        .toList());
         json.put("chosen", chosen(explanation));
+        Explanation.Candidate taken = explanation.taken();
+        json.put("memory", taken == null ? null : Output.json(taken.memory()));
         json.put("failure", explanation.failure());
         json.put("lastResort", explanation.lastResort());
         Explanation.Candidate refused = explanation.firstRefused();
@@ -267,13 +273,14 @@ final class Explain implements Callable<Integer> {
         return json;
     }
 
-    private static Map<String, @Nullable Object> json(Explanation.Candidate candidate) {
+    private static Map<String, @Nullable Object> json(Explanation.Candidate candidate, FusedMoeConfig config) {
         Map<String, @Nullable Object> json = new LinkedHashMap<>();
         json.put("backend", candidate.backend().value());
         json.put("kernelClass", candidate.kernelClass());
         json.put("device", candidate.device());
         json.put("supported", candidate.support().supported());
         json.put("reason", candidate.support().reason());
+        json.put("launch", candidate.support().supported() ? json(candidate.launches(), config) : null);
         json.put("refusals", candidate.refusals().stream().map(Explain::json).toList());
         return json;
     }
@@ -289,10 +296,24 @@ final class Explain implements Callable<Integer> {
         return json;
     }
 
+    private static @Nullable Map<String, @Nullable Object> json(@Nullable LaunchSpace space, FusedMoeConfig config) {
+        if (space == null) {
+            return null;
+        }
+        LaunchConfigs launches = space.find();
+        Map<String, @Nullable Object> byTokens = new LinkedHashMap<>();
+        launches.upTo(config.maxNumTokens())
+                .forEach((tokens, launch) -> byTokens.put(Integer.toString(tokens), launch.toMap()));
+        Map<String, @Nullable Object> json = new LinkedHashMap<>();
+        json.put("file", space.key().fileName());
+        json.put("source", launches.source());
+        json.put("fromTokens", byTokens);
+        return json;
+    }
+
     private static @Nullable String chosen(Explanation explanation) {
-        return explanation.chosen() < 0
-                ? null
-                : explanation.candidates().get(explanation.chosen()).name();
+        Explanation.Candidate taken = explanation.taken();
+        return taken == null ? null : taken.name();
     }
 
     private static String prepareAndFinalize(Explanation explanation) {
@@ -356,6 +377,20 @@ final class Explain implements Callable<Integer> {
             lines.add("With adapters the first kernel class is taken unseen.");
         }
         lines.add(explanation.failure() == null ? "Taken: " + chosen(explanation) : explanation.failure());
+        Explanation.Candidate taken = explanation.taken();
+        if (taken != null && taken.memory() != null) {
+            lines.add("Memory: " + Output.memory(taken.memory()));
+        }
+        if (taken != null && taken.launches() != null) {
+            LaunchConfigs launches = taken.launches().find();
+            String file = taken.launches().key().fileName();
+            lines.add(
+                    launches.source() == null
+                            ? "Launched by rule, as there is no " + file + ":"
+                            : "Launched as " + launches.source() + " says:");
+            launches.upTo(config.maxNumTokens())
+                    .forEach((tokens, launch) -> lines.add("  from M = " + tokens + ": " + launch));
+        }
         if (explanation.lastResort() != null) {
             lines.add("'moe run' would take " + explanation.lastResort() + ", in float64, as the last resort.");
         }

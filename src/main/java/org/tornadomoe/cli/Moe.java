@@ -33,7 +33,7 @@ import picocli.CommandLine.UnmatchedArgumentException;
         mixinStandardHelpOptions = true,
         scope = ScopeType.INHERIT,
         versionProvider = Moe.Version.class,
-        subcommands = {Devices.class, Run.class, Verify.class, Explain.class, Bench.class, Quantize.class})
+        subcommands = {Devices.class, Run.class, Verify.class, Explain.class, Bench.class, Tune.class, Quantize.class})
 public final class Moe {
     static final int DONE = 0;
     static final int NO = 1;
@@ -43,6 +43,7 @@ public final class Moe {
     static final int NO_USE_FOR_SDK = 75;
 
     private static final Logger LIBRARY = Logger.getLogger("org.tornadomoe");
+    private static final Logger TUNING = Logger.getLogger("org.tornadomoe.tuning");
 
     final Map<String, String> environment;
 
@@ -57,6 +58,7 @@ public final class Moe {
     public static void main(String[] args) throws IOException {
         if (System.getProperty("java.util.logging.config.file") == null) {
             LIBRARY.setLevel(Level.WARNING); // what the oracle chose is in the result
+            TUNING.setLevel(Level.SEVERE); // 'moe explain' tells whether there is a file
         }
         String elsewhere = System.getenv("MOE_RESULTS");
         PrintStream results = elsewhere == null

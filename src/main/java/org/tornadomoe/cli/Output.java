@@ -11,6 +11,7 @@ import java.util.List;
 import java.util.Locale;
 import java.util.Map;
 import org.jspecify.annotations.Nullable;
+import org.tornadomoe.modular.DeviceMemory;
 import picocli.CommandLine.Model.CommandSpec;
 import picocli.CommandLine.Option;
 import picocli.CommandLine.Spec;
@@ -77,6 +78,28 @@ final class Output {
             value /= 1024;
         }
         return unit == 0 ? bytes + " bytes" : String.format(Locale.ROOT, "%.1f %s", value, units[unit]);
+    }
+
+    /** What a layer takes of a device. */
+    static String memory(DeviceMemory memory) {
+        return String.format(
+                Locale.ROOT,
+                "%s of weights, %.3f times their int8 values, and %s of workspace",
+                bytes(memory.weights()),
+                memory.overhead(),
+                bytes(memory.workspace()));
+    }
+
+    /** The same as fields. */
+    static @Nullable Map<String, Long> json(@Nullable DeviceMemory memory) {
+        if (memory == null) {
+            return null;
+        }
+        Map<String, Long> json = new LinkedHashMap<>();
+        json.put("int8", memory.int8());
+        json.put("weights", memory.weights());
+        json.put("workspace", memory.workspace());
+        return json;
     }
 
     /** A time in the unit that suits it. */

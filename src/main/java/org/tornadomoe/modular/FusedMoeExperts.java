@@ -16,6 +16,7 @@ import org.tornadomoe.config.QuantKey;
 import org.tornadomoe.config.RoutingMethodType;
 import org.tornadomoe.config.ScalarType;
 import org.tornadomoe.quant.Int8Experts;
+import org.tornadomoe.tuning.LaunchSpace;
 
 /**
  * A kernel class: what it can serve, and the way to a kernel for a layer. Stateless and thread-safe.
@@ -108,6 +109,18 @@ public interface FusedMoeExperts {
     default List<Support> obstacles(
             FusedMoeConfig config, @Nullable QuantKey weightKey, @Nullable QuantKey activationKey) {
         return List.of();
+    }
+
+    /** What a layer that it serves takes of the device's memory; null where that isn't told beforehand. */
+    default @Nullable DeviceMemory memory(
+            FusedMoeConfig config, @Nullable QuantKey weightKey, @Nullable QuantKey activationKey) {
+        return null;
+    }
+
+    /** What the GEMMs of a layer that it serves can be launched with; null where there is nothing to choose. */
+    default @Nullable LaunchSpace launches(
+            FusedMoeConfig config, @Nullable QuantKey weightKey, @Nullable QuantKey activationKey) {
+        return null;
     }
 
     /** Whether it serves such a layer here: if not, with the first reason in vLLM's order. */

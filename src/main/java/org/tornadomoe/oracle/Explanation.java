@@ -7,7 +7,9 @@ import org.tornadomoe.config.FusedMoeActivationFormat;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8MoeBackend;
 import org.tornadomoe.config.QuantKey;
+import org.tornadomoe.modular.DeviceMemory;
 import org.tornadomoe.modular.Support;
+import org.tornadomoe.tuning.LaunchSpace;
 
 /**
  * What the oracle considers for a configuration, and what comes of it.
@@ -38,13 +40,17 @@ public record Explanation(
      * @param device where it would run; null for an empty slot
      * @param support whether it serves the layer
      * @param refusals everything that stands in the way
+     * @param memory what the layer takes of the device's memory; null where the kernel class doesn't tell
+     * @param launches what the GEMMs can be launched with; null where there is nothing to choose
      */
     public record Candidate(
             Int8MoeBackend backend,
             @Nullable String kernelClass,
             @Nullable String device,
             Support support,
-            List<Support> refusals) {
+            List<Support> refusals,
+            @Nullable DeviceMemory memory,
+            @Nullable LaunchSpace launches) {
         /** Copies the list. */
         public Candidate {
             refusals = List.copyOf(refusals);
@@ -59,6 +65,11 @@ public record Explanation(
     /** Copies the list. */
     public Explanation {
         candidates = List.copyOf(candidates);
+    }
+
+    /** The candidate that is taken; null for none. */
+    public @Nullable Candidate taken() {
+        return chosen < 0 ? null : candidates.get(chosen);
     }
 
     /** The first candidate that was refused before one was taken; null if the first was taken. */

@@ -4,6 +4,7 @@ import java.util.ArrayList;
 import java.util.Comparator;
 import java.util.Iterator;
 import java.util.List;
+import java.util.Optional;
 import java.util.ServiceConfigurationError;
 import java.util.ServiceLoader;
 import java.util.Set;
@@ -21,12 +22,14 @@ import org.tornadomoe.config.Int8MoeBackend;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.config.QuantKey;
 import org.tornadomoe.config.ScalarType;
+import org.tornadomoe.modular.DeviceMemory;
 import org.tornadomoe.modular.FusedMoeExperts;
 import org.tornadomoe.modular.InsufficientMemoryException;
 import org.tornadomoe.modular.MoeKernel;
 import org.tornadomoe.modular.PrepareAndFinalize;
 import org.tornadomoe.modular.Support;
 import org.tornadomoe.quant.Int8Experts;
+import org.tornadomoe.tuning.LaunchSpace;
 
 /**
  * Picks the kernel class that serves a layer: backends in priority order, each backend's classes in order, and the first
@@ -374,7 +377,7 @@ public final class Int8MoeOracle {
             }
             if (classesOf(backend).isEmpty()) {
                 Support empty = Support.no("no kernel class fills this slot", null);
-                candidates.add(new Explanation.Candidate(backend, null, null, empty, List.of(empty)));
+                candidates.add(new Explanation.Candidate(backend, null, null, empty, List.of(empty), null, null));
             }
         }
         int chosen = -1;
@@ -417,7 +420,16 @@ public final class Int8MoeOracle {
         List<Support> refusals = ask(
                 () -> experts.refusals(config, weightKey, activationKey, config.activationFormat()),
                 _ -> List.of(support));
-        return new Explanation.Candidate(experts.backend(), experts.name(), device, support, refusals);
+        DeviceMemory memory = ask(
+                        () -> Optional.ofNullable(experts.memory(config, weightKey, activationKey)),
+                        _ -> Optional.<DeviceMemory>empty())
+                .orElse(null);
+        LaunchSpace launches = ask(
+                        () -> Optional.ofNullable(experts.launches(config, weightKey, activationKey)),
+                        _ -> Optional.<LaunchSpace>empty())
+                .orElse(null);
+        return new Explanation.Candidate(
+                experts.backend(), experts.name(), device, support, refusals, memory, launches);
     }
 
     /**

@@ -77,7 +77,7 @@ final class BatchedStages extends LayerStages {
         Stage places = new Stage(
                 "batchedPlaces",
                 PermuteKernels.GROUP,
-                m -> Math.ceilDiv(a.gemm.blocks(config, m) * GemmKernels.BLOCK, PermuteKernels.GROUP),
+                m -> Math.ceilDiv(a.blocks(m) * GemmKernels.BLOCK, PermuteKernels.GROUP),
                 m -> 1,
                 (g, task) -> g.task(
                         task,

@@ -105,6 +105,7 @@ public final class CudaLibrary implements TornadoLibraryProvider {
 
             private final CudaRun run;
             private int tokens = -1;
+            private int launch = -1;
 
             Bound(CudaRun run) {
                 this.run = run;
@@ -118,8 +119,9 @@ public final class CudaLibrary implements TornadoLibraryProvider {
             }
 
             void resize() {
-                if (tokens != run.tokens()) {
+                if (tokens != run.tokens() || launch != run.launch()) {
                     tokens = run.tokens();
+                    launch = run.launch();
                     steps.forEach(step -> step.resize(tokens));
                 }
             }

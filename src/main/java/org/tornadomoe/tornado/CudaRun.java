@@ -83,6 +83,11 @@ final class CudaRun {
         return steps.getFirst().header().get(0);
     }
 
+    /** What its header says of the launch beside that. */
+    int launch() {
+        return steps.getFirst().header().get(2);
+    }
+
     /**
      * Has the next runs timed, by the device's clock, with an empty cache before each step.
      *

@@ -1,10 +1,12 @@
 package org.tornadomoe.tornado;
 
-import java.util.stream.IntStream;
+import java.util.List;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.tornado.kernels.ActivationKernels;
 import org.tornadomoe.tornado.kernels.GemmKernels;
 import org.tornadomoe.tornado.kernels.PanelGemmKernels;
+import org.tornadomoe.tuning.LaunchConfig;
+import org.tornadomoe.tuning.LaunchConfigs;
 import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
 
 /** What the expert GEMMs are computed with. */
@@ -14,6 +16,16 @@ enum Gemm {
         @Override
         int blockSize(FusedMoeConfig config, int tokens) {
             return Math.ceilDiv(tokens * config.pairsPerToken(), config.globalNumExperts()) <= 5 ? 8 : TILE;
+        }
+
+        // That of the first GEMM; each has as many warps as suit its own k.
+        @Override
+        LaunchConfig byRule(FusedMoeConfig config, int tokens) {
+            int warps = blockSize(config, tokens) == TILE ? 12 : HopperStages.streamingWarps(config.hiddenDim());
+            return launches().stream()
+                    .filter(launch -> launch.numWarps() == warps)
+                    .findFirst()
+                    .orElseThrow();
         }
     },
     /** Tensor cores: the kernels of {@code expert-gemm.cu}, on {@link TiledWeights}. */
@@ -43,28 +55,74 @@ enum Gemm {
     /** A line of the cache. Without it, the GEMMs took up to 1.7 times as long. */
     private static final int ALIGNMENT = 128;
 
-    /** Pairs of one expert that a work-group takes together in a call of M tokens. */
+    /** Pairs of one expert that a work-group takes together in a call of M tokens, where nothing else is said. */
     int blockSize(FusedMoeConfig config, int tokens) {
         return GemmKernels.BLOCK;
     }
 
-    /** Blocks that the pairs of M tokens can come to: every expert that has a pair may have one block that isn't full. */
-    int blocks(FusedMoeConfig config, int tokens) {
-        return blocks(config, tokens, blockSize(config, tokens));
+    /** What both GEMMs can be launched with; of those with the same block of pairs the first is the usual one. */
+    List<LaunchConfig> launches() {
+        return switch (this) {
+            case HOPPER ->
+                List.of(
+                        new LaunchConfig(8, 32, 64, 1, 8, 4),
+                        new LaunchConfig(8, 32, 64, 1, 4, 4),
+                        new LaunchConfig(TILE, 256, 128, 8, 12, 4));
+            case TENSOR_CORES ->
+                List.of(
+                        new LaunchConfig(8, 16, 64, 8, 4, 4),
+                        new LaunchConfig(16, 16, 64, 8, 4, 4),
+                        new LaunchConfig(32, 16, 64, 8, 4, 2),
+                        new LaunchConfig(TILE, 128, 64, 8, 8, 3));
+            case PANELS ->
+                List.of(
+                        new LaunchConfig(
+                                PanelGemmKernels.FEW,
+                                PanelGemmKernels.STREAM_ROWS,
+                                4 * PanelGemmKernels.SLICES,
+                                1,
+                                PanelGemmKernels.STREAM_GROUP / 32,
+                                1),
+                        new LaunchConfig(
+                                PanelGemmKernels.MANY,
+                                PanelGemmKernels.TILE_ROWS,
+                                4 * PanelGemmKernels.CHUNK,
+                                1,
+                                PanelGemmKernels.TILE_GROUP / 32,
+                                1));
+            case DP4A, PORTABLE ->
+                List.of(new LaunchConfig(
+                        GemmKernels.BLOCK, GemmKernels.ROWS, 4 * GemmKernels.SLICES, 1, GemmKernels.GROUP / 32, 1));
+        };
     }
 
-    /** The same for calls of up to that many tokens. */
+    /** Of these, that for M tokens where nothing else is said. */
+    LaunchConfig byRule(FusedMoeConfig config, int tokens) {
+        int size = blockSize(config, tokens);
+        return launches().stream()
+                .filter(launch -> launch.blockSizeM() == size)
+                .findFirst()
+                .orElseThrow();
+    }
+
+    /** The same for every M. */
+    LaunchConfigs byRule(FusedMoeConfig config) {
+        return LaunchConfigs.byRule(launches(), m -> byRule(config, m));
+    }
+
+    /** Blocks that the pairs of up to M tokens can come to, whatever they are launched with. */
     int mostBlocks(FusedMoeConfig config, int maxTokens) {
-        return IntStream.rangeClosed(1, maxTokens)
-                .map(m -> blocks(config, m))
+        return launches().stream()
+                .mapToInt(launch -> blocks(config, maxTokens, launch.blockSizeM()))
                 .max()
                 .orElseThrow();
     }
 
-    /** Places that the pairs of up to M tokens and what pads their blocks take. */
+    /** Places that the pairs of up to M tokens and what pads their blocks take, whatever they are launched with. */
     int mostPlaces(FusedMoeConfig config, int maxTokens) {
-        return IntStream.rangeClosed(1, maxTokens)
-                .map(m -> Math.multiplyExact(blocks(config, m), blockSize(config, m)))
+        return launches().stream()
+                .mapToInt(launch ->
+                        Math.multiplyExact(blocks(config, maxTokens, launch.blockSizeM()), launch.blockSizeM()))
                 .max()
                 .orElseThrow();
     }
@@ -105,6 +163,7 @@ enum Gemm {
         return this == HOPPER ? HopperWeights.groups(rows, layout) * 8 : rows;
     }
 
+    /** Blocks that the pairs of M tokens can come to: every expert that has a pair may have one block that isn't full. */
     static int blocks(FusedMoeConfig config, int tokens, int blockSize) {
         long p = (long) tokens * config.pairsPerToken();
         long most = (p + (long) config.globalNumExperts() * (blockSize - 1)) / blockSize;

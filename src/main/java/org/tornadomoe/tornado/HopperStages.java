@@ -8,6 +8,7 @@ import java.util.stream.Stream;
 import org.tornadomoe.config.RouterConfig;
 import org.tornadomoe.tornado.CudaKernel.Launch;
 import org.tornadomoe.tornado.kernels.ActivationKernels;
+import org.tornadomoe.tuning.LaunchConfig;
 import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
 import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
@@ -283,6 +284,11 @@ final class HopperStages extends LayerStages {
         return List.of(gemm(name, first, out, pairsPerRow, raw, weighted));
     }
 
+    /** Many k are shared among more warps. */
+    static int streamingWarps(int cols) {
+        return HopperWeights.chunks(cols) >= 32 ? 8 : 4;
+    }
+
     /** One of the projections, with an activation in its last step or without; see {@code hopper-gemm.cu}. */
     private Stage gemm(
             String name, boolean first, FloatArray out, int pairsPerRow, Activation activation, int weighted) {
@@ -290,11 +296,13 @@ final class HopperStages extends LayerStages {
         int cols = first ? config.hiddenDim() : config.intermediateSizePerPartition();
         int groups = HopperWeights.groups(rows, activation.layout());
         int chunks = HopperWeights.chunks(cols);
-        // Many k are shared among more warps.
-        int streaming = chunks >= 32 ? 256 : 128;
-        IntFunction<Launch> launch = m -> a.gemm.blockSize(config, m) < Gemm.TILE
-                ? new Launch("skinnyGemm", streaming, groups / 4, a.gemm.blocks(config, m), 0)
-                : new Launch("tileGemm", 384, CudaKernel.ALL_MULTIPROCESSORS, 1, TILE_BYTES);
+        IntFunction<Launch> launch = m -> {
+            LaunchConfig chosen = a.launch(m);
+            int warps = a.launches.source() == null ? streamingWarps(cols) : chosen.numWarps();
+            return chosen.blockSizeM() < Gemm.TILE
+                    ? new Launch("skinnyGemm", 32 * warps, groups / 4, a.blocks(m), 0)
+                    : new Launch("tileGemm", 384, CudaKernel.ALL_MULTIPROCESSORS, 1, TILE_BYTES);
+        };
         ExpertParts.Weights weights = first ? a.w13 : a.w2;
         List<Object> reads = Stream.of(
                         List.of(

@@ -15,6 +15,7 @@ import org.tornadomoe.config.FusedMoeActivationFormat;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.config.Int8Scheme;
+import org.tornadomoe.modular.DeviceMemory;
 import org.tornadomoe.modular.InsufficientMemoryException;
 import org.tornadomoe.modular.PrepareAndFinalize;
 import org.tornadomoe.modular.WorkspaceShapes;
@@ -25,6 +26,8 @@ import org.tornadomoe.quant.RouterWeights;
 import org.tornadomoe.tornado.kernels.ActivationKernels;
 import org.tornadomoe.tornado.kernels.AlignKernels;
 import org.tornadomoe.tornado.kernels.GemmKernels;
+import org.tornadomoe.tuning.LaunchConfig;
+import org.tornadomoe.tuning.LaunchConfigs;
 import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
 import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
@@ -72,6 +75,9 @@ final class LayerArrays implements AutoCloseable {
     /** Ints that a prebuilt kernel is told. */
     private static final long PREBUILT_SIZES = 8;
 
+    /** Elements of {@link #header}. */
+    static final int HEADER = 3;
+
     /** Whatever blocks the GEMMs take, there is room for an alignment to blocks of so many pairs as well. */
     static final int MAX_BLOCK = 16;
 
@@ -97,6 +103,9 @@ final class LayerArrays implements AutoCloseable {
     /** All of them by those names. */
     private final Map<String, TornadoNativeArray> arrays;
 
+    /** What the GEMMs are launched with. */
+    final LaunchConfigs launches;
+
     /** Experts whose weights are here. */
     final int localExperts;
 
@@ -116,7 +125,7 @@ final class LayerArrays implements AutoCloseable {
     /** Ints of a row of {@link #pairs} and of {@link #w2}: ⌈I / 4⌉. */
     final int intermediateInts;
 
-    /** [0] = M, [1] = pairs of a block; {@link #setTokens} sets both. */
+    /** [0] = M, [1] = pairs of a block, [2] = number of the launch configuration; {@link #setTokens} sets all. */
     final IntArray header;
 
     /** [M, H]. */
@@ -277,7 +286,7 @@ final class LayerArrays implements AutoCloseable {
         this(config, experts, available, memory, Gemm.PORTABLE, FusedMoeActivationFormat.STANDARD, false);
     }
 
-    /** With all its arrays its own. */
+    /** With all its arrays its own, launched by the rule. */
     LayerArrays(
             FusedMoeConfig config,
             Int8Experts experts,
@@ -286,7 +295,7 @@ final class LayerArrays implements AutoCloseable {
             Gemm gemm,
             FusedMoeActivationFormat format,
             boolean aligned) {
-        this(config, experts, available, memory, gemm, format, aligned, Map.of());
+        this(config, experts, available, memory, gemm, format, aligned, gemm.byRule(config), Map.of());
     }
 
     /**
@@ -297,6 +306,7 @@ final class LayerArrays implements AutoCloseable {
      * @param available bytes that the arrays may take on the device
      * @param memory where they live here; belongs to them from now on
      * @param aligned whether nothing but CUDA's kernels touches what there is a {@link #lead} for
+     * @param launches what the GEMMs are launched with, some of {@link Gemm#launches}
      * @param given arrays to take instead of new ones, such as {@link #workspace} of another layer, or {@link #named all} of it, filled
      * @throws InsufficientMemoryException before anything is allocated, if they would take more
      */
@@ -308,8 +318,10 @@ final class LayerArrays implements AutoCloseable {
             Gemm gemm,
             FusedMoeActivationFormat format,
             boolean aligned,
+            LaunchConfigs launches,
             Map<String, TornadoNativeArray> given) {
         this.config = config;
+        this.launches = launches;
         lead = aligned ? gemm.lead() : 0;
         this.memory = memory;
         this.gemm = gemm;
@@ -451,7 +463,24 @@ final class LayerArrays implements AutoCloseable {
     /** Tells the kernels of a call of M tokens. */
     void setTokens(int tokens) {
         header.set(0, tokens);
-        header.set(1, gemm.blockSize(config, tokens));
+        LaunchConfig launch = launch(tokens);
+        header.set(1, launch.blockSizeM());
+        header.set(2, gemm.launches().indexOf(launch));
+    }
+
+    /** What the GEMMs are launched with for M tokens. */
+    LaunchConfig launch(int tokens) {
+        return launches.forTokens(tokens);
+    }
+
+    /** Pairs of one expert that a work-group takes together in a call of M tokens. */
+    int blockSize(int tokens) {
+        return launch(tokens).blockSizeM();
+    }
+
+    /** Blocks of these that the pairs can come to. */
+    int blocks(int tokens) {
+        return Gemm.blocks(config, tokens, blockSize(tokens));
     }
 
     /** Gives the memory back; no plan may use the arrays any more. */
@@ -596,7 +625,7 @@ final class LayerArrays implements AutoCloseable {
                 batched ? config.maxNumTokens() : null,
                 batched ? PrepareAndFinalize.BATCHED.numDispatchers() : null);
         Map<String, Long> sizes = new LinkedHashMap<>();
-        sizes.put("header", 2L);
+        sizes.put("header", (long) HEADER);
         sizes.put("hidden", m * h);
         // Where ids and weights are handed in, there is no router here.
         boolean routed = !config.router().isHandedIn();
@@ -670,6 +699,22 @@ final class LayerArrays implements AutoCloseable {
             Gemm gemm,
             FusedMoeActivationFormat format) {
         return bytes(elements(config, quantization, localExperts, gemm, format));
+    }
+
+    /** The same, told apart. */
+    static DeviceMemory memory(
+            FusedMoeConfig config,
+            Int8Quantization quantization,
+            int localExperts,
+            Gemm gemm,
+            FusedMoeActivationFormat format) {
+        Map<String, Long> sizes = elements(config, quantization, localExperts, gemm, format);
+        Map<String, Long> weights = new LinkedHashMap<>(sizes);
+        weights.keySet().removeIf(name -> !withoutPart(name).matches("(w13|w2)(Scales|ZeroPoints|Bias)?"));
+        long rowsTimesColumns = (long) config.gateUpRows() * config.hiddenDim()
+                + (long) config.hiddenDim() * config.intermediateSizePerPartition();
+        long int8 = localExperts * rowsTimesColumns;
+        return new DeviceMemory(int8, bytes(weights), bytes(sizes) - bytes(weights));
     }
 
     static long bytes(Map<String, Long> sizes) {

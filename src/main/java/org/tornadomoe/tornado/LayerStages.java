@@ -183,7 +183,7 @@ sealed class LayerStages permits BatchedStages, HopperStages {
         return new Stage(
                 "assignBlocks",
                 AlignKernels.SCATTER_GROUP,
-                m -> Math.ceilDiv(m * k * a.gemm.blockSize(config, m), AlignKernels.SCATTER_GROUP),
+                m -> Math.ceilDiv(m * k * a.blockSize(m), AlignKernels.SCATTER_GROUP),
                 m -> 1,
                 (g, task) -> g.task(
                         task,
@@ -269,9 +269,7 @@ sealed class LayerStages permits BatchedStages, HopperStages {
         return new Stage(
                 name,
                 AlignKernels.SCATTER_GROUP,
-                m -> Math.ceilDiv(
-                        Math.multiplyExact(a.gemm.blocks(config, m), a.gemm.blockSize(config, m)),
-                        AlignKernels.SCATTER_GROUP),
+                m -> Math.ceilDiv(Math.multiplyExact(a.blocks(m), a.blockSize(m)), AlignKernels.SCATTER_GROUP),
                 m -> 1,
                 (g, task) -> g.task(
                         task,
@@ -718,7 +716,7 @@ sealed class LayerStages permits BatchedStages, HopperStages {
                 name,
                 GemmKernels.GROUP,
                 m -> Math.ceilDiv(rows, GemmKernels.ROWS),
-                m -> a.gemm.blocks(config, m),
+                m -> a.blocks(m),
                 (g, task) -> {
                     if (a.scheme == Int8Scheme.W8A16_GROUP) {
                         g.task(
@@ -841,18 +839,20 @@ sealed class LayerStages permits BatchedStages, HopperStages {
         int biased = config.hasBias() ? 1 : 0;
         List<Object> reads = List.of(
                 header, sortedIds, expertIds, a.padded, quantized, scales, weights, weightScales, bias, a.topkWeights);
+        // By rule blocks only grow; whoever chooses them may choose any.
+        int largest = a.launches.source() == null ? a.blockSize(config.maxNumTokens()) : PanelGemmKernels.MANY;
         return Stream.of(PanelGemmKernels.FEW, PanelGemmKernels.MANY)
-                .filter(size -> size == PanelGemmKernels.FEW || a.gemm.blockSize(config, config.maxNumTokens()) == size)
+                .filter(size -> size <= largest)
                 .map(size -> {
                     boolean few = size == PanelGemmKernels.FEW;
                     String stage = name + (few ? "Few" : "Many") + a.parts.suffix(part);
                     int groups = Math.ceilDiv(rows, few ? PanelGemmKernels.STREAM_ROWS : PanelGemmKernels.TILE_ROWS);
-                    IntPredicate works = m -> a.gemm.blockSize(config, m) == size;
+                    IntPredicate works = m -> a.blockSize(m) == size;
                     return new Stage(
                             stage,
                             few ? PanelGemmKernels.STREAM_GROUP : PanelGemmKernels.TILE_GROUP,
                             m -> works.test(m) ? groups : 1,
-                            m -> works.test(m) ? a.gemm.blocks(config, m) : 1,
+                            m -> works.test(m) ? a.blocks(m) : 1,
                             (g, task) -> g.task(
                                     task,
                                     few ? PanelGemmKernels::stream : PanelGemmKernels::tile,
@@ -1009,11 +1009,11 @@ sealed class LayerStages permits BatchedStages, HopperStages {
         List<Object> reads = Stream.of(List.<Object>of(rowHeader(), sizes), blocks, operands)
                 .flatMap(List::stream)
                 .toList();
-        IntPredicate streams = m -> a.gemm.blockSize(config, m) < Gemm.TILE;
+        IntPredicate streams = m -> a.blockSize(m) < Gemm.TILE;
         return new Stage(
                 name,
                 m -> streams.test(m) ? 128 : 256,
-                m -> a.gemm.blocks(config, m),
+                m -> a.blocks(m),
                 m -> streams.test(m) ? tiles : Math.ceilDiv(tiles, 8),
                 (graph, device, task) -> EXPERT_GEMM.addTask(graph, device, task, reads, out),
                 reads,

@@ -92,7 +92,7 @@ public final class MoeTasks implements AutoCloseable {
         device = found;
         // Asked for by name, so that no device is refused for being the CPU or the interpreter.
         this.config = config.toBuilder().device(found.id()).build();
-        header = HostMemory.of(device).ints(2);
+        header = HostMemory.of(device).ints(LayerArrays.HEADER);
         graph.transferToDevice(DataTransferMode.EVERY_EXECUTION, header);
     }
 
@@ -165,6 +165,7 @@ public final class MoeTasks implements AutoCloseable {
                 chosen.gemm(),
                 FusedMoeActivationFormat.STANDARD,
                 true,
+                chosen.launchConfigs(config, experts),
                 given);
         kernels = chosen;
         layers.add(arrays);

@@ -2,6 +2,7 @@ package org.tornadomoe.tornado;
 
 import java.util.ArrayList;
 import java.util.List;
+import java.util.Locale;
 import java.util.Map;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeActivationFormat;
@@ -10,6 +11,7 @@ import org.tornadomoe.config.Int8MoeBackend;
 import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.config.QuantKey;
+import org.tornadomoe.modular.DeviceMemory;
 import org.tornadomoe.modular.GeneralExperts;
 import org.tornadomoe.modular.MoeKernel;
 import org.tornadomoe.modular.StageValues;
@@ -17,6 +19,10 @@ import org.tornadomoe.modular.Support;
 import org.tornadomoe.modular.TopKWeightAndReduce;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.tornado.kernels.AlignKernels;
+import org.tornadomoe.tuning.LaunchConfig;
+import org.tornadomoe.tuning.LaunchConfigs;
+import org.tornadomoe.tuning.LaunchKey;
+import org.tornadomoe.tuning.LaunchSpace;
 
 /**
  * The layer as a TornadoVM task graph on the configuration's device, with the int8 GEMMs in one of several forms: on tensor cores,
@@ -162,8 +168,44 @@ public abstract sealed class TornadoExperts implements GeneralExperts
     }
 
     @Override
+    public @Nullable DeviceMemory memory(
+            FusedMoeConfig config, @Nullable QuantKey weightKey, @Nullable QuantKey activationKey) {
+        Int8Quantization quantization = Int8Quantization.of(weightKey, activationKey);
+        return quantization == null
+                ? null
+                : LayerArrays.memory(config, quantization, config.numLocalExperts(), gemm, format);
+    }
+
+    /** None where batches are to be invariant, as in vLLM. Files that choose are named after the device, TornadoVM's backend and what the GEMMs are computed with. */
+    @Override
+    public @Nullable LaunchSpace launches(
+            FusedMoeConfig config, @Nullable QuantKey weightKey, @Nullable QuantKey activationKey) {
+        Device device = TornadoHome.current().find(config.device());
+        Int8Quantization quantization = Int8Quantization.of(weightKey, activationKey);
+        List<LaunchConfig> runnable = gemm.launches();
+        if (device == null || quantization == null || runnable.size() < 2 || config.batchInvariant()) {
+            return null;
+        }
+        LaunchKey key = LaunchKey.of(
+                config,
+                device.name(),
+                quantization.scheme().quantizesActivations() ? "int8_w8a8" : "int8_w8a16",
+                quantization.scheme() == Int8Scheme.W8A8_BLOCK ? quantization.grid() : null,
+                device.id().substring(0, device.id().indexOf(':')),
+                gemm.name().toLowerCase(Locale.ROOT));
+        return new LaunchSpace(key, runnable, m -> gemm.byRule(config, m));
+    }
+
+    @Override
     public MoeKernel load(FusedMoeConfig config, Int8Experts experts) {
-        return TornadoMoeKernel.load(requireDevice(config), config, experts, gemm, format);
+        return TornadoMoeKernel.load(
+                requireDevice(config), config, experts, gemm, format, launchConfigs(config, experts));
+    }
+
+    /** What a layer is launched with. */
+    final LaunchConfigs launchConfigs(FusedMoeConfig config, Int8Experts experts) {
+        LaunchSpace launches = launches(config, experts.weightKey(), experts.activationKey());
+        return launches == null ? gemm.byRule(config) : launches.find();
     }
 
     @Override

@@ -21,6 +21,7 @@ import org.tornadomoe.modular.MoeExecutionException;
 import org.tornadomoe.modular.MoeKernel;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.LoraAdapter;
+import org.tornadomoe.tuning.LaunchConfigs;
 import uk.ac.manchester.tornado.api.DataRange;
 import uk.ac.manchester.tornado.api.TornadoExecutionPlan;
 import uk.ac.manchester.tornado.api.TornadoExecutionResult;
@@ -74,10 +75,23 @@ final class TornadoMoeKernel implements MoeKernel {
     }
 
     static TornadoMoeKernel load(
-            Device device, FusedMoeConfig config, Int8Experts experts, Gemm gemm, FusedMoeActivationFormat format) {
+            Device device,
+            FusedMoeConfig config,
+            Int8Experts experts,
+            Gemm gemm,
+            FusedMoeActivationFormat format,
+            LaunchConfigs launches) {
         // Adapters are applied by kernels in Java.
         LayerArrays arrays = new LayerArrays(
-                config, experts, device.memory(), HostMemory.of(device), gemm, format, !config.isLoraEnabled());
+                config,
+                experts,
+                device.memory(),
+                HostMemory.of(device),
+                gemm,
+                format,
+                !config.isLoraEnabled(),
+                launches,
+                Map.of());
         try {
             return new TornadoMoeKernel(device, arrays, build(device, arrays));
         } catch (RuntimeException | Error failure) {
@@ -347,6 +361,16 @@ final class TornadoMoeKernel implements MoeKernel {
     public long deviceBytes() {
         return LayerArrays.deviceBytes(
                 arrays.config, arrays.quantization, arrays.localExperts, arrays.gemm, arrays.format);
+    }
+
+    /** Its tasks, as the last call launched them. */
+    Stage.Graph graph() {
+        return running.graph;
+    }
+
+    /** What TornadoVM has allocated for it by now. */
+    long bytesInUse() {
+        return running.plan.getCurrentDeviceMemoryUsage();
     }
 
     @Override

@@ -11,10 +11,14 @@ import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.NavigableMap;
+import java.util.Objects;
 import java.util.Set;
+import java.util.SortedSet;
 import java.util.TreeMap;
+import java.util.TreeSet;
 import java.util.concurrent.ConcurrentHashMap;
 import java.util.function.IntFunction;
+import java.util.stream.Collectors;
 import org.jspecify.annotations.Nullable;
 import tools.jackson.core.JacksonException;
 import tools.jackson.core.StreamReadFeature;
@@ -33,9 +37,14 @@ public final class LaunchConfigs {
     /** The environment variable that names the user's folder. */
     public static final String FOLDER_VARIABLE = "TORNADOMOE_TUNED_CONFIG_FOLDER";
 
+    /** The system property that names it in the variable's place. */
+    public static final String FOLDER_PROPERTY = "tornadomoe.tunedConfigFolder";
+
     private static final System.Logger LOG = System.getLogger(LaunchConfigs.class.getName());
     private static final Set<String> LOGGED = ConcurrentHashMap.newKeySet();
     private static final ScopedValue<LaunchConfig> OVERRIDE = ScopedValue.newInstance();
+    private static final String OVERRIDDEN = "override";
+    private static final String THE_OVERRIDE = "the override";
     private static final Set<String> VERSIONS = Set.of("triton_version", "tornadovm_version");
     private static final JSON STRICT = JSON.builder(JsonFactory.builder()
                     .enable(StreamReadFeature.STRICT_DUPLICATE_DETECTION)
@@ -43,12 +52,17 @@ public final class LaunchConfigs {
             .build();
 
     private final NavigableMap<Integer, LaunchConfig> tuned;
+    private final Collection<LaunchConfig> runnable;
     private final IntFunction<LaunchConfig> rule;
     private final @Nullable String source;
 
     private LaunchConfigs(
-            NavigableMap<Integer, LaunchConfig> tuned, IntFunction<LaunchConfig> rule, @Nullable String source) {
+            NavigableMap<Integer, LaunchConfig> tuned,
+            Collection<LaunchConfig> runnable,
+            IntFunction<LaunchConfig> rule,
+            @Nullable String source) {
         this.tuned = tuned;
+        this.runnable = List.copyOf(runnable);
         this.rule = rule;
         this.source = source;
     }
@@ -63,19 +77,25 @@ public final class LaunchConfigs {
      * @throws UncheckedIOException if a file is there and can't be read
      */
     public static LaunchConfigs find(LaunchKey key, Collection<LaunchConfig> runnable, IntFunction<LaunchConfig> rule) {
-        return find(key, runnable, rule, System.getenv(FOLDER_VARIABLE));
+        return find(key, runnable, rule, folder());
+    }
+
+    /** The user's folder; null if there is none. */
+    public static @Nullable String folder() {
+        String folder = System.getProperty(FOLDER_PROPERTY, System.getenv(FOLDER_VARIABLE));
+        return folder == null || folder.isBlank() ? null : folder;
     }
 
     static LaunchConfigs find(
             LaunchKey key, Collection<LaunchConfig> runnable, IntFunction<LaunchConfig> rule, @Nullable String folder) {
         if (OVERRIDE.isBound()) {
             LaunchConfig given = OVERRIDE.get();
-            requireRunnable("the override", given, runnable);
-            return new LaunchConfigs(new TreeMap<>(Map.of(1, given)), rule, "override");
+            requireRunnable(THE_OVERRIDE, given, runnable);
+            return new LaunchConfigs(new TreeMap<>(Map.of(1, given)), runnable, rule, OVERRIDDEN);
         }
         String name = key.fileName();
         List<String> looked = new ArrayList<>();
-        if (folder != null && !folder.isBlank()) {
+        if (folder != null) {
             Path file = Path.of(folder, name);
             looked.add(file.toString());
             if (Files.exists(file)) {
@@ -99,18 +119,21 @@ public final class LaunchConfigs {
                 System.Logger.Level.WARNING,
                 "Using default MoE config. Performance might be sub-optimal! Config file not found at "
                         + String.join(", ", looked));
-        return new LaunchConfigs(new TreeMap<>(), rule, null);
+        return byRule(runnable, rule);
     }
 
     /**
      * Those by the rule, whatever files there are: the same in every run (vLLM reads no files where batch invariance is asked
      * for).
      */
-    public static LaunchConfigs byRule(IntFunction<LaunchConfig> rule) {
-        return new LaunchConfigs(new TreeMap<>(), rule, null);
+    public static LaunchConfigs byRule(Collection<LaunchConfig> runnable, IntFunction<LaunchConfig> rule) {
+        return new LaunchConfigs(new TreeMap<>(), runnable, rule, null);
     }
 
-    /** Does something during which this thread, and those it forks in a scope, find this one configuration and no other. */
+    /**
+     * Does something during which this thread, and those it forks in a scope, find this one configuration and no other, and run with it
+     * what has found others before.
+     */
     public static <R, X extends Throwable> R override(
             LaunchConfig config, ScopedValue.CallableOp<? extends R, X> operation) throws X {
         return ScopedValue.where(OVERRIDE, config).call(operation);
@@ -122,14 +145,24 @@ public final class LaunchConfigs {
         NavigableMap<Integer, LaunchConfig> tuned = parse(path, in.readAllBytes());
         tuned.forEach((tokens, config) -> requireRunnable(path + ": '" + tokens + "'", config, runnable));
         logOnce(System.Logger.Level.INFO, "Using configuration from " + path + " for MoE layer.");
-        return new LaunchConfigs(tuned, rule, path);
+        return new LaunchConfigs(tuned, runnable, rule, path);
     }
 
     private static void requireRunnable(String where, LaunchConfig config, Collection<LaunchConfig> runnable) {
-        if (!runnable.contains(config)) {
-            throw new IllegalArgumentException(
-                    where + ": expected a configuration that the kernels have, one of " + runnable + ", got " + config);
+        if (runnable.contains(config)) {
+            return;
         }
+        config.toMap().forEach((name, value) -> {
+            SortedSet<Integer> allowed = runnable.stream()
+                    .map(one -> Objects.requireNonNull(one.toMap().get(name)))
+                    .collect(Collectors.toCollection(TreeSet::new));
+            if (!allowed.contains(value)) {
+                throw new IllegalArgumentException(
+                        where + ": '" + name + "': expected one of " + allowed + ", got " + value);
+            }
+        });
+        throw new IllegalArgumentException(
+                where + ": expected a configuration that the kernels have, one of " + runnable + ", got " + config);
     }
 
     /**
@@ -139,7 +172,7 @@ public final class LaunchConfigs {
      * @return by token count
      * @throws IllegalArgumentException naming file and key, what was expected and what came
      */
-    static NavigableMap<Integer, LaunchConfig> parse(String path, byte[] json) {
+    public static NavigableMap<Integer, LaunchConfig> parse(String path, byte[] json) {
         Object root;
         try {
             root = STRICT.anyFrom(json);
@@ -201,8 +234,18 @@ public final class LaunchConfigs {
         }
     }
 
-    /** For M tokens: that of the nearest token count of the file, of two equally near the smaller; without a file by the rule. */
+    /**
+     * For M tokens: that of the nearest token count of the file, of two equally near the smaller; without a file by the rule. While
+     * something runs with an override, that.
+     *
+     * @throws IllegalArgumentException if the override isn't runnable
+     */
     public LaunchConfig forTokens(int tokens) {
+        if (OVERRIDE.isBound()) {
+            LaunchConfig given = OVERRIDE.get();
+            requireRunnable(THE_OVERRIDE, given, runnable);
+            return given;
+        }
         Map.Entry<Integer, LaunchConfig> below = tuned.floorEntry(tokens);
         Map.Entry<Integer, LaunchConfig> above = tuned.ceilingEntry(tokens);
         if (below == null && above == null) {
@@ -214,9 +257,23 @@ public final class LaunchConfigs {
         return tokens - below.getKey() <= above.getKey() - tokens ? below.getValue() : above.getValue();
     }
 
-    /** Where they are from: a path, {@code override}; null for the rule. */
+    /** Those of up to so many tokens: by the first token count that one holds for, from there to the next. */
+    public NavigableMap<Integer, LaunchConfig> upTo(int maxTokens) {
+        NavigableMap<Integer, LaunchConfig> changes = new TreeMap<>();
+        LaunchConfig last = null;
+        for (int m = 1; m <= maxTokens; m++) {
+            LaunchConfig here = forTokens(m);
+            if (!here.equals(last)) {
+                changes.put(m, here);
+                last = here;
+            }
+        }
+        return changes;
+    }
+
+    /** Where they are from now: a path, {@code override}; null for the rule. */
     public @Nullable String source() {
-        return source;
+        return OVERRIDE.isBound() ? OVERRIDDEN : source;
     }
 
     /** A file's content. */

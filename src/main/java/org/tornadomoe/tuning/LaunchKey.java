@@ -14,6 +14,7 @@ import org.tornadomoe.config.GroupShape;
  * @param dtype {@link org.tornadomoe.config.FusedMoeQuantConfig#configName}; null if the name has none
  * @param blockShape rows and columns that share a scale; null for none
  * @param backend the compiler, {@code cuda}: the same device wants other configurations with another one. Not in vLLM's names
+ * @param kernel the kernels, {@code hopper}: others have other configurations. Not in vLLM's names
  */
 public record LaunchKey(
         int experts,
@@ -21,7 +22,8 @@ public record LaunchKey(
         String deviceName,
         @Nullable String dtype,
         @Nullable GroupShape blockShape,
-        String backend) {
+        String backend,
+        String kernel) {
 
     /** That of a layer on a device. */
     public static LaunchKey of(
@@ -29,18 +31,20 @@ public record LaunchKey(
             String deviceName,
             @Nullable String dtype,
             @Nullable GroupShape blockShape,
-            String backend) {
+            String backend,
+            String kernel) {
         return new LaunchKey(
                 config.numLocalExperts(),
                 config.intermediateSizePerPartition(),
                 deviceName,
                 dtype,
                 blockShape,
-                backend);
+                backend,
+                kernel);
     }
 
     /**
-     * {@code E=8,N=14336,device_name=NVIDIA_H100_80GB_HBM3,dtype=int8_w8a8,backend=cuda.json}. A block shape with a zero in it is
+     * {@code E=8,N=14336,device_name=NVIDIA_H100_80GB_HBM3,dtype=int8_w8a8,backend=cuda,kernel=hopper.json}. A block shape with a zero in it is
      * left out.
      */
     public String fileName() {
@@ -60,7 +64,12 @@ public record LaunchKey(
                     .append(blockShape.col())
                     .append(']');
         }
-        return name.append(",backend=").append(backend).append(".json").toString();
+        return name.append(",backend=")
+                .append(backend)
+                .append(",kernel=")
+                .append(kernel)
+                .append(".json")
+                .toString();
     }
 
     /** Every variant of the H200 goes by one name. */

@@ -25,12 +25,12 @@ class ImportDirectionTest {
         quant            config
         checkpoint       config quant
         tuning           config quant
-        modular          config quant
+        modular          config quant tuning
         reference        config quant modular
         cpu              config quant modular
         tornado.kernels
-        tornado          config quant modular tornado.kernels
-        oracle           config quant modular reference cpu tornado
+        tornado          config quant modular tuning tornado.kernels
+        oracle           config quant modular tuning reference cpu tornado
         observe
         (door)           config quant modular reference cpu tornado oracle checkpoint tuning observe
         cli              config quant modular reference cpu tornado oracle checkpoint tuning observe (door)

@@ -8,6 +8,7 @@ import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
 import java.util.Map;
+import org.assertj.core.api.InstanceOfAssertFactories;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
@@ -52,6 +53,36 @@ class ExplainTest {
         assertThat(first.get("supported")).isEqualTo(false);
         assertThat(String.valueOf(first.get("reason")))
                 .contains("interpreter:0", "no device beside the CPU, and so only taken when asked for");
+    }
+
+    @Test
+    void memoryIsTold() throws IOException {
+        Ran ran = explain("--backend", "triton", "--tokens", 1);
+        Map<?, ?> memory = (Map<?, ?>) ran.json().get("memory");
+        assertThat(memory).extracting("int8").isEqualTo(8 * 3 * 128 * 64);
+        assertThat(memory)
+                .extracting("weights", InstanceOfAssertFactories.INTEGER)
+                .isBetween(8 * 3 * 128 * 64, 8 * 3 * 128 * 64 * 5 / 4);
+        assertThat(memory)
+                .extracting("workspace", InstanceOfAssertFactories.INTEGER)
+                .isPositive();
+        assertThat(explain().json()).containsEntry("memory", null);
+        assertThat(moe(
+                                "explain",
+                                "--experts",
+                                8,
+                                "--top-k",
+                                2,
+                                "--hidden",
+                                4096,
+                                "--intermediate",
+                                14336,
+                                "--backend",
+                                "triton")
+                        .out())
+                .containsPattern(
+                        "Memory: 1\\.3 GiB of weights, 1\\.00\\d times their int8 values, and \\d+\\.\\d MiB of"
+                                + " workspace");
     }
 
     @Test

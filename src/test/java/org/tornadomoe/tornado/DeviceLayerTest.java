@@ -180,6 +180,16 @@ class DeviceLayerTest {
 
     @ParameterizedTest
     @MethodSource("kernelClasses")
+    void theDeviceHoldsNoMoreThanIsTold(String device, TornadoExperts experts, Int8Scheme scheme) {
+        // Sizes that are tiles', and groups' and blocks' with few scales.
+        if (scheme != Int8Scheme.W8A16_GROUP) {
+            LayerChecks.memoryIsWhatIsTold(
+                    experts, scheme, RandomLayer.of(6, 2, 512, 256, 4, 46).on(device));
+        }
+    }
+
+    @ParameterizedTest
+    @MethodSource("kernelClasses")
     void theBatchedFormatEqualsTheStandardFormat(String device, TornadoExperts experts, Int8Scheme scheme) {
         TornadoExperts batched = experts instanceof TornadoDp4aExperts
                 ? new TornadoDp4aBatchedExperts()

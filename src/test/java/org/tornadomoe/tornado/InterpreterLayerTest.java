@@ -18,11 +18,13 @@ import org.junit.jupiter.params.provider.MethodSource;
 import org.junit.jupiter.params.provider.ValueSource;
 import org.tornadomoe.RandomLayer;
 import org.tornadomoe.config.FusedMoeActivationFormat;
+import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.GroupShape;
 import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.config.MoeActivation;
 import org.tornadomoe.config.RoutingMethodType;
+import org.tornadomoe.modular.DeviceMemory;
 import org.tornadomoe.modular.InsufficientMemoryException;
 import org.tornadomoe.modular.StageValues;
 import org.tornadomoe.quant.Int8Experts;
@@ -365,6 +367,17 @@ class InterpreterLayerTest {
         }
     }
 
+    /** By the device's own count, after a call: what is told beforehand, of which the weights are at most 1.05 times their int8 values. */
+    @Test
+    void theDeviceHoldsNoMoreThanIsTold() {
+        RandomLayer layer = RandomLayer.of(6, 2, 256, 192, 4, 46);
+        LayerChecks.memoryIsWhatIsTold(experts(true), Int8Scheme.W8A8_CHANNEL, layer);
+        LayerChecks.memoryIsWhatIsTold(experts(false), Int8Scheme.W8A16_CHANNEL, layer);
+        LayerChecks.memoryIsWhatIsTold(batched(true), Int8Scheme.W8A8_CHANNEL, layer);
+        LayerChecks.dealOut(
+                () -> LayerChecks.memoryIsWhatIsTold(experts(true), Int8Scheme.W8A8_CHANNEL, layer.withBiases()));
+    }
+
     @Test
     void bothGemmsShareAWorkspaceOfVllmsSize() {
         for (int hidden : new int[] {37, 41}) {
@@ -386,15 +399,25 @@ class InterpreterLayerTest {
     @Test
     void weightsAreMostOfTheMemory() {
         // Qwen3-30B-A3B, decode: what isn't weights is workspace for 16 tokens.
-        RandomLayer layer = RandomLayer.of(128, 8, 2048, 768, 16, 9);
-        double weights = 128.0 * 3 * 768 * 2048;
-        assertThat(LayerArrays.deviceBytes(
-                                layer.config(),
-                                Int8Quantization.of(Int8Scheme.W8A8_CHANNEL),
-                                128,
-                                Gemm.PORTABLE,
-                                STANDARD)
-                        / weights)
-                .isBetween(1.0, 1.05);
+        // Here and for gpt-oss-20b, whose sizes are no tile's, in every order in which they may lie.
+        for (RandomLayer layer : List.of(
+                RandomLayer.of(128, 8, 2048, 768, 16, 9),
+                RandomLayer.of(32, 4, 2880, 2880, 16, 9)
+                        .activatedBy(MoeActivation.SWIGLUOAI)
+                        .withBiases())) {
+            FusedMoeConfig config = layer.config();
+            Int8Quantization channel = Int8Quantization.of(Int8Scheme.W8A8_CHANNEL);
+            for (Gemm gemm : Gemm.values()) {
+                DeviceMemory memory = LayerArrays.memory(config, channel, config.numExperts(), gemm, STANDARD);
+                assertThat(memory.int8())
+                        .isEqualTo(3L * config.numExperts() * config.hiddenDim() * config.intermediateSize());
+                assertThat(memory.overhead()).as("%s", gemm).isBetween(1.0, 1.05);
+                assertThat(memory.bytes())
+                        .isEqualTo(LayerArrays.deviceBytes(config, channel, config.numExperts(), gemm, STANDARD));
+                assertThat(memory.bytes() / (double) memory.int8())
+                        .as("%s", gemm)
+                        .isLessThan(1.05);
+            }
+        }
     }
 }

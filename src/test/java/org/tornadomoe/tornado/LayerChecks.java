@@ -21,6 +21,7 @@ import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.config.MoeActivation;
 import org.tornadomoe.modular.ChosenExperts;
+import org.tornadomoe.modular.DeviceMemory;
 import org.tornadomoe.modular.MoeKernel;
 import org.tornadomoe.modular.StageValues;
 import org.tornadomoe.quant.Int8Activations;
@@ -194,6 +195,20 @@ final class LayerChecks {
                 }
                 stagesMatchReference(experts, int8, layer, most);
             });
+        }
+    }
+
+    /** TornadoVM counts no more memory than is told beforehand, and the weights in it. */
+    static void memoryIsWhatIsTold(TornadoExperts experts, Int8Scheme scheme, RandomLayer layer) {
+        FusedMoeConfig config = layer.config();
+        int tokens = config.maxNumTokens();
+        DeviceMemory told = Objects.requireNonNull(experts.memory(config, scheme.weightKey(), scheme.activationKey()));
+        try (Int8Experts int8 = Int8Quantizer.quantize(layer, scheme, Progress.NONE);
+                MoeKernel kernel = experts.load(config, int8)) {
+            forward(kernel, layer.hidden(tokens, 1), tokens, ChosenExperts.allocate(tokens, config.pairsPerToken()));
+            assertThat(((TornadoMoeKernel) kernel).bytesInUse()).isBetween(told.weights(), told.bytes());
+            assertThat(kernel.deviceBytes()).isEqualTo(told.bytes());
+            assertThat(told.overhead()).isBetween(1.0, 1.05);
         }
     }
 
@@ -524,7 +539,7 @@ final class LayerChecks {
         }
     }
 
-    private static float[] forward(MoeKernel kernel, float[] hidden, int tokens, ChosenExperts chosen) {
+    static float[] forward(MoeKernel kernel, float[] hidden, int tokens, ChosenExperts chosen) {
         try (Arena arena = Arena.ofConfined()) {
             MemorySegment output = arena.allocate(4L * hidden.length, 16);
             output.fill((byte) 0xFF);

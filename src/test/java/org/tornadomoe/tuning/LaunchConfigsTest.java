@@ -30,7 +30,8 @@ class LaunchConfigsTest {
     private static final LaunchConfig SMALL = new LaunchConfig(8, 32, 32, 1, 8, 1);
     private static final LaunchConfig LARGE = new LaunchConfig(64, 64, 128, 16, 4, 3);
     private static final List<LaunchConfig> RUNNABLE = List.of(SMALL, LARGE);
-    private static final LaunchKey KEY = new LaunchKey(8, 14336, "NVIDIA H100 80GB HBM3", "int8_w8a8", null, "cuda");
+    private static final LaunchKey KEY =
+            new LaunchKey(8, 14336, "NVIDIA H100 80GB HBM3", "int8_w8a8", null, "cuda", "hopper");
 
     @TempDir
     Path folder;
@@ -51,8 +52,8 @@ class LaunchConfigsTest {
     void filesAreNamedAsInVllm(
             String device, @Nullable String dtype, @Nullable Integer rows, @Nullable Integer cols, String name) {
         GroupShape block = rows == null || cols == null ? null : new GroupShape(rows, cols);
-        assertThat(new LaunchKey(4, 7168, device, dtype, block, "ptx").fileName())
-                .isEqualTo("E=4,N=7168," + name + ",backend=ptx.json");
+        assertThat(new LaunchKey(4, 7168, device, dtype, block, "ptx", "dp4a").fileName())
+                .isEqualTo("E=4,N=7168," + name + ",backend=ptx,kernel=dp4a.json");
     }
 
     @Test
@@ -70,8 +71,10 @@ class LaunchConfigsTest {
                         .expertParallel(true)
                         .build())
                 .build();
-        assertThat(LaunchKey.of(tensor, "A", null, null, "ptx").fileName()).startsWith("E=8,N=64,");
-        assertThat(LaunchKey.of(expert, "A", null, null, "ptx").fileName()).startsWith("E=4,N=128,");
+        assertThat(LaunchKey.of(tensor, "A", null, null, "ptx", "dp4a").fileName())
+                .startsWith("E=8,N=64,");
+        assertThat(LaunchKey.of(expert, "A", null, null, "ptx", "dp4a").fileName())
+                .startsWith("E=4,N=128,");
     }
 
     @Test
@@ -113,10 +116,13 @@ class LaunchConfigsTest {
         assertThat(found.source()).isNull();
         assertThat(found.forTokens(32)).isEqualTo(SMALL);
         assertThat(found.forTokens(33)).isEqualTo(LARGE);
+        assertThat(found.upTo(32)).isEqualTo(new TreeMap<>(Map.of(1, SMALL)));
+        assertThat(found.upTo(33)).isEqualTo(new TreeMap<>(Map.of(1, SMALL, 33, LARGE)));
         assertThat(LaunchConfigs.find(KEY, RUNNABLE, LaunchConfigsTest::rule, null)
                         .source())
                 .isNull();
-        assertThat(LaunchConfigs.byRule(LaunchConfigsTest::rule).forTokens(33)).isEqualTo(LARGE);
+        assertThat(LaunchConfigs.byRule(RUNNABLE, LaunchConfigsTest::rule).forTokens(33))
+                .isEqualTo(LARGE);
     }
 
     @Test
@@ -130,8 +136,13 @@ class LaunchConfigsTest {
         LaunchConfig nobodys = new LaunchConfig(5, 5, 5, 5, 5, 5);
         assertThatIllegalArgumentException()
                 .isThrownBy(() -> LaunchConfigs.override(nobodys, () -> find(KEY)))
-                .withMessageStartingWith("the override: expected a configuration that the kernels have, one of [")
-                .withMessageEndingWith("got " + nobodys);
+                .withMessage("the override: 'BLOCK_SIZE_M': expected one of [8, 64], got 5");
+        LaunchConfigs found = find(KEY);
+        assertThat(LaunchConfigs.override(LARGE, () -> found.forTokens(1))).isEqualTo(LARGE);
+        assertThat(LaunchConfigs.override(LARGE, found::source)).isEqualTo("override");
+        assertThatIllegalArgumentException()
+                .isThrownBy(() -> LaunchConfigs.override(nobodys, () -> found.forTokens(1)));
+        assertThat(found.upTo(100)).isEqualTo(new TreeMap<>(Map.of(1, SMALL)));
     }
 
     @ParameterizedTest
@@ -163,8 +174,11 @@ class LaunchConfigsTest {
         String valid = json(Map.of(1, SMALL));
         assertThatIllegalArgumentException()
                 .isThrownBy(() -> find(valid.replace("\"num_warps\" : 8", "\"num_warps\" : 9")))
-                .withMessageContaining("'1': expected a configuration that the kernels have")
-                .withMessageContaining("num_warps=9");
+                .withMessageEndingWith(KEY.fileName() + ": '1': 'num_warps': expected one of [4, 8], got 9");
+        assertThatIllegalArgumentException()
+                .isThrownBy(() -> find(valid.replace("\"num_warps\" : 8", "\"num_warps\" : 4")))
+                .withMessageContaining("'1': expected a configuration that the kernels have, one of [{BLOCK_SIZE_M=8,")
+                .withMessageContaining("num_warps=4");
         assertThatIllegalArgumentException()
                 .isThrownBy(() -> find(valid.replace("\"num_warps\"", "\"SPLIT_K\" : 2, \"num_warps\"")))
                 .withMessageContaining("'1': expected [BLOCK_SIZE_M, ")

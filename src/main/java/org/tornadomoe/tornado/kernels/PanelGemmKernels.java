@@ -46,7 +46,7 @@ public final class PanelGemmKernels {
     public static final int TILE_GROUP = PANEL;
 
     /** Ints of k that it has in local memory at once. */
-    private static final int CHUNK = 32;
+    public static final int CHUNK = 32;
 
     private PanelGemmKernels() {}
 

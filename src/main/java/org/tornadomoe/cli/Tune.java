@@ -1,0 +1,394 @@
+package org.tornadomoe.cli;
+
+import java.io.IOException;
+import java.io.PrintWriter;
+import java.io.UncheckedIOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.nio.file.StandardCopyOption;
+import java.util.ArrayList;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Locale;
+import java.util.Map;
+import java.util.NavigableMap;
+import java.util.Objects;
+import java.util.TreeMap;
+import java.util.concurrent.Callable;
+import org.jspecify.annotations.Nullable;
+import org.tornadomoe.checkpoint.MoeCheckpoint;
+import org.tornadomoe.config.FusedMoeConfig;
+import org.tornadomoe.config.Int8Scheme;
+import org.tornadomoe.modular.MoeExecutionException;
+import org.tornadomoe.modular.MoeKernel;
+import org.tornadomoe.oracle.Int8MoeOracle;
+import org.tornadomoe.oracle.Selection;
+import org.tornadomoe.quant.Int8Experts;
+import org.tornadomoe.quant.Progress;
+import org.tornadomoe.quant.QuantizedWeights;
+import org.tornadomoe.tornado.TornadoHome;
+import org.tornadomoe.tuning.LaunchConfig;
+import org.tornadomoe.tuning.LaunchConfigs;
+import org.tornadomoe.tuning.LaunchSpace;
+import picocli.CommandLine.ArgGroup;
+import picocli.CommandLine.Command;
+import picocli.CommandLine.Mixin;
+import picocli.CommandLine.Model.CommandSpec;
+import picocli.CommandLine.Option;
+import picocli.CommandLine.Parameters;
+import picocli.CommandLine.Spec;
+
+/** {@code moe tune}: which launch configuration is the fastest for how many tokens, in a file that layers read. */
+@Command(
+        name = "tune",
+        description = {
+            "Measures a layer with every launch configuration of its kernel class, for several token counts, and"
+                    + " writes the",
+            "fastest to the file that such layers read. Every result is checked against the definition. What the file"
+                    + " has",
+            "already is not measured again, so that a run that was stopped, or ran out of time, goes on."
+        })
+final class Tune implements Callable<Integer> {
+    private static final List<Integer> TOKENS =
+            List.of(1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 256, 512, 1024, 1536, 2048, 3072, 4096);
+    private static final List<Integer> FEW_TOKENS = List.of(1, 4, 16);
+
+    /** Where the packed ones are, in this repository. */
+    private static final Path PACKED = Path.of("tornado-config", "launch");
+
+    /** The rule's configuration stays where another is less than that much faster: times differ from run to run. */
+    private static final double WORTH_IT = 0.98;
+
+    @Spec
+    CommandSpec spec;
+
+    @ArgGroup(multiplicity = "1")
+    Layer of = new Layer();
+
+    static final class Layer {
+        @Parameters(
+                paramLabel = "CHECKPOINT",
+                arity = "0..1",
+                description = "A directory with config.json and safetensors, or a GGUF file.")
+        @Nullable
+        Path checkpoint;
+
+        @Option(
+                names = "--shape",
+                paramLabel = "NAME",
+                description = "The sizes of a model that 'moe bench' knows, or E:I:H:K, with random weights.")
+        @Nullable
+        String shape;
+    }
+
+    @Option(
+            names = "--layer",
+            paramLabel = "N",
+            defaultValue = "0",
+            description = "The checkpoint's decoder layer, from 0; default ${DEFAULT-VALUE}.")
+    int layer;
+
+    @Option(
+            names = "--tokens",
+            paramLabel = "M",
+            split = ",",
+            description =
+                    "Tokens of a call; default 1,2,4,8,16,24,32,48,64,96,128,256,512,1024,1536,2048,3072,4096, on the"
+                            + " interpreter 1,4,16.")
+    List<Integer> tokens = List.of();
+
+    @Option(
+            names = "--minutes",
+            paramLabel = "X",
+            defaultValue = "30",
+            description = "Begin no measurement after that; default ${DEFAULT-VALUE}.")
+    double minutes = 30;
+
+    @Option(
+            names = "--runs",
+            paramLabel = "N",
+            defaultValue = "20",
+            description = "Runs of which the median is taken; default ${DEFAULT-VALUE}.")
+    int runs = 20;
+
+    @Option(
+            names = "--seconds",
+            paramLabel = "S",
+            defaultValue = "5",
+            description = "Fewer runs, but at least one, where they would take longer; default ${DEFAULT-VALUE}.")
+    double seconds = 5;
+
+    @Option(
+            names = "--scheme",
+            paramLabel = "S",
+            defaultValue = "w8a8_channel",
+            description = "What is int8: ${COMPLETION-CANDIDATES}; default ${DEFAULT-VALUE}.")
+    Int8Scheme scheme = Int8Scheme.W8A8_CHANNEL;
+
+    @Option(
+            names = "--output",
+            paramLabel = "DIR",
+            description = "The folder of the file; default the one that TORNADOMOE_TUNED_CONFIG_FOLDER names, else"
+                    + " tornado-config/launch where that is here, else this one.")
+    @Nullable
+    Path folder;
+
+    @Option(names = "--anew", description = "Measure what the file has already, too.")
+    boolean anew;
+
+    @Mixin
+    Target target;
+
+    @Mixin
+    Output output;
+
+    /**
+     * What was measured at a token count.
+     *
+     * @param micros of all kernels by the device's clock, or where it has none of a whole call, by configuration
+     * @param wrong what is the matter with others, by configuration
+     * @param rule the configuration without a file
+     */
+    private record Row(
+            int tokens, Map<LaunchConfig, Double> micros, Map<LaunchConfig, String> wrong, LaunchConfig rule) {
+        LaunchConfig best() {
+            LaunchConfig best = micros.entrySet().stream()
+                    .min(Map.Entry.comparingByValue())
+                    .orElseThrow()
+                    .getKey();
+            Double byRule = micros.get(rule);
+            return byRule != null && micros(best) > WORTH_IT * byRule ? rule : best;
+        }
+
+        double micros(LaunchConfig config) {
+            Double took = micros.get(config);
+            return took == null ? Double.NaN : took;
+        }
+    }
+
+    @Override
+    public Integer call() {
+        check();
+        boolean slow = TornadoHome.current().kind() == TornadoHome.Kind.INTERPRETER;
+        List<Integer> wanted = (tokens.isEmpty() ? slow ? FEW_TOKENS : TOKENS : tokens)
+                .stream().distinct().sorted().toList();
+        long deadline = System.nanoTime() + (long) (minutes * 60e9);
+        if (of.shape != null) {
+            FusedMoeConfig config = Bench.Shape.of(of.shape).config(wanted.getLast());
+            Selection selection = target.choose(config, scheme.weightKey(), scheme.activationKey());
+            LaunchSpace space = space(selection, scheme);
+            try (Int8Experts experts = Bench.random(selection.config(), scheme)) {
+                return tune(selection, space, experts, wanted, deadline);
+            }
+        }
+        Path path = Objects.requireNonNull(of.checkpoint);
+        try (MoeCheckpoint opened = MoeCheckpoint.open(path)) {
+            FusedMoeConfig config = opened.layer(layer).config().withMaxNumTokens(wanted.getLast());
+            Selection selection = target.choose(config, scheme.weightKey(), scheme.activationKey());
+            LaunchSpace space = space(selection, scheme);
+            try (Int8Experts experts = QuantizedWeights.int8(opened.layer(layer), scheme, Progress.NONE)) {
+                return tune(selection, space, experts, wanted, deadline);
+            }
+        }
+    }
+
+    private void check() {
+        if (runs < 1) {
+            throw new IllegalArgumentException("--runs: expected a positive number, got " + runs);
+        }
+        if (!(seconds > 0)) {
+            throw new IllegalArgumentException("--seconds: expected a positive number, got " + seconds);
+        }
+        if (!(minutes > 0)) {
+            throw new IllegalArgumentException("--minutes: expected a positive number, got " + minutes);
+        }
+        for (int m : tokens) {
+            if (m < 1) {
+                throw new IllegalArgumentException("--tokens: expected positive numbers, got " + m);
+            }
+        }
+        if (folder != null && !Files.isDirectory(folder)) {
+            throw new IllegalArgumentException("--output: expected a folder that is there, got " + folder);
+        }
+    }
+
+    private static LaunchSpace space(Selection selection, Int8Scheme scheme) {
+        LaunchSpace space =
+                selection.experts().launches(selection.config(), scheme.weightKey(), scheme.activationKey());
+        if (space == null) {
+            throw new UnsupportedOperationException(
+                    selection.experts().name() + " launches such a layer in one way only: there is nothing to tune");
+        }
+        return space;
+    }
+
+    private Path file(LaunchSpace space) {
+        String users = LaunchConfigs.folder();
+        Path where = folder != null
+                ? folder
+                : users != null ? Path.of(users) : Files.isDirectory(PACKED) ? PACKED : Path.of("");
+        return where.resolve(space.key().fileName());
+    }
+
+    private int tune(Selection selection, LaunchSpace space, Int8Experts experts, List<Integer> wanted, long deadline) {
+        PrintWriter err = spec.commandLine().getErr();
+        Path file = file(space);
+        NavigableMap<Integer, LaunchConfig> tuned = read(file);
+        List<Integer> there =
+                anew ? List.of() : wanted.stream().filter(tuned::containsKey).toList();
+        List<Integer> left = new ArrayList<>(wanted);
+        left.removeAll(there);
+        List<Row> rows = new ArrayList<>();
+        FusedMoeConfig config = selection.config();
+        Bench.Shape shape = new Bench.Shape(
+                "",
+                config.numExperts(),
+                config.intermediateSizePerPartition(),
+                config.hiddenDim(),
+                config.pairsPerToken());
+        if (!left.isEmpty()) {
+            // Loaded for any configuration.
+            try (MoeKernel kernel = LaunchConfigs.override(
+                    space.runnable().getFirst(),
+                    () -> Int8MoeOracle.installed().makeInt8MoeKernel(selection, experts))) {
+                for (int m : List.copyOf(left)) {
+                    Row row = measure(shape, space, experts, kernel, m, deadline);
+                    if (row == null) {
+                        break;
+                    }
+                    rows.add(row);
+                    left.removeFirst();
+                    if (!row.micros.isEmpty()) {
+                        tuned.put(m, row.best());
+                        write(file, tuned);
+                    }
+                    err.printf(
+                            Locale.ROOT,
+                            "moe: %d of %d token counts, %s left; %s%n",
+                            wanted.size() - left.size(),
+                            wanted.size(),
+                            Output.seconds(Math.max(0, deadline - System.nanoTime()) / 1e9),
+                            line(row));
+                }
+            }
+        }
+        output.print(json(selection, file, rows, there, left), text(selection, file, rows, there, left));
+        return rows.stream().allMatch(row -> row.wrong.isEmpty()) ? Moe.DONE : Moe.NO;
+    }
+
+    /** Null if there was no time for every configuration. */
+    private @Nullable Row measure(
+            Bench.Shape shape, LaunchSpace space, Int8Experts experts, MoeKernel kernel, int m, long deadline) {
+        Row row = new Row(
+                m, new LinkedHashMap<>(), new LinkedHashMap<>(), space.rule().apply(m));
+        for (LaunchConfig config : space.runnable()) {
+            if (System.nanoTime() > deadline) {
+                return null;
+            }
+            try {
+                Bench.Row measured =
+                        LaunchConfigs.override(config, () -> Bench.measure(shape, experts, kernel, m, runs, seconds));
+                if (measured.ok()) {
+                    row.micros.put(config, measured.kernels().isEmpty() ? measured.call() : measured.allKernels());
+                } else {
+                    row.wrong.put(config, "WRONG: relative L2 " + Output.number(measured.relativeL2()));
+                }
+            } catch (MoeExecutionException | IllegalArgumentException failure) {
+                row.wrong.put(config, String.valueOf(failure.getMessage()));
+            }
+        }
+        return row;
+    }
+
+    private static NavigableMap<Integer, LaunchConfig> read(Path file) {
+        try {
+            return Files.exists(file)
+                    ? LaunchConfigs.parse(file.toString(), Files.readAllBytes(file))
+                    : new TreeMap<>();
+        } catch (IOException e) {
+            throw new UncheckedIOException(file + ": cannot be read: " + e, e);
+        }
+    }
+
+    /** Whole or not at all: layers may be reading it. */
+    private static void write(Path file, NavigableMap<Integer, LaunchConfig> tuned) {
+        Path fresh = file.resolveSibling(file.getFileName() + ".new");
+        try {
+            Files.writeString(
+                    fresh,
+                    LaunchConfigs.toJson(String.valueOf(TornadoHome.current().version()), tuned));
+            Files.move(fresh, file, StandardCopyOption.ATOMIC_MOVE, StandardCopyOption.REPLACE_EXISTING);
+        } catch (IOException e) {
+            throw new UncheckedIOException(file + ": cannot be written: " + e, e);
+        }
+    }
+
+    private static String line(Row row) {
+        if (row.micros.isEmpty()) {
+            return row.tokens + " tokens: none gives right results";
+        }
+        LaunchConfig best = row.best();
+        return row.tokens + " tokens: " + best + " takes " + Output.seconds(row.micros(best) / 1e6)
+                + (best.equals(row.rule)
+                        ? ", as by rule"
+                        : ", the rule's " + Output.seconds(row.micros(row.rule) / 1e6));
+    }
+
+    private static Map<String, @Nullable Object> json(
+            Selection selection, Path file, List<Row> rows, List<Integer> there, List<Integer> left) {
+        Map<String, @Nullable Object> json = new LinkedHashMap<>();
+        json.put("kernelClass", selection.experts().name());
+        json.put("device", selection.device());
+        json.put("file", file.toString());
+        json.put("alreadyThere", there);
+        json.put("left", left);
+        List<Object> list = new ArrayList<>();
+        for (Row row : rows) {
+            Map<String, @Nullable Object> fields = new LinkedHashMap<>();
+            fields.put("tokens", row.tokens);
+            fields.put("best", row.micros.isEmpty() ? null : row.best().toMap());
+            fields.put("byRule", row.rule.toMap());
+            List<Object> measured = new ArrayList<>();
+            row.micros.forEach((config, micros) -> {
+                Map<String, Object> one = new LinkedHashMap<>(config.toMap());
+                one.put("microseconds", micros);
+                measured.add(one);
+            });
+            row.wrong.forEach((config, problem) -> {
+                Map<String, Object> one = new LinkedHashMap<>(config.toMap());
+                one.put("problem", problem);
+                measured.add(one);
+            });
+            fields.put("measured", measured);
+            list.add(fields);
+        }
+        json.put("rows", list);
+        return json;
+    }
+
+    private static String text(
+            Selection selection, Path file, List<Row> rows, List<Integer> there, List<Integer> left) {
+        List<List<String>> table = new ArrayList<>();
+        table.add(List.of("tokens", "configuration", "time", "by rule"));
+        for (Row row : rows) {
+            row.micros.forEach((config, micros) -> table.add(List.of(
+                    Integer.toString(row.tokens),
+                    config.toString(),
+                    Output.seconds(micros / 1e6),
+                    (config.equals(row.rule) ? "rule" : "") + (config.equals(row.best()) ? " TAKEN" : ""))));
+            row.wrong.forEach((config, problem) ->
+                    table.add(List.of(Integer.toString(row.tokens), config.toString(), problem, "")));
+        }
+        List<String> lines = new ArrayList<>();
+        lines.add(selection.experts().name() + " on " + selection.device());
+        lines.add(Output.table(table));
+        if (!there.isEmpty()) {
+            lines.add("Already there: " + there);
+        }
+        if (!left.isEmpty()) {
+            lines.add("Out of time, left: " + left + "; the same command goes on.");
+        }
+        lines.add("In " + file);
+        return String.join(System.lineSeparator(), lines);
+    }
+}
