@@ -1,7 +1,6 @@
 package org.tornadomoe;
 
 import java.lang.foreign.MemorySegment;
-import java.lang.foreign.ValueLayout;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.Arrays;
@@ -16,6 +15,7 @@ import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.config.QuantKey;
+import org.tornadomoe.config.ScalarType;
 import org.tornadomoe.config.ScoringFunction;
 import org.tornadomoe.modular.ChosenExperts;
 import org.tornadomoe.modular.MoeExecutionException;
@@ -25,6 +25,7 @@ import org.tornadomoe.observe.MoeListener;
 import org.tornadomoe.oracle.Int8MoeOracle;
 import org.tornadomoe.oracle.Selection;
 import org.tornadomoe.quant.ExpertWeights;
+import org.tornadomoe.quant.HiddenStates;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.LoraAdapter;
 import org.tornadomoe.quant.QuantizedWeights;
@@ -162,10 +163,15 @@ public final class MoeLayer implements AutoCloseable {
         for (int i = 0; i < hidden.length; i++) {
             hidden[i] = (float) random.nextGaussian();
         }
+        ScalarType type = config.inDtype();
+        MemorySegment given = of(type, hidden, hidden.length);
+        HiddenStates.read(type, given, hidden, hidden.length);
         float[] output = new float[hidden.length];
+        MemorySegment taken = of(type, output, output.length);
         Routing handed = config.router().isHandedIn() ? anyRouting(config) : null;
         ChosenExperts chosen = handed == null ? null : narrow(handed);
-        kernel.forward(MemorySegment.ofArray(hidden), 1, MemorySegment.ofArray(output), chosen);
+        kernel.forward(given, 1, taken, chosen);
+        HiddenStates.read(type, taken, output, output.length);
         Stages expected = handed == null
                 ? Reference.forward(experts, hidden, 1)
                 : Reference.forward(experts, hidden, new double[0], handed);
@@ -175,6 +181,16 @@ public final class MoeLayer implements AutoCloseable {
                     + ": relative L2 error " + error + " of one token against the definition, expected less than "
                     + SELF_CHECK_TOLERANCE);
         }
+    }
+
+    /** The values in memory of that type: the array itself where it is of that. */
+    private static MemorySegment of(ScalarType type, float[] values, int count) {
+        if (type == ScalarType.F32) {
+            return MemorySegment.ofArray(values);
+        }
+        MemorySegment narrow = MemorySegment.ofArray(new short[count]);
+        HiddenStates.write(type, values, count, narrow);
+        return narrow;
     }
 
     /** One token to the first experts and the shared ones, with equal weights. */
@@ -207,6 +223,8 @@ public final class MoeLayer implements AutoCloseable {
                                 ? config.router()
                                 : config.router().handedIn())
                 .maxNumTokens(options.maxTokens())
+                .inDtype(options.hiddenType())
+                .routerLogitsDtype(ScalarType.F32)
                 .moeBackend(options.backend())
                 .device(options.device())
                 .build();
@@ -217,7 +235,7 @@ public final class MoeLayer implements AutoCloseable {
      * Runs the layer.
      *
      * @param hidden [M, H], row-major, with M from its length: a multiple of H, 0 included, at most the options' {@code
-     *     maxTokens}
+     *     maxTokens}; rounded, as the result is, to the options' {@code hiddenType}
      * @return [M, H]
      * @throws IllegalArgumentException if the length doesn't fit
      * @throws IllegalStateException after {@link #close}
@@ -249,19 +267,20 @@ public final class MoeLayer implements AutoCloseable {
      */
     public void forward(float[] hidden, int tokens, float[] output, @Nullable ChosenExperts chosen) {
         check(tokens, hidden.length, output.length, chosen);
-        run(MemorySegment.ofArray(hidden), tokens, MemorySegment.ofArray(output), chosen);
+        run(hidden, tokens, output, chosen, null);
     }
 
     /**
-     * Runs the layer on memory of the caller's, heap or native: floats in native byte order. Otherwise as {@link
-     * #forward(float[], int, float[], ChosenExperts)}.
+     * Runs the layer on memory of the caller's, heap or native: values of the options' {@code hiddenType} in native byte order. On a device
+     * those of 16 bits are converted there. Otherwise as {@link #forward(float[], int, float[], ChosenExperts)}.
      */
     public void forward(MemorySegment hidden, int tokens, MemorySegment output, @Nullable ChosenExperts chosen) {
         if (output.isReadOnly()) {
             throw new IllegalArgumentException("output: expected memory that can be written, got a read-only segment");
         }
-        check(tokens, hidden.byteSize() / 4, output.byteSize() / 4, chosen);
-        run(hidden, tokens, output, chosen);
+        int bytes = config.inDtype().bytes();
+        check(tokens, hidden.byteSize() / bytes, output.byteSize() / bytes, chosen);
+        run(hidden, tokens, output, chosen, null);
     }
 
     /**
@@ -282,7 +301,7 @@ public final class MoeLayer implements AutoCloseable {
                 requireSlot("slotOfToken[" + m + "]", slotOfToken[m]);
             }
         }
-        run(MemorySegment.ofArray(hidden), tokens, MemorySegment.ofArray(output), chosen, slotOfToken);
+        run(hidden, tokens, output, chosen, slotOfToken);
     }
 
     /**
@@ -338,8 +357,14 @@ public final class MoeLayer implements AutoCloseable {
         }
     }
 
-    private void run(MemorySegment hidden, int tokens, MemorySegment output, @Nullable ChosenExperts chosen) {
-        run(hidden, tokens, output, chosen, null);
+    /** Where the layer's type has 16 bits, the values are rounded to it. */
+    private void run(
+            float[] hidden, int tokens, float[] output, @Nullable ChosenExperts chosen, int @Nullable [] slotOfToken) {
+        ScalarType type = config.inDtype();
+        int count = tokens * config.hiddenDim();
+        MemorySegment written = of(type, output, count);
+        run(of(type, hidden, count), tokens, written, chosen, slotOfToken);
+        HiddenStates.read(type, written, output, type == ScalarType.F32 ? 0 : count);
     }
 
     private void run(
@@ -381,7 +406,7 @@ public final class MoeLayer implements AutoCloseable {
             throw failure;
         } finally {
             if (listener != null) {
-                long bytes = 4L * tokens * config.hiddenDim();
+                long bytes = (long) config.inDtype().bytes() * tokens * config.hiddenDim();
                 MoeListener.Call call =
                         new MoeListener.Call(told(), tokens, bytes, bytes, waited, now() - start, stages, thrown);
                 tell(listener -> listener.called(call));
@@ -430,7 +455,7 @@ public final class MoeLayer implements AutoCloseable {
     /** On the host: logits in double, then the caller's function, or one of the model's that no kernel has. */
     private ChosenExperts route(MemorySegment hidden, int tokens) {
         float[] x = new float[tokens * config.hiddenDim()];
-        MemorySegment.copy(hidden, ValueLayout.JAVA_FLOAT_UNALIGNED, 0, x, 0, x.length);
+        HiddenStates.read(config.inDtype(), hidden, x, x.length);
         double[] logits =
                 router.hasWeight() ? Router.logits(config, router, Reference.widen(x), tokens) : new double[0];
         return narrow(
@@ -456,7 +481,10 @@ public final class MoeLayer implements AutoCloseable {
     private void requireRoom(String name, long expected, long got) {
         if (got < expected) {
             throw new IllegalArgumentException(name + ": expected at least " + expected
-                    + " floats (tokens x hidden size " + config.hiddenDim() + "), got " + got);
+                    + (config.inDtype() == ScalarType.F32
+                            ? " floats"
+                            : " values in " + config.inDtype().abbreviation())
+                    + " (tokens x hidden size " + config.hiddenDim() + "), got " + got);
         }
     }
 

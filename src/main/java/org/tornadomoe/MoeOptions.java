@@ -2,9 +2,11 @@ package org.tornadomoe;
 
 import java.time.Duration;
 import java.util.Objects;
+import java.util.function.Consumer;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.config.Int8Scheme;
+import org.tornadomoe.config.ScalarType;
 import org.tornadomoe.modular.TopKRouter;
 import org.tornadomoe.observe.MoeListener;
 import org.tornadomoe.quant.Progress;
@@ -27,6 +29,7 @@ import org.tornadomoe.quant.Progress;
  *     however many are asked for ({@link MoeLayer#lanes}). Each lane has activations of its own
  * @param laneWait how long a call waits for a lane when all are busy, before it is a {@link LaneException}; {@link Duration#ZERO}
  *     to fail at once, null to wait as long as it takes
+ * @param hiddenType what hidden states are in memory of the caller's, in and out: F32, F16 or BF16
  * @param listener is told of calls, what they took and moved; null for none, and then no clock is looked at
  */
 public record MoeOptions(
@@ -41,6 +44,7 @@ public record MoeOptions(
         int maxLoraRank,
         int lanes,
         @Nullable Duration laneWait,
+        ScalarType hiddenType,
         @Nullable MoeListener listener) {
 
     /** {@code w8a8_channel} on the best backend there is, up to 256 tokens a call. */
@@ -56,6 +60,7 @@ public record MoeOptions(
             16,
             1,
             null,
+            ScalarType.F32,
             null);
 
     /** Checks that nothing is missing and {@code maxTokens} is positive. */
@@ -75,6 +80,10 @@ public record MoeOptions(
         if (lanes < 1) {
             throw new IllegalArgumentException("lanes: expected a positive number, got " + lanes);
         }
+        Objects.requireNonNull(hiddenType, "hiddenType");
+        if (hiddenType == ScalarType.I8) {
+            throw new IllegalArgumentException("hiddenType: expected f32, f16 or bf16, got i8");
+        }
         if (laneWait != null && laneWait.isNegative()) {
             throw new IllegalArgumentException("laneWait: expected zero or more, or null, got " + laneWait);
         }
@@ -91,179 +100,110 @@ public record MoeOptions(
     }
 
     public MoeOptions withQuantization(Int8Quantization quantization) {
-        return new MoeOptions(
-                quantization,
-                backend,
-                device,
-                kernelClass,
-                maxTokens,
-                progress,
-                router,
-                maxLoras,
-                maxLoraRank,
-                lanes,
-                laneWait,
-                listener);
+        return with(p -> p.quantization = quantization);
     }
 
     public MoeOptions withBackend(String backend) {
-        return new MoeOptions(
-                quantization,
-                backend,
-                device,
-                kernelClass,
-                maxTokens,
-                progress,
-                router,
-                maxLoras,
-                maxLoraRank,
-                lanes,
-                laneWait,
-                listener);
+        return with(p -> p.backend = backend);
     }
 
     public MoeOptions withDevice(@Nullable String device) {
-        return new MoeOptions(
-                quantization,
-                backend,
-                device,
-                kernelClass,
-                maxTokens,
-                progress,
-                router,
-                maxLoras,
-                maxLoraRank,
-                lanes,
-                laneWait,
-                listener);
+        return with(p -> p.device = device);
     }
 
     public MoeOptions withKernelClass(@Nullable String kernelClass) {
-        return new MoeOptions(
-                quantization,
-                backend,
-                device,
-                kernelClass,
-                maxTokens,
-                progress,
-                router,
-                maxLoras,
-                maxLoraRank,
-                lanes,
-                laneWait,
-                listener);
+        return with(p -> p.kernelClass = kernelClass);
     }
 
     public MoeOptions withMaxTokens(int maxTokens) {
-        return new MoeOptions(
-                quantization,
-                backend,
-                device,
-                kernelClass,
-                maxTokens,
-                progress,
-                router,
-                maxLoras,
-                maxLoraRank,
-                lanes,
-                laneWait,
-                listener);
+        return with(p -> p.maxTokens = maxTokens);
     }
 
     public MoeOptions withRouter(@Nullable TopKRouter router) {
-        return new MoeOptions(
-                quantization,
-                backend,
-                device,
-                kernelClass,
-                maxTokens,
-                progress,
-                router,
-                maxLoras,
-                maxLoraRank,
-                lanes,
-                laneWait,
-                listener);
+        return with(p -> p.router = router);
     }
 
     public MoeOptions withProgress(Progress progress) {
-        return new MoeOptions(
-                quantization,
-                backend,
-                device,
-                kernelClass,
-                maxTokens,
-                progress,
-                router,
-                maxLoras,
-                maxLoraRank,
-                lanes,
-                laneWait,
-                listener);
+        return with(p -> p.progress = progress);
     }
 
     /** With room for that many adapters of that rank: {@link MoeLayer#setAdapter}. */
     public MoeOptions withLora(int adapters, int maxRank) {
-        return new MoeOptions(
-                quantization,
-                backend,
-                device,
-                kernelClass,
-                maxTokens,
-                progress,
-                router,
-                adapters,
-                maxRank,
-                lanes,
-                laneWait,
-                listener);
+        return with(p -> {
+            p.maxLoras = adapters;
+            p.maxLoraRank = maxRank;
+        });
     }
 
     public MoeOptions withLanes(int lanes) {
-        return new MoeOptions(
-                quantization,
-                backend,
-                device,
-                kernelClass,
-                maxTokens,
-                progress,
-                router,
-                maxLoras,
-                maxLoraRank,
-                lanes,
-                laneWait,
-                listener);
+        return with(p -> p.lanes = lanes);
     }
 
     public MoeOptions withLaneWait(@Nullable Duration laneWait) {
-        return new MoeOptions(
-                quantization,
-                backend,
-                device,
-                kernelClass,
-                maxTokens,
-                progress,
-                router,
-                maxLoras,
-                maxLoraRank,
-                lanes,
-                laneWait,
-                listener);
+        return with(p -> p.laneWait = laneWait);
+    }
+
+    public MoeOptions withHiddenType(ScalarType hiddenType) {
+        return with(p -> p.hiddenType = hiddenType);
     }
 
     public MoeOptions withListener(@Nullable MoeListener listener) {
-        return new MoeOptions(
-                quantization,
-                backend,
-                device,
-                kernelClass,
-                maxTokens,
-                progress,
-                router,
-                maxLoras,
-                maxLoraRank,
-                lanes,
-                laneWait,
-                listener);
+        return with(p -> p.listener = listener);
+    }
+
+    private MoeOptions with(Consumer<Parts> change) {
+        Parts parts = new Parts(this);
+        change.accept(parts);
+        return parts.options();
+    }
+
+    /** The components, to be changed. */
+    private static final class Parts {
+        private Int8Quantization quantization;
+        private String backend;
+        private @Nullable String device;
+        private @Nullable String kernelClass;
+        private int maxTokens;
+        private Progress progress;
+        private @Nullable TopKRouter router;
+        private int maxLoras;
+        private int maxLoraRank;
+        private int lanes;
+        private @Nullable Duration laneWait;
+        private ScalarType hiddenType;
+        private @Nullable MoeListener listener;
+
+        Parts(MoeOptions from) {
+            quantization = from.quantization;
+            backend = from.backend;
+            device = from.device;
+            kernelClass = from.kernelClass;
+            maxTokens = from.maxTokens;
+            progress = from.progress;
+            router = from.router;
+            maxLoras = from.maxLoras;
+            maxLoraRank = from.maxLoraRank;
+            lanes = from.lanes;
+            laneWait = from.laneWait;
+            hiddenType = from.hiddenType;
+            listener = from.listener;
+        }
+
+        MoeOptions options() {
+            return new MoeOptions(
+                    quantization,
+                    backend,
+                    device,
+                    kernelClass,
+                    maxTokens,
+                    progress,
+                    router,
+                    maxLoras,
+                    maxLoraRank,
+                    lanes,
+                    laneWait,
+                    hiddenType,
+                    listener);
+        }
     }
 }

@@ -2,7 +2,6 @@ package org.tornadomoe.cpu;
 
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
-import java.lang.foreign.ValueLayout;
 import java.util.Arrays;
 import java.util.Collections;
 import java.util.LinkedHashMap;
@@ -17,6 +16,7 @@ import org.tornadomoe.modular.ChosenExperts;
 import org.tornadomoe.modular.MoeExecutionException;
 import org.tornadomoe.modular.MoeKernel;
 import org.tornadomoe.modular.StageValues;
+import org.tornadomoe.quant.HiddenStates;
 import org.tornadomoe.quant.Int8Activations;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.LoraAdapter;
@@ -239,7 +239,7 @@ final class CpuMoeKernel implements MoeKernel {
         try {
             tokens = count;
             slotOfToken = slots;
-            MemorySegment.copy(from, ValueLayout.JAVA_FLOAT_UNALIGNED, 0, hidden, 0, tokens * h);
+            HiddenStates.read(config.inDtype(), from, hidden, tokens * h);
             int pairs = tokens * pairsPerToken;
             boolean handed = config.router().isHandedIn();
             if (handed) {
@@ -280,7 +280,7 @@ final class CpuMoeKernel implements MoeKernel {
                     team.end();
                 }
             }
-            MemorySegment.copy(result, 0, into, ValueLayout.JAVA_FLOAT_UNALIGNED, 0, tokens * h);
+            HiddenStates.write(config.inDtype(), result, tokens * h, into);
             if (chosen != null && !handed) {
                 System.arraycopy(ids, 0, chosen.ids(), 0, pairs);
                 for (int p = 0; p < pairs; p++) {

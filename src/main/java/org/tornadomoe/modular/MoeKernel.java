@@ -13,8 +13,8 @@ public interface MoeKernel extends AutoCloseable {
     /**
      * Runs the layer on M = {@code tokens} tokens.
      *
-     * @param hidden [M, H] floats in native order, on the heap or off it; may be longer
-     * @param output [M, H] floats, written; may be longer
+     * @param hidden [M, H] of the configuration's {@code inDtype} (F32, F16 or BF16) in native order, on the heap or off it; may be longer
+     * @param output [M, H] of the same type, written; may be longer
      * @param chosen is told the experts chosen, if given; made for at least M tokens of {@code pairsPerToken} experts. Where the
      *     layer's router is handed in ({@link org.tornadomoe.config.RouterConfig#isHandedIn}), it tells them instead: ids from 0
      *     to E + n - 1, then zero experts, each once a token, or -1; not to be null

@@ -2,7 +2,6 @@ package org.tornadomoe.reference;
 
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
-import java.lang.foreign.ValueLayout;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
@@ -16,6 +15,8 @@ import org.tornadomoe.modular.ChosenExperts;
 import org.tornadomoe.modular.GeneralExperts;
 import org.tornadomoe.modular.MoeKernel;
 import org.tornadomoe.modular.StageValues;
+import org.tornadomoe.modular.Support;
+import org.tornadomoe.quant.HiddenStates;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.Int8Tensor;
 import org.tornadomoe.quant.LoraAdapter;
@@ -176,7 +177,7 @@ public class ReferenceExperts implements GeneralExperts {
             }
             int values = tokens * experts.config().hiddenDim();
             float[] in = new float[values];
-            MemorySegment.copy(hidden, ValueLayout.JAVA_FLOAT_UNALIGNED, 0, in, 0, values);
+            HiddenStates.read(experts.config().inDtype(), hidden, in, values);
             boolean handed = experts.config().router().isHandedIn();
             FusedMoeConfig config = experts.config();
             double[] logits =
@@ -184,7 +185,7 @@ public class ReferenceExperts implements GeneralExperts {
             Routing routed = handed ? handedIn(chosen, tokens) : Router.route(config, experts.router(), logits, tokens);
             Stages stages = Reference.forward(experts, in, logits, routed, adapterOfToken);
             float[] out = narrow(stages.output());
-            MemorySegment.copy(out, 0, output, ValueLayout.JAVA_FLOAT_UNALIGNED, 0, values);
+            HiddenStates.write(experts.config().inDtype(), out, values, output);
             if (chosen != null && !handed) {
                 Routing routing = stages.routing();
                 System.arraycopy(routing.ids(), 0, chosen.ids(), 0, routing.ids().length);

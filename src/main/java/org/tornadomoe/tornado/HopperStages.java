@@ -55,9 +55,12 @@ final class HopperStages extends LayerStages {
                 .toList();
     }
 
-    /** The header and as much of what comes and goes as there are tokens. */
+    /** The header and as much of what comes and goes as there are tokens; but hidden states of 16 bits are TornadoVM's to bring and convert. */
     @Override
     List<Stage> call() {
+        if (LayerArrays.hasHalves(config)) {
+            return super.call();
+        }
         long h = config.hiddenDim();
         long k = config.pairsPerToken();
         boolean handedIn = config.router().isHandedIn();

@@ -15,10 +15,12 @@ import org.tornadomoe.config.FusedMoeActivationFormat;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.config.Int8Scheme;
+import org.tornadomoe.config.ScalarType;
 import org.tornadomoe.modular.DeviceMemory;
 import org.tornadomoe.modular.InsufficientMemoryException;
 import org.tornadomoe.modular.PrepareAndFinalize;
 import org.tornadomoe.modular.WorkspaceShapes;
+import org.tornadomoe.quant.HiddenStates;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.Int8Tensor;
 import org.tornadomoe.quant.LoraAdapter;
@@ -130,6 +132,14 @@ final class LayerArrays implements AutoCloseable {
 
     /** [M, H]. */
     final FloatArray hidden;
+
+    /** Hidden states of 16 bits: [⌈M·H / 2⌉], two to an int. */
+    final IntArray hiddenHalves;
+
+    /** Hidden states of 16 bits: what they mean and what they are made from, as {@code HalfKernels} has it. */
+    final FloatArray widened;
+
+    final FloatArray least;
 
     /** [L, H]: a row a choice, then the shared expert gate. */
     final FloatArray router;
@@ -272,6 +282,9 @@ final class LayerArrays implements AutoCloseable {
     /** [M, H]. */
     final FloatArray output;
 
+    /** Hidden states of 16 bits: [⌈M·H / 2⌉], two to an int. */
+    final IntArray outputHalves;
+
     /**
      * Elements in front of what is in {@link #tokens}, {@link #gateUp}, {@link #activated}, {@link #pairs} and {@link #down}: none, or as
      * many as make it begin where CUDA's kernels read and write fastest. Kernels in Java know nothing of them.
@@ -341,6 +354,9 @@ final class LayerArrays implements AutoCloseable {
         intermediateInts = gemm.rowInts(config.intermediateSizePerPartition());
         header = ints("header");
         hidden = floats("hidden");
+        hiddenHalves = ints("hiddenHalves");
+        widened = floats("widened");
+        least = floats("least");
         router = floats("router");
         routerBias = floats("routerBias");
         correctionBias = floats("correctionBias");
@@ -396,6 +412,10 @@ final class LayerArrays implements AutoCloseable {
         w2LoraB = floats("w2LoraB");
         shrunk = floats("shrunk");
         output = floats("output");
+        outputHalves = ints("outputHalves");
+        if (hasHalves(config)) {
+            fillTables(config.inDtype());
+        }
         adapters.init(-1);
         for (FloatArray lora : List.of(w13LoraA, w13LoraB, w2LoraA, w2LoraB)) {
             lora.init(0);
@@ -457,6 +477,40 @@ final class LayerArrays implements AutoCloseable {
         if (gate != null && weights.hasWeight()) {
             MemorySegment.copy(
                     gate, 0, router.getSegment(), ValueLayout.JAVA_FLOAT, 4L * weights.weight().length, gate.length);
+        }
+    }
+
+    /** Whether hidden states come and go in 16 bits. */
+    static boolean hasHalves(FusedMoeConfig config) {
+        return config.inDtype().bytes() == 2;
+    }
+
+    /** What is brought to the device in a call: {@link #hidden}, or what it is made from there. */
+    TornadoNativeArray incoming() {
+        return hasHalves(config) ? hiddenHalves : hidden;
+    }
+
+    /** What is fetched from the device. */
+    TornadoNativeArray outgoing() {
+        return hasHalves(config) ? outputHalves : output;
+    }
+
+    /** The bits of infinity, of types of 16 bits. */
+    static int infinity(ScalarType type) {
+        return type == ScalarType.F16 ? 0x7c00 : 0x7f80;
+    }
+
+    private void fillTables(ScalarType type) {
+        for (int bits = 0; bits < 1 << 16; bits++) {
+            widened.set(bits, HiddenStates.widen(type, (short) bits));
+        }
+        least.set(0, 0);
+        for (int bits = 1; bits <= infinity(type); bits++) {
+            // In double, in which the middle of two neighbours is exact, and infinity the next power of two.
+            double below = widened.get(bits - 1);
+            double above = bits < infinity(type) ? widened.get(bits) : 2 * below - widened.get(bits - 2);
+            float middle = (float) ((below + above) / 2);
+            least.set(bits, bits % 2 == 0 ? middle : Math.nextUp(middle));
         }
     }
 
@@ -627,6 +681,10 @@ final class LayerArrays implements AutoCloseable {
         Map<String, Long> sizes = new LinkedHashMap<>();
         sizes.put("header", (long) HEADER);
         sizes.put("hidden", m * h);
+        boolean halves = hasHalves(config);
+        sizes.put("hiddenHalves", halves ? Math.ceilDiv(m * h, 2) : 1);
+        sizes.put("widened", halves ? 1L << 16 : 1);
+        sizes.put("least", halves ? infinity(config.inDtype()) + 1L : 1);
         // Where ids and weights are handed in, there is no router here.
         boolean routed = !config.router().isHandedIn();
         long l = config.numRouterLogits();
@@ -688,6 +746,7 @@ final class LayerArrays implements AutoCloseable {
         sizes.put("w2LoraB", lora ? r1 * h : 1);
         sizes.put("shrunk", lora ? p * slices * config.maxLoraRank() : 1);
         sizes.put("output", WorkspaceShapes.elements(shapes.output()));
+        sizes.put("outputHalves", halves ? Math.ceilDiv(m * h, 2) : 1);
         return sizes;
     }
 

@@ -17,6 +17,7 @@ import org.tornadomoe.tornado.kernels.AlignKernels;
 import org.tornadomoe.tornado.kernels.BlockGemmKernels;
 import org.tornadomoe.tornado.kernels.CombineKernels;
 import org.tornadomoe.tornado.kernels.GemmKernels;
+import org.tornadomoe.tornado.kernels.HalfKernels;
 import org.tornadomoe.tornado.kernels.LoraKernels;
 import org.tornadomoe.tornado.kernels.PanelGemmKernels;
 import org.tornadomoe.tornado.kernels.QuantizeKernels;
@@ -73,9 +74,61 @@ sealed class LayerStages permits BatchedStages, HopperStages {
                 .toList();
     }
 
-    /** What a call takes: the layer, and what it brings to the device and back by itself. */
+    /** What a call takes: the layer, and what it brings to the device and back by itself, or makes of hidden states of 16 bits. */
     List<Stage> call() {
-        return all();
+        return LayerArrays.hasHalves(config)
+                ? Stream.of(List.of(widenHidden()), all(), List.of(narrowOutput()))
+                        .flatMap(List::stream)
+                        .toList()
+                : all();
+    }
+
+    /** hiddenHalves → hidden. */
+    final Stage widenHidden() {
+        int h = config.hiddenDim();
+        return new Stage(
+                "widenHidden",
+                HalfKernels.GROUP,
+                this::halfGroups,
+                m -> 1,
+                (g, task) -> g.task(task,
+                        HalfKernels::widenHalves,
+                        context,
+                        a.header,
+                        a.hiddenHalves,
+                        a.widened,
+                        a.hidden,
+                        h),
+                List.of(a.header, a.hiddenHalves, a.widened),
+                List.of(a.hidden));
+    }
+
+    /** output → outputHalves. */
+    final Stage narrowOutput() {
+        int h = config.hiddenDim();
+        int infinity = LayerArrays.infinity(config.inDtype());
+        int nan = infinity | ((infinity >> 1) & ~infinity); // quiet
+        return new Stage(
+                "narrowOutput",
+                HalfKernels.GROUP,
+                this::halfGroups,
+                m -> 1,
+                (g, task) -> g.task(task,
+                        HalfKernels::narrowToHalves,
+                        context,
+                        a.header,
+                        a.output,
+                        a.least,
+                        a.outputHalves,
+                        h,
+                        infinity,
+                        nan),
+                List.of(a.header, a.output, a.least),
+                List.of(a.outputHalves));
+    }
+
+    private int halfGroups(int tokens) {
+        return Math.ceilDiv(Math.ceilDiv(tokens * config.hiddenDim(), 2), HalfKernels.GROUP);
     }
 
     /** hidden, router → logits; none where ids and weights are handed in. */

@@ -73,13 +73,17 @@ public record TornadoHome(
      * is can't be named here: with a type of TornadoVM's in a catch clause, this class couldn't be loaded without its API.
      */
     static TornadoHome look(@Nullable String sdkDirectory) {
-        TornadoRuntime runtime;
+        // TornadoVM finds its drivers by the thread's class loader, and Spark's, say, doesn't know of the modules.
+        Thread thread = Thread.currentThread();
+        ClassLoader threads = thread.getContextClassLoader();
+        thread.setContextClassLoader(ClassLoader.getSystemClassLoader());
         try {
-            runtime = TornadoRuntimeProvider.getTornadoRuntime();
+            return of(TornadoRuntimeProvider.getTornadoRuntime(), sdkDirectory);
         } catch (RuntimeException | Error failure) {
             return none(explain(failure));
+        } finally {
+            thread.setContextClassLoader(threads);
         }
-        return of(runtime, sdkDirectory);
     }
 
     /** A backend or device that fails when looked at is left out; the others serve. */

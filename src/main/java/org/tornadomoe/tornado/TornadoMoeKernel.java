@@ -104,7 +104,7 @@ final class TornadoMoeKernel implements MoeKernel {
         try {
             Stage.Graph graph =
                     Stage.Graph.of("moe", device, LayerStages.of(arrays).call());
-            List<Object> everyCall = new ArrayList<>(List.of(arrays.header, arrays.hidden));
+            List<Object> everyCall = new ArrayList<>(List.of(arrays.header, arrays.incoming()));
             if (arrays.config.router().isHandedIn()) {
                 everyCall.addAll(List.of(arrays.topkIds, arrays.topkWeights));
             }
@@ -118,8 +118,8 @@ final class TornadoMoeKernel implements MoeKernel {
                     .transferToDevice(DataTransferMode.FIRST_EXECUTION, weights.toArray())
                     .transferToDevice(DataTransferMode.EVERY_EXECUTION, everyCall.toArray());
             graph.addTasks();
-            if (!graph.copiesToHost(arrays.output)) {
-                graph.tasks().transferToHost(DataTransferMode.UNDER_DEMAND, arrays.output);
+            if (!graph.copiesToHost(arrays.outgoing())) {
+                graph.tasks().transferToHost(DataTransferMode.UNDER_DEMAND, arrays.outgoing());
             }
             if (!arrays.config.router().isHandedIn()) {
                 graph.tasks().transferToHost(DataTransferMode.UNDER_DEMAND, arrays.topkIds, arrays.topkWeights);
@@ -205,8 +205,8 @@ final class TornadoMoeKernel implements MoeKernel {
             } else {
                 execute(hidden, tokens);
             }
-            fetch(arrays.output, values);
-            copy(arrays.output.getSegment(), output, 4 * values);
+            fetch(arrays.outgoing(), LayerArrays.hasHalves(arrays.config) ? Math.ceilDiv(values, 2) : values);
+            copy(arrays.outgoing().getSegment(), output, arrays.config.inDtype().bytes() * values);
             if (chosen != null && !handedIn) {
                 int pairs = tokens * arrays.config.pairsPerToken();
                 fetch(arrays.topkIds, pairs);
@@ -295,7 +295,8 @@ final class TornadoMoeKernel implements MoeKernel {
     }
 
     private void execute(MemorySegment hidden, int tokens) {
-        copy(hidden, arrays.hidden.getSegment(), 4L * tokens * arrays.config.hiddenDim());
+        long values = (long) tokens * arrays.config.hiddenDim();
+        copy(hidden, arrays.incoming().getSegment(), arrays.config.inDtype().bytes() * values);
         arrays.setTokens(tokens);
         running.graph.resize(tokens);
         sent = true;

@@ -33,6 +33,7 @@ class ImportDirectionTest {
         oracle           config quant modular tuning reference cpu tornado
         observe
         (door)           config quant modular reference cpu tornado oracle checkpoint tuning observe
+        spark            config (door)
         cli              config quant modular reference cpu tornado oracle checkpoint tuning observe (door)
         """);
 
@@ -44,6 +45,8 @@ class ImportDirectionTest {
             "org.knowm.", Set.of("cli"),
             "io.micrometer.", Set.of("observe"),
             "jdk.jfr.", Set.of("observe"),
+            "org.apache.spark.", Set.of("spark"),
+            "scala.", Set.of("spark"),
             "tools.jackson.", Set.of("checkpoint", "tuning", "cli"));
 
     /** Names that TornadoVM's code generators or the languages they write take for themselves. */

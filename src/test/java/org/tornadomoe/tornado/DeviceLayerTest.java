@@ -25,6 +25,7 @@ import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.config.MoeActivation;
 import org.tornadomoe.config.RouterConfig;
 import org.tornadomoe.config.RoutingMethodType;
+import org.tornadomoe.config.ScalarType;
 import org.tornadomoe.config.ScoringFunction;
 import org.tornadomoe.modular.MoeExecutionException;
 import org.tornadomoe.reference.Reference;
@@ -301,6 +302,16 @@ class DeviceLayerTest {
         for (Device device : devices()) {
             PermuteChecks.matchReference(device, 64, 6, 171, 2);
             PermuteChecks.matchReference(device, 1024, 2, 257, 1);
+        }
+    }
+
+    @Test
+    void hiddenStatesOf16Bits() {
+        for (Device device : devices()) {
+            for (ScalarType type : List.of(ScalarType.F16, ScalarType.BF16)) {
+                HalfChecks.kernelsConvertAsTheHost(device, type, false);
+                HalfChecks.layersAgree("triton", device.id(), type);
+            }
         }
     }
 

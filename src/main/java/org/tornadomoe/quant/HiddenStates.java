@@ -1,0 +1,64 @@
+package org.tornadomoe.quant;
+
+import java.lang.foreign.MemorySegment;
+import java.lang.foreign.ValueLayout;
+import org.tornadomoe.config.ScalarType;
+
+/**
+ * Hidden states in memory, of the type that a layer takes: F32, F16 or BF16, in native byte order. Narrowing rounds to the nearest, ties
+ * to even, and what is too large becomes infinite; infinities and NaNs stay what they are.
+ */
+public final class HiddenStates {
+    private HiddenStates() {}
+
+    /** The first {@code count} values, as floats. */
+    public static void read(ScalarType type, MemorySegment from, float[] into, int count) {
+        switch (type) {
+            case F32 -> MemorySegment.copy(from, ValueLayout.JAVA_FLOAT_UNALIGNED, 0, into, 0, count);
+            case F16 -> {
+                for (int i = 0; i < count; i++) {
+                    into[i] = Float.float16ToFloat(from.get(ValueLayout.JAVA_SHORT_UNALIGNED, 2L * i));
+                }
+            }
+            case BF16 -> {
+                for (int i = 0; i < count; i++) {
+                    into[i] = Float.intBitsToFloat(from.get(ValueLayout.JAVA_SHORT_UNALIGNED, 2L * i) << 16);
+                }
+            }
+            case I8 -> throw unsupported(type);
+        }
+    }
+
+    /** Writes the first {@code count} values. */
+    public static void write(ScalarType type, float[] from, int count, MemorySegment into) {
+        switch (type) {
+            case F32 -> MemorySegment.copy(from, 0, into, ValueLayout.JAVA_FLOAT_UNALIGNED, 0, count);
+            case F16, BF16 -> {
+                for (int i = 0; i < count; i++) {
+                    into.set(ValueLayout.JAVA_SHORT_UNALIGNED, 2L * i, narrow(type, from[i]));
+                }
+            }
+            case I8 -> throw unsupported(type);
+        }
+    }
+
+    /** The value of 16 bits. */
+    public static float widen(ScalarType type, short bits) {
+        return type == ScalarType.F16 ? Float.float16ToFloat(bits) : Float.intBitsToFloat(bits << 16);
+    }
+
+    /** The 16 bits nearest to a value. */
+    public static short narrow(ScalarType type, float value) {
+        if (type == ScalarType.F16) {
+            return Float.floatToFloat16(value);
+        }
+        int bits = Float.floatToRawIntBits(value);
+        return Float.isNaN(value)
+                ? (short) (bits >> 16 | 0x40) // a payload in the lower half alone would leave an infinity
+                : (short) ((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+    }
+
+    private static IllegalArgumentException unsupported(ScalarType type) {
+        return new IllegalArgumentException("hidden states: expected f32, f16 or bf16, got " + type.abbreviation());
+    }
+}

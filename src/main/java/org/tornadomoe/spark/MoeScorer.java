@@ -1,0 +1,163 @@
+package org.tornadomoe.spark;
+
+import java.io.Serializable;
+import java.time.Duration;
+import java.util.Iterator;
+import java.util.Map;
+import java.util.Objects;
+import org.apache.spark.TaskContext;
+import org.apache.spark.api.java.JavaRDD;
+import org.apache.spark.api.java.function.MapPartitionsFunction;
+import org.apache.spark.resource.ResourceInformation;
+import org.apache.spark.resource.ResourceProfile;
+import org.apache.spark.sql.Dataset;
+import org.apache.spark.sql.Encoders;
+import org.apache.spark.sql.Row;
+import org.apache.spark.sql.types.ArrayType;
+import org.apache.spark.sql.types.DataType;
+import org.apache.spark.sql.types.DataTypes;
+import org.apache.spark.sql.types.StructType;
+import org.jspecify.annotations.Nullable;
+import org.tornadomoe.config.Int8Scheme;
+
+/**
+ * Runs a layer on a column of hidden states, {@code array<float>} of the layer's width, a row a token, and adds a column of its
+ * outputs. A row with null gets null. What a row gets depends on it alone, to the bit: not on its neighbours, the partition or how
+ * often it is computed, so that Spark may lose executors and run tasks again.
+ *
+ * {@snippet :
+ * Dataset<Row> scored = MoeScorer.of("/models/Qwen3-30B-A3B", 0, "hidden", "output").withDevice("cuda").transform(rows);
+ * }
+ *
+ * <p>Each executor loads the layer itself, once for each GPU address that Spark gives its tasks (resource {@code gpu}) or once if it
+ * gives none, from a path that all of them have; files are mapped, and nothing is broadcast. The layer stays loaded until the
+ * executor ends. Tasks of the same GPU share its layer and take turns.
+ *
+ * @param checkpoint the path of a checkpoint, on every executor
+ * @param layer the decoder layer's number, from 0
+ * @param input the column of hidden states
+ * @param output the column to add
+ * @param scheme what is int8; not {@code w8a8_tensor}, under which a row would depend on those beside it
+ * @param backend as the options of a layer have it
+ * @param device null for the best there is; a backend of TornadoVM's ({@code cuda}), of which the GPU that Spark gave is then taken
+ *     ({@code cuda:0}); or one with its number
+ * @param maxTokens the most rows of a call
+ * @param latency what a call should take: calls take as many rows as that allows, one at least
+ */
+public record MoeScorer(
+        String checkpoint,
+        int layer,
+        String input,
+        String output,
+        Int8Scheme scheme,
+        String backend,
+        @Nullable String device,
+        int maxTokens,
+        Duration latency)
+        implements Serializable {
+    private static final long serialVersionUID = 1L;
+
+    /** The resource that Spark is to give tasks. */
+    public static final String GPU = "gpu";
+
+    /** Checks what can be checked without the layer. */
+    public MoeScorer {
+        Objects.requireNonNull(checkpoint, "checkpoint");
+        Objects.requireNonNull(input, "input");
+        Objects.requireNonNull(output, "output");
+        Objects.requireNonNull(backend, "backend");
+        if (scheme == Int8Scheme.W8A8_TENSOR) {
+            throw new IllegalArgumentException(
+                    "scheme: expected one whose results don't depend on the batch, got " + scheme);
+        }
+        if (maxTokens < 1) {
+            throw new IllegalArgumentException("maxTokens: expected a positive number, got " + maxTokens);
+        }
+        if (!latency.isPositive()) {
+            throw new IllegalArgumentException("latency: expected more than zero, got " + latency);
+        }
+    }
+
+    /** In {@code w8a8_channel} on the best there is, calls of up to 256 rows and about 50 ms. */
+    public static MoeScorer of(String checkpoint, int layer, String input, String output) {
+        return new MoeScorer(
+                checkpoint, layer, input, output, Int8Scheme.W8A8_CHANNEL, "auto", null, 256, Duration.ofMillis(50));
+    }
+
+    public MoeScorer withScheme(Int8Scheme scheme) {
+        return new MoeScorer(checkpoint, layer, input, output, scheme, backend, device, maxTokens, latency);
+    }
+
+    public MoeScorer withBackend(String backend) {
+        return new MoeScorer(checkpoint, layer, input, output, scheme, backend, device, maxTokens, latency);
+    }
+
+    public MoeScorer withDevice(@Nullable String device) {
+        return new MoeScorer(checkpoint, layer, input, output, scheme, backend, device, maxTokens, latency);
+    }
+
+    public MoeScorer withMaxTokens(int maxTokens) {
+        return new MoeScorer(checkpoint, layer, input, output, scheme, backend, device, maxTokens, latency);
+    }
+
+    public MoeScorer withLatency(Duration latency) {
+        return new MoeScorer(checkpoint, layer, input, output, scheme, backend, device, maxTokens, latency);
+    }
+
+    /**
+     * The rows, each with its output. Lazy, as Spark is.
+     *
+     * @throws IllegalArgumentException if the input column isn't there or isn't {@code array<float>}, or the output column is there
+     */
+    public Dataset<Row> transform(Dataset<Row> rows) {
+        StructType schema = outputSchema(rows.schema());
+        int column = rows.schema().fieldIndex(input);
+        MapPartitionsFunction<Row, Row> score = partition -> score(partition, column);
+        return rows.mapPartitions(score, Encoders.row(schema));
+    }
+
+    /** As {@link #transform(Dataset)}, by tasks with resources of their own. */
+    public Dataset<Row> transform(Dataset<Row> rows, ResourceProfile profile) {
+        StructType schema = outputSchema(rows.schema());
+        int column = rows.schema().fieldIndex(input);
+        JavaRDD<Row> scored =
+                rows.toJavaRDD().mapPartitions(partition -> score(partition, column)).withResources(profile);
+        return rows.sparkSession().createDataFrame(scored, schema);
+    }
+
+    /** What {@link #transform(Dataset)} makes of a schema. Throws what it throws. */
+    public StructType outputSchema(StructType schema) {
+        int column = schema.getFieldIndex(input).isEmpty() ? -1 : schema.fieldIndex(input);
+        if (column < 0) {
+            throw new IllegalArgumentException("input: expected one of " + String.join(", ", schema.fieldNames())
+                    + ", got '" + input + "'");
+        }
+        DataType type = schema.fields()[column].dataType();
+        if (!(type instanceof ArrayType array && array.elementType().equals(DataTypes.FloatType))) {
+            throw new IllegalArgumentException(
+                    "input: expected a column of array<float>, '" + input + "' is " + type.simpleString());
+        }
+        if (schema.getFieldIndex(output).isDefined()) {
+            throw new IllegalArgumentException("output: expected a new column, '" + output + "' is there already");
+        }
+        return schema.add(output, DataTypes.createArrayType(DataTypes.FloatType, false), true);
+    }
+
+    private Iterator<Row> score(Iterator<Row> partition, int column) {
+        TaskContext task = TaskContext.get();
+        String address = task == null ? null : address(task.resourcesJMap());
+        return new ScoredRows(partition, column, Engine.of(this, address), latency.toNanos());
+    }
+
+    /** The GPU that a task was given; the first if it was given several. */
+    private static @Nullable String address(Map<String, ResourceInformation> resources) {
+        ResourceInformation gpus = resources.get(GPU);
+        return gpus == null || gpus.addresses().length == 0 ? null : gpus.addresses()[0];
+    }
+
+    /** The device of a task that was given that GPU. */
+    @Nullable
+    String deviceAt(@Nullable String address) {
+        return device == null || device.contains(":") || address == null ? device : device + ":" + address;
+    }
+}

@@ -1,0 +1,70 @@
+package org.tornadomoe.quant;
+
+import static org.assertj.core.api.Assertions.assertThat;
+
+import java.util.SplittableRandom;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.EnumSource;
+import org.tornadomoe.config.ScalarType;
+
+/** Against a definition of their own: sign, exponent and fraction as the formats say, in double, and the nearest by distance. */
+class HiddenStatesTest {
+    private static double value(ScalarType type, int bits) {
+        int fractionBits = type == ScalarType.F16 ? 10 : 7;
+        int exponentBits = 15 - fractionBits;
+        int exponent = (bits >> fractionBits) & ((1 << exponentBits) - 1);
+        double fraction = (bits & ((1 << fractionBits) - 1)) / (double) (1 << fractionBits);
+        int bias = (1 << (exponentBits - 1)) - 1;
+        double magnitude = exponent == (1 << exponentBits) - 1
+                ? fraction == 0 ? Double.POSITIVE_INFINITY : Double.NaN
+                : exponent == 0 ? fraction * Math.pow(2, 1 - bias) : (1 + fraction) * Math.pow(2, exponent - bias);
+        return (bits & 0x8000) == 0 ? magnitude : -magnitude;
+    }
+
+    @ParameterizedTest
+    @EnumSource(names = {"F16", "BF16"})
+    void allBitsAreWidenedAndNarrowedBack(ScalarType type) {
+        for (int bits = 0; bits < 1 << 16; bits++) {
+            double expected = value(type, bits);
+            float widened = HiddenStates.widen(type, (short) bits);
+            assertThat(Double.compare(widened, expected)).as("%x", bits).isZero();
+            short back = HiddenStates.narrow(type, widened);
+            if (Double.isNaN(expected)) {
+                assertThat(HiddenStates.widen(type, back)).isNaN();
+            } else {
+                assertThat(back).isEqualTo((short) bits);
+            }
+        }
+    }
+
+    @ParameterizedTest
+    @EnumSource(names = {"F16", "BF16"})
+    void valuesAreRoundedToTheNearestTiesToEven(ScalarType type) {
+        int infinity = type == ScalarType.F16 ? 0x7c00 : 0x7f80;
+        double beyond = 2 * value(type, infinity - 1) - value(type, infinity - 2);
+        SplittableRandom random = new SplittableRandom(1);
+        for (int i = 0; i < 200_000; i++) {
+            int bits = random.nextInt(infinity);
+            double below = value(type, bits);
+            double above = bits + 1 == infinity ? beyond : value(type, bits + 1);
+            float middle = (float) ((below + above) / 2);
+            float x = switch (i % 4) {
+                case 0 -> middle;
+                case 1 -> Math.nextUp(middle);
+                case 2 -> Math.nextDown(middle);
+                default -> (float) (below + random.nextDouble() * (above - below));
+            };
+            double down = x - below;
+            double up = above - x;
+            int expected = down < up || (down == up && bits % 2 == 0) ? bits : bits + 1;
+            assertThat(HiddenStates.narrow(type, x)).as("%s", x).isEqualTo((short) expected);
+            assertThat(HiddenStates.narrow(type, -x)).isEqualTo((short) (expected | 0x8000));
+        }
+        assertThat(HiddenStates.narrow(type, Float.POSITIVE_INFINITY)).isEqualTo((short) infinity);
+        assertThat(HiddenStates.narrow(type, Float.NEGATIVE_INFINITY)).isEqualTo((short) (infinity | 0x8000));
+        for (int payload : new int[] {0x7f800001, 0x7fc00000, 0x7fffffff, 0xff800001, 0xffffffff}) {
+            assertThat(HiddenStates.widen(type, HiddenStates.narrow(type, Float.intBitsToFloat(payload))))
+                    .isNaN();
+        }
+    }
+}

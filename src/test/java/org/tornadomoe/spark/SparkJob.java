@@ -1,0 +1,104 @@
+package org.tornadomoe.spark;
+
+import java.io.BufferedOutputStream;
+import java.io.DataOutputStream;
+import java.io.IOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.time.Duration;
+import java.util.ArrayList;
+import java.util.Iterator;
+import java.util.List;
+import org.apache.spark.api.java.function.MapFunction;
+import org.apache.spark.api.java.function.MapPartitionsFunction;
+import org.apache.spark.resource.ResourceProfile;
+import org.apache.spark.resource.ResourceProfileBuilder;
+import org.apache.spark.resource.TaskResourceRequests;
+import org.apache.spark.scheduler.SparkListener;
+import org.apache.spark.scheduler.SparkListenerExecutorRemoved;
+import org.apache.spark.scheduler.SparkListenerTaskEnd;
+import org.apache.spark.sql.Dataset;
+import org.apache.spark.sql.Encoders;
+import org.apache.spark.sql.Row;
+import org.apache.spark.sql.RowFactory;
+import org.apache.spark.sql.SparkSession;
+import org.apache.spark.sql.types.DataTypes;
+import org.apache.spark.sql.types.StructType;
+
+/**
+ * The driver of a job, in a JVM of its own: CHECKPOINT BACKEND DEVICE ROWS PARTITIONS OUT. Prints a line for each task that has ended and
+ * each executor lost, then what is loaded on the executors; writes ids and outputs.
+ */
+final class SparkJob {
+    static final int H = 128;
+
+    private SparkJob() {}
+
+    /** Every 100th row has none. */
+    static float[] hidden(long id) {
+        float[] hidden = new float[H];
+        for (int i = 0; i < H; i++) {
+            hidden[i] = (float) Math.sin(id * 31 + i);
+        }
+        return hidden;
+    }
+
+    public static void main(String[] args) throws IOException {
+        int rows = Integer.parseInt(args[3]);
+        int partitions = Integer.parseInt(args[4]);
+        SparkSession spark = SparkSession.builder().appName("test").getOrCreate();
+        spark.sparkContext().addSparkListener(new SparkListener() {
+            @Override
+            public void onTaskEnd(SparkListenerTaskEnd task) {
+                System.out.println("TASK " + task.taskInfo().executorId() + " "
+                        + task.reason().toString().lines().findFirst().orElse(""));
+            }
+
+            @Override
+            public void onExecutorRemoved(SparkListenerExecutorRemoved removed) {
+                System.out.println("LOST " + removed.executorId());
+            }
+        });
+        StructType schema = new StructType()
+                .add("id", DataTypes.LongType)
+                .add("hidden", DataTypes.createArrayType(DataTypes.FloatType, false), true);
+        MapFunction<Long, Row> make = id -> RowFactory.create(id, id % 100 == 99 ? null : hidden(id));
+        Dataset<Row> input = spark.range(0, rows, 1, partitions).map(make, Encoders.row(schema));
+        MoeScorer scorer = MoeScorer.of(args[0], 0, "hidden", "output")
+                .withBackend(args[1])
+                .withDevice(args[2].equals("any") ? null : args[2])
+                .withMaxTokens(4)
+                .withLatency(Duration.ofMillis(20));
+        System.out.println("STARTED");
+        write(scorer.transform(input), Path.of(args[5]));
+        // Tasks that take half a GPU, by a profile of their own, over other partitions.
+        ResourceProfile profile = new ResourceProfileBuilder()
+                .require(new TaskResourceRequests().cpus(1).resource(MoeScorer.GPU, 0.5))
+                .build();
+        write(scorer.transform(input.repartition(3), profile), Path.of(args[5] + ".profile"));
+        MapPartitionsFunction<Long, String> loaded = SparkJob::loaded;
+        List<String> engines = spark.range(0, 4, 1, 4)
+                .mapPartitions(loaded, Encoders.STRING())
+                .distinct()
+                .collectAsList();
+        System.out.println("ENGINES " + engines);
+        spark.stop();
+    }
+
+    private static Iterator<String> loaded(Iterator<Long> ids) {
+        return List.of(Engine.loaded().toString()).iterator();
+    }
+
+    private static void write(Dataset<Row> scored, Path file) throws IOException {
+        try (DataOutputStream out = new DataOutputStream(new BufferedOutputStream(Files.newOutputStream(file)))) {
+            for (Row row : scored.select("id", "output").collectAsList()) {
+                List<Float> values = row.isNullAt(1) ? new ArrayList<>() : row.getList(1);
+                out.writeLong(row.getLong(0));
+                out.writeInt(values.size());
+                for (float value : values) {
+                    out.writeFloat(value);
+                }
+            }
+        }
+    }
+}
