@@ -117,7 +117,7 @@ class SparkClusterTest {
     }
 
     private static void assertRows(Path file, int rows) throws IOException {
-        TreeMap<Long, float[]> got = read(file);
+        Map<Long, float[]> got = read(file);
         assertThat(got.keySet()).hasSize(rows);
         MoeOptions options = MoeOptions.DEFAULT.withMaxTokens(1).withBackend("cpu");
         try (MoeLayer layer = MoeLayer.load(CHECKPOINT, 0, options)) {
