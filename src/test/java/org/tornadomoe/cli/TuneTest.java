@@ -131,13 +131,16 @@ class TuneTest {
         tune("--shape", "big").assertRefused("--shape: expected one of [mixtral-8x7b, ");
         tune("--shape", "tiny", "--tokens", "0").assertRefused("--tokens: expected positive numbers, got 0");
         tune("--shape", "tiny", "--minutes", "0").assertRefused("--minutes: expected a positive number, got 0.0");
-        tune("--shape", "tiny", "--runs", "0").assertRefused("--runs: expected a positive number, got 0");
+        moe("tune", "--shape", "tiny", "--runs", "0").assertRefused("--runs: expected a positive number, got 0");
         tune("--shape", "tiny", "--seconds", "-1").assertRefused("--seconds: expected a positive number, got -1.0");
-        tune("--shape", "tiny", "--output", folder.resolve("no"))
+        moe("tune", "--shape", "tiny", "--output", folder.resolve("no"))
                 .assertRefused("--output: expected a folder that is there, got " + folder.resolve("no"));
         tune("--shape", "tiny", "--tokens", 2);
         Path file = onlyFile();
         Files.writeString(file, "{");
-        tune("--shape", "tiny", "--tokens", 2).assertRefused(file + ": is not valid JSON");
+        Ran ran = tune("--shape", "tiny", "--tokens", 2);
+        assertThat(ran.status()).isEqualTo(Moe.BAD_INPUT);
+        assertThat(ran.err()).contains("moe: " + file + ": is not valid JSON");
+        assertThat(ran.out()).isEmpty();
     }
 }
