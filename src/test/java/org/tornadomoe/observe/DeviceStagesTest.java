@@ -1,6 +1,7 @@
 package org.tornadomoe.observe;
 
 import static org.assertj.core.api.Assertions.assertThat;
+import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
 import java.util.ArrayList;
 import java.util.List;
@@ -9,11 +10,13 @@ import org.junit.jupiter.api.Test;
 import org.tornadomoe.MoeLayer;
 import org.tornadomoe.MoeOptions;
 import org.tornadomoe.RandomLayer;
+import org.tornadomoe.tornado.TornadoHome;
 
 @Tag("device")
 class DeviceStagesTest {
     @Test
     void everyCallTellsItsKernelsTimes() {
+        assumeTrue(TornadoHome.current().kind() == TornadoHome.Kind.SDK, "no TornadoVM SDK under this JVM");
         RandomLayer weights = RandomLayer.of(4, 2, 64, 32, 16, 11);
         List<MoeListener.Call> calls = new ArrayList<>();
         MoeListener listener = new MoeListener() {
