@@ -37,7 +37,9 @@ public final class ExchangeCost {
     private ExchangeCost() {}
 
     public static void main(String[] args) {
-        System.out.println("| model, tokens an executor | network | computing, µs a token | exchanges at N = 8 | 64 | 128 | 1024 |");
+        System.out.println(
+                "| model, tokens an executor | network | computing, µs a token | exchanges at N = 8 | 64 | 128 |"
+                        + " 1024 |");
         System.out.println("| --- | --- | --- | --- | --- | --- | --- |");
         for (Model model : MODELS) {
             for (Network network : NETWORKS) {
@@ -66,8 +68,7 @@ public final class ExchangeCost {
         double messages = (owners - 1) * network.perMessage;
         double seconds = 0;
         for (double bytes : new double[] {there, back}) {
-            seconds += network.perExchange
-                    + Math.max(model.tokens * remote * bytes / network.bytesPerSecond, messages);
+            seconds += network.perExchange + Math.max(model.tokens * remote * bytes / network.bytesPerSecond, messages);
         }
         return seconds;
     }

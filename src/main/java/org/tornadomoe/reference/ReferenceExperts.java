@@ -15,7 +15,6 @@ import org.tornadomoe.modular.ChosenExperts;
 import org.tornadomoe.modular.GeneralExperts;
 import org.tornadomoe.modular.MoeKernel;
 import org.tornadomoe.modular.StageValues;
-import org.tornadomoe.modular.Support;
 import org.tornadomoe.quant.HiddenStates;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.Int8Tensor;

@@ -120,8 +120,9 @@ public record MoeScorer(
     public Dataset<Row> transform(Dataset<Row> rows, ResourceProfile profile) {
         StructType schema = outputSchema(rows.schema());
         int column = rows.schema().fieldIndex(input);
-        JavaRDD<Row> scored =
-                rows.toJavaRDD().mapPartitions(partition -> score(partition, column)).withResources(profile);
+        JavaRDD<Row> scored = rows.toJavaRDD()
+                .mapPartitions(partition -> score(partition, column))
+                .withResources(profile);
         return rows.sparkSession().createDataFrame(scored, schema);
     }
 
@@ -129,8 +130,8 @@ public record MoeScorer(
     public StructType outputSchema(StructType schema) {
         int column = schema.getFieldIndex(input).isEmpty() ? -1 : schema.fieldIndex(input);
         if (column < 0) {
-            throw new IllegalArgumentException("input: expected one of " + String.join(", ", schema.fieldNames())
-                    + ", got '" + input + "'");
+            throw new IllegalArgumentException(
+                    "input: expected one of " + String.join(", ", schema.fieldNames()) + ", got '" + input + "'");
         }
         DataType type = schema.fields()[column].dataType();
         if (!(type instanceof ArrayType array && array.elementType().equals(DataTypes.FloatType))) {

@@ -94,8 +94,8 @@ final class ScoredRows implements Iterator<Row> {
 
     private static void requireWidth(int got, int h) {
         if (got != h) {
-            throw new IllegalArgumentException("input: expected rows of " + h
-                    + " values (the layer's hidden size), got one of " + got);
+            throw new IllegalArgumentException(
+                    "input: expected rows of " + h + " values (the layer's hidden size), got one of " + got);
         }
     }
 }

@@ -91,14 +91,8 @@ sealed class LayerStages permits BatchedStages, HopperStages {
                 HalfKernels.GROUP,
                 this::halfGroups,
                 m -> 1,
-                (g, task) -> g.task(task,
-                        HalfKernels::widenHalves,
-                        context,
-                        a.header,
-                        a.hiddenHalves,
-                        a.widened,
-                        a.hidden,
-                        h),
+                (g, task) -> g.task(
+                        task, HalfKernels::widenHalves, context, a.header, a.hiddenHalves, a.widened, a.hidden, h),
                 List.of(a.header, a.hiddenHalves, a.widened),
                 List.of(a.hidden));
     }
@@ -113,7 +107,8 @@ sealed class LayerStages permits BatchedStages, HopperStages {
                 HalfKernels.GROUP,
                 this::halfGroups,
                 m -> 1,
-                (g, task) -> g.task(task,
+                (g, task) -> g.task(
+                        task,
                         HalfKernels::narrowToHalves,
                         context,
                         a.header,

@@ -16,7 +16,7 @@ import org.tornadomoe.tornado.TornadoHome;
 class DeviceStagesTest {
     @Test
     void everyCallTellsItsKernelsTimes() {
-        assumeTrue(TornadoHome.current().kind() == TornadoHome.Kind.SDK, "the interpreter has no kernels' times");
+        assumeTrue(TornadoHome.current().kind() == TornadoHome.Kind.SDK, "no TornadoVM SDK under this JVM");
         RandomLayer weights = RandomLayer.of(4, 2, 64, 32, 16, 11);
         List<MoeListener.Call> calls = new ArrayList<>();
         MoeListener listener = new MoeListener() {

@@ -48,7 +48,8 @@ class MoeScorerTest {
                     ? null
                     : id % 2 == 0
                             ? SparkJob.hidden(id)
-                            : scala.jdk.javaapi.CollectionConverters.asScala(values).toSeq();
+                            : scala.jdk.javaapi.CollectionConverters.asScala(values)
+                                    .toSeq();
             rows.add(RowFactory.create(id, hidden));
         }
         try (MoeLayer layer = MoeLayer.load(
@@ -72,7 +73,9 @@ class MoeScorerTest {
         engine.took(10, 2, 100);
         assertThat(engine.batch()).isEqualTo(4);
         engine.took(10, 1, 100);
-        assertThat(engine.batch()).as("after the short last call of a partition").isEqualTo(4);
+        assertThat(engine.batch())
+                .as("after the short last call of a partition")
+                .isEqualTo(4);
         engine.took(10, 4, 100);
         engine.took(10, 8, 100);
         assertThat(engine.batch()).as("the layer's most").isEqualTo(8);

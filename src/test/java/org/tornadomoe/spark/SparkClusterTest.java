@@ -58,8 +58,8 @@ class SparkClusterTest {
             List<String> lines = new ArrayList<>();
             int killed = -1;
             int before = 0;
-            try (BufferedReader log = new BufferedReader(
-                    new InputStreamReader(driver.getInputStream(), StandardCharsets.UTF_8))) {
+            try (BufferedReader log =
+                    new BufferedReader(new InputStreamReader(driver.getInputStream(), StandardCharsets.UTF_8))) {
                 for (String line = log.readLine(); line != null; line = log.readLine()) {
                     lines.add(line);
                     if (killed < 0 && line.startsWith("TASK") && line.endsWith("Success") && ++before == 4) {
@@ -106,9 +106,10 @@ class SparkClusterTest {
             assertThat(log).containsPattern("ENGINES \\[\\{0=Tornado\\w+ on opencl:0 ");
             MoeOptions options = MoeOptions.DEFAULT.withMaxTokens(1).withBackend("cpu");
             try (MoeLayer layer = MoeLayer.load(CHECKPOINT, 0, options)) {
-                read(out).forEach((id, output) -> assertThat(Reference.relativeL2(
-                                Reference.widen(output), Reference.widen(layer.forward(SparkJob.hidden(id)))))
-                        .isLessThan(2e-2));
+                read(out)
+                        .forEach((id, output) -> assertThat(Reference.relativeL2(
+                                        Reference.widen(output), Reference.widen(layer.forward(SparkJob.hidden(id)))))
+                                .isLessThan(2e-2));
                 assertThat(read(out)).hasSize(40);
             }
         } finally {
@@ -236,8 +237,7 @@ class SparkClusterTest {
 
     private Process startWorker(String gpu) throws IOException {
         Path script = directory.resolve("gpu" + gpu + ".sh");
-        Files.writeString(
-                script, "#!/bin/sh\necho '{\"name\": \"gpu\", \"addresses\": [\"" + gpu + "\"]}'\n");
+        Files.writeString(script, "#!/bin/sh\necho '{\"name\": \"gpu\", \"addresses\": [\"" + gpu + "\"]}'\n");
         assertThat(script.toFile().setExecutable(true)).isTrue();
         return start(
                 "worker" + gpu,

@@ -38,7 +38,7 @@ final class SparkJob {
     static float[] hidden(long id) {
         float[] hidden = new float[H];
         for (int i = 0; i < H; i++) {
-            hidden[i] = (float) Math.sin((double) (id * 31 + i));
+            hidden[i] = (float) Math.sin(id * 31.0 + i);
         }
         return hidden;
     }

@@ -32,9 +32,9 @@ final class HalfChecks {
     /**
      * Every bit pattern is widened, and values at every edge narrowed, as on the host.
      *
-     * @param subnormals whether the device computes with them
+     * @param exact whether the device computes with subnormals and tells NaNs from infinities: under OpenCL's fast math it may not
      */
-    static void kernelsConvertAsTheHost(Device device, ScalarType type, boolean subnormals) {
+    static void kernelsConvertAsTheHost(Device device, ScalarType type, boolean exact) {
         RandomLayer layer = RandomLayer.of(2, 1, H, 4, M, 1);
         FusedMoeConfig config = layer.config().toBuilder().inDtype(type).build();
         try (Int8Experts experts = QuantizedWeights.int8(layer, Int8Scheme.W8A8_CHANNEL, Progress.NONE);
@@ -56,7 +56,7 @@ final class HalfChecks {
             float[] values = new float[M * H];
             for (int i = 0; i < values.length; i++) {
                 values[i] = edge(type, random, i);
-                if (!subnormals && Math.abs(values[i]) < Float.MIN_NORMAL) {
+                if (!exact && Math.abs(values[i]) < Float.MIN_NORMAL) {
                     values[i] = 1;
                 }
                 arrays.output.set(i, values[i]);
@@ -64,8 +64,10 @@ final class HalfChecks {
             StageRun.execute(device, "narrow", List.of(stages.narrowOutput()), M);
             for (int i = 0; i < values.length; i++) {
                 short got = half(arrays.outputHalves, i);
-                if (Float.isNaN(values[i])) {
+                if (Float.isNaN(values[i]) && exact) {
                     assertThat(HiddenStates.widen(type, got)).isNaN();
+                } else if (Float.isNaN(values[i])) {
+                    assertThat(Float.isFinite(HiddenStates.widen(type, got))).isFalse();
                 } else {
                     assertThat(got).as("%s %s", type, values[i]).isEqualTo(HiddenStates.narrow(type, values[i]));
                 }
