@@ -169,10 +169,13 @@ public final class AmdKernels {
                     .append(String.join(" ", command(compiler, "TARGET", Path.of("LIBRARIES"))))
                     .append(" -o OUT.s IN.cl`\n");
         }
-        text.append("\nFor gfx1100 with oclc_wavefrontsize64_off and oclc_isa_version_1036; clang-16 calls gfx942 gfx940.\n\n"
+        text.append("\n"
+                + "For gfx1100 with oclc_wavefrontsize64_off and oclc_isa_version_1036; clang-16 calls gfx942"
+                + " gfx940.\n\n"
                 + "A row is a kernel, with the first layer that it was printed for; kernels of the same text are"
                 + " one. In each cell: VGPRs / SGPRs / bytes of LDS, then, if there are any, dot products"
-                + " (v_dot4), then scratch bytes and spilled VGPRs and SGPRs, in bold. No group has more than 256 work-items, which is what clang reckons with.\n");
+                + " (v_dot4), then scratch bytes and spilled VGPRs and SGPRs, in bold. No group has more than 256"
+                + " work-items, which is what clang reckons with.\n");
         int spilling = 0;
         Path directory = Files.createTempDirectory("amd-kernels");
         for (String target : TARGETS) {
