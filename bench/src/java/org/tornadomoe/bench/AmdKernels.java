@@ -66,7 +66,12 @@ public final class AmdKernels {
         run("expert groups", layer(16, 64).router(groups), channel);
         for (MoeActivation activation : MoeActivation.values()) {
             if (activation.isGated() && activation != MoeActivation.SILU) {
-                run(activation.toString(), layer(16, 64).activation(activation), channel);
+                FusedMoeConfig.Builder activated = layer(16, 64)
+                        .activation(activation)
+                        .swigluLimit(7.0)
+                        .activationSituBeta(2.0)
+                        .activationSituLinearBeta(1.0);
+                run(activation.toString(), activated, channel);
             }
         }
         run("batched", layer(16, 64).moeParallelConfig(batched()), channel);
@@ -165,9 +170,12 @@ public final class AmdKernels {
                     .append(" -o OUT.s IN.cl`\n");
         }
         text.append("\n"
+                + "For gfx1100 with oclc_wavefrontsize64_off and oclc_isa_version_1036; clang-16 calls gfx942"
+                + " gfx940.\n\n"
                 + "A row is a kernel, with the first layer that it was printed for; kernels of the same text are"
                 + " one. In each cell: VGPRs / SGPRs / bytes of LDS, then, if there are any, dot products"
-                + " (v_dot4), then scratch bytes and spilled VGPRs and SGPRs, in bold.\n");
+                + " (v_dot4), then scratch bytes and spilled VGPRs and SGPRs, in bold. No group has more than 256"
+                + " work-items, which is what clang reckons with.\n");
         int spilling = 0;
         Path directory = Files.createTempDirectory("amd-kernels");
         for (String target : TARGETS) {

@@ -23,6 +23,7 @@ import org.tornadomoe.tuning.LaunchConfig;
 import org.tornadomoe.tuning.LaunchConfigs;
 import org.tornadomoe.tuning.LaunchKey;
 import org.tornadomoe.tuning.LaunchSpace;
+import uk.ac.manchester.tornado.api.enums.TornadoVMBackendType;
 
 /**
  * The layer as a TornadoVM task graph on the configuration's device, with the int8 GEMMs in one of several forms: on tensor cores,
@@ -114,7 +115,11 @@ public abstract sealed class TornadoExperts implements GeneralExperts
             case HOPPER -> CudaKernel.hopperObstacle(device);
             case TENSOR_CORES -> PrebuiltKernel.obstacle(device);
             case DP4A -> device.lacksDp4a();
-            case PANELS, PORTABLE -> null;
+            case PANELS ->
+                device.backend() == TornadoVMBackendType.CUDA || device.backend() == TornadoVMBackendType.PTX
+                        ? "they are for OpenCL's compilers, and untried on others"
+                        : null;
+            case PORTABLE -> null;
         };
         if (lacking != null) {
             obstacles.add(
@@ -125,7 +130,11 @@ public abstract sealed class TornadoExperts implements GeneralExperts
                             Support.no(
                                     device + " has no int8 tensor cores to be used: " + lacking,
                                     "device: one that has them, through CUDA or PTX");
-                        case DP4A, PANELS, PORTABLE ->
+                        case PANELS ->
+                            Support.no(
+                                    device + " is not served by these kernels: " + lacking,
+                                    "device: one through OpenCL");
+                        case DP4A, PORTABLE ->
                             Support.no(
                                     device + " has no dp4a: " + lacking,
                                     "device: one that has it, through CUDA or PTX");
