@@ -62,9 +62,9 @@ final class SmallModel implements AutoCloseable {
             KernelContext context = new KernelContext();
             graph.transferToDevice(DataTransferMode.EVERY_EXECUTION, x);
             for (int i = 0; i < layers.size(); i++) {
-                graph.task("norm" + i, SmallModel::norm, context, moe.header(), x, normed, h);
+                graph.task("norm" + i, SmallModel::rmsNorm, context, moe.header(), x, normed, h);
                 moe.append("moe" + i, layers.get(i), normed, added);
-                graph.task("add" + i, SmallModel::add, context, moe.header(), added, x, h);
+                graph.task("add" + i, SmallModel::addTo, context, moe.header(), added, x, h);
                 for (String task : List.of("norm", "add")) {
                     WorkerGrid1D grid = new WorkerGrid1D(Math.ceilDiv(config.maxNumTokens(), GROUP) * GROUP);
                     grid.setLocalWork(GROUP, 1, 1);
@@ -123,9 +123,9 @@ final class SmallModel implements AutoCloseable {
                 (g, task) -> {
                     // TornadoVM wants a method reference where the task is added.
                     if (name.equals("norm")) {
-                        g.task(task, SmallModel::norm, new KernelContext(), header, from, into, h);
+                        g.task(task, SmallModel::rmsNorm, new KernelContext(), header, from, into, h);
                     } else {
-                        g.task(task, SmallModel::add, new KernelContext(), header, from, into, h);
+                        g.task(task, SmallModel::addTo, new KernelContext(), header, from, into, h);
                     }
                 },
                 List.of(header, from, into),
@@ -134,7 +134,7 @@ final class SmallModel implements AutoCloseable {
     }
 
     /** A work-item a token. */
-    static void norm(KernelContext ctx, IntArray header, FloatArray x, FloatArray into, int h) {
+    static void rmsNorm(KernelContext ctx, IntArray header, FloatArray x, FloatArray into, int h) {
         int token = ctx.globalIdx;
         if (token < header.get(0)) {
             float sum = 0.0f;
@@ -150,7 +150,7 @@ final class SmallModel implements AutoCloseable {
     }
 
     /** A work-item a token. */
-    static void add(KernelContext ctx, IntArray header, FloatArray added, FloatArray x, int h) {
+    static void addTo(KernelContext ctx, IntArray header, FloatArray added, FloatArray x, int h) {
         int token = ctx.globalIdx;
         if (token < header.get(0)) {
             for (int i = 0; i < h; i++) {
