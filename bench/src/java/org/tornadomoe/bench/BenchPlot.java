@@ -161,10 +161,6 @@ final class BenchPlot {
         // A grid with a hole is more than the library draws.
         int columns = charts.size() % 2 == 0 ? 2 : 1;
         BitmapEncoder.saveBitmap(
-                charts,
-                charts.size() / columns,
-                columns,
-                file.toString(),
-                BitmapEncoder.BitmapFormat.PNG);
+                charts, charts.size() / columns, columns, file.toString(), BitmapEncoder.BitmapFormat.PNG);
     }
 }
