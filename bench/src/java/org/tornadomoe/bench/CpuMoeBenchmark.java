@@ -56,6 +56,8 @@ import org.tornadomoe.reference.Router;
 @Fork(
         value = 3,
         jvmArgsAppend = {
+            // ONNX Runtime searches the command line recursively: a long class path is more than a stack of 1 MB holds.
+            "-Xss8m",
             "--add-modules=jdk.incubator.vector",
             "--enable-native-access=ALL-UNNAMED",
             "-XX:MaxDirectMemorySize=2g"
