@@ -8,7 +8,6 @@ import java.util.stream.Stream;
 import org.tornadomoe.config.RouterConfig;
 import org.tornadomoe.tornado.CudaKernel.Launch;
 import org.tornadomoe.tornado.kernels.ActivationKernels;
-import org.tornadomoe.tuning.LaunchConfig;
 import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
 import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
@@ -24,11 +23,20 @@ final class HopperStages extends LayerStages {
     /** Tokens whose experts are chosen and sorted by one group. */
     private static final int ROUTED_TOGETHER = 32;
 
-    /** Tokens whose logits are computed in larger tiles: as many as give every multiprocessor one. */
+    /** Tokens whose logits are computed in tiles, and whose pairs are quantised by a warp each. */
     private static final int MANY = 512;
 
-    /** Three stages of 64 rows of 128 k. */
-    private static final int LOGIT_BYTES = 3 * 64 * 128 * 4;
+    /** Tokens of such a tile. */
+    private static final int LOGIT_TOKENS = 32;
+
+    /** Groups that keep most multiprocessors busy. */
+    private static final int FULL = 100;
+
+    /** Pairs up to which the second GEMM quantises what it multiplies, over and over for every 32 rows of weights. */
+    private static final int QUANTIZED_OFTEN = 128;
+
+    /** The longest rows, in chunks, with which it does. */
+    private static final int QUANTIZED_CHUNKS = 24;
 
     private static final String ARCHITECTURE = "--gpu-architecture=sm_90a";
 
@@ -41,13 +49,20 @@ final class HopperStages extends LayerStages {
         boolean weighted = config.applyRouterWeightOnInput();
         boolean routes = !config.router().isHandedIn();
         return Stream.of(
-                        List.of(prepare("prepare", routes, !weighted)),
+                        prepare("prepare", routes, !weighted),
                         routes ? List.of(route()) : List.<Stage>of(),
                         routes ? List.of(topK(m -> m > ROUTED_TOGETHER)) : List.<Stage>of(),
                         List.of(sort(m -> !routes || m > ROUTED_TOGETHER)),
                         weighted ? quantizeTokens() : List.<Stage>of(),
                         activated(),
-                        down(),
+                        List.of(gemm(
+                                "down",
+                                false,
+                                a.down,
+                                1,
+                                Activation.none(ActivationKernels.NO_GATE),
+                                weighted ? 0 : 1,
+                                quantizedOften())),
                         loraDown(),
                         combine(),
                         zeroExperts())
@@ -87,7 +102,7 @@ final class HopperStages extends LayerStages {
 
     @Override
     List<Stage> logits() {
-        return config.router().isHandedIn() ? List.of() : List.of(prepare("routerLogits", true, false));
+        return config.router().isHandedIn() ? List.of() : prepare("routerLogits", true, false);
     }
 
     @Override
@@ -103,40 +118,59 @@ final class HopperStages extends LayerStages {
 
     @Override
     List<Stage> quantizeTokens() {
-        return List.of(prepare("quantizeTokens", false, true));
+        return prepare("quantizeTokens", false, true);
     }
 
     /** hidden → logits, int8 tokens, or both. */
-    private Stage prepare(String name, boolean logits, boolean tokens) {
+    private List<Stage> prepare(String name, boolean logits, boolean tokens) {
+        int h = config.hiddenDim();
         int rows = logits ? config.numRouterLogits() : 0;
         int rowsPerToken = tokens ? config.inputRowsPerToken() : 0;
-        IntFunction<Launch> launch = m -> {
-            boolean tiles = m >= MANY && rows >= 32 && config.hiddenDim() % 4 == 0;
-            int warps = tiles ? 16 : 4;
-            int quantized = m * rowsPerToken;
-            int tile = tiles ? 8 : m <= 16 ? 1 : 4;
-            int wide = tiles ? 4 : Math.min(2, Math.ceilDiv(rows, tile));
-            int groups = rows == 0
-                    ? 0
-                    : Math.ceilDiv(Math.ceilDiv(rows, tile), wide) * Math.ceilDiv(m, tile * (warps / wide));
-            return new Launch(
-                    "prepare",
-                    32 * warps,
-                    groups + (m <= 16 ? quantized : Math.ceilDiv(quantized, warps)),
-                    1,
-                    tiles ? LOGIT_BYTES : 0);
+        // A few rows of the router are no tile.
+        int many = rows >= 32 && h % 4 == 0 ? MANY : Integer.MAX_VALUE;
+        IntFunction<Launch> tiles = m -> {
+            int down = Math.ceilDiv(m, LOGIT_TOKENS);
+            int wide = down * Math.ceilDiv(rows, 128);
+            if (m < many) {
+                return Launch.NONE;
+            }
+            return rows >= 128 && wide >= FULL
+                    ? new Launch("logits128", 256, wide, 1, 4 * (LOGIT_TOKENS + 128) * 128)
+                    : new Launch("logits32", 256, down * Math.ceilDiv(rows, 32), 1, 16 * (LOGIT_TOKENS + 32) * 128);
         };
-        return stage(
+        IntFunction<Launch> launch = m -> {
+            int quantized = m * rowsPerToken;
+            int tile = m <= 16 ? 1 : 4;
+            int wide = Math.min(2, Math.ceilDiv(rows, tile));
+            int groups = rows == 0 || m >= many
+                    ? 0
+                    : Math.ceilDiv(Math.ceilDiv(rows, tile), wide) * Math.ceilDiv(m, tile * (4 / wide));
+            int all = groups + (m <= 16 ? quantized : Math.ceilDiv(quantized, 4));
+            return all == 0 ? Launch.NONE : new Launch("prepare", 128, all, 1, 0);
+        };
+        Stage rest = stage(
                 name,
                 launch,
                 List.of(a.hidden, a.router, a.routerBias, a.topkWeights),
-                List.of(a.logits, a.tokens, a.tokenScales),
+                List.of(a.logits, a.tokens, a.tokenScales, a.amax),
                 List.of(
-                        config.hiddenDim(),
+                        h,
                         rows,
-                        HopperWeights.chunks(config.hiddenDim()),
+                        HopperWeights.chunks(h),
                         rowsPerToken,
-                        config.applyRouterWeightOnInput() ? 1 : 0));
+                        config.applyRouterWeightOnInput() ? 1 : 0,
+                        config.pairsPerToken(),
+                        many));
+        return rows == 0
+                ? List.of(rest)
+                : List.of(
+                        stage(
+                                "logits",
+                                tiles,
+                                List.of(a.hidden, a.router, a.routerBias),
+                                List.of(a.logits),
+                                List.of(h, rows)),
+                        rest);
     }
 
     /** logits → ids and weights and pairs in expert order, for few tokens. */
@@ -241,13 +275,20 @@ final class HopperStages extends LayerStages {
                 "quantizePairs",
                 "hopper-gemm.cu",
                 options(Activation.none(ActivationKernels.NO_GATE)),
-                m -> new Launch("quantizePairs", 128, rows(m), Math.ceilDiv(i, 2048), 0),
+                m -> {
+                    if (isSkinny(m) && rows(m) <= quantizedOften()) {
+                        return Launch.NONE;
+                    }
+                    return m >= MANY
+                            ? new Launch("quantizePairs", 128, Math.ceilDiv(rows(m), 4), 1, 0)
+                            : new Launch("quantizePairs", 128, rows(m), Math.ceilDiv(i, 2048), 0);
+                },
                 afterHeader(List.of(a.keys, a.activated, a.amax)),
                 List.of(a.pairs, a.pairScales),
                 List.of(),
-                List.of(pairsOfToken, i, HopperWeights.chunks(i)));
+                List.of(pairsOfToken, i, HopperWeights.chunks(i), MANY));
         if (!config.isLoraEnabled()) {
-            return List.of(gemm("gateUp", true, a.activated, config.pairsPerInputRow(), activation, 0), quantize);
+            return List.of(gemm("gateUp", true, a.activated, config.pairsPerInputRow(), activation, 0, 0), quantize);
         }
         Stage activate = cuda(
                 "activatePairs",
@@ -284,7 +325,7 @@ final class HopperStages extends LayerStages {
             int weighted) {
         boolean first = weights == a.w13;
         Activation raw = Activation.none(first ? Activation.of(config).layout() : ActivationKernels.NO_GATE);
-        return List.of(gemm(name, first, out, pairsPerRow, raw, weighted));
+        return List.of(gemm(name, first, out, pairsPerRow, raw, weighted, 0));
     }
 
     /** Many k are shared among more warps. */
@@ -292,18 +333,39 @@ final class HopperStages extends LayerStages {
         return HopperWeights.chunks(cols) >= 32 ? 8 : 4;
     }
 
-    /** One of the projections, with an activation in its last step or without; see {@code hopper-gemm.cu}. */
+    /** Up to how many pairs the second GEMM of {@link #all} quantises them, if it is the one for few. */
+    private int quantizedOften() {
+        return HopperWeights.chunks(config.intermediateSizePerPartition()) <= QUANTIZED_CHUNKS ? QUANTIZED_OFTEN : 0;
+    }
+
+    private boolean isSkinny(int m) {
+        return a.launch(m).blockSizeM() < Gemm.TILE;
+    }
+
+    /**
+     * One of the projections, with an activation in its last step or without; see {@code hopper-gemm.cu}.
+     *
+     * @param often up to how many pairs it quantises them
+     */
     private Stage gemm(
-            String name, boolean first, FloatArray out, int pairsPerRow, Activation activation, int weighted) {
+            String name,
+            boolean first,
+            FloatArray out,
+            int pairsPerRow,
+            Activation activation,
+            int weighted,
+            int often) {
         int rows = first ? config.gateUpRows() : config.hiddenDim();
         int cols = first ? config.hiddenDim() : config.intermediateSizePerPartition();
         int groups = HopperWeights.groups(rows, activation.layout());
         int chunks = HopperWeights.chunks(cols);
         IntFunction<Launch> launch = m -> {
-            LaunchConfig chosen = a.launch(m);
-            int warps = a.launches.source() == null ? streamingWarps(cols) : chosen.numWarps();
-            return chosen.blockSizeM() < Gemm.TILE
-                    ? new Launch("skinnyGemm", 32 * warps, groups / 4, a.blocks(m), 0)
+            int warps = a.launches.source() == null
+                    ? streamingWarps(cols)
+                    : a.launch(m).numWarps();
+            int quantizedBytes = rows(m) <= often ? 8 * (chunks * HopperWeights.CHUNK + 64) : 0;
+            return isSkinny(m)
+                    ? new Launch("skinnyGemm", 32 * warps, groups / 4, a.blocks(m), quantizedBytes)
                     : new Launch("tileGemm", 384, CudaKernel.ALL_MULTIPROCESSORS, 1, TILE_BYTES);
         };
         ExpertParts.Weights weights = first ? a.w13 : a.w2;
@@ -315,7 +377,11 @@ final class HopperStages extends LayerStages {
                                 first ? a.tokens : a.pairs,
                                 first ? a.tokenScales : a.pairScales),
                         weights.values(),
-                        List.of(weights.scales().getFirst(), weights.bias().getFirst(), a.topkWeights))
+                        List.of(
+                                weights.scales().getFirst(),
+                                weights.bias().getFirst(),
+                                a.topkWeights,
+                                often > 0 ? a.activated : a.topkWeights))
                 .<Object>flatMap(List::stream)
                 .toList();
         int columns = activation.function() < 0 ? rows : config.intermediateSizePerPartition();
@@ -328,6 +394,9 @@ final class HopperStages extends LayerStages {
                 a.parts.expertsOfPart(),
                 weighted,
                 config.hasBias() ? 1 : 0,
+                first ? 0 : 1,
+                cols,
+                often,
                 activation.limit(),
                 activation.alpha(),
                 activation.beta(),
@@ -361,7 +430,7 @@ final class HopperStages extends LayerStages {
                 "combine",
                 m -> new Launch("combine", 128, elementGroups(m, fours, 128), 1, 0),
                 List.of(a.keys, a.down),
-                List.of(a.output, a.amax),
+                List.of(a.output),
                 List.of(config.pairsPerToken(), config.hiddenDim())));
     }
 }

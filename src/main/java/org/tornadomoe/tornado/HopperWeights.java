@@ -43,13 +43,16 @@ final class HopperWeights {
     }
 
     /**
-     * The row that is packed as the {@code packed}-th, −1 if none is. The 16 twos of neighbouring rows of 32 are dealt out: two {@code
-     * 4q + i} is the packed rows {@code 8i + 2q} and the next. A two is row and next row, or a row of the gate and the one of the up
-     * projection.
+     * The row that is packed as the {@code packed}-th, −1 if none is. The 16 twos of neighbouring rows of 32 are dealt out: a two is the
+     * packed rows {@code 8i + 2q} and the next, with i and q from 0 to 3. Two {@code 4q + i} is a row of the gate and the one of the up
+     * projection, so that a work-item has four neighbouring values of the activation; without a gate two {@code 8(i / 2) + 2q + i % 2}
+     * is row and next row, so that it has four neighbouring values twice.
      */
     static int row(int packed, int rows, int layout) {
         int within = packed % 32;
-        int two = packed / 32 * 16 + within % 8 / 2 * 4 + within / 8;
+        int q = within % 8 / 2;
+        int i = within / 8;
+        int two = packed / 32 * 16 + (layout == ActivationKernels.NO_GATE ? i / 2 * 8 + 2 * q + i % 2 : 4 * q + i);
         int second = packed % 2;
         int row = layout == ActivationKernels.HALVES ? two + second * (rows / 2) : 2 * two + second;
         boolean none = layout == ActivationKernels.HALVES ? two >= rows / 2 : row >= rows;

@@ -92,7 +92,8 @@ class HopperWeightsTest {
 
     /**
      * The twos of an expert's packed rows, by the work-items that have them in {@code tileGemm}: of every 32 packed rows a quarter-lane q
-     * has the columns 8i + 2q and the next of the accumulator, which it hands on as twos 4q + i.
+     * has the columns 8i + 2q and the next of the accumulator, which it hands on as twos 4q + i; without a gate the first two as 2q and
+     * the next, the others as 8 + 2q and the next.
      */
     private static void check(Packed packed, Int8Tensor weights, int expert, int layout) {
         boolean halves = layout == ActivationKernels.HALVES;
@@ -101,7 +102,8 @@ class HopperWeightsTest {
         for (int o = 0; o < packed.groups / 4; o++) {
             for (int q = 0; q < 4; q++) {
                 for (int i = 0; i < 4; i++) {
-                    int two = o * 16 + 4 * q + i;
+                    boolean gated = layout != ActivationKernels.NO_GATE;
+                    int two = o * 16 + (gated ? 4 * q + i : i < 2 ? 2 * q + i : 8 + 2 * q + i - 2);
                     int column = o * 32 + 8 * i + 2 * q;
                     for (int second = 0; second < 2; second++) {
                         int row = halves ? two + second * (rows / 2) : 2 * two + second;

@@ -23,6 +23,9 @@
 //     b           int8, in the order of the class HopperWeights; in PARTS arrays
 //     bScales, bias [E][groups * 8], in the order of b's rows
 //     topkWeights [pairs]
+//     values      a before it was int8, float [pairs][depth]: up to often pairs skinnyGemm quantises them, as quantizePairs does, with amax,
+//                 and a and aScales are not read
+//     later       1 where nothing of the kernel right in front of it is in sortedIds, expertIds, padded and topkWeights
 //     out         float [pairs][columns], written for every pair in sortedIds
 //     amax        [pairs], as the bits of a float, which must be 0 before; hopper-stages.cu sees to that
 
@@ -41,10 +44,10 @@ struct Gemm {
     const u8 *a;
     const float *aScales;
     const u8 *b[PARTS];
-    const float *bScales, *bias, *topkWeights;
+    const float *bScales, *bias, *topkWeights, *values;
     float *out;
     unsigned *amax;
-    int pairsPerToken, pairsPerRow, columns, groups, chunks, expertsOfPart, weighted, biased;
+    int pairsPerToken, pairsPerRow, columns, groups, chunks, expertsOfPart, weighted, biased, later, depth, often;
     float limit, alpha, beta, linearBeta;
 };
 
@@ -62,12 +65,13 @@ struct Gemm {
 
 #define PARAMETERS \
     const int *header, const int *sortedIds, const int *expertIds, const int *padded, const u8 *a, const float *aScales, \
-        EACH_B(const u8 *), const float *bScales, const float *bias, const float *topkWeights, float *out, unsigned *amax, \
-        int pairsPerToken, int pairsPerRow, int columns, int groups, int chunks, int expertsOfPart, int weighted, int biased, \
+        EACH_B(const u8 *), const float *bScales, const float *bias, const float *topkWeights, const float *values, float *out, \
+        unsigned *amax, int pairsPerToken, int pairsPerRow, int columns, int groups, int chunks, int expertsOfPart, int weighted, \
+        int biased, int later, int depth, int often, \
         float limit, float alpha, float beta, float linearBeta
 #define GEMM \
-    Gemm m = {header, sortedIds, expertIds, padded, a + LEAD, aScales, {EACH_B()}, bScales, bias, topkWeights, out + LEAD / 4, amax, pairsPerToken, \
-        pairsPerRow, columns, groups, chunks, expertsOfPart, weighted, biased, limit, alpha, beta, linearBeta};
+    Gemm m = {header, sortedIds, expertIds, padded, a + LEAD, aScales, {EACH_B()}, bScales, bias, topkWeights, values + LEAD / 4, out + LEAD / 4, amax, \
+        pairsPerToken, pairsPerRow, columns, groups, chunks, expertsOfPart, weighted, biased, later, depth, often, limit, alpha, beta, linearBeta};
 
 // Rows of b in a tile, as groups of 8.
 #define TILE_GROUPS 32
@@ -197,9 +201,39 @@ __device__ __forceinline__ unsigned emit(const Gemm &m, int pair, int first, flo
     return magnitude;
 }
 
+// Four values of a row in int8, the i-th of them; zeros beyond its columns.
+__device__ __forceinline__ unsigned quantized(const float *row, int i, int columns, float inverse) {
+    float x[4] = {};
+    if (columns % 4 == 0) {
+        if (4 * i < columns) {
+            float4 four = *(const float4 *) (row + 4 * i);
+            x[0] = four.x;
+            x[1] = four.y;
+            x[2] = four.z;
+            x[3] = four.w;
+        }
+    } else {
+#pragma unroll
+        for (int b = 0; b < 4; b++) {
+            x[b] = 4 * i + b < columns ? row[4 * i + b] : 0.0f;
+        }
+    }
+    unsigned packed = 0;
+#pragma unroll
+    for (int b = 0; b < 4; b++) {
+        packed |= ((int) roundf(x[b] * inverse) & 0xff) << 8 * b;
+    }
+    return packed;
+}
+
+// The greatest magnitude that a row of pair p is divided by.
+__device__ __forceinline__ float greatest(const unsigned *amax, int p) {
+    return fmaxf(__uint_as_float(amax[p]), 1e-10f);
+}
+
 // ---- few pairs of an expert: weights are streamed
 
-struct Quad {
+struct __align__(16) Quad {
     unsigned x, y, z, w;
 };
 
@@ -221,13 +255,17 @@ __device__ __forceinline__ void mma(int (&c)[4], unsigned a0, unsigned a1, unsig
         : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3]) : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
-// 8 pairs of one expert times 32 packed rows; the group's warps share the k among them, 64 at a time.
-// Grid: 32 packed rows along x, blocks along y; groups of 128 or 256.
+// 8 pairs of one expert times 32 packed rows; the group's warps share the k among them, 64 at a time. With later, weights are on their way
+// before the kernel in front is through.
+// Grid: 32 packed rows along x, blocks along y; groups of 128 or 256. Shared memory, where it quantises: 8 * (chunks * 128 + 64) bytes.
 extern "C" __global__ void __launch_bounds__(256, 2) skinnyGemm(PARAMETERS) {
     constexpr int UNROLL = 4;
     __shared__ int sums[8 * 2 * 4 * 32];
-    afterPredecessor();
+    extern __shared__ __align__(16) u8 dynamic[];
     GEMM
+    if (!m.later) {
+        afterPredecessor();
+    }
     int block = blockIdx.y, first = block * 8;
     if (first >= m.padded[0]) {
         return;
@@ -238,22 +276,8 @@ extern "C" __global__ void __launch_bounds__(256, 2) skinnyGemm(PARAMETERS) {
     const u8 *x0 = m.a + (p < pairs ? (u64) (p / m.pairsPerRow) * (m.chunks * 128) : 0) + j * 16;
     const u8 *w = tileStart(m, expert < 0 ? 0 : expert, tile) + (blockIdx.x & 7) * 4096 + g * 128;
     int lows = (j ^ g) * 16, highs = ((4 + j) ^ g) * 16;
-    // What the sums are multiplied by is read before them, so that nobody waits for it: of two neighbouring packed rows.
-    int two = threadIdx.x & 15, packed = 8 * (two & 3) + 2 * (two >> 2);
-    float2 scale = make_float2(0.0f, 0.0f), addend = scale;
-    if (expert >= 0) {
-        u64 row = (u64) expert * (m.groups * 8) + blockIdx.x * 32 + packed;
-        scale = *(const float2 *) (m.bScales + row);
-        if (m.biased) {
-            addend = *(const float2 *) (m.bias + row);
-        }
-    }
-    int n = threadIdx.x >> 4, pair = n < 8 ? m.sortedIds[first + n] : pairs;
-    float aScale = pair < pairs ? m.aScales[pair / m.pairsPerRow] : 0.0f;
-    float weight = pair < pairs && m.weighted ? m.topkWeights[pair] : 1.0f;
-    int acc[2][4] = {};
-    for (int u = warp; u < units; u += warps * UNROLL) {
-        Quad q[UNROLL][4], x[UNROLL];
+    Quad q[UNROLL][4];
+    auto fetch = [&](int u) {
 #pragma unroll
         for (int i = 0; i < UNROLL; i++) {
             int unit = u + warps * i;
@@ -263,7 +287,55 @@ extern "C" __global__ void __launch_bounds__(256, 2) skinnyGemm(PARAMETERS) {
                 for (int r = 0; r < 4; r++) {
                     q[i][r] = streamed(from + r * 1024);
                 }
-                x[i] = cached(x0 + unit * 64);
+            }
+        }
+    };
+    fetch(warp);
+    // What the sums are multiplied by is read before them, so that nobody waits for it: of two neighbouring values of the result.
+    int two = threadIdx.x & 15;
+    int packed = LAYOUT ? 8 * (two & 3) + 2 * (two >> 2) : 16 * (two >> 3) + 8 * (two & 1) + 2 * (two >> 1 & 3);
+    float2 scale = make_float2(0.0f, 0.0f), addend = scale;
+    if (expert >= 0) {
+        u64 row = (u64) expert * (m.groups * 8) + blockIdx.x * 32 + packed;
+        scale = *(const float2 *) (m.bScales + row);
+        if (m.biased) {
+            addend = *(const float2 *) (m.bias + row);
+        }
+    }
+    int n = threadIdx.x >> 4, pair = n < 8 ? m.sortedIds[first + n] : pairs;
+    float weight = pair < pairs && m.weighted ? m.topkWeights[pair] : 1.0f;
+    if (m.later) {
+        afterPredecessor();
+    }
+    bool quantizes = pairs <= m.often;
+    int rowBytes = m.chunks * 128 + 64;
+    float aScale = 0.0f;
+    if (quantizes) {
+        for (int r = warp; r < 8; r += warps) {
+            int of = m.sortedIds[first + r];
+            if (of < pairs) {
+                float inverse = 127.0f / greatest(m.amax, of);
+                for (int i = lane; i < m.chunks * 32; i += 32) {
+                    *(unsigned *) (dynamic + r * rowBytes + 4 * i) = quantized(m.values + (u64) of * m.depth, i, m.depth, inverse);
+                }
+            }
+        }
+        aScale = pair < pairs ? greatest(m.amax, pair) / 127.0f : 0.0f;
+        __syncthreads();
+    } else {
+        aScale = pair < pairs ? m.aScales[pair / m.pairsPerRow] : 0.0f;
+    }
+    int acc[2][4] = {};
+    for (int u = warp; u < units; u += warps * UNROLL) {
+        Quad x[UNROLL];
+        if (u > warp) {
+            fetch(u);
+        }
+#pragma unroll
+        for (int i = 0; i < UNROLL; i++) {
+            int unit = u + warps * i;
+            if (unit < units) {
+                x[i] = quantizes ? *(const Quad *) (dynamic + g * rowBytes + j * 16 + unit * 64) : cached(x0 + unit * 64);
             }
         }
 #pragma unroll
@@ -459,7 +531,7 @@ extern "C" __global__ void __launch_bounds__(384, 1) tileGemm(PARAMETERS) {
         place(id, blocks, tiles, block, tile);
         int expert = m.expertIds[block];
         int chunks = expert < 0 ? 0 : m.chunks, before = stage;
-        // A work-item has two pairs, 8 apart, and of every 32 packed rows 8, which are neighbouring columns of out.
+        // A work-item has two pairs, 8 apart, and of every 32 packed rows 8, which are four neighbouring columns of out, or two times four.
         int pair[2];
         float aScale[2], weight[2];
 #pragma unroll
@@ -524,8 +596,18 @@ extern "C" __global__ void __launch_bounds__(384, 1) tileGemm(PARAMETERS) {
 #pragma unroll
                 for (int h = 0; h < 2; h++) {
                     if (pair[h] >= 0) {
+#if LAYOUT
                         unsigned bits = emit<4>(m, pair[h], tile * 128 + o * 16 + 4 * q, y[h], weight[h]);
                         magnitude[h] = bits > magnitude[h] ? bits : magnitude[h];
+#else
+                        // Four at a time, so that what a warp stores fills sectors of 32 bytes.
+#pragma unroll
+                        for (int half = 0; half < 2; half++) {
+                            float four[4] = {y[h][4 * half], y[h][4 * half + 1], y[h][4 * half + 2], y[h][4 * half + 3]};
+                            unsigned bits = emit<2>(m, pair[h], tile * 128 + o * 16 + 8 * half + 2 * q, four, weight[h]);
+                            magnitude[h] = bits > magnitude[h] ? bits : magnitude[h];
+                        }
+#endif
                     }
                 }
             }
@@ -597,43 +679,26 @@ extern "C" __global__ void __launch_bounds__(128) activatePairs(
 
 // out[p] = round(x * (127 / amax[p])), half away from zero, and scales[p] = amax[p] / 127, as vLLM's per_token_quant_int8, where amax is
 // at least 1e-10. Nothing is done for a pair whose key is -1.
-// Grid: groups of 128; pairs along x, 2048 columns each along y.
+// Grid: groups of 128; pairs along x and 2048 columns each along y, or, from many tokens on, four pairs a group along x.
 extern "C" __global__ void __launch_bounds__(128) quantizePairs(
     const int *header, const int *keys, const float *values, const unsigned *amax, u8 *out, float *scales, int pairsPerToken, int columns,
-    int chunks) {
+    int chunks, int many) {
     afterPredecessor();
-    int p = blockIdx.x;
+    bool byWarp = header[0] >= many;
+    int p = byWarp ? blockIdx.x * 4 + (threadIdx.x >> 5) : blockIdx.x;
     if (p >= header[0] * pairsPerToken || keys[p] < 0) {
         return;
     }
-    float magnitude = fmaxf(__uint_as_float(amax[p]), 1e-10f), inverse = 127.0f / magnitude;
-    if (threadIdx.x == 0 && blockIdx.y == 0) {
+    float magnitude = greatest(amax, p), inverse = 127.0f / magnitude;
+    int first = byWarp ? threadIdx.x & 31 : blockIdx.y * 512 + threadIdx.x, step = byWarp ? 32 : 128;
+    int end = byWarp ? chunks * 32 : min(chunks * 32, (int) (blockIdx.y + 1) * 512);
+    if (first == 0) {
         scales[p] = magnitude / 127.0f;
     }
     const float *row = values + LEAD / 4 + (u64) p * columns;
-    int end = min(chunks * 32, (int) (blockIdx.y + 1) * 512);
-#pragma unroll 4
-    for (int i = blockIdx.y * 512 + threadIdx.x; i < end; i += 128) {
-        float x[4] = {};
-        if (columns % 4 == 0) {
-            if (4 * i < columns) {
-                float4 four = *(const float4 *) (row + 4 * i);
-                x[0] = four.x;
-                x[1] = four.y;
-                x[2] = four.z;
-                x[3] = four.w;
-            }
-        } else {
-#pragma unroll
-            for (int b = 0; b < 4; b++) {
-                x[b] = 4 * i + b < columns ? row[4 * i + b] : 0.0f;
-            }
-        }
-        unsigned packed = 0;
-#pragma unroll
-        for (int b = 0; b < 4; b++) {
-            packed |= ((int) roundf(x[b] * inverse) & 0xff) << 8 * b;
-        }
-        ((unsigned *) (out + LEAD + (u64) p * chunks * 128))[i] = packed;
+    unsigned *to = (unsigned *) (out + LEAD + (u64) p * chunks * 128);
+#pragma unroll 8
+    for (int i = first; i < end; i += step) {
+        to[i] = quantized(row, i, columns, inverse);
     }
 }

@@ -34,6 +34,14 @@ __device__ __forceinline__ void load4(float (&x)[4], const float *row, int c, in
 
 // ---- logits
 
+// Steps of 32 k that a quarter of a row has; the last quarter may have fewer.
+__device__ __forceinline__ int quarterOf(int h) {
+    return ((h + 31) / 32 + 3) / 4;
+}
+
+// A logit is 32 sums, which are added up in order: sum 8 * u + s has the k of quarter u with k / 4 % 8 = s, in order. So a token's logits
+// are the same bits whoever computes them and whatever the other tokens are.
+
 // Four products of each of T tokens and R rows of the router, k to k + 3, in order.
 template <int T, int R>
 __device__ __forceinline__ void addProducts(float (&acc)[T][R], const float (&x)[4], const float (&w)[R][4], int t) {
@@ -46,38 +54,13 @@ __device__ __forceinline__ void addProducts(float (&acc)[T][R], const float (&x)
     }
 }
 
-// The 32 sums of the lanes are added up in order, 16 logits at a time, so that many warps have room.
-template <int T, int R>
-__device__ __forceinline__ void storeLogits(const float (&acc)[T][R], float *sums, int token, int row, int lane, int tokens,
-                                            const float *bias, float *logits, int rows) {
-    constexpr int AT_ONCE = T * R < 16 ? T * R : 16;
-#pragma unroll
-    for (int from = 0; from < T * R; from += AT_ONCE) {
-        __syncwarp();
-#pragma unroll
-        for (int o = 0; o < AT_ONCE; o++) {
-            sums[o * 33 + lane] = acc[(from + o) / R][(from + o) % R];
-        }
-        __syncwarp();
-        int t = token + (from + lane) / R, r = row + (from + lane) % R;
-        if (lane < AT_ONCE && t < tokens && r < rows) {
-            float sum = 0.0f;
-#pragma unroll
-            for (int s = 0; s < 32; s++) {
-                sum += sums[lane * 33 + s];
-            }
-            logits[(u64) t * rows + r] = sum + bias[r];
-        }
-    }
-}
-
-// T tokens times R rows of the router by a warp. Lane s has the k with k / 4 % 32 = s and adds their products up in order, wherever it
-// reads them: a token's logits are the same bits for every T and R, and in a tile.
+// T tokens times R rows of the router, 16 at most, by a warp, whose lanes have a sum each. sums: room for 33 floats of each of them.
 template <int T, int R>
 __device__ __forceinline__ void logitsOf(float *sums, int token, int row, int lane, int tokens, const float *hidden, const float *router,
                                          const float *bias, float *logits, int h, int rows) {
+    int quarter = 32 * quarterOf(h), first = (lane >> 3) * quarter, end = min(first + quarter, h);
     float acc[T][R] = {};
-    for (int k = lane * 4; k < h; k += 128) {
+    for (int k = first + (lane & 7) * 4; k < end; k += 32) {
         float w[R][4];
 #pragma unroll
         for (int r = 0; r < R; r++) {
@@ -90,27 +73,52 @@ __device__ __forceinline__ void logitsOf(float *sums, int token, int row, int la
             addProducts<T, R>(acc, x, w, t);
         }
     }
-    storeLogits<T, R>(acc, sums, token, row, lane, tokens, bias, logits, rows);
+#pragma unroll
+    for (int o = 0; o < T * R; o++) {
+        sums[o * 33 + lane] = acc[o / R][o % R];
+    }
+    __syncwarp();
+    int t = token + lane / R, r = row + lane % R;
+    if (lane < T * R && t < tokens && r < rows) {
+        float sum = 0.0f;
+#pragma unroll
+        for (int s = 0; s < 32; s++) {
+            sum += sums[lane * 33 + s];
+        }
+        logits[(u64) t * rows + r] = sum + bias[r];
+    }
 }
 
-// A tile of 32 tokens times 32 rows by a group of 16 warps, which have 8 times 8 each; what they read is fetched for all of them, 128 k in
-// each of three stages. A row must begin at a multiple of 16 bytes.
-__device__ __forceinline__ void logitsTile(float *stages, float *sums, int firstToken, int firstRow, int tokens, const float *hidden,
-                                           const float *router, const float *bias, float *logits, int h, int rows) {
-    constexpr int STAGE = 64 * 128;
-    int steps = (h + 127) / 128, warp = threadIdx.x >> 5, lane = threadIdx.x & 31, x = (threadIdx.x & 31) * 4;
-    const float *from[4];
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        int r = (threadIdx.x >> 5) + 16 * i;
-        from[i] = r < 32 ? hidden + (u64) min(firstToken + r, tokens - 1) * h : router + (u64) min(firstRow + r - 32, rows - 1) * h;
+// A tile of 32 tokens times 8 * R rows of the router by a group of 8 warps. Two times two times 8 lanes of a warp have 8 tokens times R rows
+// each, of which a lane has one of the 8 sums of a quarter; what they read is fetched for all of them, K steps of 32 k in each of four stages.
+// Shared memory: 4 * K * (32 + 8 * R) * 128 bytes.
+template <int R, int K>
+__device__ __forceinline__ void logitsTile(float *stages, const int *header, const float *hidden, const float *router, const float *bias,
+                                           float *logits, int h, int rows) {
+    constexpr int LINES = 32 + 8 * R, STAGE = K * LINES * 32, STAGES = 4, T = 8;
+    __shared__ float sums[8][8 * 33];
+    int tokens = header[0], across = (rows + 8 * R - 1) / (8 * R);
+    int firstToken = blockIdx.x / across * 32, firstRow = blockIdx.x % across * (8 * R);
+    if (firstToken >= tokens) {
+        return;
     }
-    auto fetch = [&](int step) {
-        int k = step * 128 + x;
-        if (step < steps) {
+    int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, steps = (h + 31) / 32, quarter = quarterOf(h);
+    // Eight neighbours fetch the 128 bytes of a row; each has every 32nd of the rows.
+    int x = (threadIdx.x & 7) * 4;
+    const float *from[LINES / 32];
 #pragma unroll
-            for (int i = 0; i < 4; i++) {
-                unsigned to = (unsigned) __cvta_generic_to_shared(stages + step % 3 * STAGE + (warp + 16 * i) * 128 + x);
+    for (int i = 0; i < LINES / 32; i++) {
+        int line = (threadIdx.x >> 3) + 32 * i;
+        from[i] = i == 0 ? hidden + (u64) min(firstToken + line, tokens - 1) * h : router + (u64) min(firstRow + line - 32, rows - 1) * h;
+    }
+    auto fetch = [&](int first) {
+        float *stage = stages + first / K % STAGES * STAGE;
+#pragma unroll
+        for (int s = 0; s < K; s++) {
+            int k = (first + s) * 32 + x;
+#pragma unroll
+            for (int i = 0; i < LINES / 32; i++) {
+                unsigned to = (unsigned) __cvta_generic_to_shared(stage + (s * LINES + (threadIdx.x >> 3) + 32 * i) * 32 + x);
                 asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from[i] + (k < h ? k : 0)),
                              "r"(k < h ? 16 : 0)
                              : "memory");
@@ -118,33 +126,81 @@ __device__ __forceinline__ void logitsTile(float *stages, float *sums, int first
         }
         asm volatile("cp.async.commit_group;" ::: "memory");
     };
-    float acc[8][8] = {};
-    fetch(0);
-    fetch(1);
-    for (int step = 0; step < steps; step++) {
-        asm volatile("cp.async.wait_group 1;" ::: "memory");
+    // Of the 8 * R sums of a lane each of its group of 8 adds up R, of all four quarters.
+    int token = (warp >> 2) * 16 + (lane >> 4) * T, row = (warp & 3) * 2 * R + (lane >> 3 & 1) * R;
+    float acc[T][R] = {}, totals[R] = {};
+    for (int first = 0; first < (STAGES - 1) * K; first += K) {
+        fetch(first);
+    }
+    for (int first = 0; first < steps; first += K) {
+        asm volatile("cp.async.wait_group %0;" ::"n"(STAGES - 2) : "memory");
         __syncthreads();
-        fetch(step + 2);
-        const float *tokensHere = stages + step % 3 * STAGE + (warp >> 2) * 8 * 128 + x;
-        const float *rowsHere = stages + step % 3 * STAGE + (32 + (warp & 3) * 8) * 128 + x;
-        float w[8][4];
+        fetch(first + (STAGES - 1) * K);
+        const float *stage = stages + first / K % STAGES * STAGE + (lane & 7) * 4;
+#pragma unroll 1
+        for (int s = 0; s < K; s++) {
+            float w[R][4];
 #pragma unroll
-        for (int r = 0; r < 8; r++) {
-            load4(w[r], rowsHere + r * 128, 0, 4);
-        }
+            for (int r = 0; r < R; r++) {
+                load4(w[r], stage + (s * LINES + 32 + row + r) * 32, 0, 4);
+            }
 #pragma unroll
-        for (int t = 0; t < 8; t++) {
-            float v[4];
-            load4(v, tokensHere + t * 128, 0, 4);
-            addProducts<8, 8>(acc, v, w, t);
+            for (int t = 0; t < T; t++) {
+                float v[4];
+                load4(v, stage + (s * LINES + token + t) * 32, 0, 4);
+                addProducts<T, R>(acc, v, w, t);
+            }
+            int step = first + s;
+            if ((step + 1) % quarter == 0 || step == steps - 1) {
+#pragma unroll
+                for (int r = 0; r < R; r++) {
+                    __syncwarp();
+#pragma unroll
+                    for (int t = 0; t < T; t++) {
+                        sums[warp][t * 33 + lane] = acc[t][r];
+                        acc[t][r] = 0.0f;
+                    }
+                    __syncwarp();
+#pragma unroll
+                    for (int o = 0; o < 8; o++) {
+                        totals[r] += sums[warp][(lane & 7) * 33 + (lane & 24) + o];
+                    }
+                }
+                if (step == steps - 1) {
+                    break;
+                }
+            }
         }
     }
-    storeLogits<8, 8>(acc, sums, firstToken + (warp >> 2) * 8, firstRow + (warp & 3) * 8, lane, tokens, bias, logits, rows);
+    token += firstToken + (lane & 7);
+#pragma unroll
+    for (int r = 0; r < R; r++) {
+        if (token < tokens && firstRow + row + r < rows) {
+            logits[(u64) token * rows + firstRow + row + r] = totals[r] + bias[firstRow + row + r];
+        }
+    }
+}
+
+// hidden -> logits, for many tokens; a row must begin at a multiple of 16 bytes.
+// Grid: groups of 256, for 32 tokens and 32 rows of the router each; shared memory 131072 bytes.
+extern "C" __global__ void __launch_bounds__(256, 1) logits32(const int *header, const float *hidden, const float *router, const float *bias,
+                                                              float *logits, int h, int rows) {
+    extern __shared__ int dynamic[];
+    afterPredecessor();
+    logitsTile<4, 4>((float *) dynamic, header, hidden, router, bias, logits, h, rows);
+}
+
+// Grid: groups of 256, for 32 tokens and 128 rows of the router each; shared memory 81920 bytes.
+extern "C" __global__ void __launch_bounds__(256, 1) logits128(const int *header, const float *hidden, const float *router, const float *bias,
+                                                               float *logits, int h, int rows) {
+    extern __shared__ int dynamic[];
+    afterPredecessor();
+    logitsTile<16, 1>((float *) dynamic, header, hidden, router, bias, logits, h, rows);
 }
 
 // A row in int8, by a group or, if together is false, by a warp.
 __device__ __forceinline__ void quantizeRow(bool together, const float *row, float weight, int columns, int chunks, u8 *out, float *scale) {
-    __shared__ float greatest[16];
+    __shared__ float greatest[4];
     int lane = together ? threadIdx.x : threadIdx.x & 31, lanes = together ? blockDim.x : 32;
     float magnitude = 1e-10f;
 #pragma unroll 4
@@ -186,41 +242,50 @@ __device__ __forceinline__ void quantizeRow(bool together, const float *row, flo
     }
 }
 
-// hidden -> logits, and tokens in int8, which have nothing to do with one another.
-// Grid: groups of 128 or 512; first those for the logits, then for up to 16 tokens one a row in int8, for more one for as many rows as it
+// hidden -> logits, and tokens in int8, which have nothing to do with one another; and amax [pairs] is 0.
+// Grid: groups of 128; first those for the logits, then for up to 16 tokens one a row in int8, for more one for as many rows as it
 // has warps: M * rowsPerToken rows. With rowsPerToken > 0 a row is a token's, times its pair's weight where weighted is 1; with 0 nothing is
-// quantised. With rows 0 there are no logits. A group of 512 has 32 tokens and 32 rows of the router, and 98304 bytes of shared memory; a warp
-// of one of 128 a token and a row, or four of each, next to the other warps', so that they find in the cache what they share.
-extern "C" __global__ void __launch_bounds__(512, 1) prepare(
+// quantised. With rows 0, or from many tokens on, there are no logits. A warp has a token and a row of the router, or four of each, next to
+// the other warps', so that they find in the cache what they share.
+extern "C" __global__ void __launch_bounds__(128) prepare(
     const int *header, const float *hidden, const float *router, const float *bias, const float *topkWeights, float *logits, u8 *tokens,
-    float *tokenScales, int h, int rows, int chunks, int rowsPerToken, int weighted) {
-    __shared__ float sums[16 * 16 * 33];
-    extern __shared__ int dynamic[];
-    afterPredecessor();
-    int m = header[0], warps = blockDim.x >> 5, tile = warps == 16 ? 8 : m <= 16 ? 1 : 4;
-    int across = (rows + tile - 1) / tile, wide = warps == 16 ? 4 : min(2, across), tall = warps / max(wide, 1);
-    int groupsAcross = rows == 0 ? 0 : (across + wide - 1) / wide;
+    float *tokenScales, unsigned *amax, int h, int rows, int chunks, int rowsPerToken, int weighted, int pairsPerToken, int many) {
+    __shared__ float sums[4][16 * 33];
+    int m = header[0], tile = m <= 16 ? 1 : 4, warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
+    int across = (rows + tile - 1) / tile, wide = min(2, across), tall = 4 / max(wide, 1);
+    int groupsAcross = rows == 0 || m >= many ? 0 : (across + wide - 1) / wide;
     int groups = groupsAcross * ((m + tile * tall - 1) / (tile * tall));
-    if (blockIdx.x < groups) {
-        int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
-        int firstToken = blockIdx.x / groupsAcross * tall * tile, firstRow = blockIdx.x % groupsAcross * wide * tile;
-        int token = firstToken + warp / wide * tile, row = firstRow + warp % wide * tile;
-        float *own = sums + warp * 16 * 33;
-        if (warps == 16) {
-            logitsTile((float *) dynamic, own, firstToken, firstRow, m, hidden, router, bias, logits, h, rows);
-        } else if (warp < tall * wide && token < m && row < rows) {
-            if (tile == 1) {
-                logitsOf<1, 1>(own, token, row, lane, m, hidden, router, bias, logits, h, rows);
-            } else {
-                logitsOf<4, 4>(own, token, row, lane, m, hidden, router, bias, logits, h, rows);
+    bool multiplies = blockIdx.x < groups;
+    int token = 0, row = 0;
+    if (multiplies) {
+        token = (blockIdx.x / groupsAcross * tall + warp / wide) * tile;
+        row = (blockIdx.x % groupsAcross * wide + warp % wide) * tile;
+        multiplies = warp < tall * wide && token < m && row < rows;
+    }
+    // The router is there before what is in front is through.
+    if (multiplies) {
+        for (int r = row; r < min(row + tile, rows); r++) {
+            for (int k = lane * 32; k < h; k += 1024) {
+                asm volatile("prefetch.global.L2 [%0];" ::"l"(router + (u64) r * h + k));
             }
+        }
+    }
+    afterPredecessor();
+    for (int p = blockIdx.x * 128 + threadIdx.x; p < m * pairsPerToken; p += gridDim.x * 128) {
+        amax[p] = 0;
+    }
+    if (blockIdx.x < groups) {
+        if (multiplies && tile == 1) {
+            logitsOf<1, 1>(sums[warp], token, row, lane, m, hidden, router, bias, logits, h, rows);
+        } else if (multiplies) {
+            logitsOf<4, 4>(sums[warp], token, row, lane, m, hidden, router, bias, logits, h, rows);
         }
     } else {
         bool together = m <= 16;
-        int row = together ? blockIdx.x - groups : (blockIdx.x - groups) * warps + (threadIdx.x >> 5);
-        if (row < m * rowsPerToken) {
-            quantizeRow(together, hidden + (u64) (row / rowsPerToken) * h, weighted ? topkWeights[row] : 1.0f, h, chunks,
-                        tokens + LEAD + (u64) row * chunks * 128, tokenScales + row);
+        int of = together ? blockIdx.x - groups : (blockIdx.x - groups) * 4 + warp;
+        if (of < m * rowsPerToken) {
+            quantizeRow(together, hidden + (u64) (of / rowsPerToken) * h, weighted ? topkWeights[of] : 1.0f, h, chunks,
+                        tokens + LEAD + (u64) of * chunks * 128, tokenScales + of);
         }
     }
 }
@@ -422,14 +487,20 @@ __device__ __forceinline__ void alignExpert(int expert, int *counts, const int *
         counts[e] = 0;
     }
     __syncthreads();
+    // Which of a work-item's first 32 pairs are the expert's is kept, so that few are read twice.
     int own = 0;
+    unsigned ours = 0;
 #pragma unroll 8
-    for (int from = first; from < last; from += 32) {
+    for (int from = first, i = 0; from < last; from += 32, i++) {
         int p = from + lane, id = p < last ? topkIds[p] : -1, key = id >= 0 && id < globalExperts ? expertMap[id] : -1;
         if (key >= 0) {
             atomicAdd(counts + key, 1);
         }
+        if (p < last && (key == expert || key < 0 && expert == 0)) {
+            keys[p] = key;
+        }
         own += __popc(__ballot_sync(ALL, key == expert));
+        ours |= key == expert && i < 32 ? 1u << i : 0;
     }
     if (lane == 0) {
         ofWarp[warp] = own;
@@ -452,15 +523,16 @@ __device__ __forceinline__ void alignExpert(int expert, int *counts, const int *
     all = __reduce_add_sync(ALL, lane < warps ? blocksOfAll[lane] : 0);
     int total = counts[expert], blocks = (total + blockSize - 1) / blockSize, start = before * blockSize;
     int place = start + __reduce_add_sync(ALL, lane < warp ? ofWarp[lane] : 0);
-#pragma unroll 8
-    for (int from = first; from < last; from += 32) {
-        int p = from + lane, id = p < last ? topkIds[p] : -1, key = id >= 0 && id < globalExperts ? expertMap[id] : -1;
-        unsigned mine = __ballot_sync(ALL, key == expert);
-        if (key == expert) {
-            sortedIds[place + __popc(mine & ((1u << lane) - 1))] = p;
+    for (int from = first, i = 0; from < last; from += 32, i++) {
+        int p = from + lane;
+        bool here = i < 32 && ours >> i & 1;
+        if (i >= 32) {
+            int id = p < last ? topkIds[p] : -1;
+            here = id >= 0 && id < globalExperts && expertMap[id] == expert;
         }
-        if (p < last && (key == expert || key < 0 && expert == 0)) {
-            keys[p] = key;
+        unsigned mine = __ballot_sync(ALL, here);
+        if (here) {
+            sortedIds[place + __popc(mine & ((1u << lane) - 1))] = p;
         }
         place += __popc(mine);
     }
@@ -512,9 +584,9 @@ extern "C" __global__ void __launch_bounds__(1024) route(
 
 // ---- the sum over a token's experts
 
-// Grid: groups of 128, four values a work-item. Afterwards amax [pairs] is 0, for the next call.
+// Grid: groups of 128, four values a work-item.
 extern "C" __global__ void __launch_bounds__(128) combine(const int *header, const int *keys, const float *down, float *output,
-                                                          unsigned *amax, int pairsPerToken, int h) {
+                                                          int pairsPerToken, int h) {
     afterPredecessor();
     int fours = (h + 3) / 4;
     u64 index = (u64) blockIdx.x * 128 + threadIdx.x;
@@ -533,9 +605,6 @@ extern "C" __global__ void __launch_bounds__(128) combine(const int *header, con
             for (int i = 0; i < 4; i++) {
                 sum[i] += x[i];
             }
-        }
-        if (c == 0) {
-            amax[p] = 0;
         }
     }
     float *out = output + (u64) token * h + c;
