@@ -24,7 +24,7 @@ final class HopperStages extends LayerStages {
     private static final int ROUTED_TOGETHER = 32;
 
     /** Tokens whose logits are computed in tiles, and whose pairs are quantised by a warp each. */
-    private static final int MANY = 512;
+    private static final int MANY = 768;
 
     /** Tokens of such a tile. */
     private static final int LOGIT_TOKENS = 32;
@@ -33,7 +33,7 @@ final class HopperStages extends LayerStages {
     private static final int FULL = 100;
 
     /** Pairs up to which the second GEMM quantises what it multiplies, over and over for every 32 rows of weights. */
-    private static final int QUANTIZED_OFTEN = 128;
+    private static final int QUANTIZED_OFTEN = 16;
 
     /** The longest rows, in chunks, with which it does. */
     private static final int QUANTIZED_CHUNKS = 24;
@@ -135,7 +135,7 @@ final class HopperStages extends LayerStages {
                 return Launch.NONE;
             }
             return rows >= 128 && wide >= FULL
-                    ? new Launch("logits128", 256, wide, 1, 4 * (LOGIT_TOKENS + 128) * 128)
+                    ? new Launch("logits128", 256, wide, 1, 8 * (LOGIT_TOKENS + 128) * 128)
                     : new Launch("logits32", 256, down * Math.ceilDiv(rows, 32), 1, 16 * (LOGIT_TOKENS + 32) * 128);
         };
         IntFunction<Launch> launch = m -> {
@@ -145,7 +145,7 @@ final class HopperStages extends LayerStages {
             int groups = rows == 0 || m >= many
                     ? 0
                     : Math.ceilDiv(Math.ceilDiv(rows, tile), wide) * Math.ceilDiv(m, tile * (4 / wide));
-            int all = groups + (m <= 16 ? quantized : Math.ceilDiv(quantized, 4));
+            int all = groups + quantized;
             return all == 0 ? Launch.NONE : new Launch("prepare", 128, all, 1, 0);
         };
         Stage rest = stage(

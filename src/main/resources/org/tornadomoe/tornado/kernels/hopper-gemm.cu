@@ -311,11 +311,11 @@ extern "C" __global__ void __launch_bounds__(256, 2) skinnyGemm(PARAMETERS) {
     int rowBytes = m.chunks * 128 + 64;
     float aScale = 0.0f;
     if (quantizes) {
-        for (int r = warp; r < 8; r += warps) {
-            int of = m.sortedIds[first + r];
+        for (int r = 0; r < 8; r++) {
+            int of = __shfl_sync(0xffffffffu, p, 4 * r);
             if (of < pairs) {
                 float inverse = 127.0f / greatest(m.amax, of);
-                for (int i = lane; i < m.chunks * 32; i += 32) {
+                for (int i = threadIdx.x; i < m.chunks * 32; i += blockDim.x) {
                     *(unsigned *) (dynamic + r * rowBytes + 4 * i) = quantized(m.values + (u64) of * m.depth, i, m.depth, inverse);
                 }
             }

@@ -18,7 +18,7 @@ __device__ __forceinline__ void afterPredecessor() {
 
 // Four values from column c, 0 beyond the last; a row need not begin at a multiple of 16 bytes.
 __device__ __forceinline__ void load4(float (&x)[4], const float *row, int c, int columns) {
-    if (columns % 4 == 0) {
+    if ((columns & 3) == 0) {
         float4 v = c < columns ? *(const float4 *) (row + c) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
         x[0] = v.x;
         x[1] = v.y;
@@ -54,25 +54,58 @@ __device__ __forceinline__ void addProducts(float (&acc)[T][R], const float (&x)
     }
 }
 
+// A lane's sums of T tokens and R rows of the router, U steps' loads at once.
+template <int T, int R, int U>
+__device__ __forceinline__ void addRows(float (&acc)[T][R], const float *(&x)[T], const float *(&w)[R], int lane, int h) {
+    int quarter = 32 * quarterOf(h), k = (lane >> 3) * quarter + (lane & 7) * 4, end = min((lane >> 3) * quarter + quarter, h);
+    auto steps = [&](int many) {
+        float xs[U][T][4], ws[U][R][4];
+#pragma unroll
+        for (int u = 0; u < U; u++) {
+            if (u < many) {
+#pragma unroll
+                for (int r = 0; r < R; r++) {
+                    load4(ws[u][r], w[r], k + 32 * u, h);
+                }
+#pragma unroll
+                for (int t = 0; t < T; t++) {
+                    load4(xs[u][t], x[t], k + 32 * u, h);
+                }
+            }
+        }
+#pragma unroll
+        for (int u = 0; u < U; u++) {
+            if (u < many) {
+#pragma unroll
+                for (int t = 0; t < T; t++) {
+                    addProducts<T, R>(acc, xs[u][t], ws[u], t);
+                }
+            }
+        }
+    };
+    for (; k + 32 * (U - 1) < end; k += 32 * U) {
+        steps(U);
+    }
+    for (; k < end; k += 32) {
+        steps(1);
+    }
+}
+
 // T tokens times R rows of the router, 16 at most, by a warp, whose lanes have a sum each. sums: room for 33 floats of each of them.
-template <int T, int R>
+template <int T, int R, int U>
 __device__ __forceinline__ void logitsOf(float *sums, int token, int row, int lane, int tokens, const float *hidden, const float *router,
                                          const float *bias, float *logits, int h, int rows) {
-    int quarter = 32 * quarterOf(h), first = (lane >> 3) * quarter, end = min(first + quarter, h);
     float acc[T][R] = {};
-    for (int k = first + (lane & 7) * 4; k < end; k += 32) {
-        float w[R][4];
+    const float *x[T], *w[R];
 #pragma unroll
-        for (int r = 0; r < R; r++) {
-            load4(w[r], router + (u64) min(row + r, rows - 1) * h, k, h);
-        }
-#pragma unroll
-        for (int t = 0; t < T; t++) {
-            float x[4];
-            load4(x, hidden + (u64) min(token + t, tokens - 1) * h, k, h);
-            addProducts<T, R>(acc, x, w, t);
-        }
+    for (int t = 0; t < T; t++) {
+        x[t] = hidden + (u64) min(token + t, tokens - 1) * h;
     }
+#pragma unroll
+    for (int r = 0; r < R; r++) {
+        w[r] = router + (u64) min(row + r, rows - 1) * h;
+    }
+    addRows<T, R, U>(acc, x, w, lane, h);
 #pragma unroll
     for (int o = 0; o < T * R; o++) {
         sums[o * 33 + lane] = acc[o / R][o % R];
@@ -190,61 +223,85 @@ extern "C" __global__ void __launch_bounds__(256, 1) logits32(const int *header,
     logitsTile<4, 4>((float *) dynamic, header, hidden, router, bias, logits, h, rows);
 }
 
-// Grid: groups of 256, for 32 tokens and 128 rows of the router each; shared memory 81920 bytes.
+// Grid: groups of 256, for 32 tokens and 128 rows of the router each; shared memory 163840 bytes.
 extern "C" __global__ void __launch_bounds__(256, 1) logits128(const int *header, const float *hidden, const float *router, const float *bias,
                                                                float *logits, int h, int rows) {
     extern __shared__ int dynamic[];
     afterPredecessor();
-    logitsTile<16, 1>((float *) dynamic, header, hidden, router, bias, logits, h, rows);
+    logitsTile<16, 2>((float *) dynamic, header, hidden, router, bias, logits, h, rows);
 }
 
-// A row in int8, by a group or, if together is false, by a warp.
-__device__ __forceinline__ void quantizeRow(bool together, const float *row, float weight, int columns, int chunks, u8 *out, float *scale) {
+// A row in int8 by a group of 128, each of which keeps what it has of the first 4096 columns.
+__device__ __forceinline__ void quantizeRow(const float *row, float weight, int columns, int chunks, u8 *out, float *scale) {
+    constexpr int KEPT = 8;
     __shared__ float greatest[4];
-    int lane = together ? threadIdx.x : threadIdx.x & 31, lanes = together ? blockDim.x : 32;
-    float magnitude = 1e-10f;
-#pragma unroll 4
-    for (int c = lane * 4; c < columns; c += 4 * lanes) {
-        float x[4];
+    float magnitude = 1e-10f, kept[KEPT][4];
+    auto load = [&](float(&x)[4], int c) {
         load4(x, row, c, columns);
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            magnitude = fmaxf(magnitude, fabsf(__fmul_rn(x[i], weight)));
+            x[i] = __fmul_rn(x[i], weight);
         }
+    };
+    auto measure = [&](const float(&x)[4]) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            magnitude = fmaxf(magnitude, fabsf(x[i]));
+        }
+    };
+#pragma unroll
+    for (int j = 0; j < KEPT; j++) {
+        load(kept[j], (threadIdx.x + 128 * j) * 4);
+    }
+#pragma unroll
+    for (int j = 0; j < KEPT; j++) {
+        measure(kept[j]);
+    }
+    for (int c = (threadIdx.x + 128 * KEPT) * 4; c < columns; c += 512) {
+        float x[4];
+        load(x, c);
+        measure(x);
     }
 #pragma unroll
     for (int s = 16; s > 0; s >>= 1) {
         magnitude = fmaxf(magnitude, __shfl_xor_sync(ALL, magnitude, s));
     }
-    if (together) {
-        if ((threadIdx.x & 31) == 0) {
-            greatest[threadIdx.x >> 5] = magnitude;
-        }
-        __syncthreads();
-        for (int w = 0; w < blockDim.x >> 5; w++) {
-            magnitude = fmaxf(magnitude, greatest[w]);
-        }
+    if ((threadIdx.x & 31) == 0) {
+        greatest[threadIdx.x >> 5] = magnitude;
+    }
+    __syncthreads();
+#pragma unroll
+    for (int w = 0; w < 4; w++) {
+        magnitude = fmaxf(magnitude, greatest[w]);
     }
     float inverse = 127.0f / magnitude;
-#pragma unroll 4
-    for (int c = lane * 4; c < chunks * 128; c += 4 * lanes) {
-        float x[4];
-        load4(x, row, c, columns);
+    auto store = [&](const float(&x)[4], int c) {
         unsigned packed = 0;
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            packed |= ((int) roundf(__fmul_rn(__fmul_rn(x[i], weight), inverse)) & 0xff) << 8 * i;
+            packed |= ((int) roundf(__fmul_rn(x[i], inverse)) & 0xff) << 8 * i;
         }
         *(unsigned *) (out + c) = packed;
+    };
+#pragma unroll
+    for (int j = 0; j < KEPT; j++) {
+        int c = (threadIdx.x + 128 * j) * 4;
+        if (c < chunks * 128) {
+            store(kept[j], c);
+        }
     }
-    if (lane == 0) {
+    for (int c = (threadIdx.x + 128 * KEPT) * 4; c < chunks * 128; c += 512) {
+        float x[4];
+        load(x, c);
+        store(x, c);
+    }
+    if (threadIdx.x == 0) {
         *scale = magnitude / 127.0f;
     }
 }
 
 // hidden -> logits, and tokens in int8, which have nothing to do with one another; and amax [pairs] is 0.
-// Grid: groups of 128; first those for the logits, then for up to 16 tokens one a row in int8, for more one for as many rows as it
-// has warps: M * rowsPerToken rows. With rowsPerToken > 0 a row is a token's, times its pair's weight where weighted is 1; with 0 nothing is
+// Grid: groups of 128; first those for the logits, then one for each of M * rowsPerToken rows in int8. With rowsPerToken > 0 a row is a token's, times its pair's weight where weighted is 1; with 0 nothing is
 // quantised. With rows 0, or from many tokens on, there are no logits. A warp has a token and a row of the router, or four of each, next to
 // the other warps', so that they find in the cache what they share.
 extern "C" __global__ void __launch_bounds__(128) prepare(
@@ -263,7 +320,7 @@ extern "C" __global__ void __launch_bounds__(128) prepare(
         multiplies = warp < tall * wide && token < m && row < rows;
     }
     // The router is there before what is in front is through.
-    if (multiplies) {
+    if (multiplies && token == 0) {
         for (int r = row; r < min(row + tile, rows); r++) {
             for (int k = lane * 32; k < h; k += 1024) {
                 asm volatile("prefetch.global.L2 [%0];" ::"l"(router + (u64) r * h + k));
@@ -276,15 +333,14 @@ extern "C" __global__ void __launch_bounds__(128) prepare(
     }
     if (blockIdx.x < groups) {
         if (multiplies && tile == 1) {
-            logitsOf<1, 1>(sums[warp], token, row, lane, m, hidden, router, bias, logits, h, rows);
+            logitsOf<1, 1, 8>(sums[warp], token, row, lane, m, hidden, router, bias, logits, h, rows);
         } else if (multiplies) {
-            logitsOf<4, 4>(sums[warp], token, row, lane, m, hidden, router, bias, logits, h, rows);
+            logitsOf<4, 4, 2>(sums[warp], token, row, lane, m, hidden, router, bias, logits, h, rows);
         }
     } else {
-        bool together = m <= 16;
-        int of = together ? blockIdx.x - groups : (blockIdx.x - groups) * 4 + warp;
+        int of = blockIdx.x - groups;
         if (of < m * rowsPerToken) {
-            quantizeRow(together, hidden + (u64) (of / rowsPerToken) * h, weighted ? topkWeights[of] : 1.0f, h, chunks,
+            quantizeRow(hidden + (u64) (of / rowsPerToken) * h, weighted ? topkWeights[of] : 1.0f, h, chunks,
                         tokens + LEAD + (u64) of * chunks * 128, tokenScales + of);
         }
     }
