@@ -3,12 +3,9 @@ package org.tornadomoe;
 import java.lang.foreign.MemorySegment;
 import java.nio.file.Path;
 import java.util.ArrayList;
-import java.util.Arrays;
 import java.util.List;
 import java.util.Map;
-import java.util.SplittableRandom;
 import java.util.function.Consumer;
-import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.checkpoint.MoeCheckpoint;
 import org.tornadomoe.config.FusedMoeConfig;
@@ -18,12 +15,12 @@ import org.tornadomoe.config.QuantKey;
 import org.tornadomoe.config.ScalarType;
 import org.tornadomoe.config.ScoringFunction;
 import org.tornadomoe.modular.ChosenExperts;
-import org.tornadomoe.modular.MoeExecutionException;
 import org.tornadomoe.modular.MoeKernel;
 import org.tornadomoe.modular.TopKRouter;
 import org.tornadomoe.observe.MoeListener;
 import org.tornadomoe.oracle.Int8MoeOracle;
 import org.tornadomoe.oracle.Selection;
+import org.tornadomoe.parallel.Spread;
 import org.tornadomoe.quant.ExpertWeights;
 import org.tornadomoe.quant.HiddenStates;
 import org.tornadomoe.quant.Int8Experts;
@@ -33,7 +30,6 @@ import org.tornadomoe.quant.RouterWeights;
 import org.tornadomoe.reference.Reference;
 import org.tornadomoe.reference.Router;
 import org.tornadomoe.reference.Routing;
-import org.tornadomoe.reference.Stages;
 
 /**
  * An int8 mixture-of-experts layer: hidden states in, the layer's output out, computed on the best the machine has.
@@ -46,22 +42,21 @@ import org.tornadomoe.reference.Stages;
  *
  * <p>Thread-safe; calls from several threads take turns, in the order in which they came, on as many lanes as the options ask for and
  * the kernel class has: one on a device. A thread that waits is parked, and can be interrupted. The same input gives the same bits.
+ * With several devices ({@link MoeOptions#withDevices}) each has a part of the layer and a thread; it is one layer all the same.
  * Close it to free the device's memory.
  */
 public final class MoeLayer implements AutoCloseable {
     private static final System.Logger LOG = System.getLogger(MoeLayer.class.getName());
 
-    /** Activations on a rounding boundary, and experts with nearly the same score, may go either way. */
-    private static final double SELF_CHECK_TOLERANCE = 5e-2;
-
     private final FusedMoeConfig config;
     private final Int8Scheme scheme;
-    private final Selection selection;
+    private final Spread spread;
     private final MoeKernel kernel;
     private final RouterWeights router;
     private final @Nullable TopKRouter function;
     private final Lanes lanes;
     private final long deviceBytes;
+    private final List<DevicePart> parts;
     private final @Nullable MoeListener listener;
 
     /** Slots with an adapter, and those whose adapter is switched on; changed when no call is under way. */
@@ -70,23 +65,36 @@ public final class MoeLayer implements AutoCloseable {
     private final boolean[] enabled;
 
     private MoeLayer(
-            FusedMoeConfig config,
-            Int8Scheme scheme,
-            Selection selection,
-            List<MoeKernel> lanes,
-            RouterWeights router,
-            MoeOptions options) {
-        this.config = config;
+            Spread spread, Int8Scheme scheme, List<MoeKernel> lanes, RouterWeights router, MoeOptions options) {
+        this.spread = spread;
         this.scheme = scheme;
-        this.selection = selection;
+        config = spread.config();
         kernel = lanes.getFirst();
         this.router = router;
         function = options.router();
         this.lanes = new Lanes(lanes, options.laneWait());
         deviceBytes = lanes.stream().mapToLong(MoeKernel::deviceBytes).sum();
+        parts = parts(spread, lanes);
         listener = options.listener();
         filled = new boolean[config.isLoraEnabled() ? config.maxLoras() : 0];
         enabled = new boolean[filled.length];
+    }
+
+    private static List<DevicePart> parts(Spread spread, List<MoeKernel> lanes) {
+        List<DevicePart> parts = new ArrayList<>();
+        for (Selection rank : spread.ranks()) {
+            int number = parts.size();
+            FusedMoeConfig config = rank.config();
+            parts.add(new DevicePart(
+                    rank.device(),
+                    rank.experts().name(),
+                    config.numLocalExperts(),
+                    config.intermediateSizePerPartition(),
+                    lanes.stream()
+                            .mapToLong(lane -> lane.bytesByDevice().get(number))
+                            .sum()));
+        }
+        return List.copyOf(parts);
     }
 
     /**
@@ -124,20 +132,17 @@ public final class MoeLayer implements AutoCloseable {
         if (!experts.hasRouter() && options.router() == null) {
             throw new IllegalArgumentException("experts: expected a layer with a router, got one without");
         }
-        Selection selection = select(experts.config(), experts.weightKey(), experts.activationKey(), options);
-        FusedMoeConfig config = selection.config();
+        Spread spread = select(experts.config(), experts.weightKey(), experts.activationKey(), options);
+        FusedMoeConfig config = spread.config();
         boolean own = config.router().scoring() == ScoringFunction.SPARSE_MIXER;
         if (config.router().isHandedIn() && !own && options.router() == null) {
             throw new IllegalArgumentException("router: expected one in the options, since the layer's is "
                     + config.routingMethod() + ", got none");
         }
         List<MoeKernel> lanes = new ArrayList<>();
-        lanes.add(Int8MoeOracle.installed().makeInt8MoeKernel(selection, experts));
+        MoeKernel kernel = spread.load(Int8MoeOracle.installed(), experts, SelfCheck::run);
+        lanes.add(kernel);
         try {
-            MoeKernel kernel = lanes.getFirst();
-            if (kernel.needsSelfCheck()) {
-                selfCheck(kernel, config, experts);
-            }
             for (MoeKernel next = kernel; lanes.size() < options.lanes(); lanes.add(next)) {
                 next = kernel.lane();
                 if (next == null) {
@@ -151,40 +156,13 @@ public final class MoeLayer implements AutoCloseable {
             lanes.reversed().forEach(MoeKernel::close);
             throw failure;
         }
-        MoeLayer layer = new MoeLayer(config, experts.scheme(), selection, lanes, experts.router(), options);
+        MoeLayer layer = new MoeLayer(spread, experts.scheme(), lanes, experts.router(), options);
         layer.tell(listener -> listener.loaded(layer.told()));
         return layer;
     }
 
-    /** One random token through the kernel and through the definition: a kernel that gives wrong numbers is never used. */
-    private static void selfCheck(MoeKernel kernel, FusedMoeConfig config, Int8Experts experts) {
-        float[] hidden = new float[config.hiddenDim()];
-        SplittableRandom random = new SplittableRandom(1);
-        for (int i = 0; i < hidden.length; i++) {
-            hidden[i] = (float) random.nextGaussian();
-        }
-        ScalarType type = config.inDtype();
-        MemorySegment given = of(type, hidden, hidden.length);
-        HiddenStates.read(type, given, hidden, hidden.length);
-        float[] output = new float[hidden.length];
-        MemorySegment taken = of(type, output, output.length);
-        Routing handed = config.router().isHandedIn() ? anyRouting(config) : null;
-        ChosenExperts chosen = handed == null ? null : narrow(handed);
-        kernel.forward(given, 1, taken, chosen);
-        HiddenStates.read(type, taken, output, output.length);
-        Stages expected = handed == null
-                ? Reference.forward(experts, hidden, 1)
-                : Reference.forward(experts, hidden, new double[0], handed);
-        double error = Reference.relativeL2(Reference.widen(output), expected.output());
-        if (!(error < SELF_CHECK_TOLERANCE)) {
-            throw new MoeExecutionException("the kernels give wrong numbers on " + kernel.device()
-                    + ": relative L2 error " + error + " of one token against the definition, expected less than "
-                    + SELF_CHECK_TOLERANCE);
-        }
-    }
-
     /** The values in memory of that type: the array itself where it is of that. */
-    private static MemorySegment of(ScalarType type, float[] values, int count) {
+    static MemorySegment of(ScalarType type, float[] values, int count) {
         if (type == ScalarType.F32) {
             return MemorySegment.ofArray(values);
         }
@@ -193,18 +171,7 @@ public final class MoeLayer implements AutoCloseable {
         return narrow;
     }
 
-    /** One token to the first experts and the shared ones, with equal weights. */
-    private static Routing anyRouting(FusedMoeConfig config) {
-        int k = config.expertsPerToken();
-        int[] ids = IntStream.range(0, config.pairsPerToken())
-                .map(slot -> slot < k ? slot : config.numExperts() + slot - k)
-                .toArray();
-        double[] weights = new double[ids.length];
-        Arrays.fill(weights, 1.0 / ids.length);
-        return new Routing(1, ids.length, ids, weights);
-    }
-
-    private static ChosenExperts narrow(Routing routing) {
+    static ChosenExperts narrow(Routing routing) {
         float[] weights = new float[routing.weights().length];
         for (int p = 0; p < weights.length; p++) {
             weights[p] = (float) routing.weights()[p];
@@ -212,7 +179,7 @@ public final class MoeLayer implements AutoCloseable {
         return new ChosenExperts(routing.topK(), routing.ids(), weights);
     }
 
-    private static Selection select(
+    private static Spread select(
             FusedMoeConfig config, QuantKey weightKey, @Nullable QuantKey activationKey, MoeOptions options) {
         FusedMoeConfig.Builder layer = config.toBuilder();
         if (options.maxLoras() > 0) {
@@ -226,9 +193,15 @@ public final class MoeLayer implements AutoCloseable {
                 .inDtype(options.hiddenType())
                 .routerLogitsDtype(ScalarType.F32)
                 .moeBackend(options.backend())
-                .device(options.device())
                 .build();
-        return Int8MoeOracle.installed().select(here, weightKey, activationKey, options.kernelClass());
+        return Spread.of(
+                Int8MoeOracle.installed(),
+                here,
+                weightKey,
+                activationKey,
+                options.kernelClass(),
+                options.devices(),
+                options.expertParallel());
     }
 
     /**
@@ -498,14 +471,14 @@ public final class MoeLayer implements AutoCloseable {
         return scheme;
     }
 
-    /** The backend that runs it: {@code triton}, {@code cpu} or {@code reference}. */
+    /** The backend that runs it: {@code triton}, {@code cpu} or {@code reference}; of several devices all that there are. */
     public String backend() {
-        return selection.backend().toString();
+        return spread.backend();
     }
 
-    /** The kernel class that runs it. */
+    /** The kernel class that runs it; of several devices all that there are. */
     public String kernelClass() {
-        return selection.experts().name();
+        return spread.kernelClass();
     }
 
     /** Where it runs, for people. */
@@ -517,6 +490,22 @@ public final class MoeLayer implements AutoCloseable {
     public long deviceBytes() {
         return deviceBytes;
     }
+
+    /** The devices that have a part of it, in the order in which their outputs are added; of a layer on one device that alone. */
+    public List<DevicePart> parts() {
+        return parts;
+    }
+
+    /**
+     * What one device has of a layer.
+     *
+     * @param device for people
+     * @param kernelClass that runs it
+     * @param experts that it has, shared ones included
+     * @param intermediateSize what it has of each
+     * @param bytes of its memory, for all lanes
+     */
+    public record DevicePart(String device, String kernelClass, int experts, int intermediateSize, long bytes) {}
 
     /** Calls that it can run at the same time: at most those the options ask for. */
     public int lanes() {

@@ -1,6 +1,7 @@
 package org.tornadomoe;
 
 import java.time.Duration;
+import java.util.List;
 import java.util.Objects;
 import java.util.function.Consumer;
 import org.jspecify.annotations.Nullable;
@@ -17,7 +18,9 @@ import org.tornadomoe.quant.Progress;
  * @param quantization what becomes int8, and what shares a scale
  * @param backend {@code auto} (a device through TornadoVM, else the CPU), {@code triton} (TornadoVM's task graphs; on the
  *     interpreter where there is no SDK), {@code cpu} or {@code reference}
- * @param device where, such as {@code ptx:0} or {@code opencl}; null for the best there is
+ * @param devices where, such as {@code ptx:0} or {@code opencl}; empty for the best there is, several to deal the layer out to them,
+ *     where the same one may be named more than once
+ * @param expertParallel how it is dealt out to several devices: experts, each whole on one of them, or if not every expert's intermediate size
  * @param kernelClass which kernel class, by name; null for the first that fits
  * @param maxTokens the most tokens of a call: device memory is taken for so many, and a call's transfers are of that size
  * @param progress is told how far quantisation has come
@@ -35,7 +38,8 @@ import org.tornadomoe.quant.Progress;
 public record MoeOptions(
         Int8Quantization quantization,
         String backend,
-        @Nullable String device,
+        List<String> devices,
+        boolean expertParallel,
         @Nullable String kernelClass,
         int maxTokens,
         Progress progress,
@@ -51,7 +55,8 @@ public record MoeOptions(
     public static final MoeOptions DEFAULT = new MoeOptions(
             Int8Quantization.of(Int8Scheme.W8A8_CHANNEL),
             "auto",
-            null,
+            List.of(),
+            true,
             null,
             256,
             Progress.NONE,
@@ -63,8 +68,9 @@ public record MoeOptions(
             ScalarType.F32,
             null);
 
-    /** Checks that nothing is missing and {@code maxTokens} is positive. */
+    /** Checks that nothing is missing and {@code maxTokens} is positive; copies the list. */
     public MoeOptions {
+        devices = List.copyOf(devices);
         Objects.requireNonNull(quantization, "quantization");
         Objects.requireNonNull(backend, "backend");
         Objects.requireNonNull(progress, "progress");
@@ -107,8 +113,19 @@ public record MoeOptions(
         return with(p -> p.backend = backend);
     }
 
+    /** On one device; null for the best there is. */
     public MoeOptions withDevice(@Nullable String device) {
-        return with(p -> p.device = device);
+        return withDevices(device == null ? List.of() : List.of(device));
+    }
+
+    /** On several devices of this host, each with a part of the layer. */
+    public MoeOptions withDevices(List<String> devices) {
+        return with(p -> p.devices = devices);
+    }
+
+    /** Whether experts are dealt out to several devices, or every expert's intermediate size. */
+    public MoeOptions withExpertParallel(boolean expertParallel) {
+        return with(p -> p.expertParallel = expertParallel);
     }
 
     public MoeOptions withKernelClass(@Nullable String kernelClass) {
@@ -161,7 +178,8 @@ public record MoeOptions(
     private static final class Parts {
         private Int8Quantization quantization;
         private String backend;
-        private @Nullable String device;
+        private List<String> devices;
+        private boolean expertParallel;
         private @Nullable String kernelClass;
         private int maxTokens;
         private Progress progress;
@@ -176,7 +194,8 @@ public record MoeOptions(
         Parts(MoeOptions from) {
             quantization = from.quantization;
             backend = from.backend;
-            device = from.device;
+            devices = from.devices;
+            expertParallel = from.expertParallel;
             kernelClass = from.kernelClass;
             maxTokens = from.maxTokens;
             progress = from.progress;
@@ -193,7 +212,8 @@ public record MoeOptions(
             return new MoeOptions(
                     quantization,
                     backend,
-                    device,
+                    devices,
+                    expertParallel,
                     kernelClass,
                     maxTokens,
                     progress,

@@ -18,6 +18,7 @@ import java.util.Locale;
 import java.util.Map;
 import java.util.SplittableRandom;
 import java.util.concurrent.Callable;
+import java.util.stream.Collectors;
 import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeConfig;
@@ -31,6 +32,7 @@ import org.tornadomoe.modular.MoeExecutionException;
 import org.tornadomoe.modular.MoeKernel;
 import org.tornadomoe.oracle.Int8MoeOracle;
 import org.tornadomoe.oracle.Selection;
+import org.tornadomoe.parallel.Spread;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.Int8Tensor;
 import org.tornadomoe.quant.RouterWeights;
@@ -197,6 +199,7 @@ final class Bench implements Callable<Integer> {
      * @param kernels microseconds of each on the device, by name, in order; empty where the device doesn't tell
      * @param call microseconds of a whole call
      * @param activeExperts that a run reads, on average
+     * @param bytes of memory of each device, in their order
      * @param relativeL2 error of the checked tokens against the definition
      */
     record Row(
@@ -206,6 +209,7 @@ final class Bench implements Callable<Integer> {
             Map<String, Double> kernels,
             double call,
             double activeExperts,
+            List<Long> bytes,
             double relativeL2) {
 
         double gemm(String name) {
@@ -227,10 +231,10 @@ final class Bench implements Callable<Integer> {
 
         /** 10^9 bytes/s of the weights of the experts that got a token. */
         double gbs() {
-            return bytes() / gemms() / 1e3;
+            return weightBytes() / gemms() / 1e3;
         }
 
-        private double bytes() {
+        private double weightBytes() {
             return activeExperts * 3.0 * shape.intermediate * shape.hidden;
         }
 
@@ -249,7 +253,7 @@ final class Bench implements Callable<Integer> {
             if (limitGbs == null && limitTops == null) {
                 return null;
             }
-            double memory = limitGbs == null ? 0 : bytes() / limitGbs / 1e3;
+            double memory = limitGbs == null ? 0 : weightBytes() / limitGbs / 1e3;
             double arithmetic = limitTops == null ? 0 : operations() / limitTops / 1e6;
             return 100 * Math.max(memory, arithmetic) / gemms();
         }
@@ -275,15 +279,18 @@ final class Bench implements Callable<Integer> {
         List<BenchLayers.Row> inPlans = new ArrayList<>();
         Map<String, String> skipped = new LinkedHashMap<>();
         // With what a user should know told once, whatever becomes of the shapes.
-        Selection first = target.choose(Shape.of("tiny").config(1), scheme.weightKey(), scheme.activationKey());
+        Shape asked = target.devices.size() > 1 ? wanted.getFirst() : Shape.of("tiny");
+        Spread first = target.choose(asked.config(1), scheme.weightKey(), scheme.activationKey());
         PrintWriter err = spec.commandLine().getErr();
         for (Shape shape : wanted) {
             try {
                 if (layers == null) {
                     measure(shape, sizes, rows, err);
                 } else {
-                    FusedMoeConfig config =
-                            target.select(shape.config(1), scheme).config();
+                    FusedMoeConfig config = target.select(shape.config(1), scheme)
+                            .ranks()
+                            .getFirst()
+                            .config();
                     try (Int8Experts experts = random(config, scheme)) {
                         inPlans.addAll(BenchLayers.measure(shape, config, experts, sizes, layers, runs, err));
                     }
@@ -307,6 +314,9 @@ final class Bench implements Callable<Integer> {
     }
 
     private void check() {
+        if (layers != null && target.devices.size() > 1) {
+            throw new IllegalArgumentException("--layers: expected one device with it, got " + target.devices);
+        }
         if (runs < 1) {
             throw new IllegalArgumentException("--runs: expected a positive number, got " + runs);
         }
@@ -360,19 +370,24 @@ final class Bench implements Callable<Integer> {
                     separate ? sizes.stream().map(List::of).toList() : List.of(sizes)) {
                 int largest =
                         together.stream().mapToInt(Integer::intValue).max().orElseThrow();
-                Selection selection = target.select(shape.config(largest), scheme);
+                Spread spread = target.select(shape.config(largest), scheme);
                 long begin = System.nanoTime();
-                try (MoeKernel kernel = Int8MoeOracle.installed().makeInt8MoeKernel(selection, experts)) {
-                    DeviceMemory takes =
-                            selection.experts().memory(selection.config(), scheme.weightKey(), scheme.activationKey());
-                    memory.put(shape.name, Output.json(takes));
+                try (MoeKernel kernel = spread.load(Int8MoeOracle.installed(), experts, (_, _, _) -> {})) {
+                    List<@Nullable DeviceMemory> takes = spread.memory(scheme.weightKey(), scheme.activationKey());
+                    // Of several devices that of the first, which has the most.
+                    memory.put(shape.name, Output.json(takes.getFirst()));
                     err.printf(
                             Locale.ROOT,
-                            "moe: %s loaded for %d tokens in %s%s%n",
+                            "moe: %s loaded for %d tokens in %s%n",
                             shape.name,
                             largest,
-                            Output.seconds(elapsed(begin)),
-                            takes == null ? "" : ": " + Output.memory(takes));
+                            Output.seconds(elapsed(begin)));
+                    for (int rank = 0; rank < takes.size(); rank++) {
+                        DeviceMemory there = takes.get(rank);
+                        if (there != null) {
+                            err.println("moe: " + spread.ranks().get(rank).device() + ": " + Output.memory(there));
+                        }
+                    }
                     for (int m : together) {
                         Row row = measure(shape, experts, kernel, m, runs, seconds);
                         rows.add(row);
@@ -433,7 +448,15 @@ final class Bench implements Callable<Integer> {
             }
             Map<String, Double> medians = new LinkedHashMap<>();
             kernels.forEach((name, times) -> medians.put(name, median(times)));
-            return new Row(shape, m, calls.size(), medians, median(calls), (double) active / warm, error);
+            return new Row(
+                    shape,
+                    m,
+                    calls.size(),
+                    medians,
+                    median(calls),
+                    (double) active / warm,
+                    kernel.bytesByDevice(),
+                    error);
         }
     }
 
@@ -514,12 +537,13 @@ final class Bench implements Callable<Integer> {
     }
 
     private Map<String, @Nullable Object> json(
-            Selection selection, List<Row> rows, List<BenchLayers.Row> inPlans, Map<String, String> skipped) {
+            Spread spread, List<Row> rows, List<BenchLayers.Row> inPlans, Map<String, String> skipped) {
         Map<String, @Nullable Object> json = new LinkedHashMap<>();
         json.put("date", LocalDate.now(ZoneId.systemDefault()).toString());
-        json.put("backend", selection.backend().toString());
-        json.put("kernelClass", selection.experts().name());
-        json.put("device", selection.device());
+        json.put("backend", spread.backend());
+        json.put("kernelClass", spread.kernelClass());
+        json.put("device", spread.device());
+        List<String> devices = spread.ranks().stream().map(Selection::device).toList();
         json.put("tornadovm", TornadoHome.current().version());
         json.put("java", Runtime.version().toString());
         json.put("version", new Moe.Version().getVersion()[0]);
@@ -537,6 +561,9 @@ final class Bench implements Callable<Integer> {
             fields.put("intermediate", row.shape.intermediate);
             fields.put("hidden", row.shape.hidden);
             fields.put("topK", row.shape.topK);
+            fields.put("devices", devices);
+            fields.put("parallel", spread.parallelism());
+            fields.put("bytesByDevice", row.bytes);
             fields.put("tokens", row.tokens);
             fields.put("runs", row.runs);
             fields.put("activeExperts", row.activeExperts);
@@ -569,6 +596,7 @@ final class Bench implements Callable<Integer> {
         table.add(List.of(
                 "shape",
                 "tokens",
+                "memory",
                 "GEMM 1",
                 "GEMM 2",
                 "kernels",
@@ -584,6 +612,7 @@ final class Bench implements Callable<Integer> {
             table.add(List.of(
                     row.shape.name,
                     Integer.toString(row.tokens),
+                    row.bytes.stream().map(Output::bytes).collect(Collectors.joining(" + ")),
                     told ? Output.seconds(row.gemm("gateUp") / 1e6) : "",
                     told ? Output.seconds(row.gemm("down") / 1e6) : "",
                     told ? Output.seconds(row.allKernels() / 1e6) : "",

@@ -13,7 +13,7 @@ import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.modular.FusedMoeExperts;
 import org.tornadomoe.modular.Support;
 import org.tornadomoe.oracle.Int8MoeOracle;
-import org.tornadomoe.oracle.Selection;
+import org.tornadomoe.parallel.Spread;
 import org.tornadomoe.tornado.Device;
 import org.tornadomoe.tornado.TornadoHome;
 import picocli.CommandLine.Command;
@@ -107,8 +107,8 @@ final class Devices implements Callable<Integer> {
     /** What a layer would run on with these options, null if on nothing. */
     private @Nullable String chosen(Int8Scheme scheme) {
         try {
-            Selection selection = target.select(ANY, scheme);
-            return selection.experts().name() + " on " + selection.device();
+            Spread spread = target.select(ANY, scheme);
+            return spread.kernelClass() + " on " + spread.device();
         } catch (UnsupportedOperationException nothing) {
             return null;
         }

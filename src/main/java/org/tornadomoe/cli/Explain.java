@@ -5,6 +5,7 @@ import java.util.ArrayList;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Objects;
 import java.util.concurrent.Callable;
 import java.util.function.Consumer;
 import org.jspecify.annotations.Nullable;
@@ -16,10 +17,13 @@ import org.tornadomoe.config.MoeActivation;
 import org.tornadomoe.config.QuantKey;
 import org.tornadomoe.config.RouterConfig;
 import org.tornadomoe.config.RoutingMethodType;
+import org.tornadomoe.modular.DeviceMemory;
 import org.tornadomoe.modular.PrepareAndFinalize;
 import org.tornadomoe.modular.Support;
 import org.tornadomoe.oracle.Explanation;
 import org.tornadomoe.oracle.Int8MoeOracle;
+import org.tornadomoe.oracle.Selection;
+import org.tornadomoe.parallel.Spread;
 import org.tornadomoe.tuning.LaunchConfigs;
 import org.tornadomoe.tuning.LaunchSpace;
 import picocli.CommandLine.Command;
@@ -163,15 +167,68 @@ final class Explain implements Callable<Integer> {
                     spec.commandLine(), "--scheme and --weight-key or --activation-key are mutually exclusive");
         }
         String note = target.homeNote();
-        FusedMoeConfig config = config();
         Int8Quantization quantization = scheme.quantization();
+        QuantKey weights = weightKey == null ? quantization.weightKey() : key(weightKey);
+        QuantKey activations = activationKey == null ? quantization.activationKey() : key(activationKey);
+        FusedMoeConfig config = config();
+        Spread spread = target.devices.size() < 2 ? null : spread(config, weights, activations);
         Explanation explanation = Int8MoeOracle.installed()
-                .explain(
-                        config,
-                        weightKey == null ? quantization.weightKey() : key(weightKey),
-                        activationKey == null ? quantization.activationKey() : key(activationKey));
-        output.print(json(explanation, note), text(explanation, note));
+                .explain(spread == null ? config : spread.ranks().getFirst().config(), weights, activations);
+        Map<String, @Nullable Object> json = json(explanation, note);
+        String text = text(explanation, note);
+        if (spread != null) {
+            List<@Nullable DeviceMemory> memory = spread.memory(Objects.requireNonNull(weights), activations);
+            json.put("devices", devices(spread, memory));
+            text += System.lineSeparator() + System.lineSeparator() + text(spread, memory);
+        }
+        output.print(json, text);
         return Moe.DONE;
+    }
+
+    /** What each of several devices gets; of the first one's kernel classes all are explained. */
+    private Spread spread(FusedMoeConfig layer, @Nullable QuantKey weights, @Nullable QuantKey activations) {
+        if (weights == null) {
+            throw new ParameterException(
+                    spec.commandLine(), "--devices: expected one for weights that aren't quantised");
+        }
+        return Spread.of(
+                Int8MoeOracle.installed(),
+                layer,
+                weights,
+                activations,
+                null,
+                target.devices,
+                target.isExpertParallel());
+    }
+
+    private static List<Map<String, @Nullable Object>> devices(Spread spread, List<@Nullable DeviceMemory> memory) {
+        List<Map<String, @Nullable Object>> devices = new ArrayList<>();
+        for (Selection rank : spread.ranks()) {
+            Map<String, @Nullable Object> json = new LinkedHashMap<>();
+            json.put("device", rank.device());
+            json.put("kernelClass", rank.experts().name());
+            json.put("experts", rank.config().numLocalExperts());
+            json.put("intermediate", rank.config().intermediateSizePerPartition());
+            json.put("memory", Output.json(memory.get(devices.size())));
+            devices.add(json);
+        }
+        return devices;
+    }
+
+    private static String text(Spread spread, List<@Nullable DeviceMemory> memory) {
+        List<List<String>> rows = new ArrayList<>();
+        rows.add(List.of("device", "kernel class", "experts", "intermediate", "memory"));
+        for (Selection rank : spread.ranks()) {
+            DeviceMemory there = memory.get(rows.size() - 1);
+            rows.add(List.of(
+                    rank.device(),
+                    rank.experts().name(),
+                    Integer.toString(rank.config().numLocalExperts()),
+                    Integer.toString(rank.config().intermediateSizePerPartition()),
+                    there == null ? "" : Output.memory(there)));
+        }
+        return "Over " + spread.ranks().size() + " devices, " + spread.parallelism() + " parallel:"
+                + System.lineSeparator() + Output.table(rows);
     }
 
     private static @Nullable QuantKey key(String name) {
@@ -199,7 +256,7 @@ final class Explain implements Callable<Integer> {
                 .isLoraEnabled(lora)
                 .batchInvariant(batchInvariant)
                 .moeBackend(target.backend)
-                .device(target.device)
+                .device(target.devices.size() == 1 ? target.devices.getFirst() : null)
                 .moeParallelConfig(FusedMoeParallelConfig.builder()
                         .tp(tp, 0)
                         .dp(dp, 0)

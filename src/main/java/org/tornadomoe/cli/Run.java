@@ -11,6 +11,7 @@ import java.util.List;
 import java.util.Locale;
 import java.util.Map;
 import java.util.concurrent.Callable;
+import java.util.stream.Collectors;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.MoeLayer;
 import org.tornadomoe.checkpoint.CheckpointException;
@@ -235,7 +236,9 @@ final class Run implements Callable<Integer> {
         rows.add(List.of("scheme", loaded.scheme().toString()));
         rows.add(List.of("backend", loaded.backend() + ", " + loaded.kernelClass()));
         rows.add(List.of("device", loaded.device()));
-        rows.add(List.of("memory", Output.bytes(loaded.deviceBytes())));
+        rows.add(List.of(
+                "memory",
+                loaded.parts().stream().map(part -> Output.bytes(part.bytes())).collect(Collectors.joining(" + "))));
         rows.add(List.of("load", Output.seconds(load)));
         rows.add(List.of("first run", Output.seconds(times.first())));
         rows.add(List.of(

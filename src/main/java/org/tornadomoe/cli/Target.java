@@ -1,5 +1,6 @@
 package org.tornadomoe.cli;
 
+import java.util.List;
 import java.util.Map;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.MoeLayer;
@@ -11,6 +12,7 @@ import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.config.QuantKey;
 import org.tornadomoe.oracle.Int8MoeOracle;
 import org.tornadomoe.oracle.Selection;
+import org.tornadomoe.parallel.Spread;
 import org.tornadomoe.quant.ExpertWeights;
 import org.tornadomoe.tornado.TornadoHome;
 import picocli.CommandLine.Model.CommandSpec;
@@ -32,11 +34,21 @@ final class Target {
     String backend = "auto";
 
     @Option(
-            names = "--device",
+            names = {"--device", "--devices"},
             paramLabel = "ID",
-            description = "Device, as 'moe devices' names it, or the backend part alone; default the best.")
-    @Nullable
-    String device;
+            split = ",",
+            description =
+                    "Device, as 'moe devices' names it, or the backend part alone; default the best. Several, with"
+                            + " commas between them, get a part of the layer each.")
+    List<String> devices = List.of();
+
+    @Option(
+            names = "--parallel",
+            paramLabel = "HOW",
+            defaultValue = "expert",
+            description = "What several devices get: expert (some of the experts) or tensor (a part of every expert's"
+                    + " intermediate size); default ${DEFAULT-VALUE}.")
+    String parallel = "expert";
 
     @Option(
             names = "--kernel",
@@ -61,9 +73,10 @@ final class Target {
      * @throws IllegalArgumentException if an option names what is unknown
      * @throws UnsupportedOperationException if nothing serves the layer
      */
-    Selection choose(FusedMoeConfig config, QuantKey weightKey, @Nullable QuantKey activationKey) {
+    Spread choose(FusedMoeConfig config, QuantKey weightKey, @Nullable QuantKey activationKey) {
         String note = homeNote();
-        Selection selection = select(config, weightKey, activationKey);
+        Spread spread = select(config, weightKey, activationKey);
+        Selection selection = spread.ranks().getFirst();
         if (selection.backend() == Int8MoeBackend.REFERENCE
                 && !selection.refusals().isEmpty()) {
             // Where there is no home, that is why, and every class's refusal follows from it.
@@ -78,18 +91,36 @@ final class Target {
         if (note != null && !backend.equals("reference") && !backend.equals("cpu")) {
             spec.commandLine().getErr().println("moe: " + note);
         }
-        return selection;
+        return spread;
+    }
+
+    /** As {@link #choose}, for what goes on one device only. */
+    Selection chooseOne(FusedMoeConfig config, QuantKey weightKey, @Nullable QuantKey activationKey) {
+        if (devices.size() > 1) {
+            throw new IllegalArgumentException("--devices: expected one for this, got " + devices);
+        }
+        return choose(config, weightKey, activationKey).ranks().getFirst();
     }
 
     /** The oracle's choice, in silence. Throws as {@link #choose}. */
-    Selection select(FusedMoeConfig config, Int8Scheme scheme) {
+    Spread select(FusedMoeConfig config, Int8Scheme scheme) {
         return select(config, scheme.weightKey(), scheme.activationKey());
     }
 
-    private Selection select(FusedMoeConfig config, QuantKey weightKey, @Nullable QuantKey activationKey) {
-        FusedMoeConfig here =
-                config.toBuilder().moeBackend(backend).device(device).build();
-        return Int8MoeOracle.installed().select(here, weightKey, activationKey, kernel);
+    private Spread select(FusedMoeConfig config, QuantKey weightKey, @Nullable QuantKey activationKey) {
+        FusedMoeConfig here = config.toBuilder().moeBackend(backend).build();
+        return Spread.of(
+                Int8MoeOracle.installed(), here, weightKey, activationKey, kernel, devices, isExpertParallel());
+    }
+
+    /** Whether several devices get some of the experts each. */
+    boolean isExpertParallel() {
+        return switch (parallel) {
+            case "expert" -> true;
+            case "tensor" -> false;
+            default ->
+                throw new IllegalArgumentException("--parallel: expected expert or tensor, got '" + parallel + "'");
+        };
     }
 
     /**
@@ -123,7 +154,8 @@ final class Target {
                     MoeOptions.DEFAULT
                             .withQuantization(quantization)
                             .withBackend(backend)
-                            .withDevice(device)
+                            .withDevices(devices)
+                            .withExpertParallel(isExpertParallel())
                             .withKernelClass(kernel)
                             .withMaxTokens(maxTokens)
                             .withProgress(progress));

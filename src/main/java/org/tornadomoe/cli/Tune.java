@@ -175,7 +175,7 @@ final class Tune implements Callable<Integer> {
         long deadline = System.nanoTime() + (long) (minutes * 60e9);
         if (of.shape != null) {
             FusedMoeConfig config = Bench.Shape.of(of.shape).config(wanted.getLast());
-            Selection selection = target.choose(config, scheme.weightKey(), scheme.activationKey());
+            Selection selection = target.chooseOne(config, scheme.weightKey(), scheme.activationKey());
             LaunchSpace space = space(selection, scheme);
             try (Int8Experts experts = Bench.random(selection.config(), scheme)) {
                 return tune(selection, space, experts, wanted, deadline);
@@ -184,7 +184,7 @@ final class Tune implements Callable<Integer> {
         Path path = Objects.requireNonNull(of.checkpoint);
         try (MoeCheckpoint opened = MoeCheckpoint.open(path)) {
             FusedMoeConfig config = opened.layer(layer).config().withMaxNumTokens(wanted.getLast());
-            Selection selection = target.choose(config, scheme.weightKey(), scheme.activationKey());
+            Selection selection = target.chooseOne(config, scheme.weightKey(), scheme.activationKey());
             LaunchSpace space = space(selection, scheme);
             try (Int8Experts experts = QuantizedWeights.int8(opened.layer(layer), scheme, Progress.NONE)) {
                 return tune(selection, space, experts, wanted, deadline);

@@ -167,7 +167,7 @@ final class Verify implements Callable<Integer> {
                     "--case takes no CHECKPOINT, --layer, --scheme or --tolerance: the file says it all");
         }
         try (CaseFile given = CaseFile.read(file)) {
-            Selection selection = target.choose(
+            Selection selection = target.chooseOne(
                     given.config(), given.experts().weightKey(), given.experts().activationKey());
             CaseCheck.Result result = CaseCheck.check(given, selection);
             Map<String, @Nullable Object> json = new LinkedHashMap<>();

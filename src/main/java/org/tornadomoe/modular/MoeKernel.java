@@ -1,6 +1,7 @@
 package org.tornadomoe.modular;
 
 import java.lang.foreign.MemorySegment;
+import java.util.List;
 import java.util.Map;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.quant.LoraAdapter;
@@ -87,6 +88,11 @@ public interface MoeKernel extends AutoCloseable {
 
     /** Bytes of device memory held, the weights included. */
     long deviceBytes();
+
+    /** The same of each of its devices, in their order. */
+    default List<Long> bytesByDevice() {
+        return List.of(deviceBytes());
+    }
 
     /** Frees what it holds. The layer that owns the kernel calls it once, when nothing runs any more and nothing will. */
     @Override

@@ -7,6 +7,7 @@ import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Objects;
+import org.tornadomoe.modular.MoeExecutionException;
 import uk.ac.manchester.tornado.api.common.LibraryTaskDescriptor;
 import uk.ac.manchester.tornado.runtime.common.TornadoXPUDevice;
 import uk.ac.manchester.tornado.runtime.library.spi.LibraryContext;
@@ -34,7 +35,13 @@ public final class CudaLibrary implements TornadoLibraryProvider {
     @Override
     public LibraryContext createContext(TornadoXPUDevice device, long executionPlanId) {
         TornadoNativeStreamSupport handles = (TornadoNativeStreamSupport) device;
-        return new Plan(handles.getNativeContext(executionPlanId), handles.getNativeStream(executionPlanId));
+        Plan plan = new Plan(handles.getNativeContext(executionPlanId), handles.getNativeStream(executionPlanId));
+        int expected = device.getDeviceContext().getDeviceIndex();
+        if (plan.device != expected) {
+            throw new MoeExecutionException(
+                    "TornadoVM would run on GPU " + plan.device + " what is for GPU " + expected);
+        }
+        return plan;
     }
 
     @Override

@@ -15,6 +15,7 @@ import uk.ac.manchester.tornado.api.enums.TornadoVMBackendType;
  *     is less
  * @param maxGroup the most work-items of a group; 0 if the driver doesn't say
  * @param tornado TornadoVM's own handle
+ * @param context whether work for it is done by it
  * @param dp4a whether it has the four-way int8 dot product
  * @param int8Mma whether it has int8 tensor cores
  */
@@ -25,6 +26,7 @@ public record Device(
         long memory,
         int maxGroup,
         TornadoDevice tornado,
+        Probe context,
         Probe dp4a,
         Probe int8Mma) {
 
@@ -38,6 +40,7 @@ public record Device(
                 Math.min(limit, device.getPhysicalDevice().getDeviceGlobalMemorySize()),
                 maxGroup(device, backend),
                 device,
+                new Probe(CudaContexts::give),
                 Probe.dp4a(),
                 Probe.int8Mma());
     }
@@ -70,14 +73,21 @@ public record Device(
         return Integer.parseInt(id.substring(id.indexOf(':') + 1));
     }
 
+    /** Why it can't be used; null if it can. To be asked before it is first used. */
+    public @Nullable String unusable() {
+        return context.problem(this);
+    }
+
     /** Why it can't take four int8 products and their sum in one instruction, {@code dp4a}; null if it can. */
     public @Nullable String lacksDp4a() {
-        return dp4a.problem(this);
+        String unusable = unusable();
+        return unusable != null ? unusable : dp4a.problem(this);
     }
 
     /** Why it can't multiply int8 matrices on tensor cores; null if it can. */
     public @Nullable String lacksInt8Mma() {
-        return int8Mma.problem(this);
+        String unusable = unusable();
+        return unusable != null ? unusable : int8Mma.problem(this);
     }
 
     /** Whether it is hardware of its own: neither the interpreter nor this machine's CPU through OpenCL. */

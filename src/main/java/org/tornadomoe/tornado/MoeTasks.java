@@ -81,6 +81,11 @@ public final class MoeTasks implements AutoCloseable {
             throw new IllegalArgumentException(
                     "config: expected a device of TornadoVM's or none, got " + config.device());
         }
+        String unusable = found.unusable();
+        if (unusable != null) {
+            throw new IllegalArgumentException(
+                    "config: expected a device that can be used, got " + found + ": " + unusable);
+        }
         if (config.isLoraEnabled()) {
             throw new IllegalArgumentException(
                     "config: expected no adapters in a task graph, got " + config.maxLoras());

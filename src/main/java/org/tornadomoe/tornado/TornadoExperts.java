@@ -111,6 +111,11 @@ public abstract sealed class TornadoExperts implements GeneralExperts
             home.broken().forEach((id, cause) -> obstacles.add(Support.no(id + " is broken: " + cause, null)));
             return obstacles;
         }
+        String unusable = device.unusable();
+        if (unusable != null) {
+            obstacles.add(Support.no(device + " can't be used: " + unusable, "device: another"));
+            return obstacles;
+        }
         String lacking = switch (gemm) {
             case HOPPER -> CudaKernel.hopperObstacle(device);
             case TENSOR_CORES -> PrebuiltKernel.obstacle(device);

@@ -31,10 +31,11 @@ class ImportDirectionTest {
         tornado.kernels
         tornado          config quant modular tuning tornado.kernels
         oracle           config quant modular tuning reference cpu tornado
+        parallel         config quant modular reference oracle
         observe
-        (door)           config quant modular reference cpu tornado oracle checkpoint tuning observe
+        (door)           config quant modular reference cpu tornado oracle parallel checkpoint tuning observe
         spark            config (door)
-        cli              config quant modular reference cpu tornado oracle checkpoint tuning observe (door)
+        cli              config quant modular reference cpu tornado oracle parallel checkpoint tuning observe (door)
         """);
 
     /** Libraries that only some packages may import, by the start of their class names. */

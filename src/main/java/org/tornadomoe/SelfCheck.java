@@ -1,0 +1,98 @@
+package org.tornadomoe;
+
+import java.lang.foreign.MemorySegment;
+import java.util.Arrays;
+import java.util.SplittableRandom;
+import java.util.stream.IntStream;
+import org.tornadomoe.config.FusedMoeConfig;
+import org.tornadomoe.config.ScalarType;
+import org.tornadomoe.modular.ChosenExperts;
+import org.tornadomoe.modular.MoeExecutionException;
+import org.tornadomoe.modular.MoeKernel;
+import org.tornadomoe.quant.HiddenStates;
+import org.tornadomoe.quant.Int8Experts;
+import org.tornadomoe.reference.Reference;
+import org.tornadomoe.reference.Router;
+import org.tornadomoe.reference.Routing;
+import org.tornadomoe.reference.Stages;
+
+/** One random token through a kernel and through the definition: a kernel that gives wrong numbers is never used. */
+final class SelfCheck {
+    /** Activations on a rounding boundary, and experts with nearly the same score, may go either way. */
+    private static final double TOLERANCE = 5e-2;
+
+    /** Tokens that are looked at for one that goes to an expert of a part. */
+    private static final int TRIES = 1000;
+
+    private SelfCheck() {}
+
+    /**
+     * @param experts what the kernel was loaded with; a part of a layer is checked with a token that has an expert there
+     * @throws MoeExecutionException if the kernel is one that needs it, and wrong
+     */
+    static void run(MoeKernel kernel, FusedMoeConfig config, Int8Experts experts) {
+        if (!kernel.needsSelfCheck()) {
+            return;
+        }
+        Routing handed = config.router().isHandedIn() ? anyRouting(config, experts) : null;
+        ScalarType type = config.inDtype();
+        float[] hidden = token(config, experts, handed != null);
+        MemorySegment given = MoeLayer.of(type, hidden, hidden.length);
+        HiddenStates.read(type, given, hidden, hidden.length);
+        float[] output = new float[hidden.length];
+        MemorySegment taken = MoeLayer.of(type, output, output.length);
+        ChosenExperts chosen = handed == null ? null : MoeLayer.narrow(handed);
+        kernel.forward(given, 1, taken, chosen);
+        HiddenStates.read(type, taken, output, output.length);
+        Stages expected = handed == null
+                ? Reference.forward(experts, hidden, 1)
+                : Reference.forward(experts, hidden, new double[0], handed);
+        double error = Reference.relativeL2(Reference.widen(output), expected.output());
+        boolean nothing = Arrays.stream(expected.output()).allMatch(value -> value == 0)
+                && IntStream.range(0, output.length).allMatch(i -> output[i] == 0);
+        if (!(error < TOLERANCE || nothing)) {
+            throw new MoeExecutionException("the kernels give wrong numbers on " + kernel.device()
+                    + ": relative L2 error " + error + " of one token against the definition, expected less than "
+                    + TOLERANCE);
+        }
+    }
+
+    /** The first of some random tokens that goes to an expert that is here. */
+    private static float[] token(FusedMoeConfig config, Int8Experts experts, boolean any) {
+        float[] hidden = new float[config.hiddenDim()];
+        SplittableRandom random = new SplittableRandom(1);
+        for (int attempt = 0; attempt < TRIES; attempt++) {
+            for (int i = 0; i < hidden.length; i++) {
+                hidden[i] = (float) random.nextGaussian();
+            }
+            if (any || !experts.isPart()) {
+                break;
+            }
+            double[] logits = Router.logits(config, experts.router(), Reference.widen(hidden), 1);
+            int[] ids = Router.route(config, experts.router(), logits, 1).ids();
+            if (Arrays.stream(ids).anyMatch(id -> isHere(config, experts, id))) {
+                break;
+            }
+        }
+        return hidden;
+    }
+
+    private static boolean isHere(FusedMoeConfig config, Int8Experts experts, int id) {
+        return id >= 0 && id < config.globalNumExperts() && experts.expertMap(id) >= 0;
+    }
+
+    /** One token to the first experts, those that are here before others, and the shared ones, with equal weights. */
+    private static Routing anyRouting(FusedMoeConfig config, Int8Experts experts) {
+        int e = config.numExperts();
+        int[] ids = IntStream.concat(
+                        IntStream.concat(
+                                        IntStream.range(0, e).filter(id -> isHere(config, experts, id)),
+                                        IntStream.range(0, e).filter(id -> !isHere(config, experts, id)))
+                                .limit(config.expertsPerToken()),
+                        IntStream.range(e, config.globalNumExperts()))
+                .toArray();
+        double[] weights = new double[ids.length];
+        Arrays.fill(weights, 1.0 / ids.length);
+        return new Routing(1, ids.length, ids, weights);
+    }
+}

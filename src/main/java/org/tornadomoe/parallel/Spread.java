@@ -1,0 +1,224 @@
+package org.tornadomoe.parallel;
+
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.List;
+import java.util.stream.Collectors;
+import java.util.stream.IntStream;
+import org.jspecify.annotations.Nullable;
+import org.tornadomoe.config.ExpertMap;
+import org.tornadomoe.config.ExpertPlacementStrategy;
+import org.tornadomoe.config.FusedMoeConfig;
+import org.tornadomoe.config.FusedMoeParallelConfig;
+import org.tornadomoe.config.Int8Quantization;
+import org.tornadomoe.config.QuantKey;
+import org.tornadomoe.modular.DeviceMemory;
+import org.tornadomoe.modular.MoeKernel;
+import org.tornadomoe.oracle.Int8MoeOracle;
+import org.tornadomoe.oracle.Selection;
+import org.tornadomoe.quant.Int8Experts;
+import org.tornadomoe.quant.RankWeights;
+
+/**
+ * A layer dealt out to devices of this host, each of which is a rank with a kernel class of its own; settled before anything is allocated.
+ *
+ * <p>With expert parallelism a device has some of the experts, neighbours, the first devices one more where they don't divide; with tensor
+ * parallelism it has an equal part of every expert's intermediate size. Either way each device is given all tokens, and their partial outputs
+ * are added. With tensor parallelism and activations in int8 each device finds the scale of its own columns, as vLLM's ranks do; the result
+ * is near that of one device, but not the same.
+ *
+ * @param config the whole layer's
+ * @param ranks what was chosen for each device, in the order in which outputs are added
+ */
+public record Spread(FusedMoeConfig config, List<Selection> ranks) {
+    /** Copies the list. */
+    public Spread {
+        ranks = List.copyOf(ranks);
+    }
+
+    /** Told of a part that was loaded, while its weights are there. */
+    @FunctionalInterface
+    public interface Check {
+        /**
+         * Looks at a part.
+         *
+         * @param kernel the part's
+         * @param config the rank's
+         * @param experts its weights
+         */
+        void check(MoeKernel kernel, FusedMoeConfig config, Int8Experts experts);
+    }
+
+    /**
+     * Chooses a kernel class for each device. A layer on one device is a spread of one rank.
+     *
+     * @param layer the whole layer, with its backend
+     * @param kernelClass to be taken on every device; null for the first that fits
+     * @param devices as the oracle takes them, one or more; the same one more than once for several parts on it; empty for the best there is
+     * @param expertParallel experts are dealt out, and otherwise each expert's intermediate size
+     * @throws IllegalArgumentException if a device is unknown, or the layer can't be dealt out so; also what the oracle's select throws
+     */
+    public static Spread of(
+            Int8MoeOracle oracle,
+            FusedMoeConfig layer,
+            QuantKey weightKey,
+            @Nullable QuantKey activationKey,
+            @Nullable String kernelClass,
+            List<String> devices,
+            boolean expertParallel) {
+        if (devices.size() < 2) {
+            FusedMoeConfig there = layer.toBuilder()
+                    .device(devices.isEmpty() ? null : devices.getFirst())
+                    .build();
+            return of(oracle.select(there, weightKey, activationKey, kernelClass));
+        }
+        List<FusedMoeConfig> configs = configs(layer, devices, expertParallel);
+        Int8Quantization quantization = Int8Quantization.of(weightKey, activationKey);
+        if (quantization != null) {
+            configs.forEach(config -> RankWeights.requireColumns(config, quantization));
+        }
+        List<Selection> ranks = new ArrayList<>();
+        for (FusedMoeConfig config : configs) {
+            try {
+                ranks.add(oracle.select(config, weightKey, activationKey, kernelClass));
+            } catch (UnsupportedOperationException refusal) {
+                throw new UnsupportedOperationException(config.device() + ": " + refusal.getMessage(), refusal);
+            }
+        }
+        Spread spread = new Spread(layer, ranks);
+        return spread.isMixed()
+                ? new Spread(layer, ranks.stream().map(Spread::handedIn).toList())
+                : spread;
+    }
+
+    private static Selection handedIn(Selection rank) {
+        FusedMoeConfig config = rank.config();
+        return new Selection(
+                rank.backend(),
+                rank.experts(),
+                config.toBuilder().router(config.router().handedIn()).build(),
+                rank.refusals());
+    }
+
+    /** A layer on one device. */
+    public static Spread of(Selection selection) {
+        return new Spread(selection.config(), List.of(selection));
+    }
+
+    private static List<FusedMoeConfig> configs(FusedMoeConfig layer, List<String> devices, boolean expertParallel) {
+        FusedMoeParallelConfig parallel = layer.moeParallelConfig();
+        if (parallel.tpSize() * parallel.epSize() * parallel.dpSize() * parallel.pcpSize() * parallel.spSize() > 1) {
+            throw new IllegalArgumentException(
+                    "devices: expected one for a layer that is a rank's part already, got " + devices);
+        }
+        if (expertParallel && devices.size() > layer.globalNumExperts()) {
+            throw new IllegalArgumentException(
+                    "devices: expected at most one an expert, " + layer.globalNumExperts() + ", got " + devices.size());
+        }
+        return IntStream.range(0, devices.size())
+                .mapToObj(rank -> layer.toBuilder()
+                        .moeParallelConfig(FusedMoeParallelConfig.builder()
+                                .tp(devices.size(), rank)
+                                .expertParallel(expertParallel)
+                                .build())
+                        .intermediateSizePerPartitionUnpadded(0)
+                        .device(devices.get(rank))
+                        .build())
+                .toList();
+    }
+
+    /** Whether experts are dealt out. */
+    public boolean isExpertParallel() {
+        return ranks.getFirst().config().moeParallelConfig().useEp();
+    }
+
+    /** {@code expert}, {@code tensor} or {@code none}. */
+    public String parallelism() {
+        return ranks.size() == 1 ? "none" : isExpertParallel() ? "expert" : "tensor";
+    }
+
+    /** The backends, of which there may be several. */
+    public String backend() {
+        return joined(ranks.stream().map(rank -> rank.backend().toString()).toList());
+    }
+
+    /** The kernel classes, of which there may be several. */
+    public String kernelClass() {
+        return joined(ranks.stream().map(rank -> rank.experts().name()).toList());
+    }
+
+    /** Where it runs, for people. */
+    public String device() {
+        return ranks.stream().map(Selection::device).collect(Collectors.joining(", "));
+    }
+
+    private static String joined(List<String> names) {
+        return names.stream().distinct().collect(Collectors.joining(", "));
+    }
+
+    /** What each device will take of its memory, in the order of ranks; null for one that doesn't tell beforehand. */
+    public List<@Nullable DeviceMemory> memory(QuantKey weightKey, @Nullable QuantKey activationKey) {
+        List<@Nullable DeviceMemory> memory = new ArrayList<>();
+        for (Selection rank : ranks) {
+            memory.add(rank.experts().memory(rank.config(), weightKey, activationKey));
+        }
+        return memory;
+    }
+
+    /**
+     * Whether two devices could choose other experts for the same token, because their kernels or the devices themselves differ. The host
+     * then chooses for all of them.
+     */
+    boolean isMixed() {
+        return ranks.stream()
+                        .map(rank ->
+                                rank.experts().name() + " on " + rank.device().replaceFirst("^[a-z]+:\\d+ ", ""))
+                        .distinct()
+                        .count()
+                > 1;
+    }
+
+    /**
+     * Loads the layer, one device after the other. The weights are copied.
+     *
+     * @param whole all of the layer's weights
+     * @param check is given each part while its weights are at hand; may throw, and then nothing is loaded
+     * @throws IllegalArgumentException if {@code whole} is a part itself and there are several devices
+     * @throws org.tornadomoe.modular.MoeExecutionException if a device refused it, with its name
+     */
+    public MoeKernel load(Int8MoeOracle oracle, Int8Experts whole, Check check) {
+        if (ranks.size() == 1) {
+            MoeKernel kernel = oracle.makeInt8MoeKernel(ranks.getFirst(), whole);
+            try {
+                check.check(kernel, ranks.getFirst().config(), whole);
+                return kernel;
+            } catch (RuntimeException | Error failure) {
+                kernel.close();
+                throw failure;
+            }
+        }
+        if (whole.isPart()) {
+            throw new IllegalArgumentException("experts: expected a whole layer for several devices, got a part of "
+                    + whole.w13().experts() + " experts");
+        }
+        return ParallelKernel.load(this, oracle, whole, check);
+    }
+
+    /** A rank's part of the weights, which is valid as long as the whole is open. */
+    Int8Experts weights(int rank, Int8Experts whole) {
+        FusedMoeConfig config = ranks.get(rank).config();
+        if (!isExpertParallel()) {
+            return RankWeights.columns(whole, config);
+        }
+        int[] map = ExpertMap.determineExpertMap(
+                        ranks.size(), rank, config.globalNumExperts(), ExpertPlacementStrategy.LINEAR)
+                .map();
+        if (map == null) {
+            throw new IllegalStateException("one rank");
+        }
+        int[] here = IntStream.range(0, map.length)
+                .filter(expert -> map[expert] >= 0)
+                .toArray();
+        return RankWeights.experts(whole, config, here, Arrays.copyOf(map, map.length));
+    }
+}

@@ -1,0 +1,69 @@
+package org.tornadomoe.parallel;
+
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.junit.jupiter.api.Assumptions.assumeTrue;
+
+import java.util.ArrayList;
+import java.util.List;
+import java.util.stream.Collectors;
+import java.util.stream.Stream;
+import org.junit.jupiter.api.Tag;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.Arguments;
+import org.junit.jupiter.params.provider.MethodSource;
+import org.tornadomoe.MoeLayer;
+import org.tornadomoe.MoeOptions;
+import org.tornadomoe.RandomLayer;
+import org.tornadomoe.config.Int8Scheme;
+import org.tornadomoe.quant.Int8Experts;
+import org.tornadomoe.quant.Int8Quantizer;
+import org.tornadomoe.quant.Progress;
+import org.tornadomoe.reference.Reference;
+import org.tornadomoe.tornado.Device;
+import org.tornadomoe.tornado.TornadoHome;
+
+/** Layers over the SDK's devices: all of a backend where it has several, and every one twice. */
+@Tag("device")
+class DeviceSpreadTest {
+    private static final int TOKENS = 33;
+
+    private static Stream<Arguments> spreads() {
+        TornadoHome home = TornadoHome.current();
+        assumeTrue(home.kind() == TornadoHome.Kind.SDK, () -> "no TornadoVM SDK: " + home.note());
+        List<List<String>> spreads = new ArrayList<>();
+        home.devices().stream()
+                .map(Device::id)
+                .collect(Collectors.groupingBy(id -> id.substring(0, id.indexOf(':'))))
+                .values()
+                .forEach(ids -> {
+                    spreads.add(List.of(ids.getFirst(), ids.getFirst()));
+                    spreads.add(List.of(ids.getLast(), ids.getFirst(), ids.getLast()));
+                });
+        return spreads.stream()
+                .flatMap(devices -> Stream.of(Int8Scheme.W8A8_CHANNEL, Int8Scheme.W8A16_CHANNEL)
+                        .flatMap(scheme ->
+                                Stream.of(true, false).map(experts -> Arguments.of(devices, scheme, experts))));
+    }
+
+    @ParameterizedTest
+    @MethodSource("spreads")
+    void theOutputIsTheLayers(List<String> devices, Int8Scheme scheme, boolean experts) {
+        RandomLayer weights = RandomLayer.of(12, 3, 128, 192, TOKENS, 5);
+        float[] hidden = weights.hidden(TOKENS, 1);
+        MoeOptions options = MoeOptions.DEFAULT
+                .withBackend("triton")
+                .withMaxTokens(TOKENS)
+                .withDevices(devices)
+                .withExpertParallel(experts);
+        try (Int8Experts whole = Int8Quantizer.quantize(weights, scheme, Progress.NONE);
+                MoeLayer layer = MoeLayer.of(whole, options)) {
+            float[] output = layer.forward(hidden);
+            double[] expected = Reference.forward(whole, hidden, TOKENS).output();
+            double tolerance = !scheme.quantizesActivations() ? 1e-5 : experts ? 2e-3 : 3e-2;
+            assertThat(Reference.relativeL2(Reference.widen(output), expected)).isLessThan(tolerance);
+            for (int run = 0; run < 5; run++) {
+                assertThat(layer.forward(hidden)).isEqualTo(output);
+            }
+        }
+    }
+}
