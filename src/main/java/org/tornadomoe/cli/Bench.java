@@ -589,7 +589,7 @@ final class Bench implements Callable<Integer> {
     private String text(List<Row> rows, List<BenchLayers.Row> inPlans, Map<String, String> skipped) {
         List<List<String>> table = new ArrayList<>();
         if (layers != null) {
-            table.add(List.of("shape", "tokens", "layers", "kernels", "a layer", "error"));
+            table.add(List.of("shape", "tokens", "layers", "kernels", "a layer", "on device", "error"));
             inPlans.forEach(row -> table.add(row.text()));
             return Output.table(table);
         }

@@ -25,11 +25,19 @@ final class BenchLayers {
     private BenchLayers() {}
 
     /**
-     * @param layer microseconds of one, the median of all runs
+     * @param layer microseconds of one by the host's clock, the median of all runs: of an execution of the plan, divided by the layers
+     * @param onDevice microseconds of one by the device's clock; null where no kernel reads it
      * @param relativeL2 error of the last layer's first and last token against the definition
      */
     record Row(
-            Bench.Shape shape, int tokens, int layers, int distinct, String kernels, double layer, double relativeL2) {
+            Bench.Shape shape,
+            int tokens,
+            int layers,
+            int distinct,
+            String kernels,
+            double layer,
+            @Nullable Double onDevice,
+            double relativeL2) {
         boolean ok() {
             return relativeL2 < Bench.TOLERANCE;
         }
@@ -42,6 +50,7 @@ final class BenchLayers {
             fields.put("distinctWeights", distinct);
             fields.put("kernelClass", kernels);
             fields.put("layer", layer);
+            fields.put("onDevice", onDevice);
             fields.put("relativeL2", relativeL2);
             fields.put("passed", ok());
             return fields;
@@ -54,6 +63,7 @@ final class BenchLayers {
                     Integer.toString(layers),
                     kernels,
                     Output.seconds(layer / 1e6),
+                    onDevice == null ? "" : Output.seconds(onDevice / 1e6),
                     String.format(Locale.ROOT, "%.2e", relativeL2));
         }
     }
@@ -101,10 +111,12 @@ final class BenchLayers {
                         Reference.widen(got),
                         Reference.forward(experts, some, count).output());
                 List<Double> times = new ArrayList<>();
+                List<Double> device = new ArrayList<>();
                 for (int run = 0; run < runs + 5; run++) {
                     long begin = System.nanoTime();
                     plan.run();
                     times.add((System.nanoTime() - begin) / 1e3 / layers);
+                    plan.nanosOnDevice().ifPresent(nanos -> device.add(nanos / 1e3 / layers));
                 }
                 return new Row(
                         shape,
@@ -113,6 +125,7 @@ final class BenchLayers {
                         distinct,
                         plan.kernels(),
                         Bench.median(times.subList(5, times.size())),
+                        device.isEmpty() ? null : Bench.median(device.subList(5, device.size())),
                         error);
             }
         }
