@@ -389,7 +389,7 @@ final class Bench implements Callable<Integer> {
                         }
                     }
                     for (int m : together) {
-                        Row row = measure(shape, experts, kernel, m, runs, seconds);
+                        Row row = measure(shape, spread, experts, kernel, m, runs, seconds);
                         rows.add(row);
                         err.printf(
                                 Locale.ROOT,
@@ -407,7 +407,8 @@ final class Bench implements Callable<Integer> {
     }
 
     /** @param seconds fewer runs where they would take longer */
-    static Row measure(Shape shape, Int8Experts experts, MoeKernel kernel, int m, int runs, double seconds) {
+    static Row measure(
+            Shape shape, Spread spread, Int8Experts experts, MoeKernel kernel, int m, int runs, double seconds) {
         int h = shape.hidden;
         long rowBytes = 4L * h;
         try (Arena arena = Arena.ofShared()) {
@@ -428,7 +429,7 @@ final class Bench implements Callable<Integer> {
                 active += (int) Arrays.stream(chosen.ids()).distinct().count();
                 warm++;
             } while (warm < WINDOWS && elapsed(begin) < seconds);
-            double error = error(experts, kernel, window(pool, warm - 1, m, rowBytes), m, out);
+            double error = error(spread, experts, kernel, window(pool, warm - 1, m, rowBytes), m, out);
 
             List<Double> calls = new ArrayList<>();
             Map<String, List<Double>> kernels = new LinkedHashMap<>();
@@ -474,7 +475,8 @@ final class Bench implements Callable<Integer> {
     }
 
     /** Of the first and the last token. */
-    private static double error(Int8Experts experts, MoeKernel kernel, MemorySegment hidden, int m, MemorySegment out) {
+    private static double error(
+            Spread spread, Int8Experts experts, MoeKernel kernel, MemorySegment hidden, int m, MemorySegment out) {
         int h = experts.config().hiddenDim();
         int count = Math.min(m, CHECKED);
         float[] some = rows(hidden, m, h, count);
@@ -482,8 +484,7 @@ final class Bench implements Callable<Integer> {
         if (dependsOnOtherTokens(experts.scheme())) {
             kernel.forward(MemorySegment.ofArray(some), count, MemorySegment.ofArray(got), null);
         }
-        return Reference.relativeL2(
-                Reference.widen(got), Reference.forward(experts, some, count).output());
+        return Reference.relativeL2(Reference.widen(got), spread.reference(experts, some, count));
     }
 
     /** A scale that all tokens of a call share differs with their company. */

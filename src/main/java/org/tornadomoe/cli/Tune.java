@@ -23,6 +23,7 @@ import org.tornadomoe.modular.MoeExecutionException;
 import org.tornadomoe.modular.MoeKernel;
 import org.tornadomoe.oracle.Int8MoeOracle;
 import org.tornadomoe.oracle.Selection;
+import org.tornadomoe.parallel.Spread;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.Progress;
 import org.tornadomoe.quant.QuantizedWeights;
@@ -252,7 +253,7 @@ final class Tune implements Callable<Integer> {
                     space.runnable().getFirst(),
                     () -> Int8MoeOracle.installed().makeInt8MoeKernel(selection, experts))) {
                 for (int m : List.copyOf(left)) {
-                    Row row = measure(shape, space, experts, kernel, m, deadline);
+                    Row row = measure(shape, Spread.of(selection), space, experts, kernel, m, deadline);
                     if (row == null) {
                         break;
                     }
@@ -278,7 +279,13 @@ final class Tune implements Callable<Integer> {
 
     /** Null if there was no time for every configuration. */
     private @Nullable Row measure(
-            Bench.Shape shape, LaunchSpace space, Int8Experts experts, MoeKernel kernel, int m, long deadline) {
+            Bench.Shape shape,
+            Spread layer,
+            LaunchSpace space,
+            Int8Experts experts,
+            MoeKernel kernel,
+            int m,
+            long deadline) {
         Row row = new Row(
                 m, new LinkedHashMap<>(), new LinkedHashMap<>(), space.rule().apply(m));
         for (LaunchConfig config : space.runnable()) {
@@ -286,8 +293,8 @@ final class Tune implements Callable<Integer> {
                 return null;
             }
             try {
-                Bench.Row measured =
-                        LaunchConfigs.override(config, () -> Bench.measure(shape, experts, kernel, m, runs, seconds));
+                Bench.Row measured = LaunchConfigs.override(
+                        config, () -> Bench.measure(shape, layer, experts, kernel, m, runs, seconds));
                 if (measured.ok()) {
                     row.micros.put(config, measured.kernels().isEmpty() ? measured.call() : measured.allKernels());
                 } else {

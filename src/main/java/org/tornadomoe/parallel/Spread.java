@@ -18,6 +18,7 @@ import org.tornadomoe.oracle.Int8MoeOracle;
 import org.tornadomoe.oracle.Selection;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.RankWeights;
+import org.tornadomoe.reference.Reference;
 
 /**
  * A layer dealt out to devices of this host, each of which is a rank with a kernel class of its own; settled before anything is allocated.
@@ -202,6 +203,29 @@ public record Spread(FusedMoeConfig config, List<Selection> ranks) {
                     + whole.w13().experts() + " experts");
         }
         return ParallelKernel.load(this, oracle, whole, check);
+    }
+
+    /**
+     * What the layer makes of hidden states by the definition, dealt out as it is: with tensor parallelism the sum of the ranks' outputs, each
+     * with activations' scales of its own columns.
+     *
+     * @param whole all of the layer's weights
+     * @param hidden [M, H]
+     */
+    public double[] reference(Int8Experts whole, float[] hidden, int tokens) {
+        if (ranks.size() == 1 || isExpertParallel()) {
+            return Reference.forward(whole, hidden, tokens).output();
+        }
+        double[] sum = new double[tokens * config.hiddenDim()];
+        for (int rank = 0; rank < ranks.size(); rank++) {
+            try (Int8Experts weights = weights(rank, whole)) {
+                double[] term = Reference.forward(weights, hidden, tokens).output();
+                for (int i = 0; i < sum.length; i++) {
+                    sum[i] += term[i];
+                }
+            }
+        }
+        return sum;
     }
 
     /** A rank's part of the weights, which is valid as long as the whole is open. */

@@ -145,10 +145,11 @@ final class HopperStages extends LayerStages {
             int groups = rows == 0 || m >= many
                     ? 0
                     : Math.ceilDiv(Math.ceilDiv(rows, tile), wide) * Math.ceilDiv(m, tile * (4 / wide));
-            int all = groups + quantized;
+            // The kernel with the tiles leaves it to this one to wait for what is in front.
+            int all = rows > 0 ? Math.max(1, groups + quantized) : quantized;
             return all == 0 ? Launch.NONE : new Launch("prepare", 128, all, 1, 0);
         };
-        Stage rest = stage(
+        Stage first = stage(
                 name,
                 launch,
                 List.of(a.hidden, a.router, a.routerBias, a.topkWeights),
@@ -162,15 +163,15 @@ final class HopperStages extends LayerStages {
                         config.pairsPerToken(),
                         many));
         return rows == 0
-                ? List.of(rest)
+                ? List.of(first)
                 : List.of(
+                        first,
                         stage(
                                 "logits",
                                 tiles,
                                 List.of(a.hidden, a.router, a.routerBias),
                                 List.of(a.logits),
-                                List.of(h, rows)),
-                        rest);
+                                List.of(h, rows)));
     }
 
     /** logits → ids and weights and pairs in expert order, for few tokens. */

@@ -11,9 +11,17 @@ typedef unsigned long long u64;
 #define LAST (-3.402823466e38f)
 #define LARGEST 3.402823466e38f
 
-__device__ __forceinline__ void afterPredecessor() {
+__device__ __forceinline__ void awaitPredecessor() {
     asm volatile("griddepcontrol.wait;" ::: "memory");
+}
+
+__device__ __forceinline__ void launchSuccessor() {
     asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+}
+
+__device__ __forceinline__ void afterPredecessor() {
+    awaitPredecessor();
+    launchSuccessor();
 }
 
 // Four values from column c, 0 beyond the last; a row need not begin at a multiple of 16 bytes.
@@ -122,27 +130,29 @@ __device__ __forceinline__ void logitsOf(float *sums, int token, int row, int la
     }
 }
 
-// A tile of 32 tokens times 8 * R rows of the router by a group of 8 warps. Two times two times 8 lanes of a warp have 8 tokens times R rows
-// each, of which a lane has one of the 8 sums of a quarter; what they read is fetched for all of them, K steps of 32 k in each of four stages.
-// Shared memory: 4 * K * (32 + 8 * R) * 128 bytes.
-template <int R, int K>
+// A tile of 32 tokens times ROWS rows of the router by a group of ROWS / R warps. Two times two times 8 lanes of a warp have 8 tokens times R
+// rows each, of which a lane has one of the 8 sums of a quarter; what they read is fetched for all of them, K steps of 32 k in each of four
+// stages. Shared memory: 4 * K * (32 + ROWS) * 128 bytes.
+template <int ROWS, int R, int K>
 __device__ __forceinline__ void logitsTile(float *stages, const int *header, const float *hidden, const float *router, const float *bias,
                                            float *logits, int h, int rows) {
-    constexpr int LINES = 32 + 8 * R, STAGE = K * LINES * 32, STAGES = 4, T = 8;
-    __shared__ float sums[8][8 * 33];
-    int tokens = header[0], across = (rows + 8 * R - 1) / (8 * R);
-    int firstToken = blockIdx.x / across * 32, firstRow = blockIdx.x % across * (8 * R);
+    constexpr int LINES = 32 + ROWS, STAGE = K * LINES * 32, STAGES = 4, T = 8, WARPS = ROWS / R, WIDE = WARPS / 2;
+    // As many lines are fetched at once.
+    constexpr int TALL = 4 * WARPS, TIMES = (LINES + TALL - 1) / TALL;
+    __shared__ float sums[WARPS][8 * 33];
+    int tokens = header[0], across = (rows + ROWS - 1) / ROWS;
+    int firstToken = blockIdx.x / across * 32, firstRow = blockIdx.x % across * ROWS;
     if (firstToken >= tokens) {
         return;
     }
     int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, steps = (h + 31) / 32, quarter = quarterOf(h);
-    // Eight neighbours fetch the 128 bytes of a row; each has every 32nd of the rows.
+    // Eight neighbours fetch the 128 bytes of a line.
     int x = (threadIdx.x & 7) * 4;
-    const float *from[LINES / 32];
+    const float *from[TIMES];
 #pragma unroll
-    for (int i = 0; i < LINES / 32; i++) {
-        int line = (threadIdx.x >> 3) + 32 * i;
-        from[i] = i == 0 ? hidden + (u64) min(firstToken + line, tokens - 1) * h : router + (u64) min(firstRow + line - 32, rows - 1) * h;
+    for (int i = 0; i < TIMES; i++) {
+        int line = (threadIdx.x >> 3) + TALL * i;
+        from[i] = line < 32 ? hidden + (u64) min(firstToken + line, tokens - 1) * h : router + (u64) min(firstRow + line - 32, rows - 1) * h;
     }
     auto fetch = [&](int first) {
         float *stage = stages + first / K % STAGES * STAGE;
@@ -150,17 +160,20 @@ __device__ __forceinline__ void logitsTile(float *stages, const int *header, con
         for (int s = 0; s < K; s++) {
             int k = (first + s) * 32 + x;
 #pragma unroll
-            for (int i = 0; i < LINES / 32; i++) {
-                unsigned to = (unsigned) __cvta_generic_to_shared(stage + (s * LINES + (threadIdx.x >> 3) + 32 * i) * 32 + x);
-                asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from[i] + (k < h ? k : 0)),
-                             "r"(k < h ? 16 : 0)
-                             : "memory");
+            for (int i = 0; i < TIMES; i++) {
+                int line = (threadIdx.x >> 3) + TALL * i;
+                if (LINES % TALL == 0 || line < LINES) {
+                    unsigned to = (unsigned) __cvta_generic_to_shared(stage + (s * LINES + line) * 32 + x);
+                    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from[i] + (k < h ? k : 0)),
+                                 "r"(k < h ? 16 : 0)
+                                 : "memory");
+                }
             }
         }
         asm volatile("cp.async.commit_group;" ::: "memory");
     };
     // Of the 8 * R sums of a lane each of its group of 8 adds up R, of all four quarters.
-    int token = (warp >> 2) * 16 + (lane >> 4) * T, row = (warp & 3) * 2 * R + (lane >> 3 & 1) * R;
+    int token = warp / WIDE * 16 + (lane >> 4) * T, row = warp % WIDE * 2 * R + (lane >> 3 & 1) * R;
     float acc[T][R] = {}, totals[R] = {};
     for (int first = 0; first < (STAGES - 1) * K; first += K) {
         fetch(first);
@@ -214,21 +227,24 @@ __device__ __forceinline__ void logitsTile(float *stages, const int *header, con
     }
 }
 
-// hidden -> logits, for many tokens; a row must begin at a multiple of 16 bytes.
+// hidden -> logits, for many tokens; a row must begin at a multiple of 16 bytes. The kernel in front of it is prepare, which has nothing to do
+// with it, and has waited for what is in front of that; so waiting for it is left to the end, for the sake of the kernels behind.
 // Grid: groups of 256, for 32 tokens and 32 rows of the router each; shared memory 131072 bytes.
 extern "C" __global__ void __launch_bounds__(256, 1) logits32(const int *header, const float *hidden, const float *router, const float *bias,
                                                               float *logits, int h, int rows) {
     extern __shared__ int dynamic[];
-    afterPredecessor();
-    logitsTile<4, 4>((float *) dynamic, header, hidden, router, bias, logits, h, rows);
+    launchSuccessor();
+    logitsTile<32, 4, 4>((float *) dynamic, header, hidden, router, bias, logits, h, rows);
+    awaitPredecessor();
 }
 
 // Grid: groups of 256, for 32 tokens and 128 rows of the router each; shared memory 163840 bytes.
 extern "C" __global__ void __launch_bounds__(256, 1) logits128(const int *header, const float *hidden, const float *router, const float *bias,
                                                                float *logits, int h, int rows) {
     extern __shared__ int dynamic[];
-    afterPredecessor();
-    logitsTile<16, 2>((float *) dynamic, header, hidden, router, bias, logits, h, rows);
+    launchSuccessor();
+    logitsTile<128, 16, 2>((float *) dynamic, header, hidden, router, bias, logits, h, rows);
+    awaitPredecessor();
 }
 
 // A row in int8 by a group of 128, each of which keeps what it has of the first 4096 columns.
