@@ -6,6 +6,7 @@ import java.util.function.IntPredicate;
 import java.util.function.IntToLongFunction;
 import java.util.stream.Stream;
 import org.tornadomoe.config.RouterConfig;
+import org.tornadomoe.config.ScalarType;
 import org.tornadomoe.tornado.CudaKernel.Launch;
 import org.tornadomoe.tornado.kernels.ActivationKernels;
 import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
@@ -49,11 +50,11 @@ final class HopperStages extends LayerStages {
         boolean weighted = config.applyRouterWeightOnInput();
         boolean routes = !config.router().isHandedIn();
         return Stream.of(
-                        prepare("prepare", routes, !weighted),
+                        routes ? prepare("prepare", !weighted) : List.<Stage>of(),
                         routes ? List.of(route()) : List.<Stage>of(),
                         routes ? List.of(topK(m -> m > ROUTED_TOGETHER)) : List.<Stage>of(),
                         List.of(sort(m -> !routes || m > ROUTED_TOGETHER)),
-                        weighted ? quantizeTokens() : List.<Stage>of(),
+                        List.of(quantize(m -> weighted || !routes || isTiled(m), weighted ? 0 : 1)),
                         activated(),
                         List.of(gemm(
                                 "down",
@@ -70,22 +71,22 @@ final class HopperStages extends LayerStages {
                 .toList();
     }
 
-    /** The header and as much of what comes and goes as there are tokens; but hidden states of 16 bits are TornadoVM's to bring and convert. */
+    /** The header and as much of what comes and goes as there are tokens. */
     @Override
     List<Stage> call() {
-        if (LayerArrays.hasHalves(config)) {
-            return super.call();
-        }
-        long h = config.hiddenDim();
+        boolean halves = LayerArrays.hasHalves(config);
         long k = config.pairsPerToken();
         boolean handedIn = config.router().isHandedIn();
+        IntToLongFunction ints = m -> halves ? halfInts(m) : (long) m * config.hiddenDim();
         return Stream.of(
                         copy("copyHeader", a.header, true, m -> a.header.getSize()),
-                        copy("copyHidden", a.hidden, true, m -> m * h),
+                        copy("copyHidden", a.incoming(), true, ints),
                         handedIn ? copy("copyIds", a.topkIds, true, m -> m * k) : List.<Stage>of(),
                         handedIn ? copy("copyWeights", a.topkWeights, true, m -> m * k) : List.<Stage>of(),
+                        halves ? List.of(widenHidden()) : List.<Stage>of(),
                         all(),
-                        copy("copyOutput", a.output, false, m -> m * h),
+                        halves ? List.of(narrowOutput()) : List.<Stage>of(),
+                        copy("copyOutput", a.outgoing(), false, ints),
                         handedIn
                                 ? List.<Stage>of()
                                 : copy("copyIds", a.topkIds, false, m -> a.answersChoice ? m * k : 0),
@@ -96,13 +97,37 @@ final class HopperStages extends LayerStages {
                 .toList();
     }
 
+    /** Two values to an int. */
+    private long halfInts(int m) {
+        return Math.ceilDiv((long) m * config.hiddenDim(), 2);
+    }
+
+    @Override
+    Stage widenHidden() {
+        return halves("widenHidden", List.of(a.hiddenHalves), List.of(a.hidden));
+    }
+
+    @Override
+    Stage narrowOutput() {
+        return halves("narrowOutput", List.of(a.output), List.of(a.outputHalves));
+    }
+
+    private Stage halves(String kernel, List<Object> from, List<Object> to) {
+        return stage(
+                kernel,
+                m -> new Launch(kernel, 256, Math.toIntExact(Math.ceilDiv(halfInts(m), 256)), 1, 0),
+                from,
+                to,
+                List.of(config.hiddenDim(), config.inDtype() == ScalarType.BF16 ? 1 : 0));
+    }
+
     private List<Stage> copy(String name, TornadoNativeArray array, boolean toDevice, IntToLongFunction elements) {
         return List.of(Stage.cuda(new CudaStep.Copy(name, a.header, array, toDevice, elements)));
     }
 
     @Override
     List<Stage> logits() {
-        return config.router().isHandedIn() ? List.of() : prepare("routerLogits", true, false);
+        return config.router().isHandedIn() ? List.of() : prepare("routerLogits", false);
     }
 
     @Override
@@ -118,60 +143,73 @@ final class HopperStages extends LayerStages {
 
     @Override
     List<Stage> quantizeTokens() {
-        return prepare("quantizeTokens", false, true);
+        return List.of(quantize(m -> true, 0));
     }
 
-    /** hidden → logits, int8 tokens, or both. */
-    private List<Stage> prepare(String name, boolean logits, boolean tokens) {
-        int h = config.hiddenDim();
-        int rows = logits ? config.numRouterLogits() : 0;
+    /** Whether logits are computed in tiles; a few rows of the router are none. */
+    private boolean isTiled(int m) {
+        return m >= MANY && config.numRouterLogits() >= 32 && config.hiddenDim() % 4 == 0;
+    }
+
+    /** hidden → logits, and for few tokens int8 tokens with them. */
+    private List<Stage> prepare(String name, boolean tokens) {
+        int rows = config.numRouterLogits();
         int rowsPerToken = tokens ? config.inputRowsPerToken() : 0;
-        // A few rows of the router are no tile.
-        int many = rows >= 32 && h % 4 == 0 ? MANY : Integer.MAX_VALUE;
+        IntFunction<Launch> few = m -> {
+            int tile = m <= 16 ? 1 : 4;
+            int wide = Math.min(2, Math.ceilDiv(rows, tile));
+            int groups = Math.ceilDiv(Math.ceilDiv(rows, tile), wide) * Math.ceilDiv(m, tile * (4 / wide));
+            return isTiled(m) ? Launch.NONE : new Launch("prepare", 128, groups + m * rowsPerToken, 1, 0);
+        };
         IntFunction<Launch> tiles = m -> {
             int down = Math.ceilDiv(m, LOGIT_TOKENS);
             int wide = down * Math.ceilDiv(rows, 128);
-            if (m < many) {
+            if (!isTiled(m)) {
                 return Launch.NONE;
             }
             return rows >= 128 && wide >= FULL
                     ? new Launch("logits128", 256, wide, 1, 8 * (LOGIT_TOKENS + 128) * 128)
                     : new Launch("logits32", 256, down * Math.ceilDiv(rows, 32), 1, 16 * (LOGIT_TOKENS + 32) * 128);
         };
-        IntFunction<Launch> launch = m -> {
-            int quantized = m * rowsPerToken;
-            int tile = m <= 16 ? 1 : 4;
-            int wide = Math.min(2, Math.ceilDiv(rows, tile));
-            int groups = rows == 0 || m >= many
-                    ? 0
-                    : Math.ceilDiv(Math.ceilDiv(rows, tile), wide) * Math.ceilDiv(m, tile * (4 / wide));
-            // The kernel with the tiles leaves it to this one to wait for what is in front.
-            int all = rows > 0 ? Math.max(1, groups + quantized) : quantized;
-            return all == 0 ? Launch.NONE : new Launch("prepare", 128, all, 1, 0);
-        };
-        Stage first = stage(
+        return List.of(
+                prepare(name, few, rows, rowsPerToken, 0),
+                stage(
+                        "logits",
+                        tiles,
+                        List.of(a.hidden, a.router, a.routerBias),
+                        List.of(a.logits),
+                        List.of(config.hiddenDim(), rows)));
+    }
+
+    /**
+     * hidden → int8 tokens.
+     *
+     * @param beside 1 behind a kernel that has nothing to do with it
+     */
+    private Stage quantize(IntPredicate when, int beside) {
+        int rowsPerToken = config.inputRowsPerToken();
+        return prepare(
+                "quantizeTokens",
+                m -> when.test(m) ? new Launch("prepare", 128, m * rowsPerToken, 1, 0) : Launch.NONE,
+                0,
+                rowsPerToken,
+                beside);
+    }
+
+    private Stage prepare(String name, IntFunction<Launch> launch, int rows, int rowsPerToken, int beside) {
+        return stage(
                 name,
                 launch,
                 List.of(a.hidden, a.router, a.routerBias, a.topkWeights),
                 List.of(a.logits, a.tokens, a.tokenScales, a.amax),
                 List.of(
-                        h,
+                        config.hiddenDim(),
                         rows,
-                        HopperWeights.chunks(h),
+                        HopperWeights.chunks(config.hiddenDim()),
                         rowsPerToken,
                         config.applyRouterWeightOnInput() ? 1 : 0,
                         config.pairsPerToken(),
-                        many));
-        return rows == 0
-                ? List.of(first)
-                : List.of(
-                        first,
-                        stage(
-                                "logits",
-                                tiles,
-                                List.of(a.hidden, a.router, a.routerBias),
-                                List.of(a.logits),
-                                List.of(h, rows)));
+                        beside));
     }
 
     /** logits → ids and weights and pairs in expert order, for few tokens. */

@@ -84,7 +84,7 @@ sealed class LayerStages permits BatchedStages, HopperStages {
     }
 
     /** hiddenHalves → hidden. */
-    final Stage widenHidden() {
+    Stage widenHidden() {
         int h = config.hiddenDim();
         return new Stage(
                 "widenHidden",
@@ -98,7 +98,7 @@ sealed class LayerStages permits BatchedStages, HopperStages {
     }
 
     /** output → outputHalves. */
-    final Stage narrowOutput() {
+    Stage narrowOutput() {
         int h = config.hiddenDim();
         int infinity = LayerArrays.infinity(config.inDtype());
         int nan = infinity | ((infinity >> 1) & ~infinity); // quiet

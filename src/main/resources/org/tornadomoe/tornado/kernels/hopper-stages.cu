@@ -227,24 +227,21 @@ __device__ __forceinline__ void logitsTile(float *stages, const int *header, con
     }
 }
 
-// hidden -> logits, for many tokens; a row must begin at a multiple of 16 bytes. The kernel in front of it is prepare, which has nothing to do
-// with it, and has waited for what is in front of that; so waiting for it is left to the end, for the sake of the kernels behind.
+// hidden -> logits, for many tokens; a row must begin at a multiple of 16 bytes.
 // Grid: groups of 256, for 32 tokens and 32 rows of the router each; shared memory 131072 bytes.
 extern "C" __global__ void __launch_bounds__(256, 1) logits32(const int *header, const float *hidden, const float *router, const float *bias,
                                                               float *logits, int h, int rows) {
     extern __shared__ int dynamic[];
-    launchSuccessor();
+    afterPredecessor();
     logitsTile<32, 4, 4>((float *) dynamic, header, hidden, router, bias, logits, h, rows);
-    awaitPredecessor();
 }
 
 // Grid: groups of 256, for 32 tokens and 128 rows of the router each; shared memory 163840 bytes.
 extern "C" __global__ void __launch_bounds__(256, 1) logits128(const int *header, const float *hidden, const float *router, const float *bias,
                                                                float *logits, int h, int rows) {
     extern __shared__ int dynamic[];
-    launchSuccessor();
+    afterPredecessor();
     logitsTile<128, 16, 2>((float *) dynamic, header, hidden, router, bias, logits, h, rows);
-    awaitPredecessor();
 }
 
 // A row in int8 by a group of 128, each of which keeps what it has of the first 4096 columns.
@@ -317,16 +314,17 @@ __device__ __forceinline__ void quantizeRow(const float *row, float weight, int 
 }
 
 // hidden -> logits, and tokens in int8, which have nothing to do with one another; and amax [pairs] is 0.
-// Grid: groups of 128; first those for the logits, then one for each of M * rowsPerToken rows in int8. With rowsPerToken > 0 a row is a token's, times its pair's weight where weighted is 1; with 0 nothing is
-// quantised. With rows 0, or from many tokens on, there are no logits. A warp has a token and a row of the router, or four of each, next to
-// the other warps', so that they find in the cache what they share.
+// Grid: groups of 128; first those for the logits, none if rows is 0, then one for each of M * rowsPerToken rows in int8. A row is a token's,
+// times its pair's weight where weighted is 1. A warp has a token and a row of the router, or four of each, next to the other warps', so that
+// they find in the cache what they share. With beside 1 the kernel in front has nothing to do with this one, and has waited for all before it:
+// so it is waited for at the end, for the sake of the kernels behind.
 extern "C" __global__ void __launch_bounds__(128) prepare(
     const int *header, const float *hidden, const float *router, const float *bias, const float *topkWeights, float *logits, u8 *tokens,
-    float *tokenScales, unsigned *amax, int h, int rows, int chunks, int rowsPerToken, int weighted, int pairsPerToken, int many) {
+    float *tokenScales, unsigned *amax, int h, int rows, int chunks, int rowsPerToken, int weighted, int pairsPerToken, int beside) {
     __shared__ float sums[4][16 * 33];
     int m = header[0], tile = m <= 16 ? 1 : 4, warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
     int across = (rows + tile - 1) / tile, wide = min(2, across), tall = 4 / max(wide, 1);
-    int groupsAcross = rows == 0 || m >= many ? 0 : (across + wide - 1) / wide;
+    int groupsAcross = rows == 0 ? 0 : (across + wide - 1) / wide;
     int groups = groupsAcross * ((m + tile * tall - 1) / (tile * tall));
     bool multiplies = blockIdx.x < groups;
     int token = 0, row = 0;
@@ -343,7 +341,11 @@ extern "C" __global__ void __launch_bounds__(128) prepare(
             }
         }
     }
-    afterPredecessor();
+    if (beside) {
+        launchSuccessor();
+    } else {
+        afterPredecessor();
+    }
     for (int p = blockIdx.x * 128 + threadIdx.x; p < m * pairsPerToken; p += gridDim.x * 128) {
         amax[p] = 0;
     }
@@ -359,6 +361,9 @@ extern "C" __global__ void __launch_bounds__(128) prepare(
             quantizeRow(hidden + (u64) (of / rowsPerToken) * h, weighted ? topkWeights[of] : 1.0f, h, chunks,
                         tokens + LEAD + (u64) of * chunks * 128, tokenScales + of);
         }
+    }
+    if (beside) {
+        awaitPredecessor();
     }
 }
 
@@ -686,5 +691,48 @@ extern "C" __global__ void __launch_bounds__(128) combine(const int *header, con
         for (int i = 0; i < 4 && c + i < h; i++) {
             out[i] = sum[i];
         }
+    }
+}
+
+// ---- hidden states of 16 bits, two to an int, the first in its lower half
+
+// Grid: groups of 256, an int a work-item.
+extern "C" __global__ void __launch_bounds__(256) widenHidden(const int *header, const unsigned *halves, float *hidden, int h, int bf16) {
+    afterPredecessor();
+    u64 i = (u64) blockIdx.x * 256 + threadIdx.x, values = (u64) header[0] * h;
+    if (2 * i < values) {
+        unsigned both = halves[i];
+#pragma unroll
+        for (int j = 0; j < 2; j++) {
+            unsigned bits = both >> 16 * j & 0xffff;
+            float x = __uint_as_float(bits << 16);
+            if (!bf16) {
+                asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"((unsigned short) bits));
+            }
+            if (2 * i + j < values) {
+                hidden[2 * i + j] = x;
+            }
+        }
+    }
+}
+
+// To the nearest, of two the even one. Grid: groups of 256, an int a work-item.
+extern "C" __global__ void __launch_bounds__(256) narrowOutput(const int *header, const float *output, unsigned *halves, int h, int bf16) {
+    afterPredecessor();
+    u64 i = (u64) blockIdx.x * 256 + threadIdx.x, values = (u64) header[0] * h;
+    if (2 * i < values) {
+        unsigned both = 0;
+#pragma unroll
+        for (int j = 0; j < 2; j++) {
+            unsigned short bits;
+            float x = 2 * i + j < values ? output[2 * i + j] : 0.0f;
+            if (bf16) {
+                asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(x));
+            } else {
+                asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(x));
+            }
+            both |= (unsigned) bits << 16 * j;
+        }
+        halves[i] = both;
     }
 }
