@@ -51,35 +51,75 @@ class SparkClusterTest {
     void aWorkerThatIsKilledInTheMiddleCostsNoRow() throws Exception {
         int rows = 6000;
         try {
-            startMaster();
-            List<Process> workers = List.of(startWorker("0"), startWorker("1"));
             Path out = directory.resolve("out");
-            Process driver = driver("cpu", "any", rows, 24, out, "--add-modules jdk.incubator.vector");
-            List<String> lines = new ArrayList<>();
-            int killed = -1;
-            int before = 0;
-            try (BufferedReader log =
-                    new BufferedReader(new InputStreamReader(driver.getInputStream(), StandardCharsets.UTF_8))) {
-                for (String line = log.readLine(); line != null; line = log.readLine()) {
-                    lines.add(line);
-                    if (killed < 0 && line.startsWith("TASK") && line.endsWith("Success") && ++before == 4) {
-                        killed = workerOf(line.split(" ", -1)[1]);
-                        kill(workers.get(killed));
-                    }
-                }
-            }
-            assertThat(driver.waitFor()).as(String.join("\n", lines)).isZero();
-            assertThat(killed).isNotNegative();
-            assertThat(lines).anyMatch(line -> line.startsWith("LOST"));
+            List<String> lines = runAndKill(4, rows, 24, out);
             // Each executor loads for the one GPU that its tasks were given; the one left is the other worker's.
             assertThat(lines).anyMatch(line -> line.matches("ENGINES .*\\{[01]=CpuExperts on cpu .*"));
-            String left = killed == 0 ? "1" : "0";
+            String left = lines.getFirst().equals("KILLED 0") ? "1" : "0";
             assertThat(lines).anyMatch(line -> line.startsWith("ENGINES") && line.contains("{" + left + "=CpuExperts"));
             assertRows(out, rows);
             assertRows(Path.of(out + ".profile"), rows);
         } finally {
             stop();
         }
+    }
+
+    /** After the six tasks that route and the six that bring the rows, among those of owners: what these were sent and have made is lost, too. */
+    @Test
+    void aWorkerThatIsKilledAmongOwnersCostsNoRow() throws Exception {
+        int rows = 1200;
+        try {
+            Path out = directory.resolve("out");
+            List<String> lines = runAndKill(14, rows, 6, out, "8");
+            String left = lines.getFirst().equals("KILLED 0") ? "1" : "0";
+            assertThat(lines).anyMatch(line -> line.matches("ENGINES \\[\\{\\d@" + left + "=CpuExperts on cpu .*"));
+            // Stages that were done before are run again, as far as their output was there.
+            assertThat(lines).anyMatch(line -> line.matches("TASK \\d+ \\d+\\.[1-9] Success"));
+            Map<Long, float[]> got = read(out);
+            assertThat(got.keySet()).hasSize(rows);
+            assertThat(read(Path.of(out + ".profile")))
+                    .usingRecursiveComparison()
+                    .isEqualTo(got);
+            MoeOptions options = MoeOptions.DEFAULT.withMaxTokens(1).withBackend("cpu");
+            try (MoeLayer layer = MoeLayer.load(CHECKPOINT, 0, options)) {
+                got.forEach((id, output) -> {
+                    if (id % 100 == 99) {
+                        assertThat(output).isEmpty();
+                    } else {
+                        float[] whole = layer.forward(SparkJob.hidden(id));
+                        assertThat(Reference.relativeL2(Reference.widen(output), Reference.widen(whole)))
+                                .isLessThan(3e-7);
+                    }
+                });
+            }
+        } finally {
+            stop();
+        }
+    }
+
+    /** Two workers, of which the one that ran the last of so many tasks is killed after it: which, then the driver's lines. */
+    private List<String> runAndKill(int tasks, int rows, int partitions, Path out, String... owners) throws Exception {
+        startMaster();
+        List<Process> workers = List.of(startWorker("0"), startWorker("1"));
+        Process driver = driver("cpu", "any", rows, partitions, out, "--add-modules jdk.incubator.vector", owners);
+        List<String> lines = new ArrayList<>();
+        int killed = -1;
+        int before = 0;
+        try (BufferedReader log =
+                new BufferedReader(new InputStreamReader(driver.getInputStream(), StandardCharsets.UTF_8))) {
+            for (String line = log.readLine(); line != null; line = log.readLine()) {
+                lines.add(line);
+                if (killed < 0 && line.startsWith("TASK") && line.endsWith("Success") && ++before == tasks) {
+                    killed = workerOf(line.split(" ", -1)[1]);
+                    kill(workers.get(killed));
+                }
+            }
+        }
+        assertThat(driver.waitFor()).as(String.join("\n", lines)).isZero();
+        assertThat(killed).isNotNegative();
+        assertThat(lines).anyMatch(line -> line.startsWith("LOST"));
+        lines.addFirst("KILLED " + killed);
+        return lines;
     }
 
     @Test
@@ -258,8 +298,18 @@ class SparkClusterTest {
                 master);
     }
 
-    private Process driver(String backend, String device, int rows, int partitions, Path out, String executorOptions)
+    private Process driver(
+            String backend, String device, int rows, int partitions, Path out, String executorOptions, String... owners)
             throws IOException {
+        List<String> arguments = new ArrayList<>(List.of(
+                "org.tornadomoe.spark.SparkJob",
+                CHECKPOINT.toString(),
+                backend,
+                device,
+                "" + rows,
+                "" + partitions,
+                out.toString()));
+        Collections.addAll(arguments, owners);
         return start(
                 "driver",
                 List.of(
@@ -273,13 +323,7 @@ class SparkClusterTest {
                         "-Dspark.task.resource.gpu.amount=0.5",
                         "-Dspark.executor.extraJavaOptions=" + executorOptions,
                         "-Dspark.executor.extraClassPath=" + classes()),
-                "org.tornadomoe.spark.SparkJob",
-                CHECKPOINT.toString(),
-                backend,
-                device,
-                "" + rows,
-                "" + partitions,
-                out.toString());
+                arguments.toArray(String[]::new));
     }
 
     /** The worker that an executor runs on: it has a directory there. */
