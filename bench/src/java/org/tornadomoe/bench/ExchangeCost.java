@@ -32,12 +32,15 @@ public final class ExchangeCost {
             new Model("Mixtral-8x7B", 8, 2, 4096, 256, 886),
             new Model("Mixtral-8x7B", 8, 2, 4096, 4096, 8079));
 
-    /** Stated, not measured: line rate less a tenth; a message's time on the sender's side. */
+    /**
+     * Stated, not measured: line rate less a tenth, 400 Gb/s a GPU for RDMA, 100 Gb/s a machine of 8 GPUs for TCP, which Spark's shuffle takes, too; a
+     * message's time on the sender's side.
+     */
     private static final List<Network> NETWORKS = List.of(
-            new Network("RDMA, 400 Gb/s a GPU: int8 + scale, BF16 back", 45e9, 1e-6, 5e-6, 1, 2, 0),
-            new Network("TCP, 100 Gb/s a machine of 8 GPUs: int8 + scale, BF16 back", 1.4e9, 10e-6, 50e-6, 1, 2, 0),
-            new Network("Spark's shuffle over that TCP: int8 + scale, float32 back", 1.4e9, 50e-6, 50e-3, 1, 4, 4),
-            new Network("Spark's shuffle over that TCP: float32 both ways", 1.4e9, 50e-6, 50e-3, 4, 4, 4));
+            new Network("RDMA: int8 + scale there, BF16 back", 45e9, 1e-6, 5e-6, 1, 2, 0),
+            new Network("TCP: int8 + scale there, BF16 back", 1.4e9, 10e-6, 50e-6, 1, 2, 0),
+            new Network("Spark's shuffle: int8 + scale there, float32 back", 1.4e9, 50e-6, 50e-3, 1, 4, 4),
+            new Network("Spark's shuffle: float32 there and back", 1.4e9, 50e-6, 50e-3, 4, 4, 4));
 
     private ExchangeCost() {}
 
