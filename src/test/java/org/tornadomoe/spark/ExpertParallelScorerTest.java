@@ -182,6 +182,24 @@ class ExpertParallelScorerTest {
         }
     }
 
+    /** The kernels are handed their routing, too. */
+    @Test
+    void ownersMayRunTaskGraphs() {
+        MoeScorer scorer = scorer("gpt_oss").withBackend("triton").withMaxTokens(4);
+        Map<Long, Stages> expected = expected("gpt_oss", Int8Scheme.W8A8_CHANNEL);
+        List<Row> scored = scorer.expertParallel("id", 3)
+                .transform(rows(1).limit(5))
+                .select("id", "output")
+                .collectAsList();
+        assertThat(scored).hasSize(5);
+        for (Row row : scored) {
+            double[] output =
+                    row.getList(1).stream().mapToDouble(value -> (float) value).toArray();
+            Stages stages = Objects.requireNonNull(expected.get(row.getLong(0)));
+            assertThat(Reference.relativeL2(output, stages.output())).isLessThan(2e-2);
+        }
+    }
+
     @Test
     void outputsDoNotDependOnPartitionsToTheBit() {
         ExpertParallelScorer plan = scorer("mixtral").expertParallel("id", 3);

@@ -123,17 +123,20 @@ class SparkClusterTest {
                             StandardCharsets.UTF_8)
                     .strip();
             assumeTrue(!argfile.isEmpty(), "the SDK has no backend whose driver is here");
-            Process driver = driver(cluster, "triton", "opencl", 40, 2, out, "@" + argfile);
-            String log = new String(driver.getInputStream().readAllBytes(), StandardCharsets.UTF_8);
-            assertThat(driver.waitFor()).as(log).isZero();
-            assertThat(log).containsPattern("ENGINES \\[\\{0=Tornado\\w+ on opencl:0 ");
-            MoeOptions options = MoeOptions.DEFAULT.withMaxTokens(1).withBackend("cpu");
-            try (MoeLayer layer = MoeLayer.load(CHECKPOINT, 0, options)) {
-                read(out)
-                        .forEach((id, output) -> assertThat(Reference.relativeL2(
-                                        Reference.widen(output), Reference.widen(layer.forward(SparkJob.hidden(id)))))
-                                .isLessThan(2e-2));
-                assertThat(read(out)).hasSize(40);
+            for (String[] owners : new String[][] {{}, {"2"}}) {
+                Process driver = driver(cluster, "triton", "opencl", 40, 2, out, "@" + argfile, owners);
+                String log = new String(driver.getInputStream().readAllBytes(), StandardCharsets.UTF_8);
+                assertThat(driver.waitFor()).as(log).isZero();
+                assertThat(log).containsPattern("ENGINES \\[\\{([01]@)?0=Tornado\\w+ on opencl:0 ");
+                MoeOptions options = MoeOptions.DEFAULT.withMaxTokens(1).withBackend("cpu");
+                try (MoeLayer layer = MoeLayer.load(CHECKPOINT, 0, options)) {
+                    read(out)
+                            .forEach((id, output) -> assertThat(Reference.relativeL2(
+                                            Reference.widen(output),
+                                            Reference.widen(layer.forward(SparkJob.hidden(id)))))
+                                    .isLessThan(2e-2));
+                    assertThat(read(out)).hasSize(40);
+                }
             }
         }
     }
