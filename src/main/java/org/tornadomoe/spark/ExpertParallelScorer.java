@@ -29,7 +29,7 @@ import org.tornadomoe.config.ExpertPlacementStrategy;
  *
  * <p>A row's output depends on its hidden state and the owners' experts alone, to the bit: not on partitions, on its neighbours, or on how
  * often a task is run. It is the whole layer's but for rounding: weights and an owner's sums are rounded to float, so that an element is within
- * 3 · 2^-24 · Σ |weight · expert's output| of the layer's on the CPU, which rounds once. Where the router's weight is on the input (Llama 4), that
+ * 4 · 2^-24 · Σ |weight · expert's output| of the layer's on the CPU, which rounds once. Where the router's weight is on the input (Llama 4), that
  * input is quantised after the weight was rounded, and may fall to the neighbouring integer. Routing is in float64, as the CPU's layer has it; a GPU's, in
  * float, may choose otherwise among experts of nearly the same score. Hidden states cross in int8 with a scale where that is what experts see of them
  * anyway ({@code w8a8_channel}), otherwise in float.

@@ -55,7 +55,7 @@ final class ReducedRows implements Iterator<Row> {
             if (owner == ROW) {
                 throw new IllegalArgumentException("id: expected another value in each row, got " + id + " again");
             }
-            if (owner == last || (expected >= 0 && next.getInt(2) != expected)) {
+            if (owner <= last || (expected >= 0 && next.getInt(2) != expected)) {
                 throw changed(id, "other outputs of owner " + owner);
             }
             last = owner;

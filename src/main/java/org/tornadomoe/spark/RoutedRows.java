@@ -8,14 +8,14 @@ import java.util.NoSuchElementException;
 import java.util.Queue;
 import org.apache.spark.sql.Row;
 import org.apache.spark.sql.RowFactory;
-import org.tornadomoe.reference.Routing;
+import org.tornadomoe.modular.ChosenExperts;
 
 /**
  * Of rows (id, hidden state) what goes to the owners of their experts: (id, owner, number of the row's owners, {@link SentToken}), one for
  * each owner, in ascending order of owners.
  */
 final class RoutedRows implements Iterator<Row> {
-    /** Rows routed together: enough for all cores to have some. */
+    /** Rows routed together. */
     private static final int BATCH = 64;
 
     private final Iterator<Row> rows;
@@ -64,13 +64,13 @@ final class RoutedRows implements Iterator<Row> {
         if (ids.isEmpty()) {
             return;
         }
-        Routing routing = router.route(hidden, ids.size());
+        ChosenExperts routing = router.route(hidden, ids.size());
         for (int m = 0; m < ids.size(); m++) {
             send(ids.get(m), SentToken.hidden(hidden, m * h, h, int8), routing, m);
         }
     }
 
-    private void send(Object id, byte[] hidden, Routing routing, int m) {
+    private void send(Object id, byte[] hidden, ChosenExperts routing, int m) {
         int pairs = routing.topK();
         int[] count = new int[owners];
         int[][] experts = new int[owners][];
@@ -84,7 +84,7 @@ final class RoutedRows implements Iterator<Row> {
                 of++;
             }
             experts[owner][count[owner]] = router.numberThere(routing.ids()[p]);
-            weights[owner][count[owner]++] = (float) routing.weights()[p];
+            weights[owner][count[owner]++] = routing.weights()[p];
         }
         for (int owner = 0; owner < owners; owner++) {
             if (count[owner] > 0) {

@@ -4,11 +4,14 @@ import java.nio.file.Path;
 import java.util.Arrays;
 import java.util.concurrent.ConcurrentHashMap;
 import java.util.stream.IntStream;
+import org.jspecify.annotations.Nullable;
 import org.tornadomoe.checkpoint.MoeCheckpoint;
 import org.tornadomoe.config.ExpertMap;
 import org.tornadomoe.config.ExpertPlacementStrategy;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8Scheme;
+import org.tornadomoe.cpu.CpuRouter;
+import org.tornadomoe.modular.ChosenExperts;
 import org.tornadomoe.quant.ExpertWeights;
 import org.tornadomoe.quant.RouterWeights;
 import org.tornadomoe.reference.Reference;
@@ -29,6 +32,10 @@ final class TokenRouter {
 
     private final FusedMoeConfig config;
     private final RouterWeights weights;
+
+    /** Null for the one that no kernel has (PhiMoE's). */
+    private final @Nullable CpuRouter router;
+
     private final int[] ownerOf; // [E + n]
     private final int[] numberThere; // [E + n], among its owner's
 
@@ -38,6 +45,7 @@ final class TokenRouter {
             config = layer.config();
             weights = layer.router();
         }
+        router = config.router().isHandedIn() ? null : new CpuRouter(config, weights);
         int experts = config.globalNumExperts();
         ownerOf = new int[experts];
         numberThere = new int[experts];
@@ -85,11 +93,18 @@ final class TokenRouter {
         return config.applyRouterWeightOnInput() ? pairsPerRow(owner) : 1;
     }
 
-    /** Experts and weights of tokens, hidden [M, H], as the layer chooses them: in float64. */
-    Routing route(float[] hidden, int tokens) {
-        double[] logits =
-                Router.logits(config, weights, Reference.widen(Arrays.copyOf(hidden, tokens * hiddenDim())), tokens);
-        return Router.route(config, weights, logits, tokens);
+    /** Experts and weights of tokens, hidden [M, H], as the layer on the CPU chooses them: in float64, then weights in float. */
+    ChosenExperts route(float[] hidden, int tokens) {
+        if (router != null) {
+            return router.route(hidden, tokens);
+        }
+        double[] x = Reference.widen(Arrays.copyOf(hidden, tokens * hiddenDim()));
+        Routing routing = Router.route(config, weights, Router.logits(config, weights, x, tokens), tokens);
+        ChosenExperts chosen = new ChosenExperts(routing.topK(), routing.ids(), new float[routing.ids().length]);
+        for (int p = 0; p < chosen.weights().length; p++) {
+            chosen.weights()[p] = (float) routing.weights()[p];
+        }
+        return chosen;
     }
 
     int ownerOf(int expert) {
