@@ -3,6 +3,8 @@ package org.tornadomoe.checkpoint;
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
+import java.io.IOException;
+import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.Arrays;
 import org.jspecify.annotations.Nullable;
@@ -11,9 +13,12 @@ import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.EnumSource;
+import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.GroupShape;
 import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.config.Int8Scheme;
+import org.tornadomoe.config.QuantKey;
+import org.tornadomoe.oracle.Int8MoeOracle;
 import org.tornadomoe.quant.ExpertWeights;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.Int8Tensor;
@@ -115,6 +120,22 @@ class ExpertsOfALayerTest {
                         QuantizedWeights.int8(checkpoint.experts(0, ids), Int8Scheme.W8A8_CHANNEL, Progress.NONE)) {
             assertThat(part.w13().experts()).isEqualTo(ids.length);
         }
+    }
+
+    /** Llama 4 Maverick: 10.7 · 10^9 weights of gates and up projections, more than one rank's kernels can index. */
+    @Test
+    void aLayerThatIsTooLargeForOneRankCanBeDealtOut() throws IOException {
+        Path file = directory.resolve("config.json");
+        Files.writeString(
+                file,
+                "{\"model_type\": \"llama4_text\", \"num_hidden_layers\": 48, \"hidden_size\": 5120,"
+                        + " \"intermediate_size\": 8192, \"intermediate_size_mlp\": 16384, \"num_local_experts\": 128,"
+                        + " \"num_experts_per_tok\": 1}");
+        FusedMoeConfig config = MoeCheckpoint.config(file);
+        assertThat(config.globalNumExperts()).isEqualTo(129);
+        assertThatThrownBy(() -> Int8MoeOracle.installed()
+                        .select(config, QuantKey.INT8_STATIC_CHANNEL_SYM, QuantKey.INT8_DYNAMIC_TOKEN_SYM, null))
+                .hasMessageContaining("give the layer fewer experts (expert parallelism)");
     }
 
     @Test
