@@ -7,9 +7,9 @@ import java.util.List;
  * computing it took where it was measured. Prints a Markdown table.
  *
  * <p>N executors own E / N experts each, those beyond E in groups of E executors that exchange among themselves; each has M tokens, which
- * go to K experts chosen evenly. A token is sent once to each other owner that has experts of it, in int8 with its scale, the ids and
- * weights; each sends back one sum in BF16. Both exchanges wait for the slower of bytes and messages, one to each other executor; nothing
- * overlaps with computing.
+ * go to K experts chosen evenly. A token is sent once to each other owner that has experts of it, in int8 with its scale or in float32, with ids
+ * and weights; each sends back one sum, in BF16, or in float32 on Spark, where the token's row crosses to its sums, too. Both exchanges wait for the slower
+ * of bytes and messages, one to each other executor; nothing overlaps with computing.
  */
 public final class ExchangeCost {
     private record Model(String name, int experts, int topK, int hidden, int tokens, double microseconds) {}
@@ -18,8 +18,12 @@ public final class ExchangeCost {
      * A network: bytes a second of an executor in each direction, and what a message costs it.
      *
      * @param perExchange what every exchange costs besides, in seconds
+     * @param there bytes of a value of a hidden state: 1 with a scale a token, or 4
+     * @param back bytes of a value of a sum
+     * @param row bytes of a value in the token's own row, 0 if that stays where it is
      */
-    private record Network(String name, double bytesPerSecond, double perMessage, double perExchange) {}
+    private record Network(
+            String name, double bytesPerSecond, double perMessage, double perExchange, int there, int back, int row) {}
 
     /** All kernels of the layer on one H100, from bench/results (2026-11-23), with the tokens that they were measured for. */
     private static final List<Model> MODELS = List.of(
@@ -28,11 +32,15 @@ public final class ExchangeCost {
             new Model("Mixtral-8x7B", 8, 2, 4096, 256, 886),
             new Model("Mixtral-8x7B", 8, 2, 4096, 4096, 8079));
 
-    /** Stated, not measured: line rate less a tenth; a message's time on the sender's side. */
+    /**
+     * Stated, not measured: line rate less a tenth, 400 Gb/s a GPU for RDMA, 100 Gb/s a machine of 8 GPUs for TCP, which Spark's shuffle takes, too; a
+     * message's time on the sender's side.
+     */
     private static final List<Network> NETWORKS = List.of(
-            new Network("RDMA, 400 Gb/s a GPU", 45e9, 1e-6, 5e-6),
-            new Network("TCP, 100 Gb/s a machine of 8 GPUs", 1.4e9, 10e-6, 50e-6),
-            new Network("Spark's shuffle over the same TCP", 1.4e9, 50e-6, 50e-3));
+            new Network("RDMA: int8 + scale there, BF16 back", 45e9, 1e-6, 5e-6, 1, 2, 0),
+            new Network("TCP: int8 + scale there, BF16 back", 1.4e9, 10e-6, 50e-6, 1, 2, 0),
+            new Network("Spark's shuffle: int8 + scale there, float32 back", 1.4e9, 50e-6, 50e-3, 1, 4, 4),
+            new Network("Spark's shuffle: float32 there and back", 1.4e9, 50e-6, 50e-3, 4, 4, 4));
 
     private ExchangeCost() {}
 
@@ -63,12 +71,12 @@ public final class ExchangeCost {
             missed *= (double) (model.experts - each - k) / (model.experts - k);
         }
         double remote = (owners - 1) * (1 - missed);
-        double there = model.hidden + 4 + 8.0 * model.topK;
-        double back = 2.0 * model.hidden;
+        double there = remote * (network.there * model.hidden + (network.there == 1 ? 4 : 0) + 8.0 * model.topK);
+        double back = remote * network.back * model.hidden + network.row * model.hidden;
         double messages = (owners - 1) * network.perMessage;
         double seconds = 0;
         for (double bytes : new double[] {there, back}) {
-            seconds += network.perExchange + Math.max(model.tokens * remote * bytes / network.bytesPerSecond, messages);
+            seconds += network.perExchange + Math.max(model.tokens * bytes / network.bytesPerSecond, messages);
         }
         return seconds;
     }

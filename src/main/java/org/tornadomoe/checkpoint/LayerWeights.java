@@ -1,11 +1,14 @@
 package org.tornadomoe.checkpoint;
 
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.List;
 import java.util.Objects;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.MoeActivation;
+import org.tornadomoe.config.RouterConfig;
+import org.tornadomoe.config.ScoringFunction;
 import org.tornadomoe.quant.ExpertWeights;
 import org.tornadomoe.quant.RouterWeights;
 
@@ -40,6 +43,25 @@ final class LayerWeights implements ExpertWeights {
             all.add(part(shared, n, config));
         }
         this.experts = List.copyOf(all);
+    }
+
+    private LayerWeights(FusedMoeConfig config, List<Projections> experts) {
+        this.config = config;
+        router = RouterWeights.NONE;
+        this.experts = experts;
+    }
+
+    /** See {@link MoeCheckpoint#experts}. */
+    LayerWeights only(int[] ids) {
+        int k = config.applyRouterWeightOnInput() ? 1 : Math.min(ids.length, config.pairsPerToken());
+        FusedMoeConfig part = config.toBuilder()
+                .numExperts(ids.length)
+                .numLogicalExperts(ids.length)
+                .numFusedSharedExperts(0)
+                .expertsPerToken(k)
+                .router(RouterConfig.of(ScoringFunction.CUSTOM, false))
+                .build();
+        return new LayerWeights(part, Arrays.stream(ids).mapToObj(experts::get).toList());
     }
 
     /** The n-th part of a shared expert, as wide as a routed one; the biases of the down projection go to the first. */

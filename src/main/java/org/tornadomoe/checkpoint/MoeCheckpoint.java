@@ -2,6 +2,7 @@ package org.tornadomoe.checkpoint;
 
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.Arrays;
 import java.util.List;
 import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
@@ -180,6 +181,31 @@ public final class MoeCheckpoint implements AutoCloseable {
         } catch (IllegalArgumentException e) {
             throw new CheckpointException(json.file(), "layer " + n + ": " + e.getMessage(), e);
         }
+    }
+
+    /**
+     * Some experts of layer n as a layer of their own, which is handed its routing: its expert i is the layer's {@code ids[i]}, and it
+     * has no router. Shared experts are among those that can be asked for, from id E on. A token has at most as many of them as it has in the layer
+     * ({@link FusedMoeConfig#pairsPerToken}); one alone where its weight is on the input. Nothing is read of the others.
+     *
+     * @param ids each once, at least one, 0 to E + n - 1
+     * @throws IllegalArgumentException if they aren't that
+     * @throws CheckpointException as {@link #layer(int)}
+     */
+    public ExpertWeights experts(int n, int... ids) {
+        ExpertWeights whole = layer(n);
+        int experts = whole.config().globalNumExperts();
+        if (ids.length == 0
+                || Arrays.stream(ids).distinct().count() < ids.length
+                || Arrays.stream(ids).anyMatch(id -> id < 0 || id >= experts)) {
+            throw new IllegalArgumentException(
+                    "ids: expected experts from 0 to " + (experts - 1) + ", each once, got " + Arrays.toString(ids));
+        }
+        return switch (whole) {
+            case StoredInt8 stored -> stored.only(ids);
+            case LayerWeights weights -> weights.only(ids);
+            default -> throw new IllegalStateException("not a layer of this checkpoint: " + whole);
+        };
     }
 
     /** The tensors of layer n. Throws as {@link #layer(int)}. */

@@ -1,6 +1,7 @@
 package org.tornadomoe.checkpoint;
 
 import java.lang.foreign.Arena;
+import java.util.List;
 import java.util.concurrent.atomic.AtomicLong;
 import java.util.function.Function;
 import java.util.stream.IntStream;
@@ -25,8 +26,6 @@ final class StoredInt8 implements QuantizedWeights {
     /** Whether the matrices fit together as w13 and w2. */
     private final boolean fits;
 
-    private final boolean sharedToo;
-
     /** @throws IllegalArgumentException if the checkpoint's scheme is none that is run, in vLLM's words */
     StoredInt8(LayerWeights weights, WeightQuantization.Group stored) {
         this.weights = weights;
@@ -35,7 +34,18 @@ final class StoredInt8 implements QuantizedWeights {
         int routed = weights.config().numExperts();
         this.fits =
                 IntStream.range(0, routed).allMatch(e -> fits(weights.experts().get(e)));
-        this.sharedToo = weights.experts().stream().skip(routed).allMatch(this::fits);
+    }
+
+    private StoredInt8(LayerWeights weights, StoredInt8 whole) {
+        this.weights = weights;
+        this.stored = whole.stored;
+        this.quantization = whole.quantization;
+        this.fits = whole.fits;
+    }
+
+    /** See {@link MoeCheckpoint#experts}. They are run as they are stored if the whole layer can be. */
+    StoredInt8 only(int[] ids) {
+        return new StoredInt8(weights.only(ids), this);
     }
 
     private static Int8Quantization quantization(WeightQuantization.Group stored) {
@@ -123,20 +133,17 @@ final class StoredInt8 implements QuantizedWeights {
         }
         FusedMoeConfig config = config();
         int experts = config.globalNumExperts();
-        int routed = config.numExperts();
         Arena arena = Arena.ofShared();
         try {
             Int8Tensor w13 = allocate(arena, experts, config.gateUpRows(), config.hiddenDim());
             Int8Tensor w2 = allocate(arena, experts, config.hiddenDim(), config.intermediateSize());
             AtomicLong done = new AtomicLong();
-            int copied = sharedToo ? experts : routed;
-            IntStream.range(0, copied).parallel().forEach(e -> {
+            List<Projections> all = weights.experts();
+            IntStream.range(0, experts).parallel().filter(e -> fits(all.get(e))).forEach(e -> {
                 copy(e, w13, w2);
                 progress.advanced(done.incrementAndGet(), experts);
             });
-            if (copied < experts) {
-                quantizeShared(w13, w2);
-            }
+            IntStream.range(0, experts).filter(e -> !fits(all.get(e))).forEach(e -> quantize(e, w13, w2));
             requireFinite("w13", w13);
             requireFinite("w2", w2);
             return Int8Experts.builder(config, scheme, w13, w2, arena)
@@ -217,18 +224,16 @@ final class StoredInt8 implements QuantizedWeights {
         return int8;
     }
 
-    /** Shared experts that are floats become int8 the way the routed ones are. */
-    private void quantizeShared(Int8Tensor w13, Int8Tensor w2) {
-        for (int e = config().numExperts(); e < config().globalNumExperts(); e++) {
-            try (Int8Experts one =
-                    Int8Quantizer.quantize(OneExpert.of(weights.experts().get(e)), quantization, Progress.NONE)) {
-                for (int row = 0; row < w13.rows(); row++) {
-                    int up = weights.isUp(row) ? config().intermediateSize() : 0;
-                    copyRow(one.w13(), up + weights.projectionRow(row), w13, e, row);
-                }
-                for (int row = 0; row < w2.rows(); row++) {
-                    copyRow(one.w2(), row, w2, e, row);
-                }
+    /** A shared expert that is floats becomes int8 the way the routed ones are. */
+    private void quantize(int e, Int8Tensor w13, Int8Tensor w2) {
+        try (Int8Experts one =
+                Int8Quantizer.quantize(OneExpert.of(weights.experts().get(e)), quantization, Progress.NONE)) {
+            for (int row = 0; row < w13.rows(); row++) {
+                int up = weights.isUp(row) ? config().intermediateSize() : 0;
+                copyRow(one.w13(), up + weights.projectionRow(row), w13, e, row);
+            }
+            for (int row = 0; row < w2.rows(); row++) {
+                copyRow(one.w2(), row, w2, e, row);
             }
         }
     }

@@ -126,8 +126,7 @@ public record FusedMoeConfig(
         requireRange("maxLoras", maxLoras, MAX_EXPERTS);
         requireRange("maxLoraRank", maxLoraRank, Integer.MAX_VALUE);
         int shards = activation.isGated() ? 2 : 1;
-        requireAddressableWeights("w13", numLocalExperts, (long) shards * intermediate, hiddenDim);
-        requireAddressableWeights("w2", numLocalExperts, hiddenDim, intermediate);
+        requireAddressableWeights("w13", 1, (long) shards * intermediate, hiddenDim);
         requireAddressableRows(
                 maxNumTokens, expertsPerToken + numFusedSharedExperts, (long) shards * intermediate, hiddenDim);
     }
@@ -296,6 +295,16 @@ public record FusedMoeConfig(
         if (value > max) {
             throw new IllegalArgumentException(field + ": expected at most " + limit + " = " + max + ", got " + value);
         }
+    }
+
+    /**
+     * Checks that kernels can index the weights of this rank's experts, which not every layer's would be on one rank.
+     *
+     * @throws IllegalArgumentException naming the projection, with a way out
+     */
+    public void requireAddressableWeights() {
+        requireAddressableWeights("w13", numLocalExperts, gateUpRows(), hiddenDim);
+        requireAddressableWeights("w2", numLocalExperts, hiddenDim, intermediateSizePerPartition());
     }
 
     /** Kernels index weights as int32 words of four int8 values, so a projection holds fewer than 2^31 of them. */

@@ -5,13 +5,14 @@ import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.RouterConfig;
 import org.tornadomoe.config.ScoringFunction;
+import org.tornadomoe.modular.ChosenExperts;
 import org.tornadomoe.quant.RouterWeights;
 
 /**
  * The router, a token at a time, in float64 and in the definition's order of operations, so that ids and weights are its own; nothing is
- * allocated. C choices, L logits, K top-k, n shared experts; see {@link FusedMoeConfig}.
+ * allocated by a layer's calls. C choices, L logits, K top-k, n shared experts; see {@link FusedMoeConfig}. Thread-safe.
  */
-final class CpuRouter {
+public final class CpuRouter {
     private final FusedMoeConfig config;
     private final RouterConfig router;
     private final int choices;
@@ -22,7 +23,8 @@ final class CpuRouter {
     /** The weight's rows and the shared expert gate, [blocks, H, 16]. */
     private final float[] packed;
 
-    CpuRouter(FusedMoeConfig config, RouterWeights weights) {
+    /** @param weights are copied */
+    public CpuRouter(FusedMoeConfig config, RouterWeights weights) {
         this.config = config;
         router = config.router();
         choices = config.numChoices();
@@ -32,6 +34,31 @@ final class CpuRouter {
                 ? null
                 : weights.correctionBias().clone();
         packed = weights.hasWeight() ? pack(weights) : new float[0];
+    }
+
+    /**
+     * Experts and weights of tokens, without the layer, on the calling thread.
+     *
+     * @param hidden [M, H]; may be longer
+     * @throws IllegalArgumentException if the router is handed its logits or its choice
+     */
+    public ChosenExperts route(float[] hidden, int tokens) {
+        if (packed.length == 0) {
+            throw new IllegalArgumentException("router: expected one with a weight, got one that is handed its logits");
+        }
+        int pairs = config.pairsPerToken();
+        ChosenExperts chosen = ChosenExperts.allocate(tokens, pairs);
+        double[] weights = new double[tokens * pairs];
+        Scratch scratch = new Scratch();
+        scratch.require(0, paddedLogits(), groups());
+        for (int m = 0; m < tokens; m++) {
+            logits(Arithmetic.best(), hidden, m * config.hiddenDim(), scratch);
+            route(scratch, chosen.ids(), weights, m * pairs);
+        }
+        for (int p = 0; p < weights.length; p++) {
+            chosen.weights()[p] = (float) weights[p];
+        }
+        return chosen;
     }
 
     private float[] pack(RouterWeights weights) {

@@ -148,7 +148,7 @@ public final class Int8MoeOracle {
      * @param config its {@code moeBackend} is {@code auto}, or a backend's name: then nothing else is tried
      * @param weightKey null if weights aren't quantised
      * @param activationKey null if activations aren't quantised
-     * @throws IllegalArgumentException if the backend asked for is unknown or doesn't support the layer
+     * @throws IllegalArgumentException if the backend asked for is unknown or doesn't support the layer, or this rank has too many weights
      * @throws UnsupportedOperationException if {@code auto} finds nothing
      */
     public Selection select(FusedMoeConfig config, @Nullable QuantKey weightKey, @Nullable QuantKey activationKey) {
@@ -160,6 +160,7 @@ public final class Int8MoeOracle {
             @Nullable QuantKey weightKey,
             @Nullable QuantKey activationKey,
             BiConsumer<System.Logger.Level, String> log) {
+        config.requireAddressableWeights();
         if (config.isLoraEnabled()) {
             List<FusedMoeExperts> classes = backendToKernelClasses(Int8MoeBackend.TRITON);
             FusedMoeConfig triton = config.toBuilder()
@@ -259,12 +260,14 @@ public final class Int8MoeOracle {
      * with its reason.
      *
      * @param kernelClass a kernel class's name, to be taken or refused; null for the first that fits
-     * @throws IllegalArgumentException if backend, device or kernel class is unknown; the message lists what is known
+     * @throws IllegalArgumentException if backend, device or kernel class is unknown; the message lists what is known; or if this rank has too
+     *     many weights ({@link FusedMoeConfig#requireAddressableWeights})
      * @throws InsufficientMemoryException if only memory stands in the way of a class
      * @throws UnsupportedOperationException if nothing supports the layer
      */
     public Selection select(
             FusedMoeConfig config, QuantKey weightKey, @Nullable QuantKey activationKey, @Nullable String kernelClass) {
+        config.requireAddressableWeights();
         String name = config.moeBackend();
         List<Int8MoeBackend> known = List.of(Int8MoeBackend.values());
         List<Int8MoeBackend> backends = name.equals("auto") ? known : List.of(map(name, known));
@@ -362,9 +365,10 @@ public final class Int8MoeOracle {
      * What {@link #select(FusedMoeConfig, QuantKey, QuantKey)} considers, each candidate with everything that stands in its
      * way. Throws nothing that select throws for want of support.
      *
-     * @throws IllegalArgumentException if the backend asked for is unknown
+     * @throws IllegalArgumentException if the backend asked for is unknown, or this rank has too many weights
      */
     public Explanation explain(FusedMoeConfig config, @Nullable QuantKey weightKey, @Nullable QuantKey activationKey) {
+        config.requireAddressableWeights();
         boolean reference = config.moeBackend().equals(REFERENCE);
         boolean auto = config.moeBackend().equals("auto");
         List<Int8MoeBackend> backends = reference

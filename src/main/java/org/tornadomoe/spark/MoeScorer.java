@@ -3,7 +3,6 @@ package org.tornadomoe.spark;
 import java.io.Serializable;
 import java.time.Duration;
 import java.util.Iterator;
-import java.util.Map;
 import java.util.Objects;
 import org.apache.spark.TaskContext;
 import org.apache.spark.api.java.JavaRDD;
@@ -18,6 +17,7 @@ import org.apache.spark.sql.types.DataType;
 import org.apache.spark.sql.types.DataTypes;
 import org.apache.spark.sql.types.StructType;
 import org.jspecify.annotations.Nullable;
+import org.tornadomoe.config.ExpertPlacementStrategy;
 import org.tornadomoe.config.Int8Scheme;
 
 /**
@@ -105,6 +105,16 @@ public record MoeScorer(
     }
 
     /**
+     * A plan for a layer that no executor can hold.
+     *
+     * @param id a column with another value in each row, none null
+     * @param owners that the experts are dealt to, 1 or more
+     */
+    public ExpertParallelScorer expertParallel(String id, int owners) {
+        return new ExpertParallelScorer(this, id, owners, ExpertPlacementStrategy.LINEAR, 1);
+    }
+
+    /**
      * The rows, each with its output. Lazy, as Spark is.
      *
      * @throws IllegalArgumentException if the input column isn't there or isn't {@code array<float>}, or the output column is there
@@ -145,14 +155,12 @@ public record MoeScorer(
     }
 
     private Iterator<Row> score(Iterator<Row> partition, int column) {
-        TaskContext task = TaskContext.get();
-        String address = task == null ? null : address(task.resourcesJMap());
-        return new ScoredRows(partition, column, Engine.of(this, address), latency.toNanos());
+        return new ScoredRows(partition, column, Engine.of(this, address(TaskContext.get())), latency.toNanos());
     }
 
     /** The GPU that a task was given; the first if it was given several. */
-    private static @Nullable String address(Map<String, ResourceInformation> resources) {
-        ResourceInformation gpus = resources.get(GPU);
+    static @Nullable String address(@Nullable TaskContext task) {
+        ResourceInformation gpus = task == null ? null : task.resourcesJMap().get(GPU);
         return gpus == null || gpus.addresses().length == 0 ? null : gpus.addresses()[0];
     }
 

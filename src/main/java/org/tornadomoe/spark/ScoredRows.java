@@ -50,7 +50,7 @@ final class ScoredRows implements Iterator<Row> {
             Row row = rows.next();
             batch.add(row);
             if (!row.isNullAt(column)) {
-                fill(row, hidden, tokens++ * h, h);
+                fill(row, column, hidden, tokens++ * h, h);
             }
         }
         float[] output = new float[tokens * h];
@@ -75,7 +75,7 @@ final class ScoredRows implements Iterator<Row> {
     }
 
     /** An array where the row comes straight from the program, a sequence where Spark has made it. */
-    private void fill(Row row, float[] into, int at, int h) {
+    static void fill(Row row, int column, float[] into, int at, int h) {
         if (row.get(column) instanceof float[] values) {
             requireWidth(values.length, h);
             System.arraycopy(values, 0, into, at, h);

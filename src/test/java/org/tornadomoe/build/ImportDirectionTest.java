@@ -34,7 +34,7 @@ class ImportDirectionTest {
         parallel         config quant modular reference oracle
         observe
         (door)           config quant modular reference cpu tornado oracle parallel checkpoint tuning observe
-        spark            config (door)
+        spark            config quant modular reference cpu checkpoint (door)
         cli              config quant modular reference cpu tornado oracle parallel checkpoint tuning observe (door)
         """);
 

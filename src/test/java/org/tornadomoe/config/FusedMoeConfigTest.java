@@ -2,6 +2,7 @@ package org.tornadomoe.config;
 
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatIllegalArgumentException;
+import static org.assertj.core.api.Assertions.assertThatNoException;
 
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
@@ -56,26 +57,28 @@ class FusedMoeConfigTest {
     @Test
     void weightsThatIntIndicesCannotReachAreRefusedWithAWayOut() {
         // DeepSeek-V3, the largest shape in use, fits.
-        assertThat(of(256, 8, 7168, 2048, 4096).numExperts()).isEqualTo(256);
+        assertThatNoException().isThrownBy(() -> of(256, 8, 7168, 2048, 4096).requireAddressableWeights());
         assertThatIllegalArgumentException()
-                .isThrownBy(() -> of(512, 8, 7168, 2048, 1))
+                .isThrownBy(() -> of(512, 8, 7168, 2048, 1).requireAddressableWeights())
                 .withMessageContaining("w13 [numExperts 512, rows 4096, cols 7168]")
                 .withMessageContaining("expert parallelism");
         assertThatIllegalArgumentException()
                 .isThrownBy(() -> of(1, 1, 1, Integer.MAX_VALUE, 1))
                 .withMessageContaining("w13");
         assertThatIllegalArgumentException()
-                .isThrownBy(() -> of(1024, 1, Integer.MAX_VALUE, 1, 1))
+                .isThrownBy(() -> of(1024, 1, Integer.MAX_VALUE, 1, 1).requireAddressableWeights())
                 .withMessageContaining("w13");
     }
 
     @Test
     void theWeightLimitLiesWhereTheLastWordIsTwoToThe31() {
         // 1024 experts * 2 * 1024 rows * 4096 columns = 2^33 values = 2^31 words: one too many.
-        assertThat(of(1024, 1, 4080, 1024, 1).hiddenDim()).isEqualTo(4080);
-        assertThatIllegalArgumentException().isThrownBy(() -> of(1024, 1, 4096, 1024, 1));
+        assertThatNoException().isThrownBy(() -> of(1024, 1, 4080, 1024, 1).requireAddressableWeights());
+        assertThatIllegalArgumentException()
+                .isThrownBy(() -> of(1024, 1, 4096, 1024, 1).requireAddressableWeights());
         // The padding of a row counts.
-        assertThatIllegalArgumentException().isThrownBy(() -> of(1024, 1, 4081, 1024, 1));
+        assertThatIllegalArgumentException()
+                .isThrownBy(() -> of(1024, 1, 4081, 1024, 1).requireAddressableWeights());
     }
 
     @Test
@@ -246,16 +249,16 @@ class FusedMoeConfigTest {
 
     @Test
     void partsOfALayerMayBeTooLargeAsAWhole() {
-        assertThatIllegalArgumentException().isThrownBy(() -> of(512, 8, 7168, 2048, 1));
-        assertThat(FusedMoeConfig.builder()
-                        .numExperts(512)
-                        .expertsPerToken(8)
-                        .hiddenDim(7168)
-                        .intermediateSize(2048)
-                        .moeParallelConfig(
-                                FusedMoeParallelConfig.builder().tp(2, 1).build())
-                        .build()
-                        .gateUpRows())
-                .isEqualTo(2048);
+        assertThatIllegalArgumentException()
+                .isThrownBy(() -> of(512, 8, 7168, 2048, 1).requireAddressableWeights());
+        FusedMoeConfig part = FusedMoeConfig.builder()
+                .numExperts(512)
+                .expertsPerToken(8)
+                .hiddenDim(7168)
+                .intermediateSize(2048)
+                .moeParallelConfig(FusedMoeParallelConfig.builder().tp(2, 1).build())
+                .build();
+        part.requireAddressableWeights();
+        assertThat(part.gateUpRows()).isEqualTo(2048);
     }
 }

@@ -26,7 +26,8 @@ import org.apache.spark.sql.types.DataTypes;
 import org.apache.spark.sql.types.StructType;
 
 /**
- * The driver of a job, in a JVM of its own: CHECKPOINT BACKEND DEVICE ROWS PARTITIONS OUT. Prints a line for each task that has ended and
+ * The driver of a job, in a JVM of its own: CHECKPOINT BACKEND DEVICE ROWS PARTITIONS OUT [OWNERS]. With owners it is the
+ * expert-parallel plan. Prints a line for each task that has ended and
  * each executor lost, then what is loaded on the executors; writes ids and outputs.
  */
 final class SparkJob {
@@ -50,7 +51,8 @@ final class SparkJob {
         spark.sparkContext().addSparkListener(new SparkListener() {
             @Override
             public void onTaskEnd(SparkListenerTaskEnd task) {
-                System.out.println("TASK " + task.taskInfo().executorId() + " "
+                System.out.println("TASK " + task.taskInfo().executorId() + " " + task.stageId() + "."
+                        + task.stageAttemptId() + " "
                         + task.reason().toString().lines().findFirst().orElse(""));
             }
 
@@ -70,19 +72,29 @@ final class SparkJob {
                 .withMaxTokens(4)
                 .withLatency(Duration.ofMillis(20));
         System.out.println("STARTED");
-        write(scorer.transform(input), Path.of(args[5]));
+        ExpertParallelScorer plan = args.length > 6 ? scorer.expertParallel("id", Integer.parseInt(args[6])) : null;
+        write(plan == null ? scorer.transform(input) : plan.transform(input), Path.of(args[5]));
         // Tasks that take half a GPU, by a profile of their own, over other partitions.
         ResourceProfile profile = new ResourceProfileBuilder()
                 .require(new TaskResourceRequests().cpus(1).resource(MoeScorer.GPU, 0.5))
                 .build();
-        write(scorer.transform(input.repartition(3), profile), Path.of(args[5] + ".profile"));
-        MapPartitionsFunction<Long, String> loaded = SparkJob::loaded;
-        List<String> engines = spark.range(0, 4, 1, 4)
-                .mapPartitions(loaded, Encoders.STRING())
+        Dataset<Row> other = input.repartition(3);
+        write(
+                plan == null ? scorer.transform(other, profile) : plan.transform(other, profile),
+                Path.of(args[5] + ".profile"));
+        System.out.println("ENGINES " + onExecutors(spark, plan == null ? SparkJob::loaded : SparkJob::owned));
+        spark.stop();
+    }
+
+    private static List<String> onExecutors(SparkSession spark, MapPartitionsFunction<Long, String> what) {
+        return spark.range(0, 4, 1, 4)
+                .mapPartitions(what, Encoders.STRING())
                 .distinct()
                 .collectAsList();
-        System.out.println("ENGINES " + engines);
-        spark.stop();
+    }
+
+    private static Iterator<String> owned(Iterator<Long> ids) {
+        return List.of(Engine.owned().toString()).iterator();
     }
 
     private static Iterator<String> loaded(Iterator<Long> ids) {

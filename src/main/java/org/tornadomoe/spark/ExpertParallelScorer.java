@@ -1,0 +1,153 @@
+package org.tornadomoe.spark;
+
+import java.io.Serializable;
+import java.util.Iterator;
+import java.util.Objects;
+import org.apache.spark.TaskContext;
+import org.apache.spark.api.java.JavaRDD;
+import org.apache.spark.api.java.function.MapPartitionsFunction;
+import org.apache.spark.resource.ResourceProfile;
+import org.apache.spark.sql.Column;
+import org.apache.spark.sql.Dataset;
+import org.apache.spark.sql.Encoders;
+import org.apache.spark.sql.Row;
+import org.apache.spark.sql.functions;
+import org.apache.spark.sql.types.DataType;
+import org.apache.spark.sql.types.DataTypes;
+import org.apache.spark.sql.types.StructType;
+import org.apache.spark.util.TaskCompletionListener;
+import org.tornadomoe.config.ExpertPlacementStrategy;
+
+/**
+ * The scorer's column for a layer that no executor can hold: its experts are dealt to owners. Rows are routed where they are; each crosses
+ * once to every owner of some of its experts, a partition each; there these compute; and their sums, in float, cross back to the row, where they
+ * are added in the order of owners.
+ *
+ * {@snippet :
+ * Dataset<Row> scored = MoeScorer.of("/models/DeepSeek-V3", 3, "hidden", "output").expertParallel("id", 32).transform(rows);
+ * }
+ *
+ * <p>A row's output depends on its hidden state and the owners' experts alone, to the bit: not on partitions, on its neighbours, or on how
+ * often a task is run. It is the whole layer's but for rounding: weights and an owner's sums are rounded to float, so that an element is within
+ * 4 · 2^-24 · Σ |weight · expert's output| of the layer's on the CPU, which rounds once. Where the router's weight is on the input (Llama 4), that
+ * input is quantised after the weight was rounded, and may fall to the neighbouring integer. Routing is in float64, as the CPU's layer has it; a GPU's, in
+ * float, may choose otherwise among experts of nearly the same score. Hidden states cross in int8 with a scale where that is what experts see of them
+ * anyway ({@code w8a8_channel}), otherwise in float.
+ *
+ * <p>An owner's executor reads its experts alone, by the path, and keeps at most {@code held} owners' experts; a task waits where all of
+ * these are in use. The rows are read twice, for routing and for the result, and have to be the same both times.
+ *
+ * @param scorer the layer, the columns, and how owners compute
+ * @param id a column with another value in each row, none null, of a type that Spark can sort
+ * @param owners that the experts are dealt to, 1 or more; one that gets none does nothing
+ * @param placement whether an owner's experts are neighbours
+ * @param held the most owners whose experts an executor holds at a time, 1 or more
+ */
+public record ExpertParallelScorer(MoeScorer scorer, String id, int owners, ExpertPlacementStrategy placement, int held)
+        implements Serializable {
+    private static final long serialVersionUID = 1L;
+
+    /** Checks what can be checked without the layer. */
+    public ExpertParallelScorer {
+        Objects.requireNonNull(scorer, "scorer");
+        Objects.requireNonNull(id, "id");
+        Objects.requireNonNull(placement, "placement");
+        if (owners < 1) {
+            throw new IllegalArgumentException("owners: expected a positive number, got " + owners);
+        }
+        if (held < 1) {
+            throw new IllegalArgumentException("held: expected a positive number, got " + held);
+        }
+    }
+
+    public ExpertParallelScorer withPlacement(ExpertPlacementStrategy placement) {
+        return new ExpertParallelScorer(scorer, id, owners, placement, held);
+    }
+
+    public ExpertParallelScorer withHeld(int held) {
+        return new ExpertParallelScorer(scorer, id, owners, placement, held);
+    }
+
+    /**
+     * The rows, each with its output, in no order. Lazy, as Spark is; a value of {@code id} that comes twice, or is null, fails the job.
+     *
+     * @throws IllegalArgumentException as {@link MoeScorer#transform(Dataset)}, or if there is no column {@code id}
+     */
+    public Dataset<Row> transform(Dataset<Row> rows) {
+        MapPartitionsFunction<Row, Row> compute = this::compute;
+        return reduce(rows, exchanged(rows).mapPartitions(compute, Encoders.row(partSchema(idType(rows.schema())))));
+    }
+
+    /** As {@link #transform(Dataset)}, the owners' tasks with resources of their own. */
+    public Dataset<Row> transform(Dataset<Row> rows, ResourceProfile profile) {
+        StructType schema = partSchema(idType(rows.schema()));
+        JavaRDD<Row> computed =
+                exchanged(rows).toJavaRDD().mapPartitions(this::compute).withResources(profile);
+        return reduce(rows, rows.sparkSession().createDataFrame(computed, schema));
+    }
+
+    /** What {@link #transform(Dataset)} makes of a schema. Throws what it throws. */
+    public StructType outputSchema(StructType schema) {
+        idType(schema);
+        return scorer.outputSchema(schema);
+    }
+
+    private DataType idType(StructType schema) {
+        if (schema.getFieldIndex(id).isEmpty()) {
+            throw new IllegalArgumentException(
+                    "id: expected one of " + String.join(", ", schema.fieldNames()) + ", got '" + id + "'");
+        }
+        return schema.fields()[schema.fieldIndex(id)].dataType();
+    }
+
+    /** What each owner is sent, in the partition of its number. */
+    private Dataset<Row> exchanged(Dataset<Row> rows) {
+        StructType schema = outputSchema(rows.schema());
+        MapPartitionsFunction<Row, Row> route =
+                partition -> new RoutedRows(partition, TokenRouter.of(scorer, dealt()), this);
+        return rows.select(column(id), column(scorer.input()))
+                .mapPartitions(route, Encoders.row(partSchema(idType(schema))))
+                .repartitionById(owners, functions.col("owner"));
+    }
+
+    private Dataset<Row> reduce(Dataset<Row> rows, Dataset<Row> parts) {
+        int input = rows.schema().fieldIndex(scorer.input());
+        Dataset<Row> whole = rows.select(
+                column(id).as("id"),
+                functions.lit(ReducedRows.ROW).as("owner"),
+                functions.lit(0).as("of"),
+                functions.lit(null).cast(DataTypes.BinaryType).as("values"),
+                functions.struct(functions.col("*")).as("row"));
+        MapPartitionsFunction<Row, Row> reduce = partition -> new ReducedRows(partition, input);
+        return whole.union(parts.withColumn("row", functions.lit(null).cast(rows.schema())))
+                .repartition(functions.col("id"))
+                .sortWithinPartitions("id", "owner")
+                .mapPartitions(reduce, Encoders.row(outputSchema(rows.schema())));
+    }
+
+    private static Column column(String name) {
+        return functions.col("`" + name.replace("`", "``") + "`");
+    }
+
+    private static StructType partSchema(DataType id) {
+        return new StructType()
+                .add("id", id, false)
+                .add("owner", DataTypes.IntegerType, false)
+                .add("of", DataTypes.IntegerType, false)
+                .add("values", DataTypes.BinaryType, false);
+    }
+
+    private Iterator<Row> compute(Iterator<Row> partition) {
+        TaskContext task = TaskContext.get();
+        OwnedRows computed = new OwnedRows(partition, this, MoeScorer.address(task));
+        if (task != null) {
+            TaskCompletionListener release = ended -> computed.close();
+            task.addTaskCompletionListener(release);
+        }
+        return computed;
+    }
+
+    TokenRouter.Owners dealt() {
+        return new TokenRouter.Owners(owners, placement);
+    }
+}

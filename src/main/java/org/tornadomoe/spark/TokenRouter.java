@@ -1,0 +1,117 @@
+package org.tornadomoe.spark;
+
+import java.nio.file.Path;
+import java.util.Arrays;
+import java.util.concurrent.ConcurrentHashMap;
+import java.util.stream.IntStream;
+import org.jspecify.annotations.Nullable;
+import org.tornadomoe.checkpoint.MoeCheckpoint;
+import org.tornadomoe.config.ExpertMap;
+import org.tornadomoe.config.ExpertPlacementStrategy;
+import org.tornadomoe.config.FusedMoeConfig;
+import org.tornadomoe.config.Int8Scheme;
+import org.tornadomoe.cpu.CpuRouter;
+import org.tornadomoe.modular.ChosenExperts;
+import org.tornadomoe.quant.ExpertWeights;
+import org.tornadomoe.quant.RouterWeights;
+import org.tornadomoe.reference.Reference;
+import org.tornadomoe.reference.Router;
+import org.tornadomoe.reference.Routing;
+
+/**
+ * A layer's router and the owners of its experts, shared ones included: where a token goes. Thread-safe. E + n experts, of which a token has
+ * P = K + n; see {@link FusedMoeConfig}.
+ */
+final class TokenRouter {
+    /** How experts are dealt to their owners. */
+    record Owners(int number, ExpertPlacementStrategy placement) {}
+
+    private record Key(String checkpoint, int layer, Owners owners) {}
+
+    private static final ConcurrentHashMap<Key, TokenRouter> ROUTERS = new ConcurrentHashMap<>();
+
+    private final FusedMoeConfig config;
+    private final RouterWeights weights;
+
+    /** Null for the one that no kernel has (PhiMoE's). */
+    private final @Nullable CpuRouter router;
+
+    private final int[] ownerOf; // [E + n]
+    private final int[] numberThere; // [E + n], among its owner's
+
+    private TokenRouter(Key key) {
+        try (MoeCheckpoint checkpoint = MoeCheckpoint.open(Path.of(key.checkpoint))) {
+            ExpertWeights layer = checkpoint.layer(key.layer);
+            config = layer.config();
+            weights = layer.router();
+        }
+        router = config.router().isHandedIn() ? null : new CpuRouter(config, weights);
+        int experts = config.globalNumExperts();
+        ownerOf = new int[experts];
+        numberThere = new int[experts];
+        for (int owner = 0; owner < key.owners.number; owner++) {
+            int[] map = ExpertMap.determineExpertMap(key.owners.number, owner, experts, key.owners.placement)
+                    .map();
+            for (int e = 0; e < experts; e++) {
+                int there = map == null ? e : map[e];
+                if (there >= 0) {
+                    ownerOf[e] = owner;
+                    numberThere[e] = there;
+                }
+            }
+        }
+    }
+
+    /** The router of a scorer's layer, read by the first that asks. */
+    static TokenRouter of(MoeScorer scorer, Owners owners) {
+        return ROUTERS.computeIfAbsent(new Key(scorer.checkpoint(), scorer.layer(), owners), TokenRouter::new);
+    }
+
+    int hiddenDim() {
+        return config.hiddenDim();
+    }
+
+    /** Whether int8 is all that experts see of a token, a scale each. */
+    boolean quantizesTokens(Int8Scheme scheme) {
+        return scheme == Int8Scheme.W8A8_CHANNEL && !config.applyRouterWeightOnInput();
+    }
+
+    /** An owner's experts, in the order of their numbers there. */
+    int[] expertsOf(int owner) {
+        return IntStream.range(0, ownerOf.length)
+                .filter(e -> ownerOf[e] == owner)
+                .toArray();
+    }
+
+    /** The most experts that a token has of an owner. */
+    int pairsPerRow(int owner) {
+        return Math.min(config.pairsPerToken(), expertsOf(owner).length);
+    }
+
+    /** Tokens that a row is to its owner: one, or one a pair where an expert's input has its own weight on it. */
+    int tokensPerRow(int owner) {
+        return config.applyRouterWeightOnInput() ? pairsPerRow(owner) : 1;
+    }
+
+    /** Experts and weights of tokens, hidden [M, H], as the layer on the CPU chooses them: in float64, then weights in float. */
+    ChosenExperts route(float[] hidden, int tokens) {
+        if (router != null) {
+            return router.route(hidden, tokens);
+        }
+        double[] x = Reference.widen(Arrays.copyOf(hidden, tokens * hiddenDim()));
+        Routing routing = Router.route(config, weights, Router.logits(config, weights, x, tokens), tokens);
+        ChosenExperts chosen = new ChosenExperts(routing.topK(), routing.ids(), new float[routing.ids().length]);
+        for (int p = 0; p < chosen.weights().length; p++) {
+            chosen.weights()[p] = (float) routing.weights()[p];
+        }
+        return chosen;
+    }
+
+    int ownerOf(int expert) {
+        return ownerOf[expert];
+    }
+
+    int numberThere(int expert) {
+        return numberThere[expert];
+    }
+}

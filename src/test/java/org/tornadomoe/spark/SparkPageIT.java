@@ -1,0 +1,226 @@
+package org.tornadomoe.spark;
+
+import static org.assertj.core.api.Assertions.assertThat;
+
+import java.io.IOException;
+import java.io.OutputStream;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.List;
+import java.util.Map;
+import java.util.TreeMap;
+import java.util.concurrent.TimeUnit;
+import java.util.jar.JarEntry;
+import java.util.jar.JarOutputStream;
+import java.util.regex.Matcher;
+import java.util.regex.Pattern;
+import java.util.stream.Stream;
+import javax.tools.ToolProvider;
+import org.junit.jupiter.api.AfterAll;
+import org.junit.jupiter.api.BeforeAll;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.Timeout;
+import org.junit.jupiter.api.io.CleanupMode;
+import org.junit.jupiter.api.io.TempDir;
+import org.tornadomoe.MoeLayer;
+import org.tornadomoe.MoeOptions;
+import org.tornadomoe.reference.Reference;
+
+/**
+ * {@code docs/spark.md}: its job, compiled and submitted by its command to a cluster that has its properties, with the library's jars as they are
+ * packaged. Other models, no device; {@code spark-submit} and {@code nvidia-smi} are scripts of this test's.
+ */
+@Timeout(value = 8, unit = TimeUnit.MINUTES)
+class SparkPageIT {
+    private static final Path MODELS = Path.of("src/test/resources/golden/hf").toAbsolutePath();
+    private static final int ROWS = 50;
+
+    @TempDir(cleanup = CleanupMode.ON_SUCCESS)
+    static Path directory;
+
+    private static SparkCluster cluster;
+    private static String page = "";
+    private static List<String> blocks = List.of();
+
+    @BeforeAll
+    static void start() throws Exception {
+        page = Files.readString(Path.of("docs/spark.md"));
+        blocks = Pattern.compile("```java\n(.*?)```", Pattern.DOTALL)
+                .matcher(page)
+                .results()
+                .map(found -> found.group(1))
+                .toList();
+        cluster = new SparkCluster(directory);
+        cluster.script("nvidia-smi", "seq 0 7");
+        // As Spark's script does: an empty argument, a line's end, then the command's, each ended by a zero.
+        cluster.script("spark-submit", """
+            launch=("$JAVA_HOME/bin/java" -cp "$SPARK_HOME/jars/*" org.apache.spark.launcher.Main)
+            mapfile -d '' command < <("${launch[@]}" org.apache.spark.deploy.SparkSubmit "$@")
+            command[1]=${command[1]#$'\\n'}
+            exec "${command[@]:1}"
+            """);
+        cluster.startMaster();
+        cluster.startWorker("0", properties("spark.worker."));
+        jars();
+        StringBuilder rows = new StringBuilder();
+        for (long id = 0; id < ROWS; id++) {
+            rows.append("{\"id\": ")
+                    .append(id)
+                    .append(", \"hidden\": ")
+                    .append(id % 10 == 9 ? "null" : Arrays.toString(SparkJob.hidden(id)))
+                    .append("}\n");
+        }
+        Files.writeString(directory.resolve("rows.json"), rows);
+    }
+
+    @AfterAll
+    static void stop() {
+        cluster.close();
+    }
+
+    /** The page's properties that begin so, as options of a JVM. */
+    private static List<String> properties(String start) {
+        return page.lines()
+                .filter(line -> line.startsWith("    " + start))
+                .map(line -> line.strip().split(" +", 2))
+                .map(words -> "-D" + words[0] + "="
+                        + words[1].replace("/opt/tornado-moe/", Path.of("").toAbsolutePath() + "/"))
+                .toList();
+    }
+
+    /** What is to be in /opt/tornado-moe. */
+    private static void jars() throws IOException {
+        Path lib = Files.createDirectory(directory.resolve("lib"));
+        List<Path> jars = new ArrayList<>();
+        try (Stream<Path> built = Files.list(Path.of("target"))) {
+            built.filter(jar -> jar.getFileName().toString().matches("tornado-moe-[0-9.]+(-SNAPSHOT)?\\.jar"))
+                    .forEach(jars::add);
+        }
+        SparkCluster.classPath().stream()
+                .filter(jar -> jar.matches(".*/(jackson-jr-objects|jackson-core|jspecify)-[0-9.]+\\.jar")
+                        && !jar.contains("/com/fasterxml/"))
+                .map(Path::of)
+                .forEach(jars::add);
+        assertThat(jars).hasSize(4);
+        for (Path jar : jars) {
+            Files.copy(jar, lib.resolve(jar.getFileName()));
+        }
+    }
+
+    /** The job, with a block's statements in place of its own, if given. */
+    private static Path job(String name, String block, String model) throws IOException {
+        String source = blocks.getFirst();
+        if (!block.isEmpty()) {
+            int from = source.indexOf("        Dataset<Row> scored");
+            source = source.substring(0, from) + block + source.substring(source.indexOf("        scored.write"));
+            source = source.replace("import java.time", "import org.apache.spark.resource.*;\nimport java.time");
+        }
+        source = Pattern.compile("\"/models/[^\"]+\", \\d+")
+                .matcher(source)
+                .replaceAll(Matcher.quoteReplacement("\"" + MODELS.resolve(model) + "\", 0"));
+        source = source.replace(".withDevice(\"cuda\")", ".withBackend(\"cpu\")");
+        Path classes = Files.createDirectories(directory.resolve(name + "-classes"));
+        Path file = classes.resolve("Job.java");
+        Files.writeString(file, source);
+        int status = ToolProvider.getSystemJavaCompiler()
+                .run(
+                        null,
+                        null,
+                        null,
+                        "-proc:none",
+                        "-cp",
+                        System.getProperty("java.class.path") + ":" + String.join(":", SparkCluster.classPath()),
+                        "-d",
+                        classes.toString(),
+                        file.toString());
+        assertThat(status).as(source).isZero();
+        Path jar = directory.resolve(name + ".jar");
+        try (OutputStream out = Files.newOutputStream(jar);
+                JarOutputStream jarred = new JarOutputStream(out)) {
+            jarred.putNextEntry(new JarEntry("example/Job.class"));
+            jarred.write(Files.readAllBytes(classes.resolve("example/Job.class")));
+        }
+        return jar;
+    }
+
+    /** Submits a job by the page's command; outputs by id. */
+    private static Map<Long, double[]> submit(String name, String block, String model) throws Exception {
+        Path out = directory.resolve(name + "-out");
+        int from = page.indexOf("    spark-submit");
+        String command = page.substring(from, page.indexOf("\n\n", from))
+                .replace("spark://HOST:7077", cluster.master())
+                .replace("/opt/tornado-moe/*", directory.resolve("lib") + "/*")
+                .replace("job.jar IN OUT", job(name, block, model) + " " + directory.resolve("rows.json") + " " + out);
+        StringBuilder conf = new StringBuilder(" --conf spark.driver.host=127.0.0.1 ");
+        for (String property : Stream.concat(properties("spark.executor.").stream(), properties("spark.task.").stream())
+                .toList()) {
+            conf.append("--conf ").append(property.substring(2)).append(' ');
+        }
+        command = command.replace(" --class", conf + " --class");
+        Path log = directory.resolve(name + ".log");
+        ProcessBuilder shell = new ProcessBuilder("bash", "-c", command)
+                .redirectErrorStream(true)
+                .redirectOutput(log.toFile());
+        cluster.setEnvironment(shell.environment());
+        Process process = shell.start();
+        try {
+            assertThat(process.waitFor())
+                    .as("%s%n%s", command, Files.readString(log))
+                    .isZero();
+        } finally {
+            process.descendants().forEach(ProcessHandle::destroyForcibly);
+            process.destroyForcibly();
+        }
+        Map<Long, double[]> outputs = new TreeMap<>();
+        Pattern line = Pattern.compile("\\{\"id\":(\\d+)(,\"hidden\":\\[[^]]*\\])?(?:,\"output\":\\[([^]]*)\\])?\\}");
+        try (Stream<Path> files = Files.list(out)) {
+            for (Path file :
+                    files.filter(path -> path.toString().endsWith(".json")).toList()) {
+                for (String row : Files.readAllLines(file)) {
+                    Matcher parts = line.matcher(row);
+                    assertThat(parts.matches()).as(row).isTrue();
+                    double[] output = parts.group(3) == null
+                            ? new double[0]
+                            : Arrays.stream(parts.group(3).split(",", -1))
+                                    .mapToDouble(Float::parseFloat)
+                                    .toArray();
+                    assertThat(outputs.put(Long.parseLong(parts.group(1)), output))
+                            .isNull();
+                }
+            }
+        }
+        assertThat(outputs).hasSize(ROWS);
+        return outputs;
+    }
+
+    private static void assertOutputs(Map<Long, double[]> outputs, String model, double within) {
+        try (MoeLayer layer = MoeLayer.load(
+                MODELS.resolve(model), 0, MoeOptions.DEFAULT.withMaxTokens(1).withBackend("cpu"))) {
+            outputs.forEach((id, output) -> {
+                assertThat(output).hasSize(id % 10 == 9 ? 0 : SparkJob.H);
+                if (output.length > 0) {
+                    double[] whole = Reference.widen(layer.forward(SparkJob.hidden(id)));
+                    assertThat(Reference.relativeL2(output, whole)).isLessThanOrEqualTo(within);
+                }
+            });
+        }
+    }
+
+    @Test
+    void theJob() throws Exception {
+        assertThat(blocks).hasSize(3);
+        assertOutputs(submit("job", "", "qwen3_moe"), "qwen3_moe", 0);
+    }
+
+    @Test
+    void withAProfile() throws Exception {
+        assertOutputs(submit("profile", blocks.get(1), "qwen3_moe"), "qwen3_moe", 0);
+    }
+
+    @Test
+    void theExpertParallelPlan() throws Exception {
+        assertOutputs(submit("plan", blocks.get(2), "deepseek_v3"), "deepseek_v3", 3e-7);
+    }
+}
