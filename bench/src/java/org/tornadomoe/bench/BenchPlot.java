@@ -109,6 +109,7 @@ final class BenchPlot {
             chart.getStyler().setYAxisLogarithmic(logarithmic);
             if (!logarithmic) {
                 chart.getStyler().setYAxisMin(0.0);
+                chart.getStyler().setLegendPosition(Styler.LegendPosition.InsideSE);
             }
             devices.forEach(
                     (device, line) -> chart.addSeries(device, List.copyOf(line.keySet()), List.copyOf(line.values())));

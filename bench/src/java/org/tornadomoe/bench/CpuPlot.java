@@ -43,6 +43,7 @@ public final class CpuPlot {
                 .yAxisTitle("tokens/s")
                 .build();
         chart.getStyler().setYAxisLogarithmic(true);
+        chart.getStyler().setYAxisMin(100.0);
         perSecond.forEach((who, rates) -> {
             List<Double> values = new ArrayList<>(rates.values());
             chart.addSeries(who, new ArrayList<>(rates.keySet()), values);

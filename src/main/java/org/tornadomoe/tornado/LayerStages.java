@@ -56,7 +56,6 @@ sealed class LayerStages permits BatchedStages, HopperStages {
     /** The whole layer, from {@link LayerArrays#hidden} to {@link LayerArrays#output}. */
     List<Stage> all() {
         return Stream.of(
-                        first(),
                         logits(),
                         topK(),
                         align(),
@@ -76,11 +75,14 @@ sealed class LayerStages permits BatchedStages, HopperStages {
 
     /** What a call takes: the layer, and what it brings to the device and back by itself, or makes of hidden states of 16 bits. */
     List<Stage> call() {
-        return LayerArrays.hasHalves(config)
-                ? Stream.of(List.of(widenHidden()), all(), List.of(narrowOutput()))
-                        .flatMap(List::stream)
-                        .toList()
-                : all();
+        boolean halves = LayerArrays.hasHalves(config);
+        return Stream.of(
+                        first(),
+                        halves ? List.of(widenHidden()) : List.<Stage>of(),
+                        all(),
+                        halves ? List.of(narrowOutput()) : List.<Stage>of())
+                .flatMap(List::stream)
+                .toList();
     }
 
     /** hiddenHalves → hidden. */
@@ -1069,7 +1071,7 @@ sealed class LayerStages permits BatchedStages, HopperStages {
     }
 
     /**
-     * Where the layer has prebuilt kernels, one that does nothing before everything else: TornadoVM (5.2.0) takes each of a
+     * Where the layer has prebuilt kernels, one that does nothing before everything else in a graph: TornadoVM (5.2.0) takes each of a
      * graph's prebuilt tasks for the graph's first task, and runs the code of that one. What it is told of counts for nothing.
      */
     private List<Stage> first() {

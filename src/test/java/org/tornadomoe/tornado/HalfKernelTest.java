@@ -11,7 +11,13 @@ import org.junit.jupiter.params.provider.EnumSource;
 import org.tornadomoe.MoeLayer;
 import org.tornadomoe.MoeOptions;
 import org.tornadomoe.RandomLayer;
+import org.tornadomoe.config.FusedMoeActivationFormat;
+import org.tornadomoe.config.FusedMoeConfig;
+import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.config.ScalarType;
+import org.tornadomoe.quant.Int8Experts;
+import org.tornadomoe.quant.Int8Quantizer;
+import org.tornadomoe.quant.Progress;
 import uk.ac.manchester.tornado.api.types.HalfFloat;
 import uk.ac.manchester.tornado.api.types.arrays.HalfFloatArray;
 
@@ -26,6 +32,29 @@ class HalfKernelTest {
     @CsvSource({"triton, F16", "triton, BF16", "cpu, F16", "cpu, BF16", "reference, F16", "reference, BF16"})
     void aLayerInHalvesGivesTheRoundedOutputOfOneInFloats(String backend, ScalarType type) {
         HalfChecks.layersAgree(backend, null, type);
+    }
+
+    /** TornadoVM runs a graph's first task instead of every prebuilt one, so that has to be one. */
+    @ParameterizedTest
+    @EnumSource(names = {"F32", "F16", "BF16"})
+    void aPrebuiltTaskIsTheFirst(ScalarType type) {
+        FusedMoeConfig config = RandomLayer.of(4, 2, 24, 12, 16, 3).config().toBuilder()
+                .inDtype(type)
+                .build();
+        try (Int8Experts experts =
+                        Int8Quantizer.quantize(new RandomLayer(config, 1), Int8Scheme.W8A8_CHANNEL, Progress.NONE);
+                LayerArrays arrays = new LayerArrays(
+                        config,
+                        experts,
+                        Long.MAX_VALUE,
+                        HostMemory.of(false),
+                        Gemm.TENSOR_CORES,
+                        FusedMoeActivationFormat.STANDARD,
+                        false)) {
+            assertThat(LayerStages.of(arrays).call().stream().map(Stage::name))
+                    .startsWith("first")
+                    .doesNotHaveDuplicates();
+        }
     }
 
     @Test
