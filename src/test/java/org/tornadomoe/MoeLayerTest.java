@@ -317,4 +317,19 @@ class MoeLayerTest {
             }
         }
     }
+
+    /** Of more than a core copies alone, and only this thread may touch it. */
+    @Test
+    void aConfinedArenaMayBeLarge() {
+        int tokens = 65;
+        RandomLayer weights = RandomLayer.of(1, 1, 4096, 4, tokens, 11);
+        float[] hidden = weights.hidden(tokens, 1);
+        try (MoeLayer layer = MoeLayer.of(
+                        weights, MoeOptions.DEFAULT.withBackend("triton").withMaxTokens(tokens));
+                Arena arena = Arena.ofConfined()) {
+            MemorySegment output = arena.allocate(4L * hidden.length, 4);
+            layer.forward(arena.allocateFrom(ValueLayout.JAVA_FLOAT, hidden), tokens, output, null);
+            assertThat(output.toArray(ValueLayout.JAVA_FLOAT)).isEqualTo(layer.forward(hidden));
+        }
+    }
 }
