@@ -7,6 +7,7 @@ import java.util.concurrent.Semaphore;
 import java.util.concurrent.TimeUnit;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.modular.MoeKernel;
+import org.tornadomoe.quant.Int8Experts;
 
 /**
  * The lanes that calls of a layer run on: kernels over the same weights, each for one call at a time. Whoever waits gets one in the
@@ -14,6 +15,7 @@ import org.tornadomoe.modular.MoeKernel;
  */
 final class Lanes {
     private final List<MoeKernel> all;
+    private final @Nullable Int8Experts source;
     private final Semaphore permits;
 
     /** As many as there are permits; the one used last is taken first, since its arrays are in the caches. */
@@ -24,8 +26,10 @@ final class Lanes {
 
     private volatile boolean closed;
 
-    Lanes(List<MoeKernel> all, @Nullable Duration wait) {
+    /** @param source what the lanes may still read weights from, closed after them; null if that is none of theirs */
+    Lanes(List<MoeKernel> all, @Nullable Int8Experts source, @Nullable Duration wait) {
         this.all = List.copyOf(all);
+        this.source = source;
         permits = new Semaphore(all.size(), true);
         idle = new ConcurrentLinkedDeque<>(all);
         patience = wait == null ? -1 : TimeUnit.NANOSECONDS.convert(wait);
@@ -94,8 +98,10 @@ final class Lanes {
                 return false;
             }
             closed = true;
-            for (MoeKernel lane : all.reversed()) {
-                lane.close();
+            try (Int8Experts _ = source) {
+                for (MoeKernel lane : all.reversed()) {
+                    lane.close();
+                }
             }
             return true;
         } finally {

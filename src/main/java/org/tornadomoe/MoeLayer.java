@@ -6,6 +6,7 @@ import java.util.ArrayList;
 import java.util.List;
 import java.util.Map;
 import java.util.function.Consumer;
+import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.checkpoint.MoeCheckpoint;
 import org.tornadomoe.config.FusedMoeConfig;
@@ -20,6 +21,7 @@ import org.tornadomoe.modular.TopKRouter;
 import org.tornadomoe.observe.MoeListener;
 import org.tornadomoe.oracle.Int8MoeOracle;
 import org.tornadomoe.oracle.Selection;
+import org.tornadomoe.parallel.ExpertBalance;
 import org.tornadomoe.parallel.Spread;
 import org.tornadomoe.quant.ExpertWeights;
 import org.tornadomoe.quant.HiddenStates;
@@ -42,7 +44,8 @@ import org.tornadomoe.reference.Routing;
  *
  * <p>Thread-safe; calls from several threads take turns, in the order in which they came, on as many lanes as the options ask for and
  * the kernel class has: one on a device. A thread that waits is parked, and can be interrupted. The same input gives the same bits.
- * With several devices ({@link MoeOptions#withDevices}) each has a part of the layer and a thread; it is one layer all the same.
+ * With several devices ({@link MoeOptions#withDevices}) each has a part of the layer and a thread; it is one layer all the same. With load balancing
+ * ({@link MoeOptions#withLoadBalancing}) the same bits come as long as no experts have moved in between, after that the same but for rounding.
  * Close it to free the device's memory.
  */
 public final class MoeLayer implements AutoCloseable {
@@ -55,8 +58,10 @@ public final class MoeLayer implements AutoCloseable {
     private final RouterWeights router;
     private final @Nullable TopKRouter function;
     private final Lanes lanes;
-    private final long deviceBytes;
-    private final List<DevicePart> parts;
+
+    /** For all lanes. */
+    private final List<Long> bytesByDevice;
+
     private final @Nullable MoeListener listener;
 
     /** Slots with an adapter, and those whose adapter is switched on; changed when no call is under way. */
@@ -65,36 +70,27 @@ public final class MoeLayer implements AutoCloseable {
     private final boolean[] enabled;
 
     private MoeLayer(
-            Spread spread, Int8Scheme scheme, List<MoeKernel> lanes, RouterWeights router, MoeOptions options) {
+            Spread spread,
+            Int8Scheme scheme,
+            List<MoeKernel> lanes,
+            RouterWeights router,
+            @Nullable Int8Experts source,
+            MoeOptions options) {
         this.spread = spread;
         this.scheme = scheme;
         config = spread.config();
         kernel = lanes.getFirst();
         this.router = router;
         function = options.router();
-        this.lanes = new Lanes(lanes, options.laneWait());
-        deviceBytes = lanes.stream().mapToLong(MoeKernel::deviceBytes).sum();
-        parts = parts(spread, lanes);
+        bytesByDevice = IntStream.range(0, spread.ranks().size())
+                .mapToObj(rank -> lanes.stream()
+                        .mapToLong(lane -> lane.bytesByDevice().get(rank))
+                        .sum())
+                .toList();
+        this.lanes = new Lanes(lanes, source, options.laneWait());
         listener = options.listener();
         filled = new boolean[config.isLoraEnabled() ? config.maxLoras() : 0];
         enabled = new boolean[filled.length];
-    }
-
-    private static List<DevicePart> parts(Spread spread, List<MoeKernel> lanes) {
-        List<DevicePart> parts = new ArrayList<>();
-        for (Selection rank : spread.ranks()) {
-            int number = parts.size();
-            FusedMoeConfig config = rank.config();
-            parts.add(new DevicePart(
-                    rank.device(),
-                    rank.experts().name(),
-                    config.numLocalExperts(),
-                    config.intermediateSizePerPartition(),
-                    lanes.stream()
-                            .mapToLong(lane -> lane.bytesByDevice().get(number))
-                            .sum()));
-        }
-        return List.copyOf(parts);
     }
 
     /**
@@ -117,18 +113,29 @@ public final class MoeLayer implements AutoCloseable {
         // Selected before the work of quantising, so that a refusal comes at once.
         Int8Quantization quantization = options.quantization();
         select(weights.config(), quantization.weightKey(), quantization.activationKey(), options);
-        try (Int8Experts experts = QuantizedWeights.int8(weights, quantization, options.progress())) {
-            return of(experts, options);
+        Int8Experts experts = QuantizedWeights.int8(weights, quantization, options.progress());
+        // Where experts move, they are read again, until the layer is closed.
+        boolean kept = options.loadBalancing() != null;
+        try (Int8Experts _ = kept ? null : experts) {
+            return of(experts, kept ? experts : null, options);
+        } catch (RuntimeException | Error failure) {
+            experts.close();
+            throw failure;
         }
     }
 
     /**
-     * A layer that is in int8 already; {@code options}' quantization is not looked at, and the experts may be closed afterwards.
-     * Throws what {@link #load} throws.
+     * A layer that is in int8 already; {@code options}' quantization is not looked at, and the experts may be closed afterwards, but
+     * with load balancing not before the layer. Throws what {@link #load} throws.
      *
      * @throws IllegalArgumentException if the layer has no router, and the options have none
      */
     public static MoeLayer of(Int8Experts experts, MoeOptions options) {
+        return of(experts, null, options);
+    }
+
+    /** @param source the experts if they are the layer's to close */
+    private static MoeLayer of(Int8Experts experts, @Nullable Int8Experts source, MoeOptions options) {
         if (!experts.hasRouter() && options.router() == null) {
             throw new IllegalArgumentException("experts: expected a layer with a router, got one without");
         }
@@ -156,7 +163,7 @@ public final class MoeLayer implements AutoCloseable {
             lanes.reversed().forEach(MoeKernel::close);
             throw failure;
         }
-        MoeLayer layer = new MoeLayer(spread, experts.scheme(), lanes, experts.router(), options);
+        MoeLayer layer = new MoeLayer(spread, experts.scheme(), lanes, experts.router(), source, options);
         layer.tell(listener -> listener.loaded(layer.told()));
         return layer;
     }
@@ -201,7 +208,8 @@ public final class MoeLayer implements AutoCloseable {
                 activationKey,
                 options.kernelClass(),
                 options.devices(),
-                options.expertParallel());
+                options.expertParallel(),
+                options.loadBalancing());
     }
 
     /**
@@ -393,7 +401,7 @@ public final class MoeLayer implements AutoCloseable {
     }
 
     private MoeListener.Layer told() {
-        return new MoeListener.Layer(backend(), kernelClass(), device(), deviceBytes, lanes.count());
+        return new MoeListener.Layer(backend(), kernelClass(), device(), deviceBytes(), lanes.count());
     }
 
     private void tell(Consumer<MoeListener> what) {
@@ -488,12 +496,36 @@ public final class MoeLayer implements AutoCloseable {
 
     /** Bytes of device memory it holds, for all of its lanes. */
     public long deviceBytes() {
-        return deviceBytes;
+        return bytesByDevice().stream().mapToLong(Long::longValue).sum();
     }
 
     /** The devices that have a part of it, in the order in which their outputs are added; of a layer on one device that alone. */
     public List<DevicePart> parts() {
-        return parts;
+        ExpertBalance balance = balance();
+        List<Long> bytes = bytesByDevice();
+        List<DevicePart> parts = new ArrayList<>();
+        for (Selection rank : spread.ranks()) {
+            int number = parts.size();
+            FusedMoeConfig config = rank.config();
+            parts.add(new DevicePart(
+                    rank.device(),
+                    rank.experts().name(),
+                    balance == null
+                            ? config.numLocalExperts()
+                            : balance.experts().get(number).size(),
+                    config.intermediateSizePerPartition(),
+                    bytes.get(number)));
+        }
+        return List.copyOf(parts);
+    }
+
+    private List<Long> bytesByDevice() {
+        return spread.eplb() == null ? bytesByDevice : kernel.bytesByDevice();
+    }
+
+    /** How the experts of a layer with load balancing lie by now; null of one without. Waits for the call that is under way. */
+    public @Nullable ExpertBalance balance() {
+        return Spread.balance(kernel);
     }
 
     /**

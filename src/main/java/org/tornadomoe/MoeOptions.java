@@ -5,6 +5,7 @@ import java.util.List;
 import java.util.Objects;
 import java.util.function.Consumer;
 import org.jspecify.annotations.Nullable;
+import org.tornadomoe.config.EplbConfig;
 import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.config.ScalarType;
@@ -21,6 +22,8 @@ import org.tornadomoe.quant.Progress;
  * @param devices where, such as {@code ptx:0} or {@code opencl}; empty for the best there is, several to deal the layer out to them,
  *     where the same one may be named more than once
  * @param expertParallel how it is dealt out to several devices: experts, each whole on one of them, or if not every expert's intermediate size
+ * @param loadBalancing how experts move between several devices, by load, while calls go on; null if they don't. It needs expert parallelism and goes
+ *     without adapters; there is one lane. A layer loaded so keeps its int8 weights in the host's memory
  * @param kernelClass which kernel class, by name; null for the first that fits
  * @param maxTokens the most tokens of a call: device memory is taken for so many, and a call's transfers are of that size
  * @param progress is told how far quantisation has come
@@ -40,6 +43,7 @@ public record MoeOptions(
         String backend,
         List<String> devices,
         boolean expertParallel,
+        @Nullable EplbConfig loadBalancing,
         @Nullable String kernelClass,
         int maxTokens,
         Progress progress,
@@ -57,6 +61,7 @@ public record MoeOptions(
             "auto",
             List.of(),
             true,
+            null,
             null,
             256,
             Progress.NONE,
@@ -128,6 +133,11 @@ public record MoeOptions(
         return with(p -> p.expertParallel = expertParallel);
     }
 
+    /** With experts that move between the devices by load; null for none. */
+    public MoeOptions withLoadBalancing(@Nullable EplbConfig loadBalancing) {
+        return with(p -> p.loadBalancing = loadBalancing);
+    }
+
     public MoeOptions withKernelClass(@Nullable String kernelClass) {
         return with(p -> p.kernelClass = kernelClass);
     }
@@ -180,6 +190,7 @@ public record MoeOptions(
         private String backend;
         private List<String> devices;
         private boolean expertParallel;
+        private @Nullable EplbConfig loadBalancing;
         private @Nullable String kernelClass;
         private int maxTokens;
         private Progress progress;
@@ -196,6 +207,7 @@ public record MoeOptions(
             backend = from.backend;
             devices = from.devices;
             expertParallel = from.expertParallel;
+            loadBalancing = from.loadBalancing;
             kernelClass = from.kernelClass;
             maxTokens = from.maxTokens;
             progress = from.progress;
@@ -214,6 +226,7 @@ public record MoeOptions(
                     backend,
                     devices,
                     expertParallel,
+                    loadBalancing,
                     kernelClass,
                     maxTokens,
                     progress,

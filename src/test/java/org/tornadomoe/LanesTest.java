@@ -61,7 +61,7 @@ class LanesTest {
         while (all.size() < count) {
             all.add(new Idle());
         }
-        return new Lanes(all, wait);
+        return new Lanes(all, null, wait);
     }
 
     private static Thread started(Runnable what) {

@@ -117,6 +117,11 @@ public interface FusedMoeExperts {
         return null;
     }
 
+    /** The most bytes that layers may take of the device's memory; {@link Long#MAX_VALUE} where there is no limit known. */
+    default long memoryLimit(FusedMoeConfig config) {
+        return Long.MAX_VALUE;
+    }
+
     /** What the GEMMs of a layer that it serves can be launched with; null where there is nothing to choose. */
     default @Nullable LaunchSpace launches(
             FusedMoeConfig config, @Nullable QuantKey weightKey, @Nullable QuantKey activationKey) {

@@ -5,7 +5,9 @@ import java.lang.foreign.MemorySegment;
 import java.util.ArrayList;
 import java.util.LinkedHashMap;
 import java.util.List;
+import java.util.Locale;
 import java.util.Map;
+import java.util.Objects;
 import java.util.concurrent.Callable;
 import java.util.concurrent.FutureTask;
 import java.util.concurrent.locks.ReentrantLock;
@@ -13,9 +15,12 @@ import java.util.function.Function;
 import java.util.stream.Collectors;
 import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
+import org.tornadomoe.config.EplbConfig;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.ScalarType;
+import org.tornadomoe.cpu.HostRouter;
 import org.tornadomoe.modular.ChosenExperts;
+import org.tornadomoe.modular.DeviceMemory;
 import org.tornadomoe.modular.InsufficientMemoryException;
 import org.tornadomoe.modular.MoeExecutionException;
 import org.tornadomoe.modular.MoeKernel;
@@ -25,10 +30,6 @@ import org.tornadomoe.quant.HiddenStates;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.LoraAdapter;
 import org.tornadomoe.quant.RankWeights;
-import org.tornadomoe.quant.RouterWeights;
-import org.tornadomoe.reference.Reference;
-import org.tornadomoe.reference.Router;
-import org.tornadomoe.reference.Routing;
 
 /**
  * One layer on several devices at the same time. Every device gets the hidden states and computes its part of the output, by a thread of its
@@ -37,6 +38,10 @@ import org.tornadomoe.reference.Routing;
  *
  * <p>A device that fails makes the call fail, with its name, when the others are through; nothing is written to the output then, and the next
  * call uses all devices again. Calls take turns; a {@link #lane} has threads and partial outputs of its own.
+ *
+ * <p>With load balancing experts move now and then. The devices whose experts change load them beside those that they have, on further threads, while calls
+ * go on with the old ones; between two calls all change over, and the old ones are closed. Before, what that takes is compared with what the devices
+ * have. Where it doesn't fit, or a device fails at it, everything stays as it was. There is one lane then.
  */
 final class ParallelKernel implements MoeKernel {
     /** Values that are added at a time, few enough for a core's first cache. */
@@ -45,32 +50,98 @@ final class ParallelKernel implements MoeKernel {
     /** Chunks that are worth another core. */
     private static final int CHUNKS_PER_TASK = 64;
 
+    private static final System.Logger LOG = System.getLogger(ParallelKernel.class.getName());
+
     private final Spread spread;
     private final FusedMoeConfig config;
-    private final RouterWeights router;
-    private final List<Part> parts = new ArrayList<>();
+    private final @Nullable HostRouter router;
+    private final @Nullable LoadBalancer balancer;
+    private final @Nullable Loader loader;
     private final Arena arena = Arena.ofShared();
     private final ReentrantLock turn = new ReentrantLock(true);
+
+    /** In the order of devices; changed when no call is under way. */
+    private volatile List<Part> parts = List.of();
+
+    /** Moves experts while calls go on. */
+    private @Nullable Thread mover;
+
+    private volatile boolean timed;
+    private volatile boolean closing;
 
     /** Where hidden states go that only their caller's thread may read. */
     private @Nullable MemorySegment input;
 
     /** What one device does of a layer: the partial output is [M, H]. */
-    private record Part(String device, MoeKernel kernel, DeviceThread thread, MemorySegment output) {}
+    private record Part(int rank, String device, MoeKernel kernel, DeviceThread thread, MemorySegment output) {
+        /** Closes it on its thread, and ends that. */
+        void close() {
+            try {
+                thread.await(thread.begin(() -> {
+                    kernel.close();
+                    return kernel;
+                }));
+            } finally {
+                thread.close();
+            }
+        }
+    }
 
-    private ParallelKernel(Spread spread, RouterWeights router) {
+    /** Loads some experts on a device. */
+    private record Loader(Spread spread, Int8MoeOracle oracle, Int8Experts whole, Spread.Check check) {
+        MoeKernel load(int rank, int[] experts) {
+            Selection selection = spread.with(rank, experts);
+            try (Int8Experts weights = spread.weights(selection, whole, experts)) {
+                MoeKernel kernel = oracle.makeInt8MoeKernel(selection, weights);
+                try {
+                    check.check(kernel, selection.config(), weights);
+                    return kernel;
+                } catch (RuntimeException | Error failure) {
+                    kernel.close();
+                    throw failure;
+                }
+            }
+        }
+
+        /** What a device will take for some experts; as much as it takes for those that it has where that isn't told. */
+        long bytes(int rank, int[] experts, Part before) {
+            Selection selection = spread.with(rank, experts);
+            DeviceMemory memory =
+                    selection.experts().memory(selection.config(), whole.weightKey(), whole.activationKey());
+            return memory == null ? before.kernel.deviceBytes() : memory.bytes();
+        }
+    }
+
+    private ParallelKernel(
+            Spread spread, @Nullable HostRouter router, @Nullable LoadBalancer balancer, @Nullable Loader loader) {
         this.spread = spread;
         this.router = router;
+        this.balancer = balancer;
+        this.loader = loader;
         config = spread.config();
     }
 
     /** Loads each rank of a spread on its device. Throws what {@link Spread#load} throws. */
     static ParallelKernel load(Spread spread, Int8MoeOracle oracle, Int8Experts whole, Spread.Check check) {
-        ParallelKernel kernel = new ParallelKernel(spread, whole.router());
+        EplbConfig eplb = spread.eplb();
+        int devices = spread.ranks().size();
+        FusedMoeConfig config = spread.config();
+        Loader loader = new Loader(spread, oracle, whole, check);
+        LoadBalancer balancer = eplb == null ? null : new LoadBalancer(eplb, config.globalNumExperts(), devices);
+        ParallelKernel kernel = new ParallelKernel(
+                spread,
+                spread.isRoutedByHost() && !config.router().isHandedIn()
+                        ? new HostRouter(config, whole.router())
+                        : null,
+                balancer,
+                balancer == null ? null : loader);
         try {
-            for (int rank = 0; rank < spread.ranks().size(); rank++) {
+            for (int rank = 0; rank < devices; rank++) {
                 int number = rank;
-                kernel.add(() -> load(spread, number, oracle, whole, check));
+                int[] experts = balancer == null
+                        ? spread.experts(rank)
+                        : balancer.placement().experts(rank);
+                kernel.add(() -> loader.load(number, experts));
             }
             return kernel;
         } catch (RuntimeException | Error failure) {
@@ -79,24 +150,13 @@ final class ParallelKernel implements MoeKernel {
         }
     }
 
-    private static MoeKernel load(
-            Spread spread, int rank, Int8MoeOracle oracle, Int8Experts whole, Spread.Check check) {
-        Selection selection = spread.ranks().get(rank);
-        try (Int8Experts weights = spread.weights(rank, whole)) {
-            MoeKernel kernel = oracle.makeInt8MoeKernel(selection, weights);
-            try {
-                check.check(kernel, selection.config(), weights);
-                return kernel;
-            } catch (RuntimeException | Error failure) {
-                kernel.close();
-                throw failure;
-            }
-        }
-    }
-
+    /** None where experts move: all lanes would have to change over at once. */
     @Override
     public @Nullable MoeKernel lane() {
-        ParallelKernel lane = new ParallelKernel(spread, router);
+        if (balancer != null) {
+            return null;
+        }
+        ParallelKernel lane = new ParallelKernel(spread, router, null, null);
         try {
             for (Part part : parts) {
                 if (!lane.add(() -> part.kernel.lane())) {
@@ -113,7 +173,18 @@ final class ParallelKernel implements MoeKernel {
 
     /** The next device's part, made on its thread; false if that gave none. */
     private boolean add(Callable<@Nullable MoeKernel> make) {
-        int rank = parts.size();
+        Part part = start(parts.size(), arena.allocate(bytes(config.maxNumTokens()), 64), make);
+        if (part == null) {
+            return false;
+        }
+        List<Part> all = new ArrayList<>(parts);
+        all.add(part);
+        parts = List.copyOf(all);
+        return true;
+    }
+
+    /** A device's part, made on a new thread; null if that gave none. */
+    private @Nullable Part start(int rank, MemorySegment output, Callable<@Nullable MoeKernel> make) {
         int devices = spread.ranks().size();
         String device = spread.ranks().get(rank).device();
         DeviceThread thread = new DeviceThread(
@@ -122,10 +193,9 @@ final class ParallelKernel implements MoeKernel {
             MoeKernel kernel = thread.await(thread.begin(make));
             if (kernel == null) {
                 thread.close();
-                return false;
+                return null;
             }
-            parts.add(new Part(device, kernel, thread, arena.allocate(bytes(config.maxNumTokens()), 64)));
-            return true;
+            return new Part(rank, device, kernel, thread, output);
         } catch (InsufficientMemoryException failure) {
             thread.close();
             throw failure;
@@ -141,6 +211,7 @@ final class ParallelKernel implements MoeKernel {
 
     /** Asks every part the same, at the same time, and waits for all; what each answers, in their order. */
     private <T> List<T> each(Function<Part, T> question) {
+        List<Part> parts = this.parts;
         List<FutureTask<T>> tasks = new ArrayList<>();
         for (Part part : parts) {
             tasks.add(part.thread.begin(() -> question.apply(part)));
@@ -188,9 +259,17 @@ final class ParallelKernel implements MoeKernel {
         try {
             MemorySegment given = readable(hidden, tokens);
             ChosenExperts handed = handed(given, tokens, chosen);
-            Part first = parts.getFirst();
+            ExpertPlacement placement = balancer == null ? null : balancer.placement();
+            int k = config.pairsPerToken();
+            // What comes back of the experts chosen, from the first device.
+            ChosenExperts answer = chosen == null && handed == null && balancer != null && balancer.wantsIds()
+                    ? ChosenExperts.allocate(tokens, k)
+                    : chosen;
             each(part -> {
-                ChosenExperts told = handed != null ? handed : part == first ? chosen : null;
+                ChosenExperts told = part.rank == 0 ? answer : null;
+                if (handed != null) {
+                    told = placement == null ? handed : placement.share(handed, tokens, part.rank);
+                }
                 if (slotOfToken == null) {
                     part.kernel.forward(given, tokens, part.output, told);
                 } else {
@@ -203,6 +282,143 @@ final class ParallelKernel implements MoeKernel {
                 System.arraycopy(handed.weights(), 0, chosen.weights(), 0, handed.weights().length);
             }
             add(tokens, output);
+            ChosenExperts known = handed != null ? handed : answer;
+            if (balancer != null && balancer.passed(known == null ? null : known.ids(), tokens, k)) {
+                rearrange(balancer);
+            }
+        } finally {
+            turn.unlock();
+        }
+    }
+
+    // ---- experts that move
+
+    /** Now, or while calls go on; not while experts are moving. */
+    private void rearrange(LoadBalancer balancer) {
+        long[] load = balancer.window();
+        ExpertPlacement before = balancer.placement();
+        if (!balancer.config().useAsync()) {
+            rearrange(balancer, before, load);
+        } else if (mover == null || !mover.isAlive()) {
+            mover = Thread.ofPlatform().name("moe-eplb").daemon().start(() -> rearrange(balancer, before, load));
+        }
+    }
+
+    /** Whatever fails leaves the placement as it was. */
+    private void rearrange(LoadBalancer balancer, ExpertPlacement before, long[] load) {
+        List<Part> loaded = new ArrayList<>();
+        List<Part> unused = loaded;
+        String why = null;
+        try {
+            ExpertPlacement after = EplbPolicy.next(before, load);
+            if (after.imbalance(load) < before.imbalance(load)) {
+                why = shortage(before, after);
+                if (why == null) {
+                    load(before, after, loaded);
+                    unused = changeOver(balancer, after, loaded);
+                }
+            }
+        } catch (RuntimeException | Error failure) {
+            why = String.valueOf(failure.getMessage());
+            LOG.log(System.Logger.Level.DEBUG, "experts could not be moved", failure);
+        } finally {
+            closeAll(unused);
+        }
+        String reason = why;
+        if (reason != null) {
+            LOG.log(System.Logger.Level.WARNING, "experts stay where they are: " + reason);
+        }
+        if (unused == loaded) {
+            turn.lock();
+            try {
+                balancer.stayed(reason);
+            } finally {
+                turn.unlock();
+            }
+        }
+    }
+
+    /** Why the devices can't have the experts that come beside those that go; null if they can. */
+    private @Nullable String shortage(ExpertPlacement before, ExpertPlacement after) {
+        Loader loader = Objects.requireNonNull(this.loader);
+        Map<String, Long> held = new LinkedHashMap<>();
+        Map<String, Long> coming = new LinkedHashMap<>();
+        for (Part part : parts) {
+            held.merge(part.device, part.kernel.deviceBytes(), Long::sum);
+            if (!before.sameExperts(after, part.rank)) {
+                coming.merge(part.device, loader.bytes(part.rank, after.experts(part.rank), part), Long::sum);
+            }
+        }
+        for (Selection rank : spread.ranks()) {
+            long limit = rank.experts().memoryLimit(rank.config());
+            long there = held.getOrDefault(rank.device(), 0L);
+            long more = coming.getOrDefault(rank.device(), 0L);
+            if (more > limit - there) {
+                return String.format(
+                        Locale.ROOT,
+                        "%s would need %,d bytes of memory while they move, %,d for those that come beside %,d, and"
+                                + " has %,d",
+                        rank.device(),
+                        there + more,
+                        more,
+                        there,
+                        limit);
+            }
+        }
+        return null;
+    }
+
+    /** Loads what changes, one device after the other. */
+    private void load(ExpertPlacement before, ExpertPlacement after, List<Part> into) {
+        Loader loader = Objects.requireNonNull(this.loader);
+        for (Part part : parts) {
+            if (!closing && !before.sameExperts(after, part.rank)) {
+                Part fresh = start(part.rank, part.output, () -> loader.load(part.rank, after.experts(part.rank)));
+                into.add(Objects.requireNonNull(fresh));
+            }
+        }
+    }
+
+    /** Puts parts in the place of those before, between two calls; which are to be closed now. */
+    private List<Part> changeOver(LoadBalancer balancer, ExpertPlacement after, List<Part> loaded) {
+        turn.lock();
+        try {
+            if (closing) {
+                return loaded;
+            }
+            List<Part> all = new ArrayList<>(parts);
+            List<Part> replaced = new ArrayList<>();
+            for (Part part : loaded) {
+                if (timed) {
+                    part.kernel.timeStages();
+                }
+                replaced.add(all.set(part.rank, part));
+            }
+            parts = List.copyOf(all);
+            balancer.moved(after);
+            return replaced;
+        } finally {
+            turn.unlock();
+        }
+    }
+
+    /** All, also those after one that fails. */
+    private static void closeAll(List<Part> parts) {
+        for (Part part : parts) {
+            try {
+                part.close();
+            } catch (RuntimeException | Error failure) {
+                LOG.log(System.Logger.Level.WARNING, "closing what experts moved from, on " + part.device, failure);
+            }
+        }
+    }
+
+    /** How the experts lie; null if they don't move. */
+    @Nullable
+    ExpertBalance balance() {
+        turn.lock();
+        try {
+            return balancer == null ? null : balancer.balance();
         } finally {
             turn.unlock();
         }
@@ -224,18 +440,7 @@ final class ParallelKernel implements MoeKernel {
         if (config.router().isHandedIn()) {
             return chosen;
         }
-        if (!spread.isMixed()) {
-            return null;
-        }
-        float[] x = new float[tokens * config.hiddenDim()];
-        HiddenStates.read(config.inDtype(), hidden, x, x.length);
-        Routing routing =
-                Router.route(config, router, Router.logits(config, router, Reference.widen(x), tokens), tokens);
-        float[] weights = new float[routing.weights().length];
-        for (int p = 0; p < weights.length; p++) {
-            weights[p] = (float) routing.weights()[p];
-        }
-        return new ChosenExperts(routing.topK(), routing.ids(), weights);
+        return router == null ? null : router.route(hidden, tokens);
     }
 
     /** The output: the parts', in their order. */
@@ -284,6 +489,7 @@ final class ParallelKernel implements MoeKernel {
 
     @Override
     public void timeStages() {
+        timed = true;
         parts.forEach(part -> part.kernel.timeStages());
     }
 
@@ -316,7 +522,7 @@ final class ParallelKernel implements MoeKernel {
 
     private void put(int slot, @Nullable LoraAdapter adapter) {
         each(part -> {
-            FusedMoeConfig rank = spread.ranks().get(parts.indexOf(part)).config();
+            FusedMoeConfig rank = spread.ranks().get(part.rank).config();
             LoraAdapter own =
                     adapter == null || spread.isExpertParallel() ? adapter : RankWeights.columns(adapter, rank);
             part.kernel.setAdapter(slot, own);
@@ -347,9 +553,13 @@ final class ParallelKernel implements MoeKernel {
         }
     }
 
-    /** All parts, also those after one that fails. */
+    /** All parts, also those after one that fails; after experts that are moving, which stop at the next device. */
     @Override
     public void close() {
+        closing = true;
+        if (mover != null) {
+            awaitEnd(mover);
+        }
         try {
             each(part -> {
                 part.kernel.close();
@@ -358,6 +568,21 @@ final class ParallelKernel implements MoeKernel {
         } finally {
             parts.forEach(part -> part.thread.close());
             arena.close();
+        }
+    }
+
+    private static void awaitEnd(Thread thread) {
+        boolean interrupted = false;
+        while (true) {
+            try {
+                thread.join();
+                break;
+            } catch (InterruptedException later) {
+                interrupted = true;
+            }
+        }
+        if (interrupted) {
+            Thread.currentThread().interrupt();
         }
     }
 }

@@ -6,6 +6,7 @@ import java.util.List;
 import java.util.stream.Collectors;
 import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
+import org.tornadomoe.config.EplbConfig;
 import org.tornadomoe.config.ExpertMap;
 import org.tornadomoe.config.ExpertPlacementStrategy;
 import org.tornadomoe.config.FusedMoeConfig;
@@ -28,10 +29,17 @@ import org.tornadomoe.reference.Reference;
  * are added. With tensor parallelism and activations in int8 each device finds the scale of its own columns, as vLLM's ranks do; the result
  * is near that of one device, but not the same.
  *
+ * <p>With load balancing ({@link EplbConfig}) experts move between the devices while calls go on, and popular ones may be on several: then the
+ * host chooses each token's experts, and which device each of them is for, as far as there are copies. Where the experts are is the loaded layer's.
+ *
  * @param config the whole layer's
- * @param ranks what was chosen for each device, in the order in which outputs are added
+ * @param ranks what was chosen for each device, in the order in which outputs are added; with load balancing for the most experts that it may have
+ * @param eplb how experts move; null if they don't
  */
-public record Spread(FusedMoeConfig config, List<Selection> ranks) {
+public record Spread(
+        FusedMoeConfig config,
+        List<Selection> ranks,
+        @Nullable EplbConfig eplb) {
     /** Copies the list. */
     public Spread {
         ranks = List.copyOf(ranks);
@@ -67,13 +75,34 @@ public record Spread(FusedMoeConfig config, List<Selection> ranks) {
             @Nullable String kernelClass,
             List<String> devices,
             boolean expertParallel) {
+        return of(oracle, layer, weightKey, activationKey, kernelClass, devices, expertParallel, null);
+    }
+
+    /**
+     * With load balancing. Otherwise as the other.
+     *
+     * @param eplb null for none; otherwise several devices, expert parallelism and a layer without adapters
+     * @throws IllegalArgumentException also if that isn't so, or the copies don't fit the devices
+     */
+    public static Spread of(
+            Int8MoeOracle oracle,
+            FusedMoeConfig layer,
+            QuantKey weightKey,
+            @Nullable QuantKey activationKey,
+            @Nullable String kernelClass,
+            List<String> devices,
+            boolean expertParallel,
+            @Nullable EplbConfig eplb) {
+        if (eplb != null) {
+            requireBalanceable(layer, devices, expertParallel, eplb);
+        }
         if (devices.size() < 2) {
             FusedMoeConfig there = layer.toBuilder()
                     .device(devices.isEmpty() ? null : devices.getFirst())
                     .build();
             return of(oracle.select(there, weightKey, activationKey, kernelClass));
         }
-        List<FusedMoeConfig> configs = configs(layer, devices, expertParallel);
+        List<FusedMoeConfig> configs = configs(layer, devices, expertParallel, eplb);
         Int8Quantization quantization = Int8Quantization.of(weightKey, activationKey);
         if (quantization != null) {
             configs.forEach(config -> RankWeights.requireColumns(config, quantization));
@@ -86,27 +115,59 @@ public record Spread(FusedMoeConfig config, List<Selection> ranks) {
                 throw new UnsupportedOperationException(config.device() + ": " + refusal.getMessage(), refusal);
             }
         }
-        Spread spread = new Spread(layer, ranks);
-        return spread.isMixed()
-                ? new Spread(layer, ranks.stream().map(Spread::handedIn).toList())
+        Spread spread = new Spread(layer, ranks, eplb);
+        return spread.isRoutedByHost()
+                ? new Spread(layer, ranks.stream().map(Spread::handedIn).toList(), eplb)
                 : spread;
+    }
+
+    private static void requireBalanceable(
+            FusedMoeConfig layer, List<String> devices, boolean expertParallel, EplbConfig eplb) {
+        if (devices.size() < 2) {
+            throw new IllegalArgumentException("devices: expected several with load balancing, got " + devices);
+        }
+        if (!expertParallel) {
+            throw new IllegalArgumentException(
+                    "expertParallel: expected true with load balancing, which moves whole experts, got false");
+        }
+        if (layer.isLoraEnabled()) {
+            throw new IllegalArgumentException(
+                    "maxLoras: expected 0 with load balancing, whose experts move without adapters, got "
+                            + layer.maxLoras());
+        }
+        int experts = layer.globalNumExperts();
+        int redundant = eplb.numRedundantExperts();
+        int most = experts * (devices.size() - 1);
+        if (redundant > most || (experts + redundant) % devices.size() != 0) {
+            throw new IllegalArgumentException("numRedundantExperts: expected 0 to " + most + " that make the "
+                    + experts + " experts a multiple of " + devices.size() + " devices, got " + redundant);
+        }
     }
 
     private static Selection handedIn(Selection rank) {
         FusedMoeConfig config = rank.config();
-        return new Selection(
-                rank.backend(),
-                rank.experts(),
-                config.toBuilder().router(config.router().handedIn()).build(),
-                rank.refusals());
+        return with(rank, config.toBuilder().router(config.router().handedIn()).build());
+    }
+
+    private static Selection with(Selection rank, FusedMoeConfig config) {
+        return new Selection(rank.backend(), rank.experts(), config, rank.refusals());
+    }
+
+    /** A rank with some of the experts. */
+    Selection with(int rank, int[] experts) {
+        Selection selection = ranks.get(rank);
+        return with(
+                selection,
+                selection.config().toBuilder().numLocalExperts(experts.length).build());
     }
 
     /** A layer on one device. */
     public static Spread of(Selection selection) {
-        return new Spread(selection.config(), List.of(selection));
+        return new Spread(selection.config(), List.of(selection), null);
     }
 
-    private static List<FusedMoeConfig> configs(FusedMoeConfig layer, List<String> devices, boolean expertParallel) {
+    private static List<FusedMoeConfig> configs(
+            FusedMoeConfig layer, List<String> devices, boolean expertParallel, @Nullable EplbConfig eplb) {
         FusedMoeParallelConfig parallel = layer.moeParallelConfig();
         if (parallel.tpSize() * parallel.epSize() * parallel.dpSize() * parallel.pcpSize() * parallel.spSize() > 1) {
             throw new IllegalArgumentException(
@@ -121,7 +182,15 @@ public record Spread(FusedMoeConfig config, List<Selection> ranks) {
                         .moeParallelConfig(FusedMoeParallelConfig.builder()
                                 .tp(devices.size(), rank)
                                 .expertParallel(expertParallel)
+                                .eplb(eplb != null)
                                 .build())
+                        .numLocalExperts(
+                                eplb == null
+                                        ? 0
+                                        : Math.min(
+                                                layer.globalNumExperts(),
+                                                (layer.globalNumExperts() + eplb.numRedundantExperts())
+                                                        / devices.size()))
                         .intermediateSizePerPartitionUnpadded(0)
                         .device(devices.get(rank))
                         .build())
@@ -166,11 +235,8 @@ public record Spread(FusedMoeConfig config, List<Selection> ranks) {
         return memory;
     }
 
-    /**
-     * Whether two devices could choose other experts for the same token, because their kernels or the devices themselves differ. The host
-     * then chooses for all of them.
-     */
-    boolean isMixed() {
+    /** Whether two devices could choose other experts for the same token, because their kernels or the devices themselves differ. */
+    private boolean isMixed() {
         return ranks.stream()
                         .map(rank ->
                                 rank.experts().name() + " on " + rank.device().replaceFirst("^[a-z]+:\\d+ ", ""))
@@ -179,8 +245,23 @@ public record Spread(FusedMoeConfig config, List<Selection> ranks) {
                 > 1;
     }
 
+    /** Whether the host chooses the experts, because devices could differ, or because more than one has the chosen expert. */
+    boolean isRoutedByHost() {
+        return ranks.size() > 1 && (isMixed() || (eplb != null && eplb.numRedundantExperts() > 0));
+    }
+
     /**
-     * Loads the layer, one device after the other. The weights are copied.
+     * How the experts lie of a layer that {@link #load} gave.
+     *
+     * @return null without load balancing
+     */
+    public static @Nullable ExpertBalance balance(MoeKernel kernel) {
+        return kernel instanceof ParallelKernel parallel ? parallel.balance() : null;
+    }
+
+    /**
+     * Loads the layer, one device after the other. The weights are copied, but with load balancing also read later, when experts move: then
+     * {@code whole} must stay open until the kernel is closed.
      *
      * @param whole all of the layer's weights
      * @param check is given each part while its weights are at hand; may throw, and then nothing is loaded
@@ -218,7 +299,7 @@ public record Spread(FusedMoeConfig config, List<Selection> ranks) {
         }
         double[] sum = new double[tokens * config.hiddenDim()];
         for (int rank = 0; rank < ranks.size(); rank++) {
-            try (Int8Experts weights = weights(rank, whole)) {
+            try (Int8Experts weights = weights(ranks.get(rank), whole, experts(rank))) {
                 double[] term = Reference.forward(weights, hidden, tokens).output();
                 for (int i = 0; i < sum.length; i++) {
                     sum[i] += term[i];
@@ -228,21 +309,33 @@ public record Spread(FusedMoeConfig config, List<Selection> ranks) {
         return sum;
     }
 
-    /** A rank's part of the weights, which is valid as long as the whole is open. */
-    Int8Experts weights(int rank, Int8Experts whole) {
-        FusedMoeConfig config = ranks.get(rank).config();
+    /**
+     * A rank's part of the weights, which is valid as long as the whole is open.
+     *
+     * @param experts that it has, with expert parallelism
+     */
+    Int8Experts weights(Selection rank, Int8Experts whole, int[] experts) {
+        FusedMoeConfig config = rank.config();
         if (!isExpertParallel()) {
             return RankWeights.columns(whole, config);
         }
-        int[] map = ExpertMap.determineExpertMap(
-                        ranks.size(), rank, config.globalNumExperts(), ExpertPlacementStrategy.LINEAR)
-                .map();
-        if (map == null) {
-            throw new IllegalStateException("one rank");
+        int[] map = new int[config.globalNumExperts()];
+        Arrays.fill(map, -1);
+        for (int i = 0; i < experts.length; i++) {
+            map[experts[i]] = i;
         }
-        int[] here = IntStream.range(0, map.length)
-                .filter(expert -> map[expert] >= 0)
+        return RankWeights.experts(whole, config, experts, map);
+    }
+
+    /** The experts that a rank has where they don't move. */
+    int[] experts(int rank) {
+        int all = config.globalNumExperts();
+        int[] map = isExpertParallel()
+                ? ExpertMap.determineExpertMap(ranks.size(), rank, all, ExpertPlacementStrategy.LINEAR)
+                        .map()
+                : null;
+        return IntStream.range(0, all)
+                .filter(expert -> map == null || map[expert] >= 0)
                 .toArray();
-        return RankWeights.experts(whole, config, here, Arrays.copyOf(map, map.length));
     }
 }

@@ -190,6 +190,11 @@ public abstract sealed class TornadoExperts implements GeneralExperts
                 : LayerArrays.memory(config, quantization, config.numLocalExperts(), gemm, format);
     }
 
+    @Override
+    public long memoryLimit(FusedMoeConfig config) {
+        return requireDevice(config).memory();
+    }
+
     /** None where batches are to be invariant, as in vLLM. Files that choose are named after the device, TornadoVM's backend and what the GEMMs are computed with. */
     @Override
     public @Nullable LaunchSpace launches(

@@ -31,7 +31,7 @@ class ImportDirectionTest {
         tornado.kernels
         tornado          config quant modular tuning tornado.kernels
         oracle           config quant modular tuning reference cpu tornado
-        parallel         config quant modular reference oracle
+        parallel         config quant modular reference cpu oracle
         observe
         (door)           config quant modular reference cpu tornado oracle parallel checkpoint tuning observe
         spark            config quant modular reference cpu checkpoint (door)

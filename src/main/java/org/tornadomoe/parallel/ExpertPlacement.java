@@ -1,0 +1,145 @@
+package org.tornadomoe.parallel;
+
+import java.util.Arrays;
+import java.util.stream.IntStream;
+import org.tornadomoe.modular.ChosenExperts;
+
+/**
+ * Which device has which experts. L logical experts, the layer's, are P physical ones, P at least L: those with several are replicated. Device d
+ * has the slots d · P/devices and on. Immutable.
+ */
+final class ExpertPlacement {
+    /** 2^32 by the golden ratio, which spreads consecutive tokens. */
+    private static final int HASH = (int) 2_654_435_769L;
+
+    private final int devices;
+    private final int[] physicalToLogical;
+    private final LogicalMaps maps;
+
+    /**
+     * Where the replicas of each logical expert are.
+     *
+     * @param logicalToPhysical [L, most replicas], filled up with -1
+     * @param replicaCount [L]
+     */
+    record LogicalMaps(int[][] logicalToPhysical, int[] replicaCount) {}
+
+    /**
+     * The maps from logical experts (vLLM: {@code compute_logical_maps}).
+     *
+     * @param physicalToLogical [P]; a slot of -1 is empty
+     * @param logical L
+     */
+    static LogicalMaps computeLogicalMaps(int[] physicalToLogical, int logical) {
+        int[] count = new int[logical];
+        for (int expert : physicalToLogical) {
+            if (expert >= 0) {
+                count[expert]++;
+            }
+        }
+        int most = Arrays.stream(count).max().orElse(0);
+        int[][] logicalToPhysical = new int[logical][most];
+        for (int[] row : logicalToPhysical) {
+            Arrays.fill(row, -1);
+        }
+        int[] next = new int[logical];
+        for (int p = 0; p < physicalToLogical.length; p++) {
+            int expert = physicalToLogical[p];
+            if (expert >= 0) {
+                logicalToPhysical[expert][next[expert]++] = p;
+            }
+        }
+        return new LogicalMaps(logicalToPhysical, count);
+    }
+
+    /**
+     * A placement.
+     *
+     * @param physicalToLogical [P], P a multiple of the devices, every logical expert in it
+     */
+    ExpertPlacement(int[] physicalToLogical, int logical, int devices) {
+        this.devices = devices;
+        this.physicalToLogical = physicalToLogical.clone();
+        maps = computeLogicalMaps(physicalToLogical, logical);
+    }
+
+    /** Experts in their order, then the first ones once more, as often as there is room. */
+    static ExpertPlacement initial(int logical, int redundant, int devices) {
+        int[] slots =
+                IntStream.range(0, logical + redundant).map(p -> p % logical).toArray();
+        return new ExpertPlacement(slots, logical, devices);
+    }
+
+    int logical() {
+        return maps.replicaCount.length;
+    }
+
+    int devices() {
+        return devices;
+    }
+
+    /** [P], a copy. */
+    int[] physicalToLogical() {
+        return physicalToLogical.clone();
+    }
+
+    /** The experts of a device, each once however many of its replicas are there, in the order of slots. */
+    int[] experts(int device) {
+        int slots = physicalToLogical.length / devices;
+        return Arrays.stream(physicalToLogical, device * slots, (device + 1) * slots)
+                .distinct()
+                .toArray();
+    }
+
+    /** Whether a device has the same experts in both. */
+    boolean sameExperts(ExpertPlacement other, int device) {
+        return Arrays.equals(
+                Arrays.stream(experts(device)).sorted().toArray(),
+                Arrays.stream(other.experts(device)).sorted().toArray());
+    }
+
+    /**
+     * The physical expert that a pair goes to: tokens are dealt out to replicas by a hash of their place in the call.
+     *
+     * @param id logical; others than 0 to L - 1 give -1
+     */
+    int physical(int id, int token) {
+        if (id < 0 || id >= logical()) {
+            return -1;
+        }
+        return maps.logicalToPhysical[id][Integer.remainderUnsigned(token * HASH, maps.replicaCount[id])];
+    }
+
+    /** The device of such a pair, or -1. */
+    int device(int id, int token) {
+        int physical = physical(id, token);
+        return physical < 0 ? -1 : physical / (physicalToLogical.length / devices);
+    }
+
+    /**
+     * What each device is to do of a call: the ids that go elsewhere are -1. Zero experts go to one device that has expert 0, since that is who adds
+     * them.
+     */
+    ChosenExperts share(ChosenExperts chosen, int tokens, int device) {
+        int k = chosen.topK();
+        int withExpert0 = device(0, 0);
+        int[] ids = new int[tokens * k];
+        for (int p = 0; p < ids.length; p++) {
+            int id = chosen.ids()[p];
+            int where = id >= logical() ? withExpert0 : device(id, p / k);
+            ids[p] = where == device ? id : -1;
+        }
+        return new ChosenExperts(k, ids, chosen.weights());
+    }
+
+    /** The load of the busiest device by that of their mean, if replicas share evenly; 1 without load. */
+    double imbalance(long[] load) {
+        double[] loads = new double[devices];
+        for (int p = 0; p < physicalToLogical.length; p++) {
+            int expert = physicalToLogical[p];
+            loads[p / (physicalToLogical.length / devices)] += (double) load[expert] / maps.replicaCount[expert];
+        }
+        double sum = Arrays.stream(loads).sum();
+        return sum == 0 ? 1 : Arrays.stream(loads).max().orElse(0) * devices / sum;
+    }
+}

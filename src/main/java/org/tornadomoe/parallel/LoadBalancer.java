@@ -1,0 +1,106 @@
+package org.tornadomoe.parallel;
+
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.List;
+import org.jspecify.annotations.Nullable;
+import org.tornadomoe.config.EplbConfig;
+
+/**
+ * Where a layer's experts are, and what they have had to do. Counted on the host, from the ids of each call: with copies of experts they are chosen
+ * there anyway, and without they come back with a call's answer. One thread at a time.
+ */
+final class LoadBalancer {
+    private static final System.Logger LOG = System.getLogger(LoadBalancer.class.getName());
+
+    private final EplbConfig config;
+    private final LoadWindow window;
+    private ExpertPlacement placement;
+    private long[] loads;
+    private long steps;
+    private int rearrangements;
+    private @Nullable String refusal;
+
+    LoadBalancer(EplbConfig config, int experts, int devices) {
+        this.config = config;
+        window = new LoadWindow(config, experts);
+        placement = ExpertPlacement.initial(experts, config.numRedundantExperts(), devices);
+        loads = new long[devices];
+    }
+
+    EplbConfig config() {
+        return config;
+    }
+
+    ExpertPlacement placement() {
+        return placement;
+    }
+
+    /** Whether the next call's ids are of use. */
+    boolean wantsIds() {
+        return window.isRecording() || logsNext();
+    }
+
+    private boolean logsNext() {
+        return config.logBalancedness() && (steps + 1) % config.logBalancednessInterval() == 0;
+    }
+
+    /**
+     * Takes note of a call that is through.
+     *
+     * @param ids [tokens, pairsPerToken]; null if nobody asked for them
+     * @return whether a rearrangement is due
+     */
+    boolean passed(int @Nullable [] ids, int tokens, int pairsPerToken) {
+        if (ids != null) {
+            int[] load = new int[placement.logical()];
+            long[] here = new long[loads.length];
+            for (int p = 0; p < tokens * pairsPerToken; p++) {
+                int device = placement.device(ids[p], p / pairsPerToken);
+                if (device >= 0) {
+                    load[ids[p]]++;
+                    here[device]++;
+                }
+            }
+            window.record(load);
+            for (int device = 0; device < here.length; device++) {
+                loads[device] += here[device];
+            }
+            if (logsNext()) {
+                LOG.log(
+                        System.Logger.Level.INFO,
+                        "expert loads of the devices: " + Arrays.toString(here) + ", balancedness "
+                                + ExpertBalance.balancedness(
+                                        Arrays.stream(here).boxed().toList()));
+            }
+        }
+        steps++;
+        return window.isRearrangementDue();
+    }
+
+    /** [experts], over the window. */
+    long[] window() {
+        return window.loads();
+    }
+
+    /** Experts have moved. */
+    void moved(ExpertPlacement after) {
+        placement = after;
+        loads = new long[loads.length];
+        rearrangements++;
+        refusal = null;
+    }
+
+    /** Experts have not moved, though they should have; null if it was as well. */
+    void stayed(@Nullable String why) {
+        refusal = why;
+    }
+
+    ExpertBalance balance() {
+        List<List<Integer>> experts = new ArrayList<>();
+        for (int device = 0; device < loads.length; device++) {
+            experts.add(Arrays.stream(placement.experts(device)).boxed().toList());
+        }
+        return new ExpertBalance(experts, Arrays.stream(loads).boxed().toList(), rearrangements, refusal);
+    }
+}
