@@ -10,6 +10,7 @@ import java.util.List;
 import java.util.Map;
 import java.util.Objects;
 import java.util.concurrent.locks.ReentrantLock;
+import java.util.concurrent.locks.ReentrantReadWriteLock;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 import java.util.stream.IntStream;
@@ -48,6 +49,15 @@ final class TornadoMoeKernel implements MoeKernel {
 
     /** Who may not touch memory that is its caller's thread's alone. */
     private static final Thread ANOTHER = Thread.ofPlatform().unstarted(() -> {});
+
+    /**
+     * Held for reading while a plan runs, for writing while one is closed: TornadoVM (5.2.0) marks a plan's whole device as reset when it closes the plan,
+     * and refuses to run the others on it then.
+     */
+    private static final ReentrantReadWriteLock CLOSING = new ReentrantReadWriteLock(true);
+
+    /** One plan is compiled at a time. */
+    private static final ReentrantLock COMPILING = new ReentrantLock(true);
 
     private final ReentrantLock turn = new ReentrantLock(true);
     private final Device device;
@@ -104,6 +114,7 @@ final class TornadoMoeKernel implements MoeKernel {
     }
 
     private static Running build(Device device, LayerArrays arrays) {
+        COMPILING.lock();
         try {
             Stage.Graph graph =
                     Stage.Graph.of("moe", device, LayerStages.of(arrays).call());
@@ -140,14 +151,20 @@ final class TornadoMoeKernel implements MoeKernel {
             return running;
         } catch (RuntimeException | LinkageError | TornadoInternalError failure) {
             throw failed("building the layer's task graph", device, failure);
+        } finally {
+            COMPILING.unlock();
         }
     }
 
     private static void close(Running running, Device device) {
+        CLOSING.writeLock().lock();
         try {
             running.plan.close();
         } catch (TornadoExecutionPlanException | RuntimeException | TornadoInternalError failure) {
             throw failed("freeing the layer's device memory", device, failure);
+        } finally {
+            device.tornado().getDeviceContext().setResetToFalse();
+            CLOSING.writeLock().unlock();
         }
     }
 
@@ -203,20 +220,28 @@ final class TornadoMoeKernel implements MoeKernel {
                     0,
                     Math.min(tokens, slotOfToken.length));
             arrays.answersChoice = chosen != null;
-            if (isTimed()) {
-                executeTimed(hidden, tokens);
-            } else {
-                execute(hidden, tokens);
-            }
-            fetch(arrays.outgoing(), LayerArrays.hasHalves(arrays.config) ? Math.ceilDiv(values, 2) : values);
-            copy(arrays.outgoing().getSegment(), output, arrays.config.inDtype().bytes() * values);
-            if (chosen != null && !handedIn) {
-                int pairs = tokens * arrays.config.pairsPerToken();
-                fetch(arrays.topkIds, pairs);
-                fetch(arrays.topkWeights, pairs);
-                MemorySegment.copy(arrays.topkIds.getSegment(), ValueLayout.JAVA_INT, 0, chosen.ids(), 0, pairs);
-                MemorySegment.copy(
-                        arrays.topkWeights.getSegment(), ValueLayout.JAVA_FLOAT, 0, chosen.weights(), 0, pairs);
+            CLOSING.readLock().lock();
+            try {
+                if (isTimed()) {
+                    executeTimed(hidden, tokens);
+                } else {
+                    execute(hidden, tokens);
+                }
+                fetch(arrays.outgoing(), LayerArrays.hasHalves(arrays.config) ? Math.ceilDiv(values, 2) : values);
+                copy(
+                        arrays.outgoing().getSegment(),
+                        output,
+                        arrays.config.inDtype().bytes() * values);
+                if (chosen != null && !handedIn) {
+                    int pairs = tokens * arrays.config.pairsPerToken();
+                    fetch(arrays.topkIds, pairs);
+                    fetch(arrays.topkWeights, pairs);
+                    MemorySegment.copy(arrays.topkIds.getSegment(), ValueLayout.JAVA_INT, 0, chosen.ids(), 0, pairs);
+                    MemorySegment.copy(
+                            arrays.topkWeights.getSegment(), ValueLayout.JAVA_FLOAT, 0, chosen.weights(), 0, pairs);
+                }
+            } finally {
+                CLOSING.readLock().unlock();
             }
         } finally {
             turn.unlock();
@@ -236,7 +261,12 @@ final class TornadoMoeKernel implements MoeKernel {
         try {
             refresh();
             arrays.adapters.init(-1);
-            executeTimed(hidden, tokens);
+            CLOSING.readLock().lock();
+            try {
+                executeTimed(hidden, tokens);
+            } finally {
+                CLOSING.readLock().unlock();
+            }
             return stageTimes;
         } finally {
             turn.unlock();

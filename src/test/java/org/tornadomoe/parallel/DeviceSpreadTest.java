@@ -5,6 +5,7 @@ import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
 import java.util.ArrayList;
 import java.util.List;
+import java.util.Objects;
 import java.util.stream.Collectors;
 import java.util.stream.Stream;
 import org.junit.jupiter.api.Tag;
@@ -14,6 +15,7 @@ import org.junit.jupiter.params.provider.MethodSource;
 import org.tornadomoe.MoeLayer;
 import org.tornadomoe.MoeOptions;
 import org.tornadomoe.RandomLayer;
+import org.tornadomoe.config.EplbConfig;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.Int8Quantizer;
@@ -64,6 +66,69 @@ class DeviceSpreadTest {
             for (int run = 0; run < 5; run++) {
                 assertThat(layer.forward(hidden)).isEqualTo(output);
             }
+        }
+    }
+
+    private static Stream<Arguments> balanced() {
+        return spreads()
+                .map(arguments -> arguments.get()[0])
+                .distinct()
+                .flatMap(devices -> Stream.of(false, true).map(copies -> Arguments.of(devices, copies)));
+    }
+
+    /** Without copies the devices route, with them the host. Calls go on while weights are loaded beside those in use. */
+    @ParameterizedTest
+    @MethodSource("balanced")
+    void expertsMoveWhileCallsGoOn(List<String> devices, boolean copies) {
+        RandomLayer weights = RandomLayer.of(12, 3, 128, 192, TOKENS, 5);
+        EplbConfig eplb = EplbConfig.DEFAULT
+                .withWindowSize(4)
+                .withStepInterval(8)
+                .withNumRedundantExperts(copies ? devices.size() * 2 : 0);
+        MoeOptions options = MoeOptions.DEFAULT
+                .withBackend("triton")
+                .withMaxTokens(TOKENS)
+                .withDevices(devices)
+                .withLoadBalancing(eplb);
+        int calls = 0;
+        try (Int8Experts whole = Int8Quantizer.quantize(weights, Int8Scheme.W8A8_CHANNEL, Progress.NONE);
+                MoeLayer layer = MoeLayer.of(whole, options)) {
+            for (int moves = 1; moves <= 2; moves++) {
+                float[] hidden = weights.hidden(TOKENS, moves);
+                double[] expected = Reference.forward(whole, hidden, TOKENS).output();
+                int least = calls + 16;
+                while (calls < least
+                        || (calls < 2000
+                                && Objects.requireNonNull(layer.balance()).rearrangements() < moves)) {
+                    assertThat(Reference.relativeL2(Reference.widen(layer.forward(hidden)), expected))
+                            .isLessThan(2e-3);
+                    calls++;
+                }
+            }
+            ExpertBalance balance = Objects.requireNonNull(layer.balance());
+            System.getLogger("test")
+                    .log(System.Logger.Level.INFO, devices + ": " + balance + " after " + calls + " calls");
+            assertThat(balance.refusal()).isNull();
+            assertThat(balance.rearrangements()).isGreaterThanOrEqualTo(1);
+        }
+    }
+
+    private static Stream<String> devices() {
+        return TornadoHome.current().devices().stream().map(Device::id);
+    }
+
+    /** TornadoVM 5.2.0 would refuse: "reset() was called after warmup()". */
+    @ParameterizedTest
+    @MethodSource("devices")
+    void aLayerGoesOnWhenAnotherIsClosed(String device) {
+        RandomLayer weights = RandomLayer.of(4, 2, 128, 64, TOKENS, 5);
+        float[] hidden = weights.hidden(TOKENS, 1);
+        MoeOptions options =
+                MoeOptions.DEFAULT.withBackend("triton").withMaxTokens(TOKENS).withDevice(device);
+        try (MoeLayer layer = MoeLayer.of(weights, options)) {
+            float[] output = layer.forward(hidden);
+            MoeLayer.of(weights, options).close();
+            assertThat(layer.forward(hidden)).isEqualTo(output);
         }
     }
 }

@@ -13,4 +13,6 @@ public interface TornadoDeviceContext {
     String getDeviceName();
 
     int getDriverIndex();
+
+    void setResetToFalse();
 }

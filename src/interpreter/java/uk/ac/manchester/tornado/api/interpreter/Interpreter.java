@@ -149,6 +149,9 @@ public final class Interpreter implements TornadoRuntime, TornadoBackend {
         }
 
         @Override
+        public void setResetToFalse() {}
+
+        @Override
         public TornadoTargetDevice getPhysicalDevice() {
             return this;
         }
