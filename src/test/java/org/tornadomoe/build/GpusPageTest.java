@@ -65,7 +65,7 @@ class GpusPageTest {
 
     @Test
     void everyJavaBlockIsOneThatIsRunHere() throws IOException {
-        assertThat(programs()).containsExactly("TwoGpus.java");
+        assertThat(programs()).containsExactly("TwoGpus.java", "Balanced.java");
         assertThat(Files.readString(Path.of("docs/gpus.md")).split("```java", -1))
                 .hasSize(1 + programs().size());
     }
@@ -77,5 +77,12 @@ class GpusPageTest {
         assertThat(run("TwoGpus.java", CHECKPOINT.toString(), "cpu,cpu", parallel))
                 .contains("128 values a token on cpu (")
                 .containsPattern("(?s)(cpu \\([^)]*\\): " + part + " experts, .*){2}");
+    }
+
+    @Test
+    void expertsThatMove() throws Exception {
+        assertThat(run("Balanced.java", CHECKPOINT.toString(), "cpu,cpu", "2"))
+                .containsPattern("1 rearrangements, experts \\[\\[[0-7, ]+\\], \\[[0-7, ]+\\]\\]")
+                .containsPattern("pairs of each device since: \\[\\d+, \\d+\\]");
     }
 }
