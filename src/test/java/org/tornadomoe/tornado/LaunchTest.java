@@ -14,6 +14,8 @@ import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
 import org.tornadomoe.RandomLayer;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8Scheme;
@@ -23,6 +25,7 @@ import org.tornadomoe.quant.Int8Quantizer;
 import org.tornadomoe.quant.Progress;
 import org.tornadomoe.tuning.LaunchConfig;
 import org.tornadomoe.tuning.LaunchConfigs;
+import org.tornadomoe.tuning.LaunchKey;
 import org.tornadomoe.tuning.LaunchSpace;
 import uk.ac.manchester.tornado.api.WorkerGrid;
 
@@ -66,6 +69,21 @@ class LaunchTest {
     private static long groups(TornadoMoeKernel kernel, String task) {
         WorkerGrid grid = kernel.graph().grids().get("moe." + task);
         return grid.getGlobalWork()[0] / grid.getLocalWork()[0] * grid.getGlobalWork()[1];
+    }
+
+    /** Each for its own sizes, and for the kernels that it names. */
+    @ParameterizedTest
+    @CsvSource({"8, 14336", "128, 768", "64, 1408", "32, 2880"})
+    void packedFilesAreOfConfigurationsThatThereAre(int experts, int intermediate) {
+        LaunchKey key =
+                new LaunchKey(experts, intermediate, "NVIDIA H100 80GB HBM3", "int8_w8a8", null, "cuda", "hopper");
+        LaunchConfigs found = new LaunchSpace(key, Gemm.HOPPER.launches(), m -> {
+                    throw new AssertionError("the rule is asked");
+                })
+                .find();
+        assertThat(found.source()).endsWith("configs/" + key.fileName());
+        assertThat(found.forTokens(1).blockSizeM()).isLessThan(Gemm.TILE);
+        assertThat(found.forTokens(4096).blockSizeM()).isEqualTo(Gemm.TILE);
     }
 
     @Test

@@ -30,8 +30,10 @@ class LaunchConfigsTest {
     private static final LaunchConfig SMALL = new LaunchConfig(8, 32, 32, 1, 8, 1);
     private static final LaunchConfig LARGE = new LaunchConfig(64, 64, 128, 16, 4, 3);
     private static final List<LaunchConfig> RUNNABLE = List.of(SMALL, LARGE);
+
+    /** Sizes that no file is packed for. */
     private static final LaunchKey KEY =
-            new LaunchKey(8, 14336, "NVIDIA H100 80GB HBM3", "int8_w8a8", null, "cuda", "hopper");
+            new LaunchKey(9, 14336, "NVIDIA H100 80GB HBM3", "int8_w8a8", null, "cuda", "hopper");
 
     @TempDir
     Path folder;
