@@ -65,7 +65,7 @@ final class BenchPlot {
             double gemms = number(values.get("gateUp")) + number(values.get("down"));
             if (gemms > 0) {
                 points.add(new Point(
-                        file.get("device") + (file.get("kernelClass") == null ? "" : ", " + file.get("kernelClass")),
+                        who(file, values),
                         String.valueOf(values.get("shape")),
                         (int) number(values.get("tokens")),
                         gemms,
@@ -74,6 +74,14 @@ final class BenchPlot {
             }
         }
         return points;
+    }
+
+    private static String who(Map<String, Object> file, Map<?, ?> row) {
+        Object kernels = file.get("kernelClass");
+        Object parallel = row.get("parallel");
+        return (parallel == null || parallel.equals("none") ? "" : parallel + " parallel: ")
+                + file.get("device")
+                + (kernels == null ? "" : ", " + kernels);
     }
 
     private static double number(@Nullable Object value) {

@@ -90,10 +90,21 @@ final class DeviceThread implements AutoCloseable {
         }
     }
 
-    /** Ends the thread. */
+    /** Ends the thread, and waits until it has. */
     @Override
     public void close() {
         open = false;
         LockSupport.unpark(thread);
+        boolean interrupted = false;
+        while (thread.isAlive() && Thread.currentThread() != thread) {
+            try {
+                thread.join();
+            } catch (InterruptedException later) {
+                interrupted = true;
+            }
+        }
+        if (interrupted) {
+            Thread.currentThread().interrupt();
+        }
     }
 }
