@@ -178,14 +178,6 @@ public final class MoeLayer implements AutoCloseable {
         return narrow;
     }
 
-    static ChosenExperts narrow(Routing routing) {
-        float[] weights = new float[routing.weights().length];
-        for (int p = 0; p < weights.length; p++) {
-            weights[p] = (float) routing.weights()[p];
-        }
-        return new ChosenExperts(routing.topK(), routing.ids(), weights);
-    }
-
     private static Spread select(
             FusedMoeConfig config, QuantKey weightKey, @Nullable QuantKey activationKey, MoeOptions options) {
         FusedMoeConfig.Builder layer = config.toBuilder();
@@ -439,10 +431,10 @@ public final class MoeLayer implements AutoCloseable {
         HiddenStates.read(config.inDtype(), hidden, x, x.length);
         double[] logits =
                 router.hasWeight() ? Router.logits(config, router, Reference.widen(x), tokens) : new double[0];
-        return narrow(
-                function == null
-                        ? Router.route(config, router, logits, tokens)
-                        : Router.route(config, function, x, logits, tokens));
+        Routing routing = function == null
+                ? Router.route(config, router, logits, tokens)
+                : Router.route(config, function, x, logits, tokens);
+        return routing.chosen();
     }
 
     private void check(int tokens, long hidden, long output, @Nullable ChosenExperts chosen) {

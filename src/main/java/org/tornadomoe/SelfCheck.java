@@ -41,7 +41,7 @@ final class SelfCheck {
         HiddenStates.read(type, given, hidden, hidden.length);
         float[] output = new float[hidden.length];
         MemorySegment taken = MoeLayer.of(type, output, output.length);
-        ChosenExperts chosen = handed == null ? null : MoeLayer.narrow(handed);
+        ChosenExperts chosen = handed == null ? null : handed.chosen();
         kernel.forward(given, 1, taken, chosen);
         HiddenStates.read(type, taken, output, output.length);
         Stages expected = handed == null

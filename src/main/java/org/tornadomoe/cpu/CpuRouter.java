@@ -43,18 +43,40 @@ public final class CpuRouter {
      * @throws IllegalArgumentException if the router is handed its logits or its choice
      */
     public ChosenExperts route(float[] hidden, int tokens) {
+        return route(hidden, tokens, Team.shared(), false);
+    }
+
+    /** Likewise, on all cores, unless a layer's call has them. */
+    public ChosenExperts routeOnAllCores(float[] hidden, int tokens) {
+        Team team = Team.shared();
+        boolean together = team.begin();
+        try {
+            return route(hidden, tokens, team, together);
+        } finally {
+            if (together) {
+                team.end();
+            }
+        }
+    }
+
+    private ChosenExperts route(float[] hidden, int tokens, Team team, boolean together) {
         if (packed.length == 0) {
             throw new IllegalArgumentException("router: expected one with a weight, got one that is handed its logits");
         }
+        Arithmetic arithmetic = Arithmetic.best();
+        int h = config.hiddenDim();
         int pairs = config.pairsPerToken();
         ChosenExperts chosen = ChosenExperts.allocate(tokens, pairs);
         double[] weights = new double[tokens * pairs];
-        Scratch scratch = new Scratch();
-        scratch.require(0, paddedLogits(), groups());
-        for (int m = 0; m < tokens; m++) {
-            logits(Arithmetic.best(), hidden, m * config.hiddenDim(), scratch);
-            route(scratch, chosen.ids(), weights, m * pairs);
-        }
+        team.run(
+                together,
+                tokens,
+                (token, scratch) -> {
+                    scratch.require(0, paddedLogits(), groups());
+                    logits(arithmetic, hidden, token * h, scratch);
+                    route(scratch, chosen.ids(), weights, token * pairs);
+                },
+                new Scratch());
         for (int p = 0; p < weights.length; p++) {
             chosen.weights()[p] = (float) weights[p];
         }

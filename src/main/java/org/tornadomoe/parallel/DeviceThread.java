@@ -95,10 +95,16 @@ final class DeviceThread implements AutoCloseable {
     public void close() {
         open = false;
         LockSupport.unpark(thread);
+        awaitEnd(thread);
+    }
+
+    /** Waits whatever interrupts, which is kept. */
+    static void awaitEnd(Thread thread) {
         boolean interrupted = false;
-        while (thread.isAlive() && Thread.currentThread() != thread) {
+        while (true) {
             try {
                 thread.join();
+                break;
             } catch (InterruptedException later) {
                 interrupted = true;
             }

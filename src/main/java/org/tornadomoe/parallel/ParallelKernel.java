@@ -18,7 +18,7 @@ import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.EplbConfig;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.ScalarType;
-import org.tornadomoe.cpu.HostRouter;
+import org.tornadomoe.cpu.CpuRouter;
 import org.tornadomoe.modular.ChosenExperts;
 import org.tornadomoe.modular.DeviceMemory;
 import org.tornadomoe.modular.InsufficientMemoryException;
@@ -54,7 +54,7 @@ final class ParallelKernel implements MoeKernel {
 
     private final Spread spread;
     private final FusedMoeConfig config;
-    private final @Nullable HostRouter router;
+    private final @Nullable CpuRouter router;
     private final @Nullable LoadBalancer balancer;
     private final @Nullable Loader loader;
     private final Arena arena = Arena.ofShared();
@@ -113,7 +113,7 @@ final class ParallelKernel implements MoeKernel {
     }
 
     private ParallelKernel(
-            Spread spread, @Nullable HostRouter router, @Nullable LoadBalancer balancer, @Nullable Loader loader) {
+            Spread spread, @Nullable CpuRouter router, @Nullable LoadBalancer balancer, @Nullable Loader loader) {
         this.spread = spread;
         this.router = router;
         this.balancer = balancer;
@@ -130,9 +130,7 @@ final class ParallelKernel implements MoeKernel {
         LoadBalancer balancer = eplb == null ? null : new LoadBalancer(eplb, config.globalNumExperts(), devices);
         ParallelKernel kernel = new ParallelKernel(
                 spread,
-                spread.isRoutedByHost() && !config.router().isHandedIn()
-                        ? new HostRouter(config, whole.router())
-                        : null,
+                spread.isRoutedByHost() && !config.router().isHandedIn() ? new CpuRouter(config, whole.router()) : null,
                 balancer,
                 balancer == null ? null : loader);
         try {
@@ -440,7 +438,12 @@ final class ParallelKernel implements MoeKernel {
         if (config.router().isHandedIn()) {
             return chosen;
         }
-        return router == null ? null : router.route(hidden, tokens);
+        if (router == null) {
+            return null;
+        }
+        float[] x = new float[tokens * config.hiddenDim()];
+        HiddenStates.read(config.inDtype(), hidden, x, x.length);
+        return router.routeOnAllCores(x, tokens);
     }
 
     /** The output: the parts', in their order. */
@@ -558,7 +561,7 @@ final class ParallelKernel implements MoeKernel {
     public void close() {
         closing = true;
         if (mover != null) {
-            awaitEnd(mover);
+            DeviceThread.awaitEnd(mover);
         }
         try {
             each(part -> {
@@ -568,21 +571,6 @@ final class ParallelKernel implements MoeKernel {
         } finally {
             parts.forEach(part -> part.thread.close());
             arena.close();
-        }
-    }
-
-    private static void awaitEnd(Thread thread) {
-        boolean interrupted = false;
-        while (true) {
-            try {
-                thread.join();
-                break;
-            } catch (InterruptedException later) {
-                interrupted = true;
-            }
-        }
-        if (interrupted) {
-            Thread.currentThread().interrupt();
         }
     }
 }

@@ -1,5 +1,7 @@
 package org.tornadomoe.reference;
 
+import org.tornadomoe.modular.ChosenExperts;
+
 /**
  * Which experts each token goes to. A pair p is token p / K, slot p % K; a token's slots are ordered by descending score, the
  * shared experts last.
@@ -20,5 +22,14 @@ public record Routing(int tokens, int topK, int[] ids, double[] weights) {
             throw new IllegalArgumentException("routing: expected " + tokens + " * " + topK + " ids and weights, got "
                     + ids.length + " and " + weights.length);
         }
+    }
+
+    /** The same as kernels are told it, weights in float; shares the ids. */
+    public ChosenExperts chosen() {
+        float[] narrow = new float[weights.length];
+        for (int p = 0; p < narrow.length; p++) {
+            narrow[p] = (float) weights[p];
+        }
+        return new ChosenExperts(topK, ids, narrow);
     }
 }

@@ -16,7 +16,6 @@ import org.tornadomoe.quant.ExpertWeights;
 import org.tornadomoe.quant.RouterWeights;
 import org.tornadomoe.reference.Reference;
 import org.tornadomoe.reference.Router;
-import org.tornadomoe.reference.Routing;
 
 /**
  * A layer's router and the owners of its experts, shared ones included: where a token goes. Thread-safe. E + n experts, of which a token has
@@ -99,12 +98,8 @@ final class TokenRouter {
             return router.route(hidden, tokens);
         }
         double[] x = Reference.widen(Arrays.copyOf(hidden, tokens * hiddenDim()));
-        Routing routing = Router.route(config, weights, Router.logits(config, weights, x, tokens), tokens);
-        ChosenExperts chosen = new ChosenExperts(routing.topK(), routing.ids(), new float[routing.ids().length]);
-        for (int p = 0; p < chosen.weights().length; p++) {
-            chosen.weights()[p] = (float) routing.weights()[p];
-        }
-        return chosen;
+        return Router.route(config, weights, Router.logits(config, weights, x, tokens), tokens)
+                .chosen();
     }
 
     int ownerOf(int expert) {
