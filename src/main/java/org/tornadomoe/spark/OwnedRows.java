@@ -1,12 +1,9 @@
 package org.tornadomoe.spark;
 
-import java.util.ArrayDeque;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.Iterator;
 import java.util.List;
-import java.util.NoSuchElementException;
-import java.util.Queue;
 import org.apache.spark.sql.Row;
 import org.apache.spark.sql.RowFactory;
 import org.jspecify.annotations.Nullable;
@@ -16,34 +13,16 @@ import org.tornadomoe.modular.ChosenExperts;
  * What an owner's experts make of the rows that came to them: (id, owner, number of the row's owners, the sum of their weighted outputs),
  * computed some at a time. Holds the owner's engine from the first row until it is closed.
  */
-final class OwnedRows implements Iterator<Row>, AutoCloseable {
-    private final Iterator<Row> rows;
+final class OwnedRows extends RowsInBatches implements AutoCloseable {
     private final ExpertParallelScorer plan;
     private final @Nullable String address;
-    private final Queue<Row> computed = new ArrayDeque<>();
     private @Nullable Engine engine;
     private int owner;
 
     OwnedRows(Iterator<Row> rows, ExpertParallelScorer plan, @Nullable String address) {
-        this.rows = rows;
+        super(rows);
         this.plan = plan;
         this.address = address;
-    }
-
-    @Override
-    public boolean hasNext() {
-        if (computed.isEmpty() && rows.hasNext()) {
-            compute();
-        }
-        return !computed.isEmpty();
-    }
-
-    @Override
-    public Row next() {
-        if (!hasNext()) {
-            throw new NoSuchElementException();
-        }
-        return computed.remove();
     }
 
     private Engine engineOf(int owner) {
@@ -65,7 +44,8 @@ final class OwnedRows implements Iterator<Row>, AutoCloseable {
         return mine;
     }
 
-    private void compute() {
+    @Override
+    void more() {
         Row first = rows.next();
         Engine engine = engineOf(first.getInt(1));
         TokenRouter router = TokenRouter.of(plan.scorer(), plan.dealt());
@@ -101,7 +81,7 @@ final class OwnedRows implements Iterator<Row>, AutoCloseable {
         engine.took(System.nanoTime() - start, count, plan.scorer().latency().toNanos());
         for (int m = 0; m < count; m++) {
             Row row = batch.get(m);
-            computed.add(RowFactory.create(row.get(0), owner, row.getInt(2), sum(output, m * perRow, perRow, h)));
+            ready(RowFactory.create(row.get(0), owner, row.getInt(2), sum(output, m * perRow, perRow, h)));
         }
     }
 

@@ -1,11 +1,8 @@
 package org.tornadomoe.spark;
 
-import java.util.ArrayDeque;
 import java.util.ArrayList;
 import java.util.Iterator;
 import java.util.List;
-import java.util.NoSuchElementException;
-import java.util.Queue;
 import org.apache.spark.sql.Row;
 import org.apache.spark.sql.RowFactory;
 import org.tornadomoe.modular.ChosenExperts;
@@ -14,40 +11,23 @@ import org.tornadomoe.modular.ChosenExperts;
  * Of rows (id, hidden state) what goes to the owners of their experts: (id, owner, number of the row's owners, {@link SentToken}), one for
  * each owner, in ascending order of owners.
  */
-final class RoutedRows implements Iterator<Row> {
+final class RoutedRows extends RowsInBatches {
     /** Rows routed together. */
     private static final int BATCH = 64;
 
-    private final Iterator<Row> rows;
     private final TokenRouter router;
     private final int owners;
     private final boolean int8;
-    private final Queue<Row> routed = new ArrayDeque<>();
 
     RoutedRows(Iterator<Row> rows, TokenRouter router, ExpertParallelScorer plan) {
-        this.rows = rows;
+        super(rows);
         this.router = router;
         owners = plan.owners();
         int8 = router.quantizesTokens(plan.scorer().scheme());
     }
 
     @Override
-    public boolean hasNext() {
-        while (routed.isEmpty() && rows.hasNext()) {
-            route();
-        }
-        return !routed.isEmpty();
-    }
-
-    @Override
-    public Row next() {
-        if (!hasNext()) {
-            throw new NoSuchElementException();
-        }
-        return routed.remove();
-    }
-
-    private void route() {
+    void more() {
         int h = router.hiddenDim();
         List<Object> ids = new ArrayList<>(BATCH);
         float[] hidden = new float[BATCH * h];
@@ -89,7 +69,7 @@ final class RoutedRows implements Iterator<Row> {
         for (int owner = 0; owner < owners; owner++) {
             if (count[owner] > 0) {
                 byte[] sent = SentToken.toBytes(experts[owner], weights[owner], count[owner], hidden);
-                routed.add(RowFactory.create(id, owner, of, sent));
+                ready(RowFactory.create(id, owner, of, sent));
             }
         }
     }

@@ -1,46 +1,26 @@
 package org.tornadomoe.spark;
 
-import java.util.ArrayDeque;
 import java.util.ArrayList;
 import java.util.Iterator;
 import java.util.List;
-import java.util.NoSuchElementException;
-import java.util.Queue;
 import org.apache.spark.sql.Row;
 import org.apache.spark.sql.RowFactory;
 
 /** The rows of a partition with their outputs, computed some at a time as they are asked for. */
-final class ScoredRows implements Iterator<Row> {
-    private final Iterator<Row> rows;
+final class ScoredRows extends RowsInBatches {
     private final int column;
     private final Engine engine;
     private final long allowed;
-    private final Queue<Row> scored = new ArrayDeque<>();
 
     ScoredRows(Iterator<Row> rows, int column, Engine engine, long allowed) {
-        this.rows = rows;
+        super(rows);
         this.column = column;
         this.engine = engine;
         this.allowed = allowed;
     }
 
     @Override
-    public boolean hasNext() {
-        if (scored.isEmpty() && rows.hasNext()) {
-            score();
-        }
-        return !scored.isEmpty();
-    }
-
-    @Override
-    public Row next() {
-        if (!hasNext()) {
-            throw new NoSuchElementException();
-        }
-        return scored.remove();
-    }
-
-    private void score() {
+    void more() {
         int h = engine.layer().config().hiddenDim();
         int most = engine.batch();
         List<Row> batch = new ArrayList<>(most);
@@ -70,7 +50,7 @@ final class ScoredRows implements Iterator<Row> {
                 System.arraycopy(output, token++ * h, mine, 0, h);
                 values[row.size()] = mine;
             }
-            scored.add(RowFactory.create(values));
+            ready(RowFactory.create(values));
         }
     }
 
