@@ -1,10 +1,13 @@
 package org.tornadomoe.tornado;
 
 import java.util.Locale;
+import java.util.concurrent.locks.ReentrantReadWriteLock;
 import org.jspecify.annotations.Nullable;
+import uk.ac.manchester.tornado.api.TornadoExecutionPlan;
 import uk.ac.manchester.tornado.api.common.TornadoDevice;
 import uk.ac.manchester.tornado.api.enums.TornadoDeviceType;
 import uk.ac.manchester.tornado.api.enums.TornadoVMBackendType;
+import uk.ac.manchester.tornado.api.exceptions.TornadoExecutionPlanException;
 
 /**
  * A device and what it can do.
@@ -29,6 +32,8 @@ public record Device(
         Probe context,
         Probe dp4a,
         Probe int8Mma) {
+    /** For reading while a layer's plan runs, for writing while one is closed. */
+    private static final ReentrantReadWriteLock PLANS = new ReentrantReadWriteLock(true);
 
     static Device of(TornadoDevice device, TornadoVMBackendType backend, int index) {
         boolean interpreter = backend == TornadoVMBackendType.JAVA;
@@ -99,6 +104,29 @@ public record Device(
     public int preference() {
         int kind = tornado.getDeviceType() == TornadoDeviceType.GPU ? 0 : 10;
         return kind + (backend == TornadoVMBackendType.CUDA ? 0 : backend == TornadoVMBackendType.PTX ? 1 : 2);
+    }
+
+    /** A plan runs until {@link #unlockRunning}; meanwhile none is closed. */
+    static void lockRunning() {
+        PLANS.readLock().lock();
+    }
+
+    static void unlockRunning() {
+        PLANS.readLock().unlock();
+    }
+
+    /**
+     * Closes a plan on this device, while none of a layer's runs. TornadoVM (5.2.0) marks the whole device as reset then, and would refuse to run
+     * the others on it: the mark is taken back.
+     */
+    void close(TornadoExecutionPlan plan) throws TornadoExecutionPlanException {
+        PLANS.writeLock().lock();
+        try {
+            plan.close();
+        } finally {
+            tornado.getDeviceContext().setResetToFalse();
+            PLANS.writeLock().unlock();
+        }
     }
 
     @Override

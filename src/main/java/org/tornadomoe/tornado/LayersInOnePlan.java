@@ -120,7 +120,7 @@ public final class LayersInOnePlan implements AutoCloseable {
     @Override
     public void close() {
         try {
-            plan.close();
+            moe.device().close(plan);
         } catch (TornadoExecutionPlanException failure) {
             throw new MoeExecutionException("freeing the layers' device memory: " + failure.getMessage(), failure);
         } finally {

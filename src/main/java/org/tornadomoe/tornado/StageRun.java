@@ -158,10 +158,12 @@ final class StageRun {
                     .transferToHost(
                             DataTransferMode.EVERY_EXECUTION, graph.outputs().toArray());
             graph.resize(tokens);
-            try (TornadoExecutionPlan plan =
-                    new TornadoExecutionPlan(graph.tasks().snapshot())) {
+            TornadoExecutionPlan plan = new TornadoExecutionPlan(graph.tasks().snapshot());
+            try {
                 graph.launchOn(plan);
                 plan.execute();
+            } finally {
+                device.close(plan);
             }
         } catch (RuntimeException | LinkageError | TornadoInternalError | TornadoExecutionPlanException failure) {
             throw new MoeExecutionException("stage " + name + " on " + device + ": " + failure.getMessage(), failure);

@@ -10,7 +10,6 @@ import java.util.List;
 import java.util.Map;
 import java.util.Objects;
 import java.util.concurrent.locks.ReentrantLock;
-import java.util.concurrent.locks.ReentrantReadWriteLock;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 import java.util.stream.IntStream;
@@ -49,12 +48,6 @@ final class TornadoMoeKernel implements MoeKernel {
 
     /** Who may not touch memory that is its caller's thread's alone. */
     private static final Thread ANOTHER = Thread.ofPlatform().unstarted(() -> {});
-
-    /**
-     * Held for reading while a plan runs, for writing while one is closed: TornadoVM (5.2.0) marks a plan's whole device as reset when it closes the plan,
-     * and refuses to run the others on it then.
-     */
-    private static final ReentrantReadWriteLock CLOSING = new ReentrantReadWriteLock(true);
 
     /** One plan is compiled at a time. */
     private static final ReentrantLock COMPILING = new ReentrantLock(true);
@@ -157,14 +150,10 @@ final class TornadoMoeKernel implements MoeKernel {
     }
 
     private static void close(Running running, Device device) {
-        CLOSING.writeLock().lock();
         try {
-            running.plan.close();
+            device.close(running.plan);
         } catch (TornadoExecutionPlanException | RuntimeException | TornadoInternalError failure) {
             throw failed("freeing the layer's device memory", device, failure);
-        } finally {
-            device.tornado().getDeviceContext().setResetToFalse();
-            CLOSING.writeLock().unlock();
         }
     }
 
@@ -220,7 +209,7 @@ final class TornadoMoeKernel implements MoeKernel {
                     0,
                     Math.min(tokens, slotOfToken.length));
             arrays.answersChoice = chosen != null;
-            CLOSING.readLock().lock();
+            Device.lockRunning();
             try {
                 if (isTimed()) {
                     executeTimed(hidden, tokens);
@@ -241,7 +230,7 @@ final class TornadoMoeKernel implements MoeKernel {
                             arrays.topkWeights.getSegment(), ValueLayout.JAVA_FLOAT, 0, chosen.weights(), 0, pairs);
                 }
             } finally {
-                CLOSING.readLock().unlock();
+                Device.unlockRunning();
             }
         } finally {
             turn.unlock();
@@ -261,11 +250,11 @@ final class TornadoMoeKernel implements MoeKernel {
         try {
             refresh();
             arrays.adapters.init(-1);
-            CLOSING.readLock().lock();
+            Device.lockRunning();
             try {
                 executeTimed(hidden, tokens);
             } finally {
-                CLOSING.readLock().unlock();
+                Device.unlockRunning();
             }
             return stageTimes;
         } finally {
