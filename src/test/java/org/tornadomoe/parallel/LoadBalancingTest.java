@@ -26,18 +26,14 @@ import org.tornadomoe.MoeOptions;
 import org.tornadomoe.RandomLayer;
 import org.tornadomoe.config.EplbConfig;
 import org.tornadomoe.config.FusedMoeConfig;
-import org.tornadomoe.config.Int8MoeBackend;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.config.QuantKey;
 import org.tornadomoe.config.RouterConfig;
 import org.tornadomoe.config.ScoringFunction;
-import org.tornadomoe.cpu.CpuExperts;
 import org.tornadomoe.modular.ChosenExperts;
 import org.tornadomoe.modular.DeviceMemory;
-import org.tornadomoe.modular.GeneralExperts;
 import org.tornadomoe.modular.MoeExecutionException;
 import org.tornadomoe.modular.MoeKernel;
-import org.tornadomoe.modular.StageValues;
 import org.tornadomoe.modular.TopKRouter;
 import org.tornadomoe.oracle.Int8MoeOracle;
 import org.tornadomoe.quant.Int8Experts;
@@ -300,36 +296,14 @@ class LoadBalancingTest {
     // ---- devices that fail, or are full
 
     /** The cores under other names, with as much memory as is said, of which one can be told to load nothing more. */
-    private static final class Narrow implements GeneralExperts {
+    private static final class Narrow extends NamedCores {
         static final int EXPERT_BYTES = 100;
 
-        final List<String> log = Collections.synchronizedList(new ArrayList<>());
         volatile boolean failing;
         volatile long limit = Long.MAX_VALUE;
 
-        @Override
-        public Int8MoeBackend backend() {
-            return Int8MoeBackend.CPU;
-        }
-
-        @Override
-        public int order() {
-            return 0;
-        }
-
-        @Override
-        public List<String> devices() {
-            return List.of("narrow:0", "narrow:1", "narrow:2");
-        }
-
-        @Override
-        public String device(FusedMoeConfig config) {
-            return Objects.requireNonNull(config.device());
-        }
-
-        @Override
-        public boolean supportsCurrentDevice(FusedMoeConfig config) {
-            return devices().contains(config.device());
+        Narrow() {
+            super("narrow");
         }
 
         @Override
@@ -345,41 +319,17 @@ class LoadBalancingTest {
         }
 
         @Override
-        public StageValues stages(
-                FusedMoeConfig config, Int8Experts experts, float[] hidden, int tokens, StageValues given) {
-            throw new UnsupportedOperationException();
-        }
-
-        @Override
         public MoeKernel load(FusedMoeConfig config, Int8Experts experts) {
             String name = device(config);
             if (failing && name.equals("narrow:1")) {
                 throw new MoeExecutionException("out of luck");
             }
             log.add(name + " loaded");
-            MoeKernel kernel = new CpuExperts().load(config, experts);
             int bytes = EXPERT_BYTES * experts.w13().experts();
-            return new MoeKernel() {
-                @Override
-                public void forward(
-                        MemorySegment hidden, int tokens, MemorySegment output, @Nullable ChosenExperts chosen) {
-                    kernel.forward(hidden, tokens, output, chosen);
-                }
-
-                @Override
-                public String device() {
-                    return name;
-                }
-
+            return new Kernel(config, experts) {
                 @Override
                 public long deviceBytes() {
                     return bytes;
-                }
-
-                @Override
-                public void close() {
-                    kernel.close();
-                    log.add(name + " closed");
                 }
             };
         }

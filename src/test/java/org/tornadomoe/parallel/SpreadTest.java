@@ -10,7 +10,6 @@ import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.Collections;
 import java.util.List;
-import java.util.Objects;
 import java.util.concurrent.ExecutorService;
 import java.util.concurrent.Executors;
 import java.util.concurrent.Future;
@@ -26,19 +25,15 @@ import org.tornadomoe.RandomLayer;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.FusedMoeParallelConfig;
 import org.tornadomoe.config.GroupShape;
-import org.tornadomoe.config.Int8MoeBackend;
 import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.config.MoeActivation;
 import org.tornadomoe.config.RouterConfig;
 import org.tornadomoe.config.ScalarType;
 import org.tornadomoe.config.ScoringFunction;
-import org.tornadomoe.cpu.CpuExperts;
 import org.tornadomoe.modular.ChosenExperts;
-import org.tornadomoe.modular.GeneralExperts;
 import org.tornadomoe.modular.MoeExecutionException;
 import org.tornadomoe.modular.MoeKernel;
-import org.tornadomoe.modular.StageValues;
 import org.tornadomoe.oracle.Int8MoeOracle;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.Int8Quantizer;
@@ -298,53 +293,23 @@ class SpreadTest {
     // ---- a device that fails
 
     /** The cores under other names, of which one can be told to fail. */
-    private static final class Fragile implements GeneralExperts {
+    private static final class Fragile extends NamedCores {
         static final String BROKEN = "fragile:1";
 
-        final List<String> log = Collections.synchronizedList(new ArrayList<>());
         volatile boolean failing;
         volatile boolean failsToLoad;
         volatile boolean failsToClose;
 
-        @Override
-        public Int8MoeBackend backend() {
-            return Int8MoeBackend.CPU;
-        }
-
-        @Override
-        public int order() {
-            return 0;
-        }
-
-        @Override
-        public List<String> devices() {
-            return List.of("fragile:0", BROKEN, "fragile:2");
-        }
-
-        @Override
-        public String device(FusedMoeConfig config) {
-            return Objects.requireNonNull(config.device());
-        }
-
-        @Override
-        public boolean supportsCurrentDevice(FusedMoeConfig config) {
-            return devices().contains(config.device());
-        }
-
-        @Override
-        public StageValues stages(
-                FusedMoeConfig config, Int8Experts experts, float[] hidden, int tokens, StageValues given) {
-            throw new UnsupportedOperationException();
+        Fragile() {
+            super("fragile");
         }
 
         @Override
         public MoeKernel load(FusedMoeConfig config, Int8Experts experts) {
-            String name = device(config);
-            if (failsToLoad && name.equals(BROKEN)) {
+            if (failsToLoad && device(config).equals(BROKEN)) {
                 throw new MoeExecutionException("no context");
             }
-            MoeKernel kernel = new CpuExperts().load(config, experts);
-            return new MoeKernel() {
+            return new Kernel(config, experts) {
                 @Override
                 public void forward(
                         MemorySegment hidden, int tokens, MemorySegment output, @Nullable ChosenExperts chosen) {
@@ -352,23 +317,12 @@ class SpreadTest {
                     if (failing && name.equals(BROKEN)) {
                         throw new MoeExecutionException("ran into a wall");
                     }
-                    kernel.forward(hidden, tokens, output, chosen);
-                }
-
-                @Override
-                public String device() {
-                    return name;
-                }
-
-                @Override
-                public long deviceBytes() {
-                    return 1;
+                    super.forward(hidden, tokens, output, chosen);
                 }
 
                 @Override
                 public void close() {
-                    kernel.close();
-                    log.add(name + " closed");
+                    super.close();
                     if (failsToClose && name.equals(BROKEN)) {
                         throw new MoeExecutionException("will not let go");
                     }
