@@ -22,7 +22,7 @@ class MoeTasksTest {
     @Test
     void aModelAsOnePlanIsItsLayersOneByOne() throws Exception {
         float[] hidden = LAYER.hidden(9, 1);
-        try (SmallModel model = SmallModel.of(LAYER, 3, Int8Scheme.W8A8_CHANNEL)) {
+        try (SmallModel model = SmallModel.of(LAYER, 32, Int8Scheme.W8A8_CHANNEL)) {
             float[][] asOne = model.asOnePlan(hidden, false, 9, 4, 9);
             float[] oneByOne = model.oneByOne(new TornadoPortableExperts(), hidden, 9);
             assertThat(asOne[0]).isEqualTo(oneByOne);
