@@ -15,6 +15,7 @@ import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.modular.ChosenExperts;
 import org.tornadomoe.modular.MoeExecutionException;
 import org.tornadomoe.modular.MoeKernel;
+import org.tornadomoe.modular.Replicas;
 import org.tornadomoe.modular.StageValues;
 import org.tornadomoe.quant.HiddenStates;
 import org.tornadomoe.quant.Int8Activations;
@@ -58,6 +59,7 @@ final class CpuMoeKernel implements MoeKernel {
     private final PackedWeights w13;
     private final PackedWeights w2;
     private final @Nullable LoraAdapter[] adapters;
+    private @Nullable Replicas replicas;
 
     private final ReentrantLock turn = new ReentrantLock();
     private final Scratch scratch = new Scratch();
@@ -73,6 +75,7 @@ final class CpuMoeKernel implements MoeKernel {
     private int tokens;
     private final float[] hidden; // [M, H]
     private final int[] ids; // [P]
+    private final int[] own; // [P]: the ids; where experts move by load, those of the pairs that are done here, and -1 for the others
     private final double[] weights; // [P]
     private final float[] a1; // [R, H] as the first GEMM reads it
     private final float[] a1Scales; // [R, groups]
@@ -128,6 +131,8 @@ final class CpuMoeKernel implements MoeKernel {
             int pairs = Math.multiplyExact(m, pairsPerToken);
             hidden = new float[Math.multiplyExact(m, h)];
             ids = new int[pairs];
+            own = config.moeParallelConfig().enableEplb() ? new int[pairs] : ids;
+            replicas = own == ids ? null : Replicas.allHere(expertMap.length, e -> expertMap[e]);
             weights = new double[pairs];
             a1 = int8 || config.applyRouterWeightOnInput() ? new float[Math.multiplyExact(rows, h)] : hidden;
             a1Scales = new float[int8 ? Math.multiplyExact(rows, w13.groups()) : 0];
@@ -173,6 +178,8 @@ final class CpuMoeKernel implements MoeKernel {
         adapters = first.adapters;
         hidden = new float[first.hidden.length];
         ids = new int[first.ids.length];
+        own = first.own == first.ids ? ids : new int[ids.length];
+        replicas = first.replicas;
         weights = new double[first.weights.length];
         a1 = first.a1 == first.hidden ? hidden : new float[first.a1.length];
         a1Scales = new float[first.a1Scales.length];
@@ -259,6 +266,7 @@ final class CpuMoeKernel implements MoeKernel {
                             Int8Activations.tensorScale(config.applyRouterWeightOnInput() ? a1 : hidden, rows * h);
                     team.run(together, rows, quantizeTokens, scratch);
                 }
+                place();
                 group();
                 endStage("routeAndQuantize");
                 if (slotOfToken != null) {
@@ -292,6 +300,23 @@ final class CpuMoeKernel implements MoeKernel {
         } finally {
             turn.unlock();
         }
+    }
+
+    @Override
+    public void setReplicas(Replicas replicas) {
+        turn.lock();
+        try {
+            this.replicas = replicas;
+        } finally {
+            turn.unlock();
+        }
+    }
+
+    @Override
+    public int[] expertLoads() {
+        return IntStream.range(0, active.length)
+                .map(e -> start[e + 1] - start[e])
+                .toArray();
     }
 
     @Override
@@ -359,7 +384,7 @@ final class CpuMoeKernel implements MoeKernel {
 
     private void quantizePairs(int pair, Scratch s) {
         s.require(Math.max(h, i), router.paddedLogits(), router.groups());
-        if (local(ids[pair]) >= 0) {
+        if (local(own[pair]) >= 0) {
             quantize(act, pair, i, w2, a2Scale, a2, a2Scales, sums2, s);
         }
     }
@@ -411,12 +436,21 @@ final class CpuMoeKernel implements MoeKernel {
         return id >= 0 && id < expertMap.length ? expertMap[id] : -1;
     }
 
+    /** Which pairs are done here. */
+    private void place() {
+        if (replicas != null) {
+            for (int p = 0; p < tokens * pairsPerToken; p++) {
+                own[p] = replicas.isHere(ids[p], p / pairsPerToken) ? ids[p] : -1;
+            }
+        }
+    }
+
     /** Pairs in the order of their local experts, ascending within one. */
     private void group() {
         int pairs = tokens * pairsPerToken;
         Arrays.fill(start, 0);
         for (int p = 0; p < pairs; p++) {
-            int e = local(ids[p]);
+            int e = local(own[p]);
             if (e >= 0) {
                 start[e + 1]++;
             } else if (isDynamicTensor(a2Scale)) {
@@ -431,7 +465,7 @@ final class CpuMoeKernel implements MoeKernel {
             start[e + 1] += start[e];
         }
         for (int p = 0; p < pairs; p++) {
-            int e = local(ids[p]);
+            int e = local(own[p]);
             if (e >= 0) {
                 order[start[e]++] = p;
             }
@@ -521,7 +555,7 @@ final class CpuMoeKernel implements MoeKernel {
             return;
         }
         for (int p = 0; p < tokens * pairsPerToken; p++) {
-            if (ids[p] >= config.globalNumExperts()) {
+            if (own[p] >= config.globalNumExperts()) {
                 int at = p / pairsPerToken * h + column;
                 for (int c = at; c < at + count; c++) {
                     output[c] += weights[p] * hidden[c];
@@ -609,7 +643,7 @@ final class CpuMoeKernel implements MoeKernel {
 
     /** A x for w13, x the token without router weight. */
     private void shrinkTokens(int pair, Scratch s) {
-        LoraAdapter adapter = local(ids[pair]) < 0 ? null : adapter(pair);
+        LoraAdapter adapter = local(own[pair]) < 0 ? null : adapter(pair);
         if (adapter != null) {
             int rows = LoraAdapter.slices(config) * adapter.rank();
             int a = LoraAdapter.offset(adapter.w13A(), ids[pair], rows * h);
@@ -633,7 +667,7 @@ final class CpuMoeKernel implements MoeKernel {
     }
 
     private void shrinkPairs(int pair, Scratch s) {
-        LoraAdapter adapter = local(ids[pair]) < 0 ? null : adapter(pair);
+        LoraAdapter adapter = local(own[pair]) < 0 ? null : adapter(pair);
         if (adapter != null) {
             int a = LoraAdapter.offset(adapter.w2A(), ids[pair], adapter.rank() * i);
             product(adapter.w2A(), a, adapter.rank(), act, pair * i, i, shrunk2, pair * config.maxLoraRank());
@@ -692,6 +726,7 @@ final class CpuMoeKernel implements MoeKernel {
         }
 
         System.arraycopy(given.topkIds(), 0, ids, 0, pairs);
+        System.arraycopy(given.topkIds(), 0, own, 0, pairs);
         for (int p = 0; p < pairs; p++) {
             weights[p] = given.topkWeights()[p];
         }

@@ -101,6 +101,11 @@ public interface FusedMoeExperts {
         return false;
     }
 
+    /** Whether its kernels can have a part of the pairs of an expert, and count what each has; see {@link MoeKernel#setReplicas}. Not one of vLLM's predicates. */
+    default boolean supportsEplb() {
+        return false;
+    }
+
     /**
      * What else stands in the way, such as what the device lacks. Asked last, and whatever the answers before it were.
      *
@@ -220,6 +225,9 @@ public interface FusedMoeExperts {
         }
         if (config.hasBias() && !supportsBias()) {
             add(no, "biases", "no biases");
+        }
+        if (parallel.enableEplb() && !supportsEplb()) {
+            add(no, "EPLB", "no load balancing");
         }
         no.addAll(obstacles(config, weightKey, activationKey));
         return no;

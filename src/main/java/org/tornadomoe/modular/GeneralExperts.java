@@ -45,6 +45,11 @@ public interface GeneralExperts extends FusedMoeExperts {
         return true;
     }
 
+    @Override
+    default boolean supportsEplb() {
+        return true;
+    }
+
     /** All that a configuration may have: its alignment has no limit of its own. */
     @Override
     default boolean supportsExperts(int numExperts) {

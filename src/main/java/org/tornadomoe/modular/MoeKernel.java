@@ -76,6 +76,24 @@ public interface MoeKernel extends AutoCloseable {
     }
 
     /**
+     * Tells which pairs are this kernel's from now on, where experts move by load ({@link
+     * org.tornadomoe.config.FusedMoeParallelConfig#enableEplb}); until then all of the experts' that it has. No call is under way meanwhile.
+     *
+     * @param replicas of the whole layer's experts, those that aren't here included
+     */
+    default void setReplicas(Replicas replicas) {
+        throw new UnsupportedOperationException("kernel does not support EPLB");
+    }
+
+    /**
+     * [experts here], by their local numbers: the pairs of each in the last call, where experts move by load. To be asked by whoever made that
+     * call, before another is made; valid until then.
+     */
+    default int[] expertLoads() {
+        throw new UnsupportedOperationException("kernel does not support EPLB");
+    }
+
+    /**
      * Whether a kernel that fails may go unnoticed where it runs, so that the results of a first call should be compared with
      * the definition's.
      */

@@ -2,16 +2,13 @@ package org.tornadomoe.parallel;
 
 import java.util.Arrays;
 import java.util.stream.IntStream;
-import org.tornadomoe.modular.ChosenExperts;
+import org.tornadomoe.modular.Replicas;
 
 /**
  * Which device has which experts. L logical experts, the layer's, are P physical ones, P at least L: those with several are replicated. Device d
  * has the slots d · P/devices and on. Immutable.
  */
 final class ExpertPlacement {
-    /** 2^32 by the golden ratio, which spreads consecutive tokens. */
-    private static final int HASH = (int) 2_654_435_769L;
-
     private final int devices;
     private final int[] physicalToLogical;
     private final LogicalMaps maps;
@@ -107,7 +104,7 @@ final class ExpertPlacement {
         if (id < 0 || id >= logical()) {
             return -1;
         }
-        return maps.logicalToPhysical[id][Integer.remainderUnsigned(token * HASH, maps.replicaCount[id])];
+        return maps.logicalToPhysical[id][Replicas.replica(token, maps.replicaCount[id])];
     }
 
     /** The device of such a pair, or -1. */
@@ -116,20 +113,23 @@ final class ExpertPlacement {
         return physical < 0 ? -1 : physical / (physicalToLogical.length / devices);
     }
 
-    /**
-     * What each device is to do of a call: the ids that go elsewhere are -1. Zero experts go to one device that has expert 0, since that is who adds
-     * them.
-     */
-    ChosenExperts share(ChosenExperts chosen, int tokens, int device) {
-        int k = chosen.topK();
-        int withExpert0 = device(0, 0);
-        int[] ids = new int[tokens * k];
-        for (int p = 0; p < ids.length; p++) {
-            int id = chosen.ids()[p];
-            int where = id >= logical() ? withExpert0 : device(id, p / k);
-            ids[p] = where == device ? id : -1;
+    /** Which pairs are a device's. Zero experts are with expert 0's first replica, since one device adds them. */
+    Replicas replicas(int device) {
+        int experts = logical();
+        int slots = physicalToLogical.length / devices;
+        int[] table = new int[Replicas.ROW * (experts + 1)];
+        for (int e = 0; e <= experts; e++) {
+            int[] physical = e < experts ? maps.logicalToPhysical[e] : new int[] {maps.logicalToPhysical[0][0]};
+            int row = Replicas.ROW * e;
+            table[row] = e < experts ? maps.replicaCount[e] : 1;
+            for (int replica = table[row] - 1; replica >= 0; replica--) {
+                if (physical[replica] / slots == device) {
+                    table[row + 1] = replica;
+                    table[row + 2]++;
+                }
+            }
         }
-        return new ChosenExperts(k, ids, chosen.weights());
+        return new Replicas(table);
     }
 
     /** The load of the busiest device by that of their mean, if replicas share evenly; 1 without load. */

@@ -7,8 +7,7 @@ import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.EplbConfig;
 
 /**
- * Where a layer's experts are, and what they have had to do. Counted on the host, from the ids of each call: with copies of experts they are chosen
- * there anyway, and without they come back with a call's answer. One thread at a time.
+ * Where a layer's experts are, and what they have had to do, which the devices count. One thread at a time.
  */
 final class LoadBalancer {
     private static final System.Logger LOG = System.getLogger(LoadBalancer.class.getName());
@@ -36,45 +35,32 @@ final class LoadBalancer {
         return placement;
     }
 
-    /** Whether the next call's ids are of use. */
-    boolean wantsIds() {
-        return window.isRecording() || logsNext();
-    }
-
-    private boolean logsNext() {
-        return config.logBalancedness() && (steps + 1) % config.logBalancednessInterval() == 0;
-    }
-
     /**
      * Takes note of a call that is through.
      *
-     * @param ids [tokens, pairsPerToken]; null if nobody asked for them
+     * @param pairs of each device, [its experts], in the order of {@link ExpertPlacement#experts}
      * @return whether a rearrangement is due
      */
-    boolean passed(int @Nullable [] ids, int tokens, int pairsPerToken) {
-        if (ids != null) {
-            int[] load = new int[placement.logical()];
-            long[] here = new long[loads.length];
-            for (int p = 0; p < tokens * pairsPerToken; p++) {
-                int device = placement.device(ids[p], p / pairsPerToken);
-                if (device >= 0) {
-                    load[ids[p]]++;
-                    here[device]++;
-                }
+    boolean passed(List<int[]> pairs) {
+        int[] load = new int[placement.logical()];
+        long[] here = new long[loads.length];
+        for (int device = 0; device < here.length; device++) {
+            int[] experts = placement.experts(device);
+            for (int i = 0; i < experts.length; i++) {
+                load[experts[i]] += pairs.get(device)[i];
+                here[device] += pairs.get(device)[i];
             }
-            window.record(load);
-            for (int device = 0; device < here.length; device++) {
-                loads[device] += here[device];
-            }
-            if (logsNext()) {
-                LOG.log(
-                        System.Logger.Level.INFO,
-                        "expert loads of the devices: " + Arrays.toString(here) + ", balancedness "
-                                + ExpertBalance.balancedness(
-                                        Arrays.stream(here).boxed().toList()));
-            }
+            loads[device] += here[device];
         }
+        window.record(load);
         steps++;
+        if (config.logBalancedness() && steps % config.logBalancednessInterval() == 0) {
+            LOG.log(
+                    System.Logger.Level.INFO,
+                    "expert loads of the devices: " + Arrays.toString(here) + ", balancedness "
+                            + ExpertBalance.balancedness(
+                                    Arrays.stream(here).boxed().toList()));
+        }
         return window.isRearrangementDue();
     }
 

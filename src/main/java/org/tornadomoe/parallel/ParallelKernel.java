@@ -141,6 +141,9 @@ final class ParallelKernel implements MoeKernel {
                         : balancer.placement().experts(rank);
                 kernel.add(() -> loader.load(number, experts));
             }
+            if (balancer != null) {
+                kernel.place(balancer.placement());
+            }
             return kernel;
         } catch (RuntimeException | Error failure) {
             kernel.closeAfter(failure);
@@ -257,17 +260,9 @@ final class ParallelKernel implements MoeKernel {
         try {
             MemorySegment given = readable(hidden, tokens);
             ChosenExperts handed = handed(given, tokens, chosen);
-            ExpertPlacement placement = balancer == null ? null : balancer.placement();
-            int k = config.pairsPerToken();
-            // What comes back of the experts chosen, from the first device.
-            ChosenExperts answer = chosen == null && handed == null && balancer != null && balancer.wantsIds()
-                    ? ChosenExperts.allocate(tokens, k)
-                    : chosen;
             each(part -> {
-                ChosenExperts told = part.rank == 0 ? answer : null;
-                if (handed != null) {
-                    told = placement == null ? handed : placement.share(handed, tokens, part.rank);
-                }
+                // What comes back of the experts chosen, from the first device.
+                ChosenExperts told = handed != null ? handed : part.rank == 0 ? chosen : null;
                 if (slotOfToken == null) {
                     part.kernel.forward(given, tokens, part.output, told);
                 } else {
@@ -280,8 +275,10 @@ final class ParallelKernel implements MoeKernel {
                 System.arraycopy(handed.weights(), 0, chosen.weights(), 0, handed.weights().length);
             }
             add(tokens, output);
-            ChosenExperts known = handed != null ? handed : answer;
-            if (balancer != null && balancer.passed(known == null ? null : known.ids(), tokens, k)) {
+            if (balancer != null
+                    && balancer.passed(parts.stream()
+                            .map(part -> part.kernel.expertLoads())
+                            .toList())) {
                 rearrange(balancer);
             }
         } finally {
@@ -393,11 +390,17 @@ final class ParallelKernel implements MoeKernel {
                 replaced.add(all.set(part.rank, part));
             }
             parts = List.copyOf(all);
+            place(after);
             balancer.moved(after);
             return replaced;
         } finally {
             turn.unlock();
         }
+    }
+
+    /** Tells each device which pairs are its own; also those whose experts stay, since other devices may have copies of them now. */
+    private void place(ExpertPlacement placement) {
+        parts.forEach(part -> part.kernel.setReplicas(placement.replicas(part.rank)));
     }
 
     /** All, also those after one that fails. */

@@ -29,8 +29,8 @@ import org.tornadomoe.reference.Reference;
  * are added. With tensor parallelism and activations in int8 each device finds the scale of its own columns, as vLLM's ranks do; the result
  * is near that of one device, but not the same.
  *
- * <p>With load balancing ({@link EplbConfig}) experts move between the devices while calls go on, and popular ones may be on several: then the
- * host chooses each token's experts, and which device each of them is for, as far as there are copies. Where the experts are is the loaded layer's.
+ * <p>With load balancing ({@link EplbConfig}) experts move between the devices while calls go on, and popular ones may be on several: then each
+ * device knows which tokens are its own. Where the experts are is the loaded layer's.
  *
  * @param config the whole layer's
  * @param ranks what was chosen for each device, in the order in which outputs are added; with load balancing for the most experts that it may have
@@ -245,9 +245,9 @@ public record Spread(
                 > 1;
     }
 
-    /** Whether the host chooses the experts, because devices could differ, or because more than one has the chosen expert. */
+    /** Whether the host chooses the experts, because devices could differ. */
     boolean isRoutedByHost() {
-        return ranks.size() > 1 && (isMixed() || (eplb != null && eplb.numRedundantExperts() > 0));
+        return ranks.size() > 1 && isMixed();
     }
 
     /**

@@ -14,6 +14,7 @@ import org.tornadomoe.config.Int8MoeBackend;
 import org.tornadomoe.modular.ChosenExperts;
 import org.tornadomoe.modular.GeneralExperts;
 import org.tornadomoe.modular.MoeKernel;
+import org.tornadomoe.modular.Replicas;
 import org.tornadomoe.modular.StageValues;
 import org.tornadomoe.quant.HiddenStates;
 import org.tornadomoe.quant.Int8Experts;
@@ -141,9 +142,11 @@ public class ReferenceExperts implements GeneralExperts {
         return floats;
     }
 
-    /** Needs no turn-taking: the reference keeps nothing between calls. */
+    /** Needs no turn-taking: but for the loads, the reference keeps nothing between calls. */
     private static final class Kernel implements MoeKernel {
         private final Int8Experts experts;
+        private volatile @Nullable Replicas replicas;
+        private volatile int[] loads = {};
         private final @Nullable LoraAdapter[] adapters;
 
         Kernel(Int8Experts experts) {
@@ -182,14 +185,45 @@ public class ReferenceExperts implements GeneralExperts {
             double[] logits =
                     handed ? new double[0] : Router.logits(config, experts.router(), Reference.widen(in), tokens);
             Routing routed = handed ? handedIn(chosen, tokens) : Router.route(config, experts.router(), logits, tokens);
-            Stages stages = Reference.forward(experts, in, logits, routed, adapterOfToken);
+            Stages stages = Reference.forward(experts, in, logits, placed(routed), adapterOfToken);
             float[] out = narrow(stages.output());
             HiddenStates.write(experts.config().inDtype(), out, values, output);
             if (chosen != null && !handed) {
-                Routing routing = stages.routing();
-                System.arraycopy(routing.ids(), 0, chosen.ids(), 0, routing.ids().length);
-                System.arraycopy(narrow(routing.weights()), 0, chosen.weights(), 0, routing.weights().length);
+                System.arraycopy(routed.ids(), 0, chosen.ids(), 0, routed.ids().length);
+                System.arraycopy(narrow(routed.weights()), 0, chosen.weights(), 0, routed.weights().length);
             }
+        }
+
+        /** Without what is other devices' to do, where experts move by load; and takes note of the loads. */
+        private Routing placed(Routing routed) {
+            if (!experts.config().moeParallelConfig().enableEplb()) {
+                return routed;
+            }
+            Replicas known = replicas;
+            Replicas here = known == null
+                    ? Replicas.allHere(experts.config().globalNumExperts(), experts::expertMap)
+                    : known;
+            int[] load = new int[experts.w13().experts()];
+            int[] ids = routed.ids().clone();
+            for (int p = 0; p < ids.length; p++) {
+                ids[p] = here.isHere(ids[p], p / routed.topK()) ? ids[p] : -1;
+                int local = Reference.local(experts, ids[p]);
+                if (local >= 0) {
+                    load[local]++;
+                }
+            }
+            loads = load;
+            return new Routing(routed.tokens(), routed.topK(), ids, routed.weights());
+        }
+
+        @Override
+        public void setReplicas(Replicas replicas) {
+            this.replicas = replicas;
+        }
+
+        @Override
+        public int[] expertLoads() {
+            return loads;
         }
 
         private static Routing handedIn(@Nullable ChosenExperts chosen, int tokens) {

@@ -1,6 +1,7 @@
 package org.tornadomoe.tornado;
 
 import java.util.List;
+import java.util.stream.Stream;
 import org.tornadomoe.tornado.kernels.AlignKernels;
 import org.tornadomoe.tornado.kernels.CombineKernels;
 import org.tornadomoe.tornado.kernels.GemmKernels;
@@ -93,7 +94,9 @@ final class BatchedStages extends LayerStages {
                         GemmKernels.BLOCK),
                 List.of(a.expertNumTokens, a.firstPlaces, a.expertIds, a.padded),
                 List.of(a.sortedIds));
-        return List.of(alignCount(local, 0), countTokens, slots, blocks, places);
+        return Stream.of(List.of(alignCount(local, 0)), loads(), List.of(countTokens, slots, blocks, places))
+                .flatMap(List::stream)
+                .toList();
     }
 
     /** tokens → slots. */

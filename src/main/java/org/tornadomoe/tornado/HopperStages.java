@@ -53,6 +53,7 @@ final class HopperStages extends LayerStages {
                         routes ? prepare("prepare", !weighted) : List.<Stage>of(),
                         routes ? List.of(route()) : List.<Stage>of(),
                         routes ? List.of(topK(m -> m > ROUTED_TOGETHER)) : List.<Stage>of(),
+                        place(m -> !routes || m > ROUTED_TOGETHER),
                         List.of(sort(m -> !routes || m > ROUTED_TOGETHER)),
                         List.of(quantize(m -> weighted || !routes || isTiled(m), weighted ? 0 : 1)),
                         activated(),
@@ -81,12 +82,16 @@ final class HopperStages extends LayerStages {
         return Stream.of(
                         copy("copyHeader", a.header, true, m -> a.header.getSize()),
                         copy("copyHidden", a.incoming(), true, ints),
+                        a.balanced
+                                ? copy("copyReplicas", a.replicas, true, m -> a.replicas.getSize())
+                                : List.<Stage>of(),
                         handedIn ? copy("copyIds", a.topkIds, true, m -> m * k) : List.<Stage>of(),
                         handedIn ? copy("copyWeights", a.topkWeights, true, m -> m * k) : List.<Stage>of(),
                         halves ? List.of(widenHidden()) : List.<Stage>of(),
                         all(),
                         halves ? List.of(narrowOutput()) : List.<Stage>of(),
                         copy("copyOutput", a.outgoing(), false, ints),
+                        a.balanced ? copy("copyLoads", a.loads, false, m -> a.localExperts) : List.<Stage>of(),
                         handedIn
                                 ? List.<Stage>of()
                                 : copy("copyIds", a.topkIds, false, m -> a.answersChoice ? m * k : 0),
@@ -133,6 +138,24 @@ final class HopperStages extends LayerStages {
     @Override
     List<Stage> topK() {
         return config.router().isHandedIn() ? List.of() : List.of(topK(m -> true));
+    }
+
+    @Override
+    List<Stage> place() {
+        return place(m -> true);
+    }
+
+    private List<Stage> place(IntPredicate when) {
+        if (!a.balanced) {
+            return List.of();
+        }
+        int k = config.pairsPerToken();
+        return List.of(stage(
+                "place",
+                m -> when.test(m) ? new Launch("place", 128, Math.ceilDiv(m * k, 128), 1, 0) : Launch.NONE,
+                List.of(a.topkIds, a.replicas),
+                List.of(a.placedIds),
+                List.of(k, config.globalNumExperts())));
     }
 
     /** Blocks of experts that live elsewhere are a thing of tests, and left to the kernels in Java. */
@@ -223,9 +246,19 @@ final class HopperStages extends LayerStages {
                             ? Launch.NONE
                             : new Launch("route", 32 * warps, a.localExperts, 1, shared);
                 },
-                List.of(a.logits, a.correctionBias, a.expertMap),
-                List.of(a.topkIds, a.topkWeights, a.keys, a.sortedIds, a.expertIds, a.padded),
-                Stream.concat(choice().stream(), Stream.of(config.globalNumExperts(), a.localExperts))
+                List.of(a.logits, a.correctionBias, a.expertMap, a.replicas),
+                List.of(
+                        a.topkIds,
+                        a.topkWeights,
+                        a.placedIds,
+                        a.keys,
+                        a.sortedIds,
+                        a.expertIds,
+                        a.padded,
+                        a.loads),
+                Stream.concat(
+                                choice().stream(),
+                                Stream.of(config.globalNumExperts(), a.localExperts, a.balanced ? 1 : 0))
                         .toList());
     }
 
@@ -242,9 +275,13 @@ final class HopperStages extends LayerStages {
         return stage(
                 "align",
                 m -> when.test(m) ? new Launch("align", 1024, a.localExperts, 1, 4 * a.localExperts) : Launch.NONE,
-                List.of(a.topkIds, a.expertMap),
-                List.of(a.keys, a.sortedIds, a.expertIds, a.padded),
-                List.of(config.pairsPerToken(), config.globalNumExperts(), a.localExperts));
+                List.of(a.placedIds, a.expertMap),
+                List.of(a.keys, a.sortedIds, a.expertIds, a.padded, a.loads),
+                List.of(
+                        config.pairsPerToken(),
+                        config.globalNumExperts(),
+                        a.localExperts,
+                        a.balanced ? 1 : 0));
     }
 
     /** Keys of a token's choices, and of their groups. */

@@ -19,6 +19,7 @@ import org.tornadomoe.config.ScalarType;
 import org.tornadomoe.modular.DeviceMemory;
 import org.tornadomoe.modular.InsufficientMemoryException;
 import org.tornadomoe.modular.PrepareAndFinalize;
+import org.tornadomoe.modular.Replicas;
 import org.tornadomoe.modular.WorkspaceShapes;
 import org.tornadomoe.quant.HiddenStates;
 import org.tornadomoe.quant.Int8Experts;
@@ -57,6 +58,7 @@ final class LayerArrays implements AutoCloseable {
             "routerBias",
             "correctionBias",
             "expertMap",
+            "replicas",
             "w13",
             "w13Scales",
             "w13ZeroPoints",
@@ -161,6 +163,18 @@ final class LayerArrays implements AutoCloseable {
 
     /** [E]: the local number of an expert, −1 if it lives elsewhere. */
     final IntArray expertMap;
+
+    /** Whether experts move by load. */
+    final boolean balanced;
+
+    /** Where experts move by load, [E + 1, 3], as {@link Replicas} has it. */
+    final IntArray replicas;
+
+    /** [P]: {@link #topkIds}; where experts move by load, those of this device's pairs, and −1 for the others. */
+    final IntArray placedIds;
+
+    /** Where experts move by load, [local E]: the pairs of each. */
+    final IntArray loads;
 
     /** [P]: the expert a pair is sorted by, −1 if it is left out. */
     final IntArray keys;
@@ -364,6 +378,10 @@ final class LayerArrays implements AutoCloseable {
         topkIds = ints("topkIds");
         topkWeights = floats("topkWeights");
         expertMap = ints("expertMap");
+        balanced = config.moeParallelConfig().enableEplb();
+        replicas = ints("replicas");
+        placedIds = balanced ? ints("placedIds") : topkIds;
+        loads = ints("loads");
         keys = ints("keys");
         ranks = ints("ranks");
         counts = ints("counts");
@@ -437,12 +455,20 @@ final class LayerArrays implements AutoCloseable {
         for (int expert = 0; expert < config.globalNumExperts(); expert++) {
             expertMap.set(expert, experts.expertMap(expert));
         }
+        if (balanced) {
+            setReplicas(Replicas.allHere(config.globalNumExperts(), experts::expertMap));
+        }
         int layout = LayerStages.Activation.of(config).layout();
         pack(experts.w13(), experts.w13Bias(), layout, w13);
         pack(experts.w2(), experts.w2Bias(), ActivationKernels.NO_GATE, w2);
         tokenScale.set(0, a1Scale == null ? 0 : a1Scale);
         pairScale.set(0, a2Scale == null ? 0 : a2Scale);
         copy(experts.router());
+    }
+
+    void setReplicas(Replicas given) {
+        MemorySegment.copy(
+                given.table(), 0, replicas.getSegment(), ValueLayout.JAVA_INT, 0, given.table().length);
     }
 
     Map<String, Long> sizes() {
@@ -695,6 +721,12 @@ final class LayerArrays implements AutoCloseable {
         sizes.put("topkIds", p);
         sizes.put("topkWeights", p);
         sizes.put("expertMap", e);
+        boolean balanced = config.moeParallelConfig().enableEplb();
+        sizes.put("replicas", balanced ? Replicas.ROW * (e + 1) : 1);
+        if (balanced) {
+            sizes.put("placedIds", p);
+        }
+        sizes.put("loads", balanced ? localExperts : 1);
         sizes.put("keys", p);
         sizes.put("ranks", p);
         sizes.put("counts", (p + AlignKernels.CHUNK - 1) / AlignKernels.CHUNK * e);

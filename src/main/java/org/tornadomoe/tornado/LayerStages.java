@@ -27,7 +27,7 @@ import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
 import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 
 /**
- * The kernels of a layer, in the order of a forward pass: {@link #logits}, {@link #topK}, {@link #align}, {@link #quantizeTokens}, {@link
+ * The kernels of a layer, in the order of a forward pass: {@link #logits}, {@link #topK}, {@link #place}, {@link #align}, {@link #quantizeTokens}, {@link
  * #dispatch}, {@link #gateUp}, {@link #activateAndQuantize}, {@link #down}, {@link #combine}, {@link #zeroExperts}. Each is a list, empty
  * where the layer has no such step. Here they are in the standard format.
  */
@@ -58,6 +58,7 @@ sealed class LayerStages permits BatchedStages, HopperStages {
         return Stream.of(
                         logits(),
                         topK(),
+                        place(),
                         align(),
                         alignParts(),
                         quantizeTokens(),
@@ -217,13 +218,48 @@ sealed class LayerStages permits BatchedStages, HopperStages {
         return router.renormalize() || softmaxOfChosen ? 1 : 0;
     }
 
+    /** ids → ids of this device's pairs; none where experts stay where they are. */
+    List<Stage> place() {
+        if (!a.balanced) {
+            return List.of();
+        }
+        int e = config.globalNumExperts();
+        int k = config.pairsPerToken();
+        return List.of(new Stage(
+                "place",
+                AlignKernels.SCATTER_GROUP,
+                m -> Math.ceilDiv(m * k, AlignKernels.SCATTER_GROUP),
+                m -> 1,
+                (g, task) -> g.task(
+                        task, AlignKernels::place, context, a.header, a.topkIds, a.replicas, a.placedIds, k, e),
+                List.of(a.header, a.topkIds, a.replicas),
+                List.of(a.placedIds)));
+    }
+
+    /** The chunks' counts → loads; none where experts stay where they are. */
+    final List<Stage> loads() {
+        if (!a.balanced) {
+            return List.of();
+        }
+        int local = a.localExperts;
+        int k = config.pairsPerToken();
+        return List.of(new Stage(
+                "loads",
+                AlignKernels.SCATTER_GROUP,
+                m -> Math.ceilDiv(local, AlignKernels.SCATTER_GROUP),
+                m -> 1,
+                (g, task) -> g.task(task, AlignKernels::loads, context, a.header, a.counts, a.loads, k, local),
+                List.of(a.header, a.counts),
+                List.of(a.loads)));
+    }
+
     /**
      * ids → pairs sorted by expert; those of experts that live elsewhere are left out. A layer for so few tokens that their pairs
      * hardly share experts gives each pair a block of its own.
      */
     List<Stage> align() {
         long mostPairs = (long) config.maxNumTokens() * config.pairsPerToken();
-        boolean allHere = a.localExperts == config.globalNumExperts();
+        boolean allHere = a.localExperts == config.globalNumExperts() && !a.balanced;
         return allHere && 4 * mostPairs <= config.globalNumExperts() ? List.of(assignBlocks()) : align(0);
     }
 
@@ -240,7 +276,7 @@ sealed class LayerStages permits BatchedStages, HopperStages {
                         AlignKernels::assignBlocks,
                         context,
                         a.header,
-                        a.topkIds,
+                        a.placedIds,
                         a.expertMap,
                         a.keys,
                         a.sortedIds,
@@ -248,7 +284,7 @@ sealed class LayerStages permits BatchedStages, HopperStages {
                         a.padded,
                         k,
                         e),
-                List.of(a.header, a.topkIds, a.expertMap),
+                List.of(a.header, a.placedIds, a.expertMap),
                 List.of(a.keys, a.sortedIds, a.expertIds, a.padded));
     }
 
@@ -300,7 +336,9 @@ sealed class LayerStages permits BatchedStages, HopperStages {
                         keyCount),
                 List.of(a.header, a.keys, a.ranks, a.counts, a.sortedIds),
                 List.of(a.sortedIds));
-        return List.of(count, offsets, scatter);
+        return Stream.of(List.of(count), keep == 0 ? loads() : List.<Stage>of(), List.of(offsets, scatter))
+                .flatMap(List::stream)
+                .toList();
     }
 
     /** Aligned pairs → those of each part's experts; none where there is one part, or a GEMM that takes all at once. */
@@ -352,7 +390,7 @@ sealed class LayerStages permits BatchedStages, HopperStages {
                         AlignKernels::count,
                         context,
                         a.header,
-                        a.topkIds,
+                        a.placedIds,
                         a.expertMap,
                         a.keys,
                         a.ranks,
@@ -361,7 +399,7 @@ sealed class LayerStages permits BatchedStages, HopperStages {
                         e,
                         keyCount,
                         keep),
-                List.of(a.header, a.topkIds, a.expertMap),
+                List.of(a.header, a.placedIds, a.expertMap),
                 List.of(a.keys, a.ranks, a.counts));
     }
 
@@ -1125,14 +1163,14 @@ sealed class LayerStages permits BatchedStages, HopperStages {
                         RouterKernels::addZeroExperts,
                         context,
                         a.header,
-                        a.topkIds,
+                        a.placedIds,
                         a.topkWeights,
                         a.hidden,
                         a.output,
                         pairs,
                         firstId,
                         h),
-                List.of(a.header, a.topkIds, a.topkWeights, a.hidden, a.output),
+                List.of(a.header, a.placedIds, a.topkWeights, a.hidden, a.output),
                 List.of(a.output)));
     }
 

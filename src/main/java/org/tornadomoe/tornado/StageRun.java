@@ -72,6 +72,7 @@ final class StageRun {
         }
 
         MemorySegment.copy(given.topkIds(), 0, a.topkIds.getSegment(), ValueLayout.JAVA_INT, 0, pairs);
+        MemorySegment.copy(given.topkIds(), 0, a.placedIds.getSegment(), ValueLayout.JAVA_INT, 0, pairs);
         put(given.topkWeights(), a.topkWeights);
         execute("quantizeTokens", stages.quantizeTokens());
         int[] everyToken =

@@ -19,6 +19,7 @@ import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.modular.ChosenExperts;
 import org.tornadomoe.modular.MoeExecutionException;
 import org.tornadomoe.modular.MoeKernel;
+import org.tornadomoe.modular.Replicas;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.LoraAdapter;
 import org.tornadomoe.tuning.LaunchConfigs;
@@ -118,6 +119,9 @@ final class TornadoMoeKernel implements MoeKernel {
             if (arrays.config.isLoraEnabled()) {
                 everyCall.add(arrays.adapters);
             }
+            if (arrays.balanced) {
+                everyCall.add(arrays.replicas);
+            }
             List<Object> weights = new ArrayList<>(graph.inputs());
             everyCall.retainAll(weights);
             weights.removeAll(everyCall);
@@ -130,6 +134,9 @@ final class TornadoMoeKernel implements MoeKernel {
             }
             if (!arrays.config.router().isHandedIn()) {
                 graph.tasks().transferToHost(DataTransferMode.UNDER_DEMAND, arrays.topkIds, arrays.topkWeights);
+            }
+            if (arrays.balanced && !graph.copiesToHost(arrays.loads)) {
+                graph.tasks().transferToHost(DataTransferMode.UNDER_DEMAND, arrays.loads);
             }
             Running running =
                     new Running(graph, new TornadoExecutionPlan(graph.tasks().snapshot()));
@@ -166,6 +173,21 @@ final class TornadoMoeKernel implements MoeKernel {
         } finally {
             turn.unlock();
         }
+    }
+
+    @Override
+    public void setReplicas(Replicas replicas) {
+        turn.lock();
+        try {
+            arrays.setReplicas(replicas);
+        } finally {
+            turn.unlock();
+        }
+    }
+
+    @Override
+    public int[] expertLoads() {
+        return arrays.loads.toHeapArray();
     }
 
     /** What a plan has sent to the device once it doesn't send again, so changed adapters need another plan. */
@@ -221,6 +243,9 @@ final class TornadoMoeKernel implements MoeKernel {
                         arrays.outgoing().getSegment(),
                         output,
                         arrays.config.inDtype().bytes() * values);
+                if (arrays.balanced) {
+                    fetch(arrays.loads, arrays.localExperts);
+                }
                 if (chosen != null && !handedIn) {
                     int pairs = tokens * arrays.config.pairsPerToken();
                     fetch(arrays.topkIds, pairs);

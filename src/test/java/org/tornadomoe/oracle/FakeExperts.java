@@ -34,6 +34,7 @@ class FakeExperts implements FusedMoeExperts {
         LORA,
         EXPERTS,
         BIAS,
+        EPLB,
         OBSTACLES
     }
 
@@ -134,6 +135,11 @@ class FakeExperts implements FusedMoeExperts {
     @Override
     public boolean supportsLora() {
         return ok(Predicate.LORA);
+    }
+
+    @Override
+    public boolean supportsEplb() {
+        return ok(Predicate.EPLB);
     }
 
     @Override

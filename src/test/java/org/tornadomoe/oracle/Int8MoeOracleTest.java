@@ -62,6 +62,8 @@ class Int8MoeOracleTest {
                 .batchInvariant(true)
                 .isLoraEnabled(true)
                 .hasBias(true)
+                .moeParallelConfig(
+                        FusedMoeParallelConfig.builder().eplb(true).build())
                 .build();
     }
 
@@ -92,7 +94,7 @@ class Int8MoeOracleTest {
             case PARALLEL_CONFIG ->
                 "kernel does not support parallel config FusedMoEParallelConfig(tp_size=1, pcp_size=1, dp_size=1,"
                         + " ep_size=1, tp_rank=0, pcp_rank=0, dp_rank=0, ep_rank=0, sp_size=1, use_ep=False,"
-                        + " all2all_backend='allgather_reducescatter', enable_eplb=False)";
+                        + " all2all_backend='allgather_reducescatter', enable_eplb=True)";
             case ROUTING_METHOD -> "kernel does not support routing method 4";
             case ROUTER_LOGITS_DTYPE -> "kernel does not support router logits dtype torch.float32";
             case SHAPE -> "kernel does not support 128 hidden dim is not supported";
@@ -101,6 +103,7 @@ class Int8MoeOracleTest {
             case LORA -> "kernel does not support LoRA";
             case EXPERTS -> "kernel's moe_align_block_size requires fewer than 1024 padded experts";
             case BIAS -> "kernel does not support biases";
+            case EPLB -> "kernel does not support EPLB";
             case OBSTACLES -> "beads are few";
         };
     }
@@ -130,7 +133,7 @@ class Int8MoeOracleTest {
     @Test
     void whatALayerDoesNotNeedIsNotAsked() {
         FakeExperts experts =
-                triton(Predicate.NO_ACT_AND_MUL, Predicate.BATCH_INVARIANCE, Predicate.LORA, Predicate.BIAS);
+                triton(Predicate.NO_ACT_AND_MUL, Predicate.BATCH_INVARIANCE, Predicate.LORA, Predicate.BIAS, Predicate.EPLB);
         assertThat(ask(experts, layer().build()).supported()).isTrue();
     }
 

@@ -76,7 +76,7 @@ class DeviceSpreadTest {
                 .flatMap(devices -> Stream.of(false, true).map(copies -> Arguments.of(devices, copies)));
     }
 
-    /** Without copies the devices route, with them the host. Calls go on while weights are loaded beside those in use. */
+    /** Calls, of many tokens and of few, go on while weights are loaded beside those in use. */
     @ParameterizedTest
     @MethodSource("balanced")
     void expertsMoveWhileCallsGoOn(List<String> devices, boolean copies) {
@@ -94,13 +94,17 @@ class DeviceSpreadTest {
         try (Int8Experts whole = Int8Quantizer.quantize(weights, Int8Scheme.W8A8_CHANNEL, Progress.NONE);
                 MoeLayer layer = MoeLayer.of(whole, options)) {
             for (int moves = 1; moves <= 2; moves++) {
-                float[] hidden = weights.hidden(TOKENS, moves);
-                double[] expected = Reference.forward(whole, hidden, TOKENS).output();
+                float[] many = weights.hidden(TOKENS, moves);
+                float[] few = weights.hidden(5, moves);
+                double[] ofMany = Reference.forward(whole, many, TOKENS).output();
+                double[] ofFew = Reference.forward(whole, few, 5).output();
                 int least = calls + 16;
                 while (calls < least
                         || (calls < 2000
                                 && Objects.requireNonNull(layer.balance()).rearrangements() < moves)) {
-                    assertThat(Reference.relativeL2(Reference.widen(layer.forward(hidden)), expected))
+                    boolean isFew = calls % 3 == 1;
+                    float[] output = layer.forward(isFew ? few : many);
+                    assertThat(Reference.relativeL2(Reference.widen(output), isFew ? ofFew : ofMany))
                             .isLessThan(2e-3);
                     calls++;
                 }

@@ -12,7 +12,7 @@ import net.jqwik.api.Property;
 import net.jqwik.api.constraints.IntRange;
 import org.junit.jupiter.api.Test;
 import org.tornadomoe.config.EplbConfig;
-import org.tornadomoe.modular.ChosenExperts;
+import org.tornadomoe.modular.Replicas;
 
 /** Where experts are to be, what they have had to do, and who takes which pair. */
 class EplbPolicyTest {
@@ -198,24 +198,22 @@ class EplbPolicyTest {
     @Test
     void aCallIsSharedOutOnce() {
         ExpertPlacement placement = new ExpertPlacement(new int[] {1, 0, 2, 0, 0, 1}, 3, 3);
-        ChosenExperts chosen = ChosenExperts.allocate(50, 3);
-        SplittableRandom random = new SplittableRandom(1);
-        Arrays.setAll(chosen.ids(), _ -> random.nextInt(-1, 5));
+        int[] ids = new SplittableRandom(1).ints(120, -1, 5).toArray();
         int[] takers = new int[120];
         for (int device = 0; device < 3; device++) {
-            ChosenExperts share = placement.share(chosen, 40, device);
-            assertThat(share.ids()).hasSize(120);
+            Replicas replicas = placement.replicas(device);
+            assertThat(replicas.table()).hasSize(4 * 3);
             for (int p = 0; p < 120; p++) {
-                int id = share.ids()[p];
-                if (id != -1) {
-                    assertThat(id).isEqualTo(chosen.ids()[p]);
+                int id = ids[p];
+                if (replicas.isHere(id, p / 3)) {
                     assertThat(placement.experts(device)).contains(id < 3 ? id : 0);
+                    assertThat(device).isEqualTo(id < 3 ? placement.device(id, p / 3) : 0);
                     takers[p]++;
                 }
             }
         }
         for (int p = 0; p < 120; p++) {
-            assertThat(takers[p]).isEqualTo(chosen.ids()[p] == -1 ? 0 : 1);
+            assertThat(takers[p]).isEqualTo(ids[p] == -1 ? 0 : 1);
         }
     }
 
@@ -240,18 +238,18 @@ class EplbPolicyTest {
     }
 
     @Test
-    void idsThatAreNoExpertsAreNotCounted() {
+    void loadsAreOfTheLayersExpertsAndOfTheDevices() {
         EplbConfig config =
                 EplbConfig.DEFAULT.withWindowSize(8).withStepInterval(8).withNumRedundantExperts(1);
         LoadBalancer balancer = new LoadBalancer(config, 3, 2);
-        assertThat(balancer.wantsIds()).isTrue();
-        assertThat(balancer.passed(new int[] {0, 2, -1, 7, 1, 1, 0, 0}, 3, 2)).isFalse();
+        // Physical 0 1 | 2 0.
+        assertThat(balancer.passed(List.of(new int[] {1, 2}, new int[] {1, 0}))).isFalse();
         assertThat(balancer.window()).containsExactly(1, 2, 1);
-        // Physical 0 1 | 2 0; token 0 takes expert 0's first replica.
         assertThat(balancer.balance().loads()).containsExactly(3L, 1L);
         assertThat(balancer.balance().balancedness()).isEqualTo(2.0 / 3);
         assertThat(balancer.balance().experts()).isEqualTo(List.of(List.of(0, 1), List.of(2, 0)));
-        assertThat(balancer.passed(null, 3, 2)).isTrue();
+        assertThat(balancer.passed(List.of(new int[] {0, 0}, new int[] {5, 1}))).isTrue();
+        assertThat(balancer.window()).containsExactly(2, 2, 6);
     }
 
     @Test

@@ -12,6 +12,7 @@ import org.tornadomoe.cpu.CpuExperts;
 import org.tornadomoe.modular.ChosenExperts;
 import org.tornadomoe.modular.GeneralExperts;
 import org.tornadomoe.modular.MoeKernel;
+import org.tornadomoe.modular.Replicas;
 import org.tornadomoe.modular.StageValues;
 import org.tornadomoe.quant.Int8Experts;
 
@@ -70,6 +71,16 @@ abstract class NamedCores implements GeneralExperts {
         @Override
         public void forward(MemorySegment hidden, int tokens, MemorySegment output, @Nullable ChosenExperts chosen) {
             kernel.forward(hidden, tokens, output, chosen);
+        }
+
+        @Override
+        public void setReplicas(Replicas replicas) {
+            kernel.setReplicas(replicas);
+        }
+
+        @Override
+        public int[] expertLoads() {
+            return kernel.expertLoads();
         }
 
         @Override

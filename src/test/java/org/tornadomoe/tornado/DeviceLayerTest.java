@@ -306,6 +306,14 @@ class DeviceLayerTest {
     }
 
     @Test
+    void pairsOfReplicasAreFoundAndCounted() {
+        for (Device device : devices()) {
+            ReplicaChecks.match(device, 300, 8, 96);
+            ReplicaChecks.match(device, 7, 3, 300);
+        }
+    }
+
+    @Test
     void hiddenStatesOf16Bits() {
         for (Device device : devices()) {
             for (ScalarType type : List.of(ScalarType.F16, ScalarType.BF16)) {

@@ -1,5 +1,6 @@
 package org.tornadomoe.tornado.kernels;
 
+import org.tornadomoe.modular.Replicas;
 import uk.ac.manchester.tornado.api.KernelContext;
 import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 
@@ -22,7 +23,7 @@ public final class AlignKernels {
     /** Work-items of the one group of {@link #offsets}; each has {@link #MAX_EXPERTS} / {@code SCAN_GROUP} experts. */
     public static final int SCAN_GROUP = 256;
 
-    /** Work-items of a group of {@link #scatter}. */
+    /** Work-items of a group of {@link #scatter}, {@link #place} and {@link #loads}. */
     public static final int SCATTER_GROUP = 128;
 
     /** The most experts: the size of the local arrays. */
@@ -31,6 +32,64 @@ public final class AlignKernels {
     private static final int EXPERTS_AN_ITEM = MAX_EXPERTS / SCAN_GROUP;
 
     private AlignKernels() {}
+
+    /**
+     * Which pairs are this device's, where experts are on several: the ids of the others become −1.
+     *
+     * <p>Grid: a work-item a pair, groups of {@link #SCATTER_GROUP}. Costs 20 bytes a pair, most of them from the cache.
+     *
+     * @param header [0] = M
+     * @param topkIds [P]; from {@code globalExperts} on zero experts
+     * @param replicas [globalExperts + 1, 3] as {@link Replicas} has it
+     * @param placedIds [P], written
+     */
+    public static void place(
+            KernelContext ctx,
+            IntArray header,
+            IntArray topkIds,
+            IntArray replicas,
+            IntArray placedIds,
+            int topK,
+            int globalExperts) {
+        int pair = ctx.globalIdx;
+        if (pair < header.get(0) * topK) {
+            int id = topkIds.get(pair);
+            int placed = -1;
+            if (id >= 0) {
+                int row = (id < globalExperts ? id : globalExperts) * Replicas.ROW;
+                int count = replicas.get(row);
+                int hash = pair / topK * Replicas.HASH;
+                // The unsigned remainder; the devices' languages have none in common with Java.
+                int replica = ((hash >>> 1) % count * 2 + (hash & 1)) % count - replicas.get(row + 1);
+                if (replica >= 0 && replica < replicas.get(row + 2)) {
+                    placed = id;
+                }
+            }
+            placedIds.set(pair, placed);
+        }
+    }
+
+    /**
+     * The pairs of each expert.
+     *
+     * <p>Grid: a work-item an expert, groups of {@link #SCATTER_GROUP}. Costs 4·chunks·E bytes.
+     *
+     * @param header [0] = M
+     * @param counts [chunks, E], of {@link #count}
+     * @param loads [E], written
+     */
+    public static void loads(
+            KernelContext ctx, IntArray header, IntArray counts, IntArray loads, int topK, int numExperts) {
+        int expert = ctx.globalIdx;
+        if (expert < numExperts) {
+            int chunks = (header.get(0) * topK + CHUNK - 1) / CHUNK;
+            int load = 0;
+            for (int chunk = 0; chunk < chunks; chunk++) {
+                load += counts.get(chunk * numExperts + expert);
+            }
+            loads.set(expert, load);
+        }
+    }
 
     /**
      * Counts the pairs of each expert in a chunk, and each pair's rank among the chunk's pairs of the same expert.

@@ -553,9 +553,10 @@ extern "C" __global__ void __launch_bounds__(128) topK(const int *header, const 
 
 // The place of one expert's run and the pairs in it, by a group, each of whose warps has a run of neighbouring pairs. Every group counts all
 // experts' pairs for itself: that is less than waiting for one another. counts: [experts]. A pair's key is written by its expert's group, and
-// by the first one's where it is left out.
+// by the first one's where it is left out. With balanced 1 the expert's load is written.
 __device__ __forceinline__ void alignExpert(int expert, int *counts, const int *header, const int *topkIds, const int *expertMap, int *keys,
-                            int *sortedIds, int *expertIds, int *padded, int pairsPerToken, int globalExperts, int experts) {
+                            int *sortedIds, int *expertIds, int *padded, int *loads, int pairsPerToken, int globalExperts, int experts,
+                            int balanced) {
     __shared__ int ofWarp[32], blocksBefore[32], blocksOfAll[32];
     int warps = blockDim.x >> 5, warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
     int pairs = header[0] * pairsPerToken, blockSize = header[1];
@@ -622,23 +623,47 @@ __device__ __forceinline__ void alignExpert(int expert, int *counts, const int *
     if (expert == 0 && threadIdx.x == 0) {
         padded[0] = all * blockSize;
     }
+    if (balanced && threadIdx.x == 0) {
+        loads[expert] = total;
+    }
+}
+
+// The id, if a token's pair with that expert is this device's, else -1; see Replicas. From globalExperts on ids are zero experts'.
+__device__ __forceinline__ int placedId(int id, int token, const int *replicas, int globalExperts) {
+    if (id < 0) {
+        return -1;
+    }
+    const int *row = replicas + 3 * min(id, globalExperts);
+    int replica = (unsigned) token * 2654435769u % (unsigned) row[0] - row[1];
+    return replica >= 0 && replica < row[2] ? id : -1;
+}
+
+// Grid: groups of 128, a pair a work-item.
+extern "C" __global__ void __launch_bounds__(128) place(const int *header, const int *topkIds, const int *replicas, int *placedIds,
+                                                        int pairsPerToken, int globalExperts) {
+    afterPredecessor();
+    int p = blockIdx.x * 128 + threadIdx.x;
+    if (p < header[0] * pairsPerToken) {
+        placedIds[p] = placedId(topkIds[p], p / pairsPerToken, replicas, globalExperts);
+    }
 }
 
 // ids -> pairs in expert order. Grid: a group of 1024 for every expert here. Shared memory: as many ints.
 extern "C" __global__ void __launch_bounds__(1024) align(
-    const int *header, const int *topkIds, const int *expertMap, int *keys, int *sortedIds, int *expertIds, int *padded, int pairsPerToken,
-    int globalExperts, int experts) {
+    const int *header, const int *topkIds, const int *expertMap, int *keys, int *sortedIds, int *expertIds, int *padded, int *loads,
+    int pairsPerToken, int globalExperts, int experts, int balanced) {
     extern __shared__ int dynamic[];
     afterPredecessor();
-    alignExpert(blockIdx.x, dynamic, header, topkIds, expertMap, keys, sortedIds, expertIds, padded, pairsPerToken, globalExperts,
-                experts);
+    alignExpert(blockIdx.x, dynamic, header, topkIds, expertMap, keys, sortedIds, expertIds, padded, loads, pairsPerToken, globalExperts,
+                experts, balanced);
 }
 
-// topK and align for as many tokens as a group has warps. Grid: a group of a warp a token, but at least four, for every expert here; each
+// topK, place and align for as many tokens as a group has warps. Grid: a group of a warp a token, but at least four, for every expert here; each
 // chooses for itself. Shared memory: a warp's 4 * (choices + groups) bytes, but at least 4 * experts, and 8 for every pair.
 extern "C" __global__ void __launch_bounds__(1024) route(
-    const int *header, const float *logits, const float *correctionBias, const int *expertMap, int *topkIds, float *topkWeights, int *keys,
-    int *sortedIds, int *expertIds, int *padded, CHOICE_PARAMETERS, int globalExperts, int experts) {
+    const int *header, const float *logits, const float *correctionBias, const int *expertMap, const int *replicas, int *topkIds, float *topkWeights,
+    int *placedIds, int *keys, int *sortedIds, int *expertIds, int *padded, int *loads, CHOICE_PARAMETERS, int globalExperts, int experts,
+    int balanced) {
     extern __shared__ int dynamic[];
     afterPredecessor();
     Choice c = CHOICE;
@@ -656,7 +681,17 @@ extern "C" __global__ void __launch_bounds__(1024) route(
             topkWeights[p] = weights[p];
         }
     }
-    alignExpert(blockIdx.x, dynamic, header, ids, expertMap, keys, sortedIds, expertIds, padded, slots, globalExperts, experts);
+    if (balanced) {
+        for (int p = threadIdx.x; p < pairs; p += blockDim.x) {
+            ids[p] = placedId(ids[p], p / slots, replicas, globalExperts);
+            if (blockIdx.x == 0) {
+                placedIds[p] = ids[p];
+            }
+        }
+        __syncthreads();
+    }
+    alignExpert(blockIdx.x, dynamic, header, ids, expertMap, keys, sortedIds, expertIds, padded, loads, slots, globalExperts, experts,
+                balanced);
 }
 
 // ---- the sum over a token's experts

@@ -1,0 +1,49 @@
+package org.tornadomoe.modular;
+
+import java.util.function.IntUnaryOperator;
+
+/**
+ * Which pairs of a token and an expert are a device's, in a layer whose experts may be on several devices (vLLM: EPLB). The replicas of an expert are
+ * numbered by device, so that those of one device are neighbours. A pair is the replica's that a hash of the token's place in the call gives, so
+ * that every device finds the same without asking the others.
+ *
+ * @param table [E + 1, 3]: of each of the layer's experts, shared ones included, the replicas that there are, the first one here, and how many are
+ *     here; then the same of zero experts
+ */
+public record Replicas(int[] table) {
+    /** 2^32 by the golden ratio, which spreads consecutive tokens. */
+    public static final int HASH = (int) 2_654_435_769L;
+
+    /** Ints of an expert's row. */
+    public static final int ROW = 3;
+
+    /**
+     * Of experts that are on one device each.
+     *
+     * @param experts E
+     * @param expertMap an expert's local number, -1 if it is elsewhere; zero experts are with expert 0
+     */
+    public static Replicas allHere(int experts, IntUnaryOperator expertMap) {
+        int[] table = new int[ROW * (experts + 1)];
+        for (int e = 0; e <= experts; e++) {
+            table[ROW * e] = 1;
+            table[ROW * e + 2] = expertMap.applyAsInt(e % experts) >= 0 ? 1 : 0;
+        }
+        return new Replicas(table);
+    }
+
+    /** The replica of a token's pair, from 0 to {@code count} - 1. */
+    public static int replica(int token, int count) {
+        return Integer.remainderUnsigned(token * HASH, count);
+    }
+
+    /** Ids of no expert, below 0, are nobody's. */
+    public boolean isHere(int id, int token) {
+        if (id < 0) {
+            return false;
+        }
+        int row = Math.min(ROW * id, table.length - ROW);
+        int replica = replica(token, table[row]) - table[row + 1];
+        return replica >= 0 && replica < table[row + 2];
+    }
+}
