@@ -59,8 +59,8 @@ public final class MoeLayer implements AutoCloseable {
     private final @Nullable TopKRouter function;
     private final Lanes lanes;
 
-    /** For all lanes. */
-    private final List<Long> bytesByDevice;
+    /** One a lane. */
+    private final List<MoeKernel> kernels;
 
     private final @Nullable MoeListener listener;
 
@@ -82,11 +82,7 @@ public final class MoeLayer implements AutoCloseable {
         kernel = lanes.getFirst();
         this.router = router;
         function = options.router();
-        bytesByDevice = IntStream.range(0, spread.ranks().size())
-                .mapToObj(rank -> lanes.stream()
-                        .mapToLong(lane -> lane.bytesByDevice().get(rank))
-                        .sum())
-                .toList();
+        kernels = List.copyOf(lanes);
         this.lanes = new Lanes(lanes, source, options.laneWait());
         listener = options.listener();
         filled = new boolean[config.isLoraEnabled() ? config.maxLoras() : 0];
@@ -511,8 +507,14 @@ public final class MoeLayer implements AutoCloseable {
         return List.copyOf(parts);
     }
 
+    /** For all lanes. */
     private List<Long> bytesByDevice() {
-        return spread.eplb() == null ? bytesByDevice : kernel.bytesByDevice();
+        List<List<Long>> ofLanes =
+                kernels.stream().map(MoeKernel::bytesByDevice).toList();
+        return IntStream.range(0, spread.ranks().size())
+                .mapToObj(rank ->
+                        ofLanes.stream().mapToLong(lane -> lane.get(rank)).sum())
+                .toList();
     }
 
     /** How the experts of a layer with load balancing lie by now; null of one without. Waits for the call that is under way. */

@@ -431,6 +431,11 @@ final class Bench implements Callable<Integer> {
             } while (warm < WINDOWS && elapsed(begin) < seconds);
             double error = error(spread, experts, kernel, window(pool, warm - 1, m, rowBytes), m, out);
 
+            // While the host checked, the device fell asleep, and what calls it cooled down.
+            begin = System.nanoTime();
+            for (int run = 0; run == 0 || elapsed(begin) < seconds / 4; run++) {
+                kernel.forward(window(pool, run, m, rowBytes), m, out, null);
+            }
             List<Double> calls = new ArrayList<>();
             Map<String, List<Double>> kernels = new LinkedHashMap<>();
             begin = System.nanoTime();

@@ -64,6 +64,18 @@ public interface MoeKernel extends AutoCloseable {
         return null;
     }
 
+    /**
+     * This kernel and others, each of which has a part of a layer on a device of its own, as one whose output is the sum of theirs, in this
+     * order, in float: the hidden states go to this one's device and from there to the others', and the parts of the output come together there. To
+     * be asked after a call of each; whoever asks keeps the parts, and closes what is given before them. Its output should be compared with theirs once.
+     *
+     * @return null where these can't
+     * @throws MoeExecutionException if a device refused it
+     */
+    default @Nullable MoeKernel joinedWith(List<MoeKernel> others) {
+        return null;
+    }
+
     /** From now on calls take note of what each stage takes, for {@link #stageTimes}, as far as the kernel can. */
     default void timeStages() {}
 

@@ -36,6 +36,9 @@ import org.tornadomoe.quant.RankWeights;
  * own; the caller waits for all, and adds the parts in the order of the devices, in float, so that the same input gives the same bits. Of
  * hidden states of 16 bits the parts are rounded, and their sum.
  *
+ * <p>Where the devices can bring the parts together themselves ({@link MoeKernel#joinedWith}) they do, from the second call on. In the first one they do both:
+ * if the output isn't the same to the bit, or they fail at it, the host goes on adding.
+ *
  * <p>A device that fails makes the call fail, with its name, when the others are through; nothing is written to the output then, and the next
  * call uses all devices again. Calls take turns; a {@link #lane} has threads and partial outputs of its own.
  *
@@ -62,6 +65,12 @@ final class ParallelKernel implements MoeKernel {
 
     /** In the order of devices; changed when no call is under way. */
     private volatile List<Part> parts = List.of();
+
+    /** What the devices do together; null where they don't, or not yet. */
+    private volatile @Nullable MoeKernel joined;
+
+    /** Whether it is known what {@link #joined} is of these parts. */
+    private boolean isJoinTried;
 
     /** Moves experts while calls go on. */
     private @Nullable Thread mover;
@@ -260,21 +269,29 @@ final class ParallelKernel implements MoeKernel {
         try {
             MemorySegment given = readable(hidden, tokens);
             ChosenExperts handed = handed(given, tokens, chosen);
-            each(part -> {
-                // What comes back of the experts chosen, from the first device.
-                ChosenExperts told = handed != null ? handed : part.rank == 0 ? chosen : null;
-                if (slotOfToken == null) {
-                    part.kernel.forward(given, tokens, part.output, told);
-                } else {
-                    part.kernel.forward(given, tokens, part.output, told, slotOfToken);
+            MoeKernel together = joined;
+            if (together != null && slotOfToken == null && !timed) {
+                together.forward(given, tokens, output, handed != null ? handed : chosen);
+            } else {
+                each(part -> {
+                    // What comes back of the experts chosen, from the first device.
+                    ChosenExperts told = handed != null ? handed : part.rank == 0 ? chosen : null;
+                    if (slotOfToken == null) {
+                        part.kernel.forward(given, tokens, part.output, told);
+                    } else {
+                        part.kernel.forward(given, tokens, part.output, told, slotOfToken);
+                    }
+                    return part;
+                });
+                add(tokens, output);
+                if (!isJoinTried && slotOfToken == null) {
+                    join(given, tokens, output, handed);
                 }
-                return part;
-            });
+            }
             if (handed != null && chosen != null && handed != chosen) {
                 System.arraycopy(handed.ids(), 0, chosen.ids(), 0, handed.ids().length);
                 System.arraycopy(handed.weights(), 0, chosen.weights(), 0, handed.weights().length);
             }
-            add(tokens, output);
             if (balancer != null
                     && balancer.passed(parts.stream()
                             .map(part -> part.kernel.expertLoads())
@@ -283,6 +300,43 @@ final class ParallelKernel implements MoeKernel {
             }
         } finally {
             turn.unlock();
+        }
+    }
+
+    /** Has the devices bring the parts of the output together themselves, if they can and what comes of it is the output to the bit. */
+    private void join(MemorySegment hidden, int tokens, MemorySegment output, @Nullable ChosenExperts handed) {
+        isJoinTried = true;
+        MoeKernel together = null;
+        String why = "their sum differs from the host's";
+        try (Arena once = Arena.ofConfined()) {
+            together = parts.getFirst()
+                    .kernel
+                    .joinedWith(parts.stream().skip(1).map(part -> part.kernel).toList());
+            if (together == null) {
+                return;
+            }
+            MemorySegment sum = once.allocate(bytes(tokens), 64);
+            together.forward(hidden, tokens, sum, handed);
+            if (sum.mismatch(output.asSlice(0, sum.byteSize())) == -1) {
+                joined = together;
+                return;
+            }
+        } catch (MoeExecutionException failure) {
+            why = String.valueOf(failure.getMessage());
+        }
+        LOG.log(System.Logger.Level.WARNING, "the host adds what the devices compute: " + why);
+        if (together != null) {
+            together.close();
+        }
+    }
+
+    /** Before parts are replaced or closed. */
+    private void separate() {
+        MoeKernel together = joined;
+        joined = null;
+        isJoinTried = false;
+        if (together != null) {
+            together.close();
         }
     }
 
@@ -381,6 +435,7 @@ final class ParallelKernel implements MoeKernel {
             if (closing) {
                 return loaded;
             }
+            separate();
             List<Part> all = new ArrayList<>(parts);
             List<Part> replaced = new ArrayList<>();
             for (Part part : loaded) {
@@ -548,7 +603,11 @@ final class ParallelKernel implements MoeKernel {
 
     @Override
     public List<Long> bytesByDevice() {
-        return parts.stream().map(part -> part.kernel.deviceBytes()).toList();
+        MoeKernel together = joined;
+        return parts.stream()
+                .map(part ->
+                        part.kernel.deviceBytes() + (part.rank == 0 && together != null ? together.deviceBytes() : 0))
+                .toList();
     }
 
     private void closeAfter(Throwable failure) {
@@ -567,13 +626,17 @@ final class ParallelKernel implements MoeKernel {
             DeviceThread.awaitEnd(mover);
         }
         try {
-            each(part -> {
-                part.kernel.close();
-                return part;
-            });
+            separate();
         } finally {
-            parts.forEach(part -> part.thread.close());
-            arena.close();
+            try {
+                each(part -> {
+                    part.kernel.close();
+                    return part;
+                });
+            } finally {
+                parts.forEach(part -> part.thread.close());
+                arena.close();
+            }
         }
     }
 }

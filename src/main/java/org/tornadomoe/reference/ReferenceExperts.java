@@ -200,9 +200,8 @@ public class ReferenceExperts implements GeneralExperts {
                 return routed;
             }
             Replicas known = replicas;
-            Replicas here = known == null
-                    ? Replicas.allHere(experts.config().globalNumExperts(), experts::expertMap)
-                    : known;
+            Replicas here =
+                    known == null ? Replicas.allHere(experts.config().globalNumExperts(), experts::expertMap) : known;
             int[] load = new int[experts.w13().experts()];
             int[] ids = routed.ids().clone();
             for (int p = 0; p < ids.length; p++) {

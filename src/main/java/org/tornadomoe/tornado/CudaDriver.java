@@ -26,6 +26,7 @@ final class CudaDriver {
     private static final int MULTIPROCESSORS = 16;
     private static final int FUNC_MAX_DYNAMIC_SHARED_SIZE = 8;
     private static final int L2_CACHE_SIZE = 38;
+    private static final int EVENT_DISABLE_TIMING = 2;
     private static final int PROGRAMMATIC_STREAM_SERIALIZATION = 6;
 
     /** Sizes of {@code CUlaunchConfig} and {@code CUlaunchAttribute}. */
@@ -115,6 +116,9 @@ final class CudaDriver {
         static final MethodHandle LAUNCH = find("cuLaunchKernelEx", List.of(POINTER, LONG, POINTER, LONG));
         static final MethodHandle TO_DEVICE = find("cuMemcpyHtoDAsync_v2", List.of(LONG, POINTER, LONG, LONG));
         static final MethodHandle FROM_DEVICE = find("cuMemcpyDtoHAsync_v2", List.of(POINTER, LONG, LONG, LONG));
+        static final MethodHandle BETWEEN = find("cuMemcpyPeerAsync", List.of(LONG, LONG, LONG, LONG, LONG, LONG));
+        static final MethodHandle RECORD = find("cuEventRecord", List.of(LONG, LONG));
+        static final MethodHandle WAIT_FOR = find("cuStreamWaitEvent", List.of(LONG, LONG, INT));
         static final MethodHandle WAIT = find("cuStreamSynchronize", List.of(LONG));
 
         private Often() {}
@@ -134,6 +138,11 @@ final class CudaDriver {
         how.set(INT, 48, 1);
         how.set(INT, LAUNCH_BYTES, PROGRAMMATIC_STREAM_SERIALIZATION);
         how.set(INT, LAUNCH_BYTES + 8, 1);
+    }
+
+    /** The kernel waits for what is in front of it, whatever that is. */
+    static void startAlone(MemorySegment how) {
+        how.set(INT, 48, 0);
     }
 
     /**
@@ -209,10 +218,38 @@ final class CudaDriver {
 
     /** An event, which has to be destroyed. */
     static long event() {
+        return event(0);
+    }
+
+    /** One that has no time, and costs less. */
+    static long timelessEvent() {
+        return event(EVENT_DISABLE_TIMING);
+    }
+
+    private static long event(int flags) {
         try (Arena arena = Arena.ofConfined()) {
             MemorySegment event = arena.allocate(LONG);
-            cu("cuEventCreate", List.of(POINTER, INT), event, 0);
+            cu("cuEventCreate", List.of(POINTER, INT), event, flags);
             return event.get(LONG, 0);
+        }
+    }
+
+    /** Has a stream, of any context, wait until an event that was recorded has happened. */
+    static void waitFor(long event, long stream) {
+        try {
+            check("cuStreamWaitEvent", (int) Often.WAIT_FOR.invokeExact(stream, event, 0));
+        } catch (Throwable failure) {
+            throw failed("cuStreamWaitEvent", failure);
+        }
+    }
+
+    /** Puts a copy from one context's device to another's on a stream of the calling thread's context. */
+    static void copyBetween(long to, long toContext, long from, long fromContext, long bytes, long stream) {
+        try {
+            check("cuMemcpyPeerAsync", (int)
+                    Often.BETWEEN.invokeExact(to, toContext, from, fromContext, bytes, stream));
+        } catch (Throwable failure) {
+            throw failed("cuMemcpyPeerAsync", failure);
         }
     }
 
@@ -221,7 +258,11 @@ final class CudaDriver {
     }
 
     static void record(long event, long stream) {
-        cu("cuEventRecord", List.of(LONG, LONG), event, stream);
+        try {
+            check("cuEventRecord", (int) Often.RECORD.invokeExact(event, stream));
+        } catch (Throwable failure) {
+            throw failed("cuEventRecord", failure);
+        }
     }
 
     /** Nanoseconds between two events that have happened. */

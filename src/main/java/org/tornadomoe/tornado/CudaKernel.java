@@ -81,6 +81,10 @@ record CudaKernel(
 
     /** The text of the resource. */
     String text() {
+        return text(source);
+    }
+
+    static String text(String source) {
         try (InputStream in = CudaKernel.class.getResourceAsStream("kernels/" + source)) {
             if (in == null) {
                 throw new IllegalStateException("the library lacks its resource kernels/" + source);

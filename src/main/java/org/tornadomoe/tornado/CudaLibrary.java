@@ -7,8 +7,10 @@ import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Objects;
+import java.util.function.Predicate;
 import org.tornadomoe.modular.MoeExecutionException;
 import uk.ac.manchester.tornado.api.common.LibraryTaskDescriptor;
+import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
 import uk.ac.manchester.tornado.runtime.common.TornadoXPUDevice;
 import uk.ac.manchester.tornado.runtime.library.spi.LibraryContext;
 import uk.ac.manchester.tornado.runtime.library.spi.LibraryInvocation;
@@ -104,7 +106,7 @@ public final class CudaLibrary implements TornadoLibraryProvider {
         }
 
         /** A run and what the driver is told of it, which stays the same from call to call as far as it can. */
-        private final class Bound implements Runnable {
+        private final class Bound implements CudaRun.Again {
             final List<Step> steps;
 
             /** Whether something comes back from the device, for which the caller waits. */
@@ -138,9 +140,47 @@ public final class CudaLibrary implements TornadoLibraryProvider {
             }
 
             @Override
-            public void run() {
+            public void begin() {
                 CudaDriver.setContext(context);
                 resize();
+            }
+
+            @Override
+            public void enqueue(Predicate<CudaStep> which) {
+                for (int i = 0; i < steps.size(); i++) {
+                    if (which.test(run.steps().get(i))) {
+                        steps.get(i).enqueue();
+                    }
+                }
+            }
+
+            @Override
+            public void await() {
+                CudaDriver.await(stream);
+            }
+
+            @Override
+            public long context() {
+                return context;
+            }
+
+            @Override
+            public long stream() {
+                return stream;
+            }
+
+            @Override
+            public long address(TornadoNativeArray array) {
+                return steps.stream()
+                        .filter(step -> step instanceof Copying copying && copying.copy.array() == array)
+                        .map(step -> ((Copying) step).address)
+                        .findFirst()
+                        .orElseThrow(() -> new IllegalArgumentException("array: expected one that is copied"));
+            }
+
+            @Override
+            public void run() {
+                begin();
                 Map<String, Long> times = run.times();
                 if (times != null) {
                     time(times);
@@ -148,7 +188,7 @@ public final class CudaLibrary implements TornadoLibraryProvider {
                     steps.forEach(Step::enqueue);
                 }
                 if (answers) {
-                    CudaDriver.await(stream);
+                    await();
                 }
             }
 

@@ -4,10 +4,12 @@ import java.util.ArrayList;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.function.Predicate;
 import org.jspecify.annotations.Nullable;
 import uk.ac.manchester.tornado.api.TaskGraph;
 import uk.ac.manchester.tornado.api.common.Access;
 import uk.ac.manchester.tornado.api.common.LibraryTaskDescriptor;
+import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
 
 /**
  * Steps that CUDA takes one after the other, and TornadoVM as one library task: what TornadoVM does for a task on the host takes longer
@@ -21,7 +23,31 @@ final class CudaRun {
     private @Nullable Map<String, Long> times;
 
     /** Runs it once more without TornadoVM; null where it hasn't run in a plan that is open. */
-    private @Nullable Runnable again;
+    private @Nullable Again again;
+
+    /** A run whose arrays are known: on its plan's stream it can be put once more, as a whole or some steps at a time. */
+    interface Again extends Runnable {
+        /** All steps, and waits for what comes back. */
+        @Override
+        void run();
+
+        /** Makes the device the calling thread's, and the steps what M and the launch's number want. */
+        void begin();
+
+        /** Puts some steps on the stream, in their order; between {@link #begin} and {@link #await}. */
+        void enqueue(Predicate<CudaStep> which);
+
+        /** Waits for all that is on the stream. */
+        void await();
+
+        /** The driver's handles of the device's context and of the stream. */
+        long context();
+
+        long stream();
+
+        /** Where an array that is copied begins on the device. */
+        long address(TornadoNativeArray array);
+    }
 
     private CudaRun(List<CudaStep> steps, List<Object> arrays) {
         this.steps = steps;
@@ -106,12 +132,12 @@ final class CudaRun {
      * Its arrays' buffers stay where they are as long as their plan is open, so after its first run in a plan it needs nothing more of
      * TornadoVM.
      */
-    void again(@Nullable Runnable how) {
+    void again(@Nullable Again how) {
         again = how;
     }
 
     @Nullable
-    Runnable again() {
+    Again again() {
         return again;
     }
 }

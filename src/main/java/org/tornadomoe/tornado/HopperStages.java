@@ -39,7 +39,7 @@ final class HopperStages extends LayerStages {
     /** The longest rows, in chunks, with which it does. */
     private static final int QUANTIZED_CHUNKS = 24;
 
-    private static final String ARCHITECTURE = "--gpu-architecture=sm_90a";
+    static final String ARCHITECTURE = "--gpu-architecture=sm_90a";
 
     HopperStages(LayerArrays arrays) {
         super(arrays);
@@ -247,15 +247,7 @@ final class HopperStages extends LayerStages {
                             : new Launch("route", 32 * warps, a.localExperts, 1, shared);
                 },
                 List.of(a.logits, a.correctionBias, a.expertMap, a.replicas),
-                List.of(
-                        a.topkIds,
-                        a.topkWeights,
-                        a.placedIds,
-                        a.keys,
-                        a.sortedIds,
-                        a.expertIds,
-                        a.padded,
-                        a.loads),
+                List.of(a.topkIds, a.topkWeights, a.placedIds, a.keys, a.sortedIds, a.expertIds, a.padded, a.loads),
                 Stream.concat(
                                 choice().stream(),
                                 Stream.of(config.globalNumExperts(), a.localExperts, a.balanced ? 1 : 0))
@@ -277,11 +269,7 @@ final class HopperStages extends LayerStages {
                 m -> when.test(m) ? new Launch("align", 1024, a.localExperts, 1, 4 * a.localExperts) : Launch.NONE,
                 List.of(a.placedIds, a.expertMap),
                 List.of(a.keys, a.sortedIds, a.expertIds, a.padded, a.loads),
-                List.of(
-                        config.pairsPerToken(),
-                        config.globalNumExperts(),
-                        a.localExperts,
-                        a.balanced ? 1 : 0));
+                List.of(config.pairsPerToken(), config.globalNumExperts(), a.localExperts, a.balanced ? 1 : 0));
     }
 
     /** Keys of a token's choices, and of their groups. */

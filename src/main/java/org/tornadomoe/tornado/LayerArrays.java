@@ -467,8 +467,7 @@ final class LayerArrays implements AutoCloseable {
     }
 
     void setReplicas(Replicas given) {
-        MemorySegment.copy(
-                given.table(), 0, replicas.getSegment(), ValueLayout.JAVA_INT, 0, given.table().length);
+        MemorySegment.copy(given.table(), 0, replicas.getSegment(), ValueLayout.JAVA_INT, 0, given.table().length);
     }
 
     Map<String, Long> sizes() {

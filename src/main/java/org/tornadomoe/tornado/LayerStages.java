@@ -230,8 +230,8 @@ sealed class LayerStages permits BatchedStages, HopperStages {
                 AlignKernels.SCATTER_GROUP,
                 m -> Math.ceilDiv(m * k, AlignKernels.SCATTER_GROUP),
                 m -> 1,
-                (g, task) -> g.task(
-                        task, AlignKernels::place, context, a.header, a.topkIds, a.replicas, a.placedIds, k, e),
+                (g, task) ->
+                        g.task(task, AlignKernels::place, context, a.header, a.topkIds, a.replicas, a.placedIds, k, e),
                 List.of(a.header, a.topkIds, a.replicas),
                 List.of(a.placedIds)));
     }

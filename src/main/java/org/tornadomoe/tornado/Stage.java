@@ -173,8 +173,7 @@ record Stage(
         }
 
         /** Runs all of it once more without TornadoVM; null where that isn't possible, or not yet. */
-        @Nullable
-        Runnable again() {
+        CudaRun.@Nullable Again again() {
             return isCudaAlone() && runs.size() == 1 ? runs.getFirst().again() : null;
         }
 

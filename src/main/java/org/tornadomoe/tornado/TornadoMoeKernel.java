@@ -250,9 +250,7 @@ final class TornadoMoeKernel implements MoeKernel {
                     int pairs = tokens * arrays.config.pairsPerToken();
                     fetch(arrays.topkIds, pairs);
                     fetch(arrays.topkWeights, pairs);
-                    MemorySegment.copy(arrays.topkIds.getSegment(), ValueLayout.JAVA_INT, 0, chosen.ids(), 0, pairs);
-                    MemorySegment.copy(
-                            arrays.topkWeights.getSegment(), ValueLayout.JAVA_FLOAT, 0, chosen.weights(), 0, pairs);
+                    answer(chosen, pairs);
                 }
             } finally {
                 Device.unlockRunning();
@@ -260,6 +258,54 @@ final class TornadoMoeKernel implements MoeKernel {
         } finally {
             turn.unlock();
         }
+    }
+
+    @Override
+    public @Nullable MoeKernel joinedWith(List<MoeKernel> others) {
+        List<TornadoMoeKernel> parts = new ArrayList<>(List.of(this));
+        for (MoeKernel other : others) {
+            if (other instanceof TornadoMoeKernel kernel) {
+                parts.add(kernel);
+            }
+        }
+        boolean all = parts.size() == others.size() + 1;
+        return all && parts.stream().allMatch(part -> part.running.graph.again() != null && !part.hasHalves())
+                ? new JoinedMoeKernel(parts)
+                : null;
+    }
+
+    private boolean hasHalves() {
+        return LayerArrays.hasHalves(arrays.config);
+    }
+
+    /** One of a {@link JoinedMoeKernel}: takes what a call brings, but for the hidden states; the caller has its turn. */
+    CudaRun.Again begin(int tokens, @Nullable ChosenExperts chosen, boolean answersChoice) {
+        if (arrays.config.router().isHandedIn()) {
+            take(Objects.requireNonNull(chosen, "chosen"), tokens);
+        }
+        arrays.answersChoice = answersChoice;
+        arrays.setTokens(tokens);
+        CudaRun.Again again = again();
+        again.begin();
+        return again;
+    }
+
+    CudaRun.Again again() {
+        return Objects.requireNonNull(running.graph.again(), "no call yet");
+    }
+
+    LayerArrays arrays() {
+        return arrays;
+    }
+
+    ReentrantLock turn() {
+        return turn;
+    }
+
+    /** What the layer chose. */
+    void answer(ChosenExperts chosen, int pairs) {
+        MemorySegment.copy(arrays.topkIds.getSegment(), ValueLayout.JAVA_INT, 0, chosen.ids(), 0, pairs);
+        MemorySegment.copy(arrays.topkWeights.getSegment(), ValueLayout.JAVA_FLOAT, 0, chosen.weights(), 0, pairs);
     }
 
     /** Ids and weights of the caller's. */
@@ -372,7 +418,7 @@ final class TornadoMoeKernel implements MoeKernel {
     }
 
     /** On several cores where one would take longer than the device: 8 GB/s or so against 50. */
-    private static void copy(MemorySegment from, MemorySegment to, long bytes) {
+    static void copy(MemorySegment from, MemorySegment to, long bytes) {
         int pieces = (int) Math.ceilDiv(bytes, PIECE);
         if (pieces == 1 || !from.isAccessibleBy(ANOTHER) || !to.isAccessibleBy(ANOTHER)) {
             MemorySegment.copy(from, 0, to, 0, bytes);

@@ -62,8 +62,7 @@ class Int8MoeOracleTest {
                 .batchInvariant(true)
                 .isLoraEnabled(true)
                 .hasBias(true)
-                .moeParallelConfig(
-                        FusedMoeParallelConfig.builder().eplb(true).build())
+                .moeParallelConfig(FusedMoeParallelConfig.builder().eplb(true).build())
                 .build();
     }
 
@@ -132,8 +131,8 @@ class Int8MoeOracleTest {
 
     @Test
     void whatALayerDoesNotNeedIsNotAsked() {
-        FakeExperts experts =
-                triton(Predicate.NO_ACT_AND_MUL, Predicate.BATCH_INVARIANCE, Predicate.LORA, Predicate.BIAS, Predicate.EPLB);
+        FakeExperts experts = triton(
+                Predicate.NO_ACT_AND_MUL, Predicate.BATCH_INVARIANCE, Predicate.LORA, Predicate.BIAS, Predicate.EPLB);
         assertThat(ask(experts, layer().build()).supported()).isTrue();
     }
 

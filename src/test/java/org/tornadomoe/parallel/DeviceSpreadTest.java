@@ -23,8 +23,11 @@ import org.tornadomoe.quant.Progress;
 import org.tornadomoe.reference.Reference;
 import org.tornadomoe.tornado.Device;
 import org.tornadomoe.tornado.TornadoHome;
+import org.tornadomoe.tornado.TornadoHopperExperts;
 
-/** Layers over the SDK's devices: all of a backend where it has several, and every one twice. */
+/**
+ * Layers over the SDK's devices ({@code -Dtornadomoe.test.device=ptx}: over those alone): all of a backend where it has several, and every one twice.
+ */
 @Tag("device")
 class DeviceSpreadTest {
     private static final int TOKENS = 33;
@@ -33,8 +36,7 @@ class DeviceSpreadTest {
         TornadoHome home = TornadoHome.current();
         assumeTrue(home.kind() == TornadoHome.Kind.SDK, () -> "no TornadoVM SDK: " + home.note());
         List<List<String>> spreads = new ArrayList<>();
-        home.devices().stream()
-                .map(Device::id)
+        devices()
                 .collect(Collectors.groupingBy(id -> id.substring(0, id.indexOf(':'))))
                 .values()
                 .forEach(ids -> {
@@ -59,12 +61,19 @@ class DeviceSpreadTest {
                 .withExpertParallel(experts);
         try (Int8Experts whole = Int8Quantizer.quantize(weights, scheme, Progress.NONE);
                 MoeLayer layer = MoeLayer.of(whole, options)) {
+            long alone = layer.deviceBytes();
             float[] output = layer.forward(hidden);
             double[] expected = Reference.forward(whole, hidden, TOKENS).output();
             double tolerance = !scheme.quantizesActivations() ? 1e-5 : experts ? 2e-3 : 3e-2;
             assertThat(Reference.relativeL2(Reference.widen(output), expected)).isLessThan(tolerance);
             for (int run = 0; run < 5; run++) {
                 assertThat(layer.forward(hidden)).isEqualTo(output);
+            }
+            if (layer.kernelClass().equals(new TornadoHopperExperts().name())) {
+                long added = 4L * TOKENS * weights.config().hiddenDim() * (devices.size() - 1);
+                assertThat(layer.deviceBytes() - alone)
+                        .as("room for the others' outputs, which the first adds")
+                        .isEqualTo(added);
             }
         }
     }
@@ -118,7 +127,8 @@ class DeviceSpreadTest {
     }
 
     private static Stream<String> devices() {
-        return TornadoHome.current().devices().stream().map(Device::id);
+        String prefix = System.getProperty("tornadomoe.test.device", "");
+        return TornadoHome.current().devices().stream().map(Device::id).filter(id -> id.startsWith(prefix));
     }
 
     /** TornadoVM 5.2.0 would refuse: "reset() was called after warmup()". */

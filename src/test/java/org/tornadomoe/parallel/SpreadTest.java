@@ -19,6 +19,7 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.EnumSource;
 import org.tornadomoe.MoeLayer;
 import org.tornadomoe.MoeOptions;
 import org.tornadomoe.RandomLayer;
@@ -331,11 +332,11 @@ class SpreadTest {
         }
     }
 
-    private static MoeKernel load(Fragile fragile) {
-        Int8MoeOracle oracle = new Int8MoeOracle(List.of(fragile));
+    private static MoeKernel load(NamedCores cores) {
+        Int8MoeOracle oracle = new Int8MoeOracle(List.of(cores));
         Int8Scheme scheme = Int8Scheme.W8A8_CHANNEL;
         Spread spread = Spread.of(
-                oracle, WEIGHTS.config(), scheme.weightKey(), scheme.activationKey(), null, fragile.devices(), true);
+                oracle, WEIGHTS.config(), scheme.weightKey(), scheme.activationKey(), null, cores.devices(), true);
         assertThat(spread.memory(scheme.weightKey(), scheme.activationKey())).hasSize(3);
         try (Int8Experts whole = Int8Quantizer.quantize(WEIGHTS, scheme, Progress.NONE)) {
             return spread.load(oracle, whole, (_, _, _) -> {});
@@ -404,5 +405,114 @@ class SpreadTest {
             assertThat(Thread.interrupted()).isTrue();
             assertThat(again).isEqualTo(output);
         }
+    }
+
+    // ---- devices that bring their outputs together themselves
+
+    enum Sum {
+        NONE,
+        THE_HOSTS,
+        ANOTHER,
+        FAILS
+    }
+
+    /** The cores under other names, which add what they compute themselves, in some way. */
+    private static final class Joining extends NamedCores {
+        private final Sum sum;
+
+        Joining(Sum sum) {
+            super("joining");
+            this.sum = sum;
+        }
+
+        @Override
+        public MoeKernel load(FusedMoeConfig config, Int8Experts experts) {
+            return new Kernel(config, experts) {
+                @Override
+                public @Nullable MoeKernel joinedWith(List<MoeKernel> others) {
+                    log.add(name + " joined with "
+                            + others.stream().map(MoeKernel::device).toList());
+                    return sum == Sum.NONE ? null : new Together(this, others);
+                }
+            };
+        }
+
+        private final class Together implements MoeKernel {
+            private final MoeKernel first;
+            private final List<MoeKernel> others;
+
+            Together(MoeKernel first, List<MoeKernel> others) {
+                this.first = first;
+                this.others = others;
+            }
+
+            @Override
+            public void forward(
+                    MemorySegment hidden, int tokens, MemorySegment output, @Nullable ChosenExperts chosen) {
+                log.add("together on " + Thread.currentThread().getName());
+                if (sum == Sum.FAILS) {
+                    throw new MoeExecutionException("joining:2: no way there");
+                }
+                first.forward(hidden, tokens, output, chosen);
+                float[] part = new float[tokens * WEIGHTS.config().hiddenDim()];
+                for (MoeKernel other : others) {
+                    other.forward(hidden, tokens, MemorySegment.ofArray(part), chosen);
+                    for (int i = 0; i < part.length; i++) {
+                        float value = output.getAtIndex(ValueLayout.JAVA_FLOAT, i) + part[i];
+                        output.setAtIndex(ValueLayout.JAVA_FLOAT, i, sum == Sum.ANOTHER ? value + 1e-3f : value);
+                    }
+                }
+            }
+
+            @Override
+            public String device() {
+                return "together";
+            }
+
+            @Override
+            public long deviceBytes() {
+                return 100;
+            }
+
+            @Override
+            public void close() {
+                log.add("together closed");
+            }
+        }
+    }
+
+    @ParameterizedTest
+    @EnumSource
+    void devicesAddTheirOutputsIfTheSumIsTheHosts(Sum sum) {
+        Joining joining = new Joining(sum);
+        float[] hidden = WEIGHTS.hidden(TOKENS, 11);
+        List<float[]> outputs = new ArrayList<>();
+        List<String> calls = new ArrayList<>();
+        try (MoeKernel kernel = load(joining)) {
+            ChosenExperts chosen =
+                    ChosenExperts.allocate(TOKENS, WEIGHTS.config().pairsPerToken());
+            for (int call = 0; call < 3; call++) {
+                outputs.add(new float[hidden.length]);
+                kernel.forward(MemorySegment.ofArray(hidden), TOKENS, MemorySegment.ofArray(outputs.getLast()), chosen);
+            }
+            assertThat(outputs.get(1)).isEqualTo(outputs.get(0));
+            assertThat(outputs.get(2)).isEqualTo(outputs.get(0));
+            assertThat(chosen.ids()).containsAnyOf(1, 2, 3);
+            assertThat(kernel.bytesByDevice()).containsExactly(sum == Sum.THE_HOSTS ? 101L : 1L, 1L, 1L);
+            calls.addAll(joining.log);
+            joining.log.clear();
+        }
+        String caller = "together on " + Thread.currentThread().getName();
+        List<String> expected = new ArrayList<>(List.of("joining:0 joined with [joining:1, joining:2]"));
+        switch (sum) {
+            case NONE -> {}
+            case THE_HOSTS -> expected.addAll(List.of(caller, caller, caller));
+            case ANOTHER, FAILS -> expected.addAll(List.of(caller, "together closed"));
+        }
+        assertThat(calls).isEqualTo(expected);
+        if (sum == Sum.THE_HOSTS) {
+            assertThat(joining.log.getFirst()).isEqualTo("together closed");
+        }
+        assertThat(joining.log).contains("joining:0 closed", "joining:1 closed", "joining:2 closed");
     }
 }

@@ -58,9 +58,9 @@ public final class AlignKernels {
             if (id >= 0) {
                 int row = (id < globalExperts ? id : globalExperts) * Replicas.ROW;
                 int count = replicas.get(row);
-                int hash = pair / topK * Replicas.HASH;
-                // The unsigned remainder; the devices' languages have none in common with Java.
-                int replica = ((hash >>> 1) % count * 2 + (hash & 1)) % count - replicas.get(row + 1);
+                // In long, since C's compilers take it that an int doesn't overflow.
+                long hash = pair / topK * (Replicas.HASH & 0xFFFF_FFFFL) & 0xFFFF_FFFFL;
+                int replica = (int) (hash % count) - replicas.get(row + 1);
                 if (replica >= 0 && replica < replicas.get(row + 2)) {
                     placed = id;
                 }
