@@ -285,6 +285,11 @@ class DeviceLayerTest {
         }
     }
 
+    @Test
+    void layersOutliveAModelsPlan() {
+        devices().forEach(device -> LayerChecks.layersOutliveAModelsPlan(device.id()));
+    }
+
     @ParameterizedTest
     @MethodSource("kernelClasses")
     void routingOnTheHost(String device, TornadoExperts experts, Int8Scheme scheme) {
