@@ -1,5 +1,6 @@
 package org.tornadomoe.tornado;
 
+import java.nio.BufferOverflowException;
 import java.util.ArrayList;
 import java.util.HashSet;
 import java.util.LinkedHashMap;
@@ -46,10 +47,13 @@ import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
  * }</pre>
  *
  * <p>The plan is executed and closed here and not by its own methods, so that it and other layers on the device don't get in each other's way:
- * closing a plan, TornadoVM (5.2.0) marks the whole device as reset, and refuses every other one that has run there.
+ * closing a plan, TornadoVM (5.2.0) marks the whole device as reset, and refuses every other one that was compiled beforehand, as layers' are.
  *
  * <p>With {@link TornadoExecutionPlan#withCUDAGraph} TornadoVM records the grids of its first execution; a plan then serves the token
  * count that was set at that time, and no other.
+ *
+ * <p>A graph of TornadoVM's (5.2.0) has 8 KB for its tasks and what they are given, however it is started: 32 layers of {@link TornadoHopperExperts},
+ * which are a task each, go into it, of the others 6 to 11.
  *
  * <p>The layers' kernels are those of {@link TornadoHopperExperts}, {@link TornadoDp4aExperts}, {@link TornadoPanelExperts} or {@link
  * TornadoPortableExperts}: the first that the device and the configuration allow. Not thread-safe.
@@ -133,6 +137,7 @@ public final class MoeTasks implements AutoCloseable {
      * @throws IllegalArgumentException if an array has fewer than {@code maxNumTokens · H} elements or is both, or no class of kernels does
      *     the layer
      * @throws InsufficientMemoryException if the device hasn't so much left for layers
+     * @throws UnsupportedOperationException if TornadoVM's graph can't take so many tasks; it is of no use then
      */
     public void append(String name, Int8Experts experts, FloatArray hidden, FloatArray output) {
         Map<String, TornadoNativeArray> given =
@@ -188,7 +193,14 @@ public final class MoeTasks implements AutoCloseable {
         weights.removeAll(sent);
         sent.addAll(weights);
         graph.transferToDevice(DataTransferMode.FIRST_EXECUTION, weights.toArray());
-        layer.addTasks();
+        try {
+            layer.addTasks();
+        } catch (BufferOverflowException full) {
+            throw new UnsupportedOperationException(
+                    "graph: TornadoVM's code of one task graph, 8 KB, is full after " + appended.size() + " layers of "
+                            + chosen.name() + ", and what else is in it",
+                    full);
+        }
         appended.add(layer);
     }
 
