@@ -21,6 +21,7 @@ import java.util.concurrent.Callable;
 import java.util.stream.Collectors;
 import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
+import org.tornadomoe.config.EplbConfig;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.config.Int8Scheme;
@@ -32,6 +33,7 @@ import org.tornadomoe.modular.MoeExecutionException;
 import org.tornadomoe.modular.MoeKernel;
 import org.tornadomoe.oracle.Int8MoeOracle;
 import org.tornadomoe.oracle.Selection;
+import org.tornadomoe.parallel.ExpertBalance;
 import org.tornadomoe.parallel.Spread;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.Int8Tensor;
@@ -157,6 +159,14 @@ final class Bench implements Callable<Integer> {
     @Nullable
     Integer layers;
 
+    @Option(
+            names = "--skew",
+            paramLabel = "S",
+            defaultValue = "0",
+            description = "How much the router prefers some experts: the nth one's scores, from the middle on, are n^S"
+                    + " times lower than the first's, about Zipf's law; default ${DEFAULT-VALUE}, all alike.")
+    double skew;
+
     @Mixin
     Target target;
 
@@ -201,6 +211,8 @@ final class Bench implements Callable<Integer> {
      * @param activeExperts that a run reads, on average
      * @param bytes of memory of each device, in their order
      * @param relativeL2 error of the checked tokens against the definition
+     * @param unbalanced the devices' loads until experts moved for the first time; null if that wasn't in these calls
+     * @param balance the same after the calls; null if experts don't move
      */
     record Row(
             Shape shape,
@@ -210,7 +222,9 @@ final class Bench implements Callable<Integer> {
             double call,
             double activeExperts,
             List<Long> bytes,
-            double relativeL2) {
+            double relativeL2,
+            @Nullable ExpertBalance unbalanced,
+            @Nullable ExpertBalance balance) {
 
         double gemm(String name) {
             return kernels.entrySet().stream()
@@ -291,7 +305,7 @@ final class Bench implements Callable<Integer> {
                             .ranks()
                             .getFirst()
                             .config();
-                    try (Int8Experts experts = random(config, scheme)) {
+                    try (Int8Experts experts = random(config, scheme, skew)) {
                         inPlans.addAll(BenchLayers.measure(shape, config, experts, sizes, layers, runs, err));
                     }
                 }
@@ -331,6 +345,9 @@ final class Bench implements Callable<Integer> {
         if (layers != null && layers < 1) {
             throw new IllegalArgumentException("--layers: expected a positive number, got " + layers);
         }
+        if (!(skew >= 0 && skew < Double.POSITIVE_INFINITY)) {
+            throw new IllegalArgumentException("--skew: expected a number, 0 or more, got " + skew);
+        }
         positive("--limit-gbs", limitGbs);
         positive("--limit-tops", limitTops);
         shapes.forEach(shape -> Shape.of(shape).config(1));
@@ -365,7 +382,7 @@ final class Bench implements Callable<Integer> {
     private void measure(Shape shape, List<Integer> sizes, List<Row> rows, PrintWriter err) {
         int most = sizes.stream().mapToInt(Integer::intValue).max().orElseThrow();
         FusedMoeConfig config = target.select(shape.config(most), scheme).config();
-        try (Int8Experts experts = random(config, scheme)) {
+        try (Int8Experts experts = random(config, scheme, skew)) {
             for (List<Integer> together :
                     separate ? sizes.stream().map(List::of).toList() : List.of(sizes)) {
                 int largest =
@@ -423,12 +440,16 @@ final class Bench implements Callable<Integer> {
             ChosenExperts chosen = ChosenExperts.allocate(m, shape.topK);
             int active = 0;
             int warm = 0;
+            int least = Math.max(WINDOWS, firstMove(spread.eplb()));
+            ExpertBalance unbalanced = null;
             long begin = System.nanoTime();
             do { // warms up, and counts the experts of each window
                 kernel.forward(window(pool, warm, m, rowBytes), m, out, chosen);
                 active += (int) Arrays.stream(chosen.ids()).distinct().count();
                 warm++;
-            } while (warm < WINDOWS && elapsed(begin) < seconds);
+                ExpertBalance now = Spread.balance(kernel);
+                unbalanced = now == null || now.rearrangements() > 0 ? unbalanced : now;
+            } while (warm < least && elapsed(begin) < seconds);
             double error = error(spread, experts, kernel, window(pool, warm - 1, m, rowBytes), m, out);
 
             // While the host checked, the device fell asleep, and what calls it cooled down.
@@ -454,6 +475,8 @@ final class Bench implements Callable<Integer> {
             }
             Map<String, Double> medians = new LinkedHashMap<>();
             kernels.forEach((name, times) -> medians.put(name, median(times)));
+            ExpertBalance balance = Spread.balance(kernel);
+            boolean moved = balance != null && balance.rearrangements() > 0;
             return new Row(
                     shape,
                     m,
@@ -462,8 +485,15 @@ final class Bench implements Callable<Integer> {
                     median(calls),
                     (double) active / warm,
                     kernel.bytesByDevice(),
-                    error);
+                    error,
+                    moved ? unbalanced : null,
+                    balance);
         }
+    }
+
+    /** Calls of a new layer until experts move; 0 if they don't. */
+    private static int firstMove(@Nullable EplbConfig eplb) {
+        return eplb == null ? 0 : Math.max(1, eplb.stepInterval() / 4);
     }
 
     static double elapsed(long begin) {
@@ -509,8 +539,12 @@ final class Bench implements Callable<Integer> {
         return rows;
     }
 
-    /** Weights of any int8, with scales that keep what goes through them at the size of 1. */
-    static Int8Experts random(FusedMoeConfig config, Int8Scheme scheme) {
+    /**
+     * Weights of any int8, with scales that keep what goes through them at the size of 1.
+     *
+     * @param skew the nth expert's logit, from the middle on, is lower by so many times the logarithm of n
+     */
+    static Int8Experts random(FusedMoeConfig config, Int8Scheme scheme, double skew) {
         Arena arena = Arena.ofShared();
         try {
             Int8Tensor w13 = random(arena, scheme, config.numExperts(), config.gateUpRows(), config.hiddenDim(), 1);
@@ -521,7 +555,12 @@ final class Bench implements Callable<Integer> {
             for (int i = 0; i < router.length; i++) {
                 router[i] = (float) (random.nextGaussian() / Math.sqrt(config.hiddenDim()));
             }
-            return Int8Experts.of(config, scheme, w13, w2, RouterWeights.of(router), arena);
+            float[] bias = new float[config.numExperts()];
+            for (int n = 1; n <= bias.length; n++) {
+                bias[(bias.length / 2 + n - 1) % bias.length] = (float) (-skew * Math.log(n));
+            }
+            RouterWeights weights = new RouterWeights(router, skew == 0 ? null : bias, null, null);
+            return Int8Experts.of(config, scheme, w13, w2, weights, arena);
         } catch (RuntimeException | Error failure) {
             arena.close();
             throw failure;
@@ -557,6 +596,7 @@ final class Bench implements Callable<Integer> {
         json.put("limitGbs", limitGbs);
         json.put("limitTops", limitTops);
         json.put("separate", separate);
+        json.put("skew", skew);
         json.put("memory", memory);
         json.put("unit", "microseconds");
         List<Object> list = new ArrayList<>();
@@ -583,6 +623,8 @@ final class Bench implements Callable<Integer> {
             fields.put("percentOfLimit", row.percentOfLimit(limitGbs, limitTops));
             fields.put("tokensPerSecond", row.tokens / row.call * 1e6);
             fields.put("relativeL2", row.relativeL2);
+            fields.put("unbalanced", Output.json(row.unbalanced));
+            fields.put("balance", Output.json(row.balance));
             fields.put("passed", row.ok());
             list.add(fields);
         }
@@ -630,10 +672,22 @@ final class Bench implements Callable<Integer> {
                     (row.ok() ? "" : "WRONG: ") + Output.number(row.relativeL2)));
         }
         StringBuilder text = new StringBuilder(Output.table(table));
+        for (Row row : rows) {
+            tell(text, row, "before experts moved", row.unbalanced);
+            tell(text, row, "after the calls", row.balance);
+        }
         skipped.forEach((shape, reason) -> text.append(System.lineSeparator())
                 .append(shape)
                 .append(" was left out: ")
                 .append(reason));
         return text.toString();
+    }
+
+    private static void tell(StringBuilder into, Row row, String when, @Nullable ExpertBalance balance) {
+        if (balance != null) {
+            into.append(System.lineSeparator())
+                    .append(row.shape.name + ", " + row.tokens + " tokens, " + when + ": ")
+                    .append(Output.balance(balance));
+        }
     }
 }

@@ -4,12 +4,14 @@ import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.LinkedHashMap;
 import java.util.List;
+import java.util.Locale;
 import java.util.Map;
 import java.util.Objects;
 import java.util.concurrent.Callable;
 import java.util.function.Consumer;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.checkpoint.MoeCheckpoint;
+import org.tornadomoe.config.EplbConfig;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.FusedMoeParallelConfig;
 import org.tornadomoe.config.Int8Quantization;
@@ -171,7 +173,8 @@ final class Explain implements Callable<Integer> {
         QuantKey weights = weightKey == null ? quantization.weightKey() : key(weightKey);
         QuantKey activations = activationKey == null ? quantization.activationKey() : key(activationKey);
         FusedMoeConfig config = config();
-        Spread spread = target.devices.size() < 2 ? null : spread(config, weights, activations);
+        EplbConfig eplb = target.loadBalancing();
+        Spread spread = target.devices.size() < 2 && eplb == null ? null : spread(config, weights, activations, eplb);
         Explanation explanation = Int8MoeOracle.installed()
                 .explain(spread == null ? config : spread.ranks().getFirst().config(), weights, activations);
         Map<String, @Nullable Object> json = json(explanation, note);
@@ -179,6 +182,7 @@ final class Explain implements Callable<Integer> {
         if (spread != null) {
             List<@Nullable DeviceMemory> memory = spread.memory(Objects.requireNonNull(weights), activations);
             json.put("devices", devices(spread, memory));
+            json.put("loadBalancing", json(eplb));
             text += System.lineSeparator() + System.lineSeparator() + text(spread, memory);
         }
         output.print(json, text);
@@ -186,7 +190,11 @@ final class Explain implements Callable<Integer> {
     }
 
     /** What each of several devices gets; of the first one's kernel classes all are explained. */
-    private Spread spread(FusedMoeConfig layer, @Nullable QuantKey weights, @Nullable QuantKey activations) {
+    private Spread spread(
+            FusedMoeConfig layer,
+            @Nullable QuantKey weights,
+            @Nullable QuantKey activations,
+            @Nullable EplbConfig eplb) {
         if (weights == null) {
             throw new ParameterException(
                     spec.commandLine(), "--devices: expected one for weights that aren't quantised");
@@ -198,7 +206,19 @@ final class Explain implements Callable<Integer> {
                 activations,
                 null,
                 target.devices,
-                target.isExpertParallel());
+                target.isExpertParallel(),
+                eplb);
+    }
+
+    private static @Nullable Map<String, Integer> json(@Nullable EplbConfig eplb) {
+        if (eplb == null) {
+            return null;
+        }
+        Map<String, Integer> json = new LinkedHashMap<>();
+        json.put("redundantExperts", eplb.numRedundantExperts());
+        json.put("window", eplb.windowSize());
+        json.put("interval", eplb.stepInterval());
+        return json;
     }
 
     private static List<Map<String, @Nullable Object>> devices(Spread spread, List<@Nullable DeviceMemory> memory) {
@@ -228,7 +248,20 @@ final class Explain implements Callable<Integer> {
                     there == null ? "" : Output.memory(there)));
         }
         return "Over " + spread.ranks().size() + " devices, " + spread.parallelism() + " parallel:"
-                + System.lineSeparator() + Output.table(rows);
+                + System.lineSeparator() + Output.table(rows) + text(spread.eplb());
+    }
+
+    private static String text(@Nullable EplbConfig eplb) {
+        return eplb == null
+                ? ""
+                : String.format(
+                        Locale.ROOT,
+                        "%nExperts move by the load of the last %d of every %d calls, with %d copies, which are"
+                            + " counted above.%nWhile they move, a device that gets others has its old ones as well,"
+                            + " if there is room; the host keeps all in int8.",
+                        eplb.windowSize(),
+                        eplb.stepInterval(),
+                        eplb.numRedundantExperts());
     }
 
     private static @Nullable QuantKey key(String name) {

@@ -12,6 +12,7 @@ import java.util.Locale;
 import java.util.Map;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.modular.DeviceMemory;
+import org.tornadomoe.parallel.ExpertBalance;
 import picocli.CommandLine.Model.CommandSpec;
 import picocli.CommandLine.Option;
 import picocli.CommandLine.Spec;
@@ -99,6 +100,32 @@ final class Output {
         json.put("int8", memory.int8());
         json.put("weights", memory.weights());
         json.put("workspace", memory.workspace());
+        return json;
+    }
+
+    /** How a layer's experts lie after its calls, and what its devices have had to do. */
+    static String balance(ExpertBalance balance) {
+        boolean counted = balance.loads().stream().anyMatch(load -> load > 0);
+        return balance.rearrangements()
+                + (balance.rearrangements() == 1 ? " rearrangement" : " rearrangements")
+                + (counted
+                        ? ", loads of the devices " + balance.loads()
+                                + String.format(Locale.ROOT, ", balancedness %.3f", balance.balancedness())
+                        : ", no load counted")
+                + (balance.refusal() == null ? "" : "; the last one that was due was refused: " + balance.refusal());
+    }
+
+    /** The same as fields. */
+    static @Nullable Map<String, @Nullable Object> json(@Nullable ExpertBalance balance) {
+        if (balance == null) {
+            return null;
+        }
+        Map<String, @Nullable Object> json = new LinkedHashMap<>();
+        json.put("rearrangements", balance.rearrangements());
+        json.put("experts", balance.experts());
+        json.put("loads", balance.loads());
+        json.put("balancedness", balance.balancedness());
+        json.put("refusal", balance.refusal());
         return json;
     }
 

@@ -20,6 +20,7 @@ import org.tornadomoe.checkpoint.Safetensors;
 import org.tornadomoe.checkpoint.SafetensorsWriter;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8Quantization;
+import org.tornadomoe.parallel.ExpertBalance;
 import org.tornadomoe.quant.ExpertWeights;
 import org.tornadomoe.reference.Reference;
 import picocli.CommandLine.ArgGroup;
@@ -212,6 +213,7 @@ final class Run implements Callable<Integer> {
         json.put("kernelClass", loaded.kernelClass());
         json.put("device", loaded.device());
         json.put("deviceBytes", loaded.deviceBytes());
+        json.put("balance", Output.json(loaded.balance()));
         json.put("tokens", tokens);
         json.put("loadSeconds", load);
         json.put("firstSeconds", times.first());
@@ -239,6 +241,10 @@ final class Run implements Callable<Integer> {
         rows.add(List.of(
                 "memory",
                 loaded.parts().stream().map(part -> Output.bytes(part.bytes())).collect(Collectors.joining(" + "))));
+        ExpertBalance balance = loaded.balance();
+        if (balance != null) {
+            rows.add(List.of("balance", Output.balance(balance)));
+        }
         rows.add(List.of("load", Output.seconds(load)));
         rows.add(List.of("first run", Output.seconds(times.first())));
         rows.add(List.of(

@@ -5,6 +5,7 @@ import java.util.Map;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.MoeLayer;
 import org.tornadomoe.MoeOptions;
+import org.tornadomoe.config.EplbConfig;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8MoeBackend;
 import org.tornadomoe.config.Int8Quantization;
@@ -49,6 +50,30 @@ final class Target {
             description = "What several devices get: expert (some of the experts) or tensor (a part of every expert's"
                     + " intermediate size); default ${DEFAULT-VALUE}.")
     String parallel = "expert";
+
+    @Option(
+            names = "--redundant-experts",
+            paramLabel = "N",
+            description = "Experts move between several devices, by load, and popular ones get copies, N in all; 0 to"
+                    + " move them without copies. By default they stay.")
+    @Nullable
+    Integer redundantExperts;
+
+    @Option(
+            names = "--eplb-window",
+            paramLabel = "N",
+            description = "With --redundant-experts: calls whose load counts, the last ones before experts move;"
+                    + " default 1000.")
+    @Nullable
+    Integer eplbWindow;
+
+    @Option(
+            names = "--eplb-interval",
+            paramLabel = "N",
+            description = "With --redundant-experts: calls from one time that experts move to the next, of which the"
+                    + " first comes after a quarter; default 3000.")
+    @Nullable
+    Integer eplbInterval;
 
     @Option(
             names = "--kernel",
@@ -110,7 +135,32 @@ final class Target {
     private Spread select(FusedMoeConfig config, QuantKey weightKey, @Nullable QuantKey activationKey) {
         FusedMoeConfig here = config.toBuilder().moeBackend(backend).build();
         return Spread.of(
-                Int8MoeOracle.installed(), here, weightKey, activationKey, kernel, devices, isExpertParallel());
+                Int8MoeOracle.installed(),
+                here,
+                weightKey,
+                activationKey,
+                kernel,
+                devices,
+                isExpertParallel(),
+                loadBalancing());
+    }
+
+    /** How experts move, in the calls that are an interval's last, so that no call is timed beside it; null if they don't. */
+    @Nullable
+    EplbConfig loadBalancing() {
+        if (redundantExperts == null) {
+            if (eplbWindow != null || eplbInterval != null) {
+                throw new IllegalArgumentException("--eplb-window, --eplb-interval: expected --redundant-experts with"
+                        + " them, which switches load balancing on");
+            }
+            return null;
+        }
+        EplbConfig eplb =
+                EplbConfig.DEFAULT.withNumRedundantExperts(redundantExperts).withUseAsync(false);
+        if (eplbWindow != null) {
+            eplb = eplb.withWindowSize(eplbWindow);
+        }
+        return eplbInterval == null ? eplb : eplb.withStepInterval(eplbInterval);
     }
 
     /** Whether several devices get some of the experts each. */
@@ -156,6 +206,7 @@ final class Target {
                             .withBackend(backend)
                             .withDevices(devices)
                             .withExpertParallel(isExpertParallel())
+                            .withLoadBalancing(loadBalancing())
                             .withKernelClass(kernel)
                             .withMaxTokens(maxTokens)
                             .withProgress(progress));

@@ -178,7 +178,7 @@ final class Tune implements Callable<Integer> {
             FusedMoeConfig config = Bench.Shape.of(of.shape).config(wanted.getLast());
             Selection selection = target.chooseOne(config, scheme.weightKey(), scheme.activationKey());
             LaunchSpace space = space(selection, scheme);
-            try (Int8Experts experts = Bench.random(selection.config(), scheme)) {
+            try (Int8Experts experts = Bench.random(selection.config(), scheme, 0)) {
                 return tune(selection, space, experts, wanted, deadline);
             }
         }

@@ -6,7 +6,6 @@ import java.util.List;
 import java.util.OptionalLong;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeConfig;
-import org.tornadomoe.modular.MoeExecutionException;
 import org.tornadomoe.quant.Int8Experts;
 import uk.ac.manchester.tornado.api.GridScheduler;
 import uk.ac.manchester.tornado.api.TaskGraph;
@@ -14,7 +13,6 @@ import uk.ac.manchester.tornado.api.TornadoExecutionPlan;
 import uk.ac.manchester.tornado.api.TornadoExecutionResult;
 import uk.ac.manchester.tornado.api.enums.DataTransferMode;
 import uk.ac.manchester.tornado.api.enums.TornadoVMBackendType;
-import uk.ac.manchester.tornado.api.exceptions.TornadoExecutionPlanException;
 import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
 import uk.ac.manchester.tornado.api.types.arrays.LongArray;
 
@@ -107,24 +105,18 @@ public final class LayersInOnePlan implements AutoCloseable {
 
     /** Runs all layers once, and waits for them. */
     public void run() {
-        last = plan.execute();
+        last = moe.execute(plan);
     }
 
     /** Runs them once more and gives the last one's output, [M, H]. */
     public MemorySegment output() {
-        TornadoExecutionResult result = plan.execute();
+        TornadoExecutionResult result = moe.execute(plan);
         result.transferToHost(output);
         return output.getSegment();
     }
 
     @Override
     public void close() {
-        try {
-            moe.device().close(plan);
-        } catch (TornadoExecutionPlanException failure) {
-            throw new MoeExecutionException("freeing the layers' device memory: " + failure.getMessage(), failure);
-        } finally {
-            moe.close();
-        }
+        moe.close();
     }
 }

@@ -1,5 +1,6 @@
 package org.tornadomoe.tornado;
 
+import java.nio.BufferOverflowException;
 import java.util.ArrayList;
 import java.util.HashSet;
 import java.util.LinkedHashMap;
@@ -10,12 +11,16 @@ import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeActivationFormat;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.modular.InsufficientMemoryException;
+import org.tornadomoe.modular.MoeExecutionException;
 import org.tornadomoe.modular.Support;
 import org.tornadomoe.quant.Int8Experts;
 import uk.ac.manchester.tornado.api.GridScheduler;
 import uk.ac.manchester.tornado.api.TaskGraph;
 import uk.ac.manchester.tornado.api.TornadoExecutionPlan;
+import uk.ac.manchester.tornado.api.TornadoExecutionResult;
 import uk.ac.manchester.tornado.api.enums.DataTransferMode;
+import uk.ac.manchester.tornado.api.exceptions.TornadoExecutionPlanException;
+import uk.ac.manchester.tornado.api.exceptions.TornadoInternalError;
 import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
 import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
@@ -34,16 +39,21 @@ import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
  *         graph.task("add" + i, Model::add, context, moe.header(), output, hidden, ...);
  *     }
  *     graph.transferToHost(DataTransferMode.EVERY_EXECUTION, hidden);
- *     try (TornadoExecutionPlan plan = new TornadoExecutionPlan(graph.snapshot())) {
- *         moe.launchOn(plan);
- *         moe.setTokens(17);
- *         plan.execute();
- *     }
+ *     TornadoExecutionPlan plan = new TornadoExecutionPlan(graph.snapshot());
+ *     moe.launchOn(plan);
+ *     moe.setTokens(17);
+ *     moe.execute(plan);
  * }
  * }</pre>
  *
+ * <p>The plan is executed and closed here and not by its own methods, so that it and other layers on the device don't get in each other's way:
+ * closing a plan, TornadoVM (5.2.0) marks the whole device as reset, and refuses every other one that was compiled beforehand, as layers' are.
+ *
  * <p>With {@link TornadoExecutionPlan#withCUDAGraph} TornadoVM records the grids of its first execution; a plan then serves the token
  * count that was set at that time, and no other.
+ *
+ * <p>A graph of TornadoVM's (5.2.0) has 8 KB for its tasks and what they are given, however it is started: 32 layers of {@link TornadoHopperExperts},
+ * which are a task each, go into it, of the others 6 to 11.
  *
  * <p>The layers' kernels are those of {@link TornadoHopperExperts}, {@link TornadoDp4aExperts}, {@link TornadoPanelExperts} or {@link
  * TornadoPortableExperts}: the first that the device and the configuration allow. Not thread-safe.
@@ -63,6 +73,7 @@ public final class MoeTasks implements AutoCloseable {
     private final List<LayerArrays> layers = new ArrayList<>();
     private final List<Stage.Graph> appended = new ArrayList<>();
     private final Set<Object> sent = new HashSet<>();
+    private final List<TornadoExecutionPlan> plans = new ArrayList<>();
     private @Nullable TornadoExperts kernels;
 
     /**
@@ -126,6 +137,7 @@ public final class MoeTasks implements AutoCloseable {
      * @throws IllegalArgumentException if an array has fewer than {@code maxNumTokens · H} elements or is both, or no class of kernels does
      *     the layer
      * @throws InsufficientMemoryException if the device hasn't so much left for layers
+     * @throws UnsupportedOperationException if TornadoVM's graph can't take so many tasks; it is of no use then
      */
     public void append(String name, Int8Experts experts, FloatArray hidden, FloatArray output) {
         Map<String, TornadoNativeArray> given =
@@ -181,7 +193,14 @@ public final class MoeTasks implements AutoCloseable {
         weights.removeAll(sent);
         sent.addAll(weights);
         graph.transferToDevice(DataTransferMode.FIRST_EXECUTION, weights.toArray());
-        layer.addTasks();
+        try {
+            layer.addTasks();
+        } catch (BufferOverflowException full) {
+            throw new UnsupportedOperationException(
+                    "graph: TornadoVM's code of one task graph, 8 KB, is full after " + appended.size() + " layers of "
+                            + chosen.name() + ", and what else is in it",
+                    full);
+        }
         appended.add(layer);
     }
 
@@ -206,8 +225,12 @@ public final class MoeTasks implements AutoCloseable {
         throw new IllegalArgumentException("experts: expected a layer that a class of kernels does, got " + refused);
     }
 
-    /** Tells the plan of the graph its device, and the grids of all its tasks, the caller's own included. */
+    /**
+     * Tells the plan of the graph its device, and the grids of all its tasks, the caller's own included. From here on it is {@link #close}'s to
+     * close.
+     */
     public void launchOn(TornadoExecutionPlan plan) {
+        plans.add(plan);
         plan.withDevice(device.tornado());
         // TornadoVM refuses a scheduler without any.
         if (!grids.keySet().isEmpty()) {
@@ -232,15 +255,46 @@ public final class MoeTasks implements AutoCloseable {
         appended.forEach(layer -> layer.resize(tokens));
     }
 
+    /** Executes a plan while no layer on a device is closed, which is waited for if one is. Throws what the plan's own method throws. */
+    public TornadoExecutionResult execute(TornadoExecutionPlan plan) {
+        Device.lockRunning();
+        try {
+            return plan.execute();
+        } finally {
+            Device.unlockRunning();
+        }
+    }
+
     /** What the layers' arrays take there, without the caller's. */
     public long deviceBytes() {
         return layers.stream().mapToLong(layer -> layer.ownBytes).sum();
     }
 
-    /** Gives the host's memory back; what is on the device goes with the plan. */
+    /**
+     * Closes the plans, so that what was on the device is free, and gives the host's memory back; other layers on the device run on.
+     *
+     * @throws MoeExecutionException if TornadoVM fails at it
+     */
     @Override
     public void close() {
-        layers.forEach(LayerArrays::close);
-        layers.clear();
+        try {
+            closePlans();
+        } finally {
+            layers.forEach(LayerArrays::close);
+            layers.clear();
+        }
+    }
+
+    /** All, also those after one that fails. */
+    private void closePlans() {
+        while (!plans.isEmpty()) {
+            try {
+                device.close(plans.removeLast());
+            } catch (TornadoExecutionPlanException | RuntimeException | TornadoInternalError failure) {
+                closePlans();
+                throw new MoeExecutionException(
+                        "freeing the layers' memory on " + device + ": " + failure.getMessage(), failure);
+            }
+        }
     }
 }

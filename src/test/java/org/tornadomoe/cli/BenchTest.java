@@ -107,6 +107,32 @@ class BenchTest {
     }
 
     @Test
+    void layersInOneGraphAreMeasured() throws IOException {
+        Ran ran = moe(
+                "bench",
+                "--shape",
+                "8:24:20:2",
+                "--tokens",
+                "1,5",
+                "--runs",
+                1,
+                "--layers",
+                10,
+                "--skew",
+                1,
+                "--backend",
+                "triton",
+                "--json");
+        assertThat(ran.status()).as(ran.err()).isEqualTo(Moe.DONE);
+        assertThat(ran.list("layers")).hasSize(2).allSatisfy(row -> {
+            assertThat(number(row, "layers")).isEqualTo(10);
+            assertThat(number(row, "distinctWeights")).isEqualTo(8);
+            assertThat(number(row, "layer")).isPositive();
+            assertThat(row.get("passed")).isEqualTo(true);
+        });
+    }
+
+    @Test
     void textHasARowForEach() {
         Ran ran = moe("bench", "--shape", "tiny", "--tokens", 2, "--runs", 1, "--backend", "reference");
         assertThat(ran.status()).as(ran.err()).isEqualTo(Moe.DONE);

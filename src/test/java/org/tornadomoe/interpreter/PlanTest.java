@@ -22,6 +22,7 @@ import uk.ac.manchester.tornado.api.annotations.Parallel;
 import uk.ac.manchester.tornado.api.common.TornadoDevice;
 import uk.ac.manchester.tornado.api.enums.ProfilerMode;
 import uk.ac.manchester.tornado.api.enums.TornadoVMBackendType;
+import uk.ac.manchester.tornado.api.exceptions.TornadoFailureException;
 import uk.ac.manchester.tornado.api.exceptions.TornadoOutOfMemoryException;
 import uk.ac.manchester.tornado.api.exceptions.TornadoRuntimeException;
 import uk.ac.manchester.tornado.api.runtime.TornadoRuntimeProvider;
@@ -158,6 +159,24 @@ class PlanTest {
             assertThatThrownBy(() -> plan.withGraph(1)).hasMessageContaining("got 1");
         }
         assertThat(values.toHeapArray()).containsOnly(3);
+    }
+
+    /** TornadoVM 5.2.0's interpreter of bytecodes refuses it so. */
+    @Test
+    void aPlanCompiledBeforehandIsRefusedOnceAnotherIsClosed() throws Exception {
+        try (TornadoExecutionPlan early = new TornadoExecutionPlan(graph().snapshot());
+                TornadoExecutionPlan late = new TornadoExecutionPlan(graph().snapshot())) {
+            early.withGridScheduler(grids()).withPreCompilation().execute();
+            late.withGridScheduler(grids()).execute();
+            new TornadoExecutionPlan(graph().snapshot()).close();
+            assertThatThrownBy(early::execute)
+                    .isInstanceOf(TornadoFailureException.class)
+                    .hasMessageContaining("reset() was called after warmup()");
+            late.execute();
+            early.getDevice(0).getDeviceContext().setResetToFalse();
+            early.execute();
+        }
+        assertThat(values.toHeapArray()).containsOnly(4);
     }
 
     @Test

@@ -28,10 +28,16 @@ import org.tornadomoe.config.RoutingMethodType;
 import org.tornadomoe.config.ScalarType;
 import org.tornadomoe.config.ScoringFunction;
 import org.tornadomoe.modular.MoeExecutionException;
+import org.tornadomoe.quant.Int8Experts;
+import org.tornadomoe.quant.Int8Quantizer;
+import org.tornadomoe.quant.Progress;
 import org.tornadomoe.reference.Reference;
+import uk.ac.manchester.tornado.api.GridScheduler;
 import uk.ac.manchester.tornado.api.KernelContext;
+import uk.ac.manchester.tornado.api.TaskGraph;
 import uk.ac.manchester.tornado.api.common.TornadoFunctions;
 import uk.ac.manchester.tornado.api.enums.TornadoVMBackendType;
+import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
 import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 
 /** The layer on every device that TornadoVM's SDK has here ({@code -Dtornadomoe.test.device=ptx}: on those alone); skipped, and counted as skipped, where there is none. */
@@ -266,23 +272,54 @@ class DeviceLayerTest {
 
     @ParameterizedTest
     @MethodSource("kernelClasses")
-    void asTasksOfAModel(String device, TornadoExperts experts, Int8Scheme scheme) throws Exception {
+    void asTasksOfAModel(String device, TornadoExperts experts, Int8Scheme scheme) {
         RandomLayer layer = RandomLayer.of(9, 3, 50, 30, 60, 5).on(device);
         float[] hidden = layer.hidden(60, 1);
-        try (SmallModel model = SmallModel.of(layer, 4, scheme)) {
+        boolean aTaskEach = new TornadoHopperExperts()
+                .isSupportedConfig(
+                        layer.config(),
+                        scheme.weightKey(),
+                        scheme.activationKey(),
+                        layer.config().activationFormat())
+                .supported();
+        try (SmallModel model = SmallModel.of(layer, aTaskEach ? 32 : 4, scheme)) {
             float[] oneByOne = model.oneByOne(experts, hidden, 60);
             float[][] asOne = model.asOnePlan(hidden, false, 60, 60);
             if (experts.name().equals(model.kernels())) {
                 assertThat(asOne[0]).isEqualTo(oneByOne);
             }
             assertThat(asOne[1]).isEqualTo(asOne[0]);
-            if (device.startsWith("cuda")) {
+            if (!device.startsWith("opencl")) {
                 float[][] recorded = model.asOnePlan(hidden, true, 60, 60, 60);
                 for (float[] once : recorded) {
                     assertThat(once).isEqualTo(asOne[0]);
                 }
             }
         }
+    }
+
+    @Test
+    void aFullGraphIsToldOf() {
+        for (Device device : devices()) {
+            RandomLayer layer = RandomLayer.of(2, 1, 8, 4, 1, 5).on(device.id());
+            FloatArray hidden = new FloatArray(8);
+            FloatArray output = new FloatArray(8);
+            try (Int8Experts experts = Int8Quantizer.quantize(layer, Int8Scheme.W8A16_GROUP, Progress.NONE);
+                    MoeTasks moe = new MoeTasks(new TaskGraph("full"), new GridScheduler(), layer.config())) {
+                assertThatThrownBy(() -> {
+                            for (int i = 0; i < 100; i++) {
+                                moe.append("layer" + i, experts, hidden, output);
+                            }
+                        })
+                        .isInstanceOf(UnsupportedOperationException.class)
+                        .hasMessageMatching("graph: .*, 8 KB, is full after ([6-9]|1\\d) layers of Tornado.*");
+            }
+        }
+    }
+
+    @Test
+    void layersOutliveAModelsPlan() {
+        devices().forEach(device -> LayerChecks.layersOutliveAModelsPlan(device.id()));
     }
 
     @ParameterizedTest

@@ -10,12 +10,15 @@ import java.lang.foreign.ValueLayout;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.Collections;
+import java.util.Iterator;
 import java.util.List;
 import java.util.Objects;
 import java.util.Set;
 import java.util.SplittableRandom;
 import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
+import org.tornadomoe.MoeLayer;
+import org.tornadomoe.MoeOptions;
 import org.tornadomoe.RandomLayer;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8Quantization;
@@ -216,6 +219,27 @@ final class LayerChecks {
                     .isBetween(countsAll ? told.weights() : 0, told.bytes());
             assertThat(kernel.deviceBytes()).isEqualTo(told.bytes());
             assertThat(told.overhead()).isBetween(1.0, 1.05);
+        }
+    }
+
+    /** A layer that has run goes on after a model on the same device is through and closed, and so does a model after a layer. */
+    static void layersOutliveAModelsPlan(String device) {
+        RandomLayer layer = RandomLayer.of(5, 2, 26, 14, 9, 3).on(device);
+        float[] hidden = layer.hidden(9, 1);
+        MoeOptions options =
+                MoeOptions.DEFAULT.withBackend("triton").withDevice(device).withMaxTokens(9);
+        try (SmallModel model = SmallModel.of(layer, 2, Int8Scheme.W8A8_CHANNEL);
+                MoeLayer stays = MoeLayer.of(layer, options)) {
+            float[] before = stays.forward(hidden);
+            float[][] once = model.asOnePlan(hidden, false, 9);
+            assertThat(stays.forward(hidden)).isEqualTo(before);
+            MoeLayer goes = MoeLayer.of(layer, options);
+            assertThat(goes.forward(hidden)).isEqualTo(before);
+            Iterator<Runnable> between =
+                    List.<Runnable>of(() -> {}, goes::close).iterator();
+            assertThat(model.asOnePlan(hidden, false, () -> between.next().run(), 9, 9))
+                    .isDeepEqualTo(new float[][] {once[0], once[0]});
+            assertThat(stays.forward(hidden)).isEqualTo(before);
         }
     }
 

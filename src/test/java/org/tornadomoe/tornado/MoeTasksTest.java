@@ -6,6 +6,7 @@ import static org.assertj.core.api.Assertions.assertThatThrownBy;
 import java.util.Arrays;
 import java.util.List;
 import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.Timeout;
 import org.tornadomoe.RandomLayer;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.quant.Int8Experts;
@@ -13,14 +14,17 @@ import org.tornadomoe.quant.Int8Quantizer;
 import org.tornadomoe.quant.Progress;
 import uk.ac.manchester.tornado.api.GridScheduler;
 import uk.ac.manchester.tornado.api.TaskGraph;
+import uk.ac.manchester.tornado.api.TornadoExecutionPlan;
+import uk.ac.manchester.tornado.api.enums.DataTransferMode;
 import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
+import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
 
 class MoeTasksTest {
     private static final RandomLayer LAYER = RandomLayer.of(5, 2, 26, 14, 9, 3).on("interpreter:0");
 
     @Test
-    void aModelAsOnePlanIsItsLayersOneByOne() throws Exception {
+    void aModelAsOnePlanIsItsLayersOneByOne() {
         float[] hidden = LAYER.hidden(9, 1);
         try (SmallModel model = SmallModel.of(LAYER, 32, Int8Scheme.W8A8_CHANNEL)) {
             float[][] asOne = model.asOnePlan(hidden, false, 9, 4, 9);
@@ -35,7 +39,7 @@ class MoeTasksTest {
     }
 
     @Test
-    void everySchemeRunsInAGraph() throws Exception {
+    void everySchemeRunsInAGraph() {
         for (Int8Scheme scheme : Int8Scheme.values()) {
             float[] hidden = LAYER.hidden(5, 2);
             try (SmallModel model = SmallModel.of(LAYER, 2, scheme)) {
@@ -64,6 +68,54 @@ class MoeTasksTest {
                     .sum();
             assertThat(moe.deviceBytes() - first).isEqualTo(own);
         }
+    }
+
+    @Test
+    void layersOutliveAModelsPlan() {
+        LayerChecks.layersOutliveAModelsPlan("interpreter:0");
+    }
+
+    private static Thread closing = new Thread();
+
+    /** A task that begins to close a layer, and tells whether that waits. */
+    static void close(IntArray waits) {
+        closing.start();
+        Thread.State state = closing.getState();
+        while (state != Thread.State.WAITING && state != Thread.State.TERMINATED) {
+            Thread.onSpinWait();
+            state = closing.getState();
+        }
+        waits.set(0, state == Thread.State.WAITING ? 1 : 2);
+    }
+
+    @Test
+    @Timeout(60)
+    void noLayerIsClosedWhileAPlanRuns() throws Exception {
+        IntArray waits = new IntArray(1);
+        TaskGraph graph = new TaskGraph("closing")
+                .task("close", MoeTasksTest::close, waits)
+                .transferToHost(DataTransferMode.EVERY_EXECUTION, waits);
+        try (Int8Experts experts = Int8Quantizer.quantize(LAYER, Int8Scheme.W8A8_CHANNEL, Progress.NONE);
+                MoeTasks moe = new MoeTasks(graph, new GridScheduler(), LAYER.config())) {
+            closing = new Thread(new TornadoPortableExperts().load(LAYER.config(), experts)::close);
+            TornadoExecutionPlan plan = new TornadoExecutionPlan(graph.snapshot());
+            moe.launchOn(plan);
+            moe.execute(plan);
+            closing.join();
+        }
+        assertThat(waits.get(0)).isEqualTo(1);
+    }
+
+    @Test
+    void plansAreClosedWithTheTasks() {
+        TaskGraph graph = new TaskGraph("closed");
+        TornadoExecutionPlan plan;
+        try (MoeTasks moe = new MoeTasks(graph, new GridScheduler(), LAYER.config())) {
+            plan = new TornadoExecutionPlan(graph.snapshot());
+            moe.launchOn(plan);
+            moe.execute(plan);
+        }
+        assertThatThrownBy(plan::execute).hasMessage("the plan is closed");
     }
 
     @Test

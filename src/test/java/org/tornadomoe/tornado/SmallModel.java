@@ -17,7 +17,6 @@ import uk.ac.manchester.tornado.api.TaskGraph;
 import uk.ac.manchester.tornado.api.TornadoExecutionPlan;
 import uk.ac.manchester.tornado.api.WorkerGrid1D;
 import uk.ac.manchester.tornado.api.enums.DataTransferMode;
-import uk.ac.manchester.tornado.api.exceptions.TornadoExecutionPlanException;
 import uk.ac.manchester.tornado.api.math.TornadoMath;
 import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
 import uk.ac.manchester.tornado.api.types.arrays.IntArray;
@@ -50,7 +49,12 @@ final class SmallModel implements AutoCloseable {
      *
      * @param cudaGraphs whether TornadoVM records what it runs; then for the first count alone
      */
-    float[][] asOnePlan(float[] hidden, boolean cudaGraphs, int... tokenCounts) throws TornadoExecutionPlanException {
+    float[][] asOnePlan(float[] hidden, boolean cudaGraphs, int... tokenCounts) {
+        return asOnePlan(hidden, cudaGraphs, () -> {}, tokenCounts);
+    }
+
+    /** The same with something done before each execution. */
+    float[][] asOnePlan(float[] hidden, boolean cudaGraphs, Runnable before, int... tokenCounts) {
         int h = config.hiddenDim();
         TaskGraph graph = new TaskGraph("model");
         GridScheduler grids = new GridScheduler();
@@ -73,18 +77,18 @@ final class SmallModel implements AutoCloseable {
             }
             kernels = String.valueOf(moe.kernels());
             graph.transferToHost(DataTransferMode.EVERY_EXECUTION, x);
-            try (TornadoExecutionPlan plan = new TornadoExecutionPlan(graph.snapshot())) {
-                moe.launchOn(plan);
-                if (cudaGraphs) {
-                    plan.withCUDAGraph();
-                }
-                for (int i = 0; i < tokenCounts.length; i++) {
-                    moe.setTokens(tokenCounts[i]);
-                    MemorySegment.copy(MemorySegment.ofArray(hidden), 0, x.getSegment(), 0, 4L * tokenCounts[i] * h);
-                    plan.execute();
-                    results[i] = new float[tokenCounts[i] * h];
-                    MemorySegment.copy(x.getSegment(), 0, MemorySegment.ofArray(results[i]), 0, 4L * results[i].length);
-                }
+            TornadoExecutionPlan plan = new TornadoExecutionPlan(graph.snapshot());
+            moe.launchOn(plan);
+            if (cudaGraphs) {
+                plan.withCUDAGraph();
+            }
+            for (int i = 0; i < tokenCounts.length; i++) {
+                moe.setTokens(tokenCounts[i]);
+                MemorySegment.copy(MemorySegment.ofArray(hidden), 0, x.getSegment(), 0, 4L * tokenCounts[i] * h);
+                before.run();
+                moe.execute(plan);
+                results[i] = new float[tokenCounts[i] * h];
+                MemorySegment.copy(x.getSegment(), 0, MemorySegment.ofArray(results[i]), 0, 4L * results[i].length);
             }
         }
         return results;

@@ -255,7 +255,10 @@ public class TornadoExecutionPlan implements AutoCloseable {
         }
     }
 
-    /** Frees the device's copies. A plan that is closed can't be executed; closing it again does nothing. */
+    /**
+     * Frees the device's copies. A plan that is closed can't be executed; closing it again does nothing. As under TornadoVM, plans of {@link
+     * #withPreCompilation} are refused from then on, until {@link TornadoDeviceContext#setResetToFalse} or the next such plan.
+     */
     @Override
     public void close() throws TornadoExecutionPlanException {
         plan.close();

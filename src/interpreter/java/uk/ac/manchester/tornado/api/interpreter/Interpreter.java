@@ -20,7 +20,18 @@ public final class Interpreter implements TornadoRuntime, TornadoBackend {
 
     private final TornadoDevice device = new Device();
 
+    /** As TornadoVM's: memory of a plan there was freed, and plans that were compiled beforehand are refused until it is taken back. */
+    private volatile boolean reset;
+
     private Interpreter() {}
+
+    void markReset() {
+        reset = true;
+    }
+
+    boolean wasReset() {
+        return reset;
+    }
 
     private static void checkIndex(int index) {
         if (index != 0) {
@@ -149,7 +160,9 @@ public final class Interpreter implements TornadoRuntime, TornadoBackend {
         }
 
         @Override
-        public void setResetToFalse() {}
+        public void setResetToFalse() {
+            RUNTIME.reset = false;
+        }
 
         @Override
         public TornadoTargetDevice getPhysicalDevice() {

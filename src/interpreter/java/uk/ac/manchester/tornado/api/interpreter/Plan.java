@@ -11,6 +11,7 @@ import uk.ac.manchester.tornado.api.GridScheduler;
 import uk.ac.manchester.tornado.api.KernelContext;
 import uk.ac.manchester.tornado.api.WorkerGrid;
 import uk.ac.manchester.tornado.api.enums.DataTransferMode;
+import uk.ac.manchester.tornado.api.exceptions.TornadoFailureException;
 import uk.ac.manchester.tornado.api.exceptions.TornadoRuntimeException;
 
 /** Runs graphs, and keeps their device memory between runs. Thread-safe; one thread runs at a time. */
@@ -23,6 +24,7 @@ public final class Plan {
         final DeviceMemory.Copies copies = memory.new Copies();
         final IdentityHashMap<Task, Kernel> kernels = new IdentityHashMap<>();
         boolean executed;
+        boolean prepared;
 
         State(Graph graph) {
             this.graph = graph;
@@ -105,13 +107,19 @@ public final class Plan {
     /** Reads the kernels of the selected graphs, so that the first execution need not. */
     public synchronized void prepare() {
         checkOpen();
+        Interpreter.RUNTIME.getDefaultDevice().getDeviceContext().setResetToFalse();
         for (State state : selected) {
+            state.prepared = true;
             state.graph.tasks.stream().filter(task -> task.context() >= 0).forEach(state::kernel);
         }
     }
 
     public synchronized Profile execute() {
         checkOpen();
+        if (Interpreter.RUNTIME.wasReset() && selected.stream().anyMatch(state -> state.prepared)) {
+            throw new TornadoFailureException("[ERROR] reset() was called after warmup() on device: "
+                    + Interpreter.RUNTIME.getName() + ": memory of another plan there was freed");
+        }
         if (grids != null) {
             checkKeys(grids);
         }
@@ -257,6 +265,7 @@ public final class Plan {
         }
         last = null;
         memory.free();
+        Interpreter.RUNTIME.markReset();
     }
 
     public synchronized long memory() {
@@ -268,6 +277,7 @@ public final class Plan {
             closed = true;
             states.forEach(state -> state.copies.clear());
             memory.close();
+            Interpreter.RUNTIME.markReset();
         }
     }
 
