@@ -15,7 +15,6 @@ import org.apache.spark.sql.functions;
 import org.apache.spark.sql.types.DataType;
 import org.apache.spark.sql.types.DataTypes;
 import org.apache.spark.sql.types.StructType;
-import org.apache.spark.util.TaskCompletionListener;
 import org.tornadomoe.config.ExpertPlacementStrategy;
 
 /**
@@ -34,8 +33,12 @@ import org.tornadomoe.config.ExpertPlacementStrategy;
  * float, may choose otherwise among experts of nearly the same score. Hidden states cross in int8 with a scale where that is what experts see of them
  * anyway ({@code w8a8_channel}), otherwise in float.
  *
- * <p>An owner's executor reads its experts alone, by the path, and keeps at most {@code held} owners' experts; a task waits where all of
- * these are in use. The rows are read twice, for routing and for the result, and have to be the same both times.
+ * <p>An owner's executor reads its experts alone, by the path, and keeps at most {@code held} owners' experts, for later jobs too. Where another
+ * owner's are asked for, those that were not used for the longest time give way; a task waits where all are in use. {@link MoeScorer#unload} gives back
+ * all of them. Stale ones are not used: a task that finds other sizes or times of modification of the checkpoint's files reads anew. The files have to stay as
+ * they are while a job runs. Which executor gets an owner's rows is Spark's choice, in each job again.
+ *
+ * <p>The rows are read twice, for routing and for the result, and have to be the same both times.
  *
  * @param scorer the layer, the columns, and how owners compute
  * @param id a column with another value in each row, none null, of a type that Spark can sort
@@ -101,7 +104,7 @@ public record ExpertParallelScorer(MoeScorer scorer, String id, int owners, Expe
     }
 
     /** What each owner is sent, in the partition of its number. */
-    private Dataset<Row> exchanged(Dataset<Row> rows) {
+    Dataset<Row> exchanged(Dataset<Row> rows) {
         StructType schema = outputSchema(rows.schema());
         MapPartitionsFunction<Row, Row> route =
                 partition -> new RoutedRows(partition, TokenRouter.of(scorer, dealt()), this);
@@ -137,13 +140,11 @@ public record ExpertParallelScorer(MoeScorer scorer, String id, int owners, Expe
                 .add("values", DataTypes.BinaryType, false);
     }
 
-    private Iterator<Row> compute(Iterator<Row> partition) {
+    /** What an owner makes of the rows of a partition. */
+    Iterator<Row> compute(Iterator<Row> partition) {
         TaskContext task = TaskContext.get();
         OwnedRows computed = new OwnedRows(partition, this, MoeScorer.address(task));
-        if (task != null) {
-            TaskCompletionListener release = ended -> computed.close();
-            task.addTaskCompletionListener(release);
-        }
+        MoeScorer.atEnd(task, computed::close);
         return computed;
     }
 

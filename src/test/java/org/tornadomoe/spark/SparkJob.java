@@ -94,7 +94,7 @@ final class SparkJob {
     }
 
     private static Iterator<String> owned(Iterator<Long> ids) {
-        return List.of(Engine.owned().toString()).iterator();
+        return List.of(Engine.loaded().toString()).iterator();
     }
 
     private static Iterator<String> loaded(Iterator<Long> ids) {
