@@ -1,7 +1,10 @@
 package org.tornadomoe.spark;
 
 import java.io.Serializable;
+import java.util.ArrayList;
+import java.util.Collections;
 import java.util.Iterator;
+import java.util.List;
 import java.util.Objects;
 import org.apache.spark.TaskContext;
 import org.apache.spark.api.java.JavaRDD;
@@ -40,13 +43,19 @@ import org.tornadomoe.config.ExpertPlacementStrategy;
  *
  * <p>The rows are read twice, for routing and for the result, and have to be the same both times.
  *
+ * <p>An owner of popular experts gets more rows than others, and one task has all of them, unless the owner has {@linkplain #withCopies(int, int) copies}:
+ * partitions of its rows, of which a hash of {@code id} chooses, for as many tasks. The output is the same. Each executor that runs one of them loads the
+ * owner's experts and holds them, once for all that it runs: such is the price, in time and memory, as of redundant experts elsewhere.
+ *
  * @param scorer the layer, the columns, and how owners compute
  * @param id a column with another value in each row, none null, of a type that Spark can sort
  * @param owners that the experts are dealt to, 1 or more; one that gets none does nothing
  * @param placement whether an owner's experts are neighbours
  * @param held the most owners whose experts an executor holds at a time, 1 or more
+ * @param copies partitions of each owner's rows, [owners], 1 or more
  */
-public record ExpertParallelScorer(MoeScorer scorer, String id, int owners, ExpertPlacementStrategy placement, int held)
+public record ExpertParallelScorer(
+        MoeScorer scorer, String id, int owners, ExpertPlacementStrategy placement, int held, List<Integer> copies)
         implements Serializable {
     private static final long serialVersionUID = 1L;
 
@@ -61,14 +70,56 @@ public record ExpertParallelScorer(MoeScorer scorer, String id, int owners, Expe
         if (held < 1) {
             throw new IllegalArgumentException("held: expected a positive number, got " + held);
         }
+        copies = List.copyOf(copies);
+        if (copies.size() != owners) {
+            throw new IllegalArgumentException(
+                    "copies: expected " + owners + " numbers, of an owner each, got " + copies.size());
+        }
+        for (int each : copies) {
+            if (each < 1) {
+                throw new IllegalArgumentException("copies: expected a positive number, got " + each);
+            }
+        }
     }
 
     public ExpertParallelScorer withPlacement(ExpertPlacementStrategy placement) {
-        return new ExpertParallelScorer(scorer, id, owners, placement, held);
+        return new ExpertParallelScorer(scorer, id, owners, placement, held, copies);
     }
 
     public ExpertParallelScorer withHeld(int held) {
-        return new ExpertParallelScorer(scorer, id, owners, placement, held);
+        return new ExpertParallelScorer(scorer, id, owners, placement, held, copies);
+    }
+
+    /** Each owner's rows in so many partitions, 1 or more. */
+    public ExpertParallelScorer withCopies(int copies) {
+        return new ExpertParallelScorer(scorer, id, owners, placement, held, Collections.nCopies(owners, copies));
+    }
+
+    /**
+     * One owner's rows in so many partitions: of a hot one, as {@link #rowsPerOwner} shows it.
+     *
+     * @param owner from 0
+     * @param copies 1 or more
+     */
+    public ExpertParallelScorer withCopies(int owner, int copies) {
+        if (owner < 0 || owner >= owners) {
+            throw new IllegalArgumentException("owner: expected 0 to " + (owners - 1) + ", got " + owner);
+        }
+        List<Integer> changed = new ArrayList<>(this.copies);
+        changed.set(owner, copies);
+        return new ExpertParallelScorer(scorer, id, owners, placement, held, changed);
+    }
+
+    /**
+     * How many rows each owner gets that gets any: {@code owner} and {@code rows}. Lazy; it routes all rows and sends none.
+     *
+     * @throws IllegalArgumentException as {@link #transform(Dataset)}
+     */
+    public Dataset<Row> rowsPerOwner(Dataset<Row> rows) {
+        return routed(rows)
+                .groupBy("owner")
+                .agg(functions.count("*").as("rows"))
+                .orderBy("owner");
     }
 
     /**
@@ -103,14 +154,34 @@ public record ExpertParallelScorer(MoeScorer scorer, String id, int owners, Expe
         return schema.fields()[schema.fieldIndex(id)].dataType();
     }
 
-    /** What each owner is sent, in the partition of its number. */
+    /** What each owner is sent, in its partitions: first those of owner 0. */
     Dataset<Row> exchanged(Dataset<Row> rows) {
+        int[] first = new int[owners];
+        for (int owner = 1; owner < owners; owner++) {
+            first[owner] = Math.addExact(first[owner - 1], copies.get(owner - 1));
+        }
+        Column owner = functions.col("owner").plus(1);
+        Column copy = functions.pmod(
+                functions.xxhash64(functions.col("id")),
+                functions.element_at(
+                        functions.lit(
+                                copies.stream().mapToInt(Integer::intValue).toArray()),
+                        owner));
+        return routed(rows)
+                .repartitionById(
+                        Math.addExact(first[owners - 1], copies.getLast()),
+                        functions
+                                .element_at(functions.lit(first), owner)
+                                .plus(copy)
+                                .cast(DataTypes.IntegerType));
+    }
+
+    private Dataset<Row> routed(Dataset<Row> rows) {
         StructType schema = outputSchema(rows.schema());
         MapPartitionsFunction<Row, Row> route =
                 partition -> new RoutedRows(partition, TokenRouter.of(scorer, dealt()), this);
         return rows.select(column(id), column(scorer.input()))
-                .mapPartitions(route, Encoders.row(partSchema(idType(schema))))
-                .repartitionById(owners, functions.col("owner"));
+                .mapPartitions(route, Encoders.row(partSchema(idType(schema))));
     }
 
     private Dataset<Row> reduce(Dataset<Row> rows, Dataset<Row> parts) {

@@ -2,6 +2,7 @@ package org.tornadomoe.spark;
 
 import java.io.Serializable;
 import java.time.Duration;
+import java.util.Collections;
 import java.util.Iterator;
 import java.util.List;
 import java.util.Objects;
@@ -116,7 +117,8 @@ public record MoeScorer(
      * @param owners that the experts are dealt to, 1 or more
      */
     public ExpertParallelScorer expertParallel(String id, int owners) {
-        return new ExpertParallelScorer(this, id, owners, ExpertPlacementStrategy.LINEAR, 1);
+        return new ExpertParallelScorer(
+                this, id, owners, ExpertPlacementStrategy.LINEAR, 1, Collections.nCopies(Math.max(owners, 0), 1));
     }
 
     /**

@@ -15,6 +15,7 @@ import java.nio.file.StandardOpenOption;
 import java.nio.file.attribute.FileTime;
 import java.util.ArrayList;
 import java.util.Arrays;
+import java.util.Collections;
 import java.util.Iterator;
 import java.util.List;
 import java.util.Map;
@@ -26,6 +27,7 @@ import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 import java.util.stream.IntStream;
 import java.util.stream.LongStream;
+import org.apache.spark.TaskContext;
 import org.apache.spark.api.java.function.MapFunction;
 import org.apache.spark.api.java.function.MapPartitionsFunction;
 import org.apache.spark.sql.Dataset;
@@ -36,6 +38,7 @@ import org.apache.spark.sql.SparkSession;
 import org.apache.spark.sql.functions;
 import org.apache.spark.sql.types.DataTypes;
 import org.apache.spark.sql.types.StructType;
+import org.apache.spark.util.LongAccumulator;
 import org.jspecify.annotations.Nullable;
 import org.junit.jupiter.api.AfterAll;
 import org.junit.jupiter.api.AfterEach;
@@ -474,6 +477,69 @@ class ExpertParallelScorerTest {
                 .count();
     }
 
+    /** Every row has expert 0 and the shared one. */
+    @Test
+    void theRowsOfAPopularOwnerAreSplit() throws IOException {
+        Path model = copy("deepseek_v3", "skewed");
+        change(model, "model.layers.0.mlp.gate.e_score_correction_bias", 100);
+        LongAccumulator read = spark.sparkContext().longAccumulator();
+        MapFunction<Row, Row> count = row -> {
+            read.add(1);
+            return row;
+        };
+        Dataset<Row> rows = rows(4).map(count, Encoders.row(SCHEMA));
+        ExpertParallelScorer plan = scorer(model).expertParallel("id", 4);
+        int tokens = ROWS - ROWS / 10;
+        List<Long> perOwner = plan.rowsPerOwner(rows(4)).collectAsList().stream()
+                .map(row -> row.getLong(1))
+                .toList();
+        assertThat(perOwner).hasSize(4).startsWith((long) tokens).endsWith((long) tokens);
+        assertThat(sizes(plan.exchanged(rows(4)))).isEqualTo(perOwner);
+        Map<Long, float[]> expected = outputs(plan.transform(rows));
+        assertThat(read.value()).isEqualTo(2 * ROWS);
+
+        ExpertParallelScorer split = plan.withCopies(0, 4).withCopies(3, 3).withHeld(2);
+        List<Long> sizes = sizes(split.exchanged(rows(4)));
+        assertThat(sizes).hasSize(4 + 1 + 1 + 3);
+        assertThat(sizes.subList(4, 6)).isEqualTo(perOwner.subList(1, 3));
+        for (List<Long> copies : List.of(sizes.subList(0, 4), sizes.subList(6, 9))) {
+            assertThat(copies.stream().mapToLong(Long::longValue).sum()).isEqualTo(tokens);
+            assertThat(Collections.max(copies)).isLessThan(2 * tokens / copies.size());
+        }
+        read.reset();
+        assertThat(outputs(split.transform(rows))).usingRecursiveComparison().isEqualTo(expected);
+        assertThat(read.value()).isEqualTo(2 * ROWS);
+        assertThat(outputs(plan.withCopies(5).transform(rows(1))))
+                .usingRecursiveComparison()
+                .isEqualTo(expected);
+    }
+
+    /** Rows of each partition; the first to the last owner's one after the other. */
+    private static List<Long> sizes(Dataset<Row> sent) {
+        MapPartitionsFunction<Row, Row> size = partition -> {
+            long rows = 0;
+            int owner = -1;
+            while (partition.hasNext()) {
+                Row row = partition.next();
+                assertThat(rows == 0 || row.getInt(1) == owner).isTrue();
+                owner = row.getInt(1);
+                rows++;
+            }
+            return List.of(RowFactory.create(TaskContext.getPartitionId(), owner, rows))
+                    .iterator();
+        };
+        StructType schema = new StructType()
+                .add("partition", DataTypes.IntegerType)
+                .add("owner", DataTypes.IntegerType)
+                .add("rows", DataTypes.LongType);
+        List<Row> sizes = sent.mapPartitions(size, Encoders.row(schema))
+                .orderBy("partition")
+                .collectAsList();
+        assertThat(sizes.stream().map(row -> row.getInt(1)).filter(owner -> owner >= 0))
+                .isSorted();
+        return sizes.stream().map(row -> row.getLong(2)).toList();
+    }
+
     @Test
     void anOwnersMemoryIsThatOfItsPart() {
         long[] bytes = new long[2];
@@ -642,5 +708,9 @@ class ExpertParallelScorerTest {
         assertThatThrownBy(() -> scorer.expertParallel("id", 0))
                 .hasMessage("owners: expected a positive number, got 0");
         assertThatThrownBy(() -> plan.withHeld(0)).hasMessage("held: expected a positive number, got 0");
+        assertThatThrownBy(() -> plan.withCopies(0)).hasMessage("copies: expected a positive number, got 0");
+        assertThatThrownBy(() -> plan.withCopies(2, 3)).hasMessage("owner: expected 0 to 1, got 2");
+        assertThatThrownBy(() -> new ExpertParallelScorer(scorer, "id", 2, plan.placement(), 1, List.of(1)))
+                .hasMessage("copies: expected 2 numbers, of an owner each, got 1");
     }
 }
