@@ -5,7 +5,9 @@ import java.time.Duration;
 import java.util.LinkedHashMap;
 import java.util.Map;
 import java.util.Objects;
+import java.util.Set;
 import java.util.TreeMap;
+import java.util.TreeSet;
 import java.util.concurrent.atomic.AtomicInteger;
 import org.apache.spark.TaskContext;
 import org.apache.spark.TaskKilledException;
@@ -76,7 +78,7 @@ final class Engine {
     }
 
     /** Columns and latency are the caller's affair: they share a layer. */
-    private static MoeScorer shared(MoeScorer scorer) {
+    static MoeScorer shared(MoeScorer scorer) {
         return new MoeScorer(
                 scorer.checkpoint(),
                 scorer.layer(),
@@ -260,6 +262,24 @@ final class Engine {
                     loaded.put(
                             key.owned == null ? address : key.owned.owner + "@" + address,
                             layer.kernelClass() + " on " + layer.device());
+                }
+            });
+        }
+        return loaded;
+    }
+
+    /** The owners of a plan whose experts are loaded in this JVM. */
+    static Set<Integer> owners(ExpertParallelScorer plan) {
+        MoeScorer scorer = shared(plan.scorer());
+        Set<Integer> loaded = new TreeSet<>();
+        synchronized (KEPT) {
+            KEPT.forEach((key, engine) -> {
+                Owned owned = key.owned;
+                if (owned != null
+                        && engine.layer != null
+                        && owned.owners.equals(plan.dealt())
+                        && key.scorer.equals(scorer)) {
+                    loaded.add(owned.owner);
                 }
             });
         }

@@ -2,6 +2,7 @@ package org.tornadomoe.spark;
 
 import java.io.Serializable;
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.Collections;
 import java.util.Iterator;
 import java.util.List;
@@ -39,9 +40,11 @@ import org.tornadomoe.config.ExpertPlacementStrategy;
  * <p>An owner's executor reads its experts alone, by the path, and keeps at most {@code held} owners' experts, for later jobs too. Where another
  * owner's are asked for, those that were not used for the longest time give way; a task waits where all are in use. {@link MoeScorer#unload} gives back
  * all of them. Stale ones are not used: a task that finds other sizes or times of modification of the checkpoint's files reads anew. The files have to stay as
- * they are while a job runs. Which executor gets an owner's rows is Spark's choice, in each job again.
+ * they are while a job runs. Spark is asked to send an owner's rows to an executor that has its experts, and sends them elsewhere where that one has no core
+ * free for {@code spark.locality.wait}.
  *
- * <p>The rows are read twice, for routing and for the result, and have to be the same both times.
+ * <p>The rows are read twice, for routing and for the result, and have to be the same both times. Where several actions are run on one result, they are routed
+ * for the first.
  *
  * <p>An owner of popular experts gets more rows than others, and one task has all of them, unless the owner has {@linkplain #withCopies(int, int) copies}:
  * partitions of its rows, of which a hash of {@code id} chooses, for as many tasks. The output is the same. Each executor that runs one of them loads the
@@ -128,16 +131,12 @@ public record ExpertParallelScorer(
      * @throws IllegalArgumentException as {@link MoeScorer#transform(Dataset)}, or if there is no column {@code id}
      */
     public Dataset<Row> transform(Dataset<Row> rows) {
-        MapPartitionsFunction<Row, Row> compute = this::compute;
-        return reduce(rows, exchanged(rows).mapPartitions(compute, Encoders.row(partSchema(idType(rows.schema())))));
+        return reduce(rows, new PlacedRows(exchanged(rows), this).toJavaRDD());
     }
 
     /** As {@link #transform(Dataset)}, the owners' tasks with resources of their own. */
     public Dataset<Row> transform(Dataset<Row> rows, ResourceProfile profile) {
-        StructType schema = partSchema(idType(rows.schema()));
-        JavaRDD<Row> computed =
-                exchanged(rows).toJavaRDD().mapPartitions(this::compute).withResources(profile);
-        return reduce(rows, rows.sparkSession().createDataFrame(computed, schema));
+        return reduce(rows, new PlacedRows(exchanged(rows), this).toJavaRDD().withResources(profile));
     }
 
     /** What {@link #transform(Dataset)} makes of a schema. Throws what it throws. */
@@ -154,12 +153,23 @@ public record ExpertParallelScorer(
         return schema.fields()[schema.fieldIndex(id)].dataType();
     }
 
-    /** What each owner is sent, in its partitions: first those of owner 0. */
-    Dataset<Row> exchanged(Dataset<Row> rows) {
+    /** The first partition of each owner's rows, after those of the owners before it. */
+    private int[] first() {
         int[] first = new int[owners];
         for (int owner = 1; owner < owners; owner++) {
             first[owner] = Math.addExact(first[owner - 1], copies.get(owner - 1));
         }
+        return first;
+    }
+
+    int ownerOf(int partition) {
+        int at = Arrays.binarySearch(first(), partition);
+        return at < 0 ? -at - 2 : at;
+    }
+
+    /** What each owner is sent, in its partitions. */
+    Dataset<Row> exchanged(Dataset<Row> rows) {
+        int[] first = first();
         Column owner = functions.col("owner").plus(1);
         Column copy = functions.pmod(
                 functions.xxhash64(functions.col("id")),
@@ -184,7 +194,8 @@ public record ExpertParallelScorer(
                 .mapPartitions(route, Encoders.row(partSchema(idType(schema))));
     }
 
-    private Dataset<Row> reduce(Dataset<Row> rows, Dataset<Row> parts) {
+    private Dataset<Row> reduce(Dataset<Row> rows, JavaRDD<Row> computed) {
+        Dataset<Row> parts = rows.sparkSession().createDataFrame(computed, partSchema(idType(rows.schema())));
         int input = rows.schema().fieldIndex(scorer.input());
         Dataset<Row> whole = rows.select(
                 column(id).as("id"),

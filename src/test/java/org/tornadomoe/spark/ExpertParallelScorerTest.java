@@ -21,12 +21,14 @@ import java.util.List;
 import java.util.Map;
 import java.util.Objects;
 import java.util.Random;
+import java.util.Set;
 import java.util.TreeMap;
 import java.util.concurrent.CountDownLatch;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 import java.util.stream.IntStream;
 import java.util.stream.LongStream;
+import org.apache.spark.Partition;
 import org.apache.spark.TaskContext;
 import org.apache.spark.api.java.function.MapFunction;
 import org.apache.spark.api.java.function.MapPartitionsFunction;
@@ -62,6 +64,7 @@ import org.tornadomoe.reference.Reference;
 import org.tornadomoe.reference.Router;
 import org.tornadomoe.reference.Routing;
 import org.tornadomoe.reference.Stages;
+import scala.jdk.javaapi.CollectionConverters;
 
 /** The expert-parallel plan on Spark's local mode; the parts that need no Spark by themselves. */
 @Timeout(300)
@@ -304,6 +307,50 @@ class ExpertParallelScorerTest {
     }
 
     @Test
+    void anOwnersTasksGoWhereItsExpertsAre() {
+        ExpertParallelScorer plan =
+                scorer("mixtral").expertParallel("id", 3).withCopies(0, 2).withCopies(1, 3);
+        assertThat(IntStream.range(0, 6).map(plan::ownerOf)).containsExactly(0, 0, 1, 1, 1, 2);
+        MoeScorer.unload(spark);
+        outputs(plan.transform(rows(2)));
+        int loaded = Engine.loaded().keySet().iterator().next().charAt(0) - '0';
+        PlacedRows placed = new PlacedRows(plan.exchanged(rows(2)), plan);
+        assertThat(placed.getNumPartitions()).isEqualTo(6);
+        for (Partition partition : placed.partitions()) {
+            List<String> preferred = CollectionConverters.asJava(placed.preferredLocations(partition));
+            if (plan.ownerOf(partition.index()) == loaded) {
+                assertThat(preferred).hasSize(1).first().asString().matches("executor_[^_]+_driver");
+            } else {
+                assertThat(preferred).isEmpty();
+            }
+        }
+        ExpertParallelScorer other = scorer("mixtral").expertParallel("id", 7);
+        PlacedRows others = new PlacedRows(other.exchanged(rows(2)), other);
+        for (Partition partition : others.partitions()) {
+            assertThat(others.preferredLocations(partition).isEmpty()).isTrue();
+        }
+    }
+
+    /** The last word of an executor is the one that counts. */
+    @Test
+    void executorsSayWhatTheyHave() {
+        PlacedRows.Loaded early = new PlacedRows.Loaded();
+        early.add(new PlacedRows.Report("a", -1, Set.of(1)));
+        early.add(new PlacedRows.Report("b", 5, Set.of(2)));
+        PlacedRows.Loaded late = new PlacedRows.Loaded();
+        late.add(new PlacedRows.Report("a", 1, Set.of(3)));
+        late.add(new PlacedRows.Report("a", 0, Set.of(4)));
+        late.merge(early);
+        assertThat(late.value()).hasSize(2);
+        assertThat(late.value().get("a")).isEqualTo(new PlacedRows.Report("a", 1, Set.of(3)));
+        early.merge(late.copy());
+        assertThat(early.value()).isEqualTo(late.value());
+        early.reset();
+        assertThat(early.isZero()).isTrue();
+        assertThat(late.isZero()).isFalse();
+    }
+
+    @Test
     void whatWasNotUsedForTheLongestTimeGivesWay() {
         ExpertParallelScorer plan = scorer("mixtral").expertParallel("id", 8).withHeld(2);
         Engine whole = Engine.acquire(plan.scorer(), null);
@@ -495,8 +542,12 @@ class ExpertParallelScorerTest {
                 .toList();
         assertThat(perOwner).hasSize(4).startsWith((long) tokens).endsWith((long) tokens);
         assertThat(sizes(plan.exchanged(rows(4)))).isEqualTo(perOwner);
-        Map<Long, float[]> expected = outputs(plan.transform(rows));
+        Dataset<Row> scored = plan.transform(rows);
+        assertThat(read.value()).as("lazy").isZero();
+        Map<Long, float[]> expected = outputs(scored);
         assertThat(read.value()).isEqualTo(2 * ROWS);
+        assertThat(outputs(scored)).usingRecursiveComparison().isEqualTo(expected);
+        assertThat(read.value()).as("routed once").isEqualTo(3 * ROWS);
 
         ExpertParallelScorer split = plan.withCopies(0, 4).withCopies(3, 3).withHeld(2);
         List<Long> sizes = sizes(split.exchanged(rows(4)));

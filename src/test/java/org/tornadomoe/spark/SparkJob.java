@@ -96,7 +96,9 @@ final class SparkJob {
                 .withLatency(Duration.ofMillis(20));
         System.out.println("job: " + rows + " rows in " + partitions + " partitions"
                 + (args.length > 6 ? ", " + args[6] + " owners of experts" : ""));
-        ExpertParallelScorer plan = args.length > 6 ? scorer.expertParallel("id", Integer.parseInt(args[6])) : null;
+        ExpertParallelScorer plan = args.length > 6
+                ? scorer.expertParallel("id", Integer.parseInt(args[6])).withHeld(2)
+                : null;
         write(plan == null ? scorer.transform(input) : plan.transform(input), Path.of(args[5]));
         // Tasks that take half a GPU, by a profile of their own, over other partitions.
         ResourceProfile profile = new ResourceProfileBuilder()
@@ -120,7 +122,7 @@ final class SparkJob {
     }
 
     private static Iterator<String> loaded(Iterator<Long> ids) {
-        return List.of(Engine.loaded().toString()).iterator();
+        return List.of(Engine.loaded() + " of " + Engine.loads() + " loaded").iterator();
     }
 
     private static void write(Dataset<Row> scored, Path file) throws IOException {
