@@ -4,55 +4,81 @@ import java.nio.file.Path;
 import java.time.Duration;
 import java.util.LinkedHashMap;
 import java.util.Map;
+import java.util.Objects;
+import java.util.Set;
 import java.util.TreeMap;
-import java.util.concurrent.ConcurrentHashMap;
+import java.util.TreeSet;
+import java.util.concurrent.atomic.AtomicInteger;
+import org.apache.spark.TaskContext;
+import org.apache.spark.TaskKilledException;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.MoeLayer;
 import org.tornadomoe.MoeOptions;
 import org.tornadomoe.checkpoint.MoeCheckpoint;
 import org.tornadomoe.modular.ChosenExperts;
 
-/** A layer loaded in this executor, or an owner's experts of one. Thread-safe. */
+/**
+ * A layer in this executor, or an owner's experts of one, from {@link #acquire} to {@link #release} a task's, and kept for the next one, of whatever
+ * job. Thread-safe.
+ */
 final class Engine {
-    private record Key(MoeScorer scorer, @Nullable String address) {}
+    /** @param owned null for all experts */
+    private record Key(
+            MoeScorer scorer,
+            @Nullable String address,
+            @Nullable Owned owned) {}
 
-    /** Experts by their owner's number, of as many owners as the ids are dealt to. */
-    private record OwnedKey(MoeScorer scorer, @Nullable String address, TokenRouter.Owners owners, int owner) {}
+    /** The experts of an owner, by its number, of as many owners as the ids are dealt to. */
+    private record Owned(TokenRouter.Owners owners, int owner) {}
 
-    private static final ConcurrentHashMap<Key, Engine> ENGINES = new ConcurrentHashMap<>();
+    /** What is loaded or about to be, the one that was longest not asked for first; its own lock. */
+    private static final Map<Key, Engine> KEPT = new LinkedHashMap<>(16, 0.75f, true);
 
-    /** Those of owners, the one that was longest not asked for first; its own lock. */
-    private static final Map<OwnedKey, Engine> OWNED = new LinkedHashMap<>(16, 0.75f, true);
+    /** How often a task that waits looks whether it was killed. */
+    private static final long MILLIS = 500;
+
+    private static final AtomicInteger LOADS = new AtomicInteger();
 
     /** What a layer that is handed its routing is handed. */
     private static final ThreadLocal<@Nullable ChosenExperts> HANDED = new ThreadLocal<>();
 
-    private final MoeLayer layer;
+    private final Key key;
+    private final CheckpointFiles files;
 
-    /** The most rows of a call. */
-    private final int most;
+    /** Null before it is loaded, and if that failed. */
+    private volatile @Nullable MoeLayer layer;
 
     /** Rows that a call is to take: what was learnt by one task serves the next. */
     private volatile int batch = 1;
 
-    /** Tasks that use it; of owners' engines alone, under their lock. */
+    /** Tasks that use it; under the lock of what is kept, as the next. */
     private int users;
 
-    private Engine(MoeLayer layer, int most) {
-        this.layer = layer;
-        this.most = most;
+    /** Whether its files have changed while it was in use: the last task closes it. */
+    private boolean stale;
+
+    private Engine(Key key, CheckpointFiles files) {
+        this.key = key;
+        this.files = files;
     }
 
     /**
-     * The engine of a GPU, loaded by the first task that asks, while others wait. A failure to load is the task's, and the next one
-     * tries again.
+     * The layer on a GPU, to be given back by {@link #release}; loaded by the first task that asks, while others wait, and anew if its files are
+     * others by now. A failure to load is the task's, and the next one tries again.
      */
-    static Engine of(MoeScorer scorer, @Nullable String address) {
-        return ENGINES.computeIfAbsent(new Key(shared(scorer), address), Engine::load);
+    static Engine acquire(MoeScorer scorer, @Nullable String address) {
+        return acquire(new Key(shared(scorer), address, null), Integer.MAX_VALUE);
+    }
+
+    /**
+     * An owner's experts, likewise. Where {@code plan.held()} are loaded, one that no task uses gives way, or the task waits for one.
+     */
+    static Engine acquire(ExpertParallelScorer plan, int owner, @Nullable String address) {
+        return acquire(new Key(shared(plan.scorer()), address, new Owned(plan.dealt(), owner)), plan.held());
     }
 
     /** Columns and latency are the caller's affair: they share a layer. */
-    private static MoeScorer shared(MoeScorer scorer) {
+    static MoeScorer shared(MoeScorer scorer) {
         return new MoeScorer(
                 scorer.checkpoint(),
                 scorer.layer(),
@@ -65,61 +91,101 @@ final class Engine {
                 Duration.ofDays(1));
     }
 
-    private static Engine load(Key key) {
-        MoeScorer scorer = key.scorer;
-        return new Engine(
-                MoeLayer.load(Path.of(scorer.checkpoint()), scorer.layer(), options(scorer, key.address)),
-                scorer.maxTokens());
-    }
-
-    private static MoeOptions options(MoeScorer scorer, @Nullable String address) {
-        return MoeOptions.DEFAULT
-                .withScheme(scorer.scheme())
-                .withBackend(scorer.backend())
-                .withDevice(scorer.deviceAt(address))
-                .withMaxTokens(scorer.maxTokens());
-    }
-
-    /**
-     * The engine of an owner's experts, to be given back by {@link #release}. Where {@code plan.held()} are loaded, one that no task uses gives
-     * way, or the task waits for one.
-     */
-    static Engine acquire(ExpertParallelScorer plan, int owner, @Nullable String address) throws InterruptedException {
-        OwnedKey key = new OwnedKey(shared(plan.scorer()), address, plan.dealt(), owner);
-        synchronized (OWNED) {
-            while (!OWNED.containsKey(key) && !makeRoom(plan.held())) {
-                OWNED.wait();
+    private static Engine acquire(Key key, int held) {
+        Path path = Path.of(key.scorer.checkpoint());
+        Engine engine;
+        synchronized (KEPT) {
+            CheckpointFiles files = CheckpointFiles.of(path);
+            while (!makeRoom(key, files, held)) {
+                await(key);
+                files = CheckpointFiles.of(path);
             }
-            Engine engine = OWNED.get(key);
-            if (engine == null) {
-                engine = load(key);
-                OWNED.put(key, engine);
-            }
+            CheckpointFiles now = files;
+            engine = KEPT.computeIfAbsent(key, asked -> new Engine(asked, now));
             engine.users++;
+        }
+        try {
+            engine.load();
             return engine;
+        } catch (Throwable failure) {
+            engine.release();
+            throw failure;
         }
     }
 
-    /** Whether there is room for one more, after those that nobody uses have gone as far as needed. */
-    private static boolean makeRoom(int held) {
-        var engines = OWNED.values().iterator();
-        while (OWNED.size() >= held && engines.hasNext()) {
+    /** Whether it is there, or can be, after those that nobody uses have gone as far as needed. */
+    private static boolean makeRoom(Key key, CheckpointFiles files, int held) {
+        Engine there = KEPT.get(key);
+        if (there != null && !there.files.equals(files)) {
+            if (there.users > 0 && key.owned != null) {
+                return false;
+            }
+            KEPT.remove(key);
+            there.stale = true;
+            there.closeUnused();
+            there = null;
+        }
+        if (there != null || key.owned == null) {
+            return true;
+        }
+        long owned = KEPT.keySet().stream().filter(kept -> kept.owned != null).count();
+        var engines = KEPT.values().iterator();
+        while (owned >= held && engines.hasNext()) {
             Engine engine = engines.next();
-            if (engine.users == 0) {
+            if (engine.key.owned != null && engine.users == 0) {
                 engines.remove();
-                engine.layer.close();
+                engine.closeUnused();
+                owned--;
             }
         }
-        return OWNED.size() < held;
+        return owned < held;
     }
 
-    private static Engine load(OwnedKey key) {
+    private static void await(Key key) {
+        TaskContext task = TaskContext.get();
+        if (task != null && task.isInterrupted()) {
+            throw new TaskKilledException("killed while waiting for " + key.owned);
+        }
+        try {
+            KEPT.wait(MILLIS);
+        } catch (InterruptedException e) {
+            Thread.currentThread().interrupt();
+            throw new IllegalStateException("interrupted while waiting for " + key.owned, e);
+        }
+    }
+
+    private void closeUnused() {
+        MoeLayer loaded = layer;
+        if (users == 0 && loaded != null) {
+            loaded.close();
+        }
+    }
+
+    private synchronized void load() {
+        if (layer == null) {
+            layer = key.owned == null ? loadAll() : loadOwned(key.owned);
+            LOADS.incrementAndGet();
+        }
+    }
+
+    private MoeLayer loadAll() {
+        return MoeLayer.load(Path.of(key.scorer.checkpoint()), key.scorer.layer(), options());
+    }
+
+    private MoeOptions options() {
+        return MoeOptions.DEFAULT
+                .withScheme(key.scorer.scheme())
+                .withBackend(key.scorer.backend())
+                .withDevice(key.scorer.deviceAt(key.address))
+                .withMaxTokens(key.scorer.maxTokens());
+    }
+
+    private MoeLayer loadOwned(Owned owned) {
         MoeScorer scorer = key.scorer;
         try (MoeCheckpoint checkpoint = MoeCheckpoint.open(Path.of(scorer.checkpoint()))) {
-            TokenRouter router = TokenRouter.of(scorer, key.owners);
-            int tokens = scorer.maxTokens() * router.tokensPerRow(key.owner);
-            MoeOptions options = options(scorer, key.address)
-                    .withMaxTokens(tokens)
+            TokenRouter router = TokenRouter.of(scorer, owned.owners);
+            MoeOptions options = options()
+                    .withMaxTokens(scorer.maxTokens() * router.tokensPerRow(owned.owner))
                     .withRouter((hidden, logits, count, topK, renormalize) -> {
                         ChosenExperts handed = HANDED.get();
                         if (handed == null) {
@@ -127,16 +193,33 @@ final class Engine {
                         }
                         return handed;
                     });
-            return new Engine(
-                    MoeLayer.of(checkpoint.experts(scorer.layer(), router.expertsOf(key.owner)), options),
-                    scorer.maxTokens());
+            return MoeLayer.of(checkpoint.experts(scorer.layer(), router.expertsOf(owned.owner)), options);
         }
     }
 
+    /** Ends a task's use; what was not loaded, or is stale, goes with the last. */
     void release() {
-        synchronized (OWNED) {
+        synchronized (KEPT) {
             users--;
-            OWNED.notifyAll();
+            if (users == 0 && layer == null) {
+                KEPT.remove(key, this);
+            }
+            if (stale) {
+                closeUnused();
+            }
+            KEPT.notifyAll();
+        }
+    }
+
+    /** Gives back what no task uses: how many that were. */
+    static int unload() {
+        synchronized (KEPT) {
+            int before = KEPT.size();
+            KEPT.values().removeIf(engine -> {
+                engine.closeUnused();
+                return engine.users == 0;
+            });
+            return before - KEPT.size();
         }
     }
 
@@ -144,14 +227,15 @@ final class Engine {
     void forward(float[] hidden, int tokens, float[] output, ChosenExperts routing) {
         HANDED.set(routing);
         try {
-            layer.forward(hidden, tokens, output, null);
+            layer().forward(hidden, tokens, output, null);
         } finally {
             HANDED.remove();
         }
     }
 
+    /** Of one that was acquired. */
     MoeLayer layer() {
-        return layer;
+        return Objects.requireNonNull(layer);
     }
 
     int batch() {
@@ -163,31 +247,47 @@ final class Engine {
         if (nanos > allowed) {
             batch = Math.max(1, rows / 2);
         } else if (nanos < allowed / 2 && rows >= batch) {
-            batch = Math.min(2 * rows, most);
+            batch = Math.min(2 * rows, key.scorer.maxTokens());
         }
     }
 
-    /** What is loaded in this JVM: for each GPU address, or "none", the kernel class and where it runs. */
+    /** What is loaded in this JVM: for each GPU address, or "none", the kernel class and where it runs; an owner's experts as "OWNER@ADDRESS". */
     static Map<String, String> loaded() {
         Map<String, String> loaded = new TreeMap<>();
-        ENGINES.forEach((key, engine) -> loaded.put(named(key.address), engine.name()));
-        return loaded;
-    }
-
-    /** The owners whose experts are loaded in this JVM, "OWNER@ADDRESS", and what holds them. */
-    static Map<String, String> owned() {
-        Map<String, String> loaded = new TreeMap<>();
-        synchronized (OWNED) {
-            OWNED.forEach((key, engine) -> loaded.put(key.owner + "@" + named(key.address), engine.name()));
+        synchronized (KEPT) {
+            KEPT.forEach((key, engine) -> {
+                MoeLayer layer = engine.layer;
+                if (layer != null) {
+                    String address = key.address == null ? "none" : key.address;
+                    loaded.put(
+                            key.owned == null ? address : key.owned.owner + "@" + address,
+                            layer.kernelClass() + " on " + layer.device());
+                }
+            });
         }
         return loaded;
     }
 
-    private static String named(@Nullable String address) {
-        return address == null ? "none" : address;
+    /** The owners of a plan whose experts are loaded in this JVM. */
+    static Set<Integer> owners(ExpertParallelScorer plan) {
+        MoeScorer scorer = shared(plan.scorer());
+        Set<Integer> loaded = new TreeSet<>();
+        synchronized (KEPT) {
+            KEPT.forEach((key, engine) -> {
+                Owned owned = key.owned;
+                if (owned != null
+                        && engine.layer != null
+                        && owned.owners.equals(plan.dealt())
+                        && key.scorer.equals(scorer)) {
+                    loaded.add(owned.owner);
+                }
+            });
+        }
+        return loaded;
     }
 
-    private String name() {
-        return layer.kernelClass() + " on " + layer.device();
+    /** Layers and owners' experts loaded in this JVM so far. */
+    static int loads() {
+        return LOADS.get();
     }
 }

@@ -1,7 +1,11 @@
 package org.tornadomoe.spark;
 
 import java.io.Serializable;
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.Collections;
 import java.util.Iterator;
+import java.util.List;
 import java.util.Objects;
 import org.apache.spark.TaskContext;
 import org.apache.spark.api.java.JavaRDD;
@@ -15,7 +19,6 @@ import org.apache.spark.sql.functions;
 import org.apache.spark.sql.types.DataType;
 import org.apache.spark.sql.types.DataTypes;
 import org.apache.spark.sql.types.StructType;
-import org.apache.spark.util.TaskCompletionListener;
 import org.tornadomoe.config.ExpertPlacementStrategy;
 
 /**
@@ -34,16 +37,28 @@ import org.tornadomoe.config.ExpertPlacementStrategy;
  * float, may choose otherwise among experts of nearly the same score. Hidden states cross in int8 with a scale where that is what experts see of them
  * anyway ({@code w8a8_channel}), otherwise in float.
  *
- * <p>An owner's executor reads its experts alone, by the path, and keeps at most {@code held} owners' experts; a task waits where all of
- * these are in use. The rows are read twice, for routing and for the result, and have to be the same both times.
+ * <p>An owner's executor reads its experts alone, by the path, and keeps at most {@code held} owners' experts, for later jobs too. Where another
+ * owner's are asked for, those that were not used for the longest time give way; a task waits where all are in use. {@link MoeScorer#unload} gives back
+ * all of them. Stale ones are not used: a task that finds other sizes or times of modification of the checkpoint's files reads anew. The files have to stay as
+ * they are while a job runs. Spark is asked to send an owner's rows to an executor that has its experts, and sends them elsewhere where that one has no core
+ * free for {@code spark.locality.wait}.
+ *
+ * <p>The rows are read twice, for routing and for the result, and have to be the same both times. Where several actions are run on one result, they are routed
+ * for the first.
+ *
+ * <p>An owner of popular experts gets more rows than others, and one task has all of them, unless the owner has {@linkplain #withCopies(int, int) copies}:
+ * partitions of its rows, of which a hash of {@code id} chooses, for as many tasks. The output is the same. Each executor that runs one of them loads the
+ * owner's experts and holds them, once for all that it runs: such is the price, in time and memory, as of redundant experts elsewhere.
  *
  * @param scorer the layer, the columns, and how owners compute
  * @param id a column with another value in each row, none null, of a type that Spark can sort
  * @param owners that the experts are dealt to, 1 or more; one that gets none does nothing
  * @param placement whether an owner's experts are neighbours
  * @param held the most owners whose experts an executor holds at a time, 1 or more
+ * @param copies partitions of each owner's rows, [owners], 1 or more
  */
-public record ExpertParallelScorer(MoeScorer scorer, String id, int owners, ExpertPlacementStrategy placement, int held)
+public record ExpertParallelScorer(
+        MoeScorer scorer, String id, int owners, ExpertPlacementStrategy placement, int held, List<Integer> copies)
         implements Serializable {
     private static final long serialVersionUID = 1L;
 
@@ -58,14 +73,56 @@ public record ExpertParallelScorer(MoeScorer scorer, String id, int owners, Expe
         if (held < 1) {
             throw new IllegalArgumentException("held: expected a positive number, got " + held);
         }
+        copies = List.copyOf(copies);
+        if (copies.size() != owners) {
+            throw new IllegalArgumentException(
+                    "copies: expected " + owners + " numbers, of an owner each, got " + copies.size());
+        }
+        for (int each : copies) {
+            if (each < 1) {
+                throw new IllegalArgumentException("copies: expected a positive number, got " + each);
+            }
+        }
     }
 
     public ExpertParallelScorer withPlacement(ExpertPlacementStrategy placement) {
-        return new ExpertParallelScorer(scorer, id, owners, placement, held);
+        return new ExpertParallelScorer(scorer, id, owners, placement, held, copies);
     }
 
     public ExpertParallelScorer withHeld(int held) {
-        return new ExpertParallelScorer(scorer, id, owners, placement, held);
+        return new ExpertParallelScorer(scorer, id, owners, placement, held, copies);
+    }
+
+    /** Each owner's rows in so many partitions, 1 or more. */
+    public ExpertParallelScorer withCopies(int copies) {
+        return new ExpertParallelScorer(scorer, id, owners, placement, held, Collections.nCopies(owners, copies));
+    }
+
+    /**
+     * One owner's rows in so many partitions: of a hot one, as {@link #rowsPerOwner} shows it.
+     *
+     * @param owner from 0
+     * @param copies 1 or more
+     */
+    public ExpertParallelScorer withCopies(int owner, int copies) {
+        if (owner < 0 || owner >= owners) {
+            throw new IllegalArgumentException("owner: expected 0 to " + (owners - 1) + ", got " + owner);
+        }
+        List<Integer> changed = new ArrayList<>(this.copies);
+        changed.set(owner, copies);
+        return new ExpertParallelScorer(scorer, id, owners, placement, held, changed);
+    }
+
+    /**
+     * How many rows each owner gets that gets any: {@code owner} and {@code rows}. Lazy; it routes all rows and sends none.
+     *
+     * @throws IllegalArgumentException as {@link #transform(Dataset)}
+     */
+    public Dataset<Row> rowsPerOwner(Dataset<Row> rows) {
+        return routed(rows)
+                .groupBy("owner")
+                .agg(functions.count("*").as("rows"))
+                .orderBy("owner");
     }
 
     /**
@@ -74,16 +131,12 @@ public record ExpertParallelScorer(MoeScorer scorer, String id, int owners, Expe
      * @throws IllegalArgumentException as {@link MoeScorer#transform(Dataset)}, or if there is no column {@code id}
      */
     public Dataset<Row> transform(Dataset<Row> rows) {
-        MapPartitionsFunction<Row, Row> compute = this::compute;
-        return reduce(rows, exchanged(rows).mapPartitions(compute, Encoders.row(partSchema(idType(rows.schema())))));
+        return reduce(rows, new PlacedRows(exchanged(rows), this).toJavaRDD());
     }
 
     /** As {@link #transform(Dataset)}, the owners' tasks with resources of their own. */
     public Dataset<Row> transform(Dataset<Row> rows, ResourceProfile profile) {
-        StructType schema = partSchema(idType(rows.schema()));
-        JavaRDD<Row> computed =
-                exchanged(rows).toJavaRDD().mapPartitions(this::compute).withResources(profile);
-        return reduce(rows, rows.sparkSession().createDataFrame(computed, schema));
+        return reduce(rows, new PlacedRows(exchanged(rows), this).toJavaRDD().withResources(profile));
     }
 
     /** What {@link #transform(Dataset)} makes of a schema. Throws what it throws. */
@@ -100,17 +153,49 @@ public record ExpertParallelScorer(MoeScorer scorer, String id, int owners, Expe
         return schema.fields()[schema.fieldIndex(id)].dataType();
     }
 
-    /** What each owner is sent, in the partition of its number. */
-    private Dataset<Row> exchanged(Dataset<Row> rows) {
+    /** The first partition of each owner's rows, after those of the owners before it. */
+    private int[] first() {
+        int[] first = new int[owners];
+        for (int owner = 1; owner < owners; owner++) {
+            first[owner] = Math.addExact(first[owner - 1], copies.get(owner - 1));
+        }
+        return first;
+    }
+
+    int ownerOf(int partition) {
+        int at = Arrays.binarySearch(first(), partition);
+        return at < 0 ? -at - 2 : at;
+    }
+
+    /** What each owner is sent, in its partitions. */
+    Dataset<Row> exchanged(Dataset<Row> rows) {
+        int[] first = first();
+        Column owner = functions.col("owner").plus(1);
+        Column copy = functions.pmod(
+                functions.xxhash64(functions.col("id")),
+                functions.element_at(
+                        functions.lit(
+                                copies.stream().mapToInt(Integer::intValue).toArray()),
+                        owner));
+        return routed(rows)
+                .repartitionById(
+                        Math.addExact(first[owners - 1], copies.getLast()),
+                        functions
+                                .element_at(functions.lit(first), owner)
+                                .plus(copy)
+                                .cast(DataTypes.IntegerType));
+    }
+
+    private Dataset<Row> routed(Dataset<Row> rows) {
         StructType schema = outputSchema(rows.schema());
         MapPartitionsFunction<Row, Row> route =
                 partition -> new RoutedRows(partition, TokenRouter.of(scorer, dealt()), this);
         return rows.select(column(id), column(scorer.input()))
-                .mapPartitions(route, Encoders.row(partSchema(idType(schema))))
-                .repartitionById(owners, functions.col("owner"));
+                .mapPartitions(route, Encoders.row(partSchema(idType(schema))));
     }
 
-    private Dataset<Row> reduce(Dataset<Row> rows, Dataset<Row> parts) {
+    private Dataset<Row> reduce(Dataset<Row> rows, JavaRDD<Row> computed) {
+        Dataset<Row> parts = rows.sparkSession().createDataFrame(computed, partSchema(idType(rows.schema())));
         int input = rows.schema().fieldIndex(scorer.input());
         Dataset<Row> whole = rows.select(
                 column(id).as("id"),
@@ -137,13 +222,11 @@ public record ExpertParallelScorer(MoeScorer scorer, String id, int owners, Expe
                 .add("values", DataTypes.BinaryType, false);
     }
 
-    private Iterator<Row> compute(Iterator<Row> partition) {
+    /** What an owner makes of the rows of a partition. */
+    Iterator<Row> compute(Iterator<Row> partition) {
         TaskContext task = TaskContext.get();
         OwnedRows computed = new OwnedRows(partition, this, MoeScorer.address(task));
-        if (task != null) {
-            TaskCompletionListener release = ended -> computed.close();
-            task.addTaskCompletionListener(release);
-        }
+        MoeScorer.atEnd(task, computed::close);
         return computed;
     }
 

@@ -2,8 +2,11 @@ package org.tornadomoe.spark;
 
 import java.io.Serializable;
 import java.time.Duration;
+import java.util.Collections;
 import java.util.Iterator;
+import java.util.List;
 import java.util.Objects;
+import org.apache.spark.SparkContext;
 import org.apache.spark.TaskContext;
 import org.apache.spark.api.java.JavaRDD;
 import org.apache.spark.api.java.function.MapPartitionsFunction;
@@ -12,10 +15,12 @@ import org.apache.spark.resource.ResourceProfile;
 import org.apache.spark.sql.Dataset;
 import org.apache.spark.sql.Encoders;
 import org.apache.spark.sql.Row;
+import org.apache.spark.sql.SparkSession;
 import org.apache.spark.sql.types.ArrayType;
 import org.apache.spark.sql.types.DataType;
 import org.apache.spark.sql.types.DataTypes;
 import org.apache.spark.sql.types.StructType;
+import org.apache.spark.util.TaskCompletionListener;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.ExpertPlacementStrategy;
 import org.tornadomoe.config.Int8Scheme;
@@ -30,8 +35,9 @@ import org.tornadomoe.config.Int8Scheme;
  * }
  *
  * <p>Each executor loads the layer itself, once for each GPU address that Spark gives its tasks (resource {@code gpu}) or once if it
- * gives none, from a path that all of them have; files are mapped, and nothing is broadcast. The layer stays loaded until the
- * executor ends. Tasks of the same GPU share its layer and take turns.
+ * gives none, from a path that all of them have; files are mapped, and nothing is broadcast. It stays loaded for
+ * later jobs until the executor ends, or {@link #unload} is called, or a task finds other sizes or times of modification of the checkpoint's files, and loads
+ * it anew; the files have to stay as they are while a job runs. Tasks of the same GPU share its layer and take turns.
  *
  * @param checkpoint the path of a checkpoint, on every executor
  * @param layer the decoder layer's number, from 0
@@ -111,7 +117,8 @@ public record MoeScorer(
      * @param owners that the experts are dealt to, 1 or more
      */
     public ExpertParallelScorer expertParallel(String id, int owners) {
-        return new ExpertParallelScorer(this, id, owners, ExpertPlacementStrategy.LINEAR, 1);
+        return new ExpertParallelScorer(
+                this, id, owners, ExpertPlacementStrategy.LINEAR, 1, Collections.nCopies(Math.max(owners, 0), 1));
     }
 
     /**
@@ -155,7 +162,38 @@ public record MoeScorer(
     }
 
     private Iterator<Row> score(Iterator<Row> partition, int column) {
-        return new ScoredRows(partition, column, Engine.of(this, address(TaskContext.get())), latency.toNanos());
+        TaskContext task = TaskContext.get();
+        Engine engine = Engine.acquire(this, address(task));
+        atEnd(task, engine::release);
+        return new ScoredRows(partition, column, engine, latency.toNanos());
+    }
+
+    /** Whatever a task's end is: done, failed or killed. */
+    static void atEnd(@Nullable TaskContext task, Runnable then) {
+        if (task != null) {
+            TaskCompletionListener listener = ended -> then.run();
+            task.addTaskCompletionListener(listener);
+        }
+    }
+
+    /**
+     * Gives back what is loaded in the executors, by this class or by {@link ExpertParallelScorer}, and what no task uses: layers, and owners'
+     * experts. Later jobs load what they need.
+     *
+     * <p>This is a job of a task a core, so it reaches the executors that have a core free (and a GPU, if all tasks are given one): while
+     * nothing else runs, all that serve the session's own resource profile. What executors of other profiles have goes when they end.
+     *
+     * @return how many were given back
+     */
+    public static int unload(SparkSession spark) {
+        SparkContext context = spark.sparkContext();
+        int tasks =
+                Math.max(context.defaultParallelism(), context.statusTracker().getExecutorInfos().length);
+        MapPartitionsFunction<Long, Integer> unload =
+                none -> List.of(Engine.unload()).iterator();
+        return spark.range(0, tasks, 1, tasks).mapPartitions(unload, Encoders.INT()).collectAsList().stream()
+                .mapToInt(Integer::intValue)
+                .sum();
     }
 
     /** The GPU that a task was given; the first if it was given several. */

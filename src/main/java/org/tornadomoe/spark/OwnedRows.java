@@ -14,10 +14,11 @@ import org.tornadomoe.modular.ChosenExperts;
  * computed some at a time. Holds the owner's engine from the first row until it is closed.
  */
 final class OwnedRows extends RowsInBatches implements AutoCloseable {
+    private record Owner(int number, Engine engine, TokenRouter router) {}
+
     private final ExpertParallelScorer plan;
     private final @Nullable String address;
-    private @Nullable Engine engine;
-    private int owner;
+    private @Nullable Owner owner;
 
     OwnedRows(Iterator<Row> rows, ExpertParallelScorer plan, @Nullable String address) {
         super(rows);
@@ -25,21 +26,16 @@ final class OwnedRows extends RowsInBatches implements AutoCloseable {
         this.address = address;
     }
 
-    private Engine engineOf(int owner) {
-        Engine mine = engine;
+    private Owner owner(int number) {
+        Owner mine = owner;
         if (mine == null) {
-            try {
-                mine = Engine.acquire(plan, owner, address);
-            } catch (InterruptedException e) {
-                Thread.currentThread().interrupt();
-                throw new IllegalStateException("interrupted while waiting for the experts of owner " + owner, e);
-            }
-            this.owner = owner;
-            engine = mine;
+            TokenRouter router = TokenRouter.of(plan.scorer(), plan.dealt());
+            mine = new Owner(number, Engine.acquire(plan, number, address), router);
+            owner = mine;
         }
-        if (owner != this.owner) {
+        if (number != mine.number) {
             throw new IllegalStateException(
-                    "expected rows of owner " + this.owner + " alone in its partition, got one of " + owner);
+                    "expected rows of owner " + mine.number + " alone in its partitions, got one of " + number);
         }
         return mine;
     }
@@ -47,19 +43,18 @@ final class OwnedRows extends RowsInBatches implements AutoCloseable {
     @Override
     void more() {
         Row first = rows.next();
-        Engine engine = engineOf(first.getInt(1));
-        TokenRouter router = TokenRouter.of(plan.scorer(), plan.dealt());
-        int h = router.hiddenDim();
-        int pairs = router.pairsPerRow(owner);
-        int perRow = router.tokensPerRow(owner);
-        int most = engine.batch();
+        Owner owner = owner(first.getInt(1));
+        int h = owner.router.hiddenDim();
+        int pairs = owner.router.pairsPerRow(owner.number);
+        int perRow = owner.router.tokensPerRow(owner.number);
+        int most = owner.engine.batch();
         List<Row> batch = new ArrayList<>(most);
         float[] hidden = new float[most * perRow * h];
         int[] ids = new int[most * pairs];
         float[] weights = new float[most * pairs];
         Arrays.fill(ids, -1);
         for (Row row = first; row != null; row = batch.size() < most && rows.hasNext() ? rows.next() : null) {
-            engineOf(row.getInt(1));
+            owner(row.getInt(1));
             SentToken token = SentToken.of(row.getAs(3));
             int at = batch.size();
             System.arraycopy(token.experts(), 0, ids, at * pairs, token.experts().length);
@@ -72,16 +67,17 @@ final class OwnedRows extends RowsInBatches implements AutoCloseable {
         int count = batch.size();
         float[] output = new float[count * perRow * h];
         long start = System.nanoTime();
-        engine.forward(
+        owner.engine.forward(
                 hidden,
                 count * perRow,
                 output,
                 new ChosenExperts(
                         pairs / perRow, Arrays.copyOf(ids, count * pairs), Arrays.copyOf(weights, count * pairs)));
-        engine.took(System.nanoTime() - start, count, plan.scorer().latency().toNanos());
+        owner.engine.took(
+                System.nanoTime() - start, count, plan.scorer().latency().toNanos());
         for (int m = 0; m < count; m++) {
             Row row = batch.get(m);
-            ready(RowFactory.create(row.get(0), owner, row.getInt(2), sum(output, m * perRow, perRow, h)));
+            ready(RowFactory.create(row.get(0), owner.number, row.getInt(2), sum(output, m * perRow, perRow, h)));
         }
     }
 
@@ -103,9 +99,9 @@ final class OwnedRows extends RowsInBatches implements AutoCloseable {
     /** Gives the engine back. A second call does nothing. */
     @Override
     public void close() {
-        if (engine != null) {
-            engine.release();
-            engine = null;
+        if (owner != null) {
+            owner.engine.release();
+            owner = null;
         }
     }
 }

@@ -29,6 +29,7 @@ final class TokenRouter {
 
     private static final ConcurrentHashMap<Key, TokenRouter> ROUTERS = new ConcurrentHashMap<>();
 
+    private final CheckpointFiles files;
     private final FusedMoeConfig config;
     private final RouterWeights weights;
 
@@ -38,7 +39,8 @@ final class TokenRouter {
     private final int[] ownerOf; // [E + n]
     private final int[] numberThere; // [E + n], among its owner's
 
-    private TokenRouter(Key key) {
+    private TokenRouter(Key key, CheckpointFiles files) {
+        this.files = files;
         try (MoeCheckpoint checkpoint = MoeCheckpoint.open(Path.of(key.checkpoint))) {
             ExpertWeights layer = checkpoint.layer(key.layer);
             config = layer.config();
@@ -61,9 +63,12 @@ final class TokenRouter {
         }
     }
 
-    /** The router of a scorer's layer, read by the first that asks. */
+    /** The router of a scorer's layer, read by the first that asks, and anew if the checkpoint's files are others by now. */
     static TokenRouter of(MoeScorer scorer, Owners owners) {
-        return ROUTERS.computeIfAbsent(new Key(scorer.checkpoint(), scorer.layer(), owners), TokenRouter::new);
+        CheckpointFiles files = CheckpointFiles.of(Path.of(scorer.checkpoint()));
+        return ROUTERS.compute(
+                new Key(scorer.checkpoint(), scorer.layer(), owners),
+                (key, kept) -> kept != null && kept.files.equals(files) ? kept : new TokenRouter(key, files));
     }
 
     int hiddenDim() {

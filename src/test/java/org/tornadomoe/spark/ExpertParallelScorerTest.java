@@ -4,19 +4,34 @@ import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
 import java.io.IOException;
+import java.nio.BufferUnderflowException;
+import java.nio.ByteBuffer;
+import java.nio.ByteOrder;
+import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.nio.file.StandardCopyOption;
+import java.nio.file.StandardOpenOption;
+import java.nio.file.attribute.FileTime;
 import java.util.ArrayList;
 import java.util.Arrays;
+import java.util.Collections;
 import java.util.Iterator;
 import java.util.List;
 import java.util.Map;
 import java.util.Objects;
 import java.util.Random;
+import java.util.Set;
 import java.util.TreeMap;
+import java.util.concurrent.CountDownLatch;
+import java.util.regex.Matcher;
+import java.util.regex.Pattern;
 import java.util.stream.IntStream;
 import java.util.stream.LongStream;
+import org.apache.spark.Partition;
+import org.apache.spark.TaskContext;
 import org.apache.spark.api.java.function.MapFunction;
+import org.apache.spark.api.java.function.MapPartitionsFunction;
 import org.apache.spark.sql.Dataset;
 import org.apache.spark.sql.Encoders;
 import org.apache.spark.sql.Row;
@@ -25,10 +40,13 @@ import org.apache.spark.sql.SparkSession;
 import org.apache.spark.sql.functions;
 import org.apache.spark.sql.types.DataTypes;
 import org.apache.spark.sql.types.StructType;
+import org.apache.spark.util.LongAccumulator;
 import org.jspecify.annotations.Nullable;
 import org.junit.jupiter.api.AfterAll;
+import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.Timeout;
 import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
@@ -46,8 +64,10 @@ import org.tornadomoe.reference.Reference;
 import org.tornadomoe.reference.Router;
 import org.tornadomoe.reference.Routing;
 import org.tornadomoe.reference.Stages;
+import scala.jdk.javaapi.CollectionConverters;
 
 /** The expert-parallel plan on Spark's local mode; the parts that need no Spark by themselves. */
+@Timeout(300)
 class ExpertParallelScorerTest {
     private static final Path MODELS = Path.of("src/test/resources/golden/hf").toAbsolutePath();
     private static final int H = SparkJob.H;
@@ -73,6 +93,15 @@ class ExpertParallelScorerTest {
     @AfterAll
     static void stop() {
         spark.stop();
+    }
+
+    /** What tasks hold goes when they end, also after a job that failed; where a task didn't give it back this takes for ever. */
+    @AfterEach
+    @Timeout(60)
+    void nothingIsHeld() throws InterruptedException {
+        for (Engine.unload(); !Engine.loaded().isEmpty(); Engine.unload()) {
+            Thread.sleep(10);
+        }
     }
 
     @TempDir
@@ -251,13 +280,319 @@ class ExpertParallelScorerTest {
     void anExecutorHoldsTheExpertsOfNoMoreOwnersThanItMay() {
         ExpertParallelScorer plan = scorer("mixtral").expertParallel("id", 8);
         outputs(plan.transform(rows(2)));
-        assertThat(Engine.owned()).hasSize(1);
+        assertThat(Engine.loaded()).hasSize(1);
         outputs(plan.withHeld(3).transform(rows(2)));
-        assertThat(Engine.owned()).hasSize(3);
+        assertThat(Engine.loaded()).hasSize(3);
     }
 
     @Test
-    void anOwnersMemoryIsThatOfItsPart() throws InterruptedException {
+    void theNextJobFindsWhatIsLoaded() {
+        ExpertParallelScorer plan = scorer("mixtral").expertParallel("id", 3).withHeld(3);
+        int before = Engine.loads();
+        Map<Long, float[]> expected = outputs(plan.transform(rows(2)));
+        assertThat(Engine.loads() - before).isEqualTo(3);
+        assertThat(outputs(plan.transform(rows(3)))).usingRecursiveComparison().isEqualTo(expected);
+        assertThat(Engine.loads() - before).isEqualTo(3);
+        outputs(plan.withPlacement(ExpertPlacementStrategy.ROUND_ROBIN).transform(rows(2)));
+        assertThat(Engine.loads() - before).as("other experts").isEqualTo(6);
+
+        outputs(plan.scorer().transform(rows(2)));
+        outputs(plan.scorer().transform(rows(3)));
+        assertThat(Engine.loads() - before).as("the whole layer").isEqualTo(7);
+
+        assertThat(MoeScorer.unload(spark)).isEqualTo(4);
+        assertThat(Engine.loaded()).isEmpty();
+        assertThat(outputs(plan.transform(rows(2)))).usingRecursiveComparison().isEqualTo(expected);
+        assertThat(Engine.loads() - before).isEqualTo(10);
+    }
+
+    @Test
+    void anOwnersTasksGoWhereItsExpertsAre() {
+        ExpertParallelScorer plan =
+                scorer("mixtral").expertParallel("id", 3).withCopies(0, 2).withCopies(1, 3);
+        assertThat(IntStream.range(0, 6).map(plan::ownerOf)).containsExactly(0, 0, 1, 1, 1, 2);
+        MoeScorer.unload(spark);
+        outputs(plan.transform(rows(2)));
+        int loaded = Engine.loaded().keySet().iterator().next().charAt(0) - '0';
+        PlacedRows placed = new PlacedRows(plan.exchanged(rows(2)), plan);
+        assertThat(placed.getNumPartitions()).isEqualTo(6);
+        for (Partition partition : placed.partitions()) {
+            List<String> preferred = CollectionConverters.asJava(placed.preferredLocations(partition));
+            if (plan.ownerOf(partition.index()) == loaded) {
+                assertThat(preferred).hasSize(1).first().asString().matches("executor_[^_]+_driver");
+            } else {
+                assertThat(preferred).isEmpty();
+            }
+        }
+        ExpertParallelScorer other = scorer("mixtral").expertParallel("id", 7);
+        PlacedRows others = new PlacedRows(other.exchanged(rows(2)), other);
+        for (Partition partition : others.partitions()) {
+            assertThat(others.preferredLocations(partition).isEmpty()).isTrue();
+        }
+    }
+
+    /** The last word of an executor is the one that counts. */
+    @Test
+    void executorsSayWhatTheyHave() {
+        PlacedRows.Loaded early = new PlacedRows.Loaded();
+        early.add(new PlacedRows.Report("a", -1, Set.of(1)));
+        early.add(new PlacedRows.Report("b", 5, Set.of(2)));
+        PlacedRows.Loaded late = new PlacedRows.Loaded();
+        late.add(new PlacedRows.Report("a", 1, Set.of(3)));
+        late.add(new PlacedRows.Report("a", 0, Set.of(4)));
+        late.merge(early);
+        assertThat(late.value()).hasSize(2);
+        assertThat(late.value().get("a")).isEqualTo(new PlacedRows.Report("a", 1, Set.of(3)));
+        early.merge(late.copy());
+        assertThat(early.value()).isEqualTo(late.value());
+        early.reset();
+        assertThat(early.isZero()).isTrue();
+        assertThat(late.isZero()).isFalse();
+    }
+
+    @Test
+    void whatWasNotUsedForTheLongestTimeGivesWay() {
+        ExpertParallelScorer plan = scorer("mixtral").expertParallel("id", 8).withHeld(2);
+        Engine whole = Engine.acquire(plan.scorer(), null);
+        int before = Engine.loads();
+        for (int owner : new int[] {0, 1, 0, 2, 0}) {
+            Engine.acquire(plan, owner, null).release();
+        }
+        assertThat(Engine.loads() - before).isEqualTo(3);
+        assertThat(Engine.loaded().keySet()).containsExactly("0@none", "2@none", "none");
+        Engine used = Engine.acquire(plan, 0, null);
+        Engine.acquire(plan, 3, null).release();
+        Engine.acquire(plan, 4, null).release();
+        assertThat(Engine.loaded().keySet()).containsExactly("0@none", "4@none", "none");
+        used.release();
+        whole.release();
+    }
+
+    /** A copy of a golden model that a test may change. */
+    private static Path copy(String model, String name) throws IOException {
+        Path copy = Files.createDirectories(directory.resolve(name));
+        for (String file : List.of("config.json", "model.safetensors")) {
+            Files.copy(MODELS.resolve(model).resolve(file), copy.resolve(file));
+        }
+        return copy;
+    }
+
+    /** Changes the first value of a float tensor. */
+    private static void change(Path model, String tensor, float value) throws IOException {
+        Path file = model.resolve("model.safetensors");
+        ByteBuffer bytes = ByteBuffer.wrap(Files.readAllBytes(file)).order(ByteOrder.LITTLE_ENDIAN);
+        int header = (int) bytes.getLong(0);
+        Matcher offset = Pattern.compile("\"" + Pattern.quote(tensor) + "\":[^}]*\"data_offsets\":\\[(\\d+)")
+                .matcher(new String(bytes.array(), 8, header, StandardCharsets.UTF_8));
+        assertThat(offset.find()).isTrue();
+        bytes.putFloat(8 + header + Integer.parseInt(offset.group(1)), value);
+        Files.write(file, bytes.array());
+    }
+
+    /** Routing and experts, of owners and of the whole layer; first its time, then its size is another. */
+    @Test
+    void aCheckpointThatHasChangedIsLoadedAnew() throws IOException {
+        Path model = copy("mixtral", "changing");
+        Path weights = model.resolve("model.safetensors");
+        FileTime time = Files.getLastModifiedTime(weights);
+        ExpertParallelScorer plan = scorer(model).expertParallel("id", 3).withHeld(3);
+        Map<Long, float[]> first = outputs(plan.transform(rows(2)));
+        outputs(plan.scorer().transform(rows(2)));
+
+        Path other = copy("mixtral", "changed");
+        change(other, "model.layers.0.block_sparse_moe.gate.weight", 3);
+        change(other, "model.layers.0.block_sparse_moe.experts.0.w1.weight", 3);
+        Files.copy(other.resolve("model.safetensors"), weights, StandardCopyOption.REPLACE_EXISTING);
+        Files.setLastModifiedTime(weights, FileTime.fromMillis(time.toMillis() + 1));
+        ExpertParallelScorer changed = scorer(other).expertParallel("id", 3);
+        Map<Long, float[]> expected = outputs(changed.transform(rows(2)));
+        assertThat(expected).usingRecursiveComparison().isNotEqualTo(first);
+        int before = Engine.loads();
+        assertThat(outputs(plan.transform(rows(2)))).usingRecursiveComparison().isEqualTo(expected);
+        assertThat(outputs(plan.scorer().transform(rows(2))))
+                .usingRecursiveComparison()
+                .isEqualTo(outputs(changed.scorer().transform(rows(2))));
+        assertThat(Engine.loads() - before).isEqualTo(3 + 2);
+
+        Path config = model.resolve("config.json");
+        FileTime written = Files.getLastModifiedTime(config);
+        Files.writeString(config, "\n", StandardOpenOption.APPEND);
+        Files.setLastModifiedTime(config, written);
+        outputs(plan.transform(rows(2)));
+        assertThat(Engine.loads() - before).isEqualTo(3 + 2 + 3);
+    }
+
+    /** The memory of an owner's is bounded: who wants the new ones waits for the old to be given back. */
+    @Test
+    void whatIsStaleIsUsedByNobodyElse() throws Exception {
+        Path model = copy("mixtral", "stale");
+        ExpertParallelScorer plan = scorer(model).expertParallel("id", 2).withHeld(2);
+        Engine whole = Engine.acquire(plan.scorer(), null);
+        Engine owned = Engine.acquire(plan, 0, null);
+        float[] expected = whole.layer().forward(SparkJob.hidden(1));
+        change(model, "model.layers.0.block_sparse_moe.gate.weight", 3);
+        Files.setLastModifiedTime(model.resolve("model.safetensors"), FileTime.fromMillis(1));
+
+        Engine fresh = Engine.acquire(plan.scorer(), null);
+        assertThat(fresh).isNotSameAs(whole);
+        assertThat(whole.layer().forward(SparkJob.hidden(1))).isEqualTo(expected);
+        whole.release();
+        assertThatThrownBy(() -> whole.layer().forward(SparkJob.hidden(1))).isInstanceOf(IllegalStateException.class);
+
+        List<Engine> got = new ArrayList<>();
+        Thread other = Thread.ofPlatform().start(() -> got.add(Engine.acquire(plan, 0, null)));
+        while (other.getState() != Thread.State.TIMED_WAITING) {
+            assertThat(other.isAlive()).isTrue();
+            Thread.onSpinWait();
+        }
+        owned.release();
+        other.join();
+        assertThat(got.getFirst()).isNotSameAs(owned);
+        got.getFirst().release();
+        fresh.release();
+    }
+
+    @Test
+    void aCheckpointsFilesAreThoseThatItMayBeReadFrom() throws IOException {
+        Path there = Files.createDirectories(directory.resolve("files"));
+        for (String name : List.of(
+                "config.json",
+                "a.safetensors",
+                "log.txt",
+                "m-00001-of-00002.gguf",
+                "m-00002-of-00002.gguf",
+                "n.gguf")) {
+            Files.writeString(there.resolve(name), name);
+        }
+        assertThat(CheckpointFiles.of(there).files().keySet()).containsExactly("a.safetensors", "config.json");
+        assertThat(CheckpointFiles.of(there.resolve("m-00001-of-00002.gguf"))
+                        .files()
+                        .keySet())
+                .containsExactly("m-00001-of-00002.gguf", "m-00002-of-00002.gguf");
+        assertThat(CheckpointFiles.of(there.resolve("n.gguf")).files().get("n.gguf"))
+                .isEqualTo(new CheckpointFiles.File(6, Files.getLastModifiedTime(there.resolve("n.gguf"))));
+        assertThat(CheckpointFiles.of(there.resolve("none")).files()).isEmpty();
+    }
+
+    /** In the middle of an owner's rows; nothing is held after any test. */
+    @Test
+    void aTaskThatFailsGivesItsExpertsBack() {
+        ExpertParallelScorer plan = scorer("mixtral").expertParallel("id", 1);
+        MapFunction<Row, Row> spoil = row ->
+                RowFactory.create(row.get(0), row.get(1), row.get(2), row.getLong(0) == 40 ? new byte[3] : row.get(3));
+        Dataset<Row> sent = plan.exchanged(rows(1));
+        assertThatThrownBy(() -> sent.map(spoil, Encoders.row(sent.schema()))
+                        .mapPartitions((MapPartitionsFunction<Row, Row>) plan::compute, Encoders.row(sent.schema()))
+                        .collectAsList())
+                .hasRootCauseInstanceOf(BufferUnderflowException.class);
+        assertThat(Engine.loaded().keySet()).containsExactly("0@none");
+    }
+
+    /** Without an interrupt, as is Spark's default, while another has what the job's tasks wait for. */
+    @Test
+    void aJobThatIsCancelledWaitsNoLonger() throws Exception {
+        ExpertParallelScorer plan = scorer("mixtral").expertParallel("id", 2);
+        Engine held = Engine.acquire(plan, 1, "other");
+        CountDownLatch ended = new CountDownLatch(1);
+        Thread job = Thread.ofPlatform().start(() -> {
+            spark.sparkContext().setJobGroup("waits", "waits", false);
+            try {
+                plan.transform(rows(1)).collectAsList();
+            } catch (Exception cancelled) {
+                ended.countDown();
+            }
+        });
+        while (waiting() == 0) {
+            Thread.sleep(10);
+        }
+        spark.sparkContext().cancelJobGroup("waits");
+        job.join();
+        assertThat(ended.getCount()).isZero();
+        while (waiting() > 0) {
+            Thread.sleep(10);
+        }
+        assertThat(Engine.loaded().keySet()).containsExactly("1@other");
+        held.release();
+    }
+
+    /** Threads that wait for experts. */
+    private static long waiting() {
+        return Thread.getAllStackTraces().values().stream()
+                .filter(frames -> Arrays.stream(frames)
+                        .anyMatch(frame -> frame.getClassName().equals(Engine.class.getName())
+                                && frame.getMethodName().equals("await")))
+                .count();
+    }
+
+    /** Every row has expert 0 and the shared one. */
+    @Test
+    void theRowsOfAPopularOwnerAreSplit() throws IOException {
+        Path model = copy("deepseek_v3", "skewed");
+        change(model, "model.layers.0.mlp.gate.e_score_correction_bias", 100);
+        LongAccumulator read = spark.sparkContext().longAccumulator();
+        MapFunction<Row, Row> count = row -> {
+            read.add(1);
+            return row;
+        };
+        Dataset<Row> rows = rows(4).map(count, Encoders.row(SCHEMA));
+        ExpertParallelScorer plan = scorer(model).expertParallel("id", 4);
+        int tokens = ROWS - ROWS / 10;
+        List<Long> perOwner = plan.rowsPerOwner(rows(4)).collectAsList().stream()
+                .map(row -> row.getLong(1))
+                .toList();
+        assertThat(perOwner).hasSize(4).startsWith((long) tokens).endsWith((long) tokens);
+        assertThat(sizes(plan.exchanged(rows(4)))).isEqualTo(perOwner);
+        Dataset<Row> scored = plan.transform(rows);
+        assertThat(read.value()).as("lazy").isZero();
+        Map<Long, float[]> expected = outputs(scored);
+        assertThat(read.value()).isEqualTo(2 * ROWS);
+        assertThat(outputs(scored)).usingRecursiveComparison().isEqualTo(expected);
+        assertThat(read.value()).as("routed once").isEqualTo(3 * ROWS);
+
+        ExpertParallelScorer split = plan.withCopies(0, 4).withCopies(3, 3).withHeld(2);
+        List<Long> sizes = sizes(split.exchanged(rows(4)));
+        assertThat(sizes).hasSize(4 + 1 + 1 + 3);
+        assertThat(sizes.subList(4, 6)).isEqualTo(perOwner.subList(1, 3));
+        for (List<Long> copies : List.of(sizes.subList(0, 4), sizes.subList(6, 9))) {
+            assertThat(copies.stream().mapToLong(Long::longValue).sum()).isEqualTo(tokens);
+            assertThat(Collections.max(copies)).isLessThan(2 * tokens / copies.size());
+        }
+        read.reset();
+        assertThat(outputs(split.transform(rows))).usingRecursiveComparison().isEqualTo(expected);
+        assertThat(read.value()).isEqualTo(2 * ROWS);
+        assertThat(outputs(plan.withCopies(5).transform(rows(1))))
+                .usingRecursiveComparison()
+                .isEqualTo(expected);
+    }
+
+    /** Rows of each partition; the first to the last owner's one after the other. */
+    private static List<Long> sizes(Dataset<Row> sent) {
+        MapPartitionsFunction<Row, Row> size = partition -> {
+            long rows = 0;
+            int owner = -1;
+            while (partition.hasNext()) {
+                Row row = partition.next();
+                assertThat(rows == 0 || row.getInt(1) == owner).isTrue();
+                owner = row.getInt(1);
+                rows++;
+            }
+            return List.of(RowFactory.create(TaskContext.getPartitionId(), owner, rows))
+                    .iterator();
+        };
+        StructType schema = new StructType()
+                .add("partition", DataTypes.IntegerType)
+                .add("owner", DataTypes.IntegerType)
+                .add("rows", DataTypes.LongType);
+        List<Row> sizes = sent.mapPartitions(size, Encoders.row(schema))
+                .orderBy("partition")
+                .collectAsList();
+        assertThat(sizes.stream().map(row -> row.getInt(1)).filter(owner -> owner >= 0))
+                .isSorted();
+        return sizes.stream().map(row -> row.getLong(2)).toList();
+    }
+
+    @Test
+    void anOwnersMemoryIsThatOfItsPart() {
         long[] bytes = new long[2];
         for (int i = 0; i < 2; i++) {
             ExpertParallelScorer plan = scorer("mixtral").withMaxTokens(1).expertParallel("id", i == 0 ? 1 : 4);
@@ -275,28 +610,22 @@ class ExpertParallelScorerTest {
     }
 
     @Test
-    void aTaskWaitsForAnEngineThatNobodyUses() throws Exception {
+    void aTaskWaitsForAnEngineThatNobodyUses() throws InterruptedException {
         ExpertParallelScorer plan = scorer("mixtral").expertParallel("id", 8);
         Engine first = Engine.acquire(plan, 0, null);
         Engine same = Engine.acquire(plan, 0, null);
         assertThat(same).isSameAs(first);
         List<Engine> got = new ArrayList<>();
-        Thread other = Thread.ofPlatform().start(() -> {
-            try {
-                got.add(Engine.acquire(plan, 1, null));
-            } catch (InterruptedException e) {
-                Thread.currentThread().interrupt();
-            }
-        });
+        Thread other = Thread.ofPlatform().start(() -> got.add(Engine.acquire(plan, 1, null)));
         first.release();
-        while (other.getState() != Thread.State.WAITING) {
+        while (other.getState() != Thread.State.TIMED_WAITING) {
             assertThat(other.isAlive()).isTrue();
             Thread.onSpinWait();
         }
-        assertThat(Engine.owned().keySet()).containsExactly("0@none");
+        assertThat(Engine.loaded().keySet()).containsExactly("0@none");
         same.release();
         other.join();
-        assertThat(Engine.owned().keySet()).containsExactly("1@none");
+        assertThat(Engine.loaded().keySet()).containsExactly("1@none");
         got.getFirst().release();
     }
 
@@ -430,5 +759,9 @@ class ExpertParallelScorerTest {
         assertThatThrownBy(() -> scorer.expertParallel("id", 0))
                 .hasMessage("owners: expected a positive number, got 0");
         assertThatThrownBy(() -> plan.withHeld(0)).hasMessage("held: expected a positive number, got 0");
+        assertThatThrownBy(() -> plan.withCopies(0)).hasMessage("copies: expected a positive number, got 0");
+        assertThatThrownBy(() -> plan.withCopies(2, 3)).hasMessage("owner: expected 0 to 1, got 2");
+        assertThatThrownBy(() -> new ExpertParallelScorer(scorer, "id", 2, plan.placement(), 1, List.of(1)))
+                .hasMessage("copies: expected 2 numbers, of an owner each, got 1");
     }
 }

@@ -10,7 +10,6 @@ import java.io.ObjectOutputStream;
 import java.nio.file.Path;
 import java.time.Duration;
 import java.util.ArrayList;
-import java.util.Iterator;
 import java.util.List;
 import org.apache.spark.sql.Row;
 import org.apache.spark.sql.RowFactory;
@@ -28,11 +27,14 @@ class MoeScorerTest {
             MoeScorer.of(CHECKPOINT, 0, "hidden", "output").withBackend("cpu").withMaxTokens(8);
 
     private static List<Row> score(MoeScorer scorer, List<Row> rows) {
-        Iterator<Row> scored = new ScoredRows(
-                rows.iterator(), 1, Engine.of(scorer, null), scorer.latency().toNanos());
-        List<Row> all = new ArrayList<>();
-        scored.forEachRemaining(all::add);
-        return all;
+        Engine engine = Engine.acquire(scorer, null);
+        try {
+            List<Row> all = new ArrayList<>();
+            new ScoredRows(rows.iterator(), 1, engine, scorer.latency().toNanos()).forEachRemaining(all::add);
+            return all;
+        } finally {
+            engine.release();
+        }
     }
 
     @Test
@@ -67,7 +69,7 @@ class MoeScorerTest {
 
     @Test
     void callsGrowAndShrinkWithWhatTheyTake() {
-        Engine engine = Engine.of(SCORER, "grows");
+        Engine engine = Engine.acquire(SCORER, "grows");
         assertThat(engine.batch()).isEqualTo(1);
         engine.took(10, 1, 100);
         engine.took(10, 2, 100);
@@ -83,8 +85,18 @@ class MoeScorerTest {
         assertThat(engine.batch()).isEqualTo(8);
         engine.took(101, 8, 100);
         assertThat(engine.batch()).isEqualTo(4);
-        assertThat(Engine.of(SCORER.withLatency(Duration.ofDays(3)), "grows")).isSameAs(engine);
-        assertThat(Engine.of(SCORER, "another")).isNotSameAs(engine);
+        assertThat(Engine.acquire(SCORER.withLatency(Duration.ofDays(3)), "grows"))
+                .isSameAs(engine);
+        Engine another = Engine.acquire(SCORER, "another");
+        assertThat(another).isNotSameAs(engine);
+        assertThat(Engine.loaded().keySet()).contains("grows", "another");
+        engine.release();
+        another.release();
+        Engine.unload();
+        assertThat(Engine.loaded().keySet()).as("one of two uses has ended").containsExactly("grows");
+        engine.release();
+        Engine.unload();
+        assertThat(Engine.loaded()).isEmpty();
     }
 
     @Test

@@ -13,6 +13,8 @@ import java.util.ArrayList;
 import java.util.Collections;
 import java.util.List;
 import java.util.Map;
+import java.util.regex.Matcher;
+import java.util.regex.Pattern;
 import java.util.stream.Collectors;
 import org.apache.spark.launcher.JavaModuleOptions;
 
@@ -21,6 +23,7 @@ final class SparkCluster implements AutoCloseable {
     private final Path directory;
     private final List<Process> started = new ArrayList<>();
     private String master = "";
+    private int cores;
 
     SparkCluster(Path directory) {
         this.directory = directory;
@@ -28,6 +31,11 @@ final class SparkCluster implements AutoCloseable {
 
     String master() {
         return master;
+    }
+
+    /** Of all workers. */
+    int cores() {
+        return cores;
     }
 
     /** A home such as Spark's own, whose jars are those of the test. */
@@ -149,6 +157,7 @@ final class SparkCluster implements AutoCloseable {
     }
 
     Process startWorker(String name, List<String> resources) throws IOException {
+        cores += 2;
         return start(
                 "worker" + name,
                 resources,
@@ -164,6 +173,17 @@ final class SparkCluster implements AutoCloseable {
                 "--work-dir",
                 directory.resolve("work" + name).toString(),
                 master);
+    }
+
+    /** What a worker with a resource says of it in its log, once it is registered. */
+    String registration(String name) throws InterruptedException {
+        String log = "worker" + name + ".err";
+        while (!read(log).contains("Successfully registered with master")) {
+            Thread.sleep(50);
+        }
+        Matcher resource = Pattern.compile("\\w+ -> \\[name: .*\\]").matcher(read(log));
+        assertThat(resource.find()).isTrue();
+        return resource.group();
     }
 
     /** The worker that an executor runs on: it has a directory there. */

@@ -14,9 +14,11 @@ import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.Collections;
 import java.util.List;
+import java.util.Locale;
 import java.util.Map;
 import java.util.TreeMap;
 import java.util.concurrent.TimeUnit;
+import java.util.regex.Pattern;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 import org.junit.jupiter.api.condition.EnabledIfEnvironmentVariable;
@@ -28,7 +30,7 @@ import org.tornadomoe.reference.Reference;
 
 /**
  * A standalone cluster on loopback: a master, and workers that each declare a GPU, whose executors score rows. Every one of these is a
- * process of its own, as is the driver ({@link SparkJob}).
+ * process of its own, as is the driver ({@link SparkJob}). What happened in which order is written to {@code target/spark-cluster}.
  */
 @Timeout(value = 8, unit = TimeUnit.MINUTES)
 class SparkClusterTest {
@@ -42,13 +44,13 @@ class SparkClusterTest {
     void aWorkerThatIsKilledInTheMiddleCostsNoRow() throws Exception {
         int rows = 6000;
         Path out = directory.resolve("out");
-        List<String> lines = runAndKill(4, rows, 24, out);
+        Log log = new Log("rows");
+        int left = runAndKill(log, 4, rows, 24, out);
         // Each executor loads for the one GPU that its tasks were given; the one left is the other worker's.
-        assertThat(lines).anyMatch(line -> line.matches("ENGINES .*\\{[01]=CpuExperts on cpu .*"));
-        String left = lines.getFirst().equals("KILLED 0") ? "1" : "0";
-        assertThat(lines).anyMatch(line -> line.startsWith("ENGINES") && line.contains("{" + left + "=CpuExperts"));
+        assertThat(log.lines).anyMatch(line -> line.startsWith("loaded: [{" + left + "=CpuExperts on cpu "));
         assertRows(out, rows);
         assertRows(Path.of(out + ".profile"), rows);
+        log.add(rows + " rows, twice: all there, none twice, each with the bits of a layer called directly");
     }
 
     /** After the six tasks that route and the six that bring the rows, among those of owners: what these were sent and have made is lost, too. */
@@ -56,53 +58,126 @@ class SparkClusterTest {
     void aWorkerThatIsKilledAmongOwnersCostsNoRow() throws Exception {
         int rows = 1200;
         Path out = directory.resolve("out");
-        List<String> lines = runAndKill(14, rows, 6, out, "8");
-        String left = lines.getFirst().equals("KILLED 0") ? "1" : "0";
-        assertThat(lines).anyMatch(line -> line.matches("ENGINES \\[\\{\\d@" + left + "=CpuExperts on cpu .*"));
+        Log log = new Log("owners");
+        int left = runAndKill(log, 14, rows, 6, out, "8");
+        assertThat(log.lines).anyMatch(line -> line.matches("loaded: \\[\\{\\d@" + left + "=CpuExperts on cpu .*"));
         // Stages that were done before are run again, as far as their output was there.
-        assertThat(lines).anyMatch(line -> line.matches("TASK \\d+ \\d+\\.[1-9] Success"));
+        assertThat(log.lines)
+                .anyMatch(line -> line.matches("task \\S+ in stage \\d+\\.[1-9] on executor \\d+: Success"));
         Map<Long, float[]> got = read(out);
         assertThat(got.keySet()).hasSize(rows);
         assertThat(read(Path.of(out + ".profile"))).usingRecursiveComparison().isEqualTo(got);
         MoeOptions options = MoeOptions.DEFAULT.withMaxTokens(1).withBackend("cpu");
+        double worst = 0;
         try (MoeLayer layer = MoeLayer.load(CHECKPOINT, 0, options)) {
-            got.forEach((id, output) -> {
+            for (var row : got.entrySet()) {
+                long id = row.getKey();
                 if (id % 100 == 99) {
-                    assertThat(output).isEmpty();
+                    assertThat(row.getValue()).isEmpty();
                 } else {
-                    float[] whole = layer.forward(SparkJob.hidden(id));
-                    assertThat(Reference.relativeL2(Reference.widen(output), Reference.widen(whole)))
-                            .isLessThan(3e-7);
+                    double[] whole = Reference.widen(layer.forward(SparkJob.hidden(id)));
+                    worst = Math.max(worst, Reference.relativeL2(Reference.widen(row.getValue()), whole));
                 }
-            });
+            }
+        }
+        assertThat(worst).isLessThan(3e-7);
+        log.add(String.format(
+                Locale.ROOT,
+                "%d rows, twice: all there, none twice, with the same bits both times; at most %.1e from the whole"
+                        + " layer (relative L2)",
+                rows,
+                worst));
+    }
+
+    /** A second job loads nothing, since owners' tasks go to the executors that have their experts. */
+    @Test
+    void executorsKeepWhatTheyHaveAndGiveItBack() throws Exception {
+        try (SparkCluster cluster = new SparkCluster(directory)) {
+            cluster.startMaster();
+            cluster.startWorker("0");
+            cluster.startWorker("1");
+            String options = "--add-modules jdk.incubator.vector";
+            for (String[] owners : new String[][] {{}, {"2"}}) {
+                Process driver = driver(cluster, "cpu", "any", 400, 8, directory.resolve("out"), options, owners);
+                String log = new String(driver.getInputStream().readAllBytes(), StandardCharsets.UTF_8);
+                assertThat(driver.waitFor()).as(log).isZero();
+                String loaded = log.lines()
+                        .filter(line -> line.startsWith("loaded: "))
+                        .findFirst()
+                        .orElse("");
+                for (String engine : owners.length == 0 ? List.of("0", "1") : List.of("0@[01]", "1@[01]")) {
+                    assertThat(loaded).containsPattern("[{ ]" + engine + "=CpuExperts on cpu");
+                }
+                int loads = Pattern.compile("of (\\d+) loaded")
+                        .matcher(loaded)
+                        .results()
+                        .mapToInt(found -> Integer.parseInt(found.group(1)))
+                        .sum();
+                assertThat(loads).as(log).isEqualTo(2);
+                assertThat(log).containsPattern("unloaded: 2, left: \\[\\{} of [^{]*(\\{} of [^{]*)?\\]");
+            }
         }
     }
 
-    /** Two workers, of which the one that ran the last of so many tasks is killed after it: which, then the driver's lines. */
-    private List<String> runAndKill(int tasks, int rows, int partitions, Path out, String... owners) throws Exception {
-        List<String> lines = new ArrayList<>();
+    /** What happened; in a file with the seconds since its beginning, tasks that ended alike one after the other in one line. */
+    private static final class Log {
+        private final Path file;
+        private final List<String> lines = new ArrayList<>();
+        private final List<String> written = new ArrayList<>();
+        private String last = "";
+        private final long start = System.nanoTime();
+
+        Log(String name) throws IOException {
+            file = Files.createDirectories(Path.of("target/spark-cluster")).resolve(name + ".log");
+            written.add("Java " + Runtime.version() + ", " + System.getProperty("os.name") + ", "
+                    + Runtime.getRuntime().availableProcessors() + " processors");
+        }
+
+        void add(String line) throws IOException {
+            lines.add(line);
+            String tail = line.replaceFirst("^task \\S+", "");
+            if (!tail.equals(line) && tail.equals(last)) {
+                String id = line.substring(4, line.length() - tail.length());
+                written.add(written.removeLast().replace(tail, id + tail));
+            } else {
+                written.add(String.format(Locale.ROOT, "%6.1f s  %s", (System.nanoTime() - start) / 1e9, line));
+            }
+            last = tail;
+            Files.write(file, written);
+        }
+    }
+
+    /** Two workers, of which the one that ran the last of so many tasks is killed after it; the number of the other. */
+    private int runAndKill(Log log, int tasks, int rows, int partitions, Path out, String... owners) throws Exception {
         int killed = -1;
         int before = 0;
         try (SparkCluster cluster = new SparkCluster(directory)) {
             cluster.startMaster();
-            List<Process> workers = List.of(cluster.startWorker("0"), cluster.startWorker("1"));
+            List<Process> workers = new ArrayList<>();
+            for (String gpu : new String[] {"0", "1"}) {
+                workers.add(cluster.startWorker(gpu));
+                log.add("worker " + gpu + " registered: " + cluster.registration(gpu));
+            }
             String options = "--add-modules jdk.incubator.vector";
             Process driver = driver(cluster, "cpu", "any", rows, partitions, out, options, owners);
-            BufferedReader log =
+            BufferedReader lines =
                     new BufferedReader(new InputStreamReader(driver.getInputStream(), StandardCharsets.UTF_8));
-            for (String line = log.readLine(); line != null; line = log.readLine()) {
-                lines.add(line);
-                if (killed < 0 && line.startsWith("TASK") && line.endsWith("Success") && ++before == tasks) {
-                    killed = cluster.workerOf(line.split(" ", -1)[1]);
+            for (String line = lines.readLine(); line != null; line = lines.readLine()) {
+                log.add(line);
+                if (killed < 0 && line.startsWith("task") && line.endsWith("Success") && ++before == tasks) {
+                    String executor = line.replaceFirst(".* on executor (\\d+): .*", "$1");
+                    killed = cluster.workerOf(executor);
                     SparkCluster.kill(workers.get(killed));
+                    log.add("killed: worker " + killed + " and its executor " + executor);
                 }
             }
-            assertThat(driver.waitFor()).as(String.join("\n", lines)).isZero();
+            assertThat(driver.waitFor()).as(String.join("\n", log.lines)).isZero();
         }
         assertThat(killed).isNotNegative();
-        assertThat(lines).anyMatch(line -> line.startsWith("LOST"));
-        lines.addFirst("KILLED " + killed);
-        return lines;
+        assertThat(log.lines)
+                .anyMatch(line -> line.matches("executor \\d+ lost: .*"))
+                .anyMatch(line -> line.matches("unloaded: [12], left: \\[\\{} of \\d+ loaded\\]"));
+        return 1 - killed;
     }
 
     @Test
@@ -127,7 +202,7 @@ class SparkClusterTest {
                 Process driver = driver(cluster, "triton", "opencl", 40, 2, out, "@" + argfile, owners);
                 String log = new String(driver.getInputStream().readAllBytes(), StandardCharsets.UTF_8);
                 assertThat(driver.waitFor()).as(log).isZero();
-                assertThat(log).containsPattern("ENGINES \\[\\{([01]@)?0=Tornado\\w+ on opencl:0 ");
+                assertThat(log).containsPattern("loaded: \\[\\{([01]@)?0=Tornado\\w+ on opencl:0 ");
                 MoeOptions options = MoeOptions.DEFAULT.withMaxTokens(1).withBackend("cpu");
                 try (MoeLayer layer = MoeLayer.load(CHECKPOINT, 0, options)) {
                     read(out)
@@ -197,6 +272,8 @@ class SparkClusterTest {
                         "-Dspark.driver.host=127.0.0.1",
                         "-Dspark.driver.bindAddress=127.0.0.1",
                         "-Dspark.ui.enabled=false",
+                        "-Dspark.cores.max=" + cluster.cores(),
+                        "-Dspark.scheduler.minRegisteredResourcesRatio=1",
                         "-Dspark.executor.memory=600m",
                         "-Dspark.executor.cores=2",
                         "-Dspark.executor.resource.gpu.amount=1",

@@ -15,8 +15,11 @@ import org.apache.spark.resource.ResourceProfile;
 import org.apache.spark.resource.ResourceProfileBuilder;
 import org.apache.spark.resource.TaskResourceRequests;
 import org.apache.spark.scheduler.SparkListener;
+import org.apache.spark.scheduler.SparkListenerExecutorAdded;
 import org.apache.spark.scheduler.SparkListenerExecutorRemoved;
+import org.apache.spark.scheduler.SparkListenerStageSubmitted;
 import org.apache.spark.scheduler.SparkListenerTaskEnd;
+import org.apache.spark.scheduler.StageInfo;
 import org.apache.spark.sql.Dataset;
 import org.apache.spark.sql.Encoders;
 import org.apache.spark.sql.Row;
@@ -27,8 +30,8 @@ import org.apache.spark.sql.types.StructType;
 
 /**
  * The driver of a job, in a JVM of its own: CHECKPOINT BACKEND DEVICE ROWS PARTITIONS OUT [OWNERS]. With owners it is the
- * expert-parallel plan. Prints a line for each task that has ended and
- * each executor lost, then what is loaded on the executors; writes ids and outputs.
+ * expert-parallel plan. Prints a line for each executor that has come or is lost, each stage that begins, and each task that has ended, then what is
+ * loaded on the executors, and what is left when they have given it back; writes ids and outputs.
  */
 final class SparkJob {
     static final int H = 128;
@@ -48,17 +51,37 @@ final class SparkJob {
         int rows = Integer.parseInt(args[3]);
         int partitions = Integer.parseInt(args[4]);
         SparkSession spark = SparkSession.builder().appName("test").getOrCreate();
+        System.out.println("driver of Spark " + spark.version());
         spark.sparkContext().addSparkListener(new SparkListener() {
             @Override
-            public void onTaskEnd(SparkListenerTaskEnd task) {
-                System.out.println("TASK " + task.taskInfo().executorId() + " " + task.stageId() + "."
-                        + task.stageAttemptId() + " "
-                        + task.reason().toString().lines().findFirst().orElse(""));
+            public void onExecutorAdded(SparkListenerExecutorAdded added) {
+                System.out.println("executor " + added.executorId() + " added: "
+                        + added.executorInfo().totalCores() + " cores, "
+                        + added.executorInfo().resourcesInfo().values().mkString(" "));
             }
 
             @Override
             public void onExecutorRemoved(SparkListenerExecutorRemoved removed) {
-                System.out.println("LOST " + removed.executorId());
+                System.out.println("executor " + removed.executorId() + " lost: " + first(removed.reason()));
+            }
+
+            @Override
+            public void onStageSubmitted(SparkListenerStageSubmitted submitted) {
+                StageInfo stage = submitted.stageInfo();
+                System.out.println(
+                        "stage " + stage.stageId() + "." + stage.attemptNumber() + ": " + stage.numTasks() + " tasks");
+            }
+
+            @Override
+            public void onTaskEnd(SparkListenerTaskEnd task) {
+                System.out.println("task " + task.taskInfo().id() + " in stage " + task.stageId() + "."
+                        + task.stageAttemptId() + " on executor "
+                        + task.taskInfo().executorId() + ": "
+                        + first(task.reason().toString()));
+            }
+
+            private static String first(String lines) {
+                return lines.lines().findFirst().orElse("");
             }
         });
         StructType schema = new StructType()
@@ -71,18 +94,23 @@ final class SparkJob {
                 .withDevice(args[2].equals("any") ? null : args[2])
                 .withMaxTokens(4)
                 .withLatency(Duration.ofMillis(20));
-        System.out.println("STARTED");
-        ExpertParallelScorer plan = args.length > 6 ? scorer.expertParallel("id", Integer.parseInt(args[6])) : null;
+        System.out.println("job: " + rows + " rows in " + partitions + " partitions"
+                + (args.length > 6 ? ", " + args[6] + " owners of experts" : ""));
+        ExpertParallelScorer plan = args.length > 6
+                ? scorer.expertParallel("id", Integer.parseInt(args[6])).withHeld(2)
+                : null;
         write(plan == null ? scorer.transform(input) : plan.transform(input), Path.of(args[5]));
         // Tasks that take half a GPU, by a profile of their own, over other partitions.
         ResourceProfile profile = new ResourceProfileBuilder()
                 .require(new TaskResourceRequests().cpus(1).resource(MoeScorer.GPU, 0.5))
                 .build();
+        System.out.println("job: these rows in 3 partitions, tasks of 1 core and half a GPU");
         Dataset<Row> other = input.repartition(3);
         write(
                 plan == null ? scorer.transform(other, profile) : plan.transform(other, profile),
                 Path.of(args[5] + ".profile"));
-        System.out.println("ENGINES " + onExecutors(spark, plan == null ? SparkJob::loaded : SparkJob::owned));
+        System.out.println("loaded: " + onExecutors(spark, SparkJob::loaded));
+        System.out.println("unloaded: " + MoeScorer.unload(spark) + ", left: " + onExecutors(spark, SparkJob::loaded));
         spark.stop();
     }
 
@@ -93,12 +121,8 @@ final class SparkJob {
                 .collectAsList();
     }
 
-    private static Iterator<String> owned(Iterator<Long> ids) {
-        return List.of(Engine.owned().toString()).iterator();
-    }
-
     private static Iterator<String> loaded(Iterator<Long> ids) {
-        return List.of(Engine.loaded().toString()).iterator();
+        return List.of(Engine.loaded() + " of " + Engine.loads() + " loaded").iterator();
     }
 
     private static void write(Dataset<Row> scored, Path file) throws IOException {
