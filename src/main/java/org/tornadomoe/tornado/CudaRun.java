@@ -54,8 +54,13 @@ final class CudaRun {
         this.arrays = arrays;
     }
 
-    /** Adds some steps as a task, named after the first with a prefix; none if there are no steps, which are taken out of the list. */
-    static List<CudaRun> addTo(TaskGraph graph, String prefix, List<CudaStep> steps) {
+    /**
+     * Adds some steps as a task, named after the first with a prefix; none if there are no steps, which are taken out of the list.
+     *
+     * @param isKnown whether TornadoVM need not be told that an array is written, since it is on the device already and nobody else reads it: a graph of
+     *     TornadoVM's (5.2.0) has 1024 nodes and no more, and each array that a task writes is one
+     */
+    static List<CudaRun> addTo(TaskGraph graph, String prefix, List<CudaStep> steps, Predicate<Object> isKnown) {
         if (steps.isEmpty()) {
             return List.of();
         }
@@ -75,6 +80,7 @@ final class CudaRun {
                                 : Access.READ_WRITE);
             }
         }
+        access.replaceAll((array, known) -> isKnown.test(array) ? Access.READ_ONLY : known);
         CudaRun run = new CudaRun(List.copyOf(steps), new ArrayList<>(access.keySet()));
         String name = prefix + steps.getFirst().name();
         graph.libraryTask(

@@ -167,13 +167,13 @@ final class LayerArrays implements AutoCloseable {
     /** Whether experts move by load. */
     final boolean balanced;
 
-    /** Where experts move by load, [E + 1, 3], as {@link Replicas} has it. */
+    /** Where experts move by load, [E + 1, 3], as {@link Replicas} has it; elsewhere any array. */
     final IntArray replicas;
 
     /** [P]: {@link #topkIds}; where experts move by load, those of this device's pairs, and −1 for the others. */
     final IntArray placedIds;
 
-    /** Where experts move by load, [local E]: the pairs of each. */
+    /** Where experts move by load, [local E]: the pairs of each; elsewhere any array. */
     final IntArray loads;
 
     /** [P]: the expert a pair is sorted by, −1 if it is left out. */
@@ -334,7 +334,7 @@ final class LayerArrays implements AutoCloseable {
      * @param memory where they live here; belongs to them from now on
      * @param aligned whether nothing but CUDA's kernels touches what there is a {@link #lead} for
      * @param launches what the GEMMs are launched with, some of {@link Gemm#launches}
-     * @param given arrays to take instead of new ones, such as {@link #workspace} of another layer, or {@link #named all} of it, filled
+     * @param given arrays to take instead of new ones, such as {@link #sharedWith} of another layer, or {@link #named all} of it, filled
      * @throws InsufficientMemoryException before anything is allocated, if they would take more
      */
     LayerArrays(
@@ -379,15 +379,15 @@ final class LayerArrays implements AutoCloseable {
         topkWeights = floats("topkWeights");
         expertMap = ints("expertMap");
         balanced = config.moeParallelConfig().enableEplb();
-        replicas = ints("replicas");
+        replicas = balanced ? ints("replicas") : expertMap;
         placedIds = balanced ? ints("placedIds") : topkIds;
-        loads = ints("loads");
         keys = ints("keys");
         ranks = ints("ranks");
         counts = ints("counts");
         sortedIds = ints("sortedIds");
         expertIds = ints("expertIds");
         padded = ints("padded");
+        loads = balanced ? ints("loads") : padded;
         tokens = ints("tokens");
         tokenScales = floats("tokenScales");
         tokenScale = floats("tokenScale");
@@ -445,7 +445,7 @@ final class LayerArrays implements AutoCloseable {
         staticScales = a1Scale != null && a2Scale != null;
         hasExpert0 = experts.expertMap(0) >= 0;
         amax.init(0);
-        if (!given.containsKey("expertMap")) {
+        if (given.keySet().stream().noneMatch(name -> withoutPart(name).equals("w13"))) {
             fill(experts, a1Scale, a2Scale);
         }
     }
@@ -478,11 +478,27 @@ final class LayerArrays implements AutoCloseable {
         return arrays;
     }
 
-    /** By their names those arrays that layers of the same configuration may have in common, when they run one after the other. */
-    Map<String, TornadoNativeArray> workspace() {
+    /**
+     * By their names those arrays that another layer of the same configuration may have in common with this one, when they run one after the
+     * other: the workspace, and of the layer's own what is the same in both.
+     */
+    Map<String, TornadoNativeArray> sharedWith(Int8Experts other) {
         Map<String, TornadoNativeArray> shared = new LinkedHashMap<>(arrays);
-        shared.keySet().removeIf(name -> OF_LAYER.contains(withoutPart(name)));
+        shared.keySet().removeIf(name -> OF_LAYER.contains(withoutPart(name)) && !isTheSame(name, other));
         return shared;
+    }
+
+    private boolean isTheSame(String name, Int8Experts other) {
+        return switch (name) {
+            case "hidden", "output", "tokenScale", "pairScale" -> false;
+            case "expertMap" ->
+                IntStream.range(0, expertMap.getSize()).allMatch(e -> expertMap.get(e) == other.expertMap(e));
+            case "routerBias" ->
+                other.router().bias() == null
+                        && IntStream.range(0, routerBias.getSize()).allMatch(i -> routerBias.get(i) == 0);
+            // Made for what the layers don't have.
+            default -> Objects.requireNonNull(sizes.get(name)) == 1;
+        };
     }
 
     /** Only what the configuration has a use for: a router may have more. */
@@ -720,12 +736,11 @@ final class LayerArrays implements AutoCloseable {
         sizes.put("topkIds", p);
         sizes.put("topkWeights", p);
         sizes.put("expertMap", e);
-        boolean balanced = config.moeParallelConfig().enableEplb();
-        sizes.put("replicas", balanced ? Replicas.ROW * (e + 1) : 1);
-        if (balanced) {
+        if (config.moeParallelConfig().enableEplb()) {
+            sizes.put("replicas", Replicas.ROW * (e + 1));
             sizes.put("placedIds", p);
+            sizes.put("loads", localExperts);
         }
-        sizes.put("loads", balanced ? localExperts : 1);
         sizes.put("keys", p);
         sizes.put("ranks", p);
         sizes.put("counts", (p + AlignKernels.CHUNK - 1) / AlignKernels.CHUNK * e);

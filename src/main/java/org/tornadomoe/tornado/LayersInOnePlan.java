@@ -80,7 +80,7 @@ public final class LayersInOnePlan implements AutoCloseable {
                     List.of(clock.get(which)),
                     List.of(),
                     List.of());
-            CudaRun.addTo(graph, "", new ArrayList<>(List.of(now)));
+            CudaRun.addTo(graph, "", new ArrayList<>(List.of(now)), array -> false);
         }
     }
 

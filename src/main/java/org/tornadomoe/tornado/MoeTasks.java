@@ -141,7 +141,7 @@ public final class MoeTasks implements AutoCloseable {
      */
     public void append(String name, Int8Experts experts, FloatArray hidden, FloatArray output) {
         Map<String, TornadoNativeArray> given =
-                layers.isEmpty() ? Map.of() : layers.getFirst().workspace();
+                layers.isEmpty() ? Map.of() : layers.getFirst().sharedWith(experts);
         append(name, experts, given, hidden, output);
     }
 
@@ -193,8 +193,10 @@ public final class MoeTasks implements AutoCloseable {
         weights.removeAll(sent);
         sent.addAll(weights);
         graph.transferToDevice(DataTransferMode.FIRST_EXECUTION, weights.toArray());
+        List<Object> rewritten =
+                appended.isEmpty() ? List.of() : appended.getFirst().outputs();
         try {
-            layer.addTasks();
+            layer.addTasks(array -> array != output && rewritten.contains(array));
         } catch (BufferOverflowException full) {
             throw new UnsupportedOperationException(
                     "graph: TornadoVM's code of one task graph, 8 KB, is full after " + appended.size() + " layers of "
@@ -255,7 +257,10 @@ public final class MoeTasks implements AutoCloseable {
         appended.forEach(layer -> layer.resize(tokens));
     }
 
-    /** Executes a plan while no layer on a device is closed, which is waited for if one is. Throws what the plan's own method throws. */
+    /**
+     * Executes a plan while no layer on a device is closed, which is waited for if one is. Throws what the plan's own method throws; a {@link
+     * TornadoInternalError} that a graph can't be resized says that it has too many arrays and tasks for TornadoVM.
+     */
     public TornadoExecutionResult execute(TornadoExecutionPlan plan) {
         Device.lockRunning();
         try {

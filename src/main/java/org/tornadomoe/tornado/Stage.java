@@ -7,6 +7,7 @@ import java.util.Map;
 import java.util.Set;
 import java.util.function.BiConsumer;
 import java.util.function.IntUnaryOperator;
+import java.util.function.Predicate;
 import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.modular.MoeExecutionException;
@@ -135,16 +136,21 @@ record Stage(
          * kernel in between is one task.
          */
         void addTasks() {
+            addTasks(array -> false);
+        }
+
+        /** @param isKnown arrays that tasks before have written, and that these write only for each other; see {@link CudaRun#addTo} */
+        void addTasks(Predicate<Object> isKnown) {
             List<CudaStep> steps = new ArrayList<>();
             for (Stage stage : stages) {
                 if (stage.cuda != null) {
                     steps.add(stage.cuda);
                 } else {
-                    runs.addAll(CudaRun.addTo(tasks, prefix, steps));
+                    runs.addAll(CudaRun.addTo(tasks, prefix, steps, isKnown));
                     stage.task.addTo(tasks, device, prefix + stage.name);
                 }
             }
-            runs.addAll(CudaRun.addTo(tasks, prefix, steps));
+            runs.addAll(CudaRun.addTo(tasks, prefix, steps, isKnown));
         }
 
         private String key(Stage stage) {

@@ -62,11 +62,17 @@ class MoeTasksTest {
             moe.append("b", experts, new FloatArray(size), new FloatArray(size));
             assertThat(first).isLessThan(LayerArrays.bytes(alone.sizes()));
             long own = alone.sizes().entrySet().stream()
-                    .filter(array -> !alone.workspace().containsKey(array.getKey()))
+                    .filter(array -> !alone.sharedWith(experts).containsKey(array.getKey()))
                     .filter(array -> !List.of("hidden", "output").contains(array.getKey()))
                     .mapToLong(array -> TornadoNativeArray.ARRAY_HEADER + 4 * array.getValue())
                     .sum();
             assertThat(moe.deviceBytes() - first).isEqualTo(own);
+            assertThat(alone.sharedWith(experts))
+                    .containsKeys("expertMap", "routerBias", "w13Bias")
+                    .doesNotContainKeys("router", "w13", "w13Scales", "w2", "hidden");
+            alone.routerBias.set(1, 0.5f);
+            alone.expertMap.set(0, -1);
+            assertThat(alone.sharedWith(experts)).doesNotContainKeys("expertMap", "routerBias");
         }
     }
 
