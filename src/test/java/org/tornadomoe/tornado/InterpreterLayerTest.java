@@ -8,9 +8,8 @@ import java.util.Arrays;
 import java.util.List;
 import java.util.Map;
 import java.util.stream.Stream;
-import org.junit.jupiter.api.AfterAll;
-import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.extension.ExtendWith;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.EnumSource;
@@ -36,6 +35,7 @@ import org.tornadomoe.reference.Reference;
  * The layer and its stages on the interpreter, at sizes that are no multiple of any tile. The interpreter looks for races,
  * and what no kernel wrote comes back as poison.
  */
+@ExtendWith(LooksForRaces.class)
 class InterpreterLayerTest {
     private static final String SHAPES = """
         # E, K, H, I, M
@@ -54,18 +54,6 @@ class InterpreterLayerTest {
         8, 2, 100, 70, 10
         40, 6, 33, 17, 9
         """;
-
-    private static final String RACES = "tornadomoe.interpreter.races";
-
-    @BeforeAll
-    static void lookForRaces() {
-        System.setProperty(RACES, "true");
-    }
-
-    @AfterAll
-    static void stopLooking() {
-        System.clearProperty(RACES);
-    }
 
     private static TornadoExperts experts(boolean dp4a) {
         assertThat(TornadoHome.current().kind()).isEqualTo(TornadoHome.Kind.INTERPRETER);

@@ -5,9 +5,8 @@ import static org.assertj.core.api.Assertions.assertThat;
 import java.lang.foreign.Arena;
 import java.util.List;
 import java.util.SplittableRandom;
-import org.junit.jupiter.api.AfterAll;
-import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.extension.ExtendWith;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.EnumSource;
@@ -22,19 +21,9 @@ import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
 import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 
 /** {@link PanelGemmKernels} on the interpreter, with races looked for: the kernels alone, and as parts of a layer. */
+@ExtendWith(LooksForRaces.class)
 class PanelGemmTest {
-    private static final String RACES = "tornadomoe.interpreter.races";
     private static final TornadoExperts EXPERTS = new TornadoPanelExperts();
-
-    @BeforeAll
-    static void lookForRaces() {
-        System.setProperty(RACES, "true");
-    }
-
-    @AfterAll
-    static void stopLooking() {
-        System.clearProperty(RACES);
-    }
 
     /** Blocks of one pair, of up to four, of more and full ones; rows and columns that fill panels, slices and chunks, and that don't. */
     @ParameterizedTest

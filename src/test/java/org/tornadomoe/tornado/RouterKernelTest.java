@@ -1,8 +1,7 @@
 package org.tornadomoe.tornado;
 
-import org.junit.jupiter.api.AfterAll;
-import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.extension.ExtendWith;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.EnumSource;
@@ -13,19 +12,8 @@ import org.tornadomoe.config.RoutingMethodType;
 import org.tornadomoe.config.ScoringFunction;
 
 /** The router's kernels, shared experts, zero experts and routing on the host, on the interpreter. */
+@ExtendWith(LooksForRaces.class)
 class RouterKernelTest {
-    private static final String RACES = "tornadomoe.interpreter.races";
-
-    @BeforeAll
-    static void lookForRaces() {
-        System.setProperty(RACES, "true");
-    }
-
-    @AfterAll
-    static void stopLooking() {
-        System.clearProperty(RACES);
-    }
-
     private static Device device() {
         return TornadoHome.current().devices().getFirst();
     }
