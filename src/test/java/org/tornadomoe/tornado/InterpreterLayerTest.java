@@ -265,7 +265,9 @@ class InterpreterLayerTest {
         boolean int8 = quantization.scheme().quantizesActivations();
         RandomLayer layer = RandomLayer.of(5, 2, 50, 38, 13, 41);
         RandomLayer biased = RandomLayer.of(9, 3, 37, 19, 7, 42).withBiases();
-        for (TornadoExperts experts : List.of(experts(int8), experts(false), batched(int8))) {
+        List<TornadoExperts> classes =
+                int8 ? List.of(experts(true), experts(false), batched(true)) : List.of(experts(false), batched(false));
+        for (TornadoExperts experts : classes) {
             LayerChecks.dealtOutExpertsGiveTheSameBits(experts, quantization, layer, 13, 1);
             LayerChecks.dealtOutExpertsGiveTheSameBits(experts, quantization, biased, 7);
         }
