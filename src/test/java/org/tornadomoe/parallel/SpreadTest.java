@@ -419,6 +419,7 @@ class SpreadTest {
     /** The cores under other names, which add what they compute themselves, in some way. */
     private static final class Joining extends NamedCores {
         private final Sum sum;
+        volatile boolean failing;
 
         Joining(Sum sum) {
             super("joining");
@@ -450,7 +451,7 @@ class SpreadTest {
             public void forward(
                     MemorySegment hidden, int tokens, MemorySegment output, @Nullable ChosenExperts chosen) {
                 log.add("together on " + Thread.currentThread().getName());
-                if (sum == Sum.FAILS) {
+                if (failing || sum == Sum.FAILS) {
                     throw new MoeExecutionException("joining:2: no way there");
                 }
                 first.forward(hidden, tokens, output, chosen);
@@ -514,5 +515,31 @@ class SpreadTest {
             assertThat(joining.log.getFirst()).isEqualTo("together closed");
         }
         assertThat(joining.log).contains("joining:0 closed", "joining:1 closed", "joining:2 closed");
+    }
+
+    @Test
+    void aFailureWhileDevicesAddNamesItsDeviceAndTheNextCallUsesAll() {
+        Joining joining = new Joining(Sum.THE_HOSTS);
+        float[] hidden = WEIGHTS.hidden(TOKENS, 12);
+        float[] expected = new float[hidden.length];
+        float[] output = new float[hidden.length];
+        try (MoeKernel kernel = load(joining)) {
+            kernel.forward(MemorySegment.ofArray(hidden), TOKENS, MemorySegment.ofArray(expected), null);
+
+            joining.failing = true;
+            Arrays.fill(output, -1);
+            assertThatThrownBy(() ->
+                            kernel.forward(MemorySegment.ofArray(hidden), TOKENS, MemorySegment.ofArray(output), null))
+                    .isInstanceOf(MoeExecutionException.class)
+                    .hasMessage("joining:2: no way there");
+            assertThat(output).containsOnly(-1);
+
+            joining.failing = false;
+            joining.log.clear();
+            kernel.forward(MemorySegment.ofArray(hidden), TOKENS, MemorySegment.ofArray(output), null);
+            assertThat(output).isEqualTo(expected);
+            assertThat(joining.log)
+                    .containsExactly("together on " + Thread.currentThread().getName());
+        }
     }
 }
