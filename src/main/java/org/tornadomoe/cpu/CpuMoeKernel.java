@@ -75,9 +75,7 @@ final class CpuMoeKernel implements MoeKernel {
     private int tokens;
     private final float[] hidden; // [M, H]
     private final int[] ids; // [P]
-    private final int[]
-            own; // [P]: the ids; where experts move by load, those of the pairs that are done here, and -1 for the
-    // others
+    private final int[] own; // [P]: ids, but -1 for pairs that are another device's, where experts move by load
     private final double[] weights; // [P]
     private final float[] a1; // [R, H] as the first GEMM reads it
     private final float[] a1Scales; // [R, groups]

@@ -13,6 +13,9 @@ final class ExpertPlacement {
     private final int[] physicalToLogical;
     private final LogicalMaps maps;
 
+    /** Of each device. */
+    private final int[][] experts;
+
     /**
      * Where the replicas of each logical expert are.
      *
@@ -58,6 +61,12 @@ final class ExpertPlacement {
         this.devices = devices;
         this.physicalToLogical = physicalToLogical.clone();
         maps = computeLogicalMaps(physicalToLogical, logical);
+        int slots = physicalToLogical.length / devices;
+        experts = IntStream.range(0, devices)
+                .mapToObj(device -> Arrays.stream(physicalToLogical, device * slots, (device + 1) * slots)
+                        .distinct()
+                        .toArray())
+                .toArray(int[][]::new);
     }
 
     /** Experts in their order, then the first ones once more, as often as there is room. */
@@ -80,12 +89,9 @@ final class ExpertPlacement {
         return physicalToLogical.clone();
     }
 
-    /** The experts of a device, each once however many of its replicas are there, in the order of slots. */
+    /** The experts of a device, each once however many of its replicas are there, in the order of slots; a copy. */
     int[] experts(int device) {
-        int slots = physicalToLogical.length / devices;
-        return Arrays.stream(physicalToLogical, device * slots, (device + 1) * slots)
-                .distinct()
-                .toArray();
+        return experts[device].clone();
     }
 
     /** Whether a device has the same experts in both. */
@@ -93,24 +99,6 @@ final class ExpertPlacement {
         return Arrays.equals(
                 Arrays.stream(experts(device)).sorted().toArray(),
                 Arrays.stream(other.experts(device)).sorted().toArray());
-    }
-
-    /**
-     * The physical expert that a pair goes to: tokens are dealt out to replicas by a hash of their place in the call.
-     *
-     * @param id logical; others than 0 to L - 1 give -1
-     */
-    int physical(int id, int token) {
-        if (id < 0 || id >= logical()) {
-            return -1;
-        }
-        return maps.logicalToPhysical[id][Replicas.replica(token, maps.replicaCount[id])];
-    }
-
-    /** The device of such a pair, or -1. */
-    int device(int id, int token) {
-        int physical = physical(id, token);
-        return physical < 0 ? -1 : physical / (physicalToLogical.length / devices);
     }
 
     /** Which pairs are a device's. Zero experts are with expert 0's first replica, since one device adds them. */

@@ -46,9 +46,10 @@ final class LoadBalancer {
         long[] here = new long[loads.length];
         for (int device = 0; device < here.length; device++) {
             int[] experts = placement.experts(device);
+            int[] counted = pairs.get(device);
             for (int i = 0; i < experts.length; i++) {
-                load[experts[i]] += pairs.get(device)[i];
-                here[device] += pairs.get(device)[i];
+                load[experts[i]] += counted[i];
+                here[device] += counted[i];
             }
             loads[device] += here[device];
         }

@@ -152,6 +152,9 @@ public class ReferenceExperts implements GeneralExperts {
         Kernel(Int8Experts experts) {
             this.experts = experts;
             adapters = new LoraAdapter[experts.config().maxLoras()];
+            replicas = experts.config().moeParallelConfig().enableEplb()
+                    ? Replicas.allHere(experts.config().globalNumExperts(), experts::expertMap)
+                    : null;
         }
 
         @Override
@@ -196,12 +199,10 @@ public class ReferenceExperts implements GeneralExperts {
 
         /** Without what is other devices' to do, where experts move by load; and takes note of the loads. */
         private Routing placed(Routing routed) {
-            if (!experts.config().moeParallelConfig().enableEplb()) {
+            Replicas here = replicas;
+            if (here == null) {
                 return routed;
             }
-            Replicas known = replicas;
-            Replicas here =
-                    known == null ? Replicas.allHere(experts.config().globalNumExperts(), experts::expertMap) : known;
             int[] load = new int[experts.w13().experts()];
             int[] ids = routed.ids().clone();
             for (int p = 0; p < ids.length; p++) {

@@ -269,13 +269,12 @@ final class TornadoMoeKernel implements MoeKernel {
             }
         }
         boolean all = parts.size() == others.size() + 1;
-        return all && parts.stream().allMatch(part -> part.running.graph.again() != null && !part.hasHalves())
+        return all
+                        && parts.stream()
+                                .allMatch(part -> part.running.graph.again() != null
+                                        && !LayerArrays.hasHalves(part.arrays.config))
                 ? new JoinedMoeKernel(parts)
                 : null;
-    }
-
-    private boolean hasHalves() {
-        return LayerArrays.hasHalves(arrays.config);
     }
 
     /** One of a {@link JoinedMoeKernel}: takes what a call brings, but for the hidden states; the caller has its turn. */

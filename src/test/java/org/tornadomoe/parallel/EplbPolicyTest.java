@@ -178,20 +178,40 @@ class EplbPolicyTest {
         }
     }
 
+    /** The physical expert that a pair goes to, by vLLM's maps; ids of no expert give -1. */
+    private static int physical(ExpertPlacement placement, int id, int token) {
+        ExpertPlacement.LogicalMaps maps =
+                ExpertPlacement.computeLogicalMaps(placement.physicalToLogical(), placement.logical());
+        return id < 0 || id >= placement.logical()
+                ? -1
+                : maps.logicalToPhysical()[id][Replicas.replica(token, maps.replicaCount()[id])];
+    }
+
+    /** Its device, or -1. */
+    private static int device(ExpertPlacement placement, int id, int token) {
+        int physical = physical(placement, id, token);
+        return physical < 0 ? -1 : physical / (placement.physicalToLogical().length / placement.devices());
+    }
+
     /** 2654435769 t mod 2^32, in numbers of their own. */
     @Test
     void tokensAreDealtOutToReplicasByTheirHash() {
         ExpertPlacement placement = new ExpertPlacement(new int[] {0, 1, 0, 2, 0, 1}, 3, 3);
         for (int t = 0; t < 1000; t++) {
             long hash = t * 2_654_435_769L % (1L << 32);
-            assertThat(placement.physical(0, t)).isEqualTo(new int[] {0, 2, 4}[(int) (hash % 3)]);
-            assertThat(placement.physical(1, t)).isEqualTo(hash % 2 == 0 ? 1 : 5);
-            assertThat(placement.physical(2, t)).isEqualTo(3);
-            assertThat(placement.device(2, t)).isEqualTo(1);
+            assertThat(physical(placement, 0, t)).isEqualTo(new int[] {0, 2, 4}[(int) (hash % 3)]);
+            assertThat(physical(placement, 1, t)).isEqualTo(hash % 2 == 0 ? 1 : 5);
+            assertThat(physical(placement, 2, t)).isEqualTo(3);
+            assertThat(device(placement, 2, t)).isEqualTo(1);
+            for (int e = 0; e < 3; e++) {
+                for (int d = 0; d < 3; d++) {
+                    assertThat(placement.replicas(d).isHere(e, t)).isEqualTo(d == device(placement, e, t));
+                }
+            }
         }
-        assertThat(placement.physical(-1, 5)).isEqualTo(-1);
-        assertThat(placement.physical(3, 5)).isEqualTo(-1);
-        assertThat(placement.device(3, 5)).isEqualTo(-1);
+        assertThat(physical(placement, -1, 5)).isEqualTo(-1);
+        assertThat(physical(placement, 3, 5)).isEqualTo(-1);
+        assertThat(device(placement, 3, 5)).isEqualTo(-1);
     }
 
     /** Every pair is some one device's; zero experts that of one with expert 0. */
@@ -207,7 +227,7 @@ class EplbPolicyTest {
                 int id = ids[p];
                 if (replicas.isHere(id, p / 3)) {
                     assertThat(placement.experts(device)).contains(id < 3 ? id : 0);
-                    assertThat(device).isEqualTo(id < 3 ? placement.device(id, p / 3) : 0);
+                    assertThat(device).isEqualTo(id < 3 ? device(placement, id, p / 3) : 0);
                     takers[p]++;
                 }
             }
