@@ -174,11 +174,13 @@ public record CaseFile(
         try {
             Int8Tensor w13 = int8(tensors, arena, "w13_weight", scheme, config.gateUpRows(), h, local);
             Int8Tensor w2 = int8(tensors, arena, "w2_weight", scheme, h, config.intermediateSize(), local);
-            return Int8Experts.builder(config, scheme, w13, w2, arena)
+            Int8Experts experts = Int8Experts.builder(config, scheme, w13, w2, arena)
                     .expertMap(expertMap)
                     .biases(w13Bias, w2Bias)
                     .activationScales(one(tensors, "a1_static_scale"), one(tensors, "a2_static_scale"))
                     .build();
+            tensors.requireUnchanged(); // nothing is read after this
+            return experts;
         } catch (IllegalArgumentException e) {
             arena.close();
             throw new CheckpointException(file, String.valueOf(e.getMessage()), e);

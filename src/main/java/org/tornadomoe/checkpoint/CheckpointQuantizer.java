@@ -448,6 +448,8 @@ public final class CheckpointQuantizer {
                 measured.put(job.key(), quantize(job, from, sink));
                 progress.advanced(++done, total);
             }
+            source.checkpoint.requireUnchanged();
+            source.tensors.requireUnchanged();
             // Before the file is moved to its place: a file that is there has its errors beside it.
             writeText(errors, JSON.std.asString(measured));
         });

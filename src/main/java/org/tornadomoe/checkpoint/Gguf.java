@@ -24,8 +24,8 @@ import org.jspecify.annotations.Nullable;
 
 /**
  * The metadata and tensors of a GGUF file, version 2 or 3, little-endian, or of all files of a split one. Files are mapped
- * read-only; nothing but the header is read on opening. Thread-safe; {@link #close} unmaps. Don't shorten a file while it is
- * open: reading a page that is gone is an {@link InternalError} of the JVM.
+ * read-only; nothing but the header is read on opening. Thread-safe; {@link #close} unmaps. A file that is changed while it is open
+ * gives other values, zeros, or an {@link InternalError} of the JVM: after reading, {@link #requireUnchanged} tells.
  *
  * <p>Format: <a href="https://github.com/ggml-org/ggml/blob/master/docs/gguf.md">ggml/docs/gguf.md</a>.
  */
@@ -34,8 +34,23 @@ final class Gguf implements AutoCloseable {
     private static final int MAX_DIMENSIONS = 4;
     private static final int MAX_NESTING = 4;
 
-    /** Longer arrays are vocabularies, which nothing here reads. */
-    private static final int MAX_KEPT_ARRAY = 4096;
+    /** A hundred keys are usual; a list, and a string that is longer than these, say a vocabulary, is not kept. */
+    private static final int MAX_KEYS = 1 << 16;
+
+    private static final int MAX_KEY = (1 << 16) - 1; // the format's own limit
+    private static final int MAX_KEPT_STRING = 4096;
+
+    /** The largest models, with a tensor for each expert, have 50,000; ggml's names have 63 bytes at most. */
+    private static final int MAX_TENSORS = 1 << 18;
+
+    private static final int MAX_NAME = 1024;
+    private static final byte[] LFS_POINTER = "version https://git-lfs".getBytes(StandardCharsets.US_ASCII);
+
+    /** Bytes of a metadata value of that type; 0 for strings and lists. */
+    private static final int[] VALUE_BYTES = {1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8};
+
+    private static final int STRING = 8;
+    private static final int LIST = 9;
 
     private static final ValueLayout.OfShort SHORT =
             ValueLayout.JAVA_SHORT_UNALIGNED.withOrder(ByteOrder.LITTLE_ENDIAN);
@@ -45,12 +60,37 @@ final class Gguf implements AutoCloseable {
     /**
      * A tensor, row-major.
      *
+     * @param type null if its number is none that is known: nobody can tell how long it is, and data is empty
+     * @param typeNumber ggml's number of the type
      * @param shape sizes, outermost first: the reverse of the file's order
      */
-    record Entry(Path file, String name, GgmlType type, long[] shape, MemorySegment data) {}
+    record Entry(
+            Path file,
+            String name,
+            @Nullable GgmlType type,
+            int typeNumber,
+            long[] shape,
+            MemorySegment data) {
+        String typeName() {
+            return type == null ? "type number " + Integer.toUnsignedString(typeNumber) : type.name();
+        }
+
+        CheckpointException problem(String problem) {
+            return new CheckpointException(file, "tensor '" + name + "': " + problem);
+        }
+    }
+
+    /** A metadata value that is not kept, and how many elements or bytes it has. */
+    record Skipped(String what, long length) {
+        @Override
+        public String toString() {
+            return what + " of " + length;
+        }
+    }
 
     private final Path path;
     private final Arena arena;
+    private final List<MappedFile> files = new ArrayList<>();
     private final Map<String, Object> metadata = new LinkedHashMap<>();
     private final Map<String, Entry> tensors = new LinkedHashMap<>();
 
@@ -84,10 +124,16 @@ final class Gguf implements AutoCloseable {
         Arena arena = Arena.ofShared();
         try {
             Gguf opened = new Gguf(file, arena);
-            opened.add(file);
-            long parts = opened.metadata.get("split.count") instanceof Number count ? count.longValue() : 1;
+            opened.add(file, 1);
+            long parts = opened.metadata.get("split.count") instanceof Long count ? count : 1;
             if (parts > 1) {
                 opened.addParts(file, parts);
+            }
+            if (opened.metadata.get("split.tensors.count") instanceof Long count && count != opened.tensors.size()) {
+                throw new CheckpointException(
+                        file,
+                        "split.tensors.count: expected the " + opened.tensors.size() + " tensors that the files hold, got "
+                                + count);
             }
             return opened;
         } catch (Throwable e) {
@@ -115,16 +161,17 @@ final class Gguf implements AutoCloseable {
                 throw new CheckpointException(
                         file, "no such file, though " + first.getFileName() + " says there are " + parts + " parts");
             }
-            add(file);
+            add(file, part);
         }
     }
 
-    private void add(Path file) {
-        try (FileChannel channel = FileChannel.open(file, StandardOpenOption.READ)) {
-            MemorySegment bytes = channel.map(FileChannel.MapMode.READ_ONLY, 0, channel.size(), arena);
-            new Reader(file, bytes).read();
-        } catch (IOException e) {
-            throw CheckpointException.of(file, "cannot be read", e);
+    private void add(Path file, int part) {
+        MappedFile mapped = MappedFile.map(file, arena);
+        files.add(mapped);
+        try {
+            new Reader(file, mapped.bytes()).read(part);
+        } catch (InternalError e) {
+            throw mapped.lost(e);
         }
     }
 
@@ -139,7 +186,12 @@ final class Gguf implements AutoCloseable {
             this.bytes = bytes;
         }
 
-        void read() {
+        void read(int part) {
+            if (bytes.byteSize() >= LFS_POINTER.length
+                    && bytes.asSlice(0, LFS_POINTER.length).mismatch(MemorySegment.ofArray(LFS_POINTER)) == -1) {
+                throw new CheckpointException(
+                        file, "is a Git LFS pointer, not the file that it stands for: run 'git lfs pull' there");
+            }
             if (bytes.byteSize() < 24) {
                 throw new CheckpointException(
                         file, "is " + bytes.byteSize() + " bytes long: too short for a GGUF file (truncated?)");
@@ -157,21 +209,25 @@ final class Gguf implements AutoCloseable {
                                         ? "a big-endian file"
                                         : Integer.toUnsignedString(version)));
             }
-            long tensorCount = count("tensor count", 24);
-            long entries = count("metadata count", 13);
+            long tensorCount = count("tensor count", 24, MAX_TENSORS);
+            long entries = count("metadata count", 13, MAX_KEYS);
             boolean first = metadata.isEmpty();
             Map<String, Object> own = new LinkedHashMap<>();
             for (long i = 0; i < entries; i++) {
-                String key = string("metadata key " + i);
-                Object value = value(int32("type of '" + key + "'"), "'" + key + "'", 0);
+                String key = string("metadata key " + i, MAX_KEY);
+                Object value = value(int32("type of '" + key + "'"), "'" + key + "'");
                 if (own.putIfAbsent(key, value) != null) {
                     throw problem("metadata has the key '" + key + "' twice");
                 }
             }
+            if (own.get("split.no") instanceof Long number && number != part - 1) {
+                throw new CheckpointException(
+                        file, "split.no: expected " + (part - 1) + ", since it is file " + part + ", got " + number);
+            }
             if (first) {
                 metadata.putAll(own);
             }
-            long alignment = own.get("general.alignment") instanceof Number n ? n.longValue() : 32;
+            long alignment = own.get("general.alignment") instanceof Long n ? n : 32;
             if (alignment < 1 || alignment > 1 << 20) {
                 throw new CheckpointException(
                         file, "general.alignment: expected 1 to " + (1 << 20) + ", got " + alignment);
@@ -184,17 +240,19 @@ final class Gguf implements AutoCloseable {
             requireApart(headers, bytes.byteSize() - dataStart);
             for (Header header : headers) {
                 MemorySegment data = bytes.asSlice(dataStart + header.offset, header.bytes);
-                if (tensors.putIfAbsent(header.name, new Entry(file, header.name, header.type, header.shape, data))
+                if (tensors.putIfAbsent(header.name, new Entry(file, header.name, header.type, header.typeNumber, header.shape, data))
                         != null) {
                     throw new CheckpointException(file, "has the tensor '" + header.name + "' a second time");
                 }
             }
         }
 
-        private record Header(String name, GgmlType type, long[] shape, long offset, long bytes) {}
+        /** @param bytes 0 if the type is not known */
+        private record Header(
+                String name, @Nullable GgmlType type, int typeNumber, long[] shape, long offset, long bytes) {}
 
         private Header header(long i) {
-            String name = string("name of tensor " + i);
+            String name = string("name of tensor " + i, MAX_NAME);
             String tensor = "tensor '" + name + "'";
             int dimensions = int32(tensor + ": dimensions");
             if (dimensions < 1 || dimensions > MAX_DIMENSIONS) {
@@ -214,19 +272,17 @@ final class Gguf implements AutoCloseable {
             }
             int number = int32(tensor + ": type");
             GgmlType type = GgmlType.of(number);
-            if (type == null) {
-                throw problem(tensor + ": unknown type " + Integer.toUnsignedString(number));
-            }
-            if (shape[dimensions - 1] % type.elements != 0) {
+            if (type != null && shape[dimensions - 1] % type.elements != 0) {
                 throw problem(tensor + ": expected rows of a multiple of " + type.elements + " elements (" + type
                         + "), got " + shape[dimensions - 1]);
             }
             long offset = int64(tensor + ": offset");
-            long blocks = elements / type.elements;
-            if (blocks > Long.MAX_VALUE / type.bytes || offset < 0) {
+            long blocks = type == null ? 0 : elements / type.elements;
+            int blockBytes = type == null ? 0 : type.bytes;
+            if (offset < 0 || (type != null && blocks > Long.MAX_VALUE / blockBytes)) {
                 throw problem(tensor + ": its size or offset is out of range");
             }
-            return new Header(name, type, shape, offset, blocks * type.bytes);
+            return new Header(name, type, number, shape, offset, blocks * blockBytes);
         }
 
         private void requireApart(List<Header> headers, long dataLength) {
@@ -250,76 +306,117 @@ final class Gguf implements AutoCloseable {
             }
         }
 
-        /** A metadata value: a number, a boolean, a string, a list of these; for a long list, its length as a string. */
-        private Object value(int type, String what, int depth) {
+        /** A metadata value: a Long, a Double, a Boolean, a String, or what is skipped. */
+        private Object value(int type, String what) {
             return switch (type) {
-                case 0 -> (long) (take(1, what).get(ValueLayout.JAVA_BYTE, 0) & 0xff);
-                case 1 -> (long) take(1, what).get(ValueLayout.JAVA_BYTE, 0);
-                case 2 -> (long) (take(2, what).get(SHORT, 0) & 0xffff);
-                case 3 -> (long) take(2, what).get(SHORT, 0);
+                case 0 -> (long) (int8(what) & 0xff);
+                case 1 -> (long) int8(what);
+                case 2 -> (long) (int16(what) & 0xffff);
+                case 3 -> (long) int16(what);
                 case 4 -> Integer.toUnsignedLong(int32(what));
                 case 5 -> (long) int32(what);
                 case 6 -> (double) Float.intBitsToFloat(int32(what));
-                case 7 -> take(1, what).get(ValueLayout.JAVA_BYTE, 0) != 0;
-                case 8 -> string(what);
-                case 9 -> array(what, depth + 1);
+                case 7 -> int8(what) != 0;
+                case STRING -> {
+                    long length = count(what + ": length", 1);
+                    yield length <= MAX_KEPT_STRING ? text(length) : skipped("a string", length, length);
+                }
+                case LIST -> new Skipped("a list", list(what, 1));
                 case 10, 11 -> int64(what);
                 case 12 -> Double.longBitsToDouble(int64(what));
-                default -> throw problem(what + ": unknown type " + Integer.toUnsignedString(type));
+                default -> throw unknownType(type, what);
             };
         }
 
-        private Object array(String what, int depth) {
+        private CheckpointException unknownType(int type, String what) {
+            return problem(what + ": unknown type " + Integer.toUnsignedString(type));
+        }
+
+        private Skipped skipped(String kind, long length, long bytes) {
+            at += bytes;
+            return new Skipped(kind, length);
+        }
+
+        /** Goes past a list and returns how many elements it has. */
+        private long list(String what, int depth) {
             if (depth > MAX_NESTING) {
                 throw problem(what + ": lists within lists, more than " + MAX_NESTING + " deep");
             }
             int type = int32(what + ": type of its elements");
-            long length = count(what + ": length", type == 8 ? 8 : type == 9 ? 12 : 1);
-            List<Object> kept = new ArrayList<>();
+            if (type < 0 || type >= VALUE_BYTES.length) {
+                throw unknownType(type, what);
+            }
+            int bytes = VALUE_BYTES[type];
+            String lengthOf = what + ": length";
+            long length = count(lengthOf, type == STRING ? 8 : type == LIST ? 12 : bytes);
+            if (bytes > 0) {
+                at += length * bytes;
+                return length;
+            }
             for (long i = 0; i < length; i++) {
-                Object element = value(type, what, depth);
-                if (length <= MAX_KEPT_ARRAY) {
-                    kept.add(element);
+                if (type == STRING) {
+                    long string = count(lengthOf, 1); // which is behind at now
+                    at += string;
+                } else {
+                    list(what, depth + 1);
                 }
             }
-            return length <= MAX_KEPT_ARRAY ? List.copyOf(kept) : "a list of " + length;
+            return length;
         }
 
         /** A count of things that take at least so many bytes each. */
         private long count(String what, int least) {
+            return count(what, least, Long.MAX_VALUE);
+        }
+
+        private long count(String what, int least, long limit) {
             long count = int64(what);
             long most = (bytes.byteSize() - at) / least;
             if (count < 0 || count > most) {
                 throw problem(what + ": expected at most " + most + " in what is left of the file, got "
                         + Long.toUnsignedString(count) + " (truncated?)");
             }
+            if (count > limit) {
+                throw problem(what + ": expected at most " + limit + ", got " + count);
+            }
             return count;
         }
 
-        private String string(String what) {
-            long length = count(what + ": length", 1);
-            if (length > 1 << 26) {
-                throw problem(what + ": expected a string of at most 2^26 bytes, got " + length);
-            }
-            return new String(take(length, what).toArray(ValueLayout.JAVA_BYTE), StandardCharsets.UTF_8);
+        private String string(String what, int limit) {
+            return text(count(what + ": length", 1, limit));
+        }
+
+        private String text(long length) {
+            byte[] utf8 = bytes.asSlice(at, length).toArray(ValueLayout.JAVA_BYTE);
+            at += length;
+            return new String(utf8, StandardCharsets.UTF_8);
+        }
+
+        private byte int8(String what) {
+            return bytes.get(ValueLayout.JAVA_BYTE, take(1, what));
+        }
+
+        private short int16(String what) {
+            return bytes.get(SHORT, take(2, what));
         }
 
         private int int32(String what) {
-            return take(4, what).get(INT, 0);
+            return bytes.get(INT, take(4, what));
         }
 
         private long int64(String what) {
-            return take(8, what).get(LONG, 0);
+            return bytes.get(LONG, take(8, what));
         }
 
-        private MemorySegment take(long length, String what) {
+        /** Where the next bytes begin. */
+        private long take(int length, String what) {
             if (length > bytes.byteSize() - at) {
                 throw problem(what + ": expected " + length + " bytes, but the file ends after "
                         + (bytes.byteSize() - at) + " (truncated?)");
             }
-            MemorySegment taken = bytes.asSlice(at, length);
+            long start = at;
             at += length;
-            return taken;
+            return start;
         }
 
         private CheckpointException problem(String problem) {
@@ -331,7 +428,7 @@ final class Gguf implements AutoCloseable {
         return path;
     }
 
-    /** Key-value pairs of the (first) file: integers as Long, floats as Double, Boolean, String, List of these. */
+    /** Key-value pairs of the (first) file: a Long, Double, Boolean or String each, or {@link Skipped}. */
     Map<String, Object> metadata() {
         return Collections.unmodifiableMap(metadata);
     }
@@ -351,6 +448,11 @@ final class Gguf implements AutoCloseable {
             throw new IllegalStateException(path + " is closed");
         }
         return tensors.get(name);
+    }
+
+    /** As {@link Safetensors#requireUnchanged}. */
+    void requireUnchanged() {
+        files.forEach(MappedFile::requireUnchanged);
     }
 
     /** Unmaps the files. A second call does nothing. */

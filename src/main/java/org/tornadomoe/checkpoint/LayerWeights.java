@@ -20,11 +20,14 @@ final class LayerWeights implements ExpertWeights {
     /** The routed experts, then the shared ones, all of width I. */
     private final List<Projections> experts;
 
+    private final Runnable unchanged;
+
     /**
      * @param config as the model's configuration says; biases and shared experts are the tensors'
+     * @param unchanged throws if the tensors' files were changed
      * @throws IllegalArgumentException if they don't fit
      */
-    LayerWeights(FusedMoeConfig config, LayerTensors tensors) {
+    LayerWeights(FusedMoeConfig config, LayerTensors tensors, Runnable unchanged) {
         boolean biased = tensors.experts().stream()
                 .anyMatch(e -> e.gateBias() != null || e.upBias() != null || e.downBias() != null);
         Tensor bias = tensors.routerBias();
@@ -43,12 +46,14 @@ final class LayerWeights implements ExpertWeights {
             all.add(part(shared, n, config));
         }
         this.experts = List.copyOf(all);
+        this.unchanged = unchanged;
     }
 
-    private LayerWeights(FusedMoeConfig config, List<Projections> experts) {
+    private LayerWeights(FusedMoeConfig config, List<Projections> experts, Runnable unchanged) {
         this.config = config;
         router = RouterWeights.NONE;
         this.experts = experts;
+        this.unchanged = unchanged;
     }
 
     /** See {@link MoeCheckpoint#experts}. */
@@ -61,7 +66,8 @@ final class LayerWeights implements ExpertWeights {
                 .expertsPerToken(k)
                 .router(RouterConfig.of(ScoringFunction.CUSTOM, false))
                 .build();
-        return new LayerWeights(part, Arrays.stream(ids).mapToObj(experts::get).toList());
+        return new LayerWeights(
+                part, Arrays.stream(ids).mapToObj(experts::get).toList(), unchanged);
     }
 
     /** The n-th part of a shared expert, as wide as a routed one; the biases of the down projection go to the first. */
@@ -104,13 +110,27 @@ final class LayerWeights implements ExpertWeights {
     }
 
     @Override
+    public void requireUnchanged() {
+        unchanged.run();
+    }
+
+    @Override
     public void gateUpRow(int expert, int row, float[] into) {
-        gateUp(expert, row).row(projectionRow(row), into);
+        read(gateUp(expert, row), projectionRow(row), into);
     }
 
     @Override
     public void downRow(int expert, int row, float[] into) {
-        experts.get(expert).down().row(row, into);
+        read(experts.get(expert).down(), row, into);
+    }
+
+    private void read(Matrix matrix, int row, float[] into) {
+        try {
+            matrix.row(row, into);
+        } catch (InternalError e) {
+            unchanged.run(); // a page of the file is gone
+            throw e;
+        }
     }
 
     @Override

@@ -98,6 +98,27 @@ sealed interface Matrix {
         }
     }
 
+    /** Another matrix, every value times a factor. It is never int8: whoever reads int8 values multiplies their scales. */
+    record Scaled(Matrix of, float factor) implements Matrix {
+        @Override
+        public int rows() {
+            return of.rows();
+        }
+
+        @Override
+        public int cols() {
+            return of.cols();
+        }
+
+        @Override
+        public void row(int row, float[] into) {
+            of.row(row, into);
+            for (int i = 0; i < of.cols(); i++) {
+                into[i] *= factor;
+            }
+        }
+    }
+
     /**
      * A window of another matrix that starts at (firstRow, firstCol); what lies past the other's end is zero. A shared
      * expert is cut into such windows, each as wide as a routed expert.

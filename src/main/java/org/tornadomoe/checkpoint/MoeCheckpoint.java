@@ -12,7 +12,8 @@ import org.tornadomoe.quant.ExpertWeights;
 /**
  * A model's MoE layers: a directory in Hugging Face's layout, {@code config.json} and safetensors, or a GGUF file. The families
  * known are mixtral, qwen2_moe, qwen3_moe, olmoe, deepseek_v2, deepseek_v3, glm4_moe, gpt_oss, llama4, granitemoe, phimoe and
- * jamba. Nothing is read before a layer asks for it. Thread-safe; closing it ends the layers taken from it.
+ * jamba. Nothing is read before a layer asks for it. Thread-safe; closing it ends the layers taken from it. A file that is changed
+ * while it is open is a {@link CheckpointException} of whoever reads weights: {@link ExpertWeights#requireUnchanged}.
  */
 public final class MoeCheckpoint implements AutoCloseable {
     /** The tensors of a checkpoint, by layer. */
@@ -22,6 +23,9 @@ public final class MoeCheckpoint implements AutoCloseable {
         String whyDense(int n);
 
         LayerTensors layer(int n, LayerTensors.Shape shape);
+
+        /** Throws a CheckpointException if a file was changed since it was opened. */
+        void requireUnchanged();
 
         void close();
     }
@@ -42,6 +46,11 @@ public final class MoeCheckpoint implements AutoCloseable {
         }
 
         @Override
+        public void requireUnchanged() {
+            tensors.requireUnchanged();
+        }
+
+        @Override
         public void close() {
             tensors.close();
         }
@@ -56,6 +65,11 @@ public final class MoeCheckpoint implements AutoCloseable {
         @Override
         public LayerTensors layer(int n, LayerTensors.Shape shape) {
             return model.layer(n, shape);
+        }
+
+        @Override
+        public void requireUnchanged() {
+            model.gguf().requireUnchanged();
         }
 
         @Override
@@ -172,14 +186,18 @@ public final class MoeCheckpoint implements AutoCloseable {
      * @throws IllegalStateException after {@link #close}
      */
     public ExpertWeights layer(int n, int maxNumTokens) {
-        LayerTensors tensors = tensors(n);
         FusedMoeConfig config = this.config.withMaxNumTokens(maxNumTokens);
         try {
-            LayerWeights weights = new LayerWeights(config, tensors);
+            LayerTensors tensors = tensors(n);
+            LayerWeights weights = new LayerWeights(config, tensors, source::requireUnchanged);
             WeightQuantization.Group stored = tensors.scheme();
+            source.requireUnchanged(); // the router is read
             return stored == null ? weights : new StoredInt8(weights, stored);
         } catch (IllegalArgumentException e) {
             throw new CheckpointException(json.file(), "layer " + n + ": " + e.getMessage(), e);
+        } catch (InternalError e) {
+            source.requireUnchanged();
+            throw e;
         }
     }
 
@@ -218,6 +236,11 @@ public final class MoeCheckpoint implements AutoCloseable {
             throw new CheckpointException(json.file(), "layer " + n + " is not an MoE layer: " + dense);
         }
         return source.layer(n, family.shape(json));
+    }
+
+    /** As {@link Safetensors#requireUnchanged}. */
+    void requireUnchanged() {
+        source.requireUnchanged();
     }
 
     /** Unmaps the files. A second call does nothing. */

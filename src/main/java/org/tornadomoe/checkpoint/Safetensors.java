@@ -1,17 +1,16 @@
 package org.tornadomoe.checkpoint;
 
-import java.io.IOException;
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.nio.ByteOrder;
-import java.nio.channels.FileChannel;
 import java.nio.file.Files;
 import java.nio.file.Path;
-import java.nio.file.StandardOpenOption;
+import java.util.ArrayList;
 import java.util.Collections;
 import java.util.HashMap;
 import java.util.LinkedHashMap;
+import java.util.List;
 import java.util.Map;
 import java.util.Set;
 import org.jspecify.annotations.Nullable;
@@ -19,8 +18,9 @@ import org.jspecify.annotations.Nullable;
 /**
  * The tensors of a safetensors file, or of a directory with {@code model.safetensors} or with shards and a
  * {@code model.safetensors.index.json}. Files are mapped read-only: opening reads the headers alone, tensors of any size
- * cost no heap. Thread-safe; {@link #close} unmaps, and what was not copied out can't be read any more. Don't shorten a
- * file while it is open: reading a page that is gone is an {@link InternalError} of the JVM.
+ * cost no heap. Thread-safe; {@link #close} unmaps, and what was not copied out can't be read any more. A file that is changed
+ * while it is open gives other values, zeros, or an {@link InternalError} of the JVM: after reading, {@link #requireUnchanged}
+ * tells.
  *
  * <p>Format: an 8-byte little-endian header length, a JSON header, the data
  * (<a href="https://huggingface.co/docs/safetensors">huggingface.co/docs/safetensors</a>).
@@ -34,6 +34,7 @@ public final class Safetensors implements AutoCloseable {
 
     private final Path path;
     private final Arena arena;
+    private final List<MappedFile> files = new ArrayList<>();
     private final Map<String, Tensor> tensors = new LinkedHashMap<>();
     private final Map<String, String> metadata = new LinkedHashMap<>();
 
@@ -105,13 +106,15 @@ public final class Safetensors implements AutoCloseable {
     }
 
     private Map<String, Tensor> map(Path file) {
-        try (FileChannel channel = FileChannel.open(file, StandardOpenOption.READ)) {
-            long size = channel.size();
+        MappedFile mapped = MappedFile.map(file, arena);
+        files.add(mapped);
+        try {
+            MemorySegment bytes = mapped.bytes();
+            long size = bytes.byteSize();
             if (size < 8) {
                 throw new CheckpointException(
                         file, "is " + size + " bytes long: too short for a safetensors file (truncated?)");
             }
-            MemorySegment bytes = channel.map(FileChannel.MapMode.READ_ONLY, 0, size, arena);
             long headerLength = bytes.get(ValueLayout.JAVA_LONG_UNALIGNED.withOrder(ByteOrder.LITTLE_ENDIAN), 0);
             if (headerLength < 0 || headerLength > MAX_HEADER) {
                 throw new CheckpointException(
@@ -135,8 +138,8 @@ public final class Safetensors implements AutoCloseable {
                 found.put(entry.name(), new Tensor(file, entry.name(), entry.dtype(), entry.shape(), values));
             }
             return found;
-        } catch (IOException e) {
-            throw CheckpointException.of(file, "cannot be read", e);
+        } catch (InternalError e) {
+            throw mapped.lost(e);
         }
     }
 
@@ -177,6 +180,15 @@ public final class Safetensors implements AutoCloseable {
                             + (names().size() > 8 ? ", ..." : ""));
         }
         return tensor;
+    }
+
+    /**
+     * Makes sure that what was read until now is what the files held when they were opened.
+     *
+     * @throws CheckpointException if one of them was changed, by its length, time or place on the disk; the message names it
+     */
+    public void requireUnchanged() {
+        files.forEach(MappedFile::requireUnchanged);
     }
 
     /** Unmaps the files. A second call does nothing. */

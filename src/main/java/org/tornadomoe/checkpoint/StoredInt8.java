@@ -144,6 +144,7 @@ final class StoredInt8 implements QuantizedWeights {
                 progress.advanced(done.incrementAndGet(), experts);
             });
             IntStream.range(0, experts).filter(e -> !fits(all.get(e))).forEach(e -> quantize(e, w13, w2));
+            weights.requireUnchanged();
             requireFinite("w13", w13);
             requireFinite("w2", w2);
             return Int8Experts.builder(config, scheme, w13, w2, arena)
@@ -151,6 +152,10 @@ final class StoredInt8 implements QuantizedWeights {
                     .biases(w13Bias(), w2Bias())
                     .activationScales(inputScale(Projections::gate, Projections::up), inputScale(Projections::down))
                     .build();
+        } catch (InternalError e) {
+            arena.close();
+            weights.requireUnchanged();
+            throw e;
         } catch (Throwable e) {
             arena.close();
             throw e;
@@ -288,5 +293,10 @@ final class StoredInt8 implements QuantizedWeights {
     @Override
     public RouterWeights router() {
         return weights.router();
+    }
+
+    @Override
+    public void requireUnchanged() {
+        weights.requireUnchanged();
     }
 }

@@ -41,6 +41,14 @@ public record Tensor(Path file, String name, DType dtype, long[] shape, MemorySe
     public void readFloats(long from, float[] into, int at, int length) {
         Objects.checkFromIndexSize(from, length, elements());
         Objects.checkFromIndexSize(at, length, into.length);
+        try {
+            read(from, into, at, length);
+        } catch (InternalError e) {
+            throw gone(e);
+        }
+    }
+
+    private void read(long from, float[] into, int at, int length) {
         long start = from * dtype.bytes();
         switch (dtype) {
             case F32 -> MemorySegment.copy(data, FLOAT, start, into, at, length);
@@ -79,6 +87,14 @@ public record Tensor(Path file, String name, DType dtype, long[] shape, MemorySe
             return;
         }
         Objects.checkFromIndexSize(from, (length - 1) * stride + 1, elements());
+        try {
+            read(from, stride, into, at, length);
+        } catch (InternalError e) {
+            throw gone(e);
+        }
+    }
+
+    private void read(long from, long stride, float[] into, int at, int length) {
         for (int i = 0; i < length; i++) {
             long index = from + i * stride;
             into[at + i] = switch (dtype) {
@@ -136,7 +152,11 @@ public record Tensor(Path file, String name, DType dtype, long[] shape, MemorySe
             throw problem("expected dtype I8 or U8, got " + dtype);
         }
         byte[] all = new byte[arrayLength()];
-        MemorySegment.copy(data, ValueLayout.JAVA_BYTE, 0, all, 0, all.length);
+        try {
+            MemorySegment.copy(data, ValueLayout.JAVA_BYTE, 0, all, 0, all.length);
+        } catch (InternalError e) {
+            throw gone(e);
+        }
         return all;
     }
 
@@ -181,13 +201,23 @@ public record Tensor(Path file, String name, DType dtype, long[] shape, MemorySe
     }
 
     private long integer(long index) {
-        return switch (dtype) {
-            case I8 -> data.get(ValueLayout.JAVA_BYTE, index);
-            case U8 -> data.get(ValueLayout.JAVA_BYTE, index) & 0xff;
-            case I32 -> data.get(INT, 4 * index);
-            case I64 -> data.get(LONG, 8 * index);
-            default -> throw problem("cannot be read as integers or converted: its dtype is " + dtype);
-        };
+        try {
+            return switch (dtype) {
+                case I8 -> data.get(ValueLayout.JAVA_BYTE, index);
+                case U8 -> data.get(ValueLayout.JAVA_BYTE, index) & 0xff;
+                case I32 -> data.get(INT, 4 * index);
+                case I64 -> data.get(LONG, 8 * index);
+                default -> throw problem("cannot be read as integers or converted: its dtype is " + dtype);
+            };
+        } catch (InternalError e) {
+            throw gone(e);
+        }
+    }
+
+    /** What the JVM makes of a page that the file doesn't have any more. */
+    private CheckpointException gone(InternalError e) {
+        return new CheckpointException(
+                file, "tensor '" + name + "': cannot be read: was the file shortened meanwhile?", e);
     }
 
     private int arrayLength() {

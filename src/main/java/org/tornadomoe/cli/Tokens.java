@@ -52,6 +52,7 @@ record Tokens(int count, float[] values) {
                             + Arrays.toString(shape));
         }
         float[] values = tensor.toFloats();
+        file.requireUnchanged();
         for (int i = 0; i < values.length; i++) {
             if (!Float.isFinite(values[i])) {
                 throw problem(

@@ -7,6 +7,7 @@ import java.util.concurrent.ConcurrentSkipListMap;
 import java.util.concurrent.ExecutorService;
 import java.util.concurrent.Executors;
 import java.util.concurrent.atomic.AtomicLong;
+import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.config.Int8Scheme;
@@ -42,6 +43,7 @@ public final class Int8Quantizer {
      *     column. Nothing stays allocated, also after any other failure.
      * @throws CancellationException if the calling thread is interrupted meanwhile; it stays interrupted
      * @throws OutOfMemoryError if the int8 weights do not fit
+     * @throws RuntimeException if the weights' files were changed meanwhile ({@link ExpertWeights#requireUnchanged})
      */
     public static Int8Experts quantize(ExpertWeights source, Int8Quantization quantization, Progress progress) {
         return quantize(source, quantization, progress, Arena.ofShared());
@@ -68,11 +70,18 @@ public final class Int8Quantizer {
                     source::downRow,
                     (expert, row) -> "down projection, row " + row,
                     done -> progress.advanced(w13Rows + done, rows));
+            float @Nullable [] w13Bias = source.w13Bias();
+            float @Nullable [] w2Bias = source.w2Bias();
+            source.requireUnchanged();
             return Int8Experts.builder(config, quantization.scheme(), w13, w2, arena)
                     .router(router)
-                    .biases(source.w13Bias(), source.w2Bias())
+                    .biases(w13Bias, w2Bias)
                     .roundToNearest(quantization.roundToNearest())
                     .build();
+        } catch (InternalError e) {
+            arena.close();
+            source.requireUnchanged();
+            throw e;
         } catch (Throwable e) {
             arena.close();
             throw e;

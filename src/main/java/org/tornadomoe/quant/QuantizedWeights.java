@@ -20,6 +20,7 @@ public interface QuantizedWeights extends ExpertWeights {
      * @return the experts, to be closed by the caller
      * @throws IllegalArgumentException if they don't serve the scheme, or a scale is not finite
      * @throws OutOfMemoryError if they do not fit
+     * @throws RuntimeException if their files were changed meanwhile ({@link #requireUnchanged})
      */
     Int8Experts load(Int8Scheme scheme, Progress progress);
 

@@ -59,6 +59,7 @@ public final class Reference {
         }
         double[] output = combine(gemm2, tokens, config.pairsPerToken(), config.hiddenDim());
         addZeroExperts(config, 0, hidden, routing, output);
+        weights.requireUnchanged();
         return new Stages(logits, routing, null, gemm1, act, null, gemm2, output);
     }
 

@@ -1,0 +1,77 @@
+package org.tornadomoe.checkpoint;
+
+import java.io.IOException;
+import java.lang.foreign.Arena;
+import java.lang.foreign.MemorySegment;
+import java.nio.channels.FileChannel;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.nio.file.StandardOpenOption;
+import java.nio.file.attribute.BasicFileAttributes;
+import java.nio.file.attribute.FileTime;
+import java.util.Objects;
+import org.jspecify.annotations.Nullable;
+
+/**
+ * A file mapped read-only, and what told its state before it was. A file that is shortened while it is mapped reads as zeros up to
+ * the end of its last page and is an {@link InternalError} of the JVM beyond: what was read is known to be right only after {@link
+ * #requireUnchanged}.
+ *
+ * @param modified the time of its last change
+ * @param key the file behind the name; null where the file system has none
+ */
+record MappedFile(Path path, MemorySegment bytes, FileTime modified, @Nullable Object key) {
+    /**
+     * Maps a whole file.
+     *
+     * @throws CheckpointException if it is no regular file (a pipe would never end), or can't be read
+     */
+    static MappedFile map(Path path, Arena arena) {
+        try {
+            BasicFileAttributes before = attributes(path);
+            if (!before.isRegularFile()) {
+                throw new CheckpointException(path, "is no regular file");
+            }
+            try (FileChannel channel = FileChannel.open(path, StandardOpenOption.READ)) {
+                MemorySegment bytes = channel.map(FileChannel.MapMode.READ_ONLY, 0, channel.size(), arena);
+                MappedFile mapped = new MappedFile(path, bytes, before.lastModifiedTime(), before.fileKey());
+                mapped.requireUnchanged(); // since its attributes were read
+                return mapped;
+            }
+        } catch (IOException e) {
+            throw CheckpointException.of(path, "cannot be read", e);
+        }
+    }
+
+    private static BasicFileAttributes attributes(Path path) throws IOException {
+        return Files.readAttributes(path, BasicFileAttributes.class);
+    }
+
+    /** @throws CheckpointException if the file is another, or of another length or age, than when it was mapped */
+    void requireUnchanged() {
+        try {
+            BasicFileAttributes now = attributes(path);
+            String change = now.size() != bytes.byteSize()
+                    ? "it had " + bytes.byteSize() + " bytes and has " + now.size()
+                    : !now.lastModifiedTime().equals(modified)
+                            ? "it was of " + modified + " and is of " + now.lastModifiedTime()
+                            : !Objects.equals(now.fileKey(), key) ? "it is another file" : null;
+            if (change != null) {
+                throw new CheckpointException(path, "was changed while it was read: " + change);
+            }
+        } catch (IOException e) {
+            throw CheckpointException.of(path, "was changed while it was read", e);
+        }
+    }
+
+    /** What to throw where reading the file ended in such an error: that it was changed, or the error itself. */
+    InternalError lost(InternalError e) {
+        try {
+            requireUnchanged();
+        } catch (CheckpointException changed) {
+            changed.addSuppressed(e);
+            throw changed;
+        }
+        return e;
+    }
+}
