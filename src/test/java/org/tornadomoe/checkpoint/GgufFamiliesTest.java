@@ -187,6 +187,231 @@ class GgufFamiliesTest {
     }
 
     @Test
+    void gptOssWithGateAndUpInOneTensor() {
+        PublishedModel model = new PublishedModel(4, 0);
+        model.add("blk.1.ffn_gate_inp.weight", model.router)
+                .add("blk.1.ffn_gate_inp.bias", model.routerBias)
+                .add("blk.1.ffn_gate_up_exps.weight", model.gateUp(false))
+                .add("blk.1.ffn_gate_up_exps.bias", model.gateUpBias(false))
+                .add("blk.1.ffn_down_exps.weight", model.down())
+                .add("blk.1.ffn_down_exps.bias", vectors(model, Expert::downBias));
+        Plain plain = Plain.of(TOP_K_THEN_SOFTMAX).gptOss();
+        assertComputes("gpt_oss", model, "gpt-oss", 2, plain, w -> {});
+        model.add("blk.1.ffn_gate_exps.bias", vectors(model, Expert::gateBias));
+        assertRefused(
+                model,
+                "gpt-oss",
+                w -> {},
+                "blk.1.ffn_gate_up_exps.bias: expected no other bias of gate and up, found blk.1.ffn_gate_exps.bias");
+        model.tensors.remove("blk.1.ffn_gate_up_exps.bias");
+        model.add("blk.1.ffn_up_exps.bias", vectors(model, Expert::upBias));
+        assertComputes("gpt_oss", model, "gpt-oss", 2, plain, w -> {});
+    }
+
+    private void assertRefused(
+            PublishedModel model, String architecture, Consumer<GgufWriter> metadata, String message) {
+        Path file = write(model, architecture, 2, metadata);
+        assertThatExceptionOfType(CheckpointException.class)
+                .as(message)
+                .isThrownBy(() -> {
+                    try (MoeCheckpoint checkpoint = MoeCheckpoint.open(file)) {
+                        checkpoint.layer(1);
+                    }
+                })
+                .withMessageStartingWith(file.toString())
+                .withMessageContaining(message);
+    }
+
+    /** What the metadata doesn't say is what llama.cpp takes for it. */
+    @Test
+    void absentKeysMeanWhatTheyMeanThere() {
+        PublishedModel model = block(8);
+        assertComputes(
+                "deepseek_v2",
+                model,
+                "deepseek2",
+                2,
+                Plain.of(SOFTMAX).withShared(false),
+                w -> w.number("deepseek2.expert_gating_func", 0).real("deepseek2.expert_weights_scale", 0));
+        model.add("blk.1.exp_probs_b", model.correction);
+        Router router = (logits, correction) -> {
+            double[] scores = map(logits, PublishedModel::sigmoid);
+            double[] corrected = IntStream.range(0, 6)
+                    .mapToDouble(e -> scores[e] + correction[e])
+                    .toArray();
+            return only(scores, top(corrected, 2), false, 1);
+        };
+        assertComputes("glm4_moe", model, "glm4moe", 2, Plain.of(router).withShared(false), w -> {});
+        // The first files of GLM-4.7-Flash don't say that their scores are sigmoids.
+        String[] blocks = IntStream.range(0, 47).mapToObj(n -> "blk." + n + ".attn_norm.weight").toArray(String[]::new);
+        for (String name : blocks) {
+            model.add(name, new float[] {1});
+        }
+        assertComputes("deepseek_v3", model, "deepseek2", 2, Plain.of(router).withShared(false), w -> w.number(
+                        "deepseek2.block_count", 47)
+                .number("deepseek2.vocab_size", 154_880));
+        assertRefused(
+                model,
+                "deepseek2",
+                w -> {},
+                "deepseek2.expert_gating_func: expected 2 (sigmoid), since there are tensors blk.*.exp_probs_b, got none,"
+                        + " which means 1 (softmax)");
+        assertRefused(
+                block(8),
+                "deepseek2",
+                w -> w.number("deepseek2.expert_gating_func", 2),
+                "blk.1.exp_probs_b.bias is missing");
+    }
+
+    @Test
+    void keysThatChangeNumbersAreNotPassedOver() {
+        PublishedModel model = block(0);
+        assertRefused(model, "llama", w -> w.bool("llama.expert_weights_norm", false), "expected true, got false");
+        assertRefused(model, "jamba", w -> w.bool("jamba.expert_weights_norm", true), "expected false, got true");
+        assertRefused(
+                model,
+                "qwen3moe",
+                w -> w.number("qwen3moe.expert_weights_norm", 1),
+                "qwen3moe.expert_weights_norm: expected true or false, got 1");
+        assertRefused(
+                model,
+                "qwen3moe",
+                w -> w.real("qwen3moe.expert_weights_scale", 2.5f),
+                "qwen3moe.expert_weights_scale: expected 1, got 2.5");
+        assertRefused(
+                model,
+                "deepseek2",
+                w -> w.text("deepseek2.expert_weights_scale", "1"),
+                "deepseek2.expert_weights_scale: expected a number, got 1");
+        assertRefused(
+                model,
+                "deepseek2",
+                w -> w.real("deepseek2.expert_weights_scale", Float.NaN),
+                "deepseek2.expert_weights_scale: expected a finite number, got NaN");
+        assertRefused(
+                model,
+                "qwen3moe",
+                w -> w.number("qwen3moe.expert_gating_func", 2),
+                "qwen3moe.expert_gating_func: expected 1, got 2");
+        assertRefused(
+                model, "deepseek2", w -> w.number("deepseek2.expert_gating_func", 4), "expected 1 or 2, got 4");
+        assertRefused(
+                model,
+                "qwen3moe",
+                w -> w.number("qwen3moe.expert_group_count", 2),
+                "qwen3moe.expert_group_count: expected at most 1, got 2");
+        assertRefused(
+                model,
+                "deepseek2",
+                w -> w.number("deepseek2.expert_group_count", 2),
+                "has no 'deepseek2.expert_group_used_count'");
+        assertRefused(
+                model,
+                "qwen3moe",
+                w -> w.number("qwen3moe.expert_feed_forward_length", 16),
+                "qwen3moe.expert_feed_forward_length: expected 8, as layer 1's experts have it, got 16");
+        assertRefused(
+                model,
+                "deepseek2",
+                w -> w.number("deepseek2.expert_shared_count", 1),
+                "deepseek2.expert_shared_count: expected 0, since there is no blk.1.ffn_gate_shexp.weight, got 1");
+        assertRefused(
+                block(8),
+                "deepseek2",
+                w -> w.number("deepseek2.expert_shared_count", 2),
+                "tensor 'blk.1.ffn_gate_shexp.weight': expected 2 * 8 rows");
+        assertRefused(
+                model,
+                "qwen3moe",
+                w -> w.real("qwen3moe.router_logit_softcapping", 30),
+                "qwen3moe.router_logit_softcapping: is about experts and not understood: expected none, got 30.0");
+        assertRefused(
+                model,
+                "qwen3moe",
+                w -> w.texts("qwen3moe.swiglu_clamp_exp", List.of("a", "b")),
+                "qwen3moe.swiglu_clamp_exp: is about experts and not understood: expected none, got a list of 2");
+        assertRefused(
+                model,
+                "qwen3moe",
+                w -> w.text("qwen3moe.hidden_activation", "gelu"),
+                "qwen3moe.hidden_activation: expected silu, got gelu");
+        assertRefused(
+                model,
+                "qwen3moe",
+                w -> w.number("qwen3moe.block_count", Integer.MAX_VALUE),
+                "qwen3moe.block_count: expected no more layers than tensors, 4, got 2147483647");
+        assertComputes(
+                "qwen3_moe",
+                model,
+                "qwen3moe",
+                2,
+                Plain.of(SOFTMAX),
+                w -> w.bool("qwen3moe.expert_weights_norm", false)
+                        .number("qwen3moe.expert_group_count", 1)
+                        .number("qwen3moe.expert_shared_count", 0)
+                        .number("qwen3moe.moe_latent_size", 0)
+                        .texts("qwen3moe.expert_feed_forward_length", List.of("8", "8"))
+                        .real("qwen3moe.expert_weights_scale", 1));
+    }
+
+    @ParameterizedTest
+    @ValueSource(
+            strings = {
+                "ffn_gate_exps.input_scale",
+                "ffn_gate_inp.scale",
+                "ffn_gate_shexp.bias",
+                "ffn_norm_exps.weight",
+                "ffn_gate.weight",
+                "ffn_up.3.weight",
+                "ffn_down_exps.weight.lora_a",
+                "ffn_gate_up_exps.weight",
+                "ffn_gate_up_exps.scale",
+                "ffn_gate_chexps.weight",
+                "ffn_gate_tid2eid.weight",
+                "exp_probs_b",
+                "exp_probs_b.bias"
+            })
+    void aTensorOfTheBlockThatNothingReadsIsNamed(String name) {
+        PublishedModel model = block(0);
+        model.add("blk.0." + name, new float[6]); // another layer's is no matter
+        model.add("blk.1.ffn_norm.weight", new float[12]);
+        model.add("blk.1.post_attention_norm.weight", new float[12]);
+        assertComputes("qwen3_moe", model, "qwen3moe", 2, Plain.of(RENORMALIZED), w -> {});
+        model.add("blk.1." + name, new float[6]);
+        assertRefused(
+                model,
+                "qwen3moe",
+                w -> {},
+                "layer 1: the tensor 'blk.1." + name + "' is part of its MoE block, and not understood");
+    }
+
+    @Test
+    void sharedExpertsHaveScalesToo() {
+        PublishedModel model = block(8);
+        model.add("blk.1.ffn_gate_shexp.scale", new float[] {2})
+                .add("blk.1.ffn_up_shexp.scale", new float[] {-0.5f})
+                .add("blk.1.ffn_down_shexp.scale", new float[] {4});
+        float[][] gate = model.shared.gate();
+        scale(gate, 2);
+        scale(model.shared.up(), -0.5f);
+        scale(model.shared.down(), 4);
+        assertComputes("deepseek_v2", model, "deepseek2", 2, Plain.of(SOFTMAX).withShared(false), w -> {});
+        model.add("blk.1.ffn_up_shexp.scale", new float[] {1, 1});
+        assertRefused(model, "deepseek2", w -> {}, "tensor 'blk.1.ffn_up_shexp.scale': expected 1 values");
+        model.add("blk.1.ffn_up_shexp.scale", new float[] {Float.NaN});
+        assertRefused(
+                model, "deepseek2", w -> {}, "tensor 'blk.1.ffn_up_shexp.scale': expected finite values, got NaN");
+    }
+
+    private static void scale(float[][] matrix, float factor) {
+        for (float[] row : matrix) {
+            for (int i = 0; i < row.length; i++) {
+                row[i] *= factor;
+            }
+        }
+    }
+
+    @Test
     void llama4() {
         assertComputes(
                 "llama4_text",

@@ -6,12 +6,18 @@ import static org.assertj.core.api.Assertions.assertThatExceptionOfType;
 import static org.assertj.core.api.Assertions.assertThatIllegalStateException;
 
 import java.io.IOException;
+import java.lang.management.ManagementFactory;
+import java.nio.ByteBuffer;
+import java.nio.ByteOrder;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.Arrays;
 import java.util.List;
 import java.util.Random;
 import java.util.function.Consumer;
+import org.junit.jupiter.api.Assumptions;
 import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.Timeout;
 import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
@@ -158,6 +164,210 @@ class GgufTest {
         }
     }
 
+    /** {@code NAME.scale} beside {@code NAME.weight}: an expert's products are multiplied by its value. */
+    @ParameterizedTest
+    @CsvSource({"F32,apart", "Q8_0,apart", "BF16,fused", "Q8_0,fused", "F16,own", "Q8_0,own"})
+    void expertsHaveScales(GgmlType type, String layout) {
+        Path plain = directory.resolve("plain.gguf");
+        Path scaled = directory.resolve("scaled.gguf");
+        GgufWriter writer = qwen3(type, experts(), random(4, 3 * 64));
+        float[][] factors = {{2, -1, 0.25f}, {4, 0.5f, 8}, {1, 16, -2}};
+        List<String> names = List.of("ffn_gate", "ffn_up", "ffn_down");
+        if (layout.equals("fused")) {
+            writer.tensors.removeIf(tensor -> tensor.name().matches(".*ffn_(gate|up)_exps.*"));
+            writer.tensor("blk.0.ffn_gate_up_exps.weight", type, random(1, 3 * 64 * 64), 3, 64, 64);
+            factors[1] = factors[0];
+        } else if (layout.equals("own")) {
+            writer.tensors.removeIf(tensor -> tensor.name().contains("_exps"));
+            for (int e = 0; e < 3; e++) {
+                for (int p = 0; p < 3; p++) {
+                    String name = "blk.0." + names.get(p) + "." + e;
+                    writer.tensor(name + ".weight", type, part(experts()[p], e), p == 2 ? 64 : 32, p == 2 ? 32 : 64);
+                }
+            }
+        }
+        writer.write(plain);
+        if (layout.equals("own")) {
+            for (int e = 0; e < 3; e++) {
+                for (int p = 0; p < 3; p++) {
+                    writer.tensor("blk.0." + names.get(p) + "." + e + ".scale", GgmlType.F32, new float[] {factors[p][e]}, 1);
+                }
+            }
+        } else if (layout.equals("fused")) {
+            writer.tensor("blk.0.ffn_gate_up_exps.scale", GgmlType.F32, factors[0], 3)
+                    .tensor("blk.0.ffn_down_exps.scale", GgmlType.BF16, factors[2], 3);
+        } else {
+            for (int p = 0; p < 3; p++) {
+                writer.tensor("blk.0." + names.get(p) + "_exps.scale", GgmlType.F32, factors[p], 3);
+            }
+        }
+        writer.write(scaled);
+        try (MoeCheckpoint a = MoeCheckpoint.open(plain);
+                MoeCheckpoint b = MoeCheckpoint.open(scaled)) {
+            ExpertWeights x = a.layer(0);
+            ExpertWeights y = b.layer(0);
+            assertThat(QuantizedWeights.schemeOf(y)).isEqualTo(QuantizedWeights.schemeOf(x));
+            float[] row = new float[64];
+            float[] times = new float[64];
+            for (int e = 0; e < 3; e++) {
+                for (int r = 0; r < 64; r++) {
+                    x.gateUpRow(e, r, row);
+                    y.gateUpRow(e, r, times);
+                    assertThat(times).isEqualTo(times(row, factors[r / 32][e]));
+                    x.downRow(e, r, row);
+                    y.downRow(e, r, times);
+                    assertThat(Arrays.copyOf(times, 32)).isEqualTo(times(Arrays.copyOf(row, 32), factors[2][e]));
+                }
+            }
+            if (type == GgmlType.Q8_0) {
+                try (Int8Experts p = QuantizedWeights.int8(x, Int8Scheme.W8A16_GROUP, Progress.NONE);
+                        Int8Experts q = QuantizedWeights.int8(y, Int8Scheme.W8A16_GROUP, Progress.NONE)) {
+                    assertThat(q.w2().values().mismatch(p.w2().values())).isEqualTo(-1);
+                    assertThat(q.w2().scale(1, 5, 0)).isEqualTo(16 * p.w2().scale(1, 5, 0));
+                    assertThat(q.w13().scale(2, 5, 40)).isEqualTo(factors[0][2] * p.w13().scale(2, 5, 40));
+                }
+            }
+        }
+    }
+
+    private static float[] times(float[] row, float factor) {
+        float[] all = row.clone();
+        for (int i = 0; i < all.length; i++) {
+            all[i] *= factor;
+        }
+        return all;
+    }
+
+    /** Gate, up and down each of a type of its own are served as the floats that they are. */
+    @Test
+    void projectionsMayBeOfSeveralTypes() {
+        float[][] experts = experts();
+        GgufWriter writer = qwen3(GgmlType.Q8_0, experts, random(4, 3 * 64));
+        writer.tensors.removeIf(tensor -> tensor.name().matches(".*ffn_(up|down)_exps.*"));
+        writer.tensor("blk.0.ffn_up_exps.weight", GgmlType.F16, experts[1], 3, 32, 64)
+                .tensor("blk.0.ffn_down_exps.weight", GgmlType.F32, experts[2], 3, 64, 32);
+        Path file = directory.resolve("model.gguf");
+        writer.write(file);
+        try (MoeCheckpoint checkpoint = MoeCheckpoint.open(file)) {
+            ExpertWeights weights = checkpoint.layer(0);
+            assertThat(weights).isNotInstanceOf(QuantizedWeights.class);
+            float[] row = new float[64];
+            weights.downRow(1, 2, row);
+            assertThat(row[3]).isEqualTo(experts[2][(64 + 2) * 32 + 3]);
+            weights.gateUpRow(2, 32, row);
+            assertThat(row[3]).isEqualTo(Float.float16ToFloat(Float.floatToFloat16(experts[1][2 * 32 * 64 + 3])));
+        }
+    }
+
+    @Test
+    void aTypeThatIsNotKnownBlocksNothingElsewhere() {
+        GgufWriter writer = qwen3(GgmlType.F32, experts(), random(4, 3 * 64));
+        Path file = directory.resolve("model.gguf");
+        writer.raw("output.weight", GgmlType.F32, new byte[40], 7, 3).withTypeNumber("output.weight", 99);
+        writer.write(file);
+        try (MoeCheckpoint checkpoint = MoeCheckpoint.open(file)) {
+            float[] row = new float[64];
+            checkpoint.layer(0).downRow(2, 63, row);
+            assertThat(row[31]).isEqualTo(experts()[2][3 * 64 * 32 - 1]);
+        }
+        writer.withTypeNumber("blk.0.ffn_up_exps.weight", 99);
+        writer.write(file);
+        assertRefused(
+                file,
+                "tensor 'blk.0.ffn_up_exps.weight': expected type F32, F16, BF16 or (of experts) Q8_0, got type number 99");
+    }
+
+    /** 64 MB of keys, lists and strings that nothing reads, and a little more than what stays of them. */
+    @Test
+    void metadataThatNothingReadsTakesNoHeap() {
+        GgufWriter writer = qwen3(GgmlType.F32, experts(), random(4, 3 * 64));
+        ByteBuffer list = ByteBuffer.allocate(16 + 40_000_000).order(ByteOrder.LITTLE_ENDIAN);
+        writer.metadata.put(
+                "tokenizer.ggml.scores",
+                list.putInt(9).putInt(0).putLong(40_000_000).array());
+        ByteBuffer lists = ByteBuffer.allocate(16 + 12 * 1_000_000).order(ByteOrder.LITTLE_ENDIAN);
+        lists.putInt(9).putInt(9).putLong(1_000_000);
+        for (int i = 0; i < 1_000_000; i++) {
+            lists.putInt(4).putLong(0);
+        }
+        writer.metadata.put("lists", lists.array());
+        ByteBuffer strings = ByteBuffer.allocate(16 + 8 * 1_000_000).order(ByteOrder.LITTLE_ENDIAN);
+        writer.metadata.put(
+                "tokenizer.ggml.merges",
+                strings.putInt(9).putInt(8).putLong(1_000_000).array());
+        writer.text("tokenizer.chat_template", "x".repeat(4_000_000));
+        Path file = directory.resolve("model.gguf");
+        writer.write(file);
+        var threads = (com.sun.management.ThreadMXBean) ManagementFactory.getThreadMXBean();
+        long before = threads.getCurrentThreadAllocatedBytes();
+        try (Gguf gguf = Gguf.open(file)) {
+            assertThat(gguf.metadata().get("tokenizer.ggml.scores")).hasToString("a list of 40000000");
+            assertThat(gguf.metadata().get("lists")).hasToString("a list of 1000000");
+            assertThat(gguf.metadata().get("tokenizer.ggml.merges")).hasToString("a list of 1000000");
+            assertThat(gguf.metadata().get("tokenizer.chat_template")).hasToString("a string of 4000000");
+        }
+        assertThat(threads.getCurrentThreadAllocatedBytes() - before).isLessThan(200_000_000);
+    }
+
+    @Test
+    void moreKeysOrTensorsThanAnyModelHasAreRefused() throws IOException {
+        byte[] bytes = qwen3(GgmlType.F32, experts(), random(4, 3 * 64)).bytes();
+        byte[] large = Arrays.copyOf(bytes, 8_000_000);
+        ByteBuffer header = ByteBuffer.wrap(large).order(ByteOrder.LITTLE_ENDIAN);
+        Path file = directory.resolve("model.gguf");
+        Files.write(file, header.putLong(8, 300_000).array());
+        assertRefused(file, "tensor count: expected at most 262144, got 300000");
+        Files.write(file, header.putLong(8, 4).putLong(16, 70_000).array());
+        assertRefused(file, "metadata count: expected at most 65536, got 70000");
+        GgufWriter writer = qwen3(GgmlType.F32, experts(), random(4, 3 * 64));
+        writer.tensor("x".repeat(1025), GgmlType.F32, new float[1], 1).write(file);
+        assertRefused(file, "name of tensor 4: length: expected at most 1024, got 1025");
+    }
+
+    @Test
+    void oneRowForGateAndUpIsRefused() {
+        GgufWriter writer = qwen3(GgmlType.F32, experts(), random(4, 3 * 64));
+        writer.tensors.removeIf(tensor -> tensor.name().matches(".*ffn_(gate|up)_exps.*"));
+        for (int rows : new int[] {1, 3}) {
+            Path file = directory.resolve(rows + ".gguf");
+            GgufWriter with = new GgufWriter();
+            with.metadata.putAll(writer.metadata);
+            with.tensors.addAll(writer.tensors);
+            with.tensor("blk.0.ffn_gate_up_exps.weight", GgmlType.F32, new float[3 * rows * 64], 3, rows, 64);
+            with.write(file);
+            assertRefused(
+                    file,
+                    "tensor 'blk.0.ffn_gate_up_exps.weight': expected as many rows of gate as of up, got " + rows
+                            + " in all");
+        }
+    }
+
+    @Test
+    @Timeout(60)
+    void whatIsNoFileIsNotWaitedFor() throws Exception {
+        Path pipe = directory.resolve("model.gguf");
+        Assumptions.assumeTrue(new ProcessBuilder("mkfifo", pipe.toString()).start().waitFor() == 0);
+        assertRefused(pipe, "is neither a directory with config.json and safetensors nor a GGUF file");
+        GgufWriter writer = qwen3(GgmlType.F32, experts(), random(4, 3 * 64)).number("split.count", 2);
+        writer.write(directory.resolve("m-00001-of-00002.gguf"));
+        Files.move(pipe, directory.resolve("m-00002-of-00002.gguf"));
+        assertRefused(directory.resolve("m-00001-of-00002.gguf"), "m-00002-of-00002.gguf: is no regular file");
+    }
+
+    @Test
+    void partsOfASplitFileBelongTogether() {
+        GgufWriter first = qwen3(GgmlType.F32, experts(), random(4, 3 * 64)).number("split.count", 2);
+        GgufWriter second = new GgufWriter().number("split.no", 0);
+        second.tensor("output.weight", GgmlType.F32, new float[2], 2);
+        Path file = directory.resolve("m-00001-of-00002.gguf");
+        first.write(file);
+        second.write(directory.resolve("m-00002-of-00002.gguf"));
+        assertRefused(file, "m-00002-of-00002.gguf: split.no: expected 1, since it is file 2, got 0");
+        second.number("split.no", 1).write(directory.resolve("m-00002-of-00002.gguf"));
+        first.number("split.tensors.count", 6).write(file);
+        assertRefused(file, "split.tensors.count: expected the 5 tensors that the files hold, got 6");
+    }
+
     private static float[] part(float[] all, int e) {
         return java.util.Arrays.copyOfRange(all, e * 32 * 64, (e + 1) * 32 * 64);
     }
@@ -275,10 +485,16 @@ class GgufTest {
                 },
                 "tensor 'blk.0.ffn_down_exps.weight': expected shape [3, 64, 32] (outermost first), got [3, 32, 64]");
         Path file = directory.resolve("short.gguf");
+        Files.write(file, new byte[0]);
+        assertRefused(file, "is 0 bytes long: too short for a GGUF file");
         Files.write(file, new byte[] {'G', 'G', 'U', 'F'});
         assertRefused(file, "is 4 bytes long: too short for a GGUF file");
         Files.write(file, new byte[64]);
         assertRefused(file, "does not begin with 'GGUF'");
+        Files.writeString(
+                file,
+                "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0".repeat(64) + "\nsize 12345678\n");
+        assertRefused(file, "is a Git LFS pointer, not the file that it stands for");
         Files.delete(file);
         assertRefused(file, "no such checkpoint");
     }

@@ -17,7 +17,7 @@ import java.util.Map;
 @SuppressWarnings("ByteBufferBackingArray") // every buffer is one of buffer()'s
 final class GgufWriter {
     /** @param shape outermost first */
-    record TestTensor(String name, GgmlType type, byte[] data, long[] shape) {}
+    record TestTensor(String name, int type, byte[] data, long[] shape) {}
 
     /** Keys and their values as bytes, the type before them. */
     final Map<String, byte[]> metadata = new LinkedHashMap<>();
@@ -82,7 +82,13 @@ final class GgufWriter {
     }
 
     GgufWriter raw(String name, GgmlType type, byte[] data, long... shape) {
-        tensors.add(new TestTensor(name, type, data, shape));
+        tensors.add(new TestTensor(name, type.number, data, shape));
+        return this;
+    }
+
+    /** Says that a tensor is of another type, maybe of none. */
+    GgufWriter withTypeNumber(String name, int type) {
+        tensors.replaceAll(t -> t.name.equals(name) ? new TestTensor(name, type, t.data, t.shape) : t);
         return this;
     }
 
@@ -118,7 +124,7 @@ final class GgufWriter {
             for (int d = tensor.shape.length - 1; d >= 0; d--) {
                 head.putLong(tensor.shape[d]);
             }
-            out.writeBytes(head.putInt(tensor.type.number).putLong(offset).array());
+            out.writeBytes(head.putInt(tensor.type).putLong(offset).array());
             offset = (offset + tensor.data.length + 31) / 32 * 32;
         }
         for (TestTensor tensor : tensors) {
