@@ -23,9 +23,10 @@ import java.util.regex.Pattern;
 import org.jspecify.annotations.Nullable;
 
 /**
- * The metadata and tensors of a GGUF file, version 2 or 3, little-endian, or of all files of a split one. Files are mapped
- * read-only; nothing but the header is read on opening. Thread-safe; {@link #close} unmaps. A file that is changed while it is open
- * gives other values, zeros, or an {@link InternalError} of the JVM: after reading, {@link #requireUnchanged} tells.
+ * The metadata and tensors of a GGUF file, version 2 or 3, little-endian, or of all files of a split one. Files are
+ * mapped read-only; nothing but the header is read on opening. Thread-safe; {@link #close} unmaps. A file that is
+ * changed while it is open gives other values, zeros, or an {@link InternalError} of the JVM: after reading, {@link
+ * #requireUnchanged} tells.
  *
  * <p>Format: <a href="https://github.com/ggml-org/ggml/blob/master/docs/gguf.md">ggml/docs/gguf.md</a>.
  */
@@ -64,13 +65,7 @@ final class Gguf implements AutoCloseable {
      * @param typeNumber ggml's number of the type
      * @param shape sizes, outermost first: the reverse of the file's order
      */
-    record Entry(
-            Path file,
-            String name,
-            @Nullable GgmlType type,
-            int typeNumber,
-            long[] shape,
-            MemorySegment data) {
+    record Entry(Path file, String name, @Nullable GgmlType type, int typeNumber, long[] shape, MemorySegment data) {
         String typeName() {
             return type == null ? "type number " + Integer.toUnsignedString(typeNumber) : type.name();
         }
@@ -132,8 +127,8 @@ final class Gguf implements AutoCloseable {
             if (opened.metadata.get("split.tensors.count") instanceof Long count && count != opened.tensors.size()) {
                 throw new CheckpointException(
                         file,
-                        "split.tensors.count: expected the " + opened.tensors.size() + " tensors that the files hold, got "
-                                + count);
+                        "split.tensors.count: expected the " + opened.tensors.size()
+                                + " tensors that the files hold, got " + count);
             }
             return opened;
         } catch (Throwable e) {
@@ -240,7 +235,9 @@ final class Gguf implements AutoCloseable {
             requireApart(headers, bytes.byteSize() - dataStart);
             for (Header header : headers) {
                 MemorySegment data = bytes.asSlice(dataStart + header.offset, header.bytes);
-                if (tensors.putIfAbsent(header.name, new Entry(file, header.name, header.type, header.typeNumber, header.shape, data))
+                if (tensors.putIfAbsent(
+                                header.name,
+                                new Entry(file, header.name, header.type, header.typeNumber, header.shape, data))
                         != null) {
                     throw new CheckpointException(file, "has the tensor '" + header.name + "' a second time");
                 }

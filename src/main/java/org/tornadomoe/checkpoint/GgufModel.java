@@ -15,8 +15,8 @@ import org.jspecify.annotations.Nullable;
 
 /**
  * The MoE layers of a GGUF file: its metadata as the config.json that the same model has elsewhere, and its tensors by
- * llama.cpp's names ({@code blk.N.ffn_gate_exps.weight}, ...). What metadata or a layer's tensors hold beyond that, and would
- * change the layer's numbers, is refused by its name.
+ * llama.cpp's names ({@code blk.N.ffn_gate_exps.weight}, ...). What metadata or a layer's tensors hold beyond that, and
+ * would change the layer's numbers, is refused by its name.
  */
 record GgufModel(Gguf gguf) {
     private static final int SOFTMAX = 1; // llama.cpp's LLAMA_EXPERT_GATING_FUNC_TYPE_SOFTMAX
@@ -109,7 +109,8 @@ record GgufModel(Gguf gguf) {
         if (layers > gguf.names().size()) {
             throw new CheckpointException(
                     gguf.path(),
-                    a + "block_count: expected no more layers than tensors, " + gguf.names().size() + ", got " + layers);
+                    a + "block_count: expected no more layers than tensors, "
+                            + gguf.names().size() + ", got " + layers);
         }
         fields.put("num_hidden_layers", layers);
         fields.put("hidden_size", number(a + "embedding_length", null));
@@ -269,8 +270,8 @@ record GgufModel(Gguf gguf) {
     private static int size(Gguf.Entry tensor, int dimension) {
         long size = tensor.shape()[dimension];
         if (size > Integer.MAX_VALUE) {
-            throw tensor.problem("expected sizes of at most " + Integer.MAX_VALUE + ", got "
-                    + Arrays.toString(tensor.shape()));
+            throw tensor.problem(
+                    "expected sizes of at most " + Integer.MAX_VALUE + ", got " + Arrays.toString(tensor.shape()));
         }
         return (int) size;
     }
@@ -370,8 +371,8 @@ record GgufModel(Gguf gguf) {
             float @Nullable [] upBias = bias("ffn_up_exps", e, i);
             float @Nullable [] downBias = bias("ffn_down_exps", e, h);
             if (gateUpBias != null && (gateBias != null || upBias != null)) {
-                throw refused(prefix + "ffn_gate_up_exps.bias: expected no other bias of gate and up, found "
-                        + prefix + (gateBias != null ? "ffn_gate_exps.bias" : "ffn_up_exps.bias"));
+                throw refused(prefix + "ffn_gate_up_exps.bias: expected no other bias of gate and up, found " + prefix
+                        + (gateBias != null ? "ffn_gate_exps.bias" : "ffn_up_exps.bias"));
             }
             List<Projections> experts = new ArrayList<>();
             for (int expert = 0; expert < e; expert++) {
@@ -434,7 +435,8 @@ record GgufModel(Gguf gguf) {
                 String own = name.startsWith(prefix) ? name.substring(prefix.length()) : "";
                 boolean ofBlock = OF_BLOCK.stream().anyMatch(own::contains);
                 if (ofBlock && !read.contains(own) && !UNREAD.containsKey(own)) {
-                    throw refused("layer " + layer + ": the tensor '" + name + "' is part of its MoE block, and not understood");
+                    throw refused("layer " + layer + ": the tensor '" + name
+                            + "' is part of its MoE block, and not understood");
                 }
             }
         }
@@ -505,7 +507,7 @@ record GgufModel(Gguf gguf) {
                     null);
         }
 
-        /** What a matrix's products are multiplied by: {@code NAME.scale} beside {@code NAME.weight}, a value for each matrix. */
+        /** What a matrix's products are multiplied by: its value in {@code NAME.scale} beside {@code NAME.weight}. */
         private float scale(Gguf.Entry weight, int index, int count) {
             String own = weight.name().substring(prefix.length());
             Gguf.Entry found = look(own.substring(0, own.length() - ".weight".length()) + ".scale");

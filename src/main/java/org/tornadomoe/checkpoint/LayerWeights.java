@@ -66,8 +66,7 @@ final class LayerWeights implements ExpertWeights {
                 .expertsPerToken(k)
                 .router(RouterConfig.of(ScoringFunction.CUSTOM, false))
                 .build();
-        return new LayerWeights(
-                part, Arrays.stream(ids).mapToObj(experts::get).toList(), unchanged);
+        return new LayerWeights(part, Arrays.stream(ids).mapToObj(experts::get).toList(), unchanged);
     }
 
     /** The n-th part of a shared expert, as wide as a routed one; the biases of the down projection go to the first. */

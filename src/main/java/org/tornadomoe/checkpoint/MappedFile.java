@@ -13,14 +13,18 @@ import java.util.Objects;
 import org.jspecify.annotations.Nullable;
 
 /**
- * A file mapped read-only, and what told its state before it was. A file that is shortened while it is mapped reads as zeros up to
- * the end of its last page and is an {@link InternalError} of the JVM beyond: what was read is known to be right only after {@link
- * #requireUnchanged}.
+ * A file mapped read-only, and what told its state before it was. A file that is shortened while it is mapped reads as
+ * zeros up to the end of its last page and is an {@link InternalError} of the JVM beyond: what was read is known to be
+ * right only after {@link #requireUnchanged}.
  *
  * @param modified the time of its last change
  * @param key the file behind the name; null where the file system has none
  */
-record MappedFile(Path path, MemorySegment bytes, FileTime modified, @Nullable Object key) {
+record MappedFile(
+        Path path,
+        MemorySegment bytes,
+        FileTime modified,
+        @Nullable Object key) {
     /**
      * Maps a whole file.
      *

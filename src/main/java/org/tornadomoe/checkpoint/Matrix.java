@@ -98,7 +98,7 @@ sealed interface Matrix {
         }
     }
 
-    /** Another matrix, every value times a factor. It is never int8: whoever reads int8 values multiplies their scales. */
+    /** Another matrix, every value times a factor. Not for int8 values: their scales are multiplied. */
     record Scaled(Matrix of, float factor) implements Matrix {
         @Override
         public int rows() {

@@ -12,8 +12,8 @@ import org.tornadomoe.quant.ExpertWeights;
 /**
  * A model's MoE layers: a directory in Hugging Face's layout, {@code config.json} and safetensors, or a GGUF file. The families
  * known are mixtral, qwen2_moe, qwen3_moe, olmoe, deepseek_v2, deepseek_v3, glm4_moe, gpt_oss, llama4, granitemoe, phimoe and
- * jamba. Nothing is read before a layer asks for it. Thread-safe; closing it ends the layers taken from it. A file that is changed
- * while it is open is a {@link CheckpointException} of whoever reads weights: {@link ExpertWeights#requireUnchanged}.
+ * jamba. Nothing is read before a layer asks for it. Thread-safe; closing it ends the layers taken from it. A file that is
+ * changed while it is open is a {@link CheckpointException} of whoever reads weights: {@link ExpertWeights#requireUnchanged}.
  */
 public final class MoeCheckpoint implements AutoCloseable {
     /** The tensors of a checkpoint, by layer. */

@@ -18,9 +18,9 @@ import org.jspecify.annotations.Nullable;
 /**
  * The tensors of a safetensors file, or of a directory with {@code model.safetensors} or with shards and a
  * {@code model.safetensors.index.json}. Files are mapped read-only: opening reads the headers alone, tensors of any size
- * cost no heap. Thread-safe; {@link #close} unmaps, and what was not copied out can't be read any more. A file that is changed
- * while it is open gives other values, zeros, or an {@link InternalError} of the JVM: after reading, {@link #requireUnchanged}
- * tells.
+ * cost no heap. Thread-safe; {@link #close} unmaps, and what was not copied out can't be read any more. A file that is
+ * changed while it is open gives other values, zeros, or an {@link InternalError} of the JVM: after reading, {@link
+ * #requireUnchanged} tells.
  *
  * <p>Format: an 8-byte little-endian header length, a JSON header, the data
  * (<a href="https://huggingface.co/docs/safetensors">huggingface.co/docs/safetensors</a>).
@@ -185,7 +185,7 @@ public final class Safetensors implements AutoCloseable {
     /**
      * Makes sure that what was read until now is what the files held when they were opened.
      *
-     * @throws CheckpointException if one of them was changed, by its length, time or place on the disk; the message names it
+     * @throws CheckpointException if one was changed, by its length, time or place on the disk; the message names it
      */
     public void requireUnchanged() {
         files.forEach(MappedFile::requireUnchanged);

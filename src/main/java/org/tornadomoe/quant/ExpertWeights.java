@@ -43,8 +43,8 @@ public interface ExpertWeights {
     RouterWeights router();
 
     /**
-     * Makes sure that the rows read until now are those of the weights, as whoever reads them does in the end: files may be changed
-     * meanwhile, and then read as zeros or end in an {@link InternalError}.
+     * Makes sure that the rows read until now are those of the weights, as whoever reads them does in the end: files may be
+     * changed meanwhile, and then read as zeros or end in an {@link InternalError}.
      *
      * @throws RuntimeException if not; the message names the file
      */

@@ -66,11 +66,10 @@ class ChangedFilesTest {
             Path floats = directory.resolve("floats");
             try {
                 Files.createDirectories(floats);
-                Files.writeString(
-                        floats.resolve("config.json"),
-                        """
-                        {"model_type": "mixtral", "num_hidden_layers": 1, "hidden_size": 64, "intermediate_size": 32,
-                         "num_local_experts": 4, "num_experts_per_tok": 2}""");
+                Files.writeString(floats.resolve("config.json"), """
+                    {"model_type": "mixtral", "num_hidden_layers": 1, "hidden_size": 64, "intermediate_size": 32,
+                     "num_local_experts": 4, "num_experts_per_tok": 2}\
+                    """);
             } catch (IOException e) {
                 throw new UncheckedIOException(e);
             }
@@ -132,7 +131,8 @@ class ChangedFilesTest {
 
     private static void assertChanged(Path file, Int8Scheme scheme, ExpertWeights weights, Progress progress) {
         assertThatExceptionOfType(CheckpointException.class)
-                .isThrownBy(() -> QuantizedWeights.int8(weights, scheme, progress).close())
+                .isThrownBy(
+                        () -> QuantizedWeights.int8(weights, scheme, progress).close())
                 .withMessageStartingWith(file + ": ");
     }
 
@@ -220,11 +220,7 @@ class ChangedFilesTest {
         Path out = directory.resolve("out");
         assertThatExceptionOfType(CheckpointException.class)
                 .isThrownBy(() -> CheckpointQuantizer.quantize(
-                        paths[0],
-                        out,
-                        Int8Quantization.of(Int8Scheme.W8A8_CHANNEL),
-                        null,
-                        cutting(paths[1], bytes)))
+                        paths[0], out, Int8Quantization.of(Int8Scheme.W8A8_CHANNEL), null, cutting(paths[1], bytes)))
                 .withMessageStartingWith(paths[1] + ": ");
         assertThat(out.resolve("model.safetensors")).doesNotExist();
         assertThat(out.resolve("config.json")).doesNotExist();
@@ -235,8 +231,7 @@ class ChangedFilesTest {
         for (Stored stored : Stored.values()) {
             Path[] paths = stored.in(directory);
             try (MoeCheckpoint checkpoint = MoeCheckpoint.open(paths[0]);
-                    Int8Experts experts =
-                            QuantizedWeights.int8(checkpoint.layer(0), stored.scheme(), Progress.NONE)) {
+                    Int8Experts experts = QuantizedWeights.int8(checkpoint.layer(0), stored.scheme(), Progress.NONE)) {
                 assertThat(experts.w2().rows()).isEqualTo(H);
             }
             deleteOutput();

@@ -243,19 +243,25 @@ class GgufFamiliesTest {
         };
         assertComputes("glm4_moe", model, "glm4moe", 2, Plain.of(router).withShared(false), w -> {});
         // The first files of GLM-4.7-Flash don't say that their scores are sigmoids.
-        String[] blocks = IntStream.range(0, 47).mapToObj(n -> "blk." + n + ".attn_norm.weight").toArray(String[]::new);
+        String[] blocks = IntStream.range(0, 47)
+                .mapToObj(n -> "blk." + n + ".attn_norm.weight")
+                .toArray(String[]::new);
         for (String name : blocks) {
             model.add(name, new float[] {1});
         }
-        assertComputes("deepseek_v3", model, "deepseek2", 2, Plain.of(router).withShared(false), w -> w.number(
-                        "deepseek2.block_count", 47)
-                .number("deepseek2.vocab_size", 154_880));
+        assertComputes(
+                "deepseek_v3",
+                model,
+                "deepseek2",
+                2,
+                Plain.of(router).withShared(false),
+                w -> w.number("deepseek2.block_count", 47).number("deepseek2.vocab_size", 154_880));
         assertRefused(
                 model,
                 "deepseek2",
                 w -> {},
-                "deepseek2.expert_gating_func: expected 2 (sigmoid), since there are tensors blk.*.exp_probs_b, got none,"
-                        + " which means 1 (softmax)");
+                "deepseek2.expert_gating_func: expected 2 (sigmoid), since there are tensors blk.*.exp_probs_b, got"
+                        + " none, which means 1 (softmax)");
         assertRefused(
                 block(8),
                 "deepseek2",
@@ -293,8 +299,7 @@ class GgufFamiliesTest {
                 "qwen3moe",
                 w -> w.number("qwen3moe.expert_gating_func", 2),
                 "qwen3moe.expert_gating_func: expected 1, got 2");
-        assertRefused(
-                model, "deepseek2", w -> w.number("deepseek2.expert_gating_func", 4), "expected 1 or 2, got 4");
+        assertRefused(model, "deepseek2", w -> w.number("deepseek2.expert_gating_func", 4), "expected 1 or 2, got 4");
         assertRefused(
                 model,
                 "qwen3moe",

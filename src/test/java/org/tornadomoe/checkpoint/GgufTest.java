@@ -190,7 +190,8 @@ class GgufTest {
         if (layout.equals("own")) {
             for (int e = 0; e < 3; e++) {
                 for (int p = 0; p < 3; p++) {
-                    writer.tensor("blk.0." + names.get(p) + "." + e + ".scale", GgmlType.F32, new float[] {factors[p][e]}, 1);
+                    writer.tensor(
+                            "blk.0." + names.get(p) + "." + e + ".scale", GgmlType.F32, new float[] {factors[p][e]}, 1);
                 }
             }
         } else if (layout.equals("fused")) {
@@ -224,7 +225,8 @@ class GgufTest {
                         Int8Experts q = QuantizedWeights.int8(y, Int8Scheme.W8A16_GROUP, Progress.NONE)) {
                     assertThat(q.w2().values().mismatch(p.w2().values())).isEqualTo(-1);
                     assertThat(q.w2().scale(1, 5, 0)).isEqualTo(16 * p.w2().scale(1, 5, 0));
-                    assertThat(q.w13().scale(2, 5, 40)).isEqualTo(factors[0][2] * p.w13().scale(2, 5, 40));
+                    assertThat(q.w13().scale(2, 5, 40))
+                            .isEqualTo(factors[0][2] * p.w13().scale(2, 5, 40));
                 }
             }
         }
@@ -274,7 +276,8 @@ class GgufTest {
         writer.write(file);
         assertRefused(
                 file,
-                "tensor 'blk.0.ffn_up_exps.weight': expected type F32, F16, BF16 or (of experts) Q8_0, got type number 99");
+                "tensor 'blk.0.ffn_up_exps.weight': expected type F32, F16, BF16 or (of experts) Q8_0, got type number"
+                        + " 99");
     }
 
     /** 64 MB of keys, lists and strings that nothing reads, and a little more than what stays of them. */
@@ -346,7 +349,8 @@ class GgufTest {
     @Timeout(60)
     void whatIsNoFileIsNotWaitedFor() throws Exception {
         Path pipe = directory.resolve("model.gguf");
-        Assumptions.assumeTrue(new ProcessBuilder("mkfifo", pipe.toString()).start().waitFor() == 0);
+        Assumptions.assumeTrue(
+                new ProcessBuilder("mkfifo", pipe.toString()).start().waitFor() == 0);
         assertRefused(pipe, "is neither a directory with config.json and safetensors nor a GGUF file");
         GgufWriter writer = qwen3(GgmlType.F32, experts(), random(4, 3 * 64)).number("split.count", 2);
         writer.write(directory.resolve("m-00001-of-00002.gguf"));
@@ -492,8 +496,7 @@ class GgufTest {
         Files.write(file, new byte[64]);
         assertRefused(file, "does not begin with 'GGUF'");
         Files.writeString(
-                file,
-                "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0".repeat(64) + "\nsize 12345678\n");
+                file, "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0".repeat(64) + "\nsize 12345678\n");
         assertRefused(file, "is a Git LFS pointer, not the file that it stands for");
         Files.delete(file);
         assertRefused(file, "no such checkpoint");
