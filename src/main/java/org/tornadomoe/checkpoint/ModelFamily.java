@@ -644,8 +644,9 @@ enum ModelFamily {
     private int experts(JsonFile json) {
         int experts = oneOf(json, EXPERTS, defaults.experts);
         if (experts < 1 || experts > FusedMoeConfig.MAX_EXPERTS) {
-            throw new IllegalArgumentException(
-                    "numExperts: expected 1 to " + FusedMoeConfig.MAX_EXPERTS + ", got " + experts);
+            throw json.wrong(
+                    EXPERTS.stream().filter(json::has).findFirst().orElseThrow(),
+                    "1 to " + FusedMoeConfig.MAX_EXPERTS);
         }
         return experts;
     }

@@ -30,6 +30,9 @@ record WeightQuantization(
         List<Rule> rules) {
     private static final String FIELD = "quantization_config: ";
 
+    /** Rows or columns that share a scale: longer than any row, short of where ints overflow. */
+    private static final int MAX_GROUP = 1 << 20;
+
     /** Who wrote the checkpoint, and so how integers are packed. */
     enum Method {
         COMPRESSED_TENSORS,
@@ -289,14 +292,16 @@ record WeightQuantization(
                 : groupSize > 0 ? "group" : groupSize == -1 ? "channel" : "tensor";
         boolean grouped = strategy.equals("group") || strategy.equals("tensor_group");
         List<Integer> block = strategy.equals("block") ? json.integers("block_structure") : List.of();
-        if (grouped && groupSize < 1) {
+        if (grouped && (groupSize < 1 || groupSize > MAX_GROUP)) {
             throw new CheckpointException(
-                    json.file(), FIELD + "'group_size': expected a positive number, got " + groupSize);
+                    json.file(), FIELD + "'group_size': expected 1 to " + MAX_GROUP + ", got " + groupSize);
         }
-        if (strategy.equals("block") && (block.size() != 2 || block.get(0) < 1 || block.get(1) < 1)) {
+        if (strategy.equals("block")
+                && (block.size() != 2 || block.stream().anyMatch(size -> size < 1 || size > MAX_GROUP))) {
             throw new CheckpointException(
                     json.file(),
-                    FIELD + "'block_structure': expected two positive numbers, got " + JsonFile.shown(block));
+                    FIELD + "'block_structure': expected two numbers from 1 to " + MAX_GROUP + ", got "
+                            + JsonFile.shown(block));
         }
         return new Arguments(
                 json.integer("num_bits", 8),
@@ -375,9 +380,9 @@ record WeightQuantization(
     private static Group gptqGroup(JsonFile json, JsonFile own) {
         JsonFile size = own.has("group_size") ? own : json;
         int groupSize = size.integer("group_size");
-        if (groupSize != -1 && groupSize < 1) {
+        if (groupSize != -1 && (groupSize < 1 || groupSize > MAX_GROUP)) {
             throw new CheckpointException(
-                    json.file(), FIELD + "'group_size': expected -1 or a positive number, got " + groupSize);
+                    json.file(), FIELD + "'group_size': expected -1 or 1 to " + MAX_GROUP + ", got " + groupSize);
         }
         String words = own.string("pack_dtype", json.string("pack_dtype", "int32"));
         if (!words.equalsIgnoreCase("int32")) {
