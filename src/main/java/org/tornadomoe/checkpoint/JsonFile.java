@@ -66,7 +66,11 @@ record JsonFile(Path file, Map<String, @Nullable Object> fields) {
         }
 
         Map<String, @Nullable Object> root() {
-            if (parser.nextToken() != JsonToken.START_OBJECT) {
+            JsonToken first = parser.nextToken();
+            if (first == null) {
+                throw new CheckpointException(file, "is not valid JSON: is empty");
+            }
+            if (first != JsonToken.START_OBJECT) {
                 throw new CheckpointException(file, "expected a JSON object");
             }
             Map<String, @Nullable Object> root = object();
