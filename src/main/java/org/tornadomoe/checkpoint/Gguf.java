@@ -45,7 +45,6 @@ final class Gguf implements AutoCloseable {
     private static final int MAX_TENSORS = 1 << 18;
 
     private static final int MAX_NAME = 1024;
-    private static final byte[] LFS_POINTER = "version https://git-lfs".getBytes(StandardCharsets.US_ASCII);
 
     /** Bytes of a metadata value of that type; 0 for strings and lists. */
     private static final int[] VALUE_BYTES = {1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8};
@@ -182,11 +181,6 @@ final class Gguf implements AutoCloseable {
         }
 
         void read(int part) {
-            if (bytes.byteSize() >= LFS_POINTER.length
-                    && bytes.asSlice(0, LFS_POINTER.length).mismatch(MemorySegment.ofArray(LFS_POINTER)) == -1) {
-                throw new CheckpointException(
-                        file, "is a Git LFS pointer, not the file that it stands for: run 'git lfs pull' there");
-            }
             if (bytes.byteSize() < 24) {
                 throw new CheckpointException(
                         file, "is " + bytes.byteSize() + " bytes long: too short for a GGUF file (truncated?)");

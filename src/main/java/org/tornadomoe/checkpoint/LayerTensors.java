@@ -170,7 +170,7 @@ record LayerTensors(
                     "(?:.*\\.)?layers\\." + layer + "\\.(?:" + BLOCKS + ")\\.(?:" + ROUTERS + ")(?=\\.weight$)");
             List<String> found = tensors.names().stream()
                     .map(name::matcher)
-                    .filter(Matcher::find)
+                    .filter(Matcher::lookingAt)
                     .map(Matcher::group)
                     .toList();
             if (found.isEmpty()) {

@@ -6,7 +6,6 @@ import java.lang.foreign.MemorySegment;
 import java.nio.channels.FileChannel;
 import java.nio.file.Files;
 import java.nio.file.Path;
-import java.nio.file.StandardOpenOption;
 import java.nio.file.attribute.BasicFileAttributes;
 import java.nio.file.attribute.FileTime;
 import java.util.Objects;
@@ -28,15 +27,12 @@ record MappedFile(
     /**
      * Maps a whole file.
      *
-     * @throws CheckpointException if it is no regular file (a pipe would never end), or can't be read
+     * @throws CheckpointException if it is not a file that {@link CheckpointFile} opens, or can't be read
      */
     static MappedFile map(Path path, Arena arena) {
         try {
             BasicFileAttributes before = attributes(path);
-            if (!before.isRegularFile()) {
-                throw new CheckpointException(path, "is no regular file");
-            }
-            try (FileChannel channel = FileChannel.open(path, StandardOpenOption.READ)) {
+            try (FileChannel channel = CheckpointFile.open(path)) {
                 MemorySegment bytes = channel.map(FileChannel.MapMode.READ_ONLY, 0, channel.size(), arena);
                 MappedFile mapped = new MappedFile(path, bytes, before.lastModifiedTime(), before.fileKey());
                 mapped.requireUnchanged(); // since its attributes were read

@@ -355,7 +355,7 @@ class GgufTest {
         GgufWriter writer = qwen3(GgmlType.F32, experts(), random(4, 3 * 64)).number("split.count", 2);
         writer.write(directory.resolve("m-00001-of-00002.gguf"));
         Files.move(pipe, directory.resolve("m-00002-of-00002.gguf"));
-        assertRefused(directory.resolve("m-00001-of-00002.gguf"), "m-00002-of-00002.gguf: is no regular file");
+        assertRefused(directory.resolve("m-00001-of-00002.gguf"), "m-00002-of-00002.gguf: expected a regular file, got a pipe");
     }
 
     @Test
@@ -497,7 +497,7 @@ class GgufTest {
         assertRefused(file, "does not begin with 'GGUF'");
         Files.writeString(
                 file, "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0".repeat(64) + "\nsize 12345678\n");
-        assertRefused(file, "is a Git LFS pointer, not the file that it stands for");
+        assertRefused(file, "is a Git LFS pointer to a file of 12345678 bytes, not the file");
         Files.delete(file);
         assertRefused(file, "no such checkpoint");
     }
