@@ -46,6 +46,11 @@ final class BlockTensors {
         return tensors.find(name) != null;
     }
 
+    /** The shape of the tensor of that name, which isn't taken. */
+    long[] shape(String name) {
+        return tensors.tensor(name).shape();
+    }
+
     /** Takes the tensor of that name, null if there is none. */
     @Nullable
     Tensor find(String name) {

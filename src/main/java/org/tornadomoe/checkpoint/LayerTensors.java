@@ -198,13 +198,20 @@ record LayerTensors(
                         List.of("*layers." + layer + ".{" + String.join(",", BLOCKS) + "}.{"
                                 + String.join(",", ROUTERS) + "}.weight"));
             }
-            List<Found> found = STACKS.stream()
-                    .map(stack -> all.stream()
-                            .filter(candidate -> candidate.router.startsWith(stack + "layers."))
+            List<Found> stack = STACKS.stream()
+                    .map(start -> all.stream()
+                            .filter(candidate -> candidate.router.startsWith(start + "layers."))
                             .toList())
                     .filter(candidates -> !candidates.isEmpty())
                     .findFirst()
                     .orElse(all);
+            List<Found> found = stack.stream()
+                    .filter(candidate -> Arrays.equals(
+                            tensors.shape(candidate.router + ".weight"), new long[] {shape.experts, shape.hidden}))
+                    .toList();
+            if (found.isEmpty()) {
+                return stack.getFirst(); // whose shape will be complained of
+            }
             if (found.size() > 1) {
                 throw new CheckpointException(
                         tensors.path(),

@@ -235,7 +235,9 @@ public final class Int8Experts implements AutoCloseable {
         private static void requireGrid(String name, Int8Tensor tensor, Int8Quantization quantization) {
             int rows = quantization.rowsPerScale(tensor.rows());
             int cols = quantization.colsPerScale(tensor.cols());
-            boolean fits = scale(tensor.rowsPerScale(), tensor.rows()) == scale(rows, tensor.rows())
+            // One scale for all activations says nothing of those of rows: gate and up may have their own.
+            boolean anyRows = quantization.scheme() == Int8Scheme.W8A8_TENSOR && tensor.rowsPerScale() == 1;
+            boolean fits = (anyRows || scale(tensor.rowsPerScale(), tensor.rows()) == scale(rows, tensor.rows()))
                     && scale(tensor.colsPerScale(), tensor.cols()) == scale(cols, tensor.cols());
             if (!fits) {
                 throw new IllegalArgumentException(name + ": expected a scale for " + rows + " x " + cols
