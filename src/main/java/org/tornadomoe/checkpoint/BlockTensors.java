@@ -46,6 +46,12 @@ final class BlockTensors {
         return tensors.find(name) != null;
     }
 
+    /** Whether there is a tensor of that name and it has floats; it isn't taken. */
+    boolean hasFloats(String name) {
+        Tensor tensor = tensors.find(name);
+        return tensor != null && tensor.dtype().isFloat();
+    }
+
     /** The shape of the tensor of that name, which isn't taken. */
     long[] shape(String name) {
         return tensors.tensor(name).shape();

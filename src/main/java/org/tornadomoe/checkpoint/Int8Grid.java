@@ -1,5 +1,6 @@
 package org.tornadomoe.checkpoint;
 
+import java.nio.file.Path;
 import java.util.List;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeConfig;
@@ -85,7 +86,7 @@ record Int8Grid(Int8Quantization quantization, int gateUpRows, int downRows) {
                 oneOfDown &= !down;
                 return;
             }
-            Int8Scheme its = scheme(int8);
+            Int8Scheme its = scheme(int8.file(), int8.stored().module(), int8.stored().scheme());
             if (first == null) {
                 first = int8;
                 scheme = its;
@@ -178,38 +179,42 @@ record Int8Grid(Int8Quantization quantization, int gateUpRows, int downRows) {
         private static Int8Grid perRow(Int8Quantization quantization) {
             return new Int8Grid(quantization, 1, 1);
         }
+    }
 
-        /** The scheme that a matrix is stored for. */
-        private static Int8Scheme scheme(Matrix.Int8 matrix) {
-            WeightQuantization.Group stored = matrix.stored().scheme();
-            WeightQuantization.Arguments weights = stored.weights();
-            WeightQuantization.Arguments activations = stored.activations();
-            boolean whole = List.of("channel", "tensor").contains(weights.strategy());
-            if (activations == null) {
-                return whole ? Int8Scheme.W8A16_CHANNEL : Int8Scheme.W8A16_GROUP;
-            }
-            String name = "'" + matrix.stored().module() + "': ";
-            if (!activations.isInt8()) {
-                throw new CheckpointException(matrix.file(), name + "Unsupported FusedMoe scheme: " + stored);
-            }
-            if (weights.symmetric() && activations.symmetric()) {
-                if (whole && activations.strategy().equals("token") && activations.dynamic()) {
-                    return Int8Scheme.W8A8_CHANNEL;
-                }
-                boolean oneScale = activations.strategy().equals("tensor");
-                if (oneScale && whole && (weights.strategy().equals("tensor") || !activations.dynamic())) {
-                    return Int8Scheme.W8A8_TENSOR;
-                }
-                if (weights.strategy().equals("block")
-                        && activations.dynamic()
-                        && activations.groupSize() == weights.block().get(1)) {
-                    return Int8Scheme.W8A8_BLOCK;
-                }
-            }
-            throw new CheckpointException(
-                    matrix.file(),
-                    name + "For INT8 Fused MoE layers, we require channelwise, dynamic per token quantization. "
-                            + (activations.dynamic() ? "Found " + stored : "Found static input scales."));
+    /**
+     * The scheme that a matrix is stored for.
+     *
+     * @param module the matrix, for messages
+     * @throws CheckpointException if it is none that is run
+     */
+    static Int8Scheme scheme(Path file, String module, WeightQuantization.Group stored) {
+        WeightQuantization.Arguments weights = stored.weights();
+        WeightQuantization.Arguments activations = stored.activations();
+        boolean whole = List.of("channel", "tensor").contains(weights.strategy());
+        boolean known = whole || List.of("group", "block").contains(weights.strategy());
+        if (!weights.isInt8() || !known || (activations != null && !activations.isInt8())) {
+            throw new CheckpointException(file, "'" + module + "': Unsupported FusedMoe scheme: " + stored);
         }
+        if (activations == null) {
+            return whole ? Int8Scheme.W8A16_CHANNEL : Int8Scheme.W8A16_GROUP;
+        }
+        if (weights.symmetric() && activations.symmetric()) {
+            if (whole && activations.strategy().equals("token") && activations.dynamic()) {
+                return Int8Scheme.W8A8_CHANNEL;
+            }
+            boolean oneScale = activations.strategy().equals("tensor");
+            if (oneScale && whole && (weights.strategy().equals("tensor") || !activations.dynamic())) {
+                return Int8Scheme.W8A8_TENSOR;
+            }
+            if (weights.strategy().equals("block")
+                    && activations.dynamic()
+                    && activations.groupSize() == weights.block().get(1)) {
+                return Int8Scheme.W8A8_BLOCK;
+            }
+        }
+        throw new CheckpointException(
+                file,
+                "'" + module + "': For INT8 Fused MoE layers, we require channelwise, dynamic per token quantization. "
+                        + (activations.dynamic() ? "Found " + stored : "Found static input scales."));
     }
 }

@@ -27,19 +27,12 @@ final class Int8Reader {
             String module,
             int rows,
             int cols) {
+        Int8Grid.scheme(tensors.path(), module, scheme); // its complaints come before those about tensors
         WeightQuantization.Arguments weights = scheme.weights();
-        if (!weights.isInt8()) {
-            throw new CheckpointException(
-                    tensors.path(),
-                    "'" + module + "': Unsupported FusedMoe scheme: " + scheme + "; expected int8 weights");
-        }
         int rowsPerScale = switch (weights.strategy()) {
             case "tensor" -> rows;
-            case "channel", "group" -> 1;
             case "block" -> Math.min(rows, weights.block().get(0));
-            default ->
-                throw new CheckpointException(
-                        tensors.path(), "'" + module + "': Unsupported FusedMoe scheme: " + scheme);
+            default -> 1;
         };
         int colsPerScale = switch (weights.strategy()) {
             case "group" -> Math.min(cols, weights.groupSize());

@@ -273,10 +273,10 @@ record LayerTensors(
                     downBias);
         }
 
-        /** Each has a scheme of its own. */
+        /** Each has a scheme of its own; one that is there as floats is floats, whatever the configuration says. */
         private Matrix matrix(String module, int rows, int cols) {
             WeightQuantization.Group scheme = quantization == null ? null : quantization.groupOf(List.of(module));
-            return scheme == null || quantization == null
+            return scheme == null || quantization == null || tensors.hasFloats(module + ".weight")
                     ? Matrix.Floats.of(tensors.tensor(module + ".weight"), rows, cols)
                     : Int8Reader.read(tensors, quantization.method(), scheme, module, rows, cols);
         }

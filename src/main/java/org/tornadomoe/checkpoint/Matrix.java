@@ -25,6 +25,11 @@ sealed interface Matrix {
     /** The tensor that says what its values are, for messages: of int8 the one with the scales. */
     String tensorName();
 
+    /** Both, as messages begin. */
+    default String source() {
+        return file() + ": tensor '" + tensorName() + "'";
+    }
+
     /** The same matrix as int8, if that is what the checkpoint holds; else null. */
     default @Nullable Int8 int8() {
         return null;

@@ -184,6 +184,16 @@ final class StoredInt8 implements QuantizedWeights {
     }
 
     @Override
+    public String gateUpSource(int expert, int row) {
+        return weights.gateUpSource(expert, row);
+    }
+
+    @Override
+    public String downSource(int expert) {
+        return weights.downSource(expert);
+    }
+
+    @Override
     public float @Nullable [] w13Bias() {
         return weights.w13Bias();
     }
