@@ -2,6 +2,7 @@ package org.tornadomoe.checkpoint;
 
 import java.nio.file.Path;
 import java.util.List;
+import java.util.Objects;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.GroupShape;
@@ -76,6 +77,16 @@ record Int8Grid(Int8Quantization quantization, int gateUpRows, int downRows) {
             expert.matrices().forEach(matrix -> add(matrix, matrix == expert.down()));
             Matrix.Int8 gate = expert.gate().int8();
             Matrix.Int8 up = expert.up().int8();
+            if (gate != null
+                    && up != null
+                    && !Objects.equals(gate.stored().inputScale(), up.stored().inputScale())) {
+                throw new CheckpointException(
+                        up.file(),
+                        "tensors '" + gate.stored().module() + ".input_scale' and '" + up.stored().module()
+                                + ".input_scale': gate and up have one input, expected one scale for it, got "
+                                + gate.stored().inputScale() + " and "
+                                + up.stored().inputScale());
+            }
             oneOfGateUp &= gate != null && up != null && gate.scale(0, 0) == up.scale(0, 0);
         }
 

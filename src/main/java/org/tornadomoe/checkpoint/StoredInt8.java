@@ -1,10 +1,10 @@
 package org.tornadomoe.checkpoint;
 
 import java.lang.foreign.Arena;
+import java.util.List;
 import java.util.concurrent.atomic.AtomicLong;
 import java.util.function.Function;
 import java.util.stream.IntStream;
-import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8Quantization;
@@ -66,7 +66,7 @@ final class StoredInt8 implements QuantizedWeights {
             return Int8Experts.builder(config, scheme, w13, w2, arena)
                     .router(router())
                     .biases(w13Bias(), w2Bias())
-                    .activationScales(inputScale(Projections::gate, Projections::up), inputScale(Projections::down))
+                    .activationScales(inputScales(Projections::gate), inputScales(Projections::down))
                     .build();
         } catch (Throwable e) {
             arena.close();
@@ -74,17 +74,19 @@ final class StoredInt8 implements QuantizedWeights {
         }
     }
 
-    /** The greatest static scale of these projections' inputs, as vLLM takes it; null if they are found at run time. */
-    @SafeVarargs
-    private @Nullable Float inputScale(Function<Projections, Matrix>... projections) {
-        return weights.experts().stream()
-                .flatMap(expert -> Stream.of(projections).map(projection -> projection.apply(expert)))
-                .map(Matrix::int8)
-                .flatMap(Stream::ofNullable)
-                .map(int8 -> int8.stored().inputScale())
-                .flatMap(Stream::ofNullable)
-                .max(Float::compare)
-                .orElse(null);
+    /** The static scale of each expert's input of that projection; null if they are found at run time. */
+    private float @Nullable [] inputScales(Function<Projections, Matrix> projection) {
+        List<Projections> experts = weights.experts();
+        float[] scales = new float[experts.size()];
+        for (int e = 0; e < scales.length; e++) {
+            Matrix.Int8 matrix = projection.apply(experts.get(e)).int8();
+            Float scale = matrix == null ? null : matrix.stored().inputScale();
+            if (scale == null) {
+                return null;
+            }
+            scales[e] = scale;
+        }
+        return scales;
     }
 
     private Int8Tensor allocate(Arena arena, int experts, int rows, int cols, int rowsPerScale) {

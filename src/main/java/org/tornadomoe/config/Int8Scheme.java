@@ -50,7 +50,8 @@ public enum Int8Scheme {
         }
         if (weightKey.equals(QuantKey.INT8_STATIC_TENSOR_SYM)) {
             boolean tensor = QuantKey.INT8_DYNAMIC_TENSOR_SYM.equals(activationKey)
-                    || QuantKey.INT8_STATIC_TENSOR_SYM.equals(activationKey);
+                    || QuantKey.INT8_STATIC_TENSOR_SYM.equals(activationKey)
+                    || QuantKey.INT8_STATIC_TOKEN_SYM.equals(activationKey);
             return tensor ? W8A8_TENSOR : null;
         }
         GroupShape shape = weightKey.scale().groupShape();
