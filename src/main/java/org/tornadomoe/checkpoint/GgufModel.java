@@ -414,9 +414,6 @@ record GgufModel(Gguf gguf) {
             Gguf.Entry routerBias = look("ffn_gate_inp.bias");
             Tensor router = floats(required("ffn_gate_inp.weight")).requireShape(e, h);
             requireAllRead();
-            boolean int8 = experts.stream()
-                    .flatMap(p -> Stream.of(p.gate(), p.up(), p.down()))
-                    .allMatch(matrix -> matrix.int8() != null);
             return new LayerTensors(
                     prefix + "ffn_gate_inp",
                     router,
@@ -425,7 +422,6 @@ record GgufModel(Gguf gguf) {
                     List.copyOf(experts),
                     shared,
                     sharedGate,
-                    int8 ? Q8_0 : null,
                     List.of());
         }
 
@@ -504,7 +500,7 @@ record GgufModel(Gguf gguf) {
                         return own;
                     },
                     null,
-                    null);
+                    new Matrix.Stored(entry.file(), entry.name(), entry.name(), Q8_0, null));
         }
 
         /** What a matrix's products are multiplied by: its value in {@code NAME.scale} beside {@code NAME.weight}. */

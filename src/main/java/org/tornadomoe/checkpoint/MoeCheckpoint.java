@@ -196,9 +196,9 @@ public final class MoeCheckpoint implements AutoCloseable {
         try {
             LayerTensors tensors = tensors(n);
             LayerWeights weights = new LayerWeights(config, tensors, source::requireUnchanged);
-            WeightQuantization.Group stored = tensors.scheme();
+            Int8Grid grid = Int8Grid.of(weights);
             source.requireUnchanged(); // the router is read
-            return stored == null ? weights : new StoredInt8(weights, stored);
+            return grid == null ? weights : new StoredInt8(weights, grid);
         } catch (IllegalArgumentException e) {
             throw new CheckpointException(json.file(), "layer " + n + ": " + e.getMessage(), e);
         } catch (InternalError e) {
