@@ -283,7 +283,8 @@ class PublicArgumentsTest {
                             MemorySegment.ofArray(new byte[32]),
                             new float[2],
                             null);
-                    assertThat(tensor.rowBytes() * tensor.rows()).isEqualTo(32);
+                    assertThat(tensor.experts() * tensor.rows() * tensor.rowBytes())
+                            .isEqualTo(32);
                 }),
                 of("Int8Tensor.bytes", d -> assertThat(Int8Tensor.bytes(d.number(), d.number(), d.number()))
                         .isPositive()),

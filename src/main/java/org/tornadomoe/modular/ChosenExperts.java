@@ -17,6 +17,10 @@ public record ChosenExperts(int topK, int[] ids, float[] weights) {
      * @throws IllegalArgumentException if not
      */
     public ChosenExperts {
+        requirePositive(topK);
+    }
+
+    private static void requirePositive(int topK) {
         if (topK < 1) {
             throw new IllegalArgumentException("topK: expected a positive number, got " + topK);
         }
@@ -28,7 +32,8 @@ public record ChosenExperts(int topK, int[] ids, float[] weights) {
      * @throws IllegalArgumentException if {@code topK} is not positive, or {@code tokens} is negative or more than arrays hold
      */
     public static ChosenExperts allocate(int tokens, int topK) {
-        int most = MOST_VALUES / Math.max(1, topK);
+        requirePositive(topK);
+        int most = MOST_VALUES / topK;
         if (tokens < 0 || tokens > most) {
             throw new IllegalArgumentException(
                     "tokens: expected 0 to " + most + " (of " + topK + " experts each), got " + tokens);

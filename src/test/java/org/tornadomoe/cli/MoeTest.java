@@ -110,7 +110,7 @@ class MoeTest {
     void argumentsAreNotReadFromFiles() throws IOException {
         Path file = Files.writeString(directory.resolve("arguments"), "--version");
         moe("@" + file).assertRefused("'@" + file + "'");
-        moe("run", "@" + file).assertRefused("@" + file + ": no such file or directory");
+        moe("run", "@" + file).assertRefused("@" + file + ": no such checkpoint");
     }
 
     @Test
@@ -120,7 +120,7 @@ class MoeTest {
         Ran ran = moe("verify", "--case", file);
         ran.assertRefused("a\\u001b[2Jb.safetensors");
         assertThat(ran.err()).doesNotContain("\u001b");
-        moe("run", "\u001b[2J").assertRefused("\\u001b[2J: no such file");
+        moe("run", "\u001b[2J").assertRefused("\\u001b[2J: no such checkpoint");
         assertThat(moe(Map.of("MOE_DEBUG", "1"), "run", "\u001b[2J").err()).doesNotContain("\u001b");
     }
 
@@ -163,7 +163,7 @@ class MoeTest {
         Process moe = command.start();
         assertThat(moe.waitFor()).isEqualTo(Moe.BAD_INPUT);
         String said = Files.readString(log, StandardCharsets.ISO_8859_1);
-        assumeTrue(!said.contains("no such file or directory"), "this JVM takes names in UTF-8 whatever the locale is");
+        assumeTrue(!said.contains("no such checkpoint"), "this JVM takes names in UTF-8 whatever the locale is");
         assertThat(said).contains("moe run: ", "CHECKPOINT", "LC_ALL=C.UTF-8", "ANSI_X3.4-1968");
     }
 
