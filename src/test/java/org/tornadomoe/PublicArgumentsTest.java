@@ -165,7 +165,8 @@ class PublicArgumentsTest {
                     FusedMoeConfig config = config(d);
                     assertThat(config.gateUpRows()).isPositive();
                     assertThat(config.numRouterLogits()).isBetween(1, FusedMoeConfig.MAX_EXPERTS + 1);
-                    assertThat(config.pairsPerToken() * config.inputRowsPerToken()).isPositive();
+                    assertThat(config.pairsPerToken() * config.inputRowsPerToken())
+                            .isPositive();
                     config.gateUpRow(config.gateUpRows() - 1);
                     assertThat(config.toBuilder().build()).isEqualTo(config);
                     PrepareAndFinalize.of(config, null);
@@ -212,11 +213,13 @@ class PublicArgumentsTest {
                             .withNumRedundantExperts(d.or(1))
                             .withLogBalancedness(d.number());
                 }),
-                of("MoeOptions", d -> MoeOptions.DEFAULT
-                        .withMaxTokens(d.or(1))
-                        .withLora(d.or(0), d.or(1))
-                        .withLanes(d.or(1))
-                        .withLaneWait(Duration.ofSeconds(d.number()))),
+                of(
+                        "MoeOptions",
+                        d -> MoeOptions.DEFAULT
+                                .withMaxTokens(d.or(1))
+                                .withLora(d.or(0), d.or(1))
+                                .withLanes(d.or(1))
+                                .withLaneWait(Duration.ofSeconds(d.number()))),
                 of("a layer of options", d -> {
                     // Of the definition, which takes no memory for tokens.
                     MoeOptions options = MoeOptions.DEFAULT
@@ -227,14 +230,21 @@ class PublicArgumentsTest {
                             .withLoadBalancing(
                                     d.or(0) == 0 ? null : EplbConfig.DEFAULT.withNumRedundantExperts(d.or(1)));
                     try (MoeLayer layer = MoeLayer.of(LAYER, options)) {
-                        layer.forward(new float[32], d.or(1), new float[32], new ChosenExperts(d.or(2), new int[2], new float[2]));
+                        layer.forward(
+                                new float[32],
+                                d.or(1),
+                                new float[32],
+                                new ChosenExperts(d.or(2), new int[2], new float[2]));
                         layer.removeAdapter(d.number());
                     }
                 }),
                 of("ChosenExperts", d -> {
                     int tokens = d.number();
                     int topK = d.number();
-                    if (tokens > 0 && topK > 0 && (long) tokens * topK > 1 << 20 && tokens <= Integer.MAX_VALUE / topK) {
+                    if (tokens > 0
+                            && topK > 0
+                            && (long) tokens * topK > 1 << 20
+                            && tokens <= Integer.MAX_VALUE / topK) {
                         return; // which fits arrays, if not this test's heap
                     }
                     assertThat(ChosenExperts.allocate(tokens, topK).tokens()).isEqualTo(tokens);
@@ -261,8 +271,10 @@ class PublicArgumentsTest {
                     replicas.isHere(d.number(), d.number());
                     Replicas.replica(d.number(), d.number());
                 }),
-                of("Replicas of a table", d -> new Replicas(new int[] {d.number(), d.number(), d.number()})
-                        .isHere(d.number(), d.number())),
+                of(
+                        "Replicas of a table",
+                        d -> new Replicas(new int[] {d.number(), d.number(), d.number()})
+                                .isHere(d.number(), d.number())),
                 of("RoutingSimulator", d -> {
                     int choices = d.number();
                     int tokens = d.or(2);
@@ -286,8 +298,10 @@ class PublicArgumentsTest {
                     assertThat(tensor.experts() * tensor.rows() * tensor.rowBytes())
                             .isEqualTo(32);
                 }),
-                of("Int8Tensor.bytes", d -> assertThat(Int8Tensor.bytes(d.number(), d.number(), d.number()))
-                        .isPositive()),
+                of(
+                        "Int8Tensor.bytes",
+                        d -> assertThat(Int8Tensor.bytes(d.number(), d.number(), d.number()))
+                                .isPositive()),
                 indexing("Int8Tensor's values", d -> {
                     Int8Tensor tensor = new Int8Tensor(2, 3, 4, MemorySegment.ofArray(new byte[96]), new float[6]);
                     switch (d.random.nextInt(4)) {
@@ -304,8 +318,7 @@ class PublicArgumentsTest {
                     switch (d.random.nextInt(5)) {
                         case 0 -> Int8Activations.quantize(x, d.number(), d.number(), q, scales);
                         case 1 -> Int8Activations.quantize(x, d.or(0), d.number(), q, d.number());
-                        case 2 -> Int8Activations.quantizeGroups(
-                                x, d.or(1), d.or(16), d.number(), d.flag(), q, scales);
+                        case 2 -> Int8Activations.quantizeGroups(x, d.or(1), d.or(16), d.number(), d.flag(), q, scales);
                         case 3 -> Int8Activations.tensorScale(x, d.number());
                         default -> Int8Activations.quantizeGroup(x, d.or(0), d.number(), d.flag(), q, d.number());
                     }
@@ -319,7 +332,8 @@ class PublicArgumentsTest {
                 of("LoraAdapter", d -> {
                     LoraAdapter adapter = LoraAdapter.of(
                             d.or(1), d.number(), new float[64], new float[32], new float[16], new float[32]);
-                    adapter.requireFits(LAYER.config().toBuilder().lora(1, d.or(1)).build());
+                    adapter.requireFits(
+                            LAYER.config().toBuilder().lora(1, d.or(1)).build());
                 }),
                 of("RouterWeights", d -> RouterWeights.of(new float[4 * 32]).requireFits(config(d))),
                 of("RankWeights", d -> {
@@ -343,8 +357,7 @@ class PublicArgumentsTest {
                                 .close();
                     }
                 }),
-                of("LaunchConfig", d -> new LaunchConfig(
-                        d.or(1), d.or(1), d.or(1), d.or(1), d.or(1), d.number())));
+                of("LaunchConfig", d -> new LaunchConfig(d.or(1), d.or(1), d.or(1), d.or(1), d.or(1), d.number())));
     }
 
     @ParameterizedTest
@@ -361,7 +374,9 @@ class PublicArgumentsTest {
                 named.call.with(draw);
                 results++;
             } catch (IllegalArgumentException refusal) {
-                assertThat(refusal.getMessage()).as("%s of %s", named, draw.drawn).isNotBlank();
+                assertThat(refusal.getMessage())
+                        .as("%s of %s", named, draw.drawn)
+                        .isNotBlank();
                 refusals++;
             } catch (IndexOutOfBoundsException outside) {
                 refusals++;

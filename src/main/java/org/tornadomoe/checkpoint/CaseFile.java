@@ -179,9 +179,7 @@ public record CaseFile(
         }
         RouterConfig router = one <= Math.min(softmax, sigmoid)
                 ? config.router()
-                : softmax <= sigmoid
-                        ? RouterConfig.of(ScoringFunction.SOFTMAX, false)
-                        : RouterConfig.topKThenSigmoid();
+                : softmax <= sigmoid ? RouterConfig.of(ScoringFunction.SOFTMAX, false) : RouterConfig.topKThenSigmoid();
         return config.toBuilder().router(router).build();
     }
 

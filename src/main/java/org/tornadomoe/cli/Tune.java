@@ -321,8 +321,7 @@ final class Tune implements Callable<Integer> {
     /** Whole or not at all: layers may be reading it. */
     private static void write(Path file, NavigableMap<Integer, LaunchConfig> tuned) {
         WholeFile.write(
-                file,
-                LaunchConfigs.toJson(String.valueOf(TornadoHome.current().version()), tuned));
+                file, LaunchConfigs.toJson(String.valueOf(TornadoHome.current().version()), tuned));
     }
 
     private static String line(Row row) {

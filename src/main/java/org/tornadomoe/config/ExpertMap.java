@@ -30,8 +30,8 @@ public record ExpertMap(int numLocalExperts, int @Nullable [] map) {
             throw new IllegalArgumentException("globalNumExperts: expected a positive number, got " + globalNumExperts);
         }
         if (globalNumExperts > FusedMoeConfig.MAX_EXPERTS) {
-            throw new IllegalArgumentException("globalNumExperts: expected at most " + FusedMoeConfig.MAX_EXPERTS
-                    + ", got " + globalNumExperts);
+            throw new IllegalArgumentException(
+                    "globalNumExperts: expected at most " + FusedMoeConfig.MAX_EXPERTS + ", got " + globalNumExperts);
         }
         if (epSize == 1) {
             return new ExpertMap(globalNumExperts, null);

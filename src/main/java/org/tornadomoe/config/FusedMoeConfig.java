@@ -132,7 +132,8 @@ public record FusedMoeConfig(
                 maxNumTokens, expertsPerToken + numFusedSharedExperts, (long) shards * intermediate, hiddenDim);
         if (isLoraEnabled) {
             // What an expert's matrices and a call's pairs have in all is indexed by int.
-            long widest = Math.max((long) shards * Math.max(intermediate, hiddenDim),
+            long widest = Math.max(
+                    (long) shards * Math.max(intermediate, hiddenDim),
                     (long) shards * (expertsPerToken + numFusedSharedExperts) * maxNumTokens);
             requireAtMost("maxLoraRank", maxLoraRank, "2^31 - 1 by " + widest, (int) (Integer.MAX_VALUE / widest));
         }

@@ -222,9 +222,8 @@ public record FusedMoeParallelConfig(
             requireRank("dp", dpSize, dpRank);
             double all = (double) dpSize * pcpSize * tpSize;
             if (all > Integer.MAX_VALUE) {
-                throw new IllegalArgumentException(
-                        "dpSize * pcpSize * tpSize: expected fewer than 2^31 ranks, got " + dpSize + " * " + pcpSize
-                                + " * " + tpSize);
+                throw new IllegalArgumentException("dpSize * pcpSize * tpSize: expected fewer than 2^31 ranks, got "
+                        + dpSize + " * " + pcpSize + " * " + tpSize);
             }
             int size = dpSize * pcpSize * tpSize;
             int rank = (dpRank * pcpSize + pcpRank) * tpSize + tpRank;

@@ -55,8 +55,7 @@ public enum RoutingSimulator {
                 random = numbers.split();
             }
             if (topK > choices) {
-                throw new IllegalArgumentException(
-                        "topK: expected at most the " + choices + " choices, got " + topK);
+                throw new IllegalArgumentException("topK: expected at most the " + choices + " choices, got " + topK);
             }
             ChosenExperts chosen = ChosenExperts.allocate(tokens, topK);
             for (int m = 0; m < tokens; m++) {

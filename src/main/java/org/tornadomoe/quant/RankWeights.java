@@ -27,8 +27,8 @@ public final class RankWeights {
     public static Int8Experts experts(Int8Experts whole, FusedMoeConfig config, int[] experts, int[] expertMap) {
         int all = whole.w13().experts();
         if (experts.length == 0 || Arrays.stream(experts).anyMatch(e -> e < 0 || e >= all)) {
-            throw new IllegalArgumentException(
-                    "experts: expected numbers from 0 to " + (all - 1) + ", at least one, got " + Arrays.toString(experts));
+            throw new IllegalArgumentException("experts: expected numbers from 0 to " + (all - 1)
+                    + ", at least one, got " + Arrays.toString(experts));
         }
         Arena arena = Arena.ofShared();
         try {

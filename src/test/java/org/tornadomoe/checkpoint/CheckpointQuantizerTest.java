@@ -103,7 +103,8 @@ class CheckpointQuantizerTest {
             for (Path file : files.toList()) {
                 Path blob = Files.move(file, blobs.resolve("hash" + hash++));
                 Files.createSymbolicLink(
-                        revision.resolve(file.getFileName()), Path.of("..", "..", "blobs", blob.getFileName().toString()));
+                        revision.resolve(file.getFileName()),
+                        Path.of("..", "..", "blobs", blob.getFileName().toString()));
             }
         }
         CheckpointQuantizer.quantize(revision, out, CHANNEL, null, Progress.NONE);
@@ -127,7 +128,8 @@ class CheckpointQuantizerTest {
     @Test
     void aCacheThatIsNoneOpensNoDoor() throws IOException {
         qwen2();
-        Path secret = Files.writeString(Files.createDirectory(directory.resolve("elsewhere")).resolve("secret"), "x");
+        Path secret = Files.writeString(
+                Files.createDirectory(directory.resolve("elsewhere")).resolve("secret"), "x");
         Path model = Files.createDirectories(directory.resolve("model/snapshots"));
         Path revision = Files.move(source, model.resolve("0123"));
         Files.createSymbolicLink(directory.resolve("model/blobs"), secret.getParent());
