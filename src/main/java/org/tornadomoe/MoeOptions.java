@@ -31,8 +31,8 @@ import org.tornadomoe.quant.Progress;
  *     call, and so do the router's logits, in double
  * @param maxLoras adapters (LoRA) that there is to be room for; 0 for a layer without
  * @param maxLoraRank the greatest rank of an adapter; not looked at without adapters
- * @param lanes the most calls at the same time, 1 to {@link #MAX_LANES}; a kernel class that can't share its weights between calls has one lane
- *     however many are asked for ({@link MoeLayer#lanes}). Each lane has activations of its own
+ * @param lanes the most calls at the same time, 1 to {@link #MAX_LANES}; a kernel class that can't share its weights
+ *     between calls has one lane however many are asked for ({@link MoeLayer#lanes}). Each lane has activations of its own
  * @param laneWait how long a call waits for a lane when all are busy, before it is a {@link LaneException}; {@link Duration#ZERO}
  *     to fail at once, null to wait as long as it takes
  * @param hiddenType what hidden states are in memory of the caller's, in and out: F32, F16 or BF16
@@ -77,8 +77,8 @@ public record MoeOptions(
             null);
 
     /**
-     * Checks that nothing is missing and the numbers may be; copies the list. What goes with a layer's sizes alone is checked when it
-     * is loaded.
+     * Checks that nothing is missing and the numbers may be; copies the list. What goes with a layer's sizes alone is
+     * checked when it is loaded.
      *
      * @throws IllegalArgumentException naming the option, what was expected and what came
      */

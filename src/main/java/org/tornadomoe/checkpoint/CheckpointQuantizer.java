@@ -130,8 +130,8 @@ public final class CheckpointQuantizer {
      * @param progress told in experts
      * @param report told what was written, before {@code config.json} is: what it writes to {@code out} is there when the
      *     directory is complete, and if it throws, a later run comes back to it
-     * @throws CheckpointException if the source can't be read or is quantised already, a file beside its tensors is a link to
-     *     one that did not come with it, or {@code out} is something else or can't be written
+     * @throws CheckpointException if the source can't be read or is quantised already, a file beside its tensors is a link
+     *     to one that did not come with it, or {@code out} is something else or can't be written
      * @throws IllegalArgumentException if a layer is not an MoE layer, the sizes don't suit the scheme, or a weight is not finite
      */
     public static Result quantize(
@@ -619,8 +619,8 @@ public final class CheckpointQuantizer {
     // What is beside the tensors
 
     /**
-     * The files beside the tensors that are copied, by name: each where it really is. Whoever made the checkpoint chose what its
-     * links point to, so that they may only lead to what came with it.
+     * The files beside the tensors that are copied, by name: each where it really is. Whoever made the checkpoint chose what
+     * its links point to, so that they may only lead to what came with it.
      */
     private Map<String, Path> beside(Set<Path> tensors) {
         Set<String> written =

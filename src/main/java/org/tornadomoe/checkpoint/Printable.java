@@ -3,8 +3,8 @@ package org.tornadomoe.checkpoint;
 import org.jspecify.annotations.Nullable;
 
 /**
- * Text for people that holds what a file says: names and values that anybody may have chosen, so that they may not steer a
- * terminal or fill it.
+ * Text for people that holds what a file says: names and values that anybody may have chosen, so that they may not steer
+ * a terminal or fill it.
  */
 public final class Printable {
     private static final int LONGEST = 2000;
@@ -14,8 +14,8 @@ public final class Printable {
     private Printable() {}
 
     /**
-     * The text with every control character but line feed and tab, and every character that changes the direction of others,
-     * as {@code \}{@code u001b}: inside JSON's strings that means the same.
+     * The text with every control character but line feed and tab, and every character that changes the direction of
+     * others, as {@code \}{@code u001b}: inside JSON's strings that means the same.
      */
     public static String visible(String text) {
         if (text.chars().noneMatch(Printable::steers)) {

@@ -12,9 +12,9 @@ import java.nio.file.attribute.PosixFileAttributeView;
 import java.util.UUID;
 
 /**
- * Writes a file whole or not at all: a new one beside it takes its place, with the permissions that it had. What a symbolic
- * link points to is written, and the link stays. Only a regular file is replaced: a directory, a device, a pipe or a socket
- * is refused.
+ * Writes a file whole or not at all: a new one beside it takes its place, with the permissions that it had. What a
+ * symbolic link points to is written, and the link stays. Only a regular file is replaced: a directory, a device, a pipe
+ * or a socket is refused.
  */
 public final class WholeFile {
     /** As Linux does. */
@@ -36,7 +36,9 @@ public final class WholeFile {
      */
     public static void requireWritable(Path file) {
         try {
-            target(file);
+            if (!Files.isDirectory(target(file).resolveSibling(""))) {
+                throw new CheckpointException(file, "cannot be written: no such directory");
+            }
         } catch (IOException e) {
             throw CheckpointException.of(file, "cannot be written", e);
         }
@@ -89,10 +91,6 @@ public final class WholeFile {
                 throw new CheckpointException(file, "cannot be written: too many levels of symbolic links");
             }
             target = target.resolveSibling(Files.readSymbolicLink(target));
-        }
-        Path directory = target.getParent();
-        if (directory == null || target.getFileName() == null || !Files.isDirectory(directory)) {
-            throw new CheckpointException(file, "cannot be written: no such directory");
         }
         if (Files.exists(target, LinkOption.NOFOLLOW_LINKS) && !Files.isRegularFile(target)) {
             String what = Files.isDirectory(target) ? "a directory" : "a device, a pipe or a socket";

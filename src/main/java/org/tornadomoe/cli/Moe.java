@@ -118,13 +118,13 @@ public final class Moe {
         }
     }
 
-    /** The JVM turns names into bytes as the locale says, and one without a character for it leaves no way to the file. */
+    /** The JVM turns names into bytes as the locale says; one that lacks a character leaves no way to the file. */
     private static String unspeakable(InvalidPathException wrong) {
         String encoding = System.getProperty("sun.jnu.encoding");
         return String.valueOf(wrong.getMessage()).contains("unmappable characters")
                 ? "'" + wrong.getInput() + "' has characters that this JVM cannot write in a file's name: its locale's"
                         + " encoding is " + encoding + "; start it with another locale, such as LC_ALL=C.UTF-8"
-                : wrong.getMessage();
+                : String.valueOf(wrong.getMessage());
     }
 
     private static Int8Scheme scheme(String name) {

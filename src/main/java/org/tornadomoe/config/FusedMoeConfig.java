@@ -95,7 +95,6 @@ public record FusedMoeConfig(
         Objects.requireNonNull(inDtype, "inDtype");
         Objects.requireNonNull(routerLogitsDtype, "routerLogitsDtype");
         int shards = activation.isGated() ? 2 : 1;
-        requireRange("intermediateSize", intermediateSize, Integer.MAX_VALUE / shards);
         int tpSize = moeParallelConfig.tpSize();
         if (intermediateSize % tpSize != 0) {
             throw new IllegalArgumentException("intermediateSize: expected a multiple of the tensor-parallel size "
@@ -130,6 +129,7 @@ public record FusedMoeConfig(
         requireAddressableWeights("w13", 1, (long) shards * intermediate, hiddenDim);
         requireAddressableRows(
                 maxNumTokens, expertsPerToken + numFusedSharedExperts, (long) shards * intermediate, hiddenDim);
+        requireRange("intermediateSize", intermediateSize, Integer.MAX_VALUE / shards); // of all ranks together
         if (isLoraEnabled) {
             // What an expert's matrices and a call's pairs have in all is indexed by int.
             long widest = Math.max(

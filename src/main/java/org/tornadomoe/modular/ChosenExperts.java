@@ -29,7 +29,8 @@ public record ChosenExperts(int topK, int[] ids, float[] weights) {
     /**
      * For up to {@code tokens} tokens; the contents are zeros until a kernel fills them.
      *
-     * @throws IllegalArgumentException if {@code topK} is not positive, or {@code tokens} is negative or more than arrays hold
+     * @throws IllegalArgumentException if {@code topK} is not positive, or {@code tokens} is negative or more than arrays
+     *     hold
      */
     public static ChosenExperts allocate(int tokens, int topK) {
         requirePositive(topK);

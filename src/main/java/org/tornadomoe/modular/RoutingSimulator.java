@@ -40,13 +40,16 @@ public enum RoutingSimulator {
      *
      * @param choices C: a layer's experts, and its zero experts if it has some
      * @param seed of the random numbers
-     * @throws IllegalArgumentException if {@code choices} is not 1 to {@value FusedMoeConfig#MAX_EXPERTS}; the router throws it for
-     *     more experts a token than there are
+     * @throws IllegalArgumentException if {@code choices} is not 1 to {@value FusedMoeConfig#MAX_EXPERTS}; the router
+     *     throws it for more experts a token than there are
      */
     public TopKRouter router(int choices, long seed) {
-        if (choices < 1 || choices > FusedMoeConfig.MAX_EXPERTS) {
+        if (choices < 1) {
+            throw new IllegalArgumentException("choices: expected a positive number, got " + choices);
+        }
+        if (choices > FusedMoeConfig.MAX_EXPERTS) {
             throw new IllegalArgumentException(
-                    "choices: expected 1 to " + FusedMoeConfig.MAX_EXPERTS + ", got " + choices);
+                    "choices: expected at most " + FusedMoeConfig.MAX_EXPERTS + ", got " + choices);
         }
         SplittableRandom numbers = new SplittableRandom(seed);
         return (hidden, logits, tokens, topK, renormalize) -> {

@@ -26,7 +26,8 @@ public record WorkspaceShapes(List<Integer> gemms, List<Integer> activated, List
      * @param localExperts E
      * @param maxNumTokens S, slots of an expert for each that hands tokens over; batched only, null otherwise
      * @param numDispatchers D, how many hand tokens over; batched only, null otherwise
-     * @throws IllegalArgumentException if slots are given in the standard format, or missing or too many in the batched one
+     * @throws IllegalArgumentException if slots are given in the standard format, or missing or too many in the batched
+     *     one
      */
     public static WorkspaceShapes of(
             FusedMoeActivationFormat format,

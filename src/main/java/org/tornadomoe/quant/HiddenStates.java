@@ -14,7 +14,8 @@ public final class HiddenStates {
     /**
      * The first {@code count} values, as floats.
      *
-     * @throws IllegalArgumentException for {@code I8}, or if there are fewer values, or room for fewer, than {@code count}
+     * @throws IllegalArgumentException for {@code I8}, or if there are fewer values, or room for fewer, than {@code
+     *     count}
      */
     public static void read(ScalarType type, MemorySegment from, float[] into, int count) {
         requireRoom(type, from, into, count);

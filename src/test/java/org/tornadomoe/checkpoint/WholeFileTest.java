@@ -96,7 +96,13 @@ class WholeFileTest {
 
     @Test
     void whereNothingCanBeWrittenIsNamed() throws IOException {
-        assertRefused(directory.resolve("no/where"), "no such directory");
+        Path nowhere = directory.resolve("no/where");
+        assertThatExceptionOfType(CheckpointException.class)
+                .isThrownBy(() -> WholeFile.requireWritable(nowhere))
+                .withMessage(nowhere + ": cannot be written: no such directory");
+        assertThatExceptionOfType(CheckpointException.class)
+                .isThrownBy(() -> WholeFile.write(nowhere, "x"))
+                .withMessage(nowhere + ": cannot be written: no such file or directory");
         Path loop = directory.resolve("loop");
         Files.createSymbolicLink(loop, loop);
         assertRefused(loop, "too many levels of symbolic links");
