@@ -31,8 +31,8 @@ import org.tornadomoe.quant.Progress;
  *     call, and so do the router's logits, in double
  * @param maxLoras adapters (LoRA) that there is to be room for; 0 for a layer without
  * @param maxLoraRank the greatest rank of an adapter; not looked at without adapters
- * @param lanes the most calls at the same time, 1 or more; a kernel class that can't share its weights between calls has one lane
- *     however many are asked for ({@link MoeLayer#lanes}). Each lane has activations of its own
+ * @param lanes the most calls at the same time, 1 to {@link #MAX_LANES}; a kernel class that can't share its weights
+ *     between calls has one lane however many are asked for ({@link MoeLayer#lanes}). Each lane has activations of its own
  * @param laneWait how long a call waits for a lane when all are busy, before it is a {@link LaneException}; {@link Duration#ZERO}
  *     to fail at once, null to wait as long as it takes
  * @param hiddenType what hidden states are in memory of the caller's, in and out: F32, F16 or BF16
@@ -55,6 +55,9 @@ public record MoeOptions(
         ScalarType hiddenType,
         @Nullable MoeListener listener) {
 
+    /** The most lanes of a layer. */
+    public static final int MAX_LANES = 1024;
+
     /** {@code w8a8_channel} on the best backend there is, up to 256 tokens a call. */
     public static final MoeOptions DEFAULT = new MoeOptions(
             Int8Quantization.of(Int8Scheme.W8A8_CHANNEL),
@@ -73,7 +76,12 @@ public record MoeOptions(
             ScalarType.F32,
             null);
 
-    /** Checks that nothing is missing and {@code maxTokens} is positive; copies the list. */
+    /**
+     * Checks that nothing is missing and the numbers may be; copies the list. What goes with a layer's sizes alone is
+     * checked when it is loaded.
+     *
+     * @throws IllegalArgumentException naming the option, what was expected and what came
+     */
     public MoeOptions {
         devices = List.copyOf(devices);
         Objects.requireNonNull(quantization, "quantization");
@@ -88,8 +96,8 @@ public record MoeOptions(
         if (maxLoraRank < 1) {
             throw new IllegalArgumentException("maxLoraRank: expected a positive number, got " + maxLoraRank);
         }
-        if (lanes < 1) {
-            throw new IllegalArgumentException("lanes: expected a positive number, got " + lanes);
+        if (lanes < 1 || lanes > MAX_LANES) {
+            throw new IllegalArgumentException("lanes: expected 1 to " + MAX_LANES + ", got " + lanes);
         }
         Objects.requireNonNull(hiddenType, "hiddenType");
         if (hiddenType == ScalarType.I8) {

@@ -9,6 +9,8 @@ import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.config.MoeActivation;
+import org.tornadomoe.config.RouterConfig;
+import org.tornadomoe.config.ScoringFunction;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.Int8Tensor;
 
@@ -22,22 +24,28 @@ import org.tornadomoe.quant.Int8Tensor;
  * @param tokens M
  * @param hiddenStates [M, H], every value a bf16
  * @param routerLogits [M, E]
- * @param topkWeights [M, K] softmax, top-k, renormalised
+ * @param weightOnInput whether the router weight multiplies GEMM 1's output (vLLM's {@code fused_experts} with {@code
+ *     apply_router_weight_on_input}) instead of GEMM 2's; K is 1 then. A layer of this library multiplies the hidden states
+ *     before they are quantised, as vLLM's modular kernels do, so that the layer's configuration here says nothing of it
+ * @param topkWeights [M, K] softmax, top-k, renormalised; with {@code weightOnInput} what fits best of that, the softmax
+ *     alone and the chosen logit's sigmoid (one renormalised weight is 1)
  * @param topkIds [M, K]
  * @param sortedTokenIds pairs by expert, each expert's padded with M * K to a multiple of {@link #BLOCK_SIZE}
  * @param expertIds the expert of each block
  * @param numTokensPostPadded entries of sortedTokenIds that count
  * @param a1 the quantised hidden states [M, H], null if the scheme does not quantise activations
- * @param gemm1 [M * K, 2I], or [M * K, I] without a gate, every value a bf16
+ * @param gemm1 [M * K, 2I], or [M * K, I] without a gate, every value a bf16, with {@code weightOnInput} the router weight
+ *     applied
  * @param act [M * K, I] the activation
  * @param a2 act quantised [M * K, I], null if the scheme does not quantise activations
- * @param gemm2 [M * K, H], every value a bf16, the router weight applied
+ * @param gemm2 [M * K, H], every value a bf16, the router weight applied unless {@code weightOnInput}
  * @param output [M, H] the sum of gemm2 over K
  */
 public record CaseFile(
         Path file,
         Int8Experts experts,
         int tokens,
+        boolean weightOnInput,
         float[] hiddenStates,
         float[] routerLogits,
         float[] topkWeights,
@@ -69,7 +77,6 @@ public record CaseFile(
             Metadata metadata = new Metadata(file, tensors.metadata());
             Int8Scheme scheme = metadata.scheme();
             MoeActivation activation = metadata.activation();
-            metadata.requireSupported("apply_router_weight_on_input", "False");
             if (tensors.find("expert_map") == null) {
                 metadata.requireSupported("ep", "None");
             }
@@ -78,10 +85,16 @@ public record CaseFile(
             int k = metadata.positive("top_k");
             int h = metadata.positive("hidden");
             int i = metadata.positive("intermediate");
+            boolean weightOnInput =
+                    k == 1 && metadata.get("apply_router_weight_on_input").equals("True");
+            if (!weightOnInput) {
+                metadata.requireSupported("apply_router_weight_on_input", "False");
+            }
+            int e = metadata.positive("E");
             FusedMoeConfig config;
             try {
                 config = FusedMoeConfig.builder()
-                        .numExperts(metadata.positive("E"))
+                        .numExperts(e)
                         .expertsPerToken(k)
                         .hiddenDim(h)
                         .intermediateSize(i)
@@ -89,19 +102,9 @@ public record CaseFile(
                         .hasBias(biases)
                         .maxNumTokens(m)
                         .build();
-            } catch (IllegalArgumentException e) {
-                throw new CheckpointException(file, String.valueOf(e.getMessage()), e);
+            } catch (IllegalArgumentException wrong) {
+                throw new CheckpointException(file, String.valueOf(wrong.getMessage()), wrong);
             }
-            int e = config.numExperts();
-            int pairs = m * k;
-            Quantized a1 = null;
-            Quantized a2 = null;
-            if (scheme.quantizesActivations()) {
-                a1 = quantized(tensors, "a1", scheme, m, h);
-                a2 = quantized(tensors, "a2", scheme, pairs, i);
-            }
-            // Everything else is read before the experts, so that only they need to be freed on a failure.
-            float[] hiddenStates = floats(tensors, "hidden_states", m, h);
             float[] routerLogits = floats(tensors, "router_logits", m, e);
             float[] topkWeights = floats(tensors, "topk_weights", m, k);
             int[] topkIds = tensors.tensor("topk_ids").requireShape(m, k).toInts();
@@ -111,10 +114,29 @@ public record CaseFile(
                             file, "tensor 'topk_ids': expected expert ids from 0 to " + (e - 1) + ", got " + id);
                 }
             }
+            if (weightOnInput) {
+                config = withRouterOf(config, routerLogits, topkIds, topkWeights);
+            }
+            long pairs = (long) m * k;
+            Quantized a1 = null;
+            Quantized a2 = null;
+            if (scheme.quantizesActivations()) {
+                a1 = quantized(tensors, "a1", scheme, m, h);
+                a2 = quantized(tensors, "a2", scheme, pairs, i);
+            }
+            // Everything else is read before the experts, so that only they need to be freed on a failure.
+            float[] hiddenStates = floats(tensors, "hidden_states", m, h);
             int[] sortedTokenIds = tensors.tensor("sorted_token_ids").toInts();
             int[] expertIds = tensors.tensor("expert_ids").toInts();
             int postPadded =
                     tensors.tensor("num_tokens_post_padded").requireShape(1).toInts()[0];
+            int most = (int) Math.min(sortedTokenIds.length, (long) expertIds.length * BLOCK_SIZE);
+            if (postPadded < 0 || postPadded > most || postPadded % BLOCK_SIZE != 0) {
+                throw new CheckpointException(
+                        file,
+                        "tensor 'num_tokens_post_padded': expected a multiple of " + BLOCK_SIZE + " from 0 to " + most
+                                + ", got " + postPadded);
+            }
             float[] gemm1 = floats(tensors, "gemm1", m, k, config.gateUpRows());
             float[] act = floats(tensors, "act", pairs, i);
             float[] gemm2 = floats(tensors, "gemm2", m, k, h);
@@ -123,6 +145,7 @@ public record CaseFile(
                     file,
                     experts(file, tensors, config, scheme),
                     m,
+                    weightOnInput,
                     hiddenStates,
                     routerLogits,
                     topkWeights,
@@ -137,6 +160,28 @@ public record CaseFile(
                     gemm2,
                     output);
         }
+    }
+
+    /** The same with the router whose weights [M] are nearest to those given for each token's one expert. */
+    private static FusedMoeConfig withRouterOf(FusedMoeConfig config, float[] logits, int[] ids, float[] weights) {
+        int experts = config.numExperts();
+        double softmax = 0;
+        double sigmoid = 0;
+        double one = 0;
+        for (int m = 0; m < ids.length; m++) {
+            double chosen = logits[m * experts + ids[m]];
+            double sum = 0;
+            for (int e = 0; e < experts; e++) {
+                sum += Math.exp(logits[m * experts + e] - chosen);
+            }
+            one = Math.max(one, Math.abs(1 - weights[m]));
+            softmax = Math.max(softmax, Math.abs(1 / sum - weights[m]));
+            sigmoid = Math.max(sigmoid, Math.abs(1 / (1 + Math.exp(-chosen)) - weights[m]));
+        }
+        RouterConfig router = one <= Math.min(softmax, sigmoid)
+                ? config.router()
+                : softmax <= sigmoid ? RouterConfig.of(ScoringFunction.SOFTMAX, false) : RouterConfig.topKThenSigmoid();
+        return config.toBuilder().router(router).build();
     }
 
     /** What the layer is. */
@@ -215,13 +260,13 @@ public record CaseFile(
         return tensor;
     }
 
-    private static Quantized quantized(Safetensors tensors, String name, Int8Scheme scheme, int rows, int cols) {
+    private static Quantized quantized(Safetensors tensors, String name, Int8Scheme scheme, long rows, int cols) {
         byte[] values = tensors.tensor(name + "_q")
                 .requireDType(DType.I8)
                 .requireShape(rows, cols)
                 .toBytes();
         if (scheme == Int8Scheme.W8A8_TENSOR) {
-            float[] scales = new float[rows];
+            float[] scales = new float[values.length / cols];
             Arrays.fill(scales, floats(tensors, name + "_scale", 1)[0]);
             return new Quantized(values, scales);
         }

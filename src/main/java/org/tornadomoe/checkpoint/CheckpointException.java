@@ -6,29 +6,21 @@ import java.nio.file.FileSystemException;
 import java.nio.file.NoSuchFileException;
 import java.nio.file.Path;
 
-/** A checkpoint is missing, damaged, or not what is supported. The message begins with the file it is about. */
+/**
+ * A checkpoint is missing, damaged, or not what is supported. The message begins with the file it is about;
+ * control characters of names are visible in it, and what is very long is shortened.
+ */
 public final class CheckpointException extends RuntimeException {
     private static final long serialVersionUID = 1L;
 
-    /** A file's values get into messages; a message of megabytes tells nobody anything. */
-    private static final int MAX_PROBLEM = 4000;
-
     /** Says what is wrong with a file. */
     public CheckpointException(Path file, String problem) {
-        super(file + ": " + shortened(problem));
+        super(Printable.message(file + ": " + problem));
     }
 
     /** Says what is wrong with a file, and which failure told so. */
     public CheckpointException(Path file, String problem, Throwable cause) {
-        super(file + ": " + shortened(problem), cause);
-    }
-
-    private static String shortened(String problem) {
-        int cut = problem.length() - MAX_PROBLEM;
-        return cut <= 0
-                ? problem
-                : problem.substring(0, MAX_PROBLEM / 2) + " ... (" + cut + " characters left out) ... "
-                        + problem.substring(problem.length() - MAX_PROBLEM / 2);
+        super(Printable.message(file + ": " + problem), cause);
     }
 
     /** A failed read or write, in words: the JDK's own messages are often the bare file name. */

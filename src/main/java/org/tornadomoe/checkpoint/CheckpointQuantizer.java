@@ -7,10 +7,8 @@ import java.nio.ByteOrder;
 import java.nio.channels.FileChannel;
 import java.nio.channels.FileLock;
 import java.nio.channels.OverlappingFileLockException;
-import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
-import java.nio.file.StandardCopyOption;
 import java.nio.file.StandardOpenOption;
 import java.util.ArrayList;
 import java.util.Comparator;
@@ -22,8 +20,8 @@ import java.util.Map;
 import java.util.Objects;
 import java.util.Set;
 import java.util.TreeMap;
-import java.util.UUID;
 import java.util.function.Consumer;
+import java.util.stream.Collectors;
 import java.util.stream.IntStream;
 import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
@@ -40,7 +38,7 @@ import tools.jackson.jr.ob.JSON;
 /**
  * Writes a checkpoint again with its experts, shared ones included, in int8, the way compressed-tensors lays them out ({@code
  * int-quantized}, or {@code pack-quantized} where activations stay floats), so that other engines read it. Everything else is
- * copied as it is.
+ * copied as it is, what links point to included: in the directory itself or, in Hugging Face's cache, among its blobs.
  *
  * <p>A file of the source becomes a file of the same name, one after the other: it is written beside its place and moved there,
  * and a later run goes on after the last that is there. In memory there is never more than one expert. {@code config.json}
@@ -138,8 +136,8 @@ public final class CheckpointQuantizer {
      * @param progress told in experts
      * @param report told what was written, before {@code config.json} is: what it writes to {@code out} is there when the
      *     directory is complete, and if it throws, a later run comes back to it
-     * @throws CheckpointException if the source can't be read or is quantised already, or {@code out} is something else or can't
-     *     be written
+     * @throws CheckpointException if the source can't be read or is quantised already, a file beside its tensors is a link
+     *     to one that did not come with it, or {@code out} is something else or can't be written
      * @throws IllegalArgumentException if a layer is not an MoE layer, the sizes don't suit the scheme, or a weight is not finite
      */
     public static Result quantize(
@@ -202,12 +200,13 @@ public final class CheckpointQuantizer {
                 }
             }
         }
+        Map<String, Path> beside = beside(files.keySet());
         try {
             Files.createDirectories(out);
             if (Files.isSameFile(out, source.path)) {
                 throw new CheckpointException(out, "is the source itself: expected another directory");
             }
-            return write(config, layers, files, jobsOf);
+            return write(config, layers, files, jobsOf, beside);
         } catch (IOException e) {
             throw CheckpointException.of(out, "cannot be written", e);
         }
@@ -333,7 +332,11 @@ public final class CheckpointQuantizer {
     }
 
     private Result write(
-            JsonFile config, List<Integer> layers, Map<Path, SafetensorsWriter> files, Map<Path, List<Job>> jobsOf)
+            JsonFile config,
+            List<Integer> layers,
+            Map<Path, SafetensorsWriter> files,
+            Map<Path, List<Job>> jobsOf,
+            Map<String, Path> beside)
             throws IOException {
         Path state = out.resolve(STATE);
         Map<String, Object> plan = new LinkedHashMap<>();
@@ -369,7 +372,7 @@ public final class CheckpointQuantizer {
                 bytes += file.getValue().bytes();
             }
             Result result = new Result(experts(jobsOf, sums, channels), files.size(), resumed, bytes);
-            finish(config, layers, files, result);
+            finish(config, layers, files, beside, result);
             return result;
         } finally {
             if (Files.exists(out.resolve("config.json"))) {
@@ -427,7 +430,7 @@ public final class CheckpointQuantizer {
     private void removeLeftovers() throws IOException {
         try (Stream<Path> there = Files.list(out)) {
             for (Path file : there.toList()) {
-                if (file.getFileName().toString().matches("\\..*\\.[0-9a-f-]{36}\\.tmp")) {
+                if (WholeFile.isLeftover(file)) {
                     Files.delete(file);
                 }
             }
@@ -462,13 +465,7 @@ public final class CheckpointQuantizer {
     }
 
     private static void writeText(Path file, String text) {
-        Path temporary = file.resolveSibling("." + file.getFileName() + ".tmp");
-        try {
-            Files.writeString(temporary, text + System.lineSeparator(), StandardCharsets.UTF_8);
-            Files.move(temporary, file, StandardCopyOption.ATOMIC_MOVE, StandardCopyOption.REPLACE_EXISTING);
-        } catch (IOException e) {
-            throw CheckpointException.of(file, "cannot be written", e);
-        }
+        WholeFile.write(file, text + System.lineSeparator());
     }
 
     // Experts
@@ -629,9 +626,55 @@ public final class CheckpointQuantizer {
 
     // What is beside the tensors
 
-    private void finish(JsonFile config, List<Integer> layers, Map<Path, SafetensorsWriter> files, Result result)
-            throws IOException {
-        Set<String> written = new LinkedHashSet<>();
+    /**
+     * The files beside the tensors that are copied, by name: each where it really is. Whoever made the checkpoint chose what
+     * its links point to, so that they may only lead to what came with it.
+     */
+    private Map<String, Path> beside(Set<Path> tensors) {
+        Set<String> written =
+                tensors.stream().map(file -> file.getFileName().toString()).collect(Collectors.toSet());
+        Map<String, Path> beside = new TreeMap<>();
+        try (Stream<Path> there = Files.list(source.path)) {
+            Path root = source.path.toRealPath();
+            for (Path file : there.filter(Files::isRegularFile).toList()) {
+                String name = file.getFileName().toString();
+                boolean weights = name.matches(".*\\.(safetensors|bin|pt|pth|gguf|h5|msgpack)")
+                        || name.equals("model.safetensors.index.json");
+                if (!weights && !written.contains(name) && !name.equals("config.json")) {
+                    Path real = file.toRealPath();
+                    if (!real.startsWith(root) && !isBlob(root, real)) {
+                        throw new CheckpointException(
+                                file,
+                                "expected a file, or a link to one of the checkpoint's, got a link to " + real
+                                        + ", which lies outside it and is not copied");
+                    }
+                    beside.put(name, real);
+                }
+            }
+        } catch (IOException e) {
+            throw CheckpointException.of(source.path, "cannot be read", e);
+        }
+        return beside;
+    }
+
+    /** Whether Hugging Face's cache has it: {@code snapshots/REVISION/...} links to {@code blobs/HASH} beside it. */
+    private static boolean isBlob(Path root, Path real) {
+        for (Path revision = root; revision.getParent() != null; revision = revision.getParent()) {
+            Path snapshots = revision.getParent();
+            if (snapshots.endsWith("snapshots")
+                    && snapshots.resolveSibling("blobs").equals(real.getParent())) {
+                return true;
+            }
+        }
+        return false;
+    }
+
+    private void finish(
+            JsonFile config,
+            List<Integer> layers,
+            Map<Path, SafetensorsWriter> files,
+            Map<String, Path> beside,
+            Result result) {
         if (files.size() > 1
                 || !files.keySet().iterator().next().getFileName().toString().equals("model.safetensors")) {
             Map<String, Object> weightMap = new TreeMap<>();
@@ -643,19 +686,7 @@ public final class CheckpointQuantizer {
             index.put("weight_map", weightMap);
             writeText(out.resolve("model.safetensors.index.json"), JSON_TEXT.asString(index));
         }
-        files.keySet().forEach(file -> written.add(file.getFileName().toString()));
-        try (Stream<Path> beside = Files.list(source.path)) {
-            for (Path file : beside.filter(Files::isRegularFile).toList()) {
-                String name = file.getFileName().toString();
-                boolean weights = name.matches(".*\\.(safetensors|bin|pt|pth|gguf|h5|msgpack)")
-                        || name.equals("model.safetensors.index.json");
-                if (!weights && !written.contains(name) && !name.equals("config.json")) {
-                    Path temporary = out.resolve("." + name + "." + UUID.randomUUID() + ".tmp");
-                    Files.copy(file, temporary, StandardCopyOption.REPLACE_EXISTING);
-                    Files.move(temporary, out.resolve(name), StandardCopyOption.ATOMIC_MOVE);
-                }
-            }
-        }
+        beside.forEach((name, file) -> WholeFile.write(out.resolve(name), fresh -> Files.copy(file, fresh)));
         report.accept(result);
         Map<String, Object> fields = new LinkedHashMap<>(config.fields());
         fields.put("quantization_config", quantizationConfig(layers));

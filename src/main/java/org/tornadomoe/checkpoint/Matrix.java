@@ -167,8 +167,13 @@ sealed interface Matrix {
         }
 
         @Override
-        public String source() {
-            return of.source();
+        public Path file() {
+            return of.file();
+        }
+
+        @Override
+        public String tensorName() {
+            return of.tensorName();
         }
 
         @Override

@@ -9,9 +9,7 @@ import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
 import java.nio.channels.FileChannel;
 import java.nio.charset.StandardCharsets;
-import java.nio.file.Files;
 import java.nio.file.Path;
-import java.nio.file.StandardCopyOption;
 import java.nio.file.StandardOpenOption;
 import java.util.ArrayList;
 import java.util.Arrays;
@@ -19,7 +17,6 @@ import java.util.HashMap;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
-import java.util.UUID;
 import org.jspecify.annotations.Nullable;
 import tools.jackson.core.JsonGenerator;
 import tools.jackson.core.ObjectWriteContext;
@@ -27,7 +24,7 @@ import tools.jackson.core.json.JsonFactory;
 
 /**
  * Collects tensors and writes them as one safetensors file, wider element types first so that all lie aligned. The file
- * appears whole or not at all: it is written beside its place and moved there. Not thread-safe.
+ * appears whole or not at all ({@link WholeFile}). Not thread-safe.
  */
 public final class SafetensorsWriter {
     private static final JsonFactory JSON = new JsonFactory();
@@ -129,9 +126,10 @@ public final class SafetensorsWriter {
     }
 
     /**
-     * Writes the file, replacing one that is there.
+     * Writes the file, replacing one that is there; a symbolic link stays, and what it points to is replaced.
      *
-     * @throws CheckpointException if it cannot be written; what was there before is untouched
+     * @throws CheckpointException if it cannot be written, or is something other than a regular file; what was there before
+     *     is untouched
      */
     public void write(Path file) {
         write(file, sink -> {});
@@ -145,10 +143,9 @@ public final class SafetensorsWriter {
     void write(Path file, Filler filler) {
         List<Map.Entry<String, Pending>> ordered = new ArrayList<>(tensors.entrySet());
         ordered.sort((a, b) -> b.getValue().dtype.bytes() - a.getValue().dtype.bytes());
-        Path temporary = file.resolveSibling("." + file.getFileName() + "." + UUID.randomUUID() + ".tmp");
-        try {
+        WholeFile.write(file, fresh -> {
             try (FileChannel channel =
-                    FileChannel.open(temporary, StandardOpenOption.WRITE, StandardOpenOption.CREATE_NEW)) {
+                    FileChannel.open(fresh, StandardOpenOption.WRITE, StandardOpenOption.CREATE_NEW)) {
                 byte[] header = header(ordered);
                 write(channel, ByteBuffer.wrap(header), 0);
                 Map<String, Long> declared = new HashMap<>();
@@ -166,14 +163,8 @@ public final class SafetensorsWriter {
                 if (!declared.isEmpty()) {
                     throw new IllegalStateException("tensors were not handed over: " + declared.keySet());
                 }
-                channel.force(true);
             }
-            Files.move(temporary, file, StandardCopyOption.ATOMIC_MOVE, StandardCopyOption.REPLACE_EXISTING);
-        } catch (IOException e) {
-            throw CheckpointException.of(file, "cannot be written", e);
-        } finally {
-            discard(temporary);
-        }
+        });
     }
 
     private void fill(FileChannel channel, Map<String, Long> declared, String name, MemorySegment data)
@@ -201,14 +192,6 @@ public final class SafetensorsWriter {
         long position = at;
         while (bytes.hasRemaining()) {
             position += channel.write(bytes, position);
-        }
-    }
-
-    private static void discard(Path temporary) {
-        try {
-            Files.deleteIfExists(temporary);
-        } catch (IOException e) {
-            // It could not be created, or its directory went away: the failure that matters is on its way already.
         }
     }
 

@@ -1,12 +1,9 @@
 package org.tornadomoe.cli;
 
-import java.io.IOException;
 import java.io.PrintWriter;
-import java.io.UncheckedIOException;
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
-import java.nio.file.Files;
 import java.nio.file.Path;
 import java.time.LocalDate;
 import java.time.ZoneId;
@@ -21,6 +18,7 @@ import java.util.concurrent.Callable;
 import java.util.stream.Collectors;
 import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
+import org.tornadomoe.checkpoint.WholeFile;
 import org.tornadomoe.config.EplbConfig;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8Quantization;
@@ -314,7 +312,7 @@ final class Bench implements Callable<Integer> {
                     | UnsupportedOperationException
                     | OutOfMemoryError e) {
                 skipped.put(shape.name, String.valueOf(e.getMessage()));
-                err.println("moe: " + shape.name + " is left out: " + e.getMessage());
+                Output.say(spec, shape.name + " is left out: " + e.getMessage());
             }
         }
         Map<String, @Nullable Object> json = json(first, rows, inPlans, skipped);
@@ -352,11 +350,7 @@ final class Bench implements Callable<Integer> {
         positive("--limit-tops", limitTops);
         shapes.forEach(shape -> Shape.of(shape).config(1));
         if (file != null) {
-            Path directory = file.toAbsolutePath().getParent();
-            if (directory == null || !Files.isDirectory(directory) || Files.isDirectory(file)) {
-                throw new IllegalArgumentException(
-                        "--output: expected a file in a directory that is there, got " + file);
-            }
+            WholeFile.requireWritable(file); // found out now, not after the work
         }
     }
 
@@ -367,16 +361,8 @@ final class Bench implements Callable<Integer> {
     }
 
     static void write(Path file, Map<String, @Nullable Object> json) {
-        try {
-            Files.writeString(
-                    file,
-                    JSON.std
-                                    .with(JSON.Feature.WRITE_NULL_PROPERTIES, JSON.Feature.PRETTY_PRINT_OUTPUT)
-                                    .asString(json)
-                            + "\n");
-        } catch (IOException e) {
-            throw new UncheckedIOException(file + ": cannot be written: " + e, e);
-        }
+        JSON pretty = JSON.std.with(JSON.Feature.WRITE_NULL_PROPERTIES, JSON.Feature.PRETTY_PRINT_OUTPUT);
+        WholeFile.write(file, pretty.asString(json) + "\n");
     }
 
     private void measure(Shape shape, List<Integer> sizes, List<Row> rows, PrintWriter err) {

@@ -89,9 +89,43 @@ final class CaseCheck {
     }
 
     private static StageValues stages(CaseFile file, Selection selection, StageValues given) {
+        if (!file.weightOnInput()) {
+            return made(file, selection, given);
+        }
+        // The class leaves GEMM 2's output as it is, and GEMM 1's is weighed here, where no layer of ours does it.
+        float[] weights = given.topkWeights();
+        float[] ones = new float[weights.length];
+        Arrays.fill(ones, 1);
+        StageValues made = made(file, selection, with(given, ones, given.gemm1()));
+        float[] gemm1 = made.gemm1().clone();
+        for (int i = 0; i < gemm1.length; i++) {
+            gemm1[i] *= weights[i / (gemm1.length / weights.length)];
+        }
+        return with(made, made.topkWeights(), gemm1);
+    }
+
+    private static StageValues made(CaseFile file, Selection selection, StageValues given) {
         return selection
                 .experts()
                 .stages(selection.config(), file.experts(), file.hiddenStates(), file.tokens(), given);
+    }
+
+    private static StageValues with(StageValues values, float[] topkWeights, float[] gemm1) {
+        return new StageValues(
+                values.logits(),
+                values.topkIds(),
+                topkWeights,
+                values.blockSize(),
+                values.sortedIds(),
+                values.expertIds(),
+                values.a1(),
+                values.a1Scales(),
+                gemm1,
+                values.act(),
+                values.a2(),
+                values.a2Scales(),
+                values.gemm2(),
+                values.output());
     }
 
     /** Hands the stages what they made, once for each stage, or until nothing changes any more. */

@@ -1,5 +1,6 @@
 package org.tornadomoe.cli;
 
+import java.io.ByteArrayOutputStream;
 import java.io.IOException;
 import java.nio.file.Path;
 import java.util.ArrayList;
@@ -12,6 +13,7 @@ import org.knowm.xchart.XYChartBuilder;
 import org.knowm.xchart.XYSeries.XYSeriesRenderStyle;
 import org.knowm.xchart.style.Styler;
 import org.tornadomoe.checkpoint.CheckpointQuantizer.ExpertError;
+import org.tornadomoe.checkpoint.WholeFile;
 
 /** The plot of a quantised checkpoint's errors. A class of its own, so that the other commands need no desktop libraries. */
 final class ErrorPlot {
@@ -55,6 +57,8 @@ final class ErrorPlot {
         if (!one) {
             chart.addSeries("mean of a layer", layers, means);
         }
-        ImageIO.write(BitmapEncoder.getBufferedImage(chart), "png", file.toFile());
+        ByteArrayOutputStream png = new ByteArrayOutputStream();
+        ImageIO.write(BitmapEncoder.getBufferedImage(chart), "png", png);
+        WholeFile.write(file, png.toByteArray());
     }
 }

@@ -4,11 +4,16 @@ import java.io.FileOutputStream;
 import java.io.IOException;
 import java.io.PrintStream;
 import java.io.PrintWriter;
+import java.io.StringWriter;
+import java.nio.file.InvalidPathException;
+import java.nio.file.Path;
 import java.util.List;
 import java.util.Map;
 import java.util.logging.Level;
 import java.util.logging.Logger;
+import java.util.stream.Collectors;
 import org.tornadomoe.checkpoint.CheckpointException;
+import org.tornadomoe.checkpoint.Printable;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.modular.InsufficientMemoryException;
 import org.tornadomoe.modular.MoeExecutionException;
@@ -25,7 +30,7 @@ import picocli.CommandLine.UnmatchedArgumentException;
 /**
  * The command. Results go to standard output, everything else to standard error. Exit status: {@value #DONE} done,
  * {@value #NO} the answer is no, {@value #BAD_INPUT} bad usage or bad input, with one line that names the file, tensor
- * or option; {@value #NO_USE_FOR_SDK} to the launcher only.
+ * or option, or a result that could not be written; {@value #NO_USE_FOR_SDK} to the launcher only.
  */
 @Command(
         name = "moe",
@@ -86,17 +91,40 @@ public final class Moe {
                 .setOut(out)
                 .setErr(err)
                 .setCaseInsensitiveEnumValuesAllowed(true)
+                .setExpandAtFiles(false)
+                .registerConverter(Path.class, Moe::path)
                 .registerConverter(Int8Scheme.class, Moe::scheme)
                 .setParameterExceptionHandler((problem, _) -> misused(problem, debug))
                 .setExecutionExceptionHandler((failure, at, _) -> failed(failure, at.getErr(), debug));
+        int status;
         try {
-            return command.execute(args);
+            status = command.execute(args);
         } catch (Error failure) { // which picocli doesn't catch
-            return failed(failure, err, debug);
-        } finally {
-            out.flush();
-            err.flush();
+            status = failed(failure, err, debug);
         }
+        if (out.checkError()) { // which flushes it
+            err.println("moe: standard output cannot be written");
+            status = BAD_INPUT;
+        }
+        err.flush();
+        return status;
+    }
+
+    private static Path path(String name) {
+        try {
+            return Path.of(name);
+        } catch (InvalidPathException wrong) {
+            throw new TypeConversionException(unspeakable(wrong));
+        }
+    }
+
+    /** The JVM turns names into bytes as the locale says; one that lacks a character leaves no way to the file. */
+    private static String unspeakable(InvalidPathException wrong) {
+        String encoding = System.getProperty("sun.jnu.encoding");
+        return String.valueOf(wrong.getMessage()).contains("unmappable characters")
+                ? "'" + wrong.getInput() + "' has characters that this JVM cannot write in a file's name: its locale's"
+                        + " encoding is " + encoding + "; start it with another locale, such as LC_ALL=C.UTF-8"
+                : String.valueOf(wrong.getMessage());
     }
 
     private static Int8Scheme scheme(String name) {
@@ -133,6 +161,7 @@ public final class Moe {
             return NO_USE_FOR_SDK;
         }
         String said = switch (failure) {
+            case InvalidPathException wrong -> unspeakable(wrong);
             case CheckpointException _,
                     IllegalArgumentException _,
                     InsufficientMemoryException _,
@@ -147,14 +176,16 @@ public final class Moe {
     }
 
     private static void complain(PrintWriter err, String problem, Throwable cause, boolean debug) {
-        err.println(oneLine(problem));
+        err.println(Printable.message(oneLine(problem)));
         if (debug) {
-            cause.printStackTrace(err);
+            StringWriter trace = new StringWriter();
+            cause.printStackTrace(new PrintWriter(trace));
+            err.print(Printable.visible(trace.toString()));
         }
     }
 
     private static String oneLine(String text) {
-        return text.strip().replaceAll("\\s*\\R\\s*", "; ");
+        return text.lines().map(String::strip).filter(line -> !line.isEmpty()).collect(Collectors.joining("; "));
     }
 
     /** The version of the jar this runs from. */

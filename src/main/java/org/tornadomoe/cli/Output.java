@@ -11,6 +11,7 @@ import java.util.List;
 import java.util.Locale;
 import java.util.Map;
 import org.jspecify.annotations.Nullable;
+import org.tornadomoe.checkpoint.Printable;
 import org.tornadomoe.modular.DeviceMemory;
 import org.tornadomoe.parallel.ExpertBalance;
 import picocli.CommandLine.Model.CommandSpec;
@@ -29,7 +30,8 @@ final class Output {
     /** Prints the result. Numbers in {@code fields} that are not finite become null: JSON has none. */
     void print(Map<String, ?> fields, String text) {
         PrintWriter out = spec.commandLine().getOut();
-        out.println(json ? JSON.std.with(JSON.Feature.WRITE_NULL_PROPERTIES).asString(finite(fields)) : text);
+        out.println(Printable.visible(
+                json ? JSON.std.with(JSON.Feature.WRITE_NULL_PROPERTIES).asString(finite(fields)) : text));
     }
 
     private static @Nullable Object finite(@Nullable Object value) {
@@ -143,6 +145,11 @@ final class Output {
         return value == Math.rint(value) && Math.abs(value) < 1e6
                 ? Long.toString((long) value)
                 : String.format(Locale.ROOT, "%.2e", value);
+    }
+
+    /** Tells of something on standard error, on one line. */
+    static void say(CommandSpec spec, String line) {
+        spec.commandLine().getErr().println(Printable.message("moe: " + line));
     }
 
     /** Whether somebody watches standard error; {@link System#console} tells of the other two. */

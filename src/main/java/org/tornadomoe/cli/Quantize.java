@@ -1,7 +1,6 @@
 package org.tornadomoe.cli;
 
 import java.io.IOException;
-import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.Comparator;
@@ -13,10 +12,11 @@ import java.util.TreeMap;
 import java.util.concurrent.Callable;
 import java.util.stream.Collectors;
 import org.jspecify.annotations.Nullable;
-import org.tornadomoe.checkpoint.CheckpointException;
 import org.tornadomoe.checkpoint.CheckpointQuantizer;
 import org.tornadomoe.checkpoint.CheckpointQuantizer.Channel;
 import org.tornadomoe.checkpoint.CheckpointQuantizer.ExpertError;
+import org.tornadomoe.checkpoint.Printable;
+import org.tornadomoe.checkpoint.WholeFile;
 import org.tornadomoe.config.Int8Quantization;
 import picocli.CommandLine.Command;
 import picocli.CommandLine.Mixin;
@@ -85,12 +85,7 @@ final class Quantize implements Callable<Integer> {
     }
 
     private void write(String name, String text) {
-        Path file = out.resolve(name);
-        try {
-            Files.writeString(file, text + System.lineSeparator());
-        } catch (IOException e) {
-            throw CheckpointException.of(file, "cannot be written", e);
-        }
+        WholeFile.write(out.resolve(name), Printable.visible(text) + System.lineSeparator());
     }
 
     private Map<String, Object> json(Int8Quantization quantization, CheckpointQuantizer.Result result) {
@@ -184,9 +179,7 @@ final class Quantize implements Callable<Integer> {
             ErrorPlot.draw(byLayer(experts), title, out.resolve(REPORT + ".png"));
         } catch (IOException | RuntimeException | LinkageError e) {
             // A JDK without its desktop libraries, or a machine without a font, can't draw; the numbers are written.
-            spec.commandLine()
-                    .getErr()
-                    .println("moe: " + REPORT + ".png was not drawn: " + String.valueOf(e.getMessage()));
+            Output.say(spec, REPORT + ".png was not drawn: " + e.getMessage());
         }
     }
 }

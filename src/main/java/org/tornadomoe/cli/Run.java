@@ -2,7 +2,6 @@ package org.tornadomoe.cli;
 
 import java.lang.management.CompilationMXBean;
 import java.lang.management.ManagementFactory;
-import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.Arrays;
@@ -14,10 +13,10 @@ import java.util.concurrent.Callable;
 import java.util.stream.Collectors;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.MoeLayer;
-import org.tornadomoe.checkpoint.CheckpointException;
 import org.tornadomoe.checkpoint.MoeCheckpoint;
 import org.tornadomoe.checkpoint.Safetensors;
 import org.tornadomoe.checkpoint.SafetensorsWriter;
+import org.tornadomoe.checkpoint.WholeFile;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.parallel.ExpertBalance;
@@ -106,11 +105,7 @@ final class Run implements Callable<Integer> {
     public Integer call() {
         scheme.quantization(); // its complaints come first
         if (result != null) {
-            // Found out now, not after the work.
-            Path directory = result.toAbsolutePath().getParent();
-            if (directory == null || !Files.isDirectory(directory)) {
-                throw new CheckpointException(result, "cannot be written: no such directory");
-            }
+            WholeFile.requireWritable(result); // found out now, not after the work
         }
         try (MoeCheckpoint opened = MoeCheckpoint.open(checkpoint)) {
             ExpertWeights weights = opened.layer(layer);

@@ -114,7 +114,7 @@ final class Target {
             note = note.replace("running on the interpreter", "running on the CPU");
         }
         if (note != null && !backend.equals("reference") && !backend.equals("cpu")) {
-            spec.commandLine().getErr().println("moe: " + note);
+            Output.say(spec, note);
         }
         return spread;
     }

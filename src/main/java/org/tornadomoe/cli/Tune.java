@@ -2,10 +2,8 @@ package org.tornadomoe.cli;
 
 import java.io.IOException;
 import java.io.PrintWriter;
-import java.io.UncheckedIOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
-import java.nio.file.StandardCopyOption;
 import java.util.ArrayList;
 import java.util.LinkedHashMap;
 import java.util.List;
@@ -16,7 +14,9 @@ import java.util.Objects;
 import java.util.TreeMap;
 import java.util.concurrent.Callable;
 import org.jspecify.annotations.Nullable;
+import org.tornadomoe.checkpoint.CheckpointException;
 import org.tornadomoe.checkpoint.MoeCheckpoint;
+import org.tornadomoe.checkpoint.WholeFile;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.modular.MoeExecutionException;
@@ -234,6 +234,7 @@ final class Tune implements Callable<Integer> {
     private int tune(Selection selection, LaunchSpace space, Int8Experts experts, List<Integer> wanted, long deadline) {
         PrintWriter err = spec.commandLine().getErr();
         Path file = file(space);
+        WholeFile.requireWritable(file); // found out now, not after the work
         NavigableMap<Integer, LaunchConfig> tuned = read(file);
         List<Integer> there =
                 anew ? List.of() : wanted.stream().filter(tuned::containsKey).toList();
@@ -313,21 +314,14 @@ final class Tune implements Callable<Integer> {
                     ? LaunchConfigs.parse(file.toString(), Files.readAllBytes(file))
                     : new TreeMap<>();
         } catch (IOException e) {
-            throw new UncheckedIOException(file + ": cannot be read: " + e, e);
+            throw CheckpointException.of(file, "cannot be read", e);
         }
     }
 
     /** Whole or not at all: layers may be reading it. */
     private static void write(Path file, NavigableMap<Integer, LaunchConfig> tuned) {
-        Path fresh = file.resolveSibling(file.getFileName() + ".new");
-        try {
-            Files.writeString(
-                    fresh,
-                    LaunchConfigs.toJson(String.valueOf(TornadoHome.current().version()), tuned));
-            Files.move(fresh, file, StandardCopyOption.ATOMIC_MOVE, StandardCopyOption.REPLACE_EXISTING);
-        } catch (IOException e) {
-            throw new UncheckedIOException(file + ": cannot be written: " + e, e);
-        }
+        WholeFile.write(
+                file, LaunchConfigs.toJson(String.valueOf(TornadoHome.current().version()), tuned));
     }
 
     private static String line(Row row) {

@@ -15,7 +15,7 @@ public record ExpertMap(int numLocalExperts, int @Nullable [] map) {
      *
      * @param epSize ranks
      * @param epRank 0 to epSize - 1
-     * @param globalNumExperts E of the model
+     * @param globalNumExperts E of the model, at most {@value FusedMoeConfig#MAX_EXPERTS}
      * @throws IllegalArgumentException naming the argument that doesn't fit
      */
     public static ExpertMap determineExpertMap(
@@ -28,6 +28,10 @@ public record ExpertMap(int numLocalExperts, int @Nullable [] map) {
         }
         if (globalNumExperts < 1) {
             throw new IllegalArgumentException("globalNumExperts: expected a positive number, got " + globalNumExperts);
+        }
+        if (globalNumExperts > FusedMoeConfig.MAX_EXPERTS) {
+            throw new IllegalArgumentException(
+                    "globalNumExperts: expected at most " + FusedMoeConfig.MAX_EXPERTS + ", got " + globalNumExperts);
         }
         if (epSize == 1) {
             return new ExpertMap(globalNumExperts, null);

@@ -94,6 +94,7 @@ public record FusedMoeConfig(
         Objects.requireNonNull(moeBackend, "moeBackend");
         Objects.requireNonNull(inDtype, "inDtype");
         Objects.requireNonNull(routerLogitsDtype, "routerLogitsDtype");
+        int shards = activation.isGated() ? 2 : 1;
         int tpSize = moeParallelConfig.tpSize();
         if (intermediateSize % tpSize != 0) {
             throw new IllegalArgumentException("intermediateSize: expected a multiple of the tensor-parallel size "
@@ -125,10 +126,17 @@ public record FusedMoeConfig(
                 activation, swigluLimit, swigluAlpha, swigluBeta, activationSituBeta, activationSituLinearBeta);
         requireRange("maxLoras", maxLoras, MAX_EXPERTS);
         requireRange("maxLoraRank", maxLoraRank, Integer.MAX_VALUE);
-        int shards = activation.isGated() ? 2 : 1;
         requireAddressableWeights("w13", 1, (long) shards * intermediate, hiddenDim);
         requireAddressableRows(
                 maxNumTokens, expertsPerToken + numFusedSharedExperts, (long) shards * intermediate, hiddenDim);
+        requireRange("intermediateSize", intermediateSize, Integer.MAX_VALUE / shards); // of all ranks together
+        if (isLoraEnabled) {
+            // What an expert's matrices and a call's pairs have in all is indexed by int.
+            long widest = Math.max(
+                    (long) shards * Math.max(intermediate, hiddenDim),
+                    (long) shards * (expertsPerToken + numFusedSharedExperts) * maxNumTokens);
+            requireAtMost("maxLoraRank", maxLoraRank, "2^31 - 1 by " + widest, (int) (Integer.MAX_VALUE / widest));
+        }
     }
 
     /** Experts with weights: the routed ones and, from id E on, the shared ones (vLLM: {@code global_num_experts}). */
@@ -273,7 +281,7 @@ public record FusedMoeConfig(
     }
 
     private static void requireRouter(RouterConfig router, int experts, int topK, int shared) {
-        int logits = experts + router.numZeroExperts();
+        int logits = experts + router.numZeroExperts(); // at most MAX_EXPERTS each
         if (logits > MAX_EXPERTS) {
             throw new IllegalArgumentException(
                     "router: expected at most " + MAX_EXPERTS + " experts, zero experts included, got " + logits);

@@ -220,7 +220,12 @@ public record FusedMoeParallelConfig(
             requireRank("tp", tpSize, tpRank);
             requireRank("pcp", pcpSize, pcpRank);
             requireRank("dp", dpSize, dpRank);
-            int size = Math.multiplyExact(Math.multiplyExact(dpSize, pcpSize), tpSize);
+            double all = (double) dpSize * pcpSize * tpSize;
+            if (all > Integer.MAX_VALUE) {
+                throw new IllegalArgumentException("dpSize * pcpSize * tpSize: expected fewer than 2^31 ranks, got "
+                        + dpSize + " * " + pcpSize + " * " + tpSize);
+            }
+            int size = dpSize * pcpSize * tpSize;
             int rank = (dpRank * pcpSize + pcpRank) * tpSize + tpRank;
             boolean useEp = expertParallel && size > 1;
             return new FusedMoeParallelConfig(

@@ -185,7 +185,7 @@ public record FusedMoeQuantConfig(
             return null;
         }
         if (block != null) {
-            return new int[] {maxTokens, Math.ceilDiv(hiddenDim, block.col())};
+            return new int[] {maxTokens, block.col() == -1 ? 1 : Math.ceilDiv(hiddenDim, block.col())};
         }
         return perActTokenQuant() ? new int[] {maxTokens, 1} : new int[] {1, 1};
     }

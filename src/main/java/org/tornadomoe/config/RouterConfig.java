@@ -40,9 +40,7 @@ public record RouterConfig(
      */
     public RouterConfig {
         Objects.requireNonNull(scoring, "scoring");
-        if (numExpertGroup < 0) {
-            throw new IllegalArgumentException("numExpertGroup: expected at least 0, got " + numExpertGroup);
-        }
+        requireAtMostExperts("numExpertGroup", numExpertGroup);
         if (numExpertGroup == 0 ? topkGroup != 0 : topkGroup < 1 || topkGroup > numExpertGroup) {
             throw new IllegalArgumentException("topkGroup: expected "
                     + (numExpertGroup == 0 ? "0 without groups" : "1 to numExpertGroup = " + numExpertGroup) + ", got "
@@ -52,9 +50,7 @@ public record RouterConfig(
             throw new IllegalArgumentException(
                     "routedScalingFactor: expected a finite number, got " + routedScalingFactor);
         }
-        if (numZeroExperts < 0) {
-            throw new IllegalArgumentException("numZeroExperts: expected at least 0, got " + numZeroExperts);
-        }
+        requireAtMostExperts("numZeroExperts", numZeroExperts);
         if (scoresChosenOnly && (hasCorrectionBias || numExpertGroup > 0)) {
             throw new IllegalArgumentException(
                     "scoresChosenOnly: expected neither a correction bias nor groups beside it: the choice is made by"
@@ -63,6 +59,16 @@ public record RouterConfig(
         if (handed(scoring) && (scoresChosenOnly || hasCorrectionBias || numExpertGroup > 0)) {
             throw new IllegalArgumentException(
                     "scoring: expected neither a correction bias nor groups beside " + scoring + ", which chooses");
+        }
+    }
+
+    private static void requireAtMostExperts(String field, int value) {
+        if (value < 0) {
+            throw new IllegalArgumentException(field + ": expected at least 0, got " + value);
+        }
+        if (value > FusedMoeConfig.MAX_EXPERTS) {
+            throw new IllegalArgumentException(
+                    field + ": expected at most " + FusedMoeConfig.MAX_EXPERTS + ", got " + value);
         }
     }
 

@@ -8,13 +8,42 @@ package org.tornadomoe.modular;
  * @param weights [tokens, topK], what each expert's output is multiplied by
  */
 public record ChosenExperts(int topK, int[] ids, float[] weights) {
-    /** For up to {@code tokens} tokens; the contents are zeros until a kernel fills them. */
+    /** Of a Java array. */
+    private static final int MOST_VALUES = Integer.MAX_VALUE - 8;
+
+    /**
+     * Checks that there may be an expert a token.
+     *
+     * @throws IllegalArgumentException if not
+     */
+    public ChosenExperts {
+        requirePositive(topK);
+    }
+
+    private static void requirePositive(int topK) {
+        if (topK < 1) {
+            throw new IllegalArgumentException("topK: expected a positive number, got " + topK);
+        }
+    }
+
+    /**
+     * For up to {@code tokens} tokens; the contents are zeros until a kernel fills them.
+     *
+     * @throws IllegalArgumentException if {@code topK} is not positive, or {@code tokens} is negative or more than arrays
+     *     hold
+     */
     public static ChosenExperts allocate(int tokens, int topK) {
+        requirePositive(topK);
+        int most = MOST_VALUES / topK;
+        if (tokens < 0 || tokens > most) {
+            throw new IllegalArgumentException(
+                    "tokens: expected 0 to " + most + " (of " + topK + " experts each), got " + tokens);
+        }
         return new ChosenExperts(topK, new int[tokens * topK], new float[tokens * topK]);
     }
 
     /** The most tokens it can tell of. */
     public int tokens() {
-        return ids.length / topK;
+        return Math.min(ids.length, weights.length) / topK;
     }
 }

@@ -1,6 +1,7 @@
 package org.tornadomoe.modular;
 
 import java.util.function.IntUnaryOperator;
+import org.tornadomoe.config.FusedMoeConfig;
 
 /**
  * Which pairs of a token and an expert are a device's, in a layer whose experts may be on several devices (vLLM: EPLB). The replicas of an expert are
@@ -11,6 +12,24 @@ import java.util.function.IntUnaryOperator;
  *     here; then the same of zero experts
  */
 public record Replicas(int[] table) {
+    /**
+     * Checks the table's form.
+     *
+     * @throws IllegalArgumentException if it isn't rows of {@value #ROW}, or an expert has no replica
+     */
+    public Replicas {
+        if (table.length == 0 || table.length % ROW != 0) {
+            throw new IllegalArgumentException(
+                    "table: expected rows of " + ROW + " numbers, at least one, got " + table.length + " numbers");
+        }
+        for (int row = 0; row < table.length; row += ROW) {
+            if (table[row] < 1) {
+                throw new IllegalArgumentException("table: expected a replica or more of each expert, got " + table[row]
+                        + " of expert " + row / ROW);
+            }
+        }
+    }
+
     /** 2^32 by the golden ratio, which spreads consecutive tokens. */
     public static final int HASH = (int) 2_654_435_769L;
 
@@ -20,10 +39,14 @@ public record Replicas(int[] table) {
     /**
      * Of experts that are on one device each.
      *
-     * @param experts E
+     * @param experts E, at most {@value FusedMoeConfig#MAX_EXPERTS}
      * @param expertMap an expert's local number, -1 if it is elsewhere; zero experts are with expert 0
      */
     public static Replicas allHere(int experts, IntUnaryOperator expertMap) {
+        if (experts < 1 || experts > FusedMoeConfig.MAX_EXPERTS) {
+            throw new IllegalArgumentException(
+                    "experts: expected 1 to " + FusedMoeConfig.MAX_EXPERTS + ", got " + experts);
+        }
         int[] table = new int[ROW * (experts + 1)];
         for (int e = 0; e <= experts; e++) {
             table[ROW * e] = 1;
@@ -32,8 +55,15 @@ public record Replicas(int[] table) {
         return new Replicas(table);
     }
 
-    /** The replica of a token's pair, from 0 to {@code count} - 1. */
+    /**
+     * The replica of a token's pair, from 0 to {@code count} - 1.
+     *
+     * @param count positive
+     */
     public static int replica(int token, int count) {
+        if (count < 1) {
+            throw new IllegalArgumentException("count: expected a positive number, got " + count);
+        }
         return Integer.remainderUnsigned(token * HASH, count);
     }
 
@@ -42,7 +72,7 @@ public record Replicas(int[] table) {
         if (id < 0) {
             return false;
         }
-        int row = Math.min(ROW * id, table.length - ROW);
+        int row = (int) Math.min((long) ROW * id, table.length - ROW);
         int replica = replica(token, table[row]) - table[row + 1];
         return replica >= 0 && replica < table[row + 2];
     }

@@ -3,6 +3,7 @@ package org.tornadomoe.modular;
 import java.util.Arrays;
 import java.util.SplittableRandom;
 import java.util.stream.Collectors;
+import org.tornadomoe.config.FusedMoeConfig;
 
 /**
  * Routing that looks at no logits, for measuring a layer under a load of one's choice (vLLM: {@code
@@ -39,17 +40,25 @@ public enum RoutingSimulator {
      *
      * @param choices C: a layer's experts, and its zero experts if it has some
      * @param seed of the random numbers
-     * @throws IllegalArgumentException if {@code choices} is not positive
+     * @throws IllegalArgumentException if {@code choices} is not 1 to {@value FusedMoeConfig#MAX_EXPERTS}; the router
+     *     throws it for more experts a token than there are
      */
     public TopKRouter router(int choices, long seed) {
         if (choices < 1) {
             throw new IllegalArgumentException("choices: expected a positive number, got " + choices);
+        }
+        if (choices > FusedMoeConfig.MAX_EXPERTS) {
+            throw new IllegalArgumentException(
+                    "choices: expected at most " + FusedMoeConfig.MAX_EXPERTS + ", got " + choices);
         }
         SplittableRandom numbers = new SplittableRandom(seed);
         return (hidden, logits, tokens, topK, renormalize) -> {
             SplittableRandom random;
             synchronized (numbers) {
                 random = numbers.split();
+            }
+            if (topK > choices) {
+                throw new IllegalArgumentException("topK: expected at most the " + choices + " choices, got " + topK);
             }
             ChosenExperts chosen = ChosenExperts.allocate(tokens, topK);
             for (int m = 0; m < tokens; m++) {

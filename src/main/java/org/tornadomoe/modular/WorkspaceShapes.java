@@ -26,7 +26,8 @@ public record WorkspaceShapes(List<Integer> gemms, List<Integer> activated, List
      * @param localExperts E
      * @param maxNumTokens S, slots of an expert for each that hands tokens over; batched only, null otherwise
      * @param numDispatchers D, how many hand tokens over; batched only, null otherwise
-     * @throws IllegalArgumentException if slots are given in the standard format, or missing in the batched one
+     * @throws IllegalArgumentException if slots are given in the standard format, or missing or too many in the batched
+     *     one
      */
     public static WorkspaceShapes of(
             FusedMoeActivationFormat format,
@@ -50,15 +51,28 @@ public record WorkspaceShapes(List<Integer> gemms, List<Integer> activated, List
             throw new IllegalArgumentException(
                     "max_num_tokens and num_dispatchers must be set for BatchedExperts activation format.");
         }
-        int slots = Math.multiplyExact(maxNumTokens, numDispatchers);
+        long slotsOfAll = (long) maxNumTokens * numDispatchers;
+        if (maxNumTokens < 0 || numDispatchers < 0 || slotsOfAll > Integer.MAX_VALUE) {
+            throw new IllegalArgumentException("maxNumTokens * numDispatchers: expected 0 to 2^31 - 1 slots, got "
+                    + maxNumTokens + " * " + numDispatchers);
+        }
+        int slots = (int) slotsOfAll;
         return new WorkspaceShapes(
                 List.of(localExperts, slots, Math.max(n, h)),
                 List.of(localExperts, slots, activationOut),
                 List.of(m, h));
     }
 
-    /** How many elements a shape has. */
+    /**
+     * How many elements a shape has.
+     *
+     * @throws IllegalArgumentException if they are more than a long holds
+     */
     public static long elements(List<Integer> shape) {
-        return shape.stream().mapToLong(Integer::longValue).reduce(1, Math::multiplyExact);
+        try {
+            return shape.stream().mapToLong(Integer::longValue).reduce(1, Math::multiplyExact);
+        } catch (ArithmeticException tooMany) {
+            throw new IllegalArgumentException("shape: expected fewer than 2^63 elements, got " + shape, tooMany);
+        }
     }
 }

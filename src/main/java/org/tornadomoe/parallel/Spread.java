@@ -169,7 +169,8 @@ public record Spread(
     private static List<FusedMoeConfig> configs(
             FusedMoeConfig layer, List<String> devices, boolean expertParallel, @Nullable EplbConfig eplb) {
         FusedMoeParallelConfig parallel = layer.moeParallelConfig();
-        if (parallel.tpSize() * parallel.epSize() * parallel.dpSize() * parallel.pcpSize() * parallel.spSize() > 1) {
+        if (IntStream.of(parallel.tpSize(), parallel.epSize(), parallel.dpSize(), parallel.pcpSize(), parallel.spSize())
+                .anyMatch(size -> size > 1)) {
             throw new IllegalArgumentException(
                     "devices: expected one for a layer that is a rank's part already, got " + devices);
         }

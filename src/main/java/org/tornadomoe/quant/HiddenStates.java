@@ -11,8 +11,14 @@ import org.tornadomoe.config.ScalarType;
 public final class HiddenStates {
     private HiddenStates() {}
 
-    /** The first {@code count} values, as floats. */
+    /**
+     * The first {@code count} values, as floats.
+     *
+     * @throws IllegalArgumentException for {@code I8}, or if there are fewer values, or room for fewer, than {@code
+     *     count}
+     */
     public static void read(ScalarType type, MemorySegment from, float[] into, int count) {
+        requireRoom(type, from, into, count);
         switch (type) {
             case F32 -> MemorySegment.copy(from, ValueLayout.JAVA_FLOAT_UNALIGNED, 0, into, 0, count);
             case F16 -> {
@@ -29,8 +35,9 @@ public final class HiddenStates {
         }
     }
 
-    /** Writes the first {@code count} values. */
+    /** Writes the first {@code count} values. Throws as {@link #read}. */
     public static void write(ScalarType type, float[] from, int count, MemorySegment into) {
+        requireRoom(type, into, from, count);
         switch (type) {
             case F32 -> MemorySegment.copy(from, 0, into, ValueLayout.JAVA_FLOAT_UNALIGNED, 0, count);
             case F16, BF16 -> {
@@ -39,6 +46,13 @@ public final class HiddenStates {
                 }
             }
             case I8 -> throw unsupported(type);
+        }
+    }
+
+    private static void requireRoom(ScalarType type, MemorySegment memory, float[] values, int count) {
+        long most = Math.min(memory.byteSize() / type.bytes(), values.length);
+        if (count < 0 || count > most) {
+            throw new IllegalArgumentException("count: expected 0 to " + most + ", got " + count);
         }
     }
 

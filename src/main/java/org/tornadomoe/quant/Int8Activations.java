@@ -48,8 +48,13 @@ public final class Int8Activations {
         return absMax / 127f;
     }
 
-    /** Quantises M tokens of width H, x [M, H] into q [M, H] and scales [M]. */
+    /**
+     * Quantises M tokens of width H, x [M, H] into q [M, H] and scales [M].
+     *
+     * @throws IndexOutOfBoundsException if an array is too short, before anything is written
+     */
     public static void quantize(float[] x, int tokens, int width, byte[] q, float[] scales) {
+        requireRoom(tokens, width, x.length, q.length);
         Objects.checkFromIndexSize(0, tokens, scales.length);
         for (int m = 0; m < tokens; m++) {
             scales[m] = quantize(x, m * width, width, q, m * width);
@@ -83,13 +88,19 @@ public final class Int8Activations {
     /**
      * Quantises M tokens of width H with a scale for every {@code group} columns, x [M, H] into q [M, H] and scales [M, ⌈H / group⌉].
      *
+     * @param group positive
      * @param nearest whether to round to the nearest integer, halves to even, instead of truncating
+     * @throws IllegalArgumentException if {@code group} is not positive
+     * @throws IndexOutOfBoundsException if an array is too short, before anything is written
      */
     public static void quantizeGroups(
             float[] x, int tokens, int width, int group, boolean nearest, byte[] q, float[] scales) {
+        if (group < 1) {
+            throw new IllegalArgumentException("group: expected a positive number, got " + group);
+        }
+        requireRoom(tokens, width, x.length, q.length);
         int groups = Math.ceilDiv(width, group);
-        Objects.checkFromIndexSize(0, tokens * groups, scales.length);
-        Objects.checkFromIndexSize(0, tokens * width, q.length);
+        Objects.checkFromIndexSize(0L, (long) tokens * groups, scales.length);
         for (int g = 0; g < tokens * groups; g++) {
             int from = g / groups * width + g % groups * group;
             int length = Math.min(group, width - g % groups * group);
@@ -111,6 +122,12 @@ public final class Int8Activations {
             q[into + i] = nearest ? roundHalfEven(quotient) : (byte) Math.clamp((int) quotient, -128, 127);
         }
         return scale;
+    }
+
+    private static void requireRoom(int tokens, int width, int x, int q) {
+        Objects.checkFromIndexSize(0, tokens, Integer.MAX_VALUE);
+        Objects.checkFromIndexSize(0, width, Integer.MAX_VALUE);
+        Objects.checkFromIndexSize(0L, (long) tokens * width, Math.min(x, q));
     }
 
     /** To the nearest integer, halves to even, clamped to [-128, 127]; NaN gives 0. */

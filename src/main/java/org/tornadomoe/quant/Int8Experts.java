@@ -434,7 +434,7 @@ public final class Int8Experts implements AutoCloseable {
 
     /** Bytes of memory held: values, scales, zero points, biases and router. */
     public long bytes() {
-        return bytes(w13) + bytes(w2) + router.bytes() + 4L * (length(w13Bias) + length(w2Bias));
+        return bytes(w13) + bytes(w2) + router.bytes() + 4 * ((long) length(w13Bias) + length(w2Bias));
     }
 
     private static long bytes(Int8Tensor tensor) {

@@ -38,10 +38,7 @@ public record Int8Tensor(
      * @throws IllegalArgumentException naming what does not fit
      */
     public Int8Tensor {
-        if (experts < 1 || rows < 1 || cols < 1) {
-            throw new IllegalArgumentException(
-                    "shape: expected positive [experts, rows, cols], got " + shape(experts, rows, cols));
-        }
+        requireAddressable(experts, rows, cols);
         if (rowsPerScale < 1 || colsPerScale < 1) {
             throw new IllegalArgumentException(
                     "scale grid: expected a positive number of rows and columns a scale, got " + rowsPerScale + " x "
@@ -81,10 +78,7 @@ public record Int8Tensor(
      */
     public static Int8Tensor allocate(
             Arena arena, int experts, int rows, int cols, int rowsPerScale, int colsPerScale, boolean zeroPoints) {
-        if (experts < 1 || rows < 1 || cols < 1 || (long) experts * rows > Integer.MAX_VALUE) {
-            throw new IllegalArgumentException("shape: expected positive [experts, rows, cols] with fewer than 2^31"
-                    + " rows in all, got " + shape(experts, rows, cols));
-        }
+        requireAddressable(experts, rows, cols);
         if (rowsPerScale < 1
                 || colsPerScale < 1
                 || scaleCount(experts, rows, cols, rowsPerScale, colsPerScale) > Integer.MAX_VALUE) {
@@ -114,7 +108,20 @@ public record Int8Tensor(
     }
 
     private static long scaleCount(int experts, int rows, int cols, int rowsPerScale, int colsPerScale) {
+        // experts * rows fits an int
         return (long) experts * Math.ceilDiv(rows, rowsPerScale) * Math.ceilDiv(cols, colsPerScale);
+    }
+
+    /** Rows are counted by int, and so are the bytes of one. */
+    private static void requireAddressable(int experts, int rows, int cols) {
+        if (experts < 1
+                || rows < 1
+                || cols < 1
+                || (long) experts * rows > Integer.MAX_VALUE
+                || rowBytes(cols) > Integer.MAX_VALUE) {
+            throw new IllegalArgumentException("shape: expected positive [experts, rows, cols] with fewer than 2^31"
+                    + " rows in all, and fewer than 2^31 - 16 columns, got " + shape(experts, rows, cols));
+        }
     }
 
     /** Rows of an expert's scales. */
@@ -156,9 +163,14 @@ public record Int8Tensor(
         return rowsPerScale >= rows && colsPerScale >= cols;
     }
 
-    /** Bytes that the values of a tensor of this shape take. */
+    /**
+     * Bytes that the values of a tensor of this shape take.
+     *
+     * @throws IllegalArgumentException if no tensor has that shape
+     */
     public static long bytes(int experts, int rows, int cols) {
-        return Math.multiplyExact((long) experts * rows, rowBytes(cols));
+        requireAddressable(experts, rows, cols);
+        return (long) experts * rows * rowBytes(cols);
     }
 
     /** Bytes from one row to the next: cols rounded up to 16. */

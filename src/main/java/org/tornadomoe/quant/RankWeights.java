@@ -22,8 +22,14 @@ public final class RankWeights {
      * @param config the rank's
      * @param experts which, by their numbers in {@code whole}, in any order; the local expert i is {@code experts[i]}
      * @param expertMap [E of config]: the local number of each expert of the configuration, -1 if it lives elsewhere
+     * @throws IllegalArgumentException if {@code whole} has no such experts, or they don't fit the configuration
      */
     public static Int8Experts experts(Int8Experts whole, FusedMoeConfig config, int[] experts, int[] expertMap) {
+        int all = whole.w13().experts();
+        if (experts.length == 0 || Arrays.stream(experts).anyMatch(e -> e < 0 || e >= all)) {
+            throw new IllegalArgumentException("experts: expected numbers from 0 to " + (all - 1)
+                    + ", at least one, got " + Arrays.toString(experts));
+        }
         Arena arena = Arena.ofShared();
         try {
             return whole.with(config, experts(arena, whole.w13(), experts), experts(arena, whole.w2(), experts), arena)
@@ -76,10 +82,15 @@ public final class RankWeights {
      * bias of w2 goes with the first rank alone, since the ranks' outputs are added up.
      *
      * @param config the rank's: its tensor-parallel size and rank say which columns
-     * @throws IllegalArgumentException as {@link #requireColumns}
+     * @throws IllegalArgumentException as {@link #requireColumns}, or if the configuration is another layer's
      */
     public static Int8Experts columns(Int8Experts whole, FusedMoeConfig config) {
         requireColumns(config, whole.quantization());
+        if (whole.w2().cols() != config.intermediateSize() || whole.w2().rows() != config.hiddenDim()) {
+            throw new IllegalArgumentException("config: expected the whole layer's intermediate size "
+                    + whole.w2().cols() + " and hidden size " + whole.w2().rows() + ", got " + config.intermediateSize()
+                    + " and " + config.hiddenDim());
+        }
         int[] rows = rowsOf(config);
         int first = firstColumn(config);
         Arena arena = Arena.ofShared();

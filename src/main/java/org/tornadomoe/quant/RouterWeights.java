@@ -32,7 +32,7 @@ public record RouterWeights(
 
     /** Bytes of memory held. */
     public long bytes() {
-        return 4L * (weight.length + length(bias) + length(correctionBias) + length(sharedExpertGate));
+        return 4 * ((long) weight.length + length(bias) + length(correctionBias) + length(sharedExpertGate));
     }
 
     private static int length(float @Nullable [] values) {

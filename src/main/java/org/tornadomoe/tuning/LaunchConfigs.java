@@ -261,7 +261,7 @@ public final class LaunchConfigs {
     public NavigableMap<Integer, LaunchConfig> upTo(int maxTokens) {
         NavigableMap<Integer, LaunchConfig> changes = new TreeMap<>();
         LaunchConfig last = null;
-        for (int m = 1; m <= maxTokens; m++) {
+        for (int m = 1; m > 0 && m <= maxTokens; m++) { // the greatest int has no next
             LaunchConfig here = forTokens(m);
             if (!here.equals(last)) {
                 changes.put(m, here);

@@ -87,6 +87,8 @@ class CaseFileTest {
         "apply_router_weight_on_input, True, 'not supported yet: apply_router_weight_on_input: expected False, got"
                 + " True'",
         "ep, '[1, 3]', 'not supported yet: ep: expected None, got [1, 3]'",
+        "apply_router_weight_on_input, maybe, 'not supported yet: apply_router_weight_on_input: expected False, got"
+                + " maybe'",
         "tokens, '', 'metadata: has no ''tokens'': not a case file'",
         "tokens, x, 'metadata: ''tokens'': expected a positive number, got ''x'''",
         "hidden, -256, 'metadata: ''hidden'': expected a positive number, got ''-256'''",

@@ -19,6 +19,7 @@ import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.EnumSource;
 import org.junit.jupiter.params.provider.MethodSource;
+import org.junit.jupiter.params.provider.ValueSource;
 import org.tornadomoe.config.GroupShape;
 import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.config.Int8Scheme;
@@ -75,6 +76,67 @@ class CheckpointQuantizerTest {
         Files.writeString(source.resolve("tokenizer.json"), "{}");
         Files.writeString(source.resolve("model.safetensors.index.json"), "{\"weight_map\": {" + map + "}}");
         return model;
+    }
+
+    @Test
+    void linksToWhatCameWithTheCheckpointAreFollowed() throws IOException {
+        qwen2();
+        Files.createDirectory(source.resolve("more"));
+        Files.writeString(source.resolve("more/readme"), "inside");
+        Files.createSymbolicLink(source.resolve("README.md"), Path.of("more", "readme"));
+        Files.createSymbolicLink(source.resolve("gone"), Path.of("nowhere"));
+        Path named = Files.createSymbolicLink(directory.resolve("named"), source);
+        CheckpointQuantizer.quantize(named, out, CHANNEL, null, Progress.NONE);
+        assertThat(out.resolve("README.md"))
+                .hasContent("inside")
+                .satisfies(file -> assertThat(Files.isSymbolicLink(file)).isFalse());
+        assertThat(out.resolve("tokenizer.json")).hasContent("{}");
+    }
+
+    @Test
+    void linksOfHuggingFacesCacheAreFollowed() throws IOException {
+        qwen2();
+        Path blobs = Files.createDirectories(directory.resolve("models--a--b/blobs"));
+        Path revision = Files.createDirectories(directory.resolve("models--a--b/snapshots/0123abcd"));
+        try (Stream<Path> files = Files.list(source)) {
+            int hash = 0;
+            for (Path file : files.toList()) {
+                Path blob = Files.move(file, blobs.resolve("hash" + hash++));
+                Files.createSymbolicLink(
+                        revision.resolve(file.getFileName()),
+                        Path.of("..", "..", "blobs", blob.getFileName().toString()));
+            }
+        }
+        CheckpointQuantizer.quantize(revision, out, CHANNEL, null, Progress.NONE);
+        assertThat(out.resolve("tokenizer.json")).hasContent("{}");
+    }
+
+    @ParameterizedTest
+    @ValueSource(strings = {"tokenizer_config.json", "notes"})
+    void linksToOtherFilesAreRefusedByName(String name) throws IOException {
+        qwen2();
+        Path secret = Files.writeString(directory.resolve("secret"), "not the checkpoint's");
+        Path link = Files.createSymbolicLink(source.resolve(name), secret);
+        assertThatExceptionOfType(CheckpointException.class)
+                .isThrownBy(() -> CheckpointQuantizer.quantize(source, out, CHANNEL, null, Progress.NONE))
+                .withMessageStartingWith(link + ": ")
+                .withMessageContaining("got a link to " + secret.toRealPath());
+        assertThat(out).doesNotExist();
+    }
+
+    /** A directory that looks like the cache's does not make what lies beside it the checkpoint's. */
+    @Test
+    void aCacheThatIsNoneOpensNoDoor() throws IOException {
+        qwen2();
+        Path secret = Files.writeString(
+                Files.createDirectory(directory.resolve("elsewhere")).resolve("secret"), "x");
+        Path model = Files.createDirectories(directory.resolve("model/snapshots"));
+        Path revision = Files.move(source, model.resolve("0123"));
+        Files.createSymbolicLink(directory.resolve("model/blobs"), secret.getParent());
+        Files.createSymbolicLink(revision.resolve("notes"), Path.of("..", "..", "blobs", "secret"));
+        assertThatExceptionOfType(CheckpointException.class)
+                .isThrownBy(() -> CheckpointQuantizer.quantize(revision, out, CHANNEL, null, Progress.NONE))
+                .withMessageContaining("got a link to " + secret.toRealPath());
     }
 
     @ParameterizedTest

@@ -2,17 +2,30 @@ package org.tornadomoe.cli;
 
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatExceptionOfType;
+import static org.junit.jupiter.api.Assumptions.assumeTrue;
 import static org.tornadomoe.cli.Ran.moe;
 
+import java.io.FileOutputStream;
 import java.io.IOException;
+import java.io.PrintStream;
+import java.io.PrintWriter;
+import java.io.StringWriter;
+import java.nio.charset.StandardCharsets;
+import java.nio.file.Files;
+import java.nio.file.Path;
 import java.util.List;
 import java.util.Map;
 import org.jspecify.annotations.Nullable;
 import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
+import org.tornadomoe.checkpoint.SafetensorsWriter;
 import org.tornadomoe.tornado.TornadoHome;
 
 /** The command as a whole, {@code devices}, and the way from one home of TornadoVM's API to the next. */
 class MoeTest {
+    @TempDir
+    Path directory;
+
     private static final Map<String, String> FROM_LAUNCHER = Map.of("MOE_LAUNCHER", "1");
 
     @Test
@@ -91,6 +104,67 @@ class MoeTest {
         assertThat(Target.note(interpreter, "auto", Map.of(), null)).isEqualTo("started without its argument file");
         assertThat(Target.note(interpreter, "auto", Map.of(), "no driver")).isEqualTo("no driver");
         assertThat(Target.note(interpreter, "auto", Map.of(), "")).isNull();
+    }
+
+    @Test
+    void argumentsAreNotReadFromFiles() throws IOException {
+        Path file = Files.writeString(directory.resolve("arguments"), "--version");
+        moe("@" + file).assertRefused("'@" + file + "'");
+        moe("run", "@" + file).assertRefused("@" + file + ": no such checkpoint");
+    }
+
+    @Test
+    void escapeSequencesStayOutOfTheTerminal() throws IOException {
+        Path file = directory.resolve("a\u001b[2Jb.safetensors");
+        new SafetensorsWriter().add("x\u001b[2J", new float[1], 1).write(file);
+        Ran ran = moe("verify", "--case", file);
+        ran.assertRefused("a\\u001b[2Jb.safetensors");
+        assertThat(ran.err()).doesNotContain("\u001b");
+        moe("run", "\u001b[2J").assertRefused("\\u001b[2J: no such checkpoint");
+        assertThat(moe(Map.of("MOE_DEBUG", "1"), "run", "\u001b[2J").err()).doesNotContain("\u001b");
+    }
+
+    @Test
+    void longArgumentsAreShortened() {
+        Ran ran = moe("run", "--scheme", "x".repeat(100_000), "checkpoint");
+        ran.assertRefused("xxx ... (", "--scheme");
+        assertThat(ran.err()).hasSizeLessThan(2500);
+    }
+
+    @Test
+    void standardOutputThatFailsIsAnError() throws IOException {
+        Path full = Path.of("/dev/full");
+        assumeTrue(Files.isWritable(full));
+        for (String command : List.of("devices", "--help", "--version")) {
+            StringWriter err = new StringWriter();
+            try (PrintStream out = new PrintStream(new FileOutputStream(full.toFile()))) {
+                int status = Moe.run(new PrintWriter(out, true), new PrintWriter(err), Map.of(), command);
+                assertThat(status).as(command).isEqualTo(Moe.BAD_INPUT);
+                assertThat(err.toString().lines()).containsExactly("moe: standard output cannot be written");
+            }
+        }
+    }
+
+    /** The JVM reads arguments as the locale says when it starts: a process of its own. */
+    @Test
+    void aNameThatTheLocaleCannotSpellIsExplained() throws IOException, InterruptedException {
+        Path java = Path.of(System.getProperty("java.home"), "bin", "java");
+        Path log = directory.resolve("log");
+        ProcessBuilder command = new ProcessBuilder(
+                        "sh",
+                        "-c",
+                        "exec \"$0\" -XX:TieredStopAtLevel=1 -cp \"$1\" " + Moe.class.getName()
+                                + " run \"$(printf '\\303\\274')\"",
+                        java.toString(),
+                        System.getProperty("java.class.path"))
+                .redirectErrorStream(true)
+                .redirectOutput(log.toFile());
+        command.environment().put("LC_ALL", "C");
+        Process moe = command.start();
+        assertThat(moe.waitFor()).isEqualTo(Moe.BAD_INPUT);
+        String said = Files.readString(log, StandardCharsets.ISO_8859_1);
+        assumeTrue(!said.contains("no such checkpoint"), "this JVM takes names in UTF-8 whatever the locale is");
+        assertThat(said).contains("moe run: ", "CHECKPOINT", "LC_ALL=C.UTF-8", "ANSI_X3.4-1968");
     }
 
     @Test

@@ -99,6 +99,21 @@ class RunTest {
     void outputThatCannotBeWrittenIsRefusedBeforeTheWork() {
         moe("run", MIXTRAL, "--backend", "reference", "--output", directory.resolve("no/where"))
                 .assertRefused(directory.resolve("no/where").toString(), "no such directory");
+        moe("run", MIXTRAL, "--backend", "reference", "--output", directory)
+                .assertRefused(directory.toString(), "expected a regular file, or none yet, got a directory");
+    }
+
+    @Test
+    void outputGoesThroughALink() throws IOException {
+        Path target = Files.writeString(directory.resolve("target"), "old");
+        Path link = Files.createSymbolicLink(directory.resolve("link"), target);
+        Ran ran = moe("run", MIXTRAL, "--backend", "reference", "--tokens", 1, "--no-check", "--output", link);
+
+        assertThat(ran.status()).as(ran.err()).isEqualTo(Moe.DONE);
+        assertThat(link).isSymbolicLink();
+        try (Safetensors out = Safetensors.open(target)) {
+            assertThat(out.tensor("output").requireShape(1, 128).toFloats()).hasSize(128);
+        }
     }
 
     @ParameterizedTest
