@@ -220,9 +220,6 @@ record GgufModel(Gguf gguf) {
                 throw missing("exp_probs_b.bias");
             }
             Gguf.Entry routerBias = gguf.find(prefix + "ffn_gate_inp.bias");
-            boolean int8 = experts.stream()
-                    .flatMap(p -> Stream.of(p.gate(), p.up(), p.down()))
-                    .allMatch(matrix -> matrix.int8() != null);
             return new LayerTensors(
                     prefix + "ffn_gate_inp",
                     floats(required("ffn_gate_inp.weight")).requireShape(e, h),
@@ -231,7 +228,6 @@ record GgufModel(Gguf gguf) {
                     List.copyOf(experts),
                     shared,
                     sharedGate,
-                    int8 ? Q8_0 : null,
                     List.of());
         }
 
@@ -282,7 +278,7 @@ record GgufModel(Gguf gguf) {
                     },
                     (row, b) -> Float.float16ToFloat(entry.data().get(HALF, (start + (long) row * blocks + b) * bytes)),
                     null,
-                    null);
+                    new Matrix.Stored(entry.file(), entry.name(), entry.name(), Q8_0, null));
         }
 
         private float @Nullable [] bias(String name, int experts, int length) {

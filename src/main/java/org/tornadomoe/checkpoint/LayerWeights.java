@@ -114,6 +114,16 @@ final class LayerWeights implements ExpertWeights {
     }
 
     @Override
+    public String gateUpSource(int expert, int row) {
+        return gateUp(expert, row).source();
+    }
+
+    @Override
+    public String downSource(int expert) {
+        return experts.get(expert).down().source();
+    }
+
+    @Override
     public float @Nullable [] w13Bias() {
         if (!config.hasBias()) {
             return null;

@@ -1,5 +1,6 @@
 package org.tornadomoe.checkpoint;
 
+import java.nio.file.Path;
 import java.util.Arrays;
 import java.util.Objects;
 import org.jspecify.annotations.Nullable;
@@ -18,6 +19,17 @@ sealed interface Matrix {
      */
     void row(int row, float[] into);
 
+    /** The file it lies in, for messages. */
+    Path file();
+
+    /** The tensor that says what its values are, for messages: of int8 the one with the scales. */
+    String tensorName();
+
+    /** Both, as messages begin. */
+    default String source() {
+        return file() + ": tensor '" + tensorName() + "'";
+    }
+
     /** The same matrix as int8, if that is what the checkpoint holds; else null. */
     default @Nullable Int8 int8() {
         return null;
@@ -34,6 +46,16 @@ sealed interface Matrix {
         }
 
         @Override
+        public Path file() {
+            return tensor.file();
+        }
+
+        @Override
+        public String tensorName() {
+            return tensor.name();
+        }
+
+        @Override
         public void row(int row, float[] into) {
             Objects.checkIndex(row, rows);
             tensor.readFloats(start + row * rowStride, colStride, into, 0, cols);
@@ -41,15 +63,29 @@ sealed interface Matrix {
     }
 
     /**
+     * Where int8 values come from.
+     *
+     * @param module what its tensors' names begin with, for messages
+     * @param scales the tensor that has the scales, for messages
+     * @param scheme how the checkpoint says that they are stored, and the activations that they are meant for
+     * @param inputScale the static scale of the activations that the matrix is multiplied by; null if there is none
+     */
+    record Stored(
+            Path file,
+            String module,
+            String scales,
+            WeightQuantization.Group scheme,
+            @Nullable Float inputScale) {}
+
+    /**
      * int8 values with a scale, and maybe a zero point, for every block of rowsPerScale x colsPerScale: weight = (value -
      * zero) * scale.
      *
-     * @param rowsPerScale rows that share a scale
-     * @param colsPerScale columns that share a scale
+     * @param rowsPerScale rows that share a scale, at most all
+     * @param colsPerScale columns that share a scale, at most all
      * @param values reads a row's values, {@code cols} of them
      * @param scales the scale of block (r, c)
      * @param zeros likewise, from -128 to 127; null where all are 0
-     * @param inputScale the static scale of the activations that the matrix is multiplied by; null if there is none
      */
     record Int8(
             int rows,
@@ -59,7 +95,7 @@ sealed interface Matrix {
             RowReader values,
             FloatAt scales,
             @Nullable IntAt zeros,
-            @Nullable Float inputScale)
+            Stored stored)
             implements Matrix {
         @FunctionalInterface
         interface RowReader {
@@ -77,8 +113,28 @@ sealed interface Matrix {
         }
 
         @Override
+        public Path file() {
+            return stored.file;
+        }
+
+        @Override
+        public String tensorName() {
+            return stored.scales;
+        }
+
+        @Override
         public Int8 int8() {
             return this;
+        }
+
+        /** The scale of a value. */
+        float scale(int row, int col) {
+            return scales.get(row / rowsPerScale, col / colsPerScale);
+        }
+
+        /** The zero point of a value. */
+        int zero(int row, int col) {
+            return zeros == null ? 0 : zeros.get(row / rowsPerScale, col / colsPerScale);
         }
 
         @Override
@@ -121,7 +177,17 @@ sealed interface Matrix {
             Arrays.fill(into, there, cols, 0f);
         }
 
-        /** Null also where a block of the other's lies across the window's edge. */
+        @Override
+        public Path file() {
+            return of.file();
+        }
+
+        @Override
+        public String tensorName() {
+            return of.tensorName();
+        }
+
+        /** With smaller blocks where a block of the other's lies across the window's edge. */
         @Override
         public @Nullable Int8 int8() {
             Int8 whole = of.int8();
@@ -130,41 +196,45 @@ sealed interface Matrix {
             }
             int rowsPerScale = perScale(whole.rowsPerScale, whole.rows, firstRow, rows);
             int colsPerScale = perScale(whole.colsPerScale, whole.cols, firstCol, cols);
-            if (rowsPerScale == 0 || colsPerScale == 0) {
-                return null;
-            }
-            int there = Math.min(cols, whole.cols - firstCol);
-            int r0 = firstRow / whole.rowsPerScale;
-            int c0 = firstCol / whole.colsPerScale;
-            int scaleRows = (whole.rows + whole.rowsPerScale - 1) / whole.rowsPerScale;
-            int scaleCols = (whole.cols + whole.colsPerScale - 1) / whole.colsPerScale;
-            Int8.IntAt zeros = whole.zeros;
+            int there = Math.clamp((long) whole.cols - firstCol, 0, cols);
             return new Int8(
                     rows,
                     cols,
                     rowsPerScale,
                     colsPerScale,
                     (row, into) -> {
-                        Arrays.fill(into, 0, cols, (byte) 0);
-                        if (firstRow + row < whole.rows && there > 0) {
+                        boolean inside = firstRow + row < whole.rows && there > 0;
+                        if (inside) {
                             byte[] all = new byte[whole.cols];
                             whole.values.read(firstRow + row, all);
                             System.arraycopy(all, firstCol, into, 0, there);
                         }
+                        for (int c = inside ? there : 0; c < cols; c++) {
+                            // What stands for zero: the last group may begin before the other's end.
+                            int first = c / colsPerScale * colsPerScale;
+                            into[c] = inside && isInside(whole, row, first)
+                                    ? (byte) whole.zero(firstRow + row, firstCol + first)
+                                    : 0;
+                        }
                     },
-                    (r, c) -> r0 + r < scaleRows && c0 + c < scaleCols ? whole.scales.get(r0 + r, c0 + c) : 0,
-                    zeros == null
+                    (r, c) -> isInside(whole, r * rowsPerScale, c * colsPerScale)
+                            ? whole.scale(firstRow + r * rowsPerScale, firstCol + c * colsPerScale)
+                            : 0,
+                    whole.zeros == null
                             ? null
-                            : (r, c) -> r0 + r < scaleRows && c0 + c < scaleCols ? zeros.get(r0 + r, c0 + c) : 0,
-                    whole.inputScale);
+                            : (r, c) -> isInside(whole, r * rowsPerScale, c * colsPerScale)
+                                    ? whole.zero(firstRow + r * rowsPerScale, firstCol + c * colsPerScale)
+                                    : 0,
+                    whole.stored);
         }
 
-        /** Rows (or columns) that share a scale in the window; 0 if a block would be cut. */
+        private boolean isInside(Int8 whole, int row, int col) {
+            return firstRow + row < whole.rows && firstCol + col < whole.cols;
+        }
+
+        /** Rows (or columns) of the window that share a scale. */
         private static int perScale(int perScale, int length, int first, int part) {
-            if (perScale >= length) {
-                return part;
-            }
-            return first % perScale == 0 && (part % perScale == 0 || first + part >= length) ? perScale : 0;
+            return perScale >= length ? part : Math.min(part, Int8Grid.gcd(perScale, first));
         }
     }
 }

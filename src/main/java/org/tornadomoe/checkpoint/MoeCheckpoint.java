@@ -176,8 +176,8 @@ public final class MoeCheckpoint implements AutoCloseable {
         FusedMoeConfig config = this.config.withMaxNumTokens(maxNumTokens);
         try {
             LayerWeights weights = new LayerWeights(config, tensors);
-            WeightQuantization.Group stored = tensors.scheme();
-            return stored == null ? weights : new StoredInt8(weights, stored);
+            Int8Grid grid = Int8Grid.of(weights);
+            return grid == null ? weights : new StoredInt8(weights, grid);
         } catch (IllegalArgumentException e) {
             throw new CheckpointException(json.file(), "layer " + n + ": " + e.getMessage(), e);
         }

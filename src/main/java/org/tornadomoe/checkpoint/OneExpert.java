@@ -27,6 +27,16 @@ record OneExpert(Projections projections, FusedMoeConfig config) implements Expe
     }
 
     @Override
+    public String gateUpSource(int expert, int row) {
+        return (row < config.intermediateSize() ? projections.gate() : projections.up()).source();
+    }
+
+    @Override
+    public String downSource(int expert) {
+        return projections.down().source();
+    }
+
+    @Override
     public void downRow(int expert, int row, float[] into) {
         Objects.checkIndex(expert, 1);
         projections.down().row(row, into);

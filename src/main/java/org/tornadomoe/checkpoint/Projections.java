@@ -21,4 +21,9 @@ record Projections(
         Matrix down,
         float @Nullable [] gateBias,
         float @Nullable [] upBias,
-        float @Nullable [] downBias) {}
+        float @Nullable [] downBias) {
+    /** Gate, up, down. */
+    List<Matrix> matrices() {
+        return List.of(gate, up, down);
+    }
+}

@@ -175,6 +175,21 @@ public record Tensor(Path file, String name, DType dtype, long[] shape, MemorySe
         return requireDType(DType.F64, DType.F32, DType.F16, DType.BF16);
     }
 
+    /**
+     * This tensor of floats, if they are all finite.
+     *
+     * @throws CheckpointException if not
+     */
+    Tensor requireFinite() {
+        float[] values = toFloats();
+        for (int i = 0; i < values.length; i++) {
+            if (!Float.isFinite(values[i])) {
+                throw problem("expected finite values, got " + values[i] + " at index " + i);
+            }
+        }
+        return this;
+    }
+
     /** An exception about this tensor. */
     CheckpointException problem(String problem) {
         return new CheckpointException(file, "tensor '" + name + "': " + problem);

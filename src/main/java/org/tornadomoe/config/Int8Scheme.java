@@ -8,7 +8,10 @@ import org.jspecify.annotations.Nullable;
 public enum Int8Scheme {
     /** int8 weights with a scale per output channel; int8 activations with a scale per token, found at run time. */
     W8A8_CHANNEL,
-    /** int8 weights with a scale per expert; int8 activations with one scale, found at run time or known beforehand. */
+    /**
+     * int8 weights with a scale per expert, or where a checkpoint has them per output channel; int8 activations with one scale, found
+     * at run time or known beforehand.
+     */
     W8A8_TENSOR,
     /**
      * int8 weights with a scale per block of rows and columns; int8 activations with a scale per token and as many columns,
@@ -47,7 +50,8 @@ public enum Int8Scheme {
         }
         if (weightKey.equals(QuantKey.INT8_STATIC_TENSOR_SYM)) {
             boolean tensor = QuantKey.INT8_DYNAMIC_TENSOR_SYM.equals(activationKey)
-                    || QuantKey.INT8_STATIC_TENSOR_SYM.equals(activationKey);
+                    || QuantKey.INT8_STATIC_TENSOR_SYM.equals(activationKey)
+                    || QuantKey.INT8_STATIC_TOKEN_SYM.equals(activationKey);
             return tensor ? W8A8_TENSOR : null;
         }
         GroupShape shape = weightKey.scale().groupShape();

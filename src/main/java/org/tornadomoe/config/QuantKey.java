@@ -23,6 +23,9 @@ public record QuantKey(
     /** Weights with a scale per expert, or activations with one scale known beforehand. */
     public static final QuantKey INT8_STATIC_TENSOR_SYM = int8(true, GroupShape.PER_TENSOR);
 
+    /** Activations with a scale for each expert that gets them, known beforehand. Ours: vLLM takes the greatest for all. */
+    public static final QuantKey INT8_STATIC_TOKEN_SYM = int8(true, GroupShape.PER_TOKEN);
+
     /** Activations with one scale, found at run time. */
     public static final QuantKey INT8_DYNAMIC_TENSOR_SYM = int8(false, GroupShape.PER_TENSOR);
 

@@ -43,8 +43,11 @@ final class CpuMoeKernel implements MoeKernel {
     private final Int8Scheme scheme;
     private final boolean int8;
     private final boolean roundToNearest;
-    private final @Nullable Float a1Scale;
-    private final @Nullable Float a2Scale;
+
+    // Scales of activations of each local expert, null if they are found at run time; and whether a pair has a row of its own.
+    private final float @Nullable [] knownA1;
+    private final float @Nullable [] knownA2;
+    private final boolean ownRows;
     private final Arithmetic arithmetic;
     private final Team team;
     private final CpuRouter router;
@@ -111,14 +114,15 @@ final class CpuMoeKernel implements MoeKernel {
         scheme = experts.scheme();
         int8 = scheme.quantizesActivations();
         roundToNearest = experts.quantization().roundToNearest();
-        a1Scale = experts.a1Scale();
-        a2Scale = experts.a2Scale();
+        knownA1 = experts.a1Scales();
+        knownA2 = experts.a2Scales();
+        ownRows = config.applyRouterWeightOnInput() || experts.hasInputsOfTheirOwn();
         router = new CpuRouter(config, experts.router());
         activation = new Activation(config);
         h = config.hiddenDim();
         i = config.intermediateSizePerPartition();
         pairsPerToken = config.pairsPerToken();
-        pairsPerRow = config.pairsPerInputRow();
+        pairsPerRow = ownRows ? 1 : pairsPerToken;
         expertMap = IntStream.range(0, config.globalNumExperts())
                 .map(experts::expertMap)
                 .toArray();
@@ -127,14 +131,14 @@ final class CpuMoeKernel implements MoeKernel {
             w13 = PackedWeights.of(experts.w13(), packedGateUpRows(), this::gateUpRow, experts.w13Bias(), arena);
             w2 = PackedWeights.of(experts.w2(), h, row -> row, experts.w2Bias(), arena);
             int m = config.maxNumTokens();
-            int rows = Math.multiplyExact(m, config.inputRowsPerToken());
+            int rows = Math.multiplyExact(m, rowsPerToken());
             int pairs = Math.multiplyExact(m, pairsPerToken);
             hidden = new float[Math.multiplyExact(m, h)];
             ids = new int[pairs];
             own = config.moeParallelConfig().enableEplb() ? new int[pairs] : ids;
             replicas = own == ids ? null : Replicas.allHere(expertMap.length, e -> expertMap[e]);
             weights = new double[pairs];
-            a1 = int8 || config.applyRouterWeightOnInput() ? new float[Math.multiplyExact(rows, h)] : hidden;
+            a1 = int8 || ownRows ? new float[Math.multiplyExact(rows, h)] : hidden;
             a1Scales = new float[int8 ? Math.multiplyExact(rows, w13.groups()) : 0];
             act = new float[Math.multiplyExact(pairs, i)];
             a2 = int8 ? new float[act.length] : act;
@@ -162,8 +166,9 @@ final class CpuMoeKernel implements MoeKernel {
         scheme = first.scheme;
         int8 = first.int8;
         roundToNearest = first.roundToNearest;
-        a1Scale = first.a1Scale;
-        a2Scale = first.a2Scale;
+        knownA1 = first.knownA1;
+        knownA2 = first.knownA2;
+        ownRows = first.ownRows;
         arithmetic = first.arithmetic;
         team = first.team;
         router = first.router;
@@ -260,10 +265,9 @@ final class CpuMoeKernel implements MoeKernel {
             boolean together = team.begin();
             try {
                 team.run(together, tokens, prepare, scratch);
-                if (isDynamicTensor(a1Scale)) {
-                    int rows = tokens * config.inputRowsPerToken();
-                    dynamicScale =
-                            Int8Activations.tensorScale(config.applyRouterWeightOnInput() ? a1 : hidden, rows * h);
+                if (isDynamicTensor()) {
+                    int rows = tokens * rowsPerToken();
+                    dynamicScale = Int8Activations.tensorScale(ownRows ? a1 : hidden, rows * h);
                     team.run(together, rows, quantizeTokens, scratch);
                 }
                 place();
@@ -344,8 +348,12 @@ final class CpuMoeKernel implements MoeKernel {
         }
     }
 
-    private boolean isDynamicTensor(@Nullable Float scale) {
-        return scheme == Int8Scheme.W8A8_TENSOR && scale == null;
+    private boolean isDynamicTensor() {
+        return scheme == Int8Scheme.W8A8_TENSOR && knownA1 == null;
+    }
+
+    private int rowsPerToken() {
+        return ownRows ? pairsPerToken : 1;
     }
 
     /** A token's experts and its rows in int8, but where that waits for other tokens. */
@@ -355,26 +363,36 @@ final class CpuMoeKernel implements MoeKernel {
             router.logits(arithmetic, hidden, token * h, s);
             router.route(s, ids, weights, token * pairsPerToken);
         }
-        for (int row = token * config.inputRowsPerToken(); row < (token + 1) * config.inputRowsPerToken(); row++) {
-            if (config.applyRouterWeightOnInput()) {
-                for (int c = 0; c < h; c++) {
-                    a1[row * h + c] = (float) (hidden[token * h + c] * weights[row]);
-                }
-            }
-            if (!isDynamicTensor(a1Scale)) {
+        for (int row = token * rowsPerToken(); row < (token + 1) * rowsPerToken(); row++) {
+            ownRow(row);
+            if (!isDynamicTensor()) {
                 quantizeTokens(row, s);
+            }
+        }
+    }
+
+    /** A pair's row, before it is int8, where it has one. */
+    private void ownRow(int pair) {
+        if (ownRows) {
+            double weight = config.applyRouterWeightOnInput() ? weights[pair] : 1;
+            for (int c = 0; c < h; c++) {
+                a1[pair * h + c] = (float) (hidden[pair / pairsPerToken * h + c] * weight);
             }
         }
     }
 
     private void quantizeTokens(int row, Scratch s) {
         s.require(Math.max(h, i), router.paddedLogits(), router.groups());
-        float[] x = config.applyRouterWeightOnInput() ? a1 : hidden;
-        quantize(x, row, h, w13, a1Scale, a1, a1Scales, sums1, s);
+        quantize(ownRows ? a1 : hidden, row, h, w13, known(knownA1, ownRows ? ids[row] : -1), a1, a1Scales, sums1, s);
+    }
+
+    /** The scale of an expert's activations; any, where they go to no expert here. */
+    private float known(float @Nullable [] scales, int expert) {
+        return scales == null ? dynamicScale : scales[Math.max(0, local(expert))];
     }
 
     private void betweenGemms(boolean together) {
-        if (isDynamicTensor(a2Scale)) {
+        if (isDynamicTensor()) {
             dynamicScale = Int8Activations.tensorScale(act, tokens * pairsPerToken * i);
         }
         if (int8 || sums2.length != 0) {
@@ -385,7 +403,7 @@ final class CpuMoeKernel implements MoeKernel {
     private void quantizePairs(int pair, Scratch s) {
         s.require(Math.max(h, i), router.paddedLogits(), router.groups());
         if (local(own[pair]) >= 0) {
-            quantize(act, pair, i, w2, a2Scale, a2, a2Scales, sums2, s);
+            quantize(act, pair, i, w2, known(knownA2, own[pair]), a2, a2Scales, sums2, s);
         }
     }
 
@@ -395,7 +413,7 @@ final class CpuMoeKernel implements MoeKernel {
             int row,
             int width,
             PackedWeights w,
-            @Nullable Float known,
+            float known,
             float[] into,
             float[] scales,
             double[] sums,
@@ -404,7 +422,7 @@ final class CpuMoeKernel implements MoeKernel {
         switch (scheme) {
             case W8A8_CHANNEL -> scales[row] = Int8Activations.quantize(x, at, width, s.bytes, 0);
             case W8A8_TENSOR -> {
-                scales[row] = known == null ? dynamicScale : known;
+                scales[row] = known;
                 Int8Activations.quantize(x, at, width, scales[row], s.bytes, 0);
             }
             case W8A8_BLOCK -> {
@@ -453,7 +471,7 @@ final class CpuMoeKernel implements MoeKernel {
             int e = local(own[p]);
             if (e >= 0) {
                 start[e + 1]++;
-            } else if (isDynamicTensor(a2Scale)) {
+            } else if (isDynamicTensor()) {
                 Arrays.fill(act, p * i, (p + 1) * i, 0);
             }
         }
@@ -707,7 +725,7 @@ final class CpuMoeKernel implements MoeKernel {
     StageValues stages(float[] x, int count, StageValues given) {
         tokens = count;
         int pairs = tokens * pairsPerToken;
-        int rows = tokens * config.inputRowsPerToken();
+        int rows = tokens * rowsPerToken();
         System.arraycopy(x, 0, hidden, 0, tokens * h);
         scratch.require(Math.max(h, i), router.paddedLogits(), router.groups());
 
@@ -730,13 +748,11 @@ final class CpuMoeKernel implements MoeKernel {
         for (int p = 0; p < pairs; p++) {
             weights[p] = given.topkWeights()[p];
         }
-        if (config.applyRouterWeightOnInput()) {
-            for (int v = 0; v < rows * h; v++) {
-                a1[v] = (float) (hidden[v / h / pairsPerToken * h + v % h] * weights[v / h]);
-            }
+        for (int row = 0; row < rows; row++) {
+            ownRow(row);
         }
-        if (isDynamicTensor(a1Scale)) {
-            dynamicScale = Int8Activations.tensorScale(config.applyRouterWeightOnInput() ? a1 : hidden, rows * h);
+        if (isDynamicTensor()) {
+            dynamicScale = Int8Activations.tensorScale(ownRows ? a1 : hidden, rows * h);
         }
         for (int row = 0; row < rows; row++) {
             quantizeTokens(row, scratch);
@@ -766,11 +782,11 @@ final class CpuMoeKernel implements MoeKernel {
         }
 
         System.arraycopy(given.act(), 0, act, 0, pairs * i);
-        if (isDynamicTensor(a2Scale)) {
+        if (isDynamicTensor()) {
             dynamicScale = Int8Activations.tensorScale(act, pairs * i);
         }
         for (int p = 0; p < pairs; p++) {
-            quantize(act, p, i, w2, a2Scale, a2, a2Scales, sums2, scratch);
+            quantize(act, p, i, w2, known(knownA2, own[p]), a2, a2Scales, sums2, scratch);
         }
         byte[] ownA2 = int8 ? bytes(a2, pairs * i) : new byte[0];
         float[] ownA2Scales = Arrays.copyOf(a2Scales, int8 ? pairs * w2.groups() : 0);

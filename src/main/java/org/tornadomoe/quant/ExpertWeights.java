@@ -29,6 +29,16 @@ public interface ExpertWeights {
      */
     void downRow(int expert, int row, float[] into);
 
+    /** Where a row of w13 is read from, for messages: a file and a tensor; empty where that isn't known. */
+    default String gateUpSource(int expert, int row) {
+        return "";
+    }
+
+    /** Where w2 of an expert is read from; as the other. */
+    default String downSource(int expert) {
+        return "";
+    }
+
     /** What is added to the first GEMM's output, [E, 2I] in the order of w13's rows, a copy; null for none. */
     default float @Nullable [] w13Bias() {
         return null;

@@ -24,8 +24,8 @@ public final class Int8Experts implements AutoCloseable {
     private final int @Nullable [] expertMap;
     private final float @Nullable [] w13Bias;
     private final float @Nullable [] w2Bias;
-    private final @Nullable Float a1Scale;
-    private final @Nullable Float a2Scale;
+    private final float @Nullable [] a1Scales;
+    private final float @Nullable [] a2Scales;
     private final Arena arena;
 
     private Int8Experts(Builder b, Int8Quantization quantization) {
@@ -37,9 +37,20 @@ public final class Int8Experts implements AutoCloseable {
         this.expertMap = b.expertMap == null ? null : b.expertMap.clone();
         this.w13Bias = b.w13Bias == null ? null : b.w13Bias.clone();
         this.w2Bias = b.w2Bias == null ? null : b.w2Bias.clone();
-        this.a1Scale = b.a1Scale;
-        this.a2Scale = b.a2Scale;
+        this.a1Scales = each(b.a1Scales, b.w13.experts());
+        this.a2Scales = each(b.a2Scales, b.w13.experts());
         this.arena = b.arena;
+    }
+
+    private static float @Nullable [] each(float @Nullable [] scales, int experts) {
+        if (scales == null) {
+            return null;
+        }
+        float[] each = new float[experts];
+        for (int e = 0; e < experts; e++) {
+            each[e] = scales[scales.length == 1 ? 0 : e];
+        }
+        return each;
     }
 
     /** Weights that are int8 already, without more: {@link #builder} then {@link Builder#router} and {@link Builder#build}. */
@@ -88,8 +99,8 @@ public final class Int8Experts implements AutoCloseable {
         builder.expertMap = expertMap;
         builder.w13Bias = w13Bias;
         builder.w2Bias = w2Bias;
-        builder.a1Scale = a1Scale;
-        builder.a2Scale = a2Scale;
+        builder.a1Scales = a1Scales;
+        builder.a2Scales = a2Scales;
         builder.roundToNearest = quantization.roundToNearest();
         return builder;
     }
@@ -106,8 +117,8 @@ public final class Int8Experts implements AutoCloseable {
         private int @Nullable [] expertMap;
         private float @Nullable [] w13Bias;
         private float @Nullable [] w2Bias;
-        private @Nullable Float a1Scale;
-        private @Nullable Float a2Scale;
+        private float @Nullable [] a1Scales;
+        private float @Nullable [] a2Scales;
 
         private Builder(FusedMoeConfig config, Int8Scheme scheme, Int8Tensor w13, Int8Tensor w2, Arena arena) {
             this.config = config;
@@ -153,8 +164,18 @@ public final class Int8Experts implements AutoCloseable {
          * @param a2 of the activations between the GEMMs, positive
          */
         public Builder activationScales(@Nullable Float a1, @Nullable Float a2) {
-            this.a1Scale = a1;
-            this.a2Scale = a2;
+            return activationScales(a1 == null ? null : new float[] {a1}, a2 == null ? null : new float[] {a2});
+        }
+
+        /**
+         * The same where each expert has its own.
+         *
+         * @param a1 [local experts], or one for all
+         * @param a2 likewise
+         */
+        public Builder activationScales(float @Nullable [] a1, float @Nullable [] a2) {
+            this.a1Scales = a1;
+            this.a2Scales = a2;
             return this;
         }
 
@@ -194,11 +215,11 @@ public final class Int8Experts implements AutoCloseable {
             Int8Quantization quantization = quantization();
             requireGrid("w13", w13, quantization);
             requireGrid("w2", w2, quantization);
-            if ((a1Scale == null) != (a2Scale == null)) {
+            if ((a1Scales == null) != (a2Scales == null)) {
                 throw new IllegalArgumentException("a1_scale and a2_scale must both be provided or both be None");
             }
-            requireScale("a1Scale", a1Scale);
-            requireScale("a2Scale", a2Scale);
+            requireScales("a1Scale", a1Scales, local);
+            requireScales("a2Scale", a2Scales, local);
             return new Int8Experts(this, quantization);
         }
 
@@ -235,7 +256,9 @@ public final class Int8Experts implements AutoCloseable {
         private static void requireGrid(String name, Int8Tensor tensor, Int8Quantization quantization) {
             int rows = quantization.rowsPerScale(tensor.rows());
             int cols = quantization.colsPerScale(tensor.cols());
-            boolean fits = scale(tensor.rowsPerScale(), tensor.rows()) == scale(rows, tensor.rows())
+            // One scale for all activations says nothing of those of rows: gate and up may have their own.
+            boolean anyRows = quantization.scheme() == Int8Scheme.W8A8_TENSOR && tensor.rowsPerScale() == 1;
+            boolean fits = (anyRows || scale(tensor.rowsPerScale(), tensor.rows()) == scale(rows, tensor.rows()))
                     && scale(tensor.colsPerScale(), tensor.cols()) == scale(cols, tensor.cols());
             if (!fits) {
                 throw new IllegalArgumentException(name + ": expected a scale for " + rows + " x " + cols
@@ -248,16 +271,22 @@ public final class Int8Experts implements AutoCloseable {
             return Math.min(perScale, size);
         }
 
-        private void requireScale(String name, @Nullable Float scale) {
-            if (scale == null) {
+        private void requireScales(String name, float @Nullable [] scales, int local) {
+            if (scales == null) {
                 return;
+            }
+            if (scales.length != 1 && scales.length != local) {
+                throw new IllegalArgumentException(
+                        name + ": expected one, or one for each of " + local + " experts, got " + scales.length);
             }
             if (scheme != Int8Scheme.W8A8_TENSOR) {
                 throw new IllegalArgumentException(
                         name + ": expected none, " + scheme + " has no scales of activations known beforehand");
             }
-            if (!(scale > 0 && scale <= Float.MAX_VALUE)) {
-                throw new IllegalArgumentException(name + ": expected a positive finite scale, got " + scale);
+            for (float scale : scales) {
+                if (!(scale > 0 && scale <= Float.MAX_VALUE)) {
+                    throw new IllegalArgumentException(name + ": expected a positive finite scale, got " + scale);
+                }
             }
         }
     }
@@ -289,7 +318,11 @@ public final class Int8Experts implements AutoCloseable {
 
     /** How activations are quantised; null if they aren't. */
     public @Nullable QuantKey activationKey() {
-        return a1Scale == null ? quantization.activationKey() : QuantKey.INT8_STATIC_TENSOR_SYM;
+        return a1Scales == null
+                ? quantization.activationKey()
+                : areEqual(a1Scales) && areEqual(a2Scales)
+                        ? QuantKey.INT8_STATIC_TENSOR_SYM
+                        : QuantKey.INT8_STATIC_TOKEN_SYM;
     }
 
     /** What is added to the first GEMM's output, [E, 2I], after the scales; null for none. Not to be written to. */
@@ -302,14 +335,49 @@ public final class Int8Experts implements AutoCloseable {
         return w2Bias;
     }
 
-    /** The scale of the hidden states in int8; null if it is found at run time. */
+    /**
+     * The scale of the hidden states in int8; null if it is found at run time.
+     *
+     * @throws IllegalStateException if experts have their own ({@link #activationKey})
+     */
     public @Nullable Float a1Scale() {
-        return a1Scale;
+        return one(a1Scales);
     }
 
-    /** The scale of the activations between the GEMMs in int8; null if it is found at run time. */
+    /** The scale of the activations between the GEMMs in int8; as the other. */
     public @Nullable Float a2Scale() {
-        return a2Scale;
+        return one(a2Scales);
+    }
+
+    /** {@link #a1Scale} of each local expert; null if they are found at run time. Not to be written to. */
+    public float @Nullable [] a1Scales() {
+        return a1Scales;
+    }
+
+    /** {@link #a2Scale} of each local expert; likewise. */
+    public float @Nullable [] a2Scales() {
+        return a2Scales;
+    }
+
+    /** Whether an expert gets rows of its own, since its scale of hidden states is another than others'. */
+    public boolean hasInputsOfTheirOwn() {
+        return !areEqual(a1Scales);
+    }
+
+    private static @Nullable Float one(float @Nullable [] scales) {
+        if (!areEqual(scales)) {
+            throw new IllegalStateException("each expert has a scale of its own for its activations");
+        }
+        return scales == null ? null : scales[0];
+    }
+
+    private static boolean areEqual(float @Nullable [] scales) {
+        for (int e = 1; scales != null && e < scales.length; e++) {
+            if (scales[e] != scales[0]) {
+                return false;
+            }
+        }
+        return true;
     }
 
     /**

@@ -38,8 +38,8 @@ public final class Int8Quantizer {
      *
      * @param progress told in rows: E * 2I of w13, then E * H of w2
      * @return the experts, to be closed by the caller; scales of activations are found at run time
-     * @throws IllegalArgumentException if a weight is NaN or infinite; the message names expert, projection, row and
-     *     column. Nothing stays allocated, also after any other failure.
+     * @throws IllegalArgumentException if a weight is NaN or infinite; the message names file and tensor where they are known, expert,
+     *     projection, row and column. Nothing stays allocated, also after any other failure.
      * @throws CancellationException if the calling thread is interrupted meanwhile; it stays interrupted
      * @throws OutOfMemoryError if the int8 weights do not fit
      */
@@ -62,11 +62,13 @@ public final class Int8Quantizer {
                     w13,
                     source::gateUpRow,
                     (expert, row) -> config.gateUpRow(row),
+                    source::gateUpSource,
                     done -> progress.advanced(done, rows));
             quantizeRows(
                     w2,
                     source::downRow,
                     (expert, row) -> "down projection, row " + row,
+                    (expert, row) -> source.downSource(expert),
                     done -> progress.advanced(w13Rows + done, rows));
             return Int8Experts.builder(config, quantization.scheme(), w13, w2, arena)
                     .router(router)
@@ -100,7 +102,8 @@ public final class Int8Quantizer {
         void rows(long done);
     }
 
-    private static void quantizeRows(Int8Tensor tensor, RowReader reader, RowName name, RowsDone progress) {
+    private static void quantizeRows(
+            Int8Tensor tensor, RowReader reader, RowName name, RowName source, RowsDone progress) {
         // A band is the rows that share scales; no band is split among threads.
         int bandsPerExpert = tensor.scaleRows();
         int bands = tensor.experts() * bandsPerExpert;
@@ -113,7 +116,7 @@ public final class Int8Quantizer {
         Object reporting = new Object();
         long[] done = {0};
         Runnable worker = () -> {
-            Band band = new Band(tensor, reader, name);
+            Band band = new Band(tensor, reader, name, source);
             for (long from = next.getAndAdd(chunk);
                     from < bands && failures.headMap(from).isEmpty();
                     from = next.getAndAdd(chunk)) {
@@ -153,15 +156,17 @@ public final class Int8Quantizer {
         private final Int8Tensor tensor;
         private final RowReader reader;
         private final RowName name;
+        private final RowName source;
         private final float[] weights;
         private final byte[] values;
         private final float[] least;
         private final float[] greatest;
 
-        Band(Int8Tensor tensor, RowReader reader, RowName name) {
+        Band(Int8Tensor tensor, RowReader reader, RowName name, RowName source) {
             this.tensor = tensor;
             this.reader = reader;
             this.name = name;
+            this.source = source;
             weights = new float[tensor.cols()];
             values = new byte[tensor.cols()];
             least = new float[tensor.scaleCols()];
@@ -199,8 +204,10 @@ public final class Int8Quantizer {
             for (int i = 0; i < weights.length; i++) {
                 float weight = weights[i];
                 if (!(Math.abs(weight) <= Float.MAX_VALUE)) {
-                    throw new IllegalArgumentException("weight: expected finite values, got " + weight + " at expert "
-                            + expert + ", " + name.of(expert, row) + ", column " + i);
+                    String from = source.of(expert, row);
+                    throw new IllegalArgumentException((from.isEmpty() ? "weight" : from)
+                            + ": expected finite values, got " + weight + " at expert " + expert + ", "
+                            + name.of(expert, row) + ", column " + i);
                 }
                 int group = i / tensor.colsPerScale();
                 least[group] = Math.min(least[group], weight);

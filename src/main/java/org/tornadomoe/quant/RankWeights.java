@@ -35,6 +35,8 @@ public final class RankWeights {
             return whole.with(config, experts(arena, whole.w13(), experts), experts(arena, whole.w2(), experts), arena)
                     .expertMap(expertMap)
                     .biases(experts(whole, whole.w13Bias(), experts), experts(whole, whole.w2Bias(), experts))
+                    .activationScales(
+                            experts(whole, whole.a1Scales(), experts), experts(whole, whole.a2Scales(), experts))
                     .build();
         } catch (RuntimeException | Error failure) {
             arena.close();
@@ -62,14 +64,15 @@ public final class RankWeights {
         return into;
     }
 
-    private static float @Nullable [] experts(Int8Experts whole, float @Nullable [] bias, int[] experts) {
-        if (bias == null) {
+    /** Those experts' part of values that each has as many of. */
+    private static float @Nullable [] experts(Int8Experts whole, float @Nullable [] all, int[] experts) {
+        if (all == null) {
             return null;
         }
-        int rows = bias.length / whole.w13().experts();
+        int rows = all.length / whole.w13().experts();
         float[] part = new float[experts.length * rows];
         for (int e = 0; e < experts.length; e++) {
-            System.arraycopy(bias, experts[e] * rows, part, e * rows, rows);
+            System.arraycopy(all, experts[e] * rows, part, e * rows, rows);
         }
         return part;
     }

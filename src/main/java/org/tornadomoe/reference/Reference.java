@@ -95,19 +95,19 @@ public final class Reference {
             @Nullable List<@Nullable LoraAdapter> adapterOfToken) {
         FusedMoeConfig config = experts.config();
         int tokens = routing.tokens();
-        int rows = tokens * config.inputRowsPerToken();
-        int shared = config.pairsPerInputRow();
+        boolean ownRows = experts.hasInputsOfTheirOwn() || config.applyRouterWeightOnInput();
+        int shared = ownRows ? 1 : config.pairsPerToken();
         requireLength("hidden", hidden.length, tokens, config.hiddenDim());
         int[] ids = Arrays.stream(routing.ids()).map(id -> local(experts, id)).toArray();
-        double[] x = onInput(config, widen(hidden), routing.weights());
-        QuantizedTokens a1 = quantize(experts, experts.a1Scale(), x, rows, config.hiddenDim());
+        double[] x = inputs(experts, widen(hidden), routing.weights());
+        QuantizedTokens a1 = quantize(experts, experts.a1Scales(), ids, x, ids.length / shared, config.hiddenDim());
         double[] gemm1 = gemm(a1, x, shared, ids, experts.w13(), experts.w13Bias());
         if (adapterOfToken != null) {
             gemm1 = Lora.addGateUp(config, gemm1, widen(hidden), ids, routing, adapterOfToken);
         }
         double[] act = Activations.apply(config, gemm1, ids.length);
-        QuantizedTokens a2 =
-                quantize(experts, experts.a2Scale(), act, ids.length, config.intermediateSizePerPartition());
+        QuantizedTokens a2 = quantize(
+                experts, experts.a2Scales(), ids, act, ids.length, config.intermediateSizePerPartition());
         double[] gemm2 = gemm(a2, act, 1, ids, experts.w2(), experts.w2Bias());
         gemm2 = onOutput(config, gemm2, routing.weights());
         if (adapterOfToken != null) {
@@ -191,6 +191,29 @@ public final class Reference {
                 yield new QuantizedTokens(values, scales);
             }
         };
+    }
+
+    /**
+     * The same where each expert has its own scale.
+     *
+     * @param known of each local expert; null if it is found here
+     * @param expertOf the local number of each row's expert, -1 where it lives elsewhere; with one scale for all it isn't looked at
+     */
+    static @Nullable QuantizedTokens quantize(
+            Int8Experts experts, float @Nullable [] known, int[] expertOf, double[] x, int rows, int width) {
+        if (known == null || rows != expertOf.length) {
+            return quantize(experts, known == null ? null : known[0], x, rows, width);
+        }
+        QuantizedTokens all = new QuantizedTokens(new byte[x.length], new float[rows]);
+        for (int row = 0; row < rows; row++) {
+            double[] one = Arrays.copyOfRange(x, row * width, (row + 1) * width);
+            QuantizedTokens quantized = quantize(experts, known[Math.max(0, expertOf[row])], one, 1, width);
+            if (quantized != null) {
+                System.arraycopy(quantized.values(), 0, all.values(), row * width, width);
+                all.scales()[row] = quantized.scales()[0];
+            }
+        }
+        return all;
     }
 
     private static float[] narrow(double[] x) {
@@ -539,12 +562,24 @@ public final class Reference {
         if (!config.applyRouterWeightOnInput()) {
             return hidden;
         }
+        return weigh(ofPairs(config, hidden, weights.length), weights);
+    }
+
+    /** The same of int8 experts: a row a pair also where each quantises its input by itself. */
+    static double[] inputs(Int8Experts experts, double[] hidden, double[] weights) {
+        FusedMoeConfig config = experts.config();
+        return experts.hasInputsOfTheirOwn() && !config.applyRouterWeightOnInput()
+                ? ofPairs(config, hidden, weights.length)
+                : onInput(config, hidden, weights);
+    }
+
+    private static double[] ofPairs(FusedMoeConfig config, double[] hidden, int pairs) {
         int h = config.hiddenDim();
-        double[] rows = new double[weights.length * h];
-        for (int p = 0; p < weights.length; p++) {
+        double[] rows = new double[pairs * h];
+        for (int p = 0; p < pairs; p++) {
             System.arraycopy(hidden, p / config.pairsPerToken() * h, rows, p * h, h);
         }
-        return weigh(rows, weights);
+        return rows;
     }
 
     /** The experts' outputs [P, H] as they are summed: times the router's weights unless the layer applies them on the input. */

@@ -98,22 +98,22 @@ public class ReferenceExperts implements GeneralExperts {
         int pairs = tokens * k;
         boolean int8 = experts.scheme().quantizesActivations();
         double[] weights = Reference.widen(given.topkWeights());
-        double[] x = Reference.onInput(config, Reference.widen(hidden), weights);
+        double[] x = Reference.inputs(experts, Reference.widen(hidden), weights);
         double[] act = Reference.widen(given.act());
         Routing handed = new Routing(tokens, k, given.topkIds(), weights);
         Routing routing = config.router().isHandedIn()
                 ? handed
                 : Router.route(config, experts.router(), Reference.widen(given.logits()), tokens);
-        QuantizedTokens a1 = Reference.quantize(experts, experts.a1Scale(), x, tokens * config.inputRowsPerToken(), h);
-        QuantizedTokens a2 = Reference.quantize(experts, experts.a2Scale(), act, pairs, i);
         int[] map = expertMap(experts);
         int[] local = Arrays.stream(given.topkIds())
                 .map(id -> Reference.local(experts, id))
                 .toArray();
+        QuantizedTokens a1 = Reference.quantize(experts, experts.a1Scales(), local, x, x.length / h, h);
+        QuantizedTokens a2 = Reference.quantize(experts, experts.a2Scales(), local, act, pairs, i);
         Alignment alignment = Reference.align(given.topkIds(), map, true, given.blockSize());
         QuantizedTokens givenA1 = int8 ? new QuantizedTokens(given.a1(), given.a1Scales()) : null;
         QuantizedTokens givenA2 = int8 ? new QuantizedTokens(given.a2(), given.a2Scales()) : null;
-        double[] gemm1 = Reference.gemm(givenA1, x, config.pairsPerInputRow(), local, experts.w13(), experts.w13Bias());
+        double[] gemm1 = Reference.gemm(givenA1, x, x.length == pairs * h ? 1 : k, local, experts.w13(), experts.w13Bias());
         double[] gemm2 = Reference.gemm(givenA2, act, 1, local, experts.w2(), experts.w2Bias());
         double[] output = Reference.combine(Reference.widen(given.gemm2()), tokens, k, h);
         Reference.addZeroExperts(config, map[0], hidden, handed, output);

@@ -74,6 +74,7 @@ public abstract sealed class TornadoExperts implements GeneralExperts
     public boolean supportsQuantScheme(@Nullable QuantKey weightKey, @Nullable QuantKey activationKey) {
         Int8Scheme scheme = Int8Scheme.of(weightKey, activationKey);
         return scheme != null
+                && !QuantKey.INT8_STATIC_TOKEN_SYM.equals(activationKey)
                 && switch (gemm) {
                     case HOPPER -> scheme == Int8Scheme.W8A8_CHANNEL;
                     case TENSOR_CORES, PANELS -> scheme == Int8Scheme.W8A8_CHANNEL || scheme == Int8Scheme.W8A8_TENSOR;

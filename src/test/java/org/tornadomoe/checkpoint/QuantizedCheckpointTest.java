@@ -276,8 +276,8 @@ class QuantizedCheckpointTest {
         assertKept(Int8Scheme.W8A8_TENSOR);
         try (MoeCheckpoint checkpoint = MoeCheckpoint.open(directory);
                 Int8Experts kept = QuantizedWeights.int8(checkpoint.layer(0), Int8Scheme.W8A8_TENSOR, Progress.NONE)) {
-            assertThat(kept.a1Scale()).isEqualTo(fixed ? 0.5f : null);
-            assertThat(kept.a2Scale()).isEqualTo(fixed ? 1f : null);
+            assertThat(kept.a1Scales()).isEqualTo(fixed ? new float[] {0.25f, 0.5f} : null);
+            assertThat(kept.a2Scales()).isEqualTo(fixed ? new float[] {0.5f, 1f} : null);
         }
     }
 
@@ -322,6 +322,27 @@ class QuantizedCheckpointTest {
         assertKept(group == -1 ? Int8Scheme.W8A16_CHANNEL : Int8Scheme.W8A16_GROUP);
     }
 
+    /** Some writers of the second version call their files the first: symmetric is symmetric, and other zero points are refused. */
+    @ParameterizedTest
+    @CsvSource({"gptq, 0", "gptq, 1", "gptq_v2, 0", "gptq_v2, 1"})
+    void symmetricWordsOfEitherVersion(String format, int less) throws IOException {
+        String config = "{'quant_method': 'gptq', 'bits': 8, 'group_size': 4, 'sym': true, 'desc_act': false,"
+                + " 'checkpoint_format': '" + format + "'}";
+        checkpoint(config, 1, 4, false, (module, m) -> gptq(module, m, less, false));
+        assertKept(Int8Scheme.W8A16_GROUP);
+    }
+
+    @Test
+    void symmetricWordsWithZeroPointsAreRefused() throws IOException {
+        checkpoint(
+                "{'quant_method': 'gptq', 'bits': 8, 'group_size': 4, 'sym': true, 'desc_act': false}",
+                1,
+                4,
+                true,
+                (module, m) -> gptq(module, m, 1, false));
+        assertRefused("tensor 'model.layers.0.mlp.experts.0.gate_proj.qzeros': expected zero points of 127 or of 128");
+    }
+
     private void assertRefused(String... message) {
         assertThatExceptionOfType(CheckpointException.class)
                 .isThrownBy(() -> {
@@ -363,8 +384,9 @@ class QuantizedCheckpointTest {
                     + " static per channel",
                 "'quant_method': 'compressed-tensors' | 'quant_method': 'mxfp4' | quant_method: expected"
                         + " compressed-tensors or gptq (or no quantisation), got 'mxfp4'",
-                "'ignore': ['lm_head', | 'ignore': ['re:.*down_proj$', | All MoE projections need to have same"
-                        + " quantization scheme but found multiple",
+                "'ignore': ['lm_head', | 'ignore': ['re:.*down_proj$', | tensor"
+                        + " 'model.layers.0.mlp.experts.0.down_proj.weight': expected dtype F64 or F32 or F16 or BF16,"
+                        + " got I8",
                 "'ignore': ['lm_head', | 'ignore': ['re:(', | 're:(' is not a regular expression",
             })
     void otherSchemesAreRefusedInVllmsWords(String right, String wrong, String message) throws IOException {

@@ -1,0 +1,105 @@
+package org.tornadomoe.checkpoint;
+
+import java.nio.file.Path;
+import java.util.HashSet;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.Set;
+import org.jspecify.annotations.Nullable;
+
+/**
+ * A checkpoint's tensors while a layer is found, and which of them it took: one under the layer's block that nothing takes would
+ * have changed the layer's numbers. Not thread-safe.
+ */
+final class BlockTensors {
+    private static final int NAMED_IN_MESSAGE = 4;
+
+    /** What the last part of a name may be that nothing takes, and why. */
+    private static final Map<String, String> UNREAD = new LinkedHashMap<>();
+
+    static {
+        UNREAD.put("tokens_per_expert", "training counts tokens in it, to balance experts");
+        UNREAD.put("local_tokens_per_expert", "likewise");
+        UNREAD.put("num_tokens_per_expert", "likewise");
+    }
+
+    private final Safetensors tensors;
+    private final Set<String> taken = new HashSet<>();
+
+    BlockTensors(Safetensors tensors) {
+        this.tensors = tensors;
+    }
+
+    /** What was opened, for messages. */
+    Path path() {
+        return tensors.path();
+    }
+
+    /** The names of all tensors. */
+    Set<String> names() {
+        return tensors.names();
+    }
+
+    /** Whether there is a tensor of that name; it isn't taken. */
+    boolean has(String name) {
+        return tensors.find(name) != null;
+    }
+
+    /** Whether there is a tensor of that name and it has floats; it isn't taken. */
+    boolean hasFloats(String name) {
+        Tensor tensor = tensors.find(name);
+        return tensor != null && tensor.dtype().isFloat();
+    }
+
+    /** The shape of the tensor of that name, which isn't taken. */
+    long[] shape(String name) {
+        return tensors.tensor(name).shape();
+    }
+
+    /** Takes the tensor of that name, null if there is none. */
+    @Nullable
+    Tensor find(String name) {
+        taken.add(name);
+        return tensors.find(name);
+    }
+
+    /**
+     * Takes the tensor of that name.
+     *
+     * @throws CheckpointException if there is none
+     */
+    Tensor tensor(String name) {
+        taken.add(name);
+        return tensors.tensor(name);
+    }
+
+    /**
+     * Checks that all tensors whose names begin so were taken, or change nothing.
+     *
+     * @throws CheckpointException that names those that weren't
+     */
+    void requireAllTaken(String block) {
+        List<Tensor> left = names().stream()
+                .filter(name -> name.startsWith(block)
+                        && !taken.contains(name)
+                        && !UNREAD.containsKey(name.substring(name.lastIndexOf('.') + 1)))
+                .map(tensors::tensor)
+                .toList();
+        if (!left.isEmpty()) {
+            int more = left.size() - NAMED_IN_MESSAGE;
+            throw new CheckpointException(
+                    left.getFirst().file(),
+                    "nothing reads "
+                            + String.join(
+                                    ", ",
+                                    left.stream()
+                                            .limit(NAMED_IN_MESSAGE)
+                                            .map(tensor -> "tensor '" + tensor.name() + "'")
+                                            .toList())
+                            + (more > 0 ? " and " + more + " more" : "")
+                            + " of the MoE block " + block + "*: without what " + (left.size() == 1 ? "it" : "they")
+                            + " may mean the layer's numbers would be wrong");
+        }
+    }
+}
