@@ -31,6 +31,8 @@ import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.Int8Quantizer;
 import org.tornadomoe.quant.Int8Tensor;
 import org.tornadomoe.quant.Progress;
+import tools.jackson.core.json.JsonFactory;
+import tools.jackson.core.json.JsonWriteFeature;
 import tools.jackson.jr.ob.JSON;
 
 /**
@@ -46,7 +48,11 @@ public final class CheckpointQuantizer {
     private static final String STATE = ".moe-quantize";
     private static final String PLAN = "plan.json";
     private static final int WORST_CHANNELS = 3;
-    private static final JSON JSON_TEXT = JSON.std.with(JSON.Feature.PRETTY_PRINT_OUTPUT);
+    private static final JSON JSON_TEXT = JSON.builder(JsonFactory.builder()
+                    .disable(JsonWriteFeature.WRITE_NAN_AS_STRINGS) // as Python does
+                    .build())
+            .enable(JSON.Feature.PRETTY_PRINT_OUTPUT)
+            .build();
     private static final ValueLayout.OfFloat FLOAT =
             ValueLayout.JAVA_FLOAT_UNALIGNED.withOrder(ByteOrder.LITTLE_ENDIAN);
     private static final ValueLayout.OfLong LONG = ValueLayout.JAVA_LONG_UNALIGNED.withOrder(ByteOrder.LITTLE_ENDIAN);

@@ -1,53 +1,63 @@
 package org.tornadomoe.checkpoint;
 
+import java.math.BigInteger;
 import java.util.Arrays;
 import org.jspecify.annotations.Nullable;
 
 /** Element types of safetensors files, little-endian. Those marked unreadable may lie in a file, but can't be read. */
 public enum DType {
-    F64(8, true),
-    F32(4, true),
-    F16(2, true),
-    BF16(2, true),
-    I64(8, true),
-    I32(4, true),
-    I8(1, true),
-    U8(1, true),
-    I16(2, false),
-    U16(2, false),
-    U32(4, false),
-    U64(8, false),
-    BOOL(1, false),
-    F8_E4M3(1, false),
-    F8_E5M2(1, false),
-    F8_E8M0(1, false);
+    F64(64, true),
+    F32(32, true),
+    F16(16, true),
+    BF16(16, true),
+    I64(64, true),
+    I32(32, true),
+    I8(8, true),
+    U8(8, true),
+    C64(64, false),
+    I16(16, false),
+    U16(16, false),
+    U32(32, false),
+    U64(64, false),
+    BOOL(8, false),
+    F8_E4M3(8, false),
+    F8_E4M3FNUZ(8, false),
+    F8_E5M2(8, false),
+    F8_E5M2FNUZ(8, false),
+    F8_E8M0(8, false),
+    F6_E2M3(6, false),
+    F6_E3M2(6, false),
+    F4(4, false);
 
-    private final int bytes;
+    private final int bits;
     private final boolean readable;
 
-    DType(int bytes, boolean readable) {
-        this.bytes = bytes;
+    DType(int bits, boolean readable) {
+        this.bits = bits;
         this.readable = readable;
     }
 
-    /** Bytes of one element. */
-    public int bytes() {
-        return bytes;
+    /** Bits of one element. */
+    public int bits() {
+        return bits;
     }
 
-    /** Bytes of a tensor of that shape, whose sizes are not negative; -1 if they are over 2^63 - 1. */
+    /** Bytes of one element, rounded up where it is shorter than one. */
+    public int bytes() {
+        return Math.ceilDiv(bits, 8);
+    }
+
+    /** Bytes of a tensor of that shape, whose sizes are not negative; -1 if they are over 2^63 - 1 or no whole number. */
     long bytes(long[] shape) {
         if (Arrays.stream(shape).anyMatch(size -> size == 0)) {
             return 0;
         }
-        long total = bytes;
+        BigInteger total = BigInteger.valueOf(bits);
         for (long size : shape) {
-            if (Math.multiplyHigh(total, size) != 0 || total * size < 0) {
-                return -1;
-            }
-            total *= size;
+            total = total.multiply(BigInteger.valueOf(size));
         }
-        return total;
+        BigInteger[] bytes = total.divideAndRemainder(BigInteger.valueOf(8));
+        return bytes[1].signum() != 0 || bytes[0].bitLength() > 63 ? -1 : bytes[0].longValue();
     }
 
     /** Whether {@link Tensor} converts its elements. */

@@ -1,42 +1,122 @@
 package org.tornadomoe.checkpoint;
 
+import java.io.BufferedInputStream;
 import java.io.IOException;
-import java.nio.file.Files;
+import java.io.InputStream;
+import java.nio.channels.Channels;
+import java.nio.channels.FileChannel;
 import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import org.jspecify.annotations.Nullable;
 import tools.jackson.core.JacksonException;
-import tools.jackson.core.StreamReadFeature;
+import tools.jackson.core.JsonParser;
+import tools.jackson.core.JsonToken;
+import tools.jackson.core.ObjectReadContext;
+import tools.jackson.core.TokenStreamFactory;
 import tools.jackson.core.TokenStreamLocation;
 import tools.jackson.core.json.JsonFactory;
-import tools.jackson.jr.ob.JSON;
+import tools.jackson.core.json.JsonReadFeature;
 
 /** A small JSON file that holds one object. Getters name file and field in what they throw. */
-record JsonFile(Path file, Map<String, Object> fields) {
+record JsonFile(Path file, Map<String, @Nullable Object> fields) {
     private static final long MAX_BYTES = 64 << 20;
-    private static final JSON STRICT = JSON.builder(JsonFactory.builder()
-                    .enable(StreamReadFeature.STRICT_DUPLICATE_DETECTION)
-                    .build())
+
+    /** Names, values, objects and lists that are read of a file: enough for an index of a million tensors, in 300 MB. */
+    private static final int MAX_VALUES = 1 << 20;
+
+    private static final JsonFactory JSON = JsonFactory.builder()
+            // Python writes Infinity and NaN into JSON.
+            .enable(JsonReadFeature.ALLOW_NON_NUMERIC_NUMBERS)
+            // The names of an index are all different, so a table of names seen before is only memory.
+            .disable(TokenStreamFactory.Feature.CANONICALIZE_PROPERTY_NAMES)
             .build();
 
     static JsonFile read(Path file) {
-        try {
-            long size = Files.size(file);
+        try (FileChannel channel = CheckpointFile.open(file)) {
+            long size = channel.size();
             if (size > MAX_BYTES) {
                 throw new CheckpointException(file, "expected at most " + MAX_BYTES + " bytes of JSON, got " + size);
             }
-            Object root = STRICT.anyFrom(Files.readAllBytes(file));
-            if (!(root instanceof Map<?, ?> map)) {
-                throw new CheckpointException(file, "expected a JSON object");
+            try (InputStream bytes = new BufferedInputStream(Channels.newInputStream(channel));
+                    JsonParser parser = JSON.createParser(ObjectReadContext.empty(), bytes)) {
+                return new JsonFile(file, new Reader(file, parser).root());
             }
-            @SuppressWarnings("unchecked") // a JSON object's keys are strings
-            Map<String, Object> fields = (Map<String, Object>) map;
-            return new JsonFile(file, fields);
         } catch (IOException e) {
             throw CheckpointException.of(file, "cannot be read", e);
         } catch (JacksonException e) {
             throw new CheckpointException(file, "is not valid JSON: " + problem(e), e);
+        }
+    }
+
+    /** Reads a file value by value, so that no file takes much more memory than what is kept of it. */
+    private static final class Reader {
+        private final Path file;
+        private final JsonParser parser;
+        private int values;
+
+        /** An index names the same few shards again and again. */
+        private String lastText = "";
+
+        Reader(Path file, JsonParser parser) {
+            this.file = file;
+            this.parser = parser;
+        }
+
+        Map<String, @Nullable Object> root() {
+            JsonToken first = parser.nextToken();
+            if (first == null) {
+                throw new CheckpointException(file, "is not valid JSON: is empty");
+            }
+            if (first != JsonToken.START_OBJECT) {
+                throw new CheckpointException(file, "expected a JSON object");
+            }
+            Map<String, @Nullable Object> root = object();
+            if (parser.nextToken() != null) {
+                throw new CheckpointException(file, "is not valid JSON: goes on after its object");
+            }
+            return root;
+        }
+
+        private Map<String, @Nullable Object> object() {
+            Map<String, @Nullable Object> object = new LinkedHashMap<>();
+            for (String name = parser.nextName(); name != null; name = parser.nextName()) {
+                if (object.containsKey(name)) {
+                    throw new CheckpointException(file, "is not valid JSON: has '" + shown(name) + "' twice");
+                }
+                parser.nextToken();
+                object.put(name, value());
+            }
+            return object;
+        }
+
+        private @Nullable Object value() {
+            if (++values > MAX_VALUES) {
+                throw new CheckpointException(file, "expected at most " + MAX_VALUES + " values of JSON, got more");
+            }
+            return switch (parser.currentToken()) {
+                case START_OBJECT -> object();
+                case START_ARRAY -> {
+                    List<@Nullable Object> list = new ArrayList<>();
+                    while (parser.nextToken() != JsonToken.END_ARRAY) {
+                        list.add(value());
+                    }
+                    yield list;
+                }
+                case VALUE_STRING -> {
+                    String text = parser.getString();
+                    lastText = text.equals(lastText) ? lastText : text;
+                    yield lastText;
+                }
+                case VALUE_NUMBER_INT -> parser.getNumberValue();
+                case VALUE_NUMBER_FLOAT -> parser.getDoubleValue();
+                case VALUE_TRUE -> true;
+                case VALUE_FALSE -> false;
+                case VALUE_NULL -> null;
+                case null, default -> throw new CheckpointException(file, "is not valid JSON: ends too early");
+            };
         }
     }
 
@@ -47,6 +127,13 @@ record JsonFile(Path file, Map<String, Object> fields) {
         return at == null ? message : message + " (line " + at.getLineNr() + ", column " + at.getColumnNr() + ")";
     }
 
+    /** A value as messages show it: not longer than a line. */
+    static String shown(@Nullable Object value) {
+        String text = String.valueOf(value);
+        return text.length() <= 120 ? text : text.substring(0, 100) + "... (" + text.length() + " characters)";
+    }
+
+    /** Whether the field is there and not null. */
     boolean has(String field) {
         return fields.get(field) != null;
     }
@@ -62,13 +149,29 @@ record JsonFile(Path file, Map<String, Object> fields) {
         return has(field) ? integer(field) : absent;
     }
 
+    /** A number, also as transformers 5 writes those that JSON has not: {@code {"__float__": "Infinity"}}. */
     @Nullable
     Double number(String field) {
         if (!has(field)) {
             return null;
         }
-        if (required(field) instanceof Number value) {
-            return value.doubleValue();
+        Object value = required(field);
+        if (value instanceof Number number) {
+            return number.doubleValue();
+        }
+        if (value instanceof Map<?, ?> map && map.size() == 1 && map.get("__float__") instanceof String name) {
+            switch (name) {
+                case "Infinity" -> {
+                    return Double.POSITIVE_INFINITY;
+                }
+                case "-Infinity" -> {
+                    return Double.NEGATIVE_INFINITY;
+                }
+                case "NaN" -> {
+                    return Double.NaN;
+                }
+                default -> {}
+            }
         }
         throw wrong(field, "a number");
     }
@@ -88,6 +191,10 @@ record JsonFile(Path file, Map<String, Object> fields) {
             return value;
         }
         throw wrong(field, "a string");
+    }
+
+    String string(String field, String absent) {
+        return has(field) ? string(field) : absent;
     }
 
     List<Integer> integers(String field) {
@@ -124,10 +231,10 @@ record JsonFile(Path file, Map<String, Object> fields) {
         return new JsonFile(file, object(field));
     }
 
-    Map<String, Object> object(String field) {
+    Map<String, @Nullable Object> object(String field) {
         if (required(field) instanceof Map<?, ?> map) {
             @SuppressWarnings("unchecked") // a JSON object's keys are strings
-            Map<String, Object> object = (Map<String, Object>) map;
+            Map<String, @Nullable Object> object = (Map<String, @Nullable Object>) map;
             return object;
         }
         throw wrong(field, "an object");
@@ -141,7 +248,9 @@ record JsonFile(Path file, Map<String, Object> fields) {
         return value;
     }
 
-    private CheckpointException wrong(String field, String expected) {
-        return new CheckpointException(file, "'" + field + "': expected " + expected + ", got " + fields.get(field));
+    /** What is thrown where a field holds something else. */
+    CheckpointException wrong(String field, String expected) {
+        return new CheckpointException(
+                file, "'" + field + "': expected " + expected + ", got " + shown(fields.get(field)));
     }
 }

@@ -1,8 +1,11 @@
 package org.tornadomoe.checkpoint;
 
 import java.util.Arrays;
+import java.util.LinkedHashMap;
 import java.util.List;
+import java.util.Map;
 import java.util.TreeMap;
+import java.util.regex.Pattern;
 import java.util.stream.Collectors;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeConfig;
@@ -11,33 +14,30 @@ import org.tornadomoe.config.RouterConfig;
 import org.tornadomoe.config.ScoringFunction;
 
 /**
- * The model families read: what their config.json says about an MoE layer (the model's own code in Hugging Face transformers is
- * the source). How tensors are named and laid out is no matter of the family ({@link LayerTensors}).
+ * The model families read: what their config.json says about an MoE layer (the model's own code in Hugging Face transformers
+ * 5.17 is the source, its configuration classes for what a config.json leaves out). How tensors are named and laid out is no
+ * matter of the family ({@link LayerTensors}). docs/checkpoints.md has the table.
  */
 enum ModelFamily {
     /** Every layer; softmax, top-k, renormalised. */
-    MIXTRAL("mixtral") {
+    MIXTRAL(new Defaults(32, 4096, 14336, 8, 2), "norm_topk_prob=true scoring_func=softmax", "mixtral") {
         @Override
-        FusedMoeConfig config(JsonFile json) {
-            return build(json, "num_local_experts", "intermediate_size", softmax(true));
+        FusedMoeConfig read(JsonFile json) {
+            return build(json, softmax(true));
         }
     },
 
     /** Some layers may be dense; softmax, top-k; a shared expert weighed by a sigmoid of the token. */
-    QWEN2_MOE("qwen2_moe") {
+    QWEN2_MOE(new Defaults(24, 2048, 1408, 60, 4), "norm_topk_prob shared_expert_intermediate_size scoring_func=softmax", "qwen2_moe") {
         @Override
-        FusedMoeConfig config(JsonFile json) {
-            RouterConfig router = softmax(json.bool("norm_topk_prob", false));
-            return build(
-                    json,
-                    experts(json),
-                    "moe_intermediate_size",
-                    sharedIntermediate(json) > 0 ? router.withSharedExpertGate() : router);
+        FusedMoeConfig read(JsonFile json) {
+            RouterConfig router = softmax(renormalizes(json, false));
+            return build(json, sharedIntermediate(json) > 0 ? router.withSharedExpertGate() : router);
         }
 
         @Override
         int sharedIntermediate(JsonFile json) {
-            return nonNegative(json, "shared_expert_intermediate_size");
+            return nonNegative(json, "shared_expert_intermediate_size", 5632);
         }
 
         @Override
@@ -48,10 +48,28 @@ enum ModelFamily {
     },
 
     /** Some layers may be dense; softmax, top-k, renormalised if {@code norm_topk_prob}. */
-    QWEN3_MOE("qwen3_moe", "qwen3_vl_moe", "qwen3_vl_moe_text") {
+    QWEN3_MOE(new Defaults(24, 2048, 768, 128, 8), "norm_topk_prob scoring_func=softmax", "qwen3_moe") {
         @Override
-        FusedMoeConfig config(JsonFile json) {
-            return build(json, experts(json), "moe_intermediate_size", softmax(json.bool("norm_topk_prob", false)));
+        FusedMoeConfig read(JsonFile json) {
+            return build(json, softmax(renormalizes(json, false)));
+        }
+
+        @Override
+        @Nullable
+        String whyDense(JsonFile json, int layer) {
+            return whyQwenDense(json, layer);
+        }
+    },
+
+    /** As Qwen3, always renormalised: its configuration has no {@code norm_topk_prob}. */
+    QWEN3_VL_MOE(
+            new Defaults(24, 2048, 1408, 60, 4),
+            "norm_topk_prob=true scoring_func=softmax",
+            "qwen3_vl_moe",
+            "qwen3_vl_moe_text") {
+        @Override
+        FusedMoeConfig read(JsonFile json) {
+            return build(json, softmax(true));
         }
 
         @Override
@@ -62,77 +80,108 @@ enum ModelFamily {
     },
 
     /** Every layer; softmax, top-k, not renormalised unless {@code norm_topk_prob}. */
-    OLMOE("olmoe") {
+    OLMOE(new Defaults(16, 2048, 2048, 64, 8), "norm_topk_prob scoring_func=softmax", "olmoe") {
         @Override
-        FusedMoeConfig config(JsonFile json) {
-            return build(json, experts(json), "intermediate_size", softmax(json.bool("norm_topk_prob", false)));
+        FusedMoeConfig read(JsonFile json) {
+            return build(json, softmax(renormalizes(json, false)));
         }
     },
 
-    /** The first layers are dense; softmax, by groups or not, scaled; shared experts. */
-    DEEPSEEK_V2("deepseek_v2") {
+    /** The first layers are dense; softmax (or what {@code scoring_func} says), by groups or not, scaled; shared experts. */
+    DEEPSEEK_V2(
+            new Defaults(32, 4096, 1407, 64, 0),
+            "norm_topk_prob scoring_func topk_method n_group topk_group routed_scaling_factor n_shared_experts"
+                    + " moe_layer_freq",
+            "deepseek_v2") {
         @Override
-        FusedMoeConfig config(JsonFile json) {
-            String method = json.has("topk_method") ? json.string("topk_method") : "greedy";
-            if (!method.equals("greedy") && !method.equals("group_limited_greedy")) {
+        FusedMoeConfig read(JsonFile json) {
+            String method = json.string("topk_method", "greedy");
+            String scoring = json.string("scoring_func", "softmax");
+            ScoringFunction function =
+                    switch (scoring) {
+                        case "softmax" -> ScoringFunction.SOFTMAX;
+                        case "sigmoid" -> ScoringFunction.SIGMOID;
+                        default -> throw json.wrong("scoring_func", "softmax or sigmoid");
+                    };
+            double factor = factor(json, 1);
+            boolean renormalize = renormalizes(json, false);
+            if (renormalize && function == ScoringFunction.SOFTMAX && factor != 1) {
+                // DeepSeek's own code leaves the factor out then, transformers the division, vLLM does both.
                 throw new CheckpointException(
-                        json.file(), "'topk_method': expected greedy or group_limited_greedy, got '" + method + "'");
+                        json.file(),
+                        "'norm_topk_prob': expected false beside a 'routed_scaling_factor' of " + factor
+                                + " and softmax, which implementations of the family read in different ways, got true");
             }
-            RouterConfig router = softmax(json.bool("norm_topk_prob", false)).withRoutedScalingFactor(factor(json));
+            RouterConfig router = RouterConfig.of(function, renormalize).withRoutedScalingFactor(factor);
             return build(
                     json,
-                    "n_routed_experts",
-                    "moe_intermediate_size",
-                    method.equals("greedy") ? router : grouped(json, router));
+                    switch (method) {
+                        case "greedy" -> router;
+                        case "group_limited_greedy" -> grouped(json, router, json.integer("n_group"), 0);
+                        case "noaux_tc" -> grouped(json, router.withCorrectionBias(), 0, 0);
+                        default -> throw json.wrong("topk_method", "greedy, group_limited_greedy or noaux_tc");
+                    });
         }
 
         @Override
         int sharedIntermediate(JsonFile json) {
-            return deepSeekShared(json);
+            return deepSeekShared(json, 2);
         }
 
         @Override
         @Nullable
         String whyDense(JsonFile json, int layer) {
-            return whyDeepSeekDense(json, layer);
+            return whyDeepSeekDense(json, layer, 0);
         }
     },
 
     /** The first layers are dense; sigmoid, a correction bias, by groups, renormalised, scaled; shared experts. */
-    DEEPSEEK_V3("deepseek_v3", "deepseek_v32", "kimi_k2") {
+    DEEPSEEK_V3(
+            new Defaults(61, 7168, 2048, 256, 8),
+            "norm_topk_prob n_group topk_group routed_scaling_factor n_shared_experts moe_layer_freq"
+                    + " scoring_func=sigmoid topk_method=noaux_tc",
+            "deepseek_v3",
+            "deepseek_v32",
+            "kimi_k2") {
         @Override
-        FusedMoeConfig config(JsonFile json) {
-            return sigmoidWithCorrection(json);
+        FusedMoeConfig read(JsonFile json) {
+            return sigmoidWithCorrection(json, 2.5, 8, 4);
         }
 
         @Override
         int sharedIntermediate(JsonFile json) {
-            return deepSeekShared(json);
+            return deepSeekShared(json, 1);
         }
 
         @Override
         @Nullable
         String whyDense(JsonFile json, int layer) {
-            return whyDeepSeekDense(json, layer);
+            return whyDeepSeekDense(json, layer, 3);
         }
     },
 
     /** As DeepSeek-V3, mostly of one group. */
-    GLM4_MOE("glm4_moe", "glm4v_moe", "glm4v_moe_text") {
+    GLM4_MOE(
+            new Defaults(46, 4096, 1408, 128, 8),
+            "norm_topk_prob n_group topk_group routed_scaling_factor n_shared_experts moe_layer_freq"
+                    + " scoring_func=sigmoid topk_method=noaux_tc",
+            "glm4_moe",
+            "glm4v_moe",
+            "glm4v_moe_text") {
         @Override
-        FusedMoeConfig config(JsonFile json) {
-            return sigmoidWithCorrection(json);
+        FusedMoeConfig read(JsonFile json) {
+            return sigmoidWithCorrection(json, 1, 1, 1);
         }
 
         @Override
         int sharedIntermediate(JsonFile json) {
-            return deepSeekShared(json);
+            return deepSeekShared(json, 1);
         }
 
         @Override
         @Nullable
         String whyDense(JsonFile json, int layer) {
-            return whyDeepSeekDense(json, layer);
+            return whyDeepSeekDense(json, layer, 1);
         }
     },
 
@@ -140,41 +189,44 @@ enum ModelFamily {
      * Every layer; top-k, then softmax; biases everywhere, gate and up interleaved, and an activation that isn't the {@code
      * hidden_act} of its config.json.
      */
-    GPT_OSS("gpt_oss") {
+    GPT_OSS(
+            new Defaults(36, 2880, 2880, 128, 4),
+            "swiglu_limit swiglu_alpha=1.702 norm_topk_prob=true scoring_func=softmax",
+            "gpt_oss") {
         @Override
-        FusedMoeConfig config(JsonFile json) {
-            return build(json, "num_local_experts", "intermediate_size", RouterConfig.topKThenSoftmax()).toBuilder()
+        FusedMoeConfig read(JsonFile json) {
+            return build(json, RouterConfig.topKThenSoftmax()).toBuilder()
                     .activation(MoeActivation.SWIGLUOAI)
-                    .swigluLimit(json.number("swiglu_limit"))
+                    .swigluLimit(finite(json, "swiglu_limit", 7))
                     .hasBias(true)
                     .build();
         }
     },
 
     /** Some layers may be dense; the top logit's sigmoid, on the expert's input; a shared expert. */
-    LLAMA4("llama4_text", "llama4") {
+    LLAMA4(
+            new Defaults(48, 5120, 8192, 16, 1),
+            "n_shared_experts=1 moe_layers interleave_moe_layer_step norm_topk_prob=false scoring_func=sigmoid",
+            "llama4_text",
+            "llama4") {
         @Override
-        FusedMoeConfig config(JsonFile json) {
-            try {
-                return build(json, "num_local_experts", "intermediate_size", RouterConfig.topKThenSigmoid()).toBuilder()
-                        .applyRouterWeightOnInput(true)
-                        .build();
-            } catch (IllegalArgumentException e) {
-                throw new CheckpointException(json.file(), String.valueOf(e.getMessage()), e);
-            }
+        FusedMoeConfig read(JsonFile json) {
+            return build(json, RouterConfig.topKThenSigmoid()).toBuilder()
+                    .applyRouterWeightOnInput(true)
+                    .build();
         }
 
         @Override
         int sharedIntermediate(JsonFile json) {
-            return json.has("n_shared_experts") ? deepSeekShared(json) : json.integer("intermediate_size");
+            return json.has("n_shared_experts") ? deepSeekShared(json, 1) : intermediate(json);
         }
 
         @Override
         @Nullable
         String whyDense(JsonFile json, int layer) {
-            List<Integer> sparse = json.integers("moe_layers");
-            if (!sparse.isEmpty()) {
-                return sparse.contains(layer) ? null : "moe_layers is " + sparse;
+            if (json.has("moe_layers")) {
+                List<Integer> sparse = json.integers("moe_layers");
+                return sparse.contains(layer) ? null : "moe_layers is " + JsonFile.shown(sparse);
             }
             int step = positive(json, "interleave_moe_layer_step", 1);
             return (layer + 1) % step == 0 ? null : "interleave_moe_layer_step is " + step;
@@ -182,51 +234,84 @@ enum ModelFamily {
     },
 
     /** Every layer; top-k, then softmax. */
-    GRANITEMOE("granitemoe") {
+    GRANITEMOE(new Defaults(32, 4096, 11008, 8, 2), "norm_topk_prob=true scoring_func=softmax", "granitemoe") {
         @Override
-        FusedMoeConfig config(JsonFile json) {
-            return build(json, "num_local_experts", "intermediate_size", RouterConfig.topKThenSoftmax());
+        FusedMoeConfig read(JsonFile json) {
+            return build(json, RouterConfig.topKThenSoftmax());
         }
     },
 
     /** Every layer; experts chosen by turns. */
-    PHIMOE("phimoe") {
+    PHIMOE(new Defaults(32, 4096, 6400, 16, 2), "router_jitter_noise", "phimoe") {
         @Override
-        FusedMoeConfig config(JsonFile json) {
-            Double noise = json.number("router_jitter_noise");
-            if (noise != null && 2 * noise != ScoringFunction.SPARSE_MIXER_MARGIN) {
-                throw new CheckpointException(
-                        json.file(),
-                        "'router_jitter_noise': expected " + ScoringFunction.SPARSE_MIXER_MARGIN / 2 + ", got "
-                                + noise);
+        FusedMoeConfig read(JsonFile json) {
+            double margin = ScoringFunction.SPARSE_MIXER_MARGIN;
+            if (2 * finite(json, "router_jitter_noise", margin / 2) != margin) {
+                throw json.wrong("router_jitter_noise", String.valueOf(margin / 2));
             }
-            RouterConfig router = RouterConfig.of(ScoringFunction.SPARSE_MIXER, false);
-            return build(json, "num_local_experts", "intermediate_size", router);
+            return build(json, RouterConfig.of(ScoringFunction.SPARSE_MIXER, false));
         }
     },
 
     /** Some layers are dense; softmax, top-k, not renormalised. */
-    JAMBA("jamba") {
+    JAMBA(
+            new Defaults(32, 4096, 14336, 16, 2),
+            "expert_layer_period expert_layer_offset norm_topk_prob=false scoring_func=softmax",
+            "jamba") {
         @Override
-        FusedMoeConfig config(JsonFile json) {
-            return build(json, "num_experts", "intermediate_size", softmax(false));
+        FusedMoeConfig read(JsonFile json) {
+            return build(json, softmax(false));
         }
 
         @Override
         @Nullable
         String whyDense(JsonFile json, int layer) {
             int period = positive(json, "expert_layer_period", 2);
-            int offset = json.integer("expert_layer_offset", 1);
+            int offset = integer(json, "expert_layer_offset", 1);
             return layer % period == offset
                     ? null
                     : "expert_layer_period is " + period + " and expert_layer_offset " + offset;
         }
     };
 
+    /** No published model has a tenth of them. */
+    private static final int MAX_LAYERS = 10_000;
+
+    /** What config.json may call the number of experts: earlier and later releases of transformers differ. */
+    private static final List<String> EXPERTS = List.of("num_experts", "num_local_experts", "n_routed_experts");
+
+    /** What config.json may call K. */
+    private static final List<String> TOP_K = List.of("num_experts_per_tok", "experts_per_token");
+
+    /** Names of fields that may say how an MoE layer computes. */
+    private static final Pattern CONCERNS_EXPERTS =
+            Pattern.compile("expert|moe|rout(er|ed|ing)|top_?k|swiglu|scor(e|ing)|scaling_factor"
+                    + "|(^|_)(act|activation|glu|gate|gating|n_groups?|num_groups?)(_|$)");
+
+    /** Fields of that kind which change no number of an MoE layer, and why. */
+    private static final List<Map.Entry<Pattern, String>> WITHOUT_EFFECT = List.of(
+            Map.entry(Pattern.compile("(router|moe)_.*(loss|noise).*|.*_dropout"), "training"),
+            Map.entry(Pattern.compile("output_router_logits"), "what the model returns beside its output"),
+            Map.entry(Pattern.compile("_?experts_implementation.*|(moe|router)_dtype"), "how it is computed, not what"),
+            Map.entry(Pattern.compile("top_k"), "sampling, of releases that kept it here"),
+            Map.entry(
+                    Pattern.compile("(attn|attention|index|indexer|linear|mamba|mtp|rope|vision|audio)_.*"),
+                    "another block"));
+
+    /** Which of a layer's numbers a config.json without them means. {@code topK} is 0 if there must be one. */
+    private record Defaults(int layers, int hidden, int intermediate, int experts, int topK) {}
+
+    private final Defaults defaults;
+
+    /** Fields that are read, and after = the one value that a field which isn't read may have; with spaces between. */
+    private final String fields;
+
     /** What config.json may call it, with spaces between. */
     private final String modelTypes;
 
-    ModelFamily(String... modelTypes) {
+    ModelFamily(Defaults defaults, String fields, String... modelTypes) {
+        this.defaults = defaults;
+        this.fields = fields;
         this.modelTypes = String.join(" ", modelTypes);
     }
 
@@ -239,7 +324,61 @@ enum ModelFamily {
      *
      * @throws CheckpointException if a field is missing or wrong
      */
-    abstract FusedMoeConfig config(JsonFile json);
+    final FusedMoeConfig config(JsonFile json) {
+        try {
+            return read(json);
+        } catch (IllegalArgumentException e) {
+            throw new CheckpointException(json.file(), String.valueOf(e.getMessage()), e);
+        }
+    }
+
+    /** {@link #config}, or an IllegalArgumentException where numbers don't fit together. */
+    abstract FusedMoeConfig read(JsonFile json);
+
+    /**
+     * Checks that every field which may concern an MoE layer is one that is read, or changes nothing.
+     *
+     * @throws CheckpointException naming the first that isn't
+     */
+    void requireUnderstood(JsonFile json) {
+        List<String> known = List.of(fields.split(" "));
+        for (String field : json.fields().keySet()) {
+            if (!json.has(field)
+                    || !CONCERNS_EXPERTS.matcher(field).find()
+                    || known.contains(field)
+                    || EXPERTS.contains(field)
+                    || TOP_K.contains(field)
+                    || field.equals("model_type")
+                    || field.equals("moe_intermediate_size")
+                    || field.equals("hidden_act")
+                    || WITHOUT_EFFECT.stream().anyMatch(it -> it.getKey().matcher(field).matches())) {
+                continue;
+            }
+            String value = known.stream()
+                    .filter(it -> it.startsWith(field + "="))
+                    .map(it -> it.substring(field.length() + 1))
+                    .findFirst()
+                    .orElse(null);
+            if (value == null) {
+                throw new CheckpointException(
+                        json.file(),
+                        "'" + field + "': not known of " + this + " and may change what its experts compute, got "
+                                + JsonFile.shown(json.fields().get(field)));
+            }
+            if (!value.equals(String.valueOf(json.fields().get(field)))) {
+                throw json.wrong(field, value + ", since " + this + " computes as if it were");
+            }
+        }
+    }
+
+    /** Layers of the model. */
+    int layers(JsonFile json) {
+        int layers = positive(json, "num_hidden_layers", defaults.layers);
+        if (layers > MAX_LAYERS) {
+            throw json.wrong("num_hidden_layers", "at most " + MAX_LAYERS);
+        }
+        return layers;
+    }
 
     /** Width of the shared expert, 0 if there is none. */
     int sharedIntermediate(JsonFile json) {
@@ -264,9 +403,26 @@ enum ModelFamily {
                 config.router().hasCorrectionBias());
     }
 
-    /** The language model's part of a configuration: models that see images, too, have it inside. */
+    /**
+     * The language model's part of a configuration: models that see images, too, have it inside, and it counts before what is
+     * beside it.
+     */
     static JsonFile textConfig(JsonFile json) {
-        return json.has("text_config") && !json.has("hidden_size") ? json.nested("text_config") : json;
+        if (!json.has("text_config")) {
+            return json;
+        }
+        JsonFile inside = json.nested("text_config");
+        boolean whole = inside.has("model_type")
+                || inside.has("hidden_size")
+                || EXPERTS.stream().anyMatch(inside::has);
+        if (!whole && json.has("hidden_size")) {
+            return json;
+        }
+        Map<String, @Nullable Object> text = new LinkedHashMap<>(inside.fields());
+        if (!inside.has("model_type") && json.has("model_type")) {
+            text.put("model_type", json.string("model_type"));
+        }
+        return new JsonFile(json.file(), text);
     }
 
     /**
@@ -285,7 +441,7 @@ enum ModelFamily {
             ModelFamily similar = byFields(json);
             throw new CheckpointException(
                     json.file(),
-                    "'model_type': expected one of " + allTypes() + ", got '" + type
+                    "'model_type': expected one of " + allTypes() + ", got '" + JsonFile.shown(type)
                             + "'; of an MoE layer's fields it has "
                             + moeFields(json)
                             + (similar == null ? "" : ", as " + similar + " does, but may compute something else"));
@@ -342,8 +498,8 @@ enum ModelFamily {
                         || field.getKey().contains("moe")
                         || field.getKey().contains("topk"))
                 .collect(Collectors.toMap(
-                        java.util.Map.Entry::getKey,
-                        field -> String.valueOf(field.getValue()),
+                        Map.Entry::getKey,
+                        field -> JsonFile.shown(field.getValue()),
                         (a, _) -> a,
                         TreeMap::new));
         return found.isEmpty() ? "none" : found.toString();
@@ -359,43 +515,85 @@ enum ModelFamily {
         return RouterConfig.of(ScoringFunction.SOFTMAX, renormalize);
     }
 
-    /** The field that counts experts: transformers 5 saves num_local_experts where earlier ones had num_experts. */
-    private static @Nullable String experts(JsonFile json) {
-        return json.has("num_experts") ? "num_experts" : json.has("num_local_experts") ? "num_local_experts" : null;
+    /** Whether weights are divided by their sum; Python takes null for false. */
+    private static boolean renormalizes(JsonFile json, boolean absent) {
+        return json.bool("norm_topk_prob", absent && !json.fields().containsKey("norm_topk_prob"));
     }
 
-    private static double factor(JsonFile json) {
-        Double factor = json.number("routed_scaling_factor");
-        return factor == null ? 1 : factor;
+    private static double factor(JsonFile json, double absent) {
+        return finite(json, "routed_scaling_factor", absent);
     }
 
-    private static RouterConfig grouped(JsonFile json, RouterConfig router) {
-        int groups = json.integer("n_group", 1);
-        try {
-            return router.withGroups(groups, json.integer("topk_group", groups));
-        } catch (IllegalArgumentException e) {
-            throw new CheckpointException(json.file(), String.valueOf(e.getMessage()), e);
+    private static double finite(JsonFile json, String field, double absent) {
+        if (!json.fields().containsKey(field)) {
+            return absent;
         }
+        Double value = json.number(field);
+        if (value == null || !Double.isFinite(value)) {
+            throw json.wrong(field, "a finite number");
+        }
+        return value;
     }
 
-    FusedMoeConfig sigmoidWithCorrection(JsonFile json) {
-        String scoring = json.has("scoring_func") ? json.string("scoring_func") : "sigmoid";
-        if (!scoring.equals("sigmoid")) {
-            throw new CheckpointException(json.file(), "'scoring_func': expected sigmoid, got '" + scoring + "'");
+    /** An integer of the family's own, if the field is not there; null isn't one. */
+    private static int integer(JsonFile json, String field, int absent) {
+        if (json.fields().containsKey(field) && !json.has(field)) {
+            throw json.wrong(field, "an integer");
         }
-        RouterConfig router = RouterConfig.of(ScoringFunction.SIGMOID, json.bool("norm_topk_prob", true))
+        return json.integer(field, absent);
+    }
+
+    /** By the best groups of {@code n_group}; null and 0 are none. Groups that the family has and that don't fit are none either. */
+    RouterConfig grouped(JsonFile json, RouterConfig router, int absentGroups, int absentTaken) {
+        boolean given = json.fields().containsKey("n_group");
+        int groups = given ? nonNegative(json, "n_group", 0) : absentGroups;
+        int experts = experts(json);
+        int smallest = router.hasCorrectionBias() ? 2 : 1; // a group's score is the sum of so many
+        boolean fits = groups < 2 || (experts % groups == 0 && experts / groups >= smallest);
+        if (given && !fits) {
+            throw json.wrong(
+                    "n_group", "a divisor of the " + experts + " experts with at least " + smallest + " a group");
+        }
+        if (groups < 2 || !fits) {
+            return router;
+        }
+        int taken = json.fields().containsKey("topk_group")
+                ? nonNegative(json, "topk_group", 0)
+                : absentTaken;
+        if (taken < 1 || taken > groups) {
+            throw new CheckpointException(
+                    json.file(), "'topk_group': expected 1 to n_group = " + groups + ", got " + taken);
+        }
+        return router.withGroups(groups, taken);
+    }
+
+    FusedMoeConfig sigmoidWithCorrection(JsonFile json, double factor, int groups, int taken) {
+        RouterConfig router = RouterConfig.of(ScoringFunction.SIGMOID, renormalizes(json, true))
                 .withCorrectionBias()
-                .withRoutedScalingFactor(factor(json));
-        return build(json, "n_routed_experts", "moe_intermediate_size", grouped(json, router));
+                .withRoutedScalingFactor(factor(json, factor));
+        return build(json, grouped(json, router, groups, taken));
     }
 
-    private static int deepSeekShared(JsonFile json) {
-        int shared = nonNegative(json, "n_shared_experts");
-        return shared == 0 ? 0 : Math.multiplyExact(shared, json.integer("moe_intermediate_size"));
+    /** Null is none, as in DeepSeek's own code. */
+    int deepSeekShared(JsonFile json, int absent) {
+        int shared = nonNegative(
+                json, "n_shared_experts", json.fields().containsKey("n_shared_experts") ? 0 : absent);
+        long width = (long) shared * intermediate(json);
+        if (width > Integer.MAX_VALUE) {
+            throw json.wrong("n_shared_experts", "fewer of " + intermediate(json) + " rows each");
+        }
+        return (int) width;
     }
 
-    private static @Nullable String whyDeepSeekDense(JsonFile json, int layer) {
-        int dense = json.integer("first_k_dense_replace", 0);
+    private static @Nullable String whyDeepSeekDense(JsonFile json, int layer, int absentFirst) {
+        if (json.has("mlp_layer_types")) {
+            List<String> types = json.strings("mlp_layer_types");
+            return layer < types.size() && types.get(layer).equals("sparse")
+                    ? null
+                    : "mlp_layer_types is " + JsonFile.shown(types);
+        }
+        int dense = nonNegative(
+                json, "first_k_dense_replace", json.fields().containsKey("first_k_dense_replace") ? 0 : absentFirst);
         if (layer < dense) {
             return "first_k_dense_replace is " + dense;
         }
@@ -406,47 +604,81 @@ enum ModelFamily {
     private static @Nullable String whyQwenDense(JsonFile json, int layer) {
         List<Integer> dense = json.integers("mlp_only_layers");
         if (dense.contains(layer)) {
-            return "mlp_only_layers is " + dense;
+            return "mlp_only_layers is " + JsonFile.shown(dense);
         }
         int step = positive(json, "decoder_sparse_step", 1);
         return (layer + 1) % step == 0 ? null : "decoder_sparse_step is " + step;
     }
 
     private static int positive(JsonFile json, String field, int absent) {
-        int value = json.integer(field, absent);
+        int value = integer(json, field, absent);
         if (value < 1) {
-            throw new CheckpointException(json.file(), "'" + field + "': expected a positive number, got " + value);
+            throw json.wrong(field, "a positive number");
         }
         return value;
     }
 
-    private static int nonNegative(JsonFile json, String field) {
-        int value = json.integer(field, 0);
+    private static int nonNegative(JsonFile json, String field, int absent) {
+        int value = json.integer(field, absent);
         if (value < 0) {
-            throw new CheckpointException(json.file(), "'" + field + "': expected at least 0, got " + value);
+            throw json.wrong(field, "at least 0");
         }
         return value;
     }
 
-    FusedMoeConfig build(JsonFile json, @Nullable String experts, String intermediateField, RouterConfig router) {
-        int intermediate = positive(json, intermediateField, json.integer(intermediateField));
-        int shared = sharedIntermediate(json);
-        try {
-            return FusedMoeConfig.builder()
-                    .numExperts(json.integer(experts == null ? "num_experts" : experts))
-                    .expertsPerToken(json.integer("num_experts_per_tok"))
-                    .hiddenDim(json.integer("hidden_size"))
-                    .intermediateSize(intermediate)
-                    .numFusedSharedExperts((shared + intermediate - 1) / intermediate)
-                    .activation(
-                            json.has("hidden_act")
-                                    ? MoeActivation.fromString(json.string("hidden_act"))
-                                    : MoeActivation.SILU)
-                    .router(router)
-                    .maxNumTokens(1)
-                    .build();
-        } catch (IllegalArgumentException e) {
-            throw new CheckpointException(json.file(), String.valueOf(e.getMessage()), e);
+    /** The number under any of these names, which must agree. */
+    private static int oneOf(JsonFile json, List<String> names, int absent) {
+        List<String> there = names.stream().filter(json.fields()::containsKey).toList();
+        if (there.isEmpty() && absent == 0) {
+            throw new CheckpointException(json.file(), "has no '" + names.getFirst() + "'");
         }
+        int value = there.isEmpty() ? absent : integer(json, there.getFirst(), absent);
+        for (String other : there) {
+            if (integer(json, other, absent) != value) {
+                throw json.wrong(other, "as many as '" + there.getFirst() + "' = " + value);
+            }
+        }
+        return value;
+    }
+
+    private int experts(JsonFile json) {
+        int experts = oneOf(json, EXPERTS, defaults.experts);
+        if (experts < 1 || experts > FusedMoeConfig.MAX_EXPERTS) {
+            throw json.wrong(
+                    EXPERTS.stream().filter(json::has).findFirst().orElseThrow(),
+                    "1 to " + FusedMoeConfig.MAX_EXPERTS);
+        }
+        return experts;
+    }
+
+    /** I, in the field that the family has it in. */
+    int intermediate(JsonFile json) {
+        boolean own = List.of(MIXTRAL, OLMOE, GPT_OSS, LLAMA4, GRANITEMOE, PHIMOE, JAMBA).contains(this);
+        return positive(json, own ? "intermediate_size" : "moe_intermediate_size", defaults.intermediate);
+    }
+
+    /** By the names that transformers has for them. */
+    private MoeActivation activation(JsonFile json) {
+        return switch (json.string("hidden_act", "silu")) {
+            case "silu", "swish" -> MoeActivation.SILU;
+            case "gelu" -> MoeActivation.GELU;
+            case "gelu_pytorch_tanh", "gelu_new" -> MoeActivation.GELU_TANH;
+            case "relu2" -> MoeActivation.RELU2;
+            default -> throw json.wrong("hidden_act", "silu, swish, gelu, gelu_new, gelu_pytorch_tanh or relu2");
+        };
+    }
+
+    FusedMoeConfig build(JsonFile json, RouterConfig router) {
+        int intermediate = intermediate(json);
+        return FusedMoeConfig.builder()
+                .numExperts(experts(json))
+                .expertsPerToken(oneOf(json, TOP_K, defaults.topK))
+                .hiddenDim(positive(json, "hidden_size", defaults.hidden))
+                .intermediateSize(intermediate)
+                .numFusedSharedExperts(Math.ceilDiv(sharedIntermediate(json), intermediate))
+                .activation(this == GPT_OSS ? MoeActivation.SWIGLUOAI : activation(json))
+                .router(router)
+                .maxNumTokens(1)
+                .build();
     }
 }

@@ -73,11 +73,7 @@ public final class MoeCheckpoint implements AutoCloseable {
     private MoeCheckpoint(JsonFile json, ModelFamily family, Source source) {
         this.json = json;
         this.family = family;
-        this.layers = json.integer("num_hidden_layers");
-        if (layers < 1) {
-            throw new CheckpointException(
-                    json.file(), "'num_hidden_layers': expected a positive number, got " + layers);
-        }
+        this.layers = family.layers(json);
         this.config = family.config(json);
         this.source = source;
     }
@@ -86,9 +82,13 @@ public final class MoeCheckpoint implements AutoCloseable {
      * Opens a checkpoint. Nothing stays open if this throws.
      *
      * @param path a directory with {@code config.json} and safetensors, or a GGUF file
-     * @throws CheckpointException if it, its config.json or its tensors are missing or damaged, or the family is not known
+     * @throws CheckpointException if it, its config.json or its tensors are missing or damaged, the family is not known, or
+     *     config.json has a field that may change what experts compute and that the family isn't known to have
      */
     public static MoeCheckpoint open(Path path) {
+        if (!Files.isDirectory(path)) {
+            CheckpointFile.requireRegular(path);
+        }
         if (Gguf.looksLike(path)) {
             GgufModel model = new GgufModel(Gguf.open(path));
             try {
@@ -110,6 +110,7 @@ public final class MoeCheckpoint implements AutoCloseable {
         JsonFile json = ModelFamily.textConfig(file);
         ModelFamily family = ModelFamily.of(json);
         family.config(json); // its complaints come before those about tensors
+        family.requireUnderstood(json);
         WeightQuantization quantization = WeightQuantization.of(file);
         Safetensors tensors = Safetensors.open(path);
         try {
@@ -127,6 +128,9 @@ public final class MoeCheckpoint implements AutoCloseable {
      * @throws CheckpointException if the file can't be read, or the family is not known
      */
     public static FusedMoeConfig config(Path path) {
+        if (!Files.isDirectory(path)) {
+            CheckpointFile.requireRegular(path);
+        }
         if (Gguf.looksLike(path)) {
             try (MoeCheckpoint opened = open(path)) {
                 return opened.config;
@@ -134,7 +138,9 @@ public final class MoeCheckpoint implements AutoCloseable {
         }
         JsonFile json =
                 ModelFamily.textConfig(JsonFile.read(Files.isDirectory(path) ? path.resolve("config.json") : path));
-        return ModelFamily.of(json).config(json);
+        ModelFamily family = ModelFamily.of(json);
+        family.requireUnderstood(json);
+        return family.config(json);
     }
 
     /** The family, as config.json's {@code model_type} has it. */

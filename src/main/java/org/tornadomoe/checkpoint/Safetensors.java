@@ -8,10 +8,11 @@ import java.nio.ByteOrder;
 import java.nio.channels.FileChannel;
 import java.nio.file.Files;
 import java.nio.file.Path;
-import java.nio.file.StandardOpenOption;
+import java.util.Arrays;
 import java.util.Collections;
 import java.util.HashMap;
 import java.util.LinkedHashMap;
+import java.util.LinkedHashSet;
 import java.util.Map;
 import java.util.Set;
 import org.jspecify.annotations.Nullable;
@@ -35,7 +36,13 @@ public final class Safetensors implements AutoCloseable {
     private final Path path;
     private final Arena arena;
     private final Map<String, Tensor> tensors = new LinkedHashMap<>();
+
+    /** Tensors whose type is none that is known: they block nothing until one is asked for. */
+    private final Map<String, Unknown> unknown = new LinkedHashMap<>();
+
     private final Map<String, String> metadata = new LinkedHashMap<>();
+
+    private record Unknown(Path file, String type) {}
 
     private Safetensors(Path path, Arena arena) {
         this.path = path;
@@ -74,18 +81,23 @@ public final class Safetensors implements AutoCloseable {
     }
 
     private void addShards(Path index) {
-        Map<String, Object> weightMap = JsonFile.read(index).object("weight_map");
+        Map<String, @Nullable Object> weightMap = JsonFile.read(index).object("weight_map");
         Map<String, Map<String, Tensor>> shards = new HashMap<>();
         weightMap.forEach((name, value) -> {
             if (!(value instanceof String shard)) {
                 throw new CheckpointException(
-                        index, "weight_map: tensor '" + name + "': expected a file name, got " + value);
+                        index,
+                        "weight_map: tensor '" + JsonFile.shown(name) + "': expected a file name, got "
+                                + JsonFile.shown(value));
             }
             Tensor tensor =
                     shards.computeIfAbsent(shard, s -> map(shard(index, s))).get(name);
+            if (tensor == null && unknown.containsKey(name)) {
+                return;
+            }
             if (tensor == null) {
                 throw new CheckpointException(
-                        index.resolveSibling(shard), "has no tensor '" + name + "', which " + INDEX + " says it has");
+                        index.resolveSibling(shard), "has no tensor '" + JsonFile.shown(name) + "', which " + INDEX + " says it has");
             }
             tensors.put(name, tensor);
         });
@@ -93,9 +105,9 @@ public final class Safetensors implements AutoCloseable {
 
     private static Path shard(Path index, String name) {
         // An index must not reach outside its directory.
-        if (name.isEmpty() || name.contains("/") || name.contains("\\") || name.contains("\0") || name.equals("..")) {
+        if (name.isEmpty() || name.length() > 255 || name.contains("/") || name.contains("\\") || name.contains("\0") || name.equals("..")) {
             throw new CheckpointException(
-                    index, "weight_map: expected the name of a file beside it, got '" + name + "'");
+                    index, "weight_map: expected the name of a file beside it, got '" + JsonFile.shown(name) + "'");
         }
         Path shard = index.resolveSibling(name);
         if (!Files.exists(shard)) {
@@ -105,7 +117,7 @@ public final class Safetensors implements AutoCloseable {
     }
 
     private Map<String, Tensor> map(Path file) {
-        try (FileChannel channel = FileChannel.open(file, StandardOpenOption.READ)) {
+        try (FileChannel channel = CheckpointFile.open(file)) {
             long size = channel.size();
             if (size < 8) {
                 throw new CheckpointException(
@@ -132,7 +144,12 @@ public final class Safetensors implements AutoCloseable {
             Map<String, Tensor> found = new LinkedHashMap<>();
             for (SafetensorsHeader.Entry entry : header.entries()) {
                 MemorySegment values = data.asSlice(entry.begin(), entry.end() - entry.begin());
-                found.put(entry.name(), new Tensor(file, entry.name(), entry.dtype(), entry.shape(), values));
+                DType dtype = entry.dtype();
+                if (dtype == null) {
+                    unknown.put(entry.name(), new Unknown(file, entry.type()));
+                } else {
+                    found.put(entry.name(), new Tensor(file, entry.name(), dtype, entry.shape(), values));
+                }
             }
             return found;
         } catch (IOException e) {
@@ -147,7 +164,12 @@ public final class Safetensors implements AutoCloseable {
 
     /** The tensors' names, in the order of the file or of the index. */
     public Set<String> names() {
-        return Collections.unmodifiableSet(tensors.keySet());
+        if (unknown.isEmpty()) {
+            return Collections.unmodifiableSet(tensors.keySet());
+        }
+        Set<String> all = new LinkedHashSet<>(tensors.keySet());
+        all.addAll(unknown.keySet());
+        return Collections.unmodifiableSet(all);
     }
 
     /** The {@code __metadata__} of the file; of several shards, all of it together. */
@@ -155,16 +177,28 @@ public final class Safetensors implements AutoCloseable {
         return Collections.unmodifiableMap(metadata);
     }
 
-    /** The tensor of that name, null if there is none. */
+    /**
+     * The tensor of that name, null if there is none.
+     *
+     * @throws CheckpointException if it is of a type that this library doesn't know
+     * @throws IllegalStateException after {@link #close}
+     */
     public @Nullable Tensor find(String name) {
         requireOpen();
+        Unknown odd = unknown.get(name);
+        if (odd != null) {
+            throw new CheckpointException(
+                    odd.file,
+                    "tensor '" + name + "': dtype: expected one of " + Arrays.toString(DType.values()) + ", got '"
+                            + JsonFile.shown(odd.type) + "'");
+        }
         return tensors.get(name);
     }
 
     /**
      * The tensor of that name.
      *
-     * @throws CheckpointException if there is none
+     * @throws CheckpointException if there is none, or it is of a type that this library doesn't know
      * @throws IllegalStateException after {@link #close}
      */
     public Tensor tensor(String name) {

@@ -22,19 +22,35 @@ import tools.jackson.core.TokenStreamFactory;
 import tools.jackson.core.json.JsonFactory;
 
 /**
- * The JSON header of a safetensors file, checked: every tensor has a known dtype and a shape that fills its byte range,
- * and the ranges cover the data without overlap or hole.
+ * The JSON header of a safetensors file, checked: every tensor has a shape that fills its byte range, as far as its dtype is
+ * known, and the ranges cover the data without overlap or hole.
  */
 record SafetensorsHeader(Map<String, String> metadata, List<Entry> entries) {
     private static final String METADATA = "__metadata__";
     private static final int MAX_DIMENSIONS = 64;
+
+    /** Tensors and metadata of one file: far more than any model has, in less memory than its names take. */
+    private static final int MAX_TENSORS = 1 << 20;
+
+    private static final int MAX_METADATA = 1 << 16;
+    private static final int MAX_NAME = 1024;
     private static final JsonFactory JSON = JsonFactory.builder()
             // The names of a header are all different, so a table of names seen before is only memory.
             .disable(TokenStreamFactory.Feature.CANONICALIZE_PROPERTY_NAMES)
             .build();
 
-    /** A tensor's place: bytes [begin, end) after the header. */
-    record Entry(String name, DType dtype, long[] shape, long begin, long end) {}
+    /**
+     * A tensor's place: bytes [begin, end) after the header.
+     *
+     * @param dtype null if it is none that is known, so that {@code type} is all there is of it
+     */
+    record Entry(
+            String name,
+            String type,
+            @Nullable DType dtype,
+            long[] shape,
+            long begin,
+            long end) {}
 
     /**
      * Reads and checks a header.
@@ -96,6 +112,15 @@ record SafetensorsHeader(Map<String, String> metadata, List<Entry> entries) {
             Set<String> names = new HashSet<>();
             expect(JsonToken.START_OBJECT, "the header");
             for (String name = parser.nextName(); name != null; name = parser.nextName()) {
+                if (name.length() > MAX_NAME) {
+                    throw new CheckpointException(
+                            file,
+                            "tensor '" + JsonFile.shown(name) + "': expected a name of at most " + MAX_NAME
+                                    + " characters");
+                }
+                if (names.size() == MAX_TENSORS) {
+                    throw new CheckpointException(file, "expected at most " + MAX_TENSORS + " tensors, got more");
+                }
                 if (!names.add(name)) {
                     throw new CheckpointException(file, "the header names '" + name + "' twice");
                 }
@@ -115,9 +140,13 @@ record SafetensorsHeader(Map<String, String> metadata, List<Entry> entries) {
         private void metadata(Map<String, String> into) {
             expect(JsonToken.START_OBJECT, METADATA);
             for (String key = parser.nextName(); key != null; key = parser.nextName()) {
-                expect(JsonToken.VALUE_STRING, METADATA + " '" + key + "'");
+                expect(JsonToken.VALUE_STRING, METADATA + " '" + JsonFile.shown(key) + "'");
                 if (into.put(key, parser.getString()) != null) {
-                    throw new CheckpointException(file, METADATA + " has the key '" + key + "' twice");
+                    throw new CheckpointException(
+                            file, METADATA + " has the key '" + JsonFile.shown(key) + "' twice");
+                }
+                if (into.size() > MAX_METADATA) {
+                    throw new CheckpointException(file, METADATA + ": expected at most " + MAX_METADATA + " keys");
                 }
             }
             expectCurrent(JsonToken.END_OBJECT, METADATA);
@@ -125,7 +154,7 @@ record SafetensorsHeader(Map<String, String> metadata, List<Entry> entries) {
 
         private Entry entry(String name) {
             String tensor = "tensor '" + name + "'";
-            DType dtype = null;
+            String type = null;
             long[] shape = null;
             long[] offsets = null;
             expect(JsonToken.START_OBJECT, tensor);
@@ -133,15 +162,9 @@ record SafetensorsHeader(Map<String, String> metadata, List<Entry> entries) {
                 boolean twice;
                 switch (key) {
                     case "dtype" -> {
-                        twice = dtype != null;
+                        twice = type != null;
                         expect(JsonToken.VALUE_STRING, tensor + ": dtype");
-                        dtype = DType.named(parser.getString());
-                        if (dtype == null) {
-                            throw new CheckpointException(
-                                    file,
-                                    tensor + ": dtype: expected one of " + Arrays.toString(DType.values()) + ", got '"
-                                            + parser.getString() + "'");
-                        }
+                        type = parser.getString();
                     }
                     case "shape" -> {
                         twice = shape != null;
@@ -159,27 +182,28 @@ record SafetensorsHeader(Map<String, String> metadata, List<Entry> entries) {
                     }
                     default ->
                         throw new CheckpointException(
-                                file, tensor + ": expected dtype, shape and data_offsets, got '" + key + "'");
+                                file, tensor + ": expected dtype, shape and data_offsets, got '" + JsonFile.shown(key) + "'");
                 }
                 if (twice) {
                     throw new CheckpointException(file, tensor + ": has '" + key + "' twice");
                 }
             }
             expectCurrent(JsonToken.END_OBJECT, tensor);
-            if (dtype == null || shape == null || offsets == null) {
-                String missing = dtype == null ? "dtype" : shape == null ? "shape" : "data_offsets";
+            if (type == null || shape == null || offsets == null) {
+                String missing = type == null ? "dtype" : shape == null ? "shape" : "data_offsets";
                 throw new CheckpointException(file, tensor + ": has no " + missing);
             }
             long span = offsets[1] - offsets[0];
-            long bytes = dtype.bytes(shape);
+            DType dtype = DType.named(type);
+            long bytes = dtype == null ? span : dtype.bytes(shape);
             if (bytes != span) {
                 throw new CheckpointException(
                         file,
                         tensor + ": " + dtype + Arrays.toString(shape) + " takes "
-                                + (bytes < 0 ? "more than 2^63" : bytes) + " bytes, but its data_offsets span "
-                                + span);
+                                + (bytes < 0 ? "more than 2^63, or parts of," : bytes)
+                                + " bytes, but its data_offsets span " + span);
             }
-            return new Entry(name, dtype, shape, offsets[0], offsets[1]);
+            return new Entry(name, dtype == null ? type : dtype.name(), dtype, shape, offsets[0], offsets[1]);
         }
 
         /** Non-negative integers in brackets. */

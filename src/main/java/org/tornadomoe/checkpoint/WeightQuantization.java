@@ -1,19 +1,38 @@
 package org.tornadomoe.checkpoint;
 
+import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.HashSet;
+import java.util.LinkedHashMap;
+import java.util.LinkedHashSet;
 import java.util.List;
 import java.util.Locale;
+import java.util.Map;
 import java.util.Set;
-import java.util.regex.PatternSyntaxException;
+import java.util.function.Supplier;
+import java.util.regex.Pattern;
 import org.jspecify.annotations.Nullable;
 
 /**
- * How config.json says that the weights of a model are stored, if not as floats: {@code quantization_config} of
- * compressed-tensors or GPTQ.
+ * How the weights of a model are stored, if not as floats: the {@code quantization_config} of compressed-tensors or GPTQ.
+ *
+ * @param file where it is from, for messages
+ * @param ignore modules that are floats
+ * @param only the modules that are not; null for all
+ * @param rules schemes by module
  */
-record WeightQuantization(Path file, Method method, List<Group> groups, List<String> ignore) {
+record WeightQuantization(
+        Path file,
+        Method method,
+        Targets ignore,
+        @Nullable Targets only,
+        List<Rule> rules) {
+    private static final String FIELD = "quantization_config: ";
+
+    /** Rows or columns that share a scale: longer than any row, short of where ints overflow. */
+    private static final int MAX_GROUP = 1 << 20;
+
     /** Who wrote the checkpoint, and so how integers are packed. */
     enum Method {
         COMPRESSED_TENSORS,
@@ -25,7 +44,7 @@ record WeightQuantization(Path file, Method method, List<Group> groups, List<Str
     /**
      * A scheme and the modules it is for.
      *
-     * @param targets module names, {@code re:} and a regular expression, or {@code Linear} for all
+     * @param targets module names, {@code re:} and a regular expression, or classes of modules such as {@code Linear}
      * @param activations null if they stay floats
      */
     record Group(
@@ -66,49 +85,204 @@ record WeightQuantization(Path file, Method method, List<Group> groups, List<Str
     }
 
     /**
-     * Reads it from config.json.
+     * What modules are stored in.
+     *
+     * @param group null if they are floats, or there is a problem
+     * @param problem thrown where it is for a module that is read: what nobody reads blocks nothing
+     */
+    record Rule(
+            Targets targets,
+            @Nullable Group group,
+            @Nullable CheckpointException problem) {}
+
+    /** Which modules a rule is for. */
+    static final class Targets {
+        /** Classes whose modules hold the projections of routed experts and nothing else, in any model. */
+        private static final Pattern EXPERT_CLASS = Pattern.compile("(?i:FusedMoE)|[A-Z]\\w*Experts?");
+
+        /** Classes whose modules hold those of routed or shared experts. */
+        private static final Pattern BLOCK_CLASS =
+                Pattern.compile("Linear|[A-Z]\\w*(M[oO][eE](Block|Layer|MLP)?|MLP|MLPBlock)");
+
+        private final Path file;
+        private final Set<String> names = new HashSet<>();
+        private final Map<String, NamePattern> patterns = new LinkedHashMap<>();
+
+        /** Those that can't be read: a problem only where no other answers. */
+        private final List<CheckpointException> problems = new ArrayList<>();
+
+        private boolean experts;
+        private boolean blocks;
+
+        Targets(Path file) {
+            this.file = file;
+        }
+
+        /** @param targets in compressed-tensors' words */
+        static Targets of(Path file, List<String> targets) {
+            Targets all = new Targets(file);
+            for (String target : targets) {
+                if (target.startsWith("re:")) {
+                    all.addPattern(target, target.substring(3));
+                } else {
+                    all.names.add(target);
+                    all.experts |= EXPERT_CLASS.matcher(target).matches();
+                    all.blocks |= BLOCK_CLASS.matcher(target).matches();
+                }
+            }
+            return all;
+        }
+
+        /** @param shown what the file calls it */
+        void addPattern(String shown, String text) {
+            try {
+                patterns.put(shown, NamePattern.compile(text));
+            } catch (IllegalArgumentException e) {
+                problems.add(notRead(shown, e));
+            }
+        }
+
+        private CheckpointException notRead(String shown, IllegalArgumentException e) {
+            return new CheckpointException(
+                    file,
+                    FIELD + "'" + JsonFile.shown(shown) + "' is not a regular expression that is read: "
+                            + e.getMessage(),
+                    e);
+        }
+
+        /** Whether they name a module in any way. Throws as {@link #matchesPattern}. */
+        boolean names(String module) {
+            return namesPartOf(module) || matchesPattern(module) || hasClassOf(module);
+        }
+
+        /** Whether a class is one that holds the module. */
+        boolean hasClassOf(String module) {
+            return blocks || (experts && module.contains(".experts."));
+        }
+
+        /**
+         * Whether a pattern matches it.
+         *
+         * @throws CheckpointException if that depends on a pattern that isn't read
+         */
+        boolean matchesPattern(String module) {
+            for (Map.Entry<String, NamePattern> pattern : patterns.entrySet()) {
+                try {
+                    if (pattern.getValue().matchesStartOf(module)) {
+                        return true;
+                    }
+                } catch (IllegalArgumentException e) {
+                    throw notRead(pattern.getKey(), e);
+                }
+            }
+            if (!problems.isEmpty()) {
+                throw problems.getFirst();
+            }
+            return false;
+        }
+
+        /** Whether a name is the module's, or one or more of its parts one after the other. */
+        boolean namesPartOf(String module) {
+            if (names.isEmpty()) {
+                return false;
+            }
+            for (int from = 0; from >= 0; from = module.indexOf('.', from) + 1) {
+                for (int to = module.indexOf('.', from); to > 0; to = module.indexOf('.', to + 1)) {
+                    if (names.contains(module.substring(from, to))) {
+                        return true;
+                    }
+                }
+                if (names.contains(module.substring(from))) {
+                    return true;
+                }
+                if (module.indexOf('.', from) < 0) {
+                    return false;
+                }
+            }
+            return false;
+        }
+    }
+
+    /**
+     * Finds it: in config.json, in what config.json has of the language model, or, where GPTQ once wrote it, in {@code
+     * quantize_config.json} beside it.
      *
      * @return null if the model's weights are floats
      * @throws CheckpointException if it is of a method that is not read, or malformed
      */
-    static @Nullable WeightQuantization of(JsonFile json) {
-        String field = json.has("quantization_config") ? "quantization_config" : "compression_config";
-        if (!json.has(field)) {
-            return null;
+    static @Nullable WeightQuantization of(JsonFile config) {
+        List<JsonFile> places =
+                config.has("text_config") ? List.of(config, config.nested("text_config")) : List.of(config);
+        for (JsonFile place : places) {
+            for (String field : List.of("quantization_config", "compression_config")) {
+                if (place.has(field)) {
+                    return of(field, place.nested(field));
+                }
+            }
         }
-        JsonFile quantization = json.nested(field);
-        String method = quantization.has("quant_method")
-                ? quantization.string("quant_method")
-                : "compressed-tensors"; // what wrote a compression_config
+        Path beside = config.file().resolveSibling("quantize_config.json");
+        return Files.exists(beside) ? of("quantize_config.json", JsonFile.read(beside)) : null;
+    }
+
+    private static @Nullable WeightQuantization of(String field, JsonFile json) {
+        String absent = json.has("bits") ? "gptq" : "compressed-tensors"; // as in files that are older than the field
+        String method = json.string("quant_method", json.string("method", absent));
         return switch (method) {
-            case "compressed-tensors" -> compressedTensors(quantization);
-            case "gptq" -> gptq(quantization);
+            case "compressed-tensors" -> compressedTensors(json);
+            case "gptq" -> gptq(json);
             default ->
                 throw new CheckpointException(
                         json.file(),
                         "'" + field + "': quant_method: expected compressed-tensors or gptq (or no quantisation), got '"
-                                + method + "'");
+                                + JsonFile.shown(method) + "'");
         };
     }
 
+    private static Rule rule(Targets targets, Supplier<Group> group) {
+        try {
+            return new Rule(targets, group.get(), null);
+        } catch (CheckpointException e) {
+            return new Rule(targets, null, e);
+        }
+    }
+
     private static @Nullable WeightQuantization compressedTensors(JsonFile json) {
-        List<Group> groups = new ArrayList<>();
+        List<Rule> rules = new ArrayList<>();
         if (json.has("config_groups")) {
             JsonFile all = json.nested("config_groups");
             for (String name : all.fields().keySet()) {
-                JsonFile group = all.nested(name);
-                if (group.has("weights")) {
-                    groups.add(new Group(
-                            group.strings("targets"),
-                            arguments(group.nested("weights")),
-                            group.has("input_activations") ? arguments(group.nested("input_activations")) : null));
+                if (all.has(name) && all.nested(name).has("weights")) {
+                    JsonFile group = all.nested(name);
+                    List<String> targets = group.strings("targets");
+                    rules.add(rule(Targets.of(json.file(), targets), () -> group(group, targets)));
                 }
             }
         }
-        return groups.isEmpty()
-                ? null
-                : new WeightQuantization(
-                        json.file(), Method.COMPRESSED_TENSORS, List.copyOf(groups), json.strings("ignore"));
+        if (rules.isEmpty()) {
+            return null;
+        }
+        if (json.has("transform_config") && json.nested("transform_config").has("config_groups")
+                && !json.nested("transform_config").object("config_groups").isEmpty()) {
+            throw new CheckpointException(
+                    json.file(), FIELD + "'transform_config': transforms of activations are not read");
+        }
+        return new WeightQuantization(
+                json.file(),
+                Method.COMPRESSED_TENSORS,
+                Targets.of(json.file(), json.strings("ignore")),
+                null,
+                List.copyOf(rules));
+    }
+
+    private static Group group(JsonFile group, List<String> targets) {
+        if (group.has("output_activations")) {
+            throw new CheckpointException(
+                    group.file(), FIELD + "'output_activations': expected null, quantised outputs are not read");
+        }
+        return new Group(
+                targets,
+                arguments(group.nested("weights")),
+                group.has("input_activations") ? arguments(group.nested("input_activations")) : null);
     }
 
     private static Arguments arguments(JsonFile json) {
@@ -118,17 +292,20 @@ record WeightQuantization(Path file, Method method, List<Group> groups, List<Str
                 : groupSize > 0 ? "group" : groupSize == -1 ? "channel" : "tensor";
         boolean grouped = strategy.equals("group") || strategy.equals("tensor_group");
         List<Integer> block = strategy.equals("block") ? json.integers("block_structure") : List.of();
-        if (grouped && groupSize < 1) {
+        if (grouped && (groupSize < 1 || groupSize > MAX_GROUP)) {
             throw new CheckpointException(
-                    json.file(), "quantization_config: 'group_size': expected a positive number, got " + groupSize);
+                    json.file(), FIELD + "'group_size': expected 1 to " + MAX_GROUP + ", got " + groupSize);
         }
-        if (strategy.equals("block") && (block.size() != 2 || block.get(0) < 1 || block.get(1) < 1)) {
+        if (strategy.equals("block")
+                && (block.size() != 2 || block.stream().anyMatch(size -> size < 1 || size > MAX_GROUP))) {
             throw new CheckpointException(
-                    json.file(), "quantization_config: 'block_structure': expected two positive numbers, got " + block);
+                    json.file(),
+                    FIELD + "'block_structure': expected two numbers from 1 to " + MAX_GROUP + ", got "
+                            + JsonFile.shown(block));
         }
         return new Arguments(
                 json.integer("num_bits", 8),
-                json.has("type") ? json.string("type") : "int",
+                json.string("type", "int"),
                 json.bool("symmetric", true),
                 strategy,
                 json.bool("dynamic", false),
@@ -136,42 +313,106 @@ record WeightQuantization(Path file, Method method, List<Group> groups, List<Str
                 block);
     }
 
+    /**
+     * GPTQ's, with what {@code dynamic} says of some modules in place of the rest: names are regular expressions, those that begin
+     * with {@code -:} of modules that stay floats, which come first.
+     */
     private static WeightQuantization gptq(JsonFile json) {
-        int bits = json.integer("bits");
-        if (bits != 8) {
-            throw new CheckpointException(json.file(), "quantization_config: 'bits': expected 8, got " + bits);
-        }
-        int groupSize = json.integer("group_size");
-        if (groupSize != -1 && groupSize < 1) {
+        String format = json.string("checkpoint_format", json.string("format", "gptq"));
+        if (!format.equals("gptq") && !format.equals("gptq_v2") || json.bool("is_marlin_format", false)) {
             throw new CheckpointException(
                     json.file(),
-                    "quantization_config: 'group_size': expected -1 or a positive number, got " + groupSize);
+                    FIELD + "'checkpoint_format': expected gptq or gptq_v2, got "
+                            + (json.bool("is_marlin_format", false) ? "marlin" : JsonFile.shown(format)));
+        }
+        Targets floats = new Targets(json.file());
+        List<Rule> rules = new ArrayList<>();
+        if (json.has("dynamic")) {
+            JsonFile dynamic = json.nested("dynamic");
+            for (String name : dynamic.fields().keySet()) {
+                if (name.startsWith("-:")) {
+                    floats.addPattern(name, name.substring(2));
+                    continue;
+                }
+                Targets targets = new Targets(json.file());
+                targets.addPattern(name, name.startsWith("+:") ? name.substring(2) : name);
+                JsonFile own = dynamic.has(name) ? dynamic.nested(name) : new JsonFile(json.file(), Map.of());
+                rules.add(rule(targets, () -> gptqGroup(json, own)));
+            }
+        }
+        Rule rest = rule(Targets.of(json.file(), List.of("Linear")), () -> gptqGroup(json, new JsonFile(json.file(), Map.of())));
+        List<String> only = new ArrayList<>();
+        if (json.has("modules_in_block_to_quantize")) {
+            modules(json, json.fields().get("modules_in_block_to_quantize"), only);
+        }
+        if (rules.isEmpty() && only.isEmpty() && floats.patterns.isEmpty()) { // no module has another scheme
+            if (rest.problem != null) {
+                throw rest.problem;
+            }
+            Group group = rest.group;
+            if (group != null && !group.weights.isInt8()) {
+                throw new CheckpointException(json.file(), FIELD + "'bits': expected 8, got " + group.weights.bits);
+            }
+        }
+        rules.add(rest);
+        return new WeightQuantization(
+                json.file(),
+                format.equals("gptq_v2") ? Method.GPTQ_V2 : Method.GPTQ,
+                floats,
+                only.isEmpty() ? null : Targets.of(json.file(), only),
+                List.copyOf(rules));
+    }
+
+    /** A list of names, or of lists of them. */
+    private static void modules(JsonFile json, @Nullable Object value, List<String> into) {
+        switch (value) {
+            case String name -> into.add(name);
+            case List<?> list -> list.forEach(item -> modules(json, item, into));
+            case null, default ->
+                throw new CheckpointException(
+                        json.file(),
+                        FIELD + "'modules_in_block_to_quantize': expected lists of names, got "
+                                + JsonFile.shown(value));
+        }
+    }
+
+    /** @param own what is said of these modules alone */
+    private static Group gptqGroup(JsonFile json, JsonFile own) {
+        JsonFile size = own.has("group_size") ? own : json;
+        int groupSize = size.integer("group_size");
+        if (groupSize != -1 && (groupSize < 1 || groupSize > MAX_GROUP)) {
+            throw new CheckpointException(
+                    json.file(), FIELD + "'group_size': expected -1 or 1 to " + MAX_GROUP + ", got " + groupSize);
+        }
+        String words = own.string("pack_dtype", json.string("pack_dtype", "int32"));
+        if (!words.equalsIgnoreCase("int32")) {
+            throw new CheckpointException(
+                    json.file(), FIELD + "'pack_dtype': expected int32, got " + JsonFile.shown(words));
+        }
+        if (own.has("format") || own.has("checkpoint_format")) {
+            throw new CheckpointException(
+                    json.file(), FIELD + "'dynamic': expected one format for all modules, got another for some");
         }
         Arguments weights = new Arguments(
-                8,
+                (own.has("bits") ? own : json).integer("bits"),
                 "int",
-                json.bool("sym", true),
+                (own.has("sym") ? own : json).bool("sym", true),
                 groupSize == -1 ? "channel" : "group",
                 false,
                 Math.max(0, groupSize),
                 List.of());
-        String format = json.has("checkpoint_format") ? json.string("checkpoint_format") : "gptq";
-        return new WeightQuantization(
-                json.file(),
-                format.equals("gptq_v2") ? Method.GPTQ_V2 : Method.GPTQ,
-                List.of(new Group(List.of("Linear"), weights, null)),
-                List.of());
+        return new Group(List.of("Linear"), weights, null);
     }
 
     /**
      * The one scheme of these modules; null if they are floats.
      *
      * @param modules names without {@code .weight}
-     * @throws CheckpointException if it is not the same for all
+     * @throws CheckpointException if it is not the same for all, or not one that is read
      */
     @Nullable
     Group groupOf(List<String> modules) {
-        Set<@Nullable Group> found = new HashSet<>();
+        Set<@Nullable Group> found = new LinkedHashSet<>();
         for (String module : modules) {
             found.add(groupOf(module));
         }
@@ -182,29 +423,21 @@ record WeightQuantization(Path file, Method method, List<Group> groups, List<Str
         return found.iterator().next();
     }
 
-    private @Nullable Group groupOf(String module) {
-        if (ignore.stream().anyMatch(pattern -> matches(pattern, module))) {
+    /** The scheme of a module, by the rule that names it best, the first of those that do so alike; null if it is floats. */
+    @Nullable
+    Group groupOf(String module) {
+        if (ignore.names(module) || (only != null && !only.names(module))) {
             return null;
         }
-        return groups.stream()
-                .filter(group ->
-                        group.targets.stream().anyMatch(target -> target.equals("Linear") || matches(target, module)))
+        Rule best = rules.stream()
+                .filter(rule -> rule.targets.namesPartOf(module))
                 .findFirst()
+                .or(() -> rules.stream().filter(rule -> rule.targets.matchesPattern(module)).findFirst())
+                .or(() -> rules.stream().filter(rule -> rule.targets.hasClassOf(module)).findFirst())
                 .orElse(null);
-    }
-
-    private boolean matches(String pattern, String module) {
-        if (!pattern.startsWith("re:")) {
-            return module.equals(pattern) || module.endsWith("." + pattern);
+        if (best != null && best.problem != null) {
+            throw best.problem;
         }
-        try {
-            // as Python's re.match: from the start, not necessarily to the end
-            return java.util.regex.Pattern.compile(pattern.substring(3))
-                    .matcher(module)
-                    .lookingAt();
-        } catch (PatternSyntaxException e) {
-            throw new CheckpointException(
-                    file, "quantization_config: '" + pattern + "' is not a regular expression: " + e.getMessage(), e);
-        }
+        return best == null ? null : best.group;
     }
 }

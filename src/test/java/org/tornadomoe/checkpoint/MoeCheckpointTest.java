@@ -202,15 +202,16 @@ class MoeCheckpointTest {
                         + " number, got 0",
                 "\"num_hidden_layers\": 3 | \"num_hidden_layers\": 3.5 | 'num_hidden_layers': expected an integer, got"
                         + " 3.5",
-                "\"num_local_experts\": 2 | \"num_local_experts\": -2 | numExperts: expected 1 to 1024, got -2",
-                "\"num_local_experts\": 2 | \"num_local_experts\": null | has no 'num_local_experts'",
+                "\"num_local_experts\": 2 | \"num_local_experts\": -2 | 'num_local_experts': expected 1 to 1024, got -2",
+                "\"num_local_experts\": 2 | \"num_local_experts\": null | 'num_local_experts': expected an integer, got null",
                 "\"num_local_experts\": 2 | \"num_local_experts\": 99999999999 | 'num_local_experts': expected an"
                         + " integer, got 99999999999",
                 "\"num_experts_per_tok\": 1 | \"num_experts_per_tok\": 3 | expertsPerToken: expected at most"
                         + " numExperts = 2, got 3",
                 "\"hidden_size\": 3 | \"hidden_size\": \"3\" | 'hidden_size': expected an integer, got 3",
-                "\"hidden_size\": 3 | \"hidden_size\": NaN | is not valid JSON",
-                "\"silu\" | \"softplus\" | Unknown MoE activation: 'softplus'. Valid activations: ['silu', 'gelu', ",
+                "\"hidden_size\": 3 | \"hidden_size\": NaN | 'hidden_size': expected an integer, got NaN",
+                "\"silu\" | \"softplus\" | 'hidden_act': expected silu, swish, gelu, gelu_new, gelu_pytorch_tanh or relu2, got"
+                        + " softplus",
             })
     void aWrongConfigurationNamesItsField(String right, String wrong, String message) throws IOException {
         mixtral();

@@ -103,19 +103,19 @@ class SafetensorsTest {
     @EnumSource
     void aTensorOfEveryTypeKeepsItsBytesShapeAndPlace(DType dtype) {
         Path file = directory.resolve(dtype + ".safetensors");
-        byte[] bytes = new byte[6 * dtype.bytes()];
+        byte[] bytes = new byte[8 * dtype.bits() / 8];
         for (int i = 0; i < bytes.length; i++) {
             bytes[i] = (byte) (37 * i);
         }
         new SafetensorsWriter()
                 .add("odd", new byte[] {1}, 1)
-                .add("t", dtype, MemorySegment.ofArray(bytes), 2, 3)
+                .add("t", dtype, MemorySegment.ofArray(bytes), 2, 4)
                 .write(file);
         try (Safetensors tensors = Safetensors.open(file)) {
             Tensor tensor = tensors.tensor("t");
             assertThat(tensor.dtype()).isEqualTo(dtype);
-            assertThat(tensor.shape()).containsExactly(2, 3);
-            assertThat(tensor.elements()).isEqualTo(6);
+            assertThat(tensor.shape()).containsExactly(2, 4);
+            assertThat(tensor.elements()).isEqualTo(8);
             assertThat(tensor.data().toArray(ValueLayout.JAVA_BYTE)).isEqualTo(bytes);
             assertThat(tensor.data().address() % dtype.bytes()).isZero();
             assertThat(tensor.data().isReadOnly()).isTrue();
@@ -226,8 +226,6 @@ class SafetensorsTest {
                 "{\"__metadata__\": {\"k\":\"\",\"k\":\"\"}} | 0 | __metadata__ has the key 'k' twice",
                 "{\"__metadata__\": {},\"__metadata__\": {}} | 0 | names '__metadata__' twice",
                 // values
-                "{\"a\": {\"dtype\":\"f32\",\"shape\":[1],\"data_offsets\":[0,4]}} | 4 | tensor 'a': dtype: expected"
-                        + " one of [F64, F32,",
                 "{\"a\": {\"dtype\":\"F32\",\"shape\":[-1],\"data_offsets\":[0,4]}} | 4 | tensor 'a': shape: expected"
                         + " numbers from 0",
                 "{\"a\": {\"dtype\":\"F32\",\"shape\":[1.0],\"data_offsets\":[0,4]}} | 4 | tensor 'a': shape: expected"
@@ -237,7 +235,7 @@ class SafetensorsTest {
                 "{\"a\": {\"dtype\":\"F32\",\"shape\":[18446744073709551617],\"data_offsets\":[0,4]}} | 4 | tensor"
                         + " 'a': shape: expected numbers from 0 to 2^63 - 1",
                 "{\"a\": {\"dtype\":\"F32\",\"shape\":[4294967296,4294967296],\"data_offsets\":[0,0]}} | 0 | takes"
-                        + " more than 2^63 bytes, but its data_offsets span 0",
+                        + " more than 2^63, or parts of, bytes, but its data_offsets span 0",
                 "{\"a\": {\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,4]}} | 4 | tensor 'a': F32[2] takes 8"
                         + " bytes, but its data_offsets span 4",
                 "{\"a\": {\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[4,0]}} | 4 | tensor 'a': data_offsets:"
@@ -384,7 +382,7 @@ class SafetensorsTest {
         new SafetensorsWriter().add("a", new float[1], 1).write(directory.resolve("s.safetensors"));
         String[][] cases = {
             {"nonsense", "is not valid JSON"},
-            {"{\"weight_map\": {}, \"weight_map\": {}}", "is not valid JSON: Duplicate"},
+            {"{\"weight_map\": {}, \"weight_map\": {}}", "is not valid JSON: has 'weight_map' twice"},
             {"[]", "expected a JSON object"},
             {"", "is not valid JSON"},
             {"{}", "has no 'weight_map'"},
@@ -393,7 +391,7 @@ class SafetensorsTest {
             {"{\"weight_map\": {\"a\": \"../s.safetensors\"}}", "expected the name of a file beside it"},
             {"{\"weight_map\": {\"a\": \"/etc/passwd\"}}", "expected the name of a file beside it"},
             {"{\"weight_map\": {\"a\": \"\"}}", "expected the name of a file beside it"},
-            {"[".repeat(100_000), "is not valid JSON"},
+            {"[".repeat(100_000), "expected a JSON object"},
         };
         for (String[] c : cases) {
             index(c[0]);

@@ -1,0 +1,377 @@
+package org.tornadomoe.checkpoint;
+
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatCode;
+import static org.assertj.core.api.Assertions.assertThatExceptionOfType;
+
+import java.io.IOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.List;
+import java.util.concurrent.TimeUnit;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.Timeout;
+import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
+import org.tornadomoe.config.FusedMoeConfig;
+import org.tornadomoe.config.MoeActivation;
+import org.tornadomoe.config.RouterConfig;
+import org.tornadomoe.config.ScoringFunction;
+
+/** What a config.json means. */
+class ModelFamilyTest {
+    private static final RouterConfig SOFTMAX = RouterConfig.of(ScoringFunction.SOFTMAX, false);
+    private static final RouterConfig CORRECTED =
+            RouterConfig.of(ScoringFunction.SIGMOID, true).withCorrectionBias();
+
+    @TempDir
+    Path directory;
+
+    /** @param json with ' for " */
+    private FusedMoeConfig config(String json) throws IOException {
+        Files.writeString(directory.resolve("config.json"), json.replace('\'', '"'));
+        return MoeCheckpoint.config(directory);
+    }
+
+    private void assertRefused(String json, String message) {
+        assertThatExceptionOfType(CheckpointException.class)
+                .as(json)
+                .isThrownBy(() -> config(json))
+                .withMessageStartingWith(directory.resolve("config.json") + ": ")
+                .withMessageContaining(message);
+    }
+
+    /** The fields of published models that say or seem to say anything of experts, as their config.json files have them. */
+    @ParameterizedTest
+    @CsvSource(
+            delimiter = '|',
+            quoteCharacter = '`',
+            value = {
+                "Mixtral-8x7B | 8 | 2 | 4096 | 14336 | 0 | 'model_type': 'mixtral', 'hidden_act': 'silu', 'hidden_size':"
+                    + " 4096, 'intermediate_size': 14336, 'num_experts_per_tok': 2, 'num_local_experts': 8,"
+                    + " 'output_router_logits': false, 'router_aux_loss_coef': 0.02, 'sliding_window': null",
+                "Qwen1.5-MoE-A2.7B | 60 | 4 | 2048 | 1408 | 4 | 'model_type': 'qwen2_moe', 'decoder_sparse_step': 1,"
+                    + " 'hidden_act': 'silu', 'hidden_size': 2048, 'intermediate_size': 5632, 'moe_intermediate_size':"
+                    + " 1408, 'norm_topk_prob': false, 'num_experts': 60, 'num_experts_per_tok': 4,"
+                    + " 'output_router_logits': false, 'router_aux_loss_coef': 0.001,"
+                    + " 'shared_expert_intermediate_size': 5632",
+                "Qwen3-30B-A3B | 128 | 8 | 2048 | 768 | 0 | 'model_type': 'qwen3_moe', 'attention_bias': false,"
+                    + " 'decoder_sparse_step': 1, 'hidden_act': 'silu', 'hidden_size': 2048, 'intermediate_size': 6144,"
+                    + " 'max_window_layers': 48, 'mlp_only_layers': [], 'moe_intermediate_size': 768,"
+                    + " 'norm_topk_prob': true, 'num_experts': 128, 'num_experts_per_tok': 8, 'output_router_logits':"
+                    + " false, 'rope_scaling': null, 'router_aux_loss_coef': 0.001",
+                "Qwen3-VL-30B-A3B | 128 | 8 | 2048 | 768 | 0 | 'model_type': 'qwen3_vl_moe', 'image_token_id': 151655,"
+                    + " 'text_config': {'model_type': 'qwen3_vl_moe_text', 'decoder_sparse_step': 1, 'hidden_act':"
+                    + " 'silu', 'hidden_size': 2048, 'intermediate_size': 6144, 'mlp_only_layers': [],"
+                    + " 'moe_intermediate_size': 768, 'norm_topk_prob': true, 'num_experts': 128,"
+                    + " 'num_experts_per_tok': 8, 'rope_scaling': {'rope_type': 'default'}}, 'vision_config':"
+                    + " {'hidden_act': 'gelu_pytorch_tanh', 'hidden_size': 1152}",
+                "OLMoE-1B-7B | 64 | 8 | 2048 | 1024 | 0 | 'model_type': 'olmoe', 'clip_qkv': null, 'hidden_act': 'silu',"
+                    + " 'hidden_size': 2048, 'intermediate_size': 1024, 'norm_topk_prob': false, 'num_experts': 64,"
+                    + " 'num_experts_per_tok': 8, 'output_router_logits': false, 'router_aux_loss_coef': 0.01",
+                "DeepSeek-V2-Lite | 64 | 6 | 2048 | 1408 | 2 | 'model_type': 'deepseek_v2', 'aux_loss_alpha': 0.001,"
+                    + " 'ep_size': 1, 'first_k_dense_replace': 1, 'hidden_act': 'silu', 'hidden_size': 2048,"
+                    + " 'intermediate_size': 10944, 'moe_intermediate_size': 1408, 'moe_layer_freq': 1, 'n_group': 1,"
+                    + " 'n_routed_experts': 64, 'n_shared_experts': 2, 'norm_topk_prob': false, 'num_experts_per_tok':"
+                    + " 6, 'pretraining_tp': 1, 'routed_scaling_factor': 1.0, 'scoring_func': 'softmax', 'seq_aux':"
+                    + " true, 'topk_group': 1, 'topk_method': 'greedy'",
+                "DeepSeek-V2 | 160 | 6 | 5120 | 1536 | 2 | 'model_type': 'deepseek_v2', 'first_k_dense_replace': 1,"
+                    + " 'hidden_act': 'silu', 'hidden_size': 5120, 'moe_intermediate_size': 1536, 'moe_layer_freq': 1,"
+                    + " 'n_group': 8, 'n_routed_experts': 160, 'n_shared_experts': 2, 'norm_topk_prob': false,"
+                    + " 'num_experts_per_tok': 6, 'routed_scaling_factor': 16.0, 'scoring_func': 'softmax',"
+                    + " 'topk_group': 3, 'topk_method': 'group_limited_greedy'",
+                "DeepSeek-V3 | 256 | 8 | 7168 | 2048 | 1 | 'model_type': 'deepseek_v3', 'ep_size': 1,"
+                    + " 'first_k_dense_replace': 3, 'hidden_act': 'silu', 'hidden_size': 7168, 'intermediate_size':"
+                    + " 18432, 'moe_intermediate_size': 2048, 'moe_layer_freq': 1, 'n_group': 8, 'n_routed_experts':"
+                    + " 256, 'n_shared_experts': 1, 'norm_topk_prob': true, 'num_experts_per_tok': 8,"
+                    + " 'num_nextn_predict_layers': 1, 'routed_scaling_factor': 2.5, 'scoring_func': 'sigmoid',"
+                    + " 'topk_group': 4, 'topk_method': 'noaux_tc'",
+                "DeepSeek-V3.2 | 256 | 8 | 7168 | 2048 | 1 | 'model_type': 'deepseek_v32', 'ep_size': 1,"
+                    + " 'first_k_dense_replace': 3, 'hidden_act': 'silu', 'hidden_size': 7168, 'index_head_dim': 128,"
+                    + " 'index_n_heads': 64, 'index_topk': 2048, 'moe_intermediate_size': 2048, 'moe_layer_freq': 1,"
+                    + " 'n_group': 8, 'n_routed_experts': 256, 'n_shared_experts': 1, 'norm_topk_prob': true,"
+                    + " 'num_experts_per_tok': 8, 'routed_scaling_factor': 2.5, 'scoring_func': 'sigmoid',"
+                    + " 'topk_group': 4, 'topk_method': 'noaux_tc'",
+                "Kimi-K2 | 384 | 8 | 7168 | 2048 | 1 | 'model_type': 'kimi_k2', 'aux_loss_alpha': 0.001, 'ep_size': 1,"
+                    + " 'first_k_dense_replace': 1, 'hidden_act': 'silu', 'hidden_size': 7168, 'moe_intermediate_size':"
+                    + " 2048, 'moe_layer_freq': 1, 'n_group': 1, 'n_routed_experts': 384, 'n_shared_experts': 1,"
+                    + " 'norm_topk_prob': true, 'num_experts_per_tok': 8, 'routed_scaling_factor': 2.827,"
+                    + " 'scoring_func': 'sigmoid', 'seq_aux': true, 'topk_group': 1, 'topk_method': 'noaux_tc'",
+                "GLM-4.5-Air | 128 | 8 | 4096 | 1408 | 1 | 'model_type': 'glm4_moe', 'first_k_dense_replace': 1,"
+                    + " 'hidden_act': 'silu', 'hidden_size': 4096, 'intermediate_size': 10944, 'moe_intermediate_size':"
+                    + " 1408, 'n_group': 1, 'n_routed_experts': 128, 'n_shared_experts': 1, 'norm_topk_prob': true,"
+                    + " 'num_experts_per_tok': 8, 'num_nextn_predict_layers': 1, 'partial_rotary_factor': 0.5,"
+                    + " 'routed_scaling_factor': 1.0, 'topk_group': 1, 'use_qk_norm': false",
+                "gpt-oss-20b | 32 | 4 | 2880 | 2880 | 0 | 'model_type': 'gpt_oss', 'experts_per_token': 4, 'hidden_act':"
+                    + " 'silu', 'hidden_size': 2880, 'initial_context_length': 4096, 'intermediate_size': 2880,"
+                    + " 'num_experts_per_tok': 4, 'num_local_experts': 32, 'output_router_logits': false,"
+                    + " 'rope_scaling': {'factor': 32.0}, 'router_aux_loss_coef': 0.9, 'swiglu_limit': 7.0",
+                "Llama-4-Scout | 16 | 1 | 5120 | 8192 | 1 | 'model_type': 'llama4', 'text_config': {'model_type':"
+                    + " 'llama4_text', 'attn_scale': 0.1, 'attn_temperature_tuning': 4, 'for_llm_compressor': false,"
+                    + " 'hidden_act': 'silu', 'hidden_size': 5120, 'interleave_moe_layer_step': 1,"
+                    + " 'intermediate_size': 8192, 'intermediate_size_mlp': 16384, 'moe_layers': [0, 1],"
+                    + " 'num_experts_per_tok': 1, 'num_local_experts': 16, 'output_router_logits': false,"
+                    + " 'router_aux_loss_coef': 0.001, 'router_jitter_noise': 0.0, 'use_qk_norm': true}",
+                "granite-3.0-1b-a400m | 32 | 8 | 1024 | 512 | 0 | 'model_type': 'granitemoe', 'attention_multiplier':"
+                    + " 0.015625, 'embedding_multiplier': 12.0, 'hidden_act': 'silu', 'hidden_size': 1024,"
+                    + " 'intermediate_size': 512, 'logits_scaling': 6.0, 'num_experts_per_tok': 8,"
+                    + " 'num_local_experts': 32, 'output_router_logits': false, 'residual_multiplier': 0.22,"
+                    + " 'router_aux_loss_coef': 0.0",
+                "Phi-3.5-MoE | 16 | 2 | 4096 | 6400 | 0 | 'model_type': 'phimoe', 'hidden_act': 'silu', 'hidden_dropout':"
+                    + " 0.0, 'hidden_size': 4096, 'input_jitter_noise': 0.01, 'intermediate_size': 6400,"
+                    + " 'lm_head_bias': true, 'num_experts_per_tok': 2, 'num_local_experts': 16,"
+                    + " 'output_router_logits': false, 'router_aux_loss_coef': 0.0, 'router_jitter_noise': 0.01",
+                "Jamba-v0.1 | 16 | 2 | 4096 | 14336 | 0 | 'model_type': 'jamba', 'attn_layer_offset': 4,"
+                    + " 'attn_layer_period': 8, 'expert_layer_offset': 1, 'expert_layer_period': 2, 'hidden_act':"
+                    + " 'silu', 'hidden_size': 4096, 'intermediate_size': 14336, 'mamba_d_state': 16, 'mamba_dt_rank':"
+                    + " 256, 'n_ctx': 262144, 'num_experts': 16, 'num_experts_per_tok': 2, 'output_router_logits':"
+                    + " false, 'router_aux_loss_coef': 0.001, 'use_mamba_kernels': true",
+            })
+    void publishedModelsAreUnderstood(
+            String name, int experts, int topK, int hidden, int intermediate, int shared, String fields)
+            throws IOException {
+        FusedMoeConfig config = config("{" + fields + ", 'torch_dtype': 'bfloat16', 'top_k': 50}");
+        assertThat(List.of(
+                        config.numExperts(),
+                        config.expertsPerToken(),
+                        config.hiddenDim(),
+                        config.intermediateSize(),
+                        config.numFusedSharedExperts()))
+                .as(name)
+                .containsExactly(experts, topK, hidden, intermediate, shared);
+    }
+
+    /** Nothing but a name: what transformers' class of it says. */
+    @ParameterizedTest
+    @CsvSource({
+        "mixtral, 8, 2, 4096, 14336, 0",
+        "qwen2_moe, 60, 4, 2048, 1408, 4",
+        "qwen3_moe, 128, 8, 2048, 768, 0",
+        "qwen3_vl_moe, 60, 4, 2048, 1408, 0",
+        "olmoe, 64, 8, 2048, 2048, 0",
+        "deepseek_v3, 256, 8, 7168, 2048, 1",
+        "deepseek_v32, 256, 8, 7168, 2048, 1",
+        "glm4_moe, 128, 8, 4096, 1408, 1",
+        "glm4v_moe_text, 128, 8, 4096, 1408, 1",
+        "gpt_oss, 128, 4, 2880, 2880, 0",
+        "llama4_text, 16, 1, 5120, 8192, 1",
+        "granitemoe, 8, 2, 4096, 11008, 0",
+        "phimoe, 16, 2, 4096, 6400, 0",
+        "jamba, 16, 2, 4096, 14336, 0",
+    })
+    void absentFieldsMeanWhatTheFamilysClassSays(
+            String type, int experts, int topK, int hidden, int intermediate, int shared) throws IOException {
+        publishedModelsAreUnderstood(
+                type, experts, topK, hidden, intermediate, shared, "'model_type': '" + type + "'");
+    }
+
+    @Test
+    void absentFieldsOfTheRouterMeanWhatTheFamilysClassSays() throws IOException {
+        assertThat(config("{'model_type': 'deepseek_v3'}").router())
+                .isEqualTo(CORRECTED.withGroups(8, 4).withRoutedScalingFactor(2.5));
+        assertThat(config("{'model_type': 'deepseek_v3', 'n_group': 1}").router())
+                .isEqualTo(CORRECTED.withRoutedScalingFactor(2.5));
+        assertThat(config("{'model_type': 'glm4_moe'}").router()).isEqualTo(CORRECTED);
+        assertThat(config("{'model_type': 'deepseek_v2', 'num_experts_per_tok': 6}").router())
+                .isEqualTo(SOFTMAX);
+        assertThat(config("{'model_type': 'qwen3_moe'}").router()).isEqualTo(SOFTMAX);
+        assertThat(config("{'model_type': 'qwen3_vl_moe_text'}").router())
+                .isEqualTo(RouterConfig.of(ScoringFunction.SOFTMAX, true));
+        assertThat(config("{'model_type': 'qwen2_moe'}").router()).isEqualTo(SOFTMAX.withSharedExpertGate());
+        FusedMoeConfig oss = config("{'model_type': 'gpt_oss'}");
+        assertThat(oss.activation()).isEqualTo(MoeActivation.SWIGLUOAI);
+        assertThat(oss.swigluLimit()).isEqualTo(7);
+    }
+
+    @ParameterizedTest
+    @CsvSource({
+        "mixtral, 32, 32, ", "qwen3_moe, 24, 24, ", "deepseek_v3, 61, 58, ", "deepseek_v2, 32, 32, ",
+        "glm4_moe, 46, 45, ", "llama4, 48, 48, ", "jamba, 32, 16, ",
+        "'deepseek_v32', 3, 1, '''mlp_layer_types'': [''dense'', ''dense'', ''sparse'']'",
+        "llama4, 48, 2, '''moe_layers'': [3, 5]'", "llama4, 48, 0, '''moe_layers'': []'",
+    })
+    void layersAreTheFamilysToo(String type, int layers, int moeLayers, String fields) throws IOException {
+        new SafetensorsWriter().add("a", new float[] {1}, 1).write(directory.resolve("model.safetensors"));
+        config("{'model_type': '" + type + "', 'num_experts_per_tok': 1, "
+                + (fields == null ? "" : fields + ", 'num_hidden_layers': " + layers + ",") + "'x': 1}");
+        try (MoeCheckpoint checkpoint = MoeCheckpoint.open(directory)) {
+            assertThat(checkpoint.layers()).isEqualTo(layers);
+            assertThat(checkpoint.moeLayers()).hasSize(moeLayers);
+        }
+    }
+
+    /** DeepSeek-VL2's language model is such a one. */
+    @Test
+    void deepSeekV2ScoresAsItsConfigurationSays() throws IOException {
+        String v2 = "{'model_type': 'deepseek_v2', 'num_experts_per_tok': 6, ";
+        assertThat(config(v2 + "'scoring_func': 'sigmoid', 'topk_method': 'noaux_tc', 'n_group': 1, 'topk_group': 1,"
+                                + " 'norm_topk_prob': true, 'routed_scaling_factor': 2.0}")
+                        .router())
+                .isEqualTo(CORRECTED.withRoutedScalingFactor(2));
+        assertThat(config(v2 + "'scoring_func': 'sigmoid'}").router())
+                .isEqualTo(RouterConfig.of(ScoringFunction.SIGMOID, false));
+        assertThat(config(v2 + "'topk_method': 'group_limited_greedy', 'n_group': 8, 'topk_group': 3}")
+                        .router())
+                .isEqualTo(SOFTMAX.withGroups(8, 3));
+        assertThat(config(v2 + "'norm_topk_prob': true}").router())
+                .isEqualTo(RouterConfig.of(ScoringFunction.SOFTMAX, true));
+        assertRefused(
+                v2 + "'norm_topk_prob': true, 'routed_scaling_factor': 16.0}",
+                "'norm_topk_prob': expected false beside a 'routed_scaling_factor' of 16.0");
+        assertRefused(v2 + "'scoring_func': 'tanh'}", "'scoring_func': expected softmax or sigmoid, got tanh");
+        assertRefused(v2 + "'topk_method': 'x'}", "'topk_method': expected greedy, group_limited_greedy or noaux_tc");
+        assertRefused(v2 + "'topk_method': 'group_limited_greedy'}", "has no 'n_group'");
+        assertRefused("{'model_type': 'deepseek_v2'}", "has no 'num_experts_per_tok'");
+    }
+
+    @Test
+    void nullIsPythonsNone() throws IOException {
+        String v3 = "{'model_type': 'deepseek_v3', ";
+        assertThat(config(v3 + "'norm_topk_prob': null, 'n_group': null}").router())
+                .isEqualTo(RouterConfig.of(ScoringFunction.SIGMOID, false)
+                        .withCorrectionBias()
+                        .withRoutedScalingFactor(2.5));
+        assertThat(config(v3 + "'n_shared_experts': null}").numFusedSharedExperts())
+                .isZero();
+        assertRefused(v3 + "'routed_scaling_factor': null}", "'routed_scaling_factor': expected a finite number, got null");
+        assertRefused(v3 + "'num_experts_per_tok': null}", "'num_experts_per_tok': expected an integer, got null");
+        assertRefused(v3 + "'hidden_size': null}", "'hidden_size': expected an integer, got null");
+    }
+
+    @ParameterizedTest
+    @CsvSource(
+            delimiter = '|',
+            quoteCharacter = '`',
+            value = {
+                "mixtral | 'norm_topk_prob': false | 'norm_topk_prob': expected true, since mixtral computes as if it"
+                        + " were, got false",
+                "qwen3_vl_moe_text | 'norm_topk_prob': false | 'norm_topk_prob': expected true, since qwen3_vl_moe",
+                "jamba | 'norm_topk_prob': true | 'norm_topk_prob': expected false",
+                "qwen3_moe | 'scoring_func': 'sigmoid' | 'scoring_func': expected softmax, since qwen3_moe computes as"
+                        + " if it were, got sigmoid",
+                "deepseek_v3 | 'scoring_func': 'softmax' | 'scoring_func': expected sigmoid",
+                "glm4_moe | 'topk_method': 'greedy' | 'topk_method': expected noaux_tc",
+                "llama4 | 'n_shared_experts': 2 | 'n_shared_experts': expected 1",
+                "gpt_oss | 'swiglu_alpha': 1.5 | 'swiglu_alpha': expected 1.702",
+                "qwen3_moe | 'routed_scaling_factor': 2.0 | 'routed_scaling_factor': not known of qwen3_moe and may"
+                        + " change what its experts compute, got 2.0",
+                "qwen3_moe | 'n_group': 4 | 'n_group': not known of qwen3_moe",
+                "qwen3_moe | 'n_shared_experts': 1 | 'n_shared_experts': not known of qwen3_moe",
+                "qwen3_moe | 'swiglu_limit': 7.0 | 'swiglu_limit': not known of qwen3_moe",
+                "mixtral | 'router_temperature': 2.0 | 'router_temperature': not known of mixtral",
+                "mixtral | 'expert_act_limit': 2.0 | 'expert_act_limit': not known of mixtral",
+                "mixtral | 'hidden_activation': 'gelu' | 'hidden_activation': not known of mixtral",
+                "olmoe | 'zero_expert_num': 2 | 'zero_expert_num': not known of olmoe",
+                "deepseek_v3 | 'gate_temperature': 2 | 'gate_temperature': not known of deepseek_v3",
+                "phimoe | 'router_jitter_noise': 0.1 | 'router_jitter_noise': expected 0.01, got 0.1",
+                "mixtral | 'num_experts': 4, 'num_local_experts': 8 | 'num_local_experts': expected as many as"
+                        + " 'num_experts' = 4, got 8",
+                "gpt_oss | 'num_experts_per_tok': 4, 'experts_per_token': 2 | 'experts_per_token': expected as many as"
+                        + " 'num_experts_per_tok' = 4, got 2",
+                "deepseek_v3 | 'n_group': 100000000 | 'n_group': expected a divisor of the 256 experts with at least 2"
+                        + " a group, got 100000000",
+                "deepseek_v3 | 'n_group': 7 | 'n_group': expected a divisor of the 256 experts",
+                "deepseek_v3 | 'n_group': 256 | 'n_group': expected a divisor of the 256 experts",
+                "deepseek_v3 | 'n_group': -1 | 'n_group': expected at least 0, got -1",
+                "deepseek_v3 | 'n_group': 2 | 'topk_group': expected 1 to n_group = 2, got 4",
+                "deepseek_v3 | 'topk_group': 9 | 'topk_group': expected 1 to n_group = 8, got 9",
+                "deepseek_v3 | 'n_shared_experts': 2147483647 | 'n_shared_experts': expected fewer of 2048 rows each",
+                "deepseek_v3 | 'n_shared_experts': 100000 | numFusedSharedExperts: expected 0 to 24",
+                "deepseek_v3 | 'routed_scaling_factor': NaN | 'routed_scaling_factor': expected a finite number, got"
+                        + " NaN",
+                "deepseek_v3 | 'routed_scaling_factor': {'__float__': 'Infinity'} | 'routed_scaling_factor': expected"
+                        + " a finite number, got {__float__=Infinity}",
+                "gpt_oss | 'swiglu_limit': Infinity | 'swiglu_limit': expected a finite number, got Infinity",
+                "mixtral | 'hidden_act': 'silu_no_mul' | 'hidden_act': expected silu, swish, gelu,",
+                "mixtral | 'num_local_experts': 1025 | 'num_local_experts': expected 1 to 1024, got 1025",
+            })
+    void whatWouldChangeTheNumbersIsRefusedByName(String type, String fields, String message) {
+        assertRefused("{'model_type': '" + type + "', " + fields + "}", message);
+    }
+
+    @ParameterizedTest
+    @CsvSource({"silu, SILU", "swish, SILU", "gelu, GELU", "gelu_new, GELU_TANH", "gelu_pytorch_tanh, GELU_TANH"})
+    void activationsHaveTransformersNames(String name, MoeActivation activation) throws IOException {
+        assertThat(config("{'model_type': 'mixtral', 'hidden_act': '" + name + "'}").activation())
+                .isEqualTo(activation);
+        assertThat(config("{'model_type': 'gpt_oss', 'hidden_act': '" + name + "'}").activation())
+                .isEqualTo(MoeActivation.SWIGLUOAI);
+    }
+
+    /** Sizes of the language model and of the whole, one beside the other. */
+    @ParameterizedTest
+    @CsvSource(
+            delimiter = '|',
+            quoteCharacter = '`',
+            value = {
+                "'model_type': 'qwen3_vl_moe', 'hidden_size': 99, 'num_experts_per_tok': 7, 'text_config':"
+                        + " {'hidden_size': 64, 'num_experts_per_tok': 3} | qwen3_vl_moe | 64 | 3",
+                "'model_type': 'qwen3_vl_moe', 'hidden_size': 99, 'text_config': {'model_type': 'qwen3_moe',"
+                        + " 'num_experts_per_tok': 3} | qwen3_moe | 2048 | 3",
+                "'model_type': 'mixtral', 'hidden_size': 64, 'num_experts_per_tok': 3, 'text_config': {'max_length':"
+                        + " 20} | mixtral | 64 | 3",
+                "'model_type': 'mixtral', 'hidden_size': 64, 'num_experts_per_tok': 3, 'text_config': {} | mixtral |"
+                        + " 64 | 3",
+                "'model_type': 'mixtral', 'hidden_size': 64, 'text_config': null | mixtral | 64 | 2",
+                "'model_type': 'qwen3_vl_moe', 'text_config': {} | qwen3_vl_moe | 2048 | 4",
+                "'model_type': 'seer', 'text_config': {'model_type': 'deepseek_v3', 'hidden_size': 64} | deepseek_v3 |"
+                        + " 64 | 8",
+            })
+    void theLanguageModelsPartCounts(String fields, String type, int hidden, int topK) throws IOException {
+        FusedMoeConfig config = config("{" + fields + "}");
+        assertThat(config.hiddenDim()).isEqualTo(hidden);
+        assertThat(config.expertsPerToken()).isEqualTo(topK);
+        new SafetensorsWriter().add("a", new float[] {1}, 1).write(directory.resolve("model.safetensors"));
+        try (MoeCheckpoint checkpoint = MoeCheckpoint.open(directory)) {
+            assertThat(checkpoint.modelType()).isEqualTo(type);
+        }
+    }
+
+    /** Any value in any field that is read ends in a configuration or in an exception that names the file. */
+    @Test
+    @Timeout(value = 120, unit = TimeUnit.SECONDS)
+    void noValueIsAnythingButReadOrRefused() throws IOException {
+        List<String> values = List.of(
+                "2147483647", "-2147483648", "0", "-1", "1", "99999999999999999999999", "1e308", "NaN", "Infinity", "null",
+                "true", "'x'", "''", "[]", "[2147483647]", "{}", "['sparse']");
+        int read = 0;
+        int refused = 0;
+        for (ModelFamily family : ModelFamily.values()) {
+            for (String field : List.of(
+                    "num_experts", "num_local_experts", "num_experts_per_tok", "hidden_size", "intermediate_size",
+                    "moe_intermediate_size", "num_hidden_layers", "n_group", "topk_group", "n_shared_experts",
+                    "routed_scaling_factor", "norm_topk_prob", "scoring_func", "topk_method", "hidden_act",
+                    "first_k_dense_replace", "moe_layer_freq", "mlp_layer_types", "mlp_only_layers",
+                    "decoder_sparse_step", "shared_expert_intermediate_size", "swiglu_limit", "moe_layers",
+                    "interleave_moe_layer_step", "expert_layer_period", "expert_layer_offset", "router_jitter_noise",
+                    "text_config", "quantization_config", "model_type")) {
+                for (String value : values) {
+                    String json = "{'model_type': '" + family + "', 'num_experts_per_tok': 2, '" + field + "': " + value
+                            + "}";
+                    if (field.equals("model_type") || field.equals("num_experts_per_tok")) {
+                        json = "{'" + field + "': " + value + "}";
+                    }
+                    Path file = Files.writeString(directory.resolve("config.json"), json.replace('\'', '"'));
+                    try {
+                        JsonFile text = ModelFamily.textConfig(JsonFile.read(file));
+                        ModelFamily found = ModelFamily.of(text);
+                        found.requireUnderstood(text);
+                        found.shape(text);
+                        int layers = found.layers(text);
+                        found.whyDense(text, 0);
+                        found.whyDense(text, layers - 1);
+                        WeightQuantization.of(JsonFile.read(file));
+                        read++;
+                    } catch (CheckpointException e) {
+                        assertThat(e).as(json).message().startsWith(file.toString());
+                        refused++;
+                    }
+                }
+            }
+        }
+        assertThat(read).isPositive();
+        assertThat(refused).isPositive();
+        assertThatCode(() -> config("{'model_type': 'mixtral', 'num_hidden_layers': 10000}")).doesNotThrowAnyException();
+    }
+}
