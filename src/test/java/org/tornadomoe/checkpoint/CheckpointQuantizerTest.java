@@ -442,7 +442,7 @@ class CheckpointQuantizerTest {
         model.add(block + "gate.weight", model.router).perExpert(block, "gate_proj", "up_proj", "down_proj");
         model.write(
                 source,
-                CONFIG.replace("\"shared_expert_intermediate_size\": 20", "\"decoder_sparse_step\": 1")
+                CONFIG.replace("\"shared_expert_intermediate_size\": 20", "\"shared_expert_intermediate_size\": 0")
                         .replace("layers\": 2", "layers\": 1"));
         assertThatIllegalArgumentException()
                 .isThrownBy(() -> CheckpointQuantizer.quantize(source, out, CHANNEL, null, Progress.NONE))

@@ -675,12 +675,12 @@ class MixedCheckpointTest {
         assertRight(QUANTIZED);
     }
 
-    /** Names of any length are matched in a time that grows as they do. */
+    /** The longest names that are read, with many places where a layer's name might begin. */
     @Test
     @Timeout(60)
     void longNames() throws IOException {
         checkpoint(0, forms("channel"));
-        String name = "layers.0.".repeat(5_000);
+        String name = "layers.0.".repeat(110);
         rewrite(name + "mlp.gat.weight", new float[] {1}, 1);
         assertRight(EXACT);
     }
