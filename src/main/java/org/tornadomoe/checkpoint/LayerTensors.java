@@ -3,8 +3,6 @@ package org.tornadomoe.checkpoint;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
-import java.util.regex.Matcher;
-import java.util.regex.Pattern;
 import java.util.stream.Collectors;
 import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
@@ -22,7 +20,6 @@ import org.jspecify.annotations.Nullable;
  * @param experts the routed ones, in the order of their numbers
  * @param shared the expert that every token gets, null if there is none
  * @param sharedGate [1, H]: its sigmoid weighs the shared expert; null if there is none
- * @param scheme how the experts are stored, null if as floats
  * @param fused the tensors of all experts, if that is how they are stored
  */
 record LayerTensors(
@@ -33,7 +30,6 @@ record LayerTensors(
         List<Projections> experts,
         @Nullable Projections shared,
         @Nullable Tensor sharedGate,
-        WeightQuantization.@Nullable Group scheme,
         List<Tensor> fused) {
 
     /**
@@ -51,8 +47,12 @@ record LayerTensors(
             boolean interleaved,
             boolean correctionBias) {}
 
-    private static final String BLOCKS = "mlp|block_sparse_moe|feed_forward|moe|ffn";
-    private static final String ROUTERS = "gate|router|router\\.layer";
+    private static final List<String> BLOCKS = List.of("mlp", "block_sparse_moe", "feed_forward", "moe", "ffn");
+    private static final List<String> ROUTERS = List.of("gate", "router", "router.layer");
+
+    /** Where a model with more than one stack of layers keeps the language model's. */
+    private static final List<String> STACKS = List.of("model.", "language_model.model.", "model.language_model.");
+
     private static final List<Names> PER_EXPERT =
             List.of(new Names("gate_proj", "up_proj", "down_proj"), new Names("w1", "w3", "w2"));
     private static final List<Fused> FUSED = List.of(
@@ -83,27 +83,40 @@ record LayerTensors(
     }
 
     /** Reads a layer's names and checks dtypes and shapes; the values are read later. */
-    record Finder(Safetensors tensors, @Nullable WeightQuantization quantization, int layer, Shape shape) {
+    record Finder(BlockTensors tensors, @Nullable WeightQuantization quantization, int layer, Shape shape) {
+        Finder(Safetensors tensors, @Nullable WeightQuantization quantization, int layer, Shape shape) {
+            this(new BlockTensors(tensors), quantization, layer, shape);
+        }
+
+        /** A router and what its block's names begin with. */
+        private record Found(String router, String block) {}
+
         /**
          * The layer's tensors.
          *
-         * @throws CheckpointException if one is missing or not what it should be
+         * @throws CheckpointException if one is missing or not what it should be, or the block has one more
          */
         LayerTensors find() {
-            String router = routerName();
-            String block = router.substring(0, blockLength(router));
-            Tensor routerWeight =
-                    tensors.tensor(router + ".weight").requireFloat().requireShape(shape.experts, shape.hidden);
+            Found found = found();
+            LayerTensors layer = find(found.router, found.block);
+            tensors.requireAllTaken(found.block);
+            return layer;
+        }
+
+        private LayerTensors find(String router, String block) {
+            Tensor routerWeight = tensors.tensor(router + ".weight")
+                    .requireFloat()
+                    .requireShape(shape.experts, shape.hidden)
+                    .requireFinite();
             Tensor routerBias = vector(router + ".bias", shape.experts);
-            Tensor correction = Stream.of(router, block.substring(0, block.length() - 1))
-                    .map(at -> vector(at + ".e_score_correction_bias", shape.experts))
-                    .filter(found -> found != null)
-                    .findFirst()
-                    .orElse(null);
-            if (shape.correctionBias && correction == null) {
-                throw missing(List.of(router + ".e_score_correction_bias"), List.of());
+            Tensor correction = null;
+            if (shape.correctionBias) {
+                correction = Stream.of(router, block.substring(0, block.length() - 1))
+                        .map(at -> vector(at + ".e_score_correction_bias", shape.experts))
+                        .flatMap(Stream::ofNullable)
+                        .findFirst()
+                        .orElseThrow(() -> missing(List.of(router + ".e_score_correction_bias"), List.of()));
             }
-            String sharedName = null;
             Projections shared = null;
             Tensor sharedGate = null;
             if (shape.sharedIntermediate == 0) {
@@ -114,21 +127,23 @@ record LayerTensors(
                             throw new CheckpointException(tensors.path(), unexpectedShared(layer, found + "*"));
                         });
             } else {
-                sharedName = SHARED.stream()
-                        .map(name -> block + name + ".")
+                String name = SHARED.stream()
+                        .map(sharedName -> block + sharedName + ".")
                         .filter(this::hasAny)
                         .findFirst()
                         .orElseThrow(() -> missing(
                                 List.of("the shared expert"),
                                 SHARED.stream()
-                                        .map(name -> block + name + "." + PER_EXPERT.getFirst())
+                                        .map(sharedName -> block + sharedName + "." + PER_EXPERT.getFirst())
                                         .toList()));
-                shared = expert(sharedName, PER_EXPERT.getFirst(), shape.sharedIntermediate);
+                shared = expert(name, PER_EXPERT.getFirst(), shape.sharedIntermediate);
                 Tensor gate = tensors.find(block + "shared_expert_gate.weight");
-                sharedGate = gate == null ? null : gate.requireFloat().requireShape(1, shape.hidden);
+                sharedGate = gate == null
+                        ? null
+                        : gate.requireFloat().requireShape(1, shape.hidden).requireFinite();
             }
             for (Names names : PER_EXPERT) {
-                if (hasAny(block + "experts.0." + names.gate + ".")) {
+                if (isPerExpert(block, names)) {
                     return new LayerTensors(
                             router,
                             routerWeight,
@@ -137,12 +152,11 @@ record LayerTensors(
                             perExpert(block, names),
                             shared,
                             sharedGate,
-                            scheme(names.under(block + "experts.0.")),
                             List.of());
                 }
             }
             for (Fused fused : FUSED) {
-                if (tensors.find(block + fused.gateUp) != null) {
+                if (tensors.has(block + fused.gateUp)) {
                     List<Projections> experts = fused(block, fused);
                     return new LayerTensors(
                             router,
@@ -152,7 +166,6 @@ record LayerTensors(
                             experts,
                             shared,
                             sharedGate,
-                            null,
                             Stream.of(fused.gateUp, fused.down, fused.biasOf(fused.gateUp), fused.biasOf(fused.down))
                                     .map(name -> tensors.find(block + name))
                                     .flatMap(Stream::ofNullable)
@@ -165,30 +178,62 @@ record LayerTensors(
             throw missing(List.of("the experts"), looked);
         }
 
-        private String routerName() {
-            Pattern name = Pattern.compile(
-                    "(?:.*\\.)?layers\\." + layer + "\\.(?:" + BLOCKS + ")\\.(?:" + ROUTERS + ")(?=\\.weight$)");
-            List<String> found = tensors.names().stream()
-                    .map(name::matcher)
-                    .filter(Matcher::lookingAt)
-                    .map(Matcher::group)
+        private Found found() {
+            List<Found> ends = BLOCKS.stream()
+                    .map(block -> "layers." + layer + "." + block + ".")
+                    .flatMap(block -> ROUTERS.stream().map(router -> new Found(block + router, block)))
                     .toList();
-            if (found.isEmpty()) {
+            List<Found> all = tensors.names().stream()
+                    .flatMap(name -> ends.stream()
+                            .filter(end -> isUnder(name, end.router + ".weight"))
+                            .map(end -> {
+                                String stack =
+                                        name.substring(0, name.length() - (end.router + ".weight").length());
+                                return new Found(stack + end.router, stack + end.block);
+                            }))
+                    .toList();
+            if (all.isEmpty()) {
                 throw missing(
                         List.of("the router"),
-                        List.of("*layers." + layer + ".{" + BLOCKS.replace('|', ',') + "}.{"
-                                + ROUTERS.replace('|', ',').replace("\\", "") + "}.weight"));
+                        List.of("*layers." + layer + ".{" + String.join(",", BLOCKS) + "}.{"
+                                + String.join(",", ROUTERS) + "}.weight"));
             }
-            // A model with more than one stack of layers keeps the language model's under one of these.
-            return Stream.of("model.", "language_model.model.", "model.language_model.")
-                    .flatMap(prefix -> found.stream().filter(candidate -> candidate.startsWith(prefix + "layers.")))
+            List<Found> stack = STACKS.stream()
+                    .map(start -> all.stream()
+                            .filter(candidate -> candidate.router.startsWith(start + "layers."))
+                            .toList())
+                    .filter(candidates -> !candidates.isEmpty())
                     .findFirst()
-                    .orElse(found.getFirst());
+                    .orElse(all);
+            List<Found> found = stack.stream()
+                    .filter(candidate -> Arrays.equals(
+                            tensors.shape(candidate.router + ".weight"), new long[] {shape.experts, shape.hidden}))
+                    .toList();
+            if (found.isEmpty()) {
+                return stack.getFirst(); // whose shape will be complained of
+            }
+            if (found.size() > 1) {
+                throw new CheckpointException(
+                        tensors.path(),
+                        "layer " + layer + ": expected one router, found " + found.get(0).router + ".weight and "
+                                + found.get(1).router + ".weight");
+            }
+            return found.getFirst();
         }
 
-        private static int blockLength(String router) {
-            Matcher block = Pattern.compile("^.*layers\\.\\d+\\.[^.]+\\.").matcher(router);
-            return block.find() ? block.end() : 0;
+        /** Whether a name is that end, or has it after a dot. */
+        private static boolean isUnder(String name, String end) {
+            int start = name.length() - end.length();
+            return name.endsWith(end) && (start == 0 || name.charAt(start - 1) == '.');
+        }
+
+        /** Whether some expert has a projection of its own of that name. */
+        private boolean isPerExpert(String block, Names names) {
+            String experts = block + "experts.";
+            return tensors.names().stream().filter(name -> name.startsWith(experts)).anyMatch(name -> {
+                int dot = name.indexOf('.', experts.length());
+                return dot >= 0 && name.startsWith(names.gate + ".", dot + 1);
+            });
         }
 
         private List<Projections> perExpert(String block, Names names) {
@@ -215,26 +260,23 @@ record LayerTensors(
         }
 
         private Projections expert(String prefix, Names names, int intermediate) {
-            WeightQuantization.Group scheme = scheme(names.under(prefix));
             float[] gateBias = bias(prefix + names.gate + ".bias", intermediate);
             float[] upBias = bias(prefix + names.up + ".bias", intermediate);
             float[] downBias = bias(prefix + names.down + ".bias", shape.hidden);
             return new Projections(
                     names.under(prefix),
-                    matrix(prefix + names.gate, intermediate, shape.hidden, scheme),
-                    matrix(prefix + names.up, intermediate, shape.hidden, scheme),
-                    matrix(prefix + names.down, shape.hidden, intermediate, scheme),
+                    matrix(prefix + names.gate, intermediate, shape.hidden),
+                    matrix(prefix + names.up, intermediate, shape.hidden),
+                    matrix(prefix + names.down, shape.hidden, intermediate),
                     gateBias,
                     upBias,
                     downBias);
         }
 
-        private WeightQuantization.@Nullable Group scheme(List<String> modules) {
-            return quantization == null ? null : quantization.groupOf(modules);
-        }
-
-        private Matrix matrix(String module, int rows, int cols, WeightQuantization.@Nullable Group scheme) {
-            return scheme == null || quantization == null
+        /** Each has a scheme of its own; one that is there as floats is floats, whatever the configuration says. */
+        private Matrix matrix(String module, int rows, int cols) {
+            WeightQuantization.Group scheme = quantization == null ? null : quantization.groupOf(List.of(module));
+            return scheme == null || quantization == null || tensors.hasFloats(module + ".weight")
                     ? Matrix.Floats.of(tensors.tensor(module + ".weight"), rows, cols)
                     : Int8Reader.read(tensors, quantization.method(), scheme, module, rows, cols);
         }
@@ -297,21 +339,21 @@ record LayerTensors(
 
         private @Nullable Tensor vector(String name, int length) {
             Tensor found = tensors.find(name);
-            return found == null ? null : found.requireFloat().requireShape(length);
+            return found == null ? null : found.requireFloat().requireShape(length).requireFinite();
         }
 
         private float @Nullable [] bias(String name, long... shape) {
             Tensor found = tensors.find(name);
             return found == null
                     ? null
-                    : found.requireFloat().requireShape(shape).toFloats();
+                    : found.requireFloat().requireShape(shape).requireFinite().toFloats();
         }
 
         private boolean hasAny(String prefix) {
-            return Int8Reader.SUFFIXES.stream().anyMatch(suffix -> tensors.find(prefix + suffix) != null)
+            return Int8Reader.SUFFIXES.stream().anyMatch(suffix -> tensors.has(prefix + suffix))
                     || PER_EXPERT.stream()
                             .anyMatch(names -> Int8Reader.SUFFIXES.stream()
-                                    .anyMatch(suffix -> tensors.find(prefix + names.gate + "." + suffix) != null));
+                                    .anyMatch(suffix -> tensors.has(prefix + names.gate + "." + suffix)));
         }
 
         private CheckpointException missing(List<String> missing, List<String> lookedFor) {
