@@ -116,12 +116,11 @@ final class SignalHandlers {
         try {
             Linker linker = Linker.nativeLinker();
             String system = System.getProperty("os.name", "") + " " + System.getProperty("os.arch", "");
-            long rtSigaction =
-                    switch (system) {
-                        case "Linux amd64" -> 13;
-                        case "Linux aarch64" -> 134;
-                        default -> -1;
-                    };
+            long rtSigaction = switch (system) {
+                case "Linux amd64" -> 13;
+                case "Linux aarch64" -> 134;
+                default -> -1;
+            };
             MethodHandle sigaction;
             if (rtSigaction >= 0) {
                 FunctionDescriptor type =
@@ -134,10 +133,8 @@ final class SignalHandlers {
                 // By its library's name it is the system's own, not libjsig's.
                 MemorySegment function = SymbolLookup.libraryLookup("/usr/lib/libSystem.B.dylib", Arena.global())
                         .findOrThrow("sigaction");
-                sigaction = linker.downcallHandle(
-                                function, FunctionDescriptor.of(JAVA_INT, JAVA_INT, ADDRESS, ADDRESS))
-                        .asType(MethodType.methodType(
-                                long.class, int.class, MemorySegment.class, MemorySegment.class));
+                sigaction = linker.downcallHandle(function, FunctionDescriptor.of(JAVA_INT, JAVA_INT, ADDRESS, ADDRESS))
+                        .asType(MethodType.methodType(long.class, int.class, MemorySegment.class, MemorySegment.class));
             } else {
                 return null;
             }
@@ -203,8 +200,10 @@ final class SignalHandlers {
             this.said |= taken.getFirst().isFault();
             LOG.log(
                     !said && this.said ? System.Logger.Level.WARNING : System.Logger.Level.DEBUG,
-                    () -> "a driver (" + String.join(", ", owners) + ") had put handlers of its own in the place of the JVM's for "
-                            + taken + ", which are back; until now a signal could have ended the process: start it with "
+                    () -> "a driver (" + String.join(", ", owners)
+                            + ") had put handlers of its own in the place of the JVM's for "
+                            + taken
+                            + ", which are back; until now a signal could have ended the process: start it with "
                             + preload());
         }
     }
@@ -215,7 +214,9 @@ final class SignalHandlers {
         String name = mac ? "libjsig.dylib" : "libjsig.so";
         Path library = home.resolve("lib").resolve(name);
         return (mac ? "DYLD_INSERT_LIBRARIES=" : "LD_PRELOAD=")
-                + (Files.exists(library) ? library : home.resolve("lib").resolve("server").resolve(name));
+                + (Files.exists(library)
+                        ? library
+                        : home.resolve("lib").resolve("server").resolve(name));
     }
 
     /** What is in force now. */

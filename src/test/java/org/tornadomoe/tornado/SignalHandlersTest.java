@@ -34,7 +34,9 @@ import org.junit.jupiter.api.condition.OS;
 import org.junit.jupiter.api.io.TempDir;
 
 /** With a library that takes signal handlers as PoCL and its LLVM do, each time in a JVM of its own. */
-@EnabledOnOs(value = OS.LINUX, architectures = {"amd64", "aarch64"})
+@EnabledOnOs(
+        value = OS.LINUX,
+        architectures = {"amd64", "aarch64"})
 @Timeout(120)
 class SignalHandlersTest {
     private static final String JAVA_HOME = System.getProperty("java.home");
@@ -54,7 +56,13 @@ class SignalHandlersTest {
         Path log = directory.resolve("cc.log");
         try {
             Process cc = new ProcessBuilder(
-                            "cc", "-shared", "-fPIC", "-D_GNU_SOURCE", "-o", library(), "src/test/resources/native/driver.c")
+                            "cc",
+                            "-shared",
+                            "-fPIC",
+                            "-D_GNU_SOURCE",
+                            "-o",
+                            library(),
+                            "src/test/resources/native/driver.c")
                     .redirectErrorStream(true)
                     .redirectOutput(log.toFile())
                     .start();
@@ -151,7 +159,8 @@ class SignalHandlersTest {
         List<String> lines = child("", "compile", "begin", "end");
         assertThat(changed(lines)).containsOnlyKeys("SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM", "SIGUSR2");
         assertThat(warnings(lines)).hasSize(1);
-        assertThat(changed(child("", "begin", "end", "compile", "begin", "end", "hammer"))).isEmpty();
+        assertThat(changed(child("", "begin", "end", "compile", "begin", "end", "hammer")))
+                .isEmpty();
     }
 
     @Test
@@ -237,8 +246,8 @@ class SignalHandlersTest {
         private static void handleHangUp() throws ReflectiveOperationException {
             Class<?> signal = Class.forName("sun.misc.Signal");
             Class<?> handler = Class.forName("sun.misc.SignalHandler");
-            Object nothing = Proxy.newProxyInstance(
-                    handler.getClassLoader(), new Class<?>[] {handler}, (_, _, _) -> null);
+            Object nothing =
+                    Proxy.newProxyInstance(handler.getClassLoader(), new Class<?>[] {handler}, (_, _, _) -> null);
             signal.getMethod("handle", signal, handler)
                     .invoke(null, signal.getConstructor(String.class).newInstance("HUP"), nothing);
         }
@@ -247,8 +256,10 @@ class SignalHandlersTest {
         private static void hammer() throws InterruptedException {
             AtomicInteger right = new AtomicInteger();
             List<Thread> threads = IntStream.range(0, THREADS)
-                    .mapToObj(t -> Thread.ofPlatform().start(() -> IntStream.range(0, ROUNDS)
-                            .forEach(i -> right.addAndGet(valueIsMissing(null) && divisionIsRefused(i) ? 1 : 0))))
+                    .mapToObj(t -> Thread.ofPlatform()
+                            .start(() -> IntStream.range(0, ROUNDS)
+                                    .forEach(i ->
+                                            right.addAndGet(valueIsMissing(null) && divisionIsRefused(i) ? 1 : 0))))
                     .toList();
             for (Thread thread : threads) {
                 thread.join();
