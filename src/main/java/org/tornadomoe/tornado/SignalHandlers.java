@@ -111,7 +111,7 @@ final class SignalHandlers {
         return PROCESS == null ? () -> {} : PROCESS.begin();
     }
 
-    /** For this process; null where it isn't known how. */
+    /** For this process; null where it isn't known how, or is forbidden, of which a warning tells. */
     static @Nullable SignalHandlers open() {
         try {
             Linker linker = Linker.nativeLinker();
@@ -140,7 +140,9 @@ final class SignalHandlers {
             }
             MethodHandle dladdr = linker.downcallHandle(
                     linker.defaultLookup().findOrThrow("dladdr"), FunctionDescriptor.of(JAVA_INT, ADDRESS, ADDRESS));
-            return new SignalHandlers(rtSigaction < 0, sigaction, dladdr);
+            SignalHandlers handlers = new SignalHandlers(rtSigaction < 0, sigaction, dladdr);
+            handlers.action(Signal.SIGSEGV); // that it can be asked at all
+            return handlers;
         } catch (RuntimeException closed) {
             LOG.log(
                     System.Logger.Level.WARNING,
