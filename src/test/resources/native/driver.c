@@ -2,7 +2,8 @@
 #include <signal.h>
 #include <stddef.h>
 
-static const int taken[] = {SIGHUP, SIGINT, SIGTERM, SIGUSR2, SIGILL, SIGTRAP, SIGABRT, SIGBUS, SIGSEGV, SIGQUIT, SIGXFSZ};
+static const int taken[] = {
+    SIGHUP, SIGINT, SIGTERM, SIGUSR2, SIGILL, SIGTRAP, SIGABRT, SIGBUS, SIGSEGV, SIGQUIT, SIGXFSZ};
 enum { COUNT = sizeof taken / sizeof *taken };
 static struct sigaction old[COUNT];
 

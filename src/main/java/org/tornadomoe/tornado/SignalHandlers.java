@@ -23,10 +23,11 @@ import java.util.Set;
 import org.jspecify.annotations.Nullable;
 
 /**
- * Keeps the JVM's signal handlers in force. A JVM lives by SIGSEGV: compiled code finds null references and safepoints by it; by SIGFPE it
- * finds divisions by zero. An OpenCL driver with LLVM in it puts LLVM's handlers there when it is loaded or first compiles; they serve
- * one signal and then leave the default, so that the next SIGSEGV ends the process without a word. PoCL's own for SIGFPE skips the instruction, so that
- * Java's {@code 7 / 0} is 7. So each step in which a driver may be loaded or may compile stands in
+ * Keeps the JVM's signal handlers in force. A JVM lives by SIGSEGV: compiled code finds null references and
+ * safepoints by it; by SIGFPE it finds divisions by zero. An OpenCL driver with LLVM in it puts LLVM's handlers
+ * there when it is loaded or first compiles; they serve one signal and then leave the default, so that the next
+ * SIGSEGV ends the process without a word. PoCL's own for SIGFPE skips the instruction, so that Java's {@code 7 /
+ * 0} is 7. So each step in which a driver may be loaded or may compile stands in
  *
  * <pre>{@code
  * try (SignalHandlers.Step _ = SignalHandlers.step()) {
@@ -34,13 +35,15 @@ import org.jspecify.annotations.Nullable;
  * }
  * }</pre>
  *
- * at whose end what was in force before is put back, and that is logged once. What was there before stays, be it a crash reporter's. Within
- * the step the process is at the driver's mercy: only the JDK's {@code libjsig}, preloaded, protects it there. With it nothing is found
- * and nothing changed of the signals that the JVM can't do without.
+ * at whose end what was in force before is put back, and that is logged once. What was there before stays, be it a
+ * crash reporter's. Within the step the process is at the driver's mercy: only the JDK's {@code libjsig},
+ * preloaded, protects it there. With it nothing is found and nothing changed of the signals that the JVM can't do
+ * without.
  *
- * <p>Steps may overlap, in one thread or in several: what counts is what was in force when the first began. Thread-safe. On Linux (x86-64, aarch64) the
- * kernel is asked, not the C library, whose answer is libjsig's where that is preloaded. Elsewhere than there and on macOS nothing
- * is done, nor in a JVM without TornadoVM's run time, which alone loads drivers.
+ * <p>Steps may overlap, in one thread or in several: what counts is what was in force when the first began.
+ * Thread-safe. On Linux (x86-64, aarch64) the kernel is asked, not the C library, whose answer is libjsig's where
+ * that is preloaded. Elsewhere than there and on macOS nothing is done, nor in a JVM without TornadoVM's run time,
+ * which alone loads drivers.
  */
 @SuppressWarnings("restricted") // native calls are what it is for
 final class SignalHandlers {
@@ -82,7 +85,7 @@ final class SignalHandlers {
     private static final System.Logger LOG = System.getLogger(SignalHandlers.class.getName());
     private static final long SIGSET_BYTES = 8;
 
-    /** {@code struct sigaction} of Linux's kernel (handler, flags, restorer, mask) and {@code Dl_info}; macOS's is of 16 bytes. */
+    /** {@code struct sigaction} of Linux's kernel (handler, flags, restorer, mask), and {@code Dl_info}; macOS's is less. */
     private static final long STRUCT_BYTES = 32;
 
     private static final @Nullable SignalHandlers PROCESS =
@@ -90,7 +93,7 @@ final class SignalHandlers {
 
     private final boolean mac;
 
-    /** Tells an action and sets another, either of which may be null: (int, MemorySegment, MemorySegment) to 0 or an error. */
+    /** Sets an action and tells the one before, either may be null: (int, MemorySegment, MemorySegment)long, 0. */
     private final MethodHandle sigaction;
 
     /** What library an address is in. */
@@ -166,8 +169,8 @@ final class SignalHandlers {
     }
 
     /**
-     * Where a driver came before this class, or between two steps: HotSpot has one handler for all faults, and drivers leave that of SIGPIPE. A
-     * crash reporter's handler for SIGFPE is that for SIGILL, too.
+     * Where a driver came before this class, or between two steps: HotSpot has one handler for all faults, and drivers
+     * leave that of SIGPIPE. A crash reporter's handler for SIGFPE is that for SIGILL, too.
      */
     private void recover() {
         MemorySegment jvms = before.get(Signal.SIGPIPE);

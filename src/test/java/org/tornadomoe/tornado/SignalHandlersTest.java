@@ -252,7 +252,7 @@ class SignalHandlersTest {
                     .invoke(null, signal.getConstructor(String.class).newInstance("HUP"), nothing);
         }
 
-        /** Null references and divisions by zero in compiled code, in several threads: each a signal that the JVM has to get. */
+        /** Null references and divisions by zero in compiled code and several threads: each a signal for the JVM. */
         private static void hammer() throws InterruptedException {
             AtomicInteger right = new AtomicInteger();
             List<Thread> threads = IntStream.range(0, THREADS)
