@@ -4,6 +4,7 @@ import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.util.ArrayList;
 import java.util.Arrays;
+import java.util.BitSet;
 import java.util.HashMap;
 import java.util.LinkedHashMap;
 import java.util.List;
@@ -72,8 +73,23 @@ final class TornadoMoeKernel implements MoeKernel {
     private long calls;
     private Map<String, Long> stageTimes = Map.of();
 
-    /** The graph and its plan, which is open. */
-    private record Running(Stage.Graph graph, TornadoExecutionPlan plan) {}
+    /**
+     * The graph and its plan, which is open.
+     *
+     * @param ran token counts that it has run with: for a new one a driver may compile again
+     */
+    private record Running(Stage.Graph graph, TornadoExecutionPlan plan, BitSet ran) {
+        TornadoExecutionResult execute(int tokens) {
+            if (ran.get(tokens)) {
+                return plan.execute();
+            }
+            try (SignalHandlers.Step _ = SignalHandlers.step()) {
+                TornadoExecutionResult result = plan.execute();
+                ran.set(tokens);
+                return result;
+            }
+        }
+    }
 
     private TornadoMoeKernel(Device device, LayerArrays arrays, Running running) {
         this.device = device;
@@ -109,7 +125,7 @@ final class TornadoMoeKernel implements MoeKernel {
 
     private static Running build(Device device, LayerArrays arrays) {
         COMPILING.lock();
-        try {
+        try (SignalHandlers.Step _ = SignalHandlers.step()) {
             Stage.Graph graph =
                     Stage.Graph.of("moe", device, LayerStages.of(arrays).call());
             List<Object> everyCall = new ArrayList<>(List.of(arrays.header, arrays.incoming()));
@@ -139,7 +155,7 @@ final class TornadoMoeKernel implements MoeKernel {
                 graph.tasks().transferToHost(DataTransferMode.UNDER_DEMAND, arrays.loads);
             }
             Running running =
-                    new Running(graph, new TornadoExecutionPlan(graph.tasks().snapshot()));
+                    new Running(graph, new TornadoExecutionPlan(graph.tasks().snapshot()), new BitSet());
             try {
                 graph.launchOn(running.plan);
                 // Here and not in the first call, so that a kernel that can't be compiled is an error of loading.
@@ -397,7 +413,7 @@ final class TornadoMoeKernel implements MoeKernel {
             if (again != null) {
                 again.run();
             } else {
-                result = running.plan.execute();
+                result = running.execute(tokens);
             }
         } catch (RuntimeException | LinkageError | TornadoInternalError failure) {
             throw failed("running the layer", device, failure);
