@@ -17,6 +17,7 @@ import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeActivationFormat;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.modular.ChosenExperts;
+import org.tornadomoe.modular.Cleanup;
 import org.tornadomoe.modular.MoeExecutionException;
 import org.tornadomoe.modular.MoeKernel;
 import org.tornadomoe.modular.Replicas;
@@ -73,9 +74,9 @@ final class TornadoMoeKernel implements MoeKernel {
     private Map<String, Long> stageTimes = Map.of();
 
     /** The graph and its plan, which is open. */
-    private record Running(Stage.Graph graph, TornadoExecutionPlan plan) {}
+    record Running(Stage.Graph graph, TornadoExecutionPlan plan) {}
 
-    private TornadoMoeKernel(Device device, LayerArrays arrays, Running running) {
+    TornadoMoeKernel(Device device, LayerArrays arrays, Running running) {
         this.device = device;
         this.arrays = arrays;
         this.running = running;
@@ -102,7 +103,7 @@ final class TornadoMoeKernel implements MoeKernel {
         try {
             return new TornadoMoeKernel(device, arrays, build(device, arrays));
         } catch (RuntimeException | Error failure) {
-            arrays.close();
+            Cleanup.after(failure, arrays::close);
             throw failure;
         }
     }
@@ -145,7 +146,7 @@ final class TornadoMoeKernel implements MoeKernel {
                 // Here and not in the first call, so that a kernel that can't be compiled is an error of loading.
                 running.plan.withPreCompilation();
             } catch (RuntimeException | LinkageError | TornadoInternalError failure) {
-                close(running, device);
+                Cleanup.after(failure, () -> close(running, device));
                 throw failure;
             }
             return running;
@@ -468,10 +469,6 @@ final class TornadoMoeKernel implements MoeKernel {
 
     @Override
     public void close() {
-        try {
-            close(running, device);
-        } finally {
-            arrays.close();
-        }
+        Cleanup.all(() -> close(running, device), arrays::close);
     }
 }
