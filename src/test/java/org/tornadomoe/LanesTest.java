@@ -37,7 +37,8 @@ class LanesTest {
     private static final class Idle implements MoeKernel {
         boolean closed;
 
-        @Nullable RuntimeException failure;
+        @Nullable
+        RuntimeException failure;
 
         @Override
         public void forward(MemorySegment hidden, int tokens, MemorySegment output, @Nullable ChosenExperts chosen) {}

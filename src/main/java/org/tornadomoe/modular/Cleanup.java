@@ -4,7 +4,10 @@ import java.util.List;
 import java.util.function.Consumer;
 import org.jspecify.annotations.Nullable;
 
-/** Steps that are all taken whatever fails. Of several failures the first is thrown at the end, with the later ones suppressed in it. */
+/**
+ * Steps that are all taken whatever fails. Of several failures the first is thrown at the end, with the later ones
+ * suppressed in it.
+ */
 public final class Cleanup {
     private Cleanup() {}
 

@@ -293,8 +293,8 @@ public final class CudaLibrary implements TornadoLibraryProvider {
                     function = 0;
                     return;
                 }
-                function = functions.computeIfAbsent(
-                        launch.entryPoint(), name -> driver.function(module(kernel), name));
+                function =
+                        functions.computeIfAbsent(launch.entryPoint(), name -> driver.function(module(kernel), name));
                 // Another layer of the plan may have asked for more.
                 int shared = sharedBytes.merge(function, launch.sharedBytes(), Math::max);
                 driver.allowSharedBytes(function, shared);

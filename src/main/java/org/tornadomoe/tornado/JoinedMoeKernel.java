@@ -196,8 +196,8 @@ final class JoinedMoeKernel implements MoeKernel {
     }
 
     /**
-     * Whatever happened: nothing may be under way when the arrays are used again. The first device waits for the others, whose failure may be its
-     * own, and so comes last.
+     * Whatever happened: nothing may be under way when the arrays are used again. The first device waits for the others,
+     * whose failure may be its own, and so comes last.
      */
     private void awaitAll(List<CudaRun.Again> runs) {
         Cleanup.each(IntStream.range(0, runs.size()).boxed().toList().reversed(), rank -> {

@@ -29,7 +29,8 @@ class CleanupTest {
                 .isSameAs(first)
                 .satisfies(failure -> assertThat(failure.getSuppressed()).containsExactly(second));
         assertThat(taken).containsExactly("a", first, "b", second, first);
-        assertThatThrownBy(() -> Cleanup.each(List.of(second, first), failure -> failing(failure).run()))
+        assertThatThrownBy(() -> Cleanup.each(
+                        List.of(second, first), failure -> failing(failure).run()))
                 .isSameAs(second);
     }
 

@@ -542,15 +542,16 @@ class SpreadTest {
         kernel.forward(MemorySegment.ofArray(hidden), TOKENS, MemorySegment.ofArray(new float[hidden.length]), null);
         joining.log.clear();
         joining.failsToClose = true;
-        assertThatThrownBy(kernel::close).hasMessage("they stick together").satisfies(first -> assertThat(
-                        first.getSuppressed())
-                .singleElement()
-                .satisfies(second -> {
-                    assertThat(second).hasMessage("joining:0: will not let go");
-                    assertThat(second.getSuppressed())
-                            .extracting(Throwable::getMessage)
-                            .containsExactly("joining:1: will not let go", "joining:2: will not let go");
-                }));
+        assertThatThrownBy(kernel::close)
+                .hasMessage("they stick together")
+                .satisfies(first -> assertThat(first.getSuppressed())
+                        .singleElement()
+                        .satisfies(second -> {
+                            assertThat(second).hasMessage("joining:0: will not let go");
+                            assertThat(second.getSuppressed())
+                                    .extracting(Throwable::getMessage)
+                                    .containsExactly("joining:1: will not let go", "joining:2: will not let go");
+                        }));
         assertThat(joining.log)
                 .containsExactlyInAnyOrder(
                         "together closed", "joining:0 closed", "joining:1 closed", "joining:2 closed");

@@ -177,7 +177,8 @@ class CudaContextsTest {
     void aDriverThatRefusesLeavesItUnusable() {
         platform.next = 0;
         Use second = new Use(1, shared);
-        assertThat(device(TornadoVMBackendType.CUDA, second).unusable()).isEqualTo("the driver refused a context for it");
+        assertThat(device(TornadoVMBackendType.CUDA, second).unusable())
+                .isEqualTo("the driver refused a context for it");
         assertThat(second.getPlatformContext()).isSameAs(shared);
     }
 

@@ -39,8 +39,8 @@ import org.tornadomoe.tuning.LaunchConfigs;
 import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 
 /**
- * Every kernel that runs on CUDA, in CUDA C and in Java, at sizes small enough for compute-sanitizer, which {@code bench/sanitizer.md} runs over
- * this class. On {@code cuda:0}; skipped where there is none.
+ * Every kernel that runs on CUDA, in CUDA C and in Java, at sizes small enough for compute-sanitizer, which {@code
+ * bench/sanitizer.md} runs over this class. On {@code cuda:0}; skipped where there is none.
  */
 class CudaKernelsTest {
     private static final String CUDA = "cuda:0";
@@ -70,7 +70,11 @@ class CudaKernelsTest {
                 new Case("sizes that are no tile's", RandomLayer.of(33, 3, 27, 13, 70, 4), 3, 70),
                 new Case("weighed on input", RandomLayer.of(5, 1, 40, 24, 40, 5).weighedOnInput(), 3, 40),
                 new Case("biases", SMALL.withBiases(), 3, 40),
-                new Case("every kind of expert", RandomLayer.of(6, 2, 40, 24, 40, 6).sharing(2).routedBy(router), 3, 40),
+                new Case(
+                        "every kind of expert",
+                        RandomLayer.of(6, 2, 40, 24, 40, 6).sharing(2).routedBy(router),
+                        3,
+                        40),
                 new Case("groups of experts", groups(), 3, 40),
                 new Case("long rows", RandomLayer.of(2, 1, 4100, 24, 3, 7), 3),
                 new Case("many columns", RandomLayer.of(2, 1, 40, 3300, 3, 8), 3),
@@ -104,7 +108,8 @@ class CudaKernelsTest {
         hopperLayers().forEach(of -> addLaunched(of.layer.config(), of.tokens, launched));
         FusedMoeConfig small = SMALL.config();
         addLaunched(ADAPTED.config().toBuilder().lora(3, 5).build(), new int[] {50}, launched); // adapters()
-        addLaunched(small.toBuilder().inDtype(ScalarType.F16).build(), new int[] {3}, launched); // hiddenStatesOf16Bits()
+        addLaunched(
+                small.toBuilder().inDtype(ScalarType.F16).build(), new int[] {3}, launched); // hiddenStatesOf16Bits()
         addLaunched(balanced(small), new int[] {40}, launched); // expertsMove()
         launched.add("addParts"); // partsAddThemselves()
         launched.add("now"); // layersInOnePlan()
@@ -119,7 +124,8 @@ class CudaKernelsTest {
     private static void addLaunched(FusedMoeConfig config, int[] tokens, Set<String> into) {
         try (Int8Experts experts =
                 Int8Quantizer.quantize(new RandomLayer(config, 1), Int8Scheme.W8A8_CHANNEL, Progress.NONE)) {
-            for (Stage stage : LayerStages.of(RecordedPart.arrays(config, experts)).call()) {
+            for (Stage stage :
+                    LayerStages.of(RecordedPart.arrays(config, experts)).call()) {
                 for (int m : tokens) {
                     if (stage.cuda() instanceof CudaKernel kernel) {
                         Launch launch = kernel.launch().apply(m);
@@ -212,10 +218,7 @@ class CudaKernelsTest {
     }
 
     private static MoeOptions twoParts() {
-        return MoeOptions.DEFAULT
-                .withBackend("triton")
-                .withMaxTokens(40)
-                .withDevices(List.of(CUDA, CUDA));
+        return MoeOptions.DEFAULT.withBackend("triton").withMaxTokens(40).withDevices(List.of(CUDA, CUDA));
     }
 
     @Tag("device")
@@ -279,8 +282,7 @@ class CudaKernelsTest {
                 LayerChecks.forwardMatchesReference(experts, scheme, layer, 1, 20, 70, 200);
             }
         }
-        if (experts.supportsQuantScheme(
-                Int8Scheme.W8A8_BLOCK.weightKey(), Int8Scheme.W8A8_BLOCK.activationKey())) {
+        if (experts.supportsQuantScheme(Int8Scheme.W8A8_BLOCK.weightKey(), Int8Scheme.W8A8_BLOCK.activationKey())) {
             Int8Quantization nearest = Int8Quantization.of(Int8Scheme.W8A8_BLOCK)
                     .withGrid(new GroupShape(8, 12))
                     .withRoundToNearest(true);
@@ -299,8 +301,11 @@ class CudaKernelsTest {
                 .withZeroExperts(3)
                 .withSharedExpertGate()
                 .withRoutedScalingFactor(6);
-        RandomLayer layer =
-                RandomLayer.of(6, 2, 27, 13, 40, 9).sharing(2).withBiases().routedBy(router).on(CUDA);
+        RandomLayer layer = RandomLayer.of(6, 2, 27, 13, 40, 9)
+                .sharing(2)
+                .withBiases()
+                .routedBy(router)
+                .on(CUDA);
         LayerChecks.forwardMatchesReference(experts, Int8Scheme.W8A8_CHANNEL, layer, 3, 40);
         LayerChecks.forwardMatchesReference(
                 experts,
@@ -344,7 +349,10 @@ class CudaKernelsTest {
 
     // ---- whether the sanitizer would say so
 
-    /** With {@code -Dtornadomoe.test.planted=}one of the kernels of planted.cu, whose fault a tool is to find: the JVM is of no more use then. */
+    /**
+     * With {@code -Dtornadomoe.test.planted=NAME} a kernel of planted.cu, whose fault a tool is to find; the JVM is of no more
+     * use then.
+     */
     @Tag("device")
     @Test
     void planted() {

@@ -88,8 +88,9 @@ class CudaLibraryTest {
         RecordedPart second = part(1, 20, 200);
         driver.calls();
         second.called(100);
-        assertThat(driver.calls()).hasSizeGreaterThan(10).allMatch(call -> call.startsWith("20: ")
-                || call.equals("10: setContext 20"));
+        assertThat(driver.calls())
+                .hasSizeGreaterThan(10)
+                .allMatch(call -> call.startsWith("20: ") || call.equals("10: setContext 20"));
         assertThat(driver.open())
                 .containsExactlyInAnyOrder(
                         "10: module", "10: module", "10: module", "20: module", "20: module", "20: module");
@@ -109,10 +110,11 @@ class CudaLibraryTest {
         part.arrays.setTokens(100);
         driver.failAt(what);
         driver.failAt(call -> call.what().equals("unloadModule"), new IllegalStateException("another"));
-        assertThatThrownBy(part::destroyPlan).hasMessage(what + ": CUDA_ERROR").satisfies(first -> assertThat(
-                        first.getSuppressed())
-                .extracting(Throwable::getMessage)
-                .containsExactly("another"));
+        assertThatThrownBy(part::destroyPlan)
+                .hasMessage(what + ": CUDA_ERROR")
+                .satisfies(first -> assertThat(first.getSuppressed())
+                        .extracting(Throwable::getMessage)
+                        .containsExactly("another"));
         // A module that the driver didn't take back, once or twice.
         assertThat(driver.open()).hasSize(what.equals("unloadModule") ? 2 : 1);
         assertThat(part.run.again()).isNull();

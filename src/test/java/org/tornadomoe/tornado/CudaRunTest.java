@@ -128,7 +128,8 @@ class CudaRunTest {
         assertThat(driver.calls()).contains("10: function topK", "10: function tileGemm", "10: function quantizePairs");
         forward(100);
         assertThat(driver.calls())
-                .noneMatch(call -> call.contains("function") || call.contains("allowShared") || call.contains("compile"));
+                .noneMatch(
+                        call -> call.contains("function") || call.contains("allowShared") || call.contains("compile"));
         assertThat(driver.launched())
                 .filteredOn(launch -> launch.kernel().equals("tileGemm"))
                 .hasSize(2)
@@ -190,10 +191,12 @@ class CudaRunTest {
         part.called(3);
         driver.failAt("launch route");
         driver.failAt("await");
-        assertThatThrownBy(() -> forward(3)).cause().hasMessage("launch route: CUDA_ERROR").satisfies(first -> assertThat(
-                        first.getSuppressed())
-                .singleElement()
-                .satisfies(second -> assertThat(second).hasMessage("await: CUDA_ERROR")));
+        assertThatThrownBy(() -> forward(3))
+                .cause()
+                .hasMessage("launch route: CUDA_ERROR")
+                .satisfies(first -> assertThat(first.getSuppressed())
+                        .singleElement()
+                        .satisfies(second -> assertThat(second).hasMessage("await: CUDA_ERROR")));
     }
 
     @Test
@@ -220,7 +223,9 @@ class CudaRunTest {
         part.run.time(times);
         forward(3);
         part.run.time(null);
-        assertThat(times).containsOnlyKeys("prepare", "route", "gateUp", "down", "combine").containsValue(42L);
+        assertThat(times)
+                .containsOnlyKeys("prepare", "route", "gateUp", "down", "combine")
+                .containsValue(42L);
         List<String> calls = driver.calls();
         int route = calls.indexOf("10: launch route");
         assertThat(calls.get(route - 2)).isEqualTo("10: clear 4096");
@@ -244,9 +249,7 @@ class CudaRunTest {
         assertThatThrownBy(() -> forward(3)).hasMessageContaining(what).satisfies(failure -> {
             Throwable first = failure.getCause();
             assertThat(first).hasMessage(what + ": CUDA_ERROR");
-            assertThat(first.getSuppressed())
-                    .extracting(Throwable::getMessage)
-                    .containsExactly("free: CUDA_ERROR");
+            assertThat(first.getSuppressed()).extracting(Throwable::getMessage).containsExactly("free: CUDA_ERROR");
         });
     }
 
@@ -259,7 +262,8 @@ class CudaRunTest {
         assertThat(part.task.getAccess()).hasSameSizeAs(parameters);
         Map<Object, String> access = new IdentityHashMap<>();
         for (int i = 0; i < parameters.size(); i++) {
-            assertThat(access.put(parameters.get(i), part.task.getAccess()[i].name())).isNull();
+            assertThat(access.put(parameters.get(i), part.task.getAccess()[i].name()))
+                    .isNull();
         }
         assertThat(access.get(part.arrays.hidden)).isEqualTo("WRITE_ONLY");
         assertThat(access.get(part.arrays.router)).isEqualTo("READ_ONLY");

@@ -32,15 +32,15 @@ import org.tornadomoe.tornado.CudaSource.Kind;
 
 /** What Hopper's kernels are launched with, against what their source says that they want. */
 class HopperStagesTest {
-    /** Both sides of every switch: tile of the router, few and many to route, to quantise, to tile, skinny and tiles. */
+    /** Both sides of every switch: the router's tile, few and many to route, to quantise and to multiply. */
     private static final int[] TOKENS = {1, 2, 3, 8, 16, 17, 32, 33, 63, 64, 100, 767, 768, 769, 1000, 4096};
 
     /** Of a Hopper GPU: dynamic shared memory of a group, groups along y, work-items of a group. */
     private static final int MAX_SHARED = 227 << 10;
 
     private static final int MAX_Y = 65_535;
-    private static final Map<String, CudaSource> SOURCES = Stream.of("hopper-gemm.cu", "hopper-stages.cu")
-            .collect(Collectors.toMap(name -> name, CudaSource::new));
+    private static final Map<String, CudaSource> SOURCES =
+            Stream.of("hopper-gemm.cu", "hopper-stages.cu").collect(Collectors.toMap(name -> name, CudaSource::new));
 
     private static final RandomLayer FEW = RandomLayer.of(5, 2, 40, 24, 4096, 1);
     private static final RandomLayer MANY_EXPERTS = RandomLayer.of(130, 8, 24, 12, 4096, 1);
@@ -63,7 +63,9 @@ class HopperStagesTest {
         layers.put("no gate", FEW.activatedBy(MoeActivation.RELU2_NO_MUL));
         layers.put("alternating", FEW.activatedBy(MoeActivation.SWIGLUOAI));
         layers.put("sigmoid with groups", MANY_EXPERTS.routedBy(RoutingMethodType.DEEPSEEK_V3));
-        layers.put("routed by the host", FEW.routedBy(RouterConfig.of(ScoringFunction.SOFTMAX, true).handedIn()));
+        layers.put(
+                "routed by the host",
+                FEW.routedBy(RouterConfig.of(ScoringFunction.SOFTMAX, true).handedIn()));
         layers.put("bf16", with(FEW.config().toBuilder().inDtype(ScalarType.BF16)));
         layers.put("adapters", with(FEW.config().toBuilder().lora(2, 4)));
         FusedMoeParallelConfig p = FEW.config().moeParallelConfig();
@@ -162,9 +164,9 @@ class HopperStagesTest {
                 }
             }
         });
-        SOURCES.forEach((name, source) ->
-                assertThat(launched.get(name)).as(name).containsExactlyInAnyOrderElementsOf(source.entries()
-                        .keySet()));
+        SOURCES.forEach((name, source) -> assertThat(launched.get(name))
+                .as(name)
+                .containsExactlyInAnyOrderElementsOf(source.entries().keySet()));
     }
 
     /** In a call of M tokens every step happens once, whichever kernel does it. */
@@ -193,9 +195,7 @@ class HopperStagesTest {
                 // Logits and tokens in one kernel, or in two.
                 boolean tiled = count(entries, "logits32") + count(entries, "logits128") == 1;
                 boolean apart = tiled || !routes || config.applyRouterWeightOnInput();
-                assertThat(count(entries, "prepare"))
-                        .as(as)
-                        .isEqualTo(tiled || !routes ? 1 : apart ? 2 : 1);
+                assertThat(count(entries, "prepare")).as(as).isEqualTo(tiled || !routes ? 1 : apart ? 2 : 1);
             }
         });
     }
@@ -231,8 +231,7 @@ class HopperStagesTest {
         // 4 stages of K steps of 32 + ROWS lines of 128 bytes; 100 groups keep the GPU busy.
         assertThat(layer.launch("logits", 768))
                 .isEqualTo(new Launch("logits32", 256, 24 * ceil(130, 32), 1, 4 * 4 * 64 * 128));
-        assertThat(layer.launch("logits", 4096))
-                .isEqualTo(new Launch("logits128", 256, 128 * 2, 1, 4 * 2 * 160 * 128));
+        assertThat(layer.launch("logits", 4096)).isEqualTo(new Launch("logits128", 256, 128 * 2, 1, 4 * 2 * 160 * 128));
         // A row that doesn't begin at a multiple of 16 bytes is none for the copy engine.
         assertThat(layer(RandomLayer.of(130, 2, 27, 12, 4096, 1)).launch("logits", 4096))
                 .isEqualTo(Launch.NONE);
@@ -246,8 +245,7 @@ class HopperStagesTest {
             int warps = Math.max(4, m);
             int keys = Math.max(warps * 5, 7);
             assertThat(layer.launch("route", m))
-                    .isEqualTo(
-                            m > 32 ? Launch.NONE : new Launch("route", 32 * warps, 7, 1, 4 * keys + 8 * warps * 4));
+                    .isEqualTo(m > 32 ? Launch.NONE : new Launch("route", 32 * warps, 7, 1, 4 * keys + 8 * warps * 4));
             assertThat(layer.launch("topK", m))
                     .isEqualTo(m > 32 ? new Launch("topK", 128, ceil(m, 4), 1, 4 * 4 * 5) : Launch.NONE);
             assertThat(layer.launch("align", m))
@@ -291,7 +289,8 @@ class HopperStagesTest {
                                         : new Launch("quantizePairs", 128, pairs, 1, 0));
             }
         }
-        // Long rows are shared among more warps, and those of the pairs quantised by a kernel of their own, 2048 columns a group.
+        // Long rows are shared among more warps, and those of the pairs quantised by a kernel of their own, 2048
+        // columns a group.
         assertThat(layer(LONG_ROWS).launch("gateUp", 1).group()).isEqualTo(256);
         Layer columns = layer(MANY_COLUMNS);
         assertThat(columns.launch("down", 1)).isEqualTo(new Launch("skinnyGemm", 128, ceil(40, 32), 2, 0));
@@ -302,12 +301,12 @@ class HopperStagesTest {
     @Test
     void whatIsDoneByElementHasEnoughWorkItems() {
         Layer odd = layer(RandomLayer.of(33, 3, 27, 13, 4096, 1));
-        Layer halves = layer(with(FEW.config().toBuilder().inDtype(ScalarType.F16).hiddenDim(41)));
+        Layer halves =
+                layer(with(FEW.config().toBuilder().inDtype(ScalarType.F16).hiddenDim(41)));
         for (int m : TOKENS) {
             assertThat(odd.launch("combine", m)).isEqualTo(new Launch("combine", 128, ceil(m * 7, 128), 1, 0));
             for (String step : List.of("widenHidden", "narrowOutput")) {
-                assertThat(halves.launch(step, m))
-                        .isEqualTo(new Launch(step, 256, ceil(ceil(m * 41, 2), 256), 1, 0));
+                assertThat(halves.launch(step, m)).isEqualTo(new Launch(step, 256, ceil(ceil(m * 41, 2), 256), 1, 0));
             }
         }
     }
@@ -325,8 +324,7 @@ class HopperStagesTest {
             assertThat(options.get("down")).contains("-DACTIVATION=-1", "-DLAYOUT=0");
             int lead = 4 * Gemm.HOPPER.lead();
             assertThat(options.get("gateUp"))
-                    .contains(
-                            "--gpu-architecture=sm_90a", "-DLEAD=" + lead, "-DWEIGHTS_LEAD=" + lead, "-DPARTS=1");
+                    .contains("--gpu-architecture=sm_90a", "-DLEAD=" + lead, "-DWEIGHTS_LEAD=" + lead, "-DPARTS=1");
             assertThat(options.get("prepare")).containsExactly("--gpu-architecture=sm_90a", "-DLEAD=" + lead);
         }
     }

@@ -48,13 +48,11 @@ class JoinedMoeKernelTest {
     }
 
     private MoeKernel join() {
-        return new JoinedMoeKernel(
-                parts.stream().map(part -> part.kernel).toList());
+        return new JoinedMoeKernel(parts.stream().map(part -> part.kernel).toList());
     }
 
     private static void forward(MoeKernel kernel, ChosenExperts chosen) {
-        kernel.forward(
-                MemorySegment.ofArray(LAYER.hidden(M, 1)), M, MemorySegment.ofArray(new float[M * 40]), chosen);
+        kernel.forward(MemorySegment.ofArray(LAYER.hidden(M, 1)), M, MemorySegment.ofArray(new float[M * 40]), chosen);
     }
 
     private static void forward(MoeKernel kernel) {
@@ -146,7 +144,9 @@ class JoinedMoeKernelTest {
         assertThat(adds.gridX() * adds.block()).isGreaterThanOrEqualTo(M * 40);
         assertThat(adds.block()).isEqualTo(256);
         assertThat(adds.stream()).isEqualTo(100);
-        assertThat(adds.early()).as("it doesn't wait for the kernel in front itself").isFalse();
+        assertThat(adds.early())
+                .as("it doesn't wait for the kernel in front itself")
+                .isFalse();
 
         // Nothing is taken anew in the next call.
         forward(joined);
@@ -181,8 +181,8 @@ class JoinedMoeKernelTest {
     }
 
     /**
-     * Wherever a call fails: the failure is told with the device's name, every stream that has something on it is waited for, and the next
-     * call is whole.
+     * Wherever a call fails: the failure is told with the device's name, every stream that has something on it is waited
+     * for, and the next call is whole.
      */
     @Test
     void aCallThatFailsAnywhereIsWaitedFor() {
@@ -229,14 +229,16 @@ class JoinedMoeKernelTest {
         driver.failAt(call -> call.toString().equals("20: launch route"), error);
         driver.failAt(call -> call.toString().equals("20: await 200"), new MoeExecutionException("second"));
         driver.failAt(call -> call.toString().equals("10: await 100"), new IllegalStateException("third"));
-        assertThatThrownBy(() -> forward(joined)).isSameAs(error).satisfies(first -> assertThat(first.getSuppressed())
-                .singleElement()
-                .satisfies(second -> {
-                    assertThat(second).hasMessage("cuda:1 (GPU 1): second");
-                    assertThat(second.getSuppressed())
-                            .singleElement()
-                            .satisfies(third -> assertThat(third).hasMessage("third"));
-                }));
+        assertThatThrownBy(() -> forward(joined))
+                .isSameAs(error)
+                .satisfies(first -> assertThat(first.getSuppressed())
+                        .singleElement()
+                        .satisfies(second -> {
+                            assertThat(second).hasMessage("cuda:1 (GPU 1): second");
+                            assertThat(second.getSuppressed())
+                                    .singleElement()
+                                    .satisfies(third -> assertThat(third).hasMessage("third"));
+                        }));
         forward(joined);
     }
 
@@ -271,13 +273,14 @@ class JoinedMoeKernelTest {
         driver.failAt("function addParts");
         driver.failAt("unloadModule");
         driver.failAt("free");
-        assertThatThrownBy(this::join).hasMessage("function addParts: CUDA_ERROR").satisfies(first -> assertThat(
-                        first.getSuppressed())
-                .singleElement()
-                .satisfies(second -> {
-                    assertThat(second).hasMessage("unloadModule: CUDA_ERROR");
-                    assertThat(second.getSuppressed()).hasSize(1);
-                }));
+        assertThatThrownBy(this::join)
+                .hasMessage("function addParts: CUDA_ERROR")
+                .satisfies(first -> assertThat(first.getSuppressed())
+                        .singleElement()
+                        .satisfies(second -> {
+                            assertThat(second).hasMessage("unloadModule: CUDA_ERROR");
+                            assertThat(second.getSuppressed()).hasSize(1);
+                        }));
     }
 
     @Test

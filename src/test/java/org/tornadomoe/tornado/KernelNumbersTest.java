@@ -26,7 +26,7 @@ import uk.ac.manchester.tornado.api.KernelContext;
 import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
 import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 
-/** Kernels are told an activation, a layout, a score function by number: each has one, all know it, and any other is none. */
+/** Kernels are told an activation, a layout, a score function by number: all know it, and any other is none. */
 class KernelNumbersTest {
     private static final CudaSource GEMM = new CudaSource("hopper-gemm.cu");
     private static final CudaSource STAGES = new CudaSource("hopper-stages.cu");
@@ -53,11 +53,14 @@ class KernelNumbersTest {
     @Test
     void cudaHasTheNumbersOfTheJavaKernels() {
         numbers(ActivationKernels.class, FUNCTIONS)
-                .forEach((name, number) -> assertThat(GEMM.number(name)).as(name).isEqualTo(number));
+                .forEach(
+                        (name, number) -> assertThat(GEMM.number(name)).as(name).isEqualTo(number));
         numbers(ActivationKernels.class, LAYOUTS)
-                .forEach((name, number) -> assertThat(GEMM.number(name)).as(name).isEqualTo(number));
+                .forEach(
+                        (name, number) -> assertThat(GEMM.number(name)).as(name).isEqualTo(number));
         numbers(RouterKernels.class, SCORES)
-                .forEach((name, number) -> assertThat(STAGES.number(name)).as(name).isEqualTo(number));
+                .forEach((name, number) ->
+                        assertThat(STAGES.number(name)).as(name).isEqualTo(number));
         assertThat(numbers(ActivationKernels.class, FUNCTIONS).values()).containsExactly(0, 1, 2, 3, 4, 5, 6);
         assertThat(numbers(ActivationKernels.class, LAYOUTS).values()).containsExactly(0, 1, 2);
         assertThat(numbers(RouterKernels.class, SCORES).values()).containsExactly(0, 1, 2, 3);
@@ -77,8 +80,7 @@ class KernelNumbersTest {
         assertThat(GEMM.text())
                 .containsPattern("#if !defined\\(ACTIVATION\\) \\|\\| !defined\\(LAYOUT\\)\\s+#error")
                 .containsPattern("#elif ACTIVATION < -1\\s+#error")
-                .containsPattern(
-                        "#elif LAYOUT != NO_GATE && LAYOUT != HALVES && LAYOUT != ALTERNATING\\s+#error");
+                .containsPattern("#elif LAYOUT != NO_GATE && LAYOUT != HALVES && LAYOUT != ALTERNATING\\s+#error");
         String score = between(STAGES.text(), "float scoreOf(", "\n}\n");
         assertThat(SCORES.subList(0, 3)).allMatch(name -> score.contains("scoring == " + name));
     }

@@ -21,7 +21,7 @@ import uk.ac.manchester.tornado.runtime.library.spi.LibraryContext;
 import uk.ac.manchester.tornado.runtime.library.spi.LibraryInvocation;
 import uk.ac.manchester.tornado.runtime.library.spi.TornadoNativeStreamSupport;
 
-/** A layer with Hopper's kernels on a GPU that isn't there: TornadoVM's side is this class, CUDA's a {@link RecordingDriver}. */
+/** A layer with Hopper's kernels on no GPU: TornadoVM's side is this class, CUDA's a {@link RecordingDriver}. */
 final class RecordedPart {
     private static final long PLAN = 5;
 
@@ -62,8 +62,7 @@ final class RecordedPart {
         graph.addTasks();
         run = graph.runs().getFirst();
         task = tasks.library.getFirst();
-        TornadoExecutionPlan empty =
-                new TornadoExecutionPlan(new TaskGraph("nothing").snapshot());
+        TornadoExecutionPlan empty = new TornadoExecutionPlan(new TaskGraph("nothing").snapshot());
         kernel = new TornadoMoeKernel(device, arrays, new TornadoMoeKernel.Running(graph, empty));
         library = new CudaLibrary(driver);
         this.device = handles(index, context, stream);

@@ -15,8 +15,8 @@ import java.util.function.Predicate;
 import org.tornadomoe.modular.MoeExecutionException;
 
 /**
- * CUDA's driver without a GPU: takes note of every call, fails where it is told to, and insists on what the real one does: that what is of a context
- * is used in that, and given back once.
+ * CUDA's driver without a GPU: takes note of every call, fails where it is told to, and insists on what the real one
+ * does: that what is of a context is used in that, and given back once.
  */
 final class RecordingDriver implements CudaDriver {
     /** Multiprocessors of each device. */
@@ -194,7 +194,8 @@ final class RecordingDriver implements CudaDriver {
         requireOurs(function, "function");
         long[] values = new long[(int) (parameters.byteSize() / 8)];
         for (int i = 0; i < values.length; i++) {
-            values[i] = parameters.getAtIndex(ValueLayout.ADDRESS, i).reinterpret(8).get(ValueLayout.JAVA_LONG, 0);
+            values[i] =
+                    parameters.getAtIndex(ValueLayout.ADDRESS, i).reinterpret(8).get(ValueLayout.JAVA_LONG, 0);
         }
         Launched launch = new Launched(
                 String.valueOf(name),

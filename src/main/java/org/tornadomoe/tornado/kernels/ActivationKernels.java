@@ -166,14 +166,7 @@ public final class ActivationKernels {
     }
 
     private static float valueOf(
-            float gate,
-            float up,
-            int function,
-            int layout,
-            float limit,
-            float alpha,
-            float beta,
-            float linearBeta) {
+            float gate, float up, int function, int layout, float limit, float alpha, float beta, float linearBeta) {
         // No switch: function and layout are constants, so that one of these is left.
         float g = TornadoMath.min(gate, limit);
         float u = TornadoMath.max(TornadoMath.min(up, limit), -limit);

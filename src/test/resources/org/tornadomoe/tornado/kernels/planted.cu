@@ -1,4 +1,4 @@
-// Faults that compute-sanitizer has to find, so that finding nothing in the other kernels means something; see bench/sanitizer.md.
+// Faults that compute-sanitizer has to find, so that finding nothing elsewhere means something: bench/sanitizer.md.
 
 extern "C" __global__ void outOfBounds(const int *header, int *out) {
     out[1ll << 34] = header[0];
