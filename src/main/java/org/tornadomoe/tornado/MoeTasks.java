@@ -10,6 +10,7 @@ import java.util.Set;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeActivationFormat;
 import org.tornadomoe.config.FusedMoeConfig;
+import org.tornadomoe.modular.Cleanup;
 import org.tornadomoe.modular.InsufficientMemoryException;
 import org.tornadomoe.modular.MoeExecutionException;
 import org.tornadomoe.modular.Support;
@@ -293,25 +294,20 @@ public final class MoeTasks implements AutoCloseable {
      */
     @Override
     public void close() {
-        try {
-            closePlans();
-        } finally {
-            layers.forEach(LayerArrays::close);
-            layers.clear();
-            ran.clear();
-        }
+        Cleanup.all(
+                () -> Cleanup.each(plans.reversed(), this::close),
+                plans::clear,
+                () -> Cleanup.each(layers, LayerArrays::close),
+                layers::clear,
+                ran::clear);
     }
 
-    /** All, also those after one that fails. */
-    private void closePlans() {
-        while (!plans.isEmpty()) {
-            try {
-                device.close(plans.removeLast());
-            } catch (TornadoExecutionPlanException | RuntimeException | TornadoInternalError failure) {
-                closePlans();
-                throw new MoeExecutionException(
-                        "freeing the layers' memory on " + device + ": " + failure.getMessage(), failure);
-            }
+    private void close(TornadoExecutionPlan plan) {
+        try {
+            device.close(plan);
+        } catch (TornadoExecutionPlanException | RuntimeException | TornadoInternalError failure) {
+            throw new MoeExecutionException(
+                    "freeing the layers' memory on " + device + ": " + failure.getMessage(), failure);
         }
     }
 }

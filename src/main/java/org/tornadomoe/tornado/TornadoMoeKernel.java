@@ -18,6 +18,7 @@ import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeActivationFormat;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.modular.ChosenExperts;
+import org.tornadomoe.modular.Cleanup;
 import org.tornadomoe.modular.MoeExecutionException;
 import org.tornadomoe.modular.MoeKernel;
 import org.tornadomoe.modular.Replicas;
@@ -78,7 +79,7 @@ final class TornadoMoeKernel implements MoeKernel {
      *
      * @param ran token counts that it has run with: for a new one a driver may compile again
      */
-    private record Running(Stage.Graph graph, TornadoExecutionPlan plan, BitSet ran) {
+    record Running(Stage.Graph graph, TornadoExecutionPlan plan, BitSet ran) {
         TornadoExecutionResult execute(int tokens) {
             if (ran.get(tokens)) {
                 return plan.execute();
@@ -91,7 +92,7 @@ final class TornadoMoeKernel implements MoeKernel {
         }
     }
 
-    private TornadoMoeKernel(Device device, LayerArrays arrays, Running running) {
+    TornadoMoeKernel(Device device, LayerArrays arrays, Running running) {
         this.device = device;
         this.arrays = arrays;
         this.running = running;
@@ -118,7 +119,7 @@ final class TornadoMoeKernel implements MoeKernel {
         try {
             return new TornadoMoeKernel(device, arrays, build(device, arrays));
         } catch (RuntimeException | Error failure) {
-            arrays.close();
+            Cleanup.after(failure, arrays::close);
             throw failure;
         }
     }
@@ -161,7 +162,7 @@ final class TornadoMoeKernel implements MoeKernel {
                 // Here and not in the first call, so that a kernel that can't be compiled is an error of loading.
                 running.plan.withPreCompilation();
             } catch (RuntimeException | LinkageError | TornadoInternalError failure) {
-                close(running, device);
+                Cleanup.after(failure, () -> close(running, device));
                 throw failure;
             }
             return running;
@@ -484,10 +485,6 @@ final class TornadoMoeKernel implements MoeKernel {
 
     @Override
     public void close() {
-        try {
-            close(running, device);
-        } finally {
-            arrays.close();
-        }
+        Cleanup.all(() -> close(running, device), arrays::close);
     }
 }
