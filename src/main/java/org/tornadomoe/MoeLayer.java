@@ -94,9 +94,11 @@ public final class MoeLayer implements AutoCloseable {
      *
      * @param checkpoint a directory with {@code config.json} and safetensors, or a GGUF file
      * @param layer the decoder layer's number, from 0
-     * @throws org.tornadomoe.checkpoint.CheckpointException if the checkpoint can't be read, or has no such layer
+     * @throws org.tornadomoe.checkpoint.CheckpointException if the checkpoint can't be read, or has no such layer; also if the thread is
+     *     interrupted while files are opened, which it stays
      * @throws org.tornadomoe.modular.InsufficientMemoryException if the layer doesn't fit on the device
      * @throws UnsupportedOperationException if no kernel class serves it, with the reasons
+     * @throws java.util.concurrent.CancellationException if the thread is interrupted while weights are quantised; it stays interrupted
      */
     public static MoeLayer load(Path checkpoint, int layer, MoeOptions options) {
         try (MoeCheckpoint opened = MoeCheckpoint.open(checkpoint)) {
