@@ -121,7 +121,7 @@ final class Gguf implements AutoCloseable {
 
     private void add(Path file) {
         try (FileChannel channel = FileChannel.open(file, StandardOpenOption.READ)) {
-            MemorySegment bytes = channel.map(FileChannel.MapMode.READ_ONLY, 0, channel.size(), arena);
+            MemorySegment bytes = Mapping.readOnly(channel, channel.size(), arena);
             new Reader(file, bytes).read();
         } catch (IOException e) {
             throw CheckpointException.of(file, "cannot be read", e);

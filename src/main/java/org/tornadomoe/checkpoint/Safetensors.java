@@ -111,7 +111,7 @@ public final class Safetensors implements AutoCloseable {
                 throw new CheckpointException(
                         file, "is " + size + " bytes long: too short for a safetensors file (truncated?)");
             }
-            MemorySegment bytes = channel.map(FileChannel.MapMode.READ_ONLY, 0, size, arena);
+            MemorySegment bytes = Mapping.readOnly(channel, size, arena);
             long headerLength = bytes.get(ValueLayout.JAVA_LONG_UNALIGNED.withOrder(ByteOrder.LITTLE_ENDIAN), 0);
             if (headerLength < 0 || headerLength > MAX_HEADER) {
                 throw new CheckpointException(

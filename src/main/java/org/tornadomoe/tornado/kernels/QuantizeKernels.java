@@ -5,7 +5,10 @@ import uk.ac.manchester.tornado.api.math.TornadoMath;
 import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
 import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 
-/** Activations to int8: with a scale a row, one scale for all, or a scale for every group of columns of a row. */
+/**
+ * Activations to int8: with a scale a row, one scale for all, or a scale for every group of columns of a row. Where a scale is found here, that
+ * of magnitudes beyond {@link #LARGEST} is infinite and their q 0, so that the results are NaN.
+ */
 public final class QuantizeKernels {
     /** Work-items of a group, which quantises one row. */
     public static final int GROUP = 128;
