@@ -37,8 +37,8 @@ public final class BatchChecks {
     }
 
     /**
-     * The tokens of a call, of the largest, of others and alone, have the same output, experts and weights to the bit. Among them
-     * are some of zeros, of large values and of NaN.
+     * The tokens of a call, of the largest, of others and alone, have the same output, experts and weights to the bit.
+     * Among them are some of zeros, of large values and of NaN.
      *
      * @param alone how many of them are also sent one by one
      * @param sizes of calls, each of which is sent at two places of the tokens

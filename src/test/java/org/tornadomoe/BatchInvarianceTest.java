@@ -30,8 +30,9 @@ import org.tornadomoe.reference.ReferenceExperts;
 import org.tornadomoe.tornado.TornadoPortableExperts;
 
 /**
- * Kernel classes that take a layer with batch invariance give a token the same bits, whatever tokens come with it and however many: the CPU's
- * at sizes that cross each of its loops, the interpreter's as far as it is fast enough. {@code DeviceLayerTest} has the devices'.
+ * Kernel classes that take a layer with batch invariance give a token the same bits, whatever tokens come with it and
+ * however many: the CPU's at sizes that cross each of its loops, the interpreter's as far as it is fast enough. {@code
+ * DeviceLayerTest} has the devices'.
  */
 class BatchInvarianceTest {
     /** One to eight pairs of an expert are multiplied together, and a team takes what is worth it. */

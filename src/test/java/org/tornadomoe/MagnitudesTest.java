@@ -15,7 +15,9 @@ import org.tornadomoe.modular.FusedMoeExperts;
 import org.tornadomoe.tornado.TornadoPanelExperts;
 import org.tornadomoe.tornado.TornadoPortableExperts;
 
-/** Hidden states of any finite magnitude, on the CPU and on the interpreter; {@code DeviceLayerTest} has the devices. */
+/**
+ * Hidden states of any finite magnitude, on the CPU and on the interpreter; {@code DeviceLayerTest} has the devices.
+ */
 class MagnitudesTest {
     private static Stream<Arguments> kernels() {
         List<Int8Quantization> all = List.of(

@@ -9,7 +9,9 @@ import java.util.concurrent.TimeUnit;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 
-/** The soak of {@code bench/}, for a few seconds, in a process of its own, whose threads and descriptors are counted. */
+/**
+ * The soak of {@code bench/}, for a few seconds, in a process of its own, whose threads and descriptors are counted.
+ */
 class SoakTest {
     private static final Path SOAK = Path.of("bench/src/java/org/tornadomoe/bench/Soak.java");
 

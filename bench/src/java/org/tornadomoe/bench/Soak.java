@@ -49,10 +49,11 @@ import picocli.CommandLine.Command;
 import picocli.CommandLine.Option;
 
 /**
- * Calls layers from several threads, half of them virtual, for any length of time: random sizes, from arrays and from native memory, with
- * and without adapters, while threads are interrupted, adapters change, and layers are closed and loaded anew. Whatever a call gives has to
- * be, to the bit, what one thread got from a layer of its own before; and once a minute, when all threads are through, the heap, the memory
- * off it, threads and open files are counted, which may not grow. Exit status 0, or 1 with the reason.
+ * Calls layers from several threads, half of them virtual, for any length of time: random sizes, from arrays and from
+ * native memory, with and without adapters, while threads are interrupted, adapters change, and layers are closed and
+ * loaded anew. Whatever a call gives has to be, to the bit, what one thread got from a layer of its own before; and
+ * once a minute, when all threads are through, the heap, the memory off it, threads and open files are counted, which
+ * may not grow. Exit status 0, or 1 with the reason.
  */
 @Command(
         name = "soak",
@@ -249,7 +250,10 @@ public final class Soak implements Callable<Integer> {
         List<Question> questions = List.of();
         volatile MoeLayer layer;
 
-        /** Odd while an adapter or the layer changes: a call that it was the same before and after has seen {@link #states}. */
+        /**
+         * Odd while an adapter or the layer changes: a call that it was the same before and after has seen {@link
+         * #states}.
+         */
         volatile int version;
 
         /** What each slot has in force, 0 for nothing; as a number in base {@value #STATES}. */
@@ -552,7 +556,8 @@ public final class Soak implements Callable<Integer> {
      * What the process has while nothing runs.
      *
      * @param heap bytes in use after collections
-     * @param off bytes off the heap that Java code took, where the JVM tracks them ({@code -XX:NativeMemoryTracking=summary}); else 0
+     * @param off bytes off the heap that Java code took, where the JVM tracks them ({@code
+     *     -XX:NativeMemoryTracking=summary}); else 0
      * @param resident bytes
      * @param files open descriptors
      * @param mapped regions of mapped files that aren't the JVM's or the system's libraries
@@ -651,7 +656,10 @@ public final class Soak implements Callable<Integer> {
         }
     }
 
-    /** Medians of the last third of the rounds against those of the third before it, by when what is compiled and cached is there. */
+    /**
+     * Medians of the last third of the rounds against those of the third before it, by when what is compiled and cached
+     * is there.
+     */
     private List<String> grown() {
         Map<String, Limit> limits = new LinkedHashMap<>();
         limits.put("heap", new Limit(Sample::heap, 4_000_000, 0.02));

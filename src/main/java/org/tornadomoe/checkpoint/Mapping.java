@@ -12,8 +12,8 @@ final class Mapping {
     private Mapping() {}
 
     /**
-     * {@link FileChannel#map}, read-only, on a thread that nobody interrupts: an interrupt just after the file was mapped makes that throw,
-     * and the mapping stays until the process ends (JDK 25). The caller's interrupts are kept.
+     * {@link FileChannel#map}, read-only, on a thread that nobody interrupts: an interrupt just after the file was
+     * mapped makes that throw, and the mapping stays until the process ends (JDK 25). The caller's interrupts are kept.
      *
      * @param arena a shared one
      */

@@ -40,7 +40,10 @@ final class CpuMoeKernel implements MoeKernel {
     /** Columns that are summed in float before the sum goes on in double, where activations are float. */
     private static final int FLOAT_COLUMNS = 256;
 
-    /** From here on so many products with int8 weights may not add up in float; a row with such a value is summed in double. */
+    /**
+     * From here on so many products with int8 weights may not add up in float; a row with such a value is summed in
+     * double.
+     */
     private static final float LARGE = 0x1p112f;
 
     private final FusedMoeConfig config;
@@ -397,7 +400,10 @@ final class CpuMoeKernel implements MoeKernel {
         }
     }
 
-    /** A row as the scheme has it; where activations stay float, whether they are large, and the sums that zero points need. */
+    /**
+     * A row as the scheme has it; where activations stay float, whether they are large, and the sums that zero points
+     * need.
+     */
     private void quantize(
             float[] x,
             int row,

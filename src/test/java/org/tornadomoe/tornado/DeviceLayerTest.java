@@ -228,7 +228,10 @@ class DeviceLayerTest {
         }
     }
 
-    /** At sizes on both sides of every switch of kernels and launches, most of which depend on the pairs of an expert; fewer where the CPU is the device. */
+    /**
+     * At sizes on both sides of every switch of kernels and launches, most of which depend on the pairs of an expert;
+     * fewer where the CPU is the device.
+     */
     @ParameterizedTest
     @MethodSource("kernelClasses")
     void aTokensBitsDoNotDependOnItsBatch(String device, TornadoExperts experts, Int8Scheme scheme) {

@@ -203,8 +203,8 @@ public final class ActivationKernels {
     }
 
     /**
-     * Without infinities: what a number divided by one is, fast mathematics leave open (on PoCL it is NaN). 0 where it is below float's
-     * range, so that a large negative argument times it is no number of its own.
+     * Without infinities: what a number divided by one is, fast mathematics leave open (on PoCL it is NaN). 0 where it
+     * is below float's range, so that a large negative argument times it is no number of its own.
      */
     private static float sigmoid(float x) {
         float value = 1.0f / (1.0f + TornadoMath.exp(TornadoMath.min(-x, 87.0f)));

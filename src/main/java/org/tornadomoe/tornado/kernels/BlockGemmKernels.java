@@ -287,7 +287,8 @@ public final class BlockGemmKernels {
     /**
      * float × int8 with a scale, and perhaps a zero point, for a group of columns of a row (w8a16): {@code out[p][n] = Σ_g bScales[e][g][n] ·
      * Σ a[row(p)][k] · (b[e][n][k] − zeroPoints[e][g][n])}, the inner sum over the columns of group g; then bias and router weight as
-     * {@link #dp4a} has them. Any finite activations, as in {@link GemmKernels#w8a16}. The parameters are those of {@link #dp4a}, but for:
+     * {@link #dp4a} has them. Any finite activations, as in {@link GemmKernels#w8a16}. The parameters are those of
+     * {@link #dp4a}, but for:
      *
      * @param a [rows of a, cols] in float
      * @param zeroPoints with {@code zeroPointed} 1 [E, groups, N]; else not looked at

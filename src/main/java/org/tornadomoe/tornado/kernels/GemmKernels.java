@@ -34,8 +34,8 @@ public final class GemmKernels {
     public static final int GROUP = ROWS * SLICES;
 
     /**
-     * What int8 weights are multiplied by before they are with float activations, a power of two, so that no sum of products of up to
-     * 2^16 columns goes beyond float's range; of activations from 1e-30 on no bit is lost.
+     * What int8 weights are multiplied by before they are with float activations, a power of two, so that no sum of
+     * products of up to 2^16 columns goes beyond float's range; of activations from 1e-30 on no bit is lost.
      */
     static final float DOWN = 0x1p-24f;
 

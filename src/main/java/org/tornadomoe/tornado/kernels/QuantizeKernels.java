@@ -6,14 +6,17 @@ import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
 import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 
 /**
- * Activations to int8: with a scale a row, one scale for all, or a scale for every group of columns of a row. Where a scale is found here, that
- * of magnitudes beyond {@link #LARGEST} is infinite and their q 0, so that the results are NaN.
+ * Activations to int8: with a scale a row, one scale for all, or a scale for every group of columns of a row. Where a
+ * scale is found here, that of magnitudes beyond {@link #LARGEST} is infinite and their q 0, so that the results are
+ * NaN.
  */
 public final class QuantizeKernels {
     /** Work-items of a group, which quantises one row. */
     public static final int GROUP = 128;
 
-    /** The greatest magnitude of activations whose scale is found here; a row with a greater one has NaN for results. */
+    /**
+     * The greatest magnitude of activations whose scale is found here; a row with a greater one has NaN for results.
+     */
     public static final float LARGEST = 1e30f;
 
     private QuantizeKernels() {}
@@ -296,9 +299,9 @@ public final class QuantizeKernels {
     }
 
     /**
-     * A greatest magnitude, infinite from {@link #LARGEST} on: then the scale is infinite, too, and every q is 0, so that the results are NaN.
-     * A GEMM multiplies its sum by the scale before it multiplies by the weights', and would go beyond float's range with results that
-     * don't.
+     * A greatest magnitude, infinite from {@link #LARGEST} on: then the scale is infinite, too, and every q is 0, so
+     * that the results are NaN. A GEMM multiplies its sum by the scale before it multiplies by the weights', and would
+     * go beyond float's range with results that don't.
      */
     static float inRange(float magnitude) {
         return magnitude > LARGEST ? magnitude * LARGEST : magnitude;

@@ -62,8 +62,9 @@ public final class RouterKernels {
 
     /**
      * Router logits: {@code logits[m][l] = Σ_h hidden[m][h] · router[l][h] + bias[l]}, in float. A token's logits are the same bits
-     * whatever the other tokens are. What is beyond 1e38, where float's sums can't be told from what went beyond its range, is 3e38; of
-     * such a token {@link #topK} makes infinite weights, so that its output is no number rather than that of other experts.
+     * whatever the other tokens are. What is beyond 1e38, where float's sums can't be told from what went beyond its
+     * range, is 3e38; of such a token {@link #topK} makes infinite weights, so that its output is no number rather than
+     * that of other experts.
      *
      * <p>Grid: one group of {@link #LOGIT_GROUP} work-items for a row of the router (x) and {@link #LOGIT_TOKENS} tokens (y).
      * Neighbouring work-items read neighbouring values. Costs 2·M·L·H operations and 4·L·H bytes for every {@link #LOGIT_TOKENS}
