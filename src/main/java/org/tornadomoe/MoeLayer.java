@@ -43,6 +43,9 @@ import org.tornadomoe.reference.Routing;
  * }
  * }
  *
+ * <p>Hidden states may be of any magnitude. Where float's range ends in between, or on a device what its kernels take
+ * (up to 1e30, router logits up to 1e38), a token's output is infinite or NaN, never another number.
+ *
  * <p>Thread-safe; calls from several threads take turns, in the order in which they came, on as many lanes as the options ask for and
  * the kernel class has: one on a device. A thread that waits is parked, and can be interrupted. The same input gives the same bits.
  * With several devices ({@link MoeOptions#withDevices}) each has a part of the layer and a thread; it is one layer all the same. With load balancing
@@ -95,9 +98,12 @@ public final class MoeLayer implements AutoCloseable {
      *
      * @param checkpoint a directory with {@code config.json} and safetensors, or a GGUF file
      * @param layer the decoder layer's number, from 0
-     * @throws org.tornadomoe.checkpoint.CheckpointException if the checkpoint can't be read, or has no such layer
+     * @throws org.tornadomoe.checkpoint.CheckpointException if the checkpoint can't be read, or has no such layer;
+     *     also if the thread is interrupted while files are opened, which it stays
      * @throws org.tornadomoe.modular.InsufficientMemoryException if the layer doesn't fit on the device
      * @throws UnsupportedOperationException if no kernel class serves it, with the reasons
+     * @throws java.util.concurrent.CancellationException if the thread is interrupted while weights are quantised;
+     *     it stays interrupted
      */
     public static MoeLayer load(Path checkpoint, int layer, MoeOptions options) {
         try (MoeCheckpoint opened = MoeCheckpoint.open(checkpoint)) {

@@ -6,6 +6,7 @@ import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.MoeActivation;
 import org.tornadomoe.config.RouterConfig;
 import org.tornadomoe.config.RoutingMethodType;
+import org.tornadomoe.config.ScalarType;
 import org.tornadomoe.quant.ExpertWeights;
 import org.tornadomoe.quant.LoraAdapter;
 import org.tornadomoe.quant.RouterWeights;
@@ -61,6 +62,26 @@ public record RandomLayer(FusedMoeConfig config, long seed) implements ExpertWei
     /** The same weights, with biases. */
     public RandomLayer withBiases() {
         return new RandomLayer(config.toBuilder().hasBias(true).build(), seed);
+    }
+
+    /** The same weights, a token's bits to be the same whatever comes with it. */
+    public RandomLayer batchInvariant() {
+        return new RandomLayer(config.toBuilder().batchInvariant(true).build(), seed);
+    }
+
+    /** The same weights for calls of up to so many tokens. */
+    public RandomLayer forUpTo(int tokens) {
+        return new RandomLayer(config.withMaxNumTokens(tokens), seed);
+    }
+
+    /** The same weights, and room for adapters. */
+    public RandomLayer withLora(int adapters, int maxRank) {
+        return new RandomLayer(config.toBuilder().lora(adapters, maxRank).build(), seed);
+    }
+
+    /** The same weights, hidden states of that type. */
+    public RandomLayer ofType(ScalarType type) {
+        return new RandomLayer(config.toBuilder().inDtype(type).build(), seed);
     }
 
     /** The same weights on that device. */

@@ -9,6 +9,8 @@ import java.nio.file.Path;
 import java.nio.file.attribute.BasicFileAttributes;
 import java.nio.file.attribute.FileTime;
 import java.util.Objects;
+import java.util.concurrent.ExecutionException;
+import java.util.concurrent.FutureTask;
 import org.jspecify.annotations.Nullable;
 
 /**
@@ -33,13 +35,46 @@ record MappedFile(
         try {
             BasicFileAttributes before = attributes(path);
             try (FileChannel channel = CheckpointFile.open(path)) {
-                MemorySegment bytes = channel.map(FileChannel.MapMode.READ_ONLY, 0, channel.size(), arena);
+                MemorySegment bytes = readOnly(channel, channel.size(), arena);
                 MappedFile mapped = new MappedFile(path, bytes, before.lastModifiedTime(), before.fileKey());
                 mapped.requireUnchanged(); // since its attributes were read
                 return mapped;
             }
         } catch (IOException e) {
             throw CheckpointException.of(path, "cannot be read", e);
+        }
+    }
+
+    /**
+     * {@link FileChannel#map}, read-only, on a thread that nobody interrupts: an interrupt just after the file was
+     * mapped makes that throw, and the mapping stays until the process ends (JDK 25). The caller's interrupts are kept.
+     *
+     * @param arena a shared one
+     */
+    static MemorySegment readOnly(FileChannel channel, long size, Arena arena) throws IOException {
+        FutureTask<MemorySegment> mapping =
+                new FutureTask<>(() -> channel.map(FileChannel.MapMode.READ_ONLY, 0, size, arena));
+        Thread.ofPlatform().name("moe-map").daemon().start(mapping);
+        boolean interrupted = false;
+        try {
+            while (true) {
+                try {
+                    return mapping.get();
+                } catch (InterruptedException e) {
+                    interrupted = true;
+                } catch (ExecutionException e) {
+                    switch (e.getCause()) {
+                        case IOException cause -> throw cause;
+                        case RuntimeException cause -> throw cause;
+                        case Error cause -> throw cause;
+                        default -> throw new AssertionError(e);
+                    }
+                }
+            }
+        } finally {
+            if (interrupted) {
+                Thread.currentThread().interrupt();
+            }
         }
     }
 

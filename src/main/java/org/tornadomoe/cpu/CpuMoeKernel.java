@@ -2,6 +2,7 @@ package org.tornadomoe.cpu;
 
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
+import java.lang.foreign.ValueLayout;
 import java.util.Arrays;
 import java.util.Collections;
 import java.util.LinkedHashMap;
@@ -38,6 +39,12 @@ final class CpuMoeKernel implements MoeKernel {
 
     /** Columns that are summed in float before the sum goes on in double, where activations are float. */
     private static final int FLOAT_COLUMNS = 256;
+
+    /**
+     * From here on so many products with int8 weights may not add up in float; a row with such a value is summed in
+     * double.
+     */
+    private static final float LARGE = 0x1p112f;
 
     private final FusedMoeConfig config;
     private final Int8Scheme scheme;
@@ -87,6 +94,8 @@ final class CpuMoeKernel implements MoeKernel {
     private final float[] a2Scales; // [P, groups]
     private final double[] sums1; // [R, groups] of a1, where zero points need them
     private final double[] sums2; // [P, groups] of a2
+    private final boolean[] large1; // [R] where activations are float: whether a row of a1 has a value from LARGE on
+    private final boolean[] large2; // [P] of a2
     private final double[] output; // [M, H]
     private final float[] result; // [M, H]
     private final int[] start; // [local experts + 1] into order
@@ -145,6 +154,8 @@ final class CpuMoeKernel implements MoeKernel {
             a2Scales = new float[int8 ? Math.multiplyExact(pairs, w2.groups()) : 0];
             sums1 = new double[w13.zeroPoints() == null ? 0 : Math.multiplyExact(rows, w13.groups())];
             sums2 = new double[w2.zeroPoints() == null ? 0 : Math.multiplyExact(pairs, w2.groups())];
+            large1 = new boolean[int8 ? 0 : rows];
+            large2 = new boolean[int8 ? 0 : pairs];
             output = new double[hidden.length];
             result = new float[hidden.length];
             start = new int[w13.experts() + 1];
@@ -193,6 +204,8 @@ final class CpuMoeKernel implements MoeKernel {
         a2Scales = new float[first.a2Scales.length];
         sums1 = new double[first.sums1.length];
         sums2 = new double[first.sums2.length];
+        large1 = new boolean[first.large1.length];
+        large2 = new boolean[first.large2.length];
         output = new double[first.output.length];
         result = new float[first.result.length];
         start = new int[first.start.length];
@@ -383,7 +396,7 @@ final class CpuMoeKernel implements MoeKernel {
 
     private void quantizeTokens(int row, Scratch s) {
         s.require(Math.max(h, i), router.paddedLogits(), router.groups());
-        quantize(ownRows ? a1 : hidden, row, h, w13, known(knownA1, ownRows ? ids[row] : -1), a1, a1Scales, sums1, s);
+        quantize(ownRows ? a1 : hidden, row, h, w13, known(knownA1, ownRows ? ids[row] : -1), a1, a1Scales, sums1, large1, s);
     }
 
     /** The scale of an expert's activations; any, where they go to no expert here. */
@@ -395,19 +408,20 @@ final class CpuMoeKernel implements MoeKernel {
         if (isDynamicTensor()) {
             dynamicScale = Int8Activations.tensorScale(act, tokens * pairsPerToken * i);
         }
-        if (int8 || sums2.length != 0) {
-            team.run(together, tokens * pairsPerToken, quantizePairs, scratch);
-        }
+        team.run(together, tokens * pairsPerToken, quantizePairs, scratch);
     }
 
     private void quantizePairs(int pair, Scratch s) {
         s.require(Math.max(h, i), router.paddedLogits(), router.groups());
         if (local(own[pair]) >= 0) {
-            quantize(act, pair, i, w2, known(knownA2, own[pair]), a2, a2Scales, sums2, s);
+            quantize(act, pair, i, w2, known(knownA2, own[pair]), a2, a2Scales, sums2, large2, s);
         }
     }
 
-    /** A row as the scheme has it; where activations stay float, the sums that zero points need. */
+    /**
+     * A row as the scheme has it; where activations stay float, whether they are large, and the sums that zero points
+     * need.
+     */
     private void quantize(
             float[] x,
             int row,
@@ -417,6 +431,7 @@ final class CpuMoeKernel implements MoeKernel {
             float[] into,
             float[] scales,
             double[] sums,
+            boolean[] large,
             Scratch s) {
         int at = row * width;
         switch (scheme) {
@@ -434,6 +449,11 @@ final class CpuMoeKernel implements MoeKernel {
                 }
             }
             case W8A16_CHANNEL, W8A16_GROUP -> {
+                float greatest = 0;
+                for (int c = at; c < at + width; c++) {
+                    greatest = Math.max(greatest, Math.abs(x[c]));
+                }
+                large[row] = greatest >= LARGE;
                 for (int g = 0; g < w.groups() && sums.length != 0; g++) {
                     double sum = 0;
                     for (int c = g * w.colsPerGroup(); c < Math.min((g + 1L) * w.colsPerGroup(), width); c++) {
@@ -500,7 +520,7 @@ final class CpuMoeKernel implements MoeKernel {
         int count = Math.min(half(), i - column);
         for (int first = start[e]; first < start[e + 1]; first += Arithmetic.TOKENS) {
             int some = Math.min(Arithmetic.TOKENS, start[e + 1] - first);
-            multiply(w13, w13.block(e, block), a1, a1Scales, sums1, pairsPerRow, first, some, s);
+            multiply(w13, w13.block(e, block), a1, a1Scales, sums1, large1, pairsPerRow, first, some, s);
             for (int t = 0; t < some; t++) {
                 int pair = order[first + t];
                 LoraAdapter adapter = adapter(pair);
@@ -531,7 +551,7 @@ final class CpuMoeKernel implements MoeKernel {
             int e = active[a];
             for (int first = start[e]; first < start[e + 1]; first += Arithmetic.TOKENS) {
                 int some = Math.min(Arithmetic.TOKENS, start[e + 1] - first);
-                multiply(w2, w2.block(e, block), a2, a2Scales, sums2, 1, first, some, s);
+                multiply(w2, w2.block(e, block), a2, a2Scales, sums2, large2, 1, first, some, s);
                 for (int t = 0; t < some; t++) {
                     int pair = order[first + t];
                     double weight = config.applyRouterWeightOnInput() ? 1 : weights[pair];
@@ -592,6 +612,7 @@ final class CpuMoeKernel implements MoeKernel {
             float[] a,
             float[] scales,
             double[] sums,
+            boolean[] large,
             int pairsPerRow,
             int first,
             int count,
@@ -622,7 +643,11 @@ final class CpuMoeKernel implements MoeKernel {
             }
             int at = (block * w.groups() + g) * ROWS;
             for (int t = 0; t < count; t++) {
-                int row = order[first + t] / pairsPerRow * w.groups() + g;
+                int ofToken = order[first + t] / pairsPerRow;
+                if (!int8 && large[ofToken]) {
+                    sumInDouble(w, block, g * w.colsPerGroup(), end, a, ofToken * w.cols(), sum, t * ROWS);
+                }
+                int row = ofToken * w.groups() + g;
                 if (w.zeroPoints() != null) {
                     subtract(w.zeroPoints(), at, sums[row], sum, t * ROWS);
                 }
@@ -632,6 +657,18 @@ final class CpuMoeKernel implements MoeKernel {
         for (int t = 0; t < count && w.bias() != null; t++) {
             for (int r = 0; r < ROWS; r++) {
                 total[t * ROWS + r] += w.bias()[block * ROWS + r];
+            }
+        }
+    }
+
+    /** The sums of a block's rows over some columns, products and all in double. */
+    private static void sumInDouble(
+            PackedWeights w, int block, int from, int end, float[] a, int row, double[] sum, int to) {
+        Arrays.fill(sum, to, to + ROWS, 0);
+        for (int c = from; c < end; c++) {
+            long at = ((long) block * w.cols() + c) * ROWS;
+            for (int r = 0; r < ROWS; r++) {
+                sum[to + r] += (double) a[row + c] * w.values().get(ValueLayout.JAVA_BYTE, at + r);
             }
         }
     }
@@ -786,7 +823,7 @@ final class CpuMoeKernel implements MoeKernel {
             dynamicScale = Int8Activations.tensorScale(act, pairs * i);
         }
         for (int p = 0; p < pairs; p++) {
-            quantize(act, p, i, w2, known(knownA2, own[p]), a2, a2Scales, sums2, scratch);
+            quantize(act, p, i, w2, known(knownA2, own[p]), a2, a2Scales, sums2, large2, scratch);
         }
         byte[] ownA2 = int8 ? bytes(a2, pairs * i) : new byte[0];
         float[] ownA2Scales = Arrays.copyOf(a2Scales, int8 ? pairs * w2.groups() : 0);

@@ -1,5 +1,6 @@
 package org.tornadomoe.modular;
 
+import java.util.ArrayList;
 import java.util.List;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeConfig;
@@ -61,14 +62,21 @@ public interface GeneralExperts extends FusedMoeExperts {
         return true;
     }
 
-    /** That of batch invariance with one scale for all tokens. */
+    /** Those of batch invariance: one scale for all tokens, and experts that move by the load that all tokens make. */
     @Override
     default List<Support> obstacles(
             FusedMoeConfig config, @Nullable QuantKey weightKey, @Nullable QuantKey activationKey) {
-        return config.batchInvariant() && QuantKey.INT8_DYNAMIC_TENSOR_SYM.equals(activationKey)
-                ? List.of(Support.no(
-                        "one scale of all tokens, found at run time, makes them depend on each other",
-                        "activations: scales known beforehand"))
-                : List.of();
+        List<Support> obstacles = new ArrayList<>();
+        if (config.batchInvariant() && QuantKey.INT8_DYNAMIC_TENSOR_SYM.equals(activationKey)) {
+            obstacles.add(Support.no(
+                    "one scale of all tokens, found at run time, makes them depend on each other",
+                    "activations: scales known beforehand"));
+        }
+        if (config.batchInvariant() && config.moeParallelConfig().enableEplb()) {
+            obstacles.add(Support.no(
+                    "experts that move, and copies that are chosen by a token's place in the call, change the order of its sum",
+                    "no load balancing"));
+        }
+        return obstacles;
     }
 }

@@ -14,6 +14,8 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.Arguments;
 import org.junit.jupiter.params.provider.MethodSource;
+import org.tornadomoe.BatchChecks;
+import org.tornadomoe.MagnitudeChecks;
 import org.tornadomoe.MoeLayer;
 import org.tornadomoe.MoeOptions;
 import org.tornadomoe.RandomLayer;
@@ -224,6 +226,78 @@ class DeviceLayerTest {
                                         : scheme.quantizesActivations() ? 2.5e-2 : 1.5e-2);
             }
         }
+    }
+
+    /**
+     * At sizes on both sides of every switch of kernels and launches, most of which depend on the pairs of an expert;
+     * fewer where the CPU is the device.
+     */
+    @ParameterizedTest
+    @MethodSource("kernelClasses")
+    void aTokensBitsDoNotDependOnItsBatch(String device, TornadoExperts experts, Int8Scheme scheme) {
+        Int8Quantization quantization = Int8Quantization.of(scheme);
+        RandomLayer few = RandomLayer.of(8, 2, 258, 136, 1, 51).withBiases().on(device);
+        RandomLayer many = RandomLayer.of(128, 4, 260, 136, 1, 52).on(device);
+        if (isTheCpu(device)) {
+            BatchChecks.bitsDoNotDependOnTheBatch(experts, quantization, few, 5, 1, 2, 7, 17, 24, 25, 33, 65);
+            return;
+        }
+        int[] sizes = {
+            1, 2, 3, 7, 15, 16, 17, 20, 21, 24, 25, 31, 32, 33, 59, 60, 63, 64, 65, 127, 128, 129, 160, 161, 192, 193, 255, 256, 257,
+            479, 480, 511, 512, 513, 767, 768, 769, 1023, 1024, 1025, 2049, 3168, 3169, 4096
+        };
+        BatchChecks.bitsDoNotDependOnTheBatch(experts, quantization, few, 64, sizes);
+        BatchChecks.bitsDoNotDependOnTheBatch(experts, quantization, many, 64, sizes);
+    }
+
+    /** Routers, types, adapters, shared experts; and each activation, which Hopper's GEMMs have in their last step. */
+    @ParameterizedTest
+    @MethodSource("kernelClasses")
+    void norInOtherLayers(String device, TornadoExperts experts, Int8Scheme scheme) {
+        if (scheme != Int8Scheme.W8A8_CHANNEL || isTheCpu(device) && experts.gemm() != Gemm.PANELS) {
+            return; // the same kernels but for the GEMMs
+        }
+        Int8Quantization quantization = Int8Quantization.of(scheme);
+        RandomLayer layer = RandomLayer.of(40, 3, 132, 70, 1, 53).on(device);
+        List<RandomLayer> layers = new ArrayList<>(List.of(
+                layer.sharing(2)
+                        .routedBy(RouterConfig.of(ScoringFunction.SOFTMAX, false)
+                                .withCorrectionBias()
+                                .withZeroExperts(3)
+                                .withSharedExpertGate()),
+                layer.routedBy(RouterConfig.of(ScoringFunction.SIGMOID, true)
+                        .withCorrectionBias()
+                        .withGroups(4, 2)),
+                layer.routedBy(RoutingMethodType.CUSTOM),
+                RandomLayer.of(40, 1, 132, 70, 1, 54)
+                        .routedBy(RouterConfig.topKThenSigmoid())
+                        .weighedOnInput()
+                        .on(device),
+                layer.withLora(2, 8),
+                layer.ofType(ScalarType.BF16),
+                layer.ofType(ScalarType.F16)));
+        if (experts.gemm() == Gemm.HOPPER) {
+            for (MoeActivation activation : MoeActivation.values()) {
+                layers.add(layer.activatedBy(activation).withBiases());
+            }
+        }
+        int[] sizes = isTheCpu(device) ? new int[] {1, 17, 90} : new int[] {1, 5, 17, 33, 66, 67, 90, 769, 1100};
+        for (RandomLayer one : layers) {
+            BatchChecks.bitsDoNotDependOnTheBatch(experts, quantization, one, isTheCpu(device) ? 3 : 32, sizes);
+        }
+    }
+
+    @ParameterizedTest
+    @MethodSource("kernelClasses")
+    void noOutputIsAnotherNumber(String device, TornadoExperts experts, Int8Scheme scheme) {
+        for (MoeActivation activation : List.of(MoeActivation.SILU, MoeActivation.SWIGLUOAI, MoeActivation.GELU_TANH)) {
+            MagnitudeChecks.noOutputIsAnotherNumber(experts, device, Int8Quantization.of(scheme), activation);
+        }
+    }
+
+    private static boolean isTheCpu(String device) {
+        Device found = TornadoHome.current().find(device);
+        return found != null && !found.isBesideTheCpu();
     }
 
     @Test

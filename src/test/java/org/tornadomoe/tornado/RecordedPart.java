@@ -2,6 +2,7 @@ package org.tornadomoe.tornado;
 
 import java.lang.reflect.Proxy;
 import java.util.ArrayList;
+import java.util.BitSet;
 import java.util.List;
 import java.util.Map;
 import java.util.Objects;
@@ -63,7 +64,7 @@ final class RecordedPart {
         run = graph.runs().getFirst();
         task = tasks.library.getFirst();
         TornadoExecutionPlan empty = new TornadoExecutionPlan(new TaskGraph("nothing").snapshot());
-        kernel = new TornadoMoeKernel(device, arrays, new TornadoMoeKernel.Running(graph, empty));
+        kernel = new TornadoMoeKernel(device, arrays, new TornadoMoeKernel.Running(graph, empty, new BitSet()));
         library = new CudaLibrary(driver);
         this.device = handles(index, context, stream);
         plan = library.createContext(this.device, PLAN);

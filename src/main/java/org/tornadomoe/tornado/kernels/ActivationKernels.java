@@ -148,7 +148,7 @@ public final class ActivationKernels {
             }
         }
         ctx.localBarrier();
-        magnitude = magnitudes[0];
+        magnitude = QuantizeKernels.inRange(magnitudes[0]);
         float inverse = 127.0f / magnitude;
         for (int i = lane; i < ints; i += ROW_GROUP) {
             int packed = 0;
@@ -205,9 +205,13 @@ public final class ActivationKernels {
         return value;
     }
 
-    /** Without infinities: what a number divided by one is, fast mathematics leave open (on PoCL it is NaN). */
+    /**
+     * Without infinities: what a number divided by one is, fast mathematics leave open (on PoCL it is NaN). 0 where it
+     * is below float's range, so that a large negative argument times it is no number of its own.
+     */
     private static float sigmoid(float x) {
-        return 1.0f / (1.0f + TornadoMath.exp(TornadoMath.min(-x, 87.0f)));
+        float value = 1.0f / (1.0f + TornadoMath.exp(TornadoMath.min(-x, 87.0f)));
+        return x < -87.0f ? 0.0f : value;
     }
 
     /**
@@ -227,7 +231,8 @@ public final class ActivationKernels {
         p = p * r + 0.2824363f;
         p = p * r + 0.28208318f;
         float tail = 0.5f * p * r * TornadoMath.exp(TornadoMath.max(-t * t, -87.0f));
-        return x < 0.0f ? tail : 1.0f - tail;
+        float upper = x < 0.0f ? tail : 1.0f - tail;
+        return x < -13.0f ? 0.0f : upper;
     }
 
     /**

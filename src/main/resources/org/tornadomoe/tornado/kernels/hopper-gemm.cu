@@ -110,7 +110,7 @@ struct Gemm {
 
 #if ACTIVATION >= 0
 __device__ __forceinline__ float sigmoid(float x) {
-    return __fdividef(1.0f, 1.0f + __expf(fminf(-x, 87.0f)));
+    return x < -87.0f ? 0.0f : __fdividef(1.0f, 1.0f + __expf(fminf(-x, 87.0f)));
 }
 
 __device__ __forceinline__ float activate(const Gemm &m, float gate, float up) {
@@ -250,9 +250,10 @@ __device__ __forceinline__ unsigned quantized(const float *row, int i, int colum
     return packed;
 }
 
-// The greatest magnitude that a row of pair p is divided by.
+// The greatest magnitude that a row of pair p is divided by: infinite beyond 1e30, so that what comes of it is NaN.
 __device__ __forceinline__ float greatest(const unsigned *amax, int p) {
-    return fmaxf(__uint_as_float(amax[p]), 1e-10f);
+    float magnitude = fmaxf(__uint_as_float(amax[p]), 1e-10f);
+    return magnitude > 1e30f ? __uint_as_float(0x7f800000u) : magnitude;
 }
 
 // ---- few pairs of an expert: weights are streamed

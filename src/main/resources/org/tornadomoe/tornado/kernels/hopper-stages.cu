@@ -50,6 +50,11 @@ __device__ __forceinline__ int quarterOf(int h) {
 // A logit is 32 sums, which are added up in order: sum 8 * u + s has the k of quarter u with k / 4 % 8 = s, in order. So a token's logits
 // are the same bits whoever computes them and whatever the other tokens are.
 
+// A logit, or 3e38 where it is beyond 1e38 or no number, of which choose makes infinite weights.
+__device__ __forceinline__ float known(float logit) {
+    return logit > -1e38f && logit < 1e38f ? logit : 3e38f;
+}
+
 // Four products of each of T tokens and R rows of the router, k to k + 3, in order.
 template <int T, int R>
 __device__ __forceinline__ void addProducts(float (&acc)[T][R], const float (&x)[4], const float (&w)[R][4], int t) {
@@ -126,7 +131,7 @@ __device__ __forceinline__ void logitsOf(float *sums, int token, int row, int la
         for (int s = 0; s < 32; s++) {
             sum += sums[lane * 33 + s];
         }
-        logits[(u64) t * rows + r] = sum + bias[r];
+        logits[(u64) t * rows + r] = known(sum + bias[r]);
     }
 }
 
@@ -222,7 +227,7 @@ __device__ __forceinline__ void logitsTile(float *stages, const int *header, con
 #pragma unroll
     for (int r = 0; r < R; r++) {
         if (token < tokens && firstRow + row + r < rows) {
-            logits[(u64) token * rows + firstRow + row + r] = totals[r] + bias[firstRow + row + r];
+            logits[(u64) token * rows + firstRow + row + r] = known(totals[r] + bias[firstRow + row + r]);
         }
     }
 }
@@ -244,7 +249,7 @@ extern "C" __global__ void __launch_bounds__(256, 1) logits128(const int *header
     logitsTile<128, 16, 2>((float *) dynamic, header, hidden, router, bias, logits, h, rows);
 }
 
-// A row in int8 by a group of 128, each of which keeps what it has of the first 4096 columns.
+// A row in int8 by a group of 128, each of which keeps what it has of the first 4096 columns. Beyond 1e30 its scale is infinite.
 __device__ __forceinline__ void quantizeRow(const float *row, float weight, int columns, int chunks, u8 *out, float *scale) {
     constexpr int KEPT = 8;
     __shared__ float greatest[4];
@@ -287,6 +292,7 @@ __device__ __forceinline__ void quantizeRow(const float *row, float weight, int 
     for (int w = 0; w < 4; w++) {
         magnitude = fmaxf(magnitude, greatest[w]);
     }
+    magnitude = magnitude > 1e30f ? __uint_as_float(0x7f800000u) : magnitude;
     float inverse = 127.0f / magnitude;
     auto store = [&](const float(&x)[4], int c) {
         unsigned packed = 0;
@@ -433,8 +439,10 @@ __device__ __forceinline__ void choose(const Choice &c, float *keys, const float
             denominator = warpSum(sum);
         }
     }
+    bool beyond = false;
     for (int e = lane; e < c.choices; e += 32) {
         float logit = row[e], key;
+        beyond |= logit > 1e38f && logit < LARGEST;
         if (c.biased) {
             key = (unusable ? 0.0f : scoreOf(logit, c.scoring, greatest) / denominator) + correctionBias[e];
             if (c.groups > 0) {
@@ -527,6 +535,7 @@ __device__ __forceinline__ void choose(const Choice &c, float *keys, const float
     if (c.groups == 1 && c.biased && c.renormalize) {
         weight = firstKey > LAST ? weight : 1.0f / c.topK;
     }
+    weight = __any_sync(ALL, beyond) ? __uint_as_float(0x7f800000u) : weight;
     // What no score function has for a number gives no number, whatever became of it.
     weight = c.scoring >= SOFTMAX && c.scoring <= IDENTITY ? weight : __uint_as_float(0x7fffffffu);
     if (mine >= 0) {

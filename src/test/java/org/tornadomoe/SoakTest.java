@@ -1,0 +1,48 @@
+package org.tornadomoe;
+
+import static org.assertj.core.api.Assertions.assertThat;
+
+import java.io.IOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.concurrent.TimeUnit;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
+
+/**
+ * The soak of {@code bench/}, for a few seconds, in a process of its own, whose threads and descriptors are counted.
+ */
+class SoakTest {
+    private static final Path SOAK = Path.of("bench/src/java/org/tornadomoe/bench/Soak.java");
+
+    @TempDir
+    Path directory;
+
+    @Test
+    void theSameBitsAndNoGrowth() throws IOException, InterruptedException {
+        Path log = directory.resolve("log");
+        Process soak = new ProcessBuilder(
+                        Path.of(System.getProperty("java.home"), "bin", "java").toString(),
+                        "-Xmx256m",
+                        "-XX:NativeMemoryTracking=summary",
+                        "--enable-native-access=ALL-UNNAMED",
+                        "-cp",
+                        System.getProperty("java.class.path"),
+                        SOAK.toString(),
+                        "--minutes",
+                        "0.05",
+                        "--checkpoint",
+                        "src/test/resources/golden/hf/mixtral")
+                .redirectErrorStream(true)
+                .redirectOutput(log.toFile())
+                .start();
+        try {
+            assertThat(soak.waitFor(5, TimeUnit.MINUTES)).isTrue();
+        } finally {
+            soak.destroyForcibly();
+        }
+        String told = Files.readString(log);
+        assertThat(soak.exitValue()).as(told).isZero();
+        assertThat(told).containsPattern("(?m)^6: [1-9][0-9]* calls").endsWith("nothing grew\n");
+    }
+}
