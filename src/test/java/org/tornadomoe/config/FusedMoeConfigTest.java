@@ -4,6 +4,7 @@ import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatIllegalArgumentException;
 import static org.assertj.core.api.Assertions.assertThatNoException;
 
+import org.jspecify.annotations.Nullable;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
@@ -108,12 +109,6 @@ class FusedMoeConfigTest {
                 .withMessage("Unknown MoE activation: 'tanh'. Valid activations: ['silu', 'gelu', 'gelu_tanh', 'relu2',"
                         + " 'swigluoai', 'situ', 'swigluoai_uninterleave', 'swiglustep', 'silu_no_mul', 'gelu_no_mul',"
                         + " 'gelu_tanh_no_mul', 'relu2_no_mul']");
-    }
-
-    @Test
-    void onlyW8a8QuantizesActivations() {
-        assertThat(Int8Scheme.W8A8_CHANNEL.quantizesActivations()).isTrue();
-        assertThat(Int8Scheme.W8A16_CHANNEL.quantizesActivations()).isFalse();
     }
 
     @ParameterizedTest
@@ -260,5 +255,251 @@ class FusedMoeConfigTest {
                 .build();
         part.requireAddressableWeights();
         assertThat(part.gateUpRows()).isEqualTo(2048);
+    }
+
+    @Test
+    void aBuilderOfALayerKnowsAllOfIt() {
+        FusedMoeConfig config = FusedMoeConfig.builder()
+                .numExperts(12)
+                .expertsPerToken(1)
+                .hiddenDim(64)
+                .intermediateSize(32)
+                .numLocalExperts(5)
+                .numLogicalExperts(9)
+                .activation(MoeActivation.SWIGLUOAI)
+                .numFusedSharedExperts(2)
+                .router(RouterConfig.of(ScoringFunction.SIGMOID, false).withSharedExpertGate())
+                .moeParallelConfig(FusedMoeParallelConfig.builder().tp(2, 1).build())
+                .moeBackend("cpu")
+                .device("ptx:1")
+                .inDtype(ScalarType.BF16)
+                .routerLogitsDtype(ScalarType.F32)
+                .maxNumTokens(7)
+                .hiddenDimUnpadded(60)
+                .intermediateSizePerPartitionUnpadded(15)
+                .hasBias(true)
+                .lora(3, 8)
+                .batchInvariant(true)
+                .applyRouterWeightOnInput(true)
+                .swigluLimit(6.0)
+                .swigluAlpha(1.5)
+                .swigluBeta(0.5)
+                .activationSituBeta(4.0)
+                .activationSituLinearBeta(2.0)
+                .build();
+        assertThat(config)
+                .isEqualTo(new FusedMoeConfig(
+                        12,
+                        1,
+                        64,
+                        32,
+                        5,
+                        9,
+                        2,
+                        MoeActivation.SWIGLUOAI,
+                        RouterConfig.of(ScoringFunction.SIGMOID, false).withSharedExpertGate(),
+                        FusedMoeParallelConfig.builder().tp(2, 1).build(),
+                        "cpu",
+                        "ptx:1",
+                        ScalarType.BF16,
+                        ScalarType.F32,
+                        7,
+                        60,
+                        15,
+                        true,
+                        true,
+                        3,
+                        8,
+                        true,
+                        true,
+                        6.0,
+                        1.5,
+                        0.5,
+                        4.0,
+                        2.0));
+        assertThat(config.toBuilder().build()).isEqualTo(config);
+        assertThat(config.activationConstants()).isEqualTo(new ActivationConstants(6, 1.5, 0.5, 0));
+        assertThat(config.toBuilder().activation(MoeActivation.SITU).build().activationConstants())
+                .isEqualTo(new ActivationConstants(Double.POSITIVE_INFINITY, 1, 4, 2));
+        FusedMoeConfig adapted = of(4, 1, 8, 8, 1).toBuilder().isLoraEnabled(true).build();
+        assertThat(adapted.isLoraEnabled()).isTrue();
+        assertThat(adapted.maxLoras()).isEqualTo(1);
+        assertThat(adapted.maxLoraRank()).isEqualTo(16);
+    }
+
+    @ParameterizedTest
+    @CsvSource({
+        "SILU, 0, 'gate projection, row 0'",
+        "SILU, 5, 'gate projection, row 5'",
+        "SILU, 6, 'up projection, row 0'",
+        "SILU, 11, 'up projection, row 5'",
+        "SWIGLUOAI, 6, 'gate projection, row 3'",
+        "SWIGLUOAI, 7, 'up projection, row 3'",
+        "SILU_NO_MUL, 5, 'up projection, row 5'"
+    })
+    void aRowOfTheFirstWeightHasAName(MoeActivation activation, int row, String name) {
+        FusedMoeConfig config = of(2, 1, 8, 6, 1).toBuilder().activation(activation).build();
+        assertThat(config.gateUpRow(row)).isEqualTo(name);
+    }
+
+    /** Whatever is just within a limit is a layer, and one more is none. */
+    @Test
+    void theGreatestNumbersAreAccepted() {
+        assertThat(of(1024, 32, 8, 8, 1).numLocalExperts()).isEqualTo(1024);
+        assertThat(of(4, 4, 8, 8, 1).expertsPerToken()).isEqualTo(4);
+        FusedMoeConfig.Builder shared = of(1000, 10, 8, 8, 1).toBuilder();
+        assertThat(shared.numFusedSharedExperts(22).build().globalNumExperts()).isEqualTo(1022);
+        refused(
+                shared.numFusedSharedExperts(23),
+                "numFusedSharedExperts: expected 0 to 22 beside 1000 experts and 10 a token (1024 and 32 in all), got"
+                        + " 23");
+        refused(
+                of(1020, 10, 8, 8, 1).toBuilder().numFusedSharedExperts(5),
+                "numFusedSharedExperts: expected 0 to 4 beside 1020 experts and 10 a token (1024 and 32 in all), got"
+                        + " 5");
+        FusedMoeConfig.Builder padded = of(4, 1, 64, 32, 1).toBuilder().numFusedSharedExperts(2);
+        assertThat(padded.hiddenDimUnpadded(64)
+                        .intermediateSizePerPartitionUnpadded(32)
+                        .numLocalExperts(6)
+                        .numLogicalExperts(4)
+                        .lora(1024, 1)
+                        .build()
+                        .maxLoras())
+                .isEqualTo(1024);
+        refused(padded.lora(1025, 1), "maxLoras: expected 1 to 1024, got 1025");
+    }
+
+    @Test
+    void zeroExpertsAndGroupsFitTheExperts() {
+        RouterConfig router = RouterConfig.of(ScoringFunction.SIGMOID, true);
+        FusedMoeConfig.Builder zero = of(1000, 2, 8, 8, 1).toBuilder();
+        assertThat(zero.router(router.withZeroExperts(24)).build().numChoices()).isEqualTo(1024);
+        refused(
+                zero.router(router.withZeroExperts(25)),
+                "router: expected at most 1024 experts, zero experts included, got 1025");
+        // Of 12 in 4 groups, 2 groups have 6 to choose from.
+        FusedMoeConfig.Builder grouped = of(12, 6, 8, 8, 1).toBuilder().router(router.withGroups(4, 2));
+        assertThat(grouped.build().expertsPerToken()).isEqualTo(6);
+        refused(
+                grouped.expertsPerToken(7),
+                "expertsPerToken: expected at most the 6 experts of 2 of 4 groups, got 7");
+        for (int noGroups : new int[] {1, 5, 12}) {
+            grouped.expertsPerToken(12).router(router.withGroups(noGroups, 1)).build();
+        }
+    }
+
+    /** Both what an expert's matrices and what a call's pairs have in all is counted by int. */
+    @ParameterizedTest
+    @CsvSource({"SILU, 64, 32, 1, 128", "SILU, 32, 64, 1, 128", "SILU, 64, 32, 1000, 6000", "RELU2_NO_MUL, 64, 32, 9, 64"})
+    void theGreatestRankOfAnAdapterThatIntsCount(
+            MoeActivation activation, int hidden, int intermediate, int tokens, int widest) {
+        FusedMoeConfig.Builder layer = of(4, 2, hidden, intermediate, tokens).toBuilder()
+                .activation(activation)
+                .numFusedSharedExperts(1);
+        int most = Integer.MAX_VALUE / widest;
+        assertThat(layer.lora(1, most).build().maxLoraRank()).isEqualTo(most);
+        refused(
+                layer.lora(1, most + 1),
+                "maxLoraRank: expected at most 2^31 - 1 by " + widest + " = " + most + ", got " + (most + 1));
+        assertThat(layer.isLoraEnabled(false).build().maxLoraRank())
+                .as("nobody asks for it")
+                .isEqualTo(most + 1);
+    }
+
+    @Test
+    void theSecondWeightIsCountedByItself() {
+        FusedMoeConfig config = of(1024, 1, 1, 1 << 20, 1).toBuilder()
+                .activation(MoeActivation.SILU_NO_MUL)
+                .build();
+        assertThatIllegalArgumentException()
+                .isThrownBy(config::requireAddressableWeights)
+                .withMessageStartingWith("w13 [numExperts 1024, rows 1048576, cols 1]: expected fewer than 2^33 int8");
+        assertThatIllegalArgumentException()
+                .isThrownBy(() -> of(1024, 1, 1 << 20, 1, 1).toBuilder()
+                        .activation(MoeActivation.SILU_NO_MUL)
+                        .build()
+                        .requireAddressableWeights())
+                .withMessageStartingWith("w2 [numExperts 1024, rows 1048576, cols 1]: expected fewer than 2^33 int8")
+                .withMessageContaining("got 17179869184;");
+    }
+
+    @Test
+    void pairsOfSharedExpertsAndRowsOfOneHalfCountForTheTokens() {
+        int most = Integer.MAX_VALUE / 3 / 64;
+        FusedMoeConfig.Builder layer = of(4, 2, 64, 32, 1).toBuilder().numFusedSharedExperts(1);
+        assertThat(layer.maxNumTokens(most).build().maxNumTokens()).isEqualTo(most);
+        refused(
+                layer.maxNumTokens(most + 1),
+                "maxNumTokens: expected at most " + most + " for expertsPerToken 3 and rows of 64 values (int indices),"
+                        + " got " + (most + 1) + "; lower it and call the layer more often");
+        int ungated = Integer.MAX_VALUE / 48;
+        FusedMoeConfig.Builder one = of(4, 1, 16, 48, 1).toBuilder().activation(MoeActivation.RELU2_NO_MUL);
+        assertThat(one.maxNumTokens(ungated).build().gateUpRows()).isEqualTo(48);
+    }
+
+    /** The ranks of w13's rows are counted by int, too: of all together. */
+    @Test
+    void theIntermediateSizeOfAllRanksIsCountedByInt() {
+        FusedMoeParallelConfig ranks = FusedMoeParallelConfig.builder().tp(1024, 0).build();
+        int most = Integer.MAX_VALUE / 2 / 1024 * 1024;
+        FusedMoeConfig.Builder layer =
+                of(1, 1, 1, 1024, 1).toBuilder().moeParallelConfig(ranks).intermediateSize(most);
+        assertThat(layer.build().intermediateSizePerPartition()).isEqualTo(most / 1024);
+        refused(
+                layer.intermediateSize(most + 1024),
+                "intermediateSize: expected 1 to " + Integer.MAX_VALUE / 2 + ", got " + (most + 1024));
+    }
+
+    @ParameterizedTest
+    @CsvSource(
+            delimiter = '|',
+            nullValues = "-",
+            value = {
+                "SILU | - | - | Infinity | 1.0 | 0.0 | 0.0",
+                "SILU | -3.0 | 2.0 | Infinity | 1.0 | 0.0 | 0.0",
+                "SILU | 0.0 | - | Infinity | 1.0 | 0.0 | 0.0",
+                "SILU | 2.0 | - | 2.0 | 1.0 | 0.0 | 0.0",
+                "SWIGLUOAI | - | - | 7.0 | 1.702 | 1.0 | 0.0",
+                "SWIGLUOAI | 3.0 | 2.0 | 3.0 | 2.0 | 2.0 | 0.0",
+                "SWIGLUOAI_UNINTERLEAVE | 3.0 | - | 3.0 | 1.0 | 0.0 | 0.0",
+                "SWIGLUOAI_UNINTERLEAVE | 3.0 | 2.0 | 3.0 | 2.0 | 2.0 | 0.0",
+                "SWIGLUSTEP | - | - | 7.0 | 1.0 | 0.0 | 0.0",
+                "SWIGLUSTEP | 3.0 | 2.0 | 3.0 | 1.0 | 0.0 | 0.0",
+                "SITU | 3.0 | 2.0 | Infinity | 1.0 | 2.0 | 2.0",
+                "GELU | 3.0 | 2.0 | Infinity | 1.0 | 0.0 | 0.0",
+            })
+    void theConstantsAreTheLayersOrTheActivations(
+            MoeActivation activation,
+            @Nullable Double limit,
+            @Nullable Double others,
+            double expectedLimit,
+            double alpha,
+            double beta,
+            double linear) {
+        assertThat(ActivationConstants.of(activation, limit, others, others, others, others))
+                .isEqualTo(new ActivationConstants(expectedLimit, alpha, beta, linear));
+    }
+
+    @ParameterizedTest
+    @CsvSource({
+        "SWIGLUOAI, 0.0, 1.0, 1.0, 'swigluLimit: expected a positive number, got 0.0'",
+        "SWIGLUOAI_UNINTERLEAVE, -1.0, 1.0, 1.0, 'swigluLimit: expected a positive number, got -1.0'",
+        "SWIGLUSTEP, -1.0, 1.0, 1.0, 'swigluLimit: expected a positive number, got -1.0'",
+        "SILU, Infinity, 1.0, 1.0, 'swigluLimit: expected a finite number, got Infinity'",
+        "SILU, 1.0, Infinity, 1.0, 'swigluBeta: expected a finite number, got Infinity'",
+        "SITU, 1.0, 1.0, Infinity, 'activationSituLinearBeta: expected a positive number, got Infinity'",
+    })
+    void aConstantThatCannotBeIsNamed(
+            MoeActivation activation, double limit, double beta, double linear, String message) {
+        assertThatIllegalArgumentException()
+                .isThrownBy(() -> ActivationConstants.of(activation, limit, 1.0, beta, 1.0, linear))
+                .withMessage(message);
+    }
+
+    @ParameterizedTest
+    @CsvSource({"W8A8_CHANNEL, true", "W8A8_TENSOR, true", "W8A8_BLOCK, true", "W8A16_CHANNEL, false", "W8A16_GROUP, false"})
+    void schemesQuantiseActivationsOrNot(Int8Scheme scheme, boolean quantises) {
+        assertThat(scheme.quantizesActivations()).isEqualTo(quantises);
+        assertThat(scheme.activationKey() != null).isEqualTo(quantises);
     }
 }

@@ -21,7 +21,6 @@ import org.junit.jupiter.params.provider.EnumSource;
 import org.junit.jupiter.params.provider.MethodSource;
 import org.junit.jupiter.params.provider.ValueSource;
 import org.tornadomoe.RandomLayer;
-import org.tornadomoe.RoutingCases;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.GroupShape;
 import org.tornadomoe.config.Int8Quantization;
@@ -84,38 +83,6 @@ class CpuExpertsTest {
     void everyActivationAgreesWithTheDefinition(MoeActivation activation) {
         check(layer().activatedBy(activation).withBiases(), Int8Quantization.of(Int8Scheme.W8A8_CHANNEL));
         check(layer().activatedBy(activation).withBiases(), Int8Quantization.of(Int8Scheme.W8A16_CHANNEL));
-    }
-
-    /** Ids and weights are the definition's to the bit, whatever the logits. */
-    @Test
-    void routingIsTheDefinitions() {
-        int tokens = 40;
-        for (int choices : new int[] {8, 12}) {
-            for (RouterConfig router : RoutingCases.routers(choices, 3)) {
-                RandomLayer layer =
-                        RandomLayer.of(choices, 3, 16, 16, tokens, 2).routedBy(router);
-                for (float[] logits : List.of(
-                        RoutingCases.ties(tokens * choices, 1),
-                        RoutingCases.any(tokens * choices, 2),
-                        RoutingCases.special(tokens, choices, 3))) {
-                    Routing expected = Router.route(
-                            layer.config(), layer.router(), Reference.widen(logits), logits.length / choices);
-                    CpuRouter own = new CpuRouter(layer.config(), layer.router());
-                    Scratch scratch = new Scratch();
-                    scratch.require(16, own.paddedLogits(), own.groups());
-                    int[] ids = new int[expected.ids().length];
-                    double[] weights = new double[ids.length];
-                    for (int m = 0; m < logits.length / choices; m++) {
-                        for (int c = 0; c < choices; c++) {
-                            scratch.logits[c] = logits[m * choices + c];
-                        }
-                        own.route(scratch, ids, weights, m * 3);
-                    }
-                    assertThat(ids).as("%s", router).isEqualTo(expected.ids());
-                    assertThat(weights).as("%s", router).isEqualTo(expected.weights());
-                }
-            }
-        }
     }
 
     @Test

@@ -1,8 +1,12 @@
 package org.tornadomoe.quant;
 
 import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatIllegalArgumentException;
 
+import java.lang.foreign.MemorySegment;
+import java.lang.foreign.ValueLayout;
 import java.util.SplittableRandom;
+import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.EnumSource;
 import org.tornadomoe.config.ScalarType;
@@ -66,5 +70,37 @@ class HiddenStatesTest {
             assertThat(HiddenStates.widen(type, HiddenStates.narrow(type, Float.intBitsToFloat(payload))))
                     .isNaN();
         }
+    }
+
+    @ParameterizedTest
+    @EnumSource(names = {"F32", "F16", "BF16"})
+    void asManyAsAskedForAreReadAndWrittenAndNothingBehindThem(ScalarType type) {
+        float[] values = {1.5f, -2f, 0f, 100f, -0.25f};
+        // Behind an odd byte: what a caller hands over need not be aligned.
+        MemorySegment memory = MemorySegment.ofArray(new byte[1 + 5 * type.bytes()]).asSlice(1);
+        HiddenStates.write(type, values, 4, memory);
+        float[] back = {9, 9, 9, 9, 9};
+        HiddenStates.read(type, memory, back, 3);
+        assertThat(back).containsExactly(1.5f, -2f, 0f, 9, 9);
+        HiddenStates.read(type, memory, back, 5);
+        assertThat(back).containsExactly(1.5f, -2f, 0f, 100f, 0f);
+        if (type != ScalarType.F32) {
+            for (int i = 0; i < 4; i++) {
+                short bits = memory.get(ValueLayout.JAVA_SHORT_UNALIGNED, 2L * i);
+                assertThat(value(type, bits & 0xffff)).isEqualTo(values[i]);
+            }
+        }
+    }
+
+    @Test
+    void int8IsNoTypeOfHiddenStates() {
+        MemorySegment memory = MemorySegment.ofArray(new byte[4]);
+        String message = "hidden states: expected f32, f16 or bf16, got i8";
+        assertThatIllegalArgumentException()
+                .isThrownBy(() -> HiddenStates.read(ScalarType.I8, memory, new float[1], 1))
+                .withMessage(message);
+        assertThatIllegalArgumentException()
+                .isThrownBy(() -> HiddenStates.write(ScalarType.I8, new float[1], 1, memory))
+                .withMessage(message);
     }
 }

@@ -1,0 +1,98 @@
+package org.tornadomoe.quant;
+
+import static org.assertj.core.api.Assertions.assertThat;
+
+import java.util.ArrayList;
+import java.util.List;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
+import org.tornadomoe.RandomLayer;
+import org.tornadomoe.config.FusedMoeConfig;
+import org.tornadomoe.config.GroupShape;
+import org.tornadomoe.config.Int8Quantization;
+import org.tornadomoe.config.Int8Scheme;
+
+class QuantizedWeightsTest {
+    private static final RandomLayer LAYER = RandomLayer.of(2, 1, 16, 16, 1, 1);
+    private static final Int8Quantization GROUPS_OF_8 =
+            Int8Quantization.of(Int8Scheme.W8A16_GROUP).withGrid(new GroupShape(1, 8));
+
+    /** Groups of 8 columns; which scheme they were loaded in is kept. */
+    private record Stored(List<Int8Scheme> loaded) implements QuantizedWeights {
+        @Override
+        public Int8Quantization quantization() {
+            return GROUPS_OF_8;
+        }
+
+        @Override
+        public boolean serves(Int8Scheme scheme) {
+            return scheme == Int8Scheme.W8A16_GROUP || scheme == Int8Scheme.W8A8_BLOCK;
+        }
+
+        @Override
+        public Int8Experts load(Int8Scheme scheme, Progress progress) {
+            loaded.add(scheme);
+            return Int8Quantizer.quantize(LAYER, GROUPS_OF_8, progress);
+        }
+
+        @Override
+        public FusedMoeConfig config() {
+            return LAYER.config();
+        }
+
+        @Override
+        public void gateUpRow(int expert, int row, float[] into) {
+            LAYER.gateUpRow(expert, row, into);
+        }
+
+        @Override
+        public void downRow(int expert, int row, float[] into) {
+            LAYER.downRow(expert, row, into);
+        }
+
+        @Override
+        public RouterWeights router() {
+            return LAYER.router();
+        }
+    }
+
+    /** As stored where the scheme is served and the grid is the stored one or nobody chose one. */
+    @ParameterizedTest
+    @CsvSource({
+        "W8A16_GROUP, 128, true, 8",
+        "W8A16_GROUP, 8, true, 8",
+        "W8A16_GROUP, 4, false, 4",
+        "W8A16_CHANNEL, -1, false, 16",
+    })
+    void weightsAreTakenAsTheyAreStoredOrQuantisedAgain(Int8Scheme scheme, int group, boolean asStored, int columns) {
+        Int8Quantization wanted = group < 0
+                ? Int8Quantization.of(scheme)
+                : Int8Quantization.of(scheme).withGrid(new GroupShape(1, group));
+        Stored stored = new Stored(new ArrayList<>());
+        try (Int8Experts experts = QuantizedWeights.int8(stored, wanted, Progress.NONE)) {
+            assertThat(experts.w13().colsPerScale()).isEqualTo(columns);
+            assertThat(experts.scheme()).isEqualTo(scheme);
+        }
+        assertThat(stored.loaded()).isEqualTo(asStored ? List.of(scheme) : List.of());
+    }
+
+    @Test
+    void aSchemeAloneTakesWhatIsStored() {
+        Stored stored = new Stored(new ArrayList<>());
+        QuantizedWeights.int8(stored, Int8Scheme.W8A8_BLOCK, Progress.NONE).close();
+        assertThat(stored.loaded()).containsExactly(Int8Scheme.W8A8_BLOCK);
+    }
+
+    @Test
+    void floatsAreQuantisedAndTheFastestSchemeIsTheirOwn() {
+        try (Int8Experts experts = QuantizedWeights.int8(LAYER, Int8Scheme.W8A16_CHANNEL, Progress.NONE)) {
+            assertThat(experts.scheme()).isEqualTo(Int8Scheme.W8A16_CHANNEL);
+        }
+        assertThat(QuantizedWeights.quantizationOf(LAYER)).isEqualTo(Int8Quantization.of(Int8Scheme.W8A8_CHANNEL));
+        assertThat(QuantizedWeights.schemeOf(LAYER)).isEqualTo(Int8Scheme.W8A8_CHANNEL);
+        Stored stored = new Stored(new ArrayList<>());
+        assertThat(QuantizedWeights.quantizationOf(stored)).isEqualTo(GROUPS_OF_8);
+        assertThat(QuantizedWeights.schemeOf(stored)).isEqualTo(Int8Scheme.W8A16_GROUP);
+    }
+}
