@@ -78,7 +78,7 @@ class SignalHandlersTest {
 
     /** What {@link Child} prints, in which every implicit exception came as it should. */
     private static List<String> child(String preload, String... steps) throws Exception {
-        assumeTrue(noCompiler == null, noCompiler);
+        assumeTrue(noCompiler == null, String.valueOf(noCompiler));
         String start = List.of(steps).contains("ignored") ? "trap '' HUP; exec \"$@\"" : "exec \"$@\"";
         List<String> command = new ArrayList<>(List.of("sh", "-c", start, "sh", JAVA_HOME + "/bin/java", "-Xmx64m"));
         if (preload.isEmpty() && steps[0].equals("compile")) {
@@ -195,6 +195,8 @@ class SignalHandlersTest {
         private static final int THREADS = 4;
         private static final int ROUNDS = 100_000;
 
+        private static int zero;
+
         private static final class Box {
             int value;
         }
@@ -269,6 +271,7 @@ class SignalHandlersTest {
             }
         }
 
+        @SuppressWarnings("NullAway") // that is the point
         private static boolean valueIsMissing(@Nullable Box box) {
             try {
                 return box.value > 0;
@@ -279,7 +282,7 @@ class SignalHandlersTest {
 
         private static boolean divisionIsRefused(int i) {
             try {
-                return i / 0 > 1;
+                return i / zero > 1;
             } catch (ArithmeticException expected) {
                 return true;
             }
