@@ -6,6 +6,7 @@ import java.util.concurrent.ConcurrentLinkedDeque;
 import java.util.concurrent.Semaphore;
 import java.util.concurrent.TimeUnit;
 import org.jspecify.annotations.Nullable;
+import org.tornadomoe.modular.Cleanup;
 import org.tornadomoe.modular.MoeKernel;
 import org.tornadomoe.quant.Int8Experts;
 
@@ -99,9 +100,7 @@ final class Lanes {
             }
             closed = true;
             try (Int8Experts _ = source) {
-                for (MoeKernel lane : all.reversed()) {
-                    lane.close();
-                }
+                Cleanup.each(all.reversed(), MoeKernel::close);
             }
             return true;
         } finally {

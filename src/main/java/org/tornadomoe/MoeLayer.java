@@ -16,6 +16,7 @@ import org.tornadomoe.config.QuantKey;
 import org.tornadomoe.config.ScalarType;
 import org.tornadomoe.config.ScoringFunction;
 import org.tornadomoe.modular.ChosenExperts;
+import org.tornadomoe.modular.Cleanup;
 import org.tornadomoe.modular.MoeKernel;
 import org.tornadomoe.modular.TopKRouter;
 import org.tornadomoe.observe.MoeListener;
@@ -156,7 +157,7 @@ public final class MoeLayer implements AutoCloseable {
                 lanes.forEach(MoeKernel::timeStages);
             }
         } catch (RuntimeException | Error failure) {
-            lanes.reversed().forEach(MoeKernel::close);
+            Cleanup.after(failure, () -> Cleanup.each(lanes.reversed(), MoeKernel::close));
             throw failure;
         }
         MoeLayer layer = new MoeLayer(spread, experts.scheme(), lanes, experts.router(), source, options);

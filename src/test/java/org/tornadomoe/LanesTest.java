@@ -33,9 +33,12 @@ import org.tornadomoe.modular.MoeKernel;
 class LanesTest {
     private static final RandomLayer WEIGHTS = RandomLayer.of(4, 2, 24, 12, 16, 11);
 
-    /** A kernel that does nothing but close. */
+    /** A kernel that does nothing but close, and may fail at that. */
     private static final class Idle implements MoeKernel {
         boolean closed;
+
+        @Nullable
+        RuntimeException failure;
 
         @Override
         public void forward(MemorySegment hidden, int tokens, MemorySegment output, @Nullable ChosenExperts chosen) {}
@@ -53,6 +56,9 @@ class LanesTest {
         @Override
         public void close() {
             closed = true;
+            if (failure != null) {
+                throw failure;
+            }
         }
     }
 
@@ -73,6 +79,19 @@ class LanesTest {
             assertThat(thread.isAlive()).isTrue();
             Thread.onSpinWait();
         }
+    }
+
+    @Test
+    void lanesThatFailToCloseKeepNoOtherOpen() {
+        List<Idle> all = List.of(new Idle(), new Idle(), new Idle());
+        all.get(0).failure = new IllegalStateException("the first lane");
+        all.get(2).failure = new IllegalStateException("the last lane");
+        Lanes lanes = new Lanes(List.copyOf(all), null, null);
+        assertThatThrownBy(lanes::close)
+                .isSameAs(all.get(2).failure)
+                .satisfies(failure -> assertThat(failure.getSuppressed()).containsExactly(all.get(0).failure));
+        assertThat(all).allMatch(lane -> lane.closed);
+        assertThat(lanes.close()).isFalse();
     }
 
     @Test

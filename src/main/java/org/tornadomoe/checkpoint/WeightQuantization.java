@@ -126,8 +126,9 @@ record WeightQuantization(
                     all.addPattern(target, target.substring(3));
                 } else {
                     all.names.add(target);
-                    all.experts |= EXPERT_CLASS.matcher(target).matches();
-                    all.blocks |= BLOCK_CLASS.matcher(target).matches();
+                    boolean routed = EXPERT_CLASS.matcher(target).matches();
+                    all.experts |= routed;
+                    all.blocks |= !routed && BLOCK_CLASS.matcher(target).matches();
                 }
             }
             return all;

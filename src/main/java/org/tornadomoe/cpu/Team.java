@@ -113,11 +113,21 @@ final class Team {
                 try {
                     stage.run(next, scratch);
                 } catch (RuntimeException | Error thrown) {
-                    failure = thrown;
+                    keep(thrown);
                 } finally {
                     unfinished.decrementAndGet();
                 }
             }
+        }
+    }
+
+    /** The first, and the later ones suppressed in it. */
+    private synchronized void keep(Throwable thrown) {
+        Throwable first = failure;
+        if (first == null) {
+            failure = thrown;
+        } else if (first != thrown) { // which Java doesn't take
+            first.addSuppressed(thrown);
         }
     }
 

@@ -20,6 +20,7 @@ import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.ScalarType;
 import org.tornadomoe.cpu.CpuRouter;
 import org.tornadomoe.modular.ChosenExperts;
+import org.tornadomoe.modular.Cleanup;
 import org.tornadomoe.modular.DeviceMemory;
 import org.tornadomoe.modular.InsufficientMemoryException;
 import org.tornadomoe.modular.MoeExecutionException;
@@ -106,7 +107,7 @@ final class ParallelKernel implements MoeKernel {
                     check.check(kernel, selection.config(), weights);
                     return kernel;
                 } catch (RuntimeException | Error failure) {
-                    kernel.close();
+                    Cleanup.after(failure, kernel::close);
                     throw failure;
                 }
             }
@@ -155,7 +156,7 @@ final class ParallelKernel implements MoeKernel {
             }
             return kernel;
         } catch (RuntimeException | Error failure) {
-            kernel.closeAfter(failure);
+            Cleanup.after(failure, kernel::close);
             throw failure;
         }
     }
@@ -176,7 +177,7 @@ final class ParallelKernel implements MoeKernel {
             }
             return lane;
         } catch (RuntimeException | Error failure) {
-            lane.closeAfter(failure);
+            Cleanup.after(failure, lane::close);
             throw failure;
         }
     }
@@ -307,7 +308,7 @@ final class ParallelKernel implements MoeKernel {
     private void join(MemorySegment hidden, int tokens, MemorySegment output, @Nullable ChosenExperts handed) {
         isJoinTried = true;
         MoeKernel together = null;
-        String why = "their sum differs from the host's";
+        Throwable why = null;
         try (Arena once = Arena.ofConfined()) {
             together = parts.getFirst()
                     .kernel
@@ -321,13 +322,18 @@ final class ParallelKernel implements MoeKernel {
                 joined = together;
                 return;
             }
-        } catch (MoeExecutionException failure) {
-            why = String.valueOf(failure.getMessage());
+            why = new MoeExecutionException("their sum differs from the host's");
+        } catch (RuntimeException | Error failure) {
+            why = failure;
         }
-        LOG.log(System.Logger.Level.WARNING, "the host adds what the devices compute: " + why);
         if (together != null) {
-            together.close();
+            Cleanup.after(why, together::close);
         }
+        if (why instanceof VirtualMachineError error) {
+            throw error;
+        }
+        LOG.log(System.Logger.Level.WARNING, "the host adds what the devices compute: " + why.getMessage());
+        LOG.log(System.Logger.Level.DEBUG, "the devices' own sum", why);
     }
 
     /** Before parts are replaced or closed. */
@@ -444,8 +450,15 @@ final class ParallelKernel implements MoeKernel {
                 }
                 replaced.add(all.set(part.rank, part));
             }
+            List<Part> before = parts;
             parts = List.copyOf(all);
-            place(after);
+            try {
+                place(after);
+            } catch (RuntimeException | Error failure) {
+                parts = before;
+                Cleanup.after(failure, () -> place(balancer.placement()));
+                throw failure;
+            }
             balancer.moved(after);
             return replaced;
         } finally {
@@ -573,7 +586,7 @@ final class ParallelKernel implements MoeKernel {
             put(slot, adapter);
         } catch (RuntimeException | Error failure) {
             if (adapter != null) {
-                put(slot, null);
+                Cleanup.after(failure, () -> put(slot, null));
             }
             throw failure;
         } finally {
@@ -610,14 +623,6 @@ final class ParallelKernel implements MoeKernel {
                 .toList();
     }
 
-    private void closeAfter(Throwable failure) {
-        try {
-            close();
-        } catch (RuntimeException | Error second) {
-            failure.addSuppressed(second);
-        }
-    }
-
     /** All parts, also those after one that fails; after experts that are moving, which stop at the next device. */
     @Override
     public void close() {
@@ -625,18 +630,13 @@ final class ParallelKernel implements MoeKernel {
         if (mover != null) {
             DeviceThread.awaitEnd(mover);
         }
-        try {
-            separate();
-        } finally {
-            try {
-                each(part -> {
+        Cleanup.all(
+                this::separate,
+                () -> each(part -> {
                     part.kernel.close();
                     return part;
-                });
-            } finally {
-                parts.forEach(part -> part.thread.close());
-                arena.close();
-            }
-        }
+                }),
+                () -> Cleanup.each(parts, part -> part.thread.close()),
+                arena::close);
     }
 }

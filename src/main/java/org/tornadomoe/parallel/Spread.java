@@ -13,6 +13,7 @@ import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.FusedMoeParallelConfig;
 import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.config.QuantKey;
+import org.tornadomoe.modular.Cleanup;
 import org.tornadomoe.modular.DeviceMemory;
 import org.tornadomoe.modular.MoeKernel;
 import org.tornadomoe.oracle.Int8MoeOracle;
@@ -276,7 +277,7 @@ public record Spread(
                 check.check(kernel, ranks.getFirst().config(), whole);
                 return kernel;
             } catch (RuntimeException | Error failure) {
-                kernel.close();
+                Cleanup.after(failure, kernel::close);
                 throw failure;
             }
         }

@@ -1,149 +1,47 @@
 package org.tornadomoe.tornado;
 
-import java.lang.foreign.AddressLayout;
 import java.lang.foreign.Arena;
-import java.lang.foreign.FunctionDescriptor;
-import java.lang.foreign.Linker;
-import java.lang.foreign.MemoryLayout;
 import java.lang.foreign.MemorySegment;
-import java.lang.foreign.SymbolLookup;
 import java.lang.foreign.ValueLayout;
-import java.lang.invoke.MethodHandle;
-import java.nio.charset.StandardCharsets;
 import java.util.List;
-import java.util.Map;
-import java.util.concurrent.ConcurrentHashMap;
-import java.util.stream.Stream;
-import org.tornadomoe.modular.MoeExecutionException;
+import java.util.function.LongConsumer;
 
 /**
- * What is called of NVIDIA's driver ({@code libcuda}) and run-time compiler ({@code libnvrtc}), both of which TornadoVM's CUDA backend
- * has loaded already. Every call that fails is a {@link MoeExecutionException} with the driver's name for the error. Thread-safe.
+ * What is called of NVIDIA's driver ({@code libcuda}) and run-time compiler ({@code libnvrtc}). Contexts, streams,
+ * events, modules, functions and addresses on a device are the driver's handles. Every call that fails is a {@link
+ * org.tornadomoe.modular.MoeExecutionException} with the driver's name for the error. Thread-safe.
  */
-@SuppressWarnings("restricted") // native calls are what it is for
-final class CudaDriver {
-    private static final int COMPUTE_CAPABILITY_MAJOR = 75;
-    private static final int MULTIPROCESSORS = 16;
-    private static final int FUNC_MAX_DYNAMIC_SHARED_SIZE = 8;
-    private static final int L2_CACHE_SIZE = 38;
-    private static final int EVENT_DISABLE_TIMING = 2;
-    private static final int PROGRAMMATIC_STREAM_SERIALIZATION = 6;
-
-    /** Sizes of {@code CUlaunchConfig} and {@code CUlaunchAttribute}. */
-    private static final long LAUNCH_BYTES = 56;
-
-    private static final long ATTRIBUTE_BYTES = 72;
-    private static final AddressLayout POINTER = ValueLayout.ADDRESS;
-    private static final ValueLayout.OfInt INT = ValueLayout.JAVA_INT;
-    private static final ValueLayout.OfLong LONG = ValueLayout.JAVA_LONG;
-    private static final Map<String, MethodHandle> FUNCTIONS = new ConcurrentHashMap<>();
-
-    /** Compiled kernels by their options and source: the same are wanted for every layer. */
-    private static final Map<List<String>, byte[]> BINARIES = new ConcurrentHashMap<>();
-
-    private CudaDriver() {}
+interface CudaDriver {
+    /** The one there is, outside of tests. */
+    CudaDriver NVIDIA = new NvidiaDriver();
 
     /** The major number of a device's compute capability: 9 for Hopper. */
-    static int computeCapability(int device) {
-        return attribute(device, COMPUTE_CAPABILITY_MAJOR);
-    }
+    int computeCapability(int device);
 
-    static int multiprocessors(int device) {
-        return attribute(device, MULTIPROCESSORS);
-    }
+    int multiprocessors(int device);
 
-    private static int attribute(int device, int attribute) {
-        try (Arena arena = Arena.ofConfined()) {
-            MemorySegment value = arena.allocate(INT);
-            cu("cuDeviceGetAttribute", List.of(POINTER, INT, INT), value, attribute, device);
-            return value.get(INT, 0);
-        }
-    }
+    /** Of the device's last cache. */
+    int cacheBytes(int device);
 
     /** The device of the calling thread's context. */
-    static int currentDevice() {
-        try (Arena arena = Arena.ofConfined()) {
-            MemorySegment value = arena.allocate(INT);
-            cu("cuCtxGetDevice", List.of(POINTER), value);
-            return value.get(INT, 0);
-        }
-    }
+    int currentDevice();
 
-    static void setContext(long context) {
-        try {
-            check("cuCtxSetCurrent", (int) Often.SET_CONTEXT.invokeExact(context));
-        } catch (Throwable failure) {
-            throw failed("cuCtxSetCurrent", failure);
-        }
-    }
+    /** Makes a context the calling thread's. */
+    void setContext(long context);
+
+    /** CUDA C to machine code. */
+    byte[] compile(String source, List<String> options);
 
     /** Loads a module into the calling thread's context. */
-    static long loadModule(byte[] binary) {
-        try (Arena arena = Arena.ofConfined()) {
-            MemorySegment module = arena.allocate(POINTER);
-            MemorySegment image = arena.allocateFrom(ValueLayout.JAVA_BYTE, binary);
-            cu("cuModuleLoadData", List.of(POINTER, POINTER), module, image);
-            return module.get(POINTER, 0).address();
-        }
-    }
+    long loadModule(byte[] binary);
 
-    static void unloadModule(long module) {
-        cu("cuModuleUnload", List.of(POINTER), MemorySegment.ofAddress(module));
-    }
+    void unloadModule(long module);
 
     /** A kernel of a module. */
-    static long function(long module, String name) {
-        try (Arena arena = Arena.ofConfined()) {
-            MemorySegment function = arena.allocate(POINTER);
-            cu(
-                    "cuModuleGetFunction",
-                    List.of(POINTER, POINTER, POINTER),
-                    function,
-                    MemorySegment.ofAddress(module),
-                    arena.allocateFrom(name));
-            return function.get(POINTER, 0).address();
-        }
-    }
+    long function(long module, String name);
 
     /** Lets a kernel have so much dynamic shared memory. */
-    static void allowSharedBytes(long function, int bytes) {
-        cu("cuFuncSetAttribute", List.of(LONG, INT, INT), function, FUNC_MAX_DYNAMIC_SHARED_SIZE, bytes);
-    }
-
-    /** What is called for every call of a layer, and so has its exact types. */
-    private static final class Often {
-        static final MethodHandle SET_CONTEXT = find("cuCtxSetCurrent", List.of(LONG));
-        static final MethodHandle LAUNCH = find("cuLaunchKernelEx", List.of(POINTER, LONG, POINTER, LONG));
-        static final MethodHandle TO_DEVICE = find("cuMemcpyHtoDAsync_v2", List.of(LONG, POINTER, LONG, LONG));
-        static final MethodHandle FROM_DEVICE = find("cuMemcpyDtoHAsync_v2", List.of(POINTER, LONG, LONG, LONG));
-        static final MethodHandle BETWEEN = find("cuMemcpyPeerAsync", List.of(LONG, LONG, LONG, LONG, LONG, LONG));
-        static final MethodHandle RECORD = find("cuEventRecord", List.of(LONG, LONG));
-        static final MethodHandle WAIT_FOR = find("cuStreamWaitEvent", List.of(LONG, LONG, INT));
-        static final MethodHandle WAIT = find("cuStreamSynchronize", List.of(LONG));
-
-        private Often() {}
-    }
-
-    /** Room for what {@link #launch} is told: how to launch, and an attribute of it. */
-    static MemorySegment allocateLaunch(Arena arena) {
-        return arena.allocate(LAUNCH_BYTES + ATTRIBUTE_BYTES, 8);
-    }
-
-    /** A kernel may start before the one in front of it is through; it has to wait for it itself. */
-    static void fillLaunch(MemorySegment how, int gridX, int gridY, int block, int sharedBytes, long stream) {
-        int[] sizes = {gridX, gridY, 1, block, 1, 1, sharedBytes};
-        MemorySegment.copy(sizes, 0, how, INT, 0, sizes.length);
-        how.set(LONG, 32, stream);
-        how.set(POINTER, 40, how.asSlice(LAUNCH_BYTES));
-        how.set(INT, 48, 1);
-        how.set(INT, LAUNCH_BYTES, PROGRAMMATIC_STREAM_SERIALIZATION);
-        how.set(INT, LAUNCH_BYTES + 8, 1);
-    }
-
-    /** The kernel waits for what is in front of it, whatever that is. */
-    static void startAlone(MemorySegment how) {
-        how.set(INT, 48, 0);
-    }
+    void allowSharedBytes(long function, int bytes);
 
     /**
      * Puts a kernel on a stream.
@@ -151,231 +49,77 @@ final class CudaDriver {
      * @param how of {@link #fillLaunch}
      * @param parameters pointers to its parameters' values
      */
-    static void launch(MemorySegment how, long function, MemorySegment parameters) {
-        try {
-            check("cuLaunchKernelEx", (int) Often.LAUNCH.invokeExact(how, function, parameters, 0L));
-        } catch (Throwable failure) {
-            throw failed("cuLaunchKernelEx", failure);
-        }
-    }
+    void launch(MemorySegment how, long function, MemorySegment parameters);
 
     /** Puts a copy of what is here on a stream. */
-    static void copyToDevice(long to, MemorySegment from, long bytes, long stream) {
-        try {
-            check("cuMemcpyHtoDAsync", (int) Often.TO_DEVICE.invokeExact(to, from, bytes, stream));
-        } catch (Throwable failure) {
-            throw failed("cuMemcpyHtoDAsync", failure);
-        }
-    }
+    void copyToDevice(long to, MemorySegment from, long bytes, long stream);
 
     /** The other way. */
-    static void copyFromDevice(MemorySegment to, long from, long bytes, long stream) {
-        try {
-            check("cuMemcpyDtoHAsync", (int) Often.FROM_DEVICE.invokeExact(to, from, bytes, stream));
-        } catch (Throwable failure) {
-            throw failed("cuMemcpyDtoHAsync", failure);
-        }
-    }
-
-    /** Waits until everything on a stream is done. */
-    static void await(long stream) {
-        try {
-            check("cuStreamSynchronize", (int) Often.WAIT.invokeExact(stream));
-        } catch (Throwable failure) {
-            throw failed("cuStreamSynchronize", failure);
-        }
-    }
-
-    private static RuntimeException failed(String name, Throwable failure) {
-        if (failure instanceof Error error) {
-            throw error;
-        }
-        return failure instanceof RuntimeException known
-                ? known
-                : new MoeExecutionException(name + ": " + failure, failure);
-    }
-
-    static int cacheBytes(int device) {
-        return attribute(device, L2_CACHE_SIZE);
-    }
-
-    static long allocate(long bytes) {
-        try (Arena arena = Arena.ofConfined()) {
-            MemorySegment pointer = arena.allocate(LONG);
-            cu("cuMemAlloc_v2", List.of(POINTER, LONG), pointer, bytes);
-            return pointer.get(LONG, 0);
-        }
-    }
-
-    static void free(long pointer) {
-        cu("cuMemFree_v2", List.of(LONG), pointer);
-    }
-
-    /** Puts zeros on a stream. */
-    static void clear(long pointer, long bytes, long stream) {
-        cu("cuMemsetD8Async", List.of(LONG, ValueLayout.JAVA_BYTE, LONG, LONG), pointer, (byte) 0, bytes, stream);
-    }
-
-    /** An event, which has to be destroyed. */
-    static long event() {
-        return event(0);
-    }
-
-    /** One that has no time, and costs less. */
-    static long timelessEvent() {
-        return event(EVENT_DISABLE_TIMING);
-    }
-
-    private static long event(int flags) {
-        try (Arena arena = Arena.ofConfined()) {
-            MemorySegment event = arena.allocate(LONG);
-            cu("cuEventCreate", List.of(POINTER, INT), event, flags);
-            return event.get(LONG, 0);
-        }
-    }
-
-    /** Has a stream, of any context, wait until an event that was recorded has happened. */
-    static void waitFor(long event, long stream) {
-        try {
-            check("cuStreamWaitEvent", (int) Often.WAIT_FOR.invokeExact(stream, event, 0));
-        } catch (Throwable failure) {
-            throw failed("cuStreamWaitEvent", failure);
-        }
-    }
+    void copyFromDevice(MemorySegment to, long from, long bytes, long stream);
 
     /** Puts a copy from one context's device to another's on a stream of the calling thread's context. */
-    static void copyBetween(long to, long toContext, long from, long fromContext, long bytes, long stream) {
-        try {
-            check("cuMemcpyPeerAsync", (int)
-                    Often.BETWEEN.invokeExact(to, toContext, from, fromContext, bytes, stream));
-        } catch (Throwable failure) {
-            throw failed("cuMemcpyPeerAsync", failure);
-        }
-    }
+    void copyBetween(long to, long toContext, long from, long fromContext, long bytes, long stream);
 
-    static void destroyEvent(long event) {
-        cu("cuEventDestroy_v2", List.of(LONG), event);
-    }
+    /** Puts zeros on a stream. */
+    void clear(long pointer, long bytes, long stream);
 
-    static void record(long event, long stream) {
-        try {
-            check("cuEventRecord", (int) Often.RECORD.invokeExact(event, stream));
-        } catch (Throwable failure) {
-            throw failed("cuEventRecord", failure);
-        }
-    }
+    /** Waits until everything on a stream is done. */
+    void await(long stream);
+
+    /** Memory of the calling thread's context, which has to be freed. */
+    long allocate(long bytes);
+
+    void free(long pointer);
+
+    /** An event, which has to be destroyed. */
+    long event();
+
+    /** One that has no time, and costs less. */
+    long timelessEvent();
+
+    void destroyEvent(long event);
+
+    /** Puts an event on a stream: it happens when all before it is done. */
+    void record(long event, long stream);
+
+    /** Has a stream, of any context, wait until an event that was recorded has happened. */
+    void waitFor(long event, long stream);
 
     /** Nanoseconds between two events that have happened. */
-    static long nanosBetween(long from, long to) {
-        try (Arena arena = Arena.ofConfined()) {
-            MemorySegment millis = arena.allocate(ValueLayout.JAVA_FLOAT);
-            cu("cuEventElapsedTime", List.of(POINTER, LONG, LONG), millis, from, to);
-            return Math.round(millis.get(ValueLayout.JAVA_FLOAT, 0) * 1e6);
+    long nanosBetween(long from, long to);
+
+    /** What the driver has given, until it is closed. */
+    record Handle(long value, LongConsumer giveBack) implements AutoCloseable {
+        @Override
+        public void close() {
+            giveBack.accept(value);
         }
     }
 
-    /** CUDA C to machine code. */
-    static byte[] compile(String source, List<String> options) {
-        return BINARIES.computeIfAbsent(
-                Stream.concat(options.stream(), Stream.of(source)).toList(), key -> compileAnew(source, options));
+    // ---- what a launch is told: a CUlaunchConfig, and behind it the one CUlaunchAttribute that it may point to
+
+    long LAUNCH_BYTES = 56;
+    long ATTRIBUTE_BYTES = 72;
+    int PROGRAMMATIC_STREAM_SERIALIZATION = 6;
+
+    /** Room for it. */
+    static MemorySegment allocateLaunch(Arena arena) {
+        return arena.allocate(LAUNCH_BYTES + ATTRIBUTE_BYTES, 8);
     }
 
-    private static byte[] compileAnew(String source, List<String> options) {
-        try (Arena arena = Arena.ofConfined()) {
-            MemorySegment slot = arena.allocate(POINTER);
-            nvrtc(
-                    "nvrtcCreateProgram",
-                    List.of(POINTER, POINTER, POINTER, INT, POINTER, POINTER),
-                    slot,
-                    arena.allocateFrom(source),
-                    MemorySegment.NULL,
-                    0,
-                    MemorySegment.NULL,
-                    MemorySegment.NULL);
-            MemorySegment program = slot.get(POINTER, 0);
-            try {
-                MemorySegment texts = arena.allocate(POINTER, options.size());
-                for (int i = 0; i < options.size(); i++) {
-                    texts.setAtIndex(POINTER, i, arena.allocateFrom(options.get(i)));
-                }
-                int result =
-                        call("nvrtcCompileProgram", List.of(POINTER, INT, POINTER), program, options.size(), texts);
-                if (result != 0) {
-                    throw new MoeExecutionException("nvrtcCompileProgram: "
-                            + new String(get("nvrtcGetProgramLog", program), StandardCharsets.UTF_8).trim());
-                }
-                return get("nvrtcGetCUBIN", program);
-            } finally {
-                nvrtc("nvrtcDestroyProgram", List.of(POINTER), slot);
-            }
-        }
+    /** A kernel may start before the one in front of it is through; it has to wait for it itself. */
+    static void fillLaunch(MemorySegment how, int gridX, int gridY, int block, int sharedBytes, long stream) {
+        int[] sizes = {gridX, gridY, 1, block, 1, 1, sharedBytes};
+        MemorySegment.copy(sizes, 0, how, ValueLayout.JAVA_INT, 0, sizes.length);
+        how.set(ValueLayout.JAVA_LONG, 32, stream);
+        how.set(ValueLayout.ADDRESS, 40, how.asSlice(LAUNCH_BYTES));
+        how.set(ValueLayout.JAVA_INT, 48, 1);
+        how.set(ValueLayout.JAVA_INT, LAUNCH_BYTES, PROGRAMMATIC_STREAM_SERIALIZATION);
+        how.set(ValueLayout.JAVA_INT, LAUNCH_BYTES + 8, 1);
     }
 
-    /** What a function of the compiler's writes, of the size that its twin tells. */
-    private static byte[] get(String name, MemorySegment program) {
-        try (Arena arena = Arena.ofConfined()) {
-            MemorySegment size = arena.allocate(ValueLayout.JAVA_LONG);
-            nvrtc(name + "Size", List.of(POINTER, POINTER), program, size);
-            MemorySegment text = arena.allocate(size.get(ValueLayout.JAVA_LONG, 0));
-            nvrtc(name, List.of(POINTER, POINTER), program, text);
-            return text.toArray(ValueLayout.JAVA_BYTE);
-        }
-    }
-
-    private static void cu(String name, List<? extends MemoryLayout> types, Object... arguments) {
-        check(name, call(name, types, arguments));
-    }
-
-    private static void check(String name, int result) {
-        if (result != 0) {
-            throw new MoeExecutionException(name + ": " + errorName(result));
-        }
-    }
-
-    private static void nvrtc(String name, List<? extends MemoryLayout> types, Object... arguments) {
-        int result = call(name, types, arguments);
-        if (result != 0) {
-            throw new MoeExecutionException(name + ": error " + result);
-        }
-    }
-
-    private static String errorName(int result) {
-        try (Arena arena = Arena.ofConfined()) {
-            MemorySegment name = arena.allocate(POINTER);
-            if (call("cuGetErrorName", List.of(INT, POINTER), result, name) != 0) {
-                return "error " + result;
-            }
-            return name.get(POINTER, 0).reinterpret(Long.MAX_VALUE).getString(0);
-        }
-    }
-
-    private static int call(String name, List<? extends MemoryLayout> types, Object... arguments) {
-        MethodHandle function = FUNCTIONS.computeIfAbsent(name, n -> find(n, types));
-        try {
-            return (int) function.invokeWithArguments(arguments);
-        } catch (RuntimeException | Error failure) {
-            throw failure;
-        } catch (Throwable failure) {
-            throw new MoeExecutionException(name + ": " + failure, failure);
-        }
-    }
-
-    private static MethodHandle find(String name, List<? extends MemoryLayout> types) {
-        List<String> libraries = name.startsWith("nvrtc")
-                ? List.of("libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so")
-                : List.of("libcuda.so.1", "libcuda.so");
-        String missing = "";
-        for (String library : libraries) {
-            try {
-                MemorySegment symbol = SymbolLookup.libraryLookup(library, Arena.global())
-                        .find(name)
-                        .orElseThrow(() -> new IllegalArgumentException(library + " has no " + name));
-                return Linker.nativeLinker()
-                        .downcallHandle(symbol, FunctionDescriptor.of(INT, types.toArray(MemoryLayout[]::new)));
-            } catch (IllegalArgumentException e) {
-                missing = String.valueOf(e.getMessage());
-            }
-        }
-        throw new MoeExecutionException(name + ": none of " + libraries + " can be loaded: " + missing);
+    /** The kernel waits for what is in front of it, whatever that is. */
+    static void startAlone(MemorySegment how) {
+        how.set(ValueLayout.JAVA_INT, 48, 0);
     }
 }

@@ -62,7 +62,7 @@ record CudaKernel(
                     + " bytes and the kernels read 16 at once" + " (-XX:-UseCompressedClassPointers and the like)";
         }
         try {
-            int capability = CudaDriver.computeCapability(device.index());
+            int capability = CudaDriver.NVIDIA.computeCapability(device.index());
             return capability == HOPPER ? null : "its compute capability is " + capability + ".x and they are for 9.x";
         } catch (RuntimeException | LinkageError failure) {
             return TornadoHome.cause(failure);

@@ -8,7 +8,9 @@ import java.util.List;
 import java.util.Map;
 import java.util.Objects;
 import java.util.function.Predicate;
+import org.tornadomoe.modular.Cleanup;
 import org.tornadomoe.modular.MoeExecutionException;
+import org.tornadomoe.tornado.CudaDriver.Handle;
 import uk.ac.manchester.tornado.api.common.LibraryTaskDescriptor;
 import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
 import uk.ac.manchester.tornado.runtime.common.TornadoXPUDevice;
@@ -24,6 +26,16 @@ import uk.ac.manchester.tornado.runtime.library.spi.TornadoNativeStreamSupport;
 public final class CudaLibrary implements TornadoLibraryProvider {
     static final String NAME = "tornado-moe";
 
+    private final CudaDriver driver;
+
+    public CudaLibrary() {
+        this(CudaDriver.NVIDIA);
+    }
+
+    CudaLibrary(CudaDriver driver) {
+        this.driver = driver;
+    }
+
     @Override
     public String libraryName() {
         return NAME;
@@ -37,13 +49,14 @@ public final class CudaLibrary implements TornadoLibraryProvider {
     @Override
     public LibraryContext createContext(TornadoXPUDevice device, long executionPlanId) {
         TornadoNativeStreamSupport handles = (TornadoNativeStreamSupport) device;
-        Plan plan = new Plan(handles.getNativeContext(executionPlanId), handles.getNativeStream(executionPlanId));
+        long context = handles.getNativeContext(executionPlanId);
+        driver.setContext(context);
+        int current = driver.currentDevice();
         int expected = device.getDeviceContext().getDeviceIndex();
-        if (plan.device != expected) {
-            throw new MoeExecutionException(
-                    "TornadoVM would run on GPU " + plan.device + " what is for GPU " + expected);
+        if (current != expected) {
+            throw new MoeExecutionException("TornadoVM would run on GPU " + current + " what is for GPU " + expected);
         }
-        return plan;
+        return new Plan(driver, context, handles.getNativeStream(executionPlanId), current);
     }
 
     @Override
@@ -63,6 +76,7 @@ public final class CudaLibrary implements TornadoLibraryProvider {
 
     /** The kernels of one execution plan, which one thread uses at a time. */
     private static final class Plan implements LibraryContext {
+        private final CudaDriver driver;
         private final long context;
         private final long stream;
         private final int device;
@@ -71,15 +85,15 @@ public final class CudaLibrary implements TornadoLibraryProvider {
         private final Map<CudaRun, Bound> runs = new HashMap<>();
         private final Arena arena = Arena.ofShared();
 
-        Plan(long context, long stream) {
+        Plan(CudaDriver driver, long context, long stream, int device) {
+            this.driver = driver;
             this.context = context;
             this.stream = stream;
-            CudaDriver.setContext(context);
-            device = CudaDriver.currentDevice();
+            this.device = device;
         }
 
         void prepare(CudaRun run) {
-            CudaDriver.setContext(context);
+            driver.setContext(context);
             runs.computeIfAbsent(run, Bound::new).resize();
         }
 
@@ -93,16 +107,17 @@ public final class CudaLibrary implements TornadoLibraryProvider {
         private long module(CudaKernel kernel) {
             return modules.computeIfAbsent(
                     List.of(kernel.source(), kernel.options()),
-                    key -> CudaDriver.loadModule(CudaDriver.compile(kernel.text(), kernel.options())));
+                    key -> driver.loadModule(driver.compile(kernel.text(), kernel.options())));
         }
 
         void close() {
             runs.keySet().forEach(run -> run.again(null));
-            CudaDriver.setContext(context);
-            modules.values().forEach(CudaDriver::unloadModule);
-            modules.clear();
-            runs.clear();
-            arena.close();
+            Cleanup.all(
+                    () -> driver.setContext(context),
+                    () -> Cleanup.each(modules.values(), driver::unloadModule),
+                    modules::clear,
+                    runs::clear,
+                    arena::close);
         }
 
         /** A run and what the driver is told of it, which stays the same from call to call as far as it can. */
@@ -128,10 +143,12 @@ public final class CudaLibrary implements TornadoLibraryProvider {
             }
 
             void resize() {
-                if (tokens != run.tokens() || launch != run.launch()) {
-                    tokens = run.tokens();
+                int m = run.tokens();
+                if (tokens != m || launch != run.launch()) {
+                    tokens = -1; // if one of them fails, all are to be told again
+                    steps.forEach(step -> step.resize(m));
+                    tokens = m;
                     launch = run.launch();
-                    steps.forEach(step -> step.resize(tokens));
                 }
             }
 
@@ -141,7 +158,7 @@ public final class CudaLibrary implements TornadoLibraryProvider {
 
             @Override
             public void begin() {
-                CudaDriver.setContext(context);
+                driver.setContext(context);
                 resize();
             }
 
@@ -156,7 +173,12 @@ public final class CudaLibrary implements TornadoLibraryProvider {
 
             @Override
             public void await() {
-                CudaDriver.await(stream);
+                driver.await(stream);
+            }
+
+            @Override
+            public CudaDriver driver() {
+                return driver;
             }
 
             @Override
@@ -182,10 +204,16 @@ public final class CudaLibrary implements TornadoLibraryProvider {
             public void run() {
                 begin();
                 Map<String, Long> times = run.times();
-                if (times != null) {
-                    time(times);
-                } else {
-                    steps.forEach(Step::enqueue);
+                try {
+                    if (times != null) {
+                        time(times);
+                    } else {
+                        steps.forEach(Step::enqueue);
+                    }
+                } catch (RuntimeException | Error failure) {
+                    // Nothing may be under way when the arrays are used again.
+                    Cleanup.after(failure, this::await);
+                    throw failure;
                 }
                 if (answers) {
                     await();
@@ -197,27 +225,22 @@ public final class CudaLibrary implements TornadoLibraryProvider {
              * on the stream, so that nothing of the host is in the time.
              */
             void time(Map<String, Long> times) {
-                long bytes = 4L * CudaDriver.cacheBytes(device);
-                long zeros = CudaDriver.allocate(bytes);
-                long begin = CudaDriver.event();
-                long end = CudaDriver.event();
-                try {
+                long bytes = 4L * driver.cacheBytes(device);
+                try (Handle zeros = new Handle(driver.allocate(bytes), driver::free);
+                        Handle begin = new Handle(driver.event(), driver::destroyEvent);
+                        Handle end = new Handle(driver.event(), driver::destroyEvent)) {
                     for (Step step : steps) {
                         if (step instanceof Kernel kernel && kernel.function != 0) {
-                            CudaDriver.clear(zeros, bytes, stream);
-                            CudaDriver.record(begin, stream);
+                            driver.clear(zeros.value(), bytes, stream);
+                            driver.record(begin.value(), stream);
                             step.enqueue();
-                            CudaDriver.record(end, stream);
-                            CudaDriver.await(stream);
-                            times.put(kernel.kernel.name(), CudaDriver.nanosBetween(begin, end));
+                            driver.record(end.value(), stream);
+                            driver.await(stream);
+                            times.put(kernel.kernel.name(), driver.nanosBetween(begin.value(), end.value()));
                         } else {
                             step.enqueue();
                         }
                     }
-                } finally {
-                    CudaDriver.destroyEvent(begin);
-                    CudaDriver.destroyEvent(end);
-                    CudaDriver.free(zeros);
                 }
             }
         }
@@ -270,13 +293,13 @@ public final class CudaLibrary implements TornadoLibraryProvider {
                     function = 0;
                     return;
                 }
-                function = functions.computeIfAbsent(
-                        launch.entryPoint(), name -> CudaDriver.function(module(kernel), name));
+                function =
+                        functions.computeIfAbsent(launch.entryPoint(), name -> driver.function(module(kernel), name));
                 // Another layer of the plan may have asked for more.
                 int shared = sharedBytes.merge(function, launch.sharedBytes(), Math::max);
-                CudaDriver.allowSharedBytes(function, shared);
+                driver.allowSharedBytes(function, shared);
                 int gridX = launch.gridX() == CudaKernel.ALL_MULTIPROCESSORS
-                        ? CudaDriver.multiprocessors(device)
+                        ? driver.multiprocessors(device)
                         : launch.gridX();
                 CudaDriver.fillLaunch(how, gridX, launch.gridY(), launch.group(), launch.sharedBytes(), stream);
             }
@@ -291,7 +314,7 @@ public final class CudaLibrary implements TornadoLibraryProvider {
             @Override
             public void enqueue() {
                 if (function != 0) {
-                    CudaDriver.launch(how, function, parameters);
+                    driver.launch(how, function, parameters);
                 }
             }
         }
@@ -321,9 +344,9 @@ public final class CudaLibrary implements TornadoLibraryProvider {
             public void enqueue() {
                 long bytes = 4 * copy.elements().applyAsLong(tokens);
                 if (bytes > 0 && copy.toDevice()) {
-                    CudaDriver.copyToDevice(address, copy.array().getSegment(), bytes, stream);
+                    driver.copyToDevice(address, copy.array().getSegment(), bytes, stream);
                 } else if (bytes > 0) {
-                    CudaDriver.copyFromDevice(copy.array().getSegment(), address, bytes, stream);
+                    driver.copyFromDevice(copy.array().getSegment(), address, bytes, stream);
                 }
             }
         }

@@ -40,6 +40,8 @@ final class CudaRun {
         /** Waits for all that is on the stream. */
         void await();
 
+        CudaDriver driver();
+
         /** The driver's handles of the device's context and of the stream. */
         long context();
 

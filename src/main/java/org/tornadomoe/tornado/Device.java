@@ -124,8 +124,11 @@ public record Device(
         try {
             plan.close();
         } finally {
-            tornado.getDeviceContext().setResetToFalse();
-            PLANS.writeLock().unlock();
+            try {
+                tornado.getDeviceContext().setResetToFalse();
+            } finally {
+                PLANS.writeLock().unlock();
+            }
         }
     }
 

@@ -3,11 +3,17 @@ package org.tornadomoe.tornado;
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
+import java.util.ArrayDeque;
 import java.util.ArrayList;
+import java.util.Deque;
 import java.util.List;
+import java.util.function.LongConsumer;
+import java.util.function.LongSupplier;
 import java.util.stream.Collectors;
+import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.modular.ChosenExperts;
+import org.tornadomoe.modular.Cleanup;
 import org.tornadomoe.modular.MoeExecutionException;
 import org.tornadomoe.modular.MoeKernel;
 
@@ -21,6 +27,7 @@ final class JoinedMoeKernel implements MoeKernel {
     private static final int GROUP = 256;
 
     private final List<TornadoMoeKernel> parts;
+    private final CudaDriver driver;
     private final Arena arena = Arena.ofShared();
 
     /** In the first part's context: that the hidden states are there, where the others' outputs go, and what adds them. */
@@ -28,10 +35,12 @@ final class JoinedMoeKernel implements MoeKernel {
 
     private final long stream;
     private final long bytes;
-    private long arrived;
-    private long module;
-    private long addParts;
-    private long outputs;
+    private final long arrived;
+    private final long addParts;
+    private final long outputs;
+
+    /** Gives back what it has of the driver, the last first. */
+    private final Deque<Runnable> taken = new ArrayDeque<>();
 
     /** That each part's output is with the first, in its own context; the first one's stays 0. */
     private final long[] done;
@@ -50,32 +59,43 @@ final class JoinedMoeKernel implements MoeKernel {
         done = new long[parts.size()];
         contexts = new long[parts.size()];
         CudaRun.Again again = first().again();
+        driver = again.driver();
         context = again.context();
         stream = again.stream();
         try {
-            CudaDriver.setContext(context);
+            taken.push(arena::close);
             contexts[0] = context;
-            outputs = CudaDriver.allocate(bytes);
-            arrived = CudaDriver.timelessEvent();
-            module = CudaDriver.loadModule(
-                    CudaDriver.compile(CudaKernel.text("join.cu"), List.of(HopperStages.ARCHITECTURE)));
-            addParts = CudaDriver.function(module, "addParts");
+            outputs = take(context, () -> driver.allocate(bytes), driver::free);
+            arrived = take(context, driver::timelessEvent, driver::destroyEvent);
+            byte[] binary = driver.compile(CudaKernel.text("join.cu"), List.of(HopperStages.ARCHITECTURE));
+            long module = take(context, () -> driver.loadModule(binary), driver::unloadModule);
+            addParts = driver.function(module, "addParts");
             for (int rank = 1; rank < parts.size(); rank++) {
                 contexts[rank] = parts.get(rank).again().context();
-                CudaDriver.setContext(contexts[rank]);
-                done[rank] = CudaDriver.timelessEvent();
+                done[rank] = take(contexts[rank], driver::timelessEvent, driver::destroyEvent);
+            }
+            values.setAtIndex(ValueLayout.JAVA_LONG, 0, again.address(first.outgoing()));
+            values.setAtIndex(ValueLayout.JAVA_LONG, 1, outputs);
+            values.setAtIndex(ValueLayout.JAVA_LONG, 3, stride);
+            values.setAtIndex(ValueLayout.JAVA_LONG, 4, parts.size() - 1);
+            for (int i = 0; i < 5; i++) {
+                parameters.setAtIndex(ValueLayout.ADDRESS, i, values.asSlice(8L * i));
             }
         } catch (RuntimeException | Error failure) {
-            close();
+            Cleanup.after(failure, this::close);
             throw failure;
         }
-        values.setAtIndex(ValueLayout.JAVA_LONG, 0, again.address(first.outgoing()));
-        values.setAtIndex(ValueLayout.JAVA_LONG, 1, outputs);
-        values.setAtIndex(ValueLayout.JAVA_LONG, 3, stride);
-        values.setAtIndex(ValueLayout.JAVA_LONG, 4, parts.size() - 1);
-        for (int i = 0; i < 5; i++) {
-            parameters.setAtIndex(ValueLayout.ADDRESS, i, values.asSlice(8L * i));
-        }
+    }
+
+    /** Something of a context's, which is given back by {@link #close}. */
+    private long take(long of, LongSupplier take, LongConsumer giveBack) {
+        driver.setContext(of);
+        long handle = take.getAsLong();
+        taken.push(() -> {
+            driver.setContext(of);
+            giveBack.accept(handle);
+        });
+        return handle;
     }
 
     private TornadoMoeKernel first() {
@@ -91,11 +111,7 @@ final class JoinedMoeKernel implements MoeKernel {
             long size = 4L * tokens * first.config.hiddenDim();
             TornadoMoeKernel.copy(hidden, first.incoming().getSegment(), size);
             List<CudaRun.Again> runs = new ArrayList<>();
-            try {
-                enqueue(runs, tokens, size, chosen);
-            } finally {
-                awaitAll(runs);
-            }
+            Cleanup.all(() -> enqueue(runs, tokens, size, chosen), () -> awaitAll(runs));
             TornadoMoeKernel.copy(first.outgoing().getSegment(), output, size);
             if (chosen != null && !first.config.router().isHandedIn()) {
                 first().answer(chosen, tokens * first.config.pairsPerToken());
@@ -114,7 +130,7 @@ final class JoinedMoeKernel implements MoeKernel {
                 runs.add(run);
                 if (rank == 0) {
                     run.enqueue(step -> copies(step, true));
-                    CudaDriver.record(arrived, stream);
+                    driver.record(arrived, stream);
                 } else {
                     takePart(run, rank, size);
                 }
@@ -129,15 +145,15 @@ final class JoinedMoeKernel implements MoeKernel {
             }
         }
         try {
-            CudaDriver.setContext(context);
+            driver.setContext(context);
             for (int rank = 1; rank < parts.size(); rank++) {
-                CudaDriver.waitFor(done[rank], stream);
+                driver.waitFor(done[rank], stream);
             }
             long sums = size / 4;
             values.setAtIndex(ValueLayout.JAVA_LONG, 2, sums);
             CudaDriver.fillLaunch(how, Math.toIntExact(Math.ceilDiv(sums, GROUP)), 1, GROUP, 0, stream);
             CudaDriver.startAlone(how);
-            CudaDriver.launch(how, addParts, parameters);
+            driver.launch(how, addParts, parameters);
             runs.getFirst().enqueue(step -> copies(step, false));
         } catch (MoeExecutionException failure) {
             throw failed(first(), failure);
@@ -149,8 +165,8 @@ final class JoinedMoeKernel implements MoeKernel {
         LayerArrays arrays = parts.get(rank).arrays();
         CudaRun.Again first = first().again();
         run.enqueue(step -> copies(step, true) && !isOf(step, arrays.incoming()));
-        CudaDriver.waitFor(arrived, run.stream());
-        CudaDriver.copyBetween(
+        driver.waitFor(arrived, run.stream());
+        driver.copyBetween(
                 run.address(arrays.incoming()),
                 contexts[rank],
                 first.address(first().arrays().incoming()),
@@ -161,14 +177,14 @@ final class JoinedMoeKernel implements MoeKernel {
 
     /** The output to the first device. */
     private void givePart(CudaRun.Again run, int rank, long size) {
-        CudaDriver.copyBetween(
+        driver.copyBetween(
                 outputs + bytes / (parts.size() - 1) * (rank - 1),
                 context,
                 run.address(parts.get(rank).arrays().outgoing()),
                 contexts[rank],
                 size,
                 run.stream());
-        CudaDriver.record(done[rank], run.stream());
+        driver.record(done[rank], run.stream());
     }
 
     private static boolean copies(CudaStep step, boolean toDevice) {
@@ -179,20 +195,19 @@ final class JoinedMoeKernel implements MoeKernel {
         return step instanceof CudaStep.Copy copy && copy.array() == array;
     }
 
-    /** Whatever happened: nothing may be under way when the arrays are used again. */
+    /**
+     * Whatever happened: nothing may be under way when the arrays are used again. The first device waits for the others,
+     * whose failure may be its own, and so comes last.
+     */
     private void awaitAll(List<CudaRun.Again> runs) {
-        MoeExecutionException failed = null;
-        for (int rank = runs.size() - 1; rank >= 0; rank--) {
+        Cleanup.each(IntStream.range(0, runs.size()).boxed().toList().reversed(), rank -> {
             try {
-                CudaDriver.setContext(contexts[rank]);
+                driver.setContext(contexts[rank]);
                 runs.get(rank).await();
             } catch (MoeExecutionException failure) {
-                failed = failed(parts.get(rank), failure);
+                throw failed(parts.get(rank), failure);
             }
-        }
-        if (failed != null) {
-            throw failed;
-        }
+        });
     }
 
     private static MoeExecutionException failed(TornadoMoeKernel part, MoeExecutionException failure) {
@@ -212,22 +227,8 @@ final class JoinedMoeKernel implements MoeKernel {
 
     @Override
     public void close() {
-        for (int rank = 1; rank < parts.size(); rank++) {
-            if (done[rank] != 0) {
-                CudaDriver.setContext(contexts[rank]);
-                CudaDriver.destroyEvent(done[rank]);
-            }
-        }
-        CudaDriver.setContext(context);
-        if (arrived != 0) {
-            CudaDriver.destroyEvent(arrived);
-        }
-        if (module != 0) {
-            CudaDriver.unloadModule(module);
-        }
-        if (outputs != 0) {
-            CudaDriver.free(outputs);
-        }
-        arena.close();
+        List<Runnable> steps = List.copyOf(taken);
+        taken.clear();
+        Cleanup.each(steps, Runnable::run);
     }
 }

@@ -208,7 +208,9 @@ sealed class LayerStages permits BatchedStages, HopperStages {
             case SOFTMAX -> RouterKernels.SOFTMAX;
             case SIGMOID -> RouterKernels.SIGMOID;
             case SQRTSOFTPLUS -> RouterKernels.SQRTSOFTPLUS;
-            case IDENTITY, SPARSE_MIXER, CUSTOM, SIMULATED -> RouterKernels.IDENTITY;
+            case IDENTITY -> RouterKernels.IDENTITY;
+            case SPARSE_MIXER, CUSTOM, SIMULATED ->
+                throw new IllegalArgumentException("scoring: expected what a kernel computes, got " + router.scoring());
         };
     }
 

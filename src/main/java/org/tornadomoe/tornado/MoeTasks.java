@@ -10,6 +10,7 @@ import java.util.Set;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeActivationFormat;
 import org.tornadomoe.config.FusedMoeConfig;
+import org.tornadomoe.modular.Cleanup;
 import org.tornadomoe.modular.InsufficientMemoryException;
 import org.tornadomoe.modular.MoeExecutionException;
 import org.tornadomoe.modular.Support;
@@ -74,6 +75,10 @@ public final class MoeTasks implements AutoCloseable {
     private final List<Stage.Graph> appended = new ArrayList<>();
     private final Set<Object> sent = new HashSet<>();
     private final List<TornadoExecutionPlan> plans = new ArrayList<>();
+
+    /** Plans with the token counts that they have run with: for a new one a driver may compile again. */
+    private final Set<List<Object>> ran = new HashSet<>();
+
     private @Nullable TornadoExperts kernels;
 
     /**
@@ -264,7 +269,14 @@ public final class MoeTasks implements AutoCloseable {
     public TornadoExecutionResult execute(TornadoExecutionPlan plan) {
         Device.lockRunning();
         try {
-            return plan.execute();
+            if (ran.contains(List.of(plan, header.get(0)))) {
+                return plan.execute();
+            }
+            try (SignalHandlers.Step _ = SignalHandlers.step()) {
+                TornadoExecutionResult result = plan.execute();
+                ran.add(List.of(plan, header.get(0)));
+                return result;
+            }
         } finally {
             Device.unlockRunning();
         }
@@ -282,24 +294,20 @@ public final class MoeTasks implements AutoCloseable {
      */
     @Override
     public void close() {
-        try {
-            closePlans();
-        } finally {
-            layers.forEach(LayerArrays::close);
-            layers.clear();
-        }
+        Cleanup.all(
+                () -> Cleanup.each(plans.reversed(), this::close),
+                plans::clear,
+                () -> Cleanup.each(layers, LayerArrays::close),
+                layers::clear,
+                ran::clear);
     }
 
-    /** All, also those after one that fails. */
-    private void closePlans() {
-        while (!plans.isEmpty()) {
-            try {
-                device.close(plans.removeLast());
-            } catch (TornadoExecutionPlanException | RuntimeException | TornadoInternalError failure) {
-                closePlans();
-                throw new MoeExecutionException(
-                        "freeing the layers' memory on " + device + ": " + failure.getMessage(), failure);
-            }
+    private void close(TornadoExecutionPlan plan) {
+        try {
+            device.close(plan);
+        } catch (TornadoExecutionPlanException | RuntimeException | TornadoInternalError failure) {
+            throw new MoeExecutionException(
+                    "freeing the layers' memory on " + device + ": " + failure.getMessage(), failure);
         }
     }
 }

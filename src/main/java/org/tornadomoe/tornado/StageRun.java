@@ -149,7 +149,7 @@ final class StageRun {
         if (steps.isEmpty()) {
             return;
         }
-        try {
+        try (SignalHandlers.Step _ = SignalHandlers.step()) {
             Stage.Graph graph = Stage.Graph.of(name, device, steps);
             graph.tasks()
                     .transferToDevice(

@@ -77,7 +77,7 @@ public record TornadoHome(
         Thread thread = Thread.currentThread();
         ClassLoader threads = thread.getContextClassLoader();
         thread.setContextClassLoader(ClassLoader.getSystemClassLoader());
-        try {
+        try (SignalHandlers.Step _ = SignalHandlers.step()) {
             return of(TornadoRuntimeProvider.getTornadoRuntime(), sdkDirectory);
         } catch (RuntimeException | Error failure) {
             return none(explain(failure));

@@ -4,6 +4,7 @@ import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.util.ArrayList;
 import java.util.Arrays;
+import java.util.BitSet;
 import java.util.HashMap;
 import java.util.LinkedHashMap;
 import java.util.List;
@@ -17,6 +18,7 @@ import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeActivationFormat;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.modular.ChosenExperts;
+import org.tornadomoe.modular.Cleanup;
 import org.tornadomoe.modular.MoeExecutionException;
 import org.tornadomoe.modular.MoeKernel;
 import org.tornadomoe.modular.Replicas;
@@ -72,10 +74,25 @@ final class TornadoMoeKernel implements MoeKernel {
     private long calls;
     private Map<String, Long> stageTimes = Map.of();
 
-    /** The graph and its plan, which is open. */
-    private record Running(Stage.Graph graph, TornadoExecutionPlan plan) {}
+    /**
+     * The graph and its plan, which is open.
+     *
+     * @param ran token counts that it has run with: for a new one a driver may compile again
+     */
+    record Running(Stage.Graph graph, TornadoExecutionPlan plan, BitSet ran) {
+        TornadoExecutionResult execute(int tokens) {
+            if (ran.get(tokens)) {
+                return plan.execute();
+            }
+            try (SignalHandlers.Step _ = SignalHandlers.step()) {
+                TornadoExecutionResult result = plan.execute();
+                ran.set(tokens);
+                return result;
+            }
+        }
+    }
 
-    private TornadoMoeKernel(Device device, LayerArrays arrays, Running running) {
+    TornadoMoeKernel(Device device, LayerArrays arrays, Running running) {
         this.device = device;
         this.arrays = arrays;
         this.running = running;
@@ -102,14 +119,14 @@ final class TornadoMoeKernel implements MoeKernel {
         try {
             return new TornadoMoeKernel(device, arrays, build(device, arrays));
         } catch (RuntimeException | Error failure) {
-            arrays.close();
+            Cleanup.after(failure, arrays::close);
             throw failure;
         }
     }
 
     private static Running build(Device device, LayerArrays arrays) {
         COMPILING.lock();
-        try {
+        try (SignalHandlers.Step _ = SignalHandlers.step()) {
             Stage.Graph graph =
                     Stage.Graph.of("moe", device, LayerStages.of(arrays).call());
             List<Object> everyCall = new ArrayList<>(List.of(arrays.header, arrays.incoming()));
@@ -139,13 +156,13 @@ final class TornadoMoeKernel implements MoeKernel {
                 graph.tasks().transferToHost(DataTransferMode.UNDER_DEMAND, arrays.loads);
             }
             Running running =
-                    new Running(graph, new TornadoExecutionPlan(graph.tasks().snapshot()));
+                    new Running(graph, new TornadoExecutionPlan(graph.tasks().snapshot()), new BitSet());
             try {
                 graph.launchOn(running.plan);
                 // Here and not in the first call, so that a kernel that can't be compiled is an error of loading.
                 running.plan.withPreCompilation();
             } catch (RuntimeException | LinkageError | TornadoInternalError failure) {
-                close(running, device);
+                Cleanup.after(failure, () -> close(running, device));
                 throw failure;
             }
             return running;
@@ -397,7 +414,7 @@ final class TornadoMoeKernel implements MoeKernel {
             if (again != null) {
                 again.run();
             } else {
-                result = running.plan.execute();
+                result = running.execute(tokens);
             }
         } catch (RuntimeException | LinkageError | TornadoInternalError failure) {
             throw failed("running the layer", device, failure);
@@ -468,10 +485,6 @@ final class TornadoMoeKernel implements MoeKernel {
 
     @Override
     public void close() {
-        try {
-            close(running, device);
-        } finally {
-            arrays.close();
-        }
+        Cleanup.all(() -> close(running, device), arrays::close);
     }
 }

@@ -136,7 +136,7 @@ class ConsumerIT {
             matches = ".+",
             disabledReason = "no TornadoVM SDK (TORNADOVM_HOME is not set)")
     void underTornadoVmsArgumentFileItRunsOnADevice() throws Exception {
-        String command = command("java @$TORNADOVM_HOME/tornado-argfile")
+        String command = command("LD_PRELOAD=$JAVA_HOME/lib/libjsig.so java @$TORNADOVM_HOME/tornado-argfile")
                 .replace("$TORNADOVM_HOME/tornado-argfile", System.getProperty("tornado.argfile"));
         assertThat(java(command, "triton"))
                 .containsPattern("Tornado\\w+Experts on (cuda|ptx|opencl|spirv|metal):0.*: -?0\\.\\d+ -?0\\.\\d+");

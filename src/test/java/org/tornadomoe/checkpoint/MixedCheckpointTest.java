@@ -23,9 +23,11 @@ import org.junit.jupiter.api.Timeout;
 import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.EnumSource;
 import org.junit.jupiter.params.provider.ValueSource;
 import org.tornadomoe.MoeLayer;
 import org.tornadomoe.MoeOptions;
+import org.tornadomoe.config.GroupShape;
 import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.quant.ExpertWeights;
@@ -309,9 +311,13 @@ class MixedCheckpointTest {
     }
 
     private double error(@Nullable Int8Scheme scheme, String backend) {
+        return error(directory, scheme, backend);
+    }
+
+    private double error(Path checkpoint, @Nullable Int8Scheme scheme, String backend) {
         float[] hidden = hidden();
-        try (MoeCheckpoint checkpoint = MoeCheckpoint.open(directory)) {
-            ExpertWeights weights = checkpoint.layer(0);
+        try (MoeCheckpoint opened = MoeCheckpoint.open(checkpoint)) {
+            ExpertWeights weights = opened.layer(0);
             Int8Quantization quantization =
                     scheme == null ? QuantizedWeights.quantizationOf(weights) : Int8Quantization.of(scheme);
             MoeOptions options = MoeOptions.DEFAULT
@@ -357,6 +363,9 @@ class MixedCheckpointTest {
                 "group 8",
                 "group 8 zeros",
                 "block 16",
+                "group 2147483647",
+                "block 2147483647",
+                "experts.1: group 2147483647 zeros, group 8",
                 // An expert, the first or another, that isn't as the others are.
                 "experts.0: group 4, group 8",
                 "experts.3: group 12, group 8",
@@ -439,6 +448,7 @@ class MixedCheckpointTest {
         "W8A8_TENSOR | tensor per-tensor",
         "W8A8_BLOCK | block 16 per-group",
         "W8A8_BLOCK | block 32 per-group",
+                "W8A8_BLOCK | block 2147483647 per-group",
         "W8A16_GROUP | experts.0: float, group 8",
         "W8A16_GROUP | shared: float, group 8 zeros",
         "W8A16_GROUP | gate: float, group 8",
@@ -673,6 +683,38 @@ class MixedCheckpointTest {
                 Files.readString(file)
                         .replaceFirst("\"targets\": \\[[^]]*", "\"targets\": [\"re:.*(gate|up|down)_proj\""));
         assertRight(QUANTIZED);
+    }
+
+    /** What {@code moe quantize} writes means what its source does. */
+    @ParameterizedTest
+    @EnumSource(Int8Scheme.class)
+    void whatIsQuantisedMeansTheSame(Int8Scheme scheme) throws IOException {
+        checkpoint(72, forms("float"));
+        rewrite(BLOCK + "gate.bias", new float[] {0.5f, -1, 1, 0.25f}, E);
+        Int8Quantization quantization =
+                switch (scheme) {
+                    case W8A8_BLOCK -> Int8Quantization.of(scheme).withGrid(new GroupShape(8, 8));
+                    case W8A16_GROUP -> Int8Quantization.of(scheme).withGrid(new GroupShape(1, 8));
+                    default -> Int8Quantization.of(scheme);
+                };
+        Path out = directory.resolve("out");
+        CheckpointQuantizer.quantize(directory, out, quantization, null, Progress.NONE);
+        try (MoeCheckpoint opened = MoeCheckpoint.open(out)) {
+            assertThat(QuantizedWeights.schemeOf(opened.layer(0))).isEqualTo(scheme);
+        }
+        float[] hidden = hidden();
+        try (MoeCheckpoint from = MoeCheckpoint.open(directory);
+                MoeCheckpoint into = MoeCheckpoint.open(out);
+                MoeLayer layer = MoeLayer.of(
+                        into.layer(0),
+                        MoeOptions.DEFAULT
+                                .withBackend("cpu")
+                                .withMaxTokens(TOKENS)
+                                .withQuantization(QuantizedWeights.quantizationOf(into.layer(0))))) {
+            double[] exact = Reference.forward(from.layer(0), hidden, TOKENS).output();
+            assertThat(Reference.relativeL2(Reference.widen(layer.forward(hidden)), exact))
+                    .isLessThan(2 * QUANTIZED);
+        }
     }
 
     /** The longest names that are read, with many places where a layer's name might begin. */

@@ -196,7 +196,7 @@ class CaseOnInputTest {
         float[] rounded = narrow(values);
         for (int i = 0; i < rounded.length; i++) {
             int bits = Float.floatToRawIntBits(rounded[i]);
-            rounded[i] = Float.intBitsToFloat(bits + 0x7fff + (bits >> 16 & 1) & 0xffff0000);
+            rounded[i] = Float.intBitsToFloat((bits + 0x7fff + ((bits >> 16) & 1)) & 0xffff0000);
         }
         return rounded;
     }

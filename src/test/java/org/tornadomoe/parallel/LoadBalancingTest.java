@@ -34,6 +34,7 @@ import org.tornadomoe.modular.ChosenExperts;
 import org.tornadomoe.modular.DeviceMemory;
 import org.tornadomoe.modular.MoeExecutionException;
 import org.tornadomoe.modular.MoeKernel;
+import org.tornadomoe.modular.Replicas;
 import org.tornadomoe.modular.TopKRouter;
 import org.tornadomoe.oracle.Int8MoeOracle;
 import org.tornadomoe.quant.Int8Experts;
@@ -301,6 +302,7 @@ class LoadBalancingTest {
         static final int EXPERT_BYTES = 100;
 
         volatile boolean failing;
+        volatile boolean refusing;
         volatile long limit = Long.MAX_VALUE;
 
         Narrow() {
@@ -331,6 +333,15 @@ class LoadBalancingTest {
                 @Override
                 public long deviceBytes() {
                     return bytes;
+                }
+
+                @Override
+                public void setReplicas(Replicas replicas) {
+                    if (refusing && name.equals("narrow:1")) {
+                        refusing = false;
+                        throw new MoeExecutionException("narrow:1 takes no more");
+                    }
+                    super.setReplicas(replicas);
                 }
             };
         }
@@ -400,6 +411,37 @@ class LoadBalancingTest {
             }
             assertThat(layer.balance().rearrangements()).isEqualTo(1);
             assertThat(layer.balance().refusal()).isNull();
+            assertThat(error(layer.call(), Reference.widen(output))).isLessThan(1e-6);
+            narrow.log.clear();
+        }
+        assertThat(narrow.log).containsExactlyInAnyOrder("narrow:0 closed", "narrow:1 closed", "narrow:2 closed");
+    }
+
+    /** When all has been loaded, and some devices have been told already. */
+    @Test
+    void aDeviceThatCannotChangeOverLeavesExpertsWhereTheyAre() {
+        Narrow narrow = new Narrow();
+        try (Popular layer = new Popular(narrow)) {
+            float[] output = layer.call();
+            List<List<Integer>> before = layer.balance().experts();
+            narrow.log.clear();
+            narrow.refusing = true;
+            assertThat(layer.call()).isEqualTo(output);
+            assertThat(layer.balance().refusal()).isEqualTo("narrow:1 takes no more");
+            assertThat(layer.balance().experts()).isEqualTo(before);
+            assertThat(layer.balance().rearrangements()).isZero();
+            // What was loaded is closed again, and nothing else.
+            assertThat(narrow.log)
+                    .filteredOn(event -> event.endsWith("closed"))
+                    .isNotEmpty()
+                    .containsExactlyInAnyOrderElementsOf(narrow.log.stream()
+                            .filter(event -> event.endsWith("loaded"))
+                            .map(event -> event.replace("loaded", "closed"))
+                            .toList());
+            for (int step = 0; step < 8; step++) {
+                assertThat(layer.call()).isEqualTo(output);
+            }
+            assertThat(layer.balance().rearrangements()).isEqualTo(1);
             assertThat(error(layer.call(), Reference.widen(output))).isLessThan(1e-6);
             narrow.log.clear();
         }

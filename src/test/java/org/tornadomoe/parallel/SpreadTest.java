@@ -413,13 +413,15 @@ class SpreadTest {
         NONE,
         THE_HOSTS,
         ANOTHER,
-        FAILS
+        FAILS,
+        FAILS_UNEXPECTEDLY
     }
 
     /** The cores under other names, which add what they compute themselves, in some way. */
     private static final class Joining extends NamedCores {
         private final Sum sum;
         volatile boolean failing;
+        volatile boolean failsToClose;
 
         Joining(Sum sum) {
             super("joining");
@@ -434,6 +436,14 @@ class SpreadTest {
                     log.add(name + " joined with "
                             + others.stream().map(MoeKernel::device).toList());
                     return sum == Sum.NONE ? null : new Together(this, others);
+                }
+
+                @Override
+                public void close() {
+                    super.close();
+                    if (failsToClose) {
+                        throw new MoeExecutionException("will not let go");
+                    }
                 }
             };
         }
@@ -453,6 +463,9 @@ class SpreadTest {
                 log.add("together on " + Thread.currentThread().getName());
                 if (failing || sum == Sum.FAILS) {
                     throw new MoeExecutionException("joining:2: no way there");
+                }
+                if (sum == Sum.FAILS_UNEXPECTEDLY) {
+                    throw new IllegalStateException("not this time");
                 }
                 first.forward(hidden, tokens, output, chosen);
                 float[] part = new float[tokens * WEIGHTS.config().hiddenDim()];
@@ -478,6 +491,9 @@ class SpreadTest {
             @Override
             public void close() {
                 log.add("together closed");
+                if (failsToClose || sum == Sum.FAILS) {
+                    throw new MoeExecutionException("they stick together");
+                }
             }
         }
     }
@@ -508,13 +524,37 @@ class SpreadTest {
         switch (sum) {
             case NONE -> {}
             case THE_HOSTS -> expected.addAll(List.of(caller, caller, caller));
-            case ANOTHER, FAILS -> expected.addAll(List.of(caller, "together closed"));
+            case ANOTHER, FAILS, FAILS_UNEXPECTEDLY -> expected.addAll(List.of(caller, "together closed"));
         }
         assertThat(calls).isEqualTo(expected);
         if (sum == Sum.THE_HOSTS) {
             assertThat(joining.log.getFirst()).isEqualTo("together closed");
         }
         assertThat(joining.log).contains("joining:0 closed", "joining:1 closed", "joining:2 closed");
+    }
+
+    /** What brings them together first; then every device, whatever failed before. */
+    @Test
+    void whatFailsToCloseKeepsNothingOpen() {
+        Joining joining = new Joining(Sum.THE_HOSTS);
+        MoeKernel kernel = load(joining);
+        float[] hidden = WEIGHTS.hidden(TOKENS, 11);
+        kernel.forward(MemorySegment.ofArray(hidden), TOKENS, MemorySegment.ofArray(new float[hidden.length]), null);
+        joining.log.clear();
+        joining.failsToClose = true;
+        assertThatThrownBy(kernel::close)
+                .hasMessage("they stick together")
+                .satisfies(first -> assertThat(first.getSuppressed())
+                        .singleElement()
+                        .satisfies(second -> {
+                            assertThat(second).hasMessage("joining:0: will not let go");
+                            assertThat(second.getSuppressed())
+                                    .extracting(Throwable::getMessage)
+                                    .containsExactly("joining:1: will not let go", "joining:2: will not let go");
+                        }));
+        assertThat(joining.log)
+                .containsExactlyInAnyOrder(
+                        "together closed", "joining:0 closed", "joining:1 closed", "joining:2 closed");
     }
 
     @Test

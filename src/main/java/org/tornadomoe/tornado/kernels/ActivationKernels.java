@@ -12,7 +12,7 @@ import uk.ac.manchester.tornado.api.types.arrays.IntArray;
  * <p>With g of the gate and u of the up projection (1 without a gate), g' = min(g, limit), u' = u cut off at ±limit: {@link
  * #SILU} silu(g')·u', {@link #GELU} g·Φ(g)·u, {@link #GELU_TANH} the same by a tanh, {@link #RELU2} max(g, 0)²·u, {@link #SWIGLU_OAI}
  * g'·sigmoid(alpha·g')·(u' + beta), {@link #SWIGLU_STEP} min(silu(g), limit)·u', {@link #SITU} beta·tanh(g / beta)·sigmoid(g) times
- * u, or linearBeta·tanh(u / linearBeta) if that isn't 0.
+ * u, or linearBeta·tanh(u / linearBeta) if that isn't 0. A number that is no function's, or no layout's, gives NaN.
  */
 public final class ActivationKernels {
     /** Work-items of a group. */
@@ -77,7 +77,7 @@ public final class ActivationKernels {
             if (layout != NO_GATE) {
                 u = gateUp.get(up);
             }
-            activated.set(index, valueOf(gateUp.get(gate), u, function, limit, alpha, beta, linearBeta));
+            activated.set(index, valueOf(gateUp.get(gate), u, function, layout, limit, alpha, beta, linearBeta));
         }
     }
 
@@ -134,7 +134,7 @@ public final class ActivationKernels {
                     if (layout != NO_GATE) {
                         u = gateUp.get(up);
                     }
-                    float value = valueOf(gateUp.get(gate), u, function, limit, alpha, beta, linearBeta);
+                    float value = valueOf(gateUp.get(gate), u, function, layout, limit, alpha, beta, linearBeta);
                     activated.set(from + c, value);
                     magnitude = TornadoMath.max(magnitude, TornadoMath.abs(value));
                 }
@@ -166,11 +166,11 @@ public final class ActivationKernels {
     }
 
     private static float valueOf(
-            float gate, float up, int function, float limit, float alpha, float beta, float linearBeta) {
-        // No switch: function is a constant, so that one of these is left.
+            float gate, float up, int function, int layout, float limit, float alpha, float beta, float linearBeta) {
+        // No switch: function and layout are constants, so that one of these is left.
         float g = TornadoMath.min(gate, limit);
         float u = TornadoMath.max(TornadoMath.min(up, limit), -limit);
-        float value = 0.0f;
+        float value = Float.NaN;
         if (function == SILU) {
             value = g * sigmoid(g) * u;
         }
@@ -198,6 +198,9 @@ public final class ActivationKernels {
                 linear = linearBeta * hyperbolicTangent(up / linearBeta);
             }
             value = beta * hyperbolicTangent(gate / beta) * sigmoid(gate) * linear;
+        }
+        if (layout < NO_GATE || layout > ALTERNATING) {
+            value = Float.NaN;
         }
         return value;
     }

@@ -145,7 +145,7 @@ public final class RouterKernels {
      * @param numExperts E
      * @param choices C
      * @param shared n; they have the ids E to E + n − 1, and zero experts the ids from there on
-     * @param scoring {@link #SOFTMAX} and so on
+     * @param scoring {@link #SOFTMAX} and so on; weights are NaN with a number that is none of these
      * @param renormalize 1 to divide weights by their sum
      * @param groups groups that are chosen first; 0 for none, and 1 tells of a way with what isn't finite
      * @param gate 1 if the shared experts' weight is the sigmoid of {@code logits[m][C]}; else it is 1
@@ -351,6 +351,9 @@ public final class RouterKernels {
             weight = weight * factor;
             if (groups == 1 && biased == 1 && renormalize == 1) {
                 weight = chosenKeys[0] > LAST ? weight : 1.0f / topK;
+            }
+            if (scoring < SOFTMAX || scoring > IDENTITY) {
+                weight = Float.NaN;
             }
             topkIds.set(out + lane, id < numExperts ? id : id + shared);
             topkWeights.set(out + lane, weight);

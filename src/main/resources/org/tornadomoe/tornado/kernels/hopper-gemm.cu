@@ -1,5 +1,5 @@
 // The expert GEMMs on Hopper (compute capability 9.0): int8 x int8 with an exact int32 sum. TornadoVM's CUDA backend has no words for
-// these instructions, so the class NativeKernel compiles this file with NVRTC for sm_90a, for one activation at a time:
+// these instructions, so the class CudaLibrary compiles this file with NVRTC for sm_90a, for one activation at a time:
 //
 //     ACTIVATION  -1: out = the product; else a function of ActivationKernels: out = the activation of gate and up projection, and
 //                 amax[pair] = the greatest magnitude of its row
@@ -28,6 +28,27 @@
 //     later       1 where nothing of the kernel right in front of it is in sortedIds, expertIds, padded and topkWeights
 //     out         float [pairs][columns], written for every pair in sortedIds
 //     amax        [pairs], as the bits of a float, which must be 0 before; hopper-stages.cu sees to that
+
+// The numbers of ActivationKernels.
+#define SILU 0
+#define GELU 1
+#define GELU_TANH 2
+#define RELU2 3
+#define SWIGLU_OAI 4
+#define SWIGLU_STEP 5
+#define SITU 6
+#define NO_GATE 0
+#define HALVES 1
+#define ALTERNATING 2
+
+// A name that isn't defined counts as 0 in a condition, which would be a function and a layout.
+#if !defined(ACTIVATION) || !defined(LAYOUT)
+#error "ACTIVATION and LAYOUT have to be defined"
+#elif ACTIVATION < -1
+#error "ACTIVATION: no function has this number"
+#elif LAYOUT != NO_GATE && LAYOUT != HALVES && LAYOUT != ALTERNATING
+#error "LAYOUT: no layout has this number"
+#endif
 
 typedef unsigned char u8;
 typedef unsigned long long u64;
@@ -94,23 +115,25 @@ __device__ __forceinline__ float sigmoid(float x) {
 
 __device__ __forceinline__ float activate(const Gemm &m, float gate, float up) {
     float g = fminf(gate, m.limit), u = fmaxf(fminf(up, m.limit), -m.limit);
-#if ACTIVATION == 0
+#if ACTIVATION == SILU
     return g * sigmoid(g) * u;
-#elif ACTIVATION == 1
+#elif ACTIVATION == GELU
     return gate * normcdff(gate) * up;
-#elif ACTIVATION == 2
+#elif ACTIVATION == GELU_TANH
     float x = fmaxf(fminf(gate, 20.0f), -20.0f);
     return gate * sigmoid(1.595769f * (x + 0.044715f * x * x * x)) * up;
-#elif ACTIVATION == 3
+#elif ACTIVATION == RELU2
     float positive = fmaxf(gate, 0.0f);
     return positive * positive * up;
-#elif ACTIVATION == 4
+#elif ACTIVATION == SWIGLU_OAI
     return g * sigmoid(m.alpha * g) * (u + m.beta);
-#elif ACTIVATION == 5
+#elif ACTIVATION == SWIGLU_STEP
     return fminf(gate * sigmoid(gate), m.limit) * u;
-#else
+#elif ACTIVATION == SITU
     float linear = m.linearBeta == 0.0f ? up : m.linearBeta * tanhf(up / m.linearBeta);
     return m.beta * tanhf(gate / m.beta) * sigmoid(gate) * linear;
+#else
+#error "ACTIVATION: no function has this number"
 #endif
 }
 #endif
@@ -178,7 +201,7 @@ __device__ __forceinline__ unsigned emit(const Gemm &m, int pair, int first, flo
         magnitude = first * (LAYOUT ? 1 : 2) + i < m.columns && bits > magnitude ? bits : magnitude;
     }
     store(m, pair, first * (LAYOUT ? 1 : 2), v);
-#elif LAYOUT == 1
+#elif LAYOUT == HALVES
     float gate[N], up[N];
 #pragma unroll
     for (int i = 0; i < N; i++) {
@@ -657,12 +680,12 @@ extern "C" __global__ void __launch_bounds__(128) activatePairs(
     unsigned magnitude = 0;
     for (int two = threadIdx.x; two < (LAYOUT ? columns : (columns + 1) / 2); two += 128) {
         float y[2];
-#if LAYOUT == 1
+#if LAYOUT == HALVES
         y[0] = row[two];
         y[1] = row[columns + two];
 #else
         y[0] = row[2 * two];
-        y[1] = LAYOUT == 2 || 2 * two + 1 < columns ? row[2 * two + 1] : 0.0f;
+        y[1] = LAYOUT == ALTERNATING || 2 * two + 1 < columns ? row[2 * two + 1] : 0.0f;
 #endif
         unsigned bits = emit<1>(m, p, two, y, 1.0f);
         magnitude = bits > magnitude ? bits : magnitude;

@@ -369,13 +369,19 @@ extern "C" __global__ void __launch_bounds__(128) prepare(
 
 // ---- top-k
 
+// The numbers of RouterKernels.
+#define SOFTMAX 0
+#define SIGMOID 1
+#define SQRTSOFTPLUS 2
+#define IDENTITY 3
+
 __device__ __forceinline__ float scoreOf(float logit, int scoring, float greatest) {
     float score = logit;
-    if (scoring == 0) {
+    if (scoring == SOFTMAX) {
         score = expf(logit - greatest);
-    } else if (scoring == 1) {
+    } else if (scoring == SIGMOID) {
         score = 1.0f / (1.0f + expf(-logit));
-    } else if (scoring == 2) {
+    } else if (scoring == SQRTSOFTPLUS) {
         score = sqrtf(fmaxf(logit, 0.0f) + log1pf(expf(-fabsf(logit))));
     }
     return score > LAST && score < LARGEST ? score : 0.0f;
@@ -407,7 +413,7 @@ __device__ __forceinline__ void choose(const Choice &c, float *keys, const float
     int lane = threadIdx.x & 31;
     float greatest = 0.0f, denominator = 1.0f;
     bool unusable = false;
-    if (c.scoring == 0) {
+    if (c.scoring == SOFTMAX) {
         int usable = 0;
         greatest = LAST;
         for (int e = lane; e < c.choices; e += 32) {
@@ -434,7 +440,7 @@ __device__ __forceinline__ void choose(const Choice &c, float *keys, const float
             if (c.groups > 0) {
                 key = logit > LAST && logit < LARGEST ? key : LAST;
             }
-        } else if (c.scoring == 1) {
+        } else if (c.scoring == SIGMOID) {
             key = logit > LAST ? (logit < LARGEST ? logit : LARGEST) : LAST;
         } else {
             key = logit > LAST && logit < LARGEST ? logit : LAST;
@@ -521,13 +527,15 @@ __device__ __forceinline__ void choose(const Choice &c, float *keys, const float
     if (c.groups == 1 && c.biased && c.renormalize) {
         weight = firstKey > LAST ? weight : 1.0f / c.topK;
     }
+    // What no score function has for a number gives no number, whatever became of it.
+    weight = c.scoring >= SOFTMAX && c.scoring <= IDENTITY ? weight : __uint_as_float(0x7fffffffu);
     if (mine >= 0) {
         ids[lane] = mine < c.numExperts ? mine : mine + c.shared;
         weights[lane] = weight;
     }
     for (int s = lane; s < c.shared; s += 32) {
         ids[c.topK + s] = c.numExperts + s;
-        weights[c.topK + s] = c.gate ? scoreOf(row[c.choices], 1, 0.0f) : 1.0f;
+        weights[c.topK + s] = c.gate ? scoreOf(row[c.choices], SIGMOID, 0.0f) : 1.0f;
     }
 }
 

@@ -1,0 +1,377 @@
+package org.tornadomoe.tornado;
+
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.junit.jupiter.api.Assumptions.assumeTrue;
+
+import java.lang.foreign.MemorySegment;
+import java.util.List;
+import java.util.Map;
+import java.util.Objects;
+import java.util.Set;
+import java.util.TreeSet;
+import java.util.stream.Stream;
+import org.junit.jupiter.api.Tag;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.EnumSource;
+import org.junit.jupiter.params.provider.MethodSource;
+import org.tornadomoe.MoeLayer;
+import org.tornadomoe.MoeOptions;
+import org.tornadomoe.RandomLayer;
+import org.tornadomoe.config.EplbConfig;
+import org.tornadomoe.config.FusedMoeActivationFormat;
+import org.tornadomoe.config.FusedMoeConfig;
+import org.tornadomoe.config.FusedMoeParallelConfig;
+import org.tornadomoe.config.GroupShape;
+import org.tornadomoe.config.Int8Quantization;
+import org.tornadomoe.config.Int8Scheme;
+import org.tornadomoe.config.MoeActivation;
+import org.tornadomoe.config.RouterConfig;
+import org.tornadomoe.config.ScalarType;
+import org.tornadomoe.config.ScoringFunction;
+import org.tornadomoe.modular.MoeExecutionException;
+import org.tornadomoe.quant.Int8Experts;
+import org.tornadomoe.quant.Int8Quantizer;
+import org.tornadomoe.quant.Progress;
+import org.tornadomoe.reference.Reference;
+import org.tornadomoe.tornado.CudaKernel.Launch;
+import org.tornadomoe.tuning.LaunchConfigs;
+import uk.ac.manchester.tornado.api.types.arrays.IntArray;
+
+/**
+ * Every kernel that runs on CUDA, in CUDA C and in Java, at sizes small enough for compute-sanitizer, which {@code
+ * bench/sanitizer.md} runs over this class. On {@code cuda:0}; skipped where there is none.
+ */
+class CudaKernelsTest {
+    private static final String CUDA = "cuda:0";
+
+    /** A layer and token counts that between them launch something that others don't. */
+    private record Case(String name, RandomLayer layer, int... tokens) {
+        @Override
+        public String toString() {
+            return name;
+        }
+    }
+
+    private static final RandomLayer SMALL = RandomLayer.of(5, 2, 40, 24, 40, 1);
+
+    private static final RandomLayer ADAPTED = RandomLayer.of(33, 6, 65, 33, 50, 23);
+
+    private static Stream<Case> hopperLayers() {
+        RouterConfig router = RouterConfig.of(ScoringFunction.SIGMOID, true)
+                .withCorrectionBias()
+                .withZeroExperts(3)
+                .withSharedExpertGate()
+                .withRoutedScalingFactor(6);
+        return Stream.of(
+                new Case("few and many", SMALL, 1, 8, 12, 40),
+                new Case("logits in tiles", RandomLayer.of(40, 2, 24, 12, 800, 2), 800),
+                new Case("logits in wide tiles", RandomLayer.of(640, 1, 32, 16, 768, 3), 768),
+                new Case("sizes that are no tile's", RandomLayer.of(33, 3, 27, 13, 70, 4), 3, 70),
+                new Case("weighed on input", RandomLayer.of(5, 1, 40, 24, 40, 5).weighedOnInput(), 3, 40),
+                new Case("biases", SMALL.withBiases(), 3, 40),
+                new Case(
+                        "every kind of expert",
+                        RandomLayer.of(6, 2, 40, 24, 40, 6).sharing(2).routedBy(router),
+                        3,
+                        40),
+                new Case("groups of experts", groups(), 3, 40),
+                new Case("long rows", RandomLayer.of(2, 1, 4100, 24, 3, 7), 3),
+                new Case("many columns", RandomLayer.of(2, 1, 40, 3300, 3, 8), 3),
+                new Case("whole tiles", RandomLayer.of(2, 2, 300, 260, 300, 9).withBiases(), 300));
+    }
+
+    private static RandomLayer groups() {
+        return RandomLayer.of(12, 3, 40, 24, 40, 10)
+                .routedBy(RouterConfig.of(ScoringFunction.SIGMOID, true)
+                        .withCorrectionBias()
+                        .withGroups(4, 2));
+    }
+
+    private static Device cuda() {
+        TornadoHome home = TornadoHome.current();
+        assumeTrue(home.kind() == TornadoHome.Kind.SDK, () -> "no TornadoVM SDK: " + home.note());
+        Device device = home.find(CUDA);
+        assumeTrue(device != null, "no " + CUDA);
+        return Objects.requireNonNull(device);
+    }
+
+    private static TornadoExperts hopper() {
+        assumeTrue(CudaKernel.hopperObstacle(cuda()) == null, () -> CudaKernel.hopperObstacle(cuda()));
+        return new TornadoHopperExperts();
+    }
+
+    /** What is run below launches each of them. */
+    @Test
+    void everyKernelInCudaCIsAmongThem() {
+        Set<String> launched = new TreeSet<>();
+        hopperLayers().forEach(of -> addLaunched(of.layer.config(), of.tokens, launched));
+        FusedMoeConfig small = SMALL.config();
+        addLaunched(ADAPTED.config().toBuilder().lora(3, 5).build(), new int[] {50}, launched); // adapters()
+        addLaunched(
+                small.toBuilder().inDtype(ScalarType.F16).build(), new int[] {3}, launched); // hiddenStatesOf16Bits()
+        addLaunched(balanced(small), new int[] {40}, launched); // expertsMove()
+        launched.add("addParts"); // partsAddThemselves()
+        launched.add("now"); // layersInOnePlan()
+        launched.add("expertGemm"); // others()
+        Set<String> written = new TreeSet<>();
+        for (String source : List.of("hopper-gemm.cu", "hopper-stages.cu", "join.cu", "clock.cu", "expert-gemm.cu")) {
+            written.addAll(new CudaSource(source).entries().keySet());
+        }
+        assertThat(launched).isEqualTo(written).hasSize(17);
+    }
+
+    private static void addLaunched(FusedMoeConfig config, int[] tokens, Set<String> into) {
+        try (Int8Experts experts =
+                Int8Quantizer.quantize(new RandomLayer(config, 1), Int8Scheme.W8A8_CHANNEL, Progress.NONE)) {
+            for (Stage stage :
+                    LayerStages.of(RecordedPart.arrays(config, experts)).call()) {
+                for (int m : tokens) {
+                    if (stage.cuda() instanceof CudaKernel kernel) {
+                        Launch launch = kernel.launch().apply(m);
+                        if (!launch.equals(Launch.NONE)) {
+                            into.add(launch.entryPoint());
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    private static FusedMoeConfig balanced(FusedMoeConfig config) {
+        FusedMoeParallelConfig p = config.moeParallelConfig();
+        return config.toBuilder()
+                .moeParallelConfig(new FusedMoeParallelConfig(
+                        p.tpSize(),
+                        p.pcpSize(),
+                        p.dpSize(),
+                        p.epSize(),
+                        p.tpRank(),
+                        p.pcpRank(),
+                        p.dpRank(),
+                        p.epRank(),
+                        p.spSize(),
+                        p.useEp(),
+                        p.all2allBackend(),
+                        true))
+                .build();
+    }
+
+    // ---- Hopper's
+
+    @Tag("device")
+    @ParameterizedTest
+    @MethodSource("hopperLayers")
+    void hopper(Case of) {
+        LayerChecks.forwardMatchesReference(hopper(), Int8Scheme.W8A8_CHANNEL, of.layer.on(CUDA), of.tokens);
+    }
+
+    @Tag("device")
+    @ParameterizedTest
+    @EnumSource
+    void everyActivation(MoeActivation activation) {
+        LayerChecks.forwardMatchesReference(
+                hopper(), Int8Scheme.W8A8_CHANNEL, SMALL.activatedBy(activation).on(CUDA), 3, 40);
+    }
+
+    @Tag("device")
+    @Test
+    void adapters() {
+        LayerChecks.adaptersMatchReference(hopper(), Int8Scheme.W8A8_CHANNEL, ADAPTED.on(CUDA), 50);
+    }
+
+    @Tag("device")
+    @Test
+    void routedByTheHost() {
+        RandomLayer layer = RandomLayer.of(6, 2, 40, 24, 10, 10)
+                .sharing(1)
+                .routedBy(RouterConfig.of(ScoringFunction.CUSTOM, false).withZeroExperts(2));
+        LayerChecks.handedInMatchesReference(hopper(), layer.on(CUDA), 10);
+    }
+
+    @Tag("device")
+    @Test
+    void expertsInSeveralArrays() {
+        LayerChecks.dealtOutExpertsGiveTheSameBits(
+                hopper(), Int8Quantization.of(Int8Scheme.W8A8_CHANNEL), SMALL.on(CUDA), 3, 40);
+    }
+
+    @Tag("device")
+    @ParameterizedTest
+    @EnumSource(names = {"F16", "BF16"})
+    void hiddenStatesOf16Bits(ScalarType type) {
+        HalfChecks.kernelsConvertAsTheHost(cuda(), type, false);
+        HalfChecks.layersAgree("triton", CUDA, type);
+    }
+
+    /** One part after the other on one GPU. */
+    @Tag("device")
+    @Test
+    void partsAddThemselves() {
+        hopper();
+        float[] hidden = SMALL.hidden(33, 1);
+        try (MoeLayer layer = MoeLayer.of(SMALL, twoParts())) {
+            float[] output = layer.forward(hidden);
+            assertThat(layer.deviceBytes()).isPositive();
+            assertThat(layer.forward(hidden)).isEqualTo(output);
+        }
+    }
+
+    private static MoeOptions twoParts() {
+        return MoeOptions.DEFAULT.withBackend("triton").withMaxTokens(40).withDevices(List.of(CUDA, CUDA));
+    }
+
+    @Tag("device")
+    @Test
+    void expertsMove() {
+        hopper();
+        RandomLayer weights = RandomLayer.of(6, 2, 40, 24, 40, 5);
+        EplbConfig eplb = EplbConfig.DEFAULT
+                .withWindowSize(2)
+                .withStepInterval(4)
+                .withUseAsync(false)
+                .withNumRedundantExperts(2);
+        try (MoeLayer layer = MoeLayer.of(weights, twoParts().withLoadBalancing(eplb))) {
+            for (int call = 0; call < 6; call++) {
+                layer.forward(weights.hidden(call % 2 == 0 ? 40 : 3, call));
+            }
+        }
+    }
+
+    @Tag("device")
+    @Test
+    void layersInOnePlan() {
+        hopper();
+        float[] hidden = SMALL.hidden(40, 1);
+        try (Int8Experts experts = Int8Quantizer.quantize(SMALL, Int8Scheme.W8A8_CHANNEL, Progress.NONE);
+                LayersInOnePlan layers = new LayersInOnePlan(
+                        SMALL.on(CUDA).config(), experts, 2, 1, MemorySegment.ofArray(hidden), 40)) {
+            for (int run = 0; run < 3; run++) {
+                layers.run();
+            }
+            assertThat(layers.nanosOnDevice()).isPresent();
+            float[] output = new float[hidden.length];
+            MemorySegment.copy(layers.output(), 0, MemorySegment.ofArray(output), 0, 4L * output.length);
+            assertThat(Reference.relativeL2(
+                            Reference.widen(output),
+                            Reference.forward(experts, hidden, 40).output()))
+                    .isLessThan(2e-3);
+        }
+    }
+
+    // ---- the others: on any GPU of CUDA's, in Java, and what is prebuilt
+
+    private static Stream<TornadoExperts> others() {
+        return Stream.of(
+                new TornadoTensorCoreExperts(),
+                new TornadoDp4aExperts(),
+                new TornadoDp4aBatchedExperts(),
+                new TornadoPortableExperts(),
+                new TornadoPortableBatchedExperts());
+    }
+
+    /** Every scheme that a class has, at every size of block. */
+    @Tag("device")
+    @ParameterizedTest
+    @MethodSource
+    void others(TornadoExperts experts) {
+        cuda();
+        RandomLayer layer = RandomLayer.of(5, 2, 40, 24, 200, 1).on(CUDA);
+        for (Int8Scheme scheme : Int8Scheme.values()) {
+            if (experts.supportsQuantScheme(scheme.weightKey(), scheme.activationKey())) {
+                LayerChecks.forwardMatchesReference(experts, scheme, layer, 1, 20, 70, 200);
+            }
+        }
+        if (experts.supportsQuantScheme(Int8Scheme.W8A8_BLOCK.weightKey(), Int8Scheme.W8A8_BLOCK.activationKey())) {
+            Int8Quantization nearest = Int8Quantization.of(Int8Scheme.W8A8_BLOCK)
+                    .withGrid(new GroupShape(8, 12))
+                    .withRoundToNearest(true);
+            LayerChecks.forwardMatchesReference(experts, nearest, SMALL.on(CUDA), 3, 40);
+        }
+    }
+
+    /** What else changes the kernels. */
+    @Tag("device")
+    @ParameterizedTest
+    @MethodSource("others")
+    void othersWithAllThereIs(TornadoExperts experts) {
+        cuda();
+        RouterConfig router = RouterConfig.of(ScoringFunction.SOFTMAX, false)
+                .withCorrectionBias()
+                .withZeroExperts(3)
+                .withSharedExpertGate()
+                .withRoutedScalingFactor(6);
+        RandomLayer layer = RandomLayer.of(6, 2, 27, 13, 40, 9)
+                .sharing(2)
+                .withBiases()
+                .routedBy(router)
+                .on(CUDA);
+        LayerChecks.forwardMatchesReference(experts, Int8Scheme.W8A8_CHANNEL, layer, 3, 40);
+        LayerChecks.forwardMatchesReference(
+                experts,
+                Int8Scheme.W8A8_CHANNEL,
+                RandomLayer.of(5, 1, 40, 24, 40, 5).weighedOnInput().on(CUDA),
+                3,
+                40);
+        if (experts.activationFormat() == FusedMoeActivationFormat.STANDARD) {
+            LayerChecks.adaptersMatchReference(experts, Int8Scheme.W8A8_CHANNEL, ADAPTED.on(CUDA), 50);
+        }
+    }
+
+    /** The block that no rule chooses. */
+    @Tag("device")
+    @Test
+    void tensorCoresInBlocksOf32() {
+        cuda();
+        LaunchConfigs.override(Gemm.TENSOR_CORES.launches().get(2), () -> {
+            LayerChecks.forwardMatchesReference(
+                    new TornadoTensorCoreExperts(), Int8Scheme.W8A8_CHANNEL, SMALL.on(CUDA), 40);
+            return 32;
+        });
+    }
+
+    @Tag("device")
+    @Test
+    void whatIsAroundTheProducts() {
+        Device device = cuda();
+        assertThat(device.lacksDp4a()).isNull();
+        assertThat(device.lacksInt8Mma()).isNull();
+        for (MoeActivation activation : MoeActivation.values()) {
+            LayerChecks.activationIsAccurate(device, activation, 1e-5);
+        }
+        LayerChecks.quantizationIsExact(device, Int8Quantization.of(Int8Scheme.W8A8_TENSOR));
+        RouterChecks.choiceIsTheReferences(device, 48, 8, 0, 0, 9, 3);
+        RouterChecks.choiceIsTheReferences(device, 6, 2, 1, 2, 9, 4);
+        RouterChecks.logitsAreTheReferences(device, 17, 300, 9);
+        PermuteChecks.matchReference(device, 64, 6, 171, 2);
+        ReplicaChecks.match(device, 7, 3, 300);
+    }
+
+    // ---- whether the sanitizer would say so
+
+    /**
+     * With {@code -Dtornadomoe.test.planted=NAME} a kernel of planted.cu, whose fault a tool is to find; the JVM is of no more
+     * use then.
+     */
+    @Tag("device")
+    @Test
+    void planted() {
+        String fault = System.getProperty("tornadomoe.test.planted");
+        assumeTrue(fault != null, "nothing planted");
+        IntArray header = IntArray.fromElements(1, 2, 3);
+        CudaKernel kernel = new CudaKernel(
+                "planted",
+                "planted.cu",
+                List.of(HopperStages.ARCHITECTURE),
+                m -> new Launch(Objects.requireNonNull(fault), 64, 1, 1, 0),
+                List.of(header),
+                List.of(new IntArray(64)),
+                List.of(),
+                List.of());
+        try {
+            StageRun.execute(cuda(), "planted", List.of(Stage.cuda(kernel)), 1);
+        } catch (MoeExecutionException failure) {
+            System.getLogger("planted").log(System.Logger.Level.INFO, Map.of(String.valueOf(fault), failure));
+        }
+    }
+}

@@ -1,0 +1,279 @@
+package org.tornadomoe.tornado;
+
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatIllegalArgumentException;
+import static org.assertj.core.api.Assertions.assertThatThrownBy;
+
+import java.lang.foreign.MemorySegment;
+import java.util.ArrayList;
+import java.util.HashMap;
+import java.util.IdentityHashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.Objects;
+import org.junit.jupiter.api.AfterEach;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.ValueSource;
+import org.tornadomoe.RandomLayer;
+import org.tornadomoe.config.Int8Scheme;
+import org.tornadomoe.modular.ChosenExperts;
+import org.tornadomoe.modular.MoeExecutionException;
+import org.tornadomoe.quant.Int8Experts;
+import org.tornadomoe.quant.Int8Quantizer;
+import org.tornadomoe.quant.Progress;
+import org.tornadomoe.tornado.RecordingDriver.Launched;
+import uk.ac.manchester.tornado.api.types.arrays.IntArray;
+
+/** A layer's call as CUDA's driver is told it. */
+class CudaRunTest {
+    private static final RandomLayer LAYER = RandomLayer.of(5, 2, 40, 24, 100, 7);
+
+    private final Int8Experts experts = Int8Quantizer.quantize(LAYER, Int8Scheme.W8A8_CHANNEL, Progress.NONE);
+    private final RecordingDriver driver = new RecordingDriver();
+    private final RecordedPart part = new RecordedPart(driver, 0, 10, 100, LAYER.config(), experts);
+
+    @AfterEach
+    void close() {
+        experts.close();
+    }
+
+    private void forward(int tokens) {
+        part.kernel.forward(
+                MemorySegment.ofArray(LAYER.hidden(tokens, 1)),
+                tokens,
+                MemorySegment.ofArray(new float[tokens * 40]),
+                null);
+    }
+
+    private List<String> kernels() {
+        return driver.launched().stream().map(Launched::kernel).toList();
+    }
+
+    @Test
+    void aCallIsCopiesAndKernelsInOrderAndAWait() {
+        part.called(3);
+        driver.calls();
+        forward(3);
+        long h = 4 * 3 * 40;
+        assertThat(driver.calls())
+                .containsExactly(
+                        "10: setContext 10",
+                        "10: copyToDevice " + part.address(part.arrays.header) + " 12",
+                        "10: copyToDevice " + part.address(part.arrays.hidden) + " " + h,
+                        "10: launch prepare",
+                        "10: launch route",
+                        "10: launch skinnyGemm",
+                        "10: launch skinnyGemm",
+                        "10: launch combine",
+                        "10: copyFromDevice " + part.address(part.arrays.output) + " " + h,
+                        "10: await 100");
+    }
+
+    /** What was chosen comes back where the caller asks for it, and is waited for. */
+    @Test
+    void choicesComeBackIfAskedFor() {
+        part.called(3);
+        driver.calls();
+        part.kernel.forward(
+                MemorySegment.ofArray(LAYER.hidden(3, 1)),
+                3,
+                MemorySegment.ofArray(new float[3 * 40]),
+                ChosenExperts.allocate(3, 2));
+        assertThat(driver.calls())
+                .endsWith(
+                        "10: copyFromDevice " + part.address(part.arrays.topkIds) + " " + 4 * 3 * 2,
+                        "10: copyFromDevice " + part.address(part.arrays.topkWeights) + " " + 4 * 3 * 2,
+                        "10: await 100");
+    }
+
+    /** Every parameter: an array's address, or a number; and each may start early, since it waits itself. */
+    @Test
+    void kernelsAreToldTheirParameters() {
+        part.called(3);
+        List<Launched> launched = driver.launched();
+        List<CudaKernel> kernels = part.run.steps().stream()
+                .filter(CudaKernel.class::isInstance)
+                .map(CudaKernel.class::cast)
+                .filter(kernel -> !kernel.launch().apply(3).equals(CudaKernel.Launch.NONE))
+                .toList();
+        assertThat(launched).hasSameSizeAs(kernels);
+        for (int i = 0; i < kernels.size(); i++) {
+            CudaKernel.Launch expected = kernels.get(i).launch().apply(3);
+            Launched launch = launched.get(i);
+            assertThat(launch.kernel()).isEqualTo(expected.entryPoint());
+            assertThat(launch.gridX()).isEqualTo(expected.gridX());
+            assertThat(launch.gridY()).isEqualTo(expected.gridY());
+            assertThat(launch.block()).isEqualTo(expected.group());
+            assertThat(launch.sharedBytes()).isEqualTo(expected.sharedBytes());
+            assertThat(launch.stream()).isEqualTo(100);
+            assertThat(launch.early()).isTrue();
+            assertThat(launch.parameters())
+                    .as(launch.kernel())
+                    .containsExactly(kernels.get(i).parameters().stream()
+                            .mapToLong(parameter -> RecordedPart.bits(parameter, part))
+                            .toArray());
+        }
+    }
+
+    /** Kernels are looked up when first needed, and told of new sizes when M changes, not in every call. */
+    @Test
+    void sizesFollowTheTokens() {
+        part.called(3);
+        driver.calls();
+        driver.launched();
+        forward(100);
+        assertThat(kernels())
+                .containsExactly("prepare", "topK", "align", "tileGemm", "quantizePairs", "tileGemm", "combine");
+        assertThat(driver.calls()).contains("10: function topK", "10: function tileGemm", "10: function quantizePairs");
+        forward(100);
+        assertThat(driver.calls())
+                .noneMatch(
+                        call -> call.contains("function") || call.contains("allowShared") || call.contains("compile"));
+        assertThat(driver.launched())
+                .filteredOn(launch -> launch.kernel().equals("tileGemm"))
+                .hasSize(2)
+                .allSatisfy(launch -> {
+                    assertThat(launch.gridX()).isEqualTo(RecordingDriver.MULTIPROCESSORS);
+                    assertThat(launch.block()).isEqualTo(384);
+                });
+        forward(3);
+        assertThat(driver.calls()).noneMatch(call -> call.contains("function"));
+        assertThat(kernels()).containsExactly("prepare", "route", "skinnyGemm", "skinnyGemm", "combine");
+    }
+
+    /** Else the next call of as many tokens would be launched as the one before. */
+    @Test
+    void newSizesThatCouldNotBeToldAreToldAgain() {
+        for (String what : List.of("compile", "loadModule", "function route", "allowSharedBytes combine")) {
+            driver.failAt(what);
+            assertThatThrownBy(() -> part.called(3)).hasMessage(what + ": CUDA_ERROR");
+        }
+        part.called(3);
+        for (String what : List.of("function tileGemm", "allowSharedBytes align")) {
+            driver.failAt(what);
+            assertThatThrownBy(() -> forward(100)).hasMessageContaining(what).hasMessageContaining("cuda:0");
+            driver.launched();
+        }
+        forward(100);
+        List<Launched> launched = driver.launched();
+        assertThat(launched).extracting(Launched::kernel).contains("tileGemm").doesNotContain("skinnyGemm");
+        assertThat(launched)
+                .filteredOn(launch -> launch.kernel().equals("align"))
+                .singleElement()
+                .satisfies(launch -> assertThat(launch.gridX()).isEqualTo(5));
+    }
+
+    /** Wherever a call fails, nothing of it is under way afterwards, its cause is told, and the next call is whole. */
+    @Test
+    void aCallThatFailsAnywhereIsWaitedFor() {
+        part.called(3);
+        driver.calls();
+        forward(3);
+        List<String> whole = driver.calls();
+        for (int at = 1; at < whole.size(); at++) {
+            int[] count = {0};
+            int which = at;
+            driver.failAt(_ -> count[0]++ == which, new MoeExecutionException("no " + which));
+            assertThatThrownBy(() -> forward(3))
+                    .isInstanceOf(MoeExecutionException.class)
+                    .hasMessageContaining("cuda:0 (GPU 0)")
+                    .hasMessageContaining("no " + which)
+                    .satisfies(failure -> assertThat(failure.getCause()).hasNoSuppressedExceptions());
+            assertThat(driver.calls()).hasSizeGreaterThan(at).last().isEqualTo("10: await 100");
+            forward(3);
+            assertThat(driver.calls()).isEqualTo(whole);
+        }
+    }
+
+    @Test
+    void theFirstCauseIsKeptWhereWaitingFailsToo() {
+        part.called(3);
+        driver.failAt("launch route");
+        driver.failAt("await");
+        assertThatThrownBy(() -> forward(3))
+                .cause()
+                .hasMessage("launch route: CUDA_ERROR")
+                .satisfies(first -> assertThat(first.getSuppressed())
+                        .singleElement()
+                        .satisfies(second -> assertThat(second).hasMessage("await: CUDA_ERROR")));
+    }
+
+    @Test
+    void stepsCanBePutOnTheStreamSomeAtATime() {
+        CudaRun.Again again = Objects.requireNonNull(part.called(2).run.again());
+        driver.calls();
+        again.begin();
+        again.enqueue(step -> step.name().equals("route"));
+        again.enqueue(step -> step instanceof CudaStep.Copy copy && !copy.toDevice());
+        assertThat(driver.calls())
+                .containsExactly(
+                        "10: setContext 10",
+                        "10: launch route",
+                        "10: copyFromDevice " + part.address(part.arrays.output) + " " + 4 * 2 * 40);
+        assertThat(again.address(part.arrays.output)).isEqualTo(part.address(part.arrays.output));
+        assertThatIllegalArgumentException().isThrownBy(() -> again.address(new IntArray(1)));
+    }
+
+    @Test
+    void kernelsAreTimedWithACacheThatIsEmpty() {
+        part.called(3);
+        driver.calls();
+        Map<String, Long> times = new HashMap<>();
+        part.run.time(times);
+        forward(3);
+        part.run.time(null);
+        assertThat(times)
+                .containsOnlyKeys("prepare", "route", "gateUp", "down", "combine")
+                .containsValue(42L);
+        List<String> calls = driver.calls();
+        int route = calls.indexOf("10: launch route");
+        assertThat(calls.get(route - 2)).isEqualTo("10: clear 4096");
+        assertThat(calls.get(route - 1)).startsWith("10: record");
+        assertThat(calls.get(route + 1)).startsWith("10: record");
+        assertThat(calls.get(route + 2)).isEqualTo("10: await 100");
+        assertThat(driver.open()).doesNotContain("10: memory", "10: event");
+    }
+
+    /** What timing takes is given back whatever fails, also where giving back does. */
+    @ParameterizedTest
+    @ValueSource(strings = {"event", "clear", "record", "launch combine", "await", "nanosBetween"})
+    void timingThatFailsLeavesNothing(String what) {
+        part.called(3);
+        part.run.time(new HashMap<>());
+        driver.failAt(what);
+        assertThatThrownBy(() -> forward(3)).hasMessageContaining(what);
+        assertThat(driver.open()).doesNotContain("10: memory", "10: event");
+        driver.failAt(what);
+        driver.failAt("free");
+        assertThatThrownBy(() -> forward(3)).hasMessageContaining(what).satisfies(failure -> {
+            Throwable first = failure.getCause();
+            assertThat(first).hasMessage(what + ": CUDA_ERROR");
+            assertThat(first.getSuppressed()).extracting(Throwable::getMessage).containsExactly("free: CUDA_ERROR");
+        });
+    }
+
+    /** TornadoVM allocates and moves what it is told of. */
+    @Test
+    void theTaskNamesEveryArrayOnceWithWhatIsDoneToIt() {
+        assertThat(part.task.getLibraryName()).isEqualTo("tornado-moe");
+        assertThat(part.task.getFunctionName()).isEqualTo("copyHeader");
+        List<Object> parameters = List.of(part.task.getParameters());
+        assertThat(part.task.getAccess()).hasSameSizeAs(parameters);
+        Map<Object, String> access = new IdentityHashMap<>();
+        for (int i = 0; i < parameters.size(); i++) {
+            assertThat(access.put(parameters.get(i), part.task.getAccess()[i].name()))
+                    .isNull();
+        }
+        assertThat(access.get(part.arrays.hidden)).isEqualTo("WRITE_ONLY");
+        assertThat(access.get(part.arrays.router)).isEqualTo("READ_ONLY");
+        assertThat(access.get(part.arrays.amax)).isEqualTo("WRITE_ONLY");
+        assertThat(access.get(part.arrays.output)).isEqualTo("WRITE_ONLY");
+        for (CudaStep step : part.run.steps()) {
+            List<Object> used = new ArrayList<>(step.reads());
+            used.addAll(step.writes());
+            used.addAll(step.updates());
+            assertThat(used).as(step.name()).allMatch(access::containsKey);
+        }
+    }
+}

@@ -1,0 +1,175 @@
+package org.tornadomoe.tornado;
+
+import java.lang.reflect.Proxy;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.Map;
+import java.util.Objects;
+import java.util.stream.IntStream;
+import org.jspecify.annotations.Nullable;
+import org.tornadomoe.config.FusedMoeConfig;
+import org.tornadomoe.quant.Int8Experts;
+import uk.ac.manchester.tornado.api.GridScheduler;
+import uk.ac.manchester.tornado.api.TaskGraph;
+import uk.ac.manchester.tornado.api.TornadoDeviceContext;
+import uk.ac.manchester.tornado.api.TornadoExecutionPlan;
+import uk.ac.manchester.tornado.api.common.LibraryTaskDescriptor;
+import uk.ac.manchester.tornado.api.common.TornadoFunctions.LibraryTask1;
+import uk.ac.manchester.tornado.api.enums.TornadoVMBackendType;
+import uk.ac.manchester.tornado.runtime.common.TornadoXPUDevice;
+import uk.ac.manchester.tornado.runtime.library.spi.LibraryContext;
+import uk.ac.manchester.tornado.runtime.library.spi.LibraryInvocation;
+import uk.ac.manchester.tornado.runtime.library.spi.TornadoNativeStreamSupport;
+
+/** A layer with Hopper's kernels on no GPU: TornadoVM's side is this class, CUDA's a {@link RecordingDriver}. */
+final class RecordedPart {
+    private static final long PLAN = 5;
+
+    /** TornadoVM's graph, which keeps library tasks. */
+    private static final class Tasks extends TaskGraph {
+        final List<LibraryTaskDescriptor> library = new ArrayList<>();
+
+        Tasks() {
+            super("moe");
+        }
+
+        @Override
+        public <T1> TaskGraph libraryTask(String id, LibraryTask1<T1> code, T1 arg1) {
+            library.add(code.apply(arg1));
+            return this;
+        }
+    }
+
+    final long context;
+    final LayerArrays arrays;
+    final TornadoMoeKernel kernel;
+    final LibraryTaskDescriptor task;
+    final CudaRun run;
+    private final CudaLibrary library;
+    private final TornadoXPUDevice device;
+    private final LibraryContext plan;
+
+    /** Loaded, without a call yet, in a context with one stream of the device of that index. */
+    RecordedPart(
+            RecordingDriver driver, int index, long context, long stream, FusedMoeConfig config, Int8Experts experts) {
+        this.context = context;
+        driver.add(context, stream, index);
+        arrays = arrays(config, experts);
+        Tasks tasks = new Tasks();
+        Device device = device(index);
+        Stage.Graph graph = new Stage.Graph(
+                device, tasks, new GridScheduler(), "", LayerStages.of(arrays).call(), new ArrayList<>());
+        graph.addTasks();
+        run = graph.runs().getFirst();
+        task = tasks.library.getFirst();
+        TornadoExecutionPlan empty = new TornadoExecutionPlan(new TaskGraph("nothing").snapshot());
+        kernel = new TornadoMoeKernel(device, arrays, new TornadoMoeKernel.Running(graph, empty));
+        library = new CudaLibrary(driver);
+        this.device = handles(index, context, stream);
+        plan = library.createContext(this.device, PLAN);
+    }
+
+    static LayerArrays arrays(FusedMoeConfig config, Int8Experts experts) {
+        return new LayerArrays(
+                config,
+                experts,
+                Long.MAX_VALUE,
+                HostMemory.of(false),
+                Gemm.HOPPER,
+                config.activationFormat(),
+                !config.isLoraEnabled(),
+                Gemm.HOPPER.byRule(config),
+                Map.of());
+    }
+
+    /** A GPU that TornadoVM takes for one of CUDA's. */
+    static Device device(int index) {
+        Probe fine = new Probe(_ -> null);
+        return new Device(
+                "cuda:" + index,
+                TornadoVMBackendType.CUDA,
+                "GPU " + index,
+                Long.MAX_VALUE,
+                1024,
+                TornadoHome.current().devices().getFirst().tornado(),
+                fine,
+                fine,
+                fine);
+    }
+
+    /** A device as TornadoVM's runtime sees it, with the driver's handles. */
+    static TornadoXPUDevice handles(int index, long context, long stream) {
+        return (TornadoXPUDevice) Proxy.newProxyInstance(
+                RecordedPart.class.getClassLoader(),
+                new Class<?>[] {TornadoXPUDevice.class, TornadoNativeStreamSupport.class},
+                (_, method, _) -> switch (method.getName()) {
+                    case "getNativeContext" -> context;
+                    case "getNativeStream" -> stream;
+                    case "getDeviceContext" -> deviceContext(index);
+                    default -> throw new UnsupportedOperationException(method.getName());
+                });
+    }
+
+    private static Object deviceContext(int index) {
+        return Proxy.newProxyInstance(
+                RecordedPart.class.getClassLoader(), new Class<?>[] {TornadoDeviceContext.class}, (_, method, _) -> {
+                    if (method.getName().equals("getDeviceIndex")) {
+                        return index;
+                    }
+                    throw new UnsupportedOperationException(method.getName());
+                });
+    }
+
+    /** What TornadoVM does before every launch of the task. */
+    void prepare() {
+        library.prepare(task, plan);
+    }
+
+    /** The launch. */
+    void dispatch() {
+        Object[] parameters = task.getParameters();
+        library.dispatch(
+                task.getFunctionName(),
+                new LibraryInvocation(
+                        parameters,
+                        IntStream.range(0, parameters.length)
+                                .mapToLong(this::address)
+                                .toArray(),
+                        new boolean[parameters.length],
+                        device,
+                        PLAN,
+                        plan,
+                        task.getTuning()));
+    }
+
+    /** The first call, which is TornadoVM's. */
+    RecordedPart called(int tokens) {
+        arrays.setTokens(tokens);
+        prepare();
+        dispatch();
+        return this;
+    }
+
+    /** Where a parameter of the task is on the device. */
+    private long address(int parameter) {
+        return context * 1_000_000 + 1000L * parameter;
+    }
+
+    long address(Object array) {
+        return address(run.indexOf(array));
+    }
+
+    /** TornadoVM closes its plan. */
+    void destroyPlan() {
+        library.destroyContext(plan);
+    }
+
+    /** As the driver is told it: an address, or a number's bits. */
+    static long bits(Object parameter, @Nullable RecordedPart part) {
+        return parameter instanceof Integer number
+                ? Integer.toUnsignedLong(number)
+                : parameter instanceof Float number
+                        ? Integer.toUnsignedLong(Float.floatToRawIntBits(number))
+                        : Objects.requireNonNull(part).address(parameter);
+    }
+}

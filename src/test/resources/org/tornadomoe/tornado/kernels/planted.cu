@@ -1,0 +1,29 @@
+// Faults that compute-sanitizer has to find, so that finding nothing elsewhere means something: bench/sanitizer.md.
+
+extern "C" __global__ void outOfBounds(const int *header, int *out) {
+    out[1ll << 34] = header[0];
+}
+
+// The second warp writes what the first reads.
+extern "C" __global__ void race(const int *header, int *out) {
+    __shared__ int shared[32];
+    if (threadIdx.x >= 32) {
+        shared[threadIdx.x - 32] = header[0];
+    } else {
+        out[threadIdx.x] = shared[threadIdx.x];
+    }
+}
+
+extern "C" __global__ void uninitialised(const int *header, int *out) {
+    if (threadIdx.x == 0) {
+        out[0] = out[17] + header[0];
+    }
+}
+
+// A barrier that half of a warp never comes to.
+extern "C" __global__ void divergent(const int *header, int *out) {
+    if ((threadIdx.x & 1) == 0) {
+        __syncthreads();
+    }
+    out[threadIdx.x] = header[0];
+}
