@@ -209,7 +209,15 @@ public final class CheckpointQuantizer {
             return write(config, layers, files, jobsOf, beside);
         } catch (IOException e) {
             throw CheckpointException.of(out, "cannot be written", e);
+        } catch (CheckpointException | InternalError e) {
+            requireUnchanged(); // what was to be copied may be gone
+            throw e;
         }
+    }
+
+    private void requireUnchanged() {
+        source.checkpoint.requireUnchanged();
+        source.tensors.requireUnchanged();
     }
 
     private void plan(int layer, List<Job> jobs, Set<String> replaced) {
@@ -457,8 +465,7 @@ public final class CheckpointQuantizer {
                 measured.put(job.key(), quantize(job, from, sink));
                 progress.advanced(++done, total);
             }
-            source.checkpoint.requireUnchanged();
-            source.tensors.requireUnchanged();
+            requireUnchanged();
             // Before the file is moved to its place: a file that is there has its errors beside it.
             writeText(errors, JSON.std.asString(measured));
         });

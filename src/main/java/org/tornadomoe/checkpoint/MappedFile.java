@@ -8,10 +8,8 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.nio.file.attribute.BasicFileAttributes;
 import java.nio.file.attribute.FileTime;
-import java.util.Objects;
 import java.util.concurrent.ExecutionException;
 import java.util.concurrent.FutureTask;
-import org.jspecify.annotations.Nullable;
 
 /**
  * A file mapped read-only, and what told its state before it was. A file that is shortened while it is mapped reads as
@@ -19,13 +17,8 @@ import org.jspecify.annotations.Nullable;
  * right only after {@link #requireUnchanged}.
  *
  * @param modified the time of its last change
- * @param key the file behind the name; null where the file system has none
  */
-record MappedFile(
-        Path path,
-        MemorySegment bytes,
-        FileTime modified,
-        @Nullable Object key) {
+record MappedFile(Path path, MemorySegment bytes, FileTime modified) {
     /**
      * Maps a whole file.
      *
@@ -35,8 +28,8 @@ record MappedFile(
         try {
             BasicFileAttributes before = attributes(path);
             try (FileChannel channel = CheckpointFile.open(path)) {
-                MemorySegment bytes = readOnly(channel, channel.size(), arena);
-                MappedFile mapped = new MappedFile(path, bytes, before.lastModifiedTime(), before.fileKey());
+import java.util.concurrent.ExecutionException;
+import java.util.concurrent.FutureTask;
                 mapped.requireUnchanged(); // since its attributes were read
                 return mapped;
             }
@@ -82,7 +75,7 @@ record MappedFile(
         return Files.readAttributes(path, BasicFileAttributes.class);
     }
 
-    /** @throws CheckpointException if the file is another, or of another length or age, than when it was mapped */
+    /** @throws CheckpointException if the file is not as long, or not of the time, as when it was mapped */
     void requireUnchanged() {
         try {
             BasicFileAttributes now = attributes(path);
@@ -90,7 +83,7 @@ record MappedFile(
                     ? "it had " + bytes.byteSize() + " bytes and has " + now.size()
                     : !now.lastModifiedTime().equals(modified)
                             ? "it was of " + modified + " and is of " + now.lastModifiedTime()
-                            : !Objects.equals(now.fileKey(), key) ? "it is another file" : null;
+                            : null;
             if (change != null) {
                 throw new CheckpointException(path, "was changed while it was read: " + change);
             }

@@ -220,7 +220,7 @@ public final class Safetensors implements AutoCloseable {
     /**
      * Makes sure that what was read until now is what the files held when they were opened.
      *
-     * @throws CheckpointException if one was changed, by its length, time or place on the disk; the message names it
+     * @throws CheckpointException if one was changed, by its length or time; the message names it
      */
     public void requireUnchanged() {
         files.forEach(MappedFile::requireUnchanged);

@@ -42,6 +42,22 @@ public final class Reference {
             double[] logits,
             Routing routing,
             @Nullable List<@Nullable LoraAdapter> adapterOfToken) {
+        try {
+            Stages stages = pass(weights, hidden, logits, routing, adapterOfToken);
+            weights.requireUnchanged();
+            return stages;
+        } catch (InternalError e) {
+            weights.requireUnchanged(); // a page of a file that is gone
+            throw e;
+        }
+    }
+
+    private static Stages pass(
+            ExpertWeights weights,
+            float[] hidden,
+            double[] logits,
+            Routing routing,
+            @Nullable List<@Nullable LoraAdapter> adapterOfToken) {
         FusedMoeConfig config = weights.config();
         int tokens = routing.tokens();
         requireLength("hidden", hidden.length, tokens, config.hiddenDim());
@@ -59,7 +75,6 @@ public final class Reference {
         }
         double[] output = combine(gemm2, tokens, config.pairsPerToken(), config.hiddenDim());
         addZeroExperts(config, 0, hidden, routing, output);
-        weights.requireUnchanged();
         return new Stages(logits, routing, null, gemm1, act, null, gemm2, output);
     }
 
