@@ -28,8 +28,8 @@ record MappedFile(Path path, MemorySegment bytes, FileTime modified) {
         try {
             BasicFileAttributes before = attributes(path);
             try (FileChannel channel = CheckpointFile.open(path)) {
-import java.util.concurrent.ExecutionException;
-import java.util.concurrent.FutureTask;
+                MemorySegment bytes = readOnly(channel, channel.size(), arena);
+                MappedFile mapped = new MappedFile(path, bytes, before.lastModifiedTime());
                 mapped.requireUnchanged(); // since its attributes were read
                 return mapped;
             }
