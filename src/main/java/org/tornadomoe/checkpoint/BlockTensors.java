@@ -9,8 +9,8 @@ import java.util.Set;
 import org.jspecify.annotations.Nullable;
 
 /**
- * A checkpoint's tensors while a layer is found, and which of them it took: one under the layer's block that nothing takes would
- * have changed the layer's numbers. Not thread-safe.
+ * A checkpoint's tensors while a layer is found, and which of them it took: one under the layer's block that nothing
+ * takes would have changed the layer's numbers. Not thread-safe.
  */
 final class BlockTensors {
     private static final int NAMED_IN_MESSAGE = 4;

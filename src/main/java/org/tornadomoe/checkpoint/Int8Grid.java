@@ -10,8 +10,8 @@ import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.config.Int8Scheme;
 
 /**
- * What all int8 matrices of a layer can be held in without a change: blocks so small that each lies within one block of every
- * matrix. Matrices that are meant for different activations are run with floats, which are as exact as any of them.
+ * What all int8 matrices of a layer can be held in without a change: blocks so small that each lies within one block of
+ * every matrix. Matrices that are meant for different activations are run with floats, which are as exact as any.
  *
  * @param quantization the scheme, its blocks or groups, and whether there are zero points
  * @param gateUpRows rows of w13 that share a scale
@@ -23,7 +23,8 @@ record Int8Grid(Int8Quantization quantization, int gateUpRows, int downRows) {
      * The grid of a layer.
      *
      * @return null if all its matrices are floats
-     * @throws CheckpointException if one is meant for activations that are not run, in vLLM's words, or two can't be run together
+     * @throws CheckpointException if one is meant for activations that are not run, in vLLM's words, or two can't be
+     *     run together
      */
     static @Nullable Int8Grid of(LayerWeights weights) {
         Finder finder = new Finder(weights.config(), weights.isInterleaved());
@@ -127,7 +128,7 @@ record Int8Grid(Int8Quantization quantization, int gateUpRows, int downRows) {
 
         private static boolean sameActivations(Matrix.Int8 a, Matrix.Int8 b) {
             WeightQuantization.Arguments of = a.stored().scheme().activations();
-            return of == null ? b.stored().scheme().activations() == null : of.equals(b.stored().scheme().activations());
+            return Objects.equals(of, b.stored().scheme().activations());
         }
 
         private static void requireNoStaticScales(Matrix a, Matrix.Int8 b) {

@@ -17,8 +17,8 @@ final class Int8Reader {
      * A matrix [rows, cols].
      *
      * @param module its name without {@code .weight}
-     * @throws CheckpointException if a tensor is missing, has the wrong shape or dtype, or is stored in a way that is not
-     *     read
+     * @throws CheckpointException if a tensor is missing, has the wrong shape or dtype, or is stored in a way that is
+     *     not read
      */
     static Matrix.Int8 read(
             BlockTensors tensors,
@@ -139,8 +139,8 @@ final class Int8Reader {
             for (int r = 0; r < scaleRows; r++) {
                 for (int c = 0; c < scaleCols; c++) {
                     if (zeros.get(r, c) != 0) {
-                        throw zero.problem("expected zeros, since the configuration says that the weights are symmetric,"
-                                + " got " + zeros.get(r, c));
+                        throw zero.problem("expected zeros, since the configuration says that the weights are"
+                                + " symmetric, got " + zeros.get(r, c));
                     }
                 }
             }
@@ -165,8 +165,8 @@ final class Int8Reader {
             if (zero != null && activations.symmetric()) {
                 for (int z : zero.toInts()) {
                     if (z != 0) {
-                        throw zero.problem("expected 0, since the configuration says that the activations are symmetric,"
-                                + " got " + z);
+                        throw zero.problem("expected 0, since the configuration says that the activations are"
+                                + " symmetric, got " + z);
                     }
                 }
             }

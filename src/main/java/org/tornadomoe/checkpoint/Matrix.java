@@ -78,8 +78,8 @@ sealed interface Matrix {
             @Nullable Float inputScale) {}
 
     /**
-     * int8 values with a scale, and maybe a zero point, for every block of rowsPerScale x colsPerScale: weight = (value -
-     * zero) * scale.
+     * int8 values with a scale, and maybe a zero point, for every block of rowsPerScale x colsPerScale: weight =
+     * (value - zero) * scale.
      *
      * @param rowsPerScale rows that share a scale, at most all
      * @param colsPerScale columns that share a scale, at most all

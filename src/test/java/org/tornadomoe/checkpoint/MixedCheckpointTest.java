@@ -38,8 +38,8 @@ import org.tornadomoe.quant.RankWeights;
 import org.tornadomoe.reference.Reference;
 
 /**
- * Layers whose matrices are stored in ways of their own: right, or refused with the names of two tensors. What is right is computed
- * in plain loops that share nothing with the library.
+ * Layers whose matrices are stored in ways of their own: right, or refused with the names of two tensors. What is
+ * right is computed in plain loops that share nothing with the library.
  */
 class MixedCheckpointTest {
     private static final int E = 4;
@@ -92,8 +92,9 @@ class MixedCheckpointTest {
         }
 
         String json() {
-            String weights = "{'num_bits': 8, 'type': 'int', 'symmetric': " + !zeros + ", 'dynamic': false, 'strategy': '"
-                    + strategy + "'" + (strategy.equals("group") ? ", 'group_size': " + group : "")
+            String weights = "{'num_bits': 8, 'type': 'int', 'symmetric': " + !zeros
+                    + ", 'dynamic': false, 'strategy': '" + strategy + "'"
+                    + (strategy.equals("group") ? ", 'group_size': " + group : "")
                     + (strategy.equals("block") ? ", 'block_structure': [" + group + ", " + group + "]" : "") + "}";
             String start = "{'num_bits': 8, 'type': 'int', 'symmetric': true, ";
             String activations = switch (this.activations) {

@@ -83,7 +83,7 @@ final class LayerChecks {
         close("output", actual.output(), given.output(), 1e-5);
     }
 
-    /** The same weights with scales of activations known beforehand, such that some values are clamped, and scales of rows of w13. */
+    /** The same weights with scales of activations known beforehand, such that some are clamped, and w13's rows' own. */
     static void staticScalesMatchReference(TornadoExperts experts, RandomLayer layer, int tokens) {
         Arena arena = Arena.ofShared();
         try (Int8Experts dynamic = Int8Quantizer.quantize(layer, Int8Scheme.W8A8_TENSOR, Progress.NONE)) {
