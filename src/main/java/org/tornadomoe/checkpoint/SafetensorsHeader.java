@@ -30,7 +30,7 @@ record SafetensorsHeader(Map<String, String> metadata, List<Entry> entries) {
     private static final int MAX_DIMENSIONS = 64;
 
     /** Tensors and metadata of one file: far more than any model has, in less memory than its names take. */
-    private static final int MAX_TENSORS = 1 << 20;
+    private static final int MAX_TENSORS = 1 << 18;
 
     private static final int MAX_METADATA = 1 << 16;
     private static final int MAX_NAME = 1024;
