@@ -101,6 +101,7 @@ class QuantizationTest {
         assertThat(new GroupShape(1, -1).isPerToken()).isTrue();
         assertThat(new GroupShape(-1, 1).isPerChannel()).isTrue();
         assertThat(new GroupShape(1, 64).isPerGroup()).isTrue();
+        assertThat(new GroupShape(1, 1).isPerGroup()).isTrue();
         assertThat(GroupShape.PER_TOKEN.isPerGroup()).isFalse();
         assertThat(new GroupShape(128, 128).isPerGroup()).isFalse();
         assertThatIllegalArgumentException()
@@ -109,6 +110,14 @@ class QuantizationTest {
         assertThatIllegalArgumentException()
                 .isThrownBy(() -> new GroupShape(-2, 1))
                 .withMessage("row: expected -1 (all) or more, got -2");
+    }
+
+    @Test
+    void scalarTypesHaveTorchsNamesAndTheirSizes() {
+        assertThat(ScalarType.values())
+                .extracting(ScalarType::toString)
+                .containsExactly("torch.float32", "torch.float16", "torch.bfloat16", "torch.int8");
+        assertThat(ScalarType.values()).extracting(ScalarType::bytes).containsExactly(4, 2, 2, 1);
     }
 
     @Test

@@ -4,6 +4,8 @@ import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatIllegalArgumentException;
 
 import org.junit.jupiter.api.Test;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.EnumSource;
 import org.tornadomoe.quant.RouterWeights;
 
 class RouterConfigTest {
@@ -105,6 +107,46 @@ class RouterConfigTest {
         refused(
                 () -> new RouterWeights(weight, null, infinite, null).requireFits(biased),
                 "router's correction bias: expected finite values, got Infinity at expert 5, column 0");
+    }
+
+    @Test
+    void aSharedExpertGateIsOneRow() {
+        FusedMoeConfig gated = layer().numFusedSharedExperts(1)
+                .router(SIGMOID.withSharedExpertGate())
+                .build();
+        RouterWeights router = new RouterWeights(new float[32], new float[8], new float[8], new float[4]);
+        new RouterWeights(router.weight(), null, null, router.sharedExpertGate()).requireFits(gated);
+        refused(
+                () -> new RouterWeights(router.weight(), null, null, new float[5]).requireFits(gated),
+                "shared expert gate: expected [1, 4] = 4 values, got 5");
+        assertThat(router.bytes()).isEqualTo(4 * (32 + 8 + 8 + 4));
+        assertThat(RouterWeights.NONE.bytes()).isZero();
+    }
+
+    @Test
+    void asManyGroupsAndZeroExpertsAsThereMayBeExperts() {
+        assertThat(SIGMOID.withGroups(1024, 1024).topkGroup()).isEqualTo(1024);
+        assertThat(SIGMOID.withZeroExperts(1024).numZeroExperts()).isEqualTo(1024);
+        refused(() -> SIGMOID.withGroups(1025, 1), "numExpertGroup: expected at most 1024, got 1025");
+        refused(() -> SIGMOID.withZeroExperts(1025), "numZeroExperts: expected at most 1024, got 1025");
+        refused(() -> SIGMOID.withGroups(4, 0), "topkGroup: expected 1 to numExpertGroup = 4, got 0");
+        assertThat(SIGMOID.withGroups(4, 4).withZeroExperts(0).numExpertGroup()).isEqualTo(4);
+        refused(
+                () -> RouterConfig.topKThenSoftmax().withGroups(2, 1),
+                "scoresChosenOnly: expected neither a correction bias nor groups beside it: the choice is made by"
+                        + " logits");
+        refused(
+                () -> RouterConfig.of(ScoringFunction.SIMULATED, false).withCorrectionBias(),
+                "scoring: expected neither a correction bias nor groups beside simulated, which chooses");
+    }
+
+    @ParameterizedTest
+    @EnumSource(
+            value = ScoringFunction.class,
+            names = {"SOFTMAX", "SIGMOID", "SQRTSOFTPLUS"})
+    void scoresAreFoundByTheirName(ScoringFunction scoring) {
+        assertThat(ScoringFunction.fromString(scoring.toString())).isEqualTo(scoring);
+        assertThat(RouterConfig.of(scoring, true).isHandedIn()).isFalse();
     }
 
     private static void refused(Runnable doing, String message) {

@@ -123,6 +123,11 @@ class Int8ExpertsTest {
         assertThat(experts.bytes())
                 .as("rows of 32 and 16 bytes, scales, biases")
                 .isEqualTo(3 * 24 * 32 + 3 * 20 * 16 + 4 * (3 * 24 + 3 * 20) + 4 * (3 * 24 + 3 * 20));
+        assertThat(experts.with(CONFIG, experts.w13(), experts.w2(), arena)
+                        .router(RouterWeights.of(new float[3 * H]))
+                        .build()
+                        .bytes())
+                .isEqualTo(experts.bytes() + 4 * 3 * H);
         refused(rows(3).biases(new float[71], null), "w13Bias: expected [3, 24] = 72 values, got 71");
         refused(rows(3).biases(null, new float[61]), "w2Bias: expected [3, 20] = 60 values, got 61");
         w2[H + 7] = Float.NaN;
@@ -203,6 +208,7 @@ class Int8ExpertsTest {
         assertThatIllegalStateException()
                 .isThrownBy(second::a2Scale)
                 .withMessage("each expert has a scale of its own for its activations");
+        assertThat(second.a2Scales()).containsExactly(own);
         assertThat(second.activationKey()).isEqualTo(QuantKey.INT8_STATIC_TOKEN_SYM);
         Int8Experts first = perTensor(3).activationScales(own, same).build();
         assertThat(first.hasInputsOfTheirOwn()).isTrue();

@@ -192,4 +192,61 @@ class RankWeightsTest {
                 Int8Quantization.of(Int8Scheme.W8A8_BLOCK).withGrid(new GroupShape(32, 16)));
         RankWeights.requireColumns(rank(config, 2, 0, false), Int8Quantization.of(Int8Scheme.W8A16_GROUP));
     }
+
+    /** Of I = 96 in two parts of 48, gate and up: 192 rows of w13, of which the interleaved ones lie side by side. */
+    @ParameterizedTest
+    @CsvSource({
+        "SILU, 1, 128, 128, true",
+        "SILU, 2, 48, 48, true",
+        "SILU, 2, 96, 48, false",
+        "SILU, 2, 192, 96, true",
+        "SILU, 2, 191, 96, false",
+        "SILU, 2, 48, 95, false",
+        "SWIGLUOAI, 2, 96, 48, true",
+        "SWIGLUOAI, 2, 64, 48, false",
+        "RELU2_NO_MUL, 2, 96, 96, true",
+        "RELU2_NO_MUL, 2, 95, 96, false",
+    })
+    void partsAreWholeBlocksOrAllShareOne(
+            MoeActivation activation, int ranks, int rowsPerScale, int colsPerScale, boolean fits) {
+        FusedMoeConfig config = rank(
+                RandomLayer.of(2, 1, 64, 96, 1, 1).activatedBy(activation).config(), ranks, 0, false);
+        Int8Quantization blocks =
+                Int8Quantization.of(Int8Scheme.W8A8_BLOCK).withGrid(new GroupShape(rowsPerScale, colsPerScale));
+        if (fits) {
+            RankWeights.requireColumns(config, blocks);
+        } else {
+            assertThatThrownBy(() -> RankWeights.requireColumns(config, blocks))
+                    .isInstanceOf(IllegalArgumentException.class)
+                    .hasMessageStartingWith("tensor parallelism over 2: expected parts of whole ");
+        }
+    }
+
+    @Test
+    void whatTheLayerDoesNotHaveIsRefused() {
+        RandomLayer layer = RandomLayer.of(3, 1, 16, 12, 1, 1);
+        try (Int8Experts whole = Int8Quantizer.quantize(layer, Int8Scheme.W8A16_GROUP, Progress.NONE)) {
+            for (int[] experts : new int[][] {{}, {3}, {0, -1}}) {
+                assertThatThrownBy(() -> RankWeights.experts(whole, layer.config(), experts, new int[] {0, 1, 2}))
+                        .isInstanceOf(IllegalArgumentException.class)
+                        .hasMessage("experts: expected numbers from 0 to 2, at least one, got "
+                                + Arrays.toString(experts));
+            }
+            assertThatThrownBy(() -> RankWeights.columns(
+                            whole, rank(RandomLayer.of(3, 1, 16, 24, 1, 1).config(), 2, 0, false)))
+                    .hasMessage("config: expected the whole layer's intermediate size 12 and hidden size 16, got 24 and"
+                            + " 16");
+            assertThatThrownBy(() -> RankWeights.columns(
+                            whole, rank(RandomLayer.of(3, 1, 8, 12, 1, 1).config(), 2, 0, false)))
+                    .hasMessage("config: expected the whole layer's intermediate size 12 and hidden size 16, got 12 and"
+                            + " 8");
+        }
+        try (Int8Experts groups = Int8Quantizer.quantize(
+                layer,
+                Int8Quantization.of(Int8Scheme.W8A16_GROUP).withGrid(new GroupShape(1, 4)),
+                Progress.NONE)) {
+            assertThatThrownBy(() -> RankWeights.columns(groups, rank(layer.config(), 2, 0, false)))
+                    .hasMessageContaining("whole 4 columns of w2 that share a scale, got 6 of the intermediate size 12");
+        }
+    }
 }

@@ -97,6 +97,8 @@ class LoraTest {
         assertThat(adapter.w13A()).containsExactly(1, 1);
         assertThat(adapter.w2A()).containsExactly(3, 3);
         float[] none = new float[0];
+        assertThat(LoraAdapter.of(1, 3, none, new float[] {2}, none, none).w13B())
+                .containsExactly(6);
         assertThatIllegalArgumentException()
                 .isThrownBy(() -> LoraAdapter.of(0, 1, none, none, none, none))
                 .withMessage("rank: expected a positive number, got 0");
@@ -118,6 +120,19 @@ class LoraTest {
                 .isThrownBy(() -> new LoraAdapter(3, adapter.w13A(), new float[5], adapter.w2A(), adapter.w2B())
                         .requireFits(config))
                 .withMessage("w13B: expected 36 values for each of 4 experts, or for all of them together, got 5");
+        LoraAdapter of0 = new LoraAdapter(0, adapter.w13A(), adapter.w13B(), adapter.w2A(), adapter.w2B());
+        assertThatIllegalArgumentException()
+                .isThrownBy(() -> of0.requireFits(config))
+                .withMessage("rank: expected 1 to 3 (the most that the layer was loaded for), got 0");
+        layer.adapter(1, true).requireFits(config);
+        assertThatIllegalArgumentException()
+                .isThrownBy(() -> new LoraAdapter(3, new float[5], adapter.w13B(), adapter.w2A(), adapter.w2B())
+                        .requireFits(config))
+                .withMessage("w13A: expected 60 values for each of 4 experts, or for all of them together, got 5");
+        assertThatIllegalArgumentException()
+                .isThrownBy(() -> new LoraAdapter(3, adapter.w13A(), adapter.w13B(), adapter.w2A(), new float[5])
+                        .requireFits(config))
+                .withMessage("w2B: expected 30 values for each of 4 experts, or for all of them together, got 5");
         float[] nan = adapter.w2A().clone();
         nan[7] = Float.NaN;
         assertThatIllegalArgumentException()
