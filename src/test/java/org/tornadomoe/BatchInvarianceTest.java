@@ -64,10 +64,7 @@ class BatchInvarianceTest {
 
     @Test
     void expertsThatMoveAreRefused() {
-        FusedMoeConfig config = RandomLayer.of(6, 2, 70, 33, 19, 1)
-                .batchInvariant()
-                .config()
-                .toBuilder()
+        FusedMoeConfig config = RandomLayer.of(6, 2, 70, 33, 19, 1).batchInvariant().config().toBuilder()
                 .moeParallelConfig(FusedMoeParallelConfig.builder()
                         .dp(2, 0)
                         .expertParallel(true)
@@ -76,7 +73,10 @@ class BatchInvarianceTest {
                 .build();
         for (FusedMoeExperts experts : List.of(new CpuExperts(), new ReferenceExperts())) {
             assertThat(experts.refusals(
-                            config, Int8Scheme.W8A8_CHANNEL.weightKey(), Int8Scheme.W8A8_CHANNEL.activationKey(), config.activationFormat()))
+                            config,
+                            Int8Scheme.W8A8_CHANNEL.weightKey(),
+                            Int8Scheme.W8A8_CHANNEL.activationKey(),
+                            config.activationFormat()))
                     .as(experts.name())
                     .extracting(refusal -> refusal.reason())
                     .contains("experts that move, and copies that are chosen by a token's place in the call, change the"

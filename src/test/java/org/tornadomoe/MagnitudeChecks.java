@@ -20,7 +20,8 @@ import org.tornadomoe.reference.Stages;
 /** What must hold of hidden states of any finite magnitude. */
 public final class MagnitudeChecks {
     private static final float[] MAGNITUDES = {
-        1e-45f, 1e-41f, 1e-38f, 1e-30f, 1e-10f, 1, 1e10f, 1e20f, 9e29f, 1e31f, 1e33f, 1e34f, 1e35f, 1e36f, 1e37f, 1e38f, 3e38f
+        1e-45f, 1e-41f, 1e-38f, 1e-30f, 1e-10f, 1, 1e10f, 1e20f, 9e29f, 1e31f, 1e33f, 1e34f, 1e35f, 1e36f, 1e37f, 1e38f,
+        3e38f
     };
 
     /** Up to where kernels that quantise, and the router's, go. */
@@ -55,10 +56,12 @@ public final class MagnitudeChecks {
                 float[] output = BatchChecks.forward(kernel, hidden, ChosenExperts.allocate(tokens, 2));
                 for (int m = 0; m < tokens; m++) {
                     String what = "token of " + MAGNITUDES[m] + ", weights times " + factors[0] + " and " + factors[1];
-                    boolean inRange = greatest(definition.act(), m * 2 * 24, 2 * 24) <= (cpu ? Float.MAX_VALUE : LARGEST)
-                            && (cpu || MAGNITUDES[m] <= LARGEST);
+                    boolean inRange =
+                            greatest(definition.act(), m * 2 * 24, 2 * 24) <= (cpu ? Float.MAX_VALUE : LARGEST)
+                                    && (cpu || MAGNITUDES[m] <= LARGEST);
                     double least = 1e-36 * Math.max(1, factors[1]);
-                    requireRight(definition.output(), output, m * h, h, inRange, least, tolerance(quantization, cpu), what);
+                    requireRight(
+                            definition.output(), output, m * h, h, inRange, least, tolerance(quantization, cpu), what);
                 }
             }
         }
@@ -95,7 +98,14 @@ public final class MagnitudeChecks {
 
     /** @param least what underflow may make of it */
     private static void requireRight(
-            double[] expected, float[] got, int from, int count, boolean inRange, double least, double tolerance, String what) {
+            double[] expected,
+            float[] got,
+            int from,
+            int count,
+            boolean inRange,
+            double least,
+            double tolerance,
+            String what) {
         double near = least + tolerance * Math.min(greatest(expected, from, count), Float.MAX_VALUE);
         for (int i = from; i < from + count; i++) {
             float definition = (float) expected[i];

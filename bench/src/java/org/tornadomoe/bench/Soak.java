@@ -90,12 +90,15 @@ public final class Soak implements Callable<Integer> {
     List<String> devices = List.of();
 
     @Option(names = "--kernel", description = "As for moe.")
-    @Nullable String kernel;
+    @Nullable
+    String kernel;
 
     @Option(names = "--seed", defaultValue = "1", description = "Of all that is random; default ${DEFAULT-VALUE}.")
     long seed = 1;
 
-    @Option(names = "--checkpoint", description = "A checkpoint whose first layer is one of the layers; may be repeated.")
+    @Option(
+            names = "--checkpoint",
+            description = "A checkpoint whose first layer is one of the layers; may be repeated.")
     List<Path> checkpoints = List.of();
 
     private final LongAdder calls = new LongAdder();
@@ -242,7 +245,8 @@ public final class Soak implements Callable<Integer> {
      * @param slots of each token's adapter; null for a call without
      * @param answers [states of all slots][M, H]; one where there are no slots
      */
-    private record Question(int tokens, float[] hidden, int @Nullable [] slots, float[][] answers, ChosenExperts chosen) {}
+    private record Question(
+            int tokens, float[] hidden, int @Nullable [] slots, float[][] answers, ChosenExperts chosen) {}
 
     /** A layer that all threads call. */
     private final class Shared {
@@ -277,11 +281,14 @@ public final class Soak implements Callable<Integer> {
                     float[] hidden = new float[m * config.hiddenDim()];
                     fill(hidden, random, 1);
                     for (int v = 0; v < hidden.length && config.inDtype() != ScalarType.F32; v++) {
-                        hidden[v] = HiddenStates.widen(config.inDtype(), HiddenStates.narrow(config.inDtype(), hidden[v]));
+                        hidden[v] =
+                                HiddenStates.widen(config.inDtype(), HiddenStates.narrow(config.inDtype(), hidden[v]));
                     }
                     int[] slots = !kind.adapts() || random.nextInt(4) == 0
                             ? null
-                            : IntStream.range(0, m).map(_ -> random.nextInt(-1, SLOTS)).toArray();
+                            : IntStream.range(0, m)
+                                    .map(_ -> random.nextInt(-1, SLOTS))
+                                    .toArray();
                     int combinations = slots == null ? 1 : STATES * STATES;
                     Question question = new Question(
                             m,
@@ -367,9 +374,8 @@ public final class Soak implements Callable<Integer> {
             MoeLayer called = layer;
             float[] output = new float[question.hidden.length + 1];
             output[question.hidden.length] = CANARY;
-            ChosenExperts chosen = random.nextBoolean()
-                    ? ChosenExperts.allocate(question.tokens, question.chosen.topK())
-                    : null;
+            ChosenExperts chosen =
+                    random.nextBoolean() ? ChosenExperts.allocate(question.tokens, question.chosen.topK()) : null;
             try {
                 if (question.slots == null && random.nextBoolean()) {
                     callNatively(called, question, output, chosen);
@@ -487,8 +493,11 @@ public final class Soak implements Callable<Integer> {
         stop = true;
         for (Thread worker : workers) {
             if (!worker.join(STUCK)) {
-                Thread.getAllStackTraces().forEach((thread, stack) -> System.err.println(thread + "\n    "
-                        + String.join("\n    ", Stream.of(stack).map(Object::toString).toList())));
+                Thread.getAllStackTraces()
+                        .forEach((thread, stack) -> System.err.println(thread + "\n    "
+                                + String.join(
+                                        "\n    ",
+                                        Stream.of(stack).map(Object::toString).toList())));
                 fail(worker.getName() + " is stuck for " + STUCK.toMinutes() + " minutes");
                 return false;
             }
@@ -509,7 +518,8 @@ public final class Soak implements Callable<Integer> {
                 System.out.println(kind.name + ": " + layers.getLast().layer.kernelClass() + " on "
                         + layers.getLast().layer.device());
             } catch (UnsupportedOperationException refusal) {
-                System.out.println(kind.name + ": left out: " + refusal.getMessage().lines().findFirst().orElse(""));
+                System.out.println(kind.name + ": left out: "
+                        + refusal.getMessage().lines().findFirst().orElse(""));
             }
         }
         if (layers.isEmpty()) {
@@ -635,7 +645,9 @@ public final class Soak implements Callable<Integer> {
                 String told = new String(process.getInputStream().readAllBytes(), StandardCharsets.US_ASCII);
                 return process.waitFor() != 0
                         ? 0
-                        : told.lines().mapToLong(line -> Long.parseLong(line.strip())).sum();
+                        : told.lines()
+                                .mapToLong(line -> Long.parseLong(line.strip()))
+                                .sum();
             } catch (IOException none) {
                 return 0;
             }
@@ -684,7 +696,8 @@ public final class Soak implements Callable<Integer> {
     private record Limit(ToLongFunction<Sample> what, long most, double part) {}
 
     private long median(ToLongFunction<Sample> what, int from, int to) {
-        long[] sorted = samples.subList(from, to).stream().mapToLong(what).sorted().toArray();
+        long[] sorted =
+                samples.subList(from, to).stream().mapToLong(what).sorted().toArray();
         return sorted[sorted.length / 2];
     }
 }

@@ -74,7 +74,8 @@ public interface GeneralExperts extends FusedMoeExperts {
         }
         if (config.batchInvariant() && config.moeParallelConfig().enableEplb()) {
             obstacles.add(Support.no(
-                    "experts that move, and copies that are chosen by a token's place in the call, change the order of its sum",
+                    "experts that move, and copies that are chosen by a token's place in the call, change the order of"
+                            + " its sum",
                     "no load balancing"));
         }
         return obstacles;

@@ -248,6 +248,7 @@ final class TornadoMoeKernel implements MoeKernel {
                     0,
                     Math.min(tokens, slotOfToken.length));
             arrays.answersChoice = chosen != null;
+            BeyondRange beyond = BeyondRange.of(arrays, hidden, tokens);
             Device.lockRunning();
             try {
                 if (isTimed()) {
@@ -260,6 +261,7 @@ final class TornadoMoeKernel implements MoeKernel {
                         arrays.outgoing().getSegment(),
                         output,
                         arrays.config.inDtype().bytes() * values);
+                beyond.makeNaN(output);
                 if (arrays.balanced) {
                     fetch(arrays.loads, arrays.localExperts);
                 }

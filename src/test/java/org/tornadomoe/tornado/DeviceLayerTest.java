@@ -243,8 +243,8 @@ class DeviceLayerTest {
             return;
         }
         int[] sizes = {
-            1, 2, 3, 7, 15, 16, 17, 20, 21, 24, 25, 31, 32, 33, 59, 60, 63, 64, 65, 127, 128, 129, 160, 161, 192, 193, 255, 256, 257,
-            479, 480, 511, 512, 513, 767, 768, 769, 1023, 1024, 1025, 2049, 3168, 3169, 4096
+            1, 2, 3, 7, 15, 16, 17, 20, 21, 24, 25, 31, 32, 33, 59, 60, 63, 64, 65, 127, 128, 129, 160, 161, 192, 193,
+            255, 256, 257, 479, 480, 511, 512, 513, 767, 768, 769, 1023, 1024, 1025, 2049, 3168, 3169, 4096
         };
         BatchChecks.bitsDoNotDependOnTheBatch(experts, quantization, few, 64, sizes);
         BatchChecks.bitsDoNotDependOnTheBatch(experts, quantization, many, 64, sizes);

@@ -287,8 +287,7 @@ public final class BlockGemmKernels {
     /**
      * float × int8 with a scale, and perhaps a zero point, for a group of columns of a row (w8a16): {@code out[p][n] = Σ_g bScales[e][g][n] ·
      * Σ a[row(p)][k] · (b[e][n][k] − zeroPoints[e][g][n])}, the inner sum over the columns of group g; then bias and router weight as
-     * {@link #dp4a} has them. Any finite activations, as in {@link GemmKernels#w8a16}. The parameters are those of
-     * {@link #dp4a}, but for:
+     * {@link #dp4a} has them. The parameters are those of {@link #dp4a}, but for:
      *
      * @param a [rows of a, cols] in float
      * @param zeroPoints with {@code zeroPointed} 1 [E, groups, N]; else not looked at
@@ -379,10 +378,10 @@ public final class BlockGemmKernels {
                 int c1 = c0 + 1 < cols ? c0 + 1 : cols - 1;
                 int c2 = c0 + 2 < cols ? c0 + 2 : cols - 1;
                 int c3 = c0 + 3 < cols ? c0 + 3 : cols - 1;
-                float w0 = (GemmKernels.int8(weights) - zero) * GemmKernels.DOWN;
-                float w1 = c0 + 1 < cols ? (GemmKernels.int8(weights >> 8) - zero) * GemmKernels.DOWN : 0.0f;
-                float w2 = c0 + 2 < cols ? (GemmKernels.int8(weights >> 16) - zero) * GemmKernels.DOWN : 0.0f;
-                float w3 = c0 + 3 < cols ? (GemmKernels.int8(weights >> 24) - zero) * GemmKernels.DOWN : 0.0f;
+                float w0 = GemmKernels.int8(weights) - zero;
+                float w1 = c0 + 1 < cols ? GemmKernels.int8(weights >> 8) - zero : 0.0f;
+                float w2 = c0 + 2 < cols ? GemmKernels.int8(weights >> 16) - zero : 0.0f;
+                float w3 = c0 + 3 < cols ? GemmKernels.int8(weights >> 24) - zero : 0.0f;
                 dot0 += w0 * a.get(row0 + c0) + w1 * a.get(row0 + c1) + w2 * a.get(row0 + c2) + w3 * a.get(row0 + c3);
                 dot1 += w0 * a.get(row1 + c0) + w1 * a.get(row1 + c1) + w2 * a.get(row1 + c2) + w3 * a.get(row1 + c3);
                 dot2 += w0 * a.get(row2 + c0) + w1 * a.get(row2 + c1) + w2 * a.get(row2 + c2) + w3 * a.get(row2 + c3);
@@ -420,7 +419,7 @@ public final class BlockGemmKernels {
         }
         int pair = active == 1 ? sortedIds.get(place + slice) : pairs;
         if (pair < pairs && n < rows) {
-            float value = total * GemmKernels.UP;
+            float value = total;
             if (weighted == 2) {
                 value = value * topkWeights.get(pair);
             }

@@ -33,15 +33,6 @@ public final class GemmKernels {
     /** Work-items of a group. */
     public static final int GROUP = ROWS * SLICES;
 
-    /**
-     * What int8 weights are multiplied by before they are with float activations, a power of two, so that no sum of
-     * products of up to 2^16 columns goes beyond float's range; of activations from 1e-30 on no bit is lost.
-     */
-    static final float DOWN = 0x1p-24f;
-
-    /** What undoes it, after the weights' scales. */
-    static final float UP = 0x1p24f;
-
     private GemmKernels() {}
 
     /**
@@ -265,8 +256,6 @@ public final class GemmKernels {
      * float × int8 for unquantised activations (w8a16): {@code out[p][n] = Σ a[row(p)][k] · b[e][n][k] · bScales[e][n]},
      * plus {@code bias[e][n]} if {@code biased} is 1, and times the pair's router weight if {@code weighted} is 1. The parameters are those of {@link #dp4a}, but for:
      *
-     * <p>Any finite activations: a result is infinite only if it is beyond float's range itself.
-     *
      * @param a [rows of a, cols] in float
      * @param weighted 2 for the router's weight before the bias, as if {@code a} had been multiplied by it
      */
@@ -329,10 +318,10 @@ public final class GemmKernels {
         float sum7 = 0.0f;
         for (int k = slice; k < end; k += SLICES) {
             int weights = b.get(from + k * rows);
-            float w0 = int8(weights) * DOWN;
-            float w1 = int8(weights >> 8) * DOWN;
-            float w2 = int8(weights >> 16) * DOWN;
-            float w3 = int8(weights >> 24) * DOWN;
+            float w0 = int8(weights);
+            float w1 = int8(weights >> 8);
+            float w2 = int8(weights >> 16);
+            float w3 = int8(weights >> 24);
             int c0 = 4 * k;
             // Past the end of a row the weights are 0; the activations are read from the last column instead.
             int c1 = c0 + 1 < cols ? c0 + 1 : cols - 1;
@@ -366,7 +355,7 @@ public final class GemmKernels {
         if (pair < pairs && n < rows) {
             float value = 0.0f;
             if (expert >= 0) {
-                value = total * bScales.get(expert * rows + n) * UP;
+                value = total * bScales.get(expert * rows + n);
                 if (weighted == 2) {
                     value = value * topkWeights.get(pair);
                 }

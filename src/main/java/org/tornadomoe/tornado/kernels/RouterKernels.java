@@ -52,19 +52,11 @@ public final class RouterKernels {
     /** The key of what weighs nothing, in place of minus infinity: compilers may take it that there is none. */
     private static final float LAST = -Float.MAX_VALUE;
 
-    /** The greatest magnitude of a logit that {@link #routerLogits} gives. */
-    private static final float LARGEST_LOGIT = 1e38f;
-
-    /** What it gives for one that is greater, or no number. */
-    private static final float BEYOND = 3e38f;
-
     private RouterKernels() {}
 
     /**
      * Router logits: {@code logits[m][l] = Σ_h hidden[m][h] · router[l][h] + bias[l]}, in float. A token's logits are the same bits
-     * whatever the other tokens are. What is beyond 1e38, where float's sums can't be told from what went beyond its
-     * range, is 3e38; of such a token {@link #topK} makes infinite weights, so that its output is no number rather than
-     * that of other experts.
+     * whatever the other tokens are.
      *
      * <p>Grid: one group of {@link #LOGIT_GROUP} work-items for a row of the router (x) and {@link #LOGIT_TOKENS} tokens (y).
      * Neighbouring work-items read neighbouring values. Costs 2·M·L·H operations and 4·L·H bytes for every {@link #LOGIT_TOKENS}
@@ -129,9 +121,7 @@ public final class RouterKernels {
             for (int i = 0; i < 8; i++) {
                 sum += partial[lane + i];
             }
-            float logit = sum + bias.get(row);
-            float known = logit < LARGEST_LOGIT ? (logit > -LARGEST_LOGIT ? logit : BEYOND) : BEYOND;
-            logits.set((first + (lane >> 5)) * numLogits + row, known);
+            logits.set((first + (lane >> 5)) * numLogits + row, sum + bias.get(row));
         }
     }
 
@@ -143,8 +133,6 @@ public final class RouterKernels {
      * <p>A choice's key is its logit, or with {@code biased} 1 its score plus its correction bias. A choice is ranked by counting
      * those before it, first in its chunk of {@link #CHUNK}, then the first K of all chunks among themselves: no step waits for
      * another but for a few barriers.
-     *
-     * <p>Weights are infinite where a logit is finite and greater than 1e38, see {@link #routerLogits}.
      *
      * <p>Grid: one group of {@link #TOP_K_GROUP} work-items a token. Costs {@value #CHUNK}·C + (K·C/{@value #CHUNK})² comparisons
      * a token.
@@ -249,10 +237,8 @@ public final class RouterKernels {
             }
         }
 
-        int beyond = 0;
         for (int e = lane; e < all; e += TOP_K_GROUP) {
             float logit = logits.get(row + e);
-            beyond += logit > LARGEST_LOGIT ? (logit < Float.MAX_VALUE ? 1 : 0) : 0;
             float key;
             if (biased == 1) {
                 float score = 0.0f;
@@ -271,8 +257,6 @@ public final class RouterKernels {
             keys[e] = unusable > 0 && biased == 0 ? 0.0f : key;
         }
         ctx.localBarrier();
-        // Read at the end, several barriers from here.
-        counts[lane] = beyond;
 
         if (groups > 1 && choices > groups && choices % groups == 0) {
             int size = choices / groups;
@@ -368,12 +352,6 @@ public final class RouterKernels {
             if (groups == 1 && biased == 1 && renormalize == 1) {
                 weight = chosenKeys[0] > LAST ? weight : 1.0f / topK;
             }
-            beyond = 0;
-            int lanes = active * TOP_K_GROUP;
-            for (int i = 0; i < lanes; i++) {
-                beyond += counts[i];
-            }
-            weight = beyond > 0 ? beyond * BEYOND * LARGEST_LOGIT : weight;
             if (scoring < SOFTMAX || scoring > IDENTITY) {
                 weight = Float.NaN;
             }

@@ -114,7 +114,8 @@ __device__ __forceinline__ float sigmoid(float x) {
 }
 
 __device__ __forceinline__ float activate(const Gemm &m, float gate, float up) {
-    float g = fminf(gate, m.limit), u = fmaxf(fminf(up, m.limit), -m.limit);
+    // What is no number stays none, which minima and maxima would make one of.
+    float g = gate > m.limit ? m.limit : gate, u = up > m.limit ? m.limit : up < -m.limit ? -m.limit : up;
 #if ACTIVATION == SILU
     return g * sigmoid(g) * u;
 #elif ACTIVATION == GELU
@@ -123,7 +124,7 @@ __device__ __forceinline__ float activate(const Gemm &m, float gate, float up) {
     float x = fmaxf(fminf(gate, 20.0f), -20.0f);
     return gate * sigmoid(1.595769f * (x + 0.044715f * x * x * x)) * up;
 #elif ACTIVATION == RELU2
-    float positive = fmaxf(gate, 0.0f);
+    float positive = gate < 0.0f ? 0.0f : gate;
     return positive * positive * up;
 #elif ACTIVATION == SWIGLU_OAI
     return g * sigmoid(m.alpha * g) * (u + m.beta);

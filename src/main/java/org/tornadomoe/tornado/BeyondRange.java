@@ -1,0 +1,60 @@
+package org.tornadomoe.tornado;
+
+import java.lang.foreign.MemorySegment;
+import java.lang.foreign.ValueLayout;
+import java.util.stream.IntStream;
+import org.tornadomoe.config.Int8Scheme;
+import org.tornadomoe.config.ScalarType;
+import org.tornadomoe.quant.HiddenStates;
+import org.tornadomoe.tornado.kernels.QuantizeKernels;
+
+/**
+ * Tokens with a hidden value beyond {@link QuantizeKernels#LARGEST}, or none that is a number. Sums in float may leave
+ * float's range with them, and compilers that take fast mathematics for granted make any number of what is none: so
+ * the host looks for such tokens, and makes their output NaN. On Hopper, whose kernels are compiled without, it is the
+ * quantiser that does.
+ */
+record BeyondRange(ScalarType type, int h, int[] tokens) {
+    /** Of a call; with one scale of all activations that is found in it all of its tokens if there is one. */
+    static BeyondRange of(LayerArrays arrays, MemorySegment hidden, int tokens) {
+        ScalarType type = arrays.config.inDtype();
+        int h = arrays.config.hiddenDim();
+        int[] beyond = arrays.gemm == Gemm.HOPPER
+                ? new int[0]
+                : IntStream.range(0, tokens)
+                        .filter(m -> isBeyond(type, hidden, (long) m * h, h))
+                        .toArray();
+        boolean shared = arrays.scheme == Int8Scheme.W8A8_TENSOR && !arrays.staticScales;
+        return new BeyondRange(
+                type, h, shared && beyond.length > 0 ? IntStream.range(0, tokens).toArray() : beyond);
+    }
+
+    private static boolean isBeyond(ScalarType type, MemorySegment hidden, long from, int h) {
+        // As whole numbers, magnitudes have the same order, and what is none is greater than all that are.
+        int greatest = 0;
+        if (type == ScalarType.F32) {
+            for (long v = from; v < from + h; v++) {
+                greatest =
+                        Math.max(greatest, hidden.get(ValueLayout.JAVA_INT_UNALIGNED, 4 * v) & Integer.MAX_VALUE);
+            }
+            return greatest > Float.floatToRawIntBits(QuantizeKernels.LARGEST);
+        }
+        for (long v = from; v < from + h; v++) {
+            greatest = Math.max(greatest, hidden.get(ValueLayout.JAVA_SHORT_UNALIGNED, 2 * v) & Short.MAX_VALUE);
+        }
+        return !(HiddenStates.widen(type, (short) greatest) <= QuantizeKernels.LARGEST);
+    }
+
+    /** @param output [M, H] */
+    void makeNaN(MemorySegment output) {
+        for (int m : tokens) {
+            for (long v = (long) m * h; v < (long) (m + 1) * h; v++) {
+                if (type == ScalarType.F32) {
+                    output.set(ValueLayout.JAVA_FLOAT_UNALIGNED, 4 * v, Float.NaN);
+                } else {
+                    output.set(ValueLayout.JAVA_SHORT_UNALIGNED, 2 * v, HiddenStates.narrow(type, Float.NaN));
+                }
+            }
+        }
+    }
+}
