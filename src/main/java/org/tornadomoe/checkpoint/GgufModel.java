@@ -103,7 +103,7 @@ record GgufModel(Gguf gguf) {
         String a = name + ".";
         requireUnderstood(a);
         String type = modelType(a, architecture);
-        Map<String, Object> fields = new LinkedHashMap<>();
+        Map<String, @Nullable Object> fields = new LinkedHashMap<>();
         fields.put("model_type", type);
         int layers = number(a + "block_count", null);
         if (layers > gguf.names().size()) {

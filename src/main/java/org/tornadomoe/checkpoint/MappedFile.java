@@ -8,6 +8,7 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.nio.file.attribute.BasicFileAttributes;
 import java.nio.file.attribute.FileTime;
+import java.util.Objects;
 import java.util.concurrent.ExecutionException;
 import java.util.concurrent.FutureTask;
 
@@ -56,7 +57,7 @@ record MappedFile(Path path, MemorySegment bytes, FileTime modified) {
                 } catch (InterruptedException e) {
                     interrupted = true;
                 } catch (ExecutionException e) {
-                    switch (e.getCause()) {
+                    switch (Objects.requireNonNull(e.getCause())) {
                         case IOException cause -> throw cause;
                         case RuntimeException cause -> throw cause;
                         case Error cause -> throw cause;
