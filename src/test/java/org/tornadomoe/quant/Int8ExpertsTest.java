@@ -273,6 +273,7 @@ class Int8ExpertsTest {
         assertThat(all.router()).isSameAs(router);
         assertThat(all.isPart()).isFalse();
         assertThat(rows(3).build().hasRouter()).isFalse();
+        refused(rows(3).router(RouterWeights.of(new float[1])), "router weight: expected [3, 20] = 60 values, got 1");
     }
 
     @Test
