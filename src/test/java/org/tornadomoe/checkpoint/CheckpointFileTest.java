@@ -53,6 +53,21 @@ class CheckpointFileTest {
                 "is a Git LFS pointer to a file, not the file: fetch it with 'git lfs pull'");
     }
 
+    /** What is a kibibyte long, or has another first line, is no pointer. */
+    @Test
+    void whatOnlyLooksLikeAPointerIsAFile() throws IOException {
+        Path file = directory.resolve("f");
+        Files.writeString(file, POINTER + "x".repeat(1024 - POINTER.length()));
+        CheckpointFile.open(file).close();
+        Files.writeString(file, POINTER.substring(1));
+        CheckpointFile.open(file).close();
+        Files.writeString(file, POINTER + "x".repeat(1023 - POINTER.length()));
+        assertRefused(
+                () -> CheckpointFile.open(file).close(),
+                "f",
+                "is a Git LFS pointer to a file of 4976698672 bytes, not the file: fetch it with 'git lfs pull'");
+    }
+
     @Test
     @DisabledOnOs(OS.WINDOWS)
     @Timeout(value = 60, unit = TimeUnit.SECONDS)

@@ -76,6 +76,25 @@ class NamePatternTest {
         assertThat(NamePattern.compile(pattern).matchesStartOf("{}]-^a")).isEqualTo(matches);
     }
 
+    /** A place between two letters, or two that are none, is no boundary, and neither are the ends beside one that is none. */
+    @ParameterizedTest
+    @CsvSource({
+        "a\\Bb, ab, true",
+        "a\\B--, a--, false",
+        "-\\B-a, --a, true",
+        "-\\Ba, -a, false",
+        "a\\B, a, false",
+        "-\\B, -, true",
+        "\\B-, -, true",
+        "\\Ba, a, false",
+        "a\\b-, a-, true",
+        "_\\b, _, true"
+    })
+    void boundariesLieBetweenWordsAndTheRest(String pattern, String name, boolean matches) {
+        assertThat(NamePattern.compile(pattern).matchesStartOf(name)).isEqualTo(matches);
+        assertThat(Pattern.compile(pattern).matcher(name).lookingAt()).isEqualTo(matches);
+    }
+
     /** Patterns of a few pieces put together at random. */
     @Test
     void answersAsJavaDoesOnRandomPatterns() {
@@ -168,6 +187,15 @@ class NamePatternTest {
         assertThatIllegalArgumentException()
                 .isThrownBy(() -> NamePattern.compile("a".repeat(2001)))
                 .withMessage("expected at most 2000 characters, got 2001");
+        assertThat(NamePattern.compile("a".repeat(1999)).matchesStartOf("a".repeat(1999)))
+                .isTrue();
+        assertThat(NamePattern.compile("[^-b-z" + "z".repeat(1993) + "]").matchesStartOf("a"))
+                .as("2000 characters")
+                .isTrue();
+        assertThat(NamePattern.compile("a{1000}").matchesStartOf("a".repeat(1000)))
+                .isTrue();
+        assertThat(NamePattern.compile("(".repeat(40) + "a" + ")".repeat(40)).matchesStartOf("a"))
+                .isTrue();
         assertThatIllegalArgumentException()
                 .isThrownBy(() -> NamePattern.compile("(".repeat(900) + ")".repeat(900)))
                 .withMessageContaining("groups more than 50 deep");

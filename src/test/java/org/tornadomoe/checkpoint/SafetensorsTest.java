@@ -284,6 +284,8 @@ class SafetensorsTest {
         assertRefused(file, "is 3 bytes long: too short for a safetensors file");
         Files.write(file, new byte[0]);
         assertRefused(file, "is 0 bytes long");
+        Files.write(file, new byte[8]);
+        assertRefused(file, "the header does not begin with '{'");
         for (long length : new long[] {-1, Long.MIN_VALUE, 100_000_001, Long.MAX_VALUE}) {
             Files.write(
                     file,
@@ -376,6 +378,94 @@ class SafetensorsTest {
         }
     }
 
+    /** A tensor of a type of the future, in a shard: it is there, and only whoever asks for it is told. */
+    @Test
+    void aTensorOfAnUnknownTypeBlocksNothingButItself() throws IOException {
+        String tensor = "\"new\": {\"dtype\": \"F3\", \"shape\": [4], \"data_offsets\": [0, 2]}, \"old\":"
+                + " {\"dtype\": \"I8\", \"shape\": [1], \"data_offsets\": [2, 3]}";
+        Path file = file("{" + tensor + "}", 3);
+        index("{\"weight_map\": {\"new\": \"f.safetensors\", \"old\": \"f.safetensors\"}}");
+        for (Path path : new Path[] {file, directory}) {
+            try (Safetensors tensors = Safetensors.open(path)) {
+                assertThat(tensors.names()).containsExactlyInAnyOrder("new", "old");
+                assertThat(tensors.tensor("old").toBytes()).containsExactly(0);
+                assertThatExceptionOfType(CheckpointException.class)
+                        .isThrownBy(() -> tensors.find("new"))
+                        .withMessageStartingWith(file + ": tensor 'new': dtype: expected one of [")
+                        .withMessageEndingWith(", got 'F3'");
+                assertThatExceptionOfType(UnsupportedOperationException.class)
+                        .isThrownBy(() -> tensors.names().clear());
+            }
+        }
+    }
+
+    @Test
+    void eightTensorsAreNamedAndOfMoreTheFirst() {
+        Path file = directory.resolve("many.safetensors");
+        SafetensorsWriter writer = new SafetensorsWriter();
+        for (int i = 0; i < 8; i++) {
+            writer.add("t" + i, new byte[1], 1);
+        }
+        writer.write(file);
+        String eight = "t0, t1, t2, t3, t4, t5, t6, t7";
+        assertMissing(file, "has no tensor 'x'; it has 8: " + eight);
+        writer.add("t8", new byte[1], 1).write(file);
+        assertMissing(file, "has no tensor 'x'; it has 9: " + eight + ", ...");
+    }
+
+    private static void assertMissing(Path file, String message) {
+        try (Safetensors tensors = Safetensors.open(file)) {
+            assertThatExceptionOfType(CheckpointException.class)
+                    .isThrownBy(() -> tensors.tensor("x"))
+                    .withMessage(file + ": " + message);
+        }
+    }
+
+    @Test
+    void theNameOfAShardIsNoLongerThanNamesOfFiles() throws IOException {
+        String most = "s".repeat(255);
+        index("{\"weight_map\": {\"a\": \"" + most + "\"}}");
+        assertThatExceptionOfType(CheckpointException.class)
+                .isThrownBy(() -> Safetensors.open(directory))
+                .withMessageStartingWith(directory.resolve(most) + ": no such file, though ");
+        index("{\"weight_map\": {\"a\": \"" + most + "s\"}}");
+        assertThatExceptionOfType(CheckpointException.class)
+                .isThrownBy(() -> Safetensors.open(directory))
+                .withMessageContaining("weight_map: expected the name of a file beside it, got 'sss");
+    }
+
+    @Test
+    void declaredTensorsAreHandedOverOnceEachAndWhole() {
+        Path file = directory.resolve("declared.safetensors");
+        SafetensorsWriter writer =
+                new SafetensorsWriter().declare("a", DType.I8, 3).declare("b", DType.F32, 1, 2).add("c", new byte[5], 5);
+        assertThat(writer.bytes()).isEqualTo(3 + 8 + 5);
+        MemorySegment three = MemorySegment.ofArray(new byte[] {1, 2, 3});
+        MemorySegment two = MemorySegment.ofArray(new float[] {4, 5});
+        assertThatIllegalArgumentException()
+                .isThrownBy(() -> writer.write(file, sink -> {
+                    sink.put("a", three);
+                    sink.put("a", three);
+                }))
+                .withMessage("tensor 'a': expected one that is declared and not yet handed over, got 3 bytes");
+        for (String name : new String[] {"b", "c", "d"}) {
+            assertThatIllegalArgumentException()
+                    .isThrownBy(() -> writer.write(file, sink -> sink.put(name, three)))
+                    .withMessage("tensor '" + name + "': expected one that is declared and not yet handed over, got 3"
+                            + " bytes");
+        }
+        assertThat(file).doesNotExist();
+        writer.write(file, sink -> {
+            sink.put("b", two);
+            sink.put("a", three);
+        });
+        try (Safetensors tensors = Safetensors.open(file)) {
+            assertThat(tensors.tensor("a").toBytes()).containsExactly(1, 2, 3);
+            assertThat(tensors.tensor("b").toFloats()).containsExactly(4, 5);
+            assertThat(tensors.tensor("b").shape()).containsExactly(1, 2);
+        }
+    }
+
     @Test
     void aWrongIndexIsDescribed() throws IOException {
         Path index = directory.resolve("model.safetensors.index.json");
@@ -423,6 +513,12 @@ class SafetensorsTest {
         assertThatIllegalArgumentException()
                 .isThrownBy(() -> writer.add("b", new float[2], 3))
                 .withMessage("tensor 'b': expected 12 bytes for F32[3], got 8");
+        assertThatIllegalArgumentException()
+                .isThrownBy(() -> writer.add("b", new float[1], 0))
+                .withMessage("tensor 'b': expected 0 bytes for F32[0], got 4");
+        assertThatIllegalArgumentException()
+                .isThrownBy(() -> writer.declare("a", DType.I8, 1))
+                .withMessage("tensor 'a': the name is taken");
         assertThatIllegalArgumentException()
                 .isThrownBy(() -> writer.add("b", new float[1], -1, -1))
                 .withMessage("tensor 'b': shape: expected no negative sizes, got [-1, -1]");

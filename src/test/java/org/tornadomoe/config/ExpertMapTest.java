@@ -76,6 +76,11 @@ class ExpertMapTest {
                         "Unsupported expert placement strategy 'random', expected one of ('linear', 'round_robin')");
         assertThat(ExpertPlacementStrategy.fromString("round_robin")).isEqualTo(ROUND_ROBIN);
         assertThat(ExpertPlacementStrategy.fromString("linear")).isEqualTo(LINEAR);
+        assertThat(ROUND_ROBIN).hasToString("round_robin");
+        assertThat(determineExpertMap(1, 0, 1024, LINEAR).numLocalExperts()).isEqualTo(1024);
+        assertThatIllegalArgumentException()
+                .isThrownBy(() -> determineExpertMap(1, 0, 1025, LINEAR))
+                .withMessage("globalNumExperts: expected at most 1024, got 1025");
     }
 
     @Test

@@ -156,4 +156,50 @@ class FusedMoeParallelConfigTest {
                 .withMessageStartingWith("all2allBackend: expected one of [allgather_reducescatter, ")
                 .withMessageEndingWith("got 'pigeons'");
     }
+
+    /** Of the deployment, also where the layer's are others. */
+    @Test
+    void ranksOfTheDeploymentAreItsOwn() {
+        FusedMoeParallelConfig.Builder ep = FusedMoeParallelConfig.builder().expertParallel(true);
+        assertThatIllegalArgumentException()
+                .isThrownBy(() -> ep.tp(2, 2).build())
+                .withMessage("tpRank: expected 0 to 1, got 2");
+        assertThatIllegalArgumentException()
+                .isThrownBy(() -> ep.tp(4, 0).pcp(2, -1).build())
+                .withMessage("pcpRank: expected 0 to 1, got -1");
+        assertThatIllegalArgumentException()
+                .isThrownBy(() -> ep.pcp(2, 1).dp(0, 0).build())
+                .withMessage("dpSize: expected a positive number, got 0");
+        assertThat(ep.dp(1, 0).eplb(true).build().enableEplb()).isTrue();
+    }
+
+    @ParameterizedTest
+    @CsvSource({"1, 1, 2147483647, true", "1, 3, 715827883, false", "2, 1, 1073741824, false", "65536, 32768, 1, false"})
+    void ranksAreCountedByInt(int dp, int pcp, int tp, boolean fits) {
+        FusedMoeParallelConfig.Builder builder =
+                FusedMoeParallelConfig.builder().dp(dp, 0).pcp(pcp, 0).tp(tp, 0);
+        if (fits) {
+            assertThat(builder.build().tpSize()).isEqualTo(Integer.MAX_VALUE);
+        } else {
+            assertThatIllegalArgumentException()
+                    .isThrownBy(builder::build)
+                    .withMessage("dpSize * pcpSize * tpSize: expected fewer than 2^31 ranks, got " + dp + " * " + pcp
+                            + " * " + tp);
+        }
+    }
+
+    @ParameterizedTest
+    @CsvSource({
+        "2, 1, 1, 1, 2, 0, 0, 0, 'tpRank: expected 0 to 1, got 2'",
+        "1, 2, 1, 1, 0, 2, 0, 0, 'pcpRank: expected 0 to 1, got 2'",
+        "1, 1, 2, 1, 0, 0, 2, 0, 'dpRank: expected 0 to 1, got 2'",
+        "1, 1, 1, 2, 0, 0, 0, 2, 'epRank: expected 0 to 1, got 2'"
+    })
+    void everyRankOfALayerIsBelowItsSize(
+            int tp, int pcp, int dp, int ep, int tpRank, int pcpRank, int dpRank, int epRank, String message) {
+        assertThatIllegalArgumentException()
+                .isThrownBy(() -> new FusedMoeParallelConfig(
+                        tp, pcp, dp, ep, tpRank, pcpRank, dpRank, epRank, 1, true, "nixl_ep", false))
+                .withMessage(message);
+    }
 }

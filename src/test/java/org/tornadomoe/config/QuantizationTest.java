@@ -61,6 +61,12 @@ class QuantizationTest {
         QuantKey zeroPoints = QuantKey.int8Weights(new GroupShape(1, 32), false);
         assertThat(Int8Scheme.of(zeroPoints, null)).isEqualTo(Int8Scheme.W8A16_GROUP);
         assertThat(Int8Scheme.of(zeroPoints, QuantKey.int8Groups(32))).isNull();
+        assertThat(Int8Scheme.of(QuantKey.INT8_STATIC_TENSOR_SYM, QuantKey.INT8_STATIC_TOKEN_SYM))
+                .as("a scale for each expert's activations")
+                .isEqualTo(Int8Scheme.W8A8_TENSOR);
+        assertThat(Int8Scheme.of(QuantKey.INT8_STATIC_TENSOR_SYM, null)).isNull();
+        assertThat(Int8Scheme.of(QuantKey.INT8_STATIC_CHANNEL_SYM, QuantKey.INT8_STATIC_TOKEN_SYM))
+                .isNull();
         assertThat(Int8Scheme.of(QuantKey.int8Weights(GroupShape.PER_CHANNEL, false), null))
                 .isNull();
     }

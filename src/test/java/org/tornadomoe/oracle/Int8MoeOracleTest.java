@@ -18,6 +18,7 @@ import java.util.logging.Level;
 import java.util.logging.LogRecord;
 import java.util.logging.Logger;
 import java.util.logging.SimpleFormatter;
+import org.assertj.core.api.ThrowableAssert.ThrowingCallable;
 import org.jspecify.annotations.Nullable;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
@@ -32,6 +33,7 @@ import org.tornadomoe.config.Int8MoeBackend;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.config.MoeActivation;
 import org.tornadomoe.config.QuantKey;
+import org.tornadomoe.modular.DeviceMemory;
 import org.tornadomoe.modular.FusedMoeExperts;
 import org.tornadomoe.modular.InsufficientMemoryException;
 import org.tornadomoe.modular.Support;
@@ -41,6 +43,8 @@ import org.tornadomoe.quant.Int8Tensor;
 import org.tornadomoe.quant.RouterWeights;
 import org.tornadomoe.tornado.TornadoHome;
 import org.tornadomoe.tornado.TornadoPortableExperts;
+import org.tornadomoe.tuning.LaunchKey;
+import org.tornadomoe.tuning.LaunchSpace;
 
 class Int8MoeOracleTest {
     private static final QuantKey W = QuantKey.INT8_STATIC_CHANNEL_SYM;
@@ -406,7 +410,13 @@ class Int8MoeOracleTest {
                 "org.tornadomoe.oracle.NotThere\n" + AddedExperts.class.getName() + "\n");
         URL[] path = {directory.toUri().toURL()};
         try (URLClassLoader loader = new URLClassLoader(path, getClass().getClassLoader())) {
-            Int8MoeOracle oracle = Int8MoeOracle.of(loader);
+            List<Int8MoeOracle> made = new ArrayList<>();
+            assertThat(logged(() -> made.add(Int8MoeOracle.of(loader))))
+                    .singleElement()
+                    .asString()
+                    .startsWith("WARNING: a kernel class can't be loaded: ")
+                    .endsWith("Provider org.tornadomoe.oracle.NotThere not found");
+            Int8MoeOracle oracle = made.getFirst();
             assertThat(oracle.backendToKernelClasses(Int8MoeBackend.TRITON))
                     .extracting(FusedMoeExperts::name)
                     .containsExactly(
@@ -492,6 +502,7 @@ class Int8MoeOracleTest {
         Selection selection = oracle.select(layer().build(), scheme, null);
         assertThat(selection.experts()).isSameAs(reference);
         assertThat(selection.refusals()).hasSize(1);
+        assertThat(selection.device()).isEqualTo("abacus:0 (Abacus)");
         assertThat(oracle.select(layer().moeBackend("reference").build(), scheme, null)
                         .experts())
                 .isSameAs(reference);
@@ -547,6 +558,164 @@ class Int8MoeOracleTest {
                 .contains("; the largest part is ");
         assertThat(support.bytesNeeded()).isGreaterThan(weights);
         assertThat(support.bytesAvailable()).isEqualTo(memory);
+    }
+
+    /** The reference runs anywhere, so its devices aren't those that a layer may ask for. */
+    @Test
+    void aDeviceThatNobodyHasIsToldWithThoseThatThereAre() {
+        FakeExperts broken = new FakeExperts("Broken", Int8MoeBackend.TRITON, 0) {
+            @Override
+            public boolean supportsCurrentDevice(FusedMoeConfig config) {
+                throw new NoClassDefFoundError("driver");
+            }
+
+            @Override
+            public List<String> devices() {
+                throw new NoClassDefFoundError("driver");
+            }
+        };
+        FakeExperts reference = new FakeExperts("Reference", Int8MoeBackend.REFERENCE, 1) {
+            @Override
+            public List<String> devices() {
+                return List.of("anywhere");
+            }
+        };
+        assertThatIllegalArgumentException()
+                .isThrownBy(() -> oracle(broken, cpu(Predicate.DEVICE), reference)
+                        .select(layer().device("sun:1").build(), Int8Scheme.W8A8_CHANNEL, null))
+                .withMessage("device: expected one of [abacus:0], got 'sun:1'");
+        assertThatExceptionOfType(UnsupportedOperationException.class)
+                .isThrownBy(() -> oracle(broken, reference)
+                        .select(layer().device("sun:1").build(), Int8Scheme.W8A8_CHANNEL, null))
+                .withMessageContaining("Broken: its check failed: java.lang.NoClassDefFoundError: driver");
+        assertThatExceptionOfType(UnsupportedOperationException.class)
+                .isThrownBy(() -> oracle(reference)
+                        .select(layer().device("sun:1").build(), Int8Scheme.W8A8_CHANNEL, null))
+                .withMessage("No Int8 MoE backend supports the deployment configuration: no kernel class fills [triton,"
+                        + " cpu, reference]");
+    }
+
+    @Test
+    void weightsThatKernelsCannotIndexAreRefusedFirst() {
+        FusedMoeConfig config = layer().numExperts(512).hiddenDim(7168).intermediateSize(2048).build();
+        Int8MoeOracle oracle = oracle(triton());
+        for (ThrowingCallable call : List.<ThrowingCallable>of(
+                () -> oracle.select(config),
+                () -> oracle.select(config, Int8Scheme.W8A8_CHANNEL, null),
+                () -> oracle.explain(config, W, A))) {
+            assertThatIllegalArgumentException().isThrownBy(call).withMessageStartingWith("w13 [numExperts 512, ");
+        }
+    }
+
+    @Test
+    void adaptersTakeTheFirstThatNothingOfTheDevicesHinders() {
+        FakeExperts works = new FakeExperts("Works", Int8MoeBackend.TRITON, 2, Predicate.LORA);
+        assertThat(oracle(triton(Predicate.OBSTACLES), works)
+                        .select(layer().isLoraEnabled(true).build())
+                        .experts())
+                .isSameAs(works);
+    }
+
+    @Test
+    void aLayersChoiceIsLoggedOnceAndTheReferenceIsNoBackendOfVllms() {
+        FakeExperts reference = new FakeExperts("Reference", Int8MoeBackend.REFERENCE, 1);
+        List<String> lines = logged(() -> {
+            Int8MoeOracle oracle = oracle(triton(Predicate.SHAPE), cpu(), reference);
+            for (int i = 0; i < 2; i++) {
+                oracle.select(layer().build(), Int8Scheme.W8A8_CHANNEL, null);
+                oracle.select(layer().build(), Int8Scheme.W8A8_CHANNEL, "Reference");
+            }
+        });
+        assertThat(lines)
+                .containsExactly(
+                        "FINE: Int8 MoE backend TRITON does not support the deployment configuration since kernel does"
+                                + " not support 128 hidden dim is not supported.",
+                        "INFO: Using CPU Int8 MoE backend out of potential backends: ['TRITON', 'CPU'].");
+    }
+
+    @Test
+    void whoNamesAClassAsksForItsBackend() {
+        List<String> asked = new ArrayList<>();
+        FakeExperts experts = new FakeExperts("Asked", Int8MoeBackend.CPU, 1) {
+            @Override
+            public boolean supportsCurrentDevice(FusedMoeConfig config) {
+                asked.add(config.moeBackend());
+                return true;
+            }
+        };
+        Int8MoeOracle oracle = oracle(triton(), experts);
+        Selection selection = oracle.select(layer().build(), Int8Scheme.W8A8_CHANNEL, "Asked");
+        assertThat(selection.config().moeBackend()).isEqualTo("auto");
+        oracle(experts).select(layer().build(), Int8Scheme.W8A8_CHANNEL, null);
+        assertThat(asked).containsExactly("cpu", "auto");
+    }
+
+    @Test
+    void theReferenceIsExplainedWhereItIsAskedFor() {
+        FusedMoeConfig config = layer().moeBackend("reference").build();
+        FakeExperts reference = new FakeExperts("Reference", Int8MoeBackend.REFERENCE, 1);
+        Explanation explanation = oracle(triton(), reference).explain(config, W, A);
+        assertThat(explanation.chosen()).isZero();
+        assertThat(explanation.failure()).isNull();
+        assertThat(explanation.candidates())
+                .extracting(Explanation.Candidate::name)
+                .containsExactly("Reference");
+        FakeExperts refusing = new FakeExperts("Reference", Int8MoeBackend.REFERENCE, 1, Predicate.SHAPE);
+        Explanation refused = oracle(triton(), refusing).explain(config, W, A);
+        assertThat(refused.chosen()).isEqualTo(-1);
+        assertThat(refused.failure()).isEqualTo("kernel does not support 128 hidden dim is not supported");
+        assertThat(refused.lastResort()).isNull();
+        Explanation hopeless = oracle(triton(Predicate.SHAPE), refusing).explain(layer().build(), W, A);
+        assertThat(hopeless.lastResort()).as("it doesn't support the layer either").isNull();
+    }
+
+    @Test
+    void aCandidateTellsDeviceMemoryAndLaunches() {
+        DeviceMemory memory = new DeviceMemory(1, 2, 3);
+        FakeExperts telling = new FakeExperts("Telling", Int8MoeBackend.TRITON, 1) {
+            @Override
+            public DeviceMemory memory(
+                    FusedMoeConfig config, @Nullable QuantKey weightKey, @Nullable QuantKey activationKey) {
+                return memory;
+            }
+
+            @Override
+            public LaunchSpace launches(
+                    FusedMoeConfig config, @Nullable QuantKey weightKey, @Nullable QuantKey activationKey) {
+                return new LaunchSpace(new LaunchKey(8, 64, "abacus", "int8_w8a8", null, "ptx", "dp4a"), List.of(), _ -> {
+                    throw new UnsupportedOperationException();
+                });
+            }
+        };
+        FakeExperts broken = new FakeExperts("Broken", Int8MoeBackend.TRITON, 2) {
+            @Override
+            public String device(FusedMoeConfig config) {
+                throw new NoClassDefFoundError("driver");
+            }
+
+            @Override
+            public boolean supportsCurrentDevice(FusedMoeConfig config) {
+                throw new NoClassDefFoundError("driver");
+            }
+
+            @Override
+            public DeviceMemory memory(
+                    FusedMoeConfig config, @Nullable QuantKey weightKey, @Nullable QuantKey activationKey) {
+                throw new NoClassDefFoundError("driver");
+            }
+        };
+        List<Explanation.Candidate> candidates = oracle(telling, broken)
+                .explain(layer().device("abacus:0").build(), W, A)
+                .candidates();
+        assertThat(candidates.getFirst().device()).isEqualTo("abacus:0 (Abacus)");
+        assertThat(candidates.getFirst().memory()).isEqualTo(memory);
+        assertThat(candidates.getFirst().launches()).isNotNull();
+        assertThat(candidates.get(1).device()).as("as it was asked for").isEqualTo("abacus:0");
+        assertThat(candidates.get(1).memory()).isNull();
+        assertThat(candidates.get(1).launches()).isNull();
+        assertThat(candidates.get(1).refusals())
+                .extracting(Support::reason)
+                .containsExactly("its check failed: java.lang.NoClassDefFoundError: driver");
     }
 
     @Test

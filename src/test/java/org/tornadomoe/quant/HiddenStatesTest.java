@@ -5,9 +5,11 @@ import static org.assertj.core.api.Assertions.assertThatIllegalArgumentException
 
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
+import java.util.Arrays;
 import java.util.SplittableRandom;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.EnumSource;
 import org.tornadomoe.config.ScalarType;
 
@@ -102,5 +104,28 @@ class HiddenStatesTest {
         assertThatIllegalArgumentException()
                 .isThrownBy(() -> HiddenStates.write(ScalarType.I8, new float[1], 1, memory))
                 .withMessage(message);
+    }
+
+    @ParameterizedTest
+    @CsvSource({"F32, 16, 4, -1, 4", "F32, 16, 4, 5, 4", "F32, 15, 4, 4, 3", "F32, 99, 2, 3, 2", "BF16, 8, 9, 5, 4"})
+    void moreThanThereIsRoomForIsRefusedBeforeAnythingIsWritten(
+            ScalarType type, int bytes, int values, int count, int most) {
+        byte[] memory = new byte[bytes];
+        float[] ones = new float[values];
+        Arrays.fill(ones, 1);
+        String message = "count: expected 0 to " + most + ", got " + count;
+        assertThatIllegalArgumentException()
+                .isThrownBy(() -> HiddenStates.write(type, ones, count, MemorySegment.ofArray(memory)))
+                .withMessage(message);
+        assertThat(memory).containsOnly(0);
+        assertThatIllegalArgumentException()
+                .isThrownBy(() -> HiddenStates.read(type, MemorySegment.ofArray(memory), ones, count))
+                .withMessage(message);
+        assertThat(ones).containsOnly(1);
+        HiddenStates.read(type, MemorySegment.ofArray(memory), ones, 0);
+        assertThat(ones).containsOnly(1);
+        HiddenStates.write(type, ones, most, MemorySegment.ofArray(memory));
+        HiddenStates.read(type, MemorySegment.ofArray(memory), ones, most);
+        assertThat(ones).containsOnly(1);
     }
 }

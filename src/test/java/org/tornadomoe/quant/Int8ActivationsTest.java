@@ -2,14 +2,18 @@ package org.tornadomoe.quant;
 
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatExceptionOfType;
+import static org.assertj.core.api.Assertions.assertThatIllegalArgumentException;
 
 import java.math.BigDecimal;
 import java.math.RoundingMode;
+import java.util.Arrays;
 import net.jqwik.api.ForAll;
 import net.jqwik.api.Property;
 import net.jqwik.api.constraints.FloatRange;
 import net.jqwik.api.constraints.Size;
 import org.junit.jupiter.api.Test;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
 
 class Int8ActivationsTest {
     private static byte[] quantize(float... x) {
@@ -89,6 +93,38 @@ class Int8ActivationsTest {
         assertThat(q).containsExactly(127, 1, -1, 0, 127, -1, -127, 2, 1, 0, 0, 0);
         Int8Activations.quantizeGroups(x, 2, 6, 4, true, q, scales);
         assertThat(q).containsExactly(127, 2, -2, 0, 127, -2, -127, 2, 2, 1, 0, 0);
+    }
+
+    @Test
+    void aScaleDividesAndARangeMayLieAnywhere() {
+        byte[] q = new byte[5];
+        Int8Activations.quantize(new float[] {9, 1, 2, -3, 9}, 1, 3, 0.5f, q, 2);
+        assertThat(q).containsExactly(0, 0, 2, 4, -6);
+        byte[] groups = new byte[3];
+        float[] scales = new float[3];
+        Int8Activations.quantizeGroups(new float[] {2, -4, 0}, 1, 3, 1, true, groups, scales);
+        assertThat(groups).containsExactly(127, -127, 0);
+        assertThat(scales).containsExactly(2 / 127f, 4 / 127f, 1e-10f / 127f);
+    }
+
+    @ParameterizedTest
+    @CsvSource({
+        "2, 3, 5, 6, 2", "2, 3, 6, 5, 2", "2, 3, 6, 6, 1", "-1, 3, 6, 6, 2", "2, -3, 6, 6, 2", "65536, 65536, 6, 6, 2"
+    })
+    void arraysThatAreTooShortAreRefusedBeforeAnythingIsWritten(int tokens, int width, int x, int q, int scales) {
+        byte[] values = new byte[q];
+        float[] written = new float[scales];
+        float[] ones = new float[x];
+        Arrays.fill(ones, 1);
+        assertThatExceptionOfType(IndexOutOfBoundsException.class)
+                .isThrownBy(() -> Int8Activations.quantize(ones, tokens, width, values, written));
+        assertThatExceptionOfType(IndexOutOfBoundsException.class)
+                .isThrownBy(() -> Int8Activations.quantizeGroups(ones, tokens, width, 3, false, values, written));
+        assertThat(values).containsOnly(0);
+        assertThat(written).containsOnly(0);
+        assertThatIllegalArgumentException()
+                .isThrownBy(() -> Int8Activations.quantizeGroups(ones, 1, 1, 0, false, values, written))
+                .withMessage("group: expected a positive number, got 0");
     }
 
     @Property

@@ -267,6 +267,13 @@ class Int8ExpertsTest {
                 arena);
         assertThat(part.isPart()).isTrue();
         assertThat(part.hasRouter()).isTrue();
+        assertThat(part.w13().experts()).isEqualTo(1);
+        Int8Experts all = Int8Experts.of(
+                CONFIG, Int8Scheme.W8A8_CHANNEL, w13(3, 1, H, false), w2(3, 1, I, false), router, arena);
+        assertThat(all.router()).isSameAs(router);
+        assertThat(all.isPart()).isFalse();
+        assertThat(rows(3).build().hasRouter()).isFalse();
+        refused(rows(3).router(RouterWeights.of(new float[1])), "router weight: expected [3, 20] = 60 values, got 1");
     }
 
     @Test
@@ -274,6 +281,7 @@ class Int8ExpertsTest {
         Int8Experts experts = rows(3).build();
         experts.close();
         assertThat(arena.scope().isAlive()).isFalse();
+        assertThatIllegalStateException().isThrownBy(experts::w13).withMessage("the layer's int8 weights are closed");
         assertThatIllegalStateException().isThrownBy(experts::w2).withMessage("the layer's int8 weights are closed");
         experts.close();
     }

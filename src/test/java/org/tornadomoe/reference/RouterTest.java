@@ -238,6 +238,120 @@ class RouterTest {
     }
 
     @Test
+    void logitsAreOfEveryTokenAndWantAWeightAndAllHiddenStates() {
+        FusedMoeConfig config = RandomLayer.of(2, 1, 3, 4, 2, 1).config();
+        RouterWeights router = RouterWeights.of(new float[] {1, 2, 3, 4, 5, 6});
+        assertThat(Router.logits(config, router, new double[] {1, 0, 0, 0, 1, 2}, 2))
+                .containsExactly(1, 4, 8, 17);
+        assertThatIllegalArgumentException().isThrownBy(() -> Router.logits(config, router, new double[5], 2));
+        assertThatIllegalArgumentException()
+                .isThrownBy(() -> Router.logits(config, RouterWeights.NONE, new double[6], 2))
+                .withMessage("router: expected one with a weight, got one that is handed its logits");
+        assertThatIllegalArgumentException().isThrownBy(() -> Router.route(config, router, new double[5], 2));
+    }
+
+    /** The two PhiMoE's kernel would choose, each by itself among those near it; 0.02 of the greatest is the margin. */
+    @Test
+    void theSparseMixerScoresAndChoosesByTurns() {
+        RouterConfig mixer =
+                RouterConfig.of(ScoringFunction.SPARSE_MIXER, false).withRoutedScalingFactor(2);
+        double near = 9.9;
+        double[] logits = {1, 10, near, 10 - .21, 1, -3};
+        Routing routing = Router.route(logits, 1, 6, 2, mixer, null);
+        assertThat(routing.ids()).containsExactly(1, 2);
+        assertThat(routing.weights())
+                .containsExactly(
+                        new double[] {2 / (1 + Math.exp(-.1)), 2 / (1 + Math.exp(10 - .21 - near))}, within(1e-12));
+        Routing special = Router.route(new double[] {NAN, -1, INF, -INF}, 1, 4, 2, mixer, null);
+        assertThat(special.ids()).as("what isn't finite comes last").containsExactly(1, 0);
+        assertThat(special.weights()[0]).isEqualTo(2);
+        assertThat(Router.route(logits, 1, 6, 1, mixer, null).ids()).containsExactly(1);
+    }
+
+    /** Shared, zero experts and gate included, and so with a function of the caller's. */
+    @Test
+    void aTokensChoiceIsItsOwn() {
+        RouterConfig plain = RouterConfig.of(ScoringFunction.SOFTMAX, true)
+                .withRoutedScalingFactor(3)
+                .withZeroExperts(2)
+                .withSharedExpertGate();
+        for (RouterConfig router : List.of(
+                plain,
+                plain.withCorrectionBias(),
+                RouterConfig.of(ScoringFunction.SPARSE_MIXER, false).withZeroExperts(3))) {
+            FusedMoeConfig config = config(router);
+            float[] bias = router.hasCorrectionBias() ? RoutingCases.any(6, 9) : null;
+            RouterWeights weights = new RouterWeights(new float[0], null, bias, new float[4]);
+            double[] logits = Reference.widen(RoutingCases.any(3 * 7, 4));
+            Routing together = Router.route(config, weights, logits, 3);
+            for (int m = 0; m < 3; m++) {
+                Routing alone = Router.route(config, weights, Arrays.copyOfRange(logits, m * 7, (m + 1) * 7), 1);
+                assertThat(Arrays.copyOfRange(together.ids(), m * 4, (m + 1) * 4))
+                        .isEqualTo(alone.ids());
+                assertThat(Arrays.copyOfRange(together.weights(), m * 4, (m + 1) * 4))
+                        .isEqualTo(alone.weights());
+            }
+        }
+    }
+
+    @Test
+    void aFunctionOfTheCallersSeesTheLogitsOfAllTokensWithoutTheGates() {
+        FusedMoeConfig config = config(RouterConfig.of(ScoringFunction.CUSTOM, true)
+                .withZeroExperts(1)
+                .withSharedExpertGate());
+        double[] logits = {1, 2, 3, 4, 5, 0, 6, 7, 8, 9, 10, 1};
+        Routing routing = Router.route(
+                config,
+                (x, seen, tokens, k, renormalize) -> {
+                    assertThat(seen).containsExactly(1, 2, 3, 4, 5, 6, 7, 8, 9, 10);
+                    assertThat(renormalize).isTrue();
+                    return new ChosenExperts(k, new int[] {0, 1, 3, 1}, new float[] {1, 2, 3, 4});
+                },
+                new float[8],
+                logits,
+                2);
+        assertThat(routing.ids()).containsExactly(0, 1, 4, 5, 3, 1, 4, 5);
+        double one = 1 / (1 + Math.exp(-1));
+        assertThat(routing.weights()).containsExactly(1, 2, .5, .5, 3, 4, one, one);
+        assertThatIllegalArgumentException()
+                .isThrownBy(() -> Router.route(
+                        config,
+                        (x, l, m, k, r) -> new ChosenExperts(k, new int[] {0, 1, 2, 2}, new float[4]),
+                        new float[8],
+                        logits,
+                        2))
+                .withMessage("router: expected ids from 0 to 4, each once a token, or -1, got 2 again for token 1");
+        assertThatIllegalArgumentException()
+                .isThrownBy(() -> Router.route(
+                        config,
+                        (x, l, m, k, r) -> new ChosenExperts(k, new int[] {0, 1, 2, -2}, new float[4]),
+                        new float[8],
+                        logits,
+                        2))
+                .withMessage("router: expected ids from 0 to 4, each once a token, or -1, got -2 for token 1");
+    }
+
+    @Test
+    void asManyAreChosenAsThereAre() {
+        RouterConfig router = RouterConfig.of(ScoringFunction.SIGMOID, false);
+        assertThat(Router.route(new double[] {1, 2}, 1, 2, 2, router, null).ids()).containsExactly(1, 0);
+        for (int k : new int[] {0, 3}) {
+            assertThatIllegalArgumentException()
+                    .isThrownBy(() -> Router.route(new double[2], 1, 2, k, router, null))
+                    .withMessage("topK: expected 1 to the 2 experts, got " + k);
+        }
+    }
+
+    /** Nothing overflows: a softmax is of differences from the greatest. */
+    @Test
+    void greatLogitsDoNotOverflow() {
+        Routing routing = Router.route(
+                new double[] {1000, 999, 0}, 1, 3, 2, RouterConfig.of(ScoringFunction.SOFTMAX, false), null);
+        assertThat(routing.weights())
+                .containsExactly(new double[] {1 / (1 + Math.exp(-1)), 1 / (1 + Math.E)}, within(1e-12));
+    }
+
+    @Test
     void aFunctionOfTheCallersIsHeldToItsWord() {
         FusedMoeConfig config = config(RouterConfig.of(ScoringFunction.CUSTOM, false)
                 .withRoutedScalingFactor(2)
