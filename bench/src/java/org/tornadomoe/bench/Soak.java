@@ -101,6 +101,9 @@ public final class Soak implements Callable<Integer> {
             description = "A checkpoint whose first layer is one of the layers; may be repeated.")
     List<Path> checkpoints = List.of();
 
+    @Option(names = "--layers", description = "Only layers whose name, as printed, has this in it.")
+    String only = "";
+
     private final LongAdder calls = new LongAdder();
     private final LongAdder refused = new LongAdder();
     private final LongAdder interrupts = new LongAdder();
@@ -201,6 +204,7 @@ public final class Soak implements Callable<Integer> {
             kinds.add(new Kind(
                     checkpoint.toString(), its -> MoeLayer.load(checkpoint, 0, its), options.withLanes(2), false));
         }
+        kinds.removeIf(kind -> !kind.name.contains(only));
         return kinds;
     }
 
@@ -427,6 +431,9 @@ public final class Soak implements Callable<Integer> {
                             : Stream.of(question.answers).anyMatch(answer -> equal(output, answer, count));
             String what = !right
                     ? "other bits than one thread got"
+                            + (states >= 0 || question.slots == null
+                                    ? difference(question, output, Math.max(0, states))
+                                    : "")
                     : output[count] != CANARY
                             ? "a value written behind the output"
                             : chosen != null
@@ -438,6 +445,24 @@ public final class Soak implements Callable<Integer> {
                 fail(kind.name + ", a call of " + question.tokens + " tokens"
                         + (question.slots == null ? "" : ", adapters in state " + states) + ": " + what);
             }
+        }
+
+        /** Where the first one is, how many there are, and whether it is what another state of the slots gives. */
+        private static String difference(Question question, float[] output, int states) {
+            float[] expected = question.answers[states];
+            int first = Arrays.mismatch(output, 0, expected.length, expected, 0, expected.length);
+            long all = IntStream.range(0, expected.length)
+                    .filter(v -> Float.compare(output[v], expected[v]) != 0)
+                    .count();
+            int token = first / (expected.length / question.tokens);
+            List<Integer> others = IntStream.range(0, question.answers.length)
+                    .filter(other -> equal(output, question.answers[other], expected.length))
+                    .boxed()
+                    .toList();
+            return " in " + all + " of " + expected.length + " values, first of token " + token
+                    + (question.slots == null ? "" : " with slot " + question.slots[token]) + ": expected "
+                    + expected[first] + ", got " + output[first]
+                    + (others.isEmpty() ? "" : "; right for adapters in state " + others);
         }
 
         private static boolean equal(float[] got, float[] expected, int count) {
