@@ -129,6 +129,21 @@ class SafetensorsTest {
     }
 
     @Test
+    void typesThatAreReadAndThoseOfFloats() {
+        assertThat(DType.values())
+                .filteredOn(DType::isFloat)
+                .containsExactlyInAnyOrder(DType.F64, DType.F32, DType.F16, DType.BF16);
+        assertThat(DType.values()).filteredOn(DType::isFloat).allMatch(DType::isReadable);
+        assertThat(DType.values())
+                .filteredOn(DType::isReadable)
+                .contains(DType.I64, DType.I32, DType.I8, DType.U8)
+                .hasSizeLessThan(DType.values().length);
+        assertThat(DType.I8.bytes(new long[] {1L << 31, 1L << 31, 2, 0})).isZero();
+        assertThat(DType.I8.bytes(new long[] {Long.MAX_VALUE})).isEqualTo(Long.MAX_VALUE);
+        assertThat(DType.I8.bytes(new long[] {1L << 32, 1L << 31})).isEqualTo(-1);
+    }
+
+    @Test
     void segmentsOfAnyHeapArrayAreWritten() {
         Path file = directory.resolve("heap.safetensors");
         new SafetensorsWriter()

@@ -11,6 +11,7 @@ import java.nio.file.Path;
 import java.nio.file.attribute.PosixFilePermissions;
 import java.util.List;
 import java.util.stream.Stream;
+import java.util.UUID;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 
@@ -119,5 +120,16 @@ class WholeFileTest {
                 .withMessage(file + ": cannot be written: disk full");
         assertThat(file).hasContent("old");
         assertThat(names()).containsExactly("a");
+    }
+
+    @Test
+    void whatAKilledRunLeftIsKnownByItsName() {
+        String id = UUID.randomUUID().toString();
+        for (String name : new String[] {"." + id + ".tmp", ".model.safetensors." + id + ".tmp"}) {
+            assertThat(WholeFile.isLeftover(directory.resolve(name))).as(name).isTrue();
+        }
+        for (String name : new String[] {id + ".tmp", "." + id, "." + id.substring(1) + ".tmp", ".x.tmp"}) {
+            assertThat(WholeFile.isLeftover(directory.resolve(name))).as(name).isFalse();
+        }
     }
 }

@@ -7,6 +7,7 @@ import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
 import java.io.IOException;
 import java.lang.foreign.Arena;
+import java.lang.reflect.Proxy;
 import java.net.URL;
 import java.net.URLClassLoader;
 import java.nio.file.Files;
@@ -36,6 +37,7 @@ import org.tornadomoe.config.QuantKey;
 import org.tornadomoe.modular.DeviceMemory;
 import org.tornadomoe.modular.FusedMoeExperts;
 import org.tornadomoe.modular.InsufficientMemoryException;
+import org.tornadomoe.modular.MoeKernel;
 import org.tornadomoe.modular.Support;
 import org.tornadomoe.oracle.FakeExperts.Predicate;
 import org.tornadomoe.quant.Int8Experts;
@@ -356,6 +358,26 @@ class Int8MoeOracleTest {
                     .isThrownBy(() -> oracle.makeInt8MoeKernel(unseen, weights))
                     .withMessage("Triton: expected ('standard',) activation format, got ('batched_experts',) of"
                             + " BatchedPrepareAndFinalize");
+        }
+    }
+
+    @Test
+    void theKernelIsTheClasss() {
+        MoeKernel kernel = (MoeKernel) Proxy.newProxyInstance(
+                MoeKernel.class.getClassLoader(), new Class<?>[] {MoeKernel.class}, (_, _, _) -> {
+                    throw new UnsupportedOperationException();
+                });
+        FakeExperts experts = new FakeExperts("Loading", Int8MoeBackend.TRITON, 1) {
+            @Override
+            public MoeKernel load(FusedMoeConfig config, Int8Experts weights) {
+                return kernel;
+            }
+        };
+        FusedMoeConfig config = layer().build();
+        Int8MoeOracle oracle = oracle(experts);
+        try (Int8Experts weights = weights(config)) {
+            assertThat(oracle.makeInt8MoeKernel(oracle.select(config), weights) == kernel)
+                    .isTrue();
         }
     }
 
@@ -727,6 +749,7 @@ class Int8MoeOracleTest {
                 .extracting(Explanation.Candidate::name)
                 .containsExactly("Triton", "Second", "CPU");
         assertThat(explanation.chosen()).isEqualTo(1);
+        assertThat(explanation.taken()).isEqualTo(explanation.candidates().get(1));
         assertThat(explanation.failure()).isNull();
         assertThat(explanation.firstRefused())
                 .isEqualTo(explanation.candidates().getFirst());
@@ -751,7 +774,9 @@ class Int8MoeOracleTest {
         assertThat(explicit.lastResort()).isNull();
         assertThat(explicit.changes()).containsExactly("no biases");
         Explanation adapters = oracle(triton(Predicate.values())).explain(demanding(), W, A);
+        assertThat(explicit.taken()).isNull();
         assertThat(adapters.chosen()).isZero();
+        assertThat(adapters.taken()).isEqualTo(adapters.candidates().getFirst());
         assertThat(adapters.firstRefused()).isNull();
     }
 

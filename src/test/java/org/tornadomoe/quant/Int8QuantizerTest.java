@@ -226,6 +226,7 @@ class Int8QuantizerTest {
         Int8Quantizer.quantize(ArrayWeights.random(config, 1), Int8Scheme.W8A8_CHANNEL, progress)
                 .close();
         assertThat(seen).isSorted().doesNotHaveDuplicates().last().isEqualTo(1250L);
+        assertThat(seen.getFirst()).as("a chunk of w13").isLessThanOrEqualTo(64);
     }
 
     @Test

@@ -149,6 +149,19 @@ class Int8TensorTest {
     }
 
     @Test
+    void aRowIsWrittenWithItsScale() {
+        Int8Tensor tensor = Int8Tensor.allocate(arena, 2, 3, 4);
+        tensor.setRow(1, 2, new byte[] {9, 1, 2, 3, 4, 9}, 1, 0.5f);
+        byte[] row = new byte[4];
+        tensor.row(1, 2, row);
+        assertThat(row).containsExactly(1, 2, 3, 4);
+        assertThat(tensor.scale(1, 2)).isEqualTo(0.5f);
+        assertThat(tensor.scales()).containsExactly(0, 0, 0, 0, 0, 0.5f);
+        assertThatExceptionOfType(IndexOutOfBoundsException.class)
+                .isThrownBy(() -> tensor.setRow(1, 2, new byte[4], 1, 1));
+    }
+
+    @Test
     void zeroPointsAreAsManyAsScales() {
         assertThatIllegalArgumentException()
                 .isThrownBy(() -> new Int8Tensor(1, 2, 4, 1, 2, arena.allocate(32), new float[4], new byte[3]))

@@ -223,6 +223,19 @@ class RankWeightsTest {
     }
 
     @Test
+    void neighboursAreNotCopied() {
+        RandomLayer layer = RandomLayer.of(3, 1, 16, 12, 1, 1);
+        FusedMoeConfig two = layer.config().toBuilder().numLocalExperts(2).build();
+        try (Int8Experts whole = Int8Quantizer.quantize(layer, Int8Scheme.W8A16_CHANNEL, Progress.NONE);
+                Int8Experts side = RankWeights.experts(whole, two, new int[] {1, 2}, new int[] {-1, 0, 1});
+                Int8Experts apart = RankWeights.experts(whole, two, new int[] {2, 0}, new int[] {1, -1, 0})) {
+            long second = whole.w13().values().address() + 24L * whole.w13().rowBytes();
+            assertThat(side.w13().values().address()).isEqualTo(second);
+            assertThat(apart.w13().get(0, 5, 7)).isEqualTo(whole.w13().get(2, 5, 7));
+        }
+    }
+
+    @Test
     void whatTheLayerDoesNotHaveIsRefused() {
         RandomLayer layer = RandomLayer.of(3, 1, 16, 12, 1, 1);
         try (Int8Experts whole = Int8Quantizer.quantize(layer, Int8Scheme.W8A16_GROUP, Progress.NONE)) {

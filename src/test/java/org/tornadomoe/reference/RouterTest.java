@@ -335,6 +335,7 @@ class RouterTest {
     void asManyAreChosenAsThereAre() {
         RouterConfig router = RouterConfig.of(ScoringFunction.SIGMOID, false);
         assertThat(Router.route(new double[] {1, 2}, 1, 2, 2, router, null).ids()).containsExactly(1, 0);
+        assertThatIllegalArgumentException().isThrownBy(() -> Router.route(new double[5], 2, 3, 1, router, null));
         for (int k : new int[] {0, 3}) {
             assertThatIllegalArgumentException()
                     .isThrownBy(() -> Router.route(new double[2], 1, 2, k, router, null))

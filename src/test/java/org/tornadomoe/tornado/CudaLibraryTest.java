@@ -37,7 +37,7 @@ class CudaLibraryTest {
     @Test
     void tornadoVmFindsIt() {
         assertThat(ServiceLoader.load(TornadoLibraryProvider.class)).hasAtLeastOneElementOfType(CudaLibrary.class);
-        TornadoXPUDevice nvidia = RecordedPart.handles(0, 10, 100);
+        TornadoXPUDevice nvidia = RecordedPart.handles(0, 10, () -> 100);
         CudaLibrary library = new CudaLibrary(driver);
         assertThat(library.libraryName()).isEqualTo("tornado-moe");
         assertThat(library.canHandle(nvidia)).isTrue();
@@ -64,6 +64,20 @@ class CudaLibraryTest {
         assertThat(driver.calls()).contains("10: launch route").endsWith("10: await 100");
     }
 
+    /** TornadoVM's tasks in Java go to the stream of the thread that executes the plan, and only a stream keeps an order. */
+    @Test
+    void kernelsGoToTheStreamOfTheThreadThatCalls() {
+        RecordedPart part = part(0, 10, 100).called(3);
+        assertThat(driver.launched()).hasSizeGreaterThan(3).allMatch(launch -> launch.stream() == 100);
+        driver.add(10, 101, 0);
+        part.calledFromStream(101);
+        driver.calls();
+        part.prepare();
+        part.dispatch();
+        assertThat(driver.launched()).hasSizeGreaterThan(3).allMatch(launch -> launch.stream() == 101);
+        assertThat(driver.calls()).endsWith("10: await 101");
+    }
+
     /** A run that another plan has prepared isn't this one's. */
     @Test
     void aRunIsPreparedBeforeItIsLaunched() {
@@ -75,7 +89,7 @@ class CudaLibraryTest {
     void whatIsForAnotherGpuIsRefused() {
         driver.add(10, 100, 0);
         CudaLibrary library = new CudaLibrary(driver);
-        assertThatThrownBy(() -> library.createContext(RecordedPart.handles(1, 10, 100), 5))
+        assertThatThrownBy(() -> library.createContext(RecordedPart.handles(1, 10, () -> 100), 5))
                 .isInstanceOf(MoeExecutionException.class)
                 .hasMessage("TornadoVM would run on GPU 0 what is for GPU 1");
         assertThat(driver.open()).isEmpty();

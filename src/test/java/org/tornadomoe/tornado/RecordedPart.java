@@ -6,6 +6,7 @@ import java.util.BitSet;
 import java.util.List;
 import java.util.Map;
 import java.util.Objects;
+import java.util.function.LongSupplier;
 import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeConfig;
@@ -50,6 +51,9 @@ final class RecordedPart {
     private final TornadoXPUDevice device;
     private final LibraryContext plan;
 
+    /** Of the thread that calls: TornadoVM has one for each. */
+    private long stream;
+
     /** Loaded, without a call yet, in a context with one stream of the device of that index. */
     RecordedPart(
             RecordingDriver driver, int index, long context, long stream, FusedMoeConfig config, Int8Experts experts) {
@@ -66,7 +70,8 @@ final class RecordedPart {
         TornadoExecutionPlan empty = new TornadoExecutionPlan(new TaskGraph("nothing").snapshot());
         kernel = new TornadoMoeKernel(device, arrays, new TornadoMoeKernel.Running(graph, empty, new BitSet()));
         library = new CudaLibrary(driver);
-        this.device = handles(index, context, stream);
+        this.stream = stream;
+        this.device = handles(index, context, () -> this.stream);
         plan = library.createContext(this.device, PLAN);
     }
 
@@ -99,13 +104,13 @@ final class RecordedPart {
     }
 
     /** A device as TornadoVM's runtime sees it, with the driver's handles. */
-    static TornadoXPUDevice handles(int index, long context, long stream) {
+    static TornadoXPUDevice handles(int index, long context, LongSupplier stream) {
         return (TornadoXPUDevice) Proxy.newProxyInstance(
                 RecordedPart.class.getClassLoader(),
                 new Class<?>[] {TornadoXPUDevice.class, TornadoNativeStreamSupport.class},
                 (_, method, _) -> switch (method.getName()) {
                     case "getNativeContext" -> context;
-                    case "getNativeStream" -> stream;
+                    case "getNativeStream" -> stream.getAsLong();
                     case "getDeviceContext" -> deviceContext(index);
                     default -> throw new UnsupportedOperationException(method.getName());
                 });
@@ -119,6 +124,11 @@ final class RecordedPart {
                     }
                     throw new UnsupportedOperationException(method.getName());
                 });
+    }
+
+    /** From now on another thread calls. */
+    void calledFromStream(long other) {
+        stream = other;
     }
 
     /** What TornadoVM does before every launch of the task. */
