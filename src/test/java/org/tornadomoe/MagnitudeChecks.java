@@ -49,7 +49,7 @@ public final class MagnitudeChecks {
                                     times(factors[0], found.w13()),
                                     times(factors[1], found.w2()),
                                     Arena.ofShared())
-                            .activationScales(known ? 1e25f : null, known ? 0.7f : null)
+                            .activationScales(known ? 1e25f : null, known ? 0.02f : null)
                             .build();
                     MoeKernel kernel = experts.load(layer.config(), int8)) {
                 Stages definition = Reference.forward(int8, hidden, tokens);

@@ -6,15 +6,17 @@ import java.util.stream.IntStream;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.config.ScalarType;
 import org.tornadomoe.quant.HiddenStates;
-import org.tornadomoe.tornado.kernels.QuantizeKernels;
 
 /**
- * Tokens with a hidden value beyond {@link QuantizeKernels#LARGEST}, or none that is a number. Sums in float may leave
+ * Tokens with a hidden value beyond {@link #LARGEST}, or none that is a number. Sums in float may leave
  * float's range with them, and compilers that take fast mathematics for granted make any number of what is none: so
  * the host looks for such tokens, and makes their output NaN. On Hopper, whose kernels are compiled without, it is the
  * quantiser that does.
  */
 record BeyondRange(ScalarType type, int h, int[] tokens) {
+    /** Of hidden values, the greatest magnitude. */
+    static final float LARGEST = 1e30f;
+
     /** Of a call; with one scale of all activations that is found in it all of its tokens if there is one. */
     static BeyondRange of(LayerArrays arrays, MemorySegment hidden, int tokens) {
         ScalarType type = arrays.config.inDtype();
@@ -37,12 +39,12 @@ record BeyondRange(ScalarType type, int h, int[] tokens) {
                 greatest =
                         Math.max(greatest, hidden.get(ValueLayout.JAVA_INT_UNALIGNED, 4 * v) & Integer.MAX_VALUE);
             }
-            return greatest > Float.floatToRawIntBits(QuantizeKernels.LARGEST);
+            return greatest > Float.floatToRawIntBits(LARGEST);
         }
         for (long v = from; v < from + h; v++) {
             greatest = Math.max(greatest, hidden.get(ValueLayout.JAVA_SHORT_UNALIGNED, 2 * v) & Short.MAX_VALUE);
         }
-        return !(HiddenStates.widen(type, (short) greatest) <= QuantizeKernels.LARGEST);
+        return !(HiddenStates.widen(type, (short) greatest) <= LARGEST);
     }
 
     /** @param output [M, H] */

@@ -148,7 +148,7 @@ public final class ActivationKernels {
             }
         }
         ctx.localBarrier();
-        magnitude = QuantizeKernels.inRange(magnitudes[0]);
+        magnitude = magnitudes[0];
         float inverse = 127.0f / magnitude;
         for (int i = lane; i < ints; i += ROW_GROUP) {
             int packed = 0;

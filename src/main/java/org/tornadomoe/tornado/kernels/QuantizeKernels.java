@@ -5,19 +5,10 @@ import uk.ac.manchester.tornado.api.math.TornadoMath;
 import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
 import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 
-/**
- * Activations to int8: with a scale a row, one scale for all, or a scale for every group of columns of a row. Where a
- * scale is found here, that of magnitudes beyond {@link #LARGEST} is infinite and their q 0, so that the results are
- * NaN.
- */
+/** Activations to int8: with a scale a row, one scale for all, or a scale for every group of columns of a row. */
 public final class QuantizeKernels {
     /** Work-items of a group, which quantises one row. */
     public static final int GROUP = 128;
-
-    /**
-     * The greatest magnitude of activations whose scale is found here; a row with a greater one has NaN for results.
-     */
-    public static final float LARGEST = 1e30f;
 
     private QuantizeKernels() {}
 
@@ -74,7 +65,7 @@ public final class QuantizeKernels {
             }
         }
         ctx.localBarrier();
-        magnitude = inRange(magnitudes[0]);
+        magnitude = magnitudes[0];
         float inverse = 127.0f / magnitude;
         int ints = active * rowInts;
         for (int i = lane; i < ints; i += GROUP) {
@@ -138,7 +129,7 @@ public final class QuantizeKernels {
         }
         ctx.localBarrier();
         if (lane == 0 && inside == 1) {
-            magnitudes.set(row, inRange(greatest[0]));
+            magnitudes.set(row, greatest[0]);
         }
     }
 
@@ -279,7 +270,7 @@ public final class QuantizeKernels {
             }
         }
         ctx.localBarrier();
-        float scale = dividedBy127(inRange(magnitudes[0]));
+        float scale = dividedBy127(magnitudes[0]);
         float power = powerOfTwo(scale);
         int divisor = mantissa(scale, power);
         int ints = active * ((last + 3) / 4);
@@ -296,15 +287,6 @@ public final class QuantizeKernels {
         if (lane == 0 && active == 1) {
             scales.set(ctx.groupIdx, scale);
         }
-    }
-
-    /**
-     * A greatest magnitude, infinite from {@link #LARGEST} on: then the scale is infinite, too, and every q is 0, so
-     * that the results are NaN. A GEMM multiplies its sum by the scale before it multiplies by the weights', and would
-     * go beyond float's range with results that don't.
-     */
-    static float inRange(float magnitude) {
-        return magnitude > LARGEST ? magnitude * LARGEST : magnitude;
     }
 
     /** Where a row's values are: with {@code weighted} 1 they are its token's, which all of the token's rows share. */
