@@ -78,8 +78,11 @@ public final class CudaLibrary implements TornadoLibraryProvider {
     private static final class Plan implements LibraryContext {
         private final CudaDriver driver;
         private final long context;
-        private final long stream;
         private final int device;
+
+        /** TornadoVM gives each thread that executes a plan a stream of its own: that of the thread of the last call. */
+        private long stream;
+
         private final Map<List<Object>, Long> modules = new HashMap<>();
         private final Map<Long, Integer> sharedBytes = new HashMap<>();
         private final Map<CudaRun, Bound> runs = new HashMap<>();
@@ -99,6 +102,12 @@ public final class CudaLibrary implements TornadoLibraryProvider {
 
         void run(CudaRun run, LibraryInvocation invocation) {
             Bound bound = Objects.requireNonNull(runs.get(run), "a run that wasn't prepared");
+            long now = ((TornadoNativeStreamSupport) invocation.getDevice())
+                    .getNativeStream(invocation.getExecutionPlanId());
+            if (now != stream) { // or nothing would keep the order with the plan's tasks in Java
+                stream = now;
+                runs.values().forEach(other -> other.tokens = -1);
+            }
             bound.point(invocation);
             bound.run();
             run.again(bound);
