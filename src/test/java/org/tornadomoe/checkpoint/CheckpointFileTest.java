@@ -35,8 +35,7 @@ class CheckpointFileTest {
 
     @Test
     void aGitLfsPointerIsCalledThat() throws IOException {
-        String what =
-                "is a Git LFS pointer to a file of 4976698672 bytes, not the file: fetch it with 'git lfs pull'";
+        String what = "is a Git LFS pointer to a file of 4976698672 bytes, not the file: fetch it with 'git lfs pull'";
         Files.writeString(directory.resolve("config.json"), POINTER);
         assertRefused(opening(), "config.json", what);
         Files.writeString(directory.resolve("config.json"), CONFIG);

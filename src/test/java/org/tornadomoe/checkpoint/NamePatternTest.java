@@ -99,7 +99,8 @@ class NamePatternTest {
     @Test
     void answersAsJavaDoesOnRandomPatterns() {
         Random random = new Random(5);
-        String[] atoms = {"a", "b", ".", "[ab]", "[^a]", "(a|b)", "(?:ab|)", "(?!b)", "(?=a)", "\\b", "(?<!a)", "$", "^"};
+        String[] atoms = {"a", "b", ".", "[ab]", "[^a]", "(a|b)", "(?:ab|)", "(?!b)", "(?=a)", "\\b", "(?<!a)", "$", "^"
+        };
         String[] times = {"", "", "", "*", "+", "?", "{2}", "{1,2}", "*?"};
         int matched = 0;
         for (int i = 0; i < 3000; i++) {

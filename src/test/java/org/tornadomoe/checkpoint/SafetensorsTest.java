@@ -452,8 +452,10 @@ class SafetensorsTest {
     @Test
     void declaredTensorsAreHandedOverOnceEachAndWhole() {
         Path file = directory.resolve("declared.safetensors");
-        SafetensorsWriter writer =
-                new SafetensorsWriter().declare("a", DType.I8, 3).declare("b", DType.F32, 1, 2).add("c", new byte[5], 5);
+        SafetensorsWriter writer = new SafetensorsWriter()
+                .declare("a", DType.I8, 3)
+                .declare("b", DType.F32, 1, 2)
+                .add("c", new byte[5], 5);
         assertThat(writer.bytes()).isEqualTo(3 + 8 + 5);
         MemorySegment three = MemorySegment.ofArray(new byte[] {1, 2, 3});
         MemorySegment two = MemorySegment.ofArray(new float[] {4, 5});

@@ -321,7 +321,8 @@ class FusedMoeConfigTest {
         assertThat(config.activationConstants()).isEqualTo(new ActivationConstants(6, 1.5, 0.5, 0));
         assertThat(config.toBuilder().activation(MoeActivation.SITU).build().activationConstants())
                 .isEqualTo(new ActivationConstants(Double.POSITIVE_INFINITY, 1, 4, 2));
-        FusedMoeConfig adapted = of(4, 1, 8, 8, 1).toBuilder().isLoraEnabled(true).build();
+        FusedMoeConfig adapted =
+                of(4, 1, 8, 8, 1).toBuilder().isLoraEnabled(true).build();
         assertThat(adapted.isLoraEnabled()).isTrue();
         assertThat(adapted.maxLoras()).isEqualTo(1);
         assertThat(adapted.maxLoraRank()).isEqualTo(16);
@@ -338,7 +339,8 @@ class FusedMoeConfigTest {
         "SILU_NO_MUL, 5, 'up projection, row 5'"
     })
     void aRowOfTheFirstWeightHasAName(MoeActivation activation, int row, String name) {
-        FusedMoeConfig config = of(2, 1, 8, 6, 1).toBuilder().activation(activation).build();
+        FusedMoeConfig config =
+                of(2, 1, 8, 6, 1).toBuilder().activation(activation).build();
         assertThat(config.gateUpRow(row)).isEqualTo(name);
     }
 
@@ -380,9 +382,7 @@ class FusedMoeConfigTest {
         // Of 12 in 4 groups, 2 groups have 6 to choose from.
         FusedMoeConfig.Builder grouped = of(12, 6, 8, 8, 1).toBuilder().router(router.withGroups(4, 2));
         assertThat(grouped.build().expertsPerToken()).isEqualTo(6);
-        refused(
-                grouped.expertsPerToken(7),
-                "expertsPerToken: expected at most the 6 experts of 2 of 4 groups, got 7");
+        refused(grouped.expertsPerToken(7), "expertsPerToken: expected at most the 6 experts of 2 of 4 groups, got 7");
         for (int noGroups : new int[] {1, 5, 12}) {
             grouped.expertsPerToken(12).router(router.withGroups(noGroups, 1)).build();
         }
@@ -390,7 +390,12 @@ class FusedMoeConfigTest {
 
     /** Both what an expert's matrices and what a call's pairs have in all is counted by int. */
     @ParameterizedTest
-    @CsvSource({"SILU, 64, 32, 1, 128", "SILU, 32, 64, 1, 128", "SILU, 64, 32, 1000, 6000", "RELU2_NO_MUL, 64, 32, 9, 64"})
+    @CsvSource({
+        "SILU, 64, 32, 1, 128",
+        "SILU, 32, 64, 1, 128",
+        "SILU, 64, 32, 1000, 6000",
+        "RELU2_NO_MUL, 64, 32, 9, 64"
+    })
     void theGreatestRankOfAnAdapterThatIntsCount(
             MoeActivation activation, int hidden, int intermediate, int tokens, int widest) {
         FusedMoeConfig.Builder layer = of(4, 2, hidden, intermediate, tokens).toBuilder()
@@ -440,7 +445,8 @@ class FusedMoeConfigTest {
     /** The ranks of w13's rows are counted by int, too: of all together. */
     @Test
     void theIntermediateSizeOfAllRanksIsCountedByInt() {
-        FusedMoeParallelConfig ranks = FusedMoeParallelConfig.builder().tp(1024, 0).build();
+        FusedMoeParallelConfig ranks =
+                FusedMoeParallelConfig.builder().tp(1024, 0).build();
         int most = Integer.MAX_VALUE / 2 / 1024 * 1024;
         FusedMoeConfig.Builder layer =
                 of(1, 1, 1, 1024, 1).toBuilder().moeParallelConfig(ranks).intermediateSize(most);
@@ -497,7 +503,13 @@ class FusedMoeConfigTest {
     }
 
     @ParameterizedTest
-    @CsvSource({"W8A8_CHANNEL, true", "W8A8_TENSOR, true", "W8A8_BLOCK, true", "W8A16_CHANNEL, false", "W8A16_GROUP, false"})
+    @CsvSource({
+        "W8A8_CHANNEL, true",
+        "W8A8_TENSOR, true",
+        "W8A8_BLOCK, true",
+        "W8A16_CHANNEL, false",
+        "W8A16_GROUP, false"
+    })
     void schemesQuantiseActivationsOrNot(Int8Scheme scheme, boolean quantises) {
         assertThat(scheme.quantizesActivations()).isEqualTo(quantises);
         assertThat(scheme.activationKey() != null).isEqualTo(quantises);

@@ -174,7 +174,8 @@ class FusedMoeParallelConfigTest {
     }
 
     @ParameterizedTest
-    @CsvSource({"1, 1, 2147483647, true", "1, 3, 715827883, false", "2, 1, 1073741824, false", "65536, 32768, 1, false"})
+    @CsvSource({"1, 1, 2147483647, true", "1, 3, 715827883, false", "2, 1, 1073741824, false", "65536, 32768, 1, false"
+    })
     void ranksAreCountedByInt(int dp, int pcp, int tp, boolean fits) {
         FusedMoeParallelConfig.Builder builder =
                 FusedMoeParallelConfig.builder().dp(dp, 0).pcp(pcp, 0).tp(tp, 0);

@@ -59,7 +59,6 @@ class CpuRouterTest {
         }
     }
 
-
     /** Zero experts and shared ones with a gate; a bias on the logits; rows of the weight that fill no, one and two blocks of 16. */
     @ParameterizedTest
     @ValueSource(ints = {3, 13, 14, 29, 30})
@@ -73,8 +72,8 @@ class CpuRouterTest {
         RouterWeights weights = new RouterWeights(
                 drawn.weight(), RoutingCases.any(experts + 2, 1), drawn.correctionBias(), drawn.sharedExpertGate());
         float[] hidden = layer.hidden(tokens, 1);
-        Routing expected = Router.route(
-                config, weights, Router.logits(config, weights, Reference.widen(hidden), tokens), tokens);
+        Routing expected =
+                Router.route(config, weights, Router.logits(config, weights, Reference.widen(hidden), tokens), tokens);
         CpuRouter router = new CpuRouter(config, weights);
         for (ChosenExperts chosen : List.of(router.route(hidden, tokens), router.routeOnAllCores(hidden, tokens))) {
             assertThat(chosen.ids()).isEqualTo(expected.ids());

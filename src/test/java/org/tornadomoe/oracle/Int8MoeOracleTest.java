@@ -611,15 +611,16 @@ class Int8MoeOracleTest {
                         .select(layer().device("sun:1").build(), Int8Scheme.W8A8_CHANNEL, null))
                 .withMessageContaining("Broken: its check failed: java.lang.NoClassDefFoundError: driver");
         assertThatExceptionOfType(UnsupportedOperationException.class)
-                .isThrownBy(() -> oracle(reference)
-                        .select(layer().device("sun:1").build(), Int8Scheme.W8A8_CHANNEL, null))
+                .isThrownBy(
+                        () -> oracle(reference).select(layer().device("sun:1").build(), Int8Scheme.W8A8_CHANNEL, null))
                 .withMessage("No Int8 MoE backend supports the deployment configuration: no kernel class fills [triton,"
                         + " cpu, reference]");
     }
 
     @Test
     void weightsThatKernelsCannotIndexAreRefusedFirst() {
-        FusedMoeConfig config = layer().numExperts(512).hiddenDim(7168).intermediateSize(2048).build();
+        FusedMoeConfig config =
+                layer().numExperts(512).hiddenDim(7168).intermediateSize(2048).build();
         Int8MoeOracle oracle = oracle(triton());
         for (ThrowingCallable call : List.<ThrowingCallable>of(
                 () -> oracle.select(config),
@@ -688,7 +689,9 @@ class Int8MoeOracleTest {
         assertThat(refused.failure()).isEqualTo("kernel does not support 128 hidden dim is not supported");
         assertThat(refused.lastResort()).isNull();
         Explanation hopeless = oracle(triton(Predicate.SHAPE), refusing).explain(layer().build(), W, A);
-        assertThat(hopeless.lastResort()).as("it doesn't support the layer either").isNull();
+        assertThat(hopeless.lastResort())
+                .as("it doesn't support the layer either")
+                .isNull();
     }
 
     @Test
@@ -704,9 +707,10 @@ class Int8MoeOracleTest {
             @Override
             public LaunchSpace launches(
                     FusedMoeConfig config, @Nullable QuantKey weightKey, @Nullable QuantKey activationKey) {
-                return new LaunchSpace(new LaunchKey(8, 64, "abacus", "int8_w8a8", null, "ptx", "dp4a"), List.of(), _ -> {
-                    throw new UnsupportedOperationException();
-                });
+                return new LaunchSpace(
+                        new LaunchKey(8, 64, "abacus", "int8_w8a8", null, "ptx", "dp4a"), List.of(), _ -> {
+                            throw new UnsupportedOperationException();
+                        });
             }
         };
         FakeExperts broken = new FakeExperts("Broken", Int8MoeBackend.TRITON, 2) {

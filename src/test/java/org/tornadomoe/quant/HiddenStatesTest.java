@@ -79,7 +79,8 @@ class HiddenStatesTest {
     void asManyAsAskedForAreReadAndWrittenAndNothingBehindThem(ScalarType type) {
         float[] values = {1.5f, -2f, 0f, 100f, -0.25f};
         // Behind an odd byte: what a caller hands over need not be aligned.
-        MemorySegment memory = MemorySegment.ofArray(new byte[1 + 5 * type.bytes()]).asSlice(1);
+        MemorySegment memory =
+                MemorySegment.ofArray(new byte[1 + 5 * type.bytes()]).asSlice(1);
         HiddenStates.write(type, values, 4, memory);
         float[] back = {9, 9, 9, 9, 9};
         HiddenStates.read(type, memory, back, 3);

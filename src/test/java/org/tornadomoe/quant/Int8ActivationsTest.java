@@ -109,7 +109,12 @@ class Int8ActivationsTest {
 
     @ParameterizedTest
     @CsvSource({
-        "2, 3, 5, 6, 2", "2, 3, 6, 5, 2", "2, 3, 6, 6, 1", "-1, 3, 6, 6, 2", "2, -3, 6, 6, 2", "65536, 65536, 6, 6, 2"
+        "2, 3, 5, 6, 2",
+        "2, 3, 6, 5, 2",
+        "2, 3, 6, 6, 1",
+        "-1, 3, 6, 6, 2",
+        "2, -3, 6, 6, 2",
+        "65536, 65536, 6, 6, 2"
     })
     void arraysThatAreTooShortAreRefusedBeforeAnythingIsWritten(int tokens, int width, int x, int q, int scales) {
         byte[] values = new byte[q];

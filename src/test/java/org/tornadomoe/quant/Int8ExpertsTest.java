@@ -63,7 +63,6 @@ class Int8ExpertsTest {
         assertThatIllegalArgumentException().isThrownBy(builder::build).withMessage(message);
     }
 
-
     private static int[] map(String numbers) {
         return Arrays.stream(numbers.split(" ", -1)).mapToInt(Integer::parseInt).toArray();
     }
@@ -104,12 +103,9 @@ class Int8ExpertsTest {
     @Test
     void aMapIsOfAllExpertsAndTensorsOfThoseHere() {
         refused(rows(3).expertMap(new int[] {0, 1}), "expertMap: expected an entry for each of the 3 experts, got 2");
+        refused(rows(3).expertMap(new int[] {0, 1, -1}), "w13: expected [2, 24, 20], got Int8Tensor[3, 24, 20]");
         refused(
-                rows(3).expertMap(new int[] {0, 1, -1}),
-                "w13: expected [2, 24, 20], got Int8Tensor[3, 24, 20]");
-        refused(
-                Int8Experts.builder(
-                        CONFIG, Int8Scheme.W8A8_CHANNEL, w13(3, 1, H, false), w13(3, 1, H, false), arena),
+                Int8Experts.builder(CONFIG, Int8Scheme.W8A8_CHANNEL, w13(3, 1, H, false), w13(3, 1, H, false), arena),
                 "w2: expected [3, 20, 12], got Int8Tensor[3, 24, 20]");
     }
 
@@ -155,7 +151,8 @@ class Int8ExpertsTest {
         assertThat(experts.scheme()).isEqualTo(scheme);
         assertThat(experts.weightKey()).isEqualTo(experts.quantization().weightKey());
         assertThat(experts.activationKey()).isEqualTo(experts.quantization().activationKey());
-        int grids = 3 * (Math.ceilDiv(24, rows) * Math.ceilDiv(20, cols) + Math.ceilDiv(20, rows) * Math.ceilDiv(12, cols));
+        int grids =
+                3 * (Math.ceilDiv(24, rows) * Math.ceilDiv(20, cols) + Math.ceilDiv(20, rows) * Math.ceilDiv(12, cols));
         assertThat(experts.bytes()).isEqualTo(3 * 24 * 32 + 3 * 20 * 16 + (zeroPoints ? 5 : 4) * grids);
     }
 
@@ -268,8 +265,8 @@ class Int8ExpertsTest {
         assertThat(part.isPart()).isTrue();
         assertThat(part.hasRouter()).isTrue();
         assertThat(part.w13().experts()).isEqualTo(1);
-        Int8Experts all = Int8Experts.of(
-                CONFIG, Int8Scheme.W8A8_CHANNEL, w13(3, 1, H, false), w2(3, 1, I, false), router, arena);
+        Int8Experts all =
+                Int8Experts.of(CONFIG, Int8Scheme.W8A8_CHANNEL, w13(3, 1, H, false), w2(3, 1, I, false), router, arena);
         assertThat(all.router()).isSameAs(router);
         assertThat(all.isPart()).isFalse();
         assertThat(rows(3).build().hasRouter()).isFalse();

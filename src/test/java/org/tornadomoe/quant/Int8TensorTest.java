@@ -96,8 +96,9 @@ class Int8TensorTest {
         "1, 1, 2147483633",
     })
     void whatCannotBeAddressedIsNoShape(int experts, int rows, int cols) {
-        String message = "shape: expected positive [experts, rows, cols] with fewer than 2^31 rows in all, and fewer than"
-                + " 2^31 - 16 columns, got [" + experts + ", " + rows + ", " + cols + "]";
+        String message =
+                "shape: expected positive [experts, rows, cols] with fewer than 2^31 rows in all, and fewer than"
+                        + " 2^31 - 16 columns, got [" + experts + ", " + rows + ", " + cols + "]";
         assertThatIllegalArgumentException()
                 .isThrownBy(() -> Int8Tensor.bytes(experts, rows, cols))
                 .withMessage(message);
@@ -120,8 +121,7 @@ class Int8TensorTest {
     @CsvSource({"0, 1, 4, 2", "1, 0, 4, 2", "1, 1, 65536, 32768"})
     void aGridThatCannotBeIsRefused(int rowsPerScale, int colsPerScale, int rows, int cols) {
         assertThatIllegalArgumentException()
-                .isThrownBy(() ->
-                        Int8Tensor.allocate(NO_MEMORY, 1, rows, cols, rowsPerScale, colsPerScale, false))
+                .isThrownBy(() -> Int8Tensor.allocate(NO_MEMORY, 1, rows, cols, rowsPerScale, colsPerScale, false))
                 .withMessage("scale grid: expected positive numbers that give fewer than 2^31 scales, got "
                         + rowsPerScale + " x " + colsPerScale + " for [1, " + rows + ", " + cols + "]");
         assertThatIllegalArgumentException()

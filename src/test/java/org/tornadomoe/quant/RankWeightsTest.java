@@ -209,8 +209,8 @@ class RankWeightsTest {
     })
     void partsAreWholeBlocksOrAllShareOne(
             MoeActivation activation, int ranks, int rowsPerScale, int colsPerScale, boolean fits) {
-        FusedMoeConfig config = rank(
-                RandomLayer.of(2, 1, 64, 96, 1, 1).activatedBy(activation).config(), ranks, 0, false);
+        FusedMoeConfig config =
+                rank(RandomLayer.of(2, 1, 64, 96, 1, 1).activatedBy(activation).config(), ranks, 0, false);
         Int8Quantization blocks =
                 Int8Quantization.of(Int8Scheme.W8A8_BLOCK).withGrid(new GroupShape(rowsPerScale, colsPerScale));
         if (fits) {
@@ -242,8 +242,8 @@ class RankWeightsTest {
             for (int[] experts : new int[][] {{}, {3}, {0, -1}}) {
                 assertThatThrownBy(() -> RankWeights.experts(whole, layer.config(), experts, new int[] {0, 1, 2}))
                         .isInstanceOf(IllegalArgumentException.class)
-                        .hasMessage("experts: expected numbers from 0 to 2, at least one, got "
-                                + Arrays.toString(experts));
+                        .hasMessage(
+                                "experts: expected numbers from 0 to 2, at least one, got " + Arrays.toString(experts));
             }
             assertThatThrownBy(() -> RankWeights.columns(
                             whole, rank(RandomLayer.of(3, 1, 16, 24, 1, 1).config(), 2, 0, false)))
@@ -255,11 +255,10 @@ class RankWeightsTest {
                             + " 8");
         }
         try (Int8Experts groups = Int8Quantizer.quantize(
-                layer,
-                Int8Quantization.of(Int8Scheme.W8A16_GROUP).withGrid(new GroupShape(1, 4)),
-                Progress.NONE)) {
+                layer, Int8Quantization.of(Int8Scheme.W8A16_GROUP).withGrid(new GroupShape(1, 4)), Progress.NONE)) {
             assertThatThrownBy(() -> RankWeights.columns(groups, rank(layer.config(), 2, 0, false)))
-                    .hasMessageContaining("whole 4 columns of w2 that share a scale, got 6 of the intermediate size 12");
+                    .hasMessageContaining(
+                            "whole 4 columns of w2 that share a scale, got 6 of the intermediate size 12");
         }
     }
 }

@@ -296,9 +296,8 @@ class RouterTest {
 
     @Test
     void aFunctionOfTheCallersSeesTheLogitsOfAllTokensWithoutTheGates() {
-        FusedMoeConfig config = config(RouterConfig.of(ScoringFunction.CUSTOM, true)
-                .withZeroExperts(1)
-                .withSharedExpertGate());
+        FusedMoeConfig config = config(
+                RouterConfig.of(ScoringFunction.CUSTOM, true).withZeroExperts(1).withSharedExpertGate());
         double[] logits = {1, 2, 3, 4, 5, 0, 6, 7, 8, 9, 10, 1};
         Routing routing = Router.route(
                 config,
@@ -334,7 +333,8 @@ class RouterTest {
     @Test
     void asManyAreChosenAsThereAre() {
         RouterConfig router = RouterConfig.of(ScoringFunction.SIGMOID, false);
-        assertThat(Router.route(new double[] {1, 2}, 1, 2, 2, router, null).ids()).containsExactly(1, 0);
+        assertThat(Router.route(new double[] {1, 2}, 1, 2, 2, router, null).ids())
+                .containsExactly(1, 0);
         assertThatIllegalArgumentException().isThrownBy(() -> Router.route(new double[5], 2, 3, 1, router, null));
         for (int k : new int[] {0, 3}) {
             assertThatIllegalArgumentException()
