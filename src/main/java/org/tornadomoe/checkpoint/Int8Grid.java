@@ -122,8 +122,8 @@ record Int8Grid(Int8Quantization quantization, int gateUpRows, int downRows) {
                 group = Math.min(group, stored.block().get(1));
             }
             zeros |= int8.zeros() != null;
-            oneOfGateUp &= down || wholeRows && wholeCols;
-            oneOfDown &= !down || wholeRows && wholeCols;
+            oneOfGateUp &= down || (wholeRows && wholeCols);
+            oneOfDown &= !down || (wholeRows && wholeCols);
         }
 
         private static boolean sameActivations(Matrix.Int8 a, Matrix.Int8 b) {
@@ -133,7 +133,7 @@ record Int8Grid(Int8Quantization quantization, int gateUpRows, int downRows) {
 
         private static void requireNoStaticScales(Matrix a, Matrix.Int8 b) {
             Matrix.Int8 other = a.int8();
-            if (isStatic(b) || other != null && isStatic(other)) {
+            if (isStatic(b) || (other != null && isStatic(other))) {
                 throw new CheckpointException(
                         b.file(),
                         "tensors '" + a.tensorName() + "' and '" + b.tensorName()

@@ -17,6 +17,7 @@ import tools.jackson.core.JsonToken;
 import tools.jackson.core.ObjectReadContext;
 import tools.jackson.core.TokenStreamFactory;
 import tools.jackson.core.TokenStreamLocation;
+import tools.jackson.core.exc.JacksonIOException;
 import tools.jackson.core.json.JsonFactory;
 import tools.jackson.core.json.JsonReadFeature;
 
@@ -46,6 +47,8 @@ record JsonFile(Path file, Map<String, @Nullable Object> fields) {
             }
         } catch (IOException e) {
             throw CheckpointException.of(file, "cannot be read", e);
+        } catch (JacksonIOException e) {
+            throw CheckpointException.of(file, "cannot be read", e.getCause());
         } catch (JacksonException e) {
             throw new CheckpointException(file, "is not valid JSON: " + problem(e), e);
         }

@@ -320,7 +320,7 @@ record WeightQuantization(
      */
     private static WeightQuantization gptq(JsonFile json) {
         String format = json.string("checkpoint_format", json.string("format", "gptq"));
-        if (!format.equals("gptq") && !format.equals("gptq_v2") || json.bool("is_marlin_format", false)) {
+        if ((!format.equals("gptq") && !format.equals("gptq_v2")) || json.bool("is_marlin_format", false)) {
             throw new CheckpointException(
                     json.file(),
                     FIELD + "'checkpoint_format': expected gptq or gptq_v2, got "

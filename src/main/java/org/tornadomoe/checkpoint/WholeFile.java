@@ -23,7 +23,11 @@ public final class WholeFile {
     /** Makes the new file. */
     @FunctionalInterface
     interface Content {
-        /** @param fresh where nothing is yet, to be created there */
+        /**
+         * Writes it.
+         *
+         * @param fresh where nothing is yet, to be created there
+         */
         void writeTo(Path fresh) throws IOException;
     }
 

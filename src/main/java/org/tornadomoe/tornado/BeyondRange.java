@@ -6,9 +6,10 @@ import java.util.stream.IntStream;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.config.ScalarType;
 import org.tornadomoe.quant.HiddenStates;
+import uk.ac.manchester.tornado.api.enums.TornadoVMBackendType;
 
 /**
- * Tokens with a hidden value beyond {@link #LARGEST}, or none that is a number. Sums in float may leave
+ * Tokens with a hidden value beyond {@link #LARGEST} (through OpenCL {@link #LARGEST_BY_OPENCL}), or none that is a number. Sums in float may leave
  * float's range with them, and compilers that take fast mathematics for granted make any number of what is none: so
  * the host looks for such tokens, and makes their output NaN. On Hopper, whose kernels are compiled without, it is the
  * quantiser that does.
@@ -17,21 +18,25 @@ record BeyondRange(ScalarType type, int h, int[] tokens) {
     /** Of hidden values, the greatest magnitude. */
     static final float LARGEST = 1e30f;
 
+    /** The same through OpenCL, of which NVIDIA's gave other numbers for 9e29. */
+    static final float LARGEST_BY_OPENCL = 1e20f;
+
     /** Of a call; with one scale of all activations that is found in it all of its tokens if there is one. */
-    static BeyondRange of(LayerArrays arrays, MemorySegment hidden, int tokens) {
+    static BeyondRange of(LayerArrays arrays, Device device, MemorySegment hidden, int tokens) {
+        float largest = device.backend() == TornadoVMBackendType.OPENCL ? LARGEST_BY_OPENCL : LARGEST;
         ScalarType type = arrays.config.inDtype();
         int h = arrays.config.hiddenDim();
         int[] beyond = arrays.gemm == Gemm.HOPPER
                 ? new int[0]
                 : IntStream.range(0, tokens)
-                        .filter(m -> isBeyond(type, hidden, (long) m * h, h))
+                        .filter(m -> isBeyond(largest, type, hidden, (long) m * h, h))
                         .toArray();
         boolean shared = arrays.scheme == Int8Scheme.W8A8_TENSOR && !arrays.staticScales;
         return new BeyondRange(
                 type, h, shared && beyond.length > 0 ? IntStream.range(0, tokens).toArray() : beyond);
     }
 
-    private static boolean isBeyond(ScalarType type, MemorySegment hidden, long from, int h) {
+    private static boolean isBeyond(float largest, ScalarType type, MemorySegment hidden, long from, int h) {
         // As whole numbers, magnitudes have the same order, and what is none is greater than all that are.
         int greatest = 0;
         if (type == ScalarType.F32) {
@@ -39,12 +44,12 @@ record BeyondRange(ScalarType type, int h, int[] tokens) {
                 greatest =
                         Math.max(greatest, hidden.get(ValueLayout.JAVA_INT_UNALIGNED, 4 * v) & Integer.MAX_VALUE);
             }
-            return greatest > Float.floatToRawIntBits(LARGEST);
+            return greatest > Float.floatToRawIntBits(largest);
         }
         for (long v = from; v < from + h; v++) {
             greatest = Math.max(greatest, hidden.get(ValueLayout.JAVA_SHORT_UNALIGNED, 2 * v) & Short.MAX_VALUE);
         }
-        return !(HiddenStates.widen(type, (short) greatest) <= LARGEST);
+        return !(HiddenStates.widen(type, (short) greatest) <= largest);
     }
 
     /** @param output [M, H] */

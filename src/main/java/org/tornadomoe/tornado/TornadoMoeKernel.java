@@ -248,7 +248,7 @@ final class TornadoMoeKernel implements MoeKernel {
                     0,
                     Math.min(tokens, slotOfToken.length));
             arrays.answersChoice = chosen != null;
-            BeyondRange beyond = BeyondRange.of(arrays, hidden, tokens);
+            BeyondRange beyond = BeyondRange.of(arrays, device, hidden, tokens);
             Device.lockRunning();
             try {
                 if (isTimed()) {

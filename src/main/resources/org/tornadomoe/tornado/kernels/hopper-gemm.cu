@@ -251,10 +251,11 @@ __device__ __forceinline__ unsigned quantized(const float *row, int i, int colum
     return packed;
 }
 
-// The greatest magnitude that a row of pair p is divided by: infinite beyond 1e30, so that what comes of it is NaN.
+// The greatest magnitude that a row of pair p is divided by: infinite beyond 1e30 and where one is no number, whose bits are greater
+// than all that are, so that what comes of it is NaN.
 __device__ __forceinline__ float greatest(const unsigned *amax, int p) {
-    float magnitude = fmaxf(__uint_as_float(amax[p]), 1e-10f);
-    return magnitude > 1e30f ? __uint_as_float(0x7f800000u) : magnitude;
+    unsigned bits = amax[p];
+    return bits > __float_as_uint(1e30f) ? __uint_as_float(0x7f800000u) : fmaxf(__uint_as_float(bits), 1e-10f);
 }
 
 // ---- few pairs of an expert: weights are streamed

@@ -249,11 +249,13 @@ extern "C" __global__ void __launch_bounds__(256, 1) logits128(const int *header
     logitsTile<128, 16, 2>((float *) dynamic, header, hidden, router, bias, logits, h, rows);
 }
 
-// A row in int8 by a group of 128, each of which keeps what it has of the first 4096 columns. Beyond 1e30 its scale is infinite.
+// A row in int8 by a group of 128, each of which keeps what it has of the first 4096 columns. Beyond 1e30, and where
+// a value is no number, its scale is infinite. Magnitudes are compared as bits, of which those of no number are the greatest.
 __device__ __forceinline__ void quantizeRow(const float *row, float weight, int columns, int chunks, u8 *out, float *scale) {
     constexpr int KEPT = 8;
-    __shared__ float greatest[4];
-    float magnitude = 1e-10f, kept[KEPT][4];
+    __shared__ unsigned greatest[4];
+    unsigned bits = __float_as_uint(1e-10f);
+    float kept[KEPT][4];
     auto load = [&](float(&x)[4], int c) {
         load4(x, row, c, columns);
 #pragma unroll
@@ -264,7 +266,7 @@ __device__ __forceinline__ void quantizeRow(const float *row, float weight, int 
     auto measure = [&](const float(&x)[4]) {
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            magnitude = fmaxf(magnitude, fabsf(x[i]));
+            bits = max(bits, __float_as_uint(fabsf(x[i])));
         }
     };
 #pragma unroll
@@ -282,17 +284,17 @@ __device__ __forceinline__ void quantizeRow(const float *row, float weight, int 
     }
 #pragma unroll
     for (int s = 16; s > 0; s >>= 1) {
-        magnitude = fmaxf(magnitude, __shfl_xor_sync(ALL, magnitude, s));
+        bits = max(bits, __shfl_xor_sync(ALL, bits, s));
     }
     if ((threadIdx.x & 31) == 0) {
-        greatest[threadIdx.x >> 5] = magnitude;
+        greatest[threadIdx.x >> 5] = bits;
     }
     __syncthreads();
 #pragma unroll
     for (int w = 0; w < 4; w++) {
-        magnitude = fmaxf(magnitude, greatest[w]);
+        bits = max(bits, greatest[w]);
     }
-    magnitude = magnitude > 1e30f ? __uint_as_float(0x7f800000u) : magnitude;
+    float magnitude = bits > __float_as_uint(1e30f) ? __uint_as_float(0x7f800000u) : __uint_as_float(bits);
     float inverse = 127.0f / magnitude;
     auto store = [&](const float(&x)[4], int c) {
         unsigned packed = 0;
