@@ -44,7 +44,7 @@ import org.tornadomoe.reference.Routing;
  * }
  *
  * <p>Hidden states may be of any magnitude. Where float's range ends in between, or on a device what its kernels take
- * (up to 1e30), a token's output is infinite or NaN, never another number.
+ * (up to 1e30, through OpenCL 1e20), a token's output is infinite or NaN, never another number.
  *
  * <p>Thread-safe; calls from several threads take turns, in the order in which they came, on as many lanes as the options ask for and
  * the kernel class has: one on a device. A thread that waits is parked, and can be interrupted. The same input gives the same bits.

@@ -20,7 +20,22 @@ import org.tornadomoe.reference.Stages;
 /** What must hold of hidden states of any finite magnitude. */
 public final class MagnitudeChecks {
     private static final float[] MAGNITUDES = {
-        1e-45f, 1e-41f, 1e-38f, 1e-30f, 1e-10f, 1, 1e10f, 1e20f, 9e29f, 1e31f, 1e33f, 1e34f, 1e35f, 1e36f, 1e37f, 1e38f,
+        Float.MIN_VALUE,
+        1e-41f,
+        1e-38f,
+        1e-30f,
+        1e-10f,
+        1,
+        1e10f,
+        1e20f,
+        9e29f,
+        1e31f,
+        1e33f,
+        1e34f,
+        1e35f,
+        1e36f,
+        1e37f,
+        1e38f,
         3e38f
     };
 
@@ -74,6 +89,7 @@ public final class MagnitudeChecks {
         }
     }
 
+    @SuppressWarnings("NullAway") // which takes a record's array for one that isn't null
     private static Int8Tensor times(float factor, Int8Tensor weights) {
         float[] scales = weights.scales().clone();
         for (int i = 0; i < scales.length; i++) {

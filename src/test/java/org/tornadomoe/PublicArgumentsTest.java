@@ -70,7 +70,7 @@ class PublicArgumentsTest {
     };
 
     /** Draws numbers, and keeps them for the message. */
-    private static final class Draw {
+    static final class Draw {
         private final SplittableRandom random = new SplittableRandom(SEED);
         private final List<Integer> drawn = new ArrayList<>();
 
@@ -97,11 +97,11 @@ class PublicArgumentsTest {
     }
 
     @FunctionalInterface
-    private interface Call {
+    interface Call {
         void with(Draw draw);
     }
 
-    private record Named(String name, boolean indexes, Call call) {
+    record Named(String name, boolean indexes, Call call) {
         @Override
         public String toString() {
             return name;
@@ -159,6 +159,7 @@ class PublicArgumentsTest {
                 .build();
     }
 
+    @SuppressWarnings("NullAway") // which takes a record's array for one that isn't null
     static Stream<Named> calls() {
         return Stream.of(
                 of("FusedMoeConfig", d -> {

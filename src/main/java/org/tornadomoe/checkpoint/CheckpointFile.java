@@ -64,8 +64,7 @@ final class CheckpointFile {
                     .findFirst()
                     .orElse("");
             throw new CheckpointException(
-                    file,
-                    "is a Git LFS pointer to a file" + bytes + ", not the file: fetch it with 'git lfs pull'");
+                    file, "is a Git LFS pointer to a file" + bytes + ", not the file: fetch it with 'git lfs pull'");
         }
     }
 }

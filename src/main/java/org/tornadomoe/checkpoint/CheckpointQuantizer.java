@@ -408,7 +408,8 @@ public final class CheckpointQuantizer {
 
     private void requireOurs(Path state, Map<String, Object> plan) throws IOException {
         if (Files.exists(state.resolve(PLAN))) {
-            Map<String, @Nullable Object> earlier = JsonFile.read(state.resolve(PLAN)).fields();
+            Map<String, @Nullable Object> earlier =
+                    JsonFile.read(state.resolve(PLAN)).fields();
             for (Map.Entry<String, Object> setting : plan.entrySet()) {
                 Object before = earlier.get(setting.getKey());
                 if (!setting.getValue().equals(before)) {

@@ -83,7 +83,8 @@ record Int8Grid(Int8Quantization quantization, int gateUpRows, int downRows) {
                     && !Objects.equals(gate.stored().inputScale(), up.stored().inputScale())) {
                 throw new CheckpointException(
                         up.file(),
-                        "tensors '" + gate.stored().module() + ".input_scale' and '" + up.stored().module()
+                        "tensors '" + gate.stored().module() + ".input_scale' and '"
+                                + up.stored().module()
                                 + ".input_scale': gate and up have one input, expected one scale for it, got "
                                 + gate.stored().inputScale() + " and "
                                 + up.stored().inputScale());
@@ -98,7 +99,8 @@ record Int8Grid(Int8Quantization quantization, int gateUpRows, int downRows) {
                 oneOfDown &= !down;
                 return;
             }
-            Int8Scheme its = scheme(int8.file(), int8.stored().module(), int8.stored().scheme());
+            Int8Scheme its =
+                    scheme(int8.file(), int8.stored().module(), int8.stored().scheme());
             if (first == null) {
                 first = int8;
                 scheme = its;

@@ -80,8 +80,7 @@ final class Int8Reader {
             Tensor shape = tensors.find(module + ".weight_shape");
             if (shape != null
                     && !Arrays.equals(shape.requireDType(DType.I32, DType.I64).toInts(), new int[] {rows, cols})) {
-                throw shape.problem(
-                        "expected [" + rows + ", " + cols + "], got " + Arrays.toString(shape.toInts()));
+                throw shape.problem("expected [" + rows + ", " + cols + "], got " + Arrays.toString(shape.toInts()));
             }
             Matrix.Int8.RowReader values;
             if (tensors.has(module + ".weight_packed")) {
@@ -185,8 +184,7 @@ final class Int8Reader {
                     .requireDType(DType.I32)
                     .requireShape(cols / 4, rows)
                     .data();
-            Tensor scale =
-                    tensors.tensor(module + ".scales").requireFloat().requireShape(scaleCols(), rows);
+            Tensor scale = tensors.tensor(module + ".scales").requireFloat().requireShape(scaleCols(), rows);
             return new Matrix.Int8(
                     rows,
                     cols,
@@ -209,8 +207,7 @@ final class Int8Reader {
             if (symmetric && !tensors.has(name)) {
                 return null;
             }
-            Tensor zero =
-                    tensors.tensor(name).requireDType(DType.I32).requireShape(scaleCols(), rows / 4);
+            Tensor zero = tensors.tensor(name).requireDType(DType.I32).requireShape(scaleCols(), rows / 4);
             MemorySegment data = zero.data();
             if (!symmetric) {
                 int added = method == WeightQuantization.Method.GPTQ ? 1 : 0;

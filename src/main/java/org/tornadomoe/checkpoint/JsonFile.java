@@ -10,6 +10,7 @@ import java.util.ArrayList;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Objects;
 import org.jspecify.annotations.Nullable;
 import tools.jackson.core.JacksonException;
 import tools.jackson.core.JsonParser;
@@ -48,7 +49,7 @@ record JsonFile(Path file, Map<String, @Nullable Object> fields) {
         } catch (IOException e) {
             throw CheckpointException.of(file, "cannot be read", e);
         } catch (JacksonIOException e) {
-            throw CheckpointException.of(file, "cannot be read", e.getCause());
+            throw CheckpointException.of(file, "cannot be read", Objects.requireNonNull(e.getCause()));
         } catch (JacksonException e) {
             throw new CheckpointException(file, "is not valid JSON: " + problem(e), e);
         }

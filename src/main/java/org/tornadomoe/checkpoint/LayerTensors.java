@@ -187,16 +187,15 @@ record LayerTensors(
                     .flatMap(name -> ends.stream()
                             .filter(end -> isUnder(name, end.router + ".weight"))
                             .map(end -> {
-                                String stack =
-                                        name.substring(0, name.length() - (end.router + ".weight").length());
+                                String stack = name.substring(0, name.length() - (end.router + ".weight").length());
                                 return new Found(stack + end.router, stack + end.block);
                             }))
                     .toList();
             if (all.isEmpty()) {
                 throw missing(
                         List.of("the router"),
-                        List.of("*layers." + layer + ".{" + String.join(",", BLOCKS) + "}.{"
-                                + String.join(",", ROUTERS) + "}.weight"));
+                        List.of("*layers." + layer + ".{" + String.join(",", BLOCKS) + "}.{" + String.join(",", ROUTERS)
+                                + "}.weight"));
             }
             List<Found> stack = STACKS.stream()
                     .map(start -> all.stream()
@@ -230,10 +229,12 @@ record LayerTensors(
         /** Whether some expert has a projection of its own of that name. */
         private boolean isPerExpert(String block, Names names) {
             String experts = block + "experts.";
-            return tensors.names().stream().filter(name -> name.startsWith(experts)).anyMatch(name -> {
-                int dot = name.indexOf('.', experts.length());
-                return dot >= 0 && name.startsWith(names.gate + ".", dot + 1);
-            });
+            return tensors.names().stream()
+                    .filter(name -> name.startsWith(experts))
+                    .anyMatch(name -> {
+                        int dot = name.indexOf('.', experts.length());
+                        return dot >= 0 && name.startsWith(names.gate + ".", dot + 1);
+                    });
         }
 
         private List<Projections> perExpert(String block, Names names) {
@@ -339,7 +340,9 @@ record LayerTensors(
 
         private @Nullable Tensor vector(String name, int length) {
             Tensor found = tensors.find(name);
-            return found == null ? null : found.requireFloat().requireShape(length).requireFinite();
+            return found == null
+                    ? null
+                    : found.requireFloat().requireShape(length).requireFinite();
         }
 
         private float @Nullable [] bias(String name, long... shape) {

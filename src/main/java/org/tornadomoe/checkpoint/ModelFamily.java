@@ -28,7 +28,10 @@ enum ModelFamily {
     },
 
     /** Some layers may be dense; softmax, top-k; a shared expert weighed by a sigmoid of the token. */
-    QWEN2_MOE(new Defaults(24, 2048, 1408, 60, 4), "norm_topk_prob shared_expert_intermediate_size scoring_func=softmax", "qwen2_moe") {
+    QWEN2_MOE(
+            new Defaults(24, 2048, 1408, 60, 4),
+            "norm_topk_prob shared_expert_intermediate_size scoring_func=softmax",
+            "qwen2_moe") {
         @Override
         FusedMoeConfig read(JsonFile json) {
             RouterConfig router = softmax(renormalizes(json, false));
@@ -97,12 +100,11 @@ enum ModelFamily {
         FusedMoeConfig read(JsonFile json) {
             String method = json.string("topk_method", "greedy");
             String scoring = json.string("scoring_func", "softmax");
-            ScoringFunction function =
-                    switch (scoring) {
-                        case "softmax" -> ScoringFunction.SOFTMAX;
-                        case "sigmoid" -> ScoringFunction.SIGMOID;
-                        default -> throw json.wrong("scoring_func", "softmax or sigmoid");
-                    };
+            ScoringFunction function = switch (scoring) {
+                case "softmax" -> ScoringFunction.SOFTMAX;
+                case "sigmoid" -> ScoringFunction.SIGMOID;
+                default -> throw json.wrong("scoring_func", "softmax or sigmoid");
+            };
             double factor = factor(json, 1);
             boolean renormalize = renormalizes(json, false);
             if (renormalize && function == ScoringFunction.SOFTMAX && factor != 1) {
@@ -301,6 +303,7 @@ enum ModelFamily {
     /** Which of a layer's numbers a config.json without them means. {@code topK} is 0 if there must be one. */
     private record Defaults(int layers, int hidden, int intermediate, int experts, int topK) {}
 
+    @SuppressWarnings("ImmutableEnumChecker") // a record of numbers
     private final Defaults defaults;
 
     /** Fields that are read, and after = the one value that a field which isn't read may have; with spaces between. */
@@ -351,7 +354,8 @@ enum ModelFamily {
                     || field.equals("model_type")
                     || field.equals("moe_intermediate_size")
                     || field.equals("hidden_act")
-                    || WITHOUT_EFFECT.stream().anyMatch(it -> it.getKey().matcher(field).matches())) {
+                    || WITHOUT_EFFECT.stream()
+                            .anyMatch(it -> it.getKey().matcher(field).matches())) {
                 continue;
             }
             String value = known.stream()
@@ -498,10 +502,7 @@ enum ModelFamily {
                         || field.getKey().contains("moe")
                         || field.getKey().contains("topk"))
                 .collect(Collectors.toMap(
-                        Map.Entry::getKey,
-                        field -> JsonFile.shown(field.getValue()),
-                        (a, _) -> a,
-                        TreeMap::new));
+                        Map.Entry::getKey, field -> JsonFile.shown(field.getValue()), (a, _) -> a, TreeMap::new));
         return found.isEmpty() ? "none" : found.toString();
     }
 
@@ -557,9 +558,7 @@ enum ModelFamily {
         if (groups < 2 || !fits) {
             return router;
         }
-        int taken = json.fields().containsKey("topk_group")
-                ? nonNegative(json, "topk_group", 0)
-                : absentTaken;
+        int taken = json.fields().containsKey("topk_group") ? nonNegative(json, "topk_group", 0) : absentTaken;
         if (taken < 1 || taken > groups) {
             throw new CheckpointException(
                     json.file(), "'topk_group': expected 1 to n_group = " + groups + ", got " + taken);
@@ -576,8 +575,7 @@ enum ModelFamily {
 
     /** Null is none, as in DeepSeek's own code. */
     int deepSeekShared(JsonFile json, int absent) {
-        int shared = nonNegative(
-                json, "n_shared_experts", json.fields().containsKey("n_shared_experts") ? 0 : absent);
+        int shared = nonNegative(json, "n_shared_experts", json.fields().containsKey("n_shared_experts") ? 0 : absent);
         long width = (long) shared * intermediate(json);
         if (width > Integer.MAX_VALUE) {
             throw json.wrong("n_shared_experts", "fewer of " + intermediate(json) + " rows each");
@@ -645,15 +643,15 @@ enum ModelFamily {
         int experts = oneOf(json, EXPERTS, defaults.experts);
         if (experts < 1 || experts > FusedMoeConfig.MAX_EXPERTS) {
             throw json.wrong(
-                    EXPERTS.stream().filter(json::has).findFirst().orElseThrow(),
-                    "1 to " + FusedMoeConfig.MAX_EXPERTS);
+                    EXPERTS.stream().filter(json::has).findFirst().orElseThrow(), "1 to " + FusedMoeConfig.MAX_EXPERTS);
         }
         return experts;
     }
 
     /** I, in the field that the family has it in. */
     int intermediate(JsonFile json) {
-        boolean own = List.of(MIXTRAL, OLMOE, GPT_OSS, LLAMA4, GRANITEMOE, PHIMOE, JAMBA).contains(this);
+        boolean own = List.of(MIXTRAL, OLMOE, GPT_OSS, LLAMA4, GRANITEMOE, PHIMOE, JAMBA)
+                .contains(this);
         return positive(json, own ? "intermediate_size" : "moe_intermediate_size", defaults.intermediate);
     }
 

@@ -287,7 +287,8 @@ final class NamePattern {
                 most = 1;
             } else {
                 int end = text.indexOf('}', at);
-                String counts = at < text.length() && text.charAt(at) == '{' && end > 0 ? text.substring(at + 1, end) : "";
+                String counts =
+                        at < text.length() && text.charAt(at) == '{' && end > 0 ? text.substring(at + 1, end) : "";
                 if (!counts.matches("\\d+(,\\d*)?|,\\d+")) {
                     return atom;
                 }

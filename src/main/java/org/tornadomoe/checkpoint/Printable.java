@@ -35,8 +35,7 @@ public final class Printable {
 
     private static boolean steers(int c) {
         boolean lines = c == 0x2028 || c == 0x2029;
-        boolean direction =
-                (c >= 0x202A && c <= 0x202E) || (c >= 0x2066 && c <= 0x2069) || c == 0x200E || c == 0x200F;
+        boolean direction = (c >= 0x202A && c <= 0x202E) || (c >= 0x2066 && c <= 0x2069) || c == 0x200E || c == 0x200F;
         return lines || direction || (Character.isISOControl(c) && c != '\n' && c != '\t');
     }
 

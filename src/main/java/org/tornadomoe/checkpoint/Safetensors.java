@@ -99,7 +99,8 @@ public final class Safetensors implements AutoCloseable {
             }
             if (tensor == null) {
                 throw new CheckpointException(
-                        index.resolveSibling(shard), "has no tensor '" + JsonFile.shown(name) + "', which " + INDEX + " says it has");
+                        index.resolveSibling(shard),
+                        "has no tensor '" + JsonFile.shown(name) + "', which " + INDEX + " says it has");
             }
             tensors.put(name, tensor);
         });
@@ -107,7 +108,12 @@ public final class Safetensors implements AutoCloseable {
 
     private static Path shard(Path index, String name) {
         // An index must not reach outside its directory.
-        if (name.isEmpty() || name.length() > 255 || name.contains("/") || name.contains("\\") || name.contains("\0") || name.equals("..")) {
+        if (name.isEmpty()
+                || name.length() > 255
+                || name.contains("/")
+                || name.contains("\\")
+                || name.contains("\0")
+                || name.equals("..")) {
             throw new CheckpointException(
                     index, "weight_map: expected the name of a file beside it, got '" + JsonFile.shown(name) + "'");
         }

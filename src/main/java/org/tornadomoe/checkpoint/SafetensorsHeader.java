@@ -44,13 +44,7 @@ record SafetensorsHeader(Map<String, String> metadata, List<Entry> entries) {
      *
      * @param dtype null if it is none that is known, so that {@code type} is all there is of it
      */
-    record Entry(
-            String name,
-            String type,
-            @Nullable DType dtype,
-            long[] shape,
-            long begin,
-            long end) {}
+    record Entry(String name, String type, @Nullable DType dtype, long[] shape, long begin, long end) {}
 
     /**
      * Reads and checks a header.
@@ -142,8 +136,7 @@ record SafetensorsHeader(Map<String, String> metadata, List<Entry> entries) {
             for (String key = parser.nextName(); key != null; key = parser.nextName()) {
                 expect(JsonToken.VALUE_STRING, METADATA + " '" + JsonFile.shown(key) + "'");
                 if (into.put(key, parser.getString()) != null) {
-                    throw new CheckpointException(
-                            file, METADATA + " has the key '" + JsonFile.shown(key) + "' twice");
+                    throw new CheckpointException(file, METADATA + " has the key '" + JsonFile.shown(key) + "' twice");
                 }
                 if (into.size() > MAX_METADATA) {
                     throw new CheckpointException(file, METADATA + ": expected at most " + MAX_METADATA + " keys");
@@ -182,7 +175,8 @@ record SafetensorsHeader(Map<String, String> metadata, List<Entry> entries) {
                     }
                     default ->
                         throw new CheckpointException(
-                                file, tensor + ": expected dtype, shape and data_offsets, got '" + JsonFile.shown(key) + "'");
+                                file,
+                                tensor + ": expected dtype, shape and data_offsets, got '" + JsonFile.shown(key) + "'");
                 }
                 if (twice) {
                     throw new CheckpointException(file, tensor + ": has '" + key + "' twice");

@@ -38,7 +38,8 @@ final class StoredInt8 implements QuantizedWeights {
 
     @Override
     public boolean serves(Int8Scheme scheme) {
-        return scheme == quantization().scheme() || (isPerChannel(scheme) && isPerChannel(quantization().scheme()));
+        return scheme == quantization().scheme()
+                || (isPerChannel(scheme) && isPerChannel(quantization().scheme()));
     }
 
     private static boolean isPerChannel(Int8Scheme scheme) {
@@ -56,8 +57,7 @@ final class StoredInt8 implements QuantizedWeights {
         Arena arena = Arena.ofShared();
         try {
             Int8Tensor w13 = allocate(arena, experts, config.gateUpRows(), config.hiddenDim(), grid.gateUpRows());
-            Int8Tensor w2 =
-                    allocate(arena, experts, config.hiddenDim(), config.intermediateSize(), grid.downRows());
+            Int8Tensor w2 = allocate(arena, experts, config.hiddenDim(), config.intermediateSize(), grid.downRows());
             AtomicLong done = new AtomicLong();
             IntStream.range(0, experts).parallel().forEach(e -> {
                 copy(e, w13, w2);

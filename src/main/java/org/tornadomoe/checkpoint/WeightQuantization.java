@@ -23,11 +23,7 @@ import org.jspecify.annotations.Nullable;
  * @param rules schemes by module
  */
 record WeightQuantization(
-        Path file,
-        Method method,
-        Targets ignore,
-        @Nullable Targets only,
-        List<Rule> rules) {
+        Path file, Method method, Targets ignore, @Nullable Targets only, List<Rule> rules) {
     private static final String FIELD = "quantization_config: ";
 
     /** Rows or columns that share a scale: longer than any row, short of where ints overflow. */
@@ -262,7 +258,8 @@ record WeightQuantization(
         if (rules.isEmpty()) {
             return null;
         }
-        if (json.has("transform_config") && json.nested("transform_config").has("config_groups")
+        if (json.has("transform_config")
+                && json.nested("transform_config").has("config_groups")
                 && !json.nested("transform_config").object("config_groups").isEmpty()) {
             throw new CheckpointException(
                     json.file(), FIELD + "'transform_config': transforms of activations are not read");
@@ -341,7 +338,8 @@ record WeightQuantization(
                 rules.add(rule(targets, () -> gptqGroup(json, own)));
             }
         }
-        Rule rest = rule(Targets.of(json.file(), List.of("Linear")), () -> gptqGroup(json, new JsonFile(json.file(), Map.of())));
+        Rule rest = rule(
+                Targets.of(json.file(), List.of("Linear")), () -> gptqGroup(json, new JsonFile(json.file(), Map.of())));
         List<String> only = new ArrayList<>();
         if (json.has("modules_in_block_to_quantize")) {
             modules(json, json.fields().get("modules_in_block_to_quantize"), only);
@@ -433,8 +431,12 @@ record WeightQuantization(
         Rule best = rules.stream()
                 .filter(rule -> rule.targets.namesPartOf(module))
                 .findFirst()
-                .or(() -> rules.stream().filter(rule -> rule.targets.matchesPattern(module)).findFirst())
-                .or(() -> rules.stream().filter(rule -> rule.targets.hasClassOf(module)).findFirst())
+                .or(() -> rules.stream()
+                        .filter(rule -> rule.targets.matchesPattern(module))
+                        .findFirst())
+                .or(() -> rules.stream()
+                        .filter(rule -> rule.targets.hasClassOf(module))
+                        .findFirst())
                 .orElse(null);
         if (best != null && best.problem != null) {
             throw best.problem;

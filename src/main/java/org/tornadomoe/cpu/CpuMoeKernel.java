@@ -51,7 +51,8 @@ final class CpuMoeKernel implements MoeKernel {
     private final boolean int8;
     private final boolean roundToNearest;
 
-    // Scales of activations of each local expert, null if they are found at run time; and whether a pair has a row of its own.
+    // Scales of activations of each local expert, null if they are found at run time; and whether a pair has a row of
+    // its own.
     private final float @Nullable [] knownA1;
     private final float @Nullable [] knownA2;
     private final boolean ownRows;
@@ -396,7 +397,17 @@ final class CpuMoeKernel implements MoeKernel {
 
     private void quantizeTokens(int row, Scratch s) {
         s.require(Math.max(h, i), router.paddedLogits(), router.groups());
-        quantize(ownRows ? a1 : hidden, row, h, w13, known(knownA1, ownRows ? ids[row] : -1), a1, a1Scales, sums1, large1, s);
+        quantize(
+                ownRows ? a1 : hidden,
+                row,
+                h,
+                w13,
+                known(knownA1, ownRows ? ids[row] : -1),
+                a1,
+                a1Scales,
+                sums1,
+                large1,
+                s);
     }
 
     /** The scale of an expert's activations; any, where they go to no expert here. */

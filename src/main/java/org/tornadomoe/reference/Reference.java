@@ -122,8 +122,8 @@ public final class Reference {
             gemm1 = Lora.addGateUp(config, gemm1, widen(hidden), ids, routing, adapterOfToken);
         }
         double[] act = Activations.apply(config, gemm1, ids.length);
-        QuantizedTokens a2 = quantize(
-                experts, experts.a2Scales(), ids, act, ids.length, config.intermediateSizePerPartition());
+        QuantizedTokens a2 =
+                quantize(experts, experts.a2Scales(), ids, act, ids.length, config.intermediateSizePerPartition());
         double[] gemm2 = gemm(a2, act, 1, ids, experts.w2(), experts.w2Bias());
         gemm2 = onOutput(config, gemm2, routing.weights());
         if (adapterOfToken != null) {

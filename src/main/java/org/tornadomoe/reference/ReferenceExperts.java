@@ -113,7 +113,8 @@ public class ReferenceExperts implements GeneralExperts {
         Alignment alignment = Reference.align(given.topkIds(), map, true, given.blockSize());
         QuantizedTokens givenA1 = int8 ? new QuantizedTokens(given.a1(), given.a1Scales()) : null;
         QuantizedTokens givenA2 = int8 ? new QuantizedTokens(given.a2(), given.a2Scales()) : null;
-        double[] gemm1 = Reference.gemm(givenA1, x, x.length == pairs * h ? 1 : k, local, experts.w13(), experts.w13Bias());
+        double[] gemm1 =
+                Reference.gemm(givenA1, x, x.length == pairs * h ? 1 : k, local, experts.w13(), experts.w13Bias());
         double[] gemm2 = Reference.gemm(givenA2, act, 1, local, experts.w2(), experts.w2Bias());
         double[] output = Reference.combine(Reference.widen(given.gemm2()), tokens, k, h);
         Reference.addZeroExperts(config, map[0], hidden, handed, output);

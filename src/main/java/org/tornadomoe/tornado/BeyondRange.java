@@ -33,7 +33,9 @@ record BeyondRange(ScalarType type, int h, int[] tokens) {
                         .toArray();
         boolean shared = arrays.scheme == Int8Scheme.W8A8_TENSOR && !arrays.staticScales;
         return new BeyondRange(
-                type, h, shared && beyond.length > 0 ? IntStream.range(0, tokens).toArray() : beyond);
+                type,
+                h,
+                shared && beyond.length > 0 ? IntStream.range(0, tokens).toArray() : beyond);
     }
 
     private static boolean isBeyond(float largest, ScalarType type, MemorySegment hidden, long from, int h) {
@@ -41,8 +43,7 @@ record BeyondRange(ScalarType type, int h, int[] tokens) {
         int greatest = 0;
         if (type == ScalarType.F32) {
             for (long v = from; v < from + h; v++) {
-                greatest =
-                        Math.max(greatest, hidden.get(ValueLayout.JAVA_INT_UNALIGNED, 4 * v) & Integer.MAX_VALUE);
+                greatest = Math.max(greatest, hidden.get(ValueLayout.JAVA_INT_UNALIGNED, 4 * v) & Integer.MAX_VALUE);
             }
             return greatest > Float.floatToRawIntBits(largest);
         }

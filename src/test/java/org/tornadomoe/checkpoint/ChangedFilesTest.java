@@ -111,8 +111,7 @@ class ChangedFilesTest {
                 }
                 a.write(directory.resolve("a"));
                 b.write(directory.resolve("b"));
-                Files.writeString(
-                        directory.resolve("model.safetensors.index.json"), "{\"weight_map\": {" + map + "}}");
+                Files.writeString(directory.resolve("model.safetensors.index.json"), "{\"weight_map\": {" + map + "}}");
             } catch (IOException e) {
                 throw new UncheckedIOException(e);
             }

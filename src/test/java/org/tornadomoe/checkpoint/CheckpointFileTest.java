@@ -17,8 +17,11 @@ import org.junit.jupiter.api.io.TempDir;
 /** Files that aren't what their names say. */
 class CheckpointFileTest {
     private static final String CONFIG = "{\"model_type\": \"mixtral\"}";
-    private static final String POINTER = "version https://git-lfs.github.com/spec/v1\n"
-            + "oid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\nsize 4976698672\n";
+    private static final String POINTER = """
+        version https://git-lfs.github.com/spec/v1
+        oid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393
+        size 4976698672
+        """;
 
     @TempDir
     Path directory;

@@ -262,7 +262,8 @@ class GgufTest {
                 for (int r = 0; r < 32; r++) {
                     weights.gateUpRow(2, r, gate);
                     for (int c = 0; c < 64; c++) {
-                        assertThat(loaded.w13().get(2, r, c) * loaded.w13().scale(2, r, c)).isEqualTo(gate[c]);
+                        assertThat(loaded.w13().get(2, r, c) * loaded.w13().scale(2, r, c))
+                                .isEqualTo(gate[c]);
                     }
                 }
             }
@@ -363,7 +364,9 @@ class GgufTest {
         GgufWriter writer = qwen3(GgmlType.F32, experts(), random(4, 3 * 64)).number("split.count", 2);
         writer.write(directory.resolve("m-00001-of-00002.gguf"));
         Files.move(pipe, directory.resolve("m-00002-of-00002.gguf"));
-        assertRefused(directory.resolve("m-00001-of-00002.gguf"), "m-00002-of-00002.gguf: expected a regular file, got a pipe");
+        assertRefused(
+                directory.resolve("m-00001-of-00002.gguf"),
+                "m-00002-of-00002.gguf: expected a regular file, got a pipe");
     }
 
     @Test

@@ -4,6 +4,7 @@ import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatExceptionOfType;
 
 import java.io.IOException;
+import java.nio.channels.ClosedByInterruptException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.List;
@@ -30,14 +31,15 @@ class JsonFileTest {
 
     @Test
     void valuesOfEveryKindAreKept() throws IOException {
-        JsonFile json = read("{\"i\": 3, \"l\": 99999999999, \"b\": 123456789012345678901234567890, \"d\": 1e-6, \"t\": true,"
-                + " \"n\": null, \"s\": \"x\", \"is\": [1, 2], \"ss\": [\"a\", \"b\"], \"o\": {\"p\": {\"q\": 1}},"
-                + " \"os\": [{\"r\": 1}]}");
+        JsonFile json =
+                read("{\"i\": 3, \"l\": 99999999999, \"b\": 123456789012345678901234567890, \"d\": 1e-6, \"t\": true,"
+                    + " \"n\": null, \"s\": \"x\", \"is\": [1, 2], \"ss\": [\"a\", \"b\"], \"o\": {\"p\": {\"q\": 1}},"
+                    + " \"os\": [{\"r\": 1}]}");
         assertThat(json.integer("i")).isEqualTo(3);
         assertThat(json.fields().get("l")).isEqualTo(99999999999L);
         assertThat(json.fields().get("b")).hasToString("123456789012345678901234567890");
         assertThat(json.number("d")).isEqualTo(1e-6);
-        assertThat(json.number("b")).isEqualTo(123456789012345678901234567890.0);
+        assertThat(json.number("b")).isEqualTo(1.2345678901234568E29);
         assertThat(json.bool("t", false)).isTrue();
         assertThat(json.has("n")).isFalse();
         assertThat(json.fields()).containsKey("n");
@@ -47,6 +49,22 @@ class JsonFileTest {
         assertThat(json.strings("ss")).isEqualTo(List.of("a", "b"));
         assertThat(json.nested("o").nested("p").integer("q")).isEqualTo(1);
         assertThat(json.objects("os").getFirst().integer("r")).isEqualTo(1);
+    }
+
+    /** A thread that is interrupted can't read on, and that is no fault of the file's. */
+    @Test
+    void anInterruptIsNoMalformedJson() throws IOException {
+        Path file = directory.resolve("x.json");
+        Files.writeString(file, "{\"a\": \"" + "b".repeat(5000) + "\"}");
+        Thread.currentThread().interrupt();
+        try {
+            assertThatExceptionOfType(CheckpointException.class)
+                    .isThrownBy(() -> JsonFile.read(file))
+                    .withMessageStartingWith(file + ": cannot be read")
+                    .withCauseInstanceOf(ClosedByInterruptException.class);
+        } finally {
+            assertThat(Thread.interrupted()).isTrue();
+        }
     }
 
     /** As Python writes them, and as transformers 5 does. */
@@ -90,7 +108,8 @@ class JsonFileTest {
 
     @Test
     void sizesAreBounded() {
-        assertRefused("{\"a\": [" + "1,".repeat(2_000_000) + "1]}", "expected at most 1048576 values of JSON, got more");
+        assertRefused(
+                "{\"a\": [" + "1,".repeat(2_000_000) + "1]}", "expected at most 1048576 values of JSON, got more");
         assertRefused("{\"a\": [" + "{},".repeat(2_000_000) + "{}]}", "expected at most 1048576 values of JSON");
         assertRefused("{\"a\": " + "[".repeat(100_000), "is not valid JSON");
         assertRefused("{\"" + "a".repeat(100_000) + "\": 1}", "is not valid JSON");

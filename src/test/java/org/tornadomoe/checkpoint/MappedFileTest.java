@@ -38,7 +38,8 @@ class MappedFileTest {
             for (int i = 0; i < 200; i++) {
                 try (Arena arena = Arena.ofShared();
                         FileChannel channel = FileChannel.open(file)) {
-                    assertThat(MappedFile.readOnly(channel, channel.size(), arena).byteSize())
+                    assertThat(MappedFile.readOnly(channel, channel.size(), arena)
+                                    .byteSize())
                             .isEqualTo(10_000);
                     kept += mapper.isInterrupted() ? 1 : 0;
                 } catch (ClosedByInterruptException beforeItWasMapped) {

@@ -158,9 +158,10 @@ class MixedCheckpointTest {
             int s = at / cols / rowsPerScale * scaleCols + at % cols / colsPerScale;
             weights[at / cols][at % cols] = (values[at] - zeros[s]) * (double) scales[s];
         }
-        writer.add(module + ".weight_scale", scales, form.strategy.equals("tensor") ? new long[] {1} : new long[] {
-            scaleRows, scaleCols
-        });
+        writer.add(
+                module + ".weight_scale",
+                scales,
+                form.strategy.equals("tensor") ? new long[] {1} : new long[] {scaleRows, scaleCols});
         if (form.isPacked()) {
             writer.add(module + ".weight_packed", packed(values, rows, cols, true), rows, cols / 4)
                     .add(module + ".weight_shape", new int[] {rows, cols}, 2);
@@ -179,7 +180,8 @@ class MixedCheckpointTest {
             // Coarse, so that another would show; gate's and up's is one.
             float scale = 0.1f;
             if (!oneInputScale) {
-                scale += 0.05f * Math.floorMod(module.replaceAll("(gate|up)_proj", "").hashCode(), 7);
+                scale += 0.05f
+                        * Math.floorMod(module.replaceAll("(gate|up)_proj", "").hashCode(), 7);
             }
             inputScale = scale;
             writer.add(module + ".input_scale", new float[] {scale}, 1);
@@ -293,7 +295,8 @@ class MixedCheckpointTest {
         double[] output = new double[hidden.length];
         for (int t = 0; t < hidden.length / H; t++) {
             int from = t * H;
-            double[] x = IntStream.range(0, H).mapToDouble(h -> hidden[from + h]).toArray();
+            double[] x =
+                    IntStream.range(0, H).mapToDouble(h -> hidden[from + h]).toArray();
             double[] probabilities = PublishedModel.softmax(times(router, x));
             double[] weights = PublishedModel.only(probabilities, PublishedModel.top(probabilities, K), true, 1);
             for (int e = 0; e <= E; e++) {
@@ -349,8 +352,8 @@ class MixedCheckpointTest {
     /** {@code name: form, form}: what names don't say the last says. */
     private static Map<String, String> forms(String text) {
         Map<String, String> forms = new LinkedHashMap<>();
-        for (String part : text.split(", ")) {
-            String[] nameAndForm = part.split(": ");
+        for (String part : text.split(", ", -1)) {
+            String[] nameAndForm = part.split(": ", -1);
             forms.put(nameAndForm.length == 1 ? "" : nameAndForm[0], nameAndForm[nameAndForm.length - 1]);
         }
         return forms;
@@ -441,20 +444,20 @@ class MixedCheckpointTest {
     @CsvSource(
             delimiter = '|',
             value = {
-        "W8A8_CHANNEL | channel token",
-        "W8A8_CHANNEL | shared: tensor token, channel token",
-        "W8A8_CHANNEL | experts.0: float, channel token",
-        "W8A8_CHANNEL | shared: float, channel token",
-        "W8A8_CHANNEL | down: float, channel token",
-        "W8A8_TENSOR | tensor per-tensor",
-        "W8A8_BLOCK | block 16 per-group",
-        "W8A8_BLOCK | block 32 per-group",
+                "W8A8_CHANNEL | channel token",
+                "W8A8_CHANNEL | shared: tensor token, channel token",
+                "W8A8_CHANNEL | experts.0: float, channel token",
+                "W8A8_CHANNEL | shared: float, channel token",
+                "W8A8_CHANNEL | down: float, channel token",
+                "W8A8_TENSOR | tensor per-tensor",
+                "W8A8_BLOCK | block 16 per-group",
+                "W8A8_BLOCK | block 32 per-group",
                 "W8A8_BLOCK | block 1048576 per-group",
-        "W8A16_GROUP | experts.0: float, group 8",
-        "W8A16_GROUP | shared: float, group 8 zeros",
-        "W8A16_GROUP | gate: float, group 8",
-        "W8A16_CHANNEL | experts.3.down: float, channel",
-    })
+                "W8A16_GROUP | experts.0: float, group 8",
+                "W8A16_GROUP | shared: float, group 8 zeros",
+                "W8A16_GROUP | gate: float, group 8",
+                "W8A16_CHANNEL | experts.3.down: float, channel",
+            })
     void floatsBesideInt8BecomeInt8(Int8Scheme scheme, String text) throws IOException {
         checkpoint(24, forms(text));
         try (MoeCheckpoint opened = MoeCheckpoint.open(directory)) {
@@ -483,8 +486,7 @@ class MixedCheckpointTest {
         checkpoint(24, forms("tensor static"));
         float[] hidden = hidden();
         try (MoeCheckpoint opened = MoeCheckpoint.open(directory);
-                Int8Experts all =
-                        QuantizedWeights.int8(opened.layer(0), Int8Scheme.W8A8_TENSOR, Progress.NONE)) {
+                Int8Experts all = QuantizedWeights.int8(opened.layer(0), Int8Scheme.W8A8_TENSOR, Progress.NONE)) {
             double[] sum = new double[hidden.length];
             int[][] parts = {{3, 0}, {1, 2, 4}};
             for (int[] part : parts) {
@@ -523,9 +525,8 @@ class MixedCheckpointTest {
     void gateAndUpHaveOneInput() throws IOException {
         checkpoint(0, forms("tensor static"));
         rewrite(BLOCK + "experts.2.up_proj.input_scale", new float[] {7}, 1);
-        assertRefused(
-                "tensors '" + BLOCK + "experts.2.gate_proj.input_scale' and '" + BLOCK
-                        + "experts.2.up_proj.input_scale': gate and up have one input");
+        assertRefused("tensors '" + BLOCK + "experts.2.gate_proj.input_scale' and '" + BLOCK
+                + "experts.2.up_proj.input_scale': gate and up have one input");
     }
 
     @Test
@@ -692,12 +693,11 @@ class MixedCheckpointTest {
     void whatIsQuantisedMeansTheSame(Int8Scheme scheme) throws IOException {
         checkpoint(72, forms("float"));
         rewrite(BLOCK + "gate.bias", new float[] {0.5f, -1, 1, 0.25f}, E);
-        Int8Quantization quantization =
-                switch (scheme) {
-                    case W8A8_BLOCK -> Int8Quantization.of(scheme).withGrid(new GroupShape(8, 8));
-                    case W8A16_GROUP -> Int8Quantization.of(scheme).withGrid(new GroupShape(1, 8));
-                    default -> Int8Quantization.of(scheme);
-                };
+        Int8Quantization quantization = switch (scheme) {
+            case W8A8_BLOCK -> Int8Quantization.of(scheme).withGrid(new GroupShape(8, 8));
+            case W8A16_GROUP -> Int8Quantization.of(scheme).withGrid(new GroupShape(1, 8));
+            default -> Int8Quantization.of(scheme);
+        };
         Path out = directory.resolve("out");
         CheckpointQuantizer.quantize(directory, out, quantization, null, Progress.NONE);
         try (MoeCheckpoint opened = MoeCheckpoint.open(out)) {
@@ -734,8 +734,19 @@ class MixedCheckpointTest {
     void anyMix(long seed) throws IOException {
         Random choice = new Random(seed);
         List<String> all = List.of(
-                "channel", "tensor", "channel zeros", "group 4", "group 8", "group 12 zeros", "group 24", "block 16",
-                "channel token", "tensor token", "tensor per-tensor", "block 8 per-group", "float");
+                "channel",
+                "tensor",
+                "channel zeros",
+                "group 4",
+                "group 8",
+                "group 12 zeros",
+                "group 24",
+                "block 16",
+                "channel token",
+                "tensor token",
+                "tensor per-tensor",
+                "block 8 per-group",
+                "float");
         Map<String, String> mix = new LinkedHashMap<>();
         for (int e = 0; e <= E; e++) {
             String form = all.get(choice.nextInt(all.size()));

@@ -48,28 +48,30 @@ class ModelFamilyTest {
             delimiter = '|',
             quoteCharacter = '`',
             value = {
-                "Mixtral-8x7B | 8 | 2 | 4096 | 14336 | 0 | 'model_type': 'mixtral', 'hidden_act': 'silu', 'hidden_size':"
-                    + " 4096, 'intermediate_size': 14336, 'num_experts_per_tok': 2, 'num_local_experts': 8,"
-                    + " 'output_router_logits': false, 'router_aux_loss_coef': 0.02, 'sliding_window': null",
+                "Mixtral-8x7B | 8 | 2 | 4096 | 14336 | 0 | 'model_type': 'mixtral', 'hidden_act': 'silu',"
+                        + " 'hidden_size': 4096, 'intermediate_size': 14336, 'num_experts_per_tok': 2,"
+                        + " 'num_local_experts': 8, 'output_router_logits': false, 'router_aux_loss_coef': 0.02,"
+                        + " 'sliding_window': null",
                 "Qwen1.5-MoE-A2.7B | 60 | 4 | 2048 | 1408 | 4 | 'model_type': 'qwen2_moe', 'decoder_sparse_step': 1,"
                     + " 'hidden_act': 'silu', 'hidden_size': 2048, 'intermediate_size': 5632, 'moe_intermediate_size':"
                     + " 1408, 'norm_topk_prob': false, 'num_experts': 60, 'num_experts_per_tok': 4,"
                     + " 'output_router_logits': false, 'router_aux_loss_coef': 0.001,"
                     + " 'shared_expert_intermediate_size': 5632",
                 "Qwen3-30B-A3B | 128 | 8 | 2048 | 768 | 0 | 'model_type': 'qwen3_moe', 'attention_bias': false,"
-                    + " 'decoder_sparse_step': 1, 'hidden_act': 'silu', 'hidden_size': 2048, 'intermediate_size': 6144,"
-                    + " 'max_window_layers': 48, 'mlp_only_layers': [], 'moe_intermediate_size': 768,"
+                    + " 'decoder_sparse_step': 1, 'hidden_act': 'silu', 'hidden_size': 2048, 'intermediate_size':"
+                    + " 6144, 'max_window_layers': 48, 'mlp_only_layers': [], 'moe_intermediate_size': 768,"
                     + " 'norm_topk_prob': true, 'num_experts': 128, 'num_experts_per_tok': 8, 'output_router_logits':"
                     + " false, 'rope_scaling': null, 'router_aux_loss_coef': 0.001",
                 "Qwen3-VL-30B-A3B | 128 | 8 | 2048 | 768 | 0 | 'model_type': 'qwen3_vl_moe', 'image_token_id': 151655,"
-                    + " 'text_config': {'model_type': 'qwen3_vl_moe_text', 'decoder_sparse_step': 1, 'hidden_act':"
-                    + " 'silu', 'hidden_size': 2048, 'intermediate_size': 6144, 'mlp_only_layers': [],"
-                    + " 'moe_intermediate_size': 768, 'norm_topk_prob': true, 'num_experts': 128,"
-                    + " 'num_experts_per_tok': 8, 'rope_scaling': {'rope_type': 'default'}}, 'vision_config':"
-                    + " {'hidden_act': 'gelu_pytorch_tanh', 'hidden_size': 1152}",
-                "OLMoE-1B-7B | 64 | 8 | 2048 | 1024 | 0 | 'model_type': 'olmoe', 'clip_qkv': null, 'hidden_act': 'silu',"
-                    + " 'hidden_size': 2048, 'intermediate_size': 1024, 'norm_topk_prob': false, 'num_experts': 64,"
-                    + " 'num_experts_per_tok': 8, 'output_router_logits': false, 'router_aux_loss_coef': 0.01",
+                        + " 'text_config': {'model_type': 'qwen3_vl_moe_text', 'decoder_sparse_step': 1, 'hidden_act':"
+                        + " 'silu', 'hidden_size': 2048, 'intermediate_size': 6144, 'mlp_only_layers': [],"
+                        + " 'moe_intermediate_size': 768, 'norm_topk_prob': true, 'num_experts': 128,"
+                        + " 'num_experts_per_tok': 8, 'rope_scaling': {'rope_type': 'default'}}, 'vision_config':"
+                        + " {'hidden_act': 'gelu_pytorch_tanh', 'hidden_size': 1152}",
+                "OLMoE-1B-7B | 64 | 8 | 2048 | 1024 | 0 | 'model_type': 'olmoe', 'clip_qkv': null, 'hidden_act':"
+                        + " 'silu', 'hidden_size': 2048, 'intermediate_size': 1024, 'norm_topk_prob': false,"
+                        + " 'num_experts': 64, 'num_experts_per_tok': 8, 'output_router_logits': false,"
+                        + " 'router_aux_loss_coef': 0.01",
                 "DeepSeek-V2-Lite | 64 | 6 | 2048 | 1408 | 2 | 'model_type': 'deepseek_v2', 'aux_loss_alpha': 0.001,"
                     + " 'ep_size': 1, 'first_k_dense_replace': 1, 'hidden_act': 'silu', 'hidden_size': 2048,"
                     + " 'intermediate_size': 10944, 'moe_intermediate_size': 1408, 'moe_layer_freq': 1, 'n_group': 1,"
@@ -94,19 +96,22 @@ class ModelFamilyTest {
                     + " 'num_experts_per_tok': 8, 'routed_scaling_factor': 2.5, 'scoring_func': 'sigmoid',"
                     + " 'topk_group': 4, 'topk_method': 'noaux_tc'",
                 "Kimi-K2 | 384 | 8 | 7168 | 2048 | 1 | 'model_type': 'kimi_k2', 'aux_loss_alpha': 0.001, 'ep_size': 1,"
-                    + " 'first_k_dense_replace': 1, 'hidden_act': 'silu', 'hidden_size': 7168, 'moe_intermediate_size':"
-                    + " 2048, 'moe_layer_freq': 1, 'n_group': 1, 'n_routed_experts': 384, 'n_shared_experts': 1,"
-                    + " 'norm_topk_prob': true, 'num_experts_per_tok': 8, 'routed_scaling_factor': 2.827,"
-                    + " 'scoring_func': 'sigmoid', 'seq_aux': true, 'topk_group': 1, 'topk_method': 'noaux_tc'",
+                    + " 'first_k_dense_replace': 1, 'hidden_act': 'silu', 'hidden_size': 7168,"
+                    + " 'moe_intermediate_size': 2048, 'moe_layer_freq': 1, 'n_group': 1, 'n_routed_experts': 384,"
+                    + " 'n_shared_experts': 1, 'norm_topk_prob': true, 'num_experts_per_tok': 8,"
+                    + " 'routed_scaling_factor': 2.827, 'scoring_func': 'sigmoid', 'seq_aux': true, 'topk_group': 1,"
+                    + " 'topk_method': 'noaux_tc'",
                 "GLM-4.5-Air | 128 | 8 | 4096 | 1408 | 1 | 'model_type': 'glm4_moe', 'first_k_dense_replace': 1,"
-                    + " 'hidden_act': 'silu', 'hidden_size': 4096, 'intermediate_size': 10944, 'moe_intermediate_size':"
-                    + " 1408, 'n_group': 1, 'n_routed_experts': 128, 'n_shared_experts': 1, 'norm_topk_prob': true,"
-                    + " 'num_experts_per_tok': 8, 'num_nextn_predict_layers': 1, 'partial_rotary_factor': 0.5,"
-                    + " 'routed_scaling_factor': 1.0, 'topk_group': 1, 'use_qk_norm': false",
-                "gpt-oss-20b | 32 | 4 | 2880 | 2880 | 0 | 'model_type': 'gpt_oss', 'experts_per_token': 4, 'hidden_act':"
-                    + " 'silu', 'hidden_size': 2880, 'initial_context_length': 4096, 'intermediate_size': 2880,"
-                    + " 'num_experts_per_tok': 4, 'num_local_experts': 32, 'output_router_logits': false,"
-                    + " 'rope_scaling': {'factor': 32.0}, 'router_aux_loss_coef': 0.9, 'swiglu_limit': 7.0",
+                    + " 'hidden_act': 'silu', 'hidden_size': 4096, 'intermediate_size': 10944,"
+                    + " 'moe_intermediate_size': 1408, 'n_group': 1, 'n_routed_experts': 128, 'n_shared_experts': 1,"
+                    + " 'norm_topk_prob': true, 'num_experts_per_tok': 8, 'num_nextn_predict_layers': 1,"
+                    + " 'partial_rotary_factor': 0.5, 'routed_scaling_factor': 1.0, 'topk_group': 1, 'use_qk_norm':"
+                    + " false",
+                "gpt-oss-20b | 32 | 4 | 2880 | 2880 | 0 | 'model_type': 'gpt_oss', 'experts_per_token': 4,"
+                    + " 'hidden_act': 'silu', 'hidden_size': 2880, 'initial_context_length': 4096,"
+                    + " 'intermediate_size': 2880, 'num_experts_per_tok': 4, 'num_local_experts': 32,"
+                    + " 'output_router_logits': false, 'rope_scaling': {'factor': 32.0}, 'router_aux_loss_coef': 0.9,"
+                    + " 'swiglu_limit': 7.0",
                 "Llama-4-Scout | 16 | 1 | 5120 | 8192 | 1 | 'model_type': 'llama4', 'text_config': {'model_type':"
                     + " 'llama4_text', 'attn_scale': 0.1, 'attn_temperature_tuning': 4, 'for_llm_compressor': false,"
                     + " 'hidden_act': 'silu', 'hidden_size': 5120, 'interleave_moe_layer_step': 1,"
@@ -114,13 +119,13 @@ class ModelFamilyTest {
                     + " 'num_experts_per_tok': 1, 'num_local_experts': 16, 'output_router_logits': false,"
                     + " 'router_aux_loss_coef': 0.001, 'router_jitter_noise': 0.0, 'use_qk_norm': true}",
                 "granite-3.0-1b-a400m | 32 | 8 | 1024 | 512 | 0 | 'model_type': 'granitemoe', 'attention_multiplier':"
-                    + " 0.015625, 'embedding_multiplier': 12.0, 'hidden_act': 'silu', 'hidden_size': 1024,"
-                    + " 'intermediate_size': 512, 'logits_scaling': 6.0, 'num_experts_per_tok': 8,"
-                    + " 'num_local_experts': 32, 'output_router_logits': false, 'residual_multiplier': 0.22,"
-                    + " 'router_aux_loss_coef': 0.0",
-                "Phi-3.5-MoE | 16 | 2 | 4096 | 6400 | 0 | 'model_type': 'phimoe', 'hidden_act': 'silu', 'hidden_dropout':"
-                    + " 0.0, 'hidden_size': 4096, 'input_jitter_noise': 0.01, 'intermediate_size': 6400,"
-                    + " 'lm_head_bias': true, 'num_experts_per_tok': 2, 'num_local_experts': 16,"
+                        + " 0.015625, 'embedding_multiplier': 12.0, 'hidden_act': 'silu', 'hidden_size': 1024,"
+                        + " 'intermediate_size': 512, 'logits_scaling': 6.0, 'num_experts_per_tok': 8,"
+                        + " 'num_local_experts': 32, 'output_router_logits': false, 'residual_multiplier': 0.22,"
+                        + " 'router_aux_loss_coef': 0.0",
+                "Phi-3.5-MoE | 16 | 2 | 4096 | 6400 | 0 | 'model_type': 'phimoe', 'hidden_act': 'silu',"
+                    + " 'hidden_dropout': 0.0, 'hidden_size': 4096, 'input_jitter_noise': 0.01, 'intermediate_size':"
+                    + " 6400, 'lm_head_bias': true, 'num_experts_per_tok': 2, 'num_local_experts': 16,"
                     + " 'output_router_logits': false, 'router_aux_loss_coef': 0.0, 'router_jitter_noise': 0.01",
                 "Jamba-v0.1 | 16 | 2 | 4096 | 14336 | 0 | 'model_type': 'jamba', 'attn_layer_offset': 4,"
                     + " 'attn_layer_period': 8, 'expert_layer_offset': 1, 'expert_layer_period': 2, 'hidden_act':"
@@ -162,8 +167,7 @@ class ModelFamilyTest {
     })
     void absentFieldsMeanWhatTheFamilysClassSays(
             String type, int experts, int topK, int hidden, int intermediate, int shared) throws IOException {
-        publishedModelsAreUnderstood(
-                type, experts, topK, hidden, intermediate, shared, "'model_type': '" + type + "'");
+        publishedModelsAreUnderstood(type, experts, topK, hidden, intermediate, shared, "'model_type': '" + type + "'");
     }
 
     @Test
@@ -173,7 +177,8 @@ class ModelFamilyTest {
         assertThat(config("{'model_type': 'deepseek_v3', 'n_group': 1}").router())
                 .isEqualTo(CORRECTED.withRoutedScalingFactor(2.5));
         assertThat(config("{'model_type': 'glm4_moe'}").router()).isEqualTo(CORRECTED);
-        assertThat(config("{'model_type': 'deepseek_v2', 'num_experts_per_tok': 6}").router())
+        assertThat(config("{'model_type': 'deepseek_v2', 'num_experts_per_tok': 6}")
+                        .router())
                 .isEqualTo(SOFTMAX);
         assertThat(config("{'model_type': 'qwen3_moe'}").router()).isEqualTo(SOFTMAX);
         assertThat(config("{'model_type': 'qwen3_vl_moe_text'}").router())
@@ -186,10 +191,16 @@ class ModelFamilyTest {
 
     @ParameterizedTest
     @CsvSource({
-        "mixtral, 32, 32, ", "qwen3_moe, 24, 24, ", "deepseek_v3, 61, 58, ", "deepseek_v2, 32, 32, ",
-        "glm4_moe, 46, 45, ", "llama4, 48, 48, ", "jamba, 32, 16, ",
+        "mixtral, 32, 32, ",
+        "qwen3_moe, 24, 24, ",
+        "deepseek_v3, 61, 58, ",
+        "deepseek_v2, 32, 32, ",
+        "glm4_moe, 46, 45, ",
+        "llama4, 48, 48, ",
+        "jamba, 32, 16, ",
         "'deepseek_v32', 3, 1, '''mlp_layer_types'': [''dense'', ''dense'', ''sparse'']'",
-        "llama4, 48, 2, '''moe_layers'': [3, 5]'", "llama4, 48, 0, '''moe_layers'': []'",
+        "llama4, 48, 2, '''moe_layers'': [3, 5]'",
+        "llama4, 48, 0, '''moe_layers'': []'",
     })
     void layersAreTheFamilysToo(String type, int layers, int moeLayers, String fields) throws IOException {
         new SafetensorsWriter().add("a", new float[] {1}, 1).write(directory.resolve("model.safetensors"));
@@ -234,7 +245,8 @@ class ModelFamilyTest {
                         .withRoutedScalingFactor(2.5));
         assertThat(config(v3 + "'n_shared_experts': null}").numFusedSharedExperts())
                 .isZero();
-        assertRefused(v3 + "'routed_scaling_factor': null}", "'routed_scaling_factor': expected a finite number, got null");
+        assertRefused(
+                v3 + "'routed_scaling_factor': null}", "'routed_scaling_factor': expected a finite number, got null");
         assertRefused(v3 + "'num_experts_per_tok': null}", "'num_experts_per_tok': expected an integer, got null");
         assertRefused(v3 + "'hidden_size': null}", "'hidden_size': expected an integer, got null");
     }
@@ -293,9 +305,11 @@ class ModelFamilyTest {
     @ParameterizedTest
     @CsvSource({"silu, SILU", "swish, SILU", "gelu, GELU", "gelu_new, GELU_TANH", "gelu_pytorch_tanh, GELU_TANH"})
     void activationsHaveTransformersNames(String name, MoeActivation activation) throws IOException {
-        assertThat(config("{'model_type': 'mixtral', 'hidden_act': '" + name + "'}").activation())
+        assertThat(config("{'model_type': 'mixtral', 'hidden_act': '" + name + "'}")
+                        .activation())
                 .isEqualTo(activation);
-        assertThat(config("{'model_type': 'gpt_oss', 'hidden_act': '" + name + "'}").activation())
+        assertThat(config("{'model_type': 'gpt_oss', 'hidden_act': '" + name + "'}")
+                        .activation())
                 .isEqualTo(MoeActivation.SWIGLUOAI);
     }
 
@@ -333,19 +347,57 @@ class ModelFamilyTest {
     @Timeout(value = 120, unit = TimeUnit.SECONDS)
     void noValueIsAnythingButReadOrRefused() throws IOException {
         List<String> values = List.of(
-                "2147483647", "-2147483648", "0", "-1", "1", "99999999999999999999999", "1e308", "NaN", "Infinity", "null",
-                "true", "'x'", "''", "[]", "[2147483647]", "{}", "['sparse']");
+                "2147483647",
+                "-2147483648",
+                "0",
+                "-1",
+                "1",
+                "99999999999999999999999",
+                "1e308",
+                "NaN",
+                "Infinity",
+                "null",
+                "true",
+                "'x'",
+                "''",
+                "[]",
+                "[2147483647]",
+                "{}",
+                "['sparse']");
         int read = 0;
         int refused = 0;
         for (ModelFamily family : ModelFamily.values()) {
             for (String field : List.of(
-                    "num_experts", "num_local_experts", "num_experts_per_tok", "hidden_size", "intermediate_size",
-                    "moe_intermediate_size", "num_hidden_layers", "n_group", "topk_group", "n_shared_experts",
-                    "routed_scaling_factor", "norm_topk_prob", "scoring_func", "topk_method", "hidden_act",
-                    "first_k_dense_replace", "moe_layer_freq", "mlp_layer_types", "mlp_only_layers",
-                    "decoder_sparse_step", "shared_expert_intermediate_size", "swiglu_limit", "moe_layers",
-                    "interleave_moe_layer_step", "expert_layer_period", "expert_layer_offset", "router_jitter_noise",
-                    "text_config", "quantization_config", "model_type")) {
+                    "num_experts",
+                    "num_local_experts",
+                    "num_experts_per_tok",
+                    "hidden_size",
+                    "intermediate_size",
+                    "moe_intermediate_size",
+                    "num_hidden_layers",
+                    "n_group",
+                    "topk_group",
+                    "n_shared_experts",
+                    "routed_scaling_factor",
+                    "norm_topk_prob",
+                    "scoring_func",
+                    "topk_method",
+                    "hidden_act",
+                    "first_k_dense_replace",
+                    "moe_layer_freq",
+                    "mlp_layer_types",
+                    "mlp_only_layers",
+                    "decoder_sparse_step",
+                    "shared_expert_intermediate_size",
+                    "swiglu_limit",
+                    "moe_layers",
+                    "interleave_moe_layer_step",
+                    "expert_layer_period",
+                    "expert_layer_offset",
+                    "router_jitter_noise",
+                    "text_config",
+                    "quantization_config",
+                    "model_type")) {
                 for (String value : values) {
                     String json = "{'model_type': '" + family + "', 'num_experts_per_tok': 2, '" + field + "': " + value
                             + "}";
@@ -372,6 +424,7 @@ class ModelFamilyTest {
         }
         assertThat(read).isPositive();
         assertThat(refused).isPositive();
-        assertThatCode(() -> config("{'model_type': 'mixtral', 'num_hidden_layers': 10000}")).doesNotThrowAnyException();
+        assertThatCode(() -> config("{'model_type': 'mixtral', 'num_hidden_layers': 10000}"))
+                .doesNotThrowAnyException();
     }
 }

@@ -202,16 +202,18 @@ class MoeCheckpointTest {
                         + " number, got 0",
                 "\"num_hidden_layers\": 3 | \"num_hidden_layers\": 3.5 | 'num_hidden_layers': expected an integer, got"
                         + " 3.5",
-                "\"num_local_experts\": 2 | \"num_local_experts\": -2 | 'num_local_experts': expected 1 to 1024, got -2",
-                "\"num_local_experts\": 2 | \"num_local_experts\": null | 'num_local_experts': expected an integer, got null",
+                "\"num_local_experts\": 2 | \"num_local_experts\": -2 | 'num_local_experts': expected 1 to 1024, got"
+                        + " -2",
+                "\"num_local_experts\": 2 | \"num_local_experts\": null | 'num_local_experts': expected an integer,"
+                        + " got null",
                 "\"num_local_experts\": 2 | \"num_local_experts\": 99999999999 | 'num_local_experts': expected an"
                         + " integer, got 99999999999",
                 "\"num_experts_per_tok\": 1 | \"num_experts_per_tok\": 3 | expertsPerToken: expected at most"
                         + " numExperts = 2, got 3",
                 "\"hidden_size\": 3 | \"hidden_size\": \"3\" | 'hidden_size': expected an integer, got 3",
                 "\"hidden_size\": 3 | \"hidden_size\": NaN | 'hidden_size': expected an integer, got NaN",
-                "\"silu\" | \"softplus\" | 'hidden_act': expected silu, swish, gelu, gelu_new, gelu_pytorch_tanh or relu2, got"
-                        + " softplus",
+                "\"silu\" | \"softplus\" | 'hidden_act': expected silu, swish, gelu, gelu_new, gelu_pytorch_tanh or"
+                        + " relu2, got softplus",
             })
     void aWrongConfigurationNamesItsField(String right, String wrong, String message) throws IOException {
         mixtral();

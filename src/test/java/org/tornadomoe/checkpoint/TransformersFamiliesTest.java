@@ -5,6 +5,7 @@ import static org.assertj.core.api.Assertions.assertThat;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.List;
 import java.util.stream.Stream;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.MethodSource;
@@ -14,8 +15,10 @@ import org.tornadomoe.reference.Reference;
 class TransformersFamiliesTest {
     private static final Path FAMILIES = Path.of("src/test/resources/golden/families");
 
-    private static Stream<Path> families() throws IOException {
-        return Files.list(FAMILIES).sorted();
+    private static List<Path> families() throws IOException {
+        try (Stream<Path> families = Files.list(FAMILIES)) {
+            return families.sorted().toList();
+        }
     }
 
     @ParameterizedTest

@@ -30,8 +30,8 @@ class WeightQuantizationTest {
     Path directory;
 
     private @Nullable WeightQuantization of(String config) throws IOException {
-        return WeightQuantization.of(JsonFile.read(
-                Files.writeString(directory.resolve("config.json"), config.replace('\'', '"'))));
+        return WeightQuantization.of(
+                JsonFile.read(Files.writeString(directory.resolve("config.json"), config.replace('\'', '"'))));
     }
 
     private WeightQuantization quantization(String json) throws IOException {
@@ -136,7 +136,8 @@ class WeightQuantizationTest {
         assertThat(bits(groups(linear + pattern, ""), SHARED)).isEqualTo(4);
         String name = ", 'c': {'targets': ['" + ROUTED + "'], " + INT4 + "}";
         assertThat(bits(groups(linear + pattern + name, ""), ROUTED)).isEqualTo(4);
-        String two = "'a': {'targets': ['re:.*up_proj'], " + INT8 + "}, 'b': {'targets': ['re:.*experts.*'], " + INT4 + "}";
+        String two =
+                "'a': {'targets': ['re:.*up_proj'], " + INT8 + "}, 'b': {'targets': ['re:.*experts.*'], " + INT4 + "}";
         assertThat(bits(groups(two, ""), ROUTED)).isEqualTo(8);
     }
 
@@ -156,7 +157,8 @@ class WeightQuantizationTest {
         }
         String named = "'a': {'targets': ['re:('], " + INT4 + "}, 'b': {'targets': ['" + ROUTED + "'], " + INT8 + "}";
         assertThat(bits(groups(named, ""), ROUTED)).isEqualTo(8);
-        assertThat(bits(groups(experts, ", 'ignore': ['experts.7', 're:(']"), ROUTED)).isZero();
+        assertThat(bits(groups(experts, ", 'ignore': ['experts.7', 're:(']"), ROUTED))
+                .isZero();
     }
 
     @ParameterizedTest
@@ -165,9 +167,10 @@ class WeightQuantizationTest {
             quoteCharacter = '`',
             value = {
                 "'targets': ['Linear'], 'weights': {'dynamic': 'local'} | 'dynamic': expected true or false, got local",
-                "'targets': ['Linear'], 'weights': {'strategy': 'group', 'group_size': 2147483647} | quantization_config:"
-                        + " 'group_size': expected 1 to 1048576, got 2147483647",
-                "'targets': ['Linear'], 'weights': {'strategy': 'group', 'group_size': -2} | 'group_size': expected 1 to",
+                "'targets': ['Linear'], 'weights': {'strategy': 'group', 'group_size': 2147483647} |"
+                        + " quantization_config: 'group_size': expected 1 to 1048576, got 2147483647",
+                "'targets': ['Linear'], 'weights': {'strategy': 'group', 'group_size': -2} | 'group_size': expected 1"
+                        + " to",
                 "'targets': ['Linear'], 'weights': {'strategy': 'block', 'block_structure': [2147483647, 128]} |"
                         + " 'block_structure': expected two numbers from 1 to 1048576, got [2147483647, 128]",
                 "'targets': ['Linear'], 'weights': {'strategy': 'block'} | 'block_structure': expected two numbers from"
@@ -206,10 +209,11 @@ class WeightQuantizationTest {
                 "'dynamic': null | 8 | 32 | true | 8",
                 "'dynamic': {'lm_head': {}} | 8 | 32 | true | 8",
                 "'bits': 4, 'dynamic': {'+:.*mlp\\\\.experts\\\\..*': {'bits': 8}} | 8 | 32 | true | 4",
-                "'bits': 4, 'dynamic': {'.*experts.*': {'bits': 8, 'group_size': 64, 'sym': false}} | 8 | 64 | false | 4",
+                "'bits': 4, 'dynamic': {'.*experts.*': {'bits': 8, 'group_size': 64, 'sym': false}} | 8 | 64 | false |"
+                        + " 4",
                 "'bits': 4, 'dynamic': {'.*experts.*': {'bits': 8, 'group_size': -1}} | 8 | 0 | true | 4",
-                "'bits': 4, 'dynamic': {'^model\\\\.layers\\\\.3\\\\.mlp\\\\.experts\\\\.7\\\\.up_proj$': {'bits': 8}} |"
-                        + " 8 | 32 | true | 4",
+                "'bits': 4, 'dynamic': {'^model\\\\.layers\\\\.3\\\\.mlp\\\\.experts\\\\.7\\\\.up_proj$': {'bits': 8}}"
+                        + " | 8 | 32 | true | 4",
                 "'bits': 4, 'dynamic': {'.*experts.*': {'bits': 8, 'desc_act': false, 'mse': 2.4, 'damp_percent': 0.1}}"
                         + " | 8 | 32 | true | 4",
                 "'dynamic': {'-:.*experts.*': {}} | 0 | 0 | true | 8",
@@ -221,8 +225,8 @@ class WeightQuantizationTest {
                 "'dynamic': {'.*gate_proj': {'bits': 'many'}} | 8 | 32 | true | 8",
                 "'dynamic': {'experts': {'bits': 4}} | 8 | 32 | true | 8",
                 "'modules_in_block_to_quantize': null | 8 | 32 | true | 8",
-                "'modules_in_block_to_quantize': [['self_attn.q_proj', 'self_attn.k_proj'], ['mlp.experts.7.up_proj']] |"
-                        + " 8 | 32 | true | 0",
+                "'modules_in_block_to_quantize': [['self_attn.q_proj', 'self_attn.k_proj'], ['mlp.experts.7.up_proj']]"
+                        + " | 8 | 32 | true | 0",
                 "'modules_in_block_to_quantize': ['mlp.experts'] | 8 | 32 | true | 0",
                 "'modules_in_block_to_quantize': ['mlp.shared_expert'] | 0 | 0 | true | 8",
                 "'checkpoint_format': 'gptq_v2', 'format': 'gptq_v2' | 8 | 32 | true | 8",

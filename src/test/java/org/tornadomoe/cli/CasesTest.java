@@ -25,7 +25,7 @@ class CasesTest {
      * @param tolerance the greatest relative L2 error
      * @param options more of them for {@code moe verify}
      */
-    private record Case(String name, String file, String tolerance, List<String> options) {
+    record Case(String name, String file, String tolerance, List<String> options) {
         @Override
         public String toString() {
             return name;
@@ -34,8 +34,8 @@ class CasesTest {
 
     private static Stream<Case> cases() throws IOException {
         return Files.readAllLines(CASES.resolve("cases.tsv")).stream().map(line -> {
-            String[] columns = line.split("\t");
-            List<String> options = columns[3].equals("-") ? List.of() : List.of(columns[3].split(" "));
+            String[] columns = line.split("\t", -1);
+            List<String> options = columns[3].equals("-") ? List.of() : List.of(columns[3].split(" ", -1));
             return new Case(columns[0], columns[1], columns[2], options);
         });
     }
@@ -43,8 +43,9 @@ class CasesTest {
     @Test
     void everyCaseIsListed() throws IOException {
         try (Stream<Path> folders = Files.list(CASES).filter(Files::isDirectory)) {
-            List<String> there =
-                    folders.map(folder -> folder.getFileName().toString()).sorted().toList();
+            List<String> there = folders.map(folder -> folder.getFileName().toString())
+                    .sorted()
+                    .toList();
             assertThat(cases().map(Case::name).sorted().toList())
                     .isEqualTo(there)
                     .isNotEmpty();

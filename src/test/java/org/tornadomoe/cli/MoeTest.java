@@ -1,5 +1,6 @@
 package org.tornadomoe.cli;
 
+import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatExceptionOfType;
 import static org.junit.jupiter.api.Assumptions.assumeTrue;
@@ -137,8 +138,8 @@ class MoeTest {
         assumeTrue(Files.isWritable(full));
         for (String command : List.of("devices", "--help", "--version")) {
             StringWriter err = new StringWriter();
-            try (PrintStream out = new PrintStream(new FileOutputStream(full.toFile()))) {
-                int status = Moe.run(new PrintWriter(out, true), new PrintWriter(err), Map.of(), command);
+            try (PrintStream out = new PrintStream(new FileOutputStream(full.toFile()), false, UTF_8)) {
+                int status = Moe.run(new PrintWriter(out, true, UTF_8), new PrintWriter(err), Map.of(), command);
                 assertThat(status).as(command).isEqualTo(Moe.BAD_INPUT);
                 assertThat(err.toString().lines()).containsExactly("moe: standard output cannot be written");
             }

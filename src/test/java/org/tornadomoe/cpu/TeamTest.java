@@ -3,6 +3,7 @@ package org.tornadomoe.cpu;
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
+import java.util.Objects;
 import java.util.concurrent.atomic.AtomicInteger;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
@@ -26,8 +27,9 @@ class TeamTest {
                             new Scratch()))
                     .isInstanceOf(IllegalStateException.class)
                     .hasMessageContaining("a task failed: java.lang.IllegalArgumentException: task ")
-                    .satisfies(failure ->
-                            assertThat(failure.getCause().getSuppressed()).hasSize(49));
+                    .satisfies(failure -> assertThat(
+                                    Objects.requireNonNull(failure.getCause()).getSuppressed())
+                            .hasSize(49));
             assertThat(tasks).hasValue(50);
             team.run(true, 50, (_, _) -> tasks.incrementAndGet(), new Scratch());
             assertThat(tasks).hasValue(100);

@@ -119,6 +119,7 @@ class Int8TensorTest {
 
     @ParameterizedTest
     @CsvSource({"0, 1, 4, 2", "1, 0, 4, 2", "1, 1, 65536, 32768"})
+    @SuppressWarnings("NullAway") // which takes a record's array for one that isn't null
     void aGridThatCannotBeIsRefused(int rowsPerScale, int colsPerScale, int rows, int cols) {
         assertThatIllegalArgumentException()
                 .isThrownBy(() -> Int8Tensor.allocate(NO_MEMORY, 1, rows, cols, rowsPerScale, colsPerScale, false))

@@ -15,7 +15,7 @@ import uk.ac.manchester.tornado.api.enums.TornadoVMBackendType;
 class CudaContextsTest {
     /** TornadoVM's platform, with its native call. */
     @SuppressWarnings({"unused", "UnusedMethod", "UnusedVariable"}) // called by reflection
-    private static final class Platform {
+    static final class Platform {
         private final long oclPlatformPtr = 7;
         final List<String> created = new ArrayList<>();
         long next = 20;

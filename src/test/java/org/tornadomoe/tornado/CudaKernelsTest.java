@@ -46,7 +46,7 @@ class CudaKernelsTest {
     private static final String CUDA = "cuda:0";
 
     /** A layer and token counts that between them launch something that others don't. */
-    private record Case(String name, RandomLayer layer, int... tokens) {
+    record Case(String name, RandomLayer layer, int... tokens) {
         @Override
         public String toString() {
             return name;

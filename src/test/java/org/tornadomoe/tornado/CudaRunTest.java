@@ -247,7 +247,7 @@ class CudaRunTest {
         driver.failAt(what);
         driver.failAt("free");
         assertThatThrownBy(() -> forward(3)).hasMessageContaining(what).satisfies(failure -> {
-            Throwable first = failure.getCause();
+            Throwable first = Objects.requireNonNull(failure.getCause());
             assertThat(first).hasMessage(what + ": CUDA_ERROR");
             assertThat(first.getSuppressed()).extracting(Throwable::getMessage).containsExactly("free: CUDA_ERROR");
         });
@@ -260,7 +260,7 @@ class CudaRunTest {
         assertThat(part.task.getFunctionName()).isEqualTo("copyHeader");
         List<Object> parameters = List.of(part.task.getParameters());
         assertThat(part.task.getAccess()).hasSameSizeAs(parameters);
-        Map<Object, String> access = new IdentityHashMap<>();
+        IdentityHashMap<Object, String> access = new IdentityHashMap<>();
         for (int i = 0; i < parameters.size(); i++) {
             assertThat(access.put(parameters.get(i), part.task.getAccess()[i].name()))
                     .isNull();

@@ -254,7 +254,7 @@ class DeviceLayerTest {
     @ParameterizedTest
     @MethodSource("kernelClasses")
     void norInOtherLayers(String device, TornadoExperts experts, Int8Scheme scheme) {
-        if (scheme != Int8Scheme.W8A8_CHANNEL || isTheCpu(device) && experts.gemm() != Gemm.PANELS) {
+        if (scheme != Int8Scheme.W8A8_CHANNEL || (isTheCpu(device) && experts.gemm() != Gemm.PANELS)) {
             return; // the same kernels but for the GEMMs
         }
         Int8Quantization quantization = Int8Quantization.of(scheme);

@@ -152,7 +152,8 @@ class HopperStagesTest {
                             .as(as)
                             .isPositive()
                             .isLessThanOrEqualTo(
-                                    source.entries().get(launch.entryPoint()).most());
+                                    Objects.requireNonNull(source.entries().get(launch.entryPoint()))
+                                            .most());
                     assertThat(launch.group() % 32).as(as).isZero();
                     assertThat(launch.gridX() == CudaKernel.ALL_MULTIPROCESSORS || launch.gridX() > 0)
                             .as(as)

@@ -44,7 +44,7 @@ class KernelNumbersTest {
                 assertThat(Modifier.isFinal(field.getModifiers())).isTrue();
                 numbers.put(name, field.getInt(null));
             } catch (ReflectiveOperationException e) {
-                throw new AssertionError(e);
+                throw new LinkageError(e.getMessage(), e);
             }
         }
         return numbers;

@@ -18,6 +18,7 @@ import org.tornadomoe.modular.MoeExecutionException;
  * CUDA's driver without a GPU: takes note of every call, fails where it is told to, and insists on what the real one
  * does: that what is of a context is used in that, and given back once.
  */
+@SuppressWarnings("restricted") // reads the bytes that the driver is given
 final class RecordingDriver implements CudaDriver {
     /** Multiprocessors of each device. */
     static final int MULTIPROCESSORS = 7;
@@ -96,7 +97,7 @@ final class RecordingDriver implements CudaDriver {
     private void note(String what) {
         Call call = new Call(context, what);
         calls.add(call);
-        for (Failure failure : failures) {
+        for (Failure failure : List.copyOf(failures)) {
             if (failure.when.test(call)) {
                 failures.remove(failure);
                 if (failure.thrown instanceof Error error) {
