@@ -18,6 +18,7 @@ import java.util.concurrent.Callable;
 import java.util.stream.Collectors;
 import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
+import org.tornadomoe.checkpoint.CheckpointException;
 import org.tornadomoe.checkpoint.WholeFile;
 import org.tornadomoe.config.EplbConfig;
 import org.tornadomoe.config.FusedMoeConfig;
@@ -350,7 +351,11 @@ final class Bench implements Callable<Integer> {
         positive("--limit-tops", limitTops);
         shapes.forEach(shape -> Shape.of(shape).config(1));
         if (file != null) {
-            WholeFile.requireWritable(file); // found out now, not after the work
+            try {
+                WholeFile.requireWritable(file); // found out now, not after the work
+            } catch (CheckpointException e) {
+                throw new IllegalArgumentException("--output: expected a file that can be written: " + e.getMessage(), e);
+            }
         }
     }
 
