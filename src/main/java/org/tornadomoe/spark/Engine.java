@@ -3,7 +3,6 @@ package org.tornadomoe.spark;
 import java.nio.file.Path;
 import java.time.Duration;
 import java.util.LinkedHashMap;
-import java.util.List;
 import java.util.Map;
 import java.util.Objects;
 import java.util.Set;
@@ -17,7 +16,6 @@ import org.tornadomoe.MoeLayer;
 import org.tornadomoe.MoeOptions;
 import org.tornadomoe.checkpoint.MoeCheckpoint;
 import org.tornadomoe.modular.ChosenExperts;
-import org.tornadomoe.modular.Cleanup;
 
 /**
  * A layer in this executor, or an owner's experts of one, from {@link #acquire} to {@link #release} a task's, and kept for the next one, of whatever
@@ -109,8 +107,8 @@ final class Engine {
         try {
             engine.load();
             return engine;
-        } catch (RuntimeException | Error failure) {
-            Cleanup.after(failure, engine::release);
+        } catch (Throwable failure) {
+            engine.release();
             throw failure;
         }
     }
@@ -159,7 +157,6 @@ final class Engine {
     private void closeUnused() {
         MoeLayer loaded = layer;
         if (users == 0 && loaded != null) {
-            layer = null; // whatever closing says, it serves nobody any more
             loaded.close();
         }
     }
@@ -207,21 +204,22 @@ final class Engine {
             if (users == 0 && layer == null) {
                 KEPT.remove(key, this);
             }
-            KEPT.notifyAll();
             if (stale) {
                 closeUnused();
             }
+            KEPT.notifyAll();
         }
     }
 
     /** Gives back what no task uses: how many that were. */
     static int unload() {
         synchronized (KEPT) {
-            List<Engine> unused =
-                    KEPT.values().stream().filter(engine -> engine.users == 0).toList();
-            KEPT.values().removeAll(unused);
-            Cleanup.each(unused, Engine::closeUnused);
-            return unused.size();
+            int before = KEPT.size();
+            KEPT.values().removeIf(engine -> {
+                engine.closeUnused();
+                return engine.users == 0;
+            });
+            return before - KEPT.size();
         }
     }
 
