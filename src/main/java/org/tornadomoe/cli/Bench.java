@@ -354,7 +354,8 @@ final class Bench implements Callable<Integer> {
             try {
                 WholeFile.requireWritable(file); // found out now, not after the work
             } catch (CheckpointException e) {
-                throw new IllegalArgumentException("--output: expected a file that can be written: " + e.getMessage(), e);
+                throw new IllegalArgumentException(
+                        "--output: expected a file that can be written: " + e.getMessage(), e);
             }
         }
     }
