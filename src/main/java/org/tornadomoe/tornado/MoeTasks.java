@@ -50,6 +50,9 @@ import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
  * <p>The plan is executed and closed here and not by its own methods, so that it and other layers on the device don't get in each other's way:
  * closing a plan, TornadoVM (5.2.0) marks the whole device as reset, and refuses every other one that was compiled beforehand, as layers' are.
  *
+ * <p>With the plan TornadoVM (5.2.0) frees the arrays that are in one of the graph's transfers, and no others. The layers' own are; an array of
+ * the caller's that only tasks write and read needs {@code transferToHost(DataTransferMode.UNDER_DEMAND, array)}, which copies nothing.
+ *
  * <p>With {@link TornadoExecutionPlan#withCUDAGraph} TornadoVM records the grids of its first execution; a plan then serves the token
  * count that was set at that time, and no other.
  *
@@ -208,6 +211,10 @@ public final class MoeTasks implements AutoCloseable {
                             + chosen.name() + ", and what else is in it",
                     full);
         }
+        List<Object> kept = layer.outputs();
+        kept.removeAll(List.of(hidden, output));
+        kept.removeAll(rewritten);
+        layer.keepOnDevice(kept);
         appended.add(layer);
     }
 

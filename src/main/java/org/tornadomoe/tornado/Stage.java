@@ -16,6 +16,7 @@ import uk.ac.manchester.tornado.api.TaskGraph;
 import uk.ac.manchester.tornado.api.TornadoExecutionPlan;
 import uk.ac.manchester.tornado.api.WorkerGrid;
 import uk.ac.manchester.tornado.api.WorkerGrid2D;
+import uk.ac.manchester.tornado.api.enums.DataTransferMode;
 
 /**
  * One kernel of a layer, bound to its arrays.
@@ -151,6 +152,16 @@ record Stage(
                 }
             }
             runs.addAll(CudaRun.addTo(tasks, prefix, steps, isKnown));
+        }
+
+        /**
+         * Lets what these stages write stay on the device between them, to be fetched on demand, but for what they bring back themselves. All of
+         * it has to be named: TornadoVM (5.2.0) frees with a plan only the arrays that are in one of its transfers.
+         */
+        void keepOnDevice(List<Object> written) {
+            tasks.transferToHost(
+                    DataTransferMode.UNDER_DEMAND,
+                    written.stream().filter(array -> !copiesToHost(array)).toArray());
         }
 
         private String key(Stage stage) {

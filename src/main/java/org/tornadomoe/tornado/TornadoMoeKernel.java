@@ -146,15 +146,7 @@ final class TornadoMoeKernel implements MoeKernel {
                     .transferToDevice(DataTransferMode.FIRST_EXECUTION, weights.toArray())
                     .transferToDevice(DataTransferMode.EVERY_EXECUTION, everyCall.toArray());
             graph.addTasks();
-            if (!graph.copiesToHost(arrays.outgoing())) {
-                graph.tasks().transferToHost(DataTransferMode.UNDER_DEMAND, arrays.outgoing());
-            }
-            if (!arrays.config.router().isHandedIn()) {
-                graph.tasks().transferToHost(DataTransferMode.UNDER_DEMAND, arrays.topkIds, arrays.topkWeights);
-            }
-            if (arrays.balanced && !graph.copiesToHost(arrays.loads)) {
-                graph.tasks().transferToHost(DataTransferMode.UNDER_DEMAND, arrays.loads);
-            }
+            graph.keepOnDevice(graph.outputs());
             Running running =
                     new Running(graph, new TornadoExecutionPlan(graph.tasks().snapshot()), new BitSet());
             try {

@@ -4,6 +4,7 @@ import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 import static uk.ac.manchester.tornado.api.enums.DataTransferMode.EVERY_EXECUTION;
 import static uk.ac.manchester.tornado.api.enums.DataTransferMode.FIRST_EXECUTION;
+import static uk.ac.manchester.tornado.api.enums.DataTransferMode.UNDER_DEMAND;
 
 import java.util.ArrayList;
 import java.util.List;
@@ -96,6 +97,21 @@ class PlanTest {
                     .hasMessageContaining("at most 1024")
                     .hasMessageContaining("2048");
         }
+    }
+
+    @Test
+    void aClosedPlanTellsWhatTornadoVmWouldHaveLeftOnTheDevice() throws Exception {
+        TaskGraph graph = new TaskGraph("g").task("t", PlanTest::increment, new KernelContext(), values);
+        TornadoExecutionPlan plan = new TornadoExecutionPlan(graph.snapshot());
+        plan.withGridScheduler(grids()).execute();
+        plan.close();
+        assertThat(plan.getCurrentDeviceMemoryUsage()).isEqualTo(values.getNumBytesOfSegmentWithHeader());
+
+        graph.transferToHost(UNDER_DEMAND, values);
+        TornadoExecutionPlan named = new TornadoExecutionPlan(graph.snapshot());
+        named.withGridScheduler(grids()).execute();
+        named.close();
+        assertThat(named.getCurrentDeviceMemoryUsage()).isZero();
     }
 
     @Test

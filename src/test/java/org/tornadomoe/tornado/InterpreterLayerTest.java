@@ -370,6 +370,14 @@ class InterpreterLayerTest {
     }
 
     @Test
+    void aClosedLayerLeavesNothingOnTheDevice() {
+        RandomLayer layer = RandomLayer.of(6, 2, 65, 33, 4, 46);
+        LayerChecks.aClosedLayerLeavesNothing(experts(true), Int8Scheme.W8A8_CHANNEL, layer);
+        LayerChecks.aClosedLayerLeavesNothing(experts(false), Int8Scheme.W8A16_CHANNEL, layer.withBiases());
+        LayerChecks.aClosedLayerLeavesNothing(batched(true), Int8Scheme.W8A8_BLOCK, layer);
+    }
+
+    @Test
     void bothGemmsShareAWorkspaceOfVllmsSize() {
         for (int hidden : new int[] {37, 41}) {
             RandomLayer layer = RandomLayer.of(5, 2, hidden, 19, 7, 8);

@@ -227,6 +227,22 @@ final class LayerChecks {
         }
     }
 
+    /** Nor TornadoVM's own memory of it: only the interpreter tells. */
+    static void aClosedLayerLeavesNothing(TornadoExperts experts, Int8Scheme scheme, RandomLayer layer) {
+        try (Int8Experts int8 = Int8Quantizer.quantize(layer, scheme, Progress.NONE)) {
+            TornadoMoeKernel kernel = (TornadoMoeKernel) experts.load(layer.config(), int8);
+            try (kernel) {
+                forward(
+                        kernel,
+                        layer.hidden(3, 1),
+                        3,
+                        ChosenExperts.allocate(3, layer.config().pairsPerToken()));
+                assertThat(kernel.bytesInUse()).isPositive();
+            }
+            assertThat(kernel.bytesInUse()).isZero();
+        }
+    }
+
     /** A layer that has run goes on after a model on the same device is through and closed, and so does a model after a layer. */
     static void layersOutliveAModelsPlan(String device) {
         RandomLayer layer = RandomLayer.of(5, 2, 26, 14, 9, 3).on(device);

@@ -125,6 +125,29 @@ class MoeTasksTest {
     }
 
     @Test
+    void layersOfAClosedPlanLeaveNothingOnTheDevice() {
+        TaskGraph graph = new TaskGraph("left");
+        TornadoExecutionPlan plan;
+        FloatArray hidden = new FloatArray(9 * 26);
+        FloatArray between = new FloatArray(9 * 26);
+        FloatArray output = new FloatArray(9 * 26);
+        try (MoeTasks moe = new MoeTasks(graph, new GridScheduler(), LAYER.config());
+                Int8Experts experts = Int8Quantizer.quantize(LAYER, Int8Scheme.W8A8_CHANNEL, Progress.NONE)) {
+            graph.transferToDevice(DataTransferMode.EVERY_EXECUTION, moe.header(), hidden);
+            moe.append("a", experts, hidden, between);
+            moe.append("b", experts, between, output);
+            graph.transferToHost(DataTransferMode.UNDER_DEMAND, between);
+            graph.transferToHost(DataTransferMode.EVERY_EXECUTION, output);
+            moe.setTokens(9);
+            plan = new TornadoExecutionPlan(graph.snapshot());
+            moe.launchOn(plan);
+            moe.execute(plan);
+            assertThat(plan.getCurrentDeviceMemoryUsage()).isPositive();
+        }
+        assertThat(plan.getCurrentDeviceMemoryUsage()).isZero();
+    }
+
+    @Test
     void refusesWhatItCannotAppend() {
         TaskGraph graph = new TaskGraph("refusals");
         FloatArray hidden = new FloatArray(9 * 26);

@@ -240,7 +240,10 @@ public class TornadoExecutionPlan implements AutoCloseable {
         return PLANS.get();
     }
 
-    /** Bytes of the device's copies. */
+    /**
+     * Bytes of the device's copies. Of a closed plan: of the arrays that are in no transfer of its graphs, whose memory
+     * TornadoVM (5.2.0) keeps for ever.
+     */
     public long getCurrentDeviceMemoryUsage() {
         return plan.memory();
     }

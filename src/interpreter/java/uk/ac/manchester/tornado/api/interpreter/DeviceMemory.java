@@ -45,6 +45,14 @@ final class DeviceMemory implements AutoCloseable {
         void clear() {
             copies.clear();
         }
+
+        /** Bytes of the copies of arrays that a graph doesn't name. */
+        long unnamedBytes(Graph graph) {
+            return copies.keySet().stream()
+                    .filter(array -> !graph.names(array))
+                    .mapToLong(DeviceMemory::size)
+                    .sum();
+        }
     }
 
     private static final byte POISON_BYTE = (byte) 0xad;

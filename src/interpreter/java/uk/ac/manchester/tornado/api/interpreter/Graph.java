@@ -69,6 +69,13 @@ public final class Graph {
         }
     }
 
+    /** Whether it is in a transfer, in either direction, or taken over from another graph. */
+    boolean names(Object array) {
+        return toDevice.stream().anyMatch(transfer -> transfer.array == array)
+                || toHost.stream().anyMatch(transfer -> transfer.array == array)
+                || consumed.stream().anyMatch(taken -> taken.array == array);
+    }
+
     public void persistOnDevice(Object... arrays) {
         transferToHost(DataTransferMode.UNDER_DEMAND, arrays);
     }

@@ -43,6 +43,7 @@ public final class Plan {
     private State last;
     private GridScheduler grids;
     private boolean closed;
+    private long leaked;
 
     public Plan(List<Graph> graphs, Function<WorkItem, KernelContext> contexts) {
         this.contexts = contexts;
@@ -268,14 +269,18 @@ public final class Plan {
         Interpreter.RUNTIME.markReset();
     }
 
+    /** Bytes of its copies; of a closed plan those that TornadoVM wouldn't have freed. */
     public synchronized long memory() {
-        return memory.bytes();
+        return memory.bytes() + leaked;
     }
 
     public synchronized void close() {
         if (!closed) {
             closed = true;
-            states.forEach(state -> state.copies.clear());
+            for (State state : states) {
+                leaked += state.copies.unnamedBytes(state.graph);
+                state.copies.clear();
+            }
             memory.close();
             Interpreter.RUNTIME.markReset();
         }
