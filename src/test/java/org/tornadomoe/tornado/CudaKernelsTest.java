@@ -37,6 +37,7 @@ import org.tornadomoe.reference.Reference;
 import org.tornadomoe.tornado.CudaKernel.Launch;
 import org.tornadomoe.tuning.LaunchConfigs;
 import uk.ac.manchester.tornado.api.types.arrays.IntArray;
+import uk.ac.manchester.tornado.api.types.arrays.LongArray;
 
 /**
  * Every kernel that runs on CUDA, in CUDA C and in Java, at sizes small enough for compute-sanitizer, which {@code
@@ -358,7 +359,8 @@ class CudaKernelsTest {
     void planted() {
         String fault = System.getProperty("tornadomoe.test.planted");
         assumeTrue(fault != null, "nothing planted");
-        IntArray header = IntArray.fromElements(1, 2, 3);
+        Device device = cuda();
+        LongArray header = LongArray.fromElements(CudaDriver.NVIDIA.allocate(64 * Integer.BYTES));
         CudaKernel kernel = new CudaKernel(
                 "planted",
                 "planted.cu",
@@ -369,7 +371,7 @@ class CudaKernelsTest {
                 List.of(),
                 List.of());
         try {
-            StageRun.execute(cuda(), "planted", List.of(Stage.cuda(kernel)), 1);
+            StageRun.execute(device, "planted", List.of(Stage.cuda(kernel)), 1);
         } catch (MoeExecutionException failure) {
             System.getLogger("planted").log(System.Logger.Level.INFO, Map.of(String.valueOf(fault), failure));
         }
