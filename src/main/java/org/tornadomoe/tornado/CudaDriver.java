@@ -66,6 +66,9 @@ interface CudaDriver {
     /** Waits until everything on a stream is done. */
     void await(long stream);
 
+    /** Whether what is put on a stream is recorded as a graph instead of being done. */
+    boolean isRecording(long stream);
+
     /** Memory of the calling thread's context, which has to be freed. */
     long allocate(long bytes);
 

@@ -76,12 +76,17 @@ public final class CudaLibrary implements TornadoLibraryProvider {
 
     /** The kernels of one execution plan, which one thread uses at a time. */
     private static final class Plan implements LibraryContext {
+        private static final long DEFAULT_STREAM = 0;
+
         private final CudaDriver driver;
         private final long context;
         private final int device;
 
         /** TornadoVM gives each thread that executes a plan a stream of its own: that of the thread of the last call. */
         private long stream;
+
+        /** Whether it has run a first time, with all it has on the device. */
+        private boolean ran;
 
         private final Map<List<Object>, Long> modules = new HashMap<>();
         private final Map<Long, Integer> sharedBytes = new HashMap<>();
@@ -95,8 +100,17 @@ public final class CudaLibrary implements TornadoLibraryProvider {
             this.device = device;
         }
 
+        /**
+         * TornadoVM (5.2.0) fills the buffers that tasks only write with zeros when it has allocated them, on the default stream and without
+         * waiting, and nothing orders its own streams after that one: the zeros could come after a kernel's values. So the first
+         * execution waits for them here, behind the allocations and before the first kernel. While a CUDA graph is recorded nothing
+         * may wait, and the run was prepared before, too.
+         */
         void prepare(CudaRun run) {
             driver.setContext(context);
+            if (!ran && !driver.isRecording(stream)) {
+                driver.await(DEFAULT_STREAM);
+            }
             runs.computeIfAbsent(run, Bound::new).resize();
         }
 
@@ -111,6 +125,7 @@ public final class CudaLibrary implements TornadoLibraryProvider {
             bound.point(invocation);
             bound.run();
             run.again(bound);
+            ran = true;
         }
 
         private long module(CudaKernel kernel) {
@@ -146,7 +161,9 @@ public final class CudaLibrary implements TornadoLibraryProvider {
                         .map(step -> switch (step) {
                             case CudaKernel kernel -> new Kernel(kernel, run);
                             case CudaStep.Copy copy -> new Copying(copy, run);
+                            case CudaStep.Wait _ -> null;
                         })
+                        .filter(Objects::nonNull)
                         .toList();
                 answers = run.steps().stream().anyMatch(step -> step instanceof CudaStep.Copy copy && !copy.toDevice());
             }

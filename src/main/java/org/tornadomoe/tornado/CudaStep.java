@@ -6,7 +6,7 @@ import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
 
 /** What {@link CudaLibrary} puts on a plan's stream: one thing of a {@link CudaRun}. */
-sealed interface CudaStep permits CudaKernel, CudaStep.Copy {
+sealed interface CudaStep permits CudaKernel, CudaStep.Copy, CudaStep.Wait {
     String name();
 
     /** Of the layer's call: its first element is M. */
@@ -37,6 +37,41 @@ sealed interface CudaStep permits CudaKernel, CudaStep.Copy {
         @Override
         public List<Object> writes() {
             return toDevice ? List.of(array) : List.of();
+        }
+
+        @Override
+        public List<Object> updates() {
+            return List.of();
+        }
+    }
+
+    /**
+     * Puts nothing on the stream: a task before the first kernel of TornadoVM's own, so that {@link CudaLibrary} can wait there, in the
+     * plan's first execution, for what TornadoVM has not.
+     *
+     * @param array any that is on the device by then
+     */
+    record Wait(Object array) implements CudaStep {
+        private static final IntArray NO_HEADER = new IntArray(3);
+
+        @Override
+        public String name() {
+            return "wait";
+        }
+
+        @Override
+        public IntArray header() {
+            return NO_HEADER;
+        }
+
+        @Override
+        public List<Object> reads() {
+            return List.of(array);
+        }
+
+        @Override
+        public List<Object> writes() {
+            return List.of();
         }
 
         @Override

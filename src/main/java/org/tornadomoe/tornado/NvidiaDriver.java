@@ -167,6 +167,15 @@ final class NvidiaDriver implements CudaDriver {
     }
 
     @Override
+    public boolean isRecording(long stream) {
+        try (Arena arena = Arena.ofConfined()) {
+            MemorySegment status = arena.allocate(INT);
+            cu("cuStreamIsCapturing", List.of(LONG, POINTER), stream, status);
+            return status.get(INT, 0) != 0;
+        }
+    }
+
+    @Override
     public long allocate(long bytes) {
         try (Arena arena = Arena.ofConfined()) {
             MemorySegment pointer = arena.allocate(LONG);

@@ -154,6 +154,7 @@ final class StageRun {
             graph.tasks()
                     .transferToDevice(
                             DataTransferMode.EVERY_EXECUTION, graph.inputs().toArray());
+            graph.awaitZeros();
             graph.addTasks();
             graph.tasks()
                     .transferToHost(

@@ -145,6 +145,7 @@ final class TornadoMoeKernel implements MoeKernel {
             graph.tasks()
                     .transferToDevice(DataTransferMode.FIRST_EXECUTION, weights.toArray())
                     .transferToDevice(DataTransferMode.EVERY_EXECUTION, everyCall.toArray());
+            graph.awaitZeros();
             graph.addTasks();
             graph.keepOnDevice(graph.outputs());
             Running running =

@@ -59,7 +59,7 @@ class CudaLibraryTest {
                 .allMatch(call -> call.contains("--gpu-architecture=sm_90a"));
         assertThat(calls).noneMatch(call -> call.contains("launch") || call.contains("copy"));
         part.prepare();
-        assertThat(driver.calls()).containsExactly("10: setContext 10");
+        assertThat(driver.calls()).containsExactly("10: setContext 10", "10: await 0");
         part.dispatch();
         assertThat(driver.calls()).contains("10: launch route").endsWith("10: await 100");
     }
@@ -76,6 +76,32 @@ class CudaLibraryTest {
         part.dispatch();
         assertThat(driver.launched()).hasSizeGreaterThan(3).allMatch(launch -> launch.stream() == 101);
         assertThat(driver.calls()).endsWith("10: await 101");
+    }
+
+    /** TornadoVM zeroes new buffers there, and its own streams don't wait for it: a kernel's values could be gone again. */
+    @Test
+    void thePlansFirstExecutionWaitsForTheDefaultStream() {
+        RecordedPart part = part(0, 10, 100);
+        part.arrays.setTokens(3);
+        part.prepare(); // compiled beforehand, nothing is allocated yet
+        driver.calls();
+        part.prepare();
+        assertThat(driver.calls()).contains("10: await 0");
+        part.dispatch();
+        driver.calls();
+        part.prepare();
+        part.dispatch();
+        assertThat(driver.calls()).doesNotContain("10: await 0");
+    }
+
+    /** Waiting would end the recording of a CUDA graph; kernels are prepared before that, too. */
+    @Test
+    void nothingWaitsWhileAGraphIsRecorded() {
+        RecordedPart part = part(0, 10, 100);
+        part.arrays.setTokens(3);
+        driver.record(true);
+        part.prepare();
+        assertThat(driver.calls()).doesNotContain("10: await 0");
     }
 
     /** A run that another plan has prepared isn't this one's. */

@@ -46,6 +46,8 @@ final class RecordingDriver implements CudaDriver {
 
     private record Failure(Predicate<Call> when, Throwable thrown) {}
 
+    private static final long DEFAULT_STREAM = 0;
+
     private final List<Call> calls = new ArrayList<>();
     private final List<Launched> launched = new ArrayList<>();
     private final Map<Long, Handle> handles = new LinkedHashMap<>();
@@ -55,6 +57,7 @@ final class RecordingDriver implements CudaDriver {
     private final List<Failure> failures = new ArrayList<>();
     private long context;
     private long next = 1000;
+    private boolean recording;
 
     /** A context of a device, with one stream. Contexts are numbers of two digits, streams of three. */
     void add(long context, long stream, int device) {
@@ -256,7 +259,20 @@ final class RecordingDriver implements CudaDriver {
     @Override
     public void await(long stream) {
         note("await " + stream);
+        if (stream != DEFAULT_STREAM) {
+            requireOurs(stream, "stream");
+        }
+    }
+
+    @Override
+    public boolean isRecording(long stream) {
         requireOurs(stream, "stream");
+        return recording;
+    }
+
+    /** From now on streams are recorded as graphs, or no longer. */
+    void record(boolean recording) {
+        this.recording = recording;
     }
 
     @Override
