@@ -4,7 +4,7 @@ import java.io.IOException;
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.management.ManagementFactory;
-import java.nio.channels.ClosedByInterruptException;
+import java.nio.channels.ClosedChannelException;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
@@ -356,7 +356,7 @@ public final class Soak implements Callable<Integer> {
                 refused.increment();
                 return;
             } catch (CheckpointException unread) {
-                if (!(unread.getCause() instanceof ClosedByInterruptException)) {
+                if (!(unread.getCause() instanceof ClosedChannelException)) {
                     throw unread;
                 }
                 refused.increment();
@@ -431,8 +431,8 @@ public final class Soak implements Callable<Integer> {
                             : Stream.of(question.answers).anyMatch(answer -> equal(output, answer, count));
             String what = !right
                     ? "other bits than one thread got"
-                            + (states >= 0 || question.slots == null
-                                    ? difference(question, output, Math.max(0, states))
+                            + (question.slots == null || states >= 0
+                                    ? difference(question, output, question.slots == null ? 0 : states)
                                     : "")
                     : output[count] != CANARY
                             ? "a value written behind the output"
