@@ -1,5 +1,5 @@
 /* Multiply-adds of int8 values by AVX-512's vpdpbusd, all cores, registers only: what no JVM's compiler makes.
-   gcc -O2 -fopenmp -mavx512f -mavx512vnni bench/src/c/int8-peak.c -o /tmp/int8-peak && /tmp/int8-peak */
+   gcc -O2 -fopenmp -mavx512f -mavx512vnni bench/src/main/c/int8-peak.c -o /tmp/int8-peak && /tmp/int8-peak */
 #include <immintrin.h>
 #include <omp.h>
 #include <stdio.h>

@@ -124,7 +124,7 @@ public class CpuMoeBenchmark {
             session.setIntraOpNumThreads(Runtime.getRuntime().availableProcessors());
             session.setInterOpNumThreads(1);
             this.session = environment.createSession(
-                    Files.readAllBytes(Path.of("bench/src/resources/onnx/qmoe_swiglu_interleaved.onnx")), session);
+                    Files.readAllBytes(Path.of("bench/src/main/resources/onnx/qmoe_swiglu_interleaved.onnx")), session);
             runOptions = new OrtSession.RunOptions();
             OnnxTensor w1 = unsigned(environment, w13);
             OnnxTensor s1 = floats(environment, w13.scales(), E, 2 * I);

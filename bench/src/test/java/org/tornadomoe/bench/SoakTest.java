@@ -1,4 +1,4 @@
-package org.tornadomoe;
+package org.tornadomoe.bench;
 
 import static org.assertj.core.api.Assertions.assertThat;
 
@@ -13,7 +13,7 @@ import org.junit.jupiter.api.io.TempDir;
  * The soak of {@code bench/}, for a few seconds, in a process of its own, whose threads and descriptors are counted.
  */
 class SoakTest {
-    private static final Path SOAK = Path.of("bench/src/java/org/tornadomoe/bench/Soak.java");
+    private static final Path SOAK = Path.of("bench/src/main/java/org/tornadomoe/bench/Soak.java");
 
     @TempDir
     Path directory;

@@ -28,7 +28,8 @@ class LauncherTest {
     void layOut() throws Exception {
         Files.copy(Path.of("moe"), home.resolve("moe"));
         Files.createDirectories(home.resolve("target/lib"));
-        Files.createFile(home.resolve("target/tornado-moe-1-interpreter.jar"));
+        Files.createFile(
+                Files.createDirectories(home.resolve("src/cli/target")).resolve("tornado-moe-cli.jar"));
         sdk = home.resolve("sdk");
         Path jars = Files.createDirectories(sdk.resolve("share/java/tornado"));
         Files.createFile(jars.resolve("tornado-drivers-opencl-1.jar"));
@@ -111,6 +112,6 @@ class LauncherTest {
     void withoutAnSdkNothingIsPreloaded() throws Exception {
         assertThat(moe(jdk("jdk", "lib/libjsig.so"), Map.of("MOE_NO_SDK", "1")))
                 .contains("LD_PRELOAD=none")
-                .anySatisfy(line -> assertThat(line).contains("-interpreter.jar:"));
+                .anySatisfy(line -> assertThat(line).contains("/tornado-moe-interpreter.jar:"));
     }
 }

@@ -1,4 +1,4 @@
-package org.tornadomoe.checkpoint;
+package org.tornadomoe.cli;
 
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.junit.jupiter.api.Assumptions.assumeTrue;
@@ -18,7 +18,6 @@ import java.util.regex.Pattern;
 import java.util.stream.Stream;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
-import org.tornadomoe.cli.Moe;
 
 /**
  * A checkpoint is quantised by a process of its own: with a heap and memory off the heap that are together smaller than two of

@@ -5,10 +5,12 @@ import static org.tornadomoe.cli.Ran.GOLDEN;
 import static org.tornadomoe.cli.Ran.moe;
 
 import java.io.IOException;
+import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.List;
 import java.util.Map;
 import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 
@@ -209,5 +211,26 @@ class VerifyTest {
     void badCaseFilesAreRefused() {
         moe("verify", "--case", "nowhere.safetensors").assertRefused("nowhere.safetensors", "no such file");
         moe("verify", "--case", MIXTRAL_GOLDEN).assertRefused(MIXTRAL_GOLDEN.toString(), "not a case file");
+    }
+
+    /** A JVM started without the module runs, and says so. */
+    @Test
+    void withoutTheVectorApiItRunsAndSaysSo(@TempDir Path directory) throws Exception {
+        Path log = directory.resolve("log");
+        Process process = new ProcessBuilder(
+                        Path.of(System.getProperty("java.home"), "bin", "java").toString(),
+                        "-cp",
+                        System.getProperty("java.class.path"),
+                        Moe.class.getName(),
+                        "verify",
+                        "--case",
+                        GOLDEN.resolve("vllm/w8a8_channel_m1.safetensors").toString(),
+                        "--backend",
+                        "cpu")
+                .redirectErrorStream(true)
+                .redirectOutput(log.toFile())
+                .start();
+        assertThat(process.waitFor()).as(Files.readString(log)).isZero();
+        assertThat(Files.readString(log)).contains("--add-modules jdk.incubator.vector", "no vectors", "passed");
     }
 }

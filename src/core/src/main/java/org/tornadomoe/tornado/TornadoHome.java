@@ -173,7 +173,7 @@ public record TornadoHome(
         String message = message(root);
         if (root instanceof ClassNotFoundException
                 || (root instanceof NoClassDefFoundError && message.contains("tornado"))) {
-            return "TornadoVM's API is not on the class path: add the tornado-moe interpreter jar, or start the JVM"
+            return "TornadoVM's API is not on the class path: add the tornado-moe-interpreter jar, or start the JVM"
                     + " with the SDK's argument file (java @$TORNADOVM_HOME/tornado-argfile ...)";
         }
         if (message.contains("argfile")) {

@@ -285,27 +285,6 @@ class CpuExpertsTest {
         }
     }
 
-    /** A JVM started without the module runs, and says so. */
-    @Test
-    void withoutTheVectorApiItRunsAndSaysSo(@TempDir Path directory) throws Exception {
-        Path log = directory.resolve("log");
-        Process process = new ProcessBuilder(
-                        Path.of(System.getProperty("java.home"), "bin", "java").toString(),
-                        "-cp",
-                        System.getProperty("java.class.path"),
-                        "org.tornadomoe.cli.Moe",
-                        "verify",
-                        "--case",
-                        "src/test/resources/golden/vllm/w8a8_channel_m1.safetensors",
-                        "--backend",
-                        "cpu")
-                .redirectErrorStream(true)
-                .redirectOutput(log.toFile())
-                .start();
-        assertThat(process.waitFor()).as(Files.readString(log)).isZero();
-        assertThat(Files.readString(log)).contains("--add-modules jdk.incubator.vector", "no vectors", "passed");
-    }
-
     private static void check(RandomLayer layer, Int8Quantization quantization) {
         try (Int8Experts experts = QuantizedWeights.int8(layer, quantization, Progress.NONE)) {
             check(layer, experts);

@@ -62,7 +62,7 @@ class SignalHandlersTest {
                             "-D_GNU_SOURCE",
                             "-o",
                             library(),
-                            "src/test/resources/native/driver.c")
+                            "src/core/src/test/resources/native/driver.c")
                     .redirectErrorStream(true)
                     .redirectOutput(log.toFile())
                     .start();

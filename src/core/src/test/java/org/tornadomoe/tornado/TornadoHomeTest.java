@@ -2,21 +2,9 @@ package org.tornadomoe.tornado;
 
 import static org.assertj.core.api.Assertions.assertThat;
 
-import java.io.File;
-import java.io.IOException;
 import java.lang.reflect.Proxy;
-import java.nio.charset.StandardCharsets;
-import java.nio.file.Files;
-import java.nio.file.Path;
-import java.nio.file.StandardCopyOption;
-import java.util.ArrayList;
-import java.util.List;
 import java.util.Map;
-import java.util.Objects;
-import java.util.regex.Pattern;
-import java.util.stream.Stream;
 import org.junit.jupiter.api.Test;
-import org.junit.jupiter.api.io.TempDir;
 import uk.ac.manchester.tornado.api.TornadoBackend;
 import uk.ac.manchester.tornado.api.TornadoRuntime;
 import uk.ac.manchester.tornado.api.TornadoTargetDevice;
@@ -26,9 +14,6 @@ import uk.ac.manchester.tornado.api.enums.TornadoVMBackendType;
 
 /** Which devices are seen where some of them, or whole backends, fail when looked at. */
 class TornadoHomeTest {
-    @TempDir
-    private static Path temporary;
-
     /** An object of that interface with these answers; an answer that is a RuntimeException or Error is thrown. */
     private static <T> T answering(Class<T> type, Map<String, Object> answers) {
         Object proxy = Proxy.newProxyInstance(type.getClassLoader(), new Class<?>[] {type}, (self, method, args) -> {
@@ -129,61 +114,5 @@ class TornadoHomeTest {
         assertThat(home.kind()).isEqualTo(TornadoHome.Kind.NONE);
         assertThat(home.devices()).isEmpty();
         assertThat(home.note()).endsWith("IllegalStateException: no driver");
-    }
-
-    /** What a JVM says that has the library on its class path, and of TornadoVM only what is given. */
-    private static String devicesIn(Map<String, String> environment, String... more) throws Exception {
-        List<String> path = new ArrayList<>(List.of(more));
-        path.add(onlyTheLibrary().toString());
-        Pattern.compile(File.pathSeparator, Pattern.LITERAL)
-                .splitAsStream(System.getProperty("java.class.path"))
-                .filter(entry -> entry.endsWith(".jar"))
-                .forEach(path::add);
-        ProcessBuilder java = new ProcessBuilder(
-                Path.of(System.getProperty("java.home"), "bin", "java").toString(),
-                "-cp",
-                String.join(File.pathSeparator, path),
-                "org.tornadomoe.cli.Moe",
-                "devices");
-        java.environment().remove("TORNADOVM_HOME");
-        java.environment().remove("MOE_LAUNCHER");
-        java.environment().putAll(environment);
-        Process process = java.redirectErrorStream(true).start();
-        String output = new String(process.getInputStream().readAllBytes(), StandardCharsets.UTF_8);
-        assertThat(process.waitFor()).as(output).isZero();
-        return output;
-    }
-
-    /** The library's classes without the interpreter's, as in its jar. */
-    private static Path onlyTheLibrary() throws IOException {
-        Path copy = Files.createDirectories(temporary.resolve("library"));
-        Path classes = Path.of("target/classes");
-        try (Stream<Path> files = Files.walk(classes)) {
-            for (Path file : (Iterable<Path>) files::iterator) {
-                Path relative = classes.relativize(file);
-                if (!relative.startsWith("uk") && Files.isRegularFile(file)) {
-                    Path to = copy.resolve(relative);
-                    Files.createDirectories(Objects.requireNonNull(to.getParent()));
-                    Files.copy(file, to, StandardCopyOption.REPLACE_EXISTING);
-                }
-            }
-        }
-        return copy;
-    }
-
-    @Test
-    void withoutAnyApiItSaysWhatToAdd() throws Exception {
-        assertThat(devicesIn(Map.of()))
-                .contains("none: TornadoVM's API is not on the class path: add the tornado-moe interpreter jar")
-                .contains("CpuExperts on cpu");
-    }
-
-    @Test
-    void theInterpreterSaysThatThereIsNoSdkOrThatItsArgumentFileIsMissing() throws Exception {
-        String classes = Path.of("target/classes").toString();
-        assertThat(devicesIn(Map.of(), classes)).contains("interpreter: no TornadoVM SDK (TORNADOVM_HOME is not set)");
-        assertThat(devicesIn(Map.of("TORNADOVM_HOME", "/opt/tornadovm"), classes))
-                .contains("interpreter: TornadoVM's SDK is at /opt/tornadovm, but this JVM was started without its"
-                        + " argument file");
     }
 }

@@ -10,6 +10,7 @@ import java.lang.classfile.ClassModel;
 import java.lang.classfile.FieldModel;
 import java.lang.classfile.MethodModel;
 import java.lang.reflect.AccessFlag;
+import java.net.URI;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
@@ -22,6 +23,7 @@ import java.util.jar.JarFile;
 import java.util.stream.Collectors;
 import java.util.stream.Stream;
 import org.junit.jupiter.api.Test;
+import uk.ac.manchester.tornado.api.TaskGraph;
 
 /**
  * What the interpreter declares of TornadoVM's API is declared there too, with the same descriptor, so that classes compiled
@@ -29,7 +31,7 @@ import org.junit.jupiter.api.Test;
  * an earlier comparison, which {@code -Dtornadomoe.record} rewrites.
  */
 class TornadoApiSignatureTest {
-    private static final Path RECORD = Path.of("src/test/resources/tornado-api-5.2.0-jdk25.signatures");
+    private static final Path RECORD = Path.of("src/interpreter/src/test/resources/tornado-api-5.2.0-jdk25.signatures");
     private static final String OURS_ALONE = "uk/ac/manchester/tornado/api/interpreter/";
 
     @Test
@@ -79,7 +81,11 @@ class TornadoApiSignatureTest {
 
     private static Set<String> ours() throws IOException {
         Set<String> lines = new TreeSet<>();
-        Path root = Path.of("target/classes/uk");
+        Path root = Path.of(URI.create(TaskGraph.class
+                .getProtectionDomain()
+                .getCodeSource()
+                .getLocation()
+                .toString()));
         try (Stream<Path> files = Files.walk(root)) {
             for (Path file : files.filter(f -> f.toString().endsWith(".class")).toList()) {
                 describe(ClassFile.of().parse(file), lines);
