@@ -18,6 +18,7 @@ import java.util.regex.Pattern;
 import java.util.stream.Stream;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
+import org.tornadomoe.checkpoint.MoeCheckpoint;
 
 /**
  * A checkpoint is quantised by a process of its own: with a heap and memory off the heap that are together smaller than two of
