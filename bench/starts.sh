@@ -14,8 +14,7 @@ echo "PoCL and other OpenCL drivers: $(cat /etc/OpenCL/vendors/*.icd 2>/dev/null
 ./moe devices >"$logs/devices" 2>&1 || { cat "$logs/devices"; exit 1; } # makes the argument file, too
 cut -c1-100 "$logs/devices" | sed -n '1,/^$/p'
 argfile=$(./moe --argfile) || exit 1
-jar=$(ls -t target/tornado-moe-*-interpreter.jar | head -n 1)
-classes=${CLASSES:-${jar%-interpreter.jar}.jar:target/lib/*}
+classes=${CLASSES:-src/cli/target/tornado-moe-cli.jar:src/core/target/tornado-moe.jar:target/lib/*}
 
 one() { # KIND NUMBER
   local kind=$1 log=$logs/$1.$2 on=$device status=0 dir

@@ -25,15 +25,21 @@ class ConsumerIT {
             Path.of("src/test/resources/golden/hf/mixtral").toAbsolutePath();
     private static final String JAVA =
             Path.of(System.getProperty("java.home"), "bin", "java").toString();
-    private static final Path REPOSITORY = Path.of(System.getProperty("consumer.repository"));
+    private static final String VERSION = "0.1.0-SNAPSHOT"; // as on the page
 
     @TempDir
     static Path project;
+
+    @TempDir
+    static Path repository;
 
     private static String page = "";
 
     @BeforeAll
     static void build() throws Exception {
+        install("tornado-moe-parent", Path.of("."));
+        install("tornado-moe-interpreter", Path.of("src/interpreter"), ".jar");
+        install("tornado-moe", Path.of("src/core"), ".jar", "-sources.jar", "-javadoc.jar");
         page = Files.readString(Path.of("docs/java.md"));
         Files.writeString(project.resolve("pom.xml"), block("xml", "<project"));
         Path source = project.resolve("src/main/java/example/App.java");
@@ -42,8 +48,19 @@ class ConsumerIT {
         run(command("mvn -q compile")
                 .replace(
                         "mvn ",
-                        System.getProperty("consumer.maven") + "/bin/mvn -B -o -Dmaven.repo.local=" + REPOSITORY
+                        System.getProperty("consumer.maven") + "/bin/mvn -B -o -Dmaven.repo.local=" + repository
                                 + " -Dmaven.repo.local.tail=" + System.getProperty("consumer.repository.tail") + " "));
+    }
+
+    /** As {@code ./mvnw install} does: a module's pom, and what was packaged of it. */
+    private static void install(String artifact, Path module, String... ends) throws IOException {
+        Path home = Files.createDirectories(repository.resolve("org/tornadomoe").resolve(artifact).resolve(VERSION));
+        Files.copy(module.resolve("pom.xml"), home.resolve(artifact + "-" + VERSION + ".pom"));
+        for (String end : ends) {
+            Files.copy(
+                    module.resolve("target").resolve(artifact + end),
+                    home.resolve(artifact + "-" + VERSION + end));
+        }
     }
 
     /** The page's block of that language that begins so. */
@@ -125,7 +142,7 @@ class ConsumerIT {
 
     @Test
     void theInterpretersJarRunsTheTaskGraphs() throws Exception {
-        Path jar = installed("-interpreter.jar");
+        Path jar = installed("tornado-moe-interpreter-" + VERSION + ".jar");
         String command = command("java --add-modules jdk.incubator.vector -cp").replace("-cp \"", "-cp \"" + jar + ":");
         assertThat(java(command, "triton")).contains("on interpreter:0", values("triton"));
     }
@@ -181,7 +198,7 @@ class ConsumerIT {
         assertThat(entries("-javadoc.jar"))
                 .contains("org/tornadomoe/MoeLayer.html")
                 .noneMatch(name -> name.startsWith("uk/"));
-        assertThat(entries("SNAPSHOT.jar"))
+        assertThat(entries("tornado-moe-" + VERSION + ".jar"))
                 .contains("org/tornadomoe/MoeLayer.class")
                 .noneMatch(name -> name.startsWith("uk/"));
     }
@@ -193,7 +210,7 @@ class ConsumerIT {
     }
 
     private static Path installed(String end) throws IOException {
-        try (Stream<Path> files = Files.walk(REPOSITORY.resolve("org/tornadomoe"))) {
+        try (Stream<Path> files = Files.walk(repository.resolve("org/tornadomoe"))) {
             return files.filter(file -> file.toString().endsWith(end))
                     .findFirst()
                     .orElseThrow(() -> new AssertionError("not installed: *" + end));

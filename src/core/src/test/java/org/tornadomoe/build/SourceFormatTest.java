@@ -38,7 +38,7 @@ class SourceFormatTest {
             }
         }
         assertThat(unformatted)
-                .as("files to format with: ./mvnw test -Dtest=SourceFormatTest -Dformat.apply=true")
+                .as("files to format with: ./mvnw -pl src/core -am test -Dtest=SourceFormatTest -Dformat.apply=true")
                 .isEmpty();
     }
 

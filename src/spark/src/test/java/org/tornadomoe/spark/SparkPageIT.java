@@ -93,17 +93,14 @@ class SparkPageIT {
     /** What is to be in /opt/tornado-moe. */
     private static void jars() throws IOException {
         Path lib = Files.createDirectory(directory.resolve("lib"));
-        List<Path> jars = new ArrayList<>();
-        try (Stream<Path> built = Files.list(Path.of("target"))) {
-            built.filter(jar -> jar.getFileName().toString().matches("tornado-moe-[0-9.]+(-SNAPSHOT)?\\.jar"))
-                    .forEach(jars::add);
-        }
+        List<Path> jars = new ArrayList<>(
+                List.of(Path.of("src/core/target/tornado-moe.jar"), Path.of("src/spark/target/tornado-moe-spark.jar")));
         SparkCluster.classPath().stream()
                 .filter(jar -> jar.matches(".*/(jackson-jr-objects|jackson-core|jspecify)-[0-9.]+\\.jar")
                         && !jar.contains("/com/fasterxml/"))
                 .map(Path::of)
                 .forEach(jars::add);
-        assertThat(jars).hasSize(4);
+        assertThat(jars).hasSize(5);
         for (Path jar : jars) {
             Files.copy(jar, lib.resolve(jar.getFileName()));
         }
