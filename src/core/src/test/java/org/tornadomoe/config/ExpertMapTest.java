@@ -14,11 +14,10 @@ import java.util.logging.Handler;
 import java.util.logging.LogRecord;
 import java.util.logging.Logger;
 import java.util.stream.IntStream;
-import net.jqwik.api.ForAll;
-import net.jqwik.api.Property;
-import net.jqwik.api.constraints.IntRange;
 import org.jspecify.annotations.Nullable;
 import org.junit.jupiter.api.Test;
+import org.tornadomoe.Draw;
+import org.tornadomoe.Draw.Property;
 
 class ExpertMapTest {
     @Test
@@ -41,10 +40,10 @@ class ExpertMapTest {
     }
 
     @Property
-    void everyExpertIsOnOneRankAndNumbersHaveNoGaps(
-            @ForAll @IntRange(min = 2, max = 70) int epSize,
-            @ForAll @IntRange(min = 1, max = 300) int experts,
-            @ForAll ExpertPlacementStrategy strategy) {
+    void everyExpertIsOnOneRankAndNumbersHaveNoGaps(Draw draw) {
+        int epSize = draw.between(2, 70);
+        int experts = draw.between(1, 300);
+        ExpertPlacementStrategy strategy = draw.oneOf(List.of(ExpertPlacementStrategy.values()));
         int[] owners = new int[experts];
         for (int rank = 0; rank < epSize; rank++) {
             ExpertMap map = determineExpertMap(epSize, rank, experts, strategy);

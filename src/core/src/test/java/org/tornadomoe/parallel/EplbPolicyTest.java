@@ -7,10 +7,9 @@ import java.util.Arrays;
 import java.util.List;
 import java.util.SplittableRandom;
 import java.util.stream.IntStream;
-import net.jqwik.api.ForAll;
-import net.jqwik.api.Property;
-import net.jqwik.api.constraints.IntRange;
 import org.junit.jupiter.api.Test;
+import org.tornadomoe.Draw;
+import org.tornadomoe.Draw.Property;
 import org.tornadomoe.config.EplbConfig;
 import org.tornadomoe.modular.Replicas;
 
@@ -32,10 +31,10 @@ class EplbPolicyTest {
 
     /** As the definition has it, by looking at every pack each time. */
     @Property
-    void packsHaveEqualCountsAndTheHeaviestComeFirst(
-            @ForAll @IntRange(min = 1, max = 8) int packs,
-            @ForAll @IntRange(min = 1, max = 12) int size,
-            @ForAll long seed) {
+    void packsHaveEqualCountsAndTheHeaviestComeFirst(Draw draw) {
+        int packs = draw.between(1, 8);
+        int size = draw.between(1, 12);
+        long seed = draw.aLong();
         double[] weight = loads(packs * size, seed);
         EplbPolicy.Packing packing = EplbPolicy.balancedPacking(weight, packs);
         assertThat(count(packing.pack(), packs)).containsOnly(size);
@@ -70,10 +69,10 @@ class EplbPolicyTest {
     }
 
     @Property
-    void replicasGoWhereTheLoadIs(
-            @ForAll @IntRange(min = 1, max = 40) int logical,
-            @ForAll @IntRange(min = 0, max = 40) int redundant,
-            @ForAll long seed) {
+    void replicasGoWhereTheLoadIs(Draw draw) {
+        int logical = draw.between(1, 40);
+        int redundant = draw.between(0, 40);
+        long seed = draw.aLong();
         double[] weight = loads(logical, seed);
         EplbPolicy.Replicas replicas = EplbPolicy.replicateExperts(weight, logical + redundant);
         assertThat(count(replicas.physicalToLogical(), logical)).isEqualTo(replicas.replicaCount());
@@ -93,13 +92,13 @@ class EplbPolicyTest {
     }
 
     @Property
-    void everyExpertIsPlaced(
-            @ForAll @IntRange(min = 1, max = 6) int groups,
-            @ForAll @IntRange(min = 1, max = 6) int groupSize,
-            @ForAll @IntRange(min = 1, max = 3) int nodes,
-            @ForAll @IntRange(min = 1, max = 4) int devicesPerNode,
-            @ForAll @IntRange(min = 0, max = 3) int spare,
-            @ForAll long seed) {
+    void everyExpertIsPlaced(Draw draw) {
+        int groups = draw.between(1, 6);
+        int groupSize = draw.between(1, 6);
+        int nodes = draw.between(1, 3);
+        int devicesPerNode = draw.between(1, 4);
+        int spare = draw.between(0, 3);
+        long seed = draw.aLong();
         int logical = groups * groupSize;
         int devices = nodes * devicesPerNode;
         int physical = (Math.ceilDiv(logical, devices) + spare) * devices;
@@ -124,10 +123,10 @@ class EplbPolicyTest {
     }
 
     @Property
-    void whatStaysOnADeviceKeepsItsSlot(
-            @ForAll @IntRange(min = 1, max = 5) int devices,
-            @ForAll @IntRange(min = 1, max = 8) int size,
-            @ForAll long seed) {
+    void whatStaysOnADeviceKeepsItsSlot(Draw draw) {
+        int devices = draw.between(1, 5);
+        int size = draw.between(1, 8);
+        long seed = draw.aLong();
         int physical = devices * size;
         int logical = Math.max(1, physical * 3 / 4);
         int[] before = EplbPolicy.rebalance(loads(logical, seed), physical, 1, 1, devices);
@@ -150,10 +149,10 @@ class EplbPolicyTest {
     }
 
     @Property
-    void mapsAreInverse(
-            @ForAll @IntRange(min = 1, max = 20) int logical,
-            @ForAll @IntRange(min = 0, max = 20) int more,
-            @ForAll long seed) {
+    void mapsAreInverse(Draw draw) {
+        int logical = draw.between(1, 20);
+        int more = draw.between(0, 20);
+        long seed = draw.aLong();
         SplittableRandom random = new SplittableRandom(seed);
         int[] slots = IntStream.concat(IntStream.range(0, logical), random.ints(more, -1, logical))
                 .toArray();

@@ -7,13 +7,11 @@ import static org.assertj.core.api.Assertions.assertThatIllegalArgumentException
 import java.math.BigDecimal;
 import java.math.RoundingMode;
 import java.util.Arrays;
-import net.jqwik.api.ForAll;
-import net.jqwik.api.Property;
-import net.jqwik.api.constraints.FloatRange;
-import net.jqwik.api.constraints.Size;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
+import org.tornadomoe.Draw;
+import org.tornadomoe.Draw.Property;
 
 class Int8ActivationsTest {
     private static byte[] quantize(float... x) {
@@ -56,8 +54,11 @@ class Int8ActivationsTest {
     }
 
     @Property
-    void theLargestValueBecomes127AndTheErrorIsHalfAStep(
-            @ForAll @Size(min = 1, max = 64) float @FloatRange(min = -1e6f, max = 1e6f) [] x) {
+    void theLargestValueBecomes127AndTheErrorIsHalfAStep(Draw draw) {
+        float[] x = new float[draw.between(1, 64)];
+        for (int i = 0; i < x.length; i++) {
+            x[i] = draw.between(-1e6f, 1e6f);
+        }
         byte[] q = new byte[x.length];
         float scale = Int8Activations.quantize(x, 0, x.length, q, 0);
         assertThat(scale).isPositive().isFinite();
@@ -133,7 +134,8 @@ class Int8ActivationsTest {
     }
 
     @Property
-    void roundingIsThatOfDecimalArithmetic(@ForAll @FloatRange(min = -127f, max = 127f) float x) {
+    void roundingIsThatOfDecimalArithmetic(Draw draw) {
+        float x = draw.between(-127f, 127f);
         int expected = new BigDecimal(x).setScale(0, RoundingMode.HALF_UP).intValueExact();
         assertThat((int) Int8Activations.roundHalfAway(x)).isEqualTo(expected);
     }

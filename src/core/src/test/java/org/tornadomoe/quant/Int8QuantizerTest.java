@@ -12,10 +12,9 @@ import java.util.ArrayList;
 import java.util.List;
 import java.util.Random;
 import java.util.concurrent.CancellationException;
-import net.jqwik.api.ForAll;
-import net.jqwik.api.Property;
-import net.jqwik.api.constraints.IntRange;
 import org.junit.jupiter.api.Test;
+import org.tornadomoe.Draw;
+import org.tornadomoe.Draw.Property;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.GroupShape;
 import org.tornadomoe.config.Int8Quantization;
@@ -65,11 +64,11 @@ class Int8QuantizerTest {
     }
 
     @Property(tries = 20)
-    void everyRowFollowsTheRule(
-            @ForAll @IntRange(min = 1, max = 4) int experts,
-            @ForAll @IntRange(min = 1, max = 40) int hidden,
-            @ForAll @IntRange(min = 1, max = 40) int intermediate,
-            @ForAll long seed) {
+    void everyRowFollowsTheRule(Draw draw) {
+        int experts = draw.between(1, 4);
+        int hidden = draw.between(1, 40);
+        int intermediate = draw.between(1, 40);
+        long seed = draw.aLong();
         ArrayWeights weights = ArrayWeights.random(config(experts, hidden, intermediate), seed);
         try (Int8Experts quantized = Int8Quantizer.quantize(weights, Int8Scheme.W8A8_CHANNEL, Progress.NONE)) {
             assertRule(weights.w13, quantized.w13());
@@ -120,12 +119,12 @@ class Int8QuantizerTest {
     }
 
     @Property(tries = 20)
-    void everyWeightIsWithinHalfAStepOfItsScale(
-            @ForAll @IntRange(min = 1, max = 40) int hidden,
-            @ForAll @IntRange(min = 1, max = 40) int intermediate,
-            @ForAll @IntRange(min = 1, max = 20) int rows,
-            @ForAll @IntRange(min = 1, max = 20) int cols,
-            @ForAll long seed) {
+    void everyWeightIsWithinHalfAStepOfItsScale(Draw draw) {
+        int hidden = draw.between(1, 40);
+        int intermediate = draw.between(1, 40);
+        int rows = draw.between(1, 20);
+        int cols = draw.between(1, 20);
+        long seed = draw.aLong();
         ArrayWeights weights = ArrayWeights.random(config(2, hidden, intermediate), seed);
         Int8Quantization group = Int8Quantization.of(Int8Scheme.W8A16_GROUP).withGrid(new GroupShape(1, cols));
         for (Int8Quantization quantization : List.of(

@@ -11,16 +11,11 @@ import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.stream.IntStream;
-import net.jqwik.api.Arbitraries;
-import net.jqwik.api.Arbitrary;
-import net.jqwik.api.Combinators;
-import net.jqwik.api.ForAll;
-import net.jqwik.api.Property;
-import net.jqwik.api.Provide;
-import net.jqwik.api.constraints.IntRange;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.EnumSource;
+import org.tornadomoe.Draw;
+import org.tornadomoe.Draw.Property;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.config.RouterConfig;
@@ -43,32 +38,16 @@ class ReferenceTest {
     record RoutingCase(double[] logits, int topK) {}
 
     /** Few distinct logits, so that ties are common. */
-    @Provide
-    Arbitrary<RoutingCase> routingCases() {
-        return Arbitraries.integers()
-                .between(1, 40)
-                .flatMap(experts -> Combinators.combine(
-                                Arbitraries.integers()
-                                        .between(-6, 6)
-                                        .map(i -> i / 2.0)
-                                        .array(Double[].class)
-                                        .ofSize(experts),
-                                Arbitraries.integers().between(1, Math.min(experts, 32)))
-                        .as((logits, k) -> new RoutingCase(
-                                Arrays.stream(logits)
-                                        .mapToDouble(Double::doubleValue)
-                                        .toArray(),
-                                k)));
-    }
-
-    @Provide
-    Arbitrary<RoutingMethodType> methods() {
-        return Arbitraries.of(SOFTMAX_METHODS);
+    private static RoutingCase routingCase(Draw draw) {
+        double[] logits = new double[draw.between(1, 40)];
+        Arrays.setAll(logits, e -> draw.between(-6, 6) / 2.0);
+        return new RoutingCase(logits, draw.between(1, Math.min(logits.length, 32)));
     }
 
     @Property(tries = 300)
-    void theChosenExpertsAreThoseOfAStableSort(
-            @ForAll("routingCases") RoutingCase c, @ForAll("methods") RoutingMethodType method) {
+    void theChosenExpertsAreThoseOfAStableSort(Draw draw) {
+        RoutingCase c = routingCase(draw);
+        RoutingMethodType method = draw.oneOf(SOFTMAX_METHODS);
         int experts = c.logits.length;
         Routing routing = route(c.logits, 1, experts, c.topK, method);
         int[] expected = IntStream.range(0, experts)
@@ -179,8 +158,9 @@ class ReferenceTest {
     }
 
     @Property(tries = 300)
-    void everyPairIsInABlockOfItsExpertOnceAndInOrder(
-            @ForAll("expertIds") int[] ids, @ForAll @IntRange(min = 1, max = 20) int blockSize) {
+    void everyPairIsInABlockOfItsExpertOnceAndInOrder(Draw draw) {
+        int[] ids = expertIds(draw);
+        int blockSize = draw.between(1, 20);
         int experts = 12;
         Alignment alignment = Reference.align(ids, experts, blockSize);
         int[] sorted = alignment.sortedTokenIds();
@@ -209,9 +189,10 @@ class ReferenceTest {
     }
 
     /** Ids of twelve experts, and some that are none. */
-    @Provide
-    Arbitrary<int[]> expertIds() {
-        return Arbitraries.integers().between(-1, 12).array(int[].class).ofMaxSize(100);
+    private static int[] expertIds(Draw draw) {
+        int[] ids = new int[draw.between(0, 100)];
+        Arrays.setAll(ids, pair -> draw.between(-1, 12));
+        return ids;
     }
 
     @Test

@@ -10,14 +10,13 @@ import java.util.Comparator;
 import java.util.List;
 import java.util.SplittableRandom;
 import java.util.stream.IntStream;
-import net.jqwik.api.ForAll;
-import net.jqwik.api.Property;
-import net.jqwik.api.constraints.IntRange;
 import org.jspecify.annotations.Nullable;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.ValueSource;
+import org.tornadomoe.Draw;
+import org.tornadomoe.Draw.Property;
 import org.tornadomoe.RandomLayer;
 import org.tornadomoe.RoutingCases;
 import org.tornadomoe.config.FusedMoeConfig;
@@ -35,8 +34,10 @@ class RouterTest {
 
     /** Every kind of router against sorting and sums, on finite logits. */
     @Property(tries = 60)
-    void everyRouterIsTheSortOfItsScores(
-            @ForAll @IntRange(min = 1, max = 48) int choices, @ForAll boolean ties, @ForAll long seed) {
+    void everyRouterIsTheSortOfItsScores(Draw draw) {
+        int choices = draw.between(1, 48);
+        boolean ties = draw.aBoolean();
+        long seed = draw.aLong();
         SplittableRandom random = new SplittableRandom(seed);
         int k = random.nextInt(1, Math.min(choices, 32) + 1);
         float[] logits = ties ? RoutingCases.ties(choices, seed) : RoutingCases.any(choices, seed);

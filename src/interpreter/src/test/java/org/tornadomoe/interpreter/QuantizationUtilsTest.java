@@ -3,10 +3,11 @@ package org.tornadomoe.interpreter;
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
-import net.jqwik.api.ForAll;
-import net.jqwik.api.Property;
-import net.jqwik.api.constraints.Size;
+import java.util.SplittableRandom;
+import java.util.stream.LongStream;
 import org.junit.jupiter.api.Test;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.MethodSource;
 import uk.ac.manchester.tornado.api.types.arrays.Int8Array;
 import uk.ac.manchester.tornado.api.utils.QuantizationUtils;
 
@@ -15,8 +16,13 @@ class QuantizationUtilsTest {
         return (bytes[0] & 0xff) | ((bytes[1] & 0xff) << 8) | ((bytes[2] & 0xff) << 16) | (bytes[3] << 24);
     }
 
-    @Property
-    void dotProductOfFour(@ForAll @Size(4) byte[] a, @ForAll @Size(4) byte[] b, @ForAll int c) {
+    @ParameterizedTest
+    @MethodSource("seeds")
+    void dotProductOfFour(long seed) {
+        SplittableRandom random = new SplittableRandom(seed);
+        byte[] a = four(random);
+        byte[] b = four(random);
+        int c = random.nextInt();
         int expected = c;
         for (int i = 0; i < 4; i++) {
             expected += a[i] * b[i];
@@ -26,6 +32,20 @@ class QuantizationUtilsTest {
         assertThat(QuantizationUtils.dp4a(first, 3, Int8Array.fromArray(b), 0, c))
                 .isEqualTo(expected);
         assertThat(QuantizationUtils.dp4a(first, 3, b, 0, c)).isEqualTo(expected);
+    }
+
+    private static LongStream seeds() {
+        return LongStream.range(0, 1000);
+    }
+
+    /** One in eight is -128 or 127. */
+    private static byte[] four(SplittableRandom random) {
+        byte[] four = new byte[4];
+        for (int i = 0; i < 4; i++) {
+            int any = random.nextInt(-128, 128);
+            four[i] = (byte) (random.nextInt(8) > 0 ? any : any < 0 ? -128 : 127);
+        }
+        return four;
     }
 
     @Test
