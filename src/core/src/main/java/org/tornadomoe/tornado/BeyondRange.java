@@ -6,7 +6,6 @@ import java.util.stream.IntStream;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.config.ScalarType;
 import org.tornadomoe.quant.HiddenStates;
-import uk.ac.manchester.tornado.api.enums.TornadoVMBackendType;
 
 /**
  * Tokens with a hidden value beyond {@link #LARGEST} (through OpenCL {@link #LARGEST_BY_OPENCL}), or none that is a number. Sums in float may leave
@@ -23,7 +22,7 @@ record BeyondRange(ScalarType type, int h, int[] tokens) {
 
     /** Of a call; with one scale of all activations that is found in it all of its tokens if there is one. */
     static BeyondRange of(LayerArrays arrays, Device device, MemorySegment hidden, int tokens) {
-        float largest = device.backend() == TornadoVMBackendType.OPENCL ? LARGEST_BY_OPENCL : LARGEST;
+        float largest = isAsExactAsCuda(device) ? LARGEST : LARGEST_BY_OPENCL;
         ScalarType type = arrays.config.inDtype();
         int h = arrays.config.hiddenDim();
         int[] beyond = arrays.gemm == Gemm.HOPPER
@@ -36,6 +35,11 @@ record BeyondRange(ScalarType type, int h, int[] tokens) {
                 type,
                 h,
                 shared && beyond.length > 0 ? IntStream.range(0, tokens).toArray() : beyond);
+    }
+
+    /** What compiles for other backends is taken to be no better than OpenCL. */
+    private static boolean isAsExactAsCuda(Device device) {
+        return device.is(Device.CUDA) || device.is(Device.PTX) || device.is(Device.INTERPRETER);
     }
 
     private static boolean isBeyond(float largest, ScalarType type, MemorySegment hidden, long from, int h) {

@@ -5,13 +5,13 @@ import java.lang.reflect.InaccessibleObjectException;
 import java.lang.reflect.Method;
 import java.util.List;
 import org.jspecify.annotations.Nullable;
-import uk.ac.manchester.tornado.api.enums.TornadoVMBackendType;
 
 /**
- * A CUDA context for each GPU but the first. TornadoVM's CUDA backend (5.2.0) makes one context, on the first GPU, and hands it to all:
- * whatever is asked of {@code cuda:1} is done by {@code cuda:0}, without a word. Its other backends have a context a device. So before such a GPU
- * is first used it is given its own, made by TornadoVM's own native call, in place of the shared one; for which TornadoVM's package has to be
- * open ({@value #OPEN}).
+ * A CUDA context for each GPU but the first. TornadoVM's CUDA backend (5.2) makes one context, on the first GPU, and
+ * hands it to all: whatever is asked of {@code cuda:1} is done by {@code cuda:0}, without a word. Its other backends
+ * have a context a device, as CUDA's has later, where it is asked which GPU its context is of. So before such a GPU is
+ * first used it is given its own, made by TornadoVM's own native call, in place of the shared one; for which
+ * TornadoVM's package has to be open ({@value #OPEN}).
  */
 final class CudaContexts {
     private static final String PACKAGE = "uk.ac.manchester.tornado.drivers.cuda";
@@ -19,10 +19,22 @@ final class CudaContexts {
 
     private CudaContexts() {}
 
-    /** Gives a device its own context, unless it is none of CUDA's or has one; why that can't be, null if it is done. To be called once. */
+    /** {@link #give(Device, CudaDriver)} with NVIDIA's driver. */
     static @Nullable String give(Device device) {
-        if (device.backend() != TornadoVMBackendType.CUDA || device.index() == 0) {
+        return give(device, CudaDriver.NVIDIA);
+    }
+
+    /**
+     * Gives a device its own context, unless it is none of CUDA's or has one; why that can't be, null if it is done. To
+     * be called once.
+     */
+    static @Nullable String give(Device device, CudaDriver driver) {
+        if (!device.is(Device.CUDA) || device.index() == 0) {
             return null;
+        }
+        if (Quirks.enterOwnContext(device.tornado())) {
+            int current = driver.currentDevice();
+            return current == device.index() ? null : "TornadoVM would run it on GPU " + current;
         }
         try {
             Object used = device.tornado().getDeviceContext();
@@ -49,9 +61,8 @@ final class CudaContexts {
             return "TornadoVM would run it on the first GPU, and is closed to a change of that: start the JVM with "
                     + OPEN;
         } catch (ReflectiveOperationException | RuntimeException other) {
-            return "TornadoVM would run it on the first GPU, and isn't the version (5.2.0) in which that can be"
-                    + " changed: "
-                    + TornadoHome.cause(other);
+            return "TornadoVM would run it on the first GPU, and isn't the version (" + Quirks.TRIED
+                    + ") in which that can be changed: " + TornadoHome.cause(other);
         }
     }
 

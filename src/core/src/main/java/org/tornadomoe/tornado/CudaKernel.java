@@ -8,7 +8,6 @@ import java.util.List;
 import java.util.function.IntFunction;
 import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
-import uk.ac.manchester.tornado.api.enums.TornadoVMBackendType;
 import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
 
@@ -54,7 +53,7 @@ record CudaKernel(
 
     /** Why a device doesn't run kernels for Hopper; null if it does. */
     static @Nullable String hopperObstacle(Device device) {
-        if (device.backend() != TornadoVMBackendType.CUDA) {
+        if (!device.is(Device.CUDA)) {
             return "there are kernels for CUDA only";
         }
         if (TornadoNativeArray.ARRAY_HEADER % 16 != 0) {

@@ -59,8 +59,9 @@ final class CudaRun {
     /**
      * Adds some steps as a task, named after the first with a prefix; none if there are no steps, which are taken out of the list.
      *
-     * @param isKnown whether TornadoVM need not be told that an array is written, since it is on the device already and nobody else reads it: a graph of
-     *     TornadoVM's (5.2.0) has 1024 nodes and no more, and each array that a task writes is one
+     * @param isKnown whether TornadoVM need not be told that an array is written, since it is on the device already and
+     *     nobody else reads it: each array that a task writes is one of the {@value Quirks#GRAPH_NODES} nodes of a
+     *     graph
      */
     static List<CudaRun> addTo(TaskGraph graph, String prefix, List<CudaStep> steps, Predicate<Object> isKnown) {
         if (steps.isEmpty()) {

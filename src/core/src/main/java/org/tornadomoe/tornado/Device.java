@@ -1,18 +1,20 @@
 package org.tornadomoe.tornado;
 
 import java.util.Locale;
+import java.util.Set;
 import java.util.concurrent.locks.ReentrantReadWriteLock;
 import org.jspecify.annotations.Nullable;
 import uk.ac.manchester.tornado.api.TornadoExecutionPlan;
 import uk.ac.manchester.tornado.api.common.TornadoDevice;
 import uk.ac.manchester.tornado.api.enums.TornadoDeviceType;
-import uk.ac.manchester.tornado.api.enums.TornadoVMBackendType;
 import uk.ac.manchester.tornado.api.exceptions.TornadoExecutionPlanException;
 
 /**
  * A device and what it can do.
  *
  * @param id backend and index within it, as a user names it: {@code ptx:0}
+ * @param backend TornadoVM's name of it, {@code PTX}: constants of its enum come and go with versions, and only a name
+ *     can be asked for that isn't there
  * @param name as the driver reports it
  * @param memory bytes a layer may take: the device's memory, or TornadoVM's limit ({@code -Dtornado.device.memory}) if that
  *     is less
@@ -24,7 +26,7 @@ import uk.ac.manchester.tornado.api.exceptions.TornadoExecutionPlanException;
  */
 public record Device(
         String id,
-        TornadoVMBackendType backend,
+        String backend,
         String name,
         long memory,
         int maxGroup,
@@ -35,11 +37,16 @@ public record Device(
     /** For reading while a layer's plan runs, for writing while one is closed. */
     private static final ReentrantReadWriteLock PLANS = new ReentrantReadWriteLock(true);
 
-    static Device of(TornadoDevice device, TornadoVMBackendType backend, int index) {
-        boolean interpreter = backend == TornadoVMBackendType.JAVA;
+    static final String CUDA = "CUDA";
+    static final String PTX = "PTX";
+    static final String OPENCL = "OPENCL";
+    static final String INTERPRETER = "JAVA";
+
+    static Device of(TornadoDevice device, String backend, int index) {
+        boolean interpreter = backend.equals(INTERPRETER);
         long limit = interpreter ? Long.MAX_VALUE : memoryLimit(System.getProperty("tornado.device.memory", "4GB"));
         return new Device(
-                (interpreter ? "interpreter" : backend.name().toLowerCase(Locale.ROOT)) + ":" + index,
+                (interpreter ? "interpreter" : backend.toLowerCase(Locale.ROOT)) + ":" + index,
                 backend,
                 device.getPhysicalDevice().getDeviceName().trim(),
                 Math.min(limit, device.getPhysicalDevice().getDeviceGlobalMemorySize()),
@@ -50,9 +57,8 @@ public record Device(
                 Probe.int8Mma());
     }
 
-    /** On PTX what is called the work-group's size is the grid's. */
-    private static int maxGroup(TornadoDevice device, TornadoVMBackendType backend) {
-        if (backend == TornadoVMBackendType.PTX) {
+    private static int maxGroup(TornadoDevice device, String backend) {
+        if (Quirks.reportsGridAsGroup(backend)) {
             return device.getPhysicalDevice().getMaxThreadsPerBlock();
         }
         long[] groups = device.getPhysicalDevice().getDeviceMaxWorkGroupSize();
@@ -71,6 +77,18 @@ public record Device(
             throw new IllegalArgumentException(
                     "tornado.device.memory: expected a size such as 40GB, got '" + size + "'", e);
         }
+    }
+
+    /** Whether it is used through that backend of TornadoVM's. */
+    boolean is(String aBackend) {
+        return backend.equals(aBackend);
+    }
+
+    /**
+     * Whether layers have run through its backend. Those of others may run as well: each is checked when it is loaded.
+     */
+    public boolean isTried() {
+        return Set.of(CUDA, PTX, OPENCL, INTERPRETER).contains(backend);
     }
 
     /** Its index within its backend. */
@@ -97,13 +115,13 @@ public record Device(
 
     /** Whether it is hardware of its own: neither the interpreter nor this machine's CPU through OpenCL. */
     boolean isBesideTheCpu() {
-        return backend != TornadoVMBackendType.JAVA && tornado.getDeviceType() != TornadoDeviceType.CPU;
+        return !is(INTERPRETER) && tornado.getDeviceType() != TornadoDeviceType.CPU;
     }
 
     /** Less is better: a GPU before a CPU, then CUDA, PTX, and the rest. */
     public int preference() {
         int kind = tornado.getDeviceType() == TornadoDeviceType.GPU ? 0 : 10;
-        return kind + (backend == TornadoVMBackendType.CUDA ? 0 : backend == TornadoVMBackendType.PTX ? 1 : 2);
+        return kind + (is(CUDA) ? 0 : is(PTX) ? 1 : 2);
     }
 
     /** A plan runs until {@link #unlockRunning}; meanwhile none is closed. */
@@ -116,8 +134,8 @@ public record Device(
     }
 
     /**
-     * Closes a plan on this device, while none of a layer's runs. TornadoVM (5.2.0) marks the whole device as reset then, and would refuse to run
-     * the others on it: the mark is taken back.
+     * Closes a plan on this device, while none of a layer's runs, for which it may count as {@linkplain
+     * Quirks#takeResetBack reset}.
      */
     void close(TornadoExecutionPlan plan) throws TornadoExecutionPlanException {
         PLANS.writeLock().lock();
@@ -125,7 +143,7 @@ public record Device(
             plan.close();
         } finally {
             try {
-                tornado.getDeviceContext().setResetToFalse();
+                Quirks.takeResetBack(tornado.getDeviceContext());
             } finally {
                 PLANS.writeLock().unlock();
             }

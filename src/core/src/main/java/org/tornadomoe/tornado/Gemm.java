@@ -7,7 +7,6 @@ import org.tornadomoe.tornado.kernels.GemmKernels;
 import org.tornadomoe.tornado.kernels.PanelGemmKernels;
 import org.tornadomoe.tuning.LaunchConfig;
 import org.tornadomoe.tuning.LaunchConfigs;
-import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
 
 /** What the expert GEMMs are computed with. */
 enum Gemm {
@@ -138,10 +137,15 @@ enum Gemm {
 
     /**
      * Ints in front of weights and of what is between kernels, so that these begin at a multiple of {@link #ALIGNMENT} bytes on the
-     * device, where TornadoVM's header begins at one.
+     * device, where memory of CUDA's does.
      */
     int lead() {
-        return this == HOPPER ? Math.floorMod(-(int) TornadoNativeArray.ARRAY_HEADER, ALIGNMENT) / 4 : 0;
+        return lead(Quirks.HERE);
+    }
+
+    /** As {@link #lead()}, with another version of TornadoVM's. */
+    int lead(Quirks quirks) {
+        return this == HOPPER ? Math.floorMod(-quirks.payload(), ALIGNMENT) / 4 : 0;
     }
 
     /**

@@ -8,17 +8,15 @@ import java.util.Deque;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
-import uk.ac.manchester.tornado.api.enums.TornadoVMBackendType;
 import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
 import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
 
 /**
- * Host memory for a layer's arrays. TornadoVM's PTX backend (5.2.0) pins an array's memory and may leave it pinned when the
- * array is gone. A later array that comes to lie there is then transferred from and to pages that are no longer its own, or,
- * where it is longer than what is pinned, not at all; either way silently. So the arrays of a layer on PTX get memory that
- * never goes back to the system, whole pages each, and a closed layer leaves it to arrays of exactly the same size: the next
- * layer of the same shape. Elsewhere arrays are the garbage collector's.
+ * Host memory for a layer's arrays. Where an array's pages may stay pinned when the array is gone
+ * ({@link Quirks#leavesArraysPinned}), the arrays of a layer get memory that never goes back to the system, whole pages
+ * each, and a closed layer leaves it to arrays of exactly the same size: the next layer of the same shape. Elsewhere
+ * arrays are the garbage collector's.
  *
  * <p>Several threads may take arrays at once.
  */
@@ -37,7 +35,7 @@ final class HostMemory implements AutoCloseable {
 
     /** What a device needs. */
     static HostMemory of(Device device) {
-        return of(device.backend() == TornadoVMBackendType.PTX);
+        return of(Quirks.HERE.leavesArraysPinned(device));
     }
 
     /** @param keepsAddresses whether memory is kept for later layers when it is closed */

@@ -1111,11 +1111,11 @@ sealed class LayerStages permits BatchedStages, HopperStages {
     }
 
     /**
-     * Where the layer has prebuilt kernels, one that does nothing before everything else in a graph: TornadoVM (5.2.0) takes each of a
-     * graph's prebuilt tasks for the graph's first task, and runs the code of that one. What it is told of counts for nothing.
+     * Where the layer has prebuilt kernels, and TornadoVM {@linkplain Quirks#takesPrebuiltTasksForTheFirst takes each
+     * for the graph's first task}, one that does nothing before everything else in a graph. Its arguments are ignored.
      */
     private List<Stage> first() {
-        if (a.gemm != Gemm.TENSOR_CORES) {
+        if (a.gemm != Gemm.TENSOR_CORES || !Quirks.HERE.takesPrebuiltTasksForTheFirst()) {
             return List.of();
         }
         List<Object> reads = Stream.concat(Stream.of(a.header), Stream.generate(() -> a.noSizes))

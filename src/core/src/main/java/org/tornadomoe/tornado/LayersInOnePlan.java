@@ -12,7 +12,6 @@ import uk.ac.manchester.tornado.api.TaskGraph;
 import uk.ac.manchester.tornado.api.TornadoExecutionPlan;
 import uk.ac.manchester.tornado.api.TornadoExecutionResult;
 import uk.ac.manchester.tornado.api.enums.DataTransferMode;
-import uk.ac.manchester.tornado.api.enums.TornadoVMBackendType;
 import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
 import uk.ac.manchester.tornado.api.types.arrays.LongArray;
 
@@ -95,7 +94,7 @@ public final class LayersInOnePlan implements AutoCloseable {
 
     /** Whether executions after the first are a CUDA graph's. */
     public boolean isRecorded() {
-        return moe.device().backend() == TornadoVMBackendType.CUDA;
+        return moe.device().is(Device.CUDA);
     }
 
     /** The class of the kernels. */

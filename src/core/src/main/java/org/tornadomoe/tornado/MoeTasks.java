@@ -48,7 +48,7 @@ import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
  * }</pre>
  *
  * <p>The plan is executed and closed here and not by its own methods, so that it and other layers on the device don't get in each other's way:
- * closing a plan, TornadoVM (5.2.0) marks the whole device as reset, and refuses every other one that was compiled beforehand, as layers' are.
+ * TornadoVM may take the whole device for reset when a plan is closed.
  *
  * <p>With the plan TornadoVM (5.2.0) frees the arrays that are in one of the graph's transfers, and no others. The layers' own are; an array of
  * the caller's that only tasks write and read needs {@code transferToHost(DataTransferMode.UNDER_DEMAND, array)}, which copies nothing.
@@ -56,7 +56,8 @@ import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
  * <p>With {@link TornadoExecutionPlan#withCUDAGraph} TornadoVM records the grids of its first execution; a plan then serves the token
  * count that was set at that time, and no other.
  *
- * <p>A graph of TornadoVM's (5.2.0) has 8 KB for its tasks and what they are given, however it is started: 32 layers of {@link TornadoHopperExperts},
+ * <p>A graph of TornadoVM's has 8 KB for its tasks and what they are given, however TornadoVM is started: 32 layers of
+ * {@link TornadoHopperExperts},
  * which are a task each, go into it, of the others 6 to 11.
  *
  * <p>The layers' kernels are those of {@link TornadoHopperExperts}, {@link TornadoDp4aExperts}, {@link TornadoPanelExperts} or {@link
@@ -210,8 +211,9 @@ public final class MoeTasks implements AutoCloseable {
             layer.addTasks(array -> array != output && rewritten.contains(array));
         } catch (BufferOverflowException full) {
             throw new UnsupportedOperationException(
-                    "graph: TornadoVM's code of one task graph, 8 KB, is full after " + appended.size() + " layers of "
-                            + chosen.name() + ", and what else is in it",
+                    "graph: TornadoVM's code of one task graph, " + Quirks.GRAPH_CODE_BYTES / 1024
+                            + " KB, is full after " + appended.size() + " layers of " + chosen.name()
+                            + ", and what else is in it",
                     full);
         }
         List<Object> kept = layer.outputs();

@@ -7,13 +7,11 @@ import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.List;
-import java.util.Locale;
 import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
 import uk.ac.manchester.tornado.api.AccessorParameters;
 import uk.ac.manchester.tornado.api.TaskGraph;
 import uk.ac.manchester.tornado.api.common.Access;
-import uk.ac.manchester.tornado.api.enums.TornadoVMBackendType;
 import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
 
 /**
@@ -26,7 +24,7 @@ import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
 record PrebuiltKernel(String source, String entryPoint) {
     /** Why a device doesn't run such kernels with int8 tensor cores; null if it does. */
     static @Nullable String obstacle(Device device) {
-        if (device.backend() != TornadoVMBackendType.CUDA && device.backend() != TornadoVMBackendType.PTX) {
+        if (!device.is(Device.CUDA) && !device.is(Device.PTX)) {
             return "there are kernels for CUDA and PTX only";
         }
         if (TornadoNativeArray.ARRAY_HEADER != 16) {
@@ -44,20 +42,12 @@ record PrebuiltKernel(String source, String entryPoint) {
         for (int i = 0; i < arguments.size(); i++) {
             parameters.set(i, arguments.get(i), i < reads.size() ? Access.READ_ONLY : Access.WRITE_ONLY);
         }
-        boolean ptx = device.backend() == TornadoVMBackendType.PTX;
-        String name = ptx ? ptxName(graph.getTaskGraphName(), task, arguments) : entryPoint;
+        boolean ptx = device.is(Device.PTX);
+        String name = ptx ? Quirks.ptxName(graph.getTaskGraphName(), task, entryPoint, arguments) : entryPoint;
         String text = ptx
                 ? text(".ptx").replace(" " + entryPoint + "(", " " + name + "(")
                 : "#define TORNADO_CUDA\n" + text(".cu");
         graph.prebuiltTask(task, entryPoint, write(text, ptx ? ".ptx" : ".cu").toString(), parameters);
-    }
-
-    /** The name that the PTX backend (5.2.0) looks for: task and arguments' types are part of it. */
-    private String ptxName(String graph, String task, List<Object> arguments) {
-        StringBuilder name = new StringBuilder(graph + "_" + task + "_" + entryPoint);
-        arguments.forEach(
-                array -> name.append("_arrays_").append(array.getClass().getSimpleName()));
-        return name.toString().toLowerCase(Locale.ROOT);
     }
 
     private String text(String ending) {

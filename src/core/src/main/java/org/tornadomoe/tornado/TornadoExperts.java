@@ -23,7 +23,6 @@ import org.tornadomoe.tuning.LaunchConfig;
 import org.tornadomoe.tuning.LaunchConfigs;
 import org.tornadomoe.tuning.LaunchKey;
 import org.tornadomoe.tuning.LaunchSpace;
-import uk.ac.manchester.tornado.api.enums.TornadoVMBackendType;
 
 /**
  * The layer as a TornadoVM task graph on the configuration's device, with the int8 GEMMs in one of several forms: on tensor cores,
@@ -122,9 +121,9 @@ public abstract sealed class TornadoExperts implements GeneralExperts
             case TENSOR_CORES -> PrebuiltKernel.obstacle(device);
             case DP4A -> device.lacksDp4a();
             case PANELS ->
-                device.backend() == TornadoVMBackendType.CUDA || device.backend() == TornadoVMBackendType.PTX
-                        ? "they are for OpenCL's compilers, and untried on others"
-                        : null;
+                device.is(Device.OPENCL) || device.is(Device.INTERPRETER)
+                        ? null
+                        : "they are for OpenCL's compilers, and untried on others";
             case PORTABLE -> null;
         };
         if (lacking != null) {

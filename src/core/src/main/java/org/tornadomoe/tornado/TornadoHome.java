@@ -1,6 +1,5 @@
 package org.tornadomoe.tornado;
 
-import java.lang.module.ModuleDescriptor;
 import java.util.ArrayList;
 import java.util.Comparator;
 import java.util.LinkedHashMap;
@@ -10,7 +9,6 @@ import java.util.Map;
 import org.jspecify.annotations.Nullable;
 import uk.ac.manchester.tornado.api.TornadoBackend;
 import uk.ac.manchester.tornado.api.TornadoRuntime;
-import uk.ac.manchester.tornado.api.enums.TornadoVMBackendType;
 import uk.ac.manchester.tornado.api.runtime.TornadoRuntimeProvider;
 
 /**
@@ -44,11 +42,18 @@ public record TornadoHome(
 
     /** TornadoVM's version; null without its SDK. */
     public @Nullable String version() {
-        if (kind != Kind.SDK) {
-            return null;
-        }
-        ModuleDescriptor module = TornadoRuntimeProvider.class.getModule().getDescriptor();
-        return module == null ? null : module.rawVersion().orElse(null);
+        return kind == Kind.SDK ? Quirks.HERE.version() : null;
+    }
+
+    /**
+     * Says that TornadoVM is newer than any that layers have run on; null where it isn't. Each layer is checked when it
+     * is loaded.
+     */
+    public @Nullable String untriedVersion() {
+        return kind == Kind.SDK && Quirks.HERE.isUntried()
+                ? "TornadoVM " + Quirks.HERE.version() + " is newer than any that was tried (" + Quirks.TRIED
+                        + "): each layer's self-check decides"
+                : null;
     }
 
     /**
@@ -93,11 +98,11 @@ public record TornadoHome(
         String looking = "TornadoVM";
         try {
             for (int b = 0; b < runtime.getNumBackends(); b++) {
-                TornadoVMBackendType type = runtime.getBackendType(b);
-                looking = type.name().toLowerCase(Locale.ROOT);
+                String type = runtime.getBackendType(b).name();
+                looking = type.toLowerCase(Locale.ROOT);
                 try {
                     TornadoBackend backend = runtime.getBackend(b);
-                    if (type == TornadoVMBackendType.JAVA) {
+                    if (type.equals(Device.INTERPRETER)) {
                         return new TornadoHome(
                                 Kind.INTERPRETER,
                                 List.of(Device.of(backend.getDevice(0), type, 0)),
@@ -127,20 +132,23 @@ public record TornadoHome(
             notes.add(BAILOUT_NOTE);
         }
         broken.forEach((id, cause) -> notes.add(id + " is left out: " + cause));
+        devices.stream()
+                .filter(device -> !device.isTried())
+                .map(Device::backend)
+                .distinct()
+                .forEach(backend -> notes.add(backend
+                        + " is a backend that no layer was ever tried on: it is offered to the kernels that run on"
+                        + " any, and each layer's self-check decides"));
         return new TornadoHome(
                 Kind.SDK, List.copyOf(devices), broken, notes.isEmpty() ? null : String.join("; ", notes));
     }
 
     private static void addDevice(
-            TornadoBackend backend,
-            TornadoVMBackendType type,
-            int index,
-            List<Device> devices,
-            Map<String, Throwable> failures) {
+            TornadoBackend backend, String type, int index, List<Device> devices, Map<String, Throwable> failures) {
         try {
             devices.add(Device.of(backend.getDevice(index), type, index));
         } catch (RuntimeException | Error failure) {
-            failures.put(type.name().toLowerCase(Locale.ROOT) + ":" + index, failure);
+            failures.put(type.toLowerCase(Locale.ROOT) + ":" + index, failure);
         }
     }
 

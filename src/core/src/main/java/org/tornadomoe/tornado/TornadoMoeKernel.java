@@ -30,7 +30,6 @@ import uk.ac.manchester.tornado.api.TornadoExecutionPlan;
 import uk.ac.manchester.tornado.api.TornadoExecutionResult;
 import uk.ac.manchester.tornado.api.enums.DataTransferMode;
 import uk.ac.manchester.tornado.api.enums.ProfilerMode;
-import uk.ac.manchester.tornado.api.enums.TornadoVMBackendType;
 import uk.ac.manchester.tornado.api.exceptions.TornadoExecutionPlanException;
 import uk.ac.manchester.tornado.api.exceptions.TornadoInternalError;
 import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
@@ -467,7 +466,7 @@ final class TornadoMoeKernel implements MoeKernel {
     /** TornadoVM logs a launch that the driver refuses, and goes on; its compilers have had their defects. */
     @Override
     public boolean needsSelfCheck() {
-        return device.backend() != TornadoVMBackendType.JAVA;
+        return !device.is(Device.INTERPRETER);
     }
 
     @Override

@@ -9,7 +9,6 @@ import org.junit.jupiter.api.Test;
 import uk.ac.manchester.tornado.api.TornadoDeviceContext;
 import uk.ac.manchester.tornado.api.TornadoTargetDevice;
 import uk.ac.manchester.tornado.api.common.TornadoDevice;
-import uk.ac.manchester.tornado.api.enums.TornadoVMBackendType;
 
 /** Every further GPU gets a context of its own, in the fields where TornadoVM (5.2.0) has the one that all share. */
 class CudaContextsTest {
@@ -110,7 +109,7 @@ class CudaContextsTest {
     private final Platform platform = new Platform();
     private final Context shared = new Context(platform, 10, List.of("a", "b"));
 
-    private static Device device(TornadoVMBackendType backend, Use use) {
+    private static Device device(String backend, Use use) {
         Object physical = Proxy.newProxyInstance(
                 CudaContextsTest.class.getClassLoader(),
                 new Class<?>[] {Pointed.class},
@@ -143,9 +142,9 @@ class CudaContextsTest {
     void eachFurtherGpuIsGivenItsOwn() {
         Use second = new Use(1, shared);
         Use third = new Use(2, shared);
-        assertThat(device(TornadoVMBackendType.CUDA, second).unusable()).isNull();
+        assertThat(device(Device.CUDA, second).unusable()).isNull();
         platform.next = 30;
-        assertThat(device(TornadoVMBackendType.CUDA, third).unusable()).isNull();
+        assertThat(device(Device.CUDA, third).unusable()).isNull();
         assertThat(platform.created).containsExactly("7: 1001 of 1", "7: 1002 of 1");
         assertThat(second.getPlatformContext().pointer).isEqualTo(20);
         assertThat(third.getPlatformContext().pointer).isEqualTo(30);
@@ -156,7 +155,7 @@ class CudaContextsTest {
     /** Once: a context is not made anew for every layer. */
     @Test
     void itIsAskedForOnce() {
-        Device device = device(TornadoVMBackendType.CUDA, new Use(1, shared));
+        Device device = device(Device.CUDA, new Use(1, shared));
         assertThat(device.unusable()).isNull();
         assertThat(device.unusable()).isNull();
         assertThat(platform.created).hasSize(1);
@@ -166,8 +165,8 @@ class CudaContextsTest {
     void theFirstAndOtherBackendsKeepTheirs() {
         Use first = new Use(0, shared);
         Use other = new Use(1, shared);
-        assertThat(device(TornadoVMBackendType.CUDA, first).unusable()).isNull();
-        assertThat(device(TornadoVMBackendType.PTX, other).unusable()).isNull();
+        assertThat(device(Device.CUDA, first).unusable()).isNull();
+        assertThat(device(Device.PTX, other).unusable()).isNull();
         assertThat(platform.created).isEmpty();
         assertThat(first.getPlatformContext()).isSameAs(shared);
         assertThat(other.getPlatformContext()).isSameAs(shared);
@@ -177,17 +176,43 @@ class CudaContextsTest {
     void aDriverThatRefusesLeavesItUnusable() {
         platform.next = 0;
         Use second = new Use(1, shared);
-        assertThat(device(TornadoVMBackendType.CUDA, second).unusable())
-                .isEqualTo("the driver refused a context for it");
+        assertThat(device(Device.CUDA, second).unusable()).isEqualTo("the driver refused a context for it");
         assertThat(second.getPlatformContext()).isSameAs(shared);
     }
 
     /** It would run on the first GPU, without a word. */
     @Test
     void anotherVersionIsNotTrusted() {
-        assertThat(device(TornadoVMBackendType.CUDA, new OtherUse(1, shared)).unusable())
+        assertThat(device(Device.CUDA, new OtherUse(1, shared)).unusable())
                 .startsWith("TornadoVM would run it on the first GPU, and isn't the version (5.2.0)")
                 .endsWith("NoSuchFieldException: context");
         assertThat(platform.created).isEmpty();
+    }
+
+    /** What a device of a later version offers beside its context. */
+    public interface Entered {
+        void makeNativeContextCurrent();
+    }
+
+    /** Where TornadoVM has a context a device, it is entered, and the driver is asked whose it is. */
+    @Test
+    void whereEachHasItsOwnTheDriverIsAskedWhose() {
+        int[] current = {0};
+        TornadoDevice tornado = (TornadoDevice) Proxy.newProxyInstance(
+                CudaContextsTest.class.getClassLoader(),
+                new Class<?>[] {TornadoDevice.class, Entered.class},
+                (_, method, _) -> {
+                    assertThat(method.getName()).isEqualTo("makeNativeContextCurrent");
+                    return current[0]++;
+                });
+        CudaDriver driver = (CudaDriver) Proxy.newProxyInstance(
+                CudaContextsTest.class.getClassLoader(), new Class<?>[] {CudaDriver.class}, (_, method, _) -> {
+                    assertThat(method.getName()).isEqualTo("currentDevice");
+                    return current[0];
+                });
+        Probe fine = new Probe(_ -> null);
+        Device second = new Device("cuda:1", Device.CUDA, "GPU", 1, 1024, tornado, fine, fine, fine);
+        assertThat(CudaContexts.give(second, driver)).isNull();
+        assertThat(CudaContexts.give(second, driver)).isEqualTo("TornadoVM would run it on GPU 2");
     }
 }

@@ -38,7 +38,6 @@ import uk.ac.manchester.tornado.api.GridScheduler;
 import uk.ac.manchester.tornado.api.KernelContext;
 import uk.ac.manchester.tornado.api.TaskGraph;
 import uk.ac.manchester.tornado.api.common.TornadoFunctions;
-import uk.ac.manchester.tornado.api.enums.TornadoVMBackendType;
 import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
 import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 
@@ -438,7 +437,7 @@ class DeviceLayerTest {
     void aKernelThatCannotBeCompiledIsAnException() {
         // OpenCL C has a function of that name, and TornadoVM refuses to write a kernel called like it.
         IntArray values = new IntArray(64);
-        assertFails(DeviceLayerTest::dot, 64, values, d -> d.backend() == TornadoVMBackendType.OPENCL);
+        assertFails(DeviceLayerTest::dot, 64, values, d -> d.is(Device.OPENCL));
     }
 
     @Test

@@ -17,7 +17,6 @@ import uk.ac.manchester.tornado.api.TornadoDeviceContext;
 import uk.ac.manchester.tornado.api.TornadoExecutionPlan;
 import uk.ac.manchester.tornado.api.common.LibraryTaskDescriptor;
 import uk.ac.manchester.tornado.api.common.TornadoFunctions.LibraryTask1;
-import uk.ac.manchester.tornado.api.enums.TornadoVMBackendType;
 import uk.ac.manchester.tornado.runtime.common.TornadoXPUDevice;
 import uk.ac.manchester.tornado.runtime.library.spi.LibraryContext;
 import uk.ac.manchester.tornado.runtime.library.spi.LibraryInvocation;
@@ -93,7 +92,7 @@ final class RecordedPart {
         Probe fine = new Probe(_ -> null);
         return new Device(
                 "cuda:" + index,
-                TornadoVMBackendType.CUDA,
+                Device.CUDA,
                 "GPU " + index,
                 Long.MAX_VALUE,
                 1024,

@@ -107,6 +107,29 @@ class TornadoHomeTest {
                 .contains("opencl is left out: UnsatisfiedLinkError: libOpenCL.so.1");
     }
 
+    /** Of a backend that nobody has met, the name is enough. */
+    @Test
+    void aBackendThatNobodyHasMetIsOfferedWithAWord() {
+        TornadoRuntime runtime = answering(
+                TornadoRuntime.class,
+                Map.of(
+                        "getNumBackends",
+                        1,
+                        "getBackendType",
+                        TornadoVMBackendType.METAL,
+                        "getBackend",
+                        answering(
+                                TornadoBackend.class,
+                                Map.of("getNumDevices", 1, "getDevice0", device("M", TornadoDeviceType.GPU)))));
+        TornadoHome home = TornadoHome.of(runtime, null);
+        assertThat(home.devices()).extracting(Device::id).containsExactly("metal:0");
+        assertThat(home.devices().getFirst().isTried()).isFalse();
+        assertThat(home.find(null)).isSameAs(home.devices().getFirst());
+        assertThat(home.note())
+                .contains("METAL is a backend that no layer was ever tried on")
+                .contains("self-check");
+    }
+
     @Test
     void whereEverythingFailsTheFirstCauseIsTold() {
         TornadoHome home = TornadoHome.of(

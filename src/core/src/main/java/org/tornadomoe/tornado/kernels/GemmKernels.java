@@ -379,7 +379,7 @@ public final class GemmKernels {
 
     /**
      * The low byte as a signed number. Not with the usual pair of shifts: the compiler makes a sign extension of them, and
-     * TornadoVM's PTX backend (5.2.0) gets that one wrong.
+     * TornadoVM's PTX backend gets that one wrong (the class {@code Quirks}).
      */
     static int int8(int bits) {
         return ((bits & 0xFF) ^ 0x80) - 0x80;
