@@ -129,6 +129,64 @@ class MatrixInstructionTest {
         assertThat(c.toHeapArray()).isEqualTo(product(a, b, 32, 8, k));
     }
 
+    /**
+     * The second of two tiles by the int8 loads' own offsets, and a lane's sums read where they are: both from
+     * TornadoVM 7.0 on.
+     */
+    static void secondTile(KernelContext ctx, IntArray aTiles, IntArray bTiles, IntArray stored, IntArray read) {
+        int[] a = ctx.allocateIntLocalArray(2 * 128);
+        int[] b = ctx.allocateIntLocalArray(2 * 64);
+        int lane = ctx.localIdx;
+        for (int i = lane; i < 256; i += 32) {
+            a[i] = aTiles.get(i);
+        }
+        for (int i = lane; i < 128; i += 32) {
+            b[i] = bTiles.get(i);
+        }
+        ctx.localBarrier();
+        int[] sum = ctx.mmaInt8(
+                ctx.mmaLoadAInt8(a, 32, 512), ctx.mmaLoadBInt8(b, 32, 256), ctx.mmaFragmentInt(0), MMAShape.M16N8K32);
+        ctx.mmaStoreInt(sum, stored, 0, 0, 8);
+        int at = lane / 4 * 8 + lane % 4 * 2;
+        read.set(at, sum[0]);
+        read.set(at + 1, sum[1]);
+        read.set(at + 64, sum[2]);
+        read.set(at + 65, sum[3]);
+    }
+
+    @Test
+    void int8LoadsTakeOffsetsAndSumsAreRead() throws Exception {
+        IntArray a = new IntArray(256);
+        IntArray b = new IntArray(128);
+        SplittableRandom random = new SplittableRandom(8);
+        for (int i = 0; i < 256; i++) {
+            a.set(i, random.nextInt());
+        }
+        for (int i = 0; i < 128; i++) {
+            b.set(i, random.nextInt());
+        }
+        IntArray stored = new IntArray(128);
+        IntArray read = new IntArray(128);
+        Grids.run(
+                new TaskGraph("g")
+                        .transferToDevice(EVERY_EXECUTION, a, b)
+                        .task("t", MatrixInstructionTest::secondTile, new KernelContext(), a, b, stored, read)
+                        .transferToHost(EVERY_EXECUTION, stored, read),
+                32,
+                32);
+        int[] expected = new int[128];
+        for (int i = 0; i < 128; i++) {
+            for (int k = 0; k < 32; k++) {
+                int inA = (i / 8) * 32 + k;
+                int inB = 4 * (k / 2 * 4 + i % 8 / 2) + k % 2 + i % 2 * 2;
+                expected[i] += (byte) (a.get(128 + inA / 4) >> (8 * (inA % 4)))
+                        * (byte) (b.get(64 + inB / 4) >> (8 * (inB % 4)));
+            }
+        }
+        assertThat(stored.toHeapArray()).isEqualTo(expected);
+        assertThat(read.toHeapArray()).isEqualTo(expected);
+    }
+
     static void readsBeforeItLands(KernelContext ctx, ByteArray source, IntArray out) {
         int[] tile = ctx.allocateIntLocalArray(32);
         ctx.asyncCopyToLocal(tile, ctx.localIdx, source, ctx.localIdx * 4);

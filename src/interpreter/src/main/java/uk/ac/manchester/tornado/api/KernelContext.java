@@ -203,7 +203,12 @@ public class KernelContext {
      * first.
      */
     public byte[] mmaLoadAInt8(int[] aTile, int tileK) {
-        return loadA(aTile, tileK / 4, 0);
+        return mmaLoadAInt8(aTile, tileK, 0);
+    }
+
+    /** The same of a tile that begins so many bytes into the array; of TornadoVM's from 7.0 on. */
+    public byte[] mmaLoadAInt8(int[] aTile, int tileK, int byteOffset) {
+        return loadA(aTile, tileK / 4, byteOffset);
     }
 
     /**
@@ -211,7 +216,12 @@ public class KernelContext {
      * lowest byte first, for k = 2i and n = 2j.
      */
     public byte[] mmaLoadBInt8(int[] bTile, int tileK) {
-        return loadB(bTile, 0);
+        return mmaLoadBInt8(bTile, tileK, 0);
+    }
+
+    /** The same of a tile that begins so many bytes into the array; of TornadoVM's from 7.0 on. */
+    public byte[] mmaLoadBInt8(int[] bTile, int tileK, int byteOffset) {
+        return loadB(bTile, byteOffset);
     }
 
     /** The A fragment of m16n8k16, which moves the same bits as that of m16n8k32: 16 rows of wmmaK / 2 ints. */

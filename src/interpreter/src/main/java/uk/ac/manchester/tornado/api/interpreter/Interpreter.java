@@ -20,13 +20,20 @@ public final class Interpreter implements TornadoRuntime, TornadoBackend {
 
     private final TornadoDevice device = new Device();
 
-    /** As TornadoVM's: memory of a plan there was freed, and plans that were compiled beforehand are refused until it is taken back. */
+    /**
+     * As TornadoVM's (5.2 and 6; later it is a plan's own): memory of a plan there was freed, and plans that were
+     * compiled beforehand are refused until it is taken back.
+     */
     private volatile boolean reset;
 
     private Interpreter() {}
 
     void markReset() {
         reset = true;
+    }
+
+    void takeResetBack() {
+        reset = false;
     }
 
     boolean wasReset() {
@@ -161,7 +168,7 @@ public final class Interpreter implements TornadoRuntime, TornadoBackend {
 
         @Override
         public void setResetToFalse() {
-            RUNTIME.reset = false;
+            RUNTIME.takeResetBack();
         }
 
         @Override

@@ -108,7 +108,7 @@ public final class Plan {
     /** Reads the kernels of the selected graphs, so that the first execution need not. */
     public synchronized void prepare() {
         checkOpen();
-        Interpreter.RUNTIME.getDefaultDevice().getDeviceContext().setResetToFalse();
+        Interpreter.RUNTIME.takeResetBack();
         for (State state : selected) {
             state.prepared = true;
             state.graph.tasks.stream().filter(task -> task.context() >= 0).forEach(state::kernel);
