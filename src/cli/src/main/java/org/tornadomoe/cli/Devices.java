@@ -95,6 +95,8 @@ final class Devices implements Callable<Integer> {
 
         Map<String, @Nullable Object> json = new LinkedHashMap<>();
         json.put("home", kind);
+        json.put("version", home.version());
+        json.put("untriedVersion", home.untriedVersion());
         json.put("note", note);
         json.put("absentBackends", absent);
         json.put("devices", home.devices().stream().map(Devices::toJson).toList());
@@ -151,7 +153,9 @@ final class Devices implements Callable<Integer> {
         services.forEach(service -> classes.add(service.row()));
 
         String blank = System.lineSeparator() + System.lineSeparator();
-        return "TornadoVM: " + kind + (note == null ? "" : ": " + note)
+        return "TornadoVM: " + kind + (home.version() == null ? "" : " " + home.version())
+                + (note == null ? "" : ": " + note)
+                + (home.untriedVersion() == null ? "" : System.lineSeparator() + home.untriedVersion())
                 + (absent == null ? "" : System.lineSeparator() + "not here: " + absent)
                 + (home.devices().isEmpty() ? "" : blank + Output.table(devices))
                 + blank + Output.table(classes);

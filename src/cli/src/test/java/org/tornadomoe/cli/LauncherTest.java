@@ -2,12 +2,20 @@ package org.tornadomoe.cli;
 
 import static org.assertj.core.api.Assertions.assertThat;
 
+import java.lang.classfile.ClassFile;
+import java.lang.classfile.attribute.ModuleAttribute;
+import java.lang.constant.ModuleDesc;
+import java.lang.reflect.AccessFlag;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.ArrayList;
 import java.util.List;
 import java.util.Map;
+import java.util.Set;
 import java.util.concurrent.TimeUnit;
 import java.util.stream.Stream;
+import java.util.zip.ZipEntry;
+import java.util.zip.ZipOutputStream;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
@@ -36,6 +44,7 @@ class LauncherTest {
         Files.createDirectory(sdk.resolve("lib"));
         Files.writeString(sdk.resolve("tornado-argfile"), "--module-path x\n");
         Files.createFile(Files.createDirectory(home.resolve("vendors")).resolve("a.icd"));
+        Files.createFile(Files.createDirectory(home.resolve("libraries")).resolve("libOpenCL.so.1"));
     }
 
     /** @param libraries copies of this JVM's own, by their paths in the new one */
@@ -43,7 +52,13 @@ class LauncherTest {
         Path jdk = Files.createDirectories(home.resolve(name));
         Files.writeString(jdk.resolve("release"), "JAVA_VERSION=\"25.0.3\"\n");
         Path java = Files.createDirectory(jdk.resolve("bin")).resolve("java");
-        Files.writeString(java, "#!/bin/sh\necho \"LD_PRELOAD=${LD_PRELOAD:-none}\"\necho \"$*\"\nexit 3\n");
+        Files.writeString(java, """
+            #!/bin/sh
+            case $* in *--list-modules*) exec '%s/bin/java' "$@" ;; esac
+            echo "LD_PRELOAD=${LD_PRELOAD:-none}"
+            echo "$*"
+            exit 3
+            """.formatted(System.getProperty("java.home")));
         assertThat(java.toFile().setExecutable(true)).isTrue();
         for (String library : libraries) {
             Files.createDirectories(jdk.resolve(library).getParent());
@@ -61,8 +76,12 @@ class LauncherTest {
     }
 
     private List<String> moe(Path jdk, Map<String, String> environment) throws Exception {
+        return moe(3, "devices", jdk, environment);
+    }
+
+    private List<String> moe(int status, String command, Path jdk, Map<String, String> environment) throws Exception {
         Path log = home.resolve("log");
-        ProcessBuilder builder = new ProcessBuilder(home.resolve("moe").toString(), "devices")
+        ProcessBuilder builder = new ProcessBuilder(home.resolve("moe").toString(), command)
                 .redirectErrorStream(true)
                 .redirectOutput(log.toFile());
         builder.environment().remove("LD_PRELOAD");
@@ -71,6 +90,7 @@ class LauncherTest {
                         "JAVA_HOME", jdk.toString(),
                         "TORNADOVM_HOME", sdk.toString(),
                         "OCL_ICD_VENDORS", home.resolve("vendors").toString(),
+                        "LD_LIBRARY_PATH", home.resolve("libraries").toString(),
                         "MOE_NO_BUILD", "1"));
         builder.environment().putAll(environment);
         Process moe = builder.start();
@@ -80,7 +100,7 @@ class LauncherTest {
             moe.destroyForcibly();
         }
         List<String> lines = Files.readAllLines(log);
-        assertThat(moe.exitValue()).as(String.join("\n", lines)).isEqualTo(3);
+        assertThat(moe.exitValue()).as(String.join("\n", lines)).isEqualTo(status);
         return lines;
     }
 
@@ -113,5 +133,170 @@ class LauncherTest {
         assertThat(moe(jdk("jdk", "lib/libjsig.so"), Map.of("MOE_NO_SDK", "1")))
                 .contains("LD_PRELOAD=none")
                 .anySatisfy(line -> assertThat(line).contains("/tornado-moe-interpreter.jar:"));
+    }
+
+    /** A module of the SDK's in a jar of its own. */
+    private Path module(String folder, String name, String version, String... requires) throws Exception {
+        byte[] info = ClassFile.of().buildModule(ModuleAttribute.of(ModuleDesc.of(name), module -> {
+            module.requires(ModuleDesc.of("java.base"), Set.of(AccessFlag.MANDATED), null);
+            for (String other : requires) {
+                module.requires(ModuleDesc.of(other), Set.of(), null);
+            }
+        }));
+        Path jar = Files.createDirectories(sdk.resolve("share/java").resolve(folder))
+                .resolve(name.replace('.', '-') + "-" + version + ".jar");
+        try (ZipOutputStream zip = new ZipOutputStream(Files.newOutputStream(jar))) {
+            zip.putNextEntry(new ZipEntry("module-info.class"));
+            zip.write(info);
+        }
+        return jar;
+    }
+
+    /** The SDK of a version, with OpenCL and what needs a Mac. */
+    private void sdkOf(String folder, String version, String compiler) throws Exception {
+        sdk = home.resolve(folder);
+        Files.createDirectories(sdk.resolve("lib"));
+        module("tornado", "tornado.api", version);
+        module("tornado", "tornado.annotation", version, "tornado.api");
+        module("tornado", "tornado.runtime", version, "tornado.api", compiler);
+        module("tornado", "tornado.drivers.common", version, "tornado.runtime");
+        module("tornado", "tornado.drivers.opencl", version, "tornado.drivers.common");
+        module("tornado", "tornado.drivers.metal", version, "tornado.drivers.common");
+    }
+
+    /** The argument file that a JVM is started with, and the names of the jars on its module path. */
+    private List<String> trimmed() throws Exception {
+        Path argfile = Path.of(moe(0, "--argfile", jdk("jdk"), Map.of()).getLast());
+        List<String> lines = new ArrayList<>(Files.readAllLines(argfile));
+        try (Stream<Path> jars = Files.list(argfile.resolveSibling("modules"))) {
+            jars.map(jar -> "jar " + jar.getFileName()).sorted().forEach(lines::add);
+        }
+        return lines;
+    }
+
+    /** @param more what the module path has behind the folder of the modules that are here */
+    private void assertModulePath(List<String> argfile, String more) {
+        String path = argfile.stream()
+                .filter(line -> line.startsWith("--module-path"))
+                .findFirst()
+                .orElseThrow();
+        assertThat(path)
+                .startsWith("--module-path \"" + home.resolve("target/sdk"))
+                .endsWith("/modules" + more + "\"");
+    }
+
+    @Test
+    void anArgumentFileOf5IsKeptButForWhatIsNotHere() throws Exception {
+        sdkOf("tornadovm-5.2.0-jdk25-opencl", "5.2.0-jdk25", "jdk.graal.compiler");
+        Path graal = module("graalJars", "jdk.graal.compiler", "25.0.2");
+        Files.move(graal, graal.resolveSibling("compiler-25.0.2.jar"));
+        Files.writeString(sdk.resolve("tornado-argfile"), """
+            # === JVM ===
+            -XX:+EnableJVMCI
+            --enable-preview
+            -Djava.library.path=/elsewhere/tornadovm/lib
+            --module-path .:/elsewhere/tornadovm/share/java/tornado
+            --upgrade-module-path /elsewhere/tornadovm/share/java/graalJars
+            --add-modules ALL-SYSTEM,tornado.runtime,tornado.drivers.common,tornado.drivers.opencl,\
+            tornado.drivers.metal,tornado.cublas
+            --enable-native-access=tornado.drivers.opencl,tornado.drivers.metal
+            --add-reads=tornado.drivers.metal=jdk.graal.compiler
+            --add-exports=jdk.graal.compiler/some.of.it=tornado.runtime,tornado.drivers.metal
+            --add-opens=jdk.graal.compiler/more.of.it=tornado.drivers.metal
+            """);
+        List<String> argfile = trimmed();
+        assertModulePath(argfile, "");
+        assertThat(argfile)
+                .contains(
+                        "-XX:+EnableJVMCI",
+                        "--enable-preview",
+                        "\"-Djava.library.path=" + sdk.resolve("lib") + "\"",
+                        "--upgrade-module-path \"" + sdk.resolve("share/java/graalJars") + "\"",
+                        "--add-modules ALL-SYSTEM,tornado.runtime,tornado.drivers.common,tornado.drivers.opencl",
+                        "--enable-native-access=ALL-UNNAMED,tornado.drivers.opencl",
+                        "--add-exports=jdk.graal.compiler/some.of.it=tornado.runtime",
+                        "-Dtornado.recover.bailout=False",
+                        "-Dtornado.cuda.priority=30",
+                        "jar tornado-drivers-opencl-5.2.0-jdk25.jar")
+                .noneMatch(line -> line.contains("metal") || line.contains("cublas") || line.startsWith("#"));
+    }
+
+    @Test
+    void anArgumentFileOf6To8KeepsItsJvmciItsCompilerAndItsNativeAccess() throws Exception {
+        sdkOf("tornadovm-8.2.0-jdk22plus-opencl", "8.2.0-jdk22plus", "tornado.graal");
+        module("graalJars", "tornado.graal", "23.1.0");
+        Files.createFile(
+                Files.createDirectories(sdk.resolve("share/java/jvmci")).resolve("jvmci-21.0.2.jar"));
+        Files.writeString(sdk.resolve("tornado-argfile"), """
+            # Written by the SDK's own script
+            -XX:+EnableJVMCI
+            -Djava.library.path=${TORNADOVM_HOME}/lib
+            --module-path .:${TORNADOVM_HOME}/share/java/tornado:${TORNADOVM_HOME}/share/java/graalJars
+            -Djdk.internal.vm.ci.enabled=true
+            --patch-module jdk.internal.vm.ci=${TORNADOVM_HOME}/share/java/jvmci/jvmci-21.0.2.jar
+            --add-modules
+            jdk.unsupported,jdk.jfr,tornado.graal,tornado.runtime,tornado.annotation,tornado.drivers.common,\
+            tornado.drivers.opencl,tornado.nccl
+            --enable-native-access=tornado.runtime
+            --add-exports java.base/jdk.internal.misc=jdk.internal.vm.ci
+            --add-exports tornado.graal/some.of.it=tornado.drivers.metal
+            -Dtornado.home=${TORNADOVM_HOME}/etc
+            """);
+        List<String> argfile = trimmed();
+        assertModulePath(argfile, ":" + sdk.resolve("share/java/graalJars"));
+        assertThat(argfile)
+                .contains(
+                        "-Djdk.internal.vm.ci.enabled=true",
+                        "--patch-module \"jdk.internal.vm.ci=" + sdk.resolve("share/java/jvmci/jvmci-21.0.2.jar")
+                                + "\"",
+                        "--add-modules jdk.unsupported,jdk.jfr,tornado.graal,tornado.runtime,tornado.annotation,"
+                                + "tornado.drivers.common,"
+                            + "tornado.drivers.opencl",
+                        "--enable-native-access=ALL-UNNAMED,tornado.runtime,tornado.drivers.opencl",
+                        "--add-exports=java.base/jdk.internal.misc=jdk.internal.vm.ci",
+                        "-Dtornado.home=" + sdk.resolve("etc"))
+                .noneMatch(line -> line.contains("metal") || line.contains("nccl") || line.contains("--upgrade"));
+    }
+
+    /** Whatever a module is called: one that TornadoVM itself needs stays, another where what it is for is here. */
+    @Test
+    void modulesOfLibrariesAreLeftOutByWhatTheyNeed() throws Exception {
+        sdkOf("tornadovm-8.2.0-jdk22plus-opencl", "8.2.0-jdk22plus", "tornado.compiler");
+        module("tornado", "tornado.compiler", "8.2.0-jdk22plus");
+        module("tornado", "tornado.matrices", "8.2.0-jdk22plus", "tornado.api");
+        for (String absent : List.of("tornado.cunosuch", "tornado.nosuchlibrary")) {
+            module("tornado", absent, "8.2.0-jdk22plus", "tornado.runtime");
+        }
+        module("tornado", "tornado.found", "8.2.0-jdk22plus", "tornado.runtime");
+        module("tornado", "tornado.onmacs", "8.2.0-jdk22plus", "tornado.drivers.metal");
+        module("tornado", "tornado.incomplete", "8.2.0-jdk22plus", "tornado.nowhere");
+        for (String library : List.of("libfound.so.3", "libonmacs.so", "libincomplete.so")) {
+            Files.createFile(home.resolve("libraries").resolve(library));
+        }
+        Files.writeString(
+                sdk.resolve("tornado-argfile"),
+                "--module-path " + sdk.resolve("share/java/tornado")
+                        + "\n--add-modules tornado.runtime,tornado.cunosuch,tornado.found,tornado.onmacs\n");
+        assertThat(trimmed())
+                .contains("--add-modules tornado.runtime,tornado.found,tornado.drivers.opencl")
+                .filteredOn(line -> line.startsWith("jar "))
+                .containsExactly(
+                        "jar tornado-annotation-8.2.0-jdk22plus.jar",
+                        "jar tornado-api-8.2.0-jdk22plus.jar",
+                        "jar tornado-compiler-8.2.0-jdk22plus.jar",
+                        "jar tornado-drivers-common-8.2.0-jdk22plus.jar",
+                        "jar tornado-drivers-opencl-8.2.0-jdk22plus.jar",
+                        "jar tornado-found-8.2.0-jdk22plus.jar",
+                        "jar tornado-matrices-8.2.0-jdk22plus.jar",
+                        "jar tornado-runtime-8.2.0-jdk22plus.jar");
+    }
+
+    @Test
+    void anSdkForJdk21AloneIsNotUsed() throws Exception {
+        sdkOf("tornadovm-8.2.0-jdk21-opencl", "8.2.0-jdk21", "tornado.graal");
+        Files.writeString(sdk.resolve("tornado-argfile"), "--module-path x\n");
+        assertThat(moe(jdk("jdk"), Map.of()))
+                .anySatisfy(line ->
+                        assertThat(line).contains("is for JDK 21 and no other").contains("-interpreter.jar:"));
     }
 }
