@@ -111,7 +111,7 @@ final class ApiSignatures {
         Map<String, List<String>> parents = new HashMap<>();
         Set<String> members = new HashSet<>();
         for (String line : signatures) {
-            String[] words = line.split(" ");
+            String[] words = line.split(" ", -1);
             switch (words[0]) {
                 case "class" ->
                     parents.computeIfAbsent(words[1], _ -> new ArrayList<>()).add(words[words.length - 1]);
@@ -127,7 +127,7 @@ final class ApiSignatures {
         }
         Set<String> missing = new TreeSet<>();
         for (String reference : references) {
-            String[] words = reference.split(" ");
+            String[] words = reference.split(" ", -1);
             boolean there;
             if (words[0].equals("class")) {
                 there = parents.containsKey(words[1]);
