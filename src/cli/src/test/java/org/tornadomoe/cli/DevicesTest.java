@@ -15,8 +15,8 @@ import uk.ac.manchester.tornado.api.TaskGraph;
 
 /** What {@code moe devices} says in JVMs that have TornadoVM's API or have it not. */
 class DevicesTest {
-    private static final URI INTERPRETER =
-            URI.create(TaskGraph.class.getProtectionDomain().getCodeSource().getLocation().toString());
+    private static final URI INTERPRETER = URI.create(
+            TaskGraph.class.getProtectionDomain().getCodeSource().getLocation().toString());
 
     /** What a JVM says that has this one's class path, as far as it is let through. */
     private static String devicesIn(Map<String, String> environment, Predicate<String> entries) throws Exception {

@@ -36,8 +36,7 @@ class LauncherTest {
     void layOut() throws Exception {
         Files.copy(Path.of("moe"), home.resolve("moe"));
         Files.createDirectories(home.resolve("target/lib"));
-        Files.createFile(
-                Files.createDirectories(home.resolve("src/cli/target")).resolve("tornado-moe-cli.jar"));
+        Files.createFile(Files.createDirectories(home.resolve("src/cli/target")).resolve("tornado-moe-cli.jar"));
         sdk = home.resolve("sdk");
         Path jars = Files.createDirectories(sdk.resolve("share/java/tornado"));
         Files.createFile(jars.resolve("tornado-drivers-opencl-1.jar"));
@@ -251,7 +250,7 @@ class LauncherTest {
                                 + "\"",
                         "--add-modules jdk.unsupported,jdk.jfr,tornado.graal,tornado.runtime,tornado.annotation,"
                                 + "tornado.drivers.common,"
-                            + "tornado.drivers.opencl",
+                                + "tornado.drivers.opencl",
                         "--enable-native-access=ALL-UNNAMED,tornado.runtime,tornado.drivers.opencl",
                         "--add-exports=java.base/jdk.internal.misc=jdk.internal.vm.ci",
                         "-Dtornado.home=" + sdk.resolve("etc"))

@@ -101,10 +101,8 @@ public final class CudaLibrary implements TornadoLibraryProvider {
         }
 
         /**
-         * TornadoVM (5.2.0) fills the buffers that tasks only write with zeros when it has allocated them, on the default stream and without
-         * waiting, and nothing orders its own streams after that one: the zeros could come after a kernel's values. So the first
-         * execution waits for them here, behind the allocations and before the first kernel. While a CUDA graph is recorded nothing
-         * may wait, and the run was prepared before, too.
+         * The first execution waits here for TornadoVM's zeros, {@link Quirks#zeroesOnAnotherStream}, behind its allocations and before the
+         * first kernel. While a CUDA graph is recorded nothing may wait, and the run was prepared before, too.
          */
         void prepare(CudaRun run) {
             driver.setContext(context);

@@ -17,7 +17,6 @@ import uk.ac.manchester.tornado.api.TornadoExecutionPlan;
 import uk.ac.manchester.tornado.api.WorkerGrid;
 import uk.ac.manchester.tornado.api.WorkerGrid2D;
 import uk.ac.manchester.tornado.api.enums.DataTransferMode;
-import uk.ac.manchester.tornado.api.enums.TornadoVMBackendType;
 
 /**
  * One kernel of a layer, bound to its arrays.
@@ -157,8 +156,7 @@ record Stage(
 
         /** Before the first task of a graph on CUDA: see {@link CudaLibrary}; the steps of its own wait by themselves. */
         void awaitZeros() {
-            if (device.backend() == TornadoVMBackendType.CUDA
-                    && stages.getFirst().hasGrid()) {
+            if (Quirks.HERE.zeroesOnAnotherStream(device) && stages.getFirst().hasGrid()) {
                 CudaStep wait = new CudaStep.Wait(stages.getFirst().reads.getFirst());
                 CudaRun.addTo(tasks, prefix, new ArrayList<>(List.of(wait)), array -> false);
             }

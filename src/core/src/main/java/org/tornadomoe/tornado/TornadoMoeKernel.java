@@ -79,10 +79,7 @@ final class TornadoMoeKernel implements MoeKernel {
      * @param ran token counts that it has run with: for a new one a driver may compile again
      */
     record Running(Stage.Graph graph, TornadoExecutionPlan plan, BitSet ran) {
-        /**
-         * Executes it once for nothing. Where several processes share a GPU, the first execution of a plan through TornadoVM's CUDA backend
-         * (5.2.0) gives zeros at times, about once in a thousand plans on an H200; a second one was never seen to. See bench/log.md.
-         */
+        /** Executes it once for nothing: see {@link Quirks#doubtsFirstExecution}. */
         private void settle() {
             plan.execute()
                     .transferToHost(
@@ -94,7 +91,7 @@ final class TornadoMoeKernel implements MoeKernel {
                 return plan.execute();
             }
             try (SignalHandlers.Step _ = SignalHandlers.step()) {
-                if (ran.isEmpty() && graph.device().backend() == TornadoVMBackendType.CUDA) {
+                if (ran.isEmpty() && Quirks.HERE.doubtsFirstExecution(graph.device())) {
                     settle();
                 }
                 TornadoExecutionResult result = plan.execute();

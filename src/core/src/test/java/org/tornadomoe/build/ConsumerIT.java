@@ -54,12 +54,11 @@ class ConsumerIT {
 
     /** As {@code ./mvnw install} does: a module's pom, and what was packaged of it. */
     private static void install(String artifact, Path module, String... ends) throws IOException {
-        Path home = Files.createDirectories(repository.resolve("org/tornadomoe").resolve(artifact).resolve(VERSION));
+        Path home = Files.createDirectories(
+                repository.resolve("org/tornadomoe").resolve(artifact).resolve(VERSION));
         Files.copy(module.resolve("pom.xml"), home.resolve(artifact + "-" + VERSION + ".pom"));
         for (String end : ends) {
-            Files.copy(
-                    module.resolve("target").resolve(artifact + end),
-                    home.resolve(artifact + "-" + VERSION + end));
+            Files.copy(module.resolve("target").resolve(artifact + end), home.resolve(artifact + "-" + VERSION + end));
         }
     }
 

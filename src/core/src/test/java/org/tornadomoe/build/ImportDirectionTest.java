@@ -105,8 +105,7 @@ public class ImportDirectionTest {
 
     @Test
     void kernelNamesThatADeviceTakesAreFound() {
-        assertThat(takenNames(LIBRARY + ".build.fixture", FIXTURES))
-                .containsExactly("tornado.kernels.Greedy.clamp");
+        assertThat(takenNames(LIBRARY + ".build.fixture", FIXTURES)).containsExactly("tornado.kernels.Greedy.clamp");
     }
 
     @Test
@@ -116,8 +115,7 @@ public class ImportDirectionTest {
 
     @Test
     void localArraysThatArePassedOnAreFound() {
-        assertThat(arraysPassedOn(LIBRARY + ".build.fixture", FIXTURES))
-                .containsExactly("tornado.kernels.Greedy.sum");
+        assertThat(arraysPassedOn(LIBRARY + ".build.fixture", FIXTURES)).containsExactly("tornado.kernels.Greedy.sum");
     }
 
     private static Map<String, Set<String>> table(String rows) {

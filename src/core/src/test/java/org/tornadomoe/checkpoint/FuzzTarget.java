@@ -70,7 +70,8 @@ enum FuzzTarget {
     private static final List<String> KINDS =
             List.of("mixtral", "deepseek", "gptoss", "channel", "groups", "gptq", "tensor", "block");
 
-    private static final Path INPUTS = Path.of("src/core/src/test/resources/org/tornadomoe/checkpoint/CheckpointFuzzInputs");
+    private static final Path INPUTS =
+            Path.of("src/core/src/test/resources/org/tornadomoe/checkpoint/CheckpointFuzzInputs");
     private static final Duration LONGEST = Duration.ofSeconds(30); // a second at most, on a machine that is busy
     private static final int MOST_LAYERS = 3;
     private static final long MOST_WEIGHTS = 1 << 18;
