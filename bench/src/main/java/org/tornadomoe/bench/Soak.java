@@ -39,7 +39,7 @@ import org.tornadomoe.config.MoeActivation;
 import org.tornadomoe.config.RouterConfig;
 import org.tornadomoe.config.ScalarType;
 import org.tornadomoe.config.ScoringFunction;
-import org.tornadomoe.modular.ChosenExperts;
+import org.tornadomoe.kernel.ChosenExperts;
 import org.tornadomoe.quant.ExpertWeights;
 import org.tornadomoe.quant.HiddenStates;
 import org.tornadomoe.quant.LoraAdapter;

@@ -6,8 +6,8 @@ import java.util.concurrent.ConcurrentLinkedDeque;
 import java.util.concurrent.Semaphore;
 import java.util.concurrent.TimeUnit;
 import org.jspecify.annotations.Nullable;
-import org.tornadomoe.modular.Cleanup;
-import org.tornadomoe.modular.MoeKernel;
+import org.tornadomoe.kernel.Cleanup;
+import org.tornadomoe.kernel.MoeKernel;
 import org.tornadomoe.quant.Int8Experts;
 
 /**

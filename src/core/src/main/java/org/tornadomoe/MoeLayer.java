@@ -15,10 +15,10 @@ import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.config.QuantKey;
 import org.tornadomoe.config.ScalarType;
 import org.tornadomoe.config.ScoringFunction;
-import org.tornadomoe.modular.ChosenExperts;
-import org.tornadomoe.modular.Cleanup;
-import org.tornadomoe.modular.MoeKernel;
-import org.tornadomoe.modular.TopKRouter;
+import org.tornadomoe.kernel.ChosenExperts;
+import org.tornadomoe.kernel.Cleanup;
+import org.tornadomoe.kernel.MoeKernel;
+import org.tornadomoe.kernel.TopKRouter;
 import org.tornadomoe.observe.MoeListener;
 import org.tornadomoe.oracle.Int8MoeOracle;
 import org.tornadomoe.oracle.Selection;
@@ -100,7 +100,7 @@ public final class MoeLayer implements AutoCloseable {
      * @param layer the decoder layer's number, from 0
      * @throws org.tornadomoe.checkpoint.CheckpointException if the checkpoint can't be read, or has no such layer;
      *     also if the thread is interrupted while files are opened, which it stays
-     * @throws org.tornadomoe.modular.InsufficientMemoryException if the layer doesn't fit on the device
+     * @throws org.tornadomoe.kernel.InsufficientMemoryException if the layer doesn't fit on the device
      * @throws UnsupportedOperationException if no kernel class serves it, with the reasons
      * @throws java.util.concurrent.CancellationException if the thread is interrupted while weights are quantised;
      *     it stays interrupted
@@ -216,7 +216,7 @@ public final class MoeLayer implements AutoCloseable {
      * @throws IllegalArgumentException if the length doesn't fit
      * @throws IllegalStateException after {@link #close}
      * @throws LaneException if no lane came free in the options' time, or the thread was interrupted before
-     * @throws org.tornadomoe.modular.MoeExecutionException if the device failed
+     * @throws org.tornadomoe.kernel.MoeExecutionException if the device failed
      */
     public float[] forward(float[] hidden) {
         int h = config.hiddenDim();
@@ -239,7 +239,7 @@ public final class MoeLayer implements AutoCloseable {
      * @throws IllegalArgumentException naming the argument that doesn't fit, before anything is changed
      * @throws IllegalStateException after {@link #close}
      * @throws LaneException if no lane came free in the options' time, or the thread was interrupted before
-     * @throws org.tornadomoe.modular.MoeExecutionException if the device failed
+     * @throws org.tornadomoe.kernel.MoeExecutionException if the device failed
      */
     public void forward(float[] hidden, int tokens, float[] output, @Nullable ChosenExperts chosen) {
         check(tokens, hidden.length, output.length, chosen);

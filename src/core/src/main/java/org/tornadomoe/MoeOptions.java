@@ -9,7 +9,7 @@ import org.tornadomoe.config.EplbConfig;
 import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.config.ScalarType;
-import org.tornadomoe.modular.TopKRouter;
+import org.tornadomoe.kernel.TopKRouter;
 import org.tornadomoe.observe.MoeListener;
 import org.tornadomoe.quant.Progress;
 

@@ -25,7 +25,7 @@ import org.tornadomoe.config.RoutingMethodType;
 import org.tornadomoe.config.ScalarType;
 import org.tornadomoe.config.ScoringFunction;
 import org.tornadomoe.cpu.CpuExperts;
-import org.tornadomoe.modular.FusedMoeExperts;
+import org.tornadomoe.kernel.FusedMoeExperts;
 import org.tornadomoe.reference.ReferenceExperts;
 import org.tornadomoe.tornado.TornadoPortableExperts;
 

@@ -26,8 +26,8 @@ import org.jspecify.annotations.Nullable;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 import org.junit.jupiter.api.io.TempDir;
-import org.tornadomoe.modular.ChosenExperts;
-import org.tornadomoe.modular.MoeKernel;
+import org.tornadomoe.kernel.ChosenExperts;
+import org.tornadomoe.kernel.MoeKernel;
 
 @Timeout(60)
 class LanesTest {

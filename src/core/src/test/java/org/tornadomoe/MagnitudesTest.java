@@ -11,7 +11,7 @@ import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.config.MoeActivation;
 import org.tornadomoe.cpu.CpuExperts;
-import org.tornadomoe.modular.FusedMoeExperts;
+import org.tornadomoe.kernel.FusedMoeExperts;
 import org.tornadomoe.tornado.TornadoPanelExperts;
 import org.tornadomoe.tornado.TornadoPortableExperts;
 

@@ -12,7 +12,7 @@ import java.util.Map;
 import java.util.SplittableRandom;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeConfig;
-import org.tornadomoe.modular.InsufficientMemoryException;
+import org.tornadomoe.kernel.InsufficientMemoryException;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.reference.Reference;
 import org.tornadomoe.tornado.LayersInOnePlan;

@@ -6,7 +6,7 @@ import java.util.List;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.checkpoint.CaseFile;
 import org.tornadomoe.config.Int8Scheme;
-import org.tornadomoe.modular.StageValues;
+import org.tornadomoe.kernel.StageValues;
 import org.tornadomoe.oracle.Selection;
 import org.tornadomoe.reference.Reference;
 

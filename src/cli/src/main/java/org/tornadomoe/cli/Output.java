@@ -12,7 +12,7 @@ import java.util.Locale;
 import java.util.Map;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.checkpoint.Printable;
-import org.tornadomoe.modular.DeviceMemory;
+import org.tornadomoe.kernel.DeviceMemory;
 import org.tornadomoe.parallel.ExpertBalance;
 import picocli.CommandLine.Model.CommandSpec;
 import picocli.CommandLine.Option;

@@ -12,7 +12,7 @@ import org.tornadomoe.checkpoint.MoeCheckpoint;
 import org.tornadomoe.checkpoint.Safetensors;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8Quantization;
-import org.tornadomoe.modular.ChosenExperts;
+import org.tornadomoe.kernel.ChosenExperts;
 import org.tornadomoe.oracle.Selection;
 import org.tornadomoe.quant.ExpertWeights;
 import org.tornadomoe.reference.Reference;

@@ -9,7 +9,7 @@ import org.junit.jupiter.params.provider.CsvSource;
 import org.tornadomoe.checkpoint.CaseFile;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8MoeBackend;
-import org.tornadomoe.modular.StageValues;
+import org.tornadomoe.kernel.StageValues;
 import org.tornadomoe.oracle.Selection;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.reference.ReferenceExperts;

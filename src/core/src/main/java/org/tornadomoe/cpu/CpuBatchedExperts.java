@@ -1,7 +1,7 @@
 package org.tornadomoe.cpu;
 
 import org.tornadomoe.config.FusedMoeActivationFormat;
-import org.tornadomoe.modular.TopKWeightAndReduce;
+import org.tornadomoe.kernel.TopKWeightAndReduce;
 
 /**
  * For activations in the batched format: each expert has as many slots as a call may bring tokens, so that all find one. Within one

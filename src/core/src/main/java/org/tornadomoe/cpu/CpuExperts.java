@@ -3,9 +3,9 @@ package org.tornadomoe.cpu;
 import java.util.List;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8MoeBackend;
-import org.tornadomoe.modular.GeneralExperts;
-import org.tornadomoe.modular.MoeKernel;
-import org.tornadomoe.modular.StageValues;
+import org.tornadomoe.kernel.GeneralExperts;
+import org.tornadomoe.kernel.MoeKernel;
+import org.tornadomoe.kernel.StageValues;
 import org.tornadomoe.quant.Int8Experts;
 
 /**

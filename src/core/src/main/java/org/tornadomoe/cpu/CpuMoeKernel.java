@@ -13,11 +13,11 @@ import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8Scheme;
-import org.tornadomoe.modular.ChosenExperts;
-import org.tornadomoe.modular.MoeExecutionException;
-import org.tornadomoe.modular.MoeKernel;
-import org.tornadomoe.modular.Replicas;
-import org.tornadomoe.modular.StageValues;
+import org.tornadomoe.kernel.ChosenExperts;
+import org.tornadomoe.kernel.MoeExecutionException;
+import org.tornadomoe.kernel.MoeKernel;
+import org.tornadomoe.kernel.Replicas;
+import org.tornadomoe.kernel.StageValues;
 import org.tornadomoe.quant.HiddenStates;
 import org.tornadomoe.quant.Int8Activations;
 import org.tornadomoe.quant.Int8Experts;
@@ -769,7 +769,7 @@ final class CpuMoeKernel implements MoeKernel {
 
     // ---- stages by themselves
 
-    /** See {@link org.tornadomoe.modular.FusedMoeExperts#stages}. */
+    /** See {@link org.tornadomoe.kernel.FusedMoeExperts#stages}. */
     StageValues stages(float[] x, int count, StageValues given) {
         tokens = count;
         int pairs = tokens * pairsPerToken;

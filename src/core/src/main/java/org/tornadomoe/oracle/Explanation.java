@@ -7,8 +7,8 @@ import org.tornadomoe.config.FusedMoeActivationFormat;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8MoeBackend;
 import org.tornadomoe.config.QuantKey;
-import org.tornadomoe.modular.DeviceMemory;
-import org.tornadomoe.modular.Support;
+import org.tornadomoe.kernel.DeviceMemory;
+import org.tornadomoe.kernel.Support;
 import org.tornadomoe.tuning.LaunchSpace;
 
 /**

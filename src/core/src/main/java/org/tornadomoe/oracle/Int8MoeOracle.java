@@ -22,12 +22,12 @@ import org.tornadomoe.config.Int8MoeBackend;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.config.QuantKey;
 import org.tornadomoe.config.ScalarType;
-import org.tornadomoe.modular.DeviceMemory;
-import org.tornadomoe.modular.FusedMoeExperts;
-import org.tornadomoe.modular.InsufficientMemoryException;
-import org.tornadomoe.modular.MoeKernel;
-import org.tornadomoe.modular.PrepareAndFinalize;
-import org.tornadomoe.modular.Support;
+import org.tornadomoe.kernel.DeviceMemory;
+import org.tornadomoe.kernel.FusedMoeExperts;
+import org.tornadomoe.kernel.InsufficientMemoryException;
+import org.tornadomoe.kernel.MoeKernel;
+import org.tornadomoe.kernel.PrepareAndFinalize;
+import org.tornadomoe.kernel.Support;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.tuning.LaunchSpace;
 
@@ -338,7 +338,7 @@ public final class Int8MoeOracle {
      * @throws IllegalArgumentException if the configuration brings activations in another format than the class takes, which
      *     a class that was taken unseen may not have been asked
      * @throws InsufficientMemoryException before anything is allocated, if the layer doesn't fit
-     * @throws org.tornadomoe.modular.MoeExecutionException if the device refused it
+     * @throws org.tornadomoe.kernel.MoeExecutionException if the device refused it
      */
     public MoeKernel makeInt8MoeKernel(Selection selection, Int8Experts weights) {
         FusedMoeConfig config = selection.config();

@@ -3,7 +3,7 @@ package org.tornadomoe.oracle;
 import java.util.List;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8MoeBackend;
-import org.tornadomoe.modular.FusedMoeExperts;
+import org.tornadomoe.kernel.FusedMoeExperts;
 
 /**
  * What the oracle chose.

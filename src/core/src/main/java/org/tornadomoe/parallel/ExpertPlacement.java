@@ -2,7 +2,7 @@ package org.tornadomoe.parallel;
 
 import java.util.Arrays;
 import java.util.stream.IntStream;
-import org.tornadomoe.modular.Replicas;
+import org.tornadomoe.kernel.Replicas;
 
 /**
  * Which device has which experts. L logical experts, the layer's, are P physical ones, P at least L: those with several are replicated. Device d

@@ -13,9 +13,9 @@ import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.FusedMoeParallelConfig;
 import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.config.QuantKey;
-import org.tornadomoe.modular.Cleanup;
-import org.tornadomoe.modular.DeviceMemory;
-import org.tornadomoe.modular.MoeKernel;
+import org.tornadomoe.kernel.Cleanup;
+import org.tornadomoe.kernel.DeviceMemory;
+import org.tornadomoe.kernel.MoeKernel;
 import org.tornadomoe.oracle.Int8MoeOracle;
 import org.tornadomoe.oracle.Selection;
 import org.tornadomoe.quant.Int8Experts;
@@ -268,7 +268,7 @@ public record Spread(
      * @param whole all of the layer's weights
      * @param check is given each part while its weights are at hand; may throw, and then nothing is loaded
      * @throws IllegalArgumentException if {@code whole} is a part itself and there are several devices
-     * @throws org.tornadomoe.modular.MoeExecutionException if a device refused it, with its name
+     * @throws org.tornadomoe.kernel.MoeExecutionException if a device refused it, with its name
      */
     public MoeKernel load(Int8MoeOracle oracle, Int8Experts whole, Check check) {
         if (ranks.size() == 1) {

@@ -6,8 +6,8 @@ import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.RouterConfig;
 import org.tornadomoe.config.ScoringFunction;
-import org.tornadomoe.modular.ChosenExperts;
-import org.tornadomoe.modular.TopKRouter;
+import org.tornadomoe.kernel.ChosenExperts;
+import org.tornadomoe.kernel.TopKRouter;
 import org.tornadomoe.quant.RouterWeights;
 
 /**

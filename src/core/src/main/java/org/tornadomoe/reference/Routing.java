@@ -1,6 +1,6 @@
 package org.tornadomoe.reference;
 
-import org.tornadomoe.modular.ChosenExperts;
+import org.tornadomoe.kernel.ChosenExperts;
 
 /**
  * Which experts each token goes to. A pair p is token p / K, slot p % K; a token's slots are ordered by descending score, the

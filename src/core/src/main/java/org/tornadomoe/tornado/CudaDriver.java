@@ -9,7 +9,7 @@ import java.util.function.LongConsumer;
 /**
  * What is called of NVIDIA's driver ({@code libcuda}) and run-time compiler ({@code libnvrtc}). Contexts, streams,
  * events, modules, functions and addresses on a device are the driver's handles. Every call that fails is a {@link
- * org.tornadomoe.modular.MoeExecutionException} with the driver's name for the error. Thread-safe.
+ * org.tornadomoe.kernel.MoeExecutionException} with the driver's name for the error. Thread-safe.
  */
 interface CudaDriver {
     /** The one there is, outside of tests. */

@@ -12,10 +12,10 @@ import java.util.function.LongSupplier;
 import java.util.stream.Collectors;
 import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
-import org.tornadomoe.modular.ChosenExperts;
-import org.tornadomoe.modular.Cleanup;
-import org.tornadomoe.modular.MoeExecutionException;
-import org.tornadomoe.modular.MoeKernel;
+import org.tornadomoe.kernel.ChosenExperts;
+import org.tornadomoe.kernel.Cleanup;
+import org.tornadomoe.kernel.MoeExecutionException;
+import org.tornadomoe.kernel.MoeKernel;
 
 /**
  * Parts of a layer on several of CUDA's GPUs as one kernel. All is put on the parts' streams by the calling thread, and the GPUs wait for one another: the

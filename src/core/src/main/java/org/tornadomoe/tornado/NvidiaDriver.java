@@ -14,7 +14,7 @@ import java.util.List;
 import java.util.Map;
 import java.util.concurrent.ConcurrentHashMap;
 import java.util.stream.Stream;
-import org.tornadomoe.modular.MoeExecutionException;
+import org.tornadomoe.kernel.MoeExecutionException;
 
 /** {@code libcuda} and {@code libnvrtc} themselves, both of which TornadoVM's CUDA backend has loaded already. */
 @SuppressWarnings("restricted") // native calls are what it is for

@@ -7,8 +7,8 @@ import java.util.List;
 import java.util.stream.IntStream;
 import org.tornadomoe.config.FusedMoeActivationFormat;
 import org.tornadomoe.config.FusedMoeConfig;
-import org.tornadomoe.modular.MoeExecutionException;
-import org.tornadomoe.modular.StageValues;
+import org.tornadomoe.kernel.MoeExecutionException;
+import org.tornadomoe.kernel.StageValues;
 import org.tornadomoe.quant.Int8Experts;
 import uk.ac.manchester.tornado.api.TornadoExecutionPlan;
 import uk.ac.manchester.tornado.api.enums.DataTransferMode;
@@ -31,7 +31,7 @@ final class StageRun {
         this.tokens = tokens;
     }
 
-    /** See {@link org.tornadomoe.modular.FusedMoeExperts#stages}. */
+    /** See {@link org.tornadomoe.kernel.FusedMoeExperts#stages}. */
     static StageValues run(
             Device device,
             FusedMoeConfig config,

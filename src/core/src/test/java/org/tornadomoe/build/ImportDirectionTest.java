@@ -32,17 +32,17 @@ public class ImportDirectionTest {
         quant            config
         checkpoint       config quant
         tuning           config quant
-        modular          config quant tuning
-        reference        config quant modular
-        cpu              config quant modular
+        kernel           config quant tuning
+        reference        config quant kernel
+        cpu              config quant kernel
         tornado.kernels
-        tornado          config quant modular tuning tornado.kernels
-        oracle           config quant modular tuning reference cpu tornado
-        parallel         config quant modular reference cpu oracle
+        tornado          config quant kernel tuning tornado.kernels
+        oracle           config quant kernel tuning reference cpu tornado
+        parallel         config quant kernel reference cpu oracle
         observe
-        (door)           config quant modular reference cpu tornado oracle parallel checkpoint tuning observe
-        spark            config quant modular reference cpu checkpoint (door)
-        cli              config quant modular reference cpu tornado oracle parallel checkpoint tuning observe (door)
+        (door)           config quant kernel reference cpu tornado oracle parallel checkpoint tuning observe
+        spark            config quant kernel reference cpu checkpoint (door)
+        cli              config quant kernel reference cpu tornado oracle parallel checkpoint tuning observe (door)
         """);
 
     /** Libraries that only some packages may import, by the start of their class names. */

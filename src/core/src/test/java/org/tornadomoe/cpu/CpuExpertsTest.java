@@ -25,7 +25,7 @@ import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.config.MoeActivation;
 import org.tornadomoe.config.RouterConfig;
 import org.tornadomoe.config.ScoringFunction;
-import org.tornadomoe.modular.ChosenExperts;
+import org.tornadomoe.kernel.ChosenExperts;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.Int8Tensor;
 import org.tornadomoe.quant.LoraAdapter;

@@ -17,7 +17,7 @@ import org.tornadomoe.RoutingCases;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.RouterConfig;
 import org.tornadomoe.config.ScoringFunction;
-import org.tornadomoe.modular.ChosenExperts;
+import org.tornadomoe.kernel.ChosenExperts;
 import org.tornadomoe.quant.RouterWeights;
 import org.tornadomoe.reference.Reference;
 import org.tornadomoe.reference.Router;

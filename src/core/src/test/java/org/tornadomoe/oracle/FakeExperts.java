@@ -11,10 +11,10 @@ import org.tornadomoe.config.MoeActivation;
 import org.tornadomoe.config.QuantKey;
 import org.tornadomoe.config.RoutingMethodType;
 import org.tornadomoe.config.ScalarType;
-import org.tornadomoe.modular.FusedMoeExperts;
-import org.tornadomoe.modular.MoeKernel;
-import org.tornadomoe.modular.StageValues;
-import org.tornadomoe.modular.Support;
+import org.tornadomoe.kernel.FusedMoeExperts;
+import org.tornadomoe.kernel.MoeKernel;
+import org.tornadomoe.kernel.StageValues;
+import org.tornadomoe.kernel.Support;
 import org.tornadomoe.quant.Int8Experts;
 
 /** A kernel class that supports everything, less what a test names. */

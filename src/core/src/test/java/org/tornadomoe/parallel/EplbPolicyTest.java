@@ -11,7 +11,7 @@ import org.junit.jupiter.api.Test;
 import org.tornadomoe.Draw;
 import org.tornadomoe.Draw.Property;
 import org.tornadomoe.config.EplbConfig;
-import org.tornadomoe.modular.Replicas;
+import org.tornadomoe.kernel.Replicas;
 
 /** Where experts are to be, what they have had to do, and who takes which pair. */
 class EplbPolicyTest {

@@ -9,11 +9,11 @@ import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8MoeBackend;
 import org.tornadomoe.cpu.CpuExperts;
-import org.tornadomoe.modular.ChosenExperts;
-import org.tornadomoe.modular.GeneralExperts;
-import org.tornadomoe.modular.MoeKernel;
-import org.tornadomoe.modular.Replicas;
-import org.tornadomoe.modular.StageValues;
+import org.tornadomoe.kernel.ChosenExperts;
+import org.tornadomoe.kernel.GeneralExperts;
+import org.tornadomoe.kernel.MoeKernel;
+import org.tornadomoe.kernel.Replicas;
+import org.tornadomoe.kernel.StageValues;
 import org.tornadomoe.quant.Int8Experts;
 
 /** The cores under three other names, as devices that a test can make fail. */

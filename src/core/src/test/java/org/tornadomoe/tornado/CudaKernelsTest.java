@@ -29,7 +29,7 @@ import org.tornadomoe.config.MoeActivation;
 import org.tornadomoe.config.RouterConfig;
 import org.tornadomoe.config.ScalarType;
 import org.tornadomoe.config.ScoringFunction;
-import org.tornadomoe.modular.MoeExecutionException;
+import org.tornadomoe.kernel.MoeExecutionException;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.Int8Quantizer;
 import org.tornadomoe.quant.Progress;

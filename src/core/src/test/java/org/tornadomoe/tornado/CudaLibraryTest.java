@@ -11,7 +11,7 @@ import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.ValueSource;
 import org.tornadomoe.RandomLayer;
 import org.tornadomoe.config.Int8Scheme;
-import org.tornadomoe.modular.MoeExecutionException;
+import org.tornadomoe.kernel.MoeExecutionException;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.Int8Quantizer;
 import org.tornadomoe.quant.Progress;

@@ -8,7 +8,7 @@ import org.junit.jupiter.api.Test;
 import org.tornadomoe.RandomLayer;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8Scheme;
-import org.tornadomoe.modular.StageValues;
+import org.tornadomoe.kernel.StageValues;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.Int8Tensor;
 import org.tornadomoe.reference.Reference;

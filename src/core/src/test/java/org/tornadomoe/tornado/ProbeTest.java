@@ -10,7 +10,7 @@ import java.util.concurrent.atomic.AtomicInteger;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.ValueSource;
-import org.tornadomoe.modular.MoeExecutionException;
+import org.tornadomoe.kernel.MoeExecutionException;
 
 /** What a device has is found out by trying. */
 class ProbeTest {

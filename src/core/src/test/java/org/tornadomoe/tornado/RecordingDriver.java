@@ -12,7 +12,7 @@ import java.util.Map;
 import java.util.Objects;
 import java.util.TreeMap;
 import java.util.function.Predicate;
-import org.tornadomoe.modular.MoeExecutionException;
+import org.tornadomoe.kernel.MoeExecutionException;
 
 /**
  * CUDA's driver without a GPU: takes note of every call, fails where it is told to, and insists on what the real one

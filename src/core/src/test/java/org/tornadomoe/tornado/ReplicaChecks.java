@@ -6,7 +6,7 @@ import java.util.List;
 import java.util.SplittableRandom;
 import java.util.function.BiConsumer;
 import java.util.stream.IntStream;
-import org.tornadomoe.modular.Replicas;
+import org.tornadomoe.kernel.Replicas;
 import org.tornadomoe.tornado.kernels.AlignKernels;
 import uk.ac.manchester.tornado.api.KernelContext;
 import uk.ac.manchester.tornado.api.TaskGraph;

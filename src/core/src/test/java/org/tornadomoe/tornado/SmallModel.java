@@ -7,7 +7,7 @@ import java.util.stream.IntStream;
 import org.tornadomoe.RandomLayer;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8Scheme;
-import org.tornadomoe.modular.MoeKernel;
+import org.tornadomoe.kernel.MoeKernel;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.Int8Quantizer;
 import org.tornadomoe.quant.Progress;

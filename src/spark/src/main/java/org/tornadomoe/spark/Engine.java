@@ -15,7 +15,7 @@ import org.jspecify.annotations.Nullable;
 import org.tornadomoe.MoeLayer;
 import org.tornadomoe.MoeOptions;
 import org.tornadomoe.checkpoint.MoeCheckpoint;
-import org.tornadomoe.modular.ChosenExperts;
+import org.tornadomoe.kernel.ChosenExperts;
 
 /**
  * A layer in this executor, or an owner's experts of one, from {@link #acquire} to {@link #release} a task's, and kept for the next one, of whatever

@@ -7,7 +7,7 @@ import java.util.List;
 import org.apache.spark.sql.Row;
 import org.apache.spark.sql.RowFactory;
 import org.jspecify.annotations.Nullable;
-import org.tornadomoe.modular.ChosenExperts;
+import org.tornadomoe.kernel.ChosenExperts;
 
 /**
  * What an owner's experts make of the rows that came to them: (id, owner, number of the row's owners, the sum of their weighted outputs),

@@ -5,7 +5,7 @@ import java.util.Iterator;
 import java.util.List;
 import org.apache.spark.sql.Row;
 import org.apache.spark.sql.RowFactory;
-import org.tornadomoe.modular.ChosenExperts;
+import org.tornadomoe.kernel.ChosenExperts;
 
 /**
  * Of rows (id, hidden state) what goes to the owners of their experts: (id, owner, number of the row's owners, {@link SentToken}), one for

@@ -11,7 +11,7 @@ import org.tornadomoe.config.ExpertPlacementStrategy;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.cpu.CpuRouter;
-import org.tornadomoe.modular.ChosenExperts;
+import org.tornadomoe.kernel.ChosenExperts;
 import org.tornadomoe.quant.ExpertWeights;
 import org.tornadomoe.quant.RouterWeights;
 import org.tornadomoe.reference.Reference;

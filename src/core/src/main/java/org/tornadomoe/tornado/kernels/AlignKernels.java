@@ -1,6 +1,6 @@
 package org.tornadomoe.tornado.kernels;
 
-import org.tornadomoe.modular.Replicas;
+import org.tornadomoe.kernel.Replicas;
 import uk.ac.manchester.tornado.api.KernelContext;
 import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 

@@ -1,4 +1,4 @@
-package org.tornadomoe.modular;
+package org.tornadomoe.kernel;
 
 import java.util.List;
 import org.jspecify.annotations.Nullable;

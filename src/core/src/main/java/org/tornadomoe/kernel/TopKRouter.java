@@ -1,4 +1,4 @@
-package org.tornadomoe.modular;
+package org.tornadomoe.kernel;
 
 /**
  * A way of routing of the caller's own, for layers whose router is {@code CUSTOM} (vLLM: {@code custom_routing_function}). It

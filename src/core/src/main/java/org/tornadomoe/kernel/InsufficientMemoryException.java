@@ -1,4 +1,4 @@
-package org.tornadomoe.modular;
+package org.tornadomoe.kernel;
 
 /** A layer needs more memory than the device has, found out before anything was allocated. */
 public final class InsufficientMemoryException extends RuntimeException {

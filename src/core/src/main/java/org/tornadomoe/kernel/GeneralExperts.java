@@ -1,4 +1,4 @@
-package org.tornadomoe.modular;
+package org.tornadomoe.kernel;
 
 import java.util.ArrayList;
 import java.util.List;

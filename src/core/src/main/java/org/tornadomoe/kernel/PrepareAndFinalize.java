@@ -1,4 +1,4 @@
-package org.tornadomoe.modular;
+package org.tornadomoe.kernel;
 
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeActivationFormat;

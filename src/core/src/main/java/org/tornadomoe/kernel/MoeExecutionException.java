@@ -1,4 +1,4 @@
-package org.tornadomoe.modular;
+package org.tornadomoe.kernel;
 
 /** A device or one of its kernels failed. The message names task, device and cause. */
 public final class MoeExecutionException extends RuntimeException {

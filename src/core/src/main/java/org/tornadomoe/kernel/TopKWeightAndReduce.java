@@ -1,4 +1,4 @@
-package org.tornadomoe.modular;
+package org.tornadomoe.kernel;
 
 /**
  * Where the outputs of a token's experts get the router's weights and are summed (vLLM: {@code TopKWeightAndReduce}). M

@@ -1,4 +1,4 @@
-package org.tornadomoe.modular;
+package org.tornadomoe.kernel;
 
 /**
  * What stands between the stages of a layer, for checking one stage at a time: each stage is fed with the values given and

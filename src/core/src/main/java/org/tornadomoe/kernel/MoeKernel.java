@@ -1,4 +1,4 @@
-package org.tornadomoe.modular;
+package org.tornadomoe.kernel;
 
 import java.lang.foreign.MemorySegment;
 import java.util.List;

@@ -1,4 +1,4 @@
-package org.tornadomoe.modular;
+package org.tornadomoe.kernel;
 
 /**
  * What a layer takes of a device's memory, in bytes.

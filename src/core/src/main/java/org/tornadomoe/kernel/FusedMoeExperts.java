@@ -1,4 +1,4 @@
-package org.tornadomoe.modular;
+package org.tornadomoe.kernel;
 
 import java.util.ArrayList;
 import java.util.Collection;
@@ -22,7 +22,7 @@ import org.tornadomoe.tuning.LaunchSpace;
  * A kernel class: what it can serve, and the way to a kernel for a layer. Stateless and thread-safe.
  *
  * <p>The oracle finds kernel classes through {@link java.util.ServiceLoader}: a public class with a public constructor
- * without parameters, named in {@code META-INF/services/org.tornadomoe.modular.FusedMoeExperts} or provided by a module. The
+ * without parameters, named in {@code META-INF/services/org.tornadomoe.kernel.FusedMoeExperts} or provided by a module. The
  * {@code supports} methods are the predicates of vLLM's {@code modular_kernel.py}; {@link #isSupportedConfig} asks them in
  * vLLM's order.
  */
