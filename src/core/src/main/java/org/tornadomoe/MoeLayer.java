@@ -15,10 +15,10 @@ import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.config.QuantKey;
 import org.tornadomoe.config.ScalarType;
 import org.tornadomoe.config.ScoringFunction;
+import org.tornadomoe.host.HostRouter;
 import org.tornadomoe.kernel.ChosenExperts;
 import org.tornadomoe.kernel.Cleanup;
 import org.tornadomoe.kernel.MoeKernel;
-import org.tornadomoe.kernel.TopKRouter;
 import org.tornadomoe.observe.MoeListener;
 import org.tornadomoe.oracle.Int8MoeOracle;
 import org.tornadomoe.oracle.Selection;
@@ -30,9 +30,6 @@ import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.LoraAdapter;
 import org.tornadomoe.quant.QuantizedWeights;
 import org.tornadomoe.quant.RouterWeights;
-import org.tornadomoe.reference.Reference;
-import org.tornadomoe.reference.Router;
-import org.tornadomoe.reference.Routing;
 
 /**
  * An int8 mixture-of-experts layer: hidden states in, the layer's output out, computed on the best the machine has.
@@ -59,8 +56,10 @@ public final class MoeLayer implements AutoCloseable {
     private final Int8Scheme scheme;
     private final Spread spread;
     private final MoeKernel kernel;
-    private final RouterWeights router;
-    private final @Nullable TopKRouter function;
+
+    /** Chooses the experts; null where the kernels do. */
+    private final @Nullable HostRouter router;
+
     private final Lanes lanes;
 
     /** One a lane. */
@@ -77,15 +76,14 @@ public final class MoeLayer implements AutoCloseable {
             Spread spread,
             Int8Scheme scheme,
             List<MoeKernel> lanes,
-            RouterWeights router,
+            RouterWeights routerWeights,
             @Nullable Int8Experts source,
             MoeOptions options) {
         this.spread = spread;
         this.scheme = scheme;
         config = spread.config();
         kernel = lanes.getFirst();
-        this.router = router;
-        function = options.router();
+        router = config.router().isHandedIn() ? new HostRouter(config, routerWeights, options.router()) : null;
         kernels = List.copyOf(lanes);
         this.lanes = new Lanes(lanes, source, options.laneWait());
         listener = options.listener();
@@ -358,8 +356,7 @@ public final class MoeLayer implements AutoCloseable {
         Map<String, Long> stages = Map.of();
         Throwable thrown = null;
         try {
-            boolean handedIn = config.router().isHandedIn();
-            ChosenExperts routed = handedIn ? route(hidden, tokens) : chosen;
+            ChosenExperts routed = router == null ? chosen : route(router, hidden, tokens);
             long asked = now();
             MoeKernel lane;
             try {
@@ -373,7 +370,7 @@ public final class MoeLayer implements AutoCloseable {
             } finally {
                 lanes.give(lane);
             }
-            if (handedIn && chosen != null && routed != null) {
+            if (routed != chosen && routed != null && chosen != null) {
                 System.arraycopy(routed.ids(), 0, chosen.ids(), 0, routed.ids().length);
                 System.arraycopy(routed.weights(), 0, chosen.weights(), 0, routed.weights().length);
             }
@@ -428,16 +425,10 @@ public final class MoeLayer implements AutoCloseable {
         lane.forward(hidden, tokens, output, chosen, switchedOn);
     }
 
-    /** On the host: logits in double, then the caller's function, or one of the model's that no kernel has. */
-    private ChosenExperts route(MemorySegment hidden, int tokens) {
+    private ChosenExperts route(HostRouter router, MemorySegment hidden, int tokens) {
         float[] x = new float[tokens * config.hiddenDim()];
         HiddenStates.read(config.inDtype(), hidden, x, x.length);
-        double[] logits =
-                router.hasWeight() ? Router.logits(config, router, Reference.widen(x), tokens) : new double[0];
-        Routing routing = function == null
-                ? Router.route(config, router, logits, tokens)
-                : Router.route(config, function, x, logits, tokens);
-        return routing.chosen();
+        return router.routeOnAllCores(x, tokens);
     }
 
     private void check(int tokens, long hidden, long output, @Nullable ChosenExperts chosen) {

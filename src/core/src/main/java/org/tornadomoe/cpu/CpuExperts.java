@@ -3,6 +3,8 @@ package org.tornadomoe.cpu;
 import java.util.List;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8MoeBackend;
+import org.tornadomoe.host.Arithmetic;
+import org.tornadomoe.host.Team;
 import org.tornadomoe.kernel.GeneralExperts;
 import org.tornadomoe.kernel.MoeKernel;
 import org.tornadomoe.kernel.StageValues;

@@ -13,6 +13,10 @@ import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8Scheme;
+import org.tornadomoe.host.Arithmetic;
+import org.tornadomoe.host.HostRouter;
+import org.tornadomoe.host.Scratch;
+import org.tornadomoe.host.Team;
 import org.tornadomoe.kernel.ChosenExperts;
 import org.tornadomoe.kernel.MoeExecutionException;
 import org.tornadomoe.kernel.MoeKernel;
@@ -58,7 +62,7 @@ final class CpuMoeKernel implements MoeKernel {
     private final boolean ownRows;
     private final Arithmetic arithmetic;
     private final Team team;
-    private final CpuRouter router;
+    private final HostRouter router;
     private final Activation activation;
     private final int h;
     private final int i;
@@ -127,7 +131,7 @@ final class CpuMoeKernel implements MoeKernel {
         knownA1 = experts.a1Scales();
         knownA2 = experts.a2Scales();
         ownRows = config.applyRouterWeightOnInput() || experts.hasInputsOfTheirOwn();
-        router = new CpuRouter(config, experts.router());
+        router = new HostRouter(config, experts.router());
         activation = new Activation(config);
         h = config.hiddenDim();
         i = config.intermediateSizePerPartition();

@@ -7,6 +7,7 @@ import java.util.Arrays;
 import java.util.function.IntUnaryOperator;
 import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
+import org.tornadomoe.host.Arithmetic;
 import org.tornadomoe.quant.Int8Tensor;
 
 /**
@@ -32,7 +33,7 @@ record PackedWeights(
         float @Nullable [] zeroPoints,
         float @Nullable [] bias,
         int[] rowOf) {
-    static final int ROWS = 64;
+    static final int ROWS = Arithmetic.ROWS;
 
     /** Past the last value, for vectors that are read whole. */
     private static final int PADDING = 64;

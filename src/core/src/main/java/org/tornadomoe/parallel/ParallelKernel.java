@@ -18,7 +18,7 @@ import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.EplbConfig;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.ScalarType;
-import org.tornadomoe.cpu.CpuRouter;
+import org.tornadomoe.host.HostRouter;
 import org.tornadomoe.kernel.ChosenExperts;
 import org.tornadomoe.kernel.Cleanup;
 import org.tornadomoe.kernel.DeviceMemory;
@@ -58,7 +58,7 @@ final class ParallelKernel implements MoeKernel {
 
     private final Spread spread;
     private final FusedMoeConfig config;
-    private final @Nullable CpuRouter router;
+    private final @Nullable HostRouter router;
     private final @Nullable LoadBalancer balancer;
     private final @Nullable Loader loader;
     private final Arena arena = Arena.ofShared();
@@ -123,7 +123,7 @@ final class ParallelKernel implements MoeKernel {
     }
 
     private ParallelKernel(
-            Spread spread, @Nullable CpuRouter router, @Nullable LoadBalancer balancer, @Nullable Loader loader) {
+            Spread spread, @Nullable HostRouter router, @Nullable LoadBalancer balancer, @Nullable Loader loader) {
         this.spread = spread;
         this.router = router;
         this.balancer = balancer;
@@ -140,7 +140,7 @@ final class ParallelKernel implements MoeKernel {
         LoadBalancer balancer = eplb == null ? null : new LoadBalancer(eplb, config.globalNumExperts(), devices);
         ParallelKernel kernel = new ParallelKernel(
                 spread,
-                spread.isRoutedByHost() && !config.router().isHandedIn() ? new CpuRouter(config, whole.router()) : null,
+                spread.isRoutedByHost() && !config.router().isHandedIn() ? new HostRouter(config, whole.router()) : null,
                 balancer,
                 balancer == null ? null : loader);
         try {

@@ -31,18 +31,19 @@ public class ImportDirectionTest {
         config
         quant            config
         checkpoint       config quant
-        tuning           config quant
+        tuning           config
         kernel           config quant tuning
         reference        config quant kernel
-        cpu              config quant kernel
+        host             config quant kernel
+        cpu              config quant kernel host
         tornado.kernels
         tornado          config quant kernel tuning tornado.kernels
-        oracle           config quant kernel tuning reference cpu tornado
-        parallel         config quant kernel reference cpu oracle
+        oracle           config quant kernel tuning
+        parallel         config quant kernel reference host oracle
         observe
-        (door)           config quant kernel reference cpu tornado oracle parallel checkpoint tuning observe
-        spark            config quant kernel reference cpu checkpoint (door)
-        cli              config quant kernel reference cpu tornado oracle parallel checkpoint tuning observe (door)
+        (door)           config quant kernel reference host oracle parallel checkpoint observe
+        spark            config quant kernel host checkpoint (door)
+        cli              config quant kernel reference tornado oracle parallel checkpoint tuning (door)
         """);
 
     /** Libraries that only some packages may import, by the start of their class names. */

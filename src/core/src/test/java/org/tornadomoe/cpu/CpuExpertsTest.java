@@ -25,6 +25,8 @@ import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.config.MoeActivation;
 import org.tornadomoe.config.RouterConfig;
 import org.tornadomoe.config.ScoringFunction;
+import org.tornadomoe.host.Arithmetic;
+import org.tornadomoe.host.Team;
 import org.tornadomoe.kernel.ChosenExperts;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.Int8Tensor;
@@ -114,7 +116,7 @@ class CpuExpertsTest {
         try (Arena arena = Arena.ofConfined()) {
             MemorySegment w = arena.allocate((cols + 1L) * PackedWeights.ROWS, 64);
             w.fill((byte) -128);
-            for (Arithmetic arithmetic : List.of(Arithmetic.best(), new ScalarArithmetic())) {
+            for (Arithmetic arithmetic : List.of(Arithmetic.best(), Arithmetic.of(false))) {
                 float[] tile = new float[Arithmetic.TOKENS * PackedWeights.ROWS];
                 arithmetic.dot(w, 0, cols, a, new int[Arithmetic.TOKENS], 1, tile);
                 assertThat(tile).startsWith(1 << 24, 1 << 24);
@@ -289,7 +291,7 @@ class CpuExpertsTest {
     }
 
     private static void check(RandomLayer layer, Int8Experts experts) {
-        for (Arithmetic arithmetic : List.of(Arithmetic.best(), new ScalarArithmetic())) {
+        for (Arithmetic arithmetic : List.of(Arithmetic.best(), Arithmetic.of(false))) {
             for (int tokens : new int[] {1, 2, 3, 5, TOKENS}) {
                 float[] hidden = layer.hidden(tokens, tokens);
                 Stages expected = Reference.forward(experts, hidden, tokens);

@@ -1,21 +1,16 @@
 package org.tornadomoe.spark;
 
 import java.nio.file.Path;
-import java.util.Arrays;
 import java.util.concurrent.ConcurrentHashMap;
 import java.util.stream.IntStream;
-import org.jspecify.annotations.Nullable;
 import org.tornadomoe.checkpoint.MoeCheckpoint;
 import org.tornadomoe.config.ExpertMap;
 import org.tornadomoe.config.ExpertPlacementStrategy;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8Scheme;
-import org.tornadomoe.cpu.CpuRouter;
+import org.tornadomoe.host.HostRouter;
 import org.tornadomoe.kernel.ChosenExperts;
 import org.tornadomoe.quant.ExpertWeights;
-import org.tornadomoe.quant.RouterWeights;
-import org.tornadomoe.reference.Reference;
-import org.tornadomoe.reference.Router;
 
 /**
  * A layer's router and the owners of its experts, shared ones included: where a token goes. Thread-safe. E + n experts, of which a token has
@@ -31,11 +26,7 @@ final class TokenRouter {
 
     private final CheckpointFiles files;
     private final FusedMoeConfig config;
-    private final RouterWeights weights;
-
-    /** Null for the one that no kernel has (PhiMoE's). */
-    private final @Nullable CpuRouter router;
-
+    private final HostRouter router;
     private final int[] ownerOf; // [E + n]
     private final int[] numberThere; // [E + n], among its owner's
 
@@ -44,9 +35,8 @@ final class TokenRouter {
         try (MoeCheckpoint checkpoint = MoeCheckpoint.open(Path.of(key.checkpoint))) {
             ExpertWeights layer = checkpoint.layer(key.layer);
             config = layer.config();
-            weights = layer.router();
+            router = new HostRouter(config, layer.router());
         }
-        router = config.router().isHandedIn() ? null : new CpuRouter(config, weights);
         int experts = config.globalNumExperts();
         ownerOf = new int[experts];
         numberThere = new int[experts];
@@ -99,12 +89,7 @@ final class TokenRouter {
 
     /** Experts and weights of tokens, hidden [M, H], as the layer on the CPU chooses them: in float64, then weights in float. */
     ChosenExperts route(float[] hidden, int tokens) {
-        if (router != null) {
-            return router.route(hidden, tokens);
-        }
-        double[] x = Reference.widen(Arrays.copyOf(hidden, tokens * hiddenDim()));
-        return Router.route(config, weights, Router.logits(config, weights, x, tokens), tokens)
-                .chosen();
+        return router.route(hidden, tokens);
     }
 
     int ownerOf(int expert) {

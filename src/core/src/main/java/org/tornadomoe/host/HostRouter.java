@@ -1,4 +1,4 @@
-package org.tornadomoe.cpu;
+package org.tornadomoe.host;
 
 import java.util.Arrays;
 import org.jspecify.annotations.Nullable;
@@ -6,26 +6,40 @@ import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.RouterConfig;
 import org.tornadomoe.config.ScoringFunction;
 import org.tornadomoe.kernel.ChosenExperts;
+import org.tornadomoe.kernel.TopKRouter;
 import org.tornadomoe.quant.RouterWeights;
 
 /**
- * The router, a token at a time, in float64 and in the definition's order of operations, so that ids and weights are its own; nothing is
- * allocated by a layer's calls. C choices, L logits, K top-k, n shared experts; see {@link FusedMoeConfig}. Thread-safe.
+ * The router on the host, in float64 and in the definition's order of operations, so that ids and weights are its own: a score function's choice,
+ * a model's own that no kernel has, or a function of the caller's. Nothing is allocated by a layer's calls on the cores. C choices, L logits,
+ * K top-k, n shared experts; see {@link FusedMoeConfig}. Thread-safe as far as the function is.
  */
-public final class CpuRouter {
+public final class HostRouter {
     private final FusedMoeConfig config;
     private final RouterConfig router;
     private final int choices;
     private final int width;
+    private final @Nullable TopKRouter function;
     private final float @Nullable [] bias;
     private final float @Nullable [] correctionBias;
 
-    /** The weight's rows and the shared expert gate, [blocks, H, 16]. */
+    /** The weight's rows and the shared expert gate, [blocks, H, 16]; empty without a weight. */
     private final float[] packed;
 
     /** @param weights are copied */
-    public CpuRouter(FusedMoeConfig config, RouterWeights weights) {
+    public HostRouter(FusedMoeConfig config, RouterWeights weights) {
+        this(config, weights, null);
+    }
+
+    /**
+     * A layer's router.
+     *
+     * @param weights are copied; may be without a weight if there is a function
+     * @param function chooses in place of the configuration's score function; null for that
+     */
+    public HostRouter(FusedMoeConfig config, RouterWeights weights, @Nullable TopKRouter function) {
         this.config = config;
+        this.function = function;
         router = config.router();
         choices = config.numChoices();
         width = config.numRouterLogits();
@@ -39,19 +53,55 @@ public final class CpuRouter {
     /**
      * Experts and weights of tokens, without the layer, on the calling thread.
      *
-     * @param hidden [M, H]; may be longer
-     * @throws IllegalArgumentException if the router is handed its logits or its choice
+     * @param hidden [M, H]; may be longer, but not for a function
+     * @throws IllegalArgumentException if the router is handed its logits or its choice, or the function gives what it must not
      */
     public ChosenExperts route(float[] hidden, int tokens) {
-        return route(hidden, tokens, Team.shared(), false);
+        return route(hidden, tokens, false);
     }
 
-    /** Likewise, on all cores, unless a layer's call has them. */
+    /** Likewise, on all cores, unless a layer's call has them; the function on the calling thread. */
     public ChosenExperts routeOnAllCores(float[] hidden, int tokens) {
+        return route(hidden, tokens, true);
+    }
+
+    private ChosenExperts route(float[] hidden, int tokens, boolean onAllCores) {
+        if (function != null) {
+            return route(function, hidden, tokens, onAllCores);
+        }
+        if (packed.length == 0) {
+            throw new IllegalArgumentException("router: expected one with a weight, got one that is handed its logits");
+        }
+        int pairs = config.pairsPerToken();
+        ChosenExperts chosen = ChosenExperts.allocate(tokens, pairs);
+        double[] weights = new double[tokens * pairs];
+        eachToken(
+                hidden,
+                tokens,
+                onAllCores,
+                (token, scratch) -> route(scratch, chosen.ids(), weights, token * pairs));
+        for (int p = 0; p < weights.length; p++) {
+            chosen.weights()[p] = (float) weights[p];
+        }
+        return chosen;
+    }
+
+    /** Does something with each token's logits, which are in the scratch. */
+    private void eachToken(float[] hidden, int tokens, boolean onAllCores, Team.Stage stage) {
+        Arithmetic arithmetic = Arithmetic.best();
+        int h = config.hiddenDim();
         Team team = Team.shared();
-        boolean together = team.begin();
+        boolean together = onAllCores && team.begin();
         try {
-            return route(hidden, tokens, team, together);
+            team.run(
+                    together,
+                    tokens,
+                    (token, scratch) -> {
+                        scratch.require(0, paddedLogits(), groups());
+                        logits(arithmetic, hidden, token * h, scratch);
+                        stage.run(token, scratch);
+                    },
+                    new Scratch());
         } finally {
             if (together) {
                 team.end();
@@ -59,28 +109,57 @@ public final class CpuRouter {
         }
     }
 
-    private ChosenExperts route(float[] hidden, int tokens, Team team, boolean together) {
-        if (packed.length == 0) {
-            throw new IllegalArgumentException("router: expected one with a weight, got one that is handed its logits");
-        }
-        Arithmetic arithmetic = Arithmetic.best();
-        int h = config.hiddenDim();
+    private ChosenExperts route(TopKRouter function, float[] hidden, int tokens, boolean onAllCores) {
+        int k = config.expertsPerToken();
         int pairs = config.pairsPerToken();
+        float[] logits = new float[packed.length == 0 ? 0 : tokens * choices];
+        double[] gates = new double[router.hasSharedExpertGate() ? tokens : 0];
+        if (packed.length != 0) {
+            eachToken(hidden, tokens, onAllCores, (token, scratch) -> {
+                for (int c = 0; c < choices; c++) {
+                    logits[token * choices + c] = (float) scratch.logits[c];
+                }
+                if (gates.length != 0) {
+                    gates[token] = scratch.logits[choices];
+                }
+            });
+        }
+        ChosenExperts given = function.route(hidden, logits, tokens, k, router.renormalize());
+        requireChoice(given, tokens);
         ChosenExperts chosen = ChosenExperts.allocate(tokens, pairs);
-        double[] weights = new double[tokens * pairs];
-        team.run(
-                together,
-                tokens,
-                (token, scratch) -> {
-                    scratch.require(0, paddedLogits(), groups());
-                    logits(arithmetic, hidden, token * h, scratch);
-                    route(scratch, chosen.ids(), weights, token * pairs);
-                },
-                new Scratch());
+        int[] ids = chosen.ids();
+        double[] weights = new double[ids.length];
+        for (int m = 0; m < tokens; m++) {
+            for (int slot = 0; slot < k; slot++) {
+                ids[m * pairs + slot] = given.ids()[m * k + slot];
+                weights[m * pairs + slot] = given.weights()[m * k + slot] * router.routedScalingFactor();
+            }
+            addShared(ids, weights, m * pairs, gates.length == 0 ? 0 : gates[m]);
+        }
         for (int p = 0; p < weights.length; p++) {
             chosen.weights()[p] = (float) weights[p];
         }
         return chosen;
+    }
+
+    private void requireChoice(ChosenExperts chosen, int tokens) {
+        int k = config.expertsPerToken();
+        if (chosen.ids().length != tokens * k || chosen.weights().length != tokens * k) {
+            throw new IllegalArgumentException("router: expected [" + tokens + ", " + k + "] ids and weights, got "
+                    + chosen.ids().length + " and " + chosen.weights().length);
+        }
+        for (int p = 0; p < chosen.ids().length; p++) {
+            int id = chosen.ids()[p];
+            boolean again = id != -1 && contains(chosen.ids(), p / k * k, p % k, id);
+            if (id < -1 || id >= choices || again) {
+                throw new IllegalArgumentException("router: expected ids from 0 to " + (choices - 1)
+                        + ", each once a token, or -1, got " + id + (again ? " again" : "") + " for token " + p / k);
+            }
+            if (!Float.isFinite(chosen.weights()[p])) {
+                throw new IllegalArgumentException("router: expected finite weights, got " + chosen.weights()[p]
+                        + " for token " + p / k + ", expert " + id);
+            }
+        }
     }
 
     private float[] pack(RouterWeights weights) {
@@ -101,21 +180,23 @@ public final class CpuRouter {
         return all;
     }
 
-    /** L, filled up to whole blocks. */
-    int paddedLogits() {
+    /** L, filled up to whole blocks: room that {@link Scratch#require} is asked for. */
+    public int paddedLogits() {
         return Math.ceilDiv(width, Arithmetic.ROUTER_ROWS) * Arithmetic.ROUTER_ROWS;
     }
 
-    int groups() {
+    /** Groups of choices, 0 for none: room that {@link Scratch#require} is asked for. */
+    public int groups() {
         return router.numExpertGroup();
     }
 
-    long bytes() {
+    /** Bytes of memory held. */
+    public long bytes() {
         return 4L * packed.length;
     }
 
     /** Logits of the token x[from, from + H), into the scratch. */
-    void logits(Arithmetic arithmetic, float[] x, int from, Scratch scratch) {
+    public void logits(Arithmetic arithmetic, float[] x, int from, Scratch scratch) {
         int h = config.hiddenDim();
         for (int row = 0; row < width; row += Arithmetic.ROUTER_ROWS) {
             arithmetic.logits(packed, row * h, h, x, from, scratch.logits, row);
@@ -128,18 +209,50 @@ public final class CpuRouter {
     }
 
     /** The K + n experts of the token whose logits are in the scratch, and their weights, from {@code at} on. */
-    void route(Scratch scratch, int[] ids, double[] weights, int at) {
+    public void route(Scratch scratch, int[] ids, double[] weights, int at) {
+        if (router.scoring() == ScoringFunction.SPARSE_MIXER) {
+            chooseSparsely(scratch, ids, weights, at, config.expertsPerToken());
+        } else {
+            choose(scratch, ids, weights, at, config.expertsPerToken());
+        }
+        addShared(ids, weights, at, router.hasSharedExpertGate() ? scratch.logits[choices] : 0);
+    }
+
+    /** A token's shared experts behind its K choices, of which those of no expert get ids behind all experts'. */
+    private void addShared(int[] ids, double[] weights, int at, double gate) {
         int k = config.expertsPerToken();
         int e = config.numExperts();
-        choose(scratch, ids, weights, at, k);
         for (int slot = 0; slot < config.pairsPerToken(); slot++) {
             int p = at + slot;
             if (slot >= k) {
                 ids[p] = e + slot - k;
-                weights[p] = router.hasSharedExpertGate() ? finiteOrZero(sigmoid(scratch.logits[choices])) : 1;
+                weights[p] = router.hasSharedExpertGate() ? finiteOrZero(sigmoid(gate)) : 1;
             } else if (ids[p] >= e) {
                 ids[p] += config.globalNumExperts() - e;
             }
+        }
+    }
+
+    /** PhiMoE's routing (Liu et al., GRIN, arXiv 2409.12136): see {@link ScoringFunction#SPARSE_MIXER}. */
+    private void chooseSparsely(Scratch s, int[] ids, double[] weights, int at, int k) {
+        double[] left = s.keys;
+        for (int c = 0; c < choices; c++) {
+            left[c] = Double.isFinite(s.logits[c]) ? s.logits[c] : -Double.MAX_VALUE;
+        }
+        for (int slot = 0; slot < k; slot++) {
+            int best = best(left, 0, choices, -1);
+            double most = left[best];
+            double sum = 0;
+            for (int c = 0; c < choices; c++) {
+                double x = left[c];
+                boolean near = !((most - x) / Math.max(Math.abs(x), most) > ScoringFunction.SPARSE_MIXER_MARGIN);
+                if (near && x != Double.NEGATIVE_INFINITY) {
+                    sum += Math.exp(x - most);
+                }
+            }
+            ids[at + slot] = best;
+            weights[at + slot] = router.routedScalingFactor() / sum;
+            left[best] = Double.NEGATIVE_INFINITY;
         }
     }
 

@@ -1,4 +1,4 @@
-package org.tornadomoe.cpu;
+package org.tornadomoe.host;
 
 import java.util.concurrent.ForkJoinPool;
 import java.util.concurrent.ForkJoinTask;
@@ -13,10 +13,11 @@ import org.jspecify.annotations.Nullable;
  * nothing else. Helpers stay for some microseconds after a call, for the next one, and then leave. One call at a time has the
  * helpers; others go on alone. Nothing is allocated while calls follow one another.
  */
-final class Team {
+public final class Team {
     /** A part of a call: {@code task} from 0, each once, in any order and on any thread of the team. */
     @FunctionalInterface
-    interface Stage {
+    public interface Stage {
+        /** Does one task; {@code scratch} is the thread's own. */
         void run(int task, Scratch scratch);
     }
 
@@ -41,7 +42,8 @@ final class Team {
     /** Written before a claim is set, read after one is won. */
     private Stage stage = (_, _) -> {};
 
-    Team(int threads) {
+    /** @param threads at least 1, the caller's included */
+    public Team(int threads) {
         helpers = new Helper[Math.max(0, threads - 1)];
         for (int i = 0; i < helpers.length; i++) {
             helpers[i] = new Helper();
@@ -49,16 +51,17 @@ final class Team {
     }
 
     /** That of all layers. */
-    static Team shared() {
+    public static Team shared() {
         return Shared.TEAM;
     }
 
-    int threads() {
+    /** The caller's included. */
+    public int threads() {
         return 1 + helpers.length;
     }
 
     /** Calls the helpers; false if another call has them. */
-    boolean begin() {
+    public boolean begin() {
         if (helpers.length == 0 || !taken.tryLock()) {
             return false;
         }
@@ -70,7 +73,7 @@ final class Team {
     }
 
     /** Lets the helpers go, after a {@link #begin} that was true. */
-    void end() {
+    public void end() {
         open = false;
         taken.unlock();
     }
@@ -81,7 +84,7 @@ final class Team {
      * @param together whether this is between {@link #begin} and {@link #end}
      * @param scratch the caller's
      */
-    void run(boolean together, int tasks, Stage stage, Scratch scratch) {
+    public void run(boolean together, int tasks, Stage stage, Scratch scratch) {
         if (!together || tasks < 2) {
             for (int task = 0; task < tasks; task++) {
                 stage.run(task, scratch);

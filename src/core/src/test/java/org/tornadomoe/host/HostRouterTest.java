@@ -1,4 +1,4 @@
-package org.tornadomoe.cpu;
+package org.tornadomoe.host;
 
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatIllegalArgumentException;
@@ -18,13 +18,14 @@ import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.RouterConfig;
 import org.tornadomoe.config.ScoringFunction;
 import org.tornadomoe.kernel.ChosenExperts;
+import org.tornadomoe.kernel.TopKRouter;
 import org.tornadomoe.quant.RouterWeights;
 import org.tornadomoe.reference.Reference;
 import org.tornadomoe.reference.Router;
 import org.tornadomoe.reference.Routing;
 
-/** The CPU's router against the definition's. */
-class CpuRouterTest {
+/** The host's router against the definition's. */
+class HostRouterTest {
     private static final RouterConfig SIGMOID = RouterConfig.of(ScoringFunction.SIGMOID, true);
 
     /** Ids and weights are the definition's to the bit, whatever the logits. */
@@ -41,7 +42,7 @@ class CpuRouterTest {
                         RoutingCases.special(tokens, choices, 3))) {
                     Routing expected = Router.route(
                             layer.config(), layer.router(), Reference.widen(logits), logits.length / choices);
-                    CpuRouter own = new CpuRouter(layer.config(), layer.router());
+                    HostRouter own = new HostRouter(layer.config(), layer.router());
                     Scratch scratch = new Scratch();
                     scratch.require(16, own.paddedLogits(), own.groups());
                     int[] ids = new int[expected.ids().length];
@@ -74,7 +75,7 @@ class CpuRouterTest {
         float[] hidden = layer.hidden(tokens, 1);
         Routing expected =
                 Router.route(config, weights, Router.logits(config, weights, Reference.widen(hidden), tokens), tokens);
-        CpuRouter router = new CpuRouter(config, weights);
+        HostRouter router = new HostRouter(config, weights);
         for (ChosenExperts chosen : List.of(router.route(hidden, tokens), router.routeOnAllCores(hidden, tokens))) {
             assertThat(chosen.ids()).isEqualTo(expected.ids());
             for (int p = 0; p < expected.weights().length; p++) {
@@ -102,7 +103,7 @@ class CpuRouterTest {
     @Test
     void theCoresAreGivenBack() throws Exception {
         RandomLayer layer = RandomLayer.of(4, 2, 8, 8, 3, 1);
-        CpuRouter router = new CpuRouter(layer.config(), layer.router());
+        HostRouter router = new HostRouter(layer.config(), layer.router());
         boolean before = areCoresFree();
         router.routeOnAllCores(layer.hidden(3, 1), 3);
         assertThat(areCoresFree()).isEqualTo(before);
@@ -114,7 +115,7 @@ class CpuRouterTest {
         float[] correction = {0, 0, 0, 0};
         float[] bias = {0, 0, 0, 0};
         RouterWeights weights = new RouterWeights(layer.router().weight(), bias, correction, null);
-        CpuRouter router = new CpuRouter(layer.config(), weights);
+        HostRouter router = new HostRouter(layer.config(), weights);
         ChosenExperts before = router.route(layer.hidden(1, 1), 1);
         Arrays.fill(weights.weight(), 7);
         bias[3] = 100;
@@ -130,7 +131,7 @@ class CpuRouterTest {
                 .sharing(2)
                 .routedBy(RouterConfig.of(ScoringFunction.IDENTITY, false).withZeroExperts(2))
                 .config();
-        CpuRouter router = new CpuRouter(config, RouterWeights.NONE);
+        HostRouter router = new HostRouter(config, RouterWeights.NONE);
         int[] ids = new int[5];
         double[] weights = new double[5];
         Scratch scratch = scratch(router, 1, 2, 9, 8, 7);
@@ -144,7 +145,7 @@ class CpuRouterTest {
     @CsvSource({"1, 1, 0.25", "1, 2, 0.25", "2, 1, 0"})
     void withoutAFiniteLogitOneGroupSharesAlikeAndGroupsWeighNothing(int groups, int factor, double weight) {
         RouterConfig config = SIGMOID.withCorrectionBias().withGroups(groups, 1).withRoutedScalingFactor(factor);
-        CpuRouter router = new CpuRouter(
+        HostRouter router = new HostRouter(
                 RandomLayer.of(8, 4, 4, 4, 1, 1).routedBy(config).config(),
                 new RouterWeights(new float[0], null, new float[8], null));
         double nan = Double.NaN;
@@ -155,7 +156,7 @@ class CpuRouterTest {
         assertThat(weights).as("without the factor").containsOnly(weight);
     }
 
-    private static Scratch scratch(CpuRouter router, double... logits) {
+    private static Scratch scratch(HostRouter router, double... logits) {
         Scratch scratch = new Scratch();
         scratch.require(0, router.paddedLogits(), router.groups());
         System.arraycopy(logits, 0, scratch.logits, 0, logits.length);
@@ -165,19 +166,74 @@ class CpuRouterTest {
     @ParameterizedTest
     @EnumSource(
             value = ScoringFunction.class,
-            names = {"CUSTOM", "SIMULATED", "SPARSE_MIXER"})
-    void aChoiceOfTheHostsIsRefused(ScoringFunction scoring) {
+            names = {"CUSTOM", "SIMULATED"})
+    void aChoiceOfTheCallersIsRefused(ScoringFunction scoring) {
         RandomLayer layer = RandomLayer.of(4, 2, 8, 8, 1, 1).routedBy(RouterConfig.of(scoring, false));
-        CpuRouter router = new CpuRouter(layer.config(), layer.router());
+        HostRouter router = new HostRouter(layer.config(), layer.router());
         assertThatIllegalArgumentException()
                 .isThrownBy(() -> router.route(layer.hidden(1, 1), 1))
                 .withMessage("router: expected one that chooses by logits, got " + scoring);
     }
 
+    /** The one score function that no kernel has. */
+    @Test
+    void theSparseMixerIsTheDefinitions() {
+        int tokens = 40;
+        RandomLayer layer = RandomLayer.of(12, 3, 16, 16, tokens, 2)
+                .routedBy(RouterConfig.of(ScoringFunction.SPARSE_MIXER, false).withRoutedScalingFactor(1.5));
+        HostRouter router = new HostRouter(layer.config(), layer.router());
+        for (float[] logits : List.of(
+                RoutingCases.ties(tokens * 12, 1),
+                RoutingCases.any(tokens * 12, 2),
+                RoutingCases.special(tokens, 12, 3))) {
+            Routing expected =
+                    Router.route(layer.config(), layer.router(), Reference.widen(logits), logits.length / 12);
+            int[] ids = new int[expected.ids().length];
+            double[] weights = new double[ids.length];
+            for (int m = 0; m < logits.length / 12; m++) {
+                double[] row = Reference.widen(Arrays.copyOfRange(logits, m * 12, (m + 1) * 12));
+                router.route(scratch(router, row), ids, weights, m * 3);
+            }
+            assertThat(ids).isEqualTo(expected.ids());
+            assertThat(weights).isEqualTo(expected.weights());
+        }
+    }
+
+    /** A function of the caller's sees the logits in float; the scaling factor, shared and zero experts come on top. */
+    @ParameterizedTest
+    @ValueSource(booleans = {false, true})
+    void aFunctionsChoiceIsTheDefinitions(boolean hasGate) {
+        int tokens = 50;
+        RouterConfig scored = SIGMOID.withZeroExperts(2).withRoutedScalingFactor(2.5);
+        RandomLayer layer = RandomLayer.of(6, 3, 17, 8, tokens, 4)
+                .sharing(2)
+                .routedBy(hasGate ? scored.withSharedExpertGate() : scored);
+        FusedMoeConfig config = layer.config().toBuilder()
+                .router(layer.config().router().handedIn())
+                .build();
+        TopKRouter function = (x, logits, m, k, _) -> {
+            ChosenExperts chosen = ChosenExperts.allocate(m, k);
+            for (int p = 0; p < m * k; p++) {
+                chosen.ids()[p] = p % k == 2 ? -1 : (p / k + 7 * (p % k)) % 8;
+                chosen.weights()[p] = logits[p / k * 8 + p % 8] + x[p / k * 17];
+            }
+            return chosen;
+        };
+        float[] hidden = layer.hidden(tokens, 1);
+        double[] logits = Router.logits(config, layer.router(), Reference.widen(hidden), tokens);
+        ChosenExperts expected = Router.route(config, function, hidden, logits, tokens)
+                .chosen();
+        HostRouter router = new HostRouter(config, layer.router(), function);
+        for (ChosenExperts chosen : List.of(router.route(hidden, tokens), router.routeOnAllCores(hidden, tokens))) {
+            assertThat(chosen.ids()).isEqualTo(expected.ids());
+            assertThat(chosen.weights()).isEqualTo(expected.weights());
+        }
+    }
+
     @Test
     void aRouterWithoutAWeightIsRefused() {
         RandomLayer layer = RandomLayer.of(4, 2, 8, 8, 1, 1);
-        CpuRouter router = new CpuRouter(layer.config(), RouterWeights.NONE);
+        HostRouter router = new HostRouter(layer.config(), RouterWeights.NONE);
         assertThatIllegalArgumentException()
                 .isThrownBy(() -> router.routeOnAllCores(new float[8], 1))
                 .withMessage("router: expected one with a weight, got one that is handed its logits");

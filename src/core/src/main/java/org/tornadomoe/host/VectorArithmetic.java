@@ -1,4 +1,4 @@
-package org.tornadomoe.cpu;
+package org.tornadomoe.host;
 
 import java.lang.foreign.MemorySegment;
 import java.nio.ByteOrder;
@@ -33,17 +33,17 @@ final class VectorArithmetic extends Arithmetic {
     private static final boolean EIGHT = F.vectorBitSize() != 256;
 
     @Override
-    String description() {
+    public String description() {
         return F.vectorBitSize() + "-bit vectors";
     }
 
     @Override
-    void dot(MemorySegment w, long at, int cols, float[] a, int[] from, int tokens, float[] tile) {
+    public void dot(MemorySegment w, long at, int cols, float[] a, int[] from, int tokens, float[] tile) {
         Arrays.fill(from, tokens, TOKENS, from[0]);
         int together = tokens > 4 && EIGHT ? 8 : tokens > 2 ? 4 : tokens;
         for (int t = 0; t < tokens; t += together) {
-            for (int row = 0; row < PackedWeights.ROWS; row += (together > 2 ? 2 : 4) * LANES) {
-                int to = t * PackedWeights.ROWS + row;
+            for (int row = 0; row < ROWS; row += (together > 2 ? 2 : 4) * LANES) {
+                int to = t * ROWS + row;
                 switch (together) {
                     case 1 -> dot1(w, at + row, cols, a, from[t], tile, to);
                     case 2 -> dot2(w, at + row, cols, a, from[t], from[t + 1], tile, to);
@@ -65,7 +65,7 @@ final class VectorArithmetic extends Arithmetic {
         FloatVector s02 = FloatVector.zero(F);
         FloatVector s03 = FloatVector.zero(F);
         for (int c = 0; c < cols; c++) {
-            long column = at + (long) c * PackedWeights.ROWS;
+            long column = at + (long) c * ROWS;
             FloatVector w0 = weights(w, column);
             FloatVector w1 = weights(w, column + LANES);
             FloatVector w2 = weights(w, column + 2L * LANES);
@@ -92,7 +92,7 @@ final class VectorArithmetic extends Arithmetic {
         FloatVector s12 = FloatVector.zero(F);
         FloatVector s13 = FloatVector.zero(F);
         for (int c = 0; c < cols; c++) {
-            long column = at + (long) c * PackedWeights.ROWS;
+            long column = at + (long) c * ROWS;
             FloatVector w0 = weights(w, column);
             FloatVector w1 = weights(w, column + LANES);
             FloatVector w2 = weights(w, column + 2L * LANES);
@@ -112,10 +112,10 @@ final class VectorArithmetic extends Arithmetic {
         s01.intoArray(tile, row + LANES);
         s02.intoArray(tile, row + 2 * LANES);
         s03.intoArray(tile, row + 3 * LANES);
-        s10.intoArray(tile, row + PackedWeights.ROWS);
-        s11.intoArray(tile, row + PackedWeights.ROWS + LANES);
-        s12.intoArray(tile, row + PackedWeights.ROWS + 2 * LANES);
-        s13.intoArray(tile, row + PackedWeights.ROWS + 3 * LANES);
+        s10.intoArray(tile, row + ROWS);
+        s11.intoArray(tile, row + ROWS + LANES);
+        s12.intoArray(tile, row + ROWS + 2 * LANES);
+        s13.intoArray(tile, row + ROWS + 3 * LANES);
     }
 
     private static void dot4(MemorySegment w, long at, int cols, float[] a, int[] from, int t, float[] tile, int row) {
@@ -132,7 +132,7 @@ final class VectorArithmetic extends Arithmetic {
         FloatVector s30 = FloatVector.zero(F);
         FloatVector s31 = FloatVector.zero(F);
         for (int c = 0; c < cols; c++) {
-            long column = at + (long) c * PackedWeights.ROWS;
+            long column = at + (long) c * ROWS;
             FloatVector w0 = weights(w, column);
             FloatVector w1 = weights(w, column + LANES);
             FloatVector x0 = FloatVector.broadcast(F, a[a0 + c]);
@@ -150,12 +150,12 @@ final class VectorArithmetic extends Arithmetic {
         }
         s00.intoArray(tile, row);
         s01.intoArray(tile, row + LANES);
-        s10.intoArray(tile, row + PackedWeights.ROWS);
-        s11.intoArray(tile, row + PackedWeights.ROWS + LANES);
-        s20.intoArray(tile, row + 2 * PackedWeights.ROWS);
-        s21.intoArray(tile, row + 2 * PackedWeights.ROWS + LANES);
-        s30.intoArray(tile, row + 3 * PackedWeights.ROWS);
-        s31.intoArray(tile, row + 3 * PackedWeights.ROWS + LANES);
+        s10.intoArray(tile, row + ROWS);
+        s11.intoArray(tile, row + ROWS + LANES);
+        s20.intoArray(tile, row + 2 * ROWS);
+        s21.intoArray(tile, row + 2 * ROWS + LANES);
+        s30.intoArray(tile, row + 3 * ROWS);
+        s31.intoArray(tile, row + 3 * ROWS + LANES);
     }
 
     private static void dot8(MemorySegment w, long at, int cols, float[] a, int[] from, float[] tile, int row) {
@@ -184,7 +184,7 @@ final class VectorArithmetic extends Arithmetic {
         FloatVector s70 = FloatVector.zero(F);
         FloatVector s71 = FloatVector.zero(F);
         for (int c = 0; c < cols; c++) {
-            long column = at + (long) c * PackedWeights.ROWS;
+            long column = at + (long) c * ROWS;
             FloatVector w0 = weights(w, column);
             FloatVector w1 = weights(w, column + LANES);
             FloatVector x0 = FloatVector.broadcast(F, a[a0 + c]);
@@ -214,24 +214,24 @@ final class VectorArithmetic extends Arithmetic {
         }
         s00.intoArray(tile, row);
         s01.intoArray(tile, row + LANES);
-        s10.intoArray(tile, row + PackedWeights.ROWS);
-        s11.intoArray(tile, row + PackedWeights.ROWS + LANES);
-        s20.intoArray(tile, row + 2 * PackedWeights.ROWS);
-        s21.intoArray(tile, row + 2 * PackedWeights.ROWS + LANES);
-        s30.intoArray(tile, row + 3 * PackedWeights.ROWS);
-        s31.intoArray(tile, row + 3 * PackedWeights.ROWS + LANES);
-        s40.intoArray(tile, row + 4 * PackedWeights.ROWS);
-        s41.intoArray(tile, row + 4 * PackedWeights.ROWS + LANES);
-        s50.intoArray(tile, row + 5 * PackedWeights.ROWS);
-        s51.intoArray(tile, row + 5 * PackedWeights.ROWS + LANES);
-        s60.intoArray(tile, row + 6 * PackedWeights.ROWS);
-        s61.intoArray(tile, row + 6 * PackedWeights.ROWS + LANES);
-        s70.intoArray(tile, row + 7 * PackedWeights.ROWS);
-        s71.intoArray(tile, row + 7 * PackedWeights.ROWS + LANES);
+        s10.intoArray(tile, row + ROWS);
+        s11.intoArray(tile, row + ROWS + LANES);
+        s20.intoArray(tile, row + 2 * ROWS);
+        s21.intoArray(tile, row + 2 * ROWS + LANES);
+        s30.intoArray(tile, row + 3 * ROWS);
+        s31.intoArray(tile, row + 3 * ROWS + LANES);
+        s40.intoArray(tile, row + 4 * ROWS);
+        s41.intoArray(tile, row + 4 * ROWS + LANES);
+        s50.intoArray(tile, row + 5 * ROWS);
+        s51.intoArray(tile, row + 5 * ROWS + LANES);
+        s60.intoArray(tile, row + 6 * ROWS);
+        s61.intoArray(tile, row + 6 * ROWS + LANES);
+        s70.intoArray(tile, row + 7 * ROWS);
+        s71.intoArray(tile, row + 7 * ROWS + LANES);
     }
 
     @Override
-    void logits(float[] w, int at, int cols, float[] x, int from, double[] out, int into) {
+    public void logits(float[] w, int at, int cols, float[] x, int from, double[] out, int into) {
         int lanes = D.length();
         for (int row = 0; row < ROUTER_ROWS; row += 2 * lanes) {
             DoubleVector s0 = DoubleVector.zero(D);

@@ -1,4 +1,4 @@
-package org.tornadomoe.cpu;
+package org.tornadomoe.host;
 
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;

@@ -1,4 +1,4 @@
-package org.tornadomoe.cpu;
+package org.tornadomoe.host;
 
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
@@ -7,26 +7,26 @@ import java.util.Arrays;
 /** Plain loops, for a JVM without the Vector API. */
 final class ScalarArithmetic extends Arithmetic {
     @Override
-    String description() {
+    public String description() {
         return "no vectors";
     }
 
     @Override
-    void dot(MemorySegment w, long at, int cols, float[] a, int[] from, int tokens, float[] tile) {
-        Arrays.fill(tile, 0, tokens * PackedWeights.ROWS, 0);
+    public void dot(MemorySegment w, long at, int cols, float[] a, int[] from, int tokens, float[] tile) {
+        Arrays.fill(tile, 0, tokens * ROWS, 0);
         for (int c = 0; c < cols; c++) {
-            long column = at + (long) c * PackedWeights.ROWS;
+            long column = at + (long) c * ROWS;
             for (int t = 0; t < tokens; t++) {
                 float x = a[from[t] + c];
-                for (int r = 0; r < PackedWeights.ROWS; r++) {
-                    tile[t * PackedWeights.ROWS + r] += x * w.get(ValueLayout.JAVA_BYTE, column + r);
+                for (int r = 0; r < ROWS; r++) {
+                    tile[t * ROWS + r] += x * w.get(ValueLayout.JAVA_BYTE, column + r);
                 }
             }
         }
     }
 
     @Override
-    void logits(float[] w, int at, int cols, float[] x, int from, double[] out, int into) {
+    public void logits(float[] w, int at, int cols, float[] x, int from, double[] out, int into) {
         Arrays.fill(out, into, into + ROUTER_ROWS, 0);
         for (int c = 0; c < cols; c++) {
             double value = x[from + c];
