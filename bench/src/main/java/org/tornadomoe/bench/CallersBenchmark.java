@@ -23,6 +23,7 @@ import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.Int8Tensor;
 import org.tornadomoe.quant.RouterWeights;
+import org.tornadomoe.reference.Numerics;
 import org.tornadomoe.reference.Reference;
 
 /**
@@ -96,8 +97,8 @@ public class CallersBenchmark {
             for (int i = 0; i < hidden.length; i++) {
                 hidden[i] = (float) random.nextGaussian();
             }
-            double error = Reference.relativeL2(
-                    Reference.widen(layer.forward(hidden)),
+            double error = Numerics.relativeL2(
+                    Numerics.widen(layer.forward(hidden)),
                     Reference.forward(experts, hidden, tokens).output());
             if (!(error < 1e-5)) {
                 throw new IllegalStateException("expected an error below 1e-5, got " + error);

@@ -40,6 +40,7 @@ import org.tornadomoe.config.MoeActivation;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.Int8Tensor;
 import org.tornadomoe.quant.RouterWeights;
+import org.tornadomoe.reference.Numerics;
 import org.tornadomoe.reference.Reference;
 import org.tornadomoe.reference.Router;
 
@@ -131,7 +132,7 @@ public class CpuMoeBenchmark {
             OnnxTensor w2s = unsigned(environment, w2);
             OnnxTensor s2 = floats(environment, w2.scales(), E, H);
             for (float[] x : hidden) {
-                double[] logits = Router.logits(config, experts.router(), Reference.widen(x), tokens);
+                double[] logits = Router.logits(config, experts.router(), Numerics.widen(x), tokens);
                 Map<String, OnnxTensor> of = new HashMap<>();
                 of.put("x", floats(environment, x, tokens, H));
                 of.put("r", floats(environment, narrow(logits), tokens, E));
@@ -147,9 +148,9 @@ public class CpuMoeBenchmark {
             // integers.
             require(
                     "tornado-moe",
-                    Reference.relativeL2(Reference.widen(output), exact),
+                    Numerics.relativeL2(Numerics.widen(output), exact),
                     what.equals("tornadovm") ? 1e-3 : 1e-5);
-            require("ONNX Runtime", Reference.relativeL2(Reference.widen(onnx(0)), exact), TOLERANCE);
+            require("ONNX Runtime", Numerics.relativeL2(Numerics.widen(onnx(0)), exact), TOLERANCE);
         }
     }
 

@@ -11,6 +11,7 @@ import org.tornadomoe.kernel.MoeExecutionException;
 import org.tornadomoe.kernel.MoeKernel;
 import org.tornadomoe.quant.HiddenStates;
 import org.tornadomoe.quant.Int8Experts;
+import org.tornadomoe.reference.Numerics;
 import org.tornadomoe.reference.Reference;
 import org.tornadomoe.reference.Router;
 import org.tornadomoe.reference.Routing;
@@ -47,7 +48,7 @@ final class SelfCheck {
         Stages expected = handed == null
                 ? Reference.forward(experts, hidden, 1)
                 : Reference.forward(experts, hidden, new double[0], handed);
-        double error = Reference.relativeL2(Reference.widen(output), expected.output());
+        double error = Numerics.relativeL2(Numerics.widen(output), expected.output());
         boolean nothing = Arrays.stream(expected.output()).allMatch(value -> value == 0)
                 && IntStream.range(0, output.length).allMatch(i -> output[i] == 0);
         if (!(error < TOLERANCE || nothing)) {
@@ -68,7 +69,7 @@ final class SelfCheck {
             if (any || !experts.isPart()) {
                 break;
             }
-            double[] logits = Router.logits(config, experts.router(), Reference.widen(hidden), 1);
+            double[] logits = Router.logits(config, experts.router(), Numerics.widen(hidden), 1);
             int[] ids = Router.route(config, experts.router(), logits, 1).ids();
             if (Arrays.stream(ids).anyMatch(id -> isHere(config, experts, id))) {
                 break;

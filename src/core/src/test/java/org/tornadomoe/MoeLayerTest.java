@@ -23,7 +23,7 @@ import org.tornadomoe.config.RoutingMethodType;
 import org.tornadomoe.kernel.ChosenExperts;
 import org.tornadomoe.kernel.TopKRouter;
 import org.tornadomoe.quant.RouterWeights;
-import org.tornadomoe.reference.Reference;
+import org.tornadomoe.reference.Numerics;
 import org.tornadomoe.reference.Router;
 import org.tornadomoe.reference.Routing;
 
@@ -115,7 +115,7 @@ class MoeLayerTest {
         // The layer's own way of choosing, written down once more: the same output, through another door.
         TopKRouter same = (hidden, logits, tokens, topK, renormalize) -> {
             assertThat(hidden).hasSize(24 * tokens);
-            Routing routing = Router.route(WEIGHTS.config(), RouterWeights.NONE, Reference.widen(logits), tokens);
+            Routing routing = Router.route(WEIGHTS.config(), RouterWeights.NONE, Numerics.widen(logits), tokens);
             ChosenExperts chosen = ChosenExperts.allocate(tokens, topK);
             for (int p = 0; p < tokens * topK; p++) {
                 chosen.ids()[p] = routing.ids()[p];
@@ -139,7 +139,7 @@ class MoeLayerTest {
             layer.forward(hidden, 9, output, chosen);
             own.forward(hidden, 9, expectedOutput, expected);
             assertThat(chosen.ids()).isEqualTo(expected.ids());
-            assertThat(Reference.relativeL2(Reference.widen(output), Reference.widen(expectedOutput)))
+            assertThat(Numerics.relativeL2(Numerics.widen(output), Numerics.widen(expectedOutput)))
                     .isLessThan(2e-3);
             refuses(() -> broken.forward(hidden), "router: expected ids from 0 to 6", "got 0 again for token 0");
         }

@@ -20,7 +20,6 @@ import org.tornadomoe.config.ExpertPlacementStrategy;
 import org.tornadomoe.config.FusedMoeActivationFormat;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.FusedMoeParallelConfig;
-import org.tornadomoe.config.FusedMoeQuantConfig;
 import org.tornadomoe.config.GroupShape;
 import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.config.Int8Scheme;
@@ -196,17 +195,6 @@ class PublicArgumentsTest {
                     assertThat(quantization.toString()).isNotEmpty();
                 }),
                 of("QuantKey", d -> QuantKey.int8Groups(d.number())),
-                of("FusedMoeQuantConfig", d -> {
-                    FusedMoeQuantConfig config = FusedMoeQuantConfig.make(
-                            ScalarType.I8,
-                            null,
-                            false,
-                            false,
-                            new GroupShape(d.number(), d.number()),
-                            FusedMoeQuantConfig.Scales.ofWeights(new float[0], new float[0]));
-                    config.scaleShape(d.number(), d.number());
-                    config.batchedScaleShape(d.number(), d.number(), d.number());
-                }),
                 of("EplbConfig", d -> {
                     EplbConfig eplb = new EplbConfig(d.or(1), d.or(1), d.or(0), d.flag(), d.or(1), d.flag());
                     eplb.withWindowSize(d.or(1))

@@ -37,7 +37,7 @@ import org.tornadomoe.parallel.Spread;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.Int8Tensor;
 import org.tornadomoe.quant.RouterWeights;
-import org.tornadomoe.reference.Reference;
+import org.tornadomoe.reference.Numerics;
 import org.tornadomoe.tornado.TornadoHome;
 import picocli.CommandLine.Command;
 import picocli.CommandLine.Mixin;
@@ -511,7 +511,7 @@ final class Bench implements Callable<Integer> {
         if (dependsOnOtherTokens(experts.scheme())) {
             kernel.forward(MemorySegment.ofArray(some), count, MemorySegment.ofArray(got), null);
         }
-        return Reference.relativeL2(Reference.widen(got), spread.reference(experts, some, count));
+        return Numerics.relativeL2(Numerics.widen(got), spread.reference(experts, some, count));
     }
 
     /** A scale that all tokens of a call share differs with their company. */

@@ -14,6 +14,7 @@ import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.kernel.InsufficientMemoryException;
 import org.tornadomoe.quant.Int8Experts;
+import org.tornadomoe.reference.Numerics;
 import org.tornadomoe.reference.Reference;
 import org.tornadomoe.tornado.LayersInOnePlan;
 
@@ -107,8 +108,8 @@ final class BenchLayers {
                 int count = Math.min(m, 2);
                 float[] got = Bench.rows(plan.output(), m, shape.hidden(), count);
                 float[] some = Bench.rows(hidden, m, shape.hidden(), count);
-                double error = Reference.relativeL2(
-                        Reference.widen(got),
+                double error = Numerics.relativeL2(
+                        Numerics.widen(got),
                         Reference.forward(experts, some, count).output());
                 List<Double> times = new ArrayList<>();
                 List<Double> device = new ArrayList<>();

@@ -8,7 +8,7 @@ import org.tornadomoe.checkpoint.CaseFile;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.kernel.StageValues;
 import org.tornadomoe.oracle.Selection;
-import org.tornadomoe.reference.Reference;
+import org.tornadomoe.reference.Numerics;
 
 /**
  * A kernel class against a case file, stage by stage: each stage gets the file's input to it. Then once from end to end,
@@ -239,6 +239,6 @@ final class CaseCheck {
     }
 
     private static double relativeL2(float[] actual, float[] expected) {
-        return Reference.relativeL2(Reference.widen(actual), Reference.widen(expected));
+        return Numerics.relativeL2(Numerics.widen(actual), Numerics.widen(expected));
     }
 }

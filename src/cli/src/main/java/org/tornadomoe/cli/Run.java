@@ -21,6 +21,7 @@ import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.parallel.ExpertBalance;
 import org.tornadomoe.quant.ExpertWeights;
+import org.tornadomoe.reference.Numerics;
 import org.tornadomoe.reference.Reference;
 import picocli.CommandLine.ArgGroup;
 import picocli.CommandLine.Command;
@@ -185,7 +186,7 @@ final class Run implements Callable<Integer> {
         int values = tokens * weights.config().hiddenDim();
         double[] exact = Reference.forward(weights, Arrays.copyOf(hidden, values), tokens)
                 .output();
-        return Reference.relativeL2(Reference.widen(Arrays.copyOf(out, values)), exact);
+        return Numerics.relativeL2(Numerics.widen(Arrays.copyOf(out, values)), exact);
     }
 
     private void print(

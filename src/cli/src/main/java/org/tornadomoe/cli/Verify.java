@@ -15,7 +15,7 @@ import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.kernel.ChosenExperts;
 import org.tornadomoe.oracle.Selection;
 import org.tornadomoe.quant.ExpertWeights;
-import org.tornadomoe.reference.Reference;
+import org.tornadomoe.reference.Numerics;
 import org.tornadomoe.reference.Router;
 import org.tornadomoe.reference.Routing;
 import picocli.CommandLine.ArgGroup;
@@ -92,16 +92,6 @@ final class Verify implements Callable<Integer> {
         return caseFile == null ? verifyGolden() : verifyCase(caseFile);
     }
 
-    /** What random weights and tokens stay well below; one scale for all and truncated quotients cost as much again as the rest. */
-    private static double tolerance(Int8Quantization quantization) {
-        return switch (quantization.scheme()) {
-            case W8A8_CHANNEL -> 2.5e-2;
-            case W8A8_TENSOR -> 5e-2;
-            case W8A8_BLOCK -> quantization.roundToNearest() ? 2.5e-2 : 5e-2;
-            case W8A16_CHANNEL, W8A16_GROUP -> 1.5e-2;
-        };
-    }
-
     private int verifyGolden() {
         Path golden = against.golden;
         if (checkpoint == null || golden == null) {
@@ -117,7 +107,7 @@ final class Verify implements Callable<Integer> {
                 Safetensors file = Safetensors.open(golden)) {
             ExpertWeights weights = opened.layer(layer);
             Int8Quantization quantization = scheme.quantization(weights);
-            double tolerance = this.tolerance != null ? this.tolerance : tolerance(quantization);
+            double tolerance = this.tolerance != null ? this.tolerance : quantization.tolerance();
             FusedMoeConfig config = weights.config();
             Tokens hidden = Tokens.read(file, "hidden_states", config.hiddenDim());
             file.tensor("output").requireShape(hidden.count(), config.hiddenDim());
@@ -126,7 +116,7 @@ final class Verify implements Callable<Integer> {
             ChosenExperts chosen = ChosenExperts.allocate(hidden.count(), config.pairsPerToken());
             try (MoeLayer loaded = target.load(weights, quantization, hidden.count())) {
                 loaded.forward(hidden.values(), hidden.count(), actual, chosen);
-                double error = Reference.relativeL2(Reference.widen(actual), Reference.widen(expected));
+                double error = Numerics.relativeL2(Numerics.widen(actual), Numerics.widen(expected));
                 double maxAbs = CaseCheck.maxAbs(actual, expected);
                 int mismatches =
                         CaseCheck.differing(chosen.ids(), route(weights, hidden).ids());
@@ -156,7 +146,7 @@ final class Verify implements Callable<Integer> {
     private static Routing route(ExpertWeights weights, Tokens hidden) {
         FusedMoeConfig config = weights.config();
         int m = hidden.count();
-        double[] logits = Router.logits(config, weights.router(), Reference.widen(hidden.values()), m);
+        double[] logits = Router.logits(config, weights.router(), Numerics.widen(hidden.values()), m);
         return Router.route(config, weights.router(), logits, m);
     }
 

@@ -24,8 +24,11 @@ import org.tornadomoe.quant.Int8Tensor;
 import org.tornadomoe.quant.Progress;
 import org.tornadomoe.reference.Activations;
 import org.tornadomoe.reference.Alignment;
+import org.tornadomoe.reference.Alignments;
+import org.tornadomoe.reference.Numerics;
 import org.tornadomoe.reference.QuantizedTokens;
 import org.tornadomoe.reference.Reference;
+import org.tornadomoe.reference.ReferenceGemm;
 import org.tornadomoe.reference.Router;
 import org.tornadomoe.reference.Routing;
 
@@ -93,23 +96,23 @@ class CaseOnInputTest {
         float[] logits = narrow(gaussian(random, TOKENS * EXPERTS));
         float[] w13Bias = biases ? narrow(gaussian(random, EXPERTS * 2 * INTERMEDIATE)) : null;
         float[] w2Bias = biases ? narrow(gaussian(random, EXPERTS * HIDDEN)) : null;
-        Routing routed = Router.route(config, layer.router(), Reference.widen(logits), TOKENS);
+        Routing routed = Router.route(config, layer.router(), Numerics.widen(logits), TOKENS);
         double[] weights = routed.weights();
         try (Int8Experts experts = Int8Quantizer.quantize(layer, scheme, Progress.NONE)) {
-            double[] x = Reference.widen(hidden);
+            double[] x = Numerics.widen(hidden);
             QuantizedTokens a1 = Reference.quantize(experts, null, x, TOKENS, HIDDEN);
             double[] gemm1 = a1 == null
-                    ? Reference.gemm(x, 1, routed.ids(), experts.w13(), w13Bias)
-                    : Reference.gemm(a1, 1, routed.ids(), experts.w13(), w13Bias);
+                    ? ReferenceGemm.multiply(x, 1, routed.ids(), experts.w13(), w13Bias)
+                    : ReferenceGemm.multiply(a1, 1, routed.ids(), experts.w13(), w13Bias);
             float[] stored1 = bf16(weighed ? Reference.weigh(gemm1, weights) : gemm1);
-            double[] act = Activations.apply(config, Reference.widen(stored1), TOKENS);
+            double[] act = Activations.apply(config, Numerics.widen(stored1), TOKENS);
             float[] storedAct = narrow(act);
             QuantizedTokens a2 = Reference.quantize(experts, null, act, TOKENS, INTERMEDIATE);
             float[] stored2 = bf16(
                     a2 == null
-                            ? Reference.gemm(Reference.widen(storedAct), 1, routed.ids(), experts.w2(), w2Bias)
-                            : Reference.gemm(a2, 1, routed.ids(), experts.w2(), w2Bias));
-            Alignment alignment = Reference.align(routed.ids(), EXPERTS, CaseFile.BLOCK_SIZE);
+                            ? ReferenceGemm.multiply(Numerics.widen(storedAct), 1, routed.ids(), experts.w2(), w2Bias)
+                            : ReferenceGemm.multiply(a2, 1, routed.ids(), experts.w2(), w2Bias));
+            Alignment alignment = Alignments.align(routed.ids(), EXPERTS, CaseFile.BLOCK_SIZE);
             SafetensorsWriter file = new SafetensorsWriter()
                     .metadata("producer", "the definition")
                     .metadata("scheme", scheme.toString())

@@ -20,7 +20,7 @@ public record Int8Quantization(Int8Scheme scheme, GroupShape grid, boolean zeroP
     /** @throws IllegalArgumentException if the scheme has no such grid, zero points or rounding */
     public Int8Quantization {
         boolean fits = switch (scheme) {
-            case W8A8_CHANNEL, W8A16_CHANNEL, W8A8_TENSOR -> grid.equals(defaultGrid(scheme));
+            case W8A8_CHANNEL, W8A16_CHANNEL, W8A8_TENSOR -> grid.equals(scheme.grid());
             case W8A8_BLOCK -> grid.row() >= 1 && grid.col() >= 1;
             case W8A16_GROUP -> grid.row() == 1;
         };
@@ -29,11 +29,11 @@ public record Int8Quantization(Int8Scheme scheme, GroupShape grid, boolean zeroP
                     + switch (scheme) {
                         case W8A8_BLOCK -> "a positive number of rows and of columns";
                         case W8A16_GROUP -> "one row and a positive number of columns, or all";
-                        default -> defaultGrid(scheme).toString();
+                        default -> scheme.grid().toString();
                     }
                     + " for " + scheme + ", got " + grid.row() + " x " + grid.col());
         }
-        if (zeroPoints && scheme != Int8Scheme.W8A16_GROUP) {
+        if (zeroPoints && !scheme.mayHaveZeroPoints()) {
             throw new IllegalArgumentException(
                     "zeroPoints: expected none for " + scheme + ", only " + Int8Scheme.W8A16_GROUP + " may have them");
         }
@@ -45,7 +45,7 @@ public record Int8Quantization(Int8Scheme scheme, GroupShape grid, boolean zeroP
 
     /** The scheme as it is unless something is chosen. */
     public static Int8Quantization of(Int8Scheme scheme) {
-        return new Int8Quantization(scheme, defaultGrid(scheme), false, false);
+        return new Int8Quantization(scheme, scheme.grid(), false, false);
     }
 
     /** What has these keys, truncating; null if no scheme has them. */
@@ -54,15 +54,6 @@ public record Int8Quantization(Int8Scheme scheme, GroupShape grid, boolean zeroP
         return scheme == null || weightKey == null
                 ? null
                 : new Int8Quantization(scheme, weightKey.scale().groupShape(), !weightKey.symmetric(), false);
-    }
-
-    private static GroupShape defaultGrid(Int8Scheme scheme) {
-        return switch (scheme) {
-            case W8A8_CHANNEL, W8A16_CHANNEL -> GroupShape.PER_CHANNEL;
-            case W8A8_TENSOR -> GroupShape.PER_TENSOR;
-            case W8A8_BLOCK -> new GroupShape(DEFAULT_BLOCK, DEFAULT_BLOCK);
-            case W8A16_GROUP -> new GroupShape(1, DEFAULT_BLOCK);
-        };
     }
 
     public Int8Quantization withGrid(GroupShape grid) {
@@ -100,6 +91,11 @@ public record Int8Quantization(Int8Scheme scheme, GroupShape grid, boolean zeroP
             case W8A8_BLOCK -> QuantKey.int8Groups(grid.col());
             case W8A16_CHANNEL, W8A16_GROUP -> null;
         };
+    }
+
+    /** {@link Int8Scheme#tolerance}, or less where activations are rounded to the nearest. */
+    public double tolerance() {
+        return roundToNearest ? Int8Scheme.W8A8_CHANNEL.tolerance() : scheme.tolerance();
     }
 
     /** {@code w8a8_block 64x128}. */

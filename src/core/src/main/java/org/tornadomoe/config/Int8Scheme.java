@@ -7,21 +7,66 @@ import org.jspecify.annotations.Nullable;
 /** Which operands of the two GEMMs are int8, and what shares a scale. */
 public enum Int8Scheme {
     /** int8 weights with a scale per output channel; int8 activations with a scale per token, found at run time. */
-    W8A8_CHANNEL,
+    W8A8_CHANNEL("channel", "token", GroupShape.PER_CHANNEL, 2.5e-2),
     /**
      * int8 weights with a scale per expert, or where a checkpoint has them per output channel; int8 activations with one scale, found
      * at run time or known beforehand.
      */
-    W8A8_TENSOR,
+    W8A8_TENSOR("tensor", "tensor", GroupShape.PER_TENSOR, 5e-2),
     /**
      * int8 weights with a scale per block of rows and columns; int8 activations with a scale per token and as many columns,
      * found at run time.
      */
-    W8A8_BLOCK,
+    W8A8_BLOCK("block", "group", new GroupShape(Int8Quantization.DEFAULT_BLOCK, Int8Quantization.DEFAULT_BLOCK), 5e-2),
     /** int8 weights with a scale per output channel; float activations. */
-    W8A16_CHANNEL,
+    W8A16_CHANNEL("channel", null, GroupShape.PER_CHANNEL, 1.5e-2),
     /** int8 weights with a scale per group of columns of a row, with or without zero points; float activations. */
-    W8A16_GROUP;
+    W8A16_GROUP("group", null, new GroupShape(1, Int8Quantization.DEFAULT_BLOCK), 1.5e-2);
+
+    private final String weightStrategy;
+    private final @Nullable String activationStrategy;
+    private final GroupShape grid;
+    private final double tolerance;
+
+    Int8Scheme(String weightStrategy, @Nullable String activationStrategy, GroupShape grid, double tolerance) {
+        this.weightStrategy = weightStrategy;
+        this.activationStrategy = activationStrategy;
+        this.grid = grid;
+        this.tolerance = tolerance;
+    }
+
+    /** What shares a scale of weights, in compressed-tensors' words: {@code channel}, {@code tensor}, {@code block} or {@code group}. */
+    public String weightStrategy() {
+        return weightStrategy;
+    }
+
+    /** What shares a scale of activations, likewise: {@code token}, {@code tensor} or {@code group}; null if they aren't quantised. */
+    public @Nullable String activationStrategy() {
+        return activationStrategy;
+    }
+
+    /** The rows and columns of a weight that share a scale, unless others are chosen. */
+    public GroupShape grid() {
+        return grid;
+    }
+
+    /** Whether weights may have zero points. */
+    public boolean mayHaveZeroPoints() {
+        return this == W8A16_GROUP;
+    }
+
+    /**
+     * The relative L2 error against the unquantised layer that random weights and tokens stay well below; one scale for all and
+     * truncated quotients cost as much again as the rest.
+     */
+    public double tolerance() {
+        return tolerance;
+    }
+
+    /** vLLM's name of it in the names of launch configurations. */
+    public String configName() {
+        return quantizesActivations() ? "int8_w8a8" : "int8_w8a16";
+    }
 
     /** How weights are quantised, unless something else is chosen: {@link Int8Quantization#of}. */
     public QuantKey weightKey() {
@@ -35,7 +80,7 @@ public enum Int8Scheme {
 
     /** Whether activations are turned into int8 before each GEMM. */
     public boolean quantizesActivations() {
-        return this != W8A16_CHANNEL && this != W8A16_GROUP;
+        return activationStrategy != null;
     }
 
     /** The scheme of these keys, whatever their block or group; null if there is none. */

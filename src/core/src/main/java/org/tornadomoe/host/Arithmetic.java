@@ -23,7 +23,8 @@ public abstract sealed class Arithmetic permits VectorArithmetic, ScalarArithmet
                 System.getLogger(Arithmetic.class.getName())
                         .log(
                                 System.Logger.Level.WARNING,
-                                "running without vectors, slower: start the JVM with --add-modules jdk.incubator.vector");
+                                "running without vectors, slower: start the JVM with --add-modules"
+                                        + " jdk.incubator.vector");
             }
             return of(vectors);
         }

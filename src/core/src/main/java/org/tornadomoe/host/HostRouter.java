@@ -75,11 +75,7 @@ public final class HostRouter {
         int pairs = config.pairsPerToken();
         ChosenExperts chosen = ChosenExperts.allocate(tokens, pairs);
         double[] weights = new double[tokens * pairs];
-        eachToken(
-                hidden,
-                tokens,
-                onAllCores,
-                (token, scratch) -> route(scratch, chosen.ids(), weights, token * pairs));
+        eachToken(hidden, tokens, onAllCores, (token, scratch) -> route(scratch, chosen.ids(), weights, token * pairs));
         for (int p = 0; p < weights.length; p++) {
             chosen.weights()[p] = (float) weights[p];
         }

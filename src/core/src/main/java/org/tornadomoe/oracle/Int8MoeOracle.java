@@ -16,12 +16,9 @@ import java.util.stream.Collectors;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.FusedMoeParallelConfig;
-import org.tornadomoe.config.FusedMoeQuantConfig;
-import org.tornadomoe.config.GroupShape;
 import org.tornadomoe.config.Int8MoeBackend;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.config.QuantKey;
-import org.tornadomoe.config.ScalarType;
 import org.tornadomoe.kernel.DeviceMemory;
 import org.tornadomoe.kernel.FusedMoeExperts;
 import org.tornadomoe.kernel.InsufficientMemoryException;
@@ -434,61 +431,5 @@ public final class Int8MoeOracle {
                 .orElse(null);
         return new Explanation.Candidate(
                 experts.backend(), experts.name(), device, support, refusals, memory, launches);
-    }
-
-    /**
-     * The quantisation that was asked for, or an exception. vLLM's of the name builds weight-only quantisation wherever
-     * scales of activations are absent, and so turned W8A8 with dynamic scales into W8A16 unseen.
-     *
-     * @param weightKey int8, static, with a scale per channel, per tensor, per block or per group of a row's columns; with zero
-     *     points it fails, since scales come without them
-     * @param activationKey int8, static or dynamic, with blocks dynamic per token and as many columns; null for weight-only
-     * @param scales those of weights, and those of activations exactly if {@code activationKey} is static
-     * @throws IllegalArgumentException if keys and scales don't fit together
-     */
-    public static FusedMoeQuantConfig makeQuantConfig(
-            QuantKey weightKey, @Nullable QuantKey activationKey, FusedMoeQuantConfig.Scales scales) {
-        if ((scales.a1() == null) != (scales.a2() == null)) {
-            throw new IllegalArgumentException("a1_scale and a2_scale must both be provided or both be None");
-        }
-        boolean perChannel = weightKey.equals(QuantKey.INT8_STATIC_CHANNEL_SYM);
-        GroupShape grid = weightKey.scale().groupShape();
-        Int8Scheme scheme = weightKey.symmetric() ? Int8Scheme.of(weightKey, activationKey) : null;
-        boolean block = scheme == Int8Scheme.W8A8_BLOCK;
-        boolean group = scheme == Int8Scheme.W8A16_GROUP;
-        if (!perChannel && !block && !group && !weightKey.equals(QuantKey.INT8_STATIC_TENSOR_SYM)) {
-            throw new IllegalArgumentException("weight key: expected one of "
-                    + List.of(QuantKey.INT8_STATIC_CHANNEL_SYM, QuantKey.INT8_STATIC_TENSOR_SYM)
-                    + ", or blocks or groups without zero points and activations that go with them, got " + weightKey);
-        }
-        if (scales.w1() == null || scales.w2() == null) {
-            throw new IllegalArgumentException("w1_scale and w2_scale: expected those of " + weightKey + ", got none");
-        }
-        boolean wantsScales = activationKey != null && activationKey.scale().isStatic();
-        if (wantsScales != (scales.a1() != null)) {
-            throw new IllegalArgumentException("a1_scale and a2_scale: expected "
-                    + (wantsScales ? "those of " : "none for ")
-                    + (activationKey == null ? "activations that aren't quantised" : activationKey) + ", got "
-                    + (wantsScales ? "none" : "some"));
-        }
-        if (block) {
-            return FusedMoeQuantConfig.make(ScalarType.I8, null, false, false, grid, scales);
-        }
-        if (activationKey == null) {
-            GroupShape columns = group ? new GroupShape(0, grid.col()) : null;
-            return FusedMoeQuantConfig.int8W8a16(scales, columns, perChannel);
-        }
-        boolean perToken = activationKey.equals(QuantKey.INT8_DYNAMIC_TOKEN_SYM);
-        boolean perTensor = activationKey.equals(QuantKey.INT8_DYNAMIC_TENSOR_SYM)
-                || activationKey.equals(QuantKey.INT8_STATIC_TENSOR_SYM);
-        if (!perToken && !perTensor) {
-            throw new IllegalArgumentException("activation key: expected one of "
-                    + List.of(
-                            QuantKey.INT8_DYNAMIC_TOKEN_SYM,
-                            QuantKey.INT8_DYNAMIC_TENSOR_SYM,
-                            QuantKey.INT8_STATIC_TENSOR_SYM)
-                    + ", got " + activationKey);
-        }
-        return FusedMoeQuantConfig.int8W8a8(scales, perToken, perChannel);
     }
 }

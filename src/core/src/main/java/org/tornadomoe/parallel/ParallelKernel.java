@@ -140,7 +140,9 @@ final class ParallelKernel implements MoeKernel {
         LoadBalancer balancer = eplb == null ? null : new LoadBalancer(eplb, config.globalNumExperts(), devices);
         ParallelKernel kernel = new ParallelKernel(
                 spread,
-                spread.isRoutedByHost() && !config.router().isHandedIn() ? new HostRouter(config, whole.router()) : null,
+                spread.isRoutedByHost() && !config.router().isHandedIn()
+                        ? new HostRouter(config, whole.router())
+                        : null,
                 balancer,
                 balancer == null ? null : loader);
         try {

@@ -97,50 +97,42 @@ public class ReferenceExperts implements GeneralExperts {
         int k = config.pairsPerToken();
         int pairs = tokens * k;
         boolean int8 = experts.scheme().quantizesActivations();
-        double[] weights = Reference.widen(given.topkWeights());
-        double[] x = Reference.inputs(experts, Reference.widen(hidden), weights);
-        double[] act = Reference.widen(given.act());
+        double[] weights = Numerics.widen(given.topkWeights());
+        double[] x = Reference.inputs(experts, Numerics.widen(hidden), weights);
+        double[] act = Numerics.widen(given.act());
         Routing handed = new Routing(tokens, k, given.topkIds(), weights);
         Routing routing = config.router().isHandedIn()
                 ? handed
-                : Router.route(config, experts.router(), Reference.widen(given.logits()), tokens);
+                : Router.route(config, experts.router(), Numerics.widen(given.logits()), tokens);
         int[] map = expertMap(experts);
         int[] local = Arrays.stream(given.topkIds())
                 .map(id -> Reference.local(experts, id))
                 .toArray();
         QuantizedTokens a1 = Reference.quantize(experts, experts.a1Scales(), local, x, x.length / h, h);
         QuantizedTokens a2 = Reference.quantize(experts, experts.a2Scales(), local, act, pairs, i);
-        Alignment alignment = Reference.align(given.topkIds(), map, true, given.blockSize());
+        Alignment alignment = Alignments.align(given.topkIds(), map, true, given.blockSize());
         QuantizedTokens givenA1 = int8 ? new QuantizedTokens(given.a1(), given.a1Scales()) : null;
         QuantizedTokens givenA2 = int8 ? new QuantizedTokens(given.a2(), given.a2Scales()) : null;
-        double[] gemm1 =
-                Reference.gemm(givenA1, x, x.length == pairs * h ? 1 : k, local, experts.w13(), experts.w13Bias());
-        double[] gemm2 = Reference.gemm(givenA2, act, 1, local, experts.w2(), experts.w2Bias());
-        double[] output = Reference.combine(Reference.widen(given.gemm2()), tokens, k, h);
+        double[] gemm1 = ReferenceGemm.multiply(
+                givenA1, x, x.length == pairs * h ? 1 : k, local, experts.w13(), experts.w13Bias());
+        double[] gemm2 = ReferenceGemm.multiply(givenA2, act, 1, local, experts.w2(), experts.w2Bias());
+        double[] output = Reference.combine(Numerics.widen(given.gemm2()), tokens, k, h);
         Reference.addZeroExperts(config, map[0], hidden, handed, output);
         return new StageValues(
                 given.logits(),
                 routing.ids(),
-                narrow(routing.weights()),
+                Numerics.narrow(routing.weights()),
                 given.blockSize(),
                 alignment.sortedTokenIds(),
                 alignment.expertIds(),
                 a1 == null ? new byte[0] : a1.values(),
                 a1 == null ? new float[0] : a1.scales(),
-                narrow(gemm1),
-                narrow(Activations.apply(config, Reference.widen(given.gemm1()), pairs)),
+                Numerics.narrow(gemm1),
+                Numerics.narrow(Activations.apply(config, Numerics.widen(given.gemm1()), pairs)),
                 a2 == null ? new byte[0] : a2.values(),
                 a2 == null ? new float[0] : a2.scales(),
-                narrow(Reference.onOutput(config, gemm2, weights)),
-                narrow(output));
-    }
-
-    private static float[] narrow(double[] values) {
-        float[] floats = new float[values.length];
-        for (int i = 0; i < values.length; i++) {
-            floats[i] = (float) values[i];
-        }
-        return floats;
+                Numerics.narrow(Reference.onOutput(config, gemm2, weights)),
+                Numerics.narrow(output));
     }
 
     /** Needs no turn-taking: but for the loads, the reference keeps nothing between calls. */
@@ -187,14 +179,14 @@ public class ReferenceExperts implements GeneralExperts {
             boolean handed = experts.config().router().isHandedIn();
             FusedMoeConfig config = experts.config();
             double[] logits =
-                    handed ? new double[0] : Router.logits(config, experts.router(), Reference.widen(in), tokens);
+                    handed ? new double[0] : Router.logits(config, experts.router(), Numerics.widen(in), tokens);
             Routing routed = handed ? handedIn(chosen, tokens) : Router.route(config, experts.router(), logits, tokens);
             Stages stages = Reference.forward(experts, in, logits, placed(routed), adapterOfToken);
-            float[] out = narrow(stages.output());
+            float[] out = Numerics.narrow(stages.output());
             HiddenStates.write(experts.config().inDtype(), out, values, output);
             if (chosen != null && !handed) {
                 System.arraycopy(routed.ids(), 0, chosen.ids(), 0, routed.ids().length);
-                System.arraycopy(narrow(routed.weights()), 0, chosen.weights(), 0, routed.weights().length);
+                System.arraycopy(Numerics.narrow(routed.weights()), 0, chosen.weights(), 0, routed.weights().length);
             }
         }
 
@@ -234,7 +226,7 @@ public class ReferenceExperts implements GeneralExperts {
                     tokens,
                     given.topK(),
                     Arrays.copyOf(given.ids(), pairs),
-                    Reference.widen(Arrays.copyOf(given.weights(), pairs)));
+                    Numerics.widen(Arrays.copyOf(given.weights(), pairs)));
         }
 
         @Override

@@ -36,7 +36,7 @@ public final class Router {
         int h = config.hiddenDim();
         int choices = config.numChoices();
         int width = config.numRouterLogits();
-        Reference.requireLength("hidden", hidden.length, tokens, h);
+        Numerics.requireLength("hidden", hidden.length, tokens, h);
         double[] logits = new double[tokens * width];
         IntStream.range(0, logits.length).parallel().forEach(i -> {
             int m = i / width;
@@ -63,7 +63,7 @@ public final class Router {
     public static Routing route(FusedMoeConfig config, RouterWeights router, double[] logits, int tokens) {
         int width = config.numRouterLogits();
         int choices = config.numChoices();
-        Reference.requireLength("logits", logits.length, tokens, width);
+        Numerics.requireLength("logits", logits.length, tokens, width);
         double[] chosenFrom = new double[tokens * choices];
         for (int m = 0; m < tokens; m++) {
             System.arraycopy(logits, m * width, chosenFrom, m * choices, choices);
@@ -152,7 +152,7 @@ public final class Router {
             int topK,
             RouterConfig router,
             float @Nullable [] correctionBias) {
-        Reference.requireLength("logits", logits.length, tokens, choices);
+        Numerics.requireLength("logits", logits.length, tokens, choices);
         if (topK < 1 || topK > choices) {
             throw new IllegalArgumentException("topK: expected 1 to the " + choices + " experts, got " + topK);
         }
@@ -294,12 +294,12 @@ public final class Router {
     private static double[] softmax(double[] x) {
         double max = Arrays.stream(x).max().orElseThrow();
         double[] exp = Arrays.stream(x).map(v -> Math.exp(v - max)).toArray();
-        double total = Reference.sum(exp);
+        double total = Numerics.sum(exp);
         return Arrays.stream(exp).map(v -> v / total).toArray();
     }
 
     private static double[] normalized(double[] x) {
-        double sum = Reference.sum(x);
+        double sum = Numerics.sum(x);
         double total = sum > 0 ? sum : 1;
         return Arrays.stream(x).map(v -> v / total).toArray();
     }

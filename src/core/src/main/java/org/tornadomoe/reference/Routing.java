@@ -26,10 +26,6 @@ public record Routing(int tokens, int topK, int[] ids, double[] weights) {
 
     /** The same as kernels are told it, weights in float; shares the ids. */
     public ChosenExperts chosen() {
-        float[] narrow = new float[weights.length];
-        for (int p = 0; p < narrow.length; p++) {
-            narrow[p] = (float) weights[p];
-        }
-        return new ChosenExperts(topK, ids, narrow);
+        return new ChosenExperts(topK, ids, Numerics.narrow(weights));
     }
 }

@@ -208,7 +208,7 @@ public abstract sealed class TornadoExperts implements GeneralExperts
         LaunchKey key = LaunchKey.of(
                 config,
                 device.name(),
-                quantization.scheme().quantizesActivations() ? "int8_w8a8" : "int8_w8a16",
+                quantization.scheme().configName(),
                 quantization.scheme() == Int8Scheme.W8A8_BLOCK ? quantization.grid() : null,
                 device.id().substring(0, device.id().indexOf(':')),
                 gemm.name().toLowerCase(Locale.ROOT));

@@ -11,7 +11,7 @@ import org.tornadomoe.config.GroupShape;
  * @param experts the rank's own
  * @param intermediate I, the rank's part
  * @param deviceName as the driver reports it
- * @param dtype {@link org.tornadomoe.config.FusedMoeQuantConfig#configName}; null if the name has none
+ * @param dtype {@link org.tornadomoe.config.Int8Scheme#configName}; null if the name has none
  * @param blockShape rows and columns that share a scale; null for none
  * @param backend the compiler, {@code cuda}: the same device wants other configurations with another one. Not in vLLM's names
  * @param kernel the kernels, {@code hopper}: others have other configurations. Not in vLLM's names

@@ -22,6 +22,7 @@ import org.junit.jupiter.params.provider.ValueSource;
 import org.tornadomoe.checkpoint.PublishedModel.Expert;
 import org.tornadomoe.checkpoint.PublishedModel.Plain;
 import org.tornadomoe.checkpoint.PublishedModel.Router;
+import org.tornadomoe.reference.Numerics;
 import org.tornadomoe.reference.Reference;
 
 /** A layer of every family, as llama.cpp's converter writes it, computes what the family's own code computes. */
@@ -95,7 +96,7 @@ class GgufFamiliesTest {
             assertThat(checkpoint.moeLayers()).containsExactly(1);
             double[] actual =
                     Reference.forward(checkpoint.layer(1), hidden, TOKENS).output();
-            assertThat(Reference.relativeL2(actual, model.forward(hidden, plain)))
+            assertThat(Numerics.relativeL2(actual, model.forward(hidden, plain)))
                     .isLessThan(1e-6);
         }
     }

@@ -29,6 +29,7 @@ import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.Int8Tensor;
 import org.tornadomoe.quant.Progress;
 import org.tornadomoe.quant.QuantizedWeights;
+import org.tornadomoe.reference.Numerics;
 import org.tornadomoe.reference.Reference;
 
 class GgufTest {
@@ -422,7 +423,7 @@ class GgufTest {
                             })
                             .withShared(false));
             double[] actual = Reference.forward(checkpoint.layer(1), hidden, 5).output();
-            assertThat(Reference.relativeL2(actual, expected)).isLessThan(1e-6);
+            assertThat(Numerics.relativeL2(actual, expected)).isLessThan(1e-6);
             assertThatExceptionOfType(CheckpointException.class)
                     .isThrownBy(() -> checkpoint.layer(0))
                     .withMessageContaining("layer 0 is not an MoE layer: it has no blk.0.ffn_gate_inp.weight");

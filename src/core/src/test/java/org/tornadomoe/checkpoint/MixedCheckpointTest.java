@@ -35,6 +35,7 @@ import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.Progress;
 import org.tornadomoe.quant.QuantizedWeights;
 import org.tornadomoe.quant.RankWeights;
+import org.tornadomoe.reference.Numerics;
 import org.tornadomoe.reference.Reference;
 
 /**
@@ -329,7 +330,7 @@ class MixedCheckpointTest {
                     .withMaxTokens(TOKENS)
                     .withQuantization(quantization);
             try (MoeLayer layer = MoeLayer.of(weights, options)) {
-                return Reference.relativeL2(Reference.widen(layer.forward(hidden)), right(hidden));
+                return Numerics.relativeL2(Numerics.widen(layer.forward(hidden)), right(hidden));
             }
         }
     }
@@ -502,7 +503,7 @@ class MixedCheckpointTest {
                     }
                 }
             }
-            assertThat(Reference.relativeL2(sum, right(hidden))).isLessThan(EXACT);
+            assertThat(Numerics.relativeL2(sum, right(hidden))).isLessThan(EXACT);
         }
     }
 
@@ -713,7 +714,7 @@ class MixedCheckpointTest {
                                 .withMaxTokens(TOKENS)
                                 .withQuantization(QuantizedWeights.quantizationOf(into.layer(0))))) {
             double[] exact = Reference.forward(from.layer(0), hidden, TOKENS).output();
-            assertThat(Reference.relativeL2(Reference.widen(layer.forward(hidden)), exact))
+            assertThat(Numerics.relativeL2(Numerics.widen(layer.forward(hidden)), exact))
                     .isLessThan(2 * QUANTIZED);
         }
     }

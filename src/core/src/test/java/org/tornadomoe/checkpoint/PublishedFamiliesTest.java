@@ -21,6 +21,7 @@ import org.junit.jupiter.params.provider.CsvSource;
 import org.tornadomoe.checkpoint.PublishedModel.Plain;
 import org.tornadomoe.checkpoint.PublishedModel.Router;
 import org.tornadomoe.quant.ExpertWeights;
+import org.tornadomoe.reference.Numerics;
 import org.tornadomoe.reference.Reference;
 
 /** A layer of every family, in its published layout, computes what the family's own code computes. */
@@ -54,7 +55,7 @@ class PublishedFamiliesTest {
         try (MoeCheckpoint checkpoint = MoeCheckpoint.open(directory)) {
             ExpertWeights weights = checkpoint.layer(1);
             double[] actual = Reference.forward(weights, hidden, TOKENS).output();
-            assertThat(Reference.relativeL2(actual, model.forward(hidden, plain)))
+            assertThat(Numerics.relativeL2(actual, model.forward(hidden, plain)))
                     .isLessThan(1e-6);
         }
     }

@@ -9,6 +9,7 @@ import java.util.List;
 import java.util.stream.Stream;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.MethodSource;
+import org.tornadomoe.reference.Numerics;
 import org.tornadomoe.reference.Reference;
 
 /** A layer of every family, configured and saved by transformers, computes what the family's own module does. */
@@ -38,7 +39,7 @@ class TransformersFamiliesTest {
             for (int i = 0; i < wanted.length; i++) {
                 wanted[i] = expected[i];
             }
-            assertThat(Reference.relativeL2(output, wanted)).isLessThan(2e-6);
+            assertThat(Numerics.relativeL2(output, wanted)).isLessThan(2e-6);
         }
     }
 }

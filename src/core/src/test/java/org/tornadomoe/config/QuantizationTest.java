@@ -11,9 +11,6 @@ import org.junit.jupiter.params.provider.EnumSource;
 
 /** Quantisation keys and configurations, and the ways of routing. */
 class QuantizationTest {
-    private static final FusedMoeQuantConfig.Scales WEIGHTS =
-            FusedMoeQuantConfig.Scales.ofWeights(new float[] {1}, new float[] {2});
-
     @Test
     void keysAreShownAsInVllm() {
         assertThat(QuantKey.INT8_STATIC_CHANNEL_SYM)
@@ -124,68 +121,6 @@ class QuantizationTest {
                 .extracting(ScalarType::toString)
                 .containsExactly("torch.float32", "torch.float16", "torch.bfloat16", "torch.int8");
         assertThat(ScalarType.values()).extracting(ScalarType::bytes).containsExactly(4, 2, 2, 1);
-    }
-
-    @Test
-    void w8a8PerTokenAndPerTensor() {
-        FusedMoeQuantConfig token = FusedMoeQuantConfig.int8W8a8(WEIGHTS, true, true);
-        assertThat(token.useInt8W8a8()).isTrue();
-        assertThat(token.useInt8W8a16()).isFalse();
-        assertThat(token.perActTokenQuant()).isTrue();
-        assertThat(token.perOutChQuant()).isTrue();
-        assertThat(token.isBlockQuantized()).isFalse();
-        assertThat(token.scaleShape(7, 256)).containsExactly(7, 1);
-        assertThat(token.batchedScaleShape(4, 7, 256)).containsExactly(4, 7, 1);
-        assertThat(token.configName(ScalarType.BF16)).isEqualTo("int8_w8a8");
-        FusedMoeQuantConfig tensor = FusedMoeQuantConfig.int8W8a8(WEIGHTS, false, false);
-        assertThat(tensor.useInt8W8a8()).isTrue();
-        assertThat(tensor.isPerTensor()).isTrue();
-        assertThat(tensor.perOutChQuant()).isFalse();
-        assertThat(tensor.scaleShape(7, 256)).containsExactly(1, 1);
-    }
-
-    @Test
-    void w8a16AndNothing() {
-        FusedMoeQuantConfig channel = FusedMoeQuantConfig.int8W8a16(WEIGHTS, null, true);
-        assertThat(channel.useInt8W8a16()).isTrue();
-        assertThat(channel.isQuantized()).isFalse();
-        assertThat(channel.weightQuantDtype()).isEqualTo(ScalarType.I8);
-        assertThat(channel.perOutChQuant()).isTrue();
-        assertThat(channel.blockShape()).isNull();
-        assertThat(channel.scaleShape(7, 256)).isNull();
-        assertThat(channel.configName(ScalarType.F32)).isEqualTo("int8_w8a16");
-        FusedMoeQuantConfig groups = FusedMoeQuantConfig.int8W8a16(WEIGHTS, new GroupShape(0, 64), false);
-        assertThat(groups.blockShape()).isEqualTo(new GroupShape(0, 64));
-        FusedMoeQuantConfig nothing = FusedMoeQuantConfig.UNQUANTIZED;
-        assertThat(nothing.useInt8W8a8() || nothing.useInt8W8a16()).isFalse();
-        assertThat(nothing.configName(ScalarType.F32)).isEqualTo("float32");
-        assertThat(nothing.configName(ScalarType.BF16)).isNull();
-    }
-
-    @Test
-    void blocksAreOfActivationsAndWeights() {
-        GroupShape block = new GroupShape(128, 128);
-        FusedMoeQuantConfig config = FusedMoeQuantConfig.make(ScalarType.I8, null, false, false, block, WEIGHTS);
-        assertThat(config.blockShape()).isEqualTo(block);
-        assertThat(config.w1().shape()).isEqualTo(block);
-        assertThat(config.scaleShape(3, 200)).containsExactly(3, 2);
-        for (boolean token : new boolean[] {true, false}) {
-            assertThatIllegalArgumentException()
-                    .isThrownBy(() -> FusedMoeQuantConfig.make(ScalarType.I8, null, token, !token, block, WEIGHTS))
-                    .withMessageStartingWith("illegal quantization");
-        }
-    }
-
-    @Test
-    void biasesAndConstantsLeaveTheRestAsItIs() {
-        FusedMoeQuantConfig config = FusedMoeQuantConfig.int8W8a8(WEIGHTS, true, true)
-                .withBiases(new float[] {3}, null)
-                .withGemm1(1.702, null, 7.0);
-        assertThat(config.w1().bias()).containsExactly(3);
-        assertThat(config.w2().bias()).isNull();
-        assertThat(config.w1().scale()).containsExactly(1);
-        assertThat(config.gemm1ClampLimit()).isEqualTo(7.0);
-        assertThat(config.useInt8W8a8()).isTrue();
     }
 
     @Test

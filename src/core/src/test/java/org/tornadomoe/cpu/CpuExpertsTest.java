@@ -33,6 +33,7 @@ import org.tornadomoe.quant.Int8Tensor;
 import org.tornadomoe.quant.LoraAdapter;
 import org.tornadomoe.quant.Progress;
 import org.tornadomoe.quant.QuantizedWeights;
+import org.tornadomoe.reference.Numerics;
 import org.tornadomoe.reference.Reference;
 import org.tornadomoe.reference.Router;
 import org.tornadomoe.reference.Routing;
@@ -148,14 +149,14 @@ class CpuExpertsTest {
                         .expertMap(map)
                         .build()) {
                     double[] expected = Reference.forward(part, hidden, TOKENS).output();
-                    double[] output = Reference.widen(forward(part, Arithmetic.best(), 2, hidden, TOKENS, null));
-                    assertThat(Reference.relativeL2(output, expected)).isLessThan(EXACT);
+                    double[] output = Numerics.widen(forward(part, Arithmetic.best(), 2, hidden, TOKENS, null));
+                    assertThat(Numerics.relativeL2(output, expected)).isLessThan(EXACT);
                     for (int v = 0; v < sum.length; v++) {
                         sum[v] += output[v];
                     }
                 }
             }
-            assertThat(Reference.relativeL2(
+            assertThat(Numerics.relativeL2(
                             sum, Reference.forward(whole, hidden, TOKENS).output()))
                     .isLessThan(EXACT);
         }
@@ -190,14 +191,14 @@ class CpuExpertsTest {
                 kernel.setAdapter(1, adapter);
                 kernel.forward(MemorySegment.ofArray(hidden), TOKENS, MemorySegment.ofArray(output), null, slots);
                 kernel.forward(MemorySegment.ofArray(hidden), TOKENS, MemorySegment.ofArray(plain), null);
-                double[] logits = Router.logits(config, experts.router(), Reference.widen(hidden), TOKENS);
+                double[] logits = Router.logits(config, experts.router(), Numerics.widen(hidden), TOKENS);
                 Routing routing = Router.route(config, experts.router(), logits, TOKENS);
                 List<@Nullable LoraAdapter> adapters = new ArrayList<>();
                 for (int slot : slots) {
                     adapters.add(slot < 0 ? null : adapter);
                 }
                 Stages expected = Reference.forward(experts, hidden, logits, routing, adapters);
-                assertThat(Reference.relativeL2(Reference.widen(output), expected.output()))
+                assertThat(Numerics.relativeL2(Numerics.widen(output), expected.output()))
                         .as("%s", quantization)
                         .isLessThan(CLOSE);
                 int h = config.hiddenDim();
@@ -299,7 +300,7 @@ class CpuExpertsTest {
                         ChosenExperts.allocate(tokens, layer.config().pairsPerToken());
                 float[] output = forward(experts, arithmetic, 2, hidden, tokens, chosen);
                 assertThat(chosen.ids()).isEqualTo(expected.routing().ids());
-                assertThat(Reference.relativeL2(Reference.widen(output), expected.output()))
+                assertThat(Numerics.relativeL2(Numerics.widen(output), expected.output()))
                         .as("%s, %s, %d tokens", experts.quantization(), arithmetic.description(), tokens)
                         .isLessThan(tolerance(experts.scheme()));
             }

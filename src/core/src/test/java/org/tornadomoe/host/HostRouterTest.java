@@ -20,7 +20,7 @@ import org.tornadomoe.config.ScoringFunction;
 import org.tornadomoe.kernel.ChosenExperts;
 import org.tornadomoe.kernel.TopKRouter;
 import org.tornadomoe.quant.RouterWeights;
-import org.tornadomoe.reference.Reference;
+import org.tornadomoe.reference.Numerics;
 import org.tornadomoe.reference.Router;
 import org.tornadomoe.reference.Routing;
 
@@ -41,7 +41,7 @@ class HostRouterTest {
                         RoutingCases.any(tokens * choices, 2),
                         RoutingCases.special(tokens, choices, 3))) {
                     Routing expected = Router.route(
-                            layer.config(), layer.router(), Reference.widen(logits), logits.length / choices);
+                            layer.config(), layer.router(), Numerics.widen(logits), logits.length / choices);
                     HostRouter own = new HostRouter(layer.config(), layer.router());
                     Scratch scratch = new Scratch();
                     scratch.require(16, own.paddedLogits(), own.groups());
@@ -74,7 +74,7 @@ class HostRouterTest {
                 drawn.weight(), RoutingCases.any(experts + 2, 1), drawn.correctionBias(), drawn.sharedExpertGate());
         float[] hidden = layer.hidden(tokens, 1);
         Routing expected =
-                Router.route(config, weights, Router.logits(config, weights, Reference.widen(hidden), tokens), tokens);
+                Router.route(config, weights, Router.logits(config, weights, Numerics.widen(hidden), tokens), tokens);
         HostRouter router = new HostRouter(config, weights);
         for (ChosenExperts chosen : List.of(router.route(hidden, tokens), router.routeOnAllCores(hidden, tokens))) {
             assertThat(chosen.ids()).isEqualTo(expected.ids());
@@ -186,12 +186,11 @@ class HostRouterTest {
                 RoutingCases.ties(tokens * 12, 1),
                 RoutingCases.any(tokens * 12, 2),
                 RoutingCases.special(tokens, 12, 3))) {
-            Routing expected =
-                    Router.route(layer.config(), layer.router(), Reference.widen(logits), logits.length / 12);
+            Routing expected = Router.route(layer.config(), layer.router(), Numerics.widen(logits), logits.length / 12);
             int[] ids = new int[expected.ids().length];
             double[] weights = new double[ids.length];
             for (int m = 0; m < logits.length / 12; m++) {
-                double[] row = Reference.widen(Arrays.copyOfRange(logits, m * 12, (m + 1) * 12));
+                double[] row = Numerics.widen(Arrays.copyOfRange(logits, m * 12, (m + 1) * 12));
                 router.route(scratch(router, row), ids, weights, m * 3);
             }
             assertThat(ids).isEqualTo(expected.ids());
@@ -220,9 +219,9 @@ class HostRouterTest {
             return chosen;
         };
         float[] hidden = layer.hidden(tokens, 1);
-        double[] logits = Router.logits(config, layer.router(), Reference.widen(hidden), tokens);
-        ChosenExperts expected = Router.route(config, function, hidden, logits, tokens)
-                .chosen();
+        double[] logits = Router.logits(config, layer.router(), Numerics.widen(hidden), tokens);
+        ChosenExperts expected =
+                Router.route(config, function, hidden, logits, tokens).chosen();
         HostRouter router = new HostRouter(config, layer.router(), function);
         for (ChosenExperts chosen : List.of(router.route(hidden, tokens), router.routeOnAllCores(hidden, tokens))) {
             assertThat(chosen.ids()).isEqualTo(expected.ids());

@@ -28,8 +28,6 @@ import org.junit.jupiter.params.provider.EnumSource;
 import org.junit.jupiter.params.provider.ValueSource;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.FusedMoeParallelConfig;
-import org.tornadomoe.config.FusedMoeQuantConfig;
-import org.tornadomoe.config.GroupShape;
 import org.tornadomoe.config.Int8MoeBackend;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.config.MoeActivation;
@@ -792,75 +790,5 @@ class Int8MoeOracleTest {
         assertThat(explanation.changes()).containsExactly("device: one of [interpreter:0]");
         FusedMoeConfig changed = config.toBuilder().device("interpreter:0").build();
         assertThat(Int8MoeOracle.installed().explain(changed, W, A).chosen()).isNotNegative();
-    }
-
-    @Test
-    void quantisationIsWhatWasAskedFor() {
-        float[] scale = {1};
-        FusedMoeQuantConfig.Scales dynamic = FusedMoeQuantConfig.Scales.ofWeights(scale, scale);
-        FusedMoeQuantConfig.Scales fixed = new FusedMoeQuantConfig.Scales(scale, scale, scale, scale);
-        QuantKey tensor = QuantKey.INT8_STATIC_TENSOR_SYM;
-        QuantKey dynamicTensor = QuantKey.INT8_DYNAMIC_TENSOR_SYM;
-
-        FusedMoeQuantConfig perToken = Int8MoeOracle.makeQuantConfig(W, A, dynamic);
-        assertThat(perToken.useInt8W8a8()).isTrue();
-        assertThat(perToken.perActTokenQuant()).isTrue();
-        FusedMoeQuantConfig perTensor = Int8MoeOracle.makeQuantConfig(tensor, dynamicTensor, dynamic);
-        assertThat(perTensor.useInt8W8a8()).isTrue();
-        assertThat(perTensor.isPerTensor()).isTrue();
-        assertThat(Int8MoeOracle.makeQuantConfig(tensor, tensor, fixed).a1().scale())
-                .isSameAs(scale);
-        assertThat(Int8MoeOracle.makeQuantConfig(W, null, dynamic).useInt8W8a16())
-                .isTrue();
-
-        GroupShape grid = new GroupShape(64, 32);
-        FusedMoeQuantConfig block =
-                Int8MoeOracle.makeQuantConfig(QuantKey.int8Weights(grid, true), QuantKey.int8Groups(32), dynamic);
-        assertThat(block.useInt8W8a8()).isTrue();
-        assertThat(block.blockShape()).isEqualTo(grid);
-        QuantKey groups = QuantKey.INT8_STATIC_GROUP_SYM;
-        FusedMoeQuantConfig group = Int8MoeOracle.makeQuantConfig(groups, null, dynamic);
-        assertThat(group.useInt8W8a16()).isTrue();
-        assertThat(group.blockShape()).isEqualTo(new GroupShape(0, 128));
-        assertRefused(
-                groups,
-                A,
-                dynamic,
-                "weight key: expected one of [" + W + ", " + tensor + "], or blocks or groups without zero points and"
-                        + " activations that go with them, got " + groups);
-        assertThatIllegalArgumentException()
-                .isThrownBy(() -> Int8MoeOracle.makeQuantConfig(QuantKey.INT8_STATIC_GROUP_ASYM, null, dynamic))
-                .withMessageStartingWith("weight key: expected one of ");
-
-        assertRefused(
-                W,
-                A,
-                new FusedMoeQuantConfig.Scales(scale, scale, scale, null),
-                "a1_scale and a2_scale must both be provided or both be None");
-        assertRefused(W, A, fixed, "a1_scale and a2_scale: expected none for " + A + ", got some");
-        assertRefused(
-                W, null, fixed, "a1_scale and a2_scale: expected none for activations that aren't quantised, got some");
-        assertRefused(W, tensor, dynamic, "a1_scale and a2_scale: expected those of " + tensor + ", got none");
-        assertRefused(
-                A,
-                null,
-                dynamic,
-                "weight key: expected one of [" + W + ", " + tensor + "], or blocks or groups without zero points and"
-                        + " activations that go with them, got " + A);
-        assertRefused(
-                W,
-                null,
-                new FusedMoeQuantConfig.Scales(scale, null, null, null),
-                "w1_scale and w2_scale: expected those of " + W + ", got none");
-        assertThatIllegalArgumentException()
-                .isThrownBy(() -> Int8MoeOracle.makeQuantConfig(W, W, fixed))
-                .withMessageStartingWith("activation key: expected one of ");
-    }
-
-    private static void assertRefused(
-            QuantKey weights, @Nullable QuantKey activations, FusedMoeQuantConfig.Scales scales, String message) {
-        assertThatIllegalArgumentException()
-                .isThrownBy(() -> Int8MoeOracle.makeQuantConfig(weights, activations, scales))
-                .withMessage(message);
     }
 }

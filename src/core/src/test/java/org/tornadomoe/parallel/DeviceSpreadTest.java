@@ -20,6 +20,7 @@ import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.Int8Quantizer;
 import org.tornadomoe.quant.Progress;
+import org.tornadomoe.reference.Numerics;
 import org.tornadomoe.reference.Reference;
 import org.tornadomoe.tornado.Device;
 import org.tornadomoe.tornado.TornadoHome;
@@ -65,7 +66,7 @@ class DeviceSpreadTest {
             float[] output = layer.forward(hidden);
             double[] expected = Reference.forward(whole, hidden, TOKENS).output();
             double tolerance = !scheme.quantizesActivations() ? 1e-5 : experts ? 2e-3 : 3e-2;
-            assertThat(Reference.relativeL2(Reference.widen(output), expected)).isLessThan(tolerance);
+            assertThat(Numerics.relativeL2(Numerics.widen(output), expected)).isLessThan(tolerance);
             for (int run = 0; run < 5; run++) {
                 assertThat(layer.forward(hidden)).isEqualTo(output);
             }
@@ -113,7 +114,7 @@ class DeviceSpreadTest {
                                 && Objects.requireNonNull(layer.balance()).rearrangements() < moves)) {
                     boolean isFew = calls % 3 == 1;
                     float[] output = layer.forward(isFew ? few : many);
-                    assertThat(Reference.relativeL2(Reference.widen(output), isFew ? ofFew : ofMany))
+                    assertThat(Numerics.relativeL2(Numerics.widen(output), isFew ? ofFew : ofMany))
                             .isLessThan(2e-3);
                     calls++;
                 }

@@ -40,6 +40,7 @@ import org.tornadomoe.oracle.Int8MoeOracle;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.Int8Quantizer;
 import org.tornadomoe.quant.Progress;
+import org.tornadomoe.reference.Numerics;
 import org.tornadomoe.reference.Reference;
 
 /** Layers whose experts move between devices, which here are the cores and the interpreter, more than once. */
@@ -54,7 +55,7 @@ class LoadBalancingTest {
     }
 
     private static double error(float[] output, double[] expected) {
-        return Reference.relativeL2(Reference.widen(output), expected);
+        return Numerics.relativeL2(Numerics.widen(output), expected);
     }
 
     /** Experts by Zipf's law, from the middle on, the nth with the weight 1 / n; other ones for each call. */
@@ -243,7 +244,7 @@ class LoadBalancingTest {
             for (int phase = 0; phase < 6; phase++) {
                 float[] hidden = weights.hidden(tokens, phase);
                 hidden[0] = 2 * phase;
-                double[] expected = Reference.widen(one.forward(hidden));
+                double[] expected = Numerics.widen(one.forward(hidden));
                 int moved = Objects.requireNonNull(layer.balance()).rearrangements();
                 try (ExecutorService threads = Executors.newFixedThreadPool(4)) {
                     List<Future<Integer>> callers = new ArrayList<>();
@@ -411,7 +412,7 @@ class LoadBalancingTest {
             }
             assertThat(layer.balance().rearrangements()).isEqualTo(1);
             assertThat(layer.balance().refusal()).isNull();
-            assertThat(error(layer.call(), Reference.widen(output))).isLessThan(1e-6);
+            assertThat(error(layer.call(), Numerics.widen(output))).isLessThan(1e-6);
             narrow.log.clear();
         }
         assertThat(narrow.log).containsExactlyInAnyOrder("narrow:0 closed", "narrow:1 closed", "narrow:2 closed");
@@ -442,7 +443,7 @@ class LoadBalancingTest {
                 assertThat(layer.call()).isEqualTo(output);
             }
             assertThat(layer.balance().rearrangements()).isEqualTo(1);
-            assertThat(error(layer.call(), Reference.widen(output))).isLessThan(1e-6);
+            assertThat(error(layer.call(), Numerics.widen(output))).isLessThan(1e-6);
             narrow.log.clear();
         }
         assertThat(narrow.log).containsExactlyInAnyOrder("narrow:0 closed", "narrow:1 closed", "narrow:2 closed");

@@ -41,6 +41,7 @@ import org.tornadomoe.quant.Int8Quantizer;
 import org.tornadomoe.quant.LoraAdapter;
 import org.tornadomoe.quant.Progress;
 import org.tornadomoe.quant.RankWeights;
+import org.tornadomoe.reference.Numerics;
 import org.tornadomoe.reference.Reference;
 
 /** A layer over several devices, which here are the cores, the interpreter and the definition, some of them more than once. */
@@ -55,7 +56,7 @@ class SpreadTest {
     }
 
     private static double error(float[] output, double[] expected) {
-        return Reference.relativeL2(Reference.widen(output), expected);
+        return Numerics.relativeL2(Numerics.widen(output), expected);
     }
 
     /** What vLLM's ranks make of it: each its own part by the definition, added. */
@@ -195,7 +196,7 @@ class SpreadTest {
         });
         try (MoeLayer one = MoeLayer.of(WEIGHTS, options);
                 MoeLayer layer = MoeLayer.of(WEIGHTS, options.withDevices(times(2, "cpu")))) {
-            assertThat(error(layer.forward(hidden), Reference.widen(one.forward(hidden))))
+            assertThat(error(layer.forward(hidden), Numerics.widen(one.forward(hidden))))
                     .isLessThan(1e-6);
         }
     }
@@ -209,7 +210,7 @@ class SpreadTest {
         try (MoeLayer one = MoeLayer.of(WEIGHTS, options);
                 MoeLayer layer = MoeLayer.of(
                         WEIGHTS, options.withDevices(times(2, "cpu")).withExpertParallel(experts))) {
-            assertThat(error(layer.forward(hidden), Reference.widen(one.forward(hidden))))
+            assertThat(error(layer.forward(hidden), Numerics.widen(one.forward(hidden))))
                     .isLessThan(type == ScalarType.F16 ? 1e-3 : 8e-3);
         }
     }
@@ -236,7 +237,7 @@ class SpreadTest {
             layer.setAdapter(1, adapter);
             one.forward(hidden, 3, expected, null, slots);
             layer.forward(hidden, 3, output, null, slots);
-            assertThat(error(output, Reference.widen(expected))).isLessThan(1e-5);
+            assertThat(error(output, Numerics.widen(expected))).isLessThan(1e-5);
             assertThat(Arrays.copyOf(output, 64)).isEqualTo(Arrays.copyOf(without, 64));
             layer.removeAdapter(1);
             assertThat(layer.forward(hidden)).isEqualTo(without);

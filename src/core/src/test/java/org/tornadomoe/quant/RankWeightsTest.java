@@ -20,6 +20,7 @@ import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.config.MoeActivation;
 import org.tornadomoe.config.RouterConfig;
 import org.tornadomoe.config.ScoringFunction;
+import org.tornadomoe.reference.Numerics;
 import org.tornadomoe.reference.Reference;
 import org.tornadomoe.reference.Router;
 import org.tornadomoe.reference.Routing;
@@ -84,7 +85,7 @@ class RankWeightsTest {
                     add(sum, output(part, hidden));
                 }
             }
-            assertThat(Reference.relativeL2(sum, output(whole, hidden))).isLessThan(1e-14);
+            assertThat(Numerics.relativeL2(sum, output(whole, hidden))).isLessThan(1e-14);
         }
     }
 
@@ -139,7 +140,7 @@ class RankWeightsTest {
                     add(sum, output(part, hidden));
                 }
             }
-            assertThat(Reference.relativeL2(sum, output(whole, hidden))).isLessThan(tolerance);
+            assertThat(Numerics.relativeL2(sum, output(whole, hidden))).isLessThan(tolerance);
         }
     }
 
@@ -161,13 +162,13 @@ class RankWeightsTest {
                     add(sum, adapted(part, hidden, own));
                 }
             }
-            assertThat(Reference.relativeL2(sum, adapted(whole, hidden, adapter)))
+            assertThat(Numerics.relativeL2(sum, adapted(whole, hidden, adapter)))
                     .isLessThan(1e-14);
         }
     }
 
     private static double[] adapted(Int8Experts experts, float[] hidden, LoraAdapter adapter) {
-        double[] logits = Router.logits(experts.config(), experts.router(), Reference.widen(hidden), TOKENS);
+        double[] logits = Router.logits(experts.config(), experts.router(), Numerics.widen(hidden), TOKENS);
         Routing routing = Router.route(experts.config(), experts.router(), logits, TOKENS);
         return Reference.forward(experts, hidden, logits, routing, Collections.nCopies(TOKENS, adapter))
                 .output();

@@ -33,15 +33,15 @@ class GoldenTest {
             ExpertWeights weights = checkpoint.layer(0);
             float[] hidden = golden.tensor("hidden_states").toFloats();
             int tokens = hidden.length / weights.config().hiddenDim();
-            double[] expected = Reference.widen(golden.tensor("output").toFloats());
+            double[] expected = Numerics.widen(golden.tensor("output").toFloats());
 
             Stages exact = Reference.forward(weights, hidden, tokens);
-            assertThat(Reference.relativeL2(exact.output(), expected)).isLessThan(1e-6);
+            assertThat(Numerics.relativeL2(exact.output(), expected)).isLessThan(1e-6);
 
             for (Int8Scheme scheme : List.of(Int8Scheme.W8A8_CHANNEL, Int8Scheme.W8A16_CHANNEL)) {
                 try (Int8Experts experts = Int8Quantizer.quantize(weights, scheme, Progress.NONE)) {
                     Stages int8 = Reference.forward(experts, hidden, tokens);
-                    assertThat(Reference.relativeL2(int8.output(), expected))
+                    assertThat(Numerics.relativeL2(int8.output(), expected))
                             .as("%s %s", family, scheme)
                             .isBetween(1e-3, scheme.quantizesActivations() ? 2.5e-2 : 1.5e-2);
                     assertThat(int8.routing().ids()).isEqualTo(exact.routing().ids());
@@ -67,7 +67,7 @@ class GoldenTest {
             int hidden = c.config().hiddenDim();
             int intermediate = c.config().intermediateSize();
             int pairs = c.topkIds().length;
-            double[] logits = Reference.widen(c.routerLogits());
+            double[] logits = Numerics.widen(c.routerLogits());
 
             Routing routing = Router.route(c.config(), c.experts().router(), logits, c.tokens());
             assertThat(routing.ids()).isEqualTo(c.topkIds());
@@ -77,33 +77,33 @@ class GoldenTest {
 
             int[] map = IntStream.range(0, experts).map(c.experts()::expertMap).toArray();
             int[] local = Arrays.stream(c.topkIds()).map(e -> map[e]).toArray();
-            Alignment alignment = Reference.align(c.topkIds(), map, true, CaseFile.BLOCK_SIZE);
+            Alignment alignment = Alignments.align(c.topkIds(), map, true, CaseFile.BLOCK_SIZE);
             assertThat(alignment.sortedTokenIds()).isEqualTo(c.sortedTokenIds());
             assertThat(alignment.expertIds()).isEqualTo(c.expertIds());
             assertThat(alignment.numTokensPostPadded()).isEqualTo(c.numTokensPostPadded());
 
-            double[] weights = Reference.widen(c.topkWeights());
-            double[] x = Reference.widen(c.hiddenStates());
-            double[] act = Reference.widen(c.act());
+            double[] weights = Numerics.widen(c.topkWeights());
+            double[] x = Numerics.widen(c.hiddenStates());
+            double[] act = Numerics.widen(c.act());
             QuantizedTokens a1 = quantized(c.a1());
             QuantizedTokens a2 = quantized(c.a2());
             Int8Experts e = c.experts();
             assertQuantized(c, c.hiddenStates(), Reference.quantize(e, e.a1Scale(), x, c.tokens(), hidden), a1);
             assertQuantized(c, c.act(), Reference.quantize(e, e.a2Scale(), act, pairs, intermediate), a2);
-            double[] gemm1 = Reference.gemm(a1, x, topK, local, e.w13(), e.w13Bias());
-            double[] gemm2 = Reference.gemm(a2, act, 1, local, e.w2(), e.w2Bias());
+            double[] gemm1 = ReferenceGemm.multiply(a1, x, topK, local, e.w13(), e.w13Bias());
+            double[] gemm2 = ReferenceGemm.multiply(a2, act, 1, local, e.w2(), e.w2Bias());
             assertWithinOneBf16Ulp(gemm1, c.gemm1(), c.scheme());
             assertWithinOneBf16Ulp(Reference.weigh(gemm2, weights), c.gemm2(), c.scheme());
             // The producer rounds silu(gate) to bf16 before it multiplies, and the product once more.
-            assertThat(Reference.relativeL2(Activations.apply(c.config(), Reference.widen(c.gemm1()), pairs), act))
+            assertThat(Numerics.relativeL2(Activations.apply(c.config(), Numerics.widen(c.gemm1()), pairs), act))
                     .isLessThan(3e-3);
-            assertThat(Reference.relativeL2(
-                            Reference.combine(Reference.widen(c.gemm2()), c.tokens(), topK, hidden),
-                            Reference.widen(c.output())))
+            assertThat(Numerics.relativeL2(
+                            Reference.combine(Numerics.widen(c.gemm2()), c.tokens(), topK, hidden),
+                            Numerics.widen(c.output())))
                     .isLessThan(1e-6);
 
             Stages stages = Reference.forward(c.experts(), c.hiddenStates(), logits, c.tokens());
-            assertThat(Reference.relativeL2(stages.output(), Reference.widen(c.output())))
+            assertThat(Numerics.relativeL2(stages.output(), Numerics.widen(c.output())))
                     .isLessThan(endToEnd);
         }
     }

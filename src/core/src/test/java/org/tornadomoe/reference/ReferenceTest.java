@@ -97,7 +97,7 @@ class ReferenceTest {
     @Test
     void fourTokensOnFourOfFiveExpertsAreAlignedByHand() {
         int[] ids = {2, 3, 4, 1, 2, 4, 1, 3, 4, 1, 2, 3};
-        Alignment alignment = Reference.align(ids, 5, 4);
+        Alignment alignment = Alignments.align(ids, 5, 4);
         assertThat(alignment.sortedTokenIds()).containsExactly(3, 6, 9, 12, 0, 4, 10, 12, 1, 7, 11, 12, 2, 5, 8, 12);
         assertThat(alignment.expertIds()).containsExactly(1, 2, 3, 4);
         assertThat(alignment.numTokensPostPadded()).isEqualTo(16);
@@ -107,10 +107,10 @@ class ReferenceTest {
     void pairsOfExpertsElsewhereAreKeptOrLeftOutByHand() {
         int[] ids = {2, 3, 4, 1, 2, 4, 1, 3, 4, 1, 2, 3};
         int[] map = {-1, 0, -1, 1, -1};
-        Alignment kept = Reference.align(ids, map, true, 4);
+        Alignment kept = Alignments.align(ids, map, true, 4);
         assertThat(kept.sortedTokenIds()).containsExactly(3, 6, 9, 12, 0, 4, 10, 12, 1, 7, 11, 12, 2, 5, 8, 12);
         assertThat(kept.expertIds()).containsExactly(0, -1, 1, -1);
-        Alignment leftOut = Reference.align(ids, map, false, 4);
+        Alignment leftOut = Alignments.align(ids, map, false, 4);
         assertThat(leftOut.sortedTokenIds()).containsExactly(3, 6, 9, 12, 1, 7, 11, 12);
         assertThat(leftOut.expertIds()).containsExactly(0, 1);
         assertThat(leftOut.numTokensPostPadded()).isEqualTo(8);
@@ -118,24 +118,24 @@ class ReferenceTest {
 
     @Test
     void aBlockForEveryPairByHand() {
-        Alignment alignment = Reference.naiveAlign(new int[] {2, -1, 5, 0}, 5, 3);
+        Alignment alignment = Alignments.naiveAlign(new int[] {2, -1, 5, 0}, 5, 3);
         assertThat(alignment.sortedTokenIds()).containsExactly(0, 4, 4, 1, 4, 4, 2, 4, 4, 3, 4, 4);
         assertThat(alignment.expertIds()).containsExactly(2, -1, -1, 0);
         assertThatIllegalArgumentException()
-                .isThrownBy(() -> Reference.naiveAlign(new int[1], 1, 0))
+                .isThrownBy(() -> Alignments.naiveAlign(new int[1], 1, 0))
                 .withMessage("blockSize: expected a positive number, got 0");
     }
 
     @Test
     void slotsInUseOfFiveExpertsAreAlignedByHand() {
-        Alignment alignment = Reference.batchedAlign(8, 4, new int[] {2, 3, 0, 6, 8});
+        Alignment alignment = BatchedFormat.align(8, 4, new int[] {2, 3, 0, 6, 8});
         assertThat(alignment.sortedTokenIds())
                 .containsExactly(
                         0, 1, 40, 40, 8, 9, 10, 40, 24, 25, 26, 27, 28, 29, 40, 40, 32, 33, 34, 35, 36, 37, 38, 39);
         assertThat(alignment.expertIds()).containsExactly(0, 1, 3, 3, 4, 4);
         assertThat(alignment.numTokensPostPadded()).isEqualTo(24);
         assertThatIllegalArgumentException()
-                .isThrownBy(() -> Reference.batchedAlign(8, 4, new int[] {0, 9}))
+                .isThrownBy(() -> BatchedFormat.align(8, 4, new int[] {0, 9}))
                 .withMessage("expert 1: expected at most 8 tokens (its slots), got 9");
     }
 
@@ -144,16 +144,16 @@ class ReferenceTest {
         // Two of four experts live here: 3 as 0, 1 as 1.
         int[] map = {-1, 1, -1, 0};
         int[] ids = {1, 3, 0, 1, 3, -1};
-        assertThat(Reference.countExpertTokens(ids, map)).containsExactly(2, 2);
-        Permutation permutation = Reference.permute(ids, map);
+        assertThat(BatchedFormat.countExpertTokens(ids, map)).containsExactly(2, 2);
+        Permutation permutation = BatchedFormat.permute(ids, map);
         assertThat(permutation.expertFirstTokenOffset()).containsExactly(0, 2, 4);
         assertThat(permutation.permutedIdx()).containsExactly(1, 4, 0, 3, 6, 6);
         assertThat(permutation.rowOfPair()).containsExactly(2, 0, -1, 3, 1, -1);
         double[] x = {1, 10, 2, 20, 3, 30};
-        double[] rows = Reference.permuteRows(x, 2, 2, permutation);
+        double[] rows = BatchedFormat.permuteRows(x, 2, 2, permutation);
         assertThat(rows).containsExactly(1, 10, 3, 30, 1, 10, 2, 20);
         double[] weights = {0.5, 0.25, 0.5, 2, 4, 8};
-        assertThat(Reference.unpermute(rows, permutation.rowOfPair(), weights, 2, 2))
+        assertThat(BatchedFormat.unpermute(rows, permutation.rowOfPair(), weights, 2, 2))
                 .containsExactly(0.75, 7.5, 4, 40, 12, 120);
     }
 
@@ -162,7 +162,7 @@ class ReferenceTest {
         int[] ids = expertIds(draw);
         int blockSize = draw.between(1, 20);
         int experts = 12;
-        Alignment alignment = Reference.align(ids, experts, blockSize);
+        Alignment alignment = Alignments.align(ids, experts, blockSize);
         int[] sorted = alignment.sortedTokenIds();
         assertThat(sorted.length % blockSize).isZero();
         assertThat(alignment.expertIds()).hasSize(sorted.length / blockSize).isSorted();
@@ -205,10 +205,10 @@ class ReferenceTest {
             w.setRow(1, 1, new byte[] {0, -1, 0}, 0, 4f);
             QuantizedTokens a = new QuantizedTokens(new byte[] {127, 127, 127, 1, 2, 3}, new float[] {0.25f, 8f});
             // Two tokens of two slots; the last pair's expert is not here.
-            double[] out = Reference.gemm(a, 2, new int[] {1, 0, 0, -1}, w, null);
+            double[] out = ReferenceGemm.multiply(a, 2, new int[] {1, 0, 0, -1}, w, null);
             assertThat(out)
                     .containsExactly(127 * .25, -127, 762 * .25 * .5, 16129 * .25 * 2, 14 * 4, 508 * 8. * 2, 0, 0);
-            double[] float16 = Reference.gemm(new double[] {1.5, 2, 0, 0, 1, 1}, 1, new int[] {0, 1}, w, null);
+            double[] float16 = ReferenceGemm.multiply(new double[] {1.5, 2, 0, 0, 1, 1}, 1, new int[] {0, 1}, w, null);
             assertThat(float16).containsExactly(2.75, 127, 1, -4);
         }
     }
@@ -296,7 +296,7 @@ class ReferenceTest {
                 .isThrownBy(() -> route(new double[4], 1, 4, 5, RoutingMethodType.DEFAULT))
                 .withMessage("topK: expected 1 to the 4 experts, got 5");
         assertThatIllegalArgumentException()
-                .isThrownBy(() -> Reference.align(new int[1], 1, 0))
+                .isThrownBy(() -> Alignments.align(new int[1], 1, 0))
                 .withMessage("blockSize: expected a positive number, got 0");
         assertThatIllegalArgumentException()
                 .isThrownBy(() -> new Routing(2, 2, new int[4], new double[3]))
@@ -305,9 +305,9 @@ class ReferenceTest {
 
     @Test
     void relativeErrorIsThatOfTheNorms() {
-        assertThat(Reference.relativeL2(new double[] {3, 5}, new double[] {3, 4}))
+        assertThat(Numerics.relativeL2(new double[] {3, 5}, new double[] {3, 4}))
                 .isCloseTo(0.2, within(1e-15));
-        assertThat(Reference.relativeL2(new double[2], new double[2])).isZero();
-        assertThat(Reference.relativeL2(new double[] {NAN}, new double[] {1})).isNaN();
+        assertThat(Numerics.relativeL2(new double[2], new double[2])).isZero();
+        assertThat(Numerics.relativeL2(new double[] {NAN}, new double[] {1})).isNaN();
     }
 }

@@ -44,7 +44,7 @@ class RouterTest {
         float[] bias = ties ? RoutingCases.ties(choices, seed + 1) : RoutingCases.any(choices, seed + 1);
         for (RouterConfig router : RoutingCases.routers(choices, k)) {
             float[] added = router.hasCorrectionBias() ? bias : null;
-            Routing routing = Router.route(Reference.widen(logits), 1, choices, k, router, added);
+            Routing routing = Router.route(Numerics.widen(logits), 1, choices, k, router, added);
             assertBruteForce(routing, logits, k, router, added);
         }
     }
@@ -60,7 +60,7 @@ class RouterTest {
             for (int seed = 0; seed < 5; seed++) {
                 for (float[] logits : List.of(RoutingCases.ties(experts, seed), RoutingCases.any(experts, seed))) {
                     float[] bias = RoutingCases.ties(experts, seed + 100);
-                    double[] wide = Reference.widen(logits);
+                    double[] wide = Numerics.widen(logits);
                     assertBruteForce(Router.route(wide, 1, experts, k, router, bias), logits, k, router, bias);
                     assertBruteForce(Router.route(wide, 1, experts, k, softmax, null), logits, k, softmax, null);
                 }
@@ -283,7 +283,7 @@ class RouterTest {
             FusedMoeConfig config = config(router);
             float[] bias = router.hasCorrectionBias() ? RoutingCases.any(6, 9) : null;
             RouterWeights weights = new RouterWeights(new float[0], null, bias, new float[4]);
-            double[] logits = Reference.widen(RoutingCases.any(3 * 7, 4));
+            double[] logits = Numerics.widen(RoutingCases.any(3 * 7, 4));
             Routing together = Router.route(config, weights, logits, 3);
             for (int m = 0; m < 3; m++) {
                 Routing alone = Router.route(config, weights, Arrays.copyOfRange(logits, m * 7, (m + 1) * 7), 1);

@@ -102,7 +102,7 @@ class SharedExpertsTest {
                 expected[m * h + c] += weight * mlp[c];
             }
         }
-        assertThat(Reference.relativeL2(Reference.forward(layer, x, TOKENS).output(), expected))
+        assertThat(Numerics.relativeL2(Reference.forward(layer, x, TOKENS).output(), expected))
                 .isLessThan(1e-12);
     }
 
@@ -145,7 +145,7 @@ class SharedExpertsTest {
             experts.w2().row(7, 3, columns);
             assertThat(Arrays.copyOfRange(columns, 7, 14)).containsOnly(0);
             float[] x = layer.routed.hidden(TOKENS, 1);
-            assertThat(Reference.relativeL2(
+            assertThat(Numerics.relativeL2(
                             Reference.forward(experts, x, TOKENS).output(),
                             Reference.forward(layer, x, TOKENS).output()))
                     .isBetween(1e-3, 3e-2);

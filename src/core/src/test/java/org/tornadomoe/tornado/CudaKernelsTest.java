@@ -33,6 +33,7 @@ import org.tornadomoe.kernel.MoeExecutionException;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.Int8Quantizer;
 import org.tornadomoe.quant.Progress;
+import org.tornadomoe.reference.Numerics;
 import org.tornadomoe.reference.Reference;
 import org.tornadomoe.tornado.CudaKernel.Launch;
 import org.tornadomoe.tuning.LaunchConfigs;
@@ -253,8 +254,8 @@ class CudaKernelsTest {
             assertThat(layers.nanosOnDevice()).isPresent();
             float[] output = new float[hidden.length];
             MemorySegment.copy(layers.output(), 0, MemorySegment.ofArray(output), 0, 4L * output.length);
-            assertThat(Reference.relativeL2(
-                            Reference.widen(output),
+            assertThat(Numerics.relativeL2(
+                            Numerics.widen(output),
                             Reference.forward(experts, hidden, 40).output()))
                     .isLessThan(2e-3);
         }

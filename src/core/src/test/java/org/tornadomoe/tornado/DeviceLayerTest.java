@@ -33,7 +33,7 @@ import org.tornadomoe.kernel.MoeExecutionException;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.Int8Quantizer;
 import org.tornadomoe.quant.Progress;
-import org.tornadomoe.reference.Reference;
+import org.tornadomoe.reference.Numerics;
 import uk.ac.manchester.tornado.api.GridScheduler;
 import uk.ac.manchester.tornado.api.KernelContext;
 import uk.ac.manchester.tornado.api.TaskGraph;
@@ -217,8 +217,8 @@ class DeviceLayerTest {
             try (Safetensors golden = Safetensors.open(checkpoint.resolve("golden.safetensors"));
                     MoeLayer layer = MoeLayer.load(checkpoint, 0, options)) {
                 float[] output = layer.forward(golden.tensor("hidden_states").toFloats());
-                double[] expected = Reference.widen(golden.tensor("output").toFloats());
-                assertThat(Reference.relativeL2(Reference.widen(output), expected))
+                double[] expected = Numerics.widen(golden.tensor("output").toFloats());
+                assertThat(Numerics.relativeL2(Numerics.widen(output), expected))
                         .isLessThan(
                                 scheme == Int8Scheme.W8A8_TENSOR || scheme == Int8Scheme.W8A8_BLOCK
                                         ? 5e-2

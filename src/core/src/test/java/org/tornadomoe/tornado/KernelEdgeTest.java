@@ -27,7 +27,8 @@ import org.tornadomoe.quant.Int8Quantizer;
 import org.tornadomoe.quant.Progress;
 import org.tornadomoe.quant.RouterWeights;
 import org.tornadomoe.reference.Alignment;
-import org.tornadomoe.reference.Reference;
+import org.tornadomoe.reference.Alignments;
+import org.tornadomoe.reference.Numerics;
 import org.tornadomoe.reference.Router;
 import org.tornadomoe.reference.Routing;
 import org.tornadomoe.tornado.kernels.GemmKernels;
@@ -83,7 +84,7 @@ class KernelEdgeTest {
             arrays.setTokens(tokens);
             MemorySegment.copy(logits, 0, arrays.logits.getSegment(), ValueLayout.JAVA_FLOAT, 0, logits.length);
             run(new LayerStages(arrays).topK(), tokens);
-            Routing expected = Router.route(routed, RouterWeights.NONE, Reference.widen(logits), tokens);
+            Routing expected = Router.route(routed, RouterWeights.NONE, Numerics.widen(logits), tokens);
             assertThat(arrays.topkIds.toHeapArray()).as("%s ids", method).isEqualTo(expected.ids());
             float[] weights = arrays.topkWeights.toHeapArray();
             for (int p = 0; p < weights.length; p++) {
@@ -111,7 +112,7 @@ class KernelEdgeTest {
             arrays.setTokens(tokens);
             MemorySegment.copy(ids, 0, arrays.topkIds.getSegment(), ValueLayout.JAVA_INT, 0, pairs);
             run(new LayerStages(arrays).align(), tokens);
-            assertAligned(arrays, Reference.align(ids, experts, GemmKernels.BLOCK));
+            assertAligned(arrays, Alignments.align(ids, experts, GemmKernels.BLOCK));
         }
     }
 
@@ -135,7 +136,7 @@ class KernelEdgeTest {
                 MemorySegment.copy(ids, 0, arrays.topkIds.getSegment(), ValueLayout.JAVA_INT, 0, pairs);
                 arrays.header.set(1, blockSize);
                 run(new LayerStages(arrays).align(keep), tokens);
-                assertAligned(arrays, Reference.align(ids, map, keep == 1, blockSize));
+                assertAligned(arrays, Alignments.align(ids, map, keep == 1, blockSize));
             }
         }
     }
@@ -165,7 +166,7 @@ class KernelEdgeTest {
             MemorySegment.copy(ids, 0, arrays.topkIds.getSegment(), ValueLayout.JAVA_INT, 0, ids.length);
             arrays.header.set(1, blockSize);
             run(new LayerStages(arrays).align(0), tokens);
-            assertAligned(arrays, Reference.align(ids, experts, blockSize));
+            assertAligned(arrays, Alignments.align(ids, experts, blockSize));
         }
     }
 
@@ -190,7 +191,7 @@ class KernelEdgeTest {
             arrays.setTokens(tokens);
             MemorySegment.copy(ids, 0, arrays.topkIds.getSegment(), ValueLayout.JAVA_INT, 0, ids.length);
             run(align, tokens);
-            Alignment expected = Reference.naiveAlign(ids, experts, arrays.header.get(1));
+            Alignment expected = Alignments.naiveAlign(ids, experts, arrays.header.get(1));
             assertAligned(arrays, expected);
             assertThat(Arrays.copyOf(arrays.keys.toHeapArray(), ids.length)).isEqualTo(expected.expertIds());
         }
@@ -210,7 +211,7 @@ class KernelEdgeTest {
             MemorySegment.copy(ids, 0, arrays.topkIds.getSegment(), ValueLayout.JAVA_INT, 0, ids.length);
             run(align, tokens);
             assertThat(arrays.padded.get(0))
-                    .isEqualTo(Reference.align(ids, 9, GemmKernels.BLOCK).numTokensPostPadded());
+                    .isEqualTo(Alignments.align(ids, 9, GemmKernels.BLOCK).numTokensPostPadded());
         }
     }
 

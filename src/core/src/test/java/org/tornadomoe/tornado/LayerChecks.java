@@ -36,6 +36,9 @@ import org.tornadomoe.quant.LoraAdapter;
 import org.tornadomoe.quant.Progress;
 import org.tornadomoe.reference.Activations;
 import org.tornadomoe.reference.Alignment;
+import org.tornadomoe.reference.Alignments;
+import org.tornadomoe.reference.BatchedFormat;
+import org.tornadomoe.reference.Numerics;
 import org.tornadomoe.reference.QuantizedTokens;
 import org.tornadomoe.reference.Reference;
 import org.tornadomoe.reference.Router;
@@ -128,7 +131,7 @@ final class LayerChecks {
                 assertThat(chosen.ids())
                         .as("ids of %d tokens", tokens)
                         .isEqualTo(expected.routing().ids());
-                assertThat(Reference.relativeL2(Reference.widen(output), expected.output()))
+                assertThat(Numerics.relativeL2(Numerics.widen(output), expected.output()))
                         .as("relative L2 of %d tokens", tokens)
                         .isLessThan(tolerance(int8));
                 assertThat(forward(kernel, hidden, tokens, chosen)).isEqualTo(output);
@@ -163,11 +166,11 @@ final class LayerChecks {
                     float[] these = Arrays.copyOf(hidden, m * config.hiddenDim());
                     float[] expected = forward(standardKernel, these, m, chosen);
                     float[] output = forward(batchedKernel, these, m, chosen);
-                    assertThat(Reference.relativeL2(Reference.widen(output), Reference.widen(expected)))
+                    assertThat(Numerics.relativeL2(Numerics.widen(output), Numerics.widen(expected)))
                             .as("%d tokens", m)
                             .isLessThanOrEqualTo(tolerance);
-                    assertThat(Reference.relativeL2(
-                                    Reference.forwardBatched(int8, these, m, config.maxNumTokens()),
+                    assertThat(Numerics.relativeL2(
+                                    BatchedFormat.forward(int8, these, m, config.maxNumTokens()),
                                     Reference.forward(int8, these, m).output()))
                             .isLessThan(1e-12);
                 }
@@ -284,8 +287,8 @@ final class LayerChecks {
         }
         try (Int8Experts int8 = Int8Quantizer.quantize(layer, scheme, Progress.NONE)) {
             float[] hidden = layer.hidden(tokens, 6);
-            assertThat(Reference.relativeL2(
-                            Reference.forwardBatched(int8, hidden, tokens, tokens),
+            assertThat(Numerics.relativeL2(
+                            BatchedFormat.forward(int8, hidden, tokens, tokens),
                             Reference.forward(int8, hidden, tokens).output()))
                     .isLessThan(1e-12);
         }
@@ -309,8 +312,8 @@ final class LayerChecks {
                 Routing routing = new Routing(m, pairs, given.ids().clone(), weights);
                 float[] output = forward(kernel, hidden, m, given);
                 assertThat(given.ids()).isEqualTo(routing.ids());
-                assertThat(Reference.relativeL2(
-                                Reference.widen(output),
+                assertThat(Numerics.relativeL2(
+                                Numerics.widen(output),
                                 Reference.forward(int8, hidden, new double[0], routing)
                                         .output()))
                         .isLessThan(2e-3);
@@ -339,8 +342,8 @@ final class LayerChecks {
                 try (Int8Experts part = part(layer, scheme, map);
                         MoeKernel partKernel = experts.load(config, part)) {
                     float[] output = forward(partKernel, hidden, tokens, chosen);
-                    assertThat(Reference.relativeL2(
-                                    Reference.widen(output),
+                    assertThat(Numerics.relativeL2(
+                                    Numerics.widen(output),
                                     Reference.forward(part, hidden, tokens).output()))
                             .as("rank %d", rank)
                             .isLessThan(tolerance(part));
@@ -350,7 +353,7 @@ final class LayerChecks {
                 }
             }
             if (scheme != Int8Scheme.W8A8_TENSOR) {
-                assertThat(Reference.relativeL2(sum, Reference.widen(expected))).isLessThan(1e-6);
+                assertThat(Numerics.relativeL2(sum, Numerics.widen(expected))).isLessThan(1e-6);
             }
         }
     }
@@ -384,7 +387,7 @@ final class LayerChecks {
             arrays.header.set(0, n);
             arrays.keys.init(0);
             StageRun.execute(device, "activation", new LayerStages(arrays).activateAndQuantize(), n);
-            double[] expected = Activations.apply(config, Reference.widen(gateUp), n);
+            double[] expected = Activations.apply(config, Numerics.widen(gateUp), n);
             for (int i = 0; i < expected.length; i++) {
                 assertThat((double) arrays.activated.get(i))
                         .as("%s of row %d, column %d", activation, i / n, i % n)
@@ -470,19 +473,19 @@ final class LayerChecks {
             for (int slot : slots) {
                 adapterOfToken.add(slot < 0 ? null : adapters.get(slot));
             }
-            double[] logits = Router.logits(config, int8.router(), Reference.widen(hidden), tokens);
+            double[] logits = Router.logits(config, int8.router(), Numerics.widen(hidden), tokens);
             double[] expected = Reference.forward(
                             int8, hidden, logits, Router.route(config, int8.router(), logits, tokens), adapterOfToken)
                     .output();
             float[] output = forward(kernel, hidden, tokens, chosen, slots);
-            assertThat(Reference.relativeL2(Reference.widen(output), expected)).isLessThan(tolerance(int8));
+            assertThat(Numerics.relativeL2(Numerics.widen(output), expected)).isLessThan(tolerance(int8));
             int h = config.hiddenDim();
             // With one scale for all, what an adapter does to its tokens moves the others', too.
             for (int m = 0; m < tokens && scheme != Int8Scheme.W8A8_TENSOR; m++) {
                 float[] row = Arrays.copyOfRange(output, m * h, (m + 1) * h);
                 float[] plainRow = Arrays.copyOfRange(without, m * h, (m + 1) * h);
                 if (slots[m] == 0 || slots[m] == 1) {
-                    assertThat(Reference.relativeL2(Reference.widen(row), Reference.widen(plainRow)))
+                    assertThat(Numerics.relativeL2(Numerics.widen(row), Numerics.widen(plainRow)))
                             .as("token %d", m)
                             .isGreaterThan(0.05);
                 } else {
@@ -509,7 +512,7 @@ final class LayerChecks {
         try (Int8Experts part = part(layer, scheme, map);
                 MoeKernel kernel = experts.load(config, part)) {
             kernel.setAdapter(0, adapter);
-            double[] logits = Router.logits(config, part.router(), Reference.widen(hidden), tokens);
+            double[] logits = Router.logits(config, part.router(), Numerics.widen(hidden), tokens);
             double[] expected = Reference.forward(
                             part,
                             hidden,
@@ -518,7 +521,7 @@ final class LayerChecks {
                             Collections.nCopies(tokens, adapter))
                     .output();
             float[] output = forward(kernel, hidden, tokens, chosen, new int[tokens]);
-            assertThat(Reference.relativeL2(Reference.widen(output), expected)).isLessThan(tolerance(part));
+            assertThat(Numerics.relativeL2(Numerics.widen(output), expected)).isLessThan(tolerance(part));
         }
     }
 
@@ -602,7 +605,7 @@ final class LayerChecks {
 
     /** The reference's stages as what the kernels exchange. */
     static StageValues values(Stages stages, int experts) {
-        Alignment alignment = Reference.align(stages.routing().ids(), experts, BLOCK);
+        Alignment alignment = Alignments.align(stages.routing().ids(), experts, BLOCK);
         QuantizedTokens none = new QuantizedTokens(new byte[0], new float[0]);
         QuantizedTokens a1 = stages.a1() == null ? none : stages.a1();
         QuantizedTokens a2 = stages.a2() == null ? none : stages.a2();

@@ -8,8 +8,9 @@ import java.util.List;
 import java.util.SplittableRandom;
 import java.util.function.BiConsumer;
 import org.tornadomoe.reference.Alignment;
+import org.tornadomoe.reference.BatchedFormat;
+import org.tornadomoe.reference.Numerics;
 import org.tornadomoe.reference.Permutation;
-import org.tornadomoe.reference.Reference;
 import org.tornadomoe.tornado.kernels.AlignKernels;
 import org.tornadomoe.tornado.kernels.GemmKernels;
 import org.tornadomoe.tornado.kernels.PermuteKernels;
@@ -43,7 +44,9 @@ final class PermuteChecks {
             // All pairs of an expert have a slot.
             int slots = Math.max(
                     1,
-                    Arrays.stream(Reference.countExpertTokens(ids, map)).max().orElse(0));
+                    Arrays.stream(BatchedFormat.countExpertTokens(ids, map))
+                            .max()
+                            .orElse(0));
             matchReference(device, ids, map, local, topK, slots);
             if (slots > 1) {
                 matchReference(device, ids, map, local, topK, slots - 1);
@@ -274,14 +277,14 @@ final class PermuteChecks {
                         batchedPlaces),
                 tokens);
 
-        int[] expectedCounts = Reference.countExpertTokens(ids, map);
-        Permutation expected = Reference.permute(ids, map);
+        int[] expectedCounts = BatchedFormat.countExpertTokens(ids, map);
+        Permutation expected = BatchedFormat.permute(ids, map);
         assertThat(numTokens.toHeapArray()).as("tokens of experts").isEqualTo(expectedCounts);
         assertThat(first.toHeapArray()).as("first rows").isEqualTo(expected.expertFirstTokenOffset());
         assertThat(permutedIdx.toHeapArray()).as("pairs of rows").isEqualTo(expected.permutedIdx());
         assertThat(rowOfPair.toHeapArray()).as("rows of pairs").isEqualTo(expected.rowOfPair());
-        double[] expectedRows = Reference.permuteRows(Reference.widen(hidden.toHeapArray()), topK, WIDTH, expected);
-        assertThat(Reference.widen(Arrays.copyOf(permuted.toHeapArray(), expectedRows.length)))
+        double[] expectedRows = BatchedFormat.permuteRows(Numerics.widen(hidden.toHeapArray()), topK, WIDTH, expected);
+        assertThat(Numerics.widen(Arrays.copyOf(permuted.toHeapArray(), expectedRows.length)))
                 .as("rows")
                 .isEqualTo(expectedRows);
         for (int row = 0; row < expected.rows(); row++) {
@@ -291,14 +294,14 @@ final class PermuteChecks {
                 assertThat(permutedInts.get(row * WIDTH + i)).isEqualTo(packed.get(token * WIDTH + i));
             }
         }
-        double[] expectedOutput = Reference.unpermute(
-                expectedRows, expected.rowOfPair(), Reference.widen(weights.toHeapArray()), topK, WIDTH);
+        double[] expectedOutput = BatchedFormat.unpermute(
+                expectedRows, expected.rowOfPair(), Numerics.widen(weights.toHeapArray()), topK, WIDTH);
         for (int i = 0; i < expectedOutput.length; i++) {
             assertThat((double) output.get(i)).as("output[%d]", i).isCloseTo(expectedOutput[i], within(1e-5));
         }
 
         int[] used = Arrays.stream(expectedCounts).map(n -> Math.min(n, slots)).toArray();
-        Alignment batched = Reference.batchedAlign(slots, BLOCK, used);
+        Alignment batched = BatchedFormat.align(slots, BLOCK, used);
         assertThat(padded.get(0)).isEqualTo(batched.numTokensPostPadded());
         assertThat(Arrays.copyOf(sortedIds.toHeapArray(), padded.get(0))).isEqualTo(batched.sortedTokenIds());
         assertThat(Arrays.copyOf(expertIds.toHeapArray(), padded.get(0) / BLOCK))

@@ -16,7 +16,7 @@ import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.Int8Quantizer;
 import org.tornadomoe.quant.Progress;
 import org.tornadomoe.quant.RouterWeights;
-import org.tornadomoe.reference.Reference;
+import org.tornadomoe.reference.Numerics;
 import org.tornadomoe.reference.Router;
 import org.tornadomoe.reference.Routing;
 import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
@@ -71,7 +71,7 @@ final class RouterChecks {
                 put(weights.correctionBias(), arrays.correctionBias);
             }
             StageRun.execute(device, "choice", new LayerStages(arrays).topK(), tokens);
-            Routing expected = Router.route(config, weights, Reference.widen(logits), tokens);
+            Routing expected = Router.route(config, weights, Numerics.widen(logits), tokens);
             int pairs = config.pairsPerToken();
             int[] ids = arrays.topkIds.toHeapArray();
             float[] actual = arrays.topkWeights.toHeapArray();
@@ -105,7 +105,7 @@ final class RouterChecks {
         float[] bias = RoutingCases.any(experts, 8);
         RouterWeights plain = layer.router();
         RouterWeights router = new RouterWeights(plain.weight(), bias, null, plain.sharedExpertGate());
-        double[] expected = Router.logits(config, router, Reference.widen(x), tokens);
+        double[] expected = Router.logits(config, router, Numerics.widen(x), tokens);
         float[] alone = new float[width];
         for (int m : new int[] {1, tokens}) {
             try (LayerArrays arrays = arrays(config)) {

@@ -22,9 +22,8 @@ import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.FusedMoeParallelConfig;
-import org.tornadomoe.config.FusedMoeQuantConfig;
 import org.tornadomoe.config.GroupShape;
-import org.tornadomoe.config.ScalarType;
+import org.tornadomoe.config.Int8Scheme;
 
 class LaunchConfigsTest {
     private static final LaunchConfig SMALL = new LaunchConfig(8, 32, 32, 1, 8, 1);
@@ -81,12 +80,8 @@ class LaunchConfigsTest {
 
     @Test
     void int8ActivationsHaveANameOfTheirOwn() {
-        float[] scale = {1};
-        FusedMoeQuantConfig.Scales scales = FusedMoeQuantConfig.Scales.ofWeights(scale, scale);
-        assertThat(FusedMoeQuantConfig.int8W8a8(scales, true, true).configName(ScalarType.BF16))
-                .isEqualTo("int8_w8a8");
-        assertThat(FusedMoeQuantConfig.int8W8a16(scales, null, true).configName(ScalarType.BF16))
-                .isEqualTo("int8_w8a16");
+        assertThat(Int8Scheme.W8A8_CHANNEL.configName()).isEqualTo("int8_w8a8");
+        assertThat(Int8Scheme.W8A16_CHANNEL.configName()).isEqualTo("int8_w8a16");
     }
 
     private LaunchConfigs find(LaunchKey key) {

@@ -60,6 +60,7 @@ import org.tornadomoe.quant.Int8Activations;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.Progress;
 import org.tornadomoe.quant.QuantizedWeights;
+import org.tornadomoe.reference.Numerics;
 import org.tornadomoe.reference.Reference;
 import org.tornadomoe.reference.Router;
 import org.tornadomoe.reference.Routing;
@@ -165,7 +166,7 @@ class ExpertParallelScorerTest {
             try (Int8Experts experts = QuantizedWeights.int8(layer, scheme, Progress.NONE)) {
                 for (long id = 0; id < ROWS; id++) {
                     float[] x = SparkJob.hidden(id);
-                    double[] logits = Router.logits(layer.config(), layer.router(), Reference.widen(x), 1);
+                    double[] logits = Router.logits(layer.config(), layer.router(), Numerics.widen(x), 1);
                     Routing routing = Router.route(layer.config(), layer.router(), logits, 1);
                     double[] rounded =
                             Arrays.stream(routing.weights()).map(w -> (float) w).toArray();
@@ -226,10 +227,10 @@ class ExpertParallelScorerTest {
         try (MoeLayer layer = MoeLayer.load(model, 0, options)) {
             outputs.forEach((id, output) -> {
                 Stages stages = Objects.requireNonNull(expected.get(id));
-                double[] whole = Reference.widen(layer.forward(SparkJob.hidden(id)));
+                double[] whole = Numerics.widen(layer.forward(SparkJob.hidden(id)));
                 if (name.equals("llama4") && output.length > 0) {
                     // Weights in double there, before the input is quantised.
-                    assertThat(Reference.relativeL2(Reference.widen(output), whole))
+                    assertThat(Numerics.relativeL2(Numerics.widen(output), whole))
                             .isLessThan(5e-3);
                     whole = stages.output();
                 }
@@ -252,7 +253,7 @@ class ExpertParallelScorerTest {
             double[] output =
                     row.getList(1).stream().mapToDouble(value -> (float) value).toArray();
             Stages stages = Objects.requireNonNull(expected.get(row.getLong(0)));
-            assertThat(Reference.relativeL2(output, stages.output())).isLessThan(2e-2);
+            assertThat(Numerics.relativeL2(output, stages.output())).isLessThan(2e-2);
         }
     }
 

@@ -26,7 +26,7 @@ import org.junit.jupiter.api.io.CleanupMode;
 import org.junit.jupiter.api.io.TempDir;
 import org.tornadomoe.MoeLayer;
 import org.tornadomoe.MoeOptions;
-import org.tornadomoe.reference.Reference;
+import org.tornadomoe.reference.Numerics;
 
 /**
  * A standalone cluster on loopback: a master, and workers that each declare a GPU, whose executors score rows. Every one of these is a
@@ -75,8 +75,8 @@ class SparkClusterTest {
                 if (id % 100 == 99) {
                     assertThat(row.getValue()).isEmpty();
                 } else {
-                    double[] whole = Reference.widen(layer.forward(SparkJob.hidden(id)));
-                    worst = Math.max(worst, Reference.relativeL2(Reference.widen(row.getValue()), whole));
+                    double[] whole = Numerics.widen(layer.forward(SparkJob.hidden(id)));
+                    worst = Math.max(worst, Numerics.relativeL2(Numerics.widen(row.getValue()), whole));
                 }
             }
         }
@@ -204,9 +204,8 @@ class SparkClusterTest {
                 MoeOptions options = MoeOptions.DEFAULT.withMaxTokens(1).withBackend("cpu");
                 try (MoeLayer layer = MoeLayer.load(CHECKPOINT, 0, options)) {
                     read(out)
-                            .forEach((id, output) -> assertThat(Reference.relativeL2(
-                                            Reference.widen(output),
-                                            Reference.widen(layer.forward(SparkJob.hidden(id)))))
+                            .forEach((id, output) -> assertThat(Numerics.relativeL2(
+                                            Numerics.widen(output), Numerics.widen(layer.forward(SparkJob.hidden(id)))))
                                     .isLessThan(2e-2));
                     assertThat(read(out)).hasSize(40);
                 }

@@ -26,7 +26,7 @@ import org.junit.jupiter.api.io.CleanupMode;
 import org.junit.jupiter.api.io.TempDir;
 import org.tornadomoe.MoeLayer;
 import org.tornadomoe.MoeOptions;
-import org.tornadomoe.reference.Reference;
+import org.tornadomoe.reference.Numerics;
 
 /**
  * {@code docs/spark.md}: its job, compiled and submitted by its command to a cluster that has its properties, with the library's jars as they are
@@ -198,8 +198,8 @@ class SparkPageIT {
             outputs.forEach((id, output) -> {
                 assertThat(output).hasSize(id % 10 == 9 ? 0 : SparkJob.H);
                 if (output.length > 0) {
-                    double[] whole = Reference.widen(layer.forward(SparkJob.hidden(id)));
-                    assertThat(Reference.relativeL2(output, whole)).isLessThanOrEqualTo(within);
+                    double[] whole = Numerics.widen(layer.forward(SparkJob.hidden(id)));
+                    assertThat(Numerics.relativeL2(output, whole)).isLessThanOrEqualTo(within);
                 }
             });
         }
