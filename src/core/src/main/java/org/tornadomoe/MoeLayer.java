@@ -5,7 +5,6 @@ import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Map;
-import java.util.function.Consumer;
 import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.checkpoint.MoeCheckpoint;
@@ -19,6 +18,7 @@ import org.tornadomoe.host.HostRouter;
 import org.tornadomoe.kernel.ChosenExperts;
 import org.tornadomoe.kernel.Cleanup;
 import org.tornadomoe.kernel.MoeKernel;
+import org.tornadomoe.kernel.Profiled;
 import org.tornadomoe.observe.MoeListener;
 import org.tornadomoe.oracle.Int8MoeOracle;
 import org.tornadomoe.oracle.Selection;
@@ -50,8 +50,6 @@ import org.tornadomoe.quant.RouterWeights;
  * Close it to free the device's memory.
  */
 public final class MoeLayer implements AutoCloseable {
-    private static final System.Logger LOG = System.getLogger(MoeLayer.class.getName());
-
     private final FusedMoeConfig config;
     private final Int8Scheme scheme;
     private final Spread spread;
@@ -65,12 +63,8 @@ public final class MoeLayer implements AutoCloseable {
     /** One a lane. */
     private final List<MoeKernel> kernels;
 
-    private final @Nullable MoeListener listener;
-
-    /** Slots with an adapter, and those whose adapter is switched on; changed when no call is under way. */
-    private final boolean[] filled;
-
-    private final boolean[] enabled;
+    private final AdapterSlots adapters;
+    private final LayerEvents events;
 
     private MoeLayer(
             Spread spread,
@@ -86,9 +80,10 @@ public final class MoeLayer implements AutoCloseable {
         router = config.router().isHandedIn() ? new HostRouter(config, routerWeights, options.router()) : null;
         kernels = List.copyOf(lanes);
         this.lanes = new Lanes(lanes, source, options.laneWait());
-        listener = options.listener();
-        filled = new boolean[config.isLoraEnabled() ? config.maxLoras() : 0];
-        enabled = new boolean[filled.length];
+        adapters = new AdapterSlots(config, kernel, this.lanes);
+        events = new LayerEvents(
+                options.listener(),
+                () -> new MoeListener.Layer(backend(), kernelClass(), device(), deviceBytes(), lanes()));
     }
 
     /**
@@ -158,14 +153,14 @@ public final class MoeLayer implements AutoCloseable {
                 }
             }
             if (options.listener() != null && options.listener().wantsStages()) {
-                lanes.forEach(MoeKernel::timeStages);
+                lanes.forEach(Profiled::timeStages);
             }
         } catch (RuntimeException | Error failure) {
             Cleanup.after(failure, () -> Cleanup.each(lanes.reversed(), MoeKernel::close));
             throw failure;
         }
         MoeLayer layer = new MoeLayer(spread, experts.scheme(), lanes, experts.router(), source, options);
-        layer.tell(listener -> listener.loaded(layer.told()));
+        layer.events.loaded();
         return layer;
     }
 
@@ -266,15 +261,7 @@ public final class MoeLayer implements AutoCloseable {
      */
     public void forward(float[] hidden, int tokens, float[] output, @Nullable ChosenExperts chosen, int[] slotOfToken) {
         check(tokens, hidden.length, output.length, chosen);
-        if (slotOfToken.length < tokens) {
-            throw new IllegalArgumentException(
-                    "slotOfToken: expected a slot for each of the " + tokens + " tokens, got " + slotOfToken.length);
-        }
-        for (int m = 0; m < tokens; m++) {
-            if (slotOfToken[m] != -1) {
-                requireSlot("slotOfToken[" + m + "]", slotOfToken[m]);
-            }
-        }
+        adapters.requireSlots(slotOfToken, tokens);
         run(hidden, tokens, output, chosen, slotOfToken);
     }
 
@@ -287,48 +274,17 @@ public final class MoeLayer implements AutoCloseable {
      * @throws IllegalStateException after {@link #close}
      */
     public void setAdapter(int slot, LoraAdapter adapter) {
-        requireSlot("slot", slot);
-        adapter.requireFits(config);
-        change(slot, true, () -> {
-            kernel.setAdapter(slot, adapter);
-            filled[slot] = true;
-        });
+        adapters.set(slot, adapter);
     }
 
     /** Empties a slot. Throws what {@link #setAdapter} throws. */
     public void removeAdapter(int slot) {
-        requireSlot("slot", slot);
-        change(slot, false, () -> {
-            kernel.setAdapter(slot, null);
-            filled[slot] = false;
-        });
+        adapters.remove(slot);
     }
 
     /** Switches a slot's adapter on or off, at no cost. Throws what {@link #setAdapter} throws, also for an empty slot. */
     public void enableAdapter(int slot, boolean enabled) {
-        requireSlot("slot", slot);
-        change(slot, enabled, () -> {
-            if (!filled[slot]) {
-                throw new IllegalArgumentException("slot: expected one with an adapter, " + slot + " is empty");
-            }
-        });
-    }
-
-    private void change(int slot, boolean enable, Runnable how) {
-        lanes.alone(() -> {
-            how.run();
-            enabled[slot] = enable;
-        });
-    }
-
-    private void requireSlot(String name, int slot) {
-        if (slot < 0 || slot >= enabled.length) {
-            throw new IllegalArgumentException(name + ": expected "
-                    + (enabled.length == 0
-                            ? "none, the layer has no room for adapters"
-                            : "0 to " + (enabled.length - 1))
-                    + " (MoeOptions.withLora), got " + slot);
-        }
+        adapters.enable(slot, enabled);
     }
 
     /** Where the layer's type has 16 bits, the values are rounded to it. */
@@ -351,22 +307,23 @@ public final class MoeLayer implements AutoCloseable {
         if (tokens == 0) {
             return;
         }
-        long start = now();
+        long start = events.now();
         long waited = 0;
         Map<String, Long> stages = Map.of();
         Throwable thrown = null;
         try {
             ChosenExperts routed = router == null ? chosen : route(router, hidden, tokens);
-            long asked = now();
+            long asked = events.now();
             MoeKernel lane;
             try {
                 lane = lanes.take();
             } finally {
-                waited = now() - asked;
+                waited = events.now() - asked;
             }
             try {
-                forward(lane, hidden, tokens, output, routed, slotOfToken);
-                stages = lane.stageTimes();
+                int[] slots = slotOfToken == null ? null : adapters.active(slotOfToken, tokens);
+                lane.forward(hidden, tokens, output, routed, slots);
+                stages = Profiled.stageTimes(lane);
             } finally {
                 lanes.give(lane);
             }
@@ -378,51 +335,9 @@ public final class MoeLayer implements AutoCloseable {
             thrown = failure;
             throw failure;
         } finally {
-            if (listener != null) {
-                long bytes = (long) config.inDtype().bytes() * tokens * config.hiddenDim();
-                MoeListener.Call call =
-                        new MoeListener.Call(told(), tokens, bytes, bytes, waited, now() - start, stages, thrown);
-                tell(listener -> listener.called(call));
-            }
+            long bytes = (long) config.inDtype().bytes() * tokens * config.hiddenDim();
+            events.called(tokens, bytes, waited, start, stages, thrown);
         }
-    }
-
-    /** Nanoseconds of a clock, where somebody wants to know. */
-    private long now() {
-        return listener == null ? 0 : System.nanoTime();
-    }
-
-    private MoeListener.Layer told() {
-        return new MoeListener.Layer(backend(), kernelClass(), device(), deviceBytes(), lanes.count());
-    }
-
-    private void tell(Consumer<MoeListener> what) {
-        if (listener != null) {
-            try {
-                what.accept(listener);
-            } catch (RuntimeException failure) {
-                LOG.log(System.Logger.Level.WARNING, "the layer's listener failed: " + failure, failure);
-            }
-        }
-    }
-
-    private void forward(
-            MoeKernel lane,
-            MemorySegment hidden,
-            int tokens,
-            MemorySegment output,
-            @Nullable ChosenExperts chosen,
-            int @Nullable [] slotOfToken) {
-        if (slotOfToken == null) {
-            lane.forward(hidden, tokens, output, chosen);
-            return;
-        }
-        int[] switchedOn = new int[tokens];
-        for (int m = 0; m < tokens; m++) {
-            int slot = slotOfToken[m];
-            switchedOn[m] = slot >= 0 && enabled[slot] ? slot : -1;
-        }
-        lane.forward(hidden, tokens, output, chosen, switchedOn);
     }
 
     private ChosenExperts route(HostRouter router, MemorySegment hidden, int tokens) {
@@ -540,7 +455,7 @@ public final class MoeLayer implements AutoCloseable {
     @Override
     public void close() {
         if (lanes.close()) {
-            tell(listener -> listener.closed(told()));
+            events.closed();
         }
     }
 }

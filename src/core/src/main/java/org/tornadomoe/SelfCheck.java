@@ -43,7 +43,7 @@ final class SelfCheck {
         float[] output = new float[hidden.length];
         MemorySegment taken = MoeLayer.of(type, output, output.length);
         ChosenExperts chosen = handed == null ? null : handed.chosen();
-        kernel.forward(given, 1, taken, chosen);
+        kernel.forward(given, 1, taken, chosen, null);
         HiddenStates.read(type, taken, output, output.length);
         Stages expected = handed == null
                 ? Reference.forward(experts, hidden, 1)

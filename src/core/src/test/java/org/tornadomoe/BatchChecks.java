@@ -13,6 +13,7 @@ import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.config.QuantKey;
 import org.tornadomoe.config.ScalarType;
+import org.tornadomoe.kernel.Adapters;
 import org.tornadomoe.kernel.ChosenExperts;
 import org.tornadomoe.kernel.FusedMoeExperts;
 import org.tornadomoe.kernel.MoeKernel;
@@ -54,7 +55,7 @@ public final class BatchChecks {
                 Int8Experts int8 = quantization.scheme() == Int8Scheme.W8A8_TENSOR ? withScales(dynamic) : dynamic;
                 MoeKernel kernel = experts.load(config, int8)) {
             for (int slot = 0; slot < config.maxLoras() && config.isLoraEnabled(); slot++) {
-                kernel.setAdapter(slot, layer.adapter(config.maxLoraRank() - slot, slot == 1));
+                Adapters.of(kernel).setAdapter(slot, layer.adapter(config.maxLoraRank() - slot, slot == 1));
             }
             Tokens all = Tokens.of(kernel, config, hidden, 0, most);
             for (int size : sizes) {
@@ -73,7 +74,7 @@ public final class BatchChecks {
     static float[] forward(MoeKernel kernel, float[] hidden, ChosenExperts chosen) {
         try (Arena arena = Arena.ofConfined()) {
             MemorySegment output = arena.allocate(4L * hidden.length, 16).fill((byte) 0x3c);
-            kernel.forward(arena.allocateFrom(ValueLayout.JAVA_FLOAT, hidden), chosen.tokens(), output, chosen);
+            kernel.forward(arena.allocateFrom(ValueLayout.JAVA_FLOAT, hidden), chosen.tokens(), output, chosen, null);
             return output.toArray(ValueLayout.JAVA_FLOAT);
         }
     }
@@ -109,11 +110,7 @@ public final class BatchChecks {
                 HiddenStates.write(type, values, values.length, in);
                 out.fill((byte) 0x3c);
                 int[] slots = slots(config, first, count);
-                if (slots == null) {
-                    kernel.forward(in, count, out, chosen);
-                } else {
-                    kernel.forward(in, count, out, chosen, slots);
-                }
+                kernel.forward(in, count, out, chosen, slots);
                 HiddenStates.read(type, out, values, values.length);
                 return new Tokens(values, chosen);
             }

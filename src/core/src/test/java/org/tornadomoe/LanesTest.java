@@ -41,7 +41,12 @@ class LanesTest {
         RuntimeException failure;
 
         @Override
-        public void forward(MemorySegment hidden, int tokens, MemorySegment output, @Nullable ChosenExperts chosen) {}
+        public void forward(
+                MemorySegment hidden,
+                int tokens,
+                MemorySegment output,
+                @Nullable ChosenExperts chosen,
+                int @Nullable [] slotOfToken) {}
 
         @Override
         public String device() {

@@ -30,6 +30,7 @@ import org.tornadomoe.kernel.DeviceMemory;
 import org.tornadomoe.kernel.InsufficientMemoryException;
 import org.tornadomoe.kernel.MoeExecutionException;
 import org.tornadomoe.kernel.MoeKernel;
+import org.tornadomoe.kernel.Profiled;
 import org.tornadomoe.oracle.Int8MoeOracle;
 import org.tornadomoe.oracle.Selection;
 import org.tornadomoe.parallel.ExpertBalance;
@@ -436,7 +437,7 @@ final class Bench implements Callable<Integer> {
             ExpertBalance unbalanced = null;
             long begin = System.nanoTime();
             do { // warms up, and counts the experts of each window
-                kernel.forward(window(pool, warm, m, rowBytes), m, out, chosen);
+                kernel.forward(window(pool, warm, m, rowBytes), m, out, chosen, null);
                 active += (int) Arrays.stream(chosen.ids()).distinct().count();
                 warm++;
                 ExpertBalance now = Spread.balance(kernel);
@@ -447,7 +448,7 @@ final class Bench implements Callable<Integer> {
             // While the host checked, the device fell asleep, and what calls it cooled down.
             begin = System.nanoTime();
             for (int run = 0; run < 50L * (runs - 1) && elapsed(begin) < seconds / 4; run++) {
-                kernel.forward(window(pool, run, m, rowBytes), m, out, null);
+                kernel.forward(window(pool, run, m, rowBytes), m, out, null, null);
             }
             List<Double> calls = new ArrayList<>();
             Map<String, List<Double>> kernels = new LinkedHashMap<>();
@@ -455,13 +456,13 @@ final class Bench implements Callable<Integer> {
             do {
                 MemorySegment hidden = window(pool, calls.size(), m, rowBytes);
                 long start = System.nanoTime();
-                kernel.forward(hidden, m, out, null);
+                kernel.forward(hidden, m, out, null, null);
                 calls.add((System.nanoTime() - start) / 1e3);
             } while (calls.size() < runs && elapsed(begin) < seconds);
             // Apart from the calls, since the profiler is slow to be turned on and off.
             begin = System.nanoTime();
             for (int run = 0; run < calls.size() && (run == 0 || elapsed(begin) < seconds); run++) {
-                kernel.profile(window(pool, run, m, rowBytes), m)
+                Profiled.profile(kernel, window(pool, run, m, rowBytes), m)
                         .forEach((name, nanos) -> kernels.computeIfAbsent(name, _ -> new ArrayList<>())
                                 .add(nanos / 1e3));
             }
@@ -509,7 +510,7 @@ final class Bench implements Callable<Integer> {
         float[] some = rows(hidden, m, h, count);
         float[] got = rows(out, m, h, count);
         if (dependsOnOtherTokens(experts.scheme())) {
-            kernel.forward(MemorySegment.ofArray(some), count, MemorySegment.ofArray(got), null);
+            kernel.forward(MemorySegment.ofArray(some), count, MemorySegment.ofArray(got), null, null);
         }
         return Numerics.relativeL2(Numerics.widen(got), spread.reference(experts, some, count));
     }

@@ -17,10 +17,13 @@ import org.tornadomoe.host.Arithmetic;
 import org.tornadomoe.host.HostRouter;
 import org.tornadomoe.host.Scratch;
 import org.tornadomoe.host.Team;
+import org.tornadomoe.kernel.Adapters;
 import org.tornadomoe.kernel.ChosenExperts;
 import org.tornadomoe.kernel.MoeExecutionException;
 import org.tornadomoe.kernel.MoeKernel;
+import org.tornadomoe.kernel.Profiled;
 import org.tornadomoe.kernel.Replicas;
+import org.tornadomoe.kernel.Replicated;
 import org.tornadomoe.kernel.StageValues;
 import org.tornadomoe.quant.HiddenStates;
 import org.tornadomoe.quant.Int8Activations;
@@ -32,7 +35,7 @@ import org.tornadomoe.quant.LoraAdapter;
  * the input), H hidden, I intermediate. Calls take turns. A stage's tasks write to places of their own and each place's sum has one order, so the
  * result doesn't depend on the number of threads, and with one scale a token not on the other tokens. Another {@link #lane} has activations of its own.
  */
-final class CpuMoeKernel implements MoeKernel {
+final class CpuMoeKernel implements MoeKernel, Adapters, Replicated, Profiled {
     static final String DEVICE = "cpu (" + Arithmetic.best().description() + ", "
             + Team.shared().threads() + (Team.shared().threads() == 1 ? " thread)" : " threads)");
 
@@ -253,17 +256,7 @@ final class CpuMoeKernel implements MoeKernel {
     }
 
     @Override
-    public void forward(MemorySegment hidden, int tokens, MemorySegment output, @Nullable ChosenExperts chosen) {
-        run(hidden, tokens, output, chosen, null);
-    }
-
-    @Override
     public void forward(
-            MemorySegment hidden, int tokens, MemorySegment output, @Nullable ChosenExperts chosen, int[] slotOfToken) {
-        run(hidden, tokens, output, chosen, slotOfToken);
-    }
-
-    private void run(
             MemorySegment from, int count, MemorySegment into, @Nullable ChosenExperts chosen, int @Nullable [] slots) {
         turn.lock();
         try {

@@ -101,7 +101,7 @@ public interface FusedMoeExperts {
         return false;
     }
 
-    /** Whether its kernels can have a part of the pairs of an expert, and count what each has; see {@link MoeKernel#setReplicas}. Not one of vLLM's predicates. */
+    /** Whether its kernels can have a part of the pairs of an expert, and count what each has; see {@link Replicated}. Not one of vLLM's predicates. */
     default boolean supportsEplb() {
         return false;
     }

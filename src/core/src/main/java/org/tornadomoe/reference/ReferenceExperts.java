@@ -11,10 +11,12 @@ import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.FusedMoeParallelConfig;
 import org.tornadomoe.config.Int8MoeBackend;
+import org.tornadomoe.kernel.Adapters;
 import org.tornadomoe.kernel.ChosenExperts;
 import org.tornadomoe.kernel.GeneralExperts;
 import org.tornadomoe.kernel.MoeKernel;
 import org.tornadomoe.kernel.Replicas;
+import org.tornadomoe.kernel.Replicated;
 import org.tornadomoe.kernel.StageValues;
 import org.tornadomoe.quant.HiddenStates;
 import org.tornadomoe.quant.Int8Experts;
@@ -136,7 +138,7 @@ public class ReferenceExperts implements GeneralExperts {
     }
 
     /** Needs no turn-taking: but for the loads, the reference keeps nothing between calls. */
-    private static final class Kernel implements MoeKernel {
+    private static final class Kernel implements MoeKernel, Adapters, Replicated {
         private final Int8Experts experts;
         private volatile @Nullable Replicas replicas;
         private volatile int[] loads = {};
@@ -156,21 +158,14 @@ public class ReferenceExperts implements GeneralExperts {
         }
 
         @Override
-        public void forward(MemorySegment hidden, int tokens, MemorySegment output, @Nullable ChosenExperts chosen) {
-            int[] none = new int[tokens];
-            Arrays.fill(none, -1);
-            forward(hidden, tokens, output, chosen, none);
-        }
-
-        @Override
         public void forward(
                 MemorySegment hidden,
                 int tokens,
                 MemorySegment output,
                 @Nullable ChosenExperts chosen,
-                int[] slotOfToken) {
-            List<@Nullable LoraAdapter> adapterOfToken = new ArrayList<>();
-            for (int m = 0; m < tokens; m++) {
+                int @Nullable [] slotOfToken) {
+            List<@Nullable LoraAdapter> adapterOfToken = slotOfToken == null ? null : new ArrayList<>();
+            for (int m = 0; slotOfToken != null && adapterOfToken != null && m < tokens; m++) {
                 adapterOfToken.add(slotOfToken[m] < 0 ? null : adapters[slotOfToken[m]]);
             }
             int values = tokens * experts.config().hiddenDim();

@@ -102,8 +102,17 @@ final class JoinedMoeKernel implements MoeKernel {
         return parts.getFirst();
     }
 
+    /** Without adapters. */
     @Override
-    public void forward(MemorySegment hidden, int tokens, MemorySegment output, @Nullable ChosenExperts chosen) {
+    public void forward(
+            MemorySegment hidden,
+            int tokens,
+            MemorySegment output,
+            @Nullable ChosenExperts chosen,
+            int @Nullable [] slotOfToken) {
+        if (slotOfToken != null) {
+            throw new IllegalArgumentException("slotOfToken: expected none of devices that add the output themselves");
+        }
         parts.forEach(part -> part.turn().lock());
         Device.lockRunning();
         try {

@@ -3,7 +3,6 @@ package org.tornadomoe.tornado;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.util.ArrayList;
-import java.util.Arrays;
 import java.util.BitSet;
 import java.util.HashMap;
 import java.util.LinkedHashMap;
@@ -17,11 +16,14 @@ import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeActivationFormat;
 import org.tornadomoe.config.FusedMoeConfig;
+import org.tornadomoe.kernel.Adapters;
 import org.tornadomoe.kernel.ChosenExperts;
 import org.tornadomoe.kernel.Cleanup;
 import org.tornadomoe.kernel.MoeExecutionException;
 import org.tornadomoe.kernel.MoeKernel;
+import org.tornadomoe.kernel.Profiled;
 import org.tornadomoe.kernel.Replicas;
+import org.tornadomoe.kernel.Replicated;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.LoraAdapter;
 import org.tornadomoe.tuning.LaunchConfigs;
@@ -41,7 +43,7 @@ import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
  * <p>An execution plan serves one thread, and plans can't share device buffers, so callers take turns, in the order in which
  * they came.
  */
-final class TornadoMoeKernel implements MoeKernel {
+final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profiled {
     private static final Pattern TASK_TIME =
             Pattern.compile("\"moe\\.(\\w+)\": \\{[^}]*?\"TASK_KERNEL_TIME\" *: *\"(\\d+)\"");
 
@@ -219,15 +221,12 @@ final class TornadoMoeKernel implements MoeKernel {
     }
 
     @Override
-    public void forward(MemorySegment hidden, int tokens, MemorySegment output, @Nullable ChosenExperts chosen) {
-        int[] none = new int[arrays.config.isLoraEnabled() ? tokens : 0];
-        Arrays.fill(none, -1);
-        forward(hidden, tokens, output, chosen, none);
-    }
-
-    @Override
     public void forward(
-            MemorySegment hidden, int tokens, MemorySegment output, @Nullable ChosenExperts chosen, int[] slotOfToken) {
+            MemorySegment hidden,
+            int tokens,
+            MemorySegment output,
+            @Nullable ChosenExperts chosen,
+            int @Nullable [] slotOfToken) {
         int most = arrays.config.maxNumTokens();
         if (tokens < 1 || tokens > most) {
             boolean batched = arrays.format == FusedMoeActivationFormat.BATCHED_EXPERTS;
@@ -242,13 +241,11 @@ final class TornadoMoeKernel implements MoeKernel {
                 take(Objects.requireNonNull(chosen, "chosen"), tokens);
             }
             refresh();
-            MemorySegment.copy(
-                    slotOfToken,
-                    0,
-                    arrays.adapters.getSegment(),
-                    ValueLayout.JAVA_INT,
-                    0,
-                    Math.min(tokens, slotOfToken.length));
+            if (slotOfToken == null) {
+                arrays.adapters.init(-1);
+            } else {
+                MemorySegment.copy(slotOfToken, 0, arrays.adapters.getSegment(), ValueLayout.JAVA_INT, 0, tokens);
+            }
             arrays.answersChoice = chosen != null;
             BeyondRange beyond = BeyondRange.of(arrays, device, hidden, tokens);
             Device.lockRunning();

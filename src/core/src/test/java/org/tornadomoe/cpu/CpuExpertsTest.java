@@ -190,7 +190,7 @@ class CpuExpertsTest {
                     CpuMoeKernel kernel = new CpuMoeKernel(config, experts, Arithmetic.best(), new Team(2))) {
                 kernel.setAdapter(1, adapter);
                 kernel.forward(MemorySegment.ofArray(hidden), TOKENS, MemorySegment.ofArray(output), null, slots);
-                kernel.forward(MemorySegment.ofArray(hidden), TOKENS, MemorySegment.ofArray(plain), null);
+                kernel.forward(MemorySegment.ofArray(hidden), TOKENS, MemorySegment.ofArray(plain), null, null);
                 double[] logits = Router.logits(config, experts.router(), Numerics.widen(hidden), TOKENS);
                 Routing routing = Router.route(config, experts.router(), logits, TOKENS);
                 List<@Nullable LoraAdapter> adapters = new ArrayList<>();
@@ -271,13 +271,13 @@ class CpuExpertsTest {
                         QuantizedWeights.int8(layer, Int8Quantization.of(Int8Scheme.W8A8_CHANNEL), Progress.NONE);
                 CpuMoeKernel kernel = new CpuMoeKernel(layer.config(), experts, Arithmetic.best(), new Team(team))) {
             for (int call = 0; call < 3000; call++) {
-                kernel.forward(hidden, 32, output, null);
+                kernel.forward(hidden, 32, output, null, null);
             }
             long least = Long.MAX_VALUE;
             for (int round = 0; round < 5; round++) {
                 long before = threads.getTotalThreadAllocatedBytes();
                 for (int call = 0; call < 100; call++) {
-                    kernel.forward(hidden, 32, output, null);
+                    kernel.forward(hidden, 32, output, null, null);
                 }
                 least = Math.min(least, threads.getTotalThreadAllocatedBytes() - before);
             }
@@ -316,7 +316,7 @@ class CpuExpertsTest {
             @Nullable ChosenExperts chosen) {
         float[] output = new float[hidden.length];
         try (CpuMoeKernel kernel = new CpuMoeKernel(experts.config(), experts, arithmetic, new Team(threads))) {
-            kernel.forward(MemorySegment.ofArray(hidden), tokens, MemorySegment.ofArray(output), chosen);
+            kernel.forward(MemorySegment.ofArray(hidden), tokens, MemorySegment.ofArray(output), chosen, null);
         }
         return output;
     }

@@ -378,7 +378,7 @@ class LoadBalancingTest {
             float[] output = new float[hidden.length];
             float[] told = hidden.clone();
             told[0] = 0;
-            kernel.forward(MemorySegment.ofArray(hidden), 8, MemorySegment.ofArray(output), told(told, 8, 2, 6));
+            kernel.forward(MemorySegment.ofArray(hidden), 8, MemorySegment.ofArray(output), told(told, 8, 2, 6), null);
             return output;
         }
 

@@ -13,6 +13,7 @@ import org.tornadomoe.kernel.ChosenExperts;
 import org.tornadomoe.kernel.GeneralExperts;
 import org.tornadomoe.kernel.MoeKernel;
 import org.tornadomoe.kernel.Replicas;
+import org.tornadomoe.kernel.Replicated;
 import org.tornadomoe.kernel.StageValues;
 import org.tornadomoe.quant.Int8Experts;
 
@@ -59,7 +60,7 @@ abstract class NamedCores implements GeneralExperts {
     }
 
     /** The CPU's, under a device's name. */
-    class Kernel implements MoeKernel {
+    class Kernel implements MoeKernel, Replicated {
         final String name;
         private final MoeKernel kernel;
 
@@ -69,18 +70,23 @@ abstract class NamedCores implements GeneralExperts {
         }
 
         @Override
-        public void forward(MemorySegment hidden, int tokens, MemorySegment output, @Nullable ChosenExperts chosen) {
-            kernel.forward(hidden, tokens, output, chosen);
+        public void forward(
+                MemorySegment hidden,
+                int tokens,
+                MemorySegment output,
+                @Nullable ChosenExperts chosen,
+                int @Nullable [] slotOfToken) {
+            kernel.forward(hidden, tokens, output, chosen, slotOfToken);
         }
 
         @Override
         public void setReplicas(Replicas replicas) {
-            kernel.setReplicas(replicas);
+            Replicated.of(kernel).setReplicas(replicas);
         }
 
         @Override
         public int[] expertLoads() {
-            return kernel.expertLoads();
+            return Replicated.of(kernel).expertLoads();
         }
 
         @Override

@@ -314,12 +314,16 @@ class SpreadTest {
             return new Kernel(config, experts) {
                 @Override
                 public void forward(
-                        MemorySegment hidden, int tokens, MemorySegment output, @Nullable ChosenExperts chosen) {
+                        MemorySegment hidden,
+                        int tokens,
+                        MemorySegment output,
+                        @Nullable ChosenExperts chosen,
+                        int @Nullable [] slotOfToken) {
                     log.add(name + " on " + Thread.currentThread().getName());
                     if (failing && name.equals(BROKEN)) {
                         throw new MoeExecutionException("ran into a wall");
                     }
-                    super.forward(hidden, tokens, output, chosen);
+                    super.forward(hidden, tokens, output, chosen, slotOfToken);
                 }
 
                 @Override
@@ -351,7 +355,7 @@ class SpreadTest {
         float[] expected = new float[hidden.length];
         float[] output = new float[hidden.length];
         try (MoeKernel kernel = load(fragile)) {
-            kernel.forward(MemorySegment.ofArray(hidden), TOKENS, MemorySegment.ofArray(expected), null);
+            kernel.forward(MemorySegment.ofArray(hidden), TOKENS, MemorySegment.ofArray(expected), null, null);
             assertThat(fragile.log)
                     .containsExactlyInAnyOrder(IntStream.range(0, 3)
                             .mapToObj(i -> "fragile:" + i + " on moe-" + i + " fragile:" + i)
@@ -360,15 +364,15 @@ class SpreadTest {
 
             fragile.failing = true;
             Arrays.fill(output, -1);
-            assertThatThrownBy(() ->
-                            kernel.forward(MemorySegment.ofArray(hidden), TOKENS, MemorySegment.ofArray(output), null))
+            assertThatThrownBy(() -> kernel.forward(
+                            MemorySegment.ofArray(hidden), TOKENS, MemorySegment.ofArray(output), null, null))
                     .isInstanceOf(MoeExecutionException.class)
                     .hasMessage("fragile:1: ran into a wall");
             assertThat(fragile.log).hasSize(3);
             assertThat(output).containsOnly(-1);
 
             fragile.failing = false;
-            kernel.forward(MemorySegment.ofArray(hidden), TOKENS, MemorySegment.ofArray(output), null);
+            kernel.forward(MemorySegment.ofArray(hidden), TOKENS, MemorySegment.ofArray(output), null, null);
             assertThat(output).isEqualTo(expected);
             fragile.log.clear();
         }
@@ -399,10 +403,10 @@ class SpreadTest {
         float[] hidden = WEIGHTS.hidden(TOKENS, 10);
         float[] output = new float[hidden.length];
         try (MoeKernel kernel = load(new Fragile())) {
-            kernel.forward(MemorySegment.ofArray(hidden), TOKENS, MemorySegment.ofArray(output), null);
+            kernel.forward(MemorySegment.ofArray(hidden), TOKENS, MemorySegment.ofArray(output), null, null);
             float[] again = new float[hidden.length];
             Thread.currentThread().interrupt();
-            kernel.forward(MemorySegment.ofArray(hidden), TOKENS, MemorySegment.ofArray(again), null);
+            kernel.forward(MemorySegment.ofArray(hidden), TOKENS, MemorySegment.ofArray(again), null, null);
             assertThat(Thread.interrupted()).isTrue();
             assertThat(again).isEqualTo(output);
         }
@@ -460,7 +464,11 @@ class SpreadTest {
 
             @Override
             public void forward(
-                    MemorySegment hidden, int tokens, MemorySegment output, @Nullable ChosenExperts chosen) {
+                    MemorySegment hidden,
+                    int tokens,
+                    MemorySegment output,
+                    @Nullable ChosenExperts chosen,
+                    int @Nullable [] slotOfToken) {
                 log.add("together on " + Thread.currentThread().getName());
                 if (failing || sum == Sum.FAILS) {
                     throw new MoeExecutionException("joining:2: no way there");
@@ -468,10 +476,10 @@ class SpreadTest {
                 if (sum == Sum.FAILS_UNEXPECTEDLY) {
                     throw new IllegalStateException("not this time");
                 }
-                first.forward(hidden, tokens, output, chosen);
+                first.forward(hidden, tokens, output, chosen, null);
                 float[] part = new float[tokens * WEIGHTS.config().hiddenDim()];
                 for (MoeKernel other : others) {
-                    other.forward(hidden, tokens, MemorySegment.ofArray(part), chosen);
+                    other.forward(hidden, tokens, MemorySegment.ofArray(part), chosen, null);
                     for (int i = 0; i < part.length; i++) {
                         float value = output.getAtIndex(ValueLayout.JAVA_FLOAT, i) + part[i];
                         output.setAtIndex(ValueLayout.JAVA_FLOAT, i, sum == Sum.ANOTHER ? value + 1e-3f : value);
@@ -511,7 +519,8 @@ class SpreadTest {
                     ChosenExperts.allocate(TOKENS, WEIGHTS.config().pairsPerToken());
             for (int call = 0; call < 3; call++) {
                 outputs.add(new float[hidden.length]);
-                kernel.forward(MemorySegment.ofArray(hidden), TOKENS, MemorySegment.ofArray(outputs.getLast()), chosen);
+                kernel.forward(
+                        MemorySegment.ofArray(hidden), TOKENS, MemorySegment.ofArray(outputs.getLast()), chosen, null);
             }
             assertThat(outputs.get(1)).isEqualTo(outputs.get(0));
             assertThat(outputs.get(2)).isEqualTo(outputs.get(0));
@@ -540,7 +549,8 @@ class SpreadTest {
         Joining joining = new Joining(Sum.THE_HOSTS);
         MoeKernel kernel = load(joining);
         float[] hidden = WEIGHTS.hidden(TOKENS, 11);
-        kernel.forward(MemorySegment.ofArray(hidden), TOKENS, MemorySegment.ofArray(new float[hidden.length]), null);
+        kernel.forward(
+                MemorySegment.ofArray(hidden), TOKENS, MemorySegment.ofArray(new float[hidden.length]), null, null);
         joining.log.clear();
         joining.failsToClose = true;
         assertThatThrownBy(kernel::close)
@@ -565,19 +575,19 @@ class SpreadTest {
         float[] expected = new float[hidden.length];
         float[] output = new float[hidden.length];
         try (MoeKernel kernel = load(joining)) {
-            kernel.forward(MemorySegment.ofArray(hidden), TOKENS, MemorySegment.ofArray(expected), null);
+            kernel.forward(MemorySegment.ofArray(hidden), TOKENS, MemorySegment.ofArray(expected), null, null);
 
             joining.failing = true;
             Arrays.fill(output, -1);
-            assertThatThrownBy(() ->
-                            kernel.forward(MemorySegment.ofArray(hidden), TOKENS, MemorySegment.ofArray(output), null))
+            assertThatThrownBy(() -> kernel.forward(
+                            MemorySegment.ofArray(hidden), TOKENS, MemorySegment.ofArray(output), null, null))
                     .isInstanceOf(MoeExecutionException.class)
                     .hasMessage("joining:2: no way there");
             assertThat(output).containsOnly(-1);
 
             joining.failing = false;
             joining.log.clear();
-            kernel.forward(MemorySegment.ofArray(hidden), TOKENS, MemorySegment.ofArray(output), null);
+            kernel.forward(MemorySegment.ofArray(hidden), TOKENS, MemorySegment.ofArray(output), null, null);
             assertThat(output).isEqualTo(expected);
             assertThat(joining.log)
                     .containsExactly("together on " + Thread.currentThread().getName());

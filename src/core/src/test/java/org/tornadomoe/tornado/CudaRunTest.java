@@ -43,6 +43,7 @@ class CudaRunTest {
                 MemorySegment.ofArray(LAYER.hidden(tokens, 1)),
                 tokens,
                 MemorySegment.ofArray(new float[tokens * 40]),
+                null,
                 null);
     }
 
@@ -79,7 +80,8 @@ class CudaRunTest {
                 MemorySegment.ofArray(LAYER.hidden(3, 1)),
                 3,
                 MemorySegment.ofArray(new float[3 * 40]),
-                ChosenExperts.allocate(3, 2));
+                ChosenExperts.allocate(3, 2),
+                null);
         assertThat(driver.calls())
                 .endsWith(
                         "10: copyFromDevice " + part.address(part.arrays.topkIds) + " " + 4 * 3 * 2,

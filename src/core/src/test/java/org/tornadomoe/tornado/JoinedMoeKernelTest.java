@@ -52,11 +52,13 @@ class JoinedMoeKernelTest {
     }
 
     private static void forward(MoeKernel kernel, ChosenExperts chosen) {
-        kernel.forward(MemorySegment.ofArray(LAYER.hidden(M, 1)), M, MemorySegment.ofArray(new float[M * 40]), chosen);
+        kernel.forward(
+                MemorySegment.ofArray(LAYER.hidden(M, 1)), M, MemorySegment.ofArray(new float[M * 40]), chosen, null);
     }
 
     private static void forward(MoeKernel kernel) {
-        kernel.forward(MemorySegment.ofArray(LAYER.hidden(M, 1)), M, MemorySegment.ofArray(new float[M * 40]), null);
+        kernel.forward(
+                MemorySegment.ofArray(LAYER.hidden(M, 1)), M, MemorySegment.ofArray(new float[M * 40]), null, null);
     }
 
     private static String copy(String how, RecordedPart part, Object array, long bytes) {

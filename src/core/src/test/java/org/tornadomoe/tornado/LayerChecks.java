@@ -24,6 +24,7 @@ import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.config.MoeActivation;
+import org.tornadomoe.kernel.Adapters;
 import org.tornadomoe.kernel.ChosenExperts;
 import org.tornadomoe.kernel.DeviceMemory;
 import org.tornadomoe.kernel.MoeKernel;
@@ -467,7 +468,7 @@ final class LayerChecks {
             float[] without = forward(plain, hidden, tokens, chosen);
             assertThat(forward(kernel, hidden, tokens, chosen)).isEqualTo(without);
             for (int slot = 0; slot < 3; slot++) {
-                kernel.setAdapter(slot, adapters.get(slot));
+                Adapters.of(kernel).setAdapter(slot, adapters.get(slot));
             }
             List<@Nullable LoraAdapter> adapterOfToken = new ArrayList<>();
             for (int slot : slots) {
@@ -493,8 +494,8 @@ final class LayerChecks {
                 }
             }
             assertThat(forward(kernel, hidden, tokens, chosen, slots)).isEqualTo(output);
-            kernel.setAdapter(0, null);
-            kernel.setAdapter(1, null);
+            Adapters.of(kernel).setAdapter(0, null);
+            Adapters.of(kernel).setAdapter(1, null);
             assertThat(forward(kernel, hidden, tokens, chosen, slots)).isEqualTo(without);
         }
     }
@@ -511,7 +512,7 @@ final class LayerChecks {
         ChosenExperts chosen = ChosenExperts.allocate(tokens, config.pairsPerToken());
         try (Int8Experts part = part(layer, scheme, map);
                 MoeKernel kernel = experts.load(config, part)) {
-            kernel.setAdapter(0, adapter);
+            Adapters.of(kernel).setAdapter(0, adapter);
             double[] logits = Router.logits(config, part.router(), Numerics.widen(hidden), tokens);
             double[] expected = Reference.forward(
                             part,
@@ -598,7 +599,7 @@ final class LayerChecks {
         try (Arena arena = Arena.ofConfined()) {
             MemorySegment output = arena.allocate(4L * hidden.length, 16);
             output.fill((byte) 0xFF);
-            kernel.forward(arena.allocateFrom(ValueLayout.JAVA_FLOAT, hidden), tokens, output, chosen);
+            kernel.forward(arena.allocateFrom(ValueLayout.JAVA_FLOAT, hidden), tokens, output, chosen, null);
             return output.toArray(ValueLayout.JAVA_FLOAT);
         }
     }

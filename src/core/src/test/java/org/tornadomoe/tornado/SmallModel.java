@@ -110,7 +110,7 @@ final class SmallModel implements AutoCloseable {
         for (Int8Experts layer : layers) {
             run(device, "norm", header, x, normed, h, tokens);
             try (MoeKernel kernel = kernels.load(config, layer)) {
-                kernel.forward(normed.getSegment(), tokens, added.getSegment(), null);
+                kernel.forward(normed.getSegment(), tokens, added.getSegment(), null, null);
             }
             run(device, "add", header, added, x, h, tokens);
         }

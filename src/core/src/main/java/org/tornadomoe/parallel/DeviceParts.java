@@ -1,0 +1,194 @@
+package org.tornadomoe.parallel;
+
+import java.lang.foreign.Arena;
+import java.lang.foreign.MemorySegment;
+import java.util.ArrayList;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.concurrent.Callable;
+import java.util.concurrent.FutureTask;
+import java.util.function.Function;
+import java.util.stream.Collectors;
+import org.jspecify.annotations.Nullable;
+import org.tornadomoe.kernel.Cleanup;
+import org.tornadomoe.kernel.InsufficientMemoryException;
+import org.tornadomoe.kernel.MoeExecutionException;
+import org.tornadomoe.kernel.MoeKernel;
+import org.tornadomoe.kernel.Profiled;
+import org.tornadomoe.oracle.Selection;
+
+/**
+ * A layer's parts on their devices, each with a thread and a partial output of its own. Whoever uses them takes turns; parts may be started
+ * meanwhile.
+ */
+final class DeviceParts implements AutoCloseable {
+    private final List<Selection> ranks;
+    private final long outputBytes;
+    private final Arena arena = Arena.ofShared();
+
+    /** In the order of devices; changed when no call is under way. */
+    private volatile List<Part> parts = List.of();
+
+    private volatile boolean timed;
+
+    /** Where hidden states go that only their caller's thread may read. */
+    private @Nullable MemorySegment input;
+
+    /** What one device does of a layer: the partial output is [M, H]. */
+    record Part(int rank, String device, MoeKernel kernel, DeviceThread thread, MemorySegment output) {
+        /** Closes it on its thread, and ends that. */
+        void close() {
+            try {
+                thread.await(thread.begin(() -> {
+                    kernel.close();
+                    return kernel;
+                }));
+            } finally {
+                thread.close();
+            }
+        }
+    }
+
+    /** @param outputBytes of the hidden states and the output of the most tokens */
+    DeviceParts(List<Selection> ranks, long outputBytes) {
+        this.ranks = ranks;
+        this.outputBytes = outputBytes;
+    }
+
+    List<Part> all() {
+        return parts;
+    }
+
+    Part first() {
+        return parts.getFirst();
+    }
+
+    /** Takes these from now on, as many as before. */
+    void replace(List<Part> fresh) {
+        parts = List.copyOf(fresh);
+    }
+
+    /** The next device's part, made on its thread; false if that gave none. */
+    boolean add(Callable<@Nullable MoeKernel> make) {
+        Part part = start(parts.size(), arena.allocate(outputBytes, 64), make);
+        if (part == null) {
+            return false;
+        }
+        List<Part> all = new ArrayList<>(parts);
+        all.add(part);
+        replace(all);
+        return true;
+    }
+
+    /** A device's part, made on a new thread; null if that gave none. */
+    @Nullable
+    Part start(int rank, MemorySegment output, Callable<@Nullable MoeKernel> make) {
+        int devices = ranks.size();
+        String device = ranks.get(rank).device();
+        DeviceThread thread = new DeviceThread(
+                "moe-" + rank + " " + device, Runtime.getRuntime().availableProcessors() > 2 * devices);
+        try {
+            MoeKernel kernel = thread.await(thread.begin(make));
+            if (kernel == null) {
+                thread.close();
+                return null;
+            }
+            return new Part(rank, device, kernel, thread, output);
+        } catch (InsufficientMemoryException failure) {
+            thread.close();
+            throw failure;
+        } catch (RuntimeException | Error failure) {
+            thread.close();
+            throw new MoeExecutionException(device + ": " + failure.getMessage(), failure);
+        }
+    }
+
+    /** Asks every part the same, at the same time, and waits for all; what each answers, in their order. */
+    <T> List<T> each(Function<Part, T> question) {
+        List<Part> parts = this.parts;
+        List<FutureTask<T>> tasks = new ArrayList<>();
+        for (Part part : parts) {
+            tasks.add(part.thread.begin(() -> question.apply(part)));
+        }
+        List<T> answers = new ArrayList<>();
+        MoeExecutionException failed = null;
+        for (int rank = 0; rank < parts.size(); rank++) {
+            Part part = parts.get(rank);
+            try {
+                answers.add(part.thread.await(tasks.get(rank)));
+            } catch (RuntimeException | Error failure) {
+                MoeExecutionException named =
+                        new MoeExecutionException(part.device + ": " + failure.getMessage(), failure);
+                if (failed == null) {
+                    failed = named;
+                } else {
+                    failed.addSuppressed(named);
+                }
+            }
+        }
+        if (failed != null) {
+            throw failed;
+        }
+        return answers;
+    }
+
+    /** Hidden states of so many bytes where the devices' threads may read them. */
+    MemorySegment readable(MemorySegment hidden, long bytes) {
+        if (isAccessible(hidden)) {
+            return hidden;
+        }
+        if (input == null) {
+            input = arena.allocate(outputBytes, 64);
+        }
+        return input.copyFrom(hidden.asSlice(0, bytes));
+    }
+
+    /** Whether other threads than the caller's may use that memory. */
+    boolean isAccessible(MemorySegment memory) {
+        return memory.isAccessibleBy(first().thread.thread());
+    }
+
+    void timeStages() {
+        timed = true;
+        parts.forEach(part -> Profiled.timeStages(part.kernel));
+    }
+
+    boolean isTimed() {
+        return timed;
+    }
+
+    /** What the slowest device took for each stage of the last call. */
+    Map<String, Long> stageTimes() {
+        return slowest(
+                parts.stream().map(part -> Profiled.stageTimes(part.kernel)).toList());
+    }
+
+    /** What the slowest device takes for each kernel. */
+    Map<String, Long> profile(MemorySegment hidden, int tokens) {
+        return slowest(each(part -> Profiled.profile(part.kernel, hidden, tokens)));
+    }
+
+    private static Map<String, Long> slowest(List<Map<String, Long>> times) {
+        Map<String, Long> slowest = new LinkedHashMap<>();
+        times.forEach(of -> of.forEach((name, nanos) -> slowest.merge(name, nanos, Math::max)));
+        return slowest;
+    }
+
+    /** Where they run, for people. */
+    String device() {
+        return parts.stream().map(Part::device).collect(Collectors.joining(", "));
+    }
+
+    /** All, also those after one that fails. */
+    @Override
+    public void close() {
+        Cleanup.all(
+                () -> each(part -> {
+                    part.kernel.close();
+                    return part;
+                }),
+                () -> Cleanup.each(parts, part -> part.thread.close()),
+                arena::close);
+    }
+}

@@ -1,0 +1,32 @@
+package org.tornadomoe.parallel;
+
+import org.tornadomoe.kernel.Cleanup;
+import org.tornadomoe.kernel.DeviceMemory;
+import org.tornadomoe.kernel.MoeKernel;
+import org.tornadomoe.oracle.Int8MoeOracle;
+import org.tornadomoe.oracle.Selection;
+import org.tornadomoe.quant.Int8Experts;
+
+/** Loads some of a layer's experts on a device. */
+record PartLoader(Spread spread, Int8MoeOracle oracle, Int8Experts whole, Spread.Check check) {
+    MoeKernel load(int rank, int[] experts) {
+        Selection selection = spread.with(rank, experts);
+        try (Int8Experts weights = spread.weights(selection, whole, experts)) {
+            MoeKernel kernel = oracle.makeInt8MoeKernel(selection, weights);
+            try {
+                check.check(kernel, selection.config(), weights);
+                return kernel;
+            } catch (RuntimeException | Error failure) {
+                Cleanup.after(failure, kernel::close);
+                throw failure;
+            }
+        }
+    }
+
+    /** What a device will take for some experts; {@code unknown} where that isn't told beforehand. */
+    long bytes(int rank, int[] experts, long unknown) {
+        Selection selection = spread.with(rank, experts);
+        DeviceMemory memory = selection.experts().memory(selection.config(), whole.weightKey(), whole.activationKey());
+        return memory == null ? unknown : memory.bytes();
+    }
+}
