@@ -23,7 +23,8 @@ import org.tornadomoe.observe.MoeListener;
 import org.tornadomoe.oracle.Int8MoeOracle;
 import org.tornadomoe.oracle.Selection;
 import org.tornadomoe.parallel.ExpertBalance;
-import org.tornadomoe.parallel.Spread;
+import org.tornadomoe.parallel.ShardedLayer;
+import org.tornadomoe.parallel.Sharding;
 import org.tornadomoe.quant.ExpertWeights;
 import org.tornadomoe.quant.HiddenStates;
 import org.tornadomoe.quant.Int8Experts;
@@ -52,7 +53,7 @@ import org.tornadomoe.quant.RouterWeights;
 public final class MoeLayer implements AutoCloseable {
     private final FusedMoeConfig config;
     private final Int8Scheme scheme;
-    private final Spread spread;
+    private final Sharding sharding;
     private final MoeKernel kernel;
 
     /** Chooses the experts; null where the kernels do. */
@@ -67,15 +68,15 @@ public final class MoeLayer implements AutoCloseable {
     private final LayerEvents events;
 
     private MoeLayer(
-            Spread spread,
+            Sharding sharding,
             Int8Scheme scheme,
             List<MoeKernel> lanes,
             RouterWeights routerWeights,
             @Nullable Int8Experts source,
             MoeOptions options) {
-        this.spread = spread;
+        this.sharding = sharding;
         this.scheme = scheme;
-        config = spread.config();
+        config = sharding.config();
         kernel = lanes.getFirst();
         router = config.router().isHandedIn() ? new HostRouter(config, routerWeights, options.router()) : null;
         kernels = List.copyOf(lanes);
@@ -135,15 +136,15 @@ public final class MoeLayer implements AutoCloseable {
         if (!experts.hasRouter() && options.router() == null) {
             throw new IllegalArgumentException("experts: expected a layer with a router, got one without");
         }
-        Spread spread = select(experts.config(), experts.weightKey(), experts.activationKey(), options);
-        FusedMoeConfig config = spread.config();
+        Sharding sharding = select(experts.config(), experts.weightKey(), experts.activationKey(), options);
+        FusedMoeConfig config = sharding.config();
         boolean own = config.router().scoring() == ScoringFunction.SPARSE_MIXER;
         if (config.router().isHandedIn() && !own && options.router() == null) {
             throw new IllegalArgumentException("router: expected one in the options, since the layer's is "
                     + config.routingMethod() + ", got none");
         }
         List<MoeKernel> lanes = new ArrayList<>();
-        MoeKernel kernel = spread.load(Int8MoeOracle.installed(), experts, SelfCheck::run);
+        MoeKernel kernel = ShardedLayer.load(sharding, Int8MoeOracle.installed(), experts, SelfCheck::run);
         lanes.add(kernel);
         try {
             for (MoeKernel next = kernel; lanes.size() < options.lanes(); lanes.add(next)) {
@@ -159,7 +160,7 @@ public final class MoeLayer implements AutoCloseable {
             Cleanup.after(failure, () -> Cleanup.each(lanes.reversed(), MoeKernel::close));
             throw failure;
         }
-        MoeLayer layer = new MoeLayer(spread, experts.scheme(), lanes, experts.router(), source, options);
+        MoeLayer layer = new MoeLayer(sharding, experts.scheme(), lanes, experts.router(), source, options);
         layer.events.loaded();
         return layer;
     }
@@ -174,7 +175,7 @@ public final class MoeLayer implements AutoCloseable {
         return narrow;
     }
 
-    private static Spread select(
+    private static Sharding select(
             FusedMoeConfig config, QuantKey weightKey, @Nullable QuantKey activationKey, MoeOptions options) {
         FusedMoeConfig.Builder layer = config.toBuilder();
         if (options.maxLoras() > 0) {
@@ -189,7 +190,7 @@ public final class MoeLayer implements AutoCloseable {
                 .routerLogitsDtype(ScalarType.F32)
                 .moeBackend(options.backend())
                 .build();
-        return Spread.of(
+        return Sharding.of(
                 Int8MoeOracle.installed(),
                 here,
                 weightKey,
@@ -382,12 +383,12 @@ public final class MoeLayer implements AutoCloseable {
 
     /** The backend that runs it: {@code triton}, {@code cpu} or {@code reference}; of several devices all that there are. */
     public String backend() {
-        return spread.backend();
+        return sharding.backend();
     }
 
     /** The kernel class that runs it; of several devices all that there are. */
     public String kernelClass() {
-        return spread.kernelClass();
+        return sharding.kernelClass();
     }
 
     /** Where it runs, for people. */
@@ -405,7 +406,7 @@ public final class MoeLayer implements AutoCloseable {
         ExpertBalance balance = balance();
         List<Long> bytes = bytesByDevice();
         List<DevicePart> parts = new ArrayList<>();
-        for (Selection rank : spread.ranks()) {
+        for (Selection rank : sharding.ranks()) {
             int number = parts.size();
             FusedMoeConfig config = rank.config();
             parts.add(new DevicePart(
@@ -424,7 +425,7 @@ public final class MoeLayer implements AutoCloseable {
     private List<Long> bytesByDevice() {
         List<List<Long>> ofLanes =
                 kernels.stream().map(MoeKernel::bytesByDevice).toList();
-        return IntStream.range(0, spread.ranks().size())
+        return IntStream.range(0, sharding.ranks().size())
                 .mapToObj(rank ->
                         ofLanes.stream().mapToLong(lane -> lane.get(rank)).sum())
                 .toList();
@@ -432,7 +433,7 @@ public final class MoeLayer implements AutoCloseable {
 
     /** How the experts of a layer with load balancing lie by now; null of one without. Waits for the call that is under way. */
     public @Nullable ExpertBalance balance() {
-        return Spread.balance(kernel);
+        return ShardedLayer.balance(kernel);
     }
 
     /**

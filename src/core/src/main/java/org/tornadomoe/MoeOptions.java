@@ -19,9 +19,9 @@ import org.tornadomoe.quant.Progress;
  * @param quantization what becomes int8, and what shares a scale
  * @param backend {@code auto} (a device through TornadoVM, else the CPU), {@code triton} (TornadoVM's task graphs; on the
  *     interpreter where there is no SDK), {@code cpu} or {@code reference}
- * @param devices where, such as {@code ptx:0} or {@code opencl}; empty for the best there is, several to deal the layer out to them,
+ * @param devices where, such as {@code ptx:0} or {@code opencl}; empty for the best there is, several to shard the layer over them,
  *     where the same one may be named more than once
- * @param expertParallel how it is dealt out to several devices: experts, each whole on one of them, or if not every expert's intermediate size
+ * @param expertParallel what several devices shard: experts, each whole on one of them, or if not every expert's intermediate size
  * @param loadBalancing how experts move between several devices, by load, while calls go on; null if they don't. It needs expert parallelism and goes
  *     without adapters; there is one lane. A layer loaded so keeps its int8 weights in the host's memory
  * @param kernelClass which kernel class, by name; null for the first that fits
@@ -136,7 +136,7 @@ public record MoeOptions(
         return with(p -> p.devices = devices);
     }
 
-    /** Whether experts are dealt out to several devices, or every expert's intermediate size. */
+    /** Whether experts are sharded over several devices, or every expert's intermediate size. */
     public MoeOptions withExpertParallel(boolean expertParallel) {
         return with(p -> p.expertParallel = expertParallel);
     }

@@ -34,7 +34,8 @@ import org.tornadomoe.kernel.Profiled;
 import org.tornadomoe.oracle.Int8MoeOracle;
 import org.tornadomoe.oracle.Selection;
 import org.tornadomoe.parallel.ExpertBalance;
-import org.tornadomoe.parallel.Spread;
+import org.tornadomoe.parallel.ShardedLayer;
+import org.tornadomoe.parallel.Sharding;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.Int8Tensor;
 import org.tornadomoe.quant.RouterWeights;
@@ -294,7 +295,7 @@ final class Bench implements Callable<Integer> {
         Map<String, String> skipped = new LinkedHashMap<>();
         // With what a user should know told once, whatever becomes of the shapes.
         Shape asked = target.devices.size() > 1 ? wanted.getFirst() : Shape.of("tiny");
-        Spread first = target.choose(asked.config(1), scheme.weightKey(), scheme.activationKey());
+        Sharding first = target.choose(asked.config(1), scheme.weightKey(), scheme.activationKey());
         PrintWriter err = spec.commandLine().getErr();
         for (Shape shape : wanted) {
             try {
@@ -380,10 +381,11 @@ final class Bench implements Callable<Integer> {
                     separate ? sizes.stream().map(List::of).toList() : List.of(sizes)) {
                 int largest =
                         together.stream().mapToInt(Integer::intValue).max().orElseThrow();
-                Spread spread = target.select(shape.config(largest), scheme);
+                Sharding sharding = target.select(shape.config(largest), scheme);
                 long begin = System.nanoTime();
-                try (MoeKernel kernel = spread.load(Int8MoeOracle.installed(), experts, (_, _, _) -> {})) {
-                    List<@Nullable DeviceMemory> takes = spread.memory(scheme.weightKey(), scheme.activationKey());
+                try (MoeKernel kernel =
+                        ShardedLayer.load(sharding, Int8MoeOracle.installed(), experts, (_, _, _) -> {})) {
+                    List<@Nullable DeviceMemory> takes = sharding.memory(scheme.weightKey(), scheme.activationKey());
                     // Of several devices that of the first, which has the most.
                     memory.put(shape.name, Output.json(takes.getFirst()));
                     err.printf(
@@ -395,11 +397,11 @@ final class Bench implements Callable<Integer> {
                     for (int rank = 0; rank < takes.size(); rank++) {
                         DeviceMemory there = takes.get(rank);
                         if (there != null) {
-                            err.println("moe: " + spread.ranks().get(rank).device() + ": " + Output.memory(there));
+                            err.println("moe: " + sharding.ranks().get(rank).device() + ": " + Output.memory(there));
                         }
                     }
                     for (int m : together) {
-                        Row row = measure(shape, spread, experts, kernel, m, runs, seconds);
+                        Row row = measure(shape, sharding, experts, kernel, m, runs, seconds);
                         rows.add(row);
                         err.printf(
                                 Locale.ROOT,
@@ -418,7 +420,7 @@ final class Bench implements Callable<Integer> {
 
     /** @param seconds fewer runs where they would take longer */
     static Row measure(
-            Shape shape, Spread spread, Int8Experts experts, MoeKernel kernel, int m, int runs, double seconds) {
+            Shape shape, Sharding sharding, Int8Experts experts, MoeKernel kernel, int m, int runs, double seconds) {
         int h = shape.hidden;
         long rowBytes = 4L * h;
         try (Arena arena = Arena.ofShared()) {
@@ -433,17 +435,17 @@ final class Bench implements Callable<Integer> {
             ChosenExperts chosen = ChosenExperts.allocate(m, shape.topK);
             int active = 0;
             int warm = 0;
-            int least = Math.max(WINDOWS, firstMove(spread.eplb()));
+            int least = Math.max(WINDOWS, firstMove(sharding.eplb()));
             ExpertBalance unbalanced = null;
             long begin = System.nanoTime();
             do { // warms up, and counts the experts of each window
                 kernel.forward(window(pool, warm, m, rowBytes), m, out, chosen, null);
                 active += (int) Arrays.stream(chosen.ids()).distinct().count();
                 warm++;
-                ExpertBalance now = Spread.balance(kernel);
+                ExpertBalance now = ShardedLayer.balance(kernel);
                 unbalanced = now == null || now.rearrangements() > 0 ? unbalanced : now;
             } while (warm < least && elapsed(begin) < seconds);
-            double error = error(spread, experts, kernel, window(pool, warm - 1, m, rowBytes), m, out);
+            double error = error(sharding, experts, kernel, window(pool, warm - 1, m, rowBytes), m, out);
 
             // While the host checked, the device fell asleep, and what calls it cooled down.
             begin = System.nanoTime();
@@ -468,7 +470,7 @@ final class Bench implements Callable<Integer> {
             }
             Map<String, Double> medians = new LinkedHashMap<>();
             kernels.forEach((name, times) -> medians.put(name, median(times)));
-            ExpertBalance balance = Spread.balance(kernel);
+            ExpertBalance balance = ShardedLayer.balance(kernel);
             boolean moved = balance != null && balance.rearrangements() > 0;
             return new Row(
                     shape,
@@ -504,7 +506,7 @@ final class Bench implements Callable<Integer> {
 
     /** Of the first and the last token. */
     private static double error(
-            Spread spread, Int8Experts experts, MoeKernel kernel, MemorySegment hidden, int m, MemorySegment out) {
+            Sharding sharding, Int8Experts experts, MoeKernel kernel, MemorySegment hidden, int m, MemorySegment out) {
         int h = experts.config().hiddenDim();
         int count = Math.min(m, CHECKED);
         float[] some = rows(hidden, m, h, count);
@@ -512,7 +514,7 @@ final class Bench implements Callable<Integer> {
         if (dependsOnOtherTokens(experts.scheme())) {
             kernel.forward(MemorySegment.ofArray(some), count, MemorySegment.ofArray(got), null, null);
         }
-        return Numerics.relativeL2(Numerics.widen(got), spread.reference(experts, some, count));
+        return Numerics.relativeL2(Numerics.widen(got), ShardedReference.forward(sharding, experts, some, count));
     }
 
     /** A scale that all tokens of a call share differs with their company. */
@@ -575,13 +577,13 @@ final class Bench implements Callable<Integer> {
     }
 
     private Map<String, @Nullable Object> json(
-            Spread spread, List<Row> rows, List<BenchLayers.Row> inPlans, Map<String, String> skipped) {
+            Sharding sharding, List<Row> rows, List<BenchLayers.Row> inPlans, Map<String, String> skipped) {
         Map<String, @Nullable Object> json = new LinkedHashMap<>();
         json.put("date", LocalDate.now(ZoneId.systemDefault()).toString());
-        json.put("backend", spread.backend());
-        json.put("kernelClass", spread.kernelClass());
-        json.put("device", spread.device());
-        List<String> devices = spread.ranks().stream().map(Selection::device).toList();
+        json.put("backend", sharding.backend());
+        json.put("kernelClass", sharding.kernelClass());
+        json.put("device", sharding.device());
+        List<String> devices = sharding.ranks().stream().map(Selection::device).toList();
         json.put("tornadovm", TornadoHome.current().version());
         json.put("java", Runtime.version().toString());
         json.put("version", new Moe.Version().getVersion()[0]);
@@ -601,7 +603,7 @@ final class Bench implements Callable<Integer> {
             fields.put("hidden", row.shape.hidden);
             fields.put("topK", row.shape.topK);
             fields.put("devices", devices);
-            fields.put("parallel", spread.parallelism());
+            fields.put("parallel", sharding.parallelism());
             fields.put("bytesByDevice", row.bytes);
             fields.put("tokens", row.tokens);
             fields.put("runs", row.runs);

@@ -13,7 +13,7 @@ import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.kernel.FusedMoeExperts;
 import org.tornadomoe.kernel.Support;
 import org.tornadomoe.oracle.Int8MoeOracle;
-import org.tornadomoe.parallel.Spread;
+import org.tornadomoe.parallel.Sharding;
 import org.tornadomoe.tornado.Device;
 import org.tornadomoe.tornado.TornadoHome;
 import picocli.CommandLine.Command;
@@ -109,8 +109,8 @@ final class Devices implements Callable<Integer> {
     /** What a layer would run on with these options, null if on nothing. */
     private @Nullable String chosen(Int8Scheme scheme) {
         try {
-            Spread spread = target.select(ANY, scheme);
-            return spread.kernelClass() + " on " + spread.device();
+            Sharding sharding = target.select(ANY, scheme);
+            return sharding.kernelClass() + " on " + sharding.device();
         } catch (UnsupportedOperationException nothing) {
             return null;
         }

@@ -25,7 +25,7 @@ import org.tornadomoe.kernel.Support;
 import org.tornadomoe.oracle.Explanation;
 import org.tornadomoe.oracle.Int8MoeOracle;
 import org.tornadomoe.oracle.Selection;
-import org.tornadomoe.parallel.Spread;
+import org.tornadomoe.parallel.Sharding;
 import org.tornadomoe.tuning.LaunchConfigs;
 import org.tornadomoe.tuning.LaunchSpace;
 import picocli.CommandLine.Command;
@@ -174,23 +174,24 @@ final class Explain implements Callable<Integer> {
         QuantKey activations = activationKey == null ? quantization.activationKey() : key(activationKey);
         FusedMoeConfig config = config();
         EplbConfig eplb = target.loadBalancing();
-        Spread spread = target.devices.size() < 2 && eplb == null ? null : spread(config, weights, activations, eplb);
+        Sharding sharding =
+                target.devices.size() < 2 && eplb == null ? null : sharding(config, weights, activations, eplb);
         Explanation explanation = Int8MoeOracle.installed()
-                .explain(spread == null ? config : spread.ranks().getFirst().config(), weights, activations);
+                .explain(sharding == null ? config : sharding.ranks().getFirst().config(), weights, activations);
         Map<String, @Nullable Object> json = json(explanation, note);
         String text = text(explanation, note);
-        if (spread != null) {
-            List<@Nullable DeviceMemory> memory = spread.memory(Objects.requireNonNull(weights), activations);
-            json.put("devices", devices(spread, memory));
+        if (sharding != null) {
+            List<@Nullable DeviceMemory> memory = sharding.memory(Objects.requireNonNull(weights), activations);
+            json.put("devices", devices(sharding, memory));
             json.put("loadBalancing", json(eplb));
-            text += System.lineSeparator() + System.lineSeparator() + text(spread, memory);
+            text += System.lineSeparator() + System.lineSeparator() + text(sharding, memory);
         }
         output.print(json, text);
         return Moe.DONE;
     }
 
     /** What each of several devices gets; of the first one's kernel classes all are explained. */
-    private Spread spread(
+    private Sharding sharding(
             FusedMoeConfig layer,
             @Nullable QuantKey weights,
             @Nullable QuantKey activations,
@@ -199,7 +200,7 @@ final class Explain implements Callable<Integer> {
             throw new ParameterException(
                     spec.commandLine(), "--devices: expected one for weights that aren't quantised");
         }
-        return Spread.of(
+        return Sharding.of(
                 Int8MoeOracle.installed(),
                 layer,
                 weights,
@@ -221,9 +222,9 @@ final class Explain implements Callable<Integer> {
         return json;
     }
 
-    private static List<Map<String, @Nullable Object>> devices(Spread spread, List<@Nullable DeviceMemory> memory) {
+    private static List<Map<String, @Nullable Object>> devices(Sharding sharding, List<@Nullable DeviceMemory> memory) {
         List<Map<String, @Nullable Object>> devices = new ArrayList<>();
-        for (Selection rank : spread.ranks()) {
+        for (Selection rank : sharding.ranks()) {
             Map<String, @Nullable Object> json = new LinkedHashMap<>();
             json.put("device", rank.device());
             json.put("kernelClass", rank.experts().name());
@@ -235,10 +236,10 @@ final class Explain implements Callable<Integer> {
         return devices;
     }
 
-    private static String text(Spread spread, List<@Nullable DeviceMemory> memory) {
+    private static String text(Sharding sharding, List<@Nullable DeviceMemory> memory) {
         List<List<String>> rows = new ArrayList<>();
         rows.add(List.of("device", "kernel class", "experts", "intermediate", "memory"));
-        for (Selection rank : spread.ranks()) {
+        for (Selection rank : sharding.ranks()) {
             DeviceMemory there = memory.get(rows.size() - 1);
             rows.add(List.of(
                     rank.device(),
@@ -247,8 +248,8 @@ final class Explain implements Callable<Integer> {
                     Integer.toString(rank.config().intermediateSizePerPartition()),
                     there == null ? "" : Output.memory(there)));
         }
-        return "Over " + spread.ranks().size() + " devices, " + spread.parallelism() + " parallel:"
-                + System.lineSeparator() + Output.table(rows) + text(spread.eplb());
+        return "Over " + sharding.ranks().size() + " devices, " + sharding.parallelism() + " parallel:"
+                + System.lineSeparator() + Output.table(rows) + text(sharding.eplb());
     }
 
     private static String text(@Nullable EplbConfig eplb) {

@@ -13,7 +13,7 @@ import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.config.QuantKey;
 import org.tornadomoe.oracle.Int8MoeOracle;
 import org.tornadomoe.oracle.Selection;
-import org.tornadomoe.parallel.Spread;
+import org.tornadomoe.parallel.Sharding;
 import org.tornadomoe.quant.ExpertWeights;
 import org.tornadomoe.tornado.TornadoHome;
 import picocli.CommandLine.Model.CommandSpec;
@@ -98,10 +98,10 @@ final class Target {
      * @throws IllegalArgumentException if an option names what is unknown
      * @throws UnsupportedOperationException if nothing serves the layer
      */
-    Spread choose(FusedMoeConfig config, QuantKey weightKey, @Nullable QuantKey activationKey) {
+    Sharding choose(FusedMoeConfig config, QuantKey weightKey, @Nullable QuantKey activationKey) {
         String note = homeNote();
-        Spread spread = select(config, weightKey, activationKey);
-        Selection selection = spread.ranks().getFirst();
+        Sharding sharding = select(config, weightKey, activationKey);
+        Selection selection = sharding.ranks().getFirst();
         if (selection.backend() == Int8MoeBackend.REFERENCE
                 && !selection.refusals().isEmpty()) {
             // Where there is no home, that is why, and every class's refusal follows from it.
@@ -116,7 +116,7 @@ final class Target {
         if (note != null && !backend.equals("reference") && !backend.equals("cpu")) {
             Output.say(spec, note);
         }
-        return spread;
+        return sharding;
     }
 
     /** As {@link #choose}, for what goes on one device only. */
@@ -128,13 +128,13 @@ final class Target {
     }
 
     /** The oracle's choice, in silence. Throws as {@link #choose}. */
-    Spread select(FusedMoeConfig config, Int8Scheme scheme) {
+    Sharding select(FusedMoeConfig config, Int8Scheme scheme) {
         return select(config, scheme.weightKey(), scheme.activationKey());
     }
 
-    private Spread select(FusedMoeConfig config, QuantKey weightKey, @Nullable QuantKey activationKey) {
+    private Sharding select(FusedMoeConfig config, QuantKey weightKey, @Nullable QuantKey activationKey) {
         FusedMoeConfig here = config.toBuilder().moeBackend(backend).build();
-        return Spread.of(
+        return Sharding.of(
                 Int8MoeOracle.installed(),
                 here,
                 weightKey,

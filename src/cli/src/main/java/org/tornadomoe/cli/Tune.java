@@ -23,7 +23,7 @@ import org.tornadomoe.kernel.MoeExecutionException;
 import org.tornadomoe.kernel.MoeKernel;
 import org.tornadomoe.oracle.Int8MoeOracle;
 import org.tornadomoe.oracle.Selection;
-import org.tornadomoe.parallel.Spread;
+import org.tornadomoe.parallel.Sharding;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.Progress;
 import org.tornadomoe.quant.QuantizedWeights;
@@ -254,7 +254,7 @@ final class Tune implements Callable<Integer> {
                     space.runnable().getFirst(),
                     () -> Int8MoeOracle.installed().makeInt8MoeKernel(selection, experts))) {
                 for (int m : List.copyOf(left)) {
-                    Row row = measure(shape, Spread.of(selection), space, experts, kernel, m, deadline);
+                    Row row = measure(shape, Sharding.of(selection), space, experts, kernel, m, deadline);
                     if (row == null) {
                         break;
                     }
@@ -281,7 +281,7 @@ final class Tune implements Callable<Integer> {
     /** Null if there was no time for every configuration. */
     private @Nullable Row measure(
             Bench.Shape shape,
-            Spread layer,
+            Sharding layer,
             LaunchSpace space,
             Int8Experts experts,
             MoeKernel kernel,

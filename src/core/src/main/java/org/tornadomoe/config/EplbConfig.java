@@ -1,7 +1,7 @@
 package org.tornadomoe.config;
 
 /**
- * Expert load balancing of a layer that deals its experts out to several devices (vLLM: {@code EPLBConfig}): popular experts get copies, and
+ * Expert load balancing of a layer whose experts are sharded over several devices (vLLM: {@code EPLBConfig}): popular experts get copies, and
  * every so often experts move, so that the devices have about as much to do. A step is a call of the layer.
  *
  * @param windowSize the steps whose load counts, the last ones before a rearrangement

@@ -12,7 +12,7 @@ final class EplbPolicy {
     private EplbPolicy() {}
 
     /**
-     * Items dealt out to packs of equal count.
+     * Items partitioned into packs of equal count.
      *
      * @param pack [items], each item's pack
      * @param rank [items], its place there, from 0
@@ -28,7 +28,7 @@ final class EplbPolicy {
     record Replicas(int[] physicalToLogical, int[] replicaCount) {}
 
     /**
-     * Deals items out so that packs weigh about the same: the heaviest first, each to the lightest pack that isn't full.
+     * Partitions items so that packs weigh about the same: the heaviest first, each to the lightest pack that isn't full.
      *
      * @param weight [items], a multiple of the packs
      */

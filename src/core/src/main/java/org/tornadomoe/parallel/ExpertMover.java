@@ -22,7 +22,7 @@ import org.tornadomoe.parallel.DeviceParts.Part;
 final class ExpertMover implements AutoCloseable {
     private static final System.Logger LOG = System.getLogger(ParallelKernel.class.getName());
 
-    private final Spread spread;
+    private final Sharding sharding;
     private final PartLoader loader;
     private final LoadBalancer balancer;
     private final DeviceParts parts;
@@ -41,7 +41,7 @@ final class ExpertMover implements AutoCloseable {
      * @param separate gives up what devices do together, before parts are replaced
      */
     ExpertMover(PartLoader loader, LoadBalancer balancer, DeviceParts parts, Lock turn, Runnable separate) {
-        spread = loader.spread();
+        sharding = loader.sharding();
         this.loader = loader;
         this.balancer = balancer;
         this.parts = parts;
@@ -120,7 +120,7 @@ final class ExpertMover implements AutoCloseable {
                         Long::sum);
             }
         }
-        for (Selection rank : spread.ranks()) {
+        for (Selection rank : sharding.ranks()) {
             long limit = rank.experts().memoryLimit(rank.config());
             long there = held.getOrDefault(rank.device(), 0L);
             long more = coming.getOrDefault(rank.device(), 0L);

@@ -38,7 +38,7 @@ import org.tornadomoe.quant.RankWeights;
 final class ParallelKernel implements MoeKernel, Adapters, Profiled {
     private static final System.Logger LOG = System.getLogger(ParallelKernel.class.getName());
 
-    private final Spread spread;
+    private final Sharding sharding;
     private final FusedMoeConfig config;
     private final @Nullable HostRouter router;
     private final DeviceParts parts;
@@ -59,33 +59,36 @@ final class ParallelKernel implements MoeKernel, Adapters, Profiled {
      * @param balancer decides where they go; null if they don't move
      */
     private ParallelKernel(
-            Spread spread, @Nullable HostRouter router, @Nullable PartLoader loader, @Nullable LoadBalancer balancer) {
-        this.spread = spread;
+            Sharding sharding,
+            @Nullable HostRouter router,
+            @Nullable PartLoader loader,
+            @Nullable LoadBalancer balancer) {
+        this.sharding = sharding;
         this.router = router;
-        config = spread.config();
-        parts = new DeviceParts(spread.ranks(), bytes(config.maxNumTokens()));
+        config = sharding.config();
+        parts = new DeviceParts(sharding.ranks(), bytes(config.maxNumTokens()));
         sum = new OutputSum(parts, config.inDtype());
         mover = loader == null || balancer == null
                 ? null
                 : new ExpertMover(loader, balancer, parts, turn, this::separate);
     }
 
-    /** Loads each rank of a spread on its device. Throws what {@link Spread#load} throws. */
-    static ParallelKernel load(Spread spread, Int8MoeOracle oracle, Int8Experts whole, Spread.Check check) {
-        EplbConfig eplb = spread.eplb();
-        int devices = spread.ranks().size();
-        FusedMoeConfig config = spread.config();
-        PartLoader loader = new PartLoader(spread, oracle, whole, check);
+    /** Loads each rank of a sharding on its device. Throws what {@link ShardedLayer#load} throws. */
+    static ParallelKernel load(Sharding sharding, Int8MoeOracle oracle, Int8Experts whole, PartCheck check) {
+        EplbConfig eplb = sharding.eplb();
+        int devices = sharding.ranks().size();
+        FusedMoeConfig config = sharding.config();
+        PartLoader loader = new PartLoader(sharding, oracle, whole, check);
         LoadBalancer balancer = eplb == null ? null : new LoadBalancer(eplb, config.globalNumExperts(), devices);
-        HostRouter router = spread.isRoutedByHost() && !config.router().isHandedIn()
+        HostRouter router = sharding.isRoutedByHost() && !config.router().isHandedIn()
                 ? new HostRouter(config, whole.router())
                 : null;
-        ParallelKernel kernel = new ParallelKernel(spread, router, loader, balancer);
+        ParallelKernel kernel = new ParallelKernel(sharding, router, loader, balancer);
         try {
             for (int rank = 0; rank < devices; rank++) {
                 int number = rank;
                 int[] experts = balancer == null
-                        ? spread.experts(rank)
+                        ? sharding.experts(rank)
                         : balancer.placement().experts(rank);
                 kernel.parts.add(() -> loader.load(number, experts));
             }
@@ -105,7 +108,7 @@ final class ParallelKernel implements MoeKernel, Adapters, Profiled {
         if (mover != null) {
             return null;
         }
-        ParallelKernel lane = new ParallelKernel(spread, router, null, null);
+        ParallelKernel lane = new ParallelKernel(sharding, router, null, null);
         try {
             for (Part part : parts.all()) {
                 if (!lane.parts.add(() -> part.kernel().lane())) {
@@ -262,9 +265,9 @@ final class ParallelKernel implements MoeKernel, Adapters, Profiled {
 
     private void put(int slot, @Nullable LoraAdapter adapter) {
         parts.each(part -> {
-            FusedMoeConfig rank = spread.ranks().get(part.rank()).config();
+            FusedMoeConfig rank = sharding.ranks().get(part.rank()).config();
             LoraAdapter own =
-                    adapter == null || spread.isExpertParallel() ? adapter : RankWeights.columns(adapter, rank);
+                    adapter == null || sharding.isExpertParallel() ? adapter : RankWeights.columns(adapter, rank);
             Adapters.of(part.kernel()).setAdapter(slot, own);
             return part;
         });

@@ -8,10 +8,10 @@ import org.tornadomoe.oracle.Selection;
 import org.tornadomoe.quant.Int8Experts;
 
 /** Loads some of a layer's experts on a device. */
-record PartLoader(Spread spread, Int8MoeOracle oracle, Int8Experts whole, Spread.Check check) {
+record PartLoader(Sharding sharding, Int8MoeOracle oracle, Int8Experts whole, PartCheck check) {
     MoeKernel load(int rank, int[] experts) {
-        Selection selection = spread.with(rank, experts);
-        try (Int8Experts weights = spread.weights(selection, whole, experts)) {
+        Selection selection = sharding.with(rank, experts);
+        try (Int8Experts weights = sharding.weights(selection, whole, experts)) {
             MoeKernel kernel = oracle.makeInt8MoeKernel(selection, weights);
             try {
                 check.check(kernel, selection.config(), weights);
@@ -25,7 +25,7 @@ record PartLoader(Spread spread, Int8MoeOracle oracle, Int8Experts whole, Spread
 
     /** What a device will take for some experts; {@code unknown} where that isn't told beforehand. */
     long bytes(int rank, int[] experts, long unknown) {
-        Selection selection = spread.with(rank, experts);
+        Selection selection = sharding.with(rank, experts);
         DeviceMemory memory = selection.experts().memory(selection.config(), whole.weightKey(), whole.activationKey());
         return memory == null ? unknown : memory.bytes();
     }

@@ -39,7 +39,7 @@ public class ImportDirectionTest {
         tornado.kernels
         tornado          config quant kernel tuning tornado.kernels
         oracle           config quant kernel tuning
-        parallel         config quant kernel reference host oracle
+        parallel         config quant kernel host oracle
         observe
         (door)           config quant kernel reference host oracle parallel checkpoint observe
         spark            config quant kernel host checkpoint (door)

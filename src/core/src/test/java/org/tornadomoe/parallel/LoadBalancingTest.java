@@ -359,7 +359,7 @@ class LoadBalancingTest {
         Popular(Narrow narrow) {
             Int8MoeOracle oracle = new Int8MoeOracle(List.of(narrow));
             Int8Scheme scheme = Int8Scheme.W8A8_CHANNEL;
-            Spread spread = Spread.of(
+            Sharding sharding = Sharding.of(
                     oracle,
                     weights.config(),
                     scheme.weightKey(),
@@ -368,10 +368,10 @@ class LoadBalancingTest {
                     narrow.devices(),
                     true,
                     EPLB.withNumRedundantExperts(3));
-            assertThat(spread.memory(scheme.weightKey(), scheme.activationKey()))
+            assertThat(sharding.memory(scheme.weightKey(), scheme.activationKey()))
                     .allSatisfy(memory ->
                             assertThat(Objects.requireNonNull(memory).bytes()).isEqualTo(300));
-            kernel = spread.load(oracle, whole, (_, _, _) -> {});
+            kernel = ShardedLayer.load(sharding, oracle, whole, (_, _, _) -> {});
         }
 
         float[] call() {
@@ -383,7 +383,7 @@ class LoadBalancingTest {
         }
 
         ExpertBalance balance() {
-            return Objects.requireNonNull(Spread.balance(kernel));
+            return Objects.requireNonNull(ShardedLayer.balance(kernel));
         }
 
         @Override

@@ -28,7 +28,7 @@ final class Engine {
             @Nullable String address,
             @Nullable Owned owned) {}
 
-    /** The experts of an owner, by its number, of as many owners as the ids are dealt to. */
+    /** The experts of an owner, by its number, of as many owners as the ids are partitioned among. */
     private record Owned(TokenRouter.Owners owners, int owner) {}
 
     /** What is loaded or about to be, the one that was longest not asked for first; its own lock. */
@@ -74,7 +74,7 @@ final class Engine {
      * An owner's experts, likewise. Where {@code plan.held()} are loaded, one that no task uses gives way, or the task waits for one.
      */
     static Engine acquire(ExpertParallelScorer plan, int owner, @Nullable String address) {
-        return acquire(new Key(shared(plan.scorer()), address, new Owned(plan.dealt(), owner)), plan.held());
+        return acquire(new Key(shared(plan.scorer()), address, new Owned(plan.partitioning(), owner)), plan.held());
     }
 
     /** Columns and latency are the caller's affair: they share a layer. */
@@ -277,7 +277,7 @@ final class Engine {
                 Owned owned = key.owned;
                 if (owned != null
                         && engine.layer != null
-                        && owned.owners.equals(plan.dealt())
+                        && owned.owners.equals(plan.partitioning())
                         && key.scorer.equals(scorer)) {
                     loaded.add(owned.owner);
                 }

@@ -22,7 +22,7 @@ import org.apache.spark.sql.types.StructType;
 import org.tornadomoe.config.ExpertPlacementStrategy;
 
 /**
- * The scorer's column for a layer that no executor can hold: its experts are dealt to owners. Rows are routed where they are; each crosses
+ * The scorer's column for a layer that no executor can hold: its experts are partitioned among owners. Rows are routed where they are; each crosses
  * once to every owner of some of its experts, a partition each; there these compute; and their sums, in float, cross back to the row, where they
  * are added in the order of owners.
  *
@@ -52,7 +52,7 @@ import org.tornadomoe.config.ExpertPlacementStrategy;
  *
  * @param scorer the layer, the columns, and how owners compute
  * @param id a column with another value in each row, none null, of a type that Spark can sort
- * @param owners that the experts are dealt to, 1 or more; one that gets none does nothing
+ * @param owners that the experts are partitioned among, 1 or more; one that gets none does nothing
  * @param placement whether an owner's experts are neighbours
  * @param held the most owners whose experts an executor holds at a time, 1 or more
  * @param copies partitions of each owner's rows, [owners], 1 or more
@@ -189,7 +189,7 @@ public record ExpertParallelScorer(
     private Dataset<Row> routed(Dataset<Row> rows) {
         StructType schema = outputSchema(rows.schema());
         MapPartitionsFunction<Row, Row> route =
-                partition -> new RoutedRows(partition, TokenRouter.of(scorer, dealt()), this);
+                partition -> new RoutedRows(partition, TokenRouter.of(scorer, partitioning()), this);
         return rows.select(column(id), column(scorer.input()))
                 .mapPartitions(route, Encoders.row(partSchema(idType(schema))));
     }
@@ -230,7 +230,7 @@ public record ExpertParallelScorer(
         return computed;
     }
 
-    TokenRouter.Owners dealt() {
+    TokenRouter.Owners partitioning() {
         return new TokenRouter.Owners(owners, placement);
     }
 }

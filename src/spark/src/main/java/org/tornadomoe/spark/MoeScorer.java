@@ -114,7 +114,7 @@ public record MoeScorer(
      * A plan for a layer that no executor can hold.
      *
      * @param id a column with another value in each row, none null
-     * @param owners that the experts are dealt to, 1 or more
+     * @param owners that the experts are partitioned among, 1 or more
      */
     public ExpertParallelScorer expertParallel(String id, int owners) {
         return new ExpertParallelScorer(

@@ -29,7 +29,7 @@ final class OwnedRows extends RowsInBatches implements AutoCloseable {
     private Owner owner(int number) {
         Owner mine = owner;
         if (mine == null) {
-            TokenRouter router = TokenRouter.of(plan.scorer(), plan.dealt());
+            TokenRouter router = TokenRouter.of(plan.scorer(), plan.partitioning());
             mine = new Owner(number, Engine.acquire(plan, number, address), router);
             owner = mine;
         }

@@ -47,7 +47,7 @@ final class PlacedRows extends RDD<Row> {
         this.sent = sent;
         this.plan = plan;
         loaded = LOADED.computeIfAbsent(
-                new Key(context().applicationId(), Engine.shared(plan.scorer()), plan.dealt()), key -> {
+                new Key(context().applicationId(), Engine.shared(plan.scorer()), plan.partitioning()), key -> {
                     Loaded registered = new Loaded();
                     context().register(registered);
                     return registered;

@@ -17,7 +17,7 @@ import org.tornadomoe.quant.ExpertWeights;
  * P = K + n; see {@link FusedMoeConfig}.
  */
 final class TokenRouter {
-    /** How experts are dealt to their owners. */
+    /** How experts are partitioned among their owners. */
     record Owners(int number, ExpertPlacementStrategy placement) {}
 
     private record Key(String checkpoint, int layer, Owners owners) {}

@@ -633,7 +633,7 @@ class ExpertParallelScorerTest {
     private static List<Row> routed(ExpertParallelScorer plan, Row... rows) {
         List<Row> all = new ArrayList<>();
         Iterator<Row> routed =
-                new RoutedRows(List.of(rows).iterator(), TokenRouter.of(plan.scorer(), plan.dealt()), plan);
+                new RoutedRows(List.of(rows).iterator(), TokenRouter.of(plan.scorer(), plan.partitioning()), plan);
         routed.forEachRemaining(all::add);
         return all;
     }

@@ -30,7 +30,7 @@ import org.tornadomoe.tornado.TornadoHopperExperts;
  * Layers over the SDK's devices ({@code -Dtornadomoe.test.device=ptx}: over those alone): all of a backend where it has several, and every one twice.
  */
 @Tag("device")
-class DeviceSpreadTest {
+class DeviceShardingTest {
     private static final int TOKENS = 33;
 
     private static Stream<Arguments> spreads() {

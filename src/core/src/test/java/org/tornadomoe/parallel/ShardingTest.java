@@ -46,7 +46,7 @@ import org.tornadomoe.reference.Reference;
 
 /** A layer over several devices, which here are the cores, the interpreter and the definition, some of them more than once. */
 @Timeout(120)
-class SpreadTest {
+class ShardingTest {
     private static final int TOKENS = 13;
     private static final RandomLayer WEIGHTS = RandomLayer.of(5, 2, 64, 48, TOKENS, 7);
     private static final MoeOptions OPTIONS = MoeOptions.DEFAULT.withMaxTokens(TOKENS);
@@ -150,13 +150,13 @@ class SpreadTest {
         };
         float[] hidden = layer.hidden(TOKENS, 2);
         try (Int8Experts whole = Int8Quantizer.quantize(layer, quantization, Progress.NONE);
-                MoeLayer spread = MoeLayer.of(
+                MoeLayer sharding = MoeLayer.of(
                         whole,
                         OPTIONS.withBackend("cpu")
                                 .withDevices(times(devices, "cpu"))
                                 .withExpertParallel(experts))) {
             assertThat(error(
-                            spread.forward(hidden),
+                            sharding.forward(hidden),
                             Reference.forward(whole, hidden, TOKENS).output()))
                     .isLessThan(1e-6);
         }
@@ -340,11 +340,11 @@ class SpreadTest {
     private static MoeKernel load(NamedCores cores) {
         Int8MoeOracle oracle = new Int8MoeOracle(List.of(cores));
         Int8Scheme scheme = Int8Scheme.W8A8_CHANNEL;
-        Spread spread = Spread.of(
+        Sharding sharding = Sharding.of(
                 oracle, WEIGHTS.config(), scheme.weightKey(), scheme.activationKey(), null, cores.devices(), true);
-        assertThat(spread.memory(scheme.weightKey(), scheme.activationKey())).hasSize(3);
+        assertThat(sharding.memory(scheme.weightKey(), scheme.activationKey())).hasSize(3);
         try (Int8Experts whole = Int8Quantizer.quantize(WEIGHTS, scheme, Progress.NONE)) {
-            return spread.load(oracle, whole, (_, _, _) -> {});
+            return ShardedLayer.load(sharding, oracle, whole, (_, _, _) -> {});
         }
     }
 

@@ -13,17 +13,14 @@ import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.FusedMoeParallelConfig;
 import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.config.QuantKey;
-import org.tornadomoe.kernel.Cleanup;
 import org.tornadomoe.kernel.DeviceMemory;
-import org.tornadomoe.kernel.MoeKernel;
 import org.tornadomoe.oracle.Int8MoeOracle;
 import org.tornadomoe.oracle.Selection;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.RankWeights;
-import org.tornadomoe.reference.Reference;
 
 /**
- * A layer dealt out to devices of this host, each of which is a rank with a kernel class of its own; settled before anything is allocated.
+ * How a layer is sharded over devices of this host, each of which is a rank with a kernel class of its own; settled before anything is allocated.
  *
  * <p>With expert parallelism a device has some of the experts, neighbours, the first devices one more where they don't divide; with tensor
  * parallelism it has an equal part of every expert's intermediate size. Either way each device is given all tokens, and their partial outputs
@@ -37,26 +34,13 @@ import org.tornadomoe.reference.Reference;
  * @param ranks what was chosen for each device, in the order in which outputs are added; with load balancing for the most experts that it may have
  * @param eplb how experts move; null if they don't
  */
-public record Spread(
+public record Sharding(
         FusedMoeConfig config,
         List<Selection> ranks,
         @Nullable EplbConfig eplb) {
     /** Copies the list. */
-    public Spread {
+    public Sharding {
         ranks = List.copyOf(ranks);
-    }
-
-    /** Told of a part that was loaded, while its weights are there. */
-    @FunctionalInterface
-    public interface Check {
-        /**
-         * Looks at a part.
-         *
-         * @param kernel the part's
-         * @param config the rank's
-         * @param experts its weights
-         */
-        void check(MoeKernel kernel, FusedMoeConfig config, Int8Experts experts);
     }
 
     /**
@@ -65,10 +49,10 @@ public record Spread(
      * @param layer the whole layer, with its backend
      * @param kernelClass to be taken on every device; null for the first that fits
      * @param devices as the oracle takes them, one or more; the same one more than once for several parts on it; empty for the best there is
-     * @param expertParallel experts are dealt out, and otherwise each expert's intermediate size
-     * @throws IllegalArgumentException if a device is unknown, or the layer can't be dealt out so; also what the oracle's select throws
+     * @param expertParallel whether experts are sharded, or each expert's intermediate size
+     * @throws IllegalArgumentException if a device is unknown, or the layer can't be sharded so; also what the oracle's select throws
      */
-    public static Spread of(
+    public static Sharding of(
             Int8MoeOracle oracle,
             FusedMoeConfig layer,
             QuantKey weightKey,
@@ -85,7 +69,7 @@ public record Spread(
      * @param eplb null for none; otherwise several devices, expert parallelism and a layer without adapters
      * @throws IllegalArgumentException also if that isn't so, or the copies don't fit the devices
      */
-    public static Spread of(
+    public static Sharding of(
             Int8MoeOracle oracle,
             FusedMoeConfig layer,
             QuantKey weightKey,
@@ -116,10 +100,10 @@ public record Spread(
                 throw new UnsupportedOperationException(config.device() + ": " + refusal.getMessage(), refusal);
             }
         }
-        Spread spread = new Spread(layer, ranks, eplb);
-        return spread.isRoutedByHost()
-                ? new Spread(layer, ranks.stream().map(Spread::handedIn).toList(), eplb)
-                : spread;
+        Sharding sharding = new Sharding(layer, ranks, eplb);
+        return sharding.isRoutedByHost()
+                ? new Sharding(layer, ranks.stream().map(Sharding::handedIn).toList(), eplb)
+                : sharding;
     }
 
     private static void requireBalanceable(
@@ -163,8 +147,8 @@ public record Spread(
     }
 
     /** A layer on one device. */
-    public static Spread of(Selection selection) {
-        return new Spread(selection.config(), List.of(selection), null);
+    public static Sharding of(Selection selection) {
+        return new Sharding(selection.config(), List.of(selection), null);
     }
 
     private static List<FusedMoeConfig> configs(
@@ -199,7 +183,7 @@ public record Spread(
                 .toList();
     }
 
-    /** Whether experts are dealt out. */
+    /** Whether experts are sharded, and not each expert's intermediate size. */
     public boolean isExpertParallel() {
         return ranks.getFirst().config().moeParallelConfig().useEp();
     }
@@ -253,62 +237,12 @@ public record Spread(
     }
 
     /**
-     * How the experts lie of a layer that {@link #load} gave.
-     *
-     * @return null without load balancing
-     */
-    public static @Nullable ExpertBalance balance(MoeKernel kernel) {
-        return kernel instanceof ParallelKernel parallel ? parallel.balance() : null;
-    }
-
-    /**
-     * Loads the layer, one device after the other. The weights are copied, but with load balancing also read later, when experts move: then
-     * {@code whole} must stay open until the kernel is closed.
+     * A rank's part of the weights where experts don't move, which is valid as long as the whole is open.
      *
      * @param whole all of the layer's weights
-     * @param check is given each part while its weights are at hand; may throw, and then nothing is loaded
-     * @throws IllegalArgumentException if {@code whole} is a part itself and there are several devices
-     * @throws org.tornadomoe.kernel.MoeExecutionException if a device refused it, with its name
      */
-    public MoeKernel load(Int8MoeOracle oracle, Int8Experts whole, Check check) {
-        if (ranks.size() == 1) {
-            MoeKernel kernel = oracle.makeInt8MoeKernel(ranks.getFirst(), whole);
-            try {
-                check.check(kernel, ranks.getFirst().config(), whole);
-                return kernel;
-            } catch (RuntimeException | Error failure) {
-                Cleanup.after(failure, kernel::close);
-                throw failure;
-            }
-        }
-        if (whole.isPart()) {
-            throw new IllegalArgumentException("experts: expected a whole layer for several devices, got a part of "
-                    + whole.w13().experts() + " experts");
-        }
-        return ParallelKernel.load(this, oracle, whole, check);
-    }
-
-    /**
-     * What the layer makes of hidden states by the definition, dealt out as it is: with tensor parallelism the sum of the ranks' outputs, each
-     * with activations' scales of its own columns.
-     *
-     * @param whole all of the layer's weights
-     * @param hidden [M, H]
-     */
-    public double[] reference(Int8Experts whole, float[] hidden, int tokens) {
-        if (ranks.size() == 1 || isExpertParallel()) {
-            return Reference.forward(whole, hidden, tokens).output();
-        }
-        double[] sum = new double[tokens * config.hiddenDim()];
-        for (int rank = 0; rank < ranks.size(); rank++) {
-            try (Int8Experts weights = weights(ranks.get(rank), whole, experts(rank))) {
-                double[] term = Reference.forward(weights, hidden, tokens).output();
-                for (int i = 0; i < sum.length; i++) {
-                    sum[i] += term[i];
-                }
-            }
-        }
-        return sum;
+    public Int8Experts weights(int rank, Int8Experts whole) {
+        return weights(ranks.get(rank), whole, experts(rank));
     }
 
     /**
