@@ -464,9 +464,6 @@ final class Explain implements Callable<Integer> {
         lines.add("");
         lines.add(Output.table(candidates));
         lines.add("");
-        if (config.isLoraEnabled() && explanation.chosen() >= 0) {
-            lines.add("With adapters the first kernel class is taken unseen.");
-        }
         lines.add(explanation.failure() == null ? "Taken: " + chosen(explanation) : explanation.failure());
         Explanation.Candidate taken = explanation.taken();
         if (taken != null && taken.memory() != null) {

@@ -203,7 +203,7 @@ class ExplainTest {
         explain("--activation", "tanh").assertRefused("Unknown MoE activation: 'tanh'");
         explain("--weight-key", "int4").assertRefused("quantization key", "int8_static_channel_sym", "'int4'");
         explain("--scheme", "w8a8_channel", "--weight-key", "none").assertRefused("--scheme", "mutually exclusive");
-        explain("--backend", "marlin").assertRefused("moe_backend='marlin'", "['triton', 'cpu']");
+        explain("--backend", "marlin").assertRefused("moe_backend='marlin'", "['triton', 'cpu', 'reference']");
         explain("--tp", 3).assertRefused("intermediateSize: expected a multiple of the tensor-parallel size 3");
         explain("--all2all", "pigeons").assertRefused("all2allBackend", "'pigeons'");
         explain("--routing", "best").assertRefused("--routing", "LLAMA4");

@@ -20,7 +20,7 @@ import org.tornadomoe.tuning.LaunchSpace;
  * @param format in which activations reach the experts
  * @param candidates in the order in which they are tried
  * @param chosen the number of the candidate taken, -1 for none
- * @param failure what {@link Int8MoeOracle#select} throws; null if it chooses
+ * @param failure that none is taken, and why; null if one is
  * @param lastResort the kernel class that a {@link org.tornadomoe.MoeLayer} takes where nothing is chosen; null for none
  */
 public record Explanation(

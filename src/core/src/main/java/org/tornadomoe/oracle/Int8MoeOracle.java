@@ -9,10 +9,8 @@ import java.util.ServiceConfigurationError;
 import java.util.ServiceLoader;
 import java.util.Set;
 import java.util.concurrent.ConcurrentHashMap;
-import java.util.function.BiConsumer;
-import java.util.function.Function;
-import java.util.function.Supplier;
 import java.util.stream.Collectors;
+import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.FusedMoeParallelConfig;
@@ -40,7 +38,8 @@ import org.tornadomoe.tuning.LaunchSpace;
  */
 public final class Int8MoeOracle {
     private static final System.Logger LOG = System.getLogger(Int8MoeOracle.class.getName());
-    private static final String REFERENCE = Int8MoeBackend.REFERENCE.toString();
+    private static final String NOTHING = "No Int8 MoE backend supports the deployment configuration.";
+    private static final List<Int8MoeBackend> ALL = List.of(Int8MoeBackend.values());
 
     private final List<FusedMoeExperts> kernelClasses;
     private final Set<String> logged = ConcurrentHashMap.newKeySet();
@@ -149,14 +148,6 @@ public final class Int8MoeOracle {
      * @throws UnsupportedOperationException if {@code auto} finds nothing
      */
     public Selection select(FusedMoeConfig config, @Nullable QuantKey weightKey, @Nullable QuantKey activationKey) {
-        return pick(config, weightKey, activationKey, this::logOnce);
-    }
-
-    private Selection pick(
-            FusedMoeConfig config,
-            @Nullable QuantKey weightKey,
-            @Nullable QuantKey activationKey,
-            BiConsumer<System.Logger.Level, String> log) {
         config.requireAddressableWeights();
         if (config.isLoraEnabled()) {
             List<FusedMoeExperts> classes = backendToKernelClasses(Int8MoeBackend.TRITON);
@@ -169,32 +160,42 @@ public final class Int8MoeOracle {
                     .orElse(classes.getFirst());
             return new Selection(Int8MoeBackend.TRITON, first, config, List.of());
         }
-        boolean auto = config.moeBackend().equals("auto");
+        boolean auto = isAuto(config);
         List<Int8MoeBackend> backends = auto ? priorityBackends() : List.of(mapInt8Backend(config.moeBackend()));
-        String unsupported = "";
-        List<String> refusals = new ArrayList<>();
-        for (Int8MoeBackend backend : backends) {
-            List<FusedMoeExperts> classes = auto ? classesOf(backend) : backendToKernelClasses(backend);
-            for (FusedMoeExperts experts : classes) {
-                Support support = support(experts, config, weightKey, activationKey);
-                if (support.supported()) {
-                    log.accept(System.Logger.Level.INFO, usingLine(backend));
-                    return new Selection(backend, experts, config, refusals);
-                }
-                refusals.add(experts.name() + ": " + support);
-                unsupported = unsupportedLine(backend, support.reason());
-                if (auto) {
-                    log.accept(System.Logger.Level.DEBUG, unsupported);
-                }
-            }
-            if (classes.isEmpty()) {
-                log.accept(System.Logger.Level.DEBUG, unsupportedLine(backend, null));
-            }
+        List<FusedMoeExperts> classes = backends.stream()
+                .flatMap(backend -> (auto ? classesOf(backend) : backendToKernelClasses(backend)).stream())
+                .toList();
+        Walk walk = Walk.over(classes, config, weightKey, activationKey);
+        if (auto) {
+            logRefusals(backends, walk);
+        }
+        if (walk.taken() != null) {
+            logOnce(System.Logger.Level.INFO, usingLine(walk.taken().backend()));
+            return walk.selection(config);
         }
         if (auto) {
-            throw new UnsupportedOperationException("No Int8 MoE backend supports the deployment configuration.");
+            throw new UnsupportedOperationException(NOTHING);
         }
-        throw new IllegalArgumentException(unsupported);
+        throw new IllegalArgumentException(walk.refused().getLast().unsupportedLine());
+    }
+
+    private static boolean isAuto(FusedMoeConfig config) {
+        return config.moeBackend().equals("auto");
+    }
+
+    /** Up to the backend of the class that was taken. */
+    private void logRefusals(List<Int8MoeBackend> backends, Walk walk) {
+        for (Int8MoeBackend backend : backends) {
+            walk.refused().stream()
+                    .filter(answer -> answer.experts().backend() == backend)
+                    .forEach(answer -> logOnce(System.Logger.Level.DEBUG, answer.unsupportedLine()));
+            if (classesOf(backend).isEmpty()) {
+                logOnce(System.Logger.Level.DEBUG, Walk.unsupportedLine(backend, null));
+            }
+            if (walk.taken() != null && walk.taken().backend() == backend) {
+                return;
+            }
+        }
     }
 
     private static boolean unhindered(
@@ -202,7 +203,7 @@ public final class Int8MoeOracle {
             FusedMoeConfig config,
             @Nullable QuantKey weightKey,
             @Nullable QuantKey activationKey) {
-        return ask(() -> experts.obstacles(config, weightKey, activationKey).isEmpty(), _ -> false);
+        return Walk.ask(() -> experts.obstacles(config, weightKey, activationKey).isEmpty(), _ -> false);
     }
 
     private static String usingLine(Int8MoeBackend backend) {
@@ -211,38 +212,9 @@ public final class Int8MoeOracle {
                         priorityBackends().stream().map(Int8MoeBackend::value).toList()) + ".";
     }
 
-    private static String unsupportedLine(Int8MoeBackend backend, @Nullable String reason) {
-        return reason == null
-                ? "Int8 MoE backend '" + backend.value() + "' does not support the deployment configuration."
-                : "Int8 MoE backend " + backend.value() + " does not support the deployment configuration since "
-                        + reason + ".";
-    }
-
     private void logOnce(System.Logger.Level level, String line) {
         if (logged.add(line)) {
             LOG.log(level, line);
-        }
-    }
-
-    /** A class that fails when asked doesn't support the layer. */
-    private static Support support(
-            FusedMoeExperts experts,
-            FusedMoeConfig config,
-            @Nullable QuantKey weightKey,
-            @Nullable QuantKey activationKey) {
-        return ask(
-                () -> experts.isSupportedConfig(config, weightKey, activationKey, config.activationFormat()),
-                failure -> Support.no("its check failed: " + failure, null));
-    }
-
-    /** A kernel class's answer, or something else if it fails. */
-    private static <T> T ask(Supplier<T> question, Function<Throwable, T> otherwise) {
-        try {
-            return question.get();
-        } catch (VirtualMachineError failure) {
-            throw failure;
-        } catch (RuntimeException | Error failure) {
-            return otherwise.apply(failure);
         }
     }
 
@@ -263,11 +235,12 @@ public final class Int8MoeOracle {
      * @throws UnsupportedOperationException if nothing supports the layer
      */
     public Selection select(
-            FusedMoeConfig config, QuantKey weightKey, @Nullable QuantKey activationKey, @Nullable String kernelClass) {
+            FusedMoeConfig config,
+            @Nullable QuantKey weightKey,
+            @Nullable QuantKey activationKey,
+            @Nullable String kernelClass) {
         config.requireAddressableWeights();
-        String name = config.moeBackend();
-        List<Int8MoeBackend> known = List.of(Int8MoeBackend.values());
-        List<Int8MoeBackend> backends = name.equals("auto") ? known : List.of(map(name, known));
+        List<Int8MoeBackend> backends = isAuto(config) ? ALL : List.of(map(config.moeBackend(), ALL));
         List<FusedMoeExperts> candidates = backends.stream()
                 .flatMap(backend -> classesOf(backend).stream())
                 .filter(experts -> kernelClass == null || experts.name().equals(kernelClass))
@@ -280,53 +253,71 @@ public final class Int8MoeOracle {
                             .toList()
                     + ", got '" + kernelClass + "'");
         }
-        List<String> refusals = new ArrayList<>();
-        InsufficientMemoryException tooLarge = null;
-        for (FusedMoeExperts experts : candidates) {
-            boolean lastResort = experts.backend() == Int8MoeBackend.REFERENCE && name.equals("auto");
-            // Want of memory is no case for the reference: it would take as much, and hours.
-            if (lastResort && kernelClass == null && (config.device() != null || tooLarge != null)) {
-                continue;
+        Walk walk = kernelClass != null
+                ? named(candidates, config, weightKey, activationKey)
+                : isAuto(config)
+                        ? automatic(config, weightKey, activationKey)
+                        : Walk.over(candidates, config, weightKey, activationKey);
+        walk.refused().forEach(answer -> logOnce(System.Logger.Level.DEBUG, answer.unsupportedLine()));
+        if (walk.taken() != null) {
+            if (walk.taken().backend() != Int8MoeBackend.REFERENCE) {
+                logOnce(System.Logger.Level.INFO, usingLine(walk.taken().backend()));
             }
-            // Who names a class asks for its backend.
-            FusedMoeConfig asked = kernelClass == null
-                    ? config
-                    : config.toBuilder()
-                            .moeBackend(experts.backend().toString())
-                            .build();
-            Support support = support(experts, asked, weightKey, activationKey);
-            if (support.supported()) {
-                if (experts.backend() != Int8MoeBackend.REFERENCE) {
-                    logOnce(System.Logger.Level.INFO, usingLine(experts.backend()));
-                }
-                return new Selection(experts.backend(), experts, config, refusals);
-            }
-            logOnce(System.Logger.Level.DEBUG, unsupportedLine(experts.backend(), support.reason()));
-            refusals.add(experts.name() + ": " + support);
-            if (tooLarge == null && support.bytesNeeded() > support.bytesAvailable()) {
-                tooLarge = new InsufficientMemoryException(
-                        experts.name() + ": " + support, support.bytesNeeded(), support.bytesAvailable());
-            }
+            return walk.selection(config);
         }
-        if (tooLarge != null) {
-            throw tooLarge;
-        }
+        walk.refused().stream().filter(Walk.Answer::isTooLarge).findFirst().ifPresent(answer -> {
+            throw new InsufficientMemoryException(
+                    answer.toString(), answer.support().bytesNeeded(), answer.support().bytesAvailable());
+        });
         List<String> devices = candidates.stream()
                 .filter(experts -> experts.backend() != Int8MoeBackend.REFERENCE)
-                .flatMap(experts -> ask(experts::devices, _ -> List.<String>of()).stream())
+                .flatMap(experts -> Walk.ask(experts::devices, _ -> List.<String>of()).stream())
                 .distinct()
                 .toList();
         if (config.device() != null
                 && !devices.isEmpty()
                 && candidates.stream()
                         .filter(experts -> experts.backend() != Int8MoeBackend.REFERENCE)
-                        .noneMatch(experts -> ask(() -> experts.supportsCurrentDevice(config), _ -> false))) {
+                        .noneMatch(experts -> Walk.ask(() -> experts.supportsCurrentDevice(config), _ -> false))) {
             throw new IllegalArgumentException(
                     "device: expected one of " + devices + ", got '" + config.device() + "'");
         }
-        String failure = "No Int8 MoE backend supports the deployment configuration: "
-                + (refusals.isEmpty() ? "no kernel class fills " + backends : String.join("; ", refusals));
+        String failure = NOTHING.replace('.', ':') + " "
+                + (walk.refused().isEmpty()
+                        ? "no kernel class fills " + backends
+                        : walk.refused().stream().map(Walk.Answer::toString).collect(Collectors.joining("; ")));
         throw new UnsupportedOperationException(failure);
+    }
+
+    /** Those of one name. Who names a class asks for its backend. */
+    private static Walk named(
+            List<FusedMoeExperts> classes,
+            FusedMoeConfig config,
+            @Nullable QuantKey weightKey,
+            @Nullable QuantKey activationKey) {
+        Walk walk = new Walk(List.of(), null);
+        for (FusedMoeExperts experts : classes) {
+            FusedMoeConfig asked = config.toBuilder()
+                    .moeBackend(experts.backend().toString())
+                    .build();
+            walk = walk.or(() -> Walk.over(List.of(experts), asked, weightKey, activationKey));
+        }
+        return walk;
+    }
+
+    /** The backends in their order, and the reference as the last resort. */
+    private Walk automatic(
+            FusedMoeConfig config, @Nullable QuantKey weightKey, @Nullable QuantKey activationKey) {
+        List<FusedMoeExperts> classes = priorityBackends().stream()
+                .flatMap(backend -> classesOf(backend).stream())
+                .toList();
+        Walk walk = Walk.over(classes, config, weightKey, activationKey);
+        // Want of memory is no case for the reference: it would take as much, and hours.
+        boolean noResort =
+                config.device() != null || walk.refused().stream().anyMatch(Walk.Answer::isTooLarge);
+        return noResort
+                ? walk
+                : walk.or(() -> Walk.over(classesOf(Int8MoeBackend.REFERENCE), config, weightKey, activationKey));
     }
 
     /**
@@ -359,18 +350,15 @@ public final class Int8MoeOracle {
     }
 
     /**
-     * What {@link #select(FusedMoeConfig, QuantKey, QuantKey)} considers, each candidate with everything that stands in its
-     * way. Throws nothing that select throws for want of support.
+     * What {@link #select(FusedMoeConfig, QuantKey, QuantKey, String)} considers without a kernel class's name, each candidate with everything
+     * that stands in its way. Throws nothing that select throws for want of support.
      *
      * @throws IllegalArgumentException if the backend asked for is unknown, or this rank has too many weights
      */
     public Explanation explain(FusedMoeConfig config, @Nullable QuantKey weightKey, @Nullable QuantKey activationKey) {
         config.requireAddressableWeights();
-        boolean reference = config.moeBackend().equals(REFERENCE);
-        boolean auto = config.moeBackend().equals("auto");
-        List<Int8MoeBackend> backends = reference
-                ? List.of(Int8MoeBackend.REFERENCE)
-                : auto ? priorityBackends() : List.of(mapInt8Backend(config.moeBackend()));
+        boolean auto = isAuto(config);
+        List<Int8MoeBackend> backends = auto ? priorityBackends() : List.of(map(config.moeBackend(), ALL));
         List<Explanation.Candidate> candidates = new ArrayList<>();
         for (Int8MoeBackend backend : backends) {
             for (FusedMoeExperts experts : classesOf(backend)) {
@@ -381,34 +369,29 @@ public final class Int8MoeOracle {
                 candidates.add(new Explanation.Candidate(backend, null, null, empty, List.of(empty), null, null));
             }
         }
-        int chosen = -1;
-        String failure = null;
-        if (reference) {
-            chosen = candidates.getFirst().support().supported() ? 0 : -1;
-            failure = chosen == 0 ? null : candidates.getFirst().support().reason();
-        } else {
-            try {
-                String taken = pick(config, weightKey, activationKey, (_, _) -> {})
-                        .experts()
-                        .name();
-                chosen = candidates.stream()
-                        .map(Explanation.Candidate::name)
-                        .toList()
-                        .indexOf(taken);
-            } catch (IllegalArgumentException | UnsupportedOperationException unsupported) {
-                failure = unsupported.getMessage();
-            }
-        }
-        String lastResort = null;
-        if (auto && failure != null && config.device() == null) {
-            lastResort = classesOf(Int8MoeBackend.REFERENCE).stream()
-                    .filter(k -> support(k, config, weightKey, activationKey).supported())
-                    .map(FusedMoeExperts::name)
-                    .findFirst()
-                    .orElse(null);
-        }
+        int chosen = IntStream.range(0, candidates.size())
+                .filter(c -> candidates.get(c).support().supported())
+                .findFirst()
+                .orElse(-1);
+        Explanation.Candidate last = candidates.getLast();
+        String failure = chosen >= 0
+                ? null
+                : auto
+                        ? NOTHING
+                        : last.backend() == Int8MoeBackend.REFERENCE
+                                ? last.support().reason()
+                                : Walk.unsupportedLine(last.backend(), last.support().reason());
+        FusedMoeExperts lastResort =
+                auto && chosen < 0 ? automatic(config, weightKey, activationKey).taken() : null;
         return new Explanation(
-                config, weightKey, activationKey, config.activationFormat(), candidates, chosen, failure, lastResort);
+                config,
+                weightKey,
+                activationKey,
+                config.activationFormat(),
+                candidates,
+                chosen,
+                failure,
+                lastResort == null ? null : lastResort.name());
     }
 
     private static Explanation.Candidate candidate(
@@ -416,16 +399,16 @@ public final class Int8MoeOracle {
             FusedMoeConfig config,
             @Nullable QuantKey weightKey,
             @Nullable QuantKey activationKey) {
-        Support support = support(experts, config, weightKey, activationKey);
-        String device = ask(() -> experts.device(config), _ -> String.valueOf(config.device()));
-        List<Support> refusals = ask(
+        Support support = Walk.Answer.of(experts, config, weightKey, activationKey).support();
+        String device = Walk.ask(() -> experts.device(config), _ -> String.valueOf(config.device()));
+        List<Support> refusals = Walk.ask(
                 () -> experts.refusals(config, weightKey, activationKey, config.activationFormat()),
                 _ -> List.of(support));
-        DeviceMemory memory = ask(
+        DeviceMemory memory = Walk.ask(
                         () -> Optional.ofNullable(experts.memory(config, weightKey, activationKey)),
                         _ -> Optional.<DeviceMemory>empty())
                 .orElse(null);
-        LaunchSpace launches = ask(
+        LaunchSpace launches = Walk.ask(
                         () -> Optional.ofNullable(experts.launches(config, weightKey, activationKey)),
                         _ -> Optional.<LaunchSpace>empty())
                 .orElse(null);

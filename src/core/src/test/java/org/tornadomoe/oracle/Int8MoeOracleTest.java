@@ -1,6 +1,7 @@
 package org.tornadomoe.oracle;
 
 import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatThrownBy;
 import static org.assertj.core.api.Assertions.assertThatExceptionOfType;
 import static org.assertj.core.api.Assertions.assertThatIllegalArgumentException;
 import static org.junit.jupiter.api.Assumptions.assumeTrue;
@@ -24,6 +25,7 @@ import org.jspecify.annotations.Nullable;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.EnumSource;
 import org.junit.jupiter.params.provider.ValueSource;
 import org.tornadomoe.config.FusedMoeConfig;
@@ -777,9 +779,35 @@ class Int8MoeOracleTest {
         assertThat(explicit.changes()).containsExactly("no biases");
         Explanation adapters = oracle(triton(Predicate.values())).explain(demanding(), W, A);
         assertThat(explicit.taken()).isNull();
-        assertThat(adapters.chosen()).isZero();
-        assertThat(adapters.taken()).isEqualTo(adapters.candidates().getFirst());
-        assertThat(adapters.firstRefused()).isNull();
+        assertThat(adapters.chosen()).as("nothing is taken unseen").isEqualTo(-1);
+        assertThat(adapters.firstRefused()).isEqualTo(adapters.candidates().getFirst());
+    }
+
+    /** With adapters, too, which vLLM's choice doesn't ask about. */
+    @ParameterizedTest
+    @CsvSource({"auto, false", "auto, true", "triton, false", "triton, true", "cpu, true", "reference, true"})
+    void whatIsExplainedIsWhatIsLoaded(String backend, boolean lora) {
+        FakeExperts reference = new FakeExperts("Reference", Int8MoeBackend.REFERENCE, 1);
+        for (Int8MoeOracle oracle : List.of(
+                Int8MoeOracle.installed(),
+                oracle(triton(Predicate.LORA), cpu(), reference),
+                oracle(triton(Predicate.SHAPE), cpu(), reference))) {
+            for (Int8Scheme scheme : Int8Scheme.values()) {
+                FusedMoeConfig config =
+                        layer().moeBackend(backend).isLoraEnabled(lora).build();
+                Explanation.Candidate taken = oracle.explain(config, scheme.weightKey(), scheme.activationKey())
+                        .taken();
+                if (taken == null) {
+                    assertThatThrownBy(() -> oracle.select(config, scheme, null))
+                            .isInstanceOf(UnsupportedOperationException.class);
+                } else {
+                    assertThat(taken.kernelClass())
+                            .isEqualTo(oracle.select(config, scheme, null)
+                                    .experts()
+                                    .name());
+                }
+            }
+        }
     }
 
     @Test
