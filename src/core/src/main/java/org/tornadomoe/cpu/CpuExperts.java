@@ -48,9 +48,8 @@ public sealed class CpuExperts implements GeneralExperts permits CpuBatchedExper
     @Override
     public StageValues stages(
             FusedMoeConfig config, Int8Experts experts, float[] hidden, int tokens, StageValues given) {
-        try (CpuMoeKernel kernel =
-                new CpuMoeKernel(config.withMaxNumTokens(tokens), experts, Arithmetic.best(), Team.shared())) {
-            return kernel.stages(hidden, tokens, given);
+        try (CpuWeights layer = new CpuWeights(config.withMaxNumTokens(tokens), experts)) {
+            return new CpuStageCheck(layer, Arithmetic.best()).stages(hidden, tokens, given);
         }
     }
 }

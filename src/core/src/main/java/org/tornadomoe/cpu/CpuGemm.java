@@ -1,0 +1,173 @@
+package org.tornadomoe.cpu;
+
+import java.lang.foreign.ValueLayout;
+import java.util.Arrays;
+import org.tornadomoe.host.Arithmetic;
+import org.tornadomoe.host.Scratch;
+import org.tornadomoe.quant.LoraAdapter;
+
+/** The GEMMs: blocks of an expert's rows times some of its pairs, in float lanes where int8 products stay exact, and in double from there on. */
+final class CpuGemm {
+    /**
+     * From here on so many products with int8 weights may not add up in float; a row with such a value is summed in
+     * double.
+     */
+    static final float LARGE = 0x1p112f;
+
+    private static final int ROWS = PackedWeights.ROWS;
+
+    /** Columns whose int8 products add up to at most 2^24, up to which float has every integer. */
+    private static final int EXACT_COLUMNS = 1024;
+
+    /** Columns that are summed in float before the sum goes on in double, where activations are float. */
+    private static final int FLOAT_COLUMNS = 256;
+
+    private final Arithmetic arithmetic;
+    private final CpuWeights layer;
+    private final CpuBuffers call;
+    private final CpuAdapters adapters;
+    private final boolean int8;
+
+    CpuGemm(Arithmetic arithmetic, CpuWeights layer, CpuBuffers call, CpuAdapters adapters) {
+        this.arithmetic = arithmetic;
+        this.layer = layer;
+        this.call = call;
+        this.adapters = adapters;
+        int8 = layer.int8;
+    }
+
+    /** A block of gates and ups of some pairs of an expert, from {@code first} on in their order, adapters included, into {@code s.total}. */
+    void multiplyGateUp(int e, int block, int first, int some, Scratch s) {
+        int pairsPerRow = layer.pairsPerToken / layer.rowsPerToken;
+        multiply(
+                layer.w13,
+                layer.w13.block(e, block),
+                call.a1,
+                call.a1Scales,
+                call.sums1,
+                call.large1,
+                pairsPerRow,
+                first,
+                some,
+                s);
+        for (int t = 0; t < some && adapters.isOn(); t++) {
+            int pair = call.order[first + t];
+            LoraAdapter adapter = adapters.adapter(pair);
+            if (adapter != null) {
+                adapters.expandGateUp(adapter, pair, block, s.total, t * ROWS);
+            }
+        }
+    }
+
+    /** A block of some pairs' outputs, weighed, likewise. */
+    void multiplyDown(int e, int block, int first, int some, Scratch s) {
+        int column = block * ROWS;
+        int count = Math.min(ROWS, layer.h - column);
+        multiply(
+                layer.w2,
+                layer.w2.block(e, block),
+                call.a2,
+                call.a2Scales,
+                call.sums2,
+                call.large2,
+                1,
+                first,
+                some,
+                s);
+        for (int t = 0; t < some; t++) {
+            int pair = call.order[first + t];
+            double weight = layer.weighsInput ? 1 : call.weights[pair];
+            for (int r = t * ROWS; r < t * ROWS + count; r++) {
+                s.total[r] *= weight;
+            }
+            LoraAdapter adapter = adapters.adapter(pair);
+            if (adapter != null) {
+                adapters.expandDown(adapter, pair, column, count, weight, s.total, t * ROWS);
+            }
+        }
+    }
+
+    /**
+     * A block of an expert times some of its pairs, with scales and biases, into {@code s.total}: the definition's sums in the
+     * definition's order, exactly so where activations are int8.
+     */
+    private void multiply(
+            PackedWeights w,
+            int block,
+            float[] a,
+            float[] scales,
+            double[] sums,
+            boolean[] large,
+            int pairsPerRow,
+            int first,
+            int count,
+            Scratch s) {
+        int values = count * ROWS;
+        double[] sum = s.sum;
+        double[] total = s.total;
+        float[] tile = s.tile;
+        int[] order = call.order;
+        Arrays.fill(total, 0, values, 0);
+        int most = int8 ? EXACT_COLUMNS : FLOAT_COLUMNS;
+        for (int g = 0; g < w.groups(); g++) {
+            int end = Math.min((g + 1) * w.colsPerGroup(), w.cols());
+            for (int c = g * w.colsPerGroup(); c < end; c += most) {
+                for (int t = 0; t < count; t++) {
+                    s.from[t] = order[first + t] / pairsPerRow * w.cols() + c;
+                }
+                long at = ((long) block * w.cols() + c) * ROWS;
+                arithmetic.dot(w.values(), at, Math.min(most, end - c), a, s.from, count, tile);
+                if (c == g * w.colsPerGroup()) {
+                    for (int v = 0; v < values; v++) {
+                        sum[v] = tile[v];
+                    }
+                } else {
+                    for (int v = 0; v < values; v++) {
+                        sum[v] += tile[v];
+                    }
+                }
+            }
+            int at = (block * w.groups() + g) * ROWS;
+            for (int t = 0; t < count; t++) {
+                int ofToken = order[first + t] / pairsPerRow;
+                if (!int8 && large[ofToken]) {
+                    sumInDouble(w, block, g * w.colsPerGroup(), end, a, ofToken * w.cols(), sum, t * ROWS);
+                }
+                int row = ofToken * w.groups() + g;
+                if (w.zeroPoints() != null) {
+                    subtract(w.zeroPoints(), at, sums[row], sum, t * ROWS);
+                }
+                scale(w.scales(), at, int8 ? scales[row] : 1, sum, total, t * ROWS);
+            }
+        }
+        for (int t = 0; t < count && w.bias() != null; t++) {
+            for (int r = 0; r < ROWS; r++) {
+                total[t * ROWS + r] += w.bias()[block * ROWS + r];
+            }
+        }
+    }
+
+    /** The sums of a block's rows over some columns, products and all in double. */
+    private static void sumInDouble(
+            PackedWeights w, int block, int from, int end, float[] a, int row, double[] sum, int to) {
+        Arrays.fill(sum, to, to + ROWS, 0);
+        for (int c = from; c < end; c++) {
+            long at = ((long) block * w.cols() + c) * ROWS;
+            for (int r = 0; r < ROWS; r++) {
+                sum[to + r] += (double) a[row + c] * w.values().get(ValueLayout.JAVA_BYTE, at + r);
+            }
+        }
+    }
+
+    private static void subtract(float[] zeroPoints, int at, double activations, double[] sum, int to) {
+        for (int r = 0; r < ROWS; r++) {
+            sum[to + r] -= zeroPoints[at + r] * activations;
+        }
+    }
+
+    private static void scale(float[] scales, int at, float activationScale, double[] sum, double[] total, int to) {
+        for (int r = 0; r < ROWS; r++) {
+            total[to + r] += sum[to + r] * activationScale * scales[at + r];
+        }
+    }
+}
