@@ -12,7 +12,7 @@ import org.knowm.xchart.XYChart;
 import org.knowm.xchart.XYChartBuilder;
 import org.knowm.xchart.XYSeries.XYSeriesRenderStyle;
 import org.knowm.xchart.style.Styler;
-import org.tornadomoe.checkpoint.CheckpointQuantizer.ExpertError;
+import org.tornadomoe.checkpoint.QuantizationErrors.ExpertError;
 import org.tornadomoe.checkpoint.WholeFile;
 
 /** The plot of a quantised checkpoint's errors. A class of its own, so that the other commands need no desktop libraries. */

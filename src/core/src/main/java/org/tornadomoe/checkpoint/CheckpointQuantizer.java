@@ -1,18 +1,10 @@
 package org.tornadomoe.checkpoint;
 
 import java.io.IOException;
-import java.lang.foreign.MemorySegment;
-import java.lang.foreign.ValueLayout;
-import java.nio.ByteOrder;
-import java.nio.channels.FileChannel;
-import java.nio.channels.FileLock;
-import java.nio.channels.OverlappingFileLockException;
 import java.nio.file.Files;
 import java.nio.file.Path;
-import java.nio.file.StandardOpenOption;
 import java.util.ArrayList;
 import java.util.Comparator;
-import java.util.HashMap;
 import java.util.LinkedHashMap;
 import java.util.LinkedHashSet;
 import java.util.List;
@@ -22,17 +14,15 @@ import java.util.Set;
 import java.util.TreeMap;
 import java.util.function.Consumer;
 import java.util.stream.Collectors;
-import java.util.stream.IntStream;
 import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
+import org.tornadomoe.checkpoint.QuantizationErrors.ExpertError;
 import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.Int8Quantizer;
 import org.tornadomoe.quant.Int8Tensor;
 import org.tornadomoe.quant.Progress;
-import tools.jackson.core.json.JsonFactory;
-import tools.jackson.core.json.JsonWriteFeature;
 import tools.jackson.jr.ob.JSON;
 
 /**
@@ -45,37 +35,6 @@ import tools.jackson.jr.ob.JSON;
  * comes last, so that a directory that holds one is complete.
  */
 public final class CheckpointQuantizer {
-    private static final String STATE = ".moe-quantize";
-    private static final String PLAN = "plan.json";
-    private static final int WORST_CHANNELS = 3;
-    private static final JSON JSON_TEXT = JSON.builder(JsonFactory.builder()
-                    .disable(JsonWriteFeature.WRITE_NAN_AS_STRINGS) // as Python does
-                    .build())
-            .enable(JSON.Feature.PRETTY_PRINT_OUTPUT)
-            .build();
-    private static final ValueLayout.OfFloat FLOAT =
-            ValueLayout.JAVA_FLOAT_UNALIGNED.withOrder(ByteOrder.LITTLE_ENDIAN);
-    private static final ValueLayout.OfLong LONG = ValueLayout.JAVA_LONG_UNALIGNED.withOrder(ByteOrder.LITTLE_ENDIAN);
-
-    /** A row of a projection and its relative L2 error. */
-    public record Channel(String projection, int row, double relativeL2) {}
-
-    /**
-     * What quantising made of an expert: relative L2 errors, of all its weights and of each projection's.
-     *
-     * @param expert its number, or the layer's routed experts' count for the shared one
-     * @param worst the rows with the greatest errors, the greatest first
-     */
-    public record ExpertError(
-            int layer,
-            int expert,
-            boolean shared,
-            double relativeL2,
-            double gate,
-            double up,
-            double down,
-            List<Channel> worst) {}
-
     /**
      * What was written.
      *
@@ -91,14 +50,11 @@ public final class CheckpointQuantizer {
      *
      * @param homes the files that hold its gate, up and down projections
      */
-    private record Job(int layer, int expert, boolean shared, List<Path> homes) {
-        String key() {
-            return layer + "/" + expert;
-        }
-    }
+    private record Job(int layer, int expert, boolean shared, List<Path> homes) {}
 
     private final Path out;
     private final Int8Quantization quantization;
+    private final CompressedTensorsLayout layout;
     private final Directory source;
     private final Progress progress;
     private final Consumer<Result> report;
@@ -116,6 +72,7 @@ public final class CheckpointQuantizer {
             Path out, Int8Quantization quantization, Directory source, Progress progress, Consumer<Result> report) {
         this.out = out;
         this.quantization = quantization;
+        layout = new CompressedTensorsLayout(quantization);
         this.source = source;
         this.progress = progress;
         this.report = report;
@@ -193,7 +150,13 @@ public final class CheckpointQuantizer {
         for (Job job : jobs) {
             for (int p = 0; p < 3; p++) {
                 Path home = job.homes.get(p);
-                declare(Objects.requireNonNull(files.get(home)), job, p);
+                Projections expert = projections(job);
+                layout.declare(
+                        Objects.requireNonNull(files.get(home)),
+                        expert.modules().get(p),
+                        matrix(expert, p).rows(),
+                        matrix(expert, p).cols(),
+                        fusedBias(job, p) != null);
                 List<Job> here = jobsOf.computeIfAbsent(home, f -> new ArrayList<>());
                 if (here.isEmpty() || here.getLast() != job) {
                     here.add(job);
@@ -307,38 +270,6 @@ public final class CheckpointQuantizer {
         throw new IllegalStateException("not floats: " + matrix);
     }
 
-    // Files
-
-    private boolean isPacked() {
-        return !quantization.scheme().quantizesActivations();
-    }
-
-    private void declare(SafetensorsWriter file, Job job, int projection) {
-        Projections expert = projections(job);
-        String module = expert.modules().get(projection);
-        int rows = matrix(expert, projection).rows();
-        int cols = matrix(expert, projection).cols();
-        if (isPacked()) {
-            file.declare(module + ".weight_packed", DType.I32, rows, Math.ceilDiv(cols, 4));
-            file.declare(module + ".weight_shape", DType.I64, 2);
-        } else {
-            file.declare(module + ".weight", DType.I8, rows, cols);
-        }
-        file.declare(module + ".weight_scale", DType.F32, scaleShape(rows, cols));
-        if (fusedBias(job, projection) != null) {
-            file.declare(module + ".bias", DType.F32, rows);
-        }
-    }
-
-    private long[] scaleShape(int rows, int cols) {
-        return quantization.scheme() == Int8Scheme.W8A8_TENSOR
-                ? new long[] {1}
-                : new long[] {
-                    Math.ceilDiv(rows, quantization.rowsPerScale(rows)),
-                    Math.ceilDiv(cols, quantization.colsPerScale(cols))
-                };
-    }
-
     private Result write(
             JsonFile config,
             List<Integer> layers,
@@ -346,116 +277,37 @@ public final class CheckpointQuantizer {
             Map<Path, List<Job>> jobsOf,
             Map<String, Path> beside)
             throws IOException {
-        Path state = out.resolve(STATE);
         Map<String, Object> plan = new LinkedHashMap<>();
         plan.put("source", source.path.toRealPath().toString());
         plan.put("scheme", quantization.toString());
         plan.put("layers", layers);
-        requireOurs(state, plan);
-        Files.createDirectories(state);
-        try (FileChannel lock =
-                        FileChannel.open(state.resolve("lock"), StandardOpenOption.CREATE, StandardOpenOption.WRITE);
-                FileLock held = lock(lock)) {
-            Objects.requireNonNull(held);
-            writeText(state.resolve(PLAN), JSON_TEXT.asString(plan));
-            removeLeftovers();
+        try (ResumableDirectory directory = new ResumableDirectory(out, plan)) {
             total = jobsOf.values().stream().mapToLong(List::size).sum();
             int resumed = 0;
-            Map<String, double[]> sums = new TreeMap<>();
-            Map<String, List<Channel>> channels = new HashMap<>();
+            QuantizationErrors errors = new QuantizationErrors();
             long bytes = 0;
             for (Map.Entry<Path, SafetensorsWriter> file : files.entrySet()) {
                 String name = file.getKey().getFileName().toString();
-                Path target = out.resolve(name);
-                Path errors = state.resolve(name + ".json");
                 List<Job> jobs = jobsOf.getOrDefault(file.getKey(), List.of());
-                if (Files.exists(target) && Files.exists(errors) && hasLayout(target, file.getValue())) {
+                if (directory.has(name, file.getValue())) {
                     resumed++;
                     done += jobs.size();
                     progress.advanced(done, total);
                 } else {
-                    writeFile(file.getKey(), target, errors, file.getValue(), jobs);
+                    writeFile(file.getKey(), directory.file(name), directory.record(name), file.getValue(), jobs);
                 }
-                add(JsonFile.read(errors), sums, channels);
+                errors.add(JsonFile.read(directory.record(name)));
                 bytes += file.getValue().bytes();
             }
-            Result result = new Result(experts(jobsOf, sums, channels), files.size(), resumed, bytes);
+            List<ExpertError> experts = jobsOf.values().stream()
+                    .flatMap(List::stream)
+                    .distinct()
+                    .sorted(Comparator.comparingInt(Job::layer).thenComparingInt(Job::expert))
+                    .map(job -> errors.of(job.layer, job.expert, job.shared))
+                    .toList();
+            Result result = new Result(experts, files.size(), resumed, bytes);
             finish(config, layers, files, beside, result);
             return result;
-        } finally {
-            if (Files.exists(out.resolve("config.json"))) {
-                try (Stream<Path> left = Files.list(state)) {
-                    for (Path file : left.toList()) {
-                        Files.delete(file);
-                    }
-                }
-                Files.delete(state);
-            }
-        }
-    }
-
-    private FileLock lock(FileChannel channel) throws IOException {
-        try {
-            FileLock lock = channel.tryLock();
-            if (lock != null) {
-                return lock;
-            }
-        } catch (OverlappingFileLockException e) {
-            // the same answer
-        }
-        throw new CheckpointException(out, "another run is writing to it");
-    }
-
-    private void requireOurs(Path state, Map<String, Object> plan) throws IOException {
-        if (Files.exists(state.resolve(PLAN))) {
-            Map<String, @Nullable Object> earlier =
-                    JsonFile.read(state.resolve(PLAN)).fields();
-            for (Map.Entry<String, Object> setting : plan.entrySet()) {
-                Object before = earlier.get(setting.getKey());
-                if (!setting.getValue().equals(before)) {
-                    throw new CheckpointException(
-                            out,
-                            "an earlier run with another " + setting.getKey() + " stopped here: expected "
-                                    + setting.getValue() + ", got " + before + "; choose another directory");
-                }
-            }
-            return;
-        }
-        try (Stream<Path> there = Files.list(out)) {
-            List<String> names = there.map(p -> p.getFileName().toString())
-                    .filter(name -> !name.equals(STATE))
-                    .limit(3)
-                    .toList();
-            if (!names.isEmpty()) {
-                throw new CheckpointException(
-                        out,
-                        "expected a directory that is new or empty, or where an earlier run stopped; it holds "
-                                + String.join(", ", names));
-            }
-        }
-    }
-
-    /** What a run that was killed had begun to write. */
-    private void removeLeftovers() throws IOException {
-        try (Stream<Path> there = Files.list(out)) {
-            for (Path file : there.toList()) {
-                if (WholeFile.isLeftover(file)) {
-                    Files.delete(file);
-                }
-            }
-        }
-    }
-
-    private static boolean hasLayout(Path file, SafetensorsWriter expected) {
-        try (Safetensors there = Safetensors.open(file)) {
-            Map<String, String> layout = new HashMap<>();
-            for (String name : there.names()) {
-                Tensor tensor = Objects.requireNonNull(there.find(name));
-                layout.put(name, tensor.dtype() + java.util.Arrays.toString(tensor.shape()));
-            }
-            return layout.equals(expected.layout());
-        } catch (CheckpointException e) {
-            return false;
         }
     }
 
@@ -463,20 +315,14 @@ public final class CheckpointQuantizer {
         Map<String, Object> measured = new LinkedHashMap<>();
         file.write(target, sink -> {
             for (Job job : jobs) {
-                measured.put(job.key(), quantize(job, from, sink));
+                measured.put(QuantizationErrors.key(job.layer, job.expert), quantize(job, from, sink));
                 progress.advanced(++done, total);
             }
             requireUnchanged();
             // Before the file is moved to its place: a file that is there has its errors beside it.
-            writeText(errors, JSON.std.asString(measured));
+            WholeFile.write(errors, JSON.std.asString(measured) + System.lineSeparator());
         });
     }
-
-    private static void writeText(Path file, String text) {
-        WholeFile.write(file, text + System.lineSeparator());
-    }
-
-    // Experts
 
     /** Writes those of an expert's matrices that live in a file, and returns their errors. */
     private Map<String, Object> quantize(Job job, Path file, SafetensorsWriter.Sink sink) throws IOException {
@@ -489,14 +335,9 @@ public final class CheckpointQuantizer {
                     String module = expert.modules().get(p);
                     Int8Tensor tensor = p == 2 ? one.w2() : one.w13();
                     int firstRow = p == 1 ? expert.gate().rows() : 0;
-                    put(module, tensor, firstRow, matrix.rows(), sink);
-                    float[] bias = fusedBias(job, p);
-                    if (bias != null) {
-                        MemorySegment data = MemorySegment.ofArray(new byte[4 * bias.length]);
-                        MemorySegment.copy(bias, 0, data, FLOAT, 0, bias.length);
-                        sink.put(module + ".bias", data);
-                    }
-                    errors.put(name(p), measure(matrix, tensor, firstRow, name(p)));
+                    layout.put(module, tensor, firstRow, matrix.rows(), fusedBias(job, p), sink);
+                    String name = QuantizationErrors.name(p);
+                    errors.put(name, QuantizationErrors.measure(matrix, tensor, firstRow, name));
                 }
             }
         } catch (IllegalArgumentException e) {
@@ -505,134 +346,6 @@ public final class CheckpointQuantizer {
         }
         return errors;
     }
-
-    private static String name(int projection) {
-        return List.of("gate", "up", "down").get(projection);
-    }
-
-    private void put(String module, Int8Tensor tensor, int firstRow, int rows, SafetensorsWriter.Sink sink)
-            throws IOException {
-        int cols = tensor.cols();
-        int width = isPacked() ? Math.ceilDiv(cols, 4) * 4 : cols;
-        byte[] row = new byte[width];
-        // At most one projection at a time: with the expert itself that stays below two experts.
-        try (var arena = java.lang.foreign.Arena.ofConfined()) {
-            MemorySegment values = arena.allocate(Math.max(1, (long) rows * width));
-            for (int r = 0; r < rows; r++) {
-                tensor.row(0, firstRow + r, row);
-                for (int c = 0; c < cols && isPacked(); c++) {
-                    row[c] ^= (byte) 0x80;
-                }
-                MemorySegment.copy(row, 0, values, ValueLayout.JAVA_BYTE, (long) r * width, width);
-            }
-            sink.put(module + (isPacked() ? ".weight_packed" : ".weight"), values);
-        }
-        long[] shape = scaleShape(rows, cols);
-        int scaleRows = (int) shape[0];
-        int scaleCols = shape.length == 1 ? 1 : (int) shape[1];
-        MemorySegment scales = MemorySegment.ofArray(new byte[4 * scaleRows * scaleCols]);
-        for (int r = 0; r < scaleRows; r++) {
-            for (int c = 0; c < scaleCols; c++) {
-                float scale =
-                        tensor.scale(0, firstRow + r * quantization.rowsPerScale(rows), c * tensor.colsPerScale());
-                scales.set(FLOAT, 4L * (r * scaleCols + c), scale);
-            }
-        }
-        sink.put(module + ".weight_scale", scales);
-        if (isPacked()) {
-            MemorySegment size = MemorySegment.ofArray(new byte[16]);
-            size.set(LONG, 0, rows);
-            size.set(LONG, 8, cols);
-            sink.put(module + ".weight_shape", size);
-        }
-    }
-
-    /** Squared error and square of a matrix, and its worst rows. */
-    private static Map<String, Object> measure(Matrix matrix, Int8Tensor tensor, int firstRow, String name) {
-        int cols = matrix.cols();
-        double[] error = new double[matrix.rows()];
-        double[] square = new double[matrix.rows()];
-        IntStream.range(0, matrix.rows()).parallel().forEach(r -> {
-            float[] exact = new float[cols];
-            byte[] values = new byte[cols];
-            matrix.row(r, exact);
-            tensor.row(0, firstRow + r, values);
-            for (int from = 0; from < cols; from += tensor.colsPerScale()) {
-                double scale = tensor.scale(0, firstRow + r, from);
-                for (int c = from; c < Math.min(cols, from + tensor.colsPerScale()); c++) {
-                    double difference = exact[c] - values[c] * scale;
-                    error[r] += difference * difference;
-                    square[r] += (double) exact[c] * exact[c];
-                }
-            }
-        });
-        List<Map<String, Object>> worst = IntStream.range(0, matrix.rows())
-                .mapToObj(r -> new Channel(name, r, relative(error[r], square[r])))
-                .sorted(Comparator.comparingDouble(channel -> -channel.relativeL2))
-                .limit(WORST_CHANNELS)
-                .map(channel -> Map.<String, Object>of("row", channel.row, "relativeL2", channel.relativeL2))
-                .toList();
-        Map<String, Object> measured = new LinkedHashMap<>();
-        measured.put(
-                "error",
-                IntStream.range(0, error.length).mapToDouble(r -> error[r]).sum());
-        measured.put(
-                "square",
-                IntStream.range(0, square.length).mapToDouble(r -> square[r]).sum());
-        measured.put("worst", worst);
-        return measured;
-    }
-
-    private static double relative(double error, double square) {
-        return square == 0 ? 0 : Math.sqrt(error / square);
-    }
-
-    /** Adds what a file's errors say: for each expert the squared error and square of gate, up and down. */
-    private static void add(JsonFile errors, Map<String, double[]> sums, Map<String, List<Channel>> channels) {
-        for (String key : errors.fields().keySet()) {
-            JsonFile expert = errors.nested(key);
-            double[] sum = sums.computeIfAbsent(key, k -> new double[6]);
-            for (int p = 0; p < 3; p++) {
-                if (expert.has(name(p))) {
-                    JsonFile projection = expert.nested(name(p));
-                    sum[2 * p] = Objects.requireNonNull(projection.number("error"));
-                    sum[2 * p + 1] = Objects.requireNonNull(projection.number("square"));
-                    for (JsonFile row : projection.objects("worst")) {
-                        channels.computeIfAbsent(key, k -> new ArrayList<>())
-                                .add(new Channel(
-                                        name(p), row.integer("row"), Objects.requireNonNull(row.number("relativeL2"))));
-                    }
-                }
-            }
-        }
-    }
-
-    private static List<ExpertError> experts(
-            Map<Path, List<Job>> jobsOf, Map<String, double[]> sums, Map<String, List<Channel>> channels) {
-        return jobsOf.values().stream()
-                .flatMap(List::stream)
-                .distinct()
-                .sorted(Comparator.comparingInt(Job::layer).thenComparingInt(Job::expert))
-                .map(job -> {
-                    double[] s = Objects.requireNonNull(sums.get(job.key()));
-                    List<Channel> worst = channels.getOrDefault(job.key(), List.of()).stream()
-                            .sorted(Comparator.comparingDouble(channel -> -channel.relativeL2))
-                            .limit(WORST_CHANNELS)
-                            .toList();
-                    return new ExpertError(
-                            job.layer,
-                            job.expert,
-                            job.shared,
-                            relative(s[0] + s[2] + s[4], s[1] + s[3] + s[5]),
-                            relative(s[0], s[1]),
-                            relative(s[2], s[3]),
-                            relative(s[4], s[5]),
-                            worst);
-                })
-                .toList();
-    }
-
-    // What is beside the tensors
 
     /**
      * The files beside the tensors that are copied, by name: each where it really is. Whoever made the checkpoint chose what
@@ -692,80 +405,16 @@ public final class CheckpointQuantizer {
             Map<String, Object> index = new LinkedHashMap<>();
             index.put("metadata", Map.of("total_size", result.bytes));
             index.put("weight_map", weightMap);
-            writeText(out.resolve("model.safetensors.index.json"), JSON_TEXT.asString(index));
+            WholeFile.write(out.resolve("model.safetensors.index.json"), JsonText.of(index));
         }
         beside.forEach((name, file) -> WholeFile.write(out.resolve(name), fresh -> Files.copy(file, fresh)));
         report.accept(result);
         Map<String, Object> fields = new LinkedHashMap<>(config.fields());
-        fields.put("quantization_config", quantizationConfig(layers));
-        writeText(
-                out.resolve("config.json"),
-                JSON_TEXT.with(JSON.Feature.WRITE_NULL_PROPERTIES).asString(fields));
-    }
-
-    private Map<String, Object> quantizationConfig(List<Integer> layers) {
-        Map<String, Object> weights = arguments();
-        weights.put("dynamic", false);
-        @Nullable Map<String, Object> activations = null;
-        switch (quantization.scheme()) {
-            case W8A8_CHANNEL, W8A16_CHANNEL -> weights.put("strategy", "channel");
-            case W8A8_TENSOR -> weights.put("strategy", "tensor");
-            case W8A8_BLOCK -> {
-                weights.put("strategy", "block");
-                weights.put(
-                        "block_structure",
-                        List.of(quantization.grid().row(), quantization.grid().col()));
-            }
-            case W8A16_GROUP -> {
-                // A group of a whole row is a channel.
-                boolean channel = quantization.grid().col() == -1;
-                weights.put("strategy", channel ? "channel" : "group");
-                if (!channel) {
-                    weights.put("group_size", quantization.grid().col());
-                }
-            }
-        }
-        if (!isPacked()) {
-            activations = arguments();
-            activations.put("dynamic", true);
-            switch (quantization.scheme()) {
-                case W8A8_CHANNEL -> activations.put("strategy", "token");
-                case W8A8_TENSOR -> activations.put("strategy", "tensor");
-                default -> {
-                    activations.put("strategy", "group");
-                    activations.put("group_size", quantization.grid().col());
-                }
-            }
-        }
-        Map<String, @Nullable Object> group = new LinkedHashMap<>();
-        // Mixtral's names as well as everybody else's, and the first expert by the names that vLLM asks for.
-        group.put(
-                "targets",
-                List.of("re:.*\\.(experts\\.\\d+|shared_experts?)\\.(gate_proj|up_proj|down_proj|w1|w2|w3)$"));
-        group.put("weights", weights);
-        group.put("input_activations", activations);
-        group.put("output_activations", null);
-        Map<String, @Nullable Object> all = new LinkedHashMap<>();
-        all.put("quant_method", "compressed-tensors");
-        all.put("format", isPacked() ? "pack-quantized" : "int-quantized");
-        all.put("quantization_status", "compressed");
-        all.put("global_compression_ratio", null);
-        all.put("kv_cache_scheme", null);
-        all.put("config_groups", Map.of("group_0", group));
-        all.put(
-                "ignore",
-                source.checkpoint.moeLayers().stream()
+        fields.put(
+                "quantization_config",
+                layout.config(source.checkpoint.moeLayers().stream()
                         .filter(layer -> !layers.contains(layer))
-                        .map(layer -> "re:.*\\.layers\\." + layer + "\\..*")
-                        .toList());
-        return new LinkedHashMap<>(all);
-    }
-
-    private static Map<String, Object> arguments() {
-        Map<String, Object> arguments = new LinkedHashMap<>();
-        arguments.put("num_bits", 8);
-        arguments.put("type", "int");
-        arguments.put("symmetric", true);
-        return arguments;
+                        .toList()));
+        WholeFile.write(out.resolve("config.json"), JsonText.of(fields));
     }
 }

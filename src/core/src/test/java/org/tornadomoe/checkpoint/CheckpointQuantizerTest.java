@@ -268,7 +268,7 @@ class CheckpointQuantizerTest {
     void errorsAreThoseOfTheWeights() throws IOException {
         PublishedModel model = qwen2();
         CheckpointQuantizer.Result result = CheckpointQuantizer.quantize(source, out, CHANNEL, null, Progress.NONE);
-        CheckpointQuantizer.ExpertError third = result.experts().get(3);
+        QuantizationErrors.ExpertError third = result.experts().get(3);
         assertThat(third.layer()).isZero();
         assertThat(third.expert()).isEqualTo(3);
         double error = 0;
@@ -295,7 +295,7 @@ class CheckpointQuantizerTest {
                 .isCloseTo(Math.sqrt(error / square), org.assertj.core.data.Percentage.withPercentage(1e-3));
         double worstUp = third.worst().stream()
                 .filter(channel -> channel.projection().equals("up"))
-                .mapToDouble(CheckpointQuantizer.Channel::relativeL2)
+                .mapToDouble(QuantizationErrors.Channel::relativeL2)
                 .max()
                 .orElse(worst);
         assertThat(worstUp).isCloseTo(worst, org.assertj.core.data.Percentage.withPercentage(1e-3));
