@@ -257,4 +257,42 @@ record JsonFile(Path file, Map<String, @Nullable Object> fields) {
         return new CheckpointException(
                 file, "'" + field + "': expected " + expected + ", got " + shown(fields.get(field)));
     }
+
+    /** A finite number; {@code absent} if the field is not there. */
+    double finite(String field, double absent) {
+        if (!fields.containsKey(field)) {
+            return absent;
+        }
+        Double value = number(field);
+        if (value == null || !Double.isFinite(value)) {
+            throw wrong(field, "a finite number");
+        }
+        return value;
+    }
+
+    /** An integer; {@code absent} if the field is not there. Null isn't one, which {@link #integer(String, int)} takes for absent. */
+    int requireInteger(String field, int absent) {
+        if (fields.containsKey(field) && !has(field)) {
+            throw wrong(field, "an integer");
+        }
+        return integer(field, absent);
+    }
+
+    /** Likewise, 1 or more. */
+    int positive(String field, int absent) {
+        int value = requireInteger(field, absent);
+        if (value < 1) {
+            throw wrong(field, "a positive number");
+        }
+        return value;
+    }
+
+    /** An integer from 0 on; {@code absent} if the field is not there, or null. */
+    int nonNegative(String field, int absent) {
+        int value = integer(field, absent);
+        if (value < 0) {
+            throw wrong(field, "at least 0");
+        }
+        return value;
+    }
 }

@@ -1,12 +1,6 @@
 package org.tornadomoe.checkpoint;
 
-import java.util.Arrays;
-import java.util.LinkedHashMap;
 import java.util.List;
-import java.util.Map;
-import java.util.TreeMap;
-import java.util.regex.Pattern;
-import java.util.stream.Collectors;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.MoeActivation;
@@ -40,7 +34,7 @@ enum ModelFamily {
 
         @Override
         int sharedIntermediate(JsonFile json) {
-            return nonNegative(json, "shared_expert_intermediate_size", 5632);
+            return json.nonNegative("shared_expert_intermediate_size", 5632);
         }
 
         @Override
@@ -199,7 +193,7 @@ enum ModelFamily {
         FusedMoeConfig read(JsonFile json) {
             return build(json, RouterConfig.topKThenSoftmax()).toBuilder()
                     .activation(MoeActivation.SWIGLUOAI)
-                    .swigluLimit(finite(json, "swiglu_limit", 7))
+                    .swigluLimit(json.finite("swiglu_limit", 7))
                     .hasBias(true)
                     .build();
         }
@@ -230,7 +224,7 @@ enum ModelFamily {
                 List<Integer> sparse = json.integers("moe_layers");
                 return sparse.contains(layer) ? null : "moe_layers is " + JsonFile.shown(sparse);
             }
-            int step = positive(json, "interleave_moe_layer_step", 1);
+            int step = json.positive("interleave_moe_layer_step", 1);
             return (layer + 1) % step == 0 ? null : "interleave_moe_layer_step is " + step;
         }
     },
@@ -248,7 +242,7 @@ enum ModelFamily {
         @Override
         FusedMoeConfig read(JsonFile json) {
             double margin = ScoringFunction.SPARSE_MIXER_MARGIN;
-            if (2 * finite(json, "router_jitter_noise", margin / 2) != margin) {
+            if (2 * json.finite("router_jitter_noise", margin / 2) != margin) {
                 throw json.wrong("router_jitter_noise", String.valueOf(margin / 2));
             }
             return build(json, RouterConfig.of(ScoringFunction.SPARSE_MIXER, false));
@@ -268,8 +262,8 @@ enum ModelFamily {
         @Override
         @Nullable
         String whyDense(JsonFile json, int layer) {
-            int period = positive(json, "expert_layer_period", 2);
-            int offset = integer(json, "expert_layer_offset", 1);
+            int period = json.positive("expert_layer_period", 2);
+            int offset = json.requireInteger("expert_layer_offset", 1);
             return layer % period == offset
                     ? null
                     : "expert_layer_period is " + period + " and expert_layer_offset " + offset;
@@ -280,25 +274,10 @@ enum ModelFamily {
     private static final int MAX_LAYERS = 10_000;
 
     /** What config.json may call the number of experts: earlier and later releases of transformers differ. */
-    private static final List<String> EXPERTS = List.of("num_experts", "num_local_experts", "n_routed_experts");
+    static final List<String> EXPERTS = List.of("num_experts", "num_local_experts", "n_routed_experts");
 
     /** What config.json may call K. */
-    private static final List<String> TOP_K = List.of("num_experts_per_tok", "experts_per_token");
-
-    /** Names of fields that may say how an MoE layer computes. */
-    private static final Pattern CONCERNS_EXPERTS =
-            Pattern.compile("expert|moe|rout(er|ed|ing)|top_?k|swiglu|scor(e|ing)|scaling_factor"
-                    + "|(^|_)(act|activation|glu|gate|gating|n_groups?|num_groups?)(_|$)");
-
-    /** Fields of that kind which change no number of an MoE layer, and why. */
-    private static final List<Map.Entry<Pattern, String>> WITHOUT_EFFECT = List.of(
-            Map.entry(Pattern.compile("(router|moe)_.*(loss|noise).*|.*_dropout"), "training"),
-            Map.entry(Pattern.compile("output_router_logits"), "what the model returns beside its output"),
-            Map.entry(Pattern.compile("_?experts_implementation.*|(moe|router)_dtype"), "how it is computed, not what"),
-            Map.entry(Pattern.compile("top_k"), "sampling, of releases that kept it here"),
-            Map.entry(
-                    Pattern.compile("(attn|attention|index|indexer|linear|mamba|mtp|rope|vision|audio)_.*"),
-                    "another block"));
+    static final List<String> TOP_K = List.of("num_experts_per_tok", "experts_per_token");
 
     /** Which of a layer's numbers a config.json without them means. {@code topK} is 0 if there must be one. */
     private record Defaults(int layers, int hidden, int intermediate, int experts, int topK) {}
@@ -318,7 +297,13 @@ enum ModelFamily {
         this.modelTypes = String.join(" ", modelTypes);
     }
 
-    private List<String> modelTypes() {
+    /** Fields that are read, and after = the one value that a field which isn't read may have. */
+    List<String> fields() {
+        return List.of(fields.split(" "));
+    }
+
+    /** What config.json may call it. */
+    List<String> modelTypes() {
         return List.of(modelTypes.split(" "));
     }
 
@@ -338,46 +323,9 @@ enum ModelFamily {
     /** {@link #config}, or an IllegalArgumentException where numbers don't fit together. */
     abstract FusedMoeConfig read(JsonFile json);
 
-    /**
-     * Checks that every field which may concern an MoE layer is one that is read, or changes nothing.
-     *
-     * @throws CheckpointException naming the first that isn't
-     */
-    void requireUnderstood(JsonFile json) {
-        List<String> known = List.of(fields.split(" "));
-        for (String field : json.fields().keySet()) {
-            if (!json.has(field)
-                    || !CONCERNS_EXPERTS.matcher(field).find()
-                    || known.contains(field)
-                    || EXPERTS.contains(field)
-                    || TOP_K.contains(field)
-                    || field.equals("model_type")
-                    || field.equals("moe_intermediate_size")
-                    || field.equals("hidden_act")
-                    || WITHOUT_EFFECT.stream()
-                            .anyMatch(it -> it.getKey().matcher(field).matches())) {
-                continue;
-            }
-            String value = known.stream()
-                    .filter(it -> it.startsWith(field + "="))
-                    .map(it -> it.substring(field.length() + 1))
-                    .findFirst()
-                    .orElse(null);
-            if (value == null) {
-                throw new CheckpointException(
-                        json.file(),
-                        "'" + field + "': not known of " + this + " and may change what its experts compute, got "
-                                + JsonFile.shown(json.fields().get(field)));
-            }
-            if (!value.equals(String.valueOf(json.fields().get(field)))) {
-                throw json.wrong(field, value + ", since " + this + " computes as if it were");
-            }
-        }
-    }
-
     /** Layers of the model. */
     int layers(JsonFile json) {
-        int layers = positive(json, "num_hidden_layers", defaults.layers);
+        int layers = json.positive("num_hidden_layers", defaults.layers);
         if (layers > MAX_LAYERS) {
             throw json.wrong("num_hidden_layers", "at most " + MAX_LAYERS);
         }
@@ -407,105 +355,6 @@ enum ModelFamily {
                 config.router().hasCorrectionBias());
     }
 
-    /**
-     * The language model's part of a configuration: models that see images, too, have it inside, and it counts before what is
-     * beside it.
-     */
-    static JsonFile textConfig(JsonFile json) {
-        if (!json.has("text_config")) {
-            return json;
-        }
-        JsonFile inside = json.nested("text_config");
-        boolean whole = inside.has("model_type")
-                || inside.has("hidden_size")
-                || EXPERTS.stream().anyMatch(inside::has);
-        if (!whole && json.has("hidden_size")) {
-            return json;
-        }
-        Map<String, @Nullable Object> text = new LinkedHashMap<>(inside.fields());
-        if (!inside.has("model_type") && json.has("model_type")) {
-            text.put("model_type", json.string("model_type"));
-        }
-        return new JsonFile(json.file(), text);
-    }
-
-    /**
-     * The family of a configuration, by its {@code model_type}, or where there is none by its fields.
-     *
-     * @throws CheckpointException if it is not known; the message tells what was looked for and what was found
-     */
-    static ModelFamily of(JsonFile json) {
-        if (json.has("model_type")) {
-            String type = json.string("model_type");
-            for (ModelFamily family : values()) {
-                if (family.modelTypes().contains(type)) {
-                    return family;
-                }
-            }
-            ModelFamily similar = byFields(json);
-            throw new CheckpointException(
-                    json.file(),
-                    "'model_type': expected one of " + allTypes() + ", got '" + JsonFile.shown(type)
-                            + "'; of an MoE layer's fields it has "
-                            + moeFields(json)
-                            + (similar == null ? "" : ", as " + similar + " does, but may compute something else"));
-        }
-        ModelFamily family = byFields(json);
-        if (family == null) {
-            throw new CheckpointException(
-                    json.file(),
-                    "has no 'model_type' (looked for one of " + allTypes()
-                            + "), nor the fields of a family with experts; of an MoE layer's fields it has "
-                            + moeFields(json));
-        }
-        return family;
-    }
-
-    /** By the fields that only one family has, the more telling first; null if they are nobody's. */
-    private static @Nullable ModelFamily byFields(JsonFile json) {
-        if (json.has("n_routed_experts")) {
-            boolean sigmoid = json.has("scoring_func")
-                    ? json.string("scoring_func").equals("sigmoid")
-                    : json.has("topk_method") && json.string("topk_method").equals("noaux_tc");
-            return sigmoid ? DEEPSEEK_V3 : DEEPSEEK_V2;
-        }
-        if (json.has("num_experts")) {
-            return json.has("expert_layer_period")
-                    ? JAMBA
-                    : json.has("shared_expert_intermediate_size")
-                            ? QWEN2_MOE
-                            : json.has("moe_intermediate_size") ? QWEN3_MOE : OLMOE;
-        }
-        if (json.has("num_local_experts")) {
-            return json.has("interleave_moe_layer_step")
-                    ? LLAMA4
-                    : json.has("swiglu_limit")
-                            ? GPT_OSS
-                            : json.has("embedding_multiplier")
-                                    ? GRANITEMOE
-                                    : json.has("input_jitter_noise")
-                                            ? PHIMOE
-                                            : json.has("moe_intermediate_size") ? QWEN3_MOE : MIXTRAL;
-        }
-        return null;
-    }
-
-    private static List<String> allTypes() {
-        return Arrays.stream(values())
-                .flatMap(family -> family.modelTypes().stream())
-                .toList();
-    }
-
-    private static String moeFields(JsonFile json) {
-        var found = json.fields().entrySet().stream()
-                .filter(field -> field.getKey().contains("expert")
-                        || field.getKey().contains("moe")
-                        || field.getKey().contains("topk"))
-                .collect(Collectors.toMap(
-                        Map.Entry::getKey, field -> JsonFile.shown(field.getValue()), (a, _) -> a, TreeMap::new));
-        return found.isEmpty() ? "none" : found.toString();
-    }
-
     /** The first name in {@code model_type}. */
     @Override
     public String toString() {
@@ -522,32 +371,13 @@ enum ModelFamily {
     }
 
     private static double factor(JsonFile json, double absent) {
-        return finite(json, "routed_scaling_factor", absent);
-    }
-
-    private static double finite(JsonFile json, String field, double absent) {
-        if (!json.fields().containsKey(field)) {
-            return absent;
-        }
-        Double value = json.number(field);
-        if (value == null || !Double.isFinite(value)) {
-            throw json.wrong(field, "a finite number");
-        }
-        return value;
-    }
-
-    /** An integer of the family's own, if the field is not there; null isn't one. */
-    private static int integer(JsonFile json, String field, int absent) {
-        if (json.fields().containsKey(field) && !json.has(field)) {
-            throw json.wrong(field, "an integer");
-        }
-        return json.integer(field, absent);
+        return json.finite("routed_scaling_factor", absent);
     }
 
     /** By the best groups of {@code n_group}; null and 0 are none. Groups that the family has and that don't fit are none either. */
     RouterConfig grouped(JsonFile json, RouterConfig router, int absentGroups, int absentTaken) {
         boolean given = json.fields().containsKey("n_group");
-        int groups = given ? nonNegative(json, "n_group", 0) : absentGroups;
+        int groups = given ? json.nonNegative("n_group", 0) : absentGroups;
         int experts = experts(json);
         int smallest = router.hasCorrectionBias() ? 2 : 1; // a group's score is the sum of so many
         boolean fits = groups < 2 || (experts % groups == 0 && experts / groups >= smallest);
@@ -558,7 +388,7 @@ enum ModelFamily {
         if (groups < 2 || !fits) {
             return router;
         }
-        int taken = json.fields().containsKey("topk_group") ? nonNegative(json, "topk_group", 0) : absentTaken;
+        int taken = json.fields().containsKey("topk_group") ? json.nonNegative("topk_group", 0) : absentTaken;
         if (taken < 1 || taken > groups) {
             throw new CheckpointException(
                     json.file(), "'topk_group': expected 1 to n_group = " + groups + ", got " + taken);
@@ -575,7 +405,7 @@ enum ModelFamily {
 
     /** Null is none, as in DeepSeek's own code. */
     int deepSeekShared(JsonFile json, int absent) {
-        int shared = nonNegative(json, "n_shared_experts", json.fields().containsKey("n_shared_experts") ? 0 : absent);
+        int shared = json.nonNegative("n_shared_experts", json.fields().containsKey("n_shared_experts") ? 0 : absent);
         long width = (long) shared * intermediate(json);
         if (width > Integer.MAX_VALUE) {
             throw json.wrong("n_shared_experts", "fewer of " + intermediate(json) + " rows each");
@@ -590,12 +420,11 @@ enum ModelFamily {
                     ? null
                     : "mlp_layer_types is " + JsonFile.shown(types);
         }
-        int dense = nonNegative(
-                json, "first_k_dense_replace", json.fields().containsKey("first_k_dense_replace") ? 0 : absentFirst);
+        int dense = json.nonNegative("first_k_dense_replace", json.fields().containsKey("first_k_dense_replace") ? 0 : absentFirst);
         if (layer < dense) {
             return "first_k_dense_replace is " + dense;
         }
-        int every = positive(json, "moe_layer_freq", 1);
+        int every = json.positive("moe_layer_freq", 1);
         return layer % every == 0 ? null : "moe_layer_freq is " + every;
     }
 
@@ -604,24 +433,8 @@ enum ModelFamily {
         if (dense.contains(layer)) {
             return "mlp_only_layers is " + JsonFile.shown(dense);
         }
-        int step = positive(json, "decoder_sparse_step", 1);
+        int step = json.positive("decoder_sparse_step", 1);
         return (layer + 1) % step == 0 ? null : "decoder_sparse_step is " + step;
-    }
-
-    private static int positive(JsonFile json, String field, int absent) {
-        int value = integer(json, field, absent);
-        if (value < 1) {
-            throw json.wrong(field, "a positive number");
-        }
-        return value;
-    }
-
-    private static int nonNegative(JsonFile json, String field, int absent) {
-        int value = json.integer(field, absent);
-        if (value < 0) {
-            throw json.wrong(field, "at least 0");
-        }
-        return value;
     }
 
     /** The number under any of these names, which must agree. */
@@ -630,9 +443,9 @@ enum ModelFamily {
         if (there.isEmpty() && absent == 0) {
             throw new CheckpointException(json.file(), "has no '" + names.getFirst() + "'");
         }
-        int value = there.isEmpty() ? absent : integer(json, there.getFirst(), absent);
+        int value = there.isEmpty() ? absent : json.requireInteger(there.getFirst(), absent);
         for (String other : there) {
-            if (integer(json, other, absent) != value) {
+            if (json.requireInteger(other, absent) != value) {
                 throw json.wrong(other, "as many as '" + there.getFirst() + "' = " + value);
             }
         }
@@ -652,7 +465,7 @@ enum ModelFamily {
     int intermediate(JsonFile json) {
         boolean own = List.of(MIXTRAL, OLMOE, GPT_OSS, LLAMA4, GRANITEMOE, PHIMOE, JAMBA)
                 .contains(this);
-        return positive(json, own ? "intermediate_size" : "moe_intermediate_size", defaults.intermediate);
+        return json.positive(own ? "intermediate_size" : "moe_intermediate_size", defaults.intermediate);
     }
 
     /** By the names that transformers has for them. */
@@ -671,7 +484,7 @@ enum ModelFamily {
         return FusedMoeConfig.builder()
                 .numExperts(experts(json))
                 .expertsPerToken(oneOf(json, TOP_K, defaults.topK))
-                .hiddenDim(positive(json, "hidden_size", defaults.hidden))
+                .hiddenDim(json.positive("hidden_size", defaults.hidden))
                 .intermediateSize(intermediate)
                 .numFusedSharedExperts(Math.ceilDiv(sharedIntermediate(json), intermediate))
                 .activation(this == GPT_OSS ? MoeActivation.SWIGLUOAI : activation(json))

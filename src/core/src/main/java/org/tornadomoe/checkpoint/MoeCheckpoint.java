@@ -107,7 +107,7 @@ public final class MoeCheckpoint implements AutoCloseable {
             GgufModel model = new GgufModel(Gguf.open(path));
             try {
                 JsonFile json = model.config();
-                return new MoeCheckpoint(json, ModelFamily.of(json), new GgufFile(model));
+                return new MoeCheckpoint(json, ModelFamilies.of(json), new GgufFile(model));
             } catch (Throwable e) {
                 model.gguf().close();
                 throw e;
@@ -121,10 +121,10 @@ public final class MoeCheckpoint implements AutoCloseable {
                             : "no such checkpoint");
         }
         JsonFile file = JsonFile.read(path.resolve("config.json"));
-        JsonFile json = ModelFamily.textConfig(file);
-        ModelFamily family = ModelFamily.of(json);
+        JsonFile json = ModelFamilies.textConfig(file);
+        ModelFamily family = ModelFamilies.of(json);
         family.config(json); // its complaints come before those about tensors
-        family.requireUnderstood(json);
+        ExpertFields.requireUnderstood(family, json);
         WeightQuantization quantization = WeightQuantization.of(file);
         Safetensors tensors = Safetensors.open(path);
         try {
@@ -151,9 +151,9 @@ public final class MoeCheckpoint implements AutoCloseable {
             }
         }
         JsonFile json =
-                ModelFamily.textConfig(JsonFile.read(Files.isDirectory(path) ? path.resolve("config.json") : path));
-        ModelFamily family = ModelFamily.of(json);
-        family.requireUnderstood(json);
+                ModelFamilies.textConfig(JsonFile.read(Files.isDirectory(path) ? path.resolve("config.json") : path));
+        ModelFamily family = ModelFamilies.of(json);
+        ExpertFields.requireUnderstood(family, json);
         return family.config(json);
     }
 

@@ -406,9 +406,9 @@ class ModelFamilyTest {
                     }
                     Path file = Files.writeString(directory.resolve("config.json"), json.replace('\'', '"'));
                     try {
-                        JsonFile text = ModelFamily.textConfig(JsonFile.read(file));
-                        ModelFamily found = ModelFamily.of(text);
-                        found.requireUnderstood(text);
+                        JsonFile text = ModelFamilies.textConfig(JsonFile.read(file));
+                        ModelFamily found = ModelFamilies.of(text);
+                        ExpertFields.requireUnderstood(found, text);
                         found.shape(text);
                         int layers = found.layers(text);
                         found.whyDense(text, 0);

@@ -1,0 +1,247 @@
+package org.tornadomoe.checkpoint;
+
+import java.lang.foreign.MemorySegment;
+import java.lang.foreign.ValueLayout;
+import java.nio.ByteOrder;
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.HashSet;
+import java.util.List;
+import java.util.Map;
+import java.util.Set;
+import org.jspecify.annotations.Nullable;
+
+/** The MoE block of a GGUF file's layer: its tensors by llama.cpp's names, all of which have to be read. */
+final class GgufLayer {
+    /** What a tensor's name has in it if it is part of a layer's feed-forward block. */
+    private static final List<String> OF_BLOCK = List.of("ffn_", "exp_", "exps", "shexp", "moe");
+
+    /** Tensors of a layer that have a name as its MoE block's have, and may be there unread: why. */
+    private static final Map<String, String> UNREAD = Map.of(
+            "ffn_norm.weight", "the norm before the block: a layer is handed hidden states that are normed",
+            "ffn_norm.bias", "the same norm's");
+
+    /** How Q8_0 blocks are stored, in the words of compressed-tensors. */
+    private static final WeightQuantization.Group Q8_0 = new WeightQuantization.Group(
+            List.of(), new WeightQuantization.Arguments(8, "int", true, "group", false, 32, List.of()), null);
+
+    private static final ValueLayout.OfShort HALF = ValueLayout.JAVA_SHORT_UNALIGNED.withOrder(ByteOrder.LITTLE_ENDIAN);
+
+    private final Gguf gguf;
+    private final String prefix;
+    private final int layer;
+    private final LayerTensors.Shape shape;
+
+    /** The tensors looked at. */
+    private final Set<String> read = new HashSet<>();
+
+    GgufLayer(Gguf gguf, int layer, LayerTensors.Shape shape) {
+        this.gguf = gguf;
+        prefix = "blk." + layer + ".";
+        this.layer = layer;
+        this.shape = shape;
+    }
+
+    LayerTensors find() {
+        int e = shape.experts();
+        int h = shape.hidden();
+        int i = shape.intermediate();
+        float @Nullable [] gateUpBias = bias("ffn_gate_up_exps", e, 2L * i);
+        float @Nullable [] gateBias = bias("ffn_gate_exps", e, i);
+        float @Nullable [] upBias = bias("ffn_up_exps", e, i);
+        float @Nullable [] downBias = bias("ffn_down_exps", e, h);
+        if (gateUpBias != null && (gateBias != null || upBias != null)) {
+            throw refused(prefix + "ffn_gate_up_exps.bias: expected no other bias of gate and up, found " + prefix
+                    + (gateBias != null ? "ffn_gate_exps.bias" : "ffn_up_exps.bias"));
+        }
+        List<Projections> experts = new ArrayList<>();
+        for (int expert = 0; expert < e; expert++) {
+            experts.add(new Projections(
+                    List.of(),
+                    routed("ffn_gate", expert, i, h),
+                    routed("ffn_up", expert, i, h),
+                    routed("ffn_down", expert, h, i),
+                    gateUpBias == null ? part(gateBias, expert, i) : part(gateUpBias, 2 * expert, i),
+                    gateUpBias == null ? part(upBias, expert, i) : part(gateUpBias, 2 * expert + 1, i),
+                    part(downBias, expert, h)));
+        }
+        Projections shared = null;
+        Tensor sharedGate = null;
+        int width = shape.sharedIntermediate();
+        if (width == 0 && gguf.find(prefix + "ffn_gate_shexp.weight") != null) {
+            throw refused(LayerTensors.unexpectedShared(layer, prefix + "ffn_gate_shexp.weight"));
+        }
+        if (width > 0) {
+            shared = new Projections(
+                    List.of(),
+                    matrix(required("ffn_gate_shexp.weight"), 0, 1, width, h),
+                    matrix(required("ffn_up_shexp.weight"), 0, 1, width, h),
+                    matrix(required("ffn_down_shexp.weight"), 0, 1, h, width),
+                    null,
+                    null,
+                    null);
+            Gguf.Entry gate = look("ffn_gate_inp_shexp.weight");
+            sharedGate = gate == null ? null : vector(gate, h);
+        }
+        Tensor correction = null;
+        for (String name : List.of("exp_probs_b.bias", "exp_probs_b")) {
+            Gguf.Entry found = correction == null && shape.correctionBias() ? look(name) : null;
+            correction = found == null ? correction : vector(found, e);
+        }
+        if (shape.correctionBias() && correction == null) {
+            throw missing("exp_probs_b.bias");
+        }
+        Gguf.Entry routerBias = look("ffn_gate_inp.bias");
+        Tensor router = floats(required("ffn_gate_inp.weight")).requireShape(e, h);
+        requireAllRead();
+        return new LayerTensors(
+                prefix + "ffn_gate_inp",
+                router,
+                routerBias == null ? null : vector(routerBias, e),
+                correction,
+                List.copyOf(experts),
+                shared,
+                sharedGate,
+                List.of());
+    }
+
+    /** A tensor of the block that nothing read would be missing from the result. */
+    private void requireAllRead() {
+        for (String name : gguf.names()) {
+            String own = name.startsWith(prefix) ? name.substring(prefix.length()) : "";
+            boolean ofBlock = OF_BLOCK.stream().anyMatch(own::contains);
+            if (ofBlock && !read.contains(own) && !UNREAD.containsKey(own)) {
+                throw refused("layer " + layer + ": the tensor '" + name
+                        + "' is part of its MoE block, and not understood");
+            }
+        }
+    }
+
+    private Gguf.@Nullable Entry look(String name) {
+        Gguf.Entry found = gguf.find(prefix + name);
+        if (found != null) {
+            read.add(name);
+        }
+        return found;
+    }
+
+    /** An expert's matrix, in one tensor of all, of one with gate and up, or of its own, as old files have it. */
+    private Matrix routed(String name, int expert, int rows, int cols) {
+        Gguf.Entry all = look(name + "_exps.weight");
+        if (all != null) {
+            return matrix(all, expert, shape.experts(), rows, cols);
+        }
+        Gguf.Entry both = name.equals("ffn_down") ? null : look("ffn_gate_up_exps.weight");
+        if (both != null) {
+            Matrix gateUp = matrix(both, expert, shape.experts(), 2 * rows, cols);
+            return new Matrix.Window(gateUp, rows, cols, name.equals("ffn_up") ? rows : 0, 0);
+        }
+        Gguf.Entry own = look(name + "." + expert + ".weight");
+        if (own == null) {
+            throw missing(name + "_exps.weight");
+        }
+        return matrix(own, 0, 1, rows, cols);
+    }
+
+    /** Matrix {@code index} of a tensor of {@code count}, times its scale where the tensor has scales. */
+    private Matrix matrix(Gguf.Entry entry, int index, int count, int rows, int cols) {
+        long[] expected = count == 1 ? new long[] {rows, cols} : new long[] {count, rows, cols};
+        boolean one = count == 1 && Arrays.equals(entry.shape(), new long[] {1, rows, cols});
+        if (!one && !Arrays.equals(entry.shape(), expected)) {
+            throw entry.problem("expected shape " + Arrays.toString(expected) + " (outermost first), got "
+                    + Arrays.toString(entry.shape()));
+        }
+        float scale = scale(entry, index, count);
+        if (entry.type() != GgmlType.Q8_0) {
+            Matrix floats = new Matrix.Floats(floats(entry), rows, cols, (long) index * rows * cols, cols, 1);
+            return scale == 1 ? floats : new Matrix.Scaled(floats, scale);
+        }
+        int blocks = cols / 32;
+        int bytes = GgmlType.Q8_0.bytes;
+        long start = (long) index * rows * blocks;
+        return new Matrix.Int8(
+                rows,
+                cols,
+                1,
+                32,
+                (row, into) -> {
+                    for (int b = 0; b < blocks; b++) {
+                        long at = (start + (long) row * blocks + b) * bytes + 2;
+                        MemorySegment.copy(entry.data(), ValueLayout.JAVA_BYTE, at, into, 32 * b, 32);
+                    }
+                },
+                (row, b) -> {
+                    long at = (start + (long) row * blocks + b) * bytes;
+                    float own = Float.float16ToFloat(entry.data().get(HALF, at)) * scale;
+                    if (!Float.isFinite(own)) {
+                        throw entry.problem("expected finite scales, got " + own + " in matrix " + index + ", row "
+                                + row + ", block " + b);
+                    }
+                    return own;
+                },
+                null,
+                new Matrix.Stored(entry.file(), entry.name(), entry.name(), Q8_0, null));
+    }
+
+    /** What a matrix's products are multiplied by: its value in {@code NAME.scale} beside {@code NAME.weight}. */
+    private float scale(Gguf.Entry weight, int index, int count) {
+        String own = weight.name().substring(prefix.length());
+        Gguf.Entry found = look(own.substring(0, own.length() - ".weight".length()) + ".scale");
+        if (found == null) {
+            return 1;
+        }
+        float scale = vector(found, count).getFloat(index);
+        if (!Float.isFinite(scale)) {
+            throw found.problem("expected finite values, got " + scale + " at index " + index);
+        }
+        return scale;
+    }
+
+    private float @Nullable [] bias(String name, long experts, long length) {
+        Gguf.Entry found = look(name + ".bias");
+        return found == null
+                ? null
+                : floats(found).requireShape(experts, length).toFloats();
+    }
+
+    private static float @Nullable [] part(float @Nullable [] all, int expert, int length) {
+        return all == null ? null : Arrays.copyOfRange(all, expert * length, (expert + 1) * length);
+    }
+
+    private Tensor vector(Gguf.Entry entry, int length) {
+        Tensor tensor = floats(entry);
+        if (tensor.elements() != length) {
+            throw tensor.problem("expected " + length + " values, got " + tensor);
+        }
+        return tensor;
+    }
+
+    private Tensor floats(Gguf.Entry entry) {
+        GgmlType type = entry.type();
+        DType dtype = type == null ? null : type.dtype;
+        if (dtype == null || !dtype.isFloat()) {
+            throw entry.problem("expected type F32, F16, BF16 or (of experts) Q8_0, got " + entry.typeName());
+        }
+        return new Tensor(entry.file(), entry.name(), dtype, entry.shape(), entry.data());
+    }
+
+    private Gguf.Entry required(String name) {
+        Gguf.Entry found = look(name);
+        if (found == null) {
+            throw missing(name);
+        }
+        return found;
+    }
+
+    private CheckpointException missing(String name) {
+        return refused("layer " + layer + ": " + prefix + name + " is missing; found " + names());
+    }
+
+    private CheckpointException refused(String problem) {
+        return new CheckpointException(gguf.path(), problem);
+    }
+
+    private List<String> names() {
+        return gguf.names().stream().filter(name -> name.startsWith(prefix)).toList();
+    }
+}

@@ -1,0 +1,113 @@
+package org.tornadomoe.checkpoint;
+
+import java.util.Arrays;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.TreeMap;
+import java.util.stream.Collectors;
+import org.jspecify.annotations.Nullable;
+
+/** Finds the family of a config.json. */
+final class ModelFamilies {
+    private ModelFamilies() {}
+
+    /**
+     * The language model's part of a configuration: models that see images, too, have it inside, and it counts before what is
+     * beside it.
+     */
+    static JsonFile textConfig(JsonFile json) {
+        if (!json.has("text_config")) {
+            return json;
+        }
+        JsonFile inside = json.nested("text_config");
+        boolean whole = inside.has("model_type")
+                || inside.has("hidden_size")
+                || ModelFamily.EXPERTS.stream().anyMatch(inside::has);
+        if (!whole && json.has("hidden_size")) {
+            return json;
+        }
+        Map<String, @Nullable Object> text = new LinkedHashMap<>(inside.fields());
+        if (!inside.has("model_type") && json.has("model_type")) {
+            text.put("model_type", json.string("model_type"));
+        }
+        return new JsonFile(json.file(), text);
+    }
+
+    /**
+     * The family of a configuration, by its {@code model_type}, or where there is none by its fields.
+     *
+     * @throws CheckpointException if it is not known; the message tells what was looked for and what was found
+     */
+    static ModelFamily of(JsonFile json) {
+        if (json.has("model_type")) {
+            String type = json.string("model_type");
+            for (ModelFamily family : ModelFamily.values()) {
+                if (family.modelTypes().contains(type)) {
+                    return family;
+                }
+            }
+            ModelFamily similar = byFields(json);
+            throw new CheckpointException(
+                    json.file(),
+                    "'model_type': expected one of " + allTypes() + ", got '" + JsonFile.shown(type)
+                            + "'; of an MoE layer's fields it has "
+                            + moeFields(json)
+                            + (similar == null ? "" : ", as " + similar + " does, but may compute something else"));
+        }
+        ModelFamily family = byFields(json);
+        if (family == null) {
+            throw new CheckpointException(
+                    json.file(),
+                    "has no 'model_type' (looked for one of " + allTypes()
+                            + "), nor the fields of a family with experts; of an MoE layer's fields it has "
+                            + moeFields(json));
+        }
+        return family;
+    }
+
+    /** By the fields that only one family has, the more telling first; null if they are nobody's. */
+    private static @Nullable ModelFamily byFields(JsonFile json) {
+        if (json.has("n_routed_experts")) {
+            boolean sigmoid = json.has("scoring_func")
+                    ? json.string("scoring_func").equals("sigmoid")
+                    : json.has("topk_method") && json.string("topk_method").equals("noaux_tc");
+            return sigmoid ? ModelFamily.DEEPSEEK_V3 : ModelFamily.DEEPSEEK_V2;
+        }
+        if (json.has("num_experts")) {
+            return json.has("expert_layer_period")
+                    ? ModelFamily.JAMBA
+                    : json.has("shared_expert_intermediate_size")
+                            ? ModelFamily.QWEN2_MOE
+                            : json.has("moe_intermediate_size") ? ModelFamily.QWEN3_MOE : ModelFamily.OLMOE;
+        }
+        if (json.has("num_local_experts")) {
+            return json.has("interleave_moe_layer_step")
+                    ? ModelFamily.LLAMA4
+                    : json.has("swiglu_limit")
+                            ? ModelFamily.GPT_OSS
+                            : json.has("embedding_multiplier")
+                                    ? ModelFamily.GRANITEMOE
+                                    : json.has("input_jitter_noise")
+                                            ? ModelFamily.PHIMOE
+                                            : json.has("moe_intermediate_size") ? ModelFamily.QWEN3_MOE : ModelFamily.MIXTRAL;
+        }
+        return null;
+    }
+
+    private static List<String> allTypes() {
+        return Arrays.stream(ModelFamily.values())
+                .flatMap(family -> family.modelTypes().stream())
+                .toList();
+    }
+
+    private static String moeFields(JsonFile json) {
+        var found = json.fields().entrySet().stream()
+                .filter(field -> field.getKey().contains("expert")
+                        || field.getKey().contains("moe")
+                        || field.getKey().contains("topk"))
+                .collect(Collectors.toMap(
+                        Map.Entry::getKey, field -> JsonFile.shown(field.getValue()), (a, _) -> a, TreeMap::new));
+        return found.isEmpty() ? "none" : found.toString();
+    }
+}
