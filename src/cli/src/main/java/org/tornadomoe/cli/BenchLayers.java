@@ -31,7 +31,7 @@ final class BenchLayers {
      * @param relativeL2 error of the last layer's first and last token against the definition
      */
     record Row(
-            Bench.Shape shape,
+            BenchShape shape,
             int tokens,
             int layers,
             int distinct,
@@ -40,7 +40,7 @@ final class BenchLayers {
             @Nullable Double onDevice,
             double relativeL2) {
         boolean ok() {
-            return relativeL2 < Bench.TOLERANCE;
+            return relativeL2 < Measurement.TOLERANCE;
         }
 
         Map<String, @Nullable Object> json() {
@@ -71,7 +71,7 @@ final class BenchLayers {
 
     /** Each token count in a plan of its own, with as many distinct weights as the device has room for. */
     static List<Row> measure(
-            Bench.Shape shape,
+            BenchShape shape,
             FusedMoeConfig config,
             Int8Experts experts,
             List<Integer> sizes,
@@ -96,7 +96,7 @@ final class BenchLayers {
     }
 
     private static Row measure(
-            Bench.Shape shape, FusedMoeConfig config, Int8Experts experts, int m, int layers, int distinct, int runs) {
+            BenchShape shape, FusedMoeConfig config, Int8Experts experts, int m, int layers, int distinct, int runs) {
         try (Arena arena = Arena.ofConfined()) {
             long values = (long) m * shape.hidden();
             MemorySegment hidden = arena.allocate(4 * values, 64);
@@ -106,8 +106,8 @@ final class BenchLayers {
             }
             try (LayersInOnePlan plan = new LayersInOnePlan(config, experts, layers, distinct, hidden, m)) {
                 int count = Math.min(m, 2);
-                float[] got = Bench.rows(plan.output(), m, shape.hidden(), count);
-                float[] some = Bench.rows(hidden, m, shape.hidden(), count);
+                float[] got = Measurement.rows(plan.output(), m, shape.hidden(), count);
+                float[] some = Measurement.rows(hidden, m, shape.hidden(), count);
                 double error = Numerics.relativeL2(
                         Numerics.widen(got),
                         Reference.forward(experts, some, count).output());
@@ -125,8 +125,8 @@ final class BenchLayers {
                         layers,
                         distinct,
                         plan.kernels(),
-                        Bench.median(times.subList(5, times.size())),
-                        device.isEmpty() ? null : Bench.median(device.subList(5, device.size())),
+                        Measurement.median(times.subList(5, times.size())),
+                        device.isEmpty() ? null : Measurement.median(device.subList(5, device.size())),
                         error);
             }
         }

@@ -106,25 +106,11 @@ final class Tune implements Callable<Integer> {
     double minutes = 30;
 
     @Option(
-            names = "--runs",
-            paramLabel = "N",
-            defaultValue = "20",
-            description = "Runs of which the median is taken; default ${DEFAULT-VALUE}.")
-    int runs = 20;
-
-    @Option(
             names = "--seconds",
             paramLabel = "S",
             defaultValue = "5",
             description = "Fewer runs, but at least one, where they would take longer; default ${DEFAULT-VALUE}.")
     double seconds = 5;
-
-    @Option(
-            names = "--scheme",
-            paramLabel = "S",
-            defaultValue = "w8a8_channel",
-            description = "What is int8: ${COMPLETION-CANDIDATES}; default ${DEFAULT-VALUE}.")
-    Int8Scheme scheme = Int8Scheme.W8A8_CHANNEL;
 
     @Option(
             names = "--output",
@@ -136,6 +122,9 @@ final class Tune implements Callable<Integer> {
 
     @Option(names = "--anew", description = "Measure what the file has already, too.")
     boolean anew;
+
+    @Mixin
+    Measuring measuring = new Measuring();
 
     @Mixin
     Target target;
@@ -175,28 +164,26 @@ final class Tune implements Callable<Integer> {
                 .stream().distinct().sorted().toList();
         long deadline = System.nanoTime() + (long) (minutes * 60e9);
         if (of.shape != null) {
-            FusedMoeConfig config = Bench.Shape.of(of.shape).config(wanted.getLast());
-            Selection selection = target.chooseOne(config, scheme.weightKey(), scheme.activationKey());
-            LaunchSpace space = space(selection, scheme);
-            try (Int8Experts experts = Bench.random(selection.config(), scheme, 0)) {
+            FusedMoeConfig config = BenchShape.of(of.shape).config(wanted.getLast());
+            Selection selection = target.chooseOne(config, measuring.scheme.weightKey(), measuring.scheme.activationKey());
+            LaunchSpace space = space(selection, measuring.scheme);
+            try (Int8Experts experts = RandomExperts.of(selection.config(), measuring.scheme, 0)) {
                 return tune(selection, space, experts, wanted, deadline);
             }
         }
         Path path = Objects.requireNonNull(of.checkpoint);
         try (MoeCheckpoint opened = MoeCheckpoint.open(path)) {
             FusedMoeConfig config = opened.layer(layer).config().withMaxNumTokens(wanted.getLast());
-            Selection selection = target.chooseOne(config, scheme.weightKey(), scheme.activationKey());
-            LaunchSpace space = space(selection, scheme);
-            try (Int8Experts experts = QuantizedWeights.int8(opened.layer(layer), scheme, Progress.NONE)) {
+            Selection selection = target.chooseOne(config, measuring.scheme.weightKey(), measuring.scheme.activationKey());
+            LaunchSpace space = space(selection, measuring.scheme);
+            try (Int8Experts experts = QuantizedWeights.int8(opened.layer(layer), measuring.scheme, Progress.NONE)) {
                 return tune(selection, space, experts, wanted, deadline);
             }
         }
     }
 
     private void check() {
-        if (runs < 1) {
-            throw new IllegalArgumentException("--runs: expected a positive number, got " + runs);
-        }
+        measuring.check();
         if (!(seconds > 0)) {
             throw new IllegalArgumentException("--seconds: expected a positive number, got " + seconds);
         }
@@ -242,7 +229,7 @@ final class Tune implements Callable<Integer> {
         left.removeAll(there);
         List<Row> rows = new ArrayList<>();
         FusedMoeConfig config = selection.config();
-        Bench.Shape shape = new Bench.Shape(
+        BenchShape shape = new BenchShape(
                 "",
                 config.numExperts(),
                 config.intermediateSizePerPartition(),
@@ -280,7 +267,7 @@ final class Tune implements Callable<Integer> {
 
     /** Null if there was no time for every configuration. */
     private @Nullable Row measure(
-            Bench.Shape shape,
+            BenchShape shape,
             Sharding layer,
             LaunchSpace space,
             Int8Experts experts,
@@ -294,8 +281,8 @@ final class Tune implements Callable<Integer> {
                 return null;
             }
             try {
-                Bench.Row measured = LaunchConfigs.override(
-                        config, () -> Bench.measure(shape, layer, experts, kernel, m, runs, seconds));
+                Measurement measured = LaunchConfigs.override(
+                        config, () -> Measurement.of(shape, layer, experts, kernel, m, measuring.runs, seconds));
                 if (measured.ok()) {
                     row.micros.put(config, measured.kernels().isEmpty() ? measured.call() : measured.allKernels());
                 } else {

@@ -22,21 +22,15 @@ record Int8Grid(Int8Quantization quantization, int gateUpRows, int downRows) {
     /**
      * The grid of a layer.
      *
+     * @param interleaved whether the rows of gates and ups alternate
      * @return null if all its matrices are floats
      * @throws CheckpointException if one is meant for activations that are not run, in vLLM's words, or two can't be
      *     run together
      */
-    static @Nullable Int8Grid of(LayerWeights weights) {
-        Finder finder = new Finder(weights.config(), weights.isInterleaved());
-        for (Projections expert : weights.experts()) {
-            finder.add(expert);
-        }
+    static @Nullable Int8Grid of(FusedMoeConfig config, boolean interleaved, Iterable<Projections> experts) {
+        Finder finder = new Finder(config, interleaved);
+        experts.forEach(finder::add);
         return finder.grid();
-    }
-
-    /** The greatest number that divides both; the other one where one is 0. */
-    static int gcd(int a, int b) {
-        return b == 0 ? a : gcd(b, a % b);
     }
 
     /** Looks at one expert after the other. */
@@ -111,10 +105,10 @@ record Int8Grid(Int8Quantization quantization, int gateUpRows, int downRows) {
             boolean wholeRows = int8.rowsPerScale() >= int8.rows();
             boolean wholeCols = int8.colsPerScale() >= int8.cols();
             if (!wholeRows) {
-                rows = gcd(int8.rowsPerScale(), rows);
+                rows = Matrix.gcd(int8.rowsPerScale(), rows);
             }
             if (!wholeCols) {
-                cols = gcd(int8.colsPerScale(), cols);
+                cols = Matrix.gcd(int8.colsPerScale(), cols);
             }
             WeightQuantization.Arguments stored = int8.stored().scheme().weights();
             if (stored.groupSize() > 0) {
@@ -165,7 +159,7 @@ record Int8Grid(Int8Quantization quantization, int gateUpRows, int downRows) {
                 requireNoStaticScales(floats, first);
             }
             int i = config.intermediateSize();
-            int rowsPerScale = interleaved ? 1 : gcd(i, rows);
+            int rowsPerScale = interleaved ? 1 : Matrix.gcd(i, rows);
             if (!mixed && scheme == Int8Scheme.W8A8_CHANNEL) {
                 return perRow(Int8Quantization.of(scheme));
             }

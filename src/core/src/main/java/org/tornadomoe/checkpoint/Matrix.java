@@ -265,7 +265,12 @@ sealed interface Matrix {
 
         /** Rows (or columns) of the window that share a scale. */
         private static int perScale(int perScale, int length, int first, int part) {
-            return perScale >= length ? part : Math.min(part, Int8Grid.gcd(perScale, first));
+            return perScale >= length ? part : Math.min(part, gcd(perScale, first));
         }
+    }
+
+    /** The greatest number that divides both; the other one where one is 0. */
+    static int gcd(int a, int b) {
+        return b == 0 ? a : gcd(b, a % b);
     }
 }

@@ -196,7 +196,7 @@ public final class MoeCheckpoint implements AutoCloseable {
         try {
             LayerTensors tensors = tensors(n);
             LayerWeights weights = new LayerWeights(config, tensors, source::requireUnchanged);
-            Int8Grid grid = Int8Grid.of(weights);
+            Int8Grid grid = Int8Grid.of(weights.config(), weights.isInterleaved(), weights.experts());
             source.requireUnchanged(); // the router is read
             return grid == null ? weights : new StoredInt8(weights, grid);
         } catch (IllegalArgumentException e) {

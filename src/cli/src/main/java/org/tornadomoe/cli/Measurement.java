@@ -1,0 +1,227 @@
+package org.tornadomoe.cli;
+
+import java.lang.foreign.Arena;
+import java.lang.foreign.MemorySegment;
+import java.lang.foreign.ValueLayout;
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.SplittableRandom;
+import java.util.stream.IntStream;
+import org.jspecify.annotations.Nullable;
+import org.tornadomoe.config.EplbConfig;
+import org.tornadomoe.config.Int8Scheme;
+import org.tornadomoe.config.QuantKey;
+import org.tornadomoe.kernel.ChosenExperts;
+import org.tornadomoe.kernel.MoeKernel;
+import org.tornadomoe.kernel.Profiled;
+import org.tornadomoe.parallel.ExpertBalance;
+import org.tornadomoe.parallel.ShardedLayer;
+import org.tornadomoe.parallel.Sharding;
+import org.tornadomoe.quant.Int8Experts;
+import org.tornadomoe.reference.Numerics;
+
+/**
+ * What was measured at a shape and a token count.
+ *
+ * @param kernels microseconds of each on the device, by name, in order; empty where the device doesn't tell
+ * @param call microseconds of a whole call
+ * @param activeExperts that a run reads, on average
+ * @param bytes of memory of each device, in their order
+ * @param relativeL2 error of the checked tokens against the definition
+ * @param unbalanced the devices' loads until experts moved for the first time; null if that wasn't in these calls
+ * @param balance the same after the calls; null if experts don't move
+ */
+record Measurement(
+        BenchShape shape,
+        int tokens,
+        int runs,
+        Map<String, Double> kernels,
+        double call,
+        double activeExperts,
+        List<Long> bytes,
+        double relativeL2,
+        @Nullable ExpertBalance unbalanced,
+        @Nullable ExpertBalance balance) {
+    /** Windows of hidden states that runs take in turn, so that each finds other experts than the one before. */
+    private static final int WINDOWS = 8;
+
+    /** Tokens of a call that are compared with the definition: the first and the last. */
+    private static final int CHECKED = 2;
+
+    /** What one wrong rounding here and there makes of it stays far below. */
+    static final double TOLERANCE = 1e-2;
+
+
+    double gemm(String name) {
+        return kernels.entrySet().stream()
+                .filter(kernel -> kernel.getKey().startsWith(name))
+                .mapToDouble(Map.Entry::getValue)
+                .sum();
+    }
+
+    double allKernels() {
+        return kernels.values().stream().mapToDouble(Double::doubleValue).sum();
+    }
+
+    /** Microseconds of both GEMMs; without a clock on the device, of the call. */
+    double gemms() {
+        double both = gemm("gateUp") + gemm("down");
+        return both > 0 ? both : call;
+    }
+
+    /** 10^9 bytes/s of the weights of the experts that got a token. */
+    double gbs() {
+        return weightBytes() / gemms() / 1e3;
+    }
+
+    private double weightBytes() {
+        return activeExperts * 3.0 * shape.intermediate() * shape.hidden();
+    }
+
+    /** 10^12 operations/s, a multiplication and an addition being two. */
+    double tops() {
+        return operations() / gemms() / 1e6;
+    }
+
+    private double operations() {
+        return 2.0 * tokens * shape.topK() * 3 * shape.intermediate() * shape.hidden();
+    }
+
+    /** The least that the GEMMs could take, per cent of what they take; null where neither limit is known. */
+    @Nullable
+    Double percentOfLimit(@Nullable Double limitGbs, @Nullable Double limitTops) {
+        if (limitGbs == null && limitTops == null) {
+            return null;
+        }
+        double memory = limitGbs == null ? 0 : weightBytes() / limitGbs / 1e3;
+        double arithmetic = limitTops == null ? 0 : operations() / limitTops / 1e6;
+        return 100 * Math.max(memory, arithmetic) / gemms();
+    }
+
+    boolean ok() {
+        return relativeL2 < TOLERANCE;
+    }
+
+    /**
+     * Measures calls of a loaded layer.
+     *
+     * @param seconds fewer runs where they would take longer
+     */
+    static Measurement of(
+            BenchShape shape, Sharding sharding, Int8Experts experts, MoeKernel kernel, int m, int runs, double seconds) {
+        int h = shape.hidden();
+        long rowBytes = 4L * h;
+        try (Arena arena = Arena.ofShared()) {
+            MemorySegment pool = arena.allocate((m + WINDOWS - 1) * rowBytes, 64);
+            IntStream.range(0, m + WINDOWS - 1).parallel().forEach(row -> {
+                SplittableRandom random = new SplittableRandom(31L * m + row);
+                for (int i = 0; i < h; i++) {
+                    pool.set(ValueLayout.JAVA_FLOAT, row * rowBytes + 4L * i, (float) random.nextGaussian());
+                }
+            });
+            MemorySegment out = arena.allocate(m * rowBytes, 64);
+            ChosenExperts chosen = ChosenExperts.allocate(m, shape.topK());
+            int active = 0;
+            int warm = 0;
+            int least = Math.max(WINDOWS, firstMove(sharding.eplb()));
+            ExpertBalance unbalanced = null;
+            long begin = System.nanoTime();
+            do { // warms up, and counts the experts of each window
+                kernel.forward(window(pool, warm, m, rowBytes), m, out, chosen, null);
+                active += (int) Arrays.stream(chosen.ids()).distinct().count();
+                warm++;
+                ExpertBalance now = ShardedLayer.balance(kernel);
+                unbalanced = now == null || now.rearrangements() > 0 ? unbalanced : now;
+            } while (warm < least && elapsed(begin) < seconds);
+            double error = error(sharding, experts, kernel, window(pool, warm - 1, m, rowBytes), m, out);
+
+            // While the host checked, the device fell asleep, and what calls it cooled down.
+            begin = System.nanoTime();
+            for (int run = 0; run < 50L * (runs - 1) && elapsed(begin) < seconds / 4; run++) {
+                kernel.forward(window(pool, run, m, rowBytes), m, out, null, null);
+            }
+            List<Double> calls = new ArrayList<>();
+            Map<String, List<Double>> kernels = new LinkedHashMap<>();
+            begin = System.nanoTime();
+            do {
+                MemorySegment hidden = window(pool, calls.size(), m, rowBytes);
+                long start = System.nanoTime();
+                kernel.forward(hidden, m, out, null, null);
+                calls.add((System.nanoTime() - start) / 1e3);
+            } while (calls.size() < runs && elapsed(begin) < seconds);
+            // Apart from the calls, since the profiler is slow to be turned on and off.
+            begin = System.nanoTime();
+            for (int run = 0; run < calls.size() && (run == 0 || elapsed(begin) < seconds); run++) {
+                Profiled.profile(kernel, window(pool, run, m, rowBytes), m)
+                        .forEach((name, nanos) -> kernels.computeIfAbsent(name, _ -> new ArrayList<>())
+                                .add(nanos / 1e3));
+            }
+            Map<String, Double> medians = new LinkedHashMap<>();
+            kernels.forEach((name, times) -> medians.put(name, median(times)));
+            ExpertBalance balance = ShardedLayer.balance(kernel);
+            boolean moved = balance != null && balance.rearrangements() > 0;
+            return new Measurement(
+                    shape,
+                    m,
+                    calls.size(),
+                    medians,
+                    median(calls),
+                    (double) active / warm,
+                    kernel.bytesByDevice(),
+                    error,
+                    moved ? unbalanced : null,
+                    balance);
+        }
+    }
+
+    /** Calls of a new layer until experts move; 0 if they don't. */
+    private static int firstMove(@Nullable EplbConfig eplb) {
+        return eplb == null ? 0 : Math.max(1, eplb.stepInterval() / 4);
+    }
+
+    static double elapsed(long begin) {
+        return (System.nanoTime() - begin) / 1e9;
+    }
+
+    private static MemorySegment window(MemorySegment pool, int run, int m, long rowBytes) {
+        return pool.asSlice(run % WINDOWS * rowBytes, m * rowBytes);
+    }
+
+    static double median(List<Double> values) {
+        List<Double> sorted = values.stream().sorted().toList();
+        return sorted.get(sorted.size() / 2);
+    }
+
+    /** Of the first and the last token. */
+    private static double error(
+            Sharding sharding, Int8Experts experts, MoeKernel kernel, MemorySegment hidden, int m, MemorySegment out) {
+        int h = experts.config().hiddenDim();
+        int count = Math.min(m, CHECKED);
+        float[] some = rows(hidden, m, h, count);
+        float[] got = rows(out, m, h, count);
+        if (dependsOnOtherTokens(experts.scheme())) {
+            kernel.forward(MemorySegment.ofArray(some), count, MemorySegment.ofArray(got), null, null);
+        }
+        return Numerics.relativeL2(Numerics.widen(got), ShardedReference.forward(sharding, experts, some, count));
+    }
+
+    /** A scale that all tokens of a call share differs with their company. */
+    private static boolean dependsOnOtherTokens(Int8Scheme scheme) {
+        QuantKey key = scheme.activationKey();
+        return key != null
+                && !key.scale().isStatic()
+                && key.scale().groupShape().isPerTensor();
+    }
+
+    static float[] rows(MemorySegment from, int m, int h, int count) {
+        float[] rows = new float[count * h];
+        for (int row = 0; row < count; row++) {
+            long at = 4L * h * (row == 0 ? 0 : m - 1);
+            MemorySegment.copy(from, ValueLayout.JAVA_FLOAT, at, rows, row * h, h);
+        }
+        return rows;
+    }
+}

@@ -1,0 +1,61 @@
+package org.tornadomoe.cli;
+
+import java.lang.foreign.Arena;
+import java.lang.foreign.MemorySegment;
+import java.lang.foreign.ValueLayout;
+import java.util.Arrays;
+import java.util.SplittableRandom;
+import java.util.stream.IntStream;
+import org.tornadomoe.config.FusedMoeConfig;
+import org.tornadomoe.config.Int8Quantization;
+import org.tornadomoe.config.Int8Scheme;
+import org.tornadomoe.quant.Int8Experts;
+import org.tornadomoe.quant.Int8Tensor;
+import org.tornadomoe.quant.RouterWeights;
+
+/** Random int8 weights, for measuring. */
+final class RandomExperts {
+    private RandomExperts() {}
+
+    /**
+     * Weights of any int8, with scales that keep what goes through them at the size of 1.
+     *
+     * @param skew the nth expert's logit, from the middle on, is lower by so many times the logarithm of n
+     */
+    static Int8Experts of(FusedMoeConfig config, Int8Scheme scheme, double skew) {
+        Arena arena = Arena.ofShared();
+        try {
+            Int8Tensor w13 = tensor(arena, scheme, config.numExperts(), config.gateUpRows(), config.hiddenDim(), 1);
+            Int8Tensor w2 =
+                    tensor(arena, scheme, config.numExperts(), config.hiddenDim(), config.intermediateSize(), 2);
+            float[] router = new float[config.numExperts() * config.hiddenDim()];
+            SplittableRandom random = new SplittableRandom(3);
+            for (int i = 0; i < router.length; i++) {
+                router[i] = (float) (random.nextGaussian() / Math.sqrt(config.hiddenDim()));
+            }
+            float[] bias = new float[config.numExperts()];
+            for (int n = 1; n <= bias.length; n++) {
+                bias[(bias.length / 2 + n - 1) % bias.length] = (float) (-skew * Math.log(n));
+            }
+            RouterWeights weights = new RouterWeights(router, skew == 0 ? null : bias, null, null);
+            return Int8Experts.of(config, scheme, w13, w2, weights, arena);
+        } catch (RuntimeException | Error failure) {
+            arena.close();
+            throw failure;
+        }
+    }
+
+    private static Int8Tensor tensor(Arena arena, Int8Scheme scheme, int experts, int rows, int cols, long seed) {
+        Int8Quantization grid = Int8Quantization.of(scheme);
+        Int8Tensor tensor = Int8Tensor.allocate(
+                arena, experts, rows, cols, grid.rowsPerScale(rows), grid.colsPerScale(cols), false);
+        Arrays.fill(tensor.scales(), (float) (1 / (74 * Math.sqrt(cols)))); // 74: of a random int8's magnitude
+        MemorySegment values = tensor.values();
+        IntStream.range(0, experts * rows).parallel().forEach(row -> {
+            byte[] bytes = new byte[cols];
+            new SplittableRandom(seed << 32 | row).nextBytes(bytes);
+            MemorySegment.copy(bytes, 0, values, ValueLayout.JAVA_BYTE, (long) row * tensor.rowBytes(), cols);
+        });
+        return tensor;
+    }
+}
