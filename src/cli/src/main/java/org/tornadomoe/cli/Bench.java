@@ -209,7 +209,8 @@ final class Bench implements Callable<Integer> {
 
     private void measure(BenchShape shape, List<Integer> sizes, BenchReport report, PrintWriter err) {
         int most = sizes.stream().mapToInt(Integer::intValue).max().orElseThrow();
-        FusedMoeConfig config = target.select(shape.config(most), measuring.scheme).config();
+        FusedMoeConfig config =
+                target.select(shape.config(most), measuring.scheme).config();
         try (Int8Experts experts = RandomExperts.of(config, measuring.scheme, skew)) {
             for (List<Integer> together :
                     separate ? sizes.stream().map(List::of).toList() : List.of(sizes)) {
@@ -219,7 +220,8 @@ final class Bench implements Callable<Integer> {
                 long begin = System.nanoTime();
                 try (MoeKernel kernel =
                         ShardedLayer.load(sharding, Int8MoeOracle.installed(), experts, (_, _, _) -> {})) {
-                    List<@Nullable DeviceMemory> takes = sharding.memory(measuring.scheme.weightKey(), measuring.scheme.activationKey());
+                    List<@Nullable DeviceMemory> takes =
+                            sharding.memory(measuring.scheme.weightKey(), measuring.scheme.activationKey());
                     // Of several devices that of the first, which has the most.
                     report.memory.put(shape.name(), Output.json(takes.getFirst()));
                     err.printf(
@@ -235,8 +237,7 @@ final class Bench implements Callable<Integer> {
                         }
                     }
                     for (int m : together) {
-                        Measurement row =
-                                Measurement.of(shape, sharding, experts, kernel, m, measuring.runs, seconds);
+                        Measurement row = Measurement.of(shape, sharding, experts, kernel, m, measuring.runs, seconds);
                         report.rows.add(row);
                         err.printf(
                                 Locale.ROOT,

@@ -13,7 +13,6 @@ import org.tornadomoe.oracle.Selection;
 import org.tornadomoe.parallel.ExpertBalance;
 import org.tornadomoe.parallel.Sharding;
 import org.tornadomoe.tornado.TornadoHome;
-import tools.jackson.jr.ob.JSON;
 
 /** What {@code moe bench} found, as JSON and as tables. */
 final class BenchReport {
@@ -34,7 +33,9 @@ final class BenchReport {
 
     /** Whether all shapes were measured, with right results. */
     boolean ok() {
-        return rows.stream().allMatch(Measurement::ok) && inPlans.stream().allMatch(BenchLayers.Row::ok) && skipped.isEmpty();
+        return rows.stream().allMatch(Measurement::ok)
+                && inPlans.stream().allMatch(BenchLayers.Row::ok)
+                && skipped.isEmpty();
     }
 
     /** The JSON object; {@code sharding} is of the first shape. */

@@ -43,8 +43,7 @@ record BenchShape(String name, int experts, int intermediate, int hidden, int to
             throw new IllegalArgumentException(
                     "--shape: expected one of " + KNOWN.keySet() + " or sizes E:I:H:K, got '" + text + "'");
         }
-        int[] sizes =
-                Arrays.stream(text.split(":")).mapToInt(Integer::parseInt).toArray();
+        int[] sizes = Arrays.stream(text.split(":")).mapToInt(Integer::parseInt).toArray();
         return new BenchShape(text, sizes[0], sizes[1], sizes[2], sizes[3]);
     }
 

@@ -54,7 +54,6 @@ record Measurement(
     /** What one wrong rounding here and there makes of it stays far below. */
     static final double TOLERANCE = 1e-2;
 
-
     double gemm(String name) {
         return kernels.entrySet().stream()
                 .filter(kernel -> kernel.getKey().startsWith(name))
@@ -111,7 +110,13 @@ record Measurement(
      * @param seconds fewer runs where they would take longer
      */
     static Measurement of(
-            BenchShape shape, Sharding sharding, Int8Experts experts, MoeKernel kernel, int m, int runs, double seconds) {
+            BenchShape shape,
+            Sharding sharding,
+            Int8Experts experts,
+            MoeKernel kernel,
+            int m,
+            int runs,
+            double seconds) {
         int h = shape.hidden();
         long rowBytes = 4L * h;
         try (Arena arena = Arena.ofShared()) {

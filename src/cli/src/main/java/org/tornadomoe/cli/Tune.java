@@ -165,7 +165,8 @@ final class Tune implements Callable<Integer> {
         long deadline = System.nanoTime() + (long) (minutes * 60e9);
         if (of.shape != null) {
             FusedMoeConfig config = BenchShape.of(of.shape).config(wanted.getLast());
-            Selection selection = target.chooseOne(config, measuring.scheme.weightKey(), measuring.scheme.activationKey());
+            Selection selection =
+                    target.chooseOne(config, measuring.scheme.weightKey(), measuring.scheme.activationKey());
             LaunchSpace space = space(selection, measuring.scheme);
             try (Int8Experts experts = RandomExperts.of(selection.config(), measuring.scheme, 0)) {
                 return tune(selection, space, experts, wanted, deadline);
@@ -174,7 +175,8 @@ final class Tune implements Callable<Integer> {
         Path path = Objects.requireNonNull(of.checkpoint);
         try (MoeCheckpoint opened = MoeCheckpoint.open(path)) {
             FusedMoeConfig config = opened.layer(layer).config().withMaxNumTokens(wanted.getLast());
-            Selection selection = target.chooseOne(config, measuring.scheme.weightKey(), measuring.scheme.activationKey());
+            Selection selection =
+                    target.chooseOne(config, measuring.scheme.weightKey(), measuring.scheme.activationKey());
             LaunchSpace space = space(selection, measuring.scheme);
             try (Int8Experts experts = QuantizedWeights.int8(opened.layer(layer), measuring.scheme, Progress.NONE)) {
                 return tune(selection, space, experts, wanted, deadline);

@@ -112,7 +112,8 @@ record CompressedTensorsLayout(Int8Quantization quantization) {
         Map<String, Object> weights = arguments();
         weights.put("dynamic", false);
         // A group of a whole row is a channel.
-        boolean wholeRow = scheme == Int8Scheme.W8A16_GROUP && quantization.grid().col() == -1;
+        boolean wholeRow =
+                scheme == Int8Scheme.W8A16_GROUP && quantization.grid().col() == -1;
         weights.put("strategy", wholeRow ? Int8Scheme.W8A16_CHANNEL.weightStrategy() : scheme.weightStrategy());
         if (scheme == Int8Scheme.W8A8_BLOCK) {
             weights.put(

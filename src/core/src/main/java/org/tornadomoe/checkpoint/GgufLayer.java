@@ -111,8 +111,8 @@ final class GgufLayer {
             String own = name.startsWith(prefix) ? name.substring(prefix.length()) : "";
             boolean ofBlock = OF_BLOCK.stream().anyMatch(own::contains);
             if (ofBlock && !read.contains(own) && !UNREAD.containsKey(own)) {
-                throw refused("layer " + layer + ": the tensor '" + name
-                        + "' is part of its MoE block, and not understood");
+                throw refused(
+                        "layer " + layer + ": the tensor '" + name + "' is part of its MoE block, and not understood");
             }
         }
     }

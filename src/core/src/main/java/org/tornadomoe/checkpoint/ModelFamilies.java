@@ -90,7 +90,9 @@ final class ModelFamilies {
                                     ? ModelFamily.GRANITEMOE
                                     : json.has("input_jitter_noise")
                                             ? ModelFamily.PHIMOE
-                                            : json.has("moe_intermediate_size") ? ModelFamily.QWEN3_MOE : ModelFamily.MIXTRAL;
+                                            : json.has("moe_intermediate_size")
+                                                    ? ModelFamily.QWEN3_MOE
+                                                    : ModelFamily.MIXTRAL;
         }
         return null;
     }

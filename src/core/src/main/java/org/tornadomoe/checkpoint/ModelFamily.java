@@ -420,7 +420,8 @@ enum ModelFamily {
                     ? null
                     : "mlp_layer_types is " + JsonFile.shown(types);
         }
-        int dense = json.nonNegative("first_k_dense_replace", json.fields().containsKey("first_k_dense_replace") ? 0 : absentFirst);
+        int dense = json.nonNegative(
+                "first_k_dense_replace", json.fields().containsKey("first_k_dense_replace") ? 0 : absentFirst);
         if (layer < dense) {
             return "first_k_dense_replace is " + dense;
         }

@@ -51,7 +51,6 @@ public final class QuantizationErrors {
         return List.of("gate", "up", "down").get(projection);
     }
 
-
     /** Squared error and square of a matrix, and its worst rows. */
     static Map<String, Object> measure(Matrix matrix, Int8Tensor tensor, int firstRow, String name) {
         int cols = matrix.cols();

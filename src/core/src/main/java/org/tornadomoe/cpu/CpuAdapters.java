@@ -2,7 +2,6 @@ package org.tornadomoe.cpu;
 
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.host.Scratch;
-import org.tornadomoe.kernel.Adapters;
 import org.tornadomoe.quant.LoraAdapter;
 
 /** Adapters (LoRA) of a lane: what they add to both GEMMs, in double. Letters as in {@link CpuWeights}. */
@@ -27,7 +26,8 @@ final class CpuAdapters {
     }
 
     /** A pair's; null for none. */
-    @Nullable LoraAdapter adapter(int pair) {
+    @Nullable
+    LoraAdapter adapter(int pair) {
         int[] slots = slotOfToken;
         if (slots == null) {
             return null;
@@ -43,7 +43,15 @@ final class CpuAdapters {
             int rows = LoraAdapter.slices(layer.config) * adapter.rank();
             int a = LoraAdapter.offset(adapter.w13A(), call.ids[pair], rows * layer.h);
             int into = pair * LoraAdapter.slices(layer.config) * layer.config.maxLoraRank();
-            product(adapter.w13A(), a, rows, call.hidden, pair / layer.pairsPerToken * layer.h, layer.h, call.shrunk1, into);
+            product(
+                    adapter.w13A(),
+                    a,
+                    rows,
+                    call.hidden,
+                    pair / layer.pairsPerToken * layer.h,
+                    layer.h,
+                    call.shrunk1,
+                    into);
         }
     }
 
@@ -65,16 +73,24 @@ final class CpuAdapters {
         LoraAdapter adapter = layer.local(call.own[pair]) < 0 ? null : adapter(pair);
         if (adapter != null) {
             int a = LoraAdapter.offset(adapter.w2A(), call.ids[pair], adapter.rank() * layer.i);
-            product(adapter.w2A(), a, adapter.rank(), call.act, pair * layer.i, layer.i, call.shrunk2, pair * layer.config.maxLoraRank());
+            product(
+                    adapter.w2A(),
+                    a,
+                    adapter.rank(),
+                    call.act,
+                    pair * layer.i,
+                    layer.i,
+                    call.shrunk2,
+                    pair * layer.config.maxLoraRank());
         }
     }
 
-    void expandDown(
-            LoraAdapter adapter, int pair, int column, int count, double weight, double[] total, int at) {
+    void expandDown(LoraAdapter adapter, int pair, int column, int count, double weight, double[] total, int at) {
         int rank = adapter.rank();
         int b = LoraAdapter.offset(adapter.w2B(), call.ids[pair], layer.h * rank) + column * rank;
         for (int r = 0; r < count; r++) {
-            total[at + r] += dot(adapter.w2B(), b + r * rank, call.shrunk2, pair * layer.config.maxLoraRank(), rank) * weight;
+            total[at + r] +=
+                    dot(adapter.w2B(), b + r * rank, call.shrunk2, pair * layer.config.maxLoraRank(), rank) * weight;
         }
     }
 

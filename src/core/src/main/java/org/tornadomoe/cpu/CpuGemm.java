@@ -64,16 +64,7 @@ final class CpuGemm {
         int column = block * ROWS;
         int count = Math.min(ROWS, layer.h - column);
         multiply(
-                layer.w2,
-                layer.w2.block(e, block),
-                call.a2,
-                call.a2Scales,
-                call.sums2,
-                call.large2,
-                1,
-                first,
-                some,
-                s);
+                layer.w2, layer.w2.block(e, block), call.a2, call.a2Scales, call.sums2, call.large2, 1, first, some, s);
         for (int t = 0; t < some; t++) {
             int pair = call.order[first + t];
             double weight = layer.weighsInput ? 1 : call.weights[pair];

@@ -80,9 +80,7 @@ final class CpuMoeKernel implements MoeKernel, Adapters, Replicated, Profiled {
         gemm = new CpuGemm(arithmetic, layer, call, adapters);
         shrinkTokens = adapters::shrinkTokens;
         shrinkPairs = adapters::shrinkPairs;
-        replicas = call.own == call.ids
-                ? null
-                : Replicas.allHere(layer.expertMap.length, e -> layer.expertMap[e]);
+        replicas = call.own == call.ids ? null : Replicas.allHere(layer.expertMap.length, e -> layer.expertMap[e]);
     }
 
     @Override

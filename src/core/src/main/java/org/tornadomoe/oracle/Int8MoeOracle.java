@@ -203,7 +203,8 @@ public final class Int8MoeOracle {
             FusedMoeConfig config,
             @Nullable QuantKey weightKey,
             @Nullable QuantKey activationKey) {
-        return Walk.ask(() -> experts.obstacles(config, weightKey, activationKey).isEmpty(), _ -> false);
+        return Walk.ask(
+                () -> experts.obstacles(config, weightKey, activationKey).isEmpty(), _ -> false);
     }
 
     private static String usingLine(Int8MoeBackend backend) {
@@ -267,7 +268,9 @@ public final class Int8MoeOracle {
         }
         walk.refused().stream().filter(Walk.Answer::isTooLarge).findFirst().ifPresent(answer -> {
             throw new InsufficientMemoryException(
-                    answer.toString(), answer.support().bytesNeeded(), answer.support().bytesAvailable());
+                    answer.toString(),
+                    answer.support().bytesNeeded(),
+                    answer.support().bytesAvailable());
         });
         List<String> devices = candidates.stream()
                 .filter(experts -> experts.backend() != Int8MoeBackend.REFERENCE)
@@ -297,24 +300,21 @@ public final class Int8MoeOracle {
             @Nullable QuantKey activationKey) {
         Walk walk = new Walk(List.of(), null);
         for (FusedMoeExperts experts : classes) {
-            FusedMoeConfig asked = config.toBuilder()
-                    .moeBackend(experts.backend().toString())
-                    .build();
+            FusedMoeConfig asked =
+                    config.toBuilder().moeBackend(experts.backend().toString()).build();
             walk = walk.or(() -> Walk.over(List.of(experts), asked, weightKey, activationKey));
         }
         return walk;
     }
 
     /** The backends in their order, and the reference as the last resort. */
-    private Walk automatic(
-            FusedMoeConfig config, @Nullable QuantKey weightKey, @Nullable QuantKey activationKey) {
+    private Walk automatic(FusedMoeConfig config, @Nullable QuantKey weightKey, @Nullable QuantKey activationKey) {
         List<FusedMoeExperts> classes = priorityBackends().stream()
                 .flatMap(backend -> classesOf(backend).stream())
                 .toList();
         Walk walk = Walk.over(classes, config, weightKey, activationKey);
         // Want of memory is no case for the reference: it would take as much, and hours.
-        boolean noResort =
-                config.device() != null || walk.refused().stream().anyMatch(Walk.Answer::isTooLarge);
+        boolean noResort = config.device() != null || walk.refused().stream().anyMatch(Walk.Answer::isTooLarge);
         return noResort
                 ? walk
                 : walk.or(() -> Walk.over(classesOf(Int8MoeBackend.REFERENCE), config, weightKey, activationKey));
@@ -380,7 +380,8 @@ public final class Int8MoeOracle {
                         ? NOTHING
                         : last.backend() == Int8MoeBackend.REFERENCE
                                 ? last.support().reason()
-                                : Walk.unsupportedLine(last.backend(), last.support().reason());
+                                : Walk.unsupportedLine(
+                                        last.backend(), last.support().reason());
         FusedMoeExperts lastResort =
                 auto && chosen < 0 ? automatic(config, weightKey, activationKey).taken() : null;
         return new Explanation(
@@ -399,7 +400,8 @@ public final class Int8MoeOracle {
             FusedMoeConfig config,
             @Nullable QuantKey weightKey,
             @Nullable QuantKey activationKey) {
-        Support support = Walk.Answer.of(experts, config, weightKey, activationKey).support();
+        Support support =
+                Walk.Answer.of(experts, config, weightKey, activationKey).support();
         String device = Walk.ask(() -> experts.device(config), _ -> String.valueOf(config.device()));
         List<Support> refusals = Walk.ask(
                 () -> experts.refusals(config, weightKey, activationKey, config.activationFormat()),

@@ -74,7 +74,10 @@ record Walk(List<Answer> refused, @Nullable FusedMoeExperts taken) {
     Selection selection(FusedMoeConfig config) {
         FusedMoeExperts experts = Objects.requireNonNull(taken);
         return new Selection(
-                experts.backend(), experts, config, refused.stream().map(Answer::toString).toList());
+                experts.backend(),
+                experts,
+                config,
+                refused.stream().map(Answer::toString).toList());
     }
 
     /** vLLM's line of a backend that doesn't support the layer. */
