@@ -25,7 +25,9 @@ public enum Int8Scheme {
 
     private final String weightStrategy;
     private final @Nullable String activationStrategy;
+    @SuppressWarnings("ImmutableEnumChecker") // a record of numbers
     private final GroupShape grid;
+
     private final double tolerance;
 
     Int8Scheme(String weightStrategy, @Nullable String activationStrategy, GroupShape grid, double tolerance) {
