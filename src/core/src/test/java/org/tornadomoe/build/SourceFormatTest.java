@@ -23,23 +23,29 @@ class SourceFormatTest {
             .build());
 
     @Test
-    void everySourceFileIsFormatted() throws IOException, FormatterException {
-        List<Path> unformatted = new ArrayList<>();
-        for (Path file : sources()) {
+    void everySourceFileIsFormatted() throws IOException {
+        assertThat(sources().parallelStream()
+                        .filter(file -> !isFormatted(file))
+                        .toList())
+                .as("files to format with: ./mvnw -pl src/core -am test -Dtest=SourceFormatTest -Dformat.apply=true")
+                .isEmpty();
+    }
+
+    private static boolean isFormatted(Path file) {
+        try {
             String source = Files.readString(file);
             String formatted = FORMATTER.formatSourceAndFixImports(source);
             if (formatted.equals(source)) {
-                continue;
+                return true;
             }
             if (Boolean.getBoolean("format.apply")) {
                 Files.writeString(file, formatted);
-            } else {
-                unformatted.add(file);
+                return true;
             }
+            return false;
+        } catch (IOException | FormatterException e) {
+            throw new AssertionError(file.toString(), e);
         }
-        assertThat(unformatted)
-                .as("files to format with: ./mvnw -pl src/core -am test -Dtest=SourceFormatTest -Dformat.apply=true")
-                .isEmpty();
     }
 
     private static List<Path> sources() throws IOException {

@@ -11,6 +11,7 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.Collections;
+import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.regex.Matcher;
@@ -20,10 +21,12 @@ import org.apache.spark.launcher.JavaModuleOptions;
 
 /** A standalone cluster on loopback, every part a process of its own, with logs in a directory. */
 final class SparkCluster implements AutoCloseable {
+    private static final int CORES = 2; // of a worker
+
     private final Path directory;
     private final List<Process> started = new ArrayList<>();
+    private final Map<String, Process> workers = new HashMap<>();
     private String master = "";
-    private int cores;
 
     SparkCluster(Path directory) {
         this.directory = directory;
@@ -35,7 +38,7 @@ final class SparkCluster implements AutoCloseable {
 
     /** Of all workers. */
     int cores() {
-        return cores;
+        return CORES * workers.size();
     }
 
     /** A home such as Spark's own, whose jars are those of the test. */
@@ -157,8 +160,7 @@ final class SparkCluster implements AutoCloseable {
     }
 
     Process startWorker(String name, List<String> resources) throws IOException {
-        cores += 2;
-        return start(
+        Process worker = start(
                 "worker" + name,
                 resources,
                 "org.apache.spark.deploy.worker.Worker",
@@ -167,12 +169,14 @@ final class SparkCluster implements AutoCloseable {
                 "--webui-port",
                 "0",
                 "--cores",
-                "2",
+                "" + CORES,
                 "--memory",
                 "1g",
                 "--work-dir",
                 directory.resolve("work" + name).toString(),
                 master);
+        workers.put(name, worker); // in place of one that is gone
+        return worker;
     }
 
     /** What a worker with a resource says of it in its log, once it is registered. */
@@ -186,13 +190,11 @@ final class SparkCluster implements AutoCloseable {
         return resource.group();
     }
 
-    /** The worker that an executor runs on: it has a directory there. */
-    int workerOf(String executor) throws IOException {
+    /** The worker that an application's executor runs on: it has a directory there. */
+    int workerOf(String application, String executor) {
         for (int worker = 0; worker < 2; worker++) {
-            try (var applications = Files.list(directory.resolve("work" + worker))) {
-                if (applications.anyMatch(application -> Files.exists(application.resolve(executor)))) {
-                    return worker;
-                }
+            if (Files.exists(directory.resolve("work" + worker, application, executor))) {
+                return worker;
             }
         }
         throw new AssertionError("no worker has executor " + executor);

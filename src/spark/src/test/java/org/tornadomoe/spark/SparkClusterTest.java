@@ -19,6 +19,8 @@ import java.util.Map;
 import java.util.TreeMap;
 import java.util.concurrent.TimeUnit;
 import java.util.regex.Pattern;
+import org.junit.jupiter.api.AfterAll;
+import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 import org.junit.jupiter.api.condition.EnabledIfEnvironmentVariable;
@@ -29,8 +31,9 @@ import org.tornadomoe.MoeOptions;
 import org.tornadomoe.reference.Numerics;
 
 /**
- * A standalone cluster on loopback: a master, and workers that each declare a GPU, whose executors score rows. Every one of these is a
- * process of its own, as is the driver ({@link SparkJob}). What happened in which order is written to {@code target/spark-cluster}.
+ * A standalone cluster on loopback, one for all tests on the CPU: a master, and two workers that each declare a GPU, whose
+ * executors score rows. Every one of these is a process of its own, as is the driver ({@link SparkJob}). What happened in
+ * which order is written to {@code target/spark-cluster}.
  */
 @Timeout(value = 8, unit = TimeUnit.MINUTES)
 class SparkClusterTest {
@@ -38,7 +41,32 @@ class SparkClusterTest {
             Path.of("src/test/resources/golden/hf/mixtral").toAbsolutePath();
 
     @TempDir(cleanup = CleanupMode.ON_SUCCESS)
+    static Path clusters;
+
+    @TempDir(cleanup = CleanupMode.ON_SUCCESS)
     Path directory;
+
+    private static SparkCluster cluster;
+
+    /** By the address of its GPU. */
+    private static final Process[] WORKERS = new Process[2];
+
+    @BeforeAll
+    static void start() throws Exception {
+        cluster = new SparkCluster(clusters);
+        cluster.startMaster();
+        for (int gpu = 0; gpu < WORKERS.length; gpu++) {
+            WORKERS[gpu] = cluster.startWorker("" + gpu);
+        }
+        for (int gpu = 0; gpu < WORKERS.length; gpu++) {
+            cluster.registration("" + gpu);
+        }
+    }
+
+    @AfterAll
+    static void stop() {
+        cluster.close();
+    }
 
     @Test
     void aWorkerThatIsKilledInTheMiddleCostsNoRow() throws Exception {
@@ -92,29 +120,24 @@ class SparkClusterTest {
     /** A second job loads nothing, since owners' tasks go to the executors that have their experts. */
     @Test
     void executorsKeepWhatTheyHaveAndGiveItBack() throws Exception {
-        try (SparkCluster cluster = new SparkCluster(directory)) {
-            cluster.startMaster();
-            cluster.startWorker("0");
-            cluster.startWorker("1");
-            String options = "--add-modules jdk.incubator.vector";
-            Process driver = driver(cluster, "cpu", "any", 400, 8, directory.resolve("out"), options, "2");
-            String log = new String(driver.getInputStream().readAllBytes(), StandardCharsets.UTF_8);
-            assertThat(driver.waitFor()).as(log).isZero();
-            String loaded = log.lines()
-                    .filter(line -> line.startsWith("loaded: "))
-                    .findFirst()
-                    .orElse("");
-            for (String engine : List.of("0@[01]", "1@[01]")) {
-                assertThat(loaded).containsPattern("[{ ]" + engine + "=CpuExperts on cpu");
-            }
-            int loads = Pattern.compile("of (\\d+) loaded")
-                    .matcher(loaded)
-                    .results()
-                    .mapToInt(found -> Integer.parseInt(found.group(1)))
-                    .sum();
-            assertThat(loads).as(log).isEqualTo(2);
-            assertThat(log).containsPattern("unloaded: 2, left: \\[\\{} of [^{]*(\\{} of [^{]*)?\\]");
+        String options = "--add-modules jdk.incubator.vector";
+        Process driver = driver(cluster, "cpu", "any", 400, 8, directory.resolve("out"), options, "2");
+        String log = new String(driver.getInputStream().readAllBytes(), StandardCharsets.UTF_8);
+        assertThat(driver.waitFor()).as(log).isZero();
+        String loaded = log.lines()
+                .filter(line -> line.startsWith("loaded: "))
+                .findFirst()
+                .orElse("");
+        for (String engine : List.of("0@[01]", "1@[01]")) {
+            assertThat(loaded).containsPattern("[{ ]" + engine + "=CpuExperts on cpu");
         }
+        int loads = Pattern.compile("of (\\d+) loaded")
+                .matcher(loaded)
+                .results()
+                .mapToInt(found -> Integer.parseInt(found.group(1)))
+                .sum();
+        assertThat(loads).as(log).isEqualTo(2);
+        assertThat(log).containsPattern("unloaded: 2, left: \\[\\{} of [^{]*(\\{} of [^{]*)?\\]");
     }
 
     /** What happened; in a file with the seconds since its beginning, tasks that ended alike one after the other in one line. */
@@ -145,33 +168,37 @@ class SparkClusterTest {
         }
     }
 
-    /** Two workers, of which the one that ran the last of so many tasks is killed after it; the number of the other. */
+    /**
+     * Kills the worker that ran the last of so many tasks, after it, and puts another in its place at the end; the number of
+     * the one left.
+     */
     private int runAndKill(Log log, int tasks, int rows, int partitions, Path out, String... owners) throws Exception {
         int killed = -1;
         int before = 0;
-        try (SparkCluster cluster = new SparkCluster(directory)) {
-            cluster.startMaster();
-            List<Process> workers = new ArrayList<>();
-            for (String gpu : new String[] {"0", "1"}) {
-                workers.add(cluster.startWorker(gpu));
-                log.add("worker " + gpu + " registered: " + cluster.registration(gpu));
-            }
-            String options = "--add-modules jdk.incubator.vector";
-            Process driver = driver(cluster, "cpu", "any", rows, partitions, out, options, owners);
-            BufferedReader lines =
-                    new BufferedReader(new InputStreamReader(driver.getInputStream(), StandardCharsets.UTF_8));
-            for (String line = lines.readLine(); line != null; line = lines.readLine()) {
-                log.add(line);
-                if (killed < 0 && line.startsWith("task") && line.endsWith("Success") && ++before == tasks) {
-                    String executor = line.replaceFirst(".* on executor (\\d+): .*", "$1");
-                    killed = cluster.workerOf(executor);
-                    SparkCluster.kill(workers.get(killed));
-                    log.add("killed: worker " + killed + " and its executor " + executor);
-                }
-            }
-            assertThat(driver.waitFor()).as(String.join("\n", log.lines)).isZero();
+        for (int gpu = 0; gpu < WORKERS.length; gpu++) {
+            log.add("worker " + gpu + " registered: " + cluster.registration("" + gpu));
         }
+        String application = "";
+        String options = "--add-modules jdk.incubator.vector";
+        Process driver = driver(cluster, "cpu", "any", rows, partitions, out, options, owners);
+        BufferedReader lines =
+                new BufferedReader(new InputStreamReader(driver.getInputStream(), StandardCharsets.UTF_8));
+        for (String line = lines.readLine(); line != null; line = lines.readLine()) {
+            log.add(line);
+            if (line.startsWith("application ")) {
+                application = line.substring(12);
+            }
+            if (killed < 0 && line.startsWith("task") && line.endsWith("Success") && ++before == tasks) {
+                String executor = line.replaceFirst(".* on executor (\\d+): .*", "$1");
+                killed = cluster.workerOf(application, executor);
+                SparkCluster.kill(WORKERS[killed]);
+                log.add("killed: worker " + killed + " and its executor " + executor);
+            }
+        }
+        assertThat(driver.waitFor()).as(String.join("\n", log.lines)).isZero();
         assertThat(killed).isNotNegative();
+        WORKERS[killed] = cluster.startWorker("" + killed);
+        cluster.registration("" + killed);
         assertThat(log.lines)
                 .anyMatch(line -> line.matches("executor \\d+ lost: .*"))
                 .anyMatch(line -> line.matches("unloaded: [12], left: \\[\\{} of \\d+ loaded\\]"));
@@ -184,9 +211,9 @@ class SparkClusterTest {
             matches = ".+",
             disabledReason = "no TornadoVM SDK (TORNADOVM_HOME is not set)")
     void executorsRunOnTornadoVm() throws Exception {
-        try (SparkCluster cluster = new SparkCluster(directory)) {
-            cluster.startMaster();
-            cluster.startWorker("0");
+        try (SparkCluster own = new SparkCluster(directory)) {
+            own.startMaster();
+            own.startWorker("0");
             Path out = directory.resolve("out");
             String argfile = new String(
                             new ProcessBuilder("./moe", "--argfile")
@@ -197,7 +224,7 @@ class SparkClusterTest {
                     .strip();
             assumeTrue(!argfile.isEmpty(), "the SDK has no backend whose driver is here");
             for (String[] owners : new String[][] {{}, {"2"}}) {
-                Process driver = driver(cluster, "triton", "opencl", 40, 2, out, "@" + argfile, owners);
+                Process driver = driver(own, "triton", "opencl", 40, 2, out, "@" + argfile, owners);
                 String log = new String(driver.getInputStream().readAllBytes(), StandardCharsets.UTF_8);
                 assertThat(driver.waitFor()).as(log).isZero();
                 assertThat(log).containsPattern("loaded: \\[\\{([01]@)?0=Tornado\\w+ on opencl:0 ");
@@ -243,7 +270,7 @@ class SparkClusterTest {
         }
     }
 
-    private Process driver(
+    private static Process driver(
             SparkCluster cluster,
             String backend,
             String device,

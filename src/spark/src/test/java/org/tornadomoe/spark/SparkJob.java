@@ -52,6 +52,7 @@ final class SparkJob {
         int partitions = Integer.parseInt(args[4]);
         SparkSession spark = SparkSession.builder().appName("test").getOrCreate();
         System.out.println("driver of Spark " + spark.version());
+        System.out.println("application " + spark.sparkContext().applicationId());
         spark.sparkContext().addSparkListener(new SparkListener() {
             @Override
             public void onExecutorAdded(SparkListenerExecutorAdded added) {
