@@ -78,6 +78,10 @@ public record TornadoHome(
      * is can't be named here: with a type of TornadoVM's in a catch clause, this class couldn't be loaded without its API.
      */
     static TornadoHome look(@Nullable String sdkDirectory) {
+        // On the module path: module-info can't require TornadoVM's second module, since the interpreter has but one.
+        ModuleLayer.boot().findModule("tornado.runtime").ifPresent(runtime -> TornadoHome.class
+                .getModule()
+                .addReads(runtime));
         // TornadoVM finds its drivers by the thread's class loader, and Spark's, say, doesn't know of the modules.
         Thread thread = Thread.currentThread();
         ClassLoader threads = thread.getContextClassLoader();

@@ -180,12 +180,15 @@ class ConsumerIT {
     }
 
     @Test
-    void onTheModulePathItHasAName() throws Exception {
+    void onTheModulePathItIsAModule() throws Exception {
         Files.writeString(project.resolve("src/module-info.java"), "module example { requires org.tornadomoe; }");
         run(JAVA + "c -d target/classes -p target/dependency src/module-info.java src/main/java/example/App.java");
         try {
-            assertThat(java(command("java --add-modules ALL-MODULE-PATH"), ""))
-                    .contains("CpuExperts on cpu (", values("cpu"));
+            String command = command("java --add-modules ALL-MODULE-PATH");
+            assertThat(java(command, "")).contains("CpuExperts on cpu (", values("cpu"));
+            Path interpreter = installed("tornado-moe-interpreter-" + VERSION + ".jar");
+            assertThat(java(command.replace("-p \"", "-p \"" + interpreter + ":"), "triton"))
+                    .contains("on interpreter:0", values("triton"));
         } finally {
             Files.delete(project.resolve("target/classes/module-info.class"));
         }
