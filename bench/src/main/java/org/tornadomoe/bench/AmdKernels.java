@@ -26,8 +26,9 @@ import org.tornadomoe.quant.ExpertWeights;
 import org.tornadomoe.quant.RouterWeights;
 
 /**
- * What AMD's compiler makes of the kernels, on a machine without an AMD device. In two steps, as {@code bench/README.md} has them: layers
- * run on any OpenCL device while TornadoVM prints their kernels; clang compiles those for AMD's GPUs and says what they take.
+ * What AMD's compiler makes of the kernels, on a machine without an AMD device. In two steps, as
+ * {@code bench/README.md} has them: layers run on any OpenCL device while TornadoVM prints their kernels; clang
+ * compiles those for AMD's GPUs and says what they take.
  */
 public final class AmdKernels {
     private static final List<String> TARGETS = List.of("gfx90a", "gfx942", "gfx1100");

@@ -18,9 +18,9 @@ import org.knowm.xchart.style.markers.SeriesMarkers;
 import tools.jackson.jr.ob.JSON;
 
 /**
- * Plots of files that {@code moe bench --output} has written: {@code java -cp ... org.tornadomoe.bench.BenchPlot DIRECTORY
- * PEER.json OURS.json ...}. The peer's file needs {@code device} and, in {@code rows}, {@code shape}, {@code tokens}, {@code
- * gateUp} and {@code down}.
+ * Plots of files that {@code moe bench --output} has written:
+ * {@code java -cp ... org.tornadomoe.bench.BenchPlot DIRECTORY PEER.json OURS.json ...}. The peer's file needs
+ * {@code device} and, in {@code rows}, {@code shape}, {@code tokens}, {@code gateUp} and {@code down}.
  *
  * <ul>
  *   <li>{@code times.png}: both GEMMs by token count, a chart a shape;

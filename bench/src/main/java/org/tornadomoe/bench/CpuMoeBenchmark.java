@@ -45,9 +45,10 @@ import org.tornadomoe.reference.Reference;
 import org.tornadomoe.reference.Router;
 
 /**
- * One call of the CPU's layer, and of ONNX Runtime's {@code QMoE} on the same weights with as many threads: E 16, H 2048, I 768, K 2. Hidden
- * states change from call to call. ONNX Runtime is handed router logits and keeps activations in float; the layer here computes its own
- * and has them in int8. Before anything is timed, both are held against the definition.
+ * One call of the CPU's layer, and of ONNX Runtime's {@code QMoE} on the same weights with as many threads: E 16, H
+ * 2048, I 768, K 2. Hidden states change from call to call. ONNX Runtime is handed router logits and keeps activations
+ * in float; the layer here computes its own and has them in int8. Before anything is timed, both are held against the
+ * definition.
  */
 @State(Scope.Thread)
 @BenchmarkMode(Mode.SampleTime)

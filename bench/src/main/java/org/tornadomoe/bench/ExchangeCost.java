@@ -3,13 +3,14 @@ package org.tornadomoe.bench;
 import java.util.List;
 
 /**
- * On paper: what it costs to bring tokens to the executors that own their experts and the results back, a token, beside what
- * computing it took where it was measured. Prints a Markdown table.
+ * On paper: what it costs to bring tokens to the executors that own their experts and the results back, a token, beside
+ * what computing it took where it was measured. Prints a Markdown table.
  *
- * <p>N executors own E / N experts each, those beyond E in groups of E executors that exchange among themselves; each has M tokens, which
- * go to K experts chosen evenly. A token is sent once to each other owner that has experts of it, in int8 with its scale or in float32, with ids
- * and weights; each sends back one sum, in BF16, or in float32 on Spark, where the token's row crosses to its sums, too. Both exchanges wait for the slower
- * of bytes and messages, one to each other executor; nothing overlaps with computing.
+ * <p>N executors own E / N experts each, those beyond E in groups of E executors that exchange among themselves; each
+ * has M tokens, which go to K experts chosen evenly. A token is sent once to each other owner that has experts of it,
+ * in int8 with its scale or in float32, with ids and weights; each sends back one sum, in BF16, or in float32 on Spark,
+ * where the token's row crosses to its sums, too. Both exchanges wait for the slower of bytes and messages, one to each
+ * other executor; nothing overlaps with computing.
  */
 public final class ExchangeCost {
     private record Model(String name, int experts, int topK, int hidden, int tokens, double microseconds) {}
@@ -25,7 +26,10 @@ public final class ExchangeCost {
     private record Network(
             String name, double bytesPerSecond, double perMessage, double perExchange, int there, int back, int row) {}
 
-    /** All kernels of the layer on one H100, from bench/results (2026-11-23), with the tokens that they were measured for. */
+    /**
+     * All kernels of the layer on one H100, from bench/results (2026-11-23), with the tokens that they were measured
+     * for.
+     */
     private static final List<Model> MODELS = List.of(
             new Model("Qwen3-30B-A3B", 128, 8, 2048, 256, 494),
             new Model("Qwen3-30B-A3B", 128, 8, 2048, 4096, 2630),
@@ -33,8 +37,8 @@ public final class ExchangeCost {
             new Model("Mixtral-8x7B", 8, 2, 4096, 4096, 8079));
 
     /**
-     * Stated, not measured: line rate less a tenth, 400 Gb/s a GPU for RDMA, 100 Gb/s a machine of 8 GPUs for TCP, which Spark's shuffle takes, too; a
-     * message's time on the sender's side.
+     * Stated, not measured: line rate less a tenth, 400 Gb/s a GPU for RDMA, 100 Gb/s a machine of 8 GPUs for TCP,
+     * which Spark's shuffle takes, too; a message's time on the sender's side.
      */
     private static final List<Network> NETWORKS = List.of(
             new Network("RDMA: int8 + scale there, BF16 back", 45e9, 1e-6, 5e-6, 1, 2, 0),

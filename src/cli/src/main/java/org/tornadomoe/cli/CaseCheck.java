@@ -11,12 +11,12 @@ import org.tornadomoe.oracle.Selection;
 import org.tornadomoe.reference.Numerics;
 
 /**
- * A kernel class against a case file, stage by stage: each stage gets the file's input to it. Then once from end to end,
- * each stage with what the stage before it made.
+ * A kernel class against a case file, stage by stage: each stage gets the file's input to it. Then once from end to
+ * end, each stage with what the stage before it made.
  *
  * <p>The limits are what the producer's arithmetic leaves open: it rounds both GEMMs to bf16, so one unit in the last
- * place there; a value that lies on a rounding boundary may quantise to either side; and those roundings add up to 1.5e-2
- * (W8A8) or 6e-3 (W8A16) from end to end.
+ * place there; a value that lies on a rounding boundary may quantise to either side; and those roundings add up to
+ * 1.5e-2 (W8A8) or 6e-3 (W8A16) from end to end.
  */
 final class CaseCheck {
     /** How far from a boundary a value may lie that one divides and multiplies to either side of it. */
@@ -26,7 +26,9 @@ final class CaseCheck {
     private static final double WEIGHT_ERROR = 1e-5;
     private static final double SUM_ERROR = 1e-6;
 
-    /** Routing, two quantisers, two GEMMs, the activation, the sum: after so many rounds all saw the stage before them. */
+    /**
+     * Routing, two quantisers, two GEMMs, the activation, the sum: after so many rounds all saw the stage before them.
+     */
     private static final int STAGES = 7;
 
     private CaseCheck() {}
@@ -220,8 +222,9 @@ final class CaseCheck {
     }
 
     /**
-     * The largest difference, in units of the expected value's last bf16 place (8 significant bits). Where terms cancel, what is
-     * left is the rounding of floats of the size of the terms: a unit is at least 2^-23 of the greatest value.
+     * The largest difference, in units of the expected value's last bf16 place (8 significant bits). Where terms
+     * cancel, what is left is the rounding of floats of the size of the terms: a unit is at least 2^-23 of the greatest
+     * value.
      */
     static double bf16Units(float[] actual, float[] expected) {
         double greatest = 0;

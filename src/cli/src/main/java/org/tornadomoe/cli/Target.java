@@ -145,7 +145,10 @@ final class Target {
                 loadBalancing());
     }
 
-    /** How experts move, in the calls that are an interval's last, so that no call is timed beside it; null if they don't. */
+    /**
+     * How experts move, in the calls that are an interval's last, so that no call is timed beside it; null if they
+     * don't.
+     */
     @Nullable
     EplbConfig loadBalancing() {
         if (redundantExperts == null) {
@@ -184,7 +187,9 @@ final class Target {
         return note(TornadoHome.current(), backend, moe.environment, System.getProperty("tornadomoe.note"));
     }
 
-    /** @param launcherNote what the launcher has found out, empty if it has said so; null if it did not start this JVM */
+    /**
+     * @param launcherNote what the launcher has found out, empty if it has said so; null if it did not start this JVM
+     */
     static @Nullable String note(
             TornadoHome home, String backend, Map<String, String> environment, @Nullable String launcherNote) {
         boolean sdkFailed = home.kind() == TornadoHome.Kind.NONE && "1".equals(environment.get("MOE_LAUNCHER"));

@@ -33,8 +33,8 @@ import org.tornadomoe.reference.Router;
 import org.tornadomoe.reference.Routing;
 
 /**
- * Cases with one expert a token whose weight multiplies the first GEMM's output, as vLLM's {@code fused_experts} has it,
- * made here stage by stage from the definition.
+ * Cases with one expert a token whose weight multiplies the first GEMM's output, as vLLM's {@code fused_experts} has
+ * it, made here stage by stage from the definition.
  */
 class CaseOnInputTest {
     private static final int EXPERTS = 4;

@@ -21,8 +21,8 @@ import org.junit.jupiter.api.io.TempDir;
 import org.tornadomoe.checkpoint.MoeCheckpoint;
 
 /**
- * A checkpoint is quantised by a process of its own: with a heap and memory off the heap that are together smaller than two of
- * its experts, the mapped files being in neither; and by one that is killed.
+ * A checkpoint is quantised by a process of its own: with a heap and memory off the heap that are together smaller than
+ * two of its experts, the mapped files being in neither; and by one that is killed.
  */
 class QuantizerProcessTest {
     private static final int E = 5;

@@ -18,7 +18,10 @@ import java.util.stream.Stream;
 record CheckpointFiles(Map<String, File> files) {
     record File(long size, FileTime modified) {}
 
-    /** Of a directory what a checkpoint may be made of; of a file itself, and all parts of a split one. None if there is none. */
+    /**
+     * Of a directory what a checkpoint may be made of; of a file itself, and all parts of a split one. None if there is
+     * none.
+     */
     static CheckpointFiles of(Path path) {
         Path directory = Files.isDirectory(path) ? path : path.toAbsolutePath().getParent();
         if (directory == null || !Files.exists(path)) {

@@ -18,8 +18,8 @@ import org.tornadomoe.checkpoint.MoeCheckpoint;
 import org.tornadomoe.kernel.ChosenExperts;
 
 /**
- * A layer in this executor, or an owner's experts of one, from {@link #acquire} to {@link #release} a task's, and kept for the next one, of whatever
- * job. Thread-safe.
+ * A layer in this executor, or an owner's experts of one, from {@link #acquire} to {@link #release} a task's, and kept
+ * for the next one, of whatever job. Thread-safe.
  */
 final class Engine {
     /** @param owned null for all experts */
@@ -63,15 +63,16 @@ final class Engine {
     }
 
     /**
-     * The layer on a GPU, to be given back by {@link #release}; loaded by the first task that asks, while others wait, and anew if its files are
-     * others by now. A failure to load is the task's, and the next one tries again.
+     * The layer on a GPU, to be given back by {@link #release}; loaded by the first task that asks, while others wait,
+     * and anew if its files are others by now. A failure to load is the task's, and the next one tries again.
      */
     static Engine acquire(MoeScorer scorer, @Nullable String address) {
         return acquire(new Key(shared(scorer), address, null), Integer.MAX_VALUE);
     }
 
     /**
-     * An owner's experts, likewise. Where {@code plan.held()} are loaded, one that no task uses gives way, or the task waits for one.
+     * An owner's experts, likewise. Where {@code plan.held()} are loaded, one that no task uses gives way, or the task
+     * waits for one.
      */
     static Engine acquire(ExpertParallelScorer plan, int owner, @Nullable String address) {
         return acquire(new Key(shared(plan.scorer()), address, new Owned(plan.partitioning(), owner)), plan.held());
@@ -242,7 +243,10 @@ final class Engine {
         return batch;
     }
 
-    /** Learns from a call: half as many rows if it took too long, twice as many if it took less than half of what it may. */
+    /**
+     * Learns from a call: half as many rows if it took too long, twice as many if it took less than half of what it
+     * may.
+     */
     void took(long nanos, int rows, long allowed) {
         if (nanos > allowed) {
             batch = Math.max(1, rows / 2);
@@ -251,7 +255,10 @@ final class Engine {
         }
     }
 
-    /** What is loaded in this JVM: for each GPU address, or "none", the kernel class and where it runs; an owner's experts as "OWNER@ADDRESS". */
+    /**
+     * What is loaded in this JVM: for each GPU address, or "none", the kernel class and where it runs; an owner's
+     * experts as "OWNER@ADDRESS".
+     */
     static Map<String, String> loaded() {
         Map<String, String> loaded = new TreeMap<>();
         synchronized (KEPT) {

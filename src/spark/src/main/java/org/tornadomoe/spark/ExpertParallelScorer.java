@@ -22,33 +22,38 @@ import org.apache.spark.sql.types.StructType;
 import org.tornadomoe.config.ExpertPlacementStrategy;
 
 /**
- * The scorer's column for a layer that no executor can hold: its experts are partitioned among owners. Rows are routed where they are; each crosses
- * once to every owner of some of its experts, a partition each; there these compute; and their sums, in float, cross back to the row, where they
- * are added in the order of owners.
+ * The scorer's column for a layer that no executor can hold: its experts are partitioned among owners. Rows are routed where
+ * they are; each crosses once to every owner of some of its experts, a partition each; there these compute; and their
+ * sums, in float, cross back to the row, where they are added in the order of owners.
  *
  * {@snippet :
- * Dataset<Row> scored = MoeScorer.of("/models/DeepSeek-V3", 3, "hidden", "output").expertParallel("id", 32).transform(rows);
+ * Dataset<Row> scored = MoeScorer.of("/models/DeepSeek-V3", 3, "hidden", "output")
+ *         .expertParallel("id", 32)
+ *         .transform(rows);
  * }
  *
- * <p>A row's output depends on its hidden state and the owners' experts alone, to the bit: not on partitions, on its neighbours, or on how
- * often a task is run. It is the whole layer's but for rounding: weights and an owner's sums are rounded to float, so that an element is within
- * 4 · 2^-24 · Σ |weight · expert's output| of the layer's on the CPU, which rounds once. Where the router's weight is on the input (Llama 4), that
- * input is quantised after the weight was rounded, and may fall to the neighbouring integer. Routing is in float64, as the CPU's layer has it; a GPU's, in
- * float, may choose otherwise among experts of nearly the same score. Hidden states cross in int8 with a scale where that is what experts see of them
- * anyway ({@code w8a8_channel}), otherwise in float.
+ * <p>A row's output depends on its hidden state and the owners' experts alone, to the bit: not on partitions, on its
+ * neighbours, or on how often a task is run. It is the whole layer's but for rounding: weights and an owner's sums are
+ * rounded to float, so that an element is within 4 · 2^-24 · Σ |weight · expert's output| of the layer's on the CPU,
+ * which rounds once. Where the router's weight is on the input (Llama 4), that input is quantised after the weight was
+ * rounded, and may fall to the neighbouring integer. Routing is in float64, as the CPU's layer has it; a GPU's, in
+ * float, may choose otherwise among experts of nearly the same score. Hidden states cross in int8 with a scale where
+ * that is what experts see of them anyway ({@code w8a8_channel}), otherwise in float.
  *
- * <p>An owner's executor reads its experts alone, by the path, and keeps at most {@code held} owners' experts, for later jobs too. Where another
- * owner's are asked for, those that were not used for the longest time give way; a task waits where all are in use. {@link MoeScorer#unload} gives back
- * all of them. Stale ones are not used: a task that finds other sizes or times of modification of the checkpoint's files reads anew. The files have to stay as
- * they are while a job runs. Spark is asked to send an owner's rows to an executor that has its experts, and sends them elsewhere where that one has no core
- * free for {@code spark.locality.wait}.
+ * <p>An owner's executor reads its experts alone, by the path, and keeps at most {@code held} owners' experts, for
+ * later jobs too. Where another owner's are asked for, those that were not used for the longest time give way; a task
+ * waits where all are in use. {@link MoeScorer#unload} gives back all of them. Stale ones are not used: a task that
+ * finds other sizes or times of modification of the checkpoint's files reads anew. The files have to stay as they are
+ * while a job runs. Spark is asked to send an owner's rows to an executor that has its experts, and sends them
+ * elsewhere where that one has no core free for {@code spark.locality.wait}.
  *
- * <p>The rows are read twice, for routing and for the result, and have to be the same both times. Where several actions are run on one result, they are routed
- * for the first.
+ * <p>The rows are read twice, for routing and for the result, and have to be the same both times. Where several actions
+ * are run on one result, they are routed for the first.
  *
- * <p>An owner of popular experts gets more rows than others, and one task has all of them, unless the owner has {@linkplain #withCopies(int, int) copies}:
- * partitions of its rows, of which a hash of {@code id} chooses, for as many tasks. The output is the same. Each executor that runs one of them loads the
- * owner's experts and holds them, once for all that it runs: such is the price, in time and memory, as of redundant experts elsewhere.
+ * <p>An owner of popular experts gets more rows than others, and one task has all of them, unless the owner has
+ * {@linkplain #withCopies(int, int) copies}: partitions of its rows, of which a hash of {@code id} chooses, for as many
+ * tasks. The output is the same. Each executor that runs one of them loads the owner's experts and holds them, once for
+ * all that it runs: such is the price, in time and memory, as of redundant experts elsewhere.
  *
  * @param scorer the layer, the columns, and how owners compute
  * @param id a column with another value in each row, none null, of a type that Spark can sort
@@ -114,7 +119,8 @@ public record ExpertParallelScorer(
     }
 
     /**
-     * How many rows each owner gets that gets any: {@code owner} and {@code rows}. Lazy; it routes all rows and sends none.
+     * How many rows each owner gets that gets any: {@code owner} and {@code rows}. Lazy; it routes all rows and sends
+     * none.
      *
      * @throws IllegalArgumentException as {@link #transform(Dataset)}
      */
@@ -126,7 +132,8 @@ public record ExpertParallelScorer(
     }
 
     /**
-     * The rows, each with its output, in no order. Lazy, as Spark is; a value of {@code id} that comes twice, or is null, fails the job.
+     * The rows, each with its output, in no order. Lazy, as Spark is; a value of {@code id} that comes twice, or is
+     * null, fails the job.
      *
      * @throws IllegalArgumentException as {@link MoeScorer#transform(Dataset)}, or if there is no column {@code id}
      */

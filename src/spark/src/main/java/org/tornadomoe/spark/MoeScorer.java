@@ -26,18 +26,21 @@ import org.tornadomoe.config.ExpertPlacementStrategy;
 import org.tornadomoe.config.Int8Scheme;
 
 /**
- * Runs a layer on a column of hidden states, {@code array<float>} of the layer's width, a row a token, and adds a column of its
- * outputs. A row with null gets null. What a row gets depends on it alone, to the bit: not on its neighbours, the partition or how
- * often it is computed, so that Spark may lose executors and run tasks again.
+ * Runs a layer on a column of hidden states, {@code array<float>} of the layer's width, a row a token, and adds a
+ * column of its outputs. A row with null gets null. What a row gets depends on it alone, to the bit: not on its
+ * neighbours, the partition or how often it is computed, so that Spark may lose executors and run tasks again.
  *
  * {@snippet :
- * Dataset<Row> scored = MoeScorer.of("/models/Qwen3-30B-A3B", 0, "hidden", "output").withDevice("cuda").transform(rows);
+ * Dataset<Row> scored = MoeScorer.of("/models/Qwen3-30B-A3B", 0, "hidden", "output")
+ *         .withDevice("cuda")
+ *         .transform(rows);
  * }
  *
- * <p>Each executor loads the layer itself, once for each GPU address that Spark gives its tasks (resource {@code gpu}) or once if it
- * gives none, from a path that all of them have; files are mapped, and nothing is broadcast. It stays loaded for
- * later jobs until the executor ends, or {@link #unload} is called, or a task finds other sizes or times of modification of the checkpoint's files, and loads
- * it anew; the files have to stay as they are while a job runs. Tasks of the same GPU share its layer and take turns.
+ * <p>Each executor loads the layer itself, once for each GPU address that Spark gives its tasks (resource {@code gpu})
+ * or once if it gives none, from a path that all of them have; files are mapped, and nothing is broadcast. It stays
+ * loaded for later jobs until the executor ends, or {@link #unload} is called, or a task finds other sizes or times of
+ * modification of the checkpoint's files, and loads it anew; the files have to stay as they are while a job runs. Tasks
+ * of the same GPU share its layer and take turns.
  *
  * @param checkpoint the path of a checkpoint, on every executor
  * @param layer the decoder layer's number, from 0
@@ -45,8 +48,8 @@ import org.tornadomoe.config.Int8Scheme;
  * @param output the column to add
  * @param scheme what is int8; not {@code w8a8_tensor}, under which a row would depend on those beside it
  * @param backend as the options of a layer have it
- * @param device null for the best there is; a backend of TornadoVM's ({@code cuda}), of which the GPU that Spark gave is then taken
- *     ({@code cuda:0}); or one with its number
+ * @param device null for the best there is; a backend of TornadoVM's ({@code cuda}), of which the GPU that Spark gave
+ *     is then taken ({@code cuda:0}); or one with its number
  * @param maxTokens the most rows of a call
  * @param latency what a call should take: calls take as many rows as that allows, one at least
  */
@@ -124,7 +127,8 @@ public record MoeScorer(
     /**
      * The rows, each with its output. Lazy, as Spark is.
      *
-     * @throws IllegalArgumentException if the input column isn't there or isn't {@code array<float>}, or the output column is there
+     * @throws IllegalArgumentException if the input column isn't there or isn't {@code array<float>}, or the output
+     *     column is there
      */
     public Dataset<Row> transform(Dataset<Row> rows) {
         StructType schema = outputSchema(rows.schema());
@@ -177,11 +181,12 @@ public record MoeScorer(
     }
 
     /**
-     * Gives back what is loaded in the executors, by this class or by {@link ExpertParallelScorer}, and what no task uses: layers, and owners'
-     * experts. Later jobs load what they need.
+     * Gives back what is loaded in the executors, by this class or by {@link ExpertParallelScorer}, and what no task
+     * uses: layers, and owners' experts. Later jobs load what they need.
      *
-     * <p>This is a job of a task a core, so it reaches the executors that have a core free (and a GPU, if all tasks are given one): while
-     * nothing else runs, all that serve the session's own resource profile. What executors of other profiles have goes when they end.
+     * <p>This is a job of a task a core, so it reaches the executors that have a core free (and a GPU, if all tasks are
+     * given one): while nothing else runs, all that serve the session's own resource profile. What executors of other
+     * profiles have goes when they end.
      *
      * @return how many were given back
      */

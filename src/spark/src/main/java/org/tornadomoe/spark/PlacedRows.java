@@ -20,8 +20,9 @@ import scala.jdk.javaapi.CollectionConverters;
 import scala.reflect.ClassTag;
 
 /**
- * What owners make of the rows that they are sent, by tasks that Spark prefers to run where an owner's experts are loaded already: each task says what its
- * executor has when it ends. The rows are routed when the partitions are asked for.
+ * What owners make of the rows that they are sent, by tasks that Spark prefers to run where an owner's experts are
+ * loaded already: each task says what its executor has when it ends. The rows are routed when the partitions are asked
+ * for.
  */
 final class PlacedRows extends RDD<Row> {
     private static final long serialVersionUID = 1L;

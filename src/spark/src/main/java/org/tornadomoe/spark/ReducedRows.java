@@ -8,8 +8,8 @@ import org.apache.spark.sql.RowFactory;
 import org.jspecify.annotations.Nullable;
 
 /**
- * Rows with their outputs, of (id, owner, number of the row's owners, sum, row) in the order of ids and owners: the row itself comes as
- * owner {@link #ROW}'s, then what each owner has made of it. Added in double, in the order of owners.
+ * Rows with their outputs, of (id, owner, number of the row's owners, sum, row) in the order of ids and owners: the row
+ * itself comes as owner {@link #ROW}'s, then what each owner has made of it. Added in double, in the order of owners.
  */
 final class ReducedRows implements Iterator<Row> {
     /** Less than any owner. */

@@ -8,8 +8,8 @@ import org.apache.spark.sql.RowFactory;
 import org.tornadomoe.kernel.ChosenExperts;
 
 /**
- * Of rows (id, hidden state) what goes to the owners of their experts: (id, owner, number of the row's owners, {@link SentToken}), one for
- * each owner, in ascending order of owners.
+ * Of rows (id, hidden state) what goes to the owners of their experts: (id, owner, number of the row's owners,
+ * {@link SentToken}), one for each owner, in ascending order of owners.
  */
 final class RoutedRows extends RowsInBatches {
     /** Rows routed together. */

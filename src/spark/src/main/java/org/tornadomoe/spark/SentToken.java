@@ -6,8 +6,8 @@ import java.util.Arrays;
 import org.tornadomoe.quant.Int8Activations;
 
 /**
- * What an owner of experts is sent of a token: which of its experts, with what weights, and the hidden state, in int8 with its scale
- * where the owner would get these very integers and this scale of it. H hidden.
+ * What an owner of experts is sent of a token: which of its experts, with what weights, and the hidden state, in int8
+ * with its scale where the owner would get these very integers and this scale of it. H hidden.
  *
  * @param experts by their numbers there
  * @param weights a weight each

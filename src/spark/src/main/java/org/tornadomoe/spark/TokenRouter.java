@@ -13,8 +13,8 @@ import org.tornadomoe.kernel.ChosenExperts;
 import org.tornadomoe.quant.ExpertWeights;
 
 /**
- * A layer's router and the owners of its experts, shared ones included: where a token goes. Thread-safe. E + n experts, of which a token has
- * P = K + n; see {@link FusedMoeConfig}.
+ * A layer's router and the owners of its experts, shared ones included: where a token goes. Thread-safe. E + n experts,
+ * of which a token has P = K + n; see {@link FusedMoeConfig}.
  */
 final class TokenRouter {
     /** How experts are partitioned among their owners. */
@@ -53,7 +53,10 @@ final class TokenRouter {
         }
     }
 
-    /** The router of a scorer's layer, read by the first that asks, and anew if the checkpoint's files are others by now. */
+    /**
+     * The router of a scorer's layer, read by the first that asks, and anew if the checkpoint's files are others by
+     * now.
+     */
     static TokenRouter of(MoeScorer scorer, Owners owners) {
         CheckpointFiles files = CheckpointFiles.of(Path.of(scorer.checkpoint()));
         return ROUTERS.compute(
@@ -87,7 +90,10 @@ final class TokenRouter {
         return config.applyRouterWeightOnInput() ? pairsPerRow(owner) : 1;
     }
 
-    /** Experts and weights of tokens, hidden [M, H], as the layer on the CPU chooses them: in float64, then weights in float. */
+    /**
+     * Experts and weights of tokens, hidden [M, H], as the layer on the CPU chooses them: in float64, then weights in
+     * float.
+     */
     ChosenExperts route(float[] hidden, int tokens) {
         return router.route(hidden, tokens);
     }

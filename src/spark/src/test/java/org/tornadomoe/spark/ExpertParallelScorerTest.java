@@ -96,7 +96,10 @@ class ExpertParallelScorerTest {
         spark.stop();
     }
 
-    /** What tasks hold goes when they end, also after a job that failed; where a task didn't give it back this takes for ever. */
+    /**
+     * What tasks hold goes when they end, also after a job that failed; where a task didn't give it back this takes for
+     * ever.
+     */
     @AfterEach
     @Timeout(60)
     void nothingIsHeld() throws InterruptedException {
@@ -181,8 +184,8 @@ class ExpertParallelScorerTest {
     }
 
     /**
-     * To rounding, relative to the sum of the magnitudes of the weighted outputs of a token's experts: 2^-24 for weights in float, as much for the
-     * owners' sums, and for either output. Sums in double differ by far less.
+     * To rounding, relative to the sum of the magnitudes of the weighted outputs of a token's experts: 2^-24 for
+     * weights in float, as much for the owners' sums, and for either output. Sums in double differ by far less.
      */
     private static void assertNear(float[] output, double[] whole, Stages stages, String what) {
         double[] gemm2 = stages.gemm2();

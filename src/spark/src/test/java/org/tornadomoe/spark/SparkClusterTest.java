@@ -31,9 +31,9 @@ import org.tornadomoe.MoeOptions;
 import org.tornadomoe.reference.Numerics;
 
 /**
- * A standalone cluster on loopback, one for all tests on the CPU: a master, and two workers that each declare a GPU, whose
- * executors score rows. Every one of these is a process of its own, as is the driver ({@link SparkJob}). What happened in
- * which order is written to {@code target/spark-cluster}.
+ * A standalone cluster on loopback, one for all tests on the CPU: a master, and two workers that each declare a GPU,
+ * whose executors score rows. Every one of these is a process of its own, as is the driver ({@link SparkJob}). What
+ * happened in which order is written to {@code target/spark-cluster}.
  */
 @Timeout(value = 8, unit = TimeUnit.MINUTES)
 class SparkClusterTest {
@@ -81,7 +81,10 @@ class SparkClusterTest {
         log.add(rows + " rows, twice: all there, none twice, each with the bits of a layer called directly");
     }
 
-    /** After the six tasks that route and the six that bring the rows, among those of owners: what these were sent and have made is lost, too. */
+    /**
+     * After the six tasks that route and the six that bring the rows, among those of owners: what these were sent and
+     * have made is lost, too.
+     */
     @Test
     void aWorkerThatIsKilledAmongOwnersCostsNoRow() throws Exception {
         int rows = 1200;
@@ -140,7 +143,10 @@ class SparkClusterTest {
         assertThat(log).containsPattern("unloaded: 2, left: \\[\\{} of [^{]*(\\{} of [^{]*)?\\]");
     }
 
-    /** What happened; in a file with the seconds since its beginning, tasks that ended alike one after the other in one line. */
+    /**
+     * What happened; in a file with the seconds since its beginning, tasks that ended alike one after the other in one
+     * line.
+     */
     private static final class Log {
         private final Path file;
         private final List<String> lines = new ArrayList<>();
@@ -169,8 +175,8 @@ class SparkClusterTest {
     }
 
     /**
-     * Kills the worker that ran the last of so many tasks, after it, and puts another in its place at the end; the number of
-     * the one left.
+     * Kills the worker that ran the last of so many tasks, after it, and puts another in its place at the end; the
+     * number of the one left.
      */
     private int runAndKill(Log log, int tasks, int rows, int partitions, Path out, String... owners) throws Exception {
         int killed = -1;

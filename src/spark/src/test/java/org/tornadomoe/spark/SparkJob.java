@@ -29,9 +29,10 @@ import org.apache.spark.sql.types.DataTypes;
 import org.apache.spark.sql.types.StructType;
 
 /**
- * The driver of a job, in a JVM of its own: CHECKPOINT BACKEND DEVICE ROWS PARTITIONS OUT [OWNERS]. With owners it is the
- * expert-parallel plan. Prints a line for each executor that has come or is lost, each stage that begins, and each task that has ended, then what is
- * loaded on the executors, and what is left when they have given it back; writes ids and outputs.
+ * The driver of a job, in a JVM of its own: CHECKPOINT BACKEND DEVICE ROWS PARTITIONS OUT [OWNERS]. With owners it is
+ * the expert-parallel plan. Prints a line for each executor that has come or is lost, each stage that begins, and each
+ * task that has ended, then what is loaded on the executors, and what is left when they have given it back; writes ids
+ * and outputs.
  */
 final class SparkJob {
     static final int H = 128;

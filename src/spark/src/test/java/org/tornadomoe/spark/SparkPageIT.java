@@ -29,8 +29,9 @@ import org.tornadomoe.MoeOptions;
 import org.tornadomoe.reference.Numerics;
 
 /**
- * {@code docs/spark.md}: its job, compiled and submitted by its command to a cluster that has its properties, with the library's jars as they are
- * packaged. Other models, no device; {@code spark-submit} and {@code nvidia-smi} are scripts of this test's.
+ * {@code docs/spark.md}: its job, compiled and submitted by its command to a cluster that has its properties, with the
+ * library's jars as they are packaged. Other models, no device; {@code spark-submit} and {@code nvidia-smi} are scripts
+ * of this test's.
  */
 @Timeout(value = 8, unit = TimeUnit.MINUTES)
 class SparkPageIT {
