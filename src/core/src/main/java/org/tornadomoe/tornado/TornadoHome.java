@@ -79,9 +79,9 @@ public record TornadoHome(
      */
     static TornadoHome look(@Nullable String sdkDirectory) {
         // On the module path: module-info can't require TornadoVM's second module, since the interpreter has but one.
-        ModuleLayer.boot().findModule("tornado.runtime").ifPresent(runtime -> TornadoHome.class
-                .getModule()
-                .addReads(runtime));
+        ModuleLayer.boot()
+                .findModule("tornado.runtime")
+                .ifPresent(runtime -> TornadoHome.class.getModule().addReads(runtime));
         // TornadoVM finds its drivers by the thread's class loader, and Spark's, say, doesn't know of the modules.
         Thread thread = Thread.currentThread();
         ClassLoader threads = thread.getContextClassLoader();

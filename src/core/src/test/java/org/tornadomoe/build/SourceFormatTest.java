@@ -24,9 +24,7 @@ class SourceFormatTest {
 
     @Test
     void everySourceFileIsFormatted() throws IOException {
-        assertThat(sources().parallelStream()
-                        .filter(file -> !isFormatted(file))
-                        .toList())
+        assertThat(sources().parallelStream().filter(file -> !isFormatted(file)).toList())
                 .as("files to format with: ./mvnw -pl src/core -am test -Dtest=SourceFormatTest -Dformat.apply=true")
                 .isEmpty();
     }
