@@ -1,4 +1,4 @@
-import org.tornadomoe.modular.FusedMoeExperts;
+import org.tornadomoe.kernel.FusedMoeExperts;
 import uk.ac.manchester.tornado.runtime.library.spi.TornadoLibraryProvider;
 
 /**
@@ -19,7 +19,8 @@ module org.tornadomoe {
     exports org.tornadomoe.checkpoint;
     exports org.tornadomoe.config;
     exports org.tornadomoe.cpu;
-    exports org.tornadomoe.modular;
+    exports org.tornadomoe.host;
+    exports org.tornadomoe.kernel;
     exports org.tornadomoe.observe;
     exports org.tornadomoe.oracle;
     exports org.tornadomoe.parallel;

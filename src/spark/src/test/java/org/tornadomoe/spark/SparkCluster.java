@@ -81,7 +81,7 @@ final class SparkCluster implements AutoCloseable {
         List<String> command = new ArrayList<>();
         command.add(Path.of(System.getProperty("java.home"), "bin", "java").toString());
         Collections.addAll(command, JavaModuleOptions.defaultModuleOptionArray());
-        command.addAll(List.of("-Xmx512m", "-XX:TieredStopAtLevel=1", "-cp"));
+        command.addAll(List.of("-Xmx512m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp"));
         command.add(classes() + File.pathSeparator + home + "/jars/*");
         command.addAll(options);
         Collections.addAll(command, mainAndArguments);
