@@ -25,6 +25,7 @@ public enum Int8Scheme {
 
     private final String weightStrategy;
     private final @Nullable String activationStrategy;
+
     @SuppressWarnings("ImmutableEnumChecker") // a record of numbers
     private final GroupShape grid;
 
