@@ -13,7 +13,10 @@ import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Map;
+import java.util.Objects;
 import java.util.Set;
+import java.util.TreeMap;
+import java.util.TreeSet;
 import java.util.jar.JarFile;
 import java.util.stream.Collectors;
 import org.jspecify.annotations.Nullable;
@@ -89,6 +92,16 @@ public class ImportDirectionTest {
     }
 
     @Test
+    void noImportIsAllowedThatNobodyNeeds() {
+        assertThat(unusedImports(LIBRARY, CLASSES)).isEmpty();
+    }
+
+    @Test
+    void allowedImportsThatNobodyNeedsAreFound() {
+        assertThat(unusedImports(LIBRARY + ".build.fixture", FIXTURES)).contains("quant imports nothing of config");
+    }
+
+    @Test
     void interpreterImportsOnlyTheJdk() {
         assertThat(importsBeyondJava(TORNADO_API, INTERPRETER)).isEmpty();
     }
@@ -151,6 +164,27 @@ public class ImportDirectionTest {
             }
         }
         return wrong;
+    }
+
+    /** What the table allows to packages that are there, and none of their classes does. */
+    private static List<String> unusedImports(String root, JavaClasses classes) {
+        Map<String, Set<String>> used = new TreeMap<>();
+        for (JavaClass from : classes) {
+            String home = packageUnder(root, from);
+            if (home != null) {
+                Set<String> there = used.computeIfAbsent(home, _ -> new TreeSet<>(Set.of(home)));
+                importsOf(from).stream()
+                        .map(to -> packageUnder(root, to))
+                        .filter(Objects::nonNull)
+                        .forEach(there::add);
+            }
+        }
+        List<String> unused = new ArrayList<>();
+        used.forEach((home, there) -> MAY_IMPORT.getOrDefault(home, Set.of()).stream()
+                .filter(allowed -> !there.contains(allowed))
+                .sorted()
+                .forEach(allowed -> unused.add(home + " imports nothing of " + allowed)));
+        return unused;
     }
 
     private static List<String> importsBeyondJava(String root, JavaClasses classes) {
@@ -216,9 +250,15 @@ public class ImportDirectionTest {
                 : type.getName().substring(root.length() + 1);
     }
 
-    /** The imports of classes in the library's packages that break the rules, of all that were built with this one. */
+    /**
+     * The imports of classes in the library's packages that break the rules, of all that were built with this one; and those that are allowed and
+     * that nobody needs.
+     */
     public static List<String> wrongImports(Class<?> one) {
-        return wrongImports(LIBRARY, classesBeside(one));
+        JavaClasses classes = classesBeside(one);
+        List<String> wrong = new ArrayList<>(wrongImports(LIBRARY, classes));
+        wrong.addAll(unusedImports(LIBRARY, classes));
+        return wrong;
     }
 
     /** All that were built with it. */
