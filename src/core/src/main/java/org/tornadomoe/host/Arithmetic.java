@@ -35,7 +35,11 @@ public abstract sealed class Arithmetic permits VectorArithmetic, ScalarArithmet
         return Best.ARITHMETIC;
     }
 
-    /** @param vectors whether with vectors, which need the module */
+    /**
+     * One of the two.
+     *
+     * @param vectors whether with vectors, which need the module
+     */
     public static Arithmetic of(boolean vectors) {
         return vectors ? new VectorArithmetic() : new ScalarArithmetic();
     }

@@ -42,7 +42,11 @@ public final class Team {
     /** Written before a claim is set, read after one is won. */
     private Stage stage = (_, _) -> {};
 
-    /** @param threads at least 1, the caller's included */
+    /**
+     * A team of so many threads.
+     *
+     * @param threads at least 1, the caller's included
+     */
     public Team(int threads) {
         helpers = new Helper[Math.max(0, threads - 1)];
         for (int i = 0; i < helpers.length; i++) {
