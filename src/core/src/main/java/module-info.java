@@ -5,15 +5,15 @@ import uk.ac.manchester.tornado.runtime.library.spi.TornadoLibraryProvider;
  * An int8 mixture-of-experts layer; {@link org.tornadomoe.MoeLayer} is the front door. What is required statically may be
  * absent: TornadoVM (the interpreter has its module's name), the Vector API, the flight recorder, Micrometer.
  */
-@SuppressWarnings({"requires-automatic", "requires-transitive-automatic"})
+@SuppressWarnings("requires-automatic")
 module org.tornadomoe {
     requires transitive org.jspecify;
     requires tools.jackson.core;
     requires tools.jackson.jr.ob;
     requires static jdk.incubator.vector;
     requires static jdk.jfr;
-    requires static transitive micrometer.core;
-    requires static transitive tornado.api;
+    requires static micrometer.core;
+    requires static tornado.api;
 
     exports org.tornadomoe;
     exports org.tornadomoe.checkpoint;
@@ -27,6 +27,7 @@ module org.tornadomoe {
     exports org.tornadomoe.quant;
     exports org.tornadomoe.reference;
     exports org.tornadomoe.tornado;
+    exports org.tornadomoe.tornado.kernels;
     exports org.tornadomoe.tuning;
 
     uses FusedMoeExperts;

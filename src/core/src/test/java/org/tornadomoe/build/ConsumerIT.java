@@ -198,7 +198,7 @@ class ConsumerIT {
     void sourcesAndJavadocAreInstalledWithIt() throws IOException {
         assertThat(entries("-sources.jar")).contains("org/tornadomoe/MoeLayer.java");
         assertThat(entries("-javadoc.jar"))
-                .contains("org/tornadomoe/MoeLayer.html")
+                .contains("org.tornadomoe/org/tornadomoe/MoeLayer.html")
                 .noneMatch(name -> name.startsWith("uk/"));
         assertThat(entries("tornado-moe-" + VERSION + ".jar"))
                 .contains("org/tornadomoe/MoeLayer.class")
