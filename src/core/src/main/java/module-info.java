@@ -19,7 +19,6 @@ module org.tornadomoe {
     exports org.tornadomoe.checkpoint;
     exports org.tornadomoe.config;
     exports org.tornadomoe.cpu;
-    exports org.tornadomoe.host;
     exports org.tornadomoe.kernel;
     exports org.tornadomoe.observe;
     exports org.tornadomoe.oracle;
