@@ -26,6 +26,7 @@ module org.tornadomoe {
     exports org.tornadomoe.quant;
     exports org.tornadomoe.reference;
     exports org.tornadomoe.tornado;
+    exports org.tornadomoe.tornado.device;
     exports org.tornadomoe.tornado.kernels;
     exports org.tornadomoe.tuning;
 
@@ -43,5 +44,5 @@ module org.tornadomoe {
             org.tornadomoe.cpu.CpuBatchedExperts,
             org.tornadomoe.reference.ReferenceExperts;
     provides TornadoLibraryProvider with
-            org.tornadomoe.tornado.CudaLibrary;
+            org.tornadomoe.tornado.cuda.CudaLibrary;
 }

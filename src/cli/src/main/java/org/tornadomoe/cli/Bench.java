@@ -18,7 +18,7 @@ import org.tornadomoe.oracle.Int8MoeOracle;
 import org.tornadomoe.parallel.ShardedLayer;
 import org.tornadomoe.parallel.Sharding;
 import org.tornadomoe.quant.Int8Experts;
-import org.tornadomoe.tornado.TornadoHome;
+import org.tornadomoe.tornado.device.TornadoHome;
 import picocli.CommandLine.Command;
 import picocli.CommandLine.Mixin;
 import picocli.CommandLine.Model.CommandSpec;

@@ -12,7 +12,7 @@ import org.jspecify.annotations.Nullable;
 import org.tornadomoe.oracle.Selection;
 import org.tornadomoe.parallel.ExpertBalance;
 import org.tornadomoe.parallel.Sharding;
-import org.tornadomoe.tornado.TornadoHome;
+import org.tornadomoe.tornado.device.TornadoHome;
 
 /** What {@code moe bench} found, as JSON and as tables. */
 final class BenchReport {

@@ -14,8 +14,8 @@ import org.tornadomoe.kernel.FusedMoeExperts;
 import org.tornadomoe.kernel.Support;
 import org.tornadomoe.oracle.Int8MoeOracle;
 import org.tornadomoe.parallel.Sharding;
-import org.tornadomoe.tornado.Device;
-import org.tornadomoe.tornado.TornadoHome;
+import org.tornadomoe.tornado.device.Device;
+import org.tornadomoe.tornado.device.TornadoHome;
 import picocli.CommandLine.Command;
 import picocli.CommandLine.Mixin;
 

@@ -15,7 +15,7 @@ import org.tornadomoe.oracle.Int8MoeOracle;
 import org.tornadomoe.oracle.Selection;
 import org.tornadomoe.parallel.Sharding;
 import org.tornadomoe.quant.ExpertWeights;
-import org.tornadomoe.tornado.TornadoHome;
+import org.tornadomoe.tornado.device.TornadoHome;
 import picocli.CommandLine.Model.CommandSpec;
 import picocli.CommandLine.Option;
 import picocli.CommandLine.Spec;

@@ -27,7 +27,7 @@ import org.tornadomoe.parallel.Sharding;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.Progress;
 import org.tornadomoe.quant.QuantizedWeights;
-import org.tornadomoe.tornado.TornadoHome;
+import org.tornadomoe.tornado.device.TornadoHome;
 import org.tornadomoe.tuning.LaunchConfig;
 import org.tornadomoe.tuning.LaunchConfigs;
 import org.tornadomoe.tuning.LaunchSpace;

@@ -20,7 +20,7 @@ import org.jspecify.annotations.Nullable;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 import org.tornadomoe.checkpoint.SafetensorsWriter;
-import org.tornadomoe.tornado.TornadoHome;
+import org.tornadomoe.tornado.device.TornadoHome;
 
 /** The command as a whole, {@code devices}, and the way from one home of TornadoVM's API to the next. */
 class MoeTest {

@@ -64,7 +64,8 @@ final class Gguf implements AutoCloseable {
      * @param typeNumber ggml's number of the type
      * @param shape sizes, outermost first: the reverse of the file's order
      */
-    record Entry(Path file, String name, @Nullable GgmlType type, int typeNumber, long[] shape, MemorySegment data) {
+    public record Entry(
+            Path file, String name, @Nullable GgmlType type, int typeNumber, long[] shape, MemorySegment data) {
         String typeName() {
             return type == null ? "type number " + Integer.toUnsignedString(typeNumber) : type.name();
         }

@@ -6,6 +6,8 @@ import java.util.stream.IntStream;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.config.ScalarType;
 import org.tornadomoe.quant.HiddenStates;
+import org.tornadomoe.tornado.device.Device;
+import org.tornadomoe.tornado.graph.LayerArrays;
 
 /**
  * Tokens with a hidden value beyond {@link #LARGEST} (through OpenCL {@link #LARGEST_BY_OPENCL}), or none that is a number. Sums in float may leave
@@ -23,14 +25,14 @@ record BeyondRange(ScalarType type, int h, int[] tokens) {
     /** Of a call; with one scale of all activations that is found in it all of its tokens if there is one. */
     static BeyondRange of(LayerArrays arrays, Device device, MemorySegment hidden, int tokens) {
         float largest = isAsExactAsCuda(device) ? LARGEST : LARGEST_BY_OPENCL;
-        ScalarType type = arrays.config.inDtype();
-        int h = arrays.config.hiddenDim();
-        int[] beyond = arrays.gemm == Gemm.HOPPER
+        ScalarType type = arrays.shape.config.inDtype();
+        int h = arrays.shape.config.hiddenDim();
+        int[] beyond = arrays.shape.gemm.keepsNaN()
                 ? new int[0]
                 : IntStream.range(0, tokens)
                         .filter(m -> isBeyond(largest, type, hidden, (long) m * h, h))
                         .toArray();
-        boolean shared = arrays.scheme == Int8Scheme.W8A8_TENSOR && !arrays.staticScales;
+        boolean shared = arrays.shape.scheme == Int8Scheme.W8A8_TENSOR && !arrays.staticScales;
         return new BeyondRange(
                 type,
                 h,

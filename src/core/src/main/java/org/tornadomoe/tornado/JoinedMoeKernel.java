@@ -16,6 +16,13 @@ import org.tornadomoe.kernel.ChosenExperts;
 import org.tornadomoe.kernel.Cleanup;
 import org.tornadomoe.kernel.MoeExecutionException;
 import org.tornadomoe.kernel.MoeKernel;
+import org.tornadomoe.tornado.cuda.CudaRun;
+import org.tornadomoe.tornado.cuda.CudaStep;
+import org.tornadomoe.tornado.device.CudaDriver;
+import org.tornadomoe.tornado.device.Device;
+import org.tornadomoe.tornado.graph.HopperGemm;
+import org.tornadomoe.tornado.graph.LayerArrays;
+import org.tornadomoe.tornado.kernels.KernelSource;
 
 /**
  * Parts of a layer on several of CUDA's GPUs as one kernel. All is put on the parts' streams by the calling thread, and the GPUs wait for one another: the
@@ -54,7 +61,7 @@ final class JoinedMoeKernel implements MoeKernel {
     JoinedMoeKernel(List<TornadoMoeKernel> parts) {
         this.parts = parts;
         LayerArrays first = first().arrays();
-        long stride = (long) first.config.maxNumTokens() * first.config.hiddenDim();
+        long stride = (long) first.shape.config.maxNumTokens() * first.shape.config.hiddenDim();
         bytes = 4 * stride * (parts.size() - 1);
         done = new long[parts.size()];
         contexts = new long[parts.size()];
@@ -67,14 +74,14 @@ final class JoinedMoeKernel implements MoeKernel {
             contexts[0] = context;
             outputs = take(context, () -> driver.allocate(bytes), driver::free);
             arrived = take(context, driver::timelessEvent, driver::destroyEvent);
-            byte[] binary = driver.compile(CudaKernel.text("join.cu"), List.of(HopperStages.ARCHITECTURE));
+            byte[] binary = driver.compile(KernelSource.text("join.cu"), List.of(HopperGemm.ARCHITECTURE));
             long module = take(context, () -> driver.loadModule(binary), driver::unloadModule);
             addParts = driver.function(module, "addParts");
             for (int rank = 1; rank < parts.size(); rank++) {
                 contexts[rank] = parts.get(rank).again().context();
                 done[rank] = take(contexts[rank], driver::timelessEvent, driver::destroyEvent);
             }
-            values.setAtIndex(ValueLayout.JAVA_LONG, 0, again.address(first.outgoing()));
+            values.setAtIndex(ValueLayout.JAVA_LONG, 0, again.address(first.work.outgoing()));
             values.setAtIndex(ValueLayout.JAVA_LONG, 1, outputs);
             values.setAtIndex(ValueLayout.JAVA_LONG, 3, stride);
             values.setAtIndex(ValueLayout.JAVA_LONG, 4, parts.size() - 1);
@@ -117,13 +124,13 @@ final class JoinedMoeKernel implements MoeKernel {
         Device.lockRunning();
         try {
             LayerArrays first = first().arrays();
-            long size = 4L * tokens * first.config.hiddenDim();
-            TornadoMoeKernel.copy(hidden, first.incoming().getSegment(), size);
+            long size = 4L * tokens * first.shape.config.hiddenDim();
+            TornadoMoeKernel.copy(hidden, first.work.incoming().getSegment(), size);
             List<CudaRun.Again> runs = new ArrayList<>();
             Cleanup.all(() -> enqueue(runs, tokens, size, chosen), () -> awaitAll(runs));
-            TornadoMoeKernel.copy(first.outgoing().getSegment(), output, size);
-            if (chosen != null && !first.config.router().isHandedIn()) {
-                first().answer(chosen, tokens * first.config.pairsPerToken());
+            TornadoMoeKernel.copy(first.work.outgoing().getSegment(), output, size);
+            if (chosen != null && !first.shape.config.router().isHandedIn()) {
+                first().answer(chosen, tokens * first.shape.config.pairsPerToken());
             }
         } finally {
             Device.unlockRunning();
@@ -146,8 +153,8 @@ final class JoinedMoeKernel implements MoeKernel {
                 run.enqueue(step -> !(step instanceof CudaStep.Copy));
                 if (rank > 0) {
                     givePart(run, rank, size);
-                    run.enqueue(step ->
-                            copies(step, false) && !isOf(step, part.arrays().outgoing()));
+                    run.enqueue(step -> copies(step, false)
+                            && !isOf(step, part.arrays().work.outgoing()));
                 }
             } catch (MoeExecutionException failure) {
                 throw failed(part, failure);
@@ -173,12 +180,12 @@ final class JoinedMoeKernel implements MoeKernel {
     private void takePart(CudaRun.Again run, int rank, long size) {
         LayerArrays arrays = parts.get(rank).arrays();
         CudaRun.Again first = first().again();
-        run.enqueue(step -> copies(step, true) && !isOf(step, arrays.incoming()));
+        run.enqueue(step -> copies(step, true) && !isOf(step, arrays.work.incoming()));
         driver.waitFor(arrived, run.stream());
         driver.copyBetween(
-                run.address(arrays.incoming()),
+                run.address(arrays.work.incoming()),
                 contexts[rank],
-                first.address(first().arrays().incoming()),
+                first.address(first().arrays().work.incoming()),
                 context,
                 size,
                 run.stream());
@@ -189,7 +196,7 @@ final class JoinedMoeKernel implements MoeKernel {
         driver.copyBetween(
                 outputs + bytes / (parts.size() - 1) * (rank - 1),
                 context,
-                run.address(parts.get(rank).arrays().outgoing()),
+                run.address(parts.get(rank).arrays().work.outgoing()),
                 contexts[rank],
                 size,
                 run.stream());

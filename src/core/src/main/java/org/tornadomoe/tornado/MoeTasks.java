@@ -15,6 +15,14 @@ import org.tornadomoe.kernel.InsufficientMemoryException;
 import org.tornadomoe.kernel.MoeExecutionException;
 import org.tornadomoe.kernel.Support;
 import org.tornadomoe.quant.Int8Experts;
+import org.tornadomoe.tornado.device.Device;
+import org.tornadomoe.tornado.device.HostMemory;
+import org.tornadomoe.tornado.device.Quirks;
+import org.tornadomoe.tornado.device.SignalHandlers;
+import org.tornadomoe.tornado.device.TornadoHome;
+import org.tornadomoe.tornado.graph.LayerArrays;
+import org.tornadomoe.tornado.graph.Stage;
+import org.tornadomoe.tornado.graph.Workspace;
 import uk.ac.manchester.tornado.api.GridScheduler;
 import uk.ac.manchester.tornado.api.TaskGraph;
 import uk.ac.manchester.tornado.api.TornadoExecutionPlan;
@@ -64,12 +72,6 @@ import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
  * TornadoPortableExperts}: the first that the device and the configuration allow. Not thread-safe.
  */
 public final class MoeTasks implements AutoCloseable {
-    private static final List<TornadoExperts> CLASSES = List.of(
-            new TornadoHopperExperts(),
-            new TornadoDp4aExperts(),
-            new TornadoPanelExperts(),
-            new TornadoPortableExperts());
-
     private final TaskGraph graph;
     private final GridScheduler grids;
     private final FusedMoeConfig config;
@@ -117,7 +119,7 @@ public final class MoeTasks implements AutoCloseable {
         device = found;
         // Asked for by name, so that no device is refused for being the CPU or the interpreter.
         this.config = config.toBuilder().device(found.id()).build();
-        header = HostMemory.of(device).ints(LayerArrays.HEADER);
+        header = HostMemory.of(device.backend()).ints(Workspace.HEADER);
         graph.transferToDevice(DataTransferMode.EVERY_EXECUTION, header);
     }
 
@@ -187,7 +189,7 @@ public final class MoeTasks implements AutoCloseable {
                 config,
                 experts,
                 device.memory() - deviceBytes(),
-                HostMemory.of(device),
+                HostMemory.of(device.backend()),
                 chosen.gemm(),
                 FusedMoeActivationFormat.STANDARD,
                 true,
@@ -196,7 +198,7 @@ public final class MoeTasks implements AutoCloseable {
         kernels = chosen;
         layers.add(arrays);
         Stage.Graph layer = Stage.Graph.in(
-                graph, grids, name, device, LayerStages.of(arrays).all());
+                graph, grids, name, device, chosen.gemm().program(arrays).all());
         List<Object> weights = new ArrayList<>(layer.inputs());
         weights.removeAll(List.of(header, hidden));
         weights.removeAll(sent);
@@ -233,7 +235,11 @@ public final class MoeTasks implements AutoCloseable {
 
     private TornadoExperts choose(Int8Experts experts) {
         List<String> refused = new ArrayList<>();
-        for (TornadoExperts candidate : CLASSES) {
+        List<TornadoExperts> candidates = TornadoExperts.all().stream()
+                .filter(each -> each.activationFormat() == FusedMoeActivationFormat.STANDARD)
+                .filter(each -> each.gemm().joinsOtherTasks())
+                .toList();
+        for (TornadoExperts candidate : candidates) {
             Support support = candidate.isSupportedConfig(
                     config, experts.weightKey(), experts.activationKey(), FusedMoeActivationFormat.STANDARD);
             if (support.supported()) {
@@ -250,7 +256,7 @@ public final class MoeTasks implements AutoCloseable {
      */
     public void launchOn(TornadoExecutionPlan plan) {
         plans.add(plan);
-        plan.withDevice(device.tornado());
+        device.selectFor(plan);
         // TornadoVM refuses a scheduler without any.
         if (!grids.keySet().isEmpty()) {
             plan.withGridScheduler(grids);

@@ -1,11 +1,12 @@
 package org.tornadomoe.tornado;
 
 import org.tornadomoe.config.FusedMoeActivationFormat;
+import org.tornadomoe.tornado.graph.Dp4aGemm;
 
 /** As {@link TornadoDp4aExperts}, with activations in the batched format: slots of each expert. */
 public final class TornadoDp4aBatchedExperts extends TornadoExperts {
     public TornadoDp4aBatchedExperts() {
-        super(Gemm.DP4A, FusedMoeActivationFormat.BATCHED_EXPERTS);
+        super(new Dp4aGemm(), FusedMoeActivationFormat.BATCHED_EXPERTS);
     }
 
     @Override

@@ -1,9 +1,9 @@
 package org.tornadomoe.tornado;
 
 import java.util.ArrayList;
+import java.util.Comparator;
 import java.util.List;
-import java.util.Locale;
-import java.util.Map;
+import java.util.ServiceLoader;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeActivationFormat;
 import org.tornadomoe.config.FusedMoeConfig;
@@ -12,12 +12,19 @@ import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.config.QuantKey;
 import org.tornadomoe.kernel.DeviceMemory;
+import org.tornadomoe.kernel.FusedMoeExperts;
 import org.tornadomoe.kernel.GeneralExperts;
 import org.tornadomoe.kernel.MoeKernel;
 import org.tornadomoe.kernel.StageValues;
 import org.tornadomoe.kernel.Support;
 import org.tornadomoe.kernel.TopKWeightAndReduce;
 import org.tornadomoe.quant.Int8Experts;
+import org.tornadomoe.tornado.device.Device;
+import org.tornadomoe.tornado.device.TornadoHome;
+import org.tornadomoe.tornado.graph.ExpertGemm;
+import org.tornadomoe.tornado.graph.LayerShape;
+import org.tornadomoe.tornado.graph.MemoryReport;
+import org.tornadomoe.tornado.graph.StageRun;
 import org.tornadomoe.tornado.kernels.AlignKernels;
 import org.tornadomoe.tuning.LaunchConfig;
 import org.tornadomoe.tuning.LaunchConfigs;
@@ -28,24 +35,26 @@ import org.tornadomoe.tuning.LaunchSpace;
  * The layer as a TornadoVM task graph on the configuration's device, with the int8 GEMMs in one of several forms: on tensor cores,
  * with the {@code dp4a} instruction where the device has it, and in plain arithmetic everywhere.
  */
-public abstract sealed class TornadoExperts implements GeneralExperts
-        permits TornadoHopperExperts,
-                TornadoTensorCoreExperts,
-                TornadoDp4aExperts,
-                TornadoDp4aBatchedExperts,
-                TornadoPanelExperts,
-                TornadoPortableBatchedExperts,
-                TornadoPortableExperts {
-    private final Gemm gemm;
+public abstract class TornadoExperts implements GeneralExperts {
+    private final ExpertGemm gemm;
     private final FusedMoeActivationFormat format;
 
-    TornadoExperts(Gemm gemm, FusedMoeActivationFormat format) {
+    TornadoExperts(ExpertGemm gemm, FusedMoeActivationFormat format) {
         this.gemm = gemm;
         this.format = format;
     }
 
-    Gemm gemm() {
+    ExpertGemm gemm() {
         return gemm;
+    }
+
+    /** Every kernel class of TornadoVM's among the services, in the oracle's order. */
+    static List<TornadoExperts> all() {
+        return ServiceLoader.load(FusedMoeExperts.class, TornadoExperts.class.getClassLoader()).stream()
+                .filter(service -> TornadoExperts.class.isAssignableFrom(service.type()))
+                .map(service -> (TornadoExperts) service.get())
+                .sorted(Comparator.comparingInt(TornadoExperts::order))
+                .toList();
     }
 
     @Override
@@ -72,14 +81,7 @@ public abstract sealed class TornadoExperts implements GeneralExperts
     @Override
     public boolean supportsQuantScheme(@Nullable QuantKey weightKey, @Nullable QuantKey activationKey) {
         Int8Scheme scheme = Int8Scheme.of(weightKey, activationKey);
-        return scheme != null
-                && !QuantKey.INT8_STATIC_TOKEN_SYM.equals(activationKey)
-                && switch (gemm) {
-                    case HOPPER -> scheme == Int8Scheme.W8A8_CHANNEL;
-                    case TENSOR_CORES, PANELS -> scheme == Int8Scheme.W8A8_CHANNEL || scheme == Int8Scheme.W8A8_TENSOR;
-                    case DP4A -> scheme.quantizesActivations();
-                    case PORTABLE -> true;
-                };
+        return scheme != null && !QuantKey.INT8_STATIC_TOKEN_SYM.equals(activationKey) && gemm.supports(scheme);
     }
 
     @Override
@@ -116,34 +118,9 @@ public abstract sealed class TornadoExperts implements GeneralExperts
             obstacles.add(Support.no(device + " can't be used: " + unusable, "device: another"));
             return obstacles;
         }
-        String lacking = switch (gemm) {
-            case HOPPER -> CudaKernel.hopperObstacle(device);
-            case TENSOR_CORES -> PrebuiltKernel.obstacle(device);
-            case DP4A -> device.lacksDp4a();
-            case PANELS ->
-                device.is(Device.OPENCL) || device.is(Device.INTERPRETER)
-                        ? null
-                        : "they are for OpenCL's compilers, and untried on others";
-            case PORTABLE -> null;
-        };
-        if (lacking != null) {
-            obstacles.add(
-                    switch (gemm) {
-                        case HOPPER ->
-                            Support.no(device + " has no wgmma: " + lacking, "device: one that has it, through CUDA");
-                        case TENSOR_CORES ->
-                            Support.no(
-                                    device + " has no int8 tensor cores to be used: " + lacking,
-                                    "device: one that has them, through CUDA or PTX");
-                        case PANELS ->
-                            Support.no(
-                                    device + " is not served by these kernels: " + lacking,
-                                    "device: one through OpenCL");
-                        case DP4A, PORTABLE ->
-                            Support.no(
-                                    device + " has no dp4a: " + lacking,
-                                    "device: one that has it, through CUDA or PTX");
-                    });
+        Support obstacle = gemm.obstacle(device);
+        if (obstacle != null) {
+            obstacles.add(obstacle);
         }
         if (device.maxGroup() > 0 && device.maxGroup() < AlignKernels.SCAN_GROUP) {
             obstacles.add(Support.no(
@@ -163,14 +140,12 @@ public abstract sealed class TornadoExperts implements GeneralExperts
                 }
             }
             obstacles.addAll(GeneralExperts.super.obstacles(config, weightKey, activationKey));
-            Map<String, Long> sizes =
-                    LayerArrays.elements(config, quantization, config.numLocalExperts(), gemm, format);
-            long needed = LayerArrays.bytes(sizes);
-            if (needed > device.memory()) {
+            MemoryReport report = memory(config, quantization);
+            if (report.bytes() > device.memory()) {
                 obstacles.add(Support.noMemory(
-                        LayerArrays.shortage(sizes, device.toString(), device.memory()),
-                        LayerArrays.MORE_MEMORY,
-                        needed,
+                        report.shortage(device.toString(), device.memory()),
+                        MemoryReport.MORE_MEMORY,
+                        report.bytes(),
                         device.memory()));
             }
         }
@@ -185,9 +160,11 @@ public abstract sealed class TornadoExperts implements GeneralExperts
     public @Nullable DeviceMemory memory(
             FusedMoeConfig config, @Nullable QuantKey weightKey, @Nullable QuantKey activationKey) {
         Int8Quantization quantization = Int8Quantization.of(weightKey, activationKey);
-        return quantization == null
-                ? null
-                : LayerArrays.memory(config, quantization, config.numLocalExperts(), gemm, format);
+        return quantization == null ? null : memory(config, quantization).memory();
+    }
+
+    private MemoryReport memory(FusedMoeConfig config, Int8Quantization quantization) {
+        return MemoryReport.of(new LayerShape(config, quantization, config.numLocalExperts(), gemm, format));
     }
 
     @Override
@@ -211,7 +188,7 @@ public abstract sealed class TornadoExperts implements GeneralExperts
                 quantization.scheme().configName(),
                 quantization.scheme() == Int8Scheme.W8A8_BLOCK ? quantization.grid() : null,
                 device.id().substring(0, device.id().indexOf(':')),
-                gemm.name().toLowerCase(Locale.ROOT));
+                gemm.name());
         return new LaunchSpace(key, runnable, m -> gemm.byRule(config, m));
     }
 

@@ -1,6 +1,7 @@
 package org.tornadomoe.tornado;
 
 import org.tornadomoe.config.FusedMoeActivationFormat;
+import org.tornadomoe.tornado.graph.HopperGemm;
 
 /**
  * int8 GEMMs on the tensor cores of NVIDIA's Hopper (H100, H200), exact in int32, by kernels in CUDA C ({@code hopper-gemm.cu}) that are
@@ -9,7 +10,7 @@ import org.tornadomoe.config.FusedMoeActivationFormat;
  */
 public final class TornadoHopperExperts extends TornadoExperts {
     public TornadoHopperExperts() {
-        super(Gemm.HOPPER, FusedMoeActivationFormat.STANDARD);
+        super(new HopperGemm(), FusedMoeActivationFormat.STANDARD);
     }
 
     @Override

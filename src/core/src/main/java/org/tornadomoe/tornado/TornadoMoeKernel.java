@@ -26,6 +26,14 @@ import org.tornadomoe.kernel.Replicas;
 import org.tornadomoe.kernel.Replicated;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.LoraAdapter;
+import org.tornadomoe.tornado.cuda.CudaRun;
+import org.tornadomoe.tornado.device.Device;
+import org.tornadomoe.tornado.device.HostMemory;
+import org.tornadomoe.tornado.device.Quirks;
+import org.tornadomoe.tornado.device.SignalHandlers;
+import org.tornadomoe.tornado.graph.ExpertGemm;
+import org.tornadomoe.tornado.graph.LayerArrays;
+import org.tornadomoe.tornado.graph.Stage;
 import org.tornadomoe.tuning.LaunchConfigs;
 import uk.ac.manchester.tornado.api.DataRange;
 import uk.ac.manchester.tornado.api.TornadoExecutionPlan;
@@ -58,6 +66,7 @@ final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profile
 
     private final ReentrantLock turn = new ReentrantLock(true);
     private final Device device;
+    private final ExpertGemm gemm;
     private final LayerArrays arrays;
     private Running running;
 
@@ -93,7 +102,8 @@ final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profile
                 return plan.execute();
             }
             try (SignalHandlers.Step _ = SignalHandlers.step()) {
-                if (ran.isEmpty() && Quirks.HERE.doubtsFirstExecution(graph.device())) {
+                if (ran.isEmpty()
+                        && Quirks.HERE.doubtsFirstExecution(graph.device().backend())) {
                     settle();
                 }
                 TornadoExecutionResult result = plan.execute();
@@ -103,8 +113,9 @@ final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profile
         }
     }
 
-    TornadoMoeKernel(Device device, LayerArrays arrays, Running running) {
+    TornadoMoeKernel(Device device, ExpertGemm gemm, LayerArrays arrays, Running running) {
         this.device = device;
+        this.gemm = gemm;
         this.arrays = arrays;
         this.running = running;
     }
@@ -113,7 +124,7 @@ final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profile
             Device device,
             FusedMoeConfig config,
             Int8Experts experts,
-            Gemm gemm,
+            ExpertGemm gemm,
             FusedMoeActivationFormat format,
             LaunchConfigs launches) {
         // Adapters are applied by kernels in Java.
@@ -121,34 +132,34 @@ final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profile
                 config,
                 experts,
                 device.memory(),
-                HostMemory.of(device),
+                HostMemory.of(device.backend()),
                 gemm,
                 format,
                 !config.isLoraEnabled(),
                 launches,
                 Map.of());
         try {
-            return new TornadoMoeKernel(device, arrays, build(device, arrays));
+            return new TornadoMoeKernel(device, gemm, arrays, build(device, gemm, arrays));
         } catch (RuntimeException | Error failure) {
             Cleanup.after(failure, arrays::close);
             throw failure;
         }
     }
 
-    private static Running build(Device device, LayerArrays arrays) {
+    private static Running build(Device device, ExpertGemm gemm, LayerArrays arrays) {
         COMPILING.lock();
         try (SignalHandlers.Step _ = SignalHandlers.step()) {
             Stage.Graph graph =
-                    Stage.Graph.of("moe", device, LayerStages.of(arrays).call());
-            List<Object> everyCall = new ArrayList<>(List.of(arrays.header, arrays.incoming()));
-            if (arrays.config.router().isHandedIn()) {
-                everyCall.addAll(List.of(arrays.topkIds, arrays.topkWeights));
+                    Stage.Graph.of("moe", device, gemm.program(arrays).call());
+            List<Object> everyCall = new ArrayList<>(List.of(arrays.work.header, arrays.work.incoming()));
+            if (!arrays.shape.routes) {
+                everyCall.addAll(List.of(arrays.work.topkIds, arrays.work.topkWeights));
             }
-            if (arrays.config.isLoraEnabled()) {
-                everyCall.add(arrays.adapters);
+            if (arrays.shape.adapted) {
+                everyCall.add(arrays.adapters.slots);
             }
-            if (arrays.balanced) {
-                everyCall.add(arrays.replicas);
+            if (arrays.shape.balanced) {
+                everyCall.add(arrays.work.replicas);
             }
             List<Object> weights = new ArrayList<>(graph.inputs());
             everyCall.retainAll(weights);
@@ -208,14 +219,14 @@ final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profile
 
     @Override
     public int[] expertLoads() {
-        return arrays.loads.toHeapArray();
+        return arrays.work.loads.toHeapArray();
     }
 
     /** What a plan has sent to the device once it doesn't send again, so changed adapters need another plan. */
     private void refresh() {
         if (stale) {
             close(running, device);
-            running = build(device, arrays);
+            running = build(device, gemm, arrays);
             stale = false;
         }
     }
@@ -227,26 +238,26 @@ final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profile
             MemorySegment output,
             @Nullable ChosenExperts chosen,
             int @Nullable [] slotOfToken) {
-        int most = arrays.config.maxNumTokens();
+        int most = arrays.shape.config.maxNumTokens();
         if (tokens < 1 || tokens > most) {
-            boolean batched = arrays.format == FusedMoeActivationFormat.BATCHED_EXPERTS;
+            boolean batched = arrays.shape.batched;
             throw new IllegalArgumentException("tokens: expected 1 to " + most
                     + (batched ? " (each expert has so many slots)" : "") + ", got " + tokens);
         }
         turn.lock();
         try {
-            long values = (long) tokens * arrays.config.hiddenDim();
-            boolean handedIn = arrays.config.router().isHandedIn();
+            long values = (long) tokens * arrays.shape.config.hiddenDim();
+            boolean handedIn = !arrays.shape.routes;
             if (handedIn) {
                 take(Objects.requireNonNull(chosen, "chosen"), tokens);
             }
             refresh();
             if (slotOfToken == null) {
-                arrays.adapters.init(-1);
+                arrays.adapters.slots.init(-1);
             } else {
-                MemorySegment.copy(slotOfToken, 0, arrays.adapters.getSegment(), ValueLayout.JAVA_INT, 0, tokens);
+                MemorySegment.copy(slotOfToken, 0, arrays.adapters.slots.getSegment(), ValueLayout.JAVA_INT, 0, tokens);
             }
-            arrays.answersChoice = chosen != null;
+            arrays.returnsRouting = chosen != null;
             BeyondRange beyond = BeyondRange.of(arrays, device, hidden, tokens);
             Device.lockRunning();
             try {
@@ -255,19 +266,19 @@ final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profile
                 } else {
                     execute(hidden, tokens);
                 }
-                fetch(arrays.outgoing(), LayerArrays.hasHalves(arrays.config) ? Math.ceilDiv(values, 2) : values);
+                fetch(arrays.work.outgoing(), arrays.shape.halves ? Math.ceilDiv(values, 2) : values);
                 copy(
-                        arrays.outgoing().getSegment(),
+                        arrays.work.outgoing().getSegment(),
                         output,
-                        arrays.config.inDtype().bytes() * values);
+                        arrays.shape.config.inDtype().bytes() * values);
                 beyond.makeNaN(output);
-                if (arrays.balanced) {
-                    fetch(arrays.loads, arrays.localExperts);
+                if (arrays.shape.balanced) {
+                    fetch(arrays.work.loads, arrays.shape.localExperts);
                 }
                 if (chosen != null && !handedIn) {
-                    int pairs = tokens * arrays.config.pairsPerToken();
-                    fetch(arrays.topkIds, pairs);
-                    fetch(arrays.topkWeights, pairs);
+                    int pairs = tokens * arrays.shape.config.pairsPerToken();
+                    fetch(arrays.work.topkIds, pairs);
+                    fetch(arrays.work.topkWeights, pairs);
                     answer(chosen, pairs);
                 }
             } finally {
@@ -287,20 +298,17 @@ final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profile
             }
         }
         boolean all = parts.size() == others.size() + 1;
-        return all
-                        && parts.stream()
-                                .allMatch(part -> part.running.graph.again() != null
-                                        && !LayerArrays.hasHalves(part.arrays.config))
+        return all && parts.stream().allMatch(part -> part.running.graph.again() != null && !part.arrays.shape.halves)
                 ? new JoinedMoeKernel(parts)
                 : null;
     }
 
     /** One of a {@link JoinedMoeKernel}: takes what a call brings, but for the hidden states; the caller has its turn. */
     CudaRun.Again begin(int tokens, @Nullable ChosenExperts chosen, boolean answersChoice) {
-        if (arrays.config.router().isHandedIn()) {
+        if (!arrays.shape.routes) {
             take(Objects.requireNonNull(chosen, "chosen"), tokens);
         }
-        arrays.answersChoice = answersChoice;
+        arrays.returnsRouting = answersChoice;
         arrays.setTokens(tokens);
         CudaRun.Again again = again();
         again.begin();
@@ -321,15 +329,15 @@ final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profile
 
     /** What the layer chose. */
     void answer(ChosenExperts chosen, int pairs) {
-        MemorySegment.copy(arrays.topkIds.getSegment(), ValueLayout.JAVA_INT, 0, chosen.ids(), 0, pairs);
-        MemorySegment.copy(arrays.topkWeights.getSegment(), ValueLayout.JAVA_FLOAT, 0, chosen.weights(), 0, pairs);
+        MemorySegment.copy(arrays.work.topkIds.getSegment(), ValueLayout.JAVA_INT, 0, chosen.ids(), 0, pairs);
+        MemorySegment.copy(arrays.work.topkWeights.getSegment(), ValueLayout.JAVA_FLOAT, 0, chosen.weights(), 0, pairs);
     }
 
     /** Ids and weights of the caller's. */
     private void take(ChosenExperts given, int tokens) {
-        int pairs = tokens * arrays.config.pairsPerToken();
-        MemorySegment.copy(given.ids(), 0, arrays.topkIds.getSegment(), ValueLayout.JAVA_INT, 0, pairs);
-        MemorySegment.copy(given.weights(), 0, arrays.topkWeights.getSegment(), ValueLayout.JAVA_FLOAT, 0, pairs);
+        int pairs = tokens * arrays.shape.config.pairsPerToken();
+        MemorySegment.copy(given.ids(), 0, arrays.work.topkIds.getSegment(), ValueLayout.JAVA_INT, 0, pairs);
+        MemorySegment.copy(given.weights(), 0, arrays.work.topkWeights.getSegment(), ValueLayout.JAVA_FLOAT, 0, pairs);
     }
 
     @Override
@@ -337,7 +345,7 @@ final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profile
         turn.lock();
         try {
             refresh();
-            arrays.adapters.init(-1);
+            arrays.adapters.slots.init(-1);
             Device.lockRunning();
             try {
                 executeTimed(hidden, tokens);
@@ -405,8 +413,11 @@ final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profile
     }
 
     private void execute(MemorySegment hidden, int tokens) {
-        long values = (long) tokens * arrays.config.hiddenDim();
-        copy(hidden, arrays.incoming().getSegment(), arrays.config.inDtype().bytes() * values);
+        long values = (long) tokens * arrays.shape.config.hiddenDim();
+        copy(
+                hidden,
+                arrays.work.incoming().getSegment(),
+                arrays.shape.config.inDtype().bytes() * values);
         arrays.setTokens(tokens);
         running.graph.resize(tokens);
         sent = true;
@@ -470,8 +481,7 @@ final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profile
 
     @Override
     public long deviceBytes() {
-        return LayerArrays.deviceBytes(
-                arrays.config, arrays.quantization, arrays.localExperts, arrays.gemm, arrays.format);
+        return arrays.deviceBytes();
     }
 
     /** Its tasks, as the last call launched them. */

@@ -1,6 +1,7 @@
 package org.tornadomoe.tornado;
 
 import org.tornadomoe.config.FusedMoeActivationFormat;
+import org.tornadomoe.tornado.graph.PanelGemm;
 
 /**
  * int8 GEMMs in plain arithmetic, exact in int32, in a form that OpenCL's compilers make dot-product instructions of: weights are
@@ -8,7 +9,7 @@ import org.tornadomoe.config.FusedMoeActivationFormat;
  */
 public final class TornadoPanelExperts extends TornadoExperts {
     public TornadoPanelExperts() {
-        super(Gemm.PANELS, FusedMoeActivationFormat.STANDARD);
+        super(new PanelGemm(), FusedMoeActivationFormat.STANDARD);
     }
 
     @Override

@@ -1,11 +1,12 @@
 package org.tornadomoe.tornado;
 
 import org.tornadomoe.config.FusedMoeActivationFormat;
+import org.tornadomoe.tornado.graph.PortableGemm;
 
 /** As {@link TornadoPortableExperts}, with activations in the batched format: slots of each expert. */
 public final class TornadoPortableBatchedExperts extends TornadoExperts {
     public TornadoPortableBatchedExperts() {
-        super(Gemm.PORTABLE, FusedMoeActivationFormat.BATCHED_EXPERTS);
+        super(new PortableGemm(), FusedMoeActivationFormat.BATCHED_EXPERTS);
     }
 
     @Override

@@ -1,6 +1,7 @@
 package org.tornadomoe.tornado;
 
 import org.tornadomoe.config.FusedMoeActivationFormat;
+import org.tornadomoe.tornado.graph.TensorCoreGemm;
 
 /**
  * int8 GEMMs on NVIDIA's tensor cores, exact in int32, by kernels in the device's own language ({@code expert-gemm.cu}): one that
@@ -8,7 +9,7 @@ import org.tornadomoe.config.FusedMoeActivationFormat;
  */
 public final class TornadoTensorCoreExperts extends TornadoExperts {
     public TornadoTensorCoreExperts() {
-        super(Gemm.TENSOR_CORES, FusedMoeActivationFormat.STANDARD);
+        super(new TensorCoreGemm(), FusedMoeActivationFormat.STANDARD);
     }
 
     @Override

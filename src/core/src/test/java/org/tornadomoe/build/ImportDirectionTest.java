@@ -40,18 +40,29 @@ public class ImportDirectionTest {
         host             config quant kernel
         cpu              config quant kernel host
         tornado.kernels
-        tornado          config quant kernel tuning tornado.kernels
+        tornado.device   kernel tornado.kernels
+        tornado.cuda     kernel tornado.device tornado.kernels
+        tornado.layout   config quant tornado.device tornado.kernels
+        tornado.graph    config quant kernel tuning tornado.layout tornado.cuda tornado.device tornado.kernels
+        tornado          config quant kernel tuning tornado.graph tornado.layout tornado.cuda tornado.device tornado.kernels
         oracle           config quant kernel tuning
         parallel         config quant kernel host oracle
         observe
         (door)           config quant kernel reference host oracle parallel checkpoint observe
         spark            config quant kernel host checkpoint (door)
-        cli              config quant kernel reference tornado oracle parallel checkpoint tuning (door)
+        cli              config quant kernel reference tornado tornado.device oracle parallel checkpoint tuning (door)
         """);
 
     /** Libraries that only some packages may import, by the start of their class names. */
     private static final Map<String, Set<String>> ONLY_IN = Map.of(
-            "uk.ac.manchester.", Set.of("tornado", "tornado.kernels"),
+            "uk.ac.manchester.",
+                    Set.of(
+                            "tornado",
+                            "tornado.graph",
+                            "tornado.layout",
+                            "tornado.cuda",
+                            "tornado.device",
+                            "tornado.kernels"),
             "picocli.", Set.of("cli"),
             "me.tongfei.", Set.of("cli"),
             "org.knowm.", Set.of("cli"),
@@ -60,6 +71,9 @@ public class ImportDirectionTest {
             "org.apache.spark.", Set.of("spark"),
             "scala.", Set.of("spark"),
             "tools.jackson.", Set.of("checkpoint", "tuning", "cli"));
+
+    /** The most classes that may know each other, directly or through others. */
+    private static final int MAX_RING = 3;
 
     /** Names that TornadoVM's code generators or the languages they write take for themselves. */
     private static final Set<String> DEVICE_WORDS = Set.of("""
@@ -87,6 +101,7 @@ public class ImportDirectionTest {
                 .containsExactlyInAnyOrder(
                         "config.Upward imports quant.Above",
                         "quant.Above imports jdk.jfr.Event",
+                        "tornado.device.UpToTheGraph imports tornado.graph.Ring",
                         "tornado.kernels.Greedy imports config.Upward",
                         "tornado.kernels.Greedy imports org.junit.jupiter.api.Tag");
     }
@@ -130,6 +145,19 @@ public class ImportDirectionTest {
     @Test
     void localArraysThatArePassedOnAreFound() {
         assertThat(arraysPassedOn(LIBRARY + ".build.fixture", FIXTURES)).containsExactly("tornado.kernels.Greedy.sum");
+    }
+
+    @Test
+    void classesThatKnowEachOtherAreFew() {
+        assertThat(rings(LIBRARY + ".tornado", CLASSES)).isEmpty();
+    }
+
+    @Test
+    void classesThatKnowEachOtherAreFound() {
+        String fixture = LIBRARY + ".build.fixture.tornado.graph.Ring";
+        assertThat(rings(LIBRARY + ".build.fixture", FIXTURES))
+                .containsExactly(
+                        new TreeSet<>(List.of(fixture, fixture + "OfTwo", fixture + "OfThree", fixture + "OfFour")));
     }
 
     private static Map<String, Set<String>> table(String rows) {
@@ -225,6 +253,40 @@ public class ImportDirectionTest {
             }
         }
         return passed;
+    }
+
+    /** Files below root that can be reached from each other, where they are more than {@link #MAX_RING}. */
+    private static Set<Set<String>> rings(String root, JavaClasses classes) {
+        Map<String, Set<String>> reached = new TreeMap<>();
+        for (JavaClass from : classes) {
+            if (packageUnder(root, from) != null) {
+                Set<String> known = reached.computeIfAbsent(file(from), _ -> new TreeSet<>());
+                for (JavaClass to : importsOf(from)) {
+                    if (packageUnder(root, to) != null) {
+                        known.add(file(to));
+                    }
+                }
+            }
+        }
+        for (boolean grows = true; grows; ) {
+            grows = false;
+            for (Set<String> known : reached.values()) {
+                for (String by : List.copyOf(known)) {
+                    grows |= known.addAll(reached.getOrDefault(by, Set.of()));
+                }
+            }
+        }
+        return reached.keySet().stream()
+                .map(file -> reached.get(file).stream()
+                        .filter(other -> reached.getOrDefault(other, Set.of()).contains(file))
+                        .collect(Collectors.toCollection(TreeSet::new)))
+                .filter(ring -> ring.size() > MAX_RING)
+                .collect(Collectors.toSet());
+    }
+
+    /** The name of the class that a source file is named after. */
+    private static String file(JavaClass type) {
+        return type.getName().replaceFirst("\\$.*", "");
     }
 
     private static List<JavaClass> importsOf(JavaClass from) {

@@ -10,7 +10,7 @@ import org.junit.jupiter.api.Test;
 import org.tornadomoe.MoeLayer;
 import org.tornadomoe.MoeOptions;
 import org.tornadomoe.RandomLayer;
-import org.tornadomoe.tornado.TornadoHome;
+import org.tornadomoe.tornado.device.TornadoHome;
 
 @Tag("device")
 class DeviceStagesTest {

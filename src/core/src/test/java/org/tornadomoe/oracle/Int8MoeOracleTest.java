@@ -43,8 +43,8 @@ import org.tornadomoe.oracle.FakeExperts.Predicate;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.Int8Tensor;
 import org.tornadomoe.quant.RouterWeights;
-import org.tornadomoe.tornado.TornadoHome;
 import org.tornadomoe.tornado.TornadoPortableExperts;
+import org.tornadomoe.tornado.device.TornadoHome;
 import org.tornadomoe.tuning.LaunchKey;
 import org.tornadomoe.tuning.LaunchSpace;
 

@@ -22,9 +22,9 @@ import org.tornadomoe.quant.Int8Quantizer;
 import org.tornadomoe.quant.Progress;
 import org.tornadomoe.reference.Numerics;
 import org.tornadomoe.reference.Reference;
-import org.tornadomoe.tornado.Device;
-import org.tornadomoe.tornado.TornadoHome;
 import org.tornadomoe.tornado.TornadoHopperExperts;
+import org.tornadomoe.tornado.device.Device;
+import org.tornadomoe.tornado.device.TornadoHome;
 
 /**
  * Layers over the SDK's devices ({@code -Dtornadomoe.test.device=ptx}: over those alone): all of a backend where it has several, and every one twice.

@@ -35,7 +35,19 @@ import org.tornadomoe.quant.Int8Quantizer;
 import org.tornadomoe.quant.Progress;
 import org.tornadomoe.reference.Numerics;
 import org.tornadomoe.reference.Reference;
-import org.tornadomoe.tornado.CudaKernel.Launch;
+import org.tornadomoe.tornado.cuda.CudaKernel;
+import org.tornadomoe.tornado.cuda.CudaKernel.Launch;
+import org.tornadomoe.tornado.cuda.CudaSource;
+import org.tornadomoe.tornado.device.CudaDriver;
+import org.tornadomoe.tornado.device.Device;
+import org.tornadomoe.tornado.device.TornadoHome;
+import org.tornadomoe.tornado.graph.HalfChecks;
+import org.tornadomoe.tornado.graph.HopperGemm;
+import org.tornadomoe.tornado.graph.RouterChecks;
+import org.tornadomoe.tornado.graph.Stage;
+import org.tornadomoe.tornado.graph.StageChecks;
+import org.tornadomoe.tornado.graph.StageRun;
+import org.tornadomoe.tornado.graph.TensorCoreGemm;
 import org.tornadomoe.tuning.LaunchConfigs;
 import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 import uk.ac.manchester.tornado.api.types.arrays.LongArray;
@@ -127,7 +139,7 @@ class CudaKernelsTest {
         try (Int8Experts experts =
                 Int8Quantizer.quantize(new RandomLayer(config, 1), Int8Scheme.W8A8_CHANNEL, Progress.NONE)) {
             for (Stage stage :
-                    LayerStages.of(RecordedPart.arrays(config, experts)).call()) {
+                    Families.program(RecordedPart.arrays(config, experts)).call()) {
                 for (int m : tokens) {
                     if (stage.cuda() instanceof CudaKernel kernel) {
                         Launch launch = kernel.launch().apply(m);
@@ -325,7 +337,7 @@ class CudaKernelsTest {
     @Test
     void tensorCoresInBlocksOf32() {
         cuda();
-        LaunchConfigs.override(Gemm.TENSOR_CORES.launches().get(2), () -> {
+        LaunchConfigs.override(new TensorCoreGemm().launches().get(2), () -> {
             LayerChecks.forwardMatchesReference(
                     new TornadoTensorCoreExperts(), Int8Scheme.W8A8_CHANNEL, SMALL.on(CUDA), 40);
             return 32;
@@ -339,9 +351,9 @@ class CudaKernelsTest {
         assertThat(device.lacksDp4a()).isNull();
         assertThat(device.lacksInt8Mma()).isNull();
         for (MoeActivation activation : MoeActivation.values()) {
-            LayerChecks.activationIsAccurate(device, activation, 1e-5);
+            StageChecks.activationIsAccurate(device, activation, 1e-5);
         }
-        LayerChecks.quantizationIsExact(device, Int8Quantization.of(Int8Scheme.W8A8_TENSOR));
+        StageChecks.quantizationIsExact(device, Int8Quantization.of(Int8Scheme.W8A8_TENSOR));
         RouterChecks.choiceIsTheReferences(device, 48, 8, 0, 0, 9, 3);
         RouterChecks.choiceIsTheReferences(device, 6, 2, 1, 2, 9, 4);
         RouterChecks.logitsAreTheReferences(device, 17, 300, 9);
@@ -365,7 +377,7 @@ class CudaKernelsTest {
         CudaKernel kernel = new CudaKernel(
                 "planted",
                 "planted.cu",
-                List.of(HopperStages.ARCHITECTURE),
+                List.of(HopperGemm.ARCHITECTURE),
                 m -> new Launch(Objects.requireNonNull(fault), 64, 1, 1, 0),
                 List.of(header),
                 List.of(new IntArray(64)),

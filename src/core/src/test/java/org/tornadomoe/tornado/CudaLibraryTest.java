@@ -15,6 +15,8 @@ import org.tornadomoe.kernel.MoeExecutionException;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.Int8Quantizer;
 import org.tornadomoe.quant.Progress;
+import org.tornadomoe.tornado.cuda.CudaLibrary;
+import org.tornadomoe.tornado.cuda.RecordingDriver;
 import uk.ac.manchester.tornado.runtime.common.TornadoXPUDevice;
 import uk.ac.manchester.tornado.runtime.library.spi.TornadoLibraryProvider;
 
@@ -38,7 +40,7 @@ class CudaLibraryTest {
     void tornadoVmFindsIt() {
         assertThat(ServiceLoader.load(TornadoLibraryProvider.class)).hasAtLeastOneElementOfType(CudaLibrary.class);
         TornadoXPUDevice nvidia = RecordedPart.handles(0, 10, () -> 100);
-        CudaLibrary library = new CudaLibrary(driver);
+        CudaLibrary library = driver.library();
         assertThat(library.libraryName()).isEqualTo("tornado-moe");
         assertThat(library.canHandle(nvidia)).isTrue();
     }
@@ -114,7 +116,7 @@ class CudaLibraryTest {
     @Test
     void whatIsForAnotherGpuIsRefused() {
         driver.add(10, 100, 0);
-        CudaLibrary library = new CudaLibrary(driver);
+        CudaLibrary library = driver.library();
         assertThatThrownBy(() -> library.createContext(RecordedPart.handles(1, 10, () -> 100), 5))
                 .isInstanceOf(MoeExecutionException.class)
                 .hasMessage("TornadoVM would run on GPU 0 what is for GPU 1");

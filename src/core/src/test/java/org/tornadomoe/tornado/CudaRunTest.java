@@ -22,7 +22,11 @@ import org.tornadomoe.kernel.MoeExecutionException;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.Int8Quantizer;
 import org.tornadomoe.quant.Progress;
-import org.tornadomoe.tornado.RecordingDriver.Launched;
+import org.tornadomoe.tornado.cuda.CudaKernel;
+import org.tornadomoe.tornado.cuda.CudaRun;
+import org.tornadomoe.tornado.cuda.CudaStep;
+import org.tornadomoe.tornado.cuda.RecordingDriver;
+import org.tornadomoe.tornado.cuda.RecordingDriver.Launched;
 import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 
 /** A layer's call as CUDA's driver is told it. */
@@ -60,14 +64,14 @@ class CudaRunTest {
         assertThat(driver.calls())
                 .containsExactly(
                         "10: setContext 10",
-                        "10: copyToDevice " + part.address(part.arrays.header) + " 12",
-                        "10: copyToDevice " + part.address(part.arrays.hidden) + " " + h,
+                        "10: copyToDevice " + part.address(part.arrays.work.header) + " 12",
+                        "10: copyToDevice " + part.address(part.arrays.work.hidden) + " " + h,
                         "10: launch prepare",
                         "10: launch route",
                         "10: launch skinnyGemm",
                         "10: launch skinnyGemm",
                         "10: launch combine",
-                        "10: copyFromDevice " + part.address(part.arrays.output) + " " + h,
+                        "10: copyFromDevice " + part.address(part.arrays.work.output) + " " + h,
                         "10: await 100");
     }
 
@@ -84,8 +88,8 @@ class CudaRunTest {
                 null);
         assertThat(driver.calls())
                 .endsWith(
-                        "10: copyFromDevice " + part.address(part.arrays.topkIds) + " " + 4 * 3 * 2,
-                        "10: copyFromDevice " + part.address(part.arrays.topkWeights) + " " + 4 * 3 * 2,
+                        "10: copyFromDevice " + part.address(part.arrays.work.topkIds) + " " + 4 * 3 * 2,
+                        "10: copyFromDevice " + part.address(part.arrays.work.topkWeights) + " " + 4 * 3 * 2,
                         "10: await 100");
     }
 
@@ -212,8 +216,8 @@ class CudaRunTest {
                 .containsExactly(
                         "10: setContext 10",
                         "10: launch route",
-                        "10: copyFromDevice " + part.address(part.arrays.output) + " " + 4 * 2 * 40);
-        assertThat(again.address(part.arrays.output)).isEqualTo(part.address(part.arrays.output));
+                        "10: copyFromDevice " + part.address(part.arrays.work.output) + " " + 4 * 2 * 40);
+        assertThat(again.address(part.arrays.work.output)).isEqualTo(part.address(part.arrays.work.output));
         assertThatIllegalArgumentException().isThrownBy(() -> again.address(new IntArray(1)));
     }
 
@@ -267,10 +271,10 @@ class CudaRunTest {
             assertThat(access.put(parameters.get(i), part.task.getAccess()[i].name()))
                     .isNull();
         }
-        assertThat(access.get(part.arrays.hidden)).isEqualTo("WRITE_ONLY");
-        assertThat(access.get(part.arrays.router)).isEqualTo("READ_ONLY");
-        assertThat(access.get(part.arrays.amax)).isEqualTo("WRITE_ONLY");
-        assertThat(access.get(part.arrays.output)).isEqualTo("WRITE_ONLY");
+        assertThat(access.get(part.arrays.work.hidden)).isEqualTo("WRITE_ONLY");
+        assertThat(access.get(part.arrays.named().get("router"))).isEqualTo("READ_ONLY");
+        assertThat(access.get(part.arrays.named().get("amax"))).isEqualTo("WRITE_ONLY");
+        assertThat(access.get(part.arrays.work.output)).isEqualTo("WRITE_ONLY");
         for (CudaStep step : part.run.steps()) {
             List<Object> used = new ArrayList<>(step.reads());
             used.addAll(step.writes());

@@ -34,6 +34,15 @@ import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.Int8Quantizer;
 import org.tornadomoe.quant.Progress;
 import org.tornadomoe.reference.Numerics;
+import org.tornadomoe.tornado.device.Device;
+import org.tornadomoe.tornado.device.TornadoHome;
+import org.tornadomoe.tornado.graph.HalfChecks;
+import org.tornadomoe.tornado.graph.HopperGemm;
+import org.tornadomoe.tornado.graph.PanelGemm;
+import org.tornadomoe.tornado.graph.RouterChecks;
+import org.tornadomoe.tornado.graph.Stage;
+import org.tornadomoe.tornado.graph.StageChecks;
+import org.tornadomoe.tornado.graph.StageRun;
 import uk.ac.manchester.tornado.api.GridScheduler;
 import uk.ac.manchester.tornado.api.KernelContext;
 import uk.ac.manchester.tornado.api.TaskGraph;
@@ -148,7 +157,7 @@ class DeviceLayerTest {
     void activationsAreAccurateFromEndToEnd() {
         for (Device device : devices()) {
             for (MoeActivation activation : MoeActivation.values()) {
-                LayerChecks.activationIsAccurate(device, activation, 1e-5);
+                StageChecks.activationIsAccurate(device, activation, 1e-5);
             }
         }
     }
@@ -157,9 +166,9 @@ class DeviceLayerTest {
     void activationsAreQuantizedToTheBit() {
         Int8Quantization block = Int8Quantization.of(Int8Scheme.W8A8_BLOCK).withGrid(new GroupShape(1, 12));
         for (Device device : devices()) {
-            LayerChecks.quantizationIsExact(device, block);
-            LayerChecks.quantizationIsExact(device, block.withRoundToNearest(true));
-            LayerChecks.quantizationIsExact(device, Int8Quantization.of(Int8Scheme.W8A8_TENSOR));
+            StageChecks.quantizationIsExact(device, block);
+            StageChecks.quantizationIsExact(device, block.withRoundToNearest(true));
+            StageChecks.quantizationIsExact(device, Int8Quantization.of(Int8Scheme.W8A8_TENSOR));
         }
     }
 
@@ -253,7 +262,7 @@ class DeviceLayerTest {
     @ParameterizedTest
     @MethodSource("kernelClasses")
     void norInOtherLayers(String device, TornadoExperts experts, Int8Scheme scheme) {
-        if (scheme != Int8Scheme.W8A8_CHANNEL || (isTheCpu(device) && experts.gemm() != Gemm.PANELS)) {
+        if (scheme != Int8Scheme.W8A8_CHANNEL || (isTheCpu(device) && !(experts.gemm() instanceof PanelGemm))) {
             return; // the same kernels but for the GEMMs
         }
         Int8Quantization quantization = Int8Quantization.of(scheme);
@@ -275,7 +284,7 @@ class DeviceLayerTest {
                 layer.withLora(2, 8),
                 layer.ofType(ScalarType.BF16),
                 layer.ofType(ScalarType.F16)));
-        if (experts.gemm() == Gemm.HOPPER) {
+        if (experts.gemm() instanceof HopperGemm) {
             for (MoeActivation activation : MoeActivation.values()) {
                 layers.add(layer.activatedBy(activation).withBiases());
             }

@@ -2,11 +2,9 @@ package org.tornadomoe.tornado;
 
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
-import static org.tornadomoe.config.FusedMoeActivationFormat.STANDARD;
 
 import java.util.Arrays;
 import java.util.List;
-import java.util.Map;
 import java.util.stream.Stream;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.extension.ExtendWith;
@@ -16,20 +14,17 @@ import org.junit.jupiter.params.provider.EnumSource;
 import org.junit.jupiter.params.provider.MethodSource;
 import org.junit.jupiter.params.provider.ValueSource;
 import org.tornadomoe.RandomLayer;
-import org.tornadomoe.config.FusedMoeActivationFormat;
-import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.GroupShape;
 import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.config.MoeActivation;
 import org.tornadomoe.config.RoutingMethodType;
-import org.tornadomoe.kernel.DeviceMemory;
-import org.tornadomoe.kernel.InsufficientMemoryException;
 import org.tornadomoe.kernel.StageValues;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.Int8Quantizer;
 import org.tornadomoe.quant.Progress;
 import org.tornadomoe.reference.Reference;
+import org.tornadomoe.tornado.device.TornadoHome;
 
 /**
  * The layer and its stages on the interpreter, at sizes that are no multiple of any tile. The interpreter looks for races,
@@ -288,30 +283,6 @@ class InterpreterLayerTest {
         });
     }
 
-    /** DeepSeek-V3's first projections take 7.5 GB, its second half of that; both are dealt out alike. */
-    @Test
-    void aLayerThatNoArrayHoldsIsDealtOut() {
-        RandomLayer layer = RandomLayer.of(256, 8, 7168, 2048, 16, 44);
-        for (Gemm gemm : Gemm.values()) {
-            ExpertParts parts = ExpertParts.of(layer.config(), 256, gemm);
-            assertThat(parts).isEqualTo(new ExpertParts(256, 64));
-            Map<String, Long> sizes = LayerArrays.elements(
-                    layer.config(), Int8Quantization.of(Int8Scheme.W8A8_CHANNEL), 256, gemm, STANDARD);
-            int lead = gemm == Gemm.PANELS ? PanelWeights.lead() : gemm.lead();
-            assertThat(sizes.get("w13[3]")).isEqualTo(lead + 64L * 4096 * 7168 / 4);
-            assertThat(sizes.get("w2[0]")).isEqualTo(lead + 64L * 2048 * 7168 / 4);
-            assertThat(sizes).doesNotContainKeys("w13", "w13[4]");
-            assertThat(sizes.values()).allMatch(count -> 4 * count <= Integer.MAX_VALUE);
-            assertThat(LayerArrays.shortage(sizes, "the device", 5))
-                    .endsWith(String.format("the largest part is w13 with %,d", 7_516_192_768L + 16L * lead));
-        }
-        assertThat(ExpertParts.of(RandomLayer.of(8, 2, 4096, 14336, 16, 45).config(), 8, Gemm.HOPPER)
-                        .count())
-                .isEqualTo(1);
-        assertThat(new ExpertParts(7, 3).count()).isEqualTo(3);
-        assertThat(new ExpertParts(7, 3).experts(2)).isEqualTo(1);
-    }
-
     @Test
     void moreTokensThanSlotsAreRefused() {
         RandomLayer layer = RandomLayer.of(4, 2, 8, 8, 3, 19);
@@ -321,40 +292,6 @@ class InterpreterLayerTest {
             assertThatThrownBy(() -> batched(true).stages(layer.config(), int8, layer.hidden(3, 1), 3, given))
                     .isInstanceOf(IllegalArgumentException.class)
                     .hasMessage("topkIds: expected at most 3 pairs an expert (its slots), got more for expert 2");
-        }
-    }
-
-    @Test
-    void memoryIsCountedBeforeItIsTaken() {
-        RandomLayer layer = RandomLayer.of(8, 2, 64, 32, 16, 7);
-        try (Int8Experts int8 = Int8Quantizer.quantize(layer, Int8Scheme.W8A8_CHANNEL, Progress.NONE)) {
-            long needed = LayerArrays.deviceBytes(
-                    layer.config(), Int8Quantization.of(Int8Scheme.W8A8_CHANNEL), 8, Gemm.PORTABLE, STANDARD);
-            new LayerArrays(layer.config(), int8, needed, HostMemory.of(false));
-            assertThatThrownBy(() -> new LayerArrays(layer.config(), int8, needed - 1, HostMemory.of(false)))
-                    .isInstanceOfSatisfying(InsufficientMemoryException.class, e -> {
-                        assertThat(e.needed()).isEqualTo(needed);
-                        assertThat(e.available()).isEqualTo(needed - 1);
-                    })
-                    .hasMessageContaining("the largest part is w13 with 32,768");
-        }
-    }
-
-    @Test
-    void memoryThatIsCountedIsMemoryThatIsTaken() {
-        RandomLayer layer = RandomLayer.of(5, 2, 37, 19, 7, 8);
-        for (Int8Scheme scheme : List.of(Int8Scheme.W8A8_CHANNEL, Int8Scheme.W8A16_CHANNEL)) {
-            try (Int8Experts int8 = Int8Quantizer.quantize(layer, scheme, Progress.NONE)) {
-                for (FusedMoeActivationFormat format : FusedMoeActivationFormat.values()) {
-                    LayerArrays arrays = new LayerArrays(
-                            layer.config(), int8, Long.MAX_VALUE, HostMemory.of(false), Gemm.PORTABLE, format, false);
-                    assertThat(arrays.all().stream()
-                                    .mapToLong(a -> a.getNumBytesOfSegmentWithHeader())
-                                    .sum())
-                            .isEqualTo(LayerArrays.deviceBytes(
-                                    layer.config(), Int8Quantization.of(scheme), 5, Gemm.PORTABLE, format));
-                }
-            }
         }
     }
 
@@ -375,48 +312,5 @@ class InterpreterLayerTest {
         LayerChecks.aClosedLayerLeavesNothing(experts(true), Int8Scheme.W8A8_CHANNEL, layer);
         LayerChecks.aClosedLayerLeavesNothing(experts(false), Int8Scheme.W8A16_CHANNEL, layer.withBiases());
         LayerChecks.aClosedLayerLeavesNothing(batched(true), Int8Scheme.W8A8_BLOCK, layer);
-    }
-
-    @Test
-    void bothGemmsShareAWorkspaceOfVllmsSize() {
-        for (int hidden : new int[] {37, 41}) {
-            RandomLayer layer = RandomLayer.of(5, 2, hidden, 19, 7, 8);
-            try (Int8Experts int8 = Int8Quantizer.quantize(layer, Int8Scheme.W8A8_CHANNEL, Progress.NONE)) {
-                for (FusedMoeActivationFormat format : FusedMoeActivationFormat.values()) {
-                    LayerArrays arrays = new LayerArrays(
-                            layer.config(), int8, Long.MAX_VALUE, HostMemory.of(false), Gemm.PORTABLE, format, false);
-                    int rows = format == FusedMoeActivationFormat.STANDARD ? 7 * 2 : 5 * 7;
-                    assertThat(arrays.down).isSameAs(arrays.gateUp);
-                    assertThat(arrays.gateUp.getSize()).isEqualTo(rows * Math.max(2 * 19, hidden));
-                    assertThat(arrays.activated.getSize()).isEqualTo(rows * 19);
-                    assertThat(arrays.output.getSize()).isEqualTo(7 * hidden);
-                }
-            }
-        }
-    }
-
-    @Test
-    void weightsAreMostOfTheMemory() {
-        // Qwen3-30B-A3B, decode: what isn't weights is workspace for 16 tokens.
-        // Here and for gpt-oss-20b, whose sizes are no tile's, in every order in which they may lie.
-        for (RandomLayer layer : List.of(
-                RandomLayer.of(128, 8, 2048, 768, 16, 9),
-                RandomLayer.of(32, 4, 2880, 2880, 16, 9)
-                        .activatedBy(MoeActivation.SWIGLUOAI)
-                        .withBiases())) {
-            FusedMoeConfig config = layer.config();
-            Int8Quantization channel = Int8Quantization.of(Int8Scheme.W8A8_CHANNEL);
-            for (Gemm gemm : Gemm.values()) {
-                DeviceMemory memory = LayerArrays.memory(config, channel, config.numExperts(), gemm, STANDARD);
-                assertThat(memory.int8())
-                        .isEqualTo(3L * config.numExperts() * config.hiddenDim() * config.intermediateSize());
-                assertThat(memory.overhead()).as("%s", gemm).isBetween(1.0, 1.05);
-                assertThat(memory.bytes())
-                        .isEqualTo(LayerArrays.deviceBytes(config, channel, config.numExperts(), gemm, STANDARD));
-                assertThat(memory.bytes() / (double) memory.int8())
-                        .as("%s", gemm)
-                        .isLessThan(1.05);
-            }
-        }
     }
 }

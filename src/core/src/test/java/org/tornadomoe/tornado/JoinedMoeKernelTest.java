@@ -17,7 +17,8 @@ import org.tornadomoe.kernel.MoeKernel;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.Int8Quantizer;
 import org.tornadomoe.quant.Progress;
-import org.tornadomoe.tornado.RecordingDriver.Launched;
+import org.tornadomoe.tornado.cuda.RecordingDriver;
+import org.tornadomoe.tornado.cuda.RecordingDriver.Launched;
 
 /** Three GPUs that add their parts of a layer themselves, as their driver is told it. */
 class JoinedMoeKernelTest {
@@ -77,15 +78,15 @@ class JoinedMoeKernelTest {
         return Stream.of(
                         List.of(
                                 before + ": setContext " + part.context,
-                                copy("copyToDevice", part, part.arrays.header, 12),
+                                copy("copyToDevice", part, part.arrays.work.header, 12),
                                 part.context + ": waitFor " + arrived,
-                                part.context + ": copyBetween " + part.address(part.arrays.hidden) + " of "
-                                        + part.context + " from " + first.address(first.arrays.hidden) + " of 10 "
+                                part.context + ": copyBetween " + part.address(part.arrays.work.hidden) + " of "
+                                        + part.context + " from " + first.address(first.arrays.work.hidden) + " of 10 "
                                         + BYTES),
                         kernels(part),
                         List.of(
                                 part.context + ": copyBetween " + outputs + " of 10 from "
-                                        + part.address(part.arrays.output) + " of " + part.context + " " + BYTES,
+                                        + part.address(part.arrays.work.output) + " of " + part.context + " " + BYTES,
                                 part.context + ": record " + done))
                 .flatMap(List::stream)
                 .toList();
@@ -121,8 +122,8 @@ class JoinedMoeKernelTest {
                 .containsExactlyElementsOf(Stream.of(
                                 List.of(
                                         "30: setContext 10",
-                                        copy("copyToDevice", first, first.arrays.header, 12),
-                                        copy("copyToDevice", first, first.arrays.hidden, BYTES),
+                                        copy("copyToDevice", first, first.arrays.work.header, 12),
+                                        copy("copyToDevice", first, first.arrays.work.hidden, BYTES),
                                         "10: record " + arrived),
                                 kernels(first),
                                 stepsOf(parts.get(1), 10, outputs, arrived, second),
@@ -132,7 +133,7 @@ class JoinedMoeKernelTest {
                                         "10: waitFor " + second,
                                         "10: waitFor " + third,
                                         "10: launch addParts",
-                                        copy("copyFromDevice", first, first.arrays.output, BYTES),
+                                        copy("copyFromDevice", first, first.arrays.work.output, BYTES),
                                         "10: setContext 30",
                                         "30: await 300",
                                         "30: setContext 20",
@@ -142,7 +143,7 @@ class JoinedMoeKernelTest {
                         .flatMap(List::stream)
                         .toList());
         assertThat(adds.parameters())
-                .containsExactly(first.address(first.arrays.output), outputs, M * 40, STRIDE / 4, 2);
+                .containsExactly(first.address(first.arrays.work.output), outputs, M * 40, STRIDE / 4, 2);
         assertThat(adds.gridX() * adds.block()).isGreaterThanOrEqualTo(M * 40);
         assertThat(adds.block()).isEqualTo(256);
         assertThat(adds.stream()).isEqualTo(100);
@@ -173,11 +174,11 @@ class JoinedMoeKernelTest {
         ChosenExperts chosen = ChosenExperts.allocate(M, 2);
         RecordedPart first = parts.getFirst();
         for (int i = 0; i < M * 2; i++) {
-            first.arrays.topkIds.set(i, i % 5);
+            first.arrays.work.topkIds.set(i, i % 5);
         }
         forward(joined, chosen);
         assertThat(driver.calls())
-                .containsOnlyOnce(copy("copyFromDevice", first, first.arrays.topkIds, 4 * M * 2))
+                .containsOnlyOnce(copy("copyFromDevice", first, first.arrays.work.topkIds, 4 * M * 2))
                 .noneMatch(call -> call.startsWith("20: copyFrom") || call.startsWith("30: copyFrom"));
         assertThat(chosen.ids()).containsExactly(0, 1, 2, 3, 4, 0);
     }

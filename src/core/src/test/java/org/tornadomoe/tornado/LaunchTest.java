@@ -23,6 +23,9 @@ import org.tornadomoe.kernel.ChosenExperts;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.Int8Quantizer;
 import org.tornadomoe.quant.Progress;
+import org.tornadomoe.tornado.graph.ExpertGemm;
+import org.tornadomoe.tornado.graph.HopperGemm;
+import org.tornadomoe.tornado.graph.PanelGemm;
 import org.tornadomoe.tuning.LaunchConfig;
 import org.tornadomoe.tuning.LaunchConfigs;
 import org.tornadomoe.tuning.LaunchKey;
@@ -35,7 +38,7 @@ class LaunchTest {
     private static final RandomLayer LAYER = RandomLayer.of(5, 2, 150, 70, 40, 51);
 
     /** Few pairs a block, and many. */
-    private static final List<LaunchConfig> PANELS = Gemm.PANELS.launches();
+    private static final List<LaunchConfig> PANELS = new PanelGemm().launches();
 
     private final TornadoExperts experts = new TornadoPanelExperts();
 
@@ -77,13 +80,13 @@ class LaunchTest {
     void packedFilesAreOfConfigurationsThatThereAre(int experts, int intermediate) {
         LaunchKey key =
                 new LaunchKey(experts, intermediate, "NVIDIA H100 80GB HBM3", "int8_w8a8", null, "cuda", "hopper");
-        LaunchConfigs found = new LaunchSpace(key, Gemm.HOPPER.launches(), m -> {
+        LaunchConfigs found = new LaunchSpace(key, new HopperGemm().launches(), m -> {
                     throw new AssertionError("the rule is asked");
                 })
                 .find();
         assertThat(found.source()).endsWith("configs/" + key.fileName());
-        assertThat(found.forTokens(1).blockSizeM()).isLessThan(Gemm.TILE);
-        assertThat(found.forTokens(4096).blockSizeM()).isEqualTo(Gemm.TILE);
+        assertThat(found.forTokens(1).blockSizeM()).isLessThan(ExpertGemm.TILE);
+        assertThat(found.forTokens(4096).blockSizeM()).isEqualTo(ExpertGemm.TILE);
     }
 
     @Test
@@ -136,49 +139,6 @@ class LaunchTest {
                 .isNull();
         try (Int8Experts int8 = Int8Quantizer.quantize(LAYER, SCHEME, Progress.NONE)) {
             experts.load(invariant, int8).close();
-        }
-    }
-
-    /** Whatever configuration a call is launched with, its blocks have room. */
-    @Test
-    void everyConfigurationHasRoom() {
-        for (Gemm gemm : Gemm.values()) {
-            assertThat(gemm.launches()).doesNotHaveDuplicates();
-            for (int tokens : new int[] {1, 7, 40, 3000}) {
-                FusedMoeConfig config = LAYER.config().withMaxNumTokens(tokens);
-                assertThat(gemm.launches()).contains(gemm.byRule(config, tokens));
-                for (LaunchConfig launch : gemm.launches()) {
-                    int blocks = Gemm.blocks(config, tokens, launch.blockSizeM());
-                    assertThat(gemm.mostBlocks(config, tokens)).isGreaterThanOrEqualTo(blocks);
-                    assertThat(gemm.mostPlaces(config, tokens)).isGreaterThanOrEqualTo(blocks * launch.blockSizeM());
-                }
-            }
-        }
-    }
-
-    /** The tensor-core kernels' grids, which only a device runs. */
-    @Test
-    void tensorCoresAreLaunchedAsToldToo() {
-        try (Int8Experts int8 = Int8Quantizer.quantize(LAYER, SCHEME, Progress.NONE)) {
-            for (LaunchConfig launch : Gemm.TENSOR_CORES.launches()) {
-                LayerArrays arrays = new LayerArrays(
-                        LAYER.config(),
-                        int8,
-                        Long.MAX_VALUE,
-                        HostMemory.of(false),
-                        Gemm.TENSOR_CORES,
-                        LAYER.config().activationFormat(),
-                        false,
-                        LaunchConfigs.byRule(Gemm.TENSOR_CORES.launches(), m -> launch),
-                        Map.of());
-                arrays.setTokens(33);
-                assertThat(arrays.header.get(1)).isEqualTo(launch.blockSizeM());
-                Stage gateUp = LayerStages.of(arrays).gateUp().getFirst();
-                assertThat(gateUp.group().applyAsInt(33)).isEqualTo(32 * launch.numWarps());
-                assertThat(gateUp.groupsX().applyAsInt(33))
-                        .isEqualTo(Gemm.blocks(LAYER.config(), 33, launch.blockSizeM()));
-                assertThat(gateUp.groupsY().applyAsInt(33)).isEqualTo(Math.ceilDiv(140, launch.blockSizeN()));
-            }
         }
     }
 }

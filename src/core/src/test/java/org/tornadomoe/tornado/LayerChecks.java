@@ -14,7 +14,6 @@ import java.util.Iterator;
 import java.util.List;
 import java.util.Objects;
 import java.util.Set;
-import java.util.SplittableRandom;
 import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.MoeLayer;
@@ -23,19 +22,16 @@ import org.tornadomoe.RandomLayer;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.config.Int8Scheme;
-import org.tornadomoe.config.MoeActivation;
 import org.tornadomoe.kernel.Adapters;
 import org.tornadomoe.kernel.ChosenExperts;
 import org.tornadomoe.kernel.DeviceMemory;
 import org.tornadomoe.kernel.MoeKernel;
 import org.tornadomoe.kernel.StageValues;
-import org.tornadomoe.quant.Int8Activations;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.Int8Quantizer;
 import org.tornadomoe.quant.Int8Tensor;
 import org.tornadomoe.quant.LoraAdapter;
 import org.tornadomoe.quant.Progress;
-import org.tornadomoe.reference.Activations;
 import org.tornadomoe.reference.Alignment;
 import org.tornadomoe.reference.Alignments;
 import org.tornadomoe.reference.BatchedFormat;
@@ -45,9 +41,11 @@ import org.tornadomoe.reference.Reference;
 import org.tornadomoe.reference.Router;
 import org.tornadomoe.reference.Routing;
 import org.tornadomoe.reference.Stages;
+import org.tornadomoe.tornado.graph.PortableGemm;
+import org.tornadomoe.tornado.layout.ExpertParts;
 
 /** What must hold of a layer on any device, the interpreter included. */
-final class LayerChecks {
+public final class LayerChecks {
     private static final int BLOCK = 16;
 
     private LayerChecks() {}
@@ -124,6 +122,7 @@ final class LayerChecks {
         int topK = layer.config().pairsPerToken();
         try (Int8Experts int8 = Int8Quantizer.quantize(layer, quantization, Progress.NONE);
                 MoeKernel kernel = experts.load(layer.config(), int8)) {
+            StageAccesses.forget();
             for (int tokens : tokenCounts) {
                 float[] hidden = layer.hidden(tokens, tokens);
                 Stages expected = Reference.forward(int8, hidden, tokens);
@@ -137,6 +136,7 @@ final class LayerChecks {
                         .isLessThan(tolerance(int8));
                 assertThat(forward(kernel, hidden, tokens, chosen)).isEqualTo(output);
             }
+            StageAccesses.match(((TornadoMoeKernel) kernel).graph().stages());
         }
     }
 
@@ -194,7 +194,7 @@ final class LayerChecks {
         try (Int8Experts int8 = Int8Quantizer.quantize(layer, quantization, Progress.NONE);
                 MoeKernel whole = experts.load(config, int8)) {
             dealOut(() -> {
-                assertThat(ExpertParts.of(config, config.numLocalExperts(), Gemm.PORTABLE)
+                assertThat(ExpertParts.of(config, config.numLocalExperts(), new PortableGemm().layout())
                                 .count())
                         .isGreaterThan(Math.min(4, config.numLocalExperts() - 1));
                 try (MoeKernel dealtOut = experts.load(config, int8)) {
@@ -360,92 +360,6 @@ final class LayerChecks {
     }
 
     /**
-     * The activation's kernel against its formula over the whole range of its arguments, relatively to the value, or to 1e-4 where
-     * that is greater.
-     */
-    static void activationIsAccurate(Device device, MoeActivation activation, double tolerance) {
-        float[] points = new float[201];
-        for (int i = 0; i < points.length; i++) {
-            float x = (i - 100) / 100f;
-            points[i] = 12 * x * x * x;
-        }
-        points[0] = -12_000;
-        points[200] = 12_000;
-        int n = points.length;
-        RandomLayer layer = RandomLayer.of(1, 1, 4, n, n, 1).activatedBy(activation);
-        FusedMoeConfig config = layer.config();
-        int columns = config.gateUpRows();
-        float[] gateUp = new float[n * columns];
-        for (int i = 0; i < gateUp.length; i++) {
-            int row = i / columns;
-            int c = i % columns;
-            boolean up = activation.isInterleaved() ? c % 2 == 1 : c >= n;
-            gateUp[i] = points[up ? (row + c) % n : activation.isInterleaved() ? c / 2 : c];
-        }
-        try (Int8Experts int8 = Int8Quantizer.quantize(layer, Int8Scheme.W8A16_CHANNEL, Progress.NONE);
-                LayerArrays arrays = new LayerArrays(config, int8, Long.MAX_VALUE, HostMemory.of(device))) {
-            MemorySegment.copy(gateUp, 0, arrays.gateUp.getSegment(), ValueLayout.JAVA_FLOAT, 0, gateUp.length);
-            arrays.header.set(0, n);
-            arrays.keys.init(0);
-            StageRun.execute(device, "activation", new LayerStages(arrays).activateAndQuantize(), n);
-            double[] expected = Activations.apply(config, Numerics.widen(gateUp), n);
-            for (int i = 0; i < expected.length; i++) {
-                assertThat((double) arrays.activated.get(i))
-                        .as("%s of row %d, column %d", activation, i / n, i % n)
-                        .isCloseTo(expected[i], within(tolerance * Math.max(1e-4, Math.abs(expected[i]))));
-            }
-        }
-    }
-
-    /**
-     * Activations are quantised to the very bits of {@link Int8Activations}, at whatever magnitude, where quotients are next to what they
-     * are rounded or truncated at.
-     */
-    static void quantizationIsExact(Device device, Int8Quantization quantization) {
-        int tokens = 90;
-        RandomLayer layer = RandomLayer.of(1, 1, 150, 4, tokens, 1);
-        int h = layer.config().hiddenDim();
-        int group = quantization.scheme() == Int8Scheme.W8A8_BLOCK ? quantization.colsPerScale(h) : h;
-        SplittableRandom random = new SplittableRandom(1);
-        float[] hidden = new float[tokens * h];
-        float greatest = 1;
-        for (int i = 0; i < hidden.length; i++) {
-            boolean first = i % h % group == 0;
-            if (quantization.scheme() == Int8Scheme.W8A8_TENSOR ? i == 0 : first) {
-                // The least is less than what a scale is made of at least.
-                greatest = (float) Math.scalb(random.nextDouble(1, 2), random.nextInt(-34, 121));
-            }
-            float exact = random.nextInt(-254, 255) / 2f * (Math.max(greatest, Int8Activations.MIN_ABS_MAX) / 127);
-            int ulps = random.nextInt(-2, 3);
-            hidden[i] = first ? greatest : Float.intBitsToFloat(Float.floatToIntBits(exact) + ulps);
-            if (!(Math.abs(hidden[i]) <= greatest)) {
-                hidden[i] = 0;
-            }
-        }
-        byte[] expected = new byte[hidden.length];
-        float[] scales = new float[tokens * Math.ceilDiv(h, group)];
-        if (quantization.scheme() == Int8Scheme.W8A8_TENSOR) {
-            Arrays.fill(scales, Int8Activations.tensorScale(hidden, hidden.length));
-            Int8Activations.quantize(hidden, hidden.length, scales[0], expected);
-        } else {
-            Int8Activations.quantizeGroups(hidden, tokens, h, group, quantization.roundToNearest(), expected, scales);
-        }
-        try (Int8Experts int8 = Int8Quantizer.quantize(layer, quantization, Progress.NONE);
-                LayerArrays arrays = new LayerArrays(layer.config(), int8, Long.MAX_VALUE, HostMemory.of(device))) {
-            MemorySegment.copy(hidden, 0, arrays.hidden.getSegment(), ValueLayout.JAVA_FLOAT, 0, hidden.length);
-            arrays.setTokens(tokens);
-            StageRun.execute(device, "quantization", new LayerStages(arrays).quantizeTokens(), tokens);
-            assertThat(arrays.tokenScales.toHeapArray()).isEqualTo(scales);
-            byte[] rows = arrays.tokens.getSegment().toArray(ValueLayout.JAVA_BYTE);
-            for (int i = 0; i < hidden.length; i++) {
-                assertThat(rows[i / h * 4 * arrays.hiddenInts + i % h])
-                        .as("%s by %s", hidden[i], scales[i / h * (scales.length / tokens) + i % h / group])
-                        .isEqualTo(expected[i]);
-            }
-        }
-    }
-
-    /**
      * Adapters of several ranks in one batch give what the definition gives; tokens without one, and those with an adapter of zeros, the
      * bits of a layer without adapters.
      */
@@ -535,7 +449,7 @@ final class LayerChecks {
     }
 
     /** Those experts of a layer that a map gives a local number. */
-    static Int8Experts part(RandomLayer layer, Int8Scheme scheme, int[] map) {
+    public static Int8Experts part(RandomLayer layer, Int8Scheme scheme, int[] map) {
         FusedMoeConfig config = layer.config();
         int local = (int) Arrays.stream(map).filter(e -> e >= 0).count();
         Arena arena = Arena.ofShared();
@@ -605,7 +519,7 @@ final class LayerChecks {
     }
 
     /** The reference's stages as what the kernels exchange. */
-    static StageValues values(Stages stages, int experts) {
+    public static StageValues values(Stages stages, int experts) {
         Alignment alignment = Alignments.align(stages.routing().ids(), experts, BLOCK);
         QuantizedTokens none = new QuantizedTokens(new byte[0], new float[0]);
         QuantizedTokens a1 = stages.a1() == null ? none : stages.a1();

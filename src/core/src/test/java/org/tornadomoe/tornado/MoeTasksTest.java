@@ -4,7 +4,6 @@ import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
 import java.util.Arrays;
-import java.util.List;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 import org.tornadomoe.RandomLayer;
@@ -18,7 +17,6 @@ import uk.ac.manchester.tornado.api.TornadoExecutionPlan;
 import uk.ac.manchester.tornado.api.enums.DataTransferMode;
 import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
 import uk.ac.manchester.tornado.api.types.arrays.IntArray;
-import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
 
 class MoeTasksTest {
     private static final RandomLayer LAYER = RandomLayer.of(5, 2, 26, 14, 9, 3).on("interpreter:0");
@@ -47,32 +45,6 @@ class MoeTasksTest {
                         .describedAs(scheme.name())
                         .isEqualTo(model.oneByOne(new TornadoPortableExperts(), Arrays.copyOf(hidden, 9 * 26), 5));
             }
-        }
-    }
-
-    @Test
-    void layersShareAllButWhatIsTheirs() {
-        TaskGraph graph = new TaskGraph("shared");
-        try (MoeTasks moe = new MoeTasks(graph, new GridScheduler(), LAYER.config());
-                Int8Experts experts = Int8Quantizer.quantize(LAYER, Int8Scheme.W8A8_CHANNEL, Progress.NONE);
-                LayerArrays alone = new LayerArrays(LAYER.config(), experts, Long.MAX_VALUE, HostMemory.of(false))) {
-            int size = 9 * 26;
-            moe.append("a", experts, new FloatArray(size), new FloatArray(size));
-            long first = moe.deviceBytes();
-            moe.append("b", experts, new FloatArray(size), new FloatArray(size));
-            assertThat(first).isLessThan(LayerArrays.bytes(alone.sizes()));
-            long own = alone.sizes().entrySet().stream()
-                    .filter(array -> !alone.sharedWith(experts).containsKey(array.getKey()))
-                    .filter(array -> !List.of("hidden", "output").contains(array.getKey()))
-                    .mapToLong(array -> TornadoNativeArray.ARRAY_HEADER + 4 * array.getValue())
-                    .sum();
-            assertThat(moe.deviceBytes() - first).isEqualTo(own);
-            assertThat(alone.sharedWith(experts))
-                    .containsKeys("expertMap", "routerBias", "w13Bias")
-                    .doesNotContainKeys("router", "w13", "w13Scales", "w2", "hidden");
-            alone.routerBias.set(1, 0.5f);
-            alone.expertMap.set(0, -1);
-            assertThat(alone.sharedWith(experts)).doesNotContainKeys("expertMap", "routerBias");
         }
     }
 

@@ -15,7 +15,13 @@ import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.config.RoutingMethodType;
 import org.tornadomoe.quant.Int8Tensor;
+import org.tornadomoe.tornado.device.Device;
+import org.tornadomoe.tornado.device.TornadoHome;
+import org.tornadomoe.tornado.graph.PanelGemm;
+import org.tornadomoe.tornado.graph.Stage;
+import org.tornadomoe.tornado.graph.StageRun;
 import org.tornadomoe.tornado.kernels.PanelGemmKernels;
+import org.tornadomoe.tornado.layout.PanelWeights;
 import uk.ac.manchester.tornado.api.KernelContext;
 import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
 import uk.ac.manchester.tornado.api.types.arrays.IntArray;
@@ -104,9 +110,10 @@ class PanelGemmTest {
                 random.nextBytes(row);
                 tensor.setRow(r / rows, r % rows, row, 0, 1);
             }
-            IntArray b = new IntArray(Math.toIntExact(PanelWeights.ints(experts, rows, cols)));
+            IntArray b = new IntArray(
+                    Math.toIntExact(new PanelWeights().weightPad() + new PanelWeights().ints(experts, rows, cols, 0)));
             b.init(0x7F7F7F7F);
-            PanelWeights.pack(tensor, b);
+            new PanelWeights().pack(tensor, 0, b);
             FloatArray out = new FloatArray(allPairs * rows);
             out.init(Float.NaN);
             boolean few = block == PanelGemmKernels.FEW;
@@ -136,7 +143,7 @@ class PanelGemmTest {
                             pairsPerRow,
                             rows,
                             kInts,
-                            PanelWeights.lead(),
+                            new PanelWeights().weightPad(),
                             1,
                             1),
                     reads,
@@ -183,8 +190,8 @@ class PanelGemmTest {
     @EnumSource(names = {"W8A8_CHANNEL", "W8A8_TENSOR"})
     void oneGraphServesBothBlockSizes(Int8Scheme scheme) {
         RandomLayer layer = RandomLayer.of(4, 2, 50, 70, 40, 5).withBiases();
-        assertThat(Gemm.PANELS.blockSize(layer.config(), 12)).isEqualTo(PanelGemmKernels.FEW);
-        assertThat(Gemm.PANELS.blockSize(layer.config(), 13)).isEqualTo(PanelGemmKernels.MANY);
+        assertThat(new PanelGemm().byRule(layer.config(), 12).blockSizeM()).isEqualTo(PanelGemmKernels.FEW);
+        assertThat(new PanelGemm().byRule(layer.config(), 13).blockSizeM()).isEqualTo(PanelGemmKernels.MANY);
         LayerChecks.forwardMatchesReference(EXPERTS, scheme, layer, 1, 40, 12, 13, 5, 1);
         LayerChecks.partsAddUp(EXPERTS, scheme, layer, 2, 40);
     }

@@ -3,6 +3,7 @@ package org.tornadomoe.tornado;
 import org.junit.jupiter.api.extension.ExtendWith;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
+import org.tornadomoe.tornado.device.TornadoHome;
 
 /** Permutation and batched alignment on the interpreter, which looks for races. */
 @ExtendWith(LooksForRaces.class)

@@ -11,6 +11,15 @@ import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.quant.Int8Experts;
+import org.tornadomoe.tornado.cuda.CudaLibrary;
+import org.tornadomoe.tornado.cuda.CudaRun;
+import org.tornadomoe.tornado.cuda.RecordingDriver;
+import org.tornadomoe.tornado.device.Device;
+import org.tornadomoe.tornado.device.FakeGpu;
+import org.tornadomoe.tornado.device.HostMemory;
+import org.tornadomoe.tornado.graph.HopperGemm;
+import org.tornadomoe.tornado.graph.LayerArrays;
+import org.tornadomoe.tornado.graph.Stage;
 import uk.ac.manchester.tornado.api.GridScheduler;
 import uk.ac.manchester.tornado.api.TaskGraph;
 import uk.ac.manchester.tornado.api.TornadoDeviceContext;
@@ -23,7 +32,7 @@ import uk.ac.manchester.tornado.runtime.library.spi.LibraryInvocation;
 import uk.ac.manchester.tornado.runtime.library.spi.TornadoNativeStreamSupport;
 
 /** A layer with Hopper's kernels on no GPU: TornadoVM's side is this class, CUDA's a {@link RecordingDriver}. */
-final class RecordedPart {
+public final class RecordedPart {
     private static final long PLAN = 5;
 
     /** TornadoVM's graph, which keeps library tasks. */
@@ -42,10 +51,10 @@ final class RecordedPart {
     }
 
     final long context;
-    final LayerArrays arrays;
-    final TornadoMoeKernel kernel;
-    final LibraryTaskDescriptor task;
-    final CudaRun run;
+    public final LayerArrays arrays;
+    public final TornadoMoeKernel kernel;
+    public final LibraryTaskDescriptor task;
+    public final CudaRun run;
     private final CudaLibrary library;
     private final TornadoXPUDevice device;
     private final LibraryContext plan;
@@ -54,56 +63,42 @@ final class RecordedPart {
     private long stream;
 
     /** Loaded, without a call yet, in a context with one stream of the device of that index. */
-    RecordedPart(
+    public RecordedPart(
             RecordingDriver driver, int index, long context, long stream, FusedMoeConfig config, Int8Experts experts) {
         this.context = context;
         driver.add(context, stream, index);
         arrays = arrays(config, experts);
         Tasks tasks = new Tasks();
-        Device device = device(index);
+        Device device = FakeGpu.of(index);
         Stage.Graph graph = new Stage.Graph(
-                device, tasks, new GridScheduler(), "", LayerStages.of(arrays).call(), new ArrayList<>());
+                device, tasks, new GridScheduler(), "", Families.program(arrays).call(), new ArrayList<>());
         graph.addTasks();
         run = graph.runs().getFirst();
         task = tasks.library.getFirst();
         TornadoExecutionPlan empty = new TornadoExecutionPlan(new TaskGraph("nothing").snapshot());
-        kernel = new TornadoMoeKernel(device, arrays, new TornadoMoeKernel.Running(graph, empty, new BitSet()));
-        library = new CudaLibrary(driver);
+        kernel = new TornadoMoeKernel(
+                device, new HopperGemm(), arrays, new TornadoMoeKernel.Running(graph, empty, new BitSet()));
+        library = driver.library();
         this.stream = stream;
         this.device = handles(index, context, () -> this.stream);
         plan = library.createContext(this.device, PLAN);
     }
 
-    static LayerArrays arrays(FusedMoeConfig config, Int8Experts experts) {
+    public static LayerArrays arrays(FusedMoeConfig config, Int8Experts experts) {
         return new LayerArrays(
                 config,
                 experts,
                 Long.MAX_VALUE,
                 HostMemory.of(false),
-                Gemm.HOPPER,
+                new HopperGemm(),
                 config.activationFormat(),
                 !config.isLoraEnabled(),
-                Gemm.HOPPER.byRule(config),
+                new HopperGemm().byRule(config),
                 Map.of());
     }
 
-    /** A GPU that TornadoVM takes for one of CUDA's. */
-    static Device device(int index) {
-        Probe fine = new Probe(_ -> null);
-        return new Device(
-                "cuda:" + index,
-                Device.CUDA,
-                "GPU " + index,
-                Long.MAX_VALUE,
-                1024,
-                TornadoHome.current().devices().getFirst().tornado(),
-                fine,
-                fine,
-                fine);
-    }
-
     /** A device as TornadoVM's runtime sees it, with the driver's handles. */
-    static TornadoXPUDevice handles(int index, long context, LongSupplier stream) {
+    public static TornadoXPUDevice handles(int index, long context, LongSupplier stream) {
         return (TornadoXPUDevice) Proxy.newProxyInstance(
                 RecordedPart.class.getClassLoader(),
                 new Class<?>[] {TornadoXPUDevice.class, TornadoNativeStreamSupport.class},
@@ -126,17 +121,17 @@ final class RecordedPart {
     }
 
     /** From now on another thread calls. */
-    void calledFromStream(long other) {
+    public void calledFromStream(long other) {
         stream = other;
     }
 
     /** What TornadoVM does before every launch of the task. */
-    void prepare() {
+    public void prepare() {
         library.prepare(task, plan);
     }
 
     /** The launch. */
-    void dispatch() {
+    public void dispatch() {
         Object[] parameters = task.getParameters();
         library.dispatch(
                 task.getFunctionName(),
@@ -153,7 +148,7 @@ final class RecordedPart {
     }
 
     /** The first call, which is TornadoVM's. */
-    RecordedPart called(int tokens) {
+    public RecordedPart called(int tokens) {
         arrays.setTokens(tokens);
         prepare();
         dispatch();
@@ -170,12 +165,12 @@ final class RecordedPart {
     }
 
     /** TornadoVM closes its plan. */
-    void destroyPlan() {
+    public void destroyPlan() {
         library.destroyContext(plan);
     }
 
     /** As the driver is told it: an address, or a number's bits. */
-    static long bits(Object parameter, @Nullable RecordedPart part) {
+    public static long bits(Object parameter, @Nullable RecordedPart part) {
         return parameter instanceof Integer number
                 ? Integer.toUnsignedLong(number)
                 : parameter instanceof Float number

@@ -10,6 +10,9 @@ import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.config.RouterConfig;
 import org.tornadomoe.config.RoutingMethodType;
 import org.tornadomoe.config.ScoringFunction;
+import org.tornadomoe.tornado.device.Device;
+import org.tornadomoe.tornado.device.TornadoHome;
+import org.tornadomoe.tornado.graph.RouterChecks;
 
 /** The router's kernels, shared experts, zero experts and routing on the host, on the interpreter. */
 @ExtendWith(LooksForRaces.class)

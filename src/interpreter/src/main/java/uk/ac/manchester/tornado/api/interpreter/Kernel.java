@@ -3,7 +3,18 @@ package uk.ac.manchester.tornado.api.interpreter;
 import java.lang.System.Logger.Level;
 import java.lang.invoke.MethodHandle;
 import java.util.List;
+import java.util.function.UnaryOperator;
+import uk.ac.manchester.tornado.api.KernelContext;
 import uk.ac.manchester.tornado.api.TaskGraph;
+import uk.ac.manchester.tornado.api.types.arrays.ByteArray;
+import uk.ac.manchester.tornado.api.types.arrays.CharArray;
+import uk.ac.manchester.tornado.api.types.arrays.DoubleArray;
+import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
+import uk.ac.manchester.tornado.api.types.arrays.HalfFloatArray;
+import uk.ac.manchester.tornado.api.types.arrays.Int8Array;
+import uk.ac.manchester.tornado.api.types.arrays.IntArray;
+import uk.ac.manchester.tornado.api.types.arrays.LongArray;
+import uk.ac.manchester.tornado.api.types.arrays.ShortArray;
 
 /** A task's method: what it waits for, and how a work-item of it is run. */
 final class Kernel {
@@ -82,17 +93,46 @@ final class Kernel {
 
     /**
      * The method behind a task's lambda, or null. Java does not tell it, so the lambda is called once without memory: the
-     * exception of the first use of a null argument has the method in its stack trace.
+     * exception of the first use of a null argument has the method in its stack trace. Compiled code may throw one without
+     * a trace (HotSpot's {@code OmitStackTraceInFastThrow}); then the first use of an empty array tells.
      */
     private static KernelClasses.Method locate(Task task) {
+        StackTraceElement found = found(task, argument -> null);
+        return found == null ? search(task, found(task, Kernel::empty)) : search(task, found);
+    }
+
+    private static KernelClasses.Method search(Task task, StackTraceElement found) {
+        return found == null ? null : KernelClasses.find(found, task);
+    }
+
+    private static Object empty(Object argument) {
+        return switch (argument) {
+            case KernelContext context -> new KernelContext();
+            case ByteArray array -> new ByteArray(0);
+            case CharArray array -> new CharArray(0);
+            case DoubleArray array -> new DoubleArray(0);
+            case FloatArray array -> new FloatArray(0);
+            case HalfFloatArray array -> new HalfFloatArray(0);
+            case Int8Array array -> new Int8Array(0);
+            case IntArray array -> new IntArray(0);
+            case LongArray array -> new LongArray(0);
+            case ShortArray array -> new ShortArray(0);
+            default -> null;
+        };
+    }
+
+    /** The outermost method that an exception passes through when these stand for what is no number. */
+    private static StackTraceElement found(Task task, UnaryOperator<Object> instead) {
         Object[] arguments = task.arguments().clone();
         for (int i = 0; i < arguments.length; i++) {
-            arguments[i] = arguments[i] instanceof Number || arguments[i] instanceof Boolean ? arguments[i] : null;
+            arguments[i] = arguments[i] instanceof Number || arguments[i] instanceof Boolean
+                    ? arguments[i]
+                    : instead.apply(arguments[i]);
         }
         StackTraceElement found = null;
         try {
             task.body().accept(arguments);
-        } catch (NullPointerException e) {
+        } catch (RuntimeException e) {
             for (StackTraceElement frame : e.getStackTrace()) {
                 if (frame.getClassName().equals(TaskGraph.class.getName())) {
                     break;
@@ -100,6 +140,6 @@ final class Kernel {
                 found = frame;
             }
         }
-        return found == null ? null : KernelClasses.find(found, task);
+        return found;
     }
 }

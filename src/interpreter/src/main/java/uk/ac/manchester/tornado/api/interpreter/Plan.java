@@ -219,7 +219,9 @@ public final class Plan {
         }
         String key = key(state, task);
         if (grid != null) {
-            new Launch(key, state.kernel(task), grid, contexts, arguments, task.context(), races).run();
+            Launch launch = new Launch(key, state.kernel(task), grid, contexts, arguments, task.context(), races);
+            launch.run();
+            TaskAccesses.tell(key, task.arguments(), arguments, launch.races);
             return;
         }
         try {

@@ -30,6 +30,11 @@ final class Races {
         final int[] otherPhase;
         final int[] earlierGroup;
 
+        /** Whether an element was read that the launch had not written, and whether one was written. */
+        boolean isRead;
+
+        boolean isWritten;
+
         History(int length) {
             writer = filled(length);
             writePhase = new int[length];
@@ -65,6 +70,17 @@ final class Races {
         }
     }
 
+    /** Whether what was in an argument before was read. */
+    boolean reads(Object array) {
+        History history = histories.get(array);
+        return history != null && history.isRead;
+    }
+
+    boolean writes(Object array) {
+        History history = histories.get(array);
+        return history != null && history.isWritten;
+    }
+
     /** A new group has new local memory. */
     void clearLocals() {
         locals.clear();
@@ -84,6 +100,7 @@ final class Races {
         if (h == null) {
             return;
         }
+        h.isRead |= h.writer[index] == NOBODY;
         int self = number(item);
         int phase = item.group.phase;
         if (writerUnordered(h, index, self, phase)) {
@@ -108,6 +125,8 @@ final class Races {
         if (h == null) {
             return;
         }
+        h.isRead |= atomic && h.writer[index] == NOBODY;
+        h.isWritten = true;
         int self = number(item);
         int phase = item.group.phase;
         boolean bothAtomic = atomic && h.atomic[index];

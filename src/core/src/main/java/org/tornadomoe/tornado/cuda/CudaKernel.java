@@ -1,0 +1,85 @@
+package org.tornadomoe.tornado.cuda;
+
+import java.util.List;
+import java.util.function.IntFunction;
+import java.util.stream.Stream;
+import org.jspecify.annotations.Nullable;
+import org.tornadomoe.tornado.device.CudaDriver;
+import org.tornadomoe.tornado.device.Device;
+import org.tornadomoe.tornado.device.RootCause;
+import org.tornadomoe.tornado.kernels.KernelSource;
+import uk.ac.manchester.tornado.api.types.arrays.IntArray;
+import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
+
+/**
+ * A kernel in CUDA C, for instructions that neither TornadoVM's compilers nor its prebuilt tasks have: {@link CudaLibrary} compiles
+ * it for exactly the device's architecture, and launches it so that it may start before the one in front of it is through, for
+ * which it has to wait itself. On TornadoVM's CUDA backend.
+ *
+ * <p>The kernel's parameters are the reads, the writes, the updates and the scalars.
+ *
+ * @param name of the step
+ * @param source the resource beside the Java kernels
+ * @param options of the compiler
+ * @param launch which of the source's kernels is launched for M tokens, and how; all have the same parameters
+ * @param reads arrays, the first of which is the header
+ * @param scalars ints and floats
+ */
+public record CudaKernel(
+        String name,
+        String source,
+        List<String> options,
+        IntFunction<Launch> launch,
+        List<Object> reads,
+        List<Object> writes,
+        List<Object> updates,
+        List<Object> scalars)
+        implements CudaStep {
+    /**
+     * @param entryPoint the kernel's name
+     * @param group work-items of a group
+     * @param gridX groups along x; {@link #ALL_MULTIPROCESSORS} for one a multiprocessor
+     * @param gridY groups along y
+     * @param sharedBytes dynamic shared memory
+     */
+    public record Launch(String entryPoint, int group, int gridX, int gridY, int sharedBytes) {
+        /** Nothing is launched. */
+        public static final Launch NONE = new Launch("", 0, 0, 0, 0);
+    }
+
+    public static final int ALL_MULTIPROCESSORS = -1;
+
+    private static final int HOPPER = 9;
+
+    /** Why a device doesn't run kernels for Hopper; null if it does. */
+    public static @Nullable String hopperObstacle(Device device) {
+        if (!device.is(Device.CUDA)) {
+            return "there are kernels for CUDA only";
+        }
+        if (TornadoNativeArray.ARRAY_HEADER % 16 != 0) {
+            return "arrays have a header of " + TornadoNativeArray.ARRAY_HEADER
+                    + " bytes and the kernels read 16 at once" + " (-XX:-UseCompressedClassPointers and the like)";
+        }
+        try {
+            int capability = CudaDriver.NVIDIA.computeCapability(device.index());
+            return capability == HOPPER ? null : "its compute capability is " + capability + ".x and they are for 9.x";
+        } catch (RuntimeException | LinkageError failure) {
+            return RootCause.of(failure);
+        }
+    }
+
+    @Override
+    public IntArray header() {
+        return (IntArray) reads.getFirst();
+    }
+
+    /** Its parameters, in order. */
+    public List<Object> parameters() {
+        return Stream.of(reads, writes, updates, scalars).flatMap(List::stream).toList();
+    }
+
+    /** The text of the resource. */
+    public String text() {
+        return KernelSource.text(source);
+    }
+}

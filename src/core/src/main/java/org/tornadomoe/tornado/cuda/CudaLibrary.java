@@ -1,0 +1,378 @@
+package org.tornadomoe.tornado.cuda;
+
+import java.lang.foreign.Arena;
+import java.lang.foreign.MemorySegment;
+import java.lang.foreign.ValueLayout;
+import java.util.HashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.Objects;
+import java.util.function.Predicate;
+import org.tornadomoe.kernel.Cleanup;
+import org.tornadomoe.kernel.MoeExecutionException;
+import org.tornadomoe.tornado.device.CudaDriver;
+import org.tornadomoe.tornado.device.CudaDriver.Handle;
+import org.tornadomoe.tornado.device.Quirks;
+import uk.ac.manchester.tornado.api.common.LibraryTaskDescriptor;
+import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
+import uk.ac.manchester.tornado.runtime.common.TornadoXPUDevice;
+import uk.ac.manchester.tornado.runtime.library.spi.LibraryContext;
+import uk.ac.manchester.tornado.runtime.library.spi.LibraryInvocation;
+import uk.ac.manchester.tornado.runtime.library.spi.TornadoLibraryProvider;
+import uk.ac.manchester.tornado.runtime.library.spi.TornadoNativeStreamSupport;
+
+/**
+ * Runs {@link CudaKernel}s for TornadoVM, which finds this class as a service: on the plan's own stream, between its other tasks, and
+ * recorded with them into a CUDA graph.
+ */
+public final class CudaLibrary implements TornadoLibraryProvider {
+    private final CudaDriver driver;
+
+    public CudaLibrary() {
+        this(CudaDriver.NVIDIA);
+    }
+
+    CudaLibrary(CudaDriver driver) {
+        this.driver = driver;
+    }
+
+    @Override
+    public String libraryName() {
+        return CudaRun.LIBRARY;
+    }
+
+    @Override
+    public boolean canHandle(TornadoXPUDevice device) {
+        return device instanceof TornadoNativeStreamSupport;
+    }
+
+    @Override
+    public LibraryContext createContext(TornadoXPUDevice device, long executionPlanId) {
+        TornadoNativeStreamSupport handles = (TornadoNativeStreamSupport) device;
+        long context = handles.getNativeContext(executionPlanId);
+        driver.setContext(context);
+        int current = driver.currentDevice();
+        int expected = device.getDeviceContext().getDeviceIndex();
+        if (current != expected) {
+            throw new MoeExecutionException("TornadoVM would run on GPU " + current + " what is for GPU " + expected);
+        }
+        return new Plan(driver, context, handles.getNativeStream(executionPlanId), current);
+    }
+
+    @Override
+    public void prepare(LibraryTaskDescriptor descriptor, LibraryContext context) {
+        ((Plan) context).prepare((CudaRun) Objects.requireNonNull(descriptor.getTuning()));
+    }
+
+    @Override
+    public void dispatch(String functionName, LibraryInvocation invocation) {
+        ((Plan) invocation.getContext()).run((CudaRun) Objects.requireNonNull(invocation.getTuning()), invocation);
+    }
+
+    @Override
+    public void destroyContext(LibraryContext context) {
+        ((Plan) context).close();
+    }
+
+    /** The kernels of one execution plan, which one thread uses at a time. */
+    private static final class Plan implements LibraryContext {
+        private static final long DEFAULT_STREAM = 0;
+
+        private final CudaDriver driver;
+        private final long context;
+        private final int device;
+
+        /** TornadoVM gives each thread that executes a plan a stream of its own: that of the thread of the last call. */
+        private long stream;
+
+        /** Whether it has run a first time, with all it has on the device. */
+        private boolean ran;
+
+        private final Map<List<Object>, Long> modules = new HashMap<>();
+        private final Map<Long, Integer> sharedBytes = new HashMap<>();
+        private final Map<CudaRun, Bound> runs = new HashMap<>();
+        private final Arena arena = Arena.ofShared();
+
+        Plan(CudaDriver driver, long context, long stream, int device) {
+            this.driver = driver;
+            this.context = context;
+            this.stream = stream;
+            this.device = device;
+        }
+
+        /**
+         * The first execution waits here for TornadoVM's zeros, {@link Quirks#zeroesOnAnotherStream}, behind its allocations and before the
+         * first kernel. While a CUDA graph is recorded nothing may wait, and the run was prepared before, too.
+         */
+        void prepare(CudaRun run) {
+            driver.setContext(context);
+            if (!ran && !driver.isRecording(stream)) {
+                driver.await(DEFAULT_STREAM);
+            }
+            runs.computeIfAbsent(run, Bound::new).resize();
+        }
+
+        void run(CudaRun run, LibraryInvocation invocation) {
+            Bound bound = Objects.requireNonNull(runs.get(run), "a run that wasn't prepared");
+            long now = ((TornadoNativeStreamSupport) invocation.getDevice())
+                    .getNativeStream(invocation.getExecutionPlanId());
+            if (now != stream) { // or nothing would keep the order with the plan's tasks in Java
+                stream = now;
+                runs.values().forEach(other -> other.tokens = -1);
+            }
+            bound.point(invocation);
+            bound.run();
+            run.again(bound);
+            ran = true;
+        }
+
+        private long module(CudaKernel kernel) {
+            return modules.computeIfAbsent(
+                    List.of(kernel.source(), kernel.options()),
+                    key -> driver.loadModule(driver.compile(kernel.text(), kernel.options())));
+        }
+
+        void close() {
+            runs.keySet().forEach(run -> run.again(null));
+            Cleanup.all(
+                    () -> driver.setContext(context),
+                    () -> Cleanup.each(modules.values(), driver::unloadModule),
+                    modules::clear,
+                    runs::clear,
+                    arena::close);
+        }
+
+        /** A run and what the driver is told of it, which stays the same from call to call as far as it can. */
+        private final class Bound implements CudaRun.Again {
+            final List<Step> steps;
+
+            /** Whether something comes back from the device, for which the caller waits. */
+            final boolean answers;
+
+            private final CudaRun run;
+            private int tokens = -1;
+            private int launch = -1;
+
+            Bound(CudaRun run) {
+                this.run = run;
+                steps = run.steps().stream()
+                        .map(step -> switch (step) {
+                            case CudaKernel kernel -> new Kernel(kernel, run);
+                            case CudaStep.Copy copy -> new Copying(copy, run);
+                            case CudaStep.Wait _ -> null;
+                        })
+                        .filter(Objects::nonNull)
+                        .toList();
+                answers = run.steps().stream().anyMatch(step -> step instanceof CudaStep.Copy copy && !copy.toDevice());
+            }
+
+            void resize() {
+                int m = run.tokens();
+                if (tokens != m || launch != run.launch()) {
+                    tokens = -1; // if one of them fails, all are to be told again
+                    steps.forEach(step -> step.resize(m));
+                    tokens = m;
+                    launch = run.launch();
+                }
+            }
+
+            void point(LibraryInvocation invocation) {
+                steps.forEach(step -> step.point(invocation));
+            }
+
+            @Override
+            public void begin() {
+                driver.setContext(context);
+                resize();
+            }
+
+            @Override
+            public void enqueue(Predicate<CudaStep> which) {
+                for (int i = 0; i < steps.size(); i++) {
+                    if (which.test(run.steps().get(i))) {
+                        steps.get(i).enqueue();
+                    }
+                }
+            }
+
+            @Override
+            public void await() {
+                driver.await(stream);
+            }
+
+            @Override
+            public CudaDriver driver() {
+                return driver;
+            }
+
+            @Override
+            public long context() {
+                return context;
+            }
+
+            @Override
+            public long stream() {
+                return stream;
+            }
+
+            @Override
+            public long address(TornadoNativeArray array) {
+                return steps.stream()
+                        .filter(step -> step instanceof Copying copying && copying.copy.array() == array)
+                        .map(step -> ((Copying) step).address)
+                        .findFirst()
+                        .orElseThrow(() -> new IllegalArgumentException("array: expected one that is copied"));
+            }
+
+            @Override
+            public void run() {
+                begin();
+                Map<String, Long> times = run.times();
+                try {
+                    if (times != null) {
+                        time(times);
+                    } else {
+                        steps.forEach(Step::enqueue);
+                    }
+                } catch (RuntimeException | Error failure) {
+                    // Nothing may be under way when the arrays are used again.
+                    Cleanup.after(failure, this::await);
+                    throw failure;
+                }
+                if (answers) {
+                    await();
+                }
+            }
+
+            /**
+             * Each kernel by itself, its weights and all else out of the cache. The zeros that empty it keep the device busy until the kernel is
+             * on the stream, so that nothing of the host is in the time.
+             */
+            void time(Map<String, Long> times) {
+                long bytes = 4L * driver.cacheBytes(device);
+                try (Handle zeros = new Handle(driver.allocate(bytes), driver::free);
+                        Handle begin = new Handle(driver.event(), driver::destroyEvent);
+                        Handle end = new Handle(driver.event(), driver::destroyEvent)) {
+                    for (Step step : steps) {
+                        if (step instanceof Kernel kernel && kernel.function != 0) {
+                            driver.clear(zeros.value(), bytes, stream);
+                            driver.record(begin.value(), stream);
+                            step.enqueue();
+                            driver.record(end.value(), stream);
+                            driver.await(stream);
+                            times.put(kernel.kernel.name(), driver.nanosBetween(begin.value(), end.value()));
+                        } else {
+                            step.enqueue();
+                        }
+                    }
+                }
+            }
+        }
+
+        /** One step of a run. */
+        private interface Step {
+            void resize(int tokens);
+
+            /** Takes the addresses of its arrays. */
+            void point(LibraryInvocation invocation);
+
+            void enqueue();
+        }
+
+        private final class Kernel implements Step {
+            private final CudaKernel kernel;
+
+            /** Of the task's arrays, one for each of the first parameters. */
+            private final int[] places;
+
+            private final MemorySegment values;
+            private final MemorySegment parameters;
+            private final MemorySegment how = CudaDriver.allocateLaunch(arena);
+            private final Map<String, Long> functions = new HashMap<>();
+            private long function;
+
+            Kernel(CudaKernel kernel, CudaRun run) {
+                this.kernel = kernel;
+                List<Object> all = kernel.parameters();
+                places = all.stream()
+                        .limit(all.size() - kernel.scalars().size())
+                        .mapToInt(run::indexOf)
+                        .toArray();
+                values = arena.allocate(ValueLayout.JAVA_LONG, all.size());
+                parameters = arena.allocate(ValueLayout.ADDRESS, all.size());
+                for (int i = 0; i < all.size(); i++) {
+                    if (all.get(i) instanceof Float number) {
+                        values.set(ValueLayout.JAVA_FLOAT, 8L * i, number);
+                    } else if (all.get(i) instanceof Integer number) {
+                        values.set(ValueLayout.JAVA_INT, 8L * i, number);
+                    }
+                    parameters.setAtIndex(ValueLayout.ADDRESS, i, values.asSlice(8L * i));
+                }
+            }
+
+            @Override
+            public void resize(int tokens) {
+                CudaKernel.Launch launch = kernel.launch().apply(tokens);
+                if (launch.equals(CudaKernel.Launch.NONE)) {
+                    function = 0;
+                    return;
+                }
+                function =
+                        functions.computeIfAbsent(launch.entryPoint(), name -> driver.function(module(kernel), name));
+                // Another layer of the plan may have asked for more.
+                int shared = sharedBytes.merge(function, launch.sharedBytes(), Math::max);
+                driver.allowSharedBytes(function, shared);
+                int gridX = launch.gridX() == CudaKernel.ALL_MULTIPROCESSORS
+                        ? driver.multiprocessors(device)
+                        : launch.gridX();
+                CudaDriver.fillLaunch(how, gridX, launch.gridY(), launch.group(), launch.sharedBytes(), stream);
+            }
+
+            @Override
+            public void point(LibraryInvocation invocation) {
+                for (int i = 0; i < places.length; i++) {
+                    values.setAtIndex(ValueLayout.JAVA_LONG, i, invocation.getDevicePointer(places[i]));
+                }
+            }
+
+            @Override
+            public void enqueue() {
+                if (function != 0) {
+                    driver.launch(how, function, parameters);
+                }
+            }
+        }
+
+        private final class Copying implements Step {
+            private final CudaStep.Copy copy;
+            private final int place;
+            private int tokens;
+            private long address;
+
+            Copying(CudaStep.Copy copy, CudaRun run) {
+                this.copy = copy;
+                place = run.indexOf(copy.array());
+            }
+
+            @Override
+            public void resize(int tokens) {
+                this.tokens = tokens;
+            }
+
+            @Override
+            public void point(LibraryInvocation invocation) {
+                address = invocation.getDevicePointer(place);
+            }
+
+            @Override
+            public void enqueue() {
+                long bytes = 4 * copy.elements().applyAsLong(tokens);
+                if (bytes > 0 && copy.toDevice()) {
+                    driver.copyToDevice(address, copy.array().getSegment(), bytes, stream);
+                } else if (bytes > 0) {
+                    driver.copyFromDevice(copy.array().getSegment(), address, bytes, stream);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,64 @@
+package org.tornadomoe.tornado.cuda;
+
+import java.io.IOException;
+import java.io.UncheckedIOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.List;
+import java.util.stream.Stream;
+import org.jspecify.annotations.Nullable;
+import org.tornadomoe.tornado.device.Device;
+import org.tornadomoe.tornado.device.Quirks;
+import org.tornadomoe.tornado.kernels.KernelSource;
+import uk.ac.manchester.tornado.api.AccessorParameters;
+import uk.ac.manchester.tornado.api.TaskGraph;
+import uk.ac.manchester.tornado.api.common.Access;
+import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
+
+/**
+ * A kernel in the device's own language, for instructions that TornadoVM's compilers have no words for. Its source is a
+ * resource beside the Java kernels, once in CUDA C for the CUDA backend and once in PTX, compiled from that, for the PTX one.
+ *
+ * @param source the resource's name without its ending
+ * @param entryPoint the kernel's name in it
+ */
+public record PrebuiltKernel(String source, String entryPoint) {
+    /** Why a device doesn't run such kernels with int8 tensor cores; null if it does. */
+    public static @Nullable String obstacle(Device device) {
+        if (!device.is(Device.CUDA) && !device.is(Device.PTX)) {
+            return "there are kernels for CUDA and PTX only";
+        }
+        if (TornadoNativeArray.ARRAY_HEADER != 16) {
+            return "arrays have a header of " + TornadoNativeArray.ARRAY_HEADER + " bytes and the kernels read at 16"
+                    + " (-XX:-UseCompressedClassPointers and the like)";
+        }
+        return device.lacksInt8Mma();
+    }
+
+    /** Adds it to a graph. Its parameters are the arrays that it reads, and last the one that it writes. */
+    public void addTask(TaskGraph graph, Device device, String task, List<Object> reads, Object writes) {
+        List<Object> arguments =
+                Stream.concat(reads.stream(), Stream.of(writes)).toList();
+        AccessorParameters parameters = new AccessorParameters(arguments.size());
+        for (int i = 0; i < arguments.size(); i++) {
+            parameters.set(i, arguments.get(i), i < reads.size() ? Access.READ_ONLY : Access.WRITE_ONLY);
+        }
+        boolean ptx = device.is(Device.PTX);
+        String name = ptx ? Quirks.ptxName(graph.getTaskGraphName(), task, entryPoint, arguments) : entryPoint;
+        String text = ptx
+                ? KernelSource.text(source + ".ptx").replace(" " + entryPoint + "(", " " + name + "(")
+                : "#define TORNADO_CUDA\n" + KernelSource.text(source + ".cu");
+        graph.prebuiltTask(task, entryPoint, write(text, ptx ? ".ptx" : ".cu").toString(), parameters);
+    }
+
+    /** TornadoVM reads it from a file when the plan is compiled. */
+    private Path write(String text, String ending) {
+        try {
+            Path file = Files.createTempFile(source, ending);
+            file.toFile().deleteOnExit();
+            return Files.writeString(file, text);
+        } catch (IOException e) {
+            throw new UncheckedIOException("a file for the kernel " + entryPoint, e);
+        }
+    }
+}

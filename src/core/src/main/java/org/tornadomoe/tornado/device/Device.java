@@ -1,0 +1,212 @@
+package org.tornadomoe.tornado.device;
+
+import java.util.Locale;
+import java.util.Set;
+import java.util.concurrent.locks.ReentrantReadWriteLock;
+import org.jspecify.annotations.Nullable;
+import uk.ac.manchester.tornado.api.TornadoExecutionPlan;
+import uk.ac.manchester.tornado.api.common.TornadoDevice;
+import uk.ac.manchester.tornado.api.enums.TornadoDeviceType;
+import uk.ac.manchester.tornado.api.exceptions.TornadoExecutionPlanException;
+
+/** A device and what it can do. Thread-safe. */
+public final class Device {
+    /** For reading while a layer's plan runs, for writing while one is closed. */
+    private static final ReentrantReadWriteLock PLANS = new ReentrantReadWriteLock(true);
+
+    public static final String CUDA = "CUDA";
+    public static final String PTX = "PTX";
+    public static final String OPENCL = "OPENCL";
+    public static final String INTERPRETER = "JAVA";
+
+    private final String id;
+    private final String backend;
+    private final String name;
+    private final long memory;
+    private final int maxGroup;
+    private final TornadoDevice tornado;
+    private final Probe context;
+    private final Probe dp4a;
+    private final Probe int8Mma;
+
+    /**
+     * @param tornado TornadoVM's own handle
+     * @param context whether work for it is done by it
+     * @param dp4a whether it has the four-way int8 dot product
+     * @param int8Mma whether it has int8 tensor cores
+     */
+    Device(
+            String id,
+            String backend,
+            String name,
+            long memory,
+            int maxGroup,
+            TornadoDevice tornado,
+            Probe context,
+            Probe dp4a,
+            Probe int8Mma) {
+        this.id = id;
+        this.backend = backend;
+        this.name = name;
+        this.memory = memory;
+        this.maxGroup = maxGroup;
+        this.tornado = tornado;
+        this.context = context;
+        this.dp4a = dp4a;
+        this.int8Mma = int8Mma;
+    }
+
+    static Device of(TornadoDevice device, String backend, int index) {
+        boolean interpreter = backend.equals(INTERPRETER);
+        long limit = interpreter ? Long.MAX_VALUE : memoryLimit(System.getProperty("tornado.device.memory", "4GB"));
+        return new Device(
+                (interpreter ? "interpreter" : backend.toLowerCase(Locale.ROOT)) + ":" + index,
+                backend,
+                device.getPhysicalDevice().getDeviceName().trim(),
+                Math.min(limit, device.getPhysicalDevice().getDeviceGlobalMemorySize()),
+                maxGroup(device, backend),
+                device,
+                new Probe(CudaContexts::give),
+                Probe.dp4a(),
+                Probe.int8Mma());
+    }
+
+    private static int maxGroup(TornadoDevice device, String backend) {
+        if (Quirks.reportsGridAsGroup(backend)) {
+            return device.getPhysicalDevice().getMaxThreadsPerBlock();
+        }
+        long[] groups = device.getPhysicalDevice().getDeviceMaxWorkGroupSize();
+        return groups == null || groups.length == 0 ? 0 : (int) Math.min(groups[0], Integer.MAX_VALUE);
+    }
+
+    /** TornadoVM's own reading of its property: a number, alone or with KB, MB, GB or TB. */
+    static long memoryLimit(String size) {
+        String digits = size.endsWith("B") ? size.substring(0, size.length() - 1) : size;
+        int power = digits.isEmpty() ? -1 : "KMGT".indexOf(digits.charAt(digits.length() - 1)) + 1;
+        try {
+            return Math.multiplyExact(
+                    Long.parseLong(power > 0 ? digits.substring(0, digits.length() - 1) : digits),
+                    1L << (10 * Math.max(0, power)));
+        } catch (ArithmeticException | NumberFormatException e) {
+            throw new IllegalArgumentException(
+                    "tornado.device.memory: expected a size such as 40GB, got '" + size + "'", e);
+        }
+    }
+
+    /** Backend and index within it, as a user names it: {@code ptx:0}. */
+    public String id() {
+        return id;
+    }
+
+    /**
+     * TornadoVM's name of its backend, {@code PTX}: constants of its enum come and go with versions, and only a name can
+     * be asked for that isn't there.
+     */
+    public String backend() {
+        return backend;
+    }
+
+    /** Whether it is used through that backend of TornadoVM's. */
+    public boolean is(String aBackend) {
+        return backend.equals(aBackend);
+    }
+
+    /**
+     * Whether layers have run through its backend. Those of others may run as well: each is checked when it is loaded.
+     */
+    public boolean isTried() {
+        return Set.of(CUDA, PTX, OPENCL, INTERPRETER).contains(backend);
+    }
+
+    /** As the driver reports it. */
+    public String name() {
+        return name;
+    }
+
+    /**
+     * Bytes that a layer may take: the device's memory, or TornadoVM's limit ({@code -Dtornado.device.memory}) if that
+     * is less.
+     */
+    public long memory() {
+        return memory;
+    }
+
+    /** The most work-items of a group; 0 if the driver doesn't say. */
+    public int maxGroup() {
+        return maxGroup;
+    }
+
+    /** TornadoVM's own handle. */
+    TornadoDevice tornado() {
+        return tornado;
+    }
+
+    /** Has a plan run on it. */
+    public void selectFor(TornadoExecutionPlan plan) {
+        plan.withDevice(tornado);
+    }
+
+    /** Its index within its backend. */
+    public int index() {
+        return Integer.parseInt(id.substring(id.indexOf(':') + 1));
+    }
+
+    /** Why it can't be used; null if it can. To be asked before it is first used. */
+    public @Nullable String unusable() {
+        return context.problem(this);
+    }
+
+    /** Why it can't take four int8 products and their sum in one instruction, {@code dp4a}; null if it can. */
+    public @Nullable String lacksDp4a() {
+        String unusable = unusable();
+        return unusable != null ? unusable : dp4a.problem(this);
+    }
+
+    /** Why it can't multiply int8 matrices on tensor cores; null if it can. */
+    public @Nullable String lacksInt8Mma() {
+        String unusable = unusable();
+        return unusable != null ? unusable : int8Mma.problem(this);
+    }
+
+    /** Whether it is hardware of its own: neither the interpreter nor this machine's CPU through OpenCL. */
+    public boolean isBesideTheCpu() {
+        return !is(INTERPRETER) && tornado.getDeviceType() != TornadoDeviceType.CPU;
+    }
+
+    /** Less is better: a GPU before a CPU, then CUDA, PTX, and the rest. */
+    public int preference() {
+        int kind = tornado.getDeviceType() == TornadoDeviceType.GPU ? 0 : 10;
+        return kind + (is(CUDA) ? 0 : is(PTX) ? 1 : 2);
+    }
+
+    /** A plan runs until {@link #unlockRunning}; meanwhile none is closed. */
+    public static void lockRunning() {
+        PLANS.readLock().lock();
+    }
+
+    public static void unlockRunning() {
+        PLANS.readLock().unlock();
+    }
+
+    /**
+     * Closes a plan on this device, while none of a layer's runs, for which it may count as {@linkplain
+     * Quirks#takeResetBack reset}.
+     */
+    public void close(TornadoExecutionPlan plan) throws TornadoExecutionPlanException {
+        PLANS.writeLock().lock();
+        try {
+            plan.close();
+        } finally {
+            try {
+                Quirks.takeResetBack(tornado.getDeviceContext());
+            } finally {
+                PLANS.writeLock().unlock();
+            }
+        }
+    }
+
+    @Override
+    public String toString() {
+        return id + " (" + name + ")";
+    }
+}

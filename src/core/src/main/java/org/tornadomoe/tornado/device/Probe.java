@@ -1,0 +1,162 @@
+package org.tornadomoe.tornado.device;
+
+import java.io.PrintStream;
+import java.util.SplittableRandom;
+import java.util.function.Function;
+import org.jspecify.annotations.Nullable;
+import org.tornadomoe.kernel.MoeExecutionException;
+import org.tornadomoe.tornado.kernels.ProbeKernels;
+import uk.ac.manchester.tornado.api.GridScheduler;
+import uk.ac.manchester.tornado.api.KernelContext;
+import uk.ac.manchester.tornado.api.TaskGraph;
+import uk.ac.manchester.tornado.api.TornadoExecutionPlan;
+import uk.ac.manchester.tornado.api.WorkerGrid;
+import uk.ac.manchester.tornado.api.WorkerGrid1D;
+import uk.ac.manchester.tornado.api.enums.DataTransferMode;
+import uk.ac.manchester.tornado.api.exceptions.TornadoExecutionPlanException;
+import uk.ac.manchester.tornado.api.types.arrays.IntArray;
+
+/**
+ * Whether a device has an instruction, found out by compiling and running it once, when first asked: TornadoVM's API
+ * doesn't say. What fails to compile or run, or computes something else, is a reason and no exception. Thread-safe.
+ */
+final class Probe {
+    private final Function<Device, @Nullable String> attempt;
+    private boolean asked;
+    private @Nullable String problem;
+
+    /** @param attempt tries it; what it returns or throws is why the device doesn't have it, null that it does */
+    Probe(Function<Device, @Nullable String> attempt) {
+        this.attempt = attempt;
+    }
+
+    /** Four int8 products and their sum. */
+    static Probe dp4a() {
+        return new Probe(Probe::tryDp4a);
+    }
+
+    /** Tensor cores, int8 × int8 to int32. */
+    static Probe int8Mma() {
+        return new Probe(Probe::tryInt8Mma);
+    }
+
+    /** Why the device doesn't have it; null if it does. */
+    synchronized @Nullable String problem(Device device) {
+        if (!asked) {
+            PrintStream out = System.out;
+            System.setOut(new WithoutBailoutWarning(out));
+            try {
+                problem = attempt.apply(device);
+            } catch (VirtualMachineError failure) {
+                throw failure;
+            } catch (RuntimeException | Error failure) {
+                problem = RootCause.of(failure);
+            } finally {
+                System.setOut(out);
+            }
+            asked = true;
+        }
+        return problem;
+    }
+
+    /** TornadoVM warns on standard output of a kernel that it can't build. Here that is an answer and no cause for alarm. */
+    private static final class WithoutBailoutWarning extends PrintStream {
+        WithoutBailoutWarning(PrintStream out) {
+            super(out, true, out.charset());
+        }
+
+        @Override
+        public void println(@Nullable String line) {
+            if (line == null || !line.contains("WARNING: Code Bailout to Java sequential")) {
+                super.println(line);
+            }
+        }
+    }
+
+    private static @Nullable String tryDp4a(Device device) {
+        try (HostMemory memory = HostMemory.of(device.backend())) {
+            IntArray a = random(memory, ProbeKernels.GROUP, 1);
+            IntArray b = random(memory, ProbeKernels.GROUP, 2);
+            IntArray out = memory.ints(ProbeKernels.GROUP);
+            TaskGraph graph = new TaskGraph("probeDp4a")
+                    .transferToDevice(DataTransferMode.EVERY_EXECUTION, a, b)
+                    .task("kernel", ProbeKernels::probeDp4a, new KernelContext(), a, b, out)
+                    .transferToHost(DataTransferMode.EVERY_EXECUTION, out);
+            run(device, graph);
+            for (int i = 0; i < ProbeKernels.GROUP; i++) {
+                int expected = i;
+                for (int k = 0; k < 4; k++) {
+                    expected += int8(a, 4 * i + k) * int8(b, 4 * i + k);
+                }
+                if (out.get(i) != expected) {
+                    return wrong(out.get(i), expected);
+                }
+            }
+            return null;
+        }
+    }
+
+    private static @Nullable String tryInt8Mma(Device device) {
+        try (HostMemory memory = HostMemory.of(device.backend())) {
+            IntArray a = random(memory, 128, 3);
+            IntArray b = random(memory, 64, 4);
+            IntArray out = memory.ints(128);
+            TaskGraph graph = new TaskGraph("probeInt8Mma")
+                    .transferToDevice(DataTransferMode.EVERY_EXECUTION, a, b)
+                    .task("kernel", ProbeKernels::probeInt8Mma, new KernelContext(), a, b, out)
+                    .transferToHost(DataTransferMode.EVERY_EXECUTION, out);
+            run(device, graph);
+            for (int i = 0; i < 128; i++) {
+                int row = i / 8;
+                int column = i % 8;
+                int expected = 0;
+                for (int k = 0; k < 32; k++) {
+                    int word = k / 2 * 4 + column / 2;
+                    expected += int8(a, row * 32 + k) * int8(b, 4 * word + k % 2 + column % 2 * 2);
+                }
+                if (out.get(i) != expected) {
+                    return wrong(out.get(i), expected);
+                }
+            }
+            return null;
+        }
+    }
+
+    /** Compiles a graph of one task and runs it as one group. */
+    private static void run(Device device, TaskGraph graph) {
+        WorkerGrid group = new WorkerGrid1D(ProbeKernels.GROUP);
+        group.setLocalWork(ProbeKernels.GROUP, 1, 1);
+        try (SignalHandlers.Step _ = SignalHandlers.step()) {
+            TornadoExecutionPlan plan = new TornadoExecutionPlan(graph.snapshot());
+            try {
+                device.selectFor(plan);
+                plan.withGridScheduler(new GridScheduler(graph.getTaskGraphName() + ".kernel", group));
+                plan.execute();
+                // On CUDA (5.2.0) a first execution may give the zeros that TornadoVM fills new buffers with.
+                plan.execute();
+            } finally {
+                device.close(plan);
+            }
+        } catch (TornadoExecutionPlanException failure) {
+            throw new MoeExecutionException(graph.getTaskGraphName() + " on " + device, failure);
+        }
+    }
+
+    private static IntArray random(HostMemory memory, int count, long seed) {
+        IntArray array = memory.ints(count);
+        SplittableRandom random = new SplittableRandom(seed);
+        for (int i = 0; i < count; i++) {
+            array.set(i, random.nextInt());
+        }
+        return array;
+    }
+
+    /** An int8 of those that lie four to an int, the first in the low byte. */
+    private static byte int8(IntArray packed, int index) {
+        return (byte) (packed.get(index / 4) >> (8 * (index % 4)));
+    }
+
+    private static String wrong(int got, int expected) {
+        return "it computes " + got + " where " + expected + " is right";
+    }
+}

@@ -1,0 +1,99 @@
+package org.tornadomoe.tornado.graph;
+
+import java.util.List;
+import org.jspecify.annotations.Nullable;
+import org.tornadomoe.config.FusedMoeConfig;
+import org.tornadomoe.config.Int8Scheme;
+import org.tornadomoe.kernel.Support;
+import org.tornadomoe.tornado.device.Device;
+import org.tornadomoe.tornado.layout.WeightLayout;
+import org.tornadomoe.tuning.LaunchConfig;
+import org.tornadomoe.tuning.LaunchConfigs;
+
+/**
+ * What is known of a family of kernels for the experts' matrix products without its stages: the order of its weights, what
+ * it is launched with, what it needs of a device, and which schemes it does.
+ */
+public interface GemmFamily {
+    /** The block of rows that is a tile of a matrix product; for smaller ones weights are streamed. */
+    int TILE = 128;
+
+    /** As files of launch configurations have it in their names. */
+    String name();
+
+    WeightLayout layout();
+
+    /** What both products can be launched with; of those with the same block of rows the first is the usual one. */
+    List<LaunchConfig> launches();
+
+    boolean supports(Int8Scheme scheme);
+
+    /** Why a device doesn't run it, and what to do; null if it does. */
+    @Nullable
+    Support obstacle(Device device);
+
+    /** Whether its stages may be among a caller's own tasks. */
+    default boolean joinsOtherTasks() {
+        return true;
+    }
+
+    /** Ints of the array that tells a prebuilt kernel its sizes; 1 where there is no such kernel. */
+    default int prebuiltSizes() {
+        return 1;
+    }
+
+    /** Whether the first product ends with the activation, and finds the magnitudes of its rows. */
+    default boolean activates() {
+        return false;
+    }
+
+    /** Whether a token with a value that is no number, or beyond all range, gets NaN by the kernels themselves. */
+    default boolean keepsNaN() {
+        return false;
+    }
+
+    /** Of {@link #launches}, that for M tokens where nothing else is said. */
+    LaunchConfig byRule(FusedMoeConfig config, int tokens);
+
+    /** The same for every M. */
+    default LaunchConfigs byRule(FusedMoeConfig config) {
+        return LaunchConfigs.byRule(launches(), m -> byRule(config, m));
+    }
+
+    /** The first launch configuration with so many rows a block. */
+    default LaunchConfig launchOf(int blockSize) {
+        return launches().stream()
+                .filter(launch -> launch.blockSizeM() == blockSize)
+                .findFirst()
+                .orElseThrow();
+    }
+
+    /** Blocks that the pairs of up to M tokens can come to, whatever they are launched with. */
+    default int mostBlocks(FusedMoeConfig config, int maxTokens) {
+        return launches().stream()
+                .mapToInt(launch -> blocks(config, maxTokens, launch.blockSizeM()))
+                .max()
+                .orElseThrow();
+    }
+
+    /** Places that the pairs of up to M tokens and what pads their blocks take, whatever they are launched with. */
+    default int mostPlaces(FusedMoeConfig config, int maxTokens) {
+        return launches().stream()
+                .mapToInt(launch ->
+                        Math.multiplyExact(blocks(config, maxTokens, launch.blockSizeM()), launch.blockSizeM()))
+                .max()
+                .orElseThrow();
+    }
+
+    /** Blocks that the pairs of M tokens can come to: every expert that has a pair may have one block that isn't full. */
+    static int blocks(FusedMoeConfig config, int tokens, int blockSize) {
+        long p = (long) tokens * config.pairsPerToken();
+        long most = (p + (long) config.globalNumExperts() * (blockSize - 1)) / blockSize;
+        return Math.toIntExact(Math.min(p, most));
+    }
+
+    /** Pairs that an expert has of M tokens, on average. */
+    static int pairsOfExpert(FusedMoeConfig config, int tokens) {
+        return Math.ceilDiv(tokens * config.pairsPerToken(), config.globalNumExperts());
+    }
+}

@@ -1,0 +1,9 @@
+package org.tornadomoe.tornado.graph;
+
+/** One whose layer is the program of kernels in Java. */
+abstract class JavaGemm implements ExpertGemm {
+    @Override
+    public LayerProgram program(LayerArrays arrays) {
+        return arrays.shape.batched ? new BatchedProgram(this, arrays) : new LayerProgram(this, arrays);
+    }
+}

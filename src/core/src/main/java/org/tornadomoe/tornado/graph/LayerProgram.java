@@ -1,0 +1,204 @@
+package org.tornadomoe.tornado.graph;
+
+import java.util.List;
+import java.util.stream.Stream;
+import org.tornadomoe.tornado.kernels.CombineKernels;
+import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
+
+/**
+ * The kernels of a layer, in the order of a forward pass: {@link #logits}, {@link #topK}, {@link #place}, {@link #align},
+ * {@link #quantizeTokens}, {@link #dispatch}, {@link #gateUp}, {@link #activateAndQuantize}, {@link #down}, {@link
+ * #combine}, {@link #zeroExperts}. Each is a list, empty where the layer has no such step. Here they are in Java and in the
+ * standard format.
+ */
+public class LayerProgram {
+    final ExpertGemm gemm;
+    final LayerArrays a;
+    final Rows rows;
+    final RouterStages router;
+    final AlignStages alignment;
+    final LoraStages lora;
+
+    LayerProgram(ExpertGemm gemm, LayerArrays arrays) {
+        this(gemm, arrays, new Rows(arrays.work.header, arrays.shape.topK, arrays.shape::pairs, arrays.work.keys));
+    }
+
+    LayerProgram(ExpertGemm gemm, LayerArrays arrays, Rows rows) {
+        this.gemm = gemm;
+        a = arrays;
+        this.rows = rows;
+        router = new RouterStages(arrays);
+        alignment = new AlignStages(arrays, rows);
+        lora = new LoraStages(arrays);
+    }
+
+    /** The whole layer, from {@link Workspace#hidden} to {@link Workspace#output}. */
+    public List<Stage> all() {
+        return inOrder(
+                logits(),
+                topK(),
+                place(),
+                align(),
+                alignment.parts(),
+                quantizeTokens(),
+                dispatch(),
+                gateUp(),
+                loraGateUp(),
+                activateAndQuantize(),
+                down(),
+                loraDown(),
+                combine(),
+                zeroExperts());
+    }
+
+    /** What a call takes: the layer, and what it brings to the device and back by itself, or makes of 16 bits. */
+    public List<Stage> call() {
+        return inOrder(
+                gemm.preparations(a),
+                a.shape.halves ? List.of(widenHidden()) : List.of(),
+                all(),
+                a.shape.halves ? List.of(narrowOutput()) : List.of());
+    }
+
+    @SafeVarargs
+    static List<Stage> inOrder(List<Stage>... steps) {
+        return Stream.of(steps).flatMap(List::stream).toList();
+    }
+
+    /** hiddenHalves → hidden. */
+    Stage widenHidden() {
+        return new HalfStages(a).widenHidden();
+    }
+
+    /** output → outputHalves. */
+    Stage narrowOutput() {
+        return new HalfStages(a).narrowOutput();
+    }
+
+    List<Stage> logits() {
+        return router.logits();
+    }
+
+    List<Stage> topK() {
+        return router.topK();
+    }
+
+    List<Stage> place() {
+        return router.place();
+    }
+
+    List<Stage> align() {
+        return alignment.align();
+    }
+
+    /** See {@link AlignStages#align(int)}. */
+    List<Stage> align(int keep) {
+        return alignment.align(keep);
+    }
+
+    final List<Stage> alignParts() {
+        return alignment.parts();
+    }
+
+    /** hidden → hiddenQ and scales. */
+    List<Stage> quantizeTokens() {
+        return new QuantizeStages(a, rows).hidden();
+    }
+
+    /** hiddenQ → the experts' rows, where those aren't the tokens themselves. */
+    List<Stage> dispatch() {
+        return List.of();
+    }
+
+    List<Stage> gateUp() {
+        return product(gateUpProduct(a.work.gateUp));
+    }
+
+    /**
+     * The first product. Router weights that are applied on the input are in the quantised tokens; float ones don't have them,
+     * and as this is a sum of products it gets them itself.
+     */
+    Product gateUpProduct(FloatArray out) {
+        LayerShape shape = a.shape;
+        return new Product(
+                "gateUp",
+                true,
+                a.work.hiddenQ,
+                a.work.hiddenScales,
+                a.work.hidden,
+                a.weights.w13,
+                out,
+                shape.int8 ? shape.config.pairsPerInputRow() : shape.topK,
+                shape.gateUpRows,
+                shape.hidden,
+                shape.weightsOnInput && !shape.int8 ? 2 : 0);
+    }
+
+    final List<Stage> loraGateUp() {
+        return lora.gateUp();
+    }
+
+    /** gateUp → activated, and its int8 and scales. */
+    List<Stage> activateAndQuantize() {
+        return new ActivationStages(a, rows).activateAndQuantize();
+    }
+
+    /** activated → activatedQ and scales, where that isn't done with the activation. */
+    final List<Stage> quantizePairs() {
+        return new QuantizeStages(a, rows).activated();
+    }
+
+    final List<Stage> down() {
+        return product(downProduct());
+    }
+
+    /** The second product, with the router's weights unless they are applied on the input. */
+    final Product downProduct() {
+        return new Product(
+                "down",
+                false,
+                a.work.activatedQ,
+                a.work.activatedScales,
+                a.work.activated,
+                a.weights.w2,
+                a.work.down,
+                1,
+                a.shape.hidden,
+                a.shape.intermediate,
+                weightsDown() ? 1 : 0);
+    }
+
+    /** Whether the second product multiplies its rows by the router's weights. */
+    boolean weightsDown() {
+        return !a.shape.weightsOnInput;
+    }
+
+    final List<Stage> product(Product product) {
+        return gemm.stages(a, rows, product);
+    }
+
+    /** Weighted as what it is added to. */
+    final List<Stage> loraDown() {
+        return lora.down(weightsDown() ? 1 : 0);
+    }
+
+    /** down → output. */
+    List<Stage> combine() {
+        return List.of(KernelTask.stage(
+                "combine",
+                CombineKernels.GROUP,
+                m -> KernelTask.elementGroups(m, a.shape.hidden, CombineKernels.GROUP),
+                t -> t.runs(
+                        CombineKernels::combine,
+                        t.in(a.work.header),
+                        t.in(a.work.keys),
+                        t.in(a.work.down),
+                        t.out(a.work.output),
+                        a.shape.topK,
+                        a.shape.hidden)));
+    }
+
+    final List<Stage> zeroExperts() {
+        return router.zeroExperts();
+    }
+}

@@ -1,0 +1,124 @@
+package org.tornadomoe.tornado.graph;
+
+import org.tornadomoe.config.FusedMoeActivationFormat;
+import org.tornadomoe.config.FusedMoeConfig;
+import org.tornadomoe.config.Int8Quantization;
+import org.tornadomoe.config.Int8Scheme;
+import org.tornadomoe.tornado.layout.ActivationCode;
+import org.tornadomoe.tornado.layout.ExpertParts;
+
+/** What is fixed when a layer is loaded, answered once: its sizes, who routes, and what form its values have. */
+public final class LayerShape {
+    public final FusedMoeConfig config;
+    public final Int8Quantization quantization;
+    public final Int8Scheme scheme;
+    public final GemmFamily gemm;
+    public final FusedMoeActivationFormat format;
+
+    /** Experts whose weights are here. */
+    public final int localExperts;
+
+    /** Whether the layer chooses experts itself, or is handed ids and weights in every call. */
+    public final boolean routes;
+
+    /** Whether experts move by load. */
+    public final boolean balanced;
+
+    /** Whether hidden states come and go in 16 bits. */
+    public final boolean halves;
+
+    /** Whether activations are quantised. */
+    public final boolean int8;
+
+    /** Whether experts have slots for tokens, and rows are these; else they are pairs. */
+    public final boolean batched;
+
+    /** Whether router weights are applied on the input of experts; else on their output. */
+    public final boolean weightsOnInput;
+
+    public final boolean biased;
+
+    /** Whether there may be adapters. */
+    public final boolean adapted;
+
+    /** The most tokens of a call. */
+    public final int maxTokens;
+
+    /** Experts of the whole layer. */
+    public final int experts;
+
+    /** Experts of a token, shared ones included. */
+    public final int topK;
+
+    public final int hidden;
+    public final int intermediate;
+
+    /** Rows of the first projection: 2I, or I without a gate. */
+    public final int gateUpRows;
+
+    /** Ints of a row of int8 hidden states. */
+    public final int hiddenInts;
+
+    /** Ints of a row of int8 activations between the projections. */
+    public final int intermediateInts;
+
+    /** Scales of a row of hidden states: 1, or with blocks one for every group of columns. */
+    public final int hiddenGroups;
+
+    public final int intermediateGroups;
+
+    public final ActivationCode activation;
+
+    /** Which experts' weights are in which arrays. */
+    public final ExpertParts parts;
+
+    /** @param config the layer's, with the most tokens of a call */
+    public LayerShape(
+            FusedMoeConfig config,
+            Int8Quantization quantization,
+            int localExperts,
+            GemmFamily gemm,
+            FusedMoeActivationFormat format) {
+        this.config = config;
+        this.quantization = quantization;
+        this.localExperts = localExperts;
+        this.gemm = gemm;
+        this.format = format;
+        scheme = quantization.scheme();
+        routes = !config.router().isHandedIn();
+        balanced = config.moeParallelConfig().enableEplb();
+        halves = config.inDtype().bytes() == 2;
+        int8 = scheme.quantizesActivations();
+        batched = format == FusedMoeActivationFormat.BATCHED_EXPERTS;
+        weightsOnInput = config.applyRouterWeightOnInput();
+        biased = config.hasBias();
+        adapted = config.isLoraEnabled();
+        maxTokens = config.maxNumTokens();
+        experts = config.globalNumExperts();
+        topK = config.pairsPerToken();
+        hidden = config.hiddenDim();
+        intermediate = config.intermediateSizePerPartition();
+        gateUpRows = config.gateUpRows();
+        hiddenInts = gemm.layout().rowInts(hidden);
+        intermediateInts = gemm.layout().rowInts(intermediate);
+        hiddenGroups = groups(hidden);
+        intermediateGroups = groups(intermediate);
+        activation = ActivationCode.of(config);
+        parts = ExpertParts.of(config, localExperts, gemm.layout());
+    }
+
+    /** Groups of columns that activations of so many columns have scales of their own for. */
+    private int groups(int cols) {
+        return scheme == Int8Scheme.W8A8_BLOCK ? Math.ceilDiv(cols, quantization.colsPerScale(cols)) : 1;
+    }
+
+    /** Pairs of M tokens. */
+    int pairs(int tokens) {
+        return tokens * topK;
+    }
+
+    /** Rows that reach the experts in the largest call: a pair each, or in the batched format a slot each. */
+    long rows() {
+        return batched ? (long) localExperts * maxTokens : (long) maxTokens * topK;
+    }
+}

@@ -1,0 +1,181 @@
+package org.tornadomoe.tornado.graph;
+
+import java.util.List;
+import java.util.function.IntUnaryOperator;
+import org.tornadomoe.tornado.kernels.QuantizeKernels;
+import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
+import uk.ac.manchester.tornado.api.types.arrays.IntArray;
+
+/** Quantisation: float values to int8 and scales, as the layer's scheme has it; none where activations stay in float. */
+final class QuantizeStages {
+    private final LayerArrays a;
+    private final Rows rows;
+
+    QuantizeStages(LayerArrays arrays, Rows rows) {
+        a = arrays;
+        this.rows = rows;
+    }
+
+    /**
+     * @param rows of {@code from} in a call
+     * @param isKeyed whether rows of key −1 aren't there
+     * @param isWeighted whether rows are multiplied by the router's weights first
+     */
+    private record Matrix(
+            String name,
+            Rows rows,
+            FloatArray from,
+            IntArray into,
+            FloatArray scales,
+            FloatArray scale,
+            int cols,
+            int rowInts,
+            boolean isKeyed,
+            boolean isWeighted) {
+        int keyed() {
+            return isKeyed ? 1 : 0;
+        }
+
+        int weighted() {
+            return isWeighted ? 1 : 0;
+        }
+    }
+
+    /** hidden → hiddenQ and scales; times the router's weights first where they are applied on the input. */
+    List<Stage> hidden() {
+        int rowsPerToken = a.shape.config.inputRowsPerToken();
+        IntUnaryOperator count = m -> m * rowsPerToken;
+        return quantize(new Matrix(
+                "quantizeTokens",
+                new Rows(a.work.header, rowsPerToken, count, a.work.keys),
+                a.work.hidden,
+                a.work.hiddenQ,
+                a.work.hiddenScales,
+                a.work.hiddenScale,
+                a.shape.hidden,
+                a.shape.hiddenInts,
+                false,
+                a.shape.weightsOnInput));
+    }
+
+    /** activated → activatedQ and scales. */
+    List<Stage> activated() {
+        return quantize(new Matrix(
+                "quantizePairs",
+                rows,
+                a.work.activated,
+                a.work.activatedQ,
+                a.work.activatedScales,
+                a.work.activatedScale,
+                a.shape.intermediate,
+                a.shape.intermediateInts,
+                true,
+                false));
+    }
+
+    private List<Stage> quantize(Matrix x) {
+        return switch (a.shape.scheme) {
+            case W8A16_CHANNEL, W8A16_GROUP -> List.of();
+            case W8A8_CHANNEL -> List.of(perRow(x));
+            case W8A8_TENSOR ->
+                a.staticScales ? List.of(perTensor(x)) : List.of(magnitudes(x), oneScale(x), perTensor(x));
+            case W8A8_BLOCK -> List.of(perGroup(x));
+        };
+    }
+
+    private Stage perRow(Matrix x) {
+        return KernelTask.stage(
+                x.name,
+                QuantizeKernels.GROUP,
+                x.rows.count(),
+                t -> t.runs(
+                        QuantizeKernels::quantizeRows,
+                        t.in(x.rows.header()),
+                        t.in(x.rows.keys()),
+                        t.in(a.work.topkWeights),
+                        t.in(x.from),
+                        t.out(x.into),
+                        t.out(x.scales),
+                        x.rows.perHeader(),
+                        x.cols,
+                        x.rowInts,
+                        x.keyed(),
+                        x.weighted()));
+    }
+
+    /** The rows' magnitudes, which are where their scales will be. */
+    private Stage magnitudes(Matrix x) {
+        return KernelTask.stage(
+                x.name + "Magnitudes",
+                QuantizeKernels.GROUP,
+                x.rows.count(),
+                t -> t.runs(
+                        QuantizeKernels::rowMagnitudes,
+                        t.in(x.rows.header()),
+                        t.in(x.rows.keys()),
+                        t.in(a.work.topkWeights),
+                        t.in(x.from),
+                        t.out(x.scales),
+                        x.rows.perHeader(),
+                        x.cols,
+                        x.keyed(),
+                        x.weighted()));
+    }
+
+    private Stage oneScale(Matrix x) {
+        return KernelTask.stage(
+                x.name + "Scale",
+                QuantizeKernels.GROUP,
+                m -> 1,
+                t -> t.runs(
+                        QuantizeKernels::tensorScale,
+                        t.in(x.rows.header()),
+                        t.in(x.scales),
+                        t.out(x.scale),
+                        x.rows.perHeader()));
+    }
+
+    private Stage perTensor(Matrix x) {
+        return KernelTask.stage(
+                x.name,
+                QuantizeKernels.GROUP,
+                x.rows.count(),
+                t -> t.runs(
+                        QuantizeKernels::quantizeTensor,
+                        t.in(x.rows.header()),
+                        t.in(x.rows.keys()),
+                        t.in(a.work.topkWeights),
+                        t.in(x.from),
+                        t.in(x.scale),
+                        t.out(x.into),
+                        t.out(x.scales),
+                        x.rows.perHeader(),
+                        x.cols,
+                        x.rowInts,
+                        x.keyed(),
+                        x.weighted()));
+    }
+
+    private Stage perGroup(Matrix x) {
+        int group = a.shape.quantization.colsPerScale(x.cols);
+        return KernelTask.stage(
+                x.name,
+                QuantizeKernels.GROUP,
+                m -> Math.multiplyExact(x.rows.of(m), Math.ceilDiv(x.cols, group)),
+                t -> t.runs(
+                        QuantizeKernels::quantizeGroups,
+                        t.in(x.rows.header()),
+                        t.in(x.rows.keys()),
+                        t.in(a.work.topkWeights),
+                        t.in(x.from),
+                        t.out(x.into),
+                        t.out(x.scales),
+                        x.rows.perHeader(),
+                        x.cols,
+                        x.rowInts,
+                        group,
+                        a.shape.quantization.roundToNearest() ? 1 : 0,
+                        x.keyed(),
+                        x.weighted()));
+    }
+}

@@ -1,0 +1,255 @@
+package org.tornadomoe.tornado.graph;
+
+import java.lang.foreign.MemorySegment;
+import java.lang.foreign.ValueLayout;
+import java.util.Arrays;
+import java.util.List;
+import java.util.stream.IntStream;
+import org.tornadomoe.config.FusedMoeActivationFormat;
+import org.tornadomoe.config.FusedMoeConfig;
+import org.tornadomoe.kernel.MoeExecutionException;
+import org.tornadomoe.kernel.StageValues;
+import org.tornadomoe.quant.Int8Experts;
+import org.tornadomoe.tornado.device.Device;
+import org.tornadomoe.tornado.device.HostMemory;
+import org.tornadomoe.tornado.device.SignalHandlers;
+import uk.ac.manchester.tornado.api.TornadoExecutionPlan;
+import uk.ac.manchester.tornado.api.enums.DataTransferMode;
+import uk.ac.manchester.tornado.api.exceptions.TornadoExecutionPlanException;
+import uk.ac.manchester.tornado.api.exceptions.TornadoInternalError;
+import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
+import uk.ac.manchester.tornado.api.types.arrays.IntArray;
+
+/** A layer's stages one at a time, each a task graph of its own with its inputs taken there and its outputs back. */
+public final class StageRun {
+    private final Device device;
+    private final LayerArrays arrays;
+    private final LayerProgram stages;
+    private final int tokens;
+
+    private StageRun(Device device, LayerArrays arrays, LayerProgram stages, int tokens) {
+        this.device = device;
+        this.arrays = arrays;
+        this.stages = stages;
+        this.tokens = tokens;
+    }
+
+    /** See {@link org.tornadomoe.kernel.FusedMoeExperts#stages}. */
+    public static StageValues run(
+            Device device,
+            FusedMoeConfig config,
+            Int8Experts experts,
+            ExpertGemm gemm,
+            FusedMoeActivationFormat format,
+            float[] hidden,
+            int tokens,
+            StageValues given) {
+        try (LayerArrays arrays = new LayerArrays(
+                config.withMaxNumTokens(tokens),
+                experts,
+                device.memory(),
+                HostMemory.of(device.backend()),
+                gemm,
+                format,
+                false)) {
+            return new StageRun(device, arrays, gemm.program(arrays), tokens).run(hidden, given);
+        }
+    }
+
+    private StageValues run(float[] hidden, StageValues given) {
+        LayerArrays a = arrays;
+        int h = a.shape.hidden;
+        int i = a.shape.intermediate;
+        int pairs = tokens * a.shape.topK;
+        boolean int8 = a.shape.int8;
+        a.setTokens(tokens);
+        put(hidden, a.work.hidden);
+
+        int[] topkIds = given.topkIds();
+        float[] topkWeights = given.topkWeights();
+        if (a.shape.routes) {
+            put(given.logits(), a.work.logits);
+            execute("topK", stages.topK());
+            topkIds = a.work.topkIds.toHeapArray();
+            topkWeights = a.work.topkWeights.toHeapArray();
+        }
+
+        MemorySegment.copy(given.topkIds(), 0, a.work.topkIds.getSegment(), ValueLayout.JAVA_INT, 0, pairs);
+        MemorySegment.copy(given.topkIds(), 0, a.work.placedIds.getSegment(), ValueLayout.JAVA_INT, 0, pairs);
+        put(given.topkWeights(), a.work.topkWeights);
+        execute("quantizeTokens", stages.quantizeTokens());
+        int[] everyToken =
+                IntStream.range(0, tokens * a.shape.config.inputRowsPerToken()).toArray();
+        byte[] a1 = int8 ? unpack(a.work.hiddenQ, a.shape.hiddenInts, everyToken, h) : new byte[0];
+        float[] a1Scales = int8 ? a.work.hiddenScales.toHeapArray() : new float[0];
+
+        a.work.header.set(1, given.blockSize());
+        execute("alignBlocks", stages.align(1));
+        a.setTokens(tokens);
+        int places = a.work.numPostPadded.get(0);
+        int[] sortedIds = Arrays.copyOf(a.work.sortedIds.toHeapArray(), places);
+        int[] expertIds = Arrays.copyOf(a.work.expertIds.toHeapArray(), places / given.blockSize());
+        int[] rows = align(given);
+
+        if (int8) {
+            pack(given.a1(), a.work.hiddenQ, a.shape.hiddenInts, everyToken, h);
+            put(given.a1Scales(), a.work.hiddenScales);
+        }
+        execute("dispatch", stages.dispatch());
+        execute("gateUp", stages.gateUp());
+        float[] gemm1 = take(a.work.gateUp, rows, a.shape.gateUpRows);
+
+        put(given.gemm1(), a.work.gateUp, rows);
+        execute("activate", stages.activateAndQuantize());
+        float[] act = take(a.work.activated, rows, i);
+
+        put(given.act(), a.work.activated, rows);
+        execute("quantizePairs", stages.quantizePairs());
+        byte[] a2 = int8 ? unpack(a.work.activatedQ, a.shape.intermediateInts, rows, i) : new byte[0];
+        float[] a2Scales = int8 ? take(a.work.activatedScales, rows, a.shape.intermediateGroups) : new float[0];
+
+        if (int8) {
+            pack(given.a2(), a.work.activatedQ, a.shape.intermediateInts, rows, i);
+            put(given.a2Scales(), a.work.activatedScales, rows);
+        }
+        execute("down", stages.down());
+        float[] gemm2 = take(a.work.down, rows, h);
+        if (batched() && !a.shape.weightsOnInput) {
+            // There it is combining that weighs, and what it is given below has its weights already.
+            for (int v = 0; v < gemm2.length; v++) {
+                gemm2[v] *= given.topkWeights()[v / h];
+            }
+            a.work.topkWeights.init(1);
+        }
+
+        put(given.gemm2(), a.work.down, rows);
+        execute("combine", stages.combine());
+        put(given.topkWeights(), a.work.topkWeights);
+        execute("zeroExperts", stages.zeroExperts());
+        return new StageValues(
+                given.logits(),
+                topkIds,
+                topkWeights,
+                given.blockSize(),
+                sortedIds,
+                expertIds,
+                a1,
+                a1Scales,
+                gemm1,
+                act,
+                a2,
+                a2Scales,
+                gemm2,
+                a.work.output.toHeapArray());
+    }
+
+    private void execute(String name, List<Stage> steps) {
+        execute(device, name, steps, tokens);
+    }
+
+    /** Runs some stages by themselves: what they read goes there from the arrays here, what they write comes back. */
+    public static void execute(Device device, String name, List<Stage> steps, int tokens) {
+        if (steps.isEmpty()) {
+            return;
+        }
+        try (SignalHandlers.Step _ = SignalHandlers.step()) {
+            Stage.Graph graph = Stage.Graph.of(name, device, steps);
+            graph.tasks()
+                    .transferToDevice(
+                            DataTransferMode.EVERY_EXECUTION, graph.inputs().toArray());
+            graph.awaitZeros();
+            graph.addTasks();
+            graph.tasks()
+                    .transferToHost(
+                            DataTransferMode.EVERY_EXECUTION, graph.outputs().toArray());
+            graph.resize(tokens);
+            TornadoExecutionPlan plan = new TornadoExecutionPlan(graph.tasks().snapshot());
+            try {
+                graph.launchOn(plan);
+                plan.execute();
+            } finally {
+                device.close(plan);
+            }
+        } catch (RuntimeException | LinkageError | TornadoInternalError | TornadoExecutionPlanException failure) {
+            throw new MoeExecutionException("stage " + name + " on " + device + ": " + failure.getMessage(), failure);
+        }
+    }
+
+    private static void put(float[] from, FloatArray into) {
+        MemorySegment.copy(from, 0, into.getSegment(), ValueLayout.JAVA_FLOAT, 0, from.length);
+    }
+
+    private boolean batched() {
+        return arrays.shape.batched;
+    }
+
+    /** Aligns, and tells the row of each pair, −1 if it has none. */
+    private int[] align(StageValues given) {
+        int pairs = given.topkIds().length;
+        if (!batched()) {
+            execute("align", stages.align(1));
+            execute("alignParts", stages.alignParts());
+            // What is no expert's, such as a zero expert's pair, is in no block.
+            int most = arrays.shape.config.globalNumExperts();
+            return IntStream.range(0, pairs)
+                    .map(p -> given.topkIds()[p] >= 0 && given.topkIds()[p] < most ? p : -1)
+                    .toArray();
+        }
+        int[] counts = new int[arrays.shape.localExperts];
+        for (int id : given.topkIds()) {
+            int local = id >= 0 && id < arrays.shape.config.globalNumExperts() ? arrays.weights.expertMap.get(id) : -1;
+            if (local >= 0 && ++counts[local] > tokens) {
+                throw new IllegalArgumentException("topkIds: expected at most " + tokens
+                        + " pairs an expert (its slots), got more for expert " + id);
+            }
+        }
+        execute("align", stages.align());
+        execute("alignParts", stages.alignParts());
+        return arrays.work.rowOfPair.toHeapArray();
+    }
+
+    /** Each pair's values into its row. */
+    private static void put(float[] from, FloatArray into, int[] rows) {
+        int width = rows.length == 0 ? 0 : from.length / rows.length;
+        for (int p = 0; p < rows.length; p++) {
+            if (rows[p] >= 0) {
+                MemorySegment.copy(
+                        from, p * width, into.getSegment(), ValueLayout.JAVA_FLOAT, 4L * rows[p] * width, width);
+            }
+        }
+    }
+
+    /** Each pair's values out of its row, zeros for a pair without one. */
+    private static float[] take(FloatArray from, int[] rows, int width) {
+        float[] values = new float[rows.length * width];
+        for (int p = 0; p < rows.length; p++) {
+            if (rows[p] >= 0) {
+                MemorySegment.copy(
+                        from.getSegment(), ValueLayout.JAVA_FLOAT, 4L * rows[p] * width, values, p * width, width);
+            }
+        }
+        return values;
+    }
+
+    /** Pairs into their rows. A row starts at a whole int; what is left of its last one is 0. */
+    private static void pack(byte[] from, IntArray into, int rowInts, int[] rows, int cols) {
+        into.getSegment().fill((byte) 0);
+        for (int p = 0; p < rows.length; p++) {
+            if (rows[p] >= 0) {
+                MemorySegment.copy(
+                        from, p * cols, into.getSegment(), ValueLayout.JAVA_BYTE, 4L * rows[p] * rowInts, cols);
+            }
+        }
+    }
+
+    private static byte[] unpack(IntArray from, int rowInts, int[] rows, int cols) {
+        byte[] values = new byte[rows.length * cols];
+        for (int p = 0; p < rows.length; p++) {
+            if (rows[p] >= 0) {
+                MemorySegment.copy(
+                        from.getSegment(), ValueLayout.JAVA_BYTE, 4L * rows[p] * rowInts, values, p * cols, cols);
+            }
+        }
+        return values;
+    }
+}

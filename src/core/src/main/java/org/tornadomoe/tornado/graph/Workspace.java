@@ -1,0 +1,241 @@
+package org.tornadomoe.tornado.graph;
+
+import static org.tornadomoe.tornado.graph.ArrayTable.Owner.LAYER;
+import static org.tornadomoe.tornado.graph.ArrayTable.Owner.WORKSPACE;
+
+import java.util.List;
+import org.tornadomoe.kernel.PrepareAndFinalize;
+import org.tornadomoe.kernel.Replicas;
+import org.tornadomoe.kernel.WorkspaceShapes;
+import org.tornadomoe.tornado.kernels.AlignKernels;
+import org.tornadomoe.tornado.layout.ExpertParts;
+import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
+import uk.ac.manchester.tornado.api.types.arrays.IntArray;
+import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
+
+/**
+ * What kernels write and read in a call, for up to the configuration's {@code maxNumTokens} tokens. An array that the
+ * layer has no use for has one element.
+ *
+ * <p>Shape letters: M tokens, E experts, shared ones included, L router logits, H hidden, I intermediate, K top-k and
+ * shared experts, P = M·K pairs, R rows of the experts: P in the standard format, a row a pair; in the batched one {@code
+ * maxNumTokens} slots for each local expert.
+ */
+public final class Workspace {
+    /** Elements of {@link #header}. */
+    public static final int HEADER = 3;
+
+    /** Whatever blocks the GEMMs take, there is room for an alignment to blocks of so many pairs as well. */
+    static final int MAX_BLOCK = 16;
+
+    /** [0] = M, [1] = pairs of a block, [2] = number of the launch configuration. */
+    public final IntArray header;
+
+    /** [M, H]. */
+    public final FloatArray hidden;
+
+    /** Hidden states of 16 bits: [⌈M·H / 2⌉], two to an int. */
+    public final IntArray hiddenHalves;
+
+    /** [M, L]. */
+    public final FloatArray logits;
+
+    /** [P]. */
+    public final IntArray topkIds;
+
+    /** [P]. */
+    public final FloatArray topkWeights;
+
+    /** [P]: {@link #topkIds}; where experts move by load, those of this device's pairs, and −1 for the others. */
+    public final IntArray placedIds;
+
+    /** Where experts move by load, [local E]: the pairs of each; elsewhere any array. */
+    public final IntArray loads;
+
+    /** Where experts move by load, [E + 1, 3], as {@link Replicas} has it; elsewhere any array. */
+    public final IntArray replicas;
+
+    /** [P]: the expert a pair is sorted by, −1 if it is left out. */
+    final IntArray keys;
+
+    /** [P]: a pair's rank among its chunk's pairs of the same expert. */
+    final IntArray ranks;
+
+    /** [chunks, E]: counts, then places. */
+    final IntArray counts;
+
+    /** Rows in expert order, each expert's run padded to whole blocks with R. */
+    final IntArray sortedIds;
+
+    /** [blocks]: the expert of each block of {@link #sortedIds}. */
+    final IntArray expertIds;
+
+    /** [0] = places of {@link #sortedIds} in use. */
+    final IntArray numPostPadded;
+
+    /** With several parts, of each: {@link #sortedIds} with R for the rows of other parts' experts. */
+    final List<IntArray> partSortedIds;
+
+    /** With several parts, of each: {@link #expertIds} by the number within the part, −1 for other parts' experts. */
+    final List<IntArray> partExpertIds;
+
+    /** The hidden states in int8, [M, hiddenInts], or [P, hiddenInts] where each pair has its router weight on them. */
+    final IntArray hiddenQ;
+
+    /** [M, hiddenGroups] or [P, hiddenGroups]. */
+    final FloatArray hiddenScales;
+
+    /** [1]: the one scale of {@link #hiddenQ}, where there is one. */
+    final FloatArray hiddenScale;
+
+    /** Batched: [0] = R, [1] = pairs of a block. */
+    final IntArray rowHeader;
+
+    /** Batched: [E], the pairs of each local expert. */
+    final IntArray expertNumTokens;
+
+    /** Batched: [R], the pair in a slot; −1 in an empty one. */
+    final IntArray pairOfRow;
+
+    /** Batched: [P], the slot of a pair; −1 if it was left out. */
+    final IntArray rowOfPair;
+
+    /** Batched: [E], where in {@link #sortedIds} an expert's run starts. */
+    final IntArray firstPlaces;
+
+    /** Batched, int8: [R, hiddenInts]. */
+    final IntArray slots;
+
+    /** Batched, int8: [R, hiddenGroups]. */
+    final FloatArray slotScales;
+
+    /** Batched, float: [R, H]. */
+    final FloatArray slotFloats;
+
+    /** Zeros: what a prebuilt kernel is told that has nothing to do. */
+    final IntArray noSizes;
+
+    /** What the first GEMM gives, [R, 2I]. Has room for {@link #down}, too. */
+    final FloatArray gateUp;
+
+    /** [R, I]. */
+    final FloatArray activated;
+
+    /** [P], the bits of the greatest magnitude of each row of {@link #activated}, where its kernel finds them. */
+    final IntArray amax;
+
+    /** {@link #activated} in int8, [R, intermediateInts]. */
+    final IntArray activatedQ;
+
+    /** [R, intermediateGroups]. */
+    final FloatArray activatedScales;
+
+    /** [1]: the one scale of {@link #activatedQ}, where there is one. */
+    final FloatArray activatedScale;
+
+    /**
+     * What the second GEMM gives, [R, H]; in the standard format times the router's weight. The same array as {@link
+     * #gateUp}, which the activation has read by then.
+     */
+    final FloatArray down;
+
+    /** [M, H]. */
+    public final FloatArray output;
+
+    /** Output of 16 bits: [⌈M·H / 2⌉], two to an int. */
+    public final IntArray outputHalves;
+
+    private final boolean halves;
+
+    /** @param expertMap the layer's, which stands for arrays that have no use */
+    Workspace(LayerShape shape, ArrayTable table, IntArray expertMap) {
+        GemmFamily gemm = shape.gemm;
+        long m = shape.maxTokens;
+        long h = shape.hidden;
+        long p = shape.pairs(shape.maxTokens);
+        long r = shape.rows();
+        boolean batched = shape.batched;
+        long batchedRows = batched ? r : 0;
+        halves = shape.halves;
+        long halfInts = halves ? Math.ceilDiv(m * h, 2) : 1;
+        int pad = gemm.layout().activationPad();
+        WorkspaceShapes shapes = WorkspaceShapes.of(
+                shape.format,
+                shape.maxTokens,
+                shape.gateUpRows,
+                shape.intermediate,
+                shape.hidden,
+                shape.topK,
+                shape.localExperts,
+                batched ? shape.maxTokens : null,
+                batched ? PrepareAndFinalize.BATCHED.numDispatchers() : null);
+        header = table.ints("header", WORKSPACE, HEADER);
+        hidden = table.floats("hidden", LAYER, m * h);
+        hiddenHalves = table.ints("hiddenHalves", WORKSPACE, halfInts);
+        logits = table.floats("logits", WORKSPACE, shape.routes ? m * shape.config.numRouterLogits() : 1);
+        topkIds = table.ints("topkIds", WORKSPACE, p);
+        topkWeights = table.floats("topkWeights", WORKSPACE, p);
+        replicas = shape.balanced ? table.ints("replicas", LAYER, Replicas.ROW * (shape.experts + 1L)) : expertMap;
+        placedIds = shape.balanced ? table.ints("placedIds", WORKSPACE, p) : topkIds;
+        keys = table.ints("keys", WORKSPACE, p);
+        ranks = table.ints("ranks", WORKSPACE, p);
+        counts = table.ints("counts", WORKSPACE, Math.ceilDiv(p, AlignKernels.CHUNK) * shape.experts);
+        long places = Math.max(
+                gemm.mostPlaces(shape.config, shape.maxTokens),
+                (long) MAX_BLOCK * GemmFamily.blocks(shape.config, shape.maxTokens, MAX_BLOCK));
+        long blocks = Math.max(
+                gemm.mostBlocks(shape.config, shape.maxTokens),
+                GemmFamily.blocks(shape.config, shape.maxTokens, MAX_BLOCK));
+        sortedIds = table.ints("sortedIds", WORKSPACE, places);
+        expertIds = table.ints("expertIds", WORKSPACE, blocks);
+        numPostPadded = table.ints("numPostPadded", WORKSPACE, 1);
+        loads = shape.balanced ? table.ints("loads", WORKSPACE, shape.localExperts) : numPostPadded;
+        long inputRows = m * shape.config.inputRowsPerToken();
+        hiddenQ = table.ints("hiddenQ", WORKSPACE, shape.int8 ? pad + inputRows * shape.hiddenInts : 1);
+        hiddenScales = table.floats("hiddenScales", WORKSPACE, shape.int8 ? inputRows * shape.hiddenGroups : 1);
+        hiddenScale = table.floats("hiddenScale", LAYER, 1);
+        rowHeader = table.ints("rowHeader", WORKSPACE, 2);
+        expertNumTokens = table.ints("expertNumTokens", WORKSPACE, batched ? shape.localExperts : 1);
+        pairOfRow = table.ints("pairOfRow", WORKSPACE, batched ? r : 1);
+        rowOfPair = table.ints("rowOfPair", WORKSPACE, batched ? p : 1);
+        firstPlaces = table.ints("firstPlaces", WORKSPACE, batched ? shape.localExperts : 1);
+        slots = table.ints("slots", WORKSPACE, shape.int8 ? Math.max(1, batchedRows * shape.hiddenInts) : 1);
+        slotScales =
+                table.floats("slotScales", WORKSPACE, shape.int8 ? Math.max(1, batchedRows * shape.hiddenGroups) : 1);
+        slotFloats = table.floats("slotFloats", WORKSPACE, shape.int8 ? 1 : Math.max(1, batchedRows * h));
+        boolean apart = shape.parts.count() > 1 && !gemm.layout().numbersAllExperts();
+        ExpertParts parts = apart ? shape.parts : new ExpertParts(0, 1);
+        partSortedIds = table.ints("partSortedIds", WORKSPACE, parts, experts -> places);
+        partExpertIds = table.ints("partExpertIds", WORKSPACE, parts, experts -> blocks);
+        noSizes = table.ints("noSizes", WORKSPACE, gemm.prebuiltSizes());
+        gateUp = table.floats("gateUp", WORKSPACE, pad + WorkspaceShapes.elements(shapes.gemms()));
+        activated = table.floats("activated", WORKSPACE, pad + WorkspaceShapes.elements(shapes.activated()));
+        amax = table.ints("amax", WORKSPACE, gemm.activates() ? p : 1);
+        activatedQ = table.ints("activatedQ", WORKSPACE, shape.int8 ? pad + r * shape.intermediateInts : 1);
+        activatedScales = table.floats("activatedScales", WORKSPACE, shape.int8 ? r * shape.intermediateGroups : 1);
+        activatedScale = table.floats("activatedScale", LAYER, 1);
+        down = gateUp;
+        output = table.floats("output", LAYER, WorkspaceShapes.elements(shapes.output()));
+        outputHalves = table.ints("outputHalves", WORKSPACE, halfInts);
+    }
+
+    /** What is brought to the device in a call: {@link #hidden}, or what it is made from there. */
+    public TornadoNativeArray incoming() {
+        return halves ? hiddenHalves : hidden;
+    }
+
+    /** What is fetched from the device. */
+    public TornadoNativeArray outgoing() {
+        return halves ? outputHalves : output;
+    }
+
+    /** Rows in expert order of a part's experts. */
+    IntArray sortedIds(int part) {
+        return partSortedIds.isEmpty() ? sortedIds : partSortedIds.get(part);
+    }
+
+    /** The blocks' experts by their number within a part. */
+    IntArray expertIds(int part) {
+        return partExpertIds.isEmpty() ? expertIds : partExpertIds.get(part);
+    }
+}

@@ -1,0 +1,44 @@
+package org.tornadomoe.tornado.layout;
+
+import org.tornadomoe.config.ActivationConstants;
+import org.tornadomoe.config.FusedMoeConfig;
+import org.tornadomoe.config.MoeActivation;
+import org.tornadomoe.tornado.kernels.ActivationKernels;
+
+/**
+ * A layer's activation in the numbers that kernels take.
+ *
+ * @param function of {@link ActivationKernels}; −1 for none
+ * @param layout of {@link ActivationKernels}: where gates are in the rows of the first projection
+ * @param limit the greatest magnitude that goes in; float's greatest for no limit
+ */
+public record ActivationCode(int function, int layout, float limit, float alpha, float beta, float linearBeta) {
+    /** The product as it is. */
+    public static ActivationCode none(int layout) {
+        return new ActivationCode(-1, layout, Float.MAX_VALUE, 0, 0, 0);
+    }
+
+    public static ActivationCode of(FusedMoeConfig config) {
+        MoeActivation activation = config.activation();
+        ActivationConstants constants = config.activationConstants();
+        int function = switch (activation) {
+            case SILU, SILU_NO_MUL -> ActivationKernels.SILU;
+            case GELU, GELU_NO_MUL -> ActivationKernels.GELU;
+            case GELU_TANH, GELU_TANH_NO_MUL -> ActivationKernels.GELU_TANH;
+            case RELU2, RELU2_NO_MUL -> ActivationKernels.RELU2;
+            case SWIGLUOAI, SWIGLUOAI_UNINTERLEAVE -> ActivationKernels.SWIGLU_OAI;
+            case SWIGLUSTEP -> ActivationKernels.SWIGLU_STEP;
+            case SITU -> ActivationKernels.SITU;
+        };
+        int layout = activation.isInterleaved()
+                ? ActivationKernels.ALTERNATING
+                : activation.isGated() ? ActivationKernels.HALVES : ActivationKernels.NO_GATE;
+        return new ActivationCode(
+                function,
+                layout,
+                (float) Math.min(constants.limit(), Float.MAX_VALUE),
+                (float) constants.alpha(),
+                (float) constants.beta(),
+                (float) constants.linearBeta());
+    }
+}

@@ -1,0 +1,85 @@
+package org.tornadomoe.tornado.layout;
+
+import java.lang.foreign.MemorySegment;
+import java.lang.foreign.ValueLayout;
+import org.tornadomoe.quant.Int8Tensor;
+import org.tornadomoe.tornado.kernels.ActivationKernels;
+import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
+import uk.ac.manchester.tornado.api.types.arrays.IntArray;
+import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
+
+/**
+ * An order in which a projection's int8 weights [E, rows, cols] lie on a device, with what comes with them. What is called
+ * {@code gate} is where gates are in the rows, as {@link ActivationKernels} has it. Implementations have no state.
+ */
+public interface WeightLayout {
+    /** A line of a GPU's cache, in bytes. */
+    int CACHE_LINE = 128;
+
+    /** Ints of a row of int8 activations: four values an int. */
+    default int rowInts(int cols) {
+        return Math.ceilDiv(cols, 4);
+    }
+
+    /** Ints of the weights, without {@link #weightPad}. */
+    long ints(long experts, int rows, int cols, int gate);
+
+    /** Ints in front of the weights. */
+    default int weightPad() {
+        return 0;
+    }
+
+    /** Elements in front of activations between kernels, where no kernel in Java is among these. */
+    default int activationPad() {
+        return 0;
+    }
+
+    /** Rows of an expert that there is a scale and a bias for. */
+    default int packedRows(int rows, int gate) {
+        return rows;
+    }
+
+    /** Whether the GEMM numbers experts through all parts: scales and biases of all are in one array then. */
+    default boolean numbersAllExperts() {
+        return false;
+    }
+
+    /** Puts weights in that order, on all cores. */
+    void pack(Int8Tensor from, int gate, IntArray into);
+
+    /**
+     * Puts scales and zero points in the order {@code [E, groups of columns, scale rows]}; where they don't change along a row, one
+     * a row, repeated where rows share it.
+     */
+    default void packScales(Int8Tensor from, int gate, FloatArray scales, FloatArray zeroPoints) {
+        boolean perRow = scales.getSize() == from.experts() * from.rows() && from.scaleCols() == 1;
+        int rows = perRow ? from.rows() : from.scaleRows();
+        int rowsPerScale = perRow ? 1 : from.rowsPerScale();
+        int groups = from.scaleCols();
+        byte[] zeros = from.zeroPoints();
+        for (int i = 0; i < from.experts() * groups * rows; i++) {
+            int expert = i / (groups * rows);
+            int row = i % rows * rowsPerScale;
+            int source = from.scaleIndex(expert, row, i / rows % groups * from.colsPerScale());
+            scales.set(i, from.scales()[source]);
+            if (zeros != null) {
+                zeroPoints.set(i, zeros[source]);
+            }
+        }
+    }
+
+    /**
+     * Puts the biases of some experts in the order of their scales.
+     *
+     * @param from of all experts, [E, rows]
+     * @param first of those that are put there
+     */
+    default void packBias(float[] from, int first, int experts, int rows, int gate, FloatArray into) {
+        MemorySegment.copy(from, first * rows, into.getSegment(), ValueLayout.JAVA_FLOAT, 0, experts * rows);
+    }
+
+    /** Elements in front of an array's others that make these begin at a cache line, where TornadoVM's header begins at one. */
+    static int padToCacheLine() {
+        return Math.floorMod(-(int) TornadoNativeArray.ARRAY_HEADER, CACHE_LINE) / 4;
+    }
+}

@@ -1,0 +1,84 @@
+package org.tornadomoe.tornado.device;
+
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatIllegalStateException;
+
+import java.lang.reflect.Proxy;
+import java.net.URI;
+import java.util.List;
+import org.junit.jupiter.api.Test;
+import uk.ac.manchester.tornado.api.TornadoDeviceContext;
+import uk.ac.manchester.tornado.api.types.arrays.IntArray;
+
+/** Which version does what. */
+class QuirksTest {
+    @Test
+    void versionsAreComparedByNumber() {
+        assertThat(new Quirks("5.2.0-jdk25").isAtLeast(5, 2)).isTrue();
+        assertThat(new Quirks("5.2.0-jdk25").isAtLeast(5, 3)).isFalse();
+        assertThat(new Quirks("5.10.1").isAtLeast(5, 3)).isTrue();
+        assertThat(new Quirks("10.0.0-jdk22plus").isAtLeast(9, 9)).isTrue();
+        assertThat(new Quirks("8.2.0-jdk22plus").isAtLeast(8, 3)).isFalse();
+        assertThat(new Quirks("7").isAtLeast(7, 0)).isTrue();
+        assertThat(new Quirks("develop").isAtLeast(5, 2)).isFalse();
+    }
+
+    @Test
+    void whatHasNoVersionCountsAsTheOldest() {
+        assertThat(new Quirks(null).isAtLeast(5, 2)).isTrue();
+        assertThat(new Quirks(null).isAtLeast(6, 0)).isFalse();
+        assertThat(new Quirks(null).isUntried()).isFalse();
+    }
+
+    @Test
+    void whatIsNewerThanTheTriedOneIsUntried() {
+        assertThat(new Quirks(Quirks.TRIED + "-jdk25").isUntried()).isFalse();
+        assertThat(new Quirks("6.0.0-jdk22plus").isUntried()).isTrue();
+        assertThat(new Quirks("8.2.0-jdk22plus").isUntried()).isTrue();
+    }
+
+    /** A JAR's name, where its module's descriptor has no version. */
+    @Test
+    void aVersionIsReadFromTheJarsName() {
+        assertThat(Quirks.ofJar(URI.create("file:/sdk/share/java/tornado/tornado-api-8.2.0-jdk22plus.jar")))
+                .isEqualTo("8.2.0-jdk22plus");
+        assertThat(Quirks.ofJar(URI.create("file:/sdk/tornado-api.jar"))).isNull();
+        assertThat(Quirks.ofJar(URI.create("jrt:/tornado.api"))).isNull();
+    }
+
+    @Test
+    void prebuiltTasksAreTheirOwnFromSixOn() {
+        assertThat(new Quirks("5.2.0-jdk25").takesPrebuiltTasksForTheFirst()).isTrue();
+        assertThat(new Quirks("6.0.0-jdk22plus").takesPrebuiltTasksForTheFirst())
+                .isFalse();
+    }
+
+    @Test
+    void ptxsNamesHaveTaskAndTypesInThem() {
+        assertThat(Quirks.ptxName("Layer", "gateUp", "expertGemm", List.of(new IntArray(1), new IntArray(1))))
+                .isEqualTo("layer_gateup_expertgemm_arrays_intarray_arrays_intarray");
+    }
+
+    @Test
+    void aResetIsTakenBackAndAFailureAtThatIsNotHidden() {
+        int[] calls = {0};
+        TornadoDeviceContext context = context(() -> calls[0]++);
+        Quirks.takeResetBack(context);
+        assertThat(calls[0]).isEqualTo(1);
+        TornadoDeviceContext failing = context(() -> {
+            throw new IllegalStateException("gone");
+        });
+        assertThatIllegalStateException()
+                .isThrownBy(() -> Quirks.takeResetBack(failing))
+                .withMessage("gone");
+    }
+
+    private static TornadoDeviceContext context(Runnable reset) {
+        return (TornadoDeviceContext) Proxy.newProxyInstance(
+                QuirksTest.class.getClassLoader(), new Class<?>[] {TornadoDeviceContext.class}, (_, method, _) -> {
+                    assertThat(method.getName()).isEqualTo("setResetToFalse");
+                    reset.run();
+                    return null;
+                });
+    }
+}

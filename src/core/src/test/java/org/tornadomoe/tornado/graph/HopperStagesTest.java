@@ -1,0 +1,362 @@
+package org.tornadomoe.tornado.graph;
+
+import static org.assertj.core.api.Assertions.assertThat;
+
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.Objects;
+import java.util.Set;
+import java.util.TreeSet;
+import java.util.stream.Collectors;
+import java.util.stream.Stream;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.ValueSource;
+import org.tornadomoe.RandomLayer;
+import org.tornadomoe.config.FusedMoeConfig;
+import org.tornadomoe.config.FusedMoeParallelConfig;
+import org.tornadomoe.config.Int8Scheme;
+import org.tornadomoe.config.MoeActivation;
+import org.tornadomoe.config.RouterConfig;
+import org.tornadomoe.config.RoutingMethodType;
+import org.tornadomoe.config.ScalarType;
+import org.tornadomoe.config.ScoringFunction;
+import org.tornadomoe.quant.Int8Experts;
+import org.tornadomoe.quant.Int8Quantizer;
+import org.tornadomoe.quant.Progress;
+import org.tornadomoe.tornado.Families;
+import org.tornadomoe.tornado.RecordedPart;
+import org.tornadomoe.tornado.cuda.CudaKernel;
+import org.tornadomoe.tornado.cuda.CudaKernel.Launch;
+import org.tornadomoe.tornado.cuda.CudaSource;
+import org.tornadomoe.tornado.cuda.CudaSource.Kind;
+import org.tornadomoe.tornado.layout.ActivationCode;
+
+/** What Hopper's kernels are launched with, against what their source says that they want. */
+class HopperStagesTest {
+    /** Both sides of every switch: the router's tile, few and many to route, to quantise and to multiply. */
+    private static final int[] TOKENS = {1, 2, 3, 8, 16, 17, 32, 33, 63, 64, 100, 767, 768, 769, 1000, 4096};
+
+    /** Of a Hopper GPU: dynamic shared memory of a group, groups along y, work-items of a group. */
+    private static final int MAX_SHARED = 227 << 10;
+
+    private static final int MAX_Y = 65_535;
+    private static final Map<String, CudaSource> SOURCES =
+            Stream.of("hopper-gemm.cu", "hopper-stages.cu").collect(Collectors.toMap(name -> name, CudaSource::new));
+
+    private static final RandomLayer FEW = RandomLayer.of(5, 2, 40, 24, 4096, 1);
+    private static final RandomLayer MANY_EXPERTS = RandomLayer.of(130, 8, 24, 12, 4096, 1);
+
+    private static final RandomLayer LONG_ROWS = RandomLayer.of(3, 2, 4100, 24, 100, 1);
+    private static final RandomLayer MANY_COLUMNS = RandomLayer.of(3, 2, 40, 3300, 100, 1);
+
+    /** Every kind of layer that changes what is launched. */
+    private static Map<String, RandomLayer> layers() {
+        Map<String, RandomLayer> layers = new LinkedHashMap<>();
+        layers.put("few experts", FEW);
+        layers.put("many experts", MANY_EXPERTS);
+        layers.put("32 rows of the router", RandomLayer.of(32, 2, 24, 12, 4096, 1));
+        layers.put("odd sizes", RandomLayer.of(33, 3, 27, 13, 4096, 1));
+        layers.put("long rows", LONG_ROWS);
+        layers.put("many columns", MANY_COLUMNS);
+        layers.put("shared experts", FEW.sharing(2));
+        layers.put("weighed on input", RandomLayer.of(5, 1, 40, 24, 4096, 1).weighedOnInput());
+        layers.put("biases", FEW.withBiases());
+        layers.put("no gate", FEW.activatedBy(MoeActivation.RELU2_NO_MUL));
+        layers.put("alternating", FEW.activatedBy(MoeActivation.SWIGLUOAI));
+        layers.put("sigmoid with groups", MANY_EXPERTS.routedBy(RoutingMethodType.DEEPSEEK_V3));
+        layers.put(
+                "routed by the host",
+                FEW.routedBy(RouterConfig.of(ScoringFunction.SOFTMAX, true).handedIn()));
+        layers.put("bf16", with(FEW.config().toBuilder().inDtype(ScalarType.BF16)));
+        layers.put("adapters", with(FEW.config().toBuilder().lora(2, 4)));
+        FusedMoeParallelConfig p = FEW.config().moeParallelConfig();
+        layers.put(
+                "experts that move",
+                with(FEW.config().toBuilder()
+                        .moeParallelConfig(new FusedMoeParallelConfig(
+                                p.tpSize(),
+                                p.pcpSize(),
+                                p.dpSize(),
+                                p.epSize(),
+                                p.tpRank(),
+                                p.pcpRank(),
+                                p.dpRank(),
+                                p.epRank(),
+                                p.spSize(),
+                                p.useEp(),
+                                p.all2allBackend(),
+                                true))));
+        return layers;
+    }
+
+    private static RandomLayer with(FusedMoeConfig.Builder config) {
+        return new RandomLayer(config.build(), 1);
+    }
+
+    /** What a test looks at: a layer's arrays and the kernels of its call. */
+    private record Layer(LayerArrays arrays, List<CudaKernel> kernels) {
+        Launch launch(String step, int tokens) {
+            return kernels.stream()
+                    .filter(kernel -> kernel.name().equals(step))
+                    .map(kernel -> kernel.launch().apply(tokens))
+                    .filter(launch -> !launch.equals(Launch.NONE))
+                    .reduce((a, b) -> {
+                        throw new AssertionError(step + " is launched twice");
+                    })
+                    .orElse(Launch.NONE);
+        }
+    }
+
+    /** As many of those as a layer takes. */
+    private static int[] tokens(RandomLayer layer) {
+        return Arrays.stream(TOKENS)
+                .filter(m -> m <= layer.config().maxNumTokens())
+                .toArray();
+    }
+
+    private static Layer layer(RandomLayer layer) {
+        try (Int8Experts experts = Int8Quantizer.quantize(layer, Int8Scheme.W8A8_CHANNEL, Progress.NONE)) {
+            LayerArrays arrays = RecordedPart.arrays(layer.config(), experts);
+            List<CudaKernel> kernels = Families.program(arrays).call().stream()
+                    .map(Stage::cuda)
+                    .filter(CudaKernel.class::isInstance)
+                    .map(CudaKernel.class::cast)
+                    .toList();
+            return new Layer(arrays, kernels);
+        }
+    }
+
+    /** Their names are kernels of the source, groups fit, and the parameters are as many as it has, of its kinds. */
+    @Test
+    void everyLaunchIsOneThatTheSourceTakes() {
+        Map<String, Set<String>> launched = new LinkedHashMap<>();
+        layers().forEach((name, random) -> {
+            Layer layer = layer(random);
+            for (CudaKernel kernel : layer.kernels) {
+                CudaSource source = Objects.requireNonNull(SOURCES.get(kernel.source()));
+                List<Kind> given = kernel.parameters().stream()
+                        .map(parameter -> parameter instanceof Integer
+                                ? Kind.INT
+                                : parameter instanceof Float ? Kind.FLOAT : Kind.ARRAY)
+                        .toList();
+                for (int tokens : tokens(random)) {
+                    Launch launch = kernel.launch().apply(tokens);
+                    if (launch.equals(Launch.NONE)) {
+                        continue;
+                    }
+                    String as = name + ", " + kernel.name() + ", " + tokens + " tokens: " + launch;
+                    assertThat(source.entries()).as(as).containsKey(launch.entryPoint());
+                    assertThat(given)
+                            .as(as)
+                            .isEqualTo(source.parameters(launch.entryPoint(), layer.arrays.shape.parts.count()));
+                    assertThat(launch.group())
+                            .as(as)
+                            .isPositive()
+                            .isLessThanOrEqualTo(
+                                    Objects.requireNonNull(source.entries().get(launch.entryPoint()))
+                                            .most());
+                    assertThat(launch.group() % 32).as(as).isZero();
+                    assertThat(launch.gridX() == CudaKernel.ALL_MULTIPROCESSORS || launch.gridX() > 0)
+                            .as(as)
+                            .isTrue();
+                    assertThat(launch.gridY()).as(as).isBetween(1, MAX_Y);
+                    assertThat(launch.sharedBytes()).as(as).isBetween(0, MAX_SHARED);
+                    launched.computeIfAbsent(kernel.source(), _ -> new TreeSet<>())
+                            .add(launch.entryPoint());
+                }
+            }
+        });
+        SOURCES.forEach((name, source) -> assertThat(launched.get(name))
+                .as(name)
+                .containsExactlyInAnyOrderElementsOf(source.entries().keySet()));
+    }
+
+    /** In a call of M tokens every step happens once, whichever kernel does it. */
+    @Test
+    void stepsAreDoneOnce() {
+        layers().forEach((name, random) -> {
+            Layer layer = layer(random);
+            FusedMoeConfig config = random.config();
+            boolean routes = !config.router().isHandedIn();
+            for (int m : tokens(random)) {
+                List<String> entries = layer.kernels.stream()
+                        .map(kernel -> kernel.launch().apply(m))
+                        .filter(launch -> !launch.equals(Launch.NONE))
+                        .map(Launch::entryPoint)
+                        .toList();
+                String as = name + ", " + m + " tokens: " + entries;
+                boolean few = routes && m <= 32;
+                assertThat(count(entries, "route")).as(as).isEqualTo(few ? 1 : 0);
+                assertThat(count(entries, "topK")).as(as).isEqualTo(routes && !few ? 1 : 0);
+                assertThat(count(entries, "align")).as(as).isEqualTo(few ? 0 : 1);
+                assertThat(count(entries, "skinnyGemm") + count(entries, "tileGemm"))
+                        .as(as)
+                        .isEqualTo(2);
+                assertThat(count(entries, "combine")).as(as).isEqualTo(1);
+                assertThat(count(entries, "quantizePairs")).as(as).isLessThanOrEqualTo(1);
+                // Logits and tokens in one kernel, or in two.
+                boolean tiled = count(entries, "logits32") + count(entries, "logits128") == 1;
+                boolean apart = tiled || !routes || config.applyRouterWeightOnInput();
+                assertThat(count(entries, "prepare")).as(as).isEqualTo(tiled || !routes ? 1 : apart ? 2 : 1);
+            }
+        });
+    }
+
+    private static long count(List<String> entries, String entry) {
+        return entries.stream().filter(entry::equals).count();
+    }
+
+    /** As many groups as the kernel counts itself: those for the logits, and one for each row in int8. */
+    @ParameterizedTest
+    @ValueSource(ints = {5, 33, 130})
+    void prepareHasAGroupForEverything(int rows) {
+        Layer layer = layer(RandomLayer.of(rows, 2, 40, 24, 4096, 1));
+        for (int m : TOKENS) {
+            if (rows >= 32 && m >= 768) {
+                assertThat(layer.launch("prepare", m)).isEqualTo(Launch.NONE);
+                assertThat(layer.launch("quantizeTokens", m).gridX()).isEqualTo(m);
+                continue;
+            }
+            int tile = m <= 16 ? 1 : 4;
+            int across = ceil(rows, tile);
+            int wide = Math.min(2, across);
+            int groups = ceil(across, wide) * ceil(m, tile * (4 / wide));
+            assertThat(layer.launch("prepare", m)).isEqualTo(new Launch("prepare", 128, groups + m, 1, 0));
+            assertThat(layer.launch("quantizeTokens", m)).isEqualTo(Launch.NONE);
+        }
+    }
+
+    @Test
+    void logitsOfManyAreComputedInTilesThatFitTheSharedMemory() {
+        Layer layer = layer(MANY_EXPERTS);
+        assertThat(layer.launch("logits", 767)).isEqualTo(Launch.NONE);
+        // 4 stages of K steps of 32 + ROWS lines of 128 bytes; 100 groups keep the GPU busy.
+        assertThat(layer.launch("logits", 768))
+                .isEqualTo(new Launch("logits32", 256, 24 * ceil(130, 32), 1, 4 * 4 * 64 * 128));
+        assertThat(layer.launch("logits", 4096)).isEqualTo(new Launch("logits128", 256, 128 * 2, 1, 4 * 2 * 160 * 128));
+        // A row that doesn't begin at a multiple of 16 bytes is none for the copy engine.
+        assertThat(layer(RandomLayer.of(130, 2, 27, 12, 4096, 1)).launch("logits", 4096))
+                .isEqualTo(Launch.NONE);
+    }
+
+    @Test
+    void routingHasAWarpATokenAndRoomForKeysAndPairs() {
+        RandomLayer random = FEW.sharing(2); // 7 experts, of which 5 are chosen from; 4 pairs a token
+        Layer layer = layer(random);
+        for (int m : TOKENS) {
+            int warps = Math.max(4, m);
+            int keys = Math.max(warps * 5, 7);
+            assertThat(layer.launch("route", m))
+                    .isEqualTo(m > 32 ? Launch.NONE : new Launch("route", 32 * warps, 7, 1, 4 * keys + 8 * warps * 4));
+            assertThat(layer.launch("topK", m))
+                    .isEqualTo(m > 32 ? new Launch("topK", 128, ceil(m, 4), 1, 4 * 4 * 5) : Launch.NONE);
+            assertThat(layer.launch("align", m))
+                    .isEqualTo(m > 32 ? new Launch("align", 1024, 7, 1, 4 * 7) : Launch.NONE);
+        }
+    }
+
+    /** A group for 32 rows and a block of 8 pairs, or groups that take tiles until there are none. */
+    @Test
+    void productsAreStreamedForFewAndTiledForMany() {
+        CudaSource source = Objects.requireNonNull(SOURCES.get("hopper-gemm.cu"));
+        int stage = source.number("BM") * 128 + source.number("TILE_GROUPS") * 1024;
+        int scales = (source.number("STAGES") + 1) * 2 * source.number("TILE_GROUPS") * 32;
+        int tileBytes = source.number("STAGES") * stage + scales;
+        Layer layer = layer(FEW);
+        for (int m : TOKENS) {
+            int pairs = 2 * m;
+            Launch gateUp = layer.launch("gateUp", m);
+            Launch down = layer.launch("down", m);
+            if (ceil(pairs, 5) <= 5) {
+                int blocks = Math.min(pairs, (pairs + 5 * 7) / 8);
+                // 48 rows of gate and up projection, in twos of 16, and 40 of the output.
+                assertThat(gateUp).isEqualTo(new Launch("skinnyGemm", 128, 2, blocks, 0));
+                int quantized = pairs <= 16 ? 8 * (128 + 64) : 0;
+                assertThat(down).isEqualTo(new Launch("skinnyGemm", 128, 2, blocks, quantized));
+                // The pairs are quantised by one of the two.
+                assertThat(layer.launch("quantizePairs", m))
+                        .isEqualTo(quantized > 0 ? Launch.NONE : new Launch("quantizePairs", 128, pairs, 1, 0));
+            } else {
+                for (Launch launch : List.of(gateUp, down)) {
+                    assertThat(launch.entryPoint()).isEqualTo("tileGemm");
+                    assertThat(launch.group()).isEqualTo(384);
+                    assertThat(launch.gridX()).isEqualTo(CudaKernel.ALL_MULTIPROCESSORS);
+                    // As much as begins at a multiple of 1024.
+                    assertThat(launch.sharedBytes()).isGreaterThanOrEqualTo(tileBytes + 1023);
+                }
+                assertThat(layer.launch("quantizePairs", m))
+                        .isEqualTo(
+                                m >= 768
+                                        ? new Launch("quantizePairs", 128, ceil(pairs, 4), 1, 0)
+                                        : new Launch("quantizePairs", 128, pairs, 1, 0));
+            }
+        }
+        // Long rows are shared among more warps, and those of the pairs quantised by a kernel of their own, 2048
+        // columns a group.
+        assertThat(layer(LONG_ROWS).launch("gateUp", 1).group()).isEqualTo(256);
+        Layer columns = layer(MANY_COLUMNS);
+        assertThat(columns.launch("down", 1)).isEqualTo(new Launch("skinnyGemm", 128, ceil(40, 32), 2, 0));
+        assertThat(columns.launch("quantizePairs", 1)).isEqualTo(new Launch("quantizePairs", 128, 2, 2, 0));
+    }
+
+    /** A work-item for each four values, or two. */
+    @Test
+    void whatIsDoneByElementHasEnoughWorkItems() {
+        Layer odd = layer(RandomLayer.of(33, 3, 27, 13, 4096, 1));
+        Layer halves =
+                layer(with(FEW.config().toBuilder().inDtype(ScalarType.F16).hiddenDim(41)));
+        for (int m : TOKENS) {
+            assertThat(odd.launch("combine", m)).isEqualTo(new Launch("combine", 128, ceil(m * 7, 128), 1, 0));
+            for (String step : List.of("widenHidden", "narrowOutput")) {
+                assertThat(halves.launch(step, m)).isEqualTo(new Launch(step, 256, ceil(ceil(m * 41, 2), 256), 1, 0));
+            }
+        }
+    }
+
+    /** What is compiled in: the activation in the first product, none in the second; where arrays begin. */
+    @Test
+    void sourcesAreCompiledForTheLayer() {
+        for (MoeActivation activation : MoeActivation.values()) {
+            Layer layer = layer(FEW.activatedBy(activation));
+            ActivationCode expected = ActivationCode.of(layer.arrays.shape.config);
+            Map<String, List<String>> options = layer.kernels.stream()
+                    .collect(Collectors.toMap(CudaKernel::name, CudaKernel::options, (a, _) -> a));
+            assertThat(options.get("gateUp"))
+                    .contains("-DACTIVATION=" + expected.function(), "-DLAYOUT=" + expected.layout());
+            assertThat(options.get("down")).contains("-DACTIVATION=-1", "-DLAYOUT=0");
+            int lead = 4 * new HopperGemm().layout().activationPad();
+            assertThat(options.get("gateUp"))
+                    .contains("--gpu-architecture=sm_90a", "-DLEAD=" + lead, "-DWEIGHTS_LEAD=" + lead, "-DPARTS=1");
+            assertThat(options.get("prepare")).containsExactly("--gpu-architecture=sm_90a", "-DLEAD=" + lead);
+        }
+    }
+
+    /** Those that another kernel of the same call writes to are right in front or before. */
+    @Test
+    void whatIsReadHasBeenWrittenOrGiven() {
+        layers().forEach((name, random) -> {
+            Layer layer = layer(random);
+            List<Object> written = new ArrayList<>();
+            for (CudaKernel kernel : layer.kernels) {
+                if (kernel.name().equals("quantizePairs") || kernel.name().equals("down")) {
+                    assertThat(written)
+                            .as("%s, %s", name, kernel.name())
+                            .anyMatch(a -> a == layer.arrays.work.activated);
+                }
+                if (kernel.name().equals("combine")) {
+                    assertThat(written).as(name).anyMatch(a -> a == layer.arrays.work.down);
+                }
+                written.addAll(kernel.writes());
+                written.addAll(kernel.updates());
+            }
+        });
+    }
+
+    private static int ceil(int a, int b) {
+        return Math.ceilDiv(a, b);
+    }
+}
