@@ -64,8 +64,7 @@ final class Gguf implements AutoCloseable {
      * @param typeNumber ggml's number of the type
      * @param shape sizes, outermost first: the reverse of the file's order
      */
-    public record Entry(
-            Path file, String name, @Nullable GgmlType type, int typeNumber, long[] shape, MemorySegment data) {
+    record Entry(Path file, String name, @Nullable GgmlType type, int typeNumber, long[] shape, MemorySegment data) {
         String typeName() {
             return type == null ? "type number " + Integer.toUnsignedString(typeNumber) : type.name();
         }

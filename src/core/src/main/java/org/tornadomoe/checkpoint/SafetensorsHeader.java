@@ -44,7 +44,7 @@ record SafetensorsHeader(Map<String, String> metadata, List<Entry> entries) {
      *
      * @param dtype null if it is none that is known, so that {@code type} is all there is of it
      */
-    public record Entry(String name, String type, @Nullable DType dtype, long[] shape, long begin, long end) {}
+    record Entry(String name, String type, @Nullable DType dtype, long[] shape, long begin, long end) {}
 
     /**
      * Reads and checks a header.

@@ -42,9 +42,9 @@ public class ImportDirectionTest {
         tornado.kernels
         tornado.device   kernel tornado.kernels
         tornado.cuda     kernel tornado.device tornado.kernels
-        tornado.layout   config quant tornado.device tornado.kernels
+        tornado.layout   config quant tornado.device
         tornado.graph    config quant kernel tuning tornado.layout tornado.cuda tornado.device tornado.kernels
-        tornado          config quant kernel tuning tornado.graph tornado.layout tornado.cuda tornado.device tornado.kernels
+        tornado          config quant kernel tuning tornado.graph tornado.cuda tornado.device tornado.kernels
         oracle           config quant kernel tuning
         parallel         config quant kernel host oracle
         observe
