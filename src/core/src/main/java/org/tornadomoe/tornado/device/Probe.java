@@ -11,7 +11,7 @@ import uk.ac.manchester.tornado.api.KernelContext;
 import uk.ac.manchester.tornado.api.TaskGraph;
 import uk.ac.manchester.tornado.api.TornadoExecutionPlan;
 import uk.ac.manchester.tornado.api.WorkerGrid;
-import uk.ac.manchester.tornado.api.WorkerGrid1D;
+import uk.ac.manchester.tornado.api.WorkerGrid2D;
 import uk.ac.manchester.tornado.api.enums.DataTransferMode;
 import uk.ac.manchester.tornado.api.exceptions.TornadoExecutionPlanException;
 import uk.ac.manchester.tornado.api.types.arrays.IntArray;
@@ -124,13 +124,15 @@ final class Probe {
 
     /** Compiles a graph of one task and runs it as one group. */
     private static void run(Device device, TaskGraph graph) {
-        WorkerGrid group = new WorkerGrid1D(ProbeKernels.GROUP);
+        WorkerGrid group = new WorkerGrid2D(ProbeKernels.GROUP, 1);
         group.setLocalWork(ProbeKernels.GROUP, 1, 1);
+        GridScheduler grids = new GridScheduler();
+        grids.addWorkerGrid(graph.getTaskGraphName() + ".kernel", group);
         try (SignalHandlers.Step _ = SignalHandlers.step()) {
             TornadoExecutionPlan plan = new TornadoExecutionPlan(graph.snapshot());
             try {
                 device.selectFor(plan);
-                plan.withGridScheduler(new GridScheduler(graph.getTaskGraphName() + ".kernel", group));
+                plan.withGridScheduler(grids);
                 plan.execute();
                 // On CUDA (5.2.0) a first execution may give the zeros that TornadoVM fills new buffers with.
                 plan.execute();
