@@ -2,8 +2,8 @@ import org.tornadomoe.kernel.FusedMoeExperts;
 import uk.ac.manchester.tornado.runtime.library.spi.TornadoLibraryProvider;
 
 /**
- * An int8 mixture-of-experts layer; {@link org.tornadomoe.MoeLayer} is the front door. What is required statically may be
- * absent: TornadoVM (the interpreter has its module's name), the Vector API, the flight recorder, Micrometer.
+ * An int8 mixture-of-experts layer; {@link org.tornadomoe.MoeLayer} is the front door. What is required statically may
+ * be absent: TornadoVM (the interpreter has its module's name), the Vector API, the flight recorder, Micrometer.
  */
 @SuppressWarnings("requires-automatic")
 module org.tornadomoe {

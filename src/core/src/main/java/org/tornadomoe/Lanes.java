@@ -11,8 +11,8 @@ import org.tornadomoe.kernel.MoeKernel;
 import org.tornadomoe.quant.Int8Experts;
 
 /**
- * The lanes that calls of a layer run on: kernels over the same weights, each for one call at a time. Whoever waits gets one in the
- * order in which they came. Threads park while they wait, virtual ones off their carriers.
+ * A fair (FIFO) pool of lanes, which a layer's calls run on: kernels over the same weights, each for one call at a
+ * time. Threads park while they wait, virtual ones off their carriers.
  */
 final class Lanes {
     private final List<MoeKernel> all;

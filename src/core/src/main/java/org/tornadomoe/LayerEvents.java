@@ -6,7 +6,10 @@ import java.util.function.Supplier;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.observe.MoeListener;
 
-/** A layer's reports to its listener. Without one no clock is looked at; one that fails is logged, and the layer goes on. */
+/**
+ * A layer's reports to its listener. Without one no clock is looked at; one that fails is logged, and the layer goes
+ * on.
+ */
 final class LayerEvents {
     private static final System.Logger LOG = System.getLogger(MoeLayer.class.getName());
 

@@ -44,11 +44,12 @@ import org.tornadomoe.quant.RouterWeights;
  * <p>Hidden states may be of any magnitude. Where float's range ends in between, or on a device what its kernels take
  * (up to 1e30, through OpenCL 1e20), a token's output is infinite or NaN, never another number.
  *
- * <p>Thread-safe; calls from several threads take turns, in the order in which they came, on as many lanes as the options ask for and
- * the kernel class has: one on a device. A thread that waits is parked, and can be interrupted. The same input gives the same bits.
- * With several devices ({@link MoeOptions#withDevices}) each has a part of the layer and a thread; it is one layer all the same. With load balancing
- * ({@link MoeOptions#withLoadBalancing}) the same bits come as long as no experts have moved in between, after that the same but for rounding.
- * Close it to free the device's memory.
+ * <p>Thread-safe; calls from several threads take turns, in the order in which they came, on as many lanes as the
+ * options ask for and the kernel class has: one on a device. A thread that waits is parked, and can be interrupted. The
+ * same input gives the same bits. With several devices ({@link MoeOptions#withDevices}) each has a part of the layer
+ * and a thread; it is one layer all the same. With load balancing ({@link MoeOptions#withLoadBalancing}) the same bits
+ * come as long as no experts have moved in between, after that the same but for rounding. Close it to free the device's
+ * memory.
  */
 public final class MoeLayer implements AutoCloseable {
     private final FusedMoeConfig config;
@@ -122,8 +123,8 @@ public final class MoeLayer implements AutoCloseable {
     }
 
     /**
-     * A layer that is in int8 already; {@code options}' quantization is not looked at, and the experts may be closed afterwards, but
-     * with load balancing not before the layer. Throws what {@link #load} throws.
+     * A layer that is in int8 already; {@code options}' quantization is not looked at, and the experts may be closed
+     * afterwards, but with load balancing not before the layer. Throws what {@link #load} throws.
      *
      * @throws IllegalArgumentException if the layer has no router, and the options have none
      */
@@ -229,7 +230,7 @@ public final class MoeLayer implements AutoCloseable {
      * @param hidden [M, H], row-major; may be longer
      * @param tokens M, 0 to the options' {@code maxTokens}; without tokens nothing runs
      * @param output [M, H], written; may be longer
-     * @param chosen is told the experts chosen, if given; made for at least M tokens
+     * @param chosen takes the experts chosen, if given; made for at least M tokens
      * @throws IllegalArgumentException naming the argument that doesn't fit, before anything is changed
      * @throws IllegalStateException after {@link #close}
      * @throws LaneException if no lane came free in the options' time, or the thread was interrupted before
@@ -241,8 +242,9 @@ public final class MoeLayer implements AutoCloseable {
     }
 
     /**
-     * Runs the layer on memory of the caller's, heap or native: values of the options' {@code hiddenType} in native byte order. On a device
-     * those of 16 bits are converted there. Otherwise as {@link #forward(float[], int, float[], ChosenExperts)}.
+     * Runs the layer on memory of the caller's, heap or native: values of the options' {@code hiddenType} in native
+     * byte order. On a device those of 16 bits are converted there. Otherwise as {@link #forward(float[], int, float[],
+     * ChosenExperts)}.
      */
     public void forward(MemorySegment hidden, int tokens, MemorySegment output, @Nullable ChosenExperts chosen) {
         if (output.isReadOnly()) {
@@ -256,8 +258,8 @@ public final class MoeLayer implements AutoCloseable {
     /**
      * Runs the layer with adapters: as {@link #forward(float[], int, float[], ChosenExperts)}, but for
      *
-     * @param slotOfToken [M], the slot of each token's adapter, -1 for none; a slot that is empty or disabled is as none, and
-     *     gives the same bits
+     * @param slotOfToken [M], the slot of each token's adapter, -1 for none; a slot that is empty or disabled is as
+     *     none, and gives the same bits
      * @throws IllegalArgumentException also for a slot that isn't the layer's
      */
     public void forward(float[] hidden, int tokens, float[] output, @Nullable ChosenExperts chosen, int[] slotOfToken) {
@@ -267,8 +269,9 @@ public final class MoeLayer implements AutoCloseable {
     }
 
     /**
-     * Puts an adapter into a slot, in place of what was there, and switches it on. Waits for the calls that are under way. The next
-     * call of a layer on a device sends all of its weights there anew, so adapters are best put in together.
+     * Puts an adapter into a slot, in place of what was there, and switches it on. Waits for the calls that are under
+     * way. The next call of a layer on a device sends all of its weights there anew, so adapters are best put in
+     * together.
      *
      * @param slot 0 to the options' {@code maxLoras} - 1
      * @throws IllegalArgumentException if slot or adapter don't fit the layer
@@ -283,7 +286,9 @@ public final class MoeLayer implements AutoCloseable {
         adapters.remove(slot);
     }
 
-    /** Switches a slot's adapter on or off, at no cost. Throws what {@link #setAdapter} throws, also for an empty slot. */
+    /**
+     * Switches a slot's adapter on or off, at no cost. Throws what {@link #setAdapter} throws, also for an empty slot.
+     */
     public void enableAdapter(int slot, boolean enabled) {
         adapters.enable(slot, enabled);
     }
@@ -381,7 +386,10 @@ public final class MoeLayer implements AutoCloseable {
         return scheme;
     }
 
-    /** The backend that runs it: {@code triton}, {@code cpu} or {@code reference}; of several devices all that there are. */
+    /**
+     * The backend that runs it: {@code triton}, {@code cpu} or {@code reference}; of several devices all that there
+     * are.
+     */
     public String backend() {
         return sharding.backend();
     }
@@ -401,7 +409,10 @@ public final class MoeLayer implements AutoCloseable {
         return bytesByDevice().stream().mapToLong(Long::longValue).sum();
     }
 
-    /** The devices that have a part of it, in the order in which their outputs are added; of a layer on one device that alone. */
+    /**
+     * The devices that have a part of it, in the order in which their outputs are added; of a layer on one device that
+     * alone.
+     */
     public List<DevicePart> parts() {
         ExpertBalance balance = balance();
         List<Long> bytes = bytesByDevice();
@@ -431,7 +442,10 @@ public final class MoeLayer implements AutoCloseable {
                 .toList();
     }
 
-    /** How the experts of a layer with load balancing lie by now; null of one without. Waits for the call that is under way. */
+    /**
+     * How the experts of a layer with load balancing lie by now; null of one without. Waits for the call that is under
+     * way.
+     */
     public @Nullable ExpertBalance balance() {
         return ShardedLayer.balance(kernel);
     }

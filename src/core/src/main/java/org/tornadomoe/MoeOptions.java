@@ -17,26 +17,30 @@ import org.tornadomoe.quant.Progress;
  * How a layer is loaded. Immutable; every {@code with} method gives a copy.
  *
  * @param quantization what becomes int8, and what shares a scale
- * @param backend {@code auto} (a device through TornadoVM, else the CPU), {@code triton} (TornadoVM's task graphs; on the
- *     interpreter where there is no SDK), {@code cpu} or {@code reference}
- * @param devices where, such as {@code ptx:0} or {@code opencl}; empty for the best there is, several to shard the layer over them,
- *     where the same one may be named more than once
- * @param expertParallel what several devices shard: experts, each whole on one of them, or if not every expert's intermediate size
- * @param loadBalancing how experts move between several devices, by load, while calls go on; null if they don't. It needs expert parallelism and goes
- *     without adapters; there is one lane. A layer loaded so keeps its int8 weights in the host's memory
+ * @param backend {@code auto} (a device through TornadoVM, else the CPU), {@code triton} (TornadoVM's task graphs; on
+ *     the interpreter where there is no SDK), {@code cpu} or {@code reference}
+ * @param devices where, such as {@code ptx:0} or {@code opencl}; empty for the best there is, several to shard the
+ *     layer over them, where the same one may be named more than once
+ * @param expertParallel what several devices shard: experts, each whole on one of them, or if not every expert's
+ *     intermediate size
+ * @param loadBalancing how experts move between several devices, by load, while calls go on; null if they don't. It
+ *     needs expert parallelism and goes without adapters; there is one lane. A layer loaded so keeps its int8 weights
+ *     in the host's memory
  * @param kernelClass which kernel class, by name; null for the first that fits
- * @param maxTokens the most tokens of a call: device memory is taken for so many, and a call's transfers are of that size
- * @param progress is told how far quantisation has come
- * @param router a way of routing of the caller's own, in place of the layer's; null for the layer's. It runs on the host in every
- *     call, and so do the router's logits, in double
+ * @param maxTokens the most tokens of a call: device memory is taken for so many, and a call's transfers are of that
+ *     size
+ * @param progress is notified how far quantisation has come
+ * @param router a way of routing of the caller's own, in place of the layer's; null for the layer's. It runs on the
+ *     host in every call, and so do the router's logits, in double
  * @param maxLoras adapters (LoRA) that there is to be room for; 0 for a layer without
  * @param maxLoraRank the greatest rank of an adapter; not looked at without adapters
  * @param lanes the most calls at the same time, 1 to {@link #MAX_LANES}; a kernel class that can't share its weights
- *     between calls has one lane however many are asked for ({@link MoeLayer#lanes}). Each lane has activations of its own
- * @param laneWait how long a call waits for a lane when all are busy, before it is a {@link LaneException}; {@link Duration#ZERO}
- *     to fail at once, null to wait as long as it takes
+ *     between calls has one lane however many are asked for ({@link MoeLayer#lanes}). Each lane has activations of its
+ *     own
+ * @param laneWait how long a call waits for a lane when all are busy, before it is a {@link LaneException}; {@link
+ *     Duration#ZERO} to fail at once, null to wait as long as it takes
  * @param hiddenType what hidden states are in memory of the caller's, in and out: F32, F16 or BF16
- * @param listener is told of calls, what they took and moved; null for none, and then no clock is looked at
+ * @param listener is notified of calls, what they took and moved; null for none, and then no clock is looked at
  */
 public record MoeOptions(
         Int8Quantization quantization,

@@ -28,7 +28,8 @@ final class SelfCheck {
     private SelfCheck() {}
 
     /**
-     * @param experts what the kernel was loaded with; a part of a layer is checked with a token that has an expert there
+     * @param experts what the kernel was loaded with; a part of a layer is checked with a token that has an expert
+     *     there
      * @throws MoeExecutionException if the kernel is one that needs it, and wrong
      */
     static void run(MoeKernel kernel, FusedMoeConfig config, Int8Experts experts) {

@@ -135,7 +135,10 @@ public record RandomLayer(FusedMoeConfig config, long seed) implements ExpertWei
         return bias;
     }
 
-    /** An adapter that changes outputs about as much as the weights do; its outer matrices, H wide, may be shared by all experts. */
+    /**
+     * An adapter that changes outputs about as much as the weights do; its outer matrices, H wide, may be shared by all
+     * experts.
+     */
     public LoraAdapter adapter(int rank, boolean shared) {
         int e = config.globalNumExperts();
         int h = config.hiddenDim();

@@ -26,7 +26,8 @@ final class BenchLayers {
     private BenchLayers() {}
 
     /**
-     * @param layer microseconds of one by the host's clock, the median of all runs: of an execution of the plan, divided by the layers
+     * @param layer microseconds of one by the host's clock, the median of all runs: of an execution of the plan,
+     *     divided by the layers
      * @param onDevice microseconds of one by the device's clock; null where no kernel reads it
      * @param relativeL2 error of the last layer's first and last token against the definition
      */

@@ -9,8 +9,8 @@ final class ShardedReference {
     private ShardedReference() {}
 
     /**
-     * What the layer makes of hidden states: with tensor parallelism the sum of the ranks' outputs, each with activations' scales of its
-     * own columns.
+     * What the layer makes of hidden states: with tensor parallelism the sum of the ranks' outputs, each with
+     * activations' scales of its own columns.
      *
      * @param whole all of the layer's weights
      * @param hidden [M, H]

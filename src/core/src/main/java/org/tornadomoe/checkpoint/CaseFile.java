@@ -16,26 +16,27 @@ import org.tornadomoe.quant.Int8Tensor;
 
 /**
  * A self-contained case: int8 weights, an input, and what vLLM's {@code fused_moe_kernel} made of it at every stage, in
- * one safetensors file. Scales of weights are [E, rows, 1], [E], or [E, ⌈rows / 128⌉, ⌈cols / 128⌉] as the scheme has them; with or
- * without biases, scales of activations known beforehand, and an expert map. Arrays are the record's own, not to be written to. M tokens, K top-k, H hidden, I intermediate; a pair p is token p / K, slot
- * p % K.
+ * one safetensors file. Scales of weights are [E, rows, 1], [E], or [E, ⌈rows / 128⌉, ⌈cols / 128⌉] as the scheme has
+ * them; with or without biases, scales of activations known beforehand, and an expert map. Arrays are the record's own,
+ * not to be written to. M tokens, K top-k, H hidden, I intermediate; a pair p is token p / K, slot p % K.
  *
  * @param experts the weights, without a router: the case brings its logits; their maxNumTokens is M
  * @param tokens M
  * @param hiddenStates [M, H], every value a bf16
  * @param routerLogits [M, E]
  * @param weightOnInput whether the router weight multiplies GEMM 1's output (vLLM's {@code fused_experts} with {@code
- *     apply_router_weight_on_input}) instead of GEMM 2's; K is 1 then. A layer of this library multiplies the hidden states
- *     before they are quantised, as vLLM's modular kernels do, so that the layer's configuration here says nothing of it
- * @param topkWeights [M, K] softmax, top-k, renormalised; with {@code weightOnInput} what fits best of that, the softmax
- *     alone and the chosen logit's sigmoid (one renormalised weight is 1)
+ *     apply_router_weight_on_input}) instead of GEMM 2's; K is 1 then. A layer of this library multiplies the hidden
+ *     states before they are quantised, as vLLM's modular kernels do, so that the layer's configuration here says
+ *     nothing of it
+ * @param topkWeights [M, K] softmax, top-k, renormalised; with {@code weightOnInput} what fits best of that, the
+ *     softmax alone and the chosen logit's sigmoid (one renormalised weight is 1)
  * @param topkIds [M, K]
  * @param sortedTokenIds pairs by expert, each expert's padded with M * K to a multiple of {@link #BLOCK_SIZE}
  * @param expertIds the expert of each block
  * @param numTokensPostPadded entries of sortedTokenIds that count
  * @param a1 the quantised hidden states [M, H], null if the scheme does not quantise activations
- * @param gemm1 [M * K, 2I], or [M * K, I] without a gate, every value a bf16, with {@code weightOnInput} the router weight
- *     applied
+ * @param gemm1 [M * K, 2I], or [M * K, I] without a gate, every value a bf16, with {@code weightOnInput} the router
+ *     weight applied
  * @param act [M * K, I] the activation
  * @param a2 act quantised [M * K, I], null if the scheme does not quantise activations
  * @param gemm2 [M * K, H], every value a bf16, the router weight applied unless {@code weightOnInput}
@@ -69,8 +70,8 @@ public record CaseFile(
     /**
      * Reads a case. Nothing stays open if this throws.
      *
-     * @throws CheckpointException if the file is missing or damaged, lacks a tensor, or needs what is not supported; the
-     *     message names it
+     * @throws CheckpointException if the file is missing or damaged, lacks a tensor, or needs what is not supported;
+     *     the message names it
      */
     public static CaseFile read(Path file) {
         try (Safetensors tensors = Safetensors.open(file)) {

@@ -20,8 +20,8 @@ final class CheckpointFile {
     /**
      * Opens a file to be read.
      *
-     * @throws CheckpointException if it is something that reading would not end of (a pipe, a device), a directory, or the
-     *     pointer that Git LFS keeps in its place
+     * @throws CheckpointException if it is something that reading would not end of (a pipe, a device), a directory, or
+     *     the pointer that Git LFS keeps in its place
      * @throws IOException if it can't be opened
      */
     static FileChannel open(Path file) throws IOException {

@@ -26,13 +26,14 @@ import org.tornadomoe.quant.Progress;
 import tools.jackson.jr.ob.JSON;
 
 /**
- * Writes a checkpoint again with its experts, shared ones included, in int8, the way compressed-tensors lays them out ({@code
- * int-quantized}, or {@code pack-quantized} where activations stay floats), so that other engines read it. Everything else is
- * copied as it is, what links point to included: in the directory itself or, in Hugging Face's cache, among its blobs.
+ * Writes a checkpoint again with its experts, shared ones included, in int8, the way compressed-tensors lays them out
+ * ({@code int-quantized}, or {@code pack-quantized} where activations stay floats), so that other engines read it.
+ * Everything else is copied as it is, what links point to included: in the directory itself or, in Hugging Face's
+ * cache, among its blobs.
  *
- * <p>A file of the source becomes a file of the same name, one after the other: it is written beside its place and moved there,
- * and a later run goes on after the last that is there. In memory there is never more than one expert. {@code config.json}
- * comes last, so that a directory that holds one is complete.
+ * <p>A file of the source becomes a file of the same name, one after the other: it is written beside its place and
+ * moved there, and a later run goes on after the last that is there. In memory there is never more than one expert.
+ * {@code config.json} comes last, so that a directory that holds one is complete.
  */
 public final class CheckpointQuantizer {
     /**
@@ -91,11 +92,12 @@ public final class CheckpointQuantizer {
      * @param out a directory that is not there, is empty, or holds what an earlier run of the same settings left
      * @param layers the MoE layers to quantise; null for all
      * @param progress told in experts
-     * @param report told what was written, before {@code config.json} is: what it writes to {@code out} is there when the
-     *     directory is complete, and if it throws, a later run comes back to it
-     * @throws CheckpointException if the source can't be read or is quantised already, a file beside its tensors is a link
-     *     to one that did not come with it, or {@code out} is something else or can't be written
-     * @throws IllegalArgumentException if a layer is not an MoE layer, the sizes don't suit the scheme, or a weight is not finite
+     * @param report told what was written, before {@code config.json} is: what it writes to {@code out} is there when
+     *     the directory is complete, and if it throws, a later run comes back to it
+     * @throws CheckpointException if the source can't be read or is quantised already, a file beside its tensors is a
+     *     link to one that did not come with it, or {@code out} is something else or can't be written
+     * @throws IllegalArgumentException if a layer is not an MoE layer, the sizes don't suit the scheme, or a weight is
+     *     not finite
      */
     public static Result quantize(
             Path source,
@@ -348,8 +350,8 @@ public final class CheckpointQuantizer {
     }
 
     /**
-     * The files beside the tensors that are copied, by name: each where it really is. Whoever made the checkpoint chose what
-     * its links point to, so that they may only lead to what came with it.
+     * The files beside the tensors that are copied, by name: each where it really is. Whoever made the checkpoint chose
+     * what its links point to, so that they may only lead to what came with it.
      */
     private Map<String, Path> beside(Set<Path> tensors) {
         Set<String> written =

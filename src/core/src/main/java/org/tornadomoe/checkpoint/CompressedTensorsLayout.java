@@ -13,8 +13,8 @@ import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.quant.Int8Tensor;
 
 /**
- * How compressed-tensors lays an int8 projection out: {@code int-quantized}, or {@code pack-quantized} where activations stay floats,
- * four values an int; and what {@code config.json} says of it.
+ * How compressed-tensors lays an int8 projection out: {@code int-quantized}, or {@code pack-quantized} where
+ * activations stay floats, four values an int; and what {@code config.json} says of it.
  */
 record CompressedTensorsLayout(Int8Quantization quantization) {
     private static final ValueLayout.OfFloat FLOAT =

@@ -47,7 +47,9 @@ public enum DType {
         return Math.ceilDiv(bits, 8);
     }
 
-    /** Bytes of a tensor of that shape, whose sizes are not negative; -1 if they are over 2^63 - 1 or no whole number. */
+    /**
+     * Bytes of a tensor of that shape, whose sizes are not negative; -1 if they are over 2^63 - 1 or no whole number.
+     */
     long bytes(long[] shape) {
         if (Arrays.stream(shape).anyMatch(size -> size == 0)) {
             return 0;

@@ -26,7 +26,9 @@ import tools.jackson.core.json.JsonReadFeature;
 record JsonFile(Path file, Map<String, @Nullable Object> fields) {
     private static final long MAX_BYTES = 64 << 20;
 
-    /** Names, values, objects and lists that are read of a file: enough for an index of a million tensors, in 300 MB. */
+    /**
+     * Names, values, objects and lists that are read of a file: enough for an index of a million tensors, in 300 MB.
+     */
     private static final int MAX_VALUES = 1 << 20;
 
     private static final JsonFactory JSON = JsonFactory.builder()
@@ -270,7 +272,10 @@ record JsonFile(Path file, Map<String, @Nullable Object> fields) {
         return value;
     }
 
-    /** An integer; {@code absent} if the field is not there. Null isn't one, which {@link #integer(String, int)} takes for absent. */
+    /**
+     * An integer; {@code absent} if the field is not there. Null isn't one, which {@link #integer(String, int)} takes
+     * for absent.
+     */
     int requireInteger(String field, int absent) {
         if (fields.containsKey(field) && !has(field)) {
             throw wrong(field, "an integer");

@@ -9,9 +9,9 @@ import org.jspecify.annotations.Nullable;
 
 /**
  * The tensors of one MoE layer, found by their names. Checkpoints differ in the prefix ({@code model.}, {@code
- * language_model.model.}, ...), the block's name ({@code mlp}, {@code block_sparse_moe}, {@code feed_forward}), the router's, and
- * in whether an expert's projections are tensors of their own or lie in one tensor of all experts. None of this is looked up by
- * family: what is there is taken.
+ * language_model.model.}, ...), the block's name ({@code mlp}, {@code block_sparse_moe}, {@code feed_forward}), the
+ * router's, and in whether an expert's projections are tensors of their own or lie in one tensor of all experts. None
+ * of this is looked up by family: what is there is taken.
  *
  * @param routerName the router's module, {@code model.layers.0.mlp.gate}
  * @param router [E, H]

@@ -36,8 +36,9 @@ sealed interface Matrix {
     }
 
     /**
-     * Floats somewhere in a tensor: element (r, c) is the tensor's element {@code start + r * rowStride + c * colStride}.
-     * That covers a tensor of its own, an expert's part of a fused one, and any of these transposed or interleaved.
+     * Floats somewhere in a tensor: element (r, c) is the tensor's element {@code start + r * rowStride + c *
+     * colStride}. That covers a tensor of its own, an expert's part of a fused one, and any of these transposed or
+     * interleaved.
      */
     record Floats(Tensor tensor, int rows, int cols, long start, long rowStride, long colStride) implements Matrix {
         /** A tensor that is the matrix. */

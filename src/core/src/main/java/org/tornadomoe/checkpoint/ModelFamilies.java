@@ -13,8 +13,8 @@ final class ModelFamilies {
     private ModelFamilies() {}
 
     /**
-     * The language model's part of a configuration: models that see images, too, have it inside, and it counts before what is
-     * beside it.
+     * The language model's part of a configuration: models that see images, too, have it inside, and it counts before
+     * what is beside it.
      */
     static JsonFile textConfig(JsonFile json) {
         if (!json.has("text_config")) {

@@ -8,9 +8,9 @@ import org.tornadomoe.config.RouterConfig;
 import org.tornadomoe.config.ScoringFunction;
 
 /**
- * The model families read: what their config.json says about an MoE layer (the model's own code in Hugging Face transformers
- * 5.17 is the source, its configuration classes for what a config.json leaves out). How tensors are named and laid out is no
- * matter of the family ({@link LayerTensors}). docs/checkpoints.md has the table.
+ * The model families read: what their config.json says about an MoE layer (the model's own code in Hugging Face
+ * transformers 5.17 is the source, its configuration classes for what a config.json leaves out). How tensors are named
+ * and laid out is no matter of the family ({@link LayerTensors}). docs/checkpoints.md has the table.
  */
 enum ModelFamily {
     /** Every layer; softmax, top-k, renormalised. */
@@ -84,7 +84,10 @@ enum ModelFamily {
         }
     },
 
-    /** The first layers are dense; softmax (or what {@code scoring_func} says), by groups or not, scaled; shared experts. */
+    /**
+     * The first layers are dense; softmax (or what {@code scoring_func} says), by groups or not, scaled; shared
+     * experts.
+     */
     DEEPSEEK_V2(
             new Defaults(32, 4096, 1407, 64, 0),
             "norm_topk_prob scoring_func topk_method n_group topk_group routed_scaling_factor n_shared_experts"
@@ -182,8 +185,8 @@ enum ModelFamily {
     },
 
     /**
-     * Every layer; top-k, then softmax; biases everywhere, gate and up interleaved, and an activation that isn't the {@code
-     * hidden_act} of its config.json.
+     * Every layer; top-k, then softmax; biases everywhere, gate and up interleaved, and an activation that isn't the
+     * {@code hidden_act} of its config.json.
      */
     GPT_OSS(
             new Defaults(36, 2880, 2880, 128, 4),
@@ -374,7 +377,10 @@ enum ModelFamily {
         return json.finite("routed_scaling_factor", absent);
     }
 
-    /** By the best groups of {@code n_group}; null and 0 are none. Groups that the family has and that don't fit are none either. */
+    /**
+     * By the best groups of {@code n_group}; null and 0 are none. Groups that the family has and that don't fit are
+     * none either.
+     */
     RouterConfig grouped(JsonFile json, RouterConfig router, int absentGroups, int absentTaken) {
         boolean given = json.fields().containsKey("n_group");
         int groups = given ? json.nonNegative("n_group", 0) : absentGroups;

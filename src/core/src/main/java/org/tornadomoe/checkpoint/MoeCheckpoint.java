@@ -10,10 +10,11 @@ import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.quant.ExpertWeights;
 
 /**
- * A model's MoE layers: a directory in Hugging Face's layout, {@code config.json} and safetensors, or a GGUF file. The families
- * known are mixtral, qwen2_moe, qwen3_moe, olmoe, deepseek_v2, deepseek_v3, glm4_moe, gpt_oss, llama4, granitemoe, phimoe and
- * jamba. Nothing is read before a layer asks for it. Thread-safe; closing it ends the layers taken from it. A file that is
- * changed while it is open is a {@link CheckpointException} of whoever reads weights: {@link ExpertWeights#requireUnchanged}.
+ * A model's MoE layers: a directory in Hugging Face's layout, {@code config.json} and safetensors, or a GGUF file. The
+ * families known are mixtral, qwen2_moe, qwen3_moe, olmoe, deepseek_v2, deepseek_v3, glm4_moe, gpt_oss, llama4,
+ * granitemoe, phimoe and jamba. Nothing is read before a layer asks for it. Thread-safe; closing it ends the layers
+ * taken from it. A file that is changed while it is open is a {@link CheckpointException} of whoever reads weights:
+ * {@link ExpertWeights#requireUnchanged}.
  */
 public final class MoeCheckpoint implements AutoCloseable {
     /** The tensors of a checkpoint, by layer. */
@@ -96,8 +97,9 @@ public final class MoeCheckpoint implements AutoCloseable {
      * Opens a checkpoint. Nothing stays open if this throws.
      *
      * @param path a directory with {@code config.json} and safetensors, or a GGUF file
-     * @throws CheckpointException if it, its config.json or its tensors are missing or damaged, the family is not known, or
-     *     config.json has a field that may change what experts compute and that the family isn't known to have
+     * @throws CheckpointException if it, its config.json or its tensors are missing or damaged, the family is not
+     *     known, or config.json has a field that may change what experts compute and that the family isn't known to
+     *     have
      */
     public static MoeCheckpoint open(Path path) {
         if (!Files.isDirectory(path)) {
@@ -181,14 +183,14 @@ public final class MoeCheckpoint implements AutoCloseable {
     }
 
     /**
-     * The MoE weights of layer n, read from the mapped files row by row; {@link org.tornadomoe.quant.QuantizedWeights} if they
-     * are int8 already.
+     * The MoE weights of layer n, read from the mapped files row by row; {@link org.tornadomoe.quant.QuantizedWeights}
+     * if they are int8 already.
      *
      * @param n from 0
      * @param maxNumTokens goes into the layer's configuration, at least 1
      * @throws IllegalArgumentException if maxNumTokens is not positive or too large for the layer's sizes
-     * @throws CheckpointException if the layer does not exist or has no experts, or a tensor is missing or has the wrong
-     *     shape or dtype
+     * @throws CheckpointException if the layer does not exist or has no experts, or a tensor is missing or has the
+     *     wrong shape or dtype
      * @throws IllegalStateException after {@link #close}
      */
     public ExpertWeights layer(int n, int maxNumTokens) {
@@ -208,9 +210,10 @@ public final class MoeCheckpoint implements AutoCloseable {
     }
 
     /**
-     * Some experts of layer n as a layer of their own, which is handed its routing: its expert i is the layer's {@code ids[i]}, and it
-     * has no router. Shared experts are among those that can be asked for, from id E on. A token has at most as many of them as it has in the layer
-     * ({@link FusedMoeConfig#pairsPerToken}); one alone where its weight is on the input. Nothing is read of the others.
+     * Some experts of layer n as a layer of their own, which is handed its routing: its expert i is the layer's {@code
+     * ids[i]}, and it has no router. Shared experts are among those that can be asked for, from id E on. A token has at
+     * most as many of them as it has in the layer ({@link FusedMoeConfig#pairsPerToken}); one alone where its weight is
+     * on the input. Nothing is read of the others.
      *
      * @param ids each once, at least one, 0 to E + n - 1
      * @throws IllegalArgumentException if they aren't that

@@ -8,9 +8,10 @@ import java.util.Map;
 import java.util.function.IntPredicate;
 
 /**
- * A regular expression for names of modules, in the syntax of Python's {@code re} without backreferences and atomic groups. It comes
- * with a checkpoint and may be anyone's, so matching tries no state twice at one place: the time is bounded by the lengths of
- * pattern and name, where {@link java.util.regex} may take for ever or overflow the stack. Thread-safe.
+ * A regular expression for names of modules, in the syntax of Python's {@code re} without backreferences and atomic
+ * groups. It comes with a checkpoint and may be anyone's, so matching tries no state twice at one place: the time is
+ * bounded by the lengths of pattern and name, where {@link java.util.regex} may take for ever or overflow the stack.
+ * Thread-safe.
  */
 final class NamePattern {
     private static final int MAX_LENGTH = 2000;

@@ -3,8 +3,8 @@ package org.tornadomoe.checkpoint;
 import org.jspecify.annotations.Nullable;
 
 /**
- * Text for people that holds what a file says: names and values that anybody may have chosen, so that they may not steer
- * a terminal or fill it.
+ * Text for people that holds what a file says: names and values that anybody may have chosen, so that they may not
+ * steer a terminal or fill it.
  */
 public final class Printable {
     private static final int LONGEST = 2000;

@@ -15,8 +15,9 @@ import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
 
 /**
- * A directory that a run writes file by file, and a later run of the same settings goes on with where that was stopped. Meanwhile it has a
- * folder with the settings, a lock, and a record beside each file that was written. It is complete once it has a {@code config.json}.
+ * A directory that a run writes file by file, and a later run of the same settings goes on with where that was stopped.
+ * Meanwhile it has a folder with the settings, a lock, and a record beside each file that was written. It is complete
+ * once it has a {@code config.json}.
  */
 final class ResumableDirectory implements AutoCloseable {
     private static final String STATE = ".moe-quantize";

@@ -18,9 +18,9 @@ import java.util.Set;
 import org.jspecify.annotations.Nullable;
 
 /**
- * The tensors of a safetensors file, or of a directory with {@code model.safetensors} or with shards and a
- * {@code model.safetensors.index.json}. Files are mapped read-only: opening reads the headers alone, tensors of any size
- * cost no heap. Thread-safe; {@link #close} unmaps, and what was not copied out can't be read any more. A file that is
+ * The tensors of a safetensors file, or of a directory with {@code model.safetensors} or with shards and a {@code
+ * model.safetensors.index.json}. Files are mapped read-only: opening reads the headers alone, tensors of any size cost
+ * no heap. Thread-safe; {@link #close} unmaps, and what was not copied out can't be read any more. A file that is
  * changed while it is open gives other values, zeros, or an {@link InternalError} of the JVM: after reading, {@link
  * #requireUnchanged} tells.
  *

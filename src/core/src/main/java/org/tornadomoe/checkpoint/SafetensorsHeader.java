@@ -22,8 +22,8 @@ import tools.jackson.core.TokenStreamFactory;
 import tools.jackson.core.json.JsonFactory;
 
 /**
- * The JSON header of a safetensors file, checked: every tensor has a shape that fills its byte range, as far as its dtype is
- * known, and the ranges cover the data without overlap or hole.
+ * The JSON header of a safetensors file, checked: every tensor has a shape that fills its byte range, as far as its
+ * dtype is known, and the ranges cover the data without overlap or hole.
  */
 record SafetensorsHeader(Map<String, String> metadata, List<Entry> entries) {
     private static final String METADATA = "__metadata__";

@@ -128,8 +128,8 @@ public final class SafetensorsWriter {
     /**
      * Writes the file, replacing one that is there; a symbolic link stays, and what it points to is replaced.
      *
-     * @throws CheckpointException if it cannot be written, or is something other than a regular file; what was there before
-     *     is untouched
+     * @throws CheckpointException if it cannot be written, or is something other than a regular file; what was there
+     *     before is untouched
      */
     public void write(Path file) {
         write(file, sink -> {});

@@ -8,9 +8,8 @@ import java.util.Arrays;
 import java.util.Objects;
 
 /**
- * One tensor of a safetensors or GGUF file, row-major. Its data is the mapped file, so nothing is read before it is asked
- * for, and nothing can be read after the file is closed ({@link IllegalStateException}).
- * Thread-safe.
+ * One tensor of a safetensors or GGUF file, row-major. Its data is the mapped file, so nothing is read before it is
+ * asked for, and nothing can be read after the file is closed ({@link IllegalStateException}). Thread-safe.
  *
  * @param file the file it lies in, for messages
  * @param shape sizes, outermost first; empty for a single value
@@ -76,8 +75,8 @@ public record Tensor(Path file, String name, DType dtype, long[] shape, MemorySe
     }
 
     /**
-     * Converts the elements from, from + stride, from + 2 stride, ... to float, {@code length} of them. Otherwise as {@link
-     * #readFloats(long, float[], int, int)}.
+     * Converts the elements from, from + stride, from + 2 stride, ... to float, {@code length} of them. Otherwise as
+     * {@link #readFloats(long, float[], int, int)}.
      *
      * @param stride at least 1
      */

@@ -15,7 +15,8 @@ import java.util.regex.Pattern;
 import org.jspecify.annotations.Nullable;
 
 /**
- * How the weights of a model are stored, if not as floats: the {@code quantization_config} of compressed-tensors or GPTQ.
+ * How the weights of a model are stored, if not as floats: the {@code quantization_config} of compressed-tensors or
+ * GPTQ.
  *
  * @param file where it is from, for messages
  * @param ignore modules that are floats
@@ -312,8 +313,8 @@ record WeightQuantization(
     }
 
     /**
-     * GPTQ's, with what {@code dynamic} says of some modules in place of the rest: names are regular expressions, those that begin
-     * with {@code -:} of modules that stay floats, which come first.
+     * GPTQ's, with what {@code dynamic} says of some modules in place of the rest: names are regular expressions, those
+     * that begin with {@code -:} of modules that stay floats, which come first.
      */
     private static WeightQuantization gptq(JsonFile json) {
         String format = json.string("checkpoint_format", json.string("format", "gptq"));
@@ -422,7 +423,10 @@ record WeightQuantization(
         return found.iterator().next();
     }
 
-    /** The scheme of a module, by the rule that names it best, the first of those that do so alike; null if it is floats. */
+    /**
+     * The scheme of a module, by the rule that names it best, the first of those that do so alike; null if it is
+     * floats.
+     */
     @Nullable
     Group groupOf(String module) {
         if (ignore.names(module) || (only != null && !only.names(module))) {

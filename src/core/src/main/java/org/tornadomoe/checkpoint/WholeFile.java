@@ -13,8 +13,8 @@ import java.util.UUID;
 
 /**
  * Writes a file whole or not at all: a new one beside it takes its place, with the permissions that it had. What a
- * symbolic link points to is written, and the link stays. Only a regular file is replaced: a directory, a device, a pipe
- * or a socket is refused.
+ * symbolic link points to is written, and the link stays. Only a regular file is replaced: a directory, a device, a
+ * pipe or a socket is refused.
  */
 public final class WholeFile {
     /** As Linux does. */

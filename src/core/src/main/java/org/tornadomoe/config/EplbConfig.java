@@ -1,16 +1,18 @@
 package org.tornadomoe.config;
 
 /**
- * Expert load balancing of a layer whose experts are sharded over several devices (vLLM: {@code EPLBConfig}): popular experts get copies, and
- * every so often experts move, so that the devices have about as much to do. A step is a call of the layer.
+ * Expert load balancing of a layer whose experts are sharded over several devices (vLLM: {@code EPLBConfig}): popular
+ * experts get copies, and every so often experts move, so that the devices have about as much to do. A step is a call
+ * of the layer.
  *
  * @param windowSize the steps whose load counts, the last ones before a rearrangement
  * @param stepInterval steps from one rearrangement to the next; the first comes after a quarter of it
- * @param numRedundantExperts copies there are room for, on all devices together; with the layer's experts a multiple of the devices. Without any,
- *     experts move but no device shares one with another
+ * @param numRedundantExperts copies there are room for, on all devices together; with the layer's experts a multiple of
+ *     the devices. Without any, experts move but no device shares one with another
  * @param logBalancedness whether mean by maximum of the devices' loads is logged, at level INFO
  * @param logBalancednessInterval steps from one such line to the next
- * @param useAsync whether calls go on while experts are loaded where they move to; if not, the call that is the interval's last does it
+ * @param useAsync whether calls go on while experts are loaded where they move to; if not, the call that is the
+ *     interval's last does it
  */
 public record EplbConfig(
         int windowSize,

@@ -11,7 +11,8 @@ import org.jspecify.annotations.Nullable;
  */
 public record ExpertMap(int numLocalExperts, int @Nullable [] map) {
     /**
-     * Spreads experts over ranks as evenly as it goes; the first ranks get one more (vLLM: {@code determine_expert_map}).
+     * Spreads experts over ranks as evenly as it goes; the first ranks get one more (vLLM: {@code
+     * determine_expert_map}).
      *
      * @param epSize ranks
      * @param epRank 0 to epSize - 1

@@ -4,8 +4,8 @@ import java.util.Objects;
 import org.jspecify.annotations.Nullable;
 
 /**
- * What one MoE layer is and how it is to run (vLLM: {@code FusedMoEConfig}). The letters used everywhere else: M tokens, E
- * experts, H hidden, I intermediate, K top-k.
+ * What one MoE layer is and how it is to run (vLLM: {@code FusedMoEConfig}). The letters used everywhere else: M
+ * tokens, E experts, H hidden, I intermediate, K top-k.
  *
  * @param numExperts E, 1 to {@value #MAX_EXPERTS}: the routed ones of the model, on all ranks, copies included
  * @param expertsPerToken K, 1 to {@value #MAX_EXPERTS_PER_TOKEN} and at most E
@@ -14,8 +14,8 @@ import org.jspecify.annotations.Nullable;
  *     tensor-parallel size
  * @param numLocalExperts the experts of this rank, shared ones included
  * @param numLogicalExperts the routed experts without copies
- * @param numFusedSharedExperts shared experts, as more experts of the same width I, with the ids E to E + n - 1, which every token
- *     goes to beside its K; a shared expert of another width Is is ⌈Is / I⌉ of them, filled up with zeros
+ * @param numFusedSharedExperts shared experts, as more experts of the same width I, with the ids E to E + n - 1, which
+ *     every token goes to beside its K; a shared expert of another width Is is ⌈Is / I⌉ of them, filled up with zeros
  * @param activation the function between the two GEMMs
  * @param router how router logits become ids and weights
  * @param moeParallelConfig how the layer is spread over ranks
@@ -32,8 +32,8 @@ import org.jspecify.annotations.Nullable;
  * @param maxLoraRank the greatest rank of an adapter
  * @param batchInvariant whether a token's output may not depend on the other tokens of a call; vLLM's {@code
  *     VLLM_BATCH_INVARIANT}
- * @param applyRouterWeightOnInput whether an expert's input is multiplied by the router's weight, before it is quantised, and
- *     not its output; only with K = 1
+ * @param applyRouterWeightOnInput whether an expert's input is multiplied by the router's weight, before it is
+ *     quantised, and not its output; only with K = 1
  * @param swigluLimit constant of the activation, see {@link ActivationConstants}; null for its own
  * @param swigluAlpha likewise
  * @param swigluBeta likewise
@@ -149,7 +149,10 @@ public record FusedMoeConfig(
         return expertsPerToken + numFusedSharedExperts;
     }
 
-    /** What a token chooses its K from: the routed experts, then the zero experts, whose ids start at {@link #globalNumExperts}. */
+    /**
+     * What a token chooses its K from: the routed experts, then the zero experts, whose ids start at {@link
+     * #globalNumExperts}.
+     */
     public int numChoices() {
         return numExperts + router.numZeroExperts();
     }
@@ -186,8 +189,8 @@ public record FusedMoeConfig(
     }
 
     /**
-     * Rows of one expert's w13 on this rank: the gate's, then the up projection's, or the two alternating if the activation is
-     * interleaved; without a gate the one projection's alone.
+     * Rows of one expert's w13 on this rank: the gate's, then the up projection's, or the two alternating if the
+     * activation is interleaved; without a gate the one projection's alone.
      */
     public int gateUpRows() {
         return activation.isGated() ? 2 * intermediateSizePerPartition() : intermediateSizePerPartition();
@@ -213,8 +216,8 @@ public record FusedMoeConfig(
     }
 
     /**
-     * A builder that knows SiLU, softmax-top-k-renormalise, one rank and {@value #DEFAULT_MAX_NUM_TOKENS} tokens; the four
-     * sizes must be given.
+     * A builder that knows SiLU, softmax-top-k-renormalise, one rank and {@value #DEFAULT_MAX_NUM_TOKENS} tokens; the
+     * four sizes must be given.
      */
     public static Builder builder() {
         return new Builder();

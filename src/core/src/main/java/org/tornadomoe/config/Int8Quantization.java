@@ -6,12 +6,12 @@ import org.jspecify.annotations.Nullable;
  * A scheme with what it leaves open.
  *
  * @param scheme what is int8
- * @param grid the rows and columns of a weight that share a scale; what the scheme says but for {@code w8a8_block}, where it
- *     is any block (128 × 128 unless chosen), and {@code w8a16_group}, where it is one row by any number of columns (128). Blocks and
- *     groups at the ends of rows and columns may be cut short.
+ * @param grid the rows and columns of a weight that share a scale; what the scheme says but for {@code w8a8_block},
+ *     where it is any block (128 × 128 unless chosen), and {@code w8a16_group}, where it is one row by any number of
+ *     columns (128). Blocks and groups at the ends of rows and columns may be cut short.
  * @param zeroPoints whether each group of weights has a zero point too; {@code w8a16_group} only
- * @param roundToNearest whether {@code w8a8_block} rounds activations to the nearest integer, halves to even. If not it cuts
- *     what follows the point, as vLLM does, which costs half a step on average.
+ * @param roundToNearest whether {@code w8a8_block} rounds activations to the nearest integer, halves to even. If not it
+ *     cuts what follows the point, as vLLM does, which costs half a step on average.
  */
 public record Int8Quantization(Int8Scheme scheme, GroupShape grid, boolean zeroPoints, boolean roundToNearest) {
     /** Columns of a block and of a group, and rows of a block, unless chosen. */

@@ -9,13 +9,13 @@ public enum Int8Scheme {
     /** int8 weights with a scale per output channel; int8 activations with a scale per token, found at run time. */
     W8A8_CHANNEL("channel", "token", GroupShape.PER_CHANNEL, 2.5e-2),
     /**
-     * int8 weights with a scale per expert, or where a checkpoint has them per output channel; int8 activations with one scale, found
-     * at run time or known beforehand.
+     * int8 weights with a scale per expert, or where a checkpoint has them per output channel; int8 activations with
+     * one scale, found at run time or known beforehand.
      */
     W8A8_TENSOR("tensor", "tensor", GroupShape.PER_TENSOR, 5e-2),
     /**
-     * int8 weights with a scale per block of rows and columns; int8 activations with a scale per token and as many columns,
-     * found at run time.
+     * int8 weights with a scale per block of rows and columns; int8 activations with a scale per token and as many
+     * columns, found at run time.
      */
     W8A8_BLOCK("block", "group", new GroupShape(Int8Quantization.DEFAULT_BLOCK, Int8Quantization.DEFAULT_BLOCK), 5e-2),
     /** int8 weights with a scale per output channel; float activations. */
@@ -38,12 +38,18 @@ public enum Int8Scheme {
         this.tolerance = tolerance;
     }
 
-    /** What shares a scale of weights, in compressed-tensors' words: {@code channel}, {@code tensor}, {@code block} or {@code group}. */
+    /**
+     * What shares a scale of weights, in compressed-tensors' words: {@code channel}, {@code tensor}, {@code block} or
+     * {@code group}.
+     */
     public String weightStrategy() {
         return weightStrategy;
     }
 
-    /** What shares a scale of activations, likewise: {@code token}, {@code tensor} or {@code group}; null if they aren't quantised. */
+    /**
+     * What shares a scale of activations, likewise: {@code token}, {@code tensor} or {@code group}; null if they aren't
+     * quantised.
+     */
     public @Nullable String activationStrategy() {
         return activationStrategy;
     }
@@ -59,8 +65,8 @@ public enum Int8Scheme {
     }
 
     /**
-     * The relative L2 error against the unquantised layer that random weights and tokens stay well below; one scale for all and
-     * truncated quotients cost as much again as the rest.
+     * The relative L2 error against the unquantised layer that random weights and tokens stay well below; one scale for
+     * all and truncated quotients cost as much again as the rest.
      */
     public double tolerance() {
         return tolerance;

@@ -5,8 +5,9 @@ import java.util.stream.Collectors;
 
 /**
  * The function between the two GEMMs of an expert, under the names of vLLM's {@code MoEActivation} ({@code
- * fused_moe/activation.py}). In the formulas g is the gate half of a row of GEMM 1's output and u its up half; what has no
- * gate is of one half only, x. L, a, b and c are the layer's {@link ActivationConstants}: limit, alpha, beta, linear beta.
+ * fused_moe/activation.py}). In the formulas g is the gate half of a row of GEMM 1's output and u its up half; what has
+ * no gate is of one half only, x. L, a, b and c are the layer's {@link ActivationConstants}: limit, alpha, beta, linear
+ * beta.
  */
 public enum MoeActivation {
     /** {@code silu(g) * u} with {@code silu(x) = x / (1 + exp(-x))}; with a limit, g at most L and u in [-L, L]. */
@@ -18,11 +19,13 @@ public enum MoeActivation {
     /** {@code max(g, 0)^2 * u}. vLLM has the name and no kernel for it. */
     RELU2("relu2"),
     /**
-     * {@code (u + b) * g * sigmoid(a g)}, g at most L, u in [-L, L], by default with a = 1.702, b = 1, L = 7; gate and up
-     * columns alternate.
+     * {@code (u + b) * g * sigmoid(a g)}, g at most L, u in [-L, L], by default with a = 1.702, b = 1, L = 7; gate and
+     * up columns alternate.
      */
     SWIGLUOAI("swigluoai"),
-    /** {@code b * tanh(g / b) * sigmoid(g) * u'}, where u' is {@code c * tanh(u / c)}, or u if there is no c; needs b. */
+    /**
+     * {@code b * tanh(g / b) * sigmoid(g) * u'}, where u' is {@code c * tanh(u / c)}, or u if there is no c; needs b.
+     */
     SITU("situ"),
     /** As {@link #SWIGLUOAI} with halves, and by default a = 1 and b = 0; needs L. */
     SWIGLUOAI_UNINTERLEAVE("swigluoai_uninterleave"),

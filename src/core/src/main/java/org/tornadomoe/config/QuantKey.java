@@ -5,7 +5,8 @@ import java.util.Map;
 import org.jspecify.annotations.Nullable;
 
 /**
- * How a tensor is quantised, as the oracle asks for it (vLLM: {@code QuantKey} of {@code quantization/utils/quant_utils.py}).
+ * How a tensor is quantised, as the oracle asks for it (vLLM: {@code QuantKey} of {@code
+ * quantization/utils/quant_utils.py}).
  *
  * @param dtype of a value
  * @param scale of values
@@ -23,7 +24,9 @@ public record QuantKey(
     /** Weights with a scale per expert, or activations with one scale known beforehand. */
     public static final QuantKey INT8_STATIC_TENSOR_SYM = int8(true, GroupShape.PER_TENSOR);
 
-    /** Activations with a scale for each expert that gets them, known beforehand. Ours: vLLM takes the greatest for all. */
+    /**
+     * Activations with a scale for each expert that gets them, known beforehand. Ours: vLLM takes the greatest for all.
+     */
     public static final QuantKey INT8_STATIC_TOKEN_SYM = int8(true, GroupShape.PER_TOKEN);
 
     /** Activations with one scale, found at run time. */

@@ -3,24 +3,25 @@ package org.tornadomoe.config;
 import java.util.Objects;
 
 /**
- * How a router's logits become the ids and weights of a token's K experts; K itself, and E, are the layer's. In this order:
- * scores of the logits; plus a bias for the choice alone; the best groups of experts; the K best experts of those, a tie
- * going to the lower id; their scores, divided by their sum, times a factor.
+ * How a router's logits become the ids and weights of a token's K experts; K itself, and E, are the layer's. In this
+ * order: scores of the logits; plus a bias for the choice alone; the best groups of experts; the K best experts of
+ * those, a tie going to the lower id; their scores, divided by their sum, times a factor.
  *
  * <p>{@link #method} gives vLLM's name for it all.
  *
  * @param scoring what makes logits into scores
- * @param scoresChosenOnly whether the choice is made by logits and only the chosen are scored: a softmax over the K (gpt-oss;
- *     the same numbers as a softmax over all, renormalised), the sigmoid of the top logit (Llama 4)
+ * @param scoresChosenOnly whether the choice is made by logits and only the chosen are scored: a softmax over the K
+ *     (gpt-oss; the same numbers as a softmax over all, renormalised), the sigmoid of the top logit (Llama 4)
  * @param renormalize whether the weights are divided by their sum
- * @param hasCorrectionBias whether a bias an expert ({@code e_score_correction_bias}) is added to the scores for the choice, but
- *     not in the weights
- * @param numExpertGroup groups of neighbouring experts that are chosen first; 0 for none. A group's score is the greatest of its
- *     experts' (DeepSeek-V2), or with a correction bias the sum of its two greatest (DeepSeek-V3). 1, and numbers that don't
- *     divide E or leave one expert a group, are as good as none
+ * @param hasCorrectionBias whether a bias an expert ({@code e_score_correction_bias}) is added to the scores for the
+ *     choice, but not in the weights
+ * @param numExpertGroup groups of neighbouring experts that are chosen first; 0 for none. A group's score is the
+ *     greatest of its experts' (DeepSeek-V2), or with a correction bias the sum of its two greatest (DeepSeek-V3). 1,
+ *     and numbers that don't divide E or leave one expert a group, are as good as none
  * @param topkGroup the groups that are kept; 0 without groups
  * @param routedScalingFactor what weights are multiplied by in the end; not those of shared experts
- * @param numZeroExperts logits beyond the experts' stand for so many experts that hand their token on as it is (LongCat)
+ * @param numZeroExperts logits beyond the experts' stand for so many experts that hand their token on as it is
+ *     (LongCat)
  * @param hasSharedExpertGate whether the weight of shared experts is a sigmoid of the token (Qwen2-MoE) and not 1
  */
 public record RouterConfig(
@@ -78,7 +79,9 @@ public record RouterConfig(
                 || scoring == ScoringFunction.SPARSE_MIXER;
     }
 
-    /** Whether ids and weights are found on the host, mostly by a function of the caller's, and a kernel is handed them. */
+    /**
+     * Whether ids and weights are found on the host, mostly by a function of the caller's, and a kernel is handed them.
+     */
     public boolean isHandedIn() {
         return handed(scoring);
     }
@@ -132,7 +135,10 @@ public record RouterConfig(
         };
     }
 
-    /** vLLM's name for this way of routing; {@code UNSPECIFIED} for what it has no name for, which doesn't mean unsupported. */
+    /**
+     * vLLM's name for this way of routing; {@code UNSPECIFIED} for what it has no name for, which doesn't mean
+     * unsupported.
+     */
     public RoutingMethodType method() {
         return switch (scoring) {
             case CUSTOM, SPARSE_MIXER -> RoutingMethodType.CUSTOM;

@@ -8,7 +8,9 @@ public enum RoutingMethodType {
     DEFAULT(0),
     /** The top k logits, then softmax over those k. */
     RENORMALIZE(1),
-    /** Sigmoid plus bias; the groups with the highest sum of their two best, the top k of those groups, renormalised. */
+    /**
+     * Sigmoid plus bias; the groups with the highest sum of their two best, the top k of those groups, renormalised.
+     */
     DEEPSEEK_V3(2),
     /** The top logit, then its sigmoid. */
     LLAMA4(3),

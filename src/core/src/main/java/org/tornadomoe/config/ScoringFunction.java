@@ -14,9 +14,9 @@ public enum ScoringFunction {
     /** The logits themselves. */
     IDENTITY,
     /**
-     * PhiMoE's sparsemixer, which scores and chooses by turns: the greatest logit that is left, m, is chosen; its weight is its
-     * softmax among those left that are at most a share of {@value #SPARSE_MIXER_MARGIN} below it: (m - x) / max(|x|, m). It runs
-     * on the host.
+     * PhiMoE's sparsemixer, which scores and chooses by turns: the greatest logit that is left, m, is chosen; its
+     * weight is its softmax among those left that are at most a share of {@value #SPARSE_MIXER_MARGIN} below it: (m -
+     * x) / max(|x|, m). It runs on the host.
      */
     SPARSE_MIXER,
     /** A function of the caller's that gives ids and weights; it runs on the host. */
@@ -28,8 +28,8 @@ public enum ScoringFunction {
     public static final double SPARSE_MIXER_MARGIN = 0.02;
 
     /**
-     * The function of that name in a model's configuration ({@code scoring_func}): {@code softmax}, {@code sigmoid} or {@code
-     * sqrtsoftplus}.
+     * The function of that name in a model's configuration ({@code scoring_func}): {@code softmax}, {@code sigmoid} or
+     * {@code sqrtsoftplus}.
      *
      * @throws IllegalArgumentException if it is another
      */

@@ -24,7 +24,8 @@ final class Activation {
     /**
      * Some values of a row.
      *
-     * @param x gates from {@code gate} on and ups from {@code up} on; without a gate, the arguments from {@code gate} on
+     * @param x gates from {@code gate} on and ups from {@code up} on; without a gate, the arguments from {@code gate}
+     *     on
      */
     void apply(double[] x, int gate, int up, int count, float[] into, int at) {
         boolean gated = activation.isGated();

@@ -4,7 +4,10 @@ import java.util.Arrays;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.quant.LoraAdapter;
 
-/** What a lane has of the call under way: what lies between its stages, and the order of its pairs. Letters as in {@link CpuWeights}. */
+/**
+ * What a lane has of the call under way: what lies between its stages, and the order of its pairs. Letters as in {@link
+ * CpuWeights}.
+ */
 final class CpuBuffers {
     final float[] hidden; // [M, H]
     final int[] ids; // [P]

@@ -11,8 +11,8 @@ import org.tornadomoe.kernel.StageValues;
 import org.tornadomoe.quant.Int8Experts;
 
 /**
- * The layer on this machine's cores: integers in float lanes, where they stay exact, and everything between the GEMMs in float64,
- * so that int8 activations are the definition's. Runs on the calling thread and the common pool.
+ * The layer on this machine's cores: integers in float lanes, where they stay exact, and everything between the GEMMs
+ * in float64, so that int8 activations are the definition's. Runs on the calling thread and the common pool.
  */
 public sealed class CpuExperts implements GeneralExperts permits CpuBatchedExperts {
     @Override

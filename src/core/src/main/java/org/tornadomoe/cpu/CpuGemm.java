@@ -6,7 +6,10 @@ import org.tornadomoe.host.Arithmetic;
 import org.tornadomoe.host.Scratch;
 import org.tornadomoe.quant.LoraAdapter;
 
-/** The GEMMs: blocks of an expert's rows times some of its pairs, in float lanes where int8 products stay exact, and in double from there on. */
+/**
+ * The GEMMs: blocks of an expert's rows times some of its pairs, in float lanes where int8 products stay exact, and in
+ * double from there on.
+ */
 final class CpuGemm {
     /**
      * From here on so many products with int8 weights may not add up in float; a row with such a value is summed in
@@ -36,7 +39,10 @@ final class CpuGemm {
         int8 = layer.int8;
     }
 
-    /** A block of gates and ups of some pairs of an expert, from {@code first} on in their order, adapters included, into {@code s.total}. */
+    /**
+     * A block of gates and ups of some pairs of an expert, from {@code first} on in their order, adapters included,
+     * into {@code s.total}.
+     */
     void multiplyGateUp(int e, int block, int first, int some, Scratch s) {
         int pairsPerRow = layer.pairsPerToken / layer.rowsPerToken;
         multiply(
@@ -79,8 +85,8 @@ final class CpuGemm {
     }
 
     /**
-     * A block of an expert times some of its pairs, with scales and biases, into {@code s.total}: the definition's sums in the
-     * definition's order, exactly so where activations are int8.
+     * A block of an expert times some of its pairs, with scales and biases, into {@code s.total}: the definition's sums
+     * in the definition's order, exactly so where activations are int8.
      */
     private void multiply(
             PackedWeights w,

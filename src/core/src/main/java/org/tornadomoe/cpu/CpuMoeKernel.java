@@ -25,9 +25,9 @@ import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.LoraAdapter;
 
 /**
- * One layer on the cores; letters as in {@link CpuWeights}. Calls take turns. A stage's tasks write to places of their own and each place's
- * sum has one order, so the result doesn't depend on the number of threads, and with one scale a token not on the other tokens. Another {@link
- * #lane} has activations of its own.
+ * One layer on the cores; letters as in {@link CpuWeights}. Calls take turns. A stage's tasks write to places of their
+ * own and each place's sum has one order, so the result doesn't depend on the number of threads, and with one scale a
+ * token not on the other tokens. Another {@link #lane} has activations of its own.
  */
 final class CpuMoeKernel implements MoeKernel, Adapters, Replicated, Profiled {
     static final String DEVICE = "cpu (" + Arithmetic.best().description() + ", "

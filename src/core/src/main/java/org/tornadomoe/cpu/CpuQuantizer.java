@@ -4,7 +4,10 @@ import org.jspecify.annotations.Nullable;
 import org.tornadomoe.host.Scratch;
 import org.tornadomoe.quant.Int8Activations;
 
-/** Makes the inputs of the GEMMs what they read: int8 values with scales or, where activations stay float, their sums and marks. */
+/**
+ * Makes the inputs of the GEMMs what they read: int8 values with scales or, where activations stay float, their sums
+ * and marks.
+ */
 final class CpuQuantizer {
     private final CpuWeights layer;
     private final CpuBuffers call;

@@ -11,8 +11,9 @@ import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.LoraAdapter;
 
 /**
- * What the lanes of a layer on the cores share: its packed weights, router and adapters, and what is known of it. M tokens, P pairs of a
- * token and an expert, R rows of the first GEMM's input (M, or P where each pair has its own), H hidden, I intermediate.
+ * What the lanes of a layer on the cores share: its packed weights, router and adapters, and what is known of it. M
+ * tokens, P pairs of a token and an expert, R rows of the first GEMM's input (M, or P where each pair has its own), H
+ * hidden, I intermediate.
  */
 final class CpuWeights implements AutoCloseable {
     final FusedMoeConfig config;
@@ -79,7 +80,10 @@ final class CpuWeights implements AutoCloseable {
         }
     }
 
-    /** Gates of a block of w13, which are followed by as many ups that belong to them, so that a task can activate what it has. */
+    /**
+     * Gates of a block of w13, which are followed by as many ups that belong to them, so that a task can activate what
+     * it has.
+     */
     int half() {
         return config.activation().isGated() ? PackedWeights.ROWS / 2 : PackedWeights.ROWS;
     }

@@ -1,8 +1,8 @@
 package org.tornadomoe.cpu;
 
 /**
- * The error function in float64, to a few 1e-16. Between neighbouring points of a grid of 1/16 it is its Taylor polynomial there,
- * whose coefficients follow from the point's value and slope by f'' = −2 x f'.
+ * The error function in float64, to a few 1e-16. Between neighbouring points of a grid of 1/16 it is its Taylor
+ * polynomial there, whose coefficients follow from the point's value and slope by f'' = −2 x f'.
  */
 final class Erf {
     private static final int PER_UNIT = 16;

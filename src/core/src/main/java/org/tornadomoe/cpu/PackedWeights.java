@@ -11,8 +11,8 @@ import org.tornadomoe.host.Arithmetic;
 import org.tornadomoe.quant.Int8Tensor;
 
 /**
- * One projection of all experts, in the order in which it is read: E experts of blocks of {@value #ROWS} rows, each column by
- * column. The last block is filled up with rows of zeros.
+ * One projection of all experts, in the order in which it is read: E experts of blocks of {@value #ROWS} rows, each
+ * column by column. The last block is filled up with rows of zeros.
  *
  * @param blocks of an expert
  * @param groups groups of columns with scales of their own, {@code colsPerGroup} wide, the last perhaps less

@@ -48,9 +48,9 @@ public abstract sealed class Arithmetic permits VectorArithmetic, ScalarArithmet
     public abstract String description();
 
     /**
-     * A block of rows times some tokens: tile[t, r] is the sum over c of a[from[t] + c] · w[at + c · 64 + r], c in ascending order,
-     * whatever the number of tokens, so that a token's sums don't depend on the others. Exact where the values of a are integers
-     * and no partial sum is over 2^24.
+     * A block of rows times some tokens: tile[t, r] is the sum over c of a[from[t] + c] · w[at + c · 64 + r], c in
+     * ascending order, whatever the number of tokens, so that a token's sums don't depend on the others. Exact where
+     * the values of a are integers and no partial sum is over 2^24.
      *
      * @param from [tokens]; longer, and what lies beyond is written over
      * @param tokens 1 to {@value #TOKENS}
@@ -59,8 +59,8 @@ public abstract sealed class Arithmetic permits VectorArithmetic, ScalarArithmet
     public abstract void dot(MemorySegment w, long at, int cols, float[] a, int[] from, int tokens, float[] tile);
 
     /**
-     * A block of the router times one token, in float64: out[into + r] is the sum over c of x[from + c] · w[at + c · 16 + r], in index order.
-     * Products of two floats are exact in it, so this is the definition's to the bit.
+     * A block of the router times one token, in float64: out[into + r] is the sum over c of x[from + c] · w[at + c · 16
+     * + r], in index order. Products of two floats are exact in it, so this is the definition's to the bit.
      */
     public abstract void logits(float[] w, int at, int cols, float[] x, int from, double[] out, int into);
 }

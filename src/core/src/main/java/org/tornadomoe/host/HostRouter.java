@@ -10,9 +10,10 @@ import org.tornadomoe.kernel.TopKRouter;
 import org.tornadomoe.quant.RouterWeights;
 
 /**
- * The router on the host, in float64 and in the definition's order of operations, so that ids and weights are its own: a score function's choice,
- * a model's own that no kernel has, or a function of the caller's. Nothing is allocated by a layer's calls on the cores. C choices, L logits,
- * K top-k, n shared experts; see {@link FusedMoeConfig}. Thread-safe as far as the function is.
+ * The router on the host, in float64 and in the definition's order of operations, so that ids and weights are its own:
+ * a score function's choice, a model's own that no kernel has, or a function of the caller's. Nothing is allocated by a
+ * layer's calls on the cores. C choices, L logits, K top-k, n shared experts; see {@link FusedMoeConfig}. Thread-safe
+ * as far as the function is.
  */
 public final class HostRouter {
     private final FusedMoeConfig config;
@@ -54,7 +55,8 @@ public final class HostRouter {
      * Experts and weights of tokens, without the layer, on the calling thread.
      *
      * @param hidden [M, H]; may be longer, but not for a function
-     * @throws IllegalArgumentException if the router is handed its logits or its choice, or the function gives what it must not
+     * @throws IllegalArgumentException if the router is handed its logits or its choice, or the function gives what it
+     *     must not
      */
     public ChosenExperts route(float[] hidden, int tokens) {
         return route(hidden, tokens, false);
@@ -343,7 +345,10 @@ public final class HostRouter {
         }
     }
 
-    /** Keys of other groups become −∞. A group counts by its best key, or with a correction bias by the sum of its best two. */
+    /**
+     * Keys of other groups become −∞. A group counts by its best key, or with a correction bias by the sum of its best
+     * two.
+     */
     private void leaveBestGroups(double[] keys, double[] groupKeys, int groups) {
         int size = choices / groups;
         for (int g = 0; g < groups; g++) {

@@ -8,10 +8,10 @@ import java.util.concurrent.locks.ReentrantLock;
 import org.jspecify.annotations.Nullable;
 
 /**
- * The calling thread, and as many of the common pool's as there are further cores. A call's stages are split into tasks, which
- * whoever is free takes in order; the caller waits for no helper that has not come, so a busy pool makes a call slower and
- * nothing else. Helpers stay for some microseconds after a call, for the next one, and then leave. One call at a time has the
- * helpers; others go on alone. Nothing is allocated while calls follow one another.
+ * The calling thread, and as many of the common pool's as there are further cores. A call's stages are split into
+ * tasks, which whoever is free takes in order; the caller waits for no helper that has not come, so a busy pool makes a
+ * call slower and nothing else. Helpers stay for some microseconds after a call, for the next one, and then leave. One
+ * call at a time has the helpers; others go on alone. Nothing is allocated while calls follow one another.
  */
 public final class Team {
     /** A part of a call: {@code task} from 0, each once, in any order and on any thread of the team. */

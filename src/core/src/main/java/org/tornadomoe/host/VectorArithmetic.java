@@ -11,8 +11,9 @@ import jdk.incubator.vector.VectorShape;
 import jdk.incubator.vector.VectorSpecies;
 
 /**
- * Vectors as wide as the machine's, a lane a row. A vector that leaves the method it was made in may be put on the heap, so none
- * does but through {@link #weights}, which is small enough to be always inlined; hence a method for each number of tokens.
+ * Vectors as wide as the machine's, a lane a row. A vector that leaves the method it was made in may be put on the
+ * heap, so none does but through {@link #weights}, which is small enough to be always inlined; hence a method for each
+ * number of tokens.
  */
 final class VectorArithmetic extends Arithmetic {
     private static final VectorSpecies<Float> F = FloatVector.SPECIES_PREFERRED;
@@ -27,8 +28,9 @@ final class VectorArithmetic extends Arithmetic {
             VectorSpecies.of(float.class, VectorShape.forBitSize(F.vectorBitSize() / 2));
 
     /**
-     * Whether eight tokens' sums, two vectors each, fit in the registers beside the weights: AVX2 has 16, others 32. The more tokens a loop has,
-     * the more multiply-adds a weight is widened for; but with six tokens of four vectors, C2 put a sum on the heap in every turn.
+     * Whether eight tokens' sums, two vectors each, fit in the registers beside the weights: AVX2 has 16, others 32.
+     * The more tokens a loop has, the more multiply-adds a weight is widened for; but with six tokens of four vectors,
+     * C2 put a sum on the heap in every turn.
      */
     private static final boolean EIGHT = F.vectorBitSize() != 256;
 

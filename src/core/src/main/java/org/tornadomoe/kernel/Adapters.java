@@ -3,11 +3,14 @@ package org.tornadomoe.kernel;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.quant.LoraAdapter;
 
-/** What a {@link MoeKernel} can that has slots for adapters (LoRA): of a class that {@linkplain FusedMoeExperts#supportsLora says so}. */
+/**
+ * What a {@link MoeKernel} can that has slots for adapters (LoRA): of a class that {@linkplain
+ * FusedMoeExperts#supportsLora says so}.
+ */
 public interface Adapters {
     /**
-     * Puts an adapter into a slot, or takes out what is there. No call is under way meanwhile. The next one may take long: a device
-     * may be given all of the layer's weights anew.
+     * Puts an adapter into a slot, or takes out what is there. No call is under way meanwhile. The next one may take
+     * long: a device may be given all of the layer's weights anew.
      *
      * @param slot from 0 to the configuration's {@code maxLoras} - 1
      * @param adapter fits the layer; null for none

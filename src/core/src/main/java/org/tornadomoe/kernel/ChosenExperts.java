@@ -29,8 +29,8 @@ public record ChosenExperts(int topK, int[] ids, float[] weights) {
     /**
      * For up to {@code tokens} tokens; the contents are zeros until a kernel fills them.
      *
-     * @throws IllegalArgumentException if {@code topK} is not positive, or {@code tokens} is negative or more than arrays
-     *     hold
+     * @throws IllegalArgumentException if {@code topK} is not positive, or {@code tokens} is negative or more than
+     *     arrays hold
      */
     public static ChosenExperts allocate(int tokens, int topK) {
         requirePositive(topK);
@@ -42,7 +42,7 @@ public record ChosenExperts(int topK, int[] ids, float[] weights) {
         return new ChosenExperts(topK, new int[tokens * topK], new float[tokens * topK]);
     }
 
-    /** The most tokens it can tell of. */
+    /** The most tokens it has room for. */
     public int tokens() {
         return Math.min(ids.length, weights.length) / topK;
     }

@@ -5,7 +5,8 @@ package org.tornadomoe.kernel;
  *
  * @param int8 the layer's int8 values by themselves
  * @param weights these as they lie there, padded, with their scales, zero points and biases
- * @param workspace everything else: the router, adapters, and what lies between the stages for the most tokens of a call
+ * @param workspace everything else: the router, adapters, and what lies between the stages for the most tokens of a
+ *     call
  */
 public record DeviceMemory(long int8, long weights, long workspace) {
     /** All of it. */

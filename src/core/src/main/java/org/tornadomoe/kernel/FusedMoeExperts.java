@@ -22,9 +22,9 @@ import org.tornadomoe.tuning.LaunchSpace;
  * A kernel class: what it can serve, and the way to a kernel for a layer. Stateless and thread-safe.
  *
  * <p>The oracle finds kernel classes through {@link java.util.ServiceLoader}: a public class with a public constructor
- * without parameters, named in {@code META-INF/services/org.tornadomoe.kernel.FusedMoeExperts} or provided by a module. The
- * {@code supports} methods are the predicates of vLLM's {@code modular_kernel.py}; {@link #isSupportedConfig} asks them in
- * vLLM's order.
+ * without parameters, named in {@code META-INF/services/org.tornadomoe.kernel.FusedMoeExperts} or provided by a module.
+ * The {@code supports} methods are the predicates of vLLM's {@code modular_kernel.py}; {@link #isSupportedConfig} asks
+ * them in vLLM's order.
  */
 public interface FusedMoeExperts {
     /** The kernel class's name, as reports show it. */
@@ -101,7 +101,10 @@ public interface FusedMoeExperts {
         return false;
     }
 
-    /** Whether its kernels can have a part of the pairs of an expert, and count what each has; see {@link Replicated}. Not one of vLLM's predicates. */
+    /**
+     * Whether its kernels can have a part of the pairs of an expert, and count what each has; see {@link Replicated}.
+     * Not one of vLLM's predicates.
+     */
     default boolean supportsEplb() {
         return false;
     }
@@ -116,13 +119,15 @@ public interface FusedMoeExperts {
         return List.of();
     }
 
-    /** What a layer that it serves takes of the device's memory; null where that isn't told beforehand. */
+    /** What a layer that it serves takes of the device's memory; null where that is not known beforehand. */
     default @Nullable DeviceMemory memory(
             FusedMoeConfig config, @Nullable QuantKey weightKey, @Nullable QuantKey activationKey) {
         return null;
     }
 
-    /** The most bytes that layers may take of the device's memory; {@link Long#MAX_VALUE} where there is no limit known. */
+    /**
+     * The most bytes that layers may take of the device's memory; {@link Long#MAX_VALUE} where there is no limit known.
+     */
     default long memoryLimit(FusedMoeConfig config) {
         return Long.MAX_VALUE;
     }
@@ -257,8 +262,8 @@ public interface FusedMoeExperts {
     MoeKernel load(FusedMoeConfig config, Int8Experts experts);
 
     /**
-     * Runs every stage by itself, each on its given inputs, and tells what each made of them: for checking a kernel class
-     * against other implementations' numbers. Slow; the logits given are routed as they are.
+     * Runs every stage by itself, each on its given inputs, and returns what each made of them: for checking a kernel
+     * class against other implementations' numbers. Slow; the logits given are routed as they are.
      *
      * @param hidden [M, H]
      * @param tokens M

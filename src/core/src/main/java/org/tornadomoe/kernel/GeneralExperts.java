@@ -10,8 +10,8 @@ import org.tornadomoe.config.MoeActivation;
 import org.tornadomoe.config.QuantKey;
 
 /**
- * A kernel class that serves whatever a configuration may have, but for what it says itself. {@link FusedMoeExperts} alone claims nothing
- * that vLLM's base class doesn't.
+ * A kernel class that serves whatever a configuration may have, but for what it says itself. {@link FusedMoeExperts}
+ * alone claims nothing that vLLM's base class doesn't.
  */
 public interface GeneralExperts extends FusedMoeExperts {
     @Override
@@ -30,7 +30,10 @@ public interface GeneralExperts extends FusedMoeExperts {
         return Int8Scheme.of(weightKey, activationKey) != null;
     }
 
-    /** A rank's part, by experts or by columns, gives its part of the sum. What is left out is what vLLM's class leaves out. */
+    /**
+     * A rank's part, by experts or by columns, gives its part of the sum. What is left out is what vLLM's class leaves
+     * out.
+     */
     @Override
     default boolean supportsParallelConfig(FusedMoeParallelConfig parallel) {
         return !parallel.useFiNvlTwoSidedKernels() && !parallel.useFiNvlOneSidedKernels();

@@ -7,17 +7,18 @@ import org.tornadomoe.config.FusedMoeParallelConfig;
 import org.tornadomoe.config.QuantKey;
 
 /**
- * The two stages around a layer's experts: how tokens, quantised, come to them, and how their outputs become the layer's
- * (vLLM: {@code FusedMoEPrepareAndFinalize}). Both are stages of the kernel that {@link FusedMoeExperts#load} gives; which
- * they are follows from the configuration. What moves between ranks is moved by the caller, before and after. There is one
- * kind of kernel, which routes for itself, so that vLLM's rule that both halves be monolithic or both modular always holds.
+ * The two stages around a layer's experts: how tokens, quantised, come to them, and how their outputs become the
+ * layer's (vLLM: {@code FusedMoEPrepareAndFinalize}). Both are stages of the kernel that {@link FusedMoeExperts#load}
+ * gives; which they are follows from the configuration. What moves between ranks is moved by the caller, before and
+ * after. There is one kind of kernel, which routes for itself, so that vLLM's rule that both halves be monolithic or
+ * both modular always holds.
  */
 public enum PrepareAndFinalize {
     /** Tokens as they came, quantised once each. */
     NO_DP_EP("MoEPrepareAndFinalizeNoDPEPModular", FusedMoeActivationFormat.STANDARD),
     /**
-     * The same, with the tokens of all ranks, which the caller has gathered; the caller reduces and scatters the outputs. Each
-     * token has its own scale, or all have one that the caller's gathering must not mix.
+     * The same, with the tokens of all ranks, which the caller has gathered; the caller reduces and scatters the
+     * outputs. Each token has its own scale, or all have one that the caller's gathering must not mix.
      */
     NAIVE_DP_EP("MoEPrepareAndFinalizeNaiveDPEPModular", FusedMoeActivationFormat.STANDARD),
     /** Each token copied to a slot of each of its experts. */

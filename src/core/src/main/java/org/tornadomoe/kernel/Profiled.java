@@ -9,8 +9,8 @@ public interface Profiled {
     void timeStages();
 
     /**
-     * What the last call's stages took, in nanoseconds, by name in their order. To be asked by whoever made that call, before another
-     * is made; empty without {@link #timeStages} and where that can't be told.
+     * What the last call's stages took, in nanoseconds, by name in their order. To be asked by whoever made that call,
+     * before another is made; empty without {@link #timeStages} and where that can't be told.
      */
     Map<String, Long> stageTimes();
 
@@ -18,7 +18,8 @@ public interface Profiled {
      * Runs the layer without adapters and leaves the result where it is; {@code hidden} and {@code tokens} as of {@link
      * MoeKernel#forward}.
      *
-     * @return what each of the device's kernels took, in nanoseconds, by name, in their order; empty where that can't be told
+     * @return what each of the device's kernels took, in nanoseconds, by name, in their order; empty where that can't
+     *     be told
      * @throws MoeExecutionException if the device or a kernel failed
      */
     default Map<String, Long> profile(MemorySegment hidden, int tokens) {

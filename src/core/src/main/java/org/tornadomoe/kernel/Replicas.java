@@ -4,12 +4,12 @@ import java.util.function.IntUnaryOperator;
 import org.tornadomoe.config.FusedMoeConfig;
 
 /**
- * Which pairs of a token and an expert are a device's, in a layer whose experts may be on several devices (vLLM: EPLB). The replicas of an expert are
- * numbered by device, so that those of one device are neighbours. A pair is the replica's that a hash of the token's place in the call gives, so
- * that every device finds the same without asking the others.
+ * Which pairs of a token and an expert are a device's, in a layer whose experts may be on several devices (vLLM: EPLB).
+ * The replicas of an expert are numbered by device, so that those of one device are neighbours. A pair is the replica's
+ * that a hash of the token's place in the call gives, so that every device finds the same without asking the others.
  *
- * @param table [E + 1, 3]: of each of the layer's experts, shared ones included, the replicas that there are, the first one here, and how many are
- *     here; then the same of zero experts
+ * @param table [E + 1, 3]: of each of the layer's experts, shared ones included, the replicas that there are, the first
+ *     one here, and how many are here; then the same of zero experts
  */
 public record Replicas(int[] table) {
     /**

@@ -13,9 +13,9 @@ public enum RoutingSimulator {
     /** K experts at random, each as likely as any other; all weights are 1. */
     UNIFORM_RANDOM,
     /**
-     * Experts at the sigmoid of a normal deviate, so that those in the middle get more than those at the ends; weights are the
-     * magnitudes of normal deviates over their sum. Where vLLM's may give a token an expert twice, the next one that is left, to
-     * the right and round, takes its place.
+     * Experts at the sigmoid of a normal deviate, so that those in the middle get more than those at the ends; weights
+     * are the magnitudes of normal deviates over their sum. Where vLLM's may give a token an expert twice, the next one
+     * that is left, to the right and round, takes its place.
      */
     NORMAL_ROUTING;
 
@@ -36,7 +36,8 @@ public enum RoutingSimulator {
     }
 
     /**
-     * A router over C choices. Every call goes on with the random numbers; calls from several threads get numbers of their own.
+     * A router over C choices. Every call goes on with the random numbers; calls from several threads get numbers of
+     * their own.
      *
      * @param choices C: a layer's experts, and its zero experts if it has some
      * @param seed of the random numbers

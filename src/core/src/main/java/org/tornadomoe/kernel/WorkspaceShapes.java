@@ -5,13 +5,13 @@ import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeActivationFormat;
 
 /**
- * The shapes of what lies between the stages of a layer, known before any call, so that it is allocated once (vLLM: {@code
- * workspace_shapes} of {@code TritonExperts} and {@code BatchedTritonExperts}). One workspace has what the first GEMM gives
- * and, when the activation has read that, what the second gives; the other has what the activation gives.
+ * The shapes of what lies between the stages of a layer, known before any call, so that it is allocated once (vLLM:
+ * {@code workspace_shapes} of {@code TritonExperts} and {@code BatchedTritonExperts}). One workspace has what the first
+ * GEMM gives and, when the activation has read that, what the second gives; the other has what the activation gives.
  *
  * @param gemms [M, K, max(N, H)]; batched [E, S·D, max(N, H)]
- * @param activated [M, K, A]; batched [E, S·D, A]. vLLM keeps max(A, H) in the standard format, since the layer's output lies
- *     there too
+ * @param activated [M, K, A]; batched [E, S·D, A]. vLLM keeps max(A, H) in the standard format, since the layer's
+ *     output lies there too
  * @param output [M, H]
  */
 public record WorkspaceShapes(List<Integer> gemms, List<Integer> activated, List<Integer> output) {

@@ -11,8 +11,8 @@ import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicLong;
 
 /**
- * Writes to a Micrometer registry. Micrometer is a dependency of whoever uses this class. Meters, each with the tags {@code
- * backend}, {@code kernel} and {@code device}:
+ * Writes to a Micrometer registry. Micrometer is a dependency of whoever uses this class. Meters, each with the tags
+ * {@code backend}, {@code kernel} and {@code device}:
  *
  * <ul>
  *   <li>{@code tornadomoe.call}: timer of whole calls, those that failed as well

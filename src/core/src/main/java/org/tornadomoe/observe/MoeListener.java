@@ -4,8 +4,8 @@ import java.util.Map;
 import org.jspecify.annotations.Nullable;
 
 /**
- * Is told what a layer does; set in the layer's options. Thread-safe, since calls of several threads end at the same time. What
- * it throws is logged, and the call goes on. A layer without one looks at no clock.
+ * Notified of what a layer does; set in the layer's options. Thread-safe, since calls of several threads end at the
+ * same time. What it throws is logged, and the call goes on. A layer without one looks at no clock.
  */
 public interface MoeListener {
     /**
@@ -28,9 +28,9 @@ public interface MoeListener {
      * @param bytesOut of the output
      * @param waitNanos until a lane was free
      * @param nanos all of the call, the wait included
-     * @param stageNanos what each stage or kernel took, by name in their order; empty unless {@link #wantsStages} and where
-     *     the kernel class can't tell. Through TornadoVM's profiler, which keeps a log of every run, the first 64 calls tell and then
-     *     the 128th, the 256th and so on
+     * @param stageNanos what each stage or kernel took, by name in their order; empty unless {@link #wantsStages} and
+     *     where the kernel class can't tell. Through TornadoVM's profiler, which keeps a log of every run, the first 64
+     *     calls tell and then the 128th, the 256th and so on
      * @param failure what the call threw; null if it went well
      */
     record Call(
@@ -52,12 +52,15 @@ public interface MoeListener {
     /** A layer is closed. */
     default void closed(Layer layer) {}
 
-    /** Whether calls are to time their stages, asked once a layer. On a device that takes TornadoVM's profiler, which makes calls slower. */
+    /**
+     * Whether calls are to time their stages, asked once a layer. On a device that takes TornadoVM's profiler, which
+     * makes calls slower.
+     */
     default boolean wantsStages() {
         return false;
     }
 
-    /** This listener, told of stages as well. */
+    /** This listener, notified of stages as well. */
     default MoeListener withStages() {
         return and(new MoeListener() {
             @Override
@@ -67,7 +70,7 @@ public interface MoeListener {
         });
     }
 
-    /** This listener and another, told one after the other. */
+    /** This listener and another, notified one after the other. */
     default MoeListener and(MoeListener other) {
         MoeListener first = this;
         return new MoeListener() {

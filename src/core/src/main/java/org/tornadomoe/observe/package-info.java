@@ -1,4 +1,7 @@
-/** What a layer tells of its calls: a listener, and listeners that write to Micrometer and to the JDK's flight recorder. */
+/**
+ * What a layer reports of its calls: a listener, and listeners that write to Micrometer and to the JDK's flight
+ * recorder.
+ */
 @NullMarked
 package org.tornadomoe.observe;
 

@@ -21,7 +21,8 @@ import org.tornadomoe.tuning.LaunchSpace;
  * @param candidates in the order in which they are tried
  * @param chosen the number of the candidate taken, -1 for none
  * @param failure that none is taken, and why; null if one is
- * @param lastResort the kernel class that a {@link org.tornadomoe.MoeLayer} takes where nothing is chosen; null for none
+ * @param lastResort the kernel class that a {@link org.tornadomoe.MoeLayer} takes where nothing is chosen; null for
+ *     none
  */
 public record Explanation(
         FusedMoeConfig config,
@@ -40,7 +41,7 @@ public record Explanation(
      * @param device where it would run; null for an empty slot
      * @param support whether it serves the layer
      * @param refusals everything that stands in the way
-     * @param memory what the layer takes of the device's memory; null where the kernel class doesn't tell
+     * @param memory what the layer takes of the device's memory; null where the kernel class doesn't know
      * @param launches what the GEMMs can be launched with; null where there is nothing to choose
      */
     public record Candidate(

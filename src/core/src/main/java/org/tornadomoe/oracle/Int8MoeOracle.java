@@ -27,14 +27,14 @@ import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.tuning.LaunchSpace;
 
 /**
- * Picks the kernel class that serves a layer: backends in priority order, each backend's classes in order, and the first
- * that supports the layer. Texts of exceptions and log lines are those of vLLM's {@code oracle/int8.py}, of April and May
- * 2026; of Python's exceptions, ValueError is {@link IllegalArgumentException} here and NotImplementedError {@link
- * UnsupportedOperationException}. Thread-safe.
+ * Picks the kernel class that serves a layer: backends in priority order, each backend's classes in order, and the
+ * first that supports the layer. Texts of exceptions and log lines are those of vLLM's {@code oracle/int8.py}, of April
+ * and May 2026; of Python's exceptions, ValueError is {@link IllegalArgumentException} here and NotImplementedError
+ * {@link UnsupportedOperationException}. Thread-safe.
  *
  * <p>{@code CPU} is ours. So is {@code REFERENCE}, which isn't one of the backends that {@link #select(FusedMoeConfig,
- * QuantKey, QuantKey)} tries: only {@link #select(FusedMoeConfig, QuantKey, QuantKey, String)} knows it, by name and as the last
- * resort of {@code auto}.
+ * QuantKey, QuantKey)} tries: only {@link #select(FusedMoeConfig, QuantKey, QuantKey, String)} knows it, by name and as
+ * the last resort of {@code auto}.
  */
 public final class Int8MoeOracle {
     private static final System.Logger LOG = System.getLogger(Int8MoeOracle.class.getName());
@@ -63,8 +63,8 @@ public final class Int8MoeOracle {
     }
 
     /**
-     * An oracle over the kernel classes that {@link ServiceLoader} finds from a class loader. One that can't be loaded is
-     * left out, with a warning in the log.
+     * An oracle over the kernel classes that {@link ServiceLoader} finds from a class loader. One that can't be loaded
+     * is left out, with a warning in the log.
      */
     public static Int8MoeOracle of(@Nullable ClassLoader loader) {
         List<FusedMoeExperts> found = new ArrayList<>();
@@ -138,13 +138,14 @@ public final class Int8MoeOracle {
     }
 
     /**
-     * Picks. With adapters (LoRA) it takes TRITON unseen, as vLLM did, and of its classes, of which vLLM had one, the first that
-     * nothing of the device's stands in the way of.
+     * Picks. With adapters (LoRA) it takes TRITON unseen, as vLLM did, and of its classes, of which vLLM had one, the
+     * first that nothing of the device's stands in the way of.
      *
      * @param config its {@code moeBackend} is {@code auto}, or a backend's name: then nothing else is tried
      * @param weightKey null if weights aren't quantised
      * @param activationKey null if activations aren't quantised
-     * @throws IllegalArgumentException if the backend asked for is unknown or doesn't support the layer, or this rank has too many weights
+     * @throws IllegalArgumentException if the backend asked for is unknown or doesn't support the layer, or this rank
+     *     has too many weights
      * @throws UnsupportedOperationException if {@code auto} finds nothing
      */
     public Selection select(FusedMoeConfig config, @Nullable QuantKey weightKey, @Nullable QuantKey activationKey) {
@@ -225,13 +226,13 @@ public final class Int8MoeOracle {
     }
 
     /**
-     * Picks for a {@link org.tornadomoe.MoeLayer}. Beyond vLLM's it knows the backend {@code reference}, which is also the
-     * last resort of {@code auto} unless a device or a kernel class is asked for; and what it throws names every candidate
-     * with its reason.
+     * Picks for a {@link org.tornadomoe.MoeLayer}. Beyond vLLM's it knows the backend {@code reference}, which is also
+     * the last resort of {@code auto} unless a device or a kernel class is asked for; and what it throws names every
+     * candidate with its reason.
      *
      * @param kernelClass a kernel class's name, to be taken or refused; null for the first that fits
-     * @throws IllegalArgumentException if backend, device or kernel class is unknown; the message lists what is known; or if this rank has too
-     *     many weights ({@link FusedMoeConfig#requireAddressableWeights})
+     * @throws IllegalArgumentException if backend, device or kernel class is unknown; the message lists what is known;
+     *     or if this rank has too many weights ({@link FusedMoeConfig#requireAddressableWeights})
      * @throws InsufficientMemoryException if only memory stands in the way of a class
      * @throws UnsupportedOperationException if nothing supports the layer
      */
@@ -321,10 +322,11 @@ public final class Int8MoeOracle {
     }
 
     /**
-     * Loads a layer into the kernel class that was chosen for it (vLLM: {@code make_int8_moe_kernel}). The weights are copied.
+     * Loads a layer into the kernel class that was chosen for it (vLLM: {@code make_int8_moe_kernel}). The weights are
+     * copied.
      *
-     * @throws IllegalArgumentException if the configuration brings activations in another format than the class takes, which
-     *     a class that was taken unseen may not have been asked
+     * @throws IllegalArgumentException if the configuration brings activations in another format than the class takes,
+     *     which a class that was taken unseen may not have been asked
      * @throws InsufficientMemoryException before anything is allocated, if the layer doesn't fit
      * @throws org.tornadomoe.kernel.MoeExecutionException if the device refused it
      */
@@ -350,8 +352,8 @@ public final class Int8MoeOracle {
     }
 
     /**
-     * What {@link #select(FusedMoeConfig, QuantKey, QuantKey, String)} considers without a kernel class's name, each candidate with everything
-     * that stands in its way. Throws nothing that select throws for want of support.
+     * What {@link #select(FusedMoeConfig, QuantKey, QuantKey, String)} considers without a kernel class's name, each
+     * candidate with everything that stands in its way. Throws nothing that select throws for want of support.
      *
      * @throws IllegalArgumentException if the backend asked for is unknown, or this rank has too many weights
      */

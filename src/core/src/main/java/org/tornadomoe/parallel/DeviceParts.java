@@ -19,8 +19,8 @@ import org.tornadomoe.kernel.Profiled;
 import org.tornadomoe.oracle.Selection;
 
 /**
- * A layer's parts on their devices, each with a thread and a partial output of its own. Whoever uses them takes turns; parts may be started
- * meanwhile.
+ * A layer's parts on their devices, each with a thread and a partial output of its own. Whoever uses them takes turns;
+ * parts may be started meanwhile.
  */
 final class DeviceParts implements AutoCloseable {
     private final List<Selection> ranks;

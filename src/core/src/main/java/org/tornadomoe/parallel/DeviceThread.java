@@ -8,9 +8,9 @@ import java.util.concurrent.locks.LockSupport;
 import org.jspecify.annotations.Nullable;
 
 /**
- * The thread of one device's part of a layer: all that the device is asked for is asked for here, since a CUDA context is the current one
- * of a thread. One caller at a time. It lingers for some microseconds after a task, for the next one, where there are cores to spare;
- * then it parks. So does who waits for it, a virtual thread off its carrier.
+ * The thread of one device's part of a layer: all that the device is asked for is asked for here, since a CUDA context
+ * is the current one of a thread. One caller at a time. It lingers for some microseconds after a task, for the next
+ * one, where there are cores to spare; then it parks. So does who waits for it, a virtual thread off its carrier.
  */
 final class DeviceThread implements AutoCloseable {
     private static final long LINGER_NANOS = 50_000;
@@ -60,8 +60,8 @@ final class DeviceThread implements AutoCloseable {
     }
 
     /**
-     * Waits until a task is over, whatever interrupts, which are kept: what it writes to must not be given back before. Throws what it
-     * threw.
+     * Waits until a task is over, whatever interrupts, which are kept: what it writes to must not be given back before.
+     * Throws what it threw.
      */
     <T extends @Nullable Object> T await(FutureTask<T> task) {
         boolean interrupted = false;

@@ -5,8 +5,9 @@ import java.util.Comparator;
 import java.util.stream.IntStream;
 
 /**
- * Where experts are to be, by the load that each had: the policy of DeepSeek's expert-parallel load balancer, which is vLLM's default. Greedy and
- * deterministic; of equals the one with the lower number comes first. Letters: L logical experts, P physical ones.
+ * Where experts are to be, by the load that each had: the policy of DeepSeek's expert-parallel load balancer, which is
+ * vLLM's default. Greedy and deterministic; of equals the one with the lower number comes first. Letters: L logical
+ * experts, P physical ones.
  */
 final class EplbPolicy {
     private EplbPolicy() {}
@@ -28,7 +29,8 @@ final class EplbPolicy {
     record Replicas(int[] physicalToLogical, int[] replicaCount) {}
 
     /**
-     * Partitions items so that packs weigh about the same: the heaviest first, each to the lightest pack that isn't full.
+     * Partitions items so that packs weigh about the same: the heaviest first, each to the lightest pack that isn't
+     * full.
      *
      * @param weight [items], a multiple of the packs
      */
@@ -79,8 +81,9 @@ final class EplbPolicy {
     }
 
     /**
-     * The whole policy: groups of experts are packed to nodes, experts are replicated within a node, and the replicas packed to its devices. Where the
-     * groups don't divide by the nodes, all experts are one group and all devices one node.
+     * The whole policy: groups of experts are packed to nodes, experts are replicated within a node, and the replicas
+     * packed to its devices. Where the groups don't divide by the nodes, all experts are one group and all devices one
+     * node.
      *
      * @param load [L], 0 or more, L a multiple of the groups
      * @param physical P, at least L, a multiple of the devices

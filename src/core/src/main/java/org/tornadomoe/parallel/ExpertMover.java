@@ -15,9 +15,10 @@ import org.tornadomoe.oracle.Selection;
 import org.tornadomoe.parallel.DeviceParts.Part;
 
 /**
- * Moves experts between devices by load, while calls go on. The devices whose experts change load them beside those that they have, on
- * further threads; between two calls all change over, and the old ones are closed. Before, what that takes is compared with what the
- * devices have. Where it doesn't fit, or a device fails at it, everything stays as it was.
+ * Moves experts between devices by load, while calls go on. The devices whose experts change load them beside those
+ * that they have, on further threads; between two calls all change over, and the old ones are closed. Before, what that
+ * takes is compared with what the devices have. Where it doesn't fit, or a device fails at it, everything stays as it
+ * was.
  */
 final class ExpertMover implements AutoCloseable {
     private static final System.Logger LOG = System.getLogger(ParallelKernel.class.getName());
@@ -187,7 +188,10 @@ final class ExpertMover implements AutoCloseable {
         place(balancer.placement());
     }
 
-    /** Has each device take the pairs that are its own; also those whose experts stay, since other devices may have copies of them now. */
+    /**
+     * Has each device take the pairs that are its own; also those whose experts stay, since other devices may have
+     * copies of them now.
+     */
     private void place(ExpertPlacement placement) {
         parts.all().forEach(part -> Replicated.of(part.kernel()).setReplicas(placement.replicas(part.rank())));
     }

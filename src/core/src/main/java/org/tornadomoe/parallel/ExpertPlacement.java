@@ -5,8 +5,8 @@ import java.util.stream.IntStream;
 import org.tornadomoe.kernel.Replicas;
 
 /**
- * Which device has which experts. L logical experts, the layer's, are P physical ones, P at least L: those with several are replicated. Device d
- * has the slots d · P/devices and on. Immutable.
+ * Which device has which experts. L logical experts, the layer's, are P physical ones, P at least L: those with several
+ * are replicated. Device d has the slots d · P/devices and on. Immutable.
  */
 final class ExpertPlacement {
     private final int devices;

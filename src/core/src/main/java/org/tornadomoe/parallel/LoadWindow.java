@@ -5,7 +5,8 @@ import java.util.List;
 import org.tornadomoe.config.EplbConfig;
 
 /**
- * The load of each logical expert, in pairs, over the last steps before a rearrangement; and when that is due. One thread at a time.
+ * The load of each logical expert, in pairs, over the last steps before a rearrangement; and when that is due. One
+ * thread at a time.
  */
 final class LoadWindow {
     private final EplbConfig config;

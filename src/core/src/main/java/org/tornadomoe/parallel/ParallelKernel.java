@@ -23,15 +23,17 @@ import org.tornadomoe.quant.LoraAdapter;
 import org.tornadomoe.quant.RankWeights;
 
 /**
- * One layer on several devices at the same time. Every device gets the hidden states and computes its part of the output, by a thread of its
- * own; the caller waits for all, and adds the parts in the order of the devices, in float, so that the same input gives the same bits. Of
- * hidden states of 16 bits the parts are rounded, and their sum.
+ * One layer on several devices at the same time. Every device gets the hidden states and computes its part of the
+ * output, by a thread of its own; the caller waits for all, and adds the parts in the order of the devices, in float,
+ * so that the same input gives the same bits. Of hidden states of 16 bits the parts are rounded, and their sum.
  *
- * <p>Where the devices can bring the parts together themselves ({@link MoeKernel#joinedWith}) they do, from the second call on. In the first one they do both:
- * if the output isn't the same to the bit, or they fail at it, the host goes on adding.
+ * <p>Where the devices can bring the parts together themselves ({@link MoeKernel#joinedWith}) they do, from the second
+ * call on. In the first one they do both: if the output isn't the same to the bit, or they fail at it, the host goes on
+ * adding.
  *
- * <p>A device that fails makes the call fail, with its name, when the others are through; nothing is written to the output then, and the next
- * call uses all devices again. Calls take turns; a {@link #lane} has threads and partial outputs of its own.
+ * <p>A device that fails makes the call fail, with its name, when the others are through; nothing is written to the
+ * output then, and the next call uses all devices again. Calls take turns; a {@link #lane} has threads and partial
+ * outputs of its own.
  *
  * <p>With load balancing an {@link ExpertMover} moves experts; there is one lane then.
  */
@@ -165,7 +167,10 @@ final class ParallelKernel implements MoeKernel, Adapters, Profiled {
         }
     }
 
-    /** Has the devices bring the parts of the output together themselves, if they can and what comes of it is the output to the bit. */
+    /**
+     * Has the devices bring the parts of the output together themselves, if they can and what comes of it is the output
+     * to the bit.
+     */
     private void join(MemorySegment hidden, int tokens, MemorySegment output, @Nullable ChosenExperts handed) {
         isJoinTried = true;
         MoeKernel together = null;
@@ -213,7 +218,10 @@ final class ParallelKernel implements MoeKernel, Adapters, Profiled {
         return mover == null ? null : mover.balance();
     }
 
-    /** What the devices are to take for chosen: the caller's choice or, where they could differ, the host's; null for their own. */
+    /**
+     * What the devices are to take for chosen: the caller's choice or, where they could differ, the host's; null for
+     * their own.
+     */
     private @Nullable ChosenExperts handed(MemorySegment hidden, int tokens, @Nullable ChosenExperts chosen) {
         if (config.router().isHandedIn()) {
             return chosen;

@@ -23,7 +23,7 @@ record PartLoader(Sharding sharding, Int8MoeOracle oracle, Int8Experts whole, Pa
         }
     }
 
-    /** What a device will take for some experts; {@code unknown} where that isn't told beforehand. */
+    /** What a device will take for some experts; {@code unknown} where that is not known beforehand. */
     long bytes(int rank, int[] experts, long unknown) {
         Selection selection = sharding.with(rank, experts);
         DeviceMemory memory = selection.experts().memory(selection.config(), whole.weightKey(), whole.activationKey());

@@ -11,8 +11,8 @@ public final class ShardedLayer {
     private ShardedLayer() {}
 
     /**
-     * Loads the layer, one device after the other. The weights are copied, but with load balancing also read later, when experts move: then
-     * {@code whole} must stay open until the kernel is closed.
+     * Loads the layer, one device after the other. The weights are copied, but with load balancing also read later,
+     * when experts move: then {@code whole} must stay open until the kernel is closed.
      *
      * @param whole all of the layer's weights
      * @param check is given each part while its weights are at hand

@@ -20,18 +20,20 @@ import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.RankWeights;
 
 /**
- * How a layer is sharded over devices of this host, each of which is a rank with a kernel class of its own; settled before anything is allocated.
+ * How a layer is sharded over devices of this host, each of which is a rank with a kernel class of its own; settled
+ * before anything is allocated.
  *
- * <p>With expert parallelism a device has some of the experts, neighbours, the first devices one more where they don't divide; with tensor
- * parallelism it has an equal part of every expert's intermediate size. Either way each device is given all tokens, and their partial outputs
- * are added. With tensor parallelism and activations in int8 each device finds the scale of its own columns, as vLLM's ranks do; the result
- * is near that of one device, but not the same.
+ * <p>With expert parallelism a device has some of the experts, neighbours, the first devices one more where they don't
+ * divide; with tensor parallelism it has an equal part of every expert's intermediate size. Either way each device is
+ * given all tokens, and their partial outputs are added. With tensor parallelism and activations in int8 each device
+ * finds the scale of its own columns, as vLLM's ranks do; the result is near that of one device, but not the same.
  *
- * <p>With load balancing ({@link EplbConfig}) experts move between the devices while calls go on, and popular ones may be on several: then each
- * device knows which tokens are its own. Where the experts are is the loaded layer's.
+ * <p>With load balancing ({@link EplbConfig}) experts move between the devices while calls go on, and popular ones may
+ * be on several: then each device knows which tokens are its own. Where the experts are is the loaded layer's.
  *
  * @param config the whole layer's
- * @param ranks what was chosen for each device, in the order in which outputs are added; with load balancing for the most experts that it may have
+ * @param ranks what was chosen for each device, in the order in which outputs are added; with load balancing for the
+ *     most experts that it may have
  * @param eplb how experts move; null if they don't
  */
 public record Sharding(
@@ -48,9 +50,11 @@ public record Sharding(
      *
      * @param layer the whole layer, with its backend
      * @param kernelClass to be taken on every device; null for the first that fits
-     * @param devices as the oracle takes them, one or more; the same one more than once for several parts on it; empty for the best there is
+     * @param devices as the oracle takes them, one or more; the same one more than once for several parts on it; empty
+     *     for the best there is
      * @param expertParallel whether experts are sharded, or each expert's intermediate size
-     * @throws IllegalArgumentException if a device is unknown, or the layer can't be sharded so; also what the oracle's select throws
+     * @throws IllegalArgumentException if a device is unknown, or the layer can't be sharded so; also what the oracle's
+     *     select throws
      */
     public static Sharding of(
             Int8MoeOracle oracle,
@@ -212,7 +216,7 @@ public record Sharding(
         return names.stream().distinct().collect(Collectors.joining(", "));
     }
 
-    /** What each device will take of its memory, in the order of ranks; null for one that doesn't tell beforehand. */
+    /** What each device will take of its memory, in the order of ranks; null where that is not known beforehand. */
     public List<@Nullable DeviceMemory> memory(QuantKey weightKey, @Nullable QuantKey activationKey) {
         List<@Nullable DeviceMemory> memory = new ArrayList<>();
         for (Selection rank : ranks) {
@@ -221,7 +225,10 @@ public record Sharding(
         return memory;
     }
 
-    /** Whether two devices could choose other experts for the same token, because their kernels or the devices themselves differ. */
+    /**
+     * Whether two devices could choose other experts for the same token, because their kernels or the devices
+     * themselves differ.
+     */
     private boolean isMixed() {
         return ranks.stream()
                         .map(rank ->

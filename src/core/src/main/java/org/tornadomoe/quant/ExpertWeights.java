@@ -4,17 +4,17 @@ import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeConfig;
 
 /**
- * The unquantised weights of one MoE layer, row by row, however they are stored. E counts shared experts, which come after
- * the routed ones ({@link FusedMoeConfig#globalNumExperts}). Thread-safe.
+ * The unquantised weights of one MoE layer, row by row, however they are stored. E counts shared experts, which come
+ * after the routed ones ({@link FusedMoeConfig#globalNumExperts}). Thread-safe.
  */
 public interface ExpertWeights {
     /** The layer these are the weights of. */
     FusedMoeConfig config();
 
     /**
-     * Reads a row of w13, the first GEMM's weight [E, 2I, H]: rows [0, I) are the gate, [I, 2I) the up projection; for an
-     * activation that takes them in turns ({@code swigluoai}), row 2r is gate row r and 2r + 1 up row r; for one without a gate
-     * there are I, of the one projection.
+     * Reads a row of w13, the first GEMM's weight [E, 2I, H]: rows [0, I) are the gate, [I, 2I) the up projection; for
+     * an activation that takes them in turns ({@code swigluoai}), row 2r is gate row r and 2r + 1 up row r; for one
+     * without a gate there are I, of the one projection.
      *
      * @param into receives H values
      * @throws IndexOutOfBoundsException if expert or row is not the layer's
@@ -53,8 +53,8 @@ public interface ExpertWeights {
     RouterWeights router();
 
     /**
-     * Makes sure that the rows read until now are those of the weights, as whoever reads them does in the end: files may be
-     * changed meanwhile, and then read as zeros or end in an {@link InternalError}.
+     * Makes sure that the rows read until now are those of the weights, as whoever reads them does in the end: files
+     * may be changed meanwhile, and then read as zeros or end in an {@link InternalError}.
      *
      * @throws RuntimeException if not; the message names the file
      */

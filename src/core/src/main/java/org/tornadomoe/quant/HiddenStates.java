@@ -5,8 +5,8 @@ import java.lang.foreign.ValueLayout;
 import org.tornadomoe.config.ScalarType;
 
 /**
- * Hidden states in memory, of the type that a layer takes: F32, F16 or BF16, in native byte order. Narrowing rounds to the nearest, ties
- * to even, and what is too large becomes infinite; infinities and NaNs stay what they are.
+ * Hidden states in memory, of the type that a layer takes: F32, F16 or BF16, in native byte order. Narrowing rounds to
+ * the nearest, ties to even, and what is too large becomes infinite; infinities and NaNs stay what they are.
  */
 public final class HiddenStates {
     private HiddenStates() {}

@@ -7,17 +7,19 @@ import java.util.Objects;
  *
  * <ul>
  *   <li>A scale a token ({@code per_token_quant_int8} in {@code int8_utils.py}): {@code absmax = max(|x|, 1e-10)},
- *       {@code scale = absmax / 127}, {@code q = round(x * (127 / absmax))} with halves away from zero. So |q| is at most 127, and a
- *       token of zeros has q = 0 and a scale of 1e-10 / 127.
- *   <li>One scale, known beforehand or {@code max(max|x| / 127, 1e-10)} ({@code scaled_int8_quant}): {@code q = round(x / scale)} with
- *       halves to even, clamped to [-128, 127]. vLLM takes the maximum in the activations' own type; here it is float.
- *   <li>A scale a token and group of columns ({@code per_token_group_quant_int8}): {@code scale = max(|x|, 1e-10) / 127}, {@code q =
- *       truncate(clamp(x / scale, -128, 127))}; or, our addition, to the nearest, halves to even. The last group may be short.
+ *       {@code scale = absmax / 127}, {@code q = round(x * (127 / absmax))} with halves away from zero. So |q| is at
+ *       most 127, and a token of zeros has q = 0 and a scale of 1e-10 / 127.
+ *   <li>One scale, known beforehand or {@code max(max|x| / 127, 1e-10)} ({@code scaled_int8_quant}): {@code q = round(x
+ *       / scale)} with halves to even, clamped to [-128, 127]. vLLM takes the maximum in the activations' own type;
+ *       here it is float.
+ *   <li>A scale a token and group of columns ({@code per_token_group_quant_int8}): {@code scale = max(|x|, 1e-10) /
+ *       127}, {@code q = truncate(clamp(x / scale, -128, 127))}; or, our addition, to the nearest, halves to even. The
+ *       last group may be short.
  * </ul>
  *
- * <p>A NaN or an infinity makes the scale that it belongs to NaN or infinite and that value's q 0, which makes the results
- * NaN rather than plausible numbers: those of the token, or with one scale found at run time, of all tokens. With a scale known
- * beforehand an infinity is clamped and a NaN is 0.
+ * <p>A NaN or an infinity makes the scale that it belongs to NaN or infinite and that value's q 0, which makes the
+ * results NaN rather than plausible numbers: those of the token, or with one scale found at run time, of all tokens.
+ * With a scale known beforehand an infinity is clamped and a NaN is 0.
  */
 public final class Int8Activations {
     /** Least max-abs, so that the scale of a row of zeros is not zero. */
@@ -86,7 +88,8 @@ public final class Int8Activations {
     }
 
     /**
-     * Quantises M tokens of width H with a scale for every {@code group} columns, x [M, H] into q [M, H] and scales [M, ⌈H / group⌉].
+     * Quantises M tokens of width H with a scale for every {@code group} columns, x [M, H] into q [M, H] and scales [M,
+     * ⌈H / group⌉].
      *
      * @param group positive
      * @param nearest whether to round to the nearest integer, halves to even, instead of truncating
@@ -136,8 +139,9 @@ public final class Int8Activations {
     }
 
     /**
-     * To the nearest integer, halves away from zero; NaN gives 0. Less than a half is added, so that what is just below a half stays there and
-     * a half still gets up to the integer, by the sum's own rounding; and nothing branches on the fraction, which can't be predicted.
+     * To the nearest integer, halves away from zero; NaN gives 0. Less than a half is added, so that what is just below
+     * a half stays there and a half still gets up to the integer, by the sum's own rounding; and nothing branches on
+     * the fraction, which can't be predicted.
      */
     static byte roundHalfAway(float x) {
         return (byte) (x + Math.copySign(BELOW_HALF, x));

@@ -53,7 +53,10 @@ public final class Int8Experts implements AutoCloseable {
         return each;
     }
 
-    /** Weights that are int8 already, without more: {@link #builder} then {@link Builder#router} and {@link Builder#build}. */
+    /**
+     * Weights that are int8 already, without more: {@link #builder} then {@link Builder#router} and {@link
+     * Builder#build}.
+     */
     public static Int8Experts of(
             FusedMoeConfig config,
             Int8Scheme scheme,
@@ -84,15 +87,18 @@ public final class Int8Experts implements AutoCloseable {
      *
      * @param w13 [E, 2I, H], gate rows then up rows; E counts shared experts, which come after the routed ones
      * @param w2 [E, H, I]
-     * @param arena where both tensors were allocated; {@link Builder#build} hands it to the result, unless that throws. It
-     *     must be closeable from any thread ({@link Arena#ofShared})
+     * @param arena where both tensors were allocated; {@link Builder#build} hands it to the result, unless that throws.
+     *     It must be closeable from any thread ({@link Arena#ofShared})
      */
     public static Builder builder(
             FusedMoeConfig config, Int8Scheme scheme, Int8Tensor w13, Int8Tensor w2, Arena arena) {
         return new Builder(config, scheme, w13, w2, arena);
     }
 
-    /** The same but for the weights, which are other tensors of another arena: for copying a layer, or taking a part of it. */
+    /**
+     * The same but for the weights, which are other tensors of another arena: for copying a layer, or taking a part of
+     * it.
+     */
     public Builder with(FusedMoeConfig config, Int8Tensor w13, Int8Tensor w2, Arena arena) {
         Builder builder = new Builder(config, scheme(), w13, w2, arena);
         builder.router = router;
@@ -137,7 +143,8 @@ public final class Int8Experts implements AutoCloseable {
         /**
          * The tensors are a rank's part, [local experts, …].
          *
-         * @param expertMap [E]: the local number of each expert of the layer, shared ones included, -1 if it lives elsewhere; null if all are here
+         * @param expertMap [E]: the local number of each expert of the layer, shared ones included, -1 if it lives
+         *     elsewhere; null if all are here
          */
         public Builder expertMap(int @Nullable [] expertMap) {
             this.expertMap = expertMap;
@@ -145,8 +152,9 @@ public final class Int8Experts implements AutoCloseable {
         }
 
         /**
-         * What is added to a GEMM's output, after the scales and before the router's weight; only where the configuration's
-         * {@code hasBias} says so. Of ranks that each have a part of I, one alone brings w2's, since their outputs are added up.
+         * What is added to a GEMM's output, after the scales and before the router's weight; only where the
+         * configuration's {@code hasBias} says so. Of ranks that each have a part of I, one alone brings w2's, since
+         * their outputs are added up.
          *
          * @param w13 [E, 2I]; null for none
          * @param w2 [E, H]; null for none
@@ -330,7 +338,10 @@ public final class Int8Experts implements AutoCloseable {
         return w13Bias;
     }
 
-    /** What is added to the second GEMM's output, [E, H], after the scales and before the router's weight; null for none. */
+    /**
+     * What is added to the second GEMM's output, [E, H], after the scales and before the router's weight; null for
+     * none.
+     */
     public float @Nullable [] w2Bias() {
         return w2Bias;
     }
@@ -400,7 +411,9 @@ public final class Int8Experts implements AutoCloseable {
         return w2;
     }
 
-    /** The local number of an expert of the layer, an index into {@link #w13} and {@link #w2}; -1 if it lives elsewhere. */
+    /**
+     * The local number of an expert of the layer, an index into {@link #w13} and {@link #w2}; -1 if it lives elsewhere.
+     */
     public int expertMap(int expert) {
         return expertMap == null ? Objects.checkIndex(expert, config.globalNumExperts()) : expertMap[expert];
     }

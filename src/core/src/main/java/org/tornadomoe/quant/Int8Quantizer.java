@@ -13,13 +13,14 @@ import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.config.Int8Scheme;
 
 /**
- * Turns a layer's weights into int8, in float arithmetic. For all that share a scale, a row, a block, a group or an expert:
- * {@code scale = max(|w|, 1e-10) / 127}, {@code q = round(w / scale)} with halves to even, clamped to [-127, 127]. For rows
- * that is vLLM's online rule ({@code quantization/online/int8.py}) with a floor, so that a row of zeros gives zeros instead
- * of NaN.
+ * Turns a layer's weights into int8, in float arithmetic. For all that share a scale, a row, a block, a group or an
+ * expert: {@code scale = max(|w|, 1e-10) / 127}, {@code q = round(w / scale)} with halves to even, clamped to [-127,
+ * 127]. For rows that is vLLM's online rule ({@code quantization/online/int8.py}) with a floor, so that a row of zeros
+ * gives zeros instead of NaN.
  *
- * <p>With zero points the range from the least to the greatest weight, 0 included, is spread over [-128, 127]: {@code scale = max(greatest −
- * least, 1e-10) / 255}, {@code z = round(−least / scale) − 128}, {@code q = round(w / scale) + z}.
+ * <p>With zero points the range from the least to the greatest weight, 0 included, is spread over [-128, 127]: {@code
+ * scale = max(greatest − least, 1e-10) / 255}, {@code z = round(−least / scale) − 128}, {@code q = round(w / scale) +
+ * z}.
  *
  * <p>The router and biases stay float.
  */
@@ -39,8 +40,8 @@ public final class Int8Quantizer {
      *
      * @param progress told in rows: E * 2I of w13, then E * H of w2
      * @return the experts, to be closed by the caller; scales of activations are found at run time
-     * @throws IllegalArgumentException if a weight is NaN or infinite; the message names file and tensor where they are known, expert,
-     *     projection, row and column. Nothing stays allocated, also after any other failure.
+     * @throws IllegalArgumentException if a weight is NaN or infinite; the message names file and tensor where they are
+     *     known, expert, projection, row and column. Nothing stays allocated, also after any other failure.
      * @throws CancellationException if the calling thread is interrupted meanwhile; it stays interrupted
      * @throws OutOfMemoryError if the int8 weights do not fit
      * @throws RuntimeException if the weights' files were changed meanwhile ({@link ExpertWeights#requireUnchanged})
@@ -182,7 +183,10 @@ public final class Int8Quantizer {
             greatest = new float[tensor.scaleCols()];
         }
 
-        /** Finds the scales in a first pass over the rows and rounds in a second, which reads them again unless it is one row. */
+        /**
+         * Finds the scales in a first pass over the rows and rounds in a second, which reads them again unless it is
+         * one row.
+         */
         int quantize(int expert, int band) {
             int first = band * tensor.rowsPerScale();
             int last = Math.min(tensor.rows() - first, tensor.rowsPerScale()) + first;

@@ -8,20 +8,20 @@ import java.util.Objects;
 import org.jspecify.annotations.Nullable;
 
 /**
- * int8 values [experts, rows, cols] with a grid of float scales, and perhaps of zero points: weight = (value − zero point) · scale.
- * A row takes {@link #rowBytes} bytes, so that every row starts on a 16-byte boundary; the bytes past {@code cols} are
- * zero.
+ * int8 values [experts, rows, cols] with a grid of float scales, and perhaps of zero points: weight = (value − zero
+ * point) · scale. A row takes {@link #rowBytes} bytes, so that every row starts on a 16-byte boundary; the bytes past
+ * {@code cols} are zero.
  *
  * <p>Lives as long as the arena it was allocated in; reading it afterwards is an {@link IllegalStateException}.
  * Thread-safe as long as nobody writes.
  *
- * @param rowsPerScale rows that share a scale: 1, {@code rows} for one scale an expert, or a block's, of which the last may
- *     be cut short
+ * @param rowsPerScale rows that share a scale: 1, {@code rows} for one scale an expert, or a block's, of which the last
+ *     may be cut short
  * @param colsPerScale columns that share a scale, likewise
  * @param values experts * rows * rowBytes bytes
  * @param scales [experts, {@link #scaleRows}, {@link #scaleCols}], row-major; the array itself, not a copy
- * @param zeroPoints as many as scales; null if all are 0. Formats with unsigned values q and zero points z are kept as q − 128 and
- *     z − 128.
+ * @param zeroPoints as many as scales; null if all are 0. Formats with unsigned values q and zero points z are kept as
+ *     q − 128 and z − 128.
  */
 public record Int8Tensor(
         int experts,
@@ -73,7 +73,8 @@ public record Int8Tensor(
     /**
      * A tensor of zeros with scales and zero points of zero, 64-byte aligned.
      *
-     * @throws IllegalArgumentException if a size is not positive, or experts * rows or the number of scales is over 2^31 - 1
+     * @throws IllegalArgumentException if a size is not positive, or experts * rows or the number of scales is over
+     *     2^31 - 1
      * @throws OutOfMemoryError if the arena cannot give that much; the message says how much it was
      */
     public static Int8Tensor allocate(
@@ -218,8 +219,8 @@ public record Int8Tensor(
     }
 
     /**
-     * Writes a row that has a scale of its own: {@code cols} values from {@code source[from]} on, and the scale. Distinct
-     * rows may be written by distinct threads; whoever reads them must be told afterwards.
+     * Writes a row that has a scale of its own: {@code cols} values from {@code source[from]} on, and the scale.
+     * Distinct rows may be written by distinct threads; whoever reads them must be told afterwards.
      *
      * @throws IndexOutOfBoundsException if the row is not the tensor's or the array too short
      */

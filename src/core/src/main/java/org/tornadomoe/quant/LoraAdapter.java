@@ -4,9 +4,10 @@ import java.util.Locale;
 import org.tornadomoe.config.FusedMoeConfig;
 
 /**
- * A low-rank adapter of a layer's experts: W + B·A in place of W, for both projections. E experts (shared ones included), H hidden, I this
- * rank's intermediate size, r the adapter's rank; S is 2 where the activation has a gate, whose halves have an A each, else 1. Each of the
- * four is [E, …], or [1, …] where all experts share it. Arrays are the record's own, not to be written to.
+ * A low-rank adapter of a layer's experts: W + B·A in place of W, for both projections. E experts (shared ones
+ * included), H hidden, I this rank's intermediate size, r the adapter's rank; S is 2 where the activation has a gate,
+ * whose halves have an A each, else 1. Each of the four is [E, …], or [1, …] where all experts share it. Arrays are the
+ * record's own, not to be written to.
  *
  * @param rank r
  * @param w13A [E, S, r, H], the gate's first

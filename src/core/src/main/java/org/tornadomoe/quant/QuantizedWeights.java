@@ -4,7 +4,8 @@ import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.config.Int8Scheme;
 
 /**
- * Weights that are int8 already. Read as floats they are what the integers stand for, so they can be quantised again, too.
+ * Weights that are int8 already. Read as floats they are what the integers stand for, so they can be quantised again,
+ * too.
  */
 public interface QuantizedWeights extends ExpertWeights {
     /** How they are stored, and the activations they are meant for. */
@@ -28,8 +29,8 @@ public interface QuantizedWeights extends ExpertWeights {
      * A layer's weights in int8: as they are if they are stored so, quantised if not. Throws what {@link
      * Int8Quantizer#quantize(ExpertWeights, Int8Quantization, Progress)} and {@link #load} throw.
      *
-     * @param quantization what is int8; the block or group that its scheme has unless something is chosen stands for the stored
-     *     ones, too
+     * @param quantization what is int8; the block or group that its scheme has unless something is chosen stands for
+     *     the stored ones, too
      */
     static Int8Experts int8(ExpertWeights weights, Int8Quantization quantization, Progress progress) {
         Int8Scheme scheme = quantization.scheme();

@@ -9,15 +9,15 @@ import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8Quantization;
 
 /**
- * A rank's part of a layer's int8 weights: some of its experts, or some columns of every expert's intermediate size I. E counts the experts
- * of the layer, shared ones included.
+ * A rank's part of a layer's int8 weights: some of its experts, or some columns of every expert's intermediate size I.
+ * E counts the experts of the layer, shared ones included.
  */
 public final class RankWeights {
     private RankWeights() {}
 
     /**
-     * Some of a layer's experts, all of what each has: weights, scales, zero points, biases. What lies side by side in the layer is not
-     * copied, so that the layer must stay open as long as the part is.
+     * Some of a layer's experts, all of what each has: weights, scales, zero points, biases. What lies side by side in
+     * the layer is not copied, so that the layer must stay open as long as the part is.
      *
      * @param config the rank's
      * @param experts which, by their numbers in {@code whole}, in any order; the local expert i is {@code experts[i]}
@@ -78,8 +78,8 @@ public final class RankWeights {
     }
 
     /**
-     * A rank's columns of every expert's intermediate size: w13's rows that give them, gate and up, and w2's columns that take them. The
-     * bias of w2 goes with the first rank alone, since the ranks' outputs are added up.
+     * A rank's columns of every expert's intermediate size: w13's rows that give them, gate and up, and w2's columns
+     * that take them. The bias of w2 goes with the first rank alone, since the ranks' outputs are added up.
      *
      * @param config the rank's: its tensor-parallel size and rank say which columns
      * @throws IllegalArgumentException as {@link #requireColumns}, or if the configuration is another layer's

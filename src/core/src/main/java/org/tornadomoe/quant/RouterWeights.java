@@ -10,7 +10,8 @@ import org.tornadomoe.config.FusedMoeConfig;
  * @param weight [C, H], row-major; empty for a layer that is handed its logits
  * @param bias [C], added to the logits; null for none
  * @param correctionBias [C], added to the scores for the choice alone; null for none
- * @param sharedExpertGate [H]: the shared experts' weight is the sigmoid of its product with the token; null for a weight of 1
+ * @param sharedExpertGate [H]: the shared experts' weight is the sigmoid of its product with the token; null for a
+ *     weight of 1
  */
 public record RouterWeights(
         float[] weight,

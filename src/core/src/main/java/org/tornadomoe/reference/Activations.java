@@ -4,13 +4,16 @@ import org.tornadomoe.config.ActivationConstants;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.MoeActivation;
 
-/** The activations of {@link MoeActivation} in float64. (vLLM: {@code fused_moe/activation.py}, {@code activation_kernels.cu}.) */
+/**
+ * The activations of {@link MoeActivation} in float64. (vLLM: {@code fused_moe/activation.py}, {@code
+ * activation_kernels.cu}.)
+ */
 public final class Activations {
     private Activations() {}
 
     /**
-     * Activation: [rows, 2I] to [rows, I], or [rows, I] to [rows, I] without a gate. Where vLLM rounds silu(g) to the layer's
-     * type before it multiplies, nothing is rounded here.
+     * Activation: [rows, 2I] to [rows, I], or [rows, I] to [rows, I] without a gate. Where vLLM rounds silu(g) to the
+     * layer's type before it multiplies, nothing is rounded here.
      *
      * @param gateUp what GEMM 1 gave: gate then up, or alternating if the activation is interleaved
      */
@@ -63,8 +66,9 @@ public final class Activations {
     }
 
     /**
-     * 1 - erf(x): below 2.5 by the series erf(x) = 2/sqrt(pi) exp(-x^2) sum of 2^n x^(2n+1) / (1 3 5 .. (2n+1)), above by the
-     * continued fraction exp(-x^2)/sqrt(pi) / (x + 1/2 / (x + 2/2 / (x + 3/2 / ..))) (Abramowitz and Stegun 7.1.6, 7.1.14).
+     * 1 - erf(x): below 2.5 by the series erf(x) = 2/sqrt(pi) exp(-x^2) sum of 2^n x^(2n+1) / (1 3 5 .. (2n+1)), above
+     * by the continued fraction exp(-x^2)/sqrt(pi) / (x + 1/2 / (x + 2/2 / (x + 3/2 / ..))) (Abramowitz and Stegun
+     * 7.1.6, 7.1.14).
      */
     static double erfc(double x) {
         if (x < 0) {

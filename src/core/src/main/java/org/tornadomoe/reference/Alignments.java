@@ -2,7 +2,9 @@ package org.tornadomoe.reference;
 
 import java.util.Arrays;
 
-/** The orders of pairs in which a block of rows needs one expert's weights only (vLLM: {@code moe_align_block_size}). */
+/**
+ * The orders of pairs in which a block of rows needs one expert's weights only (vLLM: {@code moe_align_block_size}).
+ */
 public final class Alignments {
     private Alignments() {}
 
@@ -10,8 +12,8 @@ public final class Alignments {
      * {@link #align(int[], int, int)} where some experts live elsewhere, in either of vLLM's ways.
      *
      * @param expertMap the local number of each expert, -1 if it lives elsewhere
-     * @param keep whether pairs of experts elsewhere are kept, sorted by their global number, in blocks of expert -1; else
-     *     they are left out, and pairs sorted by local number
+     * @param keep whether pairs of experts elsewhere are kept, sorted by their global number, in blocks of expert -1;
+     *     else they are left out, and pairs sorted by local number
      */
     public static Alignment align(int[] topkIds, int[] expertMap, boolean keep, int blockSize) {
         if (keep) {
@@ -60,9 +62,9 @@ public final class Alignments {
     }
 
     /**
-     * A block for every pair, in their order, for so few of them that hardly two have the same expert: nothing is sorted. A block's
-     * first place has its pair, the others the number of pairs. (vLLM: naive block assignment, where 4·P is at most E and all
-     * experts are here.)
+     * A block for every pair, in their order, for so few of them that hardly two have the same expert: nothing is
+     * sorted. A block's first place has its pair, the others the number of pairs. (vLLM: naive block assignment, where
+     * 4·P is at most E and all experts are here.)
      *
      * @param topkIds the expert of each pair; ids outside [0, E) are blocks of nobody, −1
      */

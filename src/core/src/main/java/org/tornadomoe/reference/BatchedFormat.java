@@ -11,8 +11,8 @@ public final class BatchedFormat {
     private BatchedFormat() {}
 
     /**
-     * Align for the batched format, where expert e has the rows e * maxTokens to (e + 1) * maxTokens - 1 and the first of them
-     * in use: the rows in use, every expert's run filled up to whole blocks with E * maxTokens. (vLLM: {@code
+     * Align for the batched format, where expert e has the rows e * maxTokens to (e + 1) * maxTokens - 1 and the first
+     * of them in use: the rows in use, every expert's run filled up to whole blocks with E * maxTokens. (vLLM: {@code
      * batched_moe_align_block_size}, without the unused capacity at the end.)
      *
      * @param expertNumTokens the rows in use of each expert, 0 to maxTokens
@@ -45,8 +45,8 @@ public final class BatchedFormat {
     }
 
     /**
-     * How many pairs each local expert has; ids outside [0, E) and those of experts elsewhere count nowhere. (vLLM: {@code
-     * count_expert_num_tokens}.)
+     * How many pairs each local expert has; ids outside [0, E) and those of experts elsewhere count nowhere. (vLLM:
+     * {@code count_expert_num_tokens}.)
      *
      * @param expertMap the local number of each expert, -1 if it lives elsewhere
      */
@@ -62,8 +62,8 @@ public final class BatchedFormat {
     }
 
     /**
-     * Permute: the pairs of local experts sorted by local number, ascending within an expert. (vLLM: {@code moe_permute}, which
-     * puts the other pairs behind them.)
+     * Permute: the pairs of local experts sorted by local number, ascending within an expert. (vLLM: {@code
+     * moe_permute}, which puts the other pairs behind them.)
      *
      * @param expertMap the local number of each expert, -1 if it lives elsewhere
      */
@@ -108,9 +108,9 @@ public final class BatchedFormat {
     }
 
     /**
-     * A pass in the batched format: hidden [M, H], quantised, goes to the slots of its experts, [E_local, maxTokens, H]; GEMMs,
-     * activation and the second quantisation run on every slot, and the output [M, H] is gathered from them. The same as {@link
-     * Reference#forward(Int8Experts, float[], int)}'s.
+     * A pass in the batched format: hidden [M, H], quantised, goes to the slots of its experts, [E_local, maxTokens,
+     * H]; GEMMs, activation and the second quantisation run on every slot, and the output [M, H] is gathered from them.
+     * The same as {@link Reference#forward(Int8Experts, float[], int)}'s.
      *
      * @throws IllegalArgumentException if an expert gets more than {@code maxTokens} tokens
      */
@@ -173,8 +173,8 @@ public final class BatchedFormat {
     }
 
     /**
-     * Unpermute: [M, width], the sum over a token's slots in order of weight times row; a pair without a row adds nothing.
-     * (vLLM: {@code moe_unpermute}.)
+     * Unpermute: [M, width], the sum over a token's slots in order of weight times row; a pair without a row adds
+     * nothing. (vLLM: {@code moe_unpermute}.)
      *
      * @param rows [rows, width]
      * @param rowOfPair [M * K], -1 for a pair without a row

@@ -6,9 +6,9 @@ import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.quant.LoraAdapter;
 
 /**
- * What adapters add to the two GEMMs, in float64: as if B·A had been added to the unquantised weights, so the inputs are the
- * unquantised ones too. Where router weights are applied on the input, they are on w13's addition and not on w2's; vLLM has
- * them on w2's there.
+ * What adapters add to the two GEMMs, in float64: as if B·A had been added to the unquantised weights, so the inputs
+ * are the unquantised ones too. Where router weights are applied on the input, they are on w13's addition and not on
+ * w2's; vLLM has them on w2's there.
  */
 final class Lora {
     private Lora() {}
@@ -53,7 +53,8 @@ final class Lora {
     }
 
     /**
-     * GEMM 2's output [P, H], weighted already, with B (A h) of the pair's activation h added, times the router's weight.
+     * GEMM 2's output [P, H], weighted already, with B (A h) of the pair's activation h added, times the router's
+     * weight.
      *
      * @param act [P, I], unquantised
      */

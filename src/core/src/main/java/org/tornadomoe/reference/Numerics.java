@@ -1,6 +1,9 @@
 package org.tornadomoe.reference;
 
-/** What the definition and those who compare with it compute with: conversions, sums in index order, the error of a result. */
+/**
+ * What the definition and those who compare with it compute with: conversions, sums in index order, the error of a
+ * result.
+ */
 public final class Numerics {
     private Numerics() {}
 
@@ -22,7 +25,9 @@ public final class Numerics {
         return narrow;
     }
 
-    /** How far apart two results are: |actual - expected| / |expected| in the Euclidean norm; 0 if both are all zero. */
+    /**
+     * How far apart two results are: |actual - expected| / |expected| in the Euclidean norm; 0 if both are all zero.
+     */
     public static double relativeL2(double[] actual, double[] expected) {
         if (actual.length != expected.length) {
             throw new IllegalArgumentException("actual: expected " + expected.length + " values, got " + actual.length);

@@ -10,8 +10,8 @@ import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.LoraAdapter;
 
 /**
- * The layer, stage by stage, in float64 and without cleverness. All matrices are row-major; M tokens, E experts, K top-k,
- * H hidden, I intermediate. Sums run in index order, so a result is the same on every machine.
+ * The layer, stage by stage, in float64 and without cleverness. All matrices are row-major; M tokens, E experts, K
+ * top-k, H hidden, I intermediate. Sums run in index order, so a result is the same on every machine.
  */
 public final class Reference {
     private Reference() {}
@@ -92,8 +92,8 @@ public final class Reference {
     }
 
     /**
-     * A pass with int8 experts on tokens that are routed already. Experts that live elsewhere add nothing, so that the outputs of
-     * all parts add up to the layer's; zero experts live with expert 0.
+     * A pass with int8 experts on tokens that are routed already. Experts that live elsewhere add nothing, so that the
+     * outputs of all parts add up to the layer's; zero experts live with expert 0.
      */
     public static Stages forward(Int8Experts experts, float[] hidden, double[] logits, Routing routing) {
         return forward(experts, hidden, logits, routing, null);
@@ -141,8 +141,8 @@ public final class Reference {
     }
 
     /**
-     * Zero experts: the token itself times their weights is added to its output [M, H], by one of all ranks: the first of its
-     * tensor-parallel group that has expert 0.
+     * Zero experts: the token itself times their weights is added to its output [M, H], by one of all ranks: the first
+     * of its tensor-parallel group that has expert 0.
      */
     static void addZeroExperts(
             FusedMoeConfig config, int localOfExpert0, float[] hidden, Routing routing, double[] output) {
@@ -171,7 +171,8 @@ public final class Reference {
     }
 
     /**
-     * Prepare: the scheme's rule of {@link Int8Activations}, on values rounded to float first; null if activations stay float.
+     * Prepare: the scheme's rule of {@link Int8Activations}, on values rounded to float first; null if activations stay
+     * float.
      *
      * @param scale known beforehand; null if it is found here
      * @param x [rows, width]; a row that isn't there is zeros
@@ -205,7 +206,8 @@ public final class Reference {
      * The same where each expert has its own scale.
      *
      * @param known of each local expert; null if it is found here
-     * @param expertOf the local number of each row's expert, -1 where it lives elsewhere; with one scale for all it isn't looked at
+     * @param expertOf the local number of each row's expert, -1 where it lives elsewhere; with one scale for all it
+     *     isn't looked at
      */
     static @Nullable QuantizedTokens quantize(
             Int8Experts experts, float @Nullable [] known, int[] expertOf, double[] x, int rows, int width) {
@@ -225,8 +227,8 @@ public final class Reference {
     }
 
     /**
-     * The hidden states [M, H] as the experts get them: as they are or, if the layer applies router weights on the input, a row a
-     * pair, [M * (K + n), H], times the pair's weight.
+     * The hidden states [M, H] as the experts get them: as they are or, if the layer applies router weights on the
+     * input, a row a pair, [M * (K + n), H], times the pair's weight.
      */
     public static double[] onInput(FusedMoeConfig config, double[] hidden, double[] weights) {
         if (!config.applyRouterWeightOnInput()) {
@@ -252,7 +254,10 @@ public final class Reference {
         return rows;
     }
 
-    /** The experts' outputs [P, H] as they are summed: times the router's weights unless the layer applies them on the input. */
+    /**
+     * The experts' outputs [P, H] as they are summed: times the router's weights unless the layer applies them on the
+     * input.
+     */
     public static double[] onOutput(FusedMoeConfig config, double[] rows, double[] weights) {
         return config.applyRouterWeightOnInput() ? rows : weigh(rows, weights);
     }

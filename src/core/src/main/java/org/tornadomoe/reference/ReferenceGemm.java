@@ -12,9 +12,10 @@ public final class ReferenceGemm {
     private ReferenceGemm() {}
 
     /**
-     * GEMM of W8A8: out [P, N] with out[p, n] = sum over groups of columns of (sum of a[row, i] * w[e, n, i] in the group) * the group's
-     * scale of the row * the group's scale of w[e, n], plus the bias of e and n; where row = p / pairsPerRow and e = expertOf[p]. What
-     * has one scale a row is one group. The inner sum is exact. A pair whose expert is outside [0, E) gets zeros.
+     * GEMM of W8A8: out [P, N] with out[p, n] = sum over groups of columns of (sum of a[row, i] * w[e, n, i] in the
+     * group) * the group's scale of the row * the group's scale of w[e, n], plus the bias of e and n; where row = p /
+     * pairsPerRow and e = expertOf[p]. What has one scale a row is one group. The inner sum is exact. A pair whose
+     * expert is outside [0, E) gets zeros.
      *
      * @param pairsPerRow K for GEMM 1, whose input is a row a token; 1 for GEMM 2, whose input is a row a pair
      * @param expertOf the expert of each of the P pairs
@@ -87,7 +88,9 @@ public final class ReferenceGemm {
         return out;
     }
 
-    /** One projection of all experts, [E, rows, cols], row by row: weight = value * the scale of its group of columns. */
+    /**
+     * One projection of all experts, [E, rows, cols], row by row: weight = value * the scale of its group of columns.
+     */
     record Weights(int experts, int rows, int cols, int colsPerScale, RowReader reader) {
         /** Reads a row's values and its groups' scales. */
         interface RowReader {

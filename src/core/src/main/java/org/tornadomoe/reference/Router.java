@@ -11,21 +11,21 @@ import org.tornadomoe.kernel.TopKRouter;
 import org.tornadomoe.quant.RouterWeights;
 
 /**
- * The router in float64: from hidden states to the experts of each token and their weights (vLLM: {@code router/}). M tokens,
- * E routed experts, C choices (those and the zero experts), K top-k, n shared experts, L logits a token; see {@link
- * FusedMoeConfig}.
+ * The router in float64: from hidden states to the experts of each token and their weights (vLLM: {@code router/}). M
+ * tokens, E routed experts, C choices (those and the zero experts), K top-k, n shared experts, L logits a token; see
+ * {@link FusedMoeConfig}.
  *
- * <p>The order of things: a score that isn't finite counts 0. Where nothing is added to scores, the choice is by logits, since all
- * score functions grow with them, with a NaN below all: the same as by scores, but for scores that are no longer told apart. A
- * softmax whose row holds NaN or +infinity, or nothing but -infinity, is 0 everywhere. Ties go to the lower id, and the chosen
- * are in descending order of what they were chosen by.
+ * <p>The order of things: a score that isn't finite counts 0. Where nothing is added to scores, the choice is by
+ * logits, since all score functions grow with them, with a NaN below all: the same as by scores, but for scores that
+ * are no longer told apart. A softmax whose row holds NaN or +infinity, or nothing but -infinity, is 0 everywhere. Ties
+ * go to the lower id, and the chosen are in descending order of what they were chosen by.
  */
 public final class Router {
     private Router() {}
 
     /**
-     * Logits [M, L]: hidden [M, H] times the transpose of the router's weight [C, H], plus its bias; then the product with the
-     * shared expert gate, if there is one.
+     * Logits [M, L]: hidden [M, H] times the transpose of the router's weight [C, H], plus its bias; then the product
+     * with the shared expert gate, if there is one.
      *
      * @throws IllegalArgumentException if the router has no weight
      */
@@ -54,8 +54,8 @@ public final class Router {
     }
 
     /**
-     * The K + n experts of each token: the chosen ones, then the shared ones, whose weight is 1 or the sigmoid of the gate's logit.
-     * Ids 0 to E - 1 are routed experts, then come the shared and after them the zero experts.
+     * The K + n experts of each token: the chosen ones, then the shared ones, whose weight is 1 or the sigmoid of the
+     * gate's logit. Ids 0 to E - 1 are routed experts, then come the shared and after them the zero experts.
      *
      * @param logits [M, L]
      * @throws IllegalArgumentException if the configuration's router is a function of the caller's
@@ -138,9 +138,9 @@ public final class Router {
     /**
      * The K of C choices of each token and their weights.
      *
-     * <p>With a correction bias and groups (1 is a group, too), as in vLLM's kernel for DeepSeek-V3, what has a logit that isn't
-     * finite comes last and weighs 0; with one group that has no finite logit all weights are 1 / K, if they are renormalised.
-     * (vLLM: {@code router/grouped_topk_router.py}.)
+     * <p>With a correction bias and groups (1 is a group, too), as in vLLM's kernel for DeepSeek-V3, what has a logit
+     * that isn't finite comes last and weighs 0; with one group that has no finite logit all weights are 1 / K, if they
+     * are renormalised. (vLLM: {@code router/grouped_topk_router.py}.)
      *
      * @param logits [M, C]
      * @param correctionBias [C], null for none

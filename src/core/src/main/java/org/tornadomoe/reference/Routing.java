@@ -3,8 +3,8 @@ package org.tornadomoe.reference;
 import org.tornadomoe.kernel.ChosenExperts;
 
 /**
- * Which experts each token goes to. A pair p is token p / K, slot p % K; a token's slots are ordered by descending score, the
- * shared experts last.
+ * Which experts each token goes to. A pair p is token p / K, slot p % K; a token's slots are ordered by descending
+ * score, the shared experts last.
  *
  * @param tokens M
  * @param topK K, and beside the chosen experts the shared ones

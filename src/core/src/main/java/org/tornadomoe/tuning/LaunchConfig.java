@@ -4,14 +4,14 @@ import java.util.LinkedHashMap;
 import java.util.Map;
 
 /**
- * How both GEMMs of a layer are cut into work-groups, under the names of vLLM's tuned files. Which combinations there are is
- * the kernels' to say; a kernel that has no such thing as a parameter has 1 for it.
+ * How both GEMMs of a layer are cut into work-groups, under the names of vLLM's tuned files. Which combinations there
+ * are is the kernels' to say; a kernel that has no such thing as a parameter has 1 for it.
  *
  * @param blockSizeM {@code BLOCK_SIZE_M}: sorted pairs of a work-group, all of one expert; what the alignment pads to
  * @param blockSizeN {@code BLOCK_SIZE_N}: rows of the weights of a work-group
  * @param blockSizeK {@code BLOCK_SIZE_K}: values of a row that a work-group takes in one step
- * @param groupSizeM {@code GROUP_SIZE_M}: blocks of pairs that are run through before the next rows of the weights, so that
- *     these are still in the cache
+ * @param groupSizeM {@code GROUP_SIZE_M}: blocks of pairs that are run through before the next rows of the weights, so
+ *     that these are still in the cache
  * @param numWarps {@code num_warps}: work-items of a work-group, divided by 32
  * @param numStages {@code num_stages}: steps whose values are on their way at once
  */

@@ -26,12 +26,12 @@ import tools.jackson.core.json.JsonFactory;
 import tools.jackson.jr.ob.JSON;
 
 /**
- * A layer's launch configurations by token count, from a tuned file or by a rule. As in vLLM ({@code get_moe_configs}, {@code
- * try_get_optimal_moe_config}): an override wins, then the file in the user's folder, then the one in the library's jar, then
- * the rule; of a file's token counts the nearest is taken. Immutable and thread-safe.
+ * A layer's launch configurations by token count, from a tuned file or by a rule. As in vLLM ({@code get_moe_configs},
+ * {@code try_get_optimal_moe_config}): an override wins, then the file in the user's folder, then the one in the
+ * library's jar, then the rule; of a file's token counts the nearest is taken. Immutable and thread-safe.
  *
- * <p>A file is a JSON object: keys are token counts, values objects with the names of {@link LaunchConfig#toMap}; {@code
- * triton_version} and {@code tornadovm_version} are not looked at.
+ * <p>A file is a JSON object: keys are token counts, values objects with the names of {@link LaunchConfig#toMap};
+ * {@code triton_version} and {@code tornadovm_version} are not looked at.
  */
 public final class LaunchConfigs {
     /** The environment variable that names the user's folder. */
@@ -72,8 +72,8 @@ public final class LaunchConfigs {
      *
      * @param runnable every configuration that the kernels have
      * @param rule for M tokens, where no file is
-     * @throws IllegalArgumentException naming the file, if it isn't what it should be or has a configuration that isn't runnable,
-     *     or if an override isn't
+     * @throws IllegalArgumentException naming the file, if it isn't what it should be or has a configuration that isn't
+     *     runnable, or if an override isn't
      * @throws UncheckedIOException if a file is there and can't be read
      */
     public static LaunchConfigs find(LaunchKey key, Collection<LaunchConfig> runnable, IntFunction<LaunchConfig> rule) {
@@ -123,16 +123,16 @@ public final class LaunchConfigs {
     }
 
     /**
-     * Those by the rule, whatever files there are: the same in every run (vLLM reads no files where batch invariance is asked
-     * for).
+     * Those by the rule, whatever files there are: the same in every run (vLLM reads no files where batch invariance is
+     * asked for).
      */
     public static LaunchConfigs byRule(Collection<LaunchConfig> runnable, IntFunction<LaunchConfig> rule) {
         return new LaunchConfigs(new TreeMap<>(), runnable, rule, null);
     }
 
     /**
-     * Does something during which this thread, and those it forks in a scope, find this one configuration and no other, and run with it
-     * what has found others before.
+     * Does something during which this thread, and those it forks in a scope, find this one configuration and no other,
+     * and run with it what has found others before.
      */
     public static <R, X extends Throwable> R override(
             LaunchConfig config, ScopedValue.CallableOp<? extends R, X> operation) throws X {
@@ -235,8 +235,8 @@ public final class LaunchConfigs {
     }
 
     /**
-     * For M tokens: that of the nearest token count of the file, of two equally near the smaller; without a file by the rule. While
-     * something runs with an override, that.
+     * For M tokens: that of the nearest token count of the file, of two equally near the smaller; without a file by the
+     * rule. While something runs with an override, that.
      *
      * @throws IllegalArgumentException if the override isn't runnable
      */

@@ -13,7 +13,8 @@ import org.tornadomoe.config.GroupShape;
  * @param deviceName as the driver reports it
  * @param dtype {@link org.tornadomoe.config.Int8Scheme#configName}; null if the name has none
  * @param blockShape rows and columns that share a scale; null for none
- * @param backend the compiler, {@code cuda}: the same device wants other configurations with another one. Not in vLLM's names
+ * @param backend the compiler, {@code cuda}: the same device wants other configurations with another one. Not in vLLM's
+ *     names
  * @param kernel the kernels, {@code hopper}: others have other configurations. Not in vLLM's names
  */
 public record LaunchKey(
@@ -44,8 +45,8 @@ public record LaunchKey(
     }
 
     /**
-     * {@code E=8,N=14336,device_name=NVIDIA_H100_80GB_HBM3,dtype=int8_w8a8,backend=cuda,kernel=hopper.json}. A block shape with a zero in it is
-     * left out.
+     * {@code E=8,N=14336,device_name=NVIDIA_H100_80GB_HBM3,dtype=int8_w8a8,backend=cuda,kernel=hopper.json}. A block
+     * shape with a zero in it is left out.
      */
     public String fileName() {
         StringBuilder name = new StringBuilder("E=")

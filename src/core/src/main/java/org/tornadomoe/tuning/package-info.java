@@ -1,7 +1,7 @@
 /**
  * Launch configurations: the tile sizes a GEMM kernel is launched with, by token count. {@link
- * org.tornadomoe.tuning.LaunchKey} names a file, {@link org.tornadomoe.tuning.LaunchConfigs} finds and reads it, as vLLM does
- * with its own.
+ * org.tornadomoe.tuning.LaunchKey} names a file, {@link org.tornadomoe.tuning.LaunchConfigs} finds and reads it, as
+ * vLLM does with its own.
  */
 @NullMarked
 package org.tornadomoe.tuning;

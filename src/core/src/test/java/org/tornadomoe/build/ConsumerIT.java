@@ -17,8 +17,8 @@ import org.tornadomoe.MoeLayer;
 import org.tornadomoe.MoeOptions;
 
 /**
- * A project that depends on the library as it was installed, into a repository of its own: {@code docs/java.md}, as it stands there,
- * files and commands. Maven runs offline, on what this build has resolved.
+ * A project that depends on the library as it was installed, into a repository of its own: {@code docs/java.md}, as it
+ * stands there, files and commands. Maven runs offline, on what this build has resolved.
  */
 class ConsumerIT {
     private static final Path CHECKPOINT =

@@ -24,7 +24,10 @@ import org.junit.jupiter.api.Test;
 import org.tornadomoe.MoeLayer;
 import uk.ac.manchester.tornado.api.TaskGraph;
 
-/** Imports point one way, in the modules above this one by tests there. Each rule is also run on classes under {@code fixture} that break it. */
+/**
+ * Imports point one way, in the modules above this one by tests there. Each rule is also run on classes under {@code
+ * fixture} that break it.
+ */
 public class ImportDirectionTest {
     private static final String LIBRARY = "org.tornadomoe";
     private static final String TORNADO_API = "uk.ac.manchester.tornado.api";
@@ -313,8 +316,8 @@ public class ImportDirectionTest {
     }
 
     /**
-     * The imports of classes in the library's packages that break the rules, of all that were built with this one; and those that are allowed and
-     * that nobody needs.
+     * The imports of classes in the library's packages that break the rules, of all that were built with this one; and
+     * those that are allowed and that nobody needs.
      */
     public static List<String> wrongImports(Class<?> one) {
         JavaClasses classes = classesBeside(one);

@@ -13,7 +13,9 @@ import java.util.concurrent.TimeUnit;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 
-/** The programs of a page of the documentation, each under its file's name, and JVMs that run them as they stand there. */
+/**
+ * The programs of a page of the documentation, each under its file's name, and JVMs that run them as they stand there.
+ */
 final class PagePrograms {
     static final String CHECKPOINT = "src/test/resources/golden/hf/mixtral";
 

@@ -42,7 +42,9 @@ class ModelFamilyTest {
                 .withMessageContaining(message);
     }
 
-    /** The fields of published models that say or seem to say anything of experts, as their config.json files have them. */
+    /**
+     * The fields of published models that say or seem to say anything of experts, as their config.json files have them.
+     */
     @ParameterizedTest
     @CsvSource(
             delimiter = '|',

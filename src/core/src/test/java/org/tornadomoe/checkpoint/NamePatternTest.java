@@ -76,7 +76,10 @@ class NamePatternTest {
         assertThat(NamePattern.compile(pattern).matchesStartOf("{}]-^a")).isEqualTo(matches);
     }
 
-    /** A place between two letters, or two that are none, is no boundary, and neither are the ends beside one that is none. */
+    /**
+     * A place between two letters, or two that are none, is no boundary, and neither are the ends beside one that is
+     * none.
+     */
     @ParameterizedTest
     @CsvSource({
         "a\\Bb, ab, true",

@@ -272,7 +272,9 @@ class PublishedFamiliesTest {
                 Plain.of(TOP_K_THEN_SOFTMAX));
     }
 
-    /** The closer logits are, the more of them share the softmax: weights all 1 would pass a test with logits far apart. */
+    /**
+     * The closer logits are, the more of them share the softmax: weights all 1 would pass a test with logits far apart.
+     */
     @Test
     void phiMoe() {
         String block = "model.layers.1.block_sparse_moe.";

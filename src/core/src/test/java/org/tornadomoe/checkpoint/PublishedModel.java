@@ -16,8 +16,8 @@ import java.util.function.DoubleUnaryOperator;
 import java.util.stream.IntStream;
 
 /**
- * A small model of a published family: random weights, its config.json and tensors exactly as its publisher lays them out, and
- * what its layer computes, in plain loops that share nothing with the library.
+ * A small model of a published family: random weights, its config.json and tensors exactly as its publisher lays them
+ * out, and what its layer computes, in plain loops that share nothing with the library.
  */
 final class PublishedModel {
     static final int E = 6;

@@ -104,7 +104,9 @@ class QuantizedCheckpointTest {
         }
     }
 
-    /** compressed-tensors' pack-quantized: value + 128, four to a word along the columns; zero points along the rows. */
+    /**
+     * compressed-tensors' pack-quantized: value + 128, four to a word along the columns; zero points along the rows.
+     */
     private void packQuantized(String module, Meant m, boolean zeros) {
         int rows = m.values.length;
         int cols = m.values[0].length;
@@ -129,7 +131,9 @@ class QuantizedCheckpointTest {
         }
     }
 
-    /** GPTQ: transposed, value + 128, four to a word along the input; zero points along the output, less {@code less}. */
+    /**
+     * GPTQ: transposed, value + 128, four to a word along the input; zero points along the output, less {@code less}.
+     */
     private void gptq(String module, Meant m, int less, boolean shuffled) {
         int rows = m.values.length;
         int cols = m.values[0].length;
@@ -322,7 +326,10 @@ class QuantizedCheckpointTest {
         assertKept(group == -1 ? Int8Scheme.W8A16_CHANNEL : Int8Scheme.W8A16_GROUP);
     }
 
-    /** Some writers of the second version call their files the first: symmetric is symmetric, and other zero points are refused. */
+    /**
+     * Some writers of the second version call their files the first: symmetric is symmetric, and other zero points are
+     * refused.
+     */
     @ParameterizedTest
     @CsvSource({"gptq, 0", "gptq, 1", "gptq_v2, 0", "gptq_v2, 1"})
     void symmetricWordsOfEitherVersion(String format, int less) throws IOException {

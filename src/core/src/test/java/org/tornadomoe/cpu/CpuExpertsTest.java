@@ -39,7 +39,9 @@ import org.tornadomoe.reference.Router;
 import org.tornadomoe.reference.Routing;
 import org.tornadomoe.reference.Stages;
 
-/** The CPU's layer against the definition, at sizes that are no multiple of a vector, in both forms of its inner loops. */
+/**
+ * The CPU's layer against the definition, at sizes that are no multiple of a vector, in both forms of its inner loops.
+ */
 class CpuExpertsTest {
     private static final int TOKENS = 23;
 
@@ -257,8 +259,8 @@ class CpuExpertsTest {
     }
 
     /**
-     * After warming up, all threads of the JVM together: what a call itself makes, a segment or two, is far below what one boxed vector a loop
-     * would be. Of some rounds the least, since other threads may be about.
+     * After warming up, all threads of the JVM together: what a call itself makes, a segment or two, is far below what
+     * one boxed vector a loop would be. Of some rounds the least, since other threads may be about.
      */
     @ParameterizedTest
     @ValueSource(ints = {1, 2})

@@ -60,7 +60,10 @@ class HostRouterTest {
         }
     }
 
-    /** Zero experts and shared ones with a gate; a bias on the logits; rows of the weight that fill no, one and two blocks of 16. */
+    /**
+     * Zero experts and shared ones with a gate; a bias on the logits; rows of the weight that fill no, one and two
+     * blocks of 16.
+     */
     @ParameterizedTest
     @ValueSource(ints = {3, 13, 14, 29, 30})
     void tokensAreRoutedAsByTheDefinition(int experts) {

@@ -56,7 +56,10 @@ class RoutingSimulatorTest {
         }
     }
 
-    /** Of ten experts, shares by the distribution function: the sigmoid of a normal deviate lies in [0.4, 0.6) with p 0.3148. */
+    /**
+     * Of ten experts, shares by the distribution function: the sigmoid of a normal deviate lies in [0.4, 0.6) with p
+     * 0.3148.
+     */
     @Test
     void uniformIsFlatAndNormalIsHighInTheMiddle() {
         for (RoutingSimulator strategy : RoutingSimulator.values()) {

@@ -27,7 +27,8 @@ import org.tornadomoe.tornado.device.Device;
 import org.tornadomoe.tornado.device.TornadoHome;
 
 /**
- * Layers over the SDK's devices ({@code -Dtornadomoe.test.device=ptx}: over those alone): all of a backend where it has several, and every one twice.
+ * Layers over the SDK's devices ({@code -Dtornadomoe.test.device=ptx}: over those alone): all of a backend where it has
+ * several, and every one twice.
  */
 @Tag("device")
 class DeviceShardingTest {

@@ -348,7 +348,9 @@ class LoadBalancingTest {
         }
     }
 
-    /** Six experts on three devices, two copies more than fit without; the first two experts are what everybody wants. */
+    /**
+     * Six experts on three devices, two copies more than fit without; the first two experts are what everybody wants.
+     */
     private static final class Popular implements AutoCloseable {
         final RandomLayer weights = RandomLayer.of(6, 2, 64, 48, 8, 2)
                 .routedBy(RouterConfig.of(ScoringFunction.SOFTMAX, true).handedIn());

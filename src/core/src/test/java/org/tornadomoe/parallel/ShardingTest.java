@@ -44,7 +44,10 @@ import org.tornadomoe.quant.RankWeights;
 import org.tornadomoe.reference.Numerics;
 import org.tornadomoe.reference.Reference;
 
-/** A layer over several devices, which here are the cores, the interpreter and the definition, some of them more than once. */
+/**
+ * A layer over several devices, which here are the cores, the interpreter and the definition, some of them more than
+ * once.
+ */
 @Timeout(120)
 class ShardingTest {
     private static final int TOKENS = 13;

@@ -13,7 +13,10 @@ import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.EnumSource;
 import org.tornadomoe.config.ScalarType;
 
-/** Against a definition of their own: sign, exponent and fraction as the formats say, in double, and the nearest by distance. */
+/**
+ * Against a definition of their own: sign, exponent and fraction as the formats say, in double, and the nearest by
+ * distance.
+ */
 class HiddenStatesTest {
     private static double value(ScalarType type, int bits) {
         int fractionBits = type == ScalarType.F16 ? 10 : 7;

@@ -109,8 +109,8 @@ class RankWeightsTest {
     }
 
     /**
-     * Where activations stay float or have a scale a block, parts are exact. Where a scale is of all columns each part finds that of its own, so that
-     * the sum is near.
+     * Where activations stay float or have a scale a block, parts are exact. Where a scale is of all columns each part
+     * finds that of its own, so that the sum is near.
      */
     @ParameterizedTest
     @CsvSource({

@@ -20,7 +20,9 @@ import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.Int8Quantizer;
 import org.tornadomoe.quant.Progress;
 
-/** The reference against what Hugging Face's modules and vLLM's kernel gave (golden/README.md has the bounds' origin). */
+/**
+ * The reference against what Hugging Face's modules and vLLM's kernel gave (golden/README.md has the bounds' origin).
+ */
 class GoldenTest {
     private static final Path GOLDEN = Path.of("src/test/resources/golden");
 
@@ -112,7 +114,10 @@ class GoldenTest {
         return given == null ? null : new QuantizedTokens(given.values(), given.scales());
     }
 
-    /** Equal, but for the few values that lie within an ulp or two of a rounding boundary, where a GPU's division decides. */
+    /**
+     * Equal, but for the few values that lie within an ulp or two of a rounding boundary, where a GPU's division
+     * decides.
+     */
     private static void assertQuantized(
             CaseFile c, float[] x, @Nullable QuantizedTokens actual, @Nullable QuantizedTokens expected) {
         if (actual == null || expected == null) {

@@ -103,7 +103,10 @@ class PartsTest {
         }
     }
 
-    /** With activations in int8 each rank's second scale is of its own columns, so that the sum is near, but not the same. */
+    /**
+     * With activations in int8 each rank's second scale is of its own columns, so that the sum is near, but not the
+     * same.
+     */
     @ParameterizedTest
     @CsvSource({"W8A16_CHANNEL, 2, 1e-14", "W8A16_CHANNEL, 7, 1e-14", "W8A8_CHANNEL, 2, 2e-2"})
     void intermediateSizeOverRanks(Int8Scheme scheme, int ranks, double tolerance) {

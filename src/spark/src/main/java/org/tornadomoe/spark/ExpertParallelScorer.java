@@ -22,9 +22,9 @@ import org.apache.spark.sql.types.StructType;
 import org.tornadomoe.config.ExpertPlacementStrategy;
 
 /**
- * The scorer's column for a layer that no executor can hold: its experts are partitioned among owners. Rows are routed where
- * they are; each crosses once to every owner of some of its experts, a partition each; there these compute; and their
- * sums, in float, cross back to the row, where they are added in the order of owners.
+ * The scorer's column for a layer that no executor can hold: its experts are partitioned among owners. Rows are routed
+ * where they are; each crosses once to every owner of some of its experts, a partition each; there these compute; and
+ * their sums, in float, cross back to the row, where they are added in the order of owners.
  *
  * {@snippet :
  * Dataset<Row> scored = MoeScorer.of("/models/DeepSeek-V3", 3, "hidden", "output")
