@@ -49,12 +49,20 @@ class SourceFormatTest {
     private static List<Path> sources() throws IOException {
         List<Path> files = new ArrayList<>();
         for (Path root : List.of(Path.of("src"), Path.of("bench"))) {
-            if (Files.isDirectory(root)) {
-                try (Stream<Path> walk = Files.walk(root)) {
-                    walk.filter(file -> file.toString().endsWith(".java")).forEach(files::add);
-                }
+            try (Stream<Path> walk = Files.walk(root)) {
+                walk.filter(file -> file.toString().endsWith(".java") && !isBuilt(file))
+                        .forEach(files::add);
             }
         }
         return files;
+    }
+
+    private static boolean isBuilt(Path file) {
+        for (Path name : file) {
+            if (name.toString().equals("target")) {
+                return true;
+            }
+        }
+        return false;
     }
 }
