@@ -1,4 +1,6 @@
-/** TornadoVM's API by an interpreter, in place of TornadoVM's own module of this name and of {@code tornado.runtime}. */
+/**
+ * TornadoVM's API by an interpreter, in place of TornadoVM's own module of this name and of {@code tornado.runtime}.
+ */
 module tornado.api {
     exports uk.ac.manchester.tornado.api;
     exports uk.ac.manchester.tornado.api.annotations;

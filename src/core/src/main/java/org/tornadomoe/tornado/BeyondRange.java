@@ -10,10 +10,10 @@ import org.tornadomoe.tornado.device.Device;
 import org.tornadomoe.tornado.graph.LayerArrays;
 
 /**
- * Tokens with a hidden value beyond {@link #LARGEST} (through OpenCL {@link #LARGEST_BY_OPENCL}), or none that is a number. Sums in float may leave
- * float's range with them, and compilers that take fast mathematics for granted make any number of what is none: so
- * the host looks for such tokens, and makes their output NaN. On Hopper, whose kernels are compiled without, it is the
- * quantiser that does.
+ * Tokens with a hidden value beyond {@link #LARGEST} (through OpenCL {@link #LARGEST_BY_OPENCL}), or none that is a
+ * number. Sums in float may leave float's range with them, and compilers that take fast mathematics for granted make
+ * any number of what is none: so the host looks for such tokens, and makes their output NaN. On Hopper, whose kernels
+ * are compiled without, it is the quantiser that does.
  */
 record BeyondRange(ScalarType type, int h, int[] tokens) {
     /** Of hidden values, the greatest magnitude. */

@@ -25,10 +25,10 @@ import org.tornadomoe.tornado.graph.LayerArrays;
 import org.tornadomoe.tornado.kernels.KernelSource;
 
 /**
- * Parts of a layer on several of CUDA's GPUs as one kernel. All is put on the parts' streams by the calling thread, and the GPUs wait for one another: the
- * first is given the hidden states and hands them on, each of the others puts its part of the output beside the first's, and the first adds them, in
- * their order, and gives the sum back. So what goes over the host's bus is what one GPU alone would take. Takes room for the others' outputs
- * on the first.
+ * Parts of a layer on several of CUDA's GPUs as one kernel. All is put on the parts' streams by the calling thread, and
+ * the GPUs wait for one another: the first is given the hidden states and hands them on, each of the others puts its
+ * part of the output beside the first's, and the first adds them, in their order, and gives the sum back. So what goes
+ * over the host's bus is what one GPU alone would take. Takes room for the others' outputs on the first.
  */
 final class JoinedMoeKernel implements MoeKernel {
     private static final int GROUP = 256;
@@ -37,7 +37,9 @@ final class JoinedMoeKernel implements MoeKernel {
     private final CudaDriver driver;
     private final Arena arena = Arena.ofShared();
 
-    /** In the first part's context: that the hidden states are there, where the others' outputs go, and what adds them. */
+    /**
+     * In the first part's context: that the hidden states are there, where the others' outputs go, and what adds them.
+     */
     private final long context;
 
     private final long stream;
@@ -212,8 +214,8 @@ final class JoinedMoeKernel implements MoeKernel {
     }
 
     /**
-     * Whatever happened: nothing may be under way when the arrays are used again. The first device waits for the others,
-     * whose failure may be its own, and so comes last.
+     * Whatever happened: nothing may be under way when the arrays are used again. The first device waits for the
+     * others, whose failure may be its own, and so comes last.
      */
     private void awaitAll(List<CudaRun.Again> runs) {
         Cleanup.each(IntStream.range(0, runs.size()).boxed().toList().reversed(), rank -> {

@@ -19,8 +19,9 @@ import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
 import uk.ac.manchester.tornado.api.types.arrays.LongArray;
 
 /**
- * Layers of {@link MoeTasks} one after the other in a plan, as in a model, to measure what one of them takes there: all read the same hidden
- * states. On CUDA the plan is recorded as a CUDA graph, so an instance is for one token count. Not thread-safe.
+ * Layers of {@link MoeTasks} one after the other in a plan, as in a model, to measure what one of them takes there: all
+ * read the same hidden states. On CUDA the plan is recorded as a CUDA graph, so an instance is for one token count. Not
+ * thread-safe.
  */
 public final class LayersInOnePlan implements AutoCloseable {
     private final MoeTasks moe;
@@ -86,7 +87,10 @@ public final class LayersInOnePlan implements AutoCloseable {
         }
     }
 
-    /** Nanoseconds that the device took in the last {@link #run}, without what the host did before and after; none where nobody measures it. */
+    /**
+     * Nanoseconds that the device took in the last {@link #run}, without what the host did before and after; none where
+     * nobody measures it.
+     */
     public OptionalLong nanosOnDevice() {
         if (clock.isEmpty() || last == null) {
             return OptionalLong.empty();

@@ -35,8 +35,9 @@ import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
 
 /**
- * MoE layers as tasks of a caller's own task graph: hidden states are read where a task before has left them on the device, and the
- * output stays there for the next. A layer's weights go to the device once; what is between its kernels, all layers share.
+ * MoE layers as tasks of a caller's own task graph: hidden states are read where a task before has left them on the
+ * device, and the output stays there for the next. A layer's weights go to the device once; what is between its
+ * kernels, all layers share.
  *
  * <pre>{@code
  * TaskGraph graph = new TaskGraph("model").transferToDevice(DataTransferMode.EVERY_EXECUTION, hidden);
@@ -55,21 +56,23 @@ import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
  * }
  * }</pre>
  *
- * <p>The plan is executed and closed here and not by its own methods, so that it and other layers on the device don't get in each other's way:
- * TornadoVM may take the whole device for reset when a plan is closed.
+ * <p>The plan is executed and closed here and not by its own methods, so that it and other layers on the device don't
+ * get in each other's way: TornadoVM may take the whole device for reset when a plan is closed.
  *
- * <p>With the plan TornadoVM (5.2.0) frees the arrays that are in one of the graph's transfers, and no others. The layers' own are; an array of
- * the caller's that only tasks write and read needs {@code transferToHost(DataTransferMode.UNDER_DEMAND, array)}, which copies nothing.
+ * <p>With the plan TornadoVM (5.2.0) frees the arrays that are in one of the graph's transfers, and no others. The
+ * layers' own are; an array of the caller's that only tasks write and read needs
+ * {@code transferToHost(DataTransferMode.UNDER_DEMAND, array)}, which copies nothing.
  *
- * <p>With {@link TornadoExecutionPlan#withCUDAGraph} TornadoVM records the grids of its first execution; a plan then serves the token
- * count that was set at that time, and no other.
+ * <p>With {@link TornadoExecutionPlan#withCUDAGraph} TornadoVM records the grids of its first execution; a plan then
+ * serves the token count that was set at that time, and no other.
  *
  * <p>A graph of TornadoVM's has 8 KB for its tasks and what they are given, however TornadoVM is started: 32 layers of
  * {@link TornadoHopperExperts},
  * which are a task each, go into it, of the others 6 to 11.
  *
- * <p>The layers' kernels are those of {@link TornadoHopperExperts}, {@link TornadoDp4aExperts}, {@link TornadoPanelExperts} or {@link
- * TornadoPortableExperts}: the first that the device and the configuration allow. Not thread-safe.
+ * <p>The layers' kernels are those of {@link TornadoHopperExperts}, {@link TornadoDp4aExperts},
+ * {@link TornadoPanelExperts} or {@link TornadoPortableExperts}: the first that the device and the configuration allow.
+ * Not thread-safe.
  */
 public final class MoeTasks implements AutoCloseable {
     private final TaskGraph graph;
@@ -93,7 +96,8 @@ public final class MoeTasks implements AutoCloseable {
      * @param graph that they are appended to
      * @param grids where their tasks' grids are registered; the plan needs it
      * @param config of every layer, with the most tokens of an execution
-     * @throws IllegalArgumentException if there is no such device, or the configuration wants adapters, or experts chosen on the host
+     * @throws IllegalArgumentException if there is no such device, or the configuration wants adapters, or experts
+     *     chosen on the host
      */
     public MoeTasks(TaskGraph graph, GridScheduler grids, FusedMoeConfig config) {
         this.graph = graph;
@@ -145,8 +149,8 @@ public final class MoeTasks implements AutoCloseable {
      * @param experts the layer's weights, which are copied
      * @param hidden [M, H], on the device when the tasks run
      * @param output [M, H], written there; another array than {@code hidden}
-     * @throws IllegalArgumentException if an array has fewer than {@code maxNumTokens · H} elements or is both, or no class of kernels does
-     *     the layer
+     * @throws IllegalArgumentException if an array has fewer than {@code maxNumTokens · H} elements or is both, or no
+     *     class of kernels does the layer
      * @throws InsufficientMemoryException if the device hasn't so much left for layers
      * @throws UnsupportedOperationException if TornadoVM's graph can't take so many tasks; it is of no use then
      */
@@ -160,7 +164,8 @@ public final class MoeTasks implements AutoCloseable {
      * Appends the tasks of a layer with the weights of one that is there already.
      *
      * @param like its number, in the order in which layers were appended; of the same {@code experts}
-     * @throws IllegalArgumentException if there is no such layer; otherwise as {@link #append(String, Int8Experts, FloatArray, FloatArray)}
+     * @throws IllegalArgumentException if there is no such layer; otherwise as
+     *     {@link #append(String, Int8Experts, FloatArray, FloatArray)}
      */
     public void appendAgain(String name, int like, Int8Experts experts, FloatArray hidden, FloatArray output) {
         if (like < 0 || like >= layers.size()) {
@@ -251,8 +256,8 @@ public final class MoeTasks implements AutoCloseable {
     }
 
     /**
-     * Tells the plan of the graph its device, and the grids of all its tasks, the caller's own included. From here on it is {@link #close}'s to
-     * close.
+     * Tells the plan of the graph its device, and the grids of all its tasks, the caller's own included. From here on
+     * it is {@link #close}'s to close.
      */
     public void launchOn(TornadoExecutionPlan plan) {
         plans.add(plan);
@@ -281,8 +286,9 @@ public final class MoeTasks implements AutoCloseable {
     }
 
     /**
-     * Executes a plan while no layer on a device is closed, which is waited for if one is. Throws what the plan's own method throws; a {@link
-     * TornadoInternalError} that a graph can't be resized says that it has too many arrays and tasks for TornadoVM.
+     * Executes a plan while no layer on a device is closed, which is waited for if one is. Throws what the plan's own
+     * method throws; a {@link TornadoInternalError} that a graph can't be resized says that it has too many arrays and
+     * tasks for TornadoVM.
      */
     public TornadoExecutionResult execute(TornadoExecutionPlan plan) {
         Device.lockRunning();
@@ -306,7 +312,8 @@ public final class MoeTasks implements AutoCloseable {
     }
 
     /**
-     * Closes the plans, so that what was on the device is free, and gives the host's memory back; other layers on the device run on.
+     * Closes the plans, so that what was on the device is free, and gives the host's memory back; other layers on the
+     * device run on.
      *
      * @throws MoeExecutionException if TornadoVM fails at it
      */

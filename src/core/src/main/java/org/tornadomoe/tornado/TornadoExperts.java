@@ -32,8 +32,8 @@ import org.tornadomoe.tuning.LaunchKey;
 import org.tornadomoe.tuning.LaunchSpace;
 
 /**
- * The layer as a TornadoVM task graph on the configuration's device, with the int8 GEMMs in one of several forms: on tensor cores,
- * with the {@code dp4a} instruction where the device has it, and in plain arithmetic everywhere.
+ * The layer as a TornadoVM task graph on the configuration's device, with the int8 GEMMs in one of several forms: on
+ * tensor cores, with the {@code dp4a} instruction where the device has it, and in plain arithmetic everywhere.
  */
 public abstract class TornadoExperts implements GeneralExperts {
     private final ExpertGemm gemm;
@@ -172,7 +172,10 @@ public abstract class TornadoExperts implements GeneralExperts {
         return requireDevice(config).memory();
     }
 
-    /** None where batches are to be invariant, as in vLLM. Files that choose are named after the device, TornadoVM's backend and what the GEMMs are computed with. */
+    /**
+     * None where batches are to be invariant, as in vLLM. Files that choose are named after the device, TornadoVM's
+     * backend and what the GEMMs are computed with.
+     */
     @Override
     public @Nullable LaunchSpace launches(
             FusedMoeConfig config, @Nullable QuantKey weightKey, @Nullable QuantKey activationKey) {

@@ -48,8 +48,8 @@ import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
  * One layer on one device: one task graph, one execution plan. The weights go to the device once; in a call the token
  * count and the hidden states go there, the output comes back, and nothing in between visits the host.
  *
- * <p>An execution plan serves one thread, and plans can't share device buffers, so callers take turns, in the order in which
- * they came.
+ * <p>An execution plan serves one thread, and plans can't share device buffers, so callers take turns, in the order in
+ * which they came.
  */
 final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profiled {
     private static final Pattern TASK_TIME =
@@ -303,7 +303,9 @@ final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profile
                 : null;
     }
 
-    /** One of a {@link JoinedMoeKernel}: takes what a call brings, but for the hidden states; the caller has its turn. */
+    /**
+     * One of a {@link JoinedMoeKernel}: takes what a call brings, but for the hidden states; the caller has its turn.
+     */
     CudaRun.Again begin(int tokens, @Nullable ChosenExperts chosen, boolean answersChoice) {
         if (!arrays.shape.routes) {
             take(Objects.requireNonNull(chosen, "chosen"), tokens);

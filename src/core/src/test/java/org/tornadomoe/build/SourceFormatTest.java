@@ -46,6 +46,21 @@ class SourceFormatTest {
         }
     }
 
+    /** Comments, too, which the formatter leaves alone. */
+    @Test
+    void linesEndAt120Columns() throws IOException {
+        List<String> longer = new ArrayList<>();
+        for (Path file : sources()) {
+            List<String> lines = Files.readAllLines(file);
+            for (int i = 0; i < lines.size(); i++) {
+                if (lines.get(i).length() > 120) {
+                    longer.add(file + ":" + (i + 1));
+                }
+            }
+        }
+        assertThat(longer).isEmpty();
+    }
+
     private static List<Path> sources() throws IOException {
         List<Path> files = new ArrayList<>();
         for (Path root : List.of(Path.of("src"), Path.of("bench"))) {

@@ -25,10 +25,11 @@ import org.junit.jupiter.api.Test;
 import uk.ac.manchester.tornado.api.runtime.TornadoRuntimeProvider;
 
 /**
- * What the interpreter declares of TornadoVM's API is declared there too, with the same descriptor, so that classes compiled
- * against the one run on the other; but for what only later versions have. With {@code TORNADOVM_HOME} it is compared
- * with the SDK's jars, of 5.2.0; elsewhere with the list of an earlier comparison, which {@code -Dtornadomoe.record}
- * rewrites. In an SDK of another version, or its jars in {@code -Dtornadomoe.api}, what the library uses is looked for.
+ * What the interpreter declares of TornadoVM's API is declared there too, with the same descriptor, so that classes
+ * compiled against the one run on the other; but for what only later versions have. With {@code TORNADOVM_HOME} it is
+ * compared with the SDK's jars, of 5.2.0; elsewhere with the list of an earlier comparison, which
+ * {@code -Dtornadomoe.record} rewrites. In an SDK of another version, or its jars in {@code -Dtornadomoe.api}, what the
+ * library uses is looked for.
  */
 class TornadoApiSignatureTest {
     private static final Path RECORD = ApiSignatures.OLDER;

@@ -364,8 +364,8 @@ class CudaKernelsTest {
     // ---- whether the sanitizer would say so
 
     /**
-     * With {@code -Dtornadomoe.test.planted=NAME} a kernel of planted.cu, whose fault a tool is to find; the JVM is of no more
-     * use then.
+     * With {@code -Dtornadomoe.test.planted=NAME} a kernel of planted.cu, whose fault a tool is to find; the JVM is of
+     * no more use then.
      */
     @Tag("device")
     @Test

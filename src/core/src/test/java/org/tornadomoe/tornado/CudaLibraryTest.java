@@ -66,7 +66,10 @@ class CudaLibraryTest {
         assertThat(driver.calls()).contains("10: launch route").endsWith("10: await 100");
     }
 
-    /** TornadoVM's tasks in Java go to the stream of the thread that executes the plan, and only a stream keeps an order. */
+    /**
+     * TornadoVM's tasks in Java go to the stream of the thread that executes the plan, and only a stream keeps an
+     * order.
+     */
     @Test
     void kernelsGoToTheStreamOfTheThreadThatCalls() {
         RecordedPart part = part(0, 10, 100).called(3);
@@ -80,7 +83,9 @@ class CudaLibraryTest {
         assertThat(driver.calls()).endsWith("10: await 101");
     }
 
-    /** TornadoVM zeroes new buffers there, and its own streams don't wait for it: a kernel's values could be gone again. */
+    /**
+     * TornadoVM zeroes new buffers there, and its own streams don't wait for it: a kernel's values could be gone again.
+     */
     @Test
     void thePlansFirstExecutionWaitsForTheDefaultStream() {
         RecordedPart part = part(0, 10, 100);

@@ -50,7 +50,10 @@ import uk.ac.manchester.tornado.api.common.TornadoFunctions;
 import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
 import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 
-/** The layer on every device that TornadoVM's SDK has here ({@code -Dtornadomoe.test.device=ptx}: on those alone); skipped, and counted as skipped, where there is none. */
+/**
+ * The layer on every device that TornadoVM's SDK has here ({@code -Dtornadomoe.test.device=ptx}: on those alone);
+ * skipped, and counted as skipped, where there is none.
+ */
 @Tag("device")
 class DeviceLayerTest {
     private static final Path GOLDEN = Path.of("src/test/resources/golden/hf");
@@ -113,7 +116,10 @@ class DeviceLayerTest {
         }
     }
 
-    /** From few pairs an expert to more than a tile of a matrix product takes, whole and half tiles, at sizes that are no tile's. */
+    /**
+     * From few pairs an expert to more than a tile of a matrix product takes, whole and half tiles, at sizes that are
+     * no tile's.
+     */
     @ParameterizedTest
     @MethodSource("kernelClasses")
     void everyBlockSize(String device, TornadoExperts experts, Int8Scheme scheme) {

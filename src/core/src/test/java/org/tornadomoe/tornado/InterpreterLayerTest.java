@@ -27,8 +27,8 @@ import org.tornadomoe.reference.Reference;
 import org.tornadomoe.tornado.device.TornadoHome;
 
 /**
- * The layer and its stages on the interpreter, at sizes that are no multiple of any tile. The interpreter looks for races,
- * and what no kernel wrote comes back as poison.
+ * The layer and its stages on the interpreter, at sizes that are no multiple of any tile. The interpreter looks for
+ * races, and what no kernel wrote comes back as poison.
  */
 @ExtendWith(LooksForRaces.class)
 class InterpreterLayerTest {
@@ -73,7 +73,9 @@ class InterpreterLayerTest {
         LayerChecks.stagesMatchReference(experts(false), Int8Scheme.W8A16_CHANNEL, RandomLayer.of(e, k, h, i, m, 3), m);
     }
 
-    /** One scale an expert; blocks that end with rows and columns, that don't, and one larger than all; groups likewise. */
+    /**
+     * One scale an expert; blocks that end with rows and columns, that don't, and one larger than all; groups likewise.
+     */
     private static Stream<Int8Quantization> quantizations() {
         Int8Quantization block = Int8Quantization.of(Int8Scheme.W8A8_BLOCK);
         Int8Quantization group = Int8Quantization.of(Int8Scheme.W8A16_GROUP);
@@ -295,7 +297,10 @@ class InterpreterLayerTest {
         }
     }
 
-    /** By the device's own count, after a call: what is told beforehand, of which the weights are at most 1.05 times their int8 values. */
+    /**
+     * By the device's own count, after a call: what is told beforehand, of which the weights are at most 1.05 times
+     * their int8 values.
+     */
     @Test
     void theDeviceHoldsNoMoreThanIsTold() {
         RandomLayer layer = RandomLayer.of(6, 2, 256, 192, 4, 46);

@@ -184,8 +184,8 @@ class JoinedMoeKernelTest {
     }
 
     /**
-     * Wherever a call fails: the failure is told with the device's name, every stream that has something on it is waited
-     * for, and the next call is whole.
+     * Wherever a call fails: the failure is told with the device's name, every stream that has something on it is
+     * waited for, and the next call is whole.
      */
     @Test
     void aCallThatFailsAnywhereIsWaitedFor() {

@@ -85,7 +85,9 @@ public final class LayerChecks {
         close("output", actual.output(), given.output(), 1e-5);
     }
 
-    /** The same weights with scales of activations known beforehand, such that some are clamped, and w13's rows' own. */
+    /**
+     * The same weights with scales of activations known beforehand, such that some are clamped, and w13's rows' own.
+     */
     static void staticScalesMatchReference(TornadoExperts experts, RandomLayer layer, int tokens) {
         Arena arena = Arena.ofShared();
         try (Int8Experts dynamic = Int8Quantizer.quantize(layer, Int8Scheme.W8A8_TENSOR, Progress.NONE)) {
@@ -110,7 +112,10 @@ public final class LayerChecks {
         }
     }
 
-    /** The whole layer gives the reference's output for several token counts, one after the other, and the same bits again. */
+    /**
+     * The whole layer gives the reference's output for several token counts, one after the other, and the same bits
+     * again.
+     */
     static void forwardMatchesReference(
             TornadoExperts experts, Int8Scheme scheme, RandomLayer layer, int... tokenCounts) {
         forwardMatchesReference(experts, Int8Quantization.of(scheme), layer, tokenCounts);
@@ -141,8 +146,8 @@ public final class LayerChecks {
     }
 
     /**
-     * The batched format gives what the standard one gives, and what its own definition does: with tokens at random, and with
-     * all of them going to the same experts, which leaves the others without any.
+     * The batched format gives what the standard one gives, and what its own definition does: with tokens at random,
+     * and with all of them going to the same experts, which leaves the others without any.
      */
     static void batchedMatchesStandard(
             TornadoExperts batched,
@@ -186,7 +191,10 @@ public final class LayerChecks {
         }
     }
 
-    /** Experts dealt out over as many arrays as there may be give the bits that they give in one, and the reference's stages. */
+    /**
+     * Experts dealt out over as many arrays as there may be give the bits that they give in one, and the reference's
+     * stages.
+     */
     static void dealtOutExpertsGiveTheSameBits(
             TornadoExperts experts, Int8Quantization quantization, RandomLayer layer, int... tokenCounts) {
         FusedMoeConfig config = layer.config();
@@ -212,8 +220,8 @@ public final class LayerChecks {
     }
 
     /**
-     * TornadoVM counts no more memory than is told beforehand, and the weights in it; on CUDA and PTX it doesn't count what it takes from a
-     * layer that was closed before.
+     * TornadoVM counts no more memory than is told beforehand, and the weights in it; on CUDA and PTX it doesn't count
+     * what it takes from a layer that was closed before.
      */
     static void memoryIsWhatIsTold(TornadoExperts experts, Int8Scheme scheme, RandomLayer layer) {
         FusedMoeConfig config = layer.config();
@@ -247,7 +255,10 @@ public final class LayerChecks {
         }
     }
 
-    /** A layer that has run goes on after a model on the same device is through and closed, and so does a model after a layer. */
+    /**
+     * A layer that has run goes on after a model on the same device is through and closed, and so does a model after a
+     * layer.
+     */
     static void layersOutliveAModelsPlan(String device) {
         RandomLayer layer = RandomLayer.of(5, 2, 26, 14, 9, 3).on(device);
         float[] hidden = layer.hidden(9, 1);
@@ -268,7 +279,10 @@ public final class LayerChecks {
         }
     }
 
-    /** Does something while arrays hold one expert each, or as many as it takes for {@link ExpertParts#MOST} to hold all. */
+    /**
+     * Does something while arrays hold one expert each, or as many as it takes for {@link ExpertParts#MOST} to hold
+     * all.
+     */
     static void dealOut(Runnable what) {
         System.setProperty(ExpertParts.BYTES_PROPERTY, "1");
         try {
@@ -323,8 +337,8 @@ public final class LayerChecks {
     }
 
     /**
-     * The outputs of the parts of a layer, one a rank, add up to the layer's, unless each part finds one scale of its own activations; and a
-     * part alone is what the reference says.
+     * The outputs of the parts of a layer, one a rank, add up to the layer's, unless each part finds one scale of its
+     * own activations; and a part alone is what the reference says.
      */
     static void partsAddUp(TornadoExperts experts, Int8Scheme scheme, RandomLayer layer, int ranks, int tokens) {
         FusedMoeConfig config = layer.config();
@@ -360,8 +374,8 @@ public final class LayerChecks {
     }
 
     /**
-     * Adapters of several ranks in one batch give what the definition gives; tokens without one, and those with an adapter of zeros, the
-     * bits of a layer without adapters.
+     * Adapters of several ranks in one batch give what the definition gives; tokens without one, and those with an
+     * adapter of zeros, the bits of a layer without adapters.
      */
     static void adaptersMatchReference(TornadoExperts experts, Int8Scheme scheme, RandomLayer layer, int tokens) {
         FusedMoeConfig config = layer.config().toBuilder().lora(3, 5).build();
@@ -560,7 +574,10 @@ public final class LayerChecks {
         return scales;
     }
 
-    /** Of a whole layer against the definition. The second quantisation amplifies last-bit differences of what it is given. */
+    /**
+     * Of a whole layer against the definition. The second quantisation amplifies last-bit differences of what it is
+     * given.
+     */
     private static double tolerance(Int8Experts experts) {
         if (!experts.scheme().quantizesActivations()) {
             return 1e-5;
@@ -573,7 +590,10 @@ public final class LayerChecks {
         return truncated ? 1 / 127.0 : 2e-3;
     }
 
-    /** With a scale a row, where devices multiply by an approximate reciprocal, a value on a boundary may go the other way. */
+    /**
+     * With a scale a row, where devices multiply by an approximate reciprocal, a value on a boundary may go the other
+     * way.
+     */
     private static void sameIntegers(String what, Int8Scheme scheme, byte[] actual, byte[] expected) {
         if (scheme != Int8Scheme.W8A8_CHANNEL) {
             assertThat(actual).as(what).isEqualTo(expected);

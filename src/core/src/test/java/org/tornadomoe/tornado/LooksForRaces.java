@@ -5,7 +5,10 @@ import org.junit.jupiter.api.extension.BeforeAllCallback;
 import org.junit.jupiter.api.extension.ExtendWith;
 import org.junit.jupiter.api.extension.ExtensionContext;
 
-/** Has the interpreter look for races, and tell what kernels read and write, while a class's tests run; for {@link ExtendWith}. */
+/**
+ * Has the interpreter look for races, and tell what kernels read and write, while a class's tests run; for
+ * {@link ExtendWith}.
+ */
 class LooksForRaces implements BeforeAllCallback, AfterAllCallback {
     private static final String RACES = "tornadomoe.interpreter.races";
 

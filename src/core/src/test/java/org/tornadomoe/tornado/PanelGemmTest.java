@@ -31,7 +31,10 @@ import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 class PanelGemmTest {
     private static final TornadoExperts EXPERTS = new TornadoPanelExperts();
 
-    /** Blocks of one pair, of up to four, of more and full ones; rows and columns that fill panels, slices and chunks, and that don't. */
+    /**
+     * Blocks of one pair, of up to four, of more and full ones; rows and columns that fill panels, slices and chunks,
+     * and that don't.
+     */
     @ParameterizedTest
     @CsvSource({
         // block, rows, cols, pairsPerRow

@@ -15,13 +15,19 @@ import uk.ac.manchester.tornado.api.KernelContext;
 import uk.ac.manchester.tornado.api.TaskGraph;
 import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 
-/** What must hold on any device, the interpreter included, of how it finds its pairs where experts are on several, and counts them. */
+/**
+ * What must hold on any device, the interpreter included, of how it finds its pairs where experts are on several, and
+ * counts them.
+ */
 final class ReplicaChecks {
     private static final int POISON = 0x7fc0_dead;
 
     private ReplicaChecks() {}
 
-    /** Ids at random, some of them no expert's or zero experts'; experts with up to five replicas, some of which are here. */
+    /**
+     * Ids at random, some of them no expert's or zero experts'; experts with up to five replicas, some of which are
+     * here.
+     */
     static void match(Device device, int experts, int topK, int tokens) {
         int pairs = tokens * topK;
         SplittableRandom random = new SplittableRandom(pairs);

@@ -24,7 +24,10 @@ import uk.ac.manchester.tornado.api.math.TornadoMath;
 import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
 import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 
-/** A model of layers {@code x += moe(x / rms(x))}: as one plan, and its layers one by one, in which case everything is on the host between. */
+/**
+ * A model of layers {@code x += moe(x / rms(x))}: as one plan, and its layers one by one, in which case everything is
+ * on the host between.
+ */
 final class SmallModel implements AutoCloseable {
     private static final int GROUP = 64;
 

@@ -14,7 +14,9 @@ import org.jspecify.annotations.Nullable;
 import org.tornadomoe.tornado.graph.Stage;
 import uk.ac.manchester.tornado.api.interpreter.TaskAccesses;
 
-/** Compares what stages say that they read and write with what their kernels did, where the interpreter looks for races. */
+/**
+ * Compares what stages say that they read and write with what their kernels did, where the interpreter looks for races.
+ */
 public final class StageAccesses {
     /** Launches since the last {@link #forget}; null where nobody tells of them. */
     private static @Nullable List<TaskAccesses> launches;
@@ -40,7 +42,10 @@ public final class StageAccesses {
         }
     }
 
-    /** What was launched is as declared: of what was there before, no more was read, and no more and no less was written. */
+    /**
+     * What was launched is as declared: of what was there before, no more was read, and no more and no less was
+     * written.
+     */
     static void match(List<Stage> stages) {
         if (launches == null) {
             return;

@@ -12,9 +12,9 @@ import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
 
 /**
- * A kernel in CUDA C, for instructions that neither TornadoVM's compilers nor its prebuilt tasks have: {@link CudaLibrary} compiles
- * it for exactly the device's architecture, and launches it so that it may start before the one in front of it is through, for
- * which it has to wait itself. On TornadoVM's CUDA backend.
+ * A kernel in CUDA C, for instructions that neither TornadoVM's compilers nor its prebuilt tasks have:
+ * {@link CudaLibrary} compiles it for exactly the device's architecture, and launches it so that it may start before
+ * the one in front of it is through, for which it has to wait itself. On TornadoVM's CUDA backend.
  *
  * <p>The kernel's parameters are the reads, the writes, the updates and the scalars.
  *

@@ -22,8 +22,8 @@ import uk.ac.manchester.tornado.runtime.library.spi.TornadoLibraryProvider;
 import uk.ac.manchester.tornado.runtime.library.spi.TornadoNativeStreamSupport;
 
 /**
- * Runs {@link CudaKernel}s for TornadoVM, which finds this class as a service: on the plan's own stream, between its other tasks, and
- * recorded with them into a CUDA graph.
+ * Runs {@link CudaKernel}s for TornadoVM, which finds this class as a service: on the plan's own stream, between its
+ * other tasks, and recorded with them into a CUDA graph.
  */
 public final class CudaLibrary implements TornadoLibraryProvider {
     private final CudaDriver driver;
@@ -82,7 +82,9 @@ public final class CudaLibrary implements TornadoLibraryProvider {
         private final long context;
         private final int device;
 
-        /** TornadoVM gives each thread that executes a plan a stream of its own: that of the thread of the last call. */
+        /**
+         * TornadoVM gives each thread that executes a plan a stream of its own: that of the thread of the last call.
+         */
         private long stream;
 
         /** Whether it has run a first time, with all it has on the device. */
@@ -101,8 +103,9 @@ public final class CudaLibrary implements TornadoLibraryProvider {
         }
 
         /**
-         * The first execution waits here for TornadoVM's zeros, {@link Quirks#zeroesOnAnotherStream}, behind its allocations and before the
-         * first kernel. While a CUDA graph is recorded nothing may wait, and the run was prepared before, too.
+         * The first execution waits here for TornadoVM's zeros, {@link Quirks#zeroesOnAnotherStream}, behind its
+         * allocations and before the first kernel. While a CUDA graph is recorded nothing may wait, and the run was
+         * prepared before, too.
          */
         void prepare(CudaRun run) {
             driver.setContext(context);
@@ -245,8 +248,8 @@ public final class CudaLibrary implements TornadoLibraryProvider {
             }
 
             /**
-             * Each kernel by itself, its weights and all else out of the cache. The zeros that empty it keep the device busy until the kernel is
-             * on the stream, so that nothing of the host is in the time.
+             * Each kernel by itself, its weights and all else out of the cache. The zeros that empty it keep the device
+             * busy until the kernel is on the stream, so that nothing of the host is in the time.
              */
             void time(Map<String, Long> times) {
                 long bytes = 4L * driver.cacheBytes(device);

@@ -13,8 +13,8 @@ import uk.ac.manchester.tornado.api.common.LibraryTaskDescriptor;
 import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
 
 /**
- * Steps that CUDA takes one after the other, and TornadoVM as one library task: what TornadoVM does for a task on the host takes longer
- * than many a kernel. The task's parameters are the steps' arrays.
+ * Steps that CUDA takes one after the other, and TornadoVM as one library task: what TornadoVM does for a task on the
+ * host takes longer than many a kernel. The task's parameters are the steps' arrays.
  */
 public final class CudaRun {
     /** The name by which TornadoVM finds {@link CudaLibrary}. */
@@ -29,7 +29,9 @@ public final class CudaRun {
     /** Runs it once more without TornadoVM; null where it hasn't run in a plan that is open. */
     private @Nullable Again again;
 
-    /** A run whose arrays are known: on its plan's stream it can be put once more, as a whole or some steps at a time. */
+    /**
+     * A run whose arrays are known: on its plan's stream it can be put once more, as a whole or some steps at a time.
+     */
     public interface Again extends Runnable {
         /** All steps, and waits for what comes back. */
         @Override
@@ -61,7 +63,8 @@ public final class CudaRun {
     }
 
     /**
-     * Adds some steps as a task, named after the first with a prefix; none if there are no steps, which are taken out of the list.
+     * Adds some steps as a task, named after the first with a prefix; none if there are no steps, which are taken out
+     * of the list.
      *
      * @param isKnown whether TornadoVM need not be told that an array is written, since it is on the device already and
      *     nobody else reads it: each array that a task writes is one of the {@value Quirks#GRAPH_NODES} nodes of a
@@ -142,8 +145,8 @@ public final class CudaRun {
     }
 
     /**
-     * Its arrays' buffers stay where they are as long as their plan is open, so after its first run in a plan it needs nothing more of
-     * TornadoVM.
+     * Its arrays' buffers stay where they are as long as their plan is open, so after its first run in a plan it needs
+     * nothing more of TornadoVM.
      */
     public void again(@Nullable Again how) {
         again = how;

@@ -46,8 +46,8 @@ public sealed interface CudaStep permits CudaKernel, CudaStep.Copy, CudaStep.Wai
     }
 
     /**
-     * Puts nothing on the stream: a task before the first kernel of TornadoVM's own, so that {@link CudaLibrary} can wait there, in the
-     * plan's first execution, for what TornadoVM has not.
+     * Puts nothing on the stream: a task before the first kernel of TornadoVM's own, so that {@link CudaLibrary} can
+     * wait there, in the plan's first execution, for what TornadoVM has not.
      *
      * @param array any that is on the device by then
      */

@@ -17,7 +17,8 @@ import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
 
 /**
  * A kernel in the device's own language, for instructions that TornadoVM's compilers have no words for. Its source is a
- * resource beside the Java kernels, once in CUDA C for the CUDA backend and once in PTX, compiled from that, for the PTX one.
+ * resource beside the Java kernels, once in CUDA C for the CUDA backend and once in PTX, compiled from that, for the
+ * PTX one.
  *
  * @param source the resource's name without its ending
  * @param entryPoint the kernel's name in it

@@ -99,8 +99,8 @@ public final class Device {
     }
 
     /**
-     * TornadoVM's name of its backend, {@code PTX}: constants of its enum come and go with versions, and only a name can
-     * be asked for that isn't there.
+     * TornadoVM's name of its backend, {@code PTX}: constants of its enum come and go with versions, and only a name
+     * can be asked for that isn't there.
      */
     public String backend() {
         return backend;

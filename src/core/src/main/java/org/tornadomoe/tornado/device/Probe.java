@@ -59,7 +59,10 @@ final class Probe {
         return problem;
     }
 
-    /** TornadoVM warns on standard output of a kernel that it can't build. Here that is an answer and no cause for alarm. */
+    /**
+     * TornadoVM warns on standard output of a kernel that it can't build. Here that is an answer and no cause for
+     * alarm.
+     */
     private static final class WithoutBailoutWarning extends PrintStream {
         WithoutBailoutWarning(PrintStream out) {
             super(out, true, out.charset());

@@ -135,8 +135,9 @@ public record Quirks(@Nullable String version) {
     }
 
     /**
-     * Whether a plan's first execution can give zeros where several processes share a GPU: one in about a thousand plans
-     * on an H200, with every class; a second execution was never seen to (CUDA, 5.2). Why is not known: bench/log.md.
+     * Whether a plan's first execution can give zeros where several processes share a GPU: one in about a thousand
+     * plans on an H200, with every class; a second execution was never seen to (CUDA, 5.2). Why is not known:
+     * bench/log.md.
      */
     public boolean doubtsFirstExecution(String backend) {
         return backend.equals(Device.CUDA);

@@ -85,7 +85,10 @@ public final class SignalHandlers {
     private static final System.Logger LOG = System.getLogger(SignalHandlers.class.getName());
     private static final long SIGSET_BYTES = 8;
 
-    /** {@code struct sigaction} of Linux's kernel (handler, flags, restorer, mask), and {@code Dl_info}; macOS's is less. */
+    /**
+     * {@code struct sigaction} of Linux's kernel (handler, flags, restorer, mask), and {@code Dl_info}; macOS's is
+     * less.
+     */
     private static final long STRUCT_BYTES = 32;
 
     private static final @Nullable SignalHandlers PROCESS =

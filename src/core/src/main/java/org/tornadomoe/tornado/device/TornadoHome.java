@@ -12,13 +12,14 @@ import uk.ac.manchester.tornado.api.TornadoRuntime;
 import uk.ac.manchester.tornado.api.runtime.TornadoRuntimeProvider;
 
 /**
- * What answers to TornadoVM's API in this JVM: its SDK, the interpreter, or nothing that works. Looked at once; a JVM can't
- * change its home.
+ * What answers to TornadoVM's API in this JVM: its SDK, the interpreter, or nothing that works. Looked at once; a JVM
+ * can't change its home.
  *
  * @param kind what it is
  * @param devices what can run a layer, in the runtime's order; empty if nothing works
  * @param broken devices that failed when looked at, by id, or whole backends; each with the cause
- * @param note what a user should know: why the SDK isn't used although there is one, or what is missing; null if nothing
+ * @param note what a user should know: why the SDK isn't used although there is one, or what is missing; null if
+ *     nothing
  */
 public record TornadoHome(
         Kind kind,
@@ -74,8 +75,9 @@ public record TornadoHome(
     }
 
     /**
-     * A missing SDK or driver is an {@link Error} in TornadoVM, and a second touch of the class a different one. Which error it
-     * is can't be named here: with a type of TornadoVM's in a catch clause, this class couldn't be loaded without its API.
+     * A missing SDK or driver is an {@link Error} in TornadoVM, and a second touch of the class a different one. Which
+     * error it is can't be named here: with a type of TornadoVM's in a catch clause, this class couldn't be loaded
+     * without its API.
      */
     static TornadoHome look(@Nullable String sdkDirectory) {
         // On the module path: module-info can't require TornadoVM's second module, since the interpreter has but one.
@@ -169,8 +171,8 @@ public record TornadoHome(
     }
 
     /**
-     * By default TornadoVM runs a kernel that it can't compile once, as plain Java, and returns what that left behind. The
-     * property is read when its classes load, so that it can't be set from here.
+     * By default TornadoVM runs a kernel that it can't compile once, as plain Java, and returns what that left behind.
+     * The property is read when its classes load, so that it can't be set from here.
      */
     private static final String BAILOUT_NOTE = "TornadoVM would hide kernels that fail to compile: start the JVM with"
             + " -Dtornado.recover.bailout=False";

@@ -17,8 +17,8 @@ final class AlignStages {
     }
 
     /**
-     * ids → pairs sorted by expert; those of experts that live elsewhere are left out. A layer for so few tokens that their pairs
-     * hardly share experts gives each pair a block of its own.
+     * ids → pairs sorted by expert; those of experts that live elsewhere are left out. A layer for so few tokens that
+     * their pairs hardly share experts gives each pair a block of its own.
      */
     List<Stage> align() {
         long mostPairs = (long) a.shape.maxTokens * a.shape.topK;

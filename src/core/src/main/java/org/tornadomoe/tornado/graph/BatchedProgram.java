@@ -13,8 +13,8 @@ import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
  * experts, in the order of tokens, and the GEMMs run on slots, unweighted; combining picks each pair's slot, weighs and
  * sums. A token is quantised once and its int8 row copied, which gives the same bits as quantising every slot (vLLM).
  *
- * <p>vLLM has the format for activations that come from other ranks; its int8 isn't implemented there. An expert gets at
- * most every token once, so {@code maxNumTokens} slots are enough.
+ * <p>vLLM has the format for activations that come from other ranks; its int8 isn't implemented there. An expert gets
+ * at most every token once, so {@code maxNumTokens} slots are enough.
  */
 final class BatchedProgram extends LayerProgram {
     BatchedProgram(ExpertGemm gemm, LayerArrays arrays) {

@@ -3,8 +3,8 @@ package org.tornadomoe.tornado.graph;
 import java.util.List;
 
 /**
- * A family of kernels for the experts' matrix products, one class each: what {@link GemmFamily} says of it, and its stages.
- * Implementations have no state.
+ * A family of kernels for the experts' matrix products, one class each: what {@link GemmFamily} says of it, and its
+ * stages. Implementations have no state.
  */
 public interface ExpertGemm extends GemmFamily {
     /** The stages of a whole layer. */

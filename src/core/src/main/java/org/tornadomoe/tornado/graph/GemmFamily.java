@@ -11,8 +11,8 @@ import org.tornadomoe.tuning.LaunchConfig;
 import org.tornadomoe.tuning.LaunchConfigs;
 
 /**
- * What is known of a family of kernels for the experts' matrix products without its stages: the order of its weights, what
- * it is launched with, what it needs of a device, and which schemes it does.
+ * What is known of a family of kernels for the experts' matrix products without its stages: the order of its weights,
+ * what it is launched with, what it needs of a device, and which schemes it does.
  */
 public interface GemmFamily {
     /** The block of rows that is a tile of a matrix product; for smaller ones weights are streamed. */
@@ -85,7 +85,9 @@ public interface GemmFamily {
                 .orElseThrow();
     }
 
-    /** Blocks that the pairs of M tokens can come to: every expert that has a pair may have one block that isn't full. */
+    /**
+     * Blocks that the pairs of M tokens can come to: every expert that has a pair may have one block that isn't full.
+     */
     static int blocks(FusedMoeConfig config, int tokens, int blockSize) {
         long p = (long) tokens * config.pairsPerToken();
         long most = (p + (long) config.globalNumExperts() * (blockSize - 1)) / blockSize;

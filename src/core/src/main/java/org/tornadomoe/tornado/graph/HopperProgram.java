@@ -16,8 +16,8 @@ import org.tornadomoe.tornado.layout.HopperWeights;
 import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
 
 /**
- * The stages with the kernels of {@code hopper-gemm.cu} and {@code hopper-stages.cu}: fewer, since what is small is in one kernel with
- * what is next to it, and for TornadoVM a single task, as far as no other stage comes between.
+ * The stages with the kernels of {@code hopper-gemm.cu} and {@code hopper-stages.cu}: fewer, since what is small is in
+ * one kernel with what is next to it, and for TornadoVM a single task, as far as no other stage comes between.
  */
 public final class HopperProgram extends LayerProgram {
     /** Tokens whose experts are chosen and sorted by one group. */
@@ -319,8 +319,8 @@ public final class HopperProgram extends LayerProgram {
     }
 
     /**
-     * tokens → activated, its int8 and its scales. The activation is in the first GEMM's last step, or, where adapters come between,
-     * in a kernel that gives the same bits.
+     * tokens → activated, its int8 and its scales. The activation is in the first GEMM's last step, or, where adapters
+     * come between, in a kernel that gives the same bits.
      */
     private List<Stage> activated() {
         int i = a.shape.intermediate;

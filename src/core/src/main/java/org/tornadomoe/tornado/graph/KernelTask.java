@@ -27,8 +27,8 @@ import uk.ac.manchester.tornado.api.common.TornadoFunctions.Task9;
 import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
 
 /**
- * A kernel in Java and its arguments, on the way to being a {@link Stage}. Each array is an argument once, and says what the
- * kernel does to it:
+ * A kernel in Java and its arguments, on the way to being a {@link Stage}. Each array is an argument once, and says
+ * what the kernel does to it:
  *
  * <pre>{@code
  * KernelTask.stage("combine", GROUP, m -> groups(m), t -> t.runs(

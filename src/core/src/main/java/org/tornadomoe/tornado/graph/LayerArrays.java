@@ -21,8 +21,9 @@ import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
 
 /**
  * The arrays of one layer: weights, adapters, and every activation for up to the configuration's {@code maxNumTokens}
- * tokens. Each exists twice, here off the heap and on the device, where only the header, the hidden states and the output
- * cross in every call. They are the same for the layer's life, since plans know them by their addresses. Not thread-safe.
+ * tokens. Each exists twice, here off the heap and on the device, where only the header, the hidden states and the
+ * output cross in every call. They are the same for the layer's life, since plans know them by their addresses. Not
+ * thread-safe.
  */
 public final class LayerArrays implements AutoCloseable {
     public final LayerShape shape;
@@ -44,8 +45,8 @@ public final class LayerArrays implements AutoCloseable {
     public final long ownBytes;
 
     /**
-     * Elements in front of what is in arrays of int8 and between the GEMMs: none, or as many as make it begin where CUDA's
-     * kernels read and write fastest. Kernels in Java know nothing of them.
+     * Elements in front of what is in arrays of int8 and between the GEMMs: none, or as many as make it begin where
+     * CUDA's kernels read and write fastest. Kernels in Java know nothing of them.
      */
     final int alignmentPad;
 
@@ -75,8 +76,8 @@ public final class LayerArrays implements AutoCloseable {
      * @param memory where they live here; belongs to them from now on
      * @param aligned whether nothing but CUDA's kernels touches what there is an {@link #alignmentPad} for
      * @param launches what the GEMMs are launched with, some of {@link GemmFamily#launches}
-     * @param given arrays to take instead of new ones, such as {@link #sharedWith} of another layer, or {@link #named all}
-     *     of it, filled
+     * @param given arrays to take instead of new ones, such as {@link #sharedWith} of another layer, or
+     *     {@link #named all} of it, filled
      * @throws InsufficientMemoryException before anything is allocated, if they would take more
      */
     public LayerArrays(
@@ -151,8 +152,8 @@ public final class LayerArrays implements AutoCloseable {
     }
 
     /**
-     * By their names those arrays that another layer of the same configuration may have in common with this one, when they
-     * run one after the other: the workspace, and of the layer's own what is the same in both.
+     * By their names those arrays that another layer of the same configuration may have in common with this one, when
+     * they run one after the other: the workspace, and of the layer's own what is the same in both.
      */
     public Map<String, TornadoNativeArray> sharedWith(Int8Experts other) {
         Map<String, TornadoNativeArray> shared = new LinkedHashMap<>();

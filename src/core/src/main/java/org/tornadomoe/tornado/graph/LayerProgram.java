@@ -6,10 +6,10 @@ import org.tornadomoe.tornado.kernels.CombineKernels;
 import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
 
 /**
- * The kernels of a layer, in the order of a forward pass: {@link #logits}, {@link #topK}, {@link #place}, {@link #align},
- * {@link #quantizeTokens}, {@link #dispatch}, {@link #gateUp}, {@link #activateAndQuantize}, {@link #down}, {@link
- * #combine}, {@link #zeroExperts}. Each is a list, empty where the layer has no such step. Here they are in Java and in the
- * standard format.
+ * The kernels of a layer, in the order of a forward pass: {@link #logits}, {@link #topK}, {@link #place},
+ * {@link #align}, {@link #quantizeTokens}, {@link #dispatch}, {@link #gateUp}, {@link #activateAndQuantize},
+ * {@link #down}, {@link #combine}, {@link #zeroExperts}. Each is a list, empty where the layer has no such step. Here
+ * they are in Java and in the standard format.
  */
 public class LayerProgram {
     final ExpertGemm gemm;
@@ -115,8 +115,8 @@ public class LayerProgram {
     }
 
     /**
-     * The first product. Router weights that are applied on the input are in the quantised tokens; float ones don't have them,
-     * and as this is a sum of products it gets them itself.
+     * The first product. Router weights that are applied on the input are in the quantised tokens; float ones don't
+     * have them, and as this is a sum of products it gets them itself.
      */
     Product gateUpProduct(FloatArray out) {
         LayerShape shape = a.shape;

@@ -13,7 +13,9 @@ final class LoraStages {
         a = arrays;
     }
 
-    /** hidden → added to gateUp, where the layer has adapters; times the router's weights where those are on the input. */
+    /**
+     * hidden → added to gateUp, where the layer has adapters; times the router's weights where those are on the input.
+     */
     List<Stage> gateUp() {
         return lora(
                 "loraGateUp",

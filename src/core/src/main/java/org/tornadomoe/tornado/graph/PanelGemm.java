@@ -14,8 +14,8 @@ import org.tornadomoe.tornado.layout.WeightLayout;
 import org.tornadomoe.tuning.LaunchConfig;
 
 /**
- * With shifts and multiplications that OpenCL's compilers make dot-product instructions of: {@link PanelGemmKernels}, on
- * {@link PanelWeights}.
+ * With shifts and multiplications that OpenCL's compilers make dot-product instructions of: {@link PanelGemmKernels},
+ * on {@link PanelWeights}.
  */
 public final class PanelGemm extends JavaGemm {
     @Override

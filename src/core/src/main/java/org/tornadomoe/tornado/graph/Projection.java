@@ -13,8 +13,8 @@ import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
 import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 
 /**
- * A projection's weights on the device, a part each; scales, zero points and biases in as many arrays, or, where the GEMM
- * numbers experts through all parts, in one.
+ * A projection's weights on the device, a part each; scales, zero points and biases in as many arrays, or, where the
+ * GEMM numbers experts through all parts, in one.
  *
  * @param values {@code [experts of the part, rows, cols]} in the order of the GEMM's layout
  * @param scales {@code [experts, rows]}; with blocks and groups {@code [experts, groups of columns, scale rows]}

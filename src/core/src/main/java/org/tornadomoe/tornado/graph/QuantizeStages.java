@@ -6,7 +6,9 @@ import org.tornadomoe.tornado.kernels.QuantizeKernels;
 import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
 import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 
-/** Quantisation: float values to int8 and scales, as the layer's scheme has it; none where activations stay in float. */
+/**
+ * Quantisation: float values to int8 and scales, as the layer's scheme has it; none where activations stay in float.
+ */
 final class QuantizeStages {
     private final LayerArrays a;
     private final Rows rows;

@@ -114,8 +114,8 @@ public record Stage(
         /**
          * A graph of their own, without tasks yet.
          *
-         * @throws MoeExecutionException if the device doesn't take a stage's work-groups: TornadoVM would let the driver
-         *     choose others and launch the kernel all the same
+         * @throws MoeExecutionException if the device doesn't take a stage's work-groups: TornadoVM would let the
+         *     driver choose others and launch the kernel all the same
          */
         public static Graph of(String name, Device device, List<Stage> stages) {
             return in(new TaskGraph(name), new GridScheduler(), "", device, stages);
@@ -138,14 +138,17 @@ public record Stage(
         }
 
         /**
-         * Adds the tasks; what goes to the device has to be declared before, what comes back after. What CUDA launches without another
-         * kernel in between is one task.
+         * Adds the tasks; what goes to the device has to be declared before, what comes back after. What CUDA launches
+         * without another kernel in between is one task.
          */
         public void addTasks() {
             addTasks(array -> false);
         }
 
-        /** @param isKnown arrays that tasks before have written, and that these write only for each other; see {@link CudaRun#addTo} */
+        /**
+         * @param isKnown arrays that tasks before have written, and that these write only for each other; see
+         * {@link CudaRun#addTo}
+         */
         public void addTasks(Predicate<Object> isKnown) {
             List<CudaStep> steps = new ArrayList<>();
             for (Stage stage : stages) {
@@ -159,7 +162,9 @@ public record Stage(
             runs.addAll(CudaRun.addTo(tasks, prefix, steps, isKnown));
         }
 
-        /** Before the first task of a graph on CUDA: see {@link CudaLibrary}; the steps of its own wait by themselves. */
+        /**
+         * Before the first task of a graph on CUDA: see {@link CudaLibrary}; the steps of its own wait by themselves.
+         */
         public void awaitZeros() {
             if (Quirks.HERE.zeroesOnAnotherStream(device.backend())
                     && stages.getFirst().hasGrid()) {
@@ -169,8 +174,9 @@ public record Stage(
         }
 
         /**
-         * Lets what these stages write stay on the device between them, to be fetched on demand, but for what they bring back themselves. All of
-         * it has to be named: TornadoVM (5.2.0) frees with a plan only the arrays that are in one of its transfers.
+         * Lets what these stages write stay on the device between them, to be fetched on demand, but for what they
+         * bring back themselves. All of it has to be named: TornadoVM (5.2.0) frees with a plan only the arrays that
+         * are in one of its transfers.
          */
         public void keepOnDevice(List<Object> written) {
             tasks.transferToHost(

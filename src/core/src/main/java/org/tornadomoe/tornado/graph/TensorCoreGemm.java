@@ -68,8 +68,8 @@ public final class TensorCoreGemm extends JavaGemm {
     }
 
     /**
-     * Where TornadoVM {@linkplain Quirks#takesPrebuiltTasksForTheFirst takes each prebuilt task for the graph's first}, one
-     * that does nothing before everything else in a graph. Its arguments are ignored.
+     * Where TornadoVM {@linkplain Quirks#takesPrebuiltTasksForTheFirst takes each prebuilt task for the graph's first},
+     * one that does nothing before everything else in a graph. Its arguments are ignored.
      */
     @Override
     public List<Stage> preparations(LayerArrays a) {

@@ -18,8 +18,8 @@ import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
  * layer has no use for has one element.
  *
  * <p>Shape letters: M tokens, E experts, shared ones included, L router logits, H hidden, I intermediate, K top-k and
- * shared experts, P = M·K pairs, R rows of the experts: P in the standard format, a row a pair; in the batched one {@code
- * maxNumTokens} slots for each local expert.
+ * shared experts, P = M·K pairs, R rows of the experts: P in the standard format, a row a pair; in the batched one
+ * {@code maxNumTokens} slots for each local expert.
  */
 public final class Workspace {
     /** Elements of {@link #header}. */

@@ -6,13 +6,14 @@ import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
 import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 
 /**
- * The activation between the GEMMs, in float throughout; vLLM rounds silu(g) to the layer's type before it multiplies. Which
- * function it is, its constants and the layout of its argument are constants of the compiled kernel.
+ * The activation between the GEMMs, in float throughout; vLLM rounds silu(g) to the layer's type before it multiplies.
+ * Which function it is, its constants and the layout of its argument are constants of the compiled kernel.
  *
- * <p>With g of the gate and u of the up projection (1 without a gate), g' = min(g, limit), u' = u cut off at ±limit: {@link
- * #SILU} silu(g')·u', {@link #GELU} g·Φ(g)·u, {@link #GELU_TANH} the same by a tanh, {@link #RELU2} max(g, 0)²·u, {@link #SWIGLU_OAI}
- * g'·sigmoid(alpha·g')·(u' + beta), {@link #SWIGLU_STEP} min(silu(g), limit)·u', {@link #SITU} beta·tanh(g / beta)·sigmoid(g) times
- * u, or linearBeta·tanh(u / linearBeta) if that isn't 0. A number that is no function's, or no layout's, gives NaN.
+ * <p>With g of the gate and u of the up projection (1 without a gate), g' = min(g, limit), u' = u cut off at ±limit:
+ * {@link #SILU} silu(g')·u', {@link #GELU} g·Φ(g)·u, {@link #GELU_TANH} the same by a tanh, {@link #RELU2} max(g,
+ * 0)²·u, {@link #SWIGLU_OAI} g'·sigmoid(alpha·g')·(u' + beta), {@link #SWIGLU_STEP} min(silu(g), limit)·u',
+ * {@link #SITU} beta·tanh(g / beta)·sigmoid(g) times u, or linearBeta·tanh(u / linearBeta) if that isn't 0. A number
+ * that is no function's, or no layout's, gives NaN.
  */
 public final class ActivationKernels {
     /** Work-items of a group. */
@@ -83,11 +84,11 @@ public final class ActivationKernels {
 
     /**
      * The activation, and the result in int8 with a scale a row, by the rule and in the layout of {@link
-     * QuantizeKernels#quantizeRows}, which it gives the same bits as. One kernel, since for few tokens the start of another costs
-     * more than its work.
+     * QuantizeKernels#quantizeRows}, which it gives the same bits as. One kernel, since for few tokens the start of
+     * another costs more than its work.
      *
-     * <p>Grid: one group of {@link #ROW_GROUP} work-items a row. Every work-item reads only those values again that it wrote
-     * itself. Costs 17 bytes an element, 13 without a gate.
+     * <p>Grid: one group of {@link #ROW_GROUP} work-items a row. Every work-item reads only those values again that it
+     * wrote itself. Costs 17 bytes an element, 13 without a gate.
      *
      * @param header [0] · {@code rowsPerHeader} rows
      * @param keys [rows]; a row with −1 isn't there and gets no values
@@ -215,8 +216,9 @@ public final class ActivationKernels {
     }
 
     /**
-     * The normal distribution, Φ(x) = erfc(−x / √2) / 2; TornadoVM has no erf. For t = |x| / √2 and r = 1 / (1 + t / 2), exp(t²)·erfc(t)
-     * / r is a polynomial of r to 5e-8 (a fit at Chebyshev nodes of r in [1/8, 1]), so small values are relatively right, too.
+     * The normal distribution, Φ(x) = erfc(−x / √2) / 2; TornadoVM has no erf. For t = |x| / √2 and r = 1 / (1 + t /
+     * 2), exp(t²)·erfc(t) / r is a polynomial of r to 5e-8 (a fit at Chebyshev nodes of r in [1/8, 1]), so small values
+     * are relatively right, too.
      */
     private static float normalCdf(float x) {
         float t = TornadoMath.abs(x) * 0.70710677f;
@@ -236,8 +238,8 @@ public final class ActivationKernels {
     }
 
     /**
-     * tanh, to float's precision on every device, which the devices' own instructions aren't: below 0.7 an odd polynomial (a fit at
-     * Chebyshev nodes of x²), above by exp.
+     * tanh, to float's precision on every device, which the devices' own instructions aren't: below 0.7 an odd
+     * polynomial (a fit at Chebyshev nodes of x²), above by exp.
      */
     private static float hyperbolicTangent(float x) {
         float magnitude = TornadoMath.abs(x);

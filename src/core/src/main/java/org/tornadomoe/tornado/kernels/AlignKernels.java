@@ -6,12 +6,14 @@ import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 
 /**
  * Alignment: the pairs sorted by expert, each expert's run padded to whole blocks, so that a block of a GEMM has one
- * expert. The same result as vLLM's {@code moe_align_block_size}, and always stable: an expert's pairs keep their order.
+ * expert. The same result as vLLM's {@code moe_align_block_size}, and always stable: an expert's pairs keep their
+ * order.
  *
- * <p>With expert parallelism, {@code expertMap} gives the local number of an expert, or −1 if it lives elsewhere, and there
- * are vLLM's two ways with pairs of such experts. With {@code keep} 0 they are left out, as are ids that are no expert's:
- * pairs are sorted by local number. With {@code keep} 1 they are sorted in by global number, and their blocks have expert
- * −1, for which a GEMM writes zeros. What a pair is sorted by is its key; a pair that is left out has key −1.
+ * <p>With expert parallelism, {@code expertMap} gives the local number of an expert, or −1 if it lives elsewhere, and
+ * there are vLLM's two ways with pairs of such experts. With {@code keep} 0 they are left out, as are ids that are no
+ * expert's: pairs are sorted by local number. With {@code keep} 1 they are sorted in by global number, and their blocks
+ * have expert −1, for which a GEMM writes zeros. What a pair is sorted by is its key; a pair that is left out has key
+ * −1.
  *
  * <p>Three kernels, because groups can't wait for one another: every chunk of {@link #CHUNK} pairs counts its own, one
  * group adds the counts up, every pair goes to its place. For few pairs there is {@link #assignBlocks} instead.
@@ -36,7 +38,8 @@ public final class AlignKernels {
     /**
      * Which pairs are this device's, where experts are on several: the ids of the others become −1.
      *
-     * <p>Grid: a work-item a pair, groups of {@link #SCATTER_GROUP}. Costs 20 bytes a pair, most of them from the cache.
+     * <p>Grid: a work-item a pair, groups of {@link #SCATTER_GROUP}. Costs 20 bytes a pair, most of them from the
+     * cache.
      *
      * @param header [0] = M
      * @param topkIds [P]; from {@code globalExperts} on zero experts
@@ -158,9 +161,11 @@ public final class AlignKernels {
     }
 
     /**
-     * Where each expert's run starts, and where in it each chunk's pairs start; which expert each block has; the padding.
+     * Where each expert's run starts, and where in it each chunk's pairs start; which expert each block has; the
+     * padding.
      *
-     * <p>Grid: one group of {@link #SCAN_GROUP} work-items, {@value #EXPERTS_AN_ITEM} experts each. Costs 8·chunks·E bytes.
+     * <p>Grid: one group of {@link #SCAN_GROUP} work-items, {@value #EXPERTS_AN_ITEM} experts each. Costs 8·chunks·E
+     * bytes.
      *
      * @param header [0] = M, [1] = pairs of a block
      * @param counts [chunks, E], replaced by the place in {@code sortedIds} of the chunk's first pair of the expert
@@ -266,7 +271,8 @@ public final class AlignKernels {
     }
 
     /**
-     * A block for every pair, for so few that sorting them doesn't pay: the block's first place has the pair, the others have P.
+     * A block for every pair, for so few that sorting them doesn't pay: the block's first place has the pair, the
+     * others have P.
      *
      * <p>Grid: a work-item a place, groups of {@link #SCATTER_GROUP}. Costs 4 bytes a place, 12 a pair.
      *
@@ -320,7 +326,8 @@ public final class AlignKernels {
      * @param sortedIds pairs in expert order
      * @param expertIds [blocks], local numbers or −1
      * @param padded [0] = places in use
-     * @param partSortedIds written: {@code sortedIds}, P where the block's expert is no one of these; blocks of −1 are with expert 0
+     * @param partSortedIds written: {@code sortedIds}, P where the block's expert is no one of these; blocks of −1 are
+     *     with expert 0
      * @param partExpertIds written: the block's expert as a number from {@code first}, −1 where it is no one of these
      * @param first of the experts, local
      * @param count how many there are

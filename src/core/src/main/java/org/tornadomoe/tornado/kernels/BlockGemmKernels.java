@@ -6,9 +6,9 @@ import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 import uk.ac.manchester.tornado.api.utils.QuantizationUtils;
 
 /**
- * The expert GEMMs where scales change along k: with blocks ({@code w8a8_block}) and groups ({@code w8a16_group}). Grid, work-group,
- * layout and cost are those of {@link GemmKernels}; within a group of columns a slice adds up every {@link GemmKernels#SLICES}th int
- * as there, and scales its sum at the group's end.
+ * The expert GEMMs where scales change along k: with blocks ({@code w8a8_block}) and groups ({@code w8a16_group}).
+ * Grid, work-group, layout and cost are those of {@link GemmKernels}; within a group of columns a slice adds up every
+ * {@link GemmKernels#SLICES}th int as there, and scales its sum at the group's end.
  */
 public final class BlockGemmKernels {
     private static final int BLOCK = GemmKernels.BLOCK;
@@ -18,10 +18,12 @@ public final class BlockGemmKernels {
     private BlockGemmKernels() {}
 
     /**
-     * int8 × int8 with a scale for a group of columns of a token and one for a block of weights, with the {@code dp4a} instruction (PTX,
-     * CUDA): {@code out[p][n] = Σ_g aScales[row(p)][g] · bScales[e][g][n / rowsPerScale] · Σ a[row(p)][k] · b[e][n][k]}, the inner sum over
-     * the columns of group g; plus {@code bias[e][n]} if {@code biased} is 1, and times the pair's router weight if {@code weighted} is
-     * 1. Products of a group that one slice adds up are exact in int32, what they are scaled to is added up in float.
+     * int8 × int8 with a scale for a group of columns of a token and one for a block of weights, with the {@code dp4a}
+     * instruction (PTX, CUDA):
+     * {@code out[p][n] = Σ_g aScales[row(p)][g] · bScales[e][g][n / rowsPerScale] · Σ a[row(p)][k] · b[e][n][k]}, the
+     * inner sum over the columns of group g; plus {@code bias[e][n]} if {@code biased} is 1, and times the pair's
+     * router weight if {@code weighted} is 1. Products of a group that one slice adds up are exact in int32, what they
+     * are scaled to is added up in float.
      *
      * @param header [0] = M
      * @param sortedIds pairs in expert order; what is no pair (P) is skipped
@@ -285,9 +287,10 @@ public final class BlockGemmKernels {
     }
 
     /**
-     * float × int8 with a scale, and perhaps a zero point, for a group of columns of a row (w8a16): {@code out[p][n] = Σ_g bScales[e][g][n] ·
-     * Σ a[row(p)][k] · (b[e][n][k] − zeroPoints[e][g][n])}, the inner sum over the columns of group g; then bias and router weight as
-     * {@link #dp4a} has them. The parameters are those of {@link #dp4a}, but for:
+     * float × int8 with a scale, and perhaps a zero point, for a group of columns of a row (w8a16):
+     * {@code out[p][n] = Σ_g bScales[e][g][n] · Σ a[row(p)][k] · (b[e][n][k] − zeroPoints[e][g][n])}, the inner sum
+     * over the columns of group g; then bias and router weight as {@link #dp4a} has them. The parameters are those of
+     * {@link #dp4a}, but for:
      *
      * @param a [rows of a, cols] in float
      * @param zeroPoints with {@code zeroPointed} 1 [E, groups, N]; else not looked at

@@ -12,8 +12,8 @@ public final class CombineKernels {
     private CombineKernels() {}
 
     /**
-     * The sum over a token's K experts, whose outputs are weighted already: {@code output[m][h] = Σ_k down[m·K + k][h]},
-     * in the order of k; a pair that was left out adds nothing.
+     * The sum over a token's K experts, whose outputs are weighted already:
+     * {@code output[m][h] = Σ_k down[m·K + k][h]}, in the order of k; a pair that was left out adds nothing.
      *
      * <p>Grid: a work-item an element of the output, in groups of {@link #GROUP}. Costs 4·(K + 1) bytes an element.
      *

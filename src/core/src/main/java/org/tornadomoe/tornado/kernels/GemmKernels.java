@@ -6,19 +6,19 @@ import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 import uk.ac.manchester.tornado.api.utils.QuantizationUtils;
 
 /**
- * The expert GEMMs: {@code out[p][n] = scale · Σ_k a[row(p)][k] · b[expert(p)][n][k]} for every pair p of a token and one
- * of its experts. All of them share grid, work-group and layout, and differ in the inner product only.
+ * The expert GEMMs: {@code out[p][n] = scale · Σ_k a[row(p)][k] · b[expert(p)][n][k]} for every pair p of a token and
+ * one of its experts. All of them share grid, work-group and layout, and differ in the inner product only.
  *
- * <p>Grid: one group of {@link #GROUP} work-items for {@link #BLOCK} sorted pairs of one expert (y) and {@link #ROWS} rows
- * of its weights (x). A group is {@link #SLICES} slices of {@link #ROWS} lanes; a lane owns a weight row, a slice every
- * {@link #SLICES}th int of it, so that a slice reads 128 consecutive bytes and {@value #SLICES} reads are on their way at
- * once. The slices are added up through local memory, in order.
+ * <p>Grid: one group of {@link #GROUP} work-items for {@link #BLOCK} sorted pairs of one expert (y) and {@link #ROWS}
+ * rows of its weights (x). A group is {@link #SLICES} slices of {@link #ROWS} lanes; a lane owns a weight row, a slice
+ * every {@link #SLICES}th int of it, so that a slice reads 128 consecutive bytes and {@value #SLICES} reads are on
+ * their way at once. The slices are added up through local memory, in order.
  *
- * <p>Layout of the weights: {@code [E, kInts, N]} ints, an int holding four consecutive k of one row, the first in the low
- * byte ({@code a} is packed the same way). What pads a row to whole ints is 0.
+ * <p>Layout of the weights: {@code [E, kInts, N]} ints, an int holding four consecutive k of one row, the first in the
+ * low byte ({@code a} is packed the same way). What pads a row to whole ints is 0.
  *
- * <p>Costs, for B blocks in use: 2·{@value #BLOCK}·B·N·K operations; K·N bytes of weights a block, which come from memory once
- * an expert as far as the cache holds them.
+ * <p>Costs, for B blocks in use: 2·{@value #BLOCK}·B·N·K operations; K·N bytes of weights a block, which come from
+ * memory once an expert as far as the cache holds them.
  */
 public final class GemmKernels {
     /** Sorted pairs of a block, all of one expert: what the alignment pads to. */
@@ -37,8 +37,8 @@ public final class GemmKernels {
 
     /**
      * int8 × int8 with an exact int32 sum, with the {@code dp4a} instruction (PTX, CUDA): {@code out[p][n] = sum ·
-     * aScales[row(p)] · bScales[e][n]}, multiplied from left to right, plus {@code bias[e][n]} if {@code biased} is 1, and times the
-     * pair's router weight if {@code weighted} is 1. Exact as long as K is at most 133,000.
+     * aScales[row(p)] · bScales[e][n]}, multiplied from left to right, plus {@code bias[e][n]} if {@code biased} is 1,
+     * and times the pair's router weight if {@code weighted} is 1. Exact as long as K is at most 133,000.
      *
      * @param header [0] = M
      * @param sortedIds pairs in expert order; what is no pair (P) is skipped
@@ -253,8 +253,9 @@ public final class GemmKernels {
     }
 
     /**
-     * float × int8 for unquantised activations (w8a16): {@code out[p][n] = Σ a[row(p)][k] · b[e][n][k] · bScales[e][n]},
-     * plus {@code bias[e][n]} if {@code biased} is 1, and times the pair's router weight if {@code weighted} is 1. The parameters are those of {@link #dp4a}, but for:
+     * float × int8 for unquantised activations (w8a16):
+     * {@code out[p][n] = Σ a[row(p)][k] · b[e][n][k] · bScales[e][n]}, plus {@code bias[e][n]} if {@code biased} is 1,
+     * and times the pair's router weight if {@code weighted} is 1. The parameters are those of {@link #dp4a}, but for:
      *
      * @param a [rows of a, cols] in float
      * @param weighted 2 for the router's weight before the bias, as if {@code a} had been multiplied by it
@@ -378,8 +379,8 @@ public final class GemmKernels {
     }
 
     /**
-     * The low byte as a signed number. Not with the usual pair of shifts: the compiler makes a sign extension of them, and
-     * TornadoVM's PTX backend gets that one wrong (the class {@code Quirks}).
+     * The low byte as a signed number. Not with the usual pair of shifts: the compiler makes a sign extension of them,
+     * and TornadoVM's PTX backend gets that one wrong (the class {@code Quirks}).
      */
     static int int8(int bits) {
         return ((bits & 0xFF) ^ 0x80) - 0x80;

@@ -5,8 +5,8 @@ import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
 import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 
 /**
- * Hidden states of 16 bits, two to an int, the first in its lower half. What the bits mean is in tables, since TornadoVM has no way
- * from a float's bits to an int, and BF16 is no type of its.
+ * Hidden states of 16 bits, two to an int, the first in its lower half. What the bits mean is in tables, since
+ * TornadoVM has no way from a float's bits to an int, and BF16 is no type of its.
  */
 public final class HalfKernels {
     /** Work-items of a group. */

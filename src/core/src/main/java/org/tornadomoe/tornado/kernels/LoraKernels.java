@@ -5,9 +5,9 @@ import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
 import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 
 /**
- * What low-rank adapters add to a projection, in float: {@code out[row(p)] += B (A x)} for every pair p of a token with an adapter and an
- * expert that is here. A pair without one costs no more than looking. R is the greatest rank, what an adapter lacks of it is 0; S matrices A
- * share the columns of x.
+ * What low-rank adapters add to a projection, in float: {@code out[row(p)] += B (A x)} for every pair p of a token with
+ * an adapter and an expert that is here. A pair without one costs no more than looking. R is the greatest rank, what an
+ * adapter lacks of it is 0; S matrices A share the columns of x.
  */
 public final class LoraKernels {
     /** Work-items of a group. */
@@ -82,10 +82,11 @@ public final class LoraKernels {
     }
 
     /**
-     * {@code out[row(p)][n] += Σ_j B[l][e][j][n] · shrunk[p][slice(n)·R + j]}, times the pair's router weight if {@code weighted} is 1.
-     * A sum of 0 leaves the very bits that were there, a negative zero's sign included.
+     * {@code out[row(p)][n] += Σ_j B[l][e][j][n] · shrunk[p][slice(n)·R + j]}, times the pair's router weight if
+     * {@code weighted} is 1. A sum of 0 leaves the very bits that were there, a negative zero's sign included.
      *
-     * <p>Grid: a work-item an element of {@code out}, in groups of {@link #GROUP}. Costs 4·R bytes read and 8 more an element.
+     * <p>Grid: a work-item an element of {@code out}, in groups of {@link #GROUP}. Costs 4·R bytes read and 8 more an
+     * element.
      *
      * @param header [0] = M
      * @param adapters [M]; −1 for none

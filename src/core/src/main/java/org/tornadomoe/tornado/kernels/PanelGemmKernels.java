@@ -5,17 +5,19 @@ import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
 import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 
 /**
- * The expert GEMM for compilers that have no word for a four-way int8 dot product but find it: {@code out[p][n] = scale · Σ_k
- * a[row(p)][k] · b[expert(p)][n][k]} for every pair p of a token and one of its experts, with exact int32 sums. Of {@link #plus4}
- * NVIDIA's compiler makes {@code dp4a} and AMD's (LLVM 19 and later) {@code v_dot4}, as long as a sum takes no more than one of them in
- * a round of its loop: of longer sums they mix the products.
+ * The expert GEMM for compilers that have no word for a four-way int8 dot product but find it:
+ * {@code out[p][n] = scale · Σ_k a[row(p)][k] · b[expert(p)][n][k]} for every pair p of a token and one of its experts,
+ * with exact int32 sums. Of {@link #plus4} NVIDIA's compiler makes {@code dp4a} and AMD's (LLVM 19 and later)
+ * {@code v_dot4}, as long as a sum takes no more than one of them in a round of its loop: of longer sums they mix the
+ * products.
  *
- * <p>Two kernels, by the pairs of a block: {@link #stream} for {@link #FEW}, {@link #tile} for {@link #MANY}. A layer has both in its
- * graph, and in a call one of them has nothing to do. They are two because PoCL (3.1) goes wrong where a barrier is in either branch
- * of a condition.
+ * <p>Two kernels, by the pairs of a block: {@link #stream} for {@link #FEW}, {@link #tile} for {@link #MANY}. A layer
+ * has both in its graph, and in a call one of them has nothing to do. They are two because PoCL (3.1) goes wrong where
+ * a barrier is in either branch of a condition.
  *
- * <p>Layout of the weights: {@code [E, panels, kInts, 64]} ints, a panel being {@link #PANEL} rows and an int four consecutive k of one
- * row, the first in the low byte ({@code a} is packed the same way). What pads rows and panels is 0.
+ * <p>Layout of the weights: {@code [E, panels, kInts, 64]} ints, a panel being {@link #PANEL} rows and an int four
+ * consecutive k of one row, the first in the low byte ({@code a} is packed the same way). What pads rows and panels is
+ * 0.
  */
 public final class PanelGemmKernels {
     /** Sorted pairs of a block where weights are streamed. */
@@ -51,12 +53,14 @@ public final class PanelGemmKernels {
     private PanelGemmKernels() {}
 
     /**
-     * For few pairs: {@code out[p][n] = sum · aScales[row(p)] · bScales[e][n]}, multiplied from left to right, plus {@code bias[e][n]} if
-     * {@code biased} is 1, and times the pair's router weight if {@code weighted} is 1. Exact as long as K is at most 131,071.
+     * For few pairs: {@code out[p][n] = sum · aScales[row(p)] · bScales[e][n]}, multiplied from left to right, plus
+     * {@code bias[e][n]} if {@code biased} is 1, and times the pair's router weight if {@code weighted} is 1. Exact as
+     * long as K is at most 131,071.
      *
-     * <p>Grid: groups of {@link #STREAM_GROUP} for {@link #STREAM_ROWS} weight rows (x) and a block (y). A lane has a row, a slice every
-     * {@value #SLICES}th int of it; slices are added up through local memory. A block multiplies 1, 4 or 8 pairs, as it has them, and
-     * keeps 8, 4 or 2 reads of weights on their way. Costs K·N bytes of weights a block.
+     * <p>Grid: groups of {@link #STREAM_GROUP} for {@link #STREAM_ROWS} weight rows (x) and a block (y). A lane has a
+     * row, a slice every {@value #SLICES}th int of it; slices are added up through local memory. A block multiplies 1,
+     * 4 or 8 pairs, as it has them, and keeps 8, 4 or 2 reads of weights on their way. Costs K·N bytes of weights a
+     * block.
      *
      * @param header [0] = M, [1] = pairs of a block; nothing is done if those aren't {@link #FEW}
      * @param sortedIds pairs in expert order, in blocks; what is no pair (P) pads a block at its end
@@ -204,9 +208,10 @@ public final class PanelGemmKernels {
     /**
      * As {@link #stream}, with the same parameters, for blocks of {@link #MANY} pairs.
      *
-     * <p>Grid: groups of {@link #TILE_GROUP} for {@link #TILE_ROWS} weight rows (x) and a block (y). A lane has two rows, a panel apart,
-     * and all pairs; the pairs' int8 values come through local memory, {@value #CHUNK} ints of each at a time. The barrier in the inner
-     * loop is there for the compilers: it keeps them from unrolling, and PoCL makes vectors of work-items only between barriers.
+     * <p>Grid: groups of {@link #TILE_GROUP} for {@link #TILE_ROWS} weight rows (x) and a block (y). A lane has two
+     * rows, a panel apart, and all pairs; the pairs' int8 values come through local memory, {@value #CHUNK} ints of
+     * each at a time. The barrier in the inner loop is there for the compilers: it keeps them from unrolling, and PoCL
+     * makes vectors of work-items only between barriers.
      */
     public static void tile(
             KernelContext ctx,
@@ -418,7 +423,9 @@ public final class PanelGemmKernels {
         }
     }
 
-    /** A sum and the products of four int8 values each. See {@link GemmKernels#int8} for why not with a pair of shifts. */
+    /**
+     * A sum and the products of four int8 values each. See {@link GemmKernels#int8} for why not with a pair of shifts.
+     */
     private static int plus4(int sum, int x, int y) {
         return sum
                 + (((x & 0xFF) ^ 0x80) - 0x80) * (((y & 0xFF) ^ 0x80) - 0x80)

@@ -5,10 +5,10 @@ import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
 import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 
 /**
- * Tokens gathered by expert, a row of their own for every pair, in the two forms that vLLM has: densely, one expert's rows
- * behind another's ({@code moe_permute}, {@code moe_unpermute}), and batched, where every expert has the same number of
- * slots. Within an expert, rows are in the order of pairs. Everything starts from {@link AlignKernels#count}, with {@code
- * keep} 0, then {@link #countTokens}.
+ * Tokens gathered by expert, a row of their own for every pair, in the two forms that vLLM has: densely, one expert's
+ * rows behind another's ({@code moe_permute}, {@code moe_unpermute}), and batched, where every expert has the same
+ * number of slots. Within an expert, rows are in the order of pairs. Everything starts from {@link AlignKernels#count},
+ * with {@code keep} 0, then {@link #countTokens}.
  *
  * <p>Where a pair's row is, is kept by pair ({@code rowOfPair}); a pair that was left out has no row, −1.
  */
@@ -21,8 +21,8 @@ public final class PermuteKernels {
     private PermuteKernels() {}
 
     /**
-     * How many pairs each expert has (vLLM: {@code count_expert_num_tokens}), and where among an expert's pairs those of
-     * each chunk start.
+     * How many pairs each expert has (vLLM: {@code count_expert_num_tokens}), and where among an expert's pairs those
+     * of each chunk start.
      *
      * <p>Grid: a work-item an expert, groups of {@link #GROUP}. Costs 8·chunks·E bytes.
      *
@@ -97,7 +97,8 @@ public final class PermuteKernels {
      * @param counts [chunks, E], of {@link #countTokens}
      * @param expertFirstTokenOffset [E + 1]
      * @param permutedIdx [P], written: each row's pair; P for what is past the last row
-     * @param rowOfPair [P], written (vLLM's {@code inv_permuted_idx}, where a pair that was left out has a row past the last)
+     * @param rowOfPair [P], written (vLLM's {@code inv_permuted_idx}, where a pair that was left out has a row past the
+     *     last)
      */
     public static void permute(
             KernelContext ctx,
@@ -131,7 +132,8 @@ public final class PermuteKernels {
      * Which row each pair has where every expert has {@code maxTokens} slots, slot s of expert e being row {@code
      * e·maxTokens + s}. A pair for which there is no slot left has row −1.
      *
-     * <p>Grid: a work-item a pair or a row, whichever are more, groups of {@link #GROUP}. Costs 20 bytes a pair and 8 a row.
+     * <p>Grid: a work-item a pair or a row, whichever are more, groups of {@link #GROUP}. Costs 20 bytes a pair and 8 a
+     * row.
      *
      * @param header [0] = M
      * @param keys [P], of {@link AlignKernels#count}
@@ -175,7 +177,8 @@ public final class PermuteKernels {
     }
 
     /**
-     * Alignment of the slots in use (vLLM: {@code batched_moe_align_block_size}), first part: which expert each block has.
+     * Alignment of the slots in use (vLLM: {@code batched_moe_align_block_size}), first part: which expert each block
+     * has.
      *
      * <p>Grid: one group of {@link AlignKernels#SCAN_GROUP} work-items, {@value #EXPERTS_AN_ITEM} experts each.
      *
@@ -265,7 +268,8 @@ public final class PermuteKernels {
     }
 
     /**
-     * Copies each token's int8 values and scales to the rows of its pairs; with {@code pairsPerRow} 1 each pair has its own.
+     * Copies each token's int8 values and scales to the rows of its pairs; with {@code pairsPerRow} 1 each pair has its
+     * own.
      *
      * <p>Grid: one group of {@link #GROUP} work-items a pair. Costs 8·rowInts bytes a pair.
      *
@@ -335,8 +339,8 @@ public final class PermuteKernels {
     }
 
     /**
-     * Back to tokens: {@code output[m][h] = Σ_k w[m][k] · rows[rowOfPair[m·K + k]][h]}, in the order of k; a pair without a
-     * row adds nothing.
+     * Back to tokens: {@code output[m][h] = Σ_k w[m][k] · rows[rowOfPair[m·K + k]][h]}, in the order of k; a pair
+     * without a row adds nothing.
      *
      * <p>Grid: a work-item an element of the output, groups of {@link #GROUP}. Costs 4·(K + 1) bytes an element.
      *

@@ -28,8 +28,8 @@ public final class ProbeKernels {
      * One tensor-core product in int8, {@code out = a · b}.
      *
      * @param a [16, 8], rows of 32 k, four to an int
-     * @param b [16, 4], an int holding (k, n), (k + 1, n), (k, n + 1) and (k + 1, n + 1), with k twice its row and n twice its
-     *     column
+     * @param b [16, 4], an int holding (k, n), (k + 1, n), (k, n + 1) and (k + 1, n + 1), with k twice its row and n
+     *     twice its column
      * @param out [16, 8]
      */
     public static void probeInt8Mma(KernelContext ctx, IntArray a, IntArray b, IntArray out) {

@@ -13,18 +13,20 @@ public final class QuantizeKernels {
     private QuantizeKernels() {}
 
     /**
-     * The per-token quantiser of vLLM's {@code per_token_quant_int8}: {@code scale = a / 127}, {@code q = round(x · (127 /
-     * a))}, half away from zero, where {@code a} is the row's greatest magnitude, at least 1e-10.
+     * The per-token quantiser of vLLM's {@code per_token_quant_int8}: {@code scale = a / 127},
+     * {@code q = round(x · (127 / a))}, half away from zero, where {@code a} is the row's greatest magnitude, at least
+     * 1e-10.
      *
-     * <p>Grid: one group of {@link #GROUP} work-items a row; there are {@code header[0] · rowsPerToken} rows. Costs 8·cols
-     * bytes read (the second pass from the cache) and cols bytes written a row.
+     * <p>Grid: one group of {@link #GROUP} work-items a row; there are {@code header[0] · rowsPerToken} rows. Costs
+     * 8·cols bytes read (the second pass from the cache) and cols bytes written a row.
      *
      * @param header [0] = M
-     * @param keys with {@code keyed} 1 [rows]: a row with −1 isn't there, and nothing is written for it; else not looked at
+     * @param keys with {@code keyed} 1 [rows]: a row with −1 isn't there, and nothing is written for it; else not
+     *     looked at
      * @param weights with {@code weighted} 1 [rows]: what a row is multiplied by first; else not looked at
      * @param values [rows, cols]; with {@code weighted} 1 [M, cols], each for as many rows as a token has
-     * @param quantized [rows, rowInts], written: four values an int, the first in the low byte; the values that pad a row
-     *     to {@code 4 · rowInts} are 0
+     * @param quantized [rows, rowInts], written: four values an int, the first in the low byte; the values that pad a
+     *     row to {@code 4 · rowInts} are 0
      * @param scales [rows], written
      */
     public static void quantizeRows(
@@ -84,10 +86,11 @@ public final class QuantizeKernels {
     }
 
     /**
-     * The greatest magnitude of each row, 0 for one that isn't there. With {@link #tensorScale} after it the one scale of all rows is
-     * found; a maximum is the same in any order.
+     * The greatest magnitude of each row, 0 for one that isn't there. With {@link #tensorScale} after it the one scale
+     * of all rows is found; a maximum is the same in any order.
      *
-     * <p>Grid: one group of {@link #GROUP} work-items a row; there are {@code header[0] · rowsPerToken} rows. Costs 4·cols bytes a row.
+     * <p>Grid: one group of {@link #GROUP} work-items a row; there are {@code header[0] · rowsPerToken} rows. Costs
+     * 4·cols bytes a row.
      *
      * @param magnitudes [rows], written
      */
@@ -164,10 +167,11 @@ public final class QuantizeKernels {
     }
 
     /**
-     * The per-tensor quantiser of vLLM's {@code scaled_int8_quant}: {@code q = round(x / scale)}, half to even, clamped to [-128, 127].
-     * The parameters are those of {@link #quantizeRows}, but for:
+     * The per-tensor quantiser of vLLM's {@code scaled_int8_quant}: {@code q = round(x / scale)}, half to even, clamped
+     * to [-128, 127]. The parameters are those of {@link #quantizeRows}, but for:
      *
-     * <p>Grid: one group of {@link #GROUP} work-items a row. Costs 4·cols bytes read and cols written a row, and an integer division a value.
+     * <p>Grid: one group of {@link #GROUP} work-items a row. Costs 4·cols bytes read and cols written a row, and an
+     * integer division a value.
      *
      * @param scale [1]
      * @param scales [rows], written: the one scale for every row, as the GEMMs read it
@@ -217,11 +221,12 @@ public final class QuantizeKernels {
     }
 
     /**
-     * The group quantiser of vLLM's {@code per_token_group_quant_int8}: {@code scale = max(|x|, 1e-10) / 127} of a group of columns, {@code q =
-     * truncate(clamp(x / scale, -128, 127))}, or to the nearest, half to even. The parameters are those of {@link #quantizeRows}, but for:
+     * The group quantiser of vLLM's {@code per_token_group_quant_int8}: {@code scale = max(|x|, 1e-10) / 127} of a
+     * group of columns, {@code q = truncate(clamp(x / scale, -128, 127))}, or to the nearest, half to even. The
+     * parameters are those of {@link #quantizeRows}, but for:
      *
-     * <p>Grid: one group of {@link #GROUP} work-items a row and group of columns. Costs what {@link #quantizeRows} does, and an integer
-     * division a value.
+     * <p>Grid: one group of {@link #GROUP} work-items a row and group of columns. Costs what {@link #quantizeRows}
+     * does, and an integer division a value.
      *
      * @param scales [rows, groups], written
      * @param group columns of a group, a multiple of 4 unless one group is all; the last may be short
@@ -295,10 +300,11 @@ public final class QuantizeKernels {
     }
 
     /**
-     * {@code x / scale} as IEEE 754 rounds it, then truncated or, with {@code nearest} 1, rounded half to even; clamped to [-128, 127].
+     * {@code x / scale} as IEEE 754 rounds it, then truncated or, with {@code nearest} 1, rounded half to even; clamped
+     * to [-128, 127].
      *
-     * <p>In integers, because devices divide floats approximately (PTX to 2 ulp, OpenCL by a reciprocal), and truncating makes a whole
-     * step of that: by construction the greatest of a group is 127 scales or one ulp less.
+     * <p>In integers, because devices divide floats approximately (PTX to 2 ulp, OpenCL by a reciprocal), and
+     * truncating makes a whole step of that: by construction the greatest of a group is 127 scales or one ulp less.
      *
      * @param power {@link #powerOfTwo} of the scale
      * @param divisor {@link #mantissa} of the scale

@@ -8,9 +8,10 @@ import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 /**
  * The router: from hidden states to the experts of every token and their weights.
  *
- * <p>Two habits here are TornadoVM's, whose OpenCL takes {@code x <= y} for {@code !(y < x)}, also of a NaN, and gets {@code a || (b
- * && c) ? 1 : 0} wrong: what isn't a number is told by {@code <} and {@code >} alone, and a tie by
- * choosing between two counts. Loops over local arrays run over what isn't a constant, since unrolled ones don't all compile.
+ * <p>Two habits here are TornadoVM's, whose OpenCL takes {@code x <= y} for {@code !(y < x)}, also of a NaN, and gets
+ * {@code a || (b && c) ? 1 : 0} wrong: what isn't a number is told by {@code <} and {@code >} alone, and a tie by
+ * choosing between two counts. Loops over local arrays run over what isn't a constant, since unrolled ones don't all
+ * compile.
  */
 public final class RouterKernels {
     /** Work-items of a group of {@link #routerLogits}. */
@@ -55,12 +56,12 @@ public final class RouterKernels {
     private RouterKernels() {}
 
     /**
-     * Router logits: {@code logits[m][l] = Σ_h hidden[m][h] · router[l][h] + bias[l]}, in float. A token's logits are the same bits
-     * whatever the other tokens are.
+     * Router logits: {@code logits[m][l] = Σ_h hidden[m][h] · router[l][h] + bias[l]}, in float. A token's logits are
+     * the same bits whatever the other tokens are.
      *
-     * <p>Grid: one group of {@link #LOGIT_GROUP} work-items for a row of the router (x) and {@link #LOGIT_TOKENS} tokens (y).
-     * Neighbouring work-items read neighbouring values. Costs 2·M·L·H operations and 4·L·H bytes for every {@link #LOGIT_TOKENS}
-     * tokens, from memory once as far as the cache holds them.
+     * <p>Grid: one group of {@link #LOGIT_GROUP} work-items for a row of the router (x) and {@link #LOGIT_TOKENS}
+     * tokens (y). Neighbouring work-items read neighbouring values. Costs 2·M·L·H operations and 4·L·H bytes for every
+     * {@link #LOGIT_TOKENS} tokens, from memory once as far as the cache holds them.
      *
      * @param header [0] = M
      * @param hidden [M, H]
@@ -126,16 +127,16 @@ public final class RouterKernels {
     }
 
     /**
-     * A token's experts and their weights: the K choices with the greatest keys, in descending order, a tie going to the lower one;
-     * then n shared experts. Everything that {@code Router} in {@code org.tornadomoe.reference} defines, which see for what isn't
-     * finite.
+     * A token's experts and their weights: the K choices with the greatest keys, in descending order, a tie going to
+     * the lower one; then n shared experts. Everything that {@code Router} in {@code org.tornadomoe.reference} defines,
+     * which see for what isn't finite.
      *
-     * <p>A choice's key is its logit, or with {@code biased} 1 its score plus its correction bias. A choice is ranked by counting
-     * those before it, first in its chunk of {@link #CHUNK}, then the first K of all chunks among themselves: no step waits for
-     * another but for a few barriers.
+     * <p>A choice's key is its logit, or with {@code biased} 1 its score plus its correction bias. A choice is ranked
+     * by counting those before it, first in its chunk of {@link #CHUNK}, then the first K of all chunks among
+     * themselves: no step waits for another but for a few barriers.
      *
-     * <p>Grid: one group of {@link #TOP_K_GROUP} work-items a token. Costs {@value #CHUNK}·C + (K·C/{@value #CHUNK})² comparisons
-     * a token.
+     * <p>Grid: one group of {@link #TOP_K_GROUP} work-items a token. Costs {@value #CHUNK}·C + (K·C/{@value #CHUNK})²
+     * comparisons a token.
      *
      * @param header [0] = M
      * @param logits [M, C + gate]; C = E + zero experts is at most {@link #MAX_EXPERTS}
@@ -385,7 +386,8 @@ public final class RouterKernels {
     }
 
     /**
-     * Zero experts, which hand a token on as it is: {@code output[m][h] += hidden[m][h] · Σ weights of its pairs with them}.
+     * Zero experts, which hand a token on as it is:
+     * {@code output[m][h] += hidden[m][h] · Σ weights of its pairs with them}.
      *
      * <p>Grid: a work-item an element, in groups of {@link #GROUP}. Costs 12 bytes an element.
      *

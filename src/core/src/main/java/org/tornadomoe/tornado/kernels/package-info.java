@@ -7,8 +7,8 @@
  * work that falls outside the problem is guarded, never returned from; a reduction adds in a fixed order, so the same
  * input gives the same bits.
  *
- * <p>Shape letters: M tokens, E experts, H hidden size, I intermediate size, K experts a token (top-k), P = M·K pairs of
- * a token and one of its experts; pair p belongs to token p / K.
+ * <p>Shape letters: M tokens, E experts, H hidden size, I intermediate size, K experts a token (top-k), P = M·K pairs
+ * of a token and one of its experts; pair p belongs to token p / K.
  */
 @NullMarked
 package org.tornadomoe.tornado.kernels;

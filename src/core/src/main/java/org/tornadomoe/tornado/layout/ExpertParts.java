@@ -7,24 +7,27 @@ import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.tornado.kernels.ActivationKernels;
 
 /**
- * The partition of a layer's experts into arrays: TornadoVM's have at most 2^31 - 1 elements, devices may take less at once, and
- * DeepSeek-V3's first projections are 7.5 GB. Both projections of an expert are in the same part; all parts but the last have the same
- * number of experts. Usually there is one.
+ * The partition of a layer's experts into arrays: TornadoVM's have at most 2^31 - 1 elements, devices may take less at
+ * once, and DeepSeek-V3's first projections are 7.5 GB. Both projections of an expert are in the same part; all parts
+ * but the last have the same number of experts. Usually there is one.
  *
  * @param experts of the layer that are here
  * @param expertsOfPart of every part but the last
  */
 public record ExpertParts(int experts, int expertsOfPart) {
     /**
-     * The property that says how many bytes of a projection's int8 weights one array may have; by default 2^31 - 1, which is what OpenCL
-     * devices of 8 GB give at once.
+     * The property that says how many bytes of a projection's int8 weights one array may have; by default 2^31 - 1,
+     * which is what OpenCL devices of 8 GB give at once.
      */
     public static final String BYTES_PROPERTY = "tornadomoe.partBytes";
 
     /** As many as {@code hopper-gemm.cu} takes. */
     public static final int MAX_PARTS = 8;
 
-    /** Those of a layer: as few as the bytes of an array allow, but at most {@link #MAX_PARTS}, whatever that makes their arrays. */
+    /**
+     * Those of a layer: as few as the bytes of an array allow, but at most {@link #MAX_PARTS}, whatever that makes
+     * their arrays.
+     */
     public static ExpertParts of(FusedMoeConfig config, int localExperts, WeightLayout layout) {
         int gate = ActivationCode.of(config).layout();
         int i = config.intermediateSizePerPartition();

@@ -9,12 +9,13 @@ import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
 import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 
 /**
- * Weights in the order in which Hopper's {@code wgmma} takes them from shared memory, so that a stage of a tile is one copy of
- * neighbouring bytes: {@code [E][tiles of 32 groups][chunks of 128 k][groups][8 rows][128 k]}, the last tile with fewer groups, rows
- * and k padded with zeros. Of row r of a group the i-th 16 bytes of k are where the {@code i ^ r}-th would be.
+ * Weights in the order in which Hopper's {@code wgmma} takes them from shared memory, so that a stage of a tile is one
+ * copy of neighbouring bytes: {@code [E][tiles of 32 groups][chunks of 128 k][groups][8 rows][128 k]}, the last tile
+ * with fewer groups, rows and k padded with zeros. Of row r of a group the i-th 16 bytes of k are where the
+ * {@code i ^ r}-th would be.
  *
- * <p>Rows are permuted within 32 ({@link #row}), so that a work-item has neighbouring values of the result, and of a gated
- * activation both factors. Scales and biases are in the same order.
+ * <p>Rows are permuted within 32 ({@link #row}), so that a work-item has neighbouring values of the result, and of a
+ * gated activation both factors. Scales and biases are in the same order.
  */
 public final class HopperWeights implements WeightLayout {
     /** k of a chunk. */
@@ -89,10 +90,11 @@ public final class HopperWeights implements WeightLayout {
     }
 
     /**
-     * The row that is packed as the {@code packed}-th, −1 if none is. The 16 twos of neighbouring rows of 32 are distributed: a two is the
-     * packed rows {@code 8i + 2q} and the next, with i and q from 0 to 3. Two {@code 4q + i} is a row of the gate and the one of the up
-     * projection, so that a work-item has four neighbouring values of the activation; without a gate two {@code 8(i / 2) + 2q + i % 2}
-     * is row and next row, so that it has four neighbouring values twice.
+     * The row that is packed as the {@code packed}-th, −1 if none is. The 16 twos of neighbouring rows of 32 are
+     * distributed: a two is the packed rows {@code 8i + 2q} and the next, with i and q from 0 to 3. Two {@code 4q + i}
+     * is a row of the gate and the one of the up projection, so that a work-item has four neighbouring values of the
+     * activation; without a gate two {@code 8(i / 2) + 2q + i % 2} is row and next row, so that it has four
+     * neighbouring values twice.
      */
     static int row(int packed, int rows, int layout) {
         int within = packed % 32;

@@ -8,8 +8,9 @@ import org.tornadomoe.tornado.kernels.PanelGemmKernels;
 import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 
 /**
- * Weights in the order of {@link PanelGemmKernels}: after {@link #weightPad} ints {@code [E, panels of 64 rows, ⌈cols / 4⌉, 64 rows]} ints, so that neighbouring
- * work-items, which have neighbouring rows, read neighbouring ints, and a work-group reads on where it read before.
+ * Weights in the order of {@link PanelGemmKernels}: after {@link #weightPad} ints
+ * {@code [E, panels of 64 rows, ⌈cols / 4⌉, 64 rows]} ints, so that neighbouring work-items, which have neighbouring
+ * rows, read neighbouring ints, and a work-group reads on where it read before.
  */
 public final class PanelWeights implements WeightLayout {
     private static final int PANEL = PanelGemmKernels.PANEL;

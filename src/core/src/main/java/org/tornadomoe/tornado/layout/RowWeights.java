@@ -7,8 +7,8 @@ import org.tornadomoe.quant.Int8Tensor;
 import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 
 /**
- * Weights in the order {@code [E, ⌈cols / 4⌉, rows]} ints, so that neighbouring work-items, which have neighbouring rows,
- * read neighbouring ints.
+ * Weights in the order {@code [E, ⌈cols / 4⌉, rows]} ints, so that neighbouring work-items, which have neighbouring
+ * rows, read neighbouring ints.
  */
 public final class RowWeights implements WeightLayout {
     /** Rows and ints of a block that lies in the cache. */
@@ -21,7 +21,10 @@ public final class RowWeights implements WeightLayout {
         return experts * rowInts(cols) * rows;
     }
 
-    /** In blocks: a row's length is mostly a power of two, and what is that far apart is in each other's way in the cache. */
+    /**
+     * In blocks: a row's length is mostly a power of two, and what is that far apart is in each other's way in the
+     * cache.
+     */
     @Override
     public void pack(Int8Tensor from, int gate, IntArray into) {
         int rows = from.rows();

@@ -8,13 +8,13 @@ import org.tornadomoe.quant.Int8Tensor;
 import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 
 /**
- * Weights in the order in which tensor cores take them: a warp reads a tile of 16 rows and 32 of k with one load of 16 bytes a
- * lane, 512 neighbouring bytes, straight into the registers of {@code mma.m16n8k32}'s first operand.
+ * Weights in the order in which tensor cores take them: a warp reads a tile of 16 rows and 32 of k with one load of 16
+ * bytes a lane, 512 neighbouring bytes, straight into the registers of {@code mma.m16n8k32}'s first operand.
  *
- * <p>{@code [E][tiles of 16 rows][chunks of 64 k][2 steps][32 lanes][4 ints]}, rows and k padded with zeros. Lane 4g + j
- * holds of rows g and g + 8, in step s, the four int8 of k = 16j + 8s (ints 0 and 1) and those of k = 16j + 8s + 4 (ints
- * 2 and 3). So of the second operand a lane reads 16 neighbouring bytes as well, k = 16j to 16j + 15 of row g of the
- * activations, and has both steps' registers.
+ * <p>{@code [E][tiles of 16 rows][chunks of 64 k][2 steps][32 lanes][4 ints]}, rows and k padded with zeros. Lane 4g +
+ * j holds of rows g and g + 8, in step s, the four int8 of k = 16j + 8s (ints 0 and 1) and those of k = 16j + 8s + 4
+ * (ints 2 and 3). So of the second operand a lane reads 16 neighbouring bytes as well, k = 16j to 16j + 15 of row g of
+ * the activations, and has both steps' registers.
  */
 public final class TiledWeights implements WeightLayout {
     /** Rows of a tile. */

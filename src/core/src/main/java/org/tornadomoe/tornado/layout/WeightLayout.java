@@ -9,8 +9,9 @@ import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
 
 /**
- * An order in which a projection's int8 weights [E, rows, cols] lie on a device, with what comes with them. What is called
- * {@code gate} is where gates are in the rows, as {@link ActivationKernels} has it. Implementations have no state.
+ * An order in which a projection's int8 weights [E, rows, cols] lie on a device, with what comes with them. What is
+ * called {@code gate} is where gates are in the rows, as {@link ActivationKernels} has it. Implementations have no
+ * state.
  */
 public interface WeightLayout {
     /** A line of a GPU's cache, in bytes. */
@@ -48,8 +49,8 @@ public interface WeightLayout {
     void pack(Int8Tensor from, int gate, IntArray into);
 
     /**
-     * Puts scales and zero points in the order {@code [E, groups of columns, scale rows]}; where they don't change along a row, one
-     * a row, repeated where rows share it.
+     * Puts scales and zero points in the order {@code [E, groups of columns, scale rows]}; where they don't change
+     * along a row, one a row, repeated where rows share it.
      */
     default void packScales(Int8Tensor from, int gate, FloatArray scales, FloatArray zeroPoints) {
         boolean perRow = scales.getSize() == from.experts() * from.rows() && from.scaleCols() == 1;
@@ -78,7 +79,10 @@ public interface WeightLayout {
         MemorySegment.copy(from, first * rows, into.getSegment(), ValueLayout.JAVA_FLOAT, 0, experts * rows);
     }
 
-    /** Elements in front of an array's others that make these begin at a cache line, where TornadoVM's header begins at one. */
+    /**
+     * Elements in front of an array's others that make these begin at a cache line, where TornadoVM's header begins at
+     * one.
+     */
     static int padToCacheLine() {
         return Math.floorMod(-(int) TornadoNativeArray.ARRAY_HEADER, CACHE_LINE) / 4;
     }

@@ -35,7 +35,8 @@ public final class HalfChecks {
     /**
      * Every bit pattern is widened, and values at every edge narrowed, as on the host.
      *
-     * @param exact whether the device computes with subnormals and tells NaNs from infinities: under OpenCL's fast math it may not
+     * @param exact whether the device computes with subnormals and tells NaNs from infinities: under OpenCL's fast math
+     *     it may not
      */
     public static void kernelsConvertAsTheHost(Device device, ScalarType type, boolean exact) {
         RandomLayer layer = RandomLayer.of(2, 1, H, 4, M, 1);

@@ -146,7 +146,10 @@ class KernelEdgeTest {
         }
     }
 
-    /** Blocks of the tensor cores' own size for few and for many tokens, and the small ones of stages that run by themselves. */
+    /**
+     * Blocks of the tensor cores' own size for few and for many tokens, and the small ones of stages that run by
+     * themselves.
+     */
     @ParameterizedTest
     @CsvSource({"3, 2, 1, 8", "3, 2, 15, 16", "3, 2, 300, 128", "3, 2, 300, 16", "9, 4, 500, 16"})
     void tensorCoresHaveRoomForEveryBlockSize(int experts, int topK, int tokens, int blockSize) {

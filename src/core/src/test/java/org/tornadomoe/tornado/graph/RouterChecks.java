@@ -29,7 +29,8 @@ public final class RouterChecks {
     private RouterChecks() {}
 
     /**
-     * Every kind of router gives the reference's ids and weights: for logits with ties, for any, and for such that aren't finite.
+     * Every kind of router gives the reference's ids and weights: for logits with ties, for any, and for such that
+     * aren't finite.
      *
      * @param rows of each of them
      * @param step 1 for every router, n for every n-th: each is compiled by itself

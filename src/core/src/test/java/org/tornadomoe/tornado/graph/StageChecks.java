@@ -27,8 +27,8 @@ public final class StageChecks {
     private StageChecks() {}
 
     /**
-     * The activation's kernel against its formula over the whole range of its arguments, relatively to the value, or to 1e-4 where
-     * that is greater.
+     * The activation's kernel against its formula over the whole range of its arguments, relatively to the value, or to
+     * 1e-4 where that is greater.
      */
     public static void activationIsAccurate(Device device, MoeActivation activation, double tolerance) {
         float[] points = new float[201];
@@ -65,8 +65,8 @@ public final class StageChecks {
     }
 
     /**
-     * Activations are quantised to the very bits of {@link Int8Activations}, at whatever magnitude, where quotients are next to what they
-     * are rounded or truncated at.
+     * Activations are quantised to the very bits of {@link Int8Activations}, at whatever magnitude, where quotients are
+     * next to what they are rounded or truncated at.
      */
     public static void quantizationIsExact(Device device, Int8Quantization quantization) {
         int tokens = 90;

@@ -29,7 +29,10 @@ class HopperWeightsTest {
         1, 530, 257, 0
         """;
 
-    /** Where the kernels find the weights of an expert's packed row: {@code tileStart}, then what both of them add to it. */
+    /**
+     * Where the kernels find the weights of an expert's packed row: {@code tileStart}, then what both of them add to
+     * it.
+     */
     private record Packed(MemorySegment bytes, FloatArray scales, int groups, int chunks) {
         private static final int TILE_GROUPS = 32;
 
@@ -42,8 +45,8 @@ class HopperWeightsTest {
         }
 
         /**
-         * {@code tileGemm}: a stage is copied to shared memory as it lies, and there wgmma reads rows of 128 bytes, eight each 1024,
-         * whose 16 bytes are swizzled.
+         * {@code tileGemm}: a stage is copied to shared memory as it lies, and there wgmma reads rows of 128 bytes,
+         * eight each 1024, whose 16 bytes are swizzled.
          */
         byte wgmma(int expert, int packed, int k) {
             int tile = packed / 256;
@@ -53,7 +56,9 @@ class HopperWeightsTest {
             return bytes.get(ValueLayout.JAVA_BYTE, stage + swizzled);
         }
 
-        /** {@code skinnyGemm}: work-item 4g + j of a warp reads rows g, g + 8 and so on of 32, 16 bytes of a unit of 64. */
+        /**
+         * {@code skinnyGemm}: work-item 4g + j of a warp reads rows g, g + 8 and so on of 32, 16 bytes of a unit of 64.
+         */
         byte streamed(int expert, int packed, int k) {
             int x = packed / 32;
             int tile = x / 8;
@@ -92,9 +97,9 @@ class HopperWeightsTest {
     }
 
     /**
-     * The twos of an expert's packed rows, by the work-items that have them in {@code tileGemm}: of every 32 packed rows a quarter-lane q
-     * has the columns 8i + 2q and the next of the accumulator, which it hands on as twos 4q + i; without a gate the first two as 2q and
-     * the next, the others as 8 + 2q and the next.
+     * The twos of an expert's packed rows, by the work-items that have them in {@code tileGemm}: of every 32 packed
+     * rows a quarter-lane q has the columns 8i + 2q and the next of the accumulator, which it hands on as twos 4q + i;
+     * without a gate the first two as 2q and the next, the others as 8 + 2q and the next.
      */
     private static void check(Packed packed, Int8Tensor weights, int expert, int layout) {
         boolean halves = layout == ActivationKernels.HALVES;

@@ -18,7 +18,10 @@ import org.tornadomoe.quant.Int8Tensor;
 import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 
 class TiledWeightsTest {
-    /** The product as the tensor-core kernel makes it: lane by lane, register by register, from tiles and rows as they lie. */
+    /**
+     * The product as the tensor-core kernel makes it: lane by lane, register by register, from tiles and rows as they
+     * lie.
+     */
     @ParameterizedTest
     @CsvSource({"1,16,64", "2,16,32", "3,33,100", "1,7,5", "2,130,260"})
     void lanesFindTheirOperands(int experts, int rows, int cols) {

@@ -17,9 +17,9 @@ import uk.ac.manchester.tornado.api.types.arrays.LongArray;
 import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
 
 /**
- * A work-item's view of its launch: who it is, the memory it shares with its group, and what it does together with others.
- * A context a caller makes stands for the work-item's own among a task's arguments; used outside of a task it is a group of
- * one work-item, without a warp.
+ * A work-item's view of its launch: who it is, the memory it shares with its group, and what it does together with
+ * others. A context a caller makes stands for the work-item's own among a task's arguments; used outside of a task it
+ * is a group of one work-item, without a warp.
  */
 public class KernelContext {
     private static final VarHandle INT = ValueLayout.JAVA_INT.varHandle();
@@ -95,7 +95,10 @@ public class KernelContext {
         }
     }
 
-    /** The same as {@link #localBarrier()}: it orders local and global memory within the group, and nothing between groups. */
+    /**
+     * The same as {@link #localBarrier()}: it orders local and global memory within the group, and nothing between
+     * groups.
+     */
     public void globalBarrier() {
         localBarrier();
     }
@@ -199,8 +202,8 @@ public class KernelContext {
     }
 
     /**
-     * A lane's part of a 16x32 int8 tile in local memory: 16 rows of tileK / 4 ints, four int8 to an int, the lowest byte
-     * first.
+     * A lane's part of a 16x32 int8 tile in local memory: 16 rows of tileK / 4 ints, four int8 to an int, the lowest
+     * byte first.
      */
     public byte[] mmaLoadAInt8(int[] aTile, int tileK) {
         return mmaLoadAInt8(aTile, tileK, 0);
@@ -212,8 +215,8 @@ public class KernelContext {
     }
 
     /**
-     * A lane's part of a 32x8 int8 tile in local memory: int 4i + j holds (k, n), (k + 1, n), (k, n + 1), (k + 1, n + 1), the
-     * lowest byte first, for k = 2i and n = 2j.
+     * A lane's part of a 32x8 int8 tile in local memory: int 4i + j holds (k, n), (k + 1, n), (k, n + 1), (k + 1, n +
+     * 1), the lowest byte first, for k = 2i and n = 2j.
      */
     public byte[] mmaLoadBInt8(int[] bTile, int tileK) {
         return mmaLoadBInt8(bTile, tileK, 0);
@@ -325,8 +328,8 @@ public class KernelContext {
     }
 
     /**
-     * Copies the four bytes of src from srcIndex on, which is a multiple of 4, to an int of local memory. They land when the
-     * group of copies is waited for; until then the int has no value.
+     * Copies the four bytes of src from srcIndex on, which is a multiple of 4, to an int of local memory. They land
+     * when the group of copies is waited for; until then the int has no value.
      */
     public void asyncCopyToLocal(int[] dstTile, int dstIndex, ByteArray src, int srcIndex) {
         if (srcIndex % 4 != 0) {

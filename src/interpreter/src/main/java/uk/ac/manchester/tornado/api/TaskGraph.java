@@ -27,8 +27,8 @@ import uk.ac.manchester.tornado.api.exceptions.TornadoTaskRuntimeException;
 import uk.ac.manchester.tornado.api.interpreter.Graph;
 
 /**
- * Tasks in the order they run, and what is copied to the device before them and back after them. Not thread-safe; {@link
- * #snapshot()} is what a plan runs.
+ * Tasks in the order they run, and what is copied to the device before them and back after them. Not thread-safe;
+ * {@link #snapshot()} is what a plan runs.
  */
 public class TaskGraph {
     private final Graph graph;

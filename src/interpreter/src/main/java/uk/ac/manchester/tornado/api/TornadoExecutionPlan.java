@@ -16,11 +16,12 @@ import uk.ac.manchester.tornado.api.interpreter.Plan;
 import uk.ac.manchester.tornado.api.runtime.TornadoRuntimeProvider;
 
 /**
- * Task graphs, how to run them, and their memory on the device. Every {@code with} method changes the plan and returns it.
- * Plans are independent of each other; one plan runs for one thread at a time, others wait.
+ * Task graphs, how to run them, and their memory on the device. Every {@code with} method changes the plan and returns
+ * it. Plans are independent of each other; one plan runs for one thread at a time, others wait.
  *
  * <p>Here the device is this JVM: its memory is a copy of each array, work-groups run in parallel, and what concerns
- * devices, compilers or CUDA graphs changes nothing. Arrays a task uses that are in no transfer start with arbitrary content.
+ * devices, compilers or CUDA graphs changes nothing. Arrays a task uses that are in no transfer start with arbitrary
+ * content.
  */
 public class TornadoExecutionPlan implements AutoCloseable {
     public static TornadoDevice DEFAULT_DEVICE =
@@ -60,8 +61,8 @@ public class TornadoExecutionPlan implements AutoCloseable {
     }
 
     /**
-     * Runs the selected graphs and returns when they are done. Throws TornadoRuntimeException where the plan is closed, a
-     * grid is missing or does not fit, or a kernel fails; the plan can be used and closed after that.
+     * Runs the selected graphs and returns when they are done. Throws TornadoRuntimeException where the plan is closed,
+     * a grid is missing or does not fit, or a kernel fails; the plan can be used and closed after that.
      */
     public TornadoExecutionResult execute() {
         synchronized (plan) {
@@ -259,8 +260,9 @@ public class TornadoExecutionPlan implements AutoCloseable {
     }
 
     /**
-     * Frees the device's copies. A plan that is closed can't be executed; closing it again does nothing. As under TornadoVM, plans of {@link
-     * #withPreCompilation} are refused from then on, until {@link TornadoDeviceContext#setResetToFalse} or the next such plan.
+     * Frees the device's copies. A plan that is closed can't be executed; closing it again does nothing. As under
+     * TornadoVM, plans of {@link #withPreCompilation} are refused from then on, until
+     * {@link TornadoDeviceContext#setResetToFalse} or the next such plan.
      */
     @Override
     public void close() throws TornadoExecutionPlanException {

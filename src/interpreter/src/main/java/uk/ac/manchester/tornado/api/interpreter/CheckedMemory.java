@@ -5,8 +5,9 @@ import java.util.Arrays;
 import uk.ac.manchester.tornado.api.types.HalfFloat;
 
 /**
- * How the checked copy of a kernel reaches the elements of Java arrays. Local memory starts with a pattern; who loads it has
- * to show that it was stored, which is looked up only then. A work-item's own arrays just have their bounds checked.
+ * How the checked copy of a kernel reaches the elements of Java arrays. Local memory starts with a pattern; who loads
+ * it has to show that it was stored, which is looked up only then. A work-item's own arrays just have their bounds
+ * checked.
  */
 public final class CheckedMemory {
     private static final byte BYTE = (byte) 0xad;

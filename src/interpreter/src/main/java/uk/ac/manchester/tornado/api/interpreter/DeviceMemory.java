@@ -20,9 +20,9 @@ import uk.ac.manchester.tornado.api.types.arrays.ShortArray;
 import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
 
 /**
- * A plan's copies of the caller's arrays, which stand for what would be in device memory. A copy is made when its array is
- * first transferred or used, is filled with a pattern until something is written to it, and keeps its content between
- * executions.
+ * A plan's copies of the caller's arrays, which stand for what would be in device memory. A copy is made when its array
+ * is first transferred or used, is filled with a pattern until something is written to it, and keeps its content
+ * between executions.
  */
 final class DeviceMemory implements AutoCloseable {
     /** A graph's copies; graphs share one only where one consumes what another persisted. */

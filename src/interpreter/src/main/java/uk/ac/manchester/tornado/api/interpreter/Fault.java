@@ -1,6 +1,8 @@
 package uk.ac.manchester.tornado.api.interpreter;
 
-/** A mistake of the work-item that throws it; the launch adds which that is and makes a {@link KernelException} of it. */
+/**
+ * A mistake of the work-item that throws it; the launch adds which that is and makes a {@link KernelException} of it.
+ */
 final class Fault extends RuntimeException {
     private static final long serialVersionUID = 1;
 

@@ -8,7 +8,9 @@ record Grid(int[] global, int[] local, int[] offset) {
     /** Most work-items of a group. */
     static final int MAX_GROUP = 1024;
 
-    /** Reads and checks a grid; without local work, the largest group of at most 256 work-items that divides the grid. */
+    /**
+     * Reads and checks a grid; without local work, the largest group of at most 256 work-items that divides the grid.
+     */
     static Grid of(WorkerGrid grid, String task) {
         long[] globalWork = grid.getGlobalWork();
         long[] localWork = grid.getLocalWork();

@@ -92,9 +92,9 @@ final class Kernel {
     }
 
     /**
-     * The method behind a task's lambda, or null. Java does not tell it, so the lambda is called once without memory: the
-     * exception of the first use of a null argument has the method in its stack trace. Compiled code may throw one without
-     * a trace (HotSpot's {@code OmitStackTraceInFastThrow}); then the first use of an empty array tells.
+     * The method behind a task's lambda, or null. Java does not tell it, so the lambda is called once without memory:
+     * the exception of the first use of a null argument has the method in its stack trace. Compiled code may throw one
+     * without a trace (HotSpot's {@code OmitStackTraceInFastThrow}); then the first use of an empty array tells.
      */
     private static KernelClasses.Method locate(Task task) {
         StackTraceElement found = found(task, argument -> null);

@@ -31,8 +31,8 @@ import java.util.Set;
 import uk.ac.manchester.tornado.api.KernelContext;
 
 /**
- * The classes of a kernel: read to see what it does, and loaded a second time with its memory accesses checked. The second
- * loading takes in the kernel's package, so that all of it can reach each other.
+ * The classes of a kernel: read to see what it does, and loaded a second time with its memory accesses checked. The
+ * second loading takes in the kernel's package, so that all of it can reach each other.
  */
 final class KernelClasses {
     private static final String CONTEXT = KernelContext.class.getName().replace('.', '/');
@@ -61,13 +61,17 @@ final class KernelClasses {
             List<String> parameters,
             boolean waits,
             boolean sharesMemory) {
-        /** The checked copy, called with an array of arguments; with races, accesses of the same element are compared. */
+        /**
+         * The checked copy, called with an array of arguments; with races, accesses of the same element are compared.
+         */
         MethodHandle checked(boolean races) {
             return classes.checked(method, descriptor, races);
         }
     }
 
-    /** The method of a stack frame, or null where its class can't be read or it is no static method for these arguments. */
+    /**
+     * The method of a stack frame, or null where its class can't be read or it is no static method for these arguments.
+     */
     static Method find(StackTraceElement frame, Task task) {
         Class<?> owner;
         try {

@@ -18,7 +18,9 @@ final class Launch {
     final Races races;
 
     private final AtomicLong next = new AtomicLong();
-    /** The first group that failed; groups before it are run to their end, so that what is reported is always the same. */
+    /**
+     * The first group that failed; groups before it are run to their end, so that what is reported is always the same.
+     */
     private volatile long failedGroup = Long.MAX_VALUE;
 
     private KernelException failure;

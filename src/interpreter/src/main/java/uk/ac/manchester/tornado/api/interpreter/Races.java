@@ -6,9 +6,9 @@ import java.util.IdentityHashMap;
 import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
 
 /**
- * Who read and wrote each element of the memory that work-items share. Two accesses by different work-items, at least one a
- * write and not both atomic, have to have a barrier of their group between them; between groups there is none. Groups run
- * one after the other while this is kept.
+ * Who read and wrote each element of the memory that work-items share. Two accesses by different work-items, at least
+ * one a write and not both atomic, have to have a barrier of their group between them; between groups there is none.
+ * Groups run one after the other while this is kept.
  */
 final class Races {
     private static final int NOBODY = -1;
@@ -18,7 +18,9 @@ final class Races {
         final int[] writer;
         final int[] writePhase;
         final boolean[] atomic;
-        /** Whether others than the writer wrote atomically too: some of its group in the same phase, or of other groups. */
+        /**
+         * Whether others than the writer wrote atomically too: some of its group in the same phase, or of other groups.
+         */
         final boolean[] others;
 
         final boolean[] otherGroups;

@@ -92,8 +92,8 @@ final class Warp {
     }
 
     /**
-     * m16n8k32: lane = 4 group + t holds rows group and group + 8 of A, at k = 4t + 0..3 and 4t + 16..19; column group of B
-     * at the same k; and columns 2t, 2t + 1 of C's rows group and group + 8.
+     * m16n8k32: lane = 4 group + t holds rows group and group + 8 of A, at k = 4t + 0..3 and 4t + 16..19; column group
+     * of B at the same k; and columns 2t, 2t + 1 of C's rows group and group + 8.
      */
     private void multiply() {
         byte[][] a = new byte[16][32];

@@ -49,7 +49,10 @@ public final class ByteArray extends TornadoNativeArray {
         return array;
     }
 
-    /** A view of a segment that starts with a header of {@link #ARRAY_HEADER} bytes, which is written; the values are not. */
+    /**
+     * A view of a segment that starts with a header of {@link #ARRAY_HEADER} bytes, which is written; the values are
+     * not.
+     */
     public static ByteArray fromSegmentShallow(MemorySegment segment) {
         return new ByteArray(segment);
     }

@@ -49,7 +49,10 @@ public final class HalfFloatArray extends TornadoNativeArray {
         return array;
     }
 
-    /** A view of a segment that starts with a header of {@link #ARRAY_HEADER} bytes, which is written; the values are not. */
+    /**
+     * A view of a segment that starts with a header of {@link #ARRAY_HEADER} bytes, which is written; the values are
+     * not.
+     */
     public static HalfFloatArray fromSegmentShallow(MemorySegment segment) {
         return new HalfFloatArray(segment);
     }

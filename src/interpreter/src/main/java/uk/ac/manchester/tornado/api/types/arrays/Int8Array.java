@@ -46,7 +46,10 @@ public final class Int8Array extends TornadoNativeArray {
         return array;
     }
 
-    /** A view of a segment that starts with a header of {@link #ARRAY_HEADER} bytes, which is written; the values are not. */
+    /**
+     * A view of a segment that starts with a header of {@link #ARRAY_HEADER} bytes, which is written; the values are
+     * not.
+     */
     public static Int8Array fromSegmentShallow(MemorySegment segment) {
         return new Int8Array(segment);
     }

@@ -47,7 +47,10 @@ public final class IntArray extends TornadoNativeArray {
         return array;
     }
 
-    /** A view of a segment that starts with a header of {@link #ARRAY_HEADER} bytes, which is written; the values are not. */
+    /**
+     * A view of a segment that starts with a header of {@link #ARRAY_HEADER} bytes, which is written; the values are
+     * not.
+     */
     public static IntArray fromSegmentShallow(MemorySegment segment) {
         return new IntArray(segment);
     }

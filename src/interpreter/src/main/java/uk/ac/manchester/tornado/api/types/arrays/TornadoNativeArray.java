@@ -6,8 +6,8 @@ import java.lang.foreign.ValueLayout;
 import uk.ac.manchester.tornado.api.interpreter.ElementIndexException;
 
 /**
- * An off-heap array: a header of {@link #ARRAY_HEADER} bytes, which starts with the number of elements as an int, then the
- * values. The memory is freed once the array can't be reached.
+ * An off-heap array: a header of {@link #ARRAY_HEADER} bytes, which starts with the number of elements as an int, then
+ * the values. The memory is freed once the array can't be reached.
  */
 public abstract sealed class TornadoNativeArray
         permits ByteArray,
