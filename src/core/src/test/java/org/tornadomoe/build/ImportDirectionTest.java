@@ -279,9 +279,10 @@ public class ImportDirectionTest {
                 }
             }
         }
-        return reached.keySet().stream()
-                .map(file -> reached.get(file).stream()
-                        .filter(other -> reached.getOrDefault(other, Set.of()).contains(file))
+        return reached.entrySet().stream()
+                .map(file -> file.getValue().stream()
+                        .filter(other ->
+                                reached.getOrDefault(other, Set.of()).contains(file.getKey()))
                         .collect(Collectors.toCollection(TreeSet::new)))
                 .filter(ring -> ring.size() > MAX_RING)
                 .collect(Collectors.toSet());

@@ -280,8 +280,8 @@ public final class LayerChecks {
     }
 
     /**
-     * Does something while arrays hold one expert each, or as many as it takes for {@link ExpertParts#MOST} to hold
-     * all.
+     * Does something while arrays hold one expert each, or as many as it takes for {@link ExpertParts#MAX_PARTS} to
+     * hold all.
      */
     static void dealOut(Runnable what) {
         System.setProperty(ExpertParts.BYTES_PROPERTY, "1");

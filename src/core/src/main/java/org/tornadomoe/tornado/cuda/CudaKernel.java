@@ -36,6 +36,8 @@ public record CudaKernel(
         List<Object> scalars)
         implements CudaStep {
     /**
+     * One launch of a kernel.
+     *
      * @param entryPoint the kernel's name
      * @param group work-items of a group
      * @param gridX groups along x; {@link #ALL_MULTIPROCESSORS} for one a multiprocessor

@@ -38,7 +38,11 @@ public final class HostMemory implements AutoCloseable {
         return of(Quirks.HERE.leavesArraysPinned(backend));
     }
 
-    /** @param keepsAddresses whether memory is kept for later layers when it is closed */
+    /**
+     * For one layer's arrays.
+     *
+     * @param keepsAddresses whether memory is kept for later layers when it is closed
+     */
     public static HostMemory of(boolean keepsAddresses) {
         return new HostMemory(keepsAddresses);
     }

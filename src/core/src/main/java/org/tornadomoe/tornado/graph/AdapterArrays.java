@@ -36,7 +36,7 @@ public final class AdapterArrays {
         boolean adapted = shape.adapted;
         long slices = LoraAdapter.slices(shape.config);
         long rank = shape.config.maxLoraRank();
-        long ranks = shape.localExperts * shape.config.maxLoras() * rank;
+        long ranks = rank * shape.localExperts * shape.config.maxLoras();
         slots = table.ints("adapters", WORKSPACE, adapted ? shape.maxTokens : 1);
         w13A = table.floats("w13LoraA", LAYER, adapted ? ranks * slices * shape.hidden : 1);
         w13B = table.floats("w13LoraB", LAYER, adapted ? ranks * shape.gateUpRows : 1);

@@ -25,7 +25,11 @@ final class ArrayTable {
         WORKSPACE
     }
 
-    /** @param elements may be more than an array can have */
+    /**
+     * One array, by its declaration.
+     *
+     * @param elements may be more than an array can have
+     */
     record Declared(String name, Owner owner, long elements, boolean isFloat) {
         long bytes() {
             return 4 * elements + TornadoNativeArray.ARRAY_HEADER;

@@ -1,7 +1,7 @@
 package org.tornadomoe.tornado.graph;
 
+import java.util.ArrayList;
 import java.util.List;
-import java.util.stream.Stream;
 import org.tornadomoe.tornado.kernels.CombineKernels;
 import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
 
@@ -62,7 +62,11 @@ public class LayerProgram {
 
     @SafeVarargs
     static List<Stage> inOrder(List<Stage>... steps) {
-        return Stream.of(steps).flatMap(List::stream).toList();
+        List<Stage> all = new ArrayList<>();
+        for (List<Stage> step : steps) {
+            all.addAll(step);
+        }
+        return List.copyOf(all);
     }
 
     /** hiddenHalves → hidden. */

@@ -72,7 +72,11 @@ public final class LayerShape {
     /** Which experts' weights are in which arrays. */
     public final ExpertParts parts;
 
-    /** @param config the layer's, with the most tokens of a call */
+    /**
+     * Answers everything.
+     *
+     * @param config the layer's, with the most tokens of a call
+     */
     public LayerShape(
             FusedMoeConfig config,
             Int8Quantization quantization,

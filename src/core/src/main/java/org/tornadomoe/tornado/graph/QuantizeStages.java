@@ -19,6 +19,8 @@ final class QuantizeStages {
     }
 
     /**
+     * What is quantised, and where to.
+     *
      * @param rows of {@code from} in a call
      * @param isKeyed whether rows of key −1 aren't there
      * @param isWeighted whether rows are multiplied by the router's weights first

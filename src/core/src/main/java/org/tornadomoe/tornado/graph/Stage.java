@@ -146,8 +146,10 @@ public record Stage(
         }
 
         /**
-         * @param isKnown arrays that tasks before have written, and that these write only for each other; see
-         * {@link CudaRun#addTo}
+         * Adds the tasks where some arrays are on the device already.
+         *
+         * @param isKnown arrays that tasks before have written, and that these write only for each other; see {@link
+         *     CudaRun#addTo}
          */
         public void addTasks(Predicate<Object> isKnown) {
             List<CudaStep> steps = new ArrayList<>();

@@ -9,7 +9,11 @@ import java.nio.charset.StandardCharsets;
 public final class KernelSource {
     private KernelSource() {}
 
-    /** @param file such as {@code hopper-gemm.cu} */
+    /**
+     * The whole text of one.
+     *
+     * @param file such as {@code hopper-gemm.cu}
+     */
     public static String text(String file) {
         try (InputStream in = KernelSource.class.getResourceAsStream(file)) {
             if (in == null) {

@@ -26,7 +26,11 @@ public final class CudaSource {
         FLOAT
     }
 
-    /** @param most work-items of a group */
+    /**
+     * A kernel, as it is declared.
+     *
+     * @param most work-items of a group
+     */
     public record Entry(int most, String parameters) {}
 
     private final String text;
