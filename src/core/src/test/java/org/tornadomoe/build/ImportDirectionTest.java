@@ -281,8 +281,7 @@ public class ImportDirectionTest {
         }
         return reached.entrySet().stream()
                 .map(file -> file.getValue().stream()
-                        .filter(other ->
-                                reached.getOrDefault(other, Set.of()).contains(file.getKey()))
+                        .filter(other -> reached.getOrDefault(other, Set.of()).contains(file.getKey()))
                         .collect(Collectors.toCollection(TreeSet::new)))
                 .filter(ring -> ring.size() > MAX_RING)
                 .collect(Collectors.toSet());

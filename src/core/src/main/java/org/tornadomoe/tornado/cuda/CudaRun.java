@@ -67,7 +67,7 @@ public final class CudaRun {
      * of the list.
      *
      * @param isKnown whether TornadoVM need not be told that an array is written, since it is on the device already and
-     *     nobody else reads it: each array that a task writes is one of the {@value Quirks#GRAPH_NODES} nodes of a
+     *     nobody else reads it: each array that a task writes is one of the 1024 nodes of a
      *     graph
      */
     public static List<CudaRun> addTo(TaskGraph graph, String prefix, List<CudaStep> steps, Predicate<Object> isKnown) {
