@@ -29,7 +29,6 @@ import org.tornadomoe.quant.LoraAdapter;
 import org.tornadomoe.tornado.cuda.CudaRun;
 import org.tornadomoe.tornado.device.Device;
 import org.tornadomoe.tornado.device.HostMemory;
-import org.tornadomoe.tornado.device.Quirks;
 import org.tornadomoe.tornado.device.SignalHandlers;
 import org.tornadomoe.tornado.graph.ExpertGemm;
 import org.tornadomoe.tornado.graph.LayerArrays;
@@ -90,22 +89,11 @@ final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profile
      * @param ran token counts that it has run with: for a new one a driver may compile again
      */
     record Running(Stage.Graph graph, TornadoExecutionPlan plan, BitSet ran) {
-        /** Executes it once for nothing: see {@link Quirks#doubtsFirstExecution}. */
-        private void settle() {
-            plan.execute()
-                    .transferToHost(
-                            new DataRange((TornadoNativeArray) graph.outputs().getLast()).withSize(1));
-        }
-
         TornadoExecutionResult execute(int tokens) {
             if (ran.get(tokens)) {
                 return plan.execute();
             }
             try (SignalHandlers.Step _ = SignalHandlers.step()) {
-                if (ran.isEmpty()
-                        && Quirks.HERE.doubtsFirstExecution(graph.device().backend())) {
-                    settle();
-                }
                 TornadoExecutionResult result = plan.execute();
                 ran.set(tokens);
                 return result;

@@ -30,6 +30,8 @@ import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
  *   <li>A method that is given a local array computes something else (5.2): no kernel has one, which the build checks.
  *   <li>With a plan only the arrays that are in one of its transfers are freed (5.2): the
  *       graph's {@code keepOnDevice} names all.
+ *   <li>An array that is fetched and that its graph names in no transfer has all that the graph has copied to the host,
+ *       over boxed scalars, too, which the JVM shares (CUDA, 5.2): only named arrays are fetched.
  *   <li>Kernels that fail to compile are run as plain Java (5.2 and 6.0, #1067; by default no more since #1107): {@link
  *       TornadoHome#bailoutsAreErrors}.
  *   <li>Kernels are looked at for the backend of the highest priority, OpenCL unless told otherwise, which has neither
@@ -131,15 +133,6 @@ public record Quirks(@Nullable String version) {
      * kernel's values (CUDA, 5.2; of later versions nothing is known).
      */
     public boolean zeroesOnAnotherStream(String backend) {
-        return backend.equals(Device.CUDA);
-    }
-
-    /**
-     * Whether a plan's first execution can give zeros where several processes share a GPU: one in about a thousand
-     * plans on an H200, with every class; a second execution was never seen to (CUDA, 5.2). Why is not known:
-     * bench/log.md.
-     */
-    public boolean doubtsFirstExecution(String backend) {
         return backend.equals(Device.CUDA);
     }
 
