@@ -78,10 +78,7 @@ public final class HostRouter {
         ChosenExperts chosen = ChosenExperts.allocate(tokens, pairs);
         double[] weights = new double[tokens * pairs];
         eachToken(hidden, tokens, onAllCores, (token, scratch) -> route(scratch, chosen.ids(), weights, token * pairs));
-        for (int p = 0; p < weights.length; p++) {
-            chosen.weights()[p] = (float) weights[p];
-        }
-        return chosen;
+        return withWeights(chosen, weights);
     }
 
     /** Does something with each token's logits, which are in the scratch. */
@@ -134,6 +131,10 @@ public final class HostRouter {
             }
             addShared(ids, weights, m * pairs, gates.length == 0 ? 0 : gates[m]);
         }
+        return withWeights(chosen, weights);
+    }
+
+    private static ChosenExperts withWeights(ChosenExperts chosen, double[] weights) {
         for (int p = 0; p < weights.length; p++) {
             chosen.weights()[p] = (float) weights[p];
         }

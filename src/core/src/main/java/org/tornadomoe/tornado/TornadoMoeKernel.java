@@ -155,7 +155,6 @@ final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profile
             graph.tasks()
                     .transferToDevice(DataTransferMode.FIRST_EXECUTION, weights.toArray())
                     .transferToDevice(DataTransferMode.EVERY_EXECUTION, everyCall.toArray());
-            graph.awaitZeros();
             graph.addTasks();
             graph.keepOnDevice(graph.outputs());
             Running running =

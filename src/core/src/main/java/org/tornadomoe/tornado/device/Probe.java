@@ -137,8 +137,9 @@ final class Probe {
                 device.selectFor(plan);
                 plan.withGridScheduler(grids);
                 plan.execute();
-                // On CUDA (5.2.0) a first execution may give the zeros that TornadoVM fills new buffers with.
-                plan.execute();
+                if (Quirks.HERE.zeroesOnAnotherStream(device.backend())) {
+                    plan.execute(); // the zeros are before it
+                }
             } finally {
                 device.close(plan);
             }

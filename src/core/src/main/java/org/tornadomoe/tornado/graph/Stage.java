@@ -142,11 +142,12 @@ public record Stage(
          * without another kernel in between is one task.
          */
         public void addTasks() {
+            awaitZeros();
             addTasks(array -> false);
         }
 
         /**
-         * Adds the tasks where some arrays are on the device already.
+         * Adds the tasks to a graph that has others, where some arrays are on the device already.
          *
          * @param isKnown arrays that tasks before have written, and that these write only for each other; see {@link
          *     CudaRun#addTo}

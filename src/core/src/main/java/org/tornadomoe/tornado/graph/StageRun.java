@@ -157,7 +157,6 @@ public final class StageRun {
             graph.tasks()
                     .transferToDevice(
                             DataTransferMode.EVERY_EXECUTION, graph.inputs().toArray());
-            graph.awaitZeros();
             graph.addTasks();
             graph.tasks()
                     .transferToHost(
