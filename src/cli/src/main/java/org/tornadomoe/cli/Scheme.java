@@ -5,7 +5,6 @@ import org.tornadomoe.config.GroupShape;
 import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.quant.ExpertWeights;
-import org.tornadomoe.quant.QuantizedWeights;
 import picocli.CommandLine.Model.CommandSpec;
 import picocli.CommandLine.Option;
 import picocli.CommandLine.ParameterException;
@@ -55,7 +54,7 @@ final class Scheme {
 
     /** What the options say, or if none was given how the weights are stored. Throws as the other. */
     Int8Quantization quantization(ExpertWeights weights) {
-        return isGiven() ? quantization() : QuantizedWeights.quantizationOf(weights);
+        return isGiven() ? quantization() : weights.quantization();
     }
 
     /** @throws ParameterException if the options don't fit together */

@@ -22,8 +22,7 @@ final class GgufLayer {
             "ffn_norm.bias", "the same norm's");
 
     /** How Q8_0 blocks are stored, in the words of compressed-tensors. */
-    private static final WeightQuantization.Group Q8_0 = new WeightQuantization.Group(
-            List.of(), new WeightQuantization.Arguments(8, "int", true, "group", false, 32, List.of()), null);
+    private static final WeightQuantization.Group Q8_0 = WeightQuantization.Group.of(8, 32, true);
 
     private static final ValueLayout.OfShort HALF = ValueLayout.JAVA_SHORT_UNALIGNED.withOrder(ByteOrder.LITTLE_ENDIAN);
 

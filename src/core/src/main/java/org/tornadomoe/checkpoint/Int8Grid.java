@@ -33,6 +33,50 @@ record Int8Grid(Int8Quantization quantization, int gateUpRows, int downRows) {
         return finder.grid();
     }
 
+    /**
+     * What a layer without int8 matrices is best run as: what its matrices suit if that is the same for all that say,
+     * else with activations in floats and the least group of all.
+     *
+     * @param interleaved whether the rows of gates and ups alternate
+     */
+    static Int8Quantization suiting(FusedMoeConfig config, boolean interleaved, Iterable<Projections> experts) {
+        Int8Quantization all = null;
+        for (Projections expert : experts) {
+            for (Matrix matrix : expert.matrices()) {
+                Int8Quantization its = matrix.suits();
+                all = its == null ? all : all == null ? its : both(all, its);
+            }
+        }
+        if (all == null) {
+            return Int8Quantization.of(Int8Scheme.W8A8_CHANNEL);
+        }
+        // Blocks that lie within gate or up.
+        GroupShape grid = all.grid();
+        return all.scheme() != Int8Scheme.W8A8_BLOCK
+                ? all
+                : all.withGrid(new GroupShape(
+                        interleaved ? 1 : Matrix.gcd(config.intermediateSize(), grid.row()), grid.col()));
+    }
+
+    private static Int8Quantization both(Int8Quantization a, Int8Quantization b) {
+        if (a.equals(b)) {
+            return a;
+        }
+        int cols = Matrix.gcd(groupOf(a), groupOf(b));
+        return cols == 0
+                ? Int8Quantization.of(Int8Scheme.W8A16_CHANNEL)
+                : Int8Quantization.of(Int8Scheme.W8A16_GROUP)
+                        .withGrid(new GroupShape(1, cols))
+                        .withZeroPoints(a.zeroPoints() || b.zeroPoints());
+    }
+
+    /** Columns that share a scale; 0 for all. */
+    private static int groupOf(Int8Quantization quantization) {
+        boolean some =
+                quantization.scheme() == Int8Scheme.W8A8_BLOCK || quantization.scheme() == Int8Scheme.W8A16_GROUP;
+        return some ? Math.max(0, quantization.grid().col()) : 0;
+    }
+
     /** Looks at one expert after the other. */
     private static final class Finder {
         private final FusedMoeConfig config;
@@ -42,6 +86,9 @@ record Int8Grid(Int8Quantization quantization, int gateUpRows, int downRows) {
         private Matrix.@Nullable Int8 first;
 
         private @Nullable Matrix floats;
+
+        /** What the groups of floats suit. */
+        private @Nullable Int8Quantization suits;
 
         /** The scheme of all that is int8, and a matrix of another. */
         private @Nullable Int8Scheme scheme;
@@ -90,6 +137,10 @@ record Int8Grid(Int8Quantization quantization, int gateUpRows, int downRows) {
             Matrix.Int8 int8 = matrix.int8();
             if (int8 == null) {
                 floats = floats == null ? matrix : floats;
+                Int8Quantization its = matrix.suits();
+                if (its != null && its.scheme() == Int8Scheme.W8A16_GROUP) {
+                    suits = suits == null ? its : both(suits, its);
+                }
                 oneOfDown &= !down;
                 return;
             }
@@ -175,6 +226,10 @@ record Int8Grid(Int8Quantization quantization, int gateUpRows, int downRows) {
                         rowsPerScale,
                         rowsPerScale);
             }
+            if (suits != null) {
+                cols = Matrix.gcd(groupOf(suits), cols);
+                zeros |= suits.zeroPoints();
+            }
             boolean grouped = cols != 0 || group != Integer.MAX_VALUE;
             return perRow(
                     grouped || zeros
@@ -200,7 +255,7 @@ record Int8Grid(Int8Quantization quantization, int gateUpRows, int downRows) {
         WeightQuantization.Arguments activations = stored.activations();
         boolean whole = List.of("channel", "tensor").contains(weights.strategy());
         boolean known = whole || List.of("group", "block").contains(weights.strategy());
-        if (!weights.isInt8() || !known || (activations != null && !activations.isInt8())) {
+        if (!weights.fitsInt8() || !known || (activations != null && !activations.isInt8())) {
             throw new CheckpointException(file, "'" + module + "': Unsupported FusedMoe scheme: " + stored);
         }
         if (activations == null) {

@@ -6,6 +6,7 @@ import java.util.List;
 import java.util.Objects;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeConfig;
+import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.config.MoeActivation;
 import org.tornadomoe.config.RouterConfig;
 import org.tornadomoe.config.ScoringFunction;
@@ -21,6 +22,8 @@ final class LayerWeights implements ExpertWeights {
     private final List<Projections> experts;
 
     private final Runnable unchanged;
+
+    private final Int8Quantization quantization;
 
     /**
      * @param config as the model's configuration says; biases and shared experts are the tensors'
@@ -47,13 +50,16 @@ final class LayerWeights implements ExpertWeights {
         }
         this.experts = List.copyOf(all);
         this.unchanged = unchanged;
+        quantization = Int8Grid.suiting(this.config, isInterleaved(), experts);
     }
 
-    private LayerWeights(FusedMoeConfig config, List<Projections> experts, Runnable unchanged) {
+    private LayerWeights(
+            FusedMoeConfig config, List<Projections> experts, Runnable unchanged, Int8Quantization quantization) {
         this.config = config;
         router = RouterWeights.NONE;
         this.experts = experts;
         this.unchanged = unchanged;
+        this.quantization = quantization;
     }
 
     /** See {@link MoeCheckpoint#experts}. */
@@ -66,7 +72,7 @@ final class LayerWeights implements ExpertWeights {
                 .expertsPerToken(k)
                 .router(RouterConfig.of(ScoringFunction.CUSTOM, false))
                 .build();
-        return new LayerWeights(part, Arrays.stream(ids).mapToObj(experts::get).toList(), unchanged);
+        return new LayerWeights(part, Arrays.stream(ids).mapToObj(experts::get).toList(), unchanged, quantization);
     }
 
     /** The n-th part of a shared expert, as wide as a routed one; the biases of the down projection go to the first. */
@@ -101,6 +107,11 @@ final class LayerWeights implements ExpertWeights {
     @Override
     public FusedMoeConfig config() {
         return config;
+    }
+
+    @Override
+    public Int8Quantization quantization() {
+        return quantization;
     }
 
     @Override

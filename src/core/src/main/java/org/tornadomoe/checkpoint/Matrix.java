@@ -4,8 +4,14 @@ import java.nio.file.Path;
 import java.util.Arrays;
 import java.util.Objects;
 import org.jspecify.annotations.Nullable;
+import org.tornadomoe.config.Int8Quantization;
 
-/** A weight matrix [rows, cols] as it lies in a checkpoint, read row by row. Thread-safe. */
+/**
+ * A weight matrix [rows, cols] as it lies in a checkpoint, read row by row. Thread-safe. There are three forms,
+ * whatever the format: floats as they are ({@link Floats}); whole numbers of -128 to 127 on a grid of scales ({@link Int8}),
+ * which also holds what has fewer bits, and loses nothing as int8; and any other, decoded to floats ({@link Decoded}),
+ * which becomes int8 with an error.
+ */
 sealed interface Matrix {
     int rows();
 
@@ -33,6 +39,34 @@ sealed interface Matrix {
     /** The same matrix as int8, if that is what the checkpoint holds; else null. */
     default @Nullable Int8 int8() {
         return null;
+    }
+
+    /** What a matrix that is not int8 is best run as; null where its form doesn't say, as of floats. */
+    default @Nullable Int8Quantization suits() {
+        return null;
+    }
+
+    /** Reads a row of {@code cols} values into the start of an array. Called from many threads. */
+    @FunctionalInterface
+    interface FloatRow {
+        void read(int row, float[] into);
+    }
+
+    /**
+     * Values of a format that has no grid of whole numbers, or none that fits int8: 8-bit floats, blocks with a least
+     * value of their own.
+     *
+     * @param tensorName the tensor with the values, for messages
+     * @param values decodes a row
+     * @param suits what costs least: as many values a scale as the format has
+     */
+    record Decoded(int rows, int cols, Path file, String tensorName, FloatRow values, Int8Quantization suits)
+            implements Matrix {
+        @Override
+        public void row(int row, float[] into) {
+            Objects.checkIndex(row, rows);
+            values.read(row, into);
+        }
     }
 
     /**
@@ -178,6 +212,11 @@ sealed interface Matrix {
         }
 
         @Override
+        public @Nullable Int8Quantization suits() {
+            return of.suits();
+        }
+
+        @Override
         public void row(int row, float[] into) {
             of.row(row, into);
             for (int i = 0; i < of.cols(); i++) {
@@ -217,6 +256,11 @@ sealed interface Matrix {
         @Override
         public String tensorName() {
             return of.tensorName();
+        }
+
+        @Override
+        public @Nullable Int8Quantization suits() {
+            return of.suits();
         }
 
         /** With smaller blocks where a block of the other's lies across the window's edge. */

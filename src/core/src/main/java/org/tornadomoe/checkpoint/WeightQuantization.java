@@ -48,6 +48,12 @@ record WeightQuantization(
             List<String> targets,
             Arguments weights,
             @Nullable Arguments activations) {
+        /** Whole numbers of so many bits, at most 8, with a scale for so many columns, for activations in floats. */
+        static Group of(int bits, int groupSize, boolean symmetric) {
+            return new Group(
+                    List.of(), new Arguments(bits, "int", symmetric, "group", false, groupSize, List.of()), null);
+        }
+
         @Override
         public String toString() {
             return weights + ", " + activations;
@@ -71,6 +77,11 @@ record WeightQuantization(
             List<Integer> block) {
         boolean isInt8() {
             return bits == 8 && type.equals("int");
+        }
+
+        /** Whether int8 holds the values. */
+        boolean fitsInt8() {
+            return bits >= 1 && bits <= 8 && type.equals("int");
         }
 
         @Override

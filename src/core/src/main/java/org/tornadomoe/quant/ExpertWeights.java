@@ -2,6 +2,8 @@ package org.tornadomoe.quant;
 
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeConfig;
+import org.tornadomoe.config.Int8Quantization;
+import org.tornadomoe.config.Int8Scheme;
 
 /**
  * The unquantised weights of one MoE layer, row by row, however they are stored. E counts shared experts, which come
@@ -47,6 +49,14 @@ public interface ExpertWeights {
     /** What is added to the second GEMM's output, [E, H], a copy; null for none. */
     default float @Nullable [] w2Bias() {
         return null;
+    }
+
+    /**
+     * What they are run as unless a scheme is asked for: {@code w8a8_channel}, which is the fastest, unless the form
+     * that they are stored in suits another.
+     */
+    default Int8Quantization quantization() {
+        return Int8Quantization.of(Int8Scheme.W8A8_CHANNEL);
     }
 
     /** The router's tensors, copies. */

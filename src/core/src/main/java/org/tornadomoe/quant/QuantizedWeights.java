@@ -9,6 +9,7 @@ import org.tornadomoe.config.Int8Scheme;
  */
 public interface QuantizedWeights extends ExpertWeights {
     /** How they are stored, and the activations they are meant for. */
+    @Override
     Int8Quantization quantization();
 
     /** Whether they can be run in that scheme as they are: weights share scales the way it says. */
@@ -45,17 +46,5 @@ public interface QuantizedWeights extends ExpertWeights {
     /** With the scheme's own block or group. Otherwise as the other. */
     static Int8Experts int8(ExpertWeights weights, Int8Scheme scheme, Progress progress) {
         return int8(weights, Int8Quantization.of(scheme), progress);
-    }
-
-    /** How weights are stored; {@code w8a8_channel}, which is the fastest, if they are floats. */
-    static Int8Quantization quantizationOf(ExpertWeights weights) {
-        return weights instanceof QuantizedWeights stored
-                ? stored.quantization()
-                : Int8Quantization.of(Int8Scheme.W8A8_CHANNEL);
-    }
-
-    /** The scheme of that. */
-    static Int8Scheme schemeOf(ExpertWeights weights) {
-        return quantizationOf(weights).scheme();
     }
 }

@@ -155,7 +155,7 @@ class CheckpointQuantizerTest {
                 MoeCheckpoint written = MoeCheckpoint.open(out)) {
             for (int layer = 0; layer < 2; layer++) {
                 ExpertWeights stored = written.layer(layer);
-                assertThat(QuantizedWeights.schemeOf(stored)).isEqualTo(scheme);
+                assertThat(stored.quantization().scheme()).isEqualTo(scheme);
                 try (Int8Experts expected = Int8Quantizer.quantize(floats.layer(layer), scheme, Progress.NONE);
                         Int8Experts actual = QuantizedWeights.int8(stored, scheme, Progress.NONE)) {
                     assertThat(actual.w13().values().mismatch(expected.w13().values()))
@@ -234,7 +234,7 @@ class CheckpointQuantizerTest {
                 MoeCheckpoint written = MoeCheckpoint.open(out);
                 Int8Experts expected = Int8Quantizer.quantize(floats.layer(0), quantization, Progress.NONE);
                 Int8Experts actual = ((QuantizedWeights) written.layer(0)).load(scheme, Progress.NONE)) {
-            assertThat(QuantizedWeights.schemeOf(written.layer(0))).isEqualTo(scheme);
+            assertThat(written.layer(0).quantization().scheme()).isEqualTo(scheme);
             assertThat(actual.w13().values().mismatch(expected.w13().values())).isEqualTo(-1);
             assertThat(actual.w13().scales()).isEqualTo(expected.w13().scales());
             assertThat(actual.w2().values().mismatch(expected.w2().values())).isEqualTo(-1);

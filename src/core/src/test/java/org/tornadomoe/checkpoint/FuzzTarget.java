@@ -139,7 +139,7 @@ enum FuzzTarget {
     private static boolean load(ExpertWeights weights) {
         Int8Experts loaded;
         try {
-            loaded = QuantizedWeights.int8(weights, QuantizedWeights.quantizationOf(weights), Progress.NONE);
+            loaded = QuantizedWeights.int8(weights, weights.quantization(), Progress.NONE);
         } catch (IllegalArgumentException e) { // a weight, or a scale, that is not finite
             assertThat(e).hasMessageContaining("finite");
             return false;

@@ -113,7 +113,7 @@ class GgufTest {
         qwen3(GgmlType.Q8_0, experts, random(4, 3 * 64)).write(file);
         try (MoeCheckpoint checkpoint = MoeCheckpoint.open(file)) {
             ExpertWeights weights = checkpoint.layer(0);
-            assertThat(QuantizedWeights.schemeOf(weights)).isEqualTo(Int8Scheme.W8A16_GROUP);
+            assertThat(weights.quantization().scheme()).isEqualTo(Int8Scheme.W8A16_GROUP);
             try (Int8Experts kept = QuantizedWeights.int8(weights, Int8Scheme.W8A16_GROUP, Progress.NONE);
                     Int8Experts again = QuantizedWeights.int8(weights, Int8Scheme.W8A8_CHANNEL, Progress.NONE)) {
                 Int8Tensor w13 = kept.w13();
@@ -208,7 +208,7 @@ class GgufTest {
                 MoeCheckpoint b = MoeCheckpoint.open(scaled)) {
             ExpertWeights x = a.layer(0);
             ExpertWeights y = b.layer(0);
-            assertThat(QuantizedWeights.schemeOf(y)).isEqualTo(QuantizedWeights.schemeOf(x));
+            assertThat(y.quantization().scheme()).isEqualTo(x.quantization().scheme());
             float[] row = new float[64];
             float[] times = new float[64];
             for (int e = 0; e < 3; e++) {

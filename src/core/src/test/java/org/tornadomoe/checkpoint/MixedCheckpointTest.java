@@ -323,8 +323,7 @@ class MixedCheckpointTest {
         float[] hidden = hidden();
         try (MoeCheckpoint opened = MoeCheckpoint.open(checkpoint)) {
             ExpertWeights weights = opened.layer(0);
-            Int8Quantization quantization =
-                    scheme == null ? QuantizedWeights.quantizationOf(weights) : Int8Quantization.of(scheme);
+            Int8Quantization quantization = scheme == null ? weights.quantization() : Int8Quantization.of(scheme);
             MoeOptions options = MoeOptions.DEFAULT
                     .withBackend(backend)
                     .withMaxTokens(TOKENS)
@@ -462,7 +461,7 @@ class MixedCheckpointTest {
     void floatsBesideInt8BecomeInt8(Int8Scheme scheme, String text) throws IOException {
         checkpoint(24, forms(text));
         try (MoeCheckpoint opened = MoeCheckpoint.open(directory)) {
-            assertThat(QuantizedWeights.schemeOf(opened.layer(0))).isEqualTo(scheme);
+            assertThat(opened.layer(0).quantization().scheme()).isEqualTo(scheme);
         }
         boolean coarse = scheme == Int8Scheme.W8A8_TENSOR || scheme == Int8Scheme.W8A8_BLOCK;
         assertRight(coarse ? 2 * QUANTIZED : QUANTIZED);
@@ -477,7 +476,7 @@ class MixedCheckpointTest {
         assertRight(EXACT);
         // All int8 is there without a device; what can't have an expert's own scale says so.
         try (MoeCheckpoint opened = MoeCheckpoint.open(directory)) {
-            assertThat(QuantizedWeights.schemeOf(opened.experts(0, 2, 1))).isEqualTo(Int8Scheme.W8A8_TENSOR);
+            assertThat(opened.experts(0, 2, 1).quantization().scheme()).isEqualTo(Int8Scheme.W8A8_TENSOR);
         }
     }
 
@@ -702,7 +701,7 @@ class MixedCheckpointTest {
         Path out = directory.resolve("out");
         CheckpointQuantizer.quantize(directory, out, quantization, null, Progress.NONE);
         try (MoeCheckpoint opened = MoeCheckpoint.open(out)) {
-            assertThat(QuantizedWeights.schemeOf(opened.layer(0))).isEqualTo(scheme);
+            assertThat(opened.layer(0).quantization().scheme()).isEqualTo(scheme);
         }
         float[] hidden = hidden();
         try (MoeCheckpoint from = MoeCheckpoint.open(directory);
@@ -712,7 +711,7 @@ class MixedCheckpointTest {
                         MoeOptions.DEFAULT
                                 .withBackend("cpu")
                                 .withMaxTokens(TOKENS)
-                                .withQuantization(QuantizedWeights.quantizationOf(into.layer(0))))) {
+                                .withQuantization(into.layer(0).quantization()))) {
             double[] exact = Reference.forward(from.layer(0), hidden, TOKENS).output();
             assertThat(Numerics.relativeL2(Numerics.widen(layer.forward(hidden)), exact))
                     .isLessThan(2 * QUANTIZED);

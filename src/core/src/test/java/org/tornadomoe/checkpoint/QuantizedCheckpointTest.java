@@ -201,7 +201,7 @@ class QuantizedCheckpointTest {
     private void assertKept(Int8Scheme scheme) {
         try (MoeCheckpoint checkpoint = MoeCheckpoint.open(directory)) {
             ExpertWeights weights = checkpoint.layer(0);
-            assertThat(QuantizedWeights.schemeOf(weights)).isEqualTo(scheme);
+            assertThat(weights.quantization().scheme()).isEqualTo(scheme);
             float[] row = new float[H];
             try (Int8Experts kept = QuantizedWeights.int8(weights, scheme, Progress.NONE)) {
                 assertThat(kept.scheme()).isEqualTo(scheme);
@@ -386,8 +386,8 @@ class QuantizedCheckpointTest {
                 "'type': 'int', 'symmetric': true, 'strategy': 'token' | 'type': 'float', 'symmetric': true,"
                     + " 'strategy': 'token' | Unsupported FusedMoe scheme: int8 symmetric static per channel, float8"
                     + " symmetric dynamic per token",
-                "'num_bits': 8, 'type': 'int', 'symmetric': true, 'strategy': 'channel' | 'num_bits': 4, 'type':"
-                    + " 'int', 'symmetric': true, 'strategy': 'channel' | Unsupported FusedMoe scheme: int4 symmetric"
+                "'num_bits': 8, 'type': 'int', 'symmetric': true, 'strategy': 'channel' | 'num_bits': 16, 'type':"
+                    + " 'int', 'symmetric': true, 'strategy': 'channel' | Unsupported FusedMoe scheme: int16 symmetric"
                     + " static per channel",
                 "'quant_method': 'compressed-tensors' | 'quant_method': 'mxfp4' | quant_method: expected"
                         + " compressed-tensors or gptq (or no quantisation), got 'mxfp4'",

@@ -89,10 +89,10 @@ class QuantizedWeightsTest {
         try (Int8Experts experts = QuantizedWeights.int8(LAYER, Int8Scheme.W8A16_CHANNEL, Progress.NONE)) {
             assertThat(experts.scheme()).isEqualTo(Int8Scheme.W8A16_CHANNEL);
         }
-        assertThat(QuantizedWeights.quantizationOf(LAYER)).isEqualTo(Int8Quantization.of(Int8Scheme.W8A8_CHANNEL));
-        assertThat(QuantizedWeights.schemeOf(LAYER)).isEqualTo(Int8Scheme.W8A8_CHANNEL);
+        assertThat(LAYER.quantization()).isEqualTo(Int8Quantization.of(Int8Scheme.W8A8_CHANNEL));
+        assertThat(LAYER.quantization().scheme()).isEqualTo(Int8Scheme.W8A8_CHANNEL);
         Stored stored = new Stored(new ArrayList<>());
-        assertThat(QuantizedWeights.quantizationOf(stored)).isEqualTo(GROUPS_OF_8);
-        assertThat(QuantizedWeights.schemeOf(stored)).isEqualTo(Int8Scheme.W8A16_GROUP);
+        assertThat(stored.quantization()).isEqualTo(GROUPS_OF_8);
+        assertThat(stored.quantization().scheme()).isEqualTo(Int8Scheme.W8A16_GROUP);
     }
 }
