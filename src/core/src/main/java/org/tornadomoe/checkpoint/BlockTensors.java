@@ -52,6 +52,13 @@ final class BlockTensors {
         return tensor != null && tensor.dtype().isFloat();
     }
 
+    /** The dtype of the tensor of that name, which isn't taken; null if there is none. */
+    @Nullable
+    DType dtype(String name) {
+        Tensor tensor = tensors.find(name);
+        return tensor == null ? null : tensor.dtype();
+    }
+
     /** The shape of the tensor of that name, which isn't taken. */
     long[] shape(String name) {
         return tensors.tensor(name).shape();

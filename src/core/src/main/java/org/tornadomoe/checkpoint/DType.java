@@ -20,11 +20,11 @@ public enum DType {
     U32(32, false),
     U64(64, false),
     BOOL(8, false),
-    F8_E4M3(8, false),
+    F8_E4M3(8, true),
     F8_E4M3FNUZ(8, false),
-    F8_E5M2(8, false),
+    F8_E5M2(8, true),
     F8_E5M2FNUZ(8, false),
-    F8_E8M0(8, false),
+    F8_E8M0(8, true),
     F6_E2M3(6, false),
     F6_E3M2(6, false),
     F4(4, false);
@@ -67,7 +67,12 @@ public enum DType {
         return readable;
     }
 
-    /** Whether it is a readable floating-point type. */
+    /** Whether it is a float of 8 bits whose values have a scale beside them. */
+    boolean isFloat8() {
+        return this == F8_E4M3 || this == F8_E5M2;
+    }
+
+    /** Whether it is a readable floating-point type of at least 16 bits. */
     public boolean isFloat() {
         return this == F64 || this == F32 || this == F16 || this == BF16;
     }

@@ -2,14 +2,16 @@ package org.tornadomoe.checkpoint;
 
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
+import java.nio.ByteOrder;
 import java.util.Arrays;
-import java.util.List;
 import org.jspecify.annotations.Nullable;
 
-/** Reads matrices that are int8 in the checkpoint, as they are. */
+/**
+ * Reads matrices of whole numbers of 2, 4 or 8 bits as they are: compressed-tensors', GPTQ's and AWQ's. They are
+ * unsigned where they are packed, and held as value - 2^(bits - 1), zero points likewise.
+ */
 final class Int8Reader {
-    /** What a matrix's tensors end with: as floats or int8, packed by compressed-tensors, packed by GPTQ. */
-    static final List<String> SUFFIXES = List.of("weight", "weight_packed", "qweight");
+    private static final ValueLayout.OfInt INT = ValueLayout.JAVA_INT_UNALIGNED.withOrder(ByteOrder.LITTLE_ENDIAN);
 
     private Int8Reader() {}
 
@@ -47,9 +49,12 @@ final class Int8Reader {
                             + ")");
         }
         Reader reader = new Reader(tensors, scheme, module, rows, cols, rowsPerScale, colsPerScale);
-        return method == WeightQuantization.Method.COMPRESSED_TENSORS
-                ? reader.compressedTensors()
-                : reader.gptq(method);
+        return switch (method) {
+            case COMPRESSED_TENSORS -> reader.compressedTensors();
+            case GPTQ, GPTQ_V2 -> reader.gptq(method);
+            case AWQ -> reader.awq();
+            case FLOATS -> throw new IllegalStateException("not whole numbers: " + scheme);
+        };
     }
 
     /** Reads one matrix. */
@@ -69,8 +74,16 @@ final class Int8Reader {
             return Math.ceilDiv(cols, colsPerScale);
         }
 
+        int bits() {
+            return scheme.weights().bits();
+        }
+
+        /** Values a word. */
+        int perWord() {
+            return 32 / bits();
+        }
+
         Matrix.Int8 compressedTensors() {
-            requireNoReordering(module + ".weight_g_idx");
             int scaleRows = scaleRows();
             int scaleCols = scaleCols();
             Tensor scale = tensors.tensor(module + ".weight_scale").requireFloat();
@@ -84,13 +97,14 @@ final class Int8Reader {
             }
             Matrix.Int8.RowReader values;
             if (tensors.has(module + ".weight_packed")) {
-                // Four values + 128 a word along the columns, the first in the lowest byte: bytes in order.
-                int words = Math.ceilDiv(cols, 4);
+                // Words along the columns, the first value in the lowest bits: bytes in order.
+                int words = Math.ceilDiv(cols, perWord());
                 MemorySegment data = tensors.tensor(module + ".weight_packed")
                         .requireDType(DType.I32)
                         .requireShape(rows, words)
                         .data();
-                values = (row, into) -> unsignedRow(data, row * 4L * words, into, cols);
+                int bits = bits();
+                values = (row, into) -> unsignedRow(data, row * 4L * words, bits, into, cols);
             } else {
                 MemorySegment data = tensors.tensor(module + ".weight")
                         .requireDType(DType.I8)
@@ -99,15 +113,70 @@ final class Int8Reader {
                 values = (row, into) ->
                         MemorySegment.copy(data, ValueLayout.JAVA_BYTE, (long) row * cols, into, 0, cols);
             }
+            return matrix(
+                    values,
+                    (r, c) -> scale.getFloat((long) r * scaleCols + c),
+                    zeros(scaleRows, scaleCols),
+                    stored(scale, inputScale()),
+                    module + ".weight_g_idx");
+        }
+
+        /**
+         * The matrix, whose columns may belong to groups in any order ("act order"): then the grid is as fine as the
+         * runs of columns of one group are, a column each at worst, and no value changes.
+         *
+         * @param scales of group c
+         * @param zeros likewise
+         * @param order the name of the tensor that has each column's group
+         */
+        private Matrix.Int8 matrix(
+                Matrix.Int8.RowReader values,
+                Matrix.Int8.FloatAt scales,
+                Matrix.Int8.@Nullable IntAt zeros,
+                Matrix.Stored stored,
+                String order) {
+            Tensor tensor = tensors.find(order);
+            int[] groups = tensor == null ? null : groups(tensor);
+            if (groups == null) {
+                return new Matrix.Int8(rows, cols, rowsPerScale, colsPerScale, values, scales, zeros, stored);
+            }
+            int run = cols;
+            for (int c = 1; c < cols; c++) {
+                run = groups[c] == groups[c - 1] ? run : Matrix.gcd(run, c);
+            }
+            int perScale = run;
             return new Matrix.Int8(
                     rows,
                     cols,
                     rowsPerScale,
-                    colsPerScale,
+                    perScale,
                     values,
-                    (r, c) -> scale.getFloat((long) r * scaleCols + c),
-                    zeros(scaleRows, scaleCols),
-                    stored(scale, inputScale()));
+                    (r, c) -> scales.get(r, groups[c * perScale]),
+                    zeros == null ? null : (r, c) -> zeros.get(r, groups[c * perScale]),
+                    stored);
+        }
+
+        /** The group of each column; null if they are in order, or the tensor says nothing (-1). */
+        private int @Nullable [] groups(Tensor tensor) {
+            int[] groups = tensor.requireDType(DType.I32, DType.I64)
+                    .requireShape(cols)
+                    .toInts();
+            boolean ordered = true;
+            boolean said = true;
+            for (int c = 0; c < cols; c++) {
+                ordered &= groups[c] == c / colsPerScale;
+                said &= groups[c] != -1;
+            }
+            if (ordered || !said) {
+                return null;
+            }
+            for (int c = 0; c < cols; c++) {
+                if (groups[c] < 0 || groups[c] >= scaleCols()) {
+                    throw tensor.problem("expected groups from 0 to " + (scaleCols() - 1) + ", got " + groups[c]
+                            + " for column " + c);
+                }
+            }
+            return groups;
         }
 
         private Matrix.Stored stored(Tensor scale, @Nullable Float inputScale) {
@@ -125,12 +194,15 @@ final class Int8Reader {
             MemorySegment data = zero.data();
             boolean packed = zero.dtype() == DType.I32; // along the rows
             if (packed) {
-                zero.requireShape(Math.ceilDiv(scaleRows, 4), scaleCols);
+                zero.requireShape(Math.ceilDiv(scaleRows, perWord()), scaleCols);
             } else if (zero.requireDType(DType.I8).elements() != (long) scaleRows * scaleCols) {
                 throw zero.problem("expected " + scaleRows + " x " + scaleCols + " zero points, got " + zero);
             }
+            int bits = bits();
+            int perWord = perWord();
+            int middle = 1 << (bits - 1);
             Matrix.Int8.IntAt zeros = packed
-                    ? (r, c) -> (data.get(ValueLayout.JAVA_BYTE, (r / 4L * scaleCols + c) * 4 + r % 4) & 0xff) - 128
+                    ? (r, c) -> unsigned(data, (long) (r / perWord) * scaleCols + c, r % perWord, bits) - middle
                     : (r, c) -> data.get(ValueLayout.JAVA_BYTE, (long) r * scaleCols + c);
             if (!symmetric) {
                 return zeros;
@@ -173,32 +245,32 @@ final class Int8Reader {
         }
 
         Matrix.Int8 gptq(WeightQuantization.Method method) {
-            requireNoReordering(module + ".g_idx");
-            if (rows % 4 != 0 || cols % 4 != 0) {
-                throw new CheckpointException(
-                        tensors.path(),
-                        "'" + module + "': expected rows and columns in multiples of 4, got " + rows + " x " + cols);
-            }
-            // Words hold four columns of one row (of the transposed matrix), the first in the lowest byte.
+            int perWord = perWord();
+            requireWholeWords("rows", rows);
+            requireWholeWords("columns", cols);
+            // Words hold columns of one row (of the transposed matrix), the first in the lowest bits.
             MemorySegment data = tensors.tensor(module + ".qweight")
                     .requireDType(DType.I32)
-                    .requireShape(cols / 4, rows)
+                    .requireShape(cols / perWord, rows)
                     .data();
             Tensor scale = tensors.tensor(module + ".scales").requireFloat().requireShape(scaleCols(), rows);
-            return new Matrix.Int8(
-                    rows,
-                    cols,
-                    1,
-                    colsPerScale,
+            int bits = bits();
+            int mask = (1 << bits) - 1;
+            int middle = 1 << (bits - 1);
+            return matrix(
                     (row, into) -> {
-                        for (int c = 0; c < cols; c++) {
-                            byte value = data.get(ValueLayout.JAVA_BYTE, (c / 4 * (long) rows + row) * 4 + c % 4);
-                            into[c] = (byte) (value ^ 0x80);
+                        long at = 4L * row;
+                        for (int c = 0; c < cols; at += 4L * rows) {
+                            int word = data.get(INT, at);
+                            for (int i = 0; i < perWord; i++, word >>>= bits) {
+                                into[c++] = (byte) ((word & mask) - middle);
+                            }
                         }
                     },
                     (r, c) -> scale.getFloat((long) c * rows + r),
                     gptqZeros(method),
-                    stored(scale, null));
+                    stored(scale, null),
+                    module + ".g_idx");
         }
 
         private Matrix.Int8.@Nullable IntAt gptqZeros(WeightQuantization.Method method) {
@@ -207,46 +279,105 @@ final class Int8Reader {
             if (symmetric && !tensors.has(name)) {
                 return null;
             }
-            Tensor zero = tensors.tensor(name).requireDType(DType.I32).requireShape(scaleCols(), rows / 4);
+            int perWord = perWord();
+            Tensor zero = tensors.tensor(name).requireDType(DType.I32).requireShape(scaleCols(), rows / perWord);
             MemorySegment data = zero.data();
+            int bits = bits();
+            int mask = (1 << bits) - 1;
+            int middle = 1 << (bits - 1);
             if (!symmetric) {
                 int added = method == WeightQuantization.Method.GPTQ ? 1 : 0;
-                return (r, c) -> (data.get(ValueLayout.JAVA_BYTE, (long) c * rows + r) + added & 0xff) - 128;
+                return (r, c) -> (unsigned(data, ((long) c * rows + r) / perWord, r % perWord, bits) + added & mask)
+                        - middle;
             }
-            // 128, which the first version of the format writes as 127: some files of the second are called the first.
-            int first = data.get(ValueLayout.JAVA_BYTE, 0) & 0xff;
-            for (long i = 0; i < data.byteSize(); i++) {
-                int value = data.get(ValueLayout.JAVA_BYTE, i) & 0xff;
-                if (value != first || (value != 127 && value != 128)) {
-                    throw zero.problem("expected zero points of 127 or of 128 throughout, since the configuration says"
-                            + " that the weights are symmetric, got " + first + " and " + value);
+            // The middle, which the first version of the format writes less one: some files of the second are called
+            // the first.
+            int first = unsigned(data, 0, 0, bits);
+            for (long i = 0; i < zero.elements() * perWord; i++) {
+                int value = unsigned(data, i / perWord, (int) (i % perWord), bits);
+                if (value != first || (value != middle - 1 && value != middle)) {
+                    throw zero.problem("expected zero points of " + (middle - 1) + " or of " + middle
+                            + " throughout, since the configuration says that the weights are symmetric, got " + first
+                            + " and " + value);
                 }
             }
             return null;
         }
 
-        /** Columns whose groups are not in order ("act order") would need their activations reordered. */
-        private void requireNoReordering(String name) {
-            Tensor groups = tensors.find(name);
-            if (groups == null) {
-                return;
-            }
-            int[] group =
-                    groups.requireDType(DType.I32, DType.I64).requireShape(cols).toInts();
-            for (int c = 0; c < group.length; c++) {
-                if (group[c] != c / colsPerScale) {
-                    throw groups.problem(
-                            "columns quantised out of order (desc_act, actorder) are not read: expected group "
-                                    + c / colsPerScale + " for column " + c + ", got " + group[c]);
-                }
+        /** AWQ's words hold rows (columns of the transposed matrix), of which the even ones come first. */
+        Matrix.Int8 awq() {
+            int perWord = perWord();
+            requireWholeWords("rows", rows);
+            MemorySegment data = tensors.tensor(module + ".qweight")
+                    .requireDType(DType.I32)
+                    .requireShape(cols, rows / perWord)
+                    .data();
+            Tensor scale = tensors.tensor(module + ".scales").requireFloat().requireShape(scaleCols(), rows);
+            boolean hasZeros = !scheme.weights().symmetric() || tensors.has(module + ".qzeros");
+            MemorySegment zeros = !hasZeros
+                    ? MemorySegment.NULL
+                    : tensors.tensor(module + ".qzeros")
+                            .requireDType(DType.I32)
+                            .requireShape(scaleCols(), rows / perWord)
+                            .data();
+            int bits = bits();
+            int mask = (1 << bits) - 1;
+            int middle = 1 << (bits - 1);
+            return matrix(
+                    (row, into) -> {
+                        int shift = bits * awqPlace(row % perWord, perWord);
+                        long at = 4L * (row / perWord);
+                        long next = 4L * (rows / perWord);
+                        for (int c = 0; c < cols; c++, at += next) {
+                            into[c] = (byte) ((data.get(INT, at) >>> shift & mask) - middle);
+                        }
+                    },
+                    (r, c) -> scale.getFloat((long) c * rows + r),
+                    hasZeros
+                            ? (r, c) -> unsigned(
+                                            zeros, ((long) c * rows + r) / perWord, awqPlace(r % perWord, perWord), bits)
+                                    - middle
+                            : null,
+                    stored(scale, null),
+                    module + ".g_idx");
+        }
+
+        /** Where in a word row i is: 0, 2, 4, 6 in its lower half, then 1, 3, 5, 7. */
+        private static int awqPlace(int i, int perWord) {
+            return i % 2 == 0 ? i / 2 : perWord / 2 + i / 2;
+        }
+
+        private void requireWholeWords(String what, int count) {
+            if (count % perWord() != 0) {
+                throw new CheckpointException(
+                        tensors.path(),
+                        "'" + module + "': expected " + what + " in multiples of " + perWord() + ", got " + rows + " x "
+                                + cols);
             }
         }
     }
 
-    private static void unsignedRow(MemorySegment data, long from, byte[] into, int length) {
-        MemorySegment.copy(data, ValueLayout.JAVA_BYTE, from, into, 0, length);
-        for (int i = 0; i < length; i++) {
-            into[i] ^= (byte) 0x80;
+    /** The i-th value of a word. */
+    private static int unsigned(MemorySegment data, long word, int i, int bits) {
+        return data.get(INT, 4 * word) >>> (i * bits) & ((1 << bits) - 1);
+    }
+
+    private static void unsignedRow(MemorySegment data, long from, int bits, byte[] into, int length) {
+        if (bits == 8) {
+            MemorySegment.copy(data, ValueLayout.JAVA_BYTE, from, into, 0, length);
+            for (int i = 0; i < length; i++) {
+                into[i] ^= (byte) 0x80;
+            }
+            return;
+        }
+        int perByte = 8 / bits;
+        int mask = (1 << bits) - 1;
+        int middle = 1 << (bits - 1);
+        for (int i = 0; i < length; i += perByte) {
+            int several = data.get(ValueLayout.JAVA_BYTE, from + i / perByte);
+            for (int j = 0; j < perByte && i + j < length; j++) {
+                into[i + j] = (byte) ((several >> (j * bits) & mask) - middle);
+            }
         }
     }
 }

@@ -3,9 +3,11 @@ package org.tornadomoe.checkpoint;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
+import java.util.Objects;
 import java.util.stream.Collectors;
 import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
+import org.tornadomoe.config.GroupShape;
 
 /**
  * The tensors of one MoE layer, found by their names. Checkpoints differ in the prefix ({@code model.}, {@code
@@ -60,6 +62,10 @@ record LayerTensors(
             new Fused("experts.gate_up_proj.weight", "experts.down_proj.weight", ".bias"),
             new Fused("experts.w13", "experts.w2", "_bias"),
             new Fused("input_linear.weight", "output_linear.weight", ".bias"));
+
+    /** What the tensors of gpt-oss's experts in MXFP4 end with, two values a byte; their scales end with _scales. */
+    private static final String BLOCKS_OF_4_BITS = "_blocks";
+
     private static final List<String> SHARED = List.of("shared_experts", "shared_expert");
     private static final int NAMED_IN_MESSAGE = 4;
 
@@ -156,7 +162,7 @@ record LayerTensors(
                 }
             }
             for (Fused fused : FUSED) {
-                if (tensors.has(block + fused.gateUp)) {
+                if (tensors.has(block + fused.gateUp) || tensors.has(block + fused.gateUp + BLOCKS_OF_4_BITS)) {
                     List<Projections> experts = fused(block, fused);
                     return new LayerTensors(
                             router,
@@ -274,58 +280,68 @@ record LayerTensors(
                     downBias);
         }
 
-        /** Each has a scheme of its own; one that is there as floats is floats, whatever the configuration says. */
         private Matrix matrix(String module, int rows, int cols) {
-            WeightQuantization.Group scheme = quantization == null ? null : quantization.groupOf(List.of(module));
-            return scheme == null || quantization == null || tensors.hasFloats(module + ".weight")
-                    ? Matrix.Floats.of(tensors.tensor(module + ".weight"), rows, cols)
-                    : Int8Reader.read(tensors, quantization.method(), scheme, module, rows, cols);
+            return new MatrixReader(tensors, quantization).read(module, rows, cols);
         }
 
         private List<Projections> fused(String block, Fused names) {
-            Tensor gateUp = tensors.tensor(block + names.gateUp).requireFloat();
-            Tensor down = tensors.tensor(block + names.down).requireFloat();
-            long e = shape.experts;
-            long h = shape.hidden;
-            long i = shape.intermediate;
-            // [E, 2I, H] and [E, H, I], or both transposed; where 2I = H the second tensor tells.
-            boolean transposed = 2 * i == h
-                    ? Arrays.equals(down.shape(), new long[] {e, i, h})
-                    : Arrays.equals(gateUp.shape(), new long[] {e, h, 2 * i});
-            if (transposed) {
-                gateUp.requireShape(e, h, 2 * i);
-                down.requireShape(e, i, h);
-            } else {
-                gateUp.requireShape(e, 2 * i, h);
-                down.requireShape(e, h, i);
-            }
-            long gateUpRow = transposed ? 1 : h;
-            long gateUpCol = transposed ? 2 * i : 1;
-            long nextRow = shape.interleaved ? 2 * gateUpRow : gateUpRow;
-            long up = shape.interleaved ? gateUpRow : i * gateUpRow;
-            float[] gateUpBias = bias(block + names.biasOf(names.gateUp), shape.experts, 2L * shape.intermediate);
-            float[] downBias = bias(block + names.biasOf(names.down), shape.experts, shape.hidden);
+            int h = shape.hidden;
+            int i = shape.intermediate;
+            Experts gateUp = experts(block + names.gateUp, 2 * i, h);
+            Experts down = experts(block + names.down, h, i);
+            // Each [E, rows, cols], or both transposed; where 2I = H the second tensor tells.
+            boolean transposed = (2 * i == h ? down : gateUp).isTransposed();
+            float[] gateUpBias = bias(block + names.biasOf(names.gateUp), shape.experts, 2L * i);
+            float[] downBias = bias(block + names.biasOf(names.down), shape.experts, h);
+            int step = shape.interleaved ? 2 : 1;
             List<Projections> experts = new ArrayList<>();
-            for (int expert = 0; expert < e; expert++) {
-                long start = expert * 2L * i * h;
+            for (int e = 0; e < shape.experts; e++) {
                 experts.add(new Projections(
-                        PER_EXPERT.getFirst().under(block + "experts." + expert + "."),
-                        new Matrix.Floats(gateUp, shape.intermediate, shape.hidden, start, nextRow, gateUpCol),
-                        new Matrix.Floats(gateUp, shape.intermediate, shape.hidden, start + up, nextRow, gateUpCol),
-                        new Matrix.Floats(
-                                down,
-                                shape.hidden,
-                                shape.intermediate,
-                                expert * i * h,
-                                transposed ? 1 : i,
-                                transposed ? h : 1),
-                        gateUpBias == null ? null : half(gateUpBias, expert, 0),
-                        gateUpBias == null ? null : half(gateUpBias, expert, 1),
-                        downBias == null
-                                ? null
-                                : Arrays.copyOfRange(downBias, expert * shape.hidden, (expert + 1) * shape.hidden)));
+                        PER_EXPERT.getFirst().under(block + "experts." + e + "."),
+                        gateUp.matrix(new SmallFloats.Place(e, 2 * i, i, h, 0, step, transposed)),
+                        gateUp.matrix(
+                                new SmallFloats.Place(e, 2 * i, i, h, shape.interleaved ? 1 : i, step, transposed)),
+                        down.matrix(new SmallFloats.Place(e, h, h, i, 0, 1, transposed)),
+                        gateUpBias == null ? null : half(gateUpBias, e, 0),
+                        gateUpBias == null ? null : half(gateUpBias, e, 1),
+                        downBias == null ? null : Arrays.copyOfRange(downBias, e * h, (e + 1) * h)));
             }
             return experts;
+        }
+
+        /** One matrix [rows, cols] of each expert in a tensor of all: floats, 8-bit floats, or MXFP4 blocks. */
+        private Experts experts(String name, int rows, int cols) {
+            MatrixReader reader = new MatrixReader(tensors, quantization);
+            if (tensors.has(name + BLOCKS_OF_4_BITS)) {
+                Tensor values = tensors.tensor(name + BLOCKS_OF_4_BITS).requireDType(DType.U8);
+                return new Experts(values, reader.scaleOf(name), reader.block(name), shape.experts, rows, cols);
+            }
+            DType dtype = tensors.dtype(name);
+            boolean scaled = dtype != null && dtype.isFloat8();
+            Tensor values = scaled
+                    ? tensors.tensor(name)
+                    : tensors.tensor(name).requireFloat();
+            return new Experts(
+                    values, scaled ? reader.scaleOf(name) : null, reader.block(name), shape.experts, rows, cols);
+        }
+
+        /** @param scale null where the values are floats of at least 16 bits */
+        private record Experts(
+                Tensor values, @Nullable Tensor scale, GroupShape block, int count, int rows, int cols) {
+            boolean isTransposed() {
+                return Arrays.equals(values.shape(), new long[] {count, cols, rows});
+            }
+
+            Matrix matrix(SmallFloats.Place place) {
+                if (values.dtype() == DType.U8) {
+                    return SmallFloats.fourBits(
+                            values.name(), values, Objects.requireNonNull(scale), place.straight(), 1);
+                }
+                values.requireShape(count, place.transposed() ? cols : rows, place.transposed() ? rows : cols);
+                return scale == null
+                        ? place.floats(values)
+                        : SmallFloats.eightBits(values, scale, place, block);
+            }
         }
 
         /** The gate's (0) or the up projection's (1) part of an expert's bias. */
@@ -353,9 +369,9 @@ record LayerTensors(
         }
 
         private boolean hasAny(String prefix) {
-            return Int8Reader.SUFFIXES.stream().anyMatch(suffix -> tensors.has(prefix + suffix))
+            return MatrixReader.SUFFIXES.stream().anyMatch(suffix -> tensors.has(prefix + suffix))
                     || PER_EXPERT.stream()
-                            .anyMatch(names -> Int8Reader.SUFFIXES.stream()
+                            .anyMatch(names -> MatrixReader.SUFFIXES.stream()
                                     .anyMatch(suffix -> tensors.has(prefix + names.gate + "." + suffix)));
         }
 

@@ -8,9 +8,9 @@ import org.tornadomoe.config.Int8Quantization;
 
 /**
  * A weight matrix [rows, cols] as it lies in a checkpoint, read row by row. Thread-safe. There are three forms,
- * whatever the format: floats as they are ({@link Floats}); whole numbers of -128 to 127 on a grid of scales ({@link Int8}),
- * which also holds what has fewer bits, and loses nothing as int8; and any other, decoded to floats ({@link Decoded}),
- * which becomes int8 with an error.
+ * whatever the format: floats as they are ({@link Floats}); whole numbers of -128 to 127 on a grid of scales ({@link
+ * Int8}), which also holds what has fewer bits, and loses nothing as int8; and any other, decoded to floats ({@link
+ * Decoded}), which becomes int8 with an error.
  */
 sealed interface Matrix {
     int rows();

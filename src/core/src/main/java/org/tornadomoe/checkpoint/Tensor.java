@@ -66,11 +66,21 @@ public record Tensor(Path file, String name, DType dtype, long[] shape, MemorySe
                     into[at + i] = Float.intBitsToFloat(data.get(SHORT, start + 2L * i) << 16);
                 }
             }
+            case F8_E4M3 -> read(SmallFloats.E4M3, from, into, at, length);
+            case F8_E5M2 -> read(SmallFloats.E5M2, from, into, at, length);
+            case F8_E8M0 -> read(SmallFloats.E8M0, from, into, at, length);
             default -> {
                 for (int i = 0; i < length; i++) {
                     into[at + i] = integer(from + i);
                 }
             }
+        }
+    }
+
+    /** Elements of a byte, by a table. */
+    private void read(float[] table, long from, float[] into, int at, int length) {
+        for (int i = 0; i < length; i++) {
+            into[at + i] = table[data.get(ValueLayout.JAVA_BYTE, from + i) & 0xff];
         }
     }
 
@@ -101,6 +111,9 @@ public record Tensor(Path file, String name, DType dtype, long[] shape, MemorySe
                 case F64 -> (float) data.get(DOUBLE, 8 * index);
                 case F16 -> Float.float16ToFloat(data.get(SHORT, 2 * index));
                 case BF16 -> Float.intBitsToFloat(data.get(SHORT, 2 * index) << 16);
+                case F8_E4M3 -> SmallFloats.E4M3[data.get(ValueLayout.JAVA_BYTE, index) & 0xff];
+                case F8_E5M2 -> SmallFloats.E5M2[data.get(ValueLayout.JAVA_BYTE, index) & 0xff];
+                case F8_E8M0 -> SmallFloats.E8M0[data.get(ValueLayout.JAVA_BYTE, index) & 0xff];
                 default -> integer(index);
             };
         }

@@ -15,8 +15,7 @@ import java.util.regex.Pattern;
 import org.jspecify.annotations.Nullable;
 
 /**
- * How the weights of a model are stored, if not as floats: the {@code quantization_config} of compressed-tensors or
- * GPTQ.
+ * How the weights of a model are stored, if not as floats of 16 bits or more: its {@code quantization_config}.
  *
  * @param file where it is from, for messages
  * @param ignore modules that are floats
@@ -30,12 +29,18 @@ record WeightQuantization(
     /** Rows or columns that share a scale: longer than any row, short of where ints overflow. */
     private static final int MAX_GROUP = 1 << 20;
 
+    /** Bits of a whole number of which a word holds a whole number. */
+    private static final List<Integer> BITS = List.of(2, 4, 8);
+
     /** Who wrote the checkpoint, and so how integers are packed. */
     enum Method {
         COMPRESSED_TENSORS,
         GPTQ,
         /** As GPTQ, whose files hold zero points less one; these hold them as they are. */
-        GPTQ_V2
+        GPTQ_V2,
+        AWQ,
+        /** Writers of small floats, whose tensors tell by their dtypes and names how they are stored. */
+        FLOATS
     }
 
     /**
@@ -81,7 +86,7 @@ record WeightQuantization(
 
         /** Whether int8 holds the values. */
         boolean fitsInt8() {
-            return bits >= 1 && bits <= 8 && type.equals("int");
+            return BITS.contains(bits) && type.equals("int");
         }
 
         @Override
@@ -239,12 +244,74 @@ record WeightQuantization(
         return switch (method) {
             case "compressed-tensors" -> compressedTensors(json);
             case "gptq" -> gptq(json);
+            case "awq" -> awq(json);
+            case "fp8", "fbgemm_fp8", "mxfp4", "modelopt", "modelopt_fp4" -> floats(json);
             default ->
                 throw new CheckpointException(
                         json.file(),
-                        "'" + field + "': quant_method: expected compressed-tensors or gptq (or no quantisation), got '"
-                                + JsonFile.shown(method) + "'");
+                        "'" + field + "': quant_method: expected compressed-tensors, gptq, awq, fp8, fbgemm_fp8, mxfp4"
+                                + " or modelopt (or no quantisation), got '" + JsonFile.shown(method) + "'");
         };
+    }
+
+    /** FP8 and FP4 of a writer that says of its modules no more than the tensors do, but for the size of blocks. */
+    private static WeightQuantization floats(JsonFile json) {
+        List<Integer> block = json.integers("weight_block_size");
+        if (!block.isEmpty()) {
+            requireBlock(json, "weight_block_size", block);
+        }
+        Arguments weights = new Arguments(
+                8, "float", true, block.isEmpty() ? "channel" : "block", false, 0, block);
+        return new WeightQuantization(
+                json.file(),
+                Method.FLOATS,
+                new Targets(json.file()),
+                null,
+                List.of(new Rule(Targets.of(json.file(), List.of("Linear")), new Group(List.of(), weights, null), null)));
+    }
+
+    private static WeightQuantization awq(JsonFile json) {
+        String version = json.string("version", "gemm").toLowerCase(Locale.ROOT);
+        if (!version.equals("gemm")) {
+            throw new CheckpointException(
+                    json.file(), FIELD + "'version': expected gemm, got " + JsonFile.shown(version));
+        }
+        int bits = json.integer(json.has("w_bit") ? "w_bit" : "bits", 4);
+        if (bits != 4 && bits != 8) {
+            throw new CheckpointException(json.file(), FIELD + "'bits': expected 4 or 8, got " + bits);
+        }
+        int groupSize = json.integer(json.has("q_group_size") ? "q_group_size" : "group_size", 128);
+        requireGroup(json, groupSize);
+        Arguments weights = new Arguments(
+                bits,
+                "int",
+                !json.bool("zero_point", true),
+                groupSize == -1 ? "channel" : "group",
+                false,
+                Math.max(0, groupSize),
+                List.of());
+        return new WeightQuantization(
+                json.file(),
+                Method.AWQ,
+                new Targets(json.file()),
+                null,
+                List.of(new Rule(Targets.of(json.file(), List.of("Linear")), new Group(List.of(), weights, null), null)));
+    }
+
+    private static void requireGroup(JsonFile json, int groupSize) {
+        if (groupSize != -1 && (groupSize < 1 || groupSize > MAX_GROUP)) {
+            throw new CheckpointException(
+                    json.file(), FIELD + "'group_size': expected -1 or 1 to " + MAX_GROUP + ", got " + groupSize);
+        }
+    }
+
+    private static void requireBlock(JsonFile json, String field, List<Integer> block) {
+        if (block.size() != 2 || block.stream().anyMatch(size -> size < 1 || size > MAX_GROUP)) {
+            throw new CheckpointException(
+                    json.file(),
+                    FIELD + "'" + field + "': expected two numbers from 1 to " + MAX_GROUP + ", got "
+                            + JsonFile.shown(block));
+        }
     }
 
     private static Rule rule(Targets targets, Supplier<Group> group) {
@@ -306,12 +373,8 @@ record WeightQuantization(
             throw new CheckpointException(
                     json.file(), FIELD + "'group_size': expected 1 to " + MAX_GROUP + ", got " + groupSize);
         }
-        if (strategy.equals("block")
-                && (block.size() != 2 || block.stream().anyMatch(size -> size < 1 || size > MAX_GROUP))) {
-            throw new CheckpointException(
-                    json.file(),
-                    FIELD + "'block_structure': expected two numbers from 1 to " + MAX_GROUP + ", got "
-                            + JsonFile.shown(block));
+        if (strategy.equals("block")) {
+            requireBlock(json, "block_structure", block);
         }
         return new Arguments(
                 json.integer("num_bits", 8),
@@ -361,8 +424,9 @@ record WeightQuantization(
                 throw rest.problem;
             }
             Group group = rest.group;
-            if (group != null && !group.weights.isInt8()) {
-                throw new CheckpointException(json.file(), FIELD + "'bits': expected 8, got " + group.weights.bits);
+            if (group != null && !BITS.contains(group.weights.bits)) {
+                throw new CheckpointException(
+                        json.file(), FIELD + "'bits': expected 2, 4 or 8, got " + group.weights.bits);
             }
         }
         rules.add(rest);
@@ -391,10 +455,7 @@ record WeightQuantization(
     private static Group gptqGroup(JsonFile json, JsonFile own) {
         JsonFile size = own.has("group_size") ? own : json;
         int groupSize = size.integer("group_size");
-        if (groupSize != -1 && (groupSize < 1 || groupSize > MAX_GROUP)) {
-            throw new CheckpointException(
-                    json.file(), FIELD + "'group_size': expected -1 or 1 to " + MAX_GROUP + ", got " + groupSize);
-        }
+        requireGroup(json, groupSize);
         String words = own.string("pack_dtype", json.string("pack_dtype", "int32"));
         if (!words.equalsIgnoreCase("int32")) {
             throw new CheckpointException(

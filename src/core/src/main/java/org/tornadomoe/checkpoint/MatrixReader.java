@@ -1,0 +1,99 @@
+package org.tornadomoe.checkpoint;
+
+import java.util.List;
+import java.util.stream.Stream;
+import org.jspecify.annotations.Nullable;
+import org.tornadomoe.config.GroupShape;
+import org.tornadomoe.config.Int8Quantization;
+
+/**
+ * Finds out how a matrix is stored and reads it. Tensors tell first: what is there as floats is floats, whatever the
+ * configuration says, and 8-bit and 4-bit floats have dtypes of their own. Whole numbers are what the configuration says
+ * of their module.
+ *
+ * @param quantization null where the configuration says nothing
+ */
+record MatrixReader(BlockTensors tensors, @Nullable WeightQuantization quantization) {
+    /** What a matrix's tensors end with: as it is, packed by compressed-tensors, packed by GPTQ and AWQ. */
+    static final List<String> SUFFIXES = List.of("weight", "weight_packed", "qweight");
+
+    /** What scales of 8-bit floats are called, beside {@code NAME.weight} or at the end of a fused tensor's name. */
+    private static final List<String> SCALES = List.of("weight_scale_inv", "weight_scale", "scale_inv", "scale", "scales");
+
+    /** Scales of activations, which stay floats where weights are 8-bit or 4-bit floats. */
+    private static final List<String> OF_ACTIVATIONS = List.of("input_scale", "input_global_scale", "activation_scale");
+
+    /**
+     * A matrix [rows, cols] that has tensors of its own.
+     *
+     * @param module its name without {@code .weight}
+     * @throws CheckpointException if a tensor is missing, has the wrong shape or dtype, or is stored in a way that is
+     *     not read
+     */
+    Matrix read(String module, int rows, int cols) {
+        if (tensors.hasFloats(module + ".weight")) {
+            return Matrix.Floats.of(tensors.tensor(module + ".weight"), rows, cols);
+        }
+        SmallFloats.Place whole = SmallFloats.Place.whole(rows, cols);
+        DType dtype = tensors.dtype(module + ".weight");
+        if (dtype != null && dtype.isFloat8()) {
+            takeScalesOfActivations(module + ".");
+            Tensor values = tensors.tensor(module + ".weight").requireShape(rows, cols);
+            return SmallFloats.eightBits(values, scale(module + "."), whole, block(module));
+        }
+        String packed = module + (dtype == null ? ".weight_packed" : ".weight");
+        if (tensors.dtype(packed) == DType.U8 || (dtype == DType.I8 && hasExponents(module))) {
+            takeScalesOfActivations(module + ".");
+            Tensor values = tensors.tensor(packed).requireShape(rows, cols / 2);
+            return SmallFloats.fourBits(module, values, scale(module + "."), whole, factor(module));
+        }
+        WeightQuantization.Group scheme = quantization == null ? null : quantization.groupOf(List.of(module));
+        return scheme == null || quantization == null || quantization.method() == WeightQuantization.Method.FLOATS
+                ? Matrix.Floats.of(tensors.tensor(module + ".weight"), rows, cols)
+                : Int8Reader.read(tensors, quantization.method(), scheme, module, rows, cols);
+    }
+
+    /** The scales of a tensor of all experts. */
+    Tensor scaleOf(String name) {
+        takeScalesOfActivations(name + "_");
+        takeScalesOfActivations(name + ".");
+        return Stream.of(name + "_", name + ".")
+                .filter(prefix -> SCALES.stream().anyMatch(scale -> tensors.has(prefix + scale)))
+                .map(this::scale)
+                .findFirst()
+                .orElseGet(() -> scale(name + "_"));
+    }
+
+    private void takeScalesOfActivations(String prefix) {
+        OF_ACTIVATIONS.forEach(name -> tensors.find(prefix + name));
+    }
+
+    private Tensor scale(String prefix) {
+        String name = SCALES.stream()
+                .filter(scale -> tensors.has(prefix + scale))
+                .findFirst()
+                .orElse(SCALES.getFirst());
+        return tensors.tensor(prefix + name)
+                .requireDType(
+                        DType.F64, DType.F32, DType.F16, DType.BF16, DType.F8_E4M3, DType.F8_E8M0, DType.U8);
+    }
+
+    private boolean hasExponents(String module) {
+        return SCALES.stream().anyMatch(scale -> tensors.dtype(module + "." + scale) == DType.F8_E8M0);
+    }
+
+    /** What the scales of a module's groups are multiplied by: the one scale above them, or one over it. */
+    private float factor(String module) {
+        Tensor divisor = tensors.find(module + ".weight_global_scale");
+        return SmallFloats.factor(tensors.find(module + ".weight_scale_2")) / SmallFloats.factor(divisor);
+    }
+
+    /** Rows and columns of a block: what the configuration says, else 128 of each. */
+    GroupShape block(String module) {
+        WeightQuantization.Group scheme = quantization == null ? null : quantization.groupOf(List.of(module));
+        List<Integer> block = scheme == null ? List.of() : scheme.weights().block();
+        return block.isEmpty()
+                ? new GroupShape(Int8Quantization.DEFAULT_BLOCK, Int8Quantization.DEFAULT_BLOCK)
+                : new GroupShape(block.get(0), block.get(1));
+    }
+}

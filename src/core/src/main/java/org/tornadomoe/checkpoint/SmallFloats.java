@@ -1,0 +1,248 @@
+package org.tornadomoe.checkpoint;
+
+import java.lang.foreign.MemorySegment;
+import java.lang.foreign.ValueLayout;
+import org.jspecify.annotations.Nullable;
+import org.tornadomoe.config.GroupShape;
+import org.tornadomoe.config.Int8Quantization;
+import org.tornadomoe.config.Int8Scheme;
+
+/**
+ * Matrices of 8-bit and 4-bit floats with scales. Those of 4 bits (E2M1) lie on a grid: in half steps a value is a
+ * whole number of -12 to 12.
+ *
+ * <p>The formats: <a href="https://www.opencompute.org/documents/ocp-8-bit-floating-point-specification-ofp8-revision-1-0-2023-12-01-pdf-1">OCP
+ * OFP8</a>, <a href="https://www.opencompute.org/documents/ocp-microscaling-formats-mx-v1-0-spec-final-pdf">OCP
+ * Microscaling</a>.
+ */
+final class SmallFloats {
+    /** The values of E4M3 without infinities (OFP8's), by their bits. */
+    static final float[] E4M3 = new float[256];
+
+    static final float[] E5M2 = new float[256];
+
+    /** Powers of two, 2^-127 to 2^127; NaN. */
+    static final float[] E8M0 = new float[256];
+
+    /** E2M1 in half steps: {@code 2 * value}, by the bits. */
+    private static final byte[] HALF_STEPS = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+
+    static {
+        for (int bits = 0; bits < 256; bits++) {
+            int magnitude = bits & 0x7f;
+            float sign = bits < 128 ? 1 : -1;
+            E4M3[bits] = sign * (magnitude == 0x7f ? Float.NaN : value(magnitude >> 3, magnitude & 7, 3, 7));
+            // The upper half of an F16.
+            E5M2[bits] = Float.float16ToFloat((short) (bits << 8));
+            E8M0[bits] = bits == 255 ? Float.NaN : (float) Math.scalb(1d, bits - 127);
+        }
+    }
+
+    private SmallFloats() {}
+
+    private static float value(int exponent, int mantissa, int mantissaBits, int bias) {
+        return exponent == 0
+                ? Math.scalb((float) mantissa, 1 - bias - mantissaBits)
+                : Math.scalb((float) (mantissa + (1 << mantissaBits)), exponent - bias - mantissaBits);
+    }
+
+    /**
+     * Where a matrix lies in a tensor of several: rows {@code first}, {@code first + step}, ... of the {@code index}-th
+     * of matrices [allRows, cols], each of which may be transposed.
+     */
+    record Place(int index, int allRows, int rows, int cols, int first, int step, boolean transposed) {
+        /** All of a tensor. */
+        static Place whole(int rows, int cols) {
+            return new Place(0, rows, rows, cols, 0, 1, false);
+        }
+
+        /** The row of the tensor's matrix that is the matrix's. */
+        int row(int row) {
+            return first + step * row;
+        }
+
+        /** The same place in matrices that are not transposed. */
+        Place straight() {
+            return new Place(index, allRows, rows, cols, first, step, false);
+        }
+
+        long start() {
+            return (long) index * allRows * cols;
+        }
+
+        Matrix.Floats floats(Tensor tensor) {
+            long next = transposed ? 1 : cols;
+            return new Matrix.Floats(
+                    tensor, rows, cols, start() + first * next, step * next, transposed ? allRows : 1);
+        }
+    }
+
+    /**
+     * The scales of one of a tensor's matrices, one for {@code rowsPerScale x colsPerScale} values.
+     *
+     * @param first the tensor's element that is the first scale
+     */
+    private record Scales(
+            Tensor tensor, int rowsPerScale, int colsPerScale, long first, long rowStride, long colStride) {
+        float get(int row, int col) {
+            return scale(tensor, first + row / rowsPerScale * rowStride + col / colsPerScale * colStride);
+        }
+    }
+
+    /** One scale; U8 holds exponents, as F8_E8M0 does. */
+    private static float scale(Tensor tensor, long index) {
+        return tensor.dtype() == DType.U8
+                ? E8M0[tensor.data().get(ValueLayout.JAVA_BYTE, index) & 0xff]
+                : tensor.getFloat(index);
+    }
+
+    /**
+     * 8-bit floats, each times the scale of its block. What shares one is what the scales' shape says: all values, a
+     * row, a group of a row's columns, or else a block.
+     *
+     * @param scale of as many matrices as the values, or one scale for all
+     * @param block rows and columns of a block
+     * @throws CheckpointException if the scales have none of these shapes
+     */
+    static Matrix eightBits(Tensor values, Tensor scale, Place place, GroupShape block) {
+        int rows = place.allRows;
+        int cols = place.cols;
+        long[] shape = scale.shape();
+        long count = scale.elements();
+        long matrices = values.elements() / ((long) rows * cols);
+        long each = count / matrices;
+        long last = shape.length == 0 ? 1 : shape[shape.length - 1];
+        long scaleRows = Math.ceilDiv(rows, block.row());
+        long scaleCols = Math.ceilDiv(cols, block.col());
+        if (place.transposed && last != 1) { // the scales are transposed as well
+            long down = each / last;
+            return last == rows && (down == 1 || cols % down == 0) && count == matrices * last * down
+                    ? scaled(values, place, new Scales(scale, 1, Math.toIntExact(cols / down), place.index * each, 1, rows))
+                    : scaled(values, place, blocks(scale, place, block, scaleRows, scaleCols, matrices));
+        }
+        Scales scales;
+        if (count == 1 || count == matrices) {
+            scales = new Scales(scale, rows, cols, count == 1 ? 0 : place.index, 0, 0);
+        } else if (each == rows && count == matrices * rows && (last == 1 || last == rows)) {
+            scales = new Scales(scale, 1, cols, place.index * each, 1, 0);
+        } else if (count == matrices * scaleRows * scaleCols && last == scaleCols) {
+            scales = blocks(scale, place, block, scaleRows, scaleCols, matrices);
+        } else if (last > 0 && cols % last == 0 && count == matrices * rows * last) {
+            scales = new Scales(scale, 1, Math.toIntExact(cols / last), place.index * each, last, 1);
+        } else {
+            throw scale.problem("expected one scale, a scale for each of " + rows + " rows, for each group of their "
+                    + cols + " columns, or " + scaleRows + " x " + scaleCols + " for blocks of " + block.row() + " x "
+                    + block.col() + (matrices == 1 ? "" : ", of " + matrices + " matrices") + ", got " + scale);
+        }
+        return scaled(values, place, scales);
+    }
+
+    private static Scales blocks(
+            Tensor scale, Place place, GroupShape block, long scaleRows, long scaleCols, long matrices) {
+        long each = scaleRows * scaleCols;
+        if (scale.elements() != matrices * each) {
+            throw scale.problem("expected " + matrices + " x " + each + " scales for blocks of " + block.row() + " x "
+                    + block.col() + ", got " + scale);
+        }
+        return new Scales(
+                scale,
+                block.row(),
+                block.col(),
+                place.index * each,
+                place.transposed ? 1 : scaleCols,
+                place.transposed ? scaleRows : 1);
+    }
+
+    private static Matrix scaled(Tensor values, Place place, Scales scales) {
+        Matrix.Floats codes = place.floats(values);
+        int cols = place.cols;
+        int per = scales.colsPerScale;
+        return new Matrix.Decoded(
+                place.rows,
+                cols,
+                values.file(),
+                values.name(),
+                (row, into) -> {
+                    codes.row(row, into);
+                    for (int from = 0; from < cols; from += per) {
+                        float scale = scales.get(place.row(row), from);
+                        int to = Math.min(cols, from + per);
+                        for (int c = from; c < to; c++) {
+                            into[c] *= scale;
+                        }
+                    }
+                },
+                suits(place, scales));
+    }
+
+    private static Int8Quantization suits(Place place, Scales scales) {
+        if (scales.colsPerScale >= place.cols) {
+            return Int8Quantization.of(Int8Scheme.W8A8_CHANNEL);
+        }
+        return scales.rowsPerScale == 1
+                ? Int8Quantization.of(Int8Scheme.W8A16_GROUP).withGrid(new GroupShape(1, scales.colsPerScale))
+                : Int8Quantization.of(Int8Scheme.W8A8_BLOCK)
+                        .withGrid(new GroupShape(scales.rowsPerScale, scales.colsPerScale))
+                        .withRoundToNearest(true);
+    }
+
+    /**
+     * 4-bit floats, two a byte, the first in the lower half, with a scale for each group of a row's columns: E8M0 of 32
+     * (MXFP4) or E4M3 of 16 (NVFP4).
+     *
+     * @param module what its tensors' names begin with
+     * @param values elements [n, allRows, cols / 2] in any shape
+     * @param scale elements [n, allRows, cols / group] in any shape
+     * @param factor what all scales are multiplied by
+     * @throws CheckpointException if the tensors have other sizes
+     */
+    static Matrix fourBits(String module, Tensor values, Tensor scale, Place place, float factor) {
+        int rows = place.allRows;
+        int cols = place.cols;
+        long matrices = 2 * values.data().byteSize() / Math.max(1, (long) rows * cols);
+        long groups = scale.elements() / Math.max(1, matrices * rows);
+        if (values.data().byteSize() * 2 != matrices * rows * cols || matrices <= place.index) {
+            throw values.problem("expected two values a byte of matrices of " + rows + " x " + cols + ", got " + values);
+        }
+        if (groups < 1 || scale.elements() != matrices * rows * groups || cols % groups != 0) {
+            throw scale.problem("expected a scale for each group of the " + cols + " columns of " + matrices * rows
+                    + " rows, got " + scale);
+        }
+        int group = Math.toIntExact(cols / groups);
+        MemorySegment data = values.data();
+        int bytes = cols / 2;
+        long firstRow = (long) place.index * rows;
+        return new Matrix.Int8(
+                place.rows,
+                cols,
+                1,
+                group,
+                (row, into) -> {
+                    long at = (firstRow + place.row(row)) * bytes;
+                    for (int b = 0; b < bytes; b++) {
+                        byte two = data.get(ValueLayout.JAVA_BYTE, at + b);
+                        into[2 * b] = HALF_STEPS[two & 15];
+                        into[2 * b + 1] = HALF_STEPS[two >> 4 & 15];
+                    }
+                },
+                (row, g) -> scale(scale, (firstRow + place.row(row)) * groups + g) * (factor / 2),
+                null,
+                new Matrix.Stored(
+                        scale.file(), module, scale.name(), WeightQuantization.Group.of(4, group, true), null));
+    }
+
+    /** {@link #fourBits} of a tensor's own, with a factor in a tensor; null for 1. */
+    static float factor(@Nullable Tensor tensor) {
+        if (tensor == null) {
+            return 1;
+        }
+        if (tensor.requireFloat().elements() != 1) {
+            throw tensor.problem("expected one scale, got " + tensor);
+        }
+        float factor = tensor.getFloat(0);
+        if (!(factor > 0 && factor <= Float.MAX_VALUE)) {
+            throw tensor.problem("expected a positive finite scale, got " + factor);
+        }
+        return factor;
+    }
+}
