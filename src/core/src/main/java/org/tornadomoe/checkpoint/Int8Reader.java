@@ -158,9 +158,8 @@ final class Int8Reader {
 
         /** The group of each column; null if they are in order, or the tensor says nothing (-1). */
         private int @Nullable [] groups(Tensor tensor) {
-            int[] groups = tensor.requireDType(DType.I32, DType.I64)
-                    .requireShape(cols)
-                    .toInts();
+            int[] groups =
+                    tensor.requireDType(DType.I32, DType.I64).requireShape(cols).toInts();
             boolean ordered = true;
             boolean said = true;
             for (int c = 0; c < cols; c++) {
@@ -287,8 +286,8 @@ final class Int8Reader {
             int middle = 1 << (bits - 1);
             if (!symmetric) {
                 int added = method == WeightQuantization.Method.GPTQ ? 1 : 0;
-                return (r, c) -> (unsigned(data, ((long) c * rows + r) / perWord, r % perWord, bits) + added & mask)
-                        - middle;
+                return (r, c) ->
+                        (unsigned(data, ((long) c * rows + r) / perWord, r % perWord, bits) + added & mask) - middle;
             }
             // The middle, which the first version of the format writes less one: some files of the second are called
             // the first.
@@ -335,7 +334,10 @@ final class Int8Reader {
                     (r, c) -> scale.getFloat((long) c * rows + r),
                     hasZeros
                             ? (r, c) -> unsigned(
-                                            zeros, ((long) c * rows + r) / perWord, awqPlace(r % perWord, perWord), bits)
+                                            zeros,
+                                            ((long) c * rows + r) / perWord,
+                                            awqPlace(r % perWord, perWord),
+                                            bits)
                                     - middle
                             : null,
                     stored(scale, null),

@@ -318,16 +318,19 @@ record LayerTensors(
             }
             DType dtype = tensors.dtype(name);
             boolean scaled = dtype != null && dtype.isFloat8();
-            Tensor values = scaled
-                    ? tensors.tensor(name)
-                    : tensors.tensor(name).requireFloat();
+            Tensor values = scaled ? tensors.tensor(name) : tensors.tensor(name).requireFloat();
             return new Experts(
                     values, scaled ? reader.scaleOf(name) : null, reader.block(name), shape.experts, rows, cols);
         }
 
         /** @param scale null where the values are floats of at least 16 bits */
         private record Experts(
-                Tensor values, @Nullable Tensor scale, GroupShape block, int count, int rows, int cols) {
+                Tensor values,
+                @Nullable Tensor scale,
+                @Nullable GroupShape block,
+                int count,
+                int rows,
+                int cols) {
             boolean isTransposed() {
                 return Arrays.equals(values.shape(), new long[] {count, cols, rows});
             }
@@ -338,9 +341,7 @@ record LayerTensors(
                             values.name(), values, Objects.requireNonNull(scale), place.straight(), 1);
                 }
                 values.requireShape(count, place.transposed() ? cols : rows, place.transposed() ? rows : cols);
-                return scale == null
-                        ? place.floats(values)
-                        : SmallFloats.eightBits(values, scale, place, block);
+                return scale == null ? place.floats(values) : SmallFloats.eightBits(values, scale, place, block);
             }
         }
 

@@ -4,12 +4,11 @@ import java.util.List;
 import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.GroupShape;
-import org.tornadomoe.config.Int8Quantization;
 
 /**
  * Finds out how a matrix is stored and reads it. Tensors tell first: what is there as floats is floats, whatever the
- * configuration says, and 8-bit and 4-bit floats have dtypes of their own. Whole numbers are what the configuration says
- * of their module.
+ * configuration says, and 8-bit and 4-bit floats have dtypes of their own. Whole numbers are what the configuration
+ * says of their module.
  *
  * @param quantization null where the configuration says nothing
  */
@@ -18,7 +17,8 @@ record MatrixReader(BlockTensors tensors, @Nullable WeightQuantization quantizat
     static final List<String> SUFFIXES = List.of("weight", "weight_packed", "qweight");
 
     /** What scales of 8-bit floats are called, beside {@code NAME.weight} or at the end of a fused tensor's name. */
-    private static final List<String> SCALES = List.of("weight_scale_inv", "weight_scale", "scale_inv", "scale", "scales");
+    private static final List<String> SCALES =
+            List.of("weight_scale_inv", "weight_scale", "scale_inv", "scale", "scales");
 
     /** Scales of activations, which stay floats where weights are 8-bit or 4-bit floats. */
     private static final List<String> OF_ACTIVATIONS = List.of("input_scale", "input_global_scale", "activation_scale");
@@ -38,6 +38,7 @@ record MatrixReader(BlockTensors tensors, @Nullable WeightQuantization quantizat
         DType dtype = tensors.dtype(module + ".weight");
         if (dtype != null && dtype.isFloat8()) {
             takeScalesOfActivations(module + ".");
+            requireZeros(module + ".weight_zero_point");
             Tensor values = tensors.tensor(module + ".weight").requireShape(rows, cols);
             return SmallFloats.eightBits(values, scale(module + "."), whole, block(module));
         }
@@ -45,7 +46,8 @@ record MatrixReader(BlockTensors tensors, @Nullable WeightQuantization quantizat
         if (tensors.dtype(packed) == DType.U8 || (dtype == DType.I8 && hasExponents(module))) {
             takeScalesOfActivations(module + ".");
             Tensor values = tensors.tensor(packed).requireShape(rows, cols / 2);
-            return SmallFloats.fourBits(module, values, scale(module + "."), whole, factor(module));
+            Tensor scale = scale(module + ".").requireDType(DType.F8_E4M3, DType.F8_E8M0, DType.U8);
+            return SmallFloats.fourBits(module, values, scale, whole, factor(module));
         }
         WeightQuantization.Group scheme = quantization == null ? null : quantization.groupOf(List.of(module));
         return scheme == null || quantization == null || quantization.method() == WeightQuantization.Method.FLOATS
@@ -68,14 +70,25 @@ record MatrixReader(BlockTensors tensors, @Nullable WeightQuantization quantizat
         OF_ACTIVATIONS.forEach(name -> tensors.find(prefix + name));
     }
 
+    /** Early files of compressed-tensors have zero points of floats, all 0. */
+    private void requireZeros(String name) {
+        Tensor zeros = tensors.find(name);
+        if (zeros != null) {
+            for (float zero : zeros.toFloats()) {
+                if (zero != 0) {
+                    throw zeros.problem("expected zeros, since floats have no zero points, got " + zero);
+                }
+            }
+        }
+    }
+
     private Tensor scale(String prefix) {
         String name = SCALES.stream()
                 .filter(scale -> tensors.has(prefix + scale))
                 .findFirst()
                 .orElse(SCALES.getFirst());
         return tensors.tensor(prefix + name)
-                .requireDType(
-                        DType.F64, DType.F32, DType.F16, DType.BF16, DType.F8_E4M3, DType.F8_E8M0, DType.U8);
+                .requireDType(DType.F64, DType.F32, DType.F16, DType.BF16, DType.F8_E4M3, DType.F8_E8M0, DType.U8);
     }
 
     private boolean hasExponents(String module) {
@@ -88,12 +101,11 @@ record MatrixReader(BlockTensors tensors, @Nullable WeightQuantization quantizat
         return SmallFloats.factor(tensors.find(module + ".weight_scale_2")) / SmallFloats.factor(divisor);
     }
 
-    /** Rows and columns of a block: what the configuration says, else 128 of each. */
+    /** Rows and columns of a block; null where the configuration says of none. */
+    @Nullable
     GroupShape block(String module) {
         WeightQuantization.Group scheme = quantization == null ? null : quantization.groupOf(List.of(module));
         List<Integer> block = scheme == null ? List.of() : scheme.weights().block();
-        return block.isEmpty()
-                ? new GroupShape(Int8Quantization.DEFAULT_BLOCK, Int8Quantization.DEFAULT_BLOCK)
-                : new GroupShape(block.get(0), block.get(1));
+        return block.isEmpty() ? null : new GroupShape(block.get(0), block.get(1));
     }
 }

@@ -11,9 +11,9 @@ import org.tornadomoe.config.Int8Scheme;
  * Matrices of 8-bit and 4-bit floats with scales. Those of 4 bits (E2M1) lie on a grid: in half steps a value is a
  * whole number of -12 to 12.
  *
- * <p>The formats: <a href="https://www.opencompute.org/documents/ocp-8-bit-floating-point-specification-ofp8-revision-1-0-2023-12-01-pdf-1">OCP
- * OFP8</a>, <a href="https://www.opencompute.org/documents/ocp-microscaling-formats-mx-v1-0-spec-final-pdf">OCP
- * Microscaling</a>.
+ * <p>The formats are OCP's: 8-bit Floating Point (OFP8) 1.0 and <a
+ * href="https://www.opencompute.org/documents/ocp-microscaling-formats-mx-v1-0-spec-final-pdf">Microscaling Formats
+ * 1.0</a>.
  */
 final class SmallFloats {
     /** The values of E4M3 without infinities (OFP8's), by their bits. */
@@ -72,8 +72,7 @@ final class SmallFloats {
 
         Matrix.Floats floats(Tensor tensor) {
             long next = transposed ? 1 : cols;
-            return new Matrix.Floats(
-                    tensor, rows, cols, start() + first * next, step * next, transposed ? allRows : 1);
+            return new Matrix.Floats(tensor, rows, cols, start() + first * next, step * next, transposed ? allRows : 1);
         }
     }
 
@@ -101,10 +100,13 @@ final class SmallFloats {
      * row, a group of a row's columns, or else a block.
      *
      * @param scale of as many matrices as the values, or one scale for all
-     * @param block rows and columns of a block
+     * @param said rows and columns of a block, if the configuration says that there are blocks; else they have 128 of
+     *     each
      * @throws CheckpointException if the scales have none of these shapes
      */
-    static Matrix eightBits(Tensor values, Tensor scale, Place place, GroupShape block) {
+    static Matrix eightBits(Tensor values, Tensor scale, Place place, @Nullable GroupShape said) {
+        GroupShape block =
+                said == null ? new GroupShape(Int8Quantization.DEFAULT_BLOCK, Int8Quantization.DEFAULT_BLOCK) : said;
         int rows = place.allRows;
         int cols = place.cols;
         long[] shape = scale.shape();
@@ -117,11 +119,16 @@ final class SmallFloats {
         if (place.transposed && last != 1) { // the scales are transposed as well
             long down = each / last;
             return last == rows && (down == 1 || cols % down == 0) && count == matrices * last * down
-                    ? scaled(values, place, new Scales(scale, 1, Math.toIntExact(cols / down), place.index * each, 1, rows))
+                    ? scaled(
+                            values,
+                            place,
+                            new Scales(scale, 1, Math.toIntExact(cols / down), place.index * each, 1, rows))
                     : scaled(values, place, blocks(scale, place, block, scaleRows, scaleCols, matrices));
         }
         Scales scales;
-        if (count == 1 || count == matrices) {
+        if (said != null && shape.length > 1 && count == matrices * scaleRows * scaleCols && last == scaleCols) {
+            scales = blocks(scale, place, block, scaleRows, scaleCols, matrices);
+        } else if (count == 1 || count == matrices) {
             scales = new Scales(scale, rows, cols, count == 1 ? 0 : place.index, 0, 0);
         } else if (each == rows && count == matrices * rows && (last == 1 || last == rows)) {
             scales = new Scales(scale, 1, cols, place.index * each, 1, 0);
@@ -176,7 +183,7 @@ final class SmallFloats {
     }
 
     private static Int8Quantization suits(Place place, Scales scales) {
-        if (scales.colsPerScale >= place.cols) {
+        if (scales.colsPerScale == place.cols) {
             return Int8Quantization.of(Int8Scheme.W8A8_CHANNEL);
         }
         return scales.rowsPerScale == 1
@@ -202,7 +209,8 @@ final class SmallFloats {
         long matrices = 2 * values.data().byteSize() / Math.max(1, (long) rows * cols);
         long groups = scale.elements() / Math.max(1, matrices * rows);
         if (values.data().byteSize() * 2 != matrices * rows * cols || matrices <= place.index) {
-            throw values.problem("expected two values a byte of matrices of " + rows + " x " + cols + ", got " + values);
+            throw values.problem(
+                    "expected two values a byte of matrices of " + rows + " x " + cols + ", got " + values);
         }
         if (groups < 1 || scale.elements() != matrices * rows * groups || cols % groups != 0) {
             throw scale.problem("expected a scale for each group of the " + cols + " columns of " + matrices * rows

@@ -10,6 +10,7 @@ import java.util.List;
 import java.util.Locale;
 import java.util.Map;
 import java.util.Set;
+import java.util.function.Predicate;
 import java.util.function.Supplier;
 import java.util.regex.Pattern;
 import org.jspecify.annotations.Nullable;
@@ -218,8 +219,8 @@ record WeightQuantization(
     }
 
     /**
-     * Finds it: in config.json, in what config.json has of the language model, or, where GPTQ once wrote it, in {@code
-     * quantize_config.json} beside it.
+     * Finds it: in config.json, in what config.json has of the language model, or, where GPTQ and AWQ once wrote it, in a
+     * file of its own beside it.
      *
      * @return null if the model's weights are floats
      * @throws CheckpointException if it is of a method that is not read, or malformed
@@ -234,18 +235,24 @@ record WeightQuantization(
                 }
             }
         }
-        Path beside = config.file().resolveSibling("quantize_config.json");
-        return Files.exists(beside) ? of("quantize_config.json", JsonFile.read(beside)) : null;
+        for (String name : List.of("quantize_config.json", "quant_config.json")) {
+            Path beside = config.file().resolveSibling(name);
+            if (Files.exists(beside)) {
+                return of(name, JsonFile.read(beside));
+            }
+        }
+        return null;
     }
 
     private static @Nullable WeightQuantization of(String field, JsonFile json) {
-        String absent = json.has("bits") ? "gptq" : "compressed-tensors"; // as in files that are older than the field
+        // As in files that are older than the field.
+        String absent = json.has("w_bit") ? "awq" : json.has("bits") ? "gptq" : "compressed-tensors";
         String method = json.string("quant_method", json.string("method", absent));
         return switch (method) {
             case "compressed-tensors" -> compressedTensors(json);
             case "gptq" -> gptq(json);
             case "awq" -> awq(json);
-            case "fp8", "fbgemm_fp8", "mxfp4", "modelopt", "modelopt_fp4" -> floats(json);
+            case "fp8", "fbgemm_fp8", "mxfp4", "modelopt", "modelopt_fp4", "modelopt_mixed" -> floats(json);
             default ->
                 throw new CheckpointException(
                         json.file(),
@@ -260,14 +267,14 @@ record WeightQuantization(
         if (!block.isEmpty()) {
             requireBlock(json, "weight_block_size", block);
         }
-        Arguments weights = new Arguments(
-                8, "float", true, block.isEmpty() ? "channel" : "block", false, 0, block);
+        Arguments weights = new Arguments(8, "float", true, block.isEmpty() ? "channel" : "block", false, 0, block);
         return new WeightQuantization(
                 json.file(),
                 Method.FLOATS,
                 new Targets(json.file()),
                 null,
-                List.of(new Rule(Targets.of(json.file(), List.of("Linear")), new Group(List.of(), weights, null), null)));
+                List.of(new Rule(
+                        Targets.of(json.file(), List.of("Linear")), new Group(List.of(), weights, null), null)));
     }
 
     private static WeightQuantization awq(JsonFile json) {
@@ -295,7 +302,8 @@ record WeightQuantization(
                 Method.AWQ,
                 new Targets(json.file()),
                 null,
-                List.of(new Rule(Targets.of(json.file(), List.of("Linear")), new Group(List.of(), weights, null), null)));
+                List.of(new Rule(
+                        Targets.of(json.file(), List.of("Linear")), new Group(List.of(), weights, null), null)));
     }
 
     private static void requireGroup(JsonFile json, int groupSize) {
@@ -358,11 +366,20 @@ record WeightQuantization(
         }
         return new Group(
                 targets,
-                arguments(group.nested("weights")),
-                group.has("input_activations") ? arguments(group.nested("input_activations")) : null);
+                arguments(group.nested("weights"), json -> json.bool("dynamic", false)),
+                group.has("input_activations")
+                        ? arguments(group.nested("input_activations"), WeightQuantization::isDynamic)
+                        : null);
     }
 
-    private static Arguments arguments(JsonFile json) {
+    /** Floats of activations may have both: a scale for each group found at run time, one for all known beforehand. */
+    private static boolean isDynamic(JsonFile activations) {
+        boolean local = activations.string("type", "int").equals("float")
+                && "local".equals(activations.fields().get("dynamic"));
+        return local || activations.bool("dynamic", false);
+    }
+
+    private static Arguments arguments(JsonFile json, Predicate<JsonFile> dynamic) {
         int groupSize = json.integer("group_size", 0);
         String strategy = json.has("strategy")
                 ? json.string("strategy").toLowerCase(Locale.ROOT)
@@ -381,7 +398,7 @@ record WeightQuantization(
                 json.string("type", "int"),
                 json.bool("symmetric", true),
                 strategy,
-                json.bool("dynamic", false),
+                dynamic.test(json),
                 grouped ? groupSize : 0,
                 block);
     }

@@ -82,8 +82,32 @@ class WeightQuantizationTest {
                         + " \"model_name_or_path\": null}");
         WeightQuantization.Group group = requireNonNull(requireNonNull(of("{}")).groupOf(ROUTED));
         assertThat(group.weights().groupSize()).isEqualTo(128);
-        Files.writeString(file, "{\"bits\": 4, \"group_size\": 128}");
-        assertRefused("{}", "quantize_config.json: quantization_config: 'bits': expected 8, got 4");
+        Files.writeString(file, "{\"bits\": 3, \"group_size\": 128}");
+        assertRefused("{}", "quantize_config.json: quantization_config: 'bits': expected 2, 4 or 8, got 3");
+    }
+
+    @Test
+    void awqsOwnFileIsReadWhereConfigJsonSaysNothing() throws IOException {
+        Files.writeString(
+                directory.resolve("quant_config.json"),
+                "{\"zero_point\": true, \"q_group_size\": 64, \"w_bit\": 4, \"version\": \"GEMM\"}");
+        WeightQuantization quantization = requireNonNull(of("{}"));
+        assertThat(quantization.method()).isEqualTo(WeightQuantization.Method.AWQ);
+        WeightQuantization.Arguments weights =
+                requireNonNull(quantization.groupOf(ROUTED)).weights();
+        assertThat(weights).hasToString("int4 asymmetric static per group of 64");
+    }
+
+    @ParameterizedTest
+    @CsvSource(
+            delimiter = '|',
+            value = {
+                "'version': 'gemv' | 'version': expected gemm, got gemv",
+                "'bits': 3 | 'bits': expected 4 or 8, got 3",
+                "'group_size': 0 | 'group_size': expected -1 or 1 to 1048576, got 0",
+            })
+    void whatAwqSaysHasToBeRight(String field, String message) {
+        assertRefused("{'quantization_config': {'quant_method': 'awq', " + field + "}}", message);
     }
 
     /** Classes of modules of different models, and names in the ways that people write them. */
@@ -267,11 +291,12 @@ class WeightQuantizationTest {
     }
 
     @ParameterizedTest
-    @CsvSource({"awq", "fp8", "mxfp4"})
+    @CsvSource({"hqq", "bitsandbytes", "aqlm"})
     void otherMethodsAreRefused(String method) {
         assertRefused(
                 "{'quantization_config': {'quant_method': '" + method + "'}}",
-                "quant_method: expected compressed-tensors or gptq (or no quantisation), got '" + method + "'");
+                "quant_method: expected compressed-tensors, gptq, awq, fp8, fbgemm_fp8, mxfp4 or modelopt (or no"
+                        + " quantisation), got '" + method + "'");
     }
 
     @Test

@@ -1,0 +1,530 @@
+package org.tornadomoe.checkpoint;
+
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatExceptionOfType;
+
+import java.io.IOException;
+import java.lang.foreign.MemorySegment;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.Collections;
+import java.util.HashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.Objects;
+import java.util.Random;
+import java.util.stream.IntStream;
+import org.jspecify.annotations.Nullable;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
+import org.tornadomoe.quant.ExpertWeights;
+import org.tornadomoe.quant.Int8Experts;
+import org.tornadomoe.quant.Int8Tensor;
+import org.tornadomoe.quant.Progress;
+import org.tornadomoe.quant.QuantizedWeights;
+
+/**
+ * Weights of fewer than 8 bits and of 8-bit floats, laid out the way their writers do: read as the numbers that they
+ * stand for, run without loss where these lie on a grid, and close to them where not. What they stand for is computed
+ * here from the codes by the formats' definitions.
+ */
+class StoredFormatsTest {
+    private static final int E = 2;
+    private static final int H = 64;
+    private static final int I = 32;
+    private static final String BLOCK = "model.layers.0.mlp.";
+
+    /** Of 4 bits in AWQ's words: the i-th place holds value ORDER[i]. */
+    private static final int[] ORDER = {0, 2, 4, 6, 1, 3, 5, 7};
+
+    private static final int[] ORDER_OF_8_BITS = {0, 2, 1, 3};
+    private static final double[] E2M1 = {0, 0.5, 1, 1.5, 2, 3, 4, 6};
+
+    @TempDir
+    Path directory;
+
+    private final Random random = new Random(17);
+    private final SafetensorsWriter writer = new SafetensorsWriter();
+
+    /** By expert and name. */
+    private final Map<String, double[][]> meant = new HashMap<>();
+
+    /** Writes a module's tensors, and returns what they stand for. */
+    @FunctionalInterface
+    private interface Layout {
+        double[][] write(String module, int rows, int cols);
+    }
+
+    private void checkpoint(String quantization, Layout layout) throws IOException {
+        for (int e = 0; e < E; e++) {
+            for (String name : List.of("gate_proj", "up_proj", "down_proj")) {
+                boolean down = name.equals("down_proj");
+                meant.put(e + name, layout.write(BLOCK + "experts." + e + "." + name, down ? H : I, down ? I : H));
+            }
+        }
+        write("'model_type': 'olmoe', 'intermediate_size': " + I, quantization);
+    }
+
+    private void write(String family, String quantization) throws IOException {
+        writer.add(BLOCK + "gate.weight", scales(E * H), E, H).write(directory.resolve("model.safetensors"));
+        Files.writeString(
+                directory.resolve("config.json"),
+                ("{" + family + ", 'num_hidden_layers': 1, 'hidden_size': " + H + ", 'num_experts_per_tok': 1,"
+                                + " 'num_experts': 2" + quantization + "}")
+                        .replace('\'', '"'));
+    }
+
+    private static String compressed(String weights) {
+        return ", 'quantization_config': {'quant_method': 'compressed-tensors', 'config_groups': {'group_0': {"
+                + "'targets': ['Linear'], 'weights': {" + weights + "}, 'input_activations': {'num_bits': 4, 'type':"
+                + " 'float', 'dynamic': 'local', 'strategy':"
+                + " 'tensor_group', 'group_size': 16}}}, 'ignore':"
+                + " ['lm_head']}";
+    }
+
+    /** @param loss the greatest relative L2 error of a matrix as it is run */
+    private void assertRead(String scheme, double loss) {
+        try (MoeCheckpoint checkpoint = MoeCheckpoint.open(directory)) {
+            ExpertWeights weights = checkpoint.layer(0);
+            assertThat(weights.quantization()).hasToString(scheme);
+            try (Int8Experts run = QuantizedWeights.int8(weights, weights.quantization(), Progress.NONE)) {
+                float[] row = new float[H];
+                for (int e = 0; e < E; e++) {
+                    int expert = e;
+                    for (int r = 0; r < 2 * I; r++) {
+                        weights.gateUpRow(e, r, row);
+                        assertRow(meant(e, r < I ? "gate_proj" : "up_proj")[r % I], row);
+                    }
+                    for (int r = 0; r < H; r++) {
+                        weights.downRow(e, r, row);
+                        assertRow(meant(e, "down_proj")[r], row);
+                    }
+                    assertThat(error(meant(e, "gate_proj"), run.w13(), e, 0)).isLessThanOrEqualTo(loss);
+                    assertThat(error(meant(e, "up_proj"), run.w13(), e, I)).isLessThanOrEqualTo(loss);
+                    assertThat(error(meant(expert, "down_proj"), run.w2(), e, 0))
+                            .isLessThanOrEqualTo(loss);
+                }
+            }
+        }
+    }
+
+    private double[][] meant(int expert, String name) {
+        return Objects.requireNonNull(meant.get(expert + name));
+    }
+
+    private static void assertRow(double[] expected, float[] row) {
+        for (int c = 0; c < expected.length; c++) {
+            assertThat((double) row[c])
+                    .isBetween(expected[c] - 1e-6 * Math.abs(expected[c]), expected[c] + 1e-6 * Math.abs(expected[c]));
+        }
+    }
+
+    private static double error(double[][] expected, Int8Tensor run, int expert, int firstRow) {
+        double error = 0;
+        double square = 0;
+        for (int r = 0; r < expected.length; r++) {
+            for (int c = 0; c < expected[0].length; c++) {
+                int row = firstRow + r;
+                double is =
+                        (run.get(expert, row, c) - run.zeroPoint(expert, row, c)) * (double) run.scale(expert, row, c);
+                error += Math.pow(is - expected[r][c], 2);
+                square += Math.pow(expected[r][c], 2);
+            }
+        }
+        return Math.sqrt(error / square);
+    }
+
+    // 8-bit floats
+
+    private static double float8(int bits, int mantissaBits) {
+        int exponent = (bits & 0x7f) >> mantissaBits;
+        int bias = mantissaBits == 3 ? 7 : 15;
+        double mantissa = (bits & (1 << mantissaBits) - 1) / (double) (1 << mantissaBits);
+        double magnitude =
+                exponent == 0 ? mantissa * Math.pow(2, 1 - bias) : (1 + mantissa) * Math.pow(2, exponent - bias);
+        return bits < 128 ? magnitude : -magnitude;
+    }
+
+    /** Codes of finite values. */
+    private byte[] codes8(int count, DType dtype) {
+        byte[] codes = new byte[count];
+        int most = dtype == DType.F8_E4M3 ? 0x7e : 0x7b;
+        for (int i = 0; i < count; i++) {
+            codes[i] = (byte) (random.nextInt(most + 1) | random.nextInt(2) << 7);
+        }
+        return codes;
+    }
+
+    /** [rows, cols] of 8-bit floats and scales of blocks; {@code shape} is the scales'. */
+    private double[][] float8(
+            String module, DType dtype, int rows, int cols, int r, int c, String scale, long... shape) {
+        byte[] codes = codes8(rows * cols, dtype);
+        float[] scales = scales(Math.ceilDiv(rows, r) * Math.ceilDiv(cols, c));
+        writer.add(module + ".weight", dtype, MemorySegment.ofArray(codes), rows, cols)
+                .add(module + scale, scales, shape);
+        int mantissaBits = dtype == DType.F8_E4M3 ? 3 : 2;
+        return values(
+                rows,
+                cols,
+                (i, j) -> float8(codes[i * cols + j] & 0xff, mantissaBits)
+                        * scales[i / r * Math.ceilDiv(cols, c) + j / c]);
+    }
+
+    private float[] scales(int count) {
+        float[] scales = new float[count];
+        for (int i = 0; i < count; i++) {
+            scales[i] = random.nextFloat() / 100 + 0.001f;
+        }
+        return scales;
+    }
+
+    @FunctionalInterface
+    private interface Value {
+        double at(int row, int col);
+    }
+
+    private static double[][] values(int rows, int cols, Value value) {
+        return IntStream.range(0, rows)
+                .mapToObj(r -> IntStream.range(0, cols)
+                        .mapToDouble(c -> value.at(r, c))
+                        .toArray())
+                .toArray(double[][]::new);
+    }
+
+    @ParameterizedTest
+    @CsvSource({"F8_E4M3, 16, 24", "F8_E5M2, 16, 24", "F8_E4M3, 24, 40"})
+    void blocksOfAnySizeWithRaggedEnds(DType dtype, int r, int c) throws IOException {
+        checkpoint(
+                ", 'quantization_config': {'quant_method': 'fp8', 'fmt': 'e4m3', 'activation_scheme': 'dynamic',"
+                        + " 'weight_block_size': [" + r + ", " + c + "], 'modules_to_not_convert': ['lm_head']}",
+                (module, rows, cols) -> float8(
+                        module,
+                        dtype,
+                        rows,
+                        cols,
+                        r,
+                        c,
+                        ".weight_scale_inv",
+                        Math.ceilDiv(rows, r),
+                        Math.ceilDiv(cols, c)));
+        assertRead("w8a8_block " + Matrix.gcd(I, r) + "x" + c + " to the nearest", 0.02);
+    }
+
+    @Test
+    void blocksThatNothingIsSaidOfAreOf128() throws IOException {
+        checkpoint(
+                "",
+                (module, rows, cols) -> float8(module, DType.F8_E4M3, rows, cols, 128, 128, ".weight_scale_inv", 1, 1));
+        assertRead("w8a8_channel", 0.02); // as small a matrix has one scale
+    }
+
+    @Test
+    void scalesOfChannelsAndTensors() throws IOException {
+        checkpoint(
+                compressed("'num_bits': 8, 'type': 'float', 'strategy': 'channel'"),
+                (module, rows, cols) -> float8(module, DType.F8_E4M3, rows, cols, 1, cols, ".weight_scale", rows, 1));
+        assertRead("w8a8_channel", 0.02);
+    }
+
+    @Test
+    void scalesOfActivationsAreNoneOfTheWeights() throws IOException {
+        checkpoint(
+                ", 'quantization_config': {'quant_method': 'modelopt', 'quant_algo': 'FP8', 'ignore': ['lm_head']}",
+                (module, rows, cols) -> {
+                    writer.add(module + ".input_scale", new float[] {3}, new long[0]);
+                    return float8(module, DType.F8_E4M3, rows, cols, rows, cols, ".weight_scale", new long[0]);
+                });
+        assertRead("w8a8_channel", 0.02);
+    }
+
+    @ParameterizedTest
+    @CsvSource({"false", "true"})
+    void tensorsOfAllExperts(boolean transposed) throws IOException {
+        for (String name : List.of("gate_up_proj", "down_proj")) {
+            boolean down = name.equals("down_proj");
+            int rows = down ? H : 2 * I;
+            int cols = down ? I : H;
+            byte[] codes = codes8(E * rows * cols, DType.F8_E4M3);
+            // By blocks, or transposed as Llama 4 has them, by channel.
+            int scaleCols = transposed ? 1 : Math.ceilDiv(cols, 24);
+            int perScale = transposed ? 1 : 16;
+            float[] scales = scales(E * rows / perScale * scaleCols);
+            long[] shape = transposed ? new long[] {E, cols, rows} : new long[] {E, rows, cols};
+            writer.add(BLOCK + "experts." + name, DType.F8_E4M3, MemorySegment.ofArray(codes), shape)
+                    .add(
+                            BLOCK + "experts." + name + (transposed ? "_scale" : "_scale_inv"),
+                            scales,
+                            transposed ? new long[] {E, 1, rows} : new long[] {E, rows / perScale, scaleCols});
+            for (int e = 0; e < E; e++) {
+                int start = e * rows * cols;
+                int firstScale = e * rows / perScale * scaleCols;
+                double[][] all = values(
+                        rows,
+                        cols,
+                        (r, c) -> float8(codes[start + (transposed ? c * rows + r : r * cols + c)] & 0xff, 3)
+                                * scales[firstScale + r / perScale * scaleCols + (transposed ? 0 : c / 24)]);
+                if (down) {
+                    meant.put(e + name, all);
+                } else {
+                    meant.put(e + "gate_proj", Arrays.copyOf(all, I));
+                    meant.put(e + "up_proj", Arrays.copyOfRange(all, I, 2 * I));
+                }
+            }
+        }
+        write(
+                "'model_type': 'olmoe', 'intermediate_size': " + I,
+                transposed
+                        ? ", 'quantization_config': {'quant_method': 'fbgemm_fp8', 'activation_scale_ub': 1200.0}"
+                        : ", 'quantization_config': {'quant_method': 'fp8', 'weight_block_size': [16, 24]}");
+        assertRead(transposed ? "w8a8_channel" : "w8a8_block 16x24 to the nearest", 0.02);
+    }
+
+    // 4-bit floats
+
+    /** @param factor what is multiplied by the scale of a group */
+    private double[][] float4(String module, String values, int rows, int cols, int group, @Nullable Float factor) {
+        byte[] packed = new byte[rows * cols / 2];
+        random.nextBytes(packed);
+        byte[] scales = new byte[rows * cols / group];
+        for (int i = 0; i < scales.length; i++) {
+            scales[i] = (byte) (group == 32 ? 110 + random.nextInt(20) : 1 + random.nextInt(0x7e));
+        }
+        writer.add(module + values, DType.U8, MemorySegment.ofArray(packed), rows, cols / 2)
+                .add(
+                        module + ".weight_scale",
+                        group == 32 ? DType.U8 : DType.F8_E4M3,
+                        MemorySegment.ofArray(scales),
+                        rows,
+                        cols / group);
+        return values(rows, cols, (r, c) -> {
+            int code = packed[(r * cols + c) / 2] >> 4 * (c % 2) & 15;
+            int scale = scales[(r * cols + c) / group] & 0xff;
+            return (code < 8 ? 1 : -1)
+                    * E2M1[code & 7]
+                    * (group == 32 ? Math.pow(2, scale - 127) : float8(scale, 3))
+                    * (factor == null ? 1 : factor);
+        });
+    }
+
+    @Test
+    void mxfp4() throws IOException {
+        checkpoint(
+                compressed("'num_bits': 4, 'type': 'float', 'strategy': 'group', 'group_size': 32"),
+                (module, rows, cols) -> float4(module, ".weight_packed", rows, cols, 32, null));
+        assertRead("w8a16_group of 32", 1e-6);
+    }
+
+    @Test
+    void nvfp4DividedByTheScaleOfAll() throws IOException {
+        checkpoint(
+                compressed("'num_bits': 4, 'type': 'float', 'strategy': 'tensor_group', 'group_size': 16"),
+                (module, rows, cols) -> {
+                    writer.add(module + ".weight_global_scale", new float[] {8}, 1)
+                            .add(module + ".input_global_scale", new float[] {3}, 1);
+                    return float4(module, ".weight_packed", rows, cols, 16, 1 / 8f);
+                });
+        assertRead("w8a16_group of 16", 1e-6);
+    }
+
+    @Test
+    void nvfp4TimesTheScaleOfAll() throws IOException {
+        checkpoint(
+                ", 'quantization_config': {'quant_method': 'modelopt', 'quant_algo': 'NVFP4', 'group_size': 16}",
+                (module, rows, cols) -> {
+                    writer.add(module + ".weight_scale_2", new float[] {0.37f}, new long[0])
+                            .add(module + ".input_scale", new float[] {3}, new long[0]);
+                    return float4(module, ".weight", rows, cols, 16, 0.37f);
+                });
+        assertRead("w8a16_group of 16", 1e-6);
+    }
+
+    /** Four bits a value as well, but whole numbers: other scales, other numbers. */
+    @Test
+    void bytesWithScalesInFloatsAreRefused() throws IOException {
+        checkpoint(
+                ", 'quantization_config': {'quant_method': 'modelopt', 'quant_algo': 'W4A16_AWQ'}",
+                (module, rows, cols) -> {
+                    writer.add(
+                                    module + ".weight",
+                                    DType.U8,
+                                    MemorySegment.ofArray(new byte[rows * cols / 2]),
+                                    rows,
+                                    cols / 2)
+                            .add(module + ".weight_scale", scales(rows), rows, 1);
+                    return new double[0][0];
+                });
+        assertThatExceptionOfType(CheckpointException.class)
+                .isThrownBy(() -> assertRead("", 0))
+                .withMessageContaining("gate_proj.weight_scale': expected dtype F8_E4M3 or F8_E8M0 or U8, got F32");
+    }
+
+    // whole numbers
+
+    /** Whole numbers of a few bits with zero points, before they are laid out. */
+    private record Numbers(int[][] values, int[][] zeros, float[][] scales, int[] groups) {
+        double[][] weights() {
+            return StoredFormatsTest.values(
+                    values.length,
+                    values[0].length,
+                    (r, c) -> (values[r][c] - zeros[r][groups[c]]) * (double) scales[r][groups[c]]);
+        }
+    }
+
+    /** @param zero of all, or -1 for one each */
+    private Numbers numbers(int bits, int rows, int cols, int group, int zero, boolean shuffled) {
+        int count = Math.ceilDiv(cols, group);
+        int[][] values = new int[rows][cols];
+        int[][] zeros = new int[rows][count];
+        float[][] scales = new float[rows][count];
+        for (int r = 0; r < rows; r++) {
+            Arrays.setAll(values[r], i -> random.nextInt(1 << bits));
+            Arrays.setAll(zeros[r], i -> zero >= 0 ? zero : random.nextInt(1 << bits));
+            for (int g = 0; g < count; g++) {
+                scales[r][g] = Float.float16ToFloat(Float.floatToFloat16(random.nextFloat() / 100 + 0.001f));
+            }
+        }
+        List<Integer> groups = new ArrayList<>(
+                IntStream.range(0, cols).mapToObj(c -> c / group).toList());
+        if (shuffled) {
+            Collections.shuffle(groups, random);
+        }
+        return new Numbers(
+                values, zeros, scales, groups.stream().mapToInt(g -> g).toArray());
+    }
+
+    /** [groups, rows], as GPTQ and AWQ have them. */
+    private static float[] transposed(float[][] scales) {
+        int rows = scales.length;
+        float[] all = new float[rows * scales[0].length];
+        for (int i = 0; i < all.length; i++) {
+            all[i] = scales[i % rows][i / rows];
+        }
+        return all;
+    }
+
+    @ParameterizedTest
+    @CsvSource({
+        "4, 16, true, false, gptq", "4, 16, false, false, gptq", "4, 16, false, false, gptq_v2",
+                "4, -1, false, false, gptq",
+        "4, 16, true, true, gptq", "4, 16, false, true, gptq", "2, 32, false, false, gptq",
+                "8, 16, false, true, gptq_v2"
+    })
+    void gptq(int bits, int group, boolean symmetric, boolean shuffled, String format) throws IOException {
+        int perWord = 32 / bits;
+        int middle = 1 << (bits - 1);
+        int mask = (1 << bits) - 1;
+        checkpoint(
+                ", 'quantization_config': {'quant_method': 'gptq', 'bits': " + bits + ", 'group_size': " + group
+                        + ", 'sym': " + symmetric + ", 'desc_act': " + shuffled + ", 'checkpoint_format': '" + format
+                        + "'}",
+                (module, rows, cols) -> {
+                    Numbers n = numbers(bits, rows, cols, group < 0 ? cols : group, symmetric ? middle : -1, shuffled);
+                    int groups = n.scales[0].length;
+                    int[] words = new int[cols / perWord * rows];
+                    int[] zeros = new int[groups * rows / perWord];
+                    for (int r = 0; r < rows; r++) {
+                        for (int c = 0; c < cols; c++) {
+                            words[c / perWord * rows + r] |= n.values[r][c] << bits * (c % perWord);
+                        }
+                        for (int g = 0; g < groups; g++) {
+                            int stored = n.zeros[r][g] - (format.equals("gptq") ? 1 : 0) & mask;
+                            zeros[(g * rows + r) / perWord] |= stored << bits * (r % perWord);
+                        }
+                    }
+                    writer.add(module + ".qweight", words, cols / perWord, rows)
+                            .add(module + ".qzeros", zeros, groups, rows / perWord)
+                            .add(module + ".scales", transposed(n.scales), groups, rows)
+                            .add(module + ".g_idx", n.groups, cols);
+                    return n.weights();
+                });
+        String zeroPoints = symmetric ? "" : " with zero points";
+        // The groups of whole rows are as long as those of the matrix with the shorter ones.
+        assertRead("w8a16_group of " + (shuffled ? 1 : group < 0 ? "a row" : group) + zeroPoints, 1e-6);
+    }
+
+    @ParameterizedTest
+    @CsvSource({"4, 16, true", "4, -1, true", "4, 32, false", "8, 16, true"})
+    void awq(int bits, int group, boolean zeroPoints) throws IOException {
+        int perWord = 32 / bits;
+        int[] order = bits == 4 ? ORDER : ORDER_OF_8_BITS;
+        checkpoint(
+                ", 'quantization_config': {'quant_method': 'awq', 'bits': " + bits + ", 'group_size': " + group
+                        + ", 'zero_point': " + zeroPoints + ", 'version': 'gemm', 'modules_to_not_convert': ['gate']}",
+                (module, rows, cols) -> {
+                    Numbers n = numbers(
+                            bits, rows, cols, group < 0 ? cols : group, zeroPoints ? -1 : 1 << (bits - 1), false);
+                    int groups = n.scales[0].length;
+                    int[] words = new int[cols * rows / perWord];
+                    int[] zeros = new int[groups * rows / perWord];
+                    for (int w = 0; w < rows / perWord; w++) {
+                        for (int i = 0; i < perWord; i++) {
+                            int row = w * perWord + order[i];
+                            for (int c = 0; c < cols; c++) {
+                                words[c * rows / perWord + w] |= n.values[row][c] << bits * i;
+                            }
+                            for (int g = 0; g < groups; g++) {
+                                zeros[g * rows / perWord + w] |= n.zeros[row][g] << bits * i;
+                            }
+                        }
+                    }
+                    writer.add(module + ".qweight", words, cols, rows / perWord)
+                            .add(module + ".scales", transposed(n.scales), groups, rows);
+                    if (zeroPoints) {
+                        writer.add(module + ".qzeros", zeros, groups, rows / perWord);
+                    }
+                    return n.weights();
+                });
+        String with = zeroPoints ? " with zero points" : "";
+        assertRead("w8a16_group of " + (group < 0 ? "a row" : group) + with, 1e-6);
+    }
+
+    @ParameterizedTest
+    @CsvSource({
+        "4, 16, true, false",
+        "4, 16, false, false",
+        "4, 16, false, true",
+        "4, -1, false, false",
+        "2, 16, false, false"
+    })
+    void packed(int bits, int group, boolean symmetric, boolean shuffled) throws IOException {
+        int perWord = 32 / bits;
+        checkpoint(
+                ", 'quantization_config': {'quant_method': 'compressed-tensors', 'format': 'pack-quantized',"
+                        + " 'config_groups': {'group_0': {'targets': ['Linear'], 'weights': {'num_bits': " + bits
+                        + ", 'type': 'int', 'symmetric': " + symmetric + ", 'group_size': " + group
+                        + ", 'actorder': null}, 'input_activations': null}}}",
+                (module, rows, cols) -> {
+                    Numbers n = numbers(
+                            bits, rows, cols, group < 0 ? cols : group, symmetric ? 1 << (bits - 1) : -1, shuffled);
+                    int groups = n.scales[0].length;
+                    int[] words = new int[rows * cols / perWord];
+                    int[] zeros = new int[rows / perWord * groups];
+                    float[] scales = new float[rows * groups];
+                    for (int r = 0; r < rows; r++) {
+                        for (int c = 0; c < cols; c++) {
+                            words[(r * cols + c) / perWord] |= n.values[r][c] << bits * (c % perWord);
+                        }
+                        for (int g = 0; g < groups; g++) {
+                            zeros[r / perWord * groups + g] |= n.zeros[r][g] << bits * (r % perWord);
+                            scales[r * groups + g] = n.scales[r][g];
+                        }
+                    }
+                    writer.add(module + ".weight_packed", words, rows, cols / perWord)
+                            .add(module + ".weight_scale", scales, rows, groups)
+                            .add(module + ".weight_shape", new int[] {rows, cols}, 2);
+                    if (!symmetric) {
+                        writer.add(module + ".weight_zero_point", zeros, rows / perWord, groups);
+                    }
+                    if (shuffled) {
+                        writer.add(module + ".weight_g_idx", n.groups, cols);
+                    }
+                    return n.weights();
+                });
+        String zeroPoints = symmetric ? "" : " with zero points";
+        assertRead("w8a16_group of " + (shuffled ? 1 : group < 0 ? "a row" : group) + zeroPoints, 1e-6);
+    }
+}
