@@ -219,8 +219,8 @@ record WeightQuantization(
     }
 
     /**
-     * Finds it: in config.json, in what config.json has of the language model, or, where GPTQ and AWQ once wrote it, in a
-     * file of its own beside it.
+     * Finds it: in config.json, in what config.json has of the language model, or, where GPTQ and AWQ once wrote it, in
+     * a file of its own beside it.
      *
      * @return null if the model's weights are floats
      * @throws CheckpointException if it is of a method that is not read, or malformed

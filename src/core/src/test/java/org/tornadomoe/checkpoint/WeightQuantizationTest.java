@@ -101,6 +101,7 @@ class WeightQuantizationTest {
     @ParameterizedTest
     @CsvSource(
             delimiter = '|',
+            quoteCharacter = '`',
             value = {
                 "'version': 'gemv' | 'version': expected gemm, got gemv",
                 "'bits': 3 | 'bits': expected 4 or 8, got 3",
