@@ -1,6 +1,5 @@
 package org.tornadomoe.cli;
 
-import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.LinkedHashMap;
 import java.util.List;
@@ -51,7 +50,7 @@ final class Explain implements Callable<Integer> {
             paramLabel = "DIR",
             description = "Take the layer from DIR/config.json; other options change it.")
     @Nullable
-    Path checkpoint;
+    Checkpoint checkpoint;
 
     @Option(names = "--experts", paramLabel = "E", description = "Experts.")
     @Nullable
@@ -272,7 +271,7 @@ final class Explain implements Callable<Integer> {
     private FusedMoeConfig config() {
         FusedMoeConfig.Builder layer;
         if (checkpoint != null) {
-            layer = MoeCheckpoint.config(checkpoint).toBuilder();
+            layer = MoeCheckpoint.config(checkpoint.path()).toBuilder();
         } else {
             requireSizes();
             layer = FusedMoeConfig.builder();

@@ -38,7 +38,16 @@ import picocli.CommandLine.UnmatchedArgumentException;
         mixinStandardHelpOptions = true,
         scope = ScopeType.INHERIT,
         versionProvider = Moe.Version.class,
-        subcommands = {Devices.class, Run.class, Verify.class, Explain.class, Bench.class, Tune.class, Quantize.class})
+        subcommands = {
+            Devices.class,
+            Run.class,
+            Verify.class,
+            Explain.class,
+            Bench.class,
+            Tune.class,
+            Quantize.class,
+            Inspect.class
+        })
 public final class Moe {
     static final int DONE = 0;
     static final int NO = 1;
@@ -93,6 +102,7 @@ public final class Moe {
                 .setCaseInsensitiveEnumValuesAllowed(true)
                 .setExpandAtFiles(false)
                 .registerConverter(Path.class, Moe::path)
+                .registerConverter(Checkpoint.class, name -> new Checkpoint(path(name), environment))
                 .registerConverter(Int8Scheme.class, Moe::scheme)
                 .setParameterExceptionHandler((problem, _) -> misused(problem, debug))
                 .setExecutionExceptionHandler((failure, at, _) -> failed(failure, at.getErr(), debug));

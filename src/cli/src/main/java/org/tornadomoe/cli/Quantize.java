@@ -46,7 +46,7 @@ final class Quantize implements Callable<Integer> {
             index = "0",
             paramLabel = "CHECKPOINT",
             description = "A directory with config.json and safetensors, its weights floats.")
-    Path checkpoint;
+    Checkpoint checkpoint;
 
     @Parameters(index = "1", paramLabel = "OUT", description = "The directory to write: new, empty, or interrupted.")
     Path out;
@@ -71,7 +71,7 @@ final class Quantize implements Callable<Integer> {
         CheckpointQuantizer.Result result;
         try (ProgressLine progress = new ProgressLine("experts")) {
             result = CheckpointQuantizer.quantize(
-                    checkpoint, out, quantization, layers, progress, found -> report(quantization, found));
+                    checkpoint.path(), out, quantization, layers, progress, found -> report(quantization, found));
         }
         output.print(json(quantization, result), text(quantization, result));
         return Moe.DONE;
@@ -174,7 +174,7 @@ final class Quantize implements Callable<Integer> {
     }
 
     private void plot(Int8Quantization quantization, List<ExpertError> experts) {
-        String title = checkpoint.toAbsolutePath().normalize().getFileName() + ", " + quantization;
+        String title = checkpoint.name().toAbsolutePath().normalize().getFileName() + ", " + quantization;
         try {
             ErrorPlot.draw(byLayer(experts), title, out.resolve(REPORT + ".png"));
         } catch (IOException | RuntimeException | LinkageError e) {

@@ -49,8 +49,9 @@ final class Run implements Callable<Integer> {
 
     @Parameters(
             paramLabel = "CHECKPOINT",
-            description = "A directory with config.json and safetensors, or a GGUF file.")
-    Path checkpoint;
+            description = "A directory with config.json and safetensors, a GGUF file, or ORG/MODEL in Hugging Face's"
+                    + " cache.")
+    Checkpoint checkpoint;
 
     @Option(
             names = "--layer",
@@ -108,7 +109,7 @@ final class Run implements Callable<Integer> {
         if (result != null) {
             WholeFile.requireWritable(result); // found out now, not after the work
         }
-        try (MoeCheckpoint opened = MoeCheckpoint.open(checkpoint)) {
+        try (MoeCheckpoint opened = MoeCheckpoint.open(checkpoint.path())) {
             ExpertWeights weights = opened.layer(layer);
             Int8Quantization quantization = scheme.quantization(weights);
             FusedMoeConfig config = weights.config();

@@ -132,7 +132,7 @@ final class Target {
         return select(config, scheme.weightKey(), scheme.activationKey());
     }
 
-    private Sharding select(FusedMoeConfig config, QuantKey weightKey, @Nullable QuantKey activationKey) {
+    Sharding select(FusedMoeConfig config, QuantKey weightKey, @Nullable QuantKey activationKey) {
         FusedMoeConfig here = config.toBuilder().moeBackend(backend).build();
         return Sharding.of(
                 Int8MoeOracle.installed(),

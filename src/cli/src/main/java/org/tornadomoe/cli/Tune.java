@@ -70,9 +70,11 @@ final class Tune implements Callable<Integer> {
         @Parameters(
                 paramLabel = "CHECKPOINT",
                 arity = "0..1",
-                description = "A directory with config.json and safetensors, or a GGUF file.")
+                description =
+                        "A directory with config.json and safetensors, a GGUF file, or ORG/MODEL in Hugging Face's"
+                                + " cache.")
         @Nullable
-        Path checkpoint;
+        Checkpoint checkpoint;
 
         @Option(
                 names = "--shape",
@@ -172,7 +174,7 @@ final class Tune implements Callable<Integer> {
                 return tune(selection, space, experts, wanted, deadline);
             }
         }
-        Path path = Objects.requireNonNull(of.checkpoint);
+        Path path = Objects.requireNonNull(of.checkpoint).path();
         try (MoeCheckpoint opened = MoeCheckpoint.open(path)) {
             FusedMoeConfig config = opened.layer(layer).config().withMaxNumTokens(wanted.getLast());
             Selection selection =

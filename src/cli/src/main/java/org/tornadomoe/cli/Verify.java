@@ -41,9 +41,10 @@ final class Verify implements Callable<Integer> {
     @Parameters(
             arity = "0..1",
             paramLabel = "CHECKPOINT",
-            description = "With --golden: a directory with config.json and safetensors, or a GGUF file.")
+            description = "With --golden: a directory with config.json and safetensors, a GGUF file, or ORG/MODEL in"
+                    + " Hugging Face's cache.")
     @Nullable
-    Path checkpoint;
+    Checkpoint checkpoint;
 
     @ArgGroup(multiplicity = "1")
     Against against;
@@ -103,7 +104,7 @@ final class Verify implements Callable<Integer> {
                     spec.commandLine(), "--tolerance: expected a number of at least 0, got " + tolerance);
         }
         int layer = this.layer == null ? 0 : this.layer;
-        try (MoeCheckpoint opened = MoeCheckpoint.open(checkpoint);
+        try (MoeCheckpoint opened = MoeCheckpoint.open(checkpoint.path());
                 Safetensors file = Safetensors.open(golden)) {
             ExpertWeights weights = opened.layer(layer);
             Int8Quantization quantization = scheme.quantization(weights);

@@ -81,6 +81,11 @@ final class BlockTensors {
         return tensors.tensor(name);
     }
 
+    /** Those that were taken. */
+    List<Tensor> taken() {
+        return taken.stream().filter(this::has).sorted().map(tensors::tensor).toList();
+    }
+
     /**
      * Checks that all tensors whose names begin so were taken, or change nothing.
      *

@@ -1,32 +1,196 @@
 package org.tornadomoe.checkpoint;
 
+import java.lang.foreign.MemorySegment;
+import java.lang.foreign.ValueLayout;
+import java.lang.invoke.MethodHandles;
+import java.lang.invoke.VarHandle;
+import java.nio.ByteOrder;
+import java.util.Arrays;
+import java.util.List;
 import org.jspecify.annotations.Nullable;
 
-/** Tensor types of GGUF files, by the numbers and block sizes of ggml ({@code ggml.h}, {@code ggml-common.h}). */
+/**
+ * Tensor types of GGUF files, by the numbers and block sizes of ggml ({@code ggml.h}, {@code ggml-common.h}).
+ *
+ * <p>A block that is read here holds whole numbers of -128 to 127, a scale for each group of them and, of some types, a
+ * least value, too: weight = number * scale - min. Without a min that is what {@code w8a16_group} holds, exactly. The
+ * numbers of a word of eight bytes are taken apart at once, a number a byte.
+ */
 enum GgmlType {
     F32(0, 1, DType.F32),
     F16(1, 1, DType.F16),
-    Q4_0(2, 32, 18),
-    Q4_1(3, 32, 20),
-    Q5_0(6, 32, 22),
-    Q5_1(7, 32, 24),
+    /** Element j of the first half is the lower half of byte j, of the second half its upper half; d before them. */
+    Q4_0(2, 32, 18, 32) {
+        @Override
+        void numbers(MemorySegment data, long at, byte[] into, int to) {
+            nibbles(data, at + 2, 16, 8, into, to);
+        }
+    },
+    Q4_1(3, 32, 20, 32) {
+        @Override
+        void numbers(MemorySegment data, long at, byte[] into, int to) {
+            nibbles(data, at + 4, 16, 0, into, to);
+        }
+
+        @Override
+        float min(MemorySegment data, long at, int group) {
+            return -half(data, at + 2);
+        }
+    },
+    /** As Q4_0, with a fifth bit of each element in a word of 32. */
+    Q5_0(6, 32, 22, 32) {
+        @Override
+        void numbers(MemorySegment data, long at, byte[] into, int to) {
+            fiveBits(data, at + 2, 16, into, to);
+        }
+    },
+    Q5_1(7, 32, 24, 32) {
+        @Override
+        void numbers(MemorySegment data, long at, byte[] into, int to) {
+            fiveBits(data, at + 4, 0, into, to);
+        }
+
+        @Override
+        float min(MemorySegment data, long at, int group) {
+            return -half(data, at + 2);
+        }
+    },
     /** 32 int8 values after their scale, an F16. */
-    Q8_0(8, 32, 34),
+    Q8_0(8, 32, 34, 32) {
+        @Override
+        void numbers(MemorySegment data, long at, byte[] into, int to) {
+            MemorySegment.copy(data, ValueLayout.JAVA_BYTE, at + 2, into, to, 32);
+        }
+    },
     Q8_1(9, 32, 36),
-    Q2_K(10, 256, 84),
-    Q3_K(11, 256, 110),
-    Q4_K(12, 256, 144),
-    Q5_K(13, 256, 176),
-    Q6_K(14, 256, 210),
+    /** Groups of 16 with scale and min of 4 bits each, then two bits an element. */
+    Q2_K(10, 256, 84, 16) {
+        @Override
+        void numbers(MemorySegment data, long at, byte[] into, int to) {
+            twoBits(data, at + 16, 0, into, to);
+        }
+
+        @Override
+        float scale(MemorySegment data, long at, int group) {
+            return half(data, at + 80) * (unsigned(data, at + group) & 0xf);
+        }
+
+        @Override
+        float min(MemorySegment data, long at, int group) {
+            return half(data, at + 82) * (unsigned(data, at + group) >> 4);
+        }
+    },
+    /** The third bit of all elements, two bits each, then 16 scales of six bits. */
+    Q3_K(11, 256, 110, 16) {
+        @Override
+        void numbers(MemorySegment data, long at, byte[] into, int to) {
+            for (int l = 0; l < 32; l += 8) {
+                long high = data.get(LONG, at + l);
+                for (int n = 0; n < 8; n++) {
+                    long low = data.get(LONG, at + 32 + 32 * (n / 4) + l) >>> 2 * (n % 4) & each(3);
+                    put(into, to + 32 * n + l, minus(low | (high >>> n & each(1)) << 2, 4));
+                }
+            }
+        }
+
+        @Override
+        float scale(MemorySegment data, long at, int group) {
+            int low = unsigned(data, at + 96 + group % 8) >> 4 * (group / 8) & 0xf;
+            int high = unsigned(data, at + 104 + group % 4) >> 2 * (group / 4) & 3;
+            return half(data, at + 108) * ((low | high << 4) - 32);
+        }
+    },
+    Q4_K(12, 256, 144, 32) {
+        @Override
+        void numbers(MemorySegment data, long at, byte[] into, int to) {
+            for (int n = 0; n < 4; n++) {
+                nibbles(data, at + 16 + 32 * n, 32, 0, into, to + 64 * n);
+            }
+        }
+
+        @Override
+        float scale(MemorySegment data, long at, int group) {
+            return half(data, at) * sixBitScale(data, at + 4, group);
+        }
+
+        @Override
+        float min(MemorySegment data, long at, int group) {
+            return half(data, at + 2) * sixBitMin(data, at + 4, group);
+        }
+    },
+    /** As Q4_K, with the fifth bit of element l of group n in bit n of byte l. */
+    Q5_K(13, 256, 176, 32) {
+        @Override
+        void numbers(MemorySegment data, long at, byte[] into, int to) {
+            for (int l = 0; l < 32; l += 8) {
+                long high = data.get(LONG, at + 16 + l);
+                for (int n = 0; n < 8; n++) {
+                    long low = data.get(LONG, at + 48 + 32 * (n / 2) + l) >>> 4 * (n % 2) & each(0xf);
+                    put(into, to + 32 * n + l, low | (high >>> n & each(1)) << 4);
+                }
+            }
+        }
+
+        @Override
+        float scale(MemorySegment data, long at, int group) {
+            return Q4_K.scale(data, at, group);
+        }
+
+        @Override
+        float min(MemorySegment data, long at, int group) {
+            return Q4_K.min(data, at, group);
+        }
+    },
+    /** Four bits of all elements, two more, then 16 scales of eight bits. */
+    Q6_K(14, 256, 210, 16) {
+        @Override
+        void numbers(MemorySegment data, long at, byte[] into, int to) {
+            for (int n = 0; n < 2; n++) {
+                for (int l = 0; l < 32; l += 8) {
+                    long high = data.get(LONG, at + 128 + 32 * n + l);
+                    for (int quarter = 0; quarter < 4; quarter++) {
+                        long low = data.get(LONG, at + 64 * n + 32 * (quarter % 2) + l) >>> 4 * (quarter / 2);
+                        long number = low & each(0xf) | (high >>> 2 * quarter & each(3)) << 4;
+                        put(into, to + 128 * n + 32 * quarter + l, minus(number, 32));
+                    }
+                }
+            }
+        }
+
+        @Override
+        float scale(MemorySegment data, long at, int group) {
+            return half(data, at + 208) * data.get(ValueLayout.JAVA_BYTE, at + 192 + group);
+        }
+    },
     Q8_K(15, 256, 292),
     IQ2_XXS(16, 256, 66),
     IQ2_XS(17, 256, 74),
     IQ3_XXS(18, 256, 98),
     IQ1_S(19, 256, 50),
-    IQ4_NL(20, 32, 18),
+    IQ4_NL(20, 32, 18, 32) {
+        @Override
+        void numbers(MemorySegment data, long at, byte[] into, int to) {
+            nibbles(data, at + 2, 16, NORMAL, into, to);
+        }
+    },
     IQ3_S(21, 256, 110),
     IQ2_S(22, 256, 82),
-    IQ4_XS(23, 256, 136),
+    /** Eight scales of six bits: the upper two of all, then the lower four. */
+    IQ4_XS(23, 256, 136, 32) {
+        @Override
+        void numbers(MemorySegment data, long at, byte[] into, int to) {
+            for (int n = 0; n < 8; n++) {
+                nibbles(data, at + 8 + 16 * n, 16, NORMAL, into, to + 32 * n);
+            }
+        }
+
+        @Override
+        float scale(MemorySegment data, long at, int group) {
+            int low = unsigned(data, at + 4 + group / 2) >> 4 * (group % 2) & 0xf;
+            int high = data.get(SHORT, at + 2) >> 2 * group & 3;
+            return half(data, at) * ((low | high << 4) - 32);
+        }
+    },
     I8(24, 1, DType.I8),
     I16(25, 1, DType.I16),
     I32(26, 1, DType.I32),
@@ -34,9 +198,111 @@ enum GgmlType {
     F64(28, 1, DType.F64),
     IQ1_M(29, 256, 56),
     BF16(30, 1, DType.BF16),
-    TQ1_0(34, 256, 54),
-    TQ2_0(35, 256, 66),
-    MXFP4(39, 32, 17);
+    /** -1, 0 and 1, five of them in a byte as the digits of a fraction in base 3. */
+    TQ1_0(34, 256, 54, 256) {
+        @Override
+        void numbers(MemorySegment data, long at, byte[] into, int to) {
+            to = digits(data, at, 32, 5, into, to);
+            to = digits(data, at + 32, 16, 5, into, to);
+            digits(data, at + 48, 4, 4, into, to);
+        }
+
+        /** The leading digits of some bytes: the first of each, then the second of each, and so on. */
+        private int digits(MemorySegment data, long at, int bytes, int digits, byte[] into, int to) {
+            for (int digit = 0, power = 1; digit < digits; digit++, power *= 3) {
+                for (int i = 0; i < bytes; i++) {
+                    int fraction = unsigned(data, at + i) * power & 0xff;
+                    into[to++] = (byte) ((fraction * 3 >> 8) - 1);
+                }
+            }
+            return to;
+        }
+
+        @Override
+        float scale(MemorySegment data, long at, int group) {
+            return half(data, at + 52);
+        }
+    },
+    /** -1 to 2, two bits each. */
+    TQ2_0(35, 256, 66, 256) {
+        @Override
+        void numbers(MemorySegment data, long at, byte[] into, int to) {
+            twoBits(data, at, 1, into, to);
+        }
+
+        @Override
+        float scale(MemorySegment data, long at, int group) {
+            return half(data, at + 64);
+        }
+    },
+    /** FP4 in halves, under a power of two. */
+    MXFP4(39, 32, 17, 32) {
+        @Override
+        void numbers(MemorySegment data, long at, byte[] into, int to) {
+            nibbles(data, at + 1, 16, FP4, into, to);
+        }
+
+        /** 2^(byte - 127), of halves; NaN where all bits are set. */
+        @Override
+        float scale(MemorySegment data, long at, int group) {
+            int exponent = unsigned(data, at);
+            return exponent == 0xff ? Float.NaN : Math.scalb(1f, exponent - 128);
+        }
+    },
+    /** FP4 in halves, under FP8 (E4M3 whose sign is not read); 0x7f, FP8's NaN, is 0 to ggml. */
+    NVFP4(40, 64, 36, 16) {
+        @Override
+        void numbers(MemorySegment data, long at, byte[] into, int to) {
+            for (int n = 0; n < 4; n++) {
+                nibbles(data, at + 4 + 8 * n, 8, FP4, into, to + 16 * n);
+            }
+        }
+
+        @Override
+        float scale(MemorySegment data, long at, int group) {
+            int bits = unsigned(data, at + group);
+            int exponent = bits >> 3 & 0xf;
+            int mantissa = bits & 7;
+            if (bits == 0x7f) {
+                return 0;
+            }
+            return exponent == 0 ? Math.scalb((float) mantissa, -10) : Math.scalb(8f + mantissa, exponent - 11);
+        }
+    },
+    /** -1 and 1, a bit each. */
+    Q1_0(41, 128, 18, 128) {
+        @Override
+        void numbers(MemorySegment data, long at, byte[] into, int to) {
+            for (int i = 0; i < 16; i++) {
+                put(into, to + 8 * i, minus(bits(unsigned(data, at + 2 + i)) << 1, 1));
+            }
+        }
+    },
+    /** -1 to 2, two bits each, four neighbours in a byte. */
+    Q2_0(42, 64, 18, 64) {
+        @Override
+        void numbers(MemorySegment data, long at, byte[] into, int to) {
+            for (int i = 0; i < 64; i++) {
+                into[to + i] = (byte) ((unsigned(data, at + 2 + i / 4) >> 2 * (i % 4) & 3) - 1);
+            }
+        }
+    };
+
+    private static final ValueLayout.OfShort SHORT =
+            ValueLayout.JAVA_SHORT_UNALIGNED.withOrder(ByteOrder.LITTLE_ENDIAN);
+    private static final ValueLayout.OfLong LONG = ValueLayout.JAVA_LONG_UNALIGNED.withOrder(ByteOrder.LITTLE_ENDIAN);
+    private static final VarHandle LONGS = MethodHandles.byteArrayViewVarHandle(long[].class, ByteOrder.LITTLE_ENDIAN);
+
+    /** Values about as far apart as those of a normal distribution; IQ4's. */
+    private static final byte[] NORMAL = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+
+    /** FP4 (E2M1) in halves. */
+    private static final byte[] FP4 = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+
+    /** Types that matrices may have. */
+    static final List<GgmlType> READ = Arrays.stream(values())
+            .filter(type -> type.group > 0 || (type.dtype != null && type.dtype.isFloat()))
+            .toList();
 
     final int number;
 
@@ -46,13 +312,21 @@ enum GgmlType {
     /** Bytes of a block. */
     final int bytes;
 
+    /** Elements that share a scale; 0 if such blocks are not read. */
+    final int group;
+
     /** The same type in safetensors; null for blocks. */
     final @Nullable DType dtype;
 
     GgmlType(int number, int elements, int bytes) {
+        this(number, elements, bytes, 0);
+    }
+
+    GgmlType(int number, int elements, int bytes, int group) {
         this.number = number;
         this.elements = elements;
         this.bytes = bytes;
+        this.group = group;
         this.dtype = null;
     }
 
@@ -60,6 +334,7 @@ enum GgmlType {
         this.number = number;
         this.elements = elements;
         this.bytes = dtype.bytes();
+        this.group = 0;
         this.dtype = dtype;
     }
 
@@ -70,5 +345,113 @@ enum GgmlType {
             }
         }
         return null;
+    }
+
+    /**
+     * Reads the whole numbers of the block that begins at that byte.
+     *
+     * @param into receives them from index {@code to} on, {@link #elements} of them
+     * @throws UnsupportedOperationException if such blocks are not read
+     */
+    void numbers(MemorySegment data, long at, byte[] into, int to) {
+        throw new UnsupportedOperationException(name());
+    }
+
+    /** The scale of a group of that block; NaN or infinite where the file says so. */
+    float scale(MemorySegment data, long at, int group) {
+        return half(data, at);
+    }
+
+    /** What is taken off each value of that group. */
+    float min(MemorySegment data, long at, int group) {
+        return 0;
+    }
+
+    /** Whether blocks hold mins, so that their values are no multiples of a scale. */
+    boolean hasMin() {
+        return switch (this) {
+            case Q4_1, Q5_1, Q2_K, Q4_K, Q5_K -> true;
+            default -> false;
+        };
+    }
+
+    private static float half(MemorySegment data, long at) {
+        return Float.float16ToFloat(data.get(SHORT, at));
+    }
+
+    private static int unsigned(MemorySegment data, long at) {
+        return data.get(ValueLayout.JAVA_BYTE, at) & 0xff;
+    }
+
+    private static void put(byte[] into, int at, long eight) {
+        LONGS.set(into, at, eight);
+    }
+
+    /** That byte, eight times. */
+    private static long each(int value) {
+        return value * 0x0101010101010101L;
+    }
+
+    /** Eight numbers of 0 to 127, less another one of that range. */
+    private static long minus(long numbers, int less) {
+        return (numbers | each(0x80)) - each(less) ^ each(0x80);
+    }
+
+    /** The lower eight bits as eight bytes, 0 or 1 each, the lowest first. */
+    private static long bits(int bits) {
+        long apart = each(bits & 0xff) & 0x8040201008040201L;
+        return apart + each(0x7f) >>> 7 & each(1);
+    }
+
+    /** The lower halves of some bytes, then the upper ones, less a number. */
+    private static void nibbles(MemorySegment data, long at, int bytes, int less, byte[] into, int to) {
+        for (int i = 0; i < bytes; i += 8) {
+            long word = data.get(LONG, at + i);
+            put(into, to + i, minus(word & each(0xf), less));
+            put(into, to + bytes + i, minus(word >>> 4 & each(0xf), less));
+        }
+    }
+
+    /** The values that the lower halves of some bytes stand for, then those of the upper ones. */
+    private static void nibbles(MemorySegment data, long at, int bytes, byte[] table, byte[] into, int to) {
+        for (int i = 0; i < bytes; i++) {
+            int both = unsigned(data, at + i);
+            into[to + i] = table[both & 0xf];
+            into[to + bytes + i] = table[both >> 4];
+        }
+    }
+
+    /** 32 numbers of five bits, less a number: the fifth bits, then the others as nibbles. */
+    private static void fiveBits(MemorySegment data, long at, int less, byte[] into, int to) {
+        for (int i = 0; i < 16; i += 8) {
+            long word = data.get(LONG, at + 4 + i);
+            put(into, to + i, minus(word & each(0xf) | bits(unsigned(data, at + i / 8)) << 4, less));
+            long second = word >>> 4 & each(0xf) | bits(unsigned(data, at + 2 + i / 8)) << 4;
+            put(into, to + 16 + i, minus(second, less));
+        }
+    }
+
+    /** 256 numbers of two bits, less a number: of 32 bytes the lowest two bits of all, then the next, twice. */
+    private static void twoBits(MemorySegment data, long at, int less, byte[] into, int to) {
+        for (int n = 0; n < 8; n++) {
+            for (int l = 0; l < 32; l += 8) {
+                long word = data.get(LONG, at + 32 * (n / 4) + l);
+                put(into, to + 32 * n + l, minus(word >>> 2 * (n % 4) & each(3), less));
+            }
+        }
+    }
+
+    /** Of eight scales and eight mins of six bits in twelve bytes, a scale. */
+    private static int sixBitScale(MemorySegment data, long at, int group) {
+        return group < 4
+                ? unsigned(data, at + group) & 0x3f
+                : unsigned(data, at + group + 4) & 0xf | unsigned(data, at + group - 4) >> 6 << 4;
+    }
+
+    /** Likewise a min. */
+    private static int sixBitMin(MemorySegment data, long at, int group) {
+        return group < 4
+                ? unsigned(data, at + group + 4) & 0x3f
+                : unsigned(data, at + group + 4) >> 4 | unsigned(data, at + group) >> 6 << 4;
     }
 }

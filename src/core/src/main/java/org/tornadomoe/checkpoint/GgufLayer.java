@@ -1,14 +1,12 @@
 package org.tornadomoe.checkpoint;
 
-import java.lang.foreign.MemorySegment;
-import java.lang.foreign.ValueLayout;
-import java.nio.ByteOrder;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.HashSet;
 import java.util.List;
 import java.util.Map;
 import java.util.Set;
+import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
 
 /** The MoE block of a GGUF file's layer: its tensors by llama.cpp's names, all of which have to be read. */
@@ -20,11 +18,6 @@ final class GgufLayer {
     private static final Map<String, String> UNREAD = Map.of(
             "ffn_norm.weight", "the norm before the block: a layer is handed hidden states that are normed",
             "ffn_norm.bias", "the same norm's");
-
-    /** How Q8_0 blocks are stored, in the words of compressed-tensors. */
-    private static final WeightQuantization.Group Q8_0 = WeightQuantization.Group.of(8, 32, true);
-
-    private static final ValueLayout.OfShort HALF = ValueLayout.JAVA_SHORT_UNALIGNED.withOrder(ByteOrder.LITTLE_ENDIAN);
 
     private final Gguf gguf;
     private final String prefix;
@@ -104,6 +97,15 @@ final class GgufLayer {
                 List.of());
     }
 
+    /** The tensors that were read. */
+    List<Gguf.Entry> taken() {
+        return gguf.names().stream()
+                .filter(name -> name.startsWith(prefix) && read.contains(name.substring(prefix.length())))
+                .map(gguf::find)
+                .flatMap(Stream::ofNullable)
+                .toList();
+    }
+
     /** A tensor of the block that nothing read would be missing from the result. */
     private void requireAllRead() {
         for (String name : gguf.names()) {
@@ -151,35 +153,12 @@ final class GgufLayer {
                     + Arrays.toString(entry.shape()));
         }
         float scale = scale(entry, index, count);
-        if (entry.type() != GgmlType.Q8_0) {
-            Matrix floats = new Matrix.Floats(floats(entry), rows, cols, (long) index * rows * cols, cols, 1);
-            return scale == 1 ? floats : new Matrix.Scaled(floats, scale);
+        GgmlType type = entry.type();
+        if (type != null && type.group > 0) {
+            return new GgufBlocks(entry, type, index, rows, cols, scale).matrix();
         }
-        int blocks = cols / 32;
-        int bytes = GgmlType.Q8_0.bytes;
-        long start = (long) index * rows * blocks;
-        return new Matrix.Int8(
-                rows,
-                cols,
-                1,
-                32,
-                (row, into) -> {
-                    for (int b = 0; b < blocks; b++) {
-                        long at = (start + (long) row * blocks + b) * bytes + 2;
-                        MemorySegment.copy(entry.data(), ValueLayout.JAVA_BYTE, at, into, 32 * b, 32);
-                    }
-                },
-                (row, b) -> {
-                    long at = (start + (long) row * blocks + b) * bytes;
-                    float own = Float.float16ToFloat(entry.data().get(HALF, at)) * scale;
-                    if (!Float.isFinite(own)) {
-                        throw entry.problem("expected finite scales, got " + own + " in matrix " + index + ", row "
-                                + row + ", block " + b);
-                    }
-                    return own;
-                },
-                null,
-                new Matrix.Stored(entry.file(), entry.name(), entry.name(), Q8_0, null));
+        Matrix floats = new Matrix.Floats(floats(entry), rows, cols, (long) index * rows * cols, cols, 1);
+        return scale == 1 ? floats : new Matrix.Scaled(floats, scale);
     }
 
     /** What a matrix's products are multiplied by: its value in {@code NAME.scale} beside {@code NAME.weight}. */
@@ -217,9 +196,12 @@ final class GgufLayer {
 
     private Tensor floats(Gguf.Entry entry) {
         GgmlType type = entry.type();
+        if (type != null && type.group > 0) {
+            return GgufBlocks.toFloats(entry, type);
+        }
         DType dtype = type == null ? null : type.dtype;
         if (dtype == null || !dtype.isFloat()) {
-            throw entry.problem("expected type F32, F16, BF16 or (of experts) Q8_0, got " + entry.typeName());
+            throw entry.problem("expected one of the types " + GgmlType.READ + ", got " + entry.typeName());
         }
         return new Tensor(entry.file(), entry.name(), dtype, entry.shape(), entry.data());
     }

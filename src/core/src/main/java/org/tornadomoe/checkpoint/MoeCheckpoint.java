@@ -4,6 +4,9 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.Arrays;
 import java.util.List;
+import java.util.Locale;
+import java.util.Map;
+import java.util.TreeMap;
 import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeConfig;
@@ -24,6 +27,12 @@ public final class MoeCheckpoint implements AutoCloseable {
         String whyDense(int n);
 
         LayerTensors layer(int n, LayerTensors.Shape shape);
+
+        /** The bytes that layer reads, by type. */
+        Map<String, Long> bytes(int n, LayerTensors.Shape shape);
+
+        /** How files are laid out, for people. */
+        String format();
 
         /** Throws a CheckpointException if a file was changed since it was opened. */
         void requireUnchanged();
@@ -47,6 +56,24 @@ public final class MoeCheckpoint implements AutoCloseable {
         }
 
         @Override
+        public Map<String, Long> bytes(int n, LayerTensors.Shape shape) {
+            BlockTensors block = new BlockTensors(tensors);
+            new LayerTensors.Finder(block, quantization, n, shape).find();
+            Map<String, Long> bytes = new TreeMap<>();
+            block.taken()
+                    .forEach(tensor ->
+                            bytes.merge(tensor.dtype().name(), tensor.data().byteSize(), Long::sum));
+            return bytes;
+        }
+
+        @Override
+        public String format() {
+            return quantization == null
+                    ? "safetensors"
+                    : "safetensors, " + quantization.method().toString().toLowerCase(Locale.ROOT);
+        }
+
+        @Override
         public void requireUnchanged() {
             tensors.requireUnchanged();
         }
@@ -66,6 +93,21 @@ public final class MoeCheckpoint implements AutoCloseable {
         @Override
         public LayerTensors layer(int n, LayerTensors.Shape shape) {
             return model.layer(n, shape);
+        }
+
+        @Override
+        public Map<String, Long> bytes(int n, LayerTensors.Shape shape) {
+            GgufLayer layer = new GgufLayer(model.gguf(), n, shape);
+            layer.find();
+            Map<String, Long> bytes = new TreeMap<>();
+            layer.taken()
+                    .forEach(entry -> bytes.merge(entry.typeName(), entry.data().byteSize(), Long::sum));
+            return bytes;
+        }
+
+        @Override
+        public String format() {
+            return "GGUF";
         }
 
         @Override
@@ -235,8 +277,27 @@ public final class MoeCheckpoint implements AutoCloseable {
         };
     }
 
+    /** How files are laid out, for people: GGUF, or safetensors and who quantised them. */
+    public String format() {
+        return source.format();
+    }
+
+    /**
+     * The bytes of layer n's tensors in the files, by their types' names there: {@code BF16}, {@code Q4_K}. Throws as
+     * {@link #layer(int)}.
+     */
+    public Map<String, Long> bytes(int n) {
+        requireMoe(n);
+        return source.bytes(n, family.shape(json));
+    }
+
     /** The tensors of layer n. Throws as {@link #layer(int)}. */
     LayerTensors tensors(int n) {
+        requireMoe(n);
+        return source.layer(n, family.shape(json));
+    }
+
+    private void requireMoe(int n) {
         if (n < 0 || n >= layers) {
             throw new CheckpointException(json.file(), "layer: expected 0 to " + (layers - 1) + ", got " + n);
         }
@@ -244,7 +305,6 @@ public final class MoeCheckpoint implements AutoCloseable {
         if (dense != null) {
             throw new CheckpointException(json.file(), "layer " + n + " is not an MoE layer: " + dense);
         }
-        return source.layer(n, family.shape(json));
     }
 
     /** As {@link Safetensors#requireUnchanged}. */

@@ -286,8 +286,9 @@ class GgufTest {
         writer.write(file);
         assertRefused(
                 file,
-                "tensor 'blk.0.ffn_up_exps.weight': expected type F32, F16, BF16 or (of experts) Q8_0, got type number"
-                        + " 99");
+                "tensor 'blk.0.ffn_up_exps.weight': expected one of the types [F32, F16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0,"
+                        + " Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS, F64, BF16, TQ1_0, TQ2_0, MXFP4, NVFP4, Q1_0,"
+                        + " Q2_0], got type number 99");
     }
 
     /** 64 MB of keys, lists and strings that nothing reads, and a little more than what stays of them. */
@@ -491,9 +492,9 @@ class GgufTest {
         assertRefused(
                 w -> {
                     w.tensors.removeIf(t -> t.name().contains("down"));
-                    w.raw("blk.0.ffn_down_exps.weight", GgmlType.Q4_0, new byte[3 * 64 * 18], 3, 64, 32);
+                    w.raw("blk.0.ffn_down_exps.weight", GgmlType.Q8_1, new byte[3 * 64 * 36], 3, 64, 32);
                 },
-                "tensor 'blk.0.ffn_down_exps.weight': expected type F32, F16, BF16 or (of experts) Q8_0, got Q4_0");
+                "tensor 'blk.0.ffn_down_exps.weight': expected one of the types [F32, F16, Q4_0,");
         assertRefused(
                 w -> {
                     w.tensors.removeIf(t -> t.name().contains("down"));

@@ -1,0 +1,286 @@
+package org.tornadomoe.cli;
+
+import java.util.ArrayList;
+import java.util.HashMap;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.Objects;
+import java.util.TreeMap;
+import java.util.concurrent.Callable;
+import java.util.stream.Collectors;
+import org.jspecify.annotations.Nullable;
+import org.tornadomoe.checkpoint.CheckpointException;
+import org.tornadomoe.checkpoint.MoeCheckpoint;
+import org.tornadomoe.config.FusedMoeConfig;
+import org.tornadomoe.config.Int8Quantization;
+import org.tornadomoe.kernel.DeviceMemory;
+import org.tornadomoe.parallel.Sharding;
+import org.tornadomoe.quant.ExpertWeights;
+import org.tornadomoe.quant.Int8Tensor;
+import picocli.CommandLine.Command;
+import picocli.CommandLine.Mixin;
+import picocli.CommandLine.Option;
+import picocli.CommandLine.Parameters;
+
+/** {@code moe inspect}: what a checkpoint's MoE layers are, and what they would run as. */
+@Command(
+        name = "inspect",
+        description = {
+            "Tells of every MoE layer of a checkpoint its sizes, how it is stored, and what it would run as and take:",
+            "scheme, kernel class, memory. Experts are not read."
+        })
+final class Inspect implements Callable<Integer> {
+    @Parameters(
+            paramLabel = "CHECKPOINT",
+            description = "A directory with config.json and safetensors, a GGUF file, or ORG/MODEL in Hugging Face's"
+                    + " cache.")
+    Checkpoint checkpoint;
+
+    @Option(
+            names = "--tokens",
+            paramLabel = "M",
+            defaultValue = "256",
+            description = "The most tokens of a call; default ${DEFAULT-VALUE}.")
+    int tokens;
+
+    @Mixin
+    Scheme scheme;
+
+    @Mixin
+    Target target;
+
+    @Mixin
+    Output output;
+
+    /**
+     * A layer that can be read.
+     *
+     * @param stored bytes in the files, by type
+     */
+    private record Layer(FusedMoeConfig config, Int8Quantization quantization, Map<String, Long> stored) {
+        long storedBytes() {
+            return stored.values().stream().mapToLong(Long::longValue).sum();
+        }
+
+        /** What its int8 weights take of the host with their scales and zero points. */
+        long int8Bytes() {
+            return int8Bytes(config.gateUpRows(), config.hiddenDim())
+                    + int8Bytes(config.hiddenDim(), config.intermediateSize());
+        }
+
+        private long int8Bytes(int rows, int cols) {
+            int experts = config.globalNumExperts();
+            long scales = (long) experts
+                    * Math.ceilDiv(rows, quantization.rowsPerScale(rows))
+                    * Math.ceilDiv(cols, quantization.colsPerScale(cols));
+            return Int8Tensor.bytes(experts, rows, cols)
+                    + scales * (quantization.zeroPoints() ? Float.BYTES + 1 : Float.BYTES);
+        }
+    }
+
+    /**
+     * What runs such a layer.
+     *
+     * @param memory of each device; null where it isn't known beforehand
+     * @param refusal why nothing does; null if something does
+     */
+    private record Runs(
+            String backend,
+            String kernelClass,
+            String device,
+            List<@Nullable DeviceMemory> memory,
+            @Nullable String refusal) {
+        @Nullable
+        Long bytes() {
+            return memory.isEmpty() || memory.contains(null)
+                    ? null
+                    : (Long) memory.stream()
+                            .mapToLong(there -> Objects.requireNonNull(there).bytes())
+                            .sum();
+        }
+    }
+
+    @Override
+    public Integer call() {
+        scheme.quantization(); // its complaints come first
+        Map<Integer, Layer> layers = new TreeMap<>();
+        Map<Integer, String> unread = new TreeMap<>();
+        String modelType;
+        String format;
+        int all;
+        try (MoeCheckpoint opened = MoeCheckpoint.open(checkpoint.path())) {
+            modelType = opened.modelType();
+            format = opened.format();
+            all = opened.layers();
+            for (int n : opened.moeLayers()) {
+                try {
+                    ExpertWeights weights = opened.layer(n, tokens);
+                    layers.put(n, new Layer(weights.config(), scheme.quantization(weights), opened.bytes(n)));
+                } catch (CheckpointException problem) {
+                    unread.put(n, String.valueOf(problem.getMessage()));
+                }
+            }
+        }
+        String note = target.homeNote();
+        Map<List<Object>, Runs> known = new HashMap<>();
+        Map<Integer, Runs> runs = new TreeMap<>();
+        layers.forEach((n, layer) ->
+                runs.put(n, known.computeIfAbsent(List.of(layer.config, layer.quantization), _ -> runs(layer))));
+        print(modelType, format, all, note, layers, runs, unread);
+        return unread.isEmpty() && runs.values().stream().allMatch(it -> it.refusal == null) ? Moe.DONE : Moe.NO;
+    }
+
+    private Runs runs(Layer layer) {
+        Int8Quantization as = layer.quantization;
+        try {
+            Sharding sharding = target.select(layer.config, as.weightKey(), as.activationKey());
+            return new Runs(
+                    sharding.backend(),
+                    sharding.kernelClass(),
+                    sharding.device(),
+                    sharding.memory(as.weightKey(), as.activationKey()),
+                    null);
+        } catch (UnsupportedOperationException nothing) {
+            return new Runs("", "", "", List.of(), String.valueOf(nothing.getMessage()));
+        }
+    }
+
+    private void print(
+            String modelType,
+            String format,
+            int all,
+            @Nullable String note,
+            Map<Integer, Layer> layers,
+            Map<Integer, Runs> runs,
+            Map<Integer, String> unread) {
+        long stored = layers.values().stream().mapToLong(Layer::storedBytes).sum();
+        long int8 = layers.values().stream().mapToLong(Layer::int8Bytes).sum();
+        Long device = sum(runs);
+        Map<String, @Nullable Object> json = new LinkedHashMap<>();
+        json.put("checkpoint", checkpoint.toString());
+        json.put("path", checkpoint.path().toString());
+        json.put("modelType", modelType);
+        json.put("format", format);
+        json.put("note", note);
+        json.put("layers", all);
+        json.put("storedBytes", stored);
+        json.put("int8Bytes", int8);
+        json.put("deviceBytes", device);
+        List<Map<String, @Nullable Object>> each = new ArrayList<>();
+        layers.forEach((n, layer) -> each.add(json(n, layer, Objects.requireNonNull(runs.get(n)))));
+        json.put("moeLayers", each);
+        json.put("unread", unread.entrySet().stream().map(Inspect::json).toList());
+
+        List<List<String>> head = new ArrayList<>();
+        head.add(List.of("checkpoint", checkpoint.path().toString()));
+        head.add(List.of("model", modelType + ", " + format));
+        int moe = layers.size() + unread.size();
+        head.add(List.of("layers", all + ", " + moe + " with experts"));
+        head.add(List.of("stored", Output.bytes(stored)));
+        head.add(List.of("as int8", Output.bytes(int8)));
+        if (device != null) {
+            head.add(List.of("on devices", Output.bytes(device)));
+        }
+        List<List<String>> rows = new ArrayList<>();
+        rows.add(
+                List.of("layers", "experts", "hidden", "intermediate", "stored", "scheme", "int8", "runs on", "takes"));
+        addRows(rows, layers, runs);
+        List<String> lines = new ArrayList<>();
+        if (note != null) {
+            lines.add(note);
+            lines.add("");
+        }
+        lines.add(Output.table(head));
+        lines.add("");
+        lines.add(Output.table(rows));
+        unread.forEach((n, problem) -> lines.add("layer " + n + " is refused: " + problem));
+        output.print(json, String.join(System.lineSeparator(), lines));
+    }
+
+    /** A row for each run of layers that are alike. */
+    private static void addRows(List<List<String>> rows, Map<Integer, Layer> layers, Map<Integer, Runs> runs) {
+        List<String> last = List.of();
+        int first = -1;
+        int before = -1;
+        for (Map.Entry<Integer, Layer> entry : layers.entrySet()) {
+            int n = entry.getKey();
+            List<String> cells = cells(entry.getValue(), Objects.requireNonNull(runs.get(n)));
+            if (cells.equals(last) && n == before + 1) {
+                rows.removeLast();
+            } else {
+                first = n;
+            }
+            List<String> row = new ArrayList<>();
+            row.add(first == n ? Integer.toString(n) : first + "-" + n);
+            row.addAll(cells);
+            rows.add(row);
+            last = cells;
+            before = n;
+        }
+    }
+
+    private static List<String> cells(Layer layer, Runs runs) {
+        FusedMoeConfig config = layer.config;
+        int shared = config.numFusedSharedExperts();
+        Long bytes = runs.bytes();
+        return List.of(
+                config.numExperts() + ", top " + config.expertsPerToken()
+                        + (shared == 0 ? "" : ", " + shared + " shared"),
+                Integer.toString(config.hiddenDim()),
+                Integer.toString(config.intermediateSize()),
+                layer.stored.entrySet().stream()
+                        .sorted(Map.Entry.<String, Long>comparingByValue().reversed())
+                        .map(entry -> entry.getKey() + " " + Output.bytes(entry.getValue()))
+                        .collect(Collectors.joining(", ")),
+                layer.quantization.toString(),
+                Output.bytes(layer.int8Bytes()),
+                runs.refusal == null ? runs.kernelClass + ", " + runs.device : "nothing: " + runs.refusal,
+                bytes == null ? "" : Output.bytes(bytes));
+    }
+
+    private static @Nullable Long sum(Map<Integer, Runs> runs) {
+        long sum = 0;
+        for (Runs of : runs.values()) {
+            Long bytes = of.bytes();
+            if (bytes == null) {
+                return null;
+            }
+            sum += bytes;
+        }
+        return sum;
+    }
+
+    private static Map<String, @Nullable Object> json(int n, Layer layer, Runs runs) {
+        FusedMoeConfig config = layer.config;
+        Map<String, @Nullable Object> json = new LinkedHashMap<>();
+        json.put("layer", n);
+        json.put("experts", config.numExperts());
+        json.put("topK", config.expertsPerToken());
+        json.put("sharedExperts", config.numFusedSharedExperts());
+        json.put("hidden", config.hiddenDim());
+        json.put("intermediate", config.intermediateSize());
+        json.put("activation", config.activation().toString());
+        json.put("routing", config.routingMethod().name());
+        json.put("bias", config.hasBias());
+        json.put("stored", layer.stored);
+        json.put("storedBytes", layer.storedBytes());
+        json.put("scheme", layer.quantization.scheme().toString());
+        json.put("quantization", layer.quantization.toString());
+        json.put("int8Bytes", layer.int8Bytes());
+        json.put("backend", runs.refusal == null ? runs.backend : null);
+        json.put("kernelClass", runs.refusal == null ? runs.kernelClass : null);
+        json.put("device", runs.refusal == null ? runs.device : null);
+        json.put("deviceMemory", runs.memory.stream().map(Output::json).toList());
+        json.put("deviceBytes", runs.bytes());
+        json.put("refusal", runs.refusal);
+        return json;
+    }
+
+    private static Map<String, Object> json(Map.Entry<Integer, String> unread) {
+        Map<String, Object> json = new LinkedHashMap<>();
+        json.put("layer", unread.getKey());
+        json.put("reason", unread.getValue());
+        return json;
+    }
+}
