@@ -25,6 +25,9 @@ public record Tensor(Path file, String name, DType dtype, long[] shape, MemorySe
     private static final ValueLayout.OfInt INT = ValueLayout.JAVA_INT_UNALIGNED.withOrder(ByteOrder.LITTLE_ENDIAN);
     private static final ValueLayout.OfLong LONG = ValueLayout.JAVA_LONG_UNALIGNED.withOrder(ByteOrder.LITTLE_ENDIAN);
 
+    /** Elements that are copied to an array at once, of which the JVM converts several together. */
+    private static final int PART = 2048;
+
     /** Number of elements. */
     public long elements() {
         return dtype.bits() < 8 ? 8 * data.byteSize() / dtype.bits() : data.byteSize() / dtype.bytes();
@@ -57,13 +60,23 @@ public record Tensor(Path file, String name, DType dtype, long[] shape, MemorySe
                 }
             }
             case F16 -> {
-                for (int i = 0; i < length; i++) {
-                    into[at + i] = Float.float16ToFloat(data.get(SHORT, start + 2L * i));
+                short[] part = new short[Math.min(length, PART)];
+                for (int done = 0; done < length; done += part.length) {
+                    int count = Math.min(part.length, length - done);
+                    MemorySegment.copy(data, SHORT, start + 2L * done, part, 0, count);
+                    for (int i = 0; i < count; i++) {
+                        into[at + done + i] = Float.float16ToFloat(part[i]);
+                    }
                 }
             }
             case BF16 -> {
-                for (int i = 0; i < length; i++) {
-                    into[at + i] = Float.intBitsToFloat(data.get(SHORT, start + 2L * i) << 16);
+                short[] part = new short[Math.min(length, PART)];
+                for (int done = 0; done < length; done += part.length) {
+                    int count = Math.min(part.length, length - done);
+                    MemorySegment.copy(data, SHORT, start + 2L * done, part, 0, count);
+                    for (int i = 0; i < count; i++) {
+                        into[at + done + i] = Float.intBitsToFloat(part[i] << 16);
+                    }
                 }
             }
             case F8_E4M3 -> read(SmallFloats.E4M3, from, into, at, length);
@@ -79,8 +92,13 @@ public record Tensor(Path file, String name, DType dtype, long[] shape, MemorySe
 
     /** Elements of a byte, by a table. */
     private void read(float[] table, long from, float[] into, int at, int length) {
-        for (int i = 0; i < length; i++) {
-            into[at + i] = table[data.get(ValueLayout.JAVA_BYTE, from + i) & 0xff];
+        byte[] part = new byte[Math.min(length, PART)];
+        for (int done = 0; done < length; done += part.length) {
+            int count = Math.min(part.length, length - done);
+            MemorySegment.copy(data, ValueLayout.JAVA_BYTE, from + done, part, 0, count);
+            for (int i = 0; i < count; i++) {
+                into[at + done + i] = table[part[i] & 0xff];
+            }
         }
     }
 

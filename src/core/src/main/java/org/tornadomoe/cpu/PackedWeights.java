@@ -3,6 +3,9 @@ package org.tornadomoe.cpu;
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
+import java.lang.invoke.MethodHandles;
+import java.lang.invoke.VarHandle;
+import java.nio.ByteOrder;
 import java.util.Arrays;
 import java.util.function.IntUnaryOperator;
 import java.util.stream.IntStream;
@@ -35,6 +38,16 @@ record PackedWeights(
         int[] rowOf) {
     static final int ROWS = Arithmetic.ROWS;
 
+    private static final VarHandle LONG =
+            MethodHandles.byteArrayViewVarHandle(long[].class, ByteOrder.LITTLE_ENDIAN);
+
+    private static final long BYTES = 0x00ff_00ff_00ff_00ffL;
+    private static final long PAIRS = 0x0000_ffff_0000_ffffL;
+    private static final long FOURS = 0x0000_0000_ffff_ffffL;
+
+    /** Bytes of a line of the cache. */
+    private static final int LINE = 64;
+
     /** Past the last value, for vectors that are read whole. */
     private static final int PADDING = 64;
 
@@ -62,17 +75,16 @@ record PackedWeights(
         MemorySegment values = arena.allocate(bytes + PADDING, 64);
         IntStream.range(0, all).parallel().forEach(block -> {
             int expert = block / blocks;
-            byte[] row = new byte[cols];
-            byte[] packed = new byte[Math.multiplyExact(cols, ROWS)];
+            // An odd number of lines of the cache, so that rows don't lie at the same place in all of them.
+            int stride = (Math.ceilDiv(cols, 2 * LINE) * 2 + 1) * LINE;
+            byte[] lines = new byte[Math.multiplyExact(stride, ROWS)];
+            byte[] packed = new byte[Math.ceilDiv(cols, Long.BYTES) * Long.BYTES * ROWS];
             for (int r = 0; r < ROWS; r++) {
                 int source = sources[block % blocks * ROWS + r];
                 if (source < 0) {
                     continue;
                 }
-                w.row(expert, source, row);
-                for (int c = 0; c < cols; c++) {
-                    packed[c * ROWS + r] = row[c];
-                }
+                w.row(expert, source, lines, r * stride);
                 for (int g = 0; g < groups; g++) {
                     int at = (block * groups + g) * ROWS + r;
                     scales[at] = w.scale(expert, source, g * w.colsPerScale());
@@ -84,7 +96,9 @@ record PackedWeights(
                     biases[block * ROWS + r] = bias[expert * w.rows() + source];
                 }
             }
-            MemorySegment.copy(packed, 0, values, ValueLayout.JAVA_BYTE, (long) block * packed.length, packed.length);
+            transpose(lines, stride, cols, packed);
+            int size = cols * ROWS;
+            MemorySegment.copy(packed, 0, values, ValueLayout.JAVA_BYTE, (long) block * size, size);
         });
         return new PackedWeights(
                 w.experts(),
@@ -97,6 +111,61 @@ record PackedWeights(
                 zeroPoints,
                 biases,
                 sources);
+    }
+
+    /**
+     * {@value #ROWS} rows of bytes become columns: eight by eight, first neighbours, then pairs, then fours change
+     * places.
+     *
+     * @param stride of a row, a multiple of 8
+     */
+    private static void transpose(byte[] rows, int stride, int cols, byte[] columns) {
+        for (int from = 0; from < cols; from += Long.BYTES) {
+            for (int r = 0; r < ROWS; r += Long.BYTES) {
+                int at = r * stride + from;
+                long a = (long) LONG.get(rows, at);
+                long b = (long) LONG.get(rows, at + stride);
+                long c = (long) LONG.get(rows, at + 2 * stride);
+                long d = (long) LONG.get(rows, at + 3 * stride);
+                long e = (long) LONG.get(rows, at + 4 * stride);
+                long f = (long) LONG.get(rows, at + 5 * stride);
+                long g = (long) LONG.get(rows, at + 6 * stride);
+                long h = (long) LONG.get(rows, at + 7 * stride);
+                long ab = (a >>> 8 ^ b) & BYTES;
+                long cd = (c >>> 8 ^ d) & BYTES;
+                long ef = (e >>> 8 ^ f) & BYTES;
+                long gh = (g >>> 8 ^ h) & BYTES;
+                a ^= ab << 8;
+                b ^= ab;
+                c ^= cd << 8;
+                d ^= cd;
+                e ^= ef << 8;
+                f ^= ef;
+                g ^= gh << 8;
+                h ^= gh;
+                long ac = (a >>> 16 ^ c) & PAIRS;
+                long bd = (b >>> 16 ^ d) & PAIRS;
+                long eg = (e >>> 16 ^ g) & PAIRS;
+                long fh = (f >>> 16 ^ h) & PAIRS;
+                a ^= ac << 16;
+                c ^= ac;
+                b ^= bd << 16;
+                d ^= bd;
+                e ^= eg << 16;
+                g ^= eg;
+                f ^= fh << 16;
+                h ^= fh;
+                int to = from * ROWS + r;
+                LONG.set(columns, to, a & FOURS | e << 32);
+                LONG.set(columns, to + ROWS, b & FOURS | f << 32);
+                LONG.set(columns, to + 2 * ROWS, c & FOURS | g << 32);
+                LONG.set(columns, to + 3 * ROWS, d & FOURS | h << 32);
+                LONG.set(columns, to + 4 * ROWS, a >>> 32 | e & ~FOURS);
+                LONG.set(columns, to + 5 * ROWS, b >>> 32 | f & ~FOURS);
+                LONG.set(columns, to + 6 * ROWS, c >>> 32 | g & ~FOURS);
+                LONG.set(columns, to + 7 * ROWS, d >>> 32 | h & ~FOURS);
+            }
+        }
     }
 
     /** Where an expert's block is among all. */

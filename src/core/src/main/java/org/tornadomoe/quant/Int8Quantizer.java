@@ -163,12 +163,27 @@ public final class Int8Quantizer {
 
     /** What one thread needs to quantise the rows that share scales. */
     private static final class Band {
+        /** The most values of a band that are kept, not read twice. */
+        private static final int MOST_KEPT = 1 << 19;
+
+        /** Added and taken away again it rounds a float below 2^22 to the nearest integer, halves to even. */
+        private static final float ROUNDS = 0x1.8p23f;
+
         private final Int8Tensor tensor;
         private final RowReader reader;
         private final RowName name;
         private final RowName source;
-        private final float[] weights;
+        private final int colsPerScale;
+
+        /** Rows, one or as many as are kept. */
+        private final float[][] weights;
+
         private final byte[] values;
+
+        /** Of each column. */
+        private final float[] scaleOf;
+
+        private final float[] zeroOf;
         private final float[] least;
         private final float[] greatest;
 
@@ -177,55 +192,74 @@ public final class Int8Quantizer {
             this.reader = reader;
             this.name = name;
             this.source = source;
-            weights = new float[tensor.cols()];
+            colsPerScale = Math.min(tensor.colsPerScale(), tensor.cols());
+            int rows = Math.min(tensor.rows(), tensor.rowsPerScale());
+            weights = new float[(long) rows * tensor.cols() <= MOST_KEPT ? rows : 1][tensor.cols()];
             values = new byte[tensor.cols()];
+            scaleOf = new float[tensor.cols()];
+            zeroOf = new float[tensor.cols()];
             least = new float[tensor.scaleCols()];
             greatest = new float[tensor.scaleCols()];
         }
 
         /**
-         * Finds the scales in a first pass over the rows and rounds in a second, which reads them again unless it is
-         * one row.
+         * Finds the scales in a first pass over the rows and rounds in a second, which reads them again if they are too
+         * many to keep.
          */
         int quantize(int expert, int band) {
             int first = band * tensor.rowsPerScale();
             int last = Math.min(tensor.rows() - first, tensor.rowsPerScale()) + first;
+            boolean kept = last - first <= weights.length;
             Arrays.fill(least, 0);
             Arrays.fill(greatest, 0);
             for (int row = first; row < last; row++) {
                 if (Thread.currentThread().isInterrupted()) {
                     throw new CancellationException("quantisation was interrupted");
                 }
+                float[] weights = this.weights[kept ? row - first : 0];
                 reader.read(expert, row, weights);
-                widen(expert, row);
+                widen(expert, row, weights);
             }
             int scales = tensor.scaleIndex(expert, first, 0);
             for (int i = 0; i < least.length; i++) {
                 setScale(scales + i, least[i], greatest[i]);
             }
             for (int row = first; row < last; row++) {
-                if (last - first > 1) {
+                float[] weights = this.weights[kept ? row - first : 0];
+                if (!kept) {
                     reader.read(expert, row, weights);
                 }
-                round(scales);
+                round(scales, weights);
                 tensor.setRow(expert, row, values, 0);
             }
             return last - first;
         }
 
-        private void widen(int expert, int row) {
-            for (int i = 0; i < weights.length; i++) {
-                float weight = weights[i];
-                if (!(Math.abs(weight) <= Float.MAX_VALUE)) {
-                    String from = source.of(expert, row);
-                    throw new IllegalArgumentException((from.isEmpty() ? "weight" : from)
-                            + ": expected finite values, got " + weight + " at expert " + expert + ", "
-                            + name.of(expert, row) + ", column " + i);
+        private void widen(int expert, int row, float[] weights) {
+            for (int group = 0, from = 0; from < weights.length; group++, from += colsPerScale) {
+                int to = Math.min(weights.length, from + colsPerScale);
+                float low = 0;
+                float high = 0;
+                for (int i = from; i < to; i++) {
+                    low = Math.min(low, weights[i]);
+                    high = Math.max(high, weights[i]);
                 }
-                int group = i / tensor.colsPerScale();
-                least[group] = Math.min(least[group], weight);
-                greatest[group] = Math.max(greatest[group], weight);
+                if (!(low >= -Float.MAX_VALUE && high <= Float.MAX_VALUE)) { // NaN stays NaN
+                    refuse(expert, row, weights);
+                }
+                least[group] = Math.min(least[group], low);
+                greatest[group] = Math.max(greatest[group], high);
             }
+        }
+
+        private void refuse(int expert, int row, float[] weights) {
+            int i = 0;
+            while (Float.isFinite(weights[i])) {
+                i++;
+            }
+            String from = source.of(expert, row);
+            throw new IllegalArgumentException((from.isEmpty() ? "weight" : from) + ": expected finite values, got "
+                    + weights[i] + " at expert " + expert + ", " + name.of(expert, row) + ", column " + i);
         }
 
         private void setScale(int at, float least, float greatest) {
@@ -241,13 +275,30 @@ public final class Int8Quantizer {
             }
         }
 
-        private void round(int scales) {
+        /** Rounds a row, whose weights are gone afterwards. */
+        private void round(int scales, float[] weights) {
             byte[] zeroPoints = tensor.zeroPoints();
+            float least = zeroPoints == null ? -127 : -128;
+            for (int group = 0, from = 0; from < weights.length; group++, from += colsPerScale) {
+                int to = Math.min(weights.length, from + colsPerScale);
+                Arrays.fill(scaleOf, from, to, tensor.scales()[scales + group]);
+                Arrays.fill(zeroOf, from, to, zeroPoints == null ? 0 : zeroPoints[scales + group]);
+            }
+            round(weights, scaleOf, zeroOf, least);
+            narrow(weights, values);
+        }
+
+        /** In a loop of its own, as the next, since the JVM makes vectors of these. */
+        private static void round(float[] weights, float[] scales, float[] zeros, float least) {
             for (int i = 0; i < weights.length; i++) {
-                int at = scales + i / tensor.colsPerScale();
-                long q = (long) Math.rint(weights[i] / tensor.scales()[at]);
-                values[i] = (byte)
-                        (zeroPoints == null ? Math.clamp(q, -127, 127) : Math.clamp(q + zeroPoints[at], -128, 127));
+                float nearest = weights[i] / scales[i] + ROUNDS - ROUNDS + zeros[i];
+                weights[i] = Math.max(least, Math.min(127, nearest));
+            }
+        }
+
+        private static void narrow(float[] weights, byte[] values) {
+            for (int i = 0; i < weights.length; i++) {
+                values[i] = (byte) weights[i];
             }
         }
     }

@@ -215,7 +215,12 @@ public record Int8Tensor(
 
     /** Reads a row's {@code cols} values. */
     public void row(int expert, int row, byte[] into) {
-        MemorySegment.copy(values, ValueLayout.JAVA_BYTE, offset(expert, row), into, 0, cols);
+        row(expert, row, into, 0);
+    }
+
+    /** Reads a row's {@code cols} values to {@code into[at]} and on. */
+    public void row(int expert, int row, byte[] into, int at) {
+        MemorySegment.copy(values, ValueLayout.JAVA_BYTE, offset(expert, row), into, at, cols);
     }
 
     /**
