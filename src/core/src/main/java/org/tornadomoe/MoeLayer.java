@@ -42,7 +42,9 @@ import org.tornadomoe.quant.RouterWeights;
  * }
  *
  * <p>Hidden states may be of any magnitude. Where float's range ends in between, or on a device what its kernels take
- * (up to 1e30, through OpenCL 1e20), a token's output is infinite or NaN, never another number.
+ * (up to 1e30, through OpenCL 1e20), a token's output is infinite or NaN, never another number. So it is of a token
+ * with a NaN or an infinity, and with one scale found for all activations of every token of the call; {@link
+ * MoeOptions#withCheckFinite} refuses them instead.
  *
  * <p>Thread-safe; calls from several threads take turns, in the order in which they came, on as many lanes as the
  * options ask for and the kernel class has: one on a device. A thread that waits is parked, and can be interrupted. The
@@ -67,6 +69,7 @@ public final class MoeLayer implements AutoCloseable {
 
     private final AdapterSlots adapters;
     private final LayerEvents events;
+    private final boolean checkFinite;
 
     private MoeLayer(
             Sharding sharding,
@@ -82,6 +85,7 @@ public final class MoeLayer implements AutoCloseable {
         router = config.router().isHandedIn() ? new HostRouter(config, routerWeights, options.router()) : null;
         kernels = List.copyOf(lanes);
         this.lanes = new Lanes(lanes, source, options.laneWait());
+        checkFinite = options.checkFinite();
         adapters = new AdapterSlots(config, kernel, this.lanes);
         events = new LayerEvents(
                 options.listener(),
@@ -313,6 +317,9 @@ public final class MoeLayer implements AutoCloseable {
         if (tokens == 0) {
             return;
         }
+        if (checkFinite) {
+            HiddenStates.requireFinite(config.inDtype(), hidden, tokens, config.hiddenDim());
+        }
         long start = events.now();
         long waited = 0;
         Map<String, Long> stages = Map.of();
@@ -464,6 +471,16 @@ public final class MoeLayer implements AutoCloseable {
     /** Calls that it can run at the same time: at most those the options ask for. */
     public int lanes() {
         return lanes.count();
+    }
+
+    /** What it is and where it runs, on one line. */
+    @Override
+    public String toString() {
+        return "MoeLayer[" + config.numExperts() + " experts, top " + config.expertsPerToken()
+                + (config.numFusedSharedExperts() == 0 ? "" : " and " + config.numFusedSharedExperts() + " shared")
+                + ", hidden " + config.hiddenDim() + ", intermediate " + config.intermediateSize() + ", "
+                + config.activation() + "; " + scheme + ", " + kernelClass() + " on " + device() + ", up to "
+                + config.maxNumTokens() + " tokens]";
     }
 
     /** Frees everything, after the calls that are under way or wait. A second call does nothing. */

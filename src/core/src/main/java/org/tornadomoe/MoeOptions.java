@@ -1,11 +1,14 @@
 package org.tornadomoe;
 
 import java.time.Duration;
+import java.util.ArrayList;
 import java.util.List;
 import java.util.Objects;
 import java.util.function.Consumer;
+import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.EplbConfig;
+import org.tornadomoe.config.Int8MoeBackend;
 import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.config.ScalarType;
@@ -40,6 +43,8 @@ import org.tornadomoe.quant.Progress;
  * @param laneWait how long a call waits for a lane when all are busy, before it is a {@link LaneException}; {@link
  *     Duration#ZERO} to fail at once, null to wait as long as it takes
  * @param hiddenType what hidden states are in memory of the caller's, in and out: F32, F16 or BF16
+ * @param checkFinite whether a call looks at its hidden states first, and refuses a NaN or an infinity by its place;
+ *     without, such a token's output is NaN or infinite, and its experts are any
  * @param listener is notified of calls, what they took and moved; null for none, and then no clock is looked at
  */
 public record MoeOptions(
@@ -57,7 +62,12 @@ public record MoeOptions(
         int lanes,
         @Nullable Duration laneWait,
         ScalarType hiddenType,
+        boolean checkFinite,
         @Nullable MoeListener listener) {
+
+    private static final List<String> BACKENDS = Stream.concat(
+                    Stream.of("auto"), Stream.of(Int8MoeBackend.values()).map(Int8MoeBackend::toString))
+            .toList();
 
     /** The most lanes of a layer. */
     public static final int MAX_LANES = 1024;
@@ -78,6 +88,7 @@ public record MoeOptions(
             1,
             null,
             ScalarType.F32,
+            false,
             null);
 
     /**
@@ -91,6 +102,9 @@ public record MoeOptions(
         Objects.requireNonNull(quantization, "quantization");
         Objects.requireNonNull(backend, "backend");
         Objects.requireNonNull(progress, "progress");
+        if (!BACKENDS.contains(backend)) {
+            throw new IllegalArgumentException("backend: expected one of " + BACKENDS + ", got '" + backend + "'");
+        }
         if (maxTokens < 1) {
             throw new IllegalArgumentException("maxTokens: expected a positive number, got " + maxTokens);
         }
@@ -186,8 +200,37 @@ public record MoeOptions(
         return with(p -> p.hiddenType = hiddenType);
     }
 
+    /** Whether calls refuse hidden states that are no finite numbers. */
+    public MoeOptions withCheckFinite(boolean checkFinite) {
+        return with(p -> p.checkFinite = checkFinite);
+    }
+
     public MoeOptions withListener(@Nullable MoeListener listener) {
         return with(p -> p.listener = listener);
+    }
+
+    /** What differs from {@link #DEFAULT}, scheme, backend and token count in any case. */
+    @Override
+    public String toString() {
+        List<String> told = new ArrayList<>(List.of(scheme().toString(), backend, "up to " + maxTokens + " tokens"));
+        tell(told, "devices " + devices, !devices.isEmpty());
+        tell(told, "tensor parallel", !expertParallel);
+        tell(told, String.valueOf(loadBalancing), loadBalancing != null);
+        tell(told, "kernel class " + kernelClass, kernelClass != null);
+        tell(told, "a router of its own", router != null);
+        tell(told, maxLoras + " adapters up to rank " + maxLoraRank, maxLoras > 0);
+        tell(told, lanes + " lanes", lanes > 1);
+        tell(told, "waiting " + laneWait, laneWait != null);
+        tell(told, "hidden states in " + hiddenType.abbreviation(), hiddenType != ScalarType.F32);
+        tell(told, "checked to be finite", checkFinite);
+        tell(told, "a listener", listener != null);
+        return "MoeOptions[" + String.join(", ", told) + "]";
+    }
+
+    private static void tell(List<String> told, String what, boolean differs) {
+        if (differs) {
+            told.add(what);
+        }
     }
 
     private MoeOptions with(Consumer<Parts> change) {
@@ -212,6 +255,7 @@ public record MoeOptions(
         private int lanes;
         private @Nullable Duration laneWait;
         private ScalarType hiddenType;
+        private boolean checkFinite;
         private @Nullable MoeListener listener;
 
         Parts(MoeOptions from) {
@@ -229,6 +273,7 @@ public record MoeOptions(
             lanes = from.lanes;
             laneWait = from.laneWait;
             hiddenType = from.hiddenType;
+            checkFinite = from.checkFinite;
             listener = from.listener;
         }
 
@@ -248,6 +293,7 @@ public record MoeOptions(
                     lanes,
                     laneWait,
                     hiddenType,
+                    checkFinite,
                     listener);
         }
     }

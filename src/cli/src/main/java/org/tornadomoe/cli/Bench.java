@@ -1,5 +1,6 @@
 package org.tornadomoe.cli;
 
+import java.io.IOException;
 import java.io.PrintWriter;
 import java.nio.file.Path;
 import java.util.List;
@@ -30,9 +31,14 @@ import tools.jackson.jr.ob.JSON;
 @Command(
         name = "bench",
         description = {
-            "Measures layers with random weights at the sizes of known models: each kernel by the device's own clock,"
-                    + " the",
-            "whole call by the wall's, medians of many runs, the results of every size checked against the definition."
+            "Measures layers with random weights, at the sizes of known models or of yours.",
+            "Each kernel is timed by the device's own clock, the whole call by the wall's, medians of many runs. The"
+                    + " results of every size are checked against the definition."
+        },
+        footerHeading = "%nExamples:%n",
+        footer = {
+            "  moe bench --shape qwen3-30b-a3b --tokens 1,64,4096",
+            "  moe bench --shape 16:768:2048:2 --backend cpu --tokens 1,16 --output times.json"
         })
 final class Bench implements Callable<Integer> {
     private static final List<Integer> TOKENS = List.of(1, 4, 16, 64, 256, 1024, 4096);
@@ -83,6 +89,10 @@ final class Bench implements Callable<Integer> {
     @Option(names = "--output", paramLabel = "F", description = "Write the JSON object to a file as well.")
     @Nullable
     Path file;
+
+    @Option(names = "--plot", paramLabel = "F.png", description = "Draw times by token count, and the roofline.")
+    @Nullable
+    Path plot;
 
     @Option(
             names = "--separate",
@@ -160,6 +170,9 @@ final class Bench implements Callable<Integer> {
         if (file != null) {
             write(file, json);
         }
+        if (plot != null) {
+            draw(plot, json);
+        }
         output.print(json, report.text());
         return report.ok() ? Moe.DONE : Moe.NO;
     }
@@ -186,19 +199,35 @@ final class Bench implements Callable<Integer> {
         positive("--limit-gbs", limitGbs);
         positive("--limit-tops", limitTops);
         shapes.forEach(shape -> BenchShape.of(shape).config(1));
-        if (file != null) {
-            try {
-                WholeFile.requireWritable(file); // found out now, not after the work
-            } catch (CheckpointException e) {
-                throw new IllegalArgumentException(
-                        "--output: expected a file that can be written: " + e.getMessage(), e);
+        writable("--output", file);
+        writable("--plot", plot);
+        if (plot != null && layers != null) {
+            throw new IllegalArgumentException("--plot: expected single calls, without --layers");
+        }
+    }
+
+    /** Found out now, not after the work. */
+    private static void writable(String option, @Nullable Path file) {
+        try {
+            if (file != null) {
+                WholeFile.requireWritable(file);
             }
+        } catch (CheckpointException e) {
+            throw new IllegalArgumentException(option + ": expected a file that can be written: " + e.getMessage(), e);
         }
     }
 
     private static void positive(String option, @Nullable Double value) {
         if (value != null && !(value > 0)) {
             throw new IllegalArgumentException(option + ": expected a positive number, got " + value);
+        }
+    }
+
+    private static void draw(Path plot, Map<String, @Nullable Object> json) {
+        try {
+            BenchPlot.draw(json, plot);
+        } catch (IOException e) {
+            throw CheckpointException.of(plot, "cannot be drawn", e);
         }
     }
 

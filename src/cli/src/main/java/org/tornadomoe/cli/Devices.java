@@ -1,12 +1,12 @@
 package org.tornadomoe.cli;
 
 import java.util.ArrayList;
-import java.util.HashSet;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Locale;
 import java.util.Map;
 import java.util.concurrent.Callable;
+import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8Scheme;
@@ -20,7 +20,11 @@ import picocli.CommandLine.Command;
 import picocli.CommandLine.Mixin;
 
 /** {@code moe devices}: what is here, and what each kernel class lacks. */
-@Command(name = "devices", description = "Lists devices, what they can do, and what each kernel class lacks.")
+@Command(
+        name = "devices",
+        description = "Lists devices, what they can do, and what each kernel class lacks.",
+        footerHeading = "%nExamples:%n",
+        footer = {"  moe devices", "  moe devices --json"})
 final class Devices implements Callable<Integer> {
     /** A small layer that every kernel class could serve, if only the device lets it. */
     private static final FusedMoeConfig ANY = FusedMoeConfig.builder()
@@ -33,6 +37,9 @@ final class Devices implements Callable<Integer> {
 
     @Mixin
     Target target;
+
+    @Mixin
+    Reasons reasons;
 
     @Mixin
     Output output;
@@ -50,20 +57,19 @@ final class Devices implements Callable<Integer> {
             return new Service(experts.backend().toString(), device, experts.name(), schemes);
         }
 
-        List<String> row() {
-            List<String> served = new ArrayList<>();
-            List<String> missing = new ArrayList<>();
-            schemes.forEach((scheme, reason) -> {
-                if (reason == null) {
-                    served.add(scheme);
-                } else {
-                    missing.add(scheme + ": " + reason);
-                }
-            });
-            boolean sameForAll = served.isEmpty() && new HashSet<>(schemes.values()).size() == 1;
-            String lacks =
-                    sameForAll ? String.valueOf(schemes.values().iterator().next()) : String.join("; ", missing);
-            return List.of(name, device, String.join(", ", served), lacks);
+        /** With what stands in the way by numbers, that it was made for other schemes apart. */
+        List<String> row(Reasons reasons) {
+            List<String> served = schemes.keySet().stream()
+                    .filter(scheme -> schemes.get(scheme) == null)
+                    .toList();
+            List<String> lacks = schemes.values().stream()
+                    .flatMap(Stream::ofNullable)
+                    .filter(reason -> reasons.verbose || !reason.contains("quantization scheme"))
+                    .toList();
+            String serves = served.isEmpty()
+                    ? "nothing here"
+                    : served.size() == schemes.size() ? "every scheme" : String.join(", ", served);
+            return List.of(name, device, serves + (lacks.isEmpty() ? "" : " (why: " + reasons.numbers(lacks) + ")"));
         }
 
         Map<String, @Nullable Object> toJson() {
@@ -81,7 +87,6 @@ final class Devices implements Callable<Integer> {
         TornadoHome home = TornadoHome.current();
         String note = target.homeNote();
         String kind = home.kind().name().toLowerCase(Locale.ROOT);
-        String absent = System.getProperty("tornadomoe.absent");
         List<Service> services = new ArrayList<>();
         for (FusedMoeExperts experts : Int8MoeOracle.installed().kernelClasses()) {
             for (String device : experts.devices()) {
@@ -98,11 +103,11 @@ final class Devices implements Callable<Integer> {
         json.put("version", home.version());
         json.put("untriedVersion", home.untriedVersion());
         json.put("note", note);
-        json.put("absentBackends", absent);
+        json.put("absentBackends", home.absentBackends());
         json.put("devices", home.devices().stream().map(Devices::toJson).toList());
         json.put("kernelClasses", services.stream().map(Service::toJson).toList());
         json.put("chosen", chosen);
-        output.print(json, text(home, kind, note, absent, services) + text(chosen));
+        output.print(json, text(home, kind, note, services, chosen));
         return Moe.DONE;
     }
 
@@ -114,13 +119,6 @@ final class Devices implements Callable<Integer> {
         } catch (UnsupportedOperationException nothing) {
             return null;
         }
-    }
-
-    private static String text(Map<String, @Nullable String> chosen) {
-        List<List<String>> rows = new ArrayList<>();
-        rows.add(List.of("scheme", "runs as"));
-        chosen.forEach((scheme, what) -> rows.add(List.of(scheme, what == null ? "nothing here" : what)));
-        return System.lineSeparator() + System.lineSeparator() + Output.table(rows);
     }
 
     private static Map<String, Object> toJson(Device device) {
@@ -135,8 +133,12 @@ final class Devices implements Callable<Integer> {
         return json;
     }
 
-    private static String text(
-            TornadoHome home, String kind, @Nullable String note, @Nullable String absent, List<Service> services) {
+    private String text(
+            TornadoHome home,
+            String kind,
+            @Nullable String note,
+            List<Service> services,
+            Map<String, @Nullable String> chosen) {
         List<List<String>> devices = new ArrayList<>();
         devices.add(List.of("device", "name", "memory", "work-group", "dp4a", "int8 mma"));
         for (Device device : home.devices()) {
@@ -148,16 +150,35 @@ final class Devices implements Callable<Integer> {
                     device.lacksDp4a() == null ? "yes" : "no",
                     device.lacksInt8Mma() == null ? "yes" : "no"));
         }
+        List<List<String>> schemes = new ArrayList<>();
+        schemes.add(List.of("scheme", "runs as"));
+        chosen.forEach((scheme, what) -> schemes.add(List.of(scheme, what == null ? "nothing here" : what)));
         List<List<String>> classes = new ArrayList<>();
-        classes.add(List.of("kernel class", "device", "serves", "lacks"));
-        services.forEach(service -> classes.add(service.row()));
+        classes.add(List.of("kernel class", "device", "serves"));
+        services.forEach(service -> classes.add(service.row(reasons)));
 
-        String blank = System.lineSeparator() + System.lineSeparator();
-        return "TornadoVM: " + kind + (home.version() == null ? "" : " " + home.version())
-                + (note == null ? "" : ": " + note)
-                + (home.untriedVersion() == null ? "" : System.lineSeparator() + home.untriedVersion())
-                + (absent == null ? "" : System.lineSeparator() + "not here: " + absent)
-                + (home.devices().isEmpty() ? "" : blank + Output.table(devices))
-                + blank + Output.table(classes);
+        int width = output.width();
+        List<String> parts = new ArrayList<>();
+        String home1 = "TornadoVM: " + kind + (home.version() == null ? "" : " " + home.version())
+                + (note == null ? "" : ": " + note);
+        parts.add(String.join(
+                System.lineSeparator(),
+                Stream.of(home1, home.untriedVersion(), absent(home))
+                        .flatMap(Stream::ofNullable)
+                        .flatMap(line -> Output.wrap(line, width).stream())
+                        .toList()));
+        if (!home.devices().isEmpty()) {
+            parts.add(Output.table(devices));
+        }
+        parts.add(Output.table(schemes, width));
+        parts.add(Output.table(classes, width));
+        if (!reasons.list().isEmpty()) {
+            parts.add(Output.table(reasons.list(), width));
+        }
+        return String.join(System.lineSeparator().repeat(2), parts);
+    }
+
+    private static @Nullable String absent(TornadoHome home) {
+        return home.absentBackends() == null ? null : "not here: " + home.absentBackends();
     }
 }

@@ -11,6 +11,7 @@ import java.util.function.Consumer;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.checkpoint.MoeCheckpoint;
 import org.tornadomoe.config.EplbConfig;
+import org.tornadomoe.config.FusedMoeActivationFormat;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.FusedMoeParallelConfig;
 import org.tornadomoe.config.Int8Quantization;
@@ -38,8 +39,14 @@ import picocli.CommandLine.Spec;
 @Command(
         name = "explain",
         description = {
-            "Tells which kernel classes are considered for a layer, in order, each with its reason,",
-            "and what would have to change for the first refused one to be taken."
+            "Tells which kernel classes are considered for a layer, and why each is taken or refused.",
+            "They are told in the order in which they are tried, with what would have to change for the first refused"
+                    + " one to be taken."
+        },
+        footerHeading = "%nExamples:%n",
+        footer = {
+            "  moe explain --checkpoint ~/models/Mixtral-8x7B",
+            "  moe explain --experts 128 --top-k 8 --hidden 2048 --intermediate 768 --scheme w8a16_group"
         })
 final class Explain implements Callable<Integer> {
     @Spec
@@ -156,6 +163,9 @@ final class Explain implements Callable<Integer> {
     Target target;
 
     @Mixin
+    Reasons reasons;
+
+    @Mixin
     Output output;
 
     @Override
@@ -173,8 +183,7 @@ final class Explain implements Callable<Integer> {
         QuantKey activations = activationKey == null ? quantization.activationKey() : key(activationKey);
         FusedMoeConfig config = config();
         EplbConfig eplb = target.loadBalancing();
-        Sharding sharding =
-                target.devices.size() < 2 && eplb == null ? null : sharding(config, weights, activations, eplb);
+        Sharding sharding = target.devices.size() < 2 && eplb == null ? null : sharding(config, weights, activations);
         Explanation explanation = Int8MoeOracle.installed()
                 .explain(sharding == null ? config : sharding.ranks().getFirst().config(), weights, activations);
         Map<String, @Nullable Object> json = json(explanation, note);
@@ -190,24 +199,12 @@ final class Explain implements Callable<Integer> {
     }
 
     /** What each of several devices gets; of the first one's kernel classes all are explained. */
-    private Sharding sharding(
-            FusedMoeConfig layer,
-            @Nullable QuantKey weights,
-            @Nullable QuantKey activations,
-            @Nullable EplbConfig eplb) {
+    private Sharding sharding(FusedMoeConfig layer, @Nullable QuantKey weights, @Nullable QuantKey activations) {
         if (weights == null) {
             throw new ParameterException(
                     spec.commandLine(), "--devices: expected one for weights that aren't quantised");
         }
-        return Sharding.of(
-                Int8MoeOracle.installed(),
-                layer,
-                weights,
-                activations,
-                null,
-                target.devices,
-                target.isExpertParallel(),
-                eplb);
+        return target.sharding(layer, weights, activations);
     }
 
     private static @Nullable Map<String, Integer> json(@Nullable EplbConfig eplb) {
@@ -288,7 +285,7 @@ final class Explain implements Callable<Integer> {
         return layer.maxNumTokens(tokens)
                 .isLoraEnabled(lora)
                 .batchInvariant(batchInvariant)
-                .moeBackend(target.backend)
+                .moeBackend(target.backend())
                 .device(target.devices.size() == 1 ? target.devices.getFirst() : null)
                 .moeParallelConfig(FusedMoeParallelConfig.builder()
                         .tp(tp, 0)
@@ -419,7 +416,12 @@ final class Explain implements Callable<Integer> {
         return key == null ? null : key.toString();
     }
 
-    private static String text(Explanation explanation, @Nullable String note) {
+    /** Its id, which is what devices are named by. */
+    private String device(String told) {
+        return reasons.verbose ? told : told.replaceFirst(" \\(.*", "");
+    }
+
+    private String text(Explanation explanation, @Nullable String note) {
         FusedMoeConfig config = explanation.config();
         List<List<String>> rows = new ArrayList<>();
         rows.add(List.of(
@@ -435,35 +437,47 @@ final class Explain implements Callable<Integer> {
         if (!parallel.equals(FusedMoeParallelConfig.NO_PARALLEL)) {
             rows.add(List.of("parallel", parallel.toString()));
         }
-        rows.add(List.of("weights", orNone(explanation.weightKey())));
-        rows.add(List.of("activations", orNone(explanation.activationKey()) + ", " + explanation.format()));
-        rows.add(List.of("prepare, finalize", prepareAndFinalize(explanation)));
+        rows.add(List.of("weights", reasons.of(explanation.weightKey())));
+        rows.add(List.of(
+                "activations",
+                reasons.of(explanation.activationKey())
+                        + (explanation.format() == FusedMoeActivationFormat.STANDARD && !reasons.verbose
+                                ? ""
+                                : ", " + explanation.format())));
+        if (reasons.verbose) {
+            rows.add(List.of("prepare, finalize", prepareAndFinalize(explanation)));
+        }
         List<List<String>> candidates = new ArrayList<>();
-        candidates.add(List.of("backend", "kernel class", "device", ""));
+        candidates.add(List.of("kernel class", "backend", "device", "answer"));
         for (int c = 0; c < explanation.candidates().size(); c++) {
             Explanation.Candidate candidate = explanation.candidates().get(c);
-            List<String> answers = candidate.support().supported()
-                    ? List.of("supported")
-                    : candidate.refusals().stream()
-                            .map(refusal -> String.valueOf(refusal.reason()))
-                            .toList();
+            List<String> why = candidate.refusals().stream()
+                    .map(refusal -> String.valueOf(refusal.reason()))
+                    .toList();
             candidates.add(List.of(
-                    candidate.backend().value(),
                     candidate.kernelClass() == null ? "" : candidate.kernelClass(),
-                    candidate.device() == null ? "" : candidate.device(),
-                    c == explanation.chosen() ? "TAKEN: " + answers.getFirst() : answers.getFirst()));
-            answers.stream().skip(1).forEach(answer -> candidates.add(List.of("", "", "", answer)));
+                    candidate.backend().toString(),
+                    candidate.device() == null ? "" : device(candidate.device()),
+                    c == explanation.chosen()
+                            ? "TAKEN"
+                            : candidate.support().supported() ? "would do" : "no: " + reasons.numbers(why)));
         }
+        int width = output.width();
         List<String> lines = new ArrayList<>();
         if (note != null) {
-            lines.add(note);
+            lines.addAll(Output.wrap(note, width));
             lines.add("");
         }
-        lines.add(Output.table(rows));
+        lines.add(Output.table(rows, width));
         lines.add("");
-        lines.add(Output.table(candidates));
+        lines.add(Output.table(candidates, width));
         lines.add("");
-        lines.add(explanation.failure() == null ? "Taken: " + chosen(explanation) : explanation.failure());
+        if (!reasons.list().isEmpty()) {
+            lines.add(Output.table(reasons.list(), width));
+            lines.add("");
+        }
+        lines.addAll(Output.wrap(
+                explanation.failure() == null ? "Taken: " + chosen(explanation) : explanation.failure(), width));
         Explanation.Candidate taken = explanation.taken();
         if (taken != null && taken.memory() != null) {
             lines.add("Memory: " + Output.memory(taken.memory()));
@@ -483,15 +497,12 @@ final class Explain implements Callable<Integer> {
         }
         Explanation.Candidate refused = explanation.firstRefused();
         if (refused != null) {
-            lines.add(
+            lines.addAll(Output.wrap(
                     explanation.changes().isEmpty()
                             ? "Nothing would make " + refused.name() + " fit."
-                            : "For " + refused.name() + ": " + String.join("; ", explanation.changes()));
+                            : "For " + refused.name() + ": " + String.join("; ", explanation.changes()),
+                    width));
         }
         return String.join(System.lineSeparator(), lines);
-    }
-
-    private static String orNone(@Nullable QuantKey key) {
-        return key == null ? "not quantised" : key.toString();
     }
 }

@@ -1,17 +1,21 @@
 package org.tornadomoe.cli;
 
+import java.io.FileDescriptor;
 import java.io.FileOutputStream;
 import java.io.IOException;
 import java.io.PrintStream;
 import java.io.PrintWriter;
 import java.io.StringWriter;
+import java.lang.reflect.Constructor;
 import java.nio.file.InvalidPathException;
 import java.nio.file.Path;
+import java.util.ArrayList;
 import java.util.List;
 import java.util.Map;
 import java.util.logging.Level;
 import java.util.logging.Logger;
 import java.util.stream.Collectors;
+import java.util.stream.Stream;
 import org.tornadomoe.checkpoint.CheckpointException;
 import org.tornadomoe.checkpoint.Printable;
 import org.tornadomoe.config.Int8Scheme;
@@ -19,9 +23,9 @@ import org.tornadomoe.kernel.InsufficientMemoryException;
 import org.tornadomoe.kernel.MoeExecutionException;
 import picocli.CommandLine;
 import picocli.CommandLine.Command;
+import picocli.CommandLine.HelpCommand;
 import picocli.CommandLine.IVersionProvider;
 import picocli.CommandLine.Model.CommandSpec;
-import picocli.CommandLine.Model.OptionSpec;
 import picocli.CommandLine.ParameterException;
 import picocli.CommandLine.ScopeType;
 import picocli.CommandLine.TypeConversionException;
@@ -34,8 +38,15 @@ import picocli.CommandLine.UnmatchedArgumentException;
  */
 @Command(
         name = "moe",
-        description = "An int8 mixture-of-experts layer on TornadoVM.",
+        description = "Runs int8 mixture-of-experts layers on GPUs, through TornadoVM, or on the CPU.",
         mixinStandardHelpOptions = true,
+        footerHeading = "%nExamples:%n",
+        footer = {
+            "  moe run DIR               runs layer 0 of a checkpoint, with time and error",
+            "  moe devices               what is here to run on",
+            "  moe help run              the options of a command",
+            "  . <(moe completion)       lets bash, and zsh after bashcompinit, complete them"
+        },
         scope = ScopeType.INHERIT,
         versionProvider = Moe.Version.class,
         subcommands = {
@@ -46,7 +57,9 @@ import picocli.CommandLine.UnmatchedArgumentException;
             Bench.class,
             Tune.class,
             Quantize.class,
-            Inspect.class
+            Inspect.class,
+            Completion.class,
+            HelpCommand.class
         })
 public final class Moe {
     static final int DONE = 0;
@@ -56,10 +69,14 @@ public final class Moe {
     /** The launcher started this JVM with an SDK that is of no use: it is to start the interpreter instead. */
     static final int NO_USE_FOR_SDK = 75;
 
+    private static final String LINE_OF_LOG = "java.util.logging.SimpleFormatter.format";
     private static final Logger LIBRARY = Logger.getLogger("org.tornadomoe");
     private static final Logger TUNING = Logger.getLogger("org.tornadomoe.tuning");
 
     final Map<String, String> environment;
+
+    /** What a user should know beside the result; nobody hears of it where a command fails. */
+    final List<String> notes = new ArrayList<>();
 
     private Moe(Map<String, String> environment) {
         this.environment = environment;
@@ -74,6 +91,10 @@ public final class Moe {
             LIBRARY.setLevel(Level.WARNING); // what the oracle chose is in the result
             TUNING.setLevel(Level.SEVERE); // 'moe explain' tells whether there is a file
         }
+        if (System.getProperty(LINE_OF_LOG) == null) {
+            System.setProperty(LINE_OF_LOG, "moe: %5$s%6$s%n"); // one line each
+        }
+        System.setErr(standardError());
         String elsewhere = System.getenv("MOE_RESULTS");
         PrintStream results = elsewhere == null
                 ? System.out
@@ -81,6 +102,24 @@ public final class Moe {
         // What TornadoVM or another library prints must not end up between results.
         System.setOut(System.err);
         System.exit(run(writer(results), writer(System.err), System.getenv(), args));
+    }
+
+    /**
+     * Standard error. The launcher starts this JVM with a pipe in its place, to leave out what Java says of the Vector
+     * API's module, and with the true one under another number.
+     */
+    private static PrintStream standardError() {
+        Integer number = Integer.getInteger("tornadomoe.err");
+        if (number == null) {
+            return System.err;
+        }
+        try {
+            Constructor<FileDescriptor> descriptor = FileDescriptor.class.getDeclaredConstructor(int.class);
+            descriptor.setAccessible(true);
+            return new PrintStream(new FileOutputStream(descriptor.newInstance(number)), true, System.err.charset());
+        } catch (ReflectiveOperationException | RuntimeException notOpened) {
+            return System.err; // the pipe lets the rest through
+        }
     }
 
     private static PrintWriter writer(PrintStream stream) {
@@ -100,6 +139,7 @@ public final class Moe {
                 .setOut(out)
                 .setErr(err)
                 .setCaseInsensitiveEnumValuesAllowed(true)
+                .setUsageHelpWidth(Output.width(environment))
                 .setExpandAtFiles(false)
                 .registerConverter(Path.class, Moe::path)
                 .registerConverter(Checkpoint.class, name -> new Checkpoint(path(name), environment))
@@ -145,16 +185,23 @@ public final class Moe {
         }
     }
 
+    /** The command's options and its commands' own, for who writes about them. */
+    static CommandLine commandLine() {
+        return new CommandLine(new Moe(Map.of()));
+    }
+
     private static int misused(ParameterException problem, boolean debug) {
         CommandLine at = problem.getCommandLine();
         CommandSpec spec = at.getCommandSpec();
         String known = "";
         if (!spec.subcommands().isEmpty()) {
-            known = "; the commands are " + String.join(", ", spec.subcommands().keySet());
+            known = known("commands", List.copyOf(spec.subcommands().keySet()), problem);
         } else if (problem instanceof UnmatchedArgumentException) {
-            List<String> names =
-                    spec.options().stream().map(OptionSpec::longestName).toList();
-            known = "; the options are " + String.join(", ", names);
+            List<String> names = spec.options().stream()
+                    .flatMap(option -> Stream.of(option.names()))
+                    .filter(name -> name.startsWith("--"))
+                    .toList();
+            known = known("options", names, problem);
         }
         complain(
                 at.getErr(),
@@ -163,6 +210,16 @@ public final class Moe {
                 problem,
                 debug);
         return BAD_INPUT;
+    }
+
+    /** The name that was probably meant, or else all that there are. */
+    private static String known(String what, List<String> names, ParameterException problem) {
+        String nearest = problem instanceof UnmatchedArgumentException unmatched
+                ? Nearest.of(unmatched.getUnmatched().getFirst().replaceFirst("=.*", ""), names)
+                : null;
+        return nearest == null
+                ? "; the " + what + " are " + String.join(", ", names)
+                : "; did you mean '" + nearest + "'?";
     }
 
     private static int failed(Throwable failure, PrintWriter err, boolean debug) {
@@ -186,7 +243,7 @@ public final class Moe {
     }
 
     private static void complain(PrintWriter err, String problem, Throwable cause, boolean debug) {
-        err.println(Printable.message(oneLine(problem)));
+        err.println(Printable.message(Nearest.suggest(oneLine(problem))));
         if (debug) {
             StringWriter trace = new StringWriter();
             cause.printStackTrace(new PrintWriter(trace));

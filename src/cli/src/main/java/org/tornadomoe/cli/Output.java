@@ -1,15 +1,13 @@
 package org.tornadomoe.cli;
 
-import static java.lang.foreign.ValueLayout.JAVA_INT;
-
 import java.io.PrintWriter;
-import java.lang.foreign.FunctionDescriptor;
-import java.lang.foreign.Linker;
 import java.util.ArrayList;
+import java.util.Collections;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Locale;
 import java.util.Map;
+import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.checkpoint.Printable;
 import org.tornadomoe.kernel.DeviceMemory;
@@ -21,17 +19,45 @@ import tools.jackson.jr.ob.JSON;
 
 /** The output of every command: a result, as text or as JSON. */
 final class Output {
+    private static final int DEFAULT_WIDTH = 100;
+    private static final int MIN_WIDTH = 60;
+
+    /** Of a column that is wrapped. */
+    private static final int NARROWEST = 20;
+
+    private static final int FACT_NAME = 11;
+
     @Spec(Spec.Target.MIXEE)
     CommandSpec spec;
 
     @Option(names = "--json", description = "Print the result as one JSON object.")
     boolean json;
 
-    /** Prints the result. Numbers in {@code fields} that are not finite become null: JSON has none. */
+    /** What the command tells before its result, a line; not with {@code --json}. Notes come first. */
+    void fact(String name, String value) {
+        tellNotes();
+        if (!json) {
+            spec.commandLine().getOut().println(Printable.visible(pad(name, FACT_NAME) + value));
+        }
+    }
+
+    private void tellNotes() {
+        List<String> notes = moe(spec).notes;
+        notes.forEach(note -> say(spec, note));
+        notes.clear();
+    }
+
+    /**
+     * Prints the result, but for what was told as facts. Numbers in {@code fields} that are not finite become null:
+     * JSON has none.
+     */
     void print(Map<String, ?> fields, String text) {
-        PrintWriter out = spec.commandLine().getOut();
-        out.println(Printable.visible(
-                json ? JSON.std.with(JSON.Feature.WRITE_NULL_PROPERTIES).asString(finite(fields)) : text));
+        tellNotes();
+        if (json || !text.isEmpty()) {
+            PrintWriter out = spec.commandLine().getOut();
+            out.println(Printable.visible(
+                    json ? JSON.std.with(JSON.Feature.WRITE_NULL_PROPERTIES).asString(finite(fields)) : text));
+        }
     }
 
     private static @Nullable Object finite(@Nullable Object value) {
@@ -70,6 +96,73 @@ final class Output {
             lines.add(line.toString().stripTrailing());
         }
         return String.join(System.lineSeparator(), lines);
+    }
+
+    /** As the other, with the last column wrapped so that lines end before a width where words allow it. */
+    static String table(List<List<String>> rows, int width) {
+        int last = rows.stream().mapToInt(List::size).max().orElse(0) - 1;
+        int before = IntStream.range(0, Math.max(0, last))
+                .map(c -> rows.stream()
+                                .filter(row -> c < row.size())
+                                .mapToInt(row -> row.get(c).length())
+                                .max()
+                                .orElse(0)
+                        + 2)
+                .sum();
+        List<List<String>> wrapped = new ArrayList<>();
+        for (List<String> row : rows) {
+            if (row.size() <= last) {
+                wrapped.add(row);
+                continue;
+            }
+            List<String> start = row.subList(0, last);
+            for (String line : wrap(row.get(last), width - before)) {
+                List<String> cells = new ArrayList<>(start);
+                cells.add(line);
+                wrapped.add(cells);
+                start = Collections.nCopies(last, "");
+            }
+        }
+        return table(wrapped);
+    }
+
+    /** Lines of at most so many characters, where words allow it; at least one. */
+    static List<String> wrap(String text, int width) {
+        List<String> lines = new ArrayList<>();
+        StringBuilder line = new StringBuilder();
+        for (String word : text.split(" ")) {
+            if (!line.isEmpty() && line.length() + 1 + word.length() > Math.max(width, NARROWEST)) {
+                lines.add(line.toString());
+                line.setLength(0);
+            }
+            line.append(line.isEmpty() ? "" : " ").append(word);
+        }
+        lines.add(line.toString());
+        return lines;
+    }
+
+    private static String pad(String text, int width) {
+        return text + " ".repeat(Math.max(1, width - text.length()));
+    }
+
+    /** Columns of the terminal, or of lines where there is none. */
+    int width() {
+        return width(moe(spec).environment);
+    }
+
+    /** The same, by {@code COLUMNS}. */
+    static int width(Map<String, String> environment) {
+        try {
+            return Math.max(
+                    MIN_WIDTH,
+                    Integer.parseInt(environment.getOrDefault("COLUMNS", "").strip()));
+        } catch (NumberFormatException none) {
+            return DEFAULT_WIDTH;
+        }
+    }
+
+    private static Moe moe(CommandSpec spec) {
+        return (Moe) spec.root().userObject();
     }
 
     /** Bytes in the unit that suits them. */
@@ -147,26 +240,18 @@ final class Output {
                 : String.format(Locale.ROOT, "%.2e", value);
     }
 
-    /** Tells of something on standard error, on one line. */
+    /** Tells of something on standard error, on one line, now. */
     static void say(CommandSpec spec, String line) {
         spec.commandLine().getErr().println(Printable.message("moe: " + line));
     }
 
-    /** Whether somebody watches standard error; {@link System#console} tells of the other two. */
-    @SuppressWarnings("restricted") // the C library's isatty
+    /** Tells of something with the result, if there is one. */
+    static void note(CommandSpec spec, String line) {
+        moe(spec).notes.add(line);
+    }
+
+    /** Whether somebody watches standard error, as the launcher found. */
     static boolean errorIsTerminal() {
-        Linker linker = Linker.nativeLinker();
-        return linker.defaultLookup()
-                .find("isatty")
-                .map(isatty -> {
-                    try {
-                        return (int) linker.downcallHandle(isatty, FunctionDescriptor.of(JAVA_INT, JAVA_INT))
-                                        .invokeExact(2)
-                                == 1;
-                    } catch (Throwable failure) {
-                        return false;
-                    }
-                })
-                .orElse(false);
+        return "1".equals(System.getProperty("tornadomoe.terminal"));
     }
 }

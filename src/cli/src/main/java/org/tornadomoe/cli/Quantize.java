@@ -30,10 +30,15 @@ import tools.jackson.jr.ob.JSON;
 @Command(
         name = "quantize",
         description = {
-            "Writes a checkpoint again with its experts in int8, as compressed-tensors has them, for this and other"
-                    + " engines,",
-            "with a report of each expert's error: quantization_report.txt, .json and .png. Everything else is copied.",
-            "Run it again after it was interrupted, and it goes on after the last file that is complete."
+            "Writes a checkpoint again with its experts in int8, for this and other engines.",
+            "They are stored as compressed-tensors has them, with a report of each expert's error:"
+                    + " quantization_report.txt, .json and .png. Everything else is copied. Run it again after it was"
+                    + " interrupted, and it goes on after the last file that is complete."
+        },
+        footerHeading = "%nExamples:%n",
+        footer = {
+            "  moe quantize ~/models/Mixtral-8x7B ~/models/Mixtral-8x7B-int8",
+            "  moe quantize DIR OUT --scheme w8a16_group --group 128 --layers 0,1"
         })
 final class Quantize implements Callable<Integer> {
     private static final String REPORT = "quantization_report";

@@ -32,18 +32,24 @@ import picocli.CommandLine.Parameters;
 /** {@code moe run}: the main job, a layer of a checkpoint on some tokens. */
 @Command(
         name = "run",
-        description = "Loads a layer of a checkpoint, quantises it, runs it, and prints timings and the error.")
+        description = "Loads a layer of a checkpoint, quantises it, runs it, and prints timings and the error.",
+        footerHeading = "%nExamples:%n",
+        footer = {
+            "  moe run ~/models/Mixtral-8x7B --layer 3",
+            "  moe run model.gguf --scheme w8a8_channel --tokens 256",
+            "  moe run DIR --input hidden.safetensors --output out.safetensors"
+        })
 final class Run implements Callable<Integer> {
     private static final int DEFAULT_TOKENS = 16;
 
     /** The reference takes its time. */
     private static final int MOST_CHECKED_TOKENS = 16;
 
-    /** Of a round of runs; the last one is timed. */
-    private static final double ROUND_SECONDS = 1;
+    /** Runs are counted in rounds, as long as this part of the time there is. */
+    private static final double ROUND = 0.125;
 
-    /** Rounds before that go on until the JVM compiles next to nothing any more, but no longer than this. */
-    private static final double LONGEST_WARM_UP_SECONDS = 10;
+    /** Rounds before the timed one go on until the JVM compiles next to nothing any more, in half of the time. */
+    private static final double WARM_UP = 0.5;
 
     private static final long LITTLE_COMPILATION_MILLIS = 10;
 
@@ -88,6 +94,14 @@ final class Run implements Callable<Integer> {
     @Nullable
     Path result;
 
+    @Option(
+            names = "--seconds",
+            paramLabel = "S",
+            defaultValue = "2",
+            description = "Measure for S seconds, up to half of them to let the JVM compile; 0 for the first run alone;"
+                    + " default ${DEFAULT-VALUE}.")
+    double seconds = 2;
+
     @Mixin
     Scheme scheme;
 
@@ -106,6 +120,9 @@ final class Run implements Callable<Integer> {
     @Override
     public Integer call() {
         scheme.quantization(); // its complaints come first
+        if (!(seconds >= 0 && seconds < Double.POSITIVE_INFINITY)) {
+            throw new IllegalArgumentException("--seconds: expected a number, 0 or more, got " + seconds);
+        }
         if (result != null) {
             WholeFile.requireWritable(result); // found out now, not after the work
         }
@@ -118,6 +135,7 @@ final class Run implements Callable<Integer> {
             long start = System.nanoTime();
             try (MoeLayer loaded = target.load(weights, quantization, hidden.count())) {
                 double load = secondsSince(start);
+                tell(opened.modelType(), loaded, load);
                 Times times = time(loaded, hidden, out);
                 if (result != null) {
                     new SafetensorsWriter()
@@ -142,29 +160,32 @@ final class Run implements Callable<Integer> {
         return Tokens.random(tokens == null ? DEFAULT_TOKENS : tokens, hiddenDim);
     }
 
-    private static Times time(MoeLayer layer, Tokens hidden, float[] out) {
-        long start = System.nanoTime();
+    private Times time(MoeLayer layer, Tokens hidden, float[] out) {
         double first = call(layer, hidden, out);
+        output.fact("first run", Output.seconds(first));
+        if (seconds == 0) {
+            return new Times(first, 0, first, 1);
+        }
+        long start = System.nanoTime();
         int warmUps = 1;
         long compiled;
         do {
             compiled = compilationMillis();
-            warmUps += round(layer, hidden, out).size();
-        } while (compilationMillis() - compiled > LITTLE_COMPILATION_MILLIS
-                && secondsSince(start) < LONGEST_WARM_UP_SECONDS);
-        List<Double> seconds = round(layer, hidden, out);
-        seconds.sort(null);
-        return new Times(first, warmUps, seconds.get(seconds.size() / 2), seconds.size());
+            warmUps += round(layer, hidden, out, ROUND * seconds).size();
+        } while (compilationMillis() - compiled > LITTLE_COMPILATION_MILLIS && secondsSince(start) < WARM_UP * seconds);
+        List<Double> took = round(layer, hidden, out, seconds - secondsSince(start));
+        took.sort(null);
+        return new Times(first, warmUps, took.get(took.size() / 2), took.size());
     }
 
     /** Seconds of each of a round's calls, at least one. */
-    private static List<Double> round(MoeLayer layer, Tokens hidden, float[] out) {
-        List<Double> seconds = new ArrayList<>();
+    private static List<Double> round(MoeLayer layer, Tokens hidden, float[] out, double seconds) {
+        List<Double> took = new ArrayList<>();
         long start = System.nanoTime();
         do {
-            seconds.add(call(layer, hidden, out));
-        } while (secondsSince(start) < ROUND_SECONDS);
-        return seconds;
+            took.add(call(layer, hidden, out));
+        } while (secondsSince(start) < seconds);
+        return took;
     }
 
     private static long compilationMillis() {
@@ -222,42 +243,47 @@ final class Run implements Callable<Integer> {
         json.put("checkedTokens", checked);
         json.put("output", result == null ? null : result.toString());
 
-        List<List<String>> rows = new ArrayList<>();
-        rows.add(List.of("layer", modelType + ", layer " + layer + " of " + checkpoint));
-        rows.add(List.of(
+        output.fact(
+                "run",
+                Output.seconds(times.median()) + " for " + tokens + (tokens == 1 ? " token" : " tokens")
+                        + (times.warmUps() == 0
+                                ? ", the first run"
+                                : ", median of " + times.runs() + " after " + times.warmUps()));
+        output.fact("rate", String.format(Locale.ROOT, "%.0f tokens/s", perSecond));
+        ExpertBalance balance = loaded.balance();
+        if (balance != null) {
+            output.fact("balance", Output.balance(balance));
+        }
+        if (checked > 0) {
+            output.fact(
+                    "error",
+                    Output.number(error) + " relative L2 against the unquantised layer in float64, "
+                            + (checked == tokens ? "all" : "first " + checked) + " tokens");
+        }
+        if (result != null) {
+            output.fact("output", result.toString());
+        }
+        output.print(json, "");
+    }
+
+    /** What is known before anything is measured. */
+    private void tell(String modelType, MoeLayer loaded, double load) {
+        FusedMoeConfig config = loaded.config();
+        output.fact("layer", modelType + ", layer " + layer + " of " + checkpoint);
+        output.fact(
                 "",
                 config.numExperts() + " experts, top " + config.expertsPerToken()
                         + (config.numFusedSharedExperts() == 0
                                 ? ""
                                 : " and " + config.numFusedSharedExperts() + " shared")
                         + ", hidden " + config.hiddenDim()
-                        + ", intermediate " + config.intermediateSize() + ", " + config.activation()));
-        rows.add(List.of("scheme", loaded.scheme().toString()));
-        rows.add(List.of("backend", loaded.backend() + ", " + loaded.kernelClass()));
-        rows.add(List.of("device", loaded.device()));
-        rows.add(List.of(
+                        + ", intermediate " + config.intermediateSize() + ", " + config.activation());
+        output.fact("scheme", loaded.scheme().toString());
+        output.fact("backend", loaded.backend() + ", " + loaded.kernelClass());
+        output.fact("device", loaded.device());
+        output.fact(
                 "memory",
-                loaded.parts().stream().map(part -> Output.bytes(part.bytes())).collect(Collectors.joining(" + "))));
-        ExpertBalance balance = loaded.balance();
-        if (balance != null) {
-            rows.add(List.of("balance", Output.balance(balance)));
-        }
-        rows.add(List.of("load", Output.seconds(load)));
-        rows.add(List.of("first run", Output.seconds(times.first())));
-        rows.add(List.of(
-                "run",
-                Output.seconds(times.median()) + " for " + tokens + (tokens == 1 ? " token" : " tokens")
-                        + ", median of " + times.runs() + " after " + times.warmUps()));
-        rows.add(List.of("rate", String.format(Locale.ROOT, "%.0f tokens/s", perSecond)));
-        if (checked > 0) {
-            rows.add(List.of(
-                    "error",
-                    Output.number(error) + " relative L2 against the unquantised layer in float64, "
-                            + (checked == tokens ? "all" : "first " + checked) + " tokens"));
-        }
-        if (result != null) {
-            rows.add(List.of("output", result.toString()));
-        }
-        output.print(json, Output.table(rows));
+                loaded.parts().stream().map(part -> Output.bytes(part.bytes())).collect(Collectors.joining(" + ")));
+        output.fact("load", Output.seconds(load));
     }
 }

@@ -2,6 +2,7 @@ package org.tornadomoe.cli;
 
 import java.util.List;
 import java.util.Map;
+import java.util.regex.Pattern;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.MoeLayer;
 import org.tornadomoe.MoeOptions;
@@ -22,6 +23,12 @@ import picocli.CommandLine.Spec;
 
 /** The options of every command that say what is to compute. */
 final class Target {
+    private static final List<String> BACKENDS = List.of("auto", "triton", "cpu", "reference");
+
+    /** What is a device, or a kind of them. */
+    private static final Pattern DEVICES =
+            Pattern.compile("gpu|cuda|ptx|nvidia|opencl|metal|spirv", Pattern.CASE_INSENSITIVE);
+
     @Spec(Spec.Target.MIXEE)
     CommandSpec spec;
 
@@ -114,7 +121,7 @@ final class Target {
             note = note.replace("running on the interpreter", "running on the CPU");
         }
         if (note != null && !backend.equals("reference") && !backend.equals("cpu")) {
-            Output.say(spec, note);
+            Output.note(spec, note);
         }
         return sharding;
     }
@@ -133,16 +140,38 @@ final class Target {
     }
 
     Sharding select(FusedMoeConfig config, QuantKey weightKey, @Nullable QuantKey activationKey) {
-        FusedMoeConfig here = config.toBuilder().moeBackend(backend).build();
-        return Sharding.of(
-                Int8MoeOracle.installed(),
-                here,
-                weightKey,
-                activationKey,
-                kernel,
-                devices,
-                isExpertParallel(),
-                loadBalancing());
+        return sharding(config.toBuilder().moeBackend(backend()).build(), weightKey, activationKey);
+    }
+
+    /** Throws as {@link #choose}, naming the option that is wrong. */
+    Sharding sharding(FusedMoeConfig config, QuantKey weightKey, @Nullable QuantKey activationKey) {
+        try {
+            return Sharding.of(
+                    Int8MoeOracle.installed(),
+                    config,
+                    weightKey,
+                    activationKey,
+                    kernel,
+                    devices,
+                    isExpertParallel(),
+                    loadBalancing());
+        } catch (IllegalArgumentException wrong) {
+            String said = String.valueOf(wrong.getMessage());
+            throw new IllegalArgumentException(
+                    said.startsWith("device: ") ? "--" + said : said.replaceFirst("^kernel class: ", "--kernel: "),
+                    wrong);
+        }
+    }
+
+    /** @throws IllegalArgumentException if there is no such backend */
+    String backend() {
+        if (BACKENDS.contains(backend)) {
+            return backend;
+        }
+        throw new IllegalArgumentException("--backend: expected auto, triton, cpu or reference, got '" + backend + "'"
+                + (DEVICES.matcher(backend).find()
+                        ? ": a GPU is taken by auto, or by name with --device, as 'moe devices' has it"
+                        : ""));
     }
 
     /**
@@ -184,20 +213,15 @@ final class Target {
     @Nullable
     String homeNote() {
         Moe moe = (Moe) spec.root().userObject();
-        return note(TornadoHome.current(), backend, moe.environment, System.getProperty("tornadomoe.note"));
+        return note(TornadoHome.current(), backend, moe.environment);
     }
 
-    /**
-     * @param launcherNote what the launcher has found out, empty if it has said so; null if it did not start this JVM
-     */
-    static @Nullable String note(
-            TornadoHome home, String backend, Map<String, String> environment, @Nullable String launcherNote) {
+    static @Nullable String note(TornadoHome home, String backend, Map<String, String> environment) {
         boolean sdkFailed = home.kind() == TornadoHome.Kind.NONE && "1".equals(environment.get("MOE_LAUNCHER"));
         if (sdkFailed && !backend.equals("reference") && !backend.equals("cpu")) {
             throw new NoUseForSdkException(home.note() + ": running on the interpreter");
         }
-        String note = home.kind() == TornadoHome.Kind.INTERPRETER && launcherNote != null ? launcherNote : home.note();
-        return note == null || note.isBlank() ? null : note;
+        return home.note();
     }
 
     /** Chooses as {@link #choose}, loads and quantises, with a progress bar. Throws as {@link MoeLayer#of}. */
@@ -208,7 +232,7 @@ final class Target {
                     weights,
                     MoeOptions.DEFAULT
                             .withQuantization(quantization)
-                            .withBackend(backend)
+                            .withBackend(backend())
                             .withDevices(devices)
                             .withExpertParallel(isExpertParallel())
                             .withLoadBalancing(loadBalancing())

@@ -43,11 +43,15 @@ import picocli.CommandLine.Spec;
 @Command(
         name = "tune",
         description = {
-            "Measures a layer with every launch configuration of its kernel class, for several token counts, and"
-                    + " writes the",
-            "fastest to the file that such layers read. Every result is checked against the definition. What the file"
-                    + " has",
-            "already is not measured again, so that a run that was stopped, or ran out of time, goes on."
+            "Measures a layer with every launch configuration of its kernel class, and keeps the fastest.",
+            "They are measured for several token counts and written to the file that such layers read. Every result is"
+                    + " checked against the definition. What the file has already is not measured again, so that a run"
+                    + " that was stopped, or ran out of time, goes on."
+        },
+        footerHeading = "%nExamples:%n",
+        footer = {
+            "  moe tune --shape mixtral-8x7b --minutes 10 --output ~/tuned",
+            "  moe tune ~/models/Qwen3-30B-A3B --tokens 1,16,256"
         })
 final class Tune implements Callable<Integer> {
     private static final List<Integer> TOKENS =
@@ -117,8 +121,9 @@ final class Tune implements Callable<Integer> {
     @Option(
             names = "--output",
             paramLabel = "DIR",
-            description = "The folder of the file; default the one that TORNADOMOE_TUNED_CONFIG_FOLDER names, else"
-                    + " tornado-config/launch where that is here, else this one.")
+            description =
+                    "The folder of the file, which is made; default the one that TORNADOMOE_TUNED_CONFIG_FOLDER names,"
+                            + " else tornado-config/launch where that is here, else this one.")
     @Nullable
     Path folder;
 
@@ -199,8 +204,8 @@ final class Tune implements Callable<Integer> {
                 throw new IllegalArgumentException("--tokens: expected positive numbers, got " + m);
             }
         }
-        if (folder != null && !Files.isDirectory(folder)) {
-            throw new IllegalArgumentException("--output: expected a folder that is there, got " + folder);
+        if (folder != null && Files.exists(folder) && !Files.isDirectory(folder)) {
+            throw new IllegalArgumentException("--output: expected a folder, got " + folder + ", which is none");
         }
     }
 
@@ -225,7 +230,7 @@ final class Tune implements Callable<Integer> {
     private int tune(Selection selection, LaunchSpace space, Int8Experts experts, List<Integer> wanted, long deadline) {
         PrintWriter err = spec.commandLine().getErr();
         Path file = file(space);
-        WholeFile.requireWritable(file); // found out now, not after the work
+        requireWritable(file);
         NavigableMap<Integer, LaunchConfig> tuned = read(file);
         List<Integer> there =
                 anew ? List.of() : wanted.stream().filter(tuned::containsKey).toList();
@@ -297,6 +302,16 @@ final class Tune implements Callable<Integer> {
             }
         }
         return row;
+    }
+
+    /** Found out now, not after the work; its folder is made. */
+    private static void requireWritable(Path file) {
+        try {
+            Files.createDirectories(Objects.requireNonNull(file.toAbsolutePath().getParent()));
+        } catch (IOException e) {
+            throw CheckpointException.of(file, "its folder cannot be made", e);
+        }
+        WholeFile.requireWritable(file);
     }
 
     private static NavigableMap<Integer, LaunchConfig> read(Path file) {

@@ -31,8 +31,13 @@ import picocli.CommandLine.Spec;
 @Command(
         name = "verify",
         description = {
-            "Compares a layer with numbers that another implementation made:",
-            "a checkpoint's layer with a golden file, or every stage with a case file."
+            "Compares a layer with numbers that another implementation made.",
+            "That is a checkpoint's layer with a golden file, or every stage with a case file."
+        },
+        footerHeading = "%nExamples:%n",
+        footer = {
+            "  moe verify DIR --golden DIR/golden.safetensors",
+            "  moe verify --case w8a8_channel_m33.safetensors --backend triton"
         })
 final class Verify implements Callable<Integer> {
     @Spec

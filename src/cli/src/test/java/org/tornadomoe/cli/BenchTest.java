@@ -5,11 +5,15 @@ import static org.assertj.core.api.Assertions.assertThat;
 import static org.junit.jupiter.api.Assumptions.assumeTrue;
 import static org.tornadomoe.cli.Ran.moe;
 
+import java.awt.image.BufferedImage;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.HashSet;
 import java.util.List;
 import java.util.Map;
+import java.util.Set;
+import javax.imageio.ImageIO;
 import org.assertj.core.api.InstanceOfAssertFactories;
 import org.assertj.core.data.Percentage;
 import org.junit.jupiter.api.Test;
@@ -83,6 +87,38 @@ class BenchTest {
 
     private static Percentage relative() {
         return Percentage.withPercentage(1e-6);
+    }
+
+    /** Times, and a roofline beside them. */
+    @ParameterizedTest
+    @ValueSource(strings = {"cpu", "reference"})
+    void timesAreDrawn(String backend) throws IOException {
+        Path png = directory.resolve("times.png");
+        Ran ran = moe(
+                "bench",
+                "--shape",
+                "4:24:20:2",
+                "--tokens",
+                "1,5",
+                "--runs",
+                1,
+                "--seconds",
+                0.1,
+                "--backend",
+                backend,
+                "--plot",
+                png);
+        assertThat(ran.status()).as(ran.err()).isEqualTo(Moe.DONE);
+        BufferedImage image = ImageIO.read(png.toFile());
+        assertThat(image.getWidth()).isEqualTo(2 * 760);
+        Set<Integer> colours = new HashSet<>();
+        for (int x = 0; x < image.getWidth(); x++) {
+            colours.add(image.getRGB(x, image.getHeight() / 2));
+        }
+        assertThat(colours).hasSizeGreaterThan(3);
+        moe("bench", "--shape", "tiny", "--plot", directory.resolve("no/where.png"))
+                .assertRefused("--plot: ", "no such");
+        moe("bench", "--shape", "tiny", "--layers", 2, "--plot", png).assertRefused("--plot: ", "--layers");
     }
 
     @Test

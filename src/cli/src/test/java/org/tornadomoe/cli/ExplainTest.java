@@ -185,7 +185,7 @@ class ExplainTest {
                 .contains(
                         "8 experts, top 2, hidden 128, intermediate 192, silu, RENORMALIZE_NAIVE",
                         "TornadoPortableExperts",
-                        "kernel does not support parallel config FusedMoEParallelConfig(",
+                        "kernel does not support this parallel configuration",
                         "No Int8 MoE backend supports the deployment configuration.",
                         "For TornadoHopperExperts: all-to-all backend: one of [");
     }
@@ -203,7 +203,8 @@ class ExplainTest {
         explain("--activation", "tanh").assertRefused("Unknown MoE activation: 'tanh'");
         explain("--weight-key", "int4").assertRefused("quantization key", "int8_static_channel_sym", "'int4'");
         explain("--scheme", "w8a8_channel", "--weight-key", "none").assertRefused("--scheme", "mutually exclusive");
-        explain("--backend", "marlin").assertRefused("moe_backend='marlin'", "['triton', 'cpu', 'reference']");
+        explain("--backend", "marlin")
+                .assertRefused("--backend: expected auto, triton, cpu or reference, got 'marlin'");
         explain("--tp", 3).assertRefused("intermediateSize: expected a multiple of the tensor-parallel size 3");
         explain("--all2all", "pigeons").assertRefused("all2allBackend", "'pigeons'");
         explain("--routing", "best").assertRefused("--routing", "LLAMA4");

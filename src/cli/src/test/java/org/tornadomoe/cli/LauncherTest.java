@@ -54,6 +54,7 @@ class LauncherTest {
         Files.writeString(java, """
             #!/bin/sh
             case $* in *--list-modules*) exec '%s/bin/java' "$@" ;; esac
+            case $* in *jdk.incubator.vector*) echo 'WARNING: Using incubator modules: jdk.incubator.vector' >&2 ;; esac
             echo "LD_PRELOAD=${LD_PRELOAD:-none}"
             echo "$*"
             exit 3
@@ -297,5 +298,129 @@ class LauncherTest {
         assertThat(moe(jdk("jdk"), Map.of()))
                 .anySatisfy(line ->
                         assertThat(line).contains("is for JDK 21 and no other").contains("-interpreter.jar:"));
+    }
+
+    /** As with a shell: standard output and standard error apart. */
+    private record Said(int status, String out, String err) {}
+
+    private Said started(Map<String, String> environment, String... words) throws Exception {
+        Path out = home.resolve("out");
+        Path err = home.resolve("err");
+        ProcessBuilder builder = new ProcessBuilder(words);
+        builder.environment().keySet().removeIf(name -> name.startsWith("MOE_") || name.equals("TORNADOVM_HOME"));
+        builder.environment().putAll(environment);
+        Process process =
+                builder.redirectOutput(out.toFile()).redirectError(err.toFile()).start();
+        try {
+            assertThat(process.waitFor(50, TimeUnit.SECONDS)).isTrue();
+        } finally {
+            process.destroyForcibly();
+        }
+        return new Said(process.exitValue(), Files.readString(out), Files.readString(err));
+    }
+
+    /** A JDK with the Vector API, whose JVM says something on standard error. */
+    private Map<String, String> jdkThatSays(String name, String... lines) throws Exception {
+        Path jdk = jdk(name);
+        Files.writeString(
+                jdk.resolve("release"), "JAVA_VERSION=\"25.0.3\"\nMODULES=\"java.base jdk.incubator.vector\"\n");
+        Files.writeString(
+                jdk.resolve("bin/java"),
+                "#!/bin/sh\nprintf '" + String.join("\\n", lines) + "' >&2\necho $*\nexit 3\n");
+        return Map.of("JAVA_HOME", jdk.toString(), "MOE_NO_BUILD", "1", "HOME", home.toString());
+    }
+
+    private String moe() {
+        return home.resolve("moe").toString();
+    }
+
+    /** With a JVM as it is, of this test's class path in place of the jars. */
+    @Test
+    void badInputIsOneLineWhateverJavaAndTheMachineHaveToSay() throws Exception {
+        Files.writeString(
+                home.resolve("moe"),
+                Files.readString(Path.of("moe"))
+                        .replace(
+                                "-cp \"$interpreter:$libraries\"",
+                                "-cp '" + System.getProperty("java.class.path") + "'"));
+        String checkpoint =
+                Path.of("src/test/resources/golden/hf/mixtral").toAbsolutePath().toString();
+        Map<String, String> environment =
+                Map.of("JAVA_HOME", System.getProperty("java.home"), "MOE_NO_BUILD", "1", "HOME", home.toString());
+        for (String[] words : new String[][] {
+            {moe(), "run", "nowhere"}, {moe(), "run", checkpoint, "--device", "cuda:0"}, {moe(), "fly"},
+        }) {
+            Said said = started(environment, words);
+            assertThat(said.status()).as(said.err()).isEqualTo(Moe.BAD_INPUT);
+            assertThat(said.out()).isEmpty();
+            assertThat(said.err().lines())
+                    .hasSize(1)
+                    .allSatisfy(line -> assertThat(line).startsWith("moe"));
+        }
+    }
+
+    @Test
+    void onlyJavasWarningIsLeftOut() throws Exception {
+        String warning = "WARNING: Using incubator modules: jdk.incubator.vector";
+        Said said = started(jdkThatSays("quiet", warning, ""), moe(), "devices");
+        assertThat(said.status()).isEqualTo(3);
+        assertThat(said.out()).contains("--add-modules jdk.incubator.vector");
+        assertThat(said.err()).isEmpty();
+        Map<String, String> more = jdkThatSays("more", "Picked up X: -x", warning, "Error: no memory", "and no end");
+        assertThat(started(more, "sh", "-c", moe() + " devices 2>&1 >/dev/null | cat")
+                        .out())
+                .isEqualTo("Picked up X: -x\nError: no memory\nand no end");
+        Map<String, String> other = jdkThatSays("other", "Error: no memory", warning, "");
+        assertThat(started(other, "sh", "-c", moe() + " devices 2>&1 >/dev/null | cat")
+                        .out())
+                .isEqualTo("Error: no memory\n" + warning + "\n");
+        assertThat(started(more, moe(), "--help").out()).doesNotContain("jdk.incubator.vector");
+    }
+
+    private Said built(String wrapper) throws Exception {
+        Files.writeString(home.resolve("mvnw"), "#!/bin/sh\n" + wrapper);
+        assertThat(home.resolve("mvnw").toFile().setExecutable(true)).isTrue();
+        String jdk = jdk("jdk" + wrapper.length()).toString();
+        return started(Map.of("JAVA_HOME", jdk, "HOME", home.toString()), moe(), "--help");
+    }
+
+    @Test
+    void aBuildIsToldAndWhatGoesWrongIsNamed() throws Exception {
+        assertThat(built("exit 0").err().lines()).containsExactly("moe: building");
+        Files.delete(home.resolve("src/cli/target/tornado-moe-cli.jar"));
+        Said offline = built("echo '[ERROR] repo.maven.apache.org: Unknown host'; exit 1");
+        assertThat(offline.status()).isEqualTo(Moe.BAD_INPUT);
+        assertThat(offline.err().lines())
+                .hasSize(2)
+                .first()
+                .asString()
+                .startsWith("moe: building, once; what it needs is downloaded");
+        assertThat(offline.err()).contains("moe: no network: ");
+        assertThat(built("echo noise; echo '[ERROR] cannot find symbol'; exit 1")
+                        .err()
+                        .lines()
+                        .skip(1))
+                .containsExactly(
+                        "[ERROR] cannot find symbol",
+                        "moe: the build failed: " + home + "/target/moe.log has all of it");
+    }
+
+    @Test
+    void withoutAJdkOf25ItSaysWhatIsThereAndWhatToDo() throws Exception {
+        Path old = jdk("old");
+        Files.writeString(old.resolve("release"), "JAVA_VERSION=\"17.0.15\"\n");
+        Files.writeString(
+                home.resolve("moe"),
+                Files.readString(Path.of("moe")).replace("/usr/lib/jvm/* /usr/java/* /opt/java/* /opt/jdk*", ""));
+        Said said = started(
+                Map.of("JAVA_HOME", "", "HOME", home.toString(), "PATH", old.resolve("bin") + ":/usr/bin:/bin"),
+                moe(),
+                "devices");
+        assertThat(said.status()).isEqualTo(Moe.BAD_INPUT);
+        assertThat(said.err().lines())
+                .hasSize(1)
+                .first()
+                .asString()
+                .startsWith("moe: no JDK 25 or newer here" + " (the java on the path is 17.0.15): get one with");
     }
 }

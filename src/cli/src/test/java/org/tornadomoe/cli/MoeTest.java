@@ -14,11 +14,14 @@ import java.io.StringWriter;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.ArrayList;
 import java.util.List;
 import java.util.Map;
 import org.jspecify.annotations.Nullable;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
 import org.tornadomoe.checkpoint.SafetensorsWriter;
 import org.tornadomoe.tornado.device.TornadoHome;
 
@@ -33,6 +36,39 @@ class MoeTest {
     void unknownCommandsListTheKnown() {
         moe().assertRefused("devices, run, verify");
         moe("fly").assertRefused("'fly'", "devices, run, verify");
+        moe("rnu").assertRefused("'rnu'; did you mean 'run'?");
+    }
+
+    @ParameterizedTest
+    @CsvSource({
+        "--tokns 3, --tokens",
+        "--kernal=CpuExperts, --kernel",
+        "--backend refernce, reference",
+        "--scheme w8a8_chanel, w8a8_channel",
+        "--scheme W8A16-CHANNEL, w8a16_channel",
+        "--parallel tensors, tensor",
+        "--kernel CpuExpert, CpuExperts",
+        "--device interpreter0, interpreter:0",
+    })
+    void whatIsMistypedIsSuggested(String options, String meant) {
+        List<Object> args = new ArrayList<>(List.of("run", Ran.GOLDEN.resolve("hf/mixtral")));
+        args.addAll(List.of(options.split(" ")));
+        moe(args.toArray()).assertRefused("did you mean '" + meant + "'?");
+    }
+
+    @Test
+    void aDeviceThatIsNotHereIsRefusedWithTheReason() {
+        for (String command : List.of("run", "quantize")) {
+            assertThat(moe("help", command).status()).isEqualTo(Moe.DONE);
+        }
+        Ran ran = moe("run", Ran.GOLDEN.resolve("hf/mixtral"), "--device", "cuda:0");
+        if (TornadoHome.current().kind() == TornadoHome.Kind.INTERPRETER) {
+            ran.assertRefused("--device: expected one of [interpreter:0, cpu], got 'cuda:0': no TornadoVM SDK");
+        }
+        moe("run", Ran.GOLDEN.resolve("hf/mixtral"), "--backend", "gpu")
+                .assertRefused("--backend: expected auto, triton, cpu or reference, got 'gpu'", "--device");
+        moe("run", Ran.GOLDEN.resolve("hf/mixtral"), "--backend", "x")
+                .assertRefused("--backend: expected auto, triton, cpu or reference, got 'x'");
     }
 
     @Test
@@ -71,6 +107,48 @@ class MoeTest {
     }
 
     @Test
+    void linesOfTextFitTheTerminal() {
+        Path mixtral = Ran.GOLDEN.resolve("hf/mixtral");
+        for (int columns : new int[] {80, 100, 132}) {
+            Map<String, String> terminal = Map.of("COLUMNS", Integer.toString(columns));
+            for (Ran ran : List.of(
+                    moe(terminal, "devices"),
+                    moe(terminal, "explain", "--checkpoint", mixtral),
+                    moe(terminal, "explain", "--checkpoint", mixtral, "--lora", "--scheme", "w8a8_block"),
+                    moe(terminal, "help", "run"))) {
+                assertThat(ran.status()).isEqualTo(Moe.DONE);
+                assertThat(ran.out().lines())
+                        .allSatisfy(line -> assertThat(line).hasSizeLessThanOrEqualTo(columns));
+                assertThat(ran.out()).doesNotContain("QuantKey", "GroupShape");
+            }
+        }
+        assertThat(moe("explain", "--checkpoint", mixtral, "--verbose").out()).contains("QuantKey(i8,");
+        assertThat(moe("devices", "--verbose").out()).contains("QuantKey(i8,");
+    }
+
+    /** What a command does is one whole sentence in the list of all; its own help ends with examples. */
+    @Test
+    void helpIsWholeSentencesAndExamples() {
+        Moe.commandLine().getSubcommands().forEach((name, command) -> {
+            String[] header = command.getCommandSpec().usageMessage().header();
+            String summary = header.length > 0
+                    ? header[0]
+                    : command.getCommandSpec().usageMessage().description()[0];
+            assertThat(summary).as(name).matches("[A-Z].*\\.");
+            if (!name.equals("help")) {
+                assertThat(moe(name, "--help").out()).as(name).containsPattern("Examples:\\R  ");
+            }
+        });
+    }
+
+    @Test
+    void shellsCompleteWhatThereIs() {
+        Ran ran = moe("completion");
+        assertThat(ran.status()).isEqualTo(Moe.DONE);
+        assertThat(ran.out()).contains("complete -F _complete_moe", "quantize", "--tokens", "w8a8_channel");
+    }
+
+    @Test
     void devicesAsText() {
         Ran ran = moe("devices");
 
@@ -84,27 +162,18 @@ class MoeTest {
         TornadoHome none = home(TornadoHome.Kind.NONE, "the SDK failed to start");
 
         assertThatExceptionOfType(Target.NoUseForSdkException.class)
-                .isThrownBy(() -> Target.note(none, "auto", FROM_LAUNCHER, null))
+                .isThrownBy(() -> Target.note(none, "auto", FROM_LAUNCHER))
                 .withMessage("the SDK failed to start: running on the interpreter");
         assertThatExceptionOfType(Target.NoUseForSdkException.class)
-                .isThrownBy(() -> Target.note(none, "triton", FROM_LAUNCHER, null));
+                .isThrownBy(() -> Target.note(none, "triton", FROM_LAUNCHER));
     }
 
     @Test
     void sdkThatFailsIsOnlyNotedWhereNobodyCanStartAnother() {
         TornadoHome none = home(TornadoHome.Kind.NONE, "the SDK failed to start");
 
-        assertThat(Target.note(none, "auto", Map.of(), null)).isEqualTo("the SDK failed to start");
-        assertThat(Target.note(none, "reference", FROM_LAUNCHER, null)).isEqualTo("the SDK failed to start");
-    }
-
-    @Test
-    void launcherKnowsBetterWhyTheInterpreterRuns() {
-        TornadoHome interpreter = home(TornadoHome.Kind.INTERPRETER, "started without its argument file");
-
-        assertThat(Target.note(interpreter, "auto", Map.of(), null)).isEqualTo("started without its argument file");
-        assertThat(Target.note(interpreter, "auto", Map.of(), "no driver")).isEqualTo("no driver");
-        assertThat(Target.note(interpreter, "auto", Map.of(), "")).isNull();
+        assertThat(Target.note(none, "auto", Map.of())).isEqualTo("the SDK failed to start");
+        assertThat(Target.note(none, "reference", FROM_LAUNCHER)).isEqualTo("the SDK failed to start");
     }
 
     @Test
@@ -170,7 +239,7 @@ class MoeTest {
 
     @Test
     void sdkThatWorksNeedsNoWord() {
-        assertThat(Target.note(home(TornadoHome.Kind.SDK, null), "auto", FROM_LAUNCHER, null))
+        assertThat(Target.note(home(TornadoHome.Kind.SDK, null), "auto", FROM_LAUNCHER))
                 .isNull();
     }
 

@@ -36,7 +36,7 @@ class RunTest {
     @ParameterizedTest
     @CsvSource({"reference, ReferenceExperts", "triton, TornadoDp4aExperts"})
     void reportsWhatItRan(String backend, String kernel) throws IOException {
-        Ran ran = moe("run", MIXTRAL, "--backend", backend, "--tokens", 3, "--json");
+        Ran ran = moe("run", MIXTRAL, "--backend", backend, "--tokens", 3, "--seconds", 0.2, "--json");
 
         assertThat(ran.status()).as(ran.err()).isEqualTo(Moe.DONE);
         Map<String, Object> json = ran.json();
@@ -63,7 +63,8 @@ class RunTest {
 
     @Test
     void textNamesTheKernelClassAndTheError() {
-        Ran ran = moe("run", MIXTRAL, "--backend", "reference", "--tokens", 17, "--scheme", "w8a16_channel");
+        Ran ran = moe(
+                "run", MIXTRAL, "--backend", "reference", "--tokens", 17, "--scheme", "w8a16_channel", "--seconds", 0);
 
         assertThat(ran.status()).isEqualTo(Moe.DONE);
         assertThat(ran.out())
@@ -74,7 +75,7 @@ class RunTest {
 
     @Test
     void comparisonCanBeLeftOut() throws IOException {
-        Ran ran = moe("run", MIXTRAL, "--backend", "reference", "--tokens", 1, "--no-check", "--json");
+        Ran ran = moe("run", MIXTRAL, "--backend", "reference", "--tokens", 1, "--seconds", 0, "--no-check", "--json");
 
         assertThat(ran.json()).containsEntry("relativeL2", null).containsEntry("checkedTokens", 0);
     }
@@ -83,7 +84,18 @@ class RunTest {
     void inputGoesInAndOutputComesOut() throws IOException {
         Path input = MIXTRAL.resolve("golden.safetensors");
         Path output = directory.resolve("out.safetensors");
-        Ran ran = moe("run", MIXTRAL, "--backend", "reference", "--input", input, "--output", output, "--json");
+        Ran ran = moe(
+                "run",
+                MIXTRAL,
+                "--backend",
+                "reference",
+                "--input",
+                input,
+                "--output",
+                output,
+                "--seconds",
+                0,
+                "--json");
 
         assertThat(ran.status()).as(ran.err()).isEqualTo(Moe.DONE);
         assertThat(ran.json()).containsEntry("tokens", 37).containsEntry("output", output.toString());
@@ -107,7 +119,18 @@ class RunTest {
     void outputGoesThroughALink() throws IOException {
         Path target = Files.writeString(directory.resolve("target"), "old");
         Path link = Files.createSymbolicLink(directory.resolve("link"), target);
-        Ran ran = moe("run", MIXTRAL, "--backend", "reference", "--tokens", 1, "--no-check", "--output", link);
+        Ran ran = moe(
+                "run",
+                MIXTRAL,
+                "--backend",
+                "reference",
+                "--tokens",
+                1,
+                "--seconds",
+                0,
+                "--no-check",
+                "--output",
+                link);
 
         assertThat(ran.status()).as(ran.err()).isEqualTo(Moe.DONE);
         assertThat(link).isSymbolicLink();
@@ -125,6 +148,7 @@ class RunTest {
     @Test
     void optionsAreChecked() {
         moe("run").assertRefused("moe run: ", "CHECKPOINT");
+        moe("run", MIXTRAL, "--seconds", -1).assertRefused("--seconds: expected a number, 0 or more, got -1");
         moe("run", MIXTRAL, "--tokens", "NaN").assertRefused("--tokens", "'NaN'");
         moe("run", MIXTRAL, "--tokens", 1, "--input", "x").assertRefused("--tokens", "--input", "mutually exclusive");
         moe("run", MIXTRAL, "--scheme", "int4").assertRefused("--scheme", "w8a8_channel", "w8a16_channel", "'int4'");

@@ -133,8 +133,11 @@ class TuneTest {
         tune("--shape", "tiny", "--minutes", "0").assertRefused("--minutes: expected a positive number, got 0.0");
         moe("tune", "--shape", "tiny", "--runs", "0").assertRefused("--runs: expected a positive number, got 0");
         tune("--shape", "tiny", "--seconds", "-1").assertRefused("--seconds: expected a positive number, got -1.0");
-        moe("tune", "--shape", "tiny", "--output", folder.resolve("no"))
-                .assertRefused("--output: expected a folder that is there, got " + folder.resolve("no"));
+        Path none = Files.createFile(folder.resolve("file"));
+        moe("tune", "--shape", "tiny", "--output", none).assertRefused("--output: expected a folder, got " + none);
+        moe("tune", "--shape", "tiny", "--backend", "cpu", "--output", folder.resolve("none"))
+                .assertRefused("there is nothing to tune");
+        assertThat(folder.resolve("none")).doesNotExist();
         tune("--shape", "tiny", "--tokens", 2);
         Path file = onlyFile();
         Files.writeString(file, "{");

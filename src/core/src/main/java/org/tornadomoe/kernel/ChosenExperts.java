@@ -1,5 +1,8 @@
 package org.tornadomoe.kernel;
 
+import java.util.Locale;
+import java.util.StringJoiner;
+
 /**
  * The experts chosen for some tokens.
  *
@@ -8,6 +11,9 @@ package org.tornadomoe.kernel;
  * @param weights [tokens, topK], what each expert's output is multiplied by
  */
 public record ChosenExperts(int topK, int[] ids, float[] weights) {
+    /** Tokens in its text. */
+    private static final int SHOWN = 4;
+
     /** Of a Java array. */
     private static final int MOST_VALUES = Integer.MAX_VALUE - 8;
 
@@ -40,6 +46,20 @@ public record ChosenExperts(int topK, int[] ids, float[] weights) {
                     "tokens: expected 0 to " + most + " (of " + topK + " experts each), got " + tokens);
         }
         return new ChosenExperts(topK, new int[tokens * topK], new float[tokens * topK]);
+    }
+
+    /** The first tokens' experts with their weights: {@code 5 x 0.62 + 1 x 0.38; ...}. */
+    @Override
+    public String toString() {
+        StringJoiner tokens = new StringJoiner("; ", "ChosenExperts[" + tokens() + " tokens of " + topK + ": ", "]");
+        for (int t = 0; t < Math.min(SHOWN, tokens()); t++) {
+            StringJoiner experts = new StringJoiner(" + ");
+            for (int k = t * topK; k < (t + 1) * topK; k++) {
+                experts.add(ids[k] + String.format(Locale.ROOT, " x %.4f", weights[k]));
+            }
+            tokens.add(experts.toString());
+        }
+        return (tokens() > SHOWN ? tokens.add("...") : tokens).toString();
     }
 
     /** The most tokens it has room for. */

@@ -41,6 +41,11 @@ public interface FusedMoeExperts {
     /** The devices it can run on, by id, best first; empty if there is none here. */
     List<String> devices();
 
+    /** Why there may be fewer than a user expects, such as what isn't installed; null where nothing is the matter. */
+    default @Nullable String devicesNote() {
+        return null;
+    }
+
     /** Where it would run a layer, for people; what the configuration names if there is no such device. */
     String device(FusedMoeConfig config);
 

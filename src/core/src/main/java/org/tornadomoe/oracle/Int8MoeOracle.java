@@ -171,7 +171,7 @@ public final class Int8MoeOracle {
             logRefusals(backends, walk);
         }
         if (walk.taken() != null) {
-            logOnce(System.Logger.Level.INFO, usingLine(walk.taken().backend()));
+            logOnce(System.Logger.Level.DEBUG, usingLine(walk.taken().backend()));
             return walk.selection(config);
         }
         if (auto) {
@@ -263,7 +263,7 @@ public final class Int8MoeOracle {
         walk.refused().forEach(answer -> logOnce(System.Logger.Level.DEBUG, answer.unsupportedLine()));
         if (walk.taken() != null) {
             if (walk.taken().backend() != Int8MoeBackend.REFERENCE) {
-                logOnce(System.Logger.Level.INFO, usingLine(walk.taken().backend()));
+                logOnce(System.Logger.Level.DEBUG, usingLine(walk.taken().backend()));
             }
             return walk.selection(config);
         }
@@ -283,8 +283,14 @@ public final class Int8MoeOracle {
                 && candidates.stream()
                         .filter(experts -> experts.backend() != Int8MoeBackend.REFERENCE)
                         .noneMatch(experts -> Walk.ask(() -> experts.supportsCurrentDevice(config), _ -> false))) {
-            throw new IllegalArgumentException(
-                    "device: expected one of " + devices + ", got '" + config.device() + "'");
+            String notes = candidates.stream()
+                    .flatMap(experts ->
+                            Walk.ask(() -> Optional.ofNullable(experts.devicesNote()), _ -> Optional.<String>empty())
+                                    .stream())
+                    .distinct()
+                    .collect(Collectors.joining("; "));
+            throw new IllegalArgumentException("device: expected one of " + devices + ", got '" + config.device() + "'"
+                    + (notes.isEmpty() ? "" : ": " + notes));
         }
         String failure = NOTHING.replace('.', ':') + " "
                 + (walk.refused().isEmpty()
@@ -338,11 +344,11 @@ public final class Int8MoeOracle {
                 PrepareAndFinalize.of(config, weights.scheme().activationKey());
         if (prepareAndFinalize == PrepareAndFinalize.NAIVE_DP_EP && !parallel.useAll2allKernels()) {
             logOnce(
-                    System.Logger.Level.INFO,
+                    System.Logger.Level.DEBUG,
                     "Detected DP deployment with no --enable-expert-parallel. Falling back to AllGather+ReduceScatter"
                             + " dispatch/combine.");
         }
-        logOnce(System.Logger.Level.INFO, "Using " + prepareAndFinalize.className());
+        logOnce(System.Logger.Level.DEBUG, "Using " + prepareAndFinalize.className());
         if (prepareAndFinalize.activationFormat() != experts.activationFormat()) {
             throw new IllegalArgumentException(
                     experts.name() + ": expected " + experts.activationFormat() + " activation format, got "

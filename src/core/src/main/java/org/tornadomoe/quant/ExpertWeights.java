@@ -10,6 +10,29 @@ import org.tornadomoe.config.Int8Scheme;
  * after the routed ones ({@link FusedMoeConfig#globalNumExperts}). Thread-safe.
  */
 public interface ExpertWeights {
+    /**
+     * Weights in arrays, which are not copied: they are to stay as they are while the weights are read.
+     *
+     * @param config the layer's, without biases
+     * @param w13 [E, 2I, H] row-major, in the order of {@link #gateUpRow}
+     * @param w2 [E, H, I] row-major
+     * @throws IllegalArgumentException naming the array that doesn't fit, what was expected and what came
+     */
+    static ExpertWeights of(FusedMoeConfig config, RouterWeights router, float[] w13, float[] w2) {
+        return new ArrayWeights(config, router, w13, w2, null, null);
+    }
+
+    /**
+     * The same with biases, as the configuration says.
+     *
+     * @param w13Bias [E, 2I]
+     * @param w2Bias [E, H]
+     */
+    static ExpertWeights of(
+            FusedMoeConfig config, RouterWeights router, float[] w13, float[] w2, float[] w13Bias, float[] w2Bias) {
+        return new ArrayWeights(config, router, w13, w2, w13Bias, w2Bias);
+    }
+
     /** The layer these are the weights of. */
     FusedMoeConfig config();
 

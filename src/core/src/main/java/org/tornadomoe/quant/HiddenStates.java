@@ -49,6 +49,25 @@ public final class HiddenStates {
         }
     }
 
+    /**
+     * Looks at tokens for what is no finite number.
+     *
+     * @throws IllegalArgumentException naming the first
+     */
+    public static void requireFinite(ScalarType type, MemorySegment hidden, int tokens, int hiddenDim) {
+        float[] token = new float[hiddenDim];
+        long bytes = (long) hiddenDim * type.bytes();
+        for (int t = 0; t < tokens; t++) {
+            read(type, hidden.asSlice(t * bytes, bytes), token, hiddenDim);
+            for (int c = 0; c < hiddenDim; c++) {
+                if (!Float.isFinite(token[c])) {
+                    throw new IllegalArgumentException(
+                            "hidden: expected finite values, got " + token[c] + " at [" + t + ", " + c + "]");
+                }
+            }
+        }
+    }
+
     private static void requireRoom(ScalarType type, MemorySegment memory, float[] values, int count) {
         long most = Math.min(memory.byteSize() / type.bytes(), values.length);
         if (count < 0 || count > most) {

@@ -68,6 +68,11 @@ public abstract class TornadoExperts implements GeneralExperts {
     }
 
     @Override
+    public @Nullable String devicesNote() {
+        return TornadoHome.current().missing();
+    }
+
+    @Override
     public String device(FusedMoeConfig config) {
         Device device = TornadoHome.current().find(config.device());
         return device != null ? device.toString() : config.device() != null ? config.device() : "none";
@@ -216,7 +221,8 @@ public abstract class TornadoExperts implements GeneralExperts {
     private Device requireDevice(FusedMoeConfig config) {
         Device device = TornadoHome.current().find(config.device());
         if (device == null) {
-            throw new IllegalArgumentException("device: expected one of " + devices() + ", got " + config.device());
+            throw new IllegalArgumentException("device: expected one of " + devices() + ", got '" + config.device()
+                    + "'" + (devicesNote() == null ? "" : ": " + devicesNote()));
         }
         return device;
     }

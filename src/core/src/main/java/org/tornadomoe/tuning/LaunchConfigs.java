@@ -144,7 +144,7 @@ public final class LaunchConfigs {
             throws IOException {
         NavigableMap<Integer, LaunchConfig> tuned = parse(path, in.readAllBytes());
         tuned.forEach((tokens, config) -> requireRunnable(path + ": '" + tokens + "'", config, runnable));
-        logOnce(System.Logger.Level.INFO, "Using configuration from " + path + " for MoE layer.");
+        logOnce(System.Logger.Level.DEBUG, "Using configuration from " + path + " for MoE layer.");
         return new LaunchConfigs(tuned, runnable, rule, path);
     }
 

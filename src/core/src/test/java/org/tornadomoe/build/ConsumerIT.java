@@ -40,7 +40,7 @@ class ConsumerIT {
         install("tornado-moe-parent", Path.of("."));
         install("tornado-moe-interpreter", Path.of("src/interpreter"), ".jar");
         install("tornado-moe", Path.of("src/core"), ".jar", "-sources.jar", "-javadoc.jar");
-        page = Files.readString(Path.of("docs/java.md"));
+        page = Files.readString(Path.of("docs/java.md")).replaceAll("\\\\\n\\s+", ""); // lines go on after a backslash
         Files.writeString(project.resolve("pom.xml"), block("xml", "<project"));
         Path source = project.resolve("src/main/java/example/App.java");
         Files.createDirectories(source.getParent());

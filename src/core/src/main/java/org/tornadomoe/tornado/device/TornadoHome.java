@@ -47,6 +47,26 @@ public record TornadoHome(
     }
 
     /**
+     * What stands between this machine and more devices: no SDK, or backends without a driver; null if nothing is known
+     * to.
+     */
+    public @Nullable String missing() {
+        List<String> missing = new ArrayList<>();
+        if (note != null) {
+            missing.add(note.replace(ON_INTERPRETER, ""));
+        }
+        if (absentBackends() != null) {
+            missing.add(absentBackends());
+        }
+        return missing.isEmpty() ? null : String.join("; ", missing);
+    }
+
+    /** The SDK's backends that the launcher has left out, each with what it needs; null if there are none. */
+    public @Nullable String absentBackends() {
+        return System.getProperty("tornadomoe.absent");
+    }
+
+    /**
      * Says that TornadoVM is newer than any that layers have run on; null where it isn't. Each layer is checked when it
      * is loaded.
      */
@@ -69,6 +89,8 @@ public record TornadoHome(
                 .min(Comparator.comparingInt(d -> id == null ? d.preference() : 0))
                 .orElse(null);
     }
+
+    private static final String ON_INTERPRETER = ": running on the interpreter";
 
     private static final class Holder {
         static final TornadoHome HOME = look(System.getenv("TORNADOVM_HOME"));
@@ -163,11 +185,15 @@ public record TornadoHome(
     }
 
     private static @Nullable String interpreterNote(@Nullable String sdkDirectory) {
+        String launchers = System.getProperty("tornadomoe.note"); // knows better; blank if it has said so itself
+        if (launchers != null) {
+            return launchers.isBlank() ? null : launchers;
+        }
         return sdkDirectory == null || sdkDirectory.isBlank()
-                ? "no TornadoVM SDK (TORNADOVM_HOME is not set): running on the interpreter"
+                ? "no TornadoVM SDK (TORNADOVM_HOME is not set)" + ON_INTERPRETER
                 : "TornadoVM's SDK is at " + sdkDirectory
                         + ", but this JVM was started without its argument file (java @" + sdkDirectory
-                        + "/tornado-argfile ...): running on the interpreter";
+                        + "/tornado-argfile ...)" + ON_INTERPRETER;
     }
 
     /**

@@ -1,19 +1,50 @@
 package org.tornadomoe.tornado.device;
 
 import static org.assertj.core.api.Assertions.assertThat;
+import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
 import java.lang.reflect.Proxy;
 import java.util.Map;
+import org.jspecify.annotations.Nullable;
 import org.junit.jupiter.api.Test;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
 import uk.ac.manchester.tornado.api.TornadoBackend;
 import uk.ac.manchester.tornado.api.TornadoRuntime;
 import uk.ac.manchester.tornado.api.TornadoTargetDevice;
 import uk.ac.manchester.tornado.api.common.TornadoDevice;
 import uk.ac.manchester.tornado.api.enums.TornadoDeviceType;
 import uk.ac.manchester.tornado.api.enums.TornadoVMBackendType;
+import uk.ac.manchester.tornado.api.runtime.TornadoRuntimeProvider;
 
 /** Which devices are seen where some of them, or whole backends, fail when looked at. */
 class TornadoHomeTest {
+    @ParameterizedTest
+    @CsvSource(nullValues = "-", textBlock = """
+        -             | no TornadoVM SDK (TORNADOVM_HOME is not set): running on the interpreter
+        no driver     | no driver
+        ''            | -
+        """, delimiter = '|')
+    void theLauncherKnowsBetterWhyTheInterpreterRuns(@Nullable String launchers, @Nullable String note) {
+        assumeTrue(TornadoHome.current().kind() == TornadoHome.Kind.INTERPRETER);
+        String before = System.getProperty("tornadomoe.note");
+        try {
+            if (launchers != null) {
+                System.setProperty("tornadomoe.note", launchers);
+            }
+            TornadoHome home = TornadoHome.of(TornadoRuntimeProvider.getTornadoRuntime(), null);
+            assertThat(home.note()).isEqualTo(note);
+            assertThat(home.missing())
+                    .isEqualTo(note == null ? null : note.replace(": running on the interpreter", ""));
+        } finally {
+            if (before == null) {
+                System.clearProperty("tornadomoe.note");
+            } else {
+                System.setProperty("tornadomoe.note", before);
+            }
+        }
+    }
+
     /** An object of that interface with these answers; an answer that is a RuntimeException or Error is thrown. */
     private static <T> T answering(Class<T> type, Map<String, Object> answers) {
         Object proxy = Proxy.newProxyInstance(type.getClassLoader(), new Class<?>[] {type}, (self, method, args) -> {

@@ -1,5 +1,6 @@
-package org.tornadomoe.bench;
+package org.tornadomoe.cli;
 
+import java.io.ByteArrayOutputStream;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
@@ -15,11 +16,13 @@ import org.knowm.xchart.XYChart;
 import org.knowm.xchart.XYChartBuilder;
 import org.knowm.xchart.style.Styler;
 import org.knowm.xchart.style.markers.SeriesMarkers;
+import org.tornadomoe.checkpoint.WholeFile;
 import tools.jackson.jr.ob.JSON;
 
 /**
- * Plots of files that {@code moe bench --output} has written:
- * {@code java -cp ... org.tornadomoe.bench.BenchPlot DIRECTORY PEER.json OURS.json ...}. The peer's file needs
+ * Plots of what {@code moe bench} has measured: with {@code --plot} of one run, times by token count and a roofline;
+ * of files that it has written, beside a peer's:
+ * {@code java -cp ... org.tornadomoe.cli.BenchPlot DIRECTORY PEER.json OURS.json ...}. The peer's file needs
  * {@code device} and, in {@code rows}, {@code shape}, {@code tokens}, {@code gateUp} and {@code down}.
  *
  * <ul>
@@ -28,12 +31,48 @@ import tools.jackson.jr.ob.JSON;
  *   <li>{@code roofline.png}: operations a second by operations a byte, under the limits that the files name.
  * </ul>
  */
-final class BenchPlot {
+public final class BenchPlot {
     private BenchPlot() {}
 
     /** @param gemms microseconds of both */
     private record Point(String device, String shape, int tokens, double gemms, double gbs, double tops) {}
 
+    /**
+     * Draws what one run has measured: a line a shape for calls, and where kernels have a clock for both GEMMs; beside
+     * it the roofline of the GEMMs, else of calls, under the limits that were given.
+     *
+     * @param file the object that {@code moe bench} writes
+     */
+    static void draw(Map<String, ? extends @Nullable Object> file, Path png) throws IOException {
+        System.setProperty("java.awt.headless", "true");
+        XYChart times = chart(String.valueOf(file.get("device")), "tokens", "microseconds");
+        times.getStyler().setYAxisLogarithmic(true);
+        Map<String, TreeMap<Integer, Double>> lines = new TreeMap<>();
+        for (Object row : (List<?>) Objects.requireNonNull(file.get("rows"), "rows")) {
+            Map<?, ?> values = (Map<?, ?>) row;
+            int tokens = (int) number(values.get("tokens"));
+            put(lines, values.get("shape") + ", call", tokens, number(values.get("call")));
+            put(
+                    lines,
+                    values.get("shape") + ", GEMMs",
+                    tokens,
+                    number(values.get("gateUp")) + number(values.get("down")));
+        }
+        lines.forEach((name, line) -> times.addSeries(name, List.copyOf(line.keySet()), List.copyOf(line.values())));
+        List<XYChart> charts = new ArrayList<>(List.of(times));
+        charts.add(roofline(points(file, true), number(file.get("limitGbs")), number(file.get("limitTops"))));
+        ByteArrayOutputStream bytes = new ByteArrayOutputStream();
+        BitmapEncoder.saveBitmap(charts, 1, charts.size(), bytes, BitmapEncoder.BitmapFormat.PNG);
+        WholeFile.write(png, bytes.toByteArray());
+    }
+
+    private static void put(Map<String, TreeMap<Integer, Double>> lines, String name, int tokens, double micros) {
+        if (micros > 0) {
+            lines.computeIfAbsent(name, _ -> new TreeMap<>()).put(tokens, micros);
+        }
+    }
+
+    /** @param args DIRECTORY PEER.json OURS.json ... */
     public static void main(String[] args) throws IOException {
         if (args.length < 3) {
             throw new IllegalArgumentException("expected DIRECTORY PEER.json OURS.json ..., got " + List.of(args));
@@ -45,7 +84,7 @@ final class BenchPlot {
         double limitTops = 0;
         for (int i = 1; i < args.length; i++) {
             Map<String, Object> file = JSON.std.mapFrom(Files.readString(Path.of(args[i])));
-            (i == 1 ? peer : ours).addAll(points(file));
+            (i == 1 ? peer : ours).addAll(points(file, false));
             limitGbs = Math.max(limitGbs, number(file.get("limitGbs")));
             limitTops = Math.max(limitTops, number(file.get("limitTops")));
         }
@@ -58,12 +97,13 @@ final class BenchPlot {
         save(directory.resolve("roofline.png"), List.of(roofline(ours, limitGbs, limitTops)));
     }
 
-    private static List<Point> points(Map<String, Object> file) {
+    /** @param calls whether also where kernels have no clock, and rates are whole calls' */
+    private static List<Point> points(Map<String, ? extends @Nullable Object> file, boolean calls) {
         List<Point> points = new ArrayList<>();
         for (Object row : (List<?>) Objects.requireNonNull(file.get("rows"), "rows")) {
             Map<?, ?> values = (Map<?, ?>) row;
             double gemms = number(values.get("gateUp")) + number(values.get("down"));
-            if (gemms > 0) {
+            if (gemms > 0 || calls) {
                 points.add(new Point(
                         who(file, values),
                         String.valueOf(values.get("shape")),
@@ -76,7 +116,7 @@ final class BenchPlot {
         return points;
     }
 
-    private static String who(Map<String, Object> file, Map<?, ?> row) {
+    private static String who(Map<String, ? extends @Nullable Object> file, Map<?, ?> row) {
         Object kernels = file.get("kernelClass");
         Object parallel = row.get("parallel");
         return (parallel == null || parallel.equals("none") ? "" : parallel + " parallel: ")

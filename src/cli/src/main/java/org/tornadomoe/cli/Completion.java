@@ -1,0 +1,27 @@
+package org.tornadomoe.cli;
+
+import java.util.concurrent.Callable;
+import picocli.AutoComplete;
+import picocli.CommandLine.Command;
+import picocli.CommandLine.Model.CommandSpec;
+import picocli.CommandLine.Spec;
+
+/** {@code moe completion}: what a shell needs to complete commands, options and values. */
+@Command(
+        name = "completion",
+        description = "Prints a script by which bash, and zsh after bashcompinit, completes commands and options.",
+        footerHeading = "%nExamples:%n",
+        footer = {
+            "  . <(moe completion)                       in this shell, where moe is on the path",
+            "  moe completion > ~/.local/share/bash-completion/completions/moe"
+        })
+final class Completion implements Callable<Integer> {
+    @Spec
+    CommandSpec spec;
+
+    @Override
+    public Integer call() {
+        spec.commandLine().getOut().print(AutoComplete.bash("moe", spec.root().commandLine()));
+        return Moe.DONE;
+    }
+}

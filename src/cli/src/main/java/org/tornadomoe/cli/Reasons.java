@@ -1,0 +1,72 @@
+package org.tornadomoe.cli;
+
+import java.util.ArrayList;
+import java.util.List;
+import java.util.stream.Collectors;
+import java.util.stream.IntStream;
+import org.jspecify.annotations.Nullable;
+import org.tornadomoe.config.GroupShape;
+import org.tornadomoe.config.QuantKey;
+import picocli.CommandLine.Option;
+
+/** Reasons for people: each told once, under a number, in plain words unless more is asked for. */
+final class Reasons {
+    @Option(names = "--verbose", description = "Tell everything, in the library's own terms.")
+    boolean verbose;
+
+    private final List<String> told = new ArrayList<>();
+
+    /** The number of a reason, which is told with {@link #list}. */
+    int number(String reason) {
+        String text = verbose ? reason : plain(reason);
+        if (!told.contains(text)) {
+            told.add(text);
+        }
+        return told.indexOf(text) + 1;
+    }
+
+    /** Numbers of several, {@code 1, 2}. */
+    String numbers(List<String> reasons) {
+        return reasons.stream()
+                .map(this::number)
+                .distinct()
+                .map(String::valueOf)
+                .collect(Collectors.joining(", "));
+    }
+
+    /** All that got numbers, a row each. */
+    List<List<String>> list() {
+        return IntStream.range(0, told.size())
+                .mapToObj(i -> List.of(Integer.toString(i + 1), told.get(i)))
+                .toList();
+    }
+
+    private static String plain(String reason) {
+        return reason.replaceAll("quantization scheme QuantKey.*", "this quantisation")
+                .replaceAll("parallel config FusedMoEParallelConfig\\(.*\\)", "this parallel configuration")
+                .replaceAll("\\('(\\w+)',\\)", "the $1")
+                .replace("batched_experts", "batched");
+    }
+
+    /** How something is quantised: {@code int8, a scale a channel}. */
+    String of(@Nullable QuantKey key) {
+        if (key == null) {
+            return "not quantised";
+        }
+        if (verbose) {
+            return key.toString();
+        }
+        GroupShape grid = key.scale().groupShape();
+        String shared = grid.equals(GroupShape.PER_CHANNEL)
+                ? "a scale a channel"
+                : grid.equals(GroupShape.PER_TOKEN)
+                        ? "a scale a token"
+                        : grid.equals(GroupShape.PER_TENSOR)
+                                ? "one scale"
+                                : grid.row() == 1
+                                        ? "a scale for " + grid.col() + " columns of a row"
+                                        : "a scale for a block of " + grid.row() + " x " + grid.col();
+        return "int8, " + shared + (key.scale().isStatic() ? "" : ", found in each call")
+                + (key.symmetric() ? "" : ", with zero points");
+    }
+}

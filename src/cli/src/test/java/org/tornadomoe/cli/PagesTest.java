@@ -1,0 +1,141 @@
+package org.tornadomoe.cli;
+
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.tornadomoe.cli.Ran.moe;
+
+import java.io.IOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.regex.Matcher;
+import java.util.regex.Pattern;
+import java.util.stream.Stream;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.MethodSource;
+import picocli.CommandLine;
+import picocli.CommandLine.Help.Ansi;
+
+/** What the pages show: commands are run, links lead somewhere, and the command's reference is what it says itself. */
+class PagesTest {
+    private static final Path REFERENCE = Path.of("docs/command-reference.md");
+    private static final Pattern LINK = Pattern.compile("\\]\\(([^)#\\s]+)(?:#[^)]*)?\\)");
+
+    private static List<Path> pages() throws IOException {
+        List<Path> pages = new ArrayList<>(List.of(Path.of("README.md"), Path.of("CONTRIBUTING.md")));
+        try (Stream<Path> docs = Files.list(Path.of("docs"))) {
+            docs.filter(page -> page.toString().endsWith(".md")).sorted().forEach(pages::add);
+        }
+        return pages;
+    }
+
+    /** Commands of the launcher, a line each, but for those marked as needing a GPU. */
+    static List<String> commands() throws IOException {
+        List<String> commands = new ArrayList<>();
+        for (Path page : pages()) {
+            for (String line :
+                    Files.readString(page).replaceAll("\\\\\n\\s+", "").lines().toList()) {
+                if (line.startsWith("    ") && line.contains("./moe ") && !line.matches(".*# .*GPUs?")) {
+                    commands.add(line.strip().replaceFirst("\\s+# .*", ""));
+                }
+            }
+        }
+        return commands.stream().distinct().toList();
+    }
+
+    @ParameterizedTest
+    @MethodSource("commands")
+    void commandsDoWhatPagesShow(String command) {
+        assertThat(command).as("started by the launcher alone").startsWith("./moe ");
+        Ran ran = moe((Object[]) command.replaceFirst("\\./moe ", "").split(" +"));
+        assertThat(ran.status()).as(command + "\n" + ran.err()).isEqualTo(Moe.DONE);
+        assertThat(ran.out()).isNotEmpty();
+    }
+
+    @Test
+    void linksLeadSomewhere() throws IOException {
+        List<String> dead = new ArrayList<>();
+        for (Path page : pages()) {
+            Matcher links = LINK.matcher(Files.readString(page));
+            while (links.find()) {
+                String to = links.group(1);
+                Path directory = page.toAbsolutePath().getParent();
+                if (!to.startsWith("http") && !Files.exists(directory.resolve(to))) {
+                    dead.add(page + ": " + to);
+                }
+            }
+        }
+        assertThat(dead).isEmpty();
+    }
+
+    @Test
+    void theIndexHasEveryPage() throws IOException {
+        String index = Files.readString(Path.of("docs/README.md"));
+        for (Path page : pages()) {
+            if (page.startsWith("docs") && !page.endsWith("README.md")) {
+                assertThat(index).contains("](" + page.getFileName() + ")");
+            }
+        }
+    }
+
+    /** Rows of tables and addresses apart; checkpoints.md is still being written. */
+    @Test
+    void linesOfPagesEndAt120Columns() throws IOException {
+        for (Path page : pages()) {
+            if (page.endsWith("checkpoints.md")) {
+                continue;
+            }
+            assertThat(Files.readAllLines(page).stream()
+                            .filter(line -> line.length() > 120 && !line.startsWith("|") && !line.contains("](http")))
+                    .as(page.toString())
+                    .isEmpty();
+        }
+    }
+
+    @Test
+    void theReferenceIsWhatTheCommandSays() throws IOException {
+        String generated = reference();
+        if (Boolean.getBoolean("pages.apply")) {
+            Files.writeString(REFERENCE, generated);
+        }
+        assertThat(REFERENCE)
+                .as("written by: ./mvnw -pl src/cli -am test -Dtest=PagesTest -Dpages.apply=true")
+                .hasContent(generated);
+    }
+
+    private static String reference() {
+        StringBuilder page = new StringBuilder("""
+            # Command reference
+
+            Written from the command itself (`PagesTest`): what `moe help COMMAND` prints. What all have in common
+            is in [the command](command.md).
+            """);
+        CommandLine moe = Moe.commandLine();
+        List<CommandLine> commands = new ArrayList<>(List.of(moe));
+        commands.addAll(moe.getSubcommands().values());
+        for (CommandLine command : commands) {
+            page.append("\n## ")
+                    .append(command.getCommandSpec().qualifiedName())
+                    .append("\n\n");
+            command.setUsageHelpWidth(110);
+            command.getUsageMessage(Ansi.OFF)
+                    .stripTrailing()
+                    .lines()
+                    .map(line -> line.isBlank() ? "" : "    " + line.stripTrailing())
+                    .forEach(line -> page.append(line).append('\n'));
+        }
+        return page.toString();
+    }
+
+    /** Nothing of a session is left in the checkout but under target. */
+    @Test
+    void whatCommandsWriteIsUnderTarget() throws IOException {
+        for (String command : commands()) {
+            Matcher file = Pattern.compile("--(?:output|plot) (\\S+)").matcher(command);
+            while (file.find()) {
+                assertThat(file.group(1)).as(command).startsWith("target/");
+            }
+        }
+    }
+}
