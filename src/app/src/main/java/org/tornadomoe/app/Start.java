@@ -49,7 +49,7 @@ public final class Start {
         System.exit(status);
     }
 
-    /** The home of the first JDK that is new enough: this one, or another in the usual places; null if there is none. */
+    /** The home of the first JDK that is new enough, this one or one in the usual places; null if there is none. */
     private static String jdk() {
         List<String> homes = new ArrayList<>();
         homes.add(System.getProperty("java.home"));

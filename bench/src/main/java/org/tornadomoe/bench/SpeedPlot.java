@@ -1,0 +1,114 @@
+package org.tornadomoe.bench;
+
+import java.awt.Color;
+import java.io.IOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.Objects;
+import java.util.TreeMap;
+import org.jspecify.annotations.Nullable;
+import org.knowm.xchart.BitmapEncoder;
+import org.knowm.xchart.XYChart;
+import org.knowm.xchart.XYChartBuilder;
+import org.knowm.xchart.style.Styler;
+import org.knowm.xchart.style.markers.SeriesMarkers;
+import tools.jackson.jr.ob.JSON;
+
+/**
+ * The picture of the first page, from recorded results: how many times as fast as its peers the layer is, by tokens of
+ * a call. {@code SpeedPlot OUT.png OURS.json TRITON.json CPU.json}: files of {@code moe bench}, of the Triton kernels
+ * and of {@link CpuMoeBenchmark}. For Triton it is the ratio of the rates of both GEMMs, GB/s of weights up to 64
+ * tokens and operations above, since each drew experts of its own.
+ */
+public final class SpeedPlot {
+    /** From here on arithmetic is what takes the time, below it memory. */
+    private static final int MEMORY_TOKENS = 64;
+
+    private SpeedPlot() {}
+
+    public static void main(String[] args) throws IOException {
+        XYChart gpu = chart("NVIDIA H100, beside Triton", "times Triton's speed, w8a8_channel", 1.6);
+        Map<String, Map<?, ?>> theirs = new LinkedHashMap<>();
+        rows(args[2]).forEach(row -> theirs.put(row.get("shape") + " " + row.get("tokens"), row));
+        Map<String, TreeMap<Integer, Double>> lines = new LinkedHashMap<>();
+        for (Map<?, ?> row : rows(args[1])) {
+            Map<?, ?> peer = theirs.get(row.get("shape") + " " + row.get("tokens"));
+            if (peer != null) {
+                int tokens = (int) number(row.get("tokens"));
+                String rate = tokens <= MEMORY_TOKENS ? "gbs" : "tops";
+                put(lines, String.valueOf(row.get("shape")), tokens, number(row.get(rate)) / number(peer.get(rate)));
+            }
+        }
+        draw(gpu, lines);
+
+        XYChart cpu = chart("2 cores of an Intel Xeon, beside ONNX Runtime", "times ONNX Runtime's speed", 6);
+        Map<String, Double> micros = new LinkedHashMap<>();
+        for (Object entry : JSON.std.listFrom(Files.readString(Path.of(args[3])))) {
+            Map<?, ?> result = (Map<?, ?>) entry;
+            if (result.get("params") instanceof Map<?, ?> params && params.containsKey("what")) {
+                Map<?, ?> metric = (Map<?, ?>) Objects.requireNonNull(result.get("primaryMetric"));
+                Map<?, ?> percentiles = (Map<?, ?>) Objects.requireNonNull(metric.get("scorePercentiles"));
+                micros.put(params.get("what") + " " + params.get("tokens"), number(percentiles.get("50.0")));
+            }
+        }
+        lines.clear();
+        micros.forEach((what, time) -> {
+            if (what.startsWith("onnxruntime ")) {
+                String tokens = what.substring(what.indexOf(' ') + 1);
+                put(
+                        lines,
+                        "16 experts, hidden 2048",
+                        Integer.parseInt(tokens),
+                        time / Objects.requireNonNull(micros.get("tornadomoe " + tokens)));
+            }
+        });
+        draw(cpu, lines);
+        BitmapEncoder.saveBitmap(List.of(gpu, cpu), 1, 2, args[0], BitmapEncoder.BitmapFormat.PNG);
+    }
+
+    private static List<Map<?, ?>> rows(String file) throws IOException {
+        List<?> rows =
+                (List<?>) JSON.std.mapFrom(Files.readString(Path.of(file))).get("rows");
+        List<Map<?, ?>> maps = new ArrayList<>();
+        Objects.requireNonNull(rows, file).forEach(row -> maps.add((Map<?, ?>) row));
+        return maps;
+    }
+
+    private static double number(@Nullable Object value) {
+        return ((Number) Objects.requireNonNull(value)).doubleValue();
+    }
+
+    private static void put(Map<String, TreeMap<Integer, Double>> lines, String name, int tokens, double ratio) {
+        lines.computeIfAbsent(name, _ -> new TreeMap<>()).put(tokens, ratio);
+    }
+
+    private static XYChart chart(String title, String axis, double most) {
+        XYChart chart = new XYChartBuilder()
+                .width(600)
+                .height(400)
+                .title(title)
+                .xAxisTitle("tokens of a call")
+                .yAxisTitle(axis)
+                .build();
+        Styler style = chart.getStyler();
+        style.setChartBackgroundColor(Color.WHITE);
+        style.setLegendPosition(Styler.LegendPosition.InsideSE);
+        chart.getStyler().setXAxisLogarithmic(true);
+        chart.getStyler().setYAxisMin(0.0);
+        chart.getStyler().setYAxisMax(most);
+        return chart;
+    }
+
+    /** With the peer's own speed, 1, as a line. */
+    private static void draw(XYChart chart, Map<String, TreeMap<Integer, Double>> lines) {
+        lines.forEach((name, line) -> chart.addSeries(name, List.copyOf(line.keySet()), List.copyOf(line.values())));
+        int most = lines.values().stream().mapToInt(TreeMap::lastKey).max().orElseThrow();
+        chart.addSeries("as fast", new double[] {1, most}, new double[] {1, 1})
+                .setMarker(SeriesMarkers.NONE)
+                .setLineColor(Color.GRAY);
+    }
+}
