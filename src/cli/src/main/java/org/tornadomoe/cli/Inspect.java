@@ -27,8 +27,13 @@ import picocli.CommandLine.Parameters;
 @Command(
         name = "inspect",
         description = {
-            "Tells of every MoE layer of a checkpoint its sizes, how it is stored, and what it would run as and take:",
-            "scheme, kernel class, memory. Experts are not read."
+            "Tells of every layer of a checkpoint how it is stored, and what it would run as and take.",
+            "That is its sizes, bytes by type, scheme, kernel class and memory. Experts are not read."
+        },
+        footerHeading = "%nExamples:%n",
+        footer = {
+            "  moe inspect ~/models/Mixtral-8x7B",
+            "  moe inspect mistralai/Mixtral-8x7B-v0.1 --tokens 4096 --json"
         })
 final class Inspect implements Callable<Integer> {
     @Parameters(
@@ -191,9 +196,9 @@ final class Inspect implements Callable<Integer> {
             lines.add(note);
             lines.add("");
         }
-        lines.add(Output.table(head));
+        lines.add(Output.table(head, output.width()));
         lines.add("");
-        lines.add(Output.table(rows));
+        lines.add(Output.table(rows, output.width()));
         unread.forEach((n, problem) -> lines.add("layer " + n + " is refused: " + problem));
         output.print(json, String.join(System.lineSeparator(), lines));
     }

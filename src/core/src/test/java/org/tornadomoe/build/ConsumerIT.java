@@ -6,7 +6,6 @@ import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.List;
-import java.util.concurrent.TimeUnit;
 import java.util.jar.JarFile;
 import java.util.stream.Stream;
 import org.junit.jupiter.api.BeforeAll;
@@ -23,9 +22,8 @@ import org.tornadomoe.MoeOptions;
 class ConsumerIT {
     private static final Path CHECKPOINT =
             Path.of("src/test/resources/golden/hf/mixtral").toAbsolutePath();
-    private static final String JAVA =
-            Path.of(System.getProperty("java.home"), "bin", "java").toString();
-    private static final String VERSION = "0.1.0-SNAPSHOT"; // as on the page
+    private static final String JAVA = InstalledLibrary.JAVA;
+    private static final String VERSION = InstalledLibrary.VERSION; // as on the page
 
     @TempDir
     static Path project;
@@ -33,33 +31,18 @@ class ConsumerIT {
     @TempDir
     static Path repository;
 
+    private static InstalledLibrary library;
     private static String page = "";
 
     @BeforeAll
     static void build() throws Exception {
-        install("tornado-moe-parent", Path.of("."));
-        install("tornado-moe-interpreter", Path.of("src/interpreter"), ".jar");
-        install("tornado-moe", Path.of("src/core"), ".jar", "-sources.jar", "-javadoc.jar");
+        library = new InstalledLibrary(repository);
         page = Files.readString(Path.of("docs/java.md")).replaceAll("\\\\\n\\s+", ""); // lines go on after a backslash
         Files.writeString(project.resolve("pom.xml"), block("xml", "<project"));
         Path source = project.resolve("src/main/java/example/App.java");
         Files.createDirectories(source.getParent());
         Files.writeString(source, block("java", "package example"));
-        run(command("mvn -q compile")
-                .replace(
-                        "mvn ",
-                        System.getProperty("consumer.maven") + "/bin/mvn -B -o -Dmaven.repo.local=" + repository
-                                + " -Dmaven.repo.local.tail=" + System.getProperty("consumer.repository.tail") + " "));
-    }
-
-    /** As {@code ./mvnw install} does: a module's pom, and what was packaged of it. */
-    private static void install(String artifact, Path module, String... ends) throws IOException {
-        Path home = Files.createDirectories(
-                repository.resolve("org/tornadomoe").resolve(artifact).resolve(VERSION));
-        Files.copy(module.resolve("pom.xml"), home.resolve(artifact + "-" + VERSION + ".pom"));
-        for (String end : ends) {
-            Files.copy(module.resolve("target").resolve(artifact + end), home.resolve(artifact + "-" + VERSION + end));
-        }
+        run(command("mvn -q compile"));
     }
 
     /** The page's block of that language that begins so. */
@@ -81,21 +64,7 @@ class ConsumerIT {
     }
 
     private static String run(String command) throws IOException, InterruptedException {
-        ProcessBuilder shell = new ProcessBuilder("sh", "-c", command)
-                .directory(project.toFile())
-                .redirectErrorStream(true);
-        shell.environment().put("JAVA_HOME", System.getProperty("java.home"));
-        Path log = Files.createTempFile(project, "log", ".txt");
-        Process process = shell.redirectOutput(log.toFile()).start();
-        try {
-            assertThat(process.waitFor(5, TimeUnit.MINUTES)).as(command).isTrue();
-        } finally {
-            process.descendants().forEach(ProcessHandle::destroyForcibly);
-            process.destroyForcibly();
-        }
-        String output = Files.readString(log);
-        assertThat(process.exitValue()).as("%s%n%s", command, output).isZero();
-        return output;
+        return library.run(project, command);
     }
 
     private static String java(String command, String backend) throws IOException, InterruptedException {
