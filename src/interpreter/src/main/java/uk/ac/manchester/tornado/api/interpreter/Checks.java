@@ -31,8 +31,8 @@ import java.util.Set;
 import uk.ac.manchester.tornado.api.KernelContext;
 
 /**
- * Rewrites a class so that its loads from and stores to arrays go through the static methods of another, and that local
- * arrays are told the name of the variable they are first stored in.
+ * Rewrites a class so that its loads from and stores to arrays go through the static methods of another, that local
+ * arrays are told the name of the variable they are first stored in, and if asked for that it is {@link Resumable}.
  */
 final class Checks implements ClassTransform {
     private static final ClassDesc CONTEXT =
@@ -41,10 +41,12 @@ final class Checks implements ClassTransform {
     private static final String ARRAYS = "uk.ac.manchester.tornado.api.types.arrays";
 
     private final ClassDesc memory;
+    private final boolean resumable;
     private final Set<String> provided = new HashSet<>();
 
-    /** With the class whose static methods do the accesses. */
-    Checks(Class<?> memory) {
+    /** With the class whose static methods do the accesses, and whether methods with barriers return there. */
+    Checks(Class<?> memory, boolean resumable) {
+        this.resumable = resumable;
         this.memory = memory.describeConstable().orElseThrow();
         for (var method : memory.getDeclaredMethods()) {
             provided.add(method.getName()
@@ -62,7 +64,10 @@ final class Checks implements ClassTransform {
     public void accept(ClassBuilder builder, ClassElement element) {
         if (element instanceof MethodModel method && method.code().isPresent()) {
             Map<Integer, String> names = allocations(method.code().get());
-            builder.transformMethod(method, MethodTransform.transformingCode(new Code(names)));
+            CodeTransform code = new Code(names);
+            Resumable barriers = resumable ? Resumable.of(method) : null;
+            builder.transformMethod(
+                    method, MethodTransform.transformingCode(barriers == null ? code : barriers.andThen(code)));
         } else {
             builder.with(element);
         }

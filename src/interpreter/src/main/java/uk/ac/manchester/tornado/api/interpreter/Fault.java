@@ -9,4 +9,10 @@ final class Fault extends RuntimeException {
     Fault(String message) {
         super(message);
     }
+
+    /** Of a work-item at a barrier. */
+    static Fault notReachedBy(WorkItem returned) {
+        return new Fault("a barrier is not reached by all of the group: this work-item waits, work-item "
+                + returned.position() + " has returned");
+    }
 }

@@ -49,17 +49,17 @@ final class Kernel {
     }
 
     final String name;
-    /** Whether a work-item may have to wait for another. */
-    final boolean waits;
+    /** Whether a work-item may have to wait for another where it can't return and go on: each has a thread then. */
+    final boolean threads;
 
     private final Task task;
     private final List<String> parameters;
     private final MethodHandle checked;
 
-    private Kernel(Task task, String name, boolean waits, List<String> parameters, MethodHandle checked) {
+    private Kernel(Task task, String name, boolean threads, List<String> parameters, MethodHandle checked) {
         this.task = task;
         this.name = name;
-        this.waits = waits;
+        this.threads = threads;
         this.parameters = parameters;
         this.checked = checked;
     }
@@ -70,7 +70,8 @@ final class Kernel {
             return new Kernel(task, "its method", true, List.of(), null);
         }
         MethodHandle checked = races || method.waits() || method.sharesMemory() ? method.checked(races) : null;
-        return new Kernel(task, method.name(), method.waits(), method.parameters(), checked);
+        return new Kernel(
+                task, method.name(), method.waits() && !method.resumable(), method.parameters(), checked);
     }
 
     String parameter(int argument) {

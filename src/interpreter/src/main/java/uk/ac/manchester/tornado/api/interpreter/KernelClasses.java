@@ -46,13 +46,17 @@ final class KernelClasses {
 
     private final Class<?> owner;
     private final Map<String, ClassModel> models = Collections.synchronizedMap(new HashMap<>());
-    private final Loader[] loaders = new Loader[2];
+    /** By whether accesses are compared, and whether methods with barriers are resumable. */
+    private final Loader[][] loaders = new Loader[2][2];
 
     private KernelClasses(Class<?> owner) {
         this.owner = owner;
     }
 
-    /** One of the class's methods. It waits if it, or what it calls, can reach a barrier or an operation of a warp. */
+    /**
+     * One of the class's methods. It waits if it, or what it calls, can reach a barrier or an operation of a warp; it is
+     * resumable if these are barriers of its own, and its copy then returns there, as {@link Resumable} says.
+     */
     record Method(
             KernelClasses classes,
             String name,
@@ -60,12 +64,13 @@ final class KernelClasses {
             String descriptor,
             List<String> parameters,
             boolean waits,
+            boolean resumable,
             boolean sharesMemory) {
         /**
          * The checked copy, called with an array of arguments; with races, accesses of the same element are compared.
          */
         MethodHandle checked(boolean races) {
-            return classes.checked(method, descriptor, races);
+            return classes.checked(method, descriptor, races, resumable);
         }
     }
 
@@ -113,6 +118,7 @@ final class KernelClasses {
                 method.methodType().stringValue(),
                 parameters(method),
                 reach.waits,
+                !reach.waitsElsewhere && Resumable.of(method) != null,
                 reach.sharesMemory);
     }
 
@@ -137,18 +143,27 @@ final class KernelClasses {
         private final Set<String> seen = new HashSet<>();
         private final ArrayDeque<MethodModel> open = new ArrayDeque<>();
         private boolean waits;
+        /** Not only at barriers of the method itself. */
+        private boolean waitsElsewhere;
+
         private boolean sharesMemory;
 
         void follow(MethodModel start) {
-            open.add(start);
+            start.code().ifPresent(code -> code.elementStream().forEach(element -> look(element, true)));
             while (!open.isEmpty()) {
-                open.remove().code().ifPresent(code -> code.elementStream().forEach(this::look));
+                open.remove().code().ifPresent(code -> code.elementStream().forEach(element -> look(element, false)));
             }
         }
 
-        private void look(CodeElement element) {
-            if (element instanceof InvokeDynamicInstruction dynamic) {
-                waits |= dynamic.typeSymbol().descriptorString().contains(CONTEXT);
+        private void look(CodeElement element, boolean own) {
+            if (Resumable.isBarrier(element)) {
+                waits = true;
+                waitsElsewhere |= !own;
+                return;
+            }
+            if (element instanceof InvokeDynamicInstruction dynamic
+                    && dynamic.typeSymbol().descriptorString().contains(CONTEXT)) {
+                waitsElsewhere();
             }
             if (!(element instanceof InvokeInstruction call)) {
                 return;
@@ -156,7 +171,9 @@ final class KernelClasses {
             String target = call.owner().asInternalName();
             String name = call.name().stringValue();
             if (target.equals(CONTEXT)) {
-                waits |= name.endsWith("Barrier") || name.startsWith("simd") || name.startsWith("mma");
+                if (name.startsWith("simd") || name.startsWith("mma")) {
+                    waitsElsewhere();
+                }
                 sharesMemory |= name.startsWith("allocate");
                 return;
             }
@@ -167,8 +184,13 @@ final class KernelClasses {
             if (callee != null) {
                 open.add(callee);
             } else if (call.type().stringValue().contains(CONTEXT)) {
-                waits = true;
+                waitsElsewhere();
             }
+        }
+
+        private void waitsElsewhere() {
+            waits = true;
+            waitsElsewhere = true;
         }
 
         private MethodModel method(String target, String name, InvokeInstruction call) {
@@ -203,14 +225,15 @@ final class KernelClasses {
         });
     }
 
-    private MethodHandle checked(String method, String descriptor, boolean races) {
+    private MethodHandle checked(String method, String descriptor, boolean races, boolean resumable) {
         Loader loader;
         synchronized (loaders) {
-            int which = races ? 1 : 0;
-            if (loaders[which] == null) {
-                loaders[which] = new Loader(owner.getClassLoader(), races);
+            Loader[] by = loaders[races ? 1 : 0];
+            int which = resumable ? 1 : 0;
+            if (by[which] == null) {
+                by[which] = new Loader(owner.getClassLoader(), races, resumable);
             }
-            loader = loaders[which];
+            loader = by[which];
         }
         try {
             Class<?> copy = loader.loadClass(owner.getName());
@@ -228,10 +251,12 @@ final class KernelClasses {
 
     private final class Loader extends ClassLoader {
         private final Class<?> memory;
+        private final boolean resumable;
 
-        Loader(ClassLoader parent, boolean races) {
+        Loader(ClassLoader parent, boolean races, boolean resumable) {
             super(parent);
             this.memory = races ? ComparedMemory.class : CheckedMemory.class;
+            this.resumable = resumable;
         }
 
         @Override
@@ -258,7 +283,7 @@ final class KernelClasses {
             ClassHierarchyResolver hierarchy = ClassHierarchyResolver.ofResourceParsing(getParent())
                     .orElse(ClassHierarchyResolver.defaultResolver());
             return ClassFile.of(ClassFile.ClassHierarchyResolverOption.of(hierarchy))
-                    .transformClass(model, new Checks(memory));
+                    .transformClass(model, new Checks(memory, resumable));
         }
     }
 }

@@ -88,7 +88,7 @@ final class Launch {
 
     private void work() {
         Body body = kernel.body(arguments.clone(), context);
-        try (Group group = kernel.waits ? new Lockstep(this, body) : new Sequence(this, body)) {
+        try (Group group = kernel.threads ? new Lockstep(this, body) : new Sequence(this, body)) {
             long groups = grid.groups();
             for (long index = next.getAndIncrement();
                     index < groups && index < failedGroup;

@@ -4,7 +4,7 @@ import java.util.Arrays;
 import java.util.concurrent.locks.LockSupport;
 
 /**
- * A group whose work-items wait for each other. Each has a virtual thread, and one of them runs at a time: whoever has
+ * A group whose work-items wait for each other anywhere. Each has a virtual thread, and one of them runs at a time: whoever has
  * to wait hands on to the next that need not.
  */
 final class Lockstep extends Group {
@@ -88,7 +88,7 @@ final class Lockstep extends Group {
         @Override
         public void run() {
             do {
-                item = new WorkItem(Lockstep.this, number);
+                item = new WorkItem(Lockstep.this, number, null);
                 WorkItem.enter(item);
                 try {
                     if (!failed) {
@@ -209,10 +209,7 @@ final class Lockstep extends Group {
                             + lanes[first + missing].item.position()));
         } else {
             waiting = firstIn(State.AT_BARRIER);
-            fail(
-                    lanes[waiting].item,
-                    new Fault("a barrier is not reached by all of the group: this work-item waits, work-item "
-                            + lanes[firstIn(State.DONE)].item.position() + " has returned"));
+            fail(lanes[waiting].item, Fault.notReachedBy(lanes[firstIn(State.DONE)].item));
         }
     }
 }

@@ -1,8 +1,9 @@
 package uk.ac.manchester.tornado.api.interpreter;
 
 import java.lang.reflect.Array;
+import java.util.ArrayList;
 import java.util.Arrays;
-import java.util.IdentityHashMap;
+import java.util.List;
 import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
 
 /**
@@ -15,6 +16,7 @@ final class Races {
 
     /** The accesses of one array; a work-item's number counts through the whole grid, a phase is a barrier's number. */
     private static final class History {
+        final Object array;
         final int[] writer;
         final int[] writePhase;
         final boolean[] atomic;
@@ -37,7 +39,8 @@ final class Races {
 
         boolean isWritten;
 
-        History(int length) {
+        History(Object array, int length) {
+            this.array = array;
             writer = filled(length);
             writePhase = new int[length];
             atomic = new boolean[length];
@@ -57,44 +60,58 @@ final class Races {
         }
     }
 
-    private final IdentityHashMap<Object, History> histories = new IdentityHashMap<>();
-    private final IdentityHashMap<Object, History> locals = new IdentityHashMap<>();
+    /** Of the arguments, then of the group's local arrays; so few that looking through them is the quickest. */
+    private final List<History> histories = new ArrayList<>();
+
+    private final int arguments;
     private final int groupSize;
 
     Races(Object[] arguments, int groupSize) {
         this.groupSize = groupSize;
         for (Object argument : arguments) {
             if (argument instanceof TornadoNativeArray array) {
-                histories.put(array, new History(array.getSize()));
+                add(array, array.getSize());
             } else if (argument.getClass().isArray()) {
-                histories.put(argument, new History(Array.getLength(argument)));
+                add(argument, Array.getLength(argument));
             }
+        }
+        this.arguments = histories.size();
+    }
+
+    private void add(Object array, int length) {
+        if (history(array) == null) {
+            histories.add(new History(array, length));
         }
     }
 
     /** Whether what was in an argument before was read. */
     boolean reads(Object array) {
-        History history = histories.get(array);
+        History history = history(array);
         return history != null && history.isRead;
     }
 
     boolean writes(Object array) {
-        History history = histories.get(array);
+        History history = history(array);
         return history != null && history.isWritten;
     }
 
     /** A new group has new local memory. */
     void clearLocals() {
-        locals.clear();
+        histories.subList(arguments, histories.size()).clear();
     }
 
     void addLocal(Object array, int length) {
-        locals.put(array, new History(length));
+        add(array, length);
     }
 
+    @SuppressWarnings("ReferenceEquality") // two arrays are not one
     private History history(Object array) {
-        History history = histories.get(array);
-        return history == null ? locals.get(array) : history;
+        for (int i = 0; i < histories.size(); i++) {
+            if (histories.get(i).array == array) {
+                return histories.get(i);
+            }
+        }
+        return null;
     }
 
     void read(WorkItem item, Object array, int index) {

@@ -1,28 +1,66 @@
 package uk.ac.manchester.tornado.api.interpreter;
 
-/** A group whose work-items never wait for each other: one runs after the other on the calling thread. */
+import uk.ac.manchester.tornado.api.KernelContext;
+
+/**
+ * A group whose work-items run one after the other on the calling thread, each to its end or to its next barrier; from
+ * there they go on in the next round.
+ */
 final class Sequence extends Group {
     private final Body body;
+    private final WorkItem[] items;
+    private final KernelContext[] contexts;
+    private final Frame[] frames;
 
     Sequence(Launch launch, Body body) {
         super(launch);
         this.body = body;
+        int size = launch.grid.groupSize();
+        items = new WorkItem[size];
+        contexts = new KernelContext[size];
+        frames = new Frame[size];
+        for (int i = 0; i < size; i++) {
+            frames[i] = new Frame();
+        }
     }
 
     @Override
     void runItems() {
-        int size = launch.grid.groupSize();
-        for (int i = 0; i < size; i++) {
-            WorkItem item = new WorkItem(this, i);
-            WorkItem.enter(item);
+        for (int i = 0; i < items.length; i++) {
+            items[i] = new WorkItem(this, i, frames[i]);
+            contexts[i] = launch.contexts.apply(items[i]);
+        }
+        try {
+            while (round()) {
+                phase++;
+            }
+        } finally {
+            WorkItem.enter(null);
+        }
+    }
+
+    /** Whether all wait for each other, and are to go on. */
+    private boolean round() {
+        WorkItem waiting = null;
+        WorkItem returned = null;
+        for (int i = 0; i < items.length; i++) {
+            WorkItem.enter(items[i]);
             try {
-                body.run(launch.contexts.apply(item));
+                body.run(contexts[i]);
             } catch (Throwable t) {
-                launch.fail(item, t);
-                break;
+                launch.fail(items[i], t);
+                return false;
+            }
+            if (!frames[i].waits()) {
+                returned = returned == null ? items[i] : returned;
+            } else if (waiting == null) {
+                waiting = items[i];
             }
         }
-        WorkItem.enter(null);
+        if (waiting != null && returned != null) {
+            launch.fail(waiting, Fault.notReachedBy(returned));
+        }
+        return returned == null;
     }
 
     @Override

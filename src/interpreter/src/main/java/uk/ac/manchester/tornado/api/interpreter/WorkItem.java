@@ -15,13 +15,16 @@ public final class WorkItem {
     final Group group;
     /** Number within the group; x counts fastest. */
     final int linear;
+    /** Where it waits, or null: it has a thread of its own. */
+    final Frame frame;
 
     private int allocations;
     private AsyncCopies copies;
 
-    WorkItem(Group group, int linear) {
+    WorkItem(Group group, int linear, Frame frame) {
         this.group = group;
         this.linear = linear;
+        this.frame = frame;
     }
 
     /** The work-item this thread runs, or null. */
