@@ -2,6 +2,7 @@ package uk.ac.manchester.tornado.api.interpreter;
 
 import java.lang.classfile.ClassBuilder;
 import java.lang.classfile.ClassElement;
+import java.lang.classfile.ClassFile;
 import java.lang.classfile.ClassTransform;
 import java.lang.classfile.CodeBuilder;
 import java.lang.classfile.CodeElement;
@@ -22,6 +23,7 @@ import java.lang.classfile.instruction.TypeCheckInstruction;
 import java.lang.constant.ClassDesc;
 import java.lang.constant.ConstantDescs;
 import java.lang.constant.MethodTypeDesc;
+import java.lang.reflect.AccessFlag;
 import java.util.Arrays;
 import java.util.HashMap;
 import java.util.HashSet;
@@ -38,6 +40,15 @@ final class Checks implements ClassTransform {
     private static final ClassDesc CONTEXT =
             KernelContext.class.describeConstable().orElseThrow();
     private static final ClassDesc BYTES = ConstantDescs.CD_byte.arrayType();
+    private static final Map<ClassDesc, ClassDesc> BOXES = Map.of(
+            ConstantDescs.CD_boolean, ConstantDescs.CD_Boolean,
+            ConstantDescs.CD_byte, ConstantDescs.CD_Byte,
+            ConstantDescs.CD_char, ConstantDescs.CD_Character,
+            ConstantDescs.CD_short, ConstantDescs.CD_Short,
+            ConstantDescs.CD_int, ConstantDescs.CD_Integer,
+            ConstantDescs.CD_long, ConstantDescs.CD_Long,
+            ConstantDescs.CD_float, ConstantDescs.CD_Float,
+            ConstantDescs.CD_double, ConstantDescs.CD_Double);
     private static final String ARRAYS = "uk.ac.manchester.tornado.api.types.arrays";
 
     private final ClassDesc memory;
@@ -60,9 +71,18 @@ final class Checks implements ClassTransform {
         }
     }
 
+    /** The name of the method that calls a kernel's method with an array of its arguments. */
+    static String spread(String method, String descriptor) {
+        return method + descriptor.replace('/', '-').replace(';', '-').replace('[', '-');
+    }
+
     @Override
     public void accept(ClassBuilder builder, ClassElement element) {
         if (element instanceof MethodModel method && method.code().isPresent()) {
+            if (method.flags().has(AccessFlag.STATIC)
+                    && method.methodTypeSymbol().parameterList().contains(CONTEXT)) {
+                spread(builder, method);
+            }
             Map<Integer, String> names = allocations(method.code().get());
             CodeTransform code = new Code(names);
             Resumable barriers = resumable ? Resumable.of(method) : null;
@@ -71,6 +91,40 @@ final class Checks implements ClassTransform {
         } else {
             builder.with(element);
         }
+    }
+
+    /** Quicker than a method handle that spreads an array: a kernel is called for every work-item. */
+    private static void spread(ClassBuilder builder, MethodModel method) {
+        String name = method.methodName().stringValue();
+        MethodTypeDesc type = method.methodTypeSymbol();
+        builder.withMethodBody(
+                spread(name, type.descriptorString()),
+                MethodTypeDesc.of(ConstantDescs.CD_void, ConstantDescs.CD_Object.arrayType()),
+                ClassFile.ACC_STATIC | ClassFile.ACC_SYNTHETIC,
+                code -> {
+                    for (int i = 0; i < type.parameterCount(); i++) {
+                        code.aload(0).loadConstant(i).aaload();
+                        ClassDesc parameter = type.parameterType(i);
+                        if (parameter.isPrimitive()) {
+                            ClassDesc box = BOXES.get(parameter);
+                            code.checkcast(box)
+                                    .invokevirtual(
+                                            box,
+                                            parameter.displayName() + "Value",
+                                            MethodTypeDesc.of(parameter));
+                        } else {
+                            code.checkcast(parameter);
+                        }
+                    }
+                    code.invokestatic(method.parent().orElseThrow().thisClass().asSymbol(), name, type);
+                    TypeKind result = TypeKind.from(type.returnType());
+                    if (result.slotSize() == 1) {
+                        code.pop();
+                    } else if (result.slotSize() == 2) {
+                        code.pop2();
+                    }
+                    code.return_();
+                });
     }
 
     /** The variable each allocation of local memory is stored in, by the number of the allocation in the method. */

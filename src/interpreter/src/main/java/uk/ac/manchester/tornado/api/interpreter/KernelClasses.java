@@ -18,7 +18,6 @@ import java.lang.classfile.instruction.LocalVariable;
 import java.lang.constant.ClassDesc;
 import java.lang.invoke.MethodHandle;
 import java.lang.invoke.MethodHandles;
-import java.lang.invoke.MethodType;
 import java.lang.reflect.AccessFlag;
 import java.util.ArrayDeque;
 import java.util.ArrayList;
@@ -237,13 +236,9 @@ final class KernelClasses {
         }
         try {
             Class<?> copy = loader.loadClass(owner.getName());
-            MethodType type = MethodType.fromMethodDescriptorString(descriptor, loader);
-            var found = copy.getDeclaredMethod(method, type.parameterArray());
+            var found = copy.getDeclaredMethod(Checks.spread(method, descriptor), Object[].class);
             found.setAccessible(true);
-            MethodHandle handle = MethodHandles.lookup().unreflect(found);
-            return handle.asType(handle.type().changeReturnType(void.class))
-                    .asSpreader(Object[].class, type.parameterCount())
-                    .asType(MethodType.methodType(void.class, Object[].class));
+            return MethodHandles.lookup().unreflect(found);
         } catch (ReflectiveOperationException e) {
             throw new IllegalStateException("the checked copy of " + owner.getName() + " has no " + method, e);
         }

@@ -63,6 +63,9 @@ final class Races {
     /** Of the arguments, then of the group's local arrays; so few that looking through them is the quickest. */
     private final List<History> histories = new ArrayList<>();
 
+    /** The one found last: loops go through one array. */
+    private History last;
+
     private final int arguments;
     private final int groupSize;
 
@@ -98,6 +101,7 @@ final class Races {
     /** A new group has new local memory. */
     void clearLocals() {
         histories.subList(arguments, histories.size()).clear();
+        last = null;
     }
 
     void addLocal(Object array, int length) {
@@ -106,9 +110,13 @@ final class Races {
 
     @SuppressWarnings("ReferenceEquality") // two arrays are not one
     private History history(Object array) {
+        if (last != null && last.array == array) {
+            return last;
+        }
         for (int i = 0; i < histories.size(); i++) {
             if (histories.get(i).array == array) {
-                return histories.get(i);
+                last = histories.get(i);
+                return last;
             }
         }
         return null;
