@@ -162,6 +162,88 @@ class WorkGroupTest {
         assertThat(out.toHeapArray()).containsExactly(3, 2, 1, 0, 7, 6, 5, 4);
     }
 
+    /** What a work-item has in its variables is still there behind a barrier, in a loop, a branch, or a parameter. */
+    static void variablesOfEveryType(KernelContext ctx, IntArray out, int turns, float factor) {
+        int[] shared = ctx.allocateIntLocalArray(32);
+        int lane = ctx.localIdx;
+        boolean odd = lane % 2 != 0;
+        byte small = (byte) (lane - 16);
+        char letter = (char) ('a' + lane);
+        short negative = (short) -lane;
+        long large = (1L << 40) + lane;
+        double half = lane / 2.0;
+        long[] own = {lane, large};
+        int sum = 0;
+        shared[lane] = lane;
+        while (turns > 0) {
+            float scaled = factor * turns;
+            turns--;
+            ctx.localBarrier();
+            int next = shared[(lane + 1) % 32];
+            if (scaled > 1.0f) {
+                ctx.globalBarrier();
+                sum += next;
+            } else {
+                int twice = 2 * next;
+                ctx.localBarrier();
+                sum += twice;
+            }
+            factor = scaled / (turns + 1);
+            shared[lane] = next;
+        }
+        boolean kept = odd == (lane % 2 != 0)
+                && small == lane - 16
+                && letter == 'a' + lane
+                && negative == -lane
+                && own[1] == large
+                && large - own[0] == 1L << 40
+                && half == lane / 2.0;
+        out.set(ctx.globalIdx, kept ? sum : -1);
+    }
+
+    static void inAnotherMethod(KernelContext ctx, IntArray out) {
+        int[] shared = ctx.allocateIntLocalArray(32);
+        int lane = ctx.localIdx;
+        shared[lane] = lane;
+        int next = next(ctx, shared, lane);
+        out.set(ctx.globalIdx, next);
+    }
+
+    private static int next(KernelContext ctx, int[] shared, int lane) {
+        ctx.localBarrier();
+        return shared[(lane + 1) % 32];
+    }
+
+    @Test
+    void variablesAreKeptAtABarrier() throws Exception {
+        IntArray out = new IntArray(96);
+        Grids.run(
+                new TaskGraph("g")
+                        .task("t", WorkGroupTest::variablesOfEveryType, new KernelContext(), out, 3, 0.5f)
+                        .transferToHost(EVERY_EXECUTION, out),
+                96,
+                32);
+        for (int i = 0; i < 96; i++) {
+            int lane = i % 32;
+            // 0.5 x 3 is greater than 1, 0.5 x 2 and 0.5 are not: these are counted twice.
+            assertThat(out.get(i)).isEqualTo((lane + 1) % 32 + 2 * ((lane + 2) % 32) + 2 * ((lane + 3) % 32));
+        }
+    }
+
+    @Test
+    void aBarrierInAMethodThatTheKernelCalls() throws Exception {
+        IntArray out = new IntArray(96);
+        Grids.run(
+                new TaskGraph("g")
+                        .task("t", WorkGroupTest::inAnotherMethod, new KernelContext(), out)
+                        .transferToHost(EVERY_EXECUTION, out),
+                96,
+                32);
+        for (int i = 0; i < 96; i++) {
+            assertThat(out.get(i)).isEqualTo((i % 32 + 1) % 32);
+        }
+    }
+
     static void warp(KernelContext ctx, FloatArray values) {
         int lane = ctx.localIdx;
         float value = values.get(lane);

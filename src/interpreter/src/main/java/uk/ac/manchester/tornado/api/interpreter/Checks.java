@@ -109,9 +109,7 @@ final class Checks implements ClassTransform {
                             ClassDesc box = BOXES.get(parameter);
                             code.checkcast(box)
                                     .invokevirtual(
-                                            box,
-                                            parameter.displayName() + "Value",
-                                            MethodTypeDesc.of(parameter));
+                                            box, parameter.displayName() + "Value", MethodTypeDesc.of(parameter));
                         } else {
                             code.checkcast(parameter);
                         }

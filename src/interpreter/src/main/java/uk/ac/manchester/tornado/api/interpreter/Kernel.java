@@ -70,8 +70,7 @@ final class Kernel {
             return new Kernel(task, "its method", true, List.of(), null);
         }
         MethodHandle checked = races || method.waits() || method.sharesMemory() ? method.checked(races) : null;
-        return new Kernel(
-                task, method.name(), method.waits() && !method.resumable(), method.parameters(), checked);
+        return new Kernel(task, method.name(), method.waits() && !method.resumable(), method.parameters(), checked);
     }
 
     String parameter(int argument) {

@@ -53,8 +53,8 @@ final class KernelClasses {
     }
 
     /**
-     * One of the class's methods. It waits if it, or what it calls, can reach a barrier or an operation of a warp; it is
-     * resumable if these are barriers of its own, and its copy then returns there, as {@link Resumable} says.
+     * One of the class's methods. It waits if it, or what it calls, can reach a barrier or an operation of a warp; it
+     * is resumable if these are barriers of its own: its copy then returns there, as {@link Resumable} says.
      */
     record Method(
             KernelClasses classes,

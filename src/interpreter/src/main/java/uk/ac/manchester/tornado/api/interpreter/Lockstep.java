@@ -4,8 +4,8 @@ import java.util.Arrays;
 import java.util.concurrent.locks.LockSupport;
 
 /**
- * A group whose work-items wait for each other anywhere. Each has a virtual thread, and one of them runs at a time: whoever has
- * to wait hands on to the next that need not.
+ * A group whose work-items wait for each other anywhere. Each has a virtual thread, and one of them runs at a time:
+ * whoever has to wait hands on to the next that need not.
  */
 final class Lockstep extends Group {
     private enum State {

@@ -181,14 +181,13 @@ final class Resumable implements CodeTransform {
     }
 
     private void restore(CodeBuilder builder, int index, Variable variable) {
-        String getter =
-                switch (variable.kind()) {
-                    case FLOAT -> "getFloat";
-                    case DOUBLE -> "getDouble";
-                    case LONG -> "getLong";
-                    case REFERENCE -> "getObject";
-                    default -> "getInt";
-                };
+        String getter = switch (variable.kind()) {
+            case FLOAT -> "getFloat";
+            case DOUBLE -> "getDouble";
+            case LONG -> "getLong";
+            case REFERENCE -> "getObject";
+            default -> "getInt";
+        };
         builder.aload(frame)
                 .loadConstant(index)
                 .invokevirtual(FRAME, getter, MethodTypeDesc.of(value(variable.kind()), ConstantDescs.CD_int));

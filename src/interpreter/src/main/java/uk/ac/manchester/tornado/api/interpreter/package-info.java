@@ -7,8 +7,9 @@
  *       persisted). It starts with a pattern, floats as not-a-number, and only transfers move values in or out: a
  *       transfer that is missing shows as it would on a device.
  *   <li>Groups are taken in order by as many virtual threads as there are processors. Within a group one work-item runs
- *       at a time. Where a kernel's bytecode reaches no barrier and no operation of a warp, its work-items run one
- *       after the other; else each has a virtual thread, which hands on to the next when it has to wait.
+ *       at a time, to its end or to a barrier, where its method returns and is called again once all are there. Where a
+ *       kernel's bytecode reaches an operation of a warp, or a barrier in a method that it calls, each work-item has a
+ *       virtual thread instead, which hands on to the next when it has to wait.
  *   <li>A kernel that shares memory is run as a copy of its class whose array accesses are checked: an index out of
  *       bounds and a load of local memory that nobody stored are exceptions that name the array's variable. Where the
  *       class can't be read (a kernel that is not a static method, or was generated), it is run as it is, and a log
