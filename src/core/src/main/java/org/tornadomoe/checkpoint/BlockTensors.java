@@ -1,11 +1,12 @@
 package org.tornadomoe.checkpoint;
 
 import java.nio.file.Path;
-import java.util.HashSet;
 import java.util.LinkedHashMap;
+import java.util.LinkedHashSet;
 import java.util.List;
 import java.util.Map;
 import java.util.Set;
+import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
 
 /**
@@ -25,7 +26,7 @@ final class BlockTensors {
     }
 
     private final Safetensors tensors;
-    private final Set<String> taken = new HashSet<>();
+    private final Set<String> taken = new LinkedHashSet<>();
 
     BlockTensors(Safetensors tensors) {
         this.tensors = tensors;
@@ -84,6 +85,20 @@ final class BlockTensors {
     /** Those that were taken. */
     List<Tensor> taken() {
         return taken.stream().filter(this::has).sorted().map(tensors::tensor).toList();
+    }
+
+    /** How many names were taken until now, whether or not there is such a tensor. */
+    int mark() {
+        return taken.size();
+    }
+
+    /** The tensors that were first taken after so many names. */
+    List<Tensor> takenSince(int count) {
+        return taken.stream()
+                .skip(count)
+                .map(tensors::find)
+                .flatMap(Stream::ofNullable)
+                .toList();
     }
 
     /**

@@ -36,6 +36,10 @@ import tools.jackson.jr.ob.JSON;
  * {@code config.json} comes last, so that a directory that holds one is complete.
  */
 public final class CheckpointQuantizer {
+    /** What says how the source is stored: written anew, or true no more. */
+    private static final Set<String> CONFIGURATIONS =
+            Set.of("config.json", "quantize_config.json", "quant_config.json", "hf_quant_config.json");
+
     /**
      * What was written.
      *
@@ -67,7 +71,11 @@ public final class CheckpointQuantizer {
 
     private int currentLayer;
 
-    private record Directory(Path path, MoeCheckpoint checkpoint, Safetensors tensors) {}
+    private record Directory(
+            Path path,
+            MoeCheckpoint checkpoint,
+            Safetensors tensors,
+            @Nullable WeightQuantization quantization) {}
 
     private CheckpointQuantizer(
             Path out, Int8Quantization quantization, Directory source, Progress progress, Consumer<Result> report) {
@@ -88,13 +96,14 @@ public final class CheckpointQuantizer {
     /**
      * Quantises the experts of a checkpoint.
      *
-     * @param source a directory with {@code config.json} and safetensors, its experts floats
+     * @param source a directory with {@code config.json} and safetensors, its experts in any form that is read; what
+     *     else is quantised there is written as floats of 16 bits, since {@code config.json} can tell of one writer only
      * @param out a directory that is not there, is empty, or holds what an earlier run of the same settings left
      * @param layers the MoE layers to quantise; null for all
      * @param progress told in experts
      * @param report told what was written, before {@code config.json} is: what it writes to {@code out} is there when
      *     the directory is complete, and if it throws, a later run comes back to it
-     * @throws CheckpointException if the source can't be read or is quantised already, a file beside its tensors is a
+     * @throws CheckpointException if the source can't be read, a module in it can't, a file beside its tensors is a
      *     link to one that did not come with it, or {@code out} is something else or can't be written
      * @throws IllegalArgumentException if a layer is not an MoE layer, the sizes don't suit the scheme, or a weight is
      *     not finite
@@ -120,15 +129,16 @@ public final class CheckpointQuantizer {
         try (MoeCheckpoint checkpoint = MoeCheckpoint.open(source);
                 Safetensors tensors = Safetensors.open(source)) {
             JsonFile config = JsonFile.read(source.resolve("config.json"));
-            if (WeightQuantization.of(config) != null) {
-                throw new CheckpointException(config.file(), "says that the model is quantised already");
-            }
             List<Integer> chosen = layers == null ? checkpoint.moeLayers() : layers;
             if (chosen.isEmpty()) {
                 throw new CheckpointException(config.file(), "the model has no MoE layer");
             }
             return new CheckpointQuantizer(
-                            out, quantization, new Directory(source, checkpoint, tensors), progress, report)
+                            out,
+                            quantization,
+                            new Directory(source, checkpoint, tensors, WeightQuantization.of(config)),
+                            progress,
+                            report)
                     .run(config, new ArrayList<>(new LinkedHashSet<>(chosen)));
         }
     }
@@ -139,6 +149,8 @@ public final class CheckpointQuantizer {
         for (int layer : layers) {
             plan(layer, jobs, replaced);
         }
+        StoredModules others = new StoredModules(source.tensors, source.quantization, floatsOf(config), replaced);
+        replaced.addAll(others.replaced());
         Map<Path, SafetensorsWriter> files = new LinkedHashMap<>();
         for (String name : source.tensors.names()) {
             Tensor tensor = Objects.requireNonNull(source.tensors.find(name));
@@ -148,6 +160,7 @@ public final class CheckpointQuantizer {
                 file.add(name, tensor.dtype(), tensor.data(), tensor.shape());
             }
         }
+        others.declare(files);
         Map<Path, List<Job>> jobsOf = new LinkedHashMap<>();
         for (Job job : jobs) {
             for (int p = 0; p < 3; p++) {
@@ -171,7 +184,7 @@ public final class CheckpointQuantizer {
             if (Files.isSameFile(out, source.path)) {
                 throw new CheckpointException(out, "is the source itself: expected another directory");
             }
-            return write(config, layers, files, jobsOf, beside);
+            return write(config, layers, files, jobsOf, others, beside);
         } catch (IOException e) {
             throw CheckpointException.of(out, "cannot be written", e);
         } catch (CheckpointException | InternalError e) {
@@ -197,9 +210,11 @@ public final class CheckpointQuantizer {
             requireFits(expert);
             List<Path> homes = new ArrayList<>();
             for (int p = 0; p < 3; p++) {
-                Tensor tensor = tensorOf(matrix(expert, p));
-                replaced.add(tensor.name());
-                homes.add(tensor.file());
+                homes.add(matrix(expert, p).file());
+                String module = expert.modules().get(p) + ".";
+                source.tensors.names().stream()
+                        .filter(name -> name.startsWith(module) && !name.equals(module + "bias"))
+                        .forEach(replaced::add);
             }
             jobs.add(new Job(layer, e, shared, homes));
         }
@@ -265,11 +280,14 @@ public final class CheckpointQuantizer {
         };
     }
 
-    private static Tensor tensorOf(Matrix matrix) {
-        if (matrix instanceof Matrix.Floats floats) {
-            return floats.tensor();
-        }
-        throw new IllegalStateException("not floats: " + matrix);
+    /** The 16-bit floats that the model's configuration says it is of; BF16 if it says nothing. */
+    private static DType floatsOf(JsonFile config) {
+        JsonFile text = ModelFamilies.textConfig(config);
+        boolean half = Stream.of(config, text)
+                .flatMap(json -> Stream.of("dtype", "torch_dtype")
+                        .map(field -> json.fields().get(field)))
+                .anyMatch("float16"::equals);
+        return half ? DType.F16 : DType.BF16;
     }
 
     private Result write(
@@ -277,6 +295,7 @@ public final class CheckpointQuantizer {
             List<Integer> layers,
             Map<Path, SafetensorsWriter> files,
             Map<Path, List<Job>> jobsOf,
+            StoredModules others,
             Map<String, Path> beside)
             throws IOException {
         Map<String, Object> plan = new LinkedHashMap<>();
@@ -296,7 +315,7 @@ public final class CheckpointQuantizer {
                     done += jobs.size();
                     progress.advanced(done, total);
                 } else {
-                    writeFile(file.getKey(), directory.file(name), directory.record(name), file.getValue(), jobs);
+                    writeFile(file.getKey(), directory.file(name), directory.record(name), file.getValue(), jobs, others);
                 }
                 errors.add(JsonFile.read(directory.record(name)));
                 bytes += file.getValue().bytes();
@@ -313,9 +332,11 @@ public final class CheckpointQuantizer {
         }
     }
 
-    private void writeFile(Path from, Path target, Path errors, SafetensorsWriter file, List<Job> jobs) {
+    private void writeFile(
+            Path from, Path target, Path errors, SafetensorsWriter file, List<Job> jobs, StoredModules others) {
         Map<String, Object> measured = new LinkedHashMap<>();
         file.write(target, sink -> {
+            others.write(from, sink);
             for (Job job : jobs) {
                 measured.put(QuantizationErrors.key(job.layer, job.expert), quantize(job, from, sink));
                 progress.advanced(++done, total);
@@ -330,7 +351,7 @@ public final class CheckpointQuantizer {
     private Map<String, Object> quantize(Job job, Path file, SafetensorsWriter.Sink sink) throws IOException {
         Map<String, Object> errors = new LinkedHashMap<>();
         Projections expert = projections(job);
-        try (Int8Experts one = Int8Quantizer.quantize(OneExpert.of(expert), quantization, Progress.NONE)) {
+        try (Int8Experts one = int8(expert)) {
             for (int p = 0; p < 3; p++) {
                 if (job.homes.get(p).equals(file)) {
                     Matrix matrix = matrix(expert, p);
@@ -349,6 +370,15 @@ public final class CheckpointQuantizer {
         return errors;
     }
 
+    /** As it is stored, if that is what is asked for. */
+    private Int8Experts int8(Projections expert) {
+        LayerWeights weights = LayerWeights.ofOne(expert);
+        Int8Grid grid = Int8Grid.of(weights.config(), false, weights.experts());
+        return grid != null && grid.quantization().equals(quantization)
+                ? new StoredInt8(weights, grid).load(quantization.scheme(), Progress.NONE)
+                : Int8Quantizer.quantize(weights, quantization, Progress.NONE);
+    }
+
     /**
      * The files beside the tensors that are copied, by name: each where it really is. Whoever made the checkpoint chose
      * what its links point to, so that they may only lead to what came with it.
@@ -363,7 +393,7 @@ public final class CheckpointQuantizer {
                 String name = file.getFileName().toString();
                 boolean weights = name.matches(".*\\.(safetensors|bin|pt|pth|gguf|h5|msgpack)")
                         || name.equals("model.safetensors.index.json");
-                if (!weights && !written.contains(name) && !name.equals("config.json")) {
+                if (!weights && !written.contains(name) && !CONFIGURATIONS.contains(name)) {
                     Path real = file.toRealPath();
                     if (!real.startsWith(root) && !isBlob(root, real)) {
                         throw new CheckpointException(
@@ -411,7 +441,14 @@ public final class CheckpointQuantizer {
         }
         beside.forEach((name, file) -> WholeFile.write(out.resolve(name), fresh -> Files.copy(file, fresh)));
         report.accept(result);
-        Map<String, Object> fields = new LinkedHashMap<>(config.fields());
+        Map<String, @Nullable Object> fields = new LinkedHashMap<>(config.fields());
+        fields.remove("compression_config");
+        if (config.has("text_config")) {
+            Map<String, @Nullable Object> text = new LinkedHashMap<>(config.object("text_config"));
+            if (text.keySet().removeAll(List.of("quantization_config", "compression_config"))) {
+                fields.put("text_config", text);
+            }
+        }
         fields.put(
                 "quantization_config",
                 layout.config(source.checkpoint.moeLayers().stream()

@@ -191,7 +191,9 @@ record Int8Grid(Int8Quantization quantization, int gateUpRows, int downRows) {
 
         private static boolean isStatic(Matrix.Int8 matrix) {
             WeightQuantization.Arguments activations = matrix.stored().scheme().activations();
-            return activations != null && !activations.dynamic();
+            return activations != null
+                    && !activations.dynamic()
+                    && matrix.stored().scheme().weights().isInt8();
         }
 
         private static String activations(Matrix matrix) {
@@ -255,13 +257,13 @@ record Int8Grid(Int8Quantization quantization, int gateUpRows, int downRows) {
         WeightQuantization.Arguments activations = stored.activations();
         boolean whole = List.of("channel", "tensor").contains(weights.strategy());
         boolean known = whole || List.of("group", "block").contains(weights.strategy());
-        if (!weights.fitsInt8() || !known || (activations != null && !activations.isInt8())) {
+        if (!weights.fitsInt8() || !known || (activations != null && weights.isInt8() && !activations.isInt8())) {
             throw new CheckpointException(file, "'" + module + "': Unsupported FusedMoe scheme: " + stored);
         }
         if (activations == null) {
             return whole ? Int8Scheme.W8A16_CHANNEL : Int8Scheme.W8A16_GROUP;
         }
-        if (weights.symmetric() && activations.symmetric()) {
+        if (weights.symmetric() && activations.symmetric() && activations.isInt8() && weights.isInt8()) {
             if (whole && activations.strategy().equals("token") && activations.dynamic()) {
                 return Int8Scheme.W8A8_CHANNEL;
             }
@@ -274,6 +276,9 @@ record Int8Grid(Int8Quantization quantization, int gateUpRows, int downRows) {
                     && activations.groupSize() == weights.block().get(1)) {
                 return Int8Scheme.W8A8_BLOCK;
             }
+        }
+        if (!weights.isInt8()) { // no int8 checkpoint, so none that is to be run as vLLM would
+            return whole ? Int8Scheme.W8A16_CHANNEL : Int8Scheme.W8A16_GROUP;
         }
         throw new CheckpointException(
                 file,

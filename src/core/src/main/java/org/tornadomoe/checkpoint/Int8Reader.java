@@ -223,6 +223,10 @@ final class Int8Reader {
             if (activations == null || activations.dynamic()) {
                 return null;
             }
+            if (!scheme.weights().isInt8()) { // run with activations in floats
+                tensors.find(module + ".input_scale");
+                return null;
+            }
             Tensor scale = tensors.tensor(module + ".input_scale").requireFloat();
             if (scale.elements() != 1) {
                 throw scale.problem("expected one scale, got " + scale);

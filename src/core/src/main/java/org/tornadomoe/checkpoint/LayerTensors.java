@@ -22,7 +22,7 @@ import org.tornadomoe.config.GroupShape;
  * @param experts the routed ones, in the order of their numbers
  * @param shared the expert that every token gets, null if there is none
  * @param sharedGate [1, H]: its sigmoid weighs the shared expert; null if there is none
- * @param fused the tensors of all experts, if that is how they are stored
+ * @param fused the tensors of all experts, scales and biases included, if that is how they are stored
  */
 record LayerTensors(
         String routerName,
@@ -163,6 +163,7 @@ record LayerTensors(
             }
             for (Fused fused : FUSED) {
                 if (tensors.has(block + fused.gateUp) || tensors.has(block + fused.gateUp + BLOCKS_OF_4_BITS)) {
+                    int before = tensors.mark();
                     List<Projections> experts = fused(block, fused);
                     return new LayerTensors(
                             router,
@@ -172,10 +173,7 @@ record LayerTensors(
                             experts,
                             shared,
                             sharedGate,
-                            Stream.of(fused.gateUp, fused.down, fused.biasOf(fused.gateUp), fused.biasOf(fused.down))
-                                    .map(name -> tensors.find(block + name))
-                                    .flatMap(Stream::ofNullable)
-                                    .toList());
+                            tensors.takenSince(before));
                 }
             }
             List<String> looked = new ArrayList<>();

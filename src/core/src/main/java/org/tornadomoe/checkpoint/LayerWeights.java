@@ -53,6 +53,19 @@ final class LayerWeights implements ExpertWeights {
         quantization = Int8Grid.suiting(this.config, isInterleaved(), experts);
     }
 
+    /** The matrices of one expert as a layer, without router or biases: for quantising them by themselves. */
+    static LayerWeights ofOne(Projections expert) {
+        FusedMoeConfig config = FusedMoeConfig.builder()
+                .numExperts(1)
+                .expertsPerToken(1)
+                .hiddenDim(expert.down().rows())
+                .intermediateSize(expert.gate().rows())
+                .maxNumTokens(1)
+                .build();
+        return new LayerWeights(
+                config, List.of(expert), () -> {}, Int8Grid.suiting(config, false, List.of(expert)));
+    }
+
     private LayerWeights(
             FusedMoeConfig config, List<Projections> experts, Runnable unchanged, Int8Quantization quantization) {
         this.config = config;

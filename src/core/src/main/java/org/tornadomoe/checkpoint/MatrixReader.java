@@ -55,6 +55,35 @@ record MatrixReader(BlockTensors tensors, @Nullable WeightQuantization quantizat
                 : Int8Reader.read(tensors, quantization.method(), scheme, module, rows, cols);
     }
 
+    /** Rows and columns of a matrix that has tensors of its own and is not stored as floats of 16 bits or more. */
+    int[] shape(String module) {
+        Tensor known = tensors.find(module + ".weight_shape");
+        if (known != null) {
+            return known.toInts();
+        }
+        String name = SUFFIXES.stream()
+                .map(suffix -> module + "." + suffix)
+                .filter(tensors::has)
+                .findFirst()
+                .orElseThrow();
+        long[] shape = tensors.shape(name);
+        int rows = Math.toIntExact(shape[0]);
+        int cols = Math.toIntExact(shape[1]);
+        WeightQuantization.Group scheme = quantization == null ? null : quantization.groupOf(List.of(module));
+        int perWord = scheme == null ? 1 : 32 / scheme.weights().bits();
+        if (tensors.dtype(name) == DType.U8) {
+            return new int[] {rows, 2 * cols};
+        }
+        if (tensors.dtype(name) != DType.I32 || quantization == null) {
+            return new int[] {rows, cols};
+        }
+        return switch (quantization.method()) {
+            case GPTQ, GPTQ_V2 -> new int[] {cols, rows * perWord};
+            case AWQ -> new int[] {cols * perWord, rows};
+            case COMPRESSED_TENSORS, FLOATS -> new int[] {rows, cols * perWord};
+        };
+    }
+
     /** The scales of a tensor of all experts. */
     Tensor scaleOf(String name) {
         takeScalesOfActivations(name + "_");

@@ -148,7 +148,7 @@ final class StoredInt8 implements QuantizedWeights {
 
     /** Matrices that are floats become int8 with as many scales as the others have. */
     private void quantize(Projections projections, int e, Int8Tensor w13, Int8Tensor w2) {
-        try (Int8Experts one = Int8Quantizer.quantize(OneExpert.of(projections), quantization(), Progress.NONE)) {
+        try (Int8Experts one = Int8Quantizer.quantize(LayerWeights.ofOne(projections), quantization(), Progress.NONE)) {
             for (int row = 0; row < w13.rows(); row++) {
                 boolean isUp = weights.isUp(row);
                 if ((isUp ? projections.up() : projections.gate()).int8() == null) {

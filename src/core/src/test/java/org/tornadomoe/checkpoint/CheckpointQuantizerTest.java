@@ -3,8 +3,10 @@ package org.tornadomoe.checkpoint;
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatExceptionOfType;
 import static org.assertj.core.api.Assertions.assertThatIllegalArgumentException;
+import static org.assertj.core.api.Assertions.within;
 
 import java.io.IOException;
+import java.lang.foreign.MemorySegment;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.nio.file.attribute.FileTime;
@@ -17,6 +19,7 @@ import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.EnumSource;
 import org.junit.jupiter.params.provider.MethodSource;
 import org.junit.jupiter.params.provider.ValueSource;
@@ -395,6 +398,104 @@ class CheckpointQuantizerTest {
         }
     }
 
+    /** As other formats are quantised, an expert's error is that against the numbers that are stored. */
+    @ParameterizedTest
+    @CsvSource({
+        "mxfp4-gpt-oss, w8a16_group, 32, 0, 1e-7",
+        "gptq-4, w8a16_group, 32, 0, 1e-7",
+        "gptq-4, w8a8_channel, 0, 1e-3, 2e-2",
+        "awq-4, w8a16_group, 32, 1e-4, 1e-2",
+        "fp8-block, w8a8_channel, 0, 1e-3, 2e-2",
+        "fp8-channel, w8a16_group, 16, 1e-4, 1e-2"
+    })
+    void otherFormatsBecomeInt8(String name, String scheme, int group, double least, double most) {
+        Path stored = Path.of("src/test/resources/cases", name);
+        Int8Quantization quantization = Int8Quantization.of(Int8Scheme.fromString(scheme));
+        if (group > 0) {
+            quantization = quantization.withGrid(new GroupShape(1, group));
+        }
+        CheckpointQuantizer.Result result =
+                CheckpointQuantizer.quantize(stored, out, quantization, null, Progress.NONE);
+        try (MoeCheckpoint before = MoeCheckpoint.open(stored);
+                MoeCheckpoint after = MoeCheckpoint.open(out)) {
+            ExpertWeights exact = before.layer(0);
+            ExpertWeights written = after.layer(0);
+            assertThat(written.quantization()).isEqualTo(quantization);
+            int h = exact.config().hiddenDim();
+            for (QuantizationErrors.ExpertError error : result.experts()) {
+                double difference = 0;
+                double square = 0;
+                float[] a = new float[Math.max(h, exact.config().intermediateSize())];
+                float[] b = a.clone();
+                for (int row = 0; row < exact.config().gateUpRows() + h; row++) {
+                    for (float[] into : List.of(a, b)) {
+                        ExpertWeights from = into == a ? exact : written;
+                        if (row < h) {
+                            from.downRow(error.expert(), row, into);
+                        } else {
+                            from.gateUpRow(error.expert(), row - h, into);
+                        }
+                    }
+                    for (int c = 0; c < (row < h ? exact.config().intermediateSize() : h); c++) {
+                        difference += Math.pow((double) a[c] - b[c], 2);
+                        square += (double) a[c] * a[c];
+                    }
+                }
+                assertThat(Math.sqrt(difference / square)).isBetween(least, most);
+                assertThat(error.relativeL2()).isCloseTo(Math.sqrt(difference / square), within(1e-6));
+            }
+        }
+    }
+
+    /** What is int8 as asked for already is written as it is. */
+    @Test
+    void whatIsInt8IsKept() throws IOException {
+        qwen2();
+        CheckpointQuantizer.quantize(source, out, CHANNEL, null, Progress.NONE);
+        Path again = directory.resolve("again");
+        assertThat(CheckpointQuantizer.quantize(out, again, CHANNEL, null, Progress.NONE).experts())
+                .allMatch(error -> error.relativeL2() < 1e-7);
+        try (Safetensors first = Safetensors.open(out);
+                Safetensors second = Safetensors.open(again)) {
+            assertThat(second.names()).isEqualTo(first.names());
+            for (String name : first.names()) {
+                assertThat(second.tensor(name).data().mismatch(first.tensor(name).data()))
+                        .as(name)
+                        .isEqualTo(-1);
+            }
+        }
+    }
+
+    /** One writer's file can't tell of two formats: attention in FP8 becomes floats, and its scales go. */
+    @Test
+    void modulesBesideTheExpertsBecomeFloats() throws IOException {
+        Path stored = Files.createDirectory(directory.resolve("fp8"));
+        Path original = Path.of("src/test/resources/cases/fp8-channel");
+        byte[] codes = {0x38, 0x40, (byte) 0xb8, 0x30};
+        try (Safetensors tensors = Safetensors.open(original)) {
+            SafetensorsWriter writer = new SafetensorsWriter();
+            for (String name : tensors.names()) {
+                Tensor tensor = tensors.tensor(name);
+                writer.add(name, tensor.dtype(), tensor.data(), tensor.shape());
+            }
+            writer.add("model.layers.0.self_attn.q_proj.weight", DType.F8_E4M3, MemorySegment.ofArray(codes), 2, 2)
+                    .add("model.layers.0.self_attn.q_proj.weight_scale", new float[] {2, 4}, 2, 1)
+                    .add("model.norm.weight", new float[] {1}, 1)
+                    .write(stored.resolve("model.safetensors"));
+        }
+        Files.copy(original.resolve("config.json"), stored.resolve("config.json"));
+        Files.writeString(stored.resolve("hf_quant_config.json"), "{}");
+        CheckpointQuantizer.quantize(stored, out, CHANNEL, null, Progress.NONE);
+        assertThat(out.resolve("hf_quant_config.json")).doesNotExist();
+        try (Safetensors tensors = Safetensors.open(out)) {
+            Tensor weight = tensors.tensor("model.layers.0.self_attn.q_proj.weight");
+            assertThat(weight.dtype()).isEqualTo(DType.BF16);
+            assertThat(weight.toFloats()).containsExactly(2, 4, -4, 2);
+            assertThat(tensors.find("model.layers.0.self_attn.q_proj.weight_scale")).isNull();
+            assertThat(tensors.tensor("model.norm.weight").toFloats()).containsExactly(1);
+        }
+    }
+
     @Test
     void whatCannotBeDoneIsSaidBeforeAnythingIsWritten() throws IOException {
         qwen2();
@@ -405,7 +506,6 @@ class CheckpointQuantizerTest {
         assertRefused(directory.resolve("nowhere"), out, "no such checkpoint");
         CheckpointQuantizer.quantize(source, out, CHANNEL, null, Progress.NONE);
         assertRefused(source, out, "expected a directory that is new or empty");
-        assertRefused(out, directory.resolve("again"), "quantised already");
         assertThat(directory.resolve("again")).doesNotExist();
         Int8Quantization zeroPoints =
                 Int8Quantization.of(Int8Scheme.W8A16_GROUP).withZeroPoints(true);

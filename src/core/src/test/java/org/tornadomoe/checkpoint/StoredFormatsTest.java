@@ -491,12 +491,30 @@ class StoredFormatsTest {
         "2, 16, false, false"
     })
     void packed(int bits, int group, boolean symmetric, boolean shuffled) throws IOException {
+        packed(bits, group, symmetric, shuffled, "null");
+    }
+
+    /** Scales of 8-bit activations, whatever they are, are none of the weights: they are run with floats. */
+    @ParameterizedTest
+    @CsvSource({"int, true, token", "float, true, token", "float, false, tensor"})
+    void packedForActivationsOf8Bits(String type, boolean dynamic, String strategy) throws IOException {
+        packed(
+                4,
+                16,
+                true,
+                false,
+                "{'num_bits': 8, 'type': '" + type + "', 'symmetric': true, 'dynamic': " + dynamic + ", 'strategy': '"
+                        + strategy + "'}");
+    }
+
+    private void packed(int bits, int group, boolean symmetric, boolean shuffled, String activations)
+            throws IOException {
         int perWord = 32 / bits;
         checkpoint(
                 ", 'quantization_config': {'quant_method': 'compressed-tensors', 'format': 'pack-quantized',"
                         + " 'config_groups': {'group_0': {'targets': ['Linear'], 'weights': {'num_bits': " + bits
                         + ", 'type': 'int', 'symmetric': " + symmetric + ", 'group_size': " + group
-                        + ", 'actorder': null}, 'input_activations': null}}}",
+                        + ", 'actorder': null}, 'input_activations': " + activations + "}}}",
                 (module, rows, cols) -> {
                     Numbers n = numbers(
                             bits, rows, cols, group < 0 ? cols : group, symmetric ? 1 << (bits - 1) : -1, shuffled);
@@ -518,6 +536,9 @@ class StoredFormatsTest {
                             .add(module + ".weight_shape", new int[] {rows, cols}, 2);
                     if (!symmetric) {
                         writer.add(module + ".weight_zero_point", zeros, rows / perWord, groups);
+                    }
+                    if (activations.contains("false")) {
+                        writer.add(module + ".input_scale", new float[] {0.1f}, 1);
                     }
                     if (shuffled) {
                         writer.add(module + ".weight_g_idx", n.groups, cols);
