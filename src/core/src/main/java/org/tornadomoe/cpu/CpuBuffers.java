@@ -13,6 +13,7 @@ final class CpuBuffers {
     final int[] ids; // [P]
     final int[] own; // [P]: ids, but -1 for pairs that are another device's, where experts move by load
     final double[] weights; // [P]
+    final double[] logits; // [tokens of a call that has fewer than there are threads, L]
     final float[] a1; // [R, H] as the first GEMM reads it
     final float[] a1Scales; // [R, groups]
     final float[] act; // [P, I]
@@ -34,7 +35,7 @@ final class CpuBuffers {
     int numActive; // of active
     private final CpuWeights layer;
 
-    CpuBuffers(CpuWeights layer) {
+    CpuBuffers(CpuWeights layer, int threads) {
         this.layer = layer;
         FusedMoeConfig config = layer.config;
         PackedWeights w13 = layer.w13;
@@ -46,6 +47,7 @@ final class CpuBuffers {
         ids = new int[pairs];
         own = config.moeParallelConfig().enableEplb() ? new int[pairs] : ids;
         weights = new double[pairs];
+        logits = new double[layer.handedIn ? 0 : Math.min(m, threads) * layer.router.paddedLogits()];
         a1 = layer.int8 || layer.ownRows ? new float[Math.multiplyExact(rows, layer.h)] : hidden;
         a1Scales = new float[layer.int8 ? Math.multiplyExact(rows, w13.groups()) : 0];
         act = new float[Math.multiplyExact(pairs, layer.i)];
@@ -113,6 +115,6 @@ final class CpuBuffers {
         return 4L * (hidden.length + act.length + result.length + a1Scales.length + a2Scales.length)
                 + (a1 == hidden ? 0 : 4L * a1.length)
                 + (a2 == act ? 0 : 4L * a2.length)
-                + 8L * (output.length + sums1.length + sums2.length + shrunk1.length + shrunk2.length);
+                + 8L * (output.length + logits.length + sums1.length + sums2.length + shrunk1.length + shrunk2.length);
     }
 }

@@ -107,34 +107,52 @@ final class CpuGemm {
         Arrays.fill(total, 0, values, 0);
         int most = int8 ? EXACT_COLUMNS : FLOAT_COLUMNS;
         for (int g = 0; g < w.groups(); g++) {
-            int end = Math.min((g + 1) * w.colsPerGroup(), w.cols());
-            for (int c = g * w.colsPerGroup(); c < end; c += most) {
+            int begin = g * w.colsPerGroup();
+            int end = Math.min(begin + w.colsPerGroup(), w.cols());
+            int at = (block * w.groups() + g) * ROWS;
+            boolean once = end - begin <= most; // and then the tile has the sums
+            for (int c = begin; c < end; c += most) {
                 for (int t = 0; t < count; t++) {
                     s.from[t] = order[first + t] / pairsPerRow * w.cols() + c;
                 }
-                long at = ((long) block * w.cols() + c) * ROWS;
-                arithmetic.dot(w.values(), at, Math.min(most, end - c), a, s.from, count, tile);
-                if (c == g * w.colsPerGroup()) {
+                arithmetic.dot(
+                        w.values(),
+                        ((long) block * w.cols() + c) * ROWS,
+                        Math.min(most, end - c),
+                        a,
+                        s.from,
+                        count,
+                        tile);
+                if (!once && c == begin) {
                     for (int v = 0; v < values; v++) {
                         sum[v] = tile[v];
                     }
-                } else {
+                } else if (!once) {
                     for (int v = 0; v < values; v++) {
                         sum[v] += tile[v];
                     }
                 }
             }
-            int at = (block * w.groups() + g) * ROWS;
             for (int t = 0; t < count; t++) {
                 int ofToken = order[first + t] / pairsPerRow;
-                if (!int8 && large[ofToken]) {
-                    sumInDouble(w, block, g * w.colsPerGroup(), end, a, ofToken * w.cols(), sum, t * ROWS);
-                }
                 int row = ofToken * w.groups() + g;
+                float factor = int8 ? scales[row] : 1;
+                boolean inDouble = !int8 && large[ofToken];
+                if (once && !inDouble && w.zeroPoints() == null) {
+                    arithmetic.addScaled(tile, t * ROWS, factor, w.scales(), at, total);
+                    continue;
+                }
+                if (inDouble) {
+                    sumInDouble(w, block, begin, end, a, ofToken * w.cols(), sum, t * ROWS);
+                } else if (once) {
+                    for (int v = t * ROWS; v < (t + 1) * ROWS; v++) {
+                        sum[v] = tile[v];
+                    }
+                }
                 if (w.zeroPoints() != null) {
                     subtract(w.zeroPoints(), at, sums[row], sum, t * ROWS);
                 }
-                scale(w.scales(), at, int8 ? scales[row] : 1, sum, total, t * ROWS);
+                scale(w.scales(), at, factor, sum, total, t * ROWS);
             }
         }
         for (int t = 0; t < count && w.bias() != null; t++) {

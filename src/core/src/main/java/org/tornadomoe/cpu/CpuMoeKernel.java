@@ -47,6 +47,7 @@ final class CpuMoeKernel implements MoeKernel, Adapters, Replicated, Profiled {
 
     private final ReentrantLock turn = new ReentrantLock();
     private final Scratch scratch = new Scratch();
+    private final Team.Stage blockOfLogits = this::blockOfLogits;
     private final Team.Stage prepare = this::prepare;
     private final Team.Stage quantizeInput = this::quantizeInput;
     private final Team.Stage shrinkTokens;
@@ -54,6 +55,9 @@ final class CpuMoeKernel implements MoeKernel, Adapters, Replicated, Profiled {
     private final Team.Stage quantizeActivations = this::quantizeActivations;
     private final Team.Stage shrinkPairs;
     private final Team.Stage down = this::down;
+
+    /** Whether the call has too few tokens for each thread to have one, and logits are found before the rest. */
+    private boolean fewTokens;
 
     // What the call's stages took, where asked for.
     private @Nullable Map<String, Long> stageTimes;
@@ -70,7 +74,7 @@ final class CpuMoeKernel implements MoeKernel, Adapters, Replicated, Profiled {
         this.arithmetic = arithmetic;
         this.team = team;
         try {
-            call = new CpuBuffers(layer);
+            call = new CpuBuffers(layer, team.threads());
         } catch (RuntimeException | Error failure) {
             close();
             throw failure;
@@ -139,6 +143,10 @@ final class CpuMoeKernel implements MoeKernel, Adapters, Replicated, Profiled {
     }
 
     private void run(boolean together, int pairs) {
+        fewTokens = !layer.handedIn && together && call.tokens < team.threads();
+        if (fewTokens) {
+            team.run(together, call.tokens * layer.router.logitBlocks(), blockOfLogits, scratch);
+        }
         team.run(together, call.tokens, prepare, scratch);
         if (layer.dynamicTensor) {
             quantizer.scaleInput();
@@ -206,11 +214,24 @@ final class CpuMoeKernel implements MoeKernel, Adapters, Replicated, Profiled {
         }
     }
 
+    /** Some logits of a token, where there are fewer tokens than threads. */
+    private void blockOfLogits(int task, Scratch s) {
+        int blocks = layer.router.logitBlocks();
+        int token = task / blocks;
+        int at = token * layer.router.paddedLogits();
+        layer.router.logits(arithmetic, task % blocks, call.hidden, token * layer.h, call.logits, at);
+    }
+
     /** A token's experts and its rows in int8, but where that waits for other tokens. */
     private void prepare(int token, Scratch s) {
         layer.require(s);
         if (!layer.handedIn) {
-            layer.router.logits(arithmetic, call.hidden, token * layer.h, s);
+            if (fewTokens) {
+                int padded = layer.router.paddedLogits();
+                System.arraycopy(call.logits, token * padded, s.logits, 0, padded);
+            } else {
+                layer.router.logits(arithmetic, call.hidden, token * layer.h, s);
+            }
             layer.router.route(s, call.ids, call.weights, token * layer.pairsPerToken);
         }
         for (int row = token * layer.rowsPerToken; row < (token + 1) * layer.rowsPerToken; row++) {

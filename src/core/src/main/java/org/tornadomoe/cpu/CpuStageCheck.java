@@ -18,7 +18,7 @@ final class CpuStageCheck {
 
     CpuStageCheck(CpuWeights layer, Arithmetic arithmetic) {
         this.layer = layer;
-        call = new CpuBuffers(layer);
+        call = new CpuBuffers(layer, 1);
         quantizer = new CpuQuantizer(layer, call);
         gemm = new CpuGemm(arithmetic, layer, call, new CpuAdapters(layer, call));
     }

@@ -7,6 +7,9 @@ public abstract sealed class Arithmetic permits VectorArithmetic, ScalarArithmet
     /** The most tokens that {@link #dot} takes. */
     public static final int TOKENS = 8;
 
+    /** A property: the bits of the vectors, 128, 256 or 512, where they are to be fewer than the machine has. */
+    public static final String VECTOR_BITS = "tornadomoe.vectorBits";
+
     /** Rows of a block of weights. */
     public static final int ROWS = 64;
 
@@ -57,6 +60,12 @@ public abstract sealed class Arithmetic permits VectorArithmetic, ScalarArithmet
      * @param tile [tokens, 64]; what lies beyond is written over
      */
     public abstract void dot(MemorySegment w, long at, int cols, float[] a, int[] from, int tokens, float[] tile);
+
+    /**
+     * Adds a token's sums of a block of rows, scaled, each product and the sum rounded to double: total[from + r] +=
+     * tile[from + r] · factor · scales[at + r].
+     */
+    public abstract void addScaled(float[] tile, int from, double factor, float[] scales, int at, double[] total);
 
     /**
      * A block of the router times one token, in float64: out[into + r] is the sum over c of x[from + c] · w[at + c · 16

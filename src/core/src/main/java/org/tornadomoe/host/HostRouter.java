@@ -181,7 +181,7 @@ public final class HostRouter {
 
     /** L, filled up to whole blocks: room that {@link Scratch#require} is asked for. */
     public int paddedLogits() {
-        return Math.ceilDiv(width, Arithmetic.ROUTER_ROWS) * Arithmetic.ROUTER_ROWS;
+        return logitBlocks() * Arithmetic.ROUTER_ROWS;
     }
 
     /** Groups of choices, 0 for none: room that {@link Scratch#require} is asked for. */
@@ -196,14 +196,23 @@ public final class HostRouter {
 
     /** Logits of the token x[from, from + H), into the scratch. */
     public void logits(Arithmetic arithmetic, float[] x, int from, Scratch scratch) {
-        int h = config.hiddenDim();
-        for (int row = 0; row < width; row += Arithmetic.ROUTER_ROWS) {
-            arithmetic.logits(packed, row * h, h, x, from, scratch.logits, row);
+        for (int block = 0; block < logitBlocks(); block++) {
+            logits(arithmetic, block, x, from, scratch.logits, 0);
         }
-        if (bias != null) {
-            for (int row = 0; row < choices; row++) {
-                scratch.logits[row] += bias[row];
-            }
+    }
+
+    /** Parts of a token's logits that can be had one by one. */
+    public int logitBlocks() {
+        return Math.ceilDiv(width, Arithmetic.ROUTER_ROWS);
+    }
+
+    /** One of them, where the token's logits begin at {@code at}, with room for {@link #paddedLogits}. */
+    public void logits(Arithmetic arithmetic, int block, float[] x, int from, double[] logits, int at) {
+        int h = config.hiddenDim();
+        int row = block * Arithmetic.ROUTER_ROWS;
+        arithmetic.logits(packed, row * h, h, x, from, logits, at + row);
+        for (int r = row; bias != null && r < Math.min(row + Arithmetic.ROUTER_ROWS, choices); r++) {
+            logits[at + r] += bias[r];
         }
     }
 

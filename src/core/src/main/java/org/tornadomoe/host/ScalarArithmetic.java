@@ -26,6 +26,13 @@ final class ScalarArithmetic extends Arithmetic {
     }
 
     @Override
+    public void addScaled(float[] tile, int from, double factor, float[] scales, int at, double[] total) {
+        for (int r = 0; r < ROWS; r++) {
+            total[from + r] += tile[from + r] * factor * scales[at + r];
+        }
+    }
+
+    @Override
     public void logits(float[] w, int at, int cols, float[] x, int from, double[] out, int into) {
         Arrays.fill(out, into, into + ROUTER_ROWS, 0);
         for (int c = 0; c < cols; c++) {

@@ -16,14 +16,14 @@ import jdk.incubator.vector.VectorSpecies;
  * number of tokens.
  */
 final class VectorArithmetic extends Arithmetic {
-    private static final VectorSpecies<Float> F = FloatVector.SPECIES_PREFERRED;
+    private static final VectorSpecies<Float> F = VectorSpecies.of(float.class, VectorShape.forBitSize(bits()));
     private static final int LANES = F.length();
 
     /** As many bytes as F has lanes; at least 8, the fewest there are, of which the first count. */
     private static final VectorSpecies<Byte> B =
             VectorSpecies.of(byte.class, VectorShape.forBitSize(Math.max(64, 8 * LANES)));
 
-    private static final VectorSpecies<Double> D = DoubleVector.SPECIES_PREFERRED;
+    private static final VectorSpecies<Double> D = F.withLanes(double.class);
     private static final VectorSpecies<Float> HALF =
             VectorSpecies.of(float.class, VectorShape.forBitSize(F.vectorBitSize() / 2));
 
@@ -33,6 +33,26 @@ final class VectorArithmetic extends Arithmetic {
      * C2 put a sum on the heap in every turn.
      */
     private static final boolean EIGHT = F.vectorBitSize() != 256;
+
+    /**
+     * Vectors of rows of a loop for one token. Where four don't span a block's rows, each pass reads a part of every
+     * cache line, and only the first from memory, while the others leave that idle.
+     */
+    private static final int VECTORS = Math.min(8, ROWS / LANES);
+
+    /** Whether a block of the router's has rows for four sums at once: each waits for the product before it. */
+    private static final boolean FOUR_LOGITS = 4 * D.length() <= ROUTER_ROWS;
+
+    /** The machine's width, or the narrower one of {@value #VECTOR_BITS}. */
+    private static int bits() {
+        int widest = FloatVector.SPECIES_PREFERRED.vectorBitSize();
+        int bits = Integer.getInteger(VECTOR_BITS, widest);
+        if (bits != 128 && bits != 256 && bits != 512 || bits > widest) {
+            throw new IllegalArgumentException(
+                    VECTOR_BITS + ": expected 128, 256 or 512, at most " + widest + " on this machine, got " + bits);
+        }
+        return bits;
+    }
 
     @Override
     public String description() {
@@ -44,10 +64,17 @@ final class VectorArithmetic extends Arithmetic {
         Arrays.fill(from, tokens, TOKENS, from[0]);
         int together = tokens > 4 && EIGHT ? 8 : tokens > 2 ? 4 : tokens;
         for (int t = 0; t < tokens; t += together) {
-            for (int row = 0; row < ROWS; row += (together > 2 ? 2 : 4) * LANES) {
+            int rows = (together > 2 ? 2 : together > 1 ? 4 : VECTORS) * LANES;
+            for (int row = 0; row < ROWS; row += rows) {
                 int to = t * ROWS + row;
                 switch (together) {
-                    case 1 -> dot1(w, at + row, cols, a, from[t], tile, to);
+                    case 1 -> {
+                        if (VECTORS == 8) {
+                            dot1By8(w, at + row, cols, a, from[t], tile, to);
+                        } else {
+                            dot1(w, at + row, cols, a, from[t], tile, to);
+                        }
+                    }
                     case 2 -> dot2(w, at + row, cols, a, from[t], from[t + 1], tile, to);
                     case 4 -> dot4(w, at + row, cols, a, from, t, tile, to);
                     default -> dot8(w, at + row, cols, a, from, tile, to);
@@ -82,6 +109,37 @@ final class VectorArithmetic extends Arithmetic {
         s01.intoArray(tile, row + LANES);
         s02.intoArray(tile, row + 2 * LANES);
         s03.intoArray(tile, row + 3 * LANES);
+    }
+
+    private static void dot1By8(MemorySegment w, long at, int cols, float[] a, int a0, float[] tile, int row) {
+        FloatVector s0 = FloatVector.zero(F);
+        FloatVector s1 = FloatVector.zero(F);
+        FloatVector s2 = FloatVector.zero(F);
+        FloatVector s3 = FloatVector.zero(F);
+        FloatVector s4 = FloatVector.zero(F);
+        FloatVector s5 = FloatVector.zero(F);
+        FloatVector s6 = FloatVector.zero(F);
+        FloatVector s7 = FloatVector.zero(F);
+        for (int c = 0; c < cols; c++) {
+            long column = at + (long) c * ROWS;
+            FloatVector x = FloatVector.broadcast(F, a[a0 + c]);
+            s0 = weights(w, column).fma(x, s0);
+            s1 = weights(w, column + LANES).fma(x, s1);
+            s2 = weights(w, column + 2L * LANES).fma(x, s2);
+            s3 = weights(w, column + 3L * LANES).fma(x, s3);
+            s4 = weights(w, column + 4L * LANES).fma(x, s4);
+            s5 = weights(w, column + 5L * LANES).fma(x, s5);
+            s6 = weights(w, column + 6L * LANES).fma(x, s6);
+            s7 = weights(w, column + 7L * LANES).fma(x, s7);
+        }
+        s0.intoArray(tile, row);
+        s1.intoArray(tile, row + LANES);
+        s2.intoArray(tile, row + 2 * LANES);
+        s3.intoArray(tile, row + 3 * LANES);
+        s4.intoArray(tile, row + 4 * LANES);
+        s5.intoArray(tile, row + 5 * LANES);
+        s6.intoArray(tile, row + 6 * LANES);
+        s7.intoArray(tile, row + 7 * LANES);
     }
 
     private static void dot2(MemorySegment w, long at, int cols, float[] a, int a0, int a1, float[] tile, int row) {
@@ -233,21 +291,59 @@ final class VectorArithmetic extends Arithmetic {
     }
 
     @Override
-    public void logits(float[] w, int at, int cols, float[] x, int from, double[] out, int into) {
-        int lanes = D.length();
-        for (int row = 0; row < ROUTER_ROWS; row += 2 * lanes) {
-            DoubleVector s0 = DoubleVector.zero(D);
-            DoubleVector s1 = DoubleVector.zero(D);
-            for (int c = 0; c < cols; c++) {
-                int i = at + row + c * ROUTER_ROWS;
-                DoubleVector value = DoubleVector.broadcast(D, x[from + c]);
-                s0 = ((DoubleVector) FloatVector.fromArray(HALF, w, i).convertShape(VectorOperators.F2D, D, 0))
-                        .fma(value, s0);
-                s1 = ((DoubleVector) FloatVector.fromArray(HALF, w, i + lanes).convertShape(VectorOperators.F2D, D, 0))
-                        .fma(value, s1);
-            }
-            s0.intoArray(out, into + row);
-            s1.intoArray(out, into + row + lanes);
+    public void addScaled(float[] tile, int from, double factor, float[] scales, int at, double[] total) {
+        for (int r = 0; r < ROWS; r += D.length()) {
+            DoubleVector sum = widen(tile, from + r).mul(factor).mul(widen(scales, at + r));
+            DoubleVector.fromArray(D, total, from + r).add(sum).intoArray(total, from + r);
         }
+    }
+
+    private static DoubleVector widen(float[] x, int at) {
+        return (DoubleVector) FloatVector.fromArray(HALF, x, at).convertShape(VectorOperators.F2D, D, 0);
+    }
+
+    @Override
+    public void logits(float[] w, int at, int cols, float[] x, int from, double[] out, int into) {
+        for (int row = 0; row < ROUTER_ROWS; row += (FOUR_LOGITS ? 4 : 2) * D.length()) {
+            if (FOUR_LOGITS) {
+                logits4(w, at + row, cols, x, from, out, into + row);
+            } else {
+                logits2(w, at + row, cols, x, from, out, into + row);
+            }
+        }
+    }
+
+    private static void logits2(float[] w, int at, int cols, float[] x, int from, double[] out, int into) {
+        int lanes = D.length();
+        DoubleVector s0 = DoubleVector.zero(D);
+        DoubleVector s1 = DoubleVector.zero(D);
+        for (int c = 0; c < cols; c++) {
+            int i = at + c * ROUTER_ROWS;
+            DoubleVector value = DoubleVector.broadcast(D, x[from + c]);
+            s0 = widen(w, i).fma(value, s0);
+            s1 = widen(w, i + lanes).fma(value, s1);
+        }
+        s0.intoArray(out, into);
+        s1.intoArray(out, into + lanes);
+    }
+
+    private static void logits4(float[] w, int at, int cols, float[] x, int from, double[] out, int into) {
+        int lanes = D.length();
+        DoubleVector s0 = DoubleVector.zero(D);
+        DoubleVector s1 = DoubleVector.zero(D);
+        DoubleVector s2 = DoubleVector.zero(D);
+        DoubleVector s3 = DoubleVector.zero(D);
+        for (int c = 0; c < cols; c++) {
+            int i = at + c * ROUTER_ROWS;
+            DoubleVector value = DoubleVector.broadcast(D, x[from + c]);
+            s0 = widen(w, i).fma(value, s0);
+            s1 = widen(w, i + lanes).fma(value, s1);
+            s2 = widen(w, i + 2 * lanes).fma(value, s2);
+            s3 = widen(w, i + 3 * lanes).fma(value, s3);
+        }
+        s0.intoArray(out, into);
+        s1.intoArray(out, into + lanes);
+        s2.intoArray(out, into + 2 * lanes);
+        s3.intoArray(out, into + 3 * lanes);
     }
 }
