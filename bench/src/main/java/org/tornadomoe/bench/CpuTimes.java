@@ -29,9 +29,9 @@ import picocli.CommandLine.Option;
 
 /**
  * Times calls of a layer on this machine's cores: medians, for several schemes and numbers of tokens, a line of JSON
- * each. Hidden states, and with them the experts, change from call to call. With several layers they are called in turn,
- * as a model's are, so that each finds the caches full of the others. Java compiles it itself, so a built library is
- * enough.
+ * each. Hidden states, and with them the experts, change from call to call. With several layers they are called in
+ * turn, as a model's are, so that each finds the caches full of the others. Java compiles it itself, so a built library
+ * is enough.
  */
 @Command(
         name = "cpu-times",
@@ -77,7 +77,8 @@ public final class CpuTimes implements Callable<Integer> {
 
     @Override
     public Integer call() throws IOException {
-        int[] sizes = Arrays.stream(shape.split(":")).mapToInt(Integer::parseInt).toArray();
+        int[] sizes =
+                Arrays.stream(shape.split(":")).mapToInt(Integer::parseInt).toArray();
         FusedMoeConfig config = FusedMoeConfig.builder()
                 .numExperts(sizes[0])
                 .intermediateSize(sizes[1])
@@ -141,11 +142,7 @@ public final class CpuTimes implements Callable<Integer> {
                 stageMedians());
         System.out.println(line);
         if (output != null) {
-            Files.writeString(
-                    output,
-                    line + "\n",
-                    StandardOpenOption.CREATE,
-                    StandardOpenOption.APPEND);
+            Files.writeString(output, line + "\n", StandardOpenOption.CREATE, StandardOpenOption.APPEND);
         }
     }
 
@@ -154,7 +151,11 @@ public final class CpuTimes implements Callable<Integer> {
         stageTimes.forEach((stage, times) -> {
             times.sort(null);
             medians.append(String.format(
-                    Locale.ROOT, "%s\"%s\":%.1f", medians.isEmpty() ? "" : ",", stage, times.get(times.size() / 2) / 1e3));
+                    Locale.ROOT,
+                    "%s\"%s\":%.1f",
+                    medians.isEmpty() ? "" : ",",
+                    stage,
+                    times.get(times.size() / 2) / 1e3));
         });
         return stages ? ",\"stages\":{" + medians + "}" : "";
     }
@@ -173,9 +174,10 @@ public final class CpuTimes implements Callable<Integer> {
 
                 @Override
                 public void called(Call call) {
-                    call.stageNanos().forEach((stage, nanos) -> stageTimes
-                            .computeIfAbsent(stage, _ -> new ArrayList<>())
-                            .add(nanos));
+                    call.stageNanos()
+                            .forEach((stage, nanos) -> stageTimes
+                                    .computeIfAbsent(stage, _ -> new ArrayList<>())
+                                    .add(nanos));
                 }
             });
         }
@@ -192,13 +194,12 @@ public final class CpuTimes implements Callable<Integer> {
     }
 
     private Int8Tensor tensor(Arena arena, Int8Scheme scheme, int experts, int rows, int cols) {
-        Int8Tensor tensor =
-                switch (scheme) {
-                    case W8A8_CHANNEL, W8A16_CHANNEL -> Int8Tensor.allocate(arena, experts, rows, cols);
-                    case W8A8_TENSOR -> Int8Tensor.allocate(arena, experts, rows, cols, rows, cols, false);
-                    case W8A8_BLOCK -> Int8Tensor.allocate(arena, experts, rows, cols, 128, 128, false);
-                    case W8A16_GROUP -> Int8Tensor.allocate(arena, experts, rows, cols, 1, 32, false);
-                };
+        Int8Tensor tensor = switch (scheme) {
+            case W8A8_CHANNEL, W8A16_CHANNEL -> Int8Tensor.allocate(arena, experts, rows, cols);
+            case W8A8_TENSOR -> Int8Tensor.allocate(arena, experts, rows, cols, rows, cols, false);
+            case W8A8_BLOCK -> Int8Tensor.allocate(arena, experts, rows, cols, 128, 128, false);
+            case W8A16_GROUP -> Int8Tensor.allocate(arena, experts, rows, cols, 1, 32, false);
+        };
         for (int scale = 0; scale < tensor.scales().length; scale++) {
             tensor.scales()[scale] = (float) (random.nextDouble(0.5, 1.5) / 73 / Math.sqrt(cols));
         }

@@ -1,14 +1,17 @@
 package org.tornadomoe.cpu;
 
+import java.lang.foreign.Arena;
+import java.lang.foreign.MemorySegment;
 import java.util.Arrays;
 import org.tornadomoe.config.FusedMoeConfig;
+import org.tornadomoe.host.Int8Products;
 import org.tornadomoe.quant.LoraAdapter;
 
 /**
  * What a lane has of the call under way: what lies between its stages, and the order of its pairs. Letters as in {@link
  * CpuWeights}.
  */
-final class CpuBuffers {
+final class CpuBuffers implements AutoCloseable {
     final float[] hidden; // [M, H]
     final int[] ids; // [P]
     final int[] own; // [P]: ids, but -1 for pairs that are another device's, where experts move by load
@@ -25,6 +28,8 @@ final class CpuBuffers {
     final boolean[] large2; // [P] of a2
     final double[] output; // [M, H]
     final float[] result; // [M, H]
+    final MemorySegment bytes1; // [P, stride] for native products: a1 of each pair in their order, moved by SHIFT
+    final MemorySegment bytes2; // [P, stride] a2 likewise
     final int[] start; // [local experts + 1] into order
     final int[] order; // pairs by local expert
     final int[] active; // local experts that have pairs
@@ -34,6 +39,7 @@ final class CpuBuffers {
     int tokens; // M of the call under way
     int numActive; // of active
     private final CpuWeights layer;
+    private final Arena arena = Arena.ofShared();
 
     CpuBuffers(CpuWeights layer, int threads) {
         this.layer = layer;
@@ -57,6 +63,8 @@ final class CpuBuffers {
         sums2 = new double[w2.zeroPoints() == null ? 0 : Math.multiplyExact(pairs, w2.groups())];
         large1 = new boolean[layer.int8 ? 0 : rows];
         large2 = new boolean[layer.int8 ? 0 : pairs];
+        bytes1 = layer.products1 == null ? MemorySegment.NULL : bytes(w13, pairs);
+        bytes2 = layer.products2 == null ? MemorySegment.NULL : bytes(w2, pairs);
         output = new double[hidden.length];
         result = new float[hidden.length];
         start = new int[w13.experts() + 1];
@@ -65,6 +73,10 @@ final class CpuBuffers {
         int rank = config.isLoraEnabled() ? config.maxLoraRank() : 0;
         shrunk1 = new double[Math.multiplyExact(pairs, LoraAdapter.slices(config) * rank)];
         shrunk2 = new double[Math.multiplyExact(pairs, rank)];
+    }
+
+    private MemorySegment bytes(PackedWeights w, int pairs) {
+        return arena.allocate((pairs + (long) Int8Products.TOKENS) * w.stride(), 64);
     }
 
     /** Pairs in the order of their local experts, ascending within one. */
@@ -115,6 +127,13 @@ final class CpuBuffers {
         return 4L * (hidden.length + act.length + result.length + a1Scales.length + a2Scales.length)
                 + (a1 == hidden ? 0 : 4L * a1.length)
                 + (a2 == act ? 0 : 4L * a2.length)
+                + bytes1.byteSize()
+                + bytes2.byteSize()
                 + 8L * (output.length + logits.length + sums1.length + sums2.length + shrunk1.length + shrunk2.length);
+    }
+
+    @Override
+    public void close() {
+        arena.close();
     }
 }

@@ -32,7 +32,9 @@ public sealed class CpuExperts implements GeneralExperts permits CpuBatchedExper
 
     @Override
     public String device(FusedMoeConfig config) {
-        return config.device() == null || supportsCurrentDevice(config) ? CpuMoeKernel.DEVICE : config.device();
+        return config.device() == null || supportsCurrentDevice(config)
+                ? CpuMoeKernel.device(Arithmetic.best(), Team.shared())
+                : config.device();
     }
 
     @Override
@@ -48,8 +50,9 @@ public sealed class CpuExperts implements GeneralExperts permits CpuBatchedExper
     @Override
     public StageValues stages(
             FusedMoeConfig config, Int8Experts experts, float[] hidden, int tokens, StageValues given) {
-        try (CpuWeights layer = new CpuWeights(config.withMaxNumTokens(tokens), experts)) {
-            return new CpuStageCheck(layer, Arithmetic.best()).stages(hidden, tokens, given);
+        Arithmetic arithmetic = Arithmetic.best().java();
+        try (CpuWeights layer = new CpuWeights(config.withMaxNumTokens(tokens), experts, arithmetic)) {
+            return new CpuStageCheck(layer, arithmetic).stages(hidden, tokens, given);
         }
     }
 }

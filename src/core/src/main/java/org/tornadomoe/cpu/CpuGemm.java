@@ -1,8 +1,10 @@
 package org.tornadomoe.cpu;
 
+import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.util.Arrays;
 import org.tornadomoe.host.Arithmetic;
+import org.tornadomoe.host.Int8Products;
 import org.tornadomoe.host.Scratch;
 import org.tornadomoe.quant.LoraAdapter;
 
@@ -45,17 +47,21 @@ final class CpuGemm {
      */
     void multiplyGateUp(int e, int block, int first, int some, Scratch s) {
         int pairsPerRow = layer.pairsPerToken / layer.rowsPerToken;
-        multiply(
-                layer.w13,
-                layer.w13.block(e, block),
-                call.a1,
-                call.a1Scales,
-                call.sums1,
-                call.large1,
-                pairsPerRow,
-                first,
-                some,
-                s);
+        if (layer.products1 != null) {
+            multiply(layer.products1, layer.w13, e, block, call.bytes1, call.a1Scales, pairsPerRow, first, some, s);
+        } else {
+            multiply(
+                    layer.w13,
+                    layer.w13.block(e, block),
+                    call.a1,
+                    call.a1Scales,
+                    call.sums1,
+                    call.large1,
+                    pairsPerRow,
+                    first,
+                    some,
+                    s);
+        }
         for (int t = 0; t < some && adapters.isOn(); t++) {
             int pair = call.order[first + t];
             LoraAdapter adapter = adapters.adapter(pair);
@@ -69,8 +75,21 @@ final class CpuGemm {
     void multiplyDown(int e, int block, int first, int some, Scratch s) {
         int column = block * ROWS;
         int count = Math.min(ROWS, layer.h - column);
-        multiply(
-                layer.w2, layer.w2.block(e, block), call.a2, call.a2Scales, call.sums2, call.large2, 1, first, some, s);
+        if (layer.products2 != null) {
+            multiply(layer.products2, layer.w2, e, block, call.bytes2, call.a2Scales, 1, first, some, s);
+        } else {
+            multiply(
+                    layer.w2,
+                    layer.w2.block(e, block),
+                    call.a2,
+                    call.a2Scales,
+                    call.sums2,
+                    call.large2,
+                    1,
+                    first,
+                    some,
+                    s);
+        }
         for (int t = 0; t < some; t++) {
             int pair = call.order[first + t];
             double weight = layer.weighsInput ? 1 : call.weights[pair];
@@ -80,6 +99,73 @@ final class CpuGemm {
             LoraAdapter adapter = adapters.adapter(pair);
             if (adapter != null) {
                 adapters.expandDown(adapter, pair, column, count, weight, s.total, t * ROWS);
+            }
+        }
+    }
+
+    /** Lays out a pair's row of the first GEMM's input for native products. */
+    void gatherGateUp(int place) {
+        int row = call.order[place] / (layer.pairsPerToken / layer.rowsPerToken);
+        gather(layer.w13, call.a1, row, call.bytes1, place);
+    }
+
+    /** That of the second's. */
+    void gatherDown(int place) {
+        gather(layer.w2, call.a2, call.order[place], call.bytes2, place);
+    }
+
+    private static void gather(PackedWeights w, float[] a, int row, MemorySegment into, int place) {
+        for (int g = 0; g < w.groups(); g++) {
+            int column = g * w.colsPerGroup();
+            int count = Math.min(w.colsPerGroup(), w.cols() - column);
+            long to = (long) place * w.stride() + (long) g * w.groupStride();
+            int from = row * w.cols() + column;
+            for (int c = 0; c < count; c++) {
+                into.set(ValueLayout.JAVA_BYTE, to + c, (byte) ((int) a[from + c] + Int8Products.SHIFT));
+            }
+        }
+    }
+
+    /** As the other, by native products. */
+    private void multiply(
+            Int8Products products,
+            PackedWeights w,
+            int e,
+            int block,
+            MemorySegment a,
+            float[] scales,
+            int pairsPerRow,
+            int first,
+            int count,
+            Scratch s) {
+        s.requireTokens(Int8Products.TOKENS);
+        double[] total = s.total;
+        Arrays.fill(total, 0, count * ROWS, 0);
+        int of = w.block(e, block);
+        for (int g = 0; g < w.groups(); g++) {
+            long column = (long) g * w.groupStride();
+            long weights = ((long) of * w.stride() + column) * ROWS;
+            products.multiply(w.values(), weights, a, (long) first * w.stride() + column, count, s);
+            int at = (of * w.groups() + g) * ROWS;
+            for (int t = 0; t < count; t++) {
+                double factor = scales[call.order[first + t] / pairsPerRow * w.groups() + g];
+                addScaled(s.products, t * ROWS, w.shifts(), factor, w.scales(), at, total);
+            }
+        }
+        addBias(w, of, count, total);
+    }
+
+    private static void addScaled(
+            int[] products, int from, int[] shifts, double factor, float[] scales, int at, double[] total) {
+        for (int r = 0; r < ROWS; r++) {
+            total[from + r] += (products[from + r] - shifts[at + r]) * factor * scales[at + r];
+        }
+    }
+
+    private static void addBias(PackedWeights w, int block, int count, double[] total) {
+        for (int t = 0; t < count && w.bias() != null; t++) {
+            for (int r = 0; r < ROWS; r++) {
+                total[t * ROWS + r] += w.bias()[block * ROWS + r];
             }
         }
     }
@@ -155,11 +241,7 @@ final class CpuGemm {
                 scale(w.scales(), at, factor, sum, total, t * ROWS);
             }
         }
-        for (int t = 0; t < count && w.bias() != null; t++) {
-            for (int r = 0; r < ROWS; r++) {
-                total[t * ROWS + r] += w.bias()[block * ROWS + r];
-            }
-        }
+        addBias(w, block, count, total);
     }
 
     /** The sums of a block's rows over some columns, products and all in double. */

@@ -30,9 +30,6 @@ import org.tornadomoe.quant.LoraAdapter;
  * token not on the other tokens. Another {@link #lane} has activations of its own.
  */
 final class CpuMoeKernel implements MoeKernel, Adapters, Replicated, Profiled {
-    static final String DEVICE = "cpu (" + Arithmetic.best().description() + ", "
-            + Team.shared().threads() + (Team.shared().threads() == 1 ? " thread)" : " threads)");
-
     private static final int ROWS = PackedWeights.ROWS;
 
     private final CpuWeights layer;
@@ -55,6 +52,8 @@ final class CpuMoeKernel implements MoeKernel, Adapters, Replicated, Profiled {
     private final Team.Stage quantizeActivations = this::quantizeActivations;
     private final Team.Stage shrinkPairs;
     private final Team.Stage down = this::down;
+    private final Team.Stage gatherGateUp;
+    private final Team.Stage gatherDown;
 
     /** Whether the call has too few tokens for each thread to have one, and logits are found before the rest. */
     private boolean fewTokens;
@@ -65,7 +64,7 @@ final class CpuMoeKernel implements MoeKernel, Adapters, Replicated, Profiled {
 
     /** A layer of its own weights, which it frees. */
     CpuMoeKernel(FusedMoeConfig config, Int8Experts experts, Arithmetic arithmetic, Team team) {
-        this(new CpuWeights(config, experts), true, arithmetic, team);
+        this(new CpuWeights(config, experts, arithmetic), true, arithmetic, team);
     }
 
     private CpuMoeKernel(CpuWeights layer, boolean ownsWeights, Arithmetic arithmetic, Team team) {
@@ -76,12 +75,16 @@ final class CpuMoeKernel implements MoeKernel, Adapters, Replicated, Profiled {
         try {
             call = new CpuBuffers(layer, team.threads());
         } catch (RuntimeException | Error failure) {
-            close();
+            if (ownsWeights) {
+                layer.close();
+            }
             throw failure;
         }
         quantizer = new CpuQuantizer(layer, call);
         adapters = new CpuAdapters(layer, call);
         gemm = new CpuGemm(arithmetic, layer, call, adapters);
+        gatherGateUp = (place, _) -> gemm.gatherGateUp(place);
+        gatherDown = (place, _) -> gemm.gatherDown(place);
         shrinkTokens = adapters::shrinkTokens;
         shrinkPairs = adapters::shrinkPairs;
         replicas = call.own == call.ids ? null : Replicas.allHere(layer.expertMap.length, e -> layer.expertMap[e]);
@@ -159,6 +162,10 @@ final class CpuMoeKernel implements MoeKernel, Adapters, Replicated, Profiled {
             team.run(together, pairs, shrinkTokens, scratch);
             endStage("loraGateUp");
         }
+        if (layer.products1 != null) {
+            team.run(together, localPairs(), gatherGateUp, scratch);
+            endStage("layOutPairs");
+        }
         team.run(together, call.numActive * layer.w13.blocks(), gateUp, scratch);
         endStage("gateUpAndActivate");
         quantizer.scaleActivations();
@@ -167,6 +174,10 @@ final class CpuMoeKernel implements MoeKernel, Adapters, Replicated, Profiled {
         if (adapters.isOn()) {
             team.run(together, pairs, shrinkPairs, scratch);
             endStage("loraDown");
+        }
+        if (layer.products2 != null) {
+            team.run(together, localPairs(), gatherDown, scratch);
+            endStage("layOutActivations");
         }
         team.run(together, layer.w2.blocks(), down, scratch);
         endStage("downAndCombine");
@@ -254,6 +265,11 @@ final class CpuMoeKernel implements MoeKernel, Adapters, Replicated, Profiled {
         }
     }
 
+    /** How many pairs are of experts here. */
+    private int localPairs() {
+        return call.start[call.active.length];
+    }
+
     /** Which pairs are done here. */
     private void keepOwnPairs() {
         if (replicas != null) {
@@ -271,8 +287,8 @@ final class CpuMoeKernel implements MoeKernel, Adapters, Replicated, Profiled {
         int column = block * half;
         int count = Math.min(half, layer.i - column);
         int end = call.start[e + 1];
-        for (int first = call.start[e]; first < end; first += Arithmetic.TOKENS) {
-            int some = Math.min(Arithmetic.TOKENS, end - first);
+        for (int first = call.start[e]; first < end; first += layer.pairsAtOnce()) {
+            int some = Math.min(layer.pairsAtOnce(), end - first);
             gemm.multiplyGateUp(e, block, first, some, s);
             for (int t = 0; t < some; t++) {
                 int at = call.order[first + t] * layer.i + column;
@@ -293,8 +309,8 @@ final class CpuMoeKernel implements MoeKernel, Adapters, Replicated, Profiled {
         for (int a = 0; a < call.numActive; a++) {
             int e = call.active[a];
             int end = call.start[e + 1];
-            for (int first = call.start[e]; first < end; first += Arithmetic.TOKENS) {
-                int some = Math.min(Arithmetic.TOKENS, end - first);
+            for (int first = call.start[e]; first < end; first += layer.pairsAtOnce()) {
+                int some = Math.min(layer.pairsAtOnce(), end - first);
                 gemm.multiplyDown(e, block, first, some, s);
                 for (int t = 0; t < some; t++) {
                     int token = call.order[first + t] / layer.pairsPerToken;
@@ -318,7 +334,13 @@ final class CpuMoeKernel implements MoeKernel, Adapters, Replicated, Profiled {
 
     @Override
     public String device() {
-        return DEVICE;
+        return device(arithmetic, team);
+    }
+
+    /** For people: what computes, with how many threads. */
+    static String device(Arithmetic arithmetic, Team team) {
+        return "cpu (" + arithmetic.description() + ", " + team.threads()
+                + (team.threads() == 1 ? " thread)" : " threads)");
     }
 
     @Override
@@ -328,6 +350,7 @@ final class CpuMoeKernel implements MoeKernel, Adapters, Replicated, Profiled {
 
     @Override
     public void close() {
+        call.close();
         if (ownsWeights) {
             layer.close();
         }

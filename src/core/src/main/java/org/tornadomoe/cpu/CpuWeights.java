@@ -5,9 +5,12 @@ import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8Scheme;
+import org.tornadomoe.host.Arithmetic;
 import org.tornadomoe.host.HostRouter;
+import org.tornadomoe.host.Int8Products;
 import org.tornadomoe.host.Scratch;
 import org.tornadomoe.quant.Int8Experts;
+import org.tornadomoe.quant.Int8Tensor;
 import org.tornadomoe.quant.LoraAdapter;
 
 /**
@@ -46,10 +49,20 @@ final class CpuWeights implements AutoCloseable {
     final PackedWeights w13;
     final PackedWeights w2;
     final @Nullable LoraAdapter[] adapters;
+
+    /** Native products of the first GEMM and of the second; both or neither. */
+    final @Nullable Int8Products products1;
+
+    final @Nullable Int8Products products2;
     private final Arena arena = Arena.ofShared();
 
-    /** @param experts are copied */
-    CpuWeights(FusedMoeConfig config, Int8Experts experts) {
+    /**
+     * Packs the weights.
+     *
+     * @param experts are copied
+     * @param arithmetic whose native products are taken, where it has any and activations are int8
+     */
+    CpuWeights(FusedMoeConfig config, Int8Experts experts, Arithmetic arithmetic) {
         this.config = config;
         scheme = experts.scheme();
         int8 = scheme.quantizesActivations();
@@ -70,14 +83,32 @@ final class CpuWeights implements AutoCloseable {
         router = new HostRouter(config, experts.router());
         activation = new Activation(config);
         adapters = new LoraAdapter[config.isLoraEnabled() ? config.maxLoras() : 0];
+        Int8Products first = int8 ? products(arithmetic, experts.w13()) : null;
+        Int8Products second = first == null ? null : products(arithmetic, experts.w2());
+        if (first != null && second == null) {
+            first.close();
+            first = null;
+        }
+        products1 = first;
+        products2 = second;
         try {
             int rows = Math.ceilDiv(i, half()) * PackedWeights.ROWS;
-            w13 = PackedWeights.of(experts.w13(), rows, this::gateUpRow, experts.w13Bias(), arena);
-            w2 = PackedWeights.of(experts.w2(), h, row -> row, experts.w2Bias(), arena);
+            w13 = PackedWeights.of(experts.w13(), rows, this::gateUpRow, experts.w13Bias(), first != null, arena);
+            w2 = PackedWeights.of(experts.w2(), h, row -> row, experts.w2Bias(), first != null, arena);
         } catch (RuntimeException | Error failure) {
-            arena.close();
+            close();
             throw failure;
         }
+    }
+
+    private static @Nullable Int8Products products(Arithmetic arithmetic, Int8Tensor w) {
+        int cols = PackedWeights.groupStride(w);
+        return arithmetic.products(cols, w.scaleCols() * cols);
+    }
+
+    /** The most pairs that a block of weights is multiplied with at once. */
+    int pairsAtOnce() {
+        return products1 == null ? Arithmetic.TOKENS : Int8Products.TOKENS;
     }
 
     /**
@@ -122,5 +153,11 @@ final class CpuWeights implements AutoCloseable {
     @Override
     public void close() {
         arena.close();
+        if (products1 != null) {
+            products1.close();
+        }
+        if (products2 != null) {
+            products2.close();
+        }
     }
 }

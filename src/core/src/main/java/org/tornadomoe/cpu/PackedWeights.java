@@ -11,6 +11,7 @@ import java.util.function.IntUnaryOperator;
 import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.host.Arithmetic;
+import org.tornadomoe.host.Int8Products;
 import org.tornadomoe.quant.Int8Tensor;
 
 /**
@@ -19,10 +20,14 @@ import org.tornadomoe.quant.Int8Tensor;
  *
  * @param blocks of an expert
  * @param groups groups of columns with scales of their own, {@code colsPerGroup} wide, the last perhaps less
- * @param values [E, blocks, cols, {@value #ROWS}]
+ * @param groupStride columns of a group filled up, with zeros, for native products; else colsPerGroup
+ * @param values [E, blocks, cols, {@value #ROWS}]; for native products [E, blocks, groups, groupStride / 4, {@value
+ *     #ROWS}, 4]
  * @param scales [E, blocks, groups, {@value #ROWS}]
  * @param zeroPoints likewise; null for none
  * @param bias [E, blocks, {@value #ROWS}]; null for none
+ * @param shifts for native products, [E, blocks, groups, {@value #ROWS}]: what they have too much, since activations
+ *     are moved by {@value Int8Products#SHIFT}; else null
  * @param rowOf the tensor's row of each of an expert's rows here, −1 for one that fills up
  */
 record PackedWeights(
@@ -31,10 +36,12 @@ record PackedWeights(
         int cols,
         int groups,
         int colsPerGroup,
+        int groupStride,
         MemorySegment values,
         float[] scales,
         float @Nullable [] zeroPoints,
         float @Nullable [] bias,
+        int @Nullable [] shifts,
         int[] rowOf) {
     static final int ROWS = Arithmetic.ROWS;
 
@@ -55,10 +62,14 @@ record PackedWeights(
      * Packs.
      *
      * @param rows of an expert here, those that fill up included
+     * @param shifts for native products, [E, blocks, groups, {@value #ROWS}]: what they have too much, since activations are
+     *     moved by {@value Int8Products#SHIFT}; else null
      * @param rowOf the tensor's row of each, −1 for none
      * @param bias [E, tensor rows]; null for none
+     * @param forProducts whether for {@link Int8Products}
      */
-    static PackedWeights of(Int8Tensor w, int rows, IntUnaryOperator rowOf, float @Nullable [] bias, Arena arena) {
+    static PackedWeights of(
+            Int8Tensor w, int rows, IntUnaryOperator rowOf, float @Nullable [] bias, boolean forProducts, Arena arena) {
         int blocks = Math.ceilDiv(rows, ROWS);
         int cols = w.cols();
         int[] sources = new int[blocks * ROWS];
@@ -71,22 +82,34 @@ record PackedWeights(
         float[] scales = new float[Math.multiplyExact(Math.multiplyExact(all, groups), ROWS)];
         float[] zeroPoints = w.zeroPoints() == null ? null : new float[scales.length];
         float[] biases = bias == null ? null : new float[all * ROWS];
-        long bytes = (long) all * cols * ROWS;
+        int colsPerGroup = Math.min(w.colsPerScale(), cols);
+        int groupStride = forProducts ? groupStride(w) : colsPerGroup;
+        int stride = forProducts ? groups * groupStride : cols;
+        int[] shifts = forProducts ? new int[scales.length] : null;
+        long bytes = (long) all * stride * ROWS;
         MemorySegment values = arena.allocate(bytes + PADDING, 64);
         IntStream.range(0, all).parallel().forEach(block -> {
             int expert = block / blocks;
             // An odd number of lines of the cache, so that rows don't lie at the same place in all of them.
-            int stride = (Math.ceilDiv(cols, 2 * LINE) * 2 + 1) * LINE;
-            byte[] lines = new byte[Math.multiplyExact(stride, ROWS)];
-            byte[] packed = new byte[Math.ceilDiv(cols, Long.BYTES) * Long.BYTES * ROWS];
+            int lineStride = (Math.ceilDiv(cols, 2 * LINE) * 2 + 1) * LINE;
+            byte[] lines = new byte[Math.multiplyExact(lineStride, ROWS)];
+            byte[] packed = new byte[Math.ceilDiv(stride, Long.BYTES) * Long.BYTES * ROWS];
             for (int r = 0; r < ROWS; r++) {
                 int source = sources[block % blocks * ROWS + r];
                 if (source < 0) {
                     continue;
                 }
-                w.row(expert, source, lines, r * stride);
+                w.row(expert, source, lines, r * lineStride);
                 for (int g = 0; g < groups; g++) {
                     int at = (block * groups + g) * ROWS + r;
+                    if (shifts != null) {
+                        int first = g * colsPerGroup;
+                        for (int c = first; c < Math.min(first + colsPerGroup, cols); c++) {
+                            byte value = lines[r * lineStride + c];
+                            packed[(int) Int8Products.index(r, g * groupStride + c - first)] = value;
+                            shifts[at] += Int8Products.SHIFT * value;
+                        }
+                    }
                     scales[at] = w.scale(expert, source, g * w.colsPerScale());
                     if (zeroPoints != null) {
                         zeroPoints[at] = w.zeroPoint(expert, source, g * w.colsPerScale());
@@ -96,8 +119,10 @@ record PackedWeights(
                     biases[block * ROWS + r] = bias[expert * w.rows() + source];
                 }
             }
-            transpose(lines, stride, cols, packed);
-            int size = cols * ROWS;
+            if (shifts == null) {
+                transpose(lines, lineStride, cols, packed);
+            }
+            int size = stride * ROWS;
             MemorySegment.copy(packed, 0, values, ValueLayout.JAVA_BYTE, (long) block * size, size);
         });
         return new PackedWeights(
@@ -105,11 +130,13 @@ record PackedWeights(
                 blocks,
                 cols,
                 groups,
-                Math.min(w.colsPerScale(), cols),
+                colsPerGroup,
+                groupStride,
                 values,
                 scales,
                 zeroPoints,
                 biases,
+                shifts,
                 sources);
     }
 
@@ -168,13 +195,27 @@ record PackedWeights(
         }
     }
 
+    /** Columns of a group of a tensor's, filled up for native products. */
+    static int groupStride(Int8Tensor w) {
+        int colsPerGroup = Math.min(w.colsPerScale(), w.cols());
+        return Math.ceilDiv(colsPerGroup, Int8Products.COLUMNS) * Int8Products.COLUMNS;
+    }
+
+    /** Bytes of a row of activations for native products: each group's columns, filled up. */
+    int stride() {
+        return groups * groupStride;
+    }
+
     /** Where an expert's block is among all. */
     int block(int expert, int block) {
         return expert * blocks + block;
     }
 
     long bytes() {
-        long floats = scales.length + (zeroPoints == null ? 0L : zeroPoints.length) + (bias == null ? 0L : bias.length);
+        long floats = scales.length
+                + (zeroPoints == null ? 0L : zeroPoints.length)
+                + (bias == null ? 0L : bias.length)
+                + (shifts == null ? 0L : shifts.length);
         return values.byteSize() + 4 * floats;
     }
 }

@@ -1,14 +1,23 @@
 package org.tornadomoe.host;
 
 import java.lang.foreign.MemorySegment;
+import java.util.ArrayList;
+import java.util.List;
+import org.jspecify.annotations.Nullable;
 
-/** The inner loops, in one of two forms. Stateless. */
-public abstract sealed class Arithmetic permits VectorArithmetic, ScalarArithmetic {
+/** The inner loops, in one of three forms. Stateless. */
+public abstract sealed class Arithmetic permits VectorArithmetic, ScalarArithmetic, OneDnnArithmetic {
     /** The most tokens that {@link #dot} takes. */
     public static final int TOKENS = 8;
 
     /** A property: the bits of the vectors, 128, 256 or 512, where they are to be fewer than the machine has. */
     public static final String VECTOR_BITS = "tornadomoe.vectorBits";
+
+    /** A property: which arithmetic to take; see {@link #best}. */
+    public static final String ARITHMETIC_NAME = "tornadomoe.arithmetic";
+
+    /** A property: oneDNN's library, version 3, where it isn't that of the class path. */
+    public static final String ONEDNN = "tornadomoe.onednn";
 
     /** Rows of a block of weights. */
     public static final int ROWS = 64;
@@ -17,34 +26,118 @@ public abstract sealed class Arithmetic permits VectorArithmetic, ScalarArithmet
     public static final int ROUTER_ROWS = 16;
 
     private static final class Best {
-        static final Arithmetic ARITHMETIC = find();
+        static final @Nullable Arithmetic ARITHMETIC;
+        static final @Nullable IllegalStateException FAILURE;
 
-        private static Arithmetic find() {
-            boolean vectors =
-                    ModuleLayer.boot().findModule("jdk.incubator.vector").isPresent();
-            if (!vectors) {
-                System.getLogger(Arithmetic.class.getName())
-                        .log(
-                                System.Logger.Level.WARNING,
-                                "running without vectors, slower: start the JVM with --add-modules"
-                                        + " jdk.incubator.vector");
+        static {
+            Arithmetic found = null;
+            IllegalStateException failure = null;
+            try {
+                found = find(System.getProperty(ARITHMETIC_NAME, "auto"));
+            } catch (IllegalStateException thrown) {
+                failure = thrown;
             }
-            return of(vectors);
+            ARITHMETIC = found;
+            FAILURE = failure;
         }
     }
 
-    /** With vectors, where the JVM has the module. */
+    /**
+     * The one that a property names: {@value #ARITHMETIC_NAME} {@code auto}, which is oneDNN where it is on the class
+     * path and has fast and exact products for this processor, else vectors where the JVM has the module, else neither;
+     * or {@code onednn}, {@code vectors} or {@code scalar}.
+     *
+     * @throws IllegalStateException if the one named can't be had, with the reason
+     */
     public static Arithmetic best() {
+        if (Best.ARITHMETIC == null) {
+            throw new IllegalStateException(
+                    Best.FAILURE == null ? "no arithmetic" : Best.FAILURE.getMessage(), Best.FAILURE);
+        }
         return Best.ARITHMETIC;
     }
 
     /**
-     * One of the two.
+     * One by its name.
      *
-     * @param vectors whether with vectors, which need the module
+     * @param name as {@link #best} has it
+     * @throws IllegalStateException if it can't be had, with the reason
      */
-    public static Arithmetic of(boolean vectors) {
-        return vectors ? new VectorArithmetic() : new ScalarArithmetic();
+    static Arithmetic find(String name) {
+        System.Logger log = System.getLogger(Arithmetic.class.getName());
+        return switch (name) {
+            case "scalar" -> new ScalarArithmetic();
+            case "vectors" -> vectors();
+            case "onednn" -> {
+                try {
+                    yield new OneDnnArithmetic(hasVectors() ? vectors() : new ScalarArithmetic(), true);
+                } catch (OneDnn.RefusedException refused) {
+                    throw new IllegalStateException(ARITHMETIC_NAME + "=onednn: " + refused.getMessage(), refused);
+                }
+            }
+            case "auto" -> {
+                if (!hasVectors()) {
+                    log.log(
+                            System.Logger.Level.WARNING,
+                            "running without vectors, slower: start the JVM with --add-modules jdk.incubator.vector");
+                }
+                Arithmetic java = hasVectors() ? vectors() : new ScalarArithmetic();
+                try {
+                    yield new OneDnnArithmetic(java, false);
+                } catch (OneDnn.RefusedException refused) {
+                    log.log(System.Logger.Level.DEBUG, "running without oneDNN: " + refused.getMessage());
+                    yield java;
+                }
+            }
+            default ->
+                throw new IllegalStateException(
+                        ARITHMETIC_NAME + ": expected auto, onednn, vectors or scalar, got " + name);
+        };
+    }
+
+    private static boolean hasVectors() {
+        return ModuleLayer.boot().findModule("jdk.incubator.vector").isPresent();
+    }
+
+    private static Arithmetic vectors() {
+        if (!hasVectors()) {
+            throw new IllegalStateException(
+                    ARITHMETIC_NAME + "=vectors: start the JVM with --add-modules jdk.incubator.vector");
+        }
+        try {
+            return new VectorArithmetic();
+        } catch (ExceptionInInitializerError failure) { // a width that can't be
+            throw new IllegalStateException(String.valueOf(failure.getCause().getMessage()), failure);
+        }
+    }
+
+    /** Those that run in this JVM, the one without vectors last. */
+    public static List<Arithmetic> all() {
+        List<Arithmetic> all = new ArrayList<>();
+        for (String name : List.of("onednn", "vectors", "scalar")) {
+            try {
+                all.add(find(name));
+            } catch (IllegalStateException refused) {
+                System.getLogger(Arithmetic.class.getName()).log(System.Logger.Level.DEBUG, refused.getMessage());
+            }
+        }
+        return all;
+    }
+
+    /**
+     * Products of int8 values in native memory, for weights of so many columns, where this arithmetic has any; null
+     * where it doesn't.
+     *
+     * @param cols a multiple of {@value Int8Products#COLUMNS}
+     * @param stride bytes from one token's activations to the next's
+     */
+    public @Nullable Int8Products products(int cols, int stride) {
+        return null;
+    }
+
+    /** The same without native code. */
+    public Arithmetic java() {
+        return this;
     }
 
     /** For people: {@code 512-bit vectors}. */

@@ -9,7 +9,10 @@ public final class Scratch {
     public final double[] sum = new double[tile.length];
 
     /** [tokens, rows], the sum over all columns, scaled. */
-    public final double[] total = new double[tile.length];
+    public double[] total = new double[tile.length];
+
+    /** [tokens, rows] of a block, as {@link Int8Products#multiply} gives it; empty before. */
+    public int[] products = new int[0];
 
     /** Where each token's row begins, then how many there are. */
     public final int[] from = new int[Arithmetic.TOKENS];
@@ -23,6 +26,13 @@ public final class Scratch {
     public double[] scores = new double[0];
     public double[] keys = new double[0];
     public double[] groupKeys = new double[0];
+
+    /** Makes room in {@link #total} for so many tokens. */
+    public void requireTokens(int tokens) {
+        if (total.length < tokens * Arithmetic.ROWS) {
+            total = new double[tokens * Arithmetic.ROWS];
+        }
+    }
 
     /** Makes room; helpers serve layers of all sizes. */
     public void require(int width, int logitCount, int groups) {

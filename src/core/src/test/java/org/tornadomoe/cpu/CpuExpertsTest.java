@@ -119,7 +119,7 @@ class CpuExpertsTest {
         try (Arena arena = Arena.ofConfined()) {
             MemorySegment w = arena.allocate((cols + 1L) * PackedWeights.ROWS, 64);
             w.fill((byte) -128);
-            for (Arithmetic arithmetic : List.of(Arithmetic.best(), Arithmetic.of(false))) {
+            for (Arithmetic arithmetic : Arithmetic.all()) {
                 float[] tile = new float[Arithmetic.TOKENS * PackedWeights.ROWS];
                 arithmetic.dot(w, 0, cols, a, new int[Arithmetic.TOKENS], 1, tile);
                 assertThat(tile).startsWith(1 << 24, 1 << 24);
@@ -294,7 +294,7 @@ class CpuExpertsTest {
     }
 
     private static void check(RandomLayer layer, Int8Experts experts) {
-        for (Arithmetic arithmetic : List.of(Arithmetic.best(), Arithmetic.of(false))) {
+        for (Arithmetic arithmetic : Arithmetic.all()) {
             for (int tokens : new int[] {1, 2, 3, 5, TOKENS}) {
                 float[] hidden = layer.hidden(tokens, tokens);
                 Stages expected = Reference.forward(experts, hidden, tokens);

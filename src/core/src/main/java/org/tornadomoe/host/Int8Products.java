@@ -1,0 +1,255 @@
+package org.tornadomoe.host;
+
+import static java.lang.foreign.ValueLayout.JAVA_BYTE;
+import static java.lang.foreign.ValueLayout.JAVA_INT;
+import static java.lang.foreign.ValueLayout.JAVA_LONG;
+
+import java.lang.foreign.Arena;
+import java.lang.foreign.MemorySegment;
+import java.util.ArrayList;
+import java.util.HashSet;
+import java.util.List;
+import java.util.Map;
+import java.util.Objects;
+import java.util.Set;
+import java.util.SplittableRandom;
+import java.util.concurrent.ConcurrentHashMap;
+
+/**
+ * Products of int8 weights and activations by oneDNN, exact in int32: blocks of {@value Arithmetic#ROWS} rows times up
+ * to {@value #TOKENS} tokens. Activations are unsigned, {@value #SHIFT} more than they are, since that is what the chip's
+ * instructions take; the caller subtracts {@value #SHIFT} times the sums of weights. Thread-safe but for {@link
+ * #close}. Native memory: some kilobytes for each thread that multiplies, until it is closed.
+ */
+public final class Int8Products implements AutoCloseable {
+    /** The most tokens at once; a caller's activations have as many rows more than it asks for. */
+    public static final int TOKENS = 64;
+
+    /** What activations are moved by. */
+    public static final int SHIFT = 128;
+
+    /** What columns are filled up to, with weights of zero. */
+    public static final int COLUMNS = 64;
+
+    /** The most columns whose products, 255 · 128 each, add up in an int. */
+    static final int MOST_COLUMNS = (Integer.MAX_VALUE / (255 * 128)) / COLUMNS * COLUMNS;
+
+    /** Powers of 2, up to 64: tokens of a call. */
+    private static final int SIZES = 7;
+
+    private static final int SOURCE = 1;
+    private static final int TARGET = 17;
+    private static final int WEIGHTS = 33;
+    private static final int SCRATCHPAD = 80;
+
+    private static final Set<List<Integer>> CHECKED = new HashSet<>();
+
+    private final OneDnn library;
+    private final int cols;
+    private final int stride;
+    private final List<Long> descriptions = new ArrayList<>();
+    private final List<OneDnn.Matmul> matmuls = new ArrayList<>();
+    private final Map<Scratch, Place> places = new ConcurrentHashMap<>();
+
+    /**
+     * Products of a number of columns.
+     *
+     * @param cols a multiple of {@value #COLUMNS}
+     * @param stride bytes from one token's activations to the next's
+     * @param anyhow whether oneDNN's plain loops will do
+     * @throws OneDnn.RefusedException if oneDNN has nothing fast for them, or something that isn't exact
+     */
+    Int8Products(OneDnn library, int cols, int stride, boolean anyhow) throws OneDnn.RefusedException {
+        this.library = library;
+        this.cols = cols;
+        this.stride = stride;
+        if (cols > MOST_COLUMNS) {
+            throw new OneDnn.RefusedException("expected at most " + MOST_COLUMNS + " columns, got " + cols);
+        }
+        try {
+            long weights = description(library.weights(cols));
+            for (int size = 0; size < SIZES; size++) {
+                long source = description(library.matrix(1 << size, cols, stride, OneDnn.U8));
+                long target = description(library.matrix(1 << size, Arithmetic.ROWS, Arithmetic.ROWS, OneDnn.S32));
+                matmuls.add(library.matmul(source, weights, target));
+            }
+            if (!anyhow && !name().startsWith("brg")) {
+                throw new OneDnn.RefusedException(
+                        "this processor has no int8 instructions that oneDNN would use; it has " + name());
+            }
+            check();
+        } catch (RuntimeException | Error | OneDnn.RefusedException failure) {
+            close();
+            throw failure;
+        }
+    }
+
+    /** What oneDNN chose: {@code brg_matmul:avx512_core_vnni}. */
+    String name() {
+        return matmuls.getLast().name();
+    }
+
+    private long description(long made) {
+        descriptions.add(made);
+        return made;
+    }
+
+    /** Where a value of a block's weights is. */
+    public static long index(int row, int col) {
+        return (col / 4 * Arithmetic.ROWS + row) * 4L + col % 4;
+    }
+
+    /**
+     * A block of weights times some tokens: {@code s.products}[t, r] is the sum over c of a[from + t · stride + c] ·
+     * w[at + {@link #index}(r, c)].
+     *
+     * @param w int8, of native memory
+     * @param a unsigned, of native memory, with {@value #TOKENS} rows from {@code from} on
+     * @param tokens 1 to {@value #TOKENS}
+     */
+    public void multiply(MemorySegment w, long at, MemorySegment a, long from, int tokens, Scratch s) {
+        Objects.checkFromIndexSize(at, (long) cols * Arithmetic.ROWS, w.byteSize());
+        Objects.checkFromIndexSize(from, (TOKENS - 1L) * stride + cols, a.byteSize());
+        Place place = places.get(s);
+        if (place == null) {
+            place = new Place();
+            places.put(s, place);
+        }
+        long weights = w.address() + at;
+        for (int t = 0; t < tokens; ) {
+            int size = size(tokens - t);
+            place.multiply(size, a.address() + from + (long) t * stride, weights, t);
+            t += 1 << size;
+        }
+        if (s.products.length == 0) {
+            s.products = new int[TOKENS * Arithmetic.ROWS];
+        }
+        MemorySegment.copy(place.tile, JAVA_INT, 0, s.products, 0, tokens * Arithmetic.ROWS);
+    }
+
+    /** The next power of 2, unless more than a fifth of it would be for nothing; then the one before. */
+    private static int size(int tokens) {
+        int size = Integer.SIZE - Integer.numberOfLeadingZeros(tokens - 1);
+        return 4 << size <= 5 * tokens ? size : size - 1;
+    }
+
+    /** What a thread hands over: memory objects, one of each for every size. */
+    private final class Place {
+        private static final int ARGUMENTS = 4;
+
+        private final Arena arena = Arena.ofShared();
+        final MemorySegment tile = arena.allocate(4L * TOKENS * Arithmetic.ROWS, 64);
+        private final long stream = library.stream();
+        private final long[] memories = new long[SIZES * ARGUMENTS];
+        private final long[] arguments = new long[SIZES];
+
+        Place() {
+            long weights = descriptions.getFirst();
+            for (int size = 0; size < SIZES; size++) {
+                long source = descriptions.get(1 + 2 * size);
+                long target = descriptions.get(2 + 2 * size);
+                long scratchpad = library.matrix(
+                        1, Math.toIntExact(Math.max(1, matmuls.get(size).scratchpad())), 1, OneDnn.U8);
+                int[] numbers = {SOURCE, WEIGHTS, TARGET, SCRATCHPAD};
+                long[] of = {source, weights, target, scratchpad};
+                MemorySegment list = arena.allocate(16L * ARGUMENTS, 16);
+                for (int n = 0; n < ARGUMENTS; n++) {
+                    memories[size * ARGUMENTS + n] = library.memory(of[n]);
+                    list.set(JAVA_INT, 16L * n, numbers[n]);
+                    list.set(JAVA_LONG, 16L * n + 8, memories[size * ARGUMENTS + n]);
+                }
+                library.destroyDescription(scratchpad);
+                MemorySegment room =
+                        arena.allocate(Math.max(64, matmuls.get(size).scratchpad()), 4096);
+                library.place(memories[size * ARGUMENTS + 3], room.address());
+                arguments[size] = list.address();
+            }
+        }
+
+        void multiply(int size, long source, long weights, int token) {
+            library.place(memories[size * ARGUMENTS], source);
+            library.place(memories[size * ARGUMENTS + 1], weights);
+            library.place(memories[size * ARGUMENTS + 2], tile.address() + 4L * token * Arithmetic.ROWS);
+            library.execute(matmuls.get(size), stream, ARGUMENTS, arguments[size]);
+        }
+
+        void close() {
+            for (long memory : memories) {
+                library.destroyMemory(memory);
+            }
+            library.destroyStream(stream);
+            arena.close();
+        }
+    }
+
+    /** Every size against plain sums, the greatest and the least there are among them; once for each shape. */
+    private void check() throws OneDnn.RefusedException {
+        synchronized (CHECKED) {
+            List<Integer> shape = List.of(cols, stride);
+            if (CHECKED.contains(shape)) {
+                return;
+            }
+            SplittableRandom random = new SplittableRandom(cols);
+            byte[] w = new byte[Arithmetic.ROWS * cols];
+            byte[] a = new byte[(TOKENS - 1) * stride + cols];
+            random.nextBytes(w);
+            random.nextBytes(a);
+            for (int c = 0; c < cols; c++) {
+                w[(int) index(0, c)] = -128;
+                w[(int) index(1, c)] = 127;
+                w[(int) index(2, c)] = (byte) (c / 2 % 2 == 0 ? 127 : -128);
+                a[c] = (byte) 255;
+                a[stride + c] = (byte) (c % 4 / 2 * 255);
+            }
+            Scratch scratch = new Scratch();
+            try (Arena arena = Arena.ofConfined()) {
+                MemorySegment weights = arena.allocate(w.length, 64);
+                MemorySegment activations = arena.allocate(a.length, 64);
+                MemorySegment.copy(w, 0, weights, JAVA_BYTE, 0, w.length);
+                MemorySegment.copy(a, 0, activations, JAVA_BYTE, 0, a.length);
+                int[] exact = exact(w, a);
+                for (int size = 0; size < SIZES; size++) {
+                    multiply(weights, 0, activations, 0, 1 << size, scratch);
+                    for (int v = 0; v < Arithmetic.ROWS << size; v++) {
+                        if (scratch.products[v] != exact[v]) {
+                            throw new OneDnn.RefusedException("it does not compute exactly: " + name() + ", " + cols
+                                    + " columns, " + (1 << size) + " tokens: expected " + exact[v] + ", got "
+                                    + scratch.products[v]);
+                        }
+                    }
+                }
+                CHECKED.add(shape);
+            } finally {
+                Place place = places.remove(scratch);
+                if (place != null) {
+                    place.close();
+                }
+            }
+        }
+    }
+
+    private int[] exact(byte[] w, byte[] a) {
+        int[] sums = new int[TOKENS * Arithmetic.ROWS];
+        for (int t = 0; t < TOKENS; t++) {
+            for (int c = 0; c < cols; c++) {
+                int x = a[t * stride + c] & 0xff;
+                int at = (int) index(0, c);
+                for (int r = 0; r < Arithmetic.ROWS; r++) {
+                    sums[t * Arithmetic.ROWS + r] += x * w[at + 4 * r];
+                }
+            }
+        }
+        return sums;
+    }
+
+    /** Frees the native memory; nobody may be multiplying. */
+    @Override
+    public void close() {
+        places.values().forEach(Place::close);
+        places.clear();
+        matmuls.forEach(library::destroyMatmul);
+        matmuls.clear();
+        descriptions.forEach(library::destroyDescription);
+        descriptions.clear();
+    }
+}

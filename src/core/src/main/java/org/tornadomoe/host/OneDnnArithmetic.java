@@ -1,0 +1,68 @@
+package org.tornadomoe.host;
+
+import java.lang.foreign.MemorySegment;
+import org.jspecify.annotations.Nullable;
+
+/** Products of int8 by oneDNN, the rest as without it. */
+final class OneDnnArithmetic extends Arithmetic {
+    private static final System.Logger LOG = System.getLogger(OneDnnArithmetic.class.getName());
+
+    private final Arithmetic java;
+    private final OneDnn library;
+    private final boolean anyhow;
+    private final String description;
+
+    /**
+     * Opens the library.
+     *
+     * @param java what does the rest
+     * @param anyhow whether oneDNN's plain loops will do
+     * @throws OneDnn.RefusedException if there is none, or none that is fast and exact
+     */
+    OneDnnArithmetic(Arithmetic java, boolean anyhow) throws OneDnn.RefusedException {
+        this.java = java;
+        this.anyhow = anyhow;
+        library = OneDnn.open();
+        int columns = 4 * Int8Products.COLUMNS;
+        try (Int8Products trial = new Int8Products(library, columns, columns, anyhow)) {
+            description = "oneDNN " + library.version + " " + trial.name() + ", " + java.description();
+        } catch (IllegalStateException failure) {
+            throw new OneDnn.RefusedException(failure.getMessage());
+        }
+    }
+
+    @Override
+    public String description() {
+        return description;
+    }
+
+    @Override
+    public Arithmetic java() {
+        return java;
+    }
+
+    @Override
+    public @Nullable Int8Products products(int cols, int stride) {
+        try {
+            return new Int8Products(library, cols, stride, anyhow);
+        } catch (OneDnn.RefusedException refused) {
+            LOG.log(System.Logger.Level.WARNING, "a layer goes without oneDNN: " + refused.getMessage());
+            return null;
+        }
+    }
+
+    @Override
+    public void dot(MemorySegment w, long at, int cols, float[] a, int[] from, int tokens, float[] tile) {
+        java.dot(w, at, cols, a, from, tokens, tile);
+    }
+
+    @Override
+    public void addScaled(float[] tile, int from, double factor, float[] scales, int at, double[] total) {
+        java.addScaled(tile, from, factor, scales, at, total);
+    }
+
+    @Override
+    public void logits(float[] w, int at, int cols, float[] x, int from, double[] out, int into) {
+        java.logits(w, at, cols, x, from, out, into);
+    }
+}

@@ -1,0 +1,143 @@
+package org.tornadomoe.host;
+
+import static java.lang.foreign.ValueLayout.JAVA_BYTE;
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatThrownBy;
+
+import java.io.IOException;
+import java.lang.foreign.Arena;
+import java.lang.foreign.MemorySegment;
+import java.nio.charset.StandardCharsets;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.List;
+import java.util.SplittableRandom;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.ValueSource;
+
+/** The inner loops at every width of vectors, each in a JVM of its own, and how one is chosen. */
+class ArithmeticTest {
+    private static final int WIDEST = 512;
+
+    @ParameterizedTest
+    @ValueSource(ints = {128, 256, WIDEST})
+    void everyWidthComputesTheSame(int bits) throws IOException, InterruptedException {
+        String said = run("-D" + Arithmetic.VECTOR_BITS + "=" + bits, "vectors");
+        if (said.contains("at most")) { // wider than this machine's
+            assertThat(said).contains(Arithmetic.VECTOR_BITS + ": expected 128, 256 or 512, at most ", "got " + bits);
+            assertThat(bits).isGreaterThan(128);
+        } else {
+            assertThat(said).isEqualTo("the same with " + bits + "-bit vectors");
+        }
+    }
+
+    @Test
+    void anotherWidthIsRefused() throws IOException, InterruptedException {
+        assertThat(run("-D" + Arithmetic.VECTOR_BITS + "=100", "vectors"))
+                .contains(Arithmetic.VECTOR_BITS + ": expected 128, 256 or 512")
+                .endsWith("got 100");
+    }
+
+    @Test
+    void anUnknownArithmeticIsRefused() {
+        assertThatThrownBy(() -> Arithmetic.find("fast"))
+                .isInstanceOf(IllegalStateException.class)
+                .hasMessage("tornadomoe.arithmetic: expected auto, onednn, vectors or scalar, got fast");
+    }
+
+    @Test
+    void aLibraryThatIsNotThereIsRefusedWithItsName() throws IOException, InterruptedException {
+        assertThat(run("-D" + Arithmetic.ONEDNN + "=/nowhere/libdnnl.so.3", "onednn"))
+                .startsWith("tornadomoe.arithmetic=onednn: ")
+                .contains("/nowhere/libdnnl.so.3");
+    }
+
+    @Test
+    void withoutNativeAccessOneDnnIsRefused() throws IOException, InterruptedException {
+        List<String> options = List.of("-D" + Arithmetic.ONEDNN + "=/nowhere/libdnnl.so.3");
+        assertThat(run(options, "onednn")).contains("--enable-native-access=ALL-UNNAMED");
+    }
+
+    private static String run(String option, String name) throws IOException, InterruptedException {
+        return run(List.of(option, "--enable-native-access=ALL-UNNAMED"), name);
+    }
+
+    /** What {@link Compare} says in a JVM with those options. */
+    private static String run(List<String> options, String name) throws IOException, InterruptedException {
+        List<String> command = new ArrayList<>();
+        command.add(Path.of(System.getProperty("java.home"), "bin", "java").toString());
+        command.addAll(List.of("-Xmx200m", "--add-modules", "jdk.incubator.vector"));
+        command.addAll(options);
+        command.addAll(List.of("-cp", System.getProperty("java.class.path"), Compare.class.getName(), name));
+        Process process = new ProcessBuilder(command)
+                .redirectError(ProcessBuilder.Redirect.DISCARD)
+                .start();
+        String said = new String(process.getInputStream().readAllBytes(), StandardCharsets.UTF_8);
+        assertThat(process.waitFor()).isZero();
+        return said.strip();
+    }
+
+    /** Compares an arithmetic with the one without vectors, to the bit. */
+    static final class Compare {
+        private static final int COLS = 130;
+
+        private Compare() {}
+
+        public static void main(String[] args) {
+            try {
+                Arithmetic arithmetic = Arithmetic.find(args[0]);
+                compare(arithmetic, Arithmetic.find("scalar"));
+                System.out.println("the same with " + arithmetic.description());
+            } catch (IllegalStateException refused) {
+                System.out.println(refused.getMessage());
+            }
+        }
+
+        private static void compare(Arithmetic one, Arithmetic other) {
+            SplittableRandom random = new SplittableRandom(1);
+            byte[] bytes = new byte[(COLS + 1) * Arithmetic.ROWS];
+            random.nextBytes(bytes);
+            MemorySegment w = Arena.global().allocate(bytes.length, 64);
+            MemorySegment.copy(bytes, 0, w, JAVA_BYTE, 0, bytes.length);
+            float[] a = new float[Arithmetic.TOKENS * COLS];
+            for (int v = 0; v < a.length; v++) {
+                a[v] = random.nextInt(-127, 128);
+            }
+            float[] scales = new float[Arithmetic.ROWS + 3];
+            for (int v = 0; v < scales.length; v++) {
+                scales[v] = (float) random.nextDouble();
+            }
+            for (int tokens = 1; tokens <= Arithmetic.TOKENS; tokens++) {
+                float[][] tiles = new float[2][Arithmetic.TOKENS * Arithmetic.ROWS];
+                double[][] totals = new double[2][Arithmetic.TOKENS * Arithmetic.ROWS];
+                for (int each = 0; each < 2; each++) {
+                    Arithmetic arithmetic = each == 0 ? one : other;
+                    int[] from = new int[Arithmetic.TOKENS];
+                    for (int t = 0; t < tokens; t++) {
+                        from[t] = (tokens - 1 - t) * COLS;
+                    }
+                    arithmetic.dot(w, 0, COLS, a, from, tokens, tiles[each]);
+                    for (int t = 0; t < tokens; t++) {
+                        Arrays.fill(totals[each], t * Arithmetic.ROWS, (t + 1) * Arithmetic.ROWS, t / 3.0);
+                        arithmetic.addScaled(tiles[each], t * Arithmetic.ROWS, 1 / 7.0, scales, 3, totals[each]);
+                    }
+                }
+                int values = tokens * Arithmetic.ROWS;
+                require(Arrays.equals(tiles[0], 0, values, tiles[1], 0, values), tokens + " tokens");
+                require(Arrays.equals(totals[0], 0, values, totals[1], 0, values), tokens + " tokens, scaled");
+            }
+            double[][] logits = new double[2][Arithmetic.ROUTER_ROWS];
+            one.logits(a, 0, 50, a, 5, logits[0], 0);
+            other.logits(a, 0, 50, a, 5, logits[1], 0);
+            require(Arrays.equals(logits[0], logits[1]), "logits");
+        }
+
+        private static void require(boolean equal, String what) {
+            if (!equal) {
+                throw new IllegalStateException("other values: " + what);
+            }
+        }
+    }
+}

@@ -1,0 +1,147 @@
+package org.tornadomoe.host;
+
+import static java.lang.foreign.ValueLayout.JAVA_BYTE;
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatThrownBy;
+import static org.junit.jupiter.api.Assumptions.assumeTrue;
+
+import com.sun.management.ThreadMXBean;
+import java.io.IOException;
+import java.lang.foreign.Arena;
+import java.lang.foreign.MemorySegment;
+import java.lang.management.ManagementFactory;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.Objects;
+import java.util.SplittableRandom;
+import java.util.stream.Stream;
+import org.junit.jupiter.api.AfterEach;
+import org.junit.jupiter.api.BeforeEach;
+import org.junit.jupiter.api.Test;
+
+/** oneDNN's products, where its library is on the class path or named; on any processor, by plain loops if need be. */
+class Int8ProductsTest {
+    private static final int COLS = 192;
+    private static final int STRIDE = 320;
+
+    private final Arena arena = Arena.ofConfined();
+    private final MemorySegment w = arena.allocate(2L * Arithmetic.ROWS * COLS, 64);
+    private final MemorySegment a = arena.allocate(3L * Int8Products.TOKENS * STRIDE, 64);
+    private Arithmetic arithmetic = new ScalarArithmetic();
+
+    @BeforeEach
+    void open() {
+        boolean there = System.getProperty(Arithmetic.ONEDNN) != null
+                || Int8Products.class.getResource("/org/bytedeco/dnnl/linux-x86_64/libdnnl.so.3") != null
+                        && System.getProperty("os.name").equals("Linux")
+                        && System.getProperty("os.arch").equals("amd64");
+        assumeTrue(there, "oneDNN's library is not on the class path");
+        arithmetic = Arithmetic.find("onednn");
+        SplittableRandom random = new SplittableRandom(3);
+        for (MemorySegment memory : new MemorySegment[] {w, a}) {
+            for (long i = 0; i < memory.byteSize(); i++) {
+                memory.set(JAVA_BYTE, i, (byte) random.nextInt());
+            }
+        }
+    }
+
+    @AfterEach
+    void close() {
+        arena.close();
+    }
+
+    private Int8Products products() {
+        return Objects.requireNonNull(arithmetic.products(COLS, STRIDE));
+    }
+
+    @Test
+    void everyNumberOfTokensIsExact() {
+        Scratch scratch = new Scratch();
+        try (Int8Products products = products()) {
+            for (int tokens = 1; tokens <= Int8Products.TOKENS; tokens++) {
+                long at = tokens % 2 * (long) Arithmetic.ROWS * COLS;
+                long from = tokens * (long) STRIDE;
+                products.multiply(w, at, a, from, tokens, scratch);
+                for (int t = 0; t < tokens; t++) {
+                    for (int r = 0; r < Arithmetic.ROWS; r++) {
+                        int sum = 0;
+                        for (int c = 0; c < COLS; c++) {
+                            sum += (a.get(JAVA_BYTE, from + (long) t * STRIDE + c) & 0xff)
+                                    * w.get(JAVA_BYTE, at + Int8Products.index(r, c));
+                        }
+                        assertThat(scratch.products[t * Arithmetic.ROWS + r])
+                                .as("%d tokens, [%d, %d]", tokens, t, r)
+                                .isEqualTo(sum);
+                    }
+                }
+            }
+        }
+    }
+
+    @Test
+    void nothingIsAllocatedAndNoThreadIsStarted() throws IOException {
+        Scratch scratch = new Scratch();
+        ThreadMXBean threads = (ThreadMXBean) ManagementFactory.getThreadMXBean();
+        try (Int8Products products = products()) {
+            long before = nativeThreads();
+            for (int call = 0; call < 20_000; call++) {
+                products.multiply(w, 0, a, 0, 1 + call % 8, scratch);
+            }
+            long least = Long.MAX_VALUE;
+            for (int round = 0; round < 5; round++) {
+                long allocated = threads.getCurrentThreadAllocatedBytes();
+                for (int call = 0; call < 100; call++) {
+                    products.multiply(w, 0, a, 0, 5, scratch);
+                }
+                least = Math.min(least, threads.getCurrentThreadAllocatedBytes() - allocated);
+            }
+            assertThat(least / 100).isLessThan(64);
+            assertThat(nativeThreads()).isLessThanOrEqualTo(before + 1); // a compiler's of the JVM may come
+        }
+    }
+
+    private static long nativeThreads() throws IOException {
+        try (Stream<Path> tasks = Files.list(Path.of("/proc/self/task"))) {
+            return tasks.count();
+        }
+    }
+
+    @Test
+    void whatLiesOutsideIsRefused() {
+        Scratch scratch = new Scratch();
+        try (Int8Products products = products()) {
+            assertThatThrownBy(() -> products.multiply(w, w.byteSize() - 64, a, 0, 1, scratch))
+                    .isInstanceOf(IndexOutOfBoundsException.class);
+            assertThatThrownBy(() -> products.multiply(w, 0, a, a.byteSize() - 64, 1, scratch))
+                    .isInstanceOf(IndexOutOfBoundsException.class);
+        }
+    }
+
+    @Test
+    void moreColumnsThanAnIntHoldsAreRefused() {
+        assertThat(arithmetic.products(Int8Products.MOST_COLUMNS + Int8Products.COLUMNS, STRIDE))
+                .isNull();
+    }
+
+    /** Layers come and go: what they held is given back. */
+    @Test
+    void nativeMemoryIsGivenBack() throws IOException {
+        long before = 0;
+        for (int layer = 0; layer < 300; layer++) {
+            if (layer == 100) {
+                before = resident();
+            }
+            try (Int8Products products = products()) {
+                for (int thread = 0; thread < 8; thread++) {
+                    products.multiply(w, 0, a, 0, 1, new Scratch());
+                }
+            }
+        }
+        // What 200 layers of 8 threads hold is 200 * 8 * 7 pages and more.
+        assertThat(resident() - before).isLessThan(20L << 20);
+    }
+
+    private static long resident() throws IOException {
+        return Long.parseLong(Files.readString(Path.of("/proc/self/statm")).split(" ")[1]) * 4096;
+    }
+}
