@@ -62,8 +62,6 @@ record PackedWeights(
      * Packs.
      *
      * @param rows of an expert here, those that fill up included
-     * @param shifts for native products, [E, blocks, groups, {@value #ROWS}]: what they have too much, since activations are
-     *     moved by {@value Int8Products#SHIFT}; else null
      * @param rowOf the tensor's row of each, −1 for none
      * @param bias [E, tensor rows]; null for none
      * @param forProducts whether for {@link Int8Products}

@@ -17,9 +17,9 @@ import java.util.concurrent.ConcurrentHashMap;
 
 /**
  * Products of int8 weights and activations by oneDNN, exact in int32: blocks of {@value Arithmetic#ROWS} rows times up
- * to {@value #TOKENS} tokens. Activations are unsigned, {@value #SHIFT} more than they are, since that is what the chip's
- * instructions take; the caller subtracts {@value #SHIFT} times the sums of weights. Thread-safe but for {@link
- * #close}. Native memory: some kilobytes for each thread that multiplies, until it is closed.
+ * to {@value #TOKENS} tokens. Activations are unsigned, {@value #SHIFT} more than they are, since that is what the
+ * chip's instructions take; the caller subtracts {@value #SHIFT} times the sums of weights. Thread-safe but for
+ * {@link #close}. Native memory: some kilobytes for each thread that multiplies, until it is closed.
  */
 public final class Int8Products implements AutoCloseable {
     /** The most tokens at once; a caller's activations have as many rows more than it asks for. */
