@@ -45,8 +45,7 @@ record PackedWeights(
         int[] rowOf) {
     static final int ROWS = Arithmetic.ROWS;
 
-    private static final VarHandle LONG =
-            MethodHandles.byteArrayViewVarHandle(long[].class, ByteOrder.LITTLE_ENDIAN);
+    private static final VarHandle LONG = MethodHandles.byteArrayViewVarHandle(long[].class, ByteOrder.LITTLE_ENDIAN);
 
     private static final long BYTES = 0x00ff_00ff_00ff_00ffL;
     private static final long PAIRS = 0x0000_ffff_0000_ffffL;
