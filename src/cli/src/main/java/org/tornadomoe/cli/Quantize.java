@@ -50,7 +50,7 @@ final class Quantize implements Callable<Integer> {
     @Parameters(
             index = "0",
             paramLabel = "CHECKPOINT",
-            description = "A directory with config.json and safetensors, its weights floats.")
+            description = "A directory with config.json and safetensors, weights in any form.")
     Checkpoint checkpoint;
 
     @Parameters(index = "1", paramLabel = "OUT", description = "The directory to write: new, empty, or interrupted.")
