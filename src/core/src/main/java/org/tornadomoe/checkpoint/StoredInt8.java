@@ -2,7 +2,6 @@ package org.tornadomoe.checkpoint;
 
 import java.lang.foreign.Arena;
 import java.util.List;
-import java.util.concurrent.atomic.AtomicLong;
 import java.util.function.Function;
 import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
@@ -58,10 +57,12 @@ final class StoredInt8 implements QuantizedWeights {
         try {
             Int8Tensor w13 = allocate(arena, experts, config.gateUpRows(), config.hiddenDim(), grid.gateUpRows());
             Int8Tensor w2 = allocate(arena, experts, config.hiddenDim(), config.intermediateSize(), grid.downRows());
-            AtomicLong done = new AtomicLong();
+            int[] done = {0};
             IntStream.range(0, experts).parallel().forEach(e -> {
                 copy(e, w13, w2);
-                progress.advanced(done.incrementAndGet(), experts);
+                synchronized (done) { // it is told from one thread at a time
+                    progress.advanced(++done[0], experts);
+                }
             });
             Int8Experts loaded = Int8Experts.builder(config, scheme, w13, w2, arena)
                     .router(router())
