@@ -39,6 +39,8 @@ import uk.ac.manchester.tornado.api.KernelContext;
 final class Checks implements ClassTransform {
     private static final ClassDesc CONTEXT =
             KernelContext.class.describeConstable().orElseThrow();
+    private static final ClassDesc WORK_ITEM =
+            WorkItem.class.describeConstable().orElseThrow();
     private static final ClassDesc BYTES = ConstantDescs.CD_byte.arrayType();
     private static final Map<ClassDesc, ClassDesc> BOXES = Map.of(
             ConstantDescs.CD_boolean, ConstantDescs.CD_Boolean,
@@ -52,6 +54,9 @@ final class Checks implements ClassTransform {
     private static final String ARRAYS = "uk.ac.manchester.tornado.api.types.arrays";
 
     private final ClassDesc memory;
+    /** Whether the memory's methods take the work-item, after all else. */
+    private final boolean takesItem;
+
     private final boolean resumable;
     private final Set<String> provided = new HashSet<>();
 
@@ -59,6 +64,7 @@ final class Checks implements ClassTransform {
     Checks(Class<?> memory, boolean resumable) {
         this.resumable = resumable;
         this.memory = memory.describeConstable().orElseThrow();
+        this.takesItem = memory == ComparedMemory.class;
         for (var method : memory.getDeclaredMethods()) {
             provided.add(method.getName()
                     + MethodTypeDesc.of(
@@ -84,7 +90,7 @@ final class Checks implements ClassTransform {
                 spread(builder, method);
             }
             Map<Integer, String> names = allocations(method.code().get());
-            CodeTransform code = new Code(names);
+            CodeTransform code = new Code(names, method.code().get());
             Resumable barriers = resumable ? Resumable.of(method) : null;
             builder.transformMethod(
                     method, MethodTransform.transformingCode(barriers == null ? code : barriers.andThen(code)));
@@ -164,10 +170,32 @@ final class Checks implements ClassTransform {
 
     private final class Code implements CodeTransform {
         private final Map<Integer, String> names;
+        private final boolean accesses;
         private int number;
+        private int item;
 
-        Code(Map<Integer, String> names) {
+        Code(Map<Integer, String> names, CodeModel code) {
             this.names = names;
+            accesses = code.elementStream()
+                    .anyMatch(element -> element instanceof ArrayLoadInstruction
+                            || element instanceof ArrayStoreInstruction
+                            || (element instanceof InvokeInstruction call && isElement(call)));
+        }
+
+        @Override
+        public void atStart(CodeBuilder builder) {
+            if (takesItem && accesses) {
+                item = builder.allocateLocal(TypeKind.REFERENCE);
+                builder.invokestatic(WORK_ITEM, "current", MethodTypeDesc.of(WORK_ITEM))
+                        .astore(item);
+            }
+        }
+
+        private void access(CodeBuilder builder, String name, MethodTypeDesc type) {
+            if (takesItem) {
+                builder.aload(item);
+            }
+            builder.invokestatic(memory, name, withItem(type));
         }
 
         @Override
@@ -175,14 +203,14 @@ final class Checks implements ClassTransform {
             switch (element) {
                 case ArrayLoadInstruction load
                 when load.typeKind() != TypeKind.REFERENCE ->
-                    builder.invokestatic(
-                            memory,
+                    access(
+                            builder,
                             "load",
                             MethodTypeDesc.of(value(load.typeKind()), array(load.typeKind()), ConstantDescs.CD_int));
                 case ArrayStoreInstruction store
                 when store.typeKind() != TypeKind.REFERENCE ->
-                    builder.invokestatic(
-                            memory,
+                    access(
+                            builder,
                             "store",
                             MethodTypeDesc.of(
                                     ConstantDescs.CD_void,
@@ -206,7 +234,7 @@ final class Checks implements ClassTransform {
                     }
                 }
                 case InvokeInstruction call
-                when isElement(call) -> builder.invokestatic(memory, call.name().stringValue(), withReceiver(call));
+                when isElement(call) -> access(builder, call.name().stringValue(), withReceiver(call));
                 case TypeCheckInstruction check
                 when check.opcode() == Opcode.CHECKCAST
                         && check.type().asSymbol().equals(BYTES) ->
@@ -220,7 +248,11 @@ final class Checks implements ClassTransform {
             return call.owner().asSymbol().packageName().equals(ARRAYS)
                     && call.opcode() == Opcode.INVOKEVIRTUAL
                     && provided.contains(
-                            call.name().stringValue() + withReceiver(call).descriptorString());
+                            call.name().stringValue() + withItem(withReceiver(call)).descriptorString());
+        }
+
+        private MethodTypeDesc withItem(MethodTypeDesc type) {
+            return takesItem ? type.insertParameterTypes(type.parameterCount(), WORK_ITEM) : type;
         }
 
         private static MethodTypeDesc withReceiver(InvokeInstruction call) {

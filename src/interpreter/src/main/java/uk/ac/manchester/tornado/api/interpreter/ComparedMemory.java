@@ -11,7 +11,10 @@ import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 import uk.ac.manchester.tornado.api.types.arrays.LongArray;
 import uk.ac.manchester.tornado.api.types.arrays.ShortArray;
 
-/** Checks as {@link CheckedMemory} does, and compares every access of shared memory with those before it. */
+/**
+ * Checks as {@link CheckedMemory} does, and compares every access of shared memory with those before it; a method's copy
+ * asks once for its work-item.
+ */
 public final class ComparedMemory {
     private ComparedMemory() {}
 
@@ -23,179 +26,179 @@ public final class ComparedMemory {
         return CheckedMemory.bytes(fragment);
     }
 
-    public static byte load(Object array, int index) {
+    public static byte load(Object array, int index, WorkItem item) {
         byte value = CheckedMemory.load(array, index);
-        WorkItem.current().reads(array, index);
+        item.reads(array, index);
         return value;
     }
 
-    public static void store(Object array, int index, byte value) {
+    public static void store(Object array, int index, byte value, WorkItem item) {
         CheckedMemory.store(array, index, value);
-        WorkItem.current().writes(array, index);
+        item.writes(array, index);
     }
 
-    public static short load(short[] array, int index) {
+    public static short load(short[] array, int index, WorkItem item) {
         short value = CheckedMemory.load(array, index);
-        WorkItem.current().reads(array, index);
+        item.reads(array, index);
         return value;
     }
 
-    public static void store(short[] array, int index, short value) {
+    public static void store(short[] array, int index, short value, WorkItem item) {
         CheckedMemory.store(array, index, value);
-        WorkItem.current().writes(array, index);
+        item.writes(array, index);
     }
 
-    public static char load(char[] array, int index) {
+    public static char load(char[] array, int index, WorkItem item) {
         char value = CheckedMemory.load(array, index);
-        WorkItem.current().reads(array, index);
+        item.reads(array, index);
         return value;
     }
 
-    public static void store(char[] array, int index, char value) {
+    public static void store(char[] array, int index, char value, WorkItem item) {
         CheckedMemory.store(array, index, value);
-        WorkItem.current().writes(array, index);
+        item.writes(array, index);
     }
 
-    public static int load(int[] array, int index) {
+    public static int load(int[] array, int index, WorkItem item) {
         int value = CheckedMemory.load(array, index);
-        WorkItem.current().reads(array, index);
+        item.reads(array, index);
         return value;
     }
 
-    public static void store(int[] array, int index, int value) {
+    public static void store(int[] array, int index, int value, WorkItem item) {
         CheckedMemory.store(array, index, value);
-        WorkItem.current().writes(array, index);
+        item.writes(array, index);
     }
 
-    public static long load(long[] array, int index) {
+    public static long load(long[] array, int index, WorkItem item) {
         long value = CheckedMemory.load(array, index);
-        WorkItem.current().reads(array, index);
+        item.reads(array, index);
         return value;
     }
 
-    public static void store(long[] array, int index, long value) {
+    public static void store(long[] array, int index, long value, WorkItem item) {
         CheckedMemory.store(array, index, value);
-        WorkItem.current().writes(array, index);
+        item.writes(array, index);
     }
 
-    public static float load(float[] array, int index) {
+    public static float load(float[] array, int index, WorkItem item) {
         float value = CheckedMemory.load(array, index);
-        WorkItem.current().reads(array, index);
+        item.reads(array, index);
         return value;
     }
 
-    public static void store(float[] array, int index, float value) {
+    public static void store(float[] array, int index, float value, WorkItem item) {
         CheckedMemory.store(array, index, value);
-        WorkItem.current().writes(array, index);
+        item.writes(array, index);
     }
 
-    public static double load(double[] array, int index) {
+    public static double load(double[] array, int index, WorkItem item) {
         double value = CheckedMemory.load(array, index);
-        WorkItem.current().reads(array, index);
+        item.reads(array, index);
         return value;
     }
 
-    public static void store(double[] array, int index, double value) {
+    public static void store(double[] array, int index, double value, WorkItem item) {
         CheckedMemory.store(array, index, value);
-        WorkItem.current().writes(array, index);
+        item.writes(array, index);
     }
 
-    public static byte get(ByteArray array, int index) {
+    public static byte get(ByteArray array, int index, WorkItem item) {
         byte value = array.get(index);
-        WorkItem.current().reads(array, index);
+        item.reads(array, index);
         return value;
     }
 
-    public static void set(ByteArray array, int index, byte value) {
+    public static void set(ByteArray array, int index, byte value, WorkItem item) {
         array.set(index, value);
-        WorkItem.current().writes(array, index);
+        item.writes(array, index);
     }
 
-    public static char get(CharArray array, int index) {
+    public static char get(CharArray array, int index, WorkItem item) {
         char value = array.get(index);
-        WorkItem.current().reads(array, index);
+        item.reads(array, index);
         return value;
     }
 
-    public static void set(CharArray array, int index, char value) {
+    public static void set(CharArray array, int index, char value, WorkItem item) {
         array.set(index, value);
-        WorkItem.current().writes(array, index);
+        item.writes(array, index);
     }
 
-    public static double get(DoubleArray array, int index) {
+    public static double get(DoubleArray array, int index, WorkItem item) {
         double value = array.get(index);
-        WorkItem.current().reads(array, index);
+        item.reads(array, index);
         return value;
     }
 
-    public static void set(DoubleArray array, int index, double value) {
+    public static void set(DoubleArray array, int index, double value, WorkItem item) {
         array.set(index, value);
-        WorkItem.current().writes(array, index);
+        item.writes(array, index);
     }
 
-    public static float get(FloatArray array, int index) {
+    public static float get(FloatArray array, int index, WorkItem item) {
         float value = array.get(index);
-        WorkItem.current().reads(array, index);
+        item.reads(array, index);
         return value;
     }
 
-    public static void set(FloatArray array, int index, float value) {
+    public static void set(FloatArray array, int index, float value, WorkItem item) {
         array.set(index, value);
-        WorkItem.current().writes(array, index);
+        item.writes(array, index);
     }
 
-    public static HalfFloat get(HalfFloatArray array, int index) {
+    public static HalfFloat get(HalfFloatArray array, int index, WorkItem item) {
         HalfFloat value = array.get(index);
-        WorkItem.current().reads(array, index);
+        item.reads(array, index);
         return value;
     }
 
-    public static void set(HalfFloatArray array, int index, HalfFloat value) {
+    public static void set(HalfFloatArray array, int index, HalfFloat value, WorkItem item) {
         array.set(index, value);
-        WorkItem.current().writes(array, index);
+        item.writes(array, index);
     }
 
-    public static byte get(Int8Array array, int index) {
+    public static byte get(Int8Array array, int index, WorkItem item) {
         byte value = array.get(index);
-        WorkItem.current().reads(array, index);
+        item.reads(array, index);
         return value;
     }
 
-    public static void set(Int8Array array, int index, byte value) {
+    public static void set(Int8Array array, int index, byte value, WorkItem item) {
         array.set(index, value);
-        WorkItem.current().writes(array, index);
+        item.writes(array, index);
     }
 
-    public static int get(IntArray array, int index) {
+    public static int get(IntArray array, int index, WorkItem item) {
         int value = array.get(index);
-        WorkItem.current().reads(array, index);
+        item.reads(array, index);
         return value;
     }
 
-    public static void set(IntArray array, int index, int value) {
+    public static void set(IntArray array, int index, int value, WorkItem item) {
         array.set(index, value);
-        WorkItem.current().writes(array, index);
+        item.writes(array, index);
     }
 
-    public static long get(LongArray array, int index) {
+    public static long get(LongArray array, int index, WorkItem item) {
         long value = array.get(index);
-        WorkItem.current().reads(array, index);
+        item.reads(array, index);
         return value;
     }
 
-    public static void set(LongArray array, int index, long value) {
+    public static void set(LongArray array, int index, long value, WorkItem item) {
         array.set(index, value);
-        WorkItem.current().writes(array, index);
+        item.writes(array, index);
     }
 
-    public static short get(ShortArray array, int index) {
+    public static short get(ShortArray array, int index, WorkItem item) {
         short value = array.get(index);
-        WorkItem.current().reads(array, index);
+        item.reads(array, index);
         return value;
     }
 
-    public static void set(ShortArray array, int index, short value) {
+    public static void set(ShortArray array, int index, short value, WorkItem item) {
         array.set(index, value);
-        WorkItem.current().writes(array, index);
+        item.writes(array, index);
     }
 }

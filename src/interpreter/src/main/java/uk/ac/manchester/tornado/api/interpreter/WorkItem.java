@@ -28,7 +28,7 @@ public final class WorkItem {
     }
 
     /** The work-item this thread runs, or null. */
-    static WorkItem current() {
+    public static WorkItem current() {
         return CURRENT.get();
     }
 
