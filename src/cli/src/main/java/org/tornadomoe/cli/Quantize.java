@@ -1,6 +1,7 @@
 package org.tornadomoe.cli;
 
 import java.io.IOException;
+import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.Comparator;
@@ -13,15 +14,19 @@ import java.util.concurrent.Callable;
 import java.util.stream.Collectors;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.checkpoint.CheckpointQuantizer;
+import org.tornadomoe.checkpoint.GgufQuantizer;
 import org.tornadomoe.checkpoint.Printable;
 import org.tornadomoe.checkpoint.QuantizationErrors.Channel;
 import org.tornadomoe.checkpoint.QuantizationErrors.ExpertError;
 import org.tornadomoe.checkpoint.WholeFile;
+import org.tornadomoe.config.GroupShape;
 import org.tornadomoe.config.Int8Quantization;
+import org.tornadomoe.config.Int8Scheme;
 import picocli.CommandLine.Command;
 import picocli.CommandLine.Mixin;
 import picocli.CommandLine.Model.CommandSpec;
 import picocli.CommandLine.Option;
+import picocli.CommandLine.ParameterException;
 import picocli.CommandLine.Parameters;
 import picocli.CommandLine.Spec;
 import tools.jackson.jr.ob.JSON;
@@ -33,16 +38,23 @@ import tools.jackson.jr.ob.JSON;
             "Writes a checkpoint again with its experts in int8, for this and other engines.",
             "They are stored as compressed-tensors has them, with a report of each expert's error:"
                     + " quantization_report.txt, .json and .png. Everything else is copied. Run it again after it was"
-                    + " interrupted, and it goes on after the last file that is complete."
+                    + " interrupted, and it goes on after the last file that is complete.",
+            "Where OUT is named *.gguf it becomes one GGUF file with its experts in Q8_0: all of a GGUF model, or the"
+                    + " MoE layers of another, without a report in files."
         },
         footerHeading = "%nExamples:%n",
         footer = {
             "  moe quantize ~/models/Mixtral-8x7B ~/models/Mixtral-8x7B-int8",
-            "  moe quantize DIR OUT --scheme w8a16_group --group 128 --layers 0,1"
+            "  moe quantize DIR OUT --scheme w8a16_group --group 128 --layers 0,1",
+            "  moe quantize model-Q4_K_M.gguf model-Q8_0.gguf"
         })
 final class Quantize implements Callable<Integer> {
     private static final String REPORT = "quantization_report";
     private static final int WORST_IN_TEXT = 10;
+
+    /** What a GGUF file holds, to this library. */
+    private static final Int8Quantization Q8_0 =
+            Int8Quantization.of(Int8Scheme.W8A16_GROUP).withGrid(new GroupShape(1, 32));
 
     @Spec
     CommandSpec spec;
@@ -50,10 +62,14 @@ final class Quantize implements Callable<Integer> {
     @Parameters(
             index = "0",
             paramLabel = "CHECKPOINT",
-            description = "A directory with config.json and safetensors, weights in any form.")
+            description = "A directory with config.json and safetensors, weights in any form; for OUT.gguf also a GGUF"
+                    + " file.")
     Checkpoint checkpoint;
 
-    @Parameters(index = "1", paramLabel = "OUT", description = "The directory to write: new, empty, or interrupted.")
+    @Parameters(
+            index = "1",
+            paramLabel = "OUT",
+            description = "The directory to write: new, empty, or interrupted; or a file, *.gguf.")
     Path out;
 
     @Mixin
@@ -72,11 +88,23 @@ final class Quantize implements Callable<Integer> {
 
     @Override
     public Integer call() {
-        Int8Quantization quantization = scheme.quantization();
+        boolean gguf = out.toString().endsWith(".gguf") && !Files.isDirectory(out);
+        Int8Quantization quantization = gguf && !scheme.isGiven() ? Q8_0 : scheme.quantization();
+        if (gguf && !quantization.equals(Q8_0)) {
+            throw new ParameterException(
+                    spec.commandLine(), "--scheme: expected " + Q8_0 + " or none for " + out + ", got " + quantization);
+        }
         CheckpointQuantizer.Result result;
         try (ProgressLine progress = new ProgressLine("experts")) {
-            result = CheckpointQuantizer.quantize(
-                    checkpoint.path(), out, quantization, layers, progress, found -> report(quantization, found));
+            result = gguf
+                    ? GgufQuantizer.quantize(checkpoint.path(), out, layers, progress)
+                    : CheckpointQuantizer.quantize(
+                            checkpoint.path(),
+                            out,
+                            quantization,
+                            layers,
+                            progress,
+                            found -> report(quantization, found));
         }
         output.print(json(quantization, result), text(quantization, result));
         return Moe.DONE;

@@ -71,6 +71,22 @@ class QuantizeTest {
     }
 
     @Test
+    void aFileOfGgufIsWritten() throws IOException {
+        Path out = directory.resolve("out.gguf");
+        moe("quantize", MIXTRAL, out, "--scheme", "w8a8_channel").assertRefused("--scheme", "w8a16_group of 32");
+        Ran ran = moe("quantize", MIXTRAL, out, "--json");
+        assertThat(ran.status()).as(ran.err()).isEqualTo(Moe.DONE);
+        assertThat(ran.json()).containsEntry("scheme", "w8a16_group").containsEntry("files", 1);
+        assertThat(ran.list("experts")).hasSize(8);
+        assertThat(Files.list(directory)).containsExactly(out);
+        Path golden = MIXTRAL.resolve("golden.safetensors");
+        Ran written = moe("verify", out, "--golden", golden, "--backend", "reference", "--json");
+        assertThat(written.status()).as(written.err()).isEqualTo(Moe.DONE);
+        moe("quantize", out, directory.resolve("again")).assertRefused("got a GGUF file", "*.gguf");
+        assertThat(moe("quantize", out, directory.resolve("again.gguf")).out()).contains("0      8        0");
+    }
+
+    @Test
     void textNamesWhatWasDone() {
         Ran ran = moe("quantize", MIXTRAL, directory.resolve("out"));
         assertThat(ran.status()).isEqualTo(Moe.DONE);

@@ -124,7 +124,9 @@ public final class CheckpointQuantizer {
         }
         if (Gguf.looksLike(source)) {
             throw new CheckpointException(
-                    source, "expected a directory with config.json and safetensors, got a GGUF file");
+                    source,
+                    "expected a directory with config.json and safetensors, got a GGUF file, which becomes one: name"
+                            + " the output *.gguf");
         }
         try (MoeCheckpoint checkpoint = MoeCheckpoint.open(source);
                 Safetensors tensors = Safetensors.open(source)) {

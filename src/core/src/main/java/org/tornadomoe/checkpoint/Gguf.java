@@ -88,6 +88,9 @@ final class Gguf implements AutoCloseable {
     private final Map<String, Object> metadata = new LinkedHashMap<>();
     private final Map<String, Entry> tensors = new LinkedHashMap<>();
 
+    /** The metadata's values as they lie in the (first) file, the type's number before each. */
+    private final Map<String, MemorySegment> encoded = new LinkedHashMap<>();
+
     private Gguf(Path path, Arena arena) {
         this.path = path;
         this.arena = arena;
@@ -204,7 +207,11 @@ final class Gguf implements AutoCloseable {
             Map<String, Object> own = new LinkedHashMap<>();
             for (long i = 0; i < entries; i++) {
                 String key = string("metadata key " + i, MAX_KEY);
+                long start = at;
                 Object value = value(int32("type of '" + key + "'"), "'" + key + "'");
+                if (first) {
+                    encoded.put(key, bytes.asSlice(start, at - start));
+                }
                 if (own.putIfAbsent(key, value) != null) {
                     throw problem("metadata has the key '" + key + "' twice");
                 }
@@ -422,6 +429,11 @@ final class Gguf implements AutoCloseable {
     /** Key-value pairs of the (first) file: a Long, Double, Boolean or String each, or {@link Skipped}. */
     Map<String, Object> metadata() {
         return Collections.unmodifiableMap(metadata);
+    }
+
+    /** The same pairs as they lie in the file: the number of the value's type, then the value. */
+    Map<String, MemorySegment> encoded() {
+        return Collections.unmodifiableMap(encoded);
     }
 
     Set<String> names() {

@@ -1,11 +1,16 @@
 package org.tornadomoe.checkpoint;
 
+import java.nio.file.Path;
 import java.util.Arrays;
+import java.util.Comparator;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Objects;
 import java.util.Set;
 import org.jspecify.annotations.Nullable;
+import org.tornadomoe.config.FusedMoeConfig;
+import org.tornadomoe.config.RouterConfig;
 
 /**
  * The MoE layers of a GGUF file: its metadata as the config.json that the same model has elsewhere, and its tensors by
@@ -122,6 +127,54 @@ record GgufModel(Gguf gguf) {
             fields.put("swiglu_limit", 7.0);
         }
         return new JsonFile(gguf.path(), fields);
+    }
+
+    /**
+     * Metadata that reads as a configuration: what {@link #config} makes a model's MoE layers of, and nothing else.
+     *
+     * @param modelTypes of the family
+     * @param layers of the model
+     * @param sharedWidth of the shared expert, 0 if there is none
+     * @throws CheckpointException if llama.cpp has no name for the family that is known
+     */
+    static Map<String, Object> metadata(
+            Path file, List<String> modelTypes, FusedMoeConfig config, int layers, int sharedWidth) {
+        boolean sigmoid = modelTypes.contains(SIGMOID_DEEPSEEK);
+        List<String> types = sigmoid ? List.of("deepseek_v2") : modelTypes;
+        String name = ARCHITECTURES.keySet().stream()
+                .filter(key -> types.contains(architecture(key).modelType))
+                .min(Comparator.naturalOrder())
+                .orElseThrow(() -> new CheckpointException(
+                        file,
+                        "is of the family " + modelTypes.getFirst() + ", for which GGUF has no name that is known"));
+        Architecture architecture = architecture(name);
+        RouterConfig router = config.router();
+        Map<String, Object> metadata = new LinkedHashMap<>();
+        metadata.put("general.architecture", name);
+        metadata.put(name + ".block_count", layers);
+        metadata.put(name + ".embedding_length", config.hiddenDim());
+        metadata.put(name + ".expert_count", config.numExperts());
+        metadata.put(name + ".expert_used_count", config.expertsPerToken());
+        metadata.put(name + ".expert_feed_forward_length", config.intermediateSize());
+        metadata.put(name + ".expert_gating_func", sigmoid ? SIGMOID : architecture.gating);
+        if (sharedWidth > 0) {
+            metadata.put(name + ".expert_shared_feed_forward_length", sharedWidth);
+        }
+        if (architecture.choosesRenormalize) {
+            metadata.put(name + ".expert_weights_norm", router.renormalize());
+        }
+        if (architecture.scales) {
+            metadata.put(name + ".expert_weights_scale", (float) router.routedScalingFactor());
+        }
+        if (router.numExpertGroup() > 1) {
+            metadata.put(name + ".expert_group_count", router.numExpertGroup());
+            metadata.put(name + ".expert_group_used_count", router.topkGroup());
+        }
+        return metadata;
+    }
+
+    private static Architecture architecture(String name) {
+        return Objects.requireNonNull(ARCHITECTURES.get(name));
     }
 
     private void require(boolean holds, String key, String expected, Object got) {

@@ -307,6 +307,17 @@ public final class MoeCheckpoint implements AutoCloseable {
         }
     }
 
+    /** All that config.json may call the family. */
+    List<String> modelTypes() {
+        return family.modelTypes();
+    }
+
+    /** The file, if it is GGUF; else null. */
+    @Nullable
+    Gguf gguf() {
+        return source instanceof GgufFile file ? file.model.gguf() : null;
+    }
+
     /** As {@link Safetensors#requireUnchanged}. */
     void requireUnchanged() {
         source.requireUnchanged();
