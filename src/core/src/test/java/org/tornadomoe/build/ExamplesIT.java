@@ -96,4 +96,18 @@ class ExamplesIT {
                     .hasSize(4);
         }
     }
+
+    /** The poms have one version, and so have the pages and examples. */
+    @Test
+    void thereIsOneVersion() throws IOException {
+        String mark = "<version>" + InstalledLibrary.VERSION + "</version>";
+        for (String pom :
+                List.of("pom.xml", "src/bom/pom.xml", "docs/java.md", "docs/spring-boot.md", "docs/quarkus.md")) {
+            assertThat(Path.of(pom)).content().contains(mark);
+        }
+        assertThat(EXAMPLES.resolve("pom.xml"))
+                .content()
+                .contains("<tornado-moe.version>" + InstalledLibrary.VERSION + "</tornado-moe.version>");
+        assertThat(Path.of("CHANGELOG.md")).content().contains("## " + InstalledLibrary.VERSION);
+    }
 }

@@ -12,7 +12,7 @@ import java.util.concurrent.TimeUnit;
  * offline, on what the build has resolved.
  */
 final class InstalledLibrary {
-    static final String VERSION = "0.1.0-SNAPSHOT";
+    static final String VERSION = "0.1.0";
 
     static final String JAVA =
             Path.of(System.getProperty("java.home"), "bin", "java").toString();
@@ -22,6 +22,7 @@ final class InstalledLibrary {
     InstalledLibrary(Path repository) throws IOException {
         this.repository = repository;
         install("tornado-moe-parent", Path.of("."));
+        install("tornado-moe-bom", Path.of("src/bom"));
         install("tornado-moe-interpreter", Path.of("src/interpreter"), ".jar");
         install("tornado-moe", Path.of("src/core"), ".jar", "-sources.jar", "-javadoc.jar");
     }
