@@ -13,6 +13,9 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.ValueSource;
+import org.tornadomoe.MoeLayer;
+import org.tornadomoe.MoeOptions;
+import org.tornadomoe.config.Int8Scheme;
 
 class ExplainTest {
     /** A layer by its sizes, with more options. */
@@ -210,5 +213,27 @@ class ExplainTest {
         explain("--routing", "best").assertRefused("--routing", "LLAMA4");
         explain("--kernel", "Any").assertRefused("--kernel");
         moe("explain", "--checkpoint", "nowhere").assertRefused("nowhere");
+    }
+
+    @ParameterizedTest
+    @CsvSource({"false, auto", "true, auto", "false, cpu", "true, cpu", "true, triton", "true, reference"})
+    void whatIsExplainedAsTakenIsWhatLoadingTakes(boolean lora, String backend) throws IOException {
+        for (Int8Scheme scheme : Int8Scheme.values()) {
+            MoeOptions options =
+                    MoeOptions.DEFAULT.withScheme(scheme).withBackend(backend).withMaxTokens(8);
+            String loaded;
+            try (MoeLayer layer =
+                    MoeLayer.load(Ran.GOLDEN.resolve("hf/mixtral"), 0, lora ? options.withLora(2, 8) : options)) {
+                loaded = layer.kernelClass();
+            }
+            List<Object> args = new ArrayList<>(List.of("explain", "--checkpoint", Ran.GOLDEN.resolve("hf/mixtral")));
+            args.addAll(List.of("--scheme", scheme, "--backend", backend, "--tokens", 8, "--json"));
+            if (lora) {
+                args.add("--lora");
+            }
+            Map<String, Object> json = moe(args.toArray()).json();
+            Object taken = json.get("chosen") == null ? json.get("lastResort") : json.get("chosen");
+            assertThat(taken).as(args.toString()).isEqualTo(loaded);
+        }
     }
 }

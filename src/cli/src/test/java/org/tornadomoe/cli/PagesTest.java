@@ -53,6 +53,27 @@ class PagesTest {
         assertThat(ran.out()).isNotEmpty();
     }
 
+    /** What is shown under a command is what it prints, but for figures and names of this machine. */
+    @Test
+    void transcriptsAreOfToday() throws IOException {
+        Matcher shown = Pattern.compile("(?m)^ {4}\\./moe (run .*)\n\n((?: {4}\\S.*\n| {4} .*\n)+)")
+                .matcher(Files.readString(Path.of("docs/getting-started.md")));
+        assertThat(shown.find()).isTrue();
+        Ran ran = moe((Object[]) (shown.group(1) + " --seconds 0.1").split(" +"));
+        List<String> printed = ran.out().lines().toList();
+        List<String> page =
+                shown.group(2).lines().map(line -> line.substring(4)).toList();
+        assertThat(page.stream().map(line -> line.substring(0, 11)))
+                .containsExactlyElementsOf(
+                        printed.stream().map(line -> line.substring(0, 11)).toList());
+        for (String fixed : List.of("layer", "  ", "scheme", "backend", "memory", "error")) {
+            assertThat(page.stream().filter(line -> line.startsWith(fixed)))
+                    .containsExactlyElementsOf(printed.stream()
+                            .filter(line -> line.startsWith(fixed))
+                            .toList());
+        }
+    }
+
     @Test
     void linksLeadSomewhere() throws IOException {
         List<String> dead = new ArrayList<>();

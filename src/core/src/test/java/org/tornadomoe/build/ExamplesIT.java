@@ -101,8 +101,8 @@ class ExamplesIT {
     @Test
     void thereIsOneVersion() throws IOException {
         String mark = "<version>" + InstalledLibrary.VERSION + "</version>";
-        for (String pom :
-                List.of("pom.xml", "src/bom/pom.xml", "docs/java.md", "docs/spring-boot.md", "docs/quarkus.md")) {
+        for (String pom : List.of(
+                "pom.xml", "src/bom/pom.xml", "docs/java.md", "examples/spring-boot/pom.xml", "docs/quarkus.md")) {
             assertThat(Path.of(pom)).content().contains(mark);
         }
         assertThat(EXAMPLES.resolve("pom.xml"))

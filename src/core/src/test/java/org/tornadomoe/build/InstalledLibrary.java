@@ -37,10 +37,15 @@ final class InstalledLibrary {
         }
     }
 
-    /** What a command prints that ends well; {@code mvn} is this build's Maven, with that repository. */
+    /** What a command prints that ends well; {@code mvn} is this build's Maven, offline, with that repository. */
     String run(Path project, String command) throws IOException, InterruptedException {
-        String maven = System.getProperty("consumer.maven") + "/bin/mvn -B -o -Dmaven.repo.local=" + repository
-                + " -Dmaven.repo.local.tail=" + System.getProperty("consumer.repository.tail") + " ";
+        return run(project, "-o", command);
+    }
+
+    /** @param mode of Maven */
+    String run(Path project, String mode, String command) throws IOException, InterruptedException {
+        String maven = System.getProperty("consumer.maven") + "/bin/mvn -B " + mode + " -Dmaven.repo.local="
+                + repository + " -Dmaven.repo.local.tail=" + System.getProperty("consumer.repository.tail") + " ";
         ProcessBuilder shell = new ProcessBuilder("sh", "-c", command.replaceFirst("^mvn ", maven))
                 .directory(project.toFile())
                 .redirectErrorStream(true);
