@@ -247,8 +247,8 @@ final class Checks implements ClassTransform {
         private boolean isElement(InvokeInstruction call) {
             return call.owner().asSymbol().packageName().equals(ARRAYS)
                     && call.opcode() == Opcode.INVOKEVIRTUAL
-                    && provided.contains(
-                            call.name().stringValue() + withItem(withReceiver(call)).descriptorString());
+                    && provided.contains(call.name().stringValue()
+                            + withItem(withReceiver(call)).descriptorString());
         }
 
         private MethodTypeDesc withItem(MethodTypeDesc type) {

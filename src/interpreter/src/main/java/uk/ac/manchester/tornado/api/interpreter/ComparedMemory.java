@@ -12,8 +12,8 @@ import uk.ac.manchester.tornado.api.types.arrays.LongArray;
 import uk.ac.manchester.tornado.api.types.arrays.ShortArray;
 
 /**
- * Checks as {@link CheckedMemory} does, and compares every access of shared memory with those before it; a method's copy
- * asks once for its work-item.
+ * Checks as {@link CheckedMemory} does, and compares every access of shared memory with those before it. A method's
+ * copy asks once for its work-item.
  */
 public final class ComparedMemory {
     private ComparedMemory() {}
