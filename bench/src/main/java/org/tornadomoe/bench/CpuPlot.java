@@ -13,12 +13,29 @@ import org.knowm.xchart.CategoryChart;
 import org.knowm.xchart.CategoryChartBuilder;
 import tools.jackson.jr.ob.JSON;
 
-/** Plots what {@link CpuMoeBenchmark} gave, medians: {@code CpuPlot OUT.png JMH.json...}. */
+/**
+ * Plots medians that {@link CpuMoeBenchmark} gave, {@code CpuPlot OUT.png JMH.json...}, or {@link CpuTimes} of one
+ * shape, {@code CpuPlot OUT.png LINES.jsonl SHAPE}.
+ */
 public final class CpuPlot {
     private CpuPlot() {}
 
     public static void main(String[] args) throws IOException {
         Map<String, Map<String, Double>> perSecond = new LinkedHashMap<>();
+        if (args.length == 3 && args[1].endsWith(".jsonl")) {
+            for (String line : Files.readAllLines(Path.of(args[1]))) {
+                Map<String, Object> times = JSON.std.mapFrom(line);
+                if (args[2].equals(times.get("shape"))) {
+                    int tokens = ((Number) times.get("tokens")).intValue();
+                    perSecond
+                            .computeIfAbsent(
+                                    times.get("scheme") + ", " + times.get("device"), _ -> new LinkedHashMap<>())
+                            .put(String.valueOf(tokens), tokens * 1e3 / ((Number) times.get("ms")).doubleValue());
+                }
+            }
+            plot(perSecond, "E:I:H:K " + args[2] + ", median", args[0]);
+            return;
+        }
         List<Object> entries = new ArrayList<>();
         for (String file : Arrays.asList(args).subList(1, args.length)) {
             entries.addAll(JSON.std.listFrom(Files.readString(Path.of(file))));
@@ -35,10 +52,14 @@ public final class CpuPlot {
                         .put(tokens, Integer.parseInt(tokens) * 1e6 / ((Number) median).doubleValue());
             }
         }
+        plot(perSecond, "E 16, H 2048, I 768, K 2 on the CPU, median", args[0]);
+    }
+
+    private static void plot(Map<String, Map<String, Double>> perSecond, String title, String file) throws IOException {
         CategoryChart chart = new CategoryChartBuilder()
                 .width(720)
                 .height(480)
-                .title("E 16, H 2048, I 768, K 2 on the CPU, median")
+                .title(title)
                 .xAxisTitle("tokens of a call")
                 .yAxisTitle("tokens/s")
                 .build();
@@ -48,6 +69,6 @@ public final class CpuPlot {
             List<Double> values = new ArrayList<>(rates.values());
             chart.addSeries(who, new ArrayList<>(rates.keySet()), values);
         });
-        BitmapEncoder.saveBitmap(chart, args[0], BitmapEncoder.BitmapFormat.PNG);
+        BitmapEncoder.saveBitmap(chart, file, BitmapEncoder.BitmapFormat.PNG);
     }
 }
