@@ -13,7 +13,6 @@ import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.config.QuantKey;
 import org.tornadomoe.config.ScalarType;
-import org.tornadomoe.config.ScoringFunction;
 import org.tornadomoe.host.HostRouter;
 import org.tornadomoe.kernel.ChosenExperts;
 import org.tornadomoe.kernel.Cleanup;
@@ -143,8 +142,7 @@ public final class MoeLayer implements AutoCloseable {
         }
         Sharding sharding = select(experts.config(), experts.weightKey(), experts.activationKey(), options);
         FusedMoeConfig config = sharding.config();
-        boolean own = config.router().scoring() == ScoringFunction.SPARSE_MIXER;
-        if (config.router().isHandedIn() && !own && options.router() == null) {
+        if (!config.router().choosesByLogits() && options.router() == null) {
             throw new IllegalArgumentException("router: expected one in the options, since the layer's is "
                     + config.routingMethod() + ", got none");
         }

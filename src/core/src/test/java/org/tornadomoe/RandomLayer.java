@@ -109,8 +109,8 @@ public record RandomLayer(FusedMoeConfig config, long seed) implements ExpertWei
             fill(correctionBias, 2_000_029L, 0.3);
         }
         float[] gate = null;
-        if (config.router().hasSharedExpertGate()) {
-            gate = new float[config.hiddenDim()];
+        if (config.numSharedLogits() > 0) {
+            gate = new float[config.numSharedLogits() * config.hiddenDim()];
             fill(gate, 2_000_039L, 0.2);
         }
         return new RouterWeights(weight, null, correctionBias, gate);

@@ -165,9 +165,9 @@ public final class CheckpointQuantizer {
         others.declare(files);
         Map<Path, List<Job>> jobsOf = new LinkedHashMap<>();
         for (Job job : jobs) {
-            for (int p = 0; p < 3; p++) {
+            Projections expert = projections(job);
+            for (int p = expert.isGated() ? 0 : 1; p < 3; p++) {
                 Path home = job.homes.get(p);
-                Projections expert = projections(job);
                 layout.declare(
                         Objects.requireNonNull(files.get(home)),
                         expert.modules().get(p),
@@ -209,6 +209,12 @@ public final class CheckpointQuantizer {
             Projections expert = shared
                     ? Objects.requireNonNull(tensors.shared())
                     : tensors.experts().get(e);
+            if (expert.modules().isEmpty()) {
+                throw new CheckpointException(
+                        source.path,
+                        "layer " + layer + ", " + (shared ? "shared expert" : "expert " + e)
+                                + ": is not quantised, since no module of its own holds what it computes with");
+            }
             requireFits(expert);
             List<Path> homes = new ArrayList<>();
             for (int p = 0; p < 3; p++) {
@@ -317,7 +323,8 @@ public final class CheckpointQuantizer {
                     done += jobs.size();
                     progress.advanced(done, total);
                 } else {
-                    writeFile(file.getKey(), directory.file(name), directory.record(name), file.getValue(), jobs, others);
+                    writeFile(
+                            file.getKey(), directory.file(name), directory.record(name), file.getValue(), jobs, others);
                 }
                 errors.add(JsonFile.read(directory.record(name)));
                 bytes += file.getValue().bytes();
@@ -354,7 +361,7 @@ public final class CheckpointQuantizer {
         Map<String, Object> errors = new LinkedHashMap<>();
         Projections expert = projections(job);
         try (Int8Experts one = int8(expert)) {
-            for (int p = 0; p < 3; p++) {
+            for (int p = expert.isGated() ? 0 : 1; p < 3; p++) {
                 if (job.homes.get(p).equals(file)) {
                     Matrix matrix = matrix(expert, p);
                     String module = expert.modules().get(p);

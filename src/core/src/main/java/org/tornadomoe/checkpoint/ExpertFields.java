@@ -2,7 +2,9 @@ package org.tornadomoe.checkpoint;
 
 import java.util.List;
 import java.util.Map;
+import java.util.Set;
 import java.util.regex.Pattern;
+import org.jspecify.annotations.Nullable;
 
 /** The fields of a config.json that may concern an MoE layer. */
 final class ExpertFields {
@@ -13,7 +15,7 @@ final class ExpertFields {
 
     /** Fields of that kind which change no number of an MoE layer, and why. */
     private static final List<Map.Entry<Pattern, String>> WITHOUT_EFFECT = List.of(
-            Map.entry(Pattern.compile("(router|moe)_.*(loss|noise).*|.*_dropout"), "training"),
+            Map.entry(Pattern.compile("(router|moe)_.*(loss|noise|jitter).*|.*_dropout"), "training"),
             Map.entry(Pattern.compile("output_router_logits"), "what the model returns beside its output"),
             Map.entry(Pattern.compile("_?experts_implementation.*|(moe|router)_dtype"), "how it is computed, not what"),
             Map.entry(Pattern.compile("top_k"), "sampling, of releases that kept it here"),
@@ -23,19 +25,25 @@ final class ExpertFields {
 
     private ExpertFields() {}
 
+    private static boolean same(String expected, @Nullable Object value) {
+        return value instanceof Number number && expected.matches("-?[0-9.]+(e-?[0-9]+)?")
+                ? Double.parseDouble(expected) == number.doubleValue()
+                : expected.equals(String.valueOf(value));
+    }
+
     /**
      * Checks that every field which may concern an MoE layer is one that is read, or changes nothing.
      *
      * @throws CheckpointException naming the first that isn't
      */
     static void requireUnderstood(ModelFamily family, JsonFile json) {
-        List<String> known = family.fields();
+        Set<String> known = family.fields();
+        List<String> sizes = family.sizeFields();
         for (String field : json.fields().keySet()) {
             if (!json.has(field)
                     || !CONCERNS_EXPERTS.matcher(field).find()
                     || known.contains(field)
-                    || ModelFamily.EXPERTS.contains(field)
-                    || ModelFamily.TOP_K.contains(field)
+                    || sizes.contains(field)
                     || field.equals("model_type")
                     || field.equals("moe_intermediate_size")
                     || field.equals("hidden_act")
@@ -54,7 +62,7 @@ final class ExpertFields {
                         "'" + field + "': not known of " + family + " and may change what its experts compute, got "
                                 + JsonFile.shown(json.fields().get(field)));
             }
-            if (!value.equals(String.valueOf(json.fields().get(field)))) {
+            if (!same(value, json.fields().get(field))) {
                 throw json.wrong(field, value + ", since " + family + " computes as if it were");
             }
         }

@@ -8,6 +8,7 @@ import java.util.Map;
 import java.util.Set;
 import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
+import org.tornadomoe.quant.RouterWeights;
 
 /** The MoE block of a GGUF file's layer: its tensors by llama.cpp's names, all of which have to be read. */
 final class GgufLayer {
@@ -87,13 +88,14 @@ final class GgufLayer {
         Tensor router = floats(required("ffn_gate_inp.weight")).requireShape(e, h);
         requireAllRead();
         return new LayerTensors(
-                prefix + "ffn_gate_inp",
-                router,
-                routerBias == null ? null : vector(routerBias, e),
-                correction,
+                new RouterWeights(
+                        router.toFloats(),
+                        routerBias == null ? null : vector(routerBias, e).toFloats(),
+                        correction == null ? null : correction.toFloats(),
+                        sharedGate == null ? null : sharedGate.toFloats()),
+                1,
                 List.copyOf(experts),
                 shared,
-                sharedGate,
                 List.of());
     }
 

@@ -46,7 +46,17 @@ record GgufModel(Gguf gguf) {
             Map.entry("llama4", new Architecture("llama4", SIGMOID, false, false, false)),
             Map.entry("granitemoe", new Architecture("granitemoe", SOFTMAX, true, false, false)),
             Map.entry("phimoe", new Architecture("phimoe", SOFTMAX, true, false, false)),
-            Map.entry("jamba", new Architecture("jamba", SOFTMAX, false, false, false)));
+            Map.entry("jamba", new Architecture("jamba", SOFTMAX, false, false, false)),
+            Map.entry("qwen3next", new Architecture("qwen3_next", SOFTMAX, true, false, false)),
+            Map.entry("qwen35moe", new Architecture("qwen3_5_moe_text", SOFTMAX, true, false, false)),
+            Map.entry("ernie4_5-moe", new Architecture("ernie4_5_moe", SOFTMAX, true, false, false)),
+            Map.entry("hunyuan-moe", new Architecture("hunyuan_v1_moe", SOFTMAX, true, false, false)),
+            Map.entry("bailingmoe", new Architecture("bailing_moe", SOFTMAX, false, true, false)),
+            Map.entry("bailingmoe2", new Architecture("bailing_moe_v2", SIGMOID, false, true, true)),
+            Map.entry("dots1", new Architecture("dots1", SIGMOID, false, true, true)),
+            Map.entry("exaone-moe", new Architecture("exaone_moe", SIGMOID, false, true, true)),
+            Map.entry("minimax-m2", new Architecture("minimax_m2", SIGMOID, true, false, false)),
+            Map.entry("lfm2moe", new Architecture("lfm2_moe", SIGMOID, true, false, false)));
 
     /** DeepSeek-V3 in all but the numbers: deepseek2 with sigmoid scores, and a correction bias. */
     private static final String SIGMOID_DEEPSEEK = "deepseek_v3";
@@ -111,7 +121,9 @@ record GgufModel(Gguf gguf) {
         fields.put("moe_intermediate_size", intermediate);
         int shared = sharedWidth(a, architecture, firstLayer, intermediate);
         fields.put("shared_expert_intermediate_size", shared);
-        fields.put("n_shared_experts", Math.ceilDiv(shared, intermediate));
+        for (String field : List.of("n_shared_experts", "num_shared_experts", "moe_num_shared_experts")) {
+            fields.put(field, Math.ceilDiv(shared, intermediate));
+        }
         fields.put("norm_topk_prob", renormalize(a, architecture));
         fields.put("routed_scaling_factor", factor(a, architecture));
         int groups = number(a + "expert_group_count", 0);
@@ -119,6 +131,10 @@ record GgufModel(Gguf gguf) {
             require(architecture.scales, a + "expert_group_count", "at most 1", groups);
             fields.put("n_group", groups);
             fields.put("topk_group", number(a + "expert_group_used_count", null));
+        } else {
+            // None here, whatever a config.json without them means.
+            fields.put("n_group", 1);
+            fields.put("topk_group", 1);
         }
         if (type.equals("deepseek_v2")) {
             fields.put("topk_method", groups > 1 ? "group_limited_greedy" : "greedy");
@@ -207,7 +223,8 @@ record GgufModel(Gguf gguf) {
         int gating = number(key, 0);
         if (!architecture.modelType.equals("deepseek_v2")) {
             // Divided by the sum of the chosen, a softmax over all is one over the chosen.
-            boolean overChosen = architecture.renormalize && !architecture.choosesRenormalize;
+            boolean overChosen =
+                    architecture.renormalize && !architecture.choosesRenormalize && architecture.gating != SIGMOID;
             boolean same = gating == 0
                     || gating == architecture.gating
                     || (overChosen && (gating == SOFTMAX || gating == SOFTMAX_WEIGHT));

@@ -26,6 +26,7 @@ import org.tornadomoe.checkpoint.QuantizationErrors.ExpertError;
 import org.tornadomoe.quant.ExpertWeights;
 import org.tornadomoe.quant.Int8Tensor;
 import org.tornadomoe.quant.Progress;
+import org.tornadomoe.quant.RouterWeights;
 
 /**
  * Writes a checkpoint as one GGUF file with its experts, shared ones included, in Q8_0. Of a GGUF file, whole or split,
@@ -157,10 +158,12 @@ public final class GgufQuantizer {
     private void declare(int layer, LayerTensors found, boolean withRouter) {
         String block = "blk." + layer + ".";
         if (withRouter) {
-            add(block + "ffn_gate_inp.weight", found.router());
-            add(block + "ffn_gate_inp.bias", found.routerBias());
-            add(block + "exp_probs_b.bias", found.correctionBias());
-            add(block + "ffn_gate_inp_shexp.weight", found.sharedGate());
+            RouterWeights router = found.router();
+            int h = found.experts().getFirst().down().rows();
+            add(block + "ffn_gate_inp.weight", router.weight(), router.weight().length / h, h);
+            addIfThere(block + "ffn_gate_inp.bias", router.bias());
+            addIfThere(block + "exp_probs_b.bias", router.correctionBias());
+            addIfThere(block + "ffn_gate_inp_shexp.weight", router.sharedExpertGate());
         }
         List<Projections> experts = found.experts();
         for (int e = 0; e < experts.size(); e++) {
@@ -203,9 +206,9 @@ public final class GgufQuantizer {
         return (long) matrix.rows() * matrix.cols() / GROUP * Q8_0.bytes;
     }
 
-    private void add(String name, @Nullable Tensor tensor) {
-        if (tensor != null) {
-            add(name, tensor.toFloats(), tensor.shape());
+    private void addIfThere(String name, float @Nullable [] vector) {
+        if (vector != null) {
+            add(name, vector, vector.length);
         }
     }
 

@@ -4,35 +4,48 @@ import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
 import java.util.Objects;
+import java.util.Set;
 import java.util.stream.Collectors;
-import java.util.stream.Stream;
+import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.GroupShape;
+import org.tornadomoe.quant.RouterWeights;
 
 /**
  * The tensors of one MoE layer, found by their names. Checkpoints differ in the prefix ({@code model.}, {@code
  * language_model.model.}, ...), the block's name ({@code mlp}, {@code block_sparse_moe}, {@code feed_forward}), the
  * router's, and in whether an expert's projections are tensors of their own or lie in one tensor of all experts. None
- * of this is looked up by family: what is there is taken.
+ * of this is looked up by family: what is there is taken. What changes numbers and no name tells is a {@link
+ * Peculiarity}.
  *
- * @param routerName the router's module, {@code model.layers.0.mlp.gate}
- * @param router [E, H]
- * @param routerBias [E], null if there is none
- * @param correctionBias [E], added to scores for the choice only; null if there is none
+ * @param router its weight [C, H] and the rest, as floats
+ * @param routerFactor what the weights of all experts are multiplied by besides the configuration's factor
  * @param experts the routed ones, in the order of their numbers
- * @param shared the expert that every token gets, null if there is none
- * @param sharedGate [1, H]: its sigmoid weighs the shared expert; null if there is none
+ * @param shared the expert that every token gets, null if there is none; if several, one after the other
  * @param fused the tensors of all experts, scales and biases included, if that is how they are stored
  */
 record LayerTensors(
-        String routerName,
-        Tensor router,
-        @Nullable Tensor routerBias,
-        @Nullable Tensor correctionBias,
+        RouterWeights router,
+        double routerFactor,
         List<Projections> experts,
         @Nullable Projections shared,
-        @Nullable Tensor sharedGate,
         List<Tensor> fused) {
+
+    /** What a family's tensors hold that others' don't, or mean something else by. */
+    enum Peculiarity {
+        /** The router's bias is added to scores for the choice, and not to logits (DeepSeek-V4). */
+        ROUTER_BIAS_CORRECTS,
+        /** Without a correction bias it is 0: the groups are chosen as with one (Mistral 4). */
+        CORRECTION_MAY_MISS,
+        /** Rows of the router's weight after the experts' are the shared experts' (Inkling). */
+        ROUTER_HAS_SHARED,
+        /** One bias of all experts' outputs, {@code BLOCK.bias} (JetMoE). */
+        ONE_BIAS,
+        /** Experts may work on a projection of the token, {@code fc1_latent_proj}, and be projected back (Nemotron). */
+        LATENT,
+        /** The router reads another norm of the token than the experts, and has a factor an expert (Gemma 4). */
+        GEMMA4_ROUTER
+    }
 
     /**
      * What a layer has to hold.
@@ -40,6 +53,9 @@ record LayerTensors(
      * @param sharedIntermediate width of the shared expert, 0 if there is none
      * @param interleaved whether gate and up rows of a fused tensor alternate, rather than come one after the other
      * @param correctionBias whether there must be one
+     * @param zeroExperts choices beyond the experts
+     * @param gated whether an expert has a gate
+     * @param sharedScale what the shared expert's output is multiplied by
      */
     record Shape(
             int experts,
@@ -47,32 +63,74 @@ record LayerTensors(
             int intermediate,
             int sharedIntermediate,
             boolean interleaved,
-            boolean correctionBias) {}
+            boolean correctionBias,
+            int zeroExperts,
+            boolean gated,
+            float sharedScale,
+            Set<Peculiarity> peculiarities) {
+        boolean has(Peculiarity peculiarity) {
+            return peculiarities.contains(peculiarity);
+        }
 
-    private static final List<String> BLOCKS = List.of("mlp", "block_sparse_moe", "feed_forward", "moe", "ffn");
-    private static final List<String> ROUTERS = List.of("gate", "router", "router.layer");
+        /** What a token chooses from. */
+        int choices() {
+            return experts + zeroExperts;
+        }
+
+        /** Rows of the router's weight. */
+        int routerRows() {
+            return choices() + (has(Peculiarity.ROUTER_HAS_SHARED) ? sharedIntermediate / intermediate : 0);
+        }
+    }
+
+    /** The last is a layer itself, of a model whose router and experts have no block of their own. */
+    private static final List<String> BLOCKS =
+            List.of("mlp.", "block_sparse_moe.", "feed_forward.", "moe.", "ffn.", "mixer.", "moe_block.", "");
+
+    private static final List<String> LAYERS = List.of("layers.", "blocks.", "decoder_layer.");
+    private static final List<String> ROUTERS =
+            List.of("gate", "router", "router.layer", "router.gate", "router.classifier", "router.proj", "gate.wg");
+
+    /** Under the router or the block. */
+    private static final List<String> CORRECTIONS = List.of(
+            "e_score_correction_bias",
+            "moe_statics.e_score_correction_bias",
+            "router.e_score_correction_bias",
+            "experts.e_score_correction_bias",
+            "expert_bias",
+            "router_bias");
 
     /** Where a model with more than one stack of layers keeps the language model's. */
-    private static final List<String> STACKS = List.of("model.", "language_model.model.", "model.language_model.");
+    private static final List<String> STACKS =
+            List.of("model.", "language_model.model.", "model.language_model.", "thinker.model.");
 
-    private static final List<Names> PER_EXPERT =
-            List.of(new Names("gate_proj", "up_proj", "down_proj"), new Names("w1", "w3", "w2"));
+    private static final List<Names> PER_EXPERT = List.of(
+            new Names("gate_proj", "up_proj", "down_proj"),
+            new Names("w1", "w3", "w2"),
+            new Names("linear_gate", "up_proj", "down_proj"),
+            new Names("linear", "linear_v", "linear_1"));
     private static final List<Fused> FUSED = List.of(
             new Fused("experts.gate_up_proj", "experts.down_proj", "_bias"),
             new Fused("experts.gate_up_proj.weight", "experts.down_proj.weight", ".bias"),
             new Fused("experts.w13", "experts.w2", "_bias"),
+            new Fused("experts.fc1.weight", "experts.fc2.weight", ".bias"),
             new Fused("input_linear.weight", "output_linear.weight", ".bias"));
 
     /** What the tensors of gpt-oss's experts in MXFP4 end with, two values a byte; their scales end with _scales. */
     private static final String BLOCKS_OF_4_BITS = "_blocks";
 
-    private static final List<String> SHARED = List.of("shared_experts", "shared_expert");
+    private static final List<String> SHARED = List.of("shared_experts", "shared_expert", "shared_mlp", "share_expert");
     private static final int NAMED_IN_MESSAGE = 4;
 
     /** Names of an expert's projections. */
     private record Names(String gate, String up, String down) {
         List<String> under(String expert) {
             return List.of(expert + gate, expert + up, expert + down);
+        }
+
+        /** Where there is no gate the up projection stands for it, too. */
+        Names gated(boolean gated) {
+            return gated ? this : new Names(up, up, down);
         }
     }
 
@@ -97,6 +155,9 @@ record LayerTensors(
         /** A router and what its block's names begin with. */
         private record Found(String router, String block) {}
 
+        /** What a token is projected to before the experts, [L, H], and back, [H, L]. */
+        private record Latent(Matrix into, Matrix back) {}
+
         /**
          * The layer's tensors.
          *
@@ -105,86 +166,299 @@ record LayerTensors(
         LayerTensors find() {
             Found found = found();
             LayerTensors layer = find(found.router, found.block);
-            tensors.requireAllTaken(found.block);
+            for (String part : found.block.endsWith(number())
+                    ? List.of(found.block + "router.", found.block + "experts.")
+                    : List.of(found.block)) {
+                tensors.requireAllTaken(part);
+            }
             return layer;
         }
 
         private LayerTensors find(String router, String block) {
-            Tensor routerWeight = tensors.tensor(router + ".weight")
+            RouterWeights weights = router(router, block);
+            Projections shared = shared(block);
+            List<Tensor> fused = new ArrayList<>();
+            List<Projections> experts = experts(block, fused);
+            double factor = 1;
+            Tensor scale = tensors.find(router + ".global_scale");
+            if (scale != null) {
+                factor = scale.requireFloat().requireShape(1).requireFinite().getFloat(0);
+            }
+            if (shape.has(Peculiarity.GEMMA4_ROUTER)) {
+                float[] each = required(block + "router.per_expert_scale", shape.experts);
+                List<Projections> unscaled = experts;
+                experts = IntStream.range(0, shape.experts)
+                        .mapToObj(e -> unscaled.get(e).scaled(each[e]))
+                        .toList();
+            }
+            return new LayerTensors(weights, factor, List.copyOf(experts), shared, List.copyOf(fused));
+        }
+
+        /** The router's tensors; those of shared experts that it scores, too. */
+        private RouterWeights router(String router, String block) {
+            int h = shape.hidden;
+            float[] all = tensors.tensor(router + ".weight")
                     .requireFloat()
-                    .requireShape(shape.experts, shape.hidden)
-                    .requireFinite();
-            Tensor routerBias = vector(router + ".bias", shape.experts);
-            Tensor correction = null;
+                    .requireShape(shape.routerRows(), h)
+                    .requireFinite()
+                    .toFloats();
+            boolean corrects = shape.has(Peculiarity.ROUTER_BIAS_CORRECTS);
+            float[] bias = corrects ? null : vector(router + ".bias", shape.choices());
+            float[] correction = null;
             if (shape.correctionBias) {
-                correction = Stream.of(router, block.substring(0, block.length() - 1))
-                        .map(at -> vector(at + ".e_score_correction_bias", shape.experts))
-                        .flatMap(Stream::ofNullable)
-                        .findFirst()
-                        .orElseThrow(() -> missing(List.of(router + ".e_score_correction_bias"), List.of()));
+                correction = corrects ? vector(router + ".bias", shape.choices()) : null;
+                for (String at : List.of(router + ".", block)) {
+                    for (String name : CORRECTIONS) {
+                        correction = correction == null ? vector(at + name, shape.choices()) : correction;
+                    }
+                }
+                if (correction == null && shape.has(Peculiarity.CORRECTION_MAY_MISS)) {
+                    correction = new float[shape.choices()];
+                }
+                if (correction == null) {
+                    throw missing(List.of(router + ".e_score_correction_bias"), List.of());
+                }
             }
-            Projections shared = null;
-            Tensor sharedGate = null;
-            if (shape.sharedIntermediate == 0) {
-                SHARED.stream()
-                        .map(name -> block + name + ".")
-                        .filter(this::hasAny)
-                        .forEach(found -> {
-                            throw new CheckpointException(tensors.path(), unexpectedShared(layer, found + "*"));
-                        });
-            } else {
-                String name = SHARED.stream()
-                        .map(sharedName -> block + sharedName + ".")
-                        .filter(this::hasAny)
-                        .findFirst()
-                        .orElseThrow(() -> missing(
-                                List.of("the shared expert"),
-                                SHARED.stream()
-                                        .map(sharedName -> block + sharedName + "." + PER_EXPERT.getFirst())
-                                        .toList()));
-                shared = expert(name, PER_EXPERT.getFirst(), shape.sharedIntermediate);
+            float[] shared = null;
+            if (shape.routerRows() > shape.choices()) {
+                shared = Arrays.copyOfRange(all, shape.choices() * h, all.length);
+                all = Arrays.copyOf(all, shape.choices() * h);
+            } else if (shape.sharedIntermediate > 0) {
                 Tensor gate = tensors.find(block + "shared_expert_gate.weight");
-                sharedGate = gate == null
+                shared = gate == null
                         ? null
-                        : gate.requireFloat().requireShape(1, shape.hidden).requireFinite();
+                        : gate.requireFloat().requireShape(1, h).requireFinite().toFloats();
             }
+            if (shape.has(Peculiarity.GEMMA4_ROUTER)) {
+                undoNorm(block, all);
+            }
+            return new RouterWeights(all, bias, correction, shared);
+        }
+
+        /**
+         * Gemma 4's router reads the token as its own norm has it, and the layer is handed it as the experts' norm has
+         * it: the same but for a factor a column, which goes into the router's weight.
+         */
+        private void undoNorm(String block, float[] router) {
+            int h = shape.hidden;
+            float[] own = required(block + "router.scale", h);
+            String norm = block + "pre_feedforward_layernorm_2.weight";
+            float[] handed = required(norm, h);
+            for (int i = 0; i < router.length; i++) {
+                int c = i % h;
+                if (handed[c] == 0) {
+                    throw new CheckpointException(
+                            tensors.path(), "tensor '" + norm + "': expected values other than 0, got 0 at index " + c);
+                }
+                router[i] = (float) (router[i] * (own[c] / Math.sqrt(h)) / handed[c]);
+            }
+        }
+
+        /** The shared expert, times its scale; null if there is none. */
+        private @Nullable Projections shared(String block) {
+            String layerPrefix = block.substring(0, block.indexOf(number()) + number().length());
+            List<String> places = SHARED.stream()
+                    .map(name -> (name.equals("share_expert") ? layerPrefix : block) + name + ".")
+                    .filter(place -> tensors.names().stream()
+                            .anyMatch(name -> name.startsWith(place) && isProjection(name.substring(place.length()))))
+                    .toList();
+            if (shape.sharedIntermediate == 0) {
+                if (!places.isEmpty()) {
+                    throw new CheckpointException(tensors.path(), unexpectedShared(layer, places.getFirst() + "*"));
+                }
+                return null;
+            }
+            if (places.isEmpty()) {
+                throw missing(
+                        List.of("the shared expert"),
+                        SHARED.stream()
+                                .map(name -> block + name + "." + PER_EXPERT.getFirst())
+                                .toList());
+            }
+            return shared(places.getFirst(), shape.sharedIntermediate).scaled(shape.sharedScale);
+        }
+
+        private static boolean isProjection(String name) {
+            return name.matches("((gate|up|down|gate_up)_proj|w[123]|linear_gate|(input|output)_linear)(\\..*)?");
+        }
+
+        /** One module, or a tensor of gate and up, or a tensor of several experts for each projection. */
+        private Projections shared(String prefix, int wide) {
+            int h = shape.hidden;
             for (Names names : PER_EXPERT) {
-                if (isPerExpert(block, names)) {
-                    return new LayerTensors(
-                            router,
-                            routerWeight,
-                            routerBias,
-                            correction,
-                            perExpert(block, names),
-                            shared,
-                            sharedGate,
-                            List.of());
+                if (hasAny(prefix + names.gated(shape.gated).gate + ".")) {
+                    return expert(prefix, names, wide, h);
                 }
             }
-            for (Fused fused : FUSED) {
-                if (tensors.has(block + fused.gateUp) || tensors.has(block + fused.gateUp + BLOCKS_OF_4_BITS)) {
-                    int before = tensors.mark();
-                    List<Projections> experts = fused(block, fused);
-                    return new LayerTensors(
-                            router,
-                            routerWeight,
-                            routerBias,
-                            correction,
-                            experts,
-                            shared,
-                            sharedGate,
-                            tensors.takenSince(before));
+            List<String> modules = PER_EXPERT.getFirst().under(prefix);
+            for (Names both : List.of(
+                    new Names("gate_up_proj.weight", "", "down_proj.weight"),
+                    new Names("input_linear.weight", "", "output_linear.weight"))) {
+                if (tensors.has(prefix + both.gate)) {
+                    Matrix all = Matrix.Floats.of(tensors.tensor(prefix + both.gate), 2 * wide, h);
+                    return new Projections(
+                            List.of(),
+                            new Matrix.Window(all, wide, h, 0, 0),
+                            new Matrix.Window(all, wide, h, wide, 0),
+                            Matrix.Floats.of(tensors.tensor(prefix + both.down), h, wide),
+                            null,
+                            null,
+                            null);
                 }
+            }
+            int i = shape.intermediate;
+            int n = wide / i;
+            Tensor down = tensors.tensor(modules.get(2)).requireFloat().requireShape(n, h, i);
+            return new Projections(
+                    List.of(),
+                    new Matrix.Floats(stacked(modules.get(0), n, i, h), wide, h, 0, h, 1),
+                    new Matrix.Floats(stacked(modules.get(1), n, i, h), wide, h, 0, h, 1),
+                    new Matrix.Beside(IntStream.range(0, n)
+                            .<Matrix>mapToObj(at -> new Matrix.Floats(down, h, i, (long) at * h * i, i, 1))
+                            .toList()),
+                    null,
+                    null,
+                    null);
+        }
+
+        private Tensor stacked(String name, long... expected) {
+            return tensors.tensor(name).requireFloat().requireShape(expected);
+        }
+
+        /** The routed experts; {@code fused} gets the tensors of all of them. */
+        private List<Projections> experts(String block, List<Tensor> fused) {
+            Latent latent = latent(block);
+            int inner = latent == null ? shape.hidden : latent.into.rows();
+            List<Projections> found = experts(block, inner, fused);
+            if (shape.has(Peculiarity.ONE_BIAS)) {
+                float[] bias = required(block + "bias", shape.hidden);
+                found = found.stream().map(expert -> expert.withDownBias(bias)).toList();
+            }
+            return latent == null
+                    ? found
+                    : found.stream()
+                            .map(expert -> expert.between(latent.into, latent.back))
+                            .toList();
+        }
+
+        private @Nullable Latent latent(String block) {
+            String into = block + "fc1_latent_proj.weight";
+            if (!shape.has(Peculiarity.LATENT) || !tensors.has(into)) {
+                return null;
+            }
+            Tensor first = tensors.tensor(into);
+            int inner = (int) Math.min(first.shape()[0], Integer.MAX_VALUE);
+            return new Latent(
+                    Matrix.Floats.of(first, inner, shape.hidden),
+                    Matrix.Floats.of(tensors.tensor(block + "fc2_latent_proj.weight"), shape.hidden, inner));
+        }
+
+        private List<Projections> experts(String block, int inner, List<Tensor> fused) {
+            for (Names names : PER_EXPERT) {
+                if (isPerExpert(block, names.gated(shape.gated))) {
+                    return perExpert(block, names.gated(shape.gated), inner);
+                }
+            }
+            for (Fused names : FUSED) {
+                if (tensors.has(block + names.gateUp) || tensors.has(block + names.gateUp + BLOCKS_OF_4_BITS)) {
+                    int before = tensors.mark();
+                    List<Projections> experts = fused(block, names);
+                    fused.addAll(tensors.takenSince(before));
+                    return experts;
+                }
+            }
+            if (!shape.gated && tensors.has(block + "experts.up_proj")) {
+                return fusedWithoutGate(block, inner, fused);
+            }
+            if (tensors.has(block + "experts.mlp.v1")) {
+                return stackedRows(block, fused);
+            }
+            if (tensors.has(block + "gate_proj.weight") && tensors.shape(block + "gate_proj.weight").length == 3) {
+                return stackedEach(block, fused);
             }
             List<String> looked = new ArrayList<>();
             PER_EXPERT.forEach(names -> looked.add(block + "experts.0." + names.gate + ".weight"));
-            FUSED.forEach(fused -> looked.add(block + fused.gateUp));
+            FUSED.forEach(names -> looked.add(block + names.gateUp));
             throw missing(List.of("the experts"), looked);
+        }
+
+        /** {@code experts.up_proj} [E, I, H] and {@code experts.down_proj} [E, H, I]. */
+        private List<Projections> fusedWithoutGate(String block, int inner, List<Tensor> fused) {
+            int i = shape.intermediate;
+            Tensor up = stacked(block + "experts.up_proj", shape.experts, i, inner);
+            Tensor down = stacked(block + "experts.down_proj", shape.experts, inner, i);
+            fused.add(up);
+            fused.add(down);
+            List<Projections> experts = new ArrayList<>();
+            for (int e = 0; e < shape.experts; e++) {
+                long start = (long) e * i * inner;
+                Matrix only = new Matrix.Floats(up, i, inner, start, inner, 1);
+                experts.add(new Projections(
+                        PER_EXPERT.getFirst().gated(false).under(block + "experts." + e + "."),
+                        only,
+                        only,
+                        new Matrix.Floats(down, inner, i, start, i, 1),
+                        null,
+                        null,
+                        null));
+            }
+            return experts;
+        }
+
+        /** A tensor of all experts for each projection, [E, I, H] or [E, H, I], right under the block (Step). */
+        private List<Projections> stackedEach(String block, List<Tensor> fused) {
+            int i = shape.intermediate;
+            int h = shape.hidden;
+            Tensor gate = stacked(block + "gate_proj.weight", shape.experts, i, h);
+            Tensor up = stacked(block + "up_proj.weight", shape.experts, i, h);
+            Tensor down = stacked(block + "down_proj.weight", shape.experts, h, i);
+            fused.addAll(List.of(gate, up, down));
+            List<Projections> experts = new ArrayList<>();
+            for (int e = 0; e < shape.experts; e++) {
+                long start = (long) e * i * h;
+                experts.add(new Projections(
+                        PER_EXPERT.getFirst().under(block + "experts." + e + "."),
+                        new Matrix.Floats(gate, i, h, start, h, 1),
+                        new Matrix.Floats(up, i, h, start, h, 1),
+                        new Matrix.Floats(down, h, i, start, i, 1),
+                        null,
+                        null,
+                        null));
+            }
+            return experts;
+        }
+
+        /** DBRX's: all experts' rows one below the other in three tensors [E * I, H], the third's being columns. */
+        private List<Projections> stackedRows(String block, List<Tensor> fused) {
+            int i = shape.intermediate;
+            int h = shape.hidden;
+            Tensor gate = stacked(block + "experts.mlp.w1", (long) shape.experts * i, h);
+            Tensor up = stacked(block + "experts.mlp.v1", (long) shape.experts * i, h);
+            Tensor down = stacked(block + "experts.mlp.w2", (long) shape.experts * i, h);
+            fused.addAll(List.of(gate, up, down));
+            List<Projections> experts = new ArrayList<>();
+            for (int e = 0; e < shape.experts; e++) {
+                long start = (long) e * i * h;
+                experts.add(new Projections(
+                        PER_EXPERT.getFirst().under(block + "experts." + e + "."),
+                        new Matrix.Floats(gate, i, h, start, h, 1),
+                        new Matrix.Floats(up, i, h, start, h, 1),
+                        new Matrix.Floats(down, h, i, start, 1, h),
+                        null,
+                        null,
+                        null));
+            }
+            return experts;
+        }
+
+        /** The layer's number as a part of names. */
+        private String number() {
+            return "." + layer + ".";
         }
 
         private Found found() {
             List<Found> ends = BLOCKS.stream()
-                    .map(block -> "layers." + layer + "." + block + ".")
+                    .flatMap(block -> LAYERS.stream().map(layers -> layers + layer + "." + block))
                     .flatMap(block -> ROUTERS.stream().map(router -> new Found(block + router, block)))
                     .toList();
             List<Found> all = tensors.names().stream()
@@ -198,8 +472,9 @@ record LayerTensors(
             if (all.isEmpty()) {
                 throw missing(
                         List.of("the router"),
-                        List.of("*layers." + layer + ".{" + String.join(",", BLOCKS) + "}.{" + String.join(",", ROUTERS)
-                                + "}.weight"));
+                        List.of("*layers." + layer + ".{"
+                                + String.join(",", BLOCKS).replace(".", "").replaceFirst(",$", "") + "}.{"
+                                + String.join(",", ROUTERS) + "}.weight"));
             }
             List<Found> stack = STACKS.stream()
                     .map(start -> all.stream()
@@ -210,7 +485,7 @@ record LayerTensors(
                     .orElse(all);
             List<Found> found = stack.stream()
                     .filter(candidate -> Arrays.equals(
-                            tensors.shape(candidate.router + ".weight"), new long[] {shape.experts, shape.hidden}))
+                            tensors.shape(candidate.router + ".weight"), new long[] {shape.routerRows(), shape.hidden}))
                     .toList();
             if (found.isEmpty()) {
                 return stack.getFirst(); // whose shape will be complained of
@@ -241,7 +516,7 @@ record LayerTensors(
                     });
         }
 
-        private List<Projections> perExpert(String block, Names names) {
+        private List<Projections> perExpert(String block, Names names, int inner) {
             List<String> missing = new ArrayList<>();
             for (int e = 0; e < shape.experts; e++) {
                 for (String module : names.under(block + "experts." + e + ".")) {
@@ -259,20 +534,26 @@ record LayerTensors(
             }
             List<Projections> experts = new ArrayList<>();
             for (int e = 0; e < shape.experts; e++) {
-                experts.add(expert(block + "experts." + e + ".", names, shape.intermediate));
+                experts.add(expert(block + "experts." + e + ".", names, shape.intermediate, inner));
+            }
+            // What transformers saves of experts that hand their token on.
+            for (int e = shape.experts; e < shape.choices(); e++) {
+                names.under(block + "experts." + e + ".").forEach(module -> tensors.find(module + ".weight"));
             }
             return experts;
         }
 
-        private Projections expert(String prefix, Names names, int intermediate) {
+        private Projections expert(String prefix, Names named, int intermediate, int inner) {
+            Names names = named.gated(shape.gated);
             float[] gateBias = bias(prefix + names.gate + ".bias", intermediate);
             float[] upBias = bias(prefix + names.up + ".bias", intermediate);
             float[] downBias = bias(prefix + names.down + ".bias", shape.hidden);
+            Matrix gate = matrix(prefix + names.gate, intermediate, inner);
             return new Projections(
                     names.under(prefix),
-                    matrix(prefix + names.gate, intermediate, shape.hidden),
-                    matrix(prefix + names.up, intermediate, shape.hidden),
-                    matrix(prefix + names.down, shape.hidden, intermediate),
+                    gate,
+                    shape.gated ? matrix(prefix + names.up, intermediate, inner) : gate,
+                    matrix(prefix + names.down, inner, intermediate),
                     gateBias,
                     upBias,
                     downBias);
@@ -353,11 +634,23 @@ record LayerTensors(
             return half;
         }
 
-        private @Nullable Tensor vector(String name, int length) {
+        private float[] required(String name, int length) {
+            float[] found = vector(name, length);
+            if (found == null) {
+                throw missing(List.of(name), List.of());
+            }
+            return found;
+        }
+
+        /** [length], or as Ernie has it [1, length]. */
+        private float @Nullable [] vector(String name, int length) {
             Tensor found = tensors.find(name);
-            return found == null
-                    ? null
-                    : found.requireFloat().requireShape(length).requireFinite();
+            if (found == null) {
+                return null;
+            }
+            boolean row = Arrays.equals(found.shape(), new long[] {1, length});
+            Tensor floats = found.requireFloat();
+            return (row ? floats : floats.requireShape(length)).requireFinite().toFloats();
         }
 
         private float @Nullable [] bias(String name, long... shape) {
@@ -368,10 +661,7 @@ record LayerTensors(
         }
 
         private boolean hasAny(String prefix) {
-            return MatrixReader.SUFFIXES.stream().anyMatch(suffix -> tensors.has(prefix + suffix))
-                    || PER_EXPERT.stream()
-                            .anyMatch(names -> MatrixReader.SUFFIXES.stream()
-                                    .anyMatch(suffix -> tensors.has(prefix + names.gate + "." + suffix)));
+            return MatrixReader.SUFFIXES.stream().anyMatch(suffix -> tensors.has(prefix + suffix));
         }
 
         private CheckpointException missing(List<String> missing, List<String> lookedFor) {

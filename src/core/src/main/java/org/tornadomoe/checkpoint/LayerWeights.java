@@ -33,15 +33,12 @@ final class LayerWeights implements ExpertWeights {
     LayerWeights(FusedMoeConfig config, LayerTensors tensors, Runnable unchanged) {
         boolean biased = tensors.experts().stream()
                 .anyMatch(e -> e.gateBias() != null || e.upBias() != null || e.downBias() != null);
-        Tensor bias = tensors.routerBias();
-        Tensor correction = tensors.correctionBias();
-        Tensor sharedGate = tensors.sharedGate();
-        this.config = config.toBuilder().hasBias(biased).build();
-        this.router = new RouterWeights(
-                tensors.router().toFloats(),
-                bias == null ? null : bias.toFloats(),
-                correction == null || !config.router().hasCorrectionBias() ? null : correction.toFloats(),
-                sharedGate == null ? null : sharedGate.toFloats());
+        RouterConfig routing = config.router();
+        this.config = config.toBuilder()
+                .hasBias(biased)
+                .router(routing.withRoutedScalingFactor(routing.routedScalingFactor() * tensors.routerFactor()))
+                .build();
+        this.router = tensors.router();
         router.requireFits(config);
         List<Projections> all = new ArrayList<>(tensors.experts());
         Projections shared = tensors.shared();
@@ -62,8 +59,7 @@ final class LayerWeights implements ExpertWeights {
                 .intermediateSize(expert.gate().rows())
                 .maxNumTokens(1)
                 .build();
-        return new LayerWeights(
-                config, List.of(expert), () -> {}, Int8Grid.suiting(config, false, List.of(expert)));
+        return new LayerWeights(config, List.of(expert), () -> {}, Int8Grid.suiting(config, false, List.of(expert)));
     }
 
     private LayerWeights(

@@ -2,6 +2,7 @@ package org.tornadomoe.checkpoint;
 
 import java.nio.file.Path;
 import java.util.Arrays;
+import java.util.List;
 import java.util.Objects;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.Int8Quantization;
@@ -221,6 +222,96 @@ sealed interface Matrix {
             of.row(row, into);
             for (int i = 0; i < of.cols(); i++) {
                 into[i] *= factor;
+            }
+        }
+    }
+
+    /** A matrix, every value times a factor. */
+    static Matrix scaled(Matrix of, float factor) {
+        Int8 int8 = of.int8();
+        return int8 == null
+                ? new Scaled(of, factor)
+                : new Int8(
+                        int8.rows,
+                        int8.cols,
+                        int8.rowsPerScale,
+                        int8.colsPerScale,
+                        int8.values,
+                        (row, col) -> int8.scales.get(row, col) * factor,
+                        int8.zeros,
+                        int8.stored);
+    }
+
+    /** The product of two matrices, [rows, n] times [n, cols], computed where it is read. */
+    record Product(Matrix left, Matrix right) implements Matrix {
+        @Override
+        public int rows() {
+            return left.rows();
+        }
+
+        @Override
+        public int cols() {
+            return right.cols();
+        }
+
+        @Override
+        public Path file() {
+            return left.file();
+        }
+
+        @Override
+        public String tensorName() {
+            return left.tensorName();
+        }
+
+        @Override
+        public void row(int row, float[] into) {
+            float[] factors = new float[left.cols()];
+            left.row(row, factors);
+            double[] sum = new double[cols()];
+            float[] each = new float[cols()];
+            for (int n = 0; n < factors.length; n++) {
+                right.row(n, each);
+                for (int c = 0; c < sum.length; c++) {
+                    sum[c] += (double) factors[n] * each[c];
+                }
+            }
+            for (int c = 0; c < sum.length; c++) {
+                into[c] = (float) sum[c];
+            }
+        }
+    }
+
+    /** Matrices of as many rows side by side. */
+    record Beside(List<Matrix> parts) implements Matrix {
+        @Override
+        public int rows() {
+            return parts.getFirst().rows();
+        }
+
+        @Override
+        public int cols() {
+            return parts.stream().mapToInt(Matrix::cols).sum();
+        }
+
+        @Override
+        public Path file() {
+            return parts.getFirst().file();
+        }
+
+        @Override
+        public String tensorName() {
+            return parts.getFirst().tensorName();
+        }
+
+        @Override
+        public void row(int row, float[] into) {
+            int at = 0;
+            for (Matrix part : parts) {
+                float[] own = new float[part.cols()];
+                part.row(row, own);
+                System.arraycopy(own, 0, into, at, own.length);
+                at += own.length;
             }
         }
     }

@@ -17,13 +17,28 @@ final class ModelFamilies {
      * what is beside it.
      */
     static JsonFile textConfig(JsonFile json) {
+        for (String part : List.of("thinker_config", "ffn_config")) {
+            if (json.fields().get(part) instanceof Map<?, ?>) {
+                // Qwen3-Omni's text model is inside of one, DBRX's experts in the other beside the model's own fields.
+                Map<String, @Nullable Object> all = new LinkedHashMap<>(json.fields());
+                all.remove(part);
+                json.nested(part).fields().forEach((name, value) -> {
+                    if (!name.equals("model_type") && !name.equals("hidden_size")) {
+                        all.put(
+                                name,
+                                value instanceof Map<?, ?> named && named.size() == 1 ? named.get("name") : value);
+                    }
+                });
+                return textConfig(new JsonFile(json.file(), all));
+            }
+        }
         if (!json.has("text_config")) {
             return json;
         }
         JsonFile inside = json.nested("text_config");
         boolean whole = inside.has("model_type")
                 || inside.has("hidden_size")
-                || ModelFamily.EXPERTS.stream().anyMatch(inside::has);
+                || FamilyTraits.EXPERTS.stream().anyMatch(inside::has);
         if (!whole && json.has("hidden_size")) {
             return json;
         }

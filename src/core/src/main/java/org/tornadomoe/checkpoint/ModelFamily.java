@@ -1,7 +1,11 @@
 package org.tornadomoe.checkpoint;
 
+import static org.tornadomoe.checkpoint.FamilyTraits.sizes;
+
 import java.util.List;
+import java.util.Set;
 import org.jspecify.annotations.Nullable;
+import org.tornadomoe.checkpoint.LayerTensors.Peculiarity;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.MoeActivation;
 import org.tornadomoe.config.RouterConfig;
@@ -9,300 +13,439 @@ import org.tornadomoe.config.ScoringFunction;
 
 /**
  * The model families read: what their config.json says about an MoE layer (the model's own code in Hugging Face
- * transformers 5.17 is the source, its configuration classes for what a config.json leaves out). How tensors are named
- * and laid out is no matter of the family ({@link LayerTensors}). docs/checkpoints.md has the table.
+ * transformers 5.17 is the source, its configuration classes for what a config.json leaves out; the publisher's own
+ * code where transformers has none). How tensors are named and laid out is mostly no matter of the family ({@link
+ * LayerTensors}). docs/checkpoints.md has the table.
+ *
+ * <p>A family is one constant, in the words of {@link FamilyTraits}; families that differ in no word but the sizes are
+ * one each all the same, since what a config.json leaves out differs.
  */
 enum ModelFamily {
-    /** Every layer; softmax, top-k, renormalised. */
-    MIXTRAL(new Defaults(32, 4096, 14336, 8, 2), "norm_topk_prob=true scoring_func=softmax", "mixtral") {
-        @Override
-        FusedMoeConfig read(JsonFile json) {
-            return build(json, softmax(true));
-        }
-    },
-
-    /** Some layers may be dense; softmax, top-k; a shared expert weighed by a sigmoid of the token. */
-    QWEN2_MOE(
-            new Defaults(24, 2048, 1408, 60, 4),
-            "norm_topk_prob shared_expert_intermediate_size scoring_func=softmax",
-            "qwen2_moe") {
-        @Override
-        FusedMoeConfig read(JsonFile json) {
-            RouterConfig router = softmax(renormalizes(json, false));
-            return build(json, sharedIntermediate(json) > 0 ? router.withSharedExpertGate() : router);
-        }
-
-        @Override
-        int sharedIntermediate(JsonFile json) {
-            return json.nonNegative("shared_expert_intermediate_size", 5632);
-        }
-
-        @Override
-        @Nullable
-        String whyDense(JsonFile json, int layer) {
-            return whyQwenDense(json, layer);
-        }
-    },
-
-    /** Some layers may be dense; softmax, top-k, renormalised if {@code norm_topk_prob}. */
-    QWEN3_MOE(new Defaults(24, 2048, 768, 128, 8), "norm_topk_prob scoring_func=softmax", "qwen3_moe") {
-        @Override
-        FusedMoeConfig read(JsonFile json) {
-            return build(json, softmax(renormalizes(json, false)));
-        }
-
-        @Override
-        @Nullable
-        String whyDense(JsonFile json, int layer) {
-            return whyQwenDense(json, layer);
-        }
-    },
-
-    /** As Qwen3, always renormalised: its configuration has no {@code norm_topk_prob}. */
+    // Softmax over all, the K best.
+    MIXTRAL(
+            "mixtral",
+            sizes(32, 4096, 14336, 8, 2)
+                    .width("intermediate_size")
+                    .normalized()
+                    .fields("norm_topk_prob=true scoring_func=softmax")),
+    QWEN2_MOE("qwen2_moe", gatedShared(qwen(sizes(24, 2048, 1408, 60, 4), false), 5632)),
+    QWEN3_MOE("qwen3_moe", qwen(sizes(24, 2048, 768, 128, 8), false)),
+    QWEN3_OMNI_MOE(
+            "qwen3_omni_moe_text qwen3_omni_moe_thinker qwen3_omni_moe", qwen(sizes(28, 2048, 768, 128, 8), true)),
+    QWEN3_OMNI_MOE_TALKER("qwen3_omni_moe_talker_text", gatedShared(qwen(sizes(20, 1024, 384, 128, 8), false), 768)),
+    QWEN3_NEXT("qwen3_next", gatedShared(qwen(sizes(48, 2048, 512, 512, 10), true), 512)),
+    QWEN4_EXP("qwen4_exp_text qwen4_exp", gatedShared(qwen(sizes(40, 2048, 512, 512, 10), true), 512)),
+    /** Always divided: its configuration has no {@code norm_topk_prob}. */
     QWEN3_VL_MOE(
-            new Defaults(24, 2048, 1408, 60, 4),
-            "norm_topk_prob=true scoring_func=softmax",
-            "qwen3_vl_moe",
-            "qwen3_vl_moe_text") {
-        @Override
-        FusedMoeConfig read(JsonFile json) {
-            return build(json, softmax(true));
-        }
-
-        @Override
-        @Nullable
-        String whyDense(JsonFile json, int layer) {
-            return whyQwenDense(json, layer);
-        }
-    },
-
-    /** Every layer; softmax, top-k, not renormalised unless {@code norm_topk_prob}. */
-    OLMOE(new Defaults(16, 2048, 2048, 64, 8), "norm_topk_prob scoring_func=softmax", "olmoe") {
-        @Override
-        FusedMoeConfig read(JsonFile json) {
-            return build(json, softmax(renormalizes(json, false)));
-        }
-    },
-
-    /**
-     * The first layers are dense; softmax (or what {@code scoring_func} says), by groups or not, scaled; shared
-     * experts.
-     */
-    DEEPSEEK_V2(
-            new Defaults(32, 4096, 1407, 64, 0),
-            "norm_topk_prob scoring_func topk_method n_group topk_group routed_scaling_factor n_shared_experts"
-                    + " moe_layer_freq",
-            "deepseek_v2") {
-        @Override
-        FusedMoeConfig read(JsonFile json) {
-            String method = json.string("topk_method", "greedy");
-            String scoring = json.string("scoring_func", "softmax");
-            ScoringFunction function = switch (scoring) {
-                case "softmax" -> ScoringFunction.SOFTMAX;
-                case "sigmoid" -> ScoringFunction.SIGMOID;
-                default -> throw json.wrong("scoring_func", "softmax or sigmoid");
-            };
-            double factor = factor(json, 1);
-            boolean renormalize = renormalizes(json, false);
-            if (renormalize && function == ScoringFunction.SOFTMAX && factor != 1) {
-                // DeepSeek's own code leaves the factor out then, transformers the division, vLLM does both.
-                throw new CheckpointException(
-                        json.file(),
-                        "'norm_topk_prob': expected false beside a 'routed_scaling_factor' of " + factor
-                                + " and softmax, which implementations of the family read in different ways, got true");
-            }
-            RouterConfig router = RouterConfig.of(function, renormalize).withRoutedScalingFactor(factor);
-            return build(
-                    json,
-                    switch (method) {
-                        case "greedy" -> router;
-                        case "group_limited_greedy" -> grouped(json, router, json.integer("n_group"), 0);
-                        case "noaux_tc" -> grouped(json, router.withCorrectionBias(), 0, 0);
-                        default -> throw json.wrong("topk_method", "greedy, group_limited_greedy or noaux_tc");
-                    });
-        }
-
-        @Override
-        int sharedIntermediate(JsonFile json) {
-            return deepSeekShared(json, 2);
-        }
-
-        @Override
-        @Nullable
-        String whyDense(JsonFile json, int layer) {
-            return whyDeepSeekDense(json, layer, 0);
-        }
-    },
-
-    /** The first layers are dense; sigmoid, a correction bias, by groups, renormalised, scaled; shared experts. */
-    DEEPSEEK_V3(
-            new Defaults(61, 7168, 2048, 256, 8),
-            "norm_topk_prob n_group topk_group routed_scaling_factor n_shared_experts moe_layer_freq"
-                    + " scoring_func=sigmoid topk_method=noaux_tc",
-            "deepseek_v3",
-            "deepseek_v32",
-            "kimi_k2") {
-        @Override
-        FusedMoeConfig read(JsonFile json) {
-            return sigmoidWithCorrection(json, 2.5, 8, 4);
-        }
-
-        @Override
-        int sharedIntermediate(JsonFile json) {
-            return deepSeekShared(json, 1);
-        }
-
-        @Override
-        @Nullable
-        String whyDense(JsonFile json, int layer) {
-            return whyDeepSeekDense(json, layer, 3);
-        }
-    },
-
-    /** As DeepSeek-V3, mostly of one group. */
-    GLM4_MOE(
-            new Defaults(46, 4096, 1408, 128, 8),
-            "norm_topk_prob n_group topk_group routed_scaling_factor n_shared_experts moe_layer_freq"
-                    + " scoring_func=sigmoid topk_method=noaux_tc",
-            "glm4_moe",
-            "glm4v_moe",
-            "glm4v_moe_text") {
-        @Override
-        FusedMoeConfig read(JsonFile json) {
-            return sigmoidWithCorrection(json, 1, 1, 1);
-        }
-
-        @Override
-        int sharedIntermediate(JsonFile json) {
-            return deepSeekShared(json, 1);
-        }
-
-        @Override
-        @Nullable
-        String whyDense(JsonFile json, int layer) {
-            return whyDeepSeekDense(json, layer, 1);
-        }
-    },
-
-    /**
-     * Every layer; top-k, then softmax; biases everywhere, gate and up interleaved, and an activation that isn't the
-     * {@code hidden_act} of its config.json.
-     */
-    GPT_OSS(
-            new Defaults(36, 2880, 2880, 128, 4),
-            "swiglu_limit swiglu_alpha=1.702 norm_topk_prob=true scoring_func=softmax",
-            "gpt_oss") {
-        @Override
-        FusedMoeConfig read(JsonFile json) {
-            return build(json, RouterConfig.topKThenSoftmax()).toBuilder()
-                    .activation(MoeActivation.SWIGLUOAI)
-                    .swigluLimit(json.finite("swiglu_limit", 7))
-                    .hasBias(true)
-                    .build();
-        }
-    },
-
-    /** Some layers may be dense; the top logit's sigmoid, on the expert's input; a shared expert. */
-    LLAMA4(
-            new Defaults(48, 5120, 8192, 16, 1),
-            "n_shared_experts=1 moe_layers interleave_moe_layer_step norm_topk_prob=false scoring_func=sigmoid",
-            "llama4_text",
-            "llama4") {
-        @Override
-        FusedMoeConfig read(JsonFile json) {
-            return build(json, RouterConfig.topKThenSigmoid()).toBuilder()
-                    .applyRouterWeightOnInput(true)
-                    .build();
-        }
-
-        @Override
-        int sharedIntermediate(JsonFile json) {
-            return json.has("n_shared_experts") ? deepSeekShared(json, 1) : intermediate(json);
-        }
-
-        @Override
-        @Nullable
-        String whyDense(JsonFile json, int layer) {
-            if (json.has("moe_layers")) {
-                List<Integer> sparse = json.integers("moe_layers");
-                return sparse.contains(layer) ? null : "moe_layers is " + JsonFile.shown(sparse);
-            }
-            int step = json.positive("interleave_moe_layer_step", 1);
-            return (layer + 1) % step == 0 ? null : "interleave_moe_layer_step is " + step;
-        }
-    },
-
-    /** Every layer; top-k, then softmax. */
-    GRANITEMOE(new Defaults(32, 4096, 11008, 8, 2), "norm_topk_prob=true scoring_func=softmax", "granitemoe") {
-        @Override
-        FusedMoeConfig read(JsonFile json) {
-            return build(json, RouterConfig.topKThenSoftmax());
-        }
-    },
-
-    /** Every layer; experts chosen by turns. */
-    PHIMOE(new Defaults(32, 4096, 6400, 16, 2), "router_jitter_noise", "phimoe") {
-        @Override
-        FusedMoeConfig read(JsonFile json) {
-            double margin = ScoringFunction.SPARSE_MIXER_MARGIN;
-            if (2 * json.finite("router_jitter_noise", margin / 2) != margin) {
-                throw json.wrong("router_jitter_noise", String.valueOf(margin / 2));
-            }
-            return build(json, RouterConfig.of(ScoringFunction.SPARSE_MIXER, false));
-        }
-    },
-
-    /** Some layers are dense; softmax, top-k, not renormalised. */
+            "qwen3_vl_moe qwen3_vl_moe_text",
+            qwen(sizes(24, 2048, 1408, 60, 4)).normalized().fields("norm_topk_prob=true")),
+    /** Likewise. */
+    QWEN3_5_MOE(
+            "qwen3_5_moe_text qwen3_5_moe",
+            gatedShared(qwen(sizes(40, 2048, 512, 256, 8)).normalized(), 512).fields("norm_topk_prob=true")),
+    MINIMAX(
+            "minimax",
+            sizes(32, 4096, 14336, 8, 2)
+                    .width("intermediate_size")
+                    .normalized()
+                    .fields("norm_topk_prob=true scoring_func=softmax")),
+    OLMOE(
+            "olmoe",
+            sizes(16, 2048, 2048, 64, 8)
+                    .width("intermediate_size")
+                    .normalized("norm_topk_prob", false)
+                    .fields("scoring_func=softmax")),
+    FLEX_OLMO(
+            "flex_olmo",
+            sizes(32, 4096, 11008, 7, 5)
+                    .width("intermediate_size")
+                    .normalized("norm_topk_prob", false)
+                    .fields("scoring_func=softmax")),
+    MELLUM(
+            "mellum",
+            sizes(28, 2304, 896, 64, 8)
+                    .normalized("norm_topk_prob", true)
+                    .layerTypes("mlp_layer_types", "sparse")
+                    .fields("scoring_func=softmax")),
     JAMBA(
-            new Defaults(32, 4096, 14336, 16, 2),
-            "expert_layer_period expert_layer_offset norm_topk_prob=false scoring_func=softmax",
-            "jamba") {
-        @Override
-        FusedMoeConfig read(JsonFile json) {
-            return build(json, softmax(false));
-        }
+            "jamba",
+            sizes(32, 4096, 14336, 16, 2)
+                    .width("intermediate_size")
+                    .dense(ModelFamily::whyJambaDense)
+                    .fields("expert_layer_period expert_layer_offset norm_topk_prob=false scoring_func=softmax")),
+    HUNYUAN_V1_MOE(
+            "hunyuan_v1_moe",
+            sizes(32, 4096, 11008, 1, 1)
+                    .width("intermediate_size")
+                    .names("num_experts", "moe_topk")
+                    .normalized()
+                    .oneShared()
+                    .perLayer("num_experts", "moe_topk", "num_shared_expert")
+                    .fields("norm_topk_prob=true use_mixed_mlp_moe=true num_shared_expert=1 moe_layer_num_skipped=0"
+                            + " moe_drop_tokens=false moe_random_routing_dropped_token=false")),
+    ERNIE4_5_MOE(
+            "ernie4_5_moe",
+            ernie(sizes(28, 2560, 1536, 64, 6))
+                    .dense(ModelFamily::whyErnieDense)
+                    .fields("moe_layer_start_index moe_layer_end_index moe_layer_interval")),
+    DBRX(
+            "dbrx",
+            sizes(24, 2048, 3584, 4, 1)
+                    .modelNames("n_layers", "d_model")
+                    .width("ffn_hidden_size")
+                    .names("moe_num_experts", "moe_top_k")
+                    .routing(ModelFamily::dbrxNorm)
+                    .activation("ffn_act_fn", "silu")
+                    .fields("moe_normalize_expert_weights")),
+    ARCTIC(
+            "arctic",
+            sizes(32, 4096, 4096, 8, 1)
+                    .width("intermediate_size")
+                    .normalized()
+                    .lastOfEvery("moe_layer_frequency")
+                    .fields("use_residual moe_token_dropping=false moe_min_capacity moe_train_capacity_factor"
+                            + " moe_eval_capacity_factor")),
+    /** Experts chosen by turns. */
+    PHIMOE(
+            "phimoe",
+            sizes(32, 4096, 6400, 16, 2)
+                    .width("intermediate_size")
+                    .scored(ScoringFunction.SPARSE_MIXER)
+                    .routing(ModelFamily::phimoe)
+                    .fields("router_jitter_noise")),
+    /** Softmax scores of all, with a correction bias, among them those of experts that hand their token on. */
+    LONGCAT_FLASH(
+            "longcat_flash",
+            sizes(28, 6144, 2048, 512, 12)
+                    .modelNames("num_layers", "hidden_size")
+                    .width("expert_ffn_hidden_size")
+                    .names("n_routed_experts", "moe_topk")
+                    .corrected()
+                    .scaled("routed_scaling_factor", 6)
+                    .zeroExperts("zero_expert_num", 256)
+                    .fields("zero_expert_type=identity norm_topk_prob=false router_bias moe_intermediate_size")),
 
-        @Override
-        @Nullable
-        String whyDense(JsonFile json, int layer) {
-            int period = json.positive("expert_layer_period", 2);
-            int offset = json.requireInteger("expert_layer_offset", 1);
-            return layer % period == offset
-                    ? null
-                    : "expert_layer_period is " + period + " and expert_layer_offset " + offset;
-        }
-    };
+    // The K best logits, then softmax.
+    GRANITEMOE("granitemoe granitemoeshared", granite()),
+    GRANITEMOE_HYBRID("granitemoehybrid", granite()),
+    GRANITEMOE_SWA("granitemoe_swa", granite()),
+    /** What is added to every token is added by its experts, whose weights are 1 together. */
+    JETMOE(
+            "jetmoe",
+            sizes(12, 2048, 5632, 8, 2)
+                    .width("intermediate_size")
+                    .chosenFirst()
+                    .normalized()
+                    .activation("activation_function", "silu")
+                    .biased()
+                    .tensors(Peculiarity.ONE_BIAS)),
+    ARIA(
+            "aria_text aria",
+            sizes(32, 4096, 4096, 8, 2)
+                    .width("intermediate_size")
+                    .names("moe_num_experts", "moe_topk")
+                    .chosenFirst()
+                    .normalized()
+                    .shared("moe_num_shared_experts", 2)
+                    .fields("moe_aux_loss_coeff moe_z_loss_coeff")),
+    /** Gate and up interleaved, and an activation that isn't the {@code hidden_act} of its config.json. */
+    GPT_OSS("gpt_oss", gptOss(sizes(36, 2880, 2880, 128, 4), MoeActivation.SWIGLUOAI)),
+    /** One after the other. */
+    OPENAI_PRIVACY_FILTER(
+            "openai_privacy_filter", gptOss(sizes(8, 640, 640, 128, 4), MoeActivation.SWIGLUOAI_UNINTERLEAVE)),
+    COHERE2_MOE(
+            "cohere2_moe",
+            sizes(40, 8192, 22528, 8, 2)
+                    .width("intermediate_size")
+                    .routing(ModelFamily::cohere)
+                    .normalized("norm_topk_prob", true)
+                    .shared("num_shared_experts", 0)
+                    .sharedScale(ModelFamily::cohereShare)
+                    .denseFirst("first_k_dense_replace", 0)
+                    .layerTypes("mlp_layer_types", "sparse")
+                    .fields("shared_expert_combination_strategy expert_selection_fn prefix_dense_intermediate_size")),
+    /** The top logit's sigmoid, on the expert's input. */
+    LLAMA4(
+            "llama4_text llama4",
+            sizes(48, 5120, 8192, 16, 1)
+                    .width("intermediate_size")
+                    .sigmoid()
+                    .chosenFirst()
+                    .oneShared()
+                    .weighsInput()
+                    .dense(ModelFamily::whyLlama4Dense)
+                    .fields("n_shared_experts=1 moe_layers interleave_moe_layer_step norm_topk_prob=false"
+                            + " scoring_func=sigmoid")),
 
-    /** No published model has a tenth of them. */
-    private static final int MAX_LAYERS = 10_000;
+    // Sigmoid scores and a correction bias.
+    DEEPSEEK_V2(
+            "deepseek_v2",
+            sizes(32, 4096, 1407, 64, 0)
+                    .normalized("norm_topk_prob", false)
+                    .scaled("routed_scaling_factor", 1)
+                    .routing(ModelFamily::deepSeekV2)
+                    .shared("n_shared_experts", 2)
+                    .denseFirst("first_k_dense_replace", 0)
+                    .every("moe_layer_freq")
+                    .layerTypes("mlp_layer_types", "sparse")
+                    .fields("scoring_func topk_method n_group topk_group")),
+    DEEPSEEK_OCR2(
+            "deepseek_ocr2_text deepseek_ocr2",
+            sizes(32, 4096, 1407, 64, 0)
+                    .scaled("routed_scaling_factor", 1)
+                    .routing(ModelFamily::deepSeekV2)
+                    .shared("n_shared_experts", 2)
+                    .denseFirst("first_k_dense_replace", 0)
+                    .every("moe_layer_freq")
+                    .layerTypes("mlp_layer_types", "sparse")
+                    .fields("scoring_func topk_method n_group topk_group norm_topk_prob=false")),
+    DEEPSEEK_V3("deepseek_v3 deepseek_v32 kimi_k2", deepSeek(sizes(61, 7168, 2048, 256, 8), 2.5, 8, 4, 3)),
+    /** Its norm of the block's output is not the block's. */
+    AXK1("axk1", deepSeek(sizes(61, 7168, 2048, 192, 8), 2.5, 8, 4, 1)),
+    /** Experts of other groups are chosen before those of a score below 0, which this isn't: one group alone. */
+    AXK2(
+            "axk2",
+            corrected(sizes(48, 2048, 512, 128, 8), 2.5)
+                    .shared("n_shared_experts", 1)
+                    .denseFirst("first_k_dense_replace", 1)
+                    .every("moe_layer_freq")
+                    .layerTypes("mlp_layer_types", "sparse")
+                    .fields("n_group=1 topk_group=1")),
+    GLM4_MOE("glm4_moe glm4v_moe glm4v_moe_text", deepSeek(sizes(46, 4096, 1408, 128, 8), 1, 1, 1, 1)),
+    GLM4_MOE_LITE("glm4_moe_lite", deepSeek(sizes(47, 2048, 1536, 64, 4), 1.8, 1, 1, 1)),
+    GLM_MOE_DSA("glm_moe_dsa", deepSeek(sizes(78, 6144, 2048, 256, 8), 2.5, 1, 1, 3)),
+    GLM5_NEXT(
+            "glm5_next_text glm5_next",
+            deepSeek(sizes(45, 4096, 2048, 288, 8), 2.5, 1, 1, 3).limited("swiglu_limit", 10.0)),
+    HY_V4(
+            "hy_v4",
+            deepSeek(sizes(34, 2816, 768, 256, 8), 2.827, 1, 1, 1)
+                    .limited("swiglu_limit", 10.0)
+                    .sharedUnlimited()),
+    SOLAR_OPEN("solar_open", deepSeek(sizes(48, 4096, 1280, 128, 8), 1, 1, 1, 0)),
+    MIMO_V2_FLASH(
+            "mimo_v2_flash", deepSeek(sizes(48, 4096, 2048, 256, 8), 1, 1, 1, 1).shared("n_shared_experts", 0)),
+    DOTS1(
+            "dots1",
+            sizes(62, 4608, 1408, 0, 0)
+                    .sigmoid()
+                    .normalized("norm_topk_prob", false)
+                    .corrected()
+                    .scaled("routed_scaling_factor", 1)
+                    .groups("n_group", "topk_group", 1, 1)
+                    .shared("n_shared_experts", 0)
+                    .denseFirst("first_k_dense_replace", 0)
+                    .every("moe_layer_freq")
+                    .fields("scoring_func=sigmoid topk_method=noaux_tc")),
+    /** Softmax scores; groups count by their two best, as with a correction bias of zeros. */
+    MISTRAL4(
+            "mistral4",
+            sizes(36, 4096, 2048, 128, 4)
+                    .normalized("norm_topk_prob", true)
+                    .scaled("routed_scaling_factor", 1)
+                    .corrected()
+                    .tensors(Peculiarity.CORRECTION_MAY_MISS)
+                    .groups("n_group", "topk_group", 1, 1)
+                    .shared("n_shared_experts", 1)
+                    .denseFirst("first_k_dense_replace", 0)
+                    .every("moe_layer_freq")
+                    .fields("scoring_func=softmax")),
+    EXAONE_MOE(
+            "exaone_moe",
+            corrected(sizes(32, 4096, 1024, 64, 8), 2.5)
+                    .groups("n_group", "topk_group", 1, 1)
+                    .shared("num_shared_experts", 1)
+                    .denseFirst("first_k_dense_replace", 1)
+                    .layerTypes("mlp_layer_types", "sparse")
+                    .fields("is_moe_layer")),
+    KIMI_LINEAR(
+            "kimi_linear",
+            sizes(27, 2304, 1024, 256, 8)
+                    .names("num_experts", "num_experts_per_token")
+                    .sigmoid()
+                    .normalized("moe_renormalize", true)
+                    .corrected()
+                    .scaled("routed_scaling_factor", 2.446)
+                    .groups("num_expert_group", "topk_group", 1, 1)
+                    .shared("num_shared_experts", 1)
+                    .denseFirst("first_k_dense_replace", 1)
+                    .every("moe_layer_freq")
+                    .layerTypes("mlp_layer_types", "sparse")
+                    .fields("moe_router_activation_func=sigmoid use_grouped_topk")),
+    NEMOTRON_H(
+            "nemotron_h",
+            sizes(4, 4096, 7688, 8, 2)
+                    .sigmoid()
+                    .normalized("norm_topk_prob", true)
+                    .corrected()
+                    .scaled("routed_scaling_factor", 1)
+                    .groups("n_group", "topk_group", 1, 1)
+                    .sharedWidth("moe_shared_expert_intermediate_size", 7688)
+                    .activation("mlp_hidden_act", "relu2")
+                    .withoutGate()
+                    .tensors(Peculiarity.LATENT)
+                    .layerList(ModelFamily::nemotronLayers, "moe")
+                    .fields("moe_latent_size n_shared_experts=1 n_groups layers_block_type hybrid_override_pattern"
+                            + " moe_shared_expert_overlap")),
+    MINIMAX_M2(
+            "minimax_m2",
+            sizes(62, 3072, 1536, 256, 8)
+                    .width("intermediate_size")
+                    .sigmoid()
+                    .normalized()
+                    .corrected()
+                    .fields("scoring_func=sigmoid use_routing_bias=true shared_intermediate_size=0")),
+    MINIMAX_M3_VL(
+            "minimax_m3_vl_text minimax_m3_vl",
+            sizes(60, 6144, 3072, 128, 4)
+                    .width("intermediate_size")
+                    .sigmoid()
+                    .normalized()
+                    .corrected()
+                    .scaled("routed_scaling_factor", 2)
+                    .sharedWidth("shared_intermediate_size", 3072)
+                    .activates(MoeActivation.SWIGLUOAI_UNINTERLEAVE, 1.702, 1.0)
+                    .limited("swiglu_limit", 7.0)
+                    .every("moe_layer_freq")
+                    .layerTypes("mlp_layer_types", "sparse")
+                    .fields("swiglu_alpha=1.702 scoring_func=sigmoid use_routing_bias=true")),
+    HY_V3(
+            "hy_v3",
+            sizes(80, 4096, 1536, 192, 8)
+                    .sigmoid()
+                    .normalized()
+                    .corrected()
+                    .scaled("router_scaling_factor", 2.826)
+                    .shared("num_shared_experts", 1)
+                    .denseFirst("first_k_dense_replace", 1)
+                    .layerTypes("mlp_layer_types", "sparse")
+                    .fields("enable_moe_fp32_combine route_norm=true moe_router_use_sigmoid=true"
+                            + " moe_router_enable_expert_bias=true")),
+    AFMOE(
+            "afmoe",
+            sizes(32, 2048, 1408, 64, 6)
+                    .sigmoid()
+                    .normalized()
+                    .corrected()
+                    .scaled("route_scale", 1)
+                    .shared("num_shared_experts", 2)
+                    .denseFirst("num_dense_layers", 1)
+                    .fields("route_norm=true score_func=sigmoid n_group=1 topk_group=1 num_expert_groups=1"
+                            + " num_limited_groups=1 load_balance_coeff use_grouped_mm")),
+    LFM2_MOE(
+            "lfm2_moe",
+            sizes(32, 2048, 1792, 32, 4)
+                    .sigmoid()
+                    .normalized("norm_topk_prob", true)
+                    .correctedIf("use_expert_bias", true)
+                    .scaled("routed_scaling_factor", 1)
+                    .denseFirst("num_dense_layers", 2)),
+    LAGUNA(
+            "laguna",
+            sizes(40, 2048, 512, 256, 8)
+                    .sigmoid()
+                    .normalized()
+                    .corrected()
+                    .scaled("moe_routed_scaling_factor", 1)
+                    .routing((_, json, router) -> router.withLogitCap(json.finite("moe_router_logit_softcapping", 0)))
+                    .sharedWidth("shared_expert_intermediate_size", 512)
+                    .denseFirst("num_dense_layers", 1)
+                    .layerTypes("mlp_layer_types", "sparse")
+                    .fields("gating moe_router_logit_softcapping moe_apply_router_weight_on_input=false")),
+    STEP3P5(
+            "step3p5 step3p7",
+            sizes(45, 4096, 1280, 288, 8)
+                    .names("moe_num_experts", "moe_top_k")
+                    .sigmoid()
+                    .normalized()
+                    .corrected()
+                    .scaled("moe_router_scaling_factor", 1)
+                    .sharedWidth("share_expert_dim", 1280)
+                    .stepLimits("swiglu_limits", "swiglu_limits_shared")
+                    .dense(ModelFamily::whyStepDense)
+                    .layerTypes("mlp_layer_types", "sparse")
+                    .fields("moe_layers_enum moe_router_activation=sigmoid"
+                            + " use_moe=true use_moe_router_bias=true norm_expert_weight=true")),
+    /** The shared experts are among what weights are divided by. */
+    INKLING(
+            "inkling_text",
+            sizes(66, 6144, 3072, 256, 6)
+                    .sigmoid()
+                    .normalized()
+                    .corrected()
+                    .scaled("route_scale", 8)
+                    .shared("n_shared_experts", 2)
+                    .normalizesShared()
+                    .denseFirst("dense_mlp_idx", 0)
+                    .layerTypes("mlp_layer_types", "sparse")
+                    .fields("shared_expert_sink=true rms_norm_eps_moe_gate")),
+    DEEPSEEK_V4(
+            "deepseek_v4",
+            sizes(43, 4096, 2048, 256, 6)
+                    .scored(ScoringFunction.SQRTSOFTPLUS)
+                    .normalized()
+                    .corrected()
+                    .scaled("routed_scaling_factor", 1.5)
+                    .shared("n_shared_experts", 1)
+                    .limited("swiglu_limit", 10.0)
+                    .tensors(Peculiarity.ROUTER_BIAS_CORRECTS)
+                    .dense(ModelFamily::whyHashed)
+                    .fields("scoring_func=sqrtsoftplus norm_topk_prob=true topk_method=noaux_tc mlp_layer_types"
+                            + " num_hash_layers n_group=1 topk_group=1")),
 
-    /** What config.json may call the number of experts: earlier and later releases of transformers differ. */
-    static final List<String> EXPERTS = List.of("num_experts", "num_local_experts", "n_routed_experts");
-
-    /** What config.json may call K. */
-    static final List<String> TOP_K = List.of("num_experts_per_tok", "experts_per_token");
-
-    /** Which of a layer's numbers a config.json without them means. {@code topK} is 0 if there must be one. */
-    private record Defaults(int layers, int hidden, int intermediate, int experts, int topK) {}
-
-    @SuppressWarnings("ImmutableEnumChecker") // a record of numbers
-    private final Defaults defaults;
-
-    /** Fields that are read, and after = the one value that a field which isn't read may have; with spaces between. */
-    private final String fields;
+    // Others.
+    /** Ling and Ring, of softmax scores. */
+    BAILING_MOE(
+            "bailing_moe",
+            sizes(28, 2048, 1408, 64, 6)
+                    .normalized("norm_topk_prob", true)
+                    .shared("num_shared_experts", 0)
+                    .denseFirst("first_k_dense_replace", 0)
+                    .fields("multi_gate=false moe_router_enable_expert_bias=false routed_scaling_factor=1"
+                            + " score_function=softmax")),
+    /** Ling 2 and Ring 2. */
+    BAILING_MOE_V2(
+            "bailing_moe_v2 bailing_moe_linear",
+            sizes(20, 2048, 512, 256, 8)
+                    .sigmoid()
+                    .normalized("norm_topk_prob", true)
+                    .corrected()
+                    .scaled("routed_scaling_factor", 2.5)
+                    .groups("n_group", "topk_group", 8, 4)
+                    .shared("num_shared_experts", 1)
+                    .denseFirst("first_k_dense_replace", 1)
+                    .fields("score_function=sigmoid moe_router_enable_expert_bias=true moe_router_topk_scaling_factor"
+                            + " moe_shared_expert_intermediate_size router_dtype")),
+    /** The router reads the token before the norm whose output the experts read, and has a factor an expert. */
+    GEMMA4(
+            "gemma4_text gemma4 diffusion_gemma_text",
+            sizes(30, 2304, 0, 0, 0)
+                    .names("num_experts", "top_k_experts")
+                    .normalized()
+                    .activation("hidden_activation", "gelu_pytorch_tanh")
+                    .tensors(Peculiarity.GEMMA4_ROUTER)
+                    .dense((json, _) -> json.bool("enable_moe_block", false) ? null : "enable_moe_block is not true")
+                    .fields("enable_moe_block use_double_wide_mlp"));
 
     /** What config.json may call it, with spaces between. */
     private final String modelTypes;
 
-    ModelFamily(Defaults defaults, String fields, String... modelTypes) {
-        this.defaults = defaults;
-        this.fields = fields;
-        this.modelTypes = String.join(" ", modelTypes);
+    @SuppressWarnings("ImmutableEnumChecker") // isn't changed once it is here
+    private final FamilyTraits traits;
+
+    ModelFamily(String modelTypes, FamilyTraits traits) {
+        this.modelTypes = modelTypes;
+        this.traits = traits;
     }
 
     /** Fields that are read, and after = the one value that a field which isn't read may have. */
-    List<String> fields() {
-        return List.of(fields.split(" "));
+    Set<String> fields() {
+        return traits.fields();
+    }
+
+    /** Fields that E and K may stand in. */
+    List<String> sizeFields() {
+        return traits.sizeFields();
     }
 
     /** What config.json may call it. */
@@ -310,52 +453,47 @@ enum ModelFamily {
         return List.of(modelTypes.split(" "));
     }
 
+    /** The configuration of the first MoE layer. */
+    JsonFile ofFirstLayer(JsonFile json) {
+        return traits.at(json, traits.firstSparse(json));
+    }
+
     /**
-     * The MoE layers' configuration, for calls of one token; without biases unless the family always has them.
+     * The first MoE layer's configuration, for calls of one token; without biases unless the family always has them.
      *
      * @throws CheckpointException if a field is missing or wrong
      */
-    final FusedMoeConfig config(JsonFile json) {
+    FusedMoeConfig config(JsonFile json) {
+        return config(json, traits.firstSparse(json));
+    }
+
+    /** Likewise, a layer's; most models have one for all. */
+    FusedMoeConfig config(JsonFile json, int layer) {
         try {
-            return read(json);
+            return traits.config(traits.at(json, layer));
         } catch (IllegalArgumentException e) {
             throw new CheckpointException(json.file(), String.valueOf(e.getMessage()), e);
         }
     }
 
-    /** {@link #config}, or an IllegalArgumentException where numbers don't fit together. */
-    abstract FusedMoeConfig read(JsonFile json);
-
     /** Layers of the model. */
     int layers(JsonFile json) {
-        int layers = json.positive("num_hidden_layers", defaults.layers);
-        if (layers > MAX_LAYERS) {
-            throw json.wrong("num_hidden_layers", "at most " + MAX_LAYERS);
-        }
-        return layers;
-    }
-
-    /** Width of the shared expert, 0 if there is none. */
-    int sharedIntermediate(JsonFile json) {
-        return 0;
+        return traits.layers(json);
     }
 
     /** What in the configuration makes that layer a dense one; null if it is an MoE layer. */
     @Nullable
     String whyDense(JsonFile json, int layer) {
-        return null;
+        return traits.whyDense(json, layer);
     }
 
     /** What {@link LayerTensors} has to find in a layer. */
-    LayerTensors.Shape shape(JsonFile json) {
-        FusedMoeConfig config = config(json);
-        return new LayerTensors.Shape(
-                config.numExperts(),
-                config.hiddenDim(),
-                config.intermediateSize(),
-                sharedIntermediate(json),
-                this == GPT_OSS,
-                config.router().hasCorrectionBias());
+    LayerTensors.Shape shape(JsonFile json, int layer) {
+        try {
+            return traits.shape(traits.at(json, layer));
+        } catch (IllegalArgumentException e) {
+            throw new CheckpointException(json.file(), String.valueOf(e.getMessage()), e);
+        }
     }
 
     /** The first name in {@code model_type}. */
@@ -364,139 +502,185 @@ enum ModelFamily {
         return modelTypes().getFirst();
     }
 
-    private static RouterConfig softmax(boolean renormalize) {
-        return RouterConfig.of(ScoringFunction.SOFTMAX, renormalize);
+    /** Some layers may be dense. */
+    private static FamilyTraits qwen(FamilyTraits sizes) {
+        return sizes.denseIn("mlp_only_layers")
+                .lastOfEvery("decoder_sparse_step")
+                .fields("scoring_func=softmax");
     }
 
-    /** Whether weights are divided by their sum; Python takes null for false. */
-    private static boolean renormalizes(JsonFile json, boolean absent) {
-        return json.bool("norm_topk_prob", absent && !json.fields().containsKey("norm_topk_prob"));
+    private static FamilyTraits qwen(FamilyTraits sizes, boolean normalized) {
+        return qwen(sizes).normalized("norm_topk_prob", normalized);
     }
 
-    private static double factor(JsonFile json, double absent) {
-        return json.finite("routed_scaling_factor", absent);
+    private static FamilyTraits gatedShared(FamilyTraits family, int width) {
+        return family.sharedWidth("shared_expert_intermediate_size", width).sharedGate();
     }
 
-    /**
-     * By the best groups of {@code n_group}; null and 0 are none. Groups that the family has and that don't fit are
-     * none either.
-     */
-    RouterConfig grouped(JsonFile json, RouterConfig router, int absentGroups, int absentTaken) {
-        boolean given = json.fields().containsKey("n_group");
-        int groups = given ? json.nonNegative("n_group", 0) : absentGroups;
-        int experts = experts(json);
-        int smallest = router.hasCorrectionBias() ? 2 : 1; // a group's score is the sum of so many
-        boolean fits = groups < 2 || (experts % groups == 0 && experts / groups >= smallest);
-        if (given && !fits) {
-            throw json.wrong(
-                    "n_group", "a divisor of the " + experts + " experts with at least " + smallest + " a group");
-        }
-        if (groups < 2 || !fits) {
-            return router;
-        }
-        int taken = json.fields().containsKey("topk_group") ? json.nonNegative("topk_group", 0) : absentTaken;
-        if (taken < 1 || taken > groups) {
+    private static FamilyTraits granite() {
+        return sizes(32, 4096, 11008, 8, 2)
+                .width("intermediate_size")
+                .chosenFirst()
+                .normalized()
+                .fields("norm_topk_prob=true scoring_func=softmax");
+    }
+
+    private static FamilyTraits gptOss(FamilyTraits sizes, MoeActivation activation) {
+        return sizes.width("intermediate_size")
+                .chosenFirst()
+                .normalized()
+                .activates(activation, 1.702, 1.0)
+                .limited("swiglu_limit", 7.0)
+                .biased()
+                .fields("swiglu_alpha=1.702 norm_topk_prob=true scoring_func=softmax");
+    }
+
+    private static FamilyTraits ernie(FamilyTraits sizes) {
+        return sizes.names("moe_num_experts", "moe_k")
+                .normalized()
+                .corrected()
+                .shared("moe_num_shared_experts", 2)
+                .fields("moe_norm_min=1e-12 moe_gate=topk moe_use_aux_free=true moe_capacity");
+    }
+
+    /** Divided if {@code norm_topk_prob}, scaled. */
+    private static FamilyTraits corrected(FamilyTraits sizes, double factor) {
+        return sizes.sigmoid()
+                .normalized("norm_topk_prob", true)
+                .corrected()
+                .scaled("routed_scaling_factor", factor)
+                .fields("scoring_func=sigmoid topk_method=noaux_tc");
+    }
+
+    private static FamilyTraits deepSeek(FamilyTraits sizes, double factor, int groups, int taken, int dense) {
+        return corrected(sizes, factor)
+                .groups("n_group", "topk_group", groups, taken)
+                .shared("n_shared_experts", 1)
+                .denseFirst("first_k_dense_replace", dense)
+                .every("moe_layer_freq")
+                .layerTypes("mlp_layer_types", "sparse");
+    }
+
+    private static RouterConfig deepSeekV2(FamilyTraits traits, JsonFile json, RouterConfig router) {
+        String method = json.string("topk_method", "greedy");
+        String scoring = json.string("scoring_func", "softmax");
+        ScoringFunction function = switch (scoring) {
+            case "softmax" -> ScoringFunction.SOFTMAX;
+            case "sigmoid" -> ScoringFunction.SIGMOID;
+            default -> throw json.wrong("scoring_func", "softmax or sigmoid");
+        };
+        double factor = router.routedScalingFactor();
+        if (router.renormalize() && function == ScoringFunction.SOFTMAX && factor != 1) {
+            // DeepSeek's own code leaves the factor out then, transformers the division, vLLM does both.
             throw new CheckpointException(
-                    json.file(), "'topk_group': expected 1 to n_group = " + groups + ", got " + taken);
+                    json.file(),
+                    "'norm_topk_prob': expected false beside a 'routed_scaling_factor' of " + factor
+                            + " and softmax, which implementations of the family read in different ways, got true");
         }
-        return router.withGroups(groups, taken);
-    }
-
-    FusedMoeConfig sigmoidWithCorrection(JsonFile json, double factor, int groups, int taken) {
-        RouterConfig router = RouterConfig.of(ScoringFunction.SIGMOID, renormalizes(json, true))
-                .withCorrectionBias()
-                .withRoutedScalingFactor(factor(json, factor));
-        return build(json, grouped(json, router, groups, taken));
-    }
-
-    /** Null is none, as in DeepSeek's own code. */
-    int deepSeekShared(JsonFile json, int absent) {
-        int shared = json.nonNegative("n_shared_experts", json.fields().containsKey("n_shared_experts") ? 0 : absent);
-        long width = (long) shared * intermediate(json);
-        if (width > Integer.MAX_VALUE) {
-            throw json.wrong("n_shared_experts", "fewer of " + intermediate(json) + " rows each");
-        }
-        return (int) width;
-    }
-
-    private static @Nullable String whyDeepSeekDense(JsonFile json, int layer, int absentFirst) {
-        if (json.has("mlp_layer_types")) {
-            List<String> types = json.strings("mlp_layer_types");
-            return layer < types.size() && types.get(layer).equals("sparse")
-                    ? null
-                    : "mlp_layer_types is " + JsonFile.shown(types);
-        }
-        int dense = json.nonNegative(
-                "first_k_dense_replace", json.fields().containsKey("first_k_dense_replace") ? 0 : absentFirst);
-        if (layer < dense) {
-            return "first_k_dense_replace is " + dense;
-        }
-        int every = json.positive("moe_layer_freq", 1);
-        return layer % every == 0 ? null : "moe_layer_freq is " + every;
-    }
-
-    private static @Nullable String whyQwenDense(JsonFile json, int layer) {
-        List<Integer> dense = json.integers("mlp_only_layers");
-        if (dense.contains(layer)) {
-            return "mlp_only_layers is " + JsonFile.shown(dense);
-        }
-        int step = json.positive("decoder_sparse_step", 1);
-        return (layer + 1) % step == 0 ? null : "decoder_sparse_step is " + step;
-    }
-
-    /** The number under any of these names, which must agree. */
-    private static int oneOf(JsonFile json, List<String> names, int absent) {
-        List<String> there = names.stream().filter(json.fields()::containsKey).toList();
-        if (there.isEmpty() && absent == 0) {
-            throw new CheckpointException(json.file(), "has no '" + names.getFirst() + "'");
-        }
-        int value = there.isEmpty() ? absent : json.requireInteger(there.getFirst(), absent);
-        for (String other : there) {
-            if (json.requireInteger(other, absent) != value) {
-                throw json.wrong(other, "as many as '" + there.getFirst() + "' = " + value);
-            }
-        }
-        return value;
-    }
-
-    private int experts(JsonFile json) {
-        int experts = oneOf(json, EXPERTS, defaults.experts);
-        if (experts < 1 || experts > FusedMoeConfig.MAX_EXPERTS) {
-            throw json.wrong(
-                    EXPERTS.stream().filter(json::has).findFirst().orElseThrow(), "1 to " + FusedMoeConfig.MAX_EXPERTS);
-        }
-        return experts;
-    }
-
-    /** I, in the field that the family has it in. */
-    int intermediate(JsonFile json) {
-        boolean own = List.of(MIXTRAL, OLMOE, GPT_OSS, LLAMA4, GRANITEMOE, PHIMOE, JAMBA)
-                .contains(this);
-        return json.positive(own ? "intermediate_size" : "moe_intermediate_size", defaults.intermediate);
-    }
-
-    /** By the names that transformers has for them. */
-    private MoeActivation activation(JsonFile json) {
-        return switch (json.string("hidden_act", "silu")) {
-            case "silu", "swish" -> MoeActivation.SILU;
-            case "gelu" -> MoeActivation.GELU;
-            case "gelu_pytorch_tanh", "gelu_new" -> MoeActivation.GELU_TANH;
-            case "relu2" -> MoeActivation.RELU2;
-            default -> throw json.wrong("hidden_act", "silu, swish, gelu, gelu_new, gelu_pytorch_tanh or relu2");
+        RouterConfig scored = RouterConfig.of(function, router.renormalize()).withRoutedScalingFactor(factor);
+        return switch (method) {
+            case "greedy" -> scored;
+            case "group_limited_greedy" -> traits.grouped(json, scored, json.integer("n_group"), 0);
+            case "noaux_tc" -> traits.grouped(json, scored.withCorrectionBias(), 0, 0);
+            default -> throw json.wrong("topk_method", "greedy, group_limited_greedy or noaux_tc");
         };
     }
 
-    FusedMoeConfig build(JsonFile json, RouterConfig router) {
-        int intermediate = intermediate(json);
-        return FusedMoeConfig.builder()
-                .numExperts(experts(json))
-                .expertsPerToken(oneOf(json, TOP_K, defaults.topK))
-                .hiddenDim(json.positive("hidden_size", defaults.hidden))
-                .intermediateSize(intermediate)
-                .numFusedSharedExperts(Math.ceilDiv(sharedIntermediate(json), intermediate))
-                .activation(this == GPT_OSS ? MoeActivation.SWIGLUOAI : activation(json))
-                .router(router)
-                .maxNumTokens(1)
-                .build();
+    private static RouterConfig phimoe(FamilyTraits traits, JsonFile json, RouterConfig router) {
+        double margin = ScoringFunction.SPARSE_MIXER_MARGIN;
+        if (2 * json.finite("router_jitter_noise", margin / 2) != margin) {
+            throw json.wrong("router_jitter_noise", String.valueOf(margin / 2));
+        }
+        return router;
+    }
+
+    /** By the sum of absolute values or not at all. */
+    private static RouterConfig dbrxNorm(FamilyTraits traits, JsonFile json, RouterConfig router) {
+        String field = "moe_normalize_expert_weights";
+        boolean divided = !json.fields().containsKey(field) || json.has(field);
+        if (divided && json.finite(field, 1) != 1) {
+            throw json.wrong(field, "1 or null");
+        }
+        return RouterConfig.of(ScoringFunction.SOFTMAX, divided);
+    }
+
+    private static RouterConfig cohere(FamilyTraits traits, JsonFile json, RouterConfig router) {
+        RouterConfig scored = switch (json.string("expert_selection_fn", "softmax")) {
+            case "softmax" -> RouterConfig.topKThenSoftmax();
+            case "sigmoid" -> RouterConfig.topKThenSigmoid(router.renormalize());
+            default -> throw json.wrong("expert_selection_fn", "softmax or sigmoid");
+        };
+        return scored.withRoutedScalingFactor(cohereShare(json));
+    }
+
+    /** What routed and shared experts are multiplied by. */
+    private static double cohereShare(JsonFile json) {
+        return switch (json.string("shared_expert_combination_strategy", "average")) {
+            case "average" -> json.nonNegative("num_shared_experts", 0) > 0 ? 0.5 : 1;
+            case "sum" -> 1;
+            default -> throw json.wrong("shared_expert_combination_strategy", "average or sum");
+        };
+    }
+
+    private static @Nullable String whyLlama4Dense(JsonFile json, int layer) {
+        if (json.has("moe_layers")) {
+            List<Integer> sparse = json.integers("moe_layers");
+            return sparse.contains(layer) ? null : "moe_layers is " + JsonFile.shown(sparse);
+        }
+        int step = json.positive("interleave_moe_layer_step", 1);
+        return (layer + 1) % step == 0 ? null : "interleave_moe_layer_step is " + step;
+    }
+
+    private static @Nullable String whyJambaDense(JsonFile json, int layer) {
+        int period = json.positive("expert_layer_period", 2);
+        int offset = json.requireInteger("expert_layer_offset", 1);
+        return layer % period == offset
+                ? null
+                : "expert_layer_period is " + period + " and expert_layer_offset " + offset;
+    }
+
+    private static @Nullable String whyErnieDense(JsonFile json, int layer) {
+        int interval = json.positive("moe_layer_interval", 1);
+        int start = json.integer("moe_layer_start_index", 1);
+        int end = json.integer("moe_layer_end_index", -1);
+        return (layer + 1) % interval == 0 && layer >= start && (end == -1 || layer <= end)
+                ? null
+                : "moe_layer_interval is " + interval + ", moe_layer_start_index " + start + " and moe_layer_end_index "
+                        + end;
+    }
+
+    private static @Nullable String whyStepDense(JsonFile json, int layer) {
+        if (!json.has("moe_layers_enum")) {
+            return layer >= 3 ? null : "it has no moe_layers_enum, without which layers from 3 on have experts";
+        }
+        String sparse = json.string("moe_layers_enum");
+        return List.of(sparse.split("[ ,]+")).contains(Integer.toString(layer))
+                ? null
+                : "moe_layers_enum is " + JsonFile.shown(sparse);
+    }
+
+    /** Layers that take a token's experts from a table by its id, which a layer isn't handed, are not read. */
+    private static @Nullable String whyHashed(JsonFile json, int layer) {
+        String not = ", and a layer that chooses experts by a token's id is not read";
+        if (json.has("mlp_layer_types")) {
+            List<String> types = json.strings("mlp_layer_types");
+            return layer < types.size() && types.get(layer).equals("moe")
+                    ? null
+                    : "mlp_layer_types is " + JsonFile.shown(types) + not;
+        }
+        int hashed = json.nonNegative("num_hash_layers", 3);
+        return layer < hashed ? "num_hash_layers is " + hashed + not : null;
+    }
+
+    private static List<String> nemotronLayers(JsonFile json) {
+        if (json.has("hybrid_override_pattern")) {
+            return json.string("hybrid_override_pattern")
+                    .chars()
+                    .mapToObj(c -> c == 'E' ? "moe" : String.valueOf((char) c))
+                    .toList();
+        }
+        return json.has("layers_block_type")
+                ? json.strings("layers_block_type")
+                : List.of("linear_attention", "moe", "full_attention", "mlp");
     }
 }

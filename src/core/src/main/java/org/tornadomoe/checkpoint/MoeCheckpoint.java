@@ -14,10 +14,9 @@ import org.tornadomoe.quant.ExpertWeights;
 
 /**
  * A model's MoE layers: a directory in Hugging Face's layout, {@code config.json} and safetensors, or a GGUF file. The
- * families known are mixtral, qwen2_moe, qwen3_moe, olmoe, deepseek_v2, deepseek_v3, glm4_moe, gpt_oss, llama4,
- * granitemoe, phimoe and jamba. Nothing is read before a layer asks for it. Thread-safe; closing it ends the layers
- * taken from it. A file that is changed while it is open is a {@link CheckpointException} of whoever reads weights:
- * {@link ExpertWeights#requireUnchanged}.
+ * families known are in docs/checkpoints.md. Nothing is read before a layer asks for it. Thread-safe; closing it ends
+ * the layers taken from it. A file that is changed while it is open is a {@link CheckpointException} of whoever reads
+ * weights: {@link ExpertWeights#requireUnchanged}.
  */
 public final class MoeCheckpoint implements AutoCloseable {
     /** The tensors of a checkpoint, by layer. */
@@ -168,7 +167,7 @@ public final class MoeCheckpoint implements AutoCloseable {
         JsonFile json = ModelFamilies.textConfig(file);
         ModelFamily family = ModelFamilies.of(json);
         family.config(json); // its complaints come before those about tensors
-        ExpertFields.requireUnderstood(family, json);
+        ExpertFields.requireUnderstood(family, family.ofFirstLayer(json));
         WeightQuantization quantization = WeightQuantization.of(file);
         Safetensors tensors = Safetensors.open(path);
         try {
@@ -197,7 +196,7 @@ public final class MoeCheckpoint implements AutoCloseable {
         JsonFile json =
                 ModelFamilies.textConfig(JsonFile.read(Files.isDirectory(path) ? path.resolve("config.json") : path));
         ModelFamily family = ModelFamilies.of(json);
-        ExpertFields.requireUnderstood(family, json);
+        ExpertFields.requireUnderstood(family, family.ofFirstLayer(json));
         return family.config(json);
     }
 
@@ -236,10 +235,11 @@ public final class MoeCheckpoint implements AutoCloseable {
      * @throws IllegalStateException after {@link #close}
      */
     public ExpertWeights layer(int n, int maxNumTokens) {
-        FusedMoeConfig config = this.config.withMaxNumTokens(maxNumTokens);
+        FusedMoeConfig first = config.withMaxNumTokens(maxNumTokens);
         try {
             LayerTensors tensors = tensors(n);
-            LayerWeights weights = new LayerWeights(config, tensors, source::requireUnchanged);
+            FusedMoeConfig own = family.config(json, n).withMaxNumTokens(first.maxNumTokens());
+            LayerWeights weights = new LayerWeights(own, tensors, source::requireUnchanged);
             Int8Grid grid = Int8Grid.of(weights.config(), weights.isInterleaved(), weights.experts());
             source.requireUnchanged(); // the router is read
             return grid == null ? weights : new StoredInt8(weights, grid);
@@ -288,13 +288,13 @@ public final class MoeCheckpoint implements AutoCloseable {
      */
     public Map<String, Long> bytes(int n) {
         requireMoe(n);
-        return source.bytes(n, family.shape(json));
+        return source.bytes(n, family.shape(json, n));
     }
 
     /** The tensors of layer n. Throws as {@link #layer(int)}. */
     LayerTensors tensors(int n) {
         requireMoe(n);
-        return source.layer(n, family.shape(json));
+        return source.layer(n, family.shape(json, n));
     }
 
     private void requireMoe(int n) {

@@ -31,8 +31,7 @@ final class StoredModules {
      * @param without names of tensors that others take care of
      * @throws CheckpointException if one can't be read
      */
-    StoredModules(
-            Safetensors source, @Nullable WeightQuantization quantization, DType floats, Set<String> without) {
+    StoredModules(Safetensors source, @Nullable WeightQuantization quantization, DType floats, Set<String> without) {
         this.floats = floats;
         BlockTensors tensors = new BlockTensors(source);
         MatrixReader reader = new MatrixReader(tensors, quantization);

@@ -57,6 +57,11 @@ public record ActivationConstants(double limit, double alpha, double beta, doubl
         };
     }
 
+    /** The same cut off elsewhere; at nothing where that isn't positive. */
+    ActivationConstants withLimit(double other) {
+        return new ActivationConstants(other > 0 ? other : Double.POSITIVE_INFINITY, alpha, beta, linearBeta);
+    }
+
     private static double finite(String field, @Nullable Double value, double otherwise) {
         if (value != null && !Double.isFinite(value)) {
             throw new IllegalArgumentException(field + ": expected a finite number, got " + value);

@@ -68,7 +68,8 @@ public record FusedMoeConfig(
         @Nullable Double swigluAlpha,
         @Nullable Double swigluBeta,
         @Nullable Double activationSituBeta,
-        @Nullable Double activationSituLinearBeta) {
+        @Nullable Double activationSituLinearBeta,
+        @Nullable Double sharedSwigluLimit) {
 
     public static final int MAX_EXPERTS = 1024;
     public static final int MAX_EXPERTS_PER_TOKEN = 32;
@@ -124,6 +125,9 @@ public record FusedMoeConfig(
         }
         ActivationConstants.of(
                 activation, swigluLimit, swigluAlpha, swigluBeta, activationSituBeta, activationSituLinearBeta);
+        if (sharedSwigluLimit != null && !Double.isFinite(sharedSwigluLimit)) {
+            throw new IllegalArgumentException("sharedSwigluLimit: expected a finite number, got " + sharedSwigluLimit);
+        }
         requireRange("maxLoras", maxLoras, MAX_EXPERTS);
         requireRange("maxLoraRank", maxLoraRank, Integer.MAX_VALUE);
         requireAddressableWeights("w13", 1, (long) shards * intermediate, hiddenDim);
@@ -157,9 +161,14 @@ public record FusedMoeConfig(
         return numExperts + router.numZeroExperts();
     }
 
-    /** Logits of a token, L: one a choice, then that of the shared expert gate if there is one. */
+    /** Logits of a token, L: one a choice, then those of shared experts. */
     public int numRouterLogits() {
-        return numChoices() + (router.hasSharedExpertGate() ? 1 : 0);
+        return numChoices() + numSharedLogits();
+    }
+
+    /** Logits of a token that are shared experts': one for all with a gate, one each where they are normalised. */
+    public int numSharedLogits() {
+        return router.normalizesShared() ? numFusedSharedExperts : router.hasSharedExpertGate() ? 1 : 0;
     }
 
     /** Rows of the first GEMM's input a token: 1, or one a pair where each has its router weight on it. */
@@ -186,6 +195,18 @@ public record FusedMoeConfig(
     public ActivationConstants activationConstants() {
         return ActivationConstants.of(
                 activation, swigluLimit, swigluAlpha, swigluBeta, activationSituBeta, activationSituLinearBeta);
+    }
+
+    /** The numbers in the activation of shared experts. */
+    public ActivationConstants sharedActivationConstants() {
+        ActivationConstants routed = activationConstants();
+        return sharedSwigluLimit == null ? routed : routed.withLimit(sharedSwigluLimit);
+    }
+
+    /** Whether shared experts are cut off elsewhere than routed ones. */
+    public boolean hasOwnSharedLimit() {
+        return numFusedSharedExperts > 0
+                && sharedActivationConstants().limit() != activationConstants().limit();
     }
 
     /**
@@ -258,6 +279,7 @@ public record FusedMoeConfig(
         builder.swigluBeta = swigluBeta;
         builder.activationSituBeta = activationSituBeta;
         builder.activationSituLinearBeta = activationSituLinearBeta;
+        builder.sharedSwigluLimit = sharedSwigluLimit;
         return builder;
     }
 
@@ -299,6 +321,9 @@ public record FusedMoeConfig(
         }
         if (router.hasSharedExpertGate() && shared == 0) {
             throw new IllegalArgumentException("router: expected shared experts for its shared expert gate, got none");
+        }
+        if (router.normalizesShared() && shared == 0) {
+            throw new IllegalArgumentException("router: expected shared experts, whose scores it divides, got none");
         }
     }
 
@@ -371,6 +396,7 @@ public record FusedMoeConfig(
         private @Nullable Double swigluBeta;
         private @Nullable Double activationSituBeta;
         private @Nullable Double activationSituLinearBeta;
+        private @Nullable Double sharedSwigluLimit;
 
         private Builder() {}
 
@@ -518,6 +544,12 @@ public record FusedMoeConfig(
             return this;
         }
 
+        /** If not given, that of routed experts. */
+        public Builder sharedSwigluLimit(@Nullable Double value) {
+            sharedSwigluLimit = value;
+            return this;
+        }
+
         /**
          * The configuration.
          *
@@ -558,7 +590,8 @@ public record FusedMoeConfig(
                     swigluAlpha,
                     swigluBeta,
                     activationSituBeta,
-                    activationSituLinearBeta);
+                    activationSituLinearBeta,
+                    sharedSwigluLimit);
         }
     }
 }

@@ -23,6 +23,9 @@ import java.util.Objects;
  * @param numZeroExperts logits beyond the experts' stand for so many experts that hand their token on as it is
  *     (LongCat)
  * @param hasSharedExpertGate whether the weight of shared experts is a sigmoid of the token (Qwen2-MoE) and not 1
+ * @param normalizesShared whether each shared expert has a logit of its own, whose score is divided by one sum with the
+ *     chosen ones' (Inkling)
+ * @param logitCap what logits are cut off at smoothly: {@code c * tanh(x / c)} (Laguna); 0 for nothing
  */
 public record RouterConfig(
         ScoringFunction scoring,
@@ -33,7 +36,9 @@ public record RouterConfig(
         int topkGroup,
         double routedScalingFactor,
         int numZeroExperts,
-        boolean hasSharedExpertGate) {
+        boolean hasSharedExpertGate,
+        boolean normalizesShared,
+        double logitCap) {
     /**
      * Checks what can be checked without E and K; {@link FusedMoeConfig} checks the rest.
      *
@@ -56,6 +61,14 @@ public record RouterConfig(
             throw new IllegalArgumentException(
                     "scoresChosenOnly: expected neither a correction bias nor groups beside it: the choice is made by"
                             + " logits");
+        }
+        if (!(logitCap >= 0 && Double.isFinite(logitCap))) {
+            throw new IllegalArgumentException("logitCap: expected a positive number or 0, got " + logitCap);
+        }
+        if (normalizesShared && (!renormalize || hasSharedExpertGate || scoring == ScoringFunction.SOFTMAX)) {
+            throw new IllegalArgumentException(
+                    "normalizesShared: expected renormalize, no shared expert gate and scores of each logit by itself"
+                            + " beside it");
         }
         if (handed(scoring) && (scoresChosenOnly || hasCorrectionBias || numExpertGroup > 0)) {
             throw new IllegalArgumentException(
@@ -80,10 +93,16 @@ public record RouterConfig(
     }
 
     /**
-     * Whether ids and weights are found on the host, mostly by a function of the caller's, and a kernel is handed them.
+     * Whether ids and weights are found on the host and a kernel is handed them: by a function of the caller's, or
+     * where no device has the way of routing.
      */
     public boolean isHandedIn() {
-        return handed(scoring);
+        return handed(scoring) || normalizesShared || logitCap != 0;
+    }
+
+    /** Whether ids and weights follow from logits, wherever they are found. */
+    public boolean choosesByLogits() {
+        return scoring != ScoringFunction.CUSTOM && scoring != ScoringFunction.SIMULATED;
     }
 
     /** The same with a function of the caller's for scores and choice. */
@@ -97,22 +116,29 @@ public record RouterConfig(
                 0,
                 routedScalingFactor,
                 numZeroExperts,
-                hasSharedExpertGate);
+                hasSharedExpertGate,
+                normalizesShared,
+                0);
     }
 
     /** Scores of all logits by that function, the K greatest, divided by their sum or not. */
     public static RouterConfig of(ScoringFunction scoring, boolean renormalize) {
-        return new RouterConfig(scoring, false, renormalize, false, 0, 0, 1, 0, false);
+        return new RouterConfig(scoring, false, renormalize, false, 0, 0, 1, 0, false, false, 0);
     }
 
     /** The top K logits, then a softmax over them (gpt-oss, Granite). */
     public static RouterConfig topKThenSoftmax() {
-        return new RouterConfig(ScoringFunction.SOFTMAX, true, true, false, 0, 0, 1, 0, false);
+        return new RouterConfig(ScoringFunction.SOFTMAX, true, true, false, 0, 0, 1, 0, false, false, 0);
     }
 
     /** The top K logits, then the sigmoid of each (Llama 4). */
     public static RouterConfig topKThenSigmoid() {
-        return new RouterConfig(ScoringFunction.SIGMOID, true, false, false, 0, 0, 1, 0, false);
+        return topKThenSigmoid(false);
+    }
+
+    /** The top K logits, then the sigmoid of each, divided by their sum or not. */
+    public static RouterConfig topKThenSigmoid(boolean renormalize) {
+        return new RouterConfig(ScoringFunction.SIGMOID, true, renormalize, false, 0, 0, 1, 0, false, false, 0);
     }
 
     /** The plainest router that amounts to a method. */
@@ -185,6 +211,37 @@ public record RouterConfig(
         return with(hasCorrectionBias, numExpertGroup, topkGroup, routedScalingFactor, numZeroExperts, true);
     }
 
+    /** Weights of shared experts from logits of their own, divided by one sum with the others'. */
+    public RouterConfig withNormalizedShared() {
+        return new RouterConfig(
+                scoring,
+                scoresChosenOnly,
+                renormalize,
+                hasCorrectionBias,
+                numExpertGroup,
+                topkGroup,
+                routedScalingFactor,
+                numZeroExperts,
+                hasSharedExpertGate,
+                true,
+                logitCap);
+    }
+
+    public RouterConfig withLogitCap(double cap) {
+        return new RouterConfig(
+                scoring,
+                scoresChosenOnly,
+                renormalize,
+                hasCorrectionBias,
+                numExpertGroup,
+                topkGroup,
+                routedScalingFactor,
+                numZeroExperts,
+                hasSharedExpertGate,
+                normalizesShared,
+                cap);
+    }
+
     /** The same scores with another choice and other weights. */
     private RouterConfig with(
             boolean correctionBias, int groups, int groupsTaken, double factor, int zeroExperts, boolean sharedGate) {
@@ -197,6 +254,8 @@ public record RouterConfig(
                 groupsTaken,
                 factor,
                 zeroExperts,
-                sharedGate);
+                sharedGate,
+                normalizesShared,
+                logitCap);
     }
 }

@@ -12,8 +12,8 @@ final class Activation {
     private final double beta;
     private final double linearBeta;
 
-    Activation(FusedMoeConfig config) {
-        ActivationConstants constants = config.activationConstants();
+    /** @param constants those of routed or of shared experts */
+    Activation(FusedMoeConfig config, ActivationConstants constants) {
         activation = config.activation();
         limit = constants.limit();
         alpha = constants.alpha();

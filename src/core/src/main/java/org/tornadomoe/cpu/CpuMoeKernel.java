@@ -291,8 +291,11 @@ final class CpuMoeKernel implements MoeKernel, Adapters, Replicated, Profiled {
             int some = Math.min(layer.pairsAtOnce(), end - first);
             gemm.multiplyGateUp(e, block, first, some, s);
             for (int t = 0; t < some; t++) {
-                int at = call.order[first + t] * layer.i + column;
-                layer.activation.apply(s.total, t * ROWS, t * ROWS + half, count, call.act, at);
+                int pair = call.order[first + t];
+                int at = pair * layer.i + column;
+                boolean shared = pair % layer.pairsPerToken >= layer.config.expertsPerToken();
+                (shared ? layer.sharedActivation : layer.activation)
+                        .apply(s.total, t * ROWS, t * ROWS + half, count, call.act, at);
             }
         }
     }

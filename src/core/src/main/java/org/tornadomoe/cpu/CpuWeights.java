@@ -46,6 +46,10 @@ final class CpuWeights implements AutoCloseable {
     final int[] expertMap;
     final HostRouter router;
     final Activation activation;
+
+    /** That of shared experts. */
+    final Activation sharedActivation;
+
     final PackedWeights w13;
     final PackedWeights w2;
     final @Nullable LoraAdapter[] adapters;
@@ -81,7 +85,8 @@ final class CpuWeights implements AutoCloseable {
                 .map(experts::expertMap)
                 .toArray();
         router = new HostRouter(config, experts.router());
-        activation = new Activation(config);
+        activation = new Activation(config, config.activationConstants());
+        sharedActivation = new Activation(config, config.sharedActivationConstants());
         adapters = new LoraAdapter[config.isLoraEnabled() ? config.maxLoras() : 0];
         Int8Products first = int8 ? products(arithmetic, experts.w13()) : null;
         Int8Products second = first == null ? null : products(arithmetic, experts.w2());

@@ -49,6 +49,10 @@ public final class HostRouter {
                 ? null
                 : weights.correctionBias().clone();
         packed = weights.hasWeight() ? pack(weights) : new float[0];
+        if (function != null && router.normalizesShared()) {
+            throw new IllegalArgumentException("router: expected none of the caller's where shared experts' scores are"
+                    + " divided with those of the chosen, got one");
+        }
     }
 
     /**
@@ -166,8 +170,8 @@ public final class HostRouter {
         float[] gate = weights.sharedExpertGate();
         float[] all = new float[Math.multiplyExact(paddedLogits(), h)];
         for (int row = 0; row < width; row++) {
-            float[] from = row == choices && gate != null ? gate : weights.weight();
-            int at = row == choices ? 0 : row * h;
+            float[] from = row >= choices && gate != null ? gate : weights.weight();
+            int at = (row >= choices ? row - choices : row) * h;
             for (int c = 0; c < h; c++) {
                 all[
                                 row / Arithmetic.ROUTER_ROWS * Arithmetic.ROUTER_ROWS * h
@@ -214,6 +218,10 @@ public final class HostRouter {
         for (int r = row; bias != null && r < Math.min(row + Arithmetic.ROUTER_ROWS, choices); r++) {
             logits[at + r] += bias[r];
         }
+        double cap = router.logitCap();
+        for (int r = row; cap != 0 && r < Math.min(row + Arithmetic.ROUTER_ROWS, choices); r++) {
+            logits[at + r] = cap * Math.tanh(logits[at + r] / cap);
+        }
     }
 
     /** The K + n experts of the token whose logits are in the scratch, and their weights, from {@code at} on. */
@@ -224,6 +232,24 @@ public final class HostRouter {
             choose(scratch, ids, weights, at, config.expertsPerToken());
         }
         addShared(ids, weights, at, router.hasSharedExpertGate() ? scratch.logits[choices] : 0);
+        if (router.normalizesShared()) {
+            divideWithShared(scratch, weights, at);
+        }
+    }
+
+    /** The scores of a token's K, and those of the shared experts, become weights: times the factor, by their sum. */
+    private void divideWithShared(Scratch s, double[] weights, int at) {
+        int k = config.expertsPerToken();
+        double sum = 0;
+        for (int slot = 0; slot < config.pairsPerToken(); slot++) {
+            if (slot >= k) {
+                weights[at + slot] = finiteOrZero(score(s.logits[choices + slot - k]));
+            }
+            sum += weights[at + slot];
+        }
+        for (int slot = 0; slot < config.pairsPerToken(); slot++) {
+            weights[at + slot] = weights[at + slot] / (sum > 0 ? sum : 1) * router.routedScalingFactor();
+        }
     }
 
     /** A token's shared experts behind its K choices, of which those of no expert get ids behind all experts'. */
@@ -284,9 +310,9 @@ public final class HostRouter {
             weights[at + slot] = keys[best] == Double.NEGATIVE_INFINITY ? 0 : scores[best];
             sum += weights[at + slot];
         }
-        double factor = router.routedScalingFactor();
+        double factor = router.normalizesShared() ? 1 : router.routedScalingFactor();
         boolean softmaxOfChosen = router.scoresChosenOnly() && router.scoring() == ScoringFunction.SOFTMAX;
-        if (router.renormalize() || softmaxOfChosen) {
+        if (softmaxOfChosen || (router.renormalize() && !router.normalizesShared())) {
             for (int slot = 0; slot < k; slot++) {
                 weights[at + slot] = hopeless ? 1.0 / k : weights[at + slot] / (sum > 0 ? sum : 1);
             }
@@ -313,18 +339,11 @@ public final class HostRouter {
                     scores[c] /= total;
                 }
             }
-            case SIGMOID -> {
+            case SIGMOID, SQRTSOFTPLUS, IDENTITY -> {
                 for (int c = 0; c < choices; c++) {
-                    scores[c] = sigmoid(logits[c]);
+                    scores[c] = score(logits[c]);
                 }
             }
-            case SQRTSOFTPLUS -> {
-                for (int c = 0; c < choices; c++) {
-                    double x = logits[c];
-                    scores[c] = Math.sqrt(Math.max(x, 0) + Math.log1p(Math.exp(-Math.abs(x))));
-                }
-            }
-            case IDENTITY -> System.arraycopy(logits, 0, scores, 0, choices);
             case SPARSE_MIXER, CUSTOM, SIMULATED ->
                 throw new IllegalArgumentException(
                         "router: expected one that chooses by logits, got " + router.scoring());
@@ -332,6 +351,15 @@ public final class HostRouter {
         for (int c = 0; c < choices; c++) {
             scores[c] = finiteOrZero(scores[c]);
         }
+    }
+
+    /** The score of a logit by itself. */
+    private double score(double x) {
+        return switch (router.scoring()) {
+            case SIGMOID -> sigmoid(x);
+            case SQRTSOFTPLUS -> Math.sqrt(Math.max(x, 0) + Math.log1p(Math.exp(-Math.abs(x))));
+            default -> x;
+        };
     }
 
     /** What choices are compared by; −∞ for what weighs nothing. */

@@ -2,6 +2,7 @@ package org.tornadomoe.quant;
 
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeConfig;
+import org.tornadomoe.config.ScoringFunction;
 
 /**
  * A router's tensors, in float; all finite. C choices: the routed experts, then the zero experts ({@link
@@ -10,8 +11,9 @@ import org.tornadomoe.config.FusedMoeConfig;
  * @param weight [C, H], row-major; empty for a layer that is handed its logits
  * @param bias [C], added to the logits; null for none
  * @param correctionBias [C], added to the scores for the choice alone; null for none
- * @param sharedExpertGate [H]: the shared experts' weight is the sigmoid of its product with the token; null for a
- *     weight of 1
+ * @param sharedExpertGate [H]: the shared experts' weight is the sigmoid of its product with the token; [n, H] where
+ *     each has a logit that is scored as the choices' are ({@link FusedMoeConfig#numSharedLogits}); null for a weight
+ *     of 1
  */
 public record RouterWeights(
         float[] weight,
@@ -55,17 +57,16 @@ public record RouterWeights(
             require("router bias", bias, choices, 1);
         }
         // Whatever a checkpoint has: a function of the caller's doesn't need it.
-        if (!config.router().isHandedIn()) {
+        if (config.router().choosesByLogits() && config.router().scoring() != ScoringFunction.SPARSE_MIXER) {
             requirePresence(
                     "correction bias", correctionBias != null, config.router().hasCorrectionBias());
         }
         if (correctionBias != null) {
             require("router's correction bias", correctionBias, choices, 1);
         }
-        requirePresence(
-                "shared expert gate", sharedExpertGate != null, config.router().hasSharedExpertGate());
+        requirePresence("shared expert gate", sharedExpertGate != null, config.numSharedLogits() > 0);
         if (sharedExpertGate != null) {
-            require("shared expert gate", sharedExpertGate, 1, h);
+            require("shared expert gate", sharedExpertGate, config.numSharedLogits(), h);
         }
     }
 

@@ -1,5 +1,6 @@
 package org.tornadomoe.reference;
 
+import java.util.function.IntPredicate;
 import org.tornadomoe.config.ActivationConstants;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.MoeActivation;
@@ -15,11 +16,18 @@ public final class Activations {
      * Activation: [rows, 2I] to [rows, I], or [rows, I] to [rows, I] without a gate. Where vLLM rounds silu(g) to the
      * layer's type before it multiplies, nothing is rounded here.
      *
-     * @param gateUp what GEMM 1 gave: gate then up, or alternating if the activation is interleaved
+     * @param gateUp what GEMM 1 gave, a row a pair, a token's shared experts after its K: gate then up, or alternating
+     *     if the activation is interleaved
      */
     public static double[] apply(FusedMoeConfig config, double[] gateUp, int rows) {
+        return apply(config, gateUp, rows, row -> row % config.pairsPerToken() >= config.expertsPerToken());
+    }
+
+    /** Likewise, of rows in another order; {@code isShared} tells whether a row is a shared expert's. */
+    static double[] apply(FusedMoeConfig config, double[] gateUp, int rows, IntPredicate isShared) {
         MoeActivation activation = config.activation();
-        ActivationConstants constants = config.activationConstants();
+        ActivationConstants routed = config.activationConstants();
+        ActivationConstants shared = config.sharedActivationConstants();
         int width = config.intermediateSizePerPartition();
         int columns = config.gateUpRows();
         if (gateUp.length != (long) rows * columns) {
@@ -33,7 +41,7 @@ public final class Activations {
             int column = i % width;
             double gate = gateUp[row + (alternating ? 2 * column : column)];
             double up = activation.isGated() ? gateUp[row + (alternating ? 2 * column + 1 : width + column)] : 1;
-            act[i] = apply(activation, constants, gate, up);
+            act[i] = apply(activation, isShared.test(i / width) ? shared : routed, gate, up);
         }
         return act;
     }

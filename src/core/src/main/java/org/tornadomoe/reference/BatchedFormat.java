@@ -151,7 +151,12 @@ public final class BatchedFormat {
             }
         }
         double[] gemm1 = ReferenceGemm.multiply(a1Slots, slots, 1, expertOf, experts.w13(), experts.w13Bias());
-        double[] act = Activations.apply(config, gemm1, rows);
+        double[] act = Activations.apply(
+                config,
+                gemm1,
+                rows,
+                row -> IntStream.range(config.numExperts(), config.globalNumExperts())
+                        .anyMatch(id -> experts.expertMap(id) == expertOf[row]));
         QuantizedTokens a2 = Reference.quantize(experts, experts.a2Scale(), act, rows, i);
         double[] gemm2 = ReferenceGemm.multiply(a2, act, 1, expertOf, experts.w2(), experts.w2Bias());
         double[] weights = routing.weights().clone();

@@ -41,16 +41,22 @@ public final class Router {
         IntStream.range(0, logits.length).parallel().forEach(i -> {
             int m = i / width;
             int row = i % width;
-            boolean gate = row == choices;
+            boolean gate = row >= choices;
             float[] weights = gate && router.sharedExpertGate() != null ? router.sharedExpertGate() : router.weight();
-            int from = gate ? 0 : row * h;
+            int from = (gate ? row - choices : row) * h;
             double sum = 0;
             for (int c = 0; c < h; c++) {
                 sum += hidden[m * h + c] * weights[from + c];
             }
-            logits[i] = router.bias() == null || gate ? sum : sum + router.bias()[row];
+            logits[i] = gate ? sum : capped(config.router(), router.bias() == null ? sum : sum + router.bias()[row]);
         });
         return logits;
+    }
+
+    /** A logit, cut off smoothly where the router does that. */
+    private static double capped(RouterConfig router, double logit) {
+        double cap = router.logitCap();
+        return cap == 0 ? logit : cap * Math.tanh(logit / cap);
     }
 
     /**
@@ -127,16 +133,32 @@ public final class Router {
                 weights[p] = routed.weights()[m * k + slot];
             } else {
                 ids[p] = e + slot - k;
-                weights[p] = config.router().hasSharedExpertGate()
-                        ? finiteOrZero(sigmoid(logits[m * config.numRouterLogits() + config.numChoices()]))
-                        : 1;
+                int first = m * config.numRouterLogits() + config.numChoices();
+                weights[p] = config.router().normalizesShared()
+                        ? scores(
+                                new double[] {logits[first + slot - k]},
+                                config.router().scoring())[0]
+                        : config.router().hasSharedExpertGate() ? finiteOrZero(sigmoid(logits[first])) : 1;
             }
+        }
+        if (config.router().normalizesShared()) {
+            divide(weights, pairs, config.router().routedScalingFactor());
         }
         return new Routing(routed.tokens(), pairs, ids, weights);
     }
 
+    /** Scores of a token's K + n experts become weights: times the factor, by their sum. */
+    private static void divide(double[] scores, int pairs, double factor) {
+        for (int from = 0; from < scores.length; from += pairs) {
+            double[] weights = normalized(Arrays.copyOfRange(scores, from, from + pairs));
+            for (int p = 0; p < pairs; p++) {
+                scores[from + p] = weights[p] * factor;
+            }
+        }
+    }
+
     /**
-     * The K of C choices of each token and their weights.
+     * The K of C choices of each token and their weights; scores alone where shared experts' are divided with them.
      *
      * <p>With a correction bias and groups (1 is a group, too), as in vLLM's kernel for DeepSeek-V3, what has a logit
      * that isn't finite comes last and weighs 0; with one group that has no finite logit all weights are 1 / K, if they
@@ -159,7 +181,7 @@ public final class Router {
         if (router.scoring() == ScoringFunction.SPARSE_MIXER) {
             return sparseMixer(logits, tokens, choices, topK, router.routedScalingFactor());
         }
-        if (router.isHandedIn()) {
+        if (!router.choosesByLogits()) {
             throw new IllegalArgumentException("router: expected one that chooses by logits, got " + router.scoring());
         }
         int[] ids = new int[tokens * topK];
@@ -179,8 +201,8 @@ public final class Router {
                     .mapToDouble(e -> keys[e] == Double.NEGATIVE_INFINITY ? 0 : scores[e])
                     .toArray();
             boolean softmaxOfChosen = router.scoresChosenOnly() && router.scoring() == ScoringFunction.SOFTMAX;
-            double factor = router.routedScalingFactor();
-            if (router.renormalize() || softmaxOfChosen) {
+            double factor = router.normalizesShared() ? 1 : router.routedScalingFactor();
+            if (softmaxOfChosen || (router.renormalize() && !router.normalizesShared())) {
                 chosenWeights = normalized(chosenWeights);
                 if (hopeless) {
                     Arrays.fill(chosenWeights, 1.0 / topK);

@@ -117,8 +117,8 @@ public final class MoeTasks implements AutoCloseable {
                     "config: expected no adapters in a task graph, got " + config.maxLoras());
         }
         if (config.router().isHandedIn()) {
-            throw new IllegalArgumentException("config: expected a router that runs on the device, got "
-                    + config.router().scoring());
+            throw new IllegalArgumentException(
+                    "config: expected a router that runs on the device, got " + config.router());
         }
         device = found;
         // Asked for by name, so that no device is refused for being the CPU or the interpreter.

@@ -127,6 +127,11 @@ public abstract class TornadoExperts implements GeneralExperts {
         if (obstacle != null) {
             obstacles.add(obstacle);
         }
+        if (config.hasOwnSharedLimit()) {
+            obstacles.add(Support.no(
+                    "the kernels cut all experts' activations off at one limit and the shared experts' is another",
+                    "sharedSwigluLimit: none of its own"));
+        }
         if (device.maxGroup() > 0 && device.maxGroup() < AlignKernels.SCAN_GROUP) {
             obstacles.add(Support.no(
                     device + " takes work-groups of " + device.maxGroup() + " and the kernels need "

@@ -453,13 +453,16 @@ class CheckpointQuantizerTest {
         qwen2();
         CheckpointQuantizer.quantize(source, out, CHANNEL, null, Progress.NONE);
         Path again = directory.resolve("again");
-        assertThat(CheckpointQuantizer.quantize(out, again, CHANNEL, null, Progress.NONE).experts())
+        assertThat(CheckpointQuantizer.quantize(out, again, CHANNEL, null, Progress.NONE)
+                        .experts())
                 .allMatch(error -> error.relativeL2() < 1e-7);
         try (Safetensors first = Safetensors.open(out);
                 Safetensors second = Safetensors.open(again)) {
             assertThat(second.names()).isEqualTo(first.names());
             for (String name : first.names()) {
-                assertThat(second.tensor(name).data().mismatch(first.tensor(name).data()))
+                assertThat(second.tensor(name)
+                                .data()
+                                .mismatch(first.tensor(name).data()))
                         .as(name)
                         .isEqualTo(-1);
             }
@@ -491,7 +494,8 @@ class CheckpointQuantizerTest {
             Tensor weight = tensors.tensor("model.layers.0.self_attn.q_proj.weight");
             assertThat(weight.dtype()).isEqualTo(DType.BF16);
             assertThat(weight.toFloats()).containsExactly(2, 4, -4, 2);
-            assertThat(tensors.find("model.layers.0.self_attn.q_proj.weight_scale")).isNull();
+            assertThat(tensors.find("model.layers.0.self_attn.q_proj.weight_scale"))
+                    .isNull();
             assertThat(tensors.tensor("model.norm.weight").toFloats()).containsExactly(1);
         }
     }

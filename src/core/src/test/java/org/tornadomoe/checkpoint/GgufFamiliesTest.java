@@ -18,6 +18,7 @@ import java.util.stream.IntStream;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.ValueSource;
 import org.tornadomoe.checkpoint.PublishedModel.Expert;
 import org.tornadomoe.checkpoint.PublishedModel.Plain;
@@ -174,6 +175,90 @@ class GgufFamiliesTest {
                 2,
                 Plain.of(sigmoidByGroups(1, 1)).withShared(false),
                 w -> w.number("glm4moe.expert_gating_func", 2).bool("glm4moe.expert_weights_norm", true));
+    }
+
+    /** Sigmoid scores and a correction bias; those that are always divided, and those whose file says so. */
+    @ParameterizedTest
+    @CsvSource({
+        "minimax_m2, minimax-m2, 0, false",
+        "lfm2_moe, lfm2moe, 0, false",
+        "dots1, dots1, 8, true",
+        "exaone_moe, exaone-moe, 8, true",
+        "bailing_moe_v2, bailingmoe2, 8, true"
+    })
+    void sigmoidsWithACorrectionBias(String type, String architecture, int shared, boolean scaled) {
+        PublishedModel model = block(shared);
+        model.add("blk.1.exp_probs_b.bias", model.correction);
+        Plain plain = Plain.of(sigmoidByGroups(1, scaled ? 2.5 : 1));
+        assertComputes(type, model, architecture, 2, shared > 0 ? plain.withShared(false) : plain, w -> {
+            w.number(architecture + ".expert_gating_func", 2);
+            if (scaled) {
+                w.bool(architecture + ".expert_weights_norm", true)
+                        .real(architecture + ".expert_weights_scale", 2.5f)
+                        .number(architecture + ".expert_group_count", 1)
+                        .number(architecture + ".expert_shared_count", 1);
+            }
+        });
+        assertRefused(model, architecture, w -> w.number(architecture + ".expert_gating_func", 1), "got 1");
+        assertRefused(block(shared), architecture, w -> {}, "blk.1.exp_probs_b.bias is missing");
+    }
+
+    @Test
+    void softmaxWithSharedExperts() {
+        assertComputes(
+                "hunyuan_v1_moe",
+                block(8),
+                "hunyuan-moe",
+                2,
+                Plain.of(RENORMALIZED).withShared(false),
+                w -> {});
+        assertComputes(
+                "bailing_moe",
+                block(16),
+                "bailingmoe",
+                2,
+                Plain.of(SOFTMAX).withShared(false),
+                w -> w.number("bailingmoe.expert_shared_count", 2));
+        for (String next : List.of("qwen3next", "qwen35moe")) {
+            PublishedModel model = block(20);
+            model.add("blk.1.ffn_gate_inp_shexp.weight", model.sharedGate[0]);
+            String type = next.equals("qwen3next") ? "qwen3_next" : "qwen3_5_moe_text";
+            assertComputes(type, model, next, 2, Plain.of(RENORMALIZED).withShared(true), w -> {});
+        }
+        PublishedModel ernie = block(16);
+        ernie.add("blk.1.exp_probs_b.bias", ernie.correction);
+        Router corrected = (logits, correction) -> {
+            double[] p = PublishedModel.softmax(logits);
+            double[] keys =
+                    IntStream.range(0, 6).mapToDouble(e -> p[e] + correction[e]).toArray();
+            return only(p, top(keys, 2), true, 1);
+        };
+        assertComputes(
+                "ernie4_5_moe", ernie, "ernie4_5-moe", 2, Plain.of(corrected).withShared(false), w -> {});
+    }
+
+    /** Kimi-K2's files have one group, and others none; a config.json without a number of groups has 8 of 4. */
+    @ParameterizedTest
+    @ValueSource(strings = {"deepseek2", "bailingmoe2"})
+    void groupsThatAFileHasNotAreNone(String architecture) {
+        PublishedModel model = block(0);
+        for (int groups = 0; groups < 2; groups++) {
+            GgufWriter writer = new GgufWriter()
+                    .text("general.architecture", architecture)
+                    .number(architecture + ".block_count", 2)
+                    .number(architecture + ".embedding_length", PublishedModel.H)
+                    .number(architecture + ".expert_count", 384)
+                    .number(architecture + ".expert_used_count", 8)
+                    .number(architecture + ".expert_gating_func", 2);
+            if (groups > 0) {
+                writer.number(architecture + ".expert_group_count", groups);
+            }
+            model.tensors.forEach((name, values) ->
+                    writer.tensor(name, GgmlType.F32, values, requireNonNull(model.shapes.get(name))));
+            Path file = directory.resolve(groups + ".gguf");
+            writer.write(file);
+            assertThat(MoeCheckpoint.config(file).router().numExpertGroup()).isZero();
+        }
     }
 
     @Test

@@ -151,8 +151,8 @@ class MoeCheckpointTest {
                     .isThrownBy(() -> checkpoint.layer(2))
                     .withMessage(directory
                             + ": layer 2: the router is missing; looked for"
-                            + " *layers.2.{mlp,block_sparse_moe,feed_forward,moe,ffn}"
-                            + ".{gate,router,router.layer}.weight;"
+                            + " *layers.2.{mlp,block_sparse_moe,feed_forward,moe,ffn,mixer,moe_block}"
+                            + ".{gate,router,router.layer,router.gate,router.classifier,router.proj,gate.wg}.weight;"
                             + " found no tensor of this layer");
         }
         layer("block_sparse_moe", "w1", "w3", "w2", n -> n.endsWith("1.w3.weight") ? "elsewhere" : n)

@@ -216,6 +216,44 @@ class PublishedFamiliesTest {
                 Plain.of(sigmoidByGroups(1, 1)).withShared(false));
     }
 
+    /** Ling 2 and Ring 2, as their publisher's code has them. */
+    @Test
+    void bailingMoeV2() {
+        PublishedModel model = deepSeek(1);
+        model.add("model.layers.1.mlp.gate.expert_bias", model.correction);
+        assertComputes(
+                model,
+                "{\"model_type\": \"bailing_moe_v2\", " + SIZES
+                        + "\"num_experts\": 6, \"num_shared_experts\": 1, \"moe_intermediate_size\": 8,"
+                        + " \"first_k_dense_replace\": 1, \"score_function\": \"sigmoid\", \"n_group\": 3,"
+                        + " \"topk_group\": 2, \"norm_topk_prob\": true, \"routed_scaling_factor\": 2.5}",
+                Plain.of(sigmoidByGroups(3, 2.5)).withShared(false));
+    }
+
+    /** Ling and Ring. */
+    @Test
+    void bailingMoe() {
+        assertComputes(
+                deepSeek(1),
+                "{\"model_type\": \"bailing_moe\", " + SIZES
+                        + "\"num_experts\": 6, \"num_shared_experts\": 1, \"moe_intermediate_size\": 8,"
+                        + " \"norm_topk_prob\": true, \"multi_gate\": false}",
+                Plain.of(SOFTMAX_RENORMALIZED).withShared(false));
+    }
+
+    /** Every second layer; a dense one is beside the block. */
+    @Test
+    void arctic() {
+        String block = "model.layers.1.block_sparse_moe.";
+        PublishedModel model = layer(block, "gate.weight", 0).perExpert(block, "w1", "w3", "w2");
+        model.add("model.layers.1.residual_mlp.w1.weight", model.router);
+        assertComputes(
+                model,
+                "{\"model_type\": \"arctic\", " + SIZES + "\"num_local_experts\": 6, \"intermediate_size\": 8,"
+                        + " \"moe_layer_frequency\": 2, \"use_residual\": true, \"moe_token_dropping\": false}",
+                Plain.of(SOFTMAX_RENORMALIZED));
+    }
+
     private static final Router TOP_K_THEN_SOFTMAX = (logits, _) -> {
         List<Integer> best = top(logits, 2);
         double[] p = softmax(best.stream().mapToDouble(e -> logits[e]).toArray());
@@ -383,9 +421,9 @@ class PublishedFamiliesTest {
             delimiter = '|',
             quoteCharacter = '`',
             value = {
-                "'model_type': 'dbrx', 'ffn_config': {'moe_num_experts': 16} | , got 'dbrx'; of an MoE layer's fields"
-                        + " it has none",
-                "'model_type': 'ernie4_5_moe', 'moe_num_experts': 64, 'moe_k': 6 | , got 'ernie4_5_moe'; of an MoE"
+                "'model_type': 'seer', 'experts_config': {'number': 16} | , got 'seer'; of an MoE layer's fields"
+                        + " it has {experts_config={number=16}}",
+                "'model_type': 'ernie5', 'moe_num_experts': 64, 'moe_k': 6 | , got 'ernie5'; of an MoE"
                         + " layer's fields it has {moe_k=6, moe_num_experts=64}",
                 "'model_type': 'hunyuan', 'num_experts': 6, 'moe_intermediate_size': 8 | fields it has"
                         + " {moe_intermediate_size=8, num_experts=6, num_experts_per_tok=2}, as qwen3_moe does, but may"

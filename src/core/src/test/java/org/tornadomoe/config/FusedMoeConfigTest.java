@@ -286,6 +286,7 @@ class FusedMoeConfigTest {
                 .swigluBeta(0.5)
                 .activationSituBeta(4.0)
                 .activationSituLinearBeta(2.0)
+                .sharedSwigluLimit(3.0)
                 .build();
         assertThat(config)
                 .isEqualTo(new FusedMoeConfig(
@@ -316,7 +317,10 @@ class FusedMoeConfigTest {
                         1.5,
                         0.5,
                         4.0,
-                        2.0));
+                        2.0,
+                        3.0));
+        assertThat(config.sharedActivationConstants()).isEqualTo(new ActivationConstants(3, 1.5, 0.5, 0));
+        assertThat(config.hasOwnSharedLimit()).isTrue();
         assertThat(config.toBuilder().build()).isEqualTo(config);
         assertThat(config.activationConstants()).isEqualTo(new ActivationConstants(6, 1.5, 0.5, 0));
         assertThat(config.toBuilder().activation(MoeActivation.SITU).build().activationConstants())

@@ -90,6 +90,43 @@ class HostRouterTest {
         assertThat(router.bytes()).isEqualTo(4L * 16 * blocks * 7);
     }
 
+    /** Ways of routing that no device has: scores of shared experts among the divided, logits cut off smoothly. */
+    @ParameterizedTest
+    @ValueSource(ints = {1, 2, 3})
+    void whatIsRoutedHereAloneIsTheDefinitions(int shared) {
+        int tokens = 9;
+        RouterConfig corrected = SIGMOID.withCorrectionBias().withRoutedScalingFactor(2.5);
+        for (RouterConfig kind : List.of(
+                corrected.withNormalizedShared(),
+                corrected.withNormalizedShared().withLogitCap(0.5),
+                RouterConfig.of(ScoringFunction.SQRTSOFTPLUS, true).withNormalizedShared(),
+                RouterConfig.of(ScoringFunction.SOFTMAX, true).withLogitCap(0.25),
+                corrected.withLogitCap(2))) {
+            RandomLayer layer =
+                    RandomLayer.of(13, 3, 7, 8, tokens, 4).sharing(shared).routedBy(kind);
+            FusedMoeConfig config = layer.config();
+            RouterWeights weights = layer.router();
+            assertThat(config.router().isHandedIn()).isTrue();
+            float[] hidden = layer.hidden(tokens, 1);
+            Routing expected = Router.route(
+                    config, weights, Router.logits(config, weights, Numerics.widen(hidden), tokens), tokens);
+            ChosenExperts chosen = new HostRouter(config, weights).route(hidden, tokens);
+            assertThat(chosen.ids()).isEqualTo(expected.ids());
+            for (int p = 0; p < expected.weights().length; p++) {
+                assertThat(chosen.weights()[p]).as("%s", kind).isEqualTo((float) expected.weights()[p], within(1e-6f));
+            }
+        }
+    }
+
+    @Test
+    void noFunctionStandsInWhereSharedScoresAreDividedToo() {
+        RandomLayer layer = RandomLayer.of(4, 2, 8, 8, 1, 1).sharing(1).routedBy(SIGMOID.withNormalizedShared());
+        TopKRouter any = (hidden, logits, tokens, k, renormalize) -> ChosenExperts.allocate(tokens, k);
+        assertThatIllegalArgumentException()
+                .isThrownBy(() -> new HostRouter(layer.config(), layer.router(), any))
+                .withMessageStartingWith("router: expected none of the caller's");
+    }
+
     /** Whether another thread would get the cores; none of the common pool's, which has the helpers. */
     private static boolean areCoresFree() throws Exception {
         FutureTask<Boolean> asked = new FutureTask<>(() -> {
