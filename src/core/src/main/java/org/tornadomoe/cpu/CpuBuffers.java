@@ -3,6 +3,7 @@ package org.tornadomoe.cpu;
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.util.Arrays;
+import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.host.Int8Products;
 import org.tornadomoe.quant.LoraAdapter;
@@ -38,6 +39,9 @@ final class CpuBuffers implements AutoCloseable {
 
     int tokens; // M of the call under way
     int numActive; // of active
+    int gateUpAtOnce =
+            1; // blocks of a task of the first GEMM, whose native products are one call where they are several
+    int downAtOnce = 1; // of the second
     private final CpuWeights layer;
     private final Arena arena = Arena.ofShared();
 
@@ -106,6 +110,17 @@ final class CpuBuffers implements AutoCloseable {
         }
         System.arraycopy(start, 0, start, 1, active.length);
         start[0] = 0;
+    }
+
+    /** Blocks of w's that a task takes together: several, where tokens are few and tasks enough for all threads. */
+    int blocksAtOnce(PackedWeights w, @Nullable Int8Products products, int tasks, int threads) {
+        int wide = Int8Products.WIDE;
+        boolean several =
+                products != null && products.isWide() && w.blocks() % wide == 0 && tasks >= 2 * wide * threads;
+        for (int a = 0; a < numActive; a++) {
+            several &= start[active[a] + 1] - start[active[a]] <= Int8Products.FEW_TOKENS;
+        }
+        return several ? wide : 1;
     }
 
     /** The token itself times the weights of its zero experts, on the rank that has expert 0. */

@@ -48,7 +48,18 @@ final class CpuGemm {
     void multiplyGateUp(int e, int block, int first, int some, Scratch s) {
         int pairsPerRow = layer.pairsPerToken / layer.rowsPerToken;
         if (layer.products1 != null) {
-            multiply(layer.products1, layer.w13, e, block, call.bytes1, call.a1Scales, pairsPerRow, first, some, s);
+            multiply(
+                    layer.products1,
+                    layer.w13,
+                    e,
+                    block,
+                    call.bytes1,
+                    call.a1Scales,
+                    pairsPerRow,
+                    call.gateUpAtOnce,
+                    first,
+                    some,
+                    s);
         } else {
             multiply(
                     layer.w13,
@@ -76,7 +87,18 @@ final class CpuGemm {
         int column = block * ROWS;
         int count = Math.min(ROWS, layer.h - column);
         if (layer.products2 != null) {
-            multiply(layer.products2, layer.w2, e, block, call.bytes2, call.a2Scales, 1, first, some, s);
+            multiply(
+                    layer.products2,
+                    layer.w2,
+                    e,
+                    block,
+                    call.bytes2,
+                    call.a2Scales,
+                    1,
+                    call.downAtOnce,
+                    first,
+                    some,
+                    s);
         } else {
             multiply(
                     layer.w2,
@@ -126,7 +148,11 @@ final class CpuGemm {
         }
     }
 
-    /** As the other, by native products. */
+    /**
+     * As the other, by native products.
+     *
+     * @param atOnce blocks whose products are found together, by the first of them, for the others as well
+     */
     private void multiply(
             Int8Products products,
             PackedWeights w,
@@ -135,6 +161,7 @@ final class CpuGemm {
             MemorySegment a,
             float[] scales,
             int pairsPerRow,
+            int atOnce,
             int first,
             int count,
             Scratch s) {
@@ -145,20 +172,26 @@ final class CpuGemm {
         for (int g = 0; g < w.groups(); g++) {
             long column = (long) g * w.groupStride();
             long weights = ((long) of * w.stride() + column) * ROWS;
-            products.multiply(w.values(), weights, a, (long) first * w.stride() + column, count, s);
+            long row = (long) first * w.stride() + column;
+            if (atOnce == 1) {
+                products.multiply(w.values(), weights, a, row, count, s);
+            } else if (block % atOnce == 0) {
+                products.multiplyWide(w.values(), weights, a, row, count, s);
+            }
+            int from = block % atOnce * count * ROWS;
             int at = (of * w.groups() + g) * ROWS;
             for (int t = 0; t < count; t++) {
                 double factor = scales[call.order[first + t] / pairsPerRow * w.groups() + g];
-                addScaled(s.products, t * ROWS, w.shifts(), factor, w.scales(), at, total);
+                addScaled(s.products, from + t * ROWS, w.shifts(), factor, w.scales(), at, total, t * ROWS);
             }
         }
         addBias(w, of, count, total);
     }
 
     private static void addScaled(
-            int[] products, int from, int[] shifts, double factor, float[] scales, int at, double[] total) {
+            int[] products, int from, int[] shifts, double factor, float[] scales, int at, double[] total, int to) {
         for (int r = 0; r < ROWS; r++) {
-            total[from + r] += (products[from + r] - shifts[at + r]) * factor * scales[at + r];
+            total[to + r] += (products[from + r] - shifts[at + r]) * factor * scales[at + r];
         }
     }
 

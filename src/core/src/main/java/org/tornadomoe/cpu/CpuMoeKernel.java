@@ -166,7 +166,11 @@ final class CpuMoeKernel implements MoeKernel, Adapters, Replicated, Profiled {
             team.run(together, localPairs(), gatherGateUp, scratch);
             endStage("layOutPairs");
         }
-        team.run(together, call.numActive * layer.w13.blocks(), gateUp, scratch);
+        int gateUpTasks = call.numActive * layer.w13.blocks();
+        int threads = together ? team.threads() : 1;
+        call.gateUpAtOnce = call.blocksAtOnce(layer.w13, layer.products1, gateUpTasks, threads);
+        call.downAtOnce = call.blocksAtOnce(layer.w2, layer.products2, layer.w2.blocks(), threads);
+        team.run(together, gateUpTasks / call.gateUpAtOnce, gateUp, scratch);
         endStage("gateUpAndActivate");
         quantizer.scaleActivations();
         team.run(together, pairs, quantizeActivations, scratch);
@@ -179,7 +183,7 @@ final class CpuMoeKernel implements MoeKernel, Adapters, Replicated, Profiled {
             team.run(together, localPairs(), gatherDown, scratch);
             endStage("layOutActivations");
         }
-        team.run(together, layer.w2.blocks(), down, scratch);
+        team.run(together, layer.w2.blocks() / call.downAtOnce, down, scratch);
         endStage("downAndCombine");
     }
 
@@ -279,10 +283,17 @@ final class CpuMoeKernel implements MoeKernel, Adapters, Replicated, Profiled {
         }
     }
 
-    /** Some activations: of an expert that has pairs, a block's, for all of them. */
+    /** Some activations: of an expert that has pairs, some blocks', for all of them. */
     private void gateUp(int task, Scratch s) {
-        int block = task % layer.w13.blocks();
-        int e = call.active[task / layer.w13.blocks()];
+        int tasks = layer.w13.blocks() / call.gateUpAtOnce;
+        int e = call.active[task / tasks];
+        int begin = task % tasks * call.gateUpAtOnce;
+        for (int block = begin; block < begin + call.gateUpAtOnce; block++) {
+            gateUp(e, block, s);
+        }
+    }
+
+    private void gateUp(int e, int block, Scratch s) {
         int half = layer.half();
         int column = block * half;
         int count = Math.min(half, layer.i - column);
@@ -301,30 +312,39 @@ final class CpuMoeKernel implements MoeKernel, Adapters, Replicated, Profiled {
     }
 
     /** Some columns of the output, of all tokens: what all experts give there. */
-    private void down(int block, Scratch s) {
+    private void down(int task, Scratch s) {
         int h = layer.h;
-        int column = block * ROWS;
-        int count = Math.min(ROWS, h - column);
+        int begin = task * call.downAtOnce;
+        int column = begin * ROWS;
+        int count = Math.min(call.downAtOnce * ROWS, h - column);
         double[] output = call.output;
         for (int m = 0; m < call.tokens; m++) {
             Arrays.fill(output, m * h + column, m * h + column + count, 0);
         }
         for (int a = 0; a < call.numActive; a++) {
-            int e = call.active[a];
-            int end = call.start[e + 1];
-            for (int first = call.start[e]; first < end; first += layer.pairsAtOnce()) {
-                int some = Math.min(layer.pairsAtOnce(), end - first);
-                gemm.multiplyDown(e, block, first, some, s);
-                for (int t = 0; t < some; t++) {
-                    int token = call.order[first + t] / layer.pairsPerToken;
-                    add(s.total, t * ROWS, count, output, token * h + column);
-                }
+            for (int block = begin; block < begin + call.downAtOnce; block++) {
+                addDown(call.active[a], block, s);
             }
         }
         call.addZeroExperts(column, count);
         for (int m = 0; m < call.tokens; m++) {
             for (int c = m * h + column; c < m * h + column + count; c++) {
                 call.result[c] = (float) output[c];
+            }
+        }
+    }
+
+    /** What an expert gives to a block of columns. */
+    private void addDown(int e, int block, Scratch s) {
+        int column = block * ROWS;
+        int count = Math.min(ROWS, layer.h - column);
+        int end = call.start[e + 1];
+        for (int first = call.start[e]; first < end; first += layer.pairsAtOnce()) {
+            int some = Math.min(layer.pairsAtOnce(), end - first);
+            gemm.multiplyDown(e, block, first, some, s);
+            for (int t = 0; t < some; t++) {
+                int token = call.order[first + t] / layer.pairsPerToken;
+                add(s.total, t * ROWS, count, call.output, token * layer.h + column);
             }
         }
     }

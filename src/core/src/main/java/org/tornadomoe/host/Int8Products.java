@@ -25,6 +25,12 @@ public final class Int8Products implements AutoCloseable {
     /** The most tokens at once; a caller's activations have as many rows more than it asks for. */
     public static final int TOKENS = 64;
 
+    /** Blocks whose product with a few tokens is one call, where an expert's blocks lie one after the other. */
+    public static final int WIDE = 4;
+
+    /** The most tokens of that call. */
+    public static final int FEW_TOKENS = 4;
+
     /** What activations are moved by. */
     public static final int SHIFT = 128;
 
@@ -37,6 +43,12 @@ public final class Int8Products implements AutoCloseable {
     /** Powers of 2, up to 64: tokens of a call. */
     private static final int SIZES = 7;
 
+    /** Of them, those of {@link #WIDE} blocks. */
+    private static final int WIDE_SIZES = 3;
+
+    private static final long LINE = 64;
+    private static final long PAGE = 4096;
+
     private static final int SOURCE = 1;
     private static final int TARGET = 17;
     private static final int WEIGHTS = 33;
@@ -48,7 +60,7 @@ public final class Int8Products implements AutoCloseable {
     private final int cols;
     private final int stride;
     private final List<Long> descriptions = new ArrayList<>();
-    private final List<OneDnn.Matmul> matmuls = new ArrayList<>();
+    private final List<Shaped> matmuls = new ArrayList<>();
     private final Map<Scratch, Place> places = new ConcurrentHashMap<>();
 
     /**
@@ -67,11 +79,9 @@ public final class Int8Products implements AutoCloseable {
             throw new OneDnn.RefusedException("expected at most " + MOST_COLUMNS + " columns, got " + cols);
         }
         try {
-            long weights = description(library.weights(cols));
-            for (int size = 0; size < SIZES; size++) {
-                long source = description(library.matrix(1 << size, cols, stride, OneDnn.U8));
-                long target = description(library.matrix(1 << size, Arithmetic.ROWS, Arithmetic.ROWS, OneDnn.S32));
-                matmuls.add(library.matmul(source, weights, target));
+            addMatmuls(SIZES, 1);
+            if (stride == cols) { // and a block has no other columns
+                addMatmuls(WIDE_SIZES, WIDE);
             }
             if (!anyhow && !name().startsWith("brg")) {
                 throw new OneDnn.RefusedException(
@@ -84,9 +94,27 @@ public final class Int8Products implements AutoCloseable {
         }
     }
 
-    /** What oneDNN chose: {@code brg_matmul:avx512_core_vnni}. */
+    private void addMatmuls(int sizes, int blocks) {
+        int rows = blocks * Arithmetic.ROWS;
+        long weights = description(library.weights(cols, rows));
+        for (int size = 0; size < sizes; size++) {
+            long source = description(library.matrix(1 << size, cols, stride, OneDnn.U8));
+            long target = description(library.matrix(1 << size, rows, rows, OneDnn.S32));
+            matmuls.add(new Shaped(library.matmul(source, weights, target), source, weights, target));
+        }
+    }
+
+    /** A product and the descriptions of what it takes and gives. */
+    private record Shaped(OneDnn.Matmul matmul, long source, long weights, long target) {}
+
+    /** What oneDNN chose for many tokens: {@code brg_matmul:avx512_core_vnni}. */
     String name() {
-        return matmuls.getLast().name();
+        return matmuls.get(SIZES - 1).matmul().name();
+    }
+
+    /** Whether there is {@link #multiplyWide}. */
+    public boolean isWide() {
+        return matmuls.size() > SIZES;
     }
 
     private long description(long made) {
@@ -108,23 +136,48 @@ public final class Int8Products implements AutoCloseable {
      * @param tokens 1 to {@value #TOKENS}
      */
     public void multiply(MemorySegment w, long at, MemorySegment a, long from, int tokens, Scratch s) {
-        Objects.checkFromIndexSize(at, (long) cols * Arithmetic.ROWS, w.byteSize());
-        Objects.checkFromIndexSize(from, (TOKENS - 1L) * stride + cols, a.byteSize());
-        Place place = places.get(s);
-        if (place == null) {
-            place = new Place();
-            places.put(s, place);
-        }
+        Place place = place(w, at, 1, a, from, s);
         long weights = w.address() + at;
         for (int t = 0; t < tokens; ) {
             int size = size(tokens - t);
             place.multiply(size, a.address() + from + (long) t * stride, weights, t);
             t += 1 << size;
         }
+        MemorySegment.copy(place.tile, JAVA_INT, 0, s.products, 0, tokens * Arithmetic.ROWS);
+    }
+
+    /**
+     * {@value #WIDE} blocks that follow one another times a few tokens: {@code s.products}[block, t, r], otherwise as
+     * the other. Where {@link #isWide}.
+     *
+     * @param tokens 1 to {@value #FEW_TOKENS}
+     */
+    public void multiplyWide(MemorySegment w, long at, MemorySegment a, long from, int tokens, Scratch s) {
+        Place place = place(w, at, WIDE, a, from, s);
+        int size = Integer.SIZE - Integer.numberOfLeadingZeros(tokens - 1);
+        place.multiply(SIZES + size, a.address() + from, w.address() + at, 0);
+        for (int block = 0; block < WIDE; block++) {
+            for (int t = 0; t < tokens; t++) {
+                long in = 4L * (t * WIDE + block) * Arithmetic.ROWS;
+                int to = (block * tokens + t) * Arithmetic.ROWS;
+                MemorySegment.copy(place.tile, JAVA_INT, in, s.products, to, Arithmetic.ROWS);
+            }
+        }
+    }
+
+    /** A thread's own, after a look at what it is to read. */
+    private Place place(MemorySegment w, long at, int blocks, MemorySegment a, long from, Scratch s) {
+        Objects.checkFromIndexSize(at, (long) blocks * cols * Arithmetic.ROWS, w.byteSize());
+        Objects.checkFromIndexSize(from, (TOKENS - 1L) * stride + cols, a.byteSize());
         if (s.products.length == 0) {
             s.products = new int[TOKENS * Arithmetic.ROWS];
         }
-        MemorySegment.copy(place.tile, JAVA_INT, 0, s.products, 0, tokens * Arithmetic.ROWS);
+        Place place = places.get(s);
+        if (place == null) {
+            place = new Place();
+            places.put(s, place);
+        }
+        return place;
     }
 
     /** The next power of 2, unless more than a fifth of it would be for nothing; then the one before. */
@@ -140,37 +193,34 @@ public final class Int8Products implements AutoCloseable {
         private final Arena arena = Arena.ofShared();
         final MemorySegment tile = arena.allocate(4L * TOKENS * Arithmetic.ROWS, 64);
         private final long stream = library.stream();
-        private final long[] memories = new long[SIZES * ARGUMENTS];
-        private final long[] arguments = new long[SIZES];
+        private final long[] memories = new long[matmuls.size() * ARGUMENTS];
+        private final long[] arguments = new long[matmuls.size()];
 
         Place() {
-            long weights = descriptions.getFirst();
-            for (int size = 0; size < SIZES; size++) {
-                long source = descriptions.get(1 + 2 * size);
-                long target = descriptions.get(2 + 2 * size);
-                long scratchpad = library.matrix(
-                        1, Math.toIntExact(Math.max(1, matmuls.get(size).scratchpad())), 1, OneDnn.U8);
+            for (int m = 0; m < matmuls.size(); m++) {
+                Shaped shaped = matmuls.get(m);
+                long bytes = Math.max(LINE, shaped.matmul().scratchpad());
+                long scratchpad = library.matrix(1, Math.toIntExact(bytes), Math.toIntExact(bytes), OneDnn.U8);
                 int[] numbers = {SOURCE, WEIGHTS, TARGET, SCRATCHPAD};
-                long[] of = {source, weights, target, scratchpad};
+                long[] of = {shaped.source(), shaped.weights(), shaped.target(), scratchpad};
                 MemorySegment list = arena.allocate(16L * ARGUMENTS, 16);
                 for (int n = 0; n < ARGUMENTS; n++) {
-                    memories[size * ARGUMENTS + n] = library.memory(of[n]);
+                    memories[m * ARGUMENTS + n] = library.memory(of[n]);
                     list.set(JAVA_INT, 16L * n, numbers[n]);
-                    list.set(JAVA_LONG, 16L * n + 8, memories[size * ARGUMENTS + n]);
+                    list.set(JAVA_LONG, 16L * n + 8, memories[m * ARGUMENTS + n]);
                 }
                 library.destroyDescription(scratchpad);
-                MemorySegment room =
-                        arena.allocate(Math.max(64, matmuls.get(size).scratchpad()), 4096);
-                library.place(memories[size * ARGUMENTS + 3], room.address());
-                arguments[size] = list.address();
+                library.place(
+                        memories[m * ARGUMENTS + 3], arena.allocate(bytes, PAGE).address());
+                arguments[m] = list.address();
             }
         }
 
-        void multiply(int size, long source, long weights, int token) {
-            library.place(memories[size * ARGUMENTS], source);
-            library.place(memories[size * ARGUMENTS + 1], weights);
-            library.place(memories[size * ARGUMENTS + 2], tile.address() + 4L * token * Arithmetic.ROWS);
-            library.execute(matmuls.get(size), stream, ARGUMENTS, arguments[size]);
+        void multiply(int m, long source, long weights, int token) {
+            library.place(memories[m * ARGUMENTS], source);
+            library.place(memories[m * ARGUMENTS + 1], weights);
+            library.place(memories[m * ARGUMENTS + 2], tile.address() + 4L * token * Arithmetic.ROWS);
+            library.execute(matmuls.get(m).matmul(), stream, ARGUMENTS, arguments[m]);
         }
 
         void close() {
@@ -190,7 +240,7 @@ public final class Int8Products implements AutoCloseable {
                 return;
             }
             SplittableRandom random = new SplittableRandom(cols);
-            byte[] w = new byte[Arithmetic.ROWS * cols];
+            byte[] w = new byte[WIDE * Arithmetic.ROWS * cols];
             byte[] a = new byte[(TOKENS - 1) * stride + cols];
             random.nextBytes(w);
             random.nextBytes(a);
@@ -207,15 +257,17 @@ public final class Int8Products implements AutoCloseable {
                 MemorySegment activations = arena.allocate(a.length, 64);
                 MemorySegment.copy(w, 0, weights, JAVA_BYTE, 0, w.length);
                 MemorySegment.copy(a, 0, activations, JAVA_BYTE, 0, a.length);
-                int[] exact = exact(w, a);
+                int[] exact = exact(w, 0, a, TOKENS);
                 for (int size = 0; size < SIZES; size++) {
                     multiply(weights, 0, activations, 0, 1 << size, scratch);
-                    for (int v = 0; v < Arithmetic.ROWS << size; v++) {
-                        if (scratch.products[v] != exact[v]) {
-                            throw new OneDnn.RefusedException("it does not compute exactly: " + name() + ", " + cols
-                                    + " columns, " + (1 << size) + " tokens: expected " + exact[v] + ", got "
-                                    + scratch.products[v]);
-                        }
+                    compare(scratch.products, 0, exact, Arithmetic.ROWS << size, size);
+                }
+                for (int size = 0; isWide() && size < WIDE_SIZES; size++) {
+                    multiplyWide(weights, 0, activations, 0, 1 << size, scratch);
+                    for (int block = 0; block < WIDE; block++) {
+                        int values = Arithmetic.ROWS << size;
+                        exact = exact(w, block * Arithmetic.ROWS * cols, a, 1 << size);
+                        compare(scratch.products, block * values, exact, values, size);
                     }
                 }
                 CHECKED.add(shape);
@@ -228,12 +280,21 @@ public final class Int8Products implements AutoCloseable {
         }
     }
 
-    private int[] exact(byte[] w, byte[] a) {
-        int[] sums = new int[TOKENS * Arithmetic.ROWS];
-        for (int t = 0; t < TOKENS; t++) {
+    private void compare(int[] products, int from, int[] exact, int count, int size) throws OneDnn.RefusedException {
+        for (int v = 0; v < count; v++) {
+            if (products[from + v] != exact[v]) {
+                throw new OneDnn.RefusedException("it does not compute exactly: " + name() + ", " + cols + " columns, "
+                        + (1 << size) + " tokens: expected " + exact[v] + ", got " + products[from + v]);
+            }
+        }
+    }
+
+    private int[] exact(byte[] w, int block, byte[] a, int tokens) {
+        int[] sums = new int[tokens * Arithmetic.ROWS];
+        for (int t = 0; t < tokens; t++) {
             for (int c = 0; c < cols; c++) {
                 int x = a[t * stride + c] & 0xff;
-                int at = (int) index(0, c);
+                int at = block + (int) index(0, c);
                 for (int r = 0; r < Arithmetic.ROWS; r++) {
                     sums[t * Arithmetic.ROWS + r] += x * w[at + 4 * r];
                 }
@@ -247,7 +308,7 @@ public final class Int8Products implements AutoCloseable {
     public void close() {
         places.values().forEach(Place::close);
         places.clear();
-        matmuls.forEach(library::destroyMatmul);
+        matmuls.forEach(shaped -> library.destroyMatmul(shaped.matmul()));
         matmuls.clear();
         descriptions.forEach(library::destroyDescription);
         descriptions.clear();

@@ -204,10 +204,10 @@ final class OneDnn {
         }
     }
 
-    /** That of int8 weights [cols, 64] in the order [cols / 4, 64, 4]. */
-    long weights(int cols) {
+    /** That of int8 weights [cols, rows] in the order [rows / 64, cols / 4, 64, 4]. */
+    long weights(int cols, int rows) {
         try (Arena arena = Arena.ofConfined()) {
-            long dims = longs(arena, cols, Arithmetic.ROWS);
+            long dims = longs(arena, cols, rows);
             return created("weights", out -> (int) Functions.DESC_TAG.invokeExact(out, 2, dims, S8, weightsTag));
         }
     }

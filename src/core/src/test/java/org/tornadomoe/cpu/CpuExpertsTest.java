@@ -103,6 +103,13 @@ class CpuExpertsTest {
         check(RandomLayer.of(5, 1, 75, 45, TOKENS, 6).sharing(1).weighedOnInput(), quantization);
     }
 
+    /** Widths of whole blocks, of which few tokens' native products are several at once. */
+    @Test
+    void wideLayersAgreeWithTheDefinition() {
+        check(RandomLayer.of(5, 2, 1024, 256, TOKENS, 9), Int8Quantization.of(Int8Scheme.W8A8_CHANNEL));
+        check(RandomLayer.of(5, 2, 1024, 256, TOKENS, 9), Int8Quantization.of(Int8Scheme.W8A8_TENSOR));
+    }
+
     /** More columns than a sum of int8 products stays exact for in float. */
     @Test
     void widerThanFloatIsExact() {
@@ -294,10 +301,11 @@ class CpuExpertsTest {
     }
 
     private static void check(RandomLayer layer, Int8Experts experts) {
-        for (Arithmetic arithmetic : Arithmetic.all()) {
-            for (int tokens : new int[] {1, 2, 3, 5, TOKENS}) {
-                float[] hidden = layer.hidden(tokens, tokens);
-                Stages expected = Reference.forward(experts, hidden, tokens);
+        for (int tokens : new int[] {1, 2, 3, 5, TOKENS}) {
+            float[] hidden = layer.hidden(tokens, tokens);
+            Stages expected = Reference.forward(experts, hidden, tokens);
+            float[] last = null;
+            for (Arithmetic arithmetic : Arithmetic.all()) {
                 ChosenExperts chosen =
                         ChosenExperts.allocate(tokens, layer.config().pairsPerToken());
                 float[] output = forward(experts, arithmetic, 2, hidden, tokens, chosen);
@@ -305,6 +313,10 @@ class CpuExpertsTest {
                 assertThat(Numerics.relativeL2(Numerics.widen(output), expected.output()))
                         .as("%s, %s, %d tokens", experts.quantization(), arithmetic.description(), tokens)
                         .isLessThan(tolerance(experts.scheme()));
+                if (last != null && experts.scheme().quantizesActivations()) { // sums are exact
+                    assertThat(output).as(arithmetic.description()).isEqualTo(last);
+                }
+                last = output;
             }
         }
     }

@@ -79,6 +79,38 @@ class Int8ProductsTest {
     }
 
     @Test
+    void severalBlocksAtOnceAreExact() {
+        Scratch scratch = new Scratch();
+        int cols = 128;
+        MemorySegment blocks = arena.allocate(5L * Arithmetic.ROWS * cols, 64);
+        for (long i = 0; i < blocks.byteSize(); i++) {
+            blocks.set(JAVA_BYTE, i, (byte) (i * 31 + i / 64));
+        }
+        try (Int8Products products = Objects.requireNonNull(arithmetic.products(cols, cols))) {
+            assertThat(products.isWide()).isTrue();
+            for (int tokens = 1; tokens <= Int8Products.FEW_TOKENS; tokens++) {
+                long at = (long) Arithmetic.ROWS * cols;
+                products.multiplyWide(blocks, at, a, cols, tokens, scratch);
+                for (int v = 0; v < Int8Products.WIDE * tokens * Arithmetic.ROWS; v++) {
+                    int block = v / Arithmetic.ROWS / tokens;
+                    int t = v / Arithmetic.ROWS % tokens;
+                    int sum = 0;
+                    for (int c = 0; c < cols; c++) {
+                        long weight = at * (1 + block) + Int8Products.index(v % Arithmetic.ROWS, c);
+                        sum += (a.get(JAVA_BYTE, (1L + t) * cols + c) & 0xff) * blocks.get(JAVA_BYTE, weight);
+                    }
+                    assertThat(scratch.products[v])
+                            .as("%d tokens, %d", tokens, v)
+                            .isEqualTo(sum);
+                }
+            }
+        }
+        try (Int8Products products = products()) {
+            assertThat(products.isWide()).isFalse();
+        }
+    }
+
+    @Test
     void nothingIsAllocatedAndNoThreadIsStarted() throws IOException {
         Scratch scratch = new Scratch();
         ThreadMXBean threads = (ThreadMXBean) ManagementFactory.getThreadMXBean();
