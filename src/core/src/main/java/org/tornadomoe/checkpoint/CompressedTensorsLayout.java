@@ -136,7 +136,8 @@ record CompressedTensorsLayout(Int8Quantization quantization) {
         // Mixtral's names as well as everybody else's, and the first expert by the names that vLLM asks for.
         group.put(
                 "targets",
-                List.of("re:.*\\.(experts\\.\\d+|shared_experts?)\\.(gate_proj|up_proj|down_proj|w1|w2|w3)$"));
+                List.of("re:.*\\.(experts\\.\\d+|shared_experts?|shared_mlp|share_expert)"
+                        + "\\.(gate_proj|up_proj|down_proj|linear_gate|w1|w2|w3)$"));
         group.put("weights", weights);
         group.put("input_activations", activations);
         group.put("output_activations", null);
