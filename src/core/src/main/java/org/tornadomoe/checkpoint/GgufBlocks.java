@@ -3,6 +3,7 @@ package org.tornadomoe.checkpoint;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.nio.ByteOrder;
+import java.util.Arrays;
 import org.tornadomoe.config.GroupShape;
 import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.config.Int8Scheme;
@@ -18,13 +19,20 @@ record GgufBlocks(Gguf.Entry entry, GgmlType type, int index, int rows, int cols
     private static final ValueLayout.OfFloat FLOAT =
             ValueLayout.JAVA_FLOAT_UNALIGNED.withOrder(ByteOrder.LITTLE_ENDIAN);
 
+    /** Of routers and vectors: far above any. */
+    private static final int MAX_FLOATS = 1 << 28;
+
     /** A tensor of blocks as one of floats, in memory. */
     static Tensor toFloats(Gguf.Entry entry, GgmlType type) {
         long[] shape = entry.shape();
-        int cols = Math.toIntExact(shape[shape.length - 1]);
-        int rows = Math.toIntExact(entry.data().byteSize() / type.bytes * type.elements / cols);
+        long elements = entry.data().byteSize() / type.bytes * type.elements;
+        if (elements > MAX_FLOATS) {
+            throw entry.problem("expected at most " + MAX_FLOATS + " values, got " + Arrays.toString(shape));
+        }
+        int cols = (int) shape[shape.length - 1];
+        int rows = (int) elements / cols;
         GgufBlocks blocks = new GgufBlocks(entry, type, 0, rows, cols, 1);
-        MemorySegment data = MemorySegment.ofArray(new byte[Math.toIntExact(4L * rows * cols)]);
+        MemorySegment data = MemorySegment.ofArray(new byte[4 * rows * cols]);
         float[] row = new float[cols];
         for (int r = 0; r < rows; r++) {
             blocks.row(r, row);
