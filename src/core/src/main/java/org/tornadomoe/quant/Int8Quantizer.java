@@ -169,6 +169,12 @@ public final class Int8Quantizer {
         /** Added and taken away again it rounds a float below 2^22 to the nearest integer, halves to even. */
         private static final float ROUNDS = 0x1.8p23f;
 
+        /** The bits of infinity; only NaNs are above, without their sign. */
+        private static final int INFINITY = 0x7f800000;
+
+        /** Groups too short for the JVM to make vectors of: there bits are compared sooner than floats. */
+        private static final int SHORT_GROUP = 256;
+
         private final Int8Tensor tensor;
         private final RowReader reader;
         private final RowName name;
@@ -238,6 +244,17 @@ public final class Int8Quantizer {
         private void widen(int expert, int row, float[] weights) {
             for (int group = 0, from = 0; from < weights.length; group++, from += colsPerScale) {
                 int to = Math.min(weights.length, from + colsPerScale);
+                if (tensor.zeroPoints() == null && colsPerScale <= SHORT_GROUP) {
+                    int most = 0;
+                    for (int i = from; i < to; i++) {
+                        most = Math.max(most, Float.floatToRawIntBits(weights[i]) & Integer.MAX_VALUE);
+                    }
+                    if (most >= INFINITY) {
+                        refuse(expert, row, weights);
+                    }
+                    greatest[group] = Math.max(greatest[group], Float.intBitsToFloat(most));
+                    continue;
+                }
                 float low = 0;
                 float high = 0;
                 for (int i = from; i < to; i++) {
