@@ -39,7 +39,8 @@ class CheckpointFuzzTest {
     void theFirstInputsAreGood(FuzzTarget target) throws IOException {
         for (Path input : target.kept()) {
             String name = input.getFileName().toString();
-            if (name.matches("mixtral|deepseek2?|gptoss|gpt-oss|channel|groups|gptq|tensor|block|llama|q8_0|k-quants")) {
+            if (name.matches(
+                    "mixtral|deepseek2?|gptoss|gpt-oss|channel|groups|gptq|tensor|block|llama|q8_0|k-quants")) {
                 assertThat(target.run(Files.readAllBytes(input), directory))
                         .as(target + " " + name)
                         .isTrue();

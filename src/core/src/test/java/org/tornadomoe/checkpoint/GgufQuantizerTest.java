@@ -110,6 +110,29 @@ class GgufQuantizerTest {
         }
     }
 
+    /** What GGUF's metadata can't say is noticed, and no file is written that would be read otherwise. */
+    @Test
+    void whatMetadataCannotSayIsRefused() throws IOException {
+        Path mixtral = GOLDEN.resolve("hf/mixtral");
+        Path source = Files.createDirectory(directory.resolve("model"));
+        Files.copy(mixtral.resolve("model.safetensors"), source.resolve("model.safetensors"));
+        String config = Files.readString(mixtral.resolve("config.json"));
+        Files.writeString(source.resolve("config.json"), config.replace("\"silu\"", "\"gelu\""));
+        Path out = directory.resolve("out.gguf");
+        assertThatExceptionOfType(CheckpointException.class)
+                .isThrownBy(() -> GgufQuantizer.quantize(source, out, null, Progress.NONE))
+                .withMessageContaining("layer 0: GGUF's metadata has no way to say what it is");
+        assertThatExceptionOfType(CheckpointException.class)
+                .isThrownBy(
+                        () -> GgufQuantizer.quantize(GOLDEN.resolve("families/jetmoe"), out, List.of(1), Progress.NONE))
+                .withMessageContaining("is of the family jetmoe, for which GGUF has no name that is known");
+        assertThatIllegalArgumentException()
+                .isThrownBy(() ->
+                        GgufQuantizer.quantize(GOLDEN.resolve("families/qwen2_moe"), out, List.of(0), Progress.NONE))
+                .withMessageContaining("Q8_0 requires its columns (24) to be divisible by 32.");
+        assertThat(out).doesNotExist();
+    }
+
     private static float[] random(int seed, int length) {
         Random random = new Random(seed);
         float[] values = new float[length];
