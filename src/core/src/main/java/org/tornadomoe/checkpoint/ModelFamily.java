@@ -94,7 +94,7 @@ enum ModelFamily {
                     .modelNames("n_layers", "d_model")
                     .width("ffn_hidden_size")
                     .names("moe_num_experts", "moe_top_k")
-                    .routing(ModelFamily::dbrxNorm)
+                    .routing((_, json, _) -> dbrx(json))
                     .activation("ffn_act_fn", "silu")
                     .fields("moe_normalize_expert_weights")),
     ARCTIC(
@@ -111,7 +111,7 @@ enum ModelFamily {
             sizes(32, 4096, 6400, 16, 2)
                     .width("intermediate_size")
                     .scored(ScoringFunction.SPARSE_MIXER)
-                    .routing(ModelFamily::phimoe)
+                    .routing((_, json, router) -> phimoe(json, router))
                     .fields("router_jitter_noise")),
     /** Softmax scores of all, with a correction bias, among them those of experts that hand their token on. */
     LONGCAT_FLASH(
@@ -157,7 +157,7 @@ enum ModelFamily {
             "cohere2_moe",
             sizes(40, 8192, 22528, 8, 2)
                     .width("intermediate_size")
-                    .routing(ModelFamily::cohere)
+                    .routing((_, json, router) -> cohere(json, router))
                     .normalized("norm_topk_prob", true)
                     .shared("num_shared_experts", 0)
                     .sharedScale(ModelFamily::cohereShare)
@@ -586,7 +586,7 @@ enum ModelFamily {
         };
     }
 
-    private static RouterConfig phimoe(FamilyTraits traits, JsonFile json, RouterConfig router) {
+    private static RouterConfig phimoe(JsonFile json, RouterConfig router) {
         double margin = ScoringFunction.SPARSE_MIXER_MARGIN;
         if (2 * json.finite("router_jitter_noise", margin / 2) != margin) {
             throw json.wrong("router_jitter_noise", String.valueOf(margin / 2));
@@ -595,7 +595,7 @@ enum ModelFamily {
     }
 
     /** By the sum of absolute values or not at all. */
-    private static RouterConfig dbrxNorm(FamilyTraits traits, JsonFile json, RouterConfig router) {
+    private static RouterConfig dbrx(JsonFile json) {
         String field = "moe_normalize_expert_weights";
         boolean divided = !json.fields().containsKey(field) || json.has(field);
         if (divided && json.finite(field, 1) != 1) {
@@ -604,7 +604,7 @@ enum ModelFamily {
         return RouterConfig.of(ScoringFunction.SOFTMAX, divided);
     }
 
-    private static RouterConfig cohere(FamilyTraits traits, JsonFile json, RouterConfig router) {
+    private static RouterConfig cohere(JsonFile json, RouterConfig router) {
         RouterConfig scored = switch (json.string("expert_selection_fn", "softmax")) {
             case "softmax" -> RouterConfig.topKThenSoftmax();
             case "sigmoid" -> RouterConfig.topKThenSigmoid(router.renormalize());
