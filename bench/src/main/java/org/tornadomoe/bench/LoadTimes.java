@@ -17,8 +17,8 @@ import org.tornadomoe.quant.Progress;
 import org.tornadomoe.quant.QuantizedWeights;
 
 /**
- * What loading the first MoE layer of a checkpoint takes, in processor and wall time: reading and decoding to int8, then
- * packing for the cores. {@code LoadTimes CHECKPOINT ROUNDS}; the checkpoint is a directory with this one layer.
+ * What loading the first MoE layer of a checkpoint takes, in processor and wall time: reading and decoding to int8,
+ * then packing for the cores. {@code LoadTimes CHECKPOINT ROUNDS}; the checkpoint is a directory with this one layer.
  */
 public final class LoadTimes {
     private LoadTimes() {}

@@ -96,8 +96,8 @@ public final class CheckpointQuantizer {
     /**
      * Quantises the experts of a checkpoint.
      *
-     * @param source a directory with {@code config.json} and safetensors, its experts in any form that is read; what
-     *     else is quantised there is written as floats of 16 bits, since {@code config.json} can tell of one writer only
+     * @param source a directory with {@code config.json} and safetensors, its experts in any form that is read. What
+     *     else is quantised there is written as floats of 16 bits: {@code config.json} can tell of one writer only
      * @param out a directory that is not there, is empty, or holds what an earlier run of the same settings left
      * @param layers the MoE layers to quantise; null for all
      * @param progress told in experts

@@ -18,7 +18,7 @@ record MatrixReader(BlockTensors tensors, @Nullable WeightQuantization quantizat
 
     /** What scales of 8-bit floats are called, beside {@code NAME.weight} or at the end of a fused tensor's name. */
     private static final List<String> SCALES =
-            List.of("weight_scale_inv", "weight_scale", "scale_inv", "scale", "scales");
+            List.of("weight_scale_inv", "weight_scale", "scale_inv", "scales_inv", "scale", "scales");
 
     /** Scales of activations, which stay floats where weights are 8-bit or 4-bit floats. */
     private static final List<String> OF_ACTIVATIONS = List.of("input_scale", "input_global_scale", "activation_scale");

@@ -107,6 +107,6 @@ final class StoredModules {
     /** To the nearest, halves to even; infinities and NaN stay. */
     private static short bf16(float value) {
         int bits = Float.floatToIntBits(value);
-        return (short) (Float.isFinite(value) ? bits + 0x7fff + (bits >>> 16 & 1) >>> 16 : bits >>> 16);
+        return (short) (Float.isFinite(value) ? (bits + 0x7fff + (bits >>> 16 & 1)) >>> 16 : bits >>> 16);
     }
 }

@@ -252,12 +252,12 @@ record WeightQuantization(
             case "compressed-tensors" -> compressedTensors(json);
             case "gptq" -> gptq(json);
             case "awq" -> awq(json);
-            case "fp8", "fbgemm_fp8", "mxfp4", "modelopt", "modelopt_fp4", "modelopt_mixed" -> floats(json);
+            case "fp8", "fbgemm_fp8", "mxfp4", "modelopt", "modelopt_fp4", "modelopt_mixed", "quark" -> floats(json);
             default ->
                 throw new CheckpointException(
                         json.file(),
-                        "'" + field + "': quant_method: expected compressed-tensors, gptq, awq, fp8, fbgemm_fp8, mxfp4"
-                                + " or modelopt (or no quantisation), got '" + JsonFile.shown(method) + "'");
+                        "'" + field + "': quant_method: expected compressed-tensors, gptq, awq, fp8, fbgemm_fp8, mxfp4,"
+                                + " modelopt or quark (or no quantisation), got '" + JsonFile.shown(method) + "'");
         };
     }
 
@@ -471,7 +471,7 @@ record WeightQuantization(
     /** @param own what is said of these modules alone */
     private static Group gptqGroup(JsonFile json, JsonFile own) {
         JsonFile size = own.has("group_size") ? own : json;
-        int groupSize = size.integer("group_size");
+        int groupSize = size.integer("group_size", 128);
         requireGroup(json, groupSize);
         String words = own.string("pack_dtype", json.string("pack_dtype", "int32"));
         if (!words.equalsIgnoreCase("int32")) {

@@ -155,10 +155,10 @@ record PackedWeights(
                 long f = (long) LONG.get(rows, at + 5 * stride);
                 long g = (long) LONG.get(rows, at + 6 * stride);
                 long h = (long) LONG.get(rows, at + 7 * stride);
-                long ab = (a >>> 8 ^ b) & BYTES;
-                long cd = (c >>> 8 ^ d) & BYTES;
-                long ef = (e >>> 8 ^ f) & BYTES;
-                long gh = (g >>> 8 ^ h) & BYTES;
+                long ab = ((a >>> 8) ^ b) & BYTES;
+                long cd = ((c >>> 8) ^ d) & BYTES;
+                long ef = ((e >>> 8) ^ f) & BYTES;
+                long gh = ((g >>> 8) ^ h) & BYTES;
                 a ^= ab << 8;
                 b ^= ab;
                 c ^= cd << 8;
@@ -167,10 +167,10 @@ record PackedWeights(
                 f ^= ef;
                 g ^= gh << 8;
                 h ^= gh;
-                long ac = (a >>> 16 ^ c) & PAIRS;
-                long bd = (b >>> 16 ^ d) & PAIRS;
-                long eg = (e >>> 16 ^ g) & PAIRS;
-                long fh = (f >>> 16 ^ h) & PAIRS;
+                long ac = ((a >>> 16) ^ c) & PAIRS;
+                long bd = ((b >>> 16) ^ d) & PAIRS;
+                long eg = ((e >>> 16) ^ g) & PAIRS;
+                long fh = ((f >>> 16) ^ h) & PAIRS;
                 a ^= ac << 16;
                 c ^= ac;
                 b ^= bd << 16;
@@ -180,14 +180,14 @@ record PackedWeights(
                 f ^= fh << 16;
                 h ^= fh;
                 int to = from * ROWS + r;
-                LONG.set(columns, to, a & FOURS | e << 32);
-                LONG.set(columns, to + ROWS, b & FOURS | f << 32);
-                LONG.set(columns, to + 2 * ROWS, c & FOURS | g << 32);
-                LONG.set(columns, to + 3 * ROWS, d & FOURS | h << 32);
-                LONG.set(columns, to + 4 * ROWS, a >>> 32 | e & ~FOURS);
-                LONG.set(columns, to + 5 * ROWS, b >>> 32 | f & ~FOURS);
-                LONG.set(columns, to + 6 * ROWS, c >>> 32 | g & ~FOURS);
-                LONG.set(columns, to + 7 * ROWS, d >>> 32 | h & ~FOURS);
+                LONG.set(columns, to, (a & FOURS) | e << 32);
+                LONG.set(columns, to + ROWS, (b & FOURS) | f << 32);
+                LONG.set(columns, to + 2 * ROWS, (c & FOURS) | g << 32);
+                LONG.set(columns, to + 3 * ROWS, (d & FOURS) | h << 32);
+                LONG.set(columns, to + 4 * ROWS, a >>> 32 | (e & ~FOURS));
+                LONG.set(columns, to + 5 * ROWS, b >>> 32 | (f & ~FOURS));
+                LONG.set(columns, to + 6 * ROWS, c >>> 32 | (g & ~FOURS));
+                LONG.set(columns, to + 7 * ROWS, d >>> 32 | (h & ~FOURS));
             }
         }
     }

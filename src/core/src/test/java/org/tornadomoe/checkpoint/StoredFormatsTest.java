@@ -301,7 +301,7 @@ class StoredFormatsTest {
                         rows,
                         cols / group);
         return values(rows, cols, (r, c) -> {
-            int code = packed[(r * cols + c) / 2] >> 4 * (c % 2) & 15;
+            int code = (packed[(r * cols + c) / 2] >> (4 * (c % 2))) & 15;
             int scale = scales[(r * cols + c) / group] & 0xff;
             return (code < 8 ? 1 : -1)
                     * E2M1[code & 7]
@@ -340,6 +340,87 @@ class StoredFormatsTest {
                     return float4(module, ".weight", rows, cols, 16, 0.37f);
                 });
         assertRead("w8a16_group of 16", 1e-6);
+    }
+
+    /** As mixed models are published: another format for the shared expert, which is half as wide again. */
+    @ParameterizedTest
+    @CsvSource({"nvfp4, w8a16_group of 16", "fp8, w8a8_block 16x24 to the nearest", "gptq, w8a16_group of 16"})
+    void sharedExpertsInAnotherFormat(String routed, String scheme) throws IOException {
+        for (int e = 0; e < E; e++) {
+            for (String name : List.of("gate_proj", "up_proj", "down_proj")) {
+                boolean down = name.equals("down_proj");
+                int rows = down ? H : I;
+                int cols = down ? I : H;
+                String module = BLOCK + "experts." + e + "." + name;
+                meant.put(
+                        e + name,
+                        switch (routed) {
+                            case "nvfp4" -> {
+                                writer.add(module + ".weight_scale_2", new float[] {0.37f}, 1);
+                                yield float4(module, ".weight", rows, cols, 16, 0.37f);
+                            }
+                            case "fp8" ->
+                                float8(
+                                        module,
+                                        DType.F8_E4M3,
+                                        rows,
+                                        cols,
+                                        16,
+                                        24,
+                                        ".weight_scale_inv",
+                                        Math.ceilDiv(rows, 16),
+                                        Math.ceilDiv(cols, 24));
+                            default -> gptqModule(module, rows, cols, 4, 16, true, false, "gptq");
+                        });
+            }
+        }
+        int wide = I + I / 2;
+        double[][][] shared = {
+            sharedMatrix("gate_proj", wide, H, routed),
+            sharedMatrix("up_proj", wide, H, routed),
+            sharedMatrix("down_proj", H, wide, routed)
+        };
+        writer.add(BLOCK + "shared_expert_gate.weight", scales(H), 1, H);
+        write(
+                "'model_type': 'qwen2_moe', 'moe_intermediate_size': " + I + ", 'shared_expert_intermediate_size': "
+                        + wide,
+                switch (routed) {
+                    case "nvfp4" ->
+                        ", 'quantization_config': {'quant_method': 'modelopt', 'quant_algo': 'MIXED_PRECISION'}";
+                    case "fp8" ->
+                        ", 'quantization_config': {'quant_method': 'fp8', 'weight_block_size': [16, 24],"
+                                + " 'modules_to_not_convert': ['shared_expert']}";
+                    default -> ", 'quantization_config': {'quant_method': 'gptq', 'bits': 4, 'group_size': 16}";
+                });
+        assertRead(scheme, routed.equals("fp8") ? 0.02 : 1e-6);
+        try (MoeCheckpoint checkpoint = MoeCheckpoint.open(directory)) {
+            ExpertWeights weights = checkpoint.layer(0);
+            float[] row = new float[H];
+            for (int n = 0; n < 2; n++) {
+                for (int r = 0; r < 2 * I; r++) {
+                    weights.gateUpRow(E + n, r, row);
+                    int of = n * I + r % I;
+                    assertRow(of < wide ? shared[r / I][of] : new double[H], row);
+                }
+                for (int r = 0; r < H; r++) {
+                    weights.downRow(E + n, r, row);
+                    assertRow(
+                            Arrays.copyOf(Arrays.copyOfRange(shared[2][r], n * I, wide), Math.min(I, wide - n * I)),
+                            row);
+                }
+            }
+        }
+    }
+
+    /** FP8 by channel beside NVFP4, floats beside the others. */
+    private double[][] sharedMatrix(String name, int rows, int cols, String routed) {
+        String module = BLOCK + "shared_expert." + name;
+        if (routed.equals("nvfp4")) {
+            return float8(module, DType.F8_E4M3, rows, cols, 1, cols, ".weight_scale", rows, 1);
+        }
+        float[] all = scales(rows * cols);
+        writer.add(module + ".weight", all, rows, cols);
+        return values(rows, cols, (r, c) -> all[r * cols + c]);
     }
 
     /** Four bits a value as well, but whole numbers: other scales, other numbers. */
@@ -414,36 +495,45 @@ class StoredFormatsTest {
                 "8, 16, false, true, gptq_v2"
     })
     void gptq(int bits, int group, boolean symmetric, boolean shuffled, String format) throws IOException {
-        int perWord = 32 / bits;
-        int middle = 1 << (bits - 1);
-        int mask = (1 << bits) - 1;
         checkpoint(
                 ", 'quantization_config': {'quant_method': 'gptq', 'bits': " + bits + ", 'group_size': " + group
                         + ", 'sym': " + symmetric + ", 'desc_act': " + shuffled + ", 'checkpoint_format': '" + format
                         + "'}",
-                (module, rows, cols) -> {
-                    Numbers n = numbers(bits, rows, cols, group < 0 ? cols : group, symmetric ? middle : -1, shuffled);
-                    int groups = n.scales[0].length;
-                    int[] words = new int[cols / perWord * rows];
-                    int[] zeros = new int[groups * rows / perWord];
-                    for (int r = 0; r < rows; r++) {
-                        for (int c = 0; c < cols; c++) {
-                            words[c / perWord * rows + r] |= n.values[r][c] << bits * (c % perWord);
-                        }
-                        for (int g = 0; g < groups; g++) {
-                            int stored = n.zeros[r][g] - (format.equals("gptq") ? 1 : 0) & mask;
-                            zeros[(g * rows + r) / perWord] |= stored << bits * (r % perWord);
-                        }
-                    }
-                    writer.add(module + ".qweight", words, cols / perWord, rows)
-                            .add(module + ".qzeros", zeros, groups, rows / perWord)
-                            .add(module + ".scales", transposed(n.scales), groups, rows)
-                            .add(module + ".g_idx", n.groups, cols);
-                    return n.weights();
-                });
+                (module, rows, cols) -> gptqModule(module, rows, cols, bits, group, symmetric, shuffled, format));
         String zeroPoints = symmetric ? "" : " with zero points";
         // The groups of whole rows are as long as those of the matrix with the shorter ones.
         assertRead("w8a16_group of " + (shuffled ? 1 : group < 0 ? "a row" : group) + zeroPoints, 1e-6);
+    }
+
+    private double[][] gptqModule(
+            String module,
+            int rows,
+            int cols,
+            int bits,
+            int group,
+            boolean symmetric,
+            boolean shuffled,
+            String format) {
+        int perWord = 32 / bits;
+        int mask = (1 << bits) - 1;
+        Numbers n = numbers(bits, rows, cols, group < 0 ? cols : group, symmetric ? 1 << (bits - 1) : -1, shuffled);
+        int groups = n.scales[0].length;
+        int[] words = new int[cols / perWord * rows];
+        int[] zeros = new int[groups * rows / perWord];
+        for (int r = 0; r < rows; r++) {
+            for (int c = 0; c < cols; c++) {
+                words[c / perWord * rows + r] |= n.values[r][c] << (bits * (c % perWord));
+            }
+            for (int g = 0; g < groups; g++) {
+                int stored = (n.zeros[r][g] - (format.equals("gptq") ? 1 : 0)) & mask;
+                zeros[(g * rows + r) / perWord] |= stored << (bits * (r % perWord));
+            }
+        }
+        writer.add(module + ".qweight", words, cols / perWord, rows)
+                .add(module + ".qzeros", zeros, groups, rows / perWord)
+                .add(module + ".scales", transposed(n.scales), groups, rows)
+                .add(module + ".g_idx", n.groups, cols);
+        return n.weights();
     }
 
     @ParameterizedTest
@@ -464,10 +554,10 @@ class StoredFormatsTest {
                         for (int i = 0; i < perWord; i++) {
                             int row = w * perWord + order[i];
                             for (int c = 0; c < cols; c++) {
-                                words[c * rows / perWord + w] |= n.values[row][c] << bits * i;
+                                words[c * rows / perWord + w] |= n.values[row][c] << (bits * i);
                             }
                             for (int g = 0; g < groups; g++) {
-                                zeros[g * rows / perWord + w] |= n.zeros[row][g] << bits * i;
+                                zeros[g * rows / perWord + w] |= n.zeros[row][g] << (bits * i);
                             }
                         }
                     }
@@ -524,10 +614,10 @@ class StoredFormatsTest {
                     float[] scales = new float[rows * groups];
                     for (int r = 0; r < rows; r++) {
                         for (int c = 0; c < cols; c++) {
-                            words[(r * cols + c) / perWord] |= n.values[r][c] << bits * (c % perWord);
+                            words[(r * cols + c) / perWord] |= n.values[r][c] << (bits * (c % perWord));
                         }
                         for (int g = 0; g < groups; g++) {
-                            zeros[r / perWord * groups + g] |= n.zeros[r][g] << bits * (r % perWord);
+                            zeros[r / perWord * groups + g] |= n.zeros[r][g] << (bits * (r % perWord));
                             scales[r * groups + g] = n.scales[r][g];
                         }
                     }

@@ -296,7 +296,7 @@ class WeightQuantizationTest {
     void otherMethodsAreRefused(String method) {
         assertRefused(
                 "{'quantization_config': {'quant_method': '" + method + "'}}",
-                "quant_method: expected compressed-tensors, gptq, awq, fp8, fbgemm_fp8, mxfp4 or modelopt (or no"
+                "quant_method: expected compressed-tensors, gptq, awq, fp8, fbgemm_fp8, mxfp4, modelopt or quark (or no"
                         + " quantisation), got '" + method + "'");
     }
 
