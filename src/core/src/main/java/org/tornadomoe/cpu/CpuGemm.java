@@ -3,6 +3,7 @@ package org.tornadomoe.cpu;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.util.Arrays;
+import java.util.Objects;
 import org.tornadomoe.host.Arithmetic;
 import org.tornadomoe.host.Int8Products;
 import org.tornadomoe.host.Scratch;
@@ -168,6 +169,7 @@ final class CpuGemm {
         s.requireTokens(Int8Products.TOKENS);
         double[] total = s.total;
         Arrays.fill(total, 0, count * ROWS, 0);
+        int[] shifts = Objects.requireNonNull(w.shifts(), "shifts");
         int of = w.block(e, block);
         for (int g = 0; g < w.groups(); g++) {
             long column = (long) g * w.groupStride();
@@ -182,7 +184,7 @@ final class CpuGemm {
             int at = (of * w.groups() + g) * ROWS;
             for (int t = 0; t < count; t++) {
                 double factor = scales[call.order[first + t] / pairsPerRow * w.groups() + g];
-                addScaled(s.products, from + t * ROWS, w.shifts(), factor, w.scales(), at, total, t * ROWS);
+                addScaled(s.products, from + t * ROWS, shifts, factor, w.scales(), at, total, t * ROWS);
             }
         }
         addBias(w, of, count, total);

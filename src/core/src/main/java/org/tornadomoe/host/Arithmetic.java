@@ -107,7 +107,8 @@ public abstract sealed class Arithmetic permits VectorArithmetic, ScalarArithmet
         try {
             return new VectorArithmetic();
         } catch (ExceptionInInitializerError failure) { // a width that can't be
-            throw new IllegalStateException(String.valueOf(failure.getCause().getMessage()), failure);
+            Throwable cause = failure.getCause();
+            throw new IllegalStateException(cause == null ? "no vectors" : cause.getMessage(), failure);
         }
     }
 

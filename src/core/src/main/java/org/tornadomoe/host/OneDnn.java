@@ -22,6 +22,7 @@ import org.jspecify.annotations.Nullable;
  * The library is that of {@value Arithmetic#ONEDNN}, else the one for Linux on x86-64 in the jar of {@code
  * org.bytedeco:dnnl} on the class path, which is unpacked to a temporary directory, opened and deleted.
  */
+@SuppressWarnings("restricted") // native calls are what it is for
 final class OneDnn {
     /** Why oneDNN isn't used, for people. */
     static final class RefusedException extends Exception {

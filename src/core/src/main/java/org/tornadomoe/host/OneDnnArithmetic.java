@@ -27,7 +27,7 @@ final class OneDnnArithmetic extends Arithmetic {
         try (Int8Products trial = new Int8Products(library, columns, columns, anyhow)) {
             description = "oneDNN " + library.version + " " + trial.name() + ", " + java.description();
         } catch (IllegalStateException failure) {
-            throw new OneDnn.RefusedException(failure.getMessage());
+            throw new OneDnn.RefusedException(String.valueOf(failure.getMessage()));
         }
     }
 

@@ -47,7 +47,7 @@ final class VectorArithmetic extends Arithmetic {
     private static int bits() {
         int widest = FloatVector.SPECIES_PREFERRED.vectorBitSize();
         int bits = Integer.getInteger(VECTOR_BITS, widest);
-        if (bits != 128 && bits != 256 && bits != 512 || bits > widest) {
+        if ((bits != 128 && bits != 256 && bits != 512) || bits > widest) {
             throw new IllegalArgumentException(
                     VECTOR_BITS + ": expected 128, 256 or 512, at most " + widest + " on this machine, got " + bits);
         }

@@ -10,9 +10,11 @@ import java.io.IOException;
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.management.ManagementFactory;
+import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.Objects;
+import java.util.Scanner;
 import java.util.SplittableRandom;
 import java.util.stream.Stream;
 import org.junit.jupiter.api.AfterEach;
@@ -32,9 +34,9 @@ class Int8ProductsTest {
     @BeforeEach
     void open() {
         boolean there = System.getProperty(Arithmetic.ONEDNN) != null
-                || Int8Products.class.getResource("/org/bytedeco/dnnl/linux-x86_64/libdnnl.so.3") != null
+                || (Int8Products.class.getResource("/org/bytedeco/dnnl/linux-x86_64/libdnnl.so.3") != null
                         && System.getProperty("os.name").equals("Linux")
-                        && System.getProperty("os.arch").equals("amd64");
+                        && System.getProperty("os.arch").equals("amd64"));
         assumeTrue(there, "oneDNN's library is not on the class path");
         arithmetic = Arithmetic.find("onednn");
         SplittableRandom random = new SplittableRandom(3);
@@ -174,6 +176,9 @@ class Int8ProductsTest {
     }
 
     private static long resident() throws IOException {
-        return Long.parseLong(Files.readString(Path.of("/proc/self/statm")).split(" ")[1]) * 4096;
+        try (Scanner pages = new Scanner(Path.of("/proc/self/statm"), StandardCharsets.UTF_8)) {
+            pages.nextLong();
+            return pages.nextLong() * 4096;
+        }
     }
 }
