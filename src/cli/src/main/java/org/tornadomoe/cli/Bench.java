@@ -270,11 +270,13 @@ final class Bench implements Callable<Integer> {
                         report.rows.add(row);
                         err.printf(
                                 Locale.ROOT,
-                                "moe: %s, %d tokens: GEMMs %s, all kernels %s, call %s%s%n",
+                                "moe: %s, %d tokens: %scall %s%s%n",
                                 shape.name(),
                                 m,
-                                Output.seconds(row.gemms() / 1e6),
-                                Output.seconds(row.allKernels() / 1e6),
+                                row.kernels().isEmpty()
+                                        ? ""
+                                        : "GEMMs " + Output.seconds(row.gemms() / 1e6) + ", all kernels "
+                                                + Output.seconds(row.allKernels() / 1e6) + ", ",
                                 Output.seconds(row.call() / 1e6),
                                 row.ok() ? "" : "; WRONG: relative L2 " + row.relativeL2());
                     }

@@ -85,7 +85,7 @@ final class Devices implements Callable<Integer> {
     @Override
     public Integer call() {
         TornadoHome home = TornadoHome.current();
-        String note = target.homeNote();
+        String note = target.machineNote();
         String kind = home.kind().name().toLowerCase(Locale.ROOT);
         List<Service> services = new ArrayList<>();
         for (FusedMoeExperts experts : Int8MoeOracle.installed().kernelClasses()) {

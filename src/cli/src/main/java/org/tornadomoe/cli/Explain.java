@@ -177,7 +177,7 @@ final class Explain implements Callable<Integer> {
             throw new ParameterException(
                     spec.commandLine(), "--scheme and --weight-key or --activation-key are mutually exclusive");
         }
-        String note = target.homeNote();
+        String note = target.machineNote();
         Int8Quantization quantization = scheme.quantization();
         QuantKey weights = weightKey == null ? quantization.weightKey() : key(weightKey);
         QuantKey activations = activationKey == null ? quantization.activationKey() : key(activationKey);

@@ -127,7 +127,7 @@ final class Inspect implements Callable<Integer> {
                 }
             }
         }
-        String note = target.homeNote();
+        String note = target.machineNote();
         Map<List<Object>, Runs> known = new HashMap<>();
         Map<Integer, Runs> runs = new TreeMap<>();
         layers.forEach((n, layer) ->
@@ -240,7 +240,9 @@ final class Inspect implements Callable<Integer> {
                         .collect(Collectors.joining(", ")),
                 layer.quantization.toString(),
                 Output.bytes(layer.int8Bytes()),
-                runs.refusal == null ? runs.kernelClass + ", " + runs.device : "nothing: " + runs.refusal,
+                runs.refusal == null
+                        ? runs.kernelClass + ", " + runs.device.replaceAll(" \\([^)]*\\)", "") // ids are enough
+                        : "nothing: " + runs.refusal,
                 bytes == null ? "" : Output.bytes(bytes));
     }
 

@@ -216,6 +216,13 @@ final class Target {
         return note(TornadoHome.current(), backend, moe.environment);
     }
 
+    /** The same for what tells by itself where a layer runs. */
+    @Nullable
+    String machineNote() {
+        String note = homeNote();
+        return note == null ? null : note.replaceFirst(": running on the interpreter$", "");
+    }
+
     static @Nullable String note(TornadoHome home, String backend, Map<String, String> environment) {
         boolean sdkFailed = home.kind() == TornadoHome.Kind.NONE && "1".equals(environment.get("MOE_LAUNCHER"));
         if (sdkFailed && !backend.equals("reference") && !backend.equals("cpu")) {

@@ -30,6 +30,7 @@ class DevicesTest {
                 String.join(File.pathSeparator, path),
                 Moe.class.getName(),
                 "devices");
+        java.environment().put("COLUMNS", "300");
         java.environment().remove("TORNADOVM_HOME");
         java.environment().remove("MOE_LAUNCHER");
         java.environment().putAll(environment);
