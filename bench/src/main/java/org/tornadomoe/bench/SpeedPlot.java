@@ -20,9 +20,9 @@ import tools.jackson.jr.ob.JSON;
 
 /**
  * The picture of the first page, from recorded results: how many times as fast as its peers the layer is, by tokens of
- * a call. {@code SpeedPlot OUT.png OURS.json TRITON.json CPU.json}: files of {@code moe bench}, of the Triton kernels
- * and of {@link CpuMoeBenchmark}. For Triton it is the ratio of the rates of both GEMMs, GB/s of weights up to 64
- * tokens and operations above, since each drew experts of its own.
+ * a call. {@code SpeedPlot OUT.png OURS.json TRITON.json CPU.jsonl}: files of {@code moe bench}, of the Triton kernels
+ * and of both on a CPU, ggml's lines first. For Triton it is the ratio of the rates of both GEMMs, GB/s of weights up
+ * to 64 tokens and operations above, since each drew experts of its own.
  */
 public final class SpeedPlot {
     /** From here on arithmetic is what takes the time, below it memory. */
@@ -45,27 +45,22 @@ public final class SpeedPlot {
         }
         draw(gpu, lines);
 
-        XYChart cpu = chart("2 cores of an Intel Xeon, beside ONNX Runtime", "times ONNX Runtime's speed", 6);
-        Map<String, Double> micros = new LinkedHashMap<>();
-        for (Object entry : JSON.std.listFrom(Files.readString(Path.of(args[3])))) {
-            Map<?, ?> result = (Map<?, ?>) entry;
-            if (result.get("params") instanceof Map<?, ?> params && params.containsKey("what")) {
-                Map<?, ?> metric = (Map<?, ?>) Objects.requireNonNull(result.get("primaryMetric"));
-                Map<?, ?> percentiles = (Map<?, ?>) Objects.requireNonNull(metric.get("scorePercentiles"));
-                micros.put(params.get("what") + " " + params.get("tokens"), number(percentiles.get("50.0")));
+        XYChart cpu = chart("2 cores of an AMD EPYC, beside ggml", "times ggml's speed (Q8_0), w8a8_channel", 1.6);
+        Map<String, Double> ggml = new LinkedHashMap<>();
+        lines.clear();
+        for (String line : Files.readAllLines(Path.of(args[3]))) {
+            Map<String, Object> row = JSON.std.mapFrom(line);
+            int tokens = (int) number(row.get("tokens"));
+            String call = row.get("shape") + " " + tokens;
+            Double theirTime = ggml.get(call);
+            if ("q8_0".equals(row.get("scheme"))) {
+                ggml.put(call, number(row.get("ms")));
+            } else if (theirTime != null
+                    && "w8a8_channel".equals(row.get("scheme"))
+                    && number(row.get("layers")) == 1) {
+                put(lines, String.valueOf(row.get("shape")), tokens, theirTime / number(row.get("ms")));
             }
         }
-        lines.clear();
-        micros.forEach((what, time) -> {
-            if (what.startsWith("onnxruntime ")) {
-                String tokens = what.substring(what.indexOf(' ') + 1);
-                put(
-                        lines,
-                        "16 experts, hidden 2048",
-                        Integer.parseInt(tokens),
-                        time / Objects.requireNonNull(micros.get("tornadomoe " + tokens)));
-            }
-        });
         draw(cpu, lines);
         BitmapEncoder.saveBitmap(List.of(gpu, cpu), 1, 2, args[0], BitmapEncoder.BitmapFormat.PNG);
     }

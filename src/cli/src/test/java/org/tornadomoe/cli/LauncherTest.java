@@ -423,4 +423,20 @@ class LauncherTest {
                 .asString()
                 .startsWith("moe: no JDK 25 or newer here" + " (the java on the path is 17.0.15): get one with");
     }
+
+    /** A file where the build's folder would be: not even the superuser can write into it. */
+    @Test
+    void aCheckoutThatCannotBeWrittenRunsWhatIsBuiltOrSaysWhatToDo() throws Exception {
+        Files.delete(home.resolve("target/lib"));
+        Files.delete(home.resolve("target"));
+        Files.createFile(home.resolve("target"));
+        Map<String, String> environment = Map.of("JAVA_HOME", jdk("jdk").toString(), "HOME", home.toString());
+        Said said = started(environment, moe(), "--help");
+        assertThat(said.status()).as(said.err()).isEqualTo(3);
+        assertThat(said.err()).contains("running what is built there").hasLineCount(1);
+        Files.delete(home.resolve("src/cli/target/tornado-moe-cli.jar"));
+        said = started(environment, moe(), "--help");
+        assertThat(said.status()).isEqualTo(Moe.BAD_INPUT);
+        assertThat(said.err()).contains("nothing can be written there: copy it").hasLineCount(1);
+    }
 }
