@@ -212,9 +212,6 @@ public final class MoeTasks implements AutoCloseable {
         List<Object> rewritten =
                 appended.isEmpty() ? List.of() : appended.getFirst().outputs();
         try {
-            if (appended.isEmpty()) {
-                layer.awaitZeros();
-            }
             layer.addTasks(array -> array != output && rewritten.contains(array));
         } catch (BufferOverflowException full) {
             throw new UnsupportedOperationException(

@@ -87,9 +87,6 @@ public final class CudaLibrary implements TornadoLibraryProvider {
          */
         private long stream;
 
-        /** Whether it has run a first time, with all it has on the device. */
-        private boolean ran;
-
         private final Map<List<Object>, Long> modules = new HashMap<>();
         private final Map<Long, Integer> sharedBytes = new HashMap<>();
         private final Map<CudaRun, Bound> runs = new HashMap<>();
@@ -103,16 +100,17 @@ public final class CudaLibrary implements TornadoLibraryProvider {
         }
 
         /**
-         * The first execution waits here for TornadoVM's zeros, {@link Quirks#zeroesOnAnotherStream}, behind its
-         * allocations and before the first kernel. While a CUDA graph is recorded nothing may wait, and the run was
-         * prepared before, too.
+         * A run's first execution waits here for TornadoVM's zeros, {@link Quirks#zeroesOnAnotherStream}: behind the
+         * allocation of its arrays, which may be new though the plan had other runs before, and before its first
+         * kernel. While a CUDA graph is recorded nothing may wait, and the run was prepared before, too.
          */
         void prepare(CudaRun run) {
             driver.setContext(context);
-            if (!ran && !driver.isRecording(stream)) {
+            Bound bound = runs.computeIfAbsent(run, Bound::new);
+            if (!bound.ran && !driver.isRecording(stream)) {
                 driver.await(DEFAULT_STREAM);
             }
-            runs.computeIfAbsent(run, Bound::new).resize();
+            bound.resize();
         }
 
         void run(CudaRun run, LibraryInvocation invocation) {
@@ -126,7 +124,7 @@ public final class CudaLibrary implements TornadoLibraryProvider {
             bound.point(invocation);
             bound.run();
             run.again(bound);
-            ran = true;
+            bound.ran = true;
         }
 
         private long module(CudaKernel kernel) {
@@ -155,6 +153,9 @@ public final class CudaLibrary implements TornadoLibraryProvider {
             private final CudaRun run;
             private int tokens = -1;
             private int launch = -1;
+
+            /** Whether all that it has is on the device. */
+            private boolean ran;
 
             Bound(CudaRun run) {
                 this.run = run;

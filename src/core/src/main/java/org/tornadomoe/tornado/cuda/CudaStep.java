@@ -46,12 +46,12 @@ public sealed interface CudaStep permits CudaKernel, CudaStep.Copy, CudaStep.Wai
     }
 
     /**
-     * Puts nothing on the stream: a task before the first kernel of TornadoVM's own, so that {@link CudaLibrary} can
-     * wait there, in the plan's first execution, for what TornadoVM has not.
+     * Puts nothing on the stream: a task before kernels of TornadoVM's own, so that {@link CudaLibrary} can wait there,
+     * in the plan's first execution, for what TornadoVM has not.
      *
-     * @param array any that is on the device by then
+     * @param arrays that are to be on the device by then
      */
-    record Wait(Object array) implements CudaStep {
+    record Wait(List<Object> arrays) implements CudaStep {
         private static final IntArray NO_HEADER = new IntArray(3);
 
         @Override
@@ -66,12 +66,12 @@ public sealed interface CudaStep permits CudaKernel, CudaStep.Copy, CudaStep.Wai
 
         @Override
         public List<Object> reads() {
-            return List.of(array);
+            return List.of();
         }
 
         @Override
         public List<Object> writes() {
-            return List.of();
+            return arrays;
         }
 
         @Override

@@ -142,7 +142,6 @@ public record Stage(
          * without another kernel in between is one task.
          */
         public void addTasks() {
-            awaitZeros();
             addTasks(array -> false);
         }
 
@@ -153,6 +152,7 @@ public record Stage(
          *     CudaRun#addTo}
          */
         public void addTasks(Predicate<Object> isKnown) {
+            awaitZeros(isKnown);
             List<CudaStep> steps = new ArrayList<>();
             for (Stage stage : stages) {
                 if (stage.cuda != null) {
@@ -166,13 +166,14 @@ public record Stage(
         }
 
         /**
-         * Before the first task of a graph on CUDA: see {@link CudaLibrary}; the steps of its own wait by themselves.
+         * Before kernels of TornadoVM's own, on CUDA: see {@link CudaLibrary}. TornadoVM allocates an array before the
+         * first task that it is an argument of, so this task has all that are written.
          */
-        public void awaitZeros() {
-            if (Quirks.HERE.zeroesOnAnotherStream(device.backend())
-                    && stages.getFirst().hasGrid()) {
-                CudaStep wait = new CudaStep.Wait(stages.getFirst().reads.getFirst());
-                CudaRun.addTo(tasks, prefix, new ArrayList<>(List.of(wait)), array -> false);
+        private void awaitZeros(Predicate<Object> isKnown) {
+            if (Quirks.HERE.zeroesOnAnotherStream(device.backend()) && !isCudaAlone()) {
+                List<Object> written = outputs();
+                written.removeIf(isKnown);
+                CudaRun.addTo(tasks, prefix, new ArrayList<>(List.of(new CudaStep.Wait(written))), array -> false);
             }
         }
 
