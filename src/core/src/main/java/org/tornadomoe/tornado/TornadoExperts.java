@@ -142,10 +142,11 @@ public abstract class TornadoExperts implements GeneralExperts {
         if (quantization != null) {
             for (int cols : new int[] {config.hiddenDim(), config.intermediateSizePerPartition()}) {
                 int group = quantization.colsPerScale(cols);
-                if (group < cols && group % 4 != 0) {
+                if (group < cols && group % gemm.columnsOfScale() != 0) {
                     obstacles.add(Support.no(
-                            "the kernels read four columns at a time and " + group + " share a scale",
-                            "columns of a block or group: a multiple of 4"));
+                            "the kernels scale " + gemm.columnsOfScale() + " columns at a time and " + group
+                                    + " share a scale",
+                            "columns of a block or group: a multiple of " + gemm.columnsOfScale()));
                     break;
                 }
             }

@@ -444,6 +444,8 @@ class Int8MoeOracleTest {
                     .containsExactly(
                             "AddedExperts",
                             "TornadoHopperExperts",
+                            "TornadoMmaExperts",
+                            "TornadoMmaHalfExperts",
                             "TornadoTensorCoreExperts",
                             "TornadoDp4aExperts",
                             "TornadoDp4aBatchedExperts",
@@ -463,6 +465,8 @@ class Int8MoeOracleTest {
                 .extracting(FusedMoeExperts::name)
                 .containsExactly(
                         "TornadoHopperExperts",
+                        "TornadoMmaExperts",
+                        "TornadoMmaHalfExperts",
                         "TornadoTensorCoreExperts",
                         "TornadoDp4aExperts",
                         "TornadoDp4aBatchedExperts",

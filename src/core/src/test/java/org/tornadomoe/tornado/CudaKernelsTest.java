@@ -40,9 +40,12 @@ import org.tornadomoe.tornado.cuda.CudaKernel.Launch;
 import org.tornadomoe.tornado.cuda.CudaSource;
 import org.tornadomoe.tornado.device.CudaDriver;
 import org.tornadomoe.tornado.device.Device;
+import org.tornadomoe.tornado.device.HostMemory;
 import org.tornadomoe.tornado.device.TornadoHome;
 import org.tornadomoe.tornado.graph.HalfChecks;
 import org.tornadomoe.tornado.graph.HopperGemm;
+import org.tornadomoe.tornado.graph.LayerArrays;
+import org.tornadomoe.tornado.graph.MmaGemm;
 import org.tornadomoe.tornado.graph.RouterChecks;
 import org.tornadomoe.tornado.graph.Stage;
 import org.tornadomoe.tornado.graph.StageChecks;
@@ -127,25 +130,43 @@ class CudaKernelsTest {
         addLaunched(balanced(small), new int[] {40}, launched); // expertsMove()
         launched.add("addParts"); // partsAddThemselves()
         launched.add("now"); // layersInOnePlan()
+        for (Int8Scheme scheme : Int8Scheme.values()) { // others()
+            RandomLayer layer = RandomLayer.of(2, 2, 40, 24, 1600, 1);
+            try (Int8Experts experts = Int8Quantizer.quantize(layer, scheme, Progress.NONE);
+                    LayerArrays arrays = new LayerArrays(
+                            layer.config(),
+                            experts,
+                            Long.MAX_VALUE,
+                            HostMemory.of(false),
+                            scheme.quantizesActivations() ? MmaGemm.ofInt8() : MmaGemm.ofHalves(),
+                            FusedMoeActivationFormat.STANDARD,
+                            true)) {
+                addLaunched(arrays, new int[] {1, 2, 50, 300, 1600}, launched);
+            }
+        }
         launched.add("expertGemm"); // others()
         Set<String> written = new TreeSet<>();
-        for (String source : List.of("hopper-gemm.cu", "hopper-stages.cu", "join.cu", "clock.cu", "expert-gemm.cu")) {
+        for (String source : List.of(
+                "hopper-gemm.cu", "mma-gemm.cu", "layer-stages.cu", "join.cu", "clock.cu", "expert-gemm.cu")) {
             written.addAll(new CudaSource(source).entries().keySet());
         }
-        assertThat(launched).isEqualTo(written).hasSize(17);
+        assertThat(launched).isEqualTo(written).hasSize(24);
     }
 
     private static void addLaunched(FusedMoeConfig config, int[] tokens, Set<String> into) {
         try (Int8Experts experts =
                 Int8Quantizer.quantize(new RandomLayer(config, 1), Int8Scheme.W8A8_CHANNEL, Progress.NONE)) {
-            for (Stage stage :
-                    Families.program(RecordedPart.arrays(config, experts)).call()) {
-                for (int m : tokens) {
-                    if (stage.cuda() instanceof CudaKernel kernel) {
-                        Launch launch = kernel.launch().apply(m);
-                        if (!launch.equals(Launch.NONE)) {
-                            into.add(launch.entryPoint());
-                        }
+            addLaunched(RecordedPart.arrays(config, experts), tokens, into);
+        }
+    }
+
+    private static void addLaunched(LayerArrays arrays, int[] tokens, Set<String> into) {
+        for (Stage stage : Families.program(arrays).call()) {
+            for (int m : tokens) {
+                if (stage.cuda() instanceof CudaKernel kernel) {
+                    Launch launch = kernel.launch().apply(m);
+                    if (!launch.equals(Launch.NONE)) {
+                        into.add(launch.entryPoint());
                     }
                 }
             }
@@ -277,6 +298,8 @@ class CudaKernelsTest {
 
     private static Stream<TornadoExperts> others() {
         return Stream.of(
+                new TornadoMmaExperts(),
+                new TornadoMmaHalfExperts(),
                 new TornadoTensorCoreExperts(),
                 new TornadoDp4aExperts(),
                 new TornadoDp4aBatchedExperts(),

@@ -58,6 +58,8 @@ class CudaLibraryTest {
                 .hasSize(3)
                 .anyMatch(call -> call.contains("ACTIVATION=0, -DLAYOUT=1"))
                 .anyMatch(call -> call.contains("ACTIVATION=-1, -DLAYOUT=0"))
+                .allMatch(call -> call.contains("--gpu-architecture=sm_90"))
+                .filteredOn(call -> call.contains("ACTIVATION"))
                 .allMatch(call -> call.contains("--gpu-architecture=sm_90a"));
         assertThat(calls).noneMatch(call -> call.contains("launch") || call.contains("copy"));
         part.prepare();

@@ -20,6 +20,7 @@ import org.tornadomoe.MoeLayer;
 import org.tornadomoe.MoeOptions;
 import org.tornadomoe.RandomLayer;
 import org.tornadomoe.checkpoint.Safetensors;
+import org.tornadomoe.config.FusedMoeActivationFormat;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.GroupShape;
 import org.tornadomoe.config.Int8Quantization;
@@ -70,12 +71,10 @@ class DeviceLayerTest {
         for (Device device : devices()) {
             FusedMoeConfig config =
                     RandomLayer.of(1, 1, 4, 4, 1, 1).on(device.id()).config();
-            for (TornadoExperts experts : List.of(
-                    new TornadoHopperExperts(),
-                    new TornadoTensorCoreExperts(),
-                    new TornadoDp4aExperts(),
-                    new TornadoPanelExperts(),
-                    new TornadoPortableExperts())) {
+            for (TornadoExperts experts : TornadoExperts.all()) {
+                if (experts.activationFormat() != FusedMoeActivationFormat.STANDARD) {
+                    continue;
+                }
                 for (Int8Scheme scheme : Int8Scheme.values()) {
                     if (experts.isSupportedConfig(
                                     config, scheme.weightKey(), scheme.activationKey(), config.activationFormat())

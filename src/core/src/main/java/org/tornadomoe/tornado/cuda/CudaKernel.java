@@ -51,10 +51,17 @@ public record CudaKernel(
 
     public static final int ALL_MULTIPROCESSORS = -1;
 
-    private static final int HOPPER = 9;
-
     /** Why a device doesn't run kernels for Hopper; null if it does. */
     public static @Nullable String hopperObstacle(Device device) {
+        return obstacle(device, 90, 99);
+    }
+
+    /**
+     * Why a device doesn't run kernels for some compute capabilities; null if it does.
+     *
+     * @param from the least, such as 80 for 8.0
+     */
+    public static @Nullable String obstacle(Device device, int from, int to) {
         if (!device.is(Device.CUDA)) {
             return "there are kernels for CUDA only";
         }
@@ -64,7 +71,10 @@ public record CudaKernel(
         }
         try {
             int capability = CudaDriver.NVIDIA.computeCapability(device.index());
-            return capability == HOPPER ? null : "its compute capability is " + capability + ".x and they are for 9.x";
+            return capability >= from && capability <= to
+                    ? null
+                    : "its compute capability is " + capability / 10 + "." + capability % 10 + " and they are for "
+                            + from / 10 + (to >= 999 ? ".0 and later" : ".x");
         } catch (RuntimeException | LinkageError failure) {
             return RootCause.of(failure);
         }
@@ -80,7 +90,7 @@ public record CudaKernel(
         return Stream.of(reads, writes, updates, scalars).flatMap(List::stream).toList();
     }
 
-    /** The text of the resource. */
+    /** The text of the resource, with what it includes. */
     public String text() {
         return KernelSource.text(source);
     }

@@ -8,6 +8,7 @@ import java.util.List;
 import java.util.Map;
 import java.util.Objects;
 import java.util.function.Predicate;
+import java.util.stream.Stream;
 import org.tornadomoe.kernel.Cleanup;
 import org.tornadomoe.kernel.MoeExecutionException;
 import org.tornadomoe.tornado.device.CudaDriver;
@@ -77,6 +78,10 @@ public final class CudaLibrary implements TornadoLibraryProvider {
     /** The kernels of one execution plan, which one thread uses at a time. */
     private static final class Plan implements LibraryContext {
         private static final long DEFAULT_STREAM = 0;
+        private static final String ARCHITECTURE = "--gpu-architecture=";
+
+        /** The least that launches a kernel before the one in front of it is through. */
+        private static final int EARLY_LAUNCHES = 90;
 
         private final CudaDriver driver;
         private final long context;
@@ -130,7 +135,15 @@ public final class CudaLibrary implements TornadoLibraryProvider {
         private long module(CudaKernel kernel) {
             return modules.computeIfAbsent(
                     List.of(kernel.source(), kernel.options()),
-                    key -> driver.loadModule(driver.compile(kernel.text(), kernel.options())));
+                    key -> driver.loadModule(driver.compile(kernel.text(), forHere(kernel.options()))));
+        }
+
+        /** Options for the device's own architecture, unless they say which. */
+        private List<String> forHere(List<String> options) {
+            return options.stream().anyMatch(option -> option.startsWith(ARCHITECTURE))
+                    ? options
+                    : Stream.concat(Stream.of(ARCHITECTURE + "sm_" + driver.computeCapability(device)), options.stream())
+                            .toList();
         }
 
         void close() {
@@ -330,6 +343,9 @@ public final class CudaLibrary implements TornadoLibraryProvider {
                         ? driver.multiprocessors(device)
                         : launch.gridX();
                 CudaDriver.fillLaunch(how, gridX, launch.gridY(), launch.group(), launch.sharedBytes(), stream);
+                if (driver.computeCapability(device) < EARLY_LAUNCHES) {
+                    CudaDriver.startAlone(how);
+                }
             }
 
             @Override

@@ -15,7 +15,7 @@ public interface CudaDriver {
     /** The one there is, outside of tests. */
     CudaDriver NVIDIA = new NvidiaDriver();
 
-    /** The major number of a device's compute capability: 9 for Hopper. */
+    /** A device's compute capability, such as 90 for 9.0, Hopper's. */
     int computeCapability(int device);
 
     int multiprocessors(int device);

@@ -20,6 +20,7 @@ import org.tornadomoe.kernel.MoeExecutionException;
 @SuppressWarnings("restricted") // native calls are what it is for
 final class NvidiaDriver implements CudaDriver {
     private static final int COMPUTE_CAPABILITY_MAJOR = 75;
+    private static final int COMPUTE_CAPABILITY_MINOR = 76;
     private static final int MULTIPROCESSORS = 16;
     private static final int FUNC_MAX_DYNAMIC_SHARED_SIZE = 8;
     private static final int L2_CACHE_SIZE = 38;
@@ -34,7 +35,7 @@ final class NvidiaDriver implements CudaDriver {
 
     @Override
     public int computeCapability(int device) {
-        return attribute(device, COMPUTE_CAPABILITY_MAJOR);
+        return 10 * attribute(device, COMPUTE_CAPABILITY_MAJOR) + attribute(device, COMPUTE_CAPABILITY_MINOR);
     }
 
     @Override

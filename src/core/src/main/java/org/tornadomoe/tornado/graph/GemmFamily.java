@@ -28,6 +28,16 @@ public interface GemmFamily {
 
     boolean supports(Int8Scheme scheme);
 
+    /** What the columns of a block or group are a multiple of, unless it has them all. */
+    default int columnsOfScale() {
+        return 4;
+    }
+
+    /** Whether activations in float reach the products in a form of their own, as those in int8 do. */
+    default boolean packsFloats() {
+        return false;
+    }
+
     /** Why a device doesn't run it, and what to do; null if it does. */
     @Nullable
     Support obstacle(Device device);

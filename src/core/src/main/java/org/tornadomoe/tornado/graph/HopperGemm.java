@@ -17,7 +17,7 @@ import org.tornadomoe.tornado.layout.WeightLayout;
 import org.tornadomoe.tuning.LaunchConfig;
 
 /** Hopper's tensor cores: the kernels of {@code hopper-gemm.cu}, on {@link HopperWeights}. */
-public final class HopperGemm implements ExpertGemm {
+public final class HopperGemm extends CudaGemm {
     /** What kernels for Hopper are compiled for. */
     public static final String ARCHITECTURE = "--gpu-architecture=sm_90a";
 
@@ -72,46 +72,35 @@ public final class HopperGemm implements ExpertGemm {
     }
 
     @Override
-    public boolean activates() {
-        return true;
-    }
-
-    @Override
-    public boolean keepsNaN() {
-        return true;
-    }
-
-    @Override
     public LayerProgram program(LayerArrays arrays) {
         return new HopperProgram(arrays);
     }
 
-    /** Without the activation. */
     @Override
-    public List<Stage> stages(LayerArrays a, Rows rows, Product p) {
-        int gate = p.isFirst() ? a.shape.activation.layout() : ActivationKernels.NO_GATE;
-        return List.of(stage(a, rows, p, ActivationCode.none(gate), 0));
+    String source() {
+        return "hopper-gemm.cu";
+    }
+
+    @Override
+    List<String> options(LayerArrays a, int cols) {
+        return List.of(ARCHITECTURE);
     }
 
     static boolean isSkinny(LayerArrays a, int tokens) {
         return a.blockSize(tokens) < TILE;
     }
 
-    /**
-     * One of the products, with an activation in its last step or without; see {@code hopper-gemm.cu}.
-     *
-     * @param quantizesUpTo rows up to which it quantises its factor itself
-     */
-    static Stage stage(LayerArrays a, Rows rows, Product p, ActivationCode activation, int quantizesUpTo) {
+    @Override
+    Stage stage(LayerArrays a, Rows rows, Product p, ActivationCode activation, int packsUpTo) {
         int groups = HopperWeights.groups(p.rows(), activation.layout());
         int chunks = HopperWeights.chunks(p.cols());
         IntFunction<Launch> launch = m -> {
             int warps = a.launches.source() == null
                     ? streamingWarps(p.cols())
                     : a.launch(m).numWarps();
-            int quantizedBytes = rows.of(m) <= quantizesUpTo ? 8 * (chunks * HopperWeights.CHUNK + 64) : 0;
+            int packedBytes = rows.of(m) <= packsUpTo ? 8 * (chunks * HopperWeights.CHUNK + 64) : 0;
             return isSkinny(a, m)
-                    ? new Launch("skinnyGemm", 32 * warps, groups / 4, a.blocks(m), quantizedBytes)
+                    ? new Launch("skinnyGemm", 32 * warps, groups / 4, a.blocks(m), packedBytes)
                     : new Launch("tileGemm", 384, CudaKernel.ALL_MULTIPROCESSORS, 1, TILE_BYTES);
         };
         List<Object> reads = Stream.of(
@@ -127,7 +116,7 @@ public final class HopperGemm implements ExpertGemm {
                                 p.projection().scales().getFirst(),
                                 p.projection().bias().getFirst(),
                                 a.work.topkWeights,
-                                quantizesUpTo > 0 ? p.floats() : a.work.topkWeights))
+                                packsUpTo > 0 ? p.floats() : a.work.topkWeights))
                 .<Object>flatMap(List::stream)
                 .toList();
         int columns = activation.function() < 0 ? p.rows() : a.shape.intermediate;
@@ -142,36 +131,11 @@ public final class HopperGemm implements ExpertGemm {
                 a.shape.biased ? 1 : 0,
                 p.isFirst() ? 0 : 1,
                 p.cols(),
-                quantizesUpTo,
+                packsUpTo,
                 activation.limit(),
                 activation.alpha(),
                 activation.beta(),
                 activation.linearBeta());
-        return kernel(a, p.name(), activation, launch, reads, List.of(p.out()), List.of(a.work.amax), scalars);
-    }
-
-    /** A kernel of {@code hopper-gemm.cu}. */
-    static Stage kernel(
-            LayerArrays a,
-            String name,
-            ActivationCode activation,
-            IntFunction<Launch> launch,
-            List<Object> reads,
-            List<Object> writes,
-            List<Object> updates,
-            List<Object> scalars) {
-        List<String> options = List.of(
-                ARCHITECTURE,
-                pad("LEAD", a.alignmentPad),
-                pad("WEIGHTS_LEAD", a.shape.gemm.layout().weightPad()),
-                "-DACTIVATION=" + activation.function(),
-                "-DLAYOUT=" + activation.layout(),
-                "-DPARTS=" + a.shape.parts.count());
-        return Stage.cuda(new CudaKernel(name, "hopper-gemm.cu", options, launch, reads, writes, updates, scalars));
-    }
-
-    /** Bytes that kernels find in front of what is in an array. */
-    static String pad(String name, int elements) {
-        return "-D" + name + "=" + 4 * elements;
+        return kernel(a, p.name(), activation, p.cols(), launch, reads, List.of(p.out()), List.of(a.work.amax), scalars);
     }
 }

@@ -132,10 +132,10 @@ public class LayerProgram {
                 a.work.hidden,
                 a.weights.w13,
                 out,
-                shape.int8 ? shape.config.pairsPerInputRow() : shape.topK,
+                shape.packed ? shape.config.pairsPerInputRow() : shape.topK,
                 shape.gateUpRows,
                 shape.hidden,
-                shape.weightsOnInput && !shape.int8 ? 2 : 0);
+                shape.weightsOnInput && !shape.packed ? 2 : 0);
     }
 
     final List<Stage> loraGateUp() {
@@ -148,7 +148,7 @@ public class LayerProgram {
     }
 
     /** activated → activatedQ and scales, where that isn't done with the activation. */
-    final List<Stage> quantizePairs() {
+    List<Stage> quantizePairs() {
         return new QuantizeStages(a, rows).activated();
     }
 

@@ -30,6 +30,9 @@ public final class LayerShape {
     /** Whether activations are quantised. */
     public final boolean int8;
 
+    /** Whether activations reach the products in a form of their own: int8, or what the family makes of floats. */
+    public final boolean packed;
+
     /** Whether experts have slots for tokens, and rows are these; else they are pairs. */
     public final boolean batched;
 
@@ -93,6 +96,7 @@ public final class LayerShape {
         balanced = config.moeParallelConfig().enableEplb();
         halves = config.inDtype().bytes() == 2;
         int8 = scheme.quantizesActivations();
+        packed = int8 || gemm.packsFloats();
         batched = format == FusedMoeActivationFormat.BATCHED_EXPERTS;
         weightsOnInput = config.applyRouterWeightOnInput();
         biased = config.hasBias();

@@ -45,12 +45,12 @@ record Projection(
                         shape.parts,
                         experts -> layout.weightPad() + layout.ints(experts, rows, cols, gate)),
                 table.floats(
-                        name + "Scales", LAYER, scaled, experts -> scales(quantization, experts, packedRows, cols)),
+                        name + "Scales", LAYER, scaled, experts -> layout.scales(quantization, experts, packedRows, cols)),
                 table.floats(
                         name + "ZeroPoints",
                         LAYER,
                         scaled,
-                        experts -> quantization.zeroPoints() ? scales(quantization, experts, packedRows, cols) : 1),
+                        experts -> quantization.zeroPoints() ? layout.scales(quantization, experts, packedRows, cols) : 1),
                 table.floats(name + "Bias", LAYER, scaled, experts -> shape.biased ? (long) experts * packedRows : 1),
                 table.ints(name + "Sizes", LAYER, shape.gemm.prebuiltSizes()));
     }
@@ -63,16 +63,6 @@ record Projection(
     /** Which experts' scales are in which arrays. */
     private static ExpertParts scaled(LayerShape shape) {
         return shape.gemm.layout().numbersAllExperts() ? shape.parts.together() : shape.parts;
-    }
-
-    private static long scales(Int8Quantization quantization, long experts, int rows, int cols) {
-        return switch (quantization.scheme()) {
-            case W8A8_CHANNEL, W8A8_TENSOR, W8A16_CHANNEL -> experts * rows;
-            case W8A8_BLOCK, W8A16_GROUP ->
-                experts
-                        * Math.ceilDiv(rows, quantization.rowsPerScale(rows))
-                        * Math.ceilDiv(cols, quantization.colsPerScale(cols));
-        };
     }
 
     /** Takes weights in the layout's order, part by part. */

@@ -13,6 +13,7 @@ import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.tornado.device.Device;
 import org.tornadomoe.tornado.device.HostMemory;
 import org.tornadomoe.tornado.device.SignalHandlers;
+import org.tornadomoe.tornado.layout.WeightLayout;
 import uk.ac.manchester.tornado.api.TornadoExecutionPlan;
 import uk.ac.manchester.tornado.api.enums.DataTransferMode;
 import uk.ac.manchester.tornado.api.exceptions.TornadoExecutionPlanException;
@@ -231,24 +232,32 @@ public final class StageRun {
     }
 
     /** Pairs into their rows. A row starts at a whole int; what is left of its last one is 0. */
-    private static void pack(byte[] from, IntArray into, int rowInts, int[] rows, int cols) {
+    private void pack(byte[] from, IntArray into, int rowInts, int[] rows, int cols) {
         into.getSegment().fill((byte) 0);
         for (int p = 0; p < rows.length; p++) {
             if (rows[p] >= 0) {
-                MemorySegment.copy(
-                        from, p * cols, into.getSegment(), ValueLayout.JAVA_BYTE, 4L * rows[p] * rowInts, cols);
+                for (int k = 0; k < cols; k++) {
+                    into.getSegment()
+                            .set(ValueLayout.JAVA_BYTE, 4L * rows[p] * rowInts + layout().placeOf(k), from[p * cols + k]);
+                }
             }
         }
     }
 
-    private static byte[] unpack(IntArray from, int rowInts, int[] rows, int cols) {
+    private byte[] unpack(IntArray from, int rowInts, int[] rows, int cols) {
         byte[] values = new byte[rows.length * cols];
         for (int p = 0; p < rows.length; p++) {
             if (rows[p] >= 0) {
-                MemorySegment.copy(
-                        from.getSegment(), ValueLayout.JAVA_BYTE, 4L * rows[p] * rowInts, values, p * cols, cols);
+                for (int k = 0; k < cols; k++) {
+                    values[p * cols + k] = from.getSegment()
+                            .get(ValueLayout.JAVA_BYTE, 4L * rows[p] * rowInts + layout().placeOf(k));
+                }
             }
         }
         return values;
+    }
+
+    private WeightLayout layout() {
+        return arrays.shape.gemm.layout();
     }
 }

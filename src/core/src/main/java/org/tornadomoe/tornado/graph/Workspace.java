@@ -191,8 +191,8 @@ public final class Workspace {
         numPostPadded = table.ints("numPostPadded", WORKSPACE, 1);
         loads = shape.balanced ? table.ints("loads", WORKSPACE, shape.localExperts) : numPostPadded;
         long inputRows = m * shape.config.inputRowsPerToken();
-        hiddenQ = table.ints("hiddenQ", WORKSPACE, shape.int8 ? pad + inputRows * shape.hiddenInts : 1);
-        hiddenScales = table.floats("hiddenScales", WORKSPACE, shape.int8 ? inputRows * shape.hiddenGroups : 1);
+        hiddenQ = table.ints("hiddenQ", WORKSPACE, shape.packed ? pad + inputRows * shape.hiddenInts : 1);
+        hiddenScales = table.floats("hiddenScales", WORKSPACE, shape.packed ? inputRows * shape.hiddenGroups : 1);
         hiddenScale = table.floats("hiddenScale", LAYER, 1);
         rowHeader = table.ints("rowHeader", WORKSPACE, 2);
         expertNumTokens = table.ints("expertNumTokens", WORKSPACE, batched ? shape.localExperts : 1);
@@ -211,8 +211,8 @@ public final class Workspace {
         gateUp = table.floats("gateUp", WORKSPACE, pad + WorkspaceShapes.elements(shapes.gemms()));
         activated = table.floats("activated", WORKSPACE, pad + WorkspaceShapes.elements(shapes.activated()));
         amax = table.ints("amax", WORKSPACE, gemm.activates() ? p : 1);
-        activatedQ = table.ints("activatedQ", WORKSPACE, shape.int8 ? pad + r * shape.intermediateInts : 1);
-        activatedScales = table.floats("activatedScales", WORKSPACE, shape.int8 ? r * shape.intermediateGroups : 1);
+        activatedQ = table.ints("activatedQ", WORKSPACE, shape.packed ? pad + r * shape.intermediateInts : 1);
+        activatedScales = table.floats("activatedScales", WORKSPACE, shape.packed ? r * shape.intermediateGroups : 1);
         activatedScale = table.floats("activatedScale", LAYER, 1);
         down = gateUp;
         output = table.floats("output", LAYER, WorkspaceShapes.elements(shapes.output()));

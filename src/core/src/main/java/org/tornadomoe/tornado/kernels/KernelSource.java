@@ -4,17 +4,25 @@ import java.io.IOException;
 import java.io.InputStream;
 import java.io.UncheckedIOException;
 import java.nio.charset.StandardCharsets;
+import java.util.regex.Matcher;
+import java.util.regex.Pattern;
 
 /** The texts of kernels in a device's own language, resources beside the kernels in Java. */
 public final class KernelSource {
     private KernelSource() {}
 
+    private static final Pattern INCLUDE = Pattern.compile("(?m)^#include \"([\\w.-]+)\"$");
+
     /**
-     * The whole text of one.
+     * The whole text of one, with the texts of those that it includes.
      *
      * @param file such as {@code hopper-gemm.cu}
      */
     public static String text(String file) {
+        return INCLUDE.matcher(read(file)).replaceAll(line -> Matcher.quoteReplacement(text(line.group(1))));
+    }
+
+    private static String read(String file) {
         try (InputStream in = KernelSource.class.getResourceAsStream(file)) {
             if (in == null) {
                 throw new IllegalStateException("the library lacks its resource kernels/" + file);

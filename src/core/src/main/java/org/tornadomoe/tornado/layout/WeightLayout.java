@@ -2,6 +2,7 @@ package org.tornadomoe.tornado.layout;
 
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
+import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.quant.Int8Tensor;
 import org.tornadomoe.tornado.kernels.ActivationKernels;
 import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
@@ -20,6 +21,22 @@ public interface WeightLayout {
     /** Ints of a row of int8 activations: four values an int. */
     default int rowInts(int cols) {
         return Math.ceilDiv(cols, 4);
+    }
+
+    /** Where in a row of int8 activations the k-th value is. */
+    default int placeOf(int k) {
+        return k;
+    }
+
+    /** Scales of so many experts, a row's after {@link #packedRows}, or zero points. */
+    default long scales(Int8Quantization quantization, long experts, int packedRows, int cols) {
+        return switch (quantization.scheme()) {
+            case W8A8_CHANNEL, W8A8_TENSOR, W8A16_CHANNEL -> experts * packedRows;
+            case W8A8_BLOCK, W8A16_GROUP ->
+                experts
+                        * Math.ceilDiv(packedRows, quantization.rowsPerScale(packedRows))
+                        * Math.ceilDiv(cols, quantization.colsPerScale(cols));
+        };
     }
 
     /** Ints of the weights, without {@link #weightPad}. */

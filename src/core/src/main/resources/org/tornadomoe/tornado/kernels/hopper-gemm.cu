@@ -1,13 +1,5 @@
 // The expert GEMMs on Hopper (compute capability 9.0): int8 x int8 with an exact int32 sum. TornadoVM's CUDA backend has no words for
-// these instructions, so the class CudaLibrary compiles this file with NVRTC for sm_90a, for one activation at a time:
-//
-//     ACTIVATION  -1: out = the product; else a function of ActivationKernels: out = the activation of gate and up projection, and
-//                 amax[pair] = the greatest magnitude of its row
-//     LAYOUT      what a row of the product is, as ActivationKernels has it: 0 rows without a gate, 1 a half of the gate and one of the
-//                 up projection, 2 these alternating
-//     LEAD        bytes in front of what is in a and out, and of what the other kernels read and write, so that it begins at a multiple of 128
-//     WEIGHTS_LEAD   likewise of b
-//     PARTS       arrays that b is in, 1 to 8, of expertsOfPart experts each
+// these instructions, so the class CudaLibrary compiles this file with NVRTC for sm_90a, for one activation at a time, by what gemm.cu asks for.
 //
 // Of every pair p of a token and an expert e, row(p) of a and packed row n of b[e]:
 //
@@ -27,62 +19,18 @@
 //                 and a and aScales are not read
 //     later       1 where nothing of the kernel right in front of it is in sortedIds, expertIds, padded and topkWeights
 //     out         float [pairs][columns], written for every pair in sortedIds
-//     amax        [pairs], as the bits of a float, which must be 0 before; hopper-stages.cu sees to that
+//     amax        [pairs], as the bits of a float, which must be 0 before; layer-stages.cu sees to that
 
-// The numbers of ActivationKernels.
-#define SILU 0
-#define GELU 1
-#define GELU_TANH 2
-#define RELU2 3
-#define SWIGLU_OAI 4
-#define SWIGLU_STEP 5
-#define SITU 6
-#define NO_GATE 0
-#define HALVES 1
-#define ALTERNATING 2
+#include "gemm.cu"
 
-// A name that isn't defined counts as 0 in a condition, which would be a function and a layout.
-#if !defined(ACTIVATION) || !defined(LAYOUT)
-#error "ACTIVATION and LAYOUT have to be defined"
-#elif ACTIVATION < -1
-#error "ACTIVATION: no function has this number"
-#elif LAYOUT != NO_GATE && LAYOUT != HALVES && LAYOUT != ALTERNATING
-#error "LAYOUT: no layout has this number"
-#endif
-
-typedef unsigned char u8;
-typedef unsigned long long u64;
-
-// Every kernel may be launched before the one in front of it is through (programmatic dependent launch), and waits for it itself. What is
-// behind it may be launched from then on.
-__device__ __forceinline__ void afterPredecessor() {
-    asm volatile("griddepcontrol.wait;" ::: "memory");
-    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-}
-
-struct Gemm {
+struct Gemm : Result {
     const int *header, *sortedIds, *expertIds, *padded;
     const u8 *a;
     const float *aScales;
     const u8 *b[PARTS];
     const float *bScales, *bias, *topkWeights, *values;
-    float *out;
-    unsigned *amax;
-    int pairsPerToken, pairsPerRow, columns, groups, chunks, expertsOfPart, weighted, biased, later, depth, often;
-    float limit, alpha, beta, linearBeta;
+    int pairsPerToken, pairsPerRow, groups, chunks, expertsOfPart, weighted, biased, later, depth, often;
 };
-
-#define B1(type) type b0
-#define B2(type) B1(type), type b1
-#define B3(type) B2(type), type b2
-#define B4(type) B3(type), type b3
-#define B5(type) B4(type), type b4
-#define B6(type) B5(type), type b5
-#define B7(type) B6(type), type b6
-#define B8(type) B7(type), type b7
-#define JOIN_(x, y) x##y
-#define JOIN(x, y) JOIN_(x, y)
-#define EACH_B JOIN(B, PARTS)
 
 #define PARAMETERS \
     const int *header, const int *sortedIds, const int *expertIds, const int *padded, const u8 *a, const float *aScales, \
@@ -90,9 +38,12 @@ struct Gemm {
         unsigned *amax, int pairsPerToken, int pairsPerRow, int columns, int groups, int chunks, int expertsOfPart, int weighted, \
         int biased, int later, int depth, int often, \
         float limit, float alpha, float beta, float linearBeta
-#define GEMM \
-    Gemm m = {header, sortedIds, expertIds, padded, a + LEAD, aScales, {EACH_B()}, bScales, bias, topkWeights, values + LEAD / 4, out + LEAD / 4, amax, \
-        pairsPerToken, pairsPerRow, columns, groups, chunks, expertsOfPart, weighted, biased, later, depth, often, limit, alpha, beta, linearBeta};
+#define ARGUMENTS \
+    { \
+        {out + LEAD / 4, amax, columns, limit, alpha, beta, linearBeta}, header, sortedIds, expertIds, padded, a + LEAD, aScales, {EACH_B()}, \
+            bScales, bias, topkWeights, values + LEAD / 4, pairsPerToken, pairsPerRow, groups, chunks, expertsOfPart, weighted, biased, later, \
+            depth, often \
+    }
 
 // Rows of b in a tile, as groups of 8.
 #define TILE_GROUPS 32
@@ -104,40 +55,6 @@ struct Gemm {
 // Scales and biases of a tile's rows; as the fetching warps can be STAGES tiles ahead, there is room for one tile more.
 #define SCALES (STAGES + 1)
 #define SCALE_BYTES (TILE_GROUPS * 32)
-
-// Blocks of pairs that are multiplied with the same weights one after the other, so that these stay in the L2 cache.
-#define GROUP 8
-
-#if ACTIVATION >= 0
-__device__ __forceinline__ float sigmoid(float x) {
-    return x < -87.0f ? 0.0f : __fdividef(1.0f, 1.0f + __expf(fminf(-x, 87.0f)));
-}
-
-__device__ __forceinline__ float activate(const Gemm &m, float gate, float up) {
-    // What is no number stays none, which minima and maxima would make one of.
-    float g = gate > m.limit ? m.limit : gate, u = up > m.limit ? m.limit : up < -m.limit ? -m.limit : up;
-#if ACTIVATION == SILU
-    return g * sigmoid(g) * u;
-#elif ACTIVATION == GELU
-    return gate * normcdff(gate) * up;
-#elif ACTIVATION == GELU_TANH
-    float x = fmaxf(fminf(gate, 20.0f), -20.0f);
-    return gate * sigmoid(1.595769f * (x + 0.044715f * x * x * x)) * up;
-#elif ACTIVATION == RELU2
-    float positive = gate < 0.0f ? 0.0f : gate;
-    return positive * positive * up;
-#elif ACTIVATION == SWIGLU_OAI
-    return g * sigmoid(m.alpha * g) * (u + m.beta);
-#elif ACTIVATION == SWIGLU_STEP
-    return fminf(gate * sigmoid(gate), m.limit) * u;
-#elif ACTIVATION == SITU
-    float linear = m.linearBeta == 0.0f ? up : m.linearBeta * tanhf(up / m.linearBeta);
-    return m.beta * tanhf(gate / m.beta) * sigmoid(gate) * linear;
-#else
-#error "ACTIVATION: no function has this number"
-#endif
-}
-#endif
 
 __device__ __forceinline__ const u8 *tileStart(const Gemm &m, int expert, int tile) {
     const u8 *b = m.b[0];
@@ -155,74 +72,6 @@ __device__ __forceinline__ const u8 *tileStart(const Gemm &m, int expert, int ti
 __device__ __forceinline__ int groupsOf(const Gemm &m, int tile) {
     int left = m.groups - tile * TILE_GROUPS;
     return left < TILE_GROUPS ? left : TILE_GROUPS;
-}
-
-// Which block and which tile of rows is the id-th: GROUP blocks at a time.
-__device__ __forceinline__ void place(int id, int blocks, int tiles, int &block, int &tile) {
-    int group = id / (GROUP * tiles), first = group * GROUP;
-    int size = blocks - first < GROUP ? blocks - first : GROUP;
-    int within = id - first * tiles;
-    block = first + within % size;
-    tile = within / size;
-}
-
-// Up to N neighbouring values of a row of out.
-template <int N>
-__device__ __forceinline__ void store(const Gemm &m, int pair, int column, const float (&v)[N]) {
-    float *out = m.out + (u64) pair * m.columns + column;
-    if (N % 4 == 0 && m.columns % 4 == 0) {
-#pragma unroll
-        for (int i = 0; i + 3 < N; i += 4) {
-            if (column + i < m.columns) {
-                *(float4 *) (out + i) = make_float4(v[i], v[i + 1], v[i + 2], v[i + 3]);
-            }
-        }
-    } else {
-#pragma unroll
-        for (int i = 0; i < N; i++) {
-            if (column + i < m.columns) {
-                out[i] = v[i];
-            }
-        }
-    }
-}
-
-// N neighbouring twos of packed rows of a pair, beginning with the first-th: a row of the gate and the up projection's, or two rows.
-// Gives the greatest magnitude of the activations.
-template <int N>
-__device__ __forceinline__ unsigned emit(const Gemm &m, int pair, int first, float (&y)[2 * N], float weight) {
-    unsigned magnitude = 0;
-#if ACTIVATION >= 0
-    constexpr int VALUES = LAYOUT ? N : 2 * N;
-    float v[VALUES];
-#pragma unroll
-    for (int i = 0; i < VALUES; i++) {
-        v[i] = LAYOUT ? activate(m, y[LAYOUT ? 2 * i : 0], y[LAYOUT ? 2 * i + 1 : 0]) : activate(m, y[i], 1.0f);
-        unsigned bits = __float_as_uint(fabsf(v[i]));
-        magnitude = first * (LAYOUT ? 1 : 2) + i < m.columns && bits > magnitude ? bits : magnitude;
-    }
-    store(m, pair, first * (LAYOUT ? 1 : 2), v);
-#elif LAYOUT == HALVES
-    float gate[N], up[N];
-#pragma unroll
-    for (int i = 0; i < N; i++) {
-        gate[i] = y[2 * i];
-        up[i] = y[2 * i + 1];
-    }
-    Gemm half = m;
-    half.columns = m.columns / 2;
-    half.out = m.out + (u64) pair * half.columns;
-    store(half, pair, first, gate);
-    half.out += half.columns;
-    store(half, pair, first, up);
-#else
-#pragma unroll
-    for (int i = 0; i < 2 * N; i++) {
-        y[i] *= weight;
-    }
-    store(m, pair, 2 * first, y);
-#endif
-    return magnitude;
 }
 
 // Four values of a row in int8, the i-th of them; zeros beyond its columns.
@@ -250,7 +99,6 @@ __device__ __forceinline__ unsigned quantized(const float *row, int i, int colum
     }
     return packed;
 }
-
 // The greatest magnitude that a row of pair p is divided by: infinite beyond 1e30 and where one is no number, whose bits are greater
 // than all that are, so that what comes of it is NaN.
 __device__ __forceinline__ float greatest(const unsigned *amax, int p) {
@@ -259,22 +107,6 @@ __device__ __forceinline__ float greatest(const unsigned *amax, int p) {
 }
 
 // ---- few pairs of an expert: weights are streamed
-
-struct __align__(16) Quad {
-    unsigned x, y, z, w;
-};
-
-__device__ __forceinline__ Quad streamed(const void *p) {
-    Quad q;
-    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(q.x), "=r"(q.y), "=r"(q.z), "=r"(q.w) : "l"(p));
-    return q;
-}
-
-__device__ __forceinline__ Quad cached(const void *p) {
-    Quad q;
-    asm volatile("ld.global.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(q.x), "=r"(q.y), "=r"(q.z), "=r"(q.w) : "l"(p));
-    return q;
-}
 
 // c += a * b: 16 rows times 8 pairs times 32 k.
 __device__ __forceinline__ void mma(int (&c)[4], unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0, unsigned b1) {
@@ -289,7 +121,7 @@ extern "C" __global__ void __launch_bounds__(256, 2) skinnyGemm(PARAMETERS) {
     constexpr int UNROLL = 4;
     __shared__ int sums[8 * 2 * 4 * 32];
     extern __shared__ __align__(16) u8 dynamic[];
-    GEMM
+    Gemm m = ARGUMENTS;
     if (!m.later) {
         afterPredecessor();
     }
@@ -468,7 +300,7 @@ __device__ __forceinline__ void wgmma(int (&d)[128], u64 a, u64 b, int add) {
 extern "C" __global__ void __launch_bounds__(384, 1) tileGemm(PARAMETERS) {
     extern __shared__ u8 dynamic[];
     __shared__ __align__(8) u64 barriers[2 * STAGES];
-    GEMM
+    Gemm m = ARGUMENTS;
     unsigned smem = ((unsigned) __cvta_generic_to_shared(dynamic) + 1023) & ~1023u;
     unsigned full = (unsigned) __cvta_generic_to_shared(barriers), empty = full + 8 * STAGES;
     if (threadIdx.x == 0) {
@@ -657,52 +489,6 @@ extern "C" __global__ void __launch_bounds__(384, 1) tileGemm(PARAMETERS) {
         }
     }
 }
-
-// ---- the steps after the first product
-
-#if ACTIVATION >= 0
-// What skinnyGemm and tileGemm do with their sums, on a product that is there already, such as one that adapters were added to: the same
-// bits. Nothing is done for a pair whose key is -1.
-// Grid: a group of 128 a pair.
-extern "C" __global__ void __launch_bounds__(128) activatePairs(
-    const int *header, const int *keys, const float *product, float *out, unsigned *amax, int pairsPerToken, int columns, float limit,
-    float alpha, float beta, float linearBeta) {
-    afterPredecessor();
-    int p = blockIdx.x;
-    if (p >= header[0] * pairsPerToken || keys[p] < 0) {
-        return;
-    }
-    Gemm m = {};
-    m.out = out + LEAD / 4;
-    m.columns = columns;
-    m.limit = limit;
-    m.alpha = alpha;
-    m.beta = beta;
-    m.linearBeta = linearBeta;
-    const float *row = product + LEAD / 4 + (u64) p * columns * (LAYOUT ? 2 : 1);
-    unsigned magnitude = 0;
-    for (int two = threadIdx.x; two < (LAYOUT ? columns : (columns + 1) / 2); two += 128) {
-        float y[2];
-#if LAYOUT == HALVES
-        y[0] = row[two];
-        y[1] = row[columns + two];
-#else
-        y[0] = row[2 * two];
-        y[1] = LAYOUT == ALTERNATING || 2 * two + 1 < columns ? row[2 * two + 1] : 0.0f;
-#endif
-        unsigned bits = emit<1>(m, p, two, y, 1.0f);
-        magnitude = bits > magnitude ? bits : magnitude;
-    }
-#pragma unroll
-    for (int s = 16; s > 0; s >>= 1) {
-        unsigned other = __shfl_xor_sync(0xffffffffu, magnitude, s);
-        magnitude = other > magnitude ? other : magnitude;
-    }
-    if ((threadIdx.x & 31) == 0) {
-        atomicMax(amax + p, magnitude);
-    }
-}
-#endif
 
 // out[p] = round(x * (127 / amax[p])), half away from zero, and scales[p] = amax[p] / 127, as vLLM's per_token_quant_int8, where amax is
 // at least 1e-10. Nothing is done for a pair whose key is -1.

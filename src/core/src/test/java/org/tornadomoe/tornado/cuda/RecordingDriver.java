@@ -132,7 +132,7 @@ public final class RecordingDriver implements CudaDriver {
 
     @Override
     public int computeCapability(int device) {
-        return 9;
+        return 90;
     }
 
     @Override

@@ -32,7 +32,7 @@ import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 /** Kernels are told an activation, a layout, a score function by number: all know it, and any other is none. */
 class KernelNumbersTest {
     private static final CudaSource GEMM = new CudaSource("hopper-gemm.cu");
-    private static final CudaSource STAGES = new CudaSource("hopper-stages.cu");
+    private static final CudaSource STAGES = new CudaSource("layer-stages.cu");
     private static final List<String> FUNCTIONS =
             List.of("SILU", "GELU", "GELU_TANH", "RELU2", "SWIGLU_OAI", "SWIGLU_STEP", "SITU");
     private static final List<String> LAYOUTS = List.of("NO_GATE", "HALVES", "ALTERNATING");

@@ -1,8 +1,9 @@
-// What is around the expert GEMMs of hopper-gemm.cu, for Hopper: router, alignment, quantiser, sum. CudaLibrary compiles it with
-// NVRTC; LEAD is as in hopper-gemm.cu. What each kernel computes is what its namesake of the Java kernels does, and RouterKernels, AlignKernels, QuantizeKernels
+// What is around the expert GEMMs in CUDA C: router, alignment, Hopper's quantiser, sum. CudaLibrary compiles it with NVRTC; LEAD is as in
+// gemm.cu. What each kernel computes is what its namesake of the Java kernels does, and RouterKernels, AlignKernels, QuantizeKernels
 // and CombineKernels say it in full: here is only what is different. A token gets the same bits whatever the other tokens are.
 //
-// Every kernel may be launched before the one in front of it is through (programmatic dependent launch), and waits for it itself.
+// Every kernel may be launched before the one in front of it is through (programmatic dependent launch, from compute capability 9.0 on), and waits
+// for it itself.
 
 typedef unsigned char u8;
 typedef unsigned long long u64;
@@ -12,11 +13,15 @@ typedef unsigned long long u64;
 #define LARGEST 3.402823466e38f
 
 __device__ __forceinline__ void awaitPredecessor() {
+#if __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
 }
 
 __device__ __forceinline__ void launchSuccessor() {
+#if __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
 }
 
 __device__ __forceinline__ void afterPredecessor() {

@@ -1,0 +1,311 @@
+package org.tornadomoe.tornado.graph;
+
+import java.util.List;
+import java.util.function.IntFunction;
+import java.util.function.IntPredicate;
+import java.util.function.IntToLongFunction;
+import java.util.stream.Stream;
+import org.tornadomoe.config.RouterConfig;
+import org.tornadomoe.config.ScalarType;
+import org.tornadomoe.tornado.cuda.CudaKernel;
+import org.tornadomoe.tornado.cuda.CudaKernel.Launch;
+import org.tornadomoe.tornado.cuda.CudaStep;
+import org.tornadomoe.tornado.kernels.ActivationKernels;
+import org.tornadomoe.tornado.layout.ActivationCode;
+import org.tornadomoe.tornado.layout.HopperWeights;
+import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
+
+/**
+ * The stages around a family of GEMMs in CUDA C, with the kernels of {@code layer-stages.cu}: fewer than those in Java,
+ * since what is small is in one kernel with what is next to it, and for TornadoVM a single task, as far as no other
+ * stage comes between.
+ */
+abstract class CudaProgram extends LayerProgram {
+    /** Tokens whose experts are chosen and sorted by one group. */
+    static final int ROUTED_TOGETHER = 32;
+
+    /** Tokens whose logits are computed in tiles. */
+    static final int MANY = 768;
+
+    /** Tokens of such a tile. */
+    private static final int LOGIT_TOKENS = 32;
+
+    /** Groups that keep most multiprocessors busy. */
+    private static final int FULL = 100;
+
+    /** Pairs up to which the second GEMM packs what it multiplies, over and over for every 32 rows of weights. */
+    static final int PACKED_OFTEN = 16;
+
+    CudaProgram(ExpertGemm gemm, LayerArrays arrays) {
+        super(gemm, arrays);
+    }
+
+    /** The header and as much of what comes and goes as there are tokens. */
+    @Override
+    public List<Stage> call() {
+        boolean halves = a.shape.halves;
+        long k = a.shape.topK;
+        boolean handedIn = !a.shape.routes;
+        IntToLongFunction ints = m -> halves ? halfInts(m) : (long) m * a.shape.hidden;
+        return Stream.of(
+                        copy("copyHeader", a.work.header, true, m -> a.work.header.getSize()),
+                        copy("copyHidden", a.work.incoming(), true, ints),
+                        a.shape.balanced
+                                ? copy("copyReplicas", a.work.replicas, true, m -> a.work.replicas.getSize())
+                                : List.<Stage>of(),
+                        handedIn ? copy("copyIds", a.work.topkIds, true, m -> m * k) : List.<Stage>of(),
+                        handedIn ? copy("copyWeights", a.work.topkWeights, true, m -> m * k) : List.<Stage>of(),
+                        halves ? List.of(widenHidden()) : List.<Stage>of(),
+                        all(),
+                        halves ? List.of(narrowOutput()) : List.<Stage>of(),
+                        copy("copyOutput", a.work.outgoing(), false, ints),
+                        a.shape.balanced
+                                ? copy("copyLoads", a.work.loads, false, m -> a.shape.localExperts)
+                                : List.<Stage>of(),
+                        handedIn
+                                ? List.<Stage>of()
+                                : copy("copyIds", a.work.topkIds, false, m -> a.returnsRouting ? m * k : 0),
+                        handedIn
+                                ? List.<Stage>of()
+                                : copy("copyWeights", a.work.topkWeights, false, m -> a.returnsRouting ? m * k : 0))
+                .flatMap(List::stream)
+                .toList();
+    }
+
+    /** Two values to an int. */
+    private long halfInts(int m) {
+        return Math.ceilDiv((long) m * a.shape.hidden, 2);
+    }
+
+    @Override
+    Stage widenHidden() {
+        return halves("widenHidden", List.of(a.work.hiddenHalves), List.of(a.work.hidden));
+    }
+
+    @Override
+    Stage narrowOutput() {
+        return halves("narrowOutput", List.of(a.work.output), List.of(a.work.outputHalves));
+    }
+
+    private Stage halves(String kernel, List<Object> from, List<Object> to) {
+        return stage(
+                kernel,
+                m -> new Launch(kernel, 256, Math.toIntExact(Math.ceilDiv(halfInts(m), 256)), 1, 0),
+                from,
+                to,
+                List.of(a.shape.hidden, a.shape.config.inDtype() == ScalarType.BF16 ? 1 : 0));
+    }
+
+    private List<Stage> copy(String name, TornadoNativeArray array, boolean toDevice, IntToLongFunction elements) {
+        return List.of(Stage.cuda(new CudaStep.Copy(name, a.work.header, array, toDevice, elements)));
+    }
+
+    @Override
+    List<Stage> logits() {
+        return !a.shape.routes ? List.of() : prepare("routerLogits", false);
+    }
+
+    @Override
+    List<Stage> topK() {
+        return !a.shape.routes ? List.of() : List.of(topK(m -> true));
+    }
+
+    @Override
+    List<Stage> place() {
+        return place(m -> true);
+    }
+
+    final List<Stage> place(IntPredicate when) {
+        if (!a.shape.balanced) {
+            return List.of();
+        }
+        int k = a.shape.topK;
+        return List.of(stage(
+                "place",
+                m -> when.test(m) ? new Launch("place", 128, Math.ceilDiv(m * k, 128), 1, 0) : Launch.NONE,
+                List.of(a.work.topkIds, a.work.replicas),
+                List.of(a.work.placedIds),
+                List.of(k, a.shape.experts)));
+    }
+
+    /** Blocks of experts that live elsewhere are a thing of tests, and left to the kernels in Java. */
+    @Override
+    List<Stage> align(int keep) {
+        return keep == 0 ? List.of(sort(m -> true)) : super.align(keep);
+    }
+
+    /** Whether logits are computed in tiles; a few rows of the router are none. */
+    final boolean isTiled(int m) {
+        return m >= MANY && a.shape.config.numRouterLogits() >= 32 && a.shape.hidden % 4 == 0;
+    }
+
+    /** hidden → logits, and for few tokens int8 tokens with them. */
+    final List<Stage> prepare(String name, boolean tokens) {
+        int rows = a.shape.config.numRouterLogits();
+        int rowsPerToken = tokens ? a.shape.config.inputRowsPerToken() : 0;
+        IntFunction<Launch> few = m -> {
+            int tile = m <= 16 ? 1 : 4;
+            int wide = Math.min(2, Math.ceilDiv(rows, tile));
+            int groups = Math.ceilDiv(Math.ceilDiv(rows, tile), wide) * Math.ceilDiv(m, tile * (4 / wide));
+            return isTiled(m) ? Launch.NONE : new Launch("prepare", 128, groups + m * rowsPerToken, 1, 0);
+        };
+        IntFunction<Launch> tiles = m -> {
+            int down = Math.ceilDiv(m, LOGIT_TOKENS);
+            int wide = down * Math.ceilDiv(rows, 128);
+            if (!isTiled(m)) {
+                return Launch.NONE;
+            }
+            return rows >= 128 && wide >= FULL
+                    ? new Launch("logits128", 256, wide, 1, 8 * (LOGIT_TOKENS + 128) * 128)
+                    : new Launch("logits32", 256, down * Math.ceilDiv(rows, 32), 1, 16 * (LOGIT_TOKENS + 32) * 128);
+        };
+        return List.of(
+                prepare(name, few, rows, rowsPerToken, 0),
+                stage(
+                        "logits",
+                        tiles,
+                        List.of(a.work.hidden, a.weights.router, a.weights.routerBias),
+                        List.of(a.work.logits),
+                        List.of(a.shape.hidden, rows)));
+    }
+
+    final Stage prepare(String name, IntFunction<Launch> launch, int rows, int rowsPerToken, int beside) {
+        return stage(
+                name,
+                launch,
+                List.of(a.work.hidden, a.weights.router, a.weights.routerBias, a.work.topkWeights),
+                List.of(a.work.logits, a.work.hiddenQ, a.work.hiddenScales, a.work.amax),
+                List.of(
+                        a.shape.hidden,
+                        rows,
+                        HopperWeights.chunks(a.shape.hidden),
+                        rowsPerToken,
+                        a.shape.weightsOnInput ? 1 : 0,
+                        a.shape.topK,
+                        beside));
+    }
+
+    /** logits → ids and weights and pairs in expert order, for few tokens. */
+    final Stage route() {
+        return stage(
+                "route",
+                m -> {
+                    int warps = Math.max(4, m);
+                    int shared = 4 * Math.max(warps * keys(), a.shape.localExperts) + 8 * warps * a.shape.topK;
+                    return m > ROUTED_TOGETHER
+                            ? Launch.NONE
+                            : new Launch("route", 32 * warps, a.shape.localExperts, 1, shared);
+                },
+                List.of(a.work.logits, a.weights.correctionBias, a.weights.expertMap, a.work.replicas),
+                List.of(
+                        a.work.topkIds,
+                        a.work.topkWeights,
+                        a.work.placedIds,
+                        a.work.keys,
+                        a.work.sortedIds,
+                        a.work.expertIds,
+                        a.work.numPostPadded,
+                        a.work.loads),
+                Stream.concat(
+                                choice().stream(),
+                                Stream.of(a.shape.experts, a.shape.localExperts, a.shape.balanced ? 1 : 0))
+                        .toList());
+    }
+
+    final Stage topK(IntPredicate when) {
+        return stage(
+                "topK",
+                m -> when.test(m) ? new Launch("topK", 128, Math.ceilDiv(m, 4), 1, 16 * keys()) : Launch.NONE,
+                List.of(a.work.logits, a.weights.correctionBias),
+                List.of(a.work.topkIds, a.work.topkWeights),
+                choice());
+    }
+
+    final Stage sort(IntPredicate when) {
+        return stage(
+                "align",
+                m -> when.test(m)
+                        ? new Launch("align", 1024, a.shape.localExperts, 1, 4 * a.shape.localExperts)
+                        : Launch.NONE,
+                List.of(a.work.placedIds, a.weights.expertMap),
+                List.of(a.work.keys, a.work.sortedIds, a.work.expertIds, a.work.numPostPadded, a.work.loads),
+                List.of(a.shape.topK, a.shape.experts, a.shape.localExperts, a.shape.balanced ? 1 : 0));
+    }
+
+    /** Keys of a token's choices, and of their groups. */
+    private int keys() {
+        return a.shape.config.numChoices() + a.shape.config.router().numExpertGroup();
+    }
+
+    private List<Object> choice() {
+        RouterConfig router = a.shape.config.router();
+        return List.of(
+                a.shape.config.numExperts(),
+                a.shape.config.numChoices(),
+                a.shape.config.numFusedSharedExperts(),
+                a.shape.config.expertsPerToken(),
+                RouterStages.scoring(router),
+                RouterStages.renormalize(router),
+                router.hasCorrectionBias() ? 1 : 0,
+                router.numExpertGroup(),
+                router.topkGroup(),
+                router.hasSharedExpertGate() ? 1 : 0,
+                (float) router.routedScalingFactor());
+    }
+
+    /** A kernel of {@code layer-stages.cu}. */
+    private Stage stage(
+            String name, IntFunction<Launch> launch, List<Object> reads, List<Object> writes, List<Object> scalars) {
+        return Stage.cuda(new CudaKernel(
+                name,
+                "layer-stages.cu",
+                List.of(pad("LEAD", a.alignmentPad)),
+                launch,
+                afterHeader(reads),
+                writes,
+                List.of(),
+                scalars));
+    }
+
+    final List<Object> afterHeader(List<Object> reads) {
+        return Stream.concat(Stream.of(a.work.header), reads.stream()).toList();
+    }
+
+    /** down → output. */
+    @Override
+    List<Stage> combine() {
+        int fours = Math.ceilDiv(a.shape.hidden, 4);
+        return List.of(stage(
+                "combine",
+                m -> new Launch("combine", 128, KernelTask.elementGroups(m, fours, 128), 1, 0),
+                List.of(a.work.keys, a.work.down),
+                List.of(a.work.output),
+                List.of(a.shape.topK, a.shape.hidden)));
+    }
+
+    /** gateUp → activated where adapters come between, by a kernel that gives the same bits as the GEMM's last step. */
+    final Stage activatePairs(CudaGemm gemm) {
+        ActivationCode activation = a.shape.activation;
+        return gemm.kernel(
+                a,
+                "activatePairs",
+                activation,
+                a.shape.intermediate,
+                m -> new Launch("activatePairs", 128, rows.of(m), 1, 0),
+                afterHeader(List.of(a.work.keys, a.work.gateUp)),
+                List.of(a.work.activated),
+                List.of(a.work.amax),
+                List.of(
+                        a.shape.topK,
+                        a.shape.intermediate,
+                        activation.limit(),
+                        activation.alpha(),
+                        activation.beta(),
+                        activation.linearBeta()));
+    }
+
+    /** Bytes that kernels find in front of what is in an array. */
+    static String pad(String name, int elements) {
+        return "-D" + name + "=" + 4 * elements;
+    }
+}

@@ -1,0 +1,232 @@
+// What the expert GEMMs in CUDA C have in common, hopper-gemm.cu and mma-gemm.cu, which include this file: who comes first, the activations,
+// and how a result is written. Both are compiled with
+//
+//     ACTIVATION  -1: out = the product; else a function of ActivationKernels: out = the activation of gate and up projection, and
+//                 amax[pair] = the greatest magnitude of its row
+//     LAYOUT      what a row of the product is, as ActivationKernels has it: 0 rows without a gate, 1 a half of the gate and one of the
+//                 up projection, 2 these alternating
+//     LEAD        bytes in front of what is in a and out, and of what the other kernels read and write, so that it begins at a multiple of 128
+//     WEIGHTS_LEAD   likewise of b
+//     PARTS       arrays that b is in, 1 to 8, of expertsOfPart experts each
+
+// The numbers of ActivationKernels.
+#define SILU 0
+#define GELU 1
+#define GELU_TANH 2
+#define RELU2 3
+#define SWIGLU_OAI 4
+#define SWIGLU_STEP 5
+#define SITU 6
+#define NO_GATE 0
+#define HALVES 1
+#define ALTERNATING 2
+
+// A name that isn't defined counts as 0 in a condition, which would be a function and a layout.
+#if !defined(ACTIVATION) || !defined(LAYOUT)
+#error "ACTIVATION and LAYOUT have to be defined"
+#elif ACTIVATION < -1
+#error "ACTIVATION: no function has this number"
+#elif LAYOUT != NO_GATE && LAYOUT != HALVES && LAYOUT != ALTERNATING
+#error "LAYOUT: no layout has this number"
+#endif
+
+typedef unsigned char u8;
+typedef unsigned long long u64;
+
+// Every kernel may be launched before the one in front of it is through (programmatic dependent launch, from compute capability 9.0 on), and
+// waits for it itself. What is behind it may be launched from then on.
+__device__ __forceinline__ void afterPredecessor() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+// Where a product goes to, and through which activation.
+struct Result {
+    float *out;
+    unsigned *amax;
+    int columns;
+    float limit, alpha, beta, linearBeta;
+};
+
+#define B1(type) type b0
+#define B2(type) B1(type), type b1
+#define B3(type) B2(type), type b2
+#define B4(type) B3(type), type b3
+#define B5(type) B4(type), type b4
+#define B6(type) B5(type), type b5
+#define B7(type) B6(type), type b6
+#define B8(type) B7(type), type b7
+#define JOIN_(x, y) x##y
+#define JOIN(x, y) JOIN_(x, y)
+#define EACH_B JOIN(B, PARTS)
+
+// Blocks of pairs that are multiplied with the same weights one after the other, so that these stay in the L2 cache.
+#define GROUP 8
+
+#if ACTIVATION >= 0
+__device__ __forceinline__ float sigmoid(float x) {
+    return x < -87.0f ? 0.0f : __fdividef(1.0f, 1.0f + __expf(fminf(-x, 87.0f)));
+}
+
+__device__ __forceinline__ float activate(const Result &m, float gate, float up) {
+    // What is no number stays none, which minima and maxima would make one of.
+    float g = gate > m.limit ? m.limit : gate, u = up > m.limit ? m.limit : up < -m.limit ? -m.limit : up;
+#if ACTIVATION == SILU
+    return g * sigmoid(g) * u;
+#elif ACTIVATION == GELU
+    return gate * normcdff(gate) * up;
+#elif ACTIVATION == GELU_TANH
+    float x = fmaxf(fminf(gate, 20.0f), -20.0f);
+    return gate * sigmoid(1.595769f * (x + 0.044715f * x * x * x)) * up;
+#elif ACTIVATION == RELU2
+    float positive = gate < 0.0f ? 0.0f : gate;
+    return positive * positive * up;
+#elif ACTIVATION == SWIGLU_OAI
+    return g * sigmoid(m.alpha * g) * (u + m.beta);
+#elif ACTIVATION == SWIGLU_STEP
+    return fminf(gate * sigmoid(gate), m.limit) * u;
+#elif ACTIVATION == SITU
+    float linear = m.linearBeta == 0.0f ? up : m.linearBeta * tanhf(up / m.linearBeta);
+    return m.beta * tanhf(gate / m.beta) * sigmoid(gate) * linear;
+#else
+#error "ACTIVATION: no function has this number"
+#endif
+}
+#endif
+
+// Which block and which tile of rows is the id-th: GROUP blocks at a time.
+__device__ __forceinline__ void place(int id, int blocks, int tiles, int &block, int &tile) {
+    int group = id / (GROUP * tiles), first = group * GROUP;
+    int size = blocks - first < GROUP ? blocks - first : GROUP;
+    int within = id - first * tiles;
+    block = first + within % size;
+    tile = within / size;
+}
+
+// Up to N neighbouring values of a row of out.
+template <int N>
+__device__ __forceinline__ void store(const Result &m, int pair, int column, const float (&v)[N]) {
+    float *out = m.out + (u64) pair * m.columns + column;
+    if (N % 4 == 0 && m.columns % 4 == 0) {
+#pragma unroll
+        for (int i = 0; i + 3 < N; i += 4) {
+            if (column + i < m.columns) {
+                *(float4 *) (out + i) = make_float4(v[i], v[i + 1], v[i + 2], v[i + 3]);
+            }
+        }
+    } else if (N == 2 && m.columns % 2 == 0) {
+        if (column < m.columns) {
+            *(float2 *) out = make_float2(v[0], v[N - 1]);
+        }
+    } else {
+#pragma unroll
+        for (int i = 0; i < N; i++) {
+            if (column + i < m.columns) {
+                out[i] = v[i];
+            }
+        }
+    }
+}
+
+// N neighbouring twos of packed rows of a pair, beginning with the first-th: a row of the gate and the up projection's, or two rows.
+// Gives the greatest magnitude of the activations.
+template <int N>
+__device__ __forceinline__ unsigned emit(const Result &m, int pair, int first, float (&y)[2 * N], float weight) {
+    unsigned magnitude = 0;
+#if ACTIVATION >= 0
+    constexpr int VALUES = LAYOUT ? N : 2 * N;
+    float v[VALUES];
+#pragma unroll
+    for (int i = 0; i < VALUES; i++) {
+        v[i] = LAYOUT ? activate(m, y[LAYOUT ? 2 * i : 0], y[LAYOUT ? 2 * i + 1 : 0]) : activate(m, y[i], 1.0f);
+        unsigned bits = __float_as_uint(fabsf(v[i]));
+        magnitude = first * (LAYOUT ? 1 : 2) + i < m.columns && bits > magnitude ? bits : magnitude;
+    }
+    store(m, pair, first * (LAYOUT ? 1 : 2), v);
+#elif LAYOUT == HALVES
+    float gate[N], up[N];
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+        gate[i] = y[2 * i];
+        up[i] = y[2 * i + 1];
+    }
+    Result half = m;
+    half.columns = m.columns / 2;
+    half.out = m.out + (u64) pair * half.columns;
+    store(half, pair, first, gate);
+    half.out += half.columns;
+    store(half, pair, first, up);
+#else
+#pragma unroll
+    for (int i = 0; i < 2 * N; i++) {
+        y[i] *= weight;
+    }
+    store(m, pair, 2 * first, y);
+#endif
+    return magnitude;
+}
+
+struct __align__(16) Quad {
+    unsigned x, y, z, w;
+};
+
+__device__ __forceinline__ Quad streamed(const void *p) {
+    Quad q;
+    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(q.x), "=r"(q.y), "=r"(q.z), "=r"(q.w) : "l"(p));
+    return q;
+}
+
+__device__ __forceinline__ Quad cached(const void *p) {
+    Quad q;
+    asm volatile("ld.global.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(q.x), "=r"(q.y), "=r"(q.z), "=r"(q.w) : "l"(p));
+    return q;
+}
+
+// ---- the steps after the first product
+
+#if ACTIVATION >= 0
+// What the GEMMs do with their sums, on a product that is there already, such as one that adapters were added to: the same
+// bits. Nothing is done for a pair whose key is -1.
+// Grid: a group of 128 a pair.
+extern "C" __global__ void __launch_bounds__(128) activatePairs(
+    const int *header, const int *keys, const float *product, float *out, unsigned *amax, int pairsPerToken, int columns, float limit,
+    float alpha, float beta, float linearBeta) {
+    afterPredecessor();
+    int p = blockIdx.x;
+    if (p >= header[0] * pairsPerToken || keys[p] < 0) {
+        return;
+    }
+    Result m = {};
+    m.out = out + LEAD / 4;
+    m.columns = columns;
+    m.limit = limit;
+    m.alpha = alpha;
+    m.beta = beta;
+    m.linearBeta = linearBeta;
+    const float *row = product + LEAD / 4 + (u64) p * columns * (LAYOUT ? 2 : 1);
+    unsigned magnitude = 0;
+    for (int two = threadIdx.x; two < (LAYOUT ? columns : (columns + 1) / 2); two += 128) {
+        float y[2];
+#if LAYOUT == HALVES
+        y[0] = row[two];
+        y[1] = row[columns + two];
+#else
+        y[0] = row[2 * two];
+        y[1] = LAYOUT == ALTERNATING || 2 * two + 1 < columns ? row[2 * two + 1] : 0.0f;
+#endif
+        unsigned bits = emit<1>(m, p, two, y, 1.0f);
+        magnitude = bits > magnitude ? bits : magnitude;
+    }
+#pragma unroll
+    for (int s = 16; s > 0; s >>= 1) {
+        unsigned other = __shfl_xor_sync(0xffffffffu, magnitude, s);
+        magnitude = other > magnitude ? other : magnitude;
+    }
+    if ((threadIdx.x & 31) == 0) {
+        atomicMax(amax + p, magnitude);
+    }
+}
+#endif
+
