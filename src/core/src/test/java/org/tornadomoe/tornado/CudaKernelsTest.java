@@ -321,7 +321,7 @@ class CudaKernelsTest {
         }
         if (experts.supportsQuantScheme(Int8Scheme.W8A8_BLOCK.weightKey(), Int8Scheme.W8A8_BLOCK.activationKey())) {
             Int8Quantization nearest = Int8Quantization.of(Int8Scheme.W8A8_BLOCK)
-                    .withGrid(new GroupShape(8, 12))
+                    .withGrid(new GroupShape(8, Math.max(12, experts.gemm().columnsOfScale())))
                     .withRoundToNearest(true);
             LayerChecks.forwardMatchesReference(experts, nearest, SMALL.on(CUDA), 3, 40);
         }
@@ -333,6 +333,7 @@ class CudaKernelsTest {
     @MethodSource("others")
     void othersWithAllThereIs(TornadoExperts experts) {
         cuda();
+        Int8Scheme scheme = experts.gemm().packsFloats() ? Int8Scheme.W8A16_GROUP : Int8Scheme.W8A8_CHANNEL;
         RouterConfig router = RouterConfig.of(ScoringFunction.SOFTMAX, false)
                 .withCorrectionBias()
                 .withZeroExperts(3)
@@ -343,15 +344,15 @@ class CudaKernelsTest {
                 .withBiases()
                 .routedBy(router)
                 .on(CUDA);
-        LayerChecks.forwardMatchesReference(experts, Int8Scheme.W8A8_CHANNEL, layer, 3, 40);
+        LayerChecks.forwardMatchesReference(experts, scheme, layer, 3, 40);
         LayerChecks.forwardMatchesReference(
                 experts,
-                Int8Scheme.W8A8_CHANNEL,
+                scheme,
                 RandomLayer.of(5, 1, 40, 24, 40, 5).weighedOnInput().on(CUDA),
                 3,
                 40);
         if (experts.activationFormat() == FusedMoeActivationFormat.STANDARD) {
-            LayerChecks.adaptersMatchReference(experts, Int8Scheme.W8A8_CHANNEL, ADAPTED.on(CUDA), 50);
+            LayerChecks.adaptersMatchReference(experts, scheme, ADAPTED.on(CUDA), 50);
         }
     }
 

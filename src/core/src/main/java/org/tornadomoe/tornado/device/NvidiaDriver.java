@@ -258,7 +258,20 @@ final class NvidiaDriver implements CudaDriver {
     @Override
     public byte[] compile(String source, List<String> options) {
         return BINARIES.computeIfAbsent(
-                Stream.concat(options.stream(), Stream.of(source)).toList(), key -> compileAnew(source, options));
+                Stream.concat(options.stream(), Stream.of(source)).toList(),
+                key -> KernelCache.ofUser()
+                        .get(
+                                Stream.concat(Stream.of("nvrtc " + compilerVersion()), key.stream())
+                                        .toList(),
+                                () -> compileAnew(source, options)));
+    }
+
+    private static String compilerVersion() {
+        try (Arena arena = Arena.ofConfined()) {
+            MemorySegment version = arena.allocate(INT, 2);
+            nvrtc("nvrtcVersion", List.of(POINTER, POINTER), version, version.asSlice(4));
+            return version.getAtIndex(INT, 0) + "." + version.getAtIndex(INT, 1);
+        }
     }
 
     private static byte[] compileAnew(String source, List<String> options) {

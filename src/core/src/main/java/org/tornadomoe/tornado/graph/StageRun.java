@@ -5,6 +5,7 @@ import java.lang.foreign.ValueLayout;
 import java.util.Arrays;
 import java.util.List;
 import java.util.stream.IntStream;
+import java.util.stream.Stream;
 import org.tornadomoe.config.FusedMoeActivationFormat;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.kernel.MoeExecutionException;
@@ -148,7 +149,10 @@ public final class StageRun {
         execute(device, name, steps, tokens);
     }
 
-    /** Runs some stages by themselves: what they read goes there from the arrays here, what they write comes back. */
+    /**
+     * Runs some stages by themselves: what they read or write goes there from the arrays here, what they write comes
+     * back, and so does what they leave alone in it.
+     */
     public static void execute(Device device, String name, List<Stage> steps, int tokens) {
         if (steps.isEmpty()) {
             return;
@@ -157,7 +161,10 @@ public final class StageRun {
             Stage.Graph graph = Stage.Graph.of(name, device, steps);
             graph.tasks()
                     .transferToDevice(
-                            DataTransferMode.EVERY_EXECUTION, graph.inputs().toArray());
+                            DataTransferMode.EVERY_EXECUTION,
+                            Stream.concat(graph.inputs().stream(), graph.outputs().stream())
+                                    .distinct()
+                                    .toArray());
             graph.addTasks();
             graph.tasks()
                     .transferToHost(
