@@ -83,7 +83,7 @@ public final class MagnitudeChecks {
                                     && (cpu || MAGNITUDES[m] <= largest);
                     double least = 1e-36 * Math.max(1, factors[1]);
                     requireRight(
-                            definition.output(), output, m * h, h, inRange, least, tolerance(quantization, cpu), what);
+                            definition.output(), output, m * h, h, inRange, least, tolerance(experts, quantization), what);
                 }
             }
         }
@@ -106,9 +106,13 @@ public final class MagnitudeChecks {
                 weights.zeroPoints());
     }
 
-    /** Where activations are quantised, a rounding may go the other way. */
-    private static double tolerance(Int8Quantization quantization, boolean cpu) {
-        return cpu ? 1e-5 : quantization.scheme().quantizesActivations() ? 3e-2 : 1e-4;
+    /** Where activations are quantised, a rounding may go the other way; halves have 11 bits. */
+    private static double tolerance(FusedMoeExperts experts, Int8Quantization quantization) {
+        if (experts instanceof CpuExperts) {
+            return 1e-5;
+        }
+        boolean halves = experts.name().equals("TornadoMmaHalfExperts");
+        return quantization.scheme().quantizesActivations() ? 3e-2 : halves ? 2e-3 : 1e-4;
     }
 
     private static double greatest(double[] values, int from, int count) {

@@ -167,11 +167,12 @@ public record Stage(
 
         /**
          * Before kernels of TornadoVM's own, on CUDA: see {@link CudaLibrary}. TornadoVM allocates an array before the
-         * first task that it is an argument of, so this task has all that are written.
+         * first task that it is an argument of, so this task has all that are written and not sent there before.
          */
         private void awaitZeros(Predicate<Object> isKnown) {
             if (Quirks.HERE.zeroesOnAnotherStream(device.backend()) && !isCudaAlone()) {
                 List<Object> written = outputs();
+                written.removeAll(inputs());
                 written.removeIf(isKnown);
                 CudaRun.addTo(tasks, prefix, new ArrayList<>(List.of(new CudaStep.Wait(written))), array -> false);
             }

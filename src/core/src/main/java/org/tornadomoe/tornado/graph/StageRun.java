@@ -5,7 +5,6 @@ import java.lang.foreign.ValueLayout;
 import java.util.Arrays;
 import java.util.List;
 import java.util.stream.IntStream;
-import java.util.stream.Stream;
 import org.tornadomoe.config.FusedMoeActivationFormat;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.kernel.MoeExecutionException;
@@ -149,10 +148,7 @@ public final class StageRun {
         execute(device, name, steps, tokens);
     }
 
-    /**
-     * Runs some stages by themselves: what they read or write goes there from the arrays here, what they write comes
-     * back, and so does what they leave alone in it.
-     */
+    /** Runs some stages by themselves: what they read goes there from the arrays here, what they write comes back. */
     public static void execute(Device device, String name, List<Stage> steps, int tokens) {
         if (steps.isEmpty()) {
             return;
@@ -161,10 +157,7 @@ public final class StageRun {
             Stage.Graph graph = Stage.Graph.of(name, device, steps);
             graph.tasks()
                     .transferToDevice(
-                            DataTransferMode.EVERY_EXECUTION,
-                            Stream.concat(graph.inputs().stream(), graph.outputs().stream())
-                                    .distinct()
-                                    .toArray());
+                            DataTransferMode.EVERY_EXECUTION, graph.inputs().toArray());
             graph.addTasks();
             graph.tasks()
                     .transferToHost(

@@ -22,6 +22,7 @@ import org.tornadomoe.reference.Routing;
 import org.tornadomoe.tornado.Families;
 import org.tornadomoe.tornado.device.Device;
 import org.tornadomoe.tornado.device.HostMemory;
+import org.tornadomoe.tornado.device.Quirks;
 import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
 
 /** What must hold of the router's kernels on any device. */
@@ -125,7 +126,9 @@ public final class RouterChecks {
                             .as("logit %d of token %d", i % width, i / width)
                             .isCloseTo(expected[i], within(1e-5 * Math.sqrt(hidden) + 1e-6 * Math.abs(expected[i])));
                 }
-                assertThat(arrays.work.logits.get(m * width)).isNaN();
+                if (!Quirks.HERE.zeroesOnAnotherStream(device.backend())) { // there what nobody writes is anything
+                    assertThat(arrays.work.logits.get(m * width)).isNaN();
+                }
                 for (int i = 0; i < width; i++) {
                     if (m == 1) {
                         alone[i] = arrays.work.logits.get(i);
