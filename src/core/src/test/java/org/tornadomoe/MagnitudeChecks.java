@@ -106,13 +106,16 @@ public final class MagnitudeChecks {
                 weights.zeroPoints());
     }
 
-    /** Where activations are quantised, a rounding may go the other way; halves have 11 bits. */
+    /**
+     * Where activations are quantised, a rounding may go the other way; halves have 11 bits, of sums far beyond where an
+     * activation is steep.
+     */
     private static double tolerance(FusedMoeExperts experts, Int8Quantization quantization) {
         if (experts instanceof CpuExperts) {
             return 1e-5;
         }
         boolean halves = experts.name().equals("TornadoMmaHalfExperts");
-        return quantization.scheme().quantizesActivations() ? 3e-2 : halves ? 2e-3 : 1e-4;
+        return quantization.scheme().quantizesActivations() ? 3e-2 : halves ? 1e-2 : 1e-4;
     }
 
     private static double greatest(double[] values, int from, int count) {

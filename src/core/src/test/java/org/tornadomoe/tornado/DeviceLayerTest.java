@@ -399,7 +399,7 @@ class DeviceLayerTest {
                             }
                         })
                         .isInstanceOf(UnsupportedOperationException.class)
-                        .hasMessageMatching("graph: .*, 8 KB, is full after ([6-9]|1\\d) layers of Tornado.*");
+                        .hasMessageMatching("graph: .*, 8 KB, is full after ([6-9]|\\d\\d) layers of Tornado.*");
             }
         }
     }

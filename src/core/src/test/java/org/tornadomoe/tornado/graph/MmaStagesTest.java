@@ -1,0 +1,210 @@
+package org.tornadomoe.tornado.graph;
+
+import static org.assertj.core.api.Assertions.assertThat;
+
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.Objects;
+import java.util.Set;
+import java.util.TreeSet;
+import java.util.stream.Collectors;
+import java.util.stream.Stream;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.EnumSource;
+import org.tornadomoe.RandomLayer;
+import org.tornadomoe.config.FusedMoeActivationFormat;
+import org.tornadomoe.config.GroupShape;
+import org.tornadomoe.config.Int8Quantization;
+import org.tornadomoe.config.Int8Scheme;
+import org.tornadomoe.config.RouterConfig;
+import org.tornadomoe.config.ScoringFunction;
+import org.tornadomoe.quant.Int8Experts;
+import org.tornadomoe.quant.Int8Quantizer;
+import org.tornadomoe.quant.Progress;
+import org.tornadomoe.tornado.Families;
+import org.tornadomoe.tornado.cuda.CudaKernel;
+import org.tornadomoe.tornado.cuda.CudaKernel.Launch;
+import org.tornadomoe.tornado.cuda.CudaSource;
+import org.tornadomoe.tornado.cuda.CudaSource.Kind;
+import org.tornadomoe.tornado.device.HostMemory;
+
+/** What the kernels of {@code mma-gemm.cu} are launched with, against what their source says that they want. */
+class MmaStagesTest {
+    private static final int[] TOKENS = {1, 2, 3, 4, 5, 16, 32, 33, 200, 800, 2000};
+
+    /** Dynamic shared memory that every device of compute capability 8.0 or later has for a group. */
+    private static final int LEAST_SHARED = 99 << 10;
+
+    private static final Map<String, CudaSource> SOURCES = Stream.of("mma-gemm.cu", "layer-stages.cu")
+            .collect(Collectors.toMap(name -> name, CudaSource::new));
+
+    private static final RandomLayer FEW = RandomLayer.of(2, 2, 130, 150, 2000, 1);
+
+    private static Map<String, RandomLayer> layers() {
+        Map<String, RandomLayer> layers = new LinkedHashMap<>();
+        layers.put("few experts", FEW);
+        layers.put("many experts", RandomLayer.of(130, 8, 24, 12, 2000, 1));
+        layers.put("long rows", RandomLayer.of(3, 2, 4100, 3300, 5, 1));
+        layers.put("weighed on input", RandomLayer.of(5, 1, 40, 24, 200, 1).weighedOnInput());
+        layers.put("biases", FEW.withBiases());
+        layers.put(
+                "routed by the host",
+                FEW.routedBy(RouterConfig.of(ScoringFunction.SOFTMAX, true).handedIn()));
+        layers.put("adapters", new RandomLayer(FEW.config().toBuilder().lora(2, 4).build(), 1));
+        return layers;
+    }
+
+    private record Layer(LayerArrays arrays, List<CudaKernel> kernels) {
+        CudaKernel kernel(String step) {
+            return kernels.stream()
+                    .filter(kernel -> kernel.name().equals(step))
+                    .findFirst()
+                    .orElseThrow();
+        }
+
+        Launch launch(String step, int tokens) {
+            return kernel(step).launch().apply(tokens);
+        }
+    }
+
+    private static Layer layer(RandomLayer layer, Int8Quantization quantization) {
+        try (Int8Experts experts = Int8Quantizer.quantize(layer, quantization, Progress.NONE)) {
+            boolean int8 = quantization.scheme().quantizesActivations();
+            LayerArrays arrays = new LayerArrays(
+                    layer.config(),
+                    experts,
+                    Long.MAX_VALUE,
+                    HostMemory.of(false),
+                    int8 ? MmaGemm.ofInt8() : MmaGemm.ofHalves(),
+                    FusedMoeActivationFormat.STANDARD,
+                    !layer.config().isLoraEnabled());
+            List<CudaKernel> kernels = Families.program(arrays).call().stream()
+                    .map(Stage::cuda)
+                    .filter(CudaKernel.class::isInstance)
+                    .map(CudaKernel.class::cast)
+                    .toList();
+            return new Layer(arrays, kernels);
+        }
+    }
+
+    /** Their names are kernels of the source, groups fit, and the parameters are as many as it has, of its kinds. */
+    @Test
+    void everyLaunchIsOneThatTheSourceTakes() {
+        Set<String> launched = new TreeSet<>();
+        layers().forEach((name, random) -> {
+            for (Int8Scheme scheme : Int8Scheme.values()) {
+                Layer layer = layer(random, Int8Quantization.of(scheme));
+                for (CudaKernel kernel : layer.kernels) {
+                    CudaSource source = Objects.requireNonNull(SOURCES.get(kernel.source()));
+                    List<Kind> given = kernel.parameters().stream()
+                            .map(parameter -> parameter instanceof Integer
+                                    ? Kind.INT
+                                    : parameter instanceof Float ? Kind.FLOAT : Kind.ARRAY)
+                            .toList();
+                    for (int m : TOKENS) {
+                        Launch launch = m > random.config().maxNumTokens()
+                                ? Launch.NONE
+                                : kernel.launch().apply(m);
+                        if (launch.equals(Launch.NONE)) {
+                            continue;
+                        }
+                        String as = name + ", " + scheme + ", " + kernel.name() + ", " + m + " tokens: " + launch;
+                        assertThat(source.entries()).as(as).containsKey(launch.entryPoint());
+                        assertThat(given).as(as).isEqualTo(source.parameters(launch.entryPoint(), 1));
+                        assertThat(launch.group())
+                                .as(as)
+                                .isPositive()
+                                .isLessThanOrEqualTo(Objects.requireNonNull(
+                                                source.entries().get(launch.entryPoint()))
+                                        .most());
+                        assertThat(launch.gridX()).as(as).isPositive();
+                        assertThat(launch.gridY()).as(as).isBetween(1, 65_535);
+                        if (kernel.source().equals("mma-gemm.cu")) {
+                            assertThat(launch.sharedBytes()).as(as).isBetween(0, LEAST_SHARED);
+                            launched.add(launch.entryPoint());
+                        }
+                    }
+                }
+            }
+        });
+        assertThat(launched)
+                .isEqualTo(Objects.requireNonNull(SOURCES.get("mma-gemm.cu")).entries().keySet());
+    }
+
+    /** A few rows in all are streamed, more are tiles, larger the more there are. */
+    @ParameterizedTest
+    @EnumSource
+    void blocksGrowWithTheRowsOfAnExpert(Int8Scheme scheme) {
+        Layer layer = layer(FEW, Int8Quantization.of(scheme));
+        Map<Integer, String> expected = Map.of(
+                1, "skinnyGemm", 4, "skinnyGemm", 5, "tileGemm32", 33, "tileGemm32", 200, "tileGemm64", 800, "tileGemm128");
+        expected.forEach((m, entry) -> {
+            assertThat(layer.launch("gateUp", m).entryPoint()).isEqualTo(entry);
+            assertThat(layer.launch("down", m).entryPoint()).isEqualTo(entry);
+        });
+        // 300 rows of gate and up projection, in twos of 16: 320 packed, three tiles of 128; 130 rows, 160 packed.
+        assertThat(layer.launch("gateUp", 200).gridX()).isEqualTo(3 * layer.arrays.blocks(200));
+        assertThat(layer.launch("down", 200).gridX()).isEqualTo(2 * layer.arrays.blocks(200));
+        assertThat(layer.launch("gateUp", 1)).isEqualTo(new Launch("skinnyGemm", 128, 10, 2, 0));
+        assertThat(layer(RandomLayer.of(130, 8, 24, 12, 64, 1), Int8Quantization.of(scheme))
+                        .launch("gateUp", 16)
+                        .entryPoint())
+                .isEqualTo("tileGemm16");
+    }
+
+    /** Sums in another order have other bits. */
+    @ParameterizedTest
+    @EnumSource
+    void nothingIsStreamedWhereBatchesAreToBeInvariant(Int8Scheme scheme) {
+        RandomLayer invariant =
+                new RandomLayer(FEW.config().toBuilder().batchInvariant(true).build(), 1);
+        Layer layer = layer(invariant, Int8Quantization.of(scheme));
+        for (int m : TOKENS) {
+            assertThat(layer.launch("gateUp", m).entryPoint()).startsWith("tileGemm");
+            assertThat(layer.launch("down", m).entryPoint()).startsWith("tileGemm");
+        }
+    }
+
+    /** The second product packs what it reads where it has a scale a row, and rows are few. */
+    @ParameterizedTest
+    @EnumSource
+    void activationsArePackedOnce(Int8Scheme scheme) {
+        Layer layer = layer(FEW, Int8Quantization.of(scheme));
+        boolean itself = scheme != Int8Scheme.W8A8_TENSOR && scheme != Int8Scheme.W8A8_BLOCK;
+        int row = 3 * 64 * (scheme.quantizesActivations() ? 1 : 4);
+        assertThat(layer.launch("down", 1).sharedBytes()).isEqualTo(itself ? 8 * (row + 64) : 0);
+        assertThat(layer.launch("quantizePairs", 1))
+                .isEqualTo(itself ? Launch.NONE : new Launch("packRows", 128, 2, 1, 0));
+        assertThat(layer.launch("quantizePairs", 200)).isEqualTo(new Launch("packRows", 128, 400, 1, 0));
+        assertThat(layer.launch("quantizeTokens", 200)).isEqualTo(new Launch("packRows", 128, 200, 1, 0));
+    }
+
+    @Test
+    void sourcesAreCompiledForTheScheme() {
+        assertThat(options(Int8Quantization.of(Int8Scheme.W8A8_CHANNEL)))
+                .contains("-DFORM=0", "-DGROUPED=0", "-DBLOCKED=0", "-DZEROS=0", "-DONE_SCALE=0")
+                .noneMatch(option -> option.startsWith("--gpu-architecture"));
+        assertThat(options(Int8Quantization.of(Int8Scheme.W8A8_TENSOR))).contains("-DFORM=0", "-DONE_SCALE=1");
+        assertThat(options(Int8Quantization.of(Int8Scheme.W8A8_BLOCK)))
+                .contains("-DFORM=0", "-DGROUPED=1", "-DBLOCKED=1", "-DSTEP=64", "-DNEAREST=0");
+        assertThat(options(Int8Quantization.of(Int8Scheme.W8A8_BLOCK)
+                        .withGrid(new GroupShape(8, 32))
+                        .withRoundToNearest(true)))
+                .contains("-DSTEP=32", "-DNEAREST=1");
+        assertThat(options(Int8Quantization.of(Int8Scheme.W8A16_CHANNEL)))
+                .contains("-DFORM=2", "-DGROUPED=0", "-DBLOCKED=0");
+        Int8Quantization group = Int8Quantization.of(Int8Scheme.W8A16_GROUP);
+        assertThat(options(group.withGrid(new GroupShape(1, 48)).withZeroPoints(true)))
+                .contains("-DFORM=2", "-DGROUPED=1", "-DSTEP=16", "-DZEROS=1");
+        assertThat(options(group.withGrid(new GroupShape(1, 32)))).contains("-DSTEP=32", "-DZEROS=0");
+        assertThat(options(group.withGrid(new GroupShape(1, 64)))).contains("-DSTEP=64");
+        // One group has all columns, whatever their number.
+        assertThat(options(group.withGrid(new GroupShape(1, 1000)))).contains("-DGROUPED=1", "-DSTEP=64");
+    }
+
+    private static List<String> options(Int8Quantization quantization) {
+        return layer(FEW, quantization).kernel("gateUp").options();
+    }
+}
