@@ -83,7 +83,14 @@ public final class MagnitudeChecks {
                                     && (cpu || MAGNITUDES[m] <= largest);
                     double least = 1e-36 * Math.max(1, factors[1]);
                     requireRight(
-                            definition.output(), output, m * h, h, inRange, least, tolerance(experts, quantization), what);
+                            definition.output(),
+                            output,
+                            m * h,
+                            h,
+                            inRange,
+                            least,
+                            tolerance(experts, quantization),
+                            what);
                 }
             }
         }
@@ -107,8 +114,8 @@ public final class MagnitudeChecks {
     }
 
     /**
-     * Where activations are quantised, a rounding may go the other way; halves have 11 bits, of sums far beyond where an
-     * activation is steep.
+     * Where activations are quantised, a rounding may go the other way; halves have 11 bits, of sums far beyond where
+     * an activation is steep.
      */
     private static double tolerance(FusedMoeExperts experts, Int8Quantization quantization) {
         if (experts instanceof CpuExperts) {

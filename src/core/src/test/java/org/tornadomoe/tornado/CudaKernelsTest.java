@@ -146,8 +146,8 @@ class CudaKernelsTest {
         }
         launched.add("expertGemm"); // others()
         Set<String> written = new TreeSet<>();
-        for (String source : List.of(
-                "hopper-gemm.cu", "mma-gemm.cu", "layer-stages.cu", "join.cu", "clock.cu", "expert-gemm.cu")) {
+        for (String source :
+                List.of("hopper-gemm.cu", "mma-gemm.cu", "layer-stages.cu", "join.cu", "clock.cu", "expert-gemm.cu")) {
             written.addAll(new CudaSource(source).entries().keySet());
         }
         assertThat(launched).isEqualTo(written).hasSize(24);

@@ -142,7 +142,9 @@ public final class CudaLibrary implements TornadoLibraryProvider {
         private List<String> forHere(List<String> options) {
             return options.stream().anyMatch(option -> option.startsWith(ARCHITECTURE))
                     ? options
-                    : Stream.concat(Stream.of(ARCHITECTURE + "sm_" + driver.computeCapability(device)), options.stream())
+                    : Stream.concat(
+                                    Stream.of(ARCHITECTURE + "sm_" + driver.computeCapability(device)),
+                                    options.stream())
                             .toList();
         }
 

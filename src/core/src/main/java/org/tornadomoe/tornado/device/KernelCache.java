@@ -20,10 +20,10 @@ import org.jspecify.annotations.Nullable;
 
 /**
  * Compiled kernels, kept in a folder between starts: compiling them takes seconds. A file is named after the SHA-256 of
- * all that its kernel was made of, and begins with the SHA-256 of the rest, so that one that is broken is made anew. The
- * folder is {@code -Dtornadomoe.kernelCache}, else {@code tornado-moe/kernels} in the user's cache; with {@code off}
- * nothing is kept. What the file system refuses costs time and nothing else. Thread-safe, and several processes may use
- * a folder at once.
+ * all that its kernel was made of, and begins with the SHA-256 of the rest, so that one that is broken is made anew.
+ * The folder is {@code -Dtornadomoe.kernelCache}, else {@code tornado-moe/kernels} in the user's cache; with
+ * {@code off} nothing is kept. What the file system refuses costs time and nothing else. Thread-safe, and several
+ * processes may use a folder at once.
  *
  * @param folder null to keep nothing
  * @param most bytes; beyond that files go that were used longest ago
@@ -55,7 +55,8 @@ record KernelCache(@Nullable Path folder, long most) {
         if (folder == null) {
             return compile.get();
         }
-        Path file = folder.resolve(HexFormat.of().formatHex(hash(String.join("\0", key).getBytes(UTF_8), 0)));
+        Path file = folder.resolve(
+                HexFormat.of().formatHex(hash(String.join("\0", key).getBytes(UTF_8), 0)));
         byte[] kept = read(file);
         if (kept != null) {
             return kept;

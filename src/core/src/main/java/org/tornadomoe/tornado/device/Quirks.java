@@ -129,9 +129,9 @@ public record Quirks(@Nullable String version) {
 
     /**
      * Whether buffers that tasks only write are filled with zeros when they are allocated, right before their first
-     * task, on CUDA's default stream and without waiting, though nothing orders a plan's own stream behind that one: the
-     * zeros can come after a kernel's values, and do where several processes share a GPU (CUDA, 5.2; of later versions
-     * nothing is known).
+     * task, on CUDA's default stream and without waiting, though nothing orders a plan's own stream behind that one:
+     * the zeros can come after a kernel's values, and do where several processes share a GPU (CUDA, 5.2; of later
+     * versions nothing is known).
      */
     public boolean zeroesOnAnotherStream(String backend) {
         return backend.equals(Device.CUDA);

@@ -59,8 +59,7 @@ abstract class CudaGemm implements ExpertGemm {
                         options(a, cols).stream(),
                         Stream.of(
                                 CudaProgram.pad("LEAD", a.alignmentPad),
-                                CudaProgram.pad(
-                                        "WEIGHTS_LEAD", layout().weightPad()),
+                                CudaProgram.pad("WEIGHTS_LEAD", layout().weightPad()),
                                 "-DACTIVATION=" + activation.function(),
                                 "-DLAYOUT=" + activation.layout(),
                                 "-DPARTS=" + a.shape.parts.count()))

@@ -10,7 +10,6 @@ import org.tornadomoe.config.ScalarType;
 import org.tornadomoe.tornado.cuda.CudaKernel;
 import org.tornadomoe.tornado.cuda.CudaKernel.Launch;
 import org.tornadomoe.tornado.cuda.CudaStep;
-import org.tornadomoe.tornado.kernels.ActivationKernels;
 import org.tornadomoe.tornado.layout.ActivationCode;
 import org.tornadomoe.tornado.layout.HopperWeights;
 import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;

@@ -10,7 +10,6 @@ import org.tornadomoe.kernel.Support;
 import org.tornadomoe.tornado.cuda.CudaKernel;
 import org.tornadomoe.tornado.cuda.CudaKernel.Launch;
 import org.tornadomoe.tornado.device.Device;
-import org.tornadomoe.tornado.kernels.ActivationKernels;
 import org.tornadomoe.tornado.layout.ActivationCode;
 import org.tornadomoe.tornado.layout.HopperWeights;
 import org.tornadomoe.tornado.layout.WeightLayout;
@@ -136,6 +135,7 @@ public final class HopperGemm extends CudaGemm {
                 activation.alpha(),
                 activation.beta(),
                 activation.linearBeta());
-        return kernel(a, p.name(), activation, p.cols(), launch, reads, List.of(p.out()), List.of(a.work.amax), scalars);
+        return kernel(
+                a, p.name(), activation, p.cols(), launch, reads, List.of(p.out()), List.of(a.work.amax), scalars);
     }
 }

@@ -32,11 +32,7 @@ final class HopperProgram extends CudaProgram {
                         List.of(quantize(m -> weighted || !routes || isTiled(m), weighted ? 0 : 1)),
                         activated(),
                         List.of(GEMM.stage(
-                                a,
-                                rows,
-                                downProduct(),
-                                ActivationCode.none(ActivationKernels.NO_GATE),
-                                packedOften())),
+                                a, rows, downProduct(), ActivationCode.none(ActivationKernels.NO_GATE), packedOften())),
                         loraDown(),
                         combine(),
                         zeroExperts())

@@ -174,9 +174,7 @@ public final class MmaGemm extends CudaGemm {
                         1,
                         STAGES * stageBytes(a, block, p.cols()));
             }
-            int warps = a.launches.source() != null
-                    ? a.launch(m).numWarps()
-                    : isDeep(p.cols()) ? 8 : 4;
+            int warps = a.launches.source() != null ? a.launch(m).numWarps() : isDeep(p.cols()) ? 8 : 4;
             int packedBytes = rows.of(m) <= packsUpTo ? 8 * (rowBytes(p.cols()) + 64) : 0;
             return new Launch("skinnyGemm", 32 * warps, groups / 4, a.blocks(m), packedBytes);
         };

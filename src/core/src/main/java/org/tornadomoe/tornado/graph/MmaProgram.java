@@ -175,7 +175,9 @@ final class MmaProgram extends CudaProgram {
                         .flatMap(List::stream)
                         .toList()
                 : List.of(gemm.stage(a, rows, gateUpProduct(a.work.activated), a.shape.activation, 0));
-        return Stream.of(product, packPairs(packedOften())).flatMap(List::stream).toList();
+        return Stream.of(product, packPairs(packedOften()))
+                .flatMap(List::stream)
+                .toList();
     }
 
     /**

@@ -45,12 +45,16 @@ record Projection(
                         shape.parts,
                         experts -> layout.weightPad() + layout.ints(experts, rows, cols, gate)),
                 table.floats(
-                        name + "Scales", LAYER, scaled, experts -> layout.scales(quantization, experts, packedRows, cols)),
+                        name + "Scales",
+                        LAYER,
+                        scaled,
+                        experts -> layout.scales(quantization, experts, packedRows, cols)),
                 table.floats(
                         name + "ZeroPoints",
                         LAYER,
                         scaled,
-                        experts -> quantization.zeroPoints() ? layout.scales(quantization, experts, packedRows, cols) : 1),
+                        experts ->
+                                quantization.zeroPoints() ? layout.scales(quantization, experts, packedRows, cols) : 1),
                 table.floats(name + "Bias", LAYER, scaled, experts -> shape.biased ? (long) experts * packedRows : 1),
                 table.ints(name + "Sizes", LAYER, shape.gemm.prebuiltSizes()));
     }

@@ -238,7 +238,10 @@ public final class StageRun {
             if (rows[p] >= 0) {
                 for (int k = 0; k < cols; k++) {
                     into.getSegment()
-                            .set(ValueLayout.JAVA_BYTE, 4L * rows[p] * rowInts + layout().placeOf(k), from[p * cols + k]);
+                            .set(
+                                    ValueLayout.JAVA_BYTE,
+                                    4L * rows[p] * rowInts + layout().placeOf(k),
+                                    from[p * cols + k]);
                 }
             }
         }
@@ -249,8 +252,8 @@ public final class StageRun {
         for (int p = 0; p < rows.length; p++) {
             if (rows[p] >= 0) {
                 for (int k = 0; k < cols; k++) {
-                    values[p * cols + k] = from.getSegment()
-                            .get(ValueLayout.JAVA_BYTE, 4L * rows[p] * rowInts + layout().placeOf(k));
+                    values[p * cols + k] =
+                            from.getSegment().get(ValueLayout.JAVA_BYTE, 4L * rows[p] * rowInts + layout().placeOf(k));
                 }
             }
         }

@@ -143,7 +143,9 @@ public record MmaWeights(boolean halves) implements WeightLayout {
             int groups = Math.max(1, perRow - 1);
             float greatest = 0;
             for (int g = 0; g < groups; g++) {
-                int source = row < 0 ? -1 : from.scaleIndex(expert, row, Math.min(g, from.scaleCols() - 1) * from.colsPerScale());
+                int source = row < 0
+                        ? -1
+                        : from.scaleIndex(expert, row, Math.min(g, from.scaleCols() - 1) * from.colsPerScale());
                 float scale = row < 0 ? 0 : from.scales()[source];
                 scales.set(first + g * packedRows, scale);
                 greatest = Math.max(greatest, Math.abs(scale));

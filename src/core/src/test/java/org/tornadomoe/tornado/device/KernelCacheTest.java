@@ -35,10 +35,16 @@ class KernelCacheTest {
     @Test
     void whatWasCompiledIsKept() throws IOException {
         Path deep = folder.resolve("a/b");
-        assertThat(get(new KernelCache(deep, 1000), "source", "option")).asString().isEqualTo("source+option");
-        assertThat(get(new KernelCache(deep, 1000), "source", "option")).asString().isEqualTo("source+option");
+        assertThat(get(new KernelCache(deep, 1000), "source", "option"))
+                .asString()
+                .isEqualTo("source+option");
+        assertThat(get(new KernelCache(deep, 1000), "source", "option"))
+                .asString()
+                .isEqualTo("source+option");
         assertThat(compiled).hasValue(1);
-        assertThat(get(new KernelCache(deep, 1000), "source", "other")).asString().isEqualTo("source+other");
+        assertThat(get(new KernelCache(deep, 1000), "source", "other"))
+                .asString()
+                .isEqualTo("source+other");
         assertThat(get(new KernelCache(deep, 1000), "sourceoption")).asString().isEqualTo("sourceoption");
         assertThat(compiled).hasValue(3);
     }

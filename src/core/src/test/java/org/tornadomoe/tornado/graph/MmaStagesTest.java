@@ -37,8 +37,8 @@ class MmaStagesTest {
     /** Dynamic shared memory that every device of compute capability 8.0 or later has for a group. */
     private static final int LEAST_SHARED = 99 << 10;
 
-    private static final Map<String, CudaSource> SOURCES = Stream.of("mma-gemm.cu", "layer-stages.cu")
-            .collect(Collectors.toMap(name -> name, CudaSource::new));
+    private static final Map<String, CudaSource> SOURCES =
+            Stream.of("mma-gemm.cu", "layer-stages.cu").collect(Collectors.toMap(name -> name, CudaSource::new));
 
     private static final RandomLayer FEW = RandomLayer.of(2, 2, 130, 150, 2000, 1);
 
@@ -52,7 +52,8 @@ class MmaStagesTest {
         layers.put(
                 "routed by the host",
                 FEW.routedBy(RouterConfig.of(ScoringFunction.SOFTMAX, true).handedIn()));
-        layers.put("adapters", new RandomLayer(FEW.config().toBuilder().lora(2, 4).build(), 1));
+        layers.put(
+                "adapters", new RandomLayer(FEW.config().toBuilder().lora(2, 4).build(), 1));
         return layers;
     }
 
@@ -116,9 +117,9 @@ class MmaStagesTest {
                         assertThat(launch.group())
                                 .as(as)
                                 .isPositive()
-                                .isLessThanOrEqualTo(Objects.requireNonNull(
-                                                source.entries().get(launch.entryPoint()))
-                                        .most());
+                                .isLessThanOrEqualTo(
+                                        Objects.requireNonNull(source.entries().get(launch.entryPoint()))
+                                                .most());
                         assertThat(launch.gridX()).as(as).isPositive();
                         assertThat(launch.gridY()).as(as).isBetween(1, 65_535);
                         if (kernel.source().equals("mma-gemm.cu")) {
@@ -130,7 +131,9 @@ class MmaStagesTest {
             }
         });
         assertThat(launched)
-                .isEqualTo(Objects.requireNonNull(SOURCES.get("mma-gemm.cu")).entries().keySet());
+                .isEqualTo(Objects.requireNonNull(SOURCES.get("mma-gemm.cu"))
+                        .entries()
+                        .keySet());
     }
 
     /** A few rows in all are streamed, more are tiles, larger the more there are. */
@@ -139,7 +142,18 @@ class MmaStagesTest {
     void blocksGrowWithTheRowsOfAnExpert(Int8Scheme scheme) {
         Layer layer = layer(FEW, Int8Quantization.of(scheme));
         Map<Integer, String> expected = Map.of(
-                1, "skinnyGemm", 4, "skinnyGemm", 5, "tileGemm32", 33, "tileGemm32", 200, "tileGemm64", 800, "tileGemm128");
+                1,
+                "skinnyGemm",
+                4,
+                "skinnyGemm",
+                5,
+                "tileGemm32",
+                33,
+                "tileGemm32",
+                200,
+                "tileGemm64",
+                800,
+                "tileGemm128");
         expected.forEach((m, entry) -> {
             assertThat(layer.launch("gateUp", m).entryPoint()).isEqualTo(entry);
             assertThat(layer.launch("down", m).entryPoint()).isEqualTo(entry);

@@ -91,8 +91,9 @@ class MmaWeightsTest {
                     }
                     int source = w.scaleIndex(e, row, k);
                     int of = (e * perRow + (grouped ? k / w.colsPerScale() : 0)) * packedRows + n;
-                    assertThat(value).isEqualTo(w.values()
-                            .get(ValueLayout.JAVA_BYTE, ((long) e * w.rows() + row) * w.rowBytes() + k));
+                    assertThat(value)
+                            .isEqualTo(w.values()
+                                    .get(ValueLayout.JAVA_BYTE, ((long) e * w.rows() + row) * w.rowBytes() + k));
                     assertThat(scales.get(of) * factor).isEqualTo(w.scales()[source]);
                     if (grouped && layout.halves()) {
                         // A weight less its zero point times this is a half, and none of its bits is lost for want of
