@@ -59,7 +59,7 @@ record MatrixReader(BlockTensors tensors, @Nullable WeightQuantization quantizat
     int[] shape(String module) {
         Tensor known = tensors.find(module + ".weight_shape");
         if (known != null) {
-            return known.toInts();
+            return known.requireDType(DType.I32, DType.I64).requireShape(2).toInts();
         }
         String name = SUFFIXES.stream()
                 .map(suffix -> module + "." + suffix)
@@ -70,7 +70,7 @@ record MatrixReader(BlockTensors tensors, @Nullable WeightQuantization quantizat
         int rows = Math.toIntExact(shape[0]);
         int cols = Math.toIntExact(shape[1]);
         WeightQuantization.Group scheme = quantization == null ? null : quantization.groupOf(List.of(module));
-        int perWord = scheme == null ? 1 : 32 / scheme.weights().bits();
+        int perWord = scheme == null ? 1 : 32 / Math.max(1, scheme.weights().bits());
         if (tensors.dtype(name) == DType.U8) {
             return new int[] {rows, 2 * cols};
         }

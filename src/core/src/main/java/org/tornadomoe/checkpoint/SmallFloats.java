@@ -116,9 +116,9 @@ final class SmallFloats {
         long last = shape.length == 0 ? 1 : shape[shape.length - 1];
         long scaleRows = Math.ceilDiv(rows, block.row());
         long scaleCols = Math.ceilDiv(cols, block.col());
-        if (place.transposed && last != 1) { // the scales are transposed as well
+        if (place.transposed && last > 1) { // the scales are transposed as well
             long down = each / last;
-            return last == rows && (down == 1 || cols % down == 0) && count == matrices * last * down
+            return last == rows && down > 0 && cols % down == 0 && count == matrices * last * down
                     ? scaled(
                             values,
                             place,
@@ -208,7 +208,7 @@ final class SmallFloats {
         int cols = place.cols;
         long matrices = 2 * values.data().byteSize() / Math.max(1, (long) rows * cols);
         long groups = scale.elements() / Math.max(1, matrices * rows);
-        if (values.data().byteSize() * 2 != matrices * rows * cols || matrices <= place.index) {
+        if (values.data().byteSize() * 2 != matrices * rows * cols || matrices <= place.index || cols % 2 != 0) {
             throw values.problem(
                     "expected two values a byte of matrices of " + rows + " x " + cols + ", got " + values);
         }
