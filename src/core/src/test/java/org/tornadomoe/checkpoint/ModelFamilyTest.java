@@ -415,11 +415,11 @@ class ModelFamilyTest {
                 "'model_type': 'qwen3_vl_moe', 'text_config': {} | qwen3_vl_moe | 2048 | 4",
                 "'model_type': 'seer', 'text_config': {'model_type': 'deepseek_v3', 'hidden_size': 64} | deepseek_v3 |"
                         + " 64 | 8",
-                "'model_type': 'qwen3_omni_moe', 'thinker_config': {'model_type': 'qwen3_omni_moe_thinker', 'text_config':"
-                        + " {'model_type': 'qwen3_omni_moe_text', 'hidden_size': 64}}, 'talker_config': {'text_config':"
-                        + " {'hidden_size': 99}} | qwen3_omni_moe_text | 64 | 8",
-                "'model_type': 'kimi_k25', 'text_config': {'model_type': 'kimi_k2', 'hidden_size': 64} | deepseek_v3 | 64"
-                        + " | 8",
+                "'model_type': 'qwen3_omni_moe', 'thinker_config': {'model_type': 'qwen3_omni_moe_thinker',"
+                        + " 'text_config': {'model_type': 'qwen3_omni_moe_text', 'hidden_size': 64}}, 'talker_config':"
+                        + " {'text_config': {'hidden_size': 99}} | qwen3_omni_moe_text | 64 | 8",
+                "'model_type': 'kimi_k25', 'text_config': {'model_type': 'kimi_k2', 'hidden_size': 64} | deepseek_v3 |"
+                        + " 64 | 8",
             })
     void theLanguageModelsPartCounts(String fields, String type, int hidden, int topK) throws IOException {
         FusedMoeConfig config = config("{" + fields + "}");
