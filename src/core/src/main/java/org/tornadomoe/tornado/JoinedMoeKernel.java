@@ -20,7 +20,6 @@ import org.tornadomoe.tornado.cuda.CudaRun;
 import org.tornadomoe.tornado.cuda.CudaStep;
 import org.tornadomoe.tornado.device.CudaDriver;
 import org.tornadomoe.tornado.device.Device;
-import org.tornadomoe.tornado.graph.HopperGemm;
 import org.tornadomoe.tornado.graph.LayerArrays;
 import org.tornadomoe.tornado.kernels.KernelSource;
 
@@ -76,7 +75,8 @@ final class JoinedMoeKernel implements MoeKernel {
             contexts[0] = context;
             outputs = take(context, () -> driver.allocate(bytes), driver::free);
             arrived = take(context, driver::timelessEvent, driver::destroyEvent);
-            byte[] binary = driver.compile(KernelSource.text("join.cu"), List.of(HopperGemm.ARCHITECTURE));
+            byte[] binary = driver.compile( // for the device whose context is current
+                    KernelSource.text("join.cu"), List.of(driver.architecture(driver.currentDevice())));
             long module = take(context, () -> driver.loadModule(binary), driver::unloadModule);
             addParts = driver.function(module, "addParts");
             for (int rank = 1; rank < parts.size(); rank++) {

@@ -78,7 +78,6 @@ public final class CudaLibrary implements TornadoLibraryProvider {
     /** The kernels of one execution plan, which one thread uses at a time. */
     private static final class Plan implements LibraryContext {
         private static final long DEFAULT_STREAM = 0;
-        private static final String ARCHITECTURE = "--gpu-architecture=";
 
         /** The least that launches a kernel before the one in front of it is through. */
         private static final int EARLY_LAUNCHES = 90;
@@ -140,11 +139,9 @@ public final class CudaLibrary implements TornadoLibraryProvider {
 
         /** Options for the device's own architecture, unless they say which. */
         private List<String> forHere(List<String> options) {
-            return options.stream().anyMatch(option -> option.startsWith(ARCHITECTURE))
+            return options.stream().anyMatch(option -> option.startsWith(CudaDriver.ARCHITECTURE))
                     ? options
-                    : Stream.concat(
-                                    Stream.of(ARCHITECTURE + "sm_" + driver.computeCapability(device)),
-                                    options.stream())
+                    : Stream.concat(Stream.of(driver.architecture(device)), options.stream())
                             .toList();
         }
 

@@ -12,11 +12,19 @@ import java.util.function.LongConsumer;
  * org.tornadomoe.kernel.MoeExecutionException} with the driver's name for the error. Thread-safe.
  */
 public interface CudaDriver {
+    /** What the compiler's option for an architecture begins with. */
+    String ARCHITECTURE = "--gpu-architecture=";
+
     /** The one there is, outside of tests. */
     CudaDriver NVIDIA = new NvidiaDriver();
 
     /** A device's compute capability, such as 90 for 9.0, Hopper's. */
     int computeCapability(int device);
+
+    /** The compiler's option for exactly that device. */
+    default String architecture(int device) {
+        return ARCHITECTURE + "sm_" + computeCapability(device);
+    }
 
     int multiprocessors(int device);
 
