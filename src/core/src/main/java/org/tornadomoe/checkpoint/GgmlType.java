@@ -87,16 +87,16 @@ enum GgmlType {
             for (int l = 0; l < 32; l += 8) {
                 long high = data.get(LONG, at + l);
                 for (int n = 0; n < 8; n++) {
-                    long low = data.get(LONG, at + 32 + 32 * (n / 4) + l) >>> 2 * (n % 4) & each(3);
-                    put(into, to + 32 * n + l, minus(low | (high >>> n & each(1)) << 2, 4));
+                    long low = (data.get(LONG, at + 32 + 32L * (n / 4) + l) >>> (2 * (n % 4))) & each(3);
+                    put(into, to + 32 * n + l, minus(low | ((high >>> n) & each(1)) << 2, 4));
                 }
             }
         }
 
         @Override
         float scale(MemorySegment data, long at, int group) {
-            int low = unsigned(data, at + 96 + group % 8) >> 4 * (group / 8) & 0xf;
-            int high = unsigned(data, at + 104 + group % 4) >> 2 * (group / 4) & 3;
+            int low = (unsigned(data, at + 96 + group % 8) >> (4 * (group / 8))) & 0xf;
+            int high = (unsigned(data, at + 104 + group % 4) >> (2 * (group / 4))) & 3;
             return half(data, at + 108) * ((low | high << 4) - 32);
         }
     },
@@ -104,7 +104,7 @@ enum GgmlType {
         @Override
         void numbers(MemorySegment data, long at, byte[] into, int to) {
             for (int n = 0; n < 4; n++) {
-                nibbles(data, at + 16 + 32 * n, 32, 0, into, to + 64 * n);
+                nibbles(data, at + 16 + 32L * n, 32, 0, into, to + 64 * n);
             }
         }
 
@@ -125,8 +125,8 @@ enum GgmlType {
             for (int l = 0; l < 32; l += 8) {
                 long high = data.get(LONG, at + 16 + l);
                 for (int n = 0; n < 8; n++) {
-                    long low = data.get(LONG, at + 48 + 32 * (n / 2) + l) >>> 4 * (n % 2) & each(0xf);
-                    put(into, to + 32 * n + l, low | (high >>> n & each(1)) << 4);
+                    long low = (data.get(LONG, at + 48 + 32L * (n / 2) + l) >>> (4 * (n % 2))) & each(0xf);
+                    put(into, to + 32 * n + l, low | ((high >>> n) & each(1)) << 4);
                 }
             }
         }
@@ -147,10 +147,10 @@ enum GgmlType {
         void numbers(MemorySegment data, long at, byte[] into, int to) {
             for (int n = 0; n < 2; n++) {
                 for (int l = 0; l < 32; l += 8) {
-                    long high = data.get(LONG, at + 128 + 32 * n + l);
+                    long high = data.get(LONG, at + 128 + 32L * n + l);
                     for (int quarter = 0; quarter < 4; quarter++) {
-                        long low = data.get(LONG, at + 64 * n + 32 * (quarter % 2) + l) >>> 4 * (quarter / 2);
-                        long number = low & each(0xf) | (high >>> 2 * quarter & each(3)) << 4;
+                        long low = data.get(LONG, at + 64L * n + 32L * (quarter % 2) + l) >>> (4 * (quarter / 2));
+                        long number = (low & each(0xf)) | ((high >>> (2 * quarter)) & each(3)) << 4;
                         put(into, to + 128 * n + 32 * quarter + l, minus(number, 32));
                     }
                 }
@@ -180,14 +180,14 @@ enum GgmlType {
         @Override
         void numbers(MemorySegment data, long at, byte[] into, int to) {
             for (int n = 0; n < 8; n++) {
-                nibbles(data, at + 8 + 16 * n, 16, NORMAL, into, to + 32 * n);
+                nibbles(data, at + 8 + 16L * n, 16, NORMAL, into, to + 32 * n);
             }
         }
 
         @Override
         float scale(MemorySegment data, long at, int group) {
-            int low = unsigned(data, at + 4 + group / 2) >> 4 * (group % 2) & 0xf;
-            int high = data.get(SHORT, at + 2) >> 2 * group & 3;
+            int low = (unsigned(data, at + 4 + group / 2) >> (4 * (group % 2))) & 0xf;
+            int high = (data.get(SHORT, at + 2) >> (2 * group)) & 3;
             return half(data, at) * ((low | high << 4) - 32);
         }
     },
@@ -207,12 +207,12 @@ enum GgmlType {
             digits(data, at + 48, 4, 4, into, to);
         }
 
-        /** The leading digits of some bytes: the first of each, then the second of each, and so on. */
+        // The leading digits of some bytes: the first of each, then the second of each, and so on.
         private int digits(MemorySegment data, long at, int bytes, int digits, byte[] into, int to) {
             for (int digit = 0, power = 1; digit < digits; digit++, power *= 3) {
                 for (int i = 0; i < bytes; i++) {
-                    int fraction = unsigned(data, at + i) * power & 0xff;
-                    into[to++] = (byte) ((fraction * 3 >> 8) - 1);
+                    int fraction = (unsigned(data, at + i) * power) & 0xff;
+                    into[to++] = (byte) (((fraction * 3) >> 8) - 1);
                 }
             }
             return to;
@@ -242,7 +242,7 @@ enum GgmlType {
             nibbles(data, at + 1, 16, FP4, into, to);
         }
 
-        /** 2^(byte - 127), of halves; NaN where all bits are set. */
+        // 2^(byte - 127), of halves; NaN where all bits are set.
         @Override
         float scale(MemorySegment data, long at, int group) {
             int exponent = unsigned(data, at);
@@ -254,14 +254,14 @@ enum GgmlType {
         @Override
         void numbers(MemorySegment data, long at, byte[] into, int to) {
             for (int n = 0; n < 4; n++) {
-                nibbles(data, at + 4 + 8 * n, 8, FP4, into, to + 16 * n);
+                nibbles(data, at + 4 + 8L * n, 8, FP4, into, to + 16 * n);
             }
         }
 
         @Override
         float scale(MemorySegment data, long at, int group) {
             int bits = unsigned(data, at + group);
-            int exponent = bits >> 3 & 0xf;
+            int exponent = (bits >> 3) & 0xf;
             int mantissa = bits & 7;
             if (bits == 0x7f) {
                 return 0;
@@ -283,7 +283,7 @@ enum GgmlType {
         @Override
         void numbers(MemorySegment data, long at, byte[] into, int to) {
             for (int i = 0; i < 64; i++) {
-                into[to + i] = (byte) ((unsigned(data, at + 2 + i / 4) >> 2 * (i % 4) & 3) - 1);
+                into[to + i] = (byte) (((unsigned(data, at + 2 + i / 4) >> (2 * (i % 4))) & 3) - 1);
             }
         }
     };
@@ -394,13 +394,13 @@ enum GgmlType {
 
     /** Eight numbers of 0 to 127, less another one of that range. */
     private static long minus(long numbers, int less) {
-        return (numbers | each(0x80)) - each(less) ^ each(0x80);
+        return ((numbers | each(0x80)) - each(less)) ^ each(0x80);
     }
 
     /** The lower eight bits as eight bytes, 0 or 1 each, the lowest first. */
     private static long bits(int bits) {
         long apart = each(bits & 0xff) & 0x8040201008040201L;
-        return apart + each(0x7f) >>> 7 & each(1);
+        return ((apart + each(0x7f)) >>> 7) & each(1);
     }
 
     /** The lower halves of some bytes, then the upper ones, less a number. */
@@ -408,7 +408,7 @@ enum GgmlType {
         for (int i = 0; i < bytes; i += 8) {
             long word = data.get(LONG, at + i);
             put(into, to + i, minus(word & each(0xf), less));
-            put(into, to + bytes + i, minus(word >>> 4 & each(0xf), less));
+            put(into, to + bytes + i, minus((word >>> 4) & each(0xf), less));
         }
     }
 
@@ -425,8 +425,8 @@ enum GgmlType {
     private static void fiveBits(MemorySegment data, long at, int less, byte[] into, int to) {
         for (int i = 0; i < 16; i += 8) {
             long word = data.get(LONG, at + 4 + i);
-            put(into, to + i, minus(word & each(0xf) | bits(unsigned(data, at + i / 8)) << 4, less));
-            long second = word >>> 4 & each(0xf) | bits(unsigned(data, at + 2 + i / 8)) << 4;
+            put(into, to + i, minus((word & each(0xf)) | bits(unsigned(data, at + i / 8)) << 4, less));
+            long second = ((word >>> 4) & each(0xf)) | bits(unsigned(data, at + 2 + i / 8)) << 4;
             put(into, to + 16 + i, minus(second, less));
         }
     }
@@ -435,8 +435,8 @@ enum GgmlType {
     private static void twoBits(MemorySegment data, long at, int less, byte[] into, int to) {
         for (int n = 0; n < 8; n++) {
             for (int l = 0; l < 32; l += 8) {
-                long word = data.get(LONG, at + 32 * (n / 4) + l);
-                put(into, to + 32 * n + l, minus(word >>> 2 * (n % 4) & each(3), less));
+                long word = data.get(LONG, at + 32L * (n / 4) + l);
+                put(into, to + 32 * n + l, minus((word >>> (2 * (n % 4))) & each(3), less));
             }
         }
     }
@@ -445,13 +445,13 @@ enum GgmlType {
     private static int sixBitScale(MemorySegment data, long at, int group) {
         return group < 4
                 ? unsigned(data, at + group) & 0x3f
-                : unsigned(data, at + group + 4) & 0xf | unsigned(data, at + group - 4) >> 6 << 4;
+                : (unsigned(data, at + group + 4) & 0xf) | ((unsigned(data, at + group - 4) >> 6) << 4);
     }
 
     /** Likewise a min. */
     private static int sixBitMin(MemorySegment data, long at, int group) {
         return group < 4
                 ? unsigned(data, at + group + 4) & 0x3f
-                : unsigned(data, at + group + 4) >> 4 | unsigned(data, at + group) >> 6 << 4;
+                : (unsigned(data, at + group + 4) >> 4) | ((unsigned(data, at + group) >> 6) << 4);
     }
 }

@@ -275,11 +275,11 @@ public final class GgufQuantizer {
         for (Map.Entry<String, Pending> entry : tensors.entrySet()) {
             Pending tensor = entry.getValue();
             out.writeBytes(string(entry.getKey()));
-            ByteBuffer described = buffer(16 + 8 * tensor.shape.length).putInt(tensor.shape.length);
+            out.writeBytes(buffer(4).putInt(tensor.shape.length).array());
             for (int d = tensor.shape.length - 1; d >= 0; d--) {
-                described.putLong(tensor.shape[d]);
+                out.writeBytes(buffer(8).putLong(tensor.shape[d]).array());
             }
-            out.writeBytes(described.putInt(tensor.type).putLong(offset).array());
+            out.writeBytes(buffer(12).putInt(tensor.type).putLong(offset).array());
             offsets.put(entry.getKey(), offset);
             offset = aligned(offset + tensor.bytes);
         }
