@@ -26,7 +26,7 @@ final class ExpertFields {
     private ExpertFields() {}
 
     private static boolean same(String expected, @Nullable Object value) {
-        return value instanceof Number number && expected.matches("-?[0-9.]+(e-?[0-9]+)?")
+        return (value instanceof Number number && expected.matches("-?[0-9.]+(e-?[0-9]+)?"))
                 ? Double.parseDouble(expected) == number.doubleValue()
                 : expected.equals(String.valueOf(value));
     }

@@ -76,7 +76,8 @@ final class JoinedMoeKernel implements MoeKernel {
             outputs = take(context, () -> driver.allocate(bytes), driver::free);
             arrived = take(context, driver::timelessEvent, driver::destroyEvent);
             byte[] binary = driver.compile( // for the device whose context is current
-                    KernelSource.text("join.cu"), List.of(driver.architecture(driver.currentDevice())));
+                    KernelSource.text("join.cu"),
+                    List.of(CudaDriver.architecture(driver.computeCapability(driver.currentDevice()))));
             long module = take(context, () -> driver.loadModule(binary), driver::unloadModule);
             addParts = driver.function(module, "addParts");
             for (int rank = 1; rank < parts.size(); rank++) {

@@ -574,15 +574,15 @@ public final class LayerChecks {
         return scales;
     }
 
-    /**
-     * Of a whole layer against the definition. The second quantisation amplifies last-bit differences of what it is
-     * given.
-     */
     /** What halves with 11 bits, of both factors, leave of a product's values. */
     private static double products(TornadoExperts experts) {
         return experts.gemm().packsFloats() ? 2e-3 : 1e-5;
     }
 
+    /**
+     * Of a whole layer against the definition. The second quantisation amplifies last-bit differences of what it is
+     * given.
+     */
     private static double tolerance(TornadoExperts kernels, Int8Experts experts) {
         if (!experts.scheme().quantizesActivations()) {
             return kernels.gemm().packsFloats() ? 1.5e-3 : 1e-5;

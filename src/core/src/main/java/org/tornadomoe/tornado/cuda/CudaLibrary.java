@@ -141,7 +141,9 @@ public final class CudaLibrary implements TornadoLibraryProvider {
         private List<String> forHere(List<String> options) {
             return options.stream().anyMatch(option -> option.startsWith(CudaDriver.ARCHITECTURE))
                     ? options
-                    : Stream.concat(Stream.of(driver.architecture(device)), options.stream())
+                    : Stream.concat(
+                                    Stream.of(CudaDriver.architecture(driver.computeCapability(device))),
+                                    options.stream())
                             .toList();
         }
 

@@ -21,9 +21,9 @@ public interface CudaDriver {
     /** A device's compute capability, such as 90 for 9.0, Hopper's. */
     int computeCapability(int device);
 
-    /** The compiler's option for exactly that device. */
-    default String architecture(int device) {
-        return ARCHITECTURE + "sm_" + computeCapability(device);
+    /** The compiler's option for exactly a device's {@link #computeCapability}. */
+    static String architecture(int computeCapability) {
+        return ARCHITECTURE + "sm_" + computeCapability;
     }
 
     int multiprocessors(int device);

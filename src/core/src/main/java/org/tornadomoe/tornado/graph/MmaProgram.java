@@ -17,11 +17,11 @@ final class MmaProgram extends CudaProgram {
     /** Bytes of the longest rows that the second GEMM packs itself. */
     private static final int PACKED_BYTES = 8 << 10;
 
-    private final MmaGemm gemm;
+    private final MmaGemm mma;
 
     MmaProgram(MmaGemm gemm, LayerArrays arrays) {
         super(gemm, arrays);
-        this.gemm = gemm;
+        mma = gemm;
     }
 
     @Override
@@ -35,7 +35,7 @@ final class MmaProgram extends CudaProgram {
                         List.of(sort(m -> !routes || m > ROUTED_TOGETHER)),
                         quantizeTokens(),
                         activated(),
-                        List.of(gemm.stage(
+                        List.of(mma.stage(
                                 a, rows, downProduct(), ActivationCode.none(ActivationKernels.NO_GATE), packedOften())),
                         loraDown(),
                         combine(),
@@ -153,7 +153,7 @@ final class MmaProgram extends CudaProgram {
             List<Object> writes,
             List<Object> updates,
             List<Object> scalars) {
-        return gemm.kernel(
+        return mma.kernel(
                 a,
                 name,
                 ActivationCode.none(ActivationKernels.NO_GATE),
@@ -171,10 +171,10 @@ final class MmaProgram extends CudaProgram {
      */
     private List<Stage> activated() {
         List<Stage> product = a.shape.adapted
-                ? Stream.of(gateUp(), loraGateUp(), List.of(activatePairs(gemm)))
+                ? Stream.of(gateUp(), loraGateUp(), List.of(activatePairs(mma)))
                         .flatMap(List::stream)
                         .toList()
-                : List.of(gemm.stage(a, rows, gateUpProduct(a.work.activated), a.shape.activation, 0));
+                : List.of(mma.stage(a, rows, gateUpProduct(a.work.activated), a.shape.activation, 0));
         return Stream.of(product, packPairs(packedOften()))
                 .flatMap(List::stream)
                 .toList();
@@ -186,6 +186,6 @@ final class MmaProgram extends CudaProgram {
      */
     private int packedOften() {
         boolean perRow = a.shape.scheme == Int8Scheme.W8A8_CHANNEL || !a.shape.int8;
-        return perRow && gemm.rowBytes(a.shape.intermediate) <= PACKED_BYTES ? PACKED_OFTEN : 0;
+        return perRow && mma.rowBytes(a.shape.intermediate) <= PACKED_BYTES ? PACKED_OFTEN : 0;
     }
 }

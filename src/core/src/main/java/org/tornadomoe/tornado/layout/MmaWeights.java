@@ -118,7 +118,7 @@ public record MmaWeights(boolean halves) implements WeightLayout {
                             long source = ((long) expert * from.rows() + row) * from.rowBytes();
                             for (int k = 0; k < from.rowBytes(); k += 4) {
                                 int four = from.values().get(ValueLayout.JAVA_INT_UNALIGNED, source + k);
-                                long to = start + k / CHUNK * groupsHere * GROUP_BYTES + r * CHUNK;
+                                long to = start + k / CHUNK * groupsHere * GROUP_BYTES + (long) r * CHUNK;
                                 into.set(ValueLayout.JAVA_INT_UNALIGNED, to + placeOf(k % CHUNK), four ^ offset);
                             }
                         }

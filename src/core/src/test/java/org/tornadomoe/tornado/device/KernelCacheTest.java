@@ -3,6 +3,7 @@ package org.tornadomoe.tornado.device;
 import static org.assertj.core.api.Assertions.assertThat;
 
 import java.io.IOException;
+import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.nio.file.attribute.FileTime;
@@ -21,7 +22,7 @@ class KernelCacheTest {
     private byte[] get(KernelCache cache, String... key) {
         return cache.get(List.of(key), () -> {
             compiled.incrementAndGet();
-            return String.join("+", key).getBytes();
+            return String.join("+", key).getBytes(StandardCharsets.UTF_8);
         });
     }
 
