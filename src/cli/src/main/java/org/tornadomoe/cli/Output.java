@@ -130,7 +130,7 @@ final class Output {
     static List<String> wrap(String text, int width) {
         List<String> lines = new ArrayList<>();
         StringBuilder line = new StringBuilder();
-        for (String word : text.split(" ")) {
+        for (String word : text.split(" ", 0)) {
             if (!line.isEmpty() && line.length() + 1 + word.length() > Math.max(width, NARROWEST)) {
                 lines.add(line.toString());
                 line.setLength(0);

@@ -48,7 +48,7 @@ class PagesTest {
     @MethodSource("commands")
     void commandsDoWhatPagesShow(String command) {
         assertThat(command).as("started by the launcher alone").startsWith("./moe ");
-        Ran ran = moe((Object[]) command.replaceFirst("\\./moe ", "").split(" +"));
+        Ran ran = moe((Object[]) command.replaceFirst("\\./moe ", "").split(" +", 0));
         assertThat(ran.status()).as(command + "\n" + ran.err()).isEqualTo(Moe.DONE);
         assertThat(ran.out()).isNotEmpty();
     }
@@ -59,7 +59,7 @@ class PagesTest {
         Matcher shown = Pattern.compile("(?m)^ {4}\\./moe (run .*)\n\n((?: {4}\\S.*\n| {4} .*\n)+)")
                 .matcher(Files.readString(Path.of("docs/getting-started.md")));
         assertThat(shown.find()).isTrue();
-        Ran ran = moe((Object[]) (shown.group(1) + " --seconds 0.1").split(" +"));
+        Ran ran = moe((Object[]) (shown.group(1) + " --seconds 0.1").split(" +", 0));
         List<String> printed = ran.out().lines().toList();
         List<String> page =
                 shown.group(2).lines().map(line -> line.substring(4)).toList();

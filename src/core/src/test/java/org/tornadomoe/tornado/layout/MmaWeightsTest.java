@@ -83,7 +83,7 @@ class MmaWeightsTest {
                 for (int k = 0; k < w.cols(); k++) {
                     long at = start
                             + ((long) (k / 64) * here + n % MmaWeights.TILE_ROWS / 8) * 512
-                            + n % 8 * 64
+                            + n % 8 * 64L
                             + layout.placeOf(k % 64);
                     int value = bytes.get(ValueLayout.JAVA_BYTE, at);
                     if (layout.halves()) {
