@@ -47,7 +47,7 @@ public final class BenchPlot {
         System.setProperty("java.awt.headless", "true");
         XYChart times = chart(String.valueOf(file.get("device")), "tokens", "microseconds");
         times.getStyler().setYAxisLogarithmic(true);
-        Map<String, TreeMap<Integer, Double>> lines = new TreeMap<>();
+        Map<String, Map<Integer, Double>> lines = new TreeMap<>();
         for (Object row : (List<?>) Objects.requireNonNull(file.get("rows"), "rows")) {
             Map<?, ?> values = (Map<?, ?>) row;
             int tokens = (int) number(values.get("tokens"));
@@ -66,13 +66,17 @@ public final class BenchPlot {
         WholeFile.write(png, bytes.toByteArray());
     }
 
-    private static void put(Map<String, TreeMap<Integer, Double>> lines, String name, int tokens, double micros) {
+    private static void put(Map<String, Map<Integer, Double>> lines, String name, int tokens, double micros) {
         if (micros > 0) {
             lines.computeIfAbsent(name, _ -> new TreeMap<>()).put(tokens, micros);
         }
     }
 
-    /** @param args DIRECTORY PEER.json OURS.json ... */
+    /**
+     * Draws what was recorded.
+     *
+     * @param args DIRECTORY PEER.json OURS.json ...
+     */
     public static void main(String[] args) throws IOException {
         if (args.length < 3) {
             throw new IllegalArgumentException("expected DIRECTORY PEER.json OURS.json ..., got " + List.of(args));

@@ -81,8 +81,8 @@ class PagesTest {
             Matcher links = LINK.matcher(Files.readString(page));
             while (links.find()) {
                 String to = links.group(1);
-                Path directory = page.toAbsolutePath().getParent();
-                if (!to.startsWith("http") && !Files.exists(directory.resolve(to))) {
+                Path beside = page.toAbsolutePath().resolveSibling(to);
+                if (!to.startsWith("http") && !Files.exists(beside)) {
                     dead.add(page + ": " + to);
                 }
             }
