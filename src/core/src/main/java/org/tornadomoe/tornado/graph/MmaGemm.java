@@ -145,6 +145,12 @@ public final class MmaGemm extends CudaGemm {
         return !isGrouped(a) || group >= cols || group % 64 == 0 ? 64 : group % 32 == 0 ? 32 : 16;
     }
 
+    /** Columns of a row that have a scale in common: where that is all, what pads them, too. */
+    int columnsOfGroup(LayerArrays a, int cols) {
+        int group = a.shape.quantization.colsPerScale(cols);
+        return group >= cols ? 64 * MmaWeights.chunks(cols) : group;
+    }
+
     /** Bytes of a packed row. */
     int rowBytes(int cols) {
         return 4 * layout().rowInts(cols);
@@ -178,7 +184,7 @@ public final class MmaGemm extends CudaGemm {
             int packedBytes = rows.of(m) <= packsUpTo ? 8 * (rowBytes(p.cols()) + 64) : 0;
             return new Launch("skinnyGemm", 32 * warps, groups / 4, a.blocks(m), packedBytes);
         };
-        int group = a.shape.quantization.colsPerScale(p.cols());
+        int group = columnsOfGroup(a, p.cols());
         List<Object> reads = Stream.of(
                         List.of(
                                 rows.header(),

@@ -102,7 +102,7 @@ final class MmaProgram extends CudaProgram {
 
     private List<Stage> pack(Matrix x, IntUnaryOperator count) {
         boolean dynamic = a.shape.scheme == Int8Scheme.W8A8_TENSOR && !a.staticScales;
-        int group = a.shape.quantization.colsPerScale(x.cols);
+        int group = mma.columnsOfGroup(a, x.cols);
         Stage pack = kernel(
                 x.name,
                 x.cols,

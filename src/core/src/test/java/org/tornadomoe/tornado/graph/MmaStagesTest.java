@@ -195,6 +195,18 @@ class MmaStagesTest {
         assertThat(layer.launch("quantizeTokens", 200)).isEqualTo(new Launch("packRows", 128, 200, 1, 0));
     }
 
+    /** A group that ended within four columns would be written by two, of which one knows zeros only. */
+    @Test
+    void oneGroupOfAllColumnsHasWhatPadsThem() {
+        RandomLayer odd = RandomLayer.of(2, 2, 27, 130, 8, 1);
+        Layer layer = layer(odd, Int8Quantization.of(Int8Scheme.W8A8_BLOCK).withGrid(new GroupShape(8, 27)));
+        // rows a token, columns, chunks, groups, columns of a group, keyed, weighted, cleared
+        assertThat(layer.kernel("quantizeTokens").scalars()).containsExactly(1, 27, 1, 1, 64, 0, 0, 2);
+        layer = layer(odd, Int8Quantization.of(Int8Scheme.W8A8_BLOCK));
+        assertThat(layer.kernel("quantizeTokens").scalars()).containsExactly(1, 27, 1, 1, 64, 0, 0, 2);
+        assertThat(layer.kernel("quantizePairs").scalars()).containsExactly(2, 130, 3, 2, 128, 1, 0, 0);
+    }
+
     @Test
     void sourcesAreCompiledForTheScheme() {
         assertThat(options(Int8Quantization.of(Int8Scheme.W8A8_CHANNEL)))
