@@ -319,11 +319,11 @@ class Int8MoeOracleTest {
                 .containsExactly(
                         "FINE: Int8 MoE backend TRITON does not support the deployment configuration since kernel does"
                                 + " not support 128 hidden dim is not supported.",
-                        "INFO: Using CPU Int8 MoE backend out of potential backends: ['TRITON', 'CPU'].",
+                        "FINE: Using CPU Int8 MoE backend out of potential backends: ['TRITON', 'CPU'].",
                         "FINE: Int8 MoE backend TRITON does not support the deployment configuration since kernel does"
                                 + " not support routing method 4.",
                         "FINE: Int8 MoE backend 'CPU' does not support the deployment configuration.",
-                        "INFO: Using TRITON Int8 MoE backend out of potential backends: ['TRITON', 'CPU'].");
+                        "FINE: Using TRITON Int8 MoE backend out of potential backends: ['TRITON', 'CPU'].");
     }
 
     @Test
@@ -347,11 +347,11 @@ class Int8MoeOracleTest {
         });
         assertThat(lines)
                 .containsExactly(
-                        "INFO: Using TRITON Int8 MoE backend out of potential backends: ['TRITON', 'CPU'].",
-                        "INFO: Using MoEPrepareAndFinalizeNoDPEPModular",
-                        "INFO: Detected DP deployment with no --enable-expert-parallel. Falling back to"
+                        "FINE: Using TRITON Int8 MoE backend out of potential backends: ['TRITON', 'CPU'].",
+                        "FINE: Using MoEPrepareAndFinalizeNoDPEPModular",
+                        "FINE: Detected DP deployment with no --enable-expert-parallel. Falling back to"
                                 + " AllGather+ReduceScatter dispatch/combine.",
-                        "INFO: Using MoEPrepareAndFinalizeNaiveDPEPModular");
+                        "FINE: Using MoEPrepareAndFinalizeNaiveDPEPModular");
         try (Int8Experts weights = weights(batched)) {
             Selection unseen = oracle.select(batched);
             assertThatIllegalArgumentException()
@@ -657,7 +657,7 @@ class Int8MoeOracleTest {
                 .containsExactly(
                         "FINE: Int8 MoE backend TRITON does not support the deployment configuration since kernel does"
                                 + " not support 128 hidden dim is not supported.",
-                        "INFO: Using CPU Int8 MoE backend out of potential backends: ['TRITON', 'CPU'].");
+                        "FINE: Using CPU Int8 MoE backend out of potential backends: ['TRITON', 'CPU'].");
     }
 
     @Test

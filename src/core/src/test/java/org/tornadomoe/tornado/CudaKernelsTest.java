@@ -72,6 +72,11 @@ class CudaKernelsTest {
 
     private static final RandomLayer SMALL = RandomLayer.of(5, 2, 40, 24, 40, 1);
 
+    /** From a few rows to a tile of 128 for each expert, and one or two rows of each. */
+    private static final RandomLayer FEW_EXPERTS = RandomLayer.of(5, 2, 40, 24, 1300, 1);
+
+    private static final RandomLayer MANY_EXPERTS = RandomLayer.of(40, 2, 40, 24, 6, 2);
+
     private static final RandomLayer ADAPTED = RandomLayer.of(33, 6, 65, 33, 50, 23);
 
     private static Stream<Case> hopperLayers() {
@@ -131,17 +136,18 @@ class CudaKernelsTest {
         launched.add("addParts"); // partsAddThemselves()
         launched.add("now"); // layersInOnePlan()
         for (Int8Scheme scheme : Int8Scheme.values()) { // others()
-            RandomLayer layer = RandomLayer.of(2, 2, 40, 24, 1600, 1);
-            try (Int8Experts experts = Int8Quantizer.quantize(layer, scheme, Progress.NONE);
-                    LayerArrays arrays = new LayerArrays(
-                            layer.config(),
-                            experts,
-                            Long.MAX_VALUE,
-                            HostMemory.of(false),
-                            scheme.quantizesActivations() ? MmaGemm.ofInt8() : MmaGemm.ofHalves(),
-                            FusedMoeActivationFormat.STANDARD,
-                            true)) {
-                addLaunched(arrays, new int[] {1, 2, 50, 300, 1600}, launched);
+            for (RandomLayer layer : List.of(FEW_EXPERTS, MANY_EXPERTS)) {
+                try (Int8Experts experts = Int8Quantizer.quantize(layer, scheme, Progress.NONE);
+                        LayerArrays arrays = new LayerArrays(
+                                layer.config(),
+                                experts,
+                                Long.MAX_VALUE,
+                                HostMemory.of(false),
+                                scheme.quantizesActivations() ? MmaGemm.ofInt8() : MmaGemm.ofHalves(),
+                                FusedMoeActivationFormat.STANDARD,
+                                true)) {
+                    addLaunched(arrays, layer == FEW_EXPERTS ? new int[] {1, 20, 400, 1300} : new int[] {6}, launched);
+                }
             }
         }
         launched.add("expertGemm"); // others()
@@ -313,10 +319,10 @@ class CudaKernelsTest {
     @MethodSource
     void others(TornadoExperts experts) {
         cuda();
-        RandomLayer layer = RandomLayer.of(5, 2, 40, 24, 200, 1).on(CUDA);
         for (Int8Scheme scheme : Int8Scheme.values()) {
             if (experts.supportsQuantScheme(scheme.weightKey(), scheme.activationKey())) {
-                LayerChecks.forwardMatchesReference(experts, scheme, layer, 1, 20, 70, 200);
+                LayerChecks.forwardMatchesReference(experts, scheme, FEW_EXPERTS.on(CUDA), 1, 20, 400, 1300);
+                LayerChecks.forwardMatchesReference(experts, scheme, MANY_EXPERTS.on(CUDA), 6);
             }
         }
         if (experts.supportsQuantScheme(Int8Scheme.W8A8_BLOCK.weightKey(), Int8Scheme.W8A8_BLOCK.activationKey())) {

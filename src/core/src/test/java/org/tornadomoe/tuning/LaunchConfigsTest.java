@@ -13,6 +13,7 @@ import java.util.Map;
 import java.util.NavigableMap;
 import java.util.TreeMap;
 import java.util.logging.Handler;
+import java.util.logging.Level;
 import java.util.logging.LogRecord;
 import java.util.logging.Logger;
 import org.jspecify.annotations.Nullable;
@@ -213,6 +214,8 @@ class LaunchConfigsTest {
             public void close() {}
         };
         Logger logger = Logger.getLogger(LaunchConfigs.class.getName());
+        Level before = logger.getLevel();
+        logger.setLevel(Level.FINE);
         logger.addHandler(handler);
         String path = folder.resolve(KEY.fileName()).toString();
         try {
@@ -222,11 +225,12 @@ class LaunchConfigsTest {
             find(KEY);
         } finally {
             logger.removeHandler(handler);
+            logger.setLevel(before);
         }
         assertThat(lines)
                 .containsExactly(
                         "WARNING: Using default MoE config. Performance might be sub-optimal! Config file not found at "
                                 + path + ", (the library's jar) configs/" + KEY.fileName(),
-                        "INFO: Using configuration from " + path + " for MoE layer.");
+                        "FINE: Using configuration from " + path + " for MoE layer.");
     }
 }
