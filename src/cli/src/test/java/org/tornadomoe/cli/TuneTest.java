@@ -135,6 +135,7 @@ class TuneTest {
         tune("--shape", "tiny", "--seconds", "-1").assertRefused("--seconds: expected a positive number, got -1.0");
         Path none = Files.createFile(folder.resolve("file"));
         moe("tune", "--shape", "tiny", "--output", none).assertRefused("--output: expected a folder, got " + none);
+        Files.delete(none);
         moe("tune", "--shape", "tiny", "--backend", "cpu", "--output", folder.resolve("none"))
                 .assertRefused("there is nothing to tune");
         assertThat(folder.resolve("none")).doesNotExist();
