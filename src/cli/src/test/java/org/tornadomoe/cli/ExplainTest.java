@@ -6,8 +6,10 @@ import static org.tornadomoe.cli.Ran.moe;
 import java.io.IOException;
 import java.util.ArrayList;
 import java.util.Arrays;
+import java.util.Collections;
 import java.util.List;
 import java.util.Map;
+import java.util.stream.Stream;
 import org.assertj.core.api.InstanceOfAssertFactories;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
@@ -44,14 +46,17 @@ class ExplainTest {
         assertThat(ran.json().get("chosen")).isEqualTo("CpuExperts");
         assertThat(ran.list("candidates"))
                 .extracting(candidate -> String.valueOf(candidate.get("backend")))
-                .containsExactly("TRITON", "TRITON", "TRITON", "TRITON", "TRITON", "TRITON", "TRITON", "CPU", "CPU");
+                .containsExactly(Stream.concat(Collections.nCopies(9, "TRITON").stream(), Stream.of("CPU", "CPU"))
+                        .toArray(String[]::new));
         assertThat(String.valueOf(ran.list("candidates").getFirst().get("reason")))
                 .contains("interpreter:0", "has no wgmma: there are kernels for CUDA only");
         assertThat(String.valueOf(ran.list("candidates").get(1).get("reason")))
+                .contains("interpreter:0", "has no mma.sync with asynchronous copies: there are kernels for CUDA only");
+        assertThat(String.valueOf(ran.list("candidates").get(3).get("reason")))
                 .contains(
                         "interpreter:0",
                         "has no int8 tensor cores to be used: there are kernels for CUDA and PTX only");
-        Map<?, ?> first = ran.list("candidates").get(2);
+        Map<?, ?> first = ran.list("candidates").get(4);
         assertThat(first.get("kernelClass")).isEqualTo("TornadoDp4aExperts");
         assertThat(first.get("supported")).isEqualTo(false);
         assertThat(String.valueOf(first.get("reason")))

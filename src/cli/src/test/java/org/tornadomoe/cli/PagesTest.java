@@ -100,13 +100,10 @@ class PagesTest {
         }
     }
 
-    /** Rows of tables and addresses apart; checkpoints.md is still being written. */
+    /** Rows of tables and addresses apart. */
     @Test
     void linesOfPagesEndAt120Columns() throws IOException {
         for (Path page : pages()) {
-            if (page.endsWith("checkpoints.md")) {
-                continue;
-            }
             assertThat(Files.readAllLines(page).stream()
                             .filter(line -> line.length() > 120 && !line.startsWith("|") && !line.contains("](http")))
                     .as(page.toString())
