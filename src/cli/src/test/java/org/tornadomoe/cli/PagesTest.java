@@ -46,8 +46,9 @@ class PagesTest {
 
     @ParameterizedTest
     @MethodSource("commands")
-    void commandsDoWhatPagesShow(String command) {
+    void commandsDoWhatPagesShow(String command) throws IOException {
         assertThat(command).as("started by the launcher alone").startsWith("./moe ");
+        Files.createDirectories(Path.of("target")); // which is there where something was built
         Ran ran = moe((Object[]) command.replaceFirst("\\./moe ", "").split(" +", 0));
         assertThat(ran.status()).as(command + "\n" + ran.err()).isEqualTo(Moe.DONE);
         assertThat(ran.out()).isNotEmpty();
