@@ -239,14 +239,12 @@ enum GgmlType {
     MXFP4(39, 32, 17, 32) {
         @Override
         void numbers(MemorySegment data, long at, byte[] into, int to) {
-            nibbles(data, at + 1, 16, FP4, into, to);
+            nibbles(data, at + 1, 16, SmallFloats.HALF_STEPS, into, to);
         }
 
-        // 2^(byte - 127), of halves; NaN where all bits are set.
         @Override
         float scale(MemorySegment data, long at, int group) {
-            int exponent = unsigned(data, at);
-            return exponent == 0xff ? Float.NaN : Math.scalb(1f, exponent - 128);
+            return SmallFloats.E8M0[unsigned(data, at)] / 2;
         }
     },
     /** FP4 in halves, under FP8 (E4M3 whose sign is not read); 0x7f, FP8's NaN, is 0 to ggml. */
@@ -254,19 +252,14 @@ enum GgmlType {
         @Override
         void numbers(MemorySegment data, long at, byte[] into, int to) {
             for (int n = 0; n < 4; n++) {
-                nibbles(data, at + 4 + 8L * n, 8, FP4, into, to + 16 * n);
+                nibbles(data, at + 4 + 8L * n, 8, SmallFloats.HALF_STEPS, into, to + 16 * n);
             }
         }
 
         @Override
         float scale(MemorySegment data, long at, int group) {
             int bits = unsigned(data, at + group);
-            int exponent = (bits >> 3) & 0xf;
-            int mantissa = bits & 7;
-            if (bits == 0x7f) {
-                return 0;
-            }
-            return exponent == 0 ? Math.scalb((float) mantissa, -10) : Math.scalb(8f + mantissa, exponent - 11);
+            return bits == 0x7f ? 0 : SmallFloats.e4m3(bits & 0x7f) / 2;
         }
     },
     /** -1 and 1, a bit each. */
@@ -295,9 +288,6 @@ enum GgmlType {
 
     /** Values about as far apart as those of a normal distribution; IQ4's. */
     private static final byte[] NORMAL = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
-
-    /** FP4 (E2M1) in halves. */
-    private static final byte[] FP4 = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
 
     /** Types that matrices may have. */
     static final List<GgmlType> READ = Arrays.stream(values())

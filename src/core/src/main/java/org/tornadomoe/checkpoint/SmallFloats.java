@@ -25,13 +25,13 @@ final class SmallFloats {
     static final float[] E8M0 = new float[256];
 
     /** E2M1 in half steps: {@code 2 * value}, by the bits. */
-    private static final byte[] HALF_STEPS = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+    static final byte[] HALF_STEPS = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
 
     static {
         for (int bits = 0; bits < 256; bits++) {
             int magnitude = bits & 0x7f;
             float sign = bits < 128 ? 1 : -1;
-            E4M3[bits] = sign * (magnitude == 0x7f ? Float.NaN : value(magnitude >> 3, magnitude & 7, 3, 7));
+            E4M3[bits] = sign * (magnitude == 0x7f ? Float.NaN : e4m3(magnitude));
             // The upper half of an F16.
             E5M2[bits] = Float.float16ToFloat((short) (bits << 8));
             E8M0[bits] = bits == 255 ? Float.NaN : (float) Math.scalb(1d, bits - 127);
@@ -40,10 +40,11 @@ final class SmallFloats {
 
     private SmallFloats() {}
 
-    private static float value(int exponent, int mantissa, int mantissaBits, int bias) {
-        return exponent == 0
-                ? Math.scalb((float) mantissa, 1 - bias - mantissaBits)
-                : Math.scalb((float) (mantissa + (1 << mantissaBits)), exponent - bias - mantissaBits);
+    /** The value of E4M3's bits without the sign, as if those of the NaN were a number's, too. */
+    static float e4m3(int bits) {
+        int exponent = bits >> 3;
+        int mantissa = bits & 7;
+        return exponent == 0 ? Math.scalb((float) mantissa, -9) : Math.scalb(8f + mantissa, exponent - 10);
     }
 
     /**
