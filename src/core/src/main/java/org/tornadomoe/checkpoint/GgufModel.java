@@ -110,7 +110,7 @@ record GgufModel(Gguf gguf) {
         fields.put("num_hidden_layers", layers);
         fields.put("hidden_size", number(a + "embedding_length", null));
         int experts = number(a + "expert_count", null);
-        for (String field : List.of("num_experts", "num_local_experts", "n_routed_experts")) {
+        for (String field : FamilyTraits.EXPERTS) {
             fields.put(field, experts);
         }
         fields.put("num_experts_per_tok", number(a + "expert_used_count", null));
