@@ -11,6 +11,8 @@ import java.util.Map;
 import java.util.Objects;
 import java.util.Set;
 import org.jspecify.annotations.Nullable;
+import org.tornadomoe.config.ScalarType;
+import org.tornadomoe.quant.HiddenStates;
 
 /**
  * The modules of a checkpoint that are stored in fewer bits than floats of 16, but for the experts that are quantised:
@@ -93,20 +95,14 @@ final class StoredModules {
         int cols = matrix.cols();
         byte[] bytes = new byte[Math.multiplyExact(Math.multiplyExact(2, matrix.rows()), cols)];
         MemorySegment all = MemorySegment.ofArray(bytes);
+        ScalarType type = floats == DType.F16 ? ScalarType.F16 : ScalarType.BF16;
         float[] row = new float[cols];
         for (int r = 0; r < matrix.rows(); r++) {
             matrix.row(r, row);
             for (int c = 0; c < cols; c++) {
-                short value = floats == DType.F16 ? Float.floatToFloat16(row[c]) : bf16(row[c]);
-                all.set(SHORT, 2 * ((long) r * cols + c), value);
+                all.set(SHORT, 2 * ((long) r * cols + c), HiddenStates.narrow(type, row[c]));
             }
         }
         return all;
-    }
-
-    /** To the nearest, halves to even; infinities and NaN stay. */
-    private static short bf16(float value) {
-        int bits = Float.floatToIntBits(value);
-        return (short) (Float.isFinite(value) ? (bits + 0x7fff + (bits >>> 16 & 1)) >>> 16 : bits >>> 16);
     }
 }
