@@ -227,14 +227,7 @@ final class Int8Reader {
                 tensors.find(module + ".input_scale");
                 return null;
             }
-            Tensor scale = tensors.tensor(module + ".input_scale").requireFloat();
-            if (scale.elements() != 1) {
-                throw scale.problem("expected one scale, got " + scale);
-            }
-            float value = scale.getFloat(0);
-            if (!(value > 0 && value <= Float.MAX_VALUE)) {
-                throw scale.problem("expected a positive finite scale, got " + value);
-            }
+            float scale = tensors.tensor(module + ".input_scale").toScale();
             Tensor zero = tensors.find(module + ".input_zero_point");
             if (zero != null && activations.symmetric()) {
                 for (int z : zero.toInts()) {
@@ -244,7 +237,7 @@ final class Int8Reader {
                     }
                 }
             }
-            return value;
+            return scale;
         }
 
         Matrix.Int8 gptq(WeightQuantization.Method method) {

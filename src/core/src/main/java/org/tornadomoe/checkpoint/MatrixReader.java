@@ -126,8 +126,9 @@ record MatrixReader(BlockTensors tensors, @Nullable WeightQuantization quantizat
 
     /** What the scales of a module's groups are multiplied by: the one scale above them, or one over it. */
     private float factor(String module) {
+        Tensor factor = tensors.find(module + ".weight_scale_2");
         Tensor divisor = tensors.find(module + ".weight_global_scale");
-        return SmallFloats.factor(tensors.find(module + ".weight_scale_2")) / SmallFloats.factor(divisor);
+        return (factor == null ? 1 : factor.toScale()) / (divisor == null ? 1 : divisor.toScale());
     }
 
     /** Rows and columns of a block; null where the configuration says of none. */

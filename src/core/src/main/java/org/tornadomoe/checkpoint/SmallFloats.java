@@ -239,19 +239,4 @@ final class SmallFloats {
                 new Matrix.Stored(
                         scale.file(), module, scale.name(), WeightQuantization.Group.of(4, group, true), null));
     }
-
-    /** {@link #fourBits} of a tensor's own, with a factor in a tensor; null for 1. */
-    static float factor(@Nullable Tensor tensor) {
-        if (tensor == null) {
-            return 1;
-        }
-        if (tensor.requireFloat().elements() != 1) {
-            throw tensor.problem("expected one scale, got " + tensor);
-        }
-        float factor = tensor.getFloat(0);
-        if (!(factor > 0 && factor <= Float.MAX_VALUE)) {
-            throw tensor.problem("expected a positive finite scale, got " + factor);
-        }
-        return factor;
-    }
 }

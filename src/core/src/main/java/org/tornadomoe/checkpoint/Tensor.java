@@ -240,6 +240,22 @@ public record Tensor(Path file, String name, DType dtype, long[] shape, MemorySe
         return this;
     }
 
+    /**
+     * The only element of a tensor of floats, if it can be a scale.
+     *
+     * @throws CheckpointException if the dtype is another, there are more elements, or it is not positive and finite
+     */
+    float toScale() {
+        if (requireFloat().elements() != 1) {
+            throw problem("expected one scale, got " + this);
+        }
+        float scale = getFloat(0);
+        if (!(scale > 0 && scale <= Float.MAX_VALUE)) {
+            throw problem("expected a positive finite scale, got " + scale);
+        }
+        return scale;
+    }
+
     /** An exception about this tensor. */
     CheckpointException problem(String problem) {
         return new CheckpointException(file, "tensor '" + name + "': " + problem);
