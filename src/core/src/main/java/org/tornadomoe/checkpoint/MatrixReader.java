@@ -49,7 +49,7 @@ record MatrixReader(BlockTensors tensors, @Nullable WeightQuantization quantizat
             Tensor scale = scale(module + ".").requireDType(DType.F8_E4M3, DType.F8_E8M0, DType.U8);
             return SmallFloats.fourBits(module, values, scale, whole, factor(module));
         }
-        WeightQuantization.Group scheme = quantization == null ? null : quantization.groupOf(List.of(module));
+        WeightQuantization.Group scheme = scheme(module);
         return scheme == null || quantization == null || quantization.method() == WeightQuantization.Method.FLOATS
                 ? Matrix.Floats.of(tensors.tensor(module + ".weight"), rows, cols)
                 : Int8Reader.read(tensors, quantization.method(), scheme, module, rows, cols);
@@ -69,7 +69,7 @@ record MatrixReader(BlockTensors tensors, @Nullable WeightQuantization quantizat
         long[] shape = tensors.shape(name);
         int rows = Math.toIntExact(shape[0]);
         int cols = Math.toIntExact(shape[1]);
-        WeightQuantization.Group scheme = quantization == null ? null : quantization.groupOf(List.of(module));
+        WeightQuantization.Group scheme = scheme(module);
         int perWord = scheme == null ? 1 : 32 / Math.max(1, scheme.weights().bits());
         if (tensors.dtype(name) == DType.U8) {
             return new int[] {rows, 2 * cols};
@@ -131,10 +131,15 @@ record MatrixReader(BlockTensors tensors, @Nullable WeightQuantization quantizat
         return (factor == null ? 1 : factor.toScale()) / (divisor == null ? 1 : divisor.toScale());
     }
 
+    /** What the configuration says of a module; null where it is floats. */
+    private WeightQuantization.@Nullable Group scheme(String module) {
+        return quantization == null ? null : quantization.groupOf(module);
+    }
+
     /** Rows and columns of a block; null where the configuration says of none. */
     @Nullable
     GroupShape block(String module) {
-        WeightQuantization.Group scheme = quantization == null ? null : quantization.groupOf(List.of(module));
+        WeightQuantization.Group scheme = scheme(module);
         List<Integer> block = scheme == null ? List.of() : scheme.weights().block();
         return block.isEmpty() ? null : new GroupShape(block.get(0), block.get(1));
     }

@@ -5,7 +5,6 @@ import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.HashSet;
 import java.util.LinkedHashMap;
-import java.util.LinkedHashSet;
 import java.util.List;
 import java.util.Locale;
 import java.util.Map;
@@ -494,27 +493,11 @@ record WeightQuantization(
     }
 
     /**
-     * The one scheme of these modules; null if they are floats.
-     *
-     * @param modules names without {@code .weight}
-     * @throws CheckpointException if it is not the same for all, or not one that is read
-     */
-    @Nullable
-    Group groupOf(List<String> modules) {
-        Set<@Nullable Group> found = new LinkedHashSet<>();
-        for (String module : modules) {
-            found.add(groupOf(module));
-        }
-        if (found.size() > 1) {
-            throw new CheckpointException(
-                    file, "All MoE projections need to have same quantization scheme but found multiple: " + found);
-        }
-        return found.iterator().next();
-    }
-
-    /**
      * The scheme of a module, by the rule that names it best, the first of those that do so alike; null if it is
      * floats.
+     *
+     * @param module its name without {@code .weight}
+     * @throws CheckpointException if it is not one that is read
      */
     @Nullable
     Group groupOf(String module) {
