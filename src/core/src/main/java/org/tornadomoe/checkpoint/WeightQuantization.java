@@ -44,19 +44,14 @@ record WeightQuantization(
     }
 
     /**
-     * A scheme and the modules it is for.
+     * A scheme.
      *
-     * @param targets module names, {@code re:} and a regular expression, or classes of modules such as {@code Linear}
      * @param activations null if they stay floats
      */
-    record Group(
-            List<String> targets,
-            Arguments weights,
-            @Nullable Arguments activations) {
+    record Group(Arguments weights, @Nullable Arguments activations) {
         /** Whole numbers of so many bits, at most 8, with a scale for so many columns, for activations in floats. */
         static Group of(int bits, int groupSize, boolean symmetric) {
-            return new Group(
-                    List.of(), new Arguments(bits, "int", symmetric, "group", false, groupSize, List.of()), null);
+            return new Group(new Arguments(bits, "int", symmetric, "group", false, groupSize, List.of()), null);
         }
 
         @Override
@@ -267,13 +262,18 @@ record WeightQuantization(
             requireBlock(json, "weight_block_size", block);
         }
         Arguments weights = new Arguments(8, "float", true, block.isEmpty() ? "channel" : "block", false, 0, block);
+        return everywhere(json, Method.FLOATS, weights);
+    }
+
+    /** One scheme for all modules. */
+    private static WeightQuantization everywhere(JsonFile json, Method method, Arguments weights) {
+        Targets all = Targets.of(json.file(), List.of("Linear"));
         return new WeightQuantization(
                 json.file(),
-                Method.FLOATS,
+                method,
                 new Targets(json.file()),
                 null,
-                List.of(new Rule(
-                        Targets.of(json.file(), List.of("Linear")), new Group(List.of(), weights, null), null)));
+                List.of(new Rule(all, new Group(weights, null), null)));
     }
 
     private static WeightQuantization awq(JsonFile json) {
@@ -296,13 +296,7 @@ record WeightQuantization(
                 false,
                 Math.max(0, groupSize),
                 List.of());
-        return new WeightQuantization(
-                json.file(),
-                Method.AWQ,
-                new Targets(json.file()),
-                null,
-                List.of(new Rule(
-                        Targets.of(json.file(), List.of("Linear")), new Group(List.of(), weights, null), null)));
+        return everywhere(json, Method.AWQ, weights);
     }
 
     private static void requireGroup(JsonFile json, int groupSize) {
@@ -336,8 +330,7 @@ record WeightQuantization(
             for (String name : all.fields().keySet()) {
                 if (all.has(name) && all.nested(name).has("weights")) {
                     JsonFile group = all.nested(name);
-                    List<String> targets = group.strings("targets");
-                    rules.add(rule(Targets.of(json.file(), targets), () -> group(group, targets)));
+                    rules.add(rule(Targets.of(json.file(), group.strings("targets")), () -> group(group)));
                 }
             }
         }
@@ -358,13 +351,12 @@ record WeightQuantization(
                 List.copyOf(rules));
     }
 
-    private static Group group(JsonFile group, List<String> targets) {
+    private static Group group(JsonFile group) {
         if (group.has("output_activations")) {
             throw new CheckpointException(
                     group.file(), FIELD + "'output_activations': expected null, quantised outputs are not read");
         }
         return new Group(
-                targets,
                 arguments(group.nested("weights"), json -> json.bool("dynamic", false)),
                 group.has("input_activations")
                         ? arguments(group.nested("input_activations"), WeightQuantization::isDynamic)
@@ -489,7 +481,7 @@ record WeightQuantization(
                 false,
                 Math.max(0, groupSize),
                 List.of());
-        return new Group(List.of("Linear"), weights, null);
+        return new Group(weights, null);
     }
 
     /**
