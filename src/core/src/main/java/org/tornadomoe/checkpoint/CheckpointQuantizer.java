@@ -168,11 +168,12 @@ public final class CheckpointQuantizer {
             Projections expert = projections(job);
             for (int p = expert.isGated() ? 0 : 1; p < 3; p++) {
                 Path home = job.homes.get(p);
+                Matrix matrix = expert.matrices().get(p);
                 layout.declare(
                         Objects.requireNonNull(files.get(home)),
                         expert.modules().get(p),
-                        matrix(expert, p).rows(),
-                        matrix(expert, p).cols(),
+                        matrix.rows(),
+                        matrix.cols(),
                         fusedBias(job, p) != null);
                 List<Job> here = jobsOf.computeIfAbsent(home, f -> new ArrayList<>());
                 if (here.isEmpty() || here.getLast() != job) {
@@ -218,7 +219,7 @@ public final class CheckpointQuantizer {
             requireFits(expert);
             List<Path> homes = new ArrayList<>();
             for (int p = 0; p < 3; p++) {
-                homes.add(matrix(expert, p).file());
+                homes.add(expert.matrices().get(p).file());
                 String module = expert.modules().get(p) + ".";
                 source.tensors.names().stream()
                         .filter(name -> name.startsWith(module) && !name.equals(module + "bias"))
@@ -265,14 +266,6 @@ public final class CheckpointQuantizer {
         if (size % by != 0) {
             throw new IllegalArgumentException(what + " (" + size + ") to be divisible by " + name + " (" + by + ").");
         }
-    }
-
-    private static Matrix matrix(Projections expert, int projection) {
-        return switch (projection) {
-            case 0 -> expert.gate();
-            case 1 -> expert.up();
-            default -> expert.down();
-        };
     }
 
     /** The bias of a projection that lies in a tensor of all experts and so has to be written anew; else null. */
@@ -363,7 +356,7 @@ public final class CheckpointQuantizer {
         try (Int8Experts one = int8(expert)) {
             for (int p = expert.isGated() ? 0 : 1; p < 3; p++) {
                 if (job.homes.get(p).equals(file)) {
-                    Matrix matrix = matrix(expert, p);
+                    Matrix matrix = expert.matrices().get(p);
                     String module = expert.modules().get(p);
                     Int8Tensor tensor = p == 2 ? one.w2() : one.w13();
                     int firstRow = p == 1 ? expert.gate().rows() : 0;
