@@ -5,6 +5,7 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.Comparator;
+import java.util.HashSet;
 import java.util.LinkedHashMap;
 import java.util.LinkedHashSet;
 import java.util.List;
@@ -146,11 +147,14 @@ public final class CheckpointQuantizer {
     }
 
     private Result run(JsonFile config, List<Integer> layers) {
-        Set<String> replaced = new LinkedHashSet<>();
+        Set<String> replaced = new HashSet<>();
+        Set<String> modules = new HashSet<>();
         List<Job> jobs = new ArrayList<>();
         for (int layer : layers) {
-            plan(layer, jobs, replaced);
+            layer(layer).fused().forEach(tensor -> replaced.add(tensor.name()));
+            plan(layer, jobs, modules);
         }
+        source.tensors.names().stream().filter(name -> isOf(modules, name)).forEach(replaced::add);
         StoredModules others = new StoredModules(source.tensors, source.quantization, floatsOf(config), replaced);
         replaced.addAll(others.replaced());
         Map<Path, SafetensorsWriter> files = new LinkedHashMap<>();
@@ -201,9 +205,18 @@ public final class CheckpointQuantizer {
         source.tensors.requireUnchanged();
     }
 
-    private void plan(int layer, List<Job> jobs, Set<String> replaced) {
+    /** Whether a tensor is one of these modules', other than a bias, which stays as it is. */
+    private static boolean isOf(Set<String> modules, String name) {
+        for (int dot = name.indexOf('.'); dot >= 0; dot = name.indexOf('.', dot + 1)) {
+            if (modules.contains(name.substring(0, dot)) && !name.substring(dot).equals(".bias")) {
+                return true;
+            }
+        }
+        return false;
+    }
+
+    private void plan(int layer, List<Job> jobs, Set<String> modules) {
         LayerTensors tensors = layer(layer);
-        tensors.fused().forEach(tensor -> replaced.add(tensor.name()));
         int experts = tensors.experts().size();
         for (int e = 0; e < experts + (tensors.shared() == null ? 0 : 1); e++) {
             boolean shared = e == experts;
@@ -217,15 +230,12 @@ public final class CheckpointQuantizer {
                                 + ": is not quantised, since no module of its own holds what it computes with");
             }
             requireFits(expert);
-            List<Path> homes = new ArrayList<>();
-            for (int p = 0; p < 3; p++) {
-                homes.add(expert.matrices().get(p).file());
-                String module = expert.modules().get(p) + ".";
-                source.tensors.names().stream()
-                        .filter(name -> name.startsWith(module) && !name.equals(module + "bias"))
-                        .forEach(replaced::add);
-            }
-            jobs.add(new Job(layer, e, shared, homes));
+            modules.addAll(expert.modules());
+            jobs.add(new Job(
+                    layer,
+                    e,
+                    shared,
+                    expert.matrices().stream().map(Matrix::file).toList()));
         }
     }
 
