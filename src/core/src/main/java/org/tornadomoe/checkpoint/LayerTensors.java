@@ -307,7 +307,7 @@ record LayerTensors(
             }
             int i = shape.intermediate;
             int n = wide / i;
-            Tensor down = tensors.tensor(modules.get(2)).requireFloat().requireShape(n, h, i);
+            Tensor down = stacked(modules.get(2), n, h, i);
             return new Projections(
                     List.of(),
                     new Matrix.Floats(stacked(modules.get(0), n, i, h), wide, h, 0, h, 1),
@@ -358,22 +358,27 @@ record LayerTensors(
                     return perExpert(block, names.gated(shape.gated), inner);
                 }
             }
+            int before = tensors.mark();
+            List<Projections> experts = together(block, inner);
+            fused.addAll(tensors.takenSince(before));
+            return experts;
+        }
+
+        /** The experts of tensors of all. */
+        private List<Projections> together(String block, int inner) {
             for (Fused names : FUSED) {
                 if (tensors.has(block + names.gateUp) || tensors.has(block + names.gateUp + BLOCKS_OF_4_BITS)) {
-                    int before = tensors.mark();
-                    List<Projections> experts = fused(block, names);
-                    fused.addAll(tensors.takenSince(before));
-                    return experts;
+                    return fused(block, names);
                 }
             }
             if (!shape.gated && tensors.has(block + "experts.up_proj")) {
-                return fusedWithoutGate(block, inner, fused);
+                return fusedWithoutGate(block, inner);
             }
             if (tensors.has(block + "experts.mlp.v1")) {
-                return stackedRows(block, fused);
+                return stackedRows(block);
             }
             if (tensors.has(block + "gate_proj.weight") && tensors.shape(block + "gate_proj.weight").length == 3) {
-                return stackedEach(block, fused);
+                return stackedEach(block);
             }
             List<String> looked = new ArrayList<>();
             PER_EXPERT.forEach(names -> looked.add(block + "experts.0." + names.gate + ".weight"));
@@ -382,67 +387,51 @@ record LayerTensors(
         }
 
         /** {@code experts.up_proj} [E, I, H] and {@code experts.down_proj} [E, H, I]. */
-        private List<Projections> fusedWithoutGate(String block, int inner, List<Tensor> fused) {
+        private List<Projections> fusedWithoutGate(String block, int inner) {
             int i = shape.intermediate;
             Tensor up = stacked(block + "experts.up_proj", shape.experts, i, inner);
             Tensor down = stacked(block + "experts.down_proj", shape.experts, inner, i);
-            fused.add(up);
-            fused.add(down);
-            List<Projections> experts = new ArrayList<>();
-            for (int e = 0; e < shape.experts; e++) {
-                long start = (long) e * i * inner;
-                Matrix only = new Matrix.Floats(up, i, inner, start, inner, 1);
-                experts.add(new Projections(
-                        PER_EXPERT.getFirst().gated(false).under(block + "experts." + e + "."),
-                        only,
-                        only,
-                        new Matrix.Floats(down, inner, i, start, i, 1),
-                        null,
-                        null,
-                        null));
-            }
-            return experts;
+            return stacked(block, inner, null, up, down, false);
         }
 
         /** A tensor of all experts for each projection, [E, I, H] or [E, H, I], right under the block (Step). */
-        private List<Projections> stackedEach(String block, List<Tensor> fused) {
+        private List<Projections> stackedEach(String block) {
             int i = shape.intermediate;
             int h = shape.hidden;
             Tensor gate = stacked(block + "gate_proj.weight", shape.experts, i, h);
             Tensor up = stacked(block + "up_proj.weight", shape.experts, i, h);
             Tensor down = stacked(block + "down_proj.weight", shape.experts, h, i);
-            fused.addAll(List.of(gate, up, down));
-            List<Projections> experts = new ArrayList<>();
-            for (int e = 0; e < shape.experts; e++) {
-                long start = (long) e * i * h;
-                experts.add(new Projections(
-                        PER_EXPERT.getFirst().under(block + "experts." + e + "."),
-                        new Matrix.Floats(gate, i, h, start, h, 1),
-                        new Matrix.Floats(up, i, h, start, h, 1),
-                        new Matrix.Floats(down, h, i, start, i, 1),
-                        null,
-                        null,
-                        null));
-            }
-            return experts;
+            return stacked(block, h, gate, up, down, false);
         }
 
         /** DBRX's: all experts' rows one below the other in three tensors [E * I, H], the third's being columns. */
-        private List<Projections> stackedRows(String block, List<Tensor> fused) {
-            int i = shape.intermediate;
+        private List<Projections> stackedRows(String block) {
+            long rows = (long) shape.experts * shape.intermediate;
             int h = shape.hidden;
-            Tensor gate = stacked(block + "experts.mlp.w1", (long) shape.experts * i, h);
-            Tensor up = stacked(block + "experts.mlp.v1", (long) shape.experts * i, h);
-            Tensor down = stacked(block + "experts.mlp.w2", (long) shape.experts * i, h);
-            fused.addAll(List.of(gate, up, down));
+            Tensor gate = stacked(block + "experts.mlp.w1", rows, h);
+            Tensor up = stacked(block + "experts.mlp.v1", rows, h);
+            Tensor down = stacked(block + "experts.mlp.w2", rows, h);
+            return stacked(block, h, gate, up, down, true);
+        }
+
+        /**
+         * The experts of tensors that hold their matrices one after the other.
+         *
+         * @param gate null where there is none
+         * @param transposed whether the matrices of the down projection are
+         */
+        private List<Projections> stacked(
+                String block, int inner, @Nullable Tensor gate, Tensor up, Tensor down, boolean transposed) {
+            int i = shape.intermediate;
             List<Projections> experts = new ArrayList<>();
             for (int e = 0; e < shape.experts; e++) {
-                long start = (long) e * i * h;
+                SmallFloats.Place place = new SmallFloats.Place(e, i, i, inner, 0, 1, false);
+                Matrix ups = place.floats(up);
                 experts.add(new Projections(
-                        PER_EXPERT.getFirst().under(block + "experts." + e + "."),
-                        new Matrix.Floats(gate, i, h, start, h, 1),
-                        new Matrix.Floats(up, i, h, start, h, 1),
-                        new Matrix.Floats(down, h, i, start, 1, h),
+                        PER_EXPERT.getFirst().gated(gate != null).under(block + "experts." + e + "."),
+                        gate == null ? ups : place.floats(gate),
+                        ups,
+                        new SmallFloats.Place(e, inner, inner, i, 0, 1, transposed).floats(down),
                         null,
                         null,
                         null));
