@@ -82,11 +82,6 @@ final class BlockTensors {
         return tensors.tensor(name);
     }
 
-    /** Those that were taken. */
-    List<Tensor> taken() {
-        return taken.stream().filter(this::has).sorted().map(tensors::tensor).toList();
-    }
-
     /** How many names were taken until now, whether or not there is such a tensor. */
     int mark() {
         return taken.size();

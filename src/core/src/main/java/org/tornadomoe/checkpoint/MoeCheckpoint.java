@@ -59,7 +59,7 @@ public final class MoeCheckpoint implements AutoCloseable {
             BlockTensors block = new BlockTensors(tensors);
             new LayerTensors.Finder(block, quantization, n, shape).find();
             Map<String, Long> bytes = new TreeMap<>();
-            block.taken()
+            block.takenSince(0)
                     .forEach(tensor ->
                             bytes.merge(tensor.dtype().name(), tensor.data().byteSize(), Long::sum));
             return bytes;
