@@ -22,12 +22,7 @@ import org.tornadomoe.config.ScoringFunction;
  */
 enum ModelFamily {
     // Softmax over all, the K best.
-    MIXTRAL(
-            "mixtral",
-            sizes(32, 4096, 14336, 8, 2)
-                    .width("intermediate_size")
-                    .normalized()
-                    .fields("norm_topk_prob=true scoring_func=softmax")),
+    MIXTRAL("mixtral", mixtral()),
     QWEN2_MOE("qwen2_moe", gatedShared(qwen(sizes(24, 2048, 1408, 60, 4), false), 5632)),
     QWEN3_MOE("qwen3_moe", qwen(sizes(24, 2048, 768, 128, 8), false)),
     QWEN3_OMNI_MOE(
@@ -43,12 +38,7 @@ enum ModelFamily {
     QWEN3_5_MOE(
             "qwen3_5_moe_text qwen3_5_moe",
             gatedShared(qwen(sizes(40, 2048, 512, 256, 8)).normalized(), 512).fields("norm_topk_prob=true")),
-    MINIMAX(
-            "minimax",
-            sizes(32, 4096, 14336, 8, 2)
-                    .width("intermediate_size")
-                    .normalized()
-                    .fields("norm_topk_prob=true scoring_func=softmax")),
+    MINIMAX("minimax", mixtral()),
     OLMOE(
             "olmoe",
             sizes(16, 2048, 2048, 64, 8)
@@ -178,27 +168,8 @@ enum ModelFamily {
                             + " scoring_func=sigmoid")),
 
     // Sigmoid scores and a correction bias.
-    DEEPSEEK_V2(
-            "deepseek_v2",
-            sizes(32, 4096, 1407, 64, 0)
-                    .normalized("norm_topk_prob", false)
-                    .scaled("routed_scaling_factor", 1)
-                    .routing(ModelFamily::deepSeekV2)
-                    .shared("n_shared_experts", 2)
-                    .denseFirst("first_k_dense_replace", 0)
-                    .every("moe_layer_freq")
-                    .layerTypes("mlp_layer_types", "sparse")
-                    .fields("scoring_func topk_method n_group topk_group")),
-    DEEPSEEK_OCR2(
-            "deepseek_ocr2_text deepseek_ocr2",
-            sizes(32, 4096, 1407, 64, 0)
-                    .scaled("routed_scaling_factor", 1)
-                    .routing(ModelFamily::deepSeekV2)
-                    .shared("n_shared_experts", 2)
-                    .denseFirst("first_k_dense_replace", 0)
-                    .every("moe_layer_freq")
-                    .layerTypes("mlp_layer_types", "sparse")
-                    .fields("scoring_func topk_method n_group topk_group norm_topk_prob=false")),
+    DEEPSEEK_V2("deepseek_v2", deepSeekV2().normalized("norm_topk_prob", false)),
+    DEEPSEEK_OCR2("deepseek_ocr2_text deepseek_ocr2", deepSeekV2().fields("norm_topk_prob=false")),
     DEEPSEEK_V3("deepseek_v3 deepseek_v32 kimi_k2", deepSeek(sizes(61, 7168, 2048, 256, 8), 2.5, 8, 4, 3)),
     /** Its norm of the block's output is not the block's. */
     AXK1("axk1", deepSeek(sizes(61, 7168, 2048, 192, 8), 2.5, 8, 4, 1)),
@@ -502,6 +473,13 @@ enum ModelFamily {
         return modelTypes().getFirst();
     }
 
+    private static FamilyTraits mixtral() {
+        return sizes(32, 4096, 14336, 8, 2)
+                .width("intermediate_size")
+                .normalized()
+                .fields("norm_topk_prob=true scoring_func=softmax");
+    }
+
     /** Some layers may be dense. */
     private static FamilyTraits qwen(FamilyTraits sizes) {
         return sizes.denseIn("mlp_only_layers")
@@ -559,6 +537,17 @@ enum ModelFamily {
                 .denseFirst("first_k_dense_replace", dense)
                 .every("moe_layer_freq")
                 .layerTypes("mlp_layer_types", "sparse");
+    }
+
+    private static FamilyTraits deepSeekV2() {
+        return sizes(32, 4096, 1407, 64, 0)
+                .scaled("routed_scaling_factor", 1)
+                .routing(ModelFamily::deepSeekV2)
+                .shared("n_shared_experts", 2)
+                .denseFirst("first_k_dense_replace", 0)
+                .every("moe_layer_freq")
+                .layerTypes("mlp_layer_types", "sparse")
+                .fields("scoring_func topk_method n_group topk_group");
     }
 
     private static RouterConfig deepSeekV2(FamilyTraits traits, JsonFile json, RouterConfig router) {
