@@ -215,7 +215,6 @@ final class FamilyTraits {
     /** A shared expert of width I in every layer. */
     FamilyTraits oneShared() {
         shared = 1;
-        sharedCount = "";
         return this;
     }
 
@@ -465,7 +464,7 @@ final class FamilyTraits {
             return json.nonNegative(sharedWidth, shared);
         }
         if (sharedCount == null) {
-            return 0;
+            return shared == 0 ? 0 : intermediate(json);
         }
         int count = json.nonNegative(sharedCount, json.fields().containsKey(sharedCount) ? 0 : shared);
         long all = (long) count * intermediate(json);
