@@ -1,6 +1,7 @@
 package org.tornadomoe.cli;
 
 import java.util.ArrayList;
+import java.util.Iterator;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Locale;
@@ -26,6 +27,7 @@ import org.tornadomoe.oracle.Explanation;
 import org.tornadomoe.oracle.Int8MoeOracle;
 import org.tornadomoe.oracle.Selection;
 import org.tornadomoe.parallel.Sharding;
+import org.tornadomoe.tornado.device.DeviceProfile;
 import org.tornadomoe.tuning.LaunchConfigs;
 import org.tornadomoe.tuning.LaunchSpace;
 import picocli.CommandLine.Command;
@@ -46,7 +48,8 @@ import picocli.CommandLine.Spec;
         footerHeading = "%nExamples:%n",
         footer = {
             "  moe explain --checkpoint ~/models/Mixtral-8x7B",
-            "  moe explain --experts 128 --top-k 8 --hidden 2048 --intermediate 768 --scheme w8a16_group"
+            "  moe explain --experts 128 --top-k 8 --hidden 2048 --intermediate 768 --scheme w8a16_group",
+            "  moe explain --checkpoint ~/models/Mixtral-8x7B --device-profile gfx942"
         })
 final class Explain implements Callable<Integer> {
     @Spec
@@ -159,6 +162,23 @@ final class Explain implements Callable<Integer> {
             description = "What moves tokens between ranks; default ${DEFAULT-VALUE}.")
     String all2all = "allgather_reducescatter";
 
+    @Option(
+            names = "--device-profile",
+            paramLabel = "NAME",
+            description = "A machine that isn't here, one of ${COMPLETION-CANDIDATES}, or a file of its properties, as"
+                    + " tornado-config/README.md has them: what would be taken there. Nothing is run.",
+            completionCandidates = Profiles.class)
+    @Nullable
+    String deviceProfile;
+
+    /** Those of the library. */
+    static final class Profiles implements Iterable<String> {
+        @Override
+        public Iterator<String> iterator() {
+            return DeviceProfile.NAMES.iterator();
+        }
+    }
+
     @Mixin
     Target target;
 
@@ -177,6 +197,12 @@ final class Explain implements Callable<Integer> {
             throw new ParameterException(
                     spec.commandLine(), "--scheme and --weight-key or --activation-key are mutually exclusive");
         }
+        return deviceProfile == null
+                ? explain()
+                : DeviceProfile.home(deviceProfile).assuming(this::explain);
+    }
+
+    private Integer explain() {
         String note = target.machineNote();
         Int8Quantization quantization = scheme.quantization();
         QuantKey weights = weightKey == null ? quantization.weightKey() : key(weightKey);

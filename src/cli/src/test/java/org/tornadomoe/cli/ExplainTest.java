@@ -11,6 +11,7 @@ import java.util.List;
 import java.util.Map;
 import java.util.stream.Stream;
 import org.assertj.core.api.InstanceOfAssertFactories;
+import org.jspecify.annotations.Nullable;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
@@ -240,5 +241,73 @@ class ExplainTest {
             Object taken = json.get("chosen") == null ? json.get("lastResort") : json.get("chosen");
             assertThat(taken).as(args.toString()).isEqualTo(loaded);
         }
+    }
+
+    @ParameterizedTest
+    @CsvSource(delimiter = '|', nullValues = "-", textBlock = """
+        h100    | -      | w8a8_channel  | TornadoHopperExperts
+        h200    | ptx    | w8a8_channel  | TornadoTensorCoreExperts
+        b200    | -      | w8a8_channel  | TornadoMmaExperts
+        a100    | -      | w8a8_block    | TornadoMmaExperts
+        rtx4090 | -      | w8a16_group   | TornadoMmaHalfExperts
+        h100    | opencl | w8a8_channel  | TornadoPanelExperts
+        gfx90a  | -      | w8a8_channel  | TornadoPanelExperts
+        gfx90a  | -      | w8a16_channel | TornadoPortableExperts
+        """)
+    void whatAMachineThatIsNotHereWouldTake(String profile, @Nullable String device, String scheme, String taken)
+            throws IOException {
+        List<Object> options = new ArrayList<>(List.of("--device-profile", profile, "--scheme", scheme));
+        if (device != null) {
+            options.addAll(List.of("--device", device));
+        }
+        Map<String, Object> json = explain(options.toArray()).json();
+        assertThat(json).containsEntry("chosen", taken);
+        assertThat(String.valueOf(json.get("note"))).startsWith("as the profile " + profile + " has it, not looked at");
+        assertThat((Map<?, ?>) json.get("memory"))
+                .extracting("weights", InstanceOfAssertFactories.INTEGER)
+                .isPositive();
+        assertThat(explain("--scheme", scheme).json()).containsEntry("chosen", "CpuExperts");
+    }
+
+    @Test
+    void aLayerTooLargeForAProfilesMemoryIsRefusedThere() throws IOException {
+        List<Object> large = new ArrayList<>(List.of(
+                "explain",
+                "--experts",
+                256,
+                "--top-k",
+                8,
+                "--hidden",
+                7168,
+                "--intermediate",
+                2048,
+                "--tokens",
+                8192,
+                "--json"));
+        large.addAll(List.of("--backend", "triton", "--device-profile"));
+        Map<String, Object> refused = moe(Stream.concat(large.stream(), Stream.of("gfx1201"))
+                        .toArray())
+                .json();
+        assertThat(refused).containsEntry("chosen", null);
+        assertThat(String.valueOf(refused.get("failure"))).contains("opencl:0 (gfx1201) has");
+        assertThat(moe(Stream.concat(large.stream(), Stream.of("gfx942")).toArray())
+                        .json()
+                        .get("chosen"))
+                .isNotNull();
+    }
+
+    @Test
+    void severalDevicesOfAProfile() throws IOException {
+        Ran ran = explain("--device-profile", "gfx942", "--devices", "opencl:0,opencl:1,opencl:2,opencl:3");
+        assertThat(ran.list("devices"))
+                .hasSize(4)
+                .allSatisfy(part -> assertThat(part.get("experts")).isEqualTo(2));
+    }
+
+    @Test
+    void anUnknownProfileIsAUsersError() {
+        Ran ran = explain("--device-profile", "gfx943");
+        assertThat(ran.status()).isNotEqualTo(Moe.DONE);
+        assertThat(ran.err()).contains("device profile: expected one of [a100, ", "got 'gfx943'");
     }
 }

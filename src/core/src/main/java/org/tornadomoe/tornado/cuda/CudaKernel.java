@@ -4,7 +4,6 @@ import java.util.List;
 import java.util.function.IntFunction;
 import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
-import org.tornadomoe.tornado.device.CudaDriver;
 import org.tornadomoe.tornado.device.Device;
 import org.tornadomoe.tornado.device.RootCause;
 import org.tornadomoe.tornado.kernels.KernelSource;
@@ -70,7 +69,7 @@ public record CudaKernel(
                     + " bytes and the kernels read 16 at once" + " (-XX:-UseCompressedClassPointers and the like)";
         }
         try {
-            int capability = CudaDriver.NVIDIA.computeCapability(device.index());
+            int capability = device.computeCapability();
             return capability >= from && capability <= to
                     ? null
                     : "its compute capability is " + capability / 10 + "." + capability % 10 + " and they are for "

@@ -24,7 +24,8 @@ public final class Device {
     private final String name;
     private final long memory;
     private final int maxGroup;
-    private final TornadoDevice tornado;
+    private final int capability;
+    private final @Nullable TornadoDevice tornado;
     private final Probe context;
     private final Probe dp4a;
     private final Probe int8Mma;
@@ -45,11 +46,26 @@ public final class Device {
             Probe context,
             Probe dp4a,
             Probe int8Mma) {
+        this(id, backend, name, memory, maxGroup, -1, tornado, context, dp4a, int8Mma);
+    }
+
+    private Device(
+            String id,
+            String backend,
+            String name,
+            long memory,
+            int maxGroup,
+            int capability,
+            @Nullable TornadoDevice tornado,
+            Probe context,
+            Probe dp4a,
+            Probe int8Mma) {
         this.id = id;
         this.backend = backend;
         this.name = name;
         this.memory = memory;
         this.maxGroup = maxGroup;
+        this.capability = capability;
         this.tornado = tornado;
         this.context = context;
         this.dp4a = dp4a;
@@ -69,6 +85,26 @@ public final class Device {
                 new Probe(CudaContexts::give),
                 Probe.dp4a(),
                 Probe.int8Mma());
+    }
+
+    /**
+     * One that isn't here, as a {@link DeviceProfile} tells of it: to be explained, not to run anything.
+     *
+     * @param capability NVIDIA's compute capability, such as 90 for 9.0; 0 for another's GPU
+     */
+    static Device ofProfile(String id, String backend, String name, long memory, int maxGroup, int capability) {
+        boolean nvidias = backend.equals(CUDA) || backend.equals(PTX);
+        return new Device(
+                id,
+                backend,
+                name,
+                memory,
+                maxGroup,
+                capability,
+                null,
+                new Probe(_ -> null),
+                new Probe(_ -> nvidias && capability >= 61 ? null : "dp4a is an instruction of PTX from 6.1 on"),
+                new Probe(_ -> nvidias && capability >= 80 ? null : "mma.sync with int8 is PTX from 8.0 on"));
     }
 
     private static int maxGroup(TornadoDevice device, String backend) {
@@ -136,14 +172,27 @@ public final class Device {
         return maxGroup;
     }
 
+    /** Whether it is here, and can run something. */
+    public boolean isHere() {
+        return tornado != null;
+    }
+
     /** TornadoVM's own handle. */
     TornadoDevice tornado() {
+        if (tornado == null) {
+            throw new IllegalStateException(this + " is known by a profile only: it runs nothing");
+        }
         return tornado;
+    }
+
+    /** NVIDIA's compute capability, such as 90 for 9.0. To be asked of a device through CUDA. */
+    public int computeCapability() {
+        return capability >= 0 ? capability : CudaDriver.NVIDIA.computeCapability(index());
     }
 
     /** Has a plan run on it. */
     public void selectFor(TornadoExecutionPlan plan) {
-        plan.withDevice(tornado);
+        plan.withDevice(tornado());
     }
 
     /** Its index within its backend. */
@@ -170,13 +219,18 @@ public final class Device {
 
     /** Whether it is hardware of its own: neither the interpreter nor this machine's CPU through OpenCL. */
     public boolean isBesideTheCpu() {
-        return !is(INTERPRETER) && tornado.getDeviceType() != TornadoDeviceType.CPU;
+        return !is(INTERPRETER) && type() != TornadoDeviceType.CPU;
     }
 
     /** Less is better: a GPU before a CPU, then CUDA, PTX, and the rest. */
     public int preference() {
-        int kind = tornado.getDeviceType() == TornadoDeviceType.GPU ? 0 : 10;
+        int kind = type() == TornadoDeviceType.GPU ? 0 : 10;
         return kind + (is(CUDA) ? 0 : is(PTX) ? 1 : 2);
+    }
+
+    /** Profiles are of GPUs. */
+    private TornadoDeviceType type() {
+        return tornado == null ? TornadoDeviceType.GPU : tornado.getDeviceType();
     }
 
     /** A plan runs until {@link #unlockRunning}; meanwhile none is closed. */
@@ -198,7 +252,7 @@ public final class Device {
             plan.close();
         } finally {
             try {
-                Quirks.takeResetBack(tornado.getDeviceContext());
+                Quirks.takeResetBack(tornado().getDeviceContext());
             } finally {
                 PLANS.writeLock().unlock();
             }

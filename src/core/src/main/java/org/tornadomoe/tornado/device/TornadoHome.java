@@ -26,19 +26,28 @@ public record TornadoHome(
         List<Device> devices,
         Map<String, String> broken,
         @Nullable String note) {
-    /** The three homes. */
+    /** The homes. */
     public enum Kind {
         /** TornadoVM itself: kernels are compiled for the device. */
         SDK,
         /** The interpreter: every work-item runs on the JVM. */
         INTERPRETER,
+        /** Devices that aren't here, as a {@link DeviceProfile} tells of them. */
+        PROFILE,
         /** Neither, or one that failed to start. */
         NONE
     }
 
-    /** The home of this JVM. */
+    private static final ScopedValue<TornadoHome> ASSUMED = ScopedValue.newInstance();
+
+    /** The home of this JVM, or in {@link #assuming} what that was given. */
     public static TornadoHome current() {
-        return Holder.HOME;
+        return ASSUMED.isBound() ? ASSUMED.get() : Holder.HOME;
+    }
+
+    /** Asks as if this were the home of this JVM. */
+    public <T, X extends Throwable> T assuming(ScopedValue.CallableOp<? extends T, X> question) throws X {
+        return ScopedValue.where(ASSUMED, this).call(question);
     }
 
     /** TornadoVM's version; null without its SDK. */
