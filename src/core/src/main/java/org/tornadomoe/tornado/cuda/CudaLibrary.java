@@ -85,6 +85,7 @@ public final class CudaLibrary implements TornadoLibraryProvider {
         private final CudaDriver driver;
         private final long context;
         private final int device;
+        private final int computeCapability;
 
         /**
          * TornadoVM gives each thread that executes a plan a stream of its own: that of the thread of the last call.
@@ -101,6 +102,7 @@ public final class CudaLibrary implements TornadoLibraryProvider {
             this.context = context;
             this.stream = stream;
             this.device = device;
+            computeCapability = driver.computeCapability(device);
         }
 
         /**
@@ -142,7 +144,7 @@ public final class CudaLibrary implements TornadoLibraryProvider {
             return options.stream().anyMatch(option -> option.startsWith(CudaDriver.ARCHITECTURE))
                     ? options
                     : Stream.concat(
-                                    Stream.of(CudaDriver.architecture(driver.computeCapability(device))),
+                                    Stream.of(CudaDriver.architecture(computeCapability)),
                                     options.stream())
                             .toList();
         }
@@ -344,7 +346,7 @@ public final class CudaLibrary implements TornadoLibraryProvider {
                         ? driver.multiprocessors(device)
                         : launch.gridX();
                 CudaDriver.fillLaunch(how, gridX, launch.gridY(), launch.group(), launch.sharedBytes(), stream);
-                if (driver.computeCapability(device) < EARLY_LAUNCHES) {
+                if (computeCapability < EARLY_LAUNCHES) {
                     CudaDriver.startAlone(how);
                 }
             }
