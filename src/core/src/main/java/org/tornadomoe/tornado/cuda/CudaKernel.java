@@ -2,6 +2,7 @@ package org.tornadomoe.tornado.cuda;
 
 import java.util.List;
 import java.util.function.IntFunction;
+import java.util.function.IntPredicate;
 import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.tornado.device.Device;
@@ -52,15 +53,16 @@ public record CudaKernel(
 
     /** Why a device doesn't run kernels for Hopper; null if it does. */
     public static @Nullable String hopperObstacle(Device device) {
-        return obstacle(device, 90, 99);
+        return obstacle(device, capability -> capability / 10 == 9, "9.x");
     }
 
     /**
      * Why a device doesn't run kernels for some compute capabilities; null if it does.
      *
-     * @param from the least, such as 80 for 8.0
+     * @param serves whether they run on one, such as 90 for 9.0
+     * @param capabilities which these are, in words
      */
-    public static @Nullable String obstacle(Device device, int from, int to) {
+    public static @Nullable String obstacle(Device device, IntPredicate serves, String capabilities) {
         if (!device.is(Device.CUDA)) {
             return "there are kernels for CUDA only";
         }
@@ -70,10 +72,10 @@ public record CudaKernel(
         }
         try {
             int capability = device.computeCapability();
-            return capability >= from && capability <= to
+            return serves.test(capability)
                     ? null
                     : "its compute capability is " + capability / 10 + "." + capability % 10 + " and they are for "
-                            + from / 10 + (to >= 999 ? ".0 and later" : ".x");
+                            + capabilities;
         } catch (RuntimeException | LinkageError failure) {
             return RootCause.of(failure);
         }

@@ -7,6 +7,7 @@ import org.tornadomoe.tornado.cuda.CudaKernel;
 import org.tornadomoe.tornado.cuda.CudaKernel.Launch;
 import org.tornadomoe.tornado.kernels.ActivationKernels;
 import org.tornadomoe.tornado.layout.ActivationCode;
+import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
 
 /** GEMMs in CUDA C that end with the activation; {@code gemm.cu} has what their sources have in common. */
 abstract class CudaGemm implements ExpertGemm {
@@ -17,11 +18,76 @@ abstract class CudaGemm implements ExpertGemm {
     abstract List<String> options(LayerArrays a, int cols);
 
     /**
+     * What a product is launched with for M tokens.
+     *
+     * @param groups of 8 packed rows of the projection
+     * @param packsUpTo as {@link #stage} has it
+     */
+    abstract Launch launch(LayerArrays a, Rows rows, Product p, int groups, int packsUpTo, int tokens);
+
+    /** How k is divided: its chunks, and what else the source has parameters for. */
+    abstract List<Integer> chunking(LayerArrays a, Product p);
+
+    /** The projection's scales, and what else the source has parameters for of the kind. */
+    abstract List<FloatArray> scales(Projection projection);
+
+    /**
+     * Whether the kernel in front of a product has nothing to do with the order of pairs, so that the product need not
+     * wait for it to read that.
+     */
+    abstract boolean isLater(Product p);
+
+    /**
      * One of the products, with an activation in its last step or without.
      *
      * @param packsUpTo rows up to which it brings its factor into the form that it multiplies itself
      */
-    abstract Stage stage(LayerArrays a, Rows rows, Product p, ActivationCode activation, int packsUpTo);
+    final Stage stage(LayerArrays a, Rows rows, Product p, ActivationCode activation, int packsUpTo) {
+        int groups = layout().packedRows(p.rows(), activation.layout()) / 8;
+        List<Object> reads = Stream.of(
+                        List.of(
+                                rows.header(),
+                                a.work.sortedIds,
+                                a.work.expertIds,
+                                a.work.numPostPadded,
+                                p.quantized(),
+                                p.scales()),
+                        p.projection().values(),
+                        scales(p.projection()),
+                        List.of(
+                                p.projection().bias().getFirst(),
+                                a.work.topkWeights,
+                                packsUpTo > 0 ? p.floats() : a.work.topkWeights))
+                .<Object>flatMap(List::stream)
+                .toList();
+        int columns = activation.function() < 0 ? p.rows() : a.shape.intermediate;
+        List<Object> scalars = Stream.of(
+                        List.of(rows.perHeader(), p.pairsPerRow(), columns, groups),
+                        chunking(a, p),
+                        List.of(
+                                a.shape.parts.expertsOfPart(),
+                                p.weighted(),
+                                a.shape.biased ? 1 : 0,
+                                isLater(p) ? 1 : 0,
+                                p.cols(),
+                                packsUpTo,
+                                activation.limit(),
+                                activation.alpha(),
+                                activation.beta(),
+                                activation.linearBeta()))
+                .<Object>flatMap(List::stream)
+                .toList();
+        return kernel(
+                a,
+                p.name(),
+                activation,
+                p.cols(),
+                m -> launch(a, rows, p, groups, packsUpTo, m),
+                reads,
+                List.of(p.out()),
+                List.of(a.work.amax),
+                scalars);
+    }
 
     /** Without the activation. */
     @Override

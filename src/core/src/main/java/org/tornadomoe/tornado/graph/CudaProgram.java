@@ -10,6 +10,7 @@ import org.tornadomoe.config.ScalarType;
 import org.tornadomoe.tornado.cuda.CudaKernel;
 import org.tornadomoe.tornado.cuda.CudaKernel.Launch;
 import org.tornadomoe.tornado.cuda.CudaStep;
+import org.tornadomoe.tornado.kernels.ActivationKernels;
 import org.tornadomoe.tornado.layout.ActivationCode;
 import org.tornadomoe.tornado.layout.HopperWeights;
 import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
@@ -21,7 +22,7 @@ import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
  */
 abstract class CudaProgram extends LayerProgram {
     /** Tokens whose experts are chosen and sorted by one group. */
-    static final int ROUTED_TOGETHER = 32;
+    private static final int ROUTED_TOGETHER = 32;
 
     /** Tokens whose logits are computed in tiles. */
     static final int MANY = 768;
@@ -35,8 +36,75 @@ abstract class CudaProgram extends LayerProgram {
     /** Pairs up to which the second GEMM packs what it multiplies, over and over for every 32 rows of weights. */
     static final int PACKED_OFTEN = 16;
 
-    CudaProgram(ExpertGemm gemm, LayerArrays arrays) {
+    private final CudaGemm products;
+
+    CudaProgram(CudaGemm gemm, LayerArrays arrays) {
         super(gemm, arrays);
+        products = gemm;
+    }
+
+    /** hidden → logits, and maybe more. */
+    abstract List<Stage> first();
+
+    /** hidden → hiddenQ and scales, behind what {@link #first} has done of it. */
+    abstract List<Stage> packTokens();
+
+    /** activated → activatedQ and scales, unless the second product does it. */
+    abstract List<Stage> packPairs();
+
+    /** Up to how many pairs the second product packs them itself, if it is the one for few. */
+    abstract int packedOften();
+
+    @Override
+    public final List<Stage> all() {
+        boolean routes = a.shape.routes;
+        return Stream.of(
+                        routes ? first() : List.<Stage>of(),
+                        routes ? List.of(route()) : List.<Stage>of(),
+                        routes ? List.of(topK(m -> m > ROUTED_TOGETHER)) : List.<Stage>of(),
+                        place(m -> !routes || m > ROUTED_TOGETHER),
+                        List.of(sort(m -> !routes || m > ROUTED_TOGETHER)),
+                        packTokens(),
+                        activated(),
+                        packPairs(),
+                        List.of(products.stage(
+                                a, rows, downProduct(), ActivationCode.none(ActivationKernels.NO_GATE), packedOften())),
+                        loraDown(),
+                        combine(),
+                        zeroExperts())
+                .flatMap(List::stream)
+                .toList();
+    }
+
+    /**
+     * tokens → activated. The activation is in the first product's last step, or, where adapters come between, in a
+     * kernel that gives the same bits.
+     */
+    private List<Stage> activated() {
+        return a.shape.adapted
+                ? inOrder(gateUp(), loraGateUp(), List.of(activatePairs()))
+                : List.of(products.stage(a, rows, gateUpProduct(a.work.activated), a.shape.activation, 0));
+    }
+
+    /** A kernel of the products' source that multiplies nothing, with a factor of so many columns. */
+    final Stage pack(
+            String name,
+            int cols,
+            IntFunction<Launch> launch,
+            List<Object> reads,
+            List<Object> writes,
+            List<Object> updates,
+            List<Object> scalars) {
+        return products.kernel(
+                a,
+                name,
+                ActivationCode.none(ActivationKernels.NO_GATE),
+                cols,
+                launch,
+                afterHeader(reads),
+                writes,
+                updates,
+                scalars);
     }
 
     /** The header and as much of what comes and goes as there are tokens. */
@@ -114,7 +182,7 @@ abstract class CudaProgram extends LayerProgram {
         return place(m -> true);
     }
 
-    final List<Stage> place(IntPredicate when) {
+    private List<Stage> place(IntPredicate when) {
         if (!a.shape.balanced) {
             return List.of();
         }
@@ -185,7 +253,7 @@ abstract class CudaProgram extends LayerProgram {
     }
 
     /** logits → ids and weights and pairs in expert order, for few tokens. */
-    final Stage route() {
+    private Stage route() {
         return stage(
                 "route",
                 m -> {
@@ -211,7 +279,7 @@ abstract class CudaProgram extends LayerProgram {
                         .toList());
     }
 
-    final Stage topK(IntPredicate when) {
+    private Stage topK(IntPredicate when) {
         return stage(
                 "topK",
                 m -> when.test(m) ? new Launch("topK", 128, Math.ceilDiv(m, 4), 1, 16 * keys()) : Launch.NONE,
@@ -220,7 +288,7 @@ abstract class CudaProgram extends LayerProgram {
                 choice());
     }
 
-    final Stage sort(IntPredicate when) {
+    private Stage sort(IntPredicate when) {
         return stage(
                 "align",
                 m -> when.test(m)
@@ -266,7 +334,7 @@ abstract class CudaProgram extends LayerProgram {
                 scalars));
     }
 
-    final List<Object> afterHeader(List<Object> reads) {
+    private List<Object> afterHeader(List<Object> reads) {
         return Stream.concat(Stream.of(a.work.header), reads.stream()).toList();
     }
 
@@ -283,9 +351,9 @@ abstract class CudaProgram extends LayerProgram {
     }
 
     /** gateUp → activated where adapters come between, by a kernel that gives the same bits as the GEMM's last step. */
-    final Stage activatePairs(CudaGemm gemm) {
+    private Stage activatePairs() {
         ActivationCode activation = a.shape.activation;
-        return gemm.kernel(
+        return products.kernel(
                 a,
                 "activatePairs",
                 activation,

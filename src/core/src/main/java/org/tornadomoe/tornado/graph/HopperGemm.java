@@ -1,8 +1,6 @@
 package org.tornadomoe.tornado.graph;
 
 import java.util.List;
-import java.util.function.IntFunction;
-import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8Scheme;
@@ -10,10 +8,10 @@ import org.tornadomoe.kernel.Support;
 import org.tornadomoe.tornado.cuda.CudaKernel;
 import org.tornadomoe.tornado.cuda.CudaKernel.Launch;
 import org.tornadomoe.tornado.device.Device;
-import org.tornadomoe.tornado.layout.ActivationCode;
 import org.tornadomoe.tornado.layout.HopperWeights;
 import org.tornadomoe.tornado.layout.WeightLayout;
 import org.tornadomoe.tuning.LaunchConfig;
+import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
 
 /** Hopper's tensor cores: the kernels of {@code hopper-gemm.cu}, on {@link HopperWeights}. */
 public final class HopperGemm extends CudaGemm {
@@ -90,52 +88,30 @@ public final class HopperGemm extends CudaGemm {
     }
 
     @Override
-    Stage stage(LayerArrays a, Rows rows, Product p, ActivationCode activation, int packsUpTo) {
-        int groups = HopperWeights.groups(p.rows(), activation.layout());
-        int chunks = HopperWeights.chunks(p.cols());
-        IntFunction<Launch> launch = m -> {
-            int warps = a.launches.source() == null
-                    ? streamingWarps(p.cols())
-                    : a.launch(m).numWarps();
-            int packedBytes = rows.of(m) <= packsUpTo ? 8 * (chunks * HopperWeights.CHUNK + 64) : 0;
-            return isSkinny(a, m)
-                    ? new Launch("skinnyGemm", 32 * warps, groups / 4, a.blocks(m), packedBytes)
-                    : new Launch("tileGemm", 384, CudaKernel.ALL_MULTIPROCESSORS, 1, TILE_BYTES);
-        };
-        List<Object> reads = Stream.of(
-                        List.of(
-                                rows.header(),
-                                a.work.sortedIds,
-                                a.work.expertIds,
-                                a.work.numPostPadded,
-                                p.quantized(),
-                                p.scales()),
-                        p.projection().values(),
-                        List.of(
-                                p.projection().scales().getFirst(),
-                                p.projection().bias().getFirst(),
-                                a.work.topkWeights,
-                                packsUpTo > 0 ? p.floats() : a.work.topkWeights))
-                .<Object>flatMap(List::stream)
-                .toList();
-        int columns = activation.function() < 0 ? p.rows() : a.shape.intermediate;
-        List<Object> scalars = List.of(
-                rows.perHeader(),
-                p.pairsPerRow(),
-                columns,
-                groups,
-                chunks,
-                a.shape.parts.expertsOfPart(),
-                p.weighted(),
-                a.shape.biased ? 1 : 0,
-                p.isFirst() ? 0 : 1,
-                p.cols(),
-                packsUpTo,
-                activation.limit(),
-                activation.alpha(),
-                activation.beta(),
-                activation.linearBeta());
-        return kernel(
-                a, p.name(), activation, p.cols(), launch, reads, List.of(p.out()), List.of(a.work.amax), scalars);
+    Launch launch(LayerArrays a, Rows rows, Product p, int groups, int packsUpTo, int tokens) {
+        if (!isSkinny(a, tokens)) {
+            return new Launch("tileGemm", 384, CudaKernel.ALL_MULTIPROCESSORS, 1, TILE_BYTES);
+        }
+        int warps = a.launches.source() == null
+                ? streamingWarps(p.cols())
+                : a.launch(tokens).numWarps();
+        int packedBytes = rows.of(tokens) <= packsUpTo ? 8 * (HopperWeights.chunks(p.cols()) * HopperWeights.CHUNK + 64) : 0;
+        return new Launch("skinnyGemm", 32 * warps, groups / 4, a.blocks(tokens), packedBytes);
+    }
+
+    @Override
+    List<Integer> chunking(LayerArrays a, Product p) {
+        return List.of(HopperWeights.chunks(p.cols()));
+    }
+
+    @Override
+    List<FloatArray> scales(Projection projection) {
+        return List.of(projection.scales().getFirst());
+    }
+
+    /** In front of the first is the router of few tokens. */
+    @Override
+    boolean isLater(Product p) {
+        return !p.isFirst();
     }
 }

@@ -1,8 +1,6 @@
 package org.tornadomoe.tornado.graph;
 
 import java.util.List;
-import java.util.function.IntFunction;
-import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8Scheme;
@@ -10,10 +8,10 @@ import org.tornadomoe.kernel.Support;
 import org.tornadomoe.tornado.cuda.CudaKernel;
 import org.tornadomoe.tornado.cuda.CudaKernel.Launch;
 import org.tornadomoe.tornado.device.Device;
-import org.tornadomoe.tornado.layout.ActivationCode;
 import org.tornadomoe.tornado.layout.MmaWeights;
 import org.tornadomoe.tornado.layout.WeightLayout;
 import org.tornadomoe.tuning.LaunchConfig;
+import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
 
 /**
  * NVIDIA's tensor cores from compute capability 8.0 on, for every scheme: the kernels of {@code mma-gemm.cu}, on
@@ -29,6 +27,9 @@ public final class MmaGemm extends CudaGemm {
     private static final int STAGES = 3;
 
     private static final int THREADS = 128;
+
+    /** Rows of the smallest tile. */
+    private static final int MIN_TILE = 16;
 
     private final boolean halves;
 
@@ -61,7 +62,7 @@ public final class MmaGemm extends CudaGemm {
         return List.of(
                 new LaunchConfig(8, 32, 64, 1, 4, 4),
                 new LaunchConfig(8, 32, 64, 1, 8, 4),
-                new LaunchConfig(16, MmaWeights.TILE_ROWS, 64, 8, 4, STAGES),
+                new LaunchConfig(MIN_TILE, MmaWeights.TILE_ROWS, 64, 8, 4, STAGES),
                 new LaunchConfig(32, MmaWeights.TILE_ROWS, 64, 8, 4, STAGES),
                 new LaunchConfig(64, MmaWeights.TILE_ROWS, 64, 8, 4, STAGES),
                 new LaunchConfig(TILE, MmaWeights.TILE_ROWS, 64, 8, 4, STAGES));
@@ -77,7 +78,12 @@ public final class MmaGemm extends CudaGemm {
         if (tokens * config.pairsPerToken() <= FEW && !config.batchInvariant()) {
             return launches().get(isDeep(config.hiddenDim()) ? 1 : 0);
         }
-        return launchOf(rows <= 2 ? 16 : rows <= 96 ? 32 : rows <= 512 ? 64 : TILE);
+        return launchOf(rows <= 2 ? MIN_TILE : rows <= 96 ? 32 : rows <= 512 ? 64 : TILE);
+    }
+
+    /** Whether blocks of so many rows are streamed, and no tiles. */
+    static boolean isSkinny(int block) {
+        return block < MIN_TILE;
     }
 
     /** Whether there are so many k that eight warps share them, not four. */
@@ -102,7 +108,7 @@ public final class MmaGemm extends CudaGemm {
 
     @Override
     public @Nullable Support obstacle(Device device) {
-        String lacking = CudaKernel.obstacle(device, 80, 999);
+        String lacking = CudaKernel.obstacle(device, capability -> capability >= 80, "8.0 and later");
         return lacking == null
                 ? null
                 : Support.no(
@@ -167,61 +173,37 @@ public final class MmaGemm extends CudaGemm {
     }
 
     @Override
-    Stage stage(LayerArrays a, Rows rows, Product p, ActivationCode activation, int packsUpTo) {
-        int groups = MmaWeights.groups(p.rows(), activation.layout());
-        int tiles = Math.ceilDiv(8 * groups, MmaWeights.TILE_ROWS);
-        IntFunction<Launch> launch = m -> {
-            int block = a.blockSize(m);
-            if (block >= 16) {
-                return new Launch(
-                        "tileGemm" + block,
-                        THREADS,
-                        Math.multiplyExact(a.blocks(m), tiles),
-                        1,
-                        STAGES * stageBytes(a, block, p.cols()));
-            }
-            int warps = a.launches.source() != null ? a.launch(m).numWarps() : isDeep(p.cols()) ? 8 : 4;
-            int packedBytes = rows.of(m) <= packsUpTo ? 8 * (rowBytes(p.cols()) + 64) : 0;
-            return new Launch("skinnyGemm", 32 * warps, groups / 4, a.blocks(m), packedBytes);
-        };
+    Launch launch(LayerArrays a, Rows rows, Product p, int groups, int packsUpTo, int tokens) {
+        int block = a.blockSize(tokens);
+        if (!isSkinny(block)) {
+            int tiles = Math.ceilDiv(8 * groups, MmaWeights.TILE_ROWS);
+            return new Launch(
+                    "tileGemm" + block,
+                    THREADS,
+                    Math.multiplyExact(a.blocks(tokens), tiles),
+                    1,
+                    STAGES * stageBytes(a, block, p.cols()));
+        }
+        int warps = a.launches.source() != null ? a.launch(tokens).numWarps() : isDeep(p.cols()) ? 8 : 4;
+        int packedBytes = rows.of(tokens) <= packsUpTo ? 8 * (rowBytes(p.cols()) + 64) : 0;
+        return new Launch("skinnyGemm", 32 * warps, groups / 4, a.blocks(tokens), packedBytes);
+    }
+
+    @Override
+    List<Integer> chunking(LayerArrays a, Product p) {
         int group = columnsOfGroup(a, p.cols());
-        List<Object> reads = Stream.of(
-                        List.of(
-                                rows.header(),
-                                a.work.sortedIds,
-                                a.work.expertIds,
-                                a.work.numPostPadded,
-                                p.quantized(),
-                                p.scales()),
-                        p.projection().values(),
-                        List.of(
-                                p.projection().scales().getFirst(),
-                                p.projection().zeroPoints().getFirst(),
-                                p.projection().bias().getFirst(),
-                                a.work.topkWeights,
-                                packsUpTo > 0 ? p.floats() : a.work.topkWeights))
-                .<Object>flatMap(List::stream)
-                .toList();
-        int columns = activation.function() < 0 ? p.rows() : a.shape.intermediate;
-        List<Object> scalars = List.of(
-                rows.perHeader(),
-                p.pairsPerRow(),
-                columns,
-                groups,
-                MmaWeights.chunks(p.cols()),
-                isGrouped(a) ? Math.ceilDiv(p.cols(), group) : 1,
-                group,
-                a.shape.parts.expertsOfPart(),
-                p.weighted(),
-                a.shape.biased ? 1 : 0,
-                1,
-                p.cols(),
-                packsUpTo,
-                activation.limit(),
-                activation.alpha(),
-                activation.beta(),
-                activation.linearBeta());
-        return kernel(
-                a, p.name(), activation, p.cols(), launch, reads, List.of(p.out()), List.of(a.work.amax), scalars);
+        return List.of(
+                MmaWeights.chunks(p.cols()), isGrouped(a) ? Math.ceilDiv(p.cols(), group) : 1, group);
+    }
+
+    @Override
+    List<FloatArray> scales(Projection projection) {
+        return List.of(projection.scales().getFirst(), projection.zeroPoints().getFirst());
+    }
+
+    /** In front of each a factor is packed. */
+    @Override
+    boolean isLater(Product p) {
+        return true;
     }
 }

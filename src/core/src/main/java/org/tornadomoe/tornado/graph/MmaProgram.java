@@ -3,11 +3,8 @@ package org.tornadomoe.tornado.graph;
 import java.util.List;
 import java.util.function.IntFunction;
 import java.util.function.IntUnaryOperator;
-import java.util.stream.Stream;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.tornado.cuda.CudaKernel.Launch;
-import org.tornadomoe.tornado.kernels.ActivationKernels;
-import org.tornadomoe.tornado.layout.ActivationCode;
 import org.tornadomoe.tornado.layout.MmaWeights;
 import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
 import uk.ac.manchester.tornado.api.types.arrays.IntArray;
@@ -25,23 +22,18 @@ final class MmaProgram extends CudaProgram {
     }
 
     @Override
-    public List<Stage> all() {
-        boolean routes = a.shape.routes;
-        return Stream.of(
-                        logits(),
-                        routes ? List.of(route()) : List.<Stage>of(),
-                        routes ? List.of(topK(m -> m > ROUTED_TOGETHER)) : List.<Stage>of(),
-                        place(m -> !routes || m > ROUTED_TOGETHER),
-                        List.of(sort(m -> !routes || m > ROUTED_TOGETHER)),
-                        quantizeTokens(),
-                        activated(),
-                        List.of(mma.stage(
-                                a, rows, downProduct(), ActivationCode.none(ActivationKernels.NO_GATE), packedOften())),
-                        loraDown(),
-                        combine(),
-                        zeroExperts())
-                .flatMap(List::stream)
-                .toList();
+    List<Stage> first() {
+        return logits();
+    }
+
+    @Override
+    List<Stage> packTokens() {
+        return quantizeTokens();
+    }
+
+    @Override
+    List<Stage> packPairs() {
+        return packPairs(packedOften());
     }
 
     /**
@@ -97,13 +89,13 @@ final class MmaProgram extends CudaProgram {
                         a.shape.intermediate,
                         true,
                         false),
-                m -> a.blockSize(m) < 16 && rows.of(m) <= often ? 0 : rows.of(m));
+                m -> MmaGemm.isSkinny(a.blockSize(m)) && rows.of(m) <= often ? 0 : rows.of(m));
     }
 
     private List<Stage> pack(Matrix x, IntUnaryOperator count) {
         boolean dynamic = a.shape.scheme == Int8Scheme.W8A8_TENSOR && !a.staticScales;
         int group = mma.columnsOfGroup(a, x.cols);
-        Stage pack = kernel(
+        Stage pack = pack(
                 x.name,
                 x.cols,
                 launch("packRows", count),
@@ -122,7 +114,7 @@ final class MmaProgram extends CudaProgram {
         if (!dynamic) {
             return List.of(pack);
         }
-        Stage magnitudes = kernel(
+        Stage magnitudes = pack(
                 x.name + "Magnitudes",
                 x.cols,
                 launch("rowMagnitudes", count),
@@ -130,7 +122,7 @@ final class MmaProgram extends CudaProgram {
                 List.of(x.scales),
                 List.of(),
                 List.of(x.rowsPerToken, x.cols, x.isPairs ? 1 : 0, x.isWeighted ? 1 : 0));
-        Stage scale = kernel(
+        Stage scale = pack(
                 x.name + "Scale",
                 x.cols,
                 m -> new Launch("tensorScale", 1024, 1, 1, 0),
@@ -145,46 +137,9 @@ final class MmaProgram extends CudaProgram {
         return m -> count.applyAsInt(m) == 0 ? Launch.NONE : new Launch(entryPoint, 128, count.applyAsInt(m), 1, 0);
     }
 
-    private Stage kernel(
-            String name,
-            int cols,
-            IntFunction<Launch> launch,
-            List<Object> reads,
-            List<Object> writes,
-            List<Object> updates,
-            List<Object> scalars) {
-        return mma.kernel(
-                a,
-                name,
-                ActivationCode.none(ActivationKernels.NO_GATE),
-                cols,
-                launch,
-                afterHeader(reads),
-                writes,
-                updates,
-                scalars);
-    }
-
-    /**
-     * tokens → activated, packed, and its scales. The activation is in the first GEMM's last step, or, where adapters
-     * come between, in a kernel that gives the same bits.
-     */
-    private List<Stage> activated() {
-        List<Stage> product = a.shape.adapted
-                ? Stream.of(gateUp(), loraGateUp(), List.of(activatePairs(mma)))
-                        .flatMap(List::stream)
-                        .toList()
-                : List.of(mma.stage(a, rows, gateUpProduct(a.work.activated), a.shape.activation, 0));
-        return Stream.of(product, packPairs(packedOften()))
-                .flatMap(List::stream)
-                .toList();
-    }
-
-    /**
-     * Up to how many pairs the second GEMM packs them itself, if it is the one for few: with a scale a row, which it
-     * has from the first.
-     */
-    private int packedOften() {
+    /** Where rows have one scale each, which is known from the first product. */
+    @Override
+    int packedOften() {
         boolean perRow = a.shape.scheme == Int8Scheme.W8A8_CHANNEL || !a.shape.int8;
         return perRow && mma.rowBytes(a.shape.intermediate) <= PACKED_BYTES ? PACKED_OFTEN : 0;
     }
