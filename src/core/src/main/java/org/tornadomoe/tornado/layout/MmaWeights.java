@@ -2,12 +2,9 @@ package org.tornadomoe.tornado.layout;
 
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
-import java.util.stream.IntStream;
 import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.quant.Int8Tensor;
-import org.tornadomoe.tornado.device.Quirks;
-import org.tornadomoe.tornado.kernels.ActivationKernels;
 import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
 import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 
@@ -17,33 +14,23 @@ import uk.ac.manchester.tornado.api.types.arrays.IntArray;
  * lane multiplies in four steps of 16 k, or in two of 32. Of 64 k the one at {@code 16s + 4j + i} is where
  * {@code 16j + 4s + i} would be; rows of activations have that order, too.
  *
- * <p>Rows are permuted as in {@link HopperWeights}.
+ * <p>Rows are permuted as {@link CudaWeights} says.
  *
  * @param halves whether activations are halves: weights are 128 more then, which makes one of two instructions that
  *     widen them
  */
-public record MmaWeights(boolean halves) implements WeightLayout {
+public record MmaWeights(boolean halves) implements CudaWeights {
     /** Packed rows of a tile. */
     public static final int TILE_ROWS = 128;
 
     private static final int CHUNK = 64;
-    private static final int GROUP_BYTES = 8 * CHUNK;
     private static final int GROUPS_OF_TILE = TILE_ROWS / 8;
 
-    /** The most that a group's scale may be in a half, times 255, of all that a weight less its zero point can be. */
+    /** A row's greatest scale is less than two to this, so that 255 times it, the most of a weight, is a half. */
     private static final int MOST = 7;
 
     public static int chunks(int cols) {
         return Math.ceilDiv(cols, CHUNK);
-    }
-
-    /**
-     * Groups of 8 packed rows.
-     *
-     * @param layout of {@link ActivationKernels}: what the rows of the product are
-     */
-    public static int groups(int rows, int layout) {
-        return HopperWeights.groups(rows, layout);
     }
 
     /** Whether scales change along k. */
@@ -64,27 +51,7 @@ public record MmaWeights(boolean halves) implements WeightLayout {
 
     @Override
     public long ints(long experts, int rows, int cols, int gate) {
-        return experts * groups(rows, gate) * chunks(cols) * (GROUP_BYTES / 4);
-    }
-
-    @Override
-    public int weightPad() {
-        return HopperWeights.padTo(Quirks.HERE);
-    }
-
-    @Override
-    public int activationPad() {
-        return weightPad();
-    }
-
-    @Override
-    public int packedRows(int rows, int gate) {
-        return groups(rows, gate) * 8;
-    }
-
-    @Override
-    public boolean numbersAllExperts() {
-        return true;
+        return experts * CudaWeights.groups(rows, gate) * chunks(cols) * (8 * CHUNK / 4);
     }
 
     /** With groups, a row's scales and then what all of them are multiplied by. */
@@ -95,35 +62,15 @@ public record MmaWeights(boolean halves) implements WeightLayout {
     }
 
     @Override
-    public void pack(Int8Tensor from, int gate, IntArray into) {
-        pack(from, gate, into.getSegment().asSlice(4L * weightPad()));
-    }
-
-    private void pack(Int8Tensor from, int gate, MemorySegment into) {
-        int groups = groups(from.rows(), gate);
-        int chunks = chunks(from.cols());
+    public void pack(Int8Tensor from, int gate, MemorySegment into) {
         int offset = halves ? 0x80808080 : 0;
-        IntStream.range(0, Math.multiplyExact(from.experts(), groups))
-                .parallel()
-                .forEach(g -> {
-                    int expert = g / groups;
-                    int group = g % groups;
-                    int firstOfTile = group - group % GROUPS_OF_TILE;
-                    long groupsHere = Math.min(GROUPS_OF_TILE, groups - firstOfTile);
-                    long start = (((long) expert * groups + firstOfTile) * chunks + group - firstOfTile) * GROUP_BYTES;
-                    for (int r = 0; r < 8; r++) {
-                        int row = HopperWeights.row(group * 8 + r, from.rows(), gate);
-                        if (row >= 0) {
-                            // A row's bytes past its columns are zero, up to the 16 that it is rounded to.
-                            long source = ((long) expert * from.rows() + row) * from.rowBytes();
-                            for (int k = 0; k < from.rowBytes(); k += 4) {
-                                int four = from.values().get(ValueLayout.JAVA_INT_UNALIGNED, source + k);
-                                long to = start + k / CHUNK * groupsHere * GROUP_BYTES + (long) r * CHUNK;
-                                into.set(ValueLayout.JAVA_INT_UNALIGNED, to + placeOf(k % CHUNK), four ^ offset);
-                            }
-                        }
-                    }
-                });
+        CudaWeights.eachRow(from, gate, CHUNK, GROUPS_OF_TILE, (r, source, start, chunkBytes) -> {
+            for (int k = 0; k < from.rowBytes(); k += 4) {
+                int four = from.values().get(ValueLayout.JAVA_INT_UNALIGNED, source + k);
+                long to = start + k / CHUNK * chunkBytes + (long) r * CHUNK;
+                into.set(ValueLayout.JAVA_INT_UNALIGNED, to + placeOf(k % CHUNK), four ^ offset);
+            }
+        });
     }
 
     /**
@@ -138,7 +85,7 @@ public record MmaWeights(boolean halves) implements WeightLayout {
         for (int i = 0; i < from.experts() * packedRows; i++) {
             int expert = i / packedRows;
             int packed = i % packedRows;
-            int row = HopperWeights.row(packed, from.rows(), gate);
+            int row = CudaWeights.row(packed, from.rows(), gate);
             int first = expert * perRow * packedRows + packed;
             int groups = Math.max(1, perRow - 1);
             float greatest = 0;
@@ -165,10 +112,5 @@ public record MmaWeights(boolean halves) implements WeightLayout {
                 }
             }
         }
-    }
-
-    @Override
-    public void packBias(float[] from, int first, int experts, int rows, int gate, FloatArray into) {
-        HopperWeights.pack(from, experts, rows, gate, into);
     }
 }

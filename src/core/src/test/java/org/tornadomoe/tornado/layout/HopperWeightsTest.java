@@ -83,12 +83,12 @@ class HopperWeightsTest {
                 random.nextBytes(row);
                 weights.setRow(r / rows, r % rows, row, 0, r + 1);
             }
-            int groups = HopperWeights.groups(rows, layout);
+            int groups = CudaWeights.groups(rows, layout);
             int chunks = HopperWeights.chunks(cols);
             IntArray into = new IntArray(Math.toIntExact(new HopperWeights().ints(experts, rows, cols, layout)));
-            HopperWeights.pack(weights, layout, into.getSegment());
+            new HopperWeights().pack(weights, layout, into.getSegment());
             FloatArray scales = new FloatArray(experts * groups * 8);
-            HopperWeights.pack(weights.scales(), experts, rows, layout, scales);
+            CudaWeights.pack(weights.scales(), experts, rows, layout, scales);
             Packed packed = new Packed(into.getSegment(), scales, groups, chunks);
             for (int e = 0; e < experts; e++) {
                 check(packed, weights, e, layout);
@@ -151,7 +151,7 @@ class HopperWeightsTest {
     void whatHasALeadBeginsAtAMultipleOf128(String version, int payload) {
         Quirks quirks = new Quirks(version);
         assertThat(quirks.payload()).isEqualTo(payload);
-        assertThat((quirks.payload() + 4 * HopperWeights.padTo(quirks)) % 128).isZero();
+        assertThat((quirks.payload() + 4 * CudaWeights.padTo(quirks)) % 128).isZero();
         assertThat(new TiledWeights().weightPad()).isZero();
     }
 }

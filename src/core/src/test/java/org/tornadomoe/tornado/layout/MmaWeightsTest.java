@@ -72,7 +72,7 @@ class MmaWeightsTest {
         int perRow = grouped ? w.scaleCols() + 1 : 1;
         for (int e = 0; e < w.experts(); e++) {
             for (int n = 0; n < packedRows; n++) {
-                int row = HopperWeights.row(n, w.rows(), gate);
+                int row = CudaWeights.row(n, w.rows(), gate);
                 if (row < 0) {
                     continue;
                 }
@@ -111,6 +111,6 @@ class MmaWeightsTest {
     void rowsOfHalvesHaveRoomForWhatTheyLeave() {
         assertThat(new MmaWeights(true).rowInts(65)).isEqualTo(2 * 64 * 4 / 4);
         assertThat(new MmaWeights(false).rowInts(65)).isEqualTo(2 * 64 / 4);
-        assertThat(MmaWeights.groups(40, ActivationKernels.NO_GATE)).isEqualTo(8);
+        assertThat(CudaWeights.groups(40, ActivationKernels.NO_GATE)).isEqualTo(8);
     }
 }
