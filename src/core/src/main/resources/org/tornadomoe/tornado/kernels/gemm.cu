@@ -62,6 +62,30 @@ struct Result {
 #define JOIN(x, y) JOIN_(x, y)
 #define EACH_B JOIN(B, PARTS)
 
+// The weights of all experts, in tiles of TILE_GROUPS groups of 8 packed rows, of GROUP_BYTES for each chunk of k.
+struct Weights {
+    const u8 *b[PARTS];
+    int groups, chunks, expertsOfPart;
+};
+
+__device__ __forceinline__ const u8 *tileStart(const Weights &m, int expert, int tile) {
+    const u8 *b = m.b[0];
+    int first = 0;
+#pragma unroll
+    for (int part = 1; part < PARTS; part++) {
+        if (expert >= part * m.expertsOfPart) {
+            b = m.b[part];
+            first = part * m.expertsOfPart;
+        }
+    }
+    return b + WEIGHTS_LEAD + ((u64) (expert - first) * m.groups + (u64) tile * TILE_GROUPS) * m.chunks * GROUP_BYTES;
+}
+
+__device__ __forceinline__ int groupsOf(const Weights &m, int tile) {
+    int left = m.groups - tile * TILE_GROUPS;
+    return left < TILE_GROUPS ? left : TILE_GROUPS;
+}
+
 // Blocks of pairs that are multiplied with the same weights one after the other, so that these stay in the L2 cache.
 #define GROUP 8
 
@@ -168,6 +192,21 @@ __device__ __forceinline__ unsigned emit(const Result &m, int pair, int first, f
     return magnitude;
 }
 
+#if ACTIVATION >= 0
+// The greatest magnitude of LANES neighbouring work-items' goes to amax, where they have such a pair.
+template <int LANES>
+__device__ __forceinline__ void tellMagnitude(unsigned *amax, int pair, bool isThere, unsigned magnitude) {
+#pragma unroll
+    for (int s = LANES / 2; s > 0; s >>= 1) {
+        unsigned other = __shfl_xor_sync(0xffffffffu, magnitude, s);
+        magnitude = other > magnitude ? other : magnitude;
+    }
+    if (threadIdx.x % LANES == 0 && isThere) {
+        atomicMax(amax + pair, magnitude);
+    }
+}
+#endif
+
 struct __align__(16) Quad {
     unsigned x, y, z, w;
 };
@@ -219,14 +258,7 @@ extern "C" __global__ void __launch_bounds__(128) activatePairs(
         unsigned bits = emit<1>(m, p, two, y, 1.0f);
         magnitude = bits > magnitude ? bits : magnitude;
     }
-#pragma unroll
-    for (int s = 16; s > 0; s >>= 1) {
-        unsigned other = __shfl_xor_sync(0xffffffffu, magnitude, s);
-        magnitude = other > magnitude ? other : magnitude;
-    }
-    if ((threadIdx.x & 31) == 0) {
-        atomicMax(amax + p, magnitude);
-    }
+    tellMagnitude<32>(amax, p, true, magnitude);
 }
 #endif
 

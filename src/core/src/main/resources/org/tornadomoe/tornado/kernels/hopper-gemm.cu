@@ -21,15 +21,18 @@
 //     out         float [pairs][columns], written for every pair in sortedIds
 //     amax        [pairs], as the bits of a float, which must be 0 before; layer-stages.cu sees to that
 
+// Rows of b in a tile, as groups of 8, and bytes of a group's chunk.
+#define TILE_GROUPS 32
+#define GROUP_BYTES 1024
+
 #include "gemm.cu"
 
-struct Gemm : Result {
+struct Gemm : Result, Weights {
     const int *header, *sortedIds, *expertIds, *padded;
     const u8 *a;
     const float *aScales;
-    const u8 *b[PARTS];
     const float *bScales, *bias, *topkWeights, *values;
-    int pairsPerToken, pairsPerRow, groups, chunks, expertsOfPart, weighted, biased, later, depth, often;
+    int pairsPerToken, pairsPerRow, weighted, biased, later, depth, often;
 };
 
 #define PARAMETERS \
@@ -40,13 +43,11 @@ struct Gemm : Result {
         float limit, float alpha, float beta, float linearBeta
 #define ARGUMENTS \
     { \
-        {out + LEAD / 4, amax, columns, limit, alpha, beta, linearBeta}, header, sortedIds, expertIds, padded, a + LEAD, aScales, {EACH_B()}, \
-            bScales, bias, topkWeights, values + LEAD / 4, pairsPerToken, pairsPerRow, groups, chunks, expertsOfPart, weighted, biased, later, \
-            depth, often \
+        {out + LEAD / 4, amax, columns, limit, alpha, beta, linearBeta}, {{EACH_B()}, groups, chunks, expertsOfPart}, header, sortedIds, expertIds, \
+            padded, a + LEAD, aScales, bScales, bias, topkWeights, values + LEAD / 4, pairsPerToken, pairsPerRow, weighted, biased, later, depth, \
+            often \
     }
 
-// Rows of b in a tile, as groups of 8.
-#define TILE_GROUPS 32
 #define BM 128
 #define STAGES 4
 #define A_BYTES (BM * 128)
@@ -56,23 +57,6 @@ struct Gemm : Result {
 #define SCALES (STAGES + 1)
 #define SCALE_BYTES (TILE_GROUPS * 32)
 
-__device__ __forceinline__ const u8 *tileStart(const Gemm &m, int expert, int tile) {
-    const u8 *b = m.b[0];
-    int first = 0;
-#pragma unroll
-    for (int part = 1; part < PARTS; part++) {
-        if (expert >= part * m.expertsOfPart) {
-            b = m.b[part];
-            first = part * m.expertsOfPart;
-        }
-    }
-    return b + WEIGHTS_LEAD + ((u64) (expert - first) * m.groups + (u64) tile * TILE_GROUPS) * m.chunks * 1024;
-}
-
-__device__ __forceinline__ int groupsOf(const Gemm &m, int tile) {
-    int left = m.groups - tile * TILE_GROUPS;
-    return left < TILE_GROUPS ? left : TILE_GROUPS;
-}
 
 // Four values of a row in int8, the i-th of them; zeros beyond its columns.
 __device__ __forceinline__ unsigned quantized(const float *row, int i, int columns, float inverse) {
@@ -226,14 +210,7 @@ extern "C" __global__ void __launch_bounds__(256, 2) skinnyGemm(PARAMETERS) {
             magnitude = emit<1>(m, pair, blockIdx.x * 16 + two, y, weight);
         }
 #if ACTIVATION >= 0
-#pragma unroll
-        for (int s = 8; s > 0; s >>= 1) {
-            unsigned other = __shfl_xor_sync(0xffffffffu, magnitude, s);
-            magnitude = other > magnitude ? other : magnitude;
-        }
-        if (two == 0 && pair < pairs) {
-            atomicMax(m.amax + pair, magnitude);
-        }
+        tellMagnitude<16>(m.amax, pair, pair < pairs, magnitude);
 #endif
     }
 }
@@ -474,14 +451,7 @@ extern "C" __global__ void __launch_bounds__(384, 1) tileGemm(PARAMETERS) {
 #if ACTIVATION >= 0
 #pragma unroll
         for (int h = 0; h < 2; h++) {
-#pragma unroll
-            for (int s = 2; s > 0; s >>= 1) {
-                unsigned other = __shfl_xor_sync(0xffffffffu, magnitude[h], s);
-                magnitude[h] = other > magnitude[h] ? other : magnitude[h];
-            }
-            if (q == 0 && pair[h] >= 0) {
-                atomicMax(m.amax + pair[h], magnitude[h]);
-            }
+            tellMagnitude<4>(m.amax, pair[h], pair[h] >= 0, magnitude[h]);
         }
 #endif
         if (expert >= 0) {

@@ -38,6 +38,10 @@
 //     out         float [pairs][columns], written for every pair in sortedIds
 //     amax        [pairs], as the bits of a float, which must be 0 before; packTokens sees to that
 
+// Packed rows of a tile, as groups of 8, and bytes of a group's 64 k.
+#define TILE_GROUPS 16
+#define GROUP_BYTES 512
+
 #include "gemm.cu"
 
 #if !defined(FORM) || !defined(GROUPED) || !defined(STEP) || !defined(BLOCKED) || !defined(ZEROS) || !defined(NEAREST) \
@@ -49,10 +53,6 @@
 #error "int8 activations: expected no zero points, and groups of 32 k or more"
 #endif
 
-// Packed rows of a tile, as groups of 8, and bytes of a group's 64 k.
-#define TILE_GROUPS 16
-#define GROUP_BYTES 512
-
 // Bytes of 64 k of a row of a that a tile reads, and of all that is there.
 #define A_BYTES (FORM ? 128 : 64)
 #define ROW_BYTES (FORM == 2 ? 256 : A_BYTES)
@@ -60,13 +60,12 @@
 // Scales that a row has in a chunk of 64 k.
 #define SCALES (GROUPED ? 64 / STEP : 0)
 
-struct Gemm : Result {
+struct Gemm : Result, Weights {
     const int *header, *sortedIds, *expertIds, *padded;
     const u8 *a;
     const float *aScales;
-    const u8 *b[PARTS];
     const float *bScales, *zeros, *bias, *topkWeights, *values;
-    int pairsPerToken, pairsPerRow, groups, chunks, groupsOfK, kOfGroup, expertsOfPart, weighted, biased, later, depth, often;
+    int pairsPerToken, pairsPerRow, groupsOfK, kOfGroup, weighted, biased, later, depth, often;
 };
 
 #define PARAMETERS \
@@ -76,28 +75,10 @@ struct Gemm : Result {
         int expertsOfPart, int weighted, int biased, int later, int depth, int often, float limit, float alpha, float beta, float linearBeta
 #define ARGUMENTS \
     { \
-        {out + LEAD / 4, amax, columns, limit, alpha, beta, linearBeta}, header, sortedIds, expertIds, padded, a + LEAD, aScales, {EACH_B()}, \
-            bScales, zeros, bias, topkWeights, values + LEAD / 4, pairsPerToken, pairsPerRow, groups, chunks, groupsOfK, kOfGroup, \
-            expertsOfPart, weighted, biased, later, depth, often \
+        {out + LEAD / 4, amax, columns, limit, alpha, beta, linearBeta}, {{EACH_B()}, groups, chunks, expertsOfPart}, header, sortedIds, expertIds, \
+            padded, a + LEAD, aScales, bScales, zeros, bias, topkWeights, values + LEAD / 4, pairsPerToken, pairsPerRow, groupsOfK, kOfGroup, \
+            weighted, biased, later, depth, often \
     }
-
-__device__ __forceinline__ const u8 *tileStart(const Gemm &m, int expert, int tile) {
-    const u8 *b = m.b[0];
-    int first = 0;
-#pragma unroll
-    for (int part = 1; part < PARTS; part++) {
-        if (expert >= part * m.expertsOfPart) {
-            b = m.b[part];
-            first = part * m.expertsOfPart;
-        }
-    }
-    return b + WEIGHTS_LEAD + ((u64) (expert - first) * m.groups + (u64) tile * TILE_GROUPS) * m.chunks * GROUP_BYTES;
-}
-
-__device__ __forceinline__ int groupsOf(const Gemm &m, int tile) {
-    int left = m.groups - tile * TILE_GROUPS;
-    return left < TILE_GROUPS ? left : TILE_GROUPS;
-}
 
 // The group of k of the i-th scale of a chunk; what pads k is 0, whatever its scale.
 __device__ __forceinline__ int groupOfK(const Gemm &m, int chunk, int i) {
@@ -427,14 +408,7 @@ extern "C" __global__ void __launch_bounds__(256, 2) skinnyGemm(PARAMETERS) {
             magnitude = emit<1>(m, pair, blockIdx.x * 16 + two, y, weight);
         }
 #if ACTIVATION >= 0
-#pragma unroll
-        for (int s = 8; s > 0; s >>= 1) {
-            unsigned other = __shfl_xor_sync(0xffffffffu, magnitude, s);
-            magnitude = other > magnitude ? other : magnitude;
-        }
-        if (two == 0 && pair < pairs) {
-            atomicMax(m.amax + pair, magnitude);
-        }
+        tellMagnitude<16>(m.amax, pair, pair < pairs, magnitude);
 #endif
     }
 }
@@ -718,14 +692,7 @@ __device__ __forceinline__ void tile(const Gemm &m) {
                 }
             }
 #if ACTIVATION >= 0
-#pragma unroll
-            for (int s = 2; s > 0; s >>= 1) {
-                unsigned other = __shfl_xor_sync(0xffffffffu, magnitude, s);
-                magnitude = other > magnitude ? other : magnitude;
-            }
-            if (j == 0 && p < pairs) {
-                atomicMax(m.amax + p, magnitude);
-            }
+            tellMagnitude<4>(m.amax, p, p < pairs, magnitude);
 #endif
         }
     }
