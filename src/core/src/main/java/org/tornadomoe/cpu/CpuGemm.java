@@ -4,6 +4,7 @@ import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.util.Arrays;
 import java.util.Objects;
+import org.jspecify.annotations.Nullable;
 import org.tornadomoe.host.Arithmetic;
 import org.tornadomoe.host.Int8Products;
 import org.tornadomoe.host.Scratch;
@@ -28,18 +29,49 @@ final class CpuGemm {
     /** Columns that are summed in float before the sum goes on in double, where activations are float. */
     private static final int FLOAT_COLUMNS = 256;
 
+    /**
+     * One of the GEMMs: its weights, and what the call multiplies them with.
+     *
+     * @param products native ones; null for none
+     * @param a [rows, cols] of {@code w}
+     * @param bytes a of each pair in their order, for native products
+     * @param scales [rows, groups] of a
+     * @param sums [rows, groups] of a, where zero points need them
+     * @param large [rows] where activations are float: whether one of a is from {@link #LARGE} on
+     * @param pairsPerRow pairs that share a row of a
+     */
+    private record Operands(
+            PackedWeights w,
+            @Nullable Int8Products products,
+            float[] a,
+            MemorySegment bytes,
+            float[] scales,
+            double[] sums,
+            boolean[] large,
+            int pairsPerRow) {}
+
     private final Arithmetic arithmetic;
     private final CpuWeights layer;
     private final CpuBuffers call;
     private final CpuAdapters adapters;
-    private final boolean int8;
+    private final Operands gateUp;
+    private final Operands down;
 
     CpuGemm(Arithmetic arithmetic, CpuWeights layer, CpuBuffers call, CpuAdapters adapters) {
         this.arithmetic = arithmetic;
         this.layer = layer;
         this.call = call;
         this.adapters = adapters;
-        int8 = layer.int8;
+        gateUp = new Operands(
+                layer.w13,
+                layer.products1,
+                call.a1,
+                call.bytes1,
+                call.a1Scales,
+                call.sums1,
+                call.large1,
+                layer.pairsPerToken / layer.rowsPerToken);
+        down = new Operands(layer.w2, layer.products2, call.a2, call.bytes2, call.a2Scales, call.sums2, call.large2, 1);
     }
 
     /**
@@ -47,33 +79,7 @@ final class CpuGemm {
      * into {@code s.total}.
      */
     void multiplyGateUp(int e, int block, int first, int some, Scratch s) {
-        int pairsPerRow = layer.pairsPerToken / layer.rowsPerToken;
-        if (layer.products1 != null) {
-            multiply(
-                    layer.products1,
-                    layer.w13,
-                    e,
-                    block,
-                    call.bytes1,
-                    call.a1Scales,
-                    pairsPerRow,
-                    call.gateUpAtOnce,
-                    first,
-                    some,
-                    s);
-        } else {
-            multiply(
-                    layer.w13,
-                    layer.w13.block(e, block),
-                    call.a1,
-                    call.a1Scales,
-                    call.sums1,
-                    call.large1,
-                    pairsPerRow,
-                    first,
-                    some,
-                    s);
-        }
+        multiply(gateUp, layer.w13.block(e, block), call.gateUpAtOnce, first, some, s);
         for (int t = 0; t < some && adapters.isOn(); t++) {
             int pair = call.order[first + t];
             LoraAdapter adapter = adapters.adapter(pair);
@@ -87,32 +93,7 @@ final class CpuGemm {
     void multiplyDown(int e, int block, int first, int some, Scratch s) {
         int column = block * ROWS;
         int count = Math.min(ROWS, layer.h - column);
-        if (layer.products2 != null) {
-            multiply(
-                    layer.products2,
-                    layer.w2,
-                    e,
-                    block,
-                    call.bytes2,
-                    call.a2Scales,
-                    1,
-                    call.downAtOnce,
-                    first,
-                    some,
-                    s);
-        } else {
-            multiply(
-                    layer.w2,
-                    layer.w2.block(e, block),
-                    call.a2,
-                    call.a2Scales,
-                    call.sums2,
-                    call.large2,
-                    1,
-                    first,
-                    some,
-                    s);
-        }
+        multiply(down, layer.w2.block(e, block), call.downAtOnce, first, some, s);
         for (int t = 0; t < some; t++) {
             int pair = call.order[first + t];
             double weight = layer.weighsInput ? 1 : call.weights[pair];
@@ -128,16 +109,19 @@ final class CpuGemm {
 
     /** Lays out a pair's row of the first GEMM's input for native products. */
     void gatherGateUp(int place) {
-        int row = call.order[place] / (layer.pairsPerToken / layer.rowsPerToken);
-        gather(layer.w13, call.a1, row, call.bytes1, place);
+        gather(gateUp, place);
     }
 
     /** That of the second's. */
     void gatherDown(int place) {
-        gather(layer.w2, call.a2, call.order[place], call.bytes2, place);
+        gather(down, place);
     }
 
-    private static void gather(PackedWeights w, float[] a, int row, MemorySegment into, int place) {
+    private void gather(Operands of, int place) {
+        PackedWeights w = of.w();
+        float[] a = of.a();
+        MemorySegment into = of.bytes();
+        int row = call.order[place] / of.pairsPerRow();
         for (int g = 0; g < w.groups(); g++) {
             int column = g * w.colsPerGroup();
             int count = Math.min(w.colsPerGroup(), w.cols() - column);
@@ -150,44 +134,48 @@ final class CpuGemm {
     }
 
     /**
-     * As the other, by native products.
+     * A block of an expert times some of its pairs, with scales and biases, into {@code s.total}.
      *
-     * @param atOnce blocks whose products are found together, by the first of them, for the others as well
+     * @param block among those of all experts
+     * @param atOnce blocks whose native products are found together, by the first of them, for the others as well; an
+     *     expert has a multiple of them
      */
-    private void multiply(
-            Int8Products products,
-            PackedWeights w,
-            int e,
-            int block,
-            MemorySegment a,
-            float[] scales,
-            int pairsPerRow,
-            int atOnce,
-            int first,
-            int count,
-            Scratch s) {
-        s.requireTokens(Int8Products.TOKENS);
-        double[] total = s.total;
-        Arrays.fill(total, 0, count * ROWS, 0);
-        int[] shifts = Objects.requireNonNull(w.shifts(), "shifts");
-        int of = w.block(e, block);
-        for (int g = 0; g < w.groups(); g++) {
-            long column = (long) g * w.groupStride();
-            long weights = ((long) of * w.stride() + column) * ROWS;
-            long row = (long) first * w.stride() + column;
-            if (atOnce == 1) {
-                products.multiply(w.values(), weights, a, row, count, s);
-            } else if (block % atOnce == 0) {
-                products.multiplyWide(w.values(), weights, a, row, count, s);
-            }
-            int from = block % atOnce * count * ROWS;
-            int at = (of * w.groups() + g) * ROWS;
-            for (int t = 0; t < count; t++) {
-                double factor = scales[call.order[first + t] / pairsPerRow * w.groups() + g];
-                addScaled(s.products, from + t * ROWS, shifts, factor, w.scales(), at, total, t * ROWS);
+    private void multiply(Operands of, int block, int atOnce, int first, int count, Scratch s) {
+        s.requireTokens(layer.pairsAtOnce());
+        Arrays.fill(s.total, 0, count * ROWS, 0);
+        if (of.products() != null) {
+            addNativeProducts(of, of.products(), block, atOnce, first, count, s);
+        } else {
+            addProducts(of, block, first, count, s);
+        }
+        float[] bias = of.w().bias();
+        for (int t = 0; t < count && bias != null; t++) {
+            for (int r = 0; r < ROWS; r++) {
+                s.total[t * ROWS + r] += bias[block * ROWS + r];
             }
         }
-        addBias(w, of, count, total);
+    }
+
+    private void addNativeProducts(
+            Operands of, Int8Products products, int block, int atOnce, int first, int count, Scratch s) {
+        PackedWeights w = of.w();
+        int[] shifts = Objects.requireNonNull(w.shifts(), "shifts");
+        for (int g = 0; g < w.groups(); g++) {
+            long column = (long) g * w.groupStride();
+            long weights = ((long) block * w.stride() + column) * ROWS;
+            long row = (long) first * w.stride() + column;
+            if (atOnce == 1) {
+                products.multiply(w.values(), weights, of.bytes(), row, count, s);
+            } else if (block % atOnce == 0) {
+                products.multiplyWide(w.values(), weights, of.bytes(), row, count, s);
+            }
+            int from = block % atOnce * count * ROWS;
+            int at = (block * w.groups() + g) * ROWS;
+            for (int t = 0; t < count; t++) {
+                double factor = of.scales()[call.order[first + t] / of.pairsPerRow() * w.groups() + g];
+                addScaled(s.products, from + t * ROWS, shifts, factor, w.scales(), at, s.total, t * ROWS);
+            }
+        }
     }
 
     private static void addScaled(
@@ -197,35 +185,16 @@ final class CpuGemm {
         }
     }
 
-    private static void addBias(PackedWeights w, int block, int count, double[] total) {
-        for (int t = 0; t < count && w.bias() != null; t++) {
-            for (int r = 0; r < ROWS; r++) {
-                total[t * ROWS + r] += w.bias()[block * ROWS + r];
-            }
-        }
-    }
-
-    /**
-     * A block of an expert times some of its pairs, with scales and biases, into {@code s.total}: the definition's sums
-     * in the definition's order, exactly so where activations are int8.
-     */
-    private void multiply(
-            PackedWeights w,
-            int block,
-            float[] a,
-            float[] scales,
-            double[] sums,
-            boolean[] large,
-            int pairsPerRow,
-            int first,
-            int count,
-            Scratch s) {
+    /** In float lanes: the definition's sums in the definition's order, exactly so where activations are int8. */
+    private void addProducts(Operands of, int block, int first, int count, Scratch s) {
+        PackedWeights w = of.w();
+        boolean int8 = layer.int8;
+        int pairsPerRow = of.pairsPerRow();
         int values = count * ROWS;
         double[] sum = s.sum;
         double[] total = s.total;
         float[] tile = s.tile;
         int[] order = call.order;
-        Arrays.fill(total, 0, values, 0);
         int most = int8 ? EXACT_COLUMNS : FLOAT_COLUMNS;
         for (int g = 0; g < w.groups(); g++) {
             int begin = g * w.colsPerGroup();
@@ -240,7 +209,7 @@ final class CpuGemm {
                         w.values(),
                         ((long) block * w.cols() + c) * ROWS,
                         Math.min(most, end - c),
-                        a,
+                        of.a(),
                         s.from,
                         count,
                         tile);
@@ -257,26 +226,25 @@ final class CpuGemm {
             for (int t = 0; t < count; t++) {
                 int ofToken = order[first + t] / pairsPerRow;
                 int row = ofToken * w.groups() + g;
-                float factor = int8 ? scales[row] : 1;
-                boolean inDouble = !int8 && large[ofToken];
+                float factor = int8 ? of.scales()[row] : 1;
+                boolean inDouble = !int8 && of.large()[ofToken];
                 if (once && !inDouble && w.zeroPoints() == null) {
                     arithmetic.addScaled(tile, t * ROWS, factor, w.scales(), at, total);
                     continue;
                 }
                 if (inDouble) {
-                    sumInDouble(w, block, begin, end, a, ofToken * w.cols(), sum, t * ROWS);
+                    sumInDouble(w, block, begin, end, of.a(), ofToken * w.cols(), sum, t * ROWS);
                 } else if (once) {
                     for (int v = t * ROWS; v < (t + 1) * ROWS; v++) {
                         sum[v] = tile[v];
                     }
                 }
                 if (w.zeroPoints() != null) {
-                    subtract(w.zeroPoints(), at, sums[row], sum, t * ROWS);
+                    subtract(w.zeroPoints(), at, of.sums()[row], sum, t * ROWS);
                 }
                 scale(w.scales(), at, factor, sum, total, t * ROWS);
             }
         }
-        addBias(w, block, count, total);
     }
 
     /** The sums of a block's rows over some columns, products and all in double. */
