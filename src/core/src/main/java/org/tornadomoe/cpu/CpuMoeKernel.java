@@ -304,9 +304,7 @@ final class CpuMoeKernel implements MoeKernel, Adapters, Replicated, Profiled {
             for (int t = 0; t < some; t++) {
                 int pair = call.order[first + t];
                 int at = pair * layer.i + column;
-                boolean shared = pair % layer.pairsPerToken >= layer.config.expertsPerToken();
-                (shared ? layer.sharedActivation : layer.activation)
-                        .apply(s.total, t * ROWS, t * ROWS + half, count, call.act, at);
+                layer.activation(pair).apply(s.total, t * ROWS, t * ROWS + half, count, call.act, at);
             }
         }
     }

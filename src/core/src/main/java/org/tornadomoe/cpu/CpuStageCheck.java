@@ -181,8 +181,7 @@ final class CpuStageCheck {
             int c = v % i;
             gateUp[0] = gemm1[from + (alternating ? 2 * c : c)];
             gateUp[1] = gated ? gemm1[from + (alternating ? 2 * c + 1 : i + c)] : 1;
-            boolean shared = v / i % layer.pairsPerToken >= layer.config.expertsPerToken();
-            (shared ? layer.sharedActivation : layer.activation).apply(gateUp, 0, 1, 1, act, v);
+            layer.activation(v / i).apply(gateUp, 0, 1, 1, act, v);
         }
         return act;
     }

@@ -45,11 +45,8 @@ final class CpuWeights implements AutoCloseable {
     final int rowsPerToken;
     final int[] expertMap;
     final HostRouter router;
-    final Activation activation;
-
-    /** That of shared experts. */
-    final Activation sharedActivation;
-
+    private final Activation activation;
+    private final Activation sharedActivation;
     final PackedWeights w13;
     final PackedWeights w2;
     final @Nullable LoraAdapter[] adapters;
@@ -132,6 +129,11 @@ final class CpuWeights implements AutoCloseable {
             return -1;
         }
         return config.activation().isInterleaved() ? 2 * column + (up ? 1 : 0) : column + (up ? i : 0);
+    }
+
+    /** That of a pair's expert. */
+    Activation activation(int pair) {
+        return pair % pairsPerToken < config.expertsPerToken() ? activation : sharedActivation;
     }
 
     /** Makes room in a thread's scratch. */
