@@ -100,12 +100,10 @@ record PackedWeights(
                 for (int g = 0; g < groups; g++) {
                     int at = (block * groups + g) * ROWS + r;
                     if (shifts != null) {
-                        int first = g * colsPerGroup;
-                        for (int c = first; c < Math.min(first + colsPerGroup, cols); c++) {
-                            byte value = lines[r * lineStride + c];
-                            packed[(int) Int8Products.index(r, g * groupStride + c - first)] = value;
-                            shifts[at] += Int8Products.SHIFT * value;
-                        }
+                        int column = g * colsPerGroup;
+                        int count = Math.min(colsPerGroup, cols - column);
+                        int from = r * lineStride + column;
+                        shifts[at] = Int8Products.SHIFT * place(lines, from, count, packed, r, g * groupStride);
                     }
                     scales[at] = w.scale(expert, source, g * w.colsPerScale());
                     if (zeroPoints != null) {
@@ -135,6 +133,16 @@ record PackedWeights(
                 biases,
                 shifts,
                 sources);
+    }
+
+    /** Puts some columns of a row where native products read them. Their sum. */
+    private static int place(byte[] values, int from, int count, byte[] packed, int row, int column) {
+        int sum = 0;
+        for (int c = 0; c < count; c++) {
+            packed[(int) Int8Products.index(row, column + c)] = values[from + c];
+            sum += values[from + c];
+        }
+        return sum;
     }
 
     /**
