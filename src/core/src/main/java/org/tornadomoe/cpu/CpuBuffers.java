@@ -39,8 +39,7 @@ final class CpuBuffers implements AutoCloseable {
 
     int tokens; // M of the call under way
     int numActive; // of active
-    int gateUpAtOnce =
-            1; // blocks of a task of the first GEMM, whose native products are one call where they are several
+    int gateUpAtOnce = 1; // blocks of a task of the first GEMM; of several the native products are one call
     int downAtOnce = 1; // of the second
     private final CpuWeights layer;
     private final Arena arena = Arena.ofShared();
