@@ -103,9 +103,13 @@ class CpuExpertsTest {
         check(RandomLayer.of(5, 1, 75, 45, TOKENS, 6).sharing(1).weighedOnInput(), quantization);
     }
 
-    /** Widths of whole blocks, of which few tokens' native products are several at once. */
+    /**
+     * Widths of whole blocks, of which few tokens' native products are several at once; of 512 columns also where
+     * oneDNN's plain loops sum in float.
+     */
     @Test
     void wideLayersAgreeWithTheDefinition() {
+        check(RandomLayer.of(5, 2, 512, 256, TOKENS, 9), Int8Quantization.of(Int8Scheme.W8A8_CHANNEL));
         check(RandomLayer.of(5, 2, 1024, 256, TOKENS, 9), Int8Quantization.of(Int8Scheme.W8A8_CHANNEL));
         check(RandomLayer.of(5, 2, 1024, 256, TOKENS, 9), Int8Quantization.of(Int8Scheme.W8A8_TENSOR));
     }
