@@ -125,10 +125,10 @@ final class OneDnn {
                 throw new RefusedException("expected oneDNN 3, got " + version);
             }
             weightsTag = tag("BA16a64b4a");
-        } catch (Error | RuntimeException | RefusedException failure) {
-            throw failure;
-        } catch (Throwable impossible) {
-            throw new AssertionError(impossible);
+        } catch (RefusedException refused) {
+            throw refused;
+        } catch (Throwable thrown) {
+            throw unchecked(thrown);
         }
     }
 
@@ -241,10 +241,8 @@ final class OneDnn {
             long primitive = onOneThread(
                     () -> created("primitive", out -> (int) Functions.PRIMITIVE_CREATE.invokeExact(out, made)));
             return new Matmul(primitive, string(name), size);
-        } catch (Error | RuntimeException failure) {
-            throw failure;
-        } catch (Throwable impossible) {
-            throw new AssertionError(impossible);
+        } catch (Throwable thrown) {
+            throw unchecked(thrown);
         } finally {
             if (matmul != 0) {
                 destroy(Functions.MATMUL_DESTROY, matmul);
@@ -265,10 +263,8 @@ final class OneDnn {
     void place(long memory, long address) {
         try {
             check("memory", (int) Functions.MEMORY_SET.invokeExact(memory, address));
-        } catch (Error | RuntimeException failure) {
-            throw failure;
-        } catch (Throwable impossible) {
-            throw new AssertionError(impossible);
+        } catch (Throwable thrown) {
+            throw unchecked(thrown);
         }
     }
 
@@ -292,10 +288,8 @@ final class OneDnn {
             int status = (int) Functions.EXECUTE.invokeExact(matmul.primitive(), stream, count, arguments);
             Functions.OMP_SET_THREADS.invokeExact(threads);
             check("execution", status);
-        } catch (Error | RuntimeException failure) {
-            throw failure;
-        } catch (Throwable impossible) {
-            throw new AssertionError(impossible);
+        } catch (Throwable thrown) {
+            throw unchecked(thrown);
         }
     }
 
@@ -326,11 +320,18 @@ final class OneDnn {
             MemorySegment out = arena.allocate(JAVA_LONG);
             check(what, creator.create(out.address()));
             return out.get(JAVA_LONG, 0);
-        } catch (Error | RuntimeException failure) {
-            throw failure;
-        } catch (Throwable impossible) {
-            throw new AssertionError(impossible);
+        } catch (Throwable thrown) {
+            throw unchecked(thrown);
         }
+    }
+
+    /** What a call threw, to be thrown on: it is unchecked, though handles are declared to throw anything. */
+    private static RuntimeException unchecked(Throwable thrown) {
+        return switch (thrown) {
+            case RuntimeException failure -> failure;
+            case Error error -> throw error;
+            default -> throw new AssertionError(thrown);
+        };
     }
 
     private static void check(String what, int status) {
@@ -343,10 +344,8 @@ final class OneDnn {
         try {
             int status = (int) function.invokeExact(object);
             check("destroying", status);
-        } catch (Error | RuntimeException failure) {
-            throw failure;
-        } catch (Throwable impossible) {
-            throw new AssertionError(impossible);
+        } catch (Throwable thrown) {
+            throw unchecked(thrown);
         }
     }
 
