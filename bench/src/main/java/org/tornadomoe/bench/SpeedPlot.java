@@ -15,6 +15,7 @@ import org.knowm.xchart.BitmapEncoder;
 import org.knowm.xchart.XYChart;
 import org.knowm.xchart.XYChartBuilder;
 import org.knowm.xchart.style.Styler;
+import org.knowm.xchart.style.XYStyler;
 import org.knowm.xchart.style.markers.SeriesMarkers;
 import tools.jackson.jr.ob.JSON;
 
@@ -31,7 +32,7 @@ public final class SpeedPlot {
     private SpeedPlot() {}
 
     public static void main(String[] args) throws IOException {
-        XYChart gpu = chart("NVIDIA H100, beside Triton", "times Triton's speed, w8a8_channel", 1.6);
+        XYChart gpu = chart("NVIDIA H100, beside Triton", "times Triton's speed, w8a8_channel");
         Map<String, Map<?, ?>> theirs = new LinkedHashMap<>();
         rows(args[2]).forEach(row -> theirs.put(row.get("shape") + " " + row.get("tokens"), row));
         Map<String, TreeMap<Integer, Double>> lines = new LinkedHashMap<>();
@@ -45,7 +46,7 @@ public final class SpeedPlot {
         }
         draw(gpu, lines);
 
-        XYChart cpu = chart("2 cores of an AMD EPYC, beside ggml", "times ggml's speed (Q8_0), w8a8_channel", 1.6);
+        XYChart cpu = chart("2 cores of an AMD EPYC, beside ggml", "times ggml's speed (Q8_0), w8a8_channel");
         Map<String, Double> ggml = new LinkedHashMap<>();
         lines.clear();
         for (String line : Files.readAllLines(Path.of(args[3]))) {
@@ -81,7 +82,7 @@ public final class SpeedPlot {
         lines.computeIfAbsent(name, _ -> new TreeMap<>()).put(tokens, ratio);
     }
 
-    private static XYChart chart(String title, String axis, double most) {
+    private static XYChart chart(String title, String axis) {
         XYChart chart = new XYChartBuilder()
                 .width(600)
                 .height(400)
@@ -89,12 +90,12 @@ public final class SpeedPlot {
                 .xAxisTitle("tokens of a call")
                 .yAxisTitle(axis)
                 .build();
-        Styler style = chart.getStyler();
+        XYStyler style = chart.getStyler();
         style.setChartBackgroundColor(Color.WHITE);
         style.setLegendPosition(Styler.LegendPosition.InsideSE);
-        chart.getStyler().setXAxisLogarithmic(true);
-        chart.getStyler().setYAxisMin(0.0);
-        chart.getStyler().setYAxisMax(most);
+        style.setXAxisLogarithmic(true);
+        style.setYAxisMin(0.0);
+        style.setYAxisMax(1.6);
         return chart;
     }
 
