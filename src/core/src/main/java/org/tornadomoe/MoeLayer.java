@@ -474,10 +474,7 @@ public final class MoeLayer implements AutoCloseable {
     /** What it is and where it runs, on one line. */
     @Override
     public String toString() {
-        return "MoeLayer[" + config.numExperts() + " experts, top " + config.expertsPerToken()
-                + (config.numFusedSharedExperts() == 0 ? "" : " and " + config.numFusedSharedExperts() + " shared")
-                + ", hidden " + config.hiddenDim() + ", intermediate " + config.intermediateSize() + ", "
-                + config.activation() + "; " + scheme + ", " + kernelClass() + " on " + device() + ", up to "
+        return "MoeLayer[" + config.summary() + "; " + scheme + ", " + kernelClass() + " on " + device() + ", up to "
                 + config.maxNumTokens() + " tokens]";
     }
 

@@ -451,14 +451,7 @@ final class Explain implements Callable<Integer> {
         FusedMoeConfig config = explanation.config();
         List<List<String>> rows = new ArrayList<>();
         rows.add(List.of(
-                "layer",
-                config.numExperts() + " experts, top " + config.expertsPerToken()
-                        + (config.numFusedSharedExperts() == 0
-                                ? ""
-                                : " and " + config.numFusedSharedExperts() + " shared")
-                        + ", hidden " + config.hiddenDim()
-                        + ", intermediate " + config.intermediateSize() + ", " + config.activation() + ", "
-                        + config.routingMethod() + (config.hasBias() ? ", biases" : "")));
+                "layer", config.summary() + ", " + config.routingMethod() + (config.hasBias() ? ", biases" : "")));
         FusedMoeParallelConfig parallel = config.moeParallelConfig();
         if (!parallel.equals(FusedMoeParallelConfig.NO_PARALLEL)) {
             rows.add(List.of("parallel", parallel.toString()));

@@ -268,16 +268,8 @@ final class Run implements Callable<Integer> {
 
     /** What is known before anything is measured. */
     private void tell(String modelType, MoeLayer loaded, double load) {
-        FusedMoeConfig config = loaded.config();
         output.fact("layer", modelType + ", layer " + layer + " of " + checkpoint);
-        output.fact(
-                "",
-                config.numExperts() + " experts, top " + config.expertsPerToken()
-                        + (config.numFusedSharedExperts() == 0
-                                ? ""
-                                : " and " + config.numFusedSharedExperts() + " shared")
-                        + ", hidden " + config.hiddenDim()
-                        + ", intermediate " + config.intermediateSize() + ", " + config.activation());
+        output.fact("", loaded.config().summary());
         output.fact("scheme", loaded.scheme().toString());
         output.fact("backend", loaded.backend() + ", " + loaded.kernelClass());
         output.fact("device", loaded.device());

@@ -231,6 +231,13 @@ public record FusedMoeConfig(
                 : FusedMoeActivationFormat.STANDARD;
     }
 
+    /** The layer in a few words: {@code 60 experts, top 4 and 1 shared, hidden 2048, intermediate 1408, silu}. */
+    public String summary() {
+        return numExperts + " experts, top " + expertsPerToken
+                + (numFusedSharedExperts == 0 ? "" : " and " + numFusedSharedExperts + " shared")
+                + ", hidden " + hiddenDim + ", intermediate " + intermediateSize + ", " + activation;
+    }
+
     /** The same layer for calls of at most that many tokens. */
     public FusedMoeConfig withMaxNumTokens(int tokens) {
         return toBuilder().maxNumTokens(tokens).build();
