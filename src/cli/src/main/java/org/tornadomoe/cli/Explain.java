@@ -442,9 +442,8 @@ final class Explain implements Callable<Integer> {
         return key == null ? null : key.toString();
     }
 
-    /** Its id, which is what devices are named by. */
     private String device(String told) {
-        return reasons.verbose ? told : told.replaceFirst(" \\(.*", "");
+        return reasons.verbose ? told : Output.deviceId(told);
     }
 
     private String text(Explanation explanation, @Nullable String note) {

@@ -15,6 +15,7 @@ import org.tornadomoe.checkpoint.MoeCheckpoint;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.kernel.DeviceMemory;
+import org.tornadomoe.oracle.Selection;
 import org.tornadomoe.parallel.Sharding;
 import org.tornadomoe.quant.ExpertWeights;
 import org.tornadomoe.quant.Int8Tensor;
@@ -93,7 +94,7 @@ final class Inspect implements Callable<Integer> {
     private record Runs(
             String backend,
             String kernelClass,
-            String device,
+            List<String> devices,
             List<@Nullable DeviceMemory> memory,
             @Nullable String refusal) {
         @Nullable
@@ -143,11 +144,11 @@ final class Inspect implements Callable<Integer> {
             return new Runs(
                     sharding.backend(),
                     sharding.kernelClass(),
-                    sharding.device(),
+                    sharding.ranks().stream().map(Selection::device).toList(),
                     sharding.memory(as.weightKey(), as.activationKey()),
                     null);
         } catch (UnsupportedOperationException nothing) {
-            return new Runs("", "", "", List.of(), String.valueOf(nothing.getMessage()));
+            return new Runs("", "", List.of(), List.of(), String.valueOf(nothing.getMessage()));
         }
     }
 
@@ -241,7 +242,8 @@ final class Inspect implements Callable<Integer> {
                 layer.quantization.toString(),
                 Output.bytes(layer.int8Bytes()),
                 runs.refusal == null
-                        ? runs.kernelClass + ", " + runs.device.replaceAll(" \\([^)]*\\)", "") // ids are enough
+                        ? runs.kernelClass + ", "
+                                + runs.devices.stream().map(Output::deviceId).collect(Collectors.joining(", "))
                         : "nothing: " + runs.refusal,
                 bytes == null ? "" : Output.bytes(bytes));
     }
@@ -277,7 +279,7 @@ final class Inspect implements Callable<Integer> {
         json.put("int8Bytes", layer.int8Bytes());
         json.put("backend", runs.refusal == null ? runs.backend : null);
         json.put("kernelClass", runs.refusal == null ? runs.kernelClass : null);
-        json.put("device", runs.refusal == null ? runs.device : null);
+        json.put("device", runs.refusal == null ? String.join(", ", runs.devices) : null);
         json.put("deviceMemory", runs.memory.stream().map(Output::json).toList());
         json.put("deviceBytes", runs.bytes());
         json.put("refusal", runs.refusal);

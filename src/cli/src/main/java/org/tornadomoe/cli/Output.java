@@ -165,6 +165,11 @@ final class Output {
         return (Moe) spec.root().userObject();
     }
 
+    /** Of {@code cuda:0 (NVIDIA H100)}, as kernel classes tell, the part that a device is named by. */
+    static String deviceId(String device) {
+        return device.replaceFirst(" \\(.*", "");
+    }
+
     /** Bytes in the unit that suits them. */
     static String bytes(long bytes) {
         String[] units = {"bytes", "KiB", "MiB", "GiB", "TiB"};

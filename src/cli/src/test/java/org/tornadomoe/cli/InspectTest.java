@@ -178,4 +178,11 @@ class InspectTest {
         moe(environment, "inspect", "../model").assertRefused("no such checkpoint");
         moe("inspect", "org/model").assertRefused("org/model");
     }
+
+    @Test
+    void aDeviceWithBracketsInItsNameIsNamedByItsIdAlone() {
+        assertThat(Output.deviceId("opencl:0 (cpu-Intel(R) Xeon(R) Gold)")).isEqualTo("opencl:0");
+        assertThat(Output.deviceId("cpu (512-bit vectors, 2 threads)")).isEqualTo("cpu");
+        assertThat(Output.deviceId("cpu")).isEqualTo("cpu");
+    }
 }
