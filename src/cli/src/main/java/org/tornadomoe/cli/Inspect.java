@@ -264,12 +264,7 @@ final class Inspect implements Callable<Integer> {
         FusedMoeConfig config = layer.config;
         Map<String, @Nullable Object> json = new LinkedHashMap<>();
         json.put("layer", n);
-        json.put("experts", config.numExperts());
-        json.put("topK", config.expertsPerToken());
-        json.put("sharedExperts", config.numFusedSharedExperts());
-        json.put("hidden", config.hiddenDim());
-        json.put("intermediate", config.intermediateSize());
-        json.put("activation", config.activation().toString());
+        json.putAll(Output.json(config));
         json.put("routing", config.routingMethod().name());
         json.put("bias", config.hasBias());
         json.put("stored", layer.stored);

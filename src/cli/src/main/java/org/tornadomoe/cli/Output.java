@@ -10,6 +10,7 @@ import java.util.Map;
 import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.checkpoint.Printable;
+import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.kernel.DeviceMemory;
 import org.tornadomoe.parallel.ExpertBalance;
 import picocli.CommandLine.Model.CommandSpec;
@@ -179,6 +180,18 @@ final class Output {
             value /= 1024;
         }
         return unit == 0 ? bytes + " bytes" : String.format(Locale.ROOT, "%.1f %s", value, units[unit]);
+    }
+
+    /** A layer's sizes and activation as fields. */
+    static Map<String, Object> json(FusedMoeConfig config) {
+        Map<String, Object> json = new LinkedHashMap<>();
+        json.put("experts", config.numExperts());
+        json.put("topK", config.expertsPerToken());
+        json.put("sharedExperts", config.numFusedSharedExperts());
+        json.put("hidden", config.hiddenDim());
+        json.put("intermediate", config.intermediateSize());
+        json.put("activation", config.activation().toString());
+        return json;
     }
 
     /** What a layer takes of a device. */

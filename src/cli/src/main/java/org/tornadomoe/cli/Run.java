@@ -213,19 +213,13 @@ final class Run implements Callable<Integer> {
 
     private void print(
             String modelType, MoeLayer loaded, int tokens, double load, Times times, int checked, double error) {
-        FusedMoeConfig config = loaded.config();
         double perSecond = tokens / times.median();
 
         Map<String, @Nullable Object> json = new LinkedHashMap<>();
         json.put("checkpoint", checkpoint.toString());
         json.put("modelType", modelType);
         json.put("layer", layer);
-        json.put("experts", config.numExperts());
-        json.put("topK", config.expertsPerToken());
-        json.put("sharedExperts", config.numFusedSharedExperts());
-        json.put("hidden", config.hiddenDim());
-        json.put("intermediate", config.intermediateSize());
-        json.put("activation", config.activation().toString());
+        json.putAll(Output.json(loaded.config()));
         json.put("scheme", loaded.scheme().toString());
         json.put("backend", loaded.backend());
         json.put("kernelClass", loaded.kernelClass());
