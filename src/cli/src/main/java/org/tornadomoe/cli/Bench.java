@@ -170,10 +170,10 @@ final class Bench implements Callable<Integer> {
         if (file != null) {
             write(file, json);
         }
+        output.print(json, report.text());
         if (plot != null) {
             draw(plot, json);
         }
-        output.print(json, report.text());
         return report.ok() ? Moe.DONE : Moe.NO;
     }
 
@@ -228,6 +228,8 @@ final class Bench implements Callable<Integer> {
             BenchPlot.draw(json, plot);
         } catch (IOException e) {
             throw CheckpointException.of(plot, "cannot be drawn", e);
+        } catch (LinkageError e) {
+            throw new CheckpointException(plot, "cannot be drawn, as this JDK lacks its desktop libraries: " + e, e);
         }
     }
 

@@ -13,6 +13,7 @@ import java.util.HashSet;
 import java.util.List;
 import java.util.Map;
 import java.util.Set;
+import java.util.concurrent.TimeUnit;
 import javax.imageio.ImageIO;
 import org.assertj.core.api.InstanceOfAssertFactories;
 import org.assertj.core.data.Percentage;
@@ -119,6 +120,39 @@ class BenchTest {
         moe("bench", "--shape", "tiny", "--plot", directory.resolve("no/where.png"))
                 .assertRefused("--plot: ", "no such");
         moe("bench", "--shape", "tiny", "--layers", 2, "--plot", png).assertRefused("--plot: ", "--layers");
+    }
+
+    @Test
+    void whatWasMeasuredIsToldWhereNothingCanBeDrawn() throws IOException, InterruptedException {
+        Path png = directory.resolve("times.png");
+        Path out = directory.resolve("out.txt");
+        Path err = directory.resolve("err.txt");
+        Process jvm = new ProcessBuilder(
+                        Path.of(System.getProperty("java.home"), "bin", "java").toString(),
+                        "--limit-modules",
+                        "java.logging,java.management,java.xml,jdk.unsupported",
+                        "-cp",
+                        System.getProperty("java.class.path"),
+                        Moe.class.getName(),
+                        "bench",
+                        "--shape=8:24:20:2",
+                        "--tokens=1",
+                        "--seconds=0.1",
+                        "--backend=reference",
+                        "--plot=" + png)
+                .redirectOutput(out.toFile())
+                .redirectError(err.toFile())
+                .start();
+        try {
+            assertThat(jvm.waitFor(5, TimeUnit.MINUTES)).isTrue();
+        } finally {
+            jvm.destroyForcibly();
+        }
+        assertThat(Files.readString(err))
+                .contains("moe: " + png + ": cannot be drawn")
+                .doesNotContain("not have happened");
+        assertThat(jvm.exitValue()).isEqualTo(Moe.BAD_INPUT);
+        assertThat(Files.readString(out)).contains("8:24:20:2");
     }
 
     @Test
