@@ -143,9 +143,7 @@ public final class CudaLibrary implements TornadoLibraryProvider {
         private List<String> forHere(List<String> options) {
             return options.stream().anyMatch(option -> option.startsWith(CudaDriver.ARCHITECTURE))
                     ? options
-                    : Stream.concat(
-                                    Stream.of(CudaDriver.architecture(computeCapability)),
-                                    options.stream())
+                    : Stream.concat(Stream.of(CudaDriver.architecture(computeCapability)), options.stream())
                             .toList();
         }
 

@@ -95,7 +95,8 @@ public final class HopperGemm extends CudaGemm {
         int warps = a.launches.source() == null
                 ? streamingWarps(p.cols())
                 : a.launch(tokens).numWarps();
-        int packedBytes = rows.of(tokens) <= packsUpTo ? 8 * (HopperWeights.chunks(p.cols()) * HopperWeights.CHUNK + 64) : 0;
+        int packedBytes =
+                rows.of(tokens) <= packsUpTo ? 8 * (HopperWeights.chunks(p.cols()) * HopperWeights.CHUNK + 64) : 0;
         return new Launch("skinnyGemm", 32 * warps, groups / 4, a.blocks(tokens), packedBytes);
     }
 

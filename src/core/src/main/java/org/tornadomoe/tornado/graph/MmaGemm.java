@@ -192,8 +192,7 @@ public final class MmaGemm extends CudaGemm {
     @Override
     List<Integer> chunking(LayerArrays a, Product p) {
         int group = columnsOfGroup(a, p.cols());
-        return List.of(
-                MmaWeights.chunks(p.cols()), isGrouped(a) ? Math.ceilDiv(p.cols(), group) : 1, group);
+        return List.of(MmaWeights.chunks(p.cols()), isGrouped(a) ? Math.ceilDiv(p.cols(), group) : 1, group);
     }
 
     @Override

@@ -3,7 +3,6 @@ package org.tornadomoe.tornado.layout;
 import java.lang.foreign.MemorySegment;
 import org.tornadomoe.quant.Int8Tensor;
 import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
-import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 
 /**
  * Weights in the order in which Hopper's {@code wgmma} takes them from shared memory, so that a stage of a tile is one

@@ -6,7 +6,6 @@ import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.quant.Int8Tensor;
 import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
-import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 
 /**
  * Weights in the order in which a warp takes them for {@code mma.sync}: {@code [E][tiles of 16 groups][chunks of 64
