@@ -56,7 +56,7 @@ public final class DeviceProfile {
             throw wrong(profile, "computeCapability", "one such as 9.0", "'" + capability + "'");
         }
         List<Device> devices = new ArrayList<>();
-        for (String given : text(facts, profile, "backends", null).split(",")) {
+        for (String given : text(facts, profile, "backends", null).split(",", -1)) {
             String backend = given.trim().toUpperCase(Locale.ROOT);
             if (!BACKENDS.contains(backend)) {
                 throw wrong(profile, "backends", "some of cuda, ptx and opencl", "'" + given.trim() + "'");
