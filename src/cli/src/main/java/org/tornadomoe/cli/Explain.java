@@ -10,6 +10,7 @@ import java.util.Objects;
 import java.util.concurrent.Callable;
 import java.util.function.Consumer;
 import org.jspecify.annotations.Nullable;
+import org.tornadomoe.checkpoint.CheckpointName;
 import org.tornadomoe.checkpoint.MoeCheckpoint;
 import org.tornadomoe.config.EplbConfig;
 import org.tornadomoe.config.FusedMoeActivationFormat;
@@ -60,7 +61,7 @@ final class Explain implements Callable<Integer> {
             paramLabel = "DIR",
             description = "Take the layer from DIR/config.json; other options change it.")
     @Nullable
-    Checkpoint checkpoint;
+    CheckpointName checkpoint;
 
     @Option(names = "--experts", paramLabel = "E", description = "Experts.")
     @Nullable

@@ -11,6 +11,7 @@ import java.util.concurrent.Callable;
 import java.util.stream.Collectors;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.checkpoint.CheckpointException;
+import org.tornadomoe.checkpoint.CheckpointName;
 import org.tornadomoe.checkpoint.MoeCheckpoint;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8Quantization;
@@ -41,7 +42,7 @@ final class Inspect implements Callable<Integer> {
             paramLabel = "CHECKPOINT",
             description = "A directory with config.json and safetensors, a GGUF file, or ORG/MODEL in Hugging Face's"
                     + " cache.")
-    Checkpoint checkpoint;
+    CheckpointName checkpoint;
 
     @Option(
             names = "--tokens",

@@ -17,6 +17,7 @@ import java.util.logging.Logger;
 import java.util.stream.Collectors;
 import java.util.stream.Stream;
 import org.tornadomoe.checkpoint.CheckpointException;
+import org.tornadomoe.checkpoint.CheckpointName;
 import org.tornadomoe.checkpoint.Printable;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.kernel.InsufficientMemoryException;
@@ -142,7 +143,7 @@ public final class Moe {
                 .setUsageHelpWidth(Output.width(environment))
                 .setExpandAtFiles(false)
                 .registerConverter(Path.class, Moe::path)
-                .registerConverter(Checkpoint.class, name -> new Checkpoint(path(name), environment))
+                .registerConverter(CheckpointName.class, name -> new CheckpointName(path(name), environment))
                 .registerConverter(Int8Scheme.class, Moe::scheme)
                 .setParameterExceptionHandler((problem, _) -> misused(problem, debug))
                 .setExecutionExceptionHandler((failure, at, _) -> failed(failure, at.getErr(), debug));

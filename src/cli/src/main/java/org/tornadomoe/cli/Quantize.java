@@ -13,6 +13,7 @@ import java.util.TreeMap;
 import java.util.concurrent.Callable;
 import java.util.stream.Collectors;
 import org.jspecify.annotations.Nullable;
+import org.tornadomoe.checkpoint.CheckpointName;
 import org.tornadomoe.checkpoint.CheckpointQuantizer;
 import org.tornadomoe.checkpoint.GgufQuantizer;
 import org.tornadomoe.checkpoint.Printable;
@@ -64,7 +65,7 @@ final class Quantize implements Callable<Integer> {
             paramLabel = "CHECKPOINT",
             description = "A directory with config.json and safetensors, weights in any form; for OUT.gguf also a GGUF"
                     + " file.")
-    Checkpoint checkpoint;
+    CheckpointName checkpoint;
 
     @Parameters(
             index = "1",

@@ -13,6 +13,7 @@ import java.util.concurrent.Callable;
 import java.util.stream.Collectors;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.MoeLayer;
+import org.tornadomoe.checkpoint.CheckpointName;
 import org.tornadomoe.checkpoint.MoeCheckpoint;
 import org.tornadomoe.checkpoint.Safetensors;
 import org.tornadomoe.checkpoint.SafetensorsWriter;
@@ -57,7 +58,7 @@ final class Run implements Callable<Integer> {
             paramLabel = "CHECKPOINT",
             description = "A directory with config.json and safetensors, a GGUF file, or ORG/MODEL in Hugging Face's"
                     + " cache.")
-    Checkpoint checkpoint;
+    CheckpointName checkpoint;
 
     @Option(
             names = "--layer",

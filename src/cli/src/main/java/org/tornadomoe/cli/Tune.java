@@ -15,6 +15,7 @@ import java.util.TreeMap;
 import java.util.concurrent.Callable;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.checkpoint.CheckpointException;
+import org.tornadomoe.checkpoint.CheckpointName;
 import org.tornadomoe.checkpoint.MoeCheckpoint;
 import org.tornadomoe.checkpoint.WholeFile;
 import org.tornadomoe.config.FusedMoeConfig;
@@ -78,7 +79,7 @@ final class Tune implements Callable<Integer> {
                         "A directory with config.json and safetensors, a GGUF file, or ORG/MODEL in Hugging Face's"
                                 + " cache.")
         @Nullable
-        Checkpoint checkpoint;
+        CheckpointName checkpoint;
 
         @Option(
                 names = "--shape",

@@ -8,6 +8,7 @@ import java.util.concurrent.Callable;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.MoeLayer;
 import org.tornadomoe.checkpoint.CaseFile;
+import org.tornadomoe.checkpoint.CheckpointName;
 import org.tornadomoe.checkpoint.MoeCheckpoint;
 import org.tornadomoe.checkpoint.Safetensors;
 import org.tornadomoe.config.FusedMoeConfig;
@@ -49,7 +50,7 @@ final class Verify implements Callable<Integer> {
             description = "With --golden: a directory with config.json and safetensors, a GGUF file, or ORG/MODEL in"
                     + " Hugging Face's cache.")
     @Nullable
-    Checkpoint checkpoint;
+    CheckpointName checkpoint;
 
     @ArgGroup(multiplicity = "1")
     Against against;

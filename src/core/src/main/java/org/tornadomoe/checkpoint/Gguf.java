@@ -326,6 +326,28 @@ final class Gguf implements AutoCloseable {
             };
         }
 
+        /** A list of numbers, booleans or strings, or a string of any length; null if it is none of these. */
+        @Nullable
+        Object whole(String what) {
+            int type = int32(what);
+            if (type == STRING) {
+                return text(count(what + ": length", 1));
+            }
+            if (type != LIST) {
+                return null;
+            }
+            int each = int32(what + ": type of its elements");
+            if (each == LIST) {
+                return null;
+            }
+            long length = count(what + ": length", 1, Integer.MAX_VALUE);
+            List<Object> list = new ArrayList<>();
+            for (long i = 0; i < length; i++) {
+                list.add(each == STRING ? text(count(what + ": length", 1)) : value(each, what));
+            }
+            return list;
+        }
+
         private CheckpointException unknownType(int type, String what) {
             return problem(what + ": unknown type " + Integer.toUnsignedString(type));
         }
@@ -429,6 +451,16 @@ final class Gguf implements AutoCloseable {
     /** Key-value pairs of the (first) file: a Long, Double, Boolean or String each, or {@link Skipped}. */
     Map<String, Object> metadata() {
         return Collections.unmodifiableMap(metadata);
+    }
+
+    /**
+     * A metadata value that is not kept: the elements of a list, or a string of any length; null if there is no such
+     * key, or it is neither, or a list of lists.
+     */
+    @Nullable
+    Object skipped(String key) {
+        MemorySegment value = encoded.get(key);
+        return value == null ? null : new Reader(path, value).whole("'" + key + "'");
     }
 
     /** The same pairs as they lie in the file: the number of the value's type, then the value. */

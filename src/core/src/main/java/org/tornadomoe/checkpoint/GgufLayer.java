@@ -196,7 +196,21 @@ final class GgufLayer {
         return tensor;
     }
 
-    private Tensor floats(Gguf.Entry entry) {
+    /** A whole tensor: its last dimension are the columns, all others the rows. */
+    static Matrix matrix(Gguf.Entry entry) {
+        GgmlType type = entry.type();
+        if (type == null || type.group <= 0) {
+            return Matrix.Floats.of(floats(entry));
+        }
+        long cols = entry.shape()[entry.shape().length - 1];
+        long rows = entry.data().byteSize() / type.bytes * type.elements / cols;
+        if (rows > Integer.MAX_VALUE || cols > Integer.MAX_VALUE) {
+            throw entry.problem("expected fewer than 2^31 rows and columns, got " + Arrays.toString(entry.shape()));
+        }
+        return new GgufBlocks(entry, type, 0, (int) rows, (int) cols, 1).matrix();
+    }
+
+    private static Tensor floats(Gguf.Entry entry) {
         GgmlType type = entry.type();
         if (type != null && type.group > 0) {
             return GgufBlocks.toFloats(entry, type);

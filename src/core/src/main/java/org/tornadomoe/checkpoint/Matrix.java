@@ -6,6 +6,7 @@ import java.util.List;
 import java.util.Objects;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.Int8Quantization;
+import org.tornadomoe.quant.WeightRows;
 
 /**
  * A weight matrix [rows, cols] as it lies in a checkpoint, read row by row. Thread-safe. There are three forms,
@@ -13,19 +14,7 @@ import org.tornadomoe.config.Int8Quantization;
  * Int8}), which also holds what has fewer bits, and loses nothing as int8; and any other, decoded to floats ({@link
  * Decoded}), which becomes int8 with an error.
  */
-sealed interface Matrix {
-    int rows();
-
-    int cols();
-
-    /**
-     * Reads a row as floats.
-     *
-     * @param into receives {@link #cols} values from index 0
-     * @throws IndexOutOfBoundsException if there is no such row
-     */
-    void row(int row, float[] into);
-
+sealed interface Matrix extends WeightRows {
     /** The file it lies in, for messages. */
     Path file();
 
@@ -33,6 +22,7 @@ sealed interface Matrix {
     String tensorName();
 
     /** Both, as messages begin. */
+    @Override
     default String source() {
         return file() + ": tensor '" + tensorName() + "'";
     }
@@ -76,6 +66,17 @@ sealed interface Matrix {
      * interleaved.
      */
     record Floats(Tensor tensor, int rows, int cols, long start, long rowStride, long colStride) implements Matrix {
+        /** A whole tensor: its last dimension are the columns, all others the rows; one column of a single value. */
+        static Floats of(Tensor tensor) {
+            long[] shape = tensor.requireFloat().shape();
+            long cols = shape.length == 0 ? 1 : shape[shape.length - 1];
+            long rows = cols == 0 ? 0 : tensor.elements() / cols;
+            if (rows > Integer.MAX_VALUE || cols > Integer.MAX_VALUE) {
+                throw tensor.problem("expected fewer than 2^31 rows and columns, got " + Arrays.toString(shape));
+            }
+            return new Floats(tensor, (int) rows, (int) cols, 0, cols, 1);
+        }
+
         /** A tensor that is the matrix. */
         static Floats of(Tensor tensor, int rows, int cols) {
             return new Floats(tensor.requireFloat().requireShape(rows, cols), rows, cols, 0, cols, 1);

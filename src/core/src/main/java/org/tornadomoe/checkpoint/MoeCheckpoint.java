@@ -6,11 +6,13 @@ import java.util.Arrays;
 import java.util.List;
 import java.util.Locale;
 import java.util.Map;
+import java.util.Set;
 import java.util.TreeMap;
 import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.quant.ExpertWeights;
+import org.tornadomoe.quant.WeightRows;
 
 /**
  * A model's MoE layers: a directory in Hugging Face's layout, {@code config.json} and safetensors, or a GGUF file. The
@@ -32,6 +34,15 @@ public final class MoeCheckpoint implements AutoCloseable {
 
         /** How files are laid out, for people. */
         String format();
+
+        /** The names of all tensors. */
+        Set<String> names();
+
+        WeightRows matrix(String name);
+
+        /** What the configuration has under that name; null if nothing. */
+        @Nullable
+        Object field(String name);
 
         /** Throws a CheckpointException if a file was changed since it was opened. */
         void requireUnchanged();
@@ -73,6 +84,29 @@ public final class MoeCheckpoint implements AutoCloseable {
         }
 
         @Override
+        public Set<String> names() {
+            return tensors.names();
+        }
+
+        @Override
+        public WeightRows matrix(String name) {
+            String module = name.replaceFirst("\\.weight$", "");
+            BlockTensors block = new BlockTensors(tensors);
+            boolean packed = MatrixReader.SUFFIXES.stream().anyMatch(suffix -> block.has(module + "." + suffix));
+            if (block.hasFloats(name) || module.equals(name) || !packed) {
+                return Matrix.Floats.of(tensors.tensor(name));
+            }
+            MatrixReader reader = new MatrixReader(block, quantization);
+            int[] shape = reader.shape(module);
+            return reader.read(module, shape[0], shape[1]);
+        }
+
+        @Override
+        public @Nullable Object field(String name) {
+            return json.fields().get(name);
+        }
+
+        @Override
         public void requireUnchanged() {
             tensors.requireUnchanged();
         }
@@ -107,6 +141,26 @@ public final class MoeCheckpoint implements AutoCloseable {
         @Override
         public String format() {
             return "GGUF";
+        }
+
+        @Override
+        public Set<String> names() {
+            return model.gguf().names();
+        }
+
+        @Override
+        public WeightRows matrix(String name) {
+            Gguf.Entry entry = model.gguf().find(name);
+            if (entry == null) {
+                throw new CheckpointException(model.gguf().path(), "has no tensor '" + name + "'");
+            }
+            return GgufLayer.matrix(entry);
+        }
+
+        @Override
+        public @Nullable Object field(String name) {
+            Object value = model.gguf().metadata().get(name);
+            return value instanceof Gguf.Skipped ? model.gguf().skipped(name) : value;
         }
 
         @Override
@@ -291,6 +345,33 @@ public final class MoeCheckpoint implements AutoCloseable {
         return source.bytes(n, family.shape(json, n));
     }
 
+    /** The names of all tensors, those of experts included. */
+    public Set<String> names() {
+        return source.names();
+    }
+
+    /**
+     * A tensor outside of the MoE layers, an embedding, a projection or a norm, read by rows as floats, however it is
+     * stored: the last dimension are the columns, all others the rows. Of one that the checkpoint has quantised, {@code
+     * NAME.weight} is asked for, whatever its parts are called.
+     *
+     * @throws CheckpointException if there is no such tensor, or it is of a type that is not read
+     * @throws IllegalStateException after {@link #close}
+     */
+    public WeightRows matrix(String name) {
+        return source.matrix(name);
+    }
+
+    /**
+     * What the configuration says: a field of config.json's (of its {@code text_config} where it has one), or a value
+     * of a GGUF file's metadata.
+     *
+     * @return a String, a Boolean, a Number, a List or a Map; null if there is none
+     */
+    public @Nullable Object field(String name) {
+        return source.field(name);
+    }
+
     /** The tensors of layer n. Throws as {@link #layer(int)}. */
     LayerTensors tensors(int n) {
         requireMoe(n);
@@ -318,8 +399,12 @@ public final class MoeCheckpoint implements AutoCloseable {
         return source instanceof GgufFile file ? file.model.gguf() : null;
     }
 
-    /** As {@link Safetensors#requireUnchanged}. */
-    void requireUnchanged() {
+    /**
+     * Makes sure that what was read until now is what the files held when they were opened.
+     *
+     * @throws CheckpointException if one was changed
+     */
+    public void requireUnchanged() {
         source.requireUnchanged();
     }
 

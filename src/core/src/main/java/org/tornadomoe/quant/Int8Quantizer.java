@@ -91,6 +91,25 @@ public final class Int8Quantizer {
         }
     }
 
+    /**
+     * Quantises one matrix, on all cores, as {@link #quantize(ExpertWeights, Int8Quantization, Progress)} does a
+     * projection: for what of a model is no expert.
+     *
+     * @param arena that the result, [1, rows, cols], is allocated in
+     * @throws IllegalArgumentException if a weight is NaN or infinite, or the matrix is empty
+     * @throws CancellationException as the other
+     */
+    public static Int8Tensor quantize(WeightRows source, Int8Quantization quantization, Arena arena) {
+        Int8Tensor tensor = allocate(arena, 1, source.rows(), source.cols(), quantization);
+        quantizeRows(
+                tensor,
+                (_, row, into) -> source.row(row, into),
+                (_, row) -> "row " + row,
+                (_, _) -> source.source(),
+                _ -> {});
+        return tensor;
+    }
+
     private static Int8Tensor allocate(Arena arena, int experts, int rows, int cols, Int8Quantization quantization) {
         int perScale = quantization.colsPerScale(cols);
         return Int8Tensor.allocate(

@@ -1,4 +1,4 @@
-package org.tornadomoe.cli;
+package org.tornadomoe.checkpoint;
 
 import java.io.IOException;
 import java.nio.file.Files;
@@ -9,27 +9,31 @@ import java.util.Map;
 import java.util.regex.Pattern;
 import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
-import org.tornadomoe.checkpoint.CheckpointException;
 
 /**
- * A checkpoint as a command was told of it: a path, or where nothing is at that path the name of a model that Hugging
+ * A checkpoint as people name it: a path, or where nothing is at that path the name of a model that Hugging
  * Face's cache holds, {@code ORG/MODEL}, or a file of it, {@code ORG/MODEL/FILE}.
  *
- * @param name what was said
+ * @param name the path or the name
  * @param environment where the cache is: {@code HF_HUB_CACHE}, {@code HF_HOME}, {@code XDG_CACHE_HOME}, {@code HOME}
  */
-record Checkpoint(Path name, Map<String, String> environment) {
+public record CheckpointName(Path name, Map<String, String> environment) {
     private static final Pattern PART = Pattern.compile("[A-Za-z0-9_][A-Za-z0-9._-]*");
 
     /** Files after the first of a GGUF model of several. */
     private static final Pattern LATER_PART = Pattern.compile(".*-(?!00001)\\d{5}-of-\\d{5}\\.gguf");
+
+    /** With the cache that this process's environment tells of. */
+    public static CheckpointName of(String name) {
+        return new CheckpointName(Path.of(name), System.getenv());
+    }
 
     /**
      * Where it lies.
      *
      * @throws CheckpointException if the cache has the model, but no snapshot of it that can be taken
      */
-    Path path() {
+    public Path path() {
         int parts = name.getNameCount();
         if (Files.exists(name) || name.isAbsolute() || parts < 2 || !isModelName()) {
             return name;
