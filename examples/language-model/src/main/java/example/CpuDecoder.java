@@ -1,0 +1,331 @@
+package example;
+
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.List;
+import java.util.stream.IntStream;
+import jdk.incubator.vector.FloatVector;
+import jdk.incubator.vector.VectorOperators;
+import org.tornadomoe.MoeLayer;
+import org.tornadomoe.MoeOptions;
+import org.tornadomoe.kernel.Cleanup;
+
+/**
+ * The decoder in plain Java with the Vector API; MoE layers are the library's. A token's bits don't depend on what else
+ * is computed with it: no sum is over tokens, and each goes in the same order.
+ */
+final class CpuDecoder implements Decoder {
+    private static final int BLOCK = Int8Matrix.BLOCK;
+    private static final int LANES = Int8Matrix.LANES;
+
+    private record Layer(
+            float[] attentionNorm,
+            Int8Matrix input,
+            float[] queryNorm,
+            float[] keyNorm,
+            Int8Matrix output,
+            float[] moeNorm,
+            MoeLayer moe) {}
+
+    /** Keys and values of a sequence, by layer and head. */
+    static final class Cache implements Sequence {
+        private int length;
+        private final float[][] keys; // [blocks of 64 positions, headDim, 64]
+        private final float[][] values; // [positions, headDim]
+
+        Cache(int layers, int kvHeads) {
+            keys = new float[layers * kvHeads][0];
+            values = new float[layers * kvHeads][0];
+        }
+
+        @Override
+        public int length() {
+            return length;
+        }
+
+        private void makeRoom(int positions, int headDim) {
+            if (positions * headDim > keys[0].length) {
+                int room = Math.ceilDiv(Math.max(positions, 2 * length), BLOCK) * BLOCK * headDim;
+                Arrays.setAll(keys, i -> Arrays.copyOf(keys[i], room));
+                Arrays.setAll(values, i -> Arrays.copyOf(values[i], room));
+            }
+        }
+    }
+
+    /** Tokens that are appended to a sequence. */
+    record Step(Cache sequence, int[] tokens) {}
+
+    private final Model model;
+    private final Int8Matrix embedding;
+    private final Int8Matrix head;
+    private final float[] norm;
+    private final List<Layer> layers = new ArrayList<>();
+
+    /** Of each position that was asked for. */
+    private final List<float[]> rotations = new ArrayList<>();
+
+    /** @param options of the MoE layers; their {@code maxTokens} are the most of a {@link #hidden} */
+    CpuDecoder(Model model, MoeOptions options) {
+        this.model = model;
+        embedding = new Int8Matrix(model.embedding());
+        head = model.head() == null ? embedding : new Int8Matrix(model.head());
+        norm = model.norm();
+        try {
+            for (int i = 0; i < model.layers; i++) {
+                layers.add(new Layer(
+                        model.attentionNorm(i),
+                        new Int8Matrix(model.attentionInput(i)),
+                        model.queryNorm(i),
+                        model.keyNorm(i),
+                        new Int8Matrix(model.attentionOutput(i)),
+                        model.moeNorm(i),
+                        MoeLayer.of(model.checkpoint.layer(i), options)));
+            }
+            model.checkpoint.requireUnchanged();
+        } catch (Throwable failure) {
+            close();
+            throw failure;
+        }
+    }
+
+    @Override
+    public Cache start() {
+        return new Cache(model.layers, model.kvHeads);
+    }
+
+    @Override
+    public String kernels() {
+        MoeLayer first = layers.getFirst().moe;
+        return first.kernelClass() + " on " + first.device();
+    }
+
+    @Override
+    public float[] append(Sequence sequence, int... tokens) {
+        float[] last = new float[model.hidden];
+        for (int from = 0; from < tokens.length; from += CHUNK) {
+            int[] chunk = Arrays.copyOfRange(tokens, from, Math.min(tokens.length, from + CHUNK));
+            float[] hidden = hidden(new Step((Cache) sequence, chunk));
+            System.arraycopy(hidden, (chunk.length - 1) * model.hidden, last, 0, model.hidden);
+        }
+        return logits(last, 1);
+    }
+
+    /** [tokens, vocabulary] of what {@link #hidden} gave. */
+    float[] logits(float[] hidden, int tokens) {
+        float[] logits = new float[tokens * model.vocabulary];
+        head.multiply(hidden, tokens, logits);
+        return logits;
+    }
+
+    /**
+     * Appends tokens to sequences, all computed together.
+     *
+     * @return [tokens, hidden], what the head takes, in the order of the steps
+     */
+    float[] hidden(Step... steps) {
+        int tokens = Arrays.stream(steps).mapToInt(step -> step.tokens.length).sum();
+        int h = model.hidden;
+        float[] hidden = new float[tokens * h];
+        Cache[] cacheOf = new Cache[tokens];
+        int[] positionOf = new int[tokens];
+        int at = 0;
+        for (Step step : steps) {
+            if (step.sequence.length + step.tokens.length > model.context) {
+                throw new IllegalArgumentException("tokens: expected at most " + model.context + " in a sequence, got "
+                        + (step.sequence.length + step.tokens.length));
+            }
+            step.sequence.makeRoom(step.sequence.length + step.tokens.length, model.headDim);
+            for (int token : step.tokens) {
+                embedding.row(token, hidden, at * h);
+                cacheOf[at] = step.sequence;
+                positionOf[at++] = step.sequence.length++;
+            }
+        }
+        while (rotations.size() < model.context && rotations.size() <= Arrays.stream(positionOf).max().orElse(0)) {
+            rotations.add(model.rotation(rotations.size()));
+        }
+        float[] normed = new float[tokens * h];
+        float[] qkv = new float[tokens * (model.heads + 2 * model.kvHeads) * model.headDim];
+        float[] attended = new float[tokens * model.heads * model.headDim];
+        float[] output = new float[tokens * h];
+        for (int i = 0; i < layers.size(); i++) {
+            Layer layer = layers.get(i);
+            norm(hidden, layer.attentionNorm, normed);
+            layer.input.multiply(normed, tokens, qkv);
+            for (int t = 0; t < tokens; t++) {
+                remember(i, layer, qkv, t, cacheOf[t], positionOf[t]);
+            }
+            int number = i;
+            IntStream.range(0, tokens * model.kvHeads).parallel().forEach(task -> {
+                int t = task / model.kvHeads;
+                attend(number, task % model.kvHeads, qkv, t, cacheOf[t], positionOf[t] + 1, attended);
+            });
+            layer.output.multiply(attended, tokens, output);
+            add(output, hidden);
+            norm(hidden, layer.moeNorm, normed);
+            layer.moe.forward(normed, tokens, output, null);
+            add(output, hidden);
+        }
+        norm(hidden, norm, normed);
+        return normed;
+    }
+
+    private static void add(float[] output, float[] hidden) {
+        for (int i = 0; i < hidden.length; i++) {
+            hidden[i] += output[i];
+        }
+    }
+
+    /** Each row of as many values as there are gains, by its root mean square. */
+    private void norm(float[] x, float[] gains, float[] into) {
+        for (int at = 0; at < x.length; at += gains.length) {
+            norm(x, at, gains, into);
+        }
+    }
+
+    private void norm(float[] x, int at, float[] gains, float[] into) {
+        double sum = 0;
+        for (int i = 0; i < gains.length; i++) {
+            sum += (double) x[at + i] * x[at + i];
+        }
+        float factor = (float) (1 / Math.sqrt(sum / gains.length + model.epsilon));
+        for (int i = 0; i < gains.length; i++) {
+            into[at + i] = x[at + i] * factor * gains[i];
+        }
+    }
+
+    /** Norms and rotates a token's queries, in place, and its keys, and puts these and its values into the cache. */
+    private void remember(int number, Layer layer, float[] qkv, int token, Cache cache, int position) {
+        int d = model.headDim;
+        int query = token * (model.heads + 2 * model.kvHeads) * d;
+        int key = query + model.heads * d;
+        int value = key + model.kvHeads * d;
+        if (layer.queryNorm != null) {
+            for (int at = query; at < key; at += layer.queryNorm.length) {
+                norm(qkv, at, layer.queryNorm, qkv);
+            }
+            for (int at = key; at < value; at += layer.keyNorm.length) {
+                norm(qkv, at, layer.keyNorm, qkv);
+            }
+        }
+        float[] rotation = rotations.get(position);
+        for (int head = query; head < value; head += d) {
+            for (int i = 0; i < d / 2; i++) {
+                float first = qkv[head + i];
+                float second = qkv[head + d / 2 + i];
+                qkv[head + i] = first * rotation[i] - second * rotation[d / 2 + i];
+                qkv[head + d / 2 + i] = second * rotation[i] + first * rotation[d / 2 + i];
+            }
+        }
+        for (int head = 0; head < model.kvHeads; head++) {
+            float[] keys = cache.keys[number * model.kvHeads + head];
+            int to = position / BLOCK * BLOCK * d + position % BLOCK;
+            for (int i = 0; i < d; i++) {
+                keys[to + i * BLOCK] = qkv[key + head * d + i];
+            }
+            System.arraycopy(
+                    qkv, value + head * d, cache.values[number * model.kvHeads + head], position * d, d);
+        }
+    }
+
+    /** What the query heads of one key head see of the first {@code positions}. */
+    private void attend(int layer, int kvHead, float[] qkv, int token, Cache cache, int positions, float[] into) {
+        int d = model.headDim;
+        int group = model.heads / model.kvHeads;
+        float[] keys = cache.keys[layer * model.kvHeads + kvHead];
+        float[] values = cache.values[layer * model.kvHeads + kvHead];
+        float[] scores = new float[Math.ceilDiv(positions, BLOCK) * BLOCK];
+        float scale = (float) (1 / Math.sqrt(d));
+        for (int head = kvHead * group; head < (kvHead + 1) * group; head++) {
+            int query = (token * (model.heads + 2 * model.kvHeads) + head) * d;
+            for (int from = 0; from < positions; from += BLOCK) {
+                for (int r = 0; r < BLOCK; r += 4 * LANES) {
+                    products(keys, from * d + r, qkv, query, d, scores, from + r);
+                }
+            }
+            float sum = exponentials(scores, positions, scale);
+            int to = (token * model.heads + head) * d;
+            for (int i = 0; i < d; i += LANES) {
+                if (i + LANES <= d) {
+                    FloatVector all = FloatVector.zero(Int8Matrix.F);
+                    for (int p = 0; p < positions; p++) {
+                        all = FloatVector.fromArray(Int8Matrix.F, values, p * d + i)
+                                .fma(FloatVector.broadcast(Int8Matrix.F, scores[p]), all);
+                    }
+                    all.div(sum).intoArray(into, to + i);
+                } else {
+                    for (int j = i; j < d; j++) {
+                        float all = 0;
+                        for (int p = 0; p < positions; p++) {
+                            all = Math.fma(values[p * d + j], scores[p], all);
+                        }
+                        into[to + j] = all / sum;
+                    }
+                }
+            }
+        }
+    }
+
+    /** A query times four vectors of keys. */
+    private static void products(float[] keys, int at, float[] q, int from, int d, float[] scores, int to) {
+        FloatVector s0 = FloatVector.zero(Int8Matrix.F);
+        FloatVector s1 = FloatVector.zero(Int8Matrix.F);
+        FloatVector s2 = FloatVector.zero(Int8Matrix.F);
+        FloatVector s3 = FloatVector.zero(Int8Matrix.F);
+        for (int i = 0; i < d; i++) {
+            int k = at + i * BLOCK;
+            FloatVector value = FloatVector.broadcast(Int8Matrix.F, q[from + i]);
+            s0 = FloatVector.fromArray(Int8Matrix.F, keys, k).fma(value, s0);
+            s1 = FloatVector.fromArray(Int8Matrix.F, keys, k + LANES).fma(value, s1);
+            s2 = FloatVector.fromArray(Int8Matrix.F, keys, k + 2 * LANES).fma(value, s2);
+            s3 = FloatVector.fromArray(Int8Matrix.F, keys, k + 3 * LANES).fma(value, s3);
+        }
+        s0.intoArray(scores, to);
+        s1.intoArray(scores, to + LANES);
+        s2.intoArray(scores, to + 2 * LANES);
+        s3.intoArray(scores, to + 3 * LANES);
+    }
+
+    /**
+     * Makes exp(scale · (score − the greatest)) of the first {@code count} scores and gives their sum. With a polynomial
+     * of its own, since Java's vectors have other last bits before the compiler comes to them than after.
+     */
+    private static float exponentials(float[] scores, int count, float scale) {
+        float greatest = Float.NEGATIVE_INFINITY;
+        for (int i = 0; i < count; i++) {
+            greatest = Math.max(greatest, scores[i]);
+        }
+        for (int i = 0; i < count; i += LANES) {
+            FloatVector x = FloatVector.fromArray(Int8Matrix.F, scores, i)
+                    .sub(greatest)
+                    .mul(scale)
+                    .max(-87f)
+                    .min(0f); // beyond the count lies what isn't used
+            FloatVector shifted = x.fma(1.4426950408889634f, 0x1.8p23f); // rounds to a whole number in its low bits
+            FloatVector whole = shifted.sub(0x1.8p23f);
+            FloatVector r = whole.fma(FloatVector.broadcast(Int8Matrix.F, -0.693359375f), x);
+            r = whole.fma(FloatVector.broadcast(Int8Matrix.F, 2.12194440e-4f), r);
+            FloatVector e = FloatVector.broadcast(Int8Matrix.F, 1f / 720);
+            e = e.fma(r, FloatVector.broadcast(Int8Matrix.F, 1f / 120));
+            e = e.fma(r, FloatVector.broadcast(Int8Matrix.F, 1f / 24));
+            e = e.fma(r, FloatVector.broadcast(Int8Matrix.F, 1f / 6));
+            e = e.fma(r, FloatVector.broadcast(Int8Matrix.F, 0.5f));
+            e = e.fma(r, FloatVector.broadcast(Int8Matrix.F, 1f));
+            e = e.fma(r, FloatVector.broadcast(Int8Matrix.F, 1f));
+            e.reinterpretAsInts()
+                    .add(shifted.reinterpretAsInts().lanewise(VectorOperators.LSHL, 23))
+                    .reinterpretAsFloats()
+                    .intoArray(scores, i);
+        }
+        double sum = 0;
+        for (int i = 0; i < count; i++) {
+            sum += scores[i];
+        }
+        return (float) sum;
+    }
+
+    @Override
+    public void close() {
+        Cleanup.each(layers, layer -> layer.moe.close());
+    }
+}

@@ -1,0 +1,143 @@
+package example;
+
+import java.io.IOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.HashMap;
+import java.util.List;
+import java.util.Locale;
+import java.util.Map;
+import java.util.SplittableRandom;
+import java.util.random.RandomGenerator;
+import org.tornadomoe.MoeOptions;
+import org.tornadomoe.config.Int8Scheme;
+
+/** The program: see {@link #USAGE}. */
+class Generate {
+    static final String USAGE = """
+            Generate MODEL --prompt TEXT [--tokens 128] [--temperature 0] [--top-p 1] [--seed 0] [--raw]
+            Generate MODEL --bench [--pp 512] [--tg 128] [--repeats 5]
+            Generate MODEL --serve PORT
+            MODEL: a folder of safetensors, a name in Hugging Face's cache, a GGUF file; Qwen3-MoE, OLMoE or Mixtral
+            --scheme w8a8_channel: of the MoE layers   --raw: the prompt as it is, in no chat template""";
+
+    public static void main(String[] args) throws IOException, InterruptedException {
+        Map<String, String> options = new HashMap<>();
+        for (int i = 1; i < args.length; i++) {
+            String name = args[i].replaceFirst("^--", "");
+            boolean alone = name.equals("bench") || name.equals("raw");
+            options.put(name, alone ? "" : i + 1 < args.length ? args[++i] : "");
+        }
+        if (args.length < 2) {
+            System.out.println(USAGE);
+            return;
+        }
+        long start = System.nanoTime();
+        MoeOptions moe = MoeOptions.DEFAULT
+                .withMaxTokens(Decoder.CHUNK)
+                .withBackend("cpu")
+                .withScheme(Int8Scheme.valueOf(
+                        options.getOrDefault("scheme", "w8a8_channel").toUpperCase(Locale.ROOT)));
+        try (Model model = Model.open(args[0]);
+                Text text = Text.of(model);
+                Decoder decoder = new CpuDecoder(model, moe)) {
+            System.out.printf(
+                    Locale.ROOT,
+                    "%s: %d layers, %s, MoE layers by %s; loaded in %.1f s%n%n",
+                    model.checkpoint.modelType(),
+                    model.layers,
+                    model.checkpoint.format(),
+                    decoder.kernels(),
+                    (System.nanoTime() - start) / 1e9);
+            if (options.containsKey("bench")) {
+                bench(model, decoder, options);
+            } else if (options.containsKey("serve")) {
+                try (ChatServer server =
+                        new ChatServer(new Chat(text, decoder), Integer.parseInt(options.get("serve")))) {
+                    System.out.println("http://localhost:" + server.port() + "/v1/chat/completions");
+                    Thread.currentThread().join();
+                }
+            } else {
+                answer(text, decoder, options);
+            }
+        }
+    }
+
+    private static void answer(Text text, Decoder decoder, Map<String, String> options) throws IOException {
+        Sampler sampler = new Sampler(
+                Double.parseDouble(options.getOrDefault("temperature", "0")),
+                Double.parseDouble(options.getOrDefault("top-p", "1")),
+                new SplittableRandom(Long.parseLong(options.getOrDefault("seed", "0"))));
+        String said = options.getOrDefault("prompt", "");
+        int[] prompt = options.containsKey("raw") || !text.hasTemplate()
+                ? text.encode(said)
+                : text.encode(List.of(new Text.Message("user", said)));
+        Chat.Answer answer = new Chat(text, decoder)
+                .generate(prompt, Integer.parseInt(options.getOrDefault("tokens", "128")), sampler, piece -> {
+                    System.out.print(piece);
+                    System.out.flush();
+                });
+        System.out.printf(
+                Locale.ROOT,
+                "%n%nprompt: %d tokens, %.1f tokens/s, %.0f ms to the first token%n",
+                answer.promptTokens(),
+                answer.promptSpeed(),
+                answer.promptNanos() / 1e6);
+        System.out.printf(
+                Locale.ROOT, "generated: %d tokens, %.1f tokens/s%nmemory: %s%n", answer.tokens(), answer.speed(), memory());
+    }
+
+    /** What the process has taken at most, where Linux tells; else the heap. */
+    private static String memory() throws IOException {
+        Path status = Path.of("/proc/self/status");
+        if (Files.isReadable(status)) {
+            for (String line : Files.readAllLines(status)) {
+                if (line.startsWith("VmHWM:")) {
+                    return Long.parseLong(line.replaceAll("\\D", "")) / 1024 + " MiB at most";
+                }
+            }
+        }
+        return (Runtime.getRuntime().totalMemory() >> 20) + " MiB of heap";
+    }
+
+    /** As llama-bench does: a prompt of random tokens, and tokens one after another from an empty sequence. */
+    static void bench(Model model, Decoder decoder, Map<String, String> options) {
+        int prompt = Integer.parseInt(options.getOrDefault("pp", "512"));
+        int tokens = Integer.parseInt(options.getOrDefault("tg", "128"));
+        int repeats = Integer.parseInt(options.getOrDefault("repeats", "5"));
+        RandomGenerator random = new SplittableRandom(1);
+        int[] random512 = random.ints(prompt, 0, model.vocabulary).toArray();
+        System.out.println("| model | kernels | test | t/s |\n| --- | --- | --- | ---: |");
+        row(model, decoder, "pp" + prompt, prompt, repeats, () -> decoder.append(decoder.start(), random512));
+        row(model, decoder, "tg" + tokens, tokens, repeats, () -> {
+            Decoder.Sequence sequence = decoder.start();
+            for (int i = 0; i < tokens; i++) {
+                decoder.appendGreedily(sequence, random512[i % prompt]);
+            }
+        });
+    }
+
+    private static void row(Model model, Decoder decoder, String test, int tokens, int repeats, Runnable run) {
+        if (tokens == 0) {
+            return;
+        }
+        run.run(); // and compiles
+        List<Double> speeds = new ArrayList<>();
+        for (int i = 0; i < repeats; i++) {
+            long start = System.nanoTime();
+            run.run();
+            speeds.add(1e9 * tokens / (System.nanoTime() - start));
+        }
+        double mean = speeds.stream().mapToDouble(Double::doubleValue).average().orElseThrow();
+        double squares = speeds.stream().mapToDouble(s -> (s - mean) * (s - mean)).sum();
+        System.out.printf(
+                Locale.ROOT,
+                "| %s | %s | %s | %.2f ± %.2f |%n",
+                model.path.getFileName(),
+                decoder.kernels(),
+                test,
+                mean,
+                Math.sqrt(squares / Math.max(1, repeats - 1)));
+    }
+}
