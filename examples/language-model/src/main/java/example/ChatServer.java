@@ -81,9 +81,12 @@ final class ChatServer implements AutoCloseable {
                     "completion_tokens", answer.tokens(),
                     "total_tokens", answer.promptTokens() + answer.tokens());
             Map<String, Object> choice = Map.of(
-                    "index", 0,
-                    "message", Map.of("role", "assistant", "content", answer.text()),
-                    "finish_reason", answer.ended() ? "stop" : "length");
+                    "index",
+                    0,
+                    "message",
+                    Map.of("role", "assistant", "content", answer.text()),
+                    "finish_reason",
+                    answer.ended() ? "stop" : "length");
             send(exchange, 200, Map.of("object", "chat.completion", "choices", List.of(choice), "usage", usage));
             return;
         }

@@ -141,7 +141,8 @@ final class CpuDecoder implements Decoder {
                 positionOf[at++] = step.sequence.length++;
             }
         }
-        while (rotations.size() < model.context && rotations.size() <= Arrays.stream(positionOf).max().orElse(0)) {
+        while (rotations.size() < model.context
+                && rotations.size() <= Arrays.stream(positionOf).max().orElse(0)) {
             rotations.add(model.rotation(rotations.size()));
         }
         float[] normed = new float[tokens * h];
@@ -223,8 +224,7 @@ final class CpuDecoder implements Decoder {
             for (int i = 0; i < d; i++) {
                 keys[to + i * BLOCK] = qkv[key + head * d + i];
             }
-            System.arraycopy(
-                    qkv, value + head * d, cache.values[number * model.kvHeads + head], position * d, d);
+            System.arraycopy(qkv, value + head * d, cache.values[number * model.kvHeads + head], position * d, d);
         }
     }
 
@@ -287,8 +287,8 @@ final class CpuDecoder implements Decoder {
     }
 
     /**
-     * Makes exp(scale · (score − the greatest)) of the first {@code count} scores and gives their sum. With a polynomial
-     * of its own, since Java's vectors have other last bits before the compiler comes to them than after.
+     * Makes exp(scale · (score − the greatest)) of the first {@code count} scores and gives their sum. With a
+     * polynomial of its own, since Java's vectors have other last bits before the compiler comes to them than after.
      */
     private static float exponentials(float[] scores, int count, float scale) {
         float greatest = Float.NEGATIVE_INFINITY;

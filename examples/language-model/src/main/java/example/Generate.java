@@ -16,11 +16,12 @@ import org.tornadomoe.config.Int8Scheme;
 /** The program: see {@link #USAGE}. */
 class Generate {
     static final String USAGE = """
-            Generate MODEL --prompt TEXT [--tokens 128] [--temperature 0] [--top-p 1] [--seed 0] [--raw]
-            Generate MODEL --bench [--pp 512] [--tg 128] [--repeats 5]
-            Generate MODEL --serve PORT
-            MODEL: a folder of safetensors, a name in Hugging Face's cache, a GGUF file; Qwen3-MoE, OLMoE or Mixtral
-            --scheme w8a8_channel: of the MoE layers   --raw: the prompt as it is, in no chat template""";
+        Generate MODEL --prompt TEXT [--tokens 128] [--temperature 0] [--top-p 1] [--seed 0] [--raw]
+        Generate MODEL --bench [--pp 512] [--tg 128] [--repeats 5]
+        Generate MODEL --serve PORT
+        MODEL: a folder of safetensors, a name in Hugging Face's cache, a GGUF file; Qwen3-MoE, OLMoE or Mixtral
+        --scheme w8a8_channel: of the MoE layers   --raw: the prompt as it is, in no chat template\
+        """;
 
     public static void main(String[] args) throws IOException, InterruptedException {
         Map<String, String> options = new HashMap<>();
@@ -85,7 +86,11 @@ class Generate {
                 answer.promptSpeed(),
                 answer.promptNanos() / 1e6);
         System.out.printf(
-                Locale.ROOT, "generated: %d tokens, %.1f tokens/s%nmemory: %s%n", answer.tokens(), answer.speed(), memory());
+                Locale.ROOT,
+                "generated: %d tokens, %.1f tokens/s%nmemory: %s%n",
+                answer.tokens(),
+                answer.speed(),
+                memory());
     }
 
     /** What the process has taken at most, where Linux tells; else the heap. */
@@ -130,7 +135,8 @@ class Generate {
             speeds.add(1e9 * tokens / (System.nanoTime() - start));
         }
         double mean = speeds.stream().mapToDouble(Double::doubleValue).average().orElseThrow();
-        double squares = speeds.stream().mapToDouble(s -> (s - mean) * (s - mean)).sum();
+        double squares =
+                speeds.stream().mapToDouble(s -> (s - mean) * (s - mean)).sum();
         System.out.printf(
                 Locale.ROOT,
                 "| %s | %s | %s | %.2f ± %.2f |%n",

@@ -259,14 +259,21 @@ final class Text implements AutoCloseable {
     String render(List<Message> messages) {
         StringBuilder text = new StringBuilder();
         if (template.contains("<|im_start|>")) {
-            messages.forEach(message -> text.append("<|im_start|>").append(message.role).append('\n')
-                    .append(message.content).append("<|im_end|>\n"));
+            messages.forEach(message -> text.append("<|im_start|>")
+                    .append(message.role)
+                    .append('\n')
+                    .append(message.content)
+                    .append("<|im_end|>\n"));
             return text.append("<|im_start|>assistant\n").toString();
         }
         if (template.contains("<|assistant|>")) {
             text.append(begin);
-            messages.forEach(message -> text.append("<|").append(message.role).append("|>\n").append(message.content)
-                    .append(message.role.equals("assistant") ? end : "").append('\n'));
+            messages.forEach(message -> text.append("<|")
+                    .append(message.role)
+                    .append("|>\n")
+                    .append(message.content)
+                    .append(message.role.equals("assistant") ? end : "")
+                    .append('\n'));
             return text.append("<|assistant|>\n").toString();
         }
         if (template.contains("[INST]")) {
@@ -276,7 +283,10 @@ final class Text implements AutoCloseable {
                 switch (message.role) {
                     case "system" -> system = message.content + "\n\n";
                     case "user" -> {
-                        text.append(" [INST] ").append(system).append(message.content).append(" [/INST]");
+                        text.append(" [INST] ")
+                                .append(system)
+                                .append(message.content)
+                                .append(" [/INST]");
                         system = "";
                     }
                     default -> text.append(' ').append(message.content).append(end);

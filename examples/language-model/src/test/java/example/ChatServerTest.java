@@ -41,7 +41,8 @@ class ChatServerTest {
 
             HttpResponse<String> stream = ask(client, server, ASKED.formatted(", \"stream\": true"));
             StringBuilder streamed = new StringBuilder();
-            List<String> events = stream.body().lines().filter(line -> !line.isEmpty()).toList();
+            List<String> events =
+                    stream.body().lines().filter(line -> !line.isEmpty()).toList();
             for (String event : events.subList(0, events.size() - 1)) {
                 Map<String, Object> chunk = JSON.std.mapFrom(event.substring("data: ".length()));
                 Map<?, ?> first = (Map<?, ?>) ((List<?>) chunk.get("choices")).getFirst();
@@ -51,8 +52,8 @@ class ChatServerTest {
             assertEquals(expected.text(), streamed.toString());
             assertEquals("data: [DONE]", events.getLast());
 
-            for (String wrong : List.of(
-                    "{", "[]", "{}", "{\"messages\": [1]}", ASKED.formatted(", \"temperature\": -1"))) {
+            for (String wrong :
+                    List.of("{", "[]", "{}", "{\"messages\": [1]}", ASKED.formatted(", \"temperature\": -1"))) {
                 HttpResponse<String> refused = ask(client, server, wrong);
                 assertEquals(400, refused.statusCode(), wrong);
                 assertTrue(refused.body().contains("error"), refused.body());

@@ -61,8 +61,8 @@ class GoldenTest {
     }
 
     /**
-     * Weights are what int8 holds exactly, but those of {@code -plain}, and activations stay floats in w8a16: then every
-     * token is held to the limit (1e-6 was seen). Of {@code -plain} each of six matrices in turn has its 1.1e-2.
+     * Weights are what int8 holds exactly, but those of {@code -plain}, and activations stay floats in w8a16: then
+     * every token is held to the limit (1e-6 was seen). Of {@code -plain} each of six matrices in turn has its 1.1e-2.
      * Elsewhere rounding may turn the router's choice between two experts over, most of all
      * in a model of random numbers, and that token's logits are far off: the median is held to it.
      */
@@ -105,8 +105,7 @@ class GoldenTest {
             }
             double[] sorted = Arrays.stream(errors).sorted().toArray();
             boolean exact = most < 1e-3;
-            assertTrue(
-                    sorted[exact ? sorted.length - 1 : sorted.length / 2] <= most, () -> Arrays.toString(errors));
+            assertTrue(sorted[exact ? sorted.length - 1 : sorted.length / 2] <= most, () -> Arrays.toString(errors));
         }
     }
 

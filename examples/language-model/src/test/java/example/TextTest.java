@@ -19,7 +19,8 @@ import tools.jackson.jr.ob.JSON;
 /** Tokens, templates and choices. */
 class TextTest {
     private static int[] ids(Object list) {
-        return ((List<?>) list).stream().mapToInt(id -> ((Number) id).intValue()).toArray();
+        return ((List<?>) list)
+                .stream().mapToInt(id -> ((Number) id).intValue()).toArray();
     }
 
     /** As Python's tokenizers have it, and Jinja; a GGUF file's vocabulary gives the same tokens. */
@@ -34,13 +35,14 @@ class TextTest {
                 Map<?, ?> of = (Map<?, ?>) each;
                 int[] ids = text.encode((String) of.get("text"));
                 assertArrayEquals(ids(of.get("ids")), ids);
-                assertEquals(of.get("decoded"), text.decode(Arrays.stream(ids).boxed().toList()));
+                assertEquals(
+                        of.get("decoded"),
+                        text.decode(Arrays.stream(ids).boxed().toList()));
             }
             List<Text.Message> chat = ((List<?>) golden.get("chat"))
                     .stream()
-                            .map(message -> new Text.Message(
-                                    (String) ((Map<?, ?>) message).get("role"),
-                                    (String) ((Map<?, ?>) message).get("content")))
+                            .map(message -> new Text.Message((String) ((Map<?, ?>) message).get("role"), (String)
+                                    ((Map<?, ?>) message).get("content")))
                             .toList();
             assertEquals(golden.get("rendered"), text.render(chat));
             assertArrayEquals(ids(golden.get("chat_ids")), text.encode(chat));
@@ -61,7 +63,8 @@ class TextTest {
             wide[any.choose(logits)]++;
         }
         assertEquals(20_000, narrow[1] + narrow[3]);
-        double all = Arrays.stream(new double[] {0, 3, 1, 2.9f, -5}).map(Math::exp).sum();
+        double all =
+                Arrays.stream(new double[] {0, 3, 1, 2.9f, -5}).map(Math::exp).sum();
         for (int i = 0; i < 5; i++) {
             assertEquals(Math.exp(logits[i]) / all, wide[i] / 20_000.0, 0.02);
         }
@@ -79,8 +82,9 @@ class TextTest {
                 config.replace("\"rope_type\": \"default\"", "\"rope_type\": \"yarn\""),
                 config.replace("mixtral", "minimax"))) {
             Files.writeString(folder.resolve("config.json"), other);
-            assertThrows(IllegalArgumentException.class, () -> Model.open(folder.toString())
-                    .close());
+            assertThrows(
+                    IllegalArgumentException.class,
+                    () -> Model.open(folder.toString()).close());
         }
         Files.writeString(folder.resolve("config.json"), config);
         Model.open(folder.toString()).close();

@@ -63,7 +63,7 @@ class SourceFormatTest {
 
     private static List<Path> sources() throws IOException {
         List<Path> files = new ArrayList<>();
-        for (Path root : List.of(Path.of("src"), Path.of("bench"))) {
+        for (Path root : List.of(Path.of("src"), Path.of("bench"), Path.of("examples"))) {
             try (Stream<Path> walk = Files.walk(root)) {
                 walk.filter(file -> file.toString().endsWith(".java") && !isBuilt(file))
                         .forEach(files::add);
