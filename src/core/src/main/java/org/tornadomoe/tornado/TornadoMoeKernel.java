@@ -12,7 +12,6 @@ import java.util.Objects;
 import java.util.concurrent.locks.ReentrantLock;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
-import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeActivationFormat;
 import org.tornadomoe.config.FusedMoeConfig;
@@ -54,12 +53,6 @@ final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profile
     private static final Pattern TASK_TIME =
             Pattern.compile("\"moe\\.(\\w+)\": \\{[^}]*?\"TASK_KERNEL_TIME\" *: *\"(\\d+)\"");
 
-    /** Bytes that a core copies at a time. */
-    private static final long PIECE = 1 << 20;
-
-    /** Who may not touch memory that is its caller's thread's alone. */
-    private static final Thread ANOTHER = Thread.ofPlatform().unstarted(() -> {});
-
     /** One plan is compiled at a time. */
     private static final ReentrantLock COMPILING = new ReentrantLock(true);
 
@@ -68,6 +61,9 @@ final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profile
     private final ExpertGemm gemm;
     private final LayerArrays arrays;
     private Running running;
+
+    /** Of many tokens; null before there was one. */
+    private @Nullable CudaCall call;
 
     /** Of the last call that was TornadoVM's. */
     private @Nullable TornadoExecutionResult result;
@@ -212,6 +208,7 @@ final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profile
     /** What a plan has sent to the device once it doesn't send again, so changed adapters need another plan. */
     private void refresh() {
         if (stale) {
+            closeCall();
             close(running, device);
             running = build(device, gemm, arrays);
             stale = false;
@@ -233,7 +230,6 @@ final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profile
         }
         turn.lock();
         try {
-            long values = (long) tokens * arrays.shape.config.hiddenDim();
             boolean handedIn = !arrays.shape.routes;
             if (handedIn) {
                 take(Objects.requireNonNull(chosen, "chosen"), tokens);
@@ -245,19 +241,21 @@ final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profile
                 MemorySegment.copy(slotOfToken, 0, arrays.adapters.slots.getSegment(), ValueLayout.JAVA_INT, 0, tokens);
             }
             arrays.returnsRouting = chosen != null;
-            BeyondRange beyond = BeyondRange.of(arrays, device, hidden, tokens);
             Device.lockRunning();
             try {
+                if (running.graph.again() != null && !timed && bytes(tokens) >= CudaCall.WORTH) {
+                    overlapped(hidden, tokens, output, chosen);
+                    return;
+                }
+                BeyondRange beyond = BeyondRange.of(arrays, device, hidden, tokens);
                 if (isTimed()) {
                     executeTimed(hidden, tokens);
                 } else {
                     execute(hidden, tokens);
                 }
+                long values = (long) tokens * arrays.shape.config.hiddenDim();
                 fetch(arrays.work.outgoing(), arrays.shape.halves ? Math.ceilDiv(values, 2) : values);
-                copy(
-                        arrays.work.outgoing().getSegment(),
-                        output,
-                        arrays.shape.config.inDtype().bytes() * values);
+                HostCopies.copy(arrays.work.outgoing().getSegment(), output, bytes(tokens));
                 beyond.makeNaN(output);
                 if (arrays.shape.balanced) {
                     fetch(arrays.work.loads, arrays.shape.localExperts);
@@ -276,6 +274,25 @@ final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profile
         }
     }
 
+    /** Of hidden states, or of the output. */
+    private long bytes(int tokens) {
+        return (long) arrays.shape.config.inDtype().bytes() * tokens * arrays.shape.config.hiddenDim();
+    }
+
+    /** By CUDA alone, which keeps what is no number. */
+    private void overlapped(
+            MemorySegment hidden, int tokens, MemorySegment output, @Nullable ChosenExperts chosen) {
+        stageTimes = Map.of();
+        try {
+            if (call == null) {
+                call = new CudaCall(List.of(this));
+            }
+            call.forward(hidden, tokens, output, chosen);
+        } catch (MoeExecutionException failure) {
+            throw failed("running the layer", device, failure);
+        }
+    }
+
     @Override
     public @Nullable MoeKernel joinedWith(List<MoeKernel> others) {
         List<TornadoMoeKernel> parts = new ArrayList<>(List.of(this));
@@ -284,24 +301,18 @@ final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profile
                 parts.add(kernel);
             }
         }
-        boolean all = parts.size() == others.size() + 1;
-        return all && parts.stream().allMatch(part -> part.running.graph.again() != null && !part.arrays.shape.halves)
+        boolean all = parts.size() == others.size() + 1 && parts.size() <= CudaCall.MOST_PARTS;
+        return all && parts.stream().allMatch(part -> part.running.graph.again() != null)
                 ? new JoinedMoeKernel(parts)
                 : null;
     }
 
-    /**
-     * One of a {@link JoinedMoeKernel}: takes what a call brings, but for the hidden states; the caller has its turn.
-     */
-    CudaRun.Again begin(int tokens, @Nullable ChosenExperts chosen, boolean answersChoice) {
+    /** For a {@link CudaCall}, whose caller has its turn: takes what a call brings beside the hidden states. */
+    void prepare(int tokens, @Nullable ChosenExperts chosen, boolean answersChoice) {
         if (!arrays.shape.routes) {
             take(Objects.requireNonNull(chosen, "chosen"), tokens);
         }
         arrays.returnsRouting = answersChoice;
-        arrays.setTokens(tokens);
-        CudaRun.Again again = again();
-        again.begin();
-        return again;
     }
 
     CudaRun.Again again() {
@@ -402,11 +413,7 @@ final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profile
     }
 
     private void execute(MemorySegment hidden, int tokens) {
-        long values = (long) tokens * arrays.shape.config.hiddenDim();
-        copy(
-                hidden,
-                arrays.work.incoming().getSegment(),
-                arrays.shape.config.inDtype().bytes() * values);
+        HostCopies.copy(hidden, arrays.work.incoming().getSegment(), bytes(tokens));
         arrays.setTokens(tokens);
         running.graph.resize(tokens);
         sent = true;
@@ -431,19 +438,6 @@ final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profile
             Objects.requireNonNull(result, "no call yet").transferToHost(new DataRange(array).withSize(elements));
         } catch (RuntimeException | LinkageError | TornadoInternalError failure) {
             throw failed("reading the result", device, failure);
-        }
-    }
-
-    /** On several cores where one would take longer than the device: 8 GB/s or so against 50. */
-    static void copy(MemorySegment from, MemorySegment to, long bytes) {
-        int pieces = (int) Math.ceilDiv(bytes, PIECE);
-        if (pieces == 1 || !from.isAccessibleBy(ANOTHER) || !to.isAccessibleBy(ANOTHER)) {
-            MemorySegment.copy(from, 0, to, 0, bytes);
-        } else {
-            IntStream.range(0, pieces)
-                    .parallel()
-                    .forEach(i ->
-                            MemorySegment.copy(from, i * PIECE, to, i * PIECE, Math.min(PIECE, bytes - i * PIECE)));
         }
     }
 
@@ -485,6 +479,14 @@ final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profile
 
     @Override
     public void close() {
-        Cleanup.all(() -> close(running, device), arrays::close);
+        Cleanup.all(this::closeCall, () -> close(running, device), arrays::close);
+    }
+
+    private void closeCall() {
+        CudaCall old = call;
+        call = null;
+        if (old != null) {
+            old.close();
+        }
     }
 }

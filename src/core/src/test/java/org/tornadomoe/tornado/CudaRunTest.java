@@ -6,6 +6,7 @@ import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
 import java.lang.foreign.MemorySegment;
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.HashMap;
 import java.util.IdentityHashMap;
 import java.util.List;
@@ -156,7 +157,7 @@ class CudaRunTest {
             assertThatThrownBy(() -> part.called(3)).hasMessage(what + ": CUDA_ERROR");
         }
         part.called(3);
-        for (String what : List.of("function tileGemm", "allowSharedBytes align")) {
+        for (String what : List.of("allowSharedBytes align", "function tileGemm")) {
             driver.failAt(what);
             assertThatThrownBy(() -> forward(100)).hasMessageContaining(what).hasMessageContaining("cuda:0");
             driver.launched();
@@ -208,10 +209,11 @@ class CudaRunTest {
     @Test
     void stepsCanBePutOnTheStreamSomeAtATime() {
         CudaRun.Again again = Objects.requireNonNull(part.called(2).run.again());
+        List<String> names = again.steps().stream().map(CudaStep::name).toList();
         driver.calls();
         again.begin();
-        again.enqueue(step -> step.name().equals("route"));
-        again.enqueue(step -> step instanceof CudaStep.Copy copy && !copy.toDevice());
+        again.enqueue(names.indexOf("route"), 0);
+        again.enqueue(names.indexOf("copyOutput"), 0);
         assertThat(driver.calls())
                 .containsExactly(
                         "10: setContext 10",
@@ -219,6 +221,86 @@ class CudaRunTest {
                         "10: copyFromDevice " + part.address(part.arrays.work.output) + " " + 4 * 2 * 40);
         assertThat(again.address(part.arrays.work.output)).isEqualTo(part.address(part.arrays.work.output));
         assertThatIllegalArgumentException().isThrownBy(() -> again.address(new IntArray(1)));
+    }
+
+    /** What is copied by tokens begins at the chunk's, for copies and kernels; all else where it always does. */
+    @Test
+    void aChunkHasItsTokensPlaceInWhatIsCopied() {
+        CudaRun.Again again = Objects.requireNonNull(part.called(3).run.again());
+        List<CudaStep> steps = again.steps();
+        part.arrays.returnsRouting = true;
+        again.begin();
+        driver.calls();
+        List<Launched> atFirst = enqueueAll(again, 0);
+        driver.calls();
+        List<Launched> later = enqueueAll(again, 5);
+        assertThat(driver.calls())
+                .contains(
+                        "10: copyToDevice " + part.address(part.arrays.work.header) + " 12",
+                        "10: copyToDevice " + (part.address(part.arrays.work.hidden) + 4 * 5 * 40) + " " + 4 * 3 * 40,
+                        "10: copyFromDevice " + (part.address(part.arrays.work.output) + 4 * 5 * 40) + " " + 4 * 3 * 40,
+                        "10: copyFromDevice " + (part.address(part.arrays.work.topkIds) + 4 * 5 * 2) + " " + 4 * 3 * 2);
+        Map<Long, Long> moved = Map.of(
+                part.address(part.arrays.work.hidden), 4L * 5 * 40,
+                part.address(part.arrays.work.output), 4L * 5 * 40,
+                part.address(part.arrays.work.topkIds), 4L * 5 * 2,
+                part.address(part.arrays.work.topkWeights), 4L * 5 * 2);
+        assertThat(later).hasSameSizeAs(atFirst).hasSizeLessThan(steps.size());
+        for (int i = 0; i < later.size(); i++) {
+            assertThat(later.get(i).parameters())
+                    .as(later.get(i).kernel())
+                    .containsExactly(Arrays.stream(atFirst.get(i).parameters())
+                            .map(address -> address + moved.getOrDefault(address, 0L))
+                            .toArray());
+        }
+        assertThat(Arrays.equals(atFirst.getFirst().parameters(), later.getFirst().parameters()))
+                .as("the first kernel reads hidden states")
+                .isFalse();
+    }
+
+    private List<Launched> enqueueAll(CudaRun.Again again, int firstToken) {
+        driver.launched();
+        for (int step = 0; step < again.steps().size(); step++) {
+            again.enqueue(step, firstToken);
+        }
+        return driver.launched();
+    }
+
+    @Test
+    void sizesThatCallsTakeInTurnAreToldOnce() {
+        part.called(3);
+        for (int tokens : new int[] {100, 40, 3}) {
+            forward(tokens);
+        }
+        driver.calls();
+        for (int tokens : new int[] {100, 40, 3, 100}) {
+            forward(tokens);
+        }
+        assertThat(driver.calls())
+                .hasSizeGreaterThan(30)
+                .noneMatch(call -> call.contains("function") || call.contains("allowShared"));
+    }
+
+    /** Of more sizes than are kept each is launched as its own. */
+    @Test
+    void sizesThatWereForgottenAreToldAgain() {
+        part.called(3);
+        CudaKernel combine = part.run.steps().stream()
+                .filter(step -> step.name().equals("combine"))
+                .map(CudaKernel.class::cast)
+                .findFirst()
+                .orElseThrow();
+        for (int round = 0; round < 2; round++) {
+            for (int tokens = 1; tokens <= 100; tokens++) {
+                driver.launched();
+                forward(tokens);
+                Launched last = driver.launched().getLast();
+                CudaKernel.Launch expected = combine.launch().apply(tokens);
+                assertThat(List.of(last.kernel(), last.gridX(), last.gridY(), last.block()))
+                        .as("%d tokens", tokens)
+                        .isEqualTo(List.of("combine", expected.gridX(), expected.gridY(), expected.group()));
+            }
+        }
     }
 
     @Test

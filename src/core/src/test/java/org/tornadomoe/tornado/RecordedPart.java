@@ -157,7 +157,7 @@ public final class RecordedPart {
 
     /** Where a parameter of the task is on the device. */
     private long address(int parameter) {
-        return context * 1_000_000 + 1000L * parameter;
+        return (context << 32) + ((long) parameter << 24);
     }
 
     long address(Object array) {

@@ -3,12 +3,13 @@ package org.tornadomoe.tornado.cuda;
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
+import java.util.ArrayList;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Objects;
-import java.util.function.Predicate;
 import java.util.stream.Stream;
+import org.jspecify.annotations.Nullable;
 import org.tornadomoe.kernel.Cleanup;
 import org.tornadomoe.kernel.MoeExecutionException;
 import org.tornadomoe.tornado.device.CudaDriver;
@@ -82,6 +83,9 @@ public final class CudaLibrary implements TornadoLibraryProvider {
         /** The least that launches a kernel before the one in front of it is through. */
         private static final int EARLY_LAUNCHES = 90;
 
+        /** Launches that a kernel keeps. */
+        private static final int MOST_SIZES = 32;
+
         private final CudaDriver driver;
         private final long context;
         private final int device;
@@ -96,6 +100,9 @@ public final class CudaLibrary implements TornadoLibraryProvider {
         private final Map<Long, Integer> sharedBytes = new HashMap<>();
         private final Map<CudaRun, Bound> runs = new HashMap<>();
         private final Arena arena = Arena.ofShared();
+
+        /** Launches that no kernel wants any more. */
+        private final List<Sized> spare = new ArrayList<>();
 
         Plan(CudaDriver driver, long context, long stream, int device) {
             this.driver = driver;
@@ -123,10 +130,7 @@ public final class CudaLibrary implements TornadoLibraryProvider {
             Bound bound = Objects.requireNonNull(runs.get(run), "a run that wasn't prepared");
             long now = ((TornadoNativeStreamSupport) invocation.getDevice())
                     .getNativeStream(invocation.getExecutionPlanId());
-            if (now != stream) { // or nothing would keep the order with the plan's tasks in Java
-                stream = now;
-                runs.values().forEach(other -> other.tokens = -1);
-            }
+            stream = now; // or nothing would keep the order with the plan's tasks in Java
             bound.point(invocation);
             bound.run();
             run.again(bound);
@@ -161,6 +165,9 @@ public final class CudaLibrary implements TornadoLibraryProvider {
         private final class Bound implements CudaRun.Again {
             final List<Step> steps;
 
+            /** The same as the run has them. */
+            private final List<CudaStep> told;
+
             /** Whether something comes back from the device, for which the caller waits. */
             final boolean answers;
 
@@ -173,13 +180,15 @@ public final class CudaLibrary implements TornadoLibraryProvider {
 
             Bound(CudaRun run) {
                 this.run = run;
-                steps = run.steps().stream()
+                told = run.steps().stream()
+                        .filter(step -> !(step instanceof CudaStep.Wait))
+                        .toList();
+                steps = told.stream()
                         .map(step -> switch (step) {
                             case CudaKernel kernel -> new Kernel(kernel, run);
                             case CudaStep.Copy copy -> new Copying(copy, run);
-                            case CudaStep.Wait _ -> null;
+                            case CudaStep.Wait wait -> throw new IllegalArgumentException(wait.name());
                         })
-                        .filter(Objects::nonNull)
                         .toList();
                 answers = run.steps().stream().anyMatch(step -> step instanceof CudaStep.Copy copy && !copy.toDevice());
             }
@@ -188,7 +197,7 @@ public final class CudaLibrary implements TornadoLibraryProvider {
                 int m = run.tokens();
                 if (tokens != m || launch != run.launch()) {
                     tokens = -1; // if one of them fails, all are to be told again
-                    steps.forEach(step -> step.resize(m));
+                    steps.forEach(step -> step.resize(m, run.launch()));
                     tokens = m;
                     launch = run.launch();
                 }
@@ -199,18 +208,24 @@ public final class CudaLibrary implements TornadoLibraryProvider {
             }
 
             @Override
-            public void begin() {
+            public void enter() {
                 driver.setContext(context);
+            }
+
+            @Override
+            public void begin() {
+                enter();
                 resize();
             }
 
             @Override
-            public void enqueue(Predicate<CudaStep> which) {
-                for (int i = 0; i < steps.size(); i++) {
-                    if (which.test(run.steps().get(i))) {
-                        steps.get(i).enqueue();
-                    }
-                }
+            public List<CudaStep> steps() {
+                return told;
+            }
+
+            @Override
+            public void enqueue(int step, int firstToken) {
+                steps.get(step).enqueue(firstToken);
             }
 
             @Override
@@ -250,7 +265,7 @@ public final class CudaLibrary implements TornadoLibraryProvider {
                     if (times != null) {
                         time(times);
                     } else {
-                        steps.forEach(Step::enqueue);
+                        steps.forEach(step -> step.enqueue(0));
                     }
                 } catch (RuntimeException | Error failure) {
                     // Nothing may be under way when the arrays are used again.
@@ -272,15 +287,15 @@ public final class CudaLibrary implements TornadoLibraryProvider {
                         Handle begin = new Handle(driver.event(), driver::destroyEvent);
                         Handle end = new Handle(driver.event(), driver::destroyEvent)) {
                     for (Step step : steps) {
-                        if (step instanceof Kernel kernel && kernel.function != 0) {
+                        if (step instanceof Kernel kernel && kernel.sized.function != 0) {
                             driver.clear(zeros.value(), bytes, stream);
                             driver.record(begin.value(), stream);
-                            step.enqueue();
+                            step.enqueue(0);
                             driver.record(end.value(), stream);
                             driver.await(stream);
                             times.put(kernel.kernel.name(), driver.nanosBetween(begin.value(), end.value()));
                         } else {
-                            step.enqueue();
+                            step.enqueue(0);
                         }
                     }
                 }
@@ -289,12 +304,18 @@ public final class CudaLibrary implements TornadoLibraryProvider {
 
         /** One step of a run. */
         private interface Step {
-            void resize(int tokens);
+            void resize(int tokens, int number);
 
             /** Takes the addresses of its arrays. */
             void point(LibraryInvocation invocation);
 
-            void enqueue();
+            /** @param firstToken where its tokens begin in the arrays that are copied by tokens */
+            void enqueue(int firstToken);
+        }
+
+        /** A kernel's launch for M tokens; the function is 0 where nothing is launched. */
+        private record Sized(long function, MemorySegment how) {
+            static final Sized NONE = new Sized(0, MemorySegment.NULL);
         }
 
         private final class Kernel implements Step {
@@ -303,11 +324,18 @@ public final class CudaLibrary implements TornadoLibraryProvider {
             /** Of the task's arrays, one for each of the first parameters. */
             private final int[] places;
 
+            /** Of these arrays, those that are copied by tokens; null for the others. */
+            private final CudaStep.@Nullable Copy[] copies;
+
+            private final long[] addresses;
             private final MemorySegment values;
             private final MemorySegment parameters;
-            private final MemorySegment how = CudaDriver.allocateLaunch(arena);
             private final Map<String, Long> functions = new HashMap<>();
-            private long function;
+
+            /** By M and the launch's number: calls in chunks want the same few over and over. */
+            private final Map<Long, Sized> sizes = new HashMap<>();
+
+            private Sized sized = Sized.NONE;
 
             Kernel(CudaKernel kernel, CudaRun run) {
                 this.kernel = kernel;
@@ -316,6 +344,8 @@ public final class CudaLibrary implements TornadoLibraryProvider {
                         .limit(all.size() - kernel.scalars().size())
                         .mapToInt(run::indexOf)
                         .toArray();
+                addresses = new long[places.length];
+                copies = all.stream().limit(places.length).map(run::copyOf).toArray(CudaStep.Copy[]::new);
                 values = arena.allocate(ValueLayout.JAVA_LONG, all.size());
                 parameters = arena.allocate(ValueLayout.ADDRESS, all.size());
                 for (int i = 0; i < all.size(); i++) {
@@ -329,13 +359,25 @@ public final class CudaLibrary implements TornadoLibraryProvider {
             }
 
             @Override
-            public void resize(int tokens) {
-                CudaKernel.Launch launch = kernel.launch().apply(tokens);
-                if (launch.equals(CudaKernel.Launch.NONE)) {
-                    function = 0;
-                    return;
+            public void resize(int tokens, int number) {
+                long key = (long) number << 32 | tokens;
+                Sized known = sizes.get(key);
+                if (known == null) {
+                    known = size(kernel.launch().apply(tokens));
+                    if (sizes.size() == MOST_SIZES) { // their memory is the plan's until it is closed
+                        sizes.values().stream().filter(old -> old != Sized.NONE).forEach(spare::add);
+                        sizes.clear();
+                    }
+                    sizes.put(key, known);
                 }
-                function =
+                sized = known;
+            }
+
+            private Sized size(CudaKernel.Launch launch) {
+                if (launch.equals(CudaKernel.Launch.NONE)) {
+                    return Sized.NONE;
+                }
+                long function =
                         functions.computeIfAbsent(launch.entryPoint(), name -> driver.function(module(kernel), name));
                 // Another layer of the plan may have asked for more.
                 int shared = sharedBytes.merge(function, launch.sharedBytes(), Math::max);
@@ -343,24 +385,35 @@ public final class CudaLibrary implements TornadoLibraryProvider {
                 int gridX = launch.gridX() == CudaKernel.ALL_MULTIPROCESSORS
                         ? driver.multiprocessors(device)
                         : launch.gridX();
+                MemorySegment how = spare.isEmpty()
+                        ? CudaDriver.allocateLaunch(arena)
+                        : spare.removeLast().how;
                 CudaDriver.fillLaunch(how, gridX, launch.gridY(), launch.group(), launch.sharedBytes(), stream);
                 if (computeCapability < EARLY_LAUNCHES) {
                     CudaDriver.startAlone(how);
                 }
+                return new Sized(function, how);
             }
 
             @Override
             public void point(LibraryInvocation invocation) {
                 for (int i = 0; i < places.length; i++) {
-                    values.setAtIndex(ValueLayout.JAVA_LONG, i, invocation.getDevicePointer(places[i]));
+                    addresses[i] = invocation.getDevicePointer(places[i]);
                 }
             }
 
             @Override
-            public void enqueue() {
-                if (function != 0) {
-                    driver.launch(how, function, parameters);
+            public void enqueue(int firstToken) {
+                if (sized.function == 0) {
+                    return;
                 }
+                for (int i = 0; i < addresses.length; i++) {
+                    CudaStep.Copy copy = copies[i];
+                    long before = copy == null || firstToken == 0 ? 0 : copy.bytesBefore(firstToken);
+                    values.setAtIndex(ValueLayout.JAVA_LONG, i, addresses[i] + before);
+                }
+                CudaDriver.putOn(sized.how, stream);
+                driver.launch(sized.how, sized.function, parameters);
             }
         }
 
@@ -376,7 +429,7 @@ public final class CudaLibrary implements TornadoLibraryProvider {
             }
 
             @Override
-            public void resize(int tokens) {
+            public void resize(int tokens, int number) {
                 this.tokens = tokens;
             }
 
@@ -386,12 +439,14 @@ public final class CudaLibrary implements TornadoLibraryProvider {
             }
 
             @Override
-            public void enqueue() {
+            public void enqueue(int firstToken) {
+                long before = copy.bytesBefore(firstToken);
                 long bytes = 4 * copy.elements().applyAsLong(tokens);
+                MemorySegment here = copy.array().getSegment().asSlice(before);
                 if (bytes > 0 && copy.toDevice()) {
-                    driver.copyToDevice(address, copy.array().getSegment(), bytes, stream);
+                    driver.copyToDevice(address + before, here, bytes, stream);
                 } else if (bytes > 0) {
-                    driver.copyFromDevice(copy.array().getSegment(), address, bytes, stream);
+                    driver.copyFromDevice(here, address + before, bytes, stream);
                 }
             }
         }

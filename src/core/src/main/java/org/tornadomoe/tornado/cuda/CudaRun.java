@@ -37,11 +37,22 @@ public final class CudaRun {
         @Override
         void run();
 
-        /** Makes the device the calling thread's, and the steps what M and the launch's number want. */
+        /** Makes the device the calling thread's. */
+        void enter();
+
+        /** The same, and makes the steps what M and the launch's number want. */
         void begin();
 
-        /** Puts some steps on the stream, in their order; between {@link #begin} and {@link #await}. */
-        void enqueue(Predicate<CudaStep> which);
+        /** What can be put on the stream, in order. */
+        List<CudaStep> steps();
+
+        /**
+         * Puts one of the steps on the stream; between {@link #begin} and {@link #await}.
+         *
+         * @param step its number
+         * @param firstToken where its tokens begin in the arrays that are copied by tokens
+         */
+        void enqueue(int step, int firstToken);
 
         /** Waits for all that is on the stream. */
         void await();
@@ -108,6 +119,15 @@ public final class CudaRun {
 
     public List<CudaStep> steps() {
         return steps;
+    }
+
+    /** The one that copies an array; null if none does. */
+    CudaStep.@Nullable Copy copyOf(Object array) {
+        return steps.stream()
+                .filter(step -> step instanceof CudaStep.Copy copy && copy.array() == array)
+                .map(CudaStep.Copy.class::cast)
+                .findFirst()
+                .orElse(null);
     }
 
     /** Of the task's parameters. */

@@ -29,6 +29,11 @@ public sealed interface CudaStep permits CudaKernel, CudaStep.Copy, CudaStep.Wai
      */
     record Copy(String name, IntArray header, TornadoNativeArray array, boolean toDevice, IntToLongFunction elements)
             implements CudaStep {
+        /** Bytes from where the array begins to a token's; 0 if it isn't copied by tokens. */
+        public long bytesBefore(int token) {
+            return 4 * (elements.applyAsLong(token) - elements.applyAsLong(0));
+        }
+
         @Override
         public List<Object> reads() {
             return toDevice ? List.of() : List.of(array);

@@ -5,11 +5,12 @@ import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.util.List;
 import java.util.function.LongConsumer;
+import org.tornadomoe.kernel.MoeExecutionException;
 
 /**
  * What is called of NVIDIA's driver ({@code libcuda}) and run-time compiler ({@code libnvrtc}). Contexts, streams,
  * events, modules, functions and addresses on a device are the driver's handles. Every call that fails is a {@link
- * org.tornadomoe.kernel.MoeExecutionException} with the driver's name for the error. Thread-safe.
+ * MoeExecutionException} with the driver's name for the error. Thread-safe.
  */
 public interface CudaDriver {
     /** What the compiler's option for an architecture begins with. */
@@ -74,8 +75,33 @@ public interface CudaDriver {
     /** Waits until everything on a stream is done. */
     void await(long stream);
 
+    /** Waits until an event that was recorded has happened. */
+    void awaitEvent(long event);
+
+    /** A stream of the calling thread's context, which waits for no other and has to be destroyed. */
+    long stream();
+
+    void destroyStream(long stream);
+
     /** Whether what is put on a stream is recorded as a graph instead of being done. */
     boolean isRecording(long stream);
+
+    /**
+     * Keeps pages of the host where they are, for all contexts, so that copies from and to them run beside the host.
+     *
+     * @return false where they are kept already; whoever has them kept lets them go
+     * @throws MoeExecutionException where the driver or the system doesn't allow it: copies are slower then
+     */
+    boolean pin(MemorySegment memory);
+
+    void unpin(MemorySegment memory);
+
+    /**
+     * Lets kernels and copies of the calling thread's context use another context's memory, as long as both are.
+     *
+     * @throws MoeExecutionException where their devices can't
+     */
+    void usePeer(long context);
 
     /** Memory of the calling thread's context, which has to be freed. */
     long allocate(long bytes);
@@ -127,6 +153,11 @@ public interface CudaDriver {
         how.set(ValueLayout.JAVA_INT, 48, 1);
         how.set(ValueLayout.JAVA_INT, LAUNCH_BYTES, PROGRAMMATIC_STREAM_SERIALIZATION);
         how.set(ValueLayout.JAVA_INT, LAUNCH_BYTES + 8, 1);
+    }
+
+    /** Onto another stream. */
+    static void putOn(MemorySegment how, long stream) {
+        how.set(ValueLayout.JAVA_LONG, 32, stream);
     }
 
     /** The kernel waits for what is in front of it, whatever that is. */

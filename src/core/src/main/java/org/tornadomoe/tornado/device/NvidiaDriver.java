@@ -25,6 +25,10 @@ final class NvidiaDriver implements CudaDriver {
     private static final int FUNC_MAX_DYNAMIC_SHARED_SIZE = 8;
     private static final int L2_CACHE_SIZE = 38;
     private static final int EVENT_DISABLE_TIMING = 2;
+    private static final int STREAM_NON_BLOCKING = 1;
+    private static final int MEMHOSTREGISTER_PORTABLE = 1;
+    private static final int PEER_ACCESS_ALREADY_ENABLED = 704;
+    private static final int HOST_MEMORY_ALREADY_REGISTERED = 712;
     private static final AddressLayout POINTER = ValueLayout.ADDRESS;
     private static final ValueLayout.OfInt INT = ValueLayout.JAVA_INT;
     private static final ValueLayout.OfLong LONG = ValueLayout.JAVA_LONG;
@@ -113,6 +117,7 @@ final class NvidiaDriver implements CudaDriver {
         static final MethodHandle RECORD = find("cuEventRecord", List.of(LONG, LONG));
         static final MethodHandle WAIT_FOR = find("cuStreamWaitEvent", List.of(LONG, LONG, INT));
         static final MethodHandle WAIT = find("cuStreamSynchronize", List.of(LONG));
+        static final MethodHandle WAIT_EVENT = find("cuEventSynchronize", List.of(LONG));
 
         private Often() {}
     }
@@ -150,6 +155,57 @@ final class NvidiaDriver implements CudaDriver {
             check("cuStreamSynchronize", (int) Often.WAIT.invokeExact(stream));
         } catch (Throwable failure) {
             throw failed("cuStreamSynchronize", failure);
+        }
+    }
+
+    @Override
+    public void awaitEvent(long event) {
+        try {
+            check("cuEventSynchronize", (int) Often.WAIT_EVENT.invokeExact(event));
+        } catch (Throwable failure) {
+            throw failed("cuEventSynchronize", failure);
+        }
+    }
+
+    @Override
+    public long stream() {
+        try (Arena arena = Arena.ofConfined()) {
+            MemorySegment stream = arena.allocate(LONG);
+            cu("cuStreamCreate", List.of(POINTER, INT), stream, STREAM_NON_BLOCKING);
+            return stream.get(LONG, 0);
+        }
+    }
+
+    @Override
+    public void destroyStream(long stream) {
+        cu("cuStreamDestroy_v2", List.of(LONG), stream);
+    }
+
+    @Override
+    public boolean pin(MemorySegment memory) {
+        int result = call(
+                "cuMemHostRegister_v2",
+                List.of(POINTER, LONG, INT),
+                memory,
+                memory.byteSize(),
+                MEMHOSTREGISTER_PORTABLE);
+        if (result == HOST_MEMORY_ALREADY_REGISTERED) {
+            return false;
+        }
+        check("cuMemHostRegister", result);
+        return true;
+    }
+
+    @Override
+    public void unpin(MemorySegment memory) {
+        cu("cuMemHostUnregister", List.of(POINTER), memory);
+    }
+
+    @Override
+    public void usePeer(long context) {
+        int result = call("cuCtxEnablePeerAccess", List.of(LONG, INT), context, 0);
+        if (result != PEER_ACCESS_ALREADY_ENABLED) {
+            check("cuCtxEnablePeerAccess", result);
         }
     }
 

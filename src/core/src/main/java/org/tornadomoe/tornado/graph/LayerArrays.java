@@ -190,6 +190,16 @@ public final class LayerArrays implements AutoCloseable {
         return launches.forTokens(tokens);
     }
 
+    /** Whether calls of some tokens and of others are launched with the same. */
+    public boolean isLaunchedAlike(int tokens, int others) {
+        return tokens > 0 && others > 0 && launch(tokens).equals(launch(others));
+    }
+
+    /** Bytes of the experts' weights. */
+    public long expertBytes() {
+        return (long) shape.localExperts * shape.hidden * (shape.gateUpRows + shape.intermediate);
+    }
+
     /** Rows of one expert that a work-group takes together in a call of M tokens. */
     int blockSize(int tokens) {
         return launch(tokens).blockSizeM();

@@ -6,10 +6,12 @@ import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.nio.charset.StandardCharsets;
 import java.util.ArrayList;
+import java.util.HashSet;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Objects;
+import java.util.Set;
 import java.util.TreeMap;
 import java.util.function.Predicate;
 import org.tornadomoe.kernel.MoeExecutionException;
@@ -20,7 +22,7 @@ import org.tornadomoe.tornado.device.CudaDriver;
  * does: that what is of a context is used in that, and given back once.
  */
 @SuppressWarnings("restricted") // reads the bytes that the driver is given
-public final class RecordingDriver implements CudaDriver {
+public class RecordingDriver implements CudaDriver {
     /** Multiprocessors of each device. */
     public static final int MULTIPROCESSORS = 7;
 
@@ -56,6 +58,8 @@ public final class RecordingDriver implements CudaDriver {
     private final Map<Long, Integer> sharedBytes = new TreeMap<>();
     private final Map<Long, Integer> devices = new LinkedHashMap<>();
     private final List<Failure> failures = new ArrayList<>();
+    private final Set<Long> recorded = new HashSet<>();
+    private final Set<Long> pinned = new HashSet<>();
     private long context;
     private long next = 1000;
     private boolean recording;
@@ -119,6 +123,13 @@ public final class RecordingDriver implements CudaDriver {
 
     private void requireOurs(long handle, String kind) {
         assertThat(handles.get(handle)).as("%s %d", kind, handle).isEqualTo(new Handle(kind, context));
+    }
+
+    /** Of the calling thread's context. */
+    private void requireStream(long stream) {
+        Handle handle = Objects.requireNonNull(handles.get(stream), "stream " + stream);
+        assertThat(handle.kind).endsWith("stream");
+        assertThat(handle.context).as("context of stream %d", stream).isEqualTo(context);
     }
 
     private void requireOneOf(long handle, String kind) {
@@ -215,7 +226,7 @@ public final class RecordingDriver implements CudaDriver {
         assertThat(number(how, 8)).isEqualTo(1);
         assertThat(number(how, 16)).isEqualTo(1);
         assertThat(number(how, 20)).isEqualTo(1);
-        requireOurs(launch.stream, "stream");
+        requireStream(launch.stream);
         assertThat(launch.sharedBytes).isLessThanOrEqualTo(sharedBytes.getOrDefault(function, 48 << 10));
         if (launch.early) {
             MemorySegment attribute = how.get(ValueLayout.ADDRESS, 40).reinterpret(12);
@@ -224,6 +235,15 @@ public final class RecordingDriver implements CudaDriver {
             assertThat(number(attribute, 8)).isEqualTo(1);
         }
         launched.add(launch);
+        launched(launch);
+    }
+
+    /** For a driver that does something with it. */
+    void launched(Launched launch) {}
+
+    /** Of the calling thread's context. */
+    int deviceOfContext() {
+        return Objects.requireNonNull(devices.get(context));
     }
 
     private static int number(MemorySegment how, long offset) {
@@ -234,40 +254,78 @@ public final class RecordingDriver implements CudaDriver {
     public void copyToDevice(long to, MemorySegment from, long bytes, long stream) {
         note("copyToDevice " + to + " " + bytes);
         assertThat(from.byteSize()).isGreaterThanOrEqualTo(bytes);
-        requireOurs(stream, "stream");
+        requireStream(stream);
     }
 
     @Override
     public void copyFromDevice(MemorySegment to, long from, long bytes, long stream) {
         note("copyFromDevice " + from + " " + bytes);
         assertThat(to.byteSize()).isGreaterThanOrEqualTo(bytes);
-        requireOurs(stream, "stream");
+        requireStream(stream);
     }
 
     @Override
     public void copyBetween(long to, long toContext, long from, long fromContext, long bytes, long stream) {
         note("copyBetween " + to + " of " + toContext + " from " + from + " of " + fromContext + " " + bytes);
-        requireOurs(stream, "stream");
+        requireStream(stream);
     }
 
     @Override
     public void clear(long pointer, long bytes, long stream) {
         note("clear " + bytes);
         requireOurs(pointer, "memory");
-        requireOurs(stream, "stream");
+        requireStream(stream);
     }
 
     @Override
     public void await(long stream) {
         note("await " + stream);
         if (stream != DEFAULT_STREAM) {
-            requireOurs(stream, "stream");
+            requireStream(stream);
         }
     }
 
     @Override
+    public void awaitEvent(long event) {
+        note("awaitEvent " + event);
+        requireOneOf(event, "event");
+        assertThat(recorded).as("events that are waited for").contains(event);
+    }
+
+    @Override
+    public long stream() {
+        note("stream");
+        return give("own stream");
+    }
+
+    @Override
+    public void destroyStream(long stream) {
+        note("destroyStream");
+        takeBack(stream, "own stream");
+    }
+
+    @Override
+    public boolean pin(MemorySegment memory) {
+        note("pin " + memory.byteSize());
+        return pinned.add(memory.address());
+    }
+
+    @Override
+    public void unpin(MemorySegment memory) {
+        note("unpin " + memory.byteSize());
+        assertThat(pinned.remove(memory.address())).as("pinned").isTrue();
+    }
+
+    @Override
+    public void usePeer(long other) {
+        note("usePeer " + other);
+        assertThat(devices).containsKey(other);
+        assertThat(other).isNotEqualTo(context);
+    }
+
+    @Override
     public boolean isRecording(long stream) {
-        requireOurs(stream, "stream");
+        requireStream(stream);
         return recording;
     }
 
@@ -303,6 +361,7 @@ public final class RecordingDriver implements CudaDriver {
     @Override
     public void destroyEvent(long event) {
         note("destroyEvent");
+        recorded.remove(event);
         takeBack(event, "event");
     }
 
@@ -310,14 +369,16 @@ public final class RecordingDriver implements CudaDriver {
     public void record(long event, long stream) {
         note("record " + event);
         requireOurs(event, "event");
-        requireOurs(stream, "stream");
+        requireStream(stream);
+        recorded.add(event);
     }
 
     @Override
     public void waitFor(long event, long stream) {
         note("waitFor " + event);
         requireOneOf(event, "event");
-        requireOurs(stream, "stream");
+        requireStream(stream);
+        assertThat(recorded).as("events that are waited for").contains(event);
     }
 
     @Override

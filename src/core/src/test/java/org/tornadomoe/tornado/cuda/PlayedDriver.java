@@ -1,0 +1,187 @@
+package org.tornadomoe.tornado.cuda;
+
+import java.lang.foreign.Arena;
+import java.lang.foreign.MemorySegment;
+import java.lang.foreign.ValueLayout;
+import java.util.ArrayDeque;
+import java.util.ArrayList;
+import java.util.Deque;
+import java.util.HashMap;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.Objects;
+import java.util.Random;
+import java.util.TreeMap;
+
+/**
+ * A {@link RecordingDriver} that also does what it is told, as late as it may and streams in any order that they and
+ * their events allow: what isn't waited for is missed. Copies are copies; of a layer's kernels the first that reads the
+ * hidden states keeps them, and the last one makes an output of them that is a GPU's own; sums are sums.
+ */
+@SuppressWarnings("restricted") // the host's memory by its address
+public final class PlayedDriver extends RecordingDriver implements AutoCloseable {
+    /** Makes a GPU's part of an output of a hidden value. */
+    public static float part(float hidden, int device) {
+        return hidden * (device + 2) + device;
+    }
+
+    /** Something on a stream; an event that it makes happen, and one that it waits for, by their numbers; 0 for none. */
+    private record Todo(Runnable what, long happens, long awaits) {}
+
+    private final Arena arena = Arena.ofShared();
+    private final Random random;
+    private final int h;
+    private final Map<Long, Deque<Todo>> streams = new LinkedHashMap<>();
+
+    /** Of each event, the number of the last time that it was recorded, and whether such a number has happened. */
+    private final Map<Long, Long> recorded = new HashMap<>();
+
+    private final Map<Long, Boolean> happened = new HashMap<>();
+    private final TreeMap<Long, MemorySegment> memory = new TreeMap<>();
+
+    /** By stream: what the first kernel has read. */
+    private final Map<Long, float[]> kept = new HashMap<>();
+
+    private long records;
+
+    /**
+     * @param seed of the order
+     * @param h hidden size
+     */
+    public PlayedDriver(long seed, int h) {
+        random = new Random(seed);
+        this.h = h;
+    }
+
+    /** Memory of a device, from an address on. */
+    public void hasMemory(long address, long bytes) {
+        memory.put(address, arena.allocate(bytes, 64).fill((byte) 0x7e));
+    }
+
+    private MemorySegment at(long address, long bytes) {
+        Map.Entry<Long, MemorySegment> array = Objects.requireNonNull(memory.floorEntry(address), "no memory");
+        return array.getValue().asSlice(address - array.getKey(), bytes);
+    }
+
+    private void put(long stream, Runnable what) {
+        streams.computeIfAbsent(stream, _ -> new ArrayDeque<>()).add(new Todo(what, 0, 0));
+    }
+
+    /** Whatever may come next, somewhere. */
+    private void step() {
+        List<Deque<Todo>> ready = new ArrayList<>();
+        for (Deque<Todo> stream : streams.values()) {
+            Todo next = stream.peek();
+            if (next != null && (next.awaits == 0 || Boolean.TRUE.equals(happened.get(next.awaits)))) {
+                ready.add(stream);
+            }
+        }
+        if (ready.isEmpty()) {
+            throw new IllegalStateException("the GPUs wait for one another for ever");
+        }
+        Todo next = ready.get(random.nextInt(ready.size())).remove();
+        next.what.run();
+        if (next.happens != 0) {
+            happened.put(next.happens, true);
+        }
+    }
+
+    @Override
+    public void await(long stream) {
+        super.await(stream);
+        Deque<Todo> todo = streams.get(stream);
+        while (todo != null && !todo.isEmpty()) {
+            step();
+        }
+    }
+
+    @Override
+    public void awaitEvent(long event) {
+        super.awaitEvent(event);
+        long number = Objects.requireNonNull(recorded.get(event));
+        while (!happened.containsKey(number)) {
+            step();
+        }
+    }
+
+    /** Whether nothing is under way. */
+    public boolean isIdle() {
+        return streams.values().stream().allMatch(Deque::isEmpty);
+    }
+
+    @Override
+    public void record(long event, long stream) {
+        super.record(event, stream);
+        recorded.put(event, ++records);
+        streams.computeIfAbsent(stream, _ -> new ArrayDeque<>()).add(new Todo(() -> {}, records, 0));
+    }
+
+    @Override
+    public void waitFor(long event, long stream) {
+        super.waitFor(event, stream);
+        streams.computeIfAbsent(stream, _ -> new ArrayDeque<>()).add(new Todo(() -> {}, 0, recorded.get(event)));
+    }
+
+    @Override
+    public void copyToDevice(long to, MemorySegment from, long bytes, long stream) {
+        super.copyToDevice(to, from, bytes, stream);
+        put(stream, () -> at(to, bytes).copyFrom(from.asSlice(0, bytes)));
+    }
+
+    @Override
+    public void copyFromDevice(MemorySegment to, long from, long bytes, long stream) {
+        super.copyFromDevice(to, from, bytes, stream);
+        put(stream, () -> to.asSlice(0, bytes).copyFrom(at(from, bytes)));
+    }
+
+    @Override
+    public void copyBetween(long to, long toContext, long from, long fromContext, long bytes, long stream) {
+        super.copyBetween(to, toContext, from, fromContext, bytes, stream);
+        put(stream, () -> at(to, bytes).copyFrom(at(from, bytes)));
+    }
+
+    @Override
+    void launched(Launched launch) {
+        int device = deviceOfContext();
+        long[] p = launch.parameters();
+        switch (launch.kernel()) {
+            case "prepare" -> put(launch.stream(), () -> kept.put(launch.stream(), read(p[1], tokens(p[0]))));
+            case "combine" ->
+                put(launch.stream(), () -> {
+                    float[] hidden = Objects.requireNonNull(kept.get(launch.stream()));
+                    if (hidden.length != tokens(p[0]) * h) {
+                        throw new IllegalStateException("another chunk's header");
+                    }
+                    MemorySegment output = at(p[3], 4L * hidden.length);
+                    for (int i = 0; i < hidden.length; i++) {
+                        output.setAtIndex(ValueLayout.JAVA_FLOAT, i, part(hidden[i], device));
+                    }
+                });
+            case "addFloats" ->
+                put(launch.stream(), () -> {
+                    for (long i = p[10]; i < p[10] + p[11]; i++) {
+                        float sum = at(p[0] + 4 * i, 4).get(ValueLayout.JAVA_FLOAT, 0);
+                        for (int other = 1; other < p[9]; other++) {
+                            sum += at(p[other] + 4 * i, 4).get(ValueLayout.JAVA_FLOAT, 0);
+                        }
+                        at(p[(int) p[8]] + 4 * i, 4).set(ValueLayout.JAVA_FLOAT, 0, sum);
+                    }
+                });
+            default -> put(launch.stream(), () -> {});
+        }
+    }
+
+    private int tokens(long header) {
+        return at(header, 4).get(ValueLayout.JAVA_INT, 0);
+    }
+
+    private float[] read(long address, int tokens) {
+        return at(address, 4L * tokens * h).toArray(ValueLayout.JAVA_FLOAT);
+    }
+
+    @Override
+    public void close() {
+        arena.close();
+    }
+}
