@@ -6,7 +6,9 @@ import java.lang.foreign.ValueLayout;
 import java.util.ArrayDeque;
 import java.util.ArrayList;
 import java.util.Deque;
+import java.util.HashMap;
 import java.util.List;
+import java.util.Map;
 import java.util.function.Consumer;
 import java.util.function.LongConsumer;
 import java.util.function.LongSupplier;
@@ -129,10 +131,11 @@ final class CudaCall implements AutoCloseable {
         for (Gpu gpu : gpus) {
             gpu.part.prepare(tokens, chosen, answers && gpu == first);
         }
-        try (HostCopies copies = new HostCopies(hidden, output)) {
+        try (HostCopies in = new HostCopies(hidden);
+                HostCopies out = new HostCopies(output)) {
             Cleanup.all(
                     () -> {
-                        List<List<Share>> chunks = shares(copies, hidden, tokens, output, direct);
+                        List<List<Share>> chunks = shares(in, hidden, tokens, output, out, direct);
                         chunks.forEach(shares -> shares.forEach(share -> share.in.forEach(Piece::begin)));
                         for (List<Share> shares : chunks) {
                             if (direct) {
@@ -141,16 +144,16 @@ final class CudaCall implements AutoCloseable {
                                 bring(shares);
                             }
                             compute(shares.getFirst().chunk);
-                            fetch(shares);
+                            fetch(shares, direct);
                         }
-                        chunks.forEach(this::receive);
+                        receiveAll(chunks, direct);
                         if (answers || first.arrays.shape.balanced) {
                             // To memory that isn't pinned, for which the driver may have the host wait.
                             each(gpu -> gpu.fetchRest(tokens));
                         }
                         chunks.forEach(shares -> shares.forEach(share -> share.out.forEach(Piece::await)));
                     },
-                    this::awaitAll);
+                    () -> awaitAll(direct));
         }
         if (chosen != null && answers) {
             first.part.answer(chosen, tokens * first.arrays.shape.config.pairsPerToken());
@@ -159,7 +162,7 @@ final class CudaCall implements AutoCloseable {
 
     /** Of each chunk, in the order of the GPUs; an even number of tokens, so that two never have an int in common. */
     private List<List<Share>> shares(
-            HostCopies copies, MemorySegment hidden, int tokens, MemorySegment output, boolean direct) {
+            HostCopies in, MemorySegment hidden, int tokens, MemorySegment output, HostCopies out, boolean direct) {
         long piece = HostCopies.pieceOf(tokens * row);
         List<List<Share>> chunks = new ArrayList<>();
         for (Chunk chunk : direct ? List.of(new Chunk(0, 0, tokens)) : chunks(tokens)) {
@@ -173,8 +176,8 @@ final class CudaCall implements AutoCloseable {
                         chunk,
                         from,
                         to,
-                        copies.pieces(hidden, gpu.incoming.getSegment(), from * row, to * row, piece),
-                        copies.pieces(gpu.outgoing.getSegment(), output, from * row, to * row, piece)));
+                        in.pieces(hidden, gpu.incoming.getSegment(), from * row, to * row, piece),
+                        out.pieces(gpu.outgoing.getSegment(), output, from * row, to * row, piece)));
                 from = to;
             }
             chunks.add(shares);
@@ -199,9 +202,7 @@ final class CudaCall implements AutoCloseable {
         return whole || more > less
                 ? List.of(new Chunk(0, 0, tokens))
                 : List.of(
-                        new Chunk(0, 0, edge),
-                        new Chunk(1, edge, tokens - edge),
-                        new Chunk(2, tokens - edge, tokens));
+                        new Chunk(0, 0, edge), new Chunk(1, edge, tokens - edge), new Chunk(2, tokens - edge, tokens));
     }
 
     /** All GPUs read the tokens that the first one has in the host's memory, on the streams of their kernels. */
@@ -247,10 +248,7 @@ final class CudaCall implements AutoCloseable {
 
     /** The kernels of a chunk, of all GPUs in turn, so that none waits until the host is through with another. */
     private void compute(Chunk chunk) {
-        int most = gpus.stream()
-                .mapToInt(gpu -> gpu.run().steps().size())
-                .max()
-                .orElse(0);
+        int most = gpus.stream().mapToInt(gpu -> gpu.run().steps().size()).max().orElse(0);
         for (int i = 0; i < most; i++) {
             for (Gpu gpu : gpus) {
                 int step = i;
@@ -263,7 +261,7 @@ final class CudaCall implements AutoCloseable {
     }
 
     /** Each GPU adds the parts of its share, which then goes to the host. */
-    private void fetch(List<Share> shares) {
+    private void fetch(List<Share> shares, boolean direct) {
         for (Share share : shares) {
             if (gpus.size() > 1 && !share.isNone()) {
                 on(share.gpu, gpu -> gpu.add(share));
@@ -271,19 +269,40 @@ final class CudaCall implements AutoCloseable {
         }
         for (Share share : shares) {
             if (!share.isNone()) {
-                on(share.gpu, gpu -> gpu.fetch(share));
+                on(share.gpu, gpu -> gpu.fetch(share, direct));
             }
         }
     }
 
+    /** Of GPUs that fail the one that the others waited for is told of first. */
+    private void receiveAll(List<List<Share>> chunks, boolean direct) {
+        try {
+            chunks.forEach(shares -> receive(shares, direct));
+        } catch (MoeExecutionException failure) {
+            try {
+                awaitAll(direct);
+            } catch (MoeExecutionException cause) {
+                cause.addSuppressed(failure);
+                throw cause;
+            }
+            throw failure;
+        }
+    }
+
     /** What has come from a GPU is copied on, a piece of each in turn. */
-    private void receive(List<Share> shares) {
+    private void receive(List<Share> shares, boolean direct) {
         int most = shares.stream().mapToInt(share -> share.out.size()).max().orElse(0);
         for (int i = 0; i < most; i++) {
             for (Share share : shares) {
                 if (i < share.out.size()) {
                     Piece piece = share.out.get(i);
-                    on(share.gpu, gpu -> driver.awaitEvent(gpu.fetched(piece)));
+                    on(share.gpu, gpu -> {
+                        if (direct && share.out.size() == 1) {
+                            gpu.run().await();
+                        } else {
+                            driver.awaitEvent(gpu.fetched(piece));
+                        }
+                    });
                     piece.begin();
                 }
             }
@@ -310,8 +329,8 @@ final class CudaCall implements AutoCloseable {
      * Whatever happened: nothing may be under way when the arrays are used again. The first device waits for the
      * others, whose failure may be its own, and so comes last.
      */
-    private void awaitAll() {
-        Cleanup.each(gpus.reversed(), gpu -> on(gpu, Gpu::await));
+    private void awaitAll(boolean direct) {
+        Cleanup.each(gpus.reversed(), gpu -> on(gpu, _ -> gpu.await(direct)));
     }
 
     @Override
@@ -321,7 +340,7 @@ final class CudaCall implements AutoCloseable {
         Cleanup.each(steps, Runnable::run);
     }
 
-    /** A part of the layer, and what it has of the driver beside its plan's stream. Its context is current in methods. */
+    /** A part of the layer, and what it has of the driver beside its plan's stream, in whose context methods run. */
     private final class Gpu {
         final int rank;
         final TornadoMoeKernel part;
@@ -343,8 +362,8 @@ final class CudaCall implements AutoCloseable {
         final long[] computed;
         final long[] added;
 
-        /** Events of each piece that is at the host, by its number. */
-        private final List<Long> fetched = new ArrayList<>();
+        /** Events of pieces of the output, by their numbers: they are at the host. */
+        private final Map<Integer, Long> fetched = new HashMap<>();
 
         /** What each chunk's kernels find as the header: that of the layer is the next one's before it is copied. */
         private final MemorySegment headers = arena.allocate(PAGE, PAGE);
@@ -411,8 +430,7 @@ final class CudaCall implements AutoCloseable {
                 if (other.context != context) {
                     driver.usePeer(other.context);
                 }
-                values.setAtIndex(
-                        ValueLayout.JAVA_LONG, other.rank, other.run().address(other.outgoing));
+                values.setAtIndex(ValueLayout.JAVA_LONG, other.rank, other.run().address(other.outgoing));
             }
             byte[] binary = driver.compile( // for the device whose context is current
                     KernelSource.text("join.cu"),
@@ -446,7 +464,10 @@ final class CudaCall implements AutoCloseable {
         /** A piece of hidden states that is in the host's memory. */
         void take(MemorySegment here, Piece piece, long stream) {
             driver.copyToDevice(
-                    run().address(incoming) + piece.at(), here.asSlice(piece.at(), piece.bytes()), piece.bytes(), stream);
+                    run().address(incoming) + piece.at(),
+                    here.asSlice(piece.at(), piece.bytes()),
+                    piece.bytes(),
+                    stream);
         }
 
         /** The hidden states that another GPU has read. */
@@ -473,8 +494,7 @@ final class CudaCall implements AutoCloseable {
             MemorySegment header = arrays.work.header.getSegment();
             MemorySegment own = headers.asSlice((long) chunk.number * HEADER_BYTES, HEADER_BYTES);
             MemorySegment.copy(header, 0, own, 0, header.byteSize());
-            driver.copyToDevice(
-                    run().address(arrays.work.header), own, header.byteSize(), run().stream());
+            driver.copyToDevice(run().address(arrays.work.header), own, header.byteSize(), run().stream());
         }
 
         /** The sum of all parts of a share in place of the own one, behind the kernels. */
@@ -494,25 +514,26 @@ final class CudaCall implements AutoCloseable {
             driver.record(added[share.chunk.number], run().stream());
         }
 
-        /** Brings a share to the host's memory. */
-        void fetch(Share share) {
-            driver.waitFor((gpus.size() > 1 ? added : computed)[share.chunk.number], out);
+        /** Brings a share to the host's memory, of few tokens behind the kernels. */
+        void fetch(Share share, boolean direct) {
+            long stream = direct ? run().stream() : out;
+            if (!direct) {
+                driver.waitFor((gpus.size() > 1 ? added : computed)[share.chunk.number], out);
+            }
             for (Piece piece : share.out) {
                 driver.copyFromDevice(
                         outgoing.getSegment().asSlice(piece.at(), piece.bytes()),
                         run().address(outgoing) + piece.at(),
                         piece.bytes(),
-                        out);
-                driver.record(fetched(piece), out);
+                        stream);
+                if (!direct || share.out.size() > 1) {
+                    driver.record(fetched(piece), stream);
+                }
             }
         }
 
-        /** That a piece is at the host. */
         long fetched(Piece piece) {
-            while (fetched.size() <= piece.number()) {
-                fetched.add(event());
-            }
-            return fetched.get(piece.number());
+            return fetched.computeIfAbsent(piece.number(), _ -> event());
         }
 
         /** What a call gives beside the output: of all its tokens together. */
@@ -527,12 +548,13 @@ final class CudaCall implements AutoCloseable {
             }
         }
 
-        void await() {
+        void await(boolean direct) {
+            if (direct) {
+                run().await();
+                return;
+            }
             Cleanup.all(
-                    () -> driver.await(in),
-                    () -> driver.await(exchange),
-                    () -> run().await(),
-                    () -> driver.await(out));
+                    () -> driver.await(in), () -> driver.await(exchange), () -> run().await(), () -> driver.await(out));
         }
     }
 }

@@ -280,8 +280,7 @@ final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profile
     }
 
     /** By CUDA alone, which keeps what is no number. */
-    private void overlapped(
-            MemorySegment hidden, int tokens, MemorySegment output, @Nullable ChosenExperts chosen) {
+    private void overlapped(MemorySegment hidden, int tokens, MemorySegment output, @Nullable ChosenExperts chosen) {
         stageTimes = Map.of();
         try {
             if (call == null) {

@@ -253,7 +253,8 @@ class CudaRunTest {
                             .map(address -> address + moved.getOrDefault(address, 0L))
                             .toArray());
         }
-        assertThat(Arrays.equals(atFirst.getFirst().parameters(), later.getFirst().parameters()))
+        assertThat(Arrays.equals(
+                        atFirst.getFirst().parameters(), later.getFirst().parameters()))
                 .as("the first kernel reads hidden states")
                 .isFalse();
     }

@@ -385,9 +385,7 @@ public final class CudaLibrary implements TornadoLibraryProvider {
                 int gridX = launch.gridX() == CudaKernel.ALL_MULTIPROCESSORS
                         ? driver.multiprocessors(device)
                         : launch.gridX();
-                MemorySegment how = spare.isEmpty()
-                        ? CudaDriver.allocateLaunch(arena)
-                        : spare.removeLast().how;
+                MemorySegment how = spare.isEmpty() ? CudaDriver.allocateLaunch(arena) : spare.removeLast().how;
                 CudaDriver.fillLaunch(how, gridX, launch.gridY(), launch.group(), launch.sharedBytes(), stream);
                 if (computeCapability < EARLY_LAUNCHES) {
                     CudaDriver.startAlone(how);

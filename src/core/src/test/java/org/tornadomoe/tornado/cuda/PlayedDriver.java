@@ -26,7 +26,7 @@ public final class PlayedDriver extends RecordingDriver implements AutoCloseable
         return hidden * (device + 2) + device;
     }
 
-    /** Something on a stream; an event that it makes happen, and one that it waits for, by their numbers; 0 for none. */
+    /** Something on a stream: an event that it makes happen and one that it waits for, by numbers, 0 for none. */
     private record Todo(Runnable what, long happens, long awaits) {}
 
     private final Arena arena = Arena.ofShared();

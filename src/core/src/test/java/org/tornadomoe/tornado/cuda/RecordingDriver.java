@@ -94,6 +94,11 @@ public class RecordingDriver implements CudaDriver {
         return since;
     }
 
+    /** Memories of the host's that are kept where they are. */
+    public int pinned() {
+        return pinned.size();
+    }
+
     /** Memory, events and modules that haven't been given back. */
     public List<String> open() {
         return handles.values().stream()

@@ -1,0 +1,187 @@
+package org.tornadomoe.tornado;
+
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatThrownBy;
+
+import java.lang.foreign.Arena;
+import java.lang.foreign.MemorySegment;
+import java.lang.foreign.ValueLayout;
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.List;
+import org.junit.jupiter.api.AfterEach;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
+import org.tornadomoe.RandomLayer;
+import org.tornadomoe.config.Int8Scheme;
+import org.tornadomoe.kernel.ChosenExperts;
+import org.tornadomoe.kernel.MoeExecutionException;
+import org.tornadomoe.quant.Int8Experts;
+import org.tornadomoe.quant.Int8Quantizer;
+import org.tornadomoe.quant.Progress;
+import org.tornadomoe.tornado.cuda.PlayedDriver;
+import org.tornadomoe.tornado.cuda.RecordingDriver.Launched;
+import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
+
+/** Calls that overlap, on GPUs that take what they are given in any order that streams and events allow. */
+class CudaCallTest {
+    private static final int H = 512;
+    private static final int MOST = 1300;
+    private static final RandomLayer LAYER = RandomLayer.of(5, 2, H, 24, MOST, 7);
+
+    private final Int8Experts experts = Int8Quantizer.quantize(LAYER, Int8Scheme.W8A8_CHANNEL, Progress.NONE);
+    private final List<AutoCloseable> opened = new ArrayList<>(List.of(experts));
+
+    @AfterEach
+    void close() throws Exception {
+        for (AutoCloseable one : opened.reversed()) {
+            one.close();
+        }
+    }
+
+    private PlayedDriver driver(long seed) {
+        PlayedDriver driver = new PlayedDriver(seed, H);
+        opened.add(driver);
+        return driver;
+    }
+
+    /** Parts that have been called once. */
+    private List<RecordedPart> parts(PlayedDriver driver, int count) {
+        List<RecordedPart> parts = new ArrayList<>();
+        for (int device = 0; device < count; device++) {
+            RecordedPart part =
+                    new RecordedPart(driver, device, 10 * (device + 1), 100 * (device + 1), LAYER.config(), experts);
+            for (Object parameter : part.task.getParameters()) {
+                driver.hasMemory(part.address(parameter), ((TornadoNativeArray) parameter).getNumBytesOfSegment());
+            }
+            parts.add(part.called(1));
+        }
+        return parts;
+    }
+
+    private CudaCall call(List<RecordedPart> parts) {
+        CudaCall call = new CudaCall(parts.stream().map(part -> part.kernel).toList());
+        opened.add(call);
+        return call;
+    }
+
+    /** What the parts of the output add up to, in their order. */
+    private static float[] expected(float[] hidden, int parts) {
+        float[] output = new float[hidden.length];
+        for (int i = 0; i < hidden.length; i++) {
+            output[i] = PlayedDriver.part(hidden[i], 0);
+            for (int device = 1; device < parts; device++) {
+                output[i] += PlayedDriver.part(hidden[i], device);
+            }
+        }
+        return output;
+    }
+
+    /** Every token's output is that of its own hidden states, call after call, whatever is done first. */
+    @ParameterizedTest
+    @CsvSource({
+        "1, 1300", "1, 1024", "1, 700", "1, 1", "2, 1300", "2, 1025", "2, 701", "2, 3", "3, 1300", "3, 1027", "8, 1200"
+    })
+    void theOutputIsRightInAnyOrder(int count, int tokens) {
+        for (long seed = 0; seed < 8; seed++) {
+            PlayedDriver driver = driver(seed);
+            CudaCall call = call(parts(driver, count));
+            for (int run = 0; run < 3; run++) {
+                float[] hidden = Arrays.copyOf(LAYER.hidden(MOST, run), tokens * H);
+                float[] output = new float[tokens * H];
+                call.forward(MemorySegment.ofArray(hidden), tokens, MemorySegment.ofArray(output), null);
+                assertThat(driver.isIdle()).isTrue();
+                assertThat(Arrays.equals(output, expected(hidden, count)))
+                        .as("%d GPUs, %d tokens, order %d, call %d", count, tokens, seed, run)
+                        .isTrue();
+            }
+        }
+    }
+
+    /** Memory that only the caller's thread may touch. */
+    @Test
+    void theCallersThreadCopiesWhatIsItsOwn() {
+        PlayedDriver driver = driver(1);
+        CudaCall call = call(parts(driver, 2));
+        float[] hidden = LAYER.hidden(MOST, 1);
+        try (Arena own = Arena.ofConfined()) {
+            MemorySegment in = own.allocateFrom(ValueLayout.JAVA_FLOAT, hidden);
+            MemorySegment out = own.allocate(in.byteSize(), 4);
+            call.forward(in, MOST, out, null);
+            assertThat(out.toArray(ValueLayout.JAVA_FLOAT)).isEqualTo(expected(hidden, 2));
+        }
+    }
+
+    /** Three chunks, the first of which the kernels have before the others have come. */
+    @Test
+    void manyTokensGoInChunks() {
+        PlayedDriver driver = driver(2);
+        List<RecordedPart> parts = parts(driver, 1);
+        CudaCall call = call(parts);
+        driver.launched();
+        driver.calls();
+        forward(call, MOST);
+        assertThat(driver.launched())
+                .extracting(Launched::kernel)
+                .filteredOn("combine"::equals)
+                .hasSize(3);
+        List<String> calls = driver.calls();
+        String third = "10: copyToDevice "
+                + (parts.getFirst().address(parts.getFirst().arrays.work.hidden) + 4L * H * (MOST - 256));
+        assertThat(calls.stream().takeWhile(what -> !what.startsWith(third)))
+                .filteredOn(what -> what.equals("10: launch combine"))
+                .hasSize(2);
+    }
+
+    private static void forward(CudaCall call, int tokens) {
+        call.forward(
+                MemorySegment.ofArray(LAYER.hidden(MOST, 1)),
+                tokens,
+                MemorySegment.ofArray(new float[tokens * H]),
+                null);
+    }
+
+    /** Ids and weights of all chunks together. */
+    @Test
+    void choicesOfAllTokensComeBack() {
+        PlayedDriver driver = driver(3);
+        List<RecordedPart> parts = parts(driver, 2);
+        CudaCall call = call(parts);
+        driver.calls();
+        ChosenExperts chosen = ChosenExperts.allocate(MOST, 2);
+        call.forward(
+                MemorySegment.ofArray(LAYER.hidden(MOST, 1)), MOST, MemorySegment.ofArray(new float[MOST * H]), chosen);
+        RecordedPart first = parts.getFirst();
+        assertThat(driver.calls())
+                .containsOnlyOnce(
+                        "10: copyFromDevice " + first.address(first.arrays.work.topkIds) + " " + 4 * MOST * 2,
+                        "10: copyFromDevice " + first.address(first.arrays.work.topkWeights) + " " + 4 * MOST * 2);
+        assertThat(chosen.ids()).containsOnly(0x7e7e7e7e);
+    }
+
+    /** Wherever a call fails: its device is named, nothing is under way afterwards, and the next call is right. */
+    @Test
+    void aCallThatFailsAnywhereLeavesNothingUnderWay() {
+        PlayedDriver driver = driver(4);
+        CudaCall call = call(parts(driver, 2));
+        forward(call, MOST);
+        driver.calls();
+        forward(call, MOST);
+        int calls = driver.calls().size();
+        for (int at = 0; at < calls; at += 5) {
+            int[] count = {0};
+            int which = at;
+            MoeExecutionException cause = new MoeExecutionException("no " + at);
+            driver.failAt(_ -> count[0]++ == which, cause);
+            assertThatThrownBy(() -> forward(call, MOST))
+                    .isInstanceOf(MoeExecutionException.class)
+                    .hasMessageMatching("cuda:[01] \\(GPU [01]\\): no " + at)
+                    .hasCause(cause);
+            float[] output = new float[MOST * H];
+            float[] hidden = LAYER.hidden(MOST, at);
+            call.forward(MemorySegment.ofArray(hidden), MOST, MemorySegment.ofArray(output), null);
+            assertThat(Arrays.equals(output, expected(hidden, 2))).isTrue();
+        }
+    }
+}
