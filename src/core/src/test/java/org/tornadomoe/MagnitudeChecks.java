@@ -121,7 +121,7 @@ public final class MagnitudeChecks {
         if (experts instanceof CpuExperts) {
             return 1e-5;
         }
-        boolean halves = experts.name().equals("TornadoMmaHalfExperts");
+        boolean halves = experts.name().endsWith("HalfExperts");
         return quantization.scheme().quantizesActivations() ? 3e-2 : halves ? 1e-2 : 1e-4;
     }
 

@@ -444,6 +444,8 @@ class Int8MoeOracleTest {
                     .containsExactly(
                             "AddedExperts",
                             "TornadoHopperExperts",
+                            "TornadoWgmmaExperts",
+                            "TornadoWgmmaHalfExperts",
                             "TornadoMmaExperts",
                             "TornadoMmaHalfExperts",
                             "TornadoTensorCoreExperts",
@@ -465,6 +467,8 @@ class Int8MoeOracleTest {
                 .extracting(FusedMoeExperts::name)
                 .containsExactly(
                         "TornadoHopperExperts",
+                        "TornadoWgmmaExperts",
+                        "TornadoWgmmaHalfExperts",
                         "TornadoMmaExperts",
                         "TornadoMmaHalfExperts",
                         "TornadoTensorCoreExperts",

@@ -51,6 +51,7 @@ import org.tornadomoe.tornado.graph.Stage;
 import org.tornadomoe.tornado.graph.StageChecks;
 import org.tornadomoe.tornado.graph.StageRun;
 import org.tornadomoe.tornado.graph.TensorCoreGemm;
+import org.tornadomoe.tornado.graph.WgmmaGemm;
 import org.tornadomoe.tuning.LaunchConfigs;
 import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 import uk.ac.manchester.tornado.api.types.arrays.LongArray;
@@ -74,6 +75,9 @@ class CudaKernelsTest {
 
     /** From a few rows to a tile of 128 for each expert, and one or two rows of each. */
     private static final RandomLayer FEW_EXPERTS = RandomLayer.of(5, 2, 40, 24, 1300, 1);
+
+    /** Tokens of which these get blocks of every size. */
+    private static final int[] FEW = {1, 20, 75, 400, 1300};
 
     private static final RandomLayer MANY_EXPERTS = RandomLayer.of(40, 2, 40, 24, 6, 2);
 
@@ -136,27 +140,41 @@ class CudaKernelsTest {
         launched.add("addParts"); // partsAddThemselves()
         launched.add("now"); // layersInOnePlan()
         for (Int8Scheme scheme : Int8Scheme.values()) { // others()
-            for (RandomLayer layer : List.of(FEW_EXPERTS, MANY_EXPERTS)) {
-                try (Int8Experts experts = Int8Quantizer.quantize(layer, scheme, Progress.NONE);
-                        LayerArrays arrays = new LayerArrays(
-                                layer.config(),
-                                experts,
-                                Long.MAX_VALUE,
-                                HostMemory.of(false),
-                                scheme.quantizesActivations() ? MmaGemm.ofInt8() : MmaGemm.ofHalves(),
-                                FusedMoeActivationFormat.STANDARD,
-                                true)) {
-                    addLaunched(arrays, layer == FEW_EXPERTS ? new int[] {1, 20, 400, 1300} : new int[] {6}, launched);
-                }
-            }
+            Stream.of(MmaGemm.ofInt8(), MmaGemm.ofHalves(), WgmmaGemm.ofInt8(), WgmmaGemm.ofHalves())
+                    .filter(gemm -> gemm.supports(scheme))
+                    .forEach(gemm -> {
+                        addLaunched(FEW_EXPERTS, scheme, gemm, FEW, launched);
+                        addLaunched(MANY_EXPERTS, scheme, gemm, new int[] {6}, launched);
+                    });
         }
         launched.add("expertGemm"); // others()
         Set<String> written = new TreeSet<>();
-        for (String source :
-                List.of("hopper-gemm.cu", "mma-gemm.cu", "layer-stages.cu", "join.cu", "clock.cu", "expert-gemm.cu")) {
+        for (String source : List.of(
+                "hopper-gemm.cu",
+                "mma-gemm.cu",
+                "wgmma-gemm.cu",
+                "layer-stages.cu",
+                "join.cu",
+                "clock.cu",
+                "expert-gemm.cu")) {
             written.addAll(new CudaSource(source).entries().keySet());
         }
         assertThat(launched).isEqualTo(written).hasSize(24);
+    }
+
+    private static void addLaunched(
+            RandomLayer layer, Int8Scheme scheme, MmaGemm gemm, int[] tokens, Set<String> into) {
+        try (Int8Experts experts = Int8Quantizer.quantize(layer, scheme, Progress.NONE);
+                LayerArrays arrays = new LayerArrays(
+                        layer.config(),
+                        experts,
+                        Long.MAX_VALUE,
+                        HostMemory.of(false),
+                        gemm,
+                        FusedMoeActivationFormat.STANDARD,
+                        true)) {
+            addLaunched(arrays, tokens, into);
+        }
     }
 
     private static void addLaunched(FusedMoeConfig config, int[] tokens, Set<String> into) {
@@ -304,6 +322,8 @@ class CudaKernelsTest {
 
     private static Stream<TornadoExperts> others() {
         return Stream.of(
+                new TornadoWgmmaExperts(),
+                new TornadoWgmmaHalfExperts(),
                 new TornadoMmaExperts(),
                 new TornadoMmaHalfExperts(),
                 new TornadoTensorCoreExperts(),
@@ -318,10 +338,10 @@ class CudaKernelsTest {
     @ParameterizedTest
     @MethodSource
     void others(TornadoExperts experts) {
-        cuda();
+        assumeTrue(experts.gemm().obstacle(cuda()) == null, () -> "not for " + cuda());
         for (Int8Scheme scheme : Int8Scheme.values()) {
             if (experts.supportsQuantScheme(scheme.weightKey(), scheme.activationKey())) {
-                LayerChecks.forwardMatchesReference(experts, scheme, FEW_EXPERTS.on(CUDA), 1, 20, 400, 1300);
+                LayerChecks.forwardMatchesReference(experts, scheme, FEW_EXPERTS.on(CUDA), FEW);
                 LayerChecks.forwardMatchesReference(experts, scheme, MANY_EXPERTS.on(CUDA), 6);
             }
         }
@@ -338,8 +358,11 @@ class CudaKernelsTest {
     @ParameterizedTest
     @MethodSource("others")
     void othersWithAllThereIs(TornadoExperts experts) {
-        cuda();
-        Int8Scheme scheme = experts.gemm().packsFloats() ? Int8Scheme.W8A16_GROUP : Int8Scheme.W8A8_CHANNEL;
+        assumeTrue(experts.gemm().obstacle(cuda()) == null, () -> "not for " + cuda());
+        Int8Scheme scheme = Stream.of(Int8Scheme.W8A8_CHANNEL, Int8Scheme.W8A8_TENSOR, Int8Scheme.W8A16_GROUP)
+                .filter(experts.gemm()::supports)
+                .findFirst()
+                .orElseThrow();
         RouterConfig router = RouterConfig.of(ScoringFunction.SOFTMAX, false)
                 .withCorrectionBias()
                 .withZeroExperts(3)

@@ -1,6 +1,7 @@
 package org.tornadomoe.tornado.graph;
 
 import java.util.List;
+import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8Scheme;
@@ -15,11 +16,11 @@ import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
 
 /**
  * NVIDIA's tensor cores from compute capability 8.0 on, for every scheme: the kernels of {@code mma-gemm.cu}, on
- * {@link MmaWeights}. Activations are int8, or, where they stay in float, halves: a row's values times a power of two,
+ * {@link MmaWeights}; {@link WgmmaGemm} has tiles of its own. Activations are int8, or, where they stay in float, halves: a row's values times a power of two,
  * and, where an expert has few rows ({@link #FEW} in all), halves of what these leave, which makes them exact to float;
  * else they are rounded to 11 bits (relative L2 of 2e-4), and so are, in groups of k, weights times scales.
  */
-public final class MmaGemm extends CudaGemm {
+public class MmaGemm extends CudaGemm {
     /** Rows of the experts, all together, for which weights are streamed. */
     private static final int FEW = 8;
 
@@ -29,11 +30,11 @@ public final class MmaGemm extends CudaGemm {
     private static final int THREADS = 128;
 
     /** Rows of the smallest tile. */
-    private static final int MIN_TILE = 16;
+    static final int MIN_TILE = 16;
 
-    private final boolean halves;
+    final boolean halves;
 
-    private MmaGemm(boolean halves) {
+    MmaGemm(boolean halves) {
         this.halves = halves;
     }
 
@@ -73,12 +74,21 @@ public final class MmaGemm extends CudaGemm {
      * that where batches are to be invariant all are tiles, whose bits don't depend on their size.
      */
     @Override
-    public LaunchConfig byRule(FusedMoeConfig config, int tokens) {
-        int rows = GemmFamily.pairsOfExpert(config, tokens);
+    public final LaunchConfig byRule(FusedMoeConfig config, int tokens) {
         if (tokens * config.pairsPerToken() <= FEW && !config.batchInvariant()) {
             return launches().get(isDeep(config.hiddenDim()) ? 1 : 0);
         }
-        return launchOf(rows <= 2 ? MIN_TILE : rows <= 96 ? 32 : rows <= 512 ? 64 : TILE);
+        return launchOf(tileFor(GemmFamily.pairsOfExpert(config, tokens)));
+    }
+
+    /** Rows of a tile where an expert has so many. */
+    int tileFor(int rows) {
+        return rows <= 2 ? MIN_TILE : rows <= 96 ? 32 : rows <= 512 ? 64 : TILE;
+    }
+
+    /** Rows of a block from which on rows are packed in another order, which its tiles have. */
+    int ordersFrom() {
+        return Integer.MAX_VALUE;
     }
 
     /** Whether blocks of so many rows are streamed, and no tiles. */
@@ -128,25 +138,29 @@ public final class MmaGemm extends CudaGemm {
 
     @Override
     List<String> options(LayerArrays a, int cols) {
+        return Stream.concat(scheme(a, cols), Stream.of("-DSTAGES=" + STAGES)).toList();
+    }
+
+    /** What {@code mma.cu} asks for. */
+    final Stream<String> scheme(LayerArrays a, int cols) {
         boolean grouped = isGrouped(a);
         boolean blocked = a.shape.scheme == Int8Scheme.W8A8_BLOCK;
-        return List.of(
+        return Stream.of(
                 "-DFORM=" + (halves ? 2 : 0),
                 "-DGROUPED=" + (grouped ? 1 : 0),
                 "-DSTEP=" + step(a, cols),
                 "-DBLOCKED=" + (blocked ? 1 : 0),
                 "-DZEROS=" + (a.shape.quantization.zeroPoints() ? 1 : 0),
                 "-DNEAREST=" + (a.shape.quantization.roundToNearest() ? 1 : 0),
-                "-DONE_SCALE=" + (a.shape.scheme == Int8Scheme.W8A8_TENSOR ? 1 : 0),
-                "-DSTAGES=" + STAGES);
+                "-DONE_SCALE=" + (a.shape.scheme == Int8Scheme.W8A8_TENSOR ? 1 : 0));
     }
 
-    private static boolean isGrouped(LayerArrays a) {
+    static boolean isGrouped(LayerArrays a) {
         return MmaWeights.isGrouped(a.shape.scheme);
     }
 
     /** k that have a scale in common wherever they begin. */
-    private static int step(LayerArrays a, int cols) {
+    static int step(LayerArrays a, int cols) {
         int group = a.shape.quantization.colsPerScale(cols);
         return !isGrouped(a) || group >= cols || group % 64 == 0 ? 64 : group % 32 == 0 ? 32 : 16;
     }
@@ -176,17 +190,22 @@ public final class MmaGemm extends CudaGemm {
     Launch launch(LayerArrays a, Rows rows, Product p, int groups, int packsUpTo, int tokens) {
         int block = a.blockSize(tokens);
         if (!isSkinny(block)) {
-            int tiles = Math.ceilDiv(8 * groups, MmaWeights.TILE_ROWS);
-            return new Launch(
-                    "tileGemm" + block,
-                    THREADS,
-                    Math.multiplyExact(a.blocks(tokens), tiles),
-                    1,
-                    STAGES * stageBytes(a, block, p.cols()));
+            return launchOfTiles(a, p, groups, tokens);
         }
         int warps = a.launches.source() != null ? a.launch(tokens).numWarps() : isDeep(p.cols()) ? 8 : 4;
         int packedBytes = rows.of(tokens) <= packsUpTo ? 8 * (rowBytes(p.cols()) + 64) : 0;
         return new Launch("skinnyGemm", 32 * warps, groups / 4, a.blocks(tokens), packedBytes);
+    }
+
+    Launch launchOfTiles(LayerArrays a, Product p, int groups, int tokens) {
+        int block = a.blockSize(tokens);
+        int tiles = Math.ceilDiv(8 * groups, MmaWeights.TILE_ROWS);
+        return new Launch(
+                "tileGemm" + block,
+                THREADS,
+                Math.multiplyExact(a.blocks(tokens), tiles),
+                1,
+                STAGES * stageBytes(a, block, p.cols()));
     }
 
     @Override

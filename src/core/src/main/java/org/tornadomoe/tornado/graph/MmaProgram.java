@@ -110,7 +110,8 @@ final class MmaProgram extends CudaProgram {
                         group,
                         x.isPairs ? 1 : 0,
                         x.isWeighted ? 1 : 0,
-                        x.isPairs ? 0 : a.shape.topK));
+                        x.isPairs ? 0 : a.shape.topK,
+                        mma.ordersFrom()));
         if (!dynamic) {
             return List.of(pack);
         }

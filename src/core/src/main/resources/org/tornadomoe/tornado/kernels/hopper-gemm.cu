@@ -26,6 +26,7 @@
 #define GROUP_BYTES 1024
 
 #include "gemm.cu"
+#include "hopper.cu"
 
 struct Gemm : Result, Weights {
     const int *header, *sortedIds, *expertIds, *padded;
@@ -56,7 +57,6 @@ struct Gemm : Result, Weights {
 // Scales and biases of a tile's rows; as the fetching warps can be STAGES tiles ahead, there is room for one tile more.
 #define SCALES (STAGES + 1)
 #define SCALE_BYTES (TILE_GROUPS * 32)
-
 
 // Four values of a row in int8, the i-th of them; zeros beyond its columns.
 __device__ __forceinline__ unsigned quantized(const float *row, int i, int columns, float inverse) {
@@ -217,41 +217,10 @@ extern "C" __global__ void __launch_bounds__(256, 2) skinnyGemm(PARAMETERS) {
 
 // ---- many pairs: tiles of 128 pairs times 256 packed rows
 
-__device__ __forceinline__ void barrierInit(unsigned at, int count) {
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(at), "r"(count));
-}
-
-__device__ __forceinline__ void barrierArrive(unsigned at) {
-    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(at) : "memory");
-}
-
-__device__ __forceinline__ void barrierWait(unsigned at, int parity) {
-    asm volatile(
-        "{\n.reg .pred p;\nWAIT:\nmbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n@p bra DONE;\nbra WAIT;\nDONE:\n}" ::"r"(at),
-        "r"(parity)
-        : "memory");
-}
-
-__device__ __forceinline__ void barrierExpect(unsigned at, int bytes) {
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(at), "r"(bytes) : "memory");
-}
-
-// To shared memory, by the copy engine, which tells the barrier.
-__device__ __forceinline__ void bulkCopy(unsigned to, const void *from, int bytes, unsigned barrier) {
-    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to), "l"(from),
-                 "r"(bytes), "r"(barrier)
-                 : "memory");
-}
-
 __device__ __forceinline__ float2 sharedFloats(unsigned at) {
     float2 f;
     asm volatile("ld.shared.v2.f32 {%0,%1}, [%2];" : "=f"(f.x), "=f"(f.y) : "r"(at));
     return f;
-}
-
-// The descriptor of rows of 128 bytes in shared memory, swizzled, 8 rows each 1024 bytes.
-__device__ __forceinline__ u64 descriptor(unsigned at) {
-    return (u64) ((at & 0x3ffff) >> 4) | (u64) 1 << 16 | (u64) 64 << 32 | (u64) 1 << 62;
 }
 
 #define R4(d, i) "+r"(d[i]), "+r"(d[i + 1]), "+r"(d[i + 2]), "+r"(d[i + 3])

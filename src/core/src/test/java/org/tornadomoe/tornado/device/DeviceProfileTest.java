@@ -7,6 +7,7 @@ import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.List;
+import java.util.Objects;
 import java.util.stream.Stream;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
@@ -51,7 +52,7 @@ class DeviceProfileTest {
         assertThat(profile.<TornadoHome, RuntimeException>assuming(TornadoHome::current))
                 .isSameAs(profile);
         assertThat(TornadoHome.current()).isSameAs(before);
-        Device best = profile.find(null);
+        Device best = Objects.requireNonNull(profile.find(null));
         assertThat(best).hasToString("cuda:0 (NVIDIA H100 80GB HBM3)");
         assertThat(best.computeCapability()).isEqualTo(90);
         assertThat(profile.find("opencl:7")).isNotNull();

@@ -8,6 +8,7 @@ import java.util.Map;
 import java.util.Objects;
 import java.util.Set;
 import java.util.TreeSet;
+import java.util.function.Function;
 import java.util.stream.Collectors;
 import java.util.stream.Stream;
 import org.junit.jupiter.api.Test;
@@ -37,8 +38,13 @@ class MmaStagesTest {
     /** Dynamic shared memory that every device of compute capability 8.0 or later has for a group. */
     private static final int LEAST_SHARED = 99 << 10;
 
-    private static final Map<String, CudaSource> SOURCES =
-            Stream.of("mma-gemm.cu", "layer-stages.cu").collect(Collectors.toMap(name -> name, CudaSource::new));
+    /** On Hopper, less what its tiles have of their own. */
+    private static final int HOPPERS_SHARED = (227 << 10) - 2 * 128 * 16 - 128;
+
+    private static final Map<String, CudaSource> SOURCES = Stream.of("mma-gemm.cu", "wgmma-gemm.cu", "layer-stages.cu")
+            .collect(Collectors.toMap(name -> name, CudaSource::new));
+
+    private static final int NEVER = Integer.MAX_VALUE;
 
     private static final RandomLayer FEW = RandomLayer.of(2, 2, 130, 150, 2000, 1);
 
@@ -71,14 +77,25 @@ class MmaStagesTest {
     }
 
     private static Layer layer(RandomLayer layer, Int8Quantization quantization) {
+        return layer(layer, quantization, mma(quantization.scheme()));
+    }
+
+    private static MmaGemm mma(Int8Scheme scheme) {
+        return scheme.quantizesActivations() ? MmaGemm.ofInt8() : MmaGemm.ofHalves();
+    }
+
+    private static MmaGemm wgmma(Int8Scheme scheme) {
+        return scheme.quantizesActivations() ? WgmmaGemm.ofInt8() : WgmmaGemm.ofHalves();
+    }
+
+    private static Layer layer(RandomLayer layer, Int8Quantization quantization, MmaGemm gemm) {
         try (Int8Experts experts = Int8Quantizer.quantize(layer, quantization, Progress.NONE)) {
-            boolean int8 = quantization.scheme().quantizesActivations();
             LayerArrays arrays = new LayerArrays(
                     layer.config(),
                     experts,
                     Long.MAX_VALUE,
                     HostMemory.of(false),
-                    int8 ? MmaGemm.ofInt8() : MmaGemm.ofHalves(),
+                    gemm,
                     FusedMoeActivationFormat.STANDARD,
                     !layer.config().isLoraEnabled());
             List<CudaKernel> kernels = Families.program(arrays).call().stream()
@@ -93,10 +110,23 @@ class MmaStagesTest {
     /** Their names are kernels of the source, groups fit, and the parameters are as many as it has, of its kinds. */
     @Test
     void everyLaunchIsOneThatTheSourceTakes() {
+        everyLaunchIsOneThatTheSourceTakes("mma-gemm.cu", MmaStagesTest::mma, LEAST_SHARED);
+    }
+
+    @Test
+    void everyLaunchOnHopperIsOneThatTheSourceTakes() {
+        everyLaunchIsOneThatTheSourceTakes("wgmma-gemm.cu", MmaStagesTest::wgmma, HOPPERS_SHARED);
+    }
+
+    private static void everyLaunchIsOneThatTheSourceTakes(
+            String products, Function<Int8Scheme, MmaGemm> family, int mostShared) {
         Set<String> launched = new TreeSet<>();
         layers().forEach((name, random) -> {
             for (Int8Scheme scheme : Int8Scheme.values()) {
-                Layer layer = layer(random, Int8Quantization.of(scheme));
+                if (!family.apply(scheme).supports(scheme)) {
+                    continue;
+                }
+                Layer layer = layer(random, Int8Quantization.of(scheme), family.apply(scheme));
                 for (CudaKernel kernel : layer.kernels) {
                     CudaSource source = Objects.requireNonNull(SOURCES.get(kernel.source()));
                     List<Kind> given = kernel.parameters().stream()
@@ -120,10 +150,12 @@ class MmaStagesTest {
                                 .isLessThanOrEqualTo(
                                         Objects.requireNonNull(source.entries().get(launch.entryPoint()))
                                                 .most());
-                        assertThat(launch.gridX()).as(as).isPositive();
+                        assertThat(launch.gridX() == CudaKernel.ALL_MULTIPROCESSORS || launch.gridX() > 0)
+                                .as(as)
+                                .isTrue();
                         assertThat(launch.gridY()).as(as).isBetween(1, 65_535);
-                        if (kernel.source().equals("mma-gemm.cu")) {
-                            assertThat(launch.sharedBytes()).as(as).isBetween(0, LEAST_SHARED);
+                        if (kernel.source().equals(products)) {
+                            assertThat(launch.sharedBytes()).as(as).isBetween(0, mostShared);
                             launched.add(launch.entryPoint());
                         }
                     }
@@ -131,9 +163,8 @@ class MmaStagesTest {
             }
         });
         assertThat(launched)
-                .isEqualTo(Objects.requireNonNull(SOURCES.get("mma-gemm.cu"))
-                        .entries()
-                        .keySet());
+                .isEqualTo(
+                        Objects.requireNonNull(SOURCES.get(products)).entries().keySet());
     }
 
     /** A few rows in all are streamed, more are tiles, larger the more there are. */
@@ -168,6 +199,31 @@ class MmaStagesTest {
                 .isEqualTo("tileGemm16");
     }
 
+    /** On Hopper tiles are for the rows that an expert has, too, and as many groups as the device runs at once. */
+    @ParameterizedTest
+    @EnumSource(names = {"W8A8_TENSOR", "W8A16_CHANNEL", "W8A16_GROUP"})
+    void tilesOnHopper(Int8Scheme scheme) {
+        Layer layer = layer(FEW, Int8Quantization.of(scheme), wgmma(scheme));
+        int pair = scheme.quantizesActivations() ? 64 : 128;
+        int scales = scheme == Int8Scheme.W8A16_GROUP ? 1024 : 0;
+        Map.of(5, 16, 16, 32, 33, 64, 200, 128).forEach((m, rows) -> {
+            int stage = 256 * 64 + rows * pair + scales;
+            Launch expected = new Launch(
+                    "tileGemm" + rows,
+                    384,
+                    CudaKernel.ALL_MULTIPROCESSORS,
+                    1,
+                    Math.min(8, 200 * 1024 / stage) * stage + 1024);
+            assertThat(layer.launch("gateUp", m)).isEqualTo(expected);
+            assertThat(layer.launch("down", m)).isEqualTo(expected);
+        });
+        assertThat(layer.launch("gateUp", 4).entryPoint()).isEqualTo("skinnyGemm");
+        // Rows are in the tiles' order from their smallest on, whatever the kernel.
+        assertThat(layer.kernel("quantizeTokens").scalars().getLast()).isEqualTo(16);
+        assertThat(layer.kernel("quantizePairs").scalars().getLast()).isEqualTo(16);
+        assertThat(layer.kernel("gateUp").options()).contains(HopperGemm.ARCHITECTURE);
+    }
+
     /** Sums in another order have other bits. */
     @ParameterizedTest
     @EnumSource
@@ -200,11 +256,12 @@ class MmaStagesTest {
     void oneGroupOfAllColumnsHasWhatPadsThem() {
         RandomLayer odd = RandomLayer.of(2, 2, 27, 130, 8, 1);
         Layer layer = layer(odd, Int8Quantization.of(Int8Scheme.W8A8_BLOCK).withGrid(new GroupShape(8, 27)));
-        // rows a token, columns, chunks, groups, columns of a group, keyed, weighted, cleared
-        assertThat(layer.kernel("quantizeTokens").scalars()).containsExactly(1, 27, 1, 1, 64, 0, 0, 2);
+        // rows a token, columns, chunks, groups, columns of a group, keyed, weighted, cleared, rows of a block from
+        // which on they are ordered for it
+        assertThat(layer.kernel("quantizeTokens").scalars()).containsExactly(1, 27, 1, 1, 64, 0, 0, 2, NEVER);
         layer = layer(odd, Int8Quantization.of(Int8Scheme.W8A8_BLOCK));
-        assertThat(layer.kernel("quantizeTokens").scalars()).containsExactly(1, 27, 1, 1, 64, 0, 0, 2);
-        assertThat(layer.kernel("quantizePairs").scalars()).containsExactly(2, 130, 3, 2, 128, 1, 0, 0);
+        assertThat(layer.kernel("quantizeTokens").scalars()).containsExactly(1, 27, 1, 1, 64, 0, 0, 2, NEVER);
+        assertThat(layer.kernel("quantizePairs").scalars()).containsExactly(2, 130, 3, 2, 128, 1, 0, 0, NEVER);
     }
 
     @Test

@@ -1,0 +1,19 @@
+package org.tornadomoe.tornado;
+
+import org.tornadomoe.config.FusedMoeActivationFormat;
+import org.tornadomoe.tornado.graph.WgmmaGemm;
+
+/**
+ * int8 x int8 with one scale for all activations on Hopper's tensor cores ({@code wgmma-gemm.cu}). On TornadoVM's
+ * CUDA backend.
+ */
+public final class TornadoWgmmaExperts extends TornadoExperts {
+    public TornadoWgmmaExperts() {
+        super(WgmmaGemm.ofInt8(), FusedMoeActivationFormat.STANDARD);
+    }
+
+    @Override
+    public int order() {
+        return 93;
+    }
+}

@@ -1,0 +1,104 @@
+package org.tornadomoe.tornado.graph;
+
+import java.util.List;
+import java.util.stream.Stream;
+import org.jspecify.annotations.Nullable;
+import org.tornadomoe.config.Int8Scheme;
+import org.tornadomoe.kernel.Support;
+import org.tornadomoe.tornado.cuda.CudaKernel;
+import org.tornadomoe.tornado.cuda.CudaKernel.Launch;
+import org.tornadomoe.tornado.device.Device;
+import org.tornadomoe.tornado.layout.MmaWeights;
+import org.tornadomoe.tuning.LaunchConfig;
+
+/**
+ * {@link MmaGemm} with Hopper's tensor cores for all but the fewest rows: the kernels of {@code wgmma-gemm.cu}. Tiles
+ * are 256 packed rows wide and give the bits that those of {@code mma-gemm.cu} do. For the schemes that
+ * {@link HopperGemm} doesn't serve, but for those with blocks of activations.
+ */
+public final class WgmmaGemm extends MmaGemm {
+    /** Four warps that fetch and two times four that multiply. */
+    private static final int THREADS = 384;
+
+    /** Packed rows of a tile. */
+    private static final int TILE_ROWS = 2 * MmaWeights.TILE_ROWS;
+
+    /** Of all stages, as the source has it. */
+    private static final int MOST_BYTES = 204_800;
+
+    private static final int MOST_STAGES = 8;
+
+    private WgmmaGemm(boolean halves) {
+        super(halves);
+    }
+
+    /** For {@code w8a8_tensor}. */
+    public static WgmmaGemm ofInt8() {
+        return new WgmmaGemm(false);
+    }
+
+    /** For {@code w8a16_*}. */
+    public static WgmmaGemm ofHalves() {
+        return new WgmmaGemm(true);
+    }
+
+    @Override
+    public String name() {
+        return halves ? "wgmma_a16" : "wgmma";
+    }
+
+    @Override
+    public boolean supports(Int8Scheme scheme) {
+        return halves ? super.supports(scheme) : scheme == Int8Scheme.W8A8_TENSOR;
+    }
+
+    @Override
+    public @Nullable Support obstacle(Device device) {
+        String lacking = CudaKernel.hopperObstacle(device);
+        return lacking == null
+                ? null
+                : Support.no(device + " has no wgmma: " + lacking, "device: one that has it, through CUDA");
+    }
+
+    @Override
+    public List<LaunchConfig> launches() {
+        return Stream.concat(
+                        super.launches().stream().filter(launch -> isSkinny(launch.blockSizeM())),
+                        Stream.of(MIN_TILE, 32, 64, TILE)
+                                .map(rows -> new LaunchConfig(rows, TILE_ROWS, 64, 8, THREADS / 32, MOST_STAGES)))
+                .toList();
+    }
+
+    @Override
+    int tileFor(int rows) {
+        return rows <= 6 ? MIN_TILE : rows <= 20 ? 32 : rows <= 40 ? 64 : TILE;
+    }
+
+    @Override
+    int ordersFrom() {
+        return MIN_TILE;
+    }
+
+    @Override
+    String source() {
+        return "wgmma-gemm.cu";
+    }
+
+    @Override
+    List<String> options(LayerArrays a, int cols) {
+        return Stream.concat(scheme(a, cols), Stream.of(HopperGemm.ARCHITECTURE))
+                .toList();
+    }
+
+    @Override
+    Launch launchOfTiles(LayerArrays a, Product p, int groups, int tokens) {
+        int block = a.blockSize(tokens);
+        int scales = isGrouped(a) ? 64 / step(a, p.cols()) : 0;
+        int stage = TILE_ROWS * 64
+                + block * (halves ? 128 : 64)
+                + 4 * TILE_ROWS * scales * (a.shape.quantization.zeroPoints() ? 2 : 1);
+        int stages = Math.min(MOST_BYTES / stage, MOST_STAGES);
+        // What aligning them to 1024 bytes takes, too.
+        return new Launch("tileGemm" + block, THREADS, CudaKernel.ALL_MULTIPROCESSORS, 1, stages * stage + 1024);
+    }
+}
