@@ -381,7 +381,14 @@ public final class CudaLibrary implements TornadoLibraryProvider {
                         functions.computeIfAbsent(launch.entryPoint(), name -> driver.function(module(kernel), name));
                 // Another layer of the plan may have asked for more.
                 int shared = sharedBytes.merge(function, launch.sharedBytes(), Math::max);
-                driver.allowSharedBytes(function, shared);
+                try {
+                    driver.allowSharedBytes(function, shared);
+                } catch (MoeExecutionException failure) {
+                    throw new MoeExecutionException(
+                            kernel.name() + ", " + launch.entryPoint() + ": " + shared + " bytes of shared memory: "
+                                    + failure.getMessage(),
+                            failure);
+                }
                 int gridX = launch.gridX() == CudaKernel.ALL_MULTIPROCESSORS
                         ? driver.multiprocessors(device)
                         : launch.gridX();

@@ -23,6 +23,11 @@ public interface GemmFamily {
 
     WeightLayout layout();
 
+    /** Where in a row of int8 activations the k-th value is, with blocks of so many rows. */
+    default int placeOf(int k, int block) {
+        return layout().placeOf(k);
+    }
+
     /** What both products can be launched with; of those with the same block of rows the first is the usual one. */
     List<LaunchConfig> launches();
 

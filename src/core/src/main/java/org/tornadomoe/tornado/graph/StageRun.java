@@ -13,7 +13,6 @@ import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.tornado.device.Device;
 import org.tornadomoe.tornado.device.HostMemory;
 import org.tornadomoe.tornado.device.SignalHandlers;
-import org.tornadomoe.tornado.layout.WeightLayout;
 import uk.ac.manchester.tornado.api.TornadoExecutionPlan;
 import uk.ac.manchester.tornado.api.enums.DataTransferMode;
 import uk.ac.manchester.tornado.api.exceptions.TornadoExecutionPlanException;
@@ -238,10 +237,7 @@ public final class StageRun {
             if (rows[p] >= 0) {
                 for (int k = 0; k < cols; k++) {
                     into.getSegment()
-                            .set(
-                                    ValueLayout.JAVA_BYTE,
-                                    4L * rows[p] * rowInts + layout().placeOf(k),
-                                    from[p * cols + k]);
+                            .set(ValueLayout.JAVA_BYTE, 4L * rows[p] * rowInts + placeOf(k), from[p * cols + k]);
                 }
             }
         }
@@ -253,14 +249,14 @@ public final class StageRun {
             if (rows[p] >= 0) {
                 for (int k = 0; k < cols; k++) {
                     values[p * cols + k] =
-                            from.getSegment().get(ValueLayout.JAVA_BYTE, 4L * rows[p] * rowInts + layout().placeOf(k));
+                            from.getSegment().get(ValueLayout.JAVA_BYTE, 4L * rows[p] * rowInts + placeOf(k));
                 }
             }
         }
         return values;
     }
 
-    private WeightLayout layout() {
-        return arrays.shape.gemm.layout();
+    private int placeOf(int k) {
+        return arrays.shape.gemm.placeOf(k, arrays.work.header.get(1));
     }
 }

@@ -70,6 +70,11 @@ public final class WgmmaGemm extends MmaGemm {
     }
 
     @Override
+    public int placeOf(int k, int block) {
+        return block < ordersFrom() ? super.placeOf(k, block) : k;
+    }
+
+    @Override
     int tileFor(int rows) {
         return rows <= 6 ? MIN_TILE : rows <= 20 ? 32 : rows <= 40 ? 64 : TILE;
     }

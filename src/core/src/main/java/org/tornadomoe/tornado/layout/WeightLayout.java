@@ -23,7 +23,7 @@ public interface WeightLayout {
         return Math.ceilDiv(cols, 4);
     }
 
-    /** Where in a row of int8 activations the k-th value is. */
+    /** Where in a row of int8 activations the k-th value is, unless the family says otherwise. */
     default int placeOf(int k) {
         return k;
     }
