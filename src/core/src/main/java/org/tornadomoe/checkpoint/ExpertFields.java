@@ -4,6 +4,7 @@ import java.util.List;
 import java.util.Map;
 import java.util.Set;
 import java.util.regex.Pattern;
+import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
 
 /** The fields of a config.json that may concern an MoE layer. */
@@ -23,6 +24,21 @@ final class ExpertFields {
                     Pattern.compile("(attn|attention|index|indexer|linear|mamba|mtp|rope|vision|audio)_.*"),
                     "another block"));
 
+    /** Values with which a field says that there is nothing of what it is about, in whatever family. */
+    private static final Set<String> NOTHING = Set.of(
+            "routed_scaling_factor=1",
+            "n_group=0",
+            "n_group=1",
+            "topk_group=0",
+            "topk_group=1",
+            "n_shared_experts=0",
+            "num_shared_experts=0",
+            "shared_expert_intermediate_size=0",
+            "first_k_dense_replace=0",
+            "moe_layer_freq=1",
+            "decoder_sparse_step=1",
+            "apply_router_weight_on_input=false");
+
     private ExpertFields() {}
 
     private static boolean same(String expected, @Nullable Object value) {
@@ -40,31 +56,32 @@ final class ExpertFields {
         Set<String> known = family.fields();
         List<String> sizes = family.sizeFields();
         for (String field : json.fields().keySet()) {
-            if (!json.has(field)
-                    || !CONCERNS_EXPERTS.matcher(field).find()
-                    || known.contains(field)
-                    || sizes.contains(field)
-                    || field.equals("model_type")
-                    || field.equals("moe_intermediate_size")
-                    || field.equals("hidden_act")
-                    || WITHOUT_EFFECT.stream()
-                            .anyMatch(it -> it.getKey().matcher(field).matches())) {
+            if (!json.has(field) || !CONCERNS_EXPERTS.matcher(field).find() || known.contains(field)) {
                 continue;
             }
-            String value = known.stream()
-                    .filter(it -> it.startsWith(field + "="))
-                    .map(it -> it.substring(field.length() + 1))
-                    .findFirst()
-                    .orElse(null);
-            if (value == null) {
+            Object value = json.fields().get(field);
+            String expected = valuesOf(field, known).findFirst().orElse(null);
+            if (expected != null && !same(expected, value)) {
+                throw json.wrong(field, expected + ", since " + family + " computes as if it were");
+            }
+            if (expected == null
+                    && !sizes.contains(field)
+                    && !field.equals("model_type")
+                    && !field.equals("moe_intermediate_size")
+                    && !field.equals("hidden_act")
+                    && WITHOUT_EFFECT.stream()
+                            .noneMatch(it -> it.getKey().matcher(field).matches())
+                    && valuesOf(field, NOTHING).noneMatch(it -> same(it, value))) {
                 throw new CheckpointException(
                         json.file(),
                         "'" + field + "': not known of " + family + " and may change what its experts compute, got "
-                                + JsonFile.shown(json.fields().get(field)));
-            }
-            if (!same(value, json.fields().get(field))) {
-                throw json.wrong(field, value + ", since " + family + " computes as if it were");
+                                + JsonFile.shown(value));
             }
         }
+    }
+
+    /** What follows FIELD= among such sentences. */
+    private static Stream<String> valuesOf(String field, Set<String> sentences) {
+        return sentences.stream().filter(it -> it.startsWith(field + "=")).map(it -> it.substring(field.length() + 1));
     }
 }

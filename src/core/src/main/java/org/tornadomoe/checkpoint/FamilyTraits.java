@@ -259,6 +259,12 @@ final class FamilyTraits {
         return this;
     }
 
+    /** What activations are cut off at, whatever config.json says. */
+    FamilyTraits limited(double always) {
+        limit = always;
+        return this;
+    }
+
     /** Shared experts aren't cut off. */
     FamilyTraits sharedUnlimited() {
         sharedUnlimited = true;
@@ -507,14 +513,21 @@ final class FamilyTraits {
     FusedMoeConfig config(JsonFile json) {
         int wide = intermediate(json);
         int sharedWide = sharedIntermediate(json);
+        MoeActivation function = activation(json);
         Double cut = limit(json);
+        if (cut != null && limitField != null && cut <= 0) {
+            throw json.wrong(limitField, "a positive number");
+        }
+        if (cut != null && function != MoeActivation.SILU && ownActivation == null) {
+            throw json.wrong(activationField, "silu beside a '" + limitField + "' of " + cut);
+        }
         FusedMoeConfig.Builder builder = FusedMoeConfig.builder()
                 .numExperts(experts(json))
                 .expertsPerToken(oneOf(json, topKFields, topK))
                 .hiddenDim(json.positive(hiddenField, hidden))
                 .intermediateSize(wide)
                 .numFusedSharedExperts(Math.ceilDiv(sharedWide, wide))
-                .activation(activation(json))
+                .activation(function)
                 .swigluLimit(cut)
                 .swigluAlpha(alpha)
                 .swigluBeta(beta)

@@ -163,18 +163,105 @@ enum GgmlType {
         }
     },
     Q8_K(15, 256, 292),
-    IQ2_XXS(16, 256, 66),
-    IQ2_XS(17, 256, 74),
-    IQ3_XXS(18, 256, 98),
-    IQ1_S(19, 256, 50),
+    /** Of 32 elements four indices of eight, then a word of their signs, and the scale's four bits. */
+    IQ2_XXS(16, 256, 66, 32) {
+        @Override
+        void numbers(MemorySegment data, long at, byte[] into, int to) {
+            for (int i = 0; i < 32; i++) {
+                int index = unsigned(data, at + 2 + 8L * (i / 4) + i % 4);
+                int signs = signs(data.get(INT, at + 6 + 8L * (i / 4)) >>> (7 * (i % 4)));
+                GgmlCodebook.IQ2_XXS.put(index, signs, into, to + 8 * i);
+            }
+        }
+
+        @Override
+        float scale(MemorySegment data, long at, int group) {
+            return eighths(data, at, data.get(INT, at + 6 + 8L * group) >>> 28);
+        }
+    },
+    /** Nine bits of an index and seven of signs for eight elements, then the scales. */
+    IQ2_XS(17, 256, 74, 16) {
+        @Override
+        void numbers(MemorySegment data, long at, byte[] into, int to) {
+            for (int i = 0; i < 32; i++) {
+                int both = data.get(SHORT, at + 2 + 2L * i) & 0xffff;
+                GgmlCodebook.IQ2_XS.put(both & 511, signs(both >> 9), into, to + 8 * i);
+            }
+        }
+
+        @Override
+        float scale(MemorySegment data, long at, int group) {
+            return eighths(data, at, nibble(data, at + 66, group));
+        }
+    },
+    /** Indices of four elements; of 32 a word of their signs, and the scale's four bits. */
+    IQ3_XXS(18, 256, 98, 32) {
+        @Override
+        void numbers(MemorySegment data, long at, byte[] into, int to) {
+            for (int i = 0; i < 64; i++) {
+                int signs = signs(data.get(INT, at + 66 + 4L * (i / 8)) >>> (7 * (i / 2 % 4)));
+                GgmlCodebook.IQ3_XXS.put(unsigned(data, at + 2 + i), signs >> (4 * (i % 2)), into, to + 4 * i);
+            }
+        }
+
+        @Override
+        float scale(MemorySegment data, long at, int group) {
+            return 2 * eighths(data, at, data.get(INT, at + 66 + 4L * group) >>> 28);
+        }
+    },
+    /** -1 to 1, plus or minus an eighth: indices of eight elements; of 32 more bits of them, scale and sign. */
+    IQ1_S(19, 256, 50, 32) {
+        @Override
+        void numbers(MemorySegment data, long at, byte[] into, int to) {
+            for (int i = 0; i < 32; i++) {
+                int high = data.get(SHORT, at + 34 + 2L * (i / 4));
+                int index = unsigned(data, at + 2 + i) | (high >> (3 * (i % 4)) & 7) << 8;
+                GgmlCodebook.IQ1.put(index, 8, high < 0 ? -1 : 1, into, to + 8 * i);
+            }
+        }
+
+        @Override
+        float scale(MemorySegment data, long at, int group) {
+            return half(data, at) * (2 * (data.get(SHORT, at + 34 + 2L * group) >> 12 & 7) + 1) / 8;
+        }
+    },
     IQ4_NL(20, 32, 18, 32) {
         @Override
         void numbers(MemorySegment data, long at, byte[] into, int to) {
             nibbles(data, at + 2, 16, NORMAL, into, to);
         }
     },
-    IQ3_S(21, 256, 110),
-    IQ2_S(22, 256, 82),
+    /** Lower bits of indices of four elements, a bit more of each, signs, scales. */
+    IQ3_S(21, 256, 110, 32) {
+        @Override
+        void numbers(MemorySegment data, long at, byte[] into, int to) {
+            for (int i = 0; i < 64; i++) {
+                int index = unsigned(data, at + 2 + i) | (unsigned(data, at + 66 + i / 8) >> (i % 8) & 1) << 8;
+                GgmlCodebook.IQ3_S.put(index, nibble(data, at + 74, i), into, to + 4 * i);
+            }
+        }
+
+        @Override
+        float scale(MemorySegment data, long at, int group) {
+            return half(data, at) * (1 + 2 * nibble(data, at + 106, group));
+        }
+    },
+    /** Lower bits of indices of eight elements, signs, two bits more of each index, scales. */
+    IQ2_S(22, 256, 82, 16) {
+        @Override
+        void numbers(MemorySegment data, long at, byte[] into, int to) {
+            for (int i = 0; i < 32; i++) {
+                int high = unsigned(data, at + 66 + i / 4) >> (2 * (i % 4)) & 3;
+                int index = unsigned(data, at + 2 + i) | high << 8;
+                GgmlCodebook.IQ2_S.put(index, unsigned(data, at + 34 + i), into, to + 8 * i);
+            }
+        }
+
+        @Override
+        float scale(MemorySegment data, long at, int group) {
+            return eighths(data, at, nibble(data, at + 74, group));
+        }
+    },
     /** Eight scales of six bits: the upper two of all, then the lower four. */
     IQ4_XS(23, 256, 136, 32) {
         @Override
@@ -196,7 +283,27 @@ enum GgmlType {
     I32(26, 1, DType.I32),
     I64(27, 1, DType.I64),
     F64(28, 1, DType.F64),
-    IQ1_M(29, 256, 56),
+    /** As IQ1_S, with three bits of an index and the sign in half a byte; the scale is in the scales' upper bits. */
+    IQ1_M(29, 256, 56, 16) {
+        @Override
+        void numbers(MemorySegment data, long at, byte[] into, int to) {
+            for (int i = 0; i < 32; i++) {
+                int high = nibble(data, at + 32, i);
+                int index = unsigned(data, at + i) | (high & 7) << 8;
+                GgmlCodebook.IQ1.put(index, 8, high > 7 ? -1 : 1, into, to + 8 * i);
+            }
+        }
+
+        @Override
+        float scale(MemorySegment data, long at, int group) {
+            int bits = 0;
+            for (int i = 0; i < 4; i++) {
+                bits |= nibble(data, at + 48, 4 * i + 3) << (4 * i);
+            }
+            int own = data.get(SHORT, at + 48 + 2L * (group / 4)) >> (3 * (group % 4)) & 7;
+            return Float.float16ToFloat((short) bits) * (2 * own + 1) / 8;
+        }
+    },
     BF16(30, 1, DType.BF16),
     /** -1, 0 and 1, five of them in a byte as the digits of a fraction in base 3. */
     TQ1_0(34, 256, 54, 256) {
@@ -283,6 +390,7 @@ enum GgmlType {
 
     private static final ValueLayout.OfShort SHORT =
             ValueLayout.JAVA_SHORT_UNALIGNED.withOrder(ByteOrder.LITTLE_ENDIAN);
+    private static final ValueLayout.OfInt INT = ValueLayout.JAVA_INT_UNALIGNED.withOrder(ByteOrder.LITTLE_ENDIAN);
     private static final ValueLayout.OfLong LONG = ValueLayout.JAVA_LONG_UNALIGNED.withOrder(ByteOrder.LITTLE_ENDIAN);
     private static final VarHandle LONGS = MethodHandles.byteArrayViewVarHandle(long[].class, ByteOrder.LITTLE_ENDIAN);
 
@@ -371,6 +479,22 @@ enum GgmlType {
 
     private static int unsigned(MemorySegment data, long at) {
         return data.get(ValueLayout.JAVA_BYTE, at) & 0xff;
+    }
+
+    /** The i-th half of the bytes from there on, the lower ones first. */
+    private static int nibble(MemorySegment data, long at, int i) {
+        return unsigned(data, at + i / 2) >> (4 * (i % 2)) & 0xf;
+    }
+
+    /** Eight signs of the lower seven bits: an even number of them are set. */
+    private static int signs(int bits) {
+        int seven = bits & 127;
+        return seven | (Integer.bitCount(seven) & 1) << 7;
+    }
+
+    /** The scale of IQ2's numbers: d times a half, 1 1/2, 2 1/2, ..., a quarter of it. */
+    private static float eighths(MemorySegment data, long at, int scale) {
+        return half(data, at) * (2 * scale + 1) / 8;
     }
 
     private static void put(byte[] into, int at, long eight) {

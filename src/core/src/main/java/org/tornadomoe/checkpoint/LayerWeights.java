@@ -4,6 +4,7 @@ import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
 import java.util.Objects;
+import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8Quantization;
@@ -31,7 +32,7 @@ final class LayerWeights implements ExpertWeights {
      * @throws IllegalArgumentException if they don't fit
      */
     LayerWeights(FusedMoeConfig config, LayerTensors tensors, Runnable unchanged) {
-        boolean biased = tensors.experts().stream()
+        boolean biased = Stream.concat(tensors.experts().stream(), Stream.ofNullable(tensors.shared()))
                 .anyMatch(e -> e.gateBias() != null || e.upBias() != null || e.downBias() != null);
         RouterConfig routing = config.router();
         this.config = config.toBuilder()

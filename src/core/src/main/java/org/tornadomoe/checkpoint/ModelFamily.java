@@ -137,7 +137,7 @@ enum ModelFamily {
                     .chosenFirst()
                     .normalized()
                     .shared("moe_num_shared_experts", 2)
-                    .fields("moe_aux_loss_coeff moe_z_loss_coeff")),
+                    .fields("hidden_act=silu moe_aux_loss_coeff moe_z_loss_coeff")),
     /** Gate and up interleaved, and an activation that isn't the {@code hidden_act} of its config.json. */
     GPT_OSS("gpt_oss", gptOss(sizes(36, 2880, 2880, 128, 4), MoeActivation.SWIGLUOAI)),
     /** One after the other. */
@@ -508,9 +508,9 @@ enum ModelFamily {
                 .chosenFirst()
                 .normalized()
                 .activates(activation, 1.702, 1.0)
-                .limited("swiglu_limit", 7.0)
+                .limited(7.0)
                 .biased()
-                .fields("swiglu_alpha=1.702 norm_topk_prob=true scoring_func=softmax");
+                .fields("swiglu_limit=7 swiglu_alpha=1.702 norm_topk_prob=true scoring_func=softmax");
     }
 
     private static FamilyTraits ernie(FamilyTraits sizes) {

@@ -287,8 +287,8 @@ class GgufTest {
         assertRefused(
                 file,
                 "tensor 'blk.0.ffn_up_exps.weight': expected one of the types [F32, F16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0,"
-                        + " Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS, F64, BF16, TQ1_0, TQ2_0, MXFP4, NVFP4, Q1_0,"
-                        + " Q2_0], got type number 99");
+                    + " Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ2_XXS, IQ2_XS, IQ3_XXS, IQ1_S, IQ4_NL, IQ3_S, IQ2_S, IQ4_XS,"
+                    + " F64, IQ1_M, BF16, TQ1_0, TQ2_0, MXFP4, NVFP4, Q1_0, Q2_0], got type number 99");
     }
 
     /** 64 MB of keys, lists and strings that nothing reads, and a little more than what stays of them. */

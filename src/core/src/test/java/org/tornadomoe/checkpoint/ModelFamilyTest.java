@@ -16,6 +16,7 @@ import org.junit.jupiter.api.Timeout;
 import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.ValueSource;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.MoeActivation;
 import org.tornadomoe.config.RouterConfig;
@@ -378,12 +379,30 @@ class ModelFamilyTest {
                         + " NaN",
                 "deepseek_v3 | 'routed_scaling_factor': {'__float__': 'Infinity'} | 'routed_scaling_factor': expected"
                         + " a finite number, got {__float__=Infinity}",
-                "gpt_oss | 'swiglu_limit': Infinity | 'swiglu_limit': expected a finite number, got Infinity",
+                "hy_v4 | 'swiglu_limit': Infinity | 'swiglu_limit': expected a finite number, got Infinity",
+                "gpt_oss | 'swiglu_limit': 5.0 | 'swiglu_limit': expected 7, since gpt_oss computes as if it were",
+                "hy_v4 | 'swiglu_limit': 0 | 'swiglu_limit': expected a positive number, got 0",
+                "hy_v4 | 'hidden_act': 'gelu' | 'hidden_act': expected silu beside a 'swiglu_limit' of 10.0, got gelu",
+                "aria_text | 'hidden_act': 'gelu' | 'hidden_act': expected silu, since aria_text computes as if it",
                 "mixtral | 'hidden_act': 'silu_no_mul' | 'hidden_act': expected silu, swish, gelu,",
                 "mixtral | 'num_local_experts': 1025 | 'num_local_experts': expected 1 to 1024, got 1025",
             })
     void whatWouldChangeTheNumbersIsRefusedByName(String type, String fields, String message) {
         assertRefused("{'model_type': '" + type + "', " + fields + "}", message);
+    }
+
+    /** Fields of other families that say that there is nothing of what they are about. */
+    @ParameterizedTest
+    @ValueSource(
+            strings = {
+                "'n_group': 1, 'topk_group': 1",
+                "'n_group': 0, 'topk_group': 0",
+                "'n_shared_experts': 0, 'num_shared_experts': 0, 'shared_expert_intermediate_size': 0",
+                "'routed_scaling_factor': 1.0, 'apply_router_weight_on_input': false",
+                "'first_k_dense_replace': 0, 'moe_layer_freq': 1, 'decoder_sparse_step': 1"
+            })
+    void whatSaysThatThereIsNothingIsNotRefused(String fields) throws IOException {
+        assertThat(config("{'model_type': 'mixtral', " + fields + "}")).isEqualTo(config("{'model_type': 'mixtral'}"));
     }
 
     @ParameterizedTest

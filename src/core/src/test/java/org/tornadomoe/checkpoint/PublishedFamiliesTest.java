@@ -203,6 +203,25 @@ class PublishedFamiliesTest {
                 Plain.of(sigmoidByGroups(3, 2.5)).withShared(false));
     }
 
+    /** Where routed experts have none. */
+    @Test
+    void sharedExpertsHaveBiasesOfTheirOwn() {
+        PublishedModel model = deepSeek(2);
+        for (PublishedModel.Expert expert : model.experts) {
+            List.of(expert.gateBias(), expert.upBias(), expert.downBias()).forEach(bias -> Arrays.fill(bias, 0));
+        }
+        String shared = "model.layers.1.mlp.shared_experts.";
+        model.add(shared + "gate_proj.bias", model.shared.gateBias())
+                .add(shared + "up_proj.bias", model.shared.upBias())
+                .add(shared + "down_proj.bias", model.shared.downBias());
+        assertComputes(
+                model,
+                "{\"model_type\": \"deepseek_v2\", " + SIZES
+                        + "\"n_routed_experts\": 6, \"n_shared_experts\": 2, \"moe_intermediate_size\": 8,"
+                        + " \"first_k_dense_replace\": 1, \"mlp_bias\": true}",
+                new Plain(SOFTMAX, false, true, false, false, true, false));
+    }
+
     @Test
     void glm4Moe() {
         PublishedModel model = deepSeek(1);
