@@ -47,6 +47,12 @@ final class BlockTensors {
         return tensors.find(name) != null;
     }
 
+    /** Whether there is a tensor of that name and it has any values; it isn't taken. */
+    boolean hasValues(String name) {
+        Tensor tensor = tensors.find(name);
+        return tensor != null && tensor.elements() > 0;
+    }
+
     /** Whether there is a tensor of that name and it has floats; it isn't taken. */
     boolean hasFloats(String name) {
         Tensor tensor = tensors.find(name);
@@ -107,6 +113,7 @@ final class BlockTensors {
                         && !taken.contains(name)
                         && !UNREAD.containsKey(name.substring(name.lastIndexOf('.') + 1)))
                 .map(tensors::tensor)
+                .filter(tensor -> tensor.elements() > 0)
                 .toList();
         if (!left.isEmpty()) {
             int more = left.size() - NAMED_IN_MESSAGE;

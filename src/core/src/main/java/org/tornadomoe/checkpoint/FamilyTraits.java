@@ -64,6 +64,7 @@ final class FamilyTraits {
     private @Nullable String normalizedField;
     private @Nullable String factorField;
     private double factor = 1;
+    private boolean unscaledIfNull;
     private @Nullable String correctedIf;
     private boolean corrected;
     private @Nullable String groupsField;
@@ -174,6 +175,12 @@ final class FamilyTraits {
     FamilyTraits scaled(String field, double absent) {
         factorField = read(field);
         factor = absent;
+        return this;
+    }
+
+    /** Null in that field is 1. */
+    FamilyTraits unscaledIfNull() {
+        unscaledIfNull = true;
         return this;
     }
 
@@ -431,6 +438,10 @@ final class FamilyTraits {
         Map<String, @Nullable Object> own = new LinkedHashMap<>(json.fields());
         for (String field : perLayer) {
             if (json.fields().get(field) instanceof List<?> each) {
+                if (each.isEmpty() && (field.equals(stepLimit) || field.equals(sharedStepLimit))) {
+                    own.put(field, null);
+                    continue;
+                }
                 if (layer >= each.size()) {
                     throw json.wrong(field, "a value for each of " + layers(json) + " layers");
                 }
@@ -567,13 +578,18 @@ final class FamilyTraits {
                 correctedIf == null ? corrected : json.bool(correctedIf, corrected),
                 0,
                 0,
-                factorField == null ? factor : json.finite(factorField, factor),
+                factorField == null ? factor : factor(json, factorField),
                 zeroExperts == null ? zero : json.nonNegative(zeroExperts, zero),
                 sharedGate && hasShared,
                 normalizesShared,
                 0);
         RouterConfig own = routing.of(this, json, router);
         return groupsField == null ? own : grouped(json, own, groups, groupsTaken);
+    }
+
+    private double factor(JsonFile json, String field) {
+        boolean isNull = json.fields().containsKey(field) && !json.has(field);
+        return isNull && unscaledIfNull ? 1 : json.finite(field, factor);
     }
 
     /** By the best groups; null and 0 are none. Groups that the family has and that don't fit are none either. */
@@ -588,10 +604,11 @@ final class FamilyTraits {
         if (given && !fits) {
             throw json.wrong(field, "a divisor of the " + all + " experts with at least " + smallest + " a group");
         }
-        if (number < 2 || !fits) {
+        int kept = json.fields().containsKey(taken) ? json.nonNegative(taken, 0) : absentTaken;
+        boolean one = number == 1 && !(json.has(taken) && kept == 0);
+        if (number == 0 || one || !fits) {
             return router;
         }
-        int kept = json.fields().containsKey(taken) ? json.nonNegative(taken, 0) : absentTaken;
         if (kept < 1 || kept > number) {
             throw new CheckpointException(
                     json.file(), "'" + taken + "': expected 1 to " + field + " = " + number + ", got " + kept);

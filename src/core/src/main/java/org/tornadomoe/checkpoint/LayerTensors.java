@@ -259,12 +259,15 @@ record LayerTensors(
             List<String> places = SHARED.stream()
                     .map(name -> (name.equals("share_expert") ? layerPrefix : block) + name + ".")
                     .filter(place -> tensors.names().stream()
-                            .anyMatch(name -> name.startsWith(place) && isProjection(name.substring(place.length()))))
+                            .anyMatch(name -> name.startsWith(place)
+                                    && isProjection(name.substring(place.length()))
+                                    && tensors.hasValues(name)))
                     .toList();
             if (shape.sharedIntermediate == 0) {
                 if (!places.isEmpty()) {
                     throw new CheckpointException(tensors.path(), unexpectedShared(layer, places.getFirst() + "*"));
                 }
+                tensors.find(block + "shared_expert_gate.weight"); // weighs nothing
                 return null;
             }
             if (places.isEmpty()) {

@@ -102,7 +102,7 @@ enum ModelFamily {
                     .width("intermediate_size")
                     .scored(ScoringFunction.SPARSE_MIXER)
                     .routing((_, json, router) -> phimoe(json, router))
-                    .fields("router_jitter_noise")),
+                    .fields("router_jitter_noise num_experts_per_tok=2")),
     /** Softmax scores of all, with a correction bias, among them those of experts that hand their token on. */
     LONGCAT_FLASH(
             "longcat_flash",
@@ -195,7 +195,10 @@ enum ModelFamily {
                     .sharedUnlimited()),
     SOLAR_OPEN("solar_open", deepSeek(sizes(48, 4096, 1280, 128, 8), 1, 1, 1, 0)),
     MIMO_V2_FLASH(
-            "mimo_v2_flash", deepSeek(sizes(48, 4096, 2048, 256, 8), 1, 1, 1, 1).shared("n_shared_experts", 0)),
+            "mimo_v2_flash",
+            deepSeek(sizes(48, 4096, 2048, 256, 8), 1, 1, 1, 1)
+                    .shared("n_shared_experts", 0)
+                    .unscaledIfNull()),
     DOTS1(
             "dots1",
             sizes(62, 4608, 1408, 0, 0)
@@ -310,7 +313,8 @@ enum ModelFamily {
                     .normalized("norm_topk_prob", true)
                     .correctedIf("use_expert_bias", true)
                     .scaled("routed_scaling_factor", 1)
-                    .denseFirst("num_dense_layers", 2)),
+                    .denseFirst("num_dense_layers", 2)
+                    .fields("hidden_act=silu")),
     LAGUNA(
             "laguna",
             sizes(40, 2048, 512, 256, 8)
@@ -335,7 +339,7 @@ enum ModelFamily {
                     .stepLimits("swiglu_limits", "swiglu_limits_shared")
                     .dense(ModelFamily::whyStepDense)
                     .layerTypes("mlp_layer_types", "sparse")
-                    .fields("moe_layers_enum moe_router_activation=sigmoid"
+                    .fields("hidden_act=silu moe_layers_enum moe_router_activation=sigmoid"
                             + " use_moe=true use_moe_router_bias=true norm_expert_weight=true")),
     /** The shared experts are among what weights are divided by. */
     INKLING(
