@@ -92,7 +92,8 @@ public final class MoeLayer implements AutoCloseable {
     }
 
     /**
-     * Loads one layer of a checkpoint and quantises it, unless it is stored in that scheme already.
+     * Loads one layer of a checkpoint and quantises it, unless it is stored in that scheme already, or none is asked for
+     * and it suits one as it is.
      *
      * @param checkpoint a directory with {@code config.json} and safetensors, or a GGUF file
      * @param layer the decoder layer's number, from 0
@@ -112,7 +113,8 @@ public final class MoeLayer implements AutoCloseable {
     /** Quantises a layer, unless it is stored in that scheme already. Throws what {@link #load} throws. */
     public static MoeLayer of(ExpertWeights weights, MoeOptions options) {
         // Selected before the work of quantising, so that a refusal comes at once.
-        Int8Quantization quantization = options.quantization();
+        Int8Quantization asked = options.quantization();
+        Int8Quantization quantization = asked == null ? weights.quantization() : asked;
         select(weights.config(), quantization.weightKey(), quantization.activationKey(), options);
         Int8Experts experts = QuantizedWeights.int8(weights, quantization, options.progress());
         // Where experts move, they are read again, until the layer is closed.

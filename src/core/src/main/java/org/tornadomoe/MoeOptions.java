@@ -19,7 +19,8 @@ import org.tornadomoe.quant.Progress;
 /**
  * How a layer is loaded. Immutable; every {@code with} method gives a copy.
  *
- * @param quantization what becomes int8, and what shares a scale
+ * @param quantization what becomes int8, and what shares a scale; null for what the weights are stored in or suit, which
+ *     loses nothing where they lie on an int8 grid: {@link org.tornadomoe.quant.ExpertWeights#quantization}
  * @param backend {@code auto} (a device through TornadoVM, else the CPU), {@code triton} (TornadoVM's task graphs; on
  *     the interpreter where there is no SDK), {@code cpu} or {@code reference}
  * @param devices where, such as {@code ptx:0} or {@code opencl}; empty for the best there is, several to shard the
@@ -48,7 +49,7 @@ import org.tornadomoe.quant.Progress;
  * @param listener is notified of calls, what they took and moved; null for none, and then no clock is looked at
  */
 public record MoeOptions(
-        Int8Quantization quantization,
+        @Nullable Int8Quantization quantization,
         String backend,
         List<String> devices,
         boolean expertParallel,
@@ -72,9 +73,9 @@ public record MoeOptions(
     /** The most lanes of a layer. */
     public static final int MAX_LANES = 1024;
 
-    /** {@code w8a8_channel} on the best backend there is, up to 256 tokens a call. */
+    /** As the weights are stored, floats as {@code w8a8_channel}, on the best backend there is, up to 256 tokens a call. */
     public static final MoeOptions DEFAULT = new MoeOptions(
-            Int8Quantization.of(Int8Scheme.W8A8_CHANNEL),
+            null,
             "auto",
             List.of(),
             true,
@@ -99,7 +100,6 @@ public record MoeOptions(
      */
     public MoeOptions {
         devices = List.copyOf(devices);
-        Objects.requireNonNull(quantization, "quantization");
         Objects.requireNonNull(backend, "backend");
         Objects.requireNonNull(progress, "progress");
         if (!BACKENDS.contains(backend)) {
@@ -126,9 +126,9 @@ public record MoeOptions(
         }
     }
 
-    /** What becomes int8. */
-    public Int8Scheme scheme() {
-        return quantization.scheme();
+    /** What becomes int8; null for what the weights are stored in or suit. */
+    public @Nullable Int8Scheme scheme() {
+        return quantization == null ? null : quantization.scheme();
     }
 
     /** A scheme with its own block or group. */
@@ -136,7 +136,8 @@ public record MoeOptions(
         return withQuantization(Int8Quantization.of(scheme));
     }
 
-    public MoeOptions withQuantization(Int8Quantization quantization) {
+    /** With a scheme and its block or group; null for what the weights are stored in or suit. */
+    public MoeOptions withQuantization(@Nullable Int8Quantization quantization) {
         return with(p -> p.quantization = quantization);
     }
 
@@ -212,7 +213,9 @@ public record MoeOptions(
     /** What differs from {@link #DEFAULT}, scheme, backend and token count in any case. */
     @Override
     public String toString() {
-        List<String> told = new ArrayList<>(List.of(scheme().toString(), backend, "up to " + maxTokens + " tokens"));
+        Int8Scheme scheme = scheme();
+        List<String> told = new ArrayList<>(List.of(
+                scheme == null ? "as stored" : scheme.toString(), backend, "up to " + maxTokens + " tokens"));
         tell(told, "devices " + devices, !devices.isEmpty());
         tell(told, "tensor parallel", !expertParallel);
         tell(told, String.valueOf(loadBalancing), loadBalancing != null);
@@ -241,7 +244,7 @@ public record MoeOptions(
 
     /** The components, to be changed. */
     private static final class Parts {
-        private Int8Quantization quantization;
+        private @Nullable Int8Quantization quantization;
         private String backend;
         private List<String> devices;
         private boolean expertParallel;

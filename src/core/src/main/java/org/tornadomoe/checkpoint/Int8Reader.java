@@ -4,10 +4,11 @@ import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.nio.ByteOrder;
 import java.util.Arrays;
+import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
 
 /**
- * Reads matrices of whole numbers of 2, 4 or 8 bits as they are: compressed-tensors', GPTQ's and AWQ's. They are
+ * Reads matrices of whole numbers of at most 8 bits as they are: compressed-tensors', GPTQ's and AWQ's. They are
  * unsigned where they are packed, and held as value - 2^(bits - 1), zero points likewise.
  */
 final class Int8Reader {
@@ -41,13 +42,6 @@ final class Int8Reader {
             case "block" -> Math.min(cols, weights.block().get(1));
             default -> cols;
         };
-        // The last block may be short, as in vLLM's; groups have to end with the row.
-        if (cols % colsPerScale != 0 && !weights.strategy().equals("block")) {
-            throw new CheckpointException(
-                    tensors.path(),
-                    "'" + module + "': its " + cols + " columns are not divisible by group_size (" + colsPerScale
-                            + ")");
-        }
         Reader reader = new Reader(tensors, scheme, module, rows, cols, rowsPerScale, colsPerScale);
         return switch (method) {
             case COMPRESSED_TENSORS -> reader.compressedTensors();
@@ -78,7 +72,7 @@ final class Int8Reader {
             return scheme.weights().bits();
         }
 
-        /** Values a word. */
+        /** Values that a word holds as a whole. */
         int perWord() {
             return 32 / bits();
         }
@@ -122,8 +116,8 @@ final class Int8Reader {
         }
 
         /**
-         * The matrix, whose columns may belong to groups in any order ("act order"): then the grid is as fine as the
-         * runs of columns of one group are, a column each at worst, and no value changes.
+         * The matrix, whose columns may belong to groups in any order ("act order"), or the last group be short: then
+         * the grid is as fine as the runs of columns of one group are, a column each at worst, and no value changes.
          *
          * @param scales of group c
          * @param zeros likewise
@@ -136,7 +130,11 @@ final class Int8Reader {
                 Matrix.Stored stored,
                 String order) {
             Tensor tensor = tensors.find(order);
+            boolean isShort = cols % colsPerScale != 0 && !scheme.weights().strategy().equals("block");
             int[] groups = tensor == null ? null : groups(tensor);
+            if (groups == null && isShort) {
+                groups = IntStream.range(0, cols).map(c -> c / colsPerScale).toArray();
+            }
             if (groups == null) {
                 return new Matrix.Int8(rows, cols, rowsPerScale, colsPerScale, values, scales, zeros, stored);
             }
@@ -145,14 +143,15 @@ final class Int8Reader {
                 run = groups[c] == groups[c - 1] ? run : Matrix.gcd(run, c);
             }
             int perScale = run;
+            int[] groupOf = groups;
             return new Matrix.Int8(
                     rows,
                     cols,
                     rowsPerScale,
                     perScale,
                     values,
-                    (r, c) -> scales.get(r, groups[c * perScale]),
-                    zeros == null ? null : (r, c) -> zeros.get(r, groups[c * perScale]),
+                    (r, c) -> scales.get(r, groupOf[c * perScale]),
+                    zeros == null ? null : (r, c) -> zeros.get(r, groupOf[c * perScale]),
                     stored);
         }
 
@@ -241,26 +240,19 @@ final class Int8Reader {
         }
 
         Matrix.Int8 gptq(WeightQuantization.Method method) {
-            int perWord = perWord();
             requireWholeWords("rows", rows);
             requireWholeWords("columns", cols);
+            int bits = bits();
             // Words hold columns of one row (of the transposed matrix), the first in the lowest bits.
             MemorySegment data = tensors.tensor(module + ".qweight")
                     .requireDType(DType.I32)
-                    .requireShape(cols / perWord, rows)
+                    .requireShape((long) cols * bits / 32, rows)
                     .data();
             Tensor scale = tensors.tensor(module + ".scales").requireFloat().requireShape(scaleCols(), rows);
-            int bits = bits();
-            int mask = (1 << bits) - 1;
-            int middle = 1 << (bits - 1);
             return matrix(
-                    (row, into) -> {
-                        long at = 4L * row;
-                        for (int c = 0; c < cols; at += 4L * rows) {
-                            int word = data.get(INT, at);
-                            for (int i = 0; i < perWord; i++, word >>>= bits) {
-                                into[c++] = (byte) ((word & mask) - middle);
-                            }
+                    32 % bits == 0 ? wholeWords(data) : (row, into) -> {
+                        for (int c = 0; c < cols; c++) {
+                            into[c] = (byte) (across(data, row, rows, c, bits) - (1 << (bits - 1)));
                         }
                     },
                     (r, c) -> scale.getFloat((long) c * rows + r),
@@ -269,28 +261,43 @@ final class Int8Reader {
                     module + ".g_idx");
         }
 
+        private Matrix.Int8.RowReader wholeWords(MemorySegment data) {
+            int bits = bits();
+            int perWord = perWord();
+            int mask = (1 << bits) - 1;
+            int middle = 1 << (bits - 1);
+            return (row, into) -> {
+                long at = 4L * row;
+                for (int c = 0; c < cols; at += 4L * rows) {
+                    int word = data.get(INT, at);
+                    for (int i = 0; i < perWord; i++, word >>>= bits) {
+                        into[c++] = (byte) ((word & mask) - middle);
+                    }
+                }
+            };
+        }
+
         private Matrix.Int8.@Nullable IntAt gptqZeros(WeightQuantization.Method method) {
             boolean symmetric = scheme.weights().symmetric();
             String name = module + ".qzeros";
             if (symmetric && !tensors.has(name)) {
                 return null;
             }
-            int perWord = perWord();
-            Tensor zero = tensors.tensor(name).requireDType(DType.I32).requireShape(scaleCols(), rows / perWord);
-            MemorySegment data = zero.data();
             int bits = bits();
+            int words = (int) ((long) rows * bits / 32);
+            Tensor zero = tensors.tensor(name).requireDType(DType.I32).requireShape(scaleCols(), words);
+            MemorySegment data = zero.data();
             int mask = (1 << bits) - 1;
             int middle = 1 << (bits - 1);
             if (!symmetric) {
                 int added = method == WeightQuantization.Method.GPTQ ? 1 : 0;
-                return (r, c) ->
-                        (unsigned(data, ((long) c * rows + r) / perWord, r % perWord, bits) + added & mask) - middle;
+                return (r, c) -> (across(data, (long) c * words, 1, r, bits) + added & mask) - middle;
             }
             // The middle, which the first version of the format writes less one: some files of the second are called
             // the first.
-            int first = unsigned(data, 0, 0, bits);
-            for (long i = 0; i < zero.elements() * perWord; i++) {
-                int value = unsigned(data, i / perWord, (int) (i % perWord), bits);
+            int first = across(data, 0, 1, 0, bits);
+            for (long i = 0; i < (long) scaleCols() * rows; i++) {
+                int value = across(data, i / rows * words, 1, (int) (i % rows), bits);
                 if (value != first || (value != middle - 1 && value != middle)) {
                     throw zero.problem("expected zero points of " + (middle - 1) + " or of " + middle
                             + " throughout, since the configuration says that the weights are symmetric, got " + first
@@ -347,13 +354,31 @@ final class Int8Reader {
         }
 
         private void requireWholeWords(String what, int count) {
-            if (count % perWord() != 0) {
+            int multiple = 32 / Matrix.gcd(32, bits());
+            if (count % multiple != 0) {
                 throw new CheckpointException(
                         tensors.path(),
-                        "'" + module + "': expected " + what + " in multiples of " + perWord() + ", got " + rows + " x "
+                        "'" + module + "': expected " + what + " in multiples of " + multiple + ", got " + rows + " x "
                                 + cols);
             }
         }
+    }
+
+    /**
+     * The i-th value of words that hold one behind the other, some across two words.
+     *
+     * @param first the first word
+     * @param step from a word to the next
+     */
+    private static int across(MemorySegment data, long first, int step, int i, int bits) {
+        long bit = (long) i * bits;
+        long word = first + (bit >>> 5) * step;
+        int shift = (int) bit & 31;
+        int value = data.get(INT, 4 * word) >>> shift;
+        if (shift + bits > 32) {
+            value |= data.get(INT, 4 * (word + step)) << (32 - shift);
+        }
+        return value & ((1 << bits) - 1);
     }
 
     /** The i-th value of a word. */
@@ -369,9 +394,16 @@ final class Int8Reader {
             }
             return;
         }
-        int perByte = 8 / bits;
         int mask = (1 << bits) - 1;
         int middle = 1 << (bits - 1);
+        if (8 % bits != 0) { // as many as fit into a word
+            int perWord = 32 / bits;
+            for (int i = 0; i < length; i++) {
+                into[i] = (byte) (unsigned(data, from / 4 + i / perWord, i % perWord, bits) - middle);
+            }
+            return;
+        }
+        int perByte = 8 / bits;
         for (int i = 0; i < length; i += perByte) {
             int several = data.get(ValueLayout.JAVA_BYTE, from + i / perByte);
             for (int j = 0; j < perByte && i + j < length; j++) {

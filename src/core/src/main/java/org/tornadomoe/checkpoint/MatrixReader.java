@@ -47,7 +47,7 @@ record MatrixReader(BlockTensors tensors, @Nullable WeightQuantization quantizat
             takeScalesOfActivations(module + ".");
             Tensor values = tensors.tensor(packed).requireShape(rows, cols / 2);
             Tensor scale = scale(module + ".").requireDType(DType.F8_E4M3, DType.F8_E8M0, DType.U8);
-            return SmallFloats.fourBits(module, values, scale, whole, factor(module));
+            return SmallFloats.fourBits(module, values, scale, whole, factor(module, scale));
         }
         WeightQuantization.Group scheme = scheme(module);
         return scheme == null || quantization == null || quantization.method() == WeightQuantization.Method.FLOATS
@@ -70,7 +70,7 @@ record MatrixReader(BlockTensors tensors, @Nullable WeightQuantization quantizat
         int rows = Math.toIntExact(shape[0]);
         int cols = Math.toIntExact(shape[1]);
         WeightQuantization.Group scheme = scheme(module);
-        int perWord = scheme == null ? 1 : 32 / Math.max(1, scheme.weights().bits());
+        int bits = scheme == null ? 32 : Math.max(1, scheme.weights().bits());
         if (tensors.dtype(name) == DType.U8) {
             return new int[] {rows, 2 * cols};
         }
@@ -78,9 +78,9 @@ record MatrixReader(BlockTensors tensors, @Nullable WeightQuantization quantizat
             return new int[] {rows, cols};
         }
         return switch (quantization.method()) {
-            case GPTQ, GPTQ_V2 -> new int[] {cols, rows * perWord};
-            case AWQ -> new int[] {cols * perWord, rows};
-            case COMPRESSED_TENSORS, FLOATS -> new int[] {rows, cols * perWord};
+            case GPTQ, GPTQ_V2 -> new int[] {cols, rows * 32 / bits};
+            case AWQ -> new int[] {cols * 32 / bits, rows};
+            case COMPRESSED_TENSORS, FLOATS -> new int[] {rows, cols * (32 / bits)};
         };
     }
 
@@ -125,9 +125,13 @@ record MatrixReader(BlockTensors tensors, @Nullable WeightQuantization quantizat
     }
 
     /** What the scales of a module's groups are multiplied by: the one scale above them, or one over it. */
-    private float factor(String module) {
+    private float factor(String module, Tensor scale) {
         Tensor factor = tensors.find(module + ".weight_scale_2");
         Tensor divisor = tensors.find(module + ".weight_global_scale");
+        if (scale.dtype() == DType.F8_E4M3 && factor == null && divisor == null) {
+            throw scale.problem("expected one scale above those of the groups, " + module + ".weight_scale_2 or .weight"
+                    + "_global_scale, found neither");
+        }
         return (factor == null ? 1 : factor.toScale()) / (divisor == null ? 1 : divisor.toScale());
     }
 

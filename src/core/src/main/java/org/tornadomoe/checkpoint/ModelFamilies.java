@@ -10,6 +10,9 @@ import org.jspecify.annotations.Nullable;
 
 /** Finds the family of a config.json. */
 final class ModelFamilies {
+    /** What a model that sees, too, has its language model's configuration in. */
+    static final List<String> LANGUAGE_MODEL = List.of("text_config", "llm_config", "language_config");
+
     private ModelFamilies() {}
 
     /**
@@ -17,12 +20,12 @@ final class ModelFamilies {
      * what is beside it.
      */
     static JsonFile textConfig(JsonFile json) {
-        for (String part : List.of("thinker_config", "ffn_config")) {
-            if (json.fields().get(part) instanceof Map<?, ?>) {
+        for (String outer : List.of("thinker_config", "ffn_config")) {
+            if (json.fields().get(outer) instanceof Map<?, ?>) {
                 // Qwen3-Omni's text model is inside of one, DBRX's experts in the other beside the model's own fields.
                 Map<String, @Nullable Object> all = new LinkedHashMap<>(json.fields());
-                all.remove(part);
-                json.nested(part).fields().forEach((name, value) -> {
+                all.remove(outer);
+                json.nested(outer).fields().forEach((name, value) -> {
                     if (!name.equals("model_type") && !name.equals("hidden_size")) {
                         all.put(
                                 name,
@@ -32,10 +35,12 @@ final class ModelFamilies {
                 return textConfig(new JsonFile(json.file(), all));
             }
         }
-        if (!json.has("text_config")) {
+        String part =
+                LANGUAGE_MODEL.stream().filter(json::has).findFirst().orElse(null);
+        if (part == null) {
             return json;
         }
-        JsonFile inside = json.nested("text_config");
+        JsonFile inside = json.nested(part);
         boolean whole = inside.has("model_type")
                 || inside.has("hidden_size")
                 || FamilyTraits.EXPERTS.stream().anyMatch(inside::has);

@@ -29,8 +29,8 @@ record WeightQuantization(
     /** Rows or columns that share a scale: longer than any row, short of where ints overflow. */
     private static final int MAX_GROUP = 1 << 20;
 
-    /** Bits of a whole number of which a word holds a whole number. */
-    private static final List<Integer> BITS = List.of(2, 4, 8);
+    /** Of GPTQ's numbers. */
+    private static final List<Integer> GPTQ_BITS = List.of(2, 3, 4, 8);
 
     /** Who wrote the checkpoint, and so how integers are packed. */
     enum Method {
@@ -81,7 +81,7 @@ record WeightQuantization(
 
         /** Whether int8 holds the values. */
         boolean fitsInt8() {
-            return BITS.contains(bits) && type.equals("int");
+            return bits >= 1 && bits <= 8 && type.equals("int");
         }
 
         @Override
@@ -220,8 +220,8 @@ record WeightQuantization(
      * @throws CheckpointException if it is of a method that is not read, or malformed
      */
     static @Nullable WeightQuantization of(JsonFile config) {
-        List<JsonFile> places =
-                config.has("text_config") ? List.of(config, config.nested("text_config")) : List.of(config);
+        List<JsonFile> places = new ArrayList<>(List.of(config));
+        ModelFamilies.LANGUAGE_MODEL.stream().filter(config::has).map(config::nested).forEach(places::add);
         for (JsonFile place : places) {
             for (String field : List.of("quantization_config", "compression_config")) {
                 if (place.has(field)) {
@@ -246,13 +246,64 @@ record WeightQuantization(
             case "compressed-tensors" -> compressedTensors(json);
             case "gptq" -> gptq(json);
             case "awq" -> awq(json);
+            case "auto-round" -> autoRound(json);
             case "fp8", "fbgemm_fp8", "mxfp4", "modelopt", "modelopt_fp4", "modelopt_mixed", "quark" -> floats(json);
             default ->
                 throw new CheckpointException(
                         json.file(),
-                        "'" + field + "': quant_method: expected compressed-tensors, gptq, awq, fp8, fbgemm_fp8, mxfp4,"
-                                + " modelopt or quark (or no quantisation), got '" + JsonFile.shown(method) + "'");
+                        "'" + field + "': quant_method: expected compressed-tensors, gptq, awq, auto-round, fp8, fbgemm_fp8,"
+                                + " mxfp4, modelopt or quark (or no quantisation), got '" + JsonFile.shown(method) + "'");
         };
+    }
+
+    /**
+     * AutoRound's, packed as GPTQ's are or AWQ's. What {@code extra_config} says of a module counts before the rest; 16
+     * bits are floats. Where GPTQ's have zero points it is not known whether they are stored less one, so these are
+     * refused: symmetric ones tell.
+     */
+    private static WeightQuantization autoRound(JsonFile json) {
+        String packing = json.string("packing_format", "");
+        boolean awq = packing.contains("awq");
+        if (!awq && !packing.contains("gptq")) {
+            throw new CheckpointException(
+                    json.file(),
+                    FIELD + "'packing_format': expected auto_round:auto_gptq or auto_round:auto_awq, got '"
+                            + JsonFile.shown(packing) + "'");
+        }
+        List<Rule> rules = new ArrayList<>();
+        if (json.has("extra_config")) {
+            JsonFile extra = json.nested("extra_config");
+            for (String name : extra.fields().keySet()) {
+                JsonFile own = extra.nested(name);
+                Targets targets = Targets.of(json.file(), List.of(name));
+                targets.addPattern(name, name);
+                rules.add(rule(targets, () -> autoRoundGroup(json, own, awq)));
+            }
+        }
+        rules.add(rule(
+                Targets.of(json.file(), List.of("Linear")),
+                () -> autoRoundGroup(json, new JsonFile(json.file(), Map.of()), awq)));
+        return new WeightQuantization(
+                json.file(), awq ? Method.AWQ : Method.GPTQ, new Targets(json.file()), null, List.copyOf(rules));
+    }
+
+    private static @Nullable Group autoRoundGroup(JsonFile json, JsonFile own, boolean awq) {
+        String type = own.string("data_type", json.string("data_type", "int"));
+        if ((own.has("bits") ? own : json).integer("bits") >= 16) {
+            return null;
+        }
+        boolean symmetric = (own.has("sym") ? own : json).bool("sym", true);
+        if (!type.equals("int") || (!awq && !symmetric)) {
+            throw new CheckpointException(
+                    json.file(),
+                    FIELD + "expected data_type int" + (awq ? "" : " and sym true") + ", got " + JsonFile.shown(type)
+                            + " and " + symmetric);
+        }
+        Group group = gptqGroup(json, own);
+        if (awq) {
+            requireAwqBits(json, group.weights.bits);
+        }
+        return group;
     }
 
     /** FP8 and FP4 of a writer that says of its modules no more than the tensors do, but for the size of blocks. */
@@ -283,9 +334,7 @@ record WeightQuantization(
                     json.file(), FIELD + "'version': expected gemm, got " + JsonFile.shown(version));
         }
         int bits = json.integer(json.has("w_bit") ? "w_bit" : "bits", 4);
-        if (bits != 4 && bits != 8) {
-            throw new CheckpointException(json.file(), FIELD + "'bits': expected 4 or 8, got " + bits);
-        }
+        requireAwqBits(json, bits);
         int groupSize = json.integer(json.has("q_group_size") ? "q_group_size" : "group_size", 128);
         requireGroup(json, groupSize);
         Arguments weights = new Arguments(
@@ -297,6 +346,12 @@ record WeightQuantization(
                 Math.max(0, groupSize),
                 List.of());
         return everywhere(json, Method.AWQ, weights);
+    }
+
+    private static void requireAwqBits(JsonFile json, int bits) {
+        if (bits != 4 && bits != 8) {
+            throw new CheckpointException(json.file(), FIELD + "'bits': expected 4 or 8, got " + bits);
+        }
     }
 
     private static void requireGroup(JsonFile json, int groupSize) {
@@ -315,7 +370,7 @@ record WeightQuantization(
         }
     }
 
-    private static Rule rule(Targets targets, Supplier<Group> group) {
+    private static Rule rule(Targets targets, Supplier<@Nullable Group> group) {
         try {
             return new Rule(targets, group.get(), null);
         } catch (CheckpointException e) {
@@ -431,11 +486,6 @@ record WeightQuantization(
             if (rest.problem != null) {
                 throw rest.problem;
             }
-            Group group = rest.group;
-            if (group != null && !BITS.contains(group.weights.bits)) {
-                throw new CheckpointException(
-                        json.file(), FIELD + "'bits': expected 2, 4 or 8, got " + group.weights.bits);
-            }
         }
         rules.add(rest);
         return new WeightQuantization(
@@ -473,8 +523,12 @@ record WeightQuantization(
             throw new CheckpointException(
                     json.file(), FIELD + "'dynamic': expected one format for all modules, got another for some");
         }
+        int bits = (own.has("bits") ? own : json).integer("bits");
+        if (!GPTQ_BITS.contains(bits)) {
+            throw new CheckpointException(json.file(), FIELD + "'bits': expected 2, 3, 4 or 8, got " + bits);
+        }
         Arguments weights = new Arguments(
-                (own.has("bits") ? own : json).integer("bits"),
+                bits,
                 "int",
                 (own.has("sym") ? own : json).bool("sym", true),
                 groupSize == -1 ? "channel" : "group",

@@ -21,11 +21,16 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
+import org.tornadomoe.MoeLayer;
+import org.tornadomoe.MoeOptions;
+import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.quant.ExpertWeights;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.Int8Tensor;
 import org.tornadomoe.quant.Progress;
 import org.tornadomoe.quant.QuantizedWeights;
+import org.tornadomoe.reference.Numerics;
+import org.tornadomoe.reference.Reference;
 
 /**
  * Weights of fewer than 8 bits and of 8-bit floats, laid out the way their writers do: read as the numbers that they
@@ -342,6 +347,39 @@ class StoredFormatsTest {
         assertRead("w8a16_group of 16", 1e-6);
     }
 
+    @Test
+    void nvfp4WithoutTheScaleOfAllIsRefused() throws IOException {
+        checkpoint(
+                compressed("'num_bits': 4, 'type': 'float', 'strategy': 'tensor_group', 'group_size': 16"),
+                (module, rows, cols) -> float4(module, ".weight_packed", rows, cols, 16, null));
+        try (MoeCheckpoint checkpoint = MoeCheckpoint.open(directory)) {
+            assertThatExceptionOfType(CheckpointException.class)
+                    .isThrownBy(() -> checkpoint.layer(0))
+                    .withMessageContaining("experts.0.gate_proj.weight_scale': expected one scale above those of the"
+                            + " groups, " + BLOCK + "experts.0.gate_proj.weight_scale_2 or .weight_global_scale");
+        }
+    }
+
+    /** Loaded without a word about the scheme, what lies on an int8 grid is what is stored. */
+    @Test
+    void nothingIsLostUnlessAsked() throws IOException {
+        checkpoint(
+                ", 'quantization_config': {'quant_method': 'gptq', 'bits': 4, 'group_size': 16, 'sym': false}",
+                (module, rows, cols) -> gptqModule(module, rows, cols, 4, 16, false, false, "gptq"));
+        float[] hidden = scales(3 * H);
+        try (MoeCheckpoint checkpoint = MoeCheckpoint.open(directory);
+                MoeLayer layer = MoeLayer.load(directory, 0, MoeOptions.DEFAULT.withBackend("cpu"))) {
+            assertThat(layer.scheme()).isEqualTo(Int8Scheme.W8A16_GROUP);
+            double[] stored = Reference.forward(checkpoint.layer(0), hidden, 3).output();
+            assertThat(Numerics.relativeL2(Numerics.widen(layer.forward(hidden)), stored))
+                    .isLessThan(1e-6);
+        }
+        try (MoeLayer layer = MoeLayer.load(
+                directory, 0, MoeOptions.DEFAULT.withBackend("cpu").withScheme(Int8Scheme.W8A8_CHANNEL))) {
+            assertThat(layer.scheme()).isEqualTo(Int8Scheme.W8A8_CHANNEL);
+        }
+    }
+
     /** As mixed models are published: another format for the shared expert, which is half as wide again. */
     @ParameterizedTest
     @CsvSource({"nvfp4, w8a16_group of 16", "fp8, w8a8_block 16x24 to the nearest", "gptq, w8a16_group of 16"})
@@ -492,7 +530,9 @@ class StoredFormatsTest {
         "4, 16, true, false, gptq", "4, 16, false, false, gptq", "4, 16, false, false, gptq_v2",
                 "4, -1, false, false, gptq",
         "4, 16, true, true, gptq", "4, 16, false, true, gptq", "2, 32, false, false, gptq",
-                "8, 16, false, true, gptq_v2"
+                "8, 16, false, true, gptq_v2",
+        "3, 16, true, false, gptq", "3, 16, false, false, gptq", "3, 32, false, true, gptq_v2",
+        "4, 24, true, false, gptq", "4, 24, false, false, gptq_v2"
     })
     void gptq(int bits, int group, boolean symmetric, boolean shuffled, String format) throws IOException {
         checkpoint(
@@ -501,8 +541,17 @@ class StoredFormatsTest {
                         + "'}",
                 (module, rows, cols) -> gptqModule(module, rows, cols, bits, group, symmetric, shuffled, format));
         String zeroPoints = symmetric ? "" : " with zero points";
-        // The groups of whole rows are as long as those of the matrix with the shorter ones.
-        assertRead("w8a16_group of " + (shuffled ? 1 : group < 0 ? "a row" : group) + zeroPoints, 1e-6);
+        // The groups of whole rows are as long as those of the matrix with the shorter ones; the last may be short.
+        String groups = group < 0 ? "a row" : "" + (group == 24 ? 8 : group);
+        assertRead("w8a16_group of " + (shuffled ? 1 : groups) + zeroPoints, 1e-6);
+    }
+
+    /** Writes the i-th number, bit for bit, of those that begin in a word and go on in every step-th. */
+    private static void behind(int[] words, int first, int step, int i, int bits, int value) {
+        for (int b = 0; b < bits; b++) {
+            int at = i * bits + b;
+            words[first + at / 32 * step] |= (value >> b & 1) << (at % 32);
+        }
     }
 
     private double[][] gptqModule(
@@ -514,23 +563,22 @@ class StoredFormatsTest {
             boolean symmetric,
             boolean shuffled,
             String format) {
-        int perWord = 32 / bits;
         int mask = (1 << bits) - 1;
         Numbers n = numbers(bits, rows, cols, group < 0 ? cols : group, symmetric ? 1 << (bits - 1) : -1, shuffled);
         int groups = n.scales[0].length;
-        int[] words = new int[cols / perWord * rows];
-        int[] zeros = new int[groups * rows / perWord];
+        int[] words = new int[cols * bits / 32 * rows];
+        int[] zeros = new int[groups * rows * bits / 32];
         for (int r = 0; r < rows; r++) {
             for (int c = 0; c < cols; c++) {
-                words[c / perWord * rows + r] |= n.values[r][c] << (bits * (c % perWord));
+                behind(words, r, rows, c, bits, n.values[r][c]);
             }
             for (int g = 0; g < groups; g++) {
                 int stored = (n.zeros[r][g] - (format.equals("gptq") ? 1 : 0)) & mask;
-                zeros[(g * rows + r) / perWord] |= stored << (bits * (r % perWord));
+                behind(zeros, g * rows * bits / 32, 1, r, bits, stored);
             }
         }
-        writer.add(module + ".qweight", words, cols / perWord, rows)
-                .add(module + ".qzeros", zeros, groups, rows / perWord)
+        writer.add(module + ".qweight", words, cols * bits / 32, rows)
+                .add(module + ".qzeros", zeros, groups, rows * bits / 32)
                 .add(module + ".scales", transposed(n.scales), groups, rows)
                 .add(module + ".g_idx", n.groups, cols);
         return n.weights();
@@ -578,7 +626,13 @@ class StoredFormatsTest {
         "4, 16, false, false",
         "4, 16, false, true",
         "4, -1, false, false",
-        "2, 16, false, false"
+        "2, 16, false, false",
+        "1, 16, true, false",
+        "3, 16, false, false",
+        "5, 16, true, false",
+        "6, -1, false, false",
+        "7, 16, false, true",
+        "4, 24, false, false"
     })
     void packed(int bits, int group, boolean symmetric, boolean shuffled) throws IOException {
         packed(bits, group, symmetric, shuffled, "null");
@@ -609,23 +663,25 @@ class StoredFormatsTest {
                     Numbers n = numbers(
                             bits, rows, cols, group < 0 ? cols : group, symmetric ? 1 << (bits - 1) : -1, shuffled);
                     int groups = n.scales[0].length;
-                    int[] words = new int[rows * cols / perWord];
-                    int[] zeros = new int[rows / perWord * groups];
+                    int wide = Math.ceilDiv(cols, perWord);
+                    int high = Math.ceilDiv(rows, perWord);
+                    int[] words = new int[rows * wide];
+                    int[] zeros = new int[high * groups];
                     float[] scales = new float[rows * groups];
                     for (int r = 0; r < rows; r++) {
                         for (int c = 0; c < cols; c++) {
-                            words[(r * cols + c) / perWord] |= n.values[r][c] << (bits * (c % perWord));
+                            words[r * wide + c / perWord] |= n.values[r][c] << (bits * (c % perWord));
                         }
                         for (int g = 0; g < groups; g++) {
                             zeros[r / perWord * groups + g] |= n.zeros[r][g] << (bits * (r % perWord));
                             scales[r * groups + g] = n.scales[r][g];
                         }
                     }
-                    writer.add(module + ".weight_packed", words, rows, cols / perWord)
+                    writer.add(module + ".weight_packed", words, rows, wide)
                             .add(module + ".weight_scale", scales, rows, groups)
                             .add(module + ".weight_shape", new int[] {rows, cols}, 2);
                     if (!symmetric) {
-                        writer.add(module + ".weight_zero_point", zeros, rows / perWord, groups);
+                        writer.add(module + ".weight_zero_point", zeros, high, groups);
                     }
                     if (activations.contains("false")) {
                         writer.add(module + ".input_scale", new float[] {0.1f}, 1);
@@ -636,6 +692,7 @@ class StoredFormatsTest {
                     return n.weights();
                 });
         String zeroPoints = symmetric ? "" : " with zero points";
-        assertRead("w8a16_group of " + (shuffled ? 1 : group < 0 ? "a row" : group) + zeroPoints, 1e-6);
+        String groups = group < 0 ? "a row" : "" + (group == 24 ? 8 : group);
+        assertRead("w8a16_group of " + (shuffled ? 1 : groups) + zeroPoints, 1e-6);
     }
 }

@@ -63,6 +63,7 @@ class WeightQuantizationTest {
                 "{'compression_config': %s}",
                 "{'text_config': {'quantization_config': %s}}",
                 "{'quantization_config': null, 'text_config': {'compression_config': %s}}",
+                "{'llm_config': {'quantization_config': %s}}",
                 "{'quantization_config': %s, 'text_config': {'quantization_config': {'quant_method': 'awq'}}}",
             })
     void itIsFoundWhereverItIs(String config) throws IOException {
@@ -82,8 +83,8 @@ class WeightQuantizationTest {
                         + " \"model_name_or_path\": null}");
         WeightQuantization.Group group = requireNonNull(requireNonNull(of("{}")).groupOf(ROUTED));
         assertThat(group.weights().groupSize()).isEqualTo(128);
-        Files.writeString(file, "{\"bits\": 3, \"group_size\": 128}");
-        assertRefused("{}", "quantize_config.json: quantization_config: 'bits': expected 2, 4 or 8, got 3");
+        Files.writeString(file, "{\"bits\": 5, \"group_size\": 128}");
+        assertRefused("{}", "quantize_config.json: quantization_config: 'bits': expected 2, 3, 4 or 8, got 5");
     }
 
     @Test
@@ -291,13 +292,49 @@ class WeightQuantizationTest {
         assertRefused("{'quantization_config': " + GPTQ + ", " + fields + "}}", message);
     }
 
+    private static final String ROUND =
+            "{'quantization_config': {'quant_method': 'auto-round', 'bits': 4, 'group_size': 64, 'sym': true";
+
+    @Test
+    void autoRoundIsPackedAsGptqOrAwq() throws IOException {
+        WeightQuantization gptq = requireNonNull(of(ROUND + ", 'packing_format': 'auto_round:auto_gptq',"
+                + " 'extra_config': {'" + ROUTED + "': {'bits': 8}, '.*shared.*': {'bits': 16, 'data_type': 'float'},"
+                + " 'other': {'bits': 5}}}}"));
+        assertThat(gptq.method()).isEqualTo(WeightQuantization.Method.GPTQ);
+        assertThat(requireNonNull(gptq.groupOf(ROUTED)).weights()).hasToString("int8 symmetric static per group of 64");
+        assertThat(gptq.groupOf("model.layers.0.mlp.shared_expert.up_proj")).isNull();
+        assertThat(bits(gptq, "model.layers.0.mlp.experts.77.up_proj")).isEqualTo(4);
+        WeightQuantization awq = requireNonNull(of(
+                ROUND.replace("'sym': true", "'sym': false") + ", 'packing_format': 'auto_round:auto_awq'}}"));
+        assertThat(awq.method()).isEqualTo(WeightQuantization.Method.AWQ);
+        assertThat(requireNonNull(awq.groupOf(ROUTED)).weights())
+                .hasToString("int4 asymmetric static per group of 64");
+    }
+
+    @ParameterizedTest
+    @CsvSource(
+            delimiter = '|',
+            quoteCharacter = '`',
+            value = {
+                "'packing_format': 'auto_round:llm_compressor' | 'packing_format': expected auto_round:auto_gptq or"
+                        + " auto_round:auto_awq",
+                "'bits': 4 | 'packing_format': expected auto_round:auto_gptq",
+                "'bits': 4, 'packing_format': 'auto_round:auto_gptq', 'sym': false | expected data_type int and sym true, got int and"
+                        + " false",
+                "'bits': 4, 'packing_format': 'auto_round:auto_awq', 'data_type': 'mx_fp' | expected data_type int, got mx_fp",
+                "'packing_format': 'auto_round:auto_awq', 'bits': 3 | 'bits': expected 4 or 8, got 3",
+            })
+    void whatAutoRoundSaysHasToBeUnderstood(String fields, String message) {
+        assertRefused("{'quantization_config': {'quant_method': 'auto-round', 'group_size': 64, " + fields + "}}", message);
+    }
+
     @ParameterizedTest
     @CsvSource({"hqq", "bitsandbytes", "aqlm"})
     void otherMethodsAreRefused(String method) {
         assertRefused(
                 "{'quantization_config': {'quant_method': '" + method + "'}}",
-                "quant_method: expected compressed-tensors, gptq, awq, fp8, fbgemm_fp8, mxfp4, modelopt or quark (or no"
-                        + " quantisation), got '" + method + "'");
+                "quant_method: expected compressed-tensors, gptq, awq, auto-round, fp8, fbgemm_fp8, mxfp4, modelopt or"
+                        + " quark (or no quantisation), got '" + method + "'");
     }
 
     @Test
