@@ -214,8 +214,8 @@ public record MoeOptions(
     @Override
     public String toString() {
         Int8Scheme scheme = scheme();
-        List<String> told = new ArrayList<>(List.of(
-                scheme == null ? "as stored" : scheme.toString(), backend, "up to " + maxTokens + " tokens"));
+        List<String> told = new ArrayList<>(
+                List.of(scheme == null ? "as stored" : scheme.toString(), backend, "up to " + maxTokens + " tokens"));
         tell(told, "devices " + devices, !devices.isEmpty());
         tell(told, "tensor parallel", !expertParallel);
         tell(told, String.valueOf(loadBalancing), loadBalancing != null);

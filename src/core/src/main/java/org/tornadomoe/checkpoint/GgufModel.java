@@ -8,6 +8,7 @@ import java.util.List;
 import java.util.Map;
 import java.util.Objects;
 import java.util.Set;
+import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.RouterConfig;
@@ -58,6 +59,17 @@ record GgufModel(Gguf gguf) {
             Map.entry("minimax-m2", new Architecture("minimax_m2", SIGMOID, true, false, false)),
             Map.entry("lfm2moe", new Architecture("lfm2_moe", SIGMOID, true, false, false)));
 
+    /** Architectures whose experts compute as another family's do, by whose name they are read and not written. */
+    private static final Map<String, Architecture> LIKE_OTHERS = Map.ofEntries(
+            Map.entry("dbrx", new Architecture("mixtral", SOFTMAX, true, false, false)),
+            Map.entry("rnd1", new Architecture("qwen3_moe", SOFTMAX, true, false, false)),
+            Map.entry("llada-moe", new Architecture("olmoe", SOFTMAX, false, false, false)),
+            Map.entry("deepseek", new Architecture("bailing_moe", SOFTMAX, false, false, false)),
+            Map.entry("granitehybrid", new Architecture("granitemoe", SOFTMAX, true, false, false)),
+            Map.entry("glm-dsa", new Architecture("glm4_moe", SIGMOID, false, true, true)),
+            Map.entry("afmoe", new Architecture("glm4_moe", SIGMOID, false, true, true)),
+            Map.entry("mimo2", new Architecture("minimax_m2", SIGMOID, true, false, false)));
+
     /** DeepSeek-V3 in all but the numbers: deepseek2 with sigmoid scores, and a correction bias. */
     private static final String SIGMOID_DEEPSEEK = "deepseek_v3";
 
@@ -88,12 +100,16 @@ record GgufModel(Gguf gguf) {
      */
     JsonFile config() {
         String name = text("general.architecture");
-        Architecture architecture = ARCHITECTURES.get(name);
+        Architecture architecture = ARCHITECTURES.getOrDefault(name, LIKE_OTHERS.get(name));
         if (architecture == null) {
             throw new CheckpointException(
                     gguf.path(),
                     "general.architecture: expected one of "
-                            + ARCHITECTURES.keySet().stream().sorted().toList() + ", got '" + name + "'");
+                            + Stream.of(ARCHITECTURES, LIKE_OTHERS)
+                                    .flatMap(map -> map.keySet().stream())
+                                    .sorted()
+                                    .toList()
+                            + ", got '" + name + "'");
         }
         String a = name + ".";
         requireUnderstood(a);

@@ -130,7 +130,8 @@ final class Int8Reader {
                 Matrix.Stored stored,
                 String order) {
             Tensor tensor = tensors.find(order);
-            boolean isShort = cols % colsPerScale != 0 && !scheme.weights().strategy().equals("block");
+            boolean isShort =
+                    cols % colsPerScale != 0 && !scheme.weights().strategy().equals("block");
             int[] groups = tensor == null ? null : groups(tensor);
             if (groups == null && isShort) {
                 groups = IntStream.range(0, cols).map(c -> c / colsPerScale).toArray();
@@ -250,11 +251,13 @@ final class Int8Reader {
                     .data();
             Tensor scale = tensors.tensor(module + ".scales").requireFloat().requireShape(scaleCols(), rows);
             return matrix(
-                    32 % bits == 0 ? wholeWords(data) : (row, into) -> {
-                        for (int c = 0; c < cols; c++) {
-                            into[c] = (byte) (across(data, row, rows, c, bits) - (1 << (bits - 1)));
-                        }
-                    },
+                    32 % bits == 0
+                            ? wholeWords(data)
+                            : (row, into) -> {
+                                for (int c = 0; c < cols; c++) {
+                                    into[c] = (byte) (across(data, row, rows, c, bits) - (1 << (bits - 1)));
+                                }
+                            },
                     (r, c) -> scale.getFloat((long) c * rows + r),
                     gptqZeros(method),
                     stored(scale, null),

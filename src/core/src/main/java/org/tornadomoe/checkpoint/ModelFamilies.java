@@ -35,8 +35,7 @@ final class ModelFamilies {
                 return textConfig(new JsonFile(json.file(), all));
             }
         }
-        String part =
-                LANGUAGE_MODEL.stream().filter(json::has).findFirst().orElse(null);
+        String part = LANGUAGE_MODEL.stream().filter(json::has).findFirst().orElse(null);
         if (part == null) {
             return json;
         }

@@ -221,7 +221,10 @@ record WeightQuantization(
      */
     static @Nullable WeightQuantization of(JsonFile config) {
         List<JsonFile> places = new ArrayList<>(List.of(config));
-        ModelFamilies.LANGUAGE_MODEL.stream().filter(config::has).map(config::nested).forEach(places::add);
+        ModelFamilies.LANGUAGE_MODEL.stream()
+                .filter(config::has)
+                .map(config::nested)
+                .forEach(places::add);
         for (JsonFile place : places) {
             for (String field : List.of("quantization_config", "compression_config")) {
                 if (place.has(field)) {
@@ -251,8 +254,11 @@ record WeightQuantization(
             default ->
                 throw new CheckpointException(
                         json.file(),
-                        "'" + field + "': quant_method: expected compressed-tensors, gptq, awq, auto-round, fp8, fbgemm_fp8,"
-                                + " mxfp4, modelopt or quark (or no quantisation), got '" + JsonFile.shown(method) + "'");
+                        "'" + field
+                                + "': quant_method: expected compressed-tensors, gptq, awq, auto-round, fp8,"
+                                + " fbgemm_fp8, mxfp4, modelopt or quark (or no"
+                                + " quantisation), got '" + JsonFile.shown(method)
+                                + "'");
         };
     }
 

@@ -110,6 +110,11 @@ class GgufFamiliesTest {
         assertComputes("qwen3_moe", block(0), "qwen3moe", 2, Plain.of(RENORMALIZED), w -> {});
         assertComputes("qwen3_moe", block(0), "qwen3vlmoe", 2, Plain.of(RENORMALIZED), w -> {});
         assertComputes("granitemoe", block(0), "granitemoe", 2, Plain.of(TOP_K_THEN_SOFTMAX), w -> {});
+        assertComputes("granitemoe", block(0), "granitehybrid", 2, Plain.of(TOP_K_THEN_SOFTMAX), w -> {});
+        assertComputes("mixtral", block(0), "dbrx", 2, Plain.of(RENORMALIZED), w -> {});
+        assertComputes("qwen3_moe", block(0), "rnd1", 2, Plain.of(RENORMALIZED), w -> {});
+        assertComputes("olmoe", block(0), "llada-moe", 2, Plain.of(SOFTMAX), w -> {});
+        assertRefused(block(0), "llada-moe", w -> w.bool("llada-moe.expert_weights_norm", true), "expected false");
     }
 
     @ParameterizedTest
@@ -181,6 +186,9 @@ class GgufFamiliesTest {
     @ParameterizedTest
     @CsvSource({
         "minimax_m2, minimax-m2, 0, false",
+        "minimax_m2, mimo2, 0, false",
+        "glm4_moe, afmoe, 8, true",
+        "glm4_moe, glm-dsa, 8, true",
         "lfm2_moe, lfm2moe, 0, false",
         "dots1, dots1, 8, true",
         "exaone_moe, exaone-moe, 8, true",
@@ -219,6 +227,13 @@ class GgufFamiliesTest {
                 2,
                 Plain.of(SOFTMAX).withShared(false),
                 w -> w.number("bailingmoe.expert_shared_count", 2));
+        assertComputes(
+                "bailing_moe",
+                block(16),
+                "deepseek",
+                2,
+                Plain.of(SOFTMAX).withShared(false),
+                w -> w.number("deepseek.expert_shared_count", 2).real("deepseek.expert_weights_scale", 1));
         for (String next : List.of("qwen3next", "qwen35moe")) {
             PublishedModel model = block(20);
             model.add("blk.1.ffn_gate_inp_shexp.weight", model.sharedGate[0]);

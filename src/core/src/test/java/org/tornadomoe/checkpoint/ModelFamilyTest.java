@@ -384,7 +384,8 @@ class ModelFamilyTest {
                 "lfm2_moe | 'hidden_act': 'gelu' | 'hidden_act': expected silu",
                 "step3p5 | 'hidden_act': 'gelu' | 'hidden_act': expected silu",
                 "glm4_moe | 'topk_group': 0 | 'topk_group': expected 1 to n_group = 1, got 0",
-                "deepseek_v3 | 'routed_scaling_factor': null | 'routed_scaling_factor': expected a finite number, got null",
+                "deepseek_v3 | 'routed_scaling_factor': null | 'routed_scaling_factor': expected a finite number, got"
+                        + " null",
                 "gpt_oss | 'swiglu_limit': 5.0 | 'swiglu_limit': expected 7, since gpt_oss computes as if it were",
                 "hy_v4 | 'swiglu_limit': 0 | 'swiglu_limit': expected a positive number, got 0",
                 "hy_v4 | 'hidden_act': 'gelu' | 'hidden_act': expected silu beside a 'swiglu_limit' of 10.0, got gelu",
@@ -451,8 +452,8 @@ class ModelFamilyTest {
                 "'model_type': 'qwen3_omni_moe', 'thinker_config': {'model_type': 'qwen3_omni_moe_thinker',"
                         + " 'text_config': {'model_type': 'qwen3_omni_moe_text', 'hidden_size': 64}}, 'talker_config':"
                         + " {'text_config': {'hidden_size': 99}} | qwen3_omni_moe_text | 64 | 8",
-                "'model_type': 'internvl_chat', 'llm_config': {'model_type': 'qwen3_moe', 'hidden_size': 64} | qwen3_moe |"
-                        + " 64 | 8",
+                "'model_type': 'internvl_chat', 'llm_config': {'model_type': 'qwen3_moe', 'hidden_size': 64} |"
+                        + " qwen3_moe | 64 | 8",
                 "'model_type': 'deepseek_vl_v2', 'language_config': {'model_type': 'deepseek_v2', 'hidden_size': 64,"
                         + " 'num_experts_per_tok': 6} | deepseek_v2 | 64 | 6",
                 "'model_type': 'kimi_k25', 'text_config': {'model_type': 'kimi_k2', 'hidden_size': 64} | deepseek_v3 |"

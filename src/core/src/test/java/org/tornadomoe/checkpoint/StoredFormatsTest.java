@@ -527,12 +527,19 @@ class StoredFormatsTest {
 
     @ParameterizedTest
     @CsvSource({
-        "4, 16, true, false, gptq", "4, 16, false, false, gptq", "4, 16, false, false, gptq_v2",
-                "4, -1, false, false, gptq",
-        "4, 16, true, true, gptq", "4, 16, false, true, gptq", "2, 32, false, false, gptq",
-                "8, 16, false, true, gptq_v2",
-        "3, 16, true, false, gptq", "3, 16, false, false, gptq", "3, 32, false, true, gptq_v2",
-        "4, 24, true, false, gptq", "4, 24, false, false, gptq_v2"
+        "4, 16, true, false, gptq",
+        "4, 16, false, false, gptq",
+        "4, 16, false, false, gptq_v2",
+        "4, -1, false, false, gptq",
+        "4, 16, true, true, gptq",
+        "4, 16, false, true, gptq",
+        "2, 32, false, false, gptq",
+        "8, 16, false, true, gptq_v2",
+        "3, 16, true, false, gptq",
+        "3, 16, false, false, gptq",
+        "3, 32, false, true, gptq_v2",
+        "4, 24, true, false, gptq",
+        "4, 24, false, false, gptq_v2"
     })
     void gptq(int bits, int group, boolean symmetric, boolean shuffled, String format) throws IOException {
         checkpoint(

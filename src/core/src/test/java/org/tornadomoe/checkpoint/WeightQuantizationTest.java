@@ -304,11 +304,10 @@ class WeightQuantizationTest {
         assertThat(requireNonNull(gptq.groupOf(ROUTED)).weights()).hasToString("int8 symmetric static per group of 64");
         assertThat(gptq.groupOf("model.layers.0.mlp.shared_expert.up_proj")).isNull();
         assertThat(bits(gptq, "model.layers.0.mlp.experts.77.up_proj")).isEqualTo(4);
-        WeightQuantization awq = requireNonNull(of(
-                ROUND.replace("'sym': true", "'sym': false") + ", 'packing_format': 'auto_round:auto_awq'}}"));
+        WeightQuantization awq = requireNonNull(
+                of(ROUND.replace("'sym': true", "'sym': false") + ", 'packing_format': 'auto_round:auto_awq'}}"));
         assertThat(awq.method()).isEqualTo(WeightQuantization.Method.AWQ);
-        assertThat(requireNonNull(awq.groupOf(ROUTED)).weights())
-                .hasToString("int4 asymmetric static per group of 64");
+        assertThat(requireNonNull(awq.groupOf(ROUTED)).weights()).hasToString("int4 asymmetric static per group of 64");
     }
 
     @ParameterizedTest
@@ -319,13 +318,15 @@ class WeightQuantizationTest {
                 "'packing_format': 'auto_round:llm_compressor' | 'packing_format': expected auto_round:auto_gptq or"
                         + " auto_round:auto_awq",
                 "'bits': 4 | 'packing_format': expected auto_round:auto_gptq",
-                "'bits': 4, 'packing_format': 'auto_round:auto_gptq', 'sym': false | expected data_type int and sym true, got int and"
-                        + " false",
-                "'bits': 4, 'packing_format': 'auto_round:auto_awq', 'data_type': 'mx_fp' | expected data_type int, got mx_fp",
+                "'bits': 4, 'packing_format': 'auto_round:auto_gptq', 'sym': false | expected data_type int and sym"
+                        + " true, got int and false",
+                "'bits': 4, 'packing_format': 'auto_round:auto_awq', 'data_type': 'mx_fp' | expected data_type int,"
+                        + " got mx_fp",
                 "'packing_format': 'auto_round:auto_awq', 'bits': 3 | 'bits': expected 4 or 8, got 3",
             })
     void whatAutoRoundSaysHasToBeUnderstood(String fields, String message) {
-        assertRefused("{'quantization_config': {'quant_method': 'auto-round', 'group_size': 64, " + fields + "}}", message);
+        assertRefused(
+                "{'quantization_config': {'quant_method': 'auto-round', 'group_size': 64, " + fields + "}}", message);
     }
 
     @ParameterizedTest
