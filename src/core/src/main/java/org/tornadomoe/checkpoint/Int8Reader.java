@@ -2,6 +2,8 @@ package org.tornadomoe.checkpoint;
 
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
+import java.lang.invoke.MethodHandles;
+import java.lang.invoke.VarHandle;
 import java.nio.ByteOrder;
 import java.util.Arrays;
 import java.util.stream.IntStream;
@@ -13,6 +15,8 @@ import org.jspecify.annotations.Nullable;
  */
 final class Int8Reader {
     private static final ValueLayout.OfInt INT = ValueLayout.JAVA_INT_UNALIGNED.withOrder(ByteOrder.LITTLE_ENDIAN);
+
+    private static final VarHandle LONGS = MethodHandles.byteArrayViewVarHandle(long[].class, ByteOrder.LITTLE_ENDIAN);
 
     private Int8Reader() {}
 
@@ -269,6 +273,14 @@ final class Int8Reader {
             int perWord = perWord();
             int mask = (1 << bits) - 1;
             int middle = 1 << (bits - 1);
+            if (bits == 4) {
+                return (row, into) -> {
+                    long at = 4L * row;
+                    for (int c = 0; c < cols; c += 8, at += 4L * rows) {
+                        LONGS.set(into, c, eightOf4Bits(data.get(INT, at)));
+                    }
+                };
+            }
             return (row, into) -> {
                 long at = 4L * row;
                 for (int c = 0; c < cols; at += 4L * rows) {
@@ -389,6 +401,15 @@ final class Int8Reader {
         return data.get(INT, 4 * word) >>> (i * bits) & ((1 << bits) - 1);
     }
 
+    /** The eight values of 4 bits of a word, less 8, a byte each. */
+    private static long eightOf4Bits(int word) {
+        long apart = word & 0xffff_ffffL;
+        apart = (apart | apart << 16) & 0x0000_ffff_0000_ffffL;
+        apart = (apart | apart << 8) & 0x00ff_00ff_00ff_00ffL;
+        apart = (apart | apart << 4) & 0x0f0f_0f0f_0f0f_0f0fL;
+        return (apart + 0x7878_7878_7878_7878L) ^ 0x8080_8080_8080_8080L;
+    }
+
     private static void unsignedRow(MemorySegment data, long from, int bits, byte[] into, int length) {
         if (bits == 8) {
             MemorySegment.copy(data, ValueLayout.JAVA_BYTE, from, into, 0, length);
@@ -406,8 +427,12 @@ final class Int8Reader {
             }
             return;
         }
+        int done = 0;
+        for (; bits == 4 && done + 8 <= length; done += 8) {
+            LONGS.set(into, done, eightOf4Bits(data.get(INT, from + done / 2)));
+        }
         int perByte = 8 / bits;
-        for (int i = 0; i < length; i += perByte) {
+        for (int i = done; i < length; i += perByte) {
             int several = data.get(ValueLayout.JAVA_BYTE, from + i / perByte);
             for (int j = 0; j < perByte && i + j < length; j++) {
                 into[i + j] = (byte) ((several >> (j * bits) & mask) - middle);

@@ -123,25 +123,31 @@ public record Tensor(Path file, String name, DType dtype, long[] shape, MemorySe
 
     private void read(long from, long stride, float[] into, int at, int length) {
         for (int i = 0; i < length; i++) {
-            long index = from + i * stride;
-            into[at + i] = switch (dtype) {
-                case F32 -> data.get(FLOAT, 4 * index);
-                case F64 -> (float) data.get(DOUBLE, 8 * index);
-                case F16 -> Float.float16ToFloat(data.get(SHORT, 2 * index));
-                case BF16 -> Float.intBitsToFloat(data.get(SHORT, 2 * index) << 16);
-                case F8_E4M3 -> SmallFloats.E4M3[data.get(ValueLayout.JAVA_BYTE, index) & 0xff];
-                case F8_E5M2 -> SmallFloats.E5M2[data.get(ValueLayout.JAVA_BYTE, index) & 0xff];
-                case F8_E8M0 -> SmallFloats.E8M0[data.get(ValueLayout.JAVA_BYTE, index) & 0xff];
-                default -> integer(index);
-            };
+            into[at + i] = read(from + i * stride);
         }
+    }
+
+    private float read(long index) {
+        return switch (dtype) {
+            case F32 -> data.get(FLOAT, 4 * index);
+            case F64 -> (float) data.get(DOUBLE, 8 * index);
+            case F16 -> Float.float16ToFloat(data.get(SHORT, 2 * index));
+            case BF16 -> Float.intBitsToFloat(data.get(SHORT, 2 * index) << 16);
+            case F8_E4M3 -> SmallFloats.E4M3[data.get(ValueLayout.JAVA_BYTE, index) & 0xff];
+            case F8_E5M2 -> SmallFloats.E5M2[data.get(ValueLayout.JAVA_BYTE, index) & 0xff];
+            case F8_E8M0 -> SmallFloats.E8M0[data.get(ValueLayout.JAVA_BYTE, index) & 0xff];
+            default -> integer(index);
+        };
     }
 
     /** One element as a float. Throws as {@link #readFloats(long, float[], int, int)}. */
     float getFloat(long index) {
-        float[] one = new float[1];
-        readFloats(index, one, 0, 1);
-        return one[0];
+        Objects.checkIndex(index, elements());
+        try {
+            return read(index);
+        } catch (InternalError e) {
+            throw gone(e);
+        }
     }
 
     /**

@@ -7,12 +7,15 @@ import java.lang.invoke.MethodHandles;
 import java.lang.invoke.VarHandle;
 import java.nio.ByteOrder;
 import java.util.Arrays;
+import java.util.Queue;
+import java.util.concurrent.ConcurrentLinkedQueue;
 import java.util.function.IntUnaryOperator;
 import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.host.Arithmetic;
 import org.tornadomoe.host.Int8Products;
 import org.tornadomoe.quant.Int8Tensor;
+import org.tornadomoe.quant.SystemMemory;
 
 /**
  * One projection of all experts, in the order in which it is read: E experts of blocks of {@value #ROWS} rows, each
@@ -44,6 +47,9 @@ record PackedWeights(
         int @Nullable [] shifts,
         int[] rowOf) {
     static final int ROWS = Arithmetic.ROWS;
+
+    /** What a block is packed in: its rows, and the same in the order here; columns that fill up stay zero. */
+    private record Block(byte[] lines, byte[] packed) {}
 
     private static final VarHandle LONG = MethodHandles.byteArrayViewVarHandle(long[].class, ByteOrder.LITTLE_ENDIAN);
 
@@ -84,16 +90,26 @@ record PackedWeights(
         int stride = forProducts ? groups * groupStride : cols;
         int[] shifts = forProducts ? new int[scales.length] : null;
         long bytes = (long) all * stride * ROWS;
-        MemorySegment values = arena.allocate(bytes + PADDING, 64);
+        MemorySegment values = SystemMemory.allocate(arena, bytes + PADDING);
+        // An odd number of lines of the cache, so that rows don't lie at the same place in all of them.
+        int lineStride = (Math.ceilDiv(cols, 2 * LINE) * 2 + 1) * LINE;
+        int lineBytes = Math.multiplyExact(lineStride, ROWS);
+        int packedBytes = Math.ceilDiv(stride, Long.BYTES) * Long.BYTES * ROWS;
+        Queue<Block> spare = new ConcurrentLinkedQueue<>(); // one a thread, so that not each block has to be zeroed
         IntStream.range(0, all).parallel().forEach(block -> {
             int expert = block / blocks;
-            // An odd number of lines of the cache, so that rows don't lie at the same place in all of them.
-            int lineStride = (Math.ceilDiv(cols, 2 * LINE) * 2 + 1) * LINE;
-            byte[] lines = new byte[Math.multiplyExact(lineStride, ROWS)];
-            byte[] packed = new byte[Math.ceilDiv(stride, Long.BYTES) * Long.BYTES * ROWS];
+            Block own = spare.poll();
+            byte[] lines = own == null ? new byte[lineBytes] : own.lines;
+            byte[] packed = own == null ? new byte[packedBytes] : own.packed;
             for (int r = 0; r < ROWS; r++) {
                 int source = sources[block % blocks * ROWS + r];
                 if (source < 0) {
+                    Arrays.fill(lines, r * lineStride, (r + 1) * lineStride, (byte) 0);
+                    if (shifts != null) {
+                        for (int c = 0; c < stride; c++) {
+                            packed[(int) Int8Products.index(r, c)] = 0;
+                        }
+                    }
                     continue;
                 }
                 w.row(expert, source, lines, r * lineStride);
@@ -119,6 +135,7 @@ record PackedWeights(
             }
             int size = stride * ROWS;
             MemorySegment.copy(packed, 0, values, ValueLayout.JAVA_BYTE, (long) block * size, size);
+            spare.add(new Block(lines, packed));
         });
         return new PackedWeights(
                 w.experts(),

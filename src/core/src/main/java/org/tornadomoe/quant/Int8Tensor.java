@@ -96,7 +96,7 @@ public record Int8Tensor(
                     cols,
                     rowsPerScale,
                     colsPerScale,
-                    arena.allocate(bytes, 64),
+                    SystemMemory.allocate(arena, bytes),
                     new float[count],
                     zeroPoints ? new byte[count] : null);
         } catch (OutOfMemoryError e) {

@@ -1,0 +1,136 @@
+package org.tornadomoe.quant;
+
+import java.lang.foreign.Arena;
+import java.lang.foreign.FunctionDescriptor;
+import java.lang.foreign.Linker;
+import java.lang.foreign.MemorySegment;
+import java.lang.foreign.SymbolLookup;
+import java.lang.foreign.ValueLayout;
+import java.lang.invoke.MethodHandle;
+import java.lang.management.ManagementFactory;
+import java.util.concurrent.atomic.AtomicLong;
+import org.jspecify.annotations.Nullable;
+
+/**
+ * Zeroed memory off the heap for whole tensors. An arena zeroes what it gives from one thread, a page of 4 kB after the
+ * other. On Linux, where the program may call native code ({@code --enable-native-access}), it is taken from the system
+ * instead, which zeroes a page when it is first written, by whichever thread does, and gives pages of 2 MB where it has
+ * them.
+ *
+ * <p>Its limit is that of the arenas' memory, {@code -XX:MaxDirectMemorySize}, by default that of the heap; what arenas
+ * take is counted by themselves. Thread-safe.
+ */
+public final class SystemMemory {
+    private static final long HUGE = 2 << 20;
+    private static final int READ_AND_WRITE = 3;
+    private static final int PRIVATE_AND_ANONYMOUS = 0x22;
+    private static final int ADVISE_HUGE_PAGES = 14;
+
+    /** Null where the arena gives the memory. */
+    private static final @Nullable SystemMemory SYSTEM = ofSystem();
+
+    private final MethodHandle map;
+    private final MethodHandle unmap;
+    private final MethodHandle advise;
+    private final long limit;
+    private final AtomicLong taken = new AtomicLong();
+
+    private SystemMemory(MethodHandle map, MethodHandle unmap, MethodHandle advise, long limit) {
+        this.map = map;
+        this.unmap = unmap;
+        this.advise = advise;
+        this.limit = limit;
+    }
+
+    /**
+     * Zeros, at least 64-byte aligned, until the arena is closed.
+     *
+     * @throws OutOfMemoryError if there isn't as much, or it would be over the limit
+     */
+    public static MemorySegment allocate(Arena arena, long bytes) {
+        return SYSTEM == null || bytes < HUGE ? arena.allocate(bytes, 64) : SYSTEM.take(arena, bytes);
+    }
+
+    /** What is taken from the system now, in bytes. */
+    static long taken() {
+        return SYSTEM == null ? 0 : SYSTEM.taken.get();
+    }
+
+    /** The most that is; 0 where the arena gives the memory. */
+    static long limit() {
+        return SYSTEM == null ? 0 : SYSTEM.limit;
+    }
+
+    private static @Nullable SystemMemory ofSystem() {
+        String arch = System.getProperty("os.arch");
+        if (!SystemMemory.class.getModule().isNativeAccessEnabled()
+                || !System.getProperty("os.name").equals("Linux")
+                || !(arch.equals("amd64") || arch.equals("aarch64"))) {
+            return null;
+        }
+        Linker linker = Linker.nativeLinker();
+        SymbolLookup libc = linker.defaultLookup();
+        ValueLayout.OfLong size = ValueLayout.JAVA_LONG;
+        ValueLayout.OfInt flags = ValueLayout.JAVA_INT;
+        return new SystemMemory(
+                linker.downcallHandle(
+                        libc.findOrThrow("mmap"),
+                        FunctionDescriptor.of(size, size, size, flags, flags, flags, size)),
+                linker.downcallHandle(libc.findOrThrow("munmap"), FunctionDescriptor.of(flags, size, size)),
+                linker.downcallHandle(libc.findOrThrow("madvise"), FunctionDescriptor.of(flags, size, size, flags)),
+                maxDirectMemory());
+    }
+
+    /** As the JVM was told, or as it takes it where it wasn't. */
+    private static long maxDirectMemory() {
+        String option = "-XX:MaxDirectMemorySize=";
+        return ManagementFactory.getRuntimeMXBean().getInputArguments().stream()
+                .filter(argument -> argument.startsWith(option))
+                .map(argument -> argument.substring(option.length()))
+                .mapToLong(SystemMemory::bytes)
+                .filter(bytes -> bytes > 0)
+                .reduce((first, last) -> last)
+                .orElse(Runtime.getRuntime().maxMemory());
+    }
+
+    /** A number as the JVM's options have it: 512m. */
+    static long bytes(String option) {
+        int unit = "kmgt".indexOf(Character.toLowerCase(option.charAt(option.length() - 1)));
+        long number = Long.parseLong(unit < 0 ? option : option.substring(0, option.length() - 1));
+        return number << (10 * (unit + 1));
+    }
+
+    private MemorySegment take(Arena arena, long bytes) {
+        long before = taken.getAndAdd(bytes);
+        if (bytes > limit - before) {
+            taken.addAndGet(-bytes);
+            throw new OutOfMemoryError("cannot reserve " + bytes + " bytes: " + before + " of " + limit + " are taken");
+        }
+        long address = -1;
+        try {
+            address = (long) map.invokeExact(0L, bytes, READ_AND_WRITE, PRIVATE_AND_ANONYMOUS, -1, 0L);
+            if (address == -1) {
+                throw new OutOfMemoryError("the system has no " + bytes + " bytes");
+            }
+            int _ = (int) advise.invokeExact(address, bytes, ADVISE_HUGE_PAGES);
+            long mapped = address;
+            return MemorySegment.ofAddress(address).reinterpret(bytes, arena, _ -> release(mapped, bytes));
+        } catch (RuntimeException | Error failure) {
+            release(address, bytes);
+            throw failure;
+        } catch (Throwable impossible) { // none of them throws a checked exception
+            throw new AssertionError(impossible);
+        }
+    }
+
+    private void release(long address, long bytes) {
+        taken.addAndGet(-bytes);
+        try {
+            if (address != -1) {
+                int _ = (int) unmap.invokeExact(address, bytes);
+            }
+        } catch (Throwable impossible) {
+            throw new AssertionError(impossible);
+        }
+    }
+}
