@@ -108,7 +108,7 @@ class FrontDoorTest {
         assertThat(ChosenExperts.allocate(100, 1).toString())
                 .contains("100 tokens of 1: ")
                 .endsWith("; ...]");
-        assertThat(MoeOptions.DEFAULT.toString()).isEqualTo("MoeOptions[w8a8_channel, auto, up to 256 tokens]");
+        assertThat(MoeOptions.DEFAULT.toString()).isEqualTo("MoeOptions[as stored, auto, up to 256 tokens]");
         assertThat(MoeOptions.DEFAULT
                         .withScheme(Int8Scheme.W8A16_CHANNEL)
                         .withDevice("cuda:1")

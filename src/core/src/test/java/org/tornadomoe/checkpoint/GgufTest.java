@@ -484,7 +484,7 @@ class GgufTest {
                 "tensor 'blk.0.ffn_gate_exps.weight': expected shape [4, 32, 64] (outermost first)");
         assertRefused(
                 w -> w.text("general.architecture", "bert"),
-                "general.architecture: expected one of [bailingmoe, bailingmoe2, deepseek2,");
+                "general.architecture: expected one of [afmoe, bailingmoe, bailingmoe2, dbrx, deepseek,");
         assertRefused(
                 w -> w.tensors.removeIf(t -> t.name().contains("ffn_up")),
                 "layer 0: blk.0.ffn_up_exps.weight is missing; found [blk.0.ffn_gate_inp.weight,");
