@@ -117,7 +117,7 @@ final class SmallFloats {
         long last = shape.length == 0 ? 1 : shape[shape.length - 1];
         long scaleRows = Math.ceilDiv(rows, block.row());
         long scaleCols = Math.ceilDiv(cols, block.col());
-        if (place.transposed && last > 1) { // the scales are transposed as well
+        if (place.transposed && last > 1 && count != matrices) { // the scales are transposed as well
             long down = each / last;
             return last == rows && down > 0 && cols % down == 0 && count == matrices * last * down
                     ? scaled(

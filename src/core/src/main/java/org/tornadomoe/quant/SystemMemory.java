@@ -74,8 +74,7 @@ public final class SystemMemory {
         ValueLayout.OfInt flags = ValueLayout.JAVA_INT;
         return new SystemMemory(
                 linker.downcallHandle(
-                        libc.findOrThrow("mmap"),
-                        FunctionDescriptor.of(size, size, size, flags, flags, flags, size)),
+                        libc.findOrThrow("mmap"), FunctionDescriptor.of(size, size, size, flags, flags, flags, size)),
                 linker.downcallHandle(libc.findOrThrow("munmap"), FunctionDescriptor.of(flags, size, size)),
                 linker.downcallHandle(libc.findOrThrow("madvise"), FunctionDescriptor.of(flags, size, size, flags)),
                 maxDirectMemory());

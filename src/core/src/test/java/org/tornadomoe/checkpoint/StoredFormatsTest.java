@@ -288,6 +288,31 @@ class StoredFormatsTest {
         assertRead(transposed ? "w8a8_channel" : "w8a8_block 16x24 to the nearest", 0.02);
     }
 
+    /** Each of all experts' transposed matrices has one scale. */
+    @Test
+    void oneScaleAnExpert() throws IOException {
+        for (String name : List.of("gate_up_proj", "down_proj")) {
+            boolean down = name.equals("down_proj");
+            int rows = down ? H : 2 * I;
+            int cols = down ? I : H;
+            byte[] codes = codes8(E * rows * cols, DType.F8_E4M3);
+            float[] scales = scales(E);
+            writer.add(BLOCK + "experts." + name, DType.F8_E4M3, MemorySegment.ofArray(codes), E, cols, rows)
+                    .add(BLOCK + "experts." + name + "_weight_scale", scales, E);
+            for (int e = 0; e < E; e++) {
+                int start = e * rows * cols;
+                float scale = scales[e];
+                double[][] all = values(rows, cols, (r, c) -> float8(codes[start + c * rows + r] & 0xff, 3) * scale);
+                meant.put(e + (down ? name : "gate_proj"), down ? all : Arrays.copyOf(all, I));
+                meant.put(e + (down ? name : "up_proj"), down ? all : Arrays.copyOfRange(all, I, 2 * I));
+            }
+        }
+        write(
+                "'model_type': 'olmoe', 'intermediate_size': " + I,
+                ", 'quantization_config': {'quant_method': 'modelopt', 'quant_algo': 'FP8'}");
+        assertRead("w8a8_channel", 0.02);
+    }
+
     // 4-bit floats
 
     /** @param factor what is multiplied by the scale of a group */

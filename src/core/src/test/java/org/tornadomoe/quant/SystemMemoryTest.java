@@ -30,8 +30,7 @@ class SystemMemoryTest {
             assertThatExceptionOfType(IndexOutOfBoundsException.class)
                     .isThrownBy(() -> memory.get(ValueLayout.JAVA_BYTE, bytes));
         }
-        assertThatExceptionOfType(IllegalStateException.class)
-                .isThrownBy(() -> memory.get(ValueLayout.JAVA_BYTE, 0));
+        assertThatExceptionOfType(IllegalStateException.class).isThrownBy(() -> memory.get(ValueLayout.JAVA_BYTE, 0));
     }
 
     @Test
@@ -44,8 +43,8 @@ class SystemMemoryTest {
             long more = SystemMemory.limit() - before;
             assertThatExceptionOfType(OutOfMemoryError.class)
                     .isThrownBy(() -> SystemMemory.allocate(arena, more))
-                    .withMessage("cannot reserve " + more + " bytes: " + (before + LARGE) + " of " + SystemMemory.limit()
-                            + " are taken");
+                    .withMessage("cannot reserve " + more + " bytes: " + (before + LARGE) + " of "
+                            + SystemMemory.limit() + " are taken");
             assertThat(SystemMemory.taken()).isEqualTo(before + LARGE);
         }
         assertThat(SystemMemory.taken()).isEqualTo(before);
