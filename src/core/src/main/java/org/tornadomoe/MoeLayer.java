@@ -92,8 +92,8 @@ public final class MoeLayer implements AutoCloseable {
     }
 
     /**
-     * Loads one layer of a checkpoint and quantises it, unless it is stored in that scheme already, or none is asked for
-     * and it suits one as it is.
+     * Loads one layer of a checkpoint and quantises it, unless it is stored in that scheme already, or none is asked
+     * for and it suits one as it is.
      *
      * @param checkpoint a directory with {@code config.json} and safetensors, or a GGUF file
      * @param layer the decoder layer's number, from 0

@@ -19,8 +19,8 @@ import org.tornadomoe.quant.Progress;
 /**
  * How a layer is loaded. Immutable; every {@code with} method gives a copy.
  *
- * @param quantization what becomes int8, and what shares a scale; null for what the weights are stored in or suit, which
- *     loses nothing where they lie on an int8 grid: {@link org.tornadomoe.quant.ExpertWeights#quantization}
+ * @param quantization what becomes int8, and what shares a scale; null for what the weights are stored in or suit,
+ *     which loses nothing where they lie on an int8 grid: {@link org.tornadomoe.quant.ExpertWeights#quantization}
  * @param backend {@code auto} (a device through TornadoVM, else the CPU), {@code triton} (TornadoVM's task graphs; on
  *     the interpreter where there is no SDK), {@code cpu} or {@code reference}
  * @param devices where, such as {@code ptx:0} or {@code opencl}; empty for the best there is, several to shard the
@@ -73,7 +73,7 @@ public record MoeOptions(
     /** The most lanes of a layer. */
     public static final int MAX_LANES = 1024;
 
-    /** As the weights are stored, floats as {@code w8a8_channel}, on the best backend there is, up to 256 tokens a call. */
+    /** As weights are stored, floats as {@code w8a8_channel}, on the best backend there is, up to 256 tokens a call. */
     public static final MoeOptions DEFAULT = new MoeOptions(
             null,
             "auto",
