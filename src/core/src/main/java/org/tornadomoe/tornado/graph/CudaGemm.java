@@ -25,6 +25,11 @@ abstract class CudaGemm implements ExpertGemm {
      */
     abstract Launch launch(LayerArrays a, Rows rows, Product p, int groups, int packsUpTo, int tokens);
 
+    /** Whether a product for few rows packs them itself; before the first call there are none, and it packs nothing. */
+    static boolean packs(Rows rows, int packsUpTo, int tokens) {
+        return rows.of(tokens) > 0 && rows.of(tokens) <= packsUpTo;
+    }
+
     /** How k is divided: its chunks, and what else the source has parameters for. */
     abstract List<Integer> chunking(LayerArrays a, Product p);
 

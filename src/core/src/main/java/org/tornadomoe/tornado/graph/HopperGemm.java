@@ -96,7 +96,7 @@ public final class HopperGemm extends CudaGemm {
                 ? streamingWarps(p.cols())
                 : a.launch(tokens).numWarps();
         int packedBytes =
-                rows.of(tokens) <= packsUpTo ? 8 * (HopperWeights.chunks(p.cols()) * HopperWeights.CHUNK + 64) : 0;
+                packs(rows, packsUpTo, tokens) ? 8 * (HopperWeights.chunks(p.cols()) * HopperWeights.CHUNK + 64) : 0;
         return new Launch("skinnyGemm", 32 * warps, groups / 4, a.blocks(tokens), packedBytes);
     }
 

@@ -193,7 +193,7 @@ public class MmaGemm extends CudaGemm {
             return launchOfTiles(a, p, groups, tokens);
         }
         int warps = a.launches.source() != null ? a.launch(tokens).numWarps() : isDeep(p.cols()) ? 8 : 4;
-        int packedBytes = rows.of(tokens) <= packsUpTo ? 8 * (rowBytes(p.cols()) + 64) : 0;
+        int packedBytes = packs(rows, packsUpTo, tokens) ? 8 * (rowBytes(p.cols()) + 64) : 0;
         return new Launch("skinnyGemm", 32 * warps, groups / 4, a.blocks(tokens), packedBytes);
     }
 

@@ -251,6 +251,21 @@ class MmaStagesTest {
         assertThat(layer.launch("quantizeTokens", 200)).isEqualTo(new Launch("packRows", 128, 200, 1, 0));
     }
 
+    /** A plan is built before there is a token, and asked for more shared memory than there is for rows this long. */
+    @ParameterizedTest
+    @EnumSource
+    void nothingIsPackedBeforeThereIsAToken(Int8Scheme scheme) {
+        for (RandomLayer longRows :
+                List.of(RandomLayer.of(1, 1, 9000, 12, 5, 1), RandomLayer.of(1, 1, 12, 9000, 5, 1))) {
+            Layer layer = layer(longRows, Int8Quantization.of(scheme));
+            for (int m : new int[] {0, 1, 5}) {
+                for (String product : List.of("gateUp", "down")) {
+                    assertThat(layer.launch(product, m).sharedBytes()).isBetween(0, LEAST_SHARED);
+                }
+            }
+        }
+    }
+
     /** A group that ended within four columns would be written by two, of which one knows zeros only. */
     @Test
     void oneGroupOfAllColumnsHasWhatPadsThem() {
