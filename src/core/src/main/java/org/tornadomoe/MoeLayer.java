@@ -1,5 +1,6 @@
 package org.tornadomoe;
 
+import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.nio.file.Path;
 import java.util.ArrayList;
@@ -257,6 +258,22 @@ public final class MoeLayer implements AutoCloseable {
         int bytes = config.inDtype().bytes();
         check(tokens, hidden.byteSize() / bytes, output.byteSize() / bytes, chosen);
         run(hidden, tokens, output, chosen, null);
+    }
+
+    /**
+     * Memory for hidden states or output of up to M tokens, of the options' {@code hiddenType}, zeros at first. On CUDA
+     * a device copies from and to it by itself, which other memory takes the host's cores for: worth it where it is
+     * used for many calls, since the system keeps its pages in place. Several may be taken; a part of one is as good.
+     *
+     * @param tokens M, 0 to the options' {@code maxTokens}
+     * @param arena for as long as which it lives; no call may use it when that is closed
+     * @throws IllegalArgumentException for another number of tokens
+     */
+    public MemorySegment allocate(int tokens, Arena arena) {
+        if (tokens < 0 || tokens > config.maxNumTokens()) {
+            throw new IllegalArgumentException("tokens: expected 0 to " + config.maxNumTokens() + ", got " + tokens);
+        }
+        return kernel.allocate((long) config.inDtype().bytes() * tokens * config.hiddenDim(), arena);
     }
 
     /**

@@ -11,6 +11,7 @@ import org.jspecify.annotations.Nullable;
 import org.tornadomoe.checkpoint.CheckpointException;
 import org.tornadomoe.checkpoint.WholeFile;
 import org.tornadomoe.config.FusedMoeConfig;
+import org.tornadomoe.config.ScalarType;
 import org.tornadomoe.kernel.DeviceMemory;
 import org.tornadomoe.kernel.InsufficientMemoryException;
 import org.tornadomoe.kernel.MoeExecutionException;
@@ -118,6 +119,20 @@ final class Bench implements Callable<Integer> {
                     + " times lower than the first's, about Zipf's law; default ${DEFAULT-VALUE}, all alike.")
     double skew;
 
+    @Option(
+            names = "--hidden",
+            paramLabel = "TYPE",
+            defaultValue = "f32",
+            description = "What hidden states and output are in the caller's memory, f32, f16 or bf16; default"
+                    + " ${DEFAULT-VALUE}.")
+    String hidden = "f32";
+
+    @Option(
+            names = "--allocated",
+            description = "Hidden states and output lie in memory that the layer allocates, where its device may copy"
+                    + " from and to it by itself.")
+    boolean allocated;
+
     @Mixin
     Measuring measuring = new Measuring();
 
@@ -177,7 +192,20 @@ final class Bench implements Callable<Integer> {
         return report.ok() ? Moe.DONE : Moe.NO;
     }
 
+    ScalarType hiddenType() {
+        return switch (hidden.toLowerCase(Locale.ROOT)) {
+            case "f32" -> ScalarType.F32;
+            case "f16" -> ScalarType.F16;
+            case "bf16" -> ScalarType.BF16;
+            default -> throw new IllegalArgumentException("--hidden: expected f32, f16 or bf16, got '" + hidden + "'");
+        };
+    }
+
     private void check() {
+        if (layers != null && (hiddenType() != ScalarType.F32 || allocated)) {
+            throw new IllegalArgumentException("--layers: expected neither --hidden nor --allocated with it, as hidden"
+                    + " states stay on the device");
+        }
         if (layers != null && target.devices.size() > 1) {
             throw new IllegalArgumentException("--layers: expected one device with it, got " + target.devices);
         }
@@ -240,14 +268,14 @@ final class Bench implements Callable<Integer> {
 
     private void measure(BenchShape shape, List<Integer> sizes, BenchReport report, PrintWriter err) {
         int most = sizes.stream().mapToInt(Integer::intValue).max().orElseThrow();
-        FusedMoeConfig config =
-                target.select(shape.config(most), measuring.scheme).config();
+        FusedMoeConfig config = target.select(shape.config(most, hiddenType()), measuring.scheme)
+                .config();
         try (Int8Experts experts = RandomExperts.of(config, measuring.scheme, skew)) {
             for (List<Integer> together :
                     separate ? sizes.stream().map(List::of).toList() : List.of(sizes)) {
                 int largest =
                         together.stream().mapToInt(Integer::intValue).max().orElseThrow();
-                Sharding sharding = target.select(shape.config(largest), measuring.scheme);
+                Sharding sharding = target.select(shape.config(largest, hiddenType()), measuring.scheme);
                 long begin = System.nanoTime();
                 try (MoeKernel kernel =
                         ShardedLayer.load(sharding, Int8MoeOracle.installed(), experts, (_, _, _) -> {})) {
@@ -268,7 +296,8 @@ final class Bench implements Callable<Integer> {
                         }
                     }
                     for (int m : together) {
-                        Measurement row = Measurement.of(shape, sharding, experts, kernel, m, measuring.runs, seconds);
+                        Measurement row =
+                                Measurement.of(shape, sharding, experts, kernel, m, measuring.runs, seconds, allocated);
                         report.rows.add(row);
                         err.printf(
                                 Locale.ROOT,

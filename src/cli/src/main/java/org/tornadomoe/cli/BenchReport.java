@@ -54,6 +54,8 @@ final class BenchReport {
         json.put("limitTops", bench.limitTops);
         json.put("separate", bench.separate);
         json.put("skew", bench.skew);
+        json.put("hidden", bench.hiddenType().abbreviation());
+        json.put("allocated", bench.allocated);
         json.put("memory", memory);
         json.put("unit", "microseconds");
         List<Object> list = new ArrayList<>();

@@ -6,6 +6,7 @@ import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import org.tornadomoe.config.FusedMoeConfig;
+import org.tornadomoe.config.ScalarType;
 
 /** The sizes of a layer: E experts, I intermediate, H hidden, K experts a token. */
 record BenchShape(String name, int experts, int intermediate, int hidden, int topK) {
@@ -49,7 +50,13 @@ record BenchShape(String name, int experts, int intermediate, int hidden, int to
 
     /** A layer of these sizes. */
     FusedMoeConfig config(int maxTokens) {
+        return config(maxTokens, ScalarType.F32);
+    }
+
+    /** @param hiddenType of hidden states and output */
+    FusedMoeConfig config(int maxTokens, ScalarType hiddenType) {
         return FusedMoeConfig.builder()
+                .inDtype(hiddenType)
                 .numExperts(experts)
                 .intermediateSize(intermediate)
                 .hiddenDim(hidden)

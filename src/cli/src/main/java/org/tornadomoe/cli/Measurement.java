@@ -2,7 +2,6 @@ package org.tornadomoe.cli;
 
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
-import java.lang.foreign.ValueLayout;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.LinkedHashMap;
@@ -14,12 +13,14 @@ import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.EplbConfig;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.config.QuantKey;
+import org.tornadomoe.config.ScalarType;
 import org.tornadomoe.kernel.ChosenExperts;
 import org.tornadomoe.kernel.MoeKernel;
 import org.tornadomoe.kernel.Profiled;
 import org.tornadomoe.parallel.ExpertBalance;
 import org.tornadomoe.parallel.ShardedLayer;
 import org.tornadomoe.parallel.Sharding;
+import org.tornadomoe.quant.HiddenStates;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.reference.Numerics;
 
@@ -108,6 +109,7 @@ record Measurement(
      * Measures calls of a loaded layer.
      *
      * @param seconds fewer runs where they would take longer
+     * @param allocated whether the kernel allocates what hidden states and output lie in
      */
     static Measurement of(
             BenchShape shape,
@@ -116,18 +118,23 @@ record Measurement(
             MoeKernel kernel,
             int m,
             int runs,
-            double seconds) {
+            double seconds,
+            boolean allocated) {
         int h = shape.hidden();
-        long rowBytes = 4L * h;
+        ScalarType type = sharding.config().inDtype();
+        long rowBytes = (long) type.bytes() * h;
         try (Arena arena = Arena.ofShared()) {
-            MemorySegment pool = arena.allocate((m + WINDOWS - 1) * rowBytes, 64);
+            long poolBytes = (m + WINDOWS - 1) * rowBytes;
+            MemorySegment pool = allocated ? kernel.allocate(poolBytes, arena) : arena.allocate(poolBytes, 64);
             IntStream.range(0, m + WINDOWS - 1).parallel().forEach(row -> {
                 SplittableRandom random = new SplittableRandom(31L * m + row);
+                float[] values = new float[h];
                 for (int i = 0; i < h; i++) {
-                    pool.set(ValueLayout.JAVA_FLOAT, row * rowBytes + 4L * i, (float) random.nextGaussian());
+                    values[i] = (float) random.nextGaussian();
                 }
+                HiddenStates.write(type, values, h, pool.asSlice(row * rowBytes));
             });
-            MemorySegment out = arena.allocate(m * rowBytes, 64);
+            MemorySegment out = allocated ? kernel.allocate(m * rowBytes, arena) : arena.allocate(m * rowBytes, 64);
             ChosenExperts chosen = ChosenExperts.allocate(m, shape.topK());
             int active = 0;
             int warm = 0;
@@ -204,11 +211,18 @@ record Measurement(
     private static double error(
             Sharding sharding, Int8Experts experts, MoeKernel kernel, MemorySegment hidden, int m, MemorySegment out) {
         int h = experts.config().hiddenDim();
+        ScalarType type = sharding.config().inDtype();
         int count = Math.min(m, CHECKED);
-        float[] some = rows(hidden, m, h, count);
-        float[] got = rows(out, m, h, count);
+        float[] some = rows(type, hidden, m, h, count);
+        float[] got = rows(type, out, m, h, count);
         if (dependsOnOtherTokens(experts.scheme())) {
-            kernel.forward(MemorySegment.ofArray(some), count, MemorySegment.ofArray(got), null, null);
+            try (Arena arena = Arena.ofShared()) {
+                MemorySegment in = arena.allocate((long) type.bytes() * some.length, 16);
+                MemorySegment alone = arena.allocate(in.byteSize(), 16);
+                HiddenStates.write(type, some, some.length, in);
+                kernel.forward(in, count, alone, null, null);
+                HiddenStates.read(type, alone, got, got.length);
+            }
         }
         return Numerics.relativeL2(Numerics.widen(got), ShardedReference.forward(sharding, experts, some, count));
     }
@@ -222,10 +236,15 @@ record Measurement(
     }
 
     static float[] rows(MemorySegment from, int m, int h, int count) {
+        return rows(ScalarType.F32, from, m, h, count);
+    }
+
+    private static float[] rows(ScalarType type, MemorySegment from, int m, int h, int count) {
         float[] rows = new float[count * h];
+        float[] values = new float[h];
         for (int row = 0; row < count; row++) {
-            long at = 4L * h * (row == 0 ? 0 : m - 1);
-            MemorySegment.copy(from, ValueLayout.JAVA_FLOAT, at, rows, row * h, h);
+            HiddenStates.read(type, from.asSlice((long) type.bytes() * h * (row == 0 ? 0 : m - 1)), values, h);
+            System.arraycopy(values, 0, rows, row * h, h);
         }
         return rows;
     }

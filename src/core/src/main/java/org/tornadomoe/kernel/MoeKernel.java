@@ -1,5 +1,6 @@
 package org.tornadomoe.kernel;
 
+import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.util.List;
 import org.jspecify.annotations.Nullable;
@@ -51,6 +52,14 @@ public interface MoeKernel extends AutoCloseable {
      */
     default @Nullable MoeKernel joinedWith(List<MoeKernel> others) {
         return null;
+    }
+
+    /**
+     * Memory for a caller's hidden states or output, zeros at first, that lives as long as the arena. The kernel's
+     * device may copy from and to it without the host's help; any other memory does as well.
+     */
+    default MemorySegment allocate(long bytes, Arena arena) {
+        return arena.allocate(bytes, 64);
     }
 
     /**

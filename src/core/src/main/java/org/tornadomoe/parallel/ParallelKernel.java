@@ -202,6 +202,11 @@ final class ParallelKernel implements MoeKernel, Adapters, Profiled {
         LOG.log(System.Logger.Level.DEBUG, "the devices' own sum", why);
     }
 
+    @Override
+    public MemorySegment allocate(long bytes, Arena arena) {
+        return parts.first().kernel().allocate(bytes, arena);
+    }
+
     /** Before parts are replaced or closed. */
     private void separate() {
         MoeKernel together = joined;

@@ -5,6 +5,7 @@ import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.util.ArrayDeque;
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.Deque;
 import java.util.HashMap;
 import java.util.List;
@@ -14,6 +15,8 @@ import java.util.function.LongConsumer;
 import java.util.function.LongSupplier;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.Int8Scheme;
+import org.tornadomoe.host.Scratch;
+import org.tornadomoe.host.Team;
 import org.tornadomoe.kernel.ChosenExperts;
 import org.tornadomoe.kernel.Cleanup;
 import org.tornadomoe.kernel.MoeExecutionException;
@@ -40,11 +43,8 @@ final class CudaCall implements AutoCloseable {
     /** Parts that {@code join.cu} adds. */
     static final int MOST_PARTS = 8;
 
-    /** Bytes of hidden states for which all this is worth it on one GPU. */
-    static final long WORTH = 2 << 20;
-
-    /** Bytes of hidden states up to which each of several GPUs reads all of them. */
-    private static final long DIRECT = 1 << 20;
+    /** Bytes of hidden states up to which nothing overlaps, and each of several GPUs reads all of them. */
+    private static final long FEW = 1 << 20;
 
     /** Tokens of a call that is cut into chunks, and what a chunk's tokens are a multiple of. */
     private static final int MANY_TOKENS = 1024;
@@ -74,8 +74,18 @@ final class CudaCall implements AutoCloseable {
     /** Bytes of a token's hidden states, and of its output. */
     private final long row;
 
+    /** Puts on streams what few tokens take, for each GPU one thread: that alone takes as long as many a GPU. */
+    private final Team team;
+
+    private final Scratch scratch = new Scratch();
+
     /** Of parts that have run once, and are the caller's own in every call. */
     CudaCall(List<TornadoMoeKernel> parts) {
+        this(parts, new Team(parts.size()));
+    }
+
+    CudaCall(List<TornadoMoeKernel> parts, Team team) {
+        this.team = team;
         LayerArrays first = parts.getFirst().arrays();
         row = (long) first.shape.config.inDtype().bytes() * first.shape.config.hiddenDim();
         driver = parts.getFirst().again().driver();
@@ -111,6 +121,10 @@ final class CudaCall implements AutoCloseable {
         }
     }
 
+    /** Memories of a call; whether GPUs copy from and to the caller's themselves, and whether few tokens come. */
+    private record Memory(
+            MemorySegment hidden, boolean isHiddenPinned, MemorySegment output, boolean isOutputPinned, boolean few) {}
+
     /** The tokens of a chunk that a GPU reads and writes, in pieces. */
     private record Share(Gpu gpu, Chunk chunk, int from, int to, List<Piece> in, List<Piece> out) {
         boolean isNone() {
@@ -127,7 +141,13 @@ final class CudaCall implements AutoCloseable {
     void forward(MemorySegment hidden, int tokens, MemorySegment output, @Nullable ChosenExperts chosen) {
         Gpu first = gpus.getFirst();
         boolean answers = chosen != null && first.arrays.shape.routes;
-        boolean direct = gpus.size() > 1 && tokens * row <= DIRECT;
+        long bytes = tokens * row;
+        Memory memory = new Memory(
+                hidden,
+                PinnedMemory.isPinned(hidden.asSlice(0, bytes), driver, first.context),
+                output,
+                PinnedMemory.isPinned(output.asSlice(0, bytes), driver, first.context),
+                bytes <= FEW);
         for (Gpu gpu : gpus) {
             gpu.part.prepare(tokens, chosen, answers && gpu == first);
         }
@@ -135,25 +155,31 @@ final class CudaCall implements AutoCloseable {
                 HostCopies out = new HostCopies(output)) {
             Cleanup.all(
                     () -> {
-                        List<List<Share>> chunks = shares(in, hidden, tokens, output, out, direct);
-                        chunks.forEach(shares -> shares.forEach(share -> share.in.forEach(Piece::begin)));
-                        for (List<Share> shares : chunks) {
-                            if (direct) {
-                                bringAll(shares.getFirst());
-                            } else {
-                                bring(shares);
-                            }
-                            compute(shares.getFirst().chunk);
-                            fetch(shares, direct);
+                        List<List<Share>> chunks = shares(memory, tokens, in, out);
+                        if (!memory.isHiddenPinned) {
+                            chunks.forEach(shares -> shares.forEach(share -> share.in.forEach(Piece::begin)));
                         }
-                        receiveAll(chunks, direct);
+                        for (List<Share> shares : chunks) {
+                            if (memory.few) {
+                                startAll(shares.getFirst(), memory);
+                            } else {
+                                bring(shares, memory);
+                                compute(shares.getFirst().chunk);
+                            }
+                            fetch(shares, memory);
+                        }
+                        if (!memory.isOutputPinned) {
+                            receiveAll(chunks, memory);
+                        }
                         if (answers || first.arrays.shape.balanced) {
                             // To memory that isn't pinned, for which the driver may have the host wait.
                             each(gpu -> gpu.fetchRest(tokens));
                         }
-                        chunks.forEach(shares -> shares.forEach(share -> share.out.forEach(Piece::await)));
+                        if (!memory.isOutputPinned) {
+                            chunks.forEach(shares -> shares.forEach(share -> share.out.forEach(Piece::await)));
+                        }
                     },
-                    () -> awaitAll(direct));
+                    () -> awaitAll(memory));
         }
         if (chosen != null && answers) {
             first.part.answer(chosen, tokens * first.arrays.shape.config.pairsPerToken());
@@ -161,23 +187,32 @@ final class CudaCall implements AutoCloseable {
     }
 
     /** Of each chunk, in the order of the GPUs; an even number of tokens, so that two never have an int in common. */
-    private List<List<Share>> shares(
-            HostCopies in, MemorySegment hidden, int tokens, MemorySegment output, HostCopies out, boolean direct) {
+    private List<List<Share>> shares(Memory memory, int tokens, HostCopies in, HostCopies out) {
         long piece = HostCopies.pieceOf(tokens * row);
         List<List<Share>> chunks = new ArrayList<>();
-        for (Chunk chunk : direct ? List.of(new Chunk(0, 0, tokens)) : chunks(tokens)) {
+        for (Chunk chunk : memory.few ? List.of(new Chunk(0, 0, tokens)) : chunks(tokens)) {
             List<Share> shares = new ArrayList<>();
             int pairs = Math.ceilDiv(chunk.tokens(), 2);
             int from = chunk.from;
             for (Gpu gpu : gpus) {
-                int to = direct ? chunk.to : Math.min(chunk.to, chunk.from + pairs * (gpu.rank + 1) / gpus.size() * 2);
+                int to = memory.few
+                        ? chunk.to
+                        : Math.min(chunk.to, chunk.from + pairs * (gpu.rank + 1) / gpus.size() * 2);
+                long begin = from * row;
+                long end = to * row;
+                MemorySegment incoming = gpu.incoming.getSegment();
+                MemorySegment outgoing = gpu.outgoing.getSegment();
                 shares.add(new Share(
                         gpu,
                         chunk,
                         from,
                         to,
-                        in.pieces(hidden, gpu.incoming.getSegment(), from * row, to * row, piece),
-                        out.pieces(gpu.outgoing.getSegment(), output, from * row, to * row, piece)));
+                        memory.isHiddenPinned
+                                ? in.pieces(memory.hidden, memory.hidden, begin, end, end - begin)
+                                : in.pieces(memory.hidden, incoming, begin, end, piece),
+                        memory.isOutputPinned
+                                ? out.pieces(memory.output, memory.output, begin, end, end - begin)
+                                : out.pieces(outgoing, memory.output, begin, end, piece)));
                 from = to;
             }
             chunks.add(shares);
@@ -205,26 +240,52 @@ final class CudaCall implements AutoCloseable {
                         new Chunk(0, 0, edge), new Chunk(1, edge, tokens - edge), new Chunk(2, tokens - edge, tokens));
     }
 
-    /** All GPUs read the tokens that the first one has in the host's memory, on the streams of their kernels. */
-    private void bringAll(Share all) {
-        each(gpu -> gpu.begin(all.chunk));
-        MemorySegment here = all.gpu.incoming.getSegment();
-        for (Piece piece : all.in) {
-            piece.await();
-            each(gpu -> gpu.take(here, piece, gpu.run().stream()));
+    /**
+     * All GPUs read the tokens that the first one has in the host's memory, and compute, each on one stream, and put
+     * there by a thread of its own if it comes.
+     */
+    private void startAll(Share all, Memory memory) {
+        if (!memory.isHiddenPinned) {
+            all.in.forEach(Piece::await);
         }
+        @Nullable RuntimeException[] failures = new @Nullable RuntimeException[gpus.size()];
+        boolean together = team.begin();
+        try {
+            team.run(
+                    together,
+                    gpus.size(),
+                    (rank, _) -> {
+                        try {
+                            on(gpus.get(rank), gpu -> gpu.start(all));
+                        } catch (RuntimeException failure) {
+                            failures[rank] = failure;
+                        }
+                    },
+                    scratch);
+        } finally {
+            if (together) {
+                team.end();
+            }
+        }
+        Cleanup.each(Arrays.asList(failures), failure -> {
+            if (failure != null) {
+                throw failure;
+            }
+        });
     }
 
     /** Each GPU reads its share, a piece of each in turn, and takes the others' when they have them. */
-    private void bring(List<Share> shares) {
+    private void bring(List<Share> shares, Memory memory) {
         Chunk chunk = shares.getFirst().chunk;
         int most = shares.stream().mapToInt(share -> share.in.size()).max().orElse(0);
         for (int i = 0; i < most; i++) {
             for (Share share : shares) {
                 if (i < share.in.size()) {
                     Piece piece = share.in.get(i);
-                    piece.await();
-                    on(share.gpu, gpu -> gpu.take(gpu.incoming.getSegment(), piece, gpu.in));
+                    if (!memory.isHiddenPinned) {
+                        piece.await();
+                    }
+                    on(share.gpu, gpu -> gpu.take(piece, gpu.in));
                 }
             }
         }
@@ -261,7 +322,7 @@ final class CudaCall implements AutoCloseable {
     }
 
     /** Each GPU adds the parts of its share, which then goes to the host. */
-    private void fetch(List<Share> shares, boolean direct) {
+    private void fetch(List<Share> shares, Memory memory) {
         for (Share share : shares) {
             if (gpus.size() > 1 && !share.isNone()) {
                 on(share.gpu, gpu -> gpu.add(share));
@@ -269,18 +330,18 @@ final class CudaCall implements AutoCloseable {
         }
         for (Share share : shares) {
             if (!share.isNone()) {
-                on(share.gpu, gpu -> gpu.fetch(share, direct));
+                on(share.gpu, gpu -> gpu.fetch(share, memory));
             }
         }
     }
 
     /** Of GPUs that fail the one that the others waited for is told of first. */
-    private void receiveAll(List<List<Share>> chunks, boolean direct) {
+    private void receiveAll(List<List<Share>> chunks, Memory memory) {
         try {
-            chunks.forEach(shares -> receive(shares, direct));
+            chunks.forEach(shares -> receive(shares, memory));
         } catch (MoeExecutionException failure) {
             try {
-                awaitAll(direct);
+                awaitAll(memory);
             } catch (MoeExecutionException cause) {
                 cause.addSuppressed(failure);
                 throw cause;
@@ -290,14 +351,14 @@ final class CudaCall implements AutoCloseable {
     }
 
     /** What has come from a GPU is copied on, a piece of each in turn. */
-    private void receive(List<Share> shares, boolean direct) {
+    private void receive(List<Share> shares, Memory memory) {
         int most = shares.stream().mapToInt(share -> share.out.size()).max().orElse(0);
         for (int i = 0; i < most; i++) {
             for (Share share : shares) {
                 if (i < share.out.size()) {
                     Piece piece = share.out.get(i);
                     on(share.gpu, gpu -> {
-                        if (direct && share.out.size() == 1) {
+                        if (memory.few && share.out.size() == 1) {
                             gpu.run().await();
                         } else {
                             driver.awaitEvent(gpu.fetched(piece));
@@ -329,8 +390,8 @@ final class CudaCall implements AutoCloseable {
      * Whatever happened: nothing may be under way when the arrays are used again. The first device waits for the
      * others, whose failure may be its own, and so comes last.
      */
-    private void awaitAll(boolean direct) {
-        Cleanup.each(gpus.reversed(), gpu -> on(gpu, _ -> gpu.await(direct)));
+    private void awaitAll(Memory memory) {
+        Cleanup.each(gpus.reversed(), gpu -> on(gpu, _ -> gpu.await(memory.few)));
     }
 
     @Override
@@ -461,8 +522,21 @@ final class CudaCall implements AutoCloseable {
                     || (copy.toDevice() && copy.array() != incoming && copy.array() != arrays.work.header);
         }
 
+        /** What few tokens take, up to the part of the output. */
+        void start(Share all) {
+            begin(all.chunk);
+            all.in.forEach(piece -> take(piece, run().stream()));
+            for (int step = 0; step < run().steps().size(); step++) {
+                if (isForKernels(step)) {
+                    run().enqueue(step, 0);
+                }
+            }
+            driver.record(computed[0], run().stream());
+        }
+
         /** A piece of hidden states that is in the host's memory. */
-        void take(MemorySegment here, Piece piece, long stream) {
+        void take(Piece piece, long stream) {
+            MemorySegment here = piece.to();
             driver.copyToDevice(
                     run().address(incoming) + piece.at(),
                     here.asSlice(piece.at(), piece.bytes()),
@@ -515,18 +589,18 @@ final class CudaCall implements AutoCloseable {
         }
 
         /** Brings a share to the host's memory, of few tokens behind the kernels. */
-        void fetch(Share share, boolean direct) {
-            long stream = direct ? run().stream() : out;
-            if (!direct) {
+        void fetch(Share share, Memory memory) {
+            long stream = memory.few ? run().stream() : out;
+            if (!memory.few) {
                 driver.waitFor((gpus.size() > 1 ? added : computed)[share.chunk.number], out);
             }
             for (Piece piece : share.out) {
                 driver.copyFromDevice(
-                        outgoing.getSegment().asSlice(piece.at(), piece.bytes()),
+                        piece.from().asSlice(piece.at(), piece.bytes()),
                         run().address(outgoing) + piece.at(),
                         piece.bytes(),
                         stream);
-                if (!direct || share.out.size() > 1) {
+                if (!memory.isOutputPinned && (!memory.few || share.out.size() > 1)) {
                     driver.record(fetched(piece), stream);
                 }
             }
@@ -548,8 +622,8 @@ final class CudaCall implements AutoCloseable {
             }
         }
 
-        void await(boolean direct) {
-            if (direct) {
+        void await(boolean few) {
+            if (few) {
                 run().await();
                 return;
             }

@@ -13,7 +13,9 @@ import org.jspecify.annotations.Nullable;
  * closed no piece is under way, and none will be.
  */
 final class HostCopies implements AutoCloseable {
-    private static final long LEAST = 256 << 10;
+    /** Bytes that no second thread is worth. */
+    static final long LEAST = 256 << 10;
+
     private static final long MOST = 1 << 20;
 
     /** Of one size, as long as they aren't {@link #MOST}. */
@@ -97,7 +99,15 @@ final class HostCopies implements AutoCloseable {
             this.number = number;
         }
 
-        /** Where it begins. */
+        MemorySegment from() {
+            return from;
+        }
+
+        MemorySegment to() {
+            return to;
+        }
+
+        /** Where it begins, in both. */
         long at() {
             return at;
         }

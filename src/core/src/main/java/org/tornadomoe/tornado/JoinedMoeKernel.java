@@ -15,8 +15,12 @@ final class JoinedMoeKernel implements MoeKernel {
 
     /** Of parts that have run once. */
     JoinedMoeKernel(List<TornadoMoeKernel> parts) {
+        this(parts, new CudaCall(parts));
+    }
+
+    JoinedMoeKernel(List<TornadoMoeKernel> parts, CudaCall call) {
         this.parts = parts;
-        call = new CudaCall(parts);
+        this.call = call;
     }
 
     /** Without adapters. */

@@ -1,5 +1,6 @@
 package org.tornadomoe.tornado;
 
+import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.util.ArrayList;
@@ -243,7 +244,7 @@ final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profile
             arrays.returnsRouting = chosen != null;
             Device.lockRunning();
             try {
-                if (running.graph.again() != null && !timed && bytes(tokens) >= CudaCall.WORTH) {
+                if (running.graph.again() != null && !timed && bytes(tokens) > HostCopies.LEAST) {
                     overlapped(hidden, tokens, output, chosen);
                     return;
                 }
@@ -290,6 +291,11 @@ final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profile
         } catch (MoeExecutionException failure) {
             throw failed("running the layer", device, failure);
         }
+    }
+
+    @Override
+    public MemorySegment allocate(long bytes, Arena arena) {
+        return running.graph.isCudaAlone() ? PinnedMemory.allocate(bytes, arena) : arena.allocate(bytes, 64);
     }
 
     @Override

@@ -47,7 +47,7 @@ public class ImportDirectionTest {
         tornado.cuda     kernel tornado.device tornado.kernels
         tornado.layout   config quant tornado.device
         tornado.graph    config quant kernel tuning tornado.layout tornado.cuda tornado.device tornado.kernels
-        tornado          config quant kernel tuning tornado.graph tornado.cuda tornado.device tornado.kernels
+        tornado          config quant kernel tuning host tornado.graph tornado.cuda tornado.device tornado.kernels
         oracle           config quant kernel tuning
         parallel         config quant kernel host oracle
         observe

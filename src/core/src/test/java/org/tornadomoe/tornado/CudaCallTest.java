@@ -15,6 +15,7 @@ import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 import org.tornadomoe.RandomLayer;
 import org.tornadomoe.config.Int8Scheme;
+import org.tornadomoe.host.Team;
 import org.tornadomoe.kernel.ChosenExperts;
 import org.tornadomoe.kernel.MoeExecutionException;
 import org.tornadomoe.quant.Int8Experts;
@@ -61,7 +62,7 @@ class CudaCallTest {
     }
 
     private CudaCall call(List<RecordedPart> parts) {
-        CudaCall call = new CudaCall(parts.stream().map(part -> part.kernel).toList());
+        CudaCall call = new CudaCall(parts.stream().map(part -> part.kernel).toList(), new Team(1));
         opened.add(call);
         return call;
     }
@@ -110,6 +111,47 @@ class CudaCallTest {
             MemorySegment out = own.allocate(in.byteSize(), 4);
             call.forward(in, MOST, out, null);
             assertThat(out.toArray(ValueLayout.JAVA_FLOAT)).isEqualTo(expected(hidden, 2));
+        }
+    }
+
+    /** Memory that the GPUs copy from and to themselves; a part of it, for few tokens and for many. */
+    @ParameterizedTest
+    @CsvSource({"1, 1200", "1, 3", "2, 1200", "2, 3"})
+    void pinnedMemoryIsCopiedStraight(int count, int tokens) {
+        PlayedDriver driver = driver(5);
+        CudaCall call = call(parts(driver, count));
+        int pinned = driver.pinned();
+        try (Arena arena = Arena.ofShared()) {
+            MemorySegment in = PinnedMemory.allocate(4L * MOST * H, arena).asSlice(4 * H);
+            MemorySegment out = PinnedMemory.allocate(4L * MOST * H, arena);
+            for (int run = 0; run < 3; run++) {
+                float[] hidden = Arrays.copyOf(LAYER.hidden(MOST, run), tokens * H);
+                MemorySegment.copy(hidden, 0, in, ValueLayout.JAVA_FLOAT, 0, hidden.length);
+                driver.calls();
+                call.forward(in, tokens, out, null);
+                assertThat(out.asSlice(0, 4L * hidden.length).toArray(ValueLayout.JAVA_FLOAT))
+                        .isEqualTo(expected(hidden, count));
+                assertThat(driver.calls()).noneMatch(what -> what.contains("awaitEvent"));
+                assertThat(driver.pinned()).isEqualTo(pinned + 2);
+            }
+        }
+        assertThat(driver.pinned()).isEqualTo(pinned);
+    }
+
+    /** What the system doesn't keep in place goes through the layer's. */
+    @Test
+    void memoryThatCannotBePinnedIsAsGood() {
+        PlayedDriver driver = driver(6);
+        CudaCall call = call(parts(driver, 1));
+        float[] hidden = LAYER.hidden(MOST, 1);
+        try (Arena arena = Arena.ofConfined()) {
+            MemorySegment in = PinnedMemory.allocate(4L * MOST * H, arena).copyFrom(MemorySegment.ofArray(hidden));
+            MemorySegment out = PinnedMemory.allocate(4L * MOST * H, arena);
+            driver.failAt("pin");
+            driver.failAt("pin");
+            call.forward(in, MOST, out, null);
+            assertThat(out.toArray(ValueLayout.JAVA_FLOAT)).isEqualTo(expected(hidden, 1));
+            assertThat(driver.calls()).anyMatch(what -> what.contains("awaitEvent"));
         }
     }
 

@@ -11,6 +11,7 @@ import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
 import org.tornadomoe.RandomLayer;
 import org.tornadomoe.config.Int8Scheme;
+import org.tornadomoe.host.Team;
 import org.tornadomoe.kernel.ChosenExperts;
 import org.tornadomoe.kernel.MoeExecutionException;
 import org.tornadomoe.kernel.MoeKernel;
@@ -46,7 +47,8 @@ class JoinedMoeKernelTest {
     }
 
     private MoeKernel join() {
-        return new JoinedMoeKernel(parts.stream().map(part -> part.kernel).toList());
+        List<TornadoMoeKernel> kernels = parts.stream().map(part -> part.kernel).toList();
+        return new JoinedMoeKernel(kernels, new CudaCall(kernels, new Team(1))); // one thread, in one order
     }
 
     private static void forward(MoeKernel kernel, ChosenExperts chosen) {
