@@ -8,12 +8,16 @@ import java.util.Map;
 import java.util.concurrent.Callable;
 import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
+import org.tornadomoe.MoeLayer;
+import org.tornadomoe.MoeOptions;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.kernel.FusedMoeExperts;
+import org.tornadomoe.kernel.MoeExecutionException;
 import org.tornadomoe.kernel.Support;
 import org.tornadomoe.oracle.Int8MoeOracle;
 import org.tornadomoe.parallel.Sharding;
+import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.tornado.device.Device;
 import org.tornadomoe.tornado.device.TornadoHome;
 import picocli.CommandLine.Command;
@@ -98,6 +102,14 @@ final class Devices implements Callable<Integer> {
             chosen.put(scheme.toString(), chosen(scheme));
         }
 
+        Map<String, String> wrong = new LinkedHashMap<>();
+        for (Device device : home.devices()) {
+            String why = whyWrong(device);
+            if (why != null) {
+                wrong.put(device.id(), why);
+            }
+        }
+
         Map<String, @Nullable Object> json = new LinkedHashMap<>();
         json.put("home", kind);
         json.put("version", home.version());
@@ -105,9 +117,10 @@ final class Devices implements Callable<Integer> {
         json.put("note", note);
         json.put("absentBackends", home.absentBackends());
         json.put("devices", home.devices().stream().map(Devices::toJson).toList());
+        json.put("wrong", wrong);
         json.put("kernelClasses", services.stream().map(Service::toJson).toList());
         json.put("chosen", chosen);
-        output.print(json, text(home, kind, note, services, chosen));
+        output.print(json, text(home, kind, note, services, chosen, wrong));
         return Moe.DONE;
     }
 
@@ -118,6 +131,24 @@ final class Devices implements Callable<Integer> {
             return sharding.kernelClass() + " on " + sharding.device();
         } catch (UnsupportedOperationException nothing) {
             return null;
+        }
+    }
+
+    /**
+     * Why layers on a CPU through OpenCL are refused; null where they aren't, and of other devices, which are checked
+     * when a layer is loaded. PoCL 5 with LLVM 16 computes wrong numbers on some CPUs.
+     */
+    private static @Nullable String whyWrong(Device device) {
+        if (!device.is(Device.OPENCL) || device.isBesideTheCpu()) {
+            return null;
+        }
+        MoeOptions options =
+                MoeOptions.DEFAULT.withBackend("triton").withDevice(device.id()).withMaxTokens(1);
+        try (Int8Experts experts = RandomExperts.of(ANY, Int8Scheme.W8A8_CHANNEL, 0);
+                MoeLayer layer = MoeLayer.of(experts, options)) {
+            return layer.lanes() > 0 ? null : "no lane";
+        } catch (MoeExecutionException | UnsupportedOperationException refused) {
+            return String.valueOf(refused.getMessage());
         }
     }
 
@@ -138,7 +169,8 @@ final class Devices implements Callable<Integer> {
             String kind,
             @Nullable String note,
             List<Service> services,
-            Map<String, @Nullable String> chosen) {
+            Map<String, @Nullable String> chosen,
+            Map<String, String> wrong) {
         List<List<String>> devices = new ArrayList<>();
         devices.add(List.of("device", "name", "memory", "work-group", "dp4a", "int8 mma"));
         for (Device device : home.devices()) {
@@ -170,6 +202,8 @@ final class Devices implements Callable<Integer> {
         if (!home.devices().isEmpty()) {
             parts.add(Output.table(devices));
         }
+        wrong.forEach((device, why) -> parts.add(
+                String.join(System.lineSeparator(), Output.wrap(device + " is left out: " + why, width))));
         parts.add(Output.table(schemes, width));
         parts.add(Output.table(classes, width));
         if (!reasons.list().isEmpty()) {

@@ -63,6 +63,9 @@ import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
  * layers' own are; an array of the caller's that only tasks write and read needs
  * {@code transferToHost(DataTransferMode.UNDER_DEMAND, array)}, which copies nothing.
  *
+ * <p>All is on one device: a task graph runs on one, and none of TornadoVM's tasks waits for another device's. A layer
+ * over several is {@link org.tornadomoe.MoeLayer}'s, whose hidden states and output are in the host's memory.
+ *
  * <p>With {@link TornadoExecutionPlan#withCUDAGraph} TornadoVM records the grids of its first execution; a plan then
  * serves the token count that was set at that time, and no other.
  *
@@ -96,12 +99,18 @@ public final class MoeTasks implements AutoCloseable {
      * @param graph that they are appended to
      * @param grids where their tasks' grids are registered; the plan needs it
      * @param config of every layer, with the most tokens of an execution
-     * @throws IllegalArgumentException if there is no such device, or the configuration wants adapters, or experts
+     * @throws IllegalArgumentException if there is no such device, or several are named, or the configuration wants adapters, or experts
      *     chosen on the host
      */
     public MoeTasks(TaskGraph graph, GridScheduler grids, FusedMoeConfig config) {
         this.graph = graph;
         this.grids = grids;
+        String named = config.device();
+        if (named != null && named.contains(",")) {
+            throw new IllegalArgumentException("config: expected one device, got " + named
+                    + ": a task graph runs on one, and TornadoVM has no task that waits for another device's;"
+                    + " MoeLayer runs a layer on several");
+        }
         Device found = TornadoHome.current().find(config.device());
         if (found == null) {
             throw new IllegalArgumentException(

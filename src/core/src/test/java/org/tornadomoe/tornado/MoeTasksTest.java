@@ -139,5 +139,9 @@ class MoeTasksTest {
                         graph, new GridScheduler(), LAYER.on("ptx:9").config()))
                 .isInstanceOf(IllegalArgumentException.class)
                 .hasMessageContaining("ptx:9");
+        assertThatThrownBy(() -> new MoeTasks(
+                        graph, new GridScheduler(), LAYER.on("cuda:0,cuda:1").config()))
+                .isInstanceOf(IllegalArgumentException.class)
+                .hasMessageStartingWith("config: expected one device, got cuda:0,cuda:1: a task graph runs on one");
     }
 }
