@@ -20,8 +20,10 @@ import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.ValueSource;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.config.RoutingMethodType;
+import org.tornadomoe.config.ScalarType;
 import org.tornadomoe.kernel.ChosenExperts;
 import org.tornadomoe.kernel.TopKRouter;
+import org.tornadomoe.quant.HiddenStates;
 import org.tornadomoe.quant.RouterWeights;
 import org.tornadomoe.reference.Numerics;
 import org.tornadomoe.reference.Router;
@@ -57,6 +59,32 @@ class MoeLayerTest {
             for (int token = 0; token < 3; token++) {
                 assertThat(chosen.weights()[2 * token] + chosen.weights()[2 * token + 1])
                         .isBetween(0.9999f, 1.0001f);
+            }
+        }
+    }
+
+    @ParameterizedTest
+    @ValueSource(strings = {"triton", "cpu", "reference"})
+    void memoryThatTheLayerAllocatesIsMemoryForItsCalls(String backend) {
+        MoeOptions options = OPTIONS.withBackend(backend).withHiddenType(ScalarType.BF16);
+        try (MoeLayer layer = MoeLayer.of(WEIGHTS, options);
+                Arena arena = Arena.ofConfined()) {
+            MemorySegment hidden = layer.allocate(9, arena);
+            MemorySegment output = layer.allocate(16, arena);
+            assertThat(hidden.byteSize()).isEqualTo(2 * 9 * 24);
+            assertThat(output.byteSize()).isEqualTo(2 * 16 * 24);
+            assertThat(layer.allocate(0, arena).byteSize()).isZero();
+            assertThat(output.toArray(ValueLayout.JAVA_SHORT)).containsOnly((short) 0);
+            float[] values = WEIGHTS.hidden(9, 1);
+            HiddenStates.write(ScalarType.BF16, values, values.length, hidden);
+            layer.forward(hidden, 9, output, null);
+            float[] got = new float[values.length];
+            HiddenStates.read(ScalarType.BF16, output, got, got.length);
+            assertThat(got).isEqualTo(layer.forward(values));
+            for (int wrong : new int[] {-1, 17}) {
+                assertThatThrownBy(() -> layer.allocate(wrong, arena))
+                        .isInstanceOf(IllegalArgumentException.class)
+                        .hasMessage("tokens: expected 0 to 16, got " + wrong);
             }
         }
     }

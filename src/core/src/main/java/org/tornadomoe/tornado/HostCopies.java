@@ -18,8 +18,10 @@ final class HostCopies implements AutoCloseable {
 
     private static final long MOST = 1 << 20;
 
-    /** Of one size, as long as they aren't {@link #MOST}. */
-    private static final int PIECES = 16;
+    /** Pieces of many bytes that aren't too many. */
+    private static final long PIECES = 16;
+
+    private static final long PAGE = 4096;
 
     /** Who may not touch memory that is its caller's thread's alone. */
     private static final Thread ANOTHER = Thread.ofPlatform().unstarted(() -> {});
@@ -40,7 +42,7 @@ final class HostCopies implements AutoCloseable {
 
     /** Bytes of a piece of so many. */
     static long pieceOf(long bytes) {
-        return Math.clamp(Math.ceilDiv(bytes, PIECES) + 4095 & -4096L, LEAST, MOST);
+        return Math.clamp(Math.ceilDiv(bytes, PIECES * PAGE) * PAGE, LEAST, MOST);
     }
 
     /** All of it. */
@@ -160,6 +162,7 @@ final class HostCopies implements AutoCloseable {
         }
 
         /** Another core has it, and takes some microseconds. */
+        @SuppressWarnings("ThreadPriorityCheck") // not for order: with more threads than cores, who copies needs one
         private void awaitDone() {
             for (int spin = 0; state.get() != DONE; spin++) {
                 if (spin < SPINS) {

@@ -69,7 +69,8 @@ class DeviceShardingTest {
             long alone = layer.deviceBytes();
             float[] output = layer.forward(hidden);
             double[] expected = Reference.forward(whole, hidden, TOKENS).output();
-            double tolerance = !scheme.quantizesActivations() ? 1e-5 : experts ? 2e-3 : 3e-2;
+            boolean halves = layer.kernelClass().contains("Half"); // round to 11 bits
+            double tolerance = !scheme.quantizesActivations() ? halves ? 1e-3 : 1e-5 : experts ? 2e-3 : 3e-2;
             assertThat(Numerics.relativeL2(Numerics.widen(output), expected)).isLessThan(tolerance);
             for (int run = 0; run < 5; run++) {
                 assertThat(layer.forward(hidden)).isEqualTo(output);

@@ -52,7 +52,7 @@ class CudaCallTest {
         List<RecordedPart> parts = new ArrayList<>();
         for (int device = 0; device < count; device++) {
             RecordedPart part =
-                    new RecordedPart(driver, device, 10 * (device + 1), 100 * (device + 1), LAYER.config(), experts);
+                    new RecordedPart(driver, device, 10L * (device + 1), 100L * (device + 1), LAYER.config(), experts);
             for (Object parameter : part.task.getParameters()) {
                 driver.hasMemory(part.address(parameter), ((TornadoNativeArray) parameter).getNumBytesOfSegment());
             }
