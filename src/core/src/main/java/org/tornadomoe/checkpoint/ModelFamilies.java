@@ -61,6 +61,9 @@ final class ModelFamilies {
     static ModelFamily of(JsonFile json) {
         if (json.has("model_type")) {
             String type = json.string("model_type");
+            if (type.equals("bailing_moe") && "sigmoid".equals(json.fields().get("score_function"))) {
+                return ModelFamily.BAILING_MOE_V2; // as Ling 2 and Ring 2 call themselves
+            }
             for (ModelFamily family : ModelFamily.values()) {
                 if (family.modelTypes().contains(type)) {
                     return family;

@@ -38,7 +38,7 @@ enum ModelFamily {
     QWEN3_5_MOE(
             "qwen3_5_moe_text qwen3_5_moe",
             gatedShared(qwen(sizes(40, 2048, 512, 256, 8)).normalized(), 512).fields("norm_topk_prob=true")),
-    MINIMAX("minimax", mixtral()),
+    MINIMAX("minimax minimax_m1 minimax_text_01", mixtral().fields("shared_moe_mode shared_intermediate_size=0")),
     OLMOE(
             "olmoe",
             sizes(16, 2048, 2048, 64, 8)
@@ -86,7 +86,7 @@ enum ModelFamily {
                     .names("moe_num_experts", "moe_top_k")
                     .routing((_, json, _) -> dbrx(json))
                     .activation("ffn_act_fn", "silu")
-                    .fields("moe_normalize_expert_weights")),
+                    .fields("moe_normalize_expert_weights uniform_expert_assignment=false")),
     ARCTIC(
             "arctic",
             sizes(32, 4096, 4096, 8, 1)
@@ -195,7 +195,7 @@ enum ModelFamily {
                     .sharedUnlimited()),
     SOLAR_OPEN("solar_open", deepSeek(sizes(48, 4096, 1280, 128, 8), 1, 1, 1, 0)),
     MIMO_V2_FLASH(
-            "mimo_v2_flash",
+            "mimo_v2_flash mimo_v2",
             deepSeek(sizes(48, 4096, 2048, 256, 8), 1, 1, 1, 1)
                     .shared("n_shared_experts", 0)
                     .unscaledIfNull()),
@@ -268,7 +268,7 @@ enum ModelFamily {
                     .sigmoid()
                     .normalized()
                     .corrected()
-                    .fields("scoring_func=sigmoid use_routing_bias=true shared_intermediate_size=0")),
+                    .fields("scoring_func=sigmoid use_routing_bias=true shared_intermediate_size=0 shared_moe_mode")),
     MINIMAX_M3_VL(
             "minimax_m3_vl_text minimax_m3_vl",
             sizes(60, 6144, 3072, 128, 4)
@@ -339,7 +339,8 @@ enum ModelFamily {
                     .stepLimits("swiglu_limits", "swiglu_limits_shared")
                     .dense(ModelFamily::whyStepDense)
                     .layerTypes("mlp_layer_types", "sparse")
-                    .fields("hidden_act=silu moe_layers_enum moe_router_activation=sigmoid"
+                    .fields("hidden_act=silu share_expert_dims moe_layers_enum moe_layer_offset=0 moe_every_n_layer=1"
+                            + " moe_router_activation=sigmoid"
                             + " use_moe=true use_moe_router_bias=true norm_expert_weight=true")),
     /** The shared experts are among what weights are divided by. */
     INKLING(
@@ -390,7 +391,7 @@ enum ModelFamily {
                     .shared("num_shared_experts", 1)
                     .denseFirst("first_k_dense_replace", 1)
                     .fields("score_function=sigmoid moe_router_enable_expert_bias=true moe_router_topk_scaling_factor"
-                            + " moe_shared_expert_intermediate_size router_dtype")),
+                            + " moe_router_enable_shared_expert=true moe_shared_expert_intermediate_size router_dtype")),
     /** The router reads the token before the norm whose output the experts read, and has a factor an expert. */
     GEMMA4(
             "gemma4_text gemma4 diffusion_gemma_text",

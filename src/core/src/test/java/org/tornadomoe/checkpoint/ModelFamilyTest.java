@@ -380,6 +380,7 @@ class ModelFamilyTest {
                 "deepseek_v3 | 'routed_scaling_factor': {'__float__': 'Infinity'} | 'routed_scaling_factor': expected"
                         + " a finite number, got {__float__=Infinity}",
                 "hy_v4 | 'swiglu_limit': Infinity | 'swiglu_limit': expected a finite number, got Infinity",
+                "minimax_m2 | 'shared_intermediate_size': 64 | 'shared_intermediate_size': expected 0, since minimax_m2",
                 "phimoe | 'num_experts_per_tok': 1 | 'num_experts_per_tok': expected 2, since phimoe computes as if it",
                 "lfm2_moe | 'hidden_act': 'gelu' | 'hidden_act': expected silu",
                 "step3p5 | 'hidden_act': 'gelu' | 'hidden_act': expected silu",
@@ -395,6 +396,34 @@ class ModelFamilyTest {
             })
     void whatWouldChangeTheNumbersIsRefusedByName(String type, String fields, String message) {
         assertRefused("{'model_type': '" + type + "', " + fields + "}", message);
+    }
+
+    /** Fields of configurations as their publishers write them, beside those that transformers knows. */
+    @ParameterizedTest
+    @CsvSource(
+            delimiter = '|',
+            quoteCharacter = '`',
+            value = {
+                "minimax_m2 | 'shared_intermediate_size': 0, 'shared_moe_mode': 'sigmoid', 'use_mtp': true,"
+                        + " 'scoring_func': 'sigmoid', 'use_routing_bias': true, 'router_jitter_noise': 0.0",
+                "minimax | 'model_type': 'minimax_m1', 'shared_intermediate_size': 0, 'shared_moe_mode': 'sigmoid',"
+                        + " 'postnorm': true, 'layernorm_mlp_alpha': 3.5",
+                "step3p5 | 'use_moe': true, 'moe_layer_offset': 0, 'moe_every_n_layer': 1, 'need_fp32_gate': true,"
+                        + " 'use_head_wise_attn_gate': true, 'norm_expert_weight': true, 'share_expert_dims': 1280",
+                "bailing_moe_v2 | 'model_type': 'bailing_moe', 'score_function': 'sigmoid', 'router_dtype': 'fp32',"
+                        + " 'moe_router_enable_expert_bias': true, 'moe_shared_expert_intermediate_size': 512",
+                "bailing_moe_v2 | 'model_type': 'bailing_moe_linear', 'moe_router_enable_shared_expert': true,"
+                        + " 'score_function': 'sigmoid', 'layer_group_size': 5",
+                "mimo_v2_flash | 'model_type': 'mimo_v2', 'n_shared_experts': null, 'attention_value_scale': 0.7,"
+                        + " 'add_swa_attention_sink_bias': true, 'n_group': 1, 'topk_group': 1",
+                "deepseek_v4 | 'expert_dtype': 'fp4', 'scoring_func': 'sqrtsoftplus', 'index_topk': 512",
+                "dbrx | 'ffn_config': {'moe_jitter_eps': 0.01, 'moe_loss_weight': 0.05, 'uniform_expert_assignment':"
+                        + " false, 'top_k': 50, 'output_scores': false}",
+            })
+    void whatPublishersWriteIsNoReasonToRefuse(String type, String fields) throws IOException {
+        boolean named = fields.contains("'model_type'");
+        assertThat(config("{" + (named ? "" : "'model_type': '" + type + "', ") + fields + "}"))
+                .isEqualTo(config("{'model_type': '" + type + "'}"));
     }
 
     /** As their publishers write them. */
