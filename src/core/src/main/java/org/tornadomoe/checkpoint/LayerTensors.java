@@ -196,11 +196,7 @@ record LayerTensors(
         /** The router's tensors; those of shared experts that it scores, too. */
         private RouterWeights router(String router, String block) {
             int h = shape.hidden;
-            float[] all = tensors.tensor(router + ".weight")
-                    .requireFloat()
-                    .requireShape(shape.routerRows(), h)
-                    .requireFinite()
-                    .toFloats();
+            float[] all = floats(router, shape.routerRows(), h);
             boolean corrects = shape.has(Peculiarity.ROUTER_BIAS_CORRECTS);
             float[] bias = corrects ? null : vector(router + ".bias", shape.choices());
             float[] correction = null;
@@ -223,10 +219,8 @@ record LayerTensors(
                 shared = Arrays.copyOfRange(all, shape.choices() * h, all.length);
                 all = Arrays.copyOf(all, shape.choices() * h);
             } else if (shape.sharedIntermediate > 0) {
-                Tensor gate = tensors.find(block + "shared_expert_gate.weight");
-                shared = gate == null
-                        ? null
-                        : gate.requireFloat().requireShape(1, h).requireFinite().toFloats();
+                String gate = block + "shared_expert_gate";
+                shared = hasAny(gate + ".") ? floats(gate, 1, h) : null;
             }
             if (shape.has(Peculiarity.GEMMA4_ROUTER)) {
                 undoNorm(block, all);
@@ -442,6 +436,14 @@ record LayerTensors(
             return experts;
         }
 
+        private long[] shapeOf(String module) {
+            return tensors.has(module + ".weight")
+                    ? tensors.shape(module + ".weight")
+                    : Arrays.stream(new MatrixReader(tensors, quantization).shape(module))
+                            .mapToLong(n -> n)
+                            .toArray();
+        }
+
         /** The layer's number as a part of names. */
         private String number() {
             return "." + layer + ".";
@@ -453,12 +455,14 @@ record LayerTensors(
                     .flatMap(block -> ROUTERS.stream().map(router -> new Found(block + router, block)))
                     .toList();
             List<Found> all = tensors.names().stream()
-                    .flatMap(name -> ends.stream()
-                            .filter(end -> isUnder(name, end.router + ".weight"))
-                            .map(end -> {
-                                String stack = name.substring(0, name.length() - (end.router + ".weight").length());
-                                return new Found(stack + end.router, stack + end.block);
-                            }))
+                    .flatMap(name -> MatrixReader.SUFFIXES.stream()
+                            .flatMap(suffix -> ends.stream()
+                                    .filter(end -> isUnder(name, end.router + "." + suffix))
+                                    .map(end -> {
+                                        int length = (end.router + "." + suffix).length();
+                                        String stack = name.substring(0, name.length() - length);
+                                        return new Found(stack + end.router, stack + end.block);
+                                    })))
                     .toList();
             if (all.isEmpty()) {
                 throw missing(
@@ -476,7 +480,7 @@ record LayerTensors(
                     .orElse(all);
             List<Found> found = stack.stream()
                     .filter(candidate -> Arrays.equals(
-                            tensors.shape(candidate.router + ".weight"), new long[] {shape.routerRows(), shape.hidden}))
+                            shapeOf(candidate.router), new long[] {shape.routerRows(), shape.hidden}))
                     .toList();
             if (found.isEmpty()) {
                 return stack.getFirst(); // whose shape will be complained of
@@ -552,6 +556,34 @@ record LayerTensors(
 
         private Matrix matrix(String module, int rows, int cols) {
             return new MatrixReader(tensors, quantization).read(module, rows, cols);
+        }
+
+        /** A matrix as floats: a router may be quantised as any module is. */
+        private float[] floats(String module, int rows, int cols) {
+            String plain = module + ".weight";
+            if (tensors.has(plain) && (tensors.hasFloats(plain) || quantization == null)) {
+                return tensors.tensor(plain)
+                        .requireFloat()
+                        .requireShape(rows, cols)
+                        .requireFinite()
+                        .toFloats();
+            }
+            Matrix matrix = matrix(module, rows, cols);
+            float[] all = new float[rows * cols];
+            float[] row = new float[cols];
+            for (int r = 0; r < rows; r++) {
+                matrix.row(r, row);
+                System.arraycopy(row, 0, all, r * cols, cols);
+            }
+            for (float value : all) {
+                if (!Float.isFinite(value)) {
+                    throw new CheckpointException(
+                            matrix.file(),
+                            "tensor '" + matrix.tensorName() + "': expected finite values, got " + value + " in "
+                                    + module);
+                }
+            }
+            return all;
         }
 
         private List<Projections> fused(String block, Fused names) {

@@ -29,6 +29,7 @@ import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.Int8Tensor;
 import org.tornadomoe.quant.Progress;
 import org.tornadomoe.quant.QuantizedWeights;
+import org.tornadomoe.quant.RouterWeights;
 import org.tornadomoe.reference.Numerics;
 import org.tornadomoe.reference.Reference;
 
@@ -286,6 +287,34 @@ class StoredFormatsTest {
                         ? ", 'quantization_config': {'quant_method': 'fbgemm_fp8', 'activation_scale_ub': 1200.0}"
                         : ", 'quantization_config': {'quant_method': 'fp8', 'weight_block_size': [16, 24]}");
         assertRead(transposed ? "w8a8_channel" : "w8a8_block 16x24 to the nearest", 0.02);
+    }
+
+    /** By tools that quantise whatever is a linear layer. */
+    @Test
+    void routersAndGatesMayBeStoredAsExpertsAre() throws IOException {
+        Layout layout = (module, rows, cols) ->
+                float8(module, DType.F8_E4M3, rows, cols, 1, cols, ".weight_scale", rows, 1);
+        for (String expert : List.of("experts.0.", "experts.1.", "shared_expert.")) {
+            layout.write(BLOCK + expert + "gate_proj", I, H);
+            layout.write(BLOCK + expert + "up_proj", I, H);
+            layout.write(BLOCK + expert + "down_proj", H, I);
+        }
+        double[][] router = layout.write(BLOCK + "gate", E, H);
+        double[][] gate = layout.write(BLOCK + "shared_expert_gate", 1, H);
+        writer.write(directory.resolve("model.safetensors"));
+        Files.writeString(
+                directory.resolve("config.json"),
+                ("{'model_type': 'qwen2_moe', 'moe_intermediate_size': 32, 'shared_expert_intermediate_size': 32,"
+                                + " 'num_hidden_layers': 1, 'hidden_size': 64, 'num_experts': 2, 'num_experts_per_tok': 1"
+                                + compressed("'num_bits': 8, 'type': 'float', 'strategy': 'channel'") + "}")
+                        .replace('\'', '"'));
+        try (MoeCheckpoint checkpoint = MoeCheckpoint.open(directory)) {
+            RouterWeights read = checkpoint.layer(0).router();
+            for (int e = 0; e < E; e++) {
+                assertRow(router[e], Arrays.copyOfRange(read.weight(), e * H, (e + 1) * H));
+            }
+            assertRow(gate[0], Objects.requireNonNull(read.sharedExpertGate()));
+        }
     }
 
     /** Each of all experts' transposed matrices has one scale. */
