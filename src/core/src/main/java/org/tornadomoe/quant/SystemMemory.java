@@ -20,6 +20,7 @@ import org.jspecify.annotations.Nullable;
  * <p>Its limit is that of the arenas' memory, {@code -XX:MaxDirectMemorySize}, by default that of the heap; what arenas
  * take is counted by themselves. Thread-safe.
  */
+@SuppressWarnings("restricted") // the program allows it, or the arena is taken
 public final class SystemMemory {
     private static final long HUGE = 2 << 20;
     private static final int READ_AND_WRITE = 3;
