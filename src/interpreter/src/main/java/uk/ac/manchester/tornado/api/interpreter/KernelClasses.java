@@ -27,6 +27,7 @@ import java.util.HashSet;
 import java.util.List;
 import java.util.Map;
 import java.util.Set;
+import java.util.concurrent.ConcurrentHashMap;
 import uk.ac.manchester.tornado.api.KernelContext;
 
 /**
@@ -234,19 +235,14 @@ final class KernelClasses {
             }
             loader = by[which];
         }
-        try {
-            Class<?> copy = loader.loadClass(owner.getName());
-            var found = copy.getDeclaredMethod(Checks.spread(method, descriptor), Object[].class);
-            found.setAccessible(true);
-            return MethodHandles.lookup().unreflect(found);
-        } catch (ReflectiveOperationException e) {
-            throw new IllegalStateException("the checked copy of " + owner.getName() + " has no " + method, e);
-        }
+        return loader.handles.computeIfAbsent(Checks.spread(method, descriptor), loader::handle);
     }
 
     private final class Loader extends ClassLoader {
         private final Class<?> memory;
         private final boolean resumable;
+        /** By a method's name there. One each, since the JVM compiles a handle that is often called by itself. */
+        private final Map<String, MethodHandle> handles = new ConcurrentHashMap<>();
 
         Loader(ClassLoader parent, boolean races, boolean resumable) {
             super(parent);
@@ -266,6 +262,16 @@ final class KernelClasses {
                     }
                 }
                 return loaded == null ? super.loadClass(name, resolve) : loaded;
+            }
+        }
+
+        MethodHandle handle(String method) {
+            try {
+                var found = loadClass(owner.getName()).getDeclaredMethod(method, Object[].class);
+                found.setAccessible(true);
+                return MethodHandles.lookup().unreflect(found);
+            } catch (ReflectiveOperationException e) {
+                throw new IllegalStateException("the checked copy of " + owner.getName() + " has no " + method, e);
             }
         }
 

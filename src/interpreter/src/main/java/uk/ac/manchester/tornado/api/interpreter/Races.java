@@ -129,13 +129,14 @@ final class Races {
         }
         h.isRead |= h.writer[index] == NOBODY;
         int self = number(item);
+        int group = self - item.linear;
         int phase = item.group.phase;
-        if (writerUnordered(h, index, self, phase)) {
+        if (writerUnordered(h, index, self, group, phase)) {
             throw conflict(item, array, index, "reads", h.writer[index], "wrote");
         }
         int last = h.reader[index];
         if (last != self) {
-            if (last != NOBODY && last / groupSize != self / groupSize) {
+            if (last != NOBODY && !isIn(group, last)) {
                 h.earlierGroup[index] = last;
                 h.otherReader[index] = NOBODY;
             } else {
@@ -155,15 +156,16 @@ final class Races {
         h.isRead |= atomic && h.writer[index] == NOBODY;
         h.isWritten = true;
         int self = number(item);
+        int group = self - item.linear;
         int phase = item.group.phase;
         boolean bothAtomic = atomic && h.atomic[index];
-        if (!bothAtomic && writerUnordered(h, index, self, phase)) {
+        if (!bothAtomic && writerUnordered(h, index, self, group, phase)) {
             throw conflict(item, array, index, "writes", h.writer[index], "wrote");
         }
         int reader = NOBODY;
-        if (unordered(h.reader[index], h.readPhase[index], self, phase)) {
+        if (unordered(h.reader[index], h.readPhase[index], self, group, phase)) {
             reader = h.reader[index];
-        } else if (unordered(h.otherReader[index], h.otherPhase[index], self, phase)) {
+        } else if (unordered(h.otherReader[index], h.otherPhase[index], self, group, phase)) {
             reader = h.otherReader[index];
         } else if (h.earlierGroup[index] != NOBODY) {
             reader = h.earlierGroup[index];
@@ -172,7 +174,7 @@ final class Races {
             throw conflict(item, array, index, "writes", reader, "read");
         }
         boolean known = bothAtomic && h.writer[index] != NOBODY;
-        boolean sameGroup = known && h.writer[index] / groupSize == self / groupSize;
+        boolean sameGroup = known && isIn(group, h.writer[index]);
         h.otherGroups[index] = known && (h.otherGroups[index] || !sameGroup);
         h.others[index] = sameGroup && h.writePhase[index] == phase && (h.others[index] || h.writer[index] != self);
         h.writer[index] = self;
@@ -180,21 +182,26 @@ final class Races {
         h.atomic[index] = atomic;
     }
 
-    private boolean writerUnordered(History h, int index, int self, int phase) {
+    private boolean writerUnordered(History h, int index, int self, int group, int phase) {
         return h.otherGroups[index]
                 || (h.others[index] && h.writePhase[index] == phase)
-                || unordered(h.writer[index], h.writePhase[index], self, phase);
+                || unordered(h.writer[index], h.writePhase[index], self, group, phase);
     }
 
     private int number(WorkItem item) {
         return Math.toIntExact(item.group.index * groupSize + item.linear);
     }
 
-    private boolean unordered(int before, int beforePhase, int self, int phase) {
+    private boolean unordered(int before, int beforePhase, int self, int group, int phase) {
         if (before == NOBODY || before == self) {
             return false;
         }
-        return before / groupSize != self / groupSize || beforePhase == phase;
+        return beforePhase == phase || !isIn(group, before);
+    }
+
+    /** @param group the number of its first work-item; a division for each access would be slow */
+    private boolean isIn(int group, int number) {
+        return number >= group && number - group < groupSize;
     }
 
     private Fault conflict(WorkItem item, Object array, int index, String now, int other, String before) {
