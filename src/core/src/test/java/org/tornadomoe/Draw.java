@@ -1,43 +1,63 @@
 package org.tornadomoe;
 
+import static org.assertj.core.api.Assertions.assertThat;
+
 import java.lang.annotation.ElementType;
 import java.lang.annotation.Retention;
 import java.lang.annotation.RetentionPolicy;
 import java.lang.annotation.Target;
+import java.lang.reflect.Method;
 import java.util.List;
 import java.util.SplittableRandom;
-import java.util.stream.LongStream;
-import java.util.stream.Stream;
+import org.jspecify.annotations.Nullable;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.extension.ExtendWith;
 import org.junit.jupiter.api.extension.ExtensionContext;
-import org.junit.jupiter.params.ParameterizedTest;
-import org.junit.jupiter.params.provider.Arguments;
-import org.junit.jupiter.params.provider.ArgumentsProvider;
-import org.junit.jupiter.params.provider.ArgumentsSource;
-import org.junit.jupiter.params.support.AnnotationConsumer;
-import org.junit.jupiter.params.support.ParameterDeclarations;
+import org.junit.jupiter.api.extension.InvocationInterceptor;
+import org.junit.jupiter.api.extension.ParameterContext;
+import org.junit.jupiter.api.extension.ParameterResolver;
+import org.junit.jupiter.api.extension.ReflectiveInvocationContext;
+import org.junit.platform.commons.support.ReflectionSupport;
 
 /** Random values for a property: the same for the same seed, and one in eight a bound of its range. */
 public final class Draw {
-    /** A test that is given a draw of its own for each of the seeds 0 to {@code tries} - 1. */
+    /** A test that is run with a draw for each of the seeds 0 to {@code tries} - 1; a failure names its seed. */
     @Target(ElementType.METHOD)
     @Retention(RetentionPolicy.RUNTIME)
-    @ParameterizedTest(name = "{0}")
-    @ArgumentsSource(Seeds.class)
+    @Test
+    @ExtendWith(Seeds.class)
     public @interface Property {
         int tries() default 1000;
     }
 
-    static final class Seeds implements ArgumentsProvider, AnnotationConsumer<Property> {
-        private int tries;
-
+    /** One of JUnit's tests a property, since a thousand cost more than what they run. */
+    static final class Seeds implements ParameterResolver, InvocationInterceptor {
         @Override
-        public void accept(Property property) {
-            tries = property.tries();
+        public boolean supportsParameter(ParameterContext parameter, ExtensionContext context) {
+            return parameter.getParameter().getType() == Draw.class;
         }
 
         @Override
-        public Stream<Arguments> provideArguments(ParameterDeclarations parameters, ExtensionContext context) {
-            return LongStream.range(0, tries).mapToObj(seed -> Arguments.of(new Draw(seed)));
+        public Draw resolveParameter(ParameterContext parameter, ExtensionContext context) {
+            return new Draw(0);
+        }
+
+        @Override
+        public void interceptTestMethod(
+                Invocation<@Nullable Void> first, ReflectiveInvocationContext<Method> test, ExtensionContext context)
+                throws Throwable {
+            int tries = test.getExecutable().getAnnotation(Property.class).tries();
+            assertThat(tries).isPositive();
+            first.proceed();
+            for (long seed = 1; seed < tries; seed++) {
+                Draw draw = new Draw(seed);
+                try {
+                    ReflectionSupport.invokeMethod(
+                            test.getExecutable(), test.getTarget().orElse(null), draw);
+                } catch (Throwable failure) {
+                    throw new AssertionError(draw + ": " + failure.getMessage(), failure);
+                }
+            }
         }
     }
 

@@ -4,10 +4,7 @@ import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
 import java.util.SplittableRandom;
-import java.util.stream.LongStream;
 import org.junit.jupiter.api.Test;
-import org.junit.jupiter.params.ParameterizedTest;
-import org.junit.jupiter.params.provider.MethodSource;
 import uk.ac.manchester.tornado.api.types.arrays.Int8Array;
 import uk.ac.manchester.tornado.api.utils.QuantizationUtils;
 
@@ -16,26 +13,28 @@ class QuantizationUtilsTest {
         return (bytes[0] & 0xff) | ((bytes[1] & 0xff) << 8) | ((bytes[2] & 0xff) << 16) | (bytes[3] << 24);
     }
 
-    @ParameterizedTest
-    @MethodSource("seeds")
-    void dotProductOfFour(long seed) {
-        SplittableRandom random = new SplittableRandom(seed);
-        byte[] a = four(random);
-        byte[] b = four(random);
-        int c = random.nextInt();
-        int expected = c;
-        for (int i = 0; i < 4; i++) {
-            expected += a[i] * b[i];
+    @Test
+    void dotProductOfFour() {
+        for (long seed = 0; seed < 1000; seed++) {
+            SplittableRandom random = new SplittableRandom(seed);
+            byte[] a = four(random);
+            byte[] b = four(random);
+            int c = random.nextInt();
+            int expected = c;
+            for (int i = 0; i < 4; i++) {
+                expected += a[i] * b[i];
+            }
+            assertThat(QuantizationUtils.dp4a_packed(pack(a), pack(b), c))
+                    .as("seed %d", seed)
+                    .isEqualTo(expected);
+            Int8Array first = Int8Array.concat(new Int8Array(3), Int8Array.fromArray(a));
+            assertThat(QuantizationUtils.dp4a(first, 3, Int8Array.fromArray(b), 0, c))
+                    .as("seed %d", seed)
+                    .isEqualTo(expected);
+            assertThat(QuantizationUtils.dp4a(first, 3, b, 0, c))
+                    .as("seed %d", seed)
+                    .isEqualTo(expected);
         }
-        assertThat(QuantizationUtils.dp4a_packed(pack(a), pack(b), c)).isEqualTo(expected);
-        Int8Array first = Int8Array.concat(new Int8Array(3), Int8Array.fromArray(a));
-        assertThat(QuantizationUtils.dp4a(first, 3, Int8Array.fromArray(b), 0, c))
-                .isEqualTo(expected);
-        assertThat(QuantizationUtils.dp4a(first, 3, b, 0, c)).isEqualTo(expected);
-    }
-
-    private static LongStream seeds() {
-        return LongStream.range(0, 1000);
     }
 
     /** One in eight is -128 or 127. */
