@@ -73,6 +73,7 @@ final class SparkCluster implements AutoCloseable {
     static String classes() {
         return classPath().stream()
                 .filter(entry -> isLibrary(entry) && Files.exists(Path.of(entry)))
+                .map(entry -> Path.of(entry).toAbsolutePath().toString()) // executors run in directories of their own
                 .collect(Collectors.joining(File.pathSeparator));
     }
 
@@ -81,27 +82,32 @@ final class SparkCluster implements AutoCloseable {
         List<String> command = new ArrayList<>();
         command.add(Path.of(System.getProperty("java.home"), "bin", "java").toString());
         Collections.addAll(command, JavaModuleOptions.defaultModuleOptionArray());
-        command.addAll(List.of("-Xmx512m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp"));
+        command.addAll(List.of("-Xmx512m", "-cp"));
         command.add(classes() + File.pathSeparator + home + "/jars/*");
         command.addAll(options);
         Collections.addAll(command, mainAndArguments);
         ProcessBuilder builder = new ProcessBuilder(command);
         setEnvironment(builder.environment());
         builder.redirectError(directory.resolve(name + ".err").toFile());
-        if (!name.equals("driver")) {
-            builder.redirectOutput(directory.resolve(name + ".out").toFile());
-        }
+        builder.redirectOutput(directory.resolve(name + ".out").toFile());
         Process process = builder.start();
         started.add(process);
         return process;
     }
 
-    /** Spark's home, this JVM's Java, and the directory's scripts before others. */
+    /**
+     * Spark's home, this JVM's Java, and the directory's scripts before others. All JVMs, executors' and drivers' too,
+     * are done before C2's code or a verified class would pay.
+     */
     void setEnvironment(Map<String, String> environment) throws IOException {
         environment.put("SPARK_HOME", home().toString());
         environment.put("SPARK_SCALA_VERSION", "2.13");
         environment.put("SPARK_LOCAL_IP", "127.0.0.1");
         environment.put("JAVA_HOME", System.getProperty("java.home"));
+        environment.put(
+                "JDK_JAVA_OPTIONS",
+                "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -XX:+UnlockDiagnosticVMOptions"
+                        + " -XX:-BytecodeVerificationRemote");
         environment.merge("PATH", directory.toString(), (path, own) -> own + File.pathSeparator + path);
     }
 

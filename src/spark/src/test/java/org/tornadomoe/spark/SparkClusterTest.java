@@ -3,11 +3,10 @@ package org.tornadomoe.spark;
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
-import java.io.BufferedReader;
 import java.io.DataInputStream;
 import java.io.EOFException;
 import java.io.IOException;
-import java.io.InputStreamReader;
+import java.io.UncheckedIOException;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
@@ -18,6 +17,7 @@ import java.util.Locale;
 import java.util.Map;
 import java.util.TreeMap;
 import java.util.concurrent.TimeUnit;
+import java.util.function.Consumer;
 import java.util.regex.Pattern;
 import org.junit.jupiter.api.AfterAll;
 import org.junit.jupiter.api.BeforeAll;
@@ -32,7 +32,7 @@ import org.tornadomoe.reference.Numerics;
 
 /**
  * A standalone cluster on loopback, one for all tests on the CPU: a master, and two workers that each declare a GPU,
- * whose executors score rows. Every one of these is a process of its own, as is the driver ({@link SparkJob}). What
+ * whose executors score rows. Every one of these is a process of its own; the driver ({@link SparkJob}) is this JVM. What
  * happened in which order is written to {@code target/spark-cluster}.
  */
 @Timeout(value = 8, unit = TimeUnit.MINUTES)
@@ -45,6 +45,8 @@ class SparkClusterTest {
 
     @TempDir(cleanup = CleanupMode.ON_SUCCESS)
     Path directory;
+
+    private static final String VECTORS = "--add-modules jdk.incubator.vector";
 
     private static SparkCluster cluster;
 
@@ -70,10 +72,10 @@ class SparkClusterTest {
 
     @Test
     void aWorkerThatIsKilledInTheMiddleCostsNoRow() throws Exception {
-        int rows = 6000;
+        int rows = 480;
         Path out = directory.resolve("out");
         Log log = new Log("rows");
-        int left = runAndKill(log, 4, rows, 24, out);
+        int left = runAndKill(log, 4, rows, 24, out, 0);
         // Each executor loads for the one GPU that its tasks were given; the one left is the other worker's.
         assertThat(log.lines).anyMatch(line -> line.startsWith("loaded: [{" + left + "=CpuExperts on cpu "));
         assertRows(out, rows);
@@ -87,10 +89,10 @@ class SparkClusterTest {
      */
     @Test
     void aWorkerThatIsKilledAmongOwnersCostsNoRow() throws Exception {
-        int rows = 1200;
+        int rows = 480;
         Path out = directory.resolve("out");
         Log log = new Log("owners");
-        int left = runAndKill(log, 14, rows, 6, out, "8");
+        int left = runAndKill(log, 14, rows, 6, out, 8);
         assertThat(log.lines).anyMatch(line -> line.matches("loaded: \\[\\{\\d@" + left + "=CpuExperts on cpu .*"));
         // Stages that were done before are run again, as far as their output was there.
         assertThat(log.lines)
@@ -123,10 +125,10 @@ class SparkClusterTest {
     /** A second job loads nothing, since owners' tasks go to the executors that have their experts. */
     @Test
     void executorsKeepWhatTheyHaveAndGiveItBack() throws Exception {
-        String options = "--add-modules jdk.incubator.vector";
-        Process driver = driver(cluster, "cpu", "any", 400, 8, directory.resolve("out"), options, "2");
-        String log = new String(driver.getInputStream().readAllBytes(), StandardCharsets.UTF_8);
-        assertThat(driver.waitFor()).as(log).isZero();
+        List<String> lines = Collections.synchronizedList(new ArrayList<>());
+        new SparkJob(CHECKPOINT, "cpu", "any", 400, 8, directory.resolve("out"), 2)
+                .run(settings(cluster, VECTORS), lines::add);
+        String log = String.join("\n", lines);
         String loaded = log.lines()
                 .filter(line -> line.startsWith("loaded: "))
                 .findFirst()
@@ -160,7 +162,7 @@ class SparkClusterTest {
                     + Runtime.getRuntime().availableProcessors() + " processors");
         }
 
-        void add(String line) throws IOException {
+        void add(String line) {
             lines.add(line);
             String tail = line.replaceFirst("^task \\S+", "");
             if (!tail.equals(line) && tail.equals(last)) {
@@ -170,7 +172,11 @@ class SparkClusterTest {
                 written.add(String.format(Locale.ROOT, "%6.1f s  %s", (System.nanoTime() - start) / 1e9, line));
             }
             last = tail;
-            Files.write(file, written);
+            try {
+                Files.write(file, written);
+            } catch (IOException e) {
+                throw new UncheckedIOException(e);
+            }
         }
     }
 
@@ -178,30 +184,13 @@ class SparkClusterTest {
      * Kills the worker that ran the last of so many tasks, after it, and puts another in its place at the end; the
      * number of the one left.
      */
-    private int runAndKill(Log log, int tasks, int rows, int partitions, Path out, String... owners) throws Exception {
-        int killed = -1;
-        int before = 0;
+    private int runAndKill(Log log, int tasks, int rows, int partitions, Path out, int owners) throws Exception {
         for (int gpu = 0; gpu < WORKERS.length; gpu++) {
             log.add("worker " + gpu + " registered: " + cluster.registration("" + gpu));
         }
-        String application = "";
-        String options = "--add-modules jdk.incubator.vector";
-        Process driver = driver(cluster, "cpu", "any", rows, partitions, out, options, owners);
-        BufferedReader lines =
-                new BufferedReader(new InputStreamReader(driver.getInputStream(), StandardCharsets.UTF_8));
-        for (String line = lines.readLine(); line != null; line = lines.readLine()) {
-            log.add(line);
-            if (line.startsWith("application ")) {
-                application = line.substring(12);
-            }
-            if (killed < 0 && line.startsWith("task") && line.endsWith("Success") && ++before == tasks) {
-                String executor = line.replaceFirst(".* on executor (\\d+): .*", "$1");
-                killed = cluster.workerOf(application, executor);
-                SparkCluster.kill(WORKERS[killed]);
-                log.add("killed: worker " + killed + " and its executor " + executor);
-            }
-        }
-        assertThat(driver.waitFor()).as(String.join("\n", log.lines)).isZero();
+        Killer killer = new Killer(log, tasks);
+        new SparkJob(CHECKPOINT, "cpu", "any", rows, partitions, out, owners).run(settings(cluster, VECTORS), killer);
+        int killed = killer.killed;
         assertThat(killed).isNotNegative();
         WORKERS[killed] = cluster.startWorker("" + killed);
         cluster.registration("" + killed);
@@ -209,6 +198,33 @@ class SparkClusterTest {
                 .anyMatch(line -> line.matches("executor \\d+ lost: .*"))
                 .anyMatch(line -> line.matches("unloaded: [12], left: \\[\\{} of \\d+ loaded\\]"));
         return 1 - killed;
+    }
+
+    /** Hears of a job's tasks, and kills the worker that ran the last of so many. */
+    private static final class Killer implements Consumer<String> {
+        private final Log log;
+        private int left;
+        private String application = "";
+        private int killed = -1;
+
+        Killer(Log log, int tasks) {
+            this.log = log;
+            this.left = tasks;
+        }
+
+        @Override
+        public synchronized void accept(String line) {
+            log.add(line);
+            if (line.startsWith("application ")) {
+                application = line.substring(12);
+            }
+            if (line.startsWith("task") && line.endsWith("Success") && --left == 0) {
+                String executor = line.replaceFirst(".* on executor (\\d+): .*", "$1");
+                killed = cluster.workerOf(application, executor);
+                SparkCluster.kill(WORKERS[killed]);
+                log.add("killed: worker " + killed + " and its executor " + executor);
+            }
+        }
     }
 
     @Test
@@ -229,10 +245,11 @@ class SparkClusterTest {
                             StandardCharsets.UTF_8)
                     .strip();
             assumeTrue(!argfile.isEmpty(), "the SDK has no backend whose driver is here");
-            for (String[] owners : new String[][] {{}, {"2"}}) {
-                Process driver = driver(own, "triton", "opencl", 40, 2, out, "@" + argfile, owners);
-                String log = new String(driver.getInputStream().readAllBytes(), StandardCharsets.UTF_8);
-                assertThat(driver.waitFor()).as(log).isZero();
+            for (int owners : new int[] {0, 2}) {
+                List<String> lines = Collections.synchronizedList(new ArrayList<>());
+                new SparkJob(CHECKPOINT, "triton", "opencl", 40, 2, out, owners)
+                        .run(settings(own, "@" + argfile), lines::add);
+                String log = String.join("\n", lines);
                 assertThat(log).containsPattern("loaded: \\[\\{([01]@)?0=Tornado\\w+ on opencl:0 ");
                 MoeOptions options = MoeOptions.DEFAULT.withMaxTokens(1).withBackend("cpu");
                 try (MoeLayer layer = MoeLayer.load(CHECKPOINT, 0, options)) {
@@ -276,40 +293,20 @@ class SparkClusterTest {
         }
     }
 
-    private static Process driver(
-            SparkCluster cluster,
-            String backend,
-            String device,
-            int rows,
-            int partitions,
-            Path out,
-            String executorOptions,
-            String... owners)
-            throws IOException {
-        List<String> arguments = new ArrayList<>(List.of(
-                "org.tornadomoe.spark.SparkJob",
-                CHECKPOINT.toString(),
-                backend,
-                device,
-                "" + rows,
-                "" + partitions,
-                out.toString()));
-        Collections.addAll(arguments, owners);
-        return cluster.start(
-                "driver",
-                List.of(
-                        "-Dspark.master=" + cluster.master(),
-                        "-Dspark.driver.host=127.0.0.1",
-                        "-Dspark.driver.bindAddress=127.0.0.1",
-                        "-Dspark.ui.enabled=false",
-                        "-Dspark.cores.max=" + cluster.cores(),
-                        "-Dspark.scheduler.minRegisteredResourcesRatio=1",
-                        "-Dspark.executor.memory=600m",
-                        "-Dspark.executor.cores=2",
-                        "-Dspark.executor.resource.gpu.amount=1",
-                        "-Dspark.task.resource.gpu.amount=0.5",
-                        "-Dspark.executor.extraJavaOptions=" + executorOptions,
-                        "-Dspark.executor.extraClassPath=" + SparkCluster.classes()),
-                arguments.toArray(String[]::new));
+    /** One executor on each worker, with its GPU. */
+    private static Map<String, String> settings(SparkCluster cluster, String executorOptions) throws IOException {
+        return Map.ofEntries(
+                Map.entry("spark.master", cluster.master()),
+                Map.entry("spark.driver.host", "127.0.0.1"),
+                Map.entry("spark.driver.bindAddress", "127.0.0.1"),
+                Map.entry("spark.ui.enabled", "false"),
+                Map.entry("spark.cores.max", "" + cluster.cores()),
+                Map.entry("spark.scheduler.minRegisteredResourcesRatio", "1"),
+                Map.entry("spark.executor.memory", "600m"),
+                Map.entry("spark.executor.cores", "2"),
+                Map.entry("spark.executor.resource.gpu.amount", "1"),
+                Map.entry("spark.task.resource.gpu.amount", "0.5"),
+                Map.entry("spark.executor.extraJavaOptions", executorOptions),
+                Map.entry("spark.executor.extraClassPath", SparkCluster.classes()));
     }
 }

@@ -9,6 +9,8 @@ import java.time.Duration;
 import java.util.ArrayList;
 import java.util.Iterator;
 import java.util.List;
+import java.util.Map;
+import java.util.function.Consumer;
 import org.apache.spark.api.java.function.MapFunction;
 import org.apache.spark.api.java.function.MapPartitionsFunction;
 import org.apache.spark.resource.ResourceProfile;
@@ -29,15 +31,12 @@ import org.apache.spark.sql.types.DataTypes;
 import org.apache.spark.sql.types.StructType;
 
 /**
- * The driver of a job, in a JVM of its own: CHECKPOINT BACKEND DEVICE ROWS PARTITIONS OUT [OWNERS]. With owners it is
- * the expert-parallel plan. Prints a line for each executor that has come or is lost, each stage that begins, and each
- * task that has ended, then what is loaded on the executors, and what is left when they have given it back; writes ids
- * and outputs.
+ * A job on a cluster, whose driver is this JVM. With owners (not 0) it is the expert-parallel plan. It reports
+ * each executor that has come or is lost, each stage that begins, and each task that has ended, then what is loaded on
+ * the executors, and what is left when they have given it back; and writes ids and outputs.
  */
-final class SparkJob {
+record SparkJob(Path checkpoint, String backend, String device, int rows, int partitions, Path out, int owners) {
     static final int H = 128;
-
-    private SparkJob() {}
 
     /** Every 100th row has none. */
     static float[] hidden(long id) {
@@ -48,35 +47,44 @@ final class SparkJob {
         return hidden;
     }
 
-    public static void main(String[] args) throws IOException {
-        int rows = Integer.parseInt(args[3]);
-        int partitions = Integer.parseInt(args[4]);
-        SparkSession spark = SparkSession.builder().appName("test").getOrCreate();
-        System.out.println("driver of Spark " + spark.version());
-        System.out.println("application " + spark.sparkContext().applicationId());
+    /** @param event takes what happens, a line at a time, from two threads */
+    void run(Map<String, String> settings, Consumer<String> event) throws IOException {
+        SparkSession.Builder builder = SparkSession.builder().appName("test");
+        settings.forEach(builder::config);
+        SparkSession spark = builder.getOrCreate();
+        try {
+            run(spark, event);
+        } finally {
+            spark.stop();
+        }
+    }
+
+    private void run(SparkSession spark, Consumer<String> event) throws IOException {
+        event.accept("driver of Spark " + spark.version());
+        event.accept("application " + spark.sparkContext().applicationId());
         spark.sparkContext().addSparkListener(new SparkListener() {
             @Override
             public void onExecutorAdded(SparkListenerExecutorAdded added) {
-                System.out.println("executor " + added.executorId() + " added: "
+                event.accept("executor " + added.executorId() + " added: "
                         + added.executorInfo().totalCores() + " cores, "
                         + added.executorInfo().resourcesInfo().values().mkString(" "));
             }
 
             @Override
             public void onExecutorRemoved(SparkListenerExecutorRemoved removed) {
-                System.out.println("executor " + removed.executorId() + " lost: " + first(removed.reason()));
+                event.accept("executor " + removed.executorId() + " lost: " + first(removed.reason()));
             }
 
             @Override
             public void onStageSubmitted(SparkListenerStageSubmitted submitted) {
                 StageInfo stage = submitted.stageInfo();
-                System.out.println(
+                event.accept(
                         "stage " + stage.stageId() + "." + stage.attemptNumber() + ": " + stage.numTasks() + " tasks");
             }
 
             @Override
             public void onTaskEnd(SparkListenerTaskEnd task) {
-                System.out.println("task " + task.taskInfo().id() + " in stage " + task.stageId() + "."
+                event.accept("task " + task.taskInfo().id() + " in stage " + task.stageId() + "."
                         + task.stageAttemptId() + " on executor "
                         + task.taskInfo().executorId() + ": "
                         + first(task.reason().toString()));
@@ -91,29 +99,27 @@ final class SparkJob {
                 .add("hidden", DataTypes.createArrayType(DataTypes.FloatType, false), true);
         MapFunction<Long, Row> make = id -> RowFactory.create(id, id % 100 == 99 ? null : hidden(id));
         Dataset<Row> input = spark.range(0, rows, 1, partitions).map(make, Encoders.row(schema));
-        MoeScorer scorer = MoeScorer.of(args[0], 0, "hidden", "output")
-                .withBackend(args[1])
-                .withDevice(args[2].equals("any") ? null : args[2])
+        MoeScorer scorer = MoeScorer.of(checkpoint.toString(), 0, "hidden", "output")
+                .withBackend(backend)
+                .withDevice(device.equals("any") ? null : device)
                 .withMaxTokens(4)
                 .withLatency(Duration.ofMillis(20));
-        System.out.println("job: " + rows + " rows in " + partitions + " partitions"
-                + (args.length > 6 ? ", " + args[6] + " owners of experts" : ""));
-        ExpertParallelScorer plan = args.length > 6
-                ? scorer.expertParallel("id", Integer.parseInt(args[6])).withHeld(2)
-                : null;
-        write(plan == null ? scorer.transform(input) : plan.transform(input), Path.of(args[5]));
+        event.accept("job: " + rows + " rows in " + partitions + " partitions"
+                + (owners > 0 ? ", " + owners + " owners of experts" : ""));
+        ExpertParallelScorer plan =
+                owners > 0 ? scorer.expertParallel("id", owners).withHeld(2) : null;
+        write(plan == null ? scorer.transform(input) : plan.transform(input), out);
         // Tasks that take half a GPU, by a profile of their own, over other partitions.
         ResourceProfile profile = new ResourceProfileBuilder()
                 .require(new TaskResourceRequests().cpus(1).resource(MoeScorer.GPU, 0.5))
                 .build();
-        System.out.println("job: these rows in 3 partitions, tasks of 1 core and half a GPU");
+        event.accept("job: these rows in 3 partitions, tasks of 1 core and half a GPU");
         Dataset<Row> other = input.repartition(3);
         write(
                 plan == null ? scorer.transform(other, profile) : plan.transform(other, profile),
-                Path.of(args[5] + ".profile"));
-        System.out.println("loaded: " + onExecutors(spark, SparkJob::loaded));
-        System.out.println("unloaded: " + MoeScorer.unload(spark) + ", left: " + onExecutors(spark, SparkJob::loaded));
-        spark.stop();
+                Path.of(out + ".profile"));
+        event.accept("loaded: " + onExecutors(spark, SparkJob::loaded));
+        event.accept("unloaded: " + MoeScorer.unload(spark) + ", left: " + onExecutors(spark, SparkJob::loaded));
     }
 
     private static List<String> onExecutors(SparkSession spark, MapPartitionsFunction<Long, String> what) {
