@@ -45,6 +45,8 @@ class BenchTest {
                 "1,5",
                 "--runs",
                 2,
+                "--seconds",
+                0.1,
                 "--limit-gbs",
                 100,
                 "--limit-tops",
@@ -165,6 +167,8 @@ class BenchTest {
                 "1,5",
                 "--runs",
                 1,
+                "--seconds",
+                0.1,
                 "--separate",
                 "--backend",
                 "triton",
@@ -204,7 +208,8 @@ class BenchTest {
 
     @Test
     void textHasARowForEach() {
-        Ran ran = moe("bench", "--shape", "tiny", "--tokens", 2, "--runs", 1, "--backend", "reference");
+        Ran ran =
+                moe("bench", "--shape", "tiny", "--tokens", 2, "--runs", 1, "--seconds", 0.1, "--backend", "reference");
         assertThat(ran.status()).as(ran.err()).isEqualTo(Moe.DONE);
         assertThat(ran.out().lines().skip(1).filter(line -> line.startsWith("tiny   2 ")))
                 .hasSize(1);
@@ -223,6 +228,8 @@ class BenchTest {
                 1,
                 "--runs",
                 1,
+                "--seconds",
+                0.1,
                 "--backend",
                 "triton",
                 "--json");

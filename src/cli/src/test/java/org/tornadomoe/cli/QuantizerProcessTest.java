@@ -25,7 +25,7 @@ import org.tornadomoe.checkpoint.MoeCheckpoint;
  * two of its experts, the mapped files being in neither; and by one that is killed.
  */
 class QuantizerProcessTest {
-    private static final int E = 5;
+    private static final int E = 3;
     private static final int H = 2048;
     private static final int I = 2816;
     private static final int MIB = 1 << 20;
@@ -90,6 +90,7 @@ class QuantizerProcessTest {
                 Path.of(System.getProperty("java.home"), "bin", "java").toString(),
                 "-Xmx" + HEAP,
                 "-XX:+UseSerialGC",
+                "-XX:TieredStopAtLevel=1",
                 "-XX:NativeMemoryTracking=summary",
                 "-XX:+UnlockDiagnosticVMOptions",
                 "-XX:+PrintNMTStatistics",

@@ -64,6 +64,8 @@ class SeveralDevicesTest {
                 "1,3",
                 "--runs",
                 1,
+                "--seconds",
+                0.1,
                 "--json");
         assertThat(ran.status()).as(ran.err()).isEqualTo(Moe.DONE);
         List<Map<?, ?>> rows = ran.list("rows");

@@ -29,8 +29,9 @@ class TuneTest {
     }
 
     private Ran tune(Object... options) {
-        List<Object> args = new ArrayList<>(List.of(
-                "tune", "--backend", "triton", "--kernel", "TornadoPanelExperts", "--runs", 1, "--output", folder));
+        List<Object> args =
+                new ArrayList<>(List.of("tune", "--backend", "triton", "--kernel", "TornadoPanelExperts", "--runs", 1));
+        args.addAll(List.of("--seconds", 0.1, "--output", folder));
         args.addAll(Arrays.asList(options));
         return moe(args.toArray());
     }
@@ -132,7 +133,8 @@ class TuneTest {
         tune("--shape", "tiny", "--tokens", "0").assertRefused("--tokens: expected positive numbers, got 0");
         tune("--shape", "tiny", "--minutes", "0").assertRefused("--minutes: expected a positive number, got 0.0");
         moe("tune", "--shape", "tiny", "--runs", "0").assertRefused("--runs: expected a positive number, got 0");
-        tune("--shape", "tiny", "--seconds", "-1").assertRefused("--seconds: expected a positive number, got -1.0");
+        moe("tune", "--shape", "tiny", "--seconds", "-1")
+                .assertRefused("--seconds: expected a positive number, got -1.0");
         Path none = Files.createFile(folder.resolve("file"));
         moe("tune", "--shape", "tiny", "--output", none).assertRefused("--output: expected a folder, got " + none);
         Files.delete(none);
