@@ -50,6 +50,7 @@ final class InstalledLibrary {
                 .directory(project.toFile())
                 .redirectErrorStream(true);
         shell.environment().put("JAVA_HOME", System.getProperty("java.home"));
+        shell.environment().put("MAVEN_OPTS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC");
         Path log = Files.createTempFile(project, "log", ".txt");
         Process process = shell.redirectOutput(log.toFile()).start();
         try {
