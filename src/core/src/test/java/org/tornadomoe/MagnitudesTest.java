@@ -3,6 +3,7 @@ package org.tornadomoe;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.stream.Stream;
+import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.Arguments;
 import org.junit.jupiter.params.provider.MethodSource;
@@ -18,6 +19,7 @@ import org.tornadomoe.tornado.TornadoPortableExperts;
 /**
  * Hidden states of any finite magnitude, on the CPU and on the interpreter; {@code DeviceLayerTest} has the devices.
  */
+@Tag("hot")
 class MagnitudesTest {
     private static Stream<Arguments> kernels() {
         List<Int8Quantization> all = List.of(

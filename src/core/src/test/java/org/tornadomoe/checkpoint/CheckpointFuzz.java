@@ -3,6 +3,7 @@ package org.tornadomoe.checkpoint;
 import com.code_intelligence.jazzer.junit.DictionaryEntries;
 import com.code_intelligence.jazzer.junit.FuzzTest;
 import java.nio.file.Path;
+import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.io.TempDir;
 
 /**
@@ -12,6 +13,7 @@ import org.junit.jupiter.api.io.TempDir;
  *
  * <pre>{@code JAZZER_FUZZ=1 ./mvnw test -Dtest=CheckpointFuzz#gguf}</pre>
  */
+@Tag("hot")
 class CheckpointFuzz {
     @TempDir
     static Path directory;

@@ -13,11 +13,13 @@ import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
 import java.util.SplittableRandom;
+import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.ValueSource;
 
 /** The inner loops at every width of vectors, each in a JVM of its own, and how one is chosen. */
+@Tag("hot")
 class ArithmeticTest {
     private static final int WIDEST = 512;
 

@@ -19,9 +19,11 @@ import java.util.SplittableRandom;
 import java.util.stream.Stream;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeEach;
+import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 
 /** oneDNN's products, where its library is on the class path or named; on any processor, by plain loops if need be. */
+@Tag("hot")
 class Int8ProductsTest {
     private static final int COLS = 192;
     private static final int STRIDE = 320;
