@@ -214,25 +214,25 @@ public record MoeOptions(
     @Override
     public String toString() {
         Int8Scheme scheme = scheme();
-        List<String> told = new ArrayList<>(
+        List<String> settings = new ArrayList<>(
                 List.of(scheme == null ? "as stored" : scheme.toString(), backend, "up to " + maxTokens + " tokens"));
-        tell(told, "devices " + devices, !devices.isEmpty());
-        tell(told, "tensor parallel", !expertParallel);
-        tell(told, String.valueOf(loadBalancing), loadBalancing != null);
-        tell(told, "kernel class " + kernelClass, kernelClass != null);
-        tell(told, "a router of its own", router != null);
-        tell(told, maxLoras + " adapters up to rank " + maxLoraRank, maxLoras > 0);
-        tell(told, lanes + " lanes", lanes > 1);
-        tell(told, "waiting " + laneWait, laneWait != null);
-        tell(told, "hidden states in " + hiddenType.abbreviation(), hiddenType != ScalarType.F32);
-        tell(told, "checked to be finite", checkFinite);
-        tell(told, "a listener", listener != null);
-        return "MoeOptions[" + String.join(", ", told) + "]";
+        addIf(settings, "devices " + devices, !devices.isEmpty());
+        addIf(settings, "tensor parallel", !expertParallel);
+        addIf(settings, String.valueOf(loadBalancing), loadBalancing != null);
+        addIf(settings, "kernel class " + kernelClass, kernelClass != null);
+        addIf(settings, "a router of its own", router != null);
+        addIf(settings, maxLoras + " adapters up to rank " + maxLoraRank, maxLoras > 0);
+        addIf(settings, lanes + " lanes", lanes > 1);
+        addIf(settings, "waiting " + laneWait, laneWait != null);
+        addIf(settings, "hidden states in " + hiddenType.abbreviation(), hiddenType != ScalarType.F32);
+        addIf(settings, "checked to be finite", checkFinite);
+        addIf(settings, "a listener", listener != null);
+        return "MoeOptions[" + String.join(", ", settings) + "]";
     }
 
-    private static void tell(List<String> told, String what, boolean differs) {
+    private static void addIf(List<String> settings, String what, boolean differs) {
         if (differs) {
-            told.add(what);
+            settings.add(what);
         }
     }
 

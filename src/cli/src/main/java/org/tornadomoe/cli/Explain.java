@@ -443,8 +443,8 @@ final class Explain implements Callable<Integer> {
         return key == null ? null : key.toString();
     }
 
-    private String device(String told) {
-        return reasons.verbose ? told : Output.deviceId(told);
+    private String device(String description) {
+        return reasons.verbose ? description : Output.deviceId(description);
     }
 
     private String text(Explanation explanation, @Nullable String note) {

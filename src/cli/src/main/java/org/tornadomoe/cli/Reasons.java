@@ -9,20 +9,20 @@ import org.tornadomoe.config.GroupShape;
 import org.tornadomoe.config.QuantKey;
 import picocli.CommandLine.Option;
 
-/** Reasons for people: each told once, under a number, in plain words unless more is asked for. */
+/** Reasons for people: each printed once, under a number, in plain words unless more is asked for. */
 final class Reasons {
     @Option(names = "--verbose", description = "Tell everything, in the library's own terms.")
     boolean verbose;
 
-    private final List<String> told = new ArrayList<>();
+    private final List<String> numbered = new ArrayList<>();
 
-    /** The number of a reason, which is told with {@link #list}. */
+    /** The number of a reason, which {@link #list} has. */
     int number(String reason) {
         String text = verbose ? reason : plain(reason);
-        if (!told.contains(text)) {
-            told.add(text);
+        if (!numbered.contains(text)) {
+            numbered.add(text);
         }
-        return told.indexOf(text) + 1;
+        return numbered.indexOf(text) + 1;
     }
 
     /** Numbers of several, {@code 1, 2}. */
@@ -36,8 +36,8 @@ final class Reasons {
 
     /** All that got numbers, a row each. */
     List<List<String>> list() {
-        return IntStream.range(0, told.size())
-                .mapToObj(i -> List.of(Integer.toString(i + 1), told.get(i)))
+        return IntStream.range(0, numbered.size())
+                .mapToObj(i -> List.of(Integer.toString(i + 1), numbered.get(i)))
                 .toList();
     }
 
