@@ -16,6 +16,7 @@ import java.util.concurrent.Executors;
 import java.util.concurrent.Future;
 import java.util.concurrent.atomic.AtomicInteger;
 import org.jspecify.annotations.Nullable;
+import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 import org.junit.jupiter.params.ParameterizedTest;
@@ -45,6 +46,7 @@ import org.tornadomoe.reference.Reference;
 
 /** Layers whose experts move between devices, which here are the cores and the interpreter, more than once. */
 @Timeout(120)
+@Tag("hot")
 class LoadBalancingTest {
     private static final EplbConfig EPLB =
             EplbConfig.DEFAULT.withWindowSize(4).withStepInterval(8).withUseAsync(false);
