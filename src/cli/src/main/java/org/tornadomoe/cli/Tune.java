@@ -292,7 +292,7 @@ final class Tune implements Callable<Integer> {
             }
             try {
                 Measurement measured = LaunchConfigs.override(
-                        config, () -> Measurement.of(shape, layer, experts, kernel, m, measuring.runs, seconds));
+                        config, () -> Measurement.of(shape, layer, experts, kernel, m, measuring.runs, seconds, false));
                 if (measured.ok()) {
                     row.micros.put(config, measured.kernels().isEmpty() ? measured.call() : measured.allKernels());
                 } else {
