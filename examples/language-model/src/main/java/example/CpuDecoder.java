@@ -9,6 +9,7 @@ import jdk.incubator.vector.VectorOperators;
 import org.tornadomoe.MoeLayer;
 import org.tornadomoe.MoeOptions;
 import org.tornadomoe.kernel.Cleanup;
+import org.tornadomoe.quant.Int8Experts;
 
 /**
  * The decoder in plain Java with the Vector API; MoE layers are the library's. A token's bits don't depend on what else
@@ -71,7 +72,7 @@ final class CpuDecoder implements Decoder {
         head = model.head() == null ? embedding : new Int8Matrix(model.head());
         norm = model.norm();
         try {
-            for (int i = 0; i < model.layers; i++) {
+            for (int i = 0; i < model.sizes.layers(); i++) {
                 layers.add(new Layer(
                         model.attentionNorm(i),
                         new Int8Matrix(model.attentionInput(i)),
@@ -79,18 +80,24 @@ final class CpuDecoder implements Decoder {
                         model.keyNorm(i),
                         new Int8Matrix(model.attentionOutput(i)),
                         model.moeNorm(i),
-                        MoeLayer.of(model.checkpoint.layer(i), options)));
+                        moe(i, options)));
             }
-            model.checkpoint.requireUnchanged();
+            model.requireUnchanged();
         } catch (Throwable failure) {
             close();
             throw failure;
         }
     }
 
+    private MoeLayer moe(int layer, MoeOptions options) {
+        try (Int8Experts experts = model.experts(layer, options.scheme())) {
+            return MoeLayer.of(experts, options);
+        }
+    }
+
     @Override
     public Cache start() {
-        return new Cache(model.layers, model.kvHeads);
+        return new Cache(model.sizes.layers(), model.sizes.kvHeads());
     }
 
     @Override
@@ -101,18 +108,18 @@ final class CpuDecoder implements Decoder {
 
     @Override
     public float[] append(Sequence sequence, int... tokens) {
-        float[] last = new float[model.hidden];
+        float[] last = new float[model.sizes.hidden()];
         for (int from = 0; from < tokens.length; from += CHUNK) {
             int[] chunk = Arrays.copyOfRange(tokens, from, Math.min(tokens.length, from + CHUNK));
             float[] hidden = hidden(new Step((Cache) sequence, chunk));
-            System.arraycopy(hidden, (chunk.length - 1) * model.hidden, last, 0, model.hidden);
+            System.arraycopy(hidden, (chunk.length - 1) * model.sizes.hidden(), last, 0, model.sizes.hidden());
         }
         return logits(last, 1);
     }
 
     /** [tokens, vocabulary] of what {@link #hidden} gave. */
     float[] logits(float[] hidden, int tokens) {
-        float[] logits = new float[tokens * model.vocabulary];
+        float[] logits = new float[tokens * model.sizes.vocabulary()];
         head.multiply(hidden, tokens, logits);
         return logits;
     }
@@ -124,30 +131,30 @@ final class CpuDecoder implements Decoder {
      */
     float[] hidden(Step... steps) {
         int tokens = Arrays.stream(steps).mapToInt(step -> step.tokens.length).sum();
-        int h = model.hidden;
+        int h = model.sizes.hidden();
         float[] hidden = new float[tokens * h];
         Cache[] cacheOf = new Cache[tokens];
         int[] positionOf = new int[tokens];
         int at = 0;
         for (Step step : steps) {
-            if (step.sequence.length + step.tokens.length > model.context) {
-                throw new IllegalArgumentException("tokens: expected at most " + model.context + " in a sequence, got "
+            if (step.sequence.length + step.tokens.length > model.sizes.context()) {
+                throw new IllegalArgumentException("tokens: expected at most " + model.sizes.context() + " in a sequence, got "
                         + (step.sequence.length + step.tokens.length));
             }
-            step.sequence.makeRoom(step.sequence.length + step.tokens.length, model.headDim);
+            step.sequence.makeRoom(step.sequence.length + step.tokens.length, model.sizes.headDim());
             for (int token : step.tokens) {
                 embedding.row(token, hidden, at * h);
                 cacheOf[at] = step.sequence;
                 positionOf[at++] = step.sequence.length++;
             }
         }
-        while (rotations.size() < model.context
+        while (rotations.size() < model.sizes.context()
                 && rotations.size() <= Arrays.stream(positionOf).max().orElse(0)) {
             rotations.add(model.rotation(rotations.size()));
         }
         float[] normed = new float[tokens * h];
-        float[] qkv = new float[tokens * (model.heads + 2 * model.kvHeads) * model.headDim];
-        float[] attended = new float[tokens * model.heads * model.headDim];
+        float[] qkv = new float[tokens * model.sizes.qkv()];
+        float[] attended = new float[tokens * model.sizes.heads() * model.sizes.headDim()];
         float[] output = new float[tokens * h];
         for (int i = 0; i < layers.size(); i++) {
             Layer layer = layers.get(i);
@@ -157,9 +164,9 @@ final class CpuDecoder implements Decoder {
                 remember(i, layer, qkv, t, cacheOf[t], positionOf[t]);
             }
             int number = i;
-            IntStream.range(0, tokens * model.kvHeads).parallel().forEach(task -> {
-                int t = task / model.kvHeads;
-                attend(number, task % model.kvHeads, qkv, t, cacheOf[t], positionOf[t] + 1, attended);
+            IntStream.range(0, tokens * model.sizes.kvHeads()).parallel().forEach(task -> {
+                int t = task / model.sizes.kvHeads();
+                attend(number, task % model.sizes.kvHeads(), qkv, t, cacheOf[t], positionOf[t] + 1, attended);
             });
             layer.output.multiply(attended, tokens, output);
             add(output, hidden);
@@ -189,7 +196,7 @@ final class CpuDecoder implements Decoder {
         for (int i = 0; i < gains.length; i++) {
             sum += (double) x[at + i] * x[at + i];
         }
-        float factor = (float) (1 / Math.sqrt(sum / gains.length + model.epsilon));
+        float factor = (float) (1 / Math.sqrt(sum / gains.length + model.sizes.epsilon()));
         for (int i = 0; i < gains.length; i++) {
             into[at + i] = x[at + i] * factor * gains[i];
         }
@@ -197,10 +204,10 @@ final class CpuDecoder implements Decoder {
 
     /** Norms and rotates a token's queries, in place, and its keys, and puts these and its values into the cache. */
     private void remember(int number, Layer layer, float[] qkv, int token, Cache cache, int position) {
-        int d = model.headDim;
-        int query = token * (model.heads + 2 * model.kvHeads) * d;
-        int key = query + model.heads * d;
-        int value = key + model.kvHeads * d;
+        int d = model.sizes.headDim();
+        int query = token * (model.sizes.heads() + 2 * model.sizes.kvHeads()) * d;
+        int key = query + model.sizes.heads() * d;
+        int value = key + model.sizes.kvHeads() * d;
         if (layer.queryNorm != null) {
             for (int at = query; at < key; at += layer.queryNorm.length) {
                 norm(qkv, at, layer.queryNorm, qkv);
@@ -218,33 +225,33 @@ final class CpuDecoder implements Decoder {
                 qkv[head + d / 2 + i] = second * rotation[i] + first * rotation[d / 2 + i];
             }
         }
-        for (int head = 0; head < model.kvHeads; head++) {
-            float[] keys = cache.keys[number * model.kvHeads + head];
+        for (int head = 0; head < model.sizes.kvHeads(); head++) {
+            float[] keys = cache.keys[number * model.sizes.kvHeads() + head];
             int to = position / BLOCK * BLOCK * d + position % BLOCK;
             for (int i = 0; i < d; i++) {
                 keys[to + i * BLOCK] = qkv[key + head * d + i];
             }
-            System.arraycopy(qkv, value + head * d, cache.values[number * model.kvHeads + head], position * d, d);
+            System.arraycopy(qkv, value + head * d, cache.values[number * model.sizes.kvHeads() + head], position * d, d);
         }
     }
 
     /** What the query heads of one key head see of the first {@code positions}. */
     private void attend(int layer, int kvHead, float[] qkv, int token, Cache cache, int positions, float[] into) {
-        int d = model.headDim;
-        int group = model.heads / model.kvHeads;
-        float[] keys = cache.keys[layer * model.kvHeads + kvHead];
-        float[] values = cache.values[layer * model.kvHeads + kvHead];
+        int d = model.sizes.headDim();
+        int group = model.sizes.heads() / model.sizes.kvHeads();
+        float[] keys = cache.keys[layer * model.sizes.kvHeads() + kvHead];
+        float[] values = cache.values[layer * model.sizes.kvHeads() + kvHead];
         float[] scores = new float[Math.ceilDiv(positions, BLOCK) * BLOCK];
         float scale = (float) (1 / Math.sqrt(d));
         for (int head = kvHead * group; head < (kvHead + 1) * group; head++) {
-            int query = (token * (model.heads + 2 * model.kvHeads) + head) * d;
+            int query = (token * (model.sizes.heads() + 2 * model.sizes.kvHeads()) + head) * d;
             for (int from = 0; from < positions; from += BLOCK) {
                 for (int r = 0; r < BLOCK; r += 4 * LANES) {
                     products(keys, from * d + r, qkv, query, d, scores, from + r);
                 }
             }
             float sum = exponentials(scores, positions, scale);
-            int to = (token * model.heads + head) * d;
+            int to = (token * model.sizes.heads() + head) * d;
             for (int i = 0; i < d; i += LANES) {
                 if (i + LANES <= d) {
                     FloatVector all = FloatVector.zero(Int8Matrix.F);

@@ -10,12 +10,9 @@ import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.kernel.Cleanup;
-import org.tornadomoe.quant.ExpertWeights;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.Int8Quantizer;
 import org.tornadomoe.quant.Int8Tensor;
-import org.tornadomoe.quant.Progress;
-import org.tornadomoe.quant.QuantizedWeights;
 import org.tornadomoe.quant.WeightRows;
 import org.tornadomoe.tornado.MoeTasks;
 import uk.ac.manchester.tornado.api.GridScheduler;
@@ -72,11 +69,11 @@ final class DeviceDecoder implements Decoder {
         final TaskGraph graph;
         final MoeTasks moe;
         final IntArray header;
-        final FloatArray normed = zeros(maxTokens * model.hidden);
-        final FloatArray qkv = zeros(maxTokens * (model.heads + 2 * model.kvHeads) * model.headDim);
-        final FloatArray attended = zeros(maxTokens * model.heads * model.headDim);
-        final FloatArray output = zeros(maxTokens * model.hidden);
-        final FloatArray rotations = new FloatArray(context * model.headDim);
+        final FloatArray normed = zeros(maxTokens * model.sizes.hidden());
+        final FloatArray qkv = zeros(maxTokens * model.sizes.qkv());
+        final FloatArray attended = zeros(maxTokens * model.sizes.heads() * model.sizes.headDim());
+        final FloatArray output = zeros(maxTokens * model.sizes.hidden());
+        final FloatArray rotations = new FloatArray(context * model.sizes.headDim());
 
         Part(int number, FusedMoeConfig config) {
             name = "part" + number;
@@ -127,7 +124,7 @@ final class DeviceDecoder implements Decoder {
                     stride,
                     from,
                     gains.length,
-                    model.epsilon);
+                    model.sizes.epsilon());
             grid(task, tokens -> tokens * perToken);
         }
 
@@ -171,20 +168,20 @@ final class DeviceDecoder implements Decoder {
 
         void layer(int number, Int8Experts experts) {
             String n = "_" + number;
-            int d = model.headDim;
-            int qkvWidth = (model.heads + 2 * model.kvHeads) * d;
-            norm("attentionNorm" + n, hidden, normed, model.attentionNorm(number), 1, model.hidden, 0);
+            int d = model.sizes.headDim();
+            int qkvWidth = model.sizes.qkv();
+            norm("attentionNorm" + n, hidden, normed, model.attentionNorm(number), 1, model.sizes.hidden(), 0);
             project("qkv" + n, normed, new Packed(model.attentionInput(number)), qkv, false, false);
             float[] queryNorm = model.queryNorm(number);
             boolean ofHeads = queryNorm != null && queryNorm.length == d;
             if (queryNorm != null && !ofHeads) {
                 norm("queryNorm" + n, qkv, qkv, queryNorm, 1, qkvWidth, 0);
-                norm("keyNorm" + n, qkv, qkv, model.keyNorm(number), 1, qkvWidth, model.heads * d);
+                norm("keyNorm" + n, qkv, qkv, model.keyNorm(number), 1, qkvWidth, model.sizes.heads() * d);
             }
             FloatArray queryGains = ofHeads ? FloatArray.fromArray(queryNorm) : zeros(1);
             FloatArray keyGains = ofHeads ? FloatArray.fromArray(model.keyNorm(number)) : zeros(1);
-            FloatArray keys = zeros(model.kvHeads * d * context);
-            FloatArray values = zeros(model.kvHeads * d * context);
+            FloatArray keys = zeros(model.sizes.kvHeads() * d * context);
+            FloatArray values = zeros(model.sizes.kvHeads() * d * context);
             once(queryGains, keyGains, keys, values);
             graph.task(
                     "rotate" + n,
@@ -198,13 +195,13 @@ final class DeviceDecoder implements Decoder {
                     rotations,
                     keys,
                     values,
-                    model.heads,
-                    model.kvHeads,
+                    model.sizes.heads(),
+                    model.sizes.kvHeads(),
                     d,
                     context,
                     ofHeads ? 1 : 0,
-                    model.epsilon);
-            grid("rotate" + n, tokens -> tokens * (model.heads + model.kvHeads));
+                    model.sizes.epsilon());
+            grid("rotate" + n, tokens -> tokens * (model.sizes.heads() + model.sizes.kvHeads()));
             graph.task(
                     "attend" + n,
                     DeviceKernels::attend,
@@ -215,16 +212,16 @@ final class DeviceDecoder implements Decoder {
                     keys,
                     values,
                     attended,
-                    model.heads,
-                    model.kvHeads,
+                    model.sizes.heads(),
+                    model.sizes.kvHeads(),
                     d,
                     context);
-            grid("attend" + n, tokens -> tokens * model.heads);
+            grid("attend" + n, tokens -> tokens * model.sizes.heads());
             project("out" + n, attended, new Packed(model.attentionOutput(number)), hidden, true, false);
-            norm("moeNorm" + n, hidden, normed, model.moeNorm(number), 1, model.hidden, 0);
+            norm("moeNorm" + n, hidden, normed, model.moeNorm(number), 1, model.sizes.hidden(), 0);
             moe.append("moe" + n, experts, normed, output);
-            graph.task("add" + n, DeviceKernels::add, new KernelContext(), header, output, hidden, model.hidden);
-            grid("add" + n, tokens -> Math.ceilDiv(tokens * model.hidden, GROUP));
+            graph.task("add" + n, DeviceKernels::add, new KernelContext(), header, output, hidden, model.sizes.hidden());
+            grid("add" + n, tokens -> Math.ceilDiv(tokens * model.sizes.hidden(), GROUP));
         }
     }
 
@@ -262,50 +259,59 @@ final class DeviceDecoder implements Decoder {
      * Brings a model to a device.
      *
      * @param device TornadoVM's, such as {@code cuda:0}; null for the best there is
-     * @param maxTokens of a step; with 1 it is recorded where the device can
+     * @param maxTokens of a step
      * @param context positions, at most the model's, that the cache has room for
      * @param layersAGraph as many as TornadoVM's graphs take: four, or ten of the kernels for Hopper
+     * @param recorded as CUDA graphs, where the device has them and a step is one token
      */
-    DeviceDecoder(Model model, String device, Int8Scheme scheme, int maxTokens, int context, int layersAGraph) {
+    DeviceDecoder(
+            Model model,
+            String device,
+            Int8Scheme scheme,
+            int maxTokens,
+            int context,
+            int layersAGraph,
+            boolean recorded) {
         this.model = model;
         this.maxTokens = maxTokens;
-        this.context = Math.min(context, model.context);
-        if (GROUP % model.headDim != 0) {
-            throw new IllegalArgumentException("head_dim: expected one that divides " + GROUP + ", got " + model.headDim);
+        this.context = Math.min(context, model.sizes.context());
+        if (GROUP % model.sizes.headDim() != 0) {
+            throw new IllegalArgumentException("head_dim: expected one that divides " + GROUP + ", got " + model.sizes.headDim());
         }
         step = new IntArray(1 + maxTokens);
         step.init(0);
-        hidden = zeros(maxTokens * model.hidden);
-        logits = zeros(model.vocabulary);
+        hidden = zeros(maxTokens * model.sizes.hidden());
+        logits = zeros(model.sizes.vocabulary());
         next.init(0);
         List<ImmutableTaskGraph> built = new ArrayList<>();
         try {
             Packed embedding = new Packed(model.embedding());
             Part part = null;
-            for (int i = 0; i < model.layers; i++) {
-                ExpertWeights weights = model.checkpoint.layer(i, maxTokens);
-                if (i % layersAGraph == 0) {
-                    part = new Part(i / layersAGraph, weights.config().toBuilder().device(device).build());
-                    moe.add(part.moe);
-                    if (i == 0) {
-                        embed(part, embedding);
+            for (int i = 0; i < model.sizes.layers(); i++) {
+                try (Int8Experts experts = model.experts(i, scheme)) {
+                    if (i % layersAGraph == 0) {
+                        FusedMoeConfig.Builder config = experts.config().toBuilder();
+                        part = new Part(
+                                i / layersAGraph,
+                                config.maxNumTokens(maxTokens).device(device).build());
+                        moe.add(part.moe);
+                        if (i == 0) {
+                            embed(part, embedding);
+                        }
                     }
-                }
-                try (Int8Experts experts =
-                        QuantizedWeights.int8(weights, Int8Quantization.of(scheme), Progress.NONE)) {
                     part.layer(i, experts);
                 }
-                if ((i + 1) % layersAGraph == 0 && i + 1 < model.layers) {
+                if ((i + 1) % layersAGraph == 0 && i + 1 < model.sizes.layers()) {
                     part.graph.persistOnDevice(hidden);
                     built.add(part.graph.snapshot());
                 }
             }
-            model.checkpoint.requireUnchanged();
-            part.norm("norm", hidden, part.normed, model.norm(), 1, model.hidden, 0);
+            model.requireUnchanged();
+            part.norm("norm", hidden, part.normed, model.norm(), 1, model.sizes.hidden(), 0);
             Packed head = model.head() == null ? embedding : new Packed(model.head());
             part.once(logits, next);
             part.project("head", part.normed, head, logits, false, true);
-            part.graph.task("choose", DeviceKernels::choose, new KernelContext(), logits, next, model.vocabulary);
+            part.graph.task("choose", DeviceKernels::choose, new KernelContext(), logits, next, model.sizes.vocabulary());
             part.grid("choose", tokens -> 1);
             part.graph
                     .transferToHost(DataTransferMode.UNDER_DEMAND, logits)
@@ -314,7 +320,7 @@ final class DeviceDecoder implements Decoder {
             graphs = built.size();
             plan = new TornadoExecutionPlan(built.toArray(ImmutableTaskGraph[]::new));
             moe.getFirst().launchOn(plan);
-            if (maxTokens == 1 && moe.getFirst().device().id().startsWith("cuda")) {
+            if (recorded && maxTokens == 1 && moe.getFirst().device().id().startsWith("cuda")) {
                 plan.withCUDAGraph();
             }
         } catch (Throwable failure) {

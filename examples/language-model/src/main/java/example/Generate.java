@@ -4,6 +4,7 @@ import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Locale;
@@ -27,7 +28,7 @@ class Generate {
         Map<String, String> options = new HashMap<>();
         for (int i = 1; i < args.length; i++) {
             String name = args[i].replaceFirst("^--", "");
-            boolean alone = name.equals("bench") || name.equals("raw");
+            boolean alone = List.of("bench", "raw", "unrecorded").contains(name);
             options.put(name, alone ? "" : i + 1 < args.length ? args[++i] : "");
         }
         if (args.length < 2) {
@@ -35,24 +36,19 @@ class Generate {
             return;
         }
         long start = System.nanoTime();
-        MoeOptions moe = MoeOptions.DEFAULT
-                .withMaxTokens(Decoder.CHUNK)
-                .withBackend("cpu")
-                .withScheme(Int8Scheme.valueOf(
-                        options.getOrDefault("scheme", "w8a8_channel").toUpperCase(Locale.ROOT)));
         try (Model model = Model.open(args[0]);
-                Text text = Text.of(model);
-                Decoder decoder = new CpuDecoder(model, moe)) {
+                Text text = model.text();
+                Decoder decoder = decoder(model, options)) {
             System.out.printf(
                     Locale.ROOT,
-                    "%s: %d layers, %s, MoE layers by %s; loaded in %.1f s%n%n",
-                    model.checkpoint.modelType(),
-                    model.layers,
-                    model.checkpoint.format(),
+                    "%s, MoE layers by %s; loaded in %.1f s%n%n",
+                    model.description(),
                     decoder.kernels(),
                     (System.nanoTime() - start) / 1e9);
             if (options.containsKey("bench")) {
                 bench(model, decoder, options);
+            } else if (text == null) {
+                throw new IllegalArgumentException(args[0] + " has no tokens: expected --bench");
             } else if (options.containsKey("serve")) {
                 try (ChatServer server =
                         new ChatServer(new Chat(text, decoder), Integer.parseInt(options.get("serve")))) {
@@ -63,6 +59,27 @@ class Generate {
                 answer(text, decoder, options);
             }
         }
+    }
+
+    private static Decoder decoder(Model model, Map<String, String> options) {
+        Int8Scheme scheme =
+                Int8Scheme.valueOf(options.getOrDefault("scheme", "w8a8_channel").toUpperCase(Locale.ROOT));
+        if (!options.containsKey("device")) {
+            return new CpuDecoder(
+                    model,
+                    MoeOptions.DEFAULT
+                            .withMaxTokens(Decoder.CHUNK)
+                            .withBackend("cpu")
+                            .withScheme(scheme));
+        }
+        return new DeviceDecoder(
+                model,
+                options.get("device"),
+                scheme,
+                Integer.parseInt(options.getOrDefault("chunk", "1")),
+                Integer.parseInt(options.getOrDefault("context", "4096")),
+                Integer.parseInt(options.getOrDefault("layers-a-graph", "4")),
+                !options.containsKey("unrecorded"));
     }
 
     private static void answer(Text text, Decoder decoder, Map<String, String> options) throws IOException {
@@ -112,13 +129,15 @@ class Generate {
         int tokens = Integer.parseInt(options.getOrDefault("tg", "128"));
         int repeats = Integer.parseInt(options.getOrDefault("repeats", "5"));
         RandomGenerator random = new SplittableRandom(1);
-        int[] random512 = random.ints(prompt, 0, model.vocabulary).toArray();
+        int[] said = random.ints(Math.max(prompt, tokens), 0, model.sizes.vocabulary())
+                .toArray();
+        int[] asked = Arrays.copyOf(said, prompt);
         System.out.println("| model | kernels | test | t/s |\n| --- | --- | --- | ---: |");
-        row(model, decoder, "pp" + prompt, prompt, repeats, () -> decoder.append(decoder.start(), random512));
+        row(model, decoder, "pp" + prompt, prompt, repeats, () -> decoder.append(decoder.start(), asked));
         row(model, decoder, "tg" + tokens, tokens, repeats, () -> {
             Decoder.Sequence sequence = decoder.start();
             for (int i = 0; i < tokens; i++) {
-                decoder.appendGreedily(sequence, random512[i % prompt]);
+                decoder.appendGreedily(sequence, said[i]);
             }
         });
     }
@@ -140,7 +159,7 @@ class Generate {
         System.out.printf(
                 Locale.ROOT,
                 "| %s | %s | %s | %.2f ± %.2f |%n",
-                model.path.getFileName(),
+                model.name,
                 decoder.kernels(),
                 test,
                 mean,

@@ -37,7 +37,7 @@ final class Text implements AutoCloseable {
     final Set<Integer> ends;
 
     /** The tokenizer of a model. */
-    static Text of(Model model) throws IOException {
+    static Text of(CheckpointModel model) throws IOException {
         return model.checkpoint.field("general.architecture") == null ? ofFolder(model.path, model) : ofGguf(model);
     }
 
@@ -53,7 +53,7 @@ final class Text implements AutoCloseable {
         this.ends = ends;
     }
 
-    private static Text ofFolder(Path folder, Model model) throws IOException {
+    private static Text ofFolder(Path folder, CheckpointModel model) throws IOException {
         Map<String, Object> config = json(folder.resolve("tokenizer_config.json"));
         Path own = folder.resolve("chat_template.jinja");
         Object template = Files.exists(own) ? Files.readString(own) : config.get("chat_template");
@@ -86,7 +86,7 @@ final class Text implements AutoCloseable {
         }
     }
 
-    private static Text ofGguf(Model model) throws IOException {
+    private static Text ofGguf(CheckpointModel model) throws IOException {
         List<String> tokens = strings(model, "tokenizer.ggml.tokens");
         Set<Integer> ends = new HashSet<>();
         addTo(ends, model.checkpoint.field("tokenizer.ggml.eos_token_id"));
@@ -102,11 +102,11 @@ final class Text implements AutoCloseable {
                 ends);
     }
 
-    private static String token(Model model, List<String> tokens, String key) {
+    private static String token(CheckpointModel model, List<String> tokens, String key) {
         return model.checkpoint.field(key) instanceof Number id ? tokens.get(id.intValue()) : "";
     }
 
-    private static List<String> strings(Model model, String key) {
+    private static List<String> strings(CheckpointModel model, String key) {
         if (model.checkpoint.field(key) instanceof List<?> list) {
             return list.stream().map(String.class::cast).toList();
         }
@@ -114,7 +114,7 @@ final class Text implements AutoCloseable {
     }
 
     /** tokenizer.json of a GGUF file's vocabulary: a BPE over bytes as GPT-2's, or over characters as Llama's. */
-    private static Map<String, Object> tokenizerJson(Model model, List<String> tokens, String begin) {
+    private static Map<String, Object> tokenizerJson(CheckpointModel model, List<String> tokens, String begin) {
         Object kind = model.checkpoint.field("tokenizer.ggml.model");
         boolean bytes = "gpt2".equals(kind);
         if (!bytes && !"llama".equals(kind)) {

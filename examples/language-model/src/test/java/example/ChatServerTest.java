@@ -22,7 +22,7 @@ class ChatServerTest {
     @Test
     void answersWholeAndAsAStream() throws Exception {
         try (Model model = Model.open(GoldenTest.path("qwen3_moe").toString());
-                Text text = Text.of(model);
+                Text text = model.text();
                 Decoder decoder = new CpuDecoder(model, MoeOptions.DEFAULT.withBackend("cpu"));
                 ChatServer server = new ChatServer(new Chat(text, decoder), 0);
                 HttpClient client = HttpClient.newHttpClient()) {

@@ -24,7 +24,7 @@ class DeviceTest {
         int steps = DEVICE == null ? 4 : golden.greedy().length;
         try (Model model = Model.open(GoldenTest.path(checkpoint).toString());
                 DeviceDecoder decoder =
-                        new DeviceDecoder(model, DEVICE, Int8Scheme.W8A16_CHANNEL, maxTokens, 64, layersAGraph)) {
+                        new DeviceDecoder(model, DEVICE, Int8Scheme.W8A16_CHANNEL, maxTokens, 64, layersAGraph, true)) {
             for (int round = 0; round < 2; round++) { // the second writes over what the first left in the cache
                 Decoder.Sequence sequence = decoder.start();
                 float[] logits = decoder.append(sequence, golden.prompt());
@@ -45,7 +45,7 @@ class DeviceTest {
     @Test
     void oneSequenceAtATimeAndNoLongerThanTheCache() {
         try (Model model = Model.open(GoldenTest.path("olmoe").toString());
-                DeviceDecoder decoder = new DeviceDecoder(model, DEVICE, Int8Scheme.W8A8_CHANNEL, 4, 8, 2)) {
+                DeviceDecoder decoder = new DeviceDecoder(model, DEVICE, Int8Scheme.W8A8_CHANNEL, 4, 8, 2, true)) {
             Decoder.Sequence first = decoder.start();
             decoder.append(first, 1, 2, 3, 4, 5);
             assertThrows(IllegalArgumentException.class, () -> decoder.append(first, 1, 2, 3, 4));

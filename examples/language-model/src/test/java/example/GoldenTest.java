@@ -150,7 +150,7 @@ class GoldenTest {
         int[] tokens = Golden.of(checkpoint).tokens();
         try (Model model = Model.open(path(checkpoint).toString());
                 CpuDecoder decoder = (CpuDecoder) decoder(model, scheme)) {
-            int h = model.hidden;
+            int h = model.sizes.hidden();
             float[] whole = decoder.hidden(new CpuDecoder.Step(decoder.start(), tokens));
             CpuDecoder.Cache single = decoder.start();
             for (int i = 0; i < tokens.length; i++) {

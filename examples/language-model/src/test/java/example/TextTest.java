@@ -30,7 +30,7 @@ class TextTest {
         Map<String, Object> golden = JSON.std.mapFrom(Files.readString(
                 GoldenTest.path(checkpoint.replace("/model.gguf", "")).resolve("golden.json")));
         try (Model model = Model.open(GoldenTest.path(checkpoint).toString());
-                Text text = Text.of(model)) {
+                Text text = model.text()) {
             for (Object each : (List<?>) golden.get("texts")) {
                 Map<?, ?> of = (Map<?, ?>) each;
                 int[] ids = text.encode((String) of.get("text"));
