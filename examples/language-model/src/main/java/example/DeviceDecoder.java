@@ -3,9 +3,9 @@ package example;
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.util.ArrayList;
-import java.util.Arrays;
 import java.util.List;
 import java.util.function.IntUnaryOperator;
+import java.util.stream.Stream;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.config.Int8Scheme;
@@ -31,7 +31,8 @@ import uk.ac.manchester.tornado.api.types.arrays.IntArray;
  * device, one after the other; tokens go there, and the next comes back. One sequence at a time.
  *
  * <p>A task graph takes a few layers only, since TornadoVM has 8 KB for what it is made of. So there are several, and
- * hidden states stay on the device from one to the next. With one token a step they are recorded as CUDA graphs.
+ * hidden states stay on the device from one to the next. Where prompts are read in chunks, there are as many graphs
+ * once more for single tokens, recorded as CUDA graphs, with the same weights and the same cache.
  */
 final class DeviceDecoder implements Decoder {
     private static final int GROUP = DeviceKernels.GROUP;
@@ -39,7 +40,7 @@ final class DeviceDecoder implements Decoder {
     /** A grid of as many groups as a number of tokens needs. */
     private record Grid(WorkerGrid1D worker, IntUnaryOperator groups) {}
 
-    private final class Conversation implements Sequence {
+    private static final class Conversation implements Sequence {
         private int length;
 
         @Override
@@ -48,89 +49,140 @@ final class DeviceDecoder implements Decoder {
         }
     }
 
-    private final Model model;
-    private final int maxTokens;
-    private final int context;
-    private final IntArray step;
-    private final FloatArray hidden;
-    private final FloatArray logits;
-    private final IntArray next = new IntArray(1);
-    private final GridScheduler scheduler = new GridScheduler();
-    private final List<Grid> grids = new ArrayList<>();
-    private final List<MoeTasks> moe = new ArrayList<>();
-    private final TornadoExecutionPlan plan;
-    private final int graphs;
-    private Conversation current = new Conversation();
-    private TornadoExecutionResult last;
+    /** A matrix in int8 as the kernels read it: rows one after the other, each of whole ints. */
+    private static final class Packed {
+        final int rows;
+        final int cols;
+        final int ints;
+        final IntArray values;
+        final FloatArray scales;
 
-    /** A graph that is being built; its first argument everywhere is the header. */
+        Packed(WeightRows of) {
+            rows = of.rows();
+            cols = of.cols();
+            if (cols % 16 != 0) {
+                throw new IllegalArgumentException(of.source() + ": expected a multiple of 16 columns, got " + cols);
+            }
+            try (Arena arena = Arena.ofShared()) {
+                Int8Tensor int8 = Int8Quantizer.quantize(of, Int8Quantization.of(Int8Scheme.W8A16_CHANNEL), arena);
+                ints = int8.rowBytes() / 4;
+                values = new IntArray(Math.multiplyExact(rows, ints));
+                MemorySegment.copy(int8.values(), 0, values.getSegment(), 0, int8.values().byteSize());
+                scales = FloatArray.fromArray(int8.scales());
+            }
+        }
+    }
+
+    /** A layer's arrays on the device, but for the MoE layer's. */
+    private final class Layer {
+        final FloatArray attentionNorm;
+        final Packed input;
+        final FloatArray queryNorm;
+        final FloatArray keyNorm;
+        final FloatArray keys = zeros(model.sizes.kvHeads() * model.sizes.headDim() * context);
+        final FloatArray values = zeros(model.sizes.kvHeads() * model.sizes.headDim() * context);
+        final Packed output;
+        final FloatArray moeNorm;
+
+        Layer(int number) {
+            attentionNorm = FloatArray.fromArray(model.attentionNorm(number));
+            input = new Packed(model.attentionInput(number));
+            float[] norm = model.queryNorm(number);
+            queryNorm = norm == null ? zeros(1) : FloatArray.fromArray(norm);
+            keyNorm = norm == null ? zeros(1) : FloatArray.fromArray(model.keyNorm(number));
+            output = new Packed(model.attentionOutput(number));
+            moeNorm = FloatArray.fromArray(model.moeNorm(number));
+        }
+    }
+
+    /** A graph of some layers. */
     private final class Part {
         final String name;
+        final Part shared;
         final TaskGraph graph;
         final MoeTasks moe;
         final IntArray header;
-        final FloatArray normed = zeros(maxTokens * model.sizes.hidden());
-        final FloatArray qkv = zeros(maxTokens * model.sizes.qkv());
-        final FloatArray attended = zeros(maxTokens * model.sizes.heads() * model.sizes.headDim());
-        final FloatArray output = zeros(maxTokens * model.sizes.hidden());
-        final FloatArray rotations = new FloatArray(context * model.sizes.headDim());
+        final boolean single;
+        final List<Grid> grids = new ArrayList<>();
+        int layers;
 
-        Part(int number, FusedMoeConfig config) {
-            name = "part" + number;
-            graph = new TaskGraph(name);
-            for (int p = 0; p < context; p++) {
-                float[] rotation = model.rotation(p);
-                for (int i = 0; i < rotation.length; i++) {
-                    rotations.set(p * rotation.length + i, rotation[i]);
-                }
-            }
-            graph.transferToDevice(DataTransferMode.EVERY_EXECUTION, step);
-            if (number == 0) {
-                once(hidden);
-            } else {
-                graph.consumeFromDevice("part" + (number - 1), hidden);
-            }
-            once(normed, qkv, attended, output, rotations);
-            moe = new MoeTasks(graph, scheduler, config);
+        /**
+         * @param before the part that leaves hidden states on the device for this one; null for the first
+         * @param shared the part that has the same layers' arrays on the device; null for one that sends them there
+         */
+        Part(String name, FusedMoeConfig config, Part before, Part shared, boolean single) {
+            this.name = name;
+            this.shared = shared;
+            this.single = single;
+            graph = new TaskGraph(name).transferToDevice(DataTransferMode.EVERY_EXECUTION, step);
+            moe = shared == null ? new MoeTasks(graph, scheduler, config) : new MoeTasks(shared.moe, graph);
             header = moe.header();
+            if (shared == null && before != null) {
+                graph.consumeFromDevice(before.name, hidden);
+            } else {
+                there(hidden);
+            }
+            there(normed, qkv, attended, output, rotations);
         }
 
-        void once(Object... arrays) {
-            graph.transferToDevice(DataTransferMode.FIRST_EXECUTION, arrays);
+        /** Arrays that are on the device before this graph's tasks, which write into some. */
+        void there(Object... arrays) {
+            if (shared == null) {
+                graph.transferToDevice(DataTransferMode.FIRST_EXECUTION, arrays);
+            } else {
+                graph.consumeFromDevice(shared.name, arrays);
+            }
         }
 
         /** Says how many groups a task has for M tokens. */
         void grid(String task, IntUnaryOperator groups) {
-            WorkerGrid1D worker = new WorkerGrid1D(groups.applyAsInt(maxTokens) * GROUP);
+            WorkerGrid1D worker = new WorkerGrid1D(groups.applyAsInt(single ? 1 : maxTokens) * GROUP);
             worker.setLocalWork(GROUP, 1, 1);
             scheduler.addWorkerGrid(name + "." + task, worker);
             grids.add(new Grid(worker, groups));
         }
 
-        void norm(String task, FloatArray values, FloatArray into, float[] gains, int perToken, int stride, int from) {
-            FloatArray on = FloatArray.fromArray(gains);
-            once(on);
+        void setTokens(int tokens) {
+            moe.setTokens(tokens);
+            grids.forEach(grid -> grid.worker.setGlobalWork((long) grid.groups.applyAsInt(tokens) * GROUP, 1, 1));
+        }
+
+        void embed() {
+            there(embedding.values, embedding.scales);
+            graph.task(
+                    "embed",
+                    DeviceKernels::embed,
+                    new KernelContext(),
+                    header,
+                    step,
+                    embedding.values,
+                    embedding.scales,
+                    hidden,
+                    embedding.cols,
+                    embedding.ints);
+            grid("embed", tokens -> Math.ceilDiv(tokens * embedding.ints, GROUP));
+        }
+
+        void norm(String task, FloatArray values, FloatArray gains, FloatArray into, int stride, int from) {
+            there(gains);
             graph.task(
                     task,
                     DeviceKernels::rmsNorm,
                     new KernelContext(),
                     header,
                     values,
-                    output,
-                    on,
+                    gains,
                     into,
-                    0,
-                    perToken,
                     stride,
                     from,
-                    gains.length,
+                    gains.getSize(),
                     model.sizes.epsilon());
-            grid(task, tokens -> tokens * perToken);
+            grid(task, tokens -> tokens);
         }
 
         void project(String task, FloatArray x, Packed w, FloatArray y, boolean adding, boolean last) {
-            once(w.values, w.scales);
-            if (maxTokens > 1 && !last) {
+            there(w.values, w.scales);
+            if (!single && !last) {
                 graph.task(
                         task,
                         DeviceKernels::projectTile,
@@ -166,23 +218,20 @@ final class DeviceDecoder implements Decoder {
             grid(task, tokens -> last ? groups : tokens * groups);
         }
 
-        void layer(int number, Int8Experts experts) {
+        void layer(int number, Layer layer, Int8Experts experts) {
             String n = "_" + number;
             int d = model.sizes.headDim();
-            int qkvWidth = model.sizes.qkv();
-            norm("attentionNorm" + n, hidden, normed, model.attentionNorm(number), 1, model.sizes.hidden(), 0);
-            project("qkv" + n, normed, new Packed(model.attentionInput(number)), qkv, false, false);
-            float[] queryNorm = model.queryNorm(number);
-            boolean ofHeads = queryNorm != null && queryNorm.length == d;
-            if (queryNorm != null && !ofHeads) {
-                norm("queryNorm" + n, qkv, qkv, queryNorm, 1, qkvWidth, 0);
-                norm("keyNorm" + n, qkv, qkv, model.keyNorm(number), 1, qkvWidth, model.sizes.heads() * d);
+            int width = model.sizes.qkv();
+            norm("attentionNorm" + n, hidden, layer.attentionNorm, normed, model.sizes.hidden(), 0);
+            project("qkv" + n, normed, layer.input, qkv, false, false);
+            boolean ofHeads = layer.queryNorm.getSize() == d;
+            if (layer.queryNorm.getSize() > d) {
+                norm("queryNorm" + n, qkv, layer.queryNorm, qkv, width, 0);
+                norm("keyNorm" + n, qkv, layer.keyNorm, qkv, width, model.sizes.heads() * d);
+            } else {
+                there(layer.queryNorm, layer.keyNorm);
             }
-            FloatArray queryGains = ofHeads ? FloatArray.fromArray(queryNorm) : zeros(1);
-            FloatArray keyGains = ofHeads ? FloatArray.fromArray(model.keyNorm(number)) : zeros(1);
-            FloatArray keys = zeros(model.sizes.kvHeads() * d * context);
-            FloatArray values = zeros(model.sizes.kvHeads() * d * context);
-            once(queryGains, keyGains, keys, values);
+            there(layer.keys, layer.values);
             graph.task(
                     "rotate" + n,
                     DeviceKernels::rotateHeads,
@@ -190,11 +239,11 @@ final class DeviceDecoder implements Decoder {
                     header,
                     step,
                     qkv,
-                    queryGains,
-                    keyGains,
+                    layer.queryNorm,
+                    layer.keyNorm,
                     rotations,
-                    keys,
-                    values,
+                    layer.keys,
+                    layer.values,
                     model.sizes.heads(),
                     model.sizes.kvHeads(),
                     d,
@@ -209,45 +258,61 @@ final class DeviceDecoder implements Decoder {
                     header,
                     step,
                     qkv,
-                    keys,
-                    values,
+                    layer.keys,
+                    layer.values,
                     attended,
                     model.sizes.heads(),
                     model.sizes.kvHeads(),
                     d,
                     context);
             grid("attend" + n, tokens -> tokens * model.sizes.heads());
-            project("out" + n, attended, new Packed(model.attentionOutput(number)), hidden, true, false);
-            norm("moeNorm" + n, hidden, normed, model.moeNorm(number), 1, model.sizes.hidden(), 0);
-            moe.append("moe" + n, experts, normed, output);
+            project("out" + n, attended, layer.output, hidden, true, false);
+            norm("moeNorm" + n, hidden, layer.moeNorm, normed, model.sizes.hidden(), 0);
+            if (shared == null) {
+                moe.append("moe" + n, experts, normed, output);
+            } else {
+                moe.appendAgain("moe" + n, layers, experts, normed, output);
+            }
+            layers++;
             graph.task("add" + n, DeviceKernels::add, new KernelContext(), header, output, hidden, model.sizes.hidden());
             grid("add" + n, tokens -> Math.ceilDiv(tokens * model.sizes.hidden(), GROUP));
         }
-    }
 
-    /** A matrix in int8 as the kernels read it: rows one after the other, each of whole ints. */
-    private static final class Packed {
-        final int rows;
-        final int cols;
-        final int ints;
-        final IntArray values;
-        final FloatArray scales;
-
-        Packed(WeightRows of) {
-            rows = of.rows();
-            cols = of.cols();
-            if (cols % 16 != 0) {
-                throw new IllegalArgumentException(of.source() + ": expected a multiple of 16 columns, got " + cols);
-            }
-            try (Arena arena = Arena.ofShared()) {
-                Int8Tensor int8 = Int8Quantizer.quantize(of, Int8Quantization.of(Int8Scheme.W8A16_CHANNEL), arena);
-                ints = int8.rowBytes() / 4;
-                values = new IntArray(Math.multiplyExact(rows, ints));
-                MemorySegment.copy(int8.values(), 0, values.getSegment(), 0, int8.values().byteSize());
-                scales = FloatArray.fromArray(int8.scales());
-            }
+        void head() {
+            norm("norm", hidden, lastNorm, normed, model.sizes.hidden(), 0);
+            there(logits, next);
+            project("head", normed, head, logits, false, true);
+            graph.task("choose", DeviceKernels::choose, new KernelContext(), logits, next, head.rows);
+            grid("choose", tokens -> 1);
+            graph.transferToHost(DataTransferMode.UNDER_DEMAND, logits)
+                    .transferToHost(DataTransferMode.EVERY_EXECUTION, next);
         }
     }
+
+    private final Model model;
+    private final int maxTokens;
+    private final int context;
+    private final IntArray step;
+    private final FloatArray hidden;
+    private final FloatArray normed;
+    private final FloatArray qkv;
+    private final FloatArray attended;
+    private final FloatArray output;
+    private final FloatArray rotations;
+    private final Packed embedding;
+    private final Packed head;
+    private final FloatArray lastNorm;
+    private final FloatArray logits;
+    private final IntArray next = new IntArray(1);
+    private final GridScheduler scheduler = new GridScheduler();
+
+    /** For chunks of prompts, empty where there are none; then for single tokens. */
+    private final List<Part> chunks = new ArrayList<>();
+
+    private final List<Part> singles = new ArrayList<>();
+    private final TornadoExecutionPlan plan;
+    private Conversation current = new Conversation();
+    private TornadoExecutionResult last;
 
     private static FloatArray zeros(int count) {
         FloatArray zeros = new FloatArray(count);
@@ -259,10 +324,10 @@ final class DeviceDecoder implements Decoder {
      * Brings a model to a device.
      *
      * @param device TornadoVM's, such as {@code cuda:0}; null for the best there is
-     * @param maxTokens of a step
+     * @param maxTokens of a prompt that are computed together
      * @param context positions, at most the model's, that the cache has room for
-     * @param layersAGraph as many as TornadoVM's graphs take: four, or ten of the kernels for Hopper
-     * @param recorded as CUDA graphs, where the device has them and a step is one token
+     * @param layersAGraph as many as TornadoVM's graphs take: four, or eight of the kernels for Hopper
+     * @param recorded whether what single tokens run is recorded as CUDA graphs, where the device has them
      */
     DeviceDecoder(
             Model model,
@@ -272,77 +337,113 @@ final class DeviceDecoder implements Decoder {
             int context,
             int layersAGraph,
             boolean recorded) {
+        Model.Sizes sizes = model.sizes;
         this.model = model;
         this.maxTokens = maxTokens;
-        this.context = Math.min(context, model.sizes.context());
-        if (GROUP % model.sizes.headDim() != 0) {
-            throw new IllegalArgumentException("head_dim: expected one that divides " + GROUP + ", got " + model.sizes.headDim());
+        this.context = Math.min(context, sizes.context());
+        if (GROUP % sizes.headDim() != 0) {
+            throw new IllegalArgumentException("head_dim: expected one that divides " + GROUP + ", got "
+                    + sizes.headDim());
         }
         step = new IntArray(1 + maxTokens);
         step.init(0);
-        hidden = zeros(maxTokens * model.sizes.hidden());
-        logits = zeros(model.sizes.vocabulary());
         next.init(0);
-        List<ImmutableTaskGraph> built = new ArrayList<>();
+        hidden = zeros(maxTokens * sizes.hidden());
+        normed = zeros(maxTokens * sizes.hidden());
+        qkv = zeros(maxTokens * sizes.qkv());
+        attended = zeros(maxTokens * sizes.heads() * sizes.headDim());
+        output = zeros(maxTokens * sizes.hidden());
+        rotations = new FloatArray(this.context * sizes.headDim());
+        for (int p = 0; p < this.context; p++) {
+            float[] rotation = model.rotation(p);
+            MemorySegment.copy(
+                    MemorySegment.ofArray(rotation), 0, rotations.getSegment(), 4L * p * rotation.length, 4L * rotation.length);
+        }
+        embedding = new Packed(model.embedding());
+        head = model.head() == null ? embedding : new Packed(model.head());
+        lastNorm = FloatArray.fromArray(model.norm());
+        logits = zeros(sizes.vocabulary());
         try {
-            Packed embedding = new Packed(model.embedding());
-            Part part = null;
-            for (int i = 0; i < model.sizes.layers(); i++) {
+            for (int i = 0; i < sizes.layers(); i++) {
+                Layer layer = new Layer(i);
                 try (Int8Experts experts = model.experts(i, scheme)) {
                     if (i % layersAGraph == 0) {
-                        FusedMoeConfig.Builder config = experts.config().toBuilder();
-                        part = new Part(
-                                i / layersAGraph,
-                                config.maxNumTokens(maxTokens).device(device).build());
-                        moe.add(part.moe);
-                        if (i == 0) {
-                            embed(part, embedding);
-                        }
+                        FusedMoeConfig config = experts.config().toBuilder()
+                                .maxNumTokens(maxTokens)
+                                .device(device)
+                                .build();
+                        begin(i / layersAGraph, config);
                     }
-                    part.layer(i, experts);
-                }
-                if ((i + 1) % layersAGraph == 0 && i + 1 < model.sizes.layers()) {
-                    part.graph.persistOnDevice(hidden);
-                    built.add(part.graph.snapshot());
+                    if (maxTokens > 1) {
+                        chunks.getLast().layer(i, layer, experts);
+                    }
+                    singles.getLast().layer(i, layer, experts);
                 }
             }
             model.requireUnchanged();
-            part.norm("norm", hidden, part.normed, model.norm(), 1, model.sizes.hidden(), 0);
-            Packed head = model.head() == null ? embedding : new Packed(model.head());
-            part.once(logits, next);
-            part.project("head", part.normed, head, logits, false, true);
-            part.graph.task("choose", DeviceKernels::choose, new KernelContext(), logits, next, model.sizes.vocabulary());
-            part.grid("choose", tokens -> 1);
-            part.graph
-                    .transferToHost(DataTransferMode.UNDER_DEMAND, logits)
-                    .transferToHost(DataTransferMode.EVERY_EXECUTION, next);
-            built.add(part.graph.snapshot());
-            graphs = built.size();
-            plan = new TornadoExecutionPlan(built.toArray(ImmutableTaskGraph[]::new));
-            moe.getFirst().launchOn(plan);
-            if (recorded && maxTokens == 1 && moe.getFirst().device().id().startsWith("cuda")) {
-                plan.withCUDAGraph();
+            List<Part> parts = Stream.concat(chunks.stream(), singles.stream()).toList();
+            for (Part part : parts) {
+                if (part == singles.getLast() || (maxTokens > 1 && part == chunks.getLast())) {
+                    part.head();
+                } else {
+                    part.graph.persistOnDevice(hidden);
+                }
             }
+            plan = new TornadoExecutionPlan(
+                    parts.stream().map(part -> part.graph.snapshot()).toArray(ImmutableTaskGraph[]::new));
+            MoeTasks first = parts.getFirst().moe;
+            first.launchOn(plan);
+            if (recorded && first.device().id().startsWith("cuda")) {
+                for (int i = chunks.size(); i < parts.size(); i++) {
+                    plan.withGraph(i);
+                    plan.withCUDAGraph();
+                }
+            }
+            link();
         } catch (Throwable failure) {
             Cleanup.after(failure, this::close);
             throw failure;
         }
     }
 
-    private void embed(Part part, Packed embedding) {
-        part.once(embedding.values, embedding.scales);
-        part.graph.task(
-                "embed",
-                DeviceKernels::embed,
-                new KernelContext(),
-                part.header,
-                step,
-                embedding.values,
-                embedding.scales,
-                hidden,
-                embedding.cols,
-                embedding.ints);
-        part.grid("embed", tokens -> Math.ceilDiv(tokens * embedding.ints, GROUP));
+    /** A part for chunks, and one for single tokens. */
+    private void begin(int number, FusedMoeConfig config) {
+        boolean first = number == 0;
+        Part chunk = null;
+        if (maxTokens > 1) {
+            chunk = new Part("chunk" + number, config, first ? null : chunks.getLast(), null, false);
+            chunks.add(chunk);
+        }
+        singles.add(new Part("single" + number, config, first ? null : singles.getLast(), chunk, true));
+        if (first && chunk != null) {
+            chunk.embed();
+        }
+        if (first) {
+            singles.getLast().embed();
+        }
+    }
+
+    /**
+     * Runs each part once, on a token that is written over later: a part finds arrays of another's in its first
+     * execution, and in that of the part that ran before it.
+     */
+    private void link() {
+        chunks.forEach(part -> part.setTokens(1));
+        singles.forEach(part -> part.setTokens(1));
+        for (int i = 0; i < singles.size(); i++) {
+            if (maxTokens > 1) {
+                if (i > 0) {
+                    execute(i - 1);
+                }
+                execute(i);
+            }
+            execute(chunks.size() + i);
+        }
+    }
+
+    private void execute(int graph) {
+        plan.withGraph(graph);
+        last = (chunks.isEmpty() ? singles : chunks).getFirst().moe.execute(plan);
     }
 
     @Override
@@ -378,11 +479,10 @@ final class DeviceDecoder implements Decoder {
             for (int i = 0; i < count; i++) {
                 step.set(1 + i, tokens[from + i]);
             }
-            moe.forEach(each -> each.setTokens(count));
-            grids.forEach(grid -> grid.worker.setGlobalWork((long) grid.groups.applyAsInt(count) * GROUP, 1, 1));
-            for (int i = 0; i < graphs; i++) {
-                plan.withGraph(i);
-                last = moe.getFirst().execute(plan);
+            List<Part> parts = count > 1 ? chunks : singles;
+            parts.forEach(part -> part.setTokens(count));
+            for (int i = 0; i < parts.size(); i++) {
+                execute(parts == chunks ? i : chunks.size() + i);
             }
             current.length += count;
         }
@@ -390,11 +490,13 @@ final class DeviceDecoder implements Decoder {
 
     @Override
     public String kernels() {
-        return moe.getFirst().kernels() + " on " + moe.getFirst().device();
+        MoeTasks first = singles.getFirst().moe;
+        return first.kernels() + " on " + first.device();
     }
 
     @Override
     public void close() {
-        Cleanup.each(moe, MoeTasks::close);
+        Cleanup.each(chunks, part -> part.moe.close());
+        Cleanup.each(singles, part -> part.moe.close());
     }
 }

@@ -48,36 +48,27 @@ final class DeviceKernels {
     }
 
     /**
-     * Rows of {@code width} values over their root mean square, times gains; with {@code adding} 1 what the MoE layer
-     * gave is added to them first, and stays added. A token has {@code perToken} such rows from {@code from} on, its
-     * values begin at {@code stride} times its number. Grid: a group a row.
+     * A row of each token over its root mean square, times gains: {@code width} values from {@code from} on; a token's
+     * values begin at {@code stride} times its number. Grid: a group a token.
      */
     static void rmsNorm(
             KernelContext ctx,
             IntArray header,
             FloatArray values,
-            FloatArray added,
             FloatArray gains,
             FloatArray normed,
-            int adding,
-            int perToken,
             int stride,
             int from,
             int width,
             float epsilon) {
         float[] sums = ctx.allocateFloatLocalArray(GROUP);
         int lane = ctx.localIdx;
-        int t = ctx.groupIdx / perToken;
-        int row = ctx.groupIdx - t * perToken;
-        int at = t * stride + from + row * width;
+        int t = ctx.groupIdx;
+        int at = t * stride + from;
         int end = t < header.get(0) ? width : 0;
         float sum = 0.0f;
         for (int i = lane; i < end; i += GROUP) {
             float value = values.get(at + i);
-            if (adding == 1) {
-                value = value + added.get(at + i);
-                values.set(at + i, value);
-            }
             sum += value * value;
         }
         sums[lane] = sum;

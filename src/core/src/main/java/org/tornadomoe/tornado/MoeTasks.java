@@ -71,7 +71,9 @@ import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
  *
  * <p>A graph of TornadoVM's has 8 KB for its tasks and what they are given, however TornadoVM is started: 32 layers of
  * {@link TornadoHopperExperts},
- * which are a task each, go into it, of the others 6 to 11.
+ * which are a task each, go into it, of the others 6 to 11. A model of more has several graphs in one plan, each with
+ * {@code MoeTasks} of its own and the same {@code grids}: one of them has {@link #launchOn} called, {@link #execute} and
+ * {@link #close} before the others'.
  *
  * <p>The layers' kernels are those of {@link TornadoHopperExperts}, {@link TornadoDp4aExperts},
  * {@link TornadoPanelExperts} or {@link TornadoPortableExperts}: the first that the device and the configuration allow.
@@ -92,6 +94,9 @@ public final class MoeTasks implements AutoCloseable {
     private final Set<List<Object>> ran = new HashSet<>();
 
     private @Nullable TornadoExperts kernels;
+
+    /** Whose layers these are once more; null where they are not. */
+    private final @Nullable MoeTasks of;
 
     /**
      * For layers of one configuration in a graph.
@@ -133,6 +138,26 @@ public final class MoeTasks implements AutoCloseable {
         // Asked for by name, so that no device is refused for being the CPU or the interpreter.
         this.config = config.toBuilder().device(found.id()).build();
         header = HostMemory.of(device.backend()).ints(Workspace.HEADER);
+        of = null;
+        graph.transferToDevice(DataTransferMode.EVERY_EXECUTION, header);
+    }
+
+    /**
+     * For the layers of another graph of the same plan once more, such as one for prompts and one, recorded, for single
+     * tokens: {@link #appendAgain} takes their weights and what lies between kernels from the device, where that graph
+     * has left them. So it has to run right before this one's first execution. The header is the same array.
+     *
+     * @param of the other graph's, with all of its layers
+     * @param graph that they are appended to
+     */
+    public MoeTasks(MoeTasks of, TaskGraph graph) {
+        this.of = of;
+        this.graph = graph;
+        grids = of.grids;
+        config = of.config;
+        device = of.device;
+        header = of.header;
+        kernels = of.kernels;
         graph.transferToDevice(DataTransferMode.EVERY_EXECUTION, header);
     }
 
@@ -164,6 +189,9 @@ public final class MoeTasks implements AutoCloseable {
      * @throws UnsupportedOperationException if TornadoVM's graph can't take so many tasks; it is of no use then
      */
     public void append(String name, Int8Experts experts, FloatArray hidden, FloatArray output) {
+        if (of != null) {
+            throw new IllegalStateException("expected appendAgain, since the layers are those of another graph");
+        }
         Map<String, TornadoNativeArray> given =
                 layers.isEmpty() ? Map.of() : layers.getFirst().sharedWith(experts);
         append(name, experts, given, hidden, output);
@@ -172,15 +200,17 @@ public final class MoeTasks implements AutoCloseable {
     /**
      * Appends the tasks of a layer with the weights of one that is there already.
      *
-     * @param like its number, in the order in which layers were appended; of the same {@code experts}
+     * @param like its number, in the order in which layers were appended, to this graph or to the one that this has
+     *     the layers of; of the same {@code experts}
      * @throws IllegalArgumentException if there is no such layer; otherwise as
      *     {@link #append(String, Int8Experts, FloatArray, FloatArray)}
      */
     public void appendAgain(String name, int like, Int8Experts experts, FloatArray hidden, FloatArray output) {
-        if (like < 0 || like >= layers.size()) {
-            throw new IllegalArgumentException("like: expected a layer of " + layers.size() + ", got " + like);
+        List<LayerArrays> there = of == null ? layers : of.layers;
+        if (like < 0 || like >= there.size()) {
+            throw new IllegalArgumentException("like: expected a layer of " + there.size() + ", got " + like);
         }
-        append(name, experts, layers.get(like).named(), hidden, output);
+        append(name, experts, there.get(like).named(), hidden, output);
     }
 
     private void append(
@@ -217,9 +247,18 @@ public final class MoeTasks implements AutoCloseable {
         weights.removeAll(List.of(header, hidden));
         weights.removeAll(sent);
         sent.addAll(weights);
-        graph.transferToDevice(DataTransferMode.FIRST_EXECUTION, weights.toArray());
         List<Object> rewritten =
-                appended.isEmpty() ? List.of() : appended.getFirst().outputs();
+                appended.isEmpty() ? new ArrayList<>() : appended.getFirst().outputs();
+        if (of == null) {
+            graph.transferToDevice(DataTransferMode.FIRST_EXECUTION, weights.toArray());
+        } else {
+            List<Object> between = layer.outputs();
+            between.removeAll(List.of(hidden, output));
+            between.removeAll(rewritten);
+            rewritten.addAll(between);
+            weights.addAll(between);
+            graph.consumeFromDevice(of.graph.getTaskGraphName(), weights.toArray());
+        }
         try {
             layer.addTasks(array -> array != output && rewritten.contains(array));
         } catch (BufferOverflowException full) {
@@ -232,7 +271,9 @@ public final class MoeTasks implements AutoCloseable {
         List<Object> kept = layer.outputs();
         kept.removeAll(List.of(hidden, output));
         kept.removeAll(rewritten);
-        layer.keepOnDevice(kept);
+        if (!kept.isEmpty()) {
+            layer.keepOnDevice(kept);
+        }
         appended.add(layer);
     }
 

@@ -409,6 +409,11 @@ class DeviceLayerTest {
         devices().forEach(device -> LayerChecks.layersOutliveAModelsPlan(device.id()));
     }
 
+    @Test
+    void theSameLayersInTwoGraphsOfAPlan() {
+        devices().forEach(device -> LayerChecks.theSameLayersInTwoGraphsOfAPlan(device.id()));
+    }
+
     @ParameterizedTest
     @MethodSource("kernelClasses")
     void routingOnTheHost(String device, TornadoExperts experts, Int8Scheme scheme) {

@@ -43,6 +43,11 @@ import org.tornadomoe.reference.Routing;
 import org.tornadomoe.reference.Stages;
 import org.tornadomoe.tornado.graph.PortableGemm;
 import org.tornadomoe.tornado.layout.ExpertParts;
+import uk.ac.manchester.tornado.api.GridScheduler;
+import uk.ac.manchester.tornado.api.TaskGraph;
+import uk.ac.manchester.tornado.api.TornadoExecutionPlan;
+import uk.ac.manchester.tornado.api.enums.DataTransferMode;
+import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
 
 /** What must hold of a layer on any device, the interpreter included. */
 public final class LayerChecks {
@@ -276,6 +281,51 @@ public final class LayerChecks {
             assertThat(model.asOnePlan(hidden, false, () -> between.next().run(), 9, 9))
                     .isDeepEqualTo(new float[][] {once[0], once[0]});
             assertThat(stays.forward(hidden)).isEqualTo(before);
+        }
+    }
+
+    /**
+     * Two layers in a graph of nine tokens and in another of the same plan for single tokens, which has their weights
+     * from the first: a token's bits are the same in both, however often they take turns.
+     */
+    static void theSameLayersInTwoGraphsOfAPlan(String device) {
+        RandomLayer layer = RandomLayer.of(5, 2, 26, 14, 9, 3).on(device);
+        int h = layer.config().hiddenDim();
+        FloatArray hidden = FloatArray.fromArray(layer.hidden(9, 1));
+        FloatArray between = new FloatArray(9 * h);
+        FloatArray output = new FloatArray(9 * h);
+        TaskGraph many = new TaskGraph("many").transferToDevice(DataTransferMode.EVERY_EXECUTION, hidden);
+        TaskGraph single = new TaskGraph("single").transferToDevice(DataTransferMode.EVERY_EXECUTION, hidden);
+        try (Int8Experts experts = Int8Quantizer.quantize(layer, Int8Scheme.W8A8_CHANNEL, Progress.NONE);
+                Int8Experts others =
+                        Int8Quantizer.quantize(RandomLayer.of(5, 2, 26, 14, 9, 4), Int8Scheme.W8A8_CHANNEL, Progress.NONE);
+                MoeTasks moe = new MoeTasks(many, new GridScheduler(), layer.config())) {
+            moe.append("a", experts, hidden, between);
+            moe.append("b", others, between, output);
+            many.transferToHost(DataTransferMode.UNDER_DEMAND, between)
+                    .transferToHost(DataTransferMode.EVERY_EXECUTION, output);
+            single.consumeFromDevice("many", between, output);
+            try (MoeTasks again = new MoeTasks(moe, single)) {
+                again.appendAgain("a", 0, experts, hidden, between);
+                again.appendAgain("b", 1, others, between, output);
+                single.transferToHost(DataTransferMode.EVERY_EXECUTION, output);
+                assertThat(again.deviceBytes()).isZero();
+                TornadoExecutionPlan plan = new TornadoExecutionPlan(many.snapshot(), single.snapshot());
+                moe.launchOn(plan);
+                float[] before = new float[0];
+                for (int turn = 0; turn < 3; turn++) {
+                    moe.setTokens(9);
+                    moe.execute(plan.withGraph(0));
+                    float[] all = output.toHeapArray();
+                    assertThat(all).isNotEqualTo(new float[9 * h]);
+                    assertThat(turn == 0 ? all : before).isEqualTo(all);
+                    before = all;
+                    output.init(7);
+                    again.setTokens(1);
+                    moe.execute(plan.withGraph(1));
+                    assertThat(Arrays.copyOf(output.toHeapArray(), h)).isEqualTo(Arrays.copyOf(all, h));
+                }
+            }
         }
     }
 

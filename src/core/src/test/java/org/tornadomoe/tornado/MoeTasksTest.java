@@ -119,6 +119,32 @@ class MoeTasksTest {
         assertThat(plan.getCurrentDeviceMemoryUsage()).isZero();
     }
 
+    /** One graph for many tokens and one for single ones, as prompts and generated tokens have it, weights once. */
+    @Test
+    void theSameLayersInTwoGraphsOfAPlan() {
+        LayerChecks.theSameLayersInTwoGraphsOfAPlan("interpreter:0");
+    }
+
+    @Test
+    void layersOfAnotherGraphAreAppendedAgainOnly() {
+        GridScheduler grids = new GridScheduler();
+        FloatArray hidden = new FloatArray(9 * 26);
+        FloatArray output = new FloatArray(9 * 26);
+        try (MoeTasks moe = new MoeTasks(new TaskGraph("first"), grids, LAYER.config());
+                Int8Experts experts = Int8Quantizer.quantize(LAYER, Int8Scheme.W8A8_CHANNEL, Progress.NONE)) {
+            moe.append("a", experts, hidden, output);
+            MoeTasks again = new MoeTasks(moe, new TaskGraph("second"));
+            assertThat(again.header()).isSameAs(moe.header());
+            assertThat(again.kernels()).isEqualTo(moe.kernels());
+            assertThatThrownBy(() -> again.append("a", experts, hidden, output))
+                    .isInstanceOf(IllegalStateException.class)
+                    .hasMessageContaining("expected appendAgain");
+            assertThatThrownBy(() -> again.appendAgain("a", 1, experts, hidden, output))
+                    .isInstanceOf(IllegalArgumentException.class)
+                    .hasMessage("like: expected a layer of 1, got 1");
+        }
+    }
+
     @Test
     void refusesWhatItCannotAppend() {
         TaskGraph graph = new TaskGraph("refusals");
