@@ -115,8 +115,8 @@ final class CheckpointModel extends Model {
             if (value(hub, there) instanceof Number number) {
                 return number;
             }
-            throw new IllegalArgumentException(path + ": expected a number as " + (gguf == null ? hub : there)
-                    + ", got " + value(hub, there));
+            throw new IllegalArgumentException(
+                    path + ": expected a number as " + (gguf == null ? hub : there) + ", got " + value(hub, there));
         }
 
         private int integer(String hub, String there) {

@@ -31,7 +31,7 @@ final class CpuDecoder implements Decoder {
     /** Keys and values of a sequence, by layer and head. */
     static final class Cache implements Sequence {
         private int length;
-        private final float[][] keys; // [blocks of 64 positions, headDim, 64]
+        private final float[][] keys; // [blocks of positions, headDim, BLOCK]
         private final float[][] values; // [positions, headDim]
 
         Cache(int layers, int kvHeads) {
@@ -138,8 +138,8 @@ final class CpuDecoder implements Decoder {
         int at = 0;
         for (Step step : steps) {
             if (step.sequence.length + step.tokens.length > model.sizes.context()) {
-                throw new IllegalArgumentException("tokens: expected at most " + model.sizes.context() + " in a sequence, got "
-                        + (step.sequence.length + step.tokens.length));
+                throw new IllegalArgumentException("tokens: expected at most " + model.sizes.context()
+                        + " in a sequence, got " + (step.sequence.length + step.tokens.length));
             }
             step.sequence.makeRoom(step.sequence.length + step.tokens.length, model.sizes.headDim());
             for (int token : step.tokens) {
@@ -231,7 +231,8 @@ final class CpuDecoder implements Decoder {
             for (int i = 0; i < d; i++) {
                 keys[to + i * BLOCK] = qkv[key + head * d + i];
             }
-            System.arraycopy(qkv, value + head * d, cache.values[number * model.sizes.kvHeads() + head], position * d, d);
+            System.arraycopy(
+                    qkv, value + head * d, cache.values[number * model.sizes.kvHeads() + head], position * d, d);
         }
     }
 
@@ -246,9 +247,7 @@ final class CpuDecoder implements Decoder {
         for (int head = kvHead * group; head < (kvHead + 1) * group; head++) {
             int query = (token * (model.sizes.heads() + 2 * model.sizes.kvHeads()) + head) * d;
             for (int from = 0; from < positions; from += BLOCK) {
-                for (int r = 0; r < BLOCK; r += 4 * LANES) {
-                    products(keys, from * d + r, qkv, query, d, scores, from + r);
-                }
+                products(keys, from * d, qkv, query, d, scores, from);
             }
             float sum = exponentials(scores, positions, scale);
             int to = (token * model.sizes.heads() + head) * d;

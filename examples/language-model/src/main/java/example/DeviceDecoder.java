@@ -67,7 +67,8 @@ final class DeviceDecoder implements Decoder {
                 Int8Tensor int8 = Int8Quantizer.quantize(of, Int8Quantization.of(Int8Scheme.W8A16_CHANNEL), arena);
                 ints = int8.rowBytes() / 4;
                 values = new IntArray(Math.multiplyExact(rows, ints));
-                MemorySegment.copy(int8.values(), 0, values.getSegment(), 0, int8.values().byteSize());
+                MemorySegment.copy(
+                        int8.values(), 0, values.getSegment(), 0, int8.values().byteSize());
                 scales = FloatArray.fromArray(int8.scales());
             }
         }
@@ -105,6 +106,9 @@ final class DeviceDecoder implements Decoder {
         final boolean single;
         final List<Grid> grids = new ArrayList<>();
         int layers;
+
+        /** Whether what the last layer gave is still to be added to the hidden states, as the next norm does. */
+        boolean pending;
 
         /**
          * @param before the part that leaves hidden states on the device for this one; null for the first
@@ -171,13 +175,16 @@ final class DeviceDecoder implements Decoder {
                     new KernelContext(),
                     header,
                     values,
+                    output,
                     gains,
                     into,
+                    values == hidden && pending ? 1 : 0,
                     stride,
                     from,
                     gains.getSize(),
                     model.sizes.epsilon());
             grid(task, tokens -> tokens);
+            pending &= values != hidden;
         }
 
         void project(String task, FloatArray x, Packed w, FloatArray y, boolean adding, boolean last) {
@@ -274,8 +281,14 @@ final class DeviceDecoder implements Decoder {
                 moe.appendAgain("moe" + n, layers, experts, normed, output);
             }
             layers++;
-            graph.task("add" + n, DeviceKernels::add, new KernelContext(), header, output, hidden, model.sizes.hidden());
-            grid("add" + n, tokens -> Math.ceilDiv(tokens * model.sizes.hidden(), GROUP));
+            pending = true;
+        }
+
+        /** Leaves hidden states on the device for the next part. */
+        void leave() {
+            graph.task("add", DeviceKernels::add, new KernelContext(), header, output, hidden, model.sizes.hidden());
+            grid("add", tokens -> Math.ceilDiv(tokens * model.sizes.hidden(), GROUP));
+            graph.persistOnDevice(hidden);
         }
 
         void head() {
@@ -341,9 +354,9 @@ final class DeviceDecoder implements Decoder {
         this.model = model;
         this.maxTokens = maxTokens;
         this.context = Math.min(context, sizes.context());
-        if (GROUP % sizes.headDim() != 0) {
-            throw new IllegalArgumentException("head_dim: expected one that divides " + GROUP + ", got "
-                    + sizes.headDim());
+        if (GROUP % sizes.headDim() != 0 || sizes.headDim() % 8 != 0) {
+            throw new IllegalArgumentException(
+                    "head_dim: expected a multiple of 8 that divides " + GROUP + ", got " + sizes.headDim());
         }
         step = new IntArray(1 + maxTokens);
         step.init(0);
@@ -357,7 +370,11 @@ final class DeviceDecoder implements Decoder {
         for (int p = 0; p < this.context; p++) {
             float[] rotation = model.rotation(p);
             MemorySegment.copy(
-                    MemorySegment.ofArray(rotation), 0, rotations.getSegment(), 4L * p * rotation.length, 4L * rotation.length);
+                    MemorySegment.ofArray(rotation),
+                    0,
+                    rotations.getSegment(),
+                    4L * p * rotation.length,
+                    4L * rotation.length);
         }
         embedding = new Packed(model.embedding());
         head = model.head() == null ? embedding : new Packed(model.head());
@@ -386,7 +403,7 @@ final class DeviceDecoder implements Decoder {
                 if (part == singles.getLast() || (maxTokens > 1 && part == chunks.getLast())) {
                     part.head();
                 } else {
-                    part.graph.persistOnDevice(hidden);
+                    part.leave();
                 }
             }
             plan = new TornadoExecutionPlan(
@@ -470,8 +487,8 @@ final class DeviceDecoder implements Decoder {
             throw new IllegalStateException("sequence: expected the one that was started last");
         }
         if (current.length + tokens.length > context) {
-            throw new IllegalArgumentException("tokens: expected at most " + context + " in a sequence, got "
-                    + (current.length + tokens.length));
+            throw new IllegalArgumentException(
+                    "tokens: expected at most " + context + " in a sequence, got " + (current.length + tokens.length));
         }
         for (int from = 0; from < tokens.length; from += maxTokens) {
             int count = Math.min(maxTokens, tokens.length - from);

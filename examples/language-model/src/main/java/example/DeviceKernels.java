@@ -49,14 +49,17 @@ final class DeviceKernels {
 
     /**
      * A row of each token over its root mean square, times gains: {@code width} values from {@code from} on; a token's
-     * values begin at {@code stride} times its number. Grid: a group a token.
+     * values begin at {@code stride} times its number. With {@code adding} 1 what a layer gave is added to them first,
+     * and stays added. Grid: a group a token.
      */
     static void rmsNorm(
             KernelContext ctx,
             IntArray header,
             FloatArray values,
+            FloatArray added,
             FloatArray gains,
             FloatArray normed,
+            int adding,
             int stride,
             int from,
             int width,
@@ -69,6 +72,10 @@ final class DeviceKernels {
         float sum = 0.0f;
         for (int i = lane; i < end; i += GROUP) {
             float value = values.get(at + i);
+            if (adding == 1) {
+                value = value + added.get(at + i);
+                values.set(at + i, value);
+            }
             sum += value * value;
         }
         sums[lane] = sum;
@@ -86,8 +93,8 @@ final class DeviceKernels {
     }
 
     /**
-     * {@code y[t][n] = scales[n] · Σ x[t][k] · w[n][k]}, added to what is there with {@code adding} 1; with {@code last}
-     * 1 for the last token alone. For few tokens: {@value #LANES} lanes share a row of weights and read it once a
+     * {@code y[t][n] = scales[n] · Σ x[t][k] · w[n][k]}, added to what is there with {@code adding} 1; with {@code
+     * last} 1 for the last token alone. For few tokens: {@value #LANES} lanes share a row of weights and read it once a
      * token, 128 bytes at a time, four reads on their way at once. Grid: a group for eight rows of a token.
      */
     static void project(
@@ -380,7 +387,7 @@ final class DeviceKernels {
 
     /**
      * Attention of a head of a token to all positions up to its own, {@value #GROUP} at a time, with a running maximum
-     * and sum. {@code d} divides {@value #GROUP}. Grid: a group for each head of each token.
+     * and sum. {@code d} is a multiple of 8 that divides {@value #GROUP}. Grid: a group for each head of each token.
      */
     static void attend(
             KernelContext ctx,
@@ -418,11 +425,27 @@ final class DeviceKernels {
             int position = from + lane;
             float score = -1.0e30f;
             if (position < positions) {
-                float product = 0.0f;
+                float p0 = 0.0f;
+                float p1 = 0.0f;
+                float p2 = 0.0f;
+                float p3 = 0.0f;
                 int key = kvHead * d * context + position;
-                for (int i = 0; i < d; i++) {
-                    product += query[i] * keys.get(key + i * context);
+                for (int i = 0; i < d; i += 8) { // eight reads on their way at once
+                    float k0 = keys.get(key);
+                    float k1 = keys.get(key + context);
+                    float k2 = keys.get(key + 2 * context);
+                    float k3 = keys.get(key + 3 * context);
+                    float k4 = keys.get(key + 4 * context);
+                    float k5 = keys.get(key + 5 * context);
+                    float k6 = keys.get(key + 6 * context);
+                    float k7 = keys.get(key + 7 * context);
+                    p0 += query[i] * k0 + query[i + 4] * k4;
+                    p1 += query[i + 1] * k1 + query[i + 5] * k5;
+                    p2 += query[i + 2] * k2 + query[i + 6] * k6;
+                    p3 += query[i + 3] * k3 + query[i + 7] * k7;
+                    key += 8 * context;
                 }
+                float product = p0 + p1 + p2 + p3;
                 score = product * scale;
             }
             reduced[lane] = score;
@@ -451,7 +474,18 @@ final class DeviceKernels {
             greatest = most;
             int here = positions - from < GROUP ? positions - from : GROUP;
             int value = (kvHead * context + from) * d + column;
-            for (int p = part; p < here; p += parts) {
+            int p = part;
+            for (; p + 3 * parts < here; p += 4 * parts) {
+                float v0 = values.get(value + p * d);
+                float v1 = values.get(value + (p + parts) * d);
+                float v2 = values.get(value + (p + 2 * parts) * d);
+                float v3 = values.get(value + (p + 3 * parts) * d);
+                output += scores[p] * v0
+                        + scores[p + parts] * v1
+                        + scores[p + 2 * parts] * v2
+                        + scores[p + 3 * parts] * v3;
+            }
+            for (; p < here; p += parts) {
                 output += scores[p] * values.get(value + p * d);
             }
             ctx.localBarrier();
@@ -460,8 +494,8 @@ final class DeviceKernels {
         ctx.localBarrier();
         if (active == 1 && part == 0) {
             float sum = 0.0f;
-            for (int p = 0; p < parts; p++) {
-                sum += reduced[p * d + column];
+            for (int i = 0; i < parts; i++) {
+                sum += reduced[i * d + column];
             }
             attended.set((t * heads + head) * d + column, sum / total);
         }

@@ -62,8 +62,8 @@ class Generate {
     }
 
     private static Decoder decoder(Model model, Map<String, String> options) {
-        Int8Scheme scheme =
-                Int8Scheme.valueOf(options.getOrDefault("scheme", "w8a8_channel").toUpperCase(Locale.ROOT));
+        Int8Scheme scheme = Int8Scheme.valueOf(
+                options.getOrDefault("scheme", "w8a8_channel").toUpperCase(Locale.ROOT));
         if (!options.containsKey("device")) {
             return new CpuDecoder(
                     model,

@@ -14,8 +14,8 @@ import org.tornadomoe.quant.Int8Tensor;
 import org.tornadomoe.quant.WeightRows;
 
 /**
- * A matrix [rows, cols] in int8, a scale a row, times float vectors. 64 rows lie together, column by column, so that a
- * lane is a row: nothing is summed across lanes, and a product's bits don't depend on what else is multiplied with it.
+ * A matrix [rows, cols] in int8, a scale a row, times float vectors. Some rows lie together, column by column, so that
+ * a lane is a row: nothing is summed across lanes, and a product's bits don't depend on what else is multiplied.
  */
 final class Int8Matrix {
     static final VectorSpecies<Float> F = FloatVector.SPECIES_PREFERRED;
@@ -23,16 +23,16 @@ final class Int8Matrix {
     private static final VectorSpecies<Byte> B =
             VectorSpecies.of(byte.class, VectorShape.forBitSize(Math.max(64, 8 * LANES)));
 
-    /** Rows of a block. */
-    static final int BLOCK = 64;
+    /** Rows of a block: four vectors, so that a token's products read a block once, from front to back. */
+    static final int BLOCK = 4 * LANES;
 
     /** Tokens that a weight is widened for once. */
     private static final int TOGETHER = 4;
 
     final int rows;
     final int cols;
-    private final byte[] values; // [blocks, cols, 64], and what a last vector reads beyond
-    private final float[] scales; // [blocks * 64]
+    private final byte[] values; // [blocks, cols, BLOCK], and what a last vector reads beyond
+    private final float[] scales; // [blocks * BLOCK]
 
     Int8Matrix(WeightRows weights) {
         rows = weights.rows();
@@ -79,9 +79,7 @@ final class Int8Matrix {
                     }
                 } else {
                     for (int t = 0; t < count; t++) {
-                        for (int r = 0; r < BLOCK; r += 4 * LANES) {
-                            one(block * cols * BLOCK + r, x, (token + t) * cols, tile, t * BLOCK + r);
-                        }
+                        one(block * cols * BLOCK, x, (token + t) * cols, tile, t * BLOCK);
                     }
                 }
                 int here = Math.min(BLOCK, rows - block * BLOCK);

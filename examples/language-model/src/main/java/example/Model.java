@@ -40,7 +40,7 @@ abstract class Model implements AutoCloseable {
         this.sizes = sizes;
     }
 
-    /** A checkpoint, by its path or its name in Hugging Face's cache; or {@code random:}, as {@link RandomModel} has it. */
+    /** A checkpoint, by its path or its name in Hugging Face's cache; or one of {@link RandomModel}'s. */
     static Model open(String name) {
         return name.startsWith("random:")
                 ? new RandomModel(name)

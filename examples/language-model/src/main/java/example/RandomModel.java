@@ -46,8 +46,8 @@ final class RandomModel extends Model {
             case "qwen3-30b-a3b" -> new Sizes(layers > 0 ? layers : 48, 2048, 32, 4, 128, 151_936, 40_960, 1e-6f, 1e6);
             case "small" -> new Sizes(layers > 0 ? layers : 16, 2048, 16, 4, 128, 32_000, 4096, 1e-6f, 1e4);
             default ->
-                throw new IllegalArgumentException("model: expected random:qwen3-30b-a3b or random:small, got "
-                        + String.join(":", parts));
+                throw new IllegalArgumentException(
+                        "model: expected random:qwen3-30b-a3b or random:small, got " + String.join(":", parts));
         };
     }
 

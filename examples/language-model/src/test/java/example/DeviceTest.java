@@ -30,7 +30,9 @@ class DeviceTest {
                 float[] logits = decoder.append(sequence, golden.prompt());
                 int at = (golden.prompt().length - 1) * v;
                 double error = GoldenTest.relativeL2(golden.logits(), at, logits, v);
-                assertTrue(error <= 1e-4, () -> "prompt: " + error);
+                // On tensor cores w8a16 rounds activations to halves.
+                double most = DEVICE == null || maxTokens == 1 ? 1e-4 : 1e-3;
+                assertTrue(error <= most, () -> "prompt: " + error);
                 int[] greedy = new int[steps];
                 greedy[0] = Sampler.greatest(logits);
                 for (int i = 1; i < steps; i++) {

@@ -70,10 +70,9 @@ import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
  * serves the token count that was set at that time, and no other.
  *
  * <p>A graph of TornadoVM's has 8 KB for its tasks and what they are given, however TornadoVM is started: 32 layers of
- * {@link TornadoHopperExperts},
- * which are a task each, go into it, of the others 6 to 11. A model of more has several graphs in one plan, each with
- * {@code MoeTasks} of its own and the same {@code grids}: one of them has {@link #launchOn} called, {@link #execute} and
- * {@link #close} before the others'.
+ * {@link TornadoHopperExperts}, which are a task each, go into it, of the others 6 to 11. A model of more has several
+ * graphs in one plan, each with {@code MoeTasks} of its own and the same {@code grids}; {@link #launchOn} and {@link
+ * #execute} are called on one of them, which is closed before the others.
  *
  * <p>The layers' kernels are those of {@link TornadoHopperExperts}, {@link TornadoDp4aExperts},
  * {@link TornadoPanelExperts} or {@link TornadoPortableExperts}: the first that the device and the configuration allow.

@@ -297,8 +297,8 @@ public final class LayerChecks {
         TaskGraph many = new TaskGraph("many").transferToDevice(DataTransferMode.EVERY_EXECUTION, hidden);
         TaskGraph single = new TaskGraph("single").transferToDevice(DataTransferMode.EVERY_EXECUTION, hidden);
         try (Int8Experts experts = Int8Quantizer.quantize(layer, Int8Scheme.W8A8_CHANNEL, Progress.NONE);
-                Int8Experts others =
-                        Int8Quantizer.quantize(RandomLayer.of(5, 2, 26, 14, 9, 4), Int8Scheme.W8A8_CHANNEL, Progress.NONE);
+                Int8Experts others = Int8Quantizer.quantize(
+                        RandomLayer.of(5, 2, 26, 14, 9, 4), Int8Scheme.W8A8_CHANNEL, Progress.NONE);
                 MoeTasks moe = new MoeTasks(many, new GridScheduler(), layer.config())) {
             moe.append("a", experts, hidden, between);
             moe.append("b", others, between, output);
