@@ -126,6 +126,16 @@ final class DeviceDecoder implements Decoder {
             } else {
                 there(hidden);
             }
+            if (shared != null) {
+                // TornadoVM (5.2) looks for all that is consumed in whichever graph ran before, unless that one is named.
+                List<String> others =
+                        before == null ? List.of("chunk" + (parts - 1), "single" + (parts - 1)) : List.of(before.name);
+                for (String other : others) {
+                    if (!other.equals(shared.name)) {
+                        graph.consumeFromDevice(other, hidden);
+                    }
+                }
+            }
             there(normed, qkv, attended, output, rotations);
         }
 
@@ -303,6 +313,10 @@ final class DeviceDecoder implements Decoder {
     }
 
     private final Model model;
+
+    /** Graphs of either kind. */
+    private final int parts;
+
     private final int maxTokens;
     private final int context;
     private final IntArray step;
@@ -354,6 +368,7 @@ final class DeviceDecoder implements Decoder {
         this.model = model;
         this.maxTokens = maxTokens;
         this.context = Math.min(context, sizes.context());
+        parts = Math.ceilDiv(sizes.layers(), layersAGraph);
         if (GROUP % sizes.headDim() != 0 || sizes.headDim() % 8 != 0) {
             throw new IllegalArgumentException(
                     "head_dim: expected a multiple of 8 that divides " + GROUP + ", got " + sizes.headDim());
@@ -398,8 +413,8 @@ final class DeviceDecoder implements Decoder {
                 }
             }
             model.requireUnchanged();
-            List<Part> parts = Stream.concat(chunks.stream(), singles.stream()).toList();
-            for (Part part : parts) {
+            List<Part> all = Stream.concat(chunks.stream(), singles.stream()).toList();
+            for (Part part : all) {
                 if (part == singles.getLast() || (maxTokens > 1 && part == chunks.getLast())) {
                     part.head();
                 } else {
@@ -407,11 +422,11 @@ final class DeviceDecoder implements Decoder {
                 }
             }
             plan = new TornadoExecutionPlan(
-                    parts.stream().map(part -> part.graph.snapshot()).toArray(ImmutableTaskGraph[]::new));
-            MoeTasks first = parts.getFirst().moe;
+                    all.stream().map(part -> part.graph.snapshot()).toArray(ImmutableTaskGraph[]::new));
+            MoeTasks first = all.getFirst().moe;
             first.launchOn(plan);
             if (recorded && first.device().id().startsWith("cuda")) {
-                for (int i = chunks.size(); i < parts.size(); i++) {
+                for (int i = chunks.size(); i < all.size(); i++) {
                     plan.withGraph(i);
                     plan.withCUDAGraph();
                 }
@@ -496,10 +511,10 @@ final class DeviceDecoder implements Decoder {
             for (int i = 0; i < count; i++) {
                 step.set(1 + i, tokens[from + i]);
             }
-            List<Part> parts = count > 1 ? chunks : singles;
-            parts.forEach(part -> part.setTokens(count));
-            for (int i = 0; i < parts.size(); i++) {
-                execute(parts == chunks ? i : chunks.size() + i);
+            boolean chunk = count > 1;
+            (chunk ? chunks : singles).forEach(part -> part.setTokens(count));
+            for (int i = 0; i < parts; i++) {
+                execute(chunk ? i : chunks.size() + i);
             }
             current.length += count;
         }

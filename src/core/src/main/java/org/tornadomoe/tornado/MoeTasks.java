@@ -146,6 +146,10 @@ public final class MoeTasks implements AutoCloseable {
      * tokens: {@link #appendAgain} takes their weights and what lies between kernels from the device, where that graph
      * has left them. So it has to run right before this one's first execution. The header is the same array.
      *
+     * <p>TornadoVM (5.2) looks for all that a graph consumes in whichever graph ran before, and finds nothing there,
+     * unless this one consumes something from it by its name: {@code graph.consumeFromDevice(NAME, array)} for each
+     * graph that may run before.
+     *
      * @param of the other graph's, with all of its layers
      * @param graph that they are appended to
      */

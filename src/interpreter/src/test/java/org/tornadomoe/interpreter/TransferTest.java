@@ -105,6 +105,30 @@ class TransferTest {
         }
     }
 
+    /** A graph that may run after several names each of them, whichever of them has run. */
+    @Test
+    void anArrayMayBeConsumedFromSeveralGraphs() throws Exception {
+        TaskGraph first = new TaskGraph("first")
+                .transferToDevice(FIRST_EXECUTION, in)
+                .task("t", TransferTest::increment, new KernelContext(), in)
+                .persistOnDevice(in);
+        TaskGraph again = new TaskGraph("again")
+                .consumeFromDevice("first", in)
+                .consumeFromDevice("later", in)
+                .task("t", TransferTest::increment, new KernelContext(), in)
+                .transferToHost(EVERY_EXECUTION, in);
+        TaskGraph later = new TaskGraph("later")
+                .consumeFromDevice("again", in)
+                .task("t", TransferTest::increment, new KernelContext(), in)
+                .persistOnDevice(in);
+        try (TornadoExecutionPlan plan = Grids.plan("first.t again.t later.t", SIZE, 16, first, again, later)) {
+            for (int graph : new int[] {0, 1, 2, 1}) {
+                plan.withGraph(graph).execute();
+            }
+            assertThat(in.toHeapArray()).containsOnly(4);
+        }
+    }
+
     @Test
     void graphsPassArraysOnTheDevice() throws Exception {
         IntArray between = new IntArray(SIZE);

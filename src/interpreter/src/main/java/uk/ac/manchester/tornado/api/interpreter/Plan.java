@@ -201,6 +201,9 @@ public final class Plan {
                 + consumed.array().getClass().getSimpleName() + " from "
                 + (consumed.graph() == null ? "the graph executed before" : "graph " + consumed.graph());
         if (from == null || (from != state && !from.executed)) {
+            if (consumed.graph() != null && state.copies.ifPresent(consumed.array()) != null) {
+                return; // it has it from another graph that it names, as any that may run before it has to be
+            }
             throw new TornadoRuntimeException(what + ", which has not been executed");
         }
         Object copy = from.copies.ifPresent(consumed.array());
