@@ -127,7 +127,8 @@ final class DeviceDecoder implements Decoder {
                 there(hidden);
             }
             if (shared != null) {
-                // TornadoVM (5.2) looks for all that is consumed in whichever graph ran before, unless that one is named.
+                // TornadoVM (5.2) looks for all that is consumed in whichever graph ran before, unless that one is
+                // named.
                 List<String> others =
                         before == null ? List.of("chunk" + (parts - 1), "single" + (parts - 1)) : List.of(before.name);
                 for (String other : others) {
