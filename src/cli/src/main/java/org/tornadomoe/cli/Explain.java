@@ -394,6 +394,7 @@ final class Explain implements Callable<Integer> {
         json.put("device", candidate.device());
         json.put("supported", candidate.support().supported());
         json.put("reason", candidate.support().reason());
+        json.put("rounding", candidate.support().supported() ? candidate.rounding() : null);
         json.put("launch", candidate.support().supported() ? json(candidate.launches(), config) : null);
         json.put("refusals", candidate.refusals().stream().map(Explain::json).toList());
         return json;
@@ -500,6 +501,9 @@ final class Explain implements Callable<Integer> {
         Explanation.Candidate taken = explanation.taken();
         if (taken != null && taken.memory() != null) {
             lines.add("Memory: " + Output.memory(taken.memory()));
+        }
+        if (taken != null && taken.rounding() != null) {
+            lines.addAll(Output.wrap("Rounds: " + taken.rounding(), width));
         }
         if (taken != null && taken.launches() != null) {
             LaunchConfigs launches = taken.launches().find();

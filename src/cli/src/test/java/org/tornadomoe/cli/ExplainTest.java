@@ -9,6 +9,7 @@ import java.util.Arrays;
 import java.util.Collections;
 import java.util.List;
 import java.util.Map;
+import java.util.Objects;
 import java.util.stream.Stream;
 import org.assertj.core.api.InstanceOfAssertFactories;
 import org.jspecify.annotations.Nullable;
@@ -47,17 +48,17 @@ class ExplainTest {
         assertThat(ran.json().get("chosen")).isEqualTo("CpuExperts");
         assertThat(ran.list("candidates"))
                 .extracting(candidate -> String.valueOf(candidate.get("backend")))
-                .containsExactly(Stream.concat(Collections.nCopies(9, "TRITON").stream(), Stream.of("CPU", "CPU"))
+                .containsExactly(Stream.concat(Collections.nCopies(11, "TRITON").stream(), Stream.of("CPU", "CPU"))
                         .toArray(String[]::new));
         assertThat(String.valueOf(ran.list("candidates").getFirst().get("reason")))
                 .contains("interpreter:0", "has no wgmma: there are kernels for CUDA only");
-        assertThat(String.valueOf(ran.list("candidates").get(1).get("reason")))
-                .contains("interpreter:0", "has no mma.sync with asynchronous copies: there are kernels for CUDA only");
         assertThat(String.valueOf(ran.list("candidates").get(3).get("reason")))
+                .contains("interpreter:0", "has no mma.sync with asynchronous copies: there are kernels for CUDA only");
+        assertThat(String.valueOf(ran.list("candidates").get(5).get("reason")))
                 .contains(
                         "interpreter:0",
                         "has no int8 tensor cores to be used: there are kernels for CUDA and PTX only");
-        Map<?, ?> first = ran.list("candidates").get(4);
+        Map<?, ?> first = ran.list("candidates").get(6);
         assertThat(first.get("kernelClass")).isEqualTo("TornadoDp4aExperts");
         assertThat(first.get("supported")).isEqualTo(false);
         assertThat(String.valueOf(first.get("reason")))
@@ -243,6 +244,28 @@ class ExplainTest {
         }
     }
 
+    @Test
+    void whatProductsRoundIsTold() throws IOException {
+        assertThat(moe(
+                                "explain",
+                                "--checkpoint",
+                                Ran.GOLDEN.resolve("hf/mixtral"),
+                                "--device-profile",
+                                "h200",
+                                "--scheme",
+                                "w8a16_channel")
+                        .out())
+                .contains("Rounds: activations of more than 8 rows");
+        assertThat(explain("--device-profile", "h200", "--scheme", "w8a16_group").list("candidates").stream()
+                        .map(candidate -> candidate.get("rounding"))
+                        .filter(Objects::nonNull))
+                .hasSize(2)
+                .allSatisfy(told -> assertThat(told).asString().contains("weights times their group's scale"));
+        assertThat(explain("--device-profile", "h200", "--scheme", "w8a8_channel")
+                        .list("candidates"))
+                .allSatisfy(candidate -> assertThat(candidate.get("rounding")).isNull());
+    }
+
     @ParameterizedTest
     @CsvSource(delimiter = '|', nullValues = "-", textBlock = """
         h100    | -      | w8a8_channel  | TornadoHopperExperts
@@ -285,7 +308,7 @@ class ExplainTest {
                 "--intermediate",
                 2048,
                 "--tokens",
-                8192,
+                32_768,
                 "--json"));
         large.addAll(List.of("--backend", "triton", "--device-profile"));
         Map<String, Object> refused = moe(Stream.concat(large.stream(), Stream.of("gfx1201"))

@@ -82,6 +82,16 @@ public interface FusedMoeExperts {
         return FusedMoeActivationFormat.STANDARD;
     }
 
+    /**
+     * What its products round that the definition doesn't, for people: activations or weights in a narrower form, and how
+     * far from the definition that takes a layer; null if nothing is but the order of float sums.
+     *
+     * @param weightKey one that it supports
+     */
+    default @Nullable String rounding(QuantKey weightKey) {
+        return null;
+    }
+
     /** Who applies the router's weights to the experts' outputs and sums them. */
     default TopKWeightAndReduce weightAndReduce() {
         return TopKWeightAndReduce.NO_OP;

@@ -43,6 +43,7 @@ public record Explanation(
      * @param refusals everything that stands in the way
      * @param memory what the layer takes of the device's memory; null where the kernel class doesn't know
      * @param launches what the GEMMs can be launched with; null where there is nothing to choose
+     * @param rounding what its products round that the definition doesn't; null if nothing is
      */
     public record Candidate(
             Int8MoeBackend backend,
@@ -51,7 +52,8 @@ public record Explanation(
             Support support,
             List<Support> refusals,
             @Nullable DeviceMemory memory,
-            @Nullable LaunchSpace launches) {
+            @Nullable LaunchSpace launches,
+            @Nullable String rounding) {
         /** Copies the list. */
         public Candidate {
             refusals = List.copyOf(refusals);

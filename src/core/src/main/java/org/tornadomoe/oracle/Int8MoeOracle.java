@@ -374,7 +374,7 @@ public final class Int8MoeOracle {
             }
             if (classesOf(backend).isEmpty()) {
                 Support empty = Support.no("no kernel class fills this slot", null);
-                candidates.add(new Explanation.Candidate(backend, null, null, empty, List.of(empty), null, null));
+                candidates.add(new Explanation.Candidate(backend, null, null, empty, List.of(empty), null, null, null));
             }
         }
         int chosen = IntStream.range(0, candidates.size())
@@ -422,7 +422,10 @@ public final class Int8MoeOracle {
                         () -> Optional.ofNullable(experts.launches(config, weightKey, activationKey)),
                         _ -> Optional.<LaunchSpace>empty())
                 .orElse(null);
+        String rounding = Walk.ask(
+                        () -> Optional.ofNullable(experts.rounding(weightKey)), _ -> Optional.<String>empty())
+                .orElse(null);
         return new Explanation.Candidate(
-                experts.backend(), experts.name(), device, support, refusals, memory, launches);
+                experts.backend(), experts.name(), device, support, refusals, memory, launches, rounding);
     }
 }

@@ -1,8 +1,10 @@
 package org.tornadomoe.tornado;
 
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.Comparator;
 import java.util.List;
+import java.util.Objects;
 import java.util.ServiceLoader;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeActivationFormat;
@@ -87,6 +89,16 @@ public abstract class TornadoExperts implements GeneralExperts {
     public boolean supportsQuantScheme(@Nullable QuantKey weightKey, @Nullable QuantKey activationKey) {
         Int8Scheme scheme = Int8Scheme.of(weightKey, activationKey);
         return scheme != null && !QuantKey.INT8_STATIC_TOKEN_SYM.equals(activationKey) && gemm.supports(scheme);
+    }
+
+    @Override
+    public @Nullable String rounding(QuantKey weightKey) {
+        return Arrays.stream(Int8Scheme.values())
+                .filter(scheme -> gemm.supports(scheme) && scheme.weightKey().equals(weightKey))
+                .map(gemm::rounding)
+                .filter(Objects::nonNull)
+                .findFirst()
+                .orElse(null);
     }
 
     @Override

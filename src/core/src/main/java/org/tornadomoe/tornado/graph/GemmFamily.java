@@ -4,6 +4,7 @@ import java.util.List;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8Scheme;
+import org.tornadomoe.kernel.FusedMoeExperts;
 import org.tornadomoe.kernel.Support;
 import org.tornadomoe.tornado.device.Device;
 import org.tornadomoe.tornado.layout.WeightLayout;
@@ -41,6 +42,11 @@ public interface GemmFamily {
     /** Whether activations in float reach the products in a form of their own, as those in int8 do. */
     default boolean packsFloats() {
         return false;
+    }
+
+    /** As {@link FusedMoeExperts#rounding} has it. */
+    default @Nullable String rounding(Int8Scheme scheme) {
+        return null;
     }
 
     /** Why a device doesn't run it, and what to do; null if it does. */

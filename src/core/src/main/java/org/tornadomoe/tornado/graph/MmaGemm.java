@@ -117,6 +117,17 @@ public class MmaGemm extends CudaGemm {
     }
 
     @Override
+    public @Nullable String rounding(Int8Scheme scheme) {
+        if (!halves) {
+            return null;
+        }
+        String rows = "activations of more than " + FEW + " rows of the experts in all, to 11 bits of a row's greatest";
+        return scheme == Int8Scheme.W8A16_GROUP
+                ? rows + ", and there weights times their group's scale (relative L2 of about 1e-3)"
+                : rows + " (relative L2 of about 4e-4)";
+    }
+
+    @Override
     public @Nullable Support obstacle(Device device) {
         String lacking = CudaKernel.obstacle(device, capability -> capability >= 80, "8.0 and later");
         return lacking == null
