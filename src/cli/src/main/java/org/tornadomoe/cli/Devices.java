@@ -202,8 +202,8 @@ final class Devices implements Callable<Integer> {
         if (!home.devices().isEmpty()) {
             parts.add(Output.table(devices));
         }
-        wrong.forEach((device, why) -> parts.add(
-                String.join(System.lineSeparator(), Output.wrap(device + " is left out: " + why, width))));
+        wrong.forEach((device, why) ->
+                parts.add(String.join(System.lineSeparator(), Output.wrap(device + " is left out: " + why, width))));
         parts.add(Output.table(schemes, width));
         parts.add(Output.table(classes, width));
         if (!reasons.list().isEmpty()) {

@@ -142,11 +142,14 @@ final class CudaCall implements AutoCloseable {
         Gpu first = gpus.getFirst();
         boolean answers = chosen != null && first.arrays.shape.routes;
         long bytes = tokens * row;
+        // Output of one chunk would else be written over hidden states of the next.
+        boolean apart = hidden.address() == output.address()
+                || hidden.asOverlappingSlice(output).isEmpty();
         Memory memory = new Memory(
                 hidden,
-                PinnedMemory.isPinned(hidden.asSlice(0, bytes), driver, first.context),
+                apart && PinnedMemory.isPinned(hidden.asSlice(0, bytes), driver, first.context),
                 output,
-                PinnedMemory.isPinned(output.asSlice(0, bytes), driver, first.context),
+                apart && PinnedMemory.isPinned(output.asSlice(0, bytes), driver, first.context),
                 bytes <= FEW);
         for (Gpu gpu : gpus) {
             gpu.part.prepare(tokens, chosen, answers && gpu == first);

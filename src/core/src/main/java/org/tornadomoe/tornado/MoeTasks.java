@@ -103,8 +103,8 @@ public final class MoeTasks implements AutoCloseable {
      * @param graph that they are appended to
      * @param grids where their tasks' grids are registered; the plan needs it
      * @param config of every layer, with the most tokens of an execution
-     * @throws IllegalArgumentException if there is no such device, or several are named, or the configuration wants adapters, or experts
-     *     chosen on the host
+     * @throws IllegalArgumentException if there is no such device, or several are named, or the configuration wants
+     *     adapters, or experts chosen on the host
      */
     public MoeTasks(TaskGraph graph, GridScheduler grids, FusedMoeConfig config) {
         this.graph = graph;

@@ -138,6 +138,24 @@ class CudaCallTest {
         assertThat(driver.pinned()).isEqualTo(pinned);
     }
 
+    /** The output over the hidden states, at the same place or at another. */
+    @ParameterizedTest
+    @CsvSource({"1, 0", "1, 300", "2, 0", "2, 300"})
+    void outputMayBeWrittenOverHiddenStates(int count, int rowsBehind) {
+        for (long seed = 0; seed < 4; seed++) {
+            CudaCall call = call(parts(driver(seed), count));
+            float[] hidden = LAYER.hidden(MOST, 1);
+            try (Arena arena = Arena.ofShared()) {
+                MemorySegment memory = PinnedMemory.allocate(4L * (MOST + rowsBehind) * H, arena);
+                MemorySegment.copy(hidden, 0, memory, ValueLayout.JAVA_FLOAT, 0, hidden.length);
+                MemorySegment output = memory.asSlice(4L * rowsBehind * H);
+                call.forward(memory.asSlice(0, 4L * MOST * H), MOST, output, null);
+                assertThat(Arrays.equals(output.toArray(ValueLayout.JAVA_FLOAT), expected(hidden, count)))
+                        .isTrue();
+            }
+        }
+    }
+
     /** What the system doesn't keep in place goes through the layer's. */
     @Test
     void memoryThatCannotBePinnedIsAsGood() {
