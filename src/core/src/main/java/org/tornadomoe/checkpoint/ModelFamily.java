@@ -391,7 +391,8 @@ enum ModelFamily {
                     .shared("num_shared_experts", 1)
                     .denseFirst("first_k_dense_replace", 1)
                     .fields("score_function=sigmoid moe_router_enable_expert_bias=true moe_router_topk_scaling_factor"
-                            + " moe_router_enable_shared_expert=true moe_shared_expert_intermediate_size router_dtype")),
+                            + " moe_router_enable_shared_expert=true moe_shared_expert_intermediate_size"
+                            + " router_dtype")),
     /** The router reads the token before the norm whose output the experts read, and has a factor an expert. */
     GEMMA4(
             "gemma4_text gemma4 diffusion_gemma_text",

@@ -380,7 +380,8 @@ class ModelFamilyTest {
                 "deepseek_v3 | 'routed_scaling_factor': {'__float__': 'Infinity'} | 'routed_scaling_factor': expected"
                         + " a finite number, got {__float__=Infinity}",
                 "hy_v4 | 'swiglu_limit': Infinity | 'swiglu_limit': expected a finite number, got Infinity",
-                "minimax_m2 | 'shared_intermediate_size': 64 | 'shared_intermediate_size': expected 0, since minimax_m2",
+                "minimax_m2 | 'shared_intermediate_size': 64 | 'shared_intermediate_size': expected 0, since"
+                        + " minimax_m2",
                 "phimoe | 'num_experts_per_tok': 1 | 'num_experts_per_tok': expected 2, since phimoe computes as if it",
                 "lfm2_moe | 'hidden_act': 'gelu' | 'hidden_act': expected silu",
                 "step3p5 | 'hidden_act': 'gelu' | 'hidden_act': expected silu",

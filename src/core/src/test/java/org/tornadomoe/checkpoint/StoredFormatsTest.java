@@ -292,8 +292,8 @@ class StoredFormatsTest {
     /** By tools that quantise whatever is a linear layer. */
     @Test
     void routersAndGatesMayBeStoredAsExpertsAre() throws IOException {
-        Layout layout = (module, rows, cols) ->
-                float8(module, DType.F8_E4M3, rows, cols, 1, cols, ".weight_scale", rows, 1);
+        Layout layout =
+                (module, rows, cols) -> float8(module, DType.F8_E4M3, rows, cols, 1, cols, ".weight_scale", rows, 1);
         for (String expert : List.of("experts.0.", "experts.1.", "shared_expert.")) {
             layout.write(BLOCK + expert + "gate_proj", I, H);
             layout.write(BLOCK + expert + "up_proj", I, H);
@@ -305,7 +305,7 @@ class StoredFormatsTest {
         Files.writeString(
                 directory.resolve("config.json"),
                 ("{'model_type': 'qwen2_moe', 'moe_intermediate_size': 32, 'shared_expert_intermediate_size': 32,"
-                                + " 'num_hidden_layers': 1, 'hidden_size': 64, 'num_experts': 2, 'num_experts_per_tok': 1"
+                    + " 'num_hidden_layers': 1, 'hidden_size': 64, 'num_experts': 2, 'num_experts_per_tok': 1"
                                 + compressed("'num_bits': 8, 'type': 'float', 'strategy': 'channel'") + "}")
                         .replace('\'', '"'));
         try (MoeCheckpoint checkpoint = MoeCheckpoint.open(directory)) {
