@@ -479,8 +479,8 @@ record LayerTensors(
                     .findFirst()
                     .orElse(all);
             List<Found> found = stack.stream()
-                    .filter(candidate -> Arrays.equals(
-                            shapeOf(candidate.router), new long[] {shape.routerRows(), shape.hidden}))
+                    .filter(candidate ->
+                            Arrays.equals(shapeOf(candidate.router), new long[] {shape.routerRows(), shape.hidden}))
                     .toList();
             if (found.isEmpty()) {
                 return stack.getFirst(); // whose shape will be complained of

@@ -242,8 +242,9 @@ record WeightQuantization(
     }
 
     private static @Nullable WeightQuantization of(String field, JsonFile json) {
-        // As in files that are older than the field.
-        String absent = json.has("w_bit") ? "awq" : json.has("bits") ? "gptq" : "compressed-tensors";
+        // As in files that are older than the field; MLX writes bits and the size of groups alone.
+        boolean gptq = json.has("sym") || json.has("desc_act") || field.endsWith(".json");
+        String absent = json.has("w_bit") ? "awq" : !json.has("bits") ? "compressed-tensors" : gptq ? "gptq" : "mlx";
         String method = json.string("quant_method", json.string("method", absent));
         return switch (method) {
             case "compressed-tensors" -> compressedTensors(json);

@@ -292,6 +292,13 @@ class WeightQuantizationTest {
         assertRefused("{'quantization_config': " + GPTQ + ", " + fields + "}}", message);
     }
 
+    @Test
+    void mlxSaysNoMethodAndIsRefusedByItsName() {
+        assertRefused(
+                "{'quantization_config': {'group_size': 64, 'bits': 4, 'mode': 'affine'}}",
+                "quark (or no quantisation), got 'mlx'");
+    }
+
     private static final String ROUND =
             "{'quantization_config': {'quant_method': 'auto-round', 'bits': 4, 'group_size': 64, 'sym': true";
 
