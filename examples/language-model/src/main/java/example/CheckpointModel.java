@@ -8,6 +8,7 @@ import java.util.Set;
 import org.tornadomoe.checkpoint.MoeCheckpoint;
 import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.config.Int8Scheme;
+import org.tornadomoe.quant.ExpertWeights;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.Progress;
 import org.tornadomoe.quant.QuantizedWeights;
@@ -243,7 +244,9 @@ final class CheckpointModel extends Model {
 
     @Override
     Int8Experts experts(int layer, Int8Scheme scheme) {
-        return QuantizedWeights.int8(checkpoint.layer(layer), Int8Quantization.of(scheme), Progress.NONE);
+        ExpertWeights weights = checkpoint.layer(layer);
+        Int8Quantization quantization = scheme == null ? weights.quantization() : Int8Quantization.of(scheme);
+        return QuantizedWeights.int8(weights, quantization, Progress.NONE);
     }
 
     @Override

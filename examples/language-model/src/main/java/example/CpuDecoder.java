@@ -248,6 +248,7 @@ final class CpuDecoder implements Decoder {
             int query = (token * (model.sizes.heads() + 2 * model.sizes.kvHeads()) + head) * d;
             for (int from = 0; from < positions; from += BLOCK) {
                 products(keys, from * d, qkv, query, d, scores, from);
+                products(keys, from * d + BLOCK / 2, qkv, query, d, scores, from + BLOCK / 2);
             }
             float sum = exponentials(scores, positions, scale);
             int to = (token * model.sizes.heads() + head) * d;

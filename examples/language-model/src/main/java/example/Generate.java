@@ -21,7 +21,8 @@ class Generate {
         Generate MODEL --bench [--pp 512] [--tg 128] [--repeats 5]
         Generate MODEL --serve PORT
         MODEL: a folder of safetensors, a name in Hugging Face's cache, a GGUF file; Qwen3-MoE, OLMoE or Mixtral
-        --scheme w8a8_channel: of the MoE layers   --raw: the prompt as it is, in no chat template\
+        --scheme w8a8_channel: of the MoE layers, in place of what suits the checkpoint
+        --raw: the prompt as it is, in no chat template\
         """;
 
     public static void main(String[] args) throws IOException, InterruptedException {
@@ -62,15 +63,11 @@ class Generate {
     }
 
     private static Decoder decoder(Model model, Map<String, String> options) {
-        Int8Scheme scheme = Int8Scheme.valueOf(
-                options.getOrDefault("scheme", "w8a8_channel").toUpperCase(Locale.ROOT));
+        String named = options.get("scheme");
+        Int8Scheme scheme = named == null ? null : Int8Scheme.valueOf(named.toUpperCase(Locale.ROOT));
         if (!options.containsKey("device")) {
-            return new CpuDecoder(
-                    model,
-                    MoeOptions.DEFAULT
-                            .withMaxTokens(Decoder.CHUNK)
-                            .withBackend("cpu")
-                            .withScheme(scheme));
+            MoeOptions moe = MoeOptions.DEFAULT.withMaxTokens(Decoder.CHUNK).withBackend("cpu");
+            return new CpuDecoder(model, scheme == null ? moe : moe.withScheme(scheme));
         }
         return new DeviceDecoder(
                 model,

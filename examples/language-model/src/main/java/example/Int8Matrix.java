@@ -23,8 +23,8 @@ final class Int8Matrix {
     private static final VectorSpecies<Byte> B =
             VectorSpecies.of(byte.class, VectorShape.forBitSize(Math.max(64, 8 * LANES)));
 
-    /** Rows of a block: four vectors, so that a token's products read a block once, from front to back. */
-    static final int BLOCK = 4 * LANES;
+    /** Rows of a block: eight vectors, so that a token's products read a block once, from front to back. */
+    static final int BLOCK = 8 * LANES;
 
     /** Tokens that a weight is widened for once. */
     private static final int TOGETHER = 4;
@@ -97,12 +97,16 @@ final class Int8Matrix {
         return (FloatVector) ByteVector.fromArray(B, values, at).convertShape(VectorOperators.B2F, F, 0);
     }
 
-    /** Four vectors of rows, one token. C2 keeps sums in registers only if each has a name and stays in its method. */
+    /** Eight vectors of rows, one token. C2 keeps sums in registers only if each has a name and stays in its method. */
     private void one(int at, float[] x, int from, float[] tile, int to) {
         FloatVector s0 = FloatVector.zero(F);
         FloatVector s1 = FloatVector.zero(F);
         FloatVector s2 = FloatVector.zero(F);
         FloatVector s3 = FloatVector.zero(F);
+        FloatVector s4 = FloatVector.zero(F);
+        FloatVector s5 = FloatVector.zero(F);
+        FloatVector s6 = FloatVector.zero(F);
+        FloatVector s7 = FloatVector.zero(F);
         for (int c = 0; c < cols; c++) {
             int w = at + c * BLOCK;
             FloatVector value = FloatVector.broadcast(F, x[from + c]);
@@ -110,11 +114,19 @@ final class Int8Matrix {
             s1 = weights(w + LANES).fma(value, s1);
             s2 = weights(w + 2 * LANES).fma(value, s2);
             s3 = weights(w + 3 * LANES).fma(value, s3);
+            s4 = weights(w + 4 * LANES).fma(value, s4);
+            s5 = weights(w + 5 * LANES).fma(value, s5);
+            s6 = weights(w + 6 * LANES).fma(value, s6);
+            s7 = weights(w + 7 * LANES).fma(value, s7);
         }
         s0.intoArray(tile, to);
         s1.intoArray(tile, to + LANES);
         s2.intoArray(tile, to + 2 * LANES);
         s3.intoArray(tile, to + 3 * LANES);
+        s4.intoArray(tile, to + 4 * LANES);
+        s5.intoArray(tile, to + 5 * LANES);
+        s6.intoArray(tile, to + 6 * LANES);
+        s7.intoArray(tile, to + 7 * LANES);
     }
 
     /** Two vectors of rows, four tokens. */

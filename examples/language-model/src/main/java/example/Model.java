@@ -80,7 +80,7 @@ abstract class Model implements AutoCloseable {
     /** [hidden] */
     abstract float[] moeNorm(int layer);
 
-    /** To be closed by the caller. */
+    /** To be closed by the caller. Without a scheme in that which the checkpoint is stored in, or suits. */
     abstract Int8Experts experts(int layer, Int8Scheme scheme);
 
     /** Throws if what was read isn't what was opened. */

@@ -157,7 +157,8 @@ final class RandomModel extends Model {
 
     @Override
     Int8Experts experts(int layer, Int8Scheme scheme) {
-        return Int8Experts.builder(config, scheme, w13, w2, Arena.ofShared())
+        Int8Scheme own = scheme == null ? Int8Scheme.W8A8_CHANNEL : scheme;
+        return Int8Experts.builder(config, own, w13, w2, Arena.ofShared())
                 .router(router)
                 .build();
     }
