@@ -20,9 +20,14 @@ class Generate {
         Generate MODEL --prompt TEXT [--tokens 128] [--temperature 0] [--top-p 1] [--seed 0] [--raw]
         Generate MODEL --bench [--pp 512] [--tg 128] [--repeats 5]
         Generate MODEL --serve PORT
-        MODEL: a folder of safetensors, a name in Hugging Face's cache, a GGUF file; Qwen3-MoE, OLMoE or Mixtral
+        MODEL: a folder of safetensors, a name in Hugging Face's cache, a GGUF file; Qwen3-MoE, OLMoE or Mixtral;
+          to --bench also random:qwen3-30b-a3b or random:small, with :LAYERS behind it for fewer
         --scheme w8a8_channel: of the MoE layers, in place of what suits the checkpoint
-        --raw: the prompt as it is, in no chat template\
+        --raw: the prompt as it is, in no chat template
+        --device cuda:0: all of the model as TornadoVM's tasks there, in place of the CPU's cores
+          [--context 4096] [--chunk 1: tokens of a prompt that are computed together]
+          [--layers-a-graph 4: that TornadoVM's graphs take, 10 of the kernels for Hopper]
+          [--unrecorded: single tokens without CUDA graphs]\
         """;
 
     public static void main(String[] args) throws IOException, InterruptedException {
