@@ -42,8 +42,12 @@ MENDED = [
     ),
 ]
 
-# Invalidations of caches, which the emulator has none of and can't decode, and what is put in their place.
-INVALIDATIONS = {"rdna3": [bytes.fromhex("0000ace000000000"), bytes.fromhex("0000b0e000000000")]}
+# Invalidations of caches, which the emulator has none of and can't compile: their first bytes and their lengths. No-ops
+# are put in their place.
+INVALIDATIONS = {
+    "rdna3": [(bytes.fromhex("0000ace0"), 8), (bytes.fromhex("0000b0e0"), 8)],
+    "rdna4": [(bytes.fromhex("7cc00aee"), 12)],
+}
 S_NOP = bytes.fromhex("000080bf")
 
 
@@ -65,6 +69,17 @@ def emulator(tinygrad, clang):
     sys.modules[name] = module
     exec(compile(text, file, "exec"), module.__dict__)
     return module
+
+
+def call(command):
+    """What it prints.
+
+    :raise ValueError: if it fails, with what it says
+    """
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise ValueError(done.stderr)
+    return done.stdout
 
 
 class Compiler:
@@ -106,7 +121,7 @@ class Compiler:
             source, made = os.path.join(folder, "k.cl"), os.path.join(folder, "k.co")
             with open(source, "w") as out:
                 out.write(text)
-            subprocess.run([self.clang, *self.options(target), *more, "-o", made, source], check=True)
+            call([self.clang, *self.options(target), *more, "-o", made, source])
             with open(made, "rb") as code:
                 image = code.read()
             notes = subprocess.check_output([self.tool("llvm-readelf"), "--notes", made], text=True)
@@ -117,9 +132,7 @@ class Compiler:
             source = os.path.join(folder, "k.cl")
             with open(source, "w") as out:
                 out.write(text)
-            return subprocess.check_output(
-                [self.clang, *self.options(target), *more, "-S", "-o", "-", source], text=True
-            )
+            return call([self.clang, *self.options(target), *more, "-S", "-o", "-", source])
 
     def tool(self, name):
         return subprocess.check_output([self.clang, "-print-prog-name=" + name], text=True).strip()
@@ -226,8 +239,9 @@ class Program:
         decode = emu._decode_at
 
         def counted(pc, arch):
-            if ctypes.string_at(pc, 8) in INVALIDATIONS.get(arch, ()):
-                ctypes.memmove(pc, S_NOP * 2, 8)
+            for first, length in INVALIDATIONS.get(arch, ()):
+                if ctypes.string_at(pc, 4) == first:
+                    ctypes.memmove(pc, S_NOP * (length // 4), length)
             (program, runtime), inst = decode(pc, arch)
             name, run = emu._op_name(inst), runtime.fxn
 

@@ -1,9 +1,5 @@
 package org.tornadomoe.tornado.cuda;
 
-import java.io.IOException;
-import java.io.UncheckedIOException;
-import java.nio.file.Files;
-import java.nio.file.Path;
 import java.util.List;
 import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
@@ -17,13 +13,14 @@ import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
 
 /**
  * A kernel in the device's own language, for instructions that TornadoVM's compilers have no words for. Its source is a
- * resource beside the Java kernels, once in CUDA C for the CUDA backend and once in PTX, compiled from that, for the
- * PTX one.
+ * resource beside the Java kernels: for the CUDA backend in CUDA C, for the PTX one in PTX, compiled from that, for
+ * OpenCL in OpenCL C.
  *
  * @param source the resource's name without its ending
  * @param entryPoint the kernel's name in it
+ * @param head lines in front of a source in C
  */
-public record PrebuiltKernel(String source, String entryPoint) {
+public record PrebuiltKernel(String source, String entryPoint, String head) {
     /** Why a device doesn't run such kernels with int8 tensor cores; null if it does. */
     public static @Nullable String obstacle(Device device) {
         if (!device.is(Device.CUDA) && !device.is(Device.PTX)) {
@@ -46,20 +43,16 @@ public record PrebuiltKernel(String source, String entryPoint) {
         }
         boolean ptx = device.is(Device.PTX);
         String name = ptx ? Quirks.ptxName(graph.getTaskGraphName(), task, entryPoint, arguments) : entryPoint;
-        String text = ptx
-                ? KernelSource.text(source + ".ptx").replace(" " + entryPoint + "(", " " + name + "(")
-                : "#define TORNADO_CUDA\n" + KernelSource.text(source + ".cu");
-        graph.prebuiltTask(task, entryPoint, write(text, ptx ? ".ptx" : ".cu").toString(), parameters);
-    }
-
-    /** TornadoVM reads it from a file when the plan is compiled. */
-    private Path write(String text, String ending) {
-        try {
-            Path file = Files.createTempFile(source, ending);
-            file.toFile().deleteOnExit();
-            return Files.writeString(file, text);
-        } catch (IOException e) {
-            throw new UncheckedIOException("a file for the kernel " + entryPoint, e);
-        }
+        String ending = ptx ? ".ptx" : device.is(Device.OPENCL) ? ".cl" : ".cu";
+        String text = KernelSource.text(source + ending);
+        graph.prebuiltTask(
+                task,
+                entryPoint,
+                KernelSource.file(
+                                ptx ? text.replace(" " + entryPoint + "(", " " + name + "(") : head + text,
+                                source,
+                                ending)
+                        .toString(),
+                parameters);
     }
 }

@@ -29,6 +29,7 @@ public final class Device {
     private final Probe context;
     private final Probe dp4a;
     private final Probe int8Mma;
+    private final Probe amdMatrixCores;
 
     /**
      * @param tornado TornadoVM's own handle
@@ -46,7 +47,7 @@ public final class Device {
             Probe context,
             Probe dp4a,
             Probe int8Mma) {
-        this(id, backend, name, memory, maxGroup, -1, tornado, context, dp4a, int8Mma);
+        this(id, backend, name, memory, maxGroup, -1, tornado, context, dp4a, int8Mma, Probe.amdMatrixCores());
     }
 
     private Device(
@@ -59,7 +60,8 @@ public final class Device {
             @Nullable TornadoDevice tornado,
             Probe context,
             Probe dp4a,
-            Probe int8Mma) {
+            Probe int8Mma,
+            Probe amdMatrixCores) {
         this.id = id;
         this.backend = backend;
         this.name = name;
@@ -70,6 +72,7 @@ public final class Device {
         this.context = context;
         this.dp4a = dp4a;
         this.int8Mma = int8Mma;
+        this.amdMatrixCores = amdMatrixCores;
     }
 
     static Device of(TornadoDevice device, String backend, int index) {
@@ -104,7 +107,8 @@ public final class Device {
                 null,
                 new Probe(_ -> null),
                 new Probe(_ -> nvidias && capability >= 61 ? null : "dp4a is an instruction of PTX from 6.1 on"),
-                new Probe(_ -> nvidias && capability >= 80 ? null : "mma.sync with int8 is PTX from 8.0 on"));
+                new Probe(_ -> nvidias && capability >= 80 ? null : "mma.sync with int8 is PTX from 8.0 on"),
+                new Probe(AmdTarget::lacking));
     }
 
     private static int maxGroup(TornadoDevice device, String backend) {
@@ -215,6 +219,12 @@ public final class Device {
     public @Nullable String lacksInt8Mma() {
         String unusable = unusable();
         return unusable != null ? unusable : int8Mma.problem(this);
+    }
+
+    /** Why it can't multiply int8 matrices on AMD's matrix cores; null if it can. */
+    public @Nullable String lacksAmdMatrixCores() {
+        String unusable = unusable();
+        return unusable != null ? unusable : amdMatrixCores.problem(this);
     }
 
     /** Whether it is hardware of its own: neither the interpreter nor this machine's CPU through OpenCL. */

@@ -5,15 +5,19 @@ import java.util.SplittableRandom;
 import java.util.function.Function;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.kernel.MoeExecutionException;
+import org.tornadomoe.tornado.kernels.KernelSource;
 import org.tornadomoe.tornado.kernels.ProbeKernels;
+import uk.ac.manchester.tornado.api.AccessorParameters;
 import uk.ac.manchester.tornado.api.GridScheduler;
 import uk.ac.manchester.tornado.api.KernelContext;
 import uk.ac.manchester.tornado.api.TaskGraph;
 import uk.ac.manchester.tornado.api.TornadoExecutionPlan;
 import uk.ac.manchester.tornado.api.WorkerGrid;
 import uk.ac.manchester.tornado.api.WorkerGrid2D;
+import uk.ac.manchester.tornado.api.common.Access;
 import uk.ac.manchester.tornado.api.enums.DataTransferMode;
 import uk.ac.manchester.tornado.api.exceptions.TornadoExecutionPlanException;
+import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
 import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 
 /**
@@ -21,6 +25,11 @@ import uk.ac.manchester.tornado.api.types.arrays.IntArray;
  * doesn't say. What fails to compile or run, or computes something else, is a reason and no exception. Thread-safe.
  */
 final class Probe {
+    /** Pairs of a large block, and work-items of a group, of {@code amd-gemm.cl}. */
+    private static final int AMD_PAIRS = 128;
+
+    private static final int AMD_GROUP = 256;
+
     private final Function<Device, @Nullable String> attempt;
     private boolean asked;
     private @Nullable String problem;
@@ -38,6 +47,11 @@ final class Probe {
     /** Tensor cores, int8 × int8 to int32. */
     static Probe int8Mma() {
         return new Probe(Probe::tryInt8Mma);
+    }
+
+    /** AMD's matrix cores, int8 × int8 to int32, and a compiler that has words for them. */
+    static Probe amdMatrixCores() {
+        return new Probe(Probe::tryAmdMatrixCores);
     }
 
     /** Why the device doesn't have it; null if it does. */
@@ -125,10 +139,72 @@ final class Probe {
         }
     }
 
+    /** One expert, a row for each of some pairs: {@code amd-gemm.cl} with small and with large blocks. */
+    private static @Nullable String tryAmdMatrixCores(Device device) {
+        String lacking = AmdTarget.lacking(device);
+        if (lacking != null) {
+            return lacking;
+        }
+        int rows = 16;
+        int cols = 64;
+        try (HostMemory memory = HostMemory.of(device.backend())) {
+            IntArray sizes = memory.ints(9);
+            int[] values = {1, 1, rows, 1, 0, 0, 0, 1, 1};
+            for (int i = 0; i < values.length; i++) {
+                sizes.set(i, values[i]);
+            }
+            IntArray a = random(memory, AMD_PAIRS * cols / 4, 5);
+            IntArray b = random(memory, rows * cols / 4, 6); // in the order [piece of 16 k][row][16 k]
+            FloatArray ones = memory.floats(AMD_PAIRS);
+            ones.init(1);
+            for (int block : new int[] {16, AMD_PAIRS}) {
+                IntArray header = memory.ints(2);
+                header.set(0, block - 1);
+                header.set(1, block);
+                IntArray ids = memory.ints(AMD_PAIRS);
+                for (int i = 0; i < AMD_PAIRS; i++) {
+                    ids.set(i, i);
+                }
+                IntArray expert = memory.ints(1);
+                expert.set(0, 0);
+                IntArray padded = memory.ints(1);
+                padded.set(0, block);
+                FloatArray out = memory.floats(AMD_PAIRS * rows);
+                Object[] reads = {header, sizes, ids, expert, padded, a, ones, b, ones, ones, ones};
+                AccessorParameters parameters = new AccessorParameters(reads.length + 1);
+                for (int i = 0; i < reads.length; i++) {
+                    parameters.set(i, reads[i], Access.READ_ONLY);
+                }
+                parameters.set(reads.length, out, Access.WRITE_ONLY);
+                String source = KernelSource.file(KernelSource.text("amd-gemm.cl"), "amd-gemm", ".cl")
+                        .toString();
+                TaskGraph graph = new TaskGraph("probeAmd" + block)
+                        .transferToDevice(DataTransferMode.EVERY_EXECUTION, reads)
+                        .prebuiltTask("kernel", "amdGemm", source, parameters)
+                        .transferToHost(DataTransferMode.EVERY_EXECUTION, out);
+                run(device, graph, AMD_GROUP);
+                for (int i = 0; i < (block - 1) * rows; i++) {
+                    int expected = 0;
+                    for (int k = 0; k < cols; k++) {
+                        expected += int8(a, i / rows * cols + k) * int8(b, (k / 16 * rows + i % rows) * 16 + k % 16);
+                    }
+                    if (out.get(i) != expected) {
+                        return wrong((int) out.get(i), expected);
+                    }
+                }
+            }
+            return null;
+        }
+    }
+
     /** Compiles a graph of one task and runs it as one group. */
     private static void run(Device device, TaskGraph graph) {
-        WorkerGrid group = new WorkerGrid2D(ProbeKernels.GROUP, 1);
-        group.setLocalWork(ProbeKernels.GROUP, 1, 1);
+        run(device, graph, ProbeKernels.GROUP);
+    }
+
+    private static void run(Device device, TaskGraph graph, int items) {
+        WorkerGrid group = new WorkerGrid2D(items, 1);
+        group.setLocalWork(items, 1, 1);
         GridScheduler grids = new GridScheduler();
         grids.addWorkerGrid(graph.getTaskGraphName() + ".kernel", group);
         try (SignalHandlers.Step _ = SignalHandlers.step()) {

@@ -4,6 +4,8 @@ import java.io.IOException;
 import java.io.InputStream;
 import java.io.UncheckedIOException;
 import java.nio.charset.StandardCharsets;
+import java.nio.file.Files;
+import java.nio.file.Path;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 
@@ -20,6 +22,21 @@ public final class KernelSource {
      */
     public static String text(String file) {
         return INCLUDE.matcher(read(file)).replaceAll(line -> Matcher.quoteReplacement(text(line.group(1))));
+    }
+
+    /**
+     * A file with a text in it, from which TornadoVM reads a prebuilt task when a plan is compiled.
+     *
+     * @param ending such as {@code .cl}
+     */
+    public static Path file(String text, String name, String ending) {
+        try {
+            Path file = Files.createTempFile(name, ending);
+            file.toFile().deleteOnExit();
+            return Files.writeString(file, text);
+        } catch (IOException e) {
+            throw new UncheckedIOException("a file for the kernels of " + name + ending, e);
+        }
     }
 
     private static String read(String file) {

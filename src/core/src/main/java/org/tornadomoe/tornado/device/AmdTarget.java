@@ -1,0 +1,29 @@
+package org.tornadomoe.tornado.device;
+
+import java.util.regex.Matcher;
+import java.util.regex.Pattern;
+import org.jspecify.annotations.Nullable;
+import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
+
+/** AMD's architectures, which ROCm's OpenCL names its devices by: {@code gfx942:sramecc+:xnack-}. */
+final class AmdTarget {
+    /** Those whose matrix cores {@code amd-gemm.cl} has instructions of. */
+    private static final Pattern MATRIX_CORES = Pattern.compile("gfx(908|90a|94[012]|950|11\\d\\d|12\\d\\d)\\b.*");
+
+    private AmdTarget() {}
+
+    /** Why a device has no matrix cores that there are kernels for, as far as its name tells; null if it has. */
+    static @Nullable String lacking(Device device) {
+        if (!device.is(Device.OPENCL)) {
+            return "there are kernels for OpenCL only";
+        }
+        Matcher name = MATRIX_CORES.matcher(device.name());
+        if (!name.matches()) {
+            return "its name is none of gfx908, gfx90a, gfx94x, gfx950, gfx11xx and gfx12xx";
+        }
+        return TornadoNativeArray.ARRAY_HEADER == 16
+                ? null
+                : "arrays have a header of " + TornadoNativeArray.ARRAY_HEADER + " bytes and the kernels read at 16"
+                        + " (-XX:-UseCompressedClassPointers and the like)";
+    }
+}

@@ -1,0 +1,89 @@
+package org.tornadomoe.tornado.graph;
+
+import java.util.List;
+import java.util.function.IntUnaryOperator;
+import java.util.stream.Stream;
+import org.tornadomoe.tornado.cuda.PrebuiltKernel;
+import org.tornadomoe.tornado.device.Quirks;
+import uk.ac.manchester.tornado.api.types.arrays.IntArray;
+
+/** One whose products are prebuilt tasks of one kernel, which is told its sizes by an array, among kernels in Java. */
+abstract class PrebuiltGemm extends JavaGemm {
+    /** Arrays that the kernel reads. */
+    private static final int READS = 11;
+
+    /** The same for all products of a layer. */
+    abstract PrebuiltKernel kernel(LayerArrays a);
+
+    /** Work-items of a group that the kernel takes. */
+    abstract int smallestGroup();
+
+    /**
+     * Where TornadoVM {@linkplain Quirks#takesPrebuiltTasksForTheFirst takes each prebuilt task for the graph's first},
+     * one that does nothing before everything else in a graph. Its arguments are ignored.
+     */
+    @Override
+    public final List<Stage> preparations(LayerArrays a) {
+        if (!Quirks.HERE.takesPrebuiltTasksForTheFirst()) {
+            return List.of();
+        }
+        List<Object> reads = Stream.concat(Stream.of(a.work.header), Stream.generate(() -> a.work.noSizes))
+                .limit(READS)
+                .map(Object.class::cast)
+                .toList();
+        return List.of(new Stage(
+                "first",
+                m -> smallestGroup(),
+                m -> 1,
+                m -> 1,
+                (graph, device, task) -> kernel(a).addTask(graph, device, task, reads, a.work.gateUp),
+                List.of(a.work.header, a.work.noSizes),
+                List.of(a.work.gateUp)));
+    }
+
+    /** A caller's graph begins with other tasks. */
+    @Override
+    public final boolean joinsOtherTasks() {
+        return false;
+    }
+
+    /** Tells the kernel its sizes for a product. */
+    static void tell(Product p, int... sizes) {
+        IntArray into = p.projection().sizes();
+        for (int i = 0; i < sizes.length; i++) {
+            into.set(i, sizes[i]);
+        }
+    }
+
+    /** A product, a task for every part of the weights. */
+    final List<Stage> stages(
+            LayerArrays a,
+            Rows rows,
+            Product p,
+            IntUnaryOperator group,
+            IntUnaryOperator groupsX,
+            IntUnaryOperator groupsY) {
+        return a.shape.parts.each(part -> {
+            List<Object> reads = List.of(
+                    rows.header(),
+                    p.projection().sizes(),
+                    a.work.sortedIds(part),
+                    a.work.expertIds(part),
+                    a.work.numPostPadded,
+                    p.quantized(),
+                    p.scales(),
+                    p.projection().values().get(part),
+                    p.projection().scales().get(part),
+                    p.projection().bias().get(part),
+                    a.work.topkWeights);
+            return new Stage(
+                    p.name() + a.shape.parts.suffix(part),
+                    group,
+                    groupsX,
+                    groupsY,
+                    (graph, device, task) -> kernel(a).addTask(graph, device, task, reads, p.out()),
+                    reads,
+                    List.of(p.out()));
+        });
+    }
+}
