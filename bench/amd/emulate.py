@@ -78,7 +78,8 @@ class Case:
             expected = numpy.fromfile(os.path.join(self.folder, name + ending), numpy.uint8)[HEADER:]
             if (behind != 0xA5).any():
                 wrong.append(f"{name}: written behind its end")
-            got, expected = got.view(TYPES[type_]), expected.view(TYPES[type_])
+            if kind == "out":
+                got, expected = got.view(TYPES[type_]), expected.view(TYPES[type_])
             if kind == "out" and type_ == "FloatArray":
                 apart = ulps(got, expected)
                 same = (got == expected) | (numpy.isnan(got) & numpy.isnan(expected))

@@ -40,6 +40,18 @@ MENDED = [
         "'vgpr_a': ctx.rvgpr_dyn(addr_reg, lane)",
         "'vgpr_a': _lane_active(exec_mask, lane).where(ctx.rvgpr_dyn(addr_reg, lane), _c(0))",
     ),
+    # A WMMA that adds to a constant, 0 say, adds to the register of the constant's code.
+    (
+        "  src2_r = (src2_r >= 256).where(src2_r - _c(256), src2_r)\n",
+        "  src2_is_vgpr = src2_r >= _c(256)\n"
+        "  src2_scalar = ctx.rsgpr_dyn(src2_r, src2_is_vgpr.ne(True))\n"
+        "  src2_r = src2_is_vgpr.where(src2_r - _c(256), _c(0))\n",
+    ),
+    (
+        "mat_c = [ctx.rvgpr_dyn(src2_r + _c(vgpr), UOp.const(lane, dtypes.int)).bitcast(out_dt)",
+        "mat_c = [src2_is_vgpr.where(ctx.rvgpr_dyn(src2_r + _c(vgpr), UOp.const(lane, dtypes.int)), src2_scalar)"
+        ".bitcast(out_dt)",
+    ),
 ]
 
 # Invalidations of caches, which the emulator has none of and can't compile: their first bytes and their lengths. No-ops

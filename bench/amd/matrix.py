@@ -131,6 +131,39 @@ SHAPES = [
 ]
 
 
+def instructions(emu, programs):
+    """What a wave takes for a chunk of 64 k of a whole block of pairs: the difference that one more chunk makes."""
+    lines = []
+    for name, block, rows, group, step in (
+        ("tile", TILE, 128, 0, 1),
+        ("tile, blocks of 128", TILE, 128, 128, 2),
+        ("few", FEW, 16, 0, 16),
+    ):
+        of_k = []
+        for chunks in (32, 32 + step) if block == FEW else (4, 4 + step):
+            shape = Shape(name, rows, 64 * chunks, [block], block, group=group, rows_per_scale=128, top_k=1)
+            of_k.append(shape.run(emu, programs[int(group > 0)])[0])
+        waves = 256 // gpu.WAVE[gpu.ARCHITECTURE[programs[0].target]]
+        chunks_of_wave = step if block == TILE else step / waves
+        kinds = {"matrix": 0, "LDS": 0, "global": 0, "vector": 0, "scalar and waits": 0}
+        for key in of_k[1]:
+            more = (of_k[1][key] - of_k[0].get(key, 0)) / waves / chunks_of_wave
+            kind = (
+                "matrix"
+                if "WMMA" in key or "MFMA" in key
+                else "LDS"
+                if key.startswith("DS_")
+                else "global"
+                if "GLOBAL" in key
+                else "vector"
+                if key.startswith("V_")
+                else "scalar and waits"
+            )
+            kinds[kind] += more
+        lines.append(f"| {name} | " + " | ".join(f"{kinds[kind]:.1f}" for kind in kinds) + " |")
+    return ["| a wave, a chunk | " + " | ".join(kinds) + " |", "| --- |" + " --- |" * len(kinds), *lines]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("tinygrad", help="a checkout of it")
@@ -138,6 +171,7 @@ def main():
     parser.add_argument("libraries", help="folder of ROCm's device libraries, *.bc")
     parser.add_argument("--targets", default="gfx1100,gfx1201,gfx942")
     parser.add_argument("--only", default="", help="shapes whose names have that in them")
+    parser.add_argument("--count", action="store_true", help="instructions of the inner loops instead")
     parser.add_argument("--out", help="a table goes there")
     args = parser.parse_args()
     emu = gpu.emulator(args.tinygrad, args.clang)
@@ -148,6 +182,9 @@ def main():
     cells = {shape.name: [] for shape in SHAPES if args.only in shape.name}
     for target in targets:
         programs = {grouped: compiler.program(text, target, f"-DGROUPED={grouped}") for grouped in (0, 1)}
+        if args.count:
+            print(target, *instructions(emu, programs), sep="\n", flush=True)
+            continue
         for shape in SHAPES:
             if shape.name not in cells:
                 continue

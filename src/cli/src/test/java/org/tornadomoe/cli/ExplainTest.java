@@ -48,7 +48,7 @@ class ExplainTest {
         assertThat(ran.json().get("chosen")).isEqualTo("CpuExperts");
         assertThat(ran.list("candidates"))
                 .extracting(candidate -> String.valueOf(candidate.get("backend")))
-                .containsExactly(Stream.concat(Collections.nCopies(11, "TRITON").stream(), Stream.of("CPU", "CPU"))
+                .containsExactly(Stream.concat(Collections.nCopies(12, "TRITON").stream(), Stream.of("CPU", "CPU"))
                         .toArray(String[]::new));
         assertThat(String.valueOf(ran.list("candidates").getFirst().get("reason")))
                 .contains("interpreter:0", "has no wgmma: there are kernels for CUDA only");
@@ -277,7 +277,9 @@ class ExplainTest {
         a100    | -      | w8a8_block    | TornadoMmaExperts
         rtx4090 | -      | w8a16_group   | TornadoMmaHalfExperts
         h100    | opencl | w8a8_channel  | TornadoPanelExperts
-        gfx90a  | -      | w8a8_channel  | TornadoPanelExperts
+        gfx942  | -      | w8a8_channel  | TornadoAmdExperts
+        gfx1100 | -      | w8a8_tensor   | TornadoAmdExperts
+        gfx1201 | -      | w8a8_block    | TornadoAmdExperts
         gfx90a  | -      | w8a16_channel | TornadoPortableExperts
         """)
     void whatAMachineThatIsNotHereWouldTake(String profile, @Nullable String device, String scheme, String taken)

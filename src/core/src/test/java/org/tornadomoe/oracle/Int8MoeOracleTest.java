@@ -451,6 +451,7 @@ class Int8MoeOracleTest {
                             "TornadoTensorCoreExperts",
                             "TornadoDp4aExperts",
                             "TornadoDp4aBatchedExperts",
+                            "TornadoAmdExperts",
                             "TornadoPanelExperts",
                             "TornadoPortableBatchedExperts",
                             "TornadoPortableExperts");
@@ -474,6 +475,7 @@ class Int8MoeOracleTest {
                         "TornadoTensorCoreExperts",
                         "TornadoDp4aExperts",
                         "TornadoDp4aBatchedExperts",
+                        "TornadoAmdExperts",
                         "TornadoPanelExperts",
                         "TornadoPortableBatchedExperts",
                         "TornadoPortableExperts",

@@ -14,7 +14,8 @@ import org.tornadomoe.tuning.LaunchConfig;
 
 /** NVIDIA's tensor cores: the kernels of {@code expert-gemm.cu}, on {@link TiledWeights}. */
 public final class TensorCoreGemm extends PrebuiltGemm {
-    private static final PrebuiltKernel KERNEL = new PrebuiltKernel("expert-gemm", "expertGemm", "#define TORNADO_CUDA\n");
+    private static final PrebuiltKernel KERNEL =
+            new PrebuiltKernel("expert-gemm", "expertGemm", "#define TORNADO_CUDA\n");
 
     @Override
     public String name() {

@@ -51,27 +51,25 @@ public final class AmdWeights implements WeightLayout {
         int chunks = chunks(from.cols());
         long rowBytes = from.rowBytes();
         MemorySegment packed = into.getSegment().asSlice(4L * weightPad());
-        IntStream.range(0, Math.multiplyExact(from.experts(), tiles))
-                .parallel()
-                .forEach(t -> {
-                    int first = t % tiles * ROWS;
-                    long source = ((long) (t / tiles) * rows + first) * rowBytes;
-                    long target = (long) t * chunks * ROWS * CHUNK;
-                    packed.asSlice(target, (long) chunks * ROWS * CHUNK).fill((byte) 0);
-                    for (int row = 0; row < Math.min(ROWS, rows - first); row++) {
-                        // A row's bytes past its columns are zero, up to the 16 that it is rounded to.
-                        for (long piece = 0; piece < rowBytes / PIECE; piece++) {
-                            long at = source + row * rowBytes + piece * PIECE;
-                            MemorySegment.copy(
-                                    from.values(),
-                                    ValueLayout.JAVA_BYTE,
-                                    at,
-                                    packed,
-                                    ValueLayout.JAVA_BYTE,
-                                    target + (piece * ROWS + row) * PIECE,
-                                    PIECE);
-                        }
-                    }
-                });
+        IntStream.range(0, Math.multiplyExact(from.experts(), tiles)).parallel().forEach(t -> {
+            int first = t % tiles * ROWS;
+            long source = ((long) (t / tiles) * rows + first) * rowBytes;
+            long target = (long) t * chunks * ROWS * CHUNK;
+            packed.asSlice(target, (long) chunks * ROWS * CHUNK).fill((byte) 0);
+            for (int row = 0; row < Math.min(ROWS, rows - first); row++) {
+                // A row's bytes past its columns are zero, up to the 16 that it is rounded to.
+                for (long piece = 0; piece < rowBytes / PIECE; piece++) {
+                    long at = source + row * rowBytes + piece * PIECE;
+                    MemorySegment.copy(
+                            from.values(),
+                            ValueLayout.JAVA_BYTE,
+                            at,
+                            packed,
+                            ValueLayout.JAVA_BYTE,
+                            target + (piece * ROWS + row) * PIECE,
+                            PIECE);
+                }
+            }
+        });
     }
 }

@@ -135,14 +135,16 @@ final class EmulatorCases {
         cases.put(
                 "zero_experts",
                 new Case(
-                        few().routedBy(RouterConfig.of(ScoringFunction.SOFTMAX, false).withZeroExperts(2)),
+                        few().routedBy(RouterConfig.of(ScoringFunction.SOFTMAX, false)
+                                .withZeroExperts(2)),
                         channel,
                         7));
         cases.put(
                 "expert_groups",
                 new Case(
                         RandomLayer.of(16, 2, H, I, MOST, 1)
-                                .routedBy(RouterConfig.of(ScoringFunction.SIGMOID, true).withGroups(4, 2)),
+                                .routedBy(RouterConfig.of(ScoringFunction.SIGMOID, true)
+                                        .withGroups(4, 2)),
                         channel,
                         7));
         for (MoeActivation activation : MoeActivation.values()) {
@@ -166,7 +168,8 @@ final class EmulatorCases {
     private static void compile(Device device, LayerArrays a, List<Stage> stages) throws Exception {
         Stage.Graph graph = Stage.Graph.of("moe", device, stages);
         graph.tasks()
-                .transferToDevice(DataTransferMode.FIRST_EXECUTION, graph.inputs().toArray());
+                .transferToDevice(
+                        DataTransferMode.FIRST_EXECUTION, graph.inputs().toArray());
         graph.addTasks();
         graph.keepOnDevice(graph.outputs());
         graph.resize(1);
@@ -205,9 +208,11 @@ final class EmulatorCases {
             graph.tasks().transferToDevice(DataTransferMode.EVERY_EXECUTION, arrays);
             graph.addTasks();
             graph.tasks()
-                    .transferToHost(DataTransferMode.EVERY_EXECUTION, stage.writes().toArray());
+                    .transferToHost(
+                            DataTransferMode.EVERY_EXECUTION, stage.writes().toArray());
             graph.resize(one.tokens);
-            Path folder = Files.createDirectories(into.resolve(layer).resolve(String.format("%02d-%s", s, stage.name())));
+            Path folder =
+                    Files.createDirectories(into.resolve(layer).resolve(String.format("%02d-%s", s, stage.name())));
             List<String> lines = new ArrayList<>();
             int group = stage.group().applyAsInt(one.tokens);
             lines.add("grid " + group + " " + stage.groupsX().applyAsInt(one.tokens) + " "

@@ -23,7 +23,6 @@ import org.tornadomoe.tornado.Families;
 import org.tornadomoe.tornado.MoeTasks;
 import org.tornadomoe.tornado.device.HostMemory;
 import org.tornadomoe.tornado.layout.ExpertParts;
-import org.tornadomoe.tornado.layout.PanelWeights;
 import org.tornadomoe.tuning.LaunchConfig;
 import org.tornadomoe.tuning.LaunchConfigs;
 import uk.ac.manchester.tornado.api.GridScheduler;
@@ -63,9 +62,7 @@ class LayerArraysTest {
             LayerShape shape =
                     new LayerShape(layer.config(), Int8Quantization.of(Int8Scheme.W8A8_CHANNEL), 256, gemm, STANDARD);
             Map<String, Long> sizes = elements(shape);
-            int lead = gemm instanceof PanelGemm
-                    ? new PanelWeights().weightPad()
-                    : gemm.layout().activationPad();
+            int lead = gemm.layout().weightPad();
             assertThat(sizes.get("w13[3]")).isEqualTo(lead + 64L * 4096 * 7168 / 4);
             assertThat(sizes.get("w2[0]")).isEqualTo(lead + 64L * 2048 * 7168 / 4);
             assertThat(sizes).doesNotContainKeys("w13", "w13[4]");
