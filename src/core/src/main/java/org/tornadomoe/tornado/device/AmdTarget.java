@@ -12,12 +12,16 @@ final class AmdTarget {
 
     private AmdTarget() {}
 
-    /** Why a device has no matrix cores that there are kernels for, as far as its name tells; null if it has. */
-    static @Nullable String lacking(Device device) {
-        if (!device.is(Device.OPENCL)) {
+    /**
+     * Why a device has no matrix cores that there are kernels for, as far as its name tells; null if it has.
+     *
+     * @param opencl whether it is used through OpenCL
+     */
+    static @Nullable String lacking(boolean opencl, String device) {
+        if (!opencl) {
             return "there are kernels for OpenCL only";
         }
-        Matcher name = MATRIX_CORES.matcher(device.name());
+        Matcher name = MATRIX_CORES.matcher(device);
         if (!name.matches()) {
             return "its name is none of gfx908, gfx90a, gfx94x, gfx950, gfx11xx and gfx12xx";
         }

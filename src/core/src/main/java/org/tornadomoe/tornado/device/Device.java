@@ -108,7 +108,7 @@ public final class Device {
                 new Probe(_ -> null),
                 new Probe(_ -> nvidias && capability >= 61 ? null : "dp4a is an instruction of PTX from 6.1 on"),
                 new Probe(_ -> nvidias && capability >= 80 ? null : "mma.sync with int8 is PTX from 8.0 on"),
-                new Probe(AmdTarget::lacking));
+                new Probe(_ -> AmdTarget.lacking(backend.equals(OPENCL), name)));
     }
 
     private static int maxGroup(TornadoDevice device, String backend) {

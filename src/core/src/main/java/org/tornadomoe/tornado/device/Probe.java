@@ -141,7 +141,7 @@ final class Probe {
 
     /** One expert, a row for each of some pairs: {@code amd-gemm.cl} with small and with large blocks. */
     private static @Nullable String tryAmdMatrixCores(Device device) {
-        String lacking = AmdTarget.lacking(device);
+        String lacking = AmdTarget.lacking(device.is(Device.OPENCL), device.name());
         if (lacking != null) {
             return lacking;
         }
