@@ -4,6 +4,8 @@ import static org.assertj.core.api.Assertions.assertThat;
 import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
 import java.lang.foreign.ValueLayout;
+import java.util.Locale;
+import java.util.Objects;
 import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
@@ -72,7 +74,7 @@ class AmdGemmTest {
         assertThat(selection.experts().name()).isNotEqualTo("TornadoAmdExperts");
         assertThat(selection.refusals())
                 .anySatisfy(refusal -> assertThat(refusal)
-                        .contains("TornadoAmdExperts: " + backend.toLowerCase(java.util.Locale.ROOT) + ":0")
+                        .contains("TornadoAmdExperts: " + backend.toLowerCase(Locale.ROOT) + ":0")
                         .contains("has no matrix cores of AMD's: " + why));
     }
 
@@ -99,6 +101,18 @@ class AmdGemmTest {
         assertThat(gemm.byRule(LAYER.config(), 40).blockSizeM()).isEqualTo(16);
         assertThat(gemm.byRule(LAYER.config(), 41).blockSizeM()).isEqualTo(128);
         assertThat(gemm.byRule(LAYER.batchInvariant().config(), 1).blockSizeM()).isEqualTo(128);
+    }
+
+    /** What asks a device, asked of another: the kernel's plain form computes the same. */
+    @Tag("device")
+    @Test
+    void theProbeComputesWhatItExpects() {
+        TornadoHome home = TornadoHome.current();
+        assumeTrue(home.kind() == TornadoHome.Kind.SDK && home.find("opencl") != null, "no OpenCL");
+        Device device = Objects.requireNonNull(home.find("opencl"));
+        assertThat(device.lacksAmdMatrixCores()).contains("its name is none of");
+        assertThat(AmdDevice.called(Device.OPENCL, "gfx942", device).lacksAmdMatrixCores())
+                .isNull();
     }
 
     /** The kernel's plain form, which any compiler of OpenCL's takes. */
