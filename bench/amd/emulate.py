@@ -12,7 +12,7 @@ import numpy
 
 import gpu
 
-TYPES = {"IntArray": numpy.int32, "FloatArray": numpy.float32, "HalfFloatArray": numpy.uint16, "ShortArray": numpy.int16}
+TYPES = {"IntArray": numpy.int32, "FloatArray": numpy.float32, "ShortArray": numpy.int16}
 HEADER = 16
 
 
@@ -97,7 +97,8 @@ class Case:
                 bad = got != expected
             if bad.any():
                 at = numpy.flatnonzero(bad)
-                wrong.append(f"{name}: {at.size} of {got.size} differ, first [{at[0]}] {got[at[0]]} != {expected[at[0]]}")
+                first = f"[{at[0]}] {got[at[0]]} != {expected[at[0]]}"
+                wrong.append(f"{name}: {at.size} of {got.size} differ, first {first}")
         return counts, wrong, floats, worst
 
 
@@ -140,10 +141,10 @@ def main():
                 print(f"{name} {kernel} {target} {cells[-1]} ({time.time() - start:.1f} s)", flush=True)
             rows.append(f"| {layer} | {task} | {kernel} | {' | '.join(cells)} |")
     targets = args.targets.split(",")
-    table = [f"| layer | task | kernel | {' | '.join(targets)} |", "| --- | --- | --- |" + " --- |" * len(targets), *rows]
+    head = [f"| layer | task | kernel | {' | '.join(targets)} |", "| --- | --- | --- |" + " --- |" * len(targets)]
     if args.out:
         with open(args.out, "w") as out:
-            out.write(f"{compiler.version()}\n\n" + "\n".join(table) + "\n")
+            out.write(f"{compiler.version()}\n\n" + "\n".join(head + rows) + "\n")
     print(f"{len(rows) * len(targets)} runs, {failed} failed")
     return failed > 0
 

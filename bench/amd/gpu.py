@@ -159,7 +159,8 @@ class Program:
         size, count = struct.unpack_from("<HH", image, 54)
         loads, dynamic = [], None
         for p in range(count):
-            kind, _, offset, address, _, in_file, in_memory, _ = struct.unpack_from("<IIQQQQQQ", image, programs + p * size)
+            head = struct.unpack_from("<IIQQQQQQ", image, programs + p * size)
+            kind, _, offset, address, _, in_file, in_memory, _ = head
             if kind == 1:
                 loads.append((offset, address, in_file, in_memory))
             elif kind == 2:

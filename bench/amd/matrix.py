@@ -37,7 +37,8 @@ class Shape:
 
     def __init__(self, name, rows, cols, pairs_of_expert, block, group=0, rows_per_scale=1, top_k=2, **more):
         self.name, self.rows, self.cols, self.block = name, rows, cols, block
-        self.pairs_of_expert, self.group, self.rows_per_scale, self.top_k = pairs_of_expert, group, rows_per_scale, top_k
+        self.pairs_of_expert, self.top_k = pairs_of_expert, top_k
+        self.group, self.rows_per_scale = group, rows_per_scale
         self.biased, self.weighted, self.absent = more.get("biased", 0), more.get("weighted", 0), more.get("absent")
 
     def run(self, emu, program):
@@ -67,7 +68,8 @@ class Shape:
         out = array(numpy.full((total, self.rows), -77, numpy.float32))
         router = f32(total)
         lead = 28
-        sizes = [1, self.top_k, self.rows, chunks, self.weighted, self.biased, lead, self.group // 64, self.rows_per_scale]
+        sizes = [1, self.top_k, self.rows, chunks, self.weighted, self.biased, lead]
+        sizes += [self.group // 64, self.rows_per_scale]
         i32 = lambda values: array(numpy.array(values, numpy.int32))  # noqa: E731
         arguments = [
             *(0, 0, 0, 0),
