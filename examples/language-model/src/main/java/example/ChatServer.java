@@ -9,6 +9,7 @@ import java.net.InetAddress;
 import java.net.InetSocketAddress;
 import java.nio.charset.StandardCharsets;
 import java.util.ArrayList;
+import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.SplittableRandom;
@@ -87,7 +88,7 @@ final class ChatServer implements AutoCloseable {
                     Map.of("role", "assistant", "content", answer.text()),
                     "finish_reason",
                     answer.ended() ? "stop" : "length");
-            send(exchange, 200, Map.of("object", "chat.completion", "choices", List.of(choice), "usage", usage));
+            send(exchange, 200, reply("chat.completion", choice, Map.of("usage", usage)));
             return;
         }
         exchange.getResponseHeaders().set("Content-Type", "text/event-stream");
@@ -113,12 +114,23 @@ final class ChatServer implements AutoCloseable {
             Map<String, Object> choice = finish.isEmpty()
                     ? Map.of("index", 0, "delta", delta)
                     : Map.of("index", 0, "delta", delta, "finish_reason", finish);
-            String json = JSON.std.asString(Map.of("object", "chat.completion.chunk", "choices", List.of(choice)));
+            String json = JSON.std.asString(reply("chat.completion.chunk", choice, Map.of()));
             out.write(("data: " + json + "\n\n").getBytes(StandardCharsets.UTF_8));
             out.flush();
         } catch (IOException gone) {
             throw new UncheckedIOException(gone);
         }
+    }
+
+    private static Map<String, Object> reply(String kind, Map<String, Object> choice, Map<String, Object> more) {
+        Map<String, Object> reply = new LinkedHashMap<>();
+        reply.put("id", "chat");
+        reply.put("object", kind);
+        reply.put("created", System.currentTimeMillis() / 1000);
+        reply.put("model", "tornado-moe");
+        reply.put("choices", List.of(choice));
+        reply.putAll(more);
+        return reply;
     }
 
     private static void send(HttpExchange exchange, int status, Map<String, Object> json) throws IOException {
