@@ -529,7 +529,8 @@ final class DeviceDecoder implements Decoder {
 
     @Override
     public void close() {
-        Cleanup.each(chunks, part -> part.moe.close());
-        Cleanup.each(singles, part -> part.moe.close());
+        Cleanup.all(
+                () -> Cleanup.each(chunks, part -> part.moe.close()),
+                () -> Cleanup.each(singles, part -> part.moe.close()));
     }
 }
