@@ -88,7 +88,7 @@ public interface FusedMoeExperts {
      *
      * @param weightKey one that it supports
      */
-    default @Nullable String rounding(QuantKey weightKey) {
+    default @Nullable String rounding(@Nullable QuantKey weightKey) {
         return null;
     }
 

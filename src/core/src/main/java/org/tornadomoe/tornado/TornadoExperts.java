@@ -92,7 +92,7 @@ public abstract class TornadoExperts implements GeneralExperts {
     }
 
     @Override
-    public @Nullable String rounding(QuantKey weightKey) {
+    public @Nullable String rounding(@Nullable QuantKey weightKey) {
         return Arrays.stream(Int8Scheme.values())
                 .filter(scheme -> gemm.supports(scheme) && scheme.weightKey().equals(weightKey))
                 .map(gemm::rounding)
