@@ -423,7 +423,7 @@ public final class Int8MoeOracle {
                         _ -> Optional.<LaunchSpace>empty())
                 .orElse(null);
         String rounding = Walk.ask(
-                        () -> Optional.ofNullable(experts.rounding(weightKey)), _ -> Optional.<String>empty())
+                        () -> Optional.ofNullable(weightKey).map(experts::rounding), _ -> Optional.<String>empty())
                 .orElse(null);
         return new Explanation.Candidate(
                 experts.backend(), experts.name(), device, support, refusals, memory, launches, rounding);
