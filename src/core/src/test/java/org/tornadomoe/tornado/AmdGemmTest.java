@@ -49,7 +49,8 @@ class AmdGemmTest {
                 for (int n = 0; n < tiles * 16; n++) {
                     for (int k = 0; k < chunks * 64; k++) {
                         long fragment = ((long) e * tiles + n / 16) * chunks + k / 64;
-                        long at = 4L * layout.weightPad() + fragment * 1024 + k % 64 / 16 * 256 + n % 16 * 16 + k % 16;
+                        long at =
+                                4L * layout.weightPad() + fragment * 1024 + k % 64 / 16 * 256L + n % 16 * 16L + k % 16;
                         int expected = n < 2 * rows && k < cols ? experts.w13().get(e, n, k) : 0;
                         assertThat(packed.getSegment().get(ValueLayout.JAVA_BYTE, at))
                                 .isEqualTo((byte) expected);
