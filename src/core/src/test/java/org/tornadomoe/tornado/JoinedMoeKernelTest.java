@@ -65,12 +65,6 @@ class JoinedMoeKernelTest {
         return part.context + ": " + how + " " + part.address(array) + " " + bytes;
     }
 
-    private static List<String> kernels(RecordedPart part) {
-        return List.of("prepare", "route", "skinnyGemm", "skinnyGemm", "combine").stream()
-                .map(kernel -> part.context + ": launch " + kernel)
-                .toList();
-    }
-
     /** Of few tokens: all read all, the first adds what the others have computed where it lies, and gives it back. */
     @Test
     void theDevicesWaitForOneAnotherAndTheFirstAdds() {

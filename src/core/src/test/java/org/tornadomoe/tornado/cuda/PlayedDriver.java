@@ -120,7 +120,8 @@ public final class PlayedDriver extends RecordingDriver implements AutoCloseable
     @Override
     public void waitFor(long event, long stream) {
         super.waitFor(event, stream);
-        streams.computeIfAbsent(stream, _ -> new ArrayDeque<>()).add(new Todo(() -> {}, 0, recorded.get(event)));
+        streams.computeIfAbsent(stream, _ -> new ArrayDeque<>())
+                .add(new Todo(() -> {}, 0, recorded.getOrDefault(event, 0L)));
     }
 
     @Override

@@ -91,7 +91,7 @@ final class EmulatorCases {
                 if (kernels) {
                     System.out.println("\n// LAYER " + named.getKey() + " "
                             + stages.stream().map(Stage::name).collect(Collectors.joining(" ")));
-                    compile(device, a, stages);
+                    compile(device, stages);
                     System.out.println("\n// LAYER none");
                 } else {
                     dump(device, a, one, stages, Path.of(args[1]), named.getKey());
@@ -165,7 +165,7 @@ final class EmulatorCases {
         return cases;
     }
 
-    private static void compile(Device device, LayerArrays a, List<Stage> stages) throws Exception {
+    private static void compile(Device device, List<Stage> stages) throws Exception {
         Stage.Graph graph = Stage.Graph.of("moe", device, stages);
         graph.tasks()
                 .transferToDevice(
@@ -197,7 +197,7 @@ final class EmulatorCases {
         for (int t = 0; t < one.tokens && a.shape.adapted; t++) {
             a.adapters.slots.set(t, t % 3 - 1);
         }
-        Map<Object, String> names = new IdentityHashMap<>();
+        IdentityHashMap<Object, String> names = new IdentityHashMap<>();
         a.named().forEach((name, array) -> names.put(array, name));
         for (int s = 0; s < stages.size(); s++) {
             Stage stage = stages.get(s);
