@@ -83,8 +83,8 @@ public interface FusedMoeExperts {
     }
 
     /**
-     * What its products round that the definition doesn't, for people: activations or weights in a narrower form, and how
-     * far from the definition that takes a layer; null if nothing is but the order of float sums.
+     * What its products round that the definition doesn't, for people: activations or weights in a narrower form, and
+     * how far from the definition that takes a layer; null if nothing but the order of float sums differs.
      *
      * @param weightKey one that it supports
      */

@@ -32,8 +32,8 @@ import org.tornadomoe.reference.Numerics;
 
 /**
  * A standalone cluster on loopback, one for all tests on the CPU: a master, and two workers that each declare a GPU,
- * whose executors score rows. Every one of these is a process of its own; the driver ({@link SparkJob}) is this JVM. What
- * happened in which order is written to {@code target/spark-cluster}.
+ * whose executors score rows. Every one of these is a process of its own; the driver ({@link SparkJob}) is this JVM.
+ * What happened in which order is written to {@code target/spark-cluster}.
  */
 @Timeout(value = 8, unit = TimeUnit.MINUTES)
 class SparkClusterTest {

@@ -16,9 +16,10 @@ import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
 
 /**
  * NVIDIA's tensor cores from compute capability 8.0 on, for every scheme: the kernels of {@code mma-gemm.cu}, on
- * {@link MmaWeights}; {@link WgmmaGemm} has tiles of its own. Activations are int8, or, where they stay in float, halves: a row's values times a power of two,
- * and, where an expert has few rows ({@link #FEW} in all), halves of what these leave, which makes them exact to float;
- * else they are rounded to 11 bits (relative L2 of 2e-4), and so are, in groups of k, weights times scales.
+ * {@link MmaWeights}; {@link WgmmaGemm} has tiles of its own. Activations are int8, or, where they stay in float,
+ * halves: a row's values times a power of two, and, where an expert has few rows ({@link #FEW} in all), halves of what
+ * these leave, which makes them exact to float; else they are rounded to 11 bits (relative L2 of 2e-4), and so are, in
+ * groups of k, weights times scales.
  */
 public class MmaGemm extends CudaGemm {
     /** Rows of the experts, all together, for which weights are streamed. */
