@@ -154,20 +154,24 @@ public final class PlayedDriver extends RecordingDriver implements AutoCloseable
                     if (hidden.length != tokens(p[0]) * h) {
                         throw new IllegalStateException("another chunk's header");
                     }
-                    MemorySegment output = at(p[3], 4L * hidden.length);
+                    float[] output = new float[hidden.length];
                     for (int i = 0; i < hidden.length; i++) {
-                        output.setAtIndex(ValueLayout.JAVA_FLOAT, i, part(hidden[i], device));
+                        output[i] = part(hidden[i], device);
                     }
+                    at(p[3], 4L * hidden.length).copyFrom(MemorySegment.ofArray(output));
                 });
             case "addFloats" ->
                 put(launch.stream(), () -> {
-                    for (long i = p[10]; i < p[10] + p[11]; i++) {
-                        float sum = at(p[0] + 4 * i, 4).get(ValueLayout.JAVA_FLOAT, 0);
-                        for (int other = 1; other < p[9]; other++) {
-                            sum += at(p[other] + 4 * i, 4).get(ValueLayout.JAVA_FLOAT, 0);
+                    long from = 4 * p[10];
+                    long bytes = 4 * p[11];
+                    float[] sums = at(p[0] + from, bytes).toArray(ValueLayout.JAVA_FLOAT);
+                    for (int other = 1; other < p[9]; other++) {
+                        float[] terms = at(p[other] + from, bytes).toArray(ValueLayout.JAVA_FLOAT);
+                        for (int i = 0; i < sums.length; i++) {
+                            sums[i] += terms[i];
                         }
-                        at(p[(int) p[8]] + 4 * i, 4).set(ValueLayout.JAVA_FLOAT, 0, sum);
                     }
+                    at(p[(int) p[8]] + from, bytes).copyFrom(MemorySegment.ofArray(sums));
                 });
             default -> put(launch.stream(), () -> {});
         }
