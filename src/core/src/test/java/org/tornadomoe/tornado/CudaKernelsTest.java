@@ -4,6 +4,7 @@ import static org.assertj.core.api.Assertions.assertThat;
 import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
 import java.lang.foreign.MemorySegment;
+import java.lang.foreign.ValueLayout;
 import java.util.List;
 import java.util.Map;
 import java.util.Objects;
@@ -62,6 +63,8 @@ import uk.ac.manchester.tornado.api.types.arrays.LongArray;
  */
 class CudaKernelsTest {
     private static final String CUDA = "cuda:0";
+
+    private static final ValueLayout.OfShort HALF = ValueLayout.JAVA_SHORT_UNALIGNED;
 
     /** A layer and token counts that between them launch something that others don't. */
     record Case(String name, RandomLayer layer, int... tokens) {
@@ -137,7 +140,7 @@ class CudaKernelsTest {
         addLaunched(
                 small.toBuilder().inDtype(ScalarType.F16).build(), new int[] {3}, launched); // hiddenStatesOf16Bits()
         addLaunched(balanced(small), new int[] {40}, launched); // expertsMove()
-        launched.add("addParts"); // partsAddThemselves()
+        launched.addAll(List.of("addFloats", "addF16", "addBf16")); // partsAddThemselves()
         launched.add("now"); // layersInOnePlan()
         for (Int8Scheme scheme : Int8Scheme.values()) { // others()
             Stream.of(MmaGemm.ofInt8(), MmaGemm.ofHalves(), WgmmaGemm.ofInt8(), WgmmaGemm.ofHalves())
@@ -159,7 +162,7 @@ class CudaKernelsTest {
                 "expert-gemm.cu")) {
             written.addAll(new CudaSource(source).entries().keySet());
         }
-        assertThat(launched).isEqualTo(written).hasSize(24);
+        assertThat(launched).isEqualTo(written).hasSize(26);
     }
 
     private static void addLaunched(
@@ -265,14 +268,28 @@ class CudaKernelsTest {
 
     /** One part after the other on one GPU. */
     @Tag("device")
-    @Test
-    void partsAddThemselves() {
+    @ParameterizedTest
+    @EnumSource(names = {"F32", "F16", "BF16"})
+    void partsAddThemselves(ScalarType type) {
         hopper();
-        float[] hidden = SMALL.hidden(33, 1);
-        try (MoeLayer layer = MoeLayer.of(SMALL, twoParts())) {
-            float[] output = layer.forward(hidden);
+        RandomLayer weights =
+                new RandomLayer(SMALL.config().toBuilder().inDtype(type).build(), 1);
+        float[] values = SMALL.hidden(33, 1);
+        MemorySegment hidden = MemorySegment.ofArray(new byte[type.bytes() * values.length]);
+        for (int i = 0; i < values.length; i++) {
+            switch (type) {
+                case F16 -> hidden.setAtIndex(HALF, i, Float.floatToFloat16(values[i]));
+                case BF16 -> hidden.setAtIndex(HALF, i, (short) (Float.floatToRawIntBits(values[i]) >>> 16));
+                default -> hidden.setAtIndex(ValueLayout.JAVA_FLOAT_UNALIGNED, i, values[i]);
+            }
+        }
+        byte[] once = new byte[(int) hidden.byteSize()];
+        byte[] again = new byte[once.length];
+        try (MoeLayer layer = MoeLayer.of(weights, twoParts())) {
+            layer.forward(hidden, 33, MemorySegment.ofArray(once), null);
             assertThat(layer.deviceBytes()).isPositive();
-            assertThat(layer.forward(hidden)).isEqualTo(output);
+            layer.forward(hidden, 33, MemorySegment.ofArray(again), null);
+            assertThat(again).isEqualTo(once);
         }
     }
 

@@ -15,6 +15,8 @@ import org.tornadomoe.tornado.kernels.KernelSource;
 /** A kernels' source in CUDA C, read as far as tests need it. */
 public final class CudaSource {
     private static final Pattern MACRO = Pattern.compile("(?m)^#define (\\w+) (.*)$");
+    private static final Pattern MAKER =
+            Pattern.compile("(?m)^#define (\\w+)\\((\\w+), \\w+\\)\\s+(extern \"C\" __global__ .*)$");
     private static final Pattern ENTRY = Pattern.compile(
             "extern \"C\" __global__ void (?:__launch_bounds__\\((\\d+)[^)]*\\) )?(\\w+)\\(([^{]*)\\) \\{");
 
@@ -38,7 +40,7 @@ public final class CudaSource {
     private final Map<String, Entry> entries = new LinkedHashMap<>();
 
     public CudaSource(String resource) {
-        text = KernelSource.text(resource).replaceAll("//.*", "").replaceAll("\\\\\n\\s*", "");
+        text = instances(KernelSource.text(resource).replaceAll("//.*", "").replaceAll("\\\\\n\\s*", ""));
         Matcher macro = MACRO.matcher(text);
         while (macro.find()) {
             macros.put(macro.group(1), macro.group(2).strip());
@@ -48,6 +50,19 @@ public final class CudaSource {
             int most = entry.group(1) == null ? 1024 : Integer.parseInt(entry.group(1));
             entries.put(entry.group(2), new Entry(most, entry.group(3)));
         }
+    }
+
+    /** Kernels that a macro of a name and a type makes, in place of the macro and its uses. */
+    private static String instances(String text) {
+        Matcher maker = MAKER.matcher(text);
+        if (!maker.find()) {
+            return text;
+        }
+        String kernel = maker.group(3);
+        return Pattern.compile("(?m)^" + maker.group(1) + "\\((\\w+), \\w+\\)$")
+                .matcher(text.replace(maker.group(), ""))
+                .replaceAll(use ->
+                        Matcher.quoteReplacement(kernel.replaceAll("\\b" + maker.group(2) + "\\b", use.group(1))));
     }
 
     public String text() {
