@@ -101,7 +101,7 @@ class MoeTest {
                 .extracting(device -> String.valueOf(device.get("id")))
                 .containsExactlyElementsOf(ids);
         assertThat(ran.list("kernelClasses"))
-                .hasSize(9 * ids.size() + 3)
+                .hasSize(12 * ids.size() + 3)
                 .extracting(experts -> String.valueOf(experts.get("name")))
                 .contains("CpuExperts", "CpuBatchedExperts", "ReferenceExperts");
     }
