@@ -134,6 +134,10 @@ final class CheckpointModel extends Model {
         return name(layer, name, gguf, end);
     }
 
+    private boolean has(int layer, Name name) {
+        return checkpoint.names().contains(tensor(layer, name, "weight"));
+    }
+
     private WeightRows matrix(int layer, Name name) {
         return checkpoint.matrix(tensor(layer, name, "weight"));
     }
@@ -152,7 +156,7 @@ final class CheckpointModel extends Model {
 
     @Override
     WeightRows head() {
-        return checkpoint.names().contains(tensor(-1, Name.HEAD, "weight")) ? matrix(-1, Name.HEAD) : null;
+        return has(-1, Name.HEAD) ? matrix(-1, Name.HEAD) : null;
     }
 
     @Override
@@ -172,14 +176,12 @@ final class CheckpointModel extends Model {
 
     @Override
     float[] queryNorm(int layer) {
-        return checkpoint.names().contains(tensor(layer, Name.QUERY_NORM, "weight"))
-                ? vector(layer, Name.QUERY_NORM)
-                : null;
+        return has(layer, Name.QUERY_NORM) ? vector(layer, Name.QUERY_NORM) : null;
     }
 
     @Override
     float[] keyNorm(int layer) {
-        return queryNorm(layer) == null ? null : vector(layer, Name.KEY_NORM);
+        return has(layer, Name.QUERY_NORM) ? vector(layer, Name.KEY_NORM) : null;
     }
 
     @Override
