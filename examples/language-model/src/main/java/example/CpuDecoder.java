@@ -205,7 +205,7 @@ final class CpuDecoder implements Decoder {
     /** Norms and rotates a token's queries, in place, and its keys, and puts these and its values into the cache. */
     private void remember(int number, Layer layer, float[] qkv, int token, Cache cache, int position) {
         int d = model.sizes.headDim();
-        int query = token * (model.sizes.heads() + 2 * model.sizes.kvHeads()) * d;
+        int query = token * model.sizes.qkv();
         int key = query + model.sizes.heads() * d;
         int value = key + model.sizes.kvHeads() * d;
         if (layer.queryNorm != null) {
@@ -245,7 +245,7 @@ final class CpuDecoder implements Decoder {
         float[] scores = new float[Math.ceilDiv(positions, BLOCK) * BLOCK];
         float scale = (float) (1 / Math.sqrt(d));
         for (int head = kvHead * group; head < (kvHead + 1) * group; head++) {
-            int query = (token * (model.sizes.heads() + 2 * model.sizes.kvHeads()) + head) * d;
+            int query = token * model.sizes.qkv() + head * d;
             for (int from = 0; from < positions; from += BLOCK) {
                 products(keys, from * d, qkv, query, d, scores, from);
                 products(keys, from * d + BLOCK / 2, qkv, query, d, scores, from + BLOCK / 2);

@@ -44,7 +44,7 @@ class GoldenTest {
         return Path.of("src/test/resources", folder);
     }
 
-    private static Decoder decoder(Model model, Int8Scheme scheme) {
+    private static CpuDecoder decoder(Model model, Int8Scheme scheme) {
         return new CpuDecoder(
                 model, MoeOptions.DEFAULT.withBackend("cpu").withMaxTokens(64).withScheme(scheme));
     }
@@ -84,7 +84,7 @@ class GoldenTest {
         int v = golden.vocabulary;
         int prompt = golden.prompt.length;
         try (Model model = Model.open(path(checkpoint).toString());
-                CpuDecoder decoder = (CpuDecoder) decoder(model, scheme)) {
+                CpuDecoder decoder = decoder(model, scheme)) {
             CpuDecoder.Cache sequence = decoder.start();
             float[] hidden = decoder.hidden(new CpuDecoder.Step(sequence, golden.prompt));
             float[] prefill = decoder.logits(hidden, prompt);
@@ -149,7 +149,7 @@ class GoldenTest {
     void batchAndSingleAgreeToTheBit(String checkpoint, Int8Scheme scheme) {
         int[] tokens = Golden.of(checkpoint).tokens();
         try (Model model = Model.open(path(checkpoint).toString());
-                CpuDecoder decoder = (CpuDecoder) decoder(model, scheme)) {
+                CpuDecoder decoder = decoder(model, scheme)) {
             int h = model.sizes.hidden();
             float[] whole = decoder.hidden(new CpuDecoder.Step(decoder.start(), tokens));
             CpuDecoder.Cache single = decoder.start();
