@@ -354,7 +354,7 @@ final class DeviceDecoder implements Decoder {
      * @param device TornadoVM's, such as {@code cuda:0}; null for the best there is
      * @param maxTokens of a prompt that are computed together
      * @param context positions, at most the model's, that the cache has room for
-     * @param layersAGraph as many as TornadoVM's graphs take: four, or eight of the kernels for Hopper
+     * @param layersAGraph as many as TornadoVM's graphs take: four, or ten of the kernels for Hopper
      * @param recorded whether what single tokens run is recorded as CUDA graphs, where the device has them
      */
     DeviceDecoder(
