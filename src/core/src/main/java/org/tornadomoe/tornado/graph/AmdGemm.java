@@ -63,7 +63,8 @@ public final class AmdGemm extends PrebuiltGemm {
                 ? null
                 : Support.no(
                         device + " has no matrix cores of AMD's: " + lacking,
-                        "device: an AMD GPU that has them (gfx90a, gfx94x, gfx11xx, gfx12xx), through OpenCL");
+                        "device: an AMD GPU that has them (gfx908, gfx90a, gfx94x, gfx950, gfx11xx, gfx12xx), through"
+                                + " OpenCL");
     }
 
     @Override
