@@ -231,23 +231,19 @@ final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profile
         }
         turn.lock();
         try {
-            boolean handedIn = !arrays.shape.routes;
-            if (handedIn) {
-                take(Objects.requireNonNull(chosen, "chosen"), tokens);
-            }
             refresh();
             if (slotOfToken == null) {
                 arrays.adapters.slots.init(-1);
             } else {
                 MemorySegment.copy(slotOfToken, 0, arrays.adapters.slots.getSegment(), ValueLayout.JAVA_INT, 0, tokens);
             }
-            arrays.returnsRouting = chosen != null;
             Device.lockRunning();
             try {
                 if (running.graph.again() != null && !timed && bytes(tokens) > HostCopies.LEAST) {
                     overlapped(hidden, tokens, output, chosen);
                     return;
                 }
+                prepare(tokens, chosen, chosen != null);
                 BeyondRange beyond = BeyondRange.of(arrays, device, hidden, tokens);
                 if (isTimed()) {
                     executeTimed(hidden, tokens);
@@ -261,7 +257,7 @@ final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profile
                 if (arrays.shape.balanced) {
                     fetch(arrays.work.loads, arrays.shape.localExperts);
                 }
-                if (chosen != null && !handedIn) {
+                if (chosen != null && arrays.shape.routes) {
                     int pairs = tokens * arrays.shape.config.pairsPerToken();
                     fetch(arrays.work.topkIds, pairs);
                     fetch(arrays.work.topkWeights, pairs);
@@ -312,7 +308,7 @@ final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profile
                 : null;
     }
 
-    /** For a {@link CudaCall}, whose caller has its turn: takes what a call brings beside the hidden states. */
+    /** Takes what a call brings beside the hidden states; its caller has the turn. */
     void prepare(int tokens, @Nullable ChosenExperts chosen, boolean answersChoice) {
         if (!arrays.shape.routes) {
             take(Objects.requireNonNull(chosen, "chosen"), tokens);
