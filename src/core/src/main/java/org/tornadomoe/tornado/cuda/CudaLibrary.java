@@ -208,13 +208,8 @@ public final class CudaLibrary implements TornadoLibraryProvider {
             }
 
             @Override
-            public void enter() {
-                driver.setContext(context);
-            }
-
-            @Override
             public void begin() {
-                enter();
+                driver.setContext(context);
                 resize();
             }
 

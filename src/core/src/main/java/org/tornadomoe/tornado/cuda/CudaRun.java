@@ -37,10 +37,7 @@ public final class CudaRun {
         @Override
         void run();
 
-        /** Makes the device the calling thread's. */
-        void enter();
-
-        /** The same, and makes the steps what M and the launch's number want. */
+        /** Makes the device the calling thread's, and the steps what M and the launch's number want. */
         void begin();
 
         /** What can be put on the stream, in order. */
