@@ -291,7 +291,9 @@ final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profile
 
     @Override
     public MemorySegment allocate(long bytes, Arena arena) {
-        return running.graph.isCudaAlone() ? PinnedMemory.allocate(bytes, arena) : arena.allocate(bytes, 64);
+        return running.graph.isCudaAlone()
+                ? PinnedMemory.allocate(bytes, arena)
+                : MoeKernel.super.allocate(bytes, arena);
     }
 
     @Override
