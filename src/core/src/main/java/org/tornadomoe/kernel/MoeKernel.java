@@ -43,9 +43,9 @@ public interface MoeKernel extends AutoCloseable {
 
     /**
      * This kernel and others, each of which has a part of a layer on a device of its own, as one whose output is the
-     * sum of theirs, in this order, in float: the hidden states go to this one's device and from there to the others',
-     * and the parts of the output come together there. To be asked after a call of each; whoever asks keeps the parts,
-     * and closes what is given before them. Its output should be compared with theirs once. It takes no adapters.
+     * sum of theirs, in this order, in float: the devices hand one another hidden states and parts of the output. To
+     * be asked after a call of each; whoever asks keeps the parts, and closes what is given before them. Its output
+     * should be compared with theirs once. It takes no adapters.
      *
      * @return null where these can't
      * @throws MoeExecutionException if a device refused it

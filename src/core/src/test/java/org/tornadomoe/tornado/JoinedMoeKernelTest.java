@@ -292,7 +292,7 @@ class JoinedMoeKernelTest {
         assertThat(joined.deviceBytes()).isZero();
     }
 
-    /** Only after a call, of parts that are all CUDA's, and not with hidden states of 16 bits. */
+    /** Only after a call, of parts that are all CUDA's, and not of more than are added together. */
     @Test
     void kernelsAreJoinedThatCanBe() {
         TornadoMoeKernel first = parts.getFirst().kernel;
