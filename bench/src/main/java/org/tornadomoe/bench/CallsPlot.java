@@ -1,8 +1,6 @@
 package org.tornadomoe.bench;
 
 import java.io.IOException;
-import java.nio.file.Files;
-import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.LinkedHashMap;
@@ -15,7 +13,6 @@ import org.knowm.xchart.XYChart;
 import org.knowm.xchart.XYChartBuilder;
 import org.knowm.xchart.style.Styler;
 import org.knowm.xchart.style.markers.SeriesMarkers;
-import tools.jackson.jr.ob.JSON;
 
 /**
  * Calls of several runs of {@code moe bench} beside one another, divided by those of the first, by tokens:
@@ -28,14 +25,10 @@ public final class CallsPlot {
         Map<String, Map<String, TreeMap<Integer, Double>>> shapes = new LinkedHashMap<>();
         for (String file : Arrays.asList(args).subList(1, args.length)) {
             String name = file.substring(0, file.indexOf('='));
-            Map<String, Object> run = JSON.std.mapFrom(Files.readString(Path.of(file.substring(name.length() + 1))));
-            for (Object each : (List<?>) Objects.requireNonNull(run.get("rows"), "rows")) {
-                Map<?, ?> row = (Map<?, ?>) each;
+            for (Map<?, ?> row : SpeedPlot.rows(file.substring(name.length() + 1))) {
                 shapes.computeIfAbsent(String.valueOf(row.get("shape")), _ -> new LinkedHashMap<>())
                         .computeIfAbsent(name, _ -> new TreeMap<>())
-                        .put(
-                                ((Number) Objects.requireNonNull(row.get("tokens"))).intValue(),
-                                ((Number) Objects.requireNonNull(row.get("call"))).doubleValue());
+                        .put((int) SpeedPlot.number(row.get("tokens")), SpeedPlot.number(row.get("call")));
             }
         }
         List<XYChart> charts = new ArrayList<>();

@@ -66,7 +66,8 @@ public final class SpeedPlot {
         BitmapEncoder.saveBitmap(List.of(gpu, cpu), 1, 2, args[0], BitmapEncoder.BitmapFormat.PNG);
     }
 
-    private static List<Map<?, ?>> rows(String file) throws IOException {
+    /** What a file of {@code moe bench} has measured. */
+    static List<Map<?, ?>> rows(String file) throws IOException {
         List<?> rows =
                 (List<?>) JSON.std.mapFrom(Files.readString(Path.of(file))).get("rows");
         List<Map<?, ?>> maps = new ArrayList<>();
@@ -74,7 +75,7 @@ public final class SpeedPlot {
         return maps;
     }
 
-    private static double number(@Nullable Object value) {
+    static double number(@Nullable Object value) {
         return ((Number) Objects.requireNonNull(value)).doubleValue();
     }
 
