@@ -7,11 +7,13 @@ import java.util.ArrayDeque;
 import java.util.ArrayList;
 import java.util.Deque;
 import java.util.HashMap;
+import java.util.HashSet;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Objects;
 import java.util.Random;
+import java.util.Set;
 import java.util.TreeMap;
 
 /**
@@ -34,10 +36,10 @@ public final class PlayedDriver extends RecordingDriver implements AutoCloseable
     private final int h;
     private final Map<Long, Deque<Todo>> streams = new LinkedHashMap<>();
 
-    /** Of each event, the number of the last time that it was recorded, and whether such a number has happened. */
+    /** Of each event, the number of the last time that it was recorded; and the numbers that have happened. */
     private final Map<Long, Long> recorded = new HashMap<>();
 
-    private final Map<Long, Boolean> happened = new HashMap<>();
+    private final Set<Long> happened = new HashSet<>();
     private final TreeMap<Long, MemorySegment> memory = new TreeMap<>();
 
     /** By stream: what the first kernel has read. */
@@ -65,7 +67,11 @@ public final class PlayedDriver extends RecordingDriver implements AutoCloseable
     }
 
     private void put(long stream, Runnable what) {
-        streams.computeIfAbsent(stream, _ -> new ArrayDeque<>()).add(new Todo(what, 0, 0));
+        put(stream, new Todo(what, 0, 0));
+    }
+
+    private void put(long stream, Todo todo) {
+        streams.computeIfAbsent(stream, _ -> new ArrayDeque<>()).add(todo);
     }
 
     /** Whatever may come next, somewhere. */
@@ -73,7 +79,7 @@ public final class PlayedDriver extends RecordingDriver implements AutoCloseable
         List<Deque<Todo>> ready = new ArrayList<>();
         for (Deque<Todo> stream : streams.values()) {
             Todo next = stream.peek();
-            if (next != null && (next.awaits == 0 || Boolean.TRUE.equals(happened.get(next.awaits)))) {
+            if (next != null && (next.awaits == 0 || happened.contains(next.awaits))) {
                 ready.add(stream);
             }
         }
@@ -83,7 +89,7 @@ public final class PlayedDriver extends RecordingDriver implements AutoCloseable
         Todo next = ready.get(random.nextInt(ready.size())).remove();
         next.what.run();
         if (next.happens != 0) {
-            happened.put(next.happens, true);
+            happened.add(next.happens);
         }
     }
 
@@ -100,7 +106,7 @@ public final class PlayedDriver extends RecordingDriver implements AutoCloseable
     public void awaitEvent(long event) {
         super.awaitEvent(event);
         long number = Objects.requireNonNull(recorded.get(event));
-        while (!happened.containsKey(number)) {
+        while (!happened.contains(number)) {
             step();
         }
     }
@@ -114,14 +120,13 @@ public final class PlayedDriver extends RecordingDriver implements AutoCloseable
     public void record(long event, long stream) {
         super.record(event, stream);
         recorded.put(event, ++records);
-        streams.computeIfAbsent(stream, _ -> new ArrayDeque<>()).add(new Todo(() -> {}, records, 0));
+        put(stream, new Todo(() -> {}, records, 0));
     }
 
     @Override
     public void waitFor(long event, long stream) {
         super.waitFor(event, stream);
-        streams.computeIfAbsent(stream, _ -> new ArrayDeque<>())
-                .add(new Todo(() -> {}, 0, recorded.getOrDefault(event, 0L)));
+        put(stream, new Todo(() -> {}, 0, recorded.getOrDefault(event, 0L)));
     }
 
     @Override
