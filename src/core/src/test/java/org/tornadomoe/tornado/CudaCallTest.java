@@ -14,6 +14,7 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 import org.tornadomoe.RandomLayer;
+import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.host.Team;
 import org.tornadomoe.kernel.ChosenExperts;
@@ -51,14 +52,17 @@ class CudaCallTest {
     private List<RecordedPart> parts(PlayedDriver driver, int count) {
         List<RecordedPart> parts = new ArrayList<>();
         for (int device = 0; device < count; device++) {
-            RecordedPart part =
-                    new RecordedPart(driver, device, 10L * (device + 1), 100L * (device + 1), LAYER.config(), experts);
-            for (Object parameter : part.task.getParameters()) {
-                driver.hasMemory(part.address(parameter), ((TornadoNativeArray) parameter).getNumBytesOfSegment());
-            }
-            parts.add(part.called(1));
+            parts.add(part(driver, device, LAYER.config()));
         }
         return parts;
+    }
+
+    private RecordedPart part(PlayedDriver driver, int device, FusedMoeConfig config) {
+        RecordedPart part = new RecordedPart(driver, device, 10L * (device + 1), 100L * (device + 1), config, experts);
+        for (Object parameter : part.task.getParameters()) {
+            driver.hasMemory(part.address(parameter), ((TornadoNativeArray) parameter).getNumBytesOfSegment());
+        }
+        return part.called(1);
     }
 
     private CudaCall call(List<RecordedPart> parts) {
@@ -218,6 +222,30 @@ class CudaCallTest {
                         "10: copyFromDevice " + first.address(first.arrays.work.topkIds) + " " + 4 * MOST * 2,
                         "10: copyFromDevice " + first.address(first.arrays.work.topkWeights) + " " + 4 * MOST * 2);
         assertThat(chosen.ids()).containsOnly(0x7e7e7e7e);
+    }
+
+    /** By a layer on one device, whose call overlaps. */
+    @Test
+    void choicesHandedInGoToTheDevice() {
+        PlayedDriver driver = driver(7);
+        FusedMoeConfig config = LAYER.config().toBuilder()
+                .router(LAYER.config().router().handedIn())
+                .build();
+        RecordedPart part = part(driver, 0, config);
+        int tokens = 700;
+        ChosenExperts chosen = ChosenExperts.allocate(tokens, 2);
+        Arrays.setAll(chosen.ids(), i -> i % 5);
+        Arrays.fill(chosen.weights(), 0.5f);
+        float[] hidden = Arrays.copyOf(LAYER.hidden(MOST, 1), tokens * H);
+        float[] output = new float[hidden.length];
+        driver.calls();
+        part.kernel.forward(MemorySegment.ofArray(hidden), tokens, MemorySegment.ofArray(output), chosen, null);
+        assertThat(output).isEqualTo(expected(hidden, 1));
+        assertThat(driver.calls())
+                .containsOnlyOnce("10: copyToDevice " + part.address(part.arrays.work.topkIds) + " " + 4 * tokens * 2)
+                .noneMatch(what -> what.contains("copyFromDevice " + part.address(part.arrays.work.topkIds)));
+        assertThat(part.arrays.work.topkIds.toHeapArray()).startsWith(chosen.ids());
+        assertThat(part.arrays.work.topkWeights.toHeapArray()).startsWith(chosen.weights());
     }
 
     /** Wherever a call fails: its device is named, nothing is under way afterwards, and the next call is right. */
