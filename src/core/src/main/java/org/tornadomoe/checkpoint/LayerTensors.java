@@ -454,7 +454,9 @@ record LayerTensors(
                     .flatMap(block -> LAYERS.stream().map(layers -> layers + layer + "." + block))
                     .flatMap(block -> ROUTERS.stream().map(router -> new Found(block + router, block)))
                     .toList();
+            String number = number();
             List<Found> all = tensors.names().stream()
+                    .filter(name -> name.contains(number)) // the other layers' would be tried with every end
                     .flatMap(name -> MatrixReader.SUFFIXES.stream()
                             .flatMap(suffix -> ends.stream()
                                     .filter(end -> isUnder(name, end.router + "." + suffix))
