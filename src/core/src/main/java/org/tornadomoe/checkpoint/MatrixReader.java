@@ -1,5 +1,6 @@
 package org.tornadomoe.checkpoint;
 
+import java.util.Arrays;
 import java.util.List;
 import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
@@ -55,11 +56,20 @@ record MatrixReader(BlockTensors tensors, @Nullable WeightQuantization quantizat
                 : Int8Reader.read(tensors, quantization.method(), scheme, module, rows, cols);
     }
 
-    /** Rows and columns of a matrix that has tensors of its own and is not stored as floats of 16 bits or more. */
+    /**
+     * Rows and columns of a matrix that has tensors of its own and is not stored as floats of 16 bits or more.
+     *
+     * @throws CheckpointException if it has not two dimensions, or one is 0
+     */
     int[] shape(String module) {
         Tensor known = tensors.find(module + ".weight_shape");
         if (known != null) {
-            return known.requireDType(DType.I32, DType.I64).requireShape(2).toInts();
+            int[] told =
+                    known.requireDType(DType.I32, DType.I64).requireShape(2).toInts();
+            if (told[0] < 1 || told[1] < 1) {
+                throw known.problem("expected rows and columns, got " + Arrays.toString(told));
+            }
+            return told;
         }
         String name = SUFFIXES.stream()
                 .map(suffix -> module + "." + suffix)
@@ -67,6 +77,10 @@ record MatrixReader(BlockTensors tensors, @Nullable WeightQuantization quantizat
                 .findFirst()
                 .orElseThrow();
         long[] shape = tensors.shape(name);
+        if (shape.length != 2 || shape[0] < 1 || shape[1] < 1) {
+            Tensor stored = tensors.tensor(name);
+            throw stored.problem("expected rows and columns, got " + stored);
+        }
         int rows = Math.toIntExact(shape[0]);
         int cols = Math.toIntExact(shape[1]);
         WeightQuantization.Group scheme = scheme(module);

@@ -317,6 +317,34 @@ class StoredFormatsTest {
         }
     }
 
+    /** A packed tensor of one dimension or without rows, as a router's and as any other module's. */
+    @Test
+    void aPackedTensorThatIsNoMatrixIsRefused() throws IOException {
+        writer.add(BLOCK + "gate.qweight", new int[8], 8)
+                .add("other.weight", new byte[8], 8)
+                .add("empty.weight", DType.F8_E4M3, MemorySegment.ofArray(new byte[0]), 0, 8)
+                .add("empty.weight_scale", new float[1], 1)
+                .add("told.weight_packed", new int[0], 0, 8)
+                .add("told.weight_shape", new int[] {0, 64}, 2);
+        writer.write(directory.resolve("model.safetensors"));
+        Files.writeString(
+                directory.resolve("config.json"),
+                ("{'model_type': 'olmoe', 'intermediate_size': 32, 'num_hidden_layers': 1, 'hidden_size': 64,"
+                                + " 'num_experts': 2, 'num_experts_per_tok': 1, 'quantization_config':"
+                                + " {'quant_method': 'gptq', 'bits': 4, 'group_size': 32}}")
+                        .replace('\'', '"'));
+        try (MoeCheckpoint checkpoint = MoeCheckpoint.open(directory)) {
+            assertThatExceptionOfType(CheckpointException.class)
+                    .isThrownBy(() -> checkpoint.layer(0))
+                    .withMessageContaining("'" + BLOCK + "gate.qweight': expected rows and columns, got ");
+            for (String name : List.of("other.weight", "empty.weight", "told.weight_shape")) {
+                assertThatExceptionOfType(CheckpointException.class)
+                        .isThrownBy(() -> checkpoint.matrix(name.replace("_shape", "")))
+                        .withMessageContaining("'" + name + "': expected rows and columns, got ");
+            }
+        }
+    }
+
     /** Each of all experts' transposed matrices has one scale. */
     @Test
     void oneScaleAnExpert() throws IOException {
