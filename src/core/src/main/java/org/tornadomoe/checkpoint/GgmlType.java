@@ -222,7 +222,7 @@ enum GgmlType {
 
         @Override
         float scale(MemorySegment data, long at, int group) {
-            return half(data, at) * (2 * (data.get(SHORT, at + 34 + 2L * group) >> 12 & 7) + 1) / 8;
+            return eighths(data, at, data.get(SHORT, at + 34 + 2L * group) >> 12 & 7);
         }
     },
     IQ4_NL(20, 32, 18, 32) {
@@ -273,7 +273,7 @@ enum GgmlType {
 
         @Override
         float scale(MemorySegment data, long at, int group) {
-            int low = (unsigned(data, at + 4 + group / 2) >> (4 * (group % 2))) & 0xf;
+            int low = nibble(data, at + 4, group);
             int high = (data.get(SHORT, at + 2) >> (2 * group)) & 3;
             return half(data, at) * ((low | high << 4) - 32);
         }
@@ -492,7 +492,7 @@ enum GgmlType {
         return seven | (Integer.bitCount(seven) & 1) << 7;
     }
 
-    /** The scale of IQ2's numbers: d times a half, 1 1/2, 2 1/2, ..., a quarter of it. */
+    /** The scale of numbers in eighths: d times 1, 3, 5, ..., an eighth of it. */
     private static float eighths(MemorySegment data, long at, int scale) {
         return half(data, at) * (2 * scale + 1) / 8;
     }
