@@ -62,6 +62,11 @@ public final class HopperGemm extends CudaGemm {
 
     @Override
     public @Nullable Support obstacle(Device device) {
+        return lacksWgmma(device);
+    }
+
+    /** Why a device can't run kernels with {@code wgmma}; null if it can. */
+    static @Nullable Support lacksWgmma(Device device) {
         String lacking = CudaKernel.hopperObstacle(device);
         return lacking == null
                 ? null

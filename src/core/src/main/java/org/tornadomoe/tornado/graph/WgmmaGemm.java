@@ -23,7 +23,7 @@ public final class WgmmaGemm extends MmaGemm {
     /** Packed rows of a tile. */
     private static final int TILE_ROWS = 2 * MmaWeights.TILE_ROWS;
 
-    /** Of all stages, as the source has it. */
+    /** Of all stages. */
     private static final int MOST_BYTES = 204_800;
 
     private static final int MOST_STAGES = 8;
@@ -54,10 +54,7 @@ public final class WgmmaGemm extends MmaGemm {
 
     @Override
     public @Nullable Support obstacle(Device device) {
-        String lacking = CudaKernel.hopperObstacle(device);
-        return lacking == null
-                ? null
-                : Support.no(device + " has no wgmma: " + lacking, "device: one that has it, through CUDA");
+        return HopperGemm.lacksWgmma(device);
     }
 
     @Override
@@ -91,7 +88,10 @@ public final class WgmmaGemm extends MmaGemm {
 
     @Override
     List<String> options(LayerArrays a, int cols) {
-        return Stream.concat(scheme(a, cols), Stream.of(HopperGemm.ARCHITECTURE))
+        return Stream.concat(
+                        scheme(a, cols),
+                        Stream.of(
+                                "-DMOST_BYTES=" + MOST_BYTES, "-DMOST_STAGES=" + MOST_STAGES, HopperGemm.ARCHITECTURE))
                 .toList();
     }
 

@@ -30,17 +30,7 @@
 #error "LAYOUT: no layout has this number"
 #endif
 
-typedef unsigned char u8;
-typedef unsigned long long u64;
-
-// Every kernel may be launched before the one in front of it is through (programmatic dependent launch, from compute capability 9.0 on), and
-// waits for it itself. What is behind it may be launched from then on.
-__device__ __forceinline__ void afterPredecessor() {
-#if __CUDA_ARCH__ >= 900
-    asm volatile("griddepcontrol.wait;" ::: "memory");
-    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-#endif
-}
+#include "steps.cu"
 
 // Where a product goes to, and through which activation.
 struct Result {

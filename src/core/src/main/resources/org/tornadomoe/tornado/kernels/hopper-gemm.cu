@@ -351,7 +351,7 @@ extern "C" __global__ void __launch_bounds__(384, 1) tileGemm(PARAMETERS) {
             barrierWait(full + 8 * stage, phase);
             asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
             unsigned at = smem + stage * STAGE_BYTES;
-            u64 aRows = descriptor(at + (warpgroup - 1) * 8192), bRows = descriptor(at + A_BYTES);
+            u64 aRows = descriptor<128>(at + (warpgroup - 1) * 8192), bRows = descriptor<128>(at + A_BYTES);
             asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
 #pragma unroll
             for (int s = 0; s < 4; s++) {

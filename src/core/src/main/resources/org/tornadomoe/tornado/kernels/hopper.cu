@@ -27,7 +27,8 @@ __device__ __forceinline__ void bulkCopy(unsigned to, const void *from, int byte
                  : "memory");
 }
 
-// The descriptor of rows of 128 bytes in shared memory, swizzled, 8 rows each 1024 bytes.
+// The descriptor of rows of 128 bytes in shared memory, or of 64, swizzled, 8 rows one behind the other.
+template <int LINE>
 __device__ __forceinline__ u64 descriptor(unsigned at) {
-    return (u64) ((at & 0x3ffff) >> 4) | (u64) 1 << 16 | (u64) 64 << 32 | (u64) 1 << 62;
+    return (u64) ((at & 0x3ffff) >> 4) | (u64) 1 << 16 | (u64) (LINE / 2) << 32 | (u64) (LINE == 128 ? 1 : 2) << 62;
 }

@@ -187,22 +187,6 @@ __device__ __forceinline__ void pack(u8 *row, int chunks, int k, const float (&x
 #endif
 }
 
-// Four values of a row from column c on; zeros beyond its columns.
-__device__ __forceinline__ void load4(float (&x)[4], const float *row, int c, int columns) {
-    if (columns % 4 == 0) {
-        float4 v = c < columns ? *(const float4 *) (row + c) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-        x[0] = v.x;
-        x[1] = v.y;
-        x[2] = v.z;
-        x[3] = v.w;
-    } else {
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            x[i] = c + i < columns ? row[c + i] : 0.0f;
-        }
-    }
-}
-
 // ---- few pairs of an expert: weights are streamed
 
 // 8 pairs of one expert times 32 packed rows; the group's warps share the k among them, 64 at a time. With later, weights are on their way

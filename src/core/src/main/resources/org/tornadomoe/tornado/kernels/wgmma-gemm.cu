@@ -2,11 +2,14 @@
 // Weights are the left factor, in registers, where they are widened, each once for all pairs of a tile; pairs are the right one, in shared memory.
 // What a step multiplies is next to one another in a row of a, which is in another order than skinnyGemm's: of int8 in that of k; of halves, of every
 // 64 k, the one at 16 s + 4 j + i is where 16 s + 2 j + i % 2 + i / 2 * 8 would be.
+// Beside what mma.cu asks for it is compiled with MOST_STAGES of the copies to shared memory, fewer where they would take more than MOST_BYTES.
 
 #include "mma.cu"
 #include "hopper.cu"
 
-#if BLOCKED
+#if !defined(MOST_BYTES) || !defined(MOST_STAGES)
+#error "MOST_BYTES and MOST_STAGES have to be defined"
+#elif BLOCKED
 #error "BLOCKED: expected one scale for a row of a"
 #endif
 
@@ -47,20 +50,12 @@ WGMMA_OF(32, 16, "%16", "%17", "%18", "%19", "%20", "%21")
 WGMMA_OF(64, 32, "%32", "%33", "%34", "%35", "%36", "%37")
 WGMMA_OF(128, 64, "%64", "%65", "%66", "%67", "%68", "%69")
 
-// The descriptor of rows of A_BYTES in shared memory, swizzled, 8 rows each 8 * A_BYTES bytes.
-__device__ __forceinline__ u64 rowsDescriptor(unsigned at) {
-    return (u64) ((at & 0x3ffff) >> 4) | (u64) 1 << 16 | (u64) (A_BYTES / 2) << 32 | (u64) (FORM ? 1 : 2) << 62;
-}
-
-// Bytes for all stages, beside which there is room for what else is in shared memory.
-#define MOST_BYTES 204800
-
 // A stage: 64 k of the weights of two tiles of packed rows, of their scales and zero points, and of BN pairs; as many as there is room for.
 template <int BN>
 struct Stage {
     static constexpr int WEIGHTS = 2 * TILE_GROUPS * GROUP_BYTES, PAIRS = BN * A_BYTES, SCALE = SCALES * 1024, ZERO = ZEROS ? SCALE : 0;
     static constexpr int BYTES = WEIGHTS + PAIRS + SCALE + ZERO;
-    static constexpr int COUNT = MOST_BYTES / BYTES < 8 ? MOST_BYTES / BYTES : 8;
+    static constexpr int COUNT = MOST_BYTES / BYTES < MOST_STAGES ? MOST_BYTES / BYTES : MOST_STAGES;
 };
 
 // What the sums of a pair are multiplied by, and where they go.
@@ -201,7 +196,7 @@ __device__ __forceinline__ void tile(const Gemm &m) {
             barrierWait(full + 8 * stage, phase);
             asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
             unsigned at = smem + stage * S::BYTES, scales = at + S::WEIGHTS + S::PAIRS + own * 512;
-            u64 rows = rowsDescriptor(at + S::WEIGHTS);
+            u64 rows = descriptor<A_BYTES>(at + S::WEIGHTS);
 #if FORM == 0
             asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
             if (c > 0 && t == 0) {
