@@ -27,6 +27,7 @@ import org.tornadomoe.tornado.device.Device;
 import org.tornadomoe.tornado.device.TornadoHome;
 import org.tornadomoe.tornado.graph.AmdGemm;
 import org.tornadomoe.tornado.layout.AmdWeights;
+import org.tornadomoe.tornado.layout.RowTiles;
 import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 
 /** What is around the kernel on AMD's matrix cores; {@code bench/amd} runs the kernel itself. */
@@ -40,8 +41,8 @@ class AmdGemmTest {
         try (Int8Experts experts =
                 Int8Quantizer.quantize(layer, Int8Quantization.of(Int8Scheme.W8A8_CHANNEL), Progress.NONE)) {
             AmdWeights layout = new AmdWeights();
-            int tiles = AmdWeights.tiles(2 * rows);
-            int chunks = AmdWeights.chunks(cols);
+            int tiles = RowTiles.tiles(2 * rows);
+            int chunks = RowTiles.chunks(cols);
             IntArray packed = new IntArray((int) (layout.weightPad() + layout.ints(3, 2 * rows, cols, 0)));
             packed.init(-1);
             layout.pack(experts.w13(), 0, packed);

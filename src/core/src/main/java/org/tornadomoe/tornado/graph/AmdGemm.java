@@ -9,6 +9,7 @@ import org.tornadomoe.kernel.Support;
 import org.tornadomoe.tornado.cuda.PrebuiltKernel;
 import org.tornadomoe.tornado.device.Device;
 import org.tornadomoe.tornado.layout.AmdWeights;
+import org.tornadomoe.tornado.layout.RowTiles;
 import org.tornadomoe.tornado.layout.WeightLayout;
 import org.tornadomoe.tuning.LaunchConfig;
 
@@ -36,8 +37,8 @@ public final class AmdGemm extends PrebuiltGemm {
     @Override
     public List<LaunchConfig> launches() {
         return List.of(
-                new LaunchConfig(FEW, AmdWeights.ROWS, AmdWeights.CHUNK, 1, GROUP / 32, 1),
-                new LaunchConfig(TILE, TILE, AmdWeights.CHUNK, 1, GROUP / 32, 2));
+                new LaunchConfig(FEW, RowTiles.ROWS, RowTiles.CHUNK, 1, GROUP / 32, 1),
+                new LaunchConfig(TILE, TILE, RowTiles.CHUNK, 1, GROUP / 32, 2));
     }
 
     @Override
@@ -53,7 +54,7 @@ public final class AmdGemm extends PrebuiltGemm {
 
     @Override
     public int columnsOfScale() {
-        return AmdWeights.CHUNK;
+        return RowTiles.CHUNK;
     }
 
     @Override
@@ -85,7 +86,7 @@ public final class AmdGemm extends PrebuiltGemm {
 
     @Override
     public List<Stage> stages(LayerArrays a, Rows rows, Product p) {
-        int chunks = AmdWeights.chunks(p.cols());
+        int chunks = RowTiles.chunks(p.cols());
         int group = a.shape.quantization.colsPerScale(p.cols());
         tell(
                 p,
@@ -96,15 +97,10 @@ public final class AmdGemm extends PrebuiltGemm {
                 p.weighted(),
                 a.shape.biased ? 1 : 0,
                 layout().weightPad(),
-                group < p.cols() ? group / AmdWeights.CHUNK : chunks,
+                group < p.cols() ? group / RowTiles.CHUNK : chunks,
                 a.shape.scheme == Int8Scheme.W8A8_BLOCK ? a.shape.quantization.rowsPerScale(p.rows()) : 1);
         IntPredicate streams = m -> a.blockSize(m) == FEW;
         return stages(
-                a,
-                rows,
-                p,
-                m -> GROUP,
-                m -> Math.ceilDiv(p.rows(), streams.test(m) ? AmdWeights.ROWS : TILE),
-                a::blocks);
+                a, rows, p, m -> GROUP, m -> Math.ceilDiv(p.rows(), streams.test(m) ? RowTiles.ROWS : TILE), a::blocks);
     }
 }

@@ -8,6 +8,7 @@ import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.kernel.Support;
 import org.tornadomoe.tornado.cuda.PrebuiltKernel;
 import org.tornadomoe.tornado.device.Device;
+import org.tornadomoe.tornado.layout.RowTiles;
 import org.tornadomoe.tornado.layout.TiledWeights;
 import org.tornadomoe.tornado.layout.WeightLayout;
 import org.tornadomoe.tuning.LaunchConfig;
@@ -74,13 +75,13 @@ public final class TensorCoreGemm extends PrebuiltGemm {
 
     @Override
     public List<Stage> stages(LayerArrays a, Rows rows, Product p) {
-        int tiles = TiledWeights.tiles(p.rows());
+        int tiles = RowTiles.tiles(p.rows());
         tell(
                 p,
                 rows.perHeader(),
                 p.pairsPerRow(),
                 p.rows(),
-                TiledWeights.chunks(p.cols()),
+                RowTiles.chunks(p.cols()),
                 tiles,
                 p.weighted(),
                 a.shape.biased ? 1 : 0,

@@ -11,33 +11,9 @@ import uk.ac.manchester.tornado.api.types.arrays.IntArray;
  * rows][chunks of 64 k][4 pieces of 16 k][16 rows][16 k]}, rows and k padded with zeros. A wave reads a tile's chunk, 1
  * KB, with loads of 16 bytes a lane that are next to each other.
  */
-public final class AmdWeights implements WeightLayout {
-    /** Rows of a tile. */
-    public static final int ROWS = 16;
-
-    /** k of a chunk. */
-    public static final int CHUNK = 64;
-
+public final class AmdWeights implements RowTiles {
     /** Bytes of a piece, what a lane loads at once. */
     private static final int PIECE = 16;
-
-    public static int tiles(int rows) {
-        return Math.ceilDiv(rows, ROWS);
-    }
-
-    public static int chunks(int cols) {
-        return Math.ceilDiv(cols, CHUNK);
-    }
-
-    @Override
-    public int rowInts(int cols) {
-        return chunks(cols) * (CHUNK / 4);
-    }
-
-    @Override
-    public long ints(long experts, int rows, int cols, int gate) {
-        return experts * tiles(rows) * chunks(cols) * (ROWS * CHUNK / 4);
-    }
 
     @Override
     public int weightPad() {
@@ -47,8 +23,8 @@ public final class AmdWeights implements WeightLayout {
     @Override
     public void pack(Int8Tensor from, int gate, IntArray into) {
         int rows = from.rows();
-        int tiles = tiles(rows);
-        int chunks = chunks(from.cols());
+        int tiles = RowTiles.tiles(rows);
+        int chunks = RowTiles.chunks(from.cols());
         long rowBytes = from.rowBytes();
         MemorySegment packed = into.getSegment().asSlice(4L * weightPad());
         IntStream.range(0, Math.multiplyExact(from.experts(), tiles)).parallel().forEach(t -> {

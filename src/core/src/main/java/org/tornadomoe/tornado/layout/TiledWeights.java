@@ -16,13 +16,7 @@ import uk.ac.manchester.tornado.api.types.arrays.IntArray;
  * (ints 2 and 3). So of the second operand a lane reads 16 neighbouring bytes as well, k = 16j to 16j + 15 of row g of
  * the activations, and has both steps' registers.
  */
-public final class TiledWeights implements WeightLayout {
-    /** Rows of a tile. */
-    static final int ROWS = 16;
-
-    /** k of a chunk. */
-    static final int CHUNK = 64;
-
+public final class TiledWeights implements RowTiles {
     /** Chunks that are packed together: so many as lie in the cache. */
     private static final int TOGETHER = 8;
 
@@ -32,28 +26,10 @@ public final class TiledWeights implements WeightLayout {
     /** What is where in these chunks of a tile: row times {@link #LINE} and int of the row. */
     private static final int[] WORDS = words();
 
-    public static int tiles(int rows) {
-        return Math.ceilDiv(rows, ROWS);
-    }
-
-    public static int chunks(int cols) {
-        return Math.ceilDiv(cols, CHUNK);
-    }
-
-    @Override
-    public int rowInts(int cols) {
-        return chunks(cols) * (CHUNK / 4);
-    }
-
-    @Override
-    public long ints(long experts, int rows, int cols, int gate) {
-        return experts * tiles(rows) * chunks(cols) * (ROWS * CHUNK / 4);
-    }
-
     @Override
     public void pack(Int8Tensor from, int gate, IntArray into) {
-        int tiles = tiles(from.rows());
-        int chunks = chunks(from.cols());
+        int tiles = RowTiles.tiles(from.rows());
+        int chunks = RowTiles.chunks(from.cols());
         int rowInts = from.rowBytes() / 4;
         IntStream.range(0, Math.multiplyExact(from.experts(), tiles)).parallel().forEach(t -> {
             int first = t % tiles * ROWS;

@@ -33,14 +33,14 @@ class TiledWeightsTest {
                 random.nextBytes(row);
                 weights.setRow(r / rows, r % rows, row, 0, 1);
             }
-            int chunks = TiledWeights.chunks(cols);
-            int tiles = TiledWeights.tiles(rows);
-            byte[] token = new byte[chunks * TiledWeights.CHUNK];
+            int chunks = RowTiles.chunks(cols);
+            int tiles = RowTiles.tiles(rows);
+            byte[] token = new byte[chunks * RowTiles.CHUNK];
             random.nextBytes(token);
             IntArray packed = new IntArray(Math.toIntExact(new TiledWeights().ints(experts, rows, cols, 0)));
             new TiledWeights().pack(weights, 0, packed);
             for (int e = 0; e < experts; e++) {
-                for (int n = 0; n < tiles * TiledWeights.ROWS; n++) {
+                for (int n = 0; n < tiles * RowTiles.ROWS; n++) {
                     int sum = 0;
                     for (int i = 0; i < chunks * 2 * 4; i++) {
                         int chunk = i / 8;
