@@ -52,8 +52,6 @@ final class PagePrograms {
         Path source = Files.writeString(folder.resolve(name), sources.get(name));
         List<String> command = new ArrayList<>(List.of(
                 Path.of(System.getProperty("java.home"), "bin", "java").toString(),
-                // javac and a few calls: done before C2's code would pay
-                "-XX:TieredStopAtLevel=1",
                 "-XX:+UseSerialGC",
                 "--add-modules",
                 "jdk.incubator.vector",
