@@ -19,6 +19,7 @@ import org.tornadomoe.kernel.ChosenExperts;
 import org.tornadomoe.kernel.Cleanup;
 import org.tornadomoe.kernel.MoeKernel;
 import org.tornadomoe.kernel.Profiled;
+import org.tornadomoe.kernel.RouterInputs;
 import org.tornadomoe.observe.MoeListener;
 import org.tornadomoe.oracle.Int8MoeOracle;
 import org.tornadomoe.oracle.Selection;
@@ -145,7 +146,7 @@ public final class MoeLayer implements AutoCloseable {
         }
         Sharding sharding = select(experts.config(), experts.weightKey(), experts.activationKey(), options);
         FusedMoeConfig config = sharding.config();
-        if (!config.router().choosesByLogits() && options.router() == null) {
+        if (config.router().isOfCaller() && options.router() == null) {
             throw new IllegalArgumentException("router: expected one in the options, since the layer's is "
                     + config.routingMethod() + ", got none");
         }
@@ -243,7 +244,20 @@ public final class MoeLayer implements AutoCloseable {
      */
     public void forward(float[] hidden, int tokens, float[] output, @Nullable ChosenExperts chosen) {
         check(tokens, hidden.length, output.length, chosen);
-        run(hidden, tokens, output, chosen, null);
+        run(hidden, tokens, output, chosen, null, RouterInputs.NONE);
+    }
+
+    /**
+     * Runs a layer whose router reads more than hidden states: otherwise as {@link #forward(float[], int, float[],
+     * ChosenExperts)}, which doesn't run a layer that chooses by tokens' ids.
+     *
+     * @param inputs what it reads; other layers don't look at it
+     * @throws IllegalArgumentException also if that is missing or doesn't fit the layer
+     */
+    public void forward(
+            float[] hidden, int tokens, float[] output, @Nullable ChosenExperts chosen, RouterInputs inputs) {
+        check(tokens, hidden.length, output.length, chosen);
+        run(hidden, tokens, output, chosen, null, inputs);
     }
 
     /**
@@ -257,7 +271,7 @@ public final class MoeLayer implements AutoCloseable {
         }
         int bytes = config.inDtype().bytes();
         check(tokens, hidden.byteSize() / bytes, output.byteSize() / bytes, chosen);
-        run(hidden, tokens, output, chosen, null);
+        run(hidden, tokens, output, chosen, null, RouterInputs.NONE);
     }
 
     /**
@@ -286,7 +300,7 @@ public final class MoeLayer implements AutoCloseable {
     public void forward(float[] hidden, int tokens, float[] output, @Nullable ChosenExperts chosen, int[] slotOfToken) {
         check(tokens, hidden.length, output.length, chosen);
         adapters.requireSlots(slotOfToken, tokens);
-        run(hidden, tokens, output, chosen, slotOfToken);
+        run(hidden, tokens, output, chosen, slotOfToken, RouterInputs.NONE);
     }
 
     /**
@@ -316,11 +330,16 @@ public final class MoeLayer implements AutoCloseable {
 
     /** Where the layer's type has 16 bits, the values are rounded to it. */
     private void run(
-            float[] hidden, int tokens, float[] output, @Nullable ChosenExperts chosen, int @Nullable [] slotOfToken) {
+            float[] hidden,
+            int tokens,
+            float[] output,
+            @Nullable ChosenExperts chosen,
+            int @Nullable [] slotOfToken,
+            RouterInputs inputs) {
         ScalarType type = config.inDtype();
         int count = tokens * config.hiddenDim();
         MemorySegment written = of(type, output, count);
-        run(of(type, hidden, count), tokens, written, chosen, slotOfToken);
+        run(of(type, hidden, count), tokens, written, chosen, slotOfToken, inputs);
         HiddenStates.read(type, written, output, type == ScalarType.F32 ? 0 : count);
     }
 
@@ -329,7 +348,8 @@ public final class MoeLayer implements AutoCloseable {
             int tokens,
             MemorySegment output,
             @Nullable ChosenExperts chosen,
-            int @Nullable [] slotOfToken) {
+            int @Nullable [] slotOfToken,
+            RouterInputs inputs) {
         lanes.requireOpen();
         if (tokens == 0) {
             return;
@@ -342,7 +362,7 @@ public final class MoeLayer implements AutoCloseable {
         Map<String, Long> stages = Map.of();
         Throwable thrown = null;
         try {
-            ChosenExperts routed = router == null ? chosen : route(router, hidden, tokens);
+            ChosenExperts routed = router == null ? chosen : route(router, hidden, tokens, inputs);
             long asked = events.now();
             MoeKernel lane;
             try {
@@ -370,10 +390,10 @@ public final class MoeLayer implements AutoCloseable {
         }
     }
 
-    private ChosenExperts route(HostRouter router, MemorySegment hidden, int tokens) {
+    private ChosenExperts route(HostRouter router, MemorySegment hidden, int tokens, RouterInputs inputs) {
         float[] x = new float[tokens * config.hiddenDim()];
         HiddenStates.read(config.inDtype(), hidden, x, x.length);
-        return router.routeOnAllCores(x, tokens);
+        return router.routeOnAllCores(x, tokens, inputs);
     }
 
     private void check(int tokens, long hidden, long output, @Nullable ChosenExperts chosen) {

@@ -20,6 +20,7 @@ import org.tornadomoe.checkpoint.SafetensorsWriter;
 import org.tornadomoe.checkpoint.WholeFile;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8Quantization;
+import org.tornadomoe.kernel.RouterInputs;
 import org.tornadomoe.parallel.ExpertBalance;
 import org.tornadomoe.quant.ExpertWeights;
 import org.tornadomoe.reference.Numerics;
@@ -83,7 +84,8 @@ final class Run implements Callable<Integer> {
         @Option(
                 names = "--input",
                 paramLabel = "F",
-                description = "Run on the tensor 'hidden_states' [tokens, hidden] of a safetensors file.")
+                description = "Run on the tensor 'hidden_states' [tokens, hidden] of a safetensors file; its router may"
+                        + " read 'input_ids' or 'router_states' there.")
         @Nullable
         Path input;
     }
@@ -132,19 +134,20 @@ final class Run implements Callable<Integer> {
             Int8Quantization quantization = scheme.quantization(weights);
             FusedMoeConfig config = weights.config();
             Tokens hidden = hidden(config.hiddenDim());
+            RouterInputs inputs = inputs(weights, hidden.count());
             float[] out = new float[hidden.values().length];
             long start = System.nanoTime();
             try (MoeLayer loaded = target.load(weights, quantization, hidden.count())) {
                 double load = secondsSince(start);
                 tell(opened.modelType(), loaded, load);
-                Times times = time(loaded, hidden, out);
+                Times times = time(loaded, hidden, inputs, out);
                 if (result != null) {
                     new SafetensorsWriter()
                             .add("output", out, hidden.count(), config.hiddenDim())
                             .write(result);
                 }
                 int checked = unchecked ? 0 : Math.min(hidden.count(), MOST_CHECKED_TOKENS);
-                double error = checked == 0 ? Double.NaN : error(weights, hidden.values(), out, checked);
+                double error = checked == 0 ? Double.NaN : error(weights, hidden.values(), out, checked, inputs(weights, hidden.count()));
                 print(opened.modelType(), loaded, hidden.count(), load, times, checked, error);
             }
         }
@@ -161,8 +164,18 @@ final class Run implements Callable<Integer> {
         return Tokens.random(tokens == null ? DEFAULT_TOKENS : tokens, hiddenDim);
     }
 
-    private Times time(MoeLayer layer, Tokens hidden, float[] out) {
-        double first = call(layer, hidden, out);
+    private RouterInputs inputs(ExpertWeights weights, int tokens) {
+        int k = weights.config().expertsPerToken();
+        if (source != null && source.input != null) {
+            try (Safetensors file = Safetensors.open(source.input)) {
+                return Tokens.inputs(file, weights.router(), tokens, k);
+            }
+        }
+        return Tokens.randomInputs(weights.router(), tokens, k);
+    }
+
+    private Times time(MoeLayer layer, Tokens hidden, RouterInputs inputs, float[] out) {
+        double first = call(layer, hidden, inputs, out);
         output.fact("first run", Output.seconds(first));
         if (seconds == 0) {
             return new Times(first, 0, first, 1);
@@ -172,19 +185,20 @@ final class Run implements Callable<Integer> {
         long compiled;
         do {
             compiled = compilationMillis();
-            warmUps += round(layer, hidden, out, ROUND * seconds).size();
+            warmUps += round(layer, hidden, inputs, out, ROUND * seconds).size();
         } while (compilationMillis() - compiled > LITTLE_COMPILATION_MILLIS && secondsSince(start) < WARM_UP * seconds);
-        List<Double> took = round(layer, hidden, out, seconds - secondsSince(start));
+        List<Double> took = round(layer, hidden, inputs, out, seconds - secondsSince(start));
         took.sort(null);
         return new Times(first, warmUps, took.get(took.size() / 2), took.size());
     }
 
     /** Seconds of each of a round's calls, at least one. */
-    private static List<Double> round(MoeLayer layer, Tokens hidden, float[] out, double seconds) {
+    private static List<Double> round(
+            MoeLayer layer, Tokens hidden, RouterInputs inputs, float[] out, double seconds) {
         List<Double> took = new ArrayList<>();
         long start = System.nanoTime();
         do {
-            took.add(call(layer, hidden, out));
+            took.add(call(layer, hidden, inputs, out));
         } while (secondsSince(start) < seconds);
         return took;
     }
@@ -194,9 +208,11 @@ final class Run implements Callable<Integer> {
         return compiler == null ? 0 : compiler.getTotalCompilationTime();
     }
 
-    private static double call(MoeLayer layer, Tokens hidden, float[] out) {
+    private static double call(MoeLayer layer, Tokens hidden, RouterInputs inputs, float[] out) {
+        float[] states = inputs.states(); // which a call writes over
+        RouterInputs own = new RouterInputs(inputs.tokenIds(), states == null ? null : states.clone());
         long start = System.nanoTime();
-        layer.forward(hidden.values(), hidden.count(), out, null);
+        layer.forward(hidden.values(), hidden.count(), out, null, own);
         return secondsSince(start);
     }
 
@@ -205,9 +221,10 @@ final class Run implements Callable<Integer> {
     }
 
     /** Relative L2 against the unquantised layer, over the first tokens. */
-    private static double error(ExpertWeights weights, float[] hidden, float[] out, int tokens) {
+    private static double error(
+            ExpertWeights weights, float[] hidden, float[] out, int tokens, RouterInputs inputs) {
         int values = tokens * weights.config().hiddenDim();
-        double[] exact = Reference.forward(weights, Arrays.copyOf(hidden, values), tokens)
+        double[] exact = Reference.forward(weights, Arrays.copyOf(hidden, values), tokens, inputs)
                 .output();
         return Numerics.relativeL2(Numerics.widen(Arrays.copyOf(out, values)), exact);
     }

@@ -7,6 +7,9 @@ import org.tornadomoe.checkpoint.CheckpointException;
 import org.tornadomoe.checkpoint.DType;
 import org.tornadomoe.checkpoint.Safetensors;
 import org.tornadomoe.checkpoint.Tensor;
+import org.tornadomoe.kernel.RouterInputs;
+import org.tornadomoe.quant.RouterNetwork;
+import org.tornadomoe.quant.RouterWeights;
 
 /**
  * Rows of finite floats, one a token: hidden states, or a layer's output.
@@ -63,6 +66,53 @@ record Tokens(int count, float[] values) {
             }
         }
         return new Tokens(values.length / hiddenDim, values);
+    }
+
+    /**
+     * What a router reads beside hidden states: {@code input_ids} [M], where it has a table of experts, and {@code
+     * router_states} [M, R], if they are there, where it is a network.
+     *
+     * @param k experts a token
+     * @throws CheckpointException if a tensor isn't what it should be
+     */
+    static RouterInputs inputs(Safetensors file, RouterWeights router, int tokens, int k) {
+        int[] table = router.expertsOfToken();
+        RouterNetwork network = router.network();
+        if (table != null) {
+            Tensor tensor = file.tensor("input_ids").requireDType(DType.I64, DType.I32);
+            if (tensor.elements() != tokens) {
+                throw tensor(file, tensor, "expected a token id for each of " + tokens + " hidden states");
+            }
+            int[] ids = tensor.toInts();
+            for (int id : ids) {
+                if (id < 0 || id >= table.length / k) {
+                    throw problem(
+                            file.path(), "input_ids", "expected 0 to " + (table.length / k - 1) + ", got " + id);
+                }
+            }
+            return RouterInputs.ofTokenIds(ids);
+        }
+        if (network != null && file.names().contains("router_states")) {
+            Tokens states = read(file, "router_states", network.width());
+            if (states.count != tokens) {
+                throw tensor(file, file.tensor("router_states"), "expected " + tokens + " rows, as hidden_states has");
+            }
+            return RouterInputs.ofStates(states.values);
+        }
+        return RouterInputs.NONE;
+    }
+
+    /** Likewise for random tokens: the same in every run. */
+    static RouterInputs randomInputs(RouterWeights router, int tokens, int k) {
+        int[] table = router.expertsOfToken();
+        return table == null
+                ? RouterInputs.NONE
+                : RouterInputs.ofTokenIds(
+                        new Random(SEED).ints(tokens, 0, table.length / k).toArray());
+    }
+
+    private static CheckpointException tensor(Safetensors file, Tensor tensor, String problem) {
+        return problem(file.path(), tensor.name(), problem + ", got " + Arrays.toString(tensor.shape()));
     }
 
     private static CheckpointException problem(Path file, String name, String problem) {

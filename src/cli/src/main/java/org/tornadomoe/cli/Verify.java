@@ -14,6 +14,7 @@ import org.tornadomoe.checkpoint.Safetensors;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.kernel.ChosenExperts;
+import org.tornadomoe.kernel.RouterInputs;
 import org.tornadomoe.oracle.Selection;
 import org.tornadomoe.quant.ExpertWeights;
 import org.tornadomoe.reference.Numerics;
@@ -60,7 +61,8 @@ final class Verify implements Callable<Integer> {
         @Option(
                 names = "--golden",
                 paramLabel = "F",
-                description = "A safetensors file with 'hidden_states' and 'output', both [tokens, hidden].")
+                description = "A safetensors file with 'hidden_states' and 'output', both [tokens, hidden], and"
+                        + " what else the layer's router reads: 'input_ids' or 'router_states'.")
         @Nullable
         Path golden;
 
@@ -122,11 +124,13 @@ final class Verify implements Callable<Integer> {
             float[] actual = new float[expected.length];
             ChosenExperts chosen = ChosenExperts.allocate(hidden.count(), config.pairsPerToken());
             try (MoeLayer loaded = target.load(weights, quantization, hidden.count())) {
-                loaded.forward(hidden.values(), hidden.count(), actual, chosen);
+                // The states of a router before are written over, and read again for the definition's choice.
+                loaded.forward(hidden.values(), hidden.count(), actual, chosen, inputs(file, weights, hidden));
                 double error = Numerics.relativeL2(Numerics.widen(actual), Numerics.widen(expected));
                 double maxAbs = CaseCheck.maxAbs(actual, expected);
                 int mismatches =
-                        CaseCheck.differing(chosen.ids(), route(weights, hidden).ids());
+                        CaseCheck.differing(chosen.ids(), route(weights, hidden, inputs(file, weights, hidden))
+                                .ids());
                 List<Check> checks = List.of(
                         new Check("routing", "expert ids that differ", mismatches, 0),
                         new Check("output", "relative L2 error", error, tolerance),
@@ -150,11 +154,16 @@ final class Verify implements Callable<Integer> {
         }
     }
 
-    private static Routing route(ExpertWeights weights, Tokens hidden) {
+    private static RouterInputs inputs(Safetensors file, ExpertWeights weights, Tokens hidden) {
+        return Tokens.inputs(
+                file, weights.router(), hidden.count(), weights.config().expertsPerToken());
+    }
+
+    private static Routing route(ExpertWeights weights, Tokens hidden, RouterInputs inputs) {
         FusedMoeConfig config = weights.config();
         int m = hidden.count();
         double[] logits = Router.logits(config, weights.router(), Numerics.widen(hidden.values()), m);
-        return Router.route(config, weights.router(), logits, m);
+        return Router.route(config, weights.router(), hidden.values(), logits, m, inputs);
     }
 
     private int verifyCase(Path file) {

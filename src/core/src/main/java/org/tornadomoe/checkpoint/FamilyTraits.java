@@ -8,6 +8,7 @@ import java.util.LinkedHashSet;
 import java.util.List;
 import java.util.Map;
 import java.util.Set;
+import java.util.function.BiPredicate;
 import java.util.function.Function;
 import java.util.function.ToDoubleFunction;
 import java.util.stream.IntStream;
@@ -91,6 +92,9 @@ final class FamilyTraits {
     private boolean normalizesShared;
     private ToDoubleFunction<JsonFile> sharedScale = json -> 1;
     private @Nullable Function<JsonFile, List<String>> layerList;
+    private BiPredicate<JsonFile, Integer> tabled = (json, layer) -> false;
+    private @Nullable String networkWidth;
+    private int network;
     private @Nullable String stepLimit;
     private @Nullable String sharedStepLimit;
     private Routing routing = (traits, json, router) -> router;
@@ -293,6 +297,19 @@ final class FamilyTraits {
         return this;
     }
 
+    /** Layers that take a token's experts from a table by its id. */
+    FamilyTraits tokenTable(BiPredicate<JsonFile, Integer> layers) {
+        tabled = layers;
+        return this;
+    }
+
+    /** The router is a network, whose width stands in that field. */
+    FamilyTraits network(String width, int absent) {
+        networkWidth = read(width);
+        network = absent;
+        return scored(ScoringFunction.NETWORK);
+    }
+
     /** What only this family does with scores. */
     FamilyTraits routing(Routing own) {
         routing = own;
@@ -453,6 +470,12 @@ final class FamilyTraits {
 
     /** The first layer with experts, where they differ from layer to layer; 0 if there is none, or they don't. */
     int firstSparse(JsonFile json) {
+        if (tabled.test(json, 0)) {
+            return IntStream.range(0, layers(json))
+                    .filter(layer -> !tabled.test(json, layer))
+                    .findFirst()
+                    .orElse(0);
+        }
         if (perLayer.stream().noneMatch(field -> json.fields().get(field) instanceof List<?>)) {
             return 0;
         }
@@ -521,7 +544,8 @@ final class FamilyTraits {
     }
 
     /** A layer's configuration, for calls of one token; IllegalArgumentException where numbers don't fit together. */
-    FusedMoeConfig config(JsonFile json) {
+    FusedMoeConfig config(JsonFile whole, int layer) {
+        JsonFile json = at(whole, layer);
         int wide = intermediate(json);
         int sharedWide = sharedIntermediate(json);
         MoeActivation function = activation(json);
@@ -543,7 +567,7 @@ final class FamilyTraits {
                 .swigluAlpha(alpha)
                 .swigluBeta(beta)
                 .sharedSwigluLimit(sharedUnlimited && cut != null ? 0.0 : null)
-                .router(router(json, sharedWide > 0))
+                .router(tabled.test(whole, layer) ? tabled(json) : router(json, sharedWide > 0))
                 .hasBias(biased)
                 .applyRouterWeightOnInput(weighsInput)
                 .maxNumTokens(1);
@@ -585,6 +609,13 @@ final class FamilyTraits {
                 0);
         RouterConfig own = routing.of(this, json, router);
         return groupsField == null ? own : grouped(json, own, groups, groupsTaken);
+    }
+
+    /** The choice is a table's; of the rest, how weights are divided and scaled. */
+    private RouterConfig tabled(JsonFile json) {
+        RouterConfig router = router(json, false);
+        return RouterConfig.of(ScoringFunction.TOKEN_TABLE, router.renormalize())
+                .withRoutedScalingFactor(router.routedScalingFactor());
     }
 
     private double factor(JsonFile json, String field) {
@@ -632,8 +663,10 @@ final class FamilyTraits {
     }
 
     /** What {@link LayerTensors} has to find in a layer. */
-    LayerTensors.Shape shape(JsonFile json) {
-        FusedMoeConfig config = config(json);
+    LayerTensors.Shape shape(JsonFile whole, int layer) {
+        JsonFile json = at(whole, layer);
+        FusedMoeConfig config = config(whole, layer);
+        boolean table = config.router().scoring() == ScoringFunction.TOKEN_TABLE;
         return new LayerTensors.Shape(
                 config.numExperts(),
                 config.hiddenDim(),
@@ -644,6 +677,11 @@ final class FamilyTraits {
                 config.router().numZeroExperts(),
                 config.activation().isGated(),
                 (float) sharedScale.applyAsDouble(json),
+                table ? config.expertsPerToken() : 0,
+                networkWidth == null
+                        ? null
+                        : new LayerTensors.Network(
+                                json.positive(networkWidth, network), json.finite("rms_norm_eps", 1e-5), layer > 0),
                 Set.copyOf(peculiarities));
     }
 }

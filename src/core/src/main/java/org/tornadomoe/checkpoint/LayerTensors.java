@@ -9,6 +9,7 @@ import java.util.stream.Collectors;
 import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.GroupShape;
+import org.tornadomoe.quant.RouterNetwork;
 import org.tornadomoe.quant.RouterWeights;
 
 /**
@@ -56,6 +57,8 @@ record LayerTensors(
      * @param zeroExperts choices beyond the experts
      * @param gated whether an expert has a gate
      * @param sharedScale what the shared expert's output is multiplied by
+     * @param tableWidth K where experts stand in a table of token ids, else 0
+     * @param network that the router is; null if it isn't
      */
     record Shape(
             int experts,
@@ -67,6 +70,8 @@ record LayerTensors(
             int zeroExperts,
             boolean gated,
             float sharedScale,
+            int tableWidth,
+            @Nullable Network network,
             Set<Peculiarity> peculiarities) {
         boolean has(Peculiarity peculiarity) {
             return peculiarities.contains(peculiarity);
@@ -79,9 +84,21 @@ record LayerTensors(
 
         /** Rows of the router's weight. */
         int routerRows() {
+            if (network != null) {
+                return network.width;
+            }
             return choices() + (has(Peculiarity.ROUTER_HAS_SHARED) ? sharedIntermediate / intermediate : 0);
         }
     }
+
+    /**
+     * A router that is a network.
+     *
+     * @param width R
+     * @param epsilon of its norm
+     * @param readsState whether it reads the one before it
+     */
+    record Network(int width, double epsilon, boolean readsState) {}
 
     /** The last is a layer itself, of a model whose router and experts have no block of their own. */
     private static final List<String> BLOCKS =
@@ -90,6 +107,9 @@ record LayerTensors(
     private static final List<String> LAYERS = List.of("layers.", "blocks.");
     private static final List<String> ROUTERS =
             List.of("gate", "router", "router.layer", "router.gate", "router.classifier", "router.proj", "gate.wg");
+
+    /** What a router that is a network begins with. */
+    private static final List<String> NETWORKS = List.of("gate.down_proj");
 
     /** Under the router or the block. */
     private static final List<String> CORRECTIONS = List.of(
@@ -197,6 +217,10 @@ record LayerTensors(
         private RouterWeights router(String router, String block) {
             int h = shape.hidden;
             float[] all = floats(router, shape.routerRows(), h);
+            if (shape.network != null) {
+                RouterNetwork network = network(shape.network, router.substring(0, router.lastIndexOf('.') + 1), all);
+                return new RouterWeights(new float[0], null, null, null, null, network);
+            }
             boolean corrects = shape.has(Peculiarity.ROUTER_BIAS_CORRECTS);
             float[] bias = corrects ? null : vector(router + ".bias", shape.choices());
             float[] correction = null;
@@ -225,7 +249,35 @@ record LayerTensors(
             if (shape.has(Peculiarity.GEMMA4_ROUTER)) {
                 undoNorm(block, all);
             }
-            return new RouterWeights(all, bias, correction, shared);
+            return new RouterWeights(all, bias, correction, shared, expertsOfToken(router + ".tid2eid"), null);
+        }
+
+        /** [V, K]. */
+        private int @Nullable [] expertsOfToken(String name) {
+            if (shape.tableWidth == 0) {
+                return null;
+            }
+            Tensor table = tensors.tensor(name);
+            long[] size = table.shape();
+            return table.requireShape(size.length == 0 ? 1 : size[0], shape.tableWidth)
+                    .toInts();
+        }
+
+        private RouterNetwork network(Network network, String prefix, float[] down) {
+            int r = network.width;
+            String mlp = prefix + "router_mlp.";
+            return new RouterNetwork(
+                    down,
+                    required(prefix + "down_proj.bias", r),
+                    network.readsState ? required(prefix + "router_states_scale", r) : null,
+                    required(mlp + "norm.weight", r),
+                    network.epsilon,
+                    floats(mlp + "fc1", r, r),
+                    required(mlp + "fc1.bias", r),
+                    floats(mlp + "fc2", r, r),
+                    required(mlp + "fc2.bias", r),
+                    floats(mlp + "out_proj", shape.experts + 1, r),
+                    required(prefix + "balancing_biases", shape.experts + 1));
         }
 
         /**
@@ -450,9 +502,10 @@ record LayerTensors(
         }
 
         private Found found() {
+            List<String> routers = shape.network == null ? ROUTERS : NETWORKS;
             List<Found> ends = BLOCKS.stream()
                     .flatMap(block -> LAYERS.stream().map(layers -> layers + layer + "." + block))
-                    .flatMap(block -> ROUTERS.stream().map(router -> new Found(block + router, block)))
+                    .flatMap(block -> routers.stream().map(router -> new Found(block + router, block)))
                     .toList();
             String number = number();
             List<Found> all = tensors.names().stream()
@@ -471,7 +524,7 @@ record LayerTensors(
                         List.of("the router"),
                         List.of("*layers." + layer + ".{"
                                 + String.join(",", BLOCKS).replace(".", "").replaceFirst(",$", "") + "}.{"
-                                + String.join(",", ROUTERS) + "}.weight"));
+                                + String.join(",", routers) + "}.weight"));
             }
             List<Found> stack = STACKS.stream()
                     .map(start -> all.stream()

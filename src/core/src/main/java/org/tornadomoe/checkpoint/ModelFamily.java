@@ -365,11 +365,17 @@ enum ModelFamily {
                     .shared("n_shared_experts", 1)
                     .limited("swiglu_limit", 10.0)
                     .tensors(Peculiarity.ROUTER_BIAS_CORRECTS)
-                    .dense(ModelFamily::whyHashed)
+                    .tokenTable(ModelFamily::isHashed)
                     .fields("scoring_func=sqrtsoftplus norm_topk_prob=true topk_method=noaux_tc mlp_layer_types"
                             + " num_hash_layers n_group=1 topk_group=1")),
 
     // Others.
+    /** A router that is a network, reads the one before it, and may choose no expert. */
+    ZAYA(
+            "zaya",
+            sizes(40, 2048, 2048, 16, 1)
+                    .network("router_hidden_size", 256)
+                    .fields("num_experts_per_tok=1")),
     /** Ling and Ring, of softmax scores. */
     BAILING_MOE(
             "bailing_moe",
@@ -447,7 +453,7 @@ enum ModelFamily {
     /** Likewise, a layer's; most models have one for all. */
     FusedMoeConfig config(JsonFile json, int layer) {
         try {
-            return traits.config(traits.at(json, layer));
+            return traits.config(json, layer);
         } catch (IllegalArgumentException e) {
             throw new CheckpointException(json.file(), String.valueOf(e.getMessage()), e);
         }
@@ -467,7 +473,7 @@ enum ModelFamily {
     /** What {@link LayerTensors} has to find in a layer. */
     LayerTensors.Shape shape(JsonFile json, int layer) {
         try {
-            return traits.shape(traits.at(json, layer));
+            return traits.shape(json, layer);
         } catch (IllegalArgumentException e) {
             throw new CheckpointException(json.file(), String.valueOf(e.getMessage()), e);
         }
@@ -654,17 +660,17 @@ enum ModelFamily {
                 : "moe_layers_enum is " + JsonFile.shown(sparse);
     }
 
-    /** Layers that take a token's experts from a table by its id, which a layer isn't handed, are not read. */
-    private static @Nullable String whyHashed(JsonFile json, int layer) {
-        String not = ", and a layer that chooses experts by a token's id is not read";
+    private static boolean isHashed(JsonFile json, int layer) {
         if (json.has("mlp_layer_types")) {
             List<String> types = json.strings("mlp_layer_types");
-            return layer < types.size() && types.get(layer).equals("moe")
-                    ? null
-                    : "mlp_layer_types is " + JsonFile.shown(types) + not;
+            String type = layer < types.size() ? types.get(layer) : "none";
+            return switch (type) {
+                case "hash_moe" -> true;
+                case "moe" -> false;
+                default -> throw json.wrong("mlp_layer_types", "hash_moe or moe for each layer");
+            };
         }
-        int hashed = json.nonNegative("num_hash_layers", 3);
-        return layer < hashed ? "num_hash_layers is " + hashed + not : null;
+        return layer < json.nonNegative("num_hash_layers", 3);
     }
 
     private static List<String> nemotronLayers(JsonFile json) {

@@ -87,9 +87,10 @@ public record RouterConfig(
     }
 
     private static boolean handed(ScoringFunction scoring) {
-        return scoring == ScoringFunction.CUSTOM
-                || scoring == ScoringFunction.SIMULATED
-                || scoring == ScoringFunction.SPARSE_MIXER;
+        return switch (scoring) {
+            case SPARSE_MIXER, TOKEN_TABLE, NETWORK, CUSTOM, SIMULATED -> true;
+            case SOFTMAX, SIGMOID, SQRTSOFTPLUS, IDENTITY -> false;
+        };
     }
 
     /**
@@ -102,7 +103,12 @@ public record RouterConfig(
 
     /** Whether ids and weights follow from logits, wherever they are found. */
     public boolean choosesByLogits() {
-        return scoring != ScoringFunction.CUSTOM && scoring != ScoringFunction.SIMULATED;
+        return !isOfCaller() && scoring != ScoringFunction.TOKEN_TABLE && scoring != ScoringFunction.NETWORK;
+    }
+
+    /** Whether ids and weights are those of a function of the caller's, or of a simulator. */
+    public boolean isOfCaller() {
+        return scoring == ScoringFunction.CUSTOM || scoring == ScoringFunction.SIMULATED;
     }
 
     /** The same with a function of the caller's for scores and choice. */
@@ -167,7 +173,7 @@ public record RouterConfig(
      */
     public RoutingMethodType method() {
         return switch (scoring) {
-            case CUSTOM, SPARSE_MIXER -> RoutingMethodType.CUSTOM;
+            case CUSTOM, SPARSE_MIXER, TOKEN_TABLE, NETWORK -> RoutingMethodType.CUSTOM;
             case SIMULATED -> RoutingMethodType.SIMULATED;
             case IDENTITY -> hasCorrectionBias || renormalize ? RoutingMethodType.UNSPECIFIED : RoutingMethodType.TOP_K;
             case SOFTMAX, SIGMOID, SQRTSOFTPLUS ->

@@ -19,6 +19,13 @@ public enum ScoringFunction {
      * x) / max(|x|, m). It runs on the host.
      */
     SPARSE_MIXER,
+    /**
+     * The experts are those that a table has for the token's id, which a call brings (DeepSeek-V4's first layers);
+     * their scores are as of {@link #SQRTSOFTPLUS}. It runs on the host.
+     */
+    TOKEN_TABLE,
+    /** A network of the model's own in place of one matrix, whose last choice is no expert (ZAYA); on the host. */
+    NETWORK,
     /** A function of the caller's that gives ids and weights; it runs on the host. */
     CUSTOM,
     /** A simulator's ids instead of the model's. */

@@ -3,6 +3,7 @@ package org.tornadomoe.cpu;
 import org.tornadomoe.config.ActivationConstants;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.MoeActivation;
+import org.tornadomoe.host.Erf;
 
 /** A layer's activation, in float64; see {@link MoeActivation}. */
 final class Activation {

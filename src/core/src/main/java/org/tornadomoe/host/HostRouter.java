@@ -6,6 +6,7 @@ import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.RouterConfig;
 import org.tornadomoe.config.ScoringFunction;
 import org.tornadomoe.kernel.ChosenExperts;
+import org.tornadomoe.kernel.RouterInputs;
 import org.tornadomoe.kernel.TopKRouter;
 import org.tornadomoe.quant.RouterWeights;
 
@@ -23,6 +24,11 @@ public final class HostRouter {
     private final @Nullable TopKRouter function;
     private final float @Nullable [] bias;
     private final float @Nullable [] correctionBias;
+
+    /** [V, K]; null unless experts are chosen by tokens' ids. */
+    private final int @Nullable [] expertsOfToken;
+
+    private final @Nullable NetworkRouter network;
 
     /** The weight's rows and the shared expert gate, [blocks, H, 16]; empty without a weight. */
     private final float[] packed;
@@ -48,6 +54,8 @@ public final class HostRouter {
         correctionBias = weights.correctionBias() == null
                 ? null
                 : weights.correctionBias().clone();
+        expertsOfToken = weights.expertsOfToken();
+        network = weights.network() == null ? null : new NetworkRouter(weights.network());
         packed = weights.hasWeight() ? pack(weights) : new float[0];
         if (function != null && router.normalizesShared()) {
             throw new IllegalArgumentException("router: expected none of the caller's where shared experts' scores are"
@@ -63,17 +71,29 @@ public final class HostRouter {
      *     must not
      */
     public ChosenExperts route(float[] hidden, int tokens) {
-        return route(hidden, tokens, false);
+        return route(hidden, tokens, RouterInputs.NONE, false);
     }
 
     /** Likewise, on all cores, unless a layer's call has them; the function on the calling thread. */
     public ChosenExperts routeOnAllCores(float[] hidden, int tokens) {
-        return route(hidden, tokens, true);
+        return route(hidden, tokens, RouterInputs.NONE, true);
     }
 
-    private ChosenExperts route(float[] hidden, int tokens, boolean onAllCores) {
+    /**
+     * Likewise, of a router that may read more.
+     *
+     * @throws IllegalArgumentException if that is missing or isn't what it should be
+     */
+    public ChosenExperts routeOnAllCores(float[] hidden, int tokens, RouterInputs inputs) {
+        return route(hidden, tokens, inputs, true);
+    }
+
+    private ChosenExperts route(float[] hidden, int tokens, RouterInputs inputs, boolean onAllCores) {
         if (function != null) {
             return route(function, hidden, tokens, onAllCores);
+        }
+        if (network != null) {
+            return route(network, hidden, tokens, inputs, onAllCores);
         }
         if (packed.length == 0) {
             throw new IllegalArgumentException("router: expected one with a weight, got one that is handed its logits");
@@ -81,7 +101,71 @@ public final class HostRouter {
         int pairs = config.pairsPerToken();
         ChosenExperts chosen = ChosenExperts.allocate(tokens, pairs);
         double[] weights = new double[tokens * pairs];
-        eachToken(hidden, tokens, onAllCores, (token, scratch) -> route(scratch, chosen.ids(), weights, token * pairs));
+        int[] table = expertsOfToken;
+        if (table == null) {
+            eachToken(
+                    hidden,
+                    tokens,
+                    onAllCores,
+                    (token, scratch) -> route(scratch, chosen.ids(), weights, token * pairs));
+            return withWeights(chosen, weights);
+        }
+        int k = config.expertsPerToken();
+        int[] rows = new int[tokens];
+        for (int m = 0; m < tokens; m++) {
+            rows[m] = inputs.row(m, table.length / k);
+        }
+        eachToken(hidden, tokens, onAllCores, (token, scratch) -> {
+            look(table, rows[token] * k, scratch.logits, chosen.ids(), weights, token * pairs);
+            addShared(
+                    chosen.ids(),
+                    weights,
+                    token * pairs,
+                    router.hasSharedExpertGate() ? scratch.logits[choices] : 0);
+        });
+        return withWeights(chosen, weights);
+    }
+
+    /** A token's experts of a table, from {@code from} on, and their weights; one that is there twice is one. */
+    private void look(int[] table, int from, double[] logits, int[] ids, double[] weights, int at) {
+        int k = config.expertsPerToken();
+        double sum = 0;
+        for (int slot = 0; slot < k; slot++) {
+            double logit = logits[table[from + slot]];
+            ids[at + slot] = table[from + slot];
+            weights[at + slot] =
+                    finiteOrZero(Math.sqrt(Math.max(logit, 0) + Math.log1p(Math.exp(-Math.abs(logit)))));
+            sum += weights[at + slot];
+        }
+        double factor = router.routedScalingFactor() / (router.renormalize() && sum > 0 ? sum : 1);
+        for (int slot = 0; slot < k; slot++) {
+            weights[at + slot] *= factor;
+            for (int before = 0; before < slot; before++) {
+                if (ids[at + before] == ids[at + slot]) {
+                    weights[at + before] += weights[at + slot];
+                    weights[at + slot] = 0;
+                    ids[at + slot] = -1;
+                    break;
+                }
+            }
+        }
+    }
+
+    private ChosenExperts route(
+            NetworkRouter network, float[] hidden, int tokens, RouterInputs inputs, boolean onAllCores) {
+        int pairs = config.pairsPerToken();
+        float[] states = inputs.states(tokens, network.width());
+        ChosenExperts chosen = ChosenExperts.allocate(tokens, pairs);
+        double[] weights = new double[tokens * pairs];
+        onAllCores(tokens, onAllCores, (token, _) -> {
+            int at = token * pairs;
+            network.choose(
+                    hidden, token * config.hiddenDim(), states, token, config.expertsPerToken(), chosen.ids(), weights, at);
+            for (int p = at; p < at + config.expertsPerToken(); p++) {
+                weights[p] *= router.routedScalingFactor();
+            }
+            addShared(chosen.ids(), weights, at, 0);
+        });
         return withWeights(chosen, weights);
     }
 
@@ -89,18 +173,18 @@ public final class HostRouter {
     private void eachToken(float[] hidden, int tokens, boolean onAllCores, Team.Stage stage) {
         Arithmetic arithmetic = Arithmetic.best();
         int h = config.hiddenDim();
+        onAllCores(tokens, onAllCores, (token, scratch) -> {
+            scratch.require(0, paddedLogits(), groups());
+            logits(arithmetic, hidden, token * h, scratch);
+            stage.run(token, scratch);
+        });
+    }
+
+    private static void onAllCores(int tokens, boolean onAllCores, Team.Stage stage) {
         Team team = Team.shared();
         boolean together = onAllCores && team.begin();
         try {
-            team.run(
-                    together,
-                    tokens,
-                    (token, scratch) -> {
-                        scratch.require(0, paddedLogits(), groups());
-                        logits(arithmetic, hidden, token * h, scratch);
-                        stage.run(token, scratch);
-                    },
-                    new Scratch());
+            team.run(together, tokens, stage, new Scratch());
         } finally {
             if (together) {
                 team.end();
@@ -344,7 +428,7 @@ public final class HostRouter {
                     scores[c] = score(logits[c]);
                 }
             }
-            case SPARSE_MIXER, CUSTOM, SIMULATED ->
+            case SPARSE_MIXER, TOKEN_TABLE, NETWORK, CUSTOM, SIMULATED ->
                 throw new IllegalArgumentException(
                         "router: expected one that chooses by logits, got " + router.scoring());
         }

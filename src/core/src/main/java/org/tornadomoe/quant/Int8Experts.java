@@ -423,9 +423,9 @@ public final class Int8Experts implements AutoCloseable {
         return expertMap != null && w13.experts() < config.globalNumExperts();
     }
 
-    /** Whether there is a router weight, so that logits can be computed from hidden states. */
+    /** Whether there is a router, so that experts can be chosen of hidden states. */
     public boolean hasRouter() {
-        return router.hasWeight();
+        return router.hasWeight() || router.network() != null;
     }
 
     /** The router's tensors. */
@@ -439,7 +439,7 @@ public final class Int8Experts implements AutoCloseable {
      * @throws IllegalStateException if this layer has none and must be handed logits
      */
     public float[] routerWeight() {
-        if (!hasRouter()) {
+        if (!router.hasWeight()) {
             throw new IllegalStateException("this layer was made without a router weight: hand it router logits");
         }
         return router.weight();

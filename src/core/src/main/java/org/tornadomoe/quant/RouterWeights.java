@@ -14,14 +14,28 @@ import org.tornadomoe.config.ScoringFunction;
  * @param sharedExpertGate [H]: the shared experts' weight is the sigmoid of its product with the token; [n, H] where
  *     each has a logit that is scored as the choices' are ({@link FusedMoeConfig#numSharedLogits}); null for a weight
  *     of 1
+ * @param expertsOfToken [V, K], the experts of each of V token ids ({@link ScoringFunction#TOKEN_TABLE}), 0 to E - 1;
+ *     null for none
+ * @param network in place of a weight ({@link ScoringFunction#NETWORK}); null for none
  */
 public record RouterWeights(
         float[] weight,
         float @Nullable [] bias,
         float @Nullable [] correctionBias,
-        float @Nullable [] sharedExpertGate) {
+        float @Nullable [] sharedExpertGate,
+        int @Nullable [] expertsOfToken,
+        @Nullable RouterNetwork network) {
     /** Of a layer that is handed its logits. */
     public static final RouterWeights NONE = of(new float[0]);
+
+    /** A router that chooses by logits, or by a caller's function. */
+    public RouterWeights(
+            float[] weight,
+            float @Nullable [] bias,
+            float @Nullable [] correctionBias,
+            float @Nullable [] sharedExpertGate) {
+        this(weight, bias, correctionBias, sharedExpertGate, null, null);
+    }
 
     /** A router that has a weight only. */
     public static RouterWeights of(float[] weight) {
@@ -35,7 +49,9 @@ public record RouterWeights(
 
     /** Bytes of memory held. */
     public long bytes() {
-        return 4 * ((long) weight.length + length(bias) + length(correctionBias) + length(sharedExpertGate));
+        long table = expertsOfToken == null ? 0 : expertsOfToken.length;
+        return 4 * (weight.length + table + length(bias) + length(correctionBias) + length(sharedExpertGate))
+                + (network == null ? 0 : network.bytes());
     }
 
     private static int length(float @Nullable [] values) {
@@ -57,16 +73,41 @@ public record RouterWeights(
             require("router bias", bias, choices, 1);
         }
         // Whatever a checkpoint has: a function of the caller's doesn't need it.
-        if (config.router().choosesByLogits() && config.router().scoring() != ScoringFunction.SPARSE_MIXER) {
+        if (!config.router().isOfCaller() && config.router().scoring() != ScoringFunction.SPARSE_MIXER) {
             requirePresence(
                     "correction bias", correctionBias != null, config.router().hasCorrectionBias());
         }
         if (correctionBias != null) {
             require("router's correction bias", correctionBias, choices, 1);
         }
+        if (!config.router().isOfCaller()) {
+            boolean table = config.router().scoring() == ScoringFunction.TOKEN_TABLE;
+            requirePresence("table of experts", expertsOfToken != null, table);
+            requirePresence("network", network != null, config.router().scoring() == ScoringFunction.NETWORK);
+        }
+        if (expertsOfToken != null) {
+            requireTable(expertsOfToken, config);
+        }
+        if (network != null) {
+            network.requireFits(config);
+        }
         requirePresence("shared expert gate", sharedExpertGate != null, config.numSharedLogits() > 0);
         if (sharedExpertGate != null) {
             require("shared expert gate", sharedExpertGate, config.numSharedLogits(), h);
+        }
+    }
+
+    private static void requireTable(int[] experts, FusedMoeConfig config) {
+        int k = config.expertsPerToken();
+        if (experts.length == 0 || experts.length % k != 0) {
+            throw new IllegalArgumentException(
+                    "table of experts: expected " + k + " experts a token id, got " + experts.length + " in all");
+        }
+        for (int i = 0; i < experts.length; i++) {
+            if (experts[i] < 0 || experts[i] >= config.numExperts()) {
+                throw new IllegalArgumentException("table of experts: expected 0 to " + (config.numExperts() - 1)
+                        + ", got " + experts[i] + " for token id " + i / k);
+            }
         }
     }
 

@@ -4,6 +4,7 @@ import java.util.Arrays;
 import java.util.List;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeConfig;
+import org.tornadomoe.kernel.RouterInputs;
 import org.tornadomoe.quant.ExpertWeights;
 import org.tornadomoe.quant.Int8Activations;
 import org.tornadomoe.quant.Int8Experts;
@@ -18,9 +19,15 @@ public final class Reference {
 
     /** A pass with the unquantised weights: hidden [M, H] in, every stage out. */
     public static Stages forward(ExpertWeights weights, float[] hidden, int tokens) {
+        return forward(weights, hidden, tokens, RouterInputs.NONE);
+    }
+
+    /** The same of a layer whose router may read more. */
+    public static Stages forward(ExpertWeights weights, float[] hidden, int tokens, RouterInputs inputs) {
         FusedMoeConfig config = weights.config();
         double[] logits = Router.logits(config, weights.router(), Numerics.widen(hidden), tokens);
-        return forward(weights, hidden, logits, Router.route(config, weights.router(), logits, tokens));
+        return forward(
+                weights, hidden, logits, Router.route(config, weights.router(), hidden, logits, tokens, inputs));
     }
 
     /** A pass with the unquantised weights on tokens that are routed already. */

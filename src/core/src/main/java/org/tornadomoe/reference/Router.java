@@ -7,7 +7,9 @@ import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.RouterConfig;
 import org.tornadomoe.config.ScoringFunction;
 import org.tornadomoe.kernel.ChosenExperts;
+import org.tornadomoe.kernel.RouterInputs;
 import org.tornadomoe.kernel.TopKRouter;
+import org.tornadomoe.quant.RouterNetwork;
 import org.tornadomoe.quant.RouterWeights;
 
 /**
@@ -27,9 +29,13 @@ public final class Router {
      * Logits [M, L]: hidden [M, H] times the transpose of the router's weight [C, H], plus its bias; then the product
      * with the shared expert gate, if there is one.
      *
+     * @return empty of a router that is a network
      * @throws IllegalArgumentException if the router has no weight
      */
     public static double[] logits(FusedMoeConfig config, RouterWeights router, double[] hidden, int tokens) {
+        if (router.network() != null) {
+            return new double[0];
+        }
         if (!router.hasWeight()) {
             throw new IllegalArgumentException("router: expected one with a weight, got one that is handed its logits");
         }
@@ -57,6 +63,98 @@ public final class Router {
     private static double capped(RouterConfig router, double logit) {
         double cap = router.logitCap();
         return cap == 0 ? logit : cap * Math.tanh(logit / cap);
+    }
+
+    /**
+     * The K + n experts of each token from its hidden states, by whatever router the model has.
+     *
+     * @param logits [M, L]; of a network they are empty
+     * @param inputs its states aren't written to
+     */
+    public static Routing route(
+            FusedMoeConfig config,
+            RouterWeights router,
+            float[] hidden,
+            double[] logits,
+            int tokens,
+            RouterInputs inputs) {
+        int k = config.expertsPerToken();
+        Routing routed = new Routing(tokens, k, new int[tokens * k], new double[tokens * k]);
+        int[] table = router.expertsOfToken();
+        RouterNetwork network = router.network();
+        boolean ofModel = !config.router().isOfCaller();
+        if (ofModel && network != null) {
+            float[] states = inputs.states(tokens, network.width());
+            for (int m = 0; m < tokens; m++) {
+                double[] scores = scores(network, state(network, hidden, states, m));
+                double[] keys = new double[scores.length];
+                Arrays.setAll(keys, c -> scores[c] + network.choiceBias()[c]);
+                int[] chosen = topK(keys, k);
+                for (int slot = 0; slot < k; slot++) {
+                    boolean none = chosen[slot] == config.numExperts();
+                    routed.ids()[m * k + slot] = none ? -1 : chosen[slot];
+                    routed.weights()[m * k + slot] =
+                            none ? 0 : scores[chosen[slot]] * config.router().routedScalingFactor();
+                }
+            }
+        } else if (ofModel && table != null) {
+            for (int m = 0; m < tokens; m++) {
+                int row = inputs.row(m, table.length / k) * k;
+                int first = m * config.numRouterLogits();
+                double[] scores = scores(
+                        Arrays.stream(table, row, row + k)
+                                .mapToDouble(e -> logits[first + e])
+                                .toArray(),
+                        ScoringFunction.SQRTSOFTPLUS);
+                double[] weights = config.router().renormalize() ? normalized(scores) : scores;
+                for (int slot = 0; slot < k; slot++) {
+                    int id = table[row + slot];
+                    int before = Arrays.stream(table, row, row + slot).boxed().toList().indexOf(id);
+                    int p = m * k + (before < 0 ? slot : before); // one that is there twice is one
+                    routed.ids()[m * k + slot] = before < 0 ? id : -1;
+                    routed.weights()[p] += weights[slot] * config.router().routedScalingFactor();
+                }
+            }
+        } else {
+            return route(config, router, logits, tokens);
+        }
+        return withShared(config, logits, routed);
+    }
+
+    private static double[] state(RouterNetwork network, float[] hidden, float @Nullable [] states, int token) {
+        int r = network.width();
+        int h = network.down().length / r;
+        double[] x = Numerics.widen(Arrays.copyOfRange(hidden, token * h, (token + 1) * h));
+        double[] state = linear(network.down(), x, network.downBias());
+        float[] factor = network.stateFactor();
+        for (int i = 0; states != null && factor != null && i < r; i++) {
+            state[i] += (double) states[token * r + i] * factor[i];
+        }
+        return state;
+    }
+
+    private static double[] scores(RouterNetwork network, double[] state) {
+        double square = Arrays.stream(state).map(x -> x * x).average().orElseThrow();
+        double[] x = new double[state.length];
+        Arrays.setAll(x, i -> state[i] / Math.sqrt(square + network.epsilon()) * network.norm()[i]);
+        x = gelu(linear(network.first(), x, network.firstBias()));
+        x = gelu(linear(network.second(), x, network.secondBias()));
+        double[] logits = linear(network.out(), x, new float[network.choices()]);
+        return Arrays.stream(softmax(logits)).map(Router::finiteOrZero).toArray();
+    }
+
+    private static double[] linear(float[] matrix, double[] x, float[] bias) {
+        double[] y = Numerics.widen(bias);
+        for (int i = 0; i < matrix.length; i++) {
+            y[i / x.length] += matrix[i] * x[i % x.length];
+        }
+        return y;
+    }
+
+    private static double[] gelu(double[] x) {
+        return Arrays.stream(x)
+                .map(v -> v * Activations.erfc(-v / Math.sqrt(2)) / 2)
+                .toArray();
     }
 
     /**
@@ -300,7 +398,7 @@ public final class Router {
                 Arrays.stream(logits)
                         .map(x -> Math.sqrt(Math.max(x, 0) + Math.log1p(Math.exp(-Math.abs(x)))))
                         .toArray();
-            case IDENTITY, SPARSE_MIXER, CUSTOM, SIMULATED -> logits;
+            case IDENTITY, SPARSE_MIXER, TOKEN_TABLE, NETWORK, CUSTOM, SIMULATED -> logits;
         };
         return Arrays.stream(scores).map(Router::finiteOrZero).toArray();
     }

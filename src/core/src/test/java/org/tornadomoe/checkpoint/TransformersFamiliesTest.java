@@ -17,6 +17,7 @@ import org.tornadomoe.MoeLayer;
 import org.tornadomoe.MoeOptions;
 import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.config.Int8Scheme;
+import org.tornadomoe.kernel.RouterInputs;
 import org.tornadomoe.quant.Progress;
 import org.tornadomoe.reference.Numerics;
 import org.tornadomoe.reference.Reference;
@@ -38,6 +39,13 @@ class TransformersFamiliesTest {
         }
     }
 
+    /** What a router reads beside hidden states. */
+    private static RouterInputs inputs(Safetensors golden) {
+        Tensor ids = golden.find("input_ids");
+        Tensor states = golden.find("router_states");
+        return new RouterInputs(ids == null ? null : ids.toInts(), states == null ? null : states.toFloats());
+    }
+
     @ParameterizedTest
     @MethodSource("families")
     void computesWhatItsModuleDoes(Path family) {
@@ -47,7 +55,8 @@ class TransformersFamiliesTest {
             assertThat(checkpoint.moeLayers()).contains(n);
             Tensor hidden = golden.tensor("hidden_states");
             float[] expected = golden.tensor("output").toFloats();
-            double[] output = Reference.forward(checkpoint.layer(n), hidden.toFloats(), (int) hidden.shape()[0])
+            double[] output = Reference.forward(
+                            checkpoint.layer(n), hidden.toFloats(), (int) hidden.shape()[0], inputs(golden))
                     .output();
             assertThat(Numerics.relativeL2(output, Numerics.widen(expected))).isLessThan(2e-6);
         }
@@ -62,10 +71,16 @@ class TransformersFamiliesTest {
                 MoeOptions.DEFAULT.withScheme(Int8Scheme.W8A16_CHANNEL).withBackend("cpu");
         try (MoeLayer layer = MoeLayer.load(family, n, options);
                 Safetensors golden = Safetensors.open(family.resolve("golden.safetensors"))) {
-            double[] output =
-                    Numerics.widen(layer.forward(golden.tensor("hidden_states").toFloats()));
+            float[] hidden = golden.tensor("hidden_states").toFloats();
+            float[] output = new float[hidden.length];
+            RouterInputs inputs = inputs(golden);
+            layer.forward(hidden, (int) golden.tensor("hidden_states").shape()[0], output, null, inputs);
             double[] expected = Numerics.widen(golden.tensor("output").toFloats());
-            assertThat(Numerics.relativeL2(output, expected)).isLessThan(1.5e-2);
+            assertThat(Numerics.relativeL2(Numerics.widen(output), expected)).isLessThan(1.5e-2);
+            if (golden.find("router_states_after") != null && inputs.states() != null) {
+                double[] after = Numerics.widen(golden.tensor("router_states_after").toFloats());
+                assertThat(Numerics.relativeL2(Numerics.widen(inputs.states()), after)).isLessThan(2e-6);
+            }
         }
     }
 
@@ -87,7 +102,8 @@ class TransformersFamiliesTest {
         try (MoeCheckpoint checkpoint = MoeCheckpoint.open(out);
                 Safetensors golden = Safetensors.open(family.resolve("golden.safetensors"))) {
             Tensor hidden = golden.tensor("hidden_states");
-            double[] output = Reference.forward(checkpoint.layer(n), hidden.toFloats(), (int) hidden.shape()[0])
+            double[] output = Reference.forward(
+                            checkpoint.layer(n), hidden.toFloats(), (int) hidden.shape()[0], inputs(golden))
                     .output();
             double[] expected = Numerics.widen(golden.tensor("output").toFloats());
             assertThat(Numerics.relativeL2(output, expected)).isLessThan(1.5e-2);

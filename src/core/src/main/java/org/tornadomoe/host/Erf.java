@@ -1,10 +1,10 @@
-package org.tornadomoe.cpu;
+package org.tornadomoe.host;
 
 /**
  * The error function in float64, to a few 1e-16. Between neighbouring points of a grid of 1/16 it is its Taylor
  * polynomial there, whose coefficients follow from the point's value and slope by f'' = −2 x f'.
  */
-final class Erf {
+public final class Erf {
     private static final int PER_UNIT = 16;
     private static final int DEGREE = 11;
 
@@ -15,7 +15,8 @@ final class Erf {
 
     private Erf() {}
 
-    static double erf(double x) {
+    /** The error function of x; NaN of NaN. */
+    public static double erf(double x) {
         double a = Math.abs(x);
         if (!(a < END)) {
             return Double.isNaN(x) ? x : Math.copySign(1, x);
