@@ -147,7 +147,9 @@ final class Run implements Callable<Integer> {
                             .write(result);
                 }
                 int checked = unchecked ? 0 : Math.min(hidden.count(), MOST_CHECKED_TOKENS);
-                double error = checked == 0 ? Double.NaN : error(weights, hidden.values(), out, checked, inputs(weights, hidden.count()));
+                double error = checked == 0
+                        ? Double.NaN
+                        : error(weights, hidden.values(), out, checked, inputs(weights, hidden.count()));
                 print(opened.modelType(), loaded, hidden.count(), load, times, checked, error);
             }
         }
@@ -193,8 +195,7 @@ final class Run implements Callable<Integer> {
     }
 
     /** Seconds of each of a round's calls, at least one. */
-    private static List<Double> round(
-            MoeLayer layer, Tokens hidden, RouterInputs inputs, float[] out, double seconds) {
+    private static List<Double> round(MoeLayer layer, Tokens hidden, RouterInputs inputs, float[] out, double seconds) {
         List<Double> took = new ArrayList<>();
         long start = System.nanoTime();
         do {
@@ -221,8 +222,7 @@ final class Run implements Callable<Integer> {
     }
 
     /** Relative L2 against the unquantised layer, over the first tokens. */
-    private static double error(
-            ExpertWeights weights, float[] hidden, float[] out, int tokens, RouterInputs inputs) {
+    private static double error(ExpertWeights weights, float[] hidden, float[] out, int tokens, RouterInputs inputs) {
         int values = tokens * weights.config().hiddenDim();
         double[] exact = Reference.forward(weights, Arrays.copyOf(hidden, values), tokens, inputs)
                 .output();

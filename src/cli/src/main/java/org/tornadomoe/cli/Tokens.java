@@ -86,8 +86,7 @@ record Tokens(int count, float[] values) {
             int[] ids = tensor.toInts();
             for (int id : ids) {
                 if (id < 0 || id >= table.length / k) {
-                    throw problem(
-                            file.path(), "input_ids", "expected 0 to " + (table.length / k - 1) + ", got " + id);
+                    throw problem(file.path(), "input_ids", "expected 0 to " + (table.length / k - 1) + ", got " + id);
                 }
             }
             return RouterInputs.ofTokenIds(ids);

@@ -128,9 +128,9 @@ final class Verify implements Callable<Integer> {
                 loaded.forward(hidden.values(), hidden.count(), actual, chosen, inputs(file, weights, hidden));
                 double error = Numerics.relativeL2(Numerics.widen(actual), Numerics.widen(expected));
                 double maxAbs = CaseCheck.maxAbs(actual, expected);
-                int mismatches =
-                        CaseCheck.differing(chosen.ids(), route(weights, hidden, inputs(file, weights, hidden))
-                                .ids());
+                int mismatches = CaseCheck.differing(
+                        chosen.ids(),
+                        route(weights, hidden, inputs(file, weights, hidden)).ids());
                 List<Check> checks = List.of(
                         new Check("routing", "expert ids that differ", mismatches, 0),
                         new Check("output", "relative L2 error", error, tolerance),

@@ -102,7 +102,7 @@ record LayerTensors(
 
     /** The last is a layer itself, of a model whose router and experts have no block of their own. */
     private static final List<String> BLOCKS =
-            List.of("mlp.", "block_sparse_moe.", "feed_forward.", "moe.", "ffn.", "mixer.", "");
+            List.of("mlp.", "block_sparse_moe.", "feed_forward.", "moe.", "moe_block.", "ffn.", "mixer.", "");
 
     private static final List<String> LAYERS = List.of("layers.", "blocks.");
     private static final List<String> ROUTERS =
@@ -127,7 +127,8 @@ record LayerTensors(
     private static final List<Names> PER_EXPERT = List.of(
             new Names("gate_proj", "up_proj", "down_proj"),
             new Names("w1", "w3", "w2"),
-            new Names("linear_gate", "up_proj", "down_proj"));
+            new Names("linear_gate", "up_proj", "down_proj"),
+            new Names("linear", "linear_v", "linear_1"));
     private static final List<Fused> FUSED = List.of(
             new Fused("experts.gate_up_proj", "experts.down_proj", "_bias"),
             new Fused("experts.gate_up_proj.weight", "experts.down_proj.weight", ".bias"),

@@ -95,6 +95,21 @@ enum ModelFamily {
                     .lastOfEvery("moe_layer_frequency")
                     .fields("use_residual moe_token_dropping=false moe_min_capacity moe_train_capacity_factor"
                             + " moe_eval_capacity_factor")),
+    /** As xAI's own code: implementations differ in what they cut logits off at, and divide by. */
+    GROK_1(
+            "grok-1",
+            sizes(64, 6144, 32768, 8, 2)
+                    .width("intermediate_size")
+                    .activates(MoeActivation.GELU_TANH, null, null)
+                    .fields("hidden_act=gelu norm_topk_prob=false scoring_func=softmax")),
+    STEP3(
+            "step3_text step3_vl",
+            sizes(61, 7168, 5120, 48, 3)
+                    .names("moe_num_experts", "moe_top_k")
+                    .normalized("norm_expert_weight", false)
+                    .sharedWidth("share_expert_dim", 5120)
+                    .dense((json, layer) -> whyStepDense(json, layer, 4))
+                    .fields("hidden_act=silu moe_layers_enum share_q_dim")),
     /** Experts chosen by turns. */
     PHIMOE(
             "phimoe",
@@ -168,6 +183,15 @@ enum ModelFamily {
                             + " scoring_func=sigmoid")),
 
     // Sigmoid scores and a correction bias.
+    /** The first, DeepSeekMoE. */
+    DEEPSEEK(
+            "deepseek",
+            sizes(30, 4096, 1407, 0, 0)
+                    .normalized("norm_topk_prob", false)
+                    .shared("n_shared_experts", 0)
+                    .denseFirst("first_k_dense_replace", 0)
+                    .every("moe_layer_freq")
+                    .fields("scoring_func=softmax routed_scaling_factor=1 topk_method=greedy")),
     DEEPSEEK_V2("deepseek_v2", deepSeekV2().normalized("norm_topk_prob", false)),
     DEEPSEEK_OCR2("deepseek_ocr2_text deepseek_ocr2", deepSeekV2().fields("norm_topk_prob=false")),
     DEEPSEEK_V3("deepseek_v3 deepseek_v32 kimi_k2", deepSeek(sizes(61, 7168, 2048, 256, 8), 2.5, 8, 4, 3)),
@@ -337,7 +361,7 @@ enum ModelFamily {
                     .scaled("moe_router_scaling_factor", 1)
                     .sharedWidth("share_expert_dim", 1280)
                     .stepLimits("swiglu_limits", "swiglu_limits_shared")
-                    .dense(ModelFamily::whyStepDense)
+                    .dense((json, layer) -> whyStepDense(json, layer, 3))
                     .layerTypes("mlp_layer_types", "sparse")
                     .fields("hidden_act=silu share_expert_dims moe_layers_enum moe_layer_offset=0 moe_every_n_layer=1"
                             + " moe_router_activation=sigmoid"
@@ -371,11 +395,7 @@ enum ModelFamily {
 
     // Others.
     /** A router that is a network, reads the one before it, and may choose no expert. */
-    ZAYA(
-            "zaya",
-            sizes(40, 2048, 2048, 16, 1)
-                    .network("router_hidden_size", 256)
-                    .fields("num_experts_per_tok=1")),
+    ZAYA("zaya", sizes(40, 2048, 2048, 16, 1).network("router_hidden_size", 256).fields("num_experts_per_tok=1")),
     /** Ling and Ring, of softmax scores. */
     BAILING_MOE(
             "bailing_moe",
@@ -386,19 +406,8 @@ enum ModelFamily {
                     .fields("multi_gate=false moe_router_enable_expert_bias=false routed_scaling_factor=1"
                             + " score_function=softmax")),
     /** Ling 2 and Ring 2. */
-    BAILING_MOE_V2(
-            "bailing_moe_v2 bailing_moe_linear",
-            sizes(20, 2048, 512, 256, 8)
-                    .sigmoid()
-                    .normalized("norm_topk_prob", true)
-                    .corrected()
-                    .scaled("routed_scaling_factor", 2.5)
-                    .groups("n_group", "topk_group", 8, 4)
-                    .shared("num_shared_experts", 1)
-                    .denseFirst("first_k_dense_replace", 1)
-                    .fields("score_function=sigmoid moe_router_enable_expert_bias=true moe_router_topk_scaling_factor"
-                            + " moe_router_enable_shared_expert=true moe_shared_expert_intermediate_size"
-                            + " router_dtype")),
+    BAILING_MOE_V2("bailing_moe_v2 bailing_moe_linear", bailing(sizes(20, 2048, 512, 256, 8), 1, 1)),
+    LLADA2_MOE("llada2_moe", bailing(sizes(24, 1024, 0, 16, 2), 0, 0)),
     /** The router reads the token before the norm whose output the experts read, and has a factor an expert. */
     GEMMA4(
             "gemma4_text gemma4 diffusion_gemma_text",
@@ -562,6 +571,19 @@ enum ModelFamily {
                 .fields("scoring_func topk_method n_group topk_group");
     }
 
+    private static FamilyTraits bailing(FamilyTraits sizes, int shared, int dense) {
+        return sizes.sigmoid()
+                .normalized("norm_topk_prob", true)
+                .corrected()
+                .scaled("routed_scaling_factor", 2.5)
+                .groups("n_group", "topk_group", 8, 4)
+                .shared("num_shared_experts", shared)
+                .denseFirst("first_k_dense_replace", dense)
+                .fields("score_function=sigmoid moe_router_enable_expert_bias=true moe_router_topk_scaling_factor"
+                        + " moe_router_enable_shared_expert=true moe_shared_expert_intermediate_size"
+                        + " router_dtype");
+    }
+
     private static RouterConfig deepSeekV2(FamilyTraits traits, JsonFile json, RouterConfig router) {
         String method = json.string("topk_method", "greedy");
         String scoring = json.string("scoring_func", "softmax");
@@ -650,14 +672,17 @@ enum ModelFamily {
                         + end;
     }
 
-    private static @Nullable String whyStepDense(JsonFile json, int layer) {
+    private static @Nullable String whyStepDense(JsonFile json, int layer, int first) {
         if (!json.has("moe_layers_enum")) {
-            return layer >= 3 ? null : "it has no moe_layers_enum, without which layers from 3 on have experts";
+            return layer >= first
+                    ? null
+                    : "it has no moe_layers_enum, without which layers from " + first + " on have experts";
         }
-        String sparse = json.string("moe_layers_enum");
-        return List.of(sparse.split("[ ,]+")).contains(Integer.toString(layer))
-                ? null
-                : "moe_layers_enum is " + JsonFile.shown(sparse);
+        Object sparse = json.fields().get("moe_layers_enum");
+        boolean listed = sparse instanceof List<?>
+                ? json.integers("moe_layers_enum").contains(layer)
+                : List.of(json.string("moe_layers_enum").split("[ ,]+")).contains(Integer.toString(layer));
+        return listed ? null : "moe_layers_enum is " + JsonFile.shown(sparse);
     }
 
     private static boolean isHashed(JsonFile json, int layer) {

@@ -117,11 +117,7 @@ public final class HostRouter {
         }
         eachToken(hidden, tokens, onAllCores, (token, scratch) -> {
             look(table, rows[token] * k, scratch.logits, chosen.ids(), weights, token * pairs);
-            addShared(
-                    chosen.ids(),
-                    weights,
-                    token * pairs,
-                    router.hasSharedExpertGate() ? scratch.logits[choices] : 0);
+            addShared(chosen.ids(), weights, token * pairs, router.hasSharedExpertGate() ? scratch.logits[choices] : 0);
         });
         return withWeights(chosen, weights);
     }
@@ -133,8 +129,7 @@ public final class HostRouter {
         for (int slot = 0; slot < k; slot++) {
             double logit = logits[table[from + slot]];
             ids[at + slot] = table[from + slot];
-            weights[at + slot] =
-                    finiteOrZero(Math.sqrt(Math.max(logit, 0) + Math.log1p(Math.exp(-Math.abs(logit)))));
+            weights[at + slot] = finiteOrZero(Math.sqrt(Math.max(logit, 0) + Math.log1p(Math.exp(-Math.abs(logit)))));
             sum += weights[at + slot];
         }
         double factor = router.routedScalingFactor() / (router.renormalize() && sum > 0 ? sum : 1);
@@ -160,7 +155,14 @@ public final class HostRouter {
         onAllCores(tokens, onAllCores, (token, _) -> {
             int at = token * pairs;
             network.choose(
-                    hidden, token * config.hiddenDim(), states, token, config.expertsPerToken(), chosen.ids(), weights, at);
+                    hidden,
+                    token * config.hiddenDim(),
+                    states,
+                    token,
+                    config.expertsPerToken(),
+                    chosen.ids(),
+                    weights,
+                    at);
             for (int p = at; p < at + config.expertsPerToken(); p++) {
                 weights[p] *= router.routedScalingFactor();
             }

@@ -26,8 +26,7 @@ public final class Reference {
     public static Stages forward(ExpertWeights weights, float[] hidden, int tokens, RouterInputs inputs) {
         FusedMoeConfig config = weights.config();
         double[] logits = Router.logits(config, weights.router(), Numerics.widen(hidden), tokens);
-        return forward(
-                weights, hidden, logits, Router.route(config, weights.router(), hidden, logits, tokens, inputs));
+        return forward(weights, hidden, logits, Router.route(config, weights.router(), hidden, logits, tokens, inputs));
     }
 
     /** A pass with the unquantised weights on tokens that are routed already. */

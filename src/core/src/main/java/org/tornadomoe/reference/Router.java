@@ -109,7 +109,10 @@ public final class Router {
                 double[] weights = config.router().renormalize() ? normalized(scores) : scores;
                 for (int slot = 0; slot < k; slot++) {
                     int id = table[row + slot];
-                    int before = Arrays.stream(table, row, row + slot).boxed().toList().indexOf(id);
+                    int before = Arrays.stream(table, row, row + slot)
+                            .boxed()
+                            .toList()
+                            .indexOf(id);
                     int p = m * k + (before < 0 ? slot : before); // one that is there twice is one
                     routed.ids()[m * k + slot] = before < 0 ? id : -1;
                     routed.weights()[p] += weights[slot] * config.router().routedScalingFactor();

@@ -13,11 +13,13 @@ import java.util.Arrays;
 import java.util.List;
 import java.util.Random;
 import java.util.function.Consumer;
+import java.util.function.Function;
 import java.util.stream.IntStream;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.ValueSource;
 import org.tornadomoe.checkpoint.PublishedModel.Plain;
 import org.tornadomoe.checkpoint.PublishedModel.Router;
 import org.tornadomoe.quant.ExpertWeights;
@@ -134,7 +136,9 @@ class PublishedFamiliesTest {
         String block = "model.layers.1.mlp.";
         PublishedModel model =
                 layer(block, "gate.weight", 8 * sharedExperts).perExpert(block, "gate_proj", "up_proj", "down_proj");
-        return model.mlp(block + "shared_experts.", model.shared, "gate_proj", "up_proj", "down_proj");
+        return sharedExperts == 0
+                ? model
+                : model.mlp(block + "shared_experts.", model.shared, "gate_proj", "up_proj", "down_proj");
     }
 
     @Test
@@ -219,7 +223,7 @@ class PublishedFamiliesTest {
                 "{\"model_type\": \"deepseek_v2\", " + SIZES
                         + "\"n_routed_experts\": 6, \"n_shared_experts\": 2, \"moe_intermediate_size\": 8,"
                         + " \"first_k_dense_replace\": 1, \"mlp_bias\": true}",
-                new Plain(SOFTMAX, false, true, false, false, true, false));
+                Plain.of(SOFTMAX).withShared(false).biased());
     }
 
     @Test
@@ -258,6 +262,67 @@ class PublishedFamiliesTest {
                         + "\"num_experts\": 6, \"num_shared_experts\": 1, \"moe_intermediate_size\": 8,"
                         + " \"norm_topk_prob\": true, \"multi_gate\": false}",
                 Plain.of(SOFTMAX_RENORMALIZED).withShared(false));
+    }
+
+    /** LLaDA 2, whose shared experts are none unless it says so. */
+    @Test
+    void llada2Moe() {
+        PublishedModel model = deepSeek(0);
+        model.add("model.layers.1.mlp.gate.expert_bias", model.correction);
+        assertComputes(
+                model,
+                "{\"model_type\": \"llada2_moe\", " + SIZES
+                        + "\"num_experts\": 6, \"moe_intermediate_size\": 8, \"score_function\": \"sigmoid\","
+                        + " \"n_group\": 3, \"topk_group\": 2, \"norm_topk_prob\": true, \"router_dtype\": \"fp32\"}",
+                Plain.of(sigmoidByGroups(3, 2.5)));
+    }
+
+    /** DeepSeekMoE, the first of the kind. */
+    @ParameterizedTest
+    @ValueSource(booleans = {false, true})
+    void deepSeek(boolean renormalize) {
+        assertComputes(
+                deepSeek(2),
+                "{\"model_type\": \"deepseek\", " + SIZES
+                        + "\"n_routed_experts\": 6, \"n_shared_experts\": 2, \"moe_intermediate_size\": 8,"
+                        + " \"first_k_dense_replace\": 1, \"moe_layer_freq\": 1, \"scoring_func\": \"softmax\","
+                        + " \"aux_loss_alpha\": 0.001, \"norm_topk_prob\": " + renormalize + "}",
+                Plain.of(renormalize ? SOFTMAX_RENORMALIZED : SOFTMAX).withShared(false));
+    }
+
+    @Test
+    void grok1() {
+        String block = "model.layers.1.moe_block.";
+        assertComputes(
+                layer(block, "gate.weight", 0).perExpert(block, "linear", "linear_v", "linear_1"),
+                "{\"model_type\": \"grok-1\", " + SIZES
+                        + "\"num_experts\": 6, \"intermediate_size\": 8, \"max_attn_value\": 30.0,"
+                        + " \"attn_output_multiplier\": 0.088, \"output_router_logits\": false,"
+                        + " \"router_aux_loss_coef\": 0.001}",
+                Plain.of(SOFTMAX).gelu());
+    }
+
+    /** The shared expert is beside the block, and which layers have experts is a list or a text. */
+    @ParameterizedTest
+    @ValueSource(strings = {"\"1,2\"", "[1, 2]"})
+    void step3(String sparse) {
+        String block = "model.layers.1.moe.";
+        PublishedModel model = layer(block, "gate.weight", 16);
+        model.add(block + "gate_proj.weight", parts(model, PublishedModel.Expert::gate))
+                .add(block + "up_proj.weight", parts(model, PublishedModel.Expert::up))
+                .add(block + "down_proj.weight", model.down())
+                .mlp("model.layers.1.share_expert.", model.shared, "gate_proj", "up_proj", "down_proj");
+        assertComputes(
+                model,
+                "{\"model_type\": \"step3_vl\", \"text_config\": {\"model_type\": \"step3_text\","
+                        + " \"num_hidden_layers\": 3, \"hidden_size\": 12, \"moe_top_k\": 2,"
+                        + " \"moe_num_experts\": 6, \"moe_intermediate_size\": 8, \"share_expert_dim\": 16,"
+                        + " \"norm_expert_weight\": true, \"moe_layers_enum\": " + sparse + "}}",
+                Plain.of(SOFTMAX_RENORMALIZED).withShared(false));
+    }
+
+    private static float[][][] parts(PublishedModel model, Function<PublishedModel.Expert, float[][]> part) {
+        return Arrays.stream(model.experts).map(part).toArray(float[][][]::new);
     }
 
     /** Every second layer; a dense one is beside the block. */

@@ -12,6 +12,7 @@ import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Random;
+import java.util.function.DoubleBinaryOperator;
 import java.util.function.DoubleUnaryOperator;
 import java.util.stream.IntStream;
 
@@ -190,23 +191,42 @@ final class PublishedModel {
             boolean routerBias,
             boolean expertBias,
             boolean weightOnInput,
-            boolean gptOssActivation,
+            DoubleBinaryOperator activation,
             boolean hasShared,
             boolean hasSharedGate) {
         static Plain of(Router router) {
-            return new Plain(router, false, false, false, false, false, false);
+            return new Plain(router, false, false, false, (g, u) -> g * sigmoid(g) * u, false, false);
         }
 
         Plain withShared(boolean gate) {
-            return new Plain(router, routerBias, expertBias, weightOnInput, gptOssActivation, true, gate);
+            return new Plain(router, routerBias, expertBias, weightOnInput, activation, true, gate);
         }
 
         Plain onInput() {
-            return new Plain(router, routerBias, expertBias, true, gptOssActivation, hasShared, hasSharedGate);
+            return new Plain(router, routerBias, expertBias, true, activation, hasShared, hasSharedGate);
+        }
+
+        Plain biased() {
+            return new Plain(router, routerBias, true, weightOnInput, activation, hasShared, hasSharedGate);
         }
 
         Plain gptOss() {
-            return new Plain(router, true, true, weightOnInput, true, hasShared, hasSharedGate);
+            return new Plain(router, true, true, weightOnInput, Plain::gptOss, hasShared, hasSharedGate);
+        }
+
+        /** By the tangent. */
+        Plain gelu() {
+            return new Plain(router, routerBias, expertBias, weightOnInput, Plain::gelu, hasShared, hasSharedGate);
+        }
+
+        private static double gptOss(double gate, double up) {
+            double g = Math.min(gate, 7);
+            return (Math.clamp(up, -7, 7) + 1) * g * sigmoid(1.702 * g);
+        }
+
+        private static double gelu(double gate, double up) {
+            double inner = Math.sqrt(2 / Math.PI) * (gate + 0.044715 * gate * gate * gate);
+            return gate * (1 + Math.tanh(inner)) / 2 * up;
         }
     }
 
@@ -254,13 +274,7 @@ final class PublishedModel {
         for (int i = 0; i < gate.length; i++) {
             double g = gate[i] + (plain.expertBias ? expert.gateBias[i] : 0);
             double u = up[i] + (plain.expertBias ? expert.upBias[i] : 0);
-            if (plain.gptOssActivation) {
-                g = Math.min(g, 7);
-                u = Math.clamp(u, -7, 7);
-                gate[i] = (u + 1) * g * sigmoid(1.702 * g);
-            } else {
-                gate[i] = g * sigmoid(g) * u;
-            }
+            gate[i] = plain.activation.applyAsDouble(g, u);
         }
         double[] out = times(expert.down, gate);
         for (int h = 0; h < H && plain.expertBias; h++) {

@@ -78,8 +78,10 @@ class TransformersFamiliesTest {
             double[] expected = Numerics.widen(golden.tensor("output").toFloats());
             assertThat(Numerics.relativeL2(Numerics.widen(output), expected)).isLessThan(1.5e-2);
             if (golden.find("router_states_after") != null && inputs.states() != null) {
-                double[] after = Numerics.widen(golden.tensor("router_states_after").toFloats());
-                assertThat(Numerics.relativeL2(Numerics.widen(inputs.states()), after)).isLessThan(2e-6);
+                double[] after =
+                        Numerics.widen(golden.tensor("router_states_after").toFloats());
+                assertThat(Numerics.relativeL2(Numerics.widen(inputs.states()), after))
+                        .isLessThan(2e-6);
             }
         }
     }

@@ -20,8 +20,7 @@ class RouterInputsTest {
     private static final int TOKENS = 23;
 
     private static float[] tensor(String family, String name) {
-        try (Safetensors golden =
-                Safetensors.open(FAMILIES.resolve(family).resolve("golden.safetensors"))) {
+        try (Safetensors golden = Safetensors.open(FAMILIES.resolve(family).resolve("golden.safetensors"))) {
             return golden.tensor(name).toFloats();
         }
     }
@@ -74,8 +73,7 @@ class RouterInputsTest {
             double[] expected = Numerics.widen(tensor("zaya_first", "router_states_after"));
             assertThat(Numerics.relativeL2(Numerics.widen(states), expected)).isLessThan(1e-6);
             assertThatIllegalArgumentException()
-                    .isThrownBy(() ->
-                            first.forward(hidden, TOKENS, output, null, RouterInputs.ofStates(new float[12])))
+                    .isThrownBy(() -> first.forward(hidden, TOKENS, output, null, RouterInputs.ofStates(new float[12])))
                     .withMessageContaining("states: expected [23, 12] values, got 12");
         }
     }
