@@ -34,7 +34,7 @@ public final class BatchChecks {
                 layer.batchInvariant().config(),
                 quantization.weightKey(),
                 tensor ? QuantKey.INT8_STATIC_TENSOR_SYM : quantization.activationKey(),
-                experts.activationFormat());
+                layer.config().activationFormat());
     }
 
     /**

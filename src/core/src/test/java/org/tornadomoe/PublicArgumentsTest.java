@@ -17,7 +17,6 @@ import org.junit.jupiter.params.provider.MethodSource;
 import org.tornadomoe.config.EplbConfig;
 import org.tornadomoe.config.ExpertMap;
 import org.tornadomoe.config.ExpertPlacementStrategy;
-import org.tornadomoe.config.FusedMoeActivationFormat;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.FusedMoeParallelConfig;
 import org.tornadomoe.config.GroupShape;
@@ -32,7 +31,6 @@ import org.tornadomoe.kernel.ChosenExperts;
 import org.tornadomoe.kernel.PrepareAndFinalize;
 import org.tornadomoe.kernel.Replicas;
 import org.tornadomoe.kernel.RoutingSimulator;
-import org.tornadomoe.kernel.WorkspaceShapes;
 import org.tornadomoe.quant.HiddenStates;
 import org.tornadomoe.quant.Int8Activations;
 import org.tornadomoe.quant.Int8Experts;
@@ -239,20 +237,6 @@ class PublicArgumentsTest {
                     assertThat(ChosenExperts.allocate(tokens, topK).tokens()).isEqualTo(tokens);
                 }),
                 of("ChosenExperts of arrays", d -> new ChosenExperts(d.number(), new int[3], new float[2]).tokens()),
-                of("WorkspaceShapes", d -> {
-                    WorkspaceShapes shapes = WorkspaceShapes.of(
-                            FusedMoeActivationFormat.BATCHED_EXPERTS,
-                            d.number(),
-                            d.number(),
-                            d.number(),
-                            d.number(),
-                            d.number(),
-                            d.number(),
-                            d.number(),
-                            d.number());
-                    WorkspaceShapes.elements(shapes.gemms());
-                    WorkspaceShapes.elements(shapes.activated());
-                }),
                 of("Replicas", d -> {
                     int experts = d.number();
                     Replicas replicas = Replicas.allHere(experts, e -> e == 0 ? 0 : -1);

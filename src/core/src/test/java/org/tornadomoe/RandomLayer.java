@@ -3,6 +3,7 @@ package org.tornadomoe;
 import java.util.SplittableRandom;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeConfig;
+import org.tornadomoe.config.FusedMoeParallelConfig;
 import org.tornadomoe.config.MoeActivation;
 import org.tornadomoe.config.RouterConfig;
 import org.tornadomoe.config.RoutingMethodType;
@@ -82,6 +83,20 @@ public record RandomLayer(FusedMoeConfig config, long seed) implements ExpertWei
     /** The same weights, hidden states of that type. */
     public RandomLayer ofType(ScalarType type) {
         return new RandomLayer(config.toBuilder().inDtype(type).build(), seed);
+    }
+
+    /** The same weights, all experts here, activations in the batched format. */
+    public RandomLayer batched() {
+        return new RandomLayer(
+                config.toBuilder()
+                        .moeParallelConfig(FusedMoeParallelConfig.builder()
+                                .dp(2, 0)
+                                .expertParallel(true)
+                                .all2allBackend("nixl_ep")
+                                .build())
+                        .numLocalExperts(config.globalNumExperts())
+                        .build(),
+                seed);
     }
 
     /** The same weights on that device. */

@@ -55,7 +55,7 @@ final class Devices implements Callable<Integer> {
             Map<String, @Nullable String> schemes = new LinkedHashMap<>();
             for (Int8Scheme scheme : Int8Scheme.values()) {
                 Support support = experts.isSupportedConfig(
-                        there, scheme.weightKey(), scheme.activationKey(), experts.activationFormat());
+                        there, scheme.weightKey(), scheme.activationKey(), ANY.activationFormat());
                 schemes.put(scheme.toString(), support.supported() ? null : support.toString());
             }
             return new Service(experts.backend().toString(), device, experts.name(), schemes);

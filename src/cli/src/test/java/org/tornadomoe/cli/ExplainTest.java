@@ -48,7 +48,7 @@ class ExplainTest {
         assertThat(ran.json().get("chosen")).isEqualTo("CpuExperts");
         assertThat(ran.list("candidates"))
                 .extracting(candidate -> String.valueOf(candidate.get("backend")))
-                .containsExactly(Stream.concat(Collections.nCopies(12, "TRITON").stream(), Stream.of("CPU", "CPU"))
+                .containsExactly(Stream.concat(Collections.nCopies(10, "TRITON").stream(), Stream.of("CPU"))
                         .toArray(String[]::new));
         assertThat(String.valueOf(ran.list("candidates").getFirst().get("reason")))
                 .contains("interpreter:0", "has no wgmma: there are kernels for CUDA only");
@@ -153,7 +153,11 @@ class ExplainTest {
         assertThat(explain("--dp", 2, "--ep", "--all2all", "nixl_ep", "--backend", "triton")
                         .json())
                 .containsEntry("activationFormat", "batched_experts")
-                .containsEntry("chosen", "TornadoDp4aBatchedExperts");
+                .containsEntry("chosen", "TornadoDp4aExperts");
+        assertThat(explain("--dp", 2, "--ep", "--all2all", "nixl_ep", "--device-profile", "h100")
+                        .json())
+                .containsEntry("activationFormat", "batched_experts")
+                .containsEntry("chosen", "TornadoHopperExperts");
         assertThat(explain("--lora", "--activation", "situ", "--situ-beta", 4, "--backend", "triton")
                         .json())
                 .containsEntry("chosen", "TornadoDp4aExperts");

@@ -101,9 +101,9 @@ class MoeTest {
                 .extracting(device -> String.valueOf(device.get("id")))
                 .containsExactlyElementsOf(ids);
         assertThat(ran.list("kernelClasses"))
-                .hasSize(12 * ids.size() + 3)
+                .hasSize(10 * ids.size() + 2)
                 .extracting(experts -> String.valueOf(experts.get("name")))
-                .contains("CpuExperts", "CpuBatchedExperts", "ReferenceExperts");
+                .contains("CpuExperts", "ReferenceExperts");
     }
 
     @Test

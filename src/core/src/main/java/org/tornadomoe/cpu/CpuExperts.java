@@ -14,7 +14,7 @@ import org.tornadomoe.quant.Int8Experts;
  * The layer on this machine's cores: integers in float lanes, where they stay exact, and everything between the GEMMs
  * in float64, so that int8 activations are the definition's. Runs on the calling thread and the common pool.
  */
-public sealed class CpuExperts implements GeneralExperts permits CpuBatchedExperts {
+public final class CpuExperts implements GeneralExperts {
     @Override
     public Int8MoeBackend backend() {
         return Int8MoeBackend.CPU;

@@ -1,9 +1,11 @@
 package org.tornadomoe.kernel;
 
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.Collection;
 import java.util.List;
 import java.util.function.Predicate;
+import java.util.stream.Collectors;
 import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeActivationFormat;
@@ -77,9 +79,8 @@ public interface FusedMoeExperts {
         return true;
     }
 
-    /** The one format it takes. */
-    default FusedMoeActivationFormat activationFormat() {
-        return FusedMoeActivationFormat.STANDARD;
+    default boolean supportsActivationFormat(FusedMoeActivationFormat format) {
+        return format == FusedMoeActivationFormat.STANDARD;
     }
 
     /**
@@ -90,11 +91,6 @@ public interface FusedMoeExperts {
      */
     default @Nullable String rounding(@Nullable QuantKey weightKey) {
         return null;
-    }
-
-    /** Who applies the router's weights to the experts' outputs and sums them. */
-    default TopKWeightAndReduce weightAndReduce() {
-        return TopKWeightAndReduce.NO_OP;
     }
 
     /** Whether a token's output doesn't depend on the other tokens of a call. */
@@ -227,11 +223,14 @@ public interface FusedMoeExperts {
                     .orElse(null);
             add(no, config.hiddenDim() + " hidden dim is not supported", next);
         }
-        if (format != activationFormat()) {
+        if (!supportsActivationFormat(format)) {
             add(
                     no,
                     format + " activation format",
-                    "activation format: " + activationFormat().value());
+                    Arrays.stream(FusedMoeActivationFormat.values())
+                            .filter(this::supportsActivationFormat)
+                            .map(FusedMoeActivationFormat::value)
+                            .collect(Collectors.joining(" or ", "activation format: ", "")));
         }
         if (config.batchInvariant() && !supportsBatchInvariance()) {
             add(no, "batch invariance", "no batch invariance");

@@ -3,6 +3,7 @@ package org.tornadomoe.kernel;
 import java.util.ArrayList;
 import java.util.List;
 import org.jspecify.annotations.Nullable;
+import org.tornadomoe.config.FusedMoeActivationFormat;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.FusedMoeParallelConfig;
 import org.tornadomoe.config.Int8Scheme;
@@ -37,6 +38,15 @@ public interface GeneralExperts extends FusedMoeExperts {
     @Override
     default boolean supportsParallelConfig(FusedMoeParallelConfig parallel) {
         return !parallel.useFiNvlTwoSidedKernels() && !parallel.useFiNvlOneSidedKernels();
+    }
+
+    /**
+     * Both: within a process a slot of the batched format is its pair's place among its expert's pairs, and nothing is
+     * copied to it.
+     */
+    @Override
+    default boolean supportsActivationFormat(FusedMoeActivationFormat format) {
+        return true;
     }
 
     @Override

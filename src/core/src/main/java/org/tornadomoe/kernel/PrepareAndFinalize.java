@@ -21,7 +21,7 @@ public enum PrepareAndFinalize {
      * outputs. Each token has its own scale, or all have one that the caller's gathering must not mix.
      */
     NAIVE_DP_EP("MoEPrepareAndFinalizeNaiveDPEPModular", FusedMoeActivationFormat.STANDARD),
-    /** Each token copied to a slot of each of its experts. */
+    /** Each token in a slot of each of its experts, which the alignment gives it. */
     BATCHED("BatchedPrepareAndFinalize", FusedMoeActivationFormat.BATCHED_EXPERTS);
 
     private final String className;
@@ -59,28 +59,5 @@ public enum PrepareAndFinalize {
     /** What it hands to the experts. */
     public FusedMoeActivationFormat activationFormat() {
         return activationFormat;
-    }
-
-    /** The most tokens of a call that an expert has slots for; null where tokens have none. */
-    public @Nullable Integer maxNumTokensPerRank(FusedMoeConfig config) {
-        return this == BATCHED ? config.maxNumTokens() : null;
-    }
-
-    /** How many hand tokens to the experts: one, the caller, whatever ranks the tokens are from. */
-    public int numDispatchers() {
-        return 1;
-    }
-
-    /** Whether outputs are already summed over ranks; that is always the caller's to do. */
-    public boolean outputIsReduced() {
-        return false;
-    }
-
-    /** Where weights are applied and a token's outputs summed, with experts that do so, or leave it to this. */
-    public TopKWeightAndReduce weightAndReduce(TopKWeightAndReduce experts) {
-        if (experts != TopKWeightAndReduce.DELEGATE) {
-            return experts;
-        }
-        return this == BATCHED ? TopKWeightAndReduce.NAIVE_BATCHED : TopKWeightAndReduce.CONTIGUOUS;
     }
 }

@@ -1,8 +1,7 @@
 /**
  * The contract every kernel class keeps: {@link org.tornadomoe.kernel.FusedMoeExperts} says what it can serve and makes
- * {@link org.tornadomoe.kernel.MoeKernel}s, which run one layer. {@link org.tornadomoe.kernel.PrepareAndFinalize} and
- * {@link org.tornadomoe.kernel.TopKWeightAndReduce} name the stages around the experts, {@link
- * org.tornadomoe.kernel.WorkspaceShapes} what lies between them.
+ * {@link org.tornadomoe.kernel.MoeKernel}s, which run one layer. {@link org.tornadomoe.kernel.PrepareAndFinalize} names
+ * the stages around the experts.
  */
 @NullMarked
 package org.tornadomoe.kernel;

@@ -349,10 +349,10 @@ public final class Int8MoeOracle {
                             + " dispatch/combine.");
         }
         logOnce(System.Logger.Level.DEBUG, "Using " + prepareAndFinalize.className());
-        if (prepareAndFinalize.activationFormat() != experts.activationFormat()) {
-            throw new IllegalArgumentException(
-                    experts.name() + ": expected " + experts.activationFormat() + " activation format, got "
-                            + prepareAndFinalize.activationFormat() + " of " + prepareAndFinalize.className());
+        if (!experts.supportsActivationFormat(prepareAndFinalize.activationFormat())) {
+            throw new IllegalArgumentException(experts.name() + ": does not support the "
+                    + prepareAndFinalize.activationFormat() + " activation format of "
+                    + prepareAndFinalize.className());
         }
         return experts.load(config, weights);
     }

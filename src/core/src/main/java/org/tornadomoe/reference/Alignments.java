@@ -1,6 +1,7 @@
 package org.tornadomoe.reference;
 
 import java.util.Arrays;
+import java.util.stream.IntStream;
 
 /**
  * The orders of pairs in which a block of rows needs one expert's weights only (vLLM: {@code moe_align_block_size}).
@@ -59,6 +60,33 @@ public final class Alignments {
             }
         }
         return new Alignment(blockSize, sorted, expertIds);
+    }
+
+    /**
+     * Align for the batched format, where each expert has a slot for every token: S = M in whole blocks. Slot s of
+     * expert e, the s-th of its pairs, is at e·S + s; blocks without a pair have expert -1. An expert that a token
+     * names twice may have more pairs than slots, and then as many blocks as it needs.
+     *
+     * @param topkIds the expert of each pair; ids outside [0, E) are left out
+     */
+    public static Alignment alignBatched(int[] topkIds, int experts, int tokens, int blockSize) {
+        IntStream.Builder sorted = IntStream.builder();
+        IntStream.Builder expertIds = IntStream.builder();
+        for (int e = 0; e < experts; e++) {
+            int expert = e;
+            int[] pairs = IntStream.range(0, topkIds.length)
+                    .filter(p -> topkIds[p] == expert)
+                    .toArray();
+            int blocks = Math.ceilDiv(Math.max(tokens, pairs.length), blockSize);
+            for (int slot = 0; slot < blocks * blockSize; slot++) {
+                sorted.add(slot < pairs.length ? pairs[slot] : topkIds.length);
+                if (slot % blockSize == 0) {
+                    expertIds.add(slot < pairs.length ? e : -1);
+                }
+            }
+        }
+        return new Alignment(
+                blockSize, sorted.build().toArray(), expertIds.build().toArray());
     }
 
     /**

@@ -8,7 +8,6 @@ import java.util.List;
 import java.util.Map;
 import java.util.Set;
 import org.jspecify.annotations.Nullable;
-import org.tornadomoe.config.FusedMoeActivationFormat;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.kernel.Cleanup;
 import org.tornadomoe.kernel.InsufficientMemoryException;
@@ -238,7 +237,6 @@ public final class MoeTasks implements AutoCloseable {
                 device.memory() - deviceBytes(),
                 HostMemory.of(device.backend()),
                 chosen.gemm(),
-                FusedMoeActivationFormat.STANDARD,
                 true,
                 chosen.launchConfigs(config, experts),
                 given);
@@ -291,12 +289,11 @@ public final class MoeTasks implements AutoCloseable {
     private TornadoExperts choose(Int8Experts experts) {
         List<String> refused = new ArrayList<>();
         List<TornadoExperts> candidates = TornadoExperts.all().stream()
-                .filter(each -> each.activationFormat() == FusedMoeActivationFormat.STANDARD)
                 .filter(each -> each.gemm().joinsOtherTasks())
                 .toList();
         for (TornadoExperts candidate : candidates) {
             Support support = candidate.isSupportedConfig(
-                    config, experts.weightKey(), experts.activationKey(), FusedMoeActivationFormat.STANDARD);
+                    config, experts.weightKey(), experts.activationKey(), config.activationFormat());
             if (support.supported()) {
                 return candidate;
             }

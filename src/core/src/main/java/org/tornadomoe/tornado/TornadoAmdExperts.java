@@ -1,6 +1,5 @@
 package org.tornadomoe.tornado;
 
-import org.tornadomoe.config.FusedMoeActivationFormat;
 import org.tornadomoe.tornado.graph.AmdGemm;
 
 /**
@@ -9,7 +8,7 @@ import org.tornadomoe.tornado.graph.AmdGemm;
  */
 public final class TornadoAmdExperts extends TornadoExperts {
     public TornadoAmdExperts() {
-        super(new AmdGemm(), FusedMoeActivationFormat.STANDARD);
+        super(new AmdGemm());
     }
 
     @Override

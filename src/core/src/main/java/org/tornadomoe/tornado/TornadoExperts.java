@@ -7,7 +7,6 @@ import java.util.List;
 import java.util.Objects;
 import java.util.ServiceLoader;
 import org.jspecify.annotations.Nullable;
-import org.tornadomoe.config.FusedMoeActivationFormat;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8MoeBackend;
 import org.tornadomoe.config.Int8Quantization;
@@ -19,7 +18,6 @@ import org.tornadomoe.kernel.GeneralExperts;
 import org.tornadomoe.kernel.MoeKernel;
 import org.tornadomoe.kernel.StageValues;
 import org.tornadomoe.kernel.Support;
-import org.tornadomoe.kernel.TopKWeightAndReduce;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.tornado.device.Device;
 import org.tornadomoe.tornado.device.TornadoHome;
@@ -39,11 +37,9 @@ import org.tornadomoe.tuning.LaunchSpace;
  */
 public abstract class TornadoExperts implements GeneralExperts {
     private final ExpertGemm gemm;
-    private final FusedMoeActivationFormat format;
 
-    TornadoExperts(ExpertGemm gemm, FusedMoeActivationFormat format) {
+    TornadoExperts(ExpertGemm gemm) {
         this.gemm = gemm;
-        this.format = format;
     }
 
     ExpertGemm gemm() {
@@ -99,17 +95,6 @@ public abstract class TornadoExperts implements GeneralExperts {
                 .filter(Objects::nonNull)
                 .findFirst()
                 .orElse(null);
-    }
-
-    @Override
-    public FusedMoeActivationFormat activationFormat() {
-        return format;
-    }
-
-    /** In the standard format the second GEMM weighs; slots are weighed where they are summed. */
-    @Override
-    public TopKWeightAndReduce weightAndReduce() {
-        return format == FusedMoeActivationFormat.STANDARD ? TopKWeightAndReduce.NO_OP : TopKWeightAndReduce.DELEGATE;
     }
 
     @Override
@@ -187,7 +172,7 @@ public abstract class TornadoExperts implements GeneralExperts {
     }
 
     private MemoryReport memory(FusedMoeConfig config, Int8Quantization quantization) {
-        return MemoryReport.of(new LayerShape(config, quantization, config.numLocalExperts(), gemm, format));
+        return MemoryReport.of(new LayerShape(config, quantization, config.numLocalExperts(), gemm));
     }
 
     @Override
@@ -220,8 +205,7 @@ public abstract class TornadoExperts implements GeneralExperts {
 
     @Override
     public MoeKernel load(FusedMoeConfig config, Int8Experts experts) {
-        return TornadoMoeKernel.load(
-                requireDevice(config), config, experts, gemm, format, launchConfigs(config, experts));
+        return TornadoMoeKernel.load(requireDevice(config), config, experts, gemm, launchConfigs(config, experts));
     }
 
     /** What a layer is launched with. */
@@ -233,7 +217,7 @@ public abstract class TornadoExperts implements GeneralExperts {
     @Override
     public StageValues stages(
             FusedMoeConfig config, Int8Experts experts, float[] hidden, int tokens, StageValues given) {
-        return StageRun.run(requireDevice(config), config, experts, gemm, format, hidden, tokens, given);
+        return StageRun.run(requireDevice(config), config, experts, gemm, hidden, tokens, given);
     }
 
     private Device requireDevice(FusedMoeConfig config) {

@@ -1,6 +1,5 @@
 package org.tornadomoe.tornado;
 
-import org.tornadomoe.config.FusedMoeActivationFormat;
 import org.tornadomoe.tornado.graph.HopperGemm;
 
 /**
@@ -10,7 +9,7 @@ import org.tornadomoe.tornado.graph.HopperGemm;
  */
 public final class TornadoHopperExperts extends TornadoExperts {
     public TornadoHopperExperts() {
-        super(new HopperGemm(), FusedMoeActivationFormat.STANDARD);
+        super(new HopperGemm());
     }
 
     @Override

@@ -1,6 +1,5 @@
 package org.tornadomoe.tornado;
 
-import org.tornadomoe.config.FusedMoeActivationFormat;
 import org.tornadomoe.tornado.graph.MmaGemm;
 
 /**
@@ -9,7 +8,7 @@ import org.tornadomoe.tornado.graph.MmaGemm;
  */
 public final class TornadoMmaExperts extends TornadoExperts {
     public TornadoMmaExperts() {
-        super(MmaGemm.ofInt8(), FusedMoeActivationFormat.STANDARD);
+        super(MmaGemm.ofInt8());
     }
 
     @Override

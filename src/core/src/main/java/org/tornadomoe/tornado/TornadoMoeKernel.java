@@ -14,7 +14,6 @@ import java.util.concurrent.locks.ReentrantLock;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 import org.jspecify.annotations.Nullable;
-import org.tornadomoe.config.FusedMoeActivationFormat;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.kernel.Adapters;
 import org.tornadomoe.kernel.ChosenExperts;
@@ -106,12 +105,7 @@ final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profile
     }
 
     static TornadoMoeKernel load(
-            Device device,
-            FusedMoeConfig config,
-            Int8Experts experts,
-            ExpertGemm gemm,
-            FusedMoeActivationFormat format,
-            LaunchConfigs launches) {
+            Device device, FusedMoeConfig config, Int8Experts experts, ExpertGemm gemm, LaunchConfigs launches) {
         // Adapters are applied by kernels in Java.
         LayerArrays arrays = new LayerArrays(
                 config,
@@ -119,7 +113,6 @@ final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profile
                 device.memory(),
                 HostMemory.of(device.backend()),
                 gemm,
-                format,
                 !config.isLoraEnabled(),
                 launches,
                 Map.of());
@@ -225,9 +218,7 @@ final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profile
             int @Nullable [] slotOfToken) {
         int most = arrays.shape.config.maxNumTokens();
         if (tokens < 1 || tokens > most) {
-            boolean batched = arrays.shape.batched;
-            throw new IllegalArgumentException("tokens: expected 1 to " + most
-                    + (batched ? " (each expert has so many slots)" : "") + ", got " + tokens);
+            throw new IllegalArgumentException("tokens: expected 1 to " + most + ", got " + tokens);
         }
         turn.lock();
         try {

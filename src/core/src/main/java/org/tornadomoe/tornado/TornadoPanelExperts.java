@@ -1,6 +1,5 @@
 package org.tornadomoe.tornado;
 
-import org.tornadomoe.config.FusedMoeActivationFormat;
 import org.tornadomoe.tornado.graph.PanelGemm;
 
 /**
@@ -10,7 +9,7 @@ import org.tornadomoe.tornado.graph.PanelGemm;
  */
 public final class TornadoPanelExperts extends TornadoExperts {
     public TornadoPanelExperts() {
-        super(new PanelGemm(), FusedMoeActivationFormat.STANDARD);
+        super(new PanelGemm());
     }
 
     @Override

@@ -1,12 +1,11 @@
 package org.tornadomoe.tornado;
 
-import org.tornadomoe.config.FusedMoeActivationFormat;
 import org.tornadomoe.tornado.graph.PortableGemm;
 
 /** GEMMs in plain arithmetic, on any device, and with float activations too. */
 public final class TornadoPortableExperts extends TornadoExperts {
     public TornadoPortableExperts() {
-        super(new PortableGemm(), FusedMoeActivationFormat.STANDARD);
+        super(new PortableGemm());
     }
 
     @Override

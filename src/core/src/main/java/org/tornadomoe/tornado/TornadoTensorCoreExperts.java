@@ -1,6 +1,5 @@
 package org.tornadomoe.tornado;
 
-import org.tornadomoe.config.FusedMoeActivationFormat;
 import org.tornadomoe.tornado.graph.TensorCoreGemm;
 
 /**
@@ -10,7 +9,7 @@ import org.tornadomoe.tornado.graph.TensorCoreGemm;
  */
 public final class TornadoTensorCoreExperts extends TornadoExperts {
     public TornadoTensorCoreExperts() {
-        super(new TensorCoreGemm(), FusedMoeActivationFormat.STANDARD);
+        super(new TensorCoreGemm());
     }
 
     @Override

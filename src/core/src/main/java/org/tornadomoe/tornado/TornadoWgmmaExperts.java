@@ -1,6 +1,5 @@
 package org.tornadomoe.tornado;
 
-import org.tornadomoe.config.FusedMoeActivationFormat;
 import org.tornadomoe.tornado.graph.WgmmaGemm;
 
 /**
@@ -9,7 +8,7 @@ import org.tornadomoe.tornado.graph.WgmmaGemm;
  */
 public final class TornadoWgmmaExperts extends TornadoExperts {
     public TornadoWgmmaExperts() {
-        super(WgmmaGemm.ofInt8(), FusedMoeActivationFormat.STANDARD);
+        super(WgmmaGemm.ofInt8());
     }
 
     @Override

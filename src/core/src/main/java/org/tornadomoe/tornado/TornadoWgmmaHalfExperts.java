@@ -1,6 +1,5 @@
 package org.tornadomoe.tornado;
 
-import org.tornadomoe.config.FusedMoeActivationFormat;
 import org.tornadomoe.tornado.graph.WgmmaGemm;
 
 /**
@@ -9,7 +8,7 @@ import org.tornadomoe.tornado.graph.WgmmaGemm;
  */
 public final class TornadoWgmmaHalfExperts extends TornadoExperts {
     public TornadoWgmmaHalfExperts() {
-        super(WgmmaGemm.ofHalves(), FusedMoeActivationFormat.STANDARD);
+        super(WgmmaGemm.ofHalves());
     }
 
     @Override

@@ -121,10 +121,10 @@ class FakeExperts implements FusedMoeExperts {
     }
 
     @Override
-    public FusedMoeActivationFormat activationFormat() {
+    public boolean supportsActivationFormat(FusedMoeActivationFormat format) {
         return ok(Predicate.ACTIVATION_FORMAT)
-                ? FusedMoeActivationFormat.STANDARD
-                : FusedMoeActivationFormat.BATCHED_EXPERTS;
+                ? FusedMoeExperts.super.supportsActivationFormat(format)
+                : format == FusedMoeActivationFormat.BATCHED_EXPERTS;
     }
 
     @Override

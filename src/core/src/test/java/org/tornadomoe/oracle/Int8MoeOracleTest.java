@@ -356,7 +356,7 @@ class Int8MoeOracleTest {
             Selection unseen = oracle.select(batched);
             assertThatIllegalArgumentException()
                     .isThrownBy(() -> oracle.makeInt8MoeKernel(unseen, weights))
-                    .withMessage("Triton: expected ('standard',) activation format, got ('batched_experts',) of"
+                    .withMessage("Triton: does not support the ('batched_experts',) activation format of"
                             + " BatchedPrepareAndFinalize");
         }
     }
@@ -450,10 +450,8 @@ class Int8MoeOracleTest {
                             "TornadoMmaHalfExperts",
                             "TornadoTensorCoreExperts",
                             "TornadoDp4aExperts",
-                            "TornadoDp4aBatchedExperts",
                             "TornadoAmdExperts",
                             "TornadoPanelExperts",
-                            "TornadoPortableBatchedExperts",
                             "TornadoPortableExperts");
             assertThat(oracle.select(layer().build()).experts()).isInstanceOf(AddedExperts.class);
             assertThat(oracle.select(layer().build(), Int8Scheme.W8A16_CHANNEL, null)
@@ -474,13 +472,10 @@ class Int8MoeOracleTest {
                         "TornadoMmaHalfExperts",
                         "TornadoTensorCoreExperts",
                         "TornadoDp4aExperts",
-                        "TornadoDp4aBatchedExperts",
                         "TornadoAmdExperts",
                         "TornadoPanelExperts",
-                        "TornadoPortableBatchedExperts",
                         "TornadoPortableExperts",
                         "CpuExperts",
-                        "CpuBatchedExperts",
                         "ReferenceExperts");
         assertThat(Int8MoeOracle.installed()
                         .select(layer().moeBackend("triton").build())
@@ -503,7 +498,7 @@ class Int8MoeOracleTest {
                                 .build())
                         .experts()
                         .name())
-                .isEqualTo("TornadoDp4aBatchedExperts");
+                .isEqualTo("TornadoDp4aExperts");
         assertThat(Int8MoeOracle.installed()
                         .select(
                                 layer().moeBackend("triton")
@@ -513,7 +508,7 @@ class Int8MoeOracleTest {
                                 null)
                         .experts()
                         .name())
-                .isEqualTo("TornadoPortableBatchedExperts");
+                .isEqualTo("TornadoPortableExperts");
     }
 
     @Test

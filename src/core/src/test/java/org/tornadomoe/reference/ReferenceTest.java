@@ -127,34 +127,14 @@ class ReferenceTest {
     }
 
     @Test
-    void slotsInUseOfFiveExpertsAreAlignedByHand() {
-        Alignment alignment = BatchedFormat.align(8, 4, new int[] {2, 3, 0, 6, 8});
-        assertThat(alignment.sortedTokenIds())
-                .containsExactly(
-                        0, 1, 40, 40, 8, 9, 10, 40, 24, 25, 26, 27, 28, 29, 40, 40, 32, 33, 34, 35, 36, 37, 38, 39);
-        assertThat(alignment.expertIds()).containsExactly(0, 1, 3, 3, 4, 4);
-        assertThat(alignment.numTokensPostPadded()).isEqualTo(24);
-        assertThatIllegalArgumentException()
-                .isThrownBy(() -> BatchedFormat.align(8, 4, new int[] {0, 9}))
-                .withMessage("expert 1: expected at most 8 tokens (its slots), got 9");
-    }
-
-    @Test
-    void pairsOfLocalExpertsArePermutedAndBackByHand() {
-        // Two of four experts live here: 3 as 0, 1 as 1.
-        int[] map = {-1, 1, -1, 0};
-        int[] ids = {1, 3, 0, 1, 3, -1};
-        assertThat(BatchedFormat.countExpertTokens(ids, map)).containsExactly(2, 2);
-        Permutation permutation = BatchedFormat.permute(ids, map);
-        assertThat(permutation.expertFirstTokenOffset()).containsExactly(0, 2, 4);
-        assertThat(permutation.permutedIdx()).containsExactly(1, 4, 0, 3, 6, 6);
-        assertThat(permutation.rowOfPair()).containsExactly(2, 0, -1, 3, 1, -1);
-        double[] x = {1, 10, 2, 20, 3, 30};
-        double[] rows = BatchedFormat.permuteRows(x, 2, 2, permutation);
-        assertThat(rows).containsExactly(1, 10, 3, 30, 1, 10, 2, 20);
-        double[] weights = {0.5, 0.25, 0.5, 2, 4, 8};
-        assertThat(BatchedFormat.unpermute(rows, permutation.rowOfPair(), weights, 2, 2))
-                .containsExactly(0.75, 7.5, 4, 40, 12, 120);
+    void slotsOfFourExpertsByHand() {
+        // Three tokens, two experts each, in blocks of two: four slots an expert, and six where all pairs are one's.
+        Alignment alignment = Alignments.alignBatched(new int[] {2, 0, 2, 1, -1, 2}, 4, 3, 2);
+        assertThat(alignment.sortedTokenIds()).containsExactly(1, 6, 6, 6, 3, 6, 6, 6, 0, 2, 5, 6, 6, 6, 6, 6);
+        assertThat(alignment.expertIds()).containsExactly(0, -1, 1, -1, 2, 2, -1, -1);
+        assertThat(Alignments.alignBatched(new int[] {0, 0, 0, 0, 0, 0}, 2, 3, 2)
+                        .sortedTokenIds())
+                .containsExactly(0, 1, 2, 3, 4, 5, 6, 6, 6, 6);
     }
 
     @Property(tries = 300)

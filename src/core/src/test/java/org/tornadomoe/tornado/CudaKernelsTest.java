@@ -20,7 +20,6 @@ import org.tornadomoe.MoeLayer;
 import org.tornadomoe.MoeOptions;
 import org.tornadomoe.RandomLayer;
 import org.tornadomoe.config.EplbConfig;
-import org.tornadomoe.config.FusedMoeActivationFormat;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.FusedMoeParallelConfig;
 import org.tornadomoe.config.GroupShape;
@@ -99,6 +98,7 @@ class CudaKernelsTest {
                 new Case("sizes that are no tile's", RandomLayer.of(33, 3, 27, 13, 70, 4), 3, 70),
                 new Case("weighed on input", RandomLayer.of(5, 1, 40, 24, 40, 5).weighedOnInput(), 3, 40),
                 new Case("biases", SMALL.withBiases(), 3, 40),
+                new Case("batched", SMALL.batched(), 3, 12, 40),
                 new Case(
                         "every kind of expert",
                         RandomLayer.of(6, 2, 40, 24, 40, 6).sharing(2).routedBy(router),
@@ -168,14 +168,8 @@ class CudaKernelsTest {
     private static void addLaunched(
             RandomLayer layer, Int8Scheme scheme, MmaGemm gemm, int[] tokens, Set<String> into) {
         try (Int8Experts experts = Int8Quantizer.quantize(layer, scheme, Progress.NONE);
-                LayerArrays arrays = new LayerArrays(
-                        layer.config(),
-                        experts,
-                        Long.MAX_VALUE,
-                        HostMemory.of(false),
-                        gemm,
-                        FusedMoeActivationFormat.STANDARD,
-                        true)) {
+                LayerArrays arrays =
+                        new LayerArrays(layer.config(), experts, Long.MAX_VALUE, HostMemory.of(false), gemm, true)) {
             addLaunched(arrays, tokens, into);
         }
     }
@@ -254,7 +248,7 @@ class CudaKernelsTest {
     @Tag("device")
     @Test
     void expertsInSeveralArrays() {
-        LayerChecks.dealtOutExpertsGiveTheSameBits(
+        LayerChecks.expertsInSeveralArraysGiveTheSameBits(
                 hopper(), Int8Quantization.of(Int8Scheme.W8A8_CHANNEL), SMALL.on(CUDA), 3, 40);
     }
 
@@ -345,9 +339,7 @@ class CudaKernelsTest {
                 new TornadoMmaHalfExperts(),
                 new TornadoTensorCoreExperts(),
                 new TornadoDp4aExperts(),
-                new TornadoDp4aBatchedExperts(),
-                new TornadoPortableExperts(),
-                new TornadoPortableBatchedExperts());
+                new TornadoPortableExperts());
     }
 
     /** Every scheme that a class has, at every size of block. */
@@ -397,9 +389,8 @@ class CudaKernelsTest {
                 RandomLayer.of(5, 1, 40, 24, 40, 5).weighedOnInput().on(CUDA),
                 3,
                 40);
-        if (experts.activationFormat() == FusedMoeActivationFormat.STANDARD) {
-            LayerChecks.adaptersMatchReference(experts, scheme, ADAPTED.on(CUDA), 50);
-        }
+        LayerChecks.adaptersMatchReference(experts, scheme, ADAPTED.on(CUDA), 50);
+        LayerChecks.batchedMatchesStandard(experts, scheme, SMALL.on(CUDA), 40);
     }
 
     /** The block that no rule chooses. */
@@ -427,7 +418,6 @@ class CudaKernelsTest {
         RouterChecks.choiceIsTheReferences(device, 48, 8, 0, 0, 9, 3);
         RouterChecks.choiceIsTheReferences(device, 6, 2, 1, 2, 9, 4);
         RouterChecks.logitsAreTheReferences(device, 17, 300, 9);
-        PermuteChecks.matchReference(device, 64, 6, 171, 2);
         ReplicaChecks.match(device, 7, 3, 300);
     }
 

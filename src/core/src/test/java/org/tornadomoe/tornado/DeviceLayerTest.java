@@ -20,7 +20,6 @@ import org.tornadomoe.MoeLayer;
 import org.tornadomoe.MoeOptions;
 import org.tornadomoe.RandomLayer;
 import org.tornadomoe.checkpoint.Safetensors;
-import org.tornadomoe.config.FusedMoeActivationFormat;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.GroupShape;
 import org.tornadomoe.config.Int8Quantization;
@@ -72,9 +71,6 @@ class DeviceLayerTest {
             FusedMoeConfig config =
                     RandomLayer.of(1, 1, 4, 4, 1, 1).on(device.id()).config();
             for (TornadoExperts experts : TornadoExperts.all()) {
-                if (experts.activationFormat() != FusedMoeActivationFormat.STANDARD) {
-                    continue;
-                }
                 for (Int8Scheme scheme : Int8Scheme.values()) {
                     if (experts.isSupportedConfig(
                                     config, scheme.weightKey(), scheme.activationKey(), config.activationFormat())
@@ -190,7 +186,7 @@ class DeviceLayerTest {
         for (RandomLayer layer : List.of(
                 RandomLayer.of(33, 6, 65, 33, 50, 41).on(device),
                 RandomLayer.of(5, 2, 330, 150, 520, 42).withBiases().on(device))) {
-            LayerChecks.dealtOutExpertsGiveTheSameBits(
+            LayerChecks.expertsInSeveralArraysGiveTheSameBits(
                     experts,
                     Int8Quantization.of(scheme),
                     layer,
@@ -213,12 +209,13 @@ class DeviceLayerTest {
     @ParameterizedTest
     @MethodSource("kernelClasses")
     void theBatchedFormatEqualsTheStandardFormat(String device, TornadoExperts experts, Int8Scheme scheme) {
-        TornadoExperts batched = experts instanceof TornadoDp4aExperts
-                ? new TornadoDp4aBatchedExperts()
-                : new TornadoPortableBatchedExperts();
         RandomLayer layer = RandomLayer.of(33, 6, 65, 33, 50, 16).on(device);
-        LayerChecks.stagesMatchReference(batched, scheme, layer, 50);
-        LayerChecks.batchedMatchesStandard(batched, experts, scheme, layer, 50, 1e-6);
+        LayerChecks.stagesMatchReference(experts, scheme, layer.batched(), 50);
+        LayerChecks.batchedMatchesStandard(experts, scheme, layer, 50);
+        // More than a block of the largest tile for an expert.
+        LayerChecks.batchedMatchesStandard(
+                experts, scheme, RandomLayer.of(3, 2, 65, 33, 300, 17).on(device), 300);
+        LayerChecks.adaptersMatchReference(experts, scheme, layer.batched(), 50);
     }
 
     @ParameterizedTest
@@ -338,9 +335,6 @@ class DeviceLayerTest {
     @ParameterizedTest
     @MethodSource("kernelClasses")
     void sharedAndZeroExperts(String device, TornadoExperts experts, Int8Scheme scheme) {
-        TornadoExperts batched = experts instanceof TornadoDp4aExperts
-                ? new TornadoDp4aBatchedExperts()
-                : new TornadoPortableBatchedExperts();
         RouterConfig router = RouterConfig.of(ScoringFunction.SOFTMAX, false)
                 .withCorrectionBias()
                 .withZeroExperts(3)
@@ -348,13 +342,13 @@ class DeviceLayerTest {
                 .withRoutedScalingFactor(6);
         RandomLayer layer =
                 RandomLayer.of(5, 3, 26, 14, 9, 9).sharing(2).routedBy(router).on(device);
-        LayerChecks.everyStageAndPart(experts, batched, scheme, layer, 9);
+        LayerChecks.everyStageAndPart(experts, scheme, layer, 9);
         RandomLayer onInput = RandomLayer.of(5, 1, 37, 19, 9, 8)
                 .sharing(1)
                 .routedBy(RouterConfig.topKThenSigmoid())
                 .weighedOnInput()
                 .on(device);
-        LayerChecks.everyStageAndPart(experts, batched, scheme, onInput, 9);
+        LayerChecks.everyStageAndPart(experts, scheme, onInput, 9);
     }
 
     @ParameterizedTest
@@ -423,14 +417,6 @@ class DeviceLayerTest {
                     .routedBy(RouterConfig.of(ScoringFunction.CUSTOM, false).withZeroExperts(2))
                     .on(device);
             LayerChecks.handedInMatchesReference(experts, layer, 10);
-        }
-    }
-
-    @Test
-    void permutationAndBatchedAlignmentAreTheReferences() {
-        for (Device device : devices()) {
-            PermuteChecks.matchReference(device, 64, 6, 171, 2);
-            PermuteChecks.matchReference(device, 1024, 2, 257, 1);
         }
     }
 

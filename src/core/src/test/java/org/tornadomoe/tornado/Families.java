@@ -1,7 +1,6 @@
 package org.tornadomoe.tornado;
 
 import java.util.List;
-import org.tornadomoe.config.FusedMoeActivationFormat;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.tornado.device.HostMemory;
@@ -16,10 +15,7 @@ public final class Families {
 
     /** Each once. */
     public static List<ExpertGemm> gemms() {
-        return TornadoExperts.all().stream()
-                .filter(experts -> !experts.name().contains("Batched"))
-                .map(TornadoExperts::gemm)
-                .toList();
+        return TornadoExperts.all().stream().map(TornadoExperts::gemm).toList();
     }
 
     /** The program of the family that arrays are made for. */
@@ -29,7 +25,6 @@ public final class Families {
 
     /** The arrays of a layer with {@link PortableGemm} in the standard format. */
     public static LayerArrays arrays(FusedMoeConfig config, Int8Experts experts, long available, HostMemory memory) {
-        return new LayerArrays(
-                config, experts, available, memory, new PortableGemm(), FusedMoeActivationFormat.STANDARD, false);
+        return new LayerArrays(config, experts, available, memory, new PortableGemm(), false);
     }
 }

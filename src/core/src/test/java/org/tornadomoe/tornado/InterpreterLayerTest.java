@@ -1,9 +1,7 @@
 package org.tornadomoe.tornado;
 
 import static org.assertj.core.api.Assertions.assertThat;
-import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
-import java.util.Arrays;
 import java.util.List;
 import java.util.stream.Stream;
 import org.junit.jupiter.api.Test;
@@ -19,11 +17,6 @@ import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.config.MoeActivation;
 import org.tornadomoe.config.RoutingMethodType;
-import org.tornadomoe.kernel.StageValues;
-import org.tornadomoe.quant.Int8Experts;
-import org.tornadomoe.quant.Int8Quantizer;
-import org.tornadomoe.quant.Progress;
-import org.tornadomoe.reference.Reference;
 import org.tornadomoe.tornado.device.TornadoHome;
 
 /**
@@ -39,15 +32,6 @@ class InterpreterLayerTest {
         8, 2, 100, 70, 13
         33, 6, 65, 33, 50
         130, 8, 40, 36, 41
-        """;
-
-    /** Every slot is a row here, whether it is in use or not. */
-    private static final String BATCHED_SHAPES = """
-        # E, K, H, I, M
-        1, 1, 4, 4, 1
-        5, 2, 37, 19, 7
-        8, 2, 100, 70, 10
-        40, 6, 33, 17, 9
         """;
 
     private static TornadoExperts experts(boolean dp4a) {
@@ -97,7 +81,7 @@ class InterpreterLayerTest {
         for (boolean dp4a : new boolean[] {true, false}) {
             if (!dp4a || quantization.scheme().quantizesActivations()) {
                 LayerChecks.stagesMatchReference(experts(dp4a), quantization, layer, 13);
-                LayerChecks.stagesMatchReference(batched(dp4a), quantization, layer, 13);
+                LayerChecks.stagesMatchReference(experts(dp4a), quantization, layer.batched(), 13);
             }
         }
     }
@@ -111,11 +95,11 @@ class InterpreterLayerTest {
             Int8Quantization nearest = Int8Quantization.of(scheme).withRoundToNearest(true);
             LayerChecks.forwardMatchesReference(experts(false), nearest, layer, 13, 1, 6);
         }
-        double tolerance = scheme == Int8Scheme.W8A16_GROUP ? 1e-6 : 0;
-        LayerChecks.batchedMatchesStandard(batched(false), experts(false), scheme, layer, 13, tolerance);
+        LayerChecks.batchedMatchesStandard(experts(false), scheme, layer, 13);
         LayerChecks.partsAddUp(experts(false), scheme, layer, 2, 13);
         LayerChecks.adaptersMatchReference(experts(false), scheme, RandomLayer.of(5, 2, 37, 19, 9, 23), 9);
-        LayerChecks.adaptersMatchReference(batched(false), scheme, RandomLayer.of(5, 2, 37, 19, 9, 23), 9);
+        LayerChecks.adaptersMatchReference(
+                experts(false), scheme, RandomLayer.of(5, 2, 37, 19, 9, 23).batched(), 9);
         for (MoeActivation activation : MoeActivation.values()) {
             LayerChecks.stagesMatchReference(
                     experts(false),
@@ -129,7 +113,7 @@ class InterpreterLayerTest {
     void scalesOfActivationsKnownBeforehand() {
         RandomLayer layer = RandomLayer.of(5, 2, 50, 38, 13, 33);
         LayerChecks.staticScalesMatchReference(experts(true), layer, 13);
-        LayerChecks.staticScalesMatchReference(batched(false), layer, 13);
+        LayerChecks.staticScalesMatchReference(experts(false), layer.batched(), 13);
     }
 
     @Test
@@ -157,7 +141,7 @@ class InterpreterLayerTest {
         LayerChecks.stagesMatchReference(experts(true), Int8Scheme.W8A8_CHANNEL, layer, 9);
         LayerChecks.stagesMatchReference(experts(false), Int8Scheme.W8A16_CHANNEL, layer, 9);
         LayerChecks.forwardMatchesReference(experts(true), Int8Scheme.W8A8_CHANNEL, layer, 9, 2);
-        LayerChecks.batchedMatchesStandard(batched(true), experts(true), Int8Scheme.W8A8_CHANNEL, layer, 9, 0);
+        LayerChecks.batchedMatchesStandard(experts(true), Int8Scheme.W8A8_CHANNEL, layer, 9);
     }
 
     @ParameterizedTest
@@ -167,14 +151,14 @@ class InterpreterLayerTest {
         RandomLayer layer = RandomLayer.of(5, 2, 37, 19, 9, 21).withBiases();
         LayerChecks.stagesMatchReference(experts(false), scheme, layer, 9);
         LayerChecks.forwardMatchesReference(experts(int8), scheme, layer, 9, 2);
-        LayerChecks.batchedMatchesStandard(batched(int8), experts(int8), scheme, layer, 9, 0);
+        LayerChecks.batchedMatchesStandard(experts(int8), scheme, layer, 9);
         LayerChecks.partsAddUp(experts(int8), scheme, layer, 2, 9);
         RandomLayer onInput = RandomLayer.of(5, 1, 37, 19, 11, 22)
                 .routedBy(RoutingMethodType.DEFAULT)
                 .weighedOnInput()
                 .withBiases();
         LayerChecks.stagesMatchReference(experts(int8), scheme, onInput, 11);
-        LayerChecks.batchedMatchesStandard(batched(int8), experts(int8), scheme, onInput, 11, int8 ? 0 : 1e-6);
+        LayerChecks.batchedMatchesStandard(experts(int8), scheme, onInput, 11);
     }
 
     @ParameterizedTest
@@ -183,9 +167,9 @@ class InterpreterLayerTest {
         Int8Scheme scheme = int8 ? Int8Scheme.W8A8_CHANNEL : Int8Scheme.W8A16_CHANNEL;
         RandomLayer layer = RandomLayer.of(5, 2, 37, 19, 9, 23);
         LayerChecks.adaptersMatchReference(experts(int8), scheme, layer, 9);
-        LayerChecks.adaptersMatchReference(batched(int8), scheme, layer, 9);
+        LayerChecks.adaptersMatchReference(experts(int8), scheme, layer.batched(), 9);
         LayerChecks.adaptersOfAPartMatchReference(experts(int8), scheme, layer, 9);
-        LayerChecks.adaptersOfAPartMatchReference(batched(int8), scheme, layer, 9);
+        LayerChecks.adaptersOfAPartMatchReference(experts(int8), scheme, layer.batched(), 9);
         LayerChecks.adaptersMatchReference(
                 experts(int8),
                 scheme,
@@ -196,7 +180,7 @@ class InterpreterLayerTest {
                 .routedBy(RoutingMethodType.DEFAULT)
                 .weighedOnInput();
         LayerChecks.adaptersMatchReference(experts(int8), scheme, onInput, 11);
-        LayerChecks.adaptersMatchReference(batched(int8), scheme, onInput, 11);
+        LayerChecks.adaptersMatchReference(experts(int8), scheme, onInput.batched(), 11);
     }
 
     @Test
@@ -220,26 +204,23 @@ class InterpreterLayerTest {
         LayerChecks.partsAddUp(experts(false), Int8Scheme.W8A16_CHANNEL, RandomLayer.of(7, 3, 30, 20, 25, 13), 3, 25);
     }
 
-    private static TornadoExperts batched(boolean dp4a) {
-        return dp4a ? new TornadoDp4aBatchedExperts() : new TornadoPortableBatchedExperts();
-    }
-
     @ParameterizedTest
-    @CsvSource(textBlock = BATCHED_SHAPES)
+    @CsvSource(textBlock = SHAPES)
     void batchedStages(int e, int k, int h, int i, int m) {
-        RandomLayer layer = RandomLayer.of(e, k, h, i, m, 15);
-        LayerChecks.stagesMatchReference(batched(true), Int8Scheme.W8A8_CHANNEL, layer, m);
-        LayerChecks.stagesMatchReference(batched(false), Int8Scheme.W8A16_CHANNEL, layer, m);
+        RandomLayer layer = RandomLayer.of(e, k, h, i, m, 15).batched();
+        LayerChecks.stagesMatchReference(experts(true), Int8Scheme.W8A8_CHANNEL, layer, m);
+        LayerChecks.stagesMatchReference(experts(false), Int8Scheme.W8A16_CHANNEL, layer, m);
     }
 
+    /** Of every family that runs here. */
     @ParameterizedTest
-    @CsvSource(textBlock = BATCHED_SHAPES)
+    @CsvSource(textBlock = SHAPES)
     void theBatchedFormatEqualsTheStandardFormat(int e, int k, int h, int i, int m) {
         RandomLayer layer = RandomLayer.of(e, k, h, i, m, 16);
-        for (boolean dp4a : new boolean[] {true, false}) {
-            LayerChecks.batchedMatchesStandard(batched(dp4a), experts(dp4a), Int8Scheme.W8A8_CHANNEL, layer, m, 0);
+        for (TornadoExperts experts : List.of(experts(true), experts(false), new TornadoPanelExperts())) {
+            LayerChecks.batchedMatchesStandard(experts, Int8Scheme.W8A8_CHANNEL, layer, m);
         }
-        LayerChecks.batchedMatchesStandard(batched(false), experts(false), Int8Scheme.W8A16_CHANNEL, layer, m, 0);
+        LayerChecks.batchedMatchesStandard(experts(false), Int8Scheme.W8A16_CHANNEL, layer, m);
     }
 
     @Test
@@ -247,13 +228,14 @@ class InterpreterLayerTest {
         RandomLayer layer = RandomLayer.of(5, 1, 37, 19, 11, 17)
                 .routedBy(RoutingMethodType.DEFAULT)
                 .weighedOnInput();
-        LayerChecks.batchedMatchesStandard(batched(true), experts(true), Int8Scheme.W8A8_CHANNEL, layer, 11, 0);
-        LayerChecks.batchedMatchesStandard(batched(false), experts(false), Int8Scheme.W8A16_CHANNEL, layer, 11, 1e-6);
+        LayerChecks.batchedMatchesStandard(experts(true), Int8Scheme.W8A8_CHANNEL, layer, 11);
+        LayerChecks.batchedMatchesStandard(experts(false), Int8Scheme.W8A16_CHANNEL, layer, 11);
     }
 
     @Test
     void batchedPartsOfALayerAddUpToIt() {
-        LayerChecks.partsAddUp(batched(true), Int8Scheme.W8A8_CHANNEL, RandomLayer.of(7, 3, 30, 20, 25, 18), 3, 25);
+        RandomLayer layer = RandomLayer.of(7, 3, 30, 20, 25, 18).batched();
+        LayerChecks.partsAddUp(experts(true), Int8Scheme.W8A8_CHANNEL, layer, 3, 25);
     }
 
     @ParameterizedTest
@@ -262,39 +244,26 @@ class InterpreterLayerTest {
         boolean int8 = quantization.scheme().quantizesActivations();
         RandomLayer layer = RandomLayer.of(5, 2, 50, 38, 13, 41);
         RandomLayer biased = RandomLayer.of(9, 3, 37, 19, 7, 42).withBiases();
-        List<TornadoExperts> classes =
-                int8 ? List.of(experts(true), experts(false), batched(true)) : List.of(experts(false), batched(false));
-        for (TornadoExperts experts : classes) {
-            LayerChecks.dealtOutExpertsGiveTheSameBits(experts, quantization, layer, 13, 1);
-            LayerChecks.dealtOutExpertsGiveTheSameBits(experts, quantization, biased, 7);
+        for (TornadoExperts experts : int8 ? List.of(experts(true), experts(false)) : List.of(experts(false))) {
+            LayerChecks.expertsInSeveralArraysGiveTheSameBits(experts, quantization, layer, 13, 1);
+            LayerChecks.expertsInSeveralArraysGiveTheSameBits(experts, quantization, layer.batched(), 13, 1);
+            LayerChecks.expertsInSeveralArraysGiveTheSameBits(experts, quantization, biased, 7);
         }
     }
 
     @Test
     void expertsInSeveralArraysAndOnSeveralRanksWithAdapters() {
         RandomLayer layer = RandomLayer.of(7, 3, 30, 20, 25, 43);
-        LayerChecks.dealOut(() -> {
-            for (TornadoExperts experts : List.of(experts(true), batched(true))) {
-                LayerChecks.partsAddUp(experts, Int8Scheme.W8A8_CHANNEL, layer, 3, 25);
-                LayerChecks.adaptersMatchReference(
-                        experts, Int8Scheme.W8A8_CHANNEL, RandomLayer.of(5, 2, 37, 19, 9, 23), 9);
-            }
+        LayerChecks.inSeveralArrays(() -> {
+            RandomLayer adapted = RandomLayer.of(5, 2, 37, 19, 9, 23);
+            LayerChecks.partsAddUp(experts(true), Int8Scheme.W8A8_CHANNEL, layer, 3, 25);
+            LayerChecks.partsAddUp(experts(true), Int8Scheme.W8A8_CHANNEL, layer.batched(), 3, 25);
+            LayerChecks.adaptersMatchReference(experts(true), Int8Scheme.W8A8_CHANNEL, adapted, 9);
+            LayerChecks.adaptersMatchReference(experts(true), Int8Scheme.W8A8_CHANNEL, adapted.batched(), 9);
             // So few pairs that they are not sorted.
             LayerChecks.forwardMatchesReference(
                     experts(true), Int8Scheme.W8A8_CHANNEL, RandomLayer.of(33, 2, 37, 19, 4, 20), 1, 4);
         });
-    }
-
-    @Test
-    void moreTokensThanSlotsAreRefused() {
-        RandomLayer layer = RandomLayer.of(4, 2, 8, 8, 3, 19);
-        try (Int8Experts int8 = Int8Quantizer.quantize(layer, Int8Scheme.W8A8_CHANNEL, Progress.NONE)) {
-            StageValues given = LayerChecks.values(Reference.forward(int8, layer.hidden(3, 1), 3), 4);
-            Arrays.fill(given.topkIds(), 2);
-            assertThatThrownBy(() -> batched(true).stages(layer.config(), int8, layer.hidden(3, 1), 3, given))
-                    .isInstanceOf(IllegalArgumentException.class)
-                    .hasMessage("topkIds: expected at most 3 pairs an expert (its slots), got more for expert 2");
-        }
     }
 
     /**
@@ -306,8 +275,8 @@ class InterpreterLayerTest {
         RandomLayer layer = RandomLayer.of(6, 2, 256, 192, 4, 46);
         LayerChecks.memoryIsWhatIsTold(experts(true), Int8Scheme.W8A8_CHANNEL, layer);
         LayerChecks.memoryIsWhatIsTold(experts(false), Int8Scheme.W8A16_CHANNEL, layer);
-        LayerChecks.memoryIsWhatIsTold(batched(true), Int8Scheme.W8A8_CHANNEL, layer);
-        LayerChecks.dealOut(
+        LayerChecks.memoryIsWhatIsTold(experts(true), Int8Scheme.W8A8_CHANNEL, layer.batched());
+        LayerChecks.inSeveralArrays(
                 () -> LayerChecks.memoryIsWhatIsTold(experts(true), Int8Scheme.W8A8_CHANNEL, layer.withBiases()));
     }
 
@@ -316,6 +285,6 @@ class InterpreterLayerTest {
         RandomLayer layer = RandomLayer.of(6, 2, 65, 33, 4, 46);
         LayerChecks.aClosedLayerLeavesNothing(experts(true), Int8Scheme.W8A8_CHANNEL, layer);
         LayerChecks.aClosedLayerLeavesNothing(experts(false), Int8Scheme.W8A16_CHANNEL, layer.withBiases());
-        LayerChecks.aClosedLayerLeavesNothing(batched(true), Int8Scheme.W8A8_BLOCK, layer);
+        LayerChecks.aClosedLayerLeavesNothing(experts(true), Int8Scheme.W8A8_BLOCK, layer.batched());
     }
 }

@@ -210,7 +210,7 @@ class PanelGemmTest {
         LayerChecks.forwardMatchesReference(EXPERTS, scheme, onInput, 40, 11);
         LayerChecks.adaptersMatchReference(EXPERTS, scheme, RandomLayer.of(5, 2, 37, 19, 9, 23), 9);
         for (int tokens : new int[] {7, 40}) {
-            LayerChecks.dealtOutExpertsGiveTheSameBits(
+            LayerChecks.expertsInSeveralArraysGiveTheSameBits(
                     EXPERTS,
                     Int8Quantization.of(scheme),
                     RandomLayer.of(5, 3, 37, 19, tokens, 42).withBiases(),

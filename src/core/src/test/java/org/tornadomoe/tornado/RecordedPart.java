@@ -91,7 +91,6 @@ public final class RecordedPart {
                 Long.MAX_VALUE,
                 HostMemory.of(false),
                 new HopperGemm(),
-                config.activationFormat(),
                 !config.isLoraEnabled(),
                 new HopperGemm().byRule(config),
                 Map.of());

@@ -107,7 +107,7 @@ class RouterKernelTest {
                 .routedBy(RouterConfig.topKThenSigmoid())
                 .weighedOnInput();
         LayerChecks.stagesMatchReference(new TornadoDp4aExperts(), scheme, layer, 9);
-        LayerChecks.stagesMatchReference(new TornadoDp4aBatchedExperts(), scheme, layer, 9);
+        LayerChecks.stagesMatchReference(new TornadoDp4aExperts(), scheme, layer.batched(), 9);
     }
 
     @Test
@@ -120,20 +120,13 @@ class RouterKernelTest {
                         .withRoutedScalingFactor(6));
         everyKernelClass(layer, 9);
         for (Int8Scheme scheme : new Int8Scheme[] {Int8Scheme.W8A8_TENSOR, Int8Scheme.W8A8_BLOCK}) {
-            LayerChecks.everyStageAndPart(
-                    new TornadoPortableExperts(), new TornadoPortableBatchedExperts(), scheme, layer, 9);
+            LayerChecks.everyStageAndPart(new TornadoPortableExperts(), scheme, layer, 9);
         }
     }
 
     private static void everyKernelClass(RandomLayer layer, int tokens) {
-        LayerChecks.everyStageAndPart(
-                new TornadoDp4aExperts(), new TornadoDp4aBatchedExperts(), Int8Scheme.W8A8_CHANNEL, layer, tokens);
-        LayerChecks.everyStageAndPart(
-                new TornadoPortableExperts(),
-                new TornadoPortableBatchedExperts(),
-                Int8Scheme.W8A16_CHANNEL,
-                layer,
-                tokens);
+        LayerChecks.everyStageAndPart(new TornadoDp4aExperts(), Int8Scheme.W8A8_CHANNEL, layer, tokens);
+        LayerChecks.everyStageAndPart(new TornadoPortableExperts(), Int8Scheme.W8A16_CHANNEL, layer, tokens);
     }
 
     @Test
@@ -142,6 +135,6 @@ class RouterKernelTest {
                 .sharing(1)
                 .routedBy(RouterConfig.of(ScoringFunction.CUSTOM, false).withZeroExperts(2));
         LayerChecks.handedInMatchesReference(new TornadoDp4aExperts(), layer, 10);
-        LayerChecks.handedInMatchesReference(new TornadoDp4aBatchedExperts(), layer, 10);
+        LayerChecks.handedInMatchesReference(new TornadoDp4aExperts(), layer.batched(), 10);
     }
 }

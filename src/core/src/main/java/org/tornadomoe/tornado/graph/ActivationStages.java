@@ -9,18 +9,16 @@ import org.tornadomoe.tornado.layout.ActivationCode;
 /** Between the products: the activation, and its quantisation where that is of whole rows. */
 final class ActivationStages {
     private final LayerArrays a;
-    private final Rows rows;
 
-    ActivationStages(LayerArrays arrays, Rows rows) {
+    ActivationStages(LayerArrays arrays) {
         a = arrays;
-        this.rows = rows;
     }
 
     /** gateUp → activated, and its int8 and scales. */
     List<Stage> activateAndQuantize() {
         if (a.shape.scheme != Int8Scheme.W8A8_CHANNEL) {
             // Nothing to quantise, or not by a scale a row.
-            return Stream.of(activate(), new QuantizeStages(a, rows).activated())
+            return Stream.of(activate(), new QuantizeStages(a).activated())
                     .flatMap(List::stream)
                     .toList();
         }
@@ -29,16 +27,16 @@ final class ActivationStages {
         return List.of(KernelTask.stage(
                 "activateAndQuantize",
                 ActivationKernels.ROW_GROUP,
-                rows.count(),
+                a.shape::pairs,
                 t -> t.runs(
                         ActivationKernels::activateAndQuantize,
-                        t.in(rows.header()),
-                        t.in(rows.keys()),
+                        t.in(a.work.header),
+                        t.in(a.work.keys),
                         t.in(a.work.gateUp),
                         t.out(a.work.activated),
                         t.out(a.work.activatedQ),
                         t.out(a.work.activatedScales),
-                        rows.perHeader(),
+                        a.shape.topK,
                         i,
                         a.shape.intermediateInts,
                         f.function(),
@@ -56,14 +54,14 @@ final class ActivationStages {
         return List.of(KernelTask.stage(
                 "activate",
                 ActivationKernels.GROUP,
-                m -> KernelTask.elementGroups(rows.of(m), i, ActivationKernels.GROUP),
+                m -> KernelTask.elementGroups(a.shape.pairs(m), i, ActivationKernels.GROUP),
                 t -> t.runs(
                         ActivationKernels::activate,
-                        t.in(rows.header()),
-                        t.in(rows.keys()),
+                        t.in(a.work.header),
+                        t.in(a.work.keys),
                         t.in(a.work.gateUp),
                         t.out(a.work.activated),
-                        rows.perHeader(),
+                        a.shape.topK,
                         i,
                         f.function(),
                         f.layout(),

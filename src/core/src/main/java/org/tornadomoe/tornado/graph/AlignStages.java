@@ -6,24 +6,22 @@ import java.util.stream.Stream;
 import org.tornadomoe.tornado.kernels.AlignKernels;
 import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 
-/** Alignment: the rows sorted by expert, each expert's run padded to whole blocks. */
+/** Alignment: the pairs sorted by expert, each expert's run padded to whole blocks. */
 final class AlignStages {
     private final LayerArrays a;
-    private final Rows rows;
 
-    AlignStages(LayerArrays arrays, Rows rows) {
+    AlignStages(LayerArrays arrays) {
         a = arrays;
-        this.rows = rows;
     }
 
     /**
      * ids → pairs sorted by expert; those of experts that live elsewhere are left out. A layer for so few tokens that
-     * their pairs hardly share experts gives each pair a block of its own.
+     * their pairs hardly share experts gives each pair a block of its own; in the batched format each has its slot.
      */
     List<Stage> align() {
         long mostPairs = (long) a.shape.maxTokens * a.shape.topK;
         boolean allHere = a.shape.localExperts == a.shape.experts && !a.shape.balanced;
-        return allHere && 4 * mostPairs <= a.shape.experts ? List.of(assignBlocks()) : align(0);
+        return allHere && !a.shape.batched && 4 * mostPairs <= a.shape.experts ? List.of(assignBlocks()) : align(0);
     }
 
     private Stage assignBlocks() {
@@ -49,7 +47,7 @@ final class AlignStages {
     /**
      * ids → pairs sorted by expert, in blocks of the size in the header.
      *
-     * @param keep 1 to keep the pairs of experts that live elsewhere, in blocks of expert −1
+     * @param keep 1 to keep the pairs of experts that live elsewhere, in blocks of expert −1, whatever the format
      */
     List<Stage> align(int keep) {
         int e = a.shape.experts;
@@ -70,7 +68,8 @@ final class AlignStages {
                         t.out(a.work.numPostPadded),
                         k,
                         keyCount,
-                        keep));
+                        keep,
+                        keep == 0 && a.shape.batched ? 1 : 0));
         Stage scatter = KernelTask.stage(
                 "alignScatter",
                 AlignKernels.SCATTER_GROUP,
@@ -143,13 +142,13 @@ final class AlignStages {
                 m -> Math.ceilDiv(Math.multiplyExact(a.blocks(m), a.blockSize(m)), AlignKernels.SCATTER_GROUP),
                 t -> t.runs(
                         AlignKernels::part,
-                        t.in(rows.header()),
+                        t.in(a.work.header),
                         t.in(a.work.sortedIds),
                         t.in(a.work.expertIds),
                         t.in(a.work.numPostPadded),
                         t.out(sortedIds),
                         t.out(expertIds),
-                        rows.perHeader(),
+                        a.shape.topK,
                         a.shape.parts.first(part),
                         a.shape.parts.experts(part)));
     }

@@ -85,12 +85,12 @@ public final class AmdGemm extends PrebuiltGemm {
     }
 
     @Override
-    public List<Stage> stages(LayerArrays a, Rows rows, Product p) {
+    public List<Stage> stages(LayerArrays a, Product p) {
         int chunks = RowTiles.chunks(p.cols());
         int group = a.shape.quantization.colsPerScale(p.cols());
         tell(
                 p,
-                rows.perHeader(),
+                a.shape.topK,
                 p.pairsPerRow(),
                 p.rows(),
                 chunks,
@@ -100,7 +100,6 @@ public final class AmdGemm extends PrebuiltGemm {
                 group < p.cols() ? group / RowTiles.CHUNK : chunks,
                 a.shape.scheme == Int8Scheme.W8A8_BLOCK ? a.shape.quantization.rowsPerScale(p.rows()) : 1);
         IntPredicate streams = m -> a.blockSize(m) == FEW;
-        return stages(
-                a, rows, p, m -> GROUP, m -> Math.ceilDiv(p.rows(), streams.test(m) ? RowTiles.ROWS : TILE), a::blocks);
+        return stages(a, p, m -> GROUP, m -> Math.ceilDiv(p.rows(), streams.test(m) ? RowTiles.ROWS : TILE), a::blocks);
     }
 }

@@ -23,11 +23,11 @@ abstract class CudaGemm implements ExpertGemm {
      * @param groups of 8 packed rows of the projection
      * @param packsUpTo as {@link #stage} has it
      */
-    abstract Launch launch(LayerArrays a, Rows rows, Product p, int groups, int packsUpTo, int tokens);
+    abstract Launch launch(LayerArrays a, Product p, int groups, int packsUpTo, int tokens);
 
     /** Whether a product for few rows packs them itself; before the first call there are none, and it packs nothing. */
-    static boolean packs(Rows rows, int packsUpTo, int tokens) {
-        return rows.of(tokens) > 0 && rows.of(tokens) <= packsUpTo;
+    static boolean packs(LayerArrays a, int packsUpTo, int tokens) {
+        return a.shape.pairs(tokens) > 0 && a.shape.pairs(tokens) <= packsUpTo;
     }
 
     /** How k is divided: its chunks, and what else the source has parameters for. */
@@ -47,11 +47,11 @@ abstract class CudaGemm implements ExpertGemm {
      *
      * @param packsUpTo rows up to which it brings its factor into the form that it multiplies itself
      */
-    final Stage stage(LayerArrays a, Rows rows, Product p, ActivationCode activation, int packsUpTo) {
+    final Stage stage(LayerArrays a, Product p, ActivationCode activation, int packsUpTo) {
         int groups = layout().packedRows(p.rows(), activation.layout()) / 8;
         List<Object> reads = Stream.of(
                         List.of(
-                                rows.header(),
+                                a.work.header,
                                 a.work.sortedIds,
                                 a.work.expertIds,
                                 a.work.numPostPadded,
@@ -67,7 +67,7 @@ abstract class CudaGemm implements ExpertGemm {
                 .toList();
         int columns = activation.function() < 0 ? p.rows() : a.shape.intermediate;
         List<Object> scalars = Stream.of(
-                        List.of(rows.perHeader(), p.pairsPerRow(), columns, groups),
+                        List.of(a.shape.topK, p.pairsPerRow(), columns, groups),
                         chunking(a, p),
                         List.of(
                                 a.shape.parts.expertsOfPart(),
@@ -87,7 +87,7 @@ abstract class CudaGemm implements ExpertGemm {
                 p.name(),
                 activation,
                 p.cols(),
-                m -> launch(a, rows, p, groups, packsUpTo, m),
+                m -> launch(a, p, groups, packsUpTo, m),
                 reads,
                 List.of(p.out()),
                 List.of(a.work.amax),
@@ -96,9 +96,9 @@ abstract class CudaGemm implements ExpertGemm {
 
     /** Without the activation. */
     @Override
-    public List<Stage> stages(LayerArrays a, Rows rows, Product p) {
+    public List<Stage> stages(LayerArrays a, Product p) {
         int gate = p.isFirst() ? a.shape.activation.layout() : ActivationKernels.NO_GATE;
-        return List.of(stage(a, rows, p, ActivationCode.none(gate), 0));
+        return List.of(stage(a, p, ActivationCode.none(gate), 0));
     }
 
     @Override

@@ -68,7 +68,7 @@ abstract class CudaProgram extends LayerProgram {
                         activated(),
                         packPairs(),
                         List.of(products.stage(
-                                a, rows, downProduct(), ActivationCode.none(ActivationKernels.NO_GATE), packedOften())),
+                                a, downProduct(), ActivationCode.none(ActivationKernels.NO_GATE), packedOften())),
                         loraDown(),
                         combine(),
                         zeroExperts())
@@ -83,7 +83,7 @@ abstract class CudaProgram extends LayerProgram {
     private List<Stage> activated() {
         return a.shape.adapted
                 ? inOrder(gateUp(), loraGateUp(), List.of(activatePairs()))
-                : List.of(products.stage(a, rows, gateUpProduct(a.work.activated), a.shape.activation, 0));
+                : List.of(products.stage(a, gateUpProduct(a.work.activated), a.shape.activation, 0));
     }
 
     /** A kernel of the products' source that multiplies nothing, with a factor of so many columns. */
@@ -275,7 +275,11 @@ abstract class CudaProgram extends LayerProgram {
                         a.work.loads),
                 Stream.concat(
                                 choice().stream(),
-                                Stream.of(a.shape.experts, a.shape.localExperts, a.shape.balanced ? 1 : 0))
+                                Stream.of(
+                                        a.shape.experts,
+                                        a.shape.localExperts,
+                                        a.shape.balanced ? 1 : 0,
+                                        a.shape.batched ? 1 : 0))
                         .toList());
     }
 
@@ -296,7 +300,12 @@ abstract class CudaProgram extends LayerProgram {
                         : Launch.NONE,
                 List.of(a.work.placedIds, a.weights.expertMap),
                 List.of(a.work.keys, a.work.sortedIds, a.work.expertIds, a.work.numPostPadded, a.work.loads),
-                List.of(a.shape.topK, a.shape.experts, a.shape.localExperts, a.shape.balanced ? 1 : 0));
+                List.of(
+                        a.shape.topK,
+                        a.shape.experts,
+                        a.shape.localExperts,
+                        a.shape.balanced ? 1 : 0,
+                        a.shape.batched ? 1 : 0));
     }
 
     /** Keys of a token's choices, and of their groups. */
@@ -358,7 +367,7 @@ abstract class CudaProgram extends LayerProgram {
                 "activatePairs",
                 activation,
                 a.shape.intermediate,
-                m -> new Launch("activatePairs", 128, rows.of(m), 1, 0),
+                m -> new Launch("activatePairs", 128, a.shape.pairs(m), 1, 0),
                 afterHeader(List.of(a.work.keys, a.work.gateUp)),
                 List.of(a.work.activated),
                 List.of(a.work.amax),

@@ -11,7 +11,7 @@ public interface ExpertGemm extends GemmFamily {
     LayerProgram program(LayerArrays arrays);
 
     /** The stages of one product. */
-    List<Stage> stages(LayerArrays arrays, Rows rows, Product product);
+    List<Stage> stages(LayerArrays arrays, Product product);
 
     /** Stages before all others of a layer: none but where TornadoVM wants some. */
     default List<Stage> preparations(LayerArrays arrays) {

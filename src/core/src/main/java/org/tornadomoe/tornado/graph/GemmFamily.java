@@ -89,32 +89,6 @@ public interface GemmFamily {
                 .orElseThrow();
     }
 
-    /** Blocks that the pairs of up to M tokens can come to, whatever they are launched with. */
-    default int mostBlocks(FusedMoeConfig config, int maxTokens) {
-        return launches().stream()
-                .mapToInt(launch -> blocks(config, maxTokens, launch.blockSizeM()))
-                .max()
-                .orElseThrow();
-    }
-
-    /** Places that the pairs of up to M tokens and what pads their blocks take, whatever they are launched with. */
-    default int mostPlaces(FusedMoeConfig config, int maxTokens) {
-        return launches().stream()
-                .mapToInt(launch ->
-                        Math.multiplyExact(blocks(config, maxTokens, launch.blockSizeM()), launch.blockSizeM()))
-                .max()
-                .orElseThrow();
-    }
-
-    /**
-     * Blocks that the pairs of M tokens can come to: every expert that has a pair may have one block that isn't full.
-     */
-    static int blocks(FusedMoeConfig config, int tokens, int blockSize) {
-        long p = (long) tokens * config.pairsPerToken();
-        long most = (p + (long) config.globalNumExperts() * (blockSize - 1)) / blockSize;
-        return Math.toIntExact(Math.min(p, most));
-    }
-
     /** Pairs that an expert has of M tokens, on average. */
     static int pairsOfExpert(FusedMoeConfig config, int tokens) {
         return Math.ceilDiv(tokens * config.pairsPerToken(), config.globalNumExperts());

@@ -93,7 +93,7 @@ public final class HopperGemm extends CudaGemm {
     }
 
     @Override
-    Launch launch(LayerArrays a, Rows rows, Product p, int groups, int packsUpTo, int tokens) {
+    Launch launch(LayerArrays a, Product p, int groups, int packsUpTo, int tokens) {
         if (!isSkinny(a, tokens)) {
             return new Launch("tileGemm", 384, CudaKernel.ALL_MULTIPROCESSORS, 1, TILE_BYTES);
         }
@@ -101,7 +101,7 @@ public final class HopperGemm extends CudaGemm {
                 ? streamingWarps(p.cols())
                 : a.launch(tokens).numWarps();
         int packedBytes =
-                packs(rows, packsUpTo, tokens) ? 8 * (HopperWeights.chunks(p.cols()) * HopperWeights.CHUNK + 64) : 0;
+                packs(a, packsUpTo, tokens) ? 8 * (HopperWeights.chunks(p.cols()) * HopperWeights.CHUNK + 64) : 0;
         return new Launch("skinnyGemm", 32 * warps, groups / 4, a.blocks(tokens), packedBytes);
     }
 

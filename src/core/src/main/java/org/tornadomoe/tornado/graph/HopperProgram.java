@@ -52,12 +52,12 @@ final class HopperProgram extends CudaProgram {
                 "quantizePairs",
                 i,
                 m -> {
-                    if (HopperGemm.isSkinny(a, m) && rows.of(m) <= packedOften()) {
+                    if (HopperGemm.isSkinny(a, m) && a.shape.pairs(m) <= packedOften()) {
                         return Launch.NONE;
                     }
                     return m >= MANY
-                            ? new Launch("quantizePairs", 128, Math.ceilDiv(rows.of(m), 4), 1, 0)
-                            : new Launch("quantizePairs", 128, rows.of(m), Math.ceilDiv(i, 2048), 0);
+                            ? new Launch("quantizePairs", 128, Math.ceilDiv(a.shape.pairs(m), 4), 1, 0)
+                            : new Launch("quantizePairs", 128, a.shape.pairs(m), Math.ceilDiv(i, 2048), 0);
                 },
                 List.of(a.work.keys, a.work.activated, a.work.amax),
                 List.of(a.work.activatedQ, a.work.activatedScales),

@@ -4,6 +4,6 @@ package org.tornadomoe.tornado.graph;
 abstract class JavaGemm implements ExpertGemm {
     @Override
     public LayerProgram program(LayerArrays arrays) {
-        return arrays.shape.batched ? new BatchedProgram(this, arrays) : new LayerProgram(this, arrays);
+        return new LayerProgram(this, arrays);
     }
 }

@@ -8,7 +8,6 @@ import java.util.Map;
 import java.util.Objects;
 import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
-import org.tornadomoe.config.FusedMoeActivationFormat;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.kernel.InsufficientMemoryException;
 import org.tornadomoe.kernel.Replicas;
@@ -63,9 +62,8 @@ public final class LayerArrays implements AutoCloseable {
             long available,
             HostMemory memory,
             GemmFamily gemm,
-            FusedMoeActivationFormat format,
             boolean aligned) {
-        this(config, experts, available, memory, gemm, format, aligned, gemm.byRule(config), Map.of());
+        this(config, experts, available, memory, gemm, aligned, gemm.byRule(config), Map.of());
     }
 
     /**
@@ -86,11 +84,10 @@ public final class LayerArrays implements AutoCloseable {
             long available,
             HostMemory memory,
             GemmFamily gemm,
-            FusedMoeActivationFormat format,
             boolean aligned,
             LaunchConfigs launches,
             Map<String, TornadoNativeArray> given) {
-        shape = new LayerShape(config, experts.quantization(), experts.w13().experts(), gemm, format);
+        shape = new LayerShape(config, experts.quantization(), experts.w13().experts(), gemm);
         this.launches = launches;
         this.memory = memory;
         alignmentPad = aligned ? gemm.layout().activationPad() : 0;
@@ -111,8 +108,6 @@ public final class LayerArrays implements AutoCloseable {
         Float a1Scale = experts.a1Scale();
         Float a2Scale = experts.a2Scale();
         staticScales = a1Scale != null && a2Scale != null;
-        work.rowHeader.set(0, (int) shape.rows());
-        work.rowHeader.set(1, gemm.launches().getFirst().blockSizeM());
         work.amax.init(0);
         adapters.clear();
         if (shape.halves) {
@@ -207,7 +202,7 @@ public final class LayerArrays implements AutoCloseable {
 
     /** Blocks of these that the pairs can come to. */
     int blocks(int tokens) {
-        return GemmFamily.blocks(shape.config, tokens, blockSize(tokens));
+        return Math.toIntExact(shape.blocks(tokens, blockSize(tokens)));
     }
 
     /** The bytes that all of them take on the device. */

@@ -7,28 +7,22 @@ import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
 
 /**
  * The kernels of a layer, in the order of a forward pass: {@link #logits}, {@link #topK}, {@link #place},
- * {@link #align}, {@link #quantizeTokens}, {@link #dispatch}, {@link #gateUp}, {@link #activateAndQuantize},
- * {@link #down}, {@link #combine}, {@link #zeroExperts}. Each is a list, empty where the layer has no such step. Here
- * they are in Java and in the standard format.
+ * {@link #align}, {@link #quantizeTokens}, {@link #gateUp}, {@link #activateAndQuantize}, {@link #down},
+ * {@link #combine}, {@link #zeroExperts}. Each is a list, empty where the layer has no such step. Here they are in
+ * Java.
  */
 public class LayerProgram {
     final ExpertGemm gemm;
     final LayerArrays a;
-    final Rows rows;
     final RouterStages router;
     final AlignStages alignment;
     final LoraStages lora;
 
     LayerProgram(ExpertGemm gemm, LayerArrays arrays) {
-        this(gemm, arrays, new Rows(arrays.work.header, arrays.shape.topK, arrays.shape::pairs, arrays.work.keys));
-    }
-
-    LayerProgram(ExpertGemm gemm, LayerArrays arrays, Rows rows) {
         this.gemm = gemm;
         a = arrays;
-        this.rows = rows;
         router = new RouterStages(arrays);
-        alignment = new AlignStages(arrays, rows);
+        alignment = new AlignStages(arrays);
         lora = new LoraStages(arrays);
     }
 
@@ -41,7 +35,6 @@ public class LayerProgram {
                 align(),
                 alignment.parts(),
                 quantizeTokens(),
-                dispatch(),
                 gateUp(),
                 loraGateUp(),
                 activateAndQuantize(),
@@ -106,12 +99,7 @@ public class LayerProgram {
 
     /** hidden → hiddenQ and scales. */
     List<Stage> quantizeTokens() {
-        return new QuantizeStages(a, rows).hidden();
-    }
-
-    /** hiddenQ → the experts' rows, where those aren't the tokens themselves. */
-    List<Stage> dispatch() {
-        return List.of();
+        return new QuantizeStages(a).hidden();
     }
 
     List<Stage> gateUp() {
@@ -144,12 +132,12 @@ public class LayerProgram {
 
     /** gateUp → activated, and its int8 and scales. */
     List<Stage> activateAndQuantize() {
-        return new ActivationStages(a, rows).activateAndQuantize();
+        return new ActivationStages(a).activateAndQuantize();
     }
 
     /** activated → activatedQ and scales, where that isn't done with the activation. */
     List<Stage> quantizePairs() {
-        return new QuantizeStages(a, rows).activated();
+        return new QuantizeStages(a).activated();
     }
 
     final List<Stage> down() {
@@ -169,21 +157,20 @@ public class LayerProgram {
                 1,
                 a.shape.hidden,
                 a.shape.intermediate,
-                weightsDown() ? 1 : 0);
+                weightsDown());
     }
 
-    /** Whether the second product multiplies its rows by the router's weights. */
-    boolean weightsDown() {
-        return !a.shape.weightsOnInput;
+    private int weightsDown() {
+        return a.shape.weightsOnInput ? 0 : 1;
     }
 
     final List<Stage> product(Product product) {
-        return gemm.stages(a, rows, product);
+        return gemm.stages(a, product);
     }
 
     /** Weighted as what it is added to. */
     final List<Stage> loraDown() {
-        return lora.down(weightsDown() ? 1 : 0);
+        return lora.down(weightsDown());
     }
 
     /** down → output. */

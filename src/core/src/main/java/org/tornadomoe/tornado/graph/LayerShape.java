@@ -1,11 +1,13 @@
 package org.tornadomoe.tornado.graph;
 
+import java.util.stream.IntStream;
 import org.tornadomoe.config.FusedMoeActivationFormat;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.tornado.layout.ActivationCode;
 import org.tornadomoe.tornado.layout.ExpertParts;
+import org.tornadomoe.tuning.LaunchConfig;
 
 /** What is fixed when a layer is loaded, answered once: its sizes, who routes, and what form its values have. */
 public final class LayerShape {
@@ -13,7 +15,6 @@ public final class LayerShape {
     public final Int8Quantization quantization;
     public final Int8Scheme scheme;
     public final GemmFamily gemm;
-    public final FusedMoeActivationFormat format;
 
     /** Experts whose weights are here. */
     public final int localExperts;
@@ -33,7 +34,7 @@ public final class LayerShape {
     /** Whether activations reach the products in a form of their own: int8, or what the family makes of floats. */
     public final boolean packed;
 
-    /** Whether experts have slots for tokens, and rows are these; else they are pairs. */
+    /** Whether every expert has a slot for each token: the batched format. */
     public final boolean batched;
 
     /** Whether router weights are applied on the input of experts; else on their output. */
@@ -80,24 +81,18 @@ public final class LayerShape {
      *
      * @param config the layer's, with the most tokens of a call
      */
-    public LayerShape(
-            FusedMoeConfig config,
-            Int8Quantization quantization,
-            int localExperts,
-            GemmFamily gemm,
-            FusedMoeActivationFormat format) {
+    public LayerShape(FusedMoeConfig config, Int8Quantization quantization, int localExperts, GemmFamily gemm) {
         this.config = config;
         this.quantization = quantization;
         this.localExperts = localExperts;
         this.gemm = gemm;
-        this.format = format;
         scheme = quantization.scheme();
         routes = !config.router().isHandedIn();
         balanced = config.moeParallelConfig().enableEplb();
         halves = config.inDtype().bytes() == 2;
         int8 = scheme.quantizesActivations();
         packed = int8 || gemm.packsFloats();
-        batched = format == FusedMoeActivationFormat.BATCHED_EXPERTS;
+        batched = config.activationFormat() == FusedMoeActivationFormat.BATCHED_EXPERTS;
         weightsOnInput = config.applyRouterWeightOnInput();
         biased = config.hasBias();
         adapted = config.isLoraEnabled();
@@ -125,8 +120,33 @@ public final class LayerShape {
         return tokens * topK;
     }
 
-    /** Rows that reach the experts in the largest call: a pair each, or in the batched format a slot each. */
-    long rows() {
-        return batched ? (long) localExperts * maxTokens : (long) maxTokens * topK;
+    /**
+     * Blocks that the pairs of M tokens can come to: every expert that has a pair may have one block that isn't full;
+     * in the batched format an expert has blocks for a pair of each token, and those of pairs beyond that, which are
+     * there if a caller's routing names it twice for a token.
+     */
+    long blocks(int tokens, int blockSize) {
+        long p = pairs(tokens);
+        long most = Math.min(p, (p + (long) experts * (blockSize - 1)) / blockSize);
+        long slots = batched ? (long) localExperts * Math.ceilDiv(tokens, blockSize) : 0;
+        return most + slots;
+    }
+
+    /** Blocks that the pairs of a call can come to, whatever it is launched with. */
+    long mostBlocks() {
+        return blockSizes().mapToLong(size -> blocks(maxTokens, size)).max().orElseThrow();
+    }
+
+    /** Places that the pairs of a call and what pads their blocks take, whatever it is launched with. */
+    long mostPlaces() {
+        return blockSizes()
+                .mapToLong(size -> size * blocks(maxTokens, size))
+                .max()
+                .orElseThrow();
+    }
+
+    private IntStream blockSizes() {
+        return IntStream.concat(
+                IntStream.of(Workspace.MAX_BLOCK), gemm.launches().stream().mapToInt(LaunchConfig::blockSizeM));
     }
 }

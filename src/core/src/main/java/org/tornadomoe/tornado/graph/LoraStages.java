@@ -20,7 +20,7 @@ final class LoraStages {
         return lora(
                 "loraGateUp",
                 a.work.hidden,
-                0,
+                a.shape.topK,
                 a.adapters.w13A,
                 a.adapters.w13B,
                 a.work.gateUp,
@@ -35,7 +35,7 @@ final class LoraStages {
         return lora(
                 "loraDown",
                 a.work.activated,
-                rowsOfExperts(),
+                1,
                 a.adapters.w2A,
                 a.adapters.w2B,
                 a.work.down,
@@ -45,15 +45,10 @@ final class LoraStages {
                 weighted);
     }
 
-    /** Which row of the experts a pair has: 1 its own, 2 that of {@code rowOfPair}. */
-    private int rowsOfExperts() {
-        return a.shape.batched ? 2 : 1;
-    }
-
     private List<Stage> lora(
             String name,
             FloatArray x,
-            int rowsOfX,
+            int pairsPerRow,
             FloatArray loraA,
             FloatArray loraB,
             FloatArray out,
@@ -67,7 +62,6 @@ final class LoraStages {
         int pairs = a.shape.topK;
         int rank = a.shape.config.maxLoraRank();
         int ranks = layout == ActivationKernels.NO_GATE ? rank : 2 * rank;
-        int rowsOfOut = rowsOfExperts();
         Stage shrink = KernelTask.stage(
                 name + "A",
                 LoraKernels.GROUP,
@@ -77,7 +71,6 @@ final class LoraStages {
                         t.in(a.work.header),
                         t.in(a.adapters.slots),
                         t.in(a.work.keys),
-                        t.in(a.work.rowOfPair),
                         t.in(x),
                         t.in(loraA),
                         t.out(a.adapters.shrunk),
@@ -85,7 +78,7 @@ final class LoraStages {
                         cols,
                         ranks,
                         a.shape.localExperts,
-                        rowsOfX));
+                        pairsPerRow));
         Stage expand = KernelTask.stage(
                 name + "B",
                 LoraKernels.GROUP,
@@ -95,7 +88,6 @@ final class LoraStages {
                         t.in(a.work.header),
                         t.in(a.adapters.slots),
                         t.in(a.work.keys),
-                        t.in(a.work.rowOfPair),
                         t.in(a.work.topkWeights),
                         t.in(a.adapters.shrunk),
                         t.in(loraB),
@@ -105,7 +97,6 @@ final class LoraStages {
                         rank,
                         layout,
                         a.shape.localExperts,
-                        rowsOfOut,
                         weighted));
         return List.of(shrink, expand);
     }

@@ -199,13 +199,13 @@ public class MmaGemm extends CudaGemm {
     }
 
     @Override
-    Launch launch(LayerArrays a, Rows rows, Product p, int groups, int packsUpTo, int tokens) {
+    Launch launch(LayerArrays a, Product p, int groups, int packsUpTo, int tokens) {
         int block = a.blockSize(tokens);
         if (!isSkinny(block)) {
             return launchOfTiles(a, p, groups, tokens);
         }
         int warps = a.launches.source() != null ? a.launch(tokens).numWarps() : isDeep(p.cols()) ? 8 : 4;
-        int packedBytes = packs(rows, packsUpTo, tokens) ? 8 * (rowBytes(p.cols()) + 64) : 0;
+        int packedBytes = packs(a, packsUpTo, tokens) ? 8 * (rowBytes(p.cols()) + 64) : 0;
         return new Launch("skinnyGemm", 32 * warps, groups / 4, a.blocks(tokens), packedBytes);
     }
 

@@ -89,7 +89,7 @@ final class MmaProgram extends CudaProgram {
                         a.shape.intermediate,
                         true,
                         false),
-                m -> MmaGemm.isSkinny(a.blockSize(m)) && rows.of(m) <= often ? 0 : rows.of(m));
+                m -> MmaGemm.isSkinny(a.blockSize(m)) && a.shape.pairs(m) <= often ? 0 : a.shape.pairs(m));
     }
 
     private List<Stage> pack(Matrix x, IntUnaryOperator count) {

@@ -69,7 +69,7 @@ public final class PanelGemm extends JavaGemm {
 
     /** Of each part two kernels, of which one has nothing to do in a call. */
     @Override
-    public List<Stage> stages(LayerArrays a, Rows rows, Product p) {
+    public List<Stage> stages(LayerArrays a, Product p) {
         // By rule blocks only grow; whoever chooses them may choose any.
         int largest = a.launches.source() == null ? a.blockSize(a.shape.maxTokens) : PanelGemmKernels.MANY;
         return a
@@ -77,14 +77,14 @@ public final class PanelGemm extends JavaGemm {
                 .parts
                 .each(part -> Stream.of(PanelGemmKernels.FEW, PanelGemmKernels.MANY)
                         .filter(size -> size <= largest)
-                        .map(size -> stage(a, rows, p, part, size))
+                        .map(size -> stage(a, p, part, size))
                         .toList())
                 .stream()
                 .flatMap(List::stream)
                 .toList();
     }
 
-    private Stage stage(LayerArrays a, Rows rows, Product p, int part, int size) {
+    private Stage stage(LayerArrays a, Product p, int part, int size) {
         boolean few = size == PanelGemmKernels.FEW;
         int groups = Math.ceilDiv(p.rows(), few ? PanelGemmKernels.STREAM_ROWS : PanelGemmKernels.TILE_ROWS);
         IntPredicate works = m -> a.blockSize(m) == size;
@@ -95,7 +95,7 @@ public final class PanelGemm extends JavaGemm {
                 m -> works.test(m) ? a.blocks(m) : 1,
                 t -> t.runs(
                         few ? PanelGemmKernels::stream : PanelGemmKernels::tile,
-                        t.in(rows.header()),
+                        t.in(a.work.header),
                         t.in(a.work.sortedIds(part)),
                         t.in(a.work.expertIds(part)),
                         t.in(a.work.numPostPadded),
@@ -106,7 +106,7 @@ public final class PanelGemm extends JavaGemm {
                         t.in(p.projection().bias().get(part)),
                         t.in(a.work.topkWeights),
                         t.out(p.out()),
-                        rows.perHeader(),
+                        a.shape.topK,
                         p.pairsPerRow(),
                         p.rows(),
                         layout().rowInts(p.cols()),

@@ -57,15 +57,10 @@ abstract class PrebuiltGemm extends JavaGemm {
 
     /** A product, a task for every part of the weights. */
     final List<Stage> stages(
-            LayerArrays a,
-            Rows rows,
-            Product p,
-            IntUnaryOperator group,
-            IntUnaryOperator groupsX,
-            IntUnaryOperator groupsY) {
+            LayerArrays a, Product p, IntUnaryOperator group, IntUnaryOperator groupsX, IntUnaryOperator groupsY) {
         return a.shape.parts.each(part -> {
             List<Object> reads = List.of(
-                    rows.header(),
+                    a.work.header,
                     p.projection().sizes(),
                     a.work.sortedIds(part),
                     a.work.expertIds(part),

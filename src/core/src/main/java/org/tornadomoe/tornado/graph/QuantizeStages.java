@@ -1,7 +1,6 @@
 package org.tornadomoe.tornado.graph;
 
 import java.util.List;
-import java.util.function.IntUnaryOperator;
 import org.tornadomoe.tornado.kernels.QuantizeKernels;
 import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
 import uk.ac.manchester.tornado.api.types.arrays.IntArray;
@@ -11,23 +10,21 @@ import uk.ac.manchester.tornado.api.types.arrays.IntArray;
  */
 final class QuantizeStages {
     private final LayerArrays a;
-    private final Rows rows;
 
-    QuantizeStages(LayerArrays arrays, Rows rows) {
+    QuantizeStages(LayerArrays arrays) {
         a = arrays;
-        this.rows = rows;
     }
 
     /**
      * What is quantised, and where to.
      *
-     * @param rows of {@code from} in a call
+     * @param perToken rows of {@code from} a token
      * @param isKeyed whether rows of key −1 aren't there
      * @param isWeighted whether rows are multiplied by the router's weights first
      */
     private record Matrix(
             String name,
-            Rows rows,
+            int perToken,
             FloatArray from,
             IntArray into,
             FloatArray scales,
@@ -36,6 +33,10 @@ final class QuantizeStages {
             int rowInts,
             boolean isKeyed,
             boolean isWeighted) {
+        int rows(int tokens) {
+            return tokens * perToken;
+        }
+
         int keyed() {
             return isKeyed ? 1 : 0;
         }
@@ -47,11 +48,9 @@ final class QuantizeStages {
 
     /** hidden → hiddenQ and scales; times the router's weights first where they are applied on the input. */
     List<Stage> hidden() {
-        int rowsPerToken = a.shape.config.inputRowsPerToken();
-        IntUnaryOperator count = m -> m * rowsPerToken;
         return quantize(new Matrix(
                 "quantizeTokens",
-                new Rows(a.work.header, rowsPerToken, count, a.work.keys),
+                a.shape.config.inputRowsPerToken(),
                 a.work.hidden,
                 a.work.hiddenQ,
                 a.work.hiddenScales,
@@ -66,7 +65,7 @@ final class QuantizeStages {
     List<Stage> activated() {
         return quantize(new Matrix(
                 "quantizePairs",
-                rows,
+                a.shape.topK,
                 a.work.activated,
                 a.work.activatedQ,
                 a.work.activatedScales,
@@ -91,16 +90,16 @@ final class QuantizeStages {
         return KernelTask.stage(
                 x.name,
                 QuantizeKernels.GROUP,
-                x.rows.count(),
+                x::rows,
                 t -> t.runs(
                         QuantizeKernels::quantizeRows,
-                        t.in(x.rows.header()),
-                        t.in(x.rows.keys()),
+                        t.in(a.work.header),
+                        t.in(a.work.keys),
                         t.in(a.work.topkWeights),
                         t.in(x.from),
                         t.out(x.into),
                         t.out(x.scales),
-                        x.rows.perHeader(),
+                        x.perToken,
                         x.cols,
                         x.rowInts,
                         x.keyed(),
@@ -112,15 +111,15 @@ final class QuantizeStages {
         return KernelTask.stage(
                 x.name + "Magnitudes",
                 QuantizeKernels.GROUP,
-                x.rows.count(),
+                x::rows,
                 t -> t.runs(
                         QuantizeKernels::rowMagnitudes,
-                        t.in(x.rows.header()),
-                        t.in(x.rows.keys()),
+                        t.in(a.work.header),
+                        t.in(a.work.keys),
                         t.in(a.work.topkWeights),
                         t.in(x.from),
                         t.out(x.scales),
-                        x.rows.perHeader(),
+                        x.perToken,
                         x.cols,
                         x.keyed(),
                         x.weighted()));
@@ -132,28 +131,24 @@ final class QuantizeStages {
                 QuantizeKernels.GROUP,
                 m -> 1,
                 t -> t.runs(
-                        QuantizeKernels::tensorScale,
-                        t.in(x.rows.header()),
-                        t.in(x.scales),
-                        t.out(x.scale),
-                        x.rows.perHeader()));
+                        QuantizeKernels::tensorScale, t.in(a.work.header), t.in(x.scales), t.out(x.scale), x.perToken));
     }
 
     private Stage perTensor(Matrix x) {
         return KernelTask.stage(
                 x.name,
                 QuantizeKernels.GROUP,
-                x.rows.count(),
+                x::rows,
                 t -> t.runs(
                         QuantizeKernels::quantizeTensor,
-                        t.in(x.rows.header()),
-                        t.in(x.rows.keys()),
+                        t.in(a.work.header),
+                        t.in(a.work.keys),
                         t.in(a.work.topkWeights),
                         t.in(x.from),
                         t.in(x.scale),
                         t.out(x.into),
                         t.out(x.scales),
-                        x.rows.perHeader(),
+                        x.perToken,
                         x.cols,
                         x.rowInts,
                         x.keyed(),
@@ -165,16 +160,16 @@ final class QuantizeStages {
         return KernelTask.stage(
                 x.name,
                 QuantizeKernels.GROUP,
-                m -> Math.multiplyExact(x.rows.of(m), Math.ceilDiv(x.cols, group)),
+                m -> Math.multiplyExact(x.rows(m), Math.ceilDiv(x.cols, group)),
                 t -> t.runs(
                         QuantizeKernels::quantizeGroups,
-                        t.in(x.rows.header()),
-                        t.in(x.rows.keys()),
+                        t.in(a.work.header),
+                        t.in(a.work.keys),
                         t.in(a.work.topkWeights),
                         t.in(x.from),
                         t.out(x.into),
                         t.out(x.scales),
-                        x.rows.perHeader(),
+                        x.perToken,
                         x.cols,
                         x.rowInts,
                         group,

@@ -37,18 +37,18 @@ abstract class RowGemm extends JavaGemm {
     }
 
     @Override
-    public final List<Stage> stages(LayerArrays a, Rows rows, Product p) {
+    public final List<Stage> stages(LayerArrays a, Product p) {
         return a.shape.parts.each(part -> KernelTask.stage(
                 p.name() + a.shape.parts.suffix(part),
                 GemmKernels.GROUP,
                 m -> Math.ceilDiv(p.rows(), GemmKernels.ROWS),
                 a::blocks,
-                task -> kernel(task, a, rows, p, part)));
+                task -> kernel(task, a, p, part)));
     }
 
-    private BiConsumer<TaskGraph, String> kernel(KernelTask t, LayerArrays a, Rows rows, Product p, int part) {
+    private BiConsumer<TaskGraph, String> kernel(KernelTask t, LayerArrays a, Product p, int part) {
         LayerShape shape = a.shape;
-        IntArray header = t.in(rows.header());
+        IntArray header = t.in(a.work.header);
         IntArray sortedIds = t.in(a.work.sortedIds(part));
         IntArray expertIds = t.in(a.work.expertIds(part));
         IntArray padded = t.in(a.work.numPostPadded);
@@ -57,7 +57,6 @@ abstract class RowGemm extends JavaGemm {
         FloatArray bias = t.in(p.projection().bias().get(part));
         FloatArray routerWeights = t.in(a.work.topkWeights);
         FloatArray out = t.out(p.out());
-        int perHeader = rows.perHeader();
         int kInts = layout().rowInts(p.cols());
         int groupInts = Math.ceilDiv(Math.min(shape.quantization.colsPerScale(p.cols()), p.cols()), 4);
         int biased = shape.biased ? 1 : 0;
@@ -76,7 +75,7 @@ abstract class RowGemm extends JavaGemm {
                         bias,
                         routerWeights,
                         out,
-                        perHeader,
+                        shape.topK,
                         p.pairsPerRow(),
                         p.rows(),
                         p.cols(),
@@ -98,7 +97,7 @@ abstract class RowGemm extends JavaGemm {
                         bias,
                         routerWeights,
                         out,
-                        perHeader,
+                        shape.topK,
                         p.pairsPerRow(),
                         p.rows(),
                         kInts,
@@ -119,7 +118,7 @@ abstract class RowGemm extends JavaGemm {
                         bias,
                         routerWeights,
                         out,
-                        perHeader,
+                        shape.topK,
                         p.pairsPerRow(),
                         p.rows(),
                         kInts,
@@ -140,7 +139,7 @@ abstract class RowGemm extends JavaGemm {
                         bias,
                         routerWeights,
                         out,
-                        perHeader,
+                        shape.topK,
                         p.pairsPerRow(),
                         p.rows(),
                         kInts,

@@ -5,7 +5,6 @@ import java.lang.foreign.ValueLayout;
 import java.util.Arrays;
 import java.util.List;
 import java.util.stream.IntStream;
-import org.tornadomoe.config.FusedMoeActivationFormat;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.kernel.MoeExecutionException;
 import org.tornadomoe.kernel.StageValues;
@@ -40,7 +39,6 @@ public final class StageRun {
             FusedMoeConfig config,
             Int8Experts experts,
             ExpertGemm gemm,
-            FusedMoeActivationFormat format,
             float[] hidden,
             int tokens,
             StageValues given) {
@@ -50,7 +48,6 @@ public final class StageRun {
                 device.memory(),
                 HostMemory.of(device.backend()),
                 gemm,
-                format,
                 false)) {
             return new StageRun(device, arrays, gemm.program(arrays), tokens).run(hidden, given);
         }
@@ -95,7 +92,6 @@ public final class StageRun {
             pack(given.a1(), a.work.hiddenQ, a.shape.hiddenInts, everyToken, h);
             put(given.a1Scales(), a.work.hiddenScales);
         }
-        execute("dispatch", stages.dispatch());
         execute("gateUp", stages.gateUp());
         float[] gemm1 = take(a.work.gateUp, rows, a.shape.gateUpRows);
 
@@ -114,17 +110,9 @@ public final class StageRun {
         }
         execute("down", stages.down());
         float[] gemm2 = take(a.work.down, rows, h);
-        if (batched() && !a.shape.weightsOnInput) {
-            // There it is combining that weighs, and what it is given below has its weights already.
-            for (int v = 0; v < gemm2.length; v++) {
-                gemm2[v] *= given.topkWeights()[v / h];
-            }
-            a.work.topkWeights.init(1);
-        }
 
         put(given.gemm2(), a.work.down, rows);
         execute("combine", stages.combine());
-        put(given.topkWeights(), a.work.topkWeights);
         execute("zeroExperts", stages.zeroExperts());
         return new StageValues(
                 given.logits(),
@@ -178,33 +166,22 @@ public final class StageRun {
         MemorySegment.copy(from, 0, into.getSegment(), ValueLayout.JAVA_FLOAT, 0, from.length);
     }
 
-    private boolean batched() {
-        return arrays.shape.batched;
-    }
-
-    /** Aligns, and tells the row of each pair, −1 if it has none. */
+    /**
+     * Aligns, in the standard format with the pairs of experts elsewhere, and gives the row of each pair: its number,
+     * −1 where it is in no block.
+     */
     private int[] align(StageValues given) {
-        int pairs = given.topkIds().length;
-        if (!batched()) {
-            execute("align", stages.align(1));
-            execute("alignParts", stages.alignParts());
-            // What is no expert's, such as a zero expert's pair, is in no block.
-            int most = arrays.shape.config.globalNumExperts();
-            return IntStream.range(0, pairs)
-                    .map(p -> given.topkIds()[p] >= 0 && given.topkIds()[p] < most ? p : -1)
-                    .toArray();
-        }
-        int[] counts = new int[arrays.shape.localExperts];
-        for (int id : given.topkIds()) {
-            int local = id >= 0 && id < arrays.shape.config.globalNumExperts() ? arrays.weights.expertMap.get(id) : -1;
-            if (local >= 0 && ++counts[local] > tokens) {
-                throw new IllegalArgumentException("topkIds: expected at most " + tokens
-                        + " pairs an expert (its slots), got more for expert " + id);
-            }
-        }
-        execute("align", stages.align());
+        boolean keeps = !arrays.shape.batched;
+        execute("align", keeps ? stages.align(1) : stages.align());
         execute("alignParts", stages.alignParts());
-        return arrays.work.rowOfPair.toHeapArray();
+        int most = arrays.shape.config.globalNumExperts();
+        return IntStream.range(0, given.topkIds().length)
+                .map(p -> {
+                    int id = given.topkIds()[p];
+                    boolean isThere = id >= 0 && id < most && (keeps || arrays.weights.expertMap.get(id) >= 0);
+                    return isThere ? p : -1;
+                })
+                .toArray();
     }
 
     /** Each pair's values into its row. */

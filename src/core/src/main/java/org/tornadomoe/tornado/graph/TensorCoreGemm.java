@@ -74,11 +74,11 @@ public final class TensorCoreGemm extends PrebuiltGemm {
     }
 
     @Override
-    public List<Stage> stages(LayerArrays a, Rows rows, Product p) {
+    public List<Stage> stages(LayerArrays a, Product p) {
         int tiles = RowTiles.tiles(p.rows());
         tell(
                 p,
-                rows.perHeader(),
+                a.shape.topK,
                 p.pairsPerRow(),
                 p.rows(),
                 RowTiles.chunks(p.cols()),
@@ -89,7 +89,6 @@ public final class TensorCoreGemm extends PrebuiltGemm {
         IntPredicate streams = m -> a.blockSize(m) < TILE;
         return stages(
                 a,
-                rows,
                 p,
                 m -> streams.test(m) ? 128 : 256,
                 a::blocks,

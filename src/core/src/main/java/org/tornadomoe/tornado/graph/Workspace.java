@@ -4,9 +4,7 @@ import static org.tornadomoe.tornado.graph.ArrayTable.Owner.LAYER;
 import static org.tornadomoe.tornado.graph.ArrayTable.Owner.WORKSPACE;
 
 import java.util.List;
-import org.tornadomoe.kernel.PrepareAndFinalize;
 import org.tornadomoe.kernel.Replicas;
-import org.tornadomoe.kernel.WorkspaceShapes;
 import org.tornadomoe.tornado.kernels.AlignKernels;
 import org.tornadomoe.tornado.layout.ExpertParts;
 import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
@@ -18,8 +16,7 @@ import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
  * layer has no use for has one element.
  *
  * <p>Shape letters: M tokens, E experts, shared ones included, L router logits, H hidden, I intermediate, K top-k and
- * shared experts, P = M·K pairs, R rows of the experts: P in the standard format, a row a pair; in the batched one
- * {@code maxNumTokens} slots for each local expert.
+ * shared experts, P = M·K pairs.
  */
 public final class Workspace {
     /** Elements of {@link #header}. */
@@ -64,16 +61,16 @@ public final class Workspace {
     /** [chunks, E]: counts, then places. */
     final IntArray counts;
 
-    /** Rows in expert order, each expert's run padded to whole blocks with R. */
+    /** Pairs in expert order, each expert's run padded to whole blocks with P. */
     final IntArray sortedIds;
 
-    /** [blocks]: the expert of each block of {@link #sortedIds}. */
+    /** [blocks]: the expert of each block of {@link #sortedIds}, −1 where it has no pair. */
     final IntArray expertIds;
 
     /** [0] = places of {@link #sortedIds} in use. */
     final IntArray numPostPadded;
 
-    /** With several parts, of each: {@link #sortedIds} with R for the rows of other parts' experts. */
+    /** With several parts, of each: {@link #sortedIds} with P for the pairs of other parts' experts. */
     final List<IntArray> partSortedIds;
 
     /** With several parts, of each: {@link #expertIds} by the number within the part, −1 for other parts' experts. */
@@ -88,54 +85,30 @@ public final class Workspace {
     /** [1]: the one scale of {@link #hiddenQ}, where there is one. */
     final FloatArray hiddenScale;
 
-    /** Batched: [0] = R, [1] = pairs of a block. */
-    final IntArray rowHeader;
-
-    /** Batched: [E], the pairs of each local expert. */
-    final IntArray expertNumTokens;
-
-    /** Batched: [R], the pair in a slot; −1 in an empty one. */
-    final IntArray pairOfRow;
-
-    /** Batched: [P], the slot of a pair; −1 if it was left out. */
-    final IntArray rowOfPair;
-
-    /** Batched: [E], where in {@link #sortedIds} an expert's run starts. */
-    final IntArray firstPlaces;
-
-    /** Batched, int8: [R, hiddenInts]. */
-    final IntArray slots;
-
-    /** Batched, int8: [R, hiddenGroups]. */
-    final FloatArray slotScales;
-
-    /** Batched, float: [R, H]. */
-    final FloatArray slotFloats;
-
     /** Zeros: what a prebuilt kernel is told that has nothing to do. */
     final IntArray noSizes;
 
-    /** What the first GEMM gives, [R, 2I]. Has room for {@link #down}, too. */
+    /** What the first GEMM gives, [P, 2I]. Has room for {@link #down}, too. */
     final FloatArray gateUp;
 
-    /** [R, I]. */
+    /** [P, I]. */
     final FloatArray activated;
 
     /** [P], the bits of the greatest magnitude of each row of {@link #activated}, where its kernel finds them. */
     final IntArray amax;
 
-    /** {@link #activated} in int8, [R, intermediateInts]. */
+    /** {@link #activated} in int8, [P, intermediateInts]. */
     final IntArray activatedQ;
 
-    /** [R, intermediateGroups]. */
+    /** [P, intermediateGroups]. */
     final FloatArray activatedScales;
 
     /** [1]: the one scale of {@link #activatedQ}, where there is one. */
     final FloatArray activatedScale;
 
     /**
-     * What the second GEMM gives, [R, H]; in the standard format times the router's weight. The same array as {@link
-     * #gateUp}, which the activation has read by then.
+     * What the second GEMM gives, [P, H], times the router's weight. The same array as {@link #gateUp}, which the
+     * activation has read by then.
      */
     final FloatArray down;
 
@@ -153,22 +126,9 @@ public final class Workspace {
         long m = shape.maxTokens;
         long h = shape.hidden;
         long p = shape.pairs(shape.maxTokens);
-        long r = shape.rows();
-        boolean batched = shape.batched;
-        long batchedRows = batched ? r : 0;
         halves = shape.halves;
         long halfInts = halves ? Math.ceilDiv(m * h, 2) : 1;
         int pad = gemm.layout().activationPad();
-        WorkspaceShapes shapes = WorkspaceShapes.of(
-                shape.format,
-                shape.maxTokens,
-                shape.gateUpRows,
-                shape.intermediate,
-                shape.hidden,
-                shape.topK,
-                shape.localExperts,
-                batched ? shape.maxTokens : null,
-                batched ? PrepareAndFinalize.BATCHED.numDispatchers() : null);
         header = table.ints("header", WORKSPACE, HEADER);
         hidden = table.floats("hidden", LAYER, m * h);
         hiddenHalves = table.ints("hiddenHalves", WORKSPACE, halfInts);
@@ -180,12 +140,8 @@ public final class Workspace {
         keys = table.ints("keys", WORKSPACE, p);
         ranks = table.ints("ranks", WORKSPACE, p);
         counts = table.ints("counts", WORKSPACE, Math.ceilDiv(p, AlignKernels.CHUNK) * shape.experts);
-        long places = Math.max(
-                gemm.mostPlaces(shape.config, shape.maxTokens),
-                (long) MAX_BLOCK * GemmFamily.blocks(shape.config, shape.maxTokens, MAX_BLOCK));
-        long blocks = Math.max(
-                gemm.mostBlocks(shape.config, shape.maxTokens),
-                GemmFamily.blocks(shape.config, shape.maxTokens, MAX_BLOCK));
+        long places = shape.mostPlaces();
+        long blocks = shape.mostBlocks();
         sortedIds = table.ints("sortedIds", WORKSPACE, places);
         expertIds = table.ints("expertIds", WORKSPACE, blocks);
         numPostPadded = table.ints("numPostPadded", WORKSPACE, 1);
@@ -194,28 +150,19 @@ public final class Workspace {
         hiddenQ = table.ints("hiddenQ", WORKSPACE, shape.packed ? pad + inputRows * shape.hiddenInts : 1);
         hiddenScales = table.floats("hiddenScales", WORKSPACE, shape.packed ? inputRows * shape.hiddenGroups : 1);
         hiddenScale = table.floats("hiddenScale", LAYER, 1);
-        rowHeader = table.ints("rowHeader", WORKSPACE, 2);
-        expertNumTokens = table.ints("expertNumTokens", WORKSPACE, batched ? shape.localExperts : 1);
-        pairOfRow = table.ints("pairOfRow", WORKSPACE, batched ? r : 1);
-        rowOfPair = table.ints("rowOfPair", WORKSPACE, batched ? p : 1);
-        firstPlaces = table.ints("firstPlaces", WORKSPACE, batched ? shape.localExperts : 1);
-        slots = table.ints("slots", WORKSPACE, shape.int8 ? Math.max(1, batchedRows * shape.hiddenInts) : 1);
-        slotScales =
-                table.floats("slotScales", WORKSPACE, shape.int8 ? Math.max(1, batchedRows * shape.hiddenGroups) : 1);
-        slotFloats = table.floats("slotFloats", WORKSPACE, shape.int8 ? 1 : Math.max(1, batchedRows * h));
         boolean apart = shape.parts.count() > 1 && !gemm.layout().numbersAllExperts();
         ExpertParts parts = apart ? shape.parts : new ExpertParts(0, 1);
         partSortedIds = table.ints("partSortedIds", WORKSPACE, parts, experts -> places);
         partExpertIds = table.ints("partExpertIds", WORKSPACE, parts, experts -> blocks);
         noSizes = table.ints("noSizes", WORKSPACE, gemm.prebuiltSizes());
-        gateUp = table.floats("gateUp", WORKSPACE, pad + WorkspaceShapes.elements(shapes.gemms()));
-        activated = table.floats("activated", WORKSPACE, pad + WorkspaceShapes.elements(shapes.activated()));
+        gateUp = table.floats("gateUp", WORKSPACE, pad + p * Math.max(shape.gateUpRows, h));
+        activated = table.floats("activated", WORKSPACE, pad + p * shape.intermediate);
         amax = table.ints("amax", WORKSPACE, gemm.activates() ? p : 1);
-        activatedQ = table.ints("activatedQ", WORKSPACE, shape.packed ? pad + r * shape.intermediateInts : 1);
-        activatedScales = table.floats("activatedScales", WORKSPACE, shape.packed ? r * shape.intermediateGroups : 1);
+        activatedQ = table.ints("activatedQ", WORKSPACE, shape.packed ? pad + p * shape.intermediateInts : 1);
+        activatedScales = table.floats("activatedScales", WORKSPACE, shape.packed ? p * shape.intermediateGroups : 1);
         activatedScale = table.floats("activatedScale", LAYER, 1);
         down = gateUp;
-        output = table.floats("output", LAYER, WorkspaceShapes.elements(shapes.output()));
+        output = table.floats("output", LAYER, m * h);
         outputHalves = table.ints("outputHalves", WORKSPACE, halfInts);
     }
 
@@ -229,7 +176,7 @@ public final class Workspace {
         return halves ? outputHalves : output;
     }
 
-    /** Rows in expert order of a part's experts. */
+    /** Pairs in expert order of a part's experts. */
     IntArray sortedIds(int part) {
         return partSortedIds.isEmpty() ? sortedIds : partSortedIds.get(part);
     }

@@ -15,6 +15,10 @@ import uk.ac.manchester.tornado.api.types.arrays.IntArray;
  * have expert −1, for which a GEMM writes zeros. What a pair is sorted by is its key; a pair that is left out has key
  * −1.
  *
+ * <p>In vLLM's batched format, [E, slots, H], an expert has a slot for each of the M tokens, whatever the others have:
+ * the places are [E, S] with S = M in whole blocks, slot s of expert e at e·S + s. The pair there is read from the
+ * token's own row, so that nothing is copied; what is no pair is padding, and blocks without a pair have expert −1.
+ *
  * <p>Three kernels, because groups can't wait for one another: every chunk of {@link #CHUNK} pairs counts its own, one
  * group adds the counts up, every pair goes to its place. For few pairs there is {@link #assignBlocks} instead.
  */
@@ -173,6 +177,7 @@ public final class AlignKernels {
      * @param expertMap [globalExperts]
      * @param expertIds [blocks], written up to the last block in use: a local number, or −1
      * @param padded [0] written: places in use, a multiple of the block's
+     * @param batched 1 for a slot of each expert for each token; an expert with more pairs has as many as it needs
      */
     public static void offsets(
             KernelContext ctx,
@@ -184,25 +189,28 @@ public final class AlignKernels {
             IntArray padded,
             int topK,
             int numExperts,
-            int keep) {
-        int[] totals = ctx.allocateIntLocalArray(MAX_EXPERTS);
+            int keep,
+            int batched) {
+        int[] runs = ctx.allocateIntLocalArray(MAX_EXPERTS);
         int[] places = ctx.allocateIntLocalArray(SCAN_GROUP);
         int lane = ctx.localIdx;
         int pairs = header.get(0) * topK;
         int blockSize = header.get(1);
         int chunks = (pairs + CHUNK - 1) / CHUNK;
+        int slots = batched * ((header.get(0) + blockSize - 1) / blockSize * blockSize);
 
         int own = 0;
         for (int j = 0; j < EXPERTS_AN_ITEM; j++) {
             int expert = lane * EXPERTS_AN_ITEM + j;
-            int total = 0;
             if (expert < numExperts) {
+                int total = 0;
                 for (int chunk = 0; chunk < chunks; chunk++) {
                     total += counts.get(chunk * numExperts + expert);
                 }
+                int run = (total + blockSize - 1) / blockSize * blockSize;
+                runs[expert] = run > slots ? run : slots;
+                own += runs[expert];
             }
-            totals[expert] = total;
-            own += (total + blockSize - 1) / blockSize * blockSize;
         }
 
         // Inclusive scan of the padded totals over the work-items.
@@ -226,12 +234,13 @@ public final class AlignKernels {
                     counts.set(index, place);
                     place += count;
                 }
-                int end = start + (totals[expert] + blockSize - 1) / blockSize * blockSize;
+                int end = start + runs[expert];
                 for (int pad = place; pad < end; pad++) {
                     sortedIds.set(pad, pairs);
                 }
                 for (int block = start / blockSize; block < end / blockSize; block++) {
-                    expertIds.set(block, keep == 1 ? expertMap.get(expert) : expert);
+                    int local = keep == 1 ? expertMap.get(expert) : expert;
+                    expertIds.set(block, block * blockSize < place ? local : -1);
                 }
                 start = end;
             }

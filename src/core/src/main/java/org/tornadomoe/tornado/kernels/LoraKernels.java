@@ -5,7 +5,7 @@ import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
 import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 
 /**
- * What low-rank adapters add to a projection, in float: {@code out[row(p)] += B (A x)} for every pair p of a token with
+ * What low-rank adapters add to a projection, in float: {@code out[p] += B (A x)} for every pair p of a token with
  * an adapter and an expert that is here. A pair without one costs no more than looking. R is the greatest rank, what an
  * adapter lacks of it is 0; S matrices A share the columns of x.
  */
@@ -16,27 +16,25 @@ public final class LoraKernels {
     private LoraKernels() {}
 
     /**
-     * {@code shrunk[p][j] = Σ_c A[l][e][j][c] · x[row][c]} with the token's adapter l and the pair's expert e.
+     * {@code shrunk[p][j] = Σ_c A[l][e][j][c] · x[row(p)][c]} with the token's adapter l and the pair's expert e.
      *
      * <p>Grid: one group of {@link #GROUP} work-items a value, that is S·R a pair. Costs 8·cols bytes read a value.
      *
      * @param header [0] = M
      * @param adapters [M]; −1 for none
      * @param keys [P], local numbers of experts; −1 for a pair that is left out
-     * @param rowOfPair with {@code rowed} 2 [P]; else not looked at
      * @param x [rows, cols]
      * @param a [L, E, S·R, cols]
      * @param shrunk [P, S·R], written for pairs with an adapter
      * @param ranks S·R
      * @param experts E, those here
-     * @param rowed the row of x: 0 the token's, 1 the pair's, 2 {@code rowOfPair}
+     * @param pairsPerRow pairs that have the same row of x
      */
     public static void shrink(
             KernelContext ctx,
             IntArray header,
             IntArray adapters,
             IntArray keys,
-            IntArray rowOfPair,
             FloatArray x,
             FloatArray a,
             FloatArray shrunk,
@@ -44,7 +42,7 @@ public final class LoraKernels {
             int cols,
             int ranks,
             int experts,
-            int rowed) {
+            int pairsPerRow) {
         float[] sums = ctx.allocateFloatLocalArray(GROUP);
         int lane = ctx.localIdx;
         int index = ctx.groupIdx;
@@ -58,12 +56,8 @@ public final class LoraKernels {
             expert = keys.get(pair);
         }
         int here = adapter >= 0 && expert >= 0 ? 1 : 0;
-        int row = rowed == 0 ? token : pair;
-        if (rowed == 2 && here == 1) {
-            row = rowOfPair.get(pair);
-        }
         int end = here * cols;
-        int fromX = row * cols;
+        int fromX = pair / pairsPerRow * cols;
         int fromA = ((adapter * experts + expert) * ranks + index - pair * ranks) * cols;
         float sum = 0.0f;
         for (int c = lane; c < end; c += GROUP) {
@@ -82,7 +76,7 @@ public final class LoraKernels {
     }
 
     /**
-     * {@code out[row(p)][n] += Σ_j B[l][e][j][n] · shrunk[p][slice(n)·R + j]}, times the pair's router weight if
+     * {@code out[p][n] += Σ_j B[l][e][j][n] · shrunk[p][slice(n)·R + j]}, times the pair's router weight if
      * {@code weighted} is 1. A sum of 0 leaves the very bits that were there, a negative zero's sign included.
      *
      * <p>Grid: a work-item an element of {@code out}, in groups of {@link #GROUP}. Costs 4·R bytes read and 8 more an
@@ -91,23 +85,20 @@ public final class LoraKernels {
      * @param header [0] = M
      * @param adapters [M]; −1 for none
      * @param keys [P], local numbers of experts; −1 for a pair that is left out
-     * @param rowOfPair with {@code rowed} 2 [P]; else not looked at
      * @param topkWeights [P]
      * @param shrunk [P, S·R]
      * @param b [L, E, R, N]
-     * @param out [rows, N], added to
+     * @param out [P, N], added to
      * @param rows N
      * @param rank R
      * @param layout of a row of {@code out}: {@link ActivationKernels#NO_GATE} for S = 1; S = 2 otherwise
      * @param experts E, those here
-     * @param rowed the row of out: 1 the pair's, 2 {@code rowOfPair}
      */
     public static void expand(
             KernelContext ctx,
             IntArray header,
             IntArray adapters,
             IntArray keys,
-            IntArray rowOfPair,
             FloatArray topkWeights,
             FloatArray shrunk,
             FloatArray b,
@@ -117,7 +108,6 @@ public final class LoraKernels {
             int rank,
             int layout,
             int experts,
-            int rowed,
             int weighted) {
         int index = ctx.globalIdx;
         int pair = index / rows;
@@ -147,13 +137,8 @@ public final class LoraKernels {
             if (weighted == 1) {
                 sum = sum * topkWeights.get(pair);
             }
-            int row = pair;
-            if (rowed == 2) {
-                row = rowOfPair.get(pair);
-            }
-            int at = row * rows + n;
             if (sum != 0.0f) {
-                out.set(at, out.get(at) + sum);
+                out.set(index, out.get(index) + sum);
             }
         }
     }

@@ -540,13 +540,13 @@ extern "C" __global__ void __launch_bounds__(128) topK(const int *header, const 
 
 // The place of one expert's run and the pairs in it, by a group, each of whose warps has a run of neighbouring pairs. Every group counts all
 // experts' pairs for itself: that is less than waiting for one another. counts: [experts]. A pair's key is written by its expert's group, and
-// by the first one's where it is left out. With balanced 1 the expert's load is written.
+// by the first one's where it is left out. With balanced 1 the expert's load is written. With batched 1 every expert has a slot for each token.
 __device__ __forceinline__ void alignExpert(int expert, int *counts, const int *header, const int *topkIds, const int *expertMap, int *keys,
                             int *sortedIds, int *expertIds, int *padded, int *loads, int pairsPerToken, int globalExperts, int experts,
-                            int balanced) {
+                            int balanced, int batched) {
     __shared__ int ofWarp[32], blocksBefore[32], blocksOfAll[32];
     int warps = blockDim.x >> 5, warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
-    int pairs = header[0] * pairsPerToken, blockSize = header[1];
+    int pairs = header[0] * pairsPerToken, blockSize = header[1], slotBlocks = batched ? (header[0] + blockSize - 1) / blockSize : 0;
     int run = (pairs + 32 * warps - 1) / (32 * warps) * 32, first = warp * run, last = min(first + run, pairs);
     for (int e = threadIdx.x; e < experts; e += blockDim.x) {
         counts[e] = 0;
@@ -573,7 +573,7 @@ __device__ __forceinline__ void alignExpert(int expert, int *counts, const int *
     __syncthreads();
     int before = 0, all = 0;
     for (int e = threadIdx.x; e < experts; e += blockDim.x) {
-        int blocks = (counts[e] + blockSize - 1) / blockSize;
+        int blocks = max((counts[e] + blockSize - 1) / blockSize, slotBlocks);
         all += blocks;
         before += e < expert ? blocks : 0;
     }
@@ -586,7 +586,7 @@ __device__ __forceinline__ void alignExpert(int expert, int *counts, const int *
     __syncthreads();
     before = __reduce_add_sync(ALL, lane < warps ? blocksBefore[lane] : 0);
     all = __reduce_add_sync(ALL, lane < warps ? blocksOfAll[lane] : 0);
-    int total = counts[expert], blocks = (total + blockSize - 1) / blockSize, start = before * blockSize;
+    int total = counts[expert], used = (total + blockSize - 1) / blockSize, blocks = max(used, slotBlocks), start = before * blockSize;
     int place = start + __reduce_add_sync(ALL, lane < warp ? ofWarp[lane] : 0);
     for (int from = first, i = 0; from < last; from += 32, i++) {
         int p = from + lane;
@@ -605,7 +605,7 @@ __device__ __forceinline__ void alignExpert(int expert, int *counts, const int *
         sortedIds[pad] = pairs;
     }
     for (int b = threadIdx.x; b < blocks; b += blockDim.x) {
-        expertIds[before + b] = expert;
+        expertIds[before + b] = b < used ? expert : -1;
     }
     if (expert == 0 && threadIdx.x == 0) {
         padded[0] = all * blockSize;
@@ -638,11 +638,11 @@ extern "C" __global__ void __launch_bounds__(128) place(const int *header, const
 // ids -> pairs in expert order. Grid: a group of 1024 for every expert here. Shared memory: as many ints.
 extern "C" __global__ void __launch_bounds__(1024) align(
     const int *header, const int *topkIds, const int *expertMap, int *keys, int *sortedIds, int *expertIds, int *padded, int *loads,
-    int pairsPerToken, int globalExperts, int experts, int balanced) {
+    int pairsPerToken, int globalExperts, int experts, int balanced, int batched) {
     extern __shared__ int dynamic[];
     afterPredecessor();
     alignExpert(blockIdx.x, dynamic, header, topkIds, expertMap, keys, sortedIds, expertIds, padded, loads, pairsPerToken, globalExperts,
-                experts, balanced);
+                experts, balanced, batched);
 }
 
 // topK, place and align for as many tokens as a group has warps. Grid: a group of a warp a token, but at least four, for every expert here; each
@@ -650,7 +650,7 @@ extern "C" __global__ void __launch_bounds__(1024) align(
 extern "C" __global__ void __launch_bounds__(1024) route(
     const int *header, const float *logits, const float *correctionBias, const int *expertMap, const int *replicas, int *topkIds, float *topkWeights,
     int *placedIds, int *keys, int *sortedIds, int *expertIds, int *padded, int *loads, CHOICE_PARAMETERS, int globalExperts, int experts,
-    int balanced) {
+    int balanced, int batched) {
     extern __shared__ int dynamic[];
     afterPredecessor();
     Choice c = CHOICE;
@@ -678,7 +678,7 @@ extern "C" __global__ void __launch_bounds__(1024) route(
         __syncthreads();
     }
     alignExpert(blockIdx.x, dynamic, header, ids, expertMap, keys, sortedIds, expertIds, padded, loads, slots, globalExperts, experts,
-                balanced);
+                balanced, batched);
 }
 
 // ---- the sum over a token's experts

@@ -19,9 +19,7 @@ import java.util.Objects;
 import java.util.stream.Collectors;
 import java.util.stream.Stream;
 import org.tornadomoe.RandomLayer;
-import org.tornadomoe.config.FusedMoeActivationFormat;
 import org.tornadomoe.config.FusedMoeConfig;
-import org.tornadomoe.config.FusedMoeParallelConfig;
 import org.tornadomoe.config.GroupShape;
 import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.config.Int8Scheme;
@@ -66,10 +64,8 @@ final class EmulatorCases {
         for (Map.Entry<String, Case> named : cases().entrySet()) {
             Case one = named.getValue();
             FusedMoeConfig config = one.layer.config();
-            boolean batched = config.activationFormat() == FusedMoeActivationFormat.BATCHED_EXPERTS;
-            ExpertGemm gemm = !batched && new PanelGemm().supports(one.quantization.scheme())
-                    ? new PanelGemm()
-                    : new PortableGemm();
+            ExpertGemm gemm =
+                    new PanelGemm().supports(one.quantization.scheme()) ? new PanelGemm() : new PortableGemm();
             // A file could choose any block, so that kernels of every block are there.
             LaunchConfigs launches = gemm.byRule(config);
             try (Int8Experts experts = Int8Quantizer.quantize(one.layer, one.quantization, Progress.NONE);
@@ -79,7 +75,6 @@ final class EmulatorCases {
                             Long.MAX_VALUE,
                             HostMemory.of(device.backend()),
                             gemm,
-                            config.activationFormat(),
                             false,
                             launches,
                             Map.of())) {
@@ -102,10 +97,6 @@ final class EmulatorCases {
 
     private static RandomLayer few() {
         return RandomLayer.of(5, 2, H, I, MOST, 1);
-    }
-
-    private static RandomLayer of(FusedMoeConfig.Builder config) {
-        return new RandomLayer(config.build(), 1);
     }
 
     /** Layers that have every kernel between them, with no size a multiple of a tile's. */
@@ -152,14 +143,8 @@ final class EmulatorCases {
                 cases.put(activation.toString(), new Case(few().activatedBy(activation), channel, 5));
             }
         }
-        FusedMoeConfig.Builder batched = few().config().toBuilder()
-                .moeParallelConfig(FusedMoeParallelConfig.builder()
-                        .dp(2, 0)
-                        .expertParallel(true)
-                        .all2allBackend("nixl_ep")
-                        .build());
-        cases.put("batched", new Case(of(batched), channel, 7));
-        cases.put("batched_float", new Case(of(batched), floats, 7));
+        cases.put("batched", new Case(few().batched(), channel, 7));
+        cases.put("batched_float", new Case(few().batched(), floats, 7));
         cases.put("adapters", new Case(few().withLora(2, 4), channel, 7));
         cases.put("bf16", new Case(few().ofType(ScalarType.BF16), channel, 5));
         return cases;

@@ -11,7 +11,6 @@ import org.junit.jupiter.params.provider.EnumSource;
 import org.tornadomoe.MoeLayer;
 import org.tornadomoe.MoeOptions;
 import org.tornadomoe.RandomLayer;
-import org.tornadomoe.config.FusedMoeActivationFormat;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.config.ScalarType;
@@ -47,13 +46,7 @@ class HalfKernelTest {
         try (Int8Experts experts =
                         Int8Quantizer.quantize(new RandomLayer(config, 1), Int8Scheme.W8A8_CHANNEL, Progress.NONE);
                 LayerArrays arrays = new LayerArrays(
-                        config,
-                        experts,
-                        Long.MAX_VALUE,
-                        HostMemory.of(false),
-                        new TensorCoreGemm(),
-                        FusedMoeActivationFormat.STANDARD,
-                        false)) {
+                        config, experts, Long.MAX_VALUE, HostMemory.of(false), new TensorCoreGemm(), false)) {
             assertThat(Families.program(arrays).call().stream().map(Stage::name))
                     .startsWith("first")
                     .doesNotHaveDuplicates();

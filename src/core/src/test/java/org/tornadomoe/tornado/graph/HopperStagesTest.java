@@ -71,6 +71,8 @@ class HopperStagesTest {
         layers.put(
                 "routed by the host",
                 FEW.routedBy(RouterConfig.of(ScoringFunction.SOFTMAX, true).handedIn()));
+        layers.put("batched", FEW.batched());
+        layers.put("many experts, batched", MANY_EXPERTS.batched());
         layers.put("bf16", with(FEW.config().toBuilder().inDtype(ScalarType.BF16)));
         layers.put("adapters", with(FEW.config().toBuilder().lora(2, 4)));
         FusedMoeParallelConfig p = FEW.config().moeParallelConfig();

@@ -14,7 +14,6 @@ import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.EnumSource;
 import org.tornadomoe.RandomLayer;
-import org.tornadomoe.config.FusedMoeActivationFormat;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.GroupShape;
 import org.tornadomoe.config.Int8Quantization;
@@ -121,6 +120,28 @@ class KernelEdgeTest {
         }
     }
 
+    /** With every pair of one expert, too, which then has more than its slots. */
+    @ParameterizedTest
+    @CsvSource({"1, 1, 1", "4, 3, 8", "33, 2, 4", "7, 3, 300", "64, 6, 171", "1024, 2, 257"})
+    void slotsOfTheBatchedFormatAreTheReferences(int experts, int topK, int tokens) {
+        FusedMoeConfig config =
+                RandomLayer.of(experts, topK, 4, 4, tokens, 1).batched().config();
+        LayerArrays arrays = arrays(config);
+        List<Stage> align = Families.program(arrays).align();
+        for (int m : new int[] {tokens, (tokens + 1) / 2}) {
+            int pairs = m * topK;
+            int[] anyIds = new SplittableRandom(m).ints(pairs, -1, experts + 1).toArray();
+            int[] oneExpert = new int[pairs];
+            for (int[] ids : List.of(anyIds, oneExpert)) {
+                arrays.setTokens(m);
+                MemorySegment.copy(ids, 0, arrays.work.topkIds.getSegment(), ValueLayout.JAVA_INT, 0, pairs);
+                run(align, m);
+                assertAligned(arrays, Alignments.alignBatched(ids, experts, m, GemmKernels.BLOCK));
+                assertThat(arrays.work.numPostPadded.get(0)).isLessThanOrEqualTo(arrays.blocks(m) * GemmKernels.BLOCK);
+            }
+        }
+    }
+
     @ParameterizedTest
     @CsvSource({"4, 2, 40, 8", "64, 6, 171, 16", "300, 8, 96, 8"})
     void expertsThatLiveElsewhereAreLeftOutOrKeptInBlocksOfNobody(int experts, int topK, int tokens, int blockSize) {
@@ -159,14 +180,8 @@ class KernelEdgeTest {
                 .toArray();
         try (Int8Experts int8 =
                 Int8Quantizer.quantize(new RandomLayer(config, 1), Int8Scheme.W8A8_CHANNEL, Progress.NONE)) {
-            LayerArrays arrays = new LayerArrays(
-                    config,
-                    int8,
-                    Long.MAX_VALUE,
-                    HostMemory.of(false),
-                    new TensorCoreGemm(),
-                    FusedMoeActivationFormat.STANDARD,
-                    false);
+            LayerArrays arrays =
+                    new LayerArrays(config, int8, Long.MAX_VALUE, HostMemory.of(false), new TensorCoreGemm(), false);
             arrays.setTokens(tokens);
             if (blockSize != Workspace.MAX_BLOCK) {
                 assertThat(arrays.work.header.get(1)).isEqualTo(blockSize);

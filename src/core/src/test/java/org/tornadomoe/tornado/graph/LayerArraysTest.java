@@ -2,14 +2,12 @@ package org.tornadomoe.tornado.graph;
 
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
-import static org.tornadomoe.config.FusedMoeActivationFormat.STANDARD;
 
 import java.util.List;
 import java.util.Map;
 import java.util.stream.Collectors;
 import org.junit.jupiter.api.Test;
 import org.tornadomoe.RandomLayer;
-import org.tornadomoe.config.FusedMoeActivationFormat;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.config.Int8Scheme;
@@ -43,24 +41,19 @@ class LayerArraysTest {
     }
 
     private static long deviceBytes(
-            FusedMoeConfig config,
-            Int8Quantization quantization,
-            int experts,
-            ExpertGemm gemm,
-            FusedMoeActivationFormat format) {
-        return MemoryReport.of(new LayerShape(config, quantization, experts, gemm, format))
+            FusedMoeConfig config, Int8Quantization quantization, int experts, ExpertGemm gemm) {
+        return MemoryReport.of(new LayerShape(config, quantization, experts, gemm))
                 .bytes();
     }
 
-    /** DeepSeek-V3's first projections take 7.5 GB, its second half of that; both are dealt out alike. */
+    /** DeepSeek-V3's first projections take 7.5 GB, its second half of that; both are partitioned alike. */
     @Test
-    void aLayerThatNoArrayHoldsIsDealtOut() {
+    void aLayerThatNoArrayHoldsIsPartitioned() {
         RandomLayer layer = RandomLayer.of(256, 8, 7168, 2048, 16, 44);
         for (ExpertGemm gemm : Families.gemms()) {
             ExpertParts parts = ExpertParts.of(layer.config(), 256, gemm.layout());
             assertThat(parts).isEqualTo(new ExpertParts(256, 64));
-            LayerShape shape =
-                    new LayerShape(layer.config(), Int8Quantization.of(Int8Scheme.W8A8_CHANNEL), 256, gemm, STANDARD);
+            LayerShape shape = new LayerShape(layer.config(), Int8Quantization.of(Int8Scheme.W8A8_CHANNEL), 256, gemm);
             Map<String, Long> sizes = elements(shape);
             int lead = gemm.layout().weightPad();
             assertThat(sizes.get("w13[3]")).isEqualTo(lead + 64L * 4096 * 7168 / 4);
@@ -81,8 +74,8 @@ class LayerArraysTest {
     void memoryIsCountedBeforeItIsTaken() {
         RandomLayer layer = RandomLayer.of(8, 2, 64, 32, 16, 7);
         try (Int8Experts int8 = Int8Quantizer.quantize(layer, Int8Scheme.W8A8_CHANNEL, Progress.NONE)) {
-            long needed = deviceBytes(
-                    layer.config(), Int8Quantization.of(Int8Scheme.W8A8_CHANNEL), 8, new PortableGemm(), STANDARD);
+            long needed =
+                    deviceBytes(layer.config(), Int8Quantization.of(Int8Scheme.W8A8_CHANNEL), 8, new PortableGemm());
             Families.arrays(layer.config(), int8, needed, HostMemory.of(false));
             assertThatThrownBy(() -> Families.arrays(layer.config(), int8, needed - 1, HostMemory.of(false)))
                     .isInstanceOfSatisfying(InsufficientMemoryException.class, e -> {
@@ -95,23 +88,15 @@ class LayerArraysTest {
 
     @Test
     void memoryThatIsCountedIsMemoryThatIsTaken() {
-        RandomLayer layer = RandomLayer.of(5, 2, 37, 19, 7, 8);
-        for (Int8Scheme scheme : List.of(Int8Scheme.W8A8_CHANNEL, Int8Scheme.W8A16_CHANNEL)) {
-            try (Int8Experts int8 = Int8Quantizer.quantize(layer, scheme, Progress.NONE)) {
-                for (FusedMoeActivationFormat format : FusedMoeActivationFormat.values()) {
-                    LayerArrays arrays = new LayerArrays(
-                            layer.config(),
-                            int8,
-                            Long.MAX_VALUE,
-                            HostMemory.of(false),
-                            new PortableGemm(),
-                            format,
-                            false);
+        RandomLayer standard = RandomLayer.of(5, 2, 37, 19, 7, 8);
+        for (RandomLayer layer : List.of(standard, standard.batched())) {
+            for (Int8Scheme scheme : List.of(Int8Scheme.W8A8_CHANNEL, Int8Scheme.W8A16_CHANNEL)) {
+                try (Int8Experts int8 = Int8Quantizer.quantize(layer, scheme, Progress.NONE)) {
+                    LayerArrays arrays = Families.arrays(layer.config(), int8, Long.MAX_VALUE, HostMemory.of(false));
                     assertThat(arrays.all().stream()
                                     .mapToLong(a -> a.getNumBytesOfSegmentWithHeader())
                                     .sum())
-                            .isEqualTo(deviceBytes(
-                                    layer.config(), Int8Quantization.of(scheme), 5, new PortableGemm(), format));
+                            .isEqualTo(deviceBytes(layer.config(), Int8Quantization.of(scheme), 5, new PortableGemm()));
                 }
             }
         }
@@ -122,21 +107,11 @@ class LayerArraysTest {
         for (int hidden : new int[] {37, 41}) {
             RandomLayer layer = RandomLayer.of(5, 2, hidden, 19, 7, 8);
             try (Int8Experts int8 = Int8Quantizer.quantize(layer, Int8Scheme.W8A8_CHANNEL, Progress.NONE)) {
-                for (FusedMoeActivationFormat format : FusedMoeActivationFormat.values()) {
-                    LayerArrays arrays = new LayerArrays(
-                            layer.config(),
-                            int8,
-                            Long.MAX_VALUE,
-                            HostMemory.of(false),
-                            new PortableGemm(),
-                            format,
-                            false);
-                    int rows = format == FusedMoeActivationFormat.STANDARD ? 7 * 2 : 5 * 7;
-                    assertThat(arrays.work.down).isSameAs(arrays.work.gateUp);
-                    assertThat(arrays.work.gateUp.getSize()).isEqualTo(rows * Math.max(2 * 19, hidden));
-                    assertThat(arrays.work.activated.getSize()).isEqualTo(rows * 19);
-                    assertThat(arrays.work.output.getSize()).isEqualTo(7 * hidden);
-                }
+                LayerArrays arrays = Families.arrays(layer.config(), int8, Long.MAX_VALUE, HostMemory.of(false));
+                assertThat(arrays.work.down).isSameAs(arrays.work.gateUp);
+                assertThat(arrays.work.gateUp.getSize()).isEqualTo(7 * 2 * Math.max(2 * 19, hidden));
+                assertThat(arrays.work.activated.getSize()).isEqualTo(7 * 2 * 19);
+                assertThat(arrays.work.output.getSize()).isEqualTo(7 * hidden);
             }
         }
     }
@@ -153,13 +128,12 @@ class LayerArraysTest {
             FusedMoeConfig config = layer.config();
             Int8Quantization channel = Int8Quantization.of(Int8Scheme.W8A8_CHANNEL);
             for (ExpertGemm gemm : Families.gemms()) {
-                DeviceMemory memory = MemoryReport.of(
-                                new LayerShape(config, channel, config.numExperts(), gemm, STANDARD))
+                DeviceMemory memory = MemoryReport.of(new LayerShape(config, channel, config.numExperts(), gemm))
                         .memory();
                 assertThat(memory.int8())
                         .isEqualTo(3L * config.numExperts() * config.hiddenDim() * config.intermediateSize());
                 assertThat(memory.overhead()).as("%s", gemm).isBetween(1.0, 1.05);
-                assertThat(memory.bytes()).isEqualTo(deviceBytes(config, channel, config.numExperts(), gemm, STANDARD));
+                assertThat(memory.bytes()).isEqualTo(deviceBytes(config, channel, config.numExperts(), gemm));
                 assertThat(memory.bytes() / (double) memory.int8())
                         .as("%s", gemm)
                         .isLessThan(1.05);
@@ -173,12 +147,16 @@ class LayerArraysTest {
         for (ExpertGemm gemm : Families.gemms()) {
             assertThat(gemm.launches()).doesNotHaveDuplicates();
             for (int tokens : new int[] {1, 7, 40, 3000}) {
-                FusedMoeConfig config = LAYER.config().withMaxNumTokens(tokens);
-                assertThat(gemm.launches()).contains(gemm.byRule(config, tokens));
-                for (LaunchConfig launch : gemm.launches()) {
-                    int blocks = GemmFamily.blocks(config, tokens, launch.blockSizeM());
-                    assertThat(gemm.mostBlocks(config, tokens)).isGreaterThanOrEqualTo(blocks);
-                    assertThat(gemm.mostPlaces(config, tokens)).isGreaterThanOrEqualTo(blocks * launch.blockSizeM());
+                for (RandomLayer layer :
+                        List.of(LAYER.forUpTo(tokens), LAYER.forUpTo(tokens).batched())) {
+                    FusedMoeConfig config = layer.config();
+                    assertThat(gemm.launches()).contains(gemm.byRule(config, tokens));
+                    LayerShape shape = new LayerShape(config, Int8Quantization.of(SCHEME), 5, gemm);
+                    for (LaunchConfig launch : gemm.launches()) {
+                        long blocks = shape.blocks(tokens, launch.blockSizeM());
+                        assertThat(shape.mostBlocks()).isGreaterThanOrEqualTo(blocks);
+                        assertThat(shape.mostPlaces()).isGreaterThanOrEqualTo(blocks * launch.blockSizeM());
+                    }
                 }
             }
         }
@@ -195,7 +173,6 @@ class LayerArraysTest {
                         Long.MAX_VALUE,
                         HostMemory.of(false),
                         new TensorCoreGemm(),
-                        LAYER.config().activationFormat(),
                         false,
                         LaunchConfigs.byRule(new TensorCoreGemm().launches(), m -> launch),
                         Map.of());
@@ -203,8 +180,7 @@ class LayerArraysTest {
                 assertThat(arrays.work.header.get(1)).isEqualTo(launch.blockSizeM());
                 Stage gateUp = Families.program(arrays).gateUp().getFirst();
                 assertThat(gateUp.group().applyAsInt(33)).isEqualTo(32 * launch.numWarps());
-                assertThat(gateUp.groupsX().applyAsInt(33))
-                        .isEqualTo(GemmFamily.blocks(LAYER.config(), 33, launch.blockSizeM()));
+                assertThat(gateUp.groupsX().applyAsInt(33)).isEqualTo(arrays.blocks(33));
                 assertThat(gateUp.groupsY().applyAsInt(33)).isEqualTo(Math.ceilDiv(140, launch.blockSizeN()));
             }
         }

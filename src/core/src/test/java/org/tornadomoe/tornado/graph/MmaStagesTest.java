@@ -15,7 +15,6 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.EnumSource;
 import org.tornadomoe.RandomLayer;
-import org.tornadomoe.config.FusedMoeActivationFormat;
 import org.tornadomoe.config.GroupShape;
 import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.config.Int8Scheme;
@@ -58,6 +57,7 @@ class MmaStagesTest {
         layers.put(
                 "routed by the host",
                 FEW.routedBy(RouterConfig.of(ScoringFunction.SOFTMAX, true).handedIn()));
+        layers.put("batched", FEW.batched());
         layers.put(
                 "adapters", new RandomLayer(FEW.config().toBuilder().lora(2, 4).build(), 1));
         return layers;
@@ -96,7 +96,6 @@ class MmaStagesTest {
                     Long.MAX_VALUE,
                     HostMemory.of(false),
                     gemm,
-                    FusedMoeActivationFormat.STANDARD,
                     !layer.config().isLoraEnabled());
             List<CudaKernel> kernels = Families.program(arrays).call().stream()
                     .map(Stage::cuda)
