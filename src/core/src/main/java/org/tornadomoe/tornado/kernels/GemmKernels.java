@@ -152,7 +152,7 @@ public final class GemmKernels {
         }
     }
 
-    /** As {@link #dp4a}, with shifts and multiplications that every backend has. */
+    /** As {@link #dp4a}, and made of it, with shifts and multiplications that every backend has. */
     public static void portable(
             KernelContext ctx,
             IntArray header,
