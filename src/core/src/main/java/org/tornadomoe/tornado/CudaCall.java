@@ -21,7 +21,7 @@ import org.tornadomoe.kernel.ChosenExperts;
 import org.tornadomoe.kernel.Cleanup;
 import org.tornadomoe.kernel.MoeExecutionException;
 import org.tornadomoe.tornado.HostCopies.Piece;
-import org.tornadomoe.tornado.cuda.CudaRun;
+import org.tornadomoe.tornado.cuda.CudaTask;
 import org.tornadomoe.tornado.cuda.CudaStep;
 import org.tornadomoe.tornado.device.CudaDriver;
 import org.tornadomoe.tornado.graph.LayerArrays;
@@ -88,7 +88,7 @@ final class CudaCall implements AutoCloseable {
         this.team = team;
         LayerArrays first = parts.getFirst().arrays();
         row = (long) first.shape.config.inDtype().bytes() * first.shape.config.hiddenDim();
-        driver = parts.getFirst().again().driver();
+        driver = parts.getFirst().replay().driver();
         try {
             taken.push(arena::close);
             for (TornadoMoeKernel part : parts) {
@@ -303,25 +303,25 @@ final class CudaCall implements AutoCloseable {
         }
         each(gpu -> {
             gpu.begin(chunk);
-            driver.waitFor(gpu.arrived[chunk.number], gpu.run().stream());
+            driver.waitFor(gpu.arrived[chunk.number], gpu.replay().stream());
             if (gpus.size() > 1) {
-                driver.waitFor(gpu.gathered[chunk.number], gpu.run().stream());
+                driver.waitFor(gpu.gathered[chunk.number], gpu.replay().stream());
             }
         });
     }
 
     /** The kernels of a chunk, of all GPUs in turn, so that none waits until the host is through with another. */
     private void compute(Chunk chunk) {
-        int most = gpus.stream().mapToInt(gpu -> gpu.run().steps().size()).max().orElse(0);
+        int most = gpus.stream().mapToInt(gpu -> gpu.replay().steps().size()).max().orElse(0);
         for (int i = 0; i < most; i++) {
             for (Gpu gpu : gpus) {
                 int step = i;
-                if (step < gpu.run().steps().size() && gpu.isForKernels(step)) {
-                    on(gpu, _ -> gpu.run().enqueue(step, chunk.from));
+                if (step < gpu.replay().steps().size() && gpu.isForKernels(step)) {
+                    on(gpu, _ -> gpu.replay().enqueue(step, chunk.from));
                 }
             }
         }
-        each(gpu -> driver.record(gpu.computed[chunk.number], gpu.run().stream()));
+        each(gpu -> driver.record(gpu.computed[chunk.number], gpu.replay().stream()));
     }
 
     /** Each GPU adds the parts of its share, which then goes to the host. */
@@ -362,7 +362,7 @@ final class CudaCall implements AutoCloseable {
                     Piece piece = share.out.get(i);
                     on(share.gpu, gpu -> {
                         if (memory.few && share.out.size() == 1) {
-                            gpu.run().await();
+                            gpu.replay().await();
                         } else {
                             driver.awaitEvent(gpu.fetched(piece));
                         }
@@ -445,7 +445,7 @@ final class CudaCall implements AutoCloseable {
             arrays = part.arrays();
             incoming = arrays.work.incoming();
             outgoing = arrays.work.outgoing();
-            context = run().context();
+            context = replay().context();
             in = stream();
             exchange = stream();
             out = stream();
@@ -494,7 +494,7 @@ final class CudaCall implements AutoCloseable {
                 if (other.context != context) {
                     driver.usePeer(other.context);
                 }
-                values.setAtIndex(ValueLayout.JAVA_LONG, other.rank, other.run().address(other.outgoing));
+                values.setAtIndex(ValueLayout.JAVA_LONG, other.rank, other.replay().address(other.outgoing));
             }
             byte[] binary = driver.compile( // for the device whose context is current
                     KernelSource.text("join.cu"),
@@ -515,33 +515,33 @@ final class CudaCall implements AutoCloseable {
         }
 
         /** Its plan's steps, on the stream of its kernels. */
-        CudaRun.Again run() {
-            return part.again();
+        CudaTask.Replay replay() {
+            return part.replay();
         }
 
         /** Copies, beside those of hidden states and output, and kernels. */
         boolean isForKernels(int step) {
-            return !(run().steps().get(step) instanceof CudaStep.Copy copy)
+            return !(replay().steps().get(step) instanceof CudaStep.Copy copy)
                     || (copy.toDevice() && copy.array() != incoming && copy.array() != arrays.work.header);
         }
 
         /** What few tokens take, up to the part of the output. */
         void start(Share all) {
             begin(all.chunk);
-            all.in.forEach(piece -> take(piece, run().stream()));
-            for (int step = 0; step < run().steps().size(); step++) {
+            all.in.forEach(piece -> take(piece, replay().stream()));
+            for (int step = 0; step < replay().steps().size(); step++) {
                 if (isForKernels(step)) {
-                    run().enqueue(step, 0);
+                    replay().enqueue(step, 0);
                 }
             }
-            driver.record(computed[0], run().stream());
+            driver.record(computed[0], replay().stream());
         }
 
         /** A piece of hidden states that is in the host's memory. */
         void take(Piece piece, long stream) {
             MemorySegment here = piece.to();
             driver.copyToDevice(
-                    run().address(incoming) + piece.at(),
+                    replay().address(incoming) + piece.at(),
                     here.asSlice(piece.at(), piece.bytes()),
                     piece.bytes(),
                     stream);
@@ -556,9 +556,9 @@ final class CudaCall implements AutoCloseable {
             long at = others.from * row;
             driver.waitFor(other.arrived[others.chunk.number], exchange);
             driver.copyBetween(
-                    run().address(incoming) + at,
+                    replay().address(incoming) + at,
                     context,
-                    other.run().address(other.incoming) + at,
+                    other.replay().address(other.incoming) + at,
                     other.context,
                     (others.to - others.from) * row,
                     exchange);
@@ -567,40 +567,40 @@ final class CudaCall implements AutoCloseable {
         /** Tells the kernels of a chunk's size. */
         void begin(Chunk chunk) {
             arrays.setTokens(chunk.tokens());
-            run().begin();
+            replay().begin();
             MemorySegment header = arrays.work.header.getSegment();
             MemorySegment own = headers.asSlice((long) chunk.number * HEADER_BYTES, HEADER_BYTES);
             MemorySegment.copy(header, 0, own, 0, header.byteSize());
-            driver.copyToDevice(run().address(arrays.work.header), own, header.byteSize(), run().stream());
+            driver.copyToDevice(replay().address(arrays.work.header), own, header.byteSize(), replay().stream());
         }
 
         /** The sum of all parts of a share in place of the own one, behind the kernels. */
         void add(Share share) {
             for (Gpu other : gpus) {
                 if (other != this) {
-                    driver.waitFor(other.computed[share.chunk.number], run().stream());
+                    driver.waitFor(other.computed[share.chunk.number], replay().stream());
                 }
             }
             long ints = Math.ceilDiv((share.to - share.from) * row, 4);
             values.setAtIndex(ValueLayout.JAVA_LONG, MOST_PARTS + 2, share.from * row / 4);
             values.setAtIndex(ValueLayout.JAVA_LONG, MOST_PARTS + 3, ints);
             int groups = Math.toIntExact(Math.ceilDiv(ints, 4 * GROUP));
-            CudaDriver.fillLaunch(how, groups, 1, GROUP, 0, run().stream());
+            CudaDriver.fillLaunch(how, groups, 1, GROUP, 0, replay().stream());
             CudaDriver.startAlone(how);
             driver.launch(how, adds, parameters);
-            driver.record(added[share.chunk.number], run().stream());
+            driver.record(added[share.chunk.number], replay().stream());
         }
 
         /** Brings a share to the host's memory, of few tokens behind the kernels. */
         void fetch(Share share, Memory memory) {
-            long stream = memory.few ? run().stream() : out;
+            long stream = memory.few ? replay().stream() : out;
             if (!memory.few) {
                 driver.waitFor((gpus.size() > 1 ? added : computed)[share.chunk.number], out);
             }
             for (Piece piece : share.out) {
                 driver.copyFromDevice(
                         piece.from().asSlice(piece.at(), piece.bytes()),
-                        run().address(outgoing) + piece.at(),
+                        replay().address(outgoing) + piece.at(),
                         piece.bytes(),
                         stream);
                 if (!memory.isOutputPinned && (!memory.few || share.out.size() > 1)) {
@@ -616,22 +616,22 @@ final class CudaCall implements AutoCloseable {
         /** What a call gives beside the output: of all its tokens together. */
         void fetchRest(int tokens) {
             arrays.setTokens(tokens);
-            run().begin();
-            List<CudaStep> steps = run().steps();
+            replay().begin();
+            List<CudaStep> steps = replay().steps();
             for (int step = 0; step < steps.size(); step++) {
                 if (steps.get(step) instanceof CudaStep.Copy copy && !copy.toDevice() && copy.array() != outgoing) {
-                    run().enqueue(step, 0);
+                    replay().enqueue(step, 0);
                 }
             }
         }
 
         void await(boolean few) {
             if (few) {
-                run().await();
+                replay().await();
                 return;
             }
             Cleanup.all(
-                    () -> driver.await(in), () -> driver.await(exchange), () -> run().await(), () -> driver.await(out));
+                    () -> driver.await(in), () -> driver.await(exchange), () -> replay().await(), () -> driver.await(out));
         }
     }
 }

@@ -8,7 +8,7 @@ import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.tornado.cuda.CudaKernel;
-import org.tornadomoe.tornado.cuda.CudaRun;
+import org.tornadomoe.tornado.cuda.CudaTask;
 import org.tornadomoe.tornado.device.Device;
 import uk.ac.manchester.tornado.api.GridScheduler;
 import uk.ac.manchester.tornado.api.TaskGraph;
@@ -83,7 +83,7 @@ public final class LayersInOnePlan implements AutoCloseable {
                     List.of(clock.get(which)),
                     List.of(),
                     List.of());
-            CudaRun.addTo(graph, "", new ArrayList<>(List.of(now)), array -> false);
+            CudaTask.addTo(graph, "", new ArrayList<>(List.of(now)), array -> false);
         }
     }
 

@@ -25,7 +25,7 @@ import org.tornadomoe.kernel.Replicas;
 import org.tornadomoe.kernel.Replicated;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.LoraAdapter;
-import org.tornadomoe.tornado.cuda.CudaRun;
+import org.tornadomoe.tornado.cuda.CudaTask;
 import org.tornadomoe.tornado.device.Device;
 import org.tornadomoe.tornado.device.HostMemory;
 import org.tornadomoe.tornado.device.SignalHandlers;
@@ -230,7 +230,7 @@ final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profile
             }
             Device.lockRunning();
             try {
-                if (running.graph.again() != null && !timed && bytes(tokens) > HostCopies.LEAST) {
+                if (running.graph.replay() != null && !timed && bytes(tokens) > HostCopies.LEAST) {
                     overlapped(hidden, tokens, output, chosen);
                     return;
                 }
@@ -296,7 +296,7 @@ final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profile
             }
         }
         boolean all = parts.size() == others.size() + 1 && parts.size() <= CudaCall.MOST_PARTS;
-        return all && parts.stream().allMatch(part -> part.running.graph.again() != null)
+        return all && parts.stream().allMatch(part -> part.running.graph.replay() != null)
                 ? new JoinedMoeKernel(parts)
                 : null;
     }
@@ -309,8 +309,8 @@ final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profile
         arrays.returnsRouting = answersChoice;
     }
 
-    CudaRun.Again again() {
-        return Objects.requireNonNull(running.graph.again(), "no call yet");
+    CudaTask.Replay replay() {
+        return Objects.requireNonNull(running.graph.replay(), "no call yet");
     }
 
     LayerArrays arrays() {
@@ -412,9 +412,9 @@ final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profile
         running.graph.resize(tokens);
         sent = true;
         try {
-            Runnable again = running.graph.again();
-            if (again != null) {
-                again.run();
+            Runnable replay = running.graph.replay();
+            if (replay != null) {
+                replay.run();
             } else {
                 result = running.execute(tokens);
             }

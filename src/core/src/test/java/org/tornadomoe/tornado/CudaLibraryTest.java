@@ -86,7 +86,7 @@ class CudaLibraryTest {
     }
 
     /**
-     * TornadoVM zeroes new buffers there, and its own streams don't wait for it: a kernel's values could be gone again.
+     * TornadoVM zeroes new buffers there, and its own streams don't wait for it: a kernel's values could be gone replay.
      */
     @Test
     void thePlansFirstExecutionWaitsForTheDefaultStream() {
@@ -145,7 +145,7 @@ class CudaLibraryTest {
                         "10: module", "10: module", "10: module", "20: module", "20: module", "20: module");
         first.destroyPlan();
         assertThat(driver.open()).containsExactly("20: module", "20: module", "20: module");
-        assertThat(first.run.again()).as("needs the plan").isNull();
+        assertThat(first.cudaTask.replay()).as("needs the plan").isNull();
         second.dispatch();
         second.destroyPlan();
         assertThat(driver.open()).isEmpty();
@@ -166,6 +166,6 @@ class CudaLibraryTest {
                         .containsExactly("another"));
         // A module that the driver didn't take back, once or twice.
         assertThat(driver.open()).hasSize(what.equals("unloadModule") ? 2 : 1);
-        assertThat(part.run.again()).isNull();
+        assertThat(part.cudaTask.replay()).isNull();
     }
 }

@@ -12,7 +12,7 @@ import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.tornado.cuda.CudaLibrary;
-import org.tornadomoe.tornado.cuda.CudaRun;
+import org.tornadomoe.tornado.cuda.CudaTask;
 import org.tornadomoe.tornado.cuda.RecordingDriver;
 import org.tornadomoe.tornado.device.Device;
 import org.tornadomoe.tornado.device.FakeGpu;
@@ -54,7 +54,7 @@ public final class RecordedPart {
     public final LayerArrays arrays;
     public final TornadoMoeKernel kernel;
     public final LibraryTaskDescriptor task;
-    public final CudaRun run;
+    public final CudaTask cudaTask;
     private final CudaLibrary library;
     private final TornadoXPUDevice device;
     private final LibraryContext plan;
@@ -73,7 +73,7 @@ public final class RecordedPart {
         Stage.Graph graph = new Stage.Graph(
                 device, tasks, new GridScheduler(), "", Families.program(arrays).call(), new ArrayList<>());
         graph.addTasks();
-        run = graph.runs().getFirst();
+        cudaTask = graph.cudaTasks().getFirst();
         task = tasks.library.getFirst();
         TornadoExecutionPlan empty = new TornadoExecutionPlan(new TaskGraph("nothing").snapshot());
         kernel = new TornadoMoeKernel(
@@ -160,7 +160,7 @@ public final class RecordedPart {
     }
 
     long address(Object array) {
-        return address(run.indexOf(array));
+        return address(cudaTask.indexOf(array));
     }
 
     /** TornadoVM closes its plan. */

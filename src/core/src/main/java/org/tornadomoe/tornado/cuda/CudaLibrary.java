@@ -40,7 +40,7 @@ public final class CudaLibrary implements TornadoLibraryProvider {
 
     @Override
     public String libraryName() {
-        return CudaRun.LIBRARY;
+        return CudaTask.LIBRARY;
     }
 
     @Override
@@ -63,12 +63,12 @@ public final class CudaLibrary implements TornadoLibraryProvider {
 
     @Override
     public void prepare(LibraryTaskDescriptor descriptor, LibraryContext context) {
-        ((Plan) context).prepare((CudaRun) Objects.requireNonNull(descriptor.getTuning()));
+        ((Plan) context).prepare((CudaTask) Objects.requireNonNull(descriptor.getTuning()));
     }
 
     @Override
     public void dispatch(String functionName, LibraryInvocation invocation) {
-        ((Plan) invocation.getContext()).run((CudaRun) Objects.requireNonNull(invocation.getTuning()), invocation);
+        ((Plan) invocation.getContext()).run((CudaTask) Objects.requireNonNull(invocation.getTuning()), invocation);
     }
 
     @Override
@@ -98,7 +98,7 @@ public final class CudaLibrary implements TornadoLibraryProvider {
 
         private final Map<List<Object>, Long> modules = new HashMap<>();
         private final Map<Long, Integer> sharedBytes = new HashMap<>();
-        private final Map<CudaRun, Bound> runs = new HashMap<>();
+        private final Map<CudaTask, Bound> bounds = new HashMap<>();
         private final Arena arena = Arena.ofShared();
 
         /** Launches that no kernel wants any more. */
@@ -113,27 +113,27 @@ public final class CudaLibrary implements TornadoLibraryProvider {
         }
 
         /**
-         * A run's first execution waits here for TornadoVM's zeros, {@link Quirks#zeroesOnAnotherStream}: behind the
-         * allocation of its arrays, which may be new though the plan had other runs before, and before its first
-         * kernel. While a CUDA graph is recorded nothing may wait, and the run was prepared before, too.
+         * A task's first execution waits here for TornadoVM's zeros, {@link Quirks#zeroesOnAnotherStream}: behind the
+         * allocation of its arrays, which may be new though the plan had other tasks before, and before its first
+         * kernel. While a CUDA graph is recorded nothing may wait, and the task was prepared before, too.
          */
-        void prepare(CudaRun run) {
+        void prepare(CudaTask task) {
             driver.setContext(context);
-            Bound bound = runs.computeIfAbsent(run, Bound::new);
+            Bound bound = bounds.computeIfAbsent(task, Bound::new);
             if (!bound.ran && !driver.isRecording(stream)) {
                 driver.await(DEFAULT_STREAM);
             }
             bound.resize();
         }
 
-        void run(CudaRun run, LibraryInvocation invocation) {
-            Bound bound = Objects.requireNonNull(runs.get(run), "a run that wasn't prepared");
+        void run(CudaTask task, LibraryInvocation invocation) {
+            Bound bound = Objects.requireNonNull(bounds.get(task), "a task that wasn't prepared");
             long now = ((TornadoNativeStreamSupport) invocation.getDevice())
                     .getNativeStream(invocation.getExecutionPlanId());
             stream = now; // or nothing would keep the order with the plan's tasks in Java
             bound.point(invocation);
             bound.run();
-            run.again(bound);
+            task.replayBy(bound);
             bound.ran = true;
         }
 
@@ -152,54 +152,54 @@ public final class CudaLibrary implements TornadoLibraryProvider {
         }
 
         void close() {
-            runs.keySet().forEach(run -> run.again(null));
+            bounds.keySet().forEach(task -> task.replayBy(null));
             Cleanup.all(
                     () -> driver.setContext(context),
                     () -> Cleanup.each(modules.values(), driver::unloadModule),
                     modules::clear,
-                    runs::clear,
+                    bounds::clear,
                     arena::close);
         }
 
-        /** A run and what the driver is told of it, which stays the same from call to call as far as it can. */
-        private final class Bound implements CudaRun.Again {
+        /** A task and what the driver is told of it, which stays the same from call to call as far as it can. */
+        private final class Bound implements CudaTask.Replay {
             final List<Step> steps;
 
-            /** The same as the run has them. */
+            /** The same as the task has them. */
             private final List<CudaStep> told;
 
             /** Whether something comes back from the device, for which the caller waits. */
             final boolean answers;
 
-            private final CudaRun run;
+            private final CudaTask task;
             private int tokens = -1;
             private int launch = -1;
 
             /** Whether all that it has is on the device. */
             private boolean ran;
 
-            Bound(CudaRun run) {
-                this.run = run;
-                told = run.steps().stream()
+            Bound(CudaTask task) {
+                this.task = task;
+                told = task.steps().stream()
                         .filter(step -> !(step instanceof CudaStep.Wait))
                         .toList();
                 steps = told.stream()
                         .map(step -> switch (step) {
-                            case CudaKernel kernel -> new Kernel(kernel, run);
-                            case CudaStep.Copy copy -> new Copying(copy, run);
+                            case CudaKernel kernel -> new Kernel(kernel, task);
+                            case CudaStep.Copy copy -> new Copying(copy, task);
                             case CudaStep.Wait wait -> throw new IllegalArgumentException(wait.name());
                         })
                         .toList();
-                answers = run.steps().stream().anyMatch(step -> step instanceof CudaStep.Copy copy && !copy.toDevice());
+                answers = task.steps().stream().anyMatch(step -> step instanceof CudaStep.Copy copy && !copy.toDevice());
             }
 
             void resize() {
-                int m = run.tokens();
-                if (tokens != m || launch != run.launch()) {
+                int m = task.tokens();
+                if (tokens != m || launch != task.launch()) {
                     tokens = -1; // if one of them fails, all are to be told again
-                    steps.forEach(step -> step.resize(m, run.launch()));
+                    steps.forEach(step -> step.resize(m, task.launch()));
                     tokens = m;
-                    launch = run.launch();
+                    launch = task.launch();
                 }
             }
 
@@ -255,7 +255,7 @@ public final class CudaLibrary implements TornadoLibraryProvider {
             @Override
             public void run() {
                 begin();
-                Map<String, Long> times = run.times();
+                Map<String, Long> times = task.times();
                 try {
                     if (times != null) {
                         time(times);
@@ -297,7 +297,7 @@ public final class CudaLibrary implements TornadoLibraryProvider {
             }
         }
 
-        /** One step of a run. */
+        /** One step of a task. */
         private interface Step {
             void resize(int tokens, int number);
 
@@ -332,15 +332,15 @@ public final class CudaLibrary implements TornadoLibraryProvider {
 
             private Sized sized = Sized.NONE;
 
-            Kernel(CudaKernel kernel, CudaRun run) {
+            Kernel(CudaKernel kernel, CudaTask task) {
                 this.kernel = kernel;
                 List<Object> all = kernel.parameters();
                 places = all.stream()
                         .limit(all.size() - kernel.scalars().size())
-                        .mapToInt(run::indexOf)
+                        .mapToInt(task::indexOf)
                         .toArray();
                 addresses = new long[places.length];
-                copies = all.stream().limit(places.length).map(run::copyOf).toArray(CudaStep.Copy[]::new);
+                copies = all.stream().limit(places.length).map(task::copyOf).toArray(CudaStep.Copy[]::new);
                 values = arena.allocate(ValueLayout.JAVA_LONG, all.size());
                 parameters = arena.allocate(ValueLayout.ADDRESS, all.size());
                 for (int i = 0; i < all.size(); i++) {
@@ -423,9 +423,9 @@ public final class CudaLibrary implements TornadoLibraryProvider {
             private int tokens;
             private long address;
 
-            Copying(CudaStep.Copy copy, CudaRun run) {
+            Copying(CudaStep.Copy copy, CudaTask task) {
                 this.copy = copy;
-                place = run.indexOf(copy.array());
+                place = task.indexOf(copy.array());
             }
 
             @Override

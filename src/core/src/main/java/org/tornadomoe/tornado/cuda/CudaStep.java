@@ -5,7 +5,7 @@ import java.util.function.IntToLongFunction;
 import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
 
-/** What {@link CudaLibrary} puts on a plan's stream: one thing of a {@link CudaRun}. */
+/** What {@link CudaLibrary} puts on a plan's stream: one thing of a {@link CudaTask}. */
 public sealed interface CudaStep permits CudaKernel, CudaStep.Copy, CudaStep.Wait {
     String name();
 

@@ -12,7 +12,7 @@ import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.kernel.MoeExecutionException;
 import org.tornadomoe.tornado.cuda.CudaLibrary;
-import org.tornadomoe.tornado.cuda.CudaRun;
+import org.tornadomoe.tornado.cuda.CudaTask;
 import org.tornadomoe.tornado.cuda.CudaStep;
 import org.tornadomoe.tornado.device.Device;
 import org.tornadomoe.tornado.device.Quirks;
@@ -110,7 +110,7 @@ public record Stage(
             GridScheduler grids,
             String prefix,
             List<Stage> stages,
-            List<CudaRun> runs) {
+            List<CudaTask> cudaTasks) {
         /**
          * A graph of their own, without tasks yet.
          *
@@ -149,7 +149,7 @@ public record Stage(
          * Adds the tasks to a graph that has others, where some arrays are on the device already.
          *
          * @param isKnown arrays that tasks before have written, and that these write only for each other; see {@link
-         *     CudaRun#addTo}
+         *     CudaTask#addTo}
          */
         public void addTasks(Predicate<Object> isKnown) {
             awaitZeros(isKnown);
@@ -158,11 +158,11 @@ public record Stage(
                 if (stage.cuda != null) {
                     steps.add(stage.cuda);
                 } else {
-                    runs.addAll(CudaRun.addTo(tasks, prefix, steps, isKnown));
+                    cudaTasks.addAll(CudaTask.addTo(tasks, prefix, steps, isKnown));
                     stage.task.addTo(tasks, device, prefix + stage.name);
                 }
             }
-            runs.addAll(CudaRun.addTo(tasks, prefix, steps, isKnown));
+            cudaTasks.addAll(CudaTask.addTo(tasks, prefix, steps, isKnown));
         }
 
         /**
@@ -174,7 +174,7 @@ public record Stage(
                 List<Object> written = outputs();
                 written.removeAll(inputs());
                 written.removeIf(isKnown);
-                CudaRun.addTo(tasks, prefix, new ArrayList<>(List.of(new CudaStep.Wait(written))), array -> false);
+                CudaTask.addTo(tasks, prefix, new ArrayList<>(List.of(new CudaStep.Wait(written))), array -> false);
             }
         }
 
@@ -215,8 +215,8 @@ public record Stage(
         }
 
         /** Runs all of it once more without TornadoVM; null where that isn't possible, or not yet. */
-        public CudaRun.@Nullable Again again() {
-            return isCudaAlone() && runs.size() == 1 ? runs.getFirst().again() : null;
+        public CudaTask.@Nullable Replay replay() {
+            return isCudaAlone() && cudaTasks.size() == 1 ? cudaTasks.getFirst().replay() : null;
         }
 
         /** Whether TornadoVM has no kernel of its own here. */
@@ -224,9 +224,9 @@ public record Stage(
             return stages.stream().noneMatch(Stage::hasGrid);
         }
 
-        /** See {@link CudaRun#time}. */
+        /** See {@link CudaTask#time}. */
         public void timeCuda(@Nullable Map<String, Long> into) {
-            runs.forEach(run -> run.time(into));
+            cudaTasks.forEach(task -> task.time(into));
         }
 
         /** What the stages read and none of them has written before. */

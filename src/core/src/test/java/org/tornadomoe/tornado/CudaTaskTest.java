@@ -24,14 +24,14 @@ import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.Int8Quantizer;
 import org.tornadomoe.quant.Progress;
 import org.tornadomoe.tornado.cuda.CudaKernel;
-import org.tornadomoe.tornado.cuda.CudaRun;
+import org.tornadomoe.tornado.cuda.CudaTask;
 import org.tornadomoe.tornado.cuda.CudaStep;
 import org.tornadomoe.tornado.cuda.RecordingDriver;
 import org.tornadomoe.tornado.cuda.RecordingDriver.Launched;
 import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 
 /** A layer's call as CUDA's driver is told it. */
-class CudaRunTest {
+class CudaTaskTest {
     private static final RandomLayer LAYER = RandomLayer.of(5, 2, 40, 24, 100, 7);
 
     private final Int8Experts experts = Int8Quantizer.quantize(LAYER, Int8Scheme.W8A8_CHANNEL, Progress.NONE);
@@ -99,7 +99,7 @@ class CudaRunTest {
     void kernelsAreToldTheirParameters() {
         part.called(3);
         List<Launched> launched = driver.launched();
-        List<CudaKernel> kernels = part.run.steps().stream()
+        List<CudaKernel> kernels = part.cudaTask.steps().stream()
                 .filter(CudaKernel.class::isInstance)
                 .map(CudaKernel.class::cast)
                 .filter(kernel -> !kernel.launch().apply(3).equals(CudaKernel.Launch.NONE))
@@ -208,32 +208,32 @@ class CudaRunTest {
 
     @Test
     void stepsCanBePutOnTheStreamSomeAtATime() {
-        CudaRun.Again again = Objects.requireNonNull(part.called(2).run.again());
-        List<String> names = again.steps().stream().map(CudaStep::name).toList();
+        CudaTask.Replay replay = Objects.requireNonNull(part.called(2).cudaTask.replay());
+        List<String> names = replay.steps().stream().map(CudaStep::name).toList();
         driver.calls();
-        again.begin();
-        again.enqueue(names.indexOf("route"), 0);
-        again.enqueue(names.indexOf("copyOutput"), 0);
+        replay.begin();
+        replay.enqueue(names.indexOf("route"), 0);
+        replay.enqueue(names.indexOf("copyOutput"), 0);
         assertThat(driver.calls())
                 .containsExactly(
                         "10: setContext 10",
                         "10: launch route",
                         "10: copyFromDevice " + part.address(part.arrays.work.output) + " " + 4 * 2 * 40);
-        assertThat(again.address(part.arrays.work.output)).isEqualTo(part.address(part.arrays.work.output));
-        assertThatIllegalArgumentException().isThrownBy(() -> again.address(new IntArray(1)));
+        assertThat(replay.address(part.arrays.work.output)).isEqualTo(part.address(part.arrays.work.output));
+        assertThatIllegalArgumentException().isThrownBy(() -> replay.address(new IntArray(1)));
     }
 
     /** What is copied by tokens begins at the chunk's, for copies and kernels; all else where it always does. */
     @Test
     void aChunkHasItsTokensPlaceInWhatIsCopied() {
-        CudaRun.Again again = Objects.requireNonNull(part.called(3).run.again());
-        List<CudaStep> steps = again.steps();
+        CudaTask.Replay replay = Objects.requireNonNull(part.called(3).cudaTask.replay());
+        List<CudaStep> steps = replay.steps();
         part.arrays.returnsRouting = true;
-        again.begin();
+        replay.begin();
         driver.calls();
-        List<Launched> atFirst = enqueueAll(again, 0);
+        List<Launched> atFirst = enqueueAll(replay, 0);
         driver.calls();
-        List<Launched> later = enqueueAll(again, 5);
+        List<Launched> later = enqueueAll(replay, 5);
         assertThat(driver.calls())
                 .contains(
                         "10: copyToDevice " + part.address(part.arrays.work.header) + " 12",
@@ -259,10 +259,10 @@ class CudaRunTest {
                 .isFalse();
     }
 
-    private List<Launched> enqueueAll(CudaRun.Again again, int firstToken) {
+    private List<Launched> enqueueAll(CudaTask.Replay replay, int firstToken) {
         driver.launched();
-        for (int step = 0; step < again.steps().size(); step++) {
-            again.enqueue(step, firstToken);
+        for (int step = 0; step < replay.steps().size(); step++) {
+            replay.enqueue(step, firstToken);
         }
         return driver.launched();
     }
@@ -286,7 +286,7 @@ class CudaRunTest {
     @Test
     void sizesThatWereForgottenAreToldAgain() {
         part.called(3);
-        CudaKernel combine = part.run.steps().stream()
+        CudaKernel combine = part.cudaTask.steps().stream()
                 .filter(step -> step.name().equals("combine"))
                 .map(CudaKernel.class::cast)
                 .findFirst()
@@ -309,9 +309,9 @@ class CudaRunTest {
         part.called(3);
         driver.calls();
         Map<String, Long> times = new HashMap<>();
-        part.run.time(times);
+        part.cudaTask.time(times);
         forward(3);
-        part.run.time(null);
+        part.cudaTask.time(null);
         assertThat(times)
                 .containsOnlyKeys("prepare", "route", "gateUp", "down", "combine")
                 .containsValue(42L);
@@ -329,7 +329,7 @@ class CudaRunTest {
     @ValueSource(strings = {"event", "clear", "record", "launch combine", "await", "nanosBetween"})
     void timingThatFailsLeavesNothing(String what) {
         part.called(3);
-        part.run.time(new HashMap<>());
+        part.cudaTask.time(new HashMap<>());
         driver.failAt(what);
         assertThatThrownBy(() -> forward(3)).hasMessageContaining(what);
         assertThat(driver.open()).doesNotContain("10: memory", "10: event");
@@ -358,7 +358,7 @@ class CudaRunTest {
         assertThat(access.get(part.arrays.named().get("router"))).isEqualTo("READ_ONLY");
         assertThat(access.get(part.arrays.named().get("amax"))).isEqualTo("WRITE_ONLY");
         assertThat(access.get(part.arrays.work.output)).isEqualTo("WRITE_ONLY");
-        for (CudaStep step : part.run.steps()) {
+        for (CudaStep step : part.cudaTask.steps()) {
             List<Object> used = new ArrayList<>(step.reads());
             used.addAll(step.writes());
             used.addAll(step.updates());

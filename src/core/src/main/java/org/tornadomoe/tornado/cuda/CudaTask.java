@@ -16,7 +16,7 @@ import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
  * Steps that CUDA takes one after the other, and TornadoVM as one library task: what TornadoVM does for a task on the
  * host takes longer than many a kernel. The task's parameters are the steps' arrays.
  */
-public final class CudaRun {
+public final class CudaTask {
     /** The name by which TornadoVM finds {@link CudaLibrary}. */
     static final String LIBRARY = "tornado-moe";
 
@@ -27,12 +27,13 @@ public final class CudaRun {
     private @Nullable Map<String, Long> times;
 
     /** Runs it once more without TornadoVM; null where it hasn't run in a plan that is open. */
-    private @Nullable Again again;
+    private @Nullable Replay replay;
 
     /**
-     * A run whose arrays are known: on its plan's stream it can be put once more, as a whole or some steps at a time.
+     * Once more what a task did, without TornadoVM: its arrays are known, and its steps are enqueued on its plan's
+     * stream, all of them or one at a time.
      */
-    public interface Again extends Runnable {
+    public interface Replay extends Runnable {
         /** All steps, and waits for what comes back. */
         @Override
         void run();
@@ -40,11 +41,11 @@ public final class CudaRun {
         /** Makes the device the calling thread's, and the steps what M and the launch's number want. */
         void begin();
 
-        /** What can be put on the stream, in order. */
+        /** What can be enqueued, in order. */
         List<CudaStep> steps();
 
         /**
-         * Puts one of the steps on the stream; between {@link #begin} and {@link #await}.
+         * Enqueues one of the steps; between {@link #begin} and {@link #await}.
          *
          * @param step its number
          * @param firstToken where its tokens begin in the arrays that are copied by tokens
@@ -65,7 +66,7 @@ public final class CudaRun {
         long address(TornadoNativeArray array);
     }
 
-    private CudaRun(List<CudaStep> steps, List<Object> arrays) {
+    private CudaTask(List<CudaStep> steps, List<Object> arrays) {
         this.steps = steps;
         this.arrays = arrays;
     }
@@ -78,7 +79,7 @@ public final class CudaRun {
      *     nobody else reads it: each array that a task writes is one of the 1024 nodes of a
      *     graph
      */
-    public static List<CudaRun> addTo(TaskGraph graph, String prefix, List<CudaStep> steps, Predicate<Object> isKnown) {
+    public static List<CudaTask> addTo(TaskGraph graph, String prefix, List<CudaStep> steps, Predicate<Object> isKnown) {
         if (steps.isEmpty()) {
             return List.of();
         }
@@ -99,7 +100,7 @@ public final class CudaRun {
             }
         }
         access.replaceAll((array, known) -> isKnown.test(array) ? Access.READ_ONLY : known);
-        CudaRun run = new CudaRun(List.copyOf(steps), new ArrayList<>(access.keySet()));
+        CudaTask task = new CudaTask(List.copyOf(steps), new ArrayList<>(access.keySet()));
         String name = prefix + steps.getFirst().name();
         graph.libraryTask(
                 name,
@@ -107,11 +108,11 @@ public final class CudaRun {
                 new LibraryTaskDescriptor()
                         .withLibrary(LIBRARY)
                         .withFunction(name)
-                        .withParameters(run.arrays.toArray())
+                        .withParameters(task.arrays.toArray())
                         .withAccess(access.values().toArray(Access[]::new))
-                        .withTuning(run));
+                        .withTuning(task));
         steps.clear();
-        return List.of(run);
+        return List.of(task);
     }
 
     public List<CudaStep> steps() {
@@ -165,12 +166,12 @@ public final class CudaRun {
      * Its arrays' buffers stay where they are as long as their plan is open, so after its first run in a plan it needs
      * nothing more of TornadoVM.
      */
-    public void again(@Nullable Again how) {
-        again = how;
+    public void replayBy(@Nullable Replay how) {
+        replay = how;
     }
 
     @Nullable
-    public Again again() {
-        return again;
+    public Replay replay() {
+        return replay;
     }
 }
