@@ -179,7 +179,7 @@ class BatchInvarianceTest {
                 65);
     }
 
-    /** A layer dealt out to several devices, by experts or by columns: parts are added in the order of devices. */
+    /** A layer partitioned over several devices, by experts or by columns: parts are added in the order of devices. */
     @ParameterizedTest
     @EnumSource(Int8Scheme.class)
     void onSeveralDevices(Int8Scheme scheme) {

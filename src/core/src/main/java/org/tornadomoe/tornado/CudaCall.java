@@ -21,8 +21,8 @@ import org.tornadomoe.kernel.ChosenExperts;
 import org.tornadomoe.kernel.Cleanup;
 import org.tornadomoe.kernel.MoeExecutionException;
 import org.tornadomoe.tornado.HostCopies.Piece;
-import org.tornadomoe.tornado.cuda.CudaTask;
 import org.tornadomoe.tornado.cuda.CudaStep;
+import org.tornadomoe.tornado.cuda.CudaTask;
 import org.tornadomoe.tornado.device.CudaDriver;
 import org.tornadomoe.tornado.graph.LayerArrays;
 import org.tornadomoe.tornado.kernels.KernelSource;
@@ -312,7 +312,8 @@ final class CudaCall implements AutoCloseable {
 
     /** The kernels of a chunk, of all GPUs in turn, so that none waits until the host is through with another. */
     private void compute(Chunk chunk) {
-        int most = gpus.stream().mapToInt(gpu -> gpu.replay().steps().size()).max().orElse(0);
+        int most =
+                gpus.stream().mapToInt(gpu -> gpu.replay().steps().size()).max().orElse(0);
         for (int i = 0; i < most; i++) {
             for (Gpu gpu : gpus) {
                 int step = i;
@@ -494,7 +495,8 @@ final class CudaCall implements AutoCloseable {
                 if (other.context != context) {
                     driver.usePeer(other.context);
                 }
-                values.setAtIndex(ValueLayout.JAVA_LONG, other.rank, other.replay().address(other.outgoing));
+                values.setAtIndex(
+                        ValueLayout.JAVA_LONG, other.rank, other.replay().address(other.outgoing));
             }
             byte[] binary = driver.compile( // for the device whose context is current
                     KernelSource.text("join.cu"),
@@ -631,7 +633,10 @@ final class CudaCall implements AutoCloseable {
                 return;
             }
             Cleanup.all(
-                    () -> driver.await(in), () -> driver.await(exchange), () -> replay().await(), () -> driver.await(out));
+                    () -> driver.await(in),
+                    () -> driver.await(exchange),
+                    () -> replay().await(),
+                    () -> driver.await(out));
         }
     }
 }

@@ -28,7 +28,9 @@ class GeneratedSourceTest {
             Files.writeString(file, expected);
         }
         assertThat(Files.readString(file))
-                .as("%s, to rewrite: ./mvnw -pl src/core -am test -Dtest=GeneratedSourceTest -Dgenerate.apply=true", file)
+                .as(
+                        "%s, to rewrite: ./mvnw -pl src/core -am test -Dtest=GeneratedSourceTest -Dgenerate.apply=true",
+                        file)
                 .isEqualTo(expected);
     }
 
@@ -52,7 +54,7 @@ class GeneratedSourceTest {
         assertGenerated(ARRAYS.resolve(name + "Array.java"), source);
     }
 
-    /** The kernel without {@code dp4a} from the one with it, which OpenCL's compiler takes in no branch, even a dead one. */
+    /** The kernel without {@code dp4a} from the one with it, which OpenCL's compiler takes in no branch at all. */
     @ParameterizedTest
     @CsvSource({"GemmKernels, product4", "BlockGemmKernels, GemmKernels.product4"})
     void portableKernels(String kernels, String product) throws IOException {

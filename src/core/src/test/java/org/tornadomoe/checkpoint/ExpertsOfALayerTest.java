@@ -124,7 +124,7 @@ class ExpertsOfALayerTest {
 
     /** Llama 4 Maverick: 10.7 · 10^9 weights of gates and up projections, more than one rank's kernels can index. */
     @Test
-    void aLayerThatIsTooLargeForOneRankCanBeDealtOut() throws IOException {
+    void aLayerThatIsTooLargeForOneRankCanBePartitioned() throws IOException {
         Path file = directory.resolve("config.json");
         Files.writeString(
                 file,

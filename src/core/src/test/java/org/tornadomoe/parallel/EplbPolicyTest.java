@@ -194,7 +194,7 @@ class EplbPolicyTest {
 
     /** 2654435769 t mod 2^32, in numbers of their own. */
     @Test
-    void tokensAreDealtOutToReplicasByTheirHash() {
+    void tokensAreAssignedToReplicasByTheirHash() {
         ExpertPlacement placement = new ExpertPlacement(new int[] {0, 1, 0, 2, 0, 1}, 3, 3);
         for (int t = 0; t < 1000; t++) {
             long hash = t * 2_654_435_769L % (1L << 32);

@@ -132,7 +132,7 @@ class ShardingTest {
         }
     }
 
-    /** Biases, shared experts and zero experts are added once, whatever is dealt out. */
+    /** Biases, shared experts and zero experts are added once, however the layer is sharded. */
     @ParameterizedTest
     @CsvSource({
         "W8A16_CHANNEL, true, 3",
@@ -275,7 +275,7 @@ class ShardingTest {
     }
 
     @Test
-    void whatCannotBeDealtOutIsRefusedFirst() {
+    void whatCannotBeShardedIsRefusedFirst() {
         assertThatThrownBy(() -> MoeLayer.of(WEIGHTS, OPTIONS.withDevices(times(6, "cpu"))))
                 .isInstanceOf(IllegalArgumentException.class)
                 .hasMessage("devices: expected at most one an expert, 5, got 6");

@@ -86,7 +86,7 @@ class CudaLibraryTest {
     }
 
     /**
-     * TornadoVM zeroes new buffers there, and its own streams don't wait for it: a kernel's values could be gone replay.
+     * TornadoVM zeroes new buffers there, and its own streams don't wait for it: a kernel's values could be gone again.
      */
     @Test
     void thePlansFirstExecutionWaitsForTheDefaultStream() {

@@ -190,7 +190,8 @@ public final class CudaLibrary implements TornadoLibraryProvider {
                             case CudaStep.Wait wait -> throw new IllegalArgumentException(wait.name());
                         })
                         .toList();
-                answers = task.steps().stream().anyMatch(step -> step instanceof CudaStep.Copy copy && !copy.toDevice());
+                answers =
+                        task.steps().stream().anyMatch(step -> step instanceof CudaStep.Copy copy && !copy.toDevice());
             }
 
             void resize() {

@@ -79,7 +79,8 @@ public final class CudaTask {
      *     nobody else reads it: each array that a task writes is one of the 1024 nodes of a
      *     graph
      */
-    public static List<CudaTask> addTo(TaskGraph graph, String prefix, List<CudaStep> steps, Predicate<Object> isKnown) {
+    public static List<CudaTask> addTo(
+            TaskGraph graph, String prefix, List<CudaStep> steps, Predicate<Object> isKnown) {
         if (steps.isEmpty()) {
             return List.of();
         }
