@@ -16,7 +16,8 @@ def text(value):
 def entry(key, value):
     if isinstance(value, str):
         return text(key) + struct.pack("<I", 8) + text(value)
-    return text(key) + struct.pack("<II" if isinstance(value, int) else "<If", 4 if isinstance(value, int) else 6, value)
+    kind, number = ("I", 4) if isinstance(value, int) else ("f", 6)
+    return text(key) + struct.pack("<I" + kind, number, value)
 
 
 sizes = dict(block_count=L, context_length=4096, embedding_length=H, feed_forward_length=I, expert_count=E,

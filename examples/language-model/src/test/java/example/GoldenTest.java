@@ -108,8 +108,9 @@ class GoldenTest {
             double[] sorted = Arrays.stream(errors).sorted().toArray();
             reporter.publishEntry(
                     checkpoint + ", " + scheme,
-                    "relative L2 of " + sorted.length + " tokens: median %.2g, greatest %.2g"
-                            .formatted(sorted[sorted.length / 2], sorted[sorted.length - 1]));
+                    "relative L2 of " + sorted.length
+                            + " tokens: median %.2g, greatest %.2g"
+                                    .formatted(sorted[sorted.length / 2], sorted[sorted.length - 1]));
             boolean exact = most < 1e-3;
             assertTrue(sorted[exact ? sorted.length - 1 : sorted.length / 2] <= most, () -> Arrays.toString(errors));
         }
