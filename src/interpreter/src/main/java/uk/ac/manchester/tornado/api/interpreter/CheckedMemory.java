@@ -1,6 +1,5 @@
 package uk.ac.manchester.tornado.api.interpreter;
 
-import java.lang.reflect.Array;
 import java.util.Arrays;
 import uk.ac.manchester.tornado.api.types.HalfFloat;
 
@@ -90,11 +89,13 @@ public final class CheckedMemory {
     }
 
     public static byte load(Object array, int index) {
-        checkIndex(array, Array.getLength(array), index);
         if (array instanceof boolean[] booleans) {
+            checkIndex(array, booleans.length, index);
             return (byte) (booleans[index] ? 1 : 0);
         }
-        byte value = ((byte[]) array)[index];
+        byte[] bytes = (byte[]) array;
+        checkIndex(array, bytes.length, index);
+        byte value = bytes[index];
         if (value == BYTE) {
             checkStored(array, index);
         }
@@ -102,12 +103,14 @@ public final class CheckedMemory {
     }
 
     public static void store(Object array, int index, byte value) {
-        checkIndex(array, Array.getLength(array), index);
         if (array instanceof boolean[] booleans) {
+            checkIndex(array, booleans.length, index);
             booleans[index] = (value & 1) != 0;
             return;
         }
-        ((byte[]) array)[index] = value;
+        byte[] bytes = (byte[]) array;
+        checkIndex(array, bytes.length, index);
+        bytes[index] = value;
         if (value == BYTE) {
             noteStored(array, index);
         }

@@ -12,26 +12,26 @@ import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
  * Groups run one after the other while this is kept.
  */
 final class Races {
-    private static final int NOBODY = -1;
+    /** Of an entry: the write was atomic. */
+    private static final int ATOMIC = 1;
+    /** Others than the writer wrote atomically too: some of its group in the same phase. */
+    private static final int OTHERS = 2;
+    /** Some of other groups did. */
+    private static final int OTHER_GROUPS = 4;
 
-    /** The accesses of one array; a work-item's number counts through the whole grid, a phase is a barrier's number. */
+    private static final int FLAG_BITS = 3;
+
+    /**
+     * The accesses of one array. An entry has the work-item's mark above, one more than its number in the grid, and
+     * below it the phase, a barrier's number, over the flags; 0 is none.
+     */
     private static final class History {
         final Object array;
-        final int[] writer;
-        final int[] writePhase;
-        final boolean[] atomic;
-        /**
-         * Whether others than the writer wrote atomically too: some of its group in the same phase, or of other groups.
-         */
-        final boolean[] others;
+        final long[] write;
+        /** The last reader, the last one that is another, and the mark of one of an earlier group. */
+        final long[] read;
 
-        final boolean[] otherGroups;
-        /** The last reader, the last one that is another, and one of an earlier group. */
-        final int[] reader;
-
-        final int[] readPhase;
-        final int[] otherReader;
-        final int[] otherPhase;
+        final long[] otherRead;
         final int[] earlierGroup;
 
         /** Whether an element was read that the launch had not written, and whether one was written. */
@@ -41,32 +41,18 @@ final class Races {
 
         History(Object array, int length) {
             this.array = array;
-            writer = filled(length);
-            writePhase = new int[length];
-            atomic = new boolean[length];
-            others = new boolean[length];
-            otherGroups = new boolean[length];
-            reader = filled(length);
-            readPhase = new int[length];
-            otherReader = filled(length);
-            otherPhase = new int[length];
-            earlierGroup = filled(length);
-        }
-
-        private static int[] filled(int length) {
-            int[] array = new int[length];
-            Arrays.fill(array, NOBODY);
-            return array;
+            write = new long[length];
+            read = new long[length];
+            otherRead = new long[length];
+            earlierGroup = new int[length];
         }
     }
 
-    /** Of the arguments, then of the group's local arrays; so few that looking through them is the quickest. */
-    private final List<History> histories = new ArrayList<>();
+    private final List<History> arguments = new ArrayList<>();
+    /** Of the arguments and of the group's local arrays: so few that looking through them is the quickest. */
+    private History[] histories = {};
 
-    /** The one found last: loops go through one array. */
-    private History last;
-
-    private final int arguments;
+    private int count;
     private final int groupSize;
 
     Races(Object[] arguments, int groupSize) {
@@ -78,12 +64,15 @@ final class Races {
                 add(argument, Array.getLength(argument));
             }
         }
-        this.arguments = histories.size();
+        this.arguments.addAll(Arrays.asList(histories).subList(0, count));
     }
 
     private void add(Object array, int length) {
         if (history(array) == null) {
-            histories.add(new History(array, length));
+            if (count == histories.length) {
+                histories = Arrays.copyOf(histories, 2 * count + 8);
+            }
+            histories[count++] = new History(array, length);
         }
     }
 
@@ -100,23 +89,28 @@ final class Races {
 
     /** A new group has new local memory. */
     void clearLocals() {
-        histories.subList(arguments, histories.size()).clear();
-        last = null;
+        Arrays.fill(histories, null);
+        count = 0;
+        for (History argument : arguments) {
+            histories[count++] = argument;
+        }
     }
 
     void addLocal(Object array, int length) {
         add(array, length);
     }
 
+    /** One that is found comes nearer to the front, where the arrays of inner loops are then. */
     @SuppressWarnings("ReferenceEquality") // two arrays are not one
     private History history(Object array) {
-        if (last != null && last.array == array) {
-            return last;
-        }
-        for (int i = 0; i < histories.size(); i++) {
-            if (histories.get(i).array == array) {
-                last = histories.get(i);
-                return last;
+        for (int i = 0; i < count; i++) {
+            History history = histories[i];
+            if (history.array == array) {
+                if (i > 0) {
+                    histories[i] = histories[i - 1];
+                    histories[i - 1] = history;
+                }
+                return history;
             }
         }
         return null;
@@ -127,25 +121,28 @@ final class Races {
         if (h == null) {
             return;
         }
-        h.isRead |= h.writer[index] == NOBODY;
-        int self = number(item);
+        int self = item.mark;
         int group = self - item.linear;
         int phase = item.group.phase;
-        if (writerUnordered(h, index, self, group, phase)) {
-            throw conflict(item, array, index, "reads", h.writer[index], "wrote");
+        long write = h.write[index];
+        if (write == 0) {
+            h.isRead = true;
+        } else if (writerUnordered(write, self, group, phase)) {
+            throw conflict(item, array, index, "reads", mark(write), "wrote");
         }
-        int last = h.reader[index];
-        if (last != self) {
-            if (last != NOBODY && !isIn(group, last)) {
-                h.earlierGroup[index] = last;
-                h.otherReader[index] = NOBODY;
-            } else {
-                h.otherReader[index] = last;
-                h.otherPhase[index] = h.readPhase[index];
+        long now = entry(self, phase, 0);
+        long last = h.read[index];
+        if (last != now) {
+            if (last != 0 && mark(last) != self) {
+                if (isIn(group, mark(last))) {
+                    h.otherRead[index] = last;
+                } else {
+                    h.earlierGroup[index] = mark(last);
+                    h.otherRead[index] = 0;
+                }
             }
-            h.reader[index] = self;
+            h.read[index] = now;
         }
-        h.readPhase[index] = phase;
     }
 
     void write(WorkItem item, Object array, int index, boolean atomic) {
@@ -153,60 +150,69 @@ final class Races {
         if (h == null) {
             return;
         }
-        h.isRead |= atomic && h.writer[index] == NOBODY;
-        h.isWritten = true;
-        int self = number(item);
+        int self = item.mark;
         int group = self - item.linear;
         int phase = item.group.phase;
-        boolean bothAtomic = atomic && h.atomic[index];
-        if (!bothAtomic && writerUnordered(h, index, self, group, phase)) {
-            throw conflict(item, array, index, "writes", h.writer[index], "wrote");
+        h.isWritten = true;
+        long before = h.write[index];
+        h.isRead |= atomic && before == 0;
+        boolean bothAtomic = atomic && (before & ATOMIC) != 0;
+        if (!bothAtomic && writerUnordered(before, self, group, phase)) {
+            throw conflict(item, array, index, "writes", mark(before), "wrote");
         }
-        int reader = NOBODY;
-        if (unordered(h.reader[index], h.readPhase[index], self, group, phase)) {
-            reader = h.reader[index];
-        } else if (unordered(h.otherReader[index], h.otherPhase[index], self, group, phase)) {
-            reader = h.otherReader[index];
-        } else if (h.earlierGroup[index] != NOBODY) {
-            reader = h.earlierGroup[index];
+        int reader = h.earlierGroup[index];
+        if (unordered(h.read[index], self, group, phase)) {
+            reader = mark(h.read[index]);
+        } else if (unordered(h.otherRead[index], self, group, phase)) {
+            reader = mark(h.otherRead[index]);
         }
-        if (reader != NOBODY) {
+        if (reader != 0) {
             throw conflict(item, array, index, "writes", reader, "read");
         }
-        boolean known = bothAtomic && h.writer[index] != NOBODY;
-        boolean sameGroup = known && isIn(group, h.writer[index]);
-        h.otherGroups[index] = known && (h.otherGroups[index] || !sameGroup);
-        h.others[index] = sameGroup && h.writePhase[index] == phase && (h.others[index] || h.writer[index] != self);
-        h.writer[index] = self;
-        h.writePhase[index] = phase;
-        h.atomic[index] = atomic;
-    }
-
-    private boolean writerUnordered(History h, int index, int self, int group, int phase) {
-        return h.otherGroups[index]
-                || (h.others[index] && h.writePhase[index] == phase)
-                || unordered(h.writer[index], h.writePhase[index], self, group, phase);
-    }
-
-    private int number(WorkItem item) {
-        return Math.toIntExact(item.group.index * groupSize + item.linear);
-    }
-
-    private boolean unordered(int before, int beforePhase, int self, int group, int phase) {
-        if (before == NOBODY || before == self) {
-            return false;
+        int flags = atomic ? ATOMIC : 0;
+        if (bothAtomic) {
+            boolean sameGroup = isIn(group, mark(before));
+            if (!sameGroup || (before & OTHER_GROUPS) != 0) {
+                flags |= OTHER_GROUPS;
+            }
+            if (sameGroup && phase(before) == phase && (mark(before) != self || (before & OTHERS) != 0)) {
+                flags |= OTHERS;
+            }
         }
-        return beforePhase == phase || !isIn(group, before);
+        h.write[index] = entry(self, phase, flags);
     }
 
-    /** @param group the number of its first work-item; a division for each access would be slow */
-    private boolean isIn(int group, int number) {
-        return number >= group && number - group < groupSize;
+    private static long entry(int mark, int phase, int flags) {
+        return (long) mark << 32 | (long) phase << FLAG_BITS | flags;
     }
 
-    private Fault conflict(WorkItem item, Object array, int index, String now, int other, String before) {
+    private static int mark(long entry) {
+        return (int) (entry >>> 32);
+    }
+
+    private static int phase(long entry) {
+        return (int) entry >>> FLAG_BITS;
+    }
+
+    private boolean writerUnordered(long write, int self, int group, int phase) {
+        return (write & OTHER_GROUPS) != 0
+                || ((write & OTHERS) != 0 && phase(write) == phase)
+                || unordered(write, self, group, phase);
+    }
+
+    private boolean unordered(long before, int self, int group, int phase) {
+        return before != 0 && mark(before) != self && (phase(before) == phase || !isIn(group, mark(before)));
+    }
+
+    /** @param group the mark of its first work-item; a division for each access would be slow */
+    private boolean isIn(int group, int mark) {
+        return mark >= group && mark - group < groupSize;
+    }
+
+    private Fault conflict(WorkItem item, Object array, int index, String now, int mark, String before) {
         Launch launch = item.group.launch;
-        String who = other == number(item)
+        int other = mark - 1;
+        String who = mark == item.mark
                 ? "another work-item"
                 : "work-item " + launch.position(other / groupSize, other % groupSize);
         return new Fault(now + " element " + index + " of " + launch.nameOf(array, item.group) + ", which " + who + " "

@@ -17,6 +17,10 @@ public final class WorkItem {
     final int linear;
     /** Where it waits, or null: it has a thread of its own. */
     final Frame frame;
+    /** One more than its number within the grid, where races are looked for. */
+    final int mark;
+
+    private final Races races;
 
     private int allocations;
     private AsyncCopies copies;
@@ -25,6 +29,8 @@ public final class WorkItem {
         this.group = group;
         this.linear = linear;
         this.frame = frame;
+        this.races = group.launch.races;
+        this.mark = races == null ? 0 : Math.toIntExact(group.index * group.launch.grid.groupSize() + linear + 1);
     }
 
     /** The work-item this thread runs, or null. */
@@ -39,22 +45,22 @@ public final class WorkItem {
 
     /** Tells that this work-item reads an element, where races are looked for. */
     public void reads(Object array, int index) {
-        if (group.launch.races != null) {
-            group.launch.races.read(this, array, index);
+        if (races != null) {
+            races.read(this, array, index);
         }
     }
 
     /** Tells that this work-item writes an element, where races are looked for. */
     public void writes(Object array, int index) {
-        if (group.launch.races != null) {
-            group.launch.races.write(this, array, index, false);
+        if (races != null) {
+            races.write(this, array, index, false);
         }
     }
 
     /** Tells that this work-item changes an element atomically, where races are looked for. */
     public void updates(Object array, int index) {
-        if (group.launch.races != null) {
-            group.launch.races.write(this, array, index, true);
+        if (races != null) {
+            races.write(this, array, index, true);
         }
     }
 
