@@ -5,6 +5,7 @@ import static org.tornadomoe.build.PagePrograms.CHECKPOINT;
 
 import java.io.IOException;
 import java.nio.file.Path;
+import java.util.List;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
@@ -36,7 +37,9 @@ class GpusPageTest {
 
     @Test
     void expertsThatMove() throws Exception {
-        assertThat(programs.run("Balanced.java", CHECKPOINT, "cpu,cpu", "2"))
+        // It computes for long enough for C2's code, and for vectors.
+        List<String> options = List.of("-XX:TieredStopAtLevel=4", "-Dtornadomoe.arithmetic=auto");
+        assertThat(programs.run(options, "Balanced.java", CHECKPOINT, "cpu,cpu", "2"))
                 .containsPattern("1 rearrangements, experts \\[\\[[0-7, ]+\\], \\[[0-7, ]+\\]\\]")
                 .containsPattern("pairs of each device since: \\[\\d+, \\d+\\]");
     }

@@ -53,6 +53,8 @@ final class PagePrograms {
         List<String> command = new ArrayList<>(List.of(
                 Path.of(System.getProperty("java.home"), "bin", "java").toString(),
                 "-XX:+UseSerialGC",
+                "-XX:TieredStopAtLevel=1", // done before C2's code would pay
+                "-Dtornadomoe.arithmetic=scalar", // C1 has no code for vectors
                 "--add-modules",
                 "jdk.incubator.vector",
                 "-cp",

@@ -34,6 +34,16 @@ class InterpreterLayerTest {
         130, 8, 40, 36, 41
         """;
 
+    /** Every expert has a slot for every token here: of one block, and of two. */
+    private static final String BATCHED_SHAPES = """
+        # E, K, H, I, M
+        1, 1, 4, 4, 1
+        5, 2, 37, 19, 7
+        8, 2, 100, 70, 18
+        33, 6, 65, 33, 9
+        130, 8, 20, 12, 5
+        """;
+
     private static TornadoExperts experts(boolean dp4a) {
         assertThat(TornadoHome.current().kind()).isEqualTo(TornadoHome.Kind.INTERPRETER);
         return dp4a ? new TornadoDp4aExperts() : new TornadoPortableExperts();
@@ -205,7 +215,7 @@ class InterpreterLayerTest {
     }
 
     @ParameterizedTest
-    @CsvSource(textBlock = SHAPES)
+    @CsvSource(textBlock = BATCHED_SHAPES)
     void batchedStages(int e, int k, int h, int i, int m) {
         RandomLayer layer = RandomLayer.of(e, k, h, i, m, 15).batched();
         LayerChecks.stagesMatchReference(experts(true), Int8Scheme.W8A8_CHANNEL, layer, m);
@@ -214,7 +224,7 @@ class InterpreterLayerTest {
 
     /** Of every family that runs here. */
     @ParameterizedTest
-    @CsvSource(textBlock = SHAPES)
+    @CsvSource(textBlock = BATCHED_SHAPES)
     void theBatchedFormatEqualsTheStandardFormat(int e, int k, int h, int i, int m) {
         RandomLayer layer = RandomLayer.of(e, k, h, i, m, 16);
         for (TornadoExperts experts : List.of(experts(true), experts(false), new TornadoPanelExperts())) {
