@@ -151,7 +151,7 @@ class MoeCheckpointTest {
                     .isThrownBy(() -> checkpoint.layer(2))
                     .withMessage(directory
                             + ": layer 2: the router is missing; looked for"
-                            + " *layers.2.{mlp,block_sparse_moe,feed_forward,moe,ffn,mixer}"
+                            + " *layers.2.{mlp,block_sparse_moe,feed_forward,moe,moe_block,ffn,mixer}"
                             + ".{gate,router,router.layer,router.gate,router.classifier,router.proj,gate.wg}.weight;"
                             + " found no tensor of this layer");
         }
