@@ -207,7 +207,7 @@ public record Stage(
             }
         }
 
-        /** Whether a stage does that. */
+        /** Whether a stage copies the array back. */
         public boolean copiesToHost(Object array) {
             return stages.stream()
                     .anyMatch(stage ->
