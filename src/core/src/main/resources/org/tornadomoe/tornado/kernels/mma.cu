@@ -6,7 +6,7 @@
 //
 //     FORM     what a is: 0 int8; 1 halves, as a row's values times a power of two; 2 the same and after them the halves of what these leave
 //     GROUPED  1 where weights have scales for groups of k, else they have one a row
-//     STEP     k that have a scale in common, 16, 32 or 64, which all groups are multiples of
+//     STEP     k that have a scale in common, 16, 32 or 64, and for wgmma's tiles of int8 128, which all groups are multiples of
 //     BLOCKED  1 where rows of a have scales for the same groups, too
 //     ZEROS    1 where weights have zero points
 //     NEAREST  of int8 with BLOCKED: 1 rounds to the nearest, 0 truncates
@@ -46,8 +46,8 @@
 #if !defined(FORM) || !defined(GROUPED) || !defined(STEP) || !defined(BLOCKED) || !defined(ZEROS) || !defined(NEAREST) \
     || !defined(ONE_SCALE)
 #error "FORM, GROUPED, STEP, BLOCKED, ZEROS, NEAREST and ONE_SCALE have to be defined"
-#elif STEP != 16 && STEP != 32 && STEP != 64
-#error "STEP: expected 16, 32 or 64"
+#elif STEP != 16 && STEP != 32 && STEP != 64 && STEP != 128
+#error "STEP: expected 16, 32, 64 or 128"
 #elif FORM == 0 && (ZEROS || STEP == 16)
 #error "int8 activations: expected no zero points, and groups of 32 k or more"
 #endif
@@ -57,7 +57,7 @@
 #define ROW_BYTES (FORM == 2 ? 256 : A_BYTES)
 
 // Scales that a row has in a chunk of 64 k.
-#define SCALES (GROUPED ? 64 / STEP : 0)
+#define SCALES (!GROUPED ? 0 : STEP < 64 ? 64 / STEP : 1)
 
 struct Gemm : Result, Weights {
     const int *header, *sortedIds, *expertIds, *padded;

@@ -1,7 +1,7 @@
 // The expert GEMMs of mma.cu on Hopper: tiles of BN pairs times 256 packed rows by wgmma (sm_90a), which give the bits that those of mma-gemm.cu do.
 // Weights are the left factor, in registers, where they are widened, each once for all pairs of a tile; pairs are the right one, in shared memory.
 // What a step multiplies is next to one another in a row of a, which is in another order than skinnyGemm's: of int8 in that of k; of halves, of every
-// 64 k, the one at 16 s + 4 j + i is where 16 s + 2 j + i % 2 + i / 2 * 8 would be.
+// 64 k, the one at 16 s + 4 j + i is where 16 s + 2 j + i % 2 + i / 2 * 8 would be. With BLOCKED, STEP may be 128, too.
 // Beside what mma.cu asks for it is compiled with MOST_STAGES of the copies to shared memory, fewer where they would take more than MOST_BYTES.
 
 #include "mma.cu"
@@ -9,13 +9,19 @@
 
 #if !defined(MOST_BYTES) || !defined(MOST_STAGES)
 #error "MOST_BYTES and MOST_STAGES have to be defined"
-#elif BLOCKED
-#error "BLOCKED: expected one scale for a row of a"
+#elif BLOCKED && FORM
+#error "BLOCKED: expected int8 activations"
 #endif
 
-// k that a step multiplies, steps of a chunk, and the words of a lane's 16 weights that they take.
+// Bytes of a row of a in a stage, its k, and its chunks of 64; k that a step multiplies, and steps of a stage.
+#define LINE 128
+#define STAGE_CHUNKS (LINE / A_BYTES)
+#define STAGE_K (64 * STAGE_CHUNKS)
 #define STEP_K (FORM ? 16 : 32)
-#define STEPS (64 / STEP_K)
+#define STEPS (STAGE_K / STEP_K)
+
+// Scales that a row has in a stage.
+#define STAGE_SCALES (GROUPED ? STAGE_K / STEP : 0)
 
 #if FORM
 #define ACC(d, i) "+f"(d[i])
@@ -50,11 +56,13 @@ WGMMA_OF(32, 16, "%16", "%17", "%18", "%19", "%20", "%21")
 WGMMA_OF(64, 32, "%32", "%33", "%34", "%35", "%36", "%37")
 WGMMA_OF(128, 64, "%64", "%65", "%66", "%67", "%68", "%69")
 
-// A stage: 64 k of the weights of two tiles of packed rows, of their scales and zero points, and of BN pairs; as many as there is room for.
+// A stage: STAGE_K k of the weights of two tiles of packed rows, of their scales and zero points, of BN pairs and, with BLOCKED, of theirs; as many as
+// there is room for.
 template <int BN>
 struct Stage {
-    static constexpr int WEIGHTS = 2 * TILE_GROUPS * GROUP_BYTES, PAIRS = BN * A_BYTES, SCALE = SCALES * 1024, ZERO = ZEROS ? SCALE : 0;
-    static constexpr int BYTES = WEIGHTS + PAIRS + SCALE + ZERO;
+    static constexpr int WEIGHTS = 2 * STAGE_CHUNKS * TILE_GROUPS * GROUP_BYTES, PAIRS = BN * LINE;
+    static constexpr int SCALE = STAGE_SCALES * 1024, ZERO = ZEROS ? SCALE : 0, PAIR_SCALE = BLOCKED ? STAGE_SCALES * BN * 4 : 0;
+    static constexpr int BYTES = (WEIGHTS + PAIRS + SCALE + ZERO + PAIR_SCALE + 1023) / 1024 * 1024;
     static constexpr int COUNT = MOST_BYTES / BYTES < MOST_STAGES ? MOST_BYTES / BYTES : MOST_STAGES;
 };
 
@@ -64,6 +72,203 @@ struct __align__(16) PairOfTile {
     float aScale, weight, unused;
 };
 
+// The stages in turn, and their barriers: of being full, and of being empty.
+template <int BN>
+struct Stages {
+    unsigned smem, full, empty;
+    int stage = 0, phase = 0;
+
+    __device__ __forceinline__ unsigned at() const {
+        return smem + stage * Stage<BN>::BYTES;
+    }
+
+    __device__ __forceinline__ void next() {
+        if (++stage == Stage<BN>::COUNT) {
+            stage = 0;
+            phase ^= 1;
+        }
+    }
+
+    __device__ __forceinline__ void awaitFull() const {
+        barrierWait(full + 8 * stage, phase);
+        asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+    }
+};
+
+// Of the 128 packed rows of a warpgroup, groups * 8 of which there are, the warp's 32.
+struct Rows {
+    int own, groups, warp, lane;
+};
+
+// The weights of a lane in a stage: of its k, 64 at a time, and of twice 8 rows.
+template <int BN>
+__device__ __forceinline__ void load(Quad (&w)[STAGE_CHUNKS][2], unsigned at, const Rows &of, int i) {
+#pragma unroll
+    for (int k = 0; k < STAGE_CHUNKS; k++) {
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            w[k][h] = shared16(at + of.own * Stage<BN>::WEIGHTS / 2 + (k * of.groups + 4 * of.warp + 2 * i + h) * GROUP_BYTES + of.lane * 16);
+        }
+    }
+}
+
+#if FORM == 0
+// Those of the 32 k of a step.
+__device__ __forceinline__ void weightsOf(unsigned (&a)[4], const Quad (&w)[STAGE_CHUNKS][2], int step) {
+    const Quad &low = w[step / 2][0], &high = w[step / 2][1];
+    a[0] = step & 1 ? low.z : low.x;
+    a[1] = step & 1 ? high.z : high.x;
+    a[2] = step & 1 ? low.w : low.y;
+    a[3] = step & 1 ? high.w : high.y;
+}
+#endif
+
+#if BLOCKED
+typedef float Total;
+
+// acc = weights times pairs. A product of 64 pairs is multiplied by its scales while the other warpgroup multiplies.
+template <int BN>
+__device__ __forceinline__ void multiply(Total (&acc)[2][BN / 2], Stages<BN> &stages, int chunks, const Rows &of, const unsigned (&)[4]) {
+    typedef Stage<BN> S;
+    constexpr int PRODUCT = BN < 64 ? BN : 64, WHOLE = STEP / STEP_K;
+    int g = of.lane >> 2, j = of.lane & 3;
+#pragma unroll
+    for (int n = 0; n < BN / 2; n++) {
+        acc[0][n] = acc[1][n] = 0.0f;
+    }
+    for (int c = 0; c < chunks; c += STAGE_CHUNKS) {
+        stages.awaitFull();
+        unsigned at = stages.at(), scales = at + S::WEIGHTS + S::PAIRS;
+        u64 rows = descriptor<LINE>(at + S::WEIGHTS);
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            Quad w[STAGE_CHUNKS][2];
+            load<BN>(w, at, of, i);
+#pragma unroll
+            for (int first = 0; first < BN; first += PRODUCT) {
+#pragma unroll
+                for (int s = 0; s < STEPS; s += WHOLE) {
+                    Sum part[PRODUCT / 2];
+                    asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+#pragma unroll
+                    for (int step = s; step < s + WHOLE; step++) {
+                        unsigned a[4];
+                        weightsOf(a, w, step);
+                        wgmma(part, a, rows + first * (LINE / 16) + 2 * step, step > s);
+                    }
+                    asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+                    unsigned ofRow = scales + s / WHOLE * 1024 + of.own * 512 + ((4 * of.warp + 2 * i) * 8 + g) * 4;
+                    unsigned ofPair = scales + S::SCALE + (s / WHOLE * BN + first + 2 * j) * 4;
+                    float low = shared4(ofRow), high = shared4(ofRow + 32);
+                    float2 two[PRODUCT / 8];
+#pragma unroll
+                    for (int n = 0; n < PRODUCT / 8; n++) {
+                        two[n] = shared8(ofPair + 32 * n);
+                    }
+                    asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+#pragma unroll
+                    for (int n = 0; n < PRODUCT / 2; n++) {
+                        asm volatile("" : "+r"(part[n])::"memory");
+                    }
+#pragma unroll
+                    for (int n = 0; n < PRODUCT / 8; n++) {
+                        float *sum = acc[i] + first / 2 + 4 * n;
+                        sum[0] += (float) part[4 * n] * two[n].x * low;
+                        sum[1] += (float) part[4 * n + 1] * two[n].y * low;
+                        sum[2] += (float) part[4 * n + 2] * two[n].x * high;
+                        sum[3] += (float) part[4 * n + 3] * two[n].y * high;
+                    }
+                }
+            }
+        }
+        __syncwarp();
+        if (of.lane == 0) {
+            barrierArrive(stages.empty + 8 * stages.stage);
+        }
+        stages.next();
+    }
+}
+#else
+typedef Sum Total;
+
+// acc = weights times pairs.
+template <int BN>
+__device__ __forceinline__ void multiply(Total (&acc)[2][BN / 2], Stages<BN> &stages, int chunks, const Rows &of, unsigned (&zero)[4]) {
+    typedef Stage<BN> S;
+    int before = stages.stage;
+    for (int c = 0; c < chunks; c += STAGE_CHUNKS) {
+        stages.awaitFull();
+        unsigned at = stages.at();
+        u64 rows = descriptor<LINE>(at + S::WEIGHTS);
+#if FORM == 0
+        asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+        if (c > 0 && of.lane == 0) {
+            barrierArrive(stages.empty + 8 * before);
+        }
+#endif
+        Quad w[2][STAGE_CHUNKS][2];
+        load<BN>(w[0], at, of, 0);
+        load<BN>(w[1], at, of, 1);
+        unsigned a[STEPS][2][4];
+#if FORM
+#pragma unroll
+        for (int s = 0; s < STEPS; s++) {
+            // What was multiplied from these registers is through.
+            asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(STEPS - 1) : "memory");
+            if (s == STEPS - 1 && c > 0 && of.lane == 0) {
+                barrierArrive(stages.empty + 8 * before);
+            }
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                const Quad &own = w[i >> 1][0][i & 1];
+                unsigned four = s == 0 ? own.x : s == 1 ? own.y : s == 2 ? own.z : own.w;
+                asm volatile("" : "+r"(four)); // so that it isn't widened before that
+#if GROUPED
+                unsigned ofRow = at + S::WEIGHTS + S::PAIRS + 16 * s / STEP * 1024 + of.own * 512 + ((4 * of.warp + i) * 8 + (of.lane >> 2)) * 4;
+                if (ZEROS) {
+                    zero[i] = tooLarge(shared4(ofRow + S::SCALE));
+                }
+                unsigned factor = twice(shared4(ofRow));
+                a[s][i >> 1][i & 1] = scaled(widened<0x4140>(four, zero[i]), factor);
+                a[s][i >> 1][2 + (i & 1)] = scaled(widened<0x4342>(four, zero[i]), factor);
+#else
+                a[s][i >> 1][i & 1] = widened<0x4140>(four, zero[i]);
+                a[s][i >> 1][2 + (i & 1)] = widened<0x4342>(four, zero[i]);
+#endif
+            }
+            asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+            wgmma(acc[0], a[s][0], rows + 2 * s, c > 0 || s > 0);
+            wgmma(acc[1], a[s][1], rows + 2 * s, c > 0 || s > 0);
+            asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+        }
+#else
+#pragma unroll
+        for (int s = 0; s < STEPS; s++) {
+            weightsOf(a[s][0], w[0], s);
+            weightsOf(a[s][1], w[1], s);
+        }
+        asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+#pragma unroll
+        for (int s = 0; s < STEPS; s++) {
+            wgmma(acc[0], a[s][0], rows + 2 * s, c > 0 || s > 0);
+            wgmma(acc[1], a[s][1], rows + 2 * s, c > 0 || s > 0);
+        }
+        asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+#endif
+        before = stages.stage;
+        stages.next();
+    }
+    asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+#pragma unroll
+    for (int i = 0; i < BN / 2; i++) {
+        asm volatile("" : ACC(acc[0], i), ACC(acc[1], i)::"memory");
+    }
+    if (chunks > 0 && of.lane == 0) {
+        barrierArrive(stages.empty + 8 * before);
+    }
+}
+#endif
+
 // 384 work-items: four warps fetch, and two times four have 128 packed rows each, a warp 32 of them, twice 16.
 template <int BN>
 __device__ __forceinline__ void tile(const Gemm &m) {
@@ -71,27 +276,27 @@ __device__ __forceinline__ void tile(const Gemm &m) {
     extern __shared__ __align__(16) u8 dynamic[];
     __shared__ __align__(8) u64 barriers[2 * S::COUNT];
     __shared__ PairOfTile known[2][BN];
-    unsigned smem = ((unsigned) __cvta_generic_to_shared(dynamic) + 1023) & ~1023u;
-    unsigned full = (unsigned) __cvta_generic_to_shared(barriers), empty = full + 8 * S::COUNT;
+    unsigned full = (unsigned) __cvta_generic_to_shared(barriers);
+    Stages<BN> stages = {((unsigned) __cvta_generic_to_shared(dynamic) + 1023) & ~1023u, full, full + 8 * S::COUNT};
     if (threadIdx.x == 0) {
         for (int s = 0; s < S::COUNT; s++) {
-            barrierInit(full + 8 * s, 129);
-            barrierInit(empty + 8 * s, 2);
+            barrierInit(stages.full + 8 * s, 129);
+            barrierInit(stages.empty + 8 * s, 8);
         }
         asm volatile("fence.mbarrier_init.release.cluster;");
     }
     __syncthreads();
     afterPredecessor();
     int pairs = m.header[0] * m.pairsPerToken, blocks = m.padded[0] / BN, packedRows = m.groups * 8;
-    int tiles = (m.groups + 2 * TILE_GROUPS - 1) / (2 * TILE_GROUPS), total = blocks * tiles, stage = 0, phase = 0;
+    int tiles = (m.groups + 2 * TILE_GROUPS - 1) / (2 * TILE_GROUPS), total = blocks * tiles;
     int warpgroup = threadIdx.x >> 7, t = threadIdx.x & 127;
     if (warpgroup == 0) {
         asm volatile("setmaxnreg.dec.sync.aligned.u32 56;");
-        constexpr int UNITS = A_BYTES / 16, APART = 128 / UNITS, COPIES = (BN + APART - 1) / APART;
+        constexpr int UNITS = LINE / 16, APART = 128 / UNITS, COPIES = (BN + APART - 1) / APART;
         // Neighbours copy a row; each has rows APART apart. Which these are in the next tile is read a tile ahead.
         int r = t / UNITS, unit = t % UNITS;
-        unsigned to = S::WEIGHTS + r * A_BYTES + (unit ^ (FORM ? r & 7 : r >> 1 & 3)) * 16;
-        int next[COPIES], nextExpert = -1, nextTile = 0;
+        unsigned to = S::WEIGHTS + r * LINE + (unit ^ r & 7) * 16;
+        int next[COPIES], nextExpert = -1, nextTile = 0, nextScaled = pairs;
         auto look = [&](int id) {
             if (id < total) {
                 int block;
@@ -101,6 +306,7 @@ __device__ __forceinline__ void tile(const Gemm &m) {
                 for (int i = 0; i < COPIES; i++) {
                     next[i] = r + APART * i < BN ? m.sortedIds[block * BN + r + APART * i] : pairs;
                 }
+                nextScaled = BLOCKED && t < BN ? m.sortedIds[block * BN + t] : pairs;
             }
         };
         look(blockIdx.x);
@@ -114,6 +320,7 @@ __device__ __forceinline__ void tile(const Gemm &m) {
                 there |= (p < pairs) << i;
                 rows[i] = m.a + (u64) (p < pairs ? p / m.pairsPerRow : 0) * (m.chunks * ROW_BYTES) + unit * 16;
             }
+            const float *pairScale = m.aScales + (u64) (nextScaled < pairs ? nextScaled / m.pairsPerRow : 0) * m.groupsOfK;
             look(id + gridDim.x);
             if (expert < 0) {
                 continue;
@@ -122,17 +329,18 @@ __device__ __forceinline__ void tile(const Gemm &m) {
             const u8 *weights = tileStart(m, expert, tile), *more = tileStart(m, expert, tile + 1);
             u64 scaleRow = (u64) expert * (m.groupsOfK + GROUPED) * packedRows + tile * 128;
             int scaleBytes = (first + second) / 16;
-            for (int c = 0; c < m.chunks; c++) {
-                barrierWait(empty + 8 * stage, phase ^ 1);
-                unsigned at = smem + stage * S::BYTES, told = full + 8 * stage;
+            for (int c = 0; c < m.chunks; c += STAGE_CHUNKS) {
+                barrierWait(stages.empty + 8 * stages.stage, stages.phase ^ 1);
+                unsigned at = stages.at(), told = stages.full + 8 * stages.stage;
+                int chunks = min(STAGE_CHUNKS, m.chunks - c);
                 if (t == 0) {
-                    barrierExpect(told, first + second + scaleBytes * SCALES * (1 + ZEROS));
-                    bulkCopy(at, weights + (u64) c * first, first, told);
+                    barrierExpect(told, (first + second) * chunks + scaleBytes * STAGE_SCALES * (1 + ZEROS));
+                    bulkCopy(at, weights + (u64) c * first, first * chunks, told);
                     if (second) {
-                        bulkCopy(at + TILE_GROUPS * GROUP_BYTES, more + (u64) c * second, second, told);
+                        bulkCopy(at + S::WEIGHTS / 2, more + (u64) c * second, second * chunks, told);
                     }
 #pragma unroll
-                    for (int i = 0; i < SCALES; i++) {
+                    for (int i = 0; i < STAGE_SCALES; i++) {
                         u64 of = scaleRow + (u64) groupOfK(m, c, i) * packedRows;
                         bulkCopy(at + S::WEIGHTS + S::PAIRS + i * 1024, m.bScales + of, scaleBytes, told);
                         if (ZEROS) {
@@ -143,14 +351,19 @@ __device__ __forceinline__ void tile(const Gemm &m) {
 #pragma unroll
                 for (int i = 0; i < COPIES; i++) {
                     if (r + APART * i < BN) {
-                        copy16(at + to + i * APART * A_BYTES, rows[i] + c * A_BYTES, there >> i & 1 ? 16 : 0);
+                        // What pads k is multiplied by zeros.
+                        bool known = (there >> i & 1) && unit * 16 < chunks * A_BYTES;
+                        copy16(at + to + i * APART * LINE, rows[i] + c * A_BYTES, known ? 16 : 0);
+                    }
+                }
+                if (BLOCKED && t < BN) {
+#pragma unroll
+                    for (int i = 0; i < STAGE_SCALES; i++) {
+                        copy4(at + S::WEIGHTS + S::PAIRS + S::SCALE + (i * BN + t) * 4, pairScale + groupOfK(m, c, i));
                     }
                 }
                 asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(told) : "memory");
-                if (++stage == S::COUNT) {
-                    stage = 0;
-                    phase ^= 1;
-                }
+                stages.next();
             }
         }
         asm volatile("cp.async.wait_all;");
@@ -162,7 +375,7 @@ __device__ __forceinline__ void tile(const Gemm &m) {
         int block, tile;
         place(id, blocks, tiles, block, tile);
         tile = 2 * tile + own;
-        int expert = m.expertIds[block], chunks = expert < 0 ? 0 : m.chunks, before = stage;
+        int expert = m.expertIds[block], chunks = expert < 0 ? 0 : m.chunks;
         bool here = 4 * warp < groupsOf(m, tile);
         u64 scaleRow = (u64) (expert < 0 ? 0 : expert) * (m.groupsOfK + GROUPED) * packedRows + tile * 128;
         // What the sums are multiplied by is read before them, so that nobody waits for it.
@@ -170,7 +383,7 @@ __device__ __forceinline__ void tile(const Gemm &m) {
         if (t < BN) {
             int p = pairOfTile.pair = m.sortedIds[block * BN + t];
             if (p < pairs) {
-                pairOfTile.aScale = expert < 0 ? 1.0f : m.aScales[p / m.pairsPerRow];
+                pairOfTile.aScale = BLOCKED || expert < 0 ? 1.0f : m.aScales[p / m.pairsPerRow];
                 pairOfTile.weight = m.weighted ? m.topkWeights[p] : 1.0f;
             }
         }
@@ -191,84 +404,9 @@ __device__ __forceinline__ void tile(const Gemm &m) {
             zero[i] = here && expert >= 0 ? tooLarge(m.zeros[scaleRow + (4 * warp + i) * 8 + g]) : NO_ZERO;
 #endif
         }
-        Sum acc[2][BN / 2];
-        for (int c = 0; c < chunks; c++) {
-            barrierWait(full + 8 * stage, phase);
-            asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-            unsigned at = smem + stage * S::BYTES, scales = at + S::WEIGHTS + S::PAIRS + own * 512;
-            u64 rows = descriptor<A_BYTES>(at + S::WEIGHTS);
-#if FORM == 0
-            asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
-            if (c > 0 && t == 0) {
-                barrierArrive(empty + 8 * before);
-            }
-#endif
-            Quad w[4];
-#pragma unroll
-            for (int i = 0; i < 4; i++) {
-                w[i] = shared16(at + ((own * 4 + warp) * 4 + i) * GROUP_BYTES + lane * 16);
-            }
-            unsigned a[STEPS][2][4];
-#if FORM
-#pragma unroll
-            for (int s = 0; s < STEPS; s++) {
-                // What was multiplied from these registers is through.
-                asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(STEPS - 1) : "memory");
-                if (s == STEPS - 1 && c > 0 && t == 0) {
-                    barrierArrive(empty + 8 * before);
-                }
-#pragma unroll
-                for (int i = 0; i < 4; i++) {
-                    unsigned four = s == 0 ? w[i].x : s == 1 ? w[i].y : s == 2 ? w[i].z : w[i].w;
-                    asm volatile("" : "+r"(four)); // so that it isn't widened before that
-#if GROUPED
-                    unsigned ofRow = scales + 16 * s / STEP * 1024 + ((4 * warp + i) * 8 + g) * 4;
-                    if (ZEROS) {
-                        zero[i] = tooLarge(shared4(ofRow + S::SCALE));
-                    }
-                    unsigned factor = twice(shared4(ofRow));
-                    a[s][i >> 1][i & 1] = scaled(widened<0x4140>(four, zero[i]), factor);
-                    a[s][i >> 1][2 + (i & 1)] = scaled(widened<0x4342>(four, zero[i]), factor);
-#else
-                    a[s][i >> 1][i & 1] = widened<0x4140>(four, zero[i]);
-                    a[s][i >> 1][2 + (i & 1)] = widened<0x4342>(four, zero[i]);
-#endif
-                }
-                asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
-                wgmma(acc[0], a[s][0], rows + 2 * s, c > 0 || s > 0);
-                wgmma(acc[1], a[s][1], rows + 2 * s, c > 0 || s > 0);
-                asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
-            }
-#else
-#pragma unroll
-            for (int i = 0; i < 4; i++) {
-                a[0][i >> 1][i & 1] = w[i].x;
-                a[0][i >> 1][2 + (i & 1)] = w[i].y;
-                a[1][i >> 1][i & 1] = w[i].z;
-                a[1][i >> 1][2 + (i & 1)] = w[i].w;
-            }
-            asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
-#pragma unroll
-            for (int s = 0; s < STEPS; s++) {
-                wgmma(acc[0], a[s][0], rows + 2 * s, c > 0 || s > 0);
-                wgmma(acc[1], a[s][1], rows + 2 * s, c > 0 || s > 0);
-            }
-            asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
-#endif
-            before = stage;
-            if (++stage == S::COUNT) {
-                stage = 0;
-                phase ^= 1;
-            }
-        }
-        asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
-#pragma unroll
-        for (int i = 0; i < BN / 2; i++) {
-            asm volatile("" : ACC(acc[0], i), ACC(acc[1], i)::"memory");
-        }
-        if (chunks > 0 && t == 0) {
-            barrierArrive(empty + 8 * before);
-        }
+        Total acc[2][BN / 2];
+        Rows rows = {own, groupsOf(m, tile), warp, lane};
+        multiply(acc, stages, chunks, rows, zero);
         if (t < BN) {
             known[own][t] = pairOfTile;
         }
