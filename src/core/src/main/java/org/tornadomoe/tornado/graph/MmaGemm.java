@@ -156,15 +156,18 @@ public class MmaGemm extends CudaGemm {
     /** What {@code mma.cu} asks for. */
     final Stream<String> scheme(LayerArrays a, int cols) {
         boolean grouped = isGrouped(a);
-        boolean blocked = a.shape.scheme == Int8Scheme.W8A8_BLOCK;
         return Stream.of(
                 "-DFORM=" + (halves ? 2 : 0),
                 "-DGROUPED=" + (grouped ? 1 : 0),
                 "-DSTEP=" + step(a, cols),
-                "-DBLOCKED=" + (blocked ? 1 : 0),
+                "-DBLOCKED=" + (isBlocked(a) ? 1 : 0),
                 "-DZEROS=" + (a.shape.quantization.zeroPoints() ? 1 : 0),
                 "-DNEAREST=" + (a.shape.quantization.roundToNearest() ? 1 : 0),
                 "-DONE_SCALE=" + (a.shape.scheme == Int8Scheme.W8A8_TENSOR ? 1 : 0));
+    }
+
+    static boolean isBlocked(LayerArrays a) {
+        return a.shape.scheme == Int8Scheme.W8A8_BLOCK;
     }
 
     static boolean isGrouped(LayerArrays a) {
@@ -172,7 +175,7 @@ public class MmaGemm extends CudaGemm {
     }
 
     /** k that have a scale in common wherever they begin. */
-    static int step(LayerArrays a, int cols) {
+    int step(LayerArrays a, int cols) {
         int group = a.shape.quantization.colsPerScale(cols);
         return !isGrouped(a) || group >= cols || group % 64 == 0 ? 64 : group % 32 == 0 ? 32 : 16;
     }
@@ -191,11 +194,10 @@ public class MmaGemm extends CudaGemm {
     private int stageBytes(LayerArrays a, int block, int cols) {
         int scales = isGrouped(a) ? 64 / step(a, cols) : 0;
         int scaleBytes = scales * 4 * MmaWeights.TILE_ROWS;
-        boolean blocked = a.shape.scheme == Int8Scheme.W8A8_BLOCK;
         return MmaWeights.TILE_ROWS * 64
                 + block * (halves ? 128 : 64)
                 + scaleBytes * (a.shape.quantization.zeroPoints() ? 2 : 1)
-                + (blocked ? 4 * block * scales : 0);
+                + (isBlocked(a) ? 4 * block * scales : 0);
     }
 
     @Override

@@ -13,8 +13,8 @@ import org.tornadomoe.tuning.LaunchConfig;
 
 /**
  * {@link MmaGemm} with Hopper's tensor cores for all but the fewest rows: the kernels of {@code wgmma-gemm.cu}. Tiles
- * are 256 packed rows wide and give the bits that those of {@code mma-gemm.cu} do. For the schemes that
- * {@link HopperGemm} doesn't serve, but for those with blocks of activations.
+ * are 256 packed rows wide and give the bits that those of {@code mma-gemm.cu} do, but for {@code w8a8_block}, where
+ * 128 k, not 64, have whole sums. For the schemes that {@link HopperGemm} doesn't serve.
  */
 public final class WgmmaGemm extends MmaGemm {
     /** Four warps that fetch and two times four that multiply. */
@@ -32,7 +32,7 @@ public final class WgmmaGemm extends MmaGemm {
         super(halves);
     }
 
-    /** For {@code w8a8_tensor}. */
+    /** For {@code w8a8_tensor} and {@code w8a8_block}. */
     public static WgmmaGemm ofInt8() {
         return new WgmmaGemm(false);
     }
@@ -49,7 +49,7 @@ public final class WgmmaGemm extends MmaGemm {
 
     @Override
     public boolean supports(Int8Scheme scheme) {
-        return halves ? super.supports(scheme) : scheme == Int8Scheme.W8A8_TENSOR;
+        return halves ? super.supports(scheme) : scheme == Int8Scheme.W8A8_TENSOR || scheme == Int8Scheme.W8A8_BLOCK;
     }
 
     @Override
@@ -95,13 +95,26 @@ public final class WgmmaGemm extends MmaGemm {
                 .toList();
     }
 
+    /** A stage has 128 bytes of a pair: 128 k of int8. */
+    private int columnsOfStage() {
+        return halves ? 64 : 128;
+    }
+
+    @Override
+    int step(LayerArrays a, int cols) {
+        boolean whole = isBlocked(a) && columnsOfGroup(a, cols) % columnsOfStage() == 0;
+        return whole ? columnsOfStage() : super.step(a, cols);
+    }
+
     @Override
     Launch launchOfTiles(LayerArrays a, Product p, int groups, int tokens) {
         int block = a.blockSize(tokens);
-        int scales = isGrouped(a) ? 64 / step(a, p.cols()) : 0;
-        int stage = TILE_ROWS * 64
-                + block * (halves ? 128 : 64)
-                + 4 * TILE_ROWS * scales * (a.shape.quantization.zeroPoints() ? 2 : 1);
+        int scales = isGrouped(a) ? columnsOfStage() / step(a, p.cols()) : 0;
+        int bytes = TILE_ROWS * columnsOfStage()
+                + block * 128
+                + 4 * TILE_ROWS * scales * (a.shape.quantization.zeroPoints() ? 2 : 1)
+                + (isBlocked(a) ? 4 * block * scales : 0);
+        int stage = Math.ceilDiv(bytes, 1024) * 1024;
         int stages = Math.min(MOST_BYTES / stage, MOST_STAGES);
         // What aligning them to 1024 bytes takes, too.
         return new Launch("tileGemm" + block, THREADS, CudaKernel.ALL_MULTIPROCESSORS, 1, stages * stage + 1024);
