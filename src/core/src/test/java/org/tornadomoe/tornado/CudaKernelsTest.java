@@ -266,8 +266,6 @@ class CudaKernelsTest {
     @EnumSource(names = {"F32", "F16", "BF16"})
     void partsAddThemselves(ScalarType type) {
         hopper();
-        RandomLayer weights =
-                new RandomLayer(SMALL.config().toBuilder().inDtype(type).build(), 1);
         float[] values = SMALL.hidden(33, 1);
         MemorySegment hidden = MemorySegment.ofArray(new byte[type.bytes() * values.length]);
         for (int i = 0; i < values.length; i++) {
@@ -279,7 +277,7 @@ class CudaKernelsTest {
         }
         byte[] once = new byte[(int) hidden.byteSize()];
         byte[] again = new byte[once.length];
-        try (MoeLayer layer = MoeLayer.of(weights, twoParts())) {
+        try (MoeLayer layer = MoeLayer.of(SMALL, twoParts().withHiddenType(type))) {
             layer.forward(hidden, 33, MemorySegment.ofArray(once), null);
             assertThat(layer.deviceBytes()).isPositive();
             layer.forward(hidden, 33, MemorySegment.ofArray(again), null);
