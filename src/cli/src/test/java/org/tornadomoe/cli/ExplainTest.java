@@ -276,7 +276,7 @@ class ExplainTest {
         h200    | ptx    | w8a8_channel  | TornadoTensorCoreExperts
         h200    | -      | w8a8_tensor   | TornadoWgmmaExperts
         h200    | -      | w8a16_group   | TornadoWgmmaHalfExperts
-        h200    | -      | w8a8_block    | TornadoMmaExperts
+        h200    | -      | w8a8_block    | TornadoWgmmaExperts
         b200    | -      | w8a8_channel  | TornadoMmaExperts
         a100    | -      | w8a8_block    | TornadoMmaExperts
         rtx4090 | -      | w8a16_group   | TornadoMmaHalfExperts

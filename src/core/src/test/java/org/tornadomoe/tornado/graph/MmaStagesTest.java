@@ -15,6 +15,7 @@ import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.EnumSource;
 import org.tornadomoe.RandomLayer;
 import org.tornadomoe.config.FusedMoeConfig;
@@ -238,13 +239,15 @@ class MmaStagesTest {
 
     /** On Hopper tiles are for the rows that an expert has, too, and as many groups as the device runs at once. */
     @ParameterizedTest
-    @EnumSource(names = {"W8A8_TENSOR", "W8A16_CHANNEL", "W8A16_GROUP"})
+    @EnumSource(names = {"W8A8_TENSOR", "W8A8_BLOCK", "W8A16_CHANNEL", "W8A16_GROUP"})
     void tilesOnHopper(Int8Scheme scheme) {
         Layer layer = layer(FEW, Int8Quantization.of(scheme), wgmma(scheme));
-        int pair = scheme.quantizesActivations() ? 64 : 128;
-        int scales = scheme == Int8Scheme.W8A16_GROUP ? 1024 : 0;
+        int weights = 256 * (scheme.quantizesActivations() ? 128 : 64);
+        boolean blocked = scheme == Int8Scheme.W8A8_BLOCK;
+        int scales = blocked || scheme == Int8Scheme.W8A16_GROUP ? 1024 : 0;
         Map.of(5, 16, 16, 32, 33, 64, 200, 128).forEach((m, rows) -> {
-            int stage = 256 * 64 + rows * pair + scales;
+            // A scale of each row is less than what stages are aligned to.
+            int stage = weights + rows * 128 + scales + (blocked ? 1024 : 0);
             Launch expected = new Launch(
                     "tileGemm" + rows,
                     384,
@@ -258,7 +261,21 @@ class MmaStagesTest {
         // Rows are in the tiles' order from their smallest on, whatever the kernel.
         assertThat(layer.kernel("quantizeTokens").scalars().getLast()).isEqualTo(16);
         assertThat(layer.kernel("quantizePairs").scalars().getLast()).isEqualTo(16);
-        assertThat(layer.kernel("gateUp").options()).contains(HopperGemm.ARCHITECTURE);
+        assertThat(layer.kernel("gateUp").options())
+                .contains(HopperGemm.ARCHITECTURE, "-DSTEP=" + (blocked ? 128 : 64));
+    }
+
+    /** Blocks that 128 k are no multiple of have whole sums of what they are multiples of. */
+    @ParameterizedTest
+    @CsvSource({"64, 64", "192, 64", "96, 32", "256, 128"})
+    void sumsEndWithBlocks(int cols, int step) {
+        Int8Quantization quantization =
+                Int8Quantization.of(Int8Scheme.W8A8_BLOCK).withGrid(new GroupShape(8, cols));
+        RandomLayer layer = RandomLayer.of(2, 2, 600, 500, 40, 1);
+        assertThat(layer(layer, quantization, WgmmaGemm.ofInt8())
+                        .kernel("gateUp")
+                        .options())
+                .contains("-DSTEP=" + step);
     }
 
     /** Sums in another order have other bits. */
