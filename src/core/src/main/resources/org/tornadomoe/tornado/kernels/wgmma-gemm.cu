@@ -1,4 +1,5 @@
-// The expert GEMMs of mma.cu on Hopper: tiles of BN pairs times 256 packed rows by wgmma (sm_90a), which give the bits that those of mma-gemm.cu do.
+// The expert GEMMs of mma.cu on Hopper: tiles of BN pairs times 256 packed rows by wgmma (sm_90a), which give the bits that those of mma-gemm.cu do,
+// but for sums of 128 k.
 // Weights are the left factor, in registers, where they are widened, each once for all pairs of a tile; pairs are the right one, in shared memory.
 // What a step multiplies is next to one another in a row of a, which is in another order than skinnyGemm's: of int8 in that of k; of halves, of every
 // 64 k, the one at 16 s + 4 j + i is where 16 s + 2 j + i % 2 + i / 2 * 8 would be. With BLOCKED, STEP may be 128, too.
