@@ -147,9 +147,7 @@ final class Run implements Callable<Integer> {
                             .write(result);
                 }
                 int checked = unchecked ? 0 : Math.min(hidden.count(), MOST_CHECKED_TOKENS);
-                double error = checked == 0
-                        ? Double.NaN
-                        : error(weights, hidden.values(), out, checked, inputs(weights, hidden.count()));
+                double error = checked == 0 ? Double.NaN : error(weights, hidden.values(), out, checked, inputs);
                 print(opened.modelType(), loaded, hidden.count(), load, times, checked, error);
             }
         }

@@ -129,7 +129,7 @@ public final class HostRouter {
         for (int slot = 0; slot < k; slot++) {
             double logit = logits[table[from + slot]];
             ids[at + slot] = table[from + slot];
-            weights[at + slot] = finiteOrZero(Math.sqrt(Math.max(logit, 0) + Math.log1p(Math.exp(-Math.abs(logit)))));
+            weights[at + slot] = finiteOrZero(score(logit));
             sum += weights[at + slot];
         }
         double factor = router.routedScalingFactor() / (router.renormalize() && sum > 0 ? sum : 1);
@@ -443,7 +443,7 @@ public final class HostRouter {
     private double score(double x) {
         return switch (router.scoring()) {
             case SIGMOID -> sigmoid(x);
-            case SQRTSOFTPLUS -> Math.sqrt(Math.max(x, 0) + Math.log1p(Math.exp(-Math.abs(x))));
+            case SQRTSOFTPLUS, TOKEN_TABLE -> Math.sqrt(Math.max(x, 0) + Math.log1p(Math.exp(-Math.abs(x))));
             default -> x;
         };
     }

@@ -65,14 +65,13 @@ final class NetworkRouter {
 
     private double[] state(float[] hidden, int from, float @Nullable [] before, int at) {
         float[] factor = network.stateFactor();
-        int h = network.down().length / width();
-        double[] state = new double[width()];
-        for (int r = 0; r < state.length; r++) {
-            double sum = network.downBias()[r];
-            for (int c = 0; c < h; c++) {
-                sum += (double) network.down()[r * h + c] * hidden[from + c];
-            }
-            state[r] = before == null || factor == null ? sum : sum + (double) before[at + r] * factor[r];
+        double[] x = new double[network.down().length / width()];
+        for (int c = 0; c < x.length; c++) {
+            x[c] = hidden[from + c];
+        }
+        double[] state = multiply(network.down(), x, network.downBias());
+        for (int r = 0; before != null && factor != null && r < state.length; r++) {
+            state[r] += (double) before[at + r] * factor[r];
         }
         return state;
     }

@@ -191,13 +191,18 @@ public class MmaGemm extends CudaGemm {
         return 4 * layout().rowInts(cols);
     }
 
-    private int stageBytes(LayerArrays a, int block, int cols) {
-        int scales = isGrouped(a) ? 64 / step(a, cols) : 0;
-        int scaleBytes = scales * 4 * MmaWeights.TILE_ROWS;
-        return MmaWeights.TILE_ROWS * 64
-                + block * (halves ? 128 : 64)
-                + scaleBytes * (a.shape.quantization.zeroPoints() ? 2 : 1)
-                + (isBlocked(a) ? 4 * block * scales : 0);
+    /**
+     * Bytes of a tile's stage: weights and the rows of a block, and the scales and zero points of both.
+     *
+     * @param weightRows packed rows of the tile
+     * @param depth k of a stage
+     * @param cols k of the whole product
+     */
+    final int stageBytes(LayerArrays a, int weightRows, int depth, int block, int cols) {
+        int scales = isGrouped(a) ? depth / step(a, cols) : 0;
+        int ofWeights = 4 * weightRows * scales * (a.shape.quantization.zeroPoints() ? 2 : 1);
+        int ofBlock = isBlocked(a) ? 4 * block * scales : 0;
+        return depth * (weightRows + block * (halves ? 2 : 1)) + ofWeights + ofBlock;
     }
 
     @Override
@@ -219,7 +224,7 @@ public class MmaGemm extends CudaGemm {
                 THREADS,
                 Math.multiplyExact(a.blocks(tokens), tiles),
                 1,
-                STAGES * stageBytes(a, block, p.cols()));
+                STAGES * stageBytes(a, MmaWeights.TILE_ROWS, 64, block, p.cols()));
     }
 
     @Override

@@ -109,11 +109,7 @@ public final class WgmmaGemm extends MmaGemm {
     @Override
     Launch launchOfTiles(LayerArrays a, Product p, int groups, int tokens) {
         int block = a.blockSize(tokens);
-        int scales = isGrouped(a) ? columnsOfStage() / step(a, p.cols()) : 0;
-        int bytes = TILE_ROWS * columnsOfStage()
-                + block * 128
-                + 4 * TILE_ROWS * scales * (a.shape.quantization.zeroPoints() ? 2 : 1)
-                + (isBlocked(a) ? 4 * block * scales : 0);
+        int bytes = stageBytes(a, TILE_ROWS, columnsOfStage(), block, p.cols());
         int stage = Math.ceilDiv(bytes, 1024) * 1024;
         int stages = Math.min(MOST_BYTES / stage, MOST_STAGES);
         // What aligning them to 1024 bytes takes, too.
