@@ -96,7 +96,7 @@ final class Quantize implements Callable<Integer> {
                     spec.commandLine(), "--scheme: expected " + Q8_0 + " or none for " + out + ", got " + quantization);
         }
         CheckpointQuantizer.Result result;
-        try (ProgressLine progress = new ProgressLine("experts")) {
+        try (ProgressLine progress = new ProgressLine("experts", false)) {
             result = gguf
                     ? GgufQuantizer.quantize(checkpoint.path(), out, layers, progress)
                     : CheckpointQuantizer.quantize(

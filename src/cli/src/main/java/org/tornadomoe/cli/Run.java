@@ -93,7 +93,8 @@ final class Run implements Callable<Integer> {
     @Option(
             names = "--output",
             paramLabel = "F",
-            description = "Write the result as the tensor 'output' [tokens, hidden] of a safetensors file.")
+            description = "Write the result as the tensor 'output' [tokens, hidden] of a safetensors file, with the"
+                    + " 'router_states' that the next layer's router reads, if it does.")
     @Nullable
     Path result;
 
@@ -108,7 +109,9 @@ final class Run implements Callable<Integer> {
     @Mixin
     Scheme scheme;
 
-    @Option(names = "--no-check", description = "Leave out the comparison with the unquantised layer.")
+    @Option(
+            names = "--no-check",
+            description = "Leave out the comparisons with the unquantised weights and layer.")
     boolean unchecked;
 
     @Mixin
@@ -119,6 +122,21 @@ final class Run implements Callable<Integer> {
 
     /** Seconds of a call: the first of all, and the median of those timed, which come after {@code warmUps}. */
     private record Times(double first, int warmUps, double median, int runs) {}
+
+    /**
+     * What a call writes.
+     *
+     * @param states [M, R] that the next layer's router reads; null if it reads none
+     */
+    private record Result(float[] output, float @Nullable [] states) {
+        void write(Path file, int tokens) {
+            SafetensorsWriter writer = new SafetensorsWriter().add("output", output, tokens, output.length / tokens);
+            if (states != null) {
+                writer.add("router_states", states, tokens, states.length / tokens);
+            }
+            writer.write(file);
+        }
+    }
 
     @Override
     public Integer call() {
@@ -135,20 +153,20 @@ final class Run implements Callable<Integer> {
             FusedMoeConfig config = weights.config();
             Tokens hidden = hidden(config.hiddenDim());
             RouterInputs inputs = inputs(weights, hidden.count());
-            float[] out = new float[hidden.values().length];
+            Result out = new Result(new float[hidden.values().length], copy(inputs.states()));
             long start = System.nanoTime();
-            try (MoeLayer loaded = target.load(weights, quantization, hidden.count())) {
-                double load = secondsSince(start);
-                tell(opened.modelType(), loaded, load);
+            try (ProgressLine progress = new ProgressLine("rows", !unchecked);
+                    MoeLayer loaded = target.load(weights, quantization, hidden.count(), progress)) {
+                double load = secondsSince(start + progress.measured());
+                progress.close();
+                tell(opened.modelType(), loaded, load, progress.error());
                 Times times = time(loaded, hidden, inputs, out);
                 if (result != null) {
-                    new SafetensorsWriter()
-                            .add("output", out, hidden.count(), config.hiddenDim())
-                            .write(result);
+                    out.write(result, hidden.count());
                 }
                 int checked = unchecked ? 0 : Math.min(hidden.count(), MOST_CHECKED_TOKENS);
-                double error = checked == 0 ? Double.NaN : error(weights, hidden.values(), out, checked, inputs);
-                print(opened.modelType(), loaded, hidden.count(), load, times, checked, error);
+                double error = checked == 0 ? Double.NaN : error(weights, hidden.values(), out.output, checked, inputs);
+                print(opened.modelType(), loaded, hidden.count(), load, progress.error(), times, checked, error);
             }
         }
         return Moe.DONE;
@@ -174,7 +192,7 @@ final class Run implements Callable<Integer> {
         return Tokens.randomInputs(weights.router(), tokens, k);
     }
 
-    private Times time(MoeLayer layer, Tokens hidden, RouterInputs inputs, float[] out) {
+    private Times time(MoeLayer layer, Tokens hidden, RouterInputs inputs, Result out) {
         double first = call(layer, hidden, inputs, out);
         output.fact("first run", Output.seconds(first));
         if (seconds == 0) {
@@ -193,7 +211,7 @@ final class Run implements Callable<Integer> {
     }
 
     /** Seconds of each of a round's calls, at least one. */
-    private static List<Double> round(MoeLayer layer, Tokens hidden, RouterInputs inputs, float[] out, double seconds) {
+    private static List<Double> round(MoeLayer layer, Tokens hidden, RouterInputs inputs, Result out, double seconds) {
         List<Double> took = new ArrayList<>();
         long start = System.nanoTime();
         do {
@@ -207,12 +225,19 @@ final class Run implements Callable<Integer> {
         return compiler == null ? 0 : compiler.getTotalCompilationTime();
     }
 
-    private static double call(MoeLayer layer, Tokens hidden, RouterInputs inputs, float[] out) {
+    private static double call(MoeLayer layer, Tokens hidden, RouterInputs inputs, Result out) {
         float[] states = inputs.states(); // which a call writes over
-        RouterInputs own = new RouterInputs(inputs.tokenIds(), states == null ? null : states.clone());
+        if (states != null && out.states != null) {
+            System.arraycopy(states, 0, out.states, 0, states.length);
+        }
+        RouterInputs own = new RouterInputs(inputs.tokenIds(), out.states);
         long start = System.nanoTime();
-        layer.forward(hidden.values(), hidden.count(), out, null, own);
+        layer.forward(hidden.values(), hidden.count(), out.output, null, own);
         return secondsSince(start);
+    }
+
+    private static float @Nullable [] copy(float @Nullable [] values) {
+        return values == null ? null : values.clone();
     }
 
     private static double secondsSince(long start) {
@@ -228,7 +253,14 @@ final class Run implements Callable<Integer> {
     }
 
     private void print(
-            String modelType, MoeLayer loaded, int tokens, double load, Times times, int checked, double error) {
+            String modelType,
+            MoeLayer loaded,
+            int tokens,
+            double load,
+            double weightError,
+            Times times,
+            int checked,
+            double error) {
         double perSecond = tokens / times.median();
 
         Map<String, @Nullable Object> json = new LinkedHashMap<>();
@@ -244,6 +276,7 @@ final class Run implements Callable<Integer> {
         json.put("balance", Output.json(loaded.balance()));
         json.put("tokens", tokens);
         json.put("loadSeconds", load);
+        json.put("weightsRelativeL2", weightError);
         json.put("firstSeconds", times.first());
         json.put("warmUpRuns", times.warmUps());
         json.put("medianSeconds", times.median());
@@ -277,7 +310,7 @@ final class Run implements Callable<Integer> {
     }
 
     /** What is known before anything is measured. */
-    private void tell(String modelType, MoeLayer loaded, double load) {
+    private void tell(String modelType, MoeLayer loaded, double load, double weightError) {
         output.fact("layer", modelType + ", layer " + layer + " of " + checkpoint);
         output.fact("", loaded.config().summary());
         output.fact("scheme", loaded.scheme().toString());
@@ -287,5 +320,8 @@ final class Run implements Callable<Integer> {
                 "memory",
                 loaded.parts().stream().map(part -> Output.bytes(part.bytes())).collect(Collectors.joining(" + ")));
         output.fact("load", Output.seconds(load));
+        if (weightError > 0) {
+            output.fact("weights", Output.number(weightError) + " relative L2 against what is stored");
+        }
     }
 }

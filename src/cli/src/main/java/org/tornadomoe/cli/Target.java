@@ -16,6 +16,7 @@ import org.tornadomoe.oracle.Int8MoeOracle;
 import org.tornadomoe.oracle.Selection;
 import org.tornadomoe.parallel.Sharding;
 import org.tornadomoe.quant.ExpertWeights;
+import org.tornadomoe.quant.Progress;
 import org.tornadomoe.tornado.device.TornadoHome;
 import picocli.CommandLine.Model.CommandSpec;
 import picocli.CommandLine.Option;
@@ -231,21 +232,19 @@ final class Target {
         return home.note();
     }
 
-    /** Chooses as {@link #choose}, loads and quantises, with a progress bar. Throws as {@link MoeLayer#of}. */
-    MoeLayer load(ExpertWeights weights, Int8Quantization quantization, int maxTokens) {
+    /** Chooses as {@link #choose}, loads and quantises. Throws as {@link MoeLayer#of}. */
+    MoeLayer load(ExpertWeights weights, Int8Quantization quantization, int maxTokens, Progress progress) {
         choose(weights.config().withMaxNumTokens(maxTokens), quantization.weightKey(), quantization.activationKey());
-        try (ProgressLine progress = new ProgressLine("rows")) {
-            return MoeLayer.of(
-                    weights,
-                    MoeOptions.DEFAULT
-                            .withQuantization(quantization)
-                            .withBackend(backend())
-                            .withDevices(devices)
-                            .withExpertParallel(isExpertParallel())
-                            .withLoadBalancing(loadBalancing())
-                            .withKernelClass(kernel)
-                            .withMaxTokens(maxTokens)
-                            .withProgress(progress));
-        }
+        return MoeLayer.of(
+                weights,
+                MoeOptions.DEFAULT
+                        .withQuantization(quantization)
+                        .withBackend(backend())
+                        .withDevices(devices)
+                        .withExpertParallel(isExpertParallel())
+                        .withLoadBalancing(loadBalancing())
+                        .withKernelClass(kernel)
+                        .withMaxTokens(maxTokens)
+                        .withProgress(progress));
     }
 }

@@ -69,8 +69,8 @@ record Tokens(int count, float[] values) {
     }
 
     /**
-     * What a router reads beside hidden states: {@code input_ids} [M], where it has a table of experts, and {@code
-     * router_states} [M, R], if they are there, where it is a network.
+     * What a router reads beside hidden states: {@code input_ids} [M], where it has a table of experts, and where it is a
+     * network {@code router_states} [M, R], or zeros, which are as none, if they aren't there.
      *
      * @param k experts a token
      * @throws CheckpointException if a tensor isn't what it should be
@@ -91,7 +91,10 @@ record Tokens(int count, float[] values) {
             }
             return RouterInputs.ofTokenIds(ids);
         }
-        if (network != null && file.names().contains("router_states")) {
+        if (network != null) {
+            if (!file.names().contains("router_states")) {
+                return RouterInputs.ofStates(new float[tokens * network.width()]);
+            }
             Tokens states = read(file, "router_states", network.width());
             if (states.count != tokens) {
                 throw tensor(file, file.tensor("router_states"), "expected " + tokens + " rows, as hidden_states has");
@@ -101,13 +104,15 @@ record Tokens(int count, float[] values) {
         return RouterInputs.NONE;
     }
 
-    /** Likewise for random tokens: the same in every run. */
+    /** Likewise for random tokens: the same ids in every run. */
     static RouterInputs randomInputs(RouterWeights router, int tokens, int k) {
         int[] table = router.expertsOfToken();
-        return table == null
-                ? RouterInputs.NONE
-                : RouterInputs.ofTokenIds(
-                        new Random(SEED).ints(tokens, 0, table.length / k).toArray());
+        RouterNetwork network = router.network();
+        if (table != null) {
+            return RouterInputs.ofTokenIds(
+                    new Random(SEED).ints(tokens, 0, table.length / k).toArray());
+        }
+        return network == null ? RouterInputs.NONE : RouterInputs.ofStates(new float[tokens * network.width()]);
     }
 
     private static CheckpointException tensor(Safetensors file, Tensor tensor, String problem) {

@@ -123,7 +123,9 @@ final class Verify implements Callable<Integer> {
             float[] expected = Tokens.read(file, "output", config.hiddenDim()).values();
             float[] actual = new float[expected.length];
             ChosenExperts chosen = ChosenExperts.allocate(hidden.count(), config.pairsPerToken());
-            try (MoeLayer loaded = target.load(weights, quantization, hidden.count())) {
+            try (ProgressLine progress = new ProgressLine("rows", true);
+                    MoeLayer loaded = target.load(weights, quantization, hidden.count(), progress)) {
+                progress.close();
                 // The states of a router before are written over, and read again for the definition's choice.
                 loaded.forward(hidden.values(), hidden.count(), actual, chosen, inputs(file, weights, hidden));
                 double error = Numerics.relativeL2(Numerics.widen(actual), Numerics.widen(expected));
@@ -132,6 +134,7 @@ final class Verify implements Callable<Integer> {
                         chosen.ids(),
                         route(weights, hidden, inputs(file, weights, hidden)).ids());
                 List<Check> checks = List.of(
+                        new Check("weights", "relative L2 error", progress.error(), Double.POSITIVE_INFINITY),
                         new Check("routing", "expert ids that differ", mismatches, 0),
                         new Check("output", "relative L2 error", error, tolerance),
                         new Check("output", "largest difference", maxAbs, Double.POSITIVE_INFINITY));
@@ -145,6 +148,7 @@ final class Verify implements Callable<Integer> {
                 json.put("backend", loaded.backend());
                 json.put("kernelClass", loaded.kernelClass());
                 json.put("device", loaded.device());
+                json.put("weightsRelativeL2", progress.error());
                 json.put("relativeL2", error);
                 json.put("maxAbs", maxAbs);
                 json.put("expertIdMismatches", mismatches);

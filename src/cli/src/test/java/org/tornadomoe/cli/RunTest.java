@@ -1,6 +1,7 @@
 package org.tornadomoe.cli;
 
 import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.offset;
 import static org.tornadomoe.cli.Ran.GOLDEN;
 import static org.tornadomoe.cli.Ran.moe;
 
@@ -25,6 +26,7 @@ import org.tornadomoe.checkpoint.DType;
 import org.tornadomoe.checkpoint.Safetensors;
 import org.tornadomoe.checkpoint.SafetensorsWriter;
 import org.tornadomoe.checkpoint.Tensor;
+import tools.jackson.jr.ob.JSON;
 
 class RunTest {
     private static final Path MIXTRAL = GOLDEN.resolve("hf/mixtral");
@@ -69,15 +71,61 @@ class RunTest {
         assertThat(ran.status()).isEqualTo(Moe.DONE);
         assertThat(ran.out())
                 .contains("mixtral, layer 0", "8 experts, top 2", "w8a16_channel", "ReferenceExperts")
-                .contains("17 tokens", "tokens/s", "relative L2", "first 16 tokens");
+                .contains("17 tokens", "tokens/s", "relative L2", "first 16 tokens")
+                .containsPattern("weights +[5-9][.]..e-03 relative L2 against what is stored");
         assertThat(ran.err()).isEmpty();
+    }
+
+    /** Whole numbers of 4 bits are held as they are. */
+    @Test
+    void weightsThatAreHeldAsTheyAreHaveNoError() throws IOException {
+        Path quantised = directory.resolve("int8");
+        moe("quantize", MIXTRAL, quantised, "--scheme", "w8a16_group", "--group", 32);
+
+        Ran asStored = moe("run", quantised, "--backend", "reference", "--tokens", 1, "--seconds", 0);
+        assertThat(asStored.out()).doesNotContain("against what is stored");
+        Ran again = moe("run", quantised, "--backend", "cpu", "--seconds", 0, "--scheme", "w8a8_channel", "--json");
+        assertThat(again.number("weightsRelativeL2")).isBetween(5e-3, 2e-2);
+    }
+
+    /** The next layer's router reads them. */
+    @Test
+    void statesOfARouterGoOutAndIn() throws IOException {
+        for (String family : List.of("zaya_first", "zaya_next")) {
+            Path checkpoint = GOLDEN.resolve("families/" + family);
+            Path golden = checkpoint.resolve("golden.safetensors");
+            Path output = directory.resolve(family + ".safetensors");
+            Ran ran = moe(
+                    "run",
+                    checkpoint,
+                    "--layer",
+                    JSON.std.mapFrom(Files.readString(checkpoint.resolve("golden.json"))).get("layer"),
+                    "--input",
+                    golden,
+                    "--output",
+                    output,
+                    "--backend",
+                    "cpu",
+                    "--seconds",
+                    0.2);
+
+            assertThat(ran.status()).as(ran.err()).isEqualTo(Moe.DONE);
+            try (Safetensors in = Safetensors.open(golden);
+                    Safetensors out = Safetensors.open(output)) {
+                assertThat(out.tensor("router_states").requireShape(23, 12).toFloats())
+                        .containsExactly(in.tensor("router_states_after").toFloats(), offset(1e-5f));
+            }
+        }
     }
 
     @Test
     void comparisonCanBeLeftOut() throws IOException {
         Ran ran = moe("run", MIXTRAL, "--backend", "reference", "--tokens", 1, "--seconds", 0, "--no-check", "--json");
 
-        assertThat(ran.json()).containsEntry("relativeL2", null).containsEntry("checkedTokens", 0);
+        assertThat(ran.json())
+                .containsEntry("weightsRelativeL2", null)
+                .containsEntry("relativeL2", null)
+                .containsEntry("checkedTokens", 0);
     }
 
     @Test

@@ -46,6 +46,13 @@ final class StoredInt8 implements QuantizedWeights {
     }
 
     @Override
+    public boolean isExact() {
+        return weights.experts().stream()
+                .flatMap(expert -> expert.matrices().stream())
+                .allMatch(matrix -> matrix.int8() != null);
+    }
+
+    @Override
     public Int8Experts load(Int8Scheme scheme, Progress progress) {
         if (!serves(scheme)) {
             throw new IllegalArgumentException(
@@ -57,11 +64,12 @@ final class StoredInt8 implements QuantizedWeights {
         try {
             Int8Tensor w13 = allocate(arena, experts, config.gateUpRows(), config.hiddenDim(), grid.gateUpRows());
             Int8Tensor w2 = allocate(arena, experts, config.hiddenDim(), config.intermediateSize(), grid.downRows());
-            int[] done = {0};
+            long rows = w13.rows() + w2.rows();
+            long[] done = {0};
             IntStream.range(0, experts).parallel().forEach(e -> {
                 copy(e, w13, w2);
                 synchronized (done) { // it is told from one thread at a time
-                    progress.advanced(++done[0], experts);
+                    progress.advanced(done[0] += rows, experts * rows);
                 }
             });
             Int8Experts loaded = Int8Experts.builder(config, scheme, w13, w2, arena)

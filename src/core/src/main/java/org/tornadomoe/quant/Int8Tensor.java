@@ -240,6 +240,49 @@ public record Int8Tensor(
         MemorySegment.copy(source, from, values, ValueLayout.JAVA_BYTE, offset(expert, row), cols);
     }
 
+    @FunctionalInterface
+    interface RowReader {
+        void read(int row, float[] into);
+    }
+
+    /**
+     * Adds an expert's squared error against other weights to {@code sums[0]}, the square of those to {@code sums[1]}.
+     */
+    void addError(int expert, RowReader exact, double[] sums) {
+        float[] weights = new float[cols];
+        byte[] values = new byte[cols];
+        float[] held = new float[cols];
+        double[] errors = new double[cols];
+        double[] squares = new double[cols];
+        for (int row = 0; row < rows; row++) {
+            exact.read(row, weights);
+            row(expert, row, values);
+            for (int from = 0; from < cols; from += colsPerScale) {
+                int to = Math.min(cols, from + colsPerScale);
+                hold(values, from, to, scale(expert, row, from), zeroPoint(expert, row, from), held);
+            }
+            addSquares(weights, held, errors, squares);
+        }
+        sums[0] += Arrays.stream(errors).sum();
+        sums[1] += Arrays.stream(squares).sum();
+    }
+
+    // Loops of their own, of which the JVM makes vectors.
+
+    private static void hold(byte[] values, int from, int to, float scale, int zero, float[] into) {
+        for (int c = from; c < to; c++) {
+            into[c] = (values[c] - zero) * scale;
+        }
+    }
+
+    private static void addSquares(float[] exact, float[] held, double[] errors, double[] squares) {
+        for (int c = 0; c < errors.length; c++) {
+            double difference = exact[c] - held[c];
+            errors[c] += difference * difference;
+            squares[c] += (double) exact[c] * exact[c];
+        }
+    }
+
     private void requirePerRow() {
         if (!isPerRow()) {
             throw new IllegalStateException(

@@ -15,10 +15,15 @@ public interface QuantizedWeights extends ExpertWeights {
     /** Whether they can be run in that scheme as they are: weights share scales the way it says. */
     boolean serves(Int8Scheme scheme);
 
+    /** Whether {@link #load} rounds nothing; false where some weights are floats. */
+    default boolean isExact() {
+        return true;
+    }
+
     /**
      * The weights as they are.
      *
-     * @param progress told in experts
+     * @param progress told in rows of w13 and w2
      * @return the experts, to be closed by the caller
      * @throws IllegalArgumentException if they don't serve the scheme, or a scale is not finite
      * @throws OutOfMemoryError if they do not fit
@@ -30,6 +35,7 @@ public interface QuantizedWeights extends ExpertWeights {
      * A layer's weights in int8: as they are if they are stored so, quantised if not. Throws what {@link
      * Int8Quantizer#quantize(ExpertWeights, Int8Quantization, Progress)} and {@link #load} throw.
      *
+     * @param progress told in rows, and then of the error
      * @param quantization what is int8; the block or group that its scheme has unless something is chosen stands for
      *     the stored ones, too
      */
@@ -38,9 +44,19 @@ public interface QuantizedWeights extends ExpertWeights {
         boolean asStored = weights instanceof QuantizedWeights stored
                 && stored.serves(scheme)
                 && (quantization.equals(Int8Quantization.of(scheme)) || quantization.equals(stored.quantization()));
-        return asStored
+        Int8Experts experts = asStored
                 ? ((QuantizedWeights) weights).load(scheme, progress)
                 : Int8Quantizer.quantize(weights, quantization, progress);
+        try {
+            if (progress.wantsError()) {
+                boolean exact = asStored && ((QuantizedWeights) weights).isExact();
+                progress.quantized(exact ? 0 : experts.relativeL2(weights));
+            }
+            return experts;
+        } catch (RuntimeException | Error e) {
+            experts.close();
+            throw e;
+        }
     }
 
     /** With the scheme's own block or group. Otherwise as the other. */

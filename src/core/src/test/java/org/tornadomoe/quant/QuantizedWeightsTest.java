@@ -1,6 +1,8 @@
 package org.tornadomoe.quant;
 
 import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatIllegalStateException;
+import static org.assertj.core.api.Assertions.within;
 
 import java.util.ArrayList;
 import java.util.List;
@@ -94,5 +96,77 @@ class QuantizedWeightsTest {
         Stored stored = new Stored(new ArrayList<>());
         assertThat(stored.quantization()).isEqualTo(GROUPS_OF_8);
         assertThat(stored.quantization().scheme()).isEqualTo(Int8Scheme.W8A16_GROUP);
+    }
+
+    /** Which errors somebody was told of. */
+    private record Told(boolean wantsError, List<Double> errors) implements Progress {
+        @Override
+        public void advanced(long done, long total) {}
+
+        @Override
+        public void quantized(double relativeL2) {
+            errors.add(relativeL2);
+        }
+    }
+
+    private static List<Double> errors(boolean wanted, ExpertWeights weights, Int8Quantization quantization) {
+        Told told = new Told(wanted, new ArrayList<>());
+        QuantizedWeights.int8(weights, quantization, told).close();
+        return told.errors;
+    }
+
+    /** As the definition has it: of what is read of the weights and of the int8 values. */
+    @ParameterizedTest
+    @CsvSource({"W8A8_CHANNEL, false", "W8A8_BLOCK, false", "W8A16_GROUP, false", "W8A16_GROUP, true"})
+    void theErrorIsThatOfTheWeights(Int8Scheme scheme, boolean zeroPoints) {
+        Int8Quantization quantization = Int8Quantization.of(scheme).withZeroPoints(zeroPoints);
+        double error = 0;
+        double square = 0;
+        try (Int8Experts experts = QuantizedWeights.int8(LAYER, quantization, Progress.NONE)) {
+            float[] row = new float[16]; // H and I
+            for (Int8Tensor tensor : List.of(experts.w13(), experts.w2())) {
+                for (int e = 0; e < tensor.experts(); e++) {
+                    for (int r = 0; r < tensor.rows(); r++) {
+                        if (tensor == experts.w13()) {
+                            LAYER.gateUpRow(e, r, row);
+                        } else {
+                            LAYER.downRow(e, r, row);
+                        }
+                        for (int c = 0; c < tensor.cols(); c++) {
+                            int steps = tensor.get(e, r, c) - tensor.zeroPoint(e, r, c);
+                            error += Math.pow(row[c] - steps * tensor.scale(e, r, c), 2);
+                            square += Math.pow(row[c], 2);
+                        }
+                    }
+                }
+            }
+        }
+        double expected = Math.sqrt(error / square);
+        assertThat(expected).isBetween(1e-3, 2e-2);
+        assertThat(errors(true, LAYER, quantization)).singleElement().satisfies(told -> assertThat(told)
+                .isCloseTo(expected, within(1e-9)));
+        assertThat(errors(false, LAYER, quantization)).isEmpty();
+    }
+
+    /** What rounds nothing isn't read twice. */
+    @Test
+    void whatIsHeldAsItIsHasNoError() {
+        assertThat(errors(true, new Stored(new ArrayList<>()), GROUPS_OF_8)).containsExactly(0.0);
+    }
+
+    @Test
+    void aListenerThatFailsLeavesNothingOpen() {
+        Progress failing = new Progress() {
+            @Override
+            public void advanced(long done, long total) {}
+
+            @Override
+            public boolean wantsError() {
+                throw new IllegalStateException("no");
+            }
+        };
+        assertThatIllegalStateException()
+                .isThrownBy(() -> QuantizedWeights.int8(LAYER, Int8Scheme.W8A8_CHANNEL, failing))
+                .withMessage("no");
     }
 }

@@ -170,7 +170,9 @@ final class Engine {
     }
 
     private MoeLayer loadAll() {
-        return MoeLayer.load(Path.of(key.scorer.checkpoint()), key.scorer.layer(), options());
+        try (MoeCheckpoint checkpoint = MoeCheckpoint.open(Path.of(key.scorer.checkpoint()))) {
+            return MoeLayer.of(TokenRouter.layer(checkpoint, key.scorer.layer()), options());
+        }
     }
 
     private MoeOptions options() {

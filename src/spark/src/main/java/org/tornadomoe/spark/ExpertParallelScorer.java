@@ -136,6 +136,7 @@ public record ExpertParallelScorer(
      * null, fails the job.
      *
      * @throws IllegalArgumentException as {@link MoeScorer#transform(Dataset)}, or if there is no column {@code id}
+     * @throws UnsupportedOperationException as {@link MoeScorer#transform(Dataset)}
      */
     public Dataset<Row> transform(Dataset<Row> rows) {
         return reduce(rows, new PlacedRows(exchanged(rows), this).toJavaRDD());
@@ -194,6 +195,7 @@ public record ExpertParallelScorer(
     }
 
     private Dataset<Row> routed(Dataset<Row> rows) {
+        scorer.requireHiddenStatesAlone();
         StructType schema = outputSchema(rows.schema());
         MapPartitionsFunction<Row, Row> route =
                 partition -> new RoutedRows(partition, TokenRouter.of(scorer, partitioning()), this);

@@ -1,6 +1,8 @@
 package org.tornadomoe.spark;
 
 import java.io.Serializable;
+import java.nio.file.Files;
+import java.nio.file.Path;
 import java.time.Duration;
 import java.util.Collections;
 import java.util.Iterator;
@@ -22,6 +24,7 @@ import org.apache.spark.sql.types.DataTypes;
 import org.apache.spark.sql.types.StructType;
 import org.apache.spark.util.TaskCompletionListener;
 import org.jspecify.annotations.Nullable;
+import org.tornadomoe.checkpoint.MoeCheckpoint;
 import org.tornadomoe.config.ExpertPlacementStrategy;
 import org.tornadomoe.config.Int8Scheme;
 
@@ -129,8 +132,11 @@ public record MoeScorer(
      *
      * @throws IllegalArgumentException if the input column isn't there or isn't {@code array<float>}, or the output
      *     column is there
+     * @throws UnsupportedOperationException if the checkpoint is here, too, and the layer's router reads more of a
+     *     token than its hidden states; else the first task says so
      */
     public Dataset<Row> transform(Dataset<Row> rows) {
+        requireHiddenStatesAlone();
         StructType schema = outputSchema(rows.schema());
         int column = rows.schema().fieldIndex(input);
         MapPartitionsFunction<Row, Row> score = partition -> score(partition, column);
@@ -139,6 +145,7 @@ public record MoeScorer(
 
     /** As {@link #transform(Dataset)}, by tasks with resources of their own. */
     public Dataset<Row> transform(Dataset<Row> rows, ResourceProfile profile) {
+        requireHiddenStatesAlone();
         StructType schema = outputSchema(rows.schema());
         int column = rows.schema().fieldIndex(input);
         JavaRDD<Row> scored = rows.toJavaRDD()
@@ -163,6 +170,16 @@ public record MoeScorer(
             throw new IllegalArgumentException("output: expected a new column, '" + output + "' is there already");
         }
         return schema.add(output, DataTypes.createArrayType(DataTypes.FloatType, false), true);
+    }
+
+    /** Looks at the layer's router before any task does, if the checkpoint is on this machine. */
+    void requireHiddenStatesAlone() {
+        Path path = Path.of(checkpoint);
+        if (Files.exists(path)) {
+            try (MoeCheckpoint opened = MoeCheckpoint.open(path)) {
+                TokenRouter.layer(opened, layer);
+            }
+        }
     }
 
     private Iterator<Row> score(Iterator<Row> partition, int column) {

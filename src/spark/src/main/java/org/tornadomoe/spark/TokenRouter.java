@@ -11,6 +11,7 @@ import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.host.HostRouter;
 import org.tornadomoe.kernel.ChosenExperts;
 import org.tornadomoe.quant.ExpertWeights;
+import org.tornadomoe.quant.RouterNetwork;
 
 /**
  * A layer's router and the owners of its experts, shared ones included: where a token goes. Thread-safe. E + n experts,
@@ -33,7 +34,7 @@ final class TokenRouter {
     private TokenRouter(Key key, CheckpointFiles files) {
         this.files = files;
         try (MoeCheckpoint checkpoint = MoeCheckpoint.open(Path.of(key.checkpoint))) {
-            ExpertWeights layer = checkpoint.layer(key.layer);
+            ExpertWeights layer = layer(checkpoint, key.layer);
             config = layer.config();
             router = new HostRouter(config, layer.router());
         }
@@ -51,6 +52,24 @@ final class TokenRouter {
                 }
             }
         }
+    }
+
+    /**
+     * A layer whose router reads hidden states alone, as rows hold nothing else.
+     *
+     * @throws UnsupportedOperationException if its router reads more; otherwise as {@link MoeCheckpoint#layer(int)}
+     */
+    static ExpertWeights layer(MoeCheckpoint checkpoint, int n) {
+        ExpertWeights layer = checkpoint.layer(n);
+        RouterNetwork network = layer.router().network();
+        String reads = layer.router().expertsOfToken() != null
+                ? "tokens' ids, by which it takes experts from a table"
+                : network != null && network.stateFactor() != null ? "the states of the router before it" : null;
+        if (reads != null) {
+            throw new UnsupportedOperationException("layer " + n + " of " + checkpoint.modelType()
+                    + " is not run on rows of hidden states: its router also reads " + reads);
+        }
+        return layer;
     }
 
     /**

@@ -16,6 +16,9 @@ import org.apache.spark.sql.RowFactory;
 import org.apache.spark.sql.types.DataTypes;
 import org.apache.spark.sql.types.StructType;
 import org.junit.jupiter.api.Test;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
+import org.tornadomoe.config.ExpertPlacementStrategy;
 import org.tornadomoe.MoeLayer;
 import org.tornadomoe.MoeOptions;
 import org.tornadomoe.config.Int8Scheme;
@@ -125,6 +128,31 @@ class MoeScorerTest {
         assertThatThrownBy(() -> SCORER.withLatency(Duration.ZERO)).hasMessageStartingWith("latency: expected");
         assertThatThrownBy(() -> score(SCORER, List.of(RowFactory.create(1L, new float[] {1}))))
                 .hasMessage("input: expected rows of 128 values (the layer's hidden size), got one of 1");
+    }
+
+    /** Before any row is looked at: rows hold nothing else that a router reads. */
+    @ParameterizedTest
+    @CsvSource({
+        "deepseek_v4_hash, 0, 'layer 0 of deepseek_v4 is not run on rows of hidden states: its router also reads tokens'' ids'",
+        "zaya_next, 1, 'layer 1 of zaya is not run on rows of hidden states: its router also reads the states of the router'"
+    })
+    void aRouterThatReadsMoreIsRefused(String family, int layer, String message) {
+        Path checkpoint = Path.of("src/test/resources/golden/families").resolve(family);
+        MoeScorer scorer = MoeScorer.of(checkpoint.toString(), layer, "hidden", "output");
+        assertThatThrownBy(scorer::requireHiddenStatesAlone)
+                .isInstanceOf(UnsupportedOperationException.class)
+                .hasMessageStartingWith(message);
+        assertThatThrownBy(() -> Engine.acquire(scorer, null)).hasMessageStartingWith(message);
+        assertThatThrownBy(() -> TokenRouter.of(scorer, new TokenRouter.Owners(2, ExpertPlacementStrategy.LINEAR)))
+                .hasMessageStartingWith(message);
+    }
+
+    /** The first layer's router has none before it, and an executor's checkpoint may not be here. */
+    @Test
+    void othersAreNotRefused() {
+        MoeScorer.of("src/test/resources/golden/families/zaya_first", 0, "hidden", "output")
+                .requireHiddenStatesAlone();
+        MoeScorer.of("/nowhere", 0, "hidden", "output").requireHiddenStatesAlone();
     }
 
     @Test
