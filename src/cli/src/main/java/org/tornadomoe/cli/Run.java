@@ -109,9 +109,7 @@ final class Run implements Callable<Integer> {
     @Mixin
     Scheme scheme;
 
-    @Option(
-            names = "--no-check",
-            description = "Leave out the comparisons with the unquantised weights and layer.")
+    @Option(names = "--no-check", description = "Leave out the comparisons with the unquantised weights and layer.")
     boolean unchecked;
 
     @Mixin

@@ -69,8 +69,8 @@ record Tokens(int count, float[] values) {
     }
 
     /**
-     * What a router reads beside hidden states: {@code input_ids} [M], where it has a table of experts, and where it is a
-     * network {@code router_states} [M, R], or zeros, which are as none, if they aren't there.
+     * What a router reads beside hidden states: {@code input_ids} [M], where it has a table of experts, and where it is
+     * a network {@code router_states} [M, R], or zeros, which are as none, if they aren't there.
      *
      * @param k experts a token
      * @throws CheckpointException if a tensor isn't what it should be

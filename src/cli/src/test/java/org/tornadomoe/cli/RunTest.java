@@ -99,7 +99,9 @@ class RunTest {
                     "run",
                     checkpoint,
                     "--layer",
-                    JSON.std.mapFrom(Files.readString(checkpoint.resolve("golden.json"))).get("layer"),
+                    JSON.std
+                            .mapFrom(Files.readString(checkpoint.resolve("golden.json")))
+                            .get("layer"),
                     "--input",
                     golden,
                     "--output",

@@ -143,8 +143,9 @@ class QuantizedWeightsTest {
         }
         double expected = Math.sqrt(error / square);
         assertThat(expected).isBetween(1e-3, 2e-2);
-        assertThat(errors(true, LAYER, quantization)).singleElement().satisfies(told -> assertThat(told)
-                .isCloseTo(expected, within(1e-9)));
+        assertThat(errors(true, LAYER, quantization))
+                .singleElement()
+                .satisfies(told -> assertThat(told).isCloseTo(expected, within(1e-9)));
         assertThat(errors(false, LAYER, quantization)).isEmpty();
     }
 

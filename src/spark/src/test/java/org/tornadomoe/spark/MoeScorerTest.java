@@ -18,9 +18,9 @@ import org.apache.spark.sql.types.StructType;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
-import org.tornadomoe.config.ExpertPlacementStrategy;
 import org.tornadomoe.MoeLayer;
 import org.tornadomoe.MoeOptions;
+import org.tornadomoe.config.ExpertPlacementStrategy;
 import org.tornadomoe.config.Int8Scheme;
 
 /** What needs no cluster. */
@@ -133,8 +133,10 @@ class MoeScorerTest {
     /** Before any row is looked at: rows hold nothing else that a router reads. */
     @ParameterizedTest
     @CsvSource({
-        "deepseek_v4_hash, 0, 'layer 0 of deepseek_v4 is not run on rows of hidden states: its router also reads tokens'' ids'",
-        "zaya_next, 1, 'layer 1 of zaya is not run on rows of hidden states: its router also reads the states of the router'"
+        "deepseek_v4_hash, 0, 'layer 0 of deepseek_v4 is not run on rows of hidden states: its router also reads"
+                + " tokens'' ids'",
+        "zaya_next, 1, 'layer 1 of zaya is not run on rows of hidden states: its router also reads the states of the"
+                + " router'"
     })
     void aRouterThatReadsMoreIsRefused(String family, int layer, String message) {
         Path checkpoint = Path.of("src/test/resources/golden/families").resolve(family);
