@@ -29,16 +29,19 @@ final class CpuBuffers implements AutoCloseable {
     final boolean[] large2; // [P] of a2
     final double[] output; // [M, H]
     final float[] result; // [M, H]
-    final MemorySegment bytes1; // [P, stride] for native products: a1 of each pair in their order, moved by SHIFT
-    final MemorySegment bytes2; // [P, stride] a2 likewise
+    final MemorySegment rows1; // [R, stride] for native products, instead of a1: int8, moved by SHIFT
+    final MemorySegment bytes1; // [P, stride] the same of each pair in their order, where an expert has several
+    final MemorySegment bytes2; // [P, stride] instead of a2, in that order
     final int[] start; // [local experts + 1] into order
     final int[] order; // pairs by local expert
+    final int[] place; // [P] of each pair in it
     final int[] active; // local experts that have pairs
     final double[] shrunk1; // [P, slices, rank]
     final double[] shrunk2; // [P, rank]
 
     int tokens; // M of the call under way
     int numActive; // of active
+    boolean laidOut; // whether bytes1 holds what the first GEMM reads, or rows1
     int gateUpAtOnce = 1; // blocks of a task of the first GEMM; of several the native products are one call
     int downAtOnce = 1; // of the second
     private final CpuWeights layer;
@@ -57,29 +60,32 @@ final class CpuBuffers implements AutoCloseable {
         own = config.moeParallelConfig().enableEplb() ? new int[pairs] : ids;
         weights = new double[pairs];
         logits = new double[layer.handedIn ? 0 : Math.min(m, threads) * layer.router.paddedLogits()];
-        a1 = layer.int8 || layer.ownRows ? new float[Math.multiplyExact(rows, layer.h)] : hidden;
+        boolean inFloat = layer.int8 && layer.products1 == null;
+        a1 = inFloat || layer.ownRows ? new float[Math.multiplyExact(rows, layer.h)] : hidden;
         a1Scales = new float[layer.int8 ? Math.multiplyExact(rows, w13.groups()) : 0];
         act = new float[Math.multiplyExact(pairs, layer.i)];
-        a2 = layer.int8 ? new float[act.length] : act;
+        a2 = inFloat ? new float[act.length] : act;
         a2Scales = new float[layer.int8 ? Math.multiplyExact(pairs, w2.groups()) : 0];
         sums1 = new double[w13.zeroPoints() == null ? 0 : Math.multiplyExact(rows, w13.groups())];
         sums2 = new double[w2.zeroPoints() == null ? 0 : Math.multiplyExact(pairs, w2.groups())];
         large1 = new boolean[layer.int8 ? 0 : rows];
         large2 = new boolean[layer.int8 ? 0 : pairs];
+        rows1 = layer.products1 == null ? MemorySegment.NULL : bytes(w13, rows);
         bytes1 = layer.products1 == null ? MemorySegment.NULL : bytes(w13, pairs);
         bytes2 = layer.products2 == null ? MemorySegment.NULL : bytes(w2, pairs);
         output = new double[hidden.length];
         result = new float[hidden.length];
         start = new int[w13.experts() + 1];
         order = new int[pairs];
+        place = new int[pairs];
         active = new int[w13.experts()];
         int rank = config.isLoraEnabled() ? config.maxLoraRank() : 0;
         shrunk1 = new double[Math.multiplyExact(pairs, LoraAdapter.slices(config) * rank)];
         shrunk2 = new double[Math.multiplyExact(pairs, rank)];
     }
 
-    private MemorySegment bytes(PackedWeights w, int pairs) {
-        return arena.allocate((pairs + (long) Int8Products.TOKENS) * w.stride(), 64);
+    private MemorySegment bytes(PackedWeights w, int rows) {
+        return arena.allocate((rows + (long) Int8Products.TOKENS) * w.stride(), 64);
     }
 
     /** Pairs in the order of their local experts, ascending within one. */
@@ -104,11 +110,21 @@ final class CpuBuffers implements AutoCloseable {
         for (int p = 0; p < pairs; p++) {
             int e = layer.local(own[p]);
             if (e >= 0) {
+                place[p] = start[e];
                 order[start[e]++] = p;
             }
         }
         System.arraycopy(start, 0, start, 1, active.length);
         start[0] = 0;
+    }
+
+    /** Whether an expert has several pairs. */
+    boolean sharesExperts() {
+        boolean shares = false;
+        for (int a = 0; a < numActive; a++) {
+            shares |= start[active[a] + 1] - start[active[a]] > 1;
+        }
+        return shares;
     }
 
     /** Blocks of w's that a task takes together: several, where tokens are few and tasks enough for all threads. */
@@ -141,6 +157,7 @@ final class CpuBuffers implements AutoCloseable {
         return 4L * (hidden.length + act.length + result.length + a1Scales.length + a2Scales.length)
                 + (a1 == hidden ? 0 : 4L * a1.length)
                 + (a2 == act ? 0 : 4L * a2.length)
+                + rows1.byteSize()
                 + bytes1.byteSize()
                 + bytes2.byteSize()
                 + 8L * (output.length + logits.length + sums1.length + sums2.length + shrunk1.length + shrunk2.length);

@@ -33,8 +33,10 @@ final class CpuGemm {
      * One of the GEMMs: its weights, and what the call multiplies them with.
      *
      * @param products native ones; null for none
-     * @param a [rows, cols] of {@code w}
-     * @param bytes a of each pair in their order, for native products
+     * @param a [rows, cols] of {@code w}; not with native products
+     * @param rows for native products, by row of a, which pairs are multiplied with where none is beside another of its
+     *     expert
+     * @param bytes likewise by place, for all others; may be the same
      * @param scales [rows, groups] of a
      * @param sums [rows, groups] of a, where zero points need them
      * @param large [rows] where activations are float: whether one of a is from {@link #LARGE} on
@@ -44,6 +46,7 @@ final class CpuGemm {
             PackedWeights w,
             @Nullable Int8Products products,
             float[] a,
+            MemorySegment rows,
             MemorySegment bytes,
             float[] scales,
             double[] sums,
@@ -66,12 +69,22 @@ final class CpuGemm {
                 layer.w13,
                 layer.products1,
                 call.a1,
+                call.rows1,
                 call.bytes1,
                 call.a1Scales,
                 call.sums1,
                 call.large1,
                 layer.pairsPerToken / layer.rowsPerToken);
-        down = new Operands(layer.w2, layer.products2, call.a2, call.bytes2, call.a2Scales, call.sums2, call.large2, 1);
+        down = new Operands(
+                layer.w2,
+                layer.products2,
+                call.a2,
+                call.bytes2,
+                call.bytes2,
+                call.a2Scales,
+                call.sums2,
+                call.large2,
+                1);
     }
 
     /**
@@ -109,28 +122,9 @@ final class CpuGemm {
 
     /** Lays out a pair's row of the first GEMM's input for native products. */
     void gatherGateUp(int place) {
-        gather(gateUp, place);
-    }
-
-    /** That of the second's. */
-    void gatherDown(int place) {
-        gather(down, place);
-    }
-
-    private void gather(Operands of, int place) {
-        PackedWeights w = of.w();
-        float[] a = of.a();
-        MemorySegment into = of.bytes();
-        int row = call.order[place] / of.pairsPerRow();
-        for (int g = 0; g < w.groups(); g++) {
-            int column = g * w.colsPerGroup();
-            int count = Math.min(w.colsPerGroup(), w.cols() - column);
-            long to = (long) place * w.stride() + (long) g * w.groupStride();
-            int from = row * w.cols() + column;
-            for (int c = 0; c < count; c++) {
-                into.set(ValueLayout.JAVA_BYTE, to + c, (byte) ((int) a[from + c] + Int8Products.SHIFT));
-            }
-        }
+        long stride = gateUp.w().stride();
+        long row = call.order[place] / gateUp.pairsPerRow() * stride;
+        MemorySegment.copy(call.rows1, row, call.bytes1, place * stride, stride);
     }
 
     /**
@@ -160,28 +154,23 @@ final class CpuGemm {
             Operands of, Int8Products products, int block, int atOnce, int first, int count, Scratch s) {
         PackedWeights w = of.w();
         int[] shifts = Objects.requireNonNull(w.shifts(), "shifts");
+        boolean inOrder = of.rows() == of.bytes() || call.laidOut;
+        MemorySegment bytes = inOrder ? of.bytes() : of.rows();
+        long row = (long) (inOrder ? first : call.order[first] / of.pairsPerRow()) * w.stride();
         for (int g = 0; g < w.groups(); g++) {
             long column = (long) g * w.groupStride();
             long weights = ((long) block * w.stride() + column) * ROWS;
-            long row = (long) first * w.stride() + column;
             if (atOnce == 1) {
-                products.multiply(w.values(), weights, of.bytes(), row, count, s);
+                products.multiply(w.values(), weights, bytes, row + column, count, s);
             } else if (block % atOnce == 0) {
-                products.multiplyWide(w.values(), weights, of.bytes(), row, count, s);
+                products.multiplyWide(w.values(), weights, bytes, row + column, count, s);
             }
             int from = block % atOnce * count * ROWS;
             int at = (block * w.groups() + g) * ROWS;
             for (int t = 0; t < count; t++) {
                 double factor = of.scales()[call.order[first + t] / of.pairsPerRow() * w.groups() + g];
-                addScaled(s.products, from + t * ROWS, shifts, factor, w.scales(), at, s.total, t * ROWS);
+                arithmetic.addScaled(s.products, from + t * ROWS, shifts, factor, w.scales(), at, s.total, t * ROWS);
             }
-        }
-    }
-
-    private static void addScaled(
-            int[] products, int from, int[] shifts, double factor, float[] scales, int at, double[] total, int to) {
-        for (int r = 0; r < ROWS; r++) {
-            total[to + r] += (products[from + r] - shifts[at + r]) * factor * scales[at + r];
         }
     }
 

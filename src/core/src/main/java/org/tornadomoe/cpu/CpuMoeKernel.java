@@ -53,7 +53,6 @@ final class CpuMoeKernel implements MoeKernel, Adapters, Replicated, Profiled {
     private final Team.Stage shrinkPairs;
     private final Team.Stage down = this::down;
     private final Team.Stage gatherGateUp;
-    private final Team.Stage gatherDown;
 
     /** Whether the call has too few tokens for each thread to have one, and logits are found before the rest. */
     private boolean fewTokens;
@@ -84,7 +83,6 @@ final class CpuMoeKernel implements MoeKernel, Adapters, Replicated, Profiled {
         adapters = new CpuAdapters(layer, call);
         gemm = new CpuGemm(arithmetic, layer, call, adapters);
         gatherGateUp = (place, _) -> gemm.gatherGateUp(place);
-        gatherDown = (place, _) -> gemm.gatherDown(place);
         shrinkTokens = adapters::shrinkTokens;
         shrinkPairs = adapters::shrinkPairs;
         replicas = call.own == call.ids ? null : Replicas.allHere(layer.expertMap.length, e -> layer.expertMap[e]);
@@ -162,7 +160,8 @@ final class CpuMoeKernel implements MoeKernel, Adapters, Replicated, Profiled {
             team.run(together, pairs, shrinkTokens, scratch);
             endStage("loraGateUp");
         }
-        if (layer.products1 != null) {
+        call.laidOut = layer.products1 != null && call.sharesExperts();
+        if (call.laidOut) {
             team.run(together, localPairs(), gatherGateUp, scratch);
             endStage("layOutPairs");
         }
@@ -178,10 +177,6 @@ final class CpuMoeKernel implements MoeKernel, Adapters, Replicated, Profiled {
         if (adapters.isOn()) {
             team.run(together, pairs, shrinkPairs, scratch);
             endStage("loraDown");
-        }
-        if (layer.products2 != null) {
-            team.run(together, localPairs(), gatherDown, scratch);
-            endStage("layOutActivations");
         }
         team.run(together, layer.w2.blocks() / call.downAtOnce, down, scratch);
         endStage("downAndCombine");
@@ -304,7 +299,8 @@ final class CpuMoeKernel implements MoeKernel, Adapters, Replicated, Profiled {
             for (int t = 0; t < some; t++) {
                 int pair = call.order[first + t];
                 int at = pair * layer.i + column;
-                layer.activation(pair).apply(s.total, t * ROWS, t * ROWS + half, count, call.act, at);
+                layer.activation(pair)
+                        .apply(arithmetic, s.total, t * ROWS, t * ROWS + half, count, s.sum, call.act, at);
             }
         }
     }

@@ -1,6 +1,9 @@
 package org.tornadomoe.cpu;
 
+import java.lang.foreign.MemorySegment;
+import java.lang.foreign.ValueLayout;
 import org.jspecify.annotations.Nullable;
+import org.tornadomoe.host.Int8Products;
 import org.tornadomoe.host.Scratch;
 import org.tornadomoe.quant.Int8Activations;
 
@@ -51,7 +54,8 @@ final class CpuQuantizer {
     /** A row of the first GEMM's input. */
     void quantizeInput(int row, Scratch s) {
         float known = known(layer.knownA1, layer.ownRows ? call.ids[row] : -1);
-        quantize(input(), row, layer.h, layer.w13, known, call.a1, call.a1Scales, call.sums1, call.large1, s);
+        quantize(input(), row, layer.h, layer.w13, known, call.a1Scales, call.sums1, call.large1, s);
+        put(s.bytes, row, layer.h, layer.w13, call.a1, call.rows1, row);
     }
 
     /** The scale of an expert's activations; any, where they go to no expert here. */
@@ -62,12 +66,13 @@ final class CpuQuantizer {
     /** A pair's row of the second's. */
     void quantizeActivations(int pair, Scratch s) {
         float known = known(layer.knownA2, call.own[pair]);
-        quantize(call.act, pair, layer.i, layer.w2, known, call.a2, call.a2Scales, call.sums2, call.large2, s);
+        quantize(call.act, pair, layer.i, layer.w2, known, call.a2Scales, call.sums2, call.large2, s);
+        put(s.bytes, pair, layer.i, layer.w2, call.a2, call.bytes2, call.place[pair]);
     }
 
     /**
-     * A row as the scheme has it; where activations stay float, whether they are large, and the sums that zero points
-     * need.
+     * A row as the scheme has it, into {@code s.bytes}; where activations stay float, whether they are large, and the
+     * sums that zero points need.
      */
     private void quantize(
             float[] x,
@@ -75,7 +80,6 @@ final class CpuQuantizer {
             int width,
             PackedWeights w,
             float known,
-            float[] into,
             float[] scales,
             double[] sums,
             boolean[] large,
@@ -108,11 +112,26 @@ final class CpuQuantizer {
                     }
                     sums[row * w.groups() + g] = sum;
                 }
-                return;
             }
         }
-        for (int c = 0; c < width; c++) {
-            into[at + c] = s.bytes[c];
+    }
+
+    /** Puts a row in int8 where it is read: as floats, or moved, at a place of what native products read. */
+    private void put(byte[] row, int of, int width, PackedWeights w, float[] floats, MemorySegment bytes, int place) {
+        if (layer.products1 != null) {
+            for (int c = 0; c < width; c++) {
+                row[c] ^= (byte) Int8Products.SHIFT;
+            }
+            for (int g = 0; g < w.groups(); g++) {
+                int column = g * w.colsPerGroup();
+                int count = Math.min(w.colsPerGroup(), width - column);
+                long to = (long) place * w.stride() + (long) g * w.groupStride();
+                MemorySegment.copy(row, column, bytes, ValueLayout.JAVA_BYTE, to, count);
+            }
+        } else if (layer.int8) {
+            for (int c = 0; c < width; c++) {
+                floats[of * width + c] = row[c];
+            }
         }
     }
 }

@@ -12,12 +12,14 @@ final class CpuStageCheck {
 
     private final CpuWeights layer;
     private final CpuBuffers call;
+    private final Arithmetic arithmetic;
     private final CpuQuantizer quantizer;
     private final CpuGemm gemm;
     private final Scratch scratch = new Scratch();
 
     CpuStageCheck(CpuWeights layer, Arithmetic arithmetic) {
         this.layer = layer;
+        this.arithmetic = arithmetic;
         call = new CpuBuffers(layer, 1);
         quantizer = new CpuQuantizer(layer, call);
         gemm = new CpuGemm(arithmetic, layer, call, new CpuAdapters(layer, call));
@@ -181,7 +183,7 @@ final class CpuStageCheck {
             int c = v % i;
             gateUp[0] = gemm1[from + (alternating ? 2 * c : c)];
             gateUp[1] = gated ? gemm1[from + (alternating ? 2 * c + 1 : i + c)] : 1;
-            layer.activation(v / i).apply(gateUp, 0, 1, 1, act, v);
+            layer.activation(v / i).apply(arithmetic, gateUp, 0, 1, 1, scratch.sum, act, v);
         }
         return act;
     }

@@ -162,6 +162,20 @@ public abstract sealed class Arithmetic permits VectorArithmetic, ScalarArithmet
     public abstract void addScaled(float[] tile, int from, double factor, float[] scales, int at, double[] total);
 
     /**
+     * Adds a token's int32 sums of a block, of activations that were moved, scaled likewise: total[to + r] +=
+     * (products[from + r] - shifts[at + r]) · factor · scales[at + r].
+     */
+    public abstract void addScaled(
+            int[] products, int from, int[] shifts, double factor, float[] scales, int at, double[] total, int to);
+
+    /**
+     * x[c] becomes e to the x[c] for c from 0 to count, within one unit in the last place, the same bits in every
+     * arithmetic; infinite above 709, zero below -708. What lies beyond, up to the next multiple of 8, may be written
+     * over.
+     */
+    public abstract void exp(double[] x, int count);
+
+    /**
      * A block of the router times one token, in float64: out[into + r] is the sum over c of x[from + c] · w[at + c · 16
      * + r], in index order. Products of two floats are exact in it, so this is the definition's to the bit.
      */

@@ -62,6 +62,17 @@ final class OneDnnArithmetic extends Arithmetic {
     }
 
     @Override
+    public void addScaled(
+            int[] products, int from, int[] shifts, double factor, float[] scales, int at, double[] total, int to) {
+        java.addScaled(products, from, shifts, factor, scales, at, total, to);
+    }
+
+    @Override
+    public void exp(double[] x, int count) {
+        java.exp(x, count);
+    }
+
+    @Override
     public void logits(float[] w, int at, int cols, float[] x, int from, double[] out, int into) {
         java.logits(w, at, cols, x, from, out, into);
     }

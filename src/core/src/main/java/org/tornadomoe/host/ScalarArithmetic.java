@@ -33,6 +33,21 @@ final class ScalarArithmetic extends Arithmetic {
     }
 
     @Override
+    public void addScaled(
+            int[] products, int from, int[] shifts, double factor, float[] scales, int at, double[] total, int to) {
+        for (int r = 0; r < ROWS; r++) {
+            total[to + r] += (products[from + r] - shifts[at + r]) * factor * scales[at + r];
+        }
+    }
+
+    @Override
+    public void exp(double[] x, int count) {
+        for (int c = 0; c < count; c++) {
+            x[c] = Exp.of(x[c]);
+        }
+    }
+
+    @Override
     public void logits(float[] w, int at, int cols, float[] x, int from, double[] out, int into) {
         Arrays.fill(out, into, into + ROUTER_ROWS, 0);
         for (int c = 0; c < cols; c++) {

@@ -3,7 +3,7 @@ package org.tornadomoe.host;
 import java.util.concurrent.ForkJoinPool;
 import java.util.concurrent.ForkJoinTask;
 import java.util.concurrent.atomic.AtomicInteger;
-import java.util.concurrent.atomic.AtomicLong;
+import java.util.concurrent.atomic.AtomicLongArray;
 import java.util.concurrent.locks.ReentrantLock;
 import org.jspecify.annotations.Nullable;
 
@@ -29,13 +29,18 @@ public final class Team {
                 Math.min(Runtime.getRuntime().availableProcessors(), 1 + ForkJoinPool.getCommonPoolParallelism()));
     }
 
+    /** Of {@link #counters}: the tasks of the stage under way in the upper half, the next of them in the lower. */
+    private static final int CLAIM = 16;
+
+    /** How many of them are still to be done. */
+    private static final int UNFINISHED = 2 * CLAIM;
+
     private final Helper[] helpers;
     private final ReentrantLock taken = new ReentrantLock();
 
-    /** The tasks of the stage under way in the upper half, the next of them in the lower. */
-    private final AtomicLong claim = new AtomicLong();
+    /** Two pairs of the cache's lines apart, since all threads read one of them while others write the other. */
+    private final AtomicLongArray counters = new AtomicLongArray(3 * CLAIM);
 
-    private final AtomicInteger unfinished = new AtomicInteger();
     private volatile boolean open;
     private volatile @Nullable Throwable failure;
 
@@ -96,10 +101,10 @@ public final class Team {
             return;
         }
         this.stage = stage;
-        unfinished.set(tasks);
-        claim.set((long) tasks << 32);
+        counters.set(UNFINISHED, tasks);
+        counters.set(CLAIM, (long) tasks << 32);
         work(scratch);
-        for (int spin = 0; unfinished.get() > 0; spin++) {
+        for (int spin = 0; counters.get(UNFINISHED) > 0; spin++) {
             pause(spin);
         }
         Throwable thrown = failure;
@@ -109,23 +114,28 @@ public final class Team {
         }
     }
 
+    /** Does tasks while there are any. The next stage waits until all that were done here are told of, at the end. */
     private void work(Scratch scratch) {
-        while (true) {
-            long seen = claim.get();
-            int next = (int) seen;
-            if (next >= (int) (seen >>> 32)) {
-                return;
+        int done = 0;
+        while (isLeft(counters.get(CLAIM))) { // so that who only waits doesn't write
+            long claimed = counters.getAndIncrement(CLAIM);
+            if (!isLeft(claimed)) {
+                break;
             }
-            if (claim.compareAndSet(seen, seen + 1)) {
-                try {
-                    stage.run(next, scratch);
-                } catch (RuntimeException | Error thrown) {
-                    keep(thrown);
-                } finally {
-                    unfinished.decrementAndGet();
-                }
+            try {
+                stage.run((int) claimed, scratch);
+            } catch (RuntimeException | Error thrown) {
+                keep(thrown);
             }
+            done++;
         }
+        if (done > 0) {
+            counters.getAndAdd(UNFINISHED, -done);
+        }
+    }
+
+    private static boolean isLeft(long claim) {
+        return (int) claim < (int) (claim >>> 32);
     }
 
     /** The first, and the later ones suppressed in it. */

@@ -6,6 +6,8 @@ import java.util.Arrays;
 import jdk.incubator.vector.ByteVector;
 import jdk.incubator.vector.DoubleVector;
 import jdk.incubator.vector.FloatVector;
+import jdk.incubator.vector.IntVector;
+import jdk.incubator.vector.LongVector;
 import jdk.incubator.vector.VectorOperators;
 import jdk.incubator.vector.VectorShape;
 import jdk.incubator.vector.VectorSpecies;
@@ -24,6 +26,9 @@ final class VectorArithmetic extends Arithmetic {
             VectorSpecies.of(byte.class, VectorShape.forBitSize(Math.max(64, 8 * LANES)));
 
     private static final VectorSpecies<Double> D = F.withLanes(double.class);
+    private static final VectorSpecies<Integer> INTS =
+            VectorSpecies.of(int.class, VectorShape.forBitSize(F.vectorBitSize() / 2));
+
     private static final VectorSpecies<Float> HALF =
             VectorSpecies.of(float.class, VectorShape.forBitSize(F.vectorBitSize() / 2));
 
@@ -300,6 +305,41 @@ final class VectorArithmetic extends Arithmetic {
 
     private static DoubleVector widen(float[] x, int at) {
         return (DoubleVector) FloatVector.fromArray(HALF, x, at).convertShape(VectorOperators.F2D, D, 0);
+    }
+
+    @Override
+    public void addScaled(
+            int[] products, int from, int[] shifts, double factor, float[] scales, int at, double[] total, int to) {
+        for (int r = 0; r < ROWS; r += D.length()) {
+            IntVector exact =
+                    IntVector.fromArray(INTS, products, from + r).sub(IntVector.fromArray(INTS, shifts, at + r));
+            DoubleVector sum = ((DoubleVector) exact.convertShape(VectorOperators.I2D, D, 0))
+                    .mul(factor)
+                    .mul(widen(scales, at + r));
+            DoubleVector.fromArray(D, total, to + r).add(sum).intoArray(total, to + r);
+        }
+    }
+
+    @Override
+    public void exp(double[] x, int count) {
+        for (int c = 0; c < count; c += D.length()) {
+            DoubleVector of = DoubleVector.fromArray(D, x, c);
+            DoubleVector whole = of.fma(DoubleVector.broadcast(D, Exp.LOG2_E), DoubleVector.broadcast(D, Exp.WHOLE));
+            DoubleVector n = whole.sub(Exp.WHOLE);
+            DoubleVector r =
+                    n.fma(DoubleVector.broadcast(D, -Exp.LN2_REST), n.fma(DoubleVector.broadcast(D, -Exp.LN2), of));
+            DoubleVector sum = DoubleVector.broadcast(D, Exp.SERIES[0]);
+            for (int k = 1; k < Exp.SERIES.length; k++) {
+                sum = sum.fma(r, DoubleVector.broadcast(D, Exp.SERIES[k]));
+            }
+            LongVector power = whole.reinterpretAsLongs()
+                    .lanewise(VectorOperators.LSHL, Exp.EXPONENT)
+                    .add(Exp.ONE);
+            sum.mul(power.reinterpretAsDoubles())
+                    .blend(Double.POSITIVE_INFINITY, of.compare(VectorOperators.GT, Exp.MOST))
+                    .blend(0.0, of.compare(VectorOperators.LT, Exp.LEAST))
+                    .intoArray(x, c);
+        }
     }
 
     @Override

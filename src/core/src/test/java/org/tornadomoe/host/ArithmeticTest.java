@@ -130,10 +130,46 @@ class ArithmeticTest {
                 require(Arrays.equals(tiles[0], 0, values, tiles[1], 0, values), tokens + " tokens");
                 require(Arrays.equals(totals[0], 0, values, totals[1], 0, values), tokens + " tokens, scaled");
             }
+            compareProducts(one, other, random, scales);
+            double[] powers = new double[24];
+            for (int v = 0; v < 100_000; v += powers.length) {
+                for (int c = 0; c < powers.length; c++) {
+                    powers[c] = random.nextDouble(-720, 720) * random.nextDouble();
+                }
+                double[] of = powers.clone();
+                double[] same = powers.clone();
+                one.exp(powers, powers.length);
+                other.exp(same, same.length);
+                require(Arrays.equals(powers, same), "powers of e");
+                for (int c = 0; c < powers.length; c++) {
+                    double exact = of[c] > 709 ? Double.POSITIVE_INFINITY : of[c] < -708 ? 0 : StrictMath.exp(of[c]);
+                    require(powers[c] == exact || Math.abs(powers[c] - exact) <= 2 * Math.ulp(exact), "e^" + of[c]);
+                }
+            }
+            double[] special = {
+                Double.NaN, Double.POSITIVE_INFINITY, Double.NEGATIVE_INFINITY, 0, -0.0, 709, 709.5, -708.5
+            };
+            double[] expected = {Double.NaN, Double.POSITIVE_INFINITY, 0, 1, 1, special[5], Double.POSITIVE_INFINITY, 0
+            };
+            expected[5] = Exp.of(709);
+            one.exp(special, special.length);
+            require(Arrays.equals(special, expected), "powers of e " + Arrays.toString(special));
             double[][] logits = new double[2][Arithmetic.ROUTER_ROWS];
             one.logits(a, 0, 50, a, 5, logits[0], 0);
             other.logits(a, 0, 50, a, 5, logits[1], 0);
             require(Arrays.equals(logits[0], logits[1]), "logits");
+        }
+
+        private static void compareProducts(Arithmetic one, Arithmetic other, SplittableRandom random, float[] scales) {
+            int[] products = random.ints(Arithmetic.ROWS + 5).toArray();
+            int[] shifts = random.ints(Arithmetic.ROWS + 3).map(v -> v / 2).toArray();
+            for (int v = 0; v < products.length; v++) {
+                products[v] /= 2;
+            }
+            double[][] totals = new double[2][Arithmetic.ROWS + 9];
+            one.addScaled(products, 5, shifts, 1 / 7.0, scales, 3, totals[0], 9);
+            other.addScaled(products, 5, shifts, 1 / 7.0, scales, 3, totals[1], 9);
+            require(Arrays.equals(totals[0], totals[1]), "products, scaled");
         }
 
         private static void require(boolean equal, String what) {
