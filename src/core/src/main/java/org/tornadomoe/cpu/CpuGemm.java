@@ -21,6 +21,12 @@ final class CpuGemm {
      */
     static final float LARGE = 0x1p112f;
 
+    /**
+     * Below here products with weights that are scaled in float may lose bits; a row with no greater value is summed in
+     * double, too.
+     */
+    static final float SMALL = 0x1p-60f;
+
     private static final int ROWS = PackedWeights.ROWS;
 
     /** Columns whose int8 products add up to at most 2^24, up to which float has every integer. */
@@ -39,7 +45,8 @@ final class CpuGemm {
      * @param bytes likewise by place, for all others; may be the same
      * @param scales [rows, groups] of a
      * @param sums [rows, groups] of a, where zero points need them
-     * @param large [rows] where activations are float: whether one of a is from {@link #LARGE} on
+     * @param large [rows] where activations are float: whether one of a is from {@link #LARGE} on, or weights are scaled in
+     *     float and none is from {@link #SMALL} on, while some are not 0
      * @param pairsPerRow pairs that share a row of a
      */
     private record Operands(
@@ -140,7 +147,11 @@ final class CpuGemm {
         if (of.products() != null) {
             addNativeProducts(of, of.products(), block, atOnce, first, count, s);
         } else {
-            addProducts(of, block, first, count, s);
+            if (!layer.int8 && of.w().scalesInFloat()) {
+                addScaledProducts(of, block, first, count, s);
+            } else {
+                addProducts(of, block, first, count, s);
+            }
         }
         float[] bias = of.w().bias();
         for (int t = 0; t < count && bias != null; t++) {
@@ -232,6 +243,47 @@ final class CpuGemm {
                     subtract(w.zeroPoints(), at, of.sums()[row], sum, t * ROWS);
                 }
                 scale(w.scales(), at, factor, sum, total, t * ROWS);
+            }
+        }
+    }
+
+    /** In float lanes where weights are scaled before they are multiplied. */
+    private void addScaledProducts(Operands of, int block, int first, int count, Scratch s) {
+        PackedWeights w = of.w();
+        int width = w.colsPerGroup();
+        int most = Math.max(1, FLOAT_COLUMNS / width) * width;
+        for (int c = 0; c < w.cols(); c += most) {
+            for (int t = 0; t < count; t++) {
+                s.from[t] = call.order[first + t] / of.pairsPerRow() * w.cols() + c;
+            }
+            int at = (block * w.groups() + c / width) * ROWS;
+            long values = ((long) block * w.cols() + c) * ROWS;
+            int cols = Math.min(most, w.cols() - c);
+            arithmetic.dotScaled(w.values(), values, cols, width, w.scales(), at, of.a(), s.from, count, s.tile);
+            for (int v = 0; v < count * ROWS; v++) {
+                s.total[v] += s.tile[v];
+            }
+        }
+        for (int t = 0; t < count; t++) {
+            int row = call.order[first + t] / of.pairsPerRow();
+            if (of.large()[row]) {
+                Arrays.fill(s.total, t * ROWS, (t + 1) * ROWS, 0);
+            } else if (w.zeroPoints() == null) {
+                continue;
+            }
+            for (int g = 0; g < w.groups(); g++) {
+                int at = (block * w.groups() + g) * ROWS;
+                Arrays.fill(s.sum, 0, ROWS, 0);
+                if (of.large()[row]) {
+                    int end = Math.min((g + 1) * width, w.cols());
+                    sumInDouble(w, block, g * width, end, of.a(), row * w.cols(), s.sum, 0);
+                }
+                if (w.zeroPoints() != null) {
+                    subtract(w.zeroPoints(), at, of.sums()[row * w.groups() + g], s.sum, 0);
+                }
+                for (int r = 0; r < ROWS; r++) {
+                    s.total[t * ROWS + r] += s.sum[r] * w.scales()[at + r];
+                }
             }
         }
     }

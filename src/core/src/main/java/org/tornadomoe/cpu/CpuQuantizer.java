@@ -104,7 +104,8 @@ final class CpuQuantizer {
                 for (int c = at; c < at + width; c++) {
                     greatest = Math.max(greatest, Math.abs(x[c]));
                 }
-                large[row] = greatest >= CpuGemm.LARGE;
+                boolean small = w.scalesInFloat() && greatest > 0 && greatest < CpuGemm.SMALL;
+                large[row] = greatest >= CpuGemm.LARGE || small;
                 for (int g = 0; g < w.groups() && sums.length != 0; g++) {
                     double sum = 0;
                     for (int c = g * w.colsPerGroup(); c < Math.min((g + 1L) * w.colsPerGroup(), width); c++) {

@@ -31,6 +31,8 @@ import org.tornadomoe.quant.SystemMemory;
  * @param bias [E, blocks, {@value #ROWS}]; null for none
  * @param shifts for native products, [E, blocks, groups, {@value #ROWS}]: what they have too much, since activations
  *     are moved by {@value Int8Products#SHIFT}; else null
+ * @param scalesInFloat whether weights may be multiplied by their scales in float, before they are with activations:
+ *     there are several groups, and no scale is extreme
  * @param rowOf the tensor's row of each of an expert's rows here, −1 for one that fills up
  */
 record PackedWeights(
@@ -45,6 +47,7 @@ record PackedWeights(
         float @Nullable [] zeroPoints,
         float @Nullable [] bias,
         int @Nullable [] shifts,
+        boolean scalesInFloat,
         int[] rowOf) {
     static final int ROWS = Arithmetic.ROWS;
 
@@ -59,6 +62,8 @@ record PackedWeights(
 
     /** Bytes of a line of the cache. */
     private static final int LINE = 64;
+
+    private static final float LEAST_SCALE = 0x1p-60f;
 
     /** Past the last value, for vectors that are read whole. */
     private static final int PADDING = 64;
@@ -149,7 +154,15 @@ record PackedWeights(
                 zeroPoints,
                 biases,
                 shifts,
+                groups > 1
+                        && shifts == null
+                        && IntStream.range(0, scales.length).parallel().allMatch(s -> isOrdinary(scales[s])),
                 sources);
+    }
+
+    /** Whether neither a weight times its scale nor that times a float of ordinary size has less bits than a float. */
+    private static boolean isOrdinary(float scale) {
+        return scale == 0 || (Math.abs(scale) >= LEAST_SCALE && Math.abs(scale) <= 1);
     }
 
     /** Puts some columns of a row where native products read them. Their sum. */

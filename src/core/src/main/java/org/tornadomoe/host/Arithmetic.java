@@ -156,6 +156,26 @@ public abstract sealed class Arithmetic permits VectorArithmetic, ScalarArithmet
     public abstract void dot(MemorySegment w, long at, int cols, float[] a, int[] from, int tokens, float[] tile);
 
     /**
+     * Likewise with weights in groups of columns that have scales of their own, each weight times its scale rounded to
+     * float: tile[t, r] is about the sum over c of a[from[t] + c] · w[at + c · 64 + r] · scales[scale + c / width · 64 +
+     * r].
+     *
+     * @param cols from a group's first on
+     * @param width columns of a group; the last may have fewer
+     */
+    public abstract void dotScaled(
+            MemorySegment w,
+            long at,
+            int cols,
+            int width,
+            float[] scales,
+            int scale,
+            float[] a,
+            int[] from,
+            int tokens,
+            float[] tile);
+
+    /**
      * Adds a token's sums of a block of rows, scaled, each product and the sum rounded to double: total[from + r] +=
      * tile[from + r] · factor · scales[at + r].
      */

@@ -57,6 +57,21 @@ final class OneDnnArithmetic extends Arithmetic {
     }
 
     @Override
+    public void dotScaled(
+            MemorySegment w,
+            long at,
+            int cols,
+            int width,
+            float[] scales,
+            int scale,
+            float[] a,
+            int[] from,
+            int tokens,
+            float[] tile) {
+        java.dotScaled(w, at, cols, width, scales, scale, a, from, tokens, tile);
+    }
+
+    @Override
     public void addScaled(float[] tile, int from, double factor, float[] scales, int at, double[] total) {
         java.addScaled(tile, from, factor, scales, at, total);
     }

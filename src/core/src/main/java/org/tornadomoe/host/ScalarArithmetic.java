@@ -26,6 +26,31 @@ final class ScalarArithmetic extends Arithmetic {
     }
 
     @Override
+    public void dotScaled(
+            MemorySegment w,
+            long at,
+            int cols,
+            int width,
+            float[] scales,
+            int scale,
+            float[] a,
+            int[] from,
+            int tokens,
+            float[] tile) {
+        Arrays.fill(tile, 0, tokens * ROWS, 0);
+        for (int c = 0; c < cols; c++) {
+            long column = at + (long) c * ROWS;
+            int group = scale + c / width * ROWS;
+            for (int t = 0; t < tokens; t++) {
+                float x = a[from[t] + c];
+                for (int r = 0; r < ROWS; r++) {
+                    tile[t * ROWS + r] += x * (w.get(ValueLayout.JAVA_BYTE, column + r) * scales[group + r]);
+                }
+            }
+        }
+    }
+
+    @Override
     public void addScaled(float[] tile, int from, double factor, float[] scales, int at, double[] total) {
         for (int r = 0; r < ROWS; r++) {
             total[from + r] += tile[from + r] * factor * scales[at + r];

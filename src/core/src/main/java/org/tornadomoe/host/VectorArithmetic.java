@@ -296,6 +296,322 @@ final class VectorArithmetic extends Arithmetic {
     }
 
     @Override
+    public void dotScaled(
+            MemorySegment w,
+            long at,
+            int cols,
+            int width,
+            float[] scales,
+            int scale,
+            float[] a,
+            int[] from,
+            int tokens,
+            float[] tile) {
+        Arrays.fill(from, tokens, TOKENS, from[0]);
+        int together = tokens > 4 && EIGHT ? 8 : tokens > 2 ? 4 : tokens;
+        for (int t = 0; t < tokens; t += together) {
+            int rows = (together > 2 ? 2 : together > 1 ? 4 : VECTORS) * LANES;
+            for (int row = 0; row < ROWS; row += rows) {
+                int to = t * ROWS + row;
+                long i = at + row;
+                int s = scale + row;
+                switch (together) {
+                    case 1 -> {
+                        if (VECTORS == 8) {
+                            scaled1By8(w, i, cols, width, scales, s, a, from[t], tile, to);
+                        } else {
+                            scaled1(w, i, cols, width, scales, s, a, from[t], tile, to);
+                        }
+                    }
+                    case 2 -> scaled2(w, i, cols, width, scales, s, a, from[t], from[t + 1], tile, to);
+                    case 4 -> scaled4(w, i, cols, width, scales, s, a, from, t, tile, to);
+                    default -> scaled8(w, i, cols, width, scales, s, a, from, tile, to);
+                }
+            }
+        }
+    }
+
+    private static void scaled1(
+            MemorySegment w,
+            long at,
+            int cols,
+            int width,
+            float[] scales,
+            int s,
+            float[] a,
+            int a0,
+            float[] tile,
+            int row) {
+        FloatVector s00 = FloatVector.zero(F);
+        FloatVector s01 = FloatVector.zero(F);
+        FloatVector s02 = FloatVector.zero(F);
+        FloatVector s03 = FloatVector.zero(F);
+        for (int c = 0, g = s; c < cols; g += ROWS) {
+            FloatVector f0 = FloatVector.fromArray(F, scales, g);
+            FloatVector f1 = FloatVector.fromArray(F, scales, g + LANES);
+            FloatVector f2 = FloatVector.fromArray(F, scales, g + 2 * LANES);
+            FloatVector f3 = FloatVector.fromArray(F, scales, g + 3 * LANES);
+            for (int end = Math.min(c + width, cols); c < end; c++) {
+                long column = at + (long) c * ROWS;
+                FloatVector x = FloatVector.broadcast(F, a[a0 + c]);
+                s00 = weights(w, column).mul(f0).fma(x, s00);
+                s01 = weights(w, column + LANES).mul(f1).fma(x, s01);
+                s02 = weights(w, column + 2L * LANES).mul(f2).fma(x, s02);
+                s03 = weights(w, column + 3L * LANES).mul(f3).fma(x, s03);
+            }
+        }
+        s00.intoArray(tile, row);
+        s01.intoArray(tile, row + LANES);
+        s02.intoArray(tile, row + 2 * LANES);
+        s03.intoArray(tile, row + 3 * LANES);
+    }
+
+    private static void scaled1By8(
+            MemorySegment w,
+            long at,
+            int cols,
+            int width,
+            float[] scales,
+            int s,
+            float[] a,
+            int a0,
+            float[] tile,
+            int row) {
+        FloatVector s00 = FloatVector.zero(F);
+        FloatVector s01 = FloatVector.zero(F);
+        FloatVector s02 = FloatVector.zero(F);
+        FloatVector s03 = FloatVector.zero(F);
+        FloatVector s04 = FloatVector.zero(F);
+        FloatVector s05 = FloatVector.zero(F);
+        FloatVector s06 = FloatVector.zero(F);
+        FloatVector s07 = FloatVector.zero(F);
+        for (int c = 0, g = s; c < cols; g += ROWS) {
+            FloatVector f0 = FloatVector.fromArray(F, scales, g);
+            FloatVector f1 = FloatVector.fromArray(F, scales, g + LANES);
+            FloatVector f2 = FloatVector.fromArray(F, scales, g + 2 * LANES);
+            FloatVector f3 = FloatVector.fromArray(F, scales, g + 3 * LANES);
+            FloatVector f4 = FloatVector.fromArray(F, scales, g + 4 * LANES);
+            FloatVector f5 = FloatVector.fromArray(F, scales, g + 5 * LANES);
+            FloatVector f6 = FloatVector.fromArray(F, scales, g + 6 * LANES);
+            FloatVector f7 = FloatVector.fromArray(F, scales, g + 7 * LANES);
+            for (int end = Math.min(c + width, cols); c < end; c++) {
+                long column = at + (long) c * ROWS;
+                FloatVector x = FloatVector.broadcast(F, a[a0 + c]);
+                s00 = weights(w, column).mul(f0).fma(x, s00);
+                s01 = weights(w, column + LANES).mul(f1).fma(x, s01);
+                s02 = weights(w, column + 2L * LANES).mul(f2).fma(x, s02);
+                s03 = weights(w, column + 3L * LANES).mul(f3).fma(x, s03);
+                s04 = weights(w, column + 4L * LANES).mul(f4).fma(x, s04);
+                s05 = weights(w, column + 5L * LANES).mul(f5).fma(x, s05);
+                s06 = weights(w, column + 6L * LANES).mul(f6).fma(x, s06);
+                s07 = weights(w, column + 7L * LANES).mul(f7).fma(x, s07);
+            }
+        }
+        s00.intoArray(tile, row);
+        s01.intoArray(tile, row + LANES);
+        s02.intoArray(tile, row + 2 * LANES);
+        s03.intoArray(tile, row + 3 * LANES);
+        s04.intoArray(tile, row + 4 * LANES);
+        s05.intoArray(tile, row + 5 * LANES);
+        s06.intoArray(tile, row + 6 * LANES);
+        s07.intoArray(tile, row + 7 * LANES);
+    }
+
+    private static void scaled2(
+            MemorySegment w,
+            long at,
+            int cols,
+            int width,
+            float[] scales,
+            int s,
+            float[] a,
+            int a0,
+            int a1,
+            float[] tile,
+            int row) {
+        FloatVector s00 = FloatVector.zero(F);
+        FloatVector s01 = FloatVector.zero(F);
+        FloatVector s02 = FloatVector.zero(F);
+        FloatVector s03 = FloatVector.zero(F);
+        FloatVector s10 = FloatVector.zero(F);
+        FloatVector s11 = FloatVector.zero(F);
+        FloatVector s12 = FloatVector.zero(F);
+        FloatVector s13 = FloatVector.zero(F);
+        for (int c = 0, g = s; c < cols; g += ROWS) {
+            FloatVector f0 = FloatVector.fromArray(F, scales, g);
+            FloatVector f1 = FloatVector.fromArray(F, scales, g + LANES);
+            FloatVector f2 = FloatVector.fromArray(F, scales, g + 2 * LANES);
+            FloatVector f3 = FloatVector.fromArray(F, scales, g + 3 * LANES);
+            for (int end = Math.min(c + width, cols); c < end; c++) {
+                long column = at + (long) c * ROWS;
+                FloatVector w0 = weights(w, column).mul(f0);
+                FloatVector w1 = weights(w, column + LANES).mul(f1);
+                FloatVector w2 = weights(w, column + 2L * LANES).mul(f2);
+                FloatVector w3 = weights(w, column + 3L * LANES).mul(f3);
+                FloatVector x0 = FloatVector.broadcast(F, a[a0 + c]);
+                s00 = w0.fma(x0, s00);
+                s01 = w1.fma(x0, s01);
+                s02 = w2.fma(x0, s02);
+                s03 = w3.fma(x0, s03);
+                FloatVector x1 = FloatVector.broadcast(F, a[a1 + c]);
+                s10 = w0.fma(x1, s10);
+                s11 = w1.fma(x1, s11);
+                s12 = w2.fma(x1, s12);
+                s13 = w3.fma(x1, s13);
+            }
+        }
+        s00.intoArray(tile, row);
+        s01.intoArray(tile, row + LANES);
+        s02.intoArray(tile, row + 2 * LANES);
+        s03.intoArray(tile, row + 3 * LANES);
+        s10.intoArray(tile, row + ROWS);
+        s11.intoArray(tile, row + ROWS + LANES);
+        s12.intoArray(tile, row + ROWS + 2 * LANES);
+        s13.intoArray(tile, row + ROWS + 3 * LANES);
+    }
+
+    private static void scaled4(
+            MemorySegment w,
+            long at,
+            int cols,
+            int width,
+            float[] scales,
+            int s,
+            float[] a,
+            int[] from,
+            int t,
+            float[] tile,
+            int row) {
+        int a0 = from[t + 0];
+        int a1 = from[t + 1];
+        int a2 = from[t + 2];
+        int a3 = from[t + 3];
+        FloatVector s00 = FloatVector.zero(F);
+        FloatVector s01 = FloatVector.zero(F);
+        FloatVector s10 = FloatVector.zero(F);
+        FloatVector s11 = FloatVector.zero(F);
+        FloatVector s20 = FloatVector.zero(F);
+        FloatVector s21 = FloatVector.zero(F);
+        FloatVector s30 = FloatVector.zero(F);
+        FloatVector s31 = FloatVector.zero(F);
+        for (int c = 0, g = s; c < cols; g += ROWS) {
+            FloatVector f0 = FloatVector.fromArray(F, scales, g);
+            FloatVector f1 = FloatVector.fromArray(F, scales, g + LANES);
+            for (int end = Math.min(c + width, cols); c < end; c++) {
+                long column = at + (long) c * ROWS;
+                FloatVector w0 = weights(w, column).mul(f0);
+                FloatVector w1 = weights(w, column + LANES).mul(f1);
+                FloatVector x0 = FloatVector.broadcast(F, a[a0 + c]);
+                s00 = w0.fma(x0, s00);
+                s01 = w1.fma(x0, s01);
+                FloatVector x1 = FloatVector.broadcast(F, a[a1 + c]);
+                s10 = w0.fma(x1, s10);
+                s11 = w1.fma(x1, s11);
+                FloatVector x2 = FloatVector.broadcast(F, a[a2 + c]);
+                s20 = w0.fma(x2, s20);
+                s21 = w1.fma(x2, s21);
+                FloatVector x3 = FloatVector.broadcast(F, a[a3 + c]);
+                s30 = w0.fma(x3, s30);
+                s31 = w1.fma(x3, s31);
+            }
+        }
+        s00.intoArray(tile, row);
+        s01.intoArray(tile, row + LANES);
+        s10.intoArray(tile, row + ROWS);
+        s11.intoArray(tile, row + ROWS + LANES);
+        s20.intoArray(tile, row + 2 * ROWS);
+        s21.intoArray(tile, row + 2 * ROWS + LANES);
+        s30.intoArray(tile, row + 3 * ROWS);
+        s31.intoArray(tile, row + 3 * ROWS + LANES);
+    }
+
+    private static void scaled8(
+            MemorySegment w,
+            long at,
+            int cols,
+            int width,
+            float[] scales,
+            int s,
+            float[] a,
+            int[] from,
+            float[] tile,
+            int row) {
+        int a0 = from[0];
+        int a1 = from[1];
+        int a2 = from[2];
+        int a3 = from[3];
+        int a4 = from[4];
+        int a5 = from[5];
+        int a6 = from[6];
+        int a7 = from[7];
+        FloatVector s00 = FloatVector.zero(F);
+        FloatVector s01 = FloatVector.zero(F);
+        FloatVector s10 = FloatVector.zero(F);
+        FloatVector s11 = FloatVector.zero(F);
+        FloatVector s20 = FloatVector.zero(F);
+        FloatVector s21 = FloatVector.zero(F);
+        FloatVector s30 = FloatVector.zero(F);
+        FloatVector s31 = FloatVector.zero(F);
+        FloatVector s40 = FloatVector.zero(F);
+        FloatVector s41 = FloatVector.zero(F);
+        FloatVector s50 = FloatVector.zero(F);
+        FloatVector s51 = FloatVector.zero(F);
+        FloatVector s60 = FloatVector.zero(F);
+        FloatVector s61 = FloatVector.zero(F);
+        FloatVector s70 = FloatVector.zero(F);
+        FloatVector s71 = FloatVector.zero(F);
+        for (int c = 0, g = s; c < cols; g += ROWS) {
+            FloatVector f0 = FloatVector.fromArray(F, scales, g);
+            FloatVector f1 = FloatVector.fromArray(F, scales, g + LANES);
+            for (int end = Math.min(c + width, cols); c < end; c++) {
+                long column = at + (long) c * ROWS;
+                FloatVector w0 = weights(w, column).mul(f0);
+                FloatVector w1 = weights(w, column + LANES).mul(f1);
+                FloatVector x0 = FloatVector.broadcast(F, a[a0 + c]);
+                s00 = w0.fma(x0, s00);
+                s01 = w1.fma(x0, s01);
+                FloatVector x1 = FloatVector.broadcast(F, a[a1 + c]);
+                s10 = w0.fma(x1, s10);
+                s11 = w1.fma(x1, s11);
+                FloatVector x2 = FloatVector.broadcast(F, a[a2 + c]);
+                s20 = w0.fma(x2, s20);
+                s21 = w1.fma(x2, s21);
+                FloatVector x3 = FloatVector.broadcast(F, a[a3 + c]);
+                s30 = w0.fma(x3, s30);
+                s31 = w1.fma(x3, s31);
+                FloatVector x4 = FloatVector.broadcast(F, a[a4 + c]);
+                s40 = w0.fma(x4, s40);
+                s41 = w1.fma(x4, s41);
+                FloatVector x5 = FloatVector.broadcast(F, a[a5 + c]);
+                s50 = w0.fma(x5, s50);
+                s51 = w1.fma(x5, s51);
+                FloatVector x6 = FloatVector.broadcast(F, a[a6 + c]);
+                s60 = w0.fma(x6, s60);
+                s61 = w1.fma(x6, s61);
+                FloatVector x7 = FloatVector.broadcast(F, a[a7 + c]);
+                s70 = w0.fma(x7, s70);
+                s71 = w1.fma(x7, s71);
+            }
+        }
+        s00.intoArray(tile, row);
+        s01.intoArray(tile, row + LANES);
+        s10.intoArray(tile, row + ROWS);
+        s11.intoArray(tile, row + ROWS + LANES);
+        s20.intoArray(tile, row + 2 * ROWS);
+        s21.intoArray(tile, row + 2 * ROWS + LANES);
+        s30.intoArray(tile, row + 3 * ROWS);
+        s31.intoArray(tile, row + 3 * ROWS + LANES);
+        s40.intoArray(tile, row + 4 * ROWS);
+        s41.intoArray(tile, row + 4 * ROWS + LANES);
+        s50.intoArray(tile, row + 5 * ROWS);
+        s51.intoArray(tile, row + 5 * ROWS + LANES);
+        s60.intoArray(tile, row + 6 * ROWS);
+        s61.intoArray(tile, row + 6 * ROWS + LANES);
+        s70.intoArray(tile, row + 7 * ROWS);
+        s71.intoArray(tile, row + 7 * ROWS + LANES);
+    }
+
+    @Override
     public void addScaled(float[] tile, int from, double factor, float[] scales, int at, double[] total) {
         for (int r = 0; r < ROWS; r += D.length()) {
             DoubleVector sum = widen(tile, from + r).mul(factor).mul(widen(scales, at + r));
