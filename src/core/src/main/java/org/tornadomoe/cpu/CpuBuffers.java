@@ -127,14 +127,11 @@ final class CpuBuffers implements AutoCloseable {
         return shares;
     }
 
-    /** Blocks of w's that a task takes together: several, where tokens are few and tasks enough for all threads. */
+    /** Blocks of w's that a task takes together: several, where tasks are enough for all threads. */
     int blocksAtOnce(PackedWeights w, @Nullable Int8Products products, int tasks, int threads) {
         int wide = Int8Products.WIDE;
         boolean several =
                 products != null && products.isWide() && w.blocks() % wide == 0 && tasks >= 2 * wide * threads;
-        for (int a = 0; a < numActive; a++) {
-            several &= start[active[a] + 1] - start[active[a]] <= Int8Products.FEW_TOKENS;
-        }
         return several ? wide : 1;
     }
 

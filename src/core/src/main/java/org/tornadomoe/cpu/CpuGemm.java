@@ -45,8 +45,8 @@ final class CpuGemm {
      * @param bytes likewise by place, for all others; may be the same
      * @param scales [rows, groups] of a
      * @param sums [rows, groups] of a, where zero points need them
-     * @param large [rows] where activations are float: whether one of a is from {@link #LARGE} on, or weights are scaled in
-     *     float and none is from {@link #SMALL} on, while some are not 0
+     * @param large [rows] where activations are float: whether one of a is from {@link #LARGE} on, or weights are scaled
+     *     in float and none is from {@link #SMALL} on, while some are not 0
      * @param pairsPerRow pairs that share a row of a
      */
     private record Operands(
@@ -171,16 +171,14 @@ final class CpuGemm {
         for (int g = 0; g < w.groups(); g++) {
             long column = (long) g * w.groupStride();
             long weights = ((long) block * w.stride() + column) * ROWS;
-            if (atOnce == 1) {
-                products.multiply(w.values(), weights, bytes, row + column, count, s);
-            } else if (block % atOnce == 0) {
-                products.multiplyWide(w.values(), weights, bytes, row + column, count, s);
+            if (block % atOnce == 0) {
+                products.multiply(w.values(), weights, atOnce, bytes, row + column, count, s);
             }
-            int from = block % atOnce * count * ROWS;
             int at = (block * w.groups() + g) * ROWS;
             for (int t = 0; t < count; t++) {
                 double factor = of.scales()[call.order[first + t] / of.pairsPerRow() * w.groups() + g];
-                arithmetic.addScaled(s.products, from + t * ROWS, shifts, factor, w.scales(), at, s.total, t * ROWS);
+                int from = (t * atOnce + block % atOnce) * ROWS;
+                arithmetic.addScaled(s.products, from, shifts, factor, w.scales(), at, s.total, t * ROWS);
             }
         }
     }

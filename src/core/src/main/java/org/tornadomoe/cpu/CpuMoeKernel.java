@@ -283,25 +283,24 @@ final class CpuMoeKernel implements MoeKernel, Adapters, Replicated, Profiled {
         int tasks = layer.w13.blocks() / call.gateUpAtOnce;
         int e = call.active[task / tasks];
         int begin = task % tasks * call.gateUpAtOnce;
-        for (int block = begin; block < begin + call.gateUpAtOnce; block++) {
-            gateUp(e, block, s);
-        }
-    }
-
-    private void gateUp(int e, int block, Scratch s) {
-        int half = layer.half();
-        int column = block * half;
-        int count = Math.min(half, layer.i - column);
         int end = call.start[e + 1];
         for (int first = call.start[e]; first < end; first += layer.pairsAtOnce()) {
             int some = Math.min(layer.pairsAtOnce(), end - first);
-            gemm.multiplyGateUp(e, block, first, some, s);
-            for (int t = 0; t < some; t++) {
-                int pair = call.order[first + t];
-                int at = pair * layer.i + column;
-                layer.activation(pair)
-                        .apply(arithmetic, s.total, t * ROWS, t * ROWS + half, count, s.sum, call.act, at);
+            for (int block = begin; block < begin + call.gateUpAtOnce; block++) {
+                gateUp(e, block, first, some, s);
             }
+        }
+    }
+
+    private void gateUp(int e, int block, int first, int some, Scratch s) {
+        int half = layer.half();
+        int column = block * half;
+        int count = Math.min(half, layer.i - column);
+        gemm.multiplyGateUp(e, block, first, some, s);
+        for (int t = 0; t < some; t++) {
+            int pair = call.order[first + t];
+            int at = pair * layer.i + column;
+            layer.activation(pair).apply(arithmetic, s.total, t * ROWS, t * ROWS + half, count, s.sum, call.act, at);
         }
     }
 
@@ -316,8 +315,12 @@ final class CpuMoeKernel implements MoeKernel, Adapters, Replicated, Profiled {
             Arrays.fill(output, m * h + column, m * h + column + count, 0);
         }
         for (int a = 0; a < call.numActive; a++) {
-            for (int block = begin; block < begin + call.downAtOnce; block++) {
-                addDown(call.active[a], block, s);
+            int end = call.start[call.active[a] + 1];
+            for (int first = call.start[call.active[a]]; first < end; first += layer.pairsAtOnce()) {
+                int some = Math.min(layer.pairsAtOnce(), end - first);
+                for (int block = begin; block < begin + call.downAtOnce; block++) {
+                    addDown(call.active[a], block, first, some, s);
+                }
             }
         }
         call.addZeroExperts(column, count);
@@ -328,18 +331,14 @@ final class CpuMoeKernel implements MoeKernel, Adapters, Replicated, Profiled {
         }
     }
 
-    /** What an expert gives to a block of columns. */
-    private void addDown(int e, int block, Scratch s) {
+    /** What some pairs of an expert give to a block of columns. */
+    private void addDown(int e, int block, int first, int some, Scratch s) {
         int column = block * ROWS;
         int count = Math.min(ROWS, layer.h - column);
-        int end = call.start[e + 1];
-        for (int first = call.start[e]; first < end; first += layer.pairsAtOnce()) {
-            int some = Math.min(layer.pairsAtOnce(), end - first);
-            gemm.multiplyDown(e, block, first, some, s);
-            for (int t = 0; t < some; t++) {
-                int token = call.order[first + t] / layer.pairsPerToken;
-                add(s.total, t * ROWS, count, call.output, token * layer.h + column);
-            }
+        gemm.multiplyDown(e, block, first, some, s);
+        for (int t = 0; t < some; t++) {
+            int token = call.order[first + t] / layer.pairsPerToken;
+            add(s.total, t * ROWS, count, call.output, token * layer.h + column);
         }
     }
 

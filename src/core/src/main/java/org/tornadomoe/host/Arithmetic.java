@@ -157,8 +157,8 @@ public abstract sealed class Arithmetic permits VectorArithmetic, ScalarArithmet
 
     /**
      * Likewise with weights in groups of columns that have scales of their own, each weight times its scale rounded to
-     * float: tile[t, r] is about the sum over c of a[from[t] + c] · w[at + c · 64 + r] · scales[scale + c / width · 64 +
-     * r].
+     * float: tile[t, r] is about the sum over c of a[from[t] + c] · w[at + c · 64 + r] · scales[scale + c / width · 64
+     * + r].
      *
      * @param cols from a group's first on
      * @param width columns of a group; the last may have fewer
@@ -184,9 +184,18 @@ public abstract sealed class Arithmetic permits VectorArithmetic, ScalarArithmet
     /**
      * Adds a token's int32 sums of a block, of activations that were moved, scaled likewise: total[to + r] +=
      * (products[from + r] - shifts[at + r]) · factor · scales[at + r].
+     *
+     * @param from an index of an int
      */
     public abstract void addScaled(
-            int[] products, int from, int[] shifts, double factor, float[] scales, int at, double[] total, int to);
+            MemorySegment products,
+            int from,
+            int[] shifts,
+            double factor,
+            float[] scales,
+            int at,
+            double[] total,
+            int to);
 
     /**
      * x[c] becomes e to the x[c] for c from 0 to count, within one unit in the last place, the same bits in every

@@ -2,8 +2,8 @@ package org.tornadomoe.host;
 
 /**
  * e^x in float64, by steps that vectors have as well, so that both give the same bits: x = n ln 2 + r, e^r by its
- * series up to r^13, which for |r| at most (ln 2) / 2 is within 4e-18, and 2^n put into the exponent. Within one unit in
- * the last place.
+ * series up to r^13, which for |r| at most (ln 2) / 2 is within 4e-18, and 2^n put into the exponent. Within one unit
+ * in the last place.
  */
 final class Exp {
     /** Above, the result is infinite. */

@@ -25,11 +25,8 @@ public final class Int8Products implements AutoCloseable {
     /** The most tokens at once; a caller's activations have as many rows more than it asks for. */
     public static final int TOKENS = 64;
 
-    /** Blocks whose product with a few tokens is one call, where an expert's blocks lie one after the other. */
+    /** Blocks that can be one call, where an expert's blocks lie one after the other: a call has a price of its own. */
     public static final int WIDE = 4;
-
-    /** The most tokens of that call. */
-    public static final int FEW_TOKENS = 4;
 
     /** What activations are moved by. */
     public static final int SHIFT = 128;
@@ -42,9 +39,6 @@ public final class Int8Products implements AutoCloseable {
 
     /** Powers of 2, up to 64: tokens of a call. */
     private static final int SIZES = 7;
-
-    /** Of them, those of {@link #WIDE} blocks. */
-    private static final int WIDE_SIZES = 3;
 
     private static final long LINE = 64;
     private static final long PAGE = 4096;
@@ -79,9 +73,9 @@ public final class Int8Products implements AutoCloseable {
             throw new OneDnn.RefusedException("expected at most " + MOST_COLUMNS + " columns, got " + cols);
         }
         try {
-            addMatmuls(SIZES, 1);
+            addMatmuls(1);
             if (stride == cols) { // and a block has no other columns
-                addMatmuls(WIDE_SIZES, WIDE);
+                addMatmuls(WIDE);
             }
             if (!anyhow && !name().startsWith("brg")) {
                 throw new OneDnn.RefusedException(
@@ -94,10 +88,10 @@ public final class Int8Products implements AutoCloseable {
         }
     }
 
-    private void addMatmuls(int sizes, int blocks) {
+    private void addMatmuls(int blocks) {
         int rows = blocks * Arithmetic.ROWS;
         long weights = description(library.weights(cols, rows));
-        for (int size = 0; size < sizes; size++) {
+        for (int size = 0; size < SIZES; size++) {
             long source = description(library.matrix(1 << size, cols, stride, OneDnn.U8));
             long target = description(library.matrix(1 << size, rows, rows, OneDnn.S32));
             matmuls.add(new Shaped(library.matmul(source, weights, target), source, weights, target));
@@ -112,7 +106,7 @@ public final class Int8Products implements AutoCloseable {
         return matmuls.get(SIZES - 1).matmul().name();
     }
 
-    /** Whether there is {@link #multiplyWide}. */
+    /** Whether {@value #WIDE} blocks can be multiplied at once. */
     public boolean isWide() {
         return matmuls.size() > SIZES;
     }
@@ -128,56 +122,31 @@ public final class Int8Products implements AutoCloseable {
     }
 
     /**
-     * A block of weights times some tokens: {@code s.products}[t, r] is the sum over c of a[from + t · stride + c] ·
-     * w[at + {@link #index}(r, c)].
+     * Some blocks of weights that follow one another times some tokens: {@code s.products}, which is this thread's
+     * until it multiplies again, has [t, block, r] int32, the sum over c of a[from + t · stride + c] · w[at + {@link
+     * #index}(r, c)], of a block after the first as much further.
      *
      * @param w int8, of native memory
+     * @param blocks 1 or, where {@link #isWide}, {@value #WIDE}
      * @param a unsigned, of native memory, with {@value #TOKENS} rows from {@code from} on
      * @param tokens 1 to {@value #TOKENS}
      */
-    public void multiply(MemorySegment w, long at, MemorySegment a, long from, int tokens, Scratch s) {
-        Place place = place(w, at, 1, a, from, s);
-        long weights = w.address() + at;
-        for (int t = 0; t < tokens; ) {
-            int size = size(tokens - t);
-            place.multiply(size, a.address() + from + (long) t * stride, weights, t);
-            t += 1 << size;
-        }
-        MemorySegment.copy(place.tile, JAVA_INT, 0, s.products, 0, tokens * Arithmetic.ROWS);
-    }
-
-    /**
-     * {@value #WIDE} blocks that follow one another times a few tokens: {@code s.products}[block, t, r], otherwise as
-     * the other. Where {@link #isWide}.
-     *
-     * @param tokens 1 to {@value #FEW_TOKENS}
-     */
-    public void multiplyWide(MemorySegment w, long at, MemorySegment a, long from, int tokens, Scratch s) {
-        Place place = place(w, at, WIDE, a, from, s);
-        int size = Integer.SIZE - Integer.numberOfLeadingZeros(tokens - 1);
-        place.multiply(SIZES + size, a.address() + from, w.address() + at, 0);
-        for (int block = 0; block < WIDE; block++) {
-            for (int t = 0; t < tokens; t++) {
-                long in = 4L * (t * WIDE + block) * Arithmetic.ROWS;
-                int to = (block * tokens + t) * Arithmetic.ROWS;
-                MemorySegment.copy(place.tile, JAVA_INT, in, s.products, to, Arithmetic.ROWS);
-            }
-        }
-    }
-
-    /** A thread's own, after a look at what it is to read. */
-    private Place place(MemorySegment w, long at, int blocks, MemorySegment a, long from, Scratch s) {
+    public void multiply(MemorySegment w, long at, int blocks, MemorySegment a, long from, int tokens, Scratch s) {
         Objects.checkFromIndexSize(at, (long) blocks * cols * Arithmetic.ROWS, w.byteSize());
         Objects.checkFromIndexSize(from, (TOKENS - 1L) * stride + cols, a.byteSize());
-        if (s.products.length == 0) {
-            s.products = new int[TOKENS * Arithmetic.ROWS];
-        }
         Place place = places.get(s);
         if (place == null) {
             place = new Place();
             places.put(s, place);
         }
-        return place;
+        int first = blocks == 1 ? 0 : SIZES;
+        for (int t = 0; t < tokens; ) {
+            int size = size(tokens - t);
+            long source = a.address() + from + (long) t * stride;
+            place.multiply(first + size, source, w.address() + at, 4L * t * blocks * Arithmetic.ROWS);
+            t += 1 << size;
+        }
+        s.products = place.tile;
     }
 
     /** The next power of 2, unless more than a fifth of it would be for nothing; then the one before. */
@@ -191,7 +160,7 @@ public final class Int8Products implements AutoCloseable {
         private static final int ARGUMENTS = 4;
 
         private final Arena arena = Arena.ofShared();
-        final MemorySegment tile = arena.allocate(4L * TOKENS * Arithmetic.ROWS, 64);
+        final MemorySegment tile = arena.allocate(4L * TOKENS * (isWide() ? WIDE : 1) * Arithmetic.ROWS, 64);
         private final long stream = library.stream();
         private final long[] memories = new long[matmuls.size() * ARGUMENTS];
         private final long[] arguments = new long[matmuls.size()];
@@ -216,10 +185,10 @@ public final class Int8Products implements AutoCloseable {
             }
         }
 
-        void multiply(int m, long source, long weights, int token) {
+        void multiply(int m, long source, long weights, long into) {
             library.place(memories[m * ARGUMENTS], source);
             library.place(memories[m * ARGUMENTS + 1], weights);
-            library.place(memories[m * ARGUMENTS + 2], tile.address() + 4L * token * Arithmetic.ROWS);
+            library.place(memories[m * ARGUMENTS + 2], tile.address() + into);
             library.execute(matmuls.get(m).matmul(), stream, ARGUMENTS, arguments[m]);
         }
 
@@ -257,17 +226,11 @@ public final class Int8Products implements AutoCloseable {
                 MemorySegment activations = arena.allocate(a.length, 64);
                 MemorySegment.copy(w, 0, weights, JAVA_BYTE, 0, w.length);
                 MemorySegment.copy(a, 0, activations, JAVA_BYTE, 0, a.length);
-                int[] exact = exact(w, 0, a, TOKENS);
-                for (int size = 0; size < SIZES; size++) {
-                    multiply(weights, 0, activations, 0, 1 << size, scratch);
-                    compare(scratch.products, 0, exact, Arithmetic.ROWS << size, size);
-                }
-                for (int size = 0; isWide() && size < WIDE_SIZES; size++) {
-                    multiplyWide(weights, 0, activations, 0, 1 << size, scratch);
-                    for (int block = 0; block < WIDE; block++) {
-                        int values = Arithmetic.ROWS << size;
-                        exact = exact(w, block * Arithmetic.ROWS * cols, a, 1 << size);
-                        compare(scratch.products, block * values, exact, values, size);
+                for (int blocks = 1; blocks <= (isWide() ? WIDE : 1); blocks += WIDE - 1) {
+                    int[] exact = exact(w, blocks, a);
+                    for (int size = 0; size < SIZES; size++) {
+                        multiply(weights, 0, blocks, activations, 0, 1 << size, scratch);
+                        compare(scratch.products, exact, blocks * Arithmetic.ROWS << size, size);
                     }
                 }
                 CHECKED.add(shape);
@@ -280,23 +243,24 @@ public final class Int8Products implements AutoCloseable {
         }
     }
 
-    private void compare(int[] products, int from, int[] exact, int count, int size) throws OneDnn.RefusedException {
+    private void compare(MemorySegment products, int[] exact, int count, int size) throws OneDnn.RefusedException {
         for (int v = 0; v < count; v++) {
-            if (products[from + v] != exact[v]) {
+            int product = products.getAtIndex(JAVA_INT, v);
+            if (product != exact[v]) {
                 throw new OneDnn.RefusedException("it does not compute exactly: " + name() + ", " + cols + " columns, "
-                        + (1 << size) + " tokens: expected " + exact[v] + ", got " + products[from + v]);
+                        + (1 << size) + " tokens: expected " + exact[v] + ", got " + product);
             }
         }
     }
 
-    private int[] exact(byte[] w, int block, byte[] a, int tokens) {
-        int[] sums = new int[tokens * Arithmetic.ROWS];
-        for (int t = 0; t < tokens; t++) {
+    private int[] exact(byte[] w, int blocks, byte[] a) {
+        int[] sums = new int[TOKENS * blocks * Arithmetic.ROWS];
+        for (int v = 0; v < TOKENS * blocks; v++) {
             for (int c = 0; c < cols; c++) {
-                int x = a[t * stride + c] & 0xff;
-                int at = block + (int) index(0, c);
+                int x = a[v / blocks * stride + c] & 0xff;
+                int at = v % blocks * Arithmetic.ROWS * cols + (int) index(0, c);
                 for (int r = 0; r < Arithmetic.ROWS; r++) {
-                    sums[t * Arithmetic.ROWS + r] += x * w[at + 4 * r];
+                    sums[v * Arithmetic.ROWS + r] += x * w[at + 4 * r];
                 }
             }
         }

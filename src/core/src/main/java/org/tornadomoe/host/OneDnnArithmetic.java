@@ -78,7 +78,14 @@ final class OneDnnArithmetic extends Arithmetic {
 
     @Override
     public void addScaled(
-            int[] products, int from, int[] shifts, double factor, float[] scales, int at, double[] total, int to) {
+            MemorySegment products,
+            int from,
+            int[] shifts,
+            double factor,
+            float[] scales,
+            int at,
+            double[] total,
+            int to) {
         java.addScaled(products, from, shifts, factor, scales, at, total, to);
     }
 

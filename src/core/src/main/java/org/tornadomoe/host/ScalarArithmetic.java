@@ -59,9 +59,17 @@ final class ScalarArithmetic extends Arithmetic {
 
     @Override
     public void addScaled(
-            int[] products, int from, int[] shifts, double factor, float[] scales, int at, double[] total, int to) {
+            MemorySegment products,
+            int from,
+            int[] shifts,
+            double factor,
+            float[] scales,
+            int at,
+            double[] total,
+            int to) {
         for (int r = 0; r < ROWS; r++) {
-            total[to + r] += (products[from + r] - shifts[at + r]) * factor * scales[at + r];
+            total[to + r] +=
+                    (products.getAtIndex(ValueLayout.JAVA_INT, from + r) - shifts[at + r]) * factor * scales[at + r];
         }
     }
 

@@ -1,5 +1,7 @@
 package org.tornadomoe.host;
 
+import java.lang.foreign.MemorySegment;
+
 /** A thread's arrays within a task of a {@link Team}; what they hold is the task's. */
 public final class Scratch {
     /** [tokens, rows] of a block, as {@link Arithmetic#dot} gives it. */
@@ -11,8 +13,8 @@ public final class Scratch {
     /** [tokens, rows], the sum over all columns, scaled. */
     public double[] total = new double[tile.length];
 
-    /** [tokens, rows] of a block, as {@link Int8Products#multiply} gives it; empty before. */
-    public int[] products = new int[0];
+    /** What {@link Int8Products#multiply} gave last. */
+    public MemorySegment products = MemorySegment.NULL;
 
     /** Where each token's row begins, then how many there are. */
     public final int[] from = new int[Arithmetic.TOKENS];

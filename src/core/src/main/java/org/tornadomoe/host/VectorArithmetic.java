@@ -625,10 +625,17 @@ final class VectorArithmetic extends Arithmetic {
 
     @Override
     public void addScaled(
-            int[] products, int from, int[] shifts, double factor, float[] scales, int at, double[] total, int to) {
+            MemorySegment products,
+            int from,
+            int[] shifts,
+            double factor,
+            float[] scales,
+            int at,
+            double[] total,
+            int to) {
         for (int r = 0; r < ROWS; r += D.length()) {
-            IntVector exact =
-                    IntVector.fromArray(INTS, products, from + r).sub(IntVector.fromArray(INTS, shifts, at + r));
+            IntVector exact = IntVector.fromMemorySegment(INTS, products, 4L * (from + r), ByteOrder.nativeOrder())
+                    .sub(IntVector.fromArray(INTS, shifts, at + r));
             DoubleVector sum = ((DoubleVector) exact.convertShape(VectorOperators.I2D, D, 0))
                     .mul(factor)
                     .mul(widen(scales, at + r));

@@ -1,6 +1,7 @@
 package org.tornadomoe.host;
 
 import static java.lang.foreign.ValueLayout.JAVA_BYTE;
+import static java.lang.foreign.ValueLayout.JAVA_INT;
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
@@ -161,10 +162,10 @@ class ArithmeticTest {
         }
 
         private static void compareProducts(Arithmetic one, Arithmetic other, SplittableRandom random, float[] scales) {
-            int[] products = random.ints(Arithmetic.ROWS + 5).toArray();
+            MemorySegment products = Arena.global().allocate(4L * (Arithmetic.ROWS + 5), 64);
             int[] shifts = random.ints(Arithmetic.ROWS + 3).map(v -> v / 2).toArray();
-            for (int v = 0; v < products.length; v++) {
-                products[v] /= 2;
+            for (int v = 0; v < Arithmetic.ROWS + 5; v++) {
+                products.setAtIndex(JAVA_INT, v, random.nextInt() / 2);
             }
             double[][] totals = new double[2][Arithmetic.ROWS + 9];
             one.addScaled(products, 5, shifts, 1 / 7.0, scales, 3, totals[0], 9);

@@ -1,6 +1,7 @@
 package org.tornadomoe.host;
 
 import static java.lang.foreign.ValueLayout.JAVA_BYTE;
+import static java.lang.foreign.ValueLayout.JAVA_INT;
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 import static org.junit.jupiter.api.Assumptions.assumeTrue;
@@ -65,7 +66,7 @@ class Int8ProductsTest {
             for (int tokens = 1; tokens <= Int8Products.TOKENS; tokens++) {
                 long at = tokens % 2 * (long) Arithmetic.ROWS * COLS;
                 long from = tokens * (long) STRIDE;
-                products.multiply(w, at, a, from, tokens, scratch);
+                products.multiply(w, at, 1, a, from, tokens, scratch);
                 for (int t = 0; t < tokens; t++) {
                     for (int r = 0; r < Arithmetic.ROWS; r++) {
                         int sum = 0;
@@ -73,7 +74,7 @@ class Int8ProductsTest {
                             sum += (a.get(JAVA_BYTE, from + (long) t * STRIDE + c) & 0xff)
                                     * w.get(JAVA_BYTE, at + Int8Products.index(r, c));
                         }
-                        assertThat(scratch.products[t * Arithmetic.ROWS + r])
+                        assertThat(scratch.products.getAtIndex(JAVA_INT, t * Arithmetic.ROWS + r))
                                 .as("%d tokens, [%d, %d]", tokens, t, r)
                                 .isEqualTo(sum);
                     }
@@ -92,18 +93,18 @@ class Int8ProductsTest {
         }
         try (Int8Products products = Objects.requireNonNull(arithmetic.products(cols, cols))) {
             assertThat(products.isWide()).isTrue();
-            for (int tokens = 1; tokens <= Int8Products.FEW_TOKENS; tokens++) {
+            for (int tokens = 1; tokens <= Int8Products.TOKENS; tokens++) {
                 long at = (long) Arithmetic.ROWS * cols;
-                products.multiplyWide(blocks, at, a, cols, tokens, scratch);
+                products.multiply(blocks, at, Int8Products.WIDE, a, cols, tokens, scratch);
                 for (int v = 0; v < Int8Products.WIDE * tokens * Arithmetic.ROWS; v++) {
-                    int block = v / Arithmetic.ROWS / tokens;
-                    int t = v / Arithmetic.ROWS % tokens;
+                    int block = v / Arithmetic.ROWS % Int8Products.WIDE;
+                    int t = v / Arithmetic.ROWS / Int8Products.WIDE;
                     int sum = 0;
                     for (int c = 0; c < cols; c++) {
                         long weight = at * (1 + block) + Int8Products.index(v % Arithmetic.ROWS, c);
                         sum += (a.get(JAVA_BYTE, (1L + t) * cols + c) & 0xff) * blocks.get(JAVA_BYTE, weight);
                     }
-                    assertThat(scratch.products[v])
+                    assertThat(scratch.products.getAtIndex(JAVA_INT, v))
                             .as("%d tokens, %d", tokens, v)
                             .isEqualTo(sum);
                 }
@@ -121,13 +122,13 @@ class Int8ProductsTest {
         try (Int8Products products = products()) {
             long before = nativeThreads();
             for (int call = 0; call < 600; call++) {
-                products.multiply(w, 0, a, 0, 1 + call % 8, scratch);
+                products.multiply(w, 0, 1, a, 0, 1 + call % 8, scratch);
             }
             long least = Long.MAX_VALUE;
             for (int round = 0; round < 5; round++) {
                 long allocated = threads.getCurrentThreadAllocatedBytes();
                 for (int call = 0; call < 100; call++) {
-                    products.multiply(w, 0, a, 0, 5, scratch);
+                    products.multiply(w, 0, 1, a, 0, 5, scratch);
                 }
                 least = Math.min(least, threads.getCurrentThreadAllocatedBytes() - allocated);
             }
@@ -146,9 +147,9 @@ class Int8ProductsTest {
     void whatLiesOutsideIsRefused() {
         Scratch scratch = new Scratch();
         try (Int8Products products = products()) {
-            assertThatThrownBy(() -> products.multiply(w, w.byteSize() - 64, a, 0, 1, scratch))
+            assertThatThrownBy(() -> products.multiply(w, w.byteSize() - 64, 1, a, 0, 1, scratch))
                     .isInstanceOf(IndexOutOfBoundsException.class);
-            assertThatThrownBy(() -> products.multiply(w, 0, a, a.byteSize() - 64, 1, scratch))
+            assertThatThrownBy(() -> products.multiply(w, 0, 1, a, a.byteSize() - 64, 1, scratch))
                     .isInstanceOf(IndexOutOfBoundsException.class);
         }
     }
@@ -169,7 +170,7 @@ class Int8ProductsTest {
             }
             try (Int8Products products = products()) {
                 for (int thread = 0; thread < 8; thread++) {
-                    products.multiply(w, 0, a, 0, 1, new Scratch());
+                    products.multiply(w, 0, 1, a, 0, 1, new Scratch());
                 }
             }
         }
