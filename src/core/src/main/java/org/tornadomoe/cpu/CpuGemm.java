@@ -45,8 +45,8 @@ final class CpuGemm {
      * @param bytes likewise by place, for all others; may be the same
      * @param scales [rows, groups] of a
      * @param sums [rows, groups] of a, where zero points need them
-     * @param large [rows] where activations are float: whether one of a is from {@link #LARGE} on, or weights are scaled
-     *     in float and none is from {@link #SMALL} on, while some are not 0
+     * @param large [rows] where activations are float: whether one of a is from {@link #LARGE} on, or weights are
+     *     scaled in float and none is from {@link #SMALL} on, while some are not 0
      * @param pairsPerRow pairs that share a row of a
      */
     private record Operands(
@@ -146,12 +146,10 @@ final class CpuGemm {
         Arrays.fill(s.total, 0, count * ROWS, 0);
         if (of.products() != null) {
             addNativeProducts(of, of.products(), block, atOnce, first, count, s);
+        } else if (!layer.int8 && of.w().scalesInFloat()) {
+            addScaledProducts(of, block, first, count, s);
         } else {
-            if (!layer.int8 && of.w().scalesInFloat()) {
-                addScaledProducts(of, block, first, count, s);
-            } else {
-                addProducts(of, block, first, count, s);
-            }
+            addProducts(of, block, first, count, s);
         }
         float[] bias = of.w().bias();
         for (int t = 0; t < count && bias != null; t++) {
@@ -168,17 +166,17 @@ final class CpuGemm {
         boolean inOrder = of.rows() == of.bytes() || call.laidOut;
         MemorySegment bytes = inOrder ? of.bytes() : of.rows();
         long row = (long) (inOrder ? first : call.order[first] / of.pairsPerRow()) * w.stride();
-        for (int g = 0; g < w.groups(); g++) {
-            long column = (long) g * w.groupStride();
-            long weights = ((long) block * w.stride() + column) * ROWS;
-            if (block % atOnce == 0) {
-                products.multiply(w.values(), weights, atOnce, bytes, row + column, count, s);
-            }
-            int at = (block * w.groups() + g) * ROWS;
-            for (int t = 0; t < count; t++) {
-                double factor = of.scales()[call.order[first + t] / of.pairsPerRow() * w.groups() + g];
-                int from = (t * atOnce + block % atOnce) * ROWS;
-                arithmetic.addScaled(s.products, from, shifts, factor, w.scales(), at, s.total, t * ROWS);
+        if (block % atOnce == 0) {
+            products.multiply(w.values(), (long) block * w.stride() * ROWS, atOnce, bytes, row, count, s);
+        }
+        int groups = w.groups();
+        for (int t = 0; t < count; t++) {
+            int scale = call.order[first + t] / of.pairsPerRow() * groups;
+            int from = (t * atOnce + block % atOnce) * groups * ROWS;
+            for (int g = 0; g < groups; g++) {
+                double factor = of.scales()[scale + g];
+                int at = (block * groups + g) * ROWS;
+                arithmetic.addScaled(s.products, from + g * ROWS, shifts, factor, w.scales(), at, s.total, t * ROWS);
             }
         }
     }

@@ -104,8 +104,7 @@ final class CpuWeights implements AutoCloseable {
     }
 
     private static @Nullable Int8Products products(Arithmetic arithmetic, Int8Tensor w) {
-        int cols = PackedWeights.groupStride(w);
-        return arithmetic.products(cols, w.scaleCols() * cols);
+        return arithmetic.products(PackedWeights.groupStride(w), w.scaleCols());
     }
 
     /** The most pairs that a block of weights is multiplied with at once. */

@@ -129,10 +129,9 @@ public abstract sealed class Arithmetic permits VectorArithmetic, ScalarArithmet
      * Products of int8 values in native memory, for weights of so many columns, where this arithmetic has any; null
      * where it doesn't.
      *
-     * @param cols a multiple of {@value Int8Products#COLUMNS}
-     * @param stride bytes from one token's activations to the next's
+     * @param cols of a group, a multiple of {@value Int8Products#COLUMNS}
      */
-    public @Nullable Int8Products products(int cols, int stride) {
+    public @Nullable Int8Products products(int cols, int groups) {
         return null;
     }
 

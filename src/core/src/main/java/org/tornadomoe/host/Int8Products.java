@@ -17,15 +17,19 @@ import java.util.concurrent.ConcurrentHashMap;
 
 /**
  * Products of int8 weights and activations by oneDNN, exact in int32: blocks of {@value Arithmetic#ROWS} rows times up
- * to {@value #TOKENS} tokens. Activations are unsigned, {@value #SHIFT} more than they are, since that is what the
- * chip's instructions take; the caller subtracts {@value #SHIFT} times the sums of weights. Thread-safe but for
- * {@link #close}. Native memory: some kilobytes for each thread that multiplies, until it is closed.
+ * to {@value #TOKENS} tokens, a sum for each group of columns. Activations are unsigned, {@value #SHIFT} more than they
+ * are, since that is what the chip's instructions take; the caller subtracts {@value #SHIFT} times the sums of weights.
+ * Thread-safe but for {@link #close}. Native memory: some kilobytes for each thread that multiplies, until it is
+ * closed.
  */
 public final class Int8Products implements AutoCloseable {
     /** The most tokens at once; a caller's activations have as many rows more than it asks for. */
     public static final int TOKENS = 64;
 
-    /** Blocks that can be one call, where an expert's blocks lie one after the other: a call has a price of its own. */
+    /**
+     * Blocks of one group that can be one call, where an expert's blocks lie one after the other: a call has a price of
+     * its own. A block's groups are one call.
+     */
     public static final int WIDE = 4;
 
     /** What activations are moved by. */
@@ -52,6 +56,7 @@ public final class Int8Products implements AutoCloseable {
 
     private final OneDnn library;
     private final int cols;
+    private final int groups;
     private final int stride;
     private final List<Long> descriptions = new ArrayList<>();
     private final List<Shaped> matmuls = new ArrayList<>();
@@ -60,21 +65,21 @@ public final class Int8Products implements AutoCloseable {
     /**
      * Products of a number of columns.
      *
-     * @param cols a multiple of {@value #COLUMNS}
-     * @param stride bytes from one token's activations to the next's
+     * @param cols of a group, a multiple of {@value #COLUMNS}
      * @param anyhow whether oneDNN's plain loops will do
      * @throws OneDnn.RefusedException if oneDNN has nothing fast for them, or something that isn't exact
      */
-    Int8Products(OneDnn library, int cols, int stride, boolean anyhow) throws OneDnn.RefusedException {
+    Int8Products(OneDnn library, int cols, int groups, boolean anyhow) throws OneDnn.RefusedException {
         this.library = library;
         this.cols = cols;
-        this.stride = stride;
+        this.groups = groups;
+        stride = groups * cols;
         if (cols > MOST_COLUMNS) {
             throw new OneDnn.RefusedException("expected at most " + MOST_COLUMNS + " columns, got " + cols);
         }
         try {
             addMatmuls(1);
-            if (stride == cols) { // and a block has no other columns
+            if (groups == 1) {
                 addMatmuls(WIDE);
             }
             if (!anyhow && !name().startsWith("brg")) {
@@ -90,10 +95,10 @@ public final class Int8Products implements AutoCloseable {
 
     private void addMatmuls(int blocks) {
         int rows = blocks * Arithmetic.ROWS;
-        long weights = description(library.weights(cols, rows));
+        long weights = description(library.weights(groups, cols, rows));
         for (int size = 0; size < SIZES; size++) {
-            long source = description(library.matrix(1 << size, cols, stride, OneDnn.U8));
-            long target = description(library.matrix(1 << size, rows, rows, OneDnn.S32));
+            long source = description(library.matrix(groups, 1 << size, cols, OneDnn.U8));
+            long target = description(library.matrix(groups, 1 << size, rows, OneDnn.S32));
             matmuls.add(new Shaped(library.matmul(source, weights, target), source, weights, target));
         }
     }
@@ -122,31 +127,32 @@ public final class Int8Products implements AutoCloseable {
     }
 
     /**
-     * Some blocks of weights that follow one another times some tokens: {@code s.products}, which is this thread's
-     * until it multiplies again, has [t, block, r] int32, the sum over c of a[from + t · stride + c] · w[at + {@link
-     * #index}(r, c)], of a block after the first as much further.
+     * Some blocks of weights that follow one another times some tokens: {@code s.products} has [t, block, group, r]
+     * int32, the sum over c of a[from + t · stride + c] · w[at + {@link #index}(r, c)], of a group after the first from
+     * as many columns on, of a block after the first as much further in w.
      *
      * @param w int8, of native memory
      * @param blocks 1 or, where {@link #isWide}, {@value #WIDE}
-     * @param a unsigned, of native memory, with {@value #TOKENS} rows from {@code from} on
+     * @param a unsigned, of native memory, with {@value #TOKENS} rows of all groups' columns from {@code from} on
      * @param tokens 1 to {@value #TOKENS}
      */
     public void multiply(MemorySegment w, long at, int blocks, MemorySegment a, long from, int tokens, Scratch s) {
-        Objects.checkFromIndexSize(at, (long) blocks * cols * Arithmetic.ROWS, w.byteSize());
-        Objects.checkFromIndexSize(from, (TOKENS - 1L) * stride + cols, a.byteSize());
+        Objects.checkFromIndexSize(at, (long) blocks * stride * Arithmetic.ROWS, w.byteSize());
+        Objects.checkFromIndexSize(from, (long) TOKENS * stride, a.byteSize());
         Place place = places.get(s);
         if (place == null) {
             place = new Place();
             places.put(s, place);
         }
+        long sums = 4L * blocks * groups * Arithmetic.ROWS; // bytes of a token's
+        s.requireProducts(TOKENS * sums);
         int first = blocks == 1 ? 0 : SIZES;
         for (int t = 0; t < tokens; ) {
             int size = size(tokens - t);
             long source = a.address() + from + (long) t * stride;
-            place.multiply(first + size, source, w.address() + at, 4L * t * blocks * Arithmetic.ROWS);
+            place.multiply(first + size, source, w.address() + at, s.products.address() + t * sums);
             t += 1 << size;
         }
-        s.products = place.tile;
     }
 
     /** The next power of 2, unless more than a fifth of it would be for nothing; then the one before. */
@@ -160,16 +166,20 @@ public final class Int8Products implements AutoCloseable {
         private static final int ARGUMENTS = 4;
 
         private final Arena arena = Arena.ofShared();
-        final MemorySegment tile = arena.allocate(4L * TOKENS * (isWide() ? WIDE : 1) * Arithmetic.ROWS, 64);
         private final long stream = library.stream();
         private final long[] memories = new long[matmuls.size() * ARGUMENTS];
         private final long[] arguments = new long[matmuls.size()];
 
         Place() {
+            long most = LINE;
+            for (Shaped shaped : matmuls) {
+                most = Math.max(most, shaped.matmul().scratchpad());
+            }
+            long ofAll = arena.allocate(most, PAGE).address();
             for (int m = 0; m < matmuls.size(); m++) {
                 Shaped shaped = matmuls.get(m);
                 long bytes = Math.max(LINE, shaped.matmul().scratchpad());
-                long scratchpad = library.matrix(1, Math.toIntExact(bytes), Math.toIntExact(bytes), OneDnn.U8);
+                long scratchpad = library.matrix(1, 1, Math.toIntExact(bytes), OneDnn.U8);
                 int[] numbers = {SOURCE, WEIGHTS, TARGET, SCRATCHPAD};
                 long[] of = {shaped.source(), shaped.weights(), shaped.target(), scratchpad};
                 MemorySegment list = arena.allocate(16L * ARGUMENTS, 16);
@@ -179,8 +189,7 @@ public final class Int8Products implements AutoCloseable {
                     list.set(JAVA_LONG, 16L * n + 8, memories[m * ARGUMENTS + n]);
                 }
                 library.destroyDescription(scratchpad);
-                library.place(
-                        memories[m * ARGUMENTS + 3], arena.allocate(bytes, PAGE).address());
+                library.place(memories[m * ARGUMENTS + 3], ofAll);
                 arguments[m] = list.address();
             }
         }
@@ -188,7 +197,7 @@ public final class Int8Products implements AutoCloseable {
         void multiply(int m, long source, long weights, long into) {
             library.place(memories[m * ARGUMENTS], source);
             library.place(memories[m * ARGUMENTS + 1], weights);
-            library.place(memories[m * ARGUMENTS + 2], tile.address() + into);
+            library.place(memories[m * ARGUMENTS + 2], into);
             library.execute(matmuls.get(m).matmul(), stream, ARGUMENTS, arguments[m]);
         }
 
@@ -204,16 +213,16 @@ public final class Int8Products implements AutoCloseable {
     /** Every size against plain sums, the greatest and the least there are among them; once for each shape. */
     private void check() throws OneDnn.RefusedException {
         synchronized (CHECKED) {
-            List<Integer> shape = List.of(cols, stride);
+            List<Integer> shape = List.of(cols, groups);
             if (CHECKED.contains(shape)) {
                 return;
             }
             SplittableRandom random = new SplittableRandom(cols);
-            byte[] w = new byte[WIDE * Arithmetic.ROWS * cols];
-            byte[] a = new byte[(TOKENS - 1) * stride + cols];
+            byte[] w = new byte[(isWide() ? WIDE : 1) * Arithmetic.ROWS * stride];
+            byte[] a = new byte[TOKENS * stride];
             random.nextBytes(w);
             random.nextBytes(a);
-            for (int c = 0; c < cols; c++) {
+            for (int c = 0; c < stride; c++) {
                 w[(int) index(0, c)] = -128;
                 w[(int) index(1, c)] = 127;
                 w[(int) index(2, c)] = (byte) (c / 2 % 2 == 0 ? 127 : -128);
@@ -230,7 +239,7 @@ public final class Int8Products implements AutoCloseable {
                     int[] exact = exact(w, blocks, a);
                     for (int size = 0; size < SIZES; size++) {
                         multiply(weights, 0, blocks, activations, 0, 1 << size, scratch);
-                        compare(scratch.products, exact, blocks * Arithmetic.ROWS << size, size);
+                        compare(scratch.products, exact, blocks * groups * Arithmetic.ROWS << size, size);
                     }
                 }
                 CHECKED.add(shape);
@@ -254,11 +263,12 @@ public final class Int8Products implements AutoCloseable {
     }
 
     private int[] exact(byte[] w, int blocks, byte[] a) {
-        int[] sums = new int[TOKENS * blocks * Arithmetic.ROWS];
-        for (int v = 0; v < TOKENS * blocks; v++) {
+        int parts = blocks * groups; // of one of which there is one
+        int[] sums = new int[TOKENS * parts * Arithmetic.ROWS];
+        for (int v = 0; v < TOKENS * parts; v++) {
             for (int c = 0; c < cols; c++) {
-                int x = a[v / blocks * stride + c] & 0xff;
-                int at = v % blocks * Arithmetic.ROWS * cols + (int) index(0, c);
+                int x = a[v / parts * stride + v % groups * cols + c] & 0xff;
+                int at = v % parts * Arithmetic.ROWS * cols + (int) index(0, c);
                 for (int r = 0; r < Arithmetic.ROWS; r++) {
                     sums[v * Arithmetic.ROWS + r] += x * w[at + 4 * r];
                 }

@@ -111,6 +111,7 @@ final class OneDnn {
 
     private final long engine;
     private final int weightsTag;
+    private final int groupsTag;
 
     /** For people: {@code 3.13.0}. */
     final String version;
@@ -125,6 +126,7 @@ final class OneDnn {
                 throw new RefusedException("expected oneDNN 3, got " + version);
             }
             weightsTag = tag("BA16a64b4a");
+            groupsTag = tag("aCB16b64c4b");
         } catch (RefusedException refused) {
             throw refused;
         } catch (Throwable thrown) {
@@ -196,20 +198,27 @@ final class OneDnn {
         }
     }
 
-    /** A description of [rows, cols], {@code stride} values from row to row. */
-    long matrix(int rows, int cols, int stride, int type) {
+    /**
+     * A description of [groups, rows, cols] in the order [rows, groups, cols]; with one group of a matrix [rows, cols].
+     */
+    long matrix(int groups, int rows, int cols, int type) {
         try (Arena arena = Arena.ofConfined()) {
-            long dims = longs(arena, rows, cols);
-            long strides = longs(arena, stride, 1);
-            return created("matrix", out -> (int) Functions.DESC_STRIDES.invokeExact(out, 2, dims, type, strides));
+            int dimensions = groups == 1 ? 2 : 3;
+            long skipped = (3L - dimensions) * Long.BYTES;
+            long dims = longs(arena, groups, rows, cols) + skipped;
+            long strides = longs(arena, cols, (long) groups * cols, 1) + skipped;
+            return created(
+                    "matrix", out -> (int) Functions.DESC_STRIDES.invokeExact(out, dimensions, dims, type, strides));
         }
     }
 
-    /** That of int8 weights [cols, rows] in the order [rows / 64, cols / 4, 64, 4]. */
-    long weights(int cols, int rows) {
+    /** That of int8 weights [groups, cols, rows] in the order [groups, rows / 64, cols / 4, 64, 4], likewise. */
+    long weights(int groups, int cols, int rows) {
         try (Arena arena = Arena.ofConfined()) {
-            long dims = longs(arena, cols, rows);
-            return created("weights", out -> (int) Functions.DESC_TAG.invokeExact(out, 2, dims, S8, weightsTag));
+            int dimensions = groups == 1 ? 2 : 3;
+            int tag = groups == 1 ? weightsTag : groupsTag;
+            long dims = longs(arena, groups, cols, rows) + (3L - dimensions) * Long.BYTES;
+            return created("weights", out -> (int) Functions.DESC_TAG.invokeExact(out, dimensions, dims, S8, tag));
         }
     }
 

@@ -23,8 +23,7 @@ final class OneDnnArithmetic extends Arithmetic {
         this.java = java;
         this.anyhow = anyhow;
         library = OneDnn.open();
-        int columns = 4 * Int8Products.COLUMNS;
-        try (Int8Products trial = new Int8Products(library, columns, columns, anyhow)) {
+        try (Int8Products trial = new Int8Products(library, 4 * Int8Products.COLUMNS, 1, anyhow)) {
             description = "oneDNN " + library.version + " " + trial.name() + ", " + java.description();
         } catch (IllegalStateException failure) {
             throw new OneDnn.RefusedException(String.valueOf(failure.getMessage()));
@@ -42,9 +41,9 @@ final class OneDnnArithmetic extends Arithmetic {
     }
 
     @Override
-    public @Nullable Int8Products products(int cols, int stride) {
+    public @Nullable Int8Products products(int cols, int groups) {
         try {
-            return new Int8Products(library, cols, stride, anyhow);
+            return new Int8Products(library, cols, groups, anyhow);
         } catch (OneDnn.RefusedException refused) {
             LOG.log(System.Logger.Level.WARNING, "a layer goes without oneDNN: " + refused.getMessage());
             return null;

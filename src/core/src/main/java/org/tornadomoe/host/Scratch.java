@@ -1,5 +1,6 @@
 package org.tornadomoe.host;
 
+import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 
 /** A thread's arrays within a task of a {@link Team}; what they hold is the task's. */
@@ -13,7 +14,7 @@ public final class Scratch {
     /** [tokens, rows], the sum over all columns, scaled. */
     public double[] total = new double[tile.length];
 
-    /** What {@link Int8Products#multiply} gave last. */
+    /** What {@link Int8Products#multiply} gave last; the collector frees it. */
     public MemorySegment products = MemorySegment.NULL;
 
     /** Where each token's row begins, then how many there are. */
@@ -33,6 +34,13 @@ public final class Scratch {
     public void requireTokens(int tokens) {
         if (total.length < tokens * Arithmetic.ROWS) {
             total = new double[tokens * Arithmetic.ROWS];
+        }
+    }
+
+    /** Makes room in {@link #products}. */
+    void requireProducts(long bytes) {
+        if (products.byteSize() < bytes) {
+            products = Arena.ofAuto().allocate(bytes, 64);
         }
     }
 
