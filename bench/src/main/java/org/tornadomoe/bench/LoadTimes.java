@@ -18,7 +18,8 @@ import org.tornadomoe.quant.QuantizedWeights;
 
 /**
  * What loading the first MoE layer of a checkpoint takes, in processor and wall time: reading and decoding to int8,
- * then packing for the cores. {@code LoadTimes CHECKPOINT ROUNDS}; the checkpoint is a directory with this one layer.
+ * then packing for the cores. {@code LoadTimes CHECKPOINT ROUNDS}; the checkpoint, a directory or a GGUF file, has this
+ * one layer. GB a second are those of the file and those of the int8 weights that come of it.
  */
 public final class LoadTimes {
     private LoadTimes() {}
@@ -38,13 +39,14 @@ public final class LoadTimes {
                         long[] packed = now();
                         System.out.printf(
                                 Locale.ROOT,
-                                "%s: read %.2f s (processor %.2f), packed %.2f s (%.2f), %.2f GB/s, %s%n",
+                                "%s: read %.2f s (processor %.2f), packed %.2f s (%.2f), %.2f GB/s, %.2f of int8, %s%n",
                                 quantization,
                                 (read[1] - start[1]) / 1e9,
                                 (read[0] - start[0]) / 1e9,
                                 (packed[1] - read[1]) / 1e9,
                                 (packed[0] - read[0]) / 1e9,
                                 bytes / (double) (packed[1] - start[1]),
+                                experts.bytes() / (double) (packed[1] - start[1]),
                                 layer.kernelClass());
                     }
                 }
@@ -59,6 +61,9 @@ public final class LoadTimes {
     }
 
     private static long bytes(Path checkpoint) {
+        if (!Files.isDirectory(checkpoint)) {
+            return checkpoint.toFile().length();
+        }
         try (Stream<Path> files = Files.list(checkpoint)) {
             return files.filter(file -> file.toString().endsWith(".safetensors"))
                     .mapToLong(file -> file.toFile().length())

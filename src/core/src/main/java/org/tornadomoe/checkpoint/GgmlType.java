@@ -117,6 +117,21 @@ enum GgmlType {
         float min(MemorySegment data, long at, int group) {
             return half(data, at + 2) * sixBitMin(data, at + 4, group);
         }
+
+        @Override
+        void scales(MemorySegment data, long at, float[] scales, float[] mins) {
+            float scale = half(data, at);
+            float min = half(data, at + 2);
+            long low = data.get(LONG, at + 4);
+            int high = data.get(INT, at + 12);
+            for (int group = 0; group < 4; group++, low >>>= 8, high >>>= 8) {
+                // Six bits of the first four each, beside two of the last four, whose other four come last.
+                scales[group] = scale * (low & 0x3f);
+                mins[group] = min * (low >>> 32 & 0x3f);
+                scales[4 + group] = scale * (high & 0xf | low >>> 2 & 0x30);
+                mins[4 + group] = min * (high >>> 4 & 0xf | low >>> 34 & 0x30);
+            }
+        }
     },
     /** As Q4_K, with the fifth bit of element l of group n in bit n of byte l. */
     Q5_K(13, 256, 176, 32) {
@@ -139,6 +154,11 @@ enum GgmlType {
         @Override
         float min(MemorySegment data, long at, int group) {
             return Q4_K.min(data, at, group);
+        }
+
+        @Override
+        void scales(MemorySegment data, long at, float[] scales, float[] mins) {
+            Q4_K.scales(data, at, scales, mins);
         }
     },
     /** Four bits of all elements, two more, then 16 scales of eight bits. */
@@ -463,6 +483,14 @@ enum GgmlType {
     /** What is taken off each value of that group. */
     float min(MemorySegment data, long at, int group) {
         return 0;
+    }
+
+    /** All scales and mins of that block. */
+    void scales(MemorySegment data, long at, float[] scales, float[] mins) {
+        for (int group = 0; group < scales.length; group++) {
+            scales[group] = scale(data, at, group);
+            mins[group] = min(data, at, group);
+        }
     }
 
     /** Whether blocks hold mins, so that their values are no multiples of a scale. */

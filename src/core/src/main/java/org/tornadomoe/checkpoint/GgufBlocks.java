@@ -48,7 +48,7 @@ record GgufBlocks(Gguf.Entry entry, GgmlType type, int index, int rows, int cols
         if (type.hasMin()) {
             Int8Quantization groups =
                     Int8Quantization.of(Int8Scheme.W8A16_GROUP).withGrid(new GroupShape(1, type.group));
-            return new Matrix.Decoded(rows, cols, entry.file(), entry.name(), this::row, groups);
+            return new Matrix.Decoded(rows, cols, entry.file(), entry.name(), this::row, groups, Matrix.CodeRow.NONE);
         }
         WeightQuantization.Group stored = WeightQuantization.Group.of(8, type.group, true);
         return new Matrix.Int8(
@@ -57,7 +57,7 @@ record GgufBlocks(Gguf.Entry entry, GgmlType type, int index, int rows, int cols
                 1,
                 type.group,
                 this::numbers,
-                this::scale,
+                new Scales(),
                 null,
                 new Matrix.Stored(entry.file(), entry.name(), entry.name(), stored, null));
     }
@@ -66,16 +66,31 @@ record GgufBlocks(Gguf.Entry entry, GgmlType type, int index, int rows, int cols
         return (((long) index * rows + row) * cols + col) / type.elements * type.bytes;
     }
 
-    private void numbers(int row, byte[] into) {
+    private void numbers(int row, byte[] into, int to) {
         long at = block(row, 0);
         for (int col = 0; col < cols; col += type.elements, at += type.bytes) {
-            type.numbers(entry.data(), at, into, col);
+            type.numbers(entry.data(), at, into, to + col);
         }
     }
 
-    private float scale(int row, int group) {
-        int col = group * type.group;
-        return finite(type.scale(entry.data(), block(row, col), col % type.elements / type.group) * factor, row, col);
+    private final class Scales implements Matrix.Int8.FloatAt {
+        @Override
+        public float get(int row, int group) {
+            int col = group * type.group;
+            long at = block(row, col);
+            return finite(type.scale(entry.data(), at, col % type.elements / type.group) * factor, row, col);
+        }
+
+        @Override
+        public void read(int row, int count, float[] into) {
+            int perBlock = type.elements / type.group;
+            long at = block(row, 0);
+            for (int n = 0; n < count; at += type.bytes) {
+                for (int group = 0; group < perBlock; group++, n++) {
+                    into[n] = finite(type.scale(entry.data(), at, group) * factor, row, n * type.group);
+                }
+            }
+        }
     }
 
     private float finite(float value, int row, int col) {
@@ -89,16 +104,25 @@ record GgufBlocks(Gguf.Entry entry, GgmlType type, int index, int rows, int cols
     /** A row's values. */
     private void row(int row, float[] into) {
         byte[] numbers = new byte[type.elements];
+        int groups = type.elements / type.group;
+        float[] scales = new float[groups];
+        float[] mins = new float[groups];
         long at = block(row, 0);
-        for (int col = 0; col < cols; at += type.bytes) {
+        for (int first = 0; first < cols; first += type.elements, at += type.bytes) {
             type.numbers(entry.data(), at, numbers, 0);
-            for (int i = 0; i < type.elements; ) {
-                float scale = finite(type.scale(entry.data(), at, i / type.group) * factor, row, col);
-                float min = finite(type.min(entry.data(), at, i / type.group) * factor, row, col);
-                for (int end = i + type.group; i < end; i++, col++) {
-                    into[col] = numbers[i] * scale - min;
-                }
+            type.scales(entry.data(), at, scales, mins);
+            for (int group = 0, from = 0; group < groups; group++, from += type.group) {
+                float scale = finite(scales[group] * factor, row, first + from);
+                float min = finite(mins[group] * factor, row, first + from);
+                values(numbers, from, from + type.group, scale, min, into, first);
             }
+        }
+    }
+
+    /** A loop of its own, of which the JVM makes vectors. */
+    private static void values(byte[] numbers, int from, int to, float scale, float min, float[] into, int at) {
+        for (int i = from; i < to; i++) {
+            into[at + i] = numbers[i] * scale - min;
         }
     }
 }

@@ -389,7 +389,7 @@ public final class GgufQuantizer {
             grid = null;
         }
         if (grid != null) {
-            grid.values().read(row, values);
+            grid.values().read(row, values, 0);
         }
         for (int col = 0; col < cols; col += GROUP) {
             float scale = grid == null ? Float.NaN : grid.scale(row, col);

@@ -102,18 +102,18 @@ final class Int8Reader {
                         .requireShape(rows, words)
                         .data();
                 int bits = bits();
-                values = (row, into) -> unsignedRow(data, row * 4L * words, bits, into, cols);
+                values = (row, into, at) -> unsignedRow(data, row * 4L * words, bits, into, at, cols);
             } else {
                 MemorySegment data = tensors.tensor(module + ".weight")
                         .requireDType(DType.I8)
                         .requireShape(rows, cols)
                         .data();
-                values = (row, into) ->
-                        MemorySegment.copy(data, ValueLayout.JAVA_BYTE, (long) row * cols, into, 0, cols);
+                values = (row, into, at) ->
+                        MemorySegment.copy(data, ValueLayout.JAVA_BYTE, (long) row * cols, into, at, cols);
             }
             return matrix(
                     values,
-                    (r, c) -> scale.getFloat((long) r * scaleCols + c),
+                    new RowsOfScales(scale, scaleCols),
                     zeros(scaleRows, scaleCols),
                     stored(scale, inputScale()),
                     module + ".weight_g_idx");
@@ -257,9 +257,9 @@ final class Int8Reader {
             return matrix(
                     32 % bits == 0
                             ? wholeWords(data)
-                            : (row, into) -> {
+                            : (row, into, at) -> {
                                 for (int c = 0; c < cols; c++) {
-                                    into[c] = (byte) (across(data, row, rows, c, bits) - (1 << (bits - 1)));
+                                    into[at + c] = (byte) (across(data, row, rows, c, bits) - (1 << (bits - 1)));
                                 }
                             },
                     (r, c) -> scale.getFloat((long) c * rows + r),
@@ -274,16 +274,11 @@ final class Int8Reader {
             int mask = (1 << bits) - 1;
             int middle = 1 << (bits - 1);
             if (bits == 4) {
-                return (row, into) -> {
-                    long at = 4L * row;
-                    for (int c = 0; c < cols; c += 8, at += 4L * rows) {
-                        LONGS.set(into, c, eightOf4Bits(data.get(INT, at)));
-                    }
-                };
+                return new GptqRows(data, rows, cols);
             }
-            return (row, into) -> {
+            return (row, into, to) -> {
                 long at = 4L * row;
-                for (int c = 0; c < cols; at += 4L * rows) {
+                for (int c = to; c < to + cols; at += 4L * rows) {
                     int word = data.get(INT, at);
                     for (int i = 0; i < perWord; i++, word >>>= bits) {
                         into[c++] = (byte) ((word & mask) - middle);
@@ -339,17 +334,9 @@ final class Int8Reader {
                             .requireShape(scaleCols(), rows / perWord)
                             .data();
             int bits = bits();
-            int mask = (1 << bits) - 1;
             int middle = 1 << (bits - 1);
             return matrix(
-                    (row, into) -> {
-                        int shift = bits * awqPlace(row % perWord, perWord);
-                        long at = 4L * (row / perWord);
-                        long next = 4L * (rows / perWord);
-                        for (int c = 0; c < cols; c++, at += next) {
-                            into[c] = (byte) ((data.get(INT, at) >>> shift & mask) - middle);
-                        }
-                    },
+                    new AwqRows(data, rows, cols, bits),
                     (r, c) -> scale.getFloat((long) c * rows + r),
                     hasZeros
                             ? (r, c) -> unsigned(
@@ -363,11 +350,6 @@ final class Int8Reader {
                     module + ".g_idx");
         }
 
-        /** Where in a word row i is: 0, 2, 4, 6 in its lower half, then 1, 3, 5, 7. */
-        private static int awqPlace(int i, int perWord) {
-            return i % 2 == 0 ? i / 2 : perWord / 2 + i / 2;
-        }
-
         private void requireWholeWords(String what, int count) {
             int multiple = 32 / Matrix.gcd(32, bits());
             if (count % multiple != 0) {
@@ -377,6 +359,121 @@ final class Int8Reader {
                                 + cols);
             }
         }
+    }
+
+    /** Scales row by row. */
+    private record RowsOfScales(Tensor scale, int cols) implements Matrix.Int8.FloatAt {
+        @Override
+        public float get(int row, int col) {
+            return scale.getFloat((long) row * cols + col);
+        }
+
+        @Override
+        public void read(int row, int count, float[] into) {
+            scale.readFloats((long) row * cols, into, 0, count);
+        }
+    }
+
+    /** Words of eight columns of 4 bits, those of a row {@code rows} words apart. */
+    private record GptqRows(MemorySegment data, int rows, int cols) implements Matrix.Int8.RowReader {
+        @Override
+        public void read(int row, byte[] into, int to) {
+            long at = 4L * row;
+            for (int c = 0; c < cols; c += 8, at += 4L * rows) {
+                LONGS.set(into, to + c, eightOf4Bits(data.get(INT, at)));
+            }
+        }
+
+        @Override
+        public void read(int first, int count, int cols, byte[] into) {
+            long at = 4L * first;
+            for (int c = 0; c < cols; c += 8, at += 4L * rows) {
+                for (int i = 0; i < count; i++) {
+                    LONGS.set(into, i * cols + c, eightOf4Bits(data.get(INT, at + 4L * i)));
+                }
+            }
+        }
+    }
+
+    /** Words of several rows, those of a column one behind the other. */
+    private record AwqRows(MemorySegment data, int rows, int cols, int bits) implements Matrix.Int8.RowReader {
+        @Override
+        public void read(int row, byte[] into, int to) {
+            int perWord = 32 / bits;
+            int mask = (1 << bits) - 1;
+            int middle = 1 << (bits - 1);
+            int shift = bits * awqPlace(row % perWord, perWord);
+            long at = 4L * (row / perWord);
+            long next = 4L * (rows / perWord);
+            for (int c = to; c < to + cols; c++, at += next) {
+                into[c] = (byte) ((data.get(INT, at) >>> shift & mask) - middle);
+            }
+        }
+
+        /** Eight rows of eight columns are turned at once. */
+        @Override
+        public void read(int first, int count, int cols, byte[] into) {
+            if (bits != 4 || count != 8 || first % 8 != 0 || cols % 8 != 0) {
+                Matrix.Int8.RowReader.super.read(first, count, cols, into);
+                return;
+            }
+            long at = 4L * (first / 8);
+            long next = 4L * (rows / 8);
+            for (int c = 0; c < cols; c += 8, at += 8 * next) {
+                long c0 = eightOf4Bits(data.get(INT, at));
+                long c1 = eightOf4Bits(data.get(INT, at + next));
+                long c2 = eightOf4Bits(data.get(INT, at + 2 * next));
+                long c3 = eightOf4Bits(data.get(INT, at + 3 * next));
+                long c4 = eightOf4Bits(data.get(INT, at + 4 * next));
+                long c5 = eightOf4Bits(data.get(INT, at + 5 * next));
+                long c6 = eightOf4Bits(data.get(INT, at + 6 * next));
+                long c7 = eightOf4Bits(data.get(INT, at + 7 * next));
+                // Halves, quarters, then bytes are exchanged: what each is of four, two, one columns.
+                long a0 = lower(c0, c4, HALVES, 32);
+                long a1 = lower(c1, c5, HALVES, 32);
+                long a2 = lower(c2, c6, HALVES, 32);
+                long a3 = lower(c3, c7, HALVES, 32);
+                long a4 = upper(c0, c4, HALVES, 32);
+                long a5 = upper(c1, c5, HALVES, 32);
+                long a6 = upper(c2, c6, HALVES, 32);
+                long a7 = upper(c3, c7, HALVES, 32);
+                long b0 = lower(a0, a2, QUARTERS, 16);
+                long b1 = lower(a1, a3, QUARTERS, 16);
+                long b2 = upper(a0, a2, QUARTERS, 16);
+                long b3 = upper(a1, a3, QUARTERS, 16);
+                long b4 = lower(a4, a6, QUARTERS, 16);
+                long b5 = lower(a5, a7, QUARTERS, 16);
+                long b6 = upper(a4, a6, QUARTERS, 16);
+                long b7 = upper(a5, a7, QUARTERS, 16);
+                // The even rows come first in a word.
+                LONGS.set(into, c, lower(b0, b1, BYTES, 8));
+                LONGS.set(into, c + 2 * cols, upper(b0, b1, BYTES, 8));
+                LONGS.set(into, c + 4 * cols, lower(b2, b3, BYTES, 8));
+                LONGS.set(into, c + 6 * cols, upper(b2, b3, BYTES, 8));
+                LONGS.set(into, c + cols, lower(b4, b5, BYTES, 8));
+                LONGS.set(into, c + 3 * cols, upper(b4, b5, BYTES, 8));
+                LONGS.set(into, c + 5 * cols, lower(b6, b7, BYTES, 8));
+                LONGS.set(into, c + 7 * cols, upper(b6, b7, BYTES, 8));
+            }
+        }
+
+        /** The lower of each two parts, a's beside b's. */
+        private static long lower(long a, long b, long mask, int bits) {
+            return (a & mask) | (b & mask) << bits;
+        }
+
+        private static long upper(long a, long b, long mask, int bits) {
+            return (a >>> bits & mask) | (b & ~mask);
+        }
+
+        private static final long HALVES = 0x0000_0000_ffff_ffffL;
+        private static final long QUARTERS = 0x0000_ffff_0000_ffffL;
+        private static final long BYTES = 0x00ff_00ff_00ff_00ffL;
+    }
+
+    /** Where in a word row i is: 0, 2, 4, 6 in its lower half, then 1, 3, 5, 7. */
+    private static int awqPlace(int i, int perWord) {
+        return i % 2 == 0 ? i / 2 : perWord / 2 + i / 2;
     }
 
     /**
@@ -410,10 +507,10 @@ final class Int8Reader {
         return (apart + 0x7878_7878_7878_7878L) ^ 0x8080_8080_8080_8080L;
     }
 
-    private static void unsignedRow(MemorySegment data, long from, int bits, byte[] into, int length) {
+    private static void unsignedRow(MemorySegment data, long from, int bits, byte[] into, int to, int length) {
         if (bits == 8) {
-            MemorySegment.copy(data, ValueLayout.JAVA_BYTE, from, into, 0, length);
-            for (int i = 0; i < length; i++) {
+            MemorySegment.copy(data, ValueLayout.JAVA_BYTE, from, into, to, length);
+            for (int i = to; i < to + length; i++) {
                 into[i] ^= (byte) 0x80;
             }
             return;
@@ -423,19 +520,19 @@ final class Int8Reader {
         if (8 % bits != 0) { // as many as fit into a word
             int perWord = 32 / bits;
             for (int i = 0; i < length; i++) {
-                into[i] = (byte) (unsigned(data, from / 4 + i / perWord, i % perWord, bits) - middle);
+                into[to + i] = (byte) (unsigned(data, from / 4 + i / perWord, i % perWord, bits) - middle);
             }
             return;
         }
         int done = 0;
         for (; bits == 4 && done + 8 <= length; done += 8) {
-            LONGS.set(into, done, eightOf4Bits(data.get(INT, from + done / 2)));
+            LONGS.set(into, to + done, eightOf4Bits(data.get(INT, from + done / 2)));
         }
         int perByte = 8 / bits;
         for (int i = done; i < length; i += perByte) {
             int several = data.get(ValueLayout.JAVA_BYTE, from + i / perByte);
             for (int j = 0; j < perByte && i + j < length; j++) {
-                into[i + j] = (byte) ((several >> (j * bits) & mask) - middle);
+                into[to + i + j] = (byte) ((several >> (j * bits) & mask) - middle);
             }
         }
     }

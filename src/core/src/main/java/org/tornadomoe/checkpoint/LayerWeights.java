@@ -144,6 +144,16 @@ final class LayerWeights implements ExpertWeights {
         read(experts.get(expert).down(), row, into);
     }
 
+    @Override
+    public float @Nullable [] gateUpCodes(int expert, int row, int colsPerScale, byte[] codes, float[] scales) {
+        return gateUp(expert, row).codes(projectionRow(row), colsPerScale, codes, scales);
+    }
+
+    @Override
+    public float @Nullable [] downCodes(int expert, int row, int colsPerScale, byte[] codes, float[] scales) {
+        return experts.get(expert).down().codes(row, colsPerScale, codes, scales);
+    }
+
     private void read(Matrix matrix, int row, float[] into) {
         try {
             matrix.row(row, into);

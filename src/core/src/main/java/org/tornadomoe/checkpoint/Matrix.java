@@ -37,6 +37,20 @@ sealed interface Matrix extends WeightRows {
         return null;
     }
 
+    /** Reads a row in 8-bit codes, as {@link org.tornadomoe.quant.ExpertWeights#gateUpCodes} says. */
+    @FunctionalInterface
+    interface CodeRow {
+        /** Of what isn't stored so. */
+        CodeRow NONE = (row, colsPerScale, codes, scales) -> null;
+
+        float @Nullable [] read(int row, int colsPerScale, byte[] codes, float[] scales);
+    }
+
+    /** Likewise; null if it isn't stored so. */
+    default float @Nullable [] codes(int row, int colsPerScale, byte[] codes, float[] scales) {
+        return null;
+    }
+
     /** Reads a row of {@code cols} values into the start of an array. Called from many threads. */
     @FunctionalInterface
     interface FloatRow {
@@ -50,9 +64,22 @@ sealed interface Matrix extends WeightRows {
      * @param tensorName the tensor with the values, for messages
      * @param values decodes a row
      * @param suits what costs least: as many values a scale as the format has
+     * @param coded reads a row in 8-bit codes
      */
-    record Decoded(int rows, int cols, Path file, String tensorName, FloatRow values, Int8Quantization suits)
+    record Decoded(
+            int rows,
+            int cols,
+            Path file,
+            String tensorName,
+            FloatRow values,
+            Int8Quantization suits,
+            CodeRow coded)
             implements Matrix {
+        @Override
+        public float @Nullable [] codes(int row, int colsPerScale, byte[] codes, float[] scales) {
+            return coded.read(row, colsPerScale, codes, scales);
+        }
+
         @Override
         public void row(int row, float[] into) {
             Objects.checkIndex(row, rows);
@@ -136,12 +163,27 @@ sealed interface Matrix extends WeightRows {
             implements Matrix {
         @FunctionalInterface
         interface RowReader {
-            void read(int row, byte[] into);
+            /** Reads a row's values to {@code into[at]} and on. */
+            void read(int row, byte[] into, int at);
+
+            /** Reads rows one behind the other, {@code cols} values each: sooner where they lie side by side. */
+            default void read(int first, int count, int cols, byte[] into) {
+                for (int i = 0; i < count; i++) {
+                    read(first + i, into, i * cols);
+                }
+            }
         }
 
         @FunctionalInterface
         interface FloatAt {
             float get(int row, int col);
+
+            /** The first {@code count} of a row. */
+            default void read(int row, int count, float[] into) {
+                for (int col = 0; col < count; col++) {
+                    into[col] = get(row, col);
+                }
+            }
         }
 
         @FunctionalInterface
@@ -178,7 +220,7 @@ sealed interface Matrix extends WeightRows {
         public void row(int row, float[] into) {
             Objects.checkIndex(row, rows);
             byte[] bytes = new byte[cols];
-            values.read(row, bytes);
+            values.read(row, bytes, 0);
             int r = row / rowsPerScale;
             for (int from = 0, c = 0; from < cols; from += colsPerScale, c++) {
                 float scale = scales.get(r, c);
@@ -370,17 +412,17 @@ sealed interface Matrix extends WeightRows {
                     cols,
                     rowsPerScale,
                     colsPerScale,
-                    (row, into) -> {
+                    (row, into, at) -> {
                         boolean inside = firstRow + row < whole.rows && there > 0;
                         if (inside) {
                             byte[] all = new byte[whole.cols];
-                            whole.values.read(firstRow + row, all);
-                            System.arraycopy(all, firstCol, into, 0, there);
+                            whole.values.read(firstRow + row, all, 0);
+                            System.arraycopy(all, firstCol, into, at, there);
                         }
                         for (int c = inside ? there : 0; c < cols; c++) {
                             // What stands for zero: the last group may begin before the other's end.
                             int first = c / colsPerScale * colsPerScale;
-                            into[c] = inside && isInside(whole, row, first)
+                            into[at + c] = inside && isInside(whole, row, first)
                                     ? (byte) whole.zero(firstRow + row, firstCol + first)
                                     : 0;
                         }

@@ -2,6 +2,9 @@ package org.tornadomoe.checkpoint;
 
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
+import java.lang.invoke.MethodHandles;
+import java.lang.invoke.VarHandle;
+import java.nio.ByteOrder;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.GroupShape;
 import org.tornadomoe.config.Int8Quantization;
@@ -27,8 +30,15 @@ final class SmallFloats {
     /** E2M1 in half steps: {@code 2 * value}, by the bits. */
     static final byte[] HALF_STEPS = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
 
+    /** Two of them, by the bits of both: the lower one's in the lower byte. */
+    private static final short[] TWO_HALF_STEPS = new short[256];
+
+    private static final VarHandle SHORTS =
+            MethodHandles.byteArrayViewVarHandle(short[].class, ByteOrder.LITTLE_ENDIAN);
+
     static {
         for (int bits = 0; bits < 256; bits++) {
+            TWO_HALF_STEPS[bits] = (short) (HALF_STEPS[bits & 15] & 0xff | HALF_STEPS[bits >> 4] << 8);
             int magnitude = bits & 0x7f;
             float sign = bits < 128 ? 1 : -1;
             E4M3[bits] = sign * (magnitude == 0x7f ? Float.NaN : e4m3(magnitude));
@@ -162,7 +172,7 @@ final class SmallFloats {
     }
 
     private static Matrix scaled(Tensor values, Place place, Scales scales) {
-        Matrix.Floats codes = place.floats(values);
+        Matrix.Floats unscaled = place.floats(values);
         int cols = place.cols;
         int per = scales.colsPerScale;
         return new Matrix.Decoded(
@@ -171,7 +181,7 @@ final class SmallFloats {
                 values.file(),
                 values.name(),
                 (row, into) -> {
-                    codes.row(row, into);
+                    unscaled.row(row, into);
                     for (int from = 0; from < cols; from += per) {
                         float scale = scales.get(place.row(row), from);
                         int to = Math.min(cols, from + per);
@@ -180,7 +190,19 @@ final class SmallFloats {
                         }
                     }
                 },
-                suits(place, scales));
+                suits(place, scales),
+                (row, colsPerScale, codes, into) -> {
+                    boolean within = per >= cols || per % colsPerScale == 0;
+                    if (place.transposed || !within) {
+                        return null;
+                    }
+                    long from = unscaled.start() + row * unscaled.rowStride();
+                    MemorySegment.copy(values.data(), ValueLayout.JAVA_BYTE, from, codes, 0, cols);
+                    for (int n = 0; n < Math.ceilDiv(cols, colsPerScale); n++) {
+                        into[n] = scales.get(place.row(row), n * colsPerScale);
+                    }
+                    return values.dtype() == DType.F8_E4M3 ? E4M3 : E5M2;
+                });
     }
 
     private static Int8Quantization suits(Place place, Scales scales) {
@@ -226,12 +248,12 @@ final class SmallFloats {
                 cols,
                 1,
                 group,
-                (row, into) -> {
-                    long at = (firstRow + place.row(row)) * bytes;
+                (row, into, to) -> {
+                    byte[] twos = new byte[bytes];
+                    MemorySegment.copy(
+                            data, ValueLayout.JAVA_BYTE, (firstRow + place.row(row)) * bytes, twos, 0, bytes);
                     for (int b = 0; b < bytes; b++) {
-                        byte two = data.get(ValueLayout.JAVA_BYTE, at + b);
-                        into[2 * b] = HALF_STEPS[two & 15];
-                        into[2 * b + 1] = HALF_STEPS[two >> 4 & 15];
+                        SHORTS.set(into, to + 2 * b, TWO_HALF_STEPS[twos[b] & 0xff]);
                     }
                 },
                 (row, g) -> scale(scale, (firstRow + place.row(row)) * groups + g) * (factor / 2),

@@ -17,6 +17,9 @@ import org.tornadomoe.quant.RouterWeights;
 
 /** A layer of a checkpoint that has int8 matrices; what else it has is floats. */
 final class StoredInt8 implements QuantizedWeights {
+    /** Rows that are read together. */
+    private static final int AT_ONCE = 8;
+
     private final LayerWeights weights;
     private final Int8Grid grid;
 
@@ -120,37 +123,64 @@ final class StoredInt8 implements QuantizedWeights {
         Matrix.Int8 gate = projections.gate().int8();
         Matrix.Int8 up = projections.up().int8();
         Matrix.Int8 down = projections.down().int8();
-        byte[] values = new byte[Math.max(w13.cols(), w2.cols())];
-        for (int row = 0; row < w13.rows(); row++) {
-            Matrix.Int8 from = weights.isUp(row) ? up : gate;
-            if (from != null) {
-                copyRow(from, weights.projectionRow(row), w13, expert, row, values);
-            }
+        int step = weights.isInterleaved() ? 2 : 1;
+        if (gate != null) {
+            copy(gate, w13, expert, 0, step);
         }
-        for (int row = 0; row < w2.rows() && down != null; row++) {
-            copyRow(down, row, w2, expert, row, values);
+        if (up != null && projections.isGated()) {
+            copy(up, w13, expert, step == 2 ? 1 : up.rows(), step);
+        }
+        if (down != null) {
+            copy(down, w2, expert, 0, 1);
         }
         if (gate == null || up == null || down == null) {
             quantize(projections, expert, w13, w2);
         }
     }
 
-    private static void copyRow(Matrix.Int8 from, int row, Int8Tensor into, int expert, int intoRow, byte[] values) {
-        from.values().read(row, values);
-        into.setRow(expert, intoRow, values, 0);
+    /**
+     * All rows of a matrix, some at a time.
+     *
+     * @param first the row of the tensor that the matrix's first is
+     * @param step from a row to the next there
+     */
+    private static void copy(Matrix.Int8 from, Int8Tensor into, int expert, int first, int step) {
+        int cols = into.cols();
+        byte[] values = new byte[Math.multiplyExact(AT_ONCE, cols)];
+        float[] scales = new float[Math.ceilDiv(cols, Math.min(from.colsPerScale(), into.colsPerScale()))];
+        for (int row = 0; row < from.rows(); row += AT_ONCE) {
+            int count = Math.min(AT_ONCE, from.rows() - row);
+            from.values().read(row, count, cols, values);
+            for (int i = 0; i < count; i++) {
+                int intoRow = first + step * (row + i);
+                into.setRow(expert, intoRow, values, i * cols);
+                copyScales(from, row + i, into, expert, intoRow, scales);
+            }
+        }
+    }
+
+    private static void copyScales(
+            Matrix.Int8 from, int row, Int8Tensor into, int expert, int intoRow, float[] scales) {
+        int fromRow = row / from.rowsPerScale();
         byte[] zeroPoints = into.zeroPoints();
-        for (int col = 0; col < into.cols(); col += into.colsPerScale()) {
-            int index = into.scaleIndex(expert, intoRow, col);
-            float scale = from.scale(row, col);
+        Matrix.Int8.IntAt zeros = from.zeros();
+        boolean alike = into.colsPerScale() == from.colsPerScale();
+        if (alike) {
+            from.scales().read(fromRow, into.scaleCols(), scales);
+        }
+        int index = into.scaleIndex(expert, intoRow, 0);
+        for (int n = 0; n < into.scaleCols(); n++, index++) {
+            int fromCol = alike ? n : n * into.colsPerScale() / from.colsPerScale();
+            float scale = alike ? scales[n] : from.scales().get(fromRow, fromCol);
             if (!Float.isFinite(scale)) {
                 throw new CheckpointException(
                         from.file(),
                         "tensor '" + from.tensorName() + "': expected finite scales, got " + scale + " for row " + row
-                                + ", column " + col);
+                                + ", column " + n * into.colsPerScale());
             }
             into.scales()[index] = scale;
             if (zeroPoints != null) {
-                zeroPoints[index] = (byte) from.zero(row, col);
+                zeroPoints[index] = zeros == null ? 0 : (byte) zeros.get(fromRow, fromCol);
             }
         }
     }

@@ -54,6 +54,25 @@ public interface ExpertWeights {
      */
     void downRow(int expert, int row, float[] into);
 
+    /**
+     * Reads a row of w13 in 8-bit codes, if it is stored so and the columns that are to share a scale have one there: a
+     * value is that of its code, times the scale.
+     *
+     * @param colsPerScale columns that are to share a scale
+     * @param codes receives H codes
+     * @param scales receives the scale of each {@code colsPerScale} columns
+     * @return the value of each code, by its unsigned bits: 0 and more of the first 128, none less than the one before,
+     *     and their negatives; null if the row isn't stored so, and then what the arrays hold is any
+     */
+    default float @Nullable [] gateUpCodes(int expert, int row, int colsPerScale, byte[] codes, float[] scales) {
+        return null;
+    }
+
+    /** Reads a row of w2 likewise. */
+    default float @Nullable [] downCodes(int expert, int row, int colsPerScale, byte[] codes, float[] scales) {
+        return null;
+    }
+
     /** Where a row of w13 is read from, for messages: a file and a tensor; empty where that isn't known. */
     default String gateUpSource(int expert, int row) {
         return "";

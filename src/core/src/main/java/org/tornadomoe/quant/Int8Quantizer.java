@@ -1,7 +1,11 @@
 package org.tornadomoe.quant;
 
 import java.lang.foreign.Arena;
+import java.lang.invoke.MethodHandles;
+import java.lang.invoke.VarHandle;
+import java.nio.ByteOrder;
 import java.util.Arrays;
+import java.util.Objects;
 import java.util.concurrent.CancellationException;
 import java.util.concurrent.ConcurrentSkipListMap;
 import java.util.concurrent.ExecutorService;
@@ -64,12 +68,14 @@ public final class Int8Quantizer {
             quantizeRows(
                     w13,
                     source::gateUpRow,
+                    source::gateUpCodes,
                     (expert, row) -> config.gateUpRow(row),
                     source::gateUpSource,
                     done -> progress.advanced(done, rows));
             quantizeRows(
                     w2,
                     source::downRow,
+                    source::downCodes,
                     (expert, row) -> "down projection, row " + row,
                     (expert, row) -> source.downSource(expert),
                     done -> progress.advanced(w13Rows + done, rows));
@@ -104,6 +110,7 @@ public final class Int8Quantizer {
         quantizeRows(
                 tensor,
                 (_, row, into) -> source.row(row, into),
+                (_, _, _, _, _) -> null,
                 (_, row) -> "row " + row,
                 (_, _) -> source.source(),
                 _ -> {});
@@ -122,6 +129,11 @@ public final class Int8Quantizer {
     }
 
     @FunctionalInterface
+    private interface CodeReader {
+        float @Nullable [] read(int expert, int row, int colsPerScale, byte[] codes, float[] scales);
+    }
+
+    @FunctionalInterface
     private interface RowName {
         String of(int expert, int row);
     }
@@ -132,7 +144,7 @@ public final class Int8Quantizer {
     }
 
     private static void quantizeRows(
-            Int8Tensor tensor, RowReader reader, RowName name, RowName source, RowsDone progress) {
+            Int8Tensor tensor, RowReader reader, CodeReader coded, RowName name, RowName source, RowsDone progress) {
         // A band is the rows that share scales; no band is split among threads.
         int bandsPerExpert = tensor.scaleRows();
         int bands = tensor.experts() * bandsPerExpert;
@@ -145,7 +157,7 @@ public final class Int8Quantizer {
         Object reporting = new Object();
         long[] done = {0};
         Runnable worker = () -> {
-            Band band = new Band(tensor, reader, name, source);
+            Band band = new Band(tensor, reader, coded, name, source);
             for (long from = next.getAndAdd(chunk);
                     from < bands && failures.headMap(from).isEmpty();
                     from = next.getAndAdd(chunk)) {
@@ -188,6 +200,14 @@ public final class Int8Quantizer {
         /** Added and taken away again it rounds a float below 2^22 to the nearest integer, halves to even. */
         private static final float ROUNDS = 0x1.8p23f;
 
+        /** Values a scale from which on they are taken by their codes. */
+        private static final int MANY = 1024;
+
+        private static final VarHandle LONGS =
+                MethodHandles.byteArrayViewVarHandle(long[].class, ByteOrder.LITTLE_ENDIAN);
+        private static final long MAGNITUDES = 0x7f7f7f7f7f7f7f7fL;
+        private static final long ONES = 0x0101010101010101L;
+
         /** The bits of infinity; only NaNs are above, without their sign. */
         private static final int INFINITY = 0x7f800000;
 
@@ -196,6 +216,7 @@ public final class Int8Quantizer {
 
         private final Int8Tensor tensor;
         private final RowReader reader;
+        private final CodeReader coded;
         private final RowName name;
         private final RowName source;
         private final int colsPerScale;
@@ -208,13 +229,26 @@ public final class Int8Quantizer {
         /** Of each column. */
         private final float[] scaleOf;
 
+        /** Zeros without zero points. */
         private final float[] zeroOf;
+
         private final float[] least;
         private final float[] greatest;
 
-        Band(Int8Tensor tensor, RowReader reader, RowName name, RowName source) {
+        /** Rows in codes, and their scales; none where there are too few values a scale, or zero points. */
+        private final byte[][] codes;
+
+        private final float[][] scalesOf;
+
+        /** What becomes of each code, a group after the other, and under which scale. */
+        private final byte[][] mapped;
+
+        private final float[] mappedScale;
+
+        Band(Int8Tensor tensor, RowReader reader, CodeReader coded, RowName name, RowName source) {
             this.tensor = tensor;
             this.reader = reader;
+            this.coded = coded;
             this.name = name;
             this.source = source;
             colsPerScale = Math.min(tensor.colsPerScale(), tensor.cols());
@@ -225,6 +259,11 @@ public final class Int8Quantizer {
             zeroOf = new float[tensor.cols()];
             least = new float[tensor.scaleCols()];
             greatest = new float[tensor.scaleCols()];
+            boolean many = tensor.zeroPoints() == null && (long) rows * colsPerScale >= MANY;
+            codes = new byte[many && weights.length == rows ? rows : 0][tensor.cols()];
+            scalesOf = new float[codes.length][tensor.scaleCols()];
+            mapped = new byte[codes.length == 0 ? 0 : tensor.scaleCols()][256];
+            mappedScale = new float[tensor.scaleCols()];
         }
 
         /**
@@ -234,6 +273,9 @@ public final class Int8Quantizer {
         int quantize(int expert, int band) {
             int first = band * tensor.rowsPerScale();
             int last = Math.min(tensor.rows() - first, tensor.rowsPerScale()) + first;
+            if (last - first <= codes.length && quantizeCodes(expert, first, last)) {
+                return last - first;
+            }
             boolean kept = last - first <= weights.length;
             Arrays.fill(least, 0);
             Arrays.fill(greatest, 0);
@@ -260,14 +302,92 @@ public final class Int8Quantizer {
             return last - first;
         }
 
+        /**
+         * The same by codes: the greatest code has the greatest value, and a code becomes one number under a scale.
+         *
+         * @return false if the rows aren't stored so, or hold what is refused
+         */
+        private boolean quantizeCodes(int expert, int first, int last) {
+            Arrays.fill(greatest, 0);
+            float[] table = null;
+            for (int row = first; row < last; row++) {
+                if (Thread.currentThread().isInterrupted()) {
+                    throw new CancellationException("quantisation was interrupted");
+                }
+                byte[] codes = this.codes[row - first];
+                float[] scales = scalesOf[row - first];
+                float[] its = coded.read(expert, row, colsPerScale, codes, scales);
+                if (its == null || (table != null && its != table)) {
+                    return false;
+                }
+                table = its;
+                for (int group = 0, from = 0; from < codes.length; group++, from += colsPerScale) {
+                    int greatestCode = greatestCode(codes, from, Math.min(codes.length, from + colsPerScale));
+                    float most = table[greatestCode] * scales[group];
+                    if (!(scales[group] >= 0 && most <= Float.MAX_VALUE)) {
+                        return false;
+                    }
+                    greatest[group] = Math.max(greatest[group], most);
+                }
+            }
+            int index = tensor.scaleIndex(expert, first, 0);
+            for (int i = 0; i < greatest.length; i++) {
+                setScale(index + i, 0, greatest[i]);
+            }
+            Arrays.fill(mappedScale, Float.NaN);
+            for (int row = first; row < last; row++) {
+                byte[] codes = this.codes[row - first];
+                for (int group = 0, from = 0; from < codes.length; group++, from += colsPerScale) {
+                    float scale = scalesOf[row - first][group];
+                    if (scale != mappedScale[group]) {
+                        map(Objects.requireNonNull(table), scale, tensor.scales()[index + group], mapped[group]);
+                        mappedScale[group] = scale;
+                    }
+                    map(codes, from, Math.min(codes.length, from + colsPerScale), mapped[group]);
+                }
+                tensor.setRow(expert, row, codes, 0);
+            }
+            return true;
+        }
+
+        /** Without the signs. */
+        private static int greatestCode(byte[] codes, int from, int to) {
+            long most = 0; // of each eighth code
+            int i = from;
+            for (; i + 8 <= to; i += 8) {
+                long eight = (long) LONGS.get(codes, i) & MAGNITUDES;
+                long isLess = ((most | ~MAGNITUDES) - eight >>> 7 & ONES ^ ONES) * 0xff;
+                most = eight & isLess | most & ~isLess;
+            }
+            int greatest = 0;
+            for (; most != 0; most >>>= 8) {
+                greatest = Math.max(greatest, (int) most & 0x7f);
+            }
+            for (; i < to; i++) {
+                greatest = Math.max(greatest, codes[i] & 0x7f);
+            }
+            return greatest;
+        }
+
+        /** As {@link #round}, of the values that codes have under a scale. */
+        private static void map(float[] table, float scale, float into, byte[] mapped) {
+            for (int code = 0; code < mapped.length; code++) {
+                float nearest = table[code] * scale / into + ROUNDS - ROUNDS;
+                mapped[code] = (byte) Math.max(-127f, Math.min(127f, nearest));
+            }
+        }
+
+        private static void map(byte[] codes, int from, int to, byte[] mapped) {
+            for (int i = from; i < to; i++) {
+                codes[i] = mapped[codes[i] & 0xff];
+            }
+        }
+
         private void widen(int expert, int row, float[] weights) {
             for (int group = 0, from = 0; from < weights.length; group++, from += colsPerScale) {
                 int to = Math.min(weights.length, from + colsPerScale);
                 if (tensor.zeroPoints() == null && colsPerScale <= SHORT_GROUP) {
-                    int most = 0;
-                    for (int i = from; i < to; i++) {
-                        most = Math.max(most, Float.floatToRawIntBits(weights[i]) & Integer.MAX_VALUE);
-                    }
+                    int most = greatestBits(weights, from, to);
                     if (most >= INFINITY) {
                         refuse(expert, row, weights);
                     }
@@ -286,6 +406,29 @@ public final class Int8Quantizer {
                 least[group] = Math.min(least[group], low);
                 greatest[group] = Math.max(greatest[group], high);
             }
+        }
+
+        /** Without the signs. Four at a time, none of which waits for another. */
+        private static int greatestBits(float[] weights, int from, int to) {
+            int a = 0;
+            int b = 0;
+            int c = 0;
+            int d = 0;
+            int i = from;
+            for (; i + 4 <= to; i += 4) {
+                a = Math.max(a, magnitude(weights[i]));
+                b = Math.max(b, magnitude(weights[i + 1]));
+                c = Math.max(c, magnitude(weights[i + 2]));
+                d = Math.max(d, magnitude(weights[i + 3]));
+            }
+            for (; i < to; i++) {
+                a = Math.max(a, magnitude(weights[i]));
+            }
+            return Math.max(Math.max(a, b), Math.max(c, d));
+        }
+
+        private static int magnitude(float weight) {
+            return Float.floatToRawIntBits(weight) & Integer.MAX_VALUE;
         }
 
         private void refuse(int expert, int row, float[] weights) {
@@ -318,7 +461,9 @@ public final class Int8Quantizer {
             for (int group = 0, from = 0; from < weights.length; group++, from += colsPerScale) {
                 int to = Math.min(weights.length, from + colsPerScale);
                 Arrays.fill(scaleOf, from, to, tensor.scales()[scales + group]);
-                Arrays.fill(zeroOf, from, to, zeroPoints == null ? 0 : zeroPoints[scales + group]);
+                if (zeroPoints != null) {
+                    Arrays.fill(zeroOf, from, to, zeroPoints[scales + group]);
+                }
             }
             round(weights, scaleOf, zeroOf, least);
             narrow(weights, values);

@@ -12,7 +12,10 @@ import java.util.ArrayList;
 import java.util.List;
 import java.util.Random;
 import java.util.concurrent.CancellationException;
+import org.jspecify.annotations.Nullable;
 import org.junit.jupiter.api.Test;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
 import org.tornadomoe.Draw;
 import org.tornadomoe.Draw.Property;
 import org.tornadomoe.config.FusedMoeConfig;
@@ -381,6 +384,119 @@ class Int8QuantizerTest {
                     .isThrownBy(() -> Int8Tensor.allocate(arena, 64, 1024, Integer.MAX_VALUE - 64))
                     .withMessageContaining(
                             "int8 tensor [64, 1024, 2147483583] needs 140737484161024 bytes off the heap");
+        }
+    }
+
+    /** Weights in codes with a scale for each 64 columns of 32 rows: read as floats, and by their codes. */
+    private record Coded(FusedMoeConfig config, byte[] codes, float[] scales, boolean told) implements ExpertWeights {
+        static final float[] VALUES = new float[256];
+
+        static {
+            for (int code = 0; code < 128; code++) {
+                VALUES[code] = code == 127 ? Float.NaN : code / 8 * code * 0.25f;
+                VALUES[code + 128] = -VALUES[code];
+            }
+        }
+
+        private int at(int expert, int row, boolean down) {
+            int h = config.hiddenDim();
+            int i = config.intermediateSize();
+            int all = config.numExperts();
+            return down ? all * 2 * i * h + (expert * h + row) * i : (expert * 2 * i + row) * h;
+        }
+
+        private float scale(int row, int col) {
+            return scales[(row / 32 * 7 + col / 64) % scales.length];
+        }
+
+        private void row(int expert, int row, float[] into, boolean down) {
+            int at = at(expert, row, down);
+            for (int c = 0; c < into.length; c++) {
+                into[c] = VALUES[codes[at + c] & 0xff] * scale(row, c);
+            }
+        }
+
+        private float @Nullable [] codes(
+                int expert, int row, int colsPerScale, byte[] into, float[] intoScales, boolean down) {
+            if (!told || 64 % colsPerScale != 0) {
+                return null;
+            }
+            System.arraycopy(codes, at(expert, row, down), into, 0, into.length);
+            for (int n = 0; n * colsPerScale < into.length; n++) {
+                intoScales[n] = scale(row, n * colsPerScale);
+            }
+            return VALUES;
+        }
+
+        @Override
+        public void gateUpRow(int expert, int row, float[] into) {
+            row(expert, row, into, false);
+        }
+
+        @Override
+        public void downRow(int expert, int row, float[] into) {
+            row(expert, row, into, true);
+        }
+
+        @Override
+        public float @Nullable [] gateUpCodes(int expert, int row, int per, byte[] into, float[] intoScales) {
+            return codes(expert, row, per, into, intoScales, false);
+        }
+
+        @Override
+        public float @Nullable [] downCodes(int expert, int row, int per, byte[] into, float[] intoScales) {
+            return codes(expert, row, per, into, intoScales, true);
+        }
+
+        @Override
+        public RouterWeights router() {
+            return RouterWeights.NONE;
+        }
+    }
+
+    /** Blocks as large as the stored ones, smaller, larger than them in rows, and rows that are too short for it. */
+    @ParameterizedTest
+    @CsvSource({"32, 64", "32, 32", "16, 64", "48, 64", "96, 16", "1, 64", "32, 128"})
+    void codesGiveTheBitsOfTheirFloats(int blockRows, int blockCols) {
+        FusedMoeConfig config = config(2, 200, 96);
+        Random random = new Random(5);
+        byte[] codes = new byte[2 * 3 * 200 * 96];
+        random.nextBytes(codes);
+        for (int i = 0; i < codes.length; i++) {
+            codes[i] = (codes[i] & 0x7f) > 100 ? (byte) (codes[i] & 0x83) : codes[i]; // most blocks' greatest differ
+            codes[i] = i % 1231 == 0 ? 126 : codes[i];
+        }
+        float[] scales = {1, 0.1f, 3e-3f, 0, 1.7e30f, 1e-38f, 0.7f, -0.3f, 11, 5e-20f, 0.037f};
+        Int8Quantization quantization =
+                Int8Quantization.of(Int8Scheme.W8A8_BLOCK).withGrid(new GroupShape(blockRows, blockCols));
+        try (Int8Experts floats =
+                        Int8Quantizer.quantize(new Coded(config, codes, scales, false), quantization, Progress.NONE);
+                Int8Experts coded =
+                        Int8Quantizer.quantize(new Coded(config, codes, scales, true), quantization, Progress.NONE)) {
+            for (boolean down : List.of(false, true)) {
+                Int8Tensor expected = down ? floats.w2() : floats.w13();
+                Int8Tensor actual = down ? coded.w2() : coded.w13();
+                assertThat(actual.scales()).isEqualTo(expected.scales());
+                assertThat(actual.values().mismatch(expected.values())).isEqualTo(-1);
+            }
+        }
+    }
+
+    @Test
+    void codesThatStandForNoNumberAreRefusedAsFloatsAre() {
+        FusedMoeConfig config = config(2, 200, 96);
+        byte[] codes = new byte[2 * 3 * 200 * 96];
+        codes[200 * 96 + 5] = -1;
+        Int8Quantization quantization =
+                Int8Quantization.of(Int8Scheme.W8A8_BLOCK).withGrid(new GroupShape(32, 64));
+        for (float[] scales : List.of(new float[] {1}, new float[] {0})) {
+            for (boolean told : List.of(false, true)) {
+                assertThatIllegalArgumentException()
+                        .isThrownBy(() -> Int8Quantizer.quantize(
+                                new Coded(config, codes, scales, told), quantization, Progress.NONE))
+                        .withMessage("weight: expected finite values, got NaN at expert 0, "
+                                + config.gateUpRow(96) + ", column 5");
+            }
         }
     }
 }
