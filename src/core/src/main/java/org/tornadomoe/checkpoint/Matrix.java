@@ -67,13 +67,7 @@ sealed interface Matrix extends WeightRows {
      * @param coded reads a row in 8-bit codes
      */
     record Decoded(
-            int rows,
-            int cols,
-            Path file,
-            String tensorName,
-            FloatRow values,
-            Int8Quantization suits,
-            CodeRow coded)
+            int rows, int cols, Path file, String tensorName, FloatRow values, Int8Quantization suits, CodeRow coded)
             implements Matrix {
         @Override
         public float @Nullable [] codes(int row, int colsPerScale, byte[] codes, float[] scales) {

@@ -494,8 +494,8 @@ class Int8QuantizerTest {
                 assertThatIllegalArgumentException()
                         .isThrownBy(() -> Int8Quantizer.quantize(
                                 new Coded(config, codes, scales, told), quantization, Progress.NONE))
-                        .withMessage("weight: expected finite values, got NaN at expert 0, "
-                                + config.gateUpRow(96) + ", column 5");
+                        .withMessage("weight: expected finite values, got NaN at expert 0, " + config.gateUpRow(96)
+                                + ", column 5");
             }
         }
     }
