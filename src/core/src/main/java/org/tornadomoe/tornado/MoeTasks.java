@@ -1,5 +1,6 @@
 package org.tornadomoe.tornado;
 
+import java.lang.foreign.Arena;
 import java.nio.BufferOverflowException;
 import java.util.ArrayList;
 import java.util.HashSet;
@@ -7,13 +8,19 @@ import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Set;
+import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeConfig;
+import org.tornadomoe.config.Int8Scheme;
+import org.tornadomoe.config.MoeActivation;
+import org.tornadomoe.config.RouterConfig;
+import org.tornadomoe.config.ScoringFunction;
 import org.tornadomoe.kernel.Cleanup;
 import org.tornadomoe.kernel.InsufficientMemoryException;
 import org.tornadomoe.kernel.MoeExecutionException;
 import org.tornadomoe.kernel.Support;
 import org.tornadomoe.quant.Int8Experts;
+import org.tornadomoe.quant.Int8Tensor;
 import org.tornadomoe.tornado.device.Device;
 import org.tornadomoe.tornado.device.HostMemory;
 import org.tornadomoe.tornado.device.Quirks;
@@ -84,8 +91,13 @@ public final class MoeTasks implements AutoCloseable {
     private final Device device;
     private final IntArray header;
     private final List<LayerArrays> layers = new ArrayList<>();
+    private final List<LayerArrays> products = new ArrayList<>();
     private final List<Stage.Graph> appended = new ArrayList<>();
     private final Set<Object> sent = new HashSet<>();
+
+    /** What lies between the kernels of those that are appended. */
+    private final Set<Object> written = new HashSet<>();
+
     private final List<TornadoExecutionPlan> plans = new ArrayList<>();
 
     /** Plans with the token counts that they have run with: for a new one a driver may compile again. */
@@ -196,7 +208,7 @@ public final class MoeTasks implements AutoCloseable {
         }
         Map<String, TornadoNativeArray> given =
                 layers.isEmpty() ? Map.of() : layers.getFirst().sharedWith(experts);
-        append(name, experts, given, hidden, output);
+        appendLayer(name, experts, given, hidden, output);
     }
 
     /**
@@ -212,81 +224,154 @@ public final class MoeTasks implements AutoCloseable {
         if (like < 0 || like >= there.size()) {
             throw new IllegalArgumentException("like: expected a layer of " + there.size() + ", got " + like);
         }
-        append(name, experts, there.get(like).named(), hidden, output);
+        appendLayer(name, experts, there.get(like).named(), hidden, output);
     }
 
-    private void append(
+    /**
+     * Appends the product of a dense matrix with the tokens, {@code y = x · wᵀ}, such as a projection of attention's:
+     * by the kernels that a layer's first product has, as if it had one expert. They are made for many tokens.
+     *
+     * @param weights [1, N, K], whose memory is copied
+     * @param scheme {@code W8A8_CHANNEL} or {@code W8A16_CHANNEL}: what becomes of x
+     * @param x [M, K], on the device when the tasks run
+     * @param y [M, N], written there; another array than {@code x}
+     * @throws IllegalArgumentException if it is another scheme, an array has fewer than {@code maxNumTokens} rows or is
+     *     both, or no class of kernels does it
+     * @throws InsufficientMemoryException if the device hasn't so much left
+     * @throws UnsupportedOperationException if TornadoVM's graph can't take so many tasks; it is of no use then
+     */
+    public void appendProduct(String name, Int8Tensor weights, Int8Scheme scheme, FloatArray x, FloatArray y) {
+        if (of != null) {
+            throw new IllegalStateException("expected layers alone, since weights are those of another graph");
+        }
+        if (scheme != Int8Scheme.W8A8_CHANNEL && scheme != Int8Scheme.W8A16_CHANNEL) {
+            throw new IllegalArgumentException("scheme: expected W8A8_CHANNEL or W8A16_CHANNEL, got " + scheme.name());
+        }
+        require("x", x, weights.cols());
+        require("y", y, weights.rows());
+        if (x == y) {
+            throw new IllegalArgumentException("y: expected another array than x");
+        }
+        // Without a gate, so that the first product has as many rows as come out of it; the second is never computed.
+        FusedMoeConfig alone = FusedMoeConfig.builder()
+                .numExperts(1)
+                .expertsPerToken(1)
+                .hiddenDim(weights.cols())
+                .intermediateSize(weights.rows())
+                .activation(MoeActivation.SILU_NO_MUL)
+                .router(RouterConfig.of(ScoringFunction.SOFTMAX, true).handedIn())
+                .maxNumTokens(config.maxNumTokens())
+                .device(device.id())
+                .build();
+        Arena arena = Arena.ofShared();
+        try (Int8Experts expert = Int8Experts.builder(
+                        alone, scheme, weights, Int8Tensor.allocate(arena, 1, weights.cols(), weights.rows()), arena)
+                .build()) {
+            TornadoExperts chosen = choose(alone, expert);
+            Map<String, TornadoNativeArray> given = new LinkedHashMap<>();
+            products.stream()
+                    .filter(each -> each.shape.hidden == alone.hiddenDim()
+                            && each.shape.intermediate == alone.intermediateSize()
+                            && each.shape.scheme == scheme)
+                    .findFirst()
+                    .ifPresent(like -> given.putAll(like.sharedWith(expert)));
+            for (String unused : LayerArrays.SECOND) {
+                given.put(unused, unused.equals("w2") ? new IntArray(1) : new FloatArray(1));
+            }
+            given.put("hidden", x);
+            given.put("gateUp", y);
+            LayerArrays arrays = arrays(alone, expert, chosen, false, given);
+            if (sent.add(arrays.work.header)) {
+                graph.transferToDevice(DataTransferMode.EVERY_EXECUTION, arrays.work.header);
+            }
+            arrays.work.topkIds.init(0);
+            products.add(arrays);
+            append(name, arrays, chosen.gemm().program(arrays).firstProduct(), x, y);
+        }
+    }
+
+    private void appendLayer(
             String name,
             Int8Experts experts,
             Map<String, TornadoNativeArray> arraysOfOthers,
             FloatArray hidden,
             FloatArray output) {
-        require("hidden", hidden);
-        require("output", output);
+        require("hidden", hidden, config.hiddenDim());
+        require("output", output, config.hiddenDim());
         if (hidden == output) {
             throw new IllegalArgumentException("output: expected another array than hidden");
         }
-        TornadoExperts chosen = kernels == null ? choose(experts) : kernels;
+        TornadoExperts chosen = kernels == null ? choose(config, experts) : kernels;
         Map<String, TornadoNativeArray> given = new LinkedHashMap<>(arraysOfOthers);
         given.put("header", header);
         given.put("hidden", hidden);
         given.put("output", output);
-        LayerArrays arrays = new LayerArrays(
-                config,
+        LayerArrays arrays = arrays(config, experts, chosen, true, given);
+        kernels = chosen;
+        layers.add(arrays);
+        append(name, arrays, chosen.gemm().program(arrays).all(), hidden, output);
+    }
+
+    private LayerArrays arrays(
+            FusedMoeConfig of,
+            Int8Experts experts,
+            TornadoExperts chosen,
+            boolean aligned,
+            Map<String, TornadoNativeArray> given) {
+        return new LayerArrays(
+                of,
                 experts,
                 device.memory() - deviceBytes(),
                 HostMemory.of(device.backend()),
                 chosen.gemm(),
-                true,
-                chosen.launchConfigs(config, experts),
+                aligned,
+                chosen.launchConfigs(of, experts),
                 given);
-        kernels = chosen;
-        layers.add(arrays);
-        Stage.Graph layer = Stage.Graph.in(
-                graph, grids, name, device, chosen.gemm().program(arrays).all());
+    }
+
+    /** Appends stages that read one array of the caller's and write another. */
+    private void append(String name, LayerArrays arrays, List<Stage> stages, FloatArray in, FloatArray out) {
+        Stage.Graph layer = Stage.Graph.in(graph, grids, name, device, stages);
         List<Object> weights = new ArrayList<>(layer.inputs());
-        weights.removeAll(List.of(header, hidden));
+        weights.removeAll(List.of(arrays.work.header, in));
         weights.removeAll(sent);
         sent.addAll(weights);
-        List<Object> rewritten =
-                appended.isEmpty() ? new ArrayList<>() : appended.getFirst().outputs();
+        List<Object> between = layer.outputs();
+        between.removeAll(List.of(in, out));
+        between.removeAll(written);
+        Set<Object> known = new HashSet<>(written);
         if (of == null) {
             graph.transferToDevice(DataTransferMode.FIRST_EXECUTION, weights.toArray());
         } else {
-            List<Object> between = layer.outputs();
-            between.removeAll(List.of(hidden, output));
-            between.removeAll(rewritten);
-            rewritten.addAll(between);
+            known.addAll(between);
             weights.addAll(between);
             graph.consumeFromDevice(of.graph.getTaskGraphName(), weights.toArray());
         }
         try {
-            layer.addTasks(array -> array != output && rewritten.contains(array));
+            layer.addTasks(array -> array != out && known.contains(array));
         } catch (BufferOverflowException full) {
             throw new UnsupportedOperationException(
                     "graph: TornadoVM's code of one task graph, " + Quirks.GRAPH_CODE_BYTES / 1024
-                            + " KB, is full after " + appended.size() + " layers of " + chosen.name()
-                            + ", and what else is in it",
+                            + " KB, is full after " + appended.size() + " layers"
+                            + (products.isEmpty() ? " of " + kernels : " and products") + ", and what else is in it",
                     full);
         }
-        List<Object> kept = layer.outputs();
-        kept.removeAll(List.of(hidden, output));
-        kept.removeAll(rewritten);
-        if (!kept.isEmpty()) {
-            layer.keepOnDevice(kept);
+        if (of == null && !between.isEmpty()) {
+            layer.keepOnDevice(between);
         }
+        written.addAll(between);
         appended.add(layer);
     }
 
-    private void require(String name, FloatArray array) {
-        long least = (long) config.maxNumTokens() * config.hiddenDim();
+    private void require(String name, FloatArray array, int columns) {
+        long least = (long) config.maxNumTokens() * columns;
         if (array.getSize() < least) {
             throw new IllegalArgumentException(
                     name + ": expected at least " + least + " elements, got " + array.getSize());
         }
     }
 
-    private TornadoExperts choose(Int8Experts experts) {
+    private static TornadoExperts choose(FusedMoeConfig config, Int8Experts experts) {
         List<String> refused = new ArrayList<>();
         List<TornadoExperts> candidates = TornadoExperts.all().stream()
                 .filter(each -> each.gemm().joinsOtherTasks())
@@ -329,6 +414,7 @@ public final class MoeTasks implements AutoCloseable {
         } else {
             layers.getFirst().setTokens(tokens);
         }
+        products.forEach(product -> product.setTokens(tokens));
         appended.forEach(layer -> layer.resize(tokens));
     }
 
@@ -355,7 +441,9 @@ public final class MoeTasks implements AutoCloseable {
 
     /** What the layers' arrays take there, without the caller's. */
     public long deviceBytes() {
-        return layers.stream().mapToLong(layer -> layer.ownBytes).sum();
+        return Stream.concat(layers.stream(), products.stream())
+                .mapToLong(layer -> layer.ownBytes)
+                .sum();
     }
 
     /**
@@ -370,7 +458,9 @@ public final class MoeTasks implements AutoCloseable {
                 () -> Cleanup.each(plans.reversed(), this::close),
                 plans::clear,
                 () -> Cleanup.each(layers, LayerArrays::close),
+                () -> Cleanup.each(products, LayerArrays::close),
                 layers::clear,
+                products::clear,
                 ran::clear);
     }
 

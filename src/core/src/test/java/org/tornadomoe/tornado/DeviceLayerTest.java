@@ -403,6 +403,15 @@ class DeviceLayerTest {
         devices().forEach(device -> LayerChecks.layersOutliveAModelsPlan(device.id()));
     }
 
+    /** Tensor cores round activations to halves in w8a16. */
+    @Test
+    void productsAreSumsOfTheirRows() {
+        for (Device device : devices()) {
+            LayerChecks.productsAreSumsOfTheirRows(device.id(), Int8Scheme.W8A16_CHANNEL, 1e-3);
+            LayerChecks.productsAreSumsOfTheirRows(device.id(), Int8Scheme.W8A8_CHANNEL, 1.5e-2);
+        }
+    }
+
     @Test
     void theSameLayersInTwoGraphsOfAPlan() {
         devices().forEach(device -> LayerChecks.theSameLayersInTwoGraphsOfAPlan(device.id()));

@@ -12,6 +12,7 @@ import java.util.Collections;
 import java.util.Iterator;
 import java.util.List;
 import java.util.Objects;
+import java.util.Random;
 import java.util.Set;
 import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
@@ -307,6 +308,71 @@ public final class LayerChecks {
                 }
             }
         }
+    }
+
+    /** Products of dense matrices, one after the other and beside a layer; two of one shape share their workspace. */
+    static void productsAreSumsOfTheirRows(String device, Int8Scheme scheme, double most) {
+        int m = 9;
+        int h = 64;
+        int n = 80;
+        RandomLayer layer = RandomLayer.of(5, 2, h, 32, m, 3).on(device);
+        FloatArray x = FloatArray.fromArray(layer.hidden(m, 1));
+        FloatArray wide = new FloatArray(m * n);
+        FloatArray other = new FloatArray(m * n);
+        FloatArray back = new FloatArray(m * h);
+        FloatArray moeOutput = new FloatArray(m * h);
+        TaskGraph graph = new TaskGraph("products").transferToDevice(DataTransferMode.EVERY_EXECUTION, x);
+        try (Arena arena = Arena.ofShared();
+                Int8Experts experts = Int8Quantizer.quantize(layer, Int8Scheme.W8A8_CHANNEL, Progress.NONE);
+                MoeTasks moe = new MoeTasks(graph, new GridScheduler(), layer.config())) {
+            Int8Tensor up = randomMatrix(arena, n, h, 5);
+            Int8Tensor another = randomMatrix(arena, n, h, 6);
+            Int8Tensor down = randomMatrix(arena, h, n, 7);
+            moe.appendProduct("up", up, scheme, x, wide);
+            moe.append("moe", experts, x, moeOutput);
+            moe.appendProduct("another", another, scheme, x, other);
+            moe.appendProduct("down", down, scheme, wide, back);
+            graph.transferToHost(DataTransferMode.EVERY_EXECUTION, wide, other, back, moeOutput);
+            TornadoExecutionPlan plan = new TornadoExecutionPlan(graph.snapshot());
+            moe.launchOn(plan);
+            for (int tokens : new int[] {m, 1, m - 1}) {
+                List.of(wide, other, back).forEach(array -> array.init(0));
+                moe.setTokens(tokens);
+                moe.execute(plan);
+                assertIsProduct("up", up, x, wide, tokens, most);
+                assertIsProduct("another", another, x, other, tokens, most);
+                assertIsProduct("down", down, wide, back, tokens, most);
+            }
+        }
+    }
+
+    private static Int8Tensor randomMatrix(Arena arena, int rows, int cols, int seed) {
+        Random random = new Random(seed);
+        Int8Tensor matrix = Int8Tensor.allocate(arena, 1, rows, cols);
+        byte[] row = new byte[cols];
+        for (int r = 0; r < rows; r++) {
+            random.nextBytes(row);
+            matrix.setRow(0, r, row, 0, (random.nextFloat() + 0.5f) / 1000);
+        }
+        return matrix;
+    }
+
+    private static void assertIsProduct(
+            String name, Int8Tensor w, FloatArray x, FloatArray y, int tokens, double most) {
+        double difference = 0;
+        double squares = 0;
+        for (int t = 0; t < tokens; t++) {
+            for (int r = 0; r < w.rows(); r++) {
+                double sum = 0;
+                for (int k = 0; k < w.cols(); k++) {
+                    sum += (double) x.get(t * w.cols() + k) * w.get(0, r, k) * w.scale(0, r);
+                }
+                double d = y.get(t * w.rows() + r) - sum;
+                difference += d * d;
+                squares += sum * sum;
+            }
+        }
+        assertThat(Math.sqrt(difference / squares)).as(name + " of " + tokens).isLessThan(most);
     }
 
     /**

@@ -3,6 +3,7 @@ package org.tornadomoe.tornado;
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
+import java.lang.foreign.Arena;
 import java.util.Arrays;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
@@ -10,6 +11,7 @@ import org.tornadomoe.RandomLayer;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.Int8Quantizer;
+import org.tornadomoe.quant.Int8Tensor;
 import org.tornadomoe.quant.Progress;
 import uk.ac.manchester.tornado.api.GridScheduler;
 import uk.ac.manchester.tornado.api.TaskGraph;
@@ -126,6 +128,12 @@ class MoeTasksTest {
     }
 
     @Test
+    void productsAreSumsOfTheirRows() {
+        LayerChecks.productsAreSumsOfTheirRows("interpreter:0", Int8Scheme.W8A16_CHANNEL, 1e-6);
+        LayerChecks.productsAreSumsOfTheirRows("interpreter:0", Int8Scheme.W8A8_CHANNEL, 1.5e-2);
+    }
+
+    @Test
     void layersOfAnotherGraphAreAppendedAgainOnly() {
         GridScheduler grids = new GridScheduler();
         FloatArray hidden = new FloatArray(9 * 26);
@@ -139,6 +147,12 @@ class MoeTasksTest {
             assertThatThrownBy(() -> again.append("a", experts, hidden, output))
                     .isInstanceOf(IllegalStateException.class)
                     .hasMessageContaining("expected appendAgain");
+            try (Arena arena = Arena.ofConfined()) {
+                Int8Tensor square = Int8Tensor.allocate(arena, 1, 26, 26);
+                assertThatThrownBy(() -> again.appendProduct("p", square, Int8Scheme.W8A16_CHANNEL, hidden, output))
+                        .isInstanceOf(IllegalStateException.class)
+                        .hasMessage("expected layers alone, since weights are those of another graph");
+            }
             assertThatThrownBy(() -> again.appendAgain("a", 1, experts, hidden, output))
                     .isInstanceOf(IllegalArgumentException.class)
                     .hasMessage("like: expected a layer of 1, got 1");
@@ -157,6 +171,20 @@ class MoeTasksTest {
             assertThatThrownBy(() -> moe.append("a", experts, hidden, new FloatArray(233)))
                     .isInstanceOf(IllegalArgumentException.class)
                     .hasMessage("output: expected at least 234 elements, got 233");
+            try (Arena arena = Arena.ofConfined()) {
+                Int8Tensor tall = Int8Tensor.allocate(arena, 1, 27, 26);
+                assertThatThrownBy(() -> moe.appendProduct("p", tall, Int8Scheme.W8A16_CHANNEL, hidden, hidden))
+                        .isInstanceOf(IllegalArgumentException.class)
+                        .hasMessage("y: expected at least 243 elements, got 234");
+                Int8Tensor square = Int8Tensor.allocate(arena, 1, 26, 26);
+                assertThatThrownBy(() -> moe.appendProduct("p", square, Int8Scheme.W8A16_CHANNEL, hidden, hidden))
+                        .isInstanceOf(IllegalArgumentException.class)
+                        .hasMessage("y: expected another array than x");
+                assertThatThrownBy(() ->
+                                moe.appendProduct("p", square, Int8Scheme.W8A16_GROUP, hidden, new FloatArray(9 * 26)))
+                        .isInstanceOf(IllegalArgumentException.class)
+                        .hasMessage("scheme: expected W8A8_CHANNEL or W8A16_CHANNEL, got W8A16_GROUP");
+            }
             assertThatThrownBy(() -> moe.setTokens(10))
                     .isInstanceOf(IllegalArgumentException.class)
                     .hasMessage("tokens: expected 1 to 9, got 10");

@@ -25,6 +25,9 @@ import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
  * thread-safe.
  */
 public final class LayerArrays implements AutoCloseable {
+    /** The arrays of the second projection that are as large as it; given, they are left as they are. */
+    public static final List<String> SECOND = List.of("w2", "w2Scales", "w2ZeroPoints", "w2Bias");
+
     public final LayerShape shape;
     public final Workspace work;
     public final AdapterArrays adapters;
@@ -115,7 +118,7 @@ public final class LayerArrays implements AutoCloseable {
         }
         if (table.declared().values().stream()
                 .noneMatch(array -> array.whole().equals("w13") && given.containsKey(array.name()))) {
-            weights.fill(shape, experts);
+            weights.fill(shape, experts, !given.containsKey("w2"));
             if (shape.balanced) {
                 setReplicas(Replicas.allHere(shape.experts, experts::expertMap));
             }

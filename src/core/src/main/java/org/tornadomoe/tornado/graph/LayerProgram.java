@@ -44,6 +44,11 @@ public class LayerProgram {
                 zeroExperts());
     }
 
+    /** The first product alone, from {@link Workspace#hidden} to {@link Workspace#gateUp}: experts are handed in. */
+    public final List<Stage> firstProduct() {
+        return inOrder(align(0), alignment.parts(), quantizeTokens(), gateUp());
+    }
+
     /** What a call takes: the layer, and what it brings to the device and back by itself, or makes of 16 bits. */
     public List<Stage> call() {
         return inOrder(

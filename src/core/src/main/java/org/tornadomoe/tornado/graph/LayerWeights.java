@@ -43,12 +43,15 @@ final class LayerWeights {
         w2 = Projection.declare(shape, table, false);
     }
 
-    void fill(LayerShape shape, Int8Experts experts) {
+    /** @param second whether there is a second projection to fill */
+    void fill(LayerShape shape, Int8Experts experts, boolean second) {
         for (int expert = 0; expert < shape.experts; expert++) {
             expertMap.set(expert, experts.expertMap(expert));
         }
         w13.fill(shape, experts.w13(), experts.w13Bias(), true);
-        w2.fill(shape, experts.w2(), experts.w2Bias(), false);
+        if (second) {
+            w2.fill(shape, experts.w2(), experts.w2Bias(), false);
+        }
         routerBias.init(0);
         if (shape.routes) {
             fill(experts.router());
