@@ -36,9 +36,13 @@ import uk.ac.manchester.tornado.api.types.arrays.IntArray;
  */
 final class DeviceDecoder implements Decoder {
     private static final int GROUP = DeviceKernels.GROUP;
+    private static final int PARTS = DeviceKernels.PARTS;
+
+    /** What the matrices outside of the experts are quantised in. */
+    private static final Int8Scheme DENSE = Int8Scheme.W8A16_CHANNEL;
 
     /** A grid of as many groups as a number of tokens needs. */
-    private record Grid(WorkerGrid1D worker, IntUnaryOperator groups) {}
+    private record Grid(WorkerGrid1D worker, int group, IntUnaryOperator groups) {}
 
     private static final class Conversation implements Sequence {
         private int length;
@@ -49,7 +53,7 @@ final class DeviceDecoder implements Decoder {
         }
     }
 
-    /** A matrix in int8 as the kernels read it: rows one after the other, each of whole ints. */
+    /** A matrix in int8 as {@link DeviceKernels} reads it: rows one after the other, four columns an int. */
     private static final class Packed {
         final int rows;
         final int cols;
@@ -57,42 +61,59 @@ final class DeviceDecoder implements Decoder {
         final IntArray values;
         final FloatArray scales;
 
-        Packed(WeightRows of) {
+        static Packed of(WeightRows rows) {
+            try (Arena arena = Arena.ofShared()) {
+                return new Packed(quantize(rows, arena));
+            }
+        }
+
+        Packed(Int8Tensor of) {
             rows = of.rows();
             cols = of.cols();
-            if (cols % 16 != 0) {
-                throw new IllegalArgumentException(of.source() + ": expected a multiple of 16 columns, got " + cols);
-            }
-            try (Arena arena = Arena.ofShared()) {
-                Int8Tensor int8 = Int8Quantizer.quantize(of, Int8Quantization.of(Int8Scheme.W8A16_CHANNEL), arena);
-                ints = int8.rowBytes() / 4;
-                values = new IntArray(Math.multiplyExact(rows, ints));
-                MemorySegment.copy(
-                        int8.values(), 0, values.getSegment(), 0, int8.values().byteSize());
-                scales = FloatArray.fromArray(int8.scales());
-            }
+            ints = of.rowBytes() / 4;
+            values = new IntArray(Math.multiplyExact(rows, ints));
+            MemorySegment.copy(
+                    of.values(), 0, values.getSegment(), 0, of.values().byteSize());
+            scales = FloatArray.fromArray(of.scales());
         }
     }
 
-    /** A layer's arrays on the device, but for the MoE layer's. */
-    private final class Layer {
+    private static Int8Tensor quantize(WeightRows of, Arena arena) {
+        if (of.cols() % 16 != 0) {
+            throw new IllegalArgumentException(of.source() + ": expected a multiple of 16 columns, got " + of.cols());
+        }
+        return Int8Quantizer.quantize(of, Int8Quantization.of(DENSE), arena);
+    }
+
+    /** A layer's arrays on the device, but for the MoE layer's and the matrices, whose memory is here until closed. */
+    private final class Layer implements AutoCloseable {
+        private final Arena arena = Arena.ofShared();
         final FloatArray attentionNorm;
-        final Packed input;
+        final Int8Tensor input;
         final FloatArray queryNorm;
         final FloatArray keyNorm;
         final FloatArray keys = zeros(model.sizes.kvHeads() * model.sizes.headDim() * context);
         final FloatArray values = zeros(model.sizes.kvHeads() * model.sizes.headDim() * context);
-        final Packed output;
+        final Int8Tensor output;
         final FloatArray moeNorm;
+        final Packed ownInput;
+        final Packed ownOutput;
 
         Layer(int number) {
             attentionNorm = FloatArray.fromArray(model.attentionNorm(number));
-            input = new Packed(model.attentionInput(number));
+            input = quantize(model.attentionInput(number), arena);
             float[] norm = model.queryNorm(number);
             queryNorm = norm == null ? zeros(1) : FloatArray.fromArray(norm);
             keyNorm = norm == null ? zeros(1) : FloatArray.fromArray(model.keyNorm(number));
-            output = new Packed(model.attentionOutput(number));
+            output = quantize(model.attentionOutput(number), arena);
             moeNorm = FloatArray.fromArray(model.moeNorm(number));
+            ownInput = new Packed(input);
+            ownOutput = new Packed(output);
+        }
+
+        @Override
+        public void close() {
+            arena.close();
         }
     }
 
@@ -107,9 +128,6 @@ final class DeviceDecoder implements Decoder {
         final List<Grid> grids = new ArrayList<>();
         int layers;
 
-        /** Whether what the last layer gave is still to be added to the hidden states, as the next norm does. */
-        boolean pending;
-
         /**
          * @param before the part that leaves hidden states on the device for this one; null for the first
          * @param shared the part that has the same layers' arrays on the device; null for one that sends them there
@@ -122,9 +140,9 @@ final class DeviceDecoder implements Decoder {
             moe = shared == null ? new MoeTasks(graph, scheduler, config) : new MoeTasks(shared.moe, graph);
             header = moe.header();
             if (shared == null && before != null) {
-                graph.consumeFromDevice(before.name, hidden);
+                graph.consumeFromDevice(before.name, hidden, output);
             } else {
-                there(hidden);
+                there(hidden, output);
             }
             if (shared != null) {
                 // TornadoVM (5.2) looks for all that is consumed in whichever graph ran before, unless that one is
@@ -133,11 +151,21 @@ final class DeviceDecoder implements Decoder {
                         before == null ? List.of("chunk" + (parts - 1), "single" + (parts - 1)) : List.of(before.name);
                 for (String other : others) {
                     if (!other.equals(shared.name)) {
-                        graph.consumeFromDevice(other, hidden);
+                        graph.consumeFromDevice(other, hidden, output);
                     }
                 }
             }
-            there(normed, qkv, attended, output, rotations);
+            there(normed, qkv, rotations);
+            if (single) {
+                own(attendedParts, digits, scales);
+            } else {
+                there(attended);
+            }
+        }
+
+        /** Arrays that no other graph has. */
+        private void own(Object... arrays) {
+            graph.transferToDevice(DataTransferMode.FIRST_EXECUTION, arrays);
         }
 
         /** Arrays that are on the device before this graph's tasks, which write into some. */
@@ -151,15 +179,19 @@ final class DeviceDecoder implements Decoder {
 
         /** Says how many groups a task has for M tokens. */
         void grid(String task, IntUnaryOperator groups) {
-            WorkerGrid1D worker = new WorkerGrid1D(groups.applyAsInt(single ? 1 : maxTokens) * GROUP);
-            worker.setLocalWork(GROUP, 1, 1);
+            grid(task, GROUP, groups);
+        }
+
+        void grid(String task, int group, IntUnaryOperator groups) {
+            WorkerGrid1D worker = new WorkerGrid1D(groups.applyAsInt(single ? 1 : maxTokens) * group);
+            worker.setLocalWork(group, 1, 1);
             scheduler.addWorkerGrid(name + "." + task, worker);
-            grids.add(new Grid(worker, groups));
+            grids.add(new Grid(worker, group, groups));
         }
 
         void setTokens(int tokens) {
             moe.setTokens(tokens);
-            grids.forEach(grid -> grid.worker.setGlobalWork((long) grid.groups.applyAsInt(tokens) * GROUP, 1, 1));
+            grids.forEach(grid -> grid.worker.setGlobalWork((long) grid.groups.applyAsInt(tokens) * grid.group, 1, 1));
         }
 
         void embed() {
@@ -173,140 +205,211 @@ final class DeviceDecoder implements Decoder {
                     embedding.values,
                     embedding.scales,
                     hidden,
+                    output,
                     embedding.cols,
                     embedding.ints);
             grid("embed", tokens -> Math.ceilDiv(tokens * embedding.ints, GROUP));
         }
 
-        void norm(String task, FloatArray values, FloatArray gains, FloatArray into, int stride, int from) {
+        /** Adds what a layer gave, and norms. */
+        void norm(String task, FloatArray gains) {
             there(gains);
             graph.task(
                     task,
-                    DeviceKernels::rmsNorm,
+                    DeviceKernels::addAndNorm,
                     new KernelContext(),
                     header,
-                    values,
+                    hidden,
                     output,
                     gains,
-                    into,
-                    values == hidden && pending ? 1 : 0,
-                    stride,
+                    normed,
+                    model.sizes.hidden(),
+                    model.sizes.epsilon());
+            grid(task, DeviceKernels.WIDE, tokens -> tokens);
+        }
+
+        /** The same for {@link #project}: of the last token. */
+        void normToDigits(String task, FloatArray gains) {
+            there(gains);
+            graph.task(
+                    task,
+                    DeviceKernels::addAndNormToDigits,
+                    new KernelContext(),
+                    header,
+                    hidden,
+                    output,
+                    gains,
+                    digits,
+                    scales,
+                    model.sizes.hidden(),
+                    model.sizes.epsilon());
+            grid(task, DeviceKernels.WIDE, tokens -> 1);
+        }
+
+        void normHeads(String task, FloatArray gains, int from) {
+            there(gains);
+            graph.task(
+                    task,
+                    DeviceKernels::normHeads,
+                    new KernelContext(),
+                    header,
+                    qkv,
+                    gains,
+                    model.sizes.qkv(),
                     from,
                     gains.getSize(),
                     model.sizes.epsilon());
             grid(task, tokens -> tokens);
-            pending &= values != hidden;
         }
 
-        void project(String task, FloatArray x, Packed w, FloatArray y, boolean adding, boolean last) {
-            there(w.values, w.scales);
-            if (!single && !last) {
-                graph.task(
-                        task,
-                        DeviceKernels::projectTile,
-                        new KernelContext(),
-                        header,
-                        x,
-                        w.values,
-                        w.scales,
-                        y,
-                        w.rows,
-                        w.cols,
-                        w.ints,
-                        adding ? 1 : 0);
-                int tile = DeviceKernels.TILE;
-                grid(task, tokens -> Math.ceilDiv(tokens, tile) * Math.ceilDiv(w.rows, tile));
-                return;
-            }
+        void project(String task, Packed w, FloatArray y) {
             graph.task(
                     task,
-                    DeviceKernels::project,
+                    moe.device().lacksDp4a() == null ? DeviceKernels::project : DeviceKernels::projectPortable,
                     new KernelContext(),
-                    header,
-                    x,
+                    digits,
+                    scales,
                     w.values,
                     w.scales,
                     y,
                     w.rows,
-                    w.cols,
-                    w.ints,
-                    adding ? 1 : 0,
-                    last ? 1 : 0);
-            int groups = Math.ceilDiv(w.rows, GROUP / DeviceKernels.LANES);
-            grid(task, tokens -> last ? groups : tokens * groups);
+                    w.ints);
+            grid(task, tokens -> Math.ceilDiv(w.rows, DeviceKernels.ROWS));
+        }
+
+        /** Norms of queries and keys over all heads, where a model has those. */
+        void normHeads(String n, Layer layer) {
+            int d = model.sizes.headDim();
+            if (layer.queryNorm.getSize() > d) {
+                normHeads("queryNorm" + n, layer.queryNorm, 0);
+                normHeads("keyNorm" + n, layer.keyNorm, model.sizes.heads() * d);
+            } else {
+                there(layer.queryNorm, layer.keyNorm);
+            }
+        }
+
+        int normsEachHead(Layer layer) {
+            return layer.queryNorm.getSize() == model.sizes.headDim() ? 1 : 0;
+        }
+
+        /** A token: hidden states to {@code output}. */
+        void attendSingle(String n, Layer layer) {
+            Model.Sizes sizes = model.sizes;
+            normToDigits("attentionNorm" + n, layer.attentionNorm);
+            own(layer.ownInput.values, layer.ownInput.scales, layer.ownOutput.values, layer.ownOutput.scales);
+            project("qkv" + n, layer.ownInput, qkv);
+            normHeads(n, layer);
+            there(layer.keys, layer.values);
+            graph.task(
+                            "attend" + n,
+                            DeviceKernels::attendPart,
+                            new KernelContext(),
+                            step,
+                            qkv,
+                            layer.queryNorm,
+                            layer.keyNorm,
+                            rotations,
+                            layer.keys,
+                            layer.values,
+                            attendedParts,
+                            sizes.heads(),
+                            sizes.kvHeads(),
+                            sizes.headDim(),
+                            context,
+                            normsEachHead(layer),
+                            sizes.epsilon())
+                    .task(
+                            "attendAll" + n,
+                            DeviceKernels::attendAll,
+                            new KernelContext(),
+                            attendedParts,
+                            digits,
+                            scales,
+                            sizes.heads(),
+                            sizes.headDim());
+            grid("attend" + n, tokens -> sizes.heads() * PARTS);
+            grid("attendAll" + n, tokens -> Math.ceilDiv(layer.ownOutput.ints, GROUP));
+            project("out" + n, layer.ownOutput, output);
+        }
+
+        /** A chunk's tokens. */
+        void attendChunk(String n, Layer layer) {
+            Model.Sizes sizes = model.sizes;
+            norm("attentionNorm" + n, layer.attentionNorm);
+            moe.appendProduct("qkv" + n, layer.input, DENSE, normed, qkv);
+            normHeads(n, layer);
+            there(layer.keys, layer.values);
+            int share = Math.min(DeviceKernels.QUERIES, Integer.lowestOneBit(sizes.heads() / sizes.kvHeads()));
+            graph.task(
+                            "rotate" + n,
+                            DeviceKernels::rotateHeads,
+                            new KernelContext(),
+                            header,
+                            step,
+                            qkv,
+                            layer.queryNorm,
+                            layer.keyNorm,
+                            rotations,
+                            layer.keys,
+                            layer.values,
+                            sizes.heads(),
+                            sizes.kvHeads(),
+                            sizes.headDim(),
+                            context,
+                            normsEachHead(layer),
+                            sizes.epsilon())
+                    .task(
+                            "attend" + n,
+                            DeviceKernels::attend,
+                            new KernelContext(),
+                            header,
+                            step,
+                            qkv,
+                            layer.keys,
+                            layer.values,
+                            attended,
+                            sizes.heads(),
+                            sizes.kvHeads(),
+                            sizes.headDim(),
+                            context,
+                            share);
+            grid("rotate" + n, tokens -> tokens * (sizes.heads() + sizes.kvHeads()));
+            grid("attend" + n, tokens -> Math.ceilDiv(tokens * share, DeviceKernels.QUERIES) * (sizes.heads() / share));
+            moe.appendProduct("out" + n, layer.output, DENSE, attended, output);
         }
 
         void layer(int number, Layer layer, Int8Experts experts) {
             String n = "_" + number;
-            int d = model.sizes.headDim();
-            int width = model.sizes.qkv();
-            norm("attentionNorm" + n, hidden, layer.attentionNorm, normed, model.sizes.hidden(), 0);
-            project("qkv" + n, normed, layer.input, qkv, false, false);
-            boolean ofHeads = layer.queryNorm.getSize() == d;
-            if (layer.queryNorm.getSize() > d) {
-                norm("queryNorm" + n, qkv, layer.queryNorm, qkv, width, 0);
-                norm("keyNorm" + n, qkv, layer.keyNorm, qkv, width, model.sizes.heads() * d);
+            if (single) {
+                attendSingle(n, layer);
             } else {
-                there(layer.queryNorm, layer.keyNorm);
+                attendChunk(n, layer);
             }
-            there(layer.keys, layer.values);
-            graph.task(
-                    "rotate" + n,
-                    DeviceKernels::rotateHeads,
-                    new KernelContext(),
-                    header,
-                    step,
-                    qkv,
-                    layer.queryNorm,
-                    layer.keyNorm,
-                    rotations,
-                    layer.keys,
-                    layer.values,
-                    model.sizes.heads(),
-                    model.sizes.kvHeads(),
-                    d,
-                    context,
-                    ofHeads ? 1 : 0,
-                    model.sizes.epsilon());
-            grid("rotate" + n, tokens -> tokens * (model.sizes.heads() + model.sizes.kvHeads()));
-            graph.task(
-                    "attend" + n,
-                    DeviceKernels::attend,
-                    new KernelContext(),
-                    header,
-                    step,
-                    qkv,
-                    layer.keys,
-                    layer.values,
-                    attended,
-                    model.sizes.heads(),
-                    model.sizes.kvHeads(),
-                    d,
-                    context);
-            grid("attend" + n, tokens -> tokens * model.sizes.heads());
-            project("out" + n, attended, layer.output, hidden, true, false);
-            norm("moeNorm" + n, hidden, layer.moeNorm, normed, model.sizes.hidden(), 0);
+            norm("moeNorm" + n, layer.moeNorm);
             if (shared == null) {
                 moe.append("moe" + n, experts, normed, output);
             } else {
                 moe.appendAgain("moe" + n, layers, experts, normed, output);
             }
             layers++;
-            pending = true;
         }
 
-        /** Leaves hidden states on the device for the next part. */
+        /** Leaves hidden states, and what is to be added to them, on the device for the next part. */
         void leave() {
-            graph.task("add", DeviceKernels::add, new KernelContext(), header, output, hidden, model.sizes.hidden());
-            grid("add", tokens -> Math.ceilDiv(tokens * model.sizes.hidden(), GROUP));
-            graph.persistOnDevice(hidden);
+            graph.persistOnDevice(hidden, output);
         }
 
         void head() {
-            norm("norm", hidden, lastNorm, normed, model.sizes.hidden(), 0);
-            there(logits, next);
-            project("head", normed, head, logits, false, true);
-            graph.task("choose", DeviceKernels::choose, new KernelContext(), logits, next, head.rows);
+            if (!single) {
+                own(digits, scales);
+            }
+            own(places);
+            normToDigits("norm", lastNorm);
+            there(head.values, head.scales, logits, next);
+            project("head", head, logits);
+            graph.task("chooseParts", DeviceKernels::chooseParts, new KernelContext(), logits, places, head.rows)
+                    .task("choose", DeviceKernels::choose, new KernelContext(), logits, places, next);
+            grid("chooseParts", tokens -> DeviceKernels.CHOICES);
             grid("choose", tokens -> 1);
             graph.transferToHost(DataTransferMode.UNDER_DEMAND, logits)
                     .transferToHost(DataTransferMode.EVERY_EXECUTION, next);
@@ -325,12 +428,19 @@ final class DeviceDecoder implements Decoder {
     private final FloatArray normed;
     private final FloatArray qkv;
     private final FloatArray attended;
+    private final FloatArray attendedParts;
+
+    /** What a token's projections multiply. */
+    private final IntArray digits;
+
+    private final FloatArray scales;
     private final FloatArray output;
     private final FloatArray rotations;
     private final Packed embedding;
     private final Packed head;
     private final FloatArray lastNorm;
     private final FloatArray logits;
+    private final IntArray places = new IntArray(DeviceKernels.CHOICES);
     private final IntArray next = new IntArray(1);
     private final GridScheduler scheduler = new GridScheduler();
 
@@ -341,6 +451,9 @@ final class DeviceDecoder implements Decoder {
     private final TornadoExecutionPlan plan;
     private Conversation current = new Conversation();
     private TornadoExecutionResult last;
+
+    /** Tokens that the parts were told of last. */
+    private int set;
 
     private static FloatArray zeros(int count) {
         FloatArray zeros = new FloatArray(count);
@@ -381,6 +494,12 @@ final class DeviceDecoder implements Decoder {
         normed = zeros(maxTokens * sizes.hidden());
         qkv = zeros(maxTokens * sizes.qkv());
         attended = zeros(maxTokens * sizes.heads() * sizes.headDim());
+        attendedParts = zeros(sizes.heads() * PARTS * (sizes.headDim() + 2));
+        int ints = Math.max(sizes.hidden(), sizes.heads() * sizes.headDim()) / 4;
+        digits = new IntArray(3 * ints);
+        digits.init(0);
+        scales = zeros(Math.ceilDiv(ints, GROUP));
+        places.init(0);
         output = zeros(maxTokens * sizes.hidden());
         rotations = new FloatArray(this.context * sizes.headDim());
         for (int p = 0; p < this.context; p++) {
@@ -392,14 +511,14 @@ final class DeviceDecoder implements Decoder {
                     4L * p * rotation.length,
                     4L * rotation.length);
         }
-        embedding = new Packed(model.embedding());
-        head = model.head() == null ? embedding : new Packed(model.head());
+        embedding = Packed.of(model.embedding());
+        head = model.head() == null ? embedding : Packed.of(model.head());
         lastNorm = FloatArray.fromArray(model.norm());
         logits = zeros(sizes.vocabulary());
         try {
             for (int i = 0; i < sizes.layers(); i++) {
-                Layer layer = new Layer(i);
-                try (Int8Experts experts = model.experts(i, scheme)) {
+                try (Layer layer = new Layer(i);
+                        Int8Experts experts = model.experts(i, scheme)) {
                     if (i % layersAGraph == 0) {
                         FusedMoeConfig config = experts.config().toBuilder()
                                 .maxNumTokens(maxTokens)
@@ -513,7 +632,10 @@ final class DeviceDecoder implements Decoder {
                 step.set(1 + i, tokens[from + i]);
             }
             boolean chunk = count > 1;
-            (chunk ? chunks : singles).forEach(part -> part.setTokens(count));
+            if (count != set) {
+                (chunk ? chunks : singles).forEach(part -> part.setTokens(count));
+                set = count;
+            }
             for (int i = 0; i < parts; i++) {
                 execute(chunk ? i : chunks.size() + i);
             }
