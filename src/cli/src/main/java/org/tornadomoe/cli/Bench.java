@@ -157,18 +157,21 @@ final class Bench implements Callable<Integer> {
         BenchReport report = new BenchReport(this);
         // With what a user should know told once, whatever becomes of the shapes.
         BenchShape asked = target.devices.size() > 1 ? wanted.getFirst() : BenchShape.of("tiny");
-        Sharding first = target.choose(asked.config(1), measuring.scheme.weightKey(), measuring.scheme.activationKey());
+        Sharding first = target.choose(
+                asked.config(1),
+                measuring.quantization().weightKey(),
+                measuring.quantization().activationKey());
         PrintWriter err = spec.commandLine().getErr();
         for (BenchShape shape : wanted) {
             try {
                 if (layers == null) {
                     measure(shape, sizes, report, err);
                 } else {
-                    FusedMoeConfig config = target.select(shape.config(1), measuring.scheme)
+                    FusedMoeConfig config = target.select(shape.config(1), measuring.quantization())
                             .ranks()
                             .getFirst()
                             .config();
-                    try (Int8Experts experts = RandomExperts.of(config, measuring.scheme, skew)) {
+                    try (Int8Experts experts = RandomExperts.of(config, measuring.quantization(), skew)) {
                         report.inPlans.addAll(
                                 BenchLayers.measure(shape, config, experts, sizes, layers, measuring.runs, err));
                     }
@@ -268,19 +271,20 @@ final class Bench implements Callable<Integer> {
 
     private void measure(BenchShape shape, List<Integer> sizes, BenchReport report, PrintWriter err) {
         int most = sizes.stream().mapToInt(Integer::intValue).max().orElseThrow();
-        FusedMoeConfig config = target.select(shape.config(most, hiddenType()), measuring.scheme)
+        FusedMoeConfig config = target.select(shape.config(most, hiddenType()), measuring.quantization())
                 .config();
-        try (Int8Experts experts = RandomExperts.of(config, measuring.scheme, skew)) {
+        try (Int8Experts experts = RandomExperts.of(config, measuring.quantization(), skew)) {
             for (List<Integer> together :
                     separate ? sizes.stream().map(List::of).toList() : List.of(sizes)) {
                 int largest =
                         together.stream().mapToInt(Integer::intValue).max().orElseThrow();
-                Sharding sharding = target.select(shape.config(largest, hiddenType()), measuring.scheme);
+                Sharding sharding = target.select(shape.config(largest, hiddenType()), measuring.quantization());
                 long begin = System.nanoTime();
                 try (MoeKernel kernel =
                         ShardedLayer.load(sharding, Int8MoeOracle.installed(), experts, (_, _, _) -> {})) {
-                    List<@Nullable DeviceMemory> takes =
-                            sharding.memory(measuring.scheme.weightKey(), measuring.scheme.activationKey());
+                    List<@Nullable DeviceMemory> takes = sharding.memory(
+                            measuring.quantization().weightKey(),
+                            measuring.quantization().activationKey());
                     // Of several devices that of the first, which has the most.
                     report.memory.put(shape.name(), Output.json(takes.getFirst()));
                     err.printf(

@@ -49,7 +49,7 @@ final class BenchReport {
         json.put("tornadovm", TornadoHome.current().version());
         json.put("java", Runtime.version().toString());
         json.put("version", new Moe.Version().getVersion()[0]);
-        json.put("scheme", bench.measuring.scheme.toString());
+        json.put("scheme", bench.measuring.quantization().toString());
         json.put("limitGbs", bench.limitGbs);
         json.put("limitTops", bench.limitTops);
         json.put("separate", bench.separate);

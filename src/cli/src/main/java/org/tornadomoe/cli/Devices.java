@@ -11,6 +11,7 @@ import org.jspecify.annotations.Nullable;
 import org.tornadomoe.MoeLayer;
 import org.tornadomoe.MoeOptions;
 import org.tornadomoe.config.FusedMoeConfig;
+import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.kernel.FusedMoeExperts;
 import org.tornadomoe.kernel.MoeExecutionException;
@@ -127,7 +128,7 @@ final class Devices implements Callable<Integer> {
     /** What a layer would run on with these options, null if on nothing. */
     private @Nullable String chosen(Int8Scheme scheme) {
         try {
-            Sharding sharding = target.select(ANY, scheme);
+            Sharding sharding = target.select(ANY, Int8Quantization.of(scheme));
             return sharding.kernelClass() + " on " + sharding.device();
         } catch (UnsupportedOperationException nothing) {
             return null;
@@ -144,7 +145,7 @@ final class Devices implements Callable<Integer> {
         }
         MoeOptions options =
                 MoeOptions.DEFAULT.withBackend("triton").withDevice(device.id()).withMaxTokens(1);
-        try (Int8Experts experts = RandomExperts.of(ANY, Int8Scheme.W8A8_CHANNEL, 0);
+        try (Int8Experts experts = RandomExperts.of(ANY, Int8Quantization.of(Int8Scheme.W8A8_CHANNEL), 0);
                 MoeLayer _ = MoeLayer.of(experts, options)) {
             return null;
         } catch (MoeExecutionException | UnsupportedOperationException refused) {

@@ -1,6 +1,7 @@
 package org.tornadomoe.cli;
 
-import org.tornadomoe.config.Int8Scheme;
+import org.tornadomoe.config.Int8Quantization;
+import picocli.CommandLine.Mixin;
 import picocli.CommandLine.Option;
 
 /** The options of what measures. */
@@ -12,15 +13,16 @@ final class Measuring {
             description = "Runs of which the median is taken; default ${DEFAULT-VALUE}.")
     int runs = 20;
 
-    @Option(
-            names = "--scheme",
-            paramLabel = "S",
-            defaultValue = "w8a8_channel",
-            description = "What is int8: ${COMPLETION-CANDIDATES}; default ${DEFAULT-VALUE}.")
-    Int8Scheme scheme = Int8Scheme.W8A8_CHANNEL;
+    @Mixin
+    Scheme scheme = new Scheme();
+
+    Int8Quantization quantization() {
+        return scheme.quantization();
+    }
 
     /** @throws IllegalArgumentException naming the option that is wrong */
     void check() {
+        quantization();
         if (runs < 1) {
             throw new IllegalArgumentException("--runs: expected a positive number, got " + runs);
         }

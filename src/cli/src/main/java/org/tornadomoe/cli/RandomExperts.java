@@ -8,7 +8,6 @@ import java.util.SplittableRandom;
 import java.util.stream.IntStream;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8Quantization;
-import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.Int8Tensor;
 import org.tornadomoe.quant.RouterWeights;
@@ -22,12 +21,13 @@ final class RandomExperts {
      *
      * @param skew the nth expert's logit, from the middle on, is lower by so many times the logarithm of n
      */
-    static Int8Experts of(FusedMoeConfig config, Int8Scheme scheme, double skew) {
+    static Int8Experts of(FusedMoeConfig config, Int8Quantization quantization, double skew) {
         Arena arena = Arena.ofShared();
         try {
-            Int8Tensor w13 = tensor(arena, scheme, config.numExperts(), config.gateUpRows(), config.hiddenDim(), 1);
+            Int8Tensor w13 =
+                    tensor(arena, quantization, config.numExperts(), config.gateUpRows(), config.hiddenDim(), 1);
             Int8Tensor w2 =
-                    tensor(arena, scheme, config.numExperts(), config.hiddenDim(), config.intermediateSize(), 2);
+                    tensor(arena, quantization, config.numExperts(), config.hiddenDim(), config.intermediateSize(), 2);
             float[] router = new float[config.numExperts() * config.hiddenDim()];
             SplittableRandom random = new SplittableRandom(3);
             for (int i = 0; i < router.length; i++) {
@@ -38,18 +38,23 @@ final class RandomExperts {
                 bias[(bias.length / 2 + n - 1) % bias.length] = (float) (-skew * Math.log(n));
             }
             RouterWeights weights = new RouterWeights(router, skew == 0 ? null : bias, null, null);
-            return Int8Experts.of(config, scheme, w13, w2, weights, arena);
+            return Int8Experts.builder(config, quantization.scheme(), w13, w2, arena)
+                    .roundToNearest(quantization.roundToNearest())
+                    .router(weights)
+                    .build();
         } catch (RuntimeException | Error failure) {
             arena.close();
             throw failure;
         }
     }
 
-    private static Int8Tensor tensor(Arena arena, Int8Scheme scheme, int experts, int rows, int cols, long seed) {
-        Int8Quantization grid = Int8Quantization.of(scheme);
+    private static Int8Tensor tensor(Arena arena, Int8Quantization grid, int experts, int rows, int cols, long seed) {
         Int8Tensor tensor = Int8Tensor.allocate(
-                arena, experts, rows, cols, grid.rowsPerScale(rows), grid.colsPerScale(cols), false);
+                arena, experts, rows, cols, grid.rowsPerScale(rows), grid.colsPerScale(cols), grid.zeroPoints());
         Arrays.fill(tensor.scales(), (float) (1 / (74 * Math.sqrt(cols)))); // 74: of a random int8's magnitude
+        if (tensor.zeroPoints() != null) {
+            new SplittableRandom(seed).nextBytes(tensor.zeroPoints());
+        }
         MemorySegment values = tensor.values();
         IntStream.range(0, experts * rows).parallel().forEach(row -> {
             byte[] bytes = new byte[cols];

@@ -20,7 +20,7 @@ final class Scheme {
             paramLabel = "S",
             description =
                     "What becomes int8: ${COMPLETION-CANDIDATES}; default the checkpoint's own, w8a8_channel if it is"
-                            + " not quantised.")
+                            + " not quantised, or with random weights.")
     @Nullable
     Int8Scheme scheme;
 

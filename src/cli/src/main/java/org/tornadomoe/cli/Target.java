@@ -10,7 +10,6 @@ import org.tornadomoe.config.EplbConfig;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8MoeBackend;
 import org.tornadomoe.config.Int8Quantization;
-import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.config.QuantKey;
 import org.tornadomoe.oracle.Int8MoeOracle;
 import org.tornadomoe.oracle.Selection;
@@ -136,8 +135,8 @@ final class Target {
     }
 
     /** The oracle's choice, in silence. Throws as {@link #choose}. */
-    Sharding select(FusedMoeConfig config, Int8Scheme scheme) {
-        return select(config, scheme.weightKey(), scheme.activationKey());
+    Sharding select(FusedMoeConfig config, Int8Quantization quantization) {
+        return select(config, quantization.weightKey(), quantization.activationKey());
     }
 
     Sharding select(FusedMoeConfig config, QuantKey weightKey, @Nullable QuantKey activationKey) {

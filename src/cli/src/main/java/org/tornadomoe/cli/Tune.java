@@ -19,7 +19,7 @@ import org.tornadomoe.checkpoint.CheckpointName;
 import org.tornadomoe.checkpoint.MoeCheckpoint;
 import org.tornadomoe.checkpoint.WholeFile;
 import org.tornadomoe.config.FusedMoeConfig;
-import org.tornadomoe.config.Int8Scheme;
+import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.kernel.MoeExecutionException;
 import org.tornadomoe.kernel.MoeKernel;
 import org.tornadomoe.oracle.Int8MoeOracle;
@@ -173,20 +173,25 @@ final class Tune implements Callable<Integer> {
         long deadline = System.nanoTime() + (long) (minutes * 60e9);
         if (of.shape != null) {
             FusedMoeConfig config = BenchShape.of(of.shape).config(wanted.getLast());
-            Selection selection =
-                    target.chooseOne(config, measuring.scheme.weightKey(), measuring.scheme.activationKey());
-            LaunchSpace space = space(selection, measuring.scheme);
-            try (Int8Experts experts = RandomExperts.of(selection.config(), measuring.scheme, 0)) {
+            Selection selection = target.chooseOne(
+                    config,
+                    measuring.quantization().weightKey(),
+                    measuring.quantization().activationKey());
+            LaunchSpace space = space(selection, measuring.quantization());
+            try (Int8Experts experts = RandomExperts.of(selection.config(), measuring.quantization(), 0)) {
                 return tune(selection, space, experts, wanted, deadline);
             }
         }
         Path path = Objects.requireNonNull(of.checkpoint).path();
         try (MoeCheckpoint opened = MoeCheckpoint.open(path)) {
             FusedMoeConfig config = opened.layer(layer).config().withMaxNumTokens(wanted.getLast());
-            Selection selection =
-                    target.chooseOne(config, measuring.scheme.weightKey(), measuring.scheme.activationKey());
-            LaunchSpace space = space(selection, measuring.scheme);
-            try (Int8Experts experts = QuantizedWeights.int8(opened.layer(layer), measuring.scheme, Progress.NONE)) {
+            Selection selection = target.chooseOne(
+                    config,
+                    measuring.quantization().weightKey(),
+                    measuring.quantization().activationKey());
+            LaunchSpace space = space(selection, measuring.quantization());
+            try (Int8Experts experts =
+                    QuantizedWeights.int8(opened.layer(layer), measuring.quantization(), Progress.NONE)) {
                 return tune(selection, space, experts, wanted, deadline);
             }
         }
@@ -210,9 +215,10 @@ final class Tune implements Callable<Integer> {
         }
     }
 
-    private static LaunchSpace space(Selection selection, Int8Scheme scheme) {
-        LaunchSpace space =
-                selection.experts().launches(selection.config(), scheme.weightKey(), scheme.activationKey());
+    private static LaunchSpace space(Selection selection, Int8Quantization quantization) {
+        LaunchSpace space = selection
+                .experts()
+                .launches(selection.config(), quantization.weightKey(), quantization.activationKey());
         if (space == null) {
             throw new UnsupportedOperationException(
                     selection.experts().name() + " launches such a layer in one way only: there is nothing to tune");

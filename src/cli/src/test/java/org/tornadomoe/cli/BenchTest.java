@@ -33,6 +33,19 @@ class BenchTest {
         return ((Number) requireNonNull(row.get(field), field)).doubleValue();
     }
 
+    @Test
+    void groupsAndZeroPointsAreThoseAskedFor() throws IOException {
+        Ran ran = moe((Object[])
+                "bench --backend cpu --shape 4:64:96:2 --tokens 5 --runs 1 --json --scheme w8a16_group --group 32 --zero-points"
+                        .split(" "));
+        assertThat(ran.status()).as(ran.err()).isEqualTo(Moe.DONE);
+        assertThat(ran.json()).containsEntry("scheme", "w8a16_group of 32 with zero points");
+        assertThat(ran.list("rows"))
+                .allSatisfy(row -> assertThat(row.get("passed")).isEqualTo(true));
+        assertThat(moe("bench", "--scheme", "w8a8_channel", "--group", "32").err())
+                .contains("--group: goes with");
+    }
+
     @ParameterizedTest
     @CsvSource({"triton, w8a8_channel", "triton, w8a16_channel", "reference, w8a8_channel"})
     void everySizeIsMeasuredAndChecked(String backend, String scheme) throws IOException {
