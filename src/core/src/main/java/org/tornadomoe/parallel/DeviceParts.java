@@ -11,6 +11,7 @@ import java.util.concurrent.FutureTask;
 import java.util.function.Function;
 import java.util.stream.Collectors;
 import org.jspecify.annotations.Nullable;
+import org.tornadomoe.host.DeviceThread;
 import org.tornadomoe.kernel.Cleanup;
 import org.tornadomoe.kernel.InsufficientMemoryException;
 import org.tornadomoe.kernel.MoeExecutionException;
@@ -40,10 +41,10 @@ final class DeviceParts implements AutoCloseable {
         /** Closes it on its thread, and ends that. */
         void close() {
             try {
-                thread.await(thread.begin(() -> {
+                thread.call(() -> {
                     kernel.close();
                     return kernel;
-                }));
+                });
             } finally {
                 thread.close();
             }
@@ -86,10 +87,9 @@ final class DeviceParts implements AutoCloseable {
     Part start(int rank, MemorySegment output, Callable<@Nullable MoeKernel> make) {
         int devices = ranks.size();
         String device = ranks.get(rank).device();
-        DeviceThread thread = new DeviceThread(
-                "moe-" + rank + " " + device, Runtime.getRuntime().availableProcessors() > 2 * devices);
+        DeviceThread thread = new DeviceThread("moe-" + rank + " " + device, devices);
         try {
-            MoeKernel kernel = thread.await(thread.begin(make));
+            MoeKernel kernel = thread.call(make);
             if (kernel == null) {
                 thread.close();
                 return null;

@@ -8,6 +8,7 @@ import java.util.Map;
 import java.util.Objects;
 import java.util.concurrent.locks.Lock;
 import org.jspecify.annotations.Nullable;
+import org.tornadomoe.host.DeviceThread;
 import org.tornadomoe.kernel.Cleanup;
 import org.tornadomoe.kernel.Profiled;
 import org.tornadomoe.kernel.Replicated;

@@ -11,10 +11,12 @@ import java.util.List;
 import java.util.Map;
 import java.util.Objects;
 import java.util.concurrent.locks.ReentrantLock;
+import java.util.function.Supplier;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeConfig;
+import org.tornadomoe.host.DeviceThread;
 import org.tornadomoe.kernel.Adapters;
 import org.tornadomoe.kernel.ChosenExperts;
 import org.tornadomoe.kernel.Cleanup;
@@ -60,6 +62,13 @@ final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profile
     private final Device device;
     private final ExpertGemm gemm;
     private final LayerArrays arrays;
+
+    /**
+     * Makes the plan, executes and closes it: TornadoVM gives every thread that does so a queue of its own, and closes
+     * with the plan only that of the thread that closes it. Null where the caller is such a thread already.
+     */
+    private final @Nullable DeviceThread thread;
+
     private Running running;
 
     /** Of many tokens; null before there was one. */
@@ -97,10 +106,13 @@ final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profile
         }
     }
 
-    TornadoMoeKernel(Device device, ExpertGemm gemm, LayerArrays arrays, Running running) {
+    /** @param thread which it closes; null for that of its callers, who are one then */
+    TornadoMoeKernel(
+            Device device, ExpertGemm gemm, LayerArrays arrays, @Nullable DeviceThread thread, Running running) {
         this.device = device;
         this.gemm = gemm;
         this.arrays = arrays;
+        this.thread = thread;
         this.running = running;
     }
 
@@ -116,11 +128,25 @@ final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profile
                 !config.isLoraEnabled(),
                 launches,
                 Map.of());
+        DeviceThread thread = DeviceThread.isCurrent() ? null : new DeviceThread("moe " + device.id(), 1);
         try {
-            return new TornadoMoeKernel(device, gemm, arrays, build(device, gemm, arrays));
+            return new TornadoMoeKernel(
+                    device, gemm, arrays, thread, on(thread, () -> build(device, gemm, arrays)));
         } catch (RuntimeException | Error failure) {
+            Cleanup.after(failure, () -> end(thread));
             Cleanup.after(failure, arrays::close);
             throw failure;
+        }
+    }
+
+    /** What is asked of TornadoVM. */
+    private static <T> T on(@Nullable DeviceThread thread, Supplier<T> what) {
+        return thread == null ? what.get() : thread.call(what::get);
+    }
+
+    private static void end(@Nullable DeviceThread thread) {
+        if (thread != null) {
+            thread.close();
         }
     }
 
@@ -203,8 +229,10 @@ final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profile
     private void refresh() {
         if (stale) {
             closeCall();
-            close(running, device);
-            running = build(device, gemm, arrays);
+            running = on(thread, () -> {
+                close(running, device);
+                return build(device, gemm, arrays);
+            });
             stale = false;
         }
     }
@@ -416,7 +444,7 @@ final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profile
             if (replay != null) {
                 replay.run();
             } else {
-                result = running.execute(tokens);
+                result = on(thread, () -> running.execute(tokens));
             }
         } catch (RuntimeException | LinkageError | TornadoInternalError failure) {
             throw failed("running the layer", device, failure);
@@ -429,7 +457,8 @@ final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profile
             return;
         }
         try {
-            Objects.requireNonNull(result, "no call yet").transferToHost(new DataRange(array).withSize(elements));
+            TornadoExecutionResult last = Objects.requireNonNull(result, "no call yet");
+            on(thread, () -> last.transferToHost(new DataRange(array).withSize(elements)));
         } catch (RuntimeException | LinkageError | TornadoInternalError failure) {
             throw failed("reading the result", device, failure);
         }
@@ -473,7 +502,14 @@ final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profile
 
     @Override
     public void close() {
-        Cleanup.all(this::closeCall, () -> close(running, device), arrays::close);
+        Cleanup.all(this::closeCall, this::closePlan, () -> end(thread), arrays::close);
+    }
+
+    private void closePlan() {
+        on(thread, () -> {
+            close(running, device);
+            return running;
+        });
     }
 
     private void closeCall() {

@@ -77,7 +77,7 @@ public final class RecordedPart {
         task = tasks.library.getFirst();
         TornadoExecutionPlan empty = new TornadoExecutionPlan(new TaskGraph("nothing").snapshot());
         kernel = new TornadoMoeKernel(
-                device, new HopperGemm(), arrays, new TornadoMoeKernel.Running(graph, empty, new BitSet()));
+                device, new HopperGemm(), arrays, null, new TornadoMoeKernel.Running(graph, empty, new BitSet()));
         library = driver.library();
         this.stream = stream;
         this.device = handles(index, context, () -> this.stream);

@@ -19,6 +19,13 @@ extern "C" __global__ void uninitialised(const int *const *header, int *out) {
     out[threadIdx.x] = header[0][threadIdx.x];
 }
 
+// The same, which the compiler is told to be global memory.
+extern "C" __global__ void uninitialisedGlobal(const int *const *header, int *out) {
+    int value;
+    asm volatile("ld.global.b32 %0, [%1];" : "=r"(value) : "l"(__cvta_generic_to_global(header[0] + threadIdx.x)));
+    out[threadIdx.x] = value;
+}
+
 // A barrier that half of a warp never comes to.
 extern "C" __global__ void divergent(const int *header, int *out) {
     if ((threadIdx.x & 1) == 0) {

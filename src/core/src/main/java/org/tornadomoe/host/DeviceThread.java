@@ -1,4 +1,4 @@
-package org.tornadomoe.parallel;
+package org.tornadomoe.host;
 
 import java.util.concurrent.Callable;
 import java.util.concurrent.ExecutionException;
@@ -8,11 +8,12 @@ import java.util.concurrent.locks.LockSupport;
 import org.jspecify.annotations.Nullable;
 
 /**
- * The thread of one device's part of a layer: all that the device is asked for is asked for here, since a CUDA context
- * is the current one of a thread. One caller at a time. It lingers for some microseconds after a task, for the next
- * one, where there are cores to spare; then it parks. So does who waits for it, a virtual thread off its carrier.
+ * The thread of one device's part of a layer, or of a layer's execution plan: all that the device is asked for is asked
+ * for here, since a CUDA context is the current one of a thread, and TornadoVM gives each thread that executes a plan a
+ * queue of its own. One caller at a time. It lingers for some microseconds after a task, for the next one, where there
+ * are cores to spare; then it parks. So does who waits for it, a virtual thread off its carrier.
  */
-final class DeviceThread implements AutoCloseable {
+public final class DeviceThread implements AutoCloseable {
     private static final long LINGER_NANOS = 50_000;
 
     private final Thread thread;
@@ -20,14 +21,28 @@ final class DeviceThread implements AutoCloseable {
     private final AtomicReference<@Nullable FutureTask<?>> next = new AtomicReference<>();
     private volatile boolean open = true;
 
+    private static final class Own extends Thread {
+        Own(Runnable work, String name) {
+            super(work, name);
+            setDaemon(true);
+        }
+    }
+
     /**
+     * Starts it.
+     *
      * @param name of the thread
-     * @param lingers whether it may keep a core busy for that while
+     * @param devices that have such threads, two cores each of which aren't to be kept busy by waiting
      */
-    DeviceThread(String name, boolean lingers) {
-        this.lingers = lingers;
-        thread = Thread.ofPlatform().name(name).daemon().unstarted(this::work);
+    public DeviceThread(String name, int devices) {
+        lingers = Runtime.getRuntime().availableProcessors() > 2 * devices;
+        thread = new Own(this::work, name);
         thread.start();
+    }
+
+    /** Whether the calling thread is one of these. */
+    public static boolean isCurrent() {
+        return Thread.currentThread() instanceof Own;
     }
 
     private void work() {
@@ -48,14 +63,20 @@ final class DeviceThread implements AutoCloseable {
     }
 
     /** Begins a task, which {@link #await} waits for. */
-    <T extends @Nullable Object> FutureTask<T> begin(Callable<T> what) {
+    public <T extends @Nullable Object> FutureTask<T> begin(Callable<T> what) {
         FutureTask<T> task = new FutureTask<>(what);
         next.set(task);
         LockSupport.unpark(thread);
         return task;
     }
 
-    Thread thread() {
+    /** Has a task done, and waits until it is; {@link #await}. */
+    public <T extends @Nullable Object> T call(Callable<T> what) {
+        return await(begin(what));
+    }
+
+    /** For whom memory has to be accessible. */
+    public Thread thread() {
         return thread;
     }
 
@@ -63,7 +84,7 @@ final class DeviceThread implements AutoCloseable {
      * Waits until a task is over, whatever interrupts, which are kept: what it writes to must not be given back before.
      * Throws what it threw.
      */
-    <T extends @Nullable Object> T await(FutureTask<T> task) {
+    public <T extends @Nullable Object> T await(FutureTask<T> task) {
         boolean interrupted = false;
         long since = System.nanoTime();
         while (lingers && !task.isDone() && System.nanoTime() - since < LINGER_NANOS) {
@@ -99,7 +120,7 @@ final class DeviceThread implements AutoCloseable {
     }
 
     /** Waits whatever interrupts, which is kept. */
-    static void awaitEnd(Thread thread) {
+    public static void awaitEnd(Thread thread) {
         boolean interrupted = false;
         while (true) {
             try {
