@@ -353,7 +353,7 @@ public record FusedMoeConfig(
     /** Kernels index weights as int32 words of four int8 values, so a projection holds fewer than 2^31 of them. */
     private static void requireAddressableWeights(String name, long experts, long rows, long cols) {
         double words = (double) experts * rows * ((cols + 15) / 16 * 4);
-        if (rows > Integer.MAX_VALUE || words > Integer.MAX_VALUE) {
+        if (words >= 0x1p31) {
             throw new IllegalArgumentException(String.format(
                     "%s [numExperts %d, rows %d, cols %d]: expected fewer than 2^33 int8 values, got %.0f; "
                             + "give the layer fewer experts (expert parallelism) or a part of the intermediate size "

@@ -3,7 +3,11 @@ package org.tornadomoe.config;
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatIllegalArgumentException;
 import static org.assertj.core.api.Assertions.assertThatNoException;
+import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
+import java.lang.reflect.Constructor;
+import java.lang.reflect.RecordComponent;
+import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
@@ -517,5 +521,84 @@ class FusedMoeConfigTest {
     void schemesQuantiseActivationsOrNot(Int8Scheme scheme, boolean quantises) {
         assertThat(scheme.quantizesActivations()).isEqualTo(quantises);
         assertThat(scheme.activationKey() != null).isEqualTo(quantises);
+    }
+
+    /** The record's own constructor checks what the builder has checked before it. */
+    @ParameterizedTest
+    @CsvSource(
+            delimiter = '|',
+            value = {
+                "numExperts | 0 | numExperts: expected 1 to 1024, got 0",
+                "expertsPerToken | 33 | expertsPerToken: expected 1 to 32, got 33",
+                "numFusedSharedExperts | -1 | numFusedSharedExperts: expected 0 to 30 beside 10 experts and 2 a token "
+                        + "(1024 and 32 in all), got -1",
+                "numFusedSharedExperts | 31 | numFusedSharedExperts: expected 0 to 30 beside 10 experts and 2 a token "
+                        + "(1024 and 32 in all), got 31"
+            })
+    void aWrongNumberIsNamedWithoutTheBuilder(String field, int value, String message) throws Exception {
+        FusedMoeConfig config = of(10, 2, 64, 32, 1);
+        RecordComponent[] fields = FusedMoeConfig.class.getRecordComponents();
+        Object[] values = new Object[fields.length];
+        for (int i = 0; i < fields.length; i++) {
+            values[i] = fields[i].getName().equals(field) ? value : fields[i].getAccessor().invoke(config);
+        }
+        Constructor<FusedMoeConfig> constructor = FusedMoeConfig.class.getDeclaredConstructor(
+                Stream.of(fields).map(RecordComponent::getType).toArray(Class<?>[]::new));
+        assertThatThrownBy(() -> constructor.newInstance(values))
+                .cause()
+                .isInstanceOf(IllegalArgumentException.class)
+                .hasMessage(message);
+    }
+
+    @Test
+    void sharedExpertsMayBeCutOffElsewhere() {
+        FusedMoeConfig.Builder layer = of(10, 2, 64, 32, 1).toBuilder().swigluLimit(7.0);
+        assertThat(layer.sharedSwigluLimit(3.0).build().hasOwnSharedLimit()).isFalse(); // of none
+        layer.numFusedSharedExperts(1);
+        assertThat(layer.build().hasOwnSharedLimit()).isTrue();
+        assertThat(layer.build().sharedActivationConstants()).isEqualTo(new ActivationConstants(3, 1, 0, 0));
+        assertThat(layer.sharedSwigluLimit(7.0).build().hasOwnSharedLimit()).isFalse();
+        // 0 is vLLM's word for no limit.
+        assertThat(layer.sharedSwigluLimit(0.0).build().hasOwnSharedLimit()).isTrue();
+        assertThat(layer.build().sharedActivationConstants())
+                .isEqualTo(new ActivationConstants(Double.POSITIVE_INFINITY, 1, 0, 0));
+    }
+
+    @Test
+    void aLayerInAFewWords() {
+        FusedMoeConfig.Builder layer = of(60, 4, 2048, 1408, 1).toBuilder();
+        assertThat(layer.build().summary()).isEqualTo("60 experts, top 4, hidden 2048, intermediate 1408, silu");
+        assertThat(layer.numFusedSharedExperts(1).build().summary())
+                .isEqualTo("60 experts, top 4 and 1 shared, hidden 2048, intermediate 1408, silu");
+        assertThat(layer.build().activationFormat().value()).isEqualTo("standard");
+        assertThat(FusedMoeActivationFormat.BATCHED_EXPERTS)
+                .hasToString("('batched_experts',)")
+                .returns("batched_experts", FusedMoeActivationFormat::value);
+    }
+
+    /** In the words of compressed-tensors and of vLLM's launch configurations. */
+    @ParameterizedTest
+    @CsvSource({
+        "W8A8_CHANNEL, channel, token, int8_w8a8",
+        "W8A8_TENSOR, tensor, tensor, int8_w8a8",
+        "W8A8_BLOCK, block, group, int8_w8a8",
+        "W8A16_CHANNEL, channel, , int8_w8a16",
+        "W8A16_GROUP, group, , int8_w8a16"
+    })
+    void schemesHaveNamesForOthers(Int8Scheme scheme, String weights, @Nullable String activations, String config) {
+        assertThat(scheme.weightStrategy()).isEqualTo(weights);
+        assertThat(scheme.activationStrategy()).isEqualTo(activations);
+        assertThat(scheme.configName()).isEqualTo(config);
+    }
+
+    /** Truncated quotients and one scale for all cost most, rounded ones no more than a scale a token does. */
+    @Test
+    void theErrorOfASchemeFollowsFromWhatSharesAScale() {
+        double token = Int8Scheme.W8A8_CHANNEL.tolerance();
+        assertThat(Int8Scheme.W8A16_CHANNEL.tolerance()).isPositive().isLessThan(token);
+        assertThat(Int8Scheme.W8A8_BLOCK.tolerance()).isGreaterThan(token);
+        Int8Quantization block = Int8Quantization.of(Int8Scheme.W8A8_BLOCK);
+        assertThat(block.tolerance()).isEqualTo(Int8Scheme.W8A8_BLOCK.tolerance());
+        assertThat(block.withRoundToNearest(true).tolerance()).isEqualTo(token);
     }
 }

@@ -147,6 +147,9 @@ class FusedMoeParallelConfigTest {
                 .isThrownBy(() -> FusedMoeParallelConfig.builder().dp(2, 2).build())
                 .withMessage("dpRank: expected 0 to 1, got 2");
         assertThatIllegalArgumentException()
+                .isThrownBy(() -> FusedMoeParallelConfig.builder().pcp(2, -1).build())
+                .withMessage("pcpRank: expected 0 to 1, got -1");
+        assertThatIllegalArgumentException()
                 .isThrownBy(() -> FusedMoeParallelConfig.builder().sp(-1).build())
                 .withMessage("spSize: expected a positive number, got -1");
         assertThatIllegalArgumentException()
