@@ -130,8 +130,7 @@ final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profile
                 Map.of());
         DeviceThread thread = DeviceThread.isCurrent() ? null : new DeviceThread("moe " + device.id(), 1);
         try {
-            return new TornadoMoeKernel(
-                    device, gemm, arrays, thread, on(thread, () -> build(device, gemm, arrays)));
+            return new TornadoMoeKernel(device, gemm, arrays, thread, on(thread, () -> build(device, gemm, arrays)));
         } catch (RuntimeException | Error failure) {
             Cleanup.after(failure, () -> end(thread));
             Cleanup.after(failure, arrays::close);

@@ -18,8 +18,9 @@ public final class NamesOnly implements InvocationInterceptor {
 
     private static void unlessNamesAreSought(Invocation<@Nullable Void> invocation) throws Throwable {
         boolean names = OF_MUTANTS
-                && StackWalker.getInstance().walk(frames -> frames.anyMatch(
-                        frame -> frame.getClassName().equals("org.pitest.junit5.JUnit5TestUnitFinder")));
+                && StackWalker.getInstance()
+                        .walk(frames -> frames.anyMatch(
+                                frame -> frame.getClassName().equals("org.pitest.junit5.JUnit5TestUnitFinder")));
         if (names) {
             invocation.skip();
         } else {

@@ -48,7 +48,10 @@ public final class PlainRecords {
                                 component.name(),
                                 component.descriptor(),
                                 component.attributes().stream()
-                                        .filter(attribute -> !attribute.attributeName().stringValue().endsWith("Annotations"))
+                                        .filter(attribute -> !attribute
+                                                .attributeName()
+                                                .stringValue()
+                                                .endsWith("Annotations"))
                                         .toList()))
                         .toList()));
             } else {

@@ -540,7 +540,9 @@ class FusedMoeConfigTest {
         RecordComponent[] fields = FusedMoeConfig.class.getRecordComponents();
         Object[] values = new Object[fields.length];
         for (int i = 0; i < fields.length; i++) {
-            values[i] = fields[i].getName().equals(field) ? value : fields[i].getAccessor().invoke(config);
+            values[i] = fields[i].getName().equals(field)
+                    ? value
+                    : fields[i].getAccessor().invoke(config);
         }
         Constructor<FusedMoeConfig> constructor = FusedMoeConfig.class.getDeclaredConstructor(
                 Stream.of(fields).map(RecordComponent::getType).toArray(Class<?>[]::new));
