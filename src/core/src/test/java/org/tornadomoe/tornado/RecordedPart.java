@@ -10,6 +10,7 @@ import java.util.function.LongSupplier;
 import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeConfig;
+import org.tornadomoe.host.DeviceThread;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.tornado.cuda.CudaLibrary;
 import org.tornadomoe.tornado.cuda.CudaTask;
@@ -65,6 +66,27 @@ public final class RecordedPart {
     /** Loaded, without a call yet, in a context with one stream of the device of that index. */
     public RecordedPart(
             RecordingDriver driver, int index, long context, long stream, FusedMoeConfig config, Int8Experts experts) {
+        this(
+                driver,
+                index,
+                context,
+                stream,
+                config,
+                experts,
+                null,
+                new TornadoExecutionPlan(new TaskGraph("nothing").snapshot()));
+    }
+
+    /** The same with a plan, which runs nothing, and the thread that executes it. */
+    RecordedPart(
+            RecordingDriver driver,
+            int index,
+            long context,
+            long stream,
+            FusedMoeConfig config,
+            Int8Experts experts,
+            @Nullable DeviceThread thread,
+            TornadoExecutionPlan empty) {
         this.context = context;
         driver.add(context, stream, index);
         arrays = arrays(config, experts);
@@ -75,9 +97,8 @@ public final class RecordedPart {
         graph.addTasks();
         cudaTask = graph.cudaTasks().getFirst();
         task = tasks.library.getFirst();
-        TornadoExecutionPlan empty = new TornadoExecutionPlan(new TaskGraph("nothing").snapshot());
         kernel = new TornadoMoeKernel(
-                device, new HopperGemm(), arrays, null, new TornadoMoeKernel.Running(graph, empty, new BitSet()));
+                device, new HopperGemm(), arrays, thread, new TornadoMoeKernel.Running(graph, empty, new BitSet()));
         library = driver.library();
         this.stream = stream;
         this.device = handles(index, context, () -> this.stream);
