@@ -7,6 +7,7 @@ import static org.assertj.core.api.Assertions.within;
 import java.util.Arrays;
 import java.util.List;
 import java.util.concurrent.FutureTask;
+import org.jspecify.annotations.Nullable;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
@@ -18,7 +19,9 @@ import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.RouterConfig;
 import org.tornadomoe.config.ScoringFunction;
 import org.tornadomoe.kernel.ChosenExperts;
+import org.tornadomoe.kernel.RouterInputs;
 import org.tornadomoe.kernel.TopKRouter;
+import org.tornadomoe.quant.RouterNetwork;
 import org.tornadomoe.quant.RouterWeights;
 import org.tornadomoe.reference.Numerics;
 import org.tornadomoe.reference.Router;
@@ -276,5 +279,62 @@ class HostRouterTest {
         assertThatIllegalArgumentException()
                 .isThrownBy(() -> router.routeOnAllCores(new float[8], 1))
                 .withMessage("router: expected one with a weight, got one that is handed its logits");
+    }
+
+    /** Worked out by hand; powers of two, so that floats are exact. */
+    private static RouterNetwork network(float @Nullable [] stateFactor) {
+        return new RouterNetwork(
+                new float[] {1, 0.5f, -0.25f, 1},
+                new float[] {0.125f, -0.25f},
+                stateFactor,
+                new float[] {1, 2},
+                0.25,
+                new float[] {0.5f, -1, 1, 0.25f},
+                new float[] {0.25f, -0.5f},
+                new float[] {2, 1, -1, 0.5f},
+                new float[] {-0.125f, 0.5f},
+                new float[] {0.25f, 0.5f, 0.75f, -0.25f, -0.125f, 0.25f},
+                new float[] {0.25f, -0.125f, 0.125f});
+    }
+
+    /** The choice is that of score and bias, the weight the score; the last choice is no expert. */
+    @ParameterizedTest
+    @CsvSource({
+        "false, false, 0.9240661272398697, 0.06647192343216578, 0.4203447420696829",
+        "true, true, 0.9340786384577682, 0.05848399185393076, 0.40138812804696145",
+        "true, false, 0.9240661272398697, 0.06647192343216578, 0.4203447420696829", // a model's first layer
+        "false, true, 0.9240661272398697, 0.06647192343216578, 0.4203447420696829"
+    })
+    void aRouterThatIsANetwork(boolean before, boolean reads, double first, double second, double third) {
+        FusedMoeConfig config = FusedMoeConfig.builder()
+                .numExperts(2)
+                .expertsPerToken(2)
+                .hiddenDim(2)
+                .intermediateSize(4)
+                .router(RouterConfig.of(ScoringFunction.NETWORK, false).withRoutedScalingFactor(2.5))
+                .build();
+        RouterWeights weights = new RouterWeights(
+                new float[0], null, null, null, null, network(reads ? new float[] {0.5f, 2} : null));
+        weights.requireFits(config);
+        float[] hidden = {2, -1, 0.5f, 4};
+        float[] states = {1, -0.5f, -2, 0.25f};
+        RouterInputs inputs = before ? RouterInputs.ofStates(states) : RouterInputs.NONE;
+        double[] logits = Router.logits(config, weights, Numerics.widen(hidden), 2);
+        Routing expected = Router.route(config, weights, hidden, logits, 2, inputs);
+        assertThat(expected.ids()).containsExactly(1, 0, 0, -1);
+        assertThat(expected.weights())
+                .containsExactly(new double[] {2.5 * first, 2.5 * second, 2.5 * third, 0}, within(1e-12));
+        ChosenExperts chosen = new HostRouter(config, weights).routeOnAllCores(hidden, 2, inputs);
+        assertThat(chosen.ids()).containsExactly(1, 0, 0, -1);
+        assertThat(chosen.weights())
+                .containsExactly(
+                        new float[] {(float) (2.5 * first), (float) (2.5 * second), (float) (2.5 * third), 0},
+                        within(1e-6f));
+        if (before) { // the host's gives the next layer its states
+            assertThat(states)
+                    .containsExactly(
+                            reads ? new float[] {2.125f, -2.75f, 1.625f, 4.125f}
+                                    : new float[] {1.625f, -1.75f, 2.625f, 3.625f});
+        }
     }
 }

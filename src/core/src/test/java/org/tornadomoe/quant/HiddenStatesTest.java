@@ -132,4 +132,24 @@ class HiddenStatesTest {
         HiddenStates.read(type, MemorySegment.ofArray(memory), ones, most);
         assertThat(ones).containsOnly(1);
     }
+
+    @ParameterizedTest
+    @EnumSource(names = {"F32", "F16", "BF16"})
+    void theFirstThatIsNoFiniteNumberIsNamed(ScalarType type) {
+        float[] values = {1, 2, 3, 4, 5, 6};
+        MemorySegment memory = MemorySegment.ofArray(new byte[6 * type.bytes()]);
+        HiddenStates.write(type, values, 6, memory);
+        HiddenStates.requireFinite(type, memory, 2, 3);
+        values[5] = Float.NEGATIVE_INFINITY;
+        HiddenStates.write(type, values, 6, memory);
+        HiddenStates.requireFinite(type, memory, 1, 3); // the second token isn't looked at
+        assertThatIllegalArgumentException()
+                .isThrownBy(() -> HiddenStates.requireFinite(type, memory, 2, 3))
+                .withMessage("hidden: expected finite values, got -Infinity at [1, 2]");
+        values[3] = Float.NaN;
+        HiddenStates.write(type, values, 6, memory);
+        assertThatIllegalArgumentException()
+                .isThrownBy(() -> HiddenStates.requireFinite(type, memory, 2, 3))
+                .withMessage("hidden: expected finite values, got NaN at [1, 0]");
+    }
 }
