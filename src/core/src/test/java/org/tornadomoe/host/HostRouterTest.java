@@ -313,8 +313,8 @@ class HostRouterTest {
                 .intermediateSize(4)
                 .router(RouterConfig.of(ScoringFunction.NETWORK, false).withRoutedScalingFactor(2.5))
                 .build();
-        RouterWeights weights = new RouterWeights(
-                new float[0], null, null, null, null, network(reads ? new float[] {0.5f, 2} : null));
+        RouterWeights weights =
+                new RouterWeights(new float[0], null, null, null, null, network(reads ? new float[] {0.5f, 2} : null));
         weights.requireFits(config);
         float[] hidden = {2, -1, 0.5f, 4};
         float[] states = {1, -0.5f, -2, 0.25f};
@@ -333,7 +333,8 @@ class HostRouterTest {
         if (before) { // the host's gives the next layer its states
             assertThat(states)
                     .containsExactly(
-                            reads ? new float[] {2.125f, -2.75f, 1.625f, 4.125f}
+                            reads
+                                    ? new float[] {2.125f, -2.75f, 1.625f, 4.125f}
                                     : new float[] {1.625f, -1.75f, 2.625f, 3.625f});
         }
     }
