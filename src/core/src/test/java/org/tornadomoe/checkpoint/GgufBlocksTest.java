@@ -9,6 +9,8 @@ import java.lang.foreign.ValueLayout;
 import java.nio.file.Path;
 import java.util.Arrays;
 import java.util.stream.Stream;
+import org.junit.jupiter.api.AfterAll;
+import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
@@ -31,8 +33,20 @@ class GgufBlocksTest {
     private static final int H = 512;
     private static final int I = 256;
 
+    private static Safetensors golden;
+
     @TempDir
     Path directory;
+
+    @BeforeAll
+    static void open() {
+        golden = Safetensors.open(GOLDEN);
+    }
+
+    @AfterAll
+    static void close() {
+        golden.close();
+    }
 
     private static Stream<GgmlType> types() {
         return Arrays.stream(GgmlType.values()).filter(type -> type.group > 0);
@@ -47,11 +61,9 @@ class GgufBlocksTest {
         int pieces = (int) (Arrays.stream(shape).reduce(1, (a, b) -> a * b) / 256);
         int bytes = 256 / type.elements * type.bytes;
         byte[] data = new byte[pieces * bytes];
-        try (Safetensors golden = Safetensors.open(GOLDEN)) {
-            byte[] blocks = golden.tensor(type + ".bytes").toBytes();
-            for (int n = 0; n < pieces; n++) {
-                System.arraycopy(blocks, piece(n) * bytes, data, n * bytes, bytes);
-            }
+        byte[] blocks = golden.tensor(type + ".bytes").toBytes();
+        for (int n = 0; n < pieces; n++) {
+            System.arraycopy(blocks, piece(n) * bytes, data, n * bytes, bytes);
         }
         return writer.raw(name, type, data, shape);
     }
@@ -59,11 +71,9 @@ class GgufBlocksTest {
     /** A row of such a matrix, by ggml. */
     private static float[] row(GgmlType type, int cols, int row) {
         float[] values = new float[cols];
-        try (Safetensors golden = Safetensors.open(GOLDEN)) {
-            for (int c = 0; c < cols; c += 256) {
-                int from = 256 * piece((row * cols + c) / 256);
-                requireNonNull(golden.find(type + ".values")).readFloats(from, values, c, 256);
-            }
+        Tensor pieces = golden.tensor(type + ".values");
+        for (int c = 0; c < cols; c += 256) {
+            pieces.readFloats(256L * piece((row * cols + c) / 256), values, c, 256);
         }
         return values;
     }

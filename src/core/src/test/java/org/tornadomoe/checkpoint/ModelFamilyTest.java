@@ -544,14 +544,15 @@ class ModelFamilyTest {
                     }
                     Path file = Files.writeString(directory.resolve("config.json"), json.replace('\'', '"'));
                     try {
-                        JsonFile text = ModelFamilies.textConfig(JsonFile.read(file));
+                        JsonFile whole = JsonFile.read(file);
+                        JsonFile text = ModelFamilies.textConfig(whole);
                         ModelFamily found = ModelFamilies.of(text);
                         ExpertFields.requireUnderstood(found, text);
                         found.shape(text, 0);
                         int layers = found.layers(text);
                         found.whyDense(text, 0);
                         found.whyDense(text, layers - 1);
-                        WeightQuantization.of(JsonFile.read(file));
+                        WeightQuantization.of(whole);
                         read++;
                     } catch (CheckpointException e) {
                         assertThat(e).as(json).message().startsWith(file.toString());

@@ -8,7 +8,9 @@ import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.util.ArrayList;
 import java.util.Arrays;
+import java.util.HashMap;
 import java.util.List;
+import java.util.Map;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
@@ -31,6 +33,7 @@ class CudaCallTest {
     private static final int H = 512;
     private static final int MOST = 1300;
     private static final RandomLayer LAYER = RandomLayer.of(5, 2, H, 24, MOST, 7);
+    private static final Map<Integer, float[]> HIDDEN = new HashMap<>();
 
     private final Int8Experts experts = Int8Quantizer.quantize(LAYER, Int8Scheme.W8A8_CHANNEL, Progress.NONE);
     private final List<AutoCloseable> opened = new ArrayList<>(List.of(experts));
@@ -40,6 +43,11 @@ class CudaCallTest {
         for (AutoCloseable one : opened.reversed()) {
             one.close();
         }
+    }
+
+    /** Of the most tokens; nobody changes them. */
+    private static float[] hidden(int draw) {
+        return HIDDEN.computeIfAbsent(draw, d -> LAYER.hidden(MOST, d));
     }
 
     private PlayedDriver driver(long seed) {
@@ -93,7 +101,7 @@ class CudaCallTest {
             PlayedDriver driver = driver(seed);
             CudaCall call = call(parts(driver, count));
             for (int run = 0; run < 3; run++) {
-                float[] hidden = Arrays.copyOf(LAYER.hidden(MOST, run), tokens * H);
+                float[] hidden = Arrays.copyOf(hidden(run), tokens * H);
                 float[] output = new float[tokens * H];
                 call.forward(MemorySegment.ofArray(hidden), tokens, MemorySegment.ofArray(output), null);
                 assertThat(driver.isIdle()).isTrue();
@@ -109,7 +117,7 @@ class CudaCallTest {
     void theCallersThreadCopiesWhatIsItsOwn() {
         PlayedDriver driver = driver(1);
         CudaCall call = call(parts(driver, 2));
-        float[] hidden = LAYER.hidden(MOST, 1);
+        float[] hidden = hidden(1);
         try (Arena own = Arena.ofConfined()) {
             MemorySegment in = own.allocateFrom(ValueLayout.JAVA_FLOAT, hidden);
             MemorySegment out = own.allocate(in.byteSize(), 4);
@@ -129,7 +137,7 @@ class CudaCallTest {
             MemorySegment in = PinnedMemory.allocate(4L * MOST * H, arena).asSlice(4 * H);
             MemorySegment out = PinnedMemory.allocate(4L * MOST * H, arena);
             for (int run = 0; run < 3; run++) {
-                float[] hidden = Arrays.copyOf(LAYER.hidden(MOST, run), tokens * H);
+                float[] hidden = Arrays.copyOf(hidden(run), tokens * H);
                 MemorySegment.copy(hidden, 0, in, ValueLayout.JAVA_FLOAT, 0, hidden.length);
                 driver.calls();
                 call.forward(in, tokens, out, null);
@@ -148,7 +156,7 @@ class CudaCallTest {
     void outputMayBeWrittenOverHiddenStates(int count, int rowsBehind) {
         for (long seed = 0; seed < 4; seed++) {
             CudaCall call = call(parts(driver(seed), count));
-            float[] hidden = LAYER.hidden(MOST, 1);
+            float[] hidden = hidden(1);
             try (Arena arena = Arena.ofShared()) {
                 MemorySegment memory = PinnedMemory.allocate(4L * (MOST + rowsBehind) * H, arena);
                 MemorySegment.copy(hidden, 0, memory, ValueLayout.JAVA_FLOAT, 0, hidden.length);
@@ -165,7 +173,7 @@ class CudaCallTest {
     void memoryThatCannotBePinnedIsAsGood() {
         PlayedDriver driver = driver(6);
         CudaCall call = call(parts(driver, 1));
-        float[] hidden = LAYER.hidden(MOST, 1);
+        float[] hidden = hidden(1);
         try (Arena arena = Arena.ofConfined()) {
             MemorySegment in = PinnedMemory.allocate(4L * MOST * H, arena).copyFrom(MemorySegment.ofArray(hidden));
             MemorySegment out = PinnedMemory.allocate(4L * MOST * H, arena);
@@ -199,11 +207,7 @@ class CudaCallTest {
     }
 
     private static void forward(CudaCall call, int tokens) {
-        call.forward(
-                MemorySegment.ofArray(LAYER.hidden(MOST, 1)),
-                tokens,
-                MemorySegment.ofArray(new float[tokens * H]),
-                null);
+        call.forward(MemorySegment.ofArray(hidden(1)), tokens, MemorySegment.ofArray(new float[tokens * H]), null);
     }
 
     /** Ids and weights of all chunks together. */
@@ -214,8 +218,7 @@ class CudaCallTest {
         CudaCall call = call(parts);
         driver.calls();
         ChosenExperts chosen = ChosenExperts.allocate(MOST, 2);
-        call.forward(
-                MemorySegment.ofArray(LAYER.hidden(MOST, 1)), MOST, MemorySegment.ofArray(new float[MOST * H]), chosen);
+        call.forward(MemorySegment.ofArray(hidden(1)), MOST, MemorySegment.ofArray(new float[MOST * H]), chosen);
         RecordedPart first = parts.getFirst();
         assertThat(driver.calls())
                 .containsOnlyOnce(
@@ -236,7 +239,7 @@ class CudaCallTest {
         ChosenExperts chosen = ChosenExperts.allocate(tokens, 2);
         Arrays.setAll(chosen.ids(), i -> i % 5);
         Arrays.fill(chosen.weights(), 0.5f);
-        float[] hidden = Arrays.copyOf(LAYER.hidden(MOST, 1), tokens * H);
+        float[] hidden = Arrays.copyOf(hidden(1), tokens * H);
         float[] output = new float[hidden.length];
         driver.calls();
         part.kernel.forward(MemorySegment.ofArray(hidden), tokens, MemorySegment.ofArray(output), chosen, null);
@@ -267,7 +270,7 @@ class CudaCallTest {
                     .hasMessageMatching("cuda:[01] \\(GPU [01]\\): no " + at)
                     .hasCause(cause);
             float[] output = new float[MOST * H];
-            float[] hidden = LAYER.hidden(MOST, at);
+            float[] hidden = hidden(at);
             call.forward(MemorySegment.ofArray(hidden), MOST, MemorySegment.ofArray(output), null);
             assertThat(Arrays.equals(output, expected(hidden, 2))).isTrue();
         }

@@ -57,7 +57,8 @@ class MmaStagesTest {
         Map<String, RandomLayer> layers = new LinkedHashMap<>();
         layers.put("few experts", FEW);
         layers.put("many experts", RandomLayer.of(130, 8, 24, 12, 2000, 1));
-        layers.put("long rows", RandomLayer.of(1, 1, 4100, 3300, 5, 1));
+        layers.put("long rows of w13", RandomLayer.of(1, 1, 4100, 36, 5, 1));
+        layers.put("long rows of w2", RandomLayer.of(1, 1, 40, 3300, 5, 1));
         layers.put("weighed on input", RandomLayer.of(5, 1, 40, 24, 200, 1).weighedOnInput());
         layers.put("biases", FEW.withBiases());
         layers.put(

@@ -83,15 +83,11 @@ public final class RouterChecks {
             int[] ids = arrays.work.topkIds.toHeapArray();
             float[] actual = arrays.work.topkWeights.toHeapArray();
             for (int m = 0; m < tokens; m++) {
-                for (int p = m * pairs; p < (m + 1) * pairs; p++) {
-                    assertThat(ids[p])
-                            .as(
-                                    "%s: token %d, slot %d of %s",
-                                    router,
-                                    m,
-                                    p - m * pairs,
-                                    Arrays.toString(Arrays.copyOfRange(ids, m * pairs, (m + 1) * pairs)))
-                            .isEqualTo(expected.ids()[p]);
+                int to = (m + 1) * pairs;
+                assertThat(Arrays.copyOfRange(ids, m * pairs, to))
+                        .as("%s: experts of token %d", router, m)
+                        .isEqualTo(Arrays.copyOfRange(expected.ids(), m * pairs, to));
+                for (int p = m * pairs; p < to; p++) {
                     double weight = expected.weights()[p];
                     assertThat((double) actual[p])
                             .as("%s: weight of token %d, slot %d", router, m, p - m * pairs)

@@ -52,6 +52,9 @@ final class Races {
     /** Of the arguments and of the group's local arrays: so few that looking through them is the quickest. */
     private History[] histories = {};
 
+    /** Theirs, in the same order. */
+    private Object[] arrays = {};
+
     private int count;
     private final int groupSize;
 
@@ -69,11 +72,17 @@ final class Races {
 
     private void add(Object array, int length) {
         if (history(array) == null) {
-            if (count == histories.length) {
-                histories = Arrays.copyOf(histories, 2 * count + 8);
-            }
-            histories[count++] = new History(array, length);
+            add(new History(array, length));
         }
+    }
+
+    private void add(History history) {
+        if (count == histories.length) {
+            histories = Arrays.copyOf(histories, 2 * count + 8);
+            arrays = Arrays.copyOf(arrays, histories.length);
+        }
+        histories[count] = history;
+        arrays[count++] = history.array;
     }
 
     /** Whether what was in an argument before was read. */
@@ -90,25 +99,26 @@ final class Races {
     /** A new group has new local memory. */
     void clearLocals() {
         Arrays.fill(histories, null);
+        Arrays.fill(arrays, null);
         count = 0;
-        for (History argument : arguments) {
-            histories[count++] = argument;
-        }
+        arguments.forEach(this::add);
     }
 
     void addLocal(Object array, int length) {
         add(array, length);
     }
 
-    /** One that is found comes nearer to the front, where the arrays of inner loops are then. */
+    /** One that is found comes nearer to the front, where the arrays of inner loops are then: the first three stay. */
     @SuppressWarnings("ReferenceEquality") // two arrays are not one
     private History history(Object array) {
         for (int i = 0; i < count; i++) {
-            History history = histories[i];
-            if (history.array == array) {
-                if (i > 0) {
+            if (arrays[i] == array) {
+                History history = histories[i];
+                if (i > 2) {
                     histories[i] = histories[i - 1];
                     histories[i - 1] = history;
+                    arrays[i] = arrays[i - 1];
+                    arrays[i - 1] = array;
                 }
                 return history;
             }
@@ -124,25 +134,26 @@ final class Races {
         int self = item.mark;
         int group = self - item.linear;
         int phase = item.group.phase;
+        long now = entry(self, phase, 0);
+        long last = h.read[index];
+        if (last == now) {
+            return; // whoever wrote it since was told
+        }
         long write = h.write[index];
         if (write == 0) {
             h.isRead = true;
         } else if (writerUnordered(write, self, group, phase)) {
             throw conflict(item, array, index, "reads", mark(write), "wrote");
         }
-        long now = entry(self, phase, 0);
-        long last = h.read[index];
-        if (last != now) {
-            if (last != 0 && mark(last) != self) {
-                if (isIn(group, mark(last))) {
-                    h.otherRead[index] = last;
-                } else {
-                    h.earlierGroup[index] = mark(last);
-                    h.otherRead[index] = 0;
-                }
+        if (last != 0 && mark(last) != self) {
+            if (isIn(group, mark(last))) {
+                h.otherRead[index] = last;
+            } else {
+                h.earlierGroup[index] = mark(last);
+                h.otherRead[index] = 0;
             }
-            h.read[index] = now;
         }
+        h.read[index] = now;
     }
 
     void write(WorkItem item, Object array, int index, boolean atomic) {
