@@ -26,7 +26,7 @@ import org.junit.jupiter.api.Test;
 /** oneDNN's products, where its library is on the class path or named; on any processor, by plain loops if need be. */
 @Tag("hot")
 class Int8ProductsTest {
-    private static final int COLS = 192;
+    private static final int COLS = 64;
     private static final int GROUPS = 3;
     private static final int STRIDE = GROUPS * COLS;
 
