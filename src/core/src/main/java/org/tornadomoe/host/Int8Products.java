@@ -239,7 +239,7 @@ public final class Int8Products implements AutoCloseable {
                     int[] exact = exact(w, blocks, a);
                     for (int size = 0; size < SIZES; size++) {
                         multiply(weights, 0, blocks, activations, 0, 1 << size, scratch);
-                        compare(scratch.products, exact, blocks * groups * Arithmetic.ROWS << size, size);
+                        compare(scratch.products, exact, (blocks * groups * Arithmetic.ROWS) << size, size);
                     }
                 }
                 CHECKED.add(shape);
