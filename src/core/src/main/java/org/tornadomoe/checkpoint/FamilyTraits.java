@@ -74,6 +74,7 @@ final class FamilyTraits {
     private int groupsTaken;
     private @Nullable String sharedCount;
     private @Nullable String sharedWidth;
+    private @Nullable String sharedIf;
     private int shared;
     private boolean sharedGate;
     private @Nullable String zeroExperts;
@@ -88,6 +89,7 @@ final class FamilyTraits {
     private @Nullable Double beta;
     private boolean sharedUnlimited;
     private boolean biased;
+    private int besideEach;
     private boolean weighsInput;
     private boolean normalizesShared;
     private ToDoubleFunction<JsonFile> sharedScale = json -> 1;
@@ -101,6 +103,7 @@ final class FamilyTraits {
     private final List<Rule> rules = new ArrayList<>();
     private final Set<String> fields = new LinkedHashSet<>();
     private final Set<String> perLayer = new LinkedHashSet<>();
+    private final Set<String> ofTexts = new LinkedHashSet<>();
     private final Set<LayerTensors.Peculiarity> peculiarities = EnumSet.noneOf(LayerTensors.Peculiarity.class);
 
     private FamilyTraits(int layers, int hidden, int intermediate, int experts, int topK) {
@@ -223,6 +226,13 @@ final class FamilyTraits {
         return this;
     }
 
+    /** If a field says so, a dense block of a width of its own beside the experts'. */
+    FamilyTraits denseBeside(String whether, String field, int absent) {
+        sharedIf = read(whether);
+        peculiarities.add(LayerTensors.Peculiarity.DENSE_BESIDE);
+        return sharedWidth(field, absent);
+    }
+
     /** A shared expert of width I in every layer. */
     FamilyTraits oneShared() {
         shared = 1;
@@ -339,6 +349,21 @@ final class FamilyTraits {
         return perLayer(routed, sharedToo);
     }
 
+    /** Lists of which the first is that of texts, the second that of pictures. */
+    FamilyTraits firstOf(String... more) {
+        ofTexts.addAll(Arrays.asList(more));
+        fields.addAll(ofTexts);
+        peculiarities.add(LayerTensors.Peculiarity.OF_PICTURES);
+        return this;
+    }
+
+    /** Experts have smaller ones beside them, with which they are as wide as both. */
+    FamilyTraits adjugates() {
+        besideEach = LayerTensors.ADJUGATE_WIDTH;
+        peculiarities.add(LayerTensors.Peculiarity.ADJUGATES);
+        return this;
+    }
+
     /** What only this family's tensors have. */
     FamilyTraits tensors(LayerTensors.Peculiarity... own) {
         peculiarities.addAll(Arrays.asList(own));
@@ -432,7 +457,7 @@ final class FamilyTraits {
     /** What in the configuration makes that layer a dense one; null if it is an MoE layer. */
     @Nullable
     String whyDense(JsonFile json, int layer) {
-        return first(rules, json, layer);
+        return first(rules, ofTexts(json), layer);
     }
 
     /** Fields that are read, and after = the one value that a field which isn't read may have. */
@@ -448,7 +473,8 @@ final class FamilyTraits {
     }
 
     /** The configuration as that layer has it. */
-    JsonFile at(JsonFile json, int layer) {
+    JsonFile at(JsonFile whole, int layer) {
+        JsonFile json = ofTexts(whole);
         if (perLayer.stream().noneMatch(field -> json.fields().get(field) instanceof List<?>)) {
             return json;
         }
@@ -466,6 +492,13 @@ final class FamilyTraits {
             }
         }
         return new JsonFile(json.file(), own);
+    }
+
+    private JsonFile ofTexts(JsonFile json) {
+        Map<String, @Nullable Object> own = new LinkedHashMap<>(json.fields());
+        own.replaceAll((field, value) ->
+                ofTexts.contains(field) && value instanceof List<?> both && !both.isEmpty() ? both.getFirst() : value);
+        return ofTexts.isEmpty() ? json : new JsonFile(json.file(), own);
     }
 
     /** The first layer with experts, where they differ from layer to layer; 0 if there is none, or they don't. */
@@ -500,6 +533,9 @@ final class FamilyTraits {
 
     /** Width of the shared expert, 0 if there is none. */
     int sharedIntermediate(JsonFile json) {
+        if (sharedIf != null && !json.bool(sharedIf, false)) {
+            return 0;
+        }
         if (sharedWidth != null) {
             return json.nonNegative(sharedWidth, shared);
         }
@@ -560,7 +596,7 @@ final class FamilyTraits {
                 .numExperts(experts(json))
                 .expertsPerToken(oneOf(json, topKFields, topK))
                 .hiddenDim(json.positive(hiddenField, hidden))
-                .intermediateSize(wide)
+                .intermediateSize(wide + besideEach)
                 .numFusedSharedExperts(Math.ceilDiv(sharedWide, wide))
                 .activation(function)
                 .swigluLimit(cut)
@@ -670,7 +706,7 @@ final class FamilyTraits {
         return new LayerTensors.Shape(
                 config.numExperts(),
                 config.hiddenDim(),
-                config.intermediateSize(),
+                intermediate(json),
                 sharedIntermediate(json),
                 config.activation().isInterleaved(),
                 config.router().hasCorrectionBias(),

@@ -49,10 +49,11 @@ final class GgufLayer {
         }
         List<Projections> experts = new ArrayList<>();
         for (int expert = 0; expert < e; expert++) {
+            Matrix first = routed(shape.gated() ? "ffn_gate" : "ffn_up", expert, i, h);
             experts.add(new Projections(
                     List.of(),
-                    routed("ffn_gate", expert, i, h),
-                    routed("ffn_up", expert, i, h),
+                    first,
+                    shape.gated() ? routed("ffn_up", expert, i, h) : first,
                     routed("ffn_down", expert, h, i),
                     gateUpBias == null ? part(gateBias, expert, i) : part(gateUpBias, 2 * expert, i),
                     gateUpBias == null ? part(upBias, expert, i) : part(gateUpBias, 2 * expert + 1, i),
@@ -61,20 +62,27 @@ final class GgufLayer {
         Projections shared = null;
         Tensor sharedGate = null;
         int width = shape.sharedIntermediate();
-        if (width == 0 && gguf.find(prefix + "ffn_gate_shexp.weight") != null) {
-            throw refused(LayerTensors.unexpectedShared(layer, prefix + "ffn_gate_shexp.weight"));
+        String first = shape.gated() ? "ffn_gate" : "ffn_up";
+        if (width == 0 && gguf.find(prefix + first + "_shexp.weight") != null) {
+            throw refused(LayerTensors.unexpectedShared(layer, prefix + first + "_shexp.weight"));
         }
+        String end = shape.has(LayerTensors.Peculiarity.DENSE_BESIDE) ? ".weight" : "_shexp.weight";
         if (width > 0) {
+            Matrix gate = matrix(required(first + end), 0, 1, width, h);
             shared = new Projections(
-                    List.of(),
-                    matrix(required("ffn_gate_shexp.weight"), 0, 1, width, h),
-                    matrix(required("ffn_up_shexp.weight"), 0, 1, width, h),
-                    matrix(required("ffn_down_shexp.weight"), 0, 1, h, width),
-                    null,
-                    null,
-                    null);
-            Gguf.Entry gate = look("ffn_gate_inp_shexp.weight");
-            sharedGate = gate == null ? null : vector(gate, h);
+                            List.of(),
+                            gate,
+                            shape.gated() ? matrix(required("ffn_up" + end), 0, 1, width, h) : gate,
+                            matrix(required("ffn_down" + end), 0, 1, h, width),
+                            null,
+                            null,
+                            null)
+                    .scaled(shape.sharedScale());
+            Gguf.Entry weight = look("ffn_gate_inp_shexp.weight");
+            sharedGate = weight == null ? null : vector(weight, h);
+        }
+        if (shape.has(LayerTensors.Peculiarity.DENSE_ELSEWHERE)) { // with Arctic the experts' norm is another
+            List.of("ffn_gate", "ffn_up", "ffn_down", "ffn_norm_exps").forEach(name -> look(name + ".weight"));
         }
         Tensor correction = null;
         for (String name : List.of("exp_probs_b.bias", "exp_probs_b")) {
@@ -85,11 +93,20 @@ final class GgufLayer {
             throw missing("exp_probs_b.bias");
         }
         Gguf.Entry routerBias = look("ffn_gate_inp.bias");
-        Tensor router = floats(required("ffn_gate_inp.weight")).requireShape(e, h);
+        float[] router =
+                floats(required("ffn_gate_inp.weight")).requireShape(e, h).toFloats();
+        if (shape.has(LayerTensors.Peculiarity.GEMMA4_ROUTER)) {
+            Gguf.Entry handed = required("pre_ffw_norm_2.weight");
+            LayerTensors.undoNorm(
+                    router,
+                    vector(required("ffn_gate_inp.scale"), h).toFloats(),
+                    vector(handed, h).toFloats(),
+                    handed::problem);
+        }
         requireAllRead();
         return new LayerTensors(
                 new RouterWeights(
-                        router.toFloats(),
+                        router,
                         routerBias == null ? null : vector(routerBias, e).toFloats(),
                         correction == null ? null : correction.toFloats(),
                         sharedGate == null ? null : sharedGate.toFloats()),

@@ -2,6 +2,7 @@ package org.tornadomoe.checkpoint;
 
 import java.nio.file.Path;
 import java.util.Arrays;
+import java.util.Collections;
 import java.util.Comparator;
 import java.util.LinkedHashMap;
 import java.util.List;
@@ -57,7 +58,9 @@ record GgufModel(Gguf gguf) {
             Map.entry("dots1", new Architecture("dots1", SIGMOID, false, true, true)),
             Map.entry("exaone-moe", new Architecture("exaone_moe", SIGMOID, false, true, true)),
             Map.entry("minimax-m2", new Architecture("minimax_m2", SIGMOID, true, false, false)),
-            Map.entry("lfm2moe", new Architecture("lfm2_moe", SIGMOID, true, false, false)));
+            Map.entry("lfm2moe", new Architecture("lfm2_moe", SIGMOID, true, false, false)),
+            Map.entry("mellum", new Architecture("mellum", SOFTMAX, true, false, false)),
+            Map.entry("arctic", new Architecture("arctic", SOFTMAX, true, false, false)));
 
     /** Architectures whose experts compute as another family's do, by whose name they are read and not written. */
     private static final Map<String, Architecture> LIKE_OTHERS = Map.ofEntries(
@@ -68,6 +71,15 @@ record GgufModel(Gguf gguf) {
             Map.entry("granitehybrid", new Architecture("granitemoe", SOFTMAX, true, false, false)),
             Map.entry("glm-dsa", new Architecture("glm4_moe", SIGMOID, false, true, true)),
             Map.entry("afmoe", new Architecture("glm4_moe", SIGMOID, false, true, true)),
+            Map.entry("deepseek32", new Architecture("deepseek_v3", SIGMOID, false, true, true)),
+            Map.entry("deepseek2-ocr", new Architecture("deepseek_v2", SOFTMAX, false, true, true)),
+            Map.entry("hy_v3", new Architecture("glm4_moe", SIGMOID, false, true, true)),
+            Map.entry("laguna", new Architecture("laguna", SIGMOID, true, false, true)),
+            Map.entry("kimi-linear", new Architecture("glm4_moe", SIGMOID, true, false, true)),
+            Map.entry("cohere2moe", new Architecture("cohere2_moe", SIGMOID, false, true, false)),
+            Map.entry("nemotron_h_moe", new Architecture("nemotron_h", SIGMOID, false, true, true)),
+            Map.entry("gemma4", new Architecture("gemma4_text", SOFTMAX, true, false, false)),
+            Map.entry("grok", new Architecture("grok-2", SOFTMAX, true, false, false)),
             Map.entry("mimo2", new Architecture("minimax_m2", SIGMOID, true, false, false)));
 
     /** DeepSeek-V3 in all but the numbers: deepseek2 with sigmoid scores, and a correction bias. */
@@ -88,6 +100,9 @@ record GgufModel(Gguf gguf) {
             "hidden_activation",
             "interleave_moe_layer_step", // which layers have experts
             "moe_every_n_layers"); // likewise
+
+    /** Of Grok: llama.cpp reads it and doesn't apply it, since the norm after the block takes most of it away. */
+    private static final String UNAPPLIED = "grok.router_logit_softcapping";
 
     /** What a key's name has in it if it is about experts. */
     private static final List<String> OF_EXPERTS = List.of("expert", "moe", "router", "gating", "swiglu", "activation");
@@ -155,8 +170,21 @@ record GgufModel(Gguf gguf) {
         if (type.equals("deepseek_v2")) {
             fields.put("topk_method", groups > 1 ? "group_limited_greedy" : "greedy");
         }
-        if (type.equals("gpt_oss")) {
-            fields.put("swiglu_limit", 7.0);
+        switch (type) {
+            case "gpt_oss" -> fields.put("swiglu_limit", 7.0);
+            case "laguna" -> fields.put("moe_routed_scaling_factor", factor(a, architecture));
+            case "gemma4_text" -> fields.put("enable_moe_block", true);
+            case "cohere2_moe" -> fields.put("expert_selection_fn", "sigmoid");
+            case "nemotron_h" -> {
+                fields.put("layers_block_type", Collections.nCopies(layers, "moe"));
+                fields.put("moe_shared_expert_intermediate_size", shared);
+            }
+            case "grok-2" -> {
+                fields.put("residual_moe", shared > 0);
+                fields.put("router_logit_softcapping", 0.0);
+                fields.put("intermediate_size", shared);
+            }
+            default -> {}
         }
         return new JsonFile(gguf.path(), fields);
     }
@@ -220,7 +248,10 @@ record GgufModel(Gguf gguf) {
         gguf.metadata().forEach((key, value) -> {
             String name = key.startsWith(a) ? key.substring(a.length()) : "";
             boolean off = value.equals(0L) || value.equals(0.0) || value.equals(false);
-            if (OF_EXPERTS.stream().anyMatch(name::contains) && !READ_KEYS.contains(name) && !off) {
+            if (OF_EXPERTS.stream().anyMatch(name::contains)
+                    && !READ_KEYS.contains(name)
+                    && !key.equals(UNAPPLIED)
+                    && !off) {
                 throw new CheckpointException(
                         gguf.path(), key + ": is about experts and not understood: expected none, got " + value);
             }
@@ -306,7 +337,12 @@ record GgufModel(Gguf gguf) {
 
     /** The width of the shared expert, 0 if there is none. */
     private int sharedWidth(String a, Architecture architecture, int layer, int intermediate) {
-        String name = "blk." + layer + ".ffn_gate_shexp.weight";
+        String name = "blk." + layer
+                + switch (architecture.modelType) {
+                    case "grok-2" -> ".ffn_gate.weight";
+                    case "nemotron_h" -> ".ffn_up_shexp.weight";
+                    default -> ".ffn_gate_shexp.weight";
+                };
         Gguf.Entry found = gguf.find(name);
         int number = number(a + "expert_shared_count", 0);
         if (found == null) {
@@ -317,7 +353,10 @@ record GgufModel(Gguf gguf) {
             throw found.problem("expected two dimensions, got " + Arrays.toString(found.shape()));
         }
         int width = size(found, 0);
-        if (number > 0 && architecture.scales && width != (long) number * intermediate) {
+        if (number > 0
+                && architecture.scales
+                && !architecture.modelType.equals("nemotron_h")
+                && width != (long) number * intermediate) {
             throw found.problem("expected " + number + " * " + intermediate + " rows, as " + a
                     + "expert_shared_count and the routed experts have it, got " + width);
         }

@@ -5,6 +5,7 @@ import java.util.Arrays;
 import java.util.List;
 import java.util.Objects;
 import java.util.Set;
+import java.util.function.Function;
 import java.util.stream.Collectors;
 import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
@@ -45,12 +46,27 @@ record LayerTensors(
         /** Experts may work on a projection of the token, {@code fc1_latent_proj}, and be projected back (Nemotron). */
         LATENT,
         /** The router reads another norm of the token than the experts, and has a factor an expert (Gemma 4). */
-        GEMMA4_ROUTER
+        GEMMA4_ROUTER,
+        /** Every two experts have a smaller one beside them, which is added to either (GroveMoE). */
+        ADJUGATES,
+        /** Tokens of pictures have a router and experts of their own in the block, which come after (Ernie 4.5 VL). */
+        OF_PICTURES,
+        /** The shared expert is a dense block beside the experts' (Grok-2). */
+        DENSE_BESIDE,
+        /** A dense block of the layer, which has another input, is no part of the experts' (Arctic, Gemma 4). */
+        DENSE_ELSEWHERE
     }
+
+    /** I of the experts beside others, how many have one, and what its output is multiplied by: GroveMoE's code. */
+    static final int ADJUGATE_WIDTH = 128;
+
+    static final int EXPERTS_AN_ADJUGATE = 2;
+    static final float ADJUGATE_SCALE = 0.05f;
 
     /**
      * What a layer has to hold.
      *
+     * @param intermediate width of an expert as it is stored
      * @param sharedIntermediate width of the shared expert, 0 if there is none
      * @param interleaved whether gate and up rows of a fused tensor alternate, rather than come one after the other
      * @param correctionBias whether there must be one
@@ -80,6 +96,11 @@ record LayerTensors(
         /** What a token chooses from. */
         int choices() {
             return experts + zeroExperts;
+        }
+
+        /** The shape of the router's weight in the file. */
+        long[] storedRouter() {
+            return has(Peculiarity.OF_PICTURES) ? new long[] {hidden, routerRows()} : new long[] {routerRows(), hidden};
         }
 
         /** Rows of the router's weight. */
@@ -166,6 +187,26 @@ record LayerTensors(
         return "layer " + layer + ": expected no shared expert, since the configuration tells of none, found " + found;
     }
 
+    /**
+     * Gemma 4's router reads the token as its own norm has it, and the layer is handed it as the experts' norm has it:
+     * the same but for a factor a column, which goes into the router's weight.
+     *
+     * @param router [E, H], changed
+     * @param own [H], of the router's norm
+     * @param handed [H], of the experts' norm
+     * @param refusal what is thrown where that is 0
+     */
+    static void undoNorm(float[] router, float[] own, float[] handed, Function<String, CheckpointException> refusal) {
+        int h = own.length;
+        for (int i = 0; i < router.length; i++) {
+            int c = i % h;
+            if (handed[c] == 0) {
+                throw refusal.apply("expected values other than 0, got 0 at index " + c);
+            }
+            router[i] = (float) (router[i] * (own[c] / Math.sqrt(h)) / handed[c]);
+        }
+    }
+
     /** Reads a layer's names and checks dtypes and shapes; the values are read later. */
     record Finder(BlockTensors tensors, @Nullable WeightQuantization quantization, int layer, Shape shape) {
         Finder(Safetensors tensors, @Nullable WeightQuantization quantization, int layer, Shape shape) {
@@ -211,13 +252,54 @@ record LayerTensors(
                         .mapToObj(e -> unscaled.get(e).scaled(each[e]))
                         .toList();
             }
+            if (shape.has(Peculiarity.ADJUGATES)) {
+                experts = withAdjugates(block, experts);
+            }
+            if (shape.has(Peculiarity.OF_PICTURES)) {
+                tensors.find(router + ".weight_1");
+                String prefix = block + "experts.";
+                for (String name : tensors.names()) {
+                    String rest = name.startsWith(prefix) ? name.substring(prefix.length()) : "";
+                    if (rest.matches("\\d{1,6}\\..*")
+                            && Integer.parseInt(rest.substring(0, rest.indexOf('.'))) >= shape.experts) {
+                        tensors.find(name);
+                    }
+                }
+            }
             return new LayerTensors(weights, factor, List.copyOf(experts), shared, List.copyOf(fused));
+        }
+
+        /**
+         * Every expert and the one beside it as one: what the smaller one computes is scaled where a row has a scale.
+         */
+        private List<Projections> withAdjugates(String block, List<Projections> experts) {
+            List<Projections> both = new ArrayList<>();
+            for (int e = 0; e < experts.size(); e++) {
+                Projections expert = experts.get(e);
+                Projections beside = expert(
+                        block + "chunk_experts." + e / EXPERTS_AN_ADJUGATE + ".",
+                        PER_EXPERT.getFirst(),
+                        ADJUGATE_WIDTH,
+                        shape.hidden);
+                both.add(new Projections(
+                        List.of(),
+                        new Matrix.Above(expert.gate(), beside.gate()),
+                        new Matrix.Above(expert.up(), Matrix.scaled(beside.up(), ADJUGATE_SCALE)),
+                        new Matrix.Beside(List.of(expert.down(), beside.down())),
+                        null,
+                        null,
+                        null));
+            }
+            tensors.find(block + "expert_bias"); // its module has it and doesn't read it
+            return both;
         }
 
         /** The router's tensors; those of shared experts that it scores, too. */
         private RouterWeights router(String router, String block) {
             int h = shape.hidden;
-            float[] all = floats(router, shape.routerRows(), h);
+            float[] all = shape.has(Peculiarity.OF_PICTURES)
+                    ? transposed(router + ".weight", shape.routerRows(), h)
+                    : floats(router, shape.routerRows(), h);
             if (shape.network != null) {
                 RouterNetwork network = network(shape.network, router.substring(0, router.lastIndexOf('.') + 1), all);
                 return new RouterWeights(new float[0], null, null, null, null, network);
@@ -253,6 +335,20 @@ record LayerTensors(
             return new RouterWeights(all, bias, correction, shared, expertsOfToken(router + ".tid2eid"), null);
         }
 
+        /** A matrix [rows, cols] of a tensor [cols, rows]. */
+        private float[] transposed(String name, int rows, int cols) {
+            float[] all = tensors.tensor(name)
+                    .requireFloat()
+                    .requireShape(cols, rows)
+                    .requireFinite()
+                    .toFloats();
+            float[] turned = new float[all.length];
+            for (int i = 0; i < all.length; i++) {
+                turned[i] = all[i % cols * rows + i / cols];
+            }
+            return turned;
+        }
+
         /** [V, K]. */
         private int @Nullable [] expertsOfToken(String name) {
             if (shape.tableWidth == 0) {
@@ -281,23 +377,13 @@ record LayerTensors(
                     required(prefix + "balancing_biases", shape.experts + 1));
         }
 
-        /**
-         * Gemma 4's router reads the token as its own norm has it, and the layer is handed it as the experts' norm has
-         * it: the same but for a factor a column, which goes into the router's weight.
-         */
         private void undoNorm(String block, float[] router) {
-            int h = shape.hidden;
-            float[] own = required(block + "router.scale", h);
             String norm = block + "pre_feedforward_layernorm_2.weight";
-            float[] handed = required(norm, h);
-            for (int i = 0; i < router.length; i++) {
-                int c = i % h;
-                if (handed[c] == 0) {
-                    throw new CheckpointException(
-                            tensors.path(), "tensor '" + norm + "': expected values other than 0, got 0 at index " + c);
-                }
-                router[i] = (float) (router[i] * (own[c] / Math.sqrt(h)) / handed[c]);
-            }
+            LayerTensors.undoNorm(
+                    router,
+                    required(block + "router.scale", shape.hidden),
+                    required(norm, shape.hidden),
+                    problem -> new CheckpointException(tensors.path(), "tensor '" + norm + "': " + problem));
         }
 
         /** The shared expert, times its scale; null if there is none. */
@@ -305,6 +391,8 @@ record LayerTensors(
             String layerPrefix = block.substring(0, block.indexOf(number()) + number().length());
             List<String> places = SHARED.stream()
                     .map(name -> (name.equals("share_expert") ? layerPrefix : block) + name + ".")
+                    .map(place -> shape.has(Peculiarity.DENSE_BESIDE) ? layerPrefix + "mlp." : place)
+                    .distinct()
                     .filter(place -> tensors.names().stream()
                             .anyMatch(name -> name.startsWith(place)
                                     && isProjection(name.substring(place.length()))
@@ -535,8 +623,7 @@ record LayerTensors(
                     .findFirst()
                     .orElse(all);
             List<Found> found = stack.stream()
-                    .filter(candidate ->
-                            Arrays.equals(shapeOf(candidate.router), new long[] {shape.routerRows(), shape.hidden}))
+                    .filter(candidate -> Arrays.equals(shapeOf(candidate.router), shape.storedRouter()))
                     .toList();
             if (found.isEmpty()) {
                 return stack.getFirst(); // whose shape will be complained of
@@ -721,11 +808,18 @@ record LayerTensors(
             return found;
         }
 
-        /** [length], or as Ernie has it [1, length]. */
+        /** [length], or as Ernie has it [1, length]; where pictures have their own, the first of [2, length]. */
         private float @Nullable [] vector(String name, int length) {
             Tensor found = tensors.find(name);
             if (found == null) {
                 return null;
+            }
+            if (shape.has(Peculiarity.OF_PICTURES)) {
+                float[] both = found.requireFloat()
+                        .requireShape(2, length)
+                        .requireFinite()
+                        .toFloats();
+                return Arrays.copyOf(both, length);
             }
             boolean row = Arrays.equals(found.shape(), new long[] {1, length});
             Tensor floats = found.requireFloat();

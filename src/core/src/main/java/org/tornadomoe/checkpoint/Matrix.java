@@ -319,6 +319,38 @@ sealed interface Matrix extends WeightRows {
         }
     }
 
+    /** Two matrices of as many columns, one above the other. */
+    record Above(Matrix first, Matrix second) implements Matrix {
+        @Override
+        public int rows() {
+            return first.rows() + second.rows();
+        }
+
+        @Override
+        public int cols() {
+            return first.cols();
+        }
+
+        @Override
+        public Path file() {
+            return first.file();
+        }
+
+        @Override
+        public String tensorName() {
+            return first.tensorName();
+        }
+
+        @Override
+        public void row(int row, float[] into) {
+            if (row < first.rows()) {
+                first.row(row, into);
+            } else {
+                second.row(row - first.rows(), into);
+            }
+        }
+    }
+
     /** Matrices of as many rows side by side. */
     record Beside(List<Matrix> parts) implements Matrix {
         @Override

@@ -64,6 +64,9 @@ final class ModelFamilies {
             if (type.equals("bailing_moe") && "sigmoid".equals(json.fields().get("score_function"))) {
                 return ModelFamily.BAILING_MOE_V2; // as Ling 2 and Ring 2 call themselves
             }
+            if (type.equals("git") && json.has("residual_moe")) {
+                return ModelFamily.GROK_2; // as its file calls it
+            }
             for (ModelFamily family : ModelFamily.values()) {
                 if (family.modelTypes().contains(type)) {
                     return family;

@@ -78,6 +78,18 @@ enum ModelFamily {
             ernie(sizes(28, 2560, 1536, 64, 6))
                     .dense(ModelFamily::whyErnieDense)
                     .fields("moe_layer_start_index moe_layer_end_index moe_layer_interval")),
+    /** Tokens of text; those of pictures have a router and experts of their own. */
+    ERNIE4_5_VL_MOE(
+            "ernie4_5_vl_moe_text ernie4_5_vl_moe ernie4_5_moe_vl",
+            ernie(sizes(28, 2560, 1536, 64, 6))
+                    .firstOf("moe_intermediate_size", "moe_num_experts", "moe_layer_start_index", "moe_layer_end_index")
+                    .dense(ModelFamily::whyErnieDense)
+                    .layerTypes("mlp_layer_types", "sparse")
+                    .fields("moe_layer_interval multimodal_inner_moe")),
+    /** A smaller expert beside every two, of which their own code has the sizes. */
+    GROVE_MOE(
+            "grove_moe grovemoe",
+            qwen(sizes(48, 2048, 768, 128, 8)).normalized().adjugates().fields("norm_topk_prob=true")),
     DBRX(
             "dbrx",
             sizes(24, 2048, 3584, 4, 1)
@@ -93,6 +105,7 @@ enum ModelFamily {
                     .width("intermediate_size")
                     .normalized()
                     .lastOfEvery("moe_layer_frequency")
+                    .tensors(Peculiarity.DENSE_ELSEWHERE)
                     .fields("use_residual moe_token_dropping=false moe_min_capacity moe_train_capacity_factor"
                             + " moe_eval_capacity_factor")),
     /** As xAI's own code: implementations differ in what they cut logits off at, and divide by. */
@@ -102,6 +115,17 @@ enum ModelFamily {
                     .width("intermediate_size")
                     .activates(MoeActivation.GELU_TANH, null, null)
                     .fields("hidden_act=gelu norm_topk_prob=false scoring_func=softmax")),
+    /** A dense block beside the experts', half of the variance each; SGLang's code is the source. */
+    GROK_2(
+            "grok-2 grok_2",
+            sizes(64, 8192, 16384, 8, 2)
+                    .activates(MoeActivation.GELU_TANH, null, null)
+                    .normalized("norm_topk_prob", false)
+                    .routing((_, json, router) -> router.withLogitCap(json.finite("router_logit_softcapping", 30))
+                            .withRoutedScalingFactor(denseShare(json)))
+                    .sharedScale(ModelFamily::denseShare)
+                    .denseBeside("residual_moe", "intermediate_size", 32768)
+                    .fields("router_logit_softcapping hidden_act=gelu scoring_func=softmax scaling_factor")),
     STEP3(
             "step3_text step3_vl",
             sizes(61, 7168, 5120, 48, 3)
@@ -415,7 +439,7 @@ enum ModelFamily {
                     .names("num_experts", "top_k_experts")
                     .normalized()
                     .activation("hidden_activation", "gelu_pytorch_tanh")
-                    .tensors(Peculiarity.GEMMA4_ROUTER)
+                    .tensors(Peculiarity.GEMMA4_ROUTER, Peculiarity.DENSE_ELSEWHERE)
                     .dense((json, _) -> json.bool("enable_moe_block", false) ? null : "enable_moe_block is not true")
                     .fields("enable_moe_block use_double_wide_mlp"));
 
@@ -643,6 +667,11 @@ enum ModelFamily {
             case "sum" -> 1;
             default -> throw json.wrong("shared_expert_combination_strategy", "average or sum");
         };
+    }
+
+    /** What experts and the dense block are multiplied by. */
+    private static double denseShare(JsonFile json) {
+        return json.bool("residual_moe", false) ? Math.sqrt(0.5) : 1;
     }
 
     private static @Nullable String whyLlama4Dense(JsonFile json, int layer) {

@@ -11,6 +11,7 @@ import static org.tornadomoe.checkpoint.PublishedModel.top;
 import java.nio.file.Path;
 import java.util.Arrays;
 import java.util.List;
+import java.util.Map;
 import java.util.Random;
 import java.util.function.Consumer;
 import java.util.function.Function;
@@ -23,6 +24,9 @@ import org.junit.jupiter.params.provider.ValueSource;
 import org.tornadomoe.checkpoint.PublishedModel.Expert;
 import org.tornadomoe.checkpoint.PublishedModel.Plain;
 import org.tornadomoe.checkpoint.PublishedModel.Router;
+import org.tornadomoe.config.FusedMoeConfig;
+import org.tornadomoe.config.RouterConfig;
+import org.tornadomoe.quant.RouterWeights;
 import org.tornadomoe.reference.Numerics;
 import org.tornadomoe.reference.Reference;
 
@@ -250,6 +254,171 @@ class GgufFamiliesTest {
         };
         assertComputes(
                 "ernie4_5_moe", ernie, "ernie4_5-moe", 2, Plain.of(corrected).withShared(false), w -> {});
+    }
+
+    /** What transformers' module makes of a layer is what comes of it under llama.cpp's names. */
+    @ParameterizedTest
+    @CsvSource({
+        "mellum, mellum, 0",
+        "cohere2_moe_sigmoid, cohere2moe, 1",
+        "nemotron_h, nemotron_h_moe, 1",
+        "hy_v3, hy_v3, 1",
+        "laguna, laguna, 1",
+        "kimi_linear, kimi-linear, 1",
+        "deepseek_v32, deepseek32, 1",
+        "deepseek_ocr2_text, deepseek2-ocr, 1",
+        "gemma4_text, gemma4, 1"
+    })
+    void goldenLayers(String family, String architecture, int layer) {
+        Path golden = Path.of("src/test/resources/golden/families").resolve(family);
+        Path file = directory.resolve("golden.gguf");
+        try (MoeCheckpoint source = MoeCheckpoint.open(golden);
+                Safetensors raw = Safetensors.open(golden)) {
+            GgufWriter writer = golden(source, architecture, layer);
+            if (family.equals("gemma4_text")) {
+                String prefix = "layers.1.";
+                Map.of(
+                                "ffn_gate_inp.weight", "router.proj.weight",
+                                "ffn_gate_inp.scale", "router.scale",
+                                "pre_ffw_norm_2.weight", "pre_feedforward_layernorm_2.weight",
+                                "ffn_down_exps.weight", "experts.down_proj",
+                                "ffn_down_exps.scale", "router.per_expert_scale",
+                                "ffn_gate_up_exps.weight", "experts.gate_up_proj",
+                                "ffn_gate.weight", "mlp.gate_proj.weight",
+                                "ffn_up.weight", "mlp.up_proj.weight",
+                                "ffn_down.weight", "mlp.down_proj.weight")
+                        .forEach((name, from) -> {
+                            Tensor tensor = raw.tensor(prefix + from);
+                            writer.tensor("blk.1." + name, GgmlType.F32, tensor.toFloats(), tensor.shape());
+                        });
+            } else {
+                write(writer, source.tensors(layer), layer, family.startsWith("cohere2") ? 2 : 1);
+            }
+            writer.write(file);
+        }
+        try (MoeCheckpoint checkpoint = MoeCheckpoint.open(file);
+                Safetensors expected = Safetensors.open(golden.resolve("golden.safetensors"))) {
+            Tensor hidden = expected.tensor("hidden_states");
+            double[] actual = Reference.forward(checkpoint.layer(layer), hidden.toFloats(), (int) hidden.shape()[0])
+                    .output();
+            assertThat(Numerics.relativeL2(
+                            actual, Numerics.widen(expected.tensor("output").toFloats())))
+                    .isLessThan(2e-6);
+        }
+    }
+
+    /** The metadata of a layer of transformers', as llama.cpp's converter has it. */
+    private static GgufWriter golden(MoeCheckpoint source, String architecture, int layer) {
+        FusedMoeConfig config = source.layer(layer).config();
+        RouterConfig router = config.router();
+        GgufWriter writer = new GgufWriter()
+                .text("general.architecture", architecture)
+                .number(architecture + ".block_count", 2)
+                .number(architecture + ".embedding_length", config.hiddenDim())
+                .number(architecture + ".expert_count", config.numExperts())
+                .number(architecture + ".expert_used_count", config.expertsPerToken());
+        if (List.of("cohere2moe", "nemotron_h_moe", "hy_v3", "laguna", "deepseek32")
+                .contains(architecture)) {
+            writer.bool(architecture + ".expert_weights_norm", true).number(architecture + ".expert_gating_func", 2);
+        }
+        if (router.routedScalingFactor() != 1 && !architecture.equals("cohere2moe")) {
+            writer.real(architecture + ".expert_weights_scale", (float) router.routedScalingFactor());
+        }
+        if (router.numExpertGroup() > 1) {
+            writer.number(architecture + ".expert_group_count", router.numExpertGroup())
+                    .number(architecture + ".expert_group_used_count", router.topkGroup());
+        }
+        return writer;
+    }
+
+    private static void write(GgufWriter writer, LayerTensors tensors, int layer, float sharedFactor) {
+        String block = "blk." + layer + ".";
+        RouterWeights router = tensors.router();
+        int experts = tensors.experts().size();
+        int hidden = router.weight().length / experts;
+        writer.tensor(block + "ffn_gate_inp.weight", GgmlType.F32, router.weight(), experts, hidden);
+        float[] correction = router.correctionBias();
+        if (correction != null) {
+            writer.tensor(block + "exp_probs_b.bias", GgmlType.F32, correction, experts);
+        }
+        boolean gated = tensors.experts().getFirst().isGated();
+        for (String name : gated ? List.of("gate", "up", "down") : List.of("up", "down")) {
+            List<Matrix> each =
+                    tensors.experts().stream().map(e -> named(e, name)).toList();
+            int rows = each.getFirst().rows();
+            int cols = each.getFirst().cols();
+            float[] all = new float[experts * rows * cols];
+            for (int e = 0; e < experts; e++) {
+                System.arraycopy(floats(each.get(e), 1), 0, all, e * rows * cols, rows * cols);
+            }
+            writer.tensor(block + "ffn_" + name + "_exps.weight", GgmlType.F32, all, experts, rows, cols);
+            Projections shared = tensors.shared();
+            if (shared != null) {
+                Matrix matrix = named(shared, name);
+                float[] values = floats(matrix, name.equals("down") ? sharedFactor : 1);
+                writer.tensor(
+                        block + "ffn_" + name + "_shexp.weight", GgmlType.F32, values, matrix.rows(), matrix.cols());
+            }
+        }
+    }
+
+    private static Matrix named(Projections expert, String name) {
+        return switch (name) {
+            case "gate" -> expert.gate();
+            case "up" -> expert.up();
+            default -> expert.down();
+        };
+    }
+
+    private static float[] floats(Matrix matrix, float factor) {
+        float[] all = new float[matrix.rows() * matrix.cols()];
+        float[] row = new float[matrix.cols()];
+        for (int r = 0; r < matrix.rows(); r++) {
+            matrix.row(r, row);
+            for (int c = 0; c < row.length; c++) {
+                all[r * row.length + c] = row[c] * factor;
+            }
+        }
+        return all;
+    }
+
+    /** A dense block of the layer beside the experts: another input's with Arctic, half of Grok-2's output. */
+    @Test
+    void denseBlocksBesideExperts() {
+        PublishedModel model = block(0);
+        model.add("blk.1.ffn_norm_exps.weight", new float[PublishedModel.H]);
+        PublishedModel dense = new PublishedModel(4, 20);
+        dense.add("blk.1.ffn_gate.weight", dense.shared.gate())
+                .add("blk.1.ffn_up.weight", dense.shared.up())
+                .add("blk.1.ffn_down.weight", dense.shared.down());
+        model.tensors.putAll(dense.tensors);
+        model.shapes.putAll(dense.shapes);
+        assertComputes("arctic", model, "arctic", 2, Plain.of(RENORMALIZED), w -> {});
+        assertRefused(model, "mellum", w -> {}, "is part of its MoE block, and not understood");
+
+        PublishedModel grok = block(0);
+        assertComputes("grok-2", grok, "grok", 2, Plain.of(RENORMALIZED).gelu(), w -> {});
+        PublishedModel both = new PublishedModel(4, 20);
+        both.tensors.putAll(grok.tensors);
+        both.tensors.putAll(dense.tensors);
+        both.shapes.putAll(grok.shapes);
+        both.shapes.putAll(dense.shapes);
+        Router half = (logits, _) -> {
+            double[] p = softmax(logits);
+            return only(p, top(p, 2), true, Math.sqrt(0.5));
+        };
+        for (float[] row : both.shared.down()) {
+            for (int c = 0; c < row.length; c++) {
+                row[c] *= (float) Math.sqrt(0.5);
+            }
+        }
+        assertComputes(
+                "grok-2",
+                both,
+                "grok",
+                2,
+                Plain.of(half).gelu().withShared(false),
+                w -> w.real("grok.router_logit_softcapping", 30f).number("grok.expert_feed_forward_length", 8));
     }
 
     /** Kimi-K2's files have one group, and others none; a config.json without a number of groups has 8 of 4. */
