@@ -338,4 +338,58 @@ class HostRouterTest {
                                     : new float[] {1.625f, -1.75f, 2.625f, 3.625f});
         }
     }
+
+    /** By the token's id, with the scores of those experts; one that is there twice is one, with both weights. */
+    @ParameterizedTest
+    @ValueSource(booleans = {true, false})
+    void aRouterThatIsATable(boolean renormalize) {
+        FusedMoeConfig config = FusedMoeConfig.builder()
+                .numExperts(3)
+                .expertsPerToken(2)
+                .hiddenDim(2)
+                .intermediateSize(4)
+                .numFusedSharedExperts(1)
+                .router(RouterConfig.of(ScoringFunction.TOKEN_TABLE, renormalize)
+                        .withRoutedScalingFactor(2.5)
+                        .withSharedExpertGate())
+                .build();
+        RouterWeights weights = new RouterWeights(
+                new float[] {1, 0, 0.5f, -1, -0.25f, 0.75f},
+                null,
+                null,
+                new float[] {0.5f, 0.25f},
+                new int[] {2, 0, 1, 1, 0, 2},
+                null);
+        weights.requireFits(config);
+        float[] hidden = {1, 2, -1, 0.5f, 0.5f, -2};
+        RouterInputs inputs = RouterInputs.ofTokenIds(1, 0, 2);
+        int[] ids = {1, -1, 3, 2, 0, 3, 0, 2, 3};
+        double[][] scores = {
+            {score(-1.5), score(-1.5), 1 / (1 + Math.exp(-1))},
+            {score(0.625), score(-1), 1 / (1 + Math.exp(0.375))},
+            {score(0.5), score(-1.625), 1 / (1 + Math.exp(0.25))}
+        };
+        double[] expected = new double[9];
+        for (int m = 0; m < 3; m++) {
+            double factor = 2.5 / (renormalize ? scores[m][0] + scores[m][1] : 1);
+            expected[3 * m] = scores[m][0] * factor;
+            expected[3 * m + 1] = scores[m][1] * factor;
+            expected[3 * m + 2] = scores[m][2];
+        }
+        expected[0] += expected[1];
+        expected[1] = 0;
+        Routing routing = Router.route(
+                config, weights, hidden, Router.logits(config, weights, Numerics.widen(hidden), 3), 3, inputs);
+        assertThat(routing.ids()).containsExactly(ids);
+        assertThat(routing.weights()).containsExactly(expected, within(1e-12));
+        ChosenExperts chosen = new HostRouter(config, weights).routeOnAllCores(hidden, 3, inputs);
+        assertThat(chosen.ids()).containsExactly(ids);
+        for (int p = 0; p < ids.length; p++) {
+            assertThat((double) chosen.weights()[p]).isCloseTo(expected[p], within(1e-6));
+        }
+    }
+
+    private static double score(double logit) {
+        return Math.sqrt(Math.log1p(Math.exp(logit)));
+    }
 }
