@@ -133,6 +133,15 @@ public final class GgufQuantizer {
         metadata.put("general.alignment", encode(ALIGNMENT));
         metadata.putIfAbsent("general.quantization_version", encode(2));
         for (int layer : layers) {
+            LayerTensors.Shape shape = source.shape(layer);
+            if (!shape.gated() || (shape.sharedIntermediate() > 0 && shape.sharedScale() != 1)) {
+                throw new CheckpointException(
+                        path,
+                        "layer " + layer + ": is not written to GGUF: its "
+                                + (shape.gated()
+                                        ? "shared experts have a factor that llama.cpp knows of"
+                                        : "experts have no gate"));
+            }
             declare(layer, source.tensors(layer), gguf == null);
         }
     }

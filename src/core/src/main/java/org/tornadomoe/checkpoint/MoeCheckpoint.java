@@ -374,8 +374,13 @@ public final class MoeCheckpoint implements AutoCloseable {
 
     /** The tensors of layer n. Throws as {@link #layer(int)}. */
     LayerTensors tensors(int n) {
+        return source.layer(n, shape(n));
+    }
+
+    /** What layer n has to hold. Throws as {@link #layer(int)}. */
+    LayerTensors.Shape shape(int n) {
         requireMoe(n);
-        return source.layer(n, family.shape(json, n));
+        return family.shape(json, n);
     }
 
     private void requireMoe(int n) {

@@ -26,6 +26,7 @@ import org.tornadomoe.checkpoint.PublishedModel.Plain;
 import org.tornadomoe.checkpoint.PublishedModel.Router;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.RouterConfig;
+import org.tornadomoe.quant.Progress;
 import org.tornadomoe.quant.RouterWeights;
 import org.tornadomoe.reference.Numerics;
 import org.tornadomoe.reference.Reference;
@@ -305,6 +306,26 @@ class GgufFamiliesTest {
                             actual, Numerics.widen(expected.tensor("output").toFloats())))
                     .isLessThan(2e-6);
         }
+    }
+
+    /** What would be multiplied twice, or has no place in a file, isn't written. */
+    @ParameterizedTest
+    @CsvSource({
+        "cohere2_moe_sigmoid, cohere2moe, shared experts have a factor that llama.cpp knows of",
+        "nemotron_h, nemotron_h_moe, experts have no gate"
+    })
+    void layersThatAreNotWritten(String family, String architecture, String why) {
+        Path golden = Path.of("src/test/resources/golden/families").resolve(family);
+        Path file = directory.resolve("golden.gguf");
+        try (MoeCheckpoint source = MoeCheckpoint.open(golden)) {
+            GgufWriter writer = golden(source, architecture, 1);
+            write(writer, source.tensors(1), 1, 1);
+            writer.write(file);
+        }
+        assertThatExceptionOfType(CheckpointException.class)
+                .isThrownBy(() -> GgufQuantizer.quantize(file, directory.resolve("out.gguf"), null, Progress.NONE))
+                .withMessage(file + ": layer 1: is not written to GGUF: its " + why);
+        assertThat(directory.resolve("out.gguf")).doesNotExist();
     }
 
     /** The metadata of a layer of transformers', as llama.cpp's converter has it. */
