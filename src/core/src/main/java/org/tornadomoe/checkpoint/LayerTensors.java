@@ -759,7 +759,8 @@ record LayerTensors(
             MatrixReader reader = new MatrixReader(tensors, quantization);
             if (tensors.has(name + BLOCKS_OF_4_BITS)) {
                 Tensor values = tensors.tensor(name + BLOCKS_OF_4_BITS).requireDType(DType.U8);
-                return new Experts(values, reader.scaleOf(name), reader.block(name), shape.experts, rows, cols);
+                Tensor exponents = reader.scaleOf(name).requireDType(DType.U8, DType.F8_E8M0);
+                return new Experts(values, exponents, reader.block(name), shape.experts, rows, cols);
             }
             DType dtype = tensors.dtype(name);
             boolean scaled = dtype != null && dtype.isFloat8();

@@ -405,6 +405,65 @@ class StoredFormatsTest {
         assertRead("w8a16_group of 32", 1e-6);
     }
 
+    /** gpt-oss: of all experts in one tensor, gates and ups in turns; exponents are bytes, and nothing else. */
+    @ParameterizedTest
+    @CsvSource({"U8, false", "F8_E8M0, false", "F32, true", "F8_E4M3, true"})
+    void mxfp4OfAllExperts(DType dtype, boolean refused) throws IOException {
+        double[][] gateUp = blocks("gate_up_proj", 2 * I, H, dtype);
+        double[][] down = blocks("down_proj", H, I, dtype);
+        writer.add(BLOCK + "router.weight", scales(E * H), E, H)
+                .add(BLOCK + "router.bias", scales(E), E)
+                .write(directory.resolve("model.safetensors"));
+        Files.writeString(
+                directory.resolve("config.json"),
+                ("{'model_type': 'gpt_oss', 'num_hidden_layers': 1, 'hidden_size': " + H + ", 'intermediate_size': " + I
+                                + ", 'num_local_experts': " + E + ", 'num_experts_per_tok': 1,"
+                                + " 'quantization_config': {'quant_method': 'mxfp4'}}")
+                        .replace('\'', '"'));
+        try (MoeCheckpoint checkpoint = MoeCheckpoint.open(directory)) {
+            if (refused) {
+                assertThatExceptionOfType(CheckpointException.class)
+                        .isThrownBy(() -> checkpoint.layer(0))
+                        .withMessageContaining(
+                                "experts.gate_up_proj_scales': expected dtype U8 or F8_E8M0, got " + dtype);
+                return;
+            }
+            ExpertWeights weights = checkpoint.layer(0);
+            assertThat(weights.quantization()).hasToString("w8a16_group of 32");
+            float[] row = new float[H];
+            for (int r = 0; r < E * 2 * I; r++) {
+                weights.gateUpRow(r / (2 * I), r % (2 * I), row);
+                assertRow(gateUp[r], row);
+            }
+            for (int r = 0; r < E * H; r++) {
+                weights.downRow(r / H, r % H, row);
+                assertRow(down[r], row);
+            }
+        }
+    }
+
+    /** A tensor of every expert's matrix [rows, cols] in blocks of 32, and what it stands for. */
+    private double[][] blocks(String name, int rows, int cols, DType dtype) {
+        byte[] packed = new byte[E * rows * cols / 2];
+        random.nextBytes(packed);
+        byte[] scales = new byte[E * rows * cols / 32];
+        for (int i = 0; i < scales.length; i++) {
+            scales[i] = (byte) (110 + random.nextInt(20));
+        }
+        String tensor = BLOCK + "experts." + name;
+        MemorySegment exponents =
+                MemorySegment.ofArray(dtype == DType.F32 ? new byte[4 * scales.length] : scales);
+        writer.add(tensor + "_blocks", DType.U8, MemorySegment.ofArray(packed), E, rows, cols / 32, 16)
+                .add(tensor + "_scales", dtype, exponents, E, rows, cols / 32)
+                .add(tensor + "_bias", new float[E * rows], E, rows);
+        return values(E * rows, cols, (r, c) -> {
+            int code = (packed[(r * cols + c) / 2] >> (4 * (c % 2))) & 15;
+            return (code < 8 ? 1 : -1)
+                    * E2M1[code & 7]
+                    * Math.pow(2, (scales[(r * cols + c) / 32] & 0xff) - 127);
+        });
+    }
+
     @Test
     void nvfp4DividedByTheScaleOfAll() throws IOException {
         checkpoint(
