@@ -73,6 +73,8 @@ record GgufModel(Gguf gguf) {
             Map.entry("afmoe", new Architecture("glm4_moe", SIGMOID, false, true, true)),
             Map.entry("deepseek32", new Architecture("deepseek_v3", SIGMOID, false, true, true)),
             Map.entry("deepseek2-ocr", new Architecture("deepseek_v2", SOFTMAX, false, true, true)),
+            Map.entry("mistral4", new Architecture("deepseek_v2", SOFTMAX, false, true, true)),
+            Map.entry("step35", new Architecture("step3p5", SIGMOID, true, false, true)),
             Map.entry("hy_v3", new Architecture("glm4_moe", SIGMOID, false, true, true)),
             Map.entry("laguna", new Architecture("laguna", SIGMOID, true, false, true)),
             Map.entry("kimi-linear", new Architecture("glm4_moe", SIGMOID, true, false, true)),
@@ -103,6 +105,14 @@ record GgufModel(Gguf gguf) {
 
     /** Of Grok: llama.cpp reads it and doesn't apply it, since the norm after the block takes most of it away. */
     private static final String UNAPPLIED = "grok.router_logit_softcapping";
+
+    /** Of Step 3.5, a value a layer. */
+    private static final String LIMITS = "step35.swiglu_clamp_exp";
+
+    private static final String SHARED_LIMITS = "step35.swiglu_clamp_shexp";
+
+    /** Keys of one architecture that others are refused with. */
+    private static final Set<String> READ_OF_ONE = Set.of(UNAPPLIED, LIMITS, SHARED_LIMITS);
 
     /** What a key's name has in it if it is about experts. */
     private static final List<String> OF_EXPERTS = List.of("expert", "moe", "router", "gating", "swiglu", "activation");
@@ -172,6 +182,15 @@ record GgufModel(Gguf gguf) {
         }
         switch (type) {
             case "gpt_oss" -> fields.put("swiglu_limit", 7.0);
+            case "step3p5" -> {
+                // llama.cpp divides only if it is said.
+                String norm = a + "expert_weights_norm";
+                require(gguf.metadata().containsKey(norm), norm, "true", "none");
+                fields.put("moe_router_scaling_factor", factor(a, architecture));
+                fields.put("share_expert_dim", shared);
+                fields.put("swiglu_limits", gguf.skipped(LIMITS));
+                fields.put("swiglu_limits_shared", gguf.skipped(SHARED_LIMITS));
+            }
             case "laguna" -> fields.put("moe_routed_scaling_factor", factor(a, architecture));
             case "gemma4_text" -> fields.put("enable_moe_block", true);
             case "cohere2_moe" -> fields.put("expert_selection_fn", "sigmoid");
@@ -243,14 +262,21 @@ record GgufModel(Gguf gguf) {
         }
     }
 
+    private static boolean isOff(@Nullable Object value) {
+        return value == null || value.equals(0L) || value.equals(0.0) || value.equals(false);
+    }
+
     /** Nothing about experts may be there that is not read, unless it is off. */
     private void requireUnderstood(String a) {
         gguf.metadata().forEach((key, value) -> {
             String name = key.startsWith(a) ? key.substring(a.length()) : "";
-            boolean off = value.equals(0L) || value.equals(0.0) || value.equals(false);
+            boolean off = isOff(value)
+                    || (value instanceof Gguf.Skipped
+                            && gguf.skipped(key) instanceof List<?> list
+                            && list.stream().allMatch(GgufModel::isOff));
             if (OF_EXPERTS.stream().anyMatch(name::contains)
                     && !READ_KEYS.contains(name)
-                    && !key.equals(UNAPPLIED)
+                    && !READ_OF_ONE.contains(key)
                     && !off) {
                 throw new CheckpointException(
                         gguf.path(), key + ": is about experts and not understood: expected none, got " + value);

@@ -268,6 +268,9 @@ class GgufFamiliesTest {
         "kimi_linear, kimi-linear, 1",
         "deepseek_v32, deepseek32, 1",
         "deepseek_ocr2_text, deepseek2-ocr, 1",
+        "mistral4, mistral4, 1",
+        "step3p5, step35, 1",
+        "step3p5_plain, step35, 1",
         "gemma4_text, gemma4, 1"
     })
     void goldenLayers(String family, String architecture, int layer) {
@@ -338,9 +341,16 @@ class GgufFamiliesTest {
                 .number(architecture + ".embedding_length", config.hiddenDim())
                 .number(architecture + ".expert_count", config.numExperts())
                 .number(architecture + ".expert_used_count", config.expertsPerToken());
-        if (List.of("cohere2moe", "nemotron_h_moe", "hy_v3", "laguna", "deepseek32")
+        if (List.of("cohere2moe", "nemotron_h_moe", "hy_v3", "laguna", "deepseek32", "step35", "mistral4")
                 .contains(architecture)) {
-            writer.bool(architecture + ".expert_weights_norm", true).number(architecture + ".expert_gating_func", 2);
+            writer.bool(architecture + ".expert_weights_norm", true)
+                    .number(architecture + ".expert_gating_func", architecture.equals("mistral4") ? 1 : 2);
+        }
+        if (architecture.equals("step35")) {
+            Double limit = config.swigluLimit();
+            Double shared = config.sharedSwigluLimit();
+            writer.reals("step35.swiglu_clamp_exp", 0, limit == null ? 0 : limit.floatValue())
+                    .reals("step35.swiglu_clamp_shexp", 0, shared == null ? 0 : shared.floatValue());
         }
         if (router.routedScalingFactor() != 1 && !architecture.equals("cohere2moe")) {
             writer.real(architecture + ".expert_weights_scale", (float) router.routedScalingFactor());
@@ -359,6 +369,9 @@ class GgufFamiliesTest {
         int hidden = router.weight().length / experts;
         writer.tensor(block + "ffn_gate_inp.weight", GgmlType.F32, router.weight(), experts, hidden);
         float[] correction = router.correctionBias();
+        if (correction != null && Arrays.equals(correction, new float[experts])) {
+            correction = null; // as if there were none
+        }
         if (correction != null) {
             writer.tensor(block + "exp_probs_b.bias", GgmlType.F32, correction, experts);
         }

@@ -62,6 +62,15 @@ final class GgufWriter {
         return this;
     }
 
+    GgufWriter reals(String key, float... values) {
+        ByteBuffer out = buffer(16 + 4 * values.length).putInt(9).putInt(6).putLong(values.length);
+        for (float value : values) {
+            out.putFloat(value);
+        }
+        metadata.put(key, out.array());
+        return this;
+    }
+
     GgufWriter tensor(String name, GgmlType type, float[] values, long... shape) {
         ByteBuffer data = buffer(values.length / type.elements * type.bytes);
         for (int i = 0; i < values.length; i += type.elements) {

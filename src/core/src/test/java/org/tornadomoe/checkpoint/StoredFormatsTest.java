@@ -451,16 +451,13 @@ class StoredFormatsTest {
             scales[i] = (byte) (110 + random.nextInt(20));
         }
         String tensor = BLOCK + "experts." + name;
-        MemorySegment exponents =
-                MemorySegment.ofArray(dtype == DType.F32 ? new byte[4 * scales.length] : scales);
+        MemorySegment exponents = MemorySegment.ofArray(dtype == DType.F32 ? new byte[4 * scales.length] : scales);
         writer.add(tensor + "_blocks", DType.U8, MemorySegment.ofArray(packed), E, rows, cols / 32, 16)
                 .add(tensor + "_scales", dtype, exponents, E, rows, cols / 32)
                 .add(tensor + "_bias", new float[E * rows], E, rows);
         return values(E * rows, cols, (r, c) -> {
             int code = (packed[(r * cols + c) / 2] >> (4 * (c % 2))) & 15;
-            return (code < 8 ? 1 : -1)
-                    * E2M1[code & 7]
-                    * Math.pow(2, (scales[(r * cols + c) / 32] & 0xff) - 127);
+            return (code < 8 ? 1 : -1) * E2M1[code & 7] * Math.pow(2, (scales[(r * cols + c) / 32] & 0xff) - 127);
         });
     }
 
