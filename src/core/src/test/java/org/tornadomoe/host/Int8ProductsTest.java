@@ -174,7 +174,7 @@ class Int8ProductsTest {
     void nativeMemoryIsGivenBack() throws IOException {
         Scratch[] threads = Stream.generate(Scratch::new).limit(64).toArray(Scratch[]::new);
         long least = Long.MAX_VALUE;
-        for (int round = 0; round < 4 && least >= 3L << 20; round++) {
+        for (int round = 0; round < 12 && least >= 3L << 20; round++) {
             long before = resident();
             for (int layer = 0; layer < 20; layer++) {
                 try (Int8Products products = products()) {
