@@ -19,9 +19,14 @@ import java.util.TreeMap;
 import java.util.concurrent.TimeUnit;
 import java.util.function.Consumer;
 import java.util.regex.Pattern;
+import org.apache.spark.sql.SparkSession;
+import org.jspecify.annotations.Nullable;
 import org.junit.jupiter.api.AfterAll;
 import org.junit.jupiter.api.BeforeAll;
+import org.junit.jupiter.api.MethodOrderer;
+import org.junit.jupiter.api.Order;
 import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.TestMethodOrder;
 import org.junit.jupiter.api.Timeout;
 import org.junit.jupiter.api.condition.EnabledIfEnvironmentVariable;
 import org.junit.jupiter.api.io.CleanupMode;
@@ -32,10 +37,11 @@ import org.tornadomoe.reference.Numerics;
 
 /**
  * A standalone cluster on loopback, one for all tests on the CPU: a master, and two workers that each declare a GPU,
- * whose executors score rows. Every one of these is a process of its own; the driver ({@link SparkJob}) is this JVM.
- * What happened in which order is written to {@code target/spark-cluster}.
+ * whose executors score rows, all for one application. Every one of these is a process of its own; the driver
+ * ({@link SparkJob}) is this JVM. What happened in which order is written to {@code target/spark-cluster}.
  */
 @Timeout(value = 8, unit = TimeUnit.MINUTES)
+@TestMethodOrder(MethodOrderer.OrderAnnotation.class)
 class SparkClusterTest {
     private static final Path CHECKPOINT =
             Path.of("src/test/resources/golden/hf/mixtral").toAbsolutePath();
@@ -50,6 +56,7 @@ class SparkClusterTest {
     private static final String VECTORS = "--add-modules jdk.incubator.vector -Dtornadomoe.arithmetic=scalar";
 
     private static SparkCluster cluster;
+    private static @Nullable SparkSession running;
 
     /** By the address of its GPU. */
     private static final Process[] WORKERS = new Process[2];
@@ -61,14 +68,46 @@ class SparkClusterTest {
         for (int gpu = 0; gpu < WORKERS.length; gpu++) {
             WORKERS[gpu] = cluster.startWorker("" + gpu);
         }
+    }
+
+    /** What each worker says once it is registered; another takes the place of one that was killed. */
+    private static List<String> workers() throws Exception {
+        List<String> registered = new ArrayList<>();
         for (int gpu = 0; gpu < WORKERS.length; gpu++) {
-            cluster.registration("" + gpu);
+            if (!WORKERS[gpu].isAlive()) {
+                WORKERS[gpu] = cluster.startWorker("" + gpu);
+            }
+            registered.add("worker " + gpu + " registered: " + cluster.registration("" + gpu));
         }
+        return registered;
     }
 
     @AfterAll
     static void stop() {
+        end();
         cluster.close();
+    }
+
+    /** Ends the application. */
+    private static void end() {
+        if (running != null) {
+            running.stop();
+            running = null;
+        }
+    }
+
+    /** The application, as soon as every worker has an executor for it. */
+    private static SparkSession application(SparkCluster cluster, String executorOptions) throws Exception {
+        if (running == null) {
+            SparkSession.Builder builder = SparkSession.builder().appName("test");
+            settings(cluster, executorOptions).forEach(builder::config);
+            running = builder.getOrCreate();
+        }
+        SparkSession spark = running;
+        while (spark.sparkContext().defaultParallelism() < cluster.cores()) {
+            Thread.sleep(50);
+        }
+        return spark;
     }
 
     @Test
@@ -86,9 +125,10 @@ class SparkClusterTest {
 
     /**
      * After the six tasks that route and the six that bring the rows, among those of owners: what these were sent and
-     * have made is lost, too.
+     * have made is lost, too. The second test, since both executors are equally quick as long as they are equally old.
      */
     @Test
+    @Order(2)
     void aWorkerThatIsKilledAmongOwnersCostsNoRow() throws Exception {
         int rows = 480;
         Path out = directory.resolve("out");
@@ -123,12 +163,17 @@ class SparkClusterTest {
                 worst));
     }
 
-    /** A second job loads nothing, since owners' tasks go to the executors that have their experts. */
+    /**
+     * A second job loads nothing, since owners' tasks go to the executors that have their experts. The first test, since
+     * executors count what they load.
+     */
     @Test
+    @Order(1)
     void executorsKeepWhatTheyHaveAndGiveItBack() throws Exception {
+        workers();
         List<String> lines = Collections.synchronizedList(new ArrayList<>());
         new SparkJob(CHECKPOINT, "cpu", "any", 400, 8, directory.resolve("out"), 2)
-                .run(settings(cluster, VECTORS), lines::add);
+                .run(application(cluster, VECTORS), lines::add);
         String log = String.join("\n", lines);
         String loaded = log.lines()
                 .filter(line -> line.startsWith("loaded: "))
@@ -181,20 +226,14 @@ class SparkClusterTest {
         }
     }
 
-    /**
-     * Kills the worker that ran the last of so many tasks, after it, and puts another in its place at the end; the
-     * number of the one left.
-     */
+    /** Kills the worker that ran the last of so many tasks, after it; the number of the one left. */
     private int runAndKill(Log log, int tasks, int rows, int partitions, Path out, int owners) throws Exception {
-        for (int gpu = 0; gpu < WORKERS.length; gpu++) {
-            log.add("worker " + gpu + " registered: " + cluster.registration("" + gpu));
-        }
+        workers().forEach(log::add);
         Killer killer = new Killer(log, tasks);
-        new SparkJob(CHECKPOINT, "cpu", "any", rows, partitions, out, owners).run(settings(cluster, VECTORS), killer);
+        new SparkJob(CHECKPOINT, "cpu", "any", rows, partitions, out, owners)
+                .run(application(cluster, VECTORS), killer);
         int killed = killer.killed;
         assertThat(killed).isNotNegative();
-        WORKERS[killed] = cluster.startWorker("" + killed);
-        cluster.registration("" + killed);
         assertThat(log.lines)
                 .anyMatch(line -> line.matches("executor \\d+ lost: .*"))
                 .anyMatch(line -> line.matches("unloaded: [12], left: \\[\\{} of \\d+ loaded\\]"));
@@ -234,6 +273,7 @@ class SparkClusterTest {
             matches = ".+",
             disabledReason = "no TornadoVM SDK (TORNADOVM_HOME is not set)")
     void executorsRunOnTornadoVm() throws Exception {
+        end();
         try (SparkCluster own = new SparkCluster(directory)) {
             own.startMaster();
             own.startWorker("0");
@@ -249,7 +289,7 @@ class SparkClusterTest {
             for (int owners : new int[] {0, 2}) {
                 List<String> lines = Collections.synchronizedList(new ArrayList<>());
                 new SparkJob(CHECKPOINT, "triton", "opencl", 40, 2, out, owners)
-                        .run(settings(own, "@" + argfile), lines::add);
+                        .run(application(own, "@" + argfile), lines::add);
                 String log = String.join("\n", lines);
                 assertThat(log).containsPattern("loaded: \\[\\{([01]@)?0=Tornado\\w+ on opencl:0 ");
                 MoeOptions options = MoeOptions.DEFAULT.withMaxTokens(1).withBackend("cpu");
@@ -261,6 +301,8 @@ class SparkClusterTest {
                     assertThat(read(out)).hasSize(40);
                 }
             }
+        } finally {
+            end();
         }
     }
 

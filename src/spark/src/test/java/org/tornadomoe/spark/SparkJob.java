@@ -9,7 +9,6 @@ import java.time.Duration;
 import java.util.ArrayList;
 import java.util.Iterator;
 import java.util.List;
-import java.util.Map;
 import java.util.function.Consumer;
 import org.apache.spark.api.java.function.MapFunction;
 import org.apache.spark.api.java.function.MapPartitionsFunction;
@@ -48,21 +47,18 @@ record SparkJob(Path checkpoint, String backend, String device, int rows, int pa
     }
 
     /** @param event takes what happens, a line at a time, from two threads */
-    void run(Map<String, String> settings, Consumer<String> event) throws IOException {
-        SparkSession.Builder builder = SparkSession.builder().appName("test");
-        settings.forEach(builder::config);
-        SparkSession spark = builder.getOrCreate();
+    void run(SparkSession spark, Consumer<String> event) throws IOException {
+        SparkListener listener = listener(event);
+        spark.sparkContext().addSparkListener(listener);
         try {
-            run(spark, event);
+            score(spark, event);
         } finally {
-            spark.stop();
+            spark.sparkContext().removeSparkListener(listener);
         }
     }
 
-    private void run(SparkSession spark, Consumer<String> event) throws IOException {
-        event.accept("driver of Spark " + spark.version());
-        event.accept("application " + spark.sparkContext().applicationId());
-        spark.sparkContext().addSparkListener(new SparkListener() {
+    private static SparkListener listener(Consumer<String> event) {
+        return new SparkListener() {
             @Override
             public void onExecutorAdded(SparkListenerExecutorAdded added) {
                 event.accept("executor " + added.executorId() + " added: "
@@ -93,7 +89,12 @@ record SparkJob(Path checkpoint, String backend, String device, int rows, int pa
             private static String first(String lines) {
                 return lines.lines().findFirst().orElse("");
             }
-        });
+        };
+    }
+
+    private void score(SparkSession spark, Consumer<String> event) throws IOException {
+        event.accept("driver of Spark " + spark.version());
+        event.accept("application " + spark.sparkContext().applicationId());
         StructType schema = new StructType()
                 .add("id", DataTypes.LongType)
                 .add("hidden", DataTypes.createArrayType(DataTypes.FloatType, false), true);

@@ -29,9 +29,9 @@ import org.tornadomoe.MoeOptions;
 import org.tornadomoe.reference.Numerics;
 
 /**
- * {@code docs/spark.md}: its job, compiled and submitted by its command to a cluster that has its properties, with the
- * library's jars as they are packaged. Other models, no device; {@code spark-submit} and {@code nvidia-smi} are scripts
- * of this test's.
+ * {@code docs/spark.md}: its job and the variants of it, compiled and submitted by its command to a cluster that has its
+ * properties, with the library's jars as they are packaged; one driver runs them one after the other. Other models, no
+ * device; {@code spark-submit} and {@code nvidia-smi} are scripts of this test's.
  */
 @Timeout(value = 8, unit = TimeUnit.MINUTES)
 class SparkPageIT {
@@ -74,6 +74,7 @@ class SparkPageIT {
                     .append("}\n");
         }
         Files.writeString(directory.resolve("rows.json"), rows);
+        submit();
     }
 
     @AfterAll
@@ -107,8 +108,8 @@ class SparkPageIT {
         }
     }
 
-    /** The job, with a block's statements in place of its own, if given. */
-    private static Path job(String name, String block, String model) throws IOException {
+    /** The job, with a block's statements in place of its own, if given; compiled, of a package of that name. */
+    private static void job(Path classes, String name, String block, String model) throws IOException {
         String source = blocks.getFirst();
         if (!block.isEmpty()) {
             int from = source.indexOf("        Dataset<Row> scored");
@@ -119,9 +120,11 @@ class SparkPageIT {
                 .matcher(source)
                 .replaceAll(Matcher.quoteReplacement("\"" + MODELS.resolve(model) + "\", 0"));
         source = source.replace(".withDevice(\"cuda\")", ".withBackend(\"cpu\")");
-        Path classes = Files.createDirectories(directory.resolve(name + "-classes"));
-        Path file = classes.resolve("Job.java");
-        Files.writeString(file, source);
+        compile(classes, source.replace("package example;", "package " + name + ";"));
+    }
+
+    private static void compile(Path classes, String source) throws IOException {
+        Path file = Files.writeString(directory.resolve("Job.java"), source);
         int status = ToolProvider.getSystemJavaCompiler()
                 .run(
                         null,
@@ -129,35 +132,59 @@ class SparkPageIT {
                         null,
                         "-proc:none",
                         "-cp",
-                        System.getProperty("java.class.path") + ":" + String.join(":", SparkCluster.classPath()),
+                        System.getProperty("java.class.path") + ":" + String.join(":", SparkCluster.classPath()) + ":"
+                                + classes,
                         "-d",
                         classes.toString(),
                         file.toString());
         assertThat(status).as(source).isZero();
-        Path jar = directory.resolve(name + ".jar");
+    }
+
+    /** All jobs, and a class {@code example.Job} that runs them, each with an output of its name. */
+    private static Path jar() throws IOException {
+        assertThat(blocks).hasSize(3);
+        Path classes = Files.createDirectory(directory.resolve("classes"));
+        job(classes, "plain", "", "qwen3_moe");
+        job(classes, "profile", blocks.get(1), "qwen3_moe");
+        job(classes, "plan", blocks.get(2), "deepseek_v3");
+        List<String> names = List.of("plain", "profile", "plan");
+        StringBuilder all =
+                new StringBuilder("package example; public class Job { public static void main(String[] args) {");
+        for (String name : names) {
+            all.append(name)
+                    .append(".Job.main(new String[] {args[0], args[1] + \"/")
+                    .append(name)
+                    .append("\"});");
+        }
+        compile(classes, all + "}}");
+        Path jar = directory.resolve("job.jar");
         try (OutputStream out = Files.newOutputStream(jar);
                 JarOutputStream jarred = new JarOutputStream(out)) {
-            jarred.putNextEntry(new JarEntry("example/Job.class"));
-            jarred.write(Files.readAllBytes(classes.resolve("example/Job.class")));
+            for (String name :
+                    Stream.concat(names.stream(), Stream.of("example")).toList()) {
+                jarred.putNextEntry(new JarEntry(name + "/Job.class"));
+                jarred.write(Files.readAllBytes(classes.resolve(name).resolve("Job.class")));
+            }
         }
         return jar;
     }
 
-    /** Submits a job by the page's command; outputs by id. */
-    private static Map<Long, double[]> submit(String name, String block, String model) throws Exception {
-        Path out = directory.resolve(name + "-out");
+    /** Submits the jobs by the page's command. */
+    private static void submit() throws Exception {
         int from = page.indexOf("    spark-submit");
         String command = page.substring(from, page.indexOf("\n\n", from))
                 .replace("spark://HOST:7077", cluster.master())
                 .replace("/opt/tornado-moe/*", directory.resolve("lib") + "/*")
-                .replace("job.jar IN OUT", job(name, block, model) + " " + directory.resolve("rows.json") + " " + out);
+                .replace(
+                        "job.jar IN OUT",
+                        jar() + " " + directory.resolve("rows.json") + " " + directory.resolve("out"));
         StringBuilder conf = new StringBuilder(" --conf spark.driver.host=127.0.0.1 ");
         for (String property : Stream.concat(properties("spark.executor.").stream(), properties("spark.task.").stream())
                 .toList()) {
             conf.append("--conf ").append(property.substring(2)).append(' ');
         }
         command = command.replace(" --class", conf + " --class");
-        Path log = directory.resolve(name + ".log");
+        Path log = directory.resolve("submit.log");
         ProcessBuilder shell = new ProcessBuilder("bash", "-c", command)
                 .redirectErrorStream(true)
                 .redirectOutput(log.toFile());
@@ -171,9 +198,13 @@ class SparkPageIT {
             process.descendants().forEach(ProcessHandle::destroyForcibly);
             process.destroyForcibly();
         }
+    }
+
+    /** A job's outputs, by id. */
+    private static Map<Long, double[]> outputs(String name) throws IOException {
         Map<Long, double[]> outputs = new TreeMap<>();
         Pattern line = Pattern.compile("\\{\"id\":(\\d+)(,\"hidden\":\\[[^]]*\\])?(?:,\"output\":\\[([^]]*)\\])?\\}");
-        try (Stream<Path> files = Files.list(out)) {
+        try (Stream<Path> files = Files.list(directory.resolve("out").resolve(name))) {
             for (Path file :
                     files.filter(path -> path.toString().endsWith(".json")).toList()) {
                 for (String row : Files.readAllLines(file)) {
@@ -208,17 +239,16 @@ class SparkPageIT {
 
     @Test
     void theJob() throws Exception {
-        assertThat(blocks).hasSize(3);
-        assertOutputs(submit("job", "", "qwen3_moe"), "qwen3_moe", 0);
+        assertOutputs(outputs("plain"), "qwen3_moe", 0);
     }
 
     @Test
     void withAProfile() throws Exception {
-        assertOutputs(submit("profile", blocks.get(1), "qwen3_moe"), "qwen3_moe", 0);
+        assertOutputs(outputs("profile"), "qwen3_moe", 0);
     }
 
     @Test
     void theExpertParallelPlan() throws Exception {
-        assertOutputs(submit("plan", blocks.get(2), "deepseek_v3"), "deepseek_v3", 3e-7);
+        assertOutputs(outputs("plan"), "deepseek_v3", 3e-7);
     }
 }
