@@ -437,10 +437,8 @@ final class NamePattern {
                 if (at + 1 < text.length() && text.charAt(at) == '-' && text.charAt(at + 1) != ']') {
                     at++;
                     char high = text.charAt(at++);
-                    if (high == '\\' && at < text.length()) {
-                        high = text.charAt(at++);
-                    }
-                    one = range(low, high);
+                    boolean escapedHigh = high == '\\' && at < text.length();
+                    one = range(escape ? end(low) : low, escapedHigh ? end(text.charAt(at++)) : high);
                 } else {
                     one = escape ? escaped(low) : one(low);
                 }
@@ -448,6 +446,20 @@ final class NamePattern {
             }
             at++;
             return negated ? all.negate() : all;
+        }
+
+        /** An end of a range that has a backslash before it. */
+        private char end(char c) {
+            return switch (c) {
+                case 't' -> '\t';
+                case 'n' -> '\n';
+                default -> {
+                    if (Character.isLetterOrDigit(c)) {
+                        throw wrong("'\\" + c + "' in a range");
+                    }
+                    yield c;
+                }
+            };
         }
 
         private boolean next(char c) {

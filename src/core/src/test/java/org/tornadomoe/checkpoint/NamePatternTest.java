@@ -69,6 +69,68 @@ class NamePatternTest {
         }
     }
 
+    /** Each pattern on each of many short names. */
+    @ParameterizedTest
+    @ValueSource(
+            strings = {
+                "\\d$",
+                "\\D$",
+                "\\w$",
+                "\\W$",
+                "\\s$",
+                "\\S$",
+                "\\t",
+                "\\n.?",
+                "\\.$",
+                "\\-",
+                "[a-c]+$",
+                "[^a-c]$",
+                "[a-]+$",
+                "[-a]+$",
+                "[\\w-]+$",
+                "[^\\d]$",
+                "[\\D]$",
+                "[+-\\.]$",
+                "[\\+-.]$",
+                "[\\t-\\n]",
+                "[b-b]",
+                "[]a]$",
+                "[a\\]]$",
+                "a{3}$",
+                "a{2,}$",
+                "a{1,2}$",
+                "a{0}b",
+                "a{0,1}b?$",
+                "(ab?){2}$",
+                "a.c$",
+                "a.?x",
+                "(?i)ab?c?$",
+                "(?i)[b-y]$",
+                "(?i)B",
+                "(?=a)\\w+$",
+                "(?!a)\\w$",
+                "a(?<=a)b",
+                "ab(?<=ab)c",
+                "(?<!b)",
+                "a(?<!b)b",
+                "(a|ab)(c|bcd)?$",
+                "(?:a|b)*$",
+                "\\Aab",
+                "abc\\Z",
+                "a|b|$"
+            })
+    void answersAsJavaDoesOnShortNames(String pattern) {
+        NamePattern ours = NamePattern.compile(pattern);
+        Pattern java = Pattern.compile(pattern);
+        for (String name : List.of(
+                "", "a", "b", "c", "d", "y", "z", "A", "B", "Y", "Z", "aa", "aaa", "aaaa", "ab", "aab", "abab", "abc",
+                "abcd", "abd", "a x", "ax", "ABC", "-", "+", ",", ".", "/", "]", "1", "9", "_", " ", "\t", "\ny")) {
+            assertThat(ours.matchesStartOf(name))
+                    .as("'%s' on '%s'", pattern, name)
+                    .isEqualTo(java.matcher(name).lookingAt());
+        }
+    }
+
     /** Where Java is stricter than Python. */
     @ParameterizedTest
     @CsvSource({"{}, true", "{}[]], true", "{x}, false", "[{][}-][]][-a^]+, true", "{}(?P<rest>.*)$, true"})
@@ -179,6 +241,8 @@ class NamePatternTest {
                 "(?:(?:a{1000}){1000}){1000} ~ is too large",
                 "(?:(?:(?:){1000}){1000}){1000} ~ is too large",
                 "a\\ ~ a '\\' at the end",
+                "[\\d-x] ~ '\\d' in a range",
+                "[+-\\w] ~ '\\w' in a range",
             })
     void whatIsNotReadIsSaid(String pattern, String message) {
         assertThatIllegalArgumentException()
