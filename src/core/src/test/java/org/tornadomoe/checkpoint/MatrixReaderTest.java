@@ -1,0 +1,209 @@
+package org.tornadomoe.checkpoint;
+
+import static java.util.Objects.requireNonNull;
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatExceptionOfType;
+
+import java.io.IOException;
+import java.lang.foreign.MemorySegment;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import org.jspecify.annotations.Nullable;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
+
+/** One matrix, {@code m}, in a file of its own. */
+class MatrixReaderTest {
+    private static final String CHANNEL = "'weights': {'num_bits': 8, 'type': 'int', 'strategy': 'channel'}";
+    private static final byte[] VALUES = {1, -2, 3, -4, 5, -6, 7, -8};
+
+    @TempDir
+    Path directory;
+
+    private final SafetensorsWriter file = new SafetensorsWriter();
+
+    private @Nullable WeightQuantization quantization(String json) throws IOException {
+        String config = "{'quantization_config': {" + json + "}}";
+        return WeightQuantization.of(
+                JsonFile.read(Files.writeString(directory.resolve("config.json"), config.replace('\'', '"'))));
+    }
+
+    private static String compressedTensors(String arguments) {
+        return "'quant_method': 'compressed-tensors', 'format': 'int-quantized', 'config_groups': {'group_0': {"
+                + "'targets': ['Linear'], " + arguments + "}}";
+    }
+
+    private Safetensors written() {
+        Path path = directory.resolve("model.safetensors");
+        file.write(path);
+        return Safetensors.open(path);
+    }
+
+    /** The values of [2, 4], and the activations' scale if there is one. */
+    private float[] read(String json, @Nullable Float inputScale) throws IOException {
+        try (Safetensors tensors = written()) {
+            Matrix matrix = new MatrixReader(new BlockTensors(tensors), quantization(json)).read("m", 2, 4);
+            assertThat(requireNonNull(matrix.int8()).stored().inputScale()).isEqualTo(inputScale);
+            float[] all = new float[8];
+            float[] row = new float[4];
+            for (int r = 0; r < 2; r++) {
+                matrix.row(r, row);
+                System.arraycopy(row, 0, all, 4 * r, 4);
+            }
+            return all;
+        }
+    }
+
+    private void refused(String json, String message) {
+        assertThatExceptionOfType(CheckpointException.class)
+                .isThrownBy(() -> read(json, null))
+                .withMessageContaining(message);
+    }
+
+    private void channels() {
+        file.add("m.weight", VALUES, 2, 4).add("m.weight_scale", new float[] {0.5f, 2}, 2, 1);
+    }
+
+    @Test
+    void symmetricWeightsMayHaveZeroPointsOfZero() throws IOException {
+        channels();
+        file.add("m.weight_zero_point", new byte[2], 2, 1);
+        assertThat(read(compressedTensors(CHANNEL), null)).containsExactly(0.5f, -1, 1.5f, -2, 10, -12, 14, -16);
+    }
+
+    @Test
+    void symmetricWeightsHaveNoOtherZeroPoints() {
+        channels();
+        file.add("m.weight_zero_point", new byte[] {0, 3}, 2, 1);
+        refused(
+                compressedTensors(CHANNEL),
+                "tensor 'm.weight_zero_point': expected zeros, since the configuration says that the weights are"
+                        + " symmetric, got 3");
+    }
+
+    @Test
+    void thereIsAZeroPointForEachScale() {
+        channels();
+        file.add("m.weight_zero_point", new byte[3], 3);
+        refused(compressedTensors(CHANNEL), "expected 2 x 1 zero points, got m.weight_zero_point I8[3]");
+    }
+
+    @Test
+    void aGroupHasAScaleAndAZeroPoint() throws IOException {
+        file.add("m.weight", VALUES, 2, 4)
+                .add("m.weight_scale", new float[] {1, 2, 4, 8}, 2, 2)
+                .add("m.weight_zero_point", new byte[] {1, -2, 3, 0}, 2, 2);
+        String groups = "'weights': {'num_bits': 8, 'type': 'int', 'strategy': 'group', 'group_size': 2,"
+                + " 'symmetric': false}";
+        assertThat(read(compressedTensors(groups), null)).containsExactly(0, -3, 10, -4, 8, -36, 56, -64);
+    }
+
+    private static String known(boolean symmetric) {
+        return "'weights': {'num_bits': 8, 'type': 'int', 'strategy': 'tensor'}, 'input_activations': {'num_bits': 8,"
+                + " 'type': 'int', 'strategy': 'tensor', 'dynamic': false, 'symmetric': " + symmetric + "}";
+    }
+
+    @Test
+    void aScaleOfActivationsThatIsKnownIsRead() throws IOException {
+        file.add("m.weight", VALUES, 2, 4)
+                .add("m.weight_scale", new float[] {2}, 1)
+                .add("m.input_scale", new float[] {0.25f}, 1)
+                .add("m.input_zero_point", new byte[1], 1);
+        assertThat(read(compressedTensors(known(true)), 0.25f)).containsExactly(2, -4, 6, -8, 10, -12, 14, -16);
+    }
+
+    @Test
+    void symmetricActivationsHaveNoZeroPoint() {
+        file.add("m.weight", VALUES, 2, 4)
+                .add("m.weight_scale", new float[] {2}, 1)
+                .add("m.input_scale", new float[] {0.25f}, 1)
+                .add("m.input_zero_point", new byte[] {5}, 1);
+        refused(
+                compressedTensors(known(true)),
+                "tensor 'm.input_zero_point': expected 0, since the configuration says that the activations are"
+                        + " symmetric, got 5");
+    }
+
+    @ParameterizedTest
+    @CsvSource(
+            quoteCharacter = '`',
+            value = {
+                "weight, I8, 3, 5, `'quant_method': 'compressed-tensors'`, 3, 5",
+                "weight_packed, U8, 3, 5, `'quant_method': 'compressed-tensors'`, 3, 10",
+                "weight_packed, I32, 3, 5, `'quant_method': 'compressed-tensors'`, 3, 20",
+                "qweight, I32, 3, 5, `'quant_method': 'gptq', 'bits': 8, 'group_size': 32`, 5, 12",
+                "qweight, I32, 3, 5, `'quant_method': 'gptq', 'bits': 4, 'group_size': 32`, 5, 24",
+                "qweight, I32, 3, 5, `'quant_method': 'awq', 'bits': 4, 'group_size': 32`, 40, 3",
+            })
+    void theShapeFollowsFromWhatIsStored(
+            String suffix, DType dtype, int stored, int wide, String json, int rows, int cols) throws IOException {
+        String config = json.contains("compressed") ? compressedTensors(CHANNEL) : json;
+        file.add("m." + suffix, dtype, MemorySegment.ofArray(new byte[stored * wide * dtype.bytes()]), stored, wide);
+        try (Safetensors tensors = written()) {
+            int[] shape = new MatrixReader(new BlockTensors(tensors), quantization(config)).shape("m");
+            assertThat(shape).containsExactly(rows, cols);
+        }
+    }
+
+    @Test
+    void theShapeThatIsToldCountsFirst() throws IOException {
+        file.add("m.weight_shape", new int[] {7, 9}, 2).add("m.weight_packed", new int[21], 7, 3);
+        try (Safetensors tensors = written()) {
+            assertThat(new MatrixReader(new BlockTensors(tensors), null).shape("m"))
+                    .containsExactly(7, 9);
+        }
+    }
+
+    @ParameterizedTest
+    @CsvSource({"0, 4", "4, 0", "-1, 4"})
+    void aShapeIsOfPositiveNumbers(int rows, int cols) {
+        file.add("m.weight_shape", new int[] {rows, cols}, 2);
+        try (Safetensors tensors = written()) {
+            MatrixReader reader = new MatrixReader(new BlockTensors(tensors), null);
+            assertThatExceptionOfType(CheckpointException.class)
+                    .isThrownBy(() -> reader.shape("m"))
+                    .withMessageContaining(
+                            "tensor 'm.weight_shape': expected rows and columns, got [" + rows + ", " + cols + "]");
+        }
+    }
+
+    @Test
+    void aMatrixHasTwoDimensions() {
+        file.add("m.weight", new byte[8], 2, 2, 2)
+                .add("n.weight", new byte[0], 0, 3)
+                .add("o.weight", new byte[1], 1, 1);
+        try (Safetensors tensors = written()) {
+            MatrixReader reader = new MatrixReader(new BlockTensors(tensors), null);
+            assertThatExceptionOfType(CheckpointException.class)
+                    .isThrownBy(() -> reader.shape("m"))
+                    .withMessageContaining("expected rows and columns, got m.weight I8[2, 2, 2]");
+            assertThatExceptionOfType(CheckpointException.class)
+                    .isThrownBy(() -> reader.shape("n"))
+                    .withMessageContaining("expected rows and columns, got n.weight I8[0, 3]");
+            assertThat(reader.shape("o")).containsExactly(1, 1);
+        }
+    }
+
+    /** Of 8-bit floats zero points are allowed where they say nothing. */
+    @Test
+    void floatsHaveNoZeroPoints() throws IOException {
+        file.add("m.weight", DType.F8_E4M3, MemorySegment.ofArray(new byte[] {0x38, 0x40}), 1, 2)
+                .add("m.weight_scale", new float[] {2}, 1)
+                .add("m.weight_zero_point", new float[] {0}, 1)
+                .add("n.weight", DType.F8_E4M3, MemorySegment.ofArray(new byte[2]), 1, 2)
+                .add("n.weight_scale", new float[] {2}, 1)
+                .add("n.weight_zero_point", new float[] {1}, 1);
+        try (Safetensors tensors = written()) {
+            MatrixReader reader = new MatrixReader(new BlockTensors(tensors), null);
+            float[] row = new float[2];
+            reader.read("m", 1, 2).row(0, row);
+            assertThat(row).containsExactly(2, 4);
+            assertThatExceptionOfType(CheckpointException.class)
+                    .isThrownBy(() -> reader.read("n", 1, 2))
+                    .withMessageContaining("tensor 'n.weight_zero_point': expected zeros, since floats have no zero"
+                            + " points, got 1.0");
+        }
+    }
+}
