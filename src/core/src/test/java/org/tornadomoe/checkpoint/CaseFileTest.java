@@ -15,6 +15,7 @@ import org.junit.jupiter.params.provider.ValueSource;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.config.MoeActivation;
 import org.tornadomoe.config.QuantKey;
+import org.tornadomoe.config.RoutingMethodType;
 
 class CaseFileTest {
     private static final Path CASES = Path.of("src/test/resources/golden/vllm");
@@ -155,5 +156,48 @@ class CaseFileTest {
                 Path.of("src/test/resources/golden/hf/mixtral/golden.safetensors"),
                 "metadata: has no 'scheme': not a case file (it has [])");
         assertRefused(directory.resolve("none"), "no such file or directory");
+    }
+
+    /** With one expert a token, whose weight the file has; the router that gives such weights is found by them. */
+    @ParameterizedTest
+    @CsvSource({
+        "1, 1, 1, RENORMALIZE_NAIVE",
+        "0.8808, 0.8808, 0.0759, DEFAULT",
+        "0.7311, 0.8808, 0.6225, LLAMA4",
+    })
+    void theRouterOfWeightsOnTheInputIsFoundByThem(float first, float second, float third, RoutingMethodType routing) {
+        SafetensorsWriter writer = new SafetensorsWriter();
+        Map.of(
+                        "scheme", "w8a16_channel",
+                        "top_k", "1",
+                        "intermediate", "16",
+                        "activation", "silu",
+                        "E", "2",
+                        "hidden", "16",
+                        "tokens", "3",
+                        "ep", "None",
+                        "apply_router_weight_on_input", "True")
+                .forEach(writer::metadata);
+        writer.add("router_logits", new float[] {1, -1, 0, 2, 3, 0.5f}, 3, 2)
+                .add("topk_ids", new int[] {0, 1, 1}, 3, 1)
+                .add("topk_weights", new float[] {first, second, third}, 3, 1)
+                .add("hidden_states", new float[48], 3, 16)
+                .add("sorted_token_ids", new int[32], 32)
+                .add("expert_ids", new int[2], 2)
+                .add("num_tokens_post_padded", new int[] {32}, 1)
+                .add("gemm1", new float[96], 3, 1, 32)
+                .add("act", new float[48], 3, 16)
+                .add("gemm2", new float[48], 3, 1, 16)
+                .add("output", new float[48], 3, 16)
+                .add("w13_weight", new byte[1024], 2, 32, 16)
+                .add("w13_weight_scale", new float[64], 2, 32, 1)
+                .add("w2_weight", new byte[512], 2, 16, 16)
+                .add("w2_weight_scale", new float[32], 2, 16, 1);
+        Path file = directory.resolve("top1.safetensors");
+        writer.write(file);
+        try (CaseFile c = CaseFile.read(file)) {
+            assertThat(c.config().routingMethod()).isEqualTo(routing);
+            assertThat(c.toString()).startsWith(file + " w8a16_channel ");
+        }
     }
 }
