@@ -197,6 +197,13 @@ public abstract sealed class Arithmetic permits VectorArithmetic, ScalarArithmet
             int to);
 
     /**
+     * What {@link Int8Products#multiply} gives for a block and one token, computed by this arithmetic.
+     *
+     * @param cols of a group, a multiple of {@value Int8Products#COLUMNS}, at most {@value Int8Products#FLOAT_COLUMNS}
+     */
+    abstract void products(MemorySegment w, long at, int cols, int groups, MemorySegment a, long from, Scratch s);
+
+    /**
      * x[c] becomes e to the x[c] for c from 0 to count, within one unit in the last place, the same bits in every
      * arithmetic; infinite above 709, zero below -708. What lies beyond, up to the next multiple of 8, may be written
      * over.

@@ -32,6 +32,12 @@ public final class Int8Products implements AutoCloseable {
      */
     public static final int WIDE = 4;
 
+    /**
+     * The most columns of a group that may be multiplied in float: products of 255 · 128, they add up to at most 2^24,
+     * up to which float has every integer.
+     */
+    static final int FLOAT_COLUMNS = 512;
+
     /** What activations are moved by. */
     public static final int SHIFT = 128;
 
@@ -55,6 +61,7 @@ public final class Int8Products implements AutoCloseable {
     private static final Set<List<Integer>> CHECKED = new HashSet<>();
 
     private final OneDnn library;
+    private final Arithmetic java;
     private final int cols;
     private final int groups;
     private final int stride;
@@ -65,12 +72,14 @@ public final class Int8Products implements AutoCloseable {
     /**
      * Products of a number of columns.
      *
+     * @param java what multiplies one token's groups
      * @param cols of a group, a multiple of {@value #COLUMNS}
      * @param anyhow whether oneDNN's plain loops will do
      * @throws OneDnn.RefusedException if oneDNN has nothing fast for them, or something that isn't exact
      */
-    Int8Products(OneDnn library, int cols, int groups, boolean anyhow) throws OneDnn.RefusedException {
+    Int8Products(OneDnn library, Arithmetic java, int cols, int groups, boolean anyhow) throws OneDnn.RefusedException {
         this.library = library;
+        this.java = java;
         this.cols = cols;
         this.groups = groups;
         stride = groups * cols;
@@ -139,13 +148,22 @@ public final class Int8Products implements AutoCloseable {
     public void multiply(MemorySegment w, long at, int blocks, MemorySegment a, long from, int tokens, Scratch s) {
         Objects.checkFromIndexSize(at, (long) blocks * stride * Arithmetic.ROWS, w.byteSize());
         Objects.checkFromIndexSize(from, (long) TOKENS * stride, a.byteSize());
+        s.requireProducts(4L * TOKENS * blocks * groups * Arithmetic.ROWS);
+        if (groups > 1 && cols <= FLOAT_COLUMNS && tokens == 1) { // of which each has a price with oneDNN
+            java.products(w, at, cols, groups, a, from, s);
+        } else {
+            multiplyByLibrary(w, at, blocks, a, from, tokens, s);
+        }
+    }
+
+    private void multiplyByLibrary(
+            MemorySegment w, long at, int blocks, MemorySegment a, long from, int tokens, Scratch s) {
         Place place = places.get(s);
         if (place == null) {
             place = new Place();
             places.put(s, place);
         }
         long sums = 4L * blocks * groups * Arithmetic.ROWS; // bytes of a token's
-        s.requireProducts(TOKENS * sums);
         int first = blocks == 1 ? 0 : SIZES;
         for (int t = 0; t < tokens; ) {
             int size = size(tokens - t);
@@ -237,8 +255,10 @@ public final class Int8Products implements AutoCloseable {
                 MemorySegment.copy(a, 0, activations, JAVA_BYTE, 0, a.length);
                 for (int blocks = 1; blocks <= (isWide() ? WIDE : 1); blocks += WIDE - 1) {
                     int[] exact = exact(w, blocks, a);
+                    multiply(weights, 0, blocks, activations, 0, 1, scratch);
+                    compare(scratch.products, exact, blocks * groups * Arithmetic.ROWS, 0);
                     for (int size = 0; size < SIZES; size++) {
-                        multiply(weights, 0, blocks, activations, 0, 1 << size, scratch);
+                        multiplyByLibrary(weights, 0, blocks, activations, 0, 1 << size, scratch);
                         compare(scratch.products, exact, (blocks * groups * Arithmetic.ROWS) << size, size);
                     }
                 }

@@ -23,7 +23,7 @@ final class OneDnnArithmetic extends Arithmetic {
         this.java = java;
         this.anyhow = anyhow;
         library = OneDnn.open();
-        try (Int8Products trial = new Int8Products(library, 4 * Int8Products.COLUMNS, 1, anyhow)) {
+        try (Int8Products trial = new Int8Products(library, java, 4 * Int8Products.COLUMNS, 1, anyhow)) {
             description = "oneDNN " + library.version + " " + trial.name() + ", " + java.description();
         } catch (IllegalStateException failure) {
             throw new OneDnn.RefusedException(String.valueOf(failure.getMessage()));
@@ -43,7 +43,7 @@ final class OneDnnArithmetic extends Arithmetic {
     @Override
     public @Nullable Int8Products products(int cols, int groups) {
         try {
-            return new Int8Products(library, cols, groups, anyhow);
+            return new Int8Products(library, java, cols, groups, anyhow);
         } catch (OneDnn.RefusedException refused) {
             LOG.log(System.Logger.Level.WARNING, "a layer goes without oneDNN: " + refused.getMessage());
             return null;
@@ -86,6 +86,11 @@ final class OneDnnArithmetic extends Arithmetic {
             double[] total,
             int to) {
         java.addScaled(products, from, shifts, factor, scales, at, total, to);
+    }
+
+    @Override
+    void products(MemorySegment w, long at, int cols, int groups, MemorySegment a, long from, Scratch s) {
+        java.products(w, at, cols, groups, a, from, s);
     }
 
     @Override

@@ -74,6 +74,18 @@ final class ScalarArithmetic extends Arithmetic {
     }
 
     @Override
+    void products(MemorySegment w, long at, int cols, int groups, MemorySegment a, long from, Scratch s) {
+        for (int v = 0; v < groups * ROWS; v++) {
+            int sum = 0;
+            for (int c = v / ROWS * cols; c < (v / ROWS + 1) * cols; c++) {
+                int x = a.get(ValueLayout.JAVA_BYTE, from + c) & 0xff;
+                sum += x * w.get(ValueLayout.JAVA_BYTE, at + Int8Products.index(v % ROWS, c));
+            }
+            s.products.setAtIndex(ValueLayout.JAVA_INT, v, sum);
+        }
+    }
+
+    @Override
     public void exp(double[] x, int count) {
         for (int c = 0; c < count; c++) {
             x[c] = Exp.of(x[c]);

@@ -20,6 +20,9 @@ public final class Scratch {
     /** Where each token's row begins, then how many there are. */
     public final int[] from = new int[Arithmetic.TOKENS];
 
+    /** A row in float, where products are found in float lanes. */
+    private float[] floats = new float[0];
+
     /** A row in int8. */
     public byte[] bytes = new byte[0];
 
@@ -42,6 +45,14 @@ public final class Scratch {
         if (products.byteSize() < bytes) {
             products = Arena.ofAuto().allocate(bytes, 64);
         }
+    }
+
+    /** Room for a row in float. */
+    float[] requireFloats(int count) {
+        if (floats.length < count) {
+            floats = new float[count];
+        }
+        return floats;
     }
 
     /** Makes room; helpers serve layers of all sizes. */

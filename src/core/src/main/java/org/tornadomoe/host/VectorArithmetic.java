@@ -26,6 +26,7 @@ final class VectorArithmetic extends Arithmetic {
             VectorSpecies.of(byte.class, VectorShape.forBitSize(Math.max(64, 8 * LANES)));
 
     private static final VectorSpecies<Double> D = F.withLanes(double.class);
+    private static final VectorSpecies<Integer> WHOLE = F.withLanes(int.class);
     private static final VectorSpecies<Integer> INTS =
             VectorSpecies.of(int.class, VectorShape.forBitSize(F.vectorBitSize() / 2));
 
@@ -641,6 +642,62 @@ final class VectorArithmetic extends Arithmetic {
                     .mul(widen(scales, at + r));
             DoubleVector.fromArray(D, total, to + r).add(sum).intoArray(total, to + r);
         }
+    }
+
+    /** In float lanes, which have every sum of so few columns. */
+    @Override
+    void products(MemorySegment w, long at, int cols, int groups, MemorySegment a, long from, Scratch s) {
+        float[] x = s.requireFloats(groups * cols);
+        for (int c = 0; c < groups * cols; c += LANES) {
+            moved(a, from + c).intoArray(x, c);
+        }
+        for (int g = 0; g < groups; g++) {
+            for (int row = 0; row < ROWS; row += 4 * LANES) {
+                long to = 4L * (g * ROWS + row);
+                products(w, at + (long) g * cols * ROWS + 4L * row, cols, x, g * cols, s.products, to);
+            }
+        }
+    }
+
+    /** Unsigned bytes. */
+    private static FloatVector moved(MemorySegment a, long at) {
+        ByteVector bytes = ByteVector.fromMemorySegment(B, a, at, ByteOrder.nativeOrder());
+        return ((FloatVector) bytes.lanewise(VectorOperators.XOR, (byte) Int8Products.SHIFT)
+                        .convertShape(VectorOperators.B2F, F, 0))
+                .add(Int8Products.SHIFT);
+    }
+
+    /** Rows' values of one of four columns, whose bits are the upper 8 after so many are shifted out. */
+    private static FloatVector column(MemorySegment w, long at, int shift) {
+        return (FloatVector) IntVector.fromMemorySegment(WHOLE, w, at, ByteOrder.nativeOrder())
+                .lanewise(VectorOperators.LSHL, shift)
+                .lanewise(VectorOperators.ASHR, 24)
+                .convertShape(VectorOperators.I2F, F, 0);
+    }
+
+    private static void products(MemorySegment w, long at, int cols, float[] x, int from, MemorySegment into, long to) {
+        FloatVector s0 = FloatVector.zero(F);
+        FloatVector s1 = FloatVector.zero(F);
+        FloatVector s2 = FloatVector.zero(F);
+        FloatVector s3 = FloatVector.zero(F);
+        for (int c = 0; c < cols; c++) {
+            int shift = 24 - c % 4 * 8;
+            long four = at + (long) (c / 4) * 4 * ROWS;
+            FloatVector x0 = FloatVector.broadcast(F, x[from + c]);
+            s0 = column(w, four, shift).fma(x0, s0);
+            s1 = column(w, four + 4L * LANES, shift).fma(x0, s1);
+            s2 = column(w, four + 8L * LANES, shift).fma(x0, s2);
+            s3 = column(w, four + 12L * LANES, shift).fma(x0, s3);
+        }
+        put(s0, into, to);
+        put(s1, into, to + 4L * LANES);
+        put(s2, into, to + 8L * LANES);
+        put(s3, into, to + 12L * LANES);
+    }
+
+    private static void put(FloatVector sums, MemorySegment into, long to) {
+        ((IntVector) sums.convertShape(VectorOperators.F2I, WHOLE, 0))
+                .intoMemorySegment(into, to, ByteOrder.nativeOrder());
     }
 
     @Override

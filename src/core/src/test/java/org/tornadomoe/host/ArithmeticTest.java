@@ -171,6 +171,24 @@ class ArithmeticTest {
             one.addScaled(products, 5, shifts, 1 / 7.0, scales, 3, totals[0], 9);
             other.addScaled(products, 5, shifts, 1 / 7.0, scales, 3, totals[1], 9);
             require(Arrays.equals(totals[0], totals[1]), "products, scaled");
+            int cols = 2 * Int8Products.COLUMNS;
+            int groups = 3;
+            byte[] bytes = new byte[(Arithmetic.ROWS + 4) * groups * cols];
+            random.nextBytes(bytes);
+            Arrays.fill(bytes, Arithmetic.ROWS * groups * cols, (Arithmetic.ROWS + 1) * groups * cols, (byte) 255);
+            MemorySegment values = Arena.global().allocate(bytes.length, 64);
+            MemorySegment.copy(bytes, 0, values, JAVA_BYTE, 0, bytes.length);
+            long a = (long) Arithmetic.ROWS * groups * cols;
+            for (int token = 0; token < 3; token++) { // the first of the greatest values
+                Scratch[] found = {new Scratch(), new Scratch()};
+                for (Scratch scratch : found) {
+                    scratch.requireProducts(4L * groups * Arithmetic.ROWS);
+                }
+                long row = a + (long) token * groups * cols;
+                one.products(values, 0, cols, groups, values, row, found[0]);
+                other.products(values, 0, cols, groups, values, row, found[1]);
+                require(found[0].products.mismatch(found[1].products) < 0, "products of groups");
+            }
         }
 
         private static void require(boolean equal, String what) {
