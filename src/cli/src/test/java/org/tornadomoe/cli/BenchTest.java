@@ -35,9 +35,9 @@ class BenchTest {
 
     @Test
     void groupsAndZeroPointsAreThoseAskedFor() throws IOException {
-        Ran ran = moe((Object[])
-                "bench --backend cpu --shape 4:64:96:2 --tokens 5 --runs 1 --json --scheme w8a16_group --group 32 --zero-points"
-                        .split(" "));
+        Ran ran = moe((Object[]) ("bench --backend cpu --shape 4:64:96:2 --tokens 5 --runs 1 --json"
+                        + " --scheme w8a16_group --group 32 --zero-points")
+                .split(" "));
         assertThat(ran.status()).as(ran.err()).isEqualTo(Moe.DONE);
         assertThat(ran.json()).containsEntry("scheme", "w8a16_group of 32 with zero points");
         assertThat(ran.list("rows"))

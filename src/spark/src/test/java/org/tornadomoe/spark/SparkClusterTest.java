@@ -164,8 +164,8 @@ class SparkClusterTest {
     }
 
     /**
-     * A second job loads nothing, since owners' tasks go to the executors that have their experts. The first test, since
-     * executors count what they load.
+     * A second job loads nothing, since owners' tasks go to the executors that have their experts. The first test,
+     * since executors count what they load.
      */
     @Test
     @Order(1)

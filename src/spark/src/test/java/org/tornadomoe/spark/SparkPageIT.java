@@ -29,9 +29,9 @@ import org.tornadomoe.MoeOptions;
 import org.tornadomoe.reference.Numerics;
 
 /**
- * {@code docs/spark.md}: its job and the variants of it, compiled and submitted by its command to a cluster that has its
- * properties, with the library's jars as they are packaged; one driver runs them one after the other. Other models, no
- * device; {@code spark-submit} and {@code nvidia-smi} are scripts of this test's.
+ * {@code docs/spark.md}: its job and the variants of it, compiled and submitted by its command to a cluster that has
+ * its properties, with the library's jars as they are packaged; one driver runs them one after the other. Other models,
+ * no device; {@code spark-submit} and {@code nvidia-smi} are scripts of this test's.
  */
 @Timeout(value = 8, unit = TimeUnit.MINUTES)
 class SparkPageIT {

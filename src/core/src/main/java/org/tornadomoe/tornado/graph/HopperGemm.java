@@ -18,8 +18,14 @@ public final class HopperGemm extends CudaGemm {
     /** What kernels for Hopper are compiled for. */
     public static final String ARCHITECTURE = "--gpu-architecture=sm_90a";
 
-    /** Four stages of 128 k, scales and biases of five tiles, and what aligning them takes. */
-    private static final int TILE_BYTES = 4 * (128 + 256) * 128 + 5 * 2 * 1024 + 1024;
+    /** Rows of the smallest tile. */
+    private static final int MIN_TILE = 16;
+
+    /** Packed rows of a tile. */
+    private static final int TILE_ROWS = 256;
+
+    /** Four warps that fetch and two times four that multiply. */
+    private static final int THREADS = 384;
 
     @Override
     public String name() {
@@ -36,14 +42,29 @@ public final class HopperGemm extends CudaGemm {
         return List.of(
                 new LaunchConfig(8, 32, 64, 1, 8, 4),
                 new LaunchConfig(8, 32, 64, 1, 4, 4),
-                new LaunchConfig(TILE, 256, 128, 8, 12, 4));
+                tile(MIN_TILE),
+                tile(32),
+                tile(64),
+                tile(TILE));
+    }
+
+    private static LaunchConfig tile(int rows) {
+        return new LaunchConfig(rows, TILE_ROWS, HopperWeights.CHUNK, 8, THREADS / 32, stages(rows));
+    }
+
+    /** Stages of a tile's copies to shared memory. */
+    private static int stages(int block) {
+        return block == TILE ? 4 : 5;
     }
 
     /** That of the first product; each has as many warps as suit its own k. */
     @Override
     public LaunchConfig byRule(FusedMoeConfig config, int tokens) {
-        boolean few = GemmFamily.pairsOfExpert(config, tokens) <= 5;
-        int warps = few ? streamingWarps(config.hiddenDim()) : 12;
+        int rows = GemmFamily.pairsOfExpert(config, tokens);
+        if (rows > 1 && tokens * config.pairsPerToken() > MmaGemm.FEW) {
+            return tile(rows <= 6 ? MIN_TILE : rows <= 20 ? 32 : rows <= 64 ? 64 : TILE);
+        }
+        int warps = streamingWarps(config.hiddenDim());
         return launches().stream()
                 .filter(launch -> launch.numWarps() == warps)
                 .findFirst()
@@ -89,13 +110,19 @@ public final class HopperGemm extends CudaGemm {
     }
 
     static boolean isSkinny(LayerArrays a, int tokens) {
-        return a.blockSize(tokens) < TILE;
+        return a.blockSize(tokens) < MIN_TILE;
     }
 
     @Override
     Launch launch(LayerArrays a, Product p, int groups, int packsUpTo, int tokens) {
         if (!isSkinny(a, tokens)) {
-            return new Launch("tileGemm", 384, CudaKernel.ALL_MULTIPROCESSORS, 1, TILE_BYTES);
+            int block = a.blockSize(tokens);
+            int stage = (block + TILE_ROWS) * HopperWeights.CHUNK;
+            // Scales and biases of a tile more than there are stages, where these are fetched, too; and what aligning
+            // takes.
+            int scales = block == TILE ? 2 * 4 * TILE_ROWS * (stages(block) + 1) : 0;
+            int bytes = stages(block) * stage + scales + 1024;
+            return new Launch("tileGemm" + block, THREADS, CudaKernel.ALL_MULTIPROCESSORS, 1, bytes);
         }
         int warps = a.launches.source() == null
                 ? streamingWarps(p.cols())

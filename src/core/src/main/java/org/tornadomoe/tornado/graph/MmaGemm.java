@@ -23,7 +23,7 @@ import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
  */
 public class MmaGemm extends CudaGemm {
     /** Rows of the experts, all together, for which weights are streamed. */
-    private static final int FEW = 8;
+    static final int FEW = 8;
 
     /** Stages of a tile's copies to shared memory: what 99 KB, that every device from 8.0 on has, have room for. */
     private static final int STAGES = 3;

@@ -6,7 +6,7 @@
 //     y[p][n] = (sum over k of a[row(p)][k] * b[e][n][k]) * aScales[row(p)] * bScales[e][n] from left to right, + bias[e][n],
 //               * topkWeights[p]
 //
-//     header      [0] = M, [1] = pairs of a block: 8 for skinnyGemm, 128 for tileGemm
+//     header      [0] = M, [1] = pairs of a block: 8 for skinnyGemm, else as many as tileGemm has in its name
 //     sortedIds   pairs in expert order; what is no pair (their number) pads blocks
 //     expertIds   [blocks]; a block of -1 is written biasless zeros
 //     padded      [0] = places of sortedIds in use
@@ -26,6 +26,9 @@
 #define GROUP_BYTES 1024
 
 #include "gemm.cu"
+
+#define ACC(d, i) "+r"(d[i])
+
 #include "hopper.cu"
 
 struct Gemm : Result, Weights {
@@ -49,13 +52,17 @@ struct Gemm : Result, Weights {
             often \
     }
 
-#define BM 128
-#define STAGES 4
-#define A_BYTES (BM * 128)
-#define STAGE_BYTES (A_BYTES + TILE_GROUPS * 1024)
+// Stages of a tile, and of one of 128 pairs.
+#define STAGES 5
+#define STAGES_OF_128 4
 
-// Scales and biases of a tile's rows; as the fetching warps can be STAGES tiles ahead, there is room for one tile more.
-#define SCALES (STAGES + 1)
+// A stage: 128 k of BM pairs' rows and of the weights of TILE_GROUPS groups.
+template <int BM>
+struct Stage {
+    static constexpr int PAIRS = BM * 128, BYTES = PAIRS + TILE_GROUPS * GROUP_BYTES, COUNT = BM == 128 ? STAGES_OF_128 : STAGES;
+    // Scales and biases of a tile's rows, where pairs are the left factor; as the fetching warps can be COUNT tiles ahead, there is room for one more.
+    static constexpr int SCALES = BM == 128 ? COUNT + 1 : 0;
+};
 #define SCALE_BYTES (TILE_GROUPS * 32)
 
 // Four values of a row in int8, the i-th of them; zeros beyond its columns.
@@ -215,7 +222,7 @@ extern "C" __global__ void __launch_bounds__(256, 2) skinnyGemm(PARAMETERS) {
     }
 }
 
-// ---- many pairs: tiles of 128 pairs times 256 packed rows
+// ---- more: tiles of 16 to 128 pairs times 256 packed rows
 
 __device__ __forceinline__ float2 sharedFloats(unsigned at) {
     float2 f;
@@ -223,135 +230,111 @@ __device__ __forceinline__ float2 sharedFloats(unsigned at) {
     return f;
 }
 
-#define R4(d, i) "+r"(d[i]), "+r"(d[i + 1]), "+r"(d[i + 2]), "+r"(d[i + 3])
-#define R16(d, i) R4(d, i), R4(d, i + 4), R4(d, i + 8), R4(d, i + 12)
-#define R64(d, i) R16(d, i), R16(d, i + 16), R16(d, i + 32), R16(d, i + 48)
-
-// d (+)= a * b: 64 pairs times 256 rows times 32 k, of a warpgroup.
-__device__ __forceinline__ void wgmma(int (&d)[128], u64 a, u64 b, int add) {
-    asm volatile(
-        "{\n.reg .pred p;\nsetp.ne.b32 p, %130, 0;\n"
-        "wgmma.mma_async.sync.aligned.m64n256k32.s32.s8.s8 {"
-        "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,"
-        "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,"
-        "%63,%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79,%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,"
-        "%94,%95,%96,%97,%98,%99,%100,%101,%102,%103,%104,%105,%106,%107,%108,%109,%110,%111,%112,%113,%114,%115,%116,%117,%118,%119,"
-        "%120,%121,%122,%123,%124,%125,%126,%127}, %128, %129, p;\n}"
-        : R64(d, 0), R64(d, 64)
-        : "l"(a), "l"(b), "r"(add));
-}
-
-// Grid: as many groups as run at once, 384 work-items each: four warps fetch, two times four multiply. A stage is 128 k of the pairs'
-// rows, gathered, and of the weights, which lie as the multiplication wants them.
-extern "C" __global__ void __launch_bounds__(384, 1) tileGemm(PARAMETERS) {
-    extern __shared__ u8 dynamic[];
-    __shared__ __align__(8) u64 barriers[2 * STAGES];
-    Gemm m = ARGUMENTS;
-    unsigned smem = ((unsigned) __cvta_generic_to_shared(dynamic) + 1023) & ~1023u;
-    unsigned full = (unsigned) __cvta_generic_to_shared(barriers), empty = full + 8 * STAGES;
-    if (threadIdx.x == 0) {
-        for (int s = 0; s < STAGES; s++) {
-            barrierInit(full + 8 * s, 129);
-            barrierInit(empty + 8 * s, 2);
-        }
-        asm volatile("fence.mbarrier_init.release.cluster;");
+// d (+)= a * b: 64 rows of a times N of b times 32 k, of a warpgroup.
+#define WGMMA_OF(N, SUMS, A, B, ADD) \
+    __device__ __forceinline__ void wgmma(int(&d)[SUMS], u64 a, u64 b, int add) { \
+        asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " ADD ", 0;\nwgmma.mma_async.sync.aligned.m64n" #N "k32.s32.s8.s8 {" NAMES##SUMS "}, " A \
+                     ", " B ", p;\n}" \
+                     : ACC##SUMS(d, 0) \
+                     : "l"(a), "l"(b), "r"(add)); \
     }
-    __syncthreads();
-    afterPredecessor();
-    int pairs = m.header[0] * m.pairsPerToken, blocks = m.padded[0] / BM;
-    int tiles = (m.groups + TILE_GROUPS - 1) / TILE_GROUPS;
-    int total = blocks * tiles, stage = 0, phase = 0, scale = 0;
-    unsigned scales = smem + STAGES * STAGE_BYTES;
-    int warpgroup = threadIdx.x >> 7, t = threadIdx.x & 127;
-    if (warpgroup == 0) {
-        asm volatile("setmaxnreg.dec.sync.aligned.u32 56;");
-        // Eight work-items copy the 128 bytes of a row; each has eight rows, 16 apart. Which these are in the next tile is read a
-        // tile ahead.
-        unsigned to = (t >> 3) * 128 + ((t & 7) ^ (t >> 3 & 7)) * 16;
-        int next[8], nextExpert = -1, nextTile = 0;
-        auto look = [&](int id) {
-            if (id < total) {
-                int block;
-                place(id, blocks, tiles, block, nextTile);
-                nextExpert = m.expertIds[block];
+WGMMA_OF(16, 8, "%8", "%9", "%10")
+WGMMA_OF(32, 16, "%16", "%17", "%18")
+WGMMA_OF(64, 32, "%32", "%33", "%34")
+WGMMA_OF(256, 128, "%128", "%129", "%130")
+
+// What the others multiply comes to shared memory, by four warps.
+template <int BM>
+__device__ __forceinline__ void fetch(const Gemm &m, Stages<Stage<BM>> &stages, unsigned scales, int blocks, int tiles, int pairs, int t) {
+    typedef Stage<BM> S;
+    int total = blocks * tiles;
+    // Eight work-items copy the 128 bytes of a row; each has rows 16 apart. Which these are in the next tile is read a tile ahead.
+    int scale = 0;
+    unsigned to = (t >> 3) * 128 + ((t & 7) ^ (t >> 3 & 7)) * 16;
+    int next[BM / 16], nextExpert = -1, nextTile = 0;
+    auto look = [&](int id) {
+        if (id < total) {
+            int block;
+            place(id, blocks, tiles, block, nextTile);
+            nextExpert = m.expertIds[block];
 #pragma unroll
-                for (int i = 0; i < 8; i++) {
-                    next[i] = m.sortedIds[block * BM + 16 * i + (t >> 3)];
-                }
+            for (int i = 0; i < BM / 16; i++) {
+                next[i] = m.sortedIds[block * BM + 16 * i + (t >> 3)];
             }
-        };
-        look(blockIdx.x);
-        for (int id = blockIdx.x; id < total; id += gridDim.x) {
-            int expert = nextExpert, tile = nextTile;
-            unsigned rows[8], there = 0;
+        }
+    };
+    look(blockIdx.x);
+    for (int id = blockIdx.x; id < total; id += gridDim.x) {
+        int expert = nextExpert, tile = nextTile;
+        unsigned rows[BM / 16], there = 0;
 #pragma unroll
-            for (int i = 0; i < 8; i++) {
-                int p = next[i];
-                there |= (p < pairs) << i;
-                rows[i] = (p < pairs ? p / m.pairsPerRow : 0) * (unsigned) (m.chunks * 8) + (t & 7);
-            }
-            look(id + gridDim.x);
-            if (expert < 0) {
-                continue;
-            }
-            const u8 *weights = tileStart(m, expert, tile);
-            int bytes = groupsOf(m, tile) * 1024;
-            for (int c = 0; c < m.chunks; c++) {
-                barrierWait(empty + 8 * stage, phase ^ 1);
-                unsigned at = smem + stage * STAGE_BYTES;
-                if (t == 0) {
-                    int also = c > 0 ? 0 : m.biased ? bytes / 16 : bytes / 32;
-                    barrierExpect(full + 8 * stage, bytes + also);
-                    bulkCopy(at + A_BYTES, weights + (u64) c * bytes, bytes, full + 8 * stage);
-                    if (c == 0) {
-                        u64 row = (u64) expert * (m.groups * 8) + tile * 256;
-                        bulkCopy(scales + scale * 2 * SCALE_BYTES, m.bScales + row, bytes / 32, full + 8 * stage);
-                        if (m.biased) {
-                            bulkCopy(scales + (scale * 2 + 1) * SCALE_BYTES, m.bias + row, bytes / 32, full + 8 * stage);
-                        }
+        for (int i = 0; i < BM / 16; i++) {
+            int p = next[i];
+            there |= (p < pairs) << i;
+            rows[i] = (p < pairs ? p / m.pairsPerRow : 0) * (unsigned) (m.chunks * 8) + (t & 7);
+        }
+        look(id + gridDim.x);
+        if (expert < 0) {
+            continue;
+        }
+        const u8 *weights = tileStart(m, expert, tile);
+        int bytes = groupsOf(m, tile) * GROUP_BYTES;
+        for (int c = 0; c < m.chunks; c++) {
+            barrierWait(stages.empty + 8 * stages.stage, stages.phase ^ 1);
+            unsigned at = stages.at(), told = stages.full + 8 * stages.stage;
+            if (t == 0) {
+                int also = c > 0 || !S::SCALES ? 0 : m.biased ? bytes / 16 : bytes / 32;
+                barrierExpect(told, bytes + also);
+                bulkCopy(at + S::PAIRS, weights + (u64) c * bytes, bytes, told);
+                if (c == 0 && S::SCALES) {
+                    u64 row = (u64) expert * (m.groups * 8) + tile * 256;
+                    bulkCopy(scales + scale * 2 * SCALE_BYTES, m.bScales + row, bytes / 32, told);
+                    if (m.biased) {
+                        bulkCopy(scales + (scale * 2 + 1) * SCALE_BYTES, m.bias + row, bytes / 32, told);
                     }
                 }
-#pragma unroll
-                for (int i = 0; i < 8; i++) {
-                    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(at + to + i * 2048),
-                                 "l"(m.a + (u64) (rows[i] + 8 * c) * 16), "r"(there >> i & 1 ? 16 : 0)
-                                 : "memory");
-                }
-                asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(full + 8 * stage) : "memory");
-                if (++stage == STAGES) {
-                    stage = 0;
-                    phase ^= 1;
-                }
             }
-            scale = scale == SCALES - 1 ? 0 : scale + 1;
+#pragma unroll
+            for (int i = 0; i < BM / 16; i++) {
+                asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(at + to + i * 2048),
+                             "l"(m.a + (u64) (rows[i] + 8 * c) * 16), "r"(there >> i & 1 ? 16 : 0)
+                             : "memory");
+            }
+            asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(told) : "memory");
+            stages.next();
         }
-        asm volatile("cp.async.wait_all;");
-        return;
+        scale = scale == S::SCALES - 1 ? 0 : scale + 1;
     }
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 224;");
+    asm volatile("cp.async.wait_all;");
+}
+
+// 128 pairs times 256 packed rows: pairs are the left factor, 64 of them a warpgroup's.
+__device__ __forceinline__ void multiply(
+    const Gemm &m, Stages<Stage<128>> &stages, unsigned scales, int blocks, int tiles, int pairs, int own, int t) {
+    typedef Stage<128> S;
+    int total = blocks * tiles, scale = 0;
     int lane = t & 31, q = lane & 3;
     int acc[128];
     for (int id = blockIdx.x; id < total; id += gridDim.x) {
         int block, tile;
         place(id, blocks, tiles, block, tile);
         int expert = m.expertIds[block];
-        int chunks = expert < 0 ? 0 : m.chunks, before = stage;
+        int chunks = expert < 0 ? 0 : m.chunks, before = stages.stage;
         // A work-item has two pairs, 8 apart, and of every 32 packed rows 8, which are four neighbouring columns of out, or two times four.
         int pair[2];
         float aScale[2], weight[2];
 #pragma unroll
         for (int h = 0; h < 2; h++) {
-            int p = m.sortedIds[block * BM + (warpgroup - 1) * 64 + (t >> 5) * 16 + (lane >> 2) + 8 * h];
+            int p = m.sortedIds[block * 128 + own * 64 + (t >> 5) * 16 + (lane >> 2) + 8 * h];
             bool here = p < pairs;
             pair[h] = here ? p : -1;
             aScale[h] = here && expert >= 0 ? m.aScales[p / m.pairsPerRow] : 0.0f;
             weight[h] = here && m.weighted ? m.topkWeights[p] : 1.0f;
         }
         for (int c = 0; c < chunks; c++) {
-            barrierWait(full + 8 * stage, phase);
-            asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-            unsigned at = smem + stage * STAGE_BYTES;
-            u64 aRows = descriptor<128>(at + (warpgroup - 1) * 8192), bRows = descriptor<128>(at + A_BYTES);
+            stages.awaitFull();
+            unsigned at = stages.at();
+            u64 aRows = descriptor(at + own * 8192), bRows = descriptor(at + S::PAIRS);
             asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
 #pragma unroll
             for (int s = 0; s < 4; s++) {
@@ -361,14 +344,11 @@ extern "C" __global__ void __launch_bounds__(384, 1) tileGemm(PARAMETERS) {
             if (c > 0) {
                 asm volatile("wgmma.wait_group.sync.aligned 1;" ::: "memory");
                 if (t == 0) {
-                    barrierArrive(empty + 8 * before);
+                    barrierArrive(stages.empty + 8 * before);
                 }
             }
-            before = stage;
-            if (++stage == STAGES) {
-                stage = 0;
-                phase ^= 1;
-            }
+            before = stages.stage;
+            stages.next();
         }
         asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
 #pragma unroll
@@ -376,7 +356,7 @@ extern "C" __global__ void __launch_bounds__(384, 1) tileGemm(PARAMETERS) {
             asm volatile("" : "+r"(acc[i])::"memory");
         }
         if (chunks > 0 && t == 0) {
-            barrierArrive(empty + 8 * before);
+            barrierArrive(stages.empty + 8 * before);
         }
         unsigned rowScales = scales + scale * 2 * SCALE_BYTES + 8 * q;
         unsigned magnitude[2] = {0, 0};
@@ -424,9 +404,98 @@ extern "C" __global__ void __launch_bounds__(384, 1) tileGemm(PARAMETERS) {
         }
 #endif
         if (expert >= 0) {
-            scale = scale == SCALES - 1 ? 0 : scale + 1;
+            scale = scale == S::SCALES - 1 ? 0 : scale + 1;
         }
     }
+}
+
+// BN pairs times 256 packed rows: these are the left factor, 128 of them a warpgroup's, and of a warp's four groups two in each of two products.
+template <int BN>
+__device__ __forceinline__ void multiply(
+    const Gemm &m, Stages<Stage<BN>> &stages, unsigned, int blocks, int tiles, int pairs, int own, int t) {
+    typedef Stage<BN> S;
+    __shared__ PairOfTile known[2][BN];
+    int total = blocks * tiles;
+    for (int id = blockIdx.x; id < total; id += gridDim.x) {
+        int block, tile;
+        place(id, blocks, tiles, block, tile);
+        int expert = m.expertIds[block], chunks = expert < 0 ? 0 : m.chunks, before = stages.stage;
+        Rows rows = {own, groupsOf(m, tile) - TILE_GROUPS / 2 * own, t >> 5, t & 31};
+        tile = 2 * tile + own;
+        // What the sums are multiplied by is read before them, so that nobody waits for it.
+        PairOfTile pair = pairAt<BN>(m, block, expert, pairs, t, true);
+        Factors factors = factorsOf(m, m.bScales + (u64) (expert < 0 ? 0 : expert) * (m.groups * 8) + tile * 128, rows, expert, tile);
+        int acc[2][BN / 2];
+        for (int c = 0; c < chunks; c++) {
+            stages.awaitFull();
+            unsigned at = stages.at();
+            u64 weights = descriptor<2>(at + S::PAIRS + own * (TILE_GROUPS / 2 * GROUP_BYTES)), ofPairs = descriptor(at);
+            asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+#pragma unroll
+            for (int s = 0; s < 4; s++) {
+#pragma unroll
+                for (int i = 0; i < 2; i++) {
+                    wgmma(acc[i], weights + i * (GROUP_BYTES / 16) + 2 * s, ofPairs + 2 * s, c > 0 || s > 0);
+                }
+            }
+            asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+            if (c > 0) {
+                asm volatile("wgmma.wait_group.sync.aligned 1;" ::: "memory");
+                if (t == 0) {
+                    barrierArrive(stages.empty + 8 * before);
+                }
+            }
+            before = stages.stage;
+            stages.next();
+        }
+        asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+#pragma unroll
+        for (int i = 0; i < BN / 2; i++) {
+            asm volatile("" : ACC(acc[0], i), ACC(acc[1], i)::"memory");
+        }
+        if (chunks > 0 && t == 0) {
+            barrierArrive(stages.empty + 8 * before);
+        }
+        finish<BN>(m, factors, known[own], pair, rows, expert, tile, pairs, [&](int group, int n) { return (float) acc[group & 1][n + 2 * (group >> 1)]; });
+    }
+}
+
+// 384 work-items: four warps fetch, two times four multiply. A stage is 128 k of the pairs' rows, gathered, and of the weights, which lie as the
+// multiplication wants them.
+template <int BM>
+__device__ __forceinline__ void tile(const Gemm &m) {
+    typedef Stage<BM> S;
+    extern __shared__ __align__(16) u8 dynamic[];
+    __shared__ __align__(8) u64 barriers[2 * S::COUNT];
+    Stages<S> stages = Stages<S>::of(dynamic, barriers, 2);
+    afterPredecessor();
+    int pairs = m.header[0] * m.pairsPerToken, blocks = m.padded[0] / BM;
+    int tiles = (m.groups + TILE_GROUPS - 1) / TILE_GROUPS, warpgroup = threadIdx.x >> 7, t = threadIdx.x & 127;
+    unsigned scales = stages.smem + S::COUNT * S::BYTES;
+    if (warpgroup == 0) {
+        asm volatile("setmaxnreg.dec.sync.aligned.u32 56;");
+        fetch<BM>(m, stages, scales, blocks, tiles, pairs, t);
+        return;
+    }
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 224;");
+    multiply(m, stages, scales, blocks, tiles, pairs, warpgroup - 1, t);
+}
+
+// Grid: as many groups of 384 as run at once. Shared memory: Stage<BM>::COUNT * Stage<BM>::BYTES + 2 * Stage<BM>::SCALES * SCALE_BYTES + 1024.
+extern "C" __global__ void __launch_bounds__(384, 1) tileGemm16(PARAMETERS) {
+    tile<16>(ARGUMENTS);
+}
+
+extern "C" __global__ void __launch_bounds__(384, 1) tileGemm32(PARAMETERS) {
+    tile<32>(ARGUMENTS);
+}
+
+extern "C" __global__ void __launch_bounds__(384, 1) tileGemm64(PARAMETERS) {
+    tile<64>(ARGUMENTS);
+}
+
+extern "C" __global__ void __launch_bounds__(384, 1) tileGemm128(PARAMETERS) {
+    tile<128>(ARGUMENTS);
 }
 
 // out[p] = round(x * (127 / amax[p])), half away from zero, and scales[p] = amax[p] / 127, as vLLM's per_token_quant_int8, where amax is

@@ -6,6 +6,17 @@
 // Beside what mma.cu asks for it is compiled with MOST_STAGES of the copies to shared memory, fewer where they would take more than MOST_BYTES.
 
 #include "mma.cu"
+
+#if FORM
+#define ACC(d, i) "+f"(d[i])
+#define WGMMA_TYPES "k16.f32.f16.f16"
+#define WGMMA_END ", 1, 1, 0"
+#else
+#define ACC(d, i) "+r"(d[i])
+#define WGMMA_TYPES "k32.s32.s8.s8"
+#define WGMMA_END ""
+#endif
+
 #include "hopper.cu"
 
 #if !defined(MOST_BYTES) || !defined(MOST_STAGES)
@@ -23,26 +34,6 @@
 
 // Scales that a row has in a stage.
 #define STAGE_SCALES (GROUPED ? STAGE_K / STEP : 0)
-
-#if FORM
-#define ACC(d, i) "+f"(d[i])
-#define WGMMA_TYPES "k16.f32.f16.f16"
-#define WGMMA_END ", 1, 1, 0"
-#else
-#define ACC(d, i) "+r"(d[i])
-#define WGMMA_TYPES "k32.s32.s8.s8"
-#define WGMMA_END ""
-#endif
-#define ACC4(d, i) ACC(d, i), ACC(d, i + 1), ACC(d, i + 2), ACC(d, i + 3)
-#define ACC8(d, i) ACC4(d, i), ACC4(d, i + 4)
-#define ACC16(d, i) ACC8(d, i), ACC8(d, i + 8)
-#define ACC32(d, i) ACC16(d, i), ACC16(d, i + 16)
-#define ACC64(d, i) ACC32(d, i), ACC32(d, i + 32)
-#define NAMES8 "%0,%1,%2,%3,%4,%5,%6,%7"
-#define NAMES16 NAMES8 ",%8,%9,%10,%11,%12,%13,%14,%15"
-#define NAMES32 NAMES16 ",%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
-#define NAMES64 \
-    NAMES32 ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
 
 // d (+)= a * b: 64 packed rows times N pairs times STEP_K k, of a warpgroup.
 #define WGMMA_OF(N, SUMS, A0, A1, A2, A3, B, ADD) \
@@ -65,40 +56,6 @@ struct Stage {
     static constexpr int SCALE = STAGE_SCALES * 1024, ZERO = ZEROS ? SCALE : 0, PAIR_SCALE = BLOCKED ? STAGE_SCALES * BN * 4 : 0;
     static constexpr int BYTES = (WEIGHTS + PAIRS + SCALE + ZERO + PAIR_SCALE + 1023) / 1024 * 1024;
     static constexpr int COUNT = MOST_BYTES / BYTES < MOST_STAGES ? MOST_BYTES / BYTES : MOST_STAGES;
-};
-
-// What the sums of a pair are multiplied by, and where they go.
-struct __align__(16) PairOfTile {
-    int pair;
-    float aScale, weight, unused;
-};
-
-// The stages in turn, and their barriers: of being full, and of being empty.
-template <int BN>
-struct Stages {
-    unsigned smem, full, empty;
-    int stage = 0, phase = 0;
-
-    __device__ __forceinline__ unsigned at() const {
-        return smem + stage * Stage<BN>::BYTES;
-    }
-
-    __device__ __forceinline__ void next() {
-        if (++stage == Stage<BN>::COUNT) {
-            stage = 0;
-            phase ^= 1;
-        }
-    }
-
-    __device__ __forceinline__ void awaitFull() const {
-        barrierWait(full + 8 * stage, phase);
-        asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-    }
-};
-
-// Of the 128 packed rows of a warpgroup, groups * 8 of which there are, the warp's 32.
-struct Rows {
-    int own, groups, warp, lane;
 };
 
 // The weights of a lane in a stage: of its k, 64 at a time, and of twice 8 rows.
@@ -129,7 +86,7 @@ typedef float Total;
 
 // acc = weights times pairs. A product of 64 pairs is multiplied by its scales while the other warpgroup multiplies.
 template <int BN>
-__device__ __forceinline__ void multiply(Total (&acc)[2][BN / 2], Stages<BN> &stages, int chunks, const Rows &of, const unsigned (&)[4]) {
+__device__ __forceinline__ void multiply(Total (&acc)[2][BN / 2], Stages<Stage<BN>> &stages, int chunks, const Rows &of, const unsigned (&)[4]) {
     typedef Stage<BN> S;
     constexpr int PRODUCT = BN < 64 ? BN : 64, WHOLE = STEP / STEP_K;
     int g = of.lane >> 2, j = of.lane & 3;
@@ -140,7 +97,7 @@ __device__ __forceinline__ void multiply(Total (&acc)[2][BN / 2], Stages<BN> &st
     for (int c = 0; c < chunks; c += STAGE_CHUNKS) {
         stages.awaitFull();
         unsigned at = stages.at(), scales = at + S::WEIGHTS + S::PAIRS;
-        u64 rows = descriptor<LINE>(at + S::WEIGHTS);
+        u64 rows = descriptor(at + S::WEIGHTS);
 #pragma unroll
         for (int i = 0; i < 2; i++) {
             Quad w[STAGE_CHUNKS][2];
@@ -194,13 +151,13 @@ typedef Sum Total;
 
 // acc = weights times pairs.
 template <int BN>
-__device__ __forceinline__ void multiply(Total (&acc)[2][BN / 2], Stages<BN> &stages, int chunks, const Rows &of, unsigned (&zero)[4]) {
+__device__ __forceinline__ void multiply(Total (&acc)[2][BN / 2], Stages<Stage<BN>> &stages, int chunks, const Rows &of, unsigned (&zero)[4]) {
     typedef Stage<BN> S;
     int before = stages.stage;
     for (int c = 0; c < chunks; c += STAGE_CHUNKS) {
         stages.awaitFull();
         unsigned at = stages.at();
-        u64 rows = descriptor<LINE>(at + S::WEIGHTS);
+        u64 rows = descriptor(at + S::WEIGHTS);
 #if FORM == 0
         asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
         if (c > 0 && of.lane == 0) {
@@ -277,16 +234,7 @@ __device__ __forceinline__ void tile(const Gemm &m) {
     extern __shared__ __align__(16) u8 dynamic[];
     __shared__ __align__(8) u64 barriers[2 * S::COUNT];
     __shared__ PairOfTile known[2][BN];
-    unsigned full = (unsigned) __cvta_generic_to_shared(barriers);
-    Stages<BN> stages = {((unsigned) __cvta_generic_to_shared(dynamic) + 1023) & ~1023u, full, full + 8 * S::COUNT};
-    if (threadIdx.x == 0) {
-        for (int s = 0; s < S::COUNT; s++) {
-            barrierInit(stages.full + 8 * s, 129);
-            barrierInit(stages.empty + 8 * s, 8);
-        }
-        asm volatile("fence.mbarrier_init.release.cluster;");
-    }
-    __syncthreads();
+    Stages<S> stages = Stages<S>::of(dynamic, barriers, 8);
     afterPredecessor();
     int pairs = m.header[0] * m.pairsPerToken, blocks = m.padded[0] / BN, packedRows = m.groups * 8;
     int tiles = (m.groups + 2 * TILE_GROUPS - 1) / (2 * TILE_GROUPS), total = blocks * tiles;
@@ -371,86 +319,31 @@ __device__ __forceinline__ void tile(const Gemm &m) {
         return;
     }
     asm volatile("setmaxnreg.inc.sync.aligned.u32 224;");
-    int own = warpgroup - 1, warp = t >> 5, lane = t & 31, g = lane >> 2, j = lane & 3, q = lane >> 3, odd = g & 1;
+    int own = warpgroup - 1, warp = t >> 5, lane = t & 31, g = lane >> 2;
     for (int id = blockIdx.x; id < total; id += gridDim.x) {
         int block, tile;
         place(id, blocks, tiles, block, tile);
         tile = 2 * tile + own;
         int expert = m.expertIds[block], chunks = expert < 0 ? 0 : m.chunks;
-        bool here = 4 * warp < groupsOf(m, tile);
         u64 scaleRow = (u64) (expert < 0 ? 0 : expert) * (m.groupsOfK + GROUPED) * packedRows + tile * 128;
         // What the sums are multiplied by is read before them, so that nobody waits for it.
-        PairOfTile pairOfTile = {pairs, 1.0f, 1.0f, 0.0f};
-        if (t < BN) {
-            int p = pairOfTile.pair = m.sortedIds[block * BN + t];
-            if (p < pairs) {
-                pairOfTile.aScale = BLOCKED || expert < 0 ? 1.0f : m.aScales[p / m.pairsPerRow];
-                pairOfTile.weight = m.weighted ? m.topkWeights[p] : 1.0f;
-            }
-        }
-        float2 scale[4], addend[4];
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            int n = (4 * warp + i) * 8 + 2 * q;
-            bool isKnown = here && expert >= 0;
-            u64 factors = scaleRow + (GROUPED ? m.groupsOfK * packedRows : 0) + n;
-            scale[i] = isKnown ? *(const float2 *) (m.bScales + factors) : make_float2(1.0f, 1.0f);
-            addend[i] = isKnown && m.biased ? *(const float2 *) (m.bias + (u64) expert * packedRows + tile * 128 + n) : make_float2(0.0f, 0.0f);
-        }
+        PairOfTile pairOfTile = pairAt<BN>(m, block, expert, pairs, t, !BLOCKED);
+        const float *scales = m.bScales + scaleRow + (GROUPED ? m.groupsOfK * packedRows : 0);
+        Rows rows = {own, groupsOf(m, tile), warp, lane};
+        Factors factors = factorsOf(m, scales, rows, expert, tile);
         unsigned zero[4];
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             zero[i] = NO_ZERO;
 #if ZEROS && !GROUPED
-            zero[i] = here && expert >= 0 ? tooLarge(m.zeros[scaleRow + (4 * warp + i) * 8 + g]) : NO_ZERO;
+            zero[i] = rows.here() && expert >= 0 ? tooLarge(m.zeros[scaleRow + (4 * warp + i) * 8 + g]) : NO_ZERO;
 #endif
         }
         Total acc[2][BN / 2];
-        Rows rows = {own, groupsOf(m, tile), warp, lane};
         multiply(acc, stages, chunks, rows, zero);
-        if (t < BN) {
-            known[own][t] = pairOfTile;
-        }
-        asm volatile("bar.sync %0, 128;" ::"r"(warpgroup) : "memory");
-        // A work-item has of 32 packed rows four and of pairs two of every 8. It changes with its neighbour, so that it has two times four of one.
-#pragma unroll
-        for (int n = 0; n < BN / 8; n++) {
-            PairOfTile of = known[own][8 * n + 2 * j + odd];
-            float y[8];
-#pragma unroll
-            for (int i = 0; i < 4; i++) {
-                int low = 4 * n + 2 * (i & 1);
-                float x0 = (float) acc[i >> 1][low], x1 = (float) acc[i >> 1][low + 1];
-                float kept = odd ? x1 : x0, other = __shfl_xor_sync(0xffffffffu, odd ? x0 : x1, 4);
-                y[2 * i] = expert < 0 ? 0.0f : __fmul_rn(__fmul_rn(odd ? other : kept, of.aScale), scale[i].x) + addend[i].x;
-                y[2 * i + 1] = expert < 0 ? 0.0f : __fmul_rn(__fmul_rn(odd ? kept : other, of.aScale), scale[i].y) + addend[i].y;
-            }
-            unsigned magnitude = 0;
-            if (of.pair < pairs && here) {
-                int first = tile * 64 + warp * 16;
-#if LAYOUT
-                magnitude = emit<4>(m, of.pair, first + 4 * q, y, of.weight);
-#else
-#pragma unroll
-                for (int half = 0; half < 2; half++) {
-                    float four[4] = {y[4 * half], y[4 * half + 1], y[4 * half + 2], y[4 * half + 3]};
-                    unsigned bits = emit<2>(m, of.pair, first + 8 * half + 2 * q, four, of.weight);
-                    magnitude = bits > magnitude ? bits : magnitude;
-                }
-#endif
-            }
-#if ACTIVATION >= 0
-#pragma unroll
-            for (int s = 16; s >= 8; s >>= 1) {
-                magnitude = max(magnitude, __shfl_xor_sync(0xffffffffu, magnitude, s));
-            }
-            if (q == 0 && of.pair < pairs) {
-                atomicMax(m.amax + of.pair, magnitude);
-            }
-#endif
-        }
-        // known is read before the next tile's are written.
-        asm volatile("bar.sync %0, 128;" ::"r"(warpgroup) : "memory");
+        finish<BN>(m, factors, known[own], pairOfTile, rows, expert, tile, pairs, [&](int group, int n) {
+            return (float) acc[group >> 1][n + 2 * (group & 1)];
+        });
     }
 }
 

@@ -45,8 +45,8 @@ class HopperWeightsTest {
         }
 
         /**
-         * {@code tileGemm}: a stage is copied to shared memory as it lies, and there wgmma reads rows of 128 bytes,
-         * eight each 1024, whose 16 bytes are swizzled.
+         * {@code tileGemm128} and the smaller ones: a stage is copied to shared memory as it lies, and there wgmma reads
+         * rows of 128 bytes, eight each 1024, whose 16 bytes are swizzled.
          */
         byte wgmma(int expert, int packed, int k) {
             int tile = packed / 256;
@@ -97,7 +97,7 @@ class HopperWeightsTest {
     }
 
     /**
-     * The twos of an expert's packed rows, by the work-items that have them in {@code tileGemm}: of every 32 packed
+     * The twos of an expert's packed rows, by the work-items that have them in {@code tileGemm128}: of every 32 packed
      * rows a quarter-lane q has the columns 8i + 2q and the next of the accumulator, which it hands on as twos 4q + i;
      * without a gate the first two as 2q and the next, the others as 8 + 2q and the next.
      */
