@@ -144,6 +144,8 @@ class BenchTest {
         Path err = directory.resolve("err.txt");
         Process jvm = new ProcessBuilder(
                         Path.of(System.getProperty("java.home"), "bin", "java").toString(),
+                        "-XX:TieredStopAtLevel=1",
+                        "-XX:+UseSerialGC",
                         "--limit-modules",
                         "java.logging,java.management,java.xml,jdk.unsupported",
                         "-cp",

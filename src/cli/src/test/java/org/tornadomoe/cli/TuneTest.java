@@ -31,7 +31,7 @@ class TuneTest {
     private Ran tune(Object... options) {
         List<Object> args =
                 new ArrayList<>(List.of("tune", "--backend", "triton", "--kernel", "TornadoPanelExperts", "--runs", 1));
-        args.addAll(List.of("--seconds", 0.1, "--output", folder));
+        args.addAll(List.of("--seconds", 0.01, "--output", folder));
         args.addAll(Arrays.asList(options));
         return moe(args.toArray());
     }
