@@ -2,7 +2,10 @@ package org.tornadomoe.build;
 
 import static org.assertj.core.api.Assertions.assertThat;
 
+import java.io.ByteArrayOutputStream;
+import java.io.File;
 import java.io.IOException;
+import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
@@ -12,6 +15,7 @@ import java.util.Map;
 import java.util.concurrent.TimeUnit;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
+import javax.tools.ToolProvider;
 
 /**
  * The programs of a page of the documentation, each under its file's name, and JVMs that run them as they stand there.
@@ -49,7 +53,12 @@ final class PagePrograms {
     /** @param options of the JVM, besides those that it needs */
     String run(List<String> options, String name, String... args) throws IOException, InterruptedException {
         assertThat(sources).containsKey(name);
+        String classPath = System.getProperty("surefire.test.class.path", System.getProperty("java.class.path"));
         Path source = Files.writeString(folder.resolve(name), sources.get(name));
+        ByteArrayOutputStream said = new ByteArrayOutputStream();
+        int status = ToolProvider.getSystemJavaCompiler()
+                .run(null, said, said, "-proc:none", "-cp", classPath, "-d", folder.toString(), source.toString());
+        assertThat(status).as(said.toString(StandardCharsets.UTF_8)).isZero();
         List<String> command = new ArrayList<>(List.of(
                 Path.of(System.getProperty("java.home"), "bin", "java").toString(),
                 "-XX:+UseSerialGC",
@@ -58,9 +67,9 @@ final class PagePrograms {
                 "--add-modules",
                 "jdk.incubator.vector",
                 "-cp",
-                System.getProperty("surefire.test.class.path", System.getProperty("java.class.path"))));
+                folder + File.pathSeparator + classPath));
         command.addAll(options);
-        command.add(source.toString());
+        command.add(name.replace(".java", ""));
         command.addAll(List.of(args));
         Path log = folder.resolve("log");
         Process jvm = new ProcessBuilder(command)

@@ -87,6 +87,7 @@ class ExpertParallelScorerTest {
                 .config("spark.driver.bindAddress", "127.0.0.1")
                 .config("spark.driver.host", "127.0.0.1")
                 .config("spark.ui.enabled", false)
+                .config("spark.log.level", "WARN")
                 .config("spark.sql.shuffle.partitions", 3)
                 .getOrCreate();
     }

@@ -343,6 +343,7 @@ class SparkClusterTest {
                 Map.entry("spark.driver.host", "127.0.0.1"),
                 Map.entry("spark.driver.bindAddress", "127.0.0.1"),
                 Map.entry("spark.ui.enabled", "false"),
+                Map.entry("spark.log.level", "WARN"),
                 Map.entry("spark.cores.max", "" + cluster.cores()),
                 Map.entry("spark.scheduler.minRegisteredResourcesRatio", "1"),
                 Map.entry("spark.executor.memory", "600m"),
