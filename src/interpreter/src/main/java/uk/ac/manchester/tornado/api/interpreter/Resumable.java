@@ -7,13 +7,16 @@ import java.lang.classfile.CodeTransform;
 import java.lang.classfile.Label;
 import java.lang.classfile.MethodModel;
 import java.lang.classfile.TypeKind;
+import java.lang.classfile.instruction.BranchInstruction;
 import java.lang.classfile.instruction.IncrementInstruction;
 import java.lang.classfile.instruction.InvokeInstruction;
 import java.lang.classfile.instruction.LabelTarget;
 import java.lang.classfile.instruction.LoadInstruction;
 import java.lang.classfile.instruction.LocalVariable;
+import java.lang.classfile.instruction.LookupSwitchInstruction;
 import java.lang.classfile.instruction.StoreInstruction;
 import java.lang.classfile.instruction.SwitchCase;
+import java.lang.classfile.instruction.TableSwitchInstruction;
 import java.lang.constant.ClassDesc;
 import java.lang.constant.ConstantDescs;
 import java.lang.constant.MethodTypeDesc;
@@ -23,6 +26,7 @@ import java.util.HashSet;
 import java.util.List;
 import java.util.Map;
 import java.util.Set;
+import java.util.stream.Stream;
 import uk.ac.manchester.tornado.api.KernelContext;
 
 /**
@@ -44,7 +48,7 @@ final class Resumable implements CodeTransform {
         }
     }
 
-    /** The variables to keep at each barrier. */
+    /** The variables to keep at each barrier: those that are read after it. */
     private final List<List<Variable>> kept;
 
     private final List<Label> after = new ArrayList<>();
@@ -69,11 +73,13 @@ final class Resumable implements CodeTransform {
             return null;
         }
         List<CodeElement> elements = code.elementList();
-        List<Variable> variables = variables(elements);
+        Map<Label, Integer> positions = positions(elements);
+        List<Variable> variables = variables(elements, positions);
         int parameters = method.methodTypeSymbol().parameterList().stream()
                 .mapToInt(type -> TypeKind.from(type).slotSize())
                 .sum();
         Set<Integer> changed = new HashSet<>();
+        Map<Integer, List<Integer>> reads = new HashMap<>();
         List<Integer> barriers = new ArrayList<>();
         for (int i = 0; i < elements.size(); i++) {
             int position = i;
@@ -92,6 +98,9 @@ final class Resumable implements CodeTransform {
                 }
             }
             int slot = read;
+            if (slot >= 0) {
+                reads.computeIfAbsent(slot, s -> new ArrayList<>()).add(position);
+            }
             if (slot >= 0 && variables.stream().noneMatch(v -> v.slot() == slot && v.holdsAt(position))) {
                 return null;
             }
@@ -100,20 +109,57 @@ final class Resumable implements CodeTransform {
         variables.removeIf(variable -> variable.slot() < parameters && !changed.contains(variable.slot()));
         List<List<Variable>> kept = new ArrayList<>();
         for (int barrier : barriers) {
+            int reached = reached(elements, positions, barrier);
             kept.add(variables.stream()
-                    .filter(variable -> variable.holdsAt(barrier))
+                    .filter(variable -> variable.holdsAt(barrier)
+                            && reads.getOrDefault(variable.slot(), List.of()).stream()
+                                    .anyMatch(read -> read >= reached && variable.holdsAt(read)))
                     .toList());
         }
         return kept.isEmpty() ? null : new Resumable(kept);
     }
 
-    private static List<Variable> variables(List<CodeElement> elements) {
+    /** The first element that may follow that one: the beginning of its outermost loop, or itself. */
+    private static int reached(List<CodeElement> elements, Map<Label, Integer> positions, int position) {
+        int reached = position;
+        for (int i = elements.size() - 1; i >= reached; i--) {
+            int from = reached;
+            for (Label target : targets(elements.get(i))) {
+                from = Math.min(from, positions.getOrDefault(target, 0));
+            }
+            if (from < reached) {
+                reached = from;
+                i = elements.size();
+            }
+        }
+        return reached;
+    }
+
+    private static List<Label> targets(CodeElement element) {
+        return switch (element) {
+            case BranchInstruction branch -> List.of(branch.target());
+            case TableSwitchInstruction table -> targets(table.defaultTarget(), table.cases());
+            case LookupSwitchInstruction lookup -> targets(lookup.defaultTarget(), lookup.cases());
+            default -> List.of();
+        };
+    }
+
+    private static List<Label> targets(Label others, List<SwitchCase> cases) {
+        return Stream.concat(Stream.of(others), cases.stream().map(SwitchCase::target))
+                .toList();
+    }
+
+    private static Map<Label, Integer> positions(List<CodeElement> elements) {
         Map<Label, Integer> positions = new HashMap<>();
         for (int i = 0; i < elements.size(); i++) {
             if (elements.get(i) instanceof LabelTarget target) {
                 positions.put(target.label(), i);
             }
         }
+        return positions;
+    }
+
+    private static List<Variable> variables(List<CodeElement> elements, Map<Label, Integer> positions) {
         List<Variable> variables = new ArrayList<>();
         for (CodeElement element : elements) {
             if (element instanceof LocalVariable variable) {
