@@ -4,6 +4,7 @@ import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.Set;
 import java.util.function.IntUnaryOperator;
 import java.util.stream.Stream;
 import org.tornadomoe.config.FusedMoeConfig;
@@ -85,35 +86,89 @@ final class DeviceDecoder implements Decoder {
         return Int8Quantizer.quantize(of, Int8Quantization.of(DENSE), arena);
     }
 
-    /** A layer's arrays on the device, but for the MoE layer's and the matrices, whose memory is here until closed. */
-    private final class Layer implements AutoCloseable {
-        private final Arena arena = Arena.ofShared();
-        final FloatArray attentionNorm;
-        final Int8Tensor input;
-        final FloatArray queryNorm;
-        final FloatArray keyNorm;
-        final FloatArray keys = zeros(model.sizes.kvHeads() * model.sizes.headDim() * context);
-        final FloatArray values = zeros(model.sizes.kvHeads() * model.sizes.headDim() * context);
-        final Int8Tensor output;
-        final FloatArray moeNorm;
-        final Packed ownInput;
-        final Packed ownOutput;
+    /**
+     * All norms' gains in one array, and where they begin in it: arrays are what most of a graph's 1024 nodes are for,
+     * of which TornadoVM takes no more.
+     */
+    private static final class Gains {
+        final FloatArray values;
+        final int[] attention;
+        final int[] moe;
 
-        Layer(int number) {
-            attentionNorm = FloatArray.fromArray(model.attentionNorm(number));
-            input = quantize(model.attentionInput(number), arena);
-            float[] norm = model.queryNorm(number);
-            queryNorm = norm == null ? zeros(1) : FloatArray.fromArray(norm);
-            keyNorm = norm == null ? zeros(1) : FloatArray.fromArray(model.keyNorm(number));
-            output = quantize(model.attentionOutput(number), arena);
-            moeNorm = FloatArray.fromArray(model.moeNorm(number));
-            ownInput = new Packed(input);
-            ownOutput = new Packed(output);
+        /** Of queries, then of keys. */
+        final int[] heads;
+
+        final int last;
+
+        /** How many of queries: none, a head's, or all heads'. */
+        final int width;
+
+        Gains(Model model) {
+            int layers = model.sizes.layers();
+            attention = new int[layers];
+            moe = new int[layers];
+            heads = new int[layers];
+            List<float[]> all = new ArrayList<>();
+            int size = 0;
+            int width = 0;
+            for (int i = 0; i < layers; i++) {
+                attention[i] = size;
+                size += add(all, model.attentionNorm(i));
+                moe[i] = size;
+                size += add(all, model.moeNorm(i));
+                heads[i] = size;
+                float[] query = model.queryNorm(i);
+                if (query != null) {
+                    width = query.length;
+                    size += add(all, query) + add(all, model.keyNorm(i));
+                }
+            }
+            last = size;
+            size += add(all, model.norm());
+            this.width = width;
+            values = new FloatArray(size);
+            int at = 0;
+            for (float[] each : all) {
+                MemorySegment.copy(MemorySegment.ofArray(each), 0, values.getSegment(), 4L * at, 4L * each.length);
+                at += each.length;
+            }
         }
 
-        @Override
-        public void close() {
-            arena.close();
+        private static int add(List<float[]> all, float[] gains) {
+            all.add(gains);
+            return gains.length;
+        }
+    }
+
+    /** The arrays that a part's layers have beside the MoE layers', each for all of them. */
+    private final class Arrays {
+        final int cacheOfLayer = 2 * model.sizes.kvHeads() * model.sizes.headDim() * context;
+        final int inputInts = model.sizes.qkv() * (model.sizes.hidden() / 4);
+        final int outputInts = model.sizes.hidden() * (model.sizes.heads() * model.sizes.headDim() / 4);
+        final int rows = model.sizes.qkv() + model.sizes.hidden();
+        final FloatArray cache;
+
+        /** Of a token's projections; a chunk's have the library's layout. */
+        final IntArray weights;
+
+        final FloatArray weightScales;
+
+        Arrays(int layers) {
+            cache = zeros(Math.multiplyExact(layers, cacheOfLayer));
+            weights = new IntArray(Math.multiplyExact(layers, inputInts + outputInts));
+            weightScales = new FloatArray(layers * rows);
+        }
+
+        void fill(int layer, Int8Tensor input, Int8Tensor output) {
+            int at = layer * (inputInts + outputInts);
+            copy(MemorySegment.ofArray(input.scales()), weightScales.getSegment(), layer * rows);
+            copy(MemorySegment.ofArray(output.scales()), weightScales.getSegment(), layer * rows + input.rows());
+            copy(input.values(), weights.getSegment(), at);
+            copy(output.values(), weights.getSegment(), at + inputInts);
+        }
+
+        private void copy(MemorySegment from, MemorySegment to, int at) {
+            MemorySegment.copy(from, 0, to, 4L * at, from.byteSize());
         }
     }
 
@@ -125,15 +180,19 @@ final class DeviceDecoder implements Decoder {
         final MoeTasks moe;
         final IntArray header;
         final boolean single;
+        final Arrays arrays;
         final List<Grid> grids = new ArrayList<>();
         int layers;
+        String firstTask;
 
         /**
          * @param before the part that leaves hidden states on the device for this one; null for the first
          * @param shared the part that has the same layers' arrays on the device; null for one that sends them there
+         * @param layers at most
          */
-        Part(String name, FusedMoeConfig config, Part before, Part shared, boolean single) {
+        Part(String name, FusedMoeConfig config, Part before, Part shared, boolean single, int layers) {
             this.name = name;
+            arrays = shared == null ? new Arrays(layers) : shared.arrays;
             this.shared = shared;
             this.single = single;
             graph = new TaskGraph(name).transferToDevice(DataTransferMode.EVERY_EXECUTION, step);
@@ -155,9 +214,9 @@ final class DeviceDecoder implements Decoder {
                     }
                 }
             }
-            there(normed, qkv, rotations);
+            there(normed, qkv, rotations, gains.values, arrays.cache);
             if (single) {
-                own(attendedParts, digits, scales);
+                own(attendedParts, digits, scales, arrays.weights, arrays.weightScales);
             } else {
                 there(attended);
             }
@@ -186,6 +245,7 @@ final class DeviceDecoder implements Decoder {
             WorkerGrid1D worker = new WorkerGrid1D(groups.applyAsInt(single ? 1 : maxTokens) * group);
             worker.setLocalWork(group, 1, 1);
             scheduler.addWorkerGrid(name + "." + task, worker);
+            firstTask = firstTask == null ? task : firstTask;
             grids.add(new Grid(worker, group, groups));
         }
 
@@ -212,8 +272,7 @@ final class DeviceDecoder implements Decoder {
         }
 
         /** Adds what a layer gave, and norms. */
-        void norm(String task, FloatArray gains) {
-            there(gains);
+        void norm(String task, int gainsFrom) {
             graph.task(
                     task,
                     DeviceKernels::addAndNorm,
@@ -221,7 +280,8 @@ final class DeviceDecoder implements Decoder {
                     header,
                     hidden,
                     output,
-                    gains,
+                    gains.values,
+                    gainsFrom,
                     normed,
                     model.sizes.hidden(),
                     model.sizes.epsilon());
@@ -229,8 +289,7 @@ final class DeviceDecoder implements Decoder {
         }
 
         /** The same for {@link #project}: of the last token. */
-        void normToDigits(String task, FloatArray gains) {
-            there(gains);
+        void normToDigits(String task, int gainsFrom) {
             graph.task(
                     task,
                     DeviceKernels::addAndNormToDigits,
@@ -238,7 +297,8 @@ final class DeviceDecoder implements Decoder {
                     header,
                     hidden,
                     output,
-                    gains,
+                    gains.values,
+                    gainsFrom,
                     digits,
                     scales,
                     model.sizes.hidden(),
@@ -246,77 +306,99 @@ final class DeviceDecoder implements Decoder {
             grid(task, DeviceKernels.WIDE, tokens -> 1);
         }
 
-        void normHeads(String task, FloatArray gains, int from) {
-            there(gains);
+        /** Norms of queries and keys over all heads, where a model has those. */
+        void normHeads(int number) {
+            int queries = model.sizes.heads() * model.sizes.headDim();
+            if (gains.width > model.sizes.headDim()) {
+                normHeads("queryNorm_" + number, gains.heads[number], 0, queries);
+                normHeads(
+                        "keyNorm_" + number,
+                        gains.heads[number] + queries,
+                        queries,
+                        model.sizes.kvHeads() * model.sizes.headDim());
+            }
+        }
+
+        private void normHeads(String task, int gainsFrom, int from, int width) {
             graph.task(
                     task,
                     DeviceKernels::normHeads,
                     new KernelContext(),
                     header,
                     qkv,
-                    gains,
+                    gains.values,
+                    gainsFrom,
                     model.sizes.qkv(),
                     from,
-                    gains.getSize(),
+                    width,
                     model.sizes.epsilon());
             grid(task, tokens -> tokens);
         }
 
-        void project(String task, Packed w, FloatArray y) {
+        int normsEachHead() {
+            return gains.width == model.sizes.headDim() ? 1 : 0;
+        }
+
+        /** A token's: what is in {@link #digits} times rows of weights that begin somewhere in an array. */
+        void project(
+                String task,
+                IntArray weights,
+                int weightsFrom,
+                FloatArray weightScales,
+                int weightScalesFrom,
+                FloatArray y,
+                int rows,
+                int cols) {
             graph.task(
                     task,
                     moe.device().lacksDp4a() == null ? DeviceKernels::project : DeviceKernels::projectPortable,
                     new KernelContext(),
                     digits,
                     scales,
-                    w.values,
-                    w.scales,
+                    weights,
+                    weightsFrom,
+                    weightScales,
+                    weightScalesFrom,
                     y,
-                    w.rows,
-                    w.ints);
-            grid(task, tokens -> Math.ceilDiv(w.rows, DeviceKernels.ROWS));
-        }
-
-        /** Norms of queries and keys over all heads, where a model has those. */
-        void normHeads(String n, Layer layer) {
-            int d = model.sizes.headDim();
-            if (layer.queryNorm.getSize() > d) {
-                normHeads("queryNorm" + n, layer.queryNorm, 0);
-                normHeads("keyNorm" + n, layer.keyNorm, model.sizes.heads() * d);
-            } else {
-                there(layer.queryNorm, layer.keyNorm);
-            }
-        }
-
-        int normsEachHead(Layer layer) {
-            return layer.queryNorm.getSize() == model.sizes.headDim() ? 1 : 0;
+                    rows,
+                    cols / 4);
+            grid(task, tokens -> Math.ceilDiv(rows, DeviceKernels.ROWS));
         }
 
         /** A token: hidden states to {@code output}. */
-        void attendSingle(String n, Layer layer) {
+        void attendSingle(int number) {
             Model.Sizes sizes = model.sizes;
-            normToDigits("attentionNorm" + n, layer.attentionNorm);
-            own(layer.ownInput.values, layer.ownInput.scales, layer.ownOutput.values, layer.ownOutput.scales);
-            project("qkv" + n, layer.ownInput, qkv);
-            normHeads(n, layer);
-            there(layer.keys, layer.values);
+            String n = "_" + number;
+            int weightsFrom = layers * (arrays.inputInts + arrays.outputInts);
+            int width = sizes.heads() * sizes.headDim();
+            normToDigits("attentionNorm" + n, gains.attention[number]);
+            project(
+                    "qkv" + n,
+                    arrays.weights,
+                    weightsFrom,
+                    arrays.weightScales,
+                    layers * arrays.rows,
+                    qkv,
+                    sizes.qkv(),
+                    sizes.hidden());
+            normHeads(number);
             graph.task(
                             "attend" + n,
                             DeviceKernels::attendPart,
                             new KernelContext(),
                             step,
                             qkv,
-                            layer.queryNorm,
-                            layer.keyNorm,
+                            gains.values,
+                            gains.heads[number],
                             rotations,
-                            layer.keys,
-                            layer.values,
+                            arrays.cache,
+                            layers * arrays.cacheOfLayer,
                             attendedParts,
                             sizes.heads(),
                             sizes.kvHeads(),
                             sizes.headDim(),
                             context,
-                            normsEachHead(layer),
+                            normsEachHead(),
                             sizes.epsilon())
                     .task(
                             "attendAll" + n,
@@ -328,17 +410,25 @@ final class DeviceDecoder implements Decoder {
                             sizes.heads(),
                             sizes.headDim());
             grid("attend" + n, tokens -> sizes.heads() * PARTS);
-            grid("attendAll" + n, tokens -> Math.ceilDiv(layer.ownOutput.ints, GROUP));
-            project("out" + n, layer.ownOutput, output);
+            grid("attendAll" + n, tokens -> Math.ceilDiv(width / 4, GROUP));
+            project(
+                    "out" + n,
+                    arrays.weights,
+                    weightsFrom + arrays.inputInts,
+                    arrays.weightScales,
+                    layers * arrays.rows + sizes.qkv(),
+                    output,
+                    sizes.hidden(),
+                    width);
         }
 
         /** A chunk's tokens. */
-        void attendChunk(String n, Layer layer) {
+        void attendChunk(int number, Int8Tensor inputWeights, Int8Tensor outputWeights) {
             Model.Sizes sizes = model.sizes;
-            norm("attentionNorm" + n, layer.attentionNorm);
-            moe.appendProduct("qkv" + n, layer.input, DENSE, normed, qkv);
-            normHeads(n, layer);
-            there(layer.keys, layer.values);
+            String n = "_" + number;
+            norm("attentionNorm" + n, gains.attention[number]);
+            moe.appendProduct("qkv" + n, inputWeights, DENSE, normed, qkv);
+            normHeads(number);
             int share = Math.min(DeviceKernels.QUERIES, Integer.lowestOneBit(sizes.heads() / sizes.kvHeads()));
             graph.task(
                             "rotate" + n,
@@ -347,16 +437,16 @@ final class DeviceDecoder implements Decoder {
                             header,
                             step,
                             qkv,
-                            layer.queryNorm,
-                            layer.keyNorm,
+                            gains.values,
+                            gains.heads[number],
                             rotations,
-                            layer.keys,
-                            layer.values,
+                            arrays.cache,
+                            layers * arrays.cacheOfLayer,
                             sizes.heads(),
                             sizes.kvHeads(),
                             sizes.headDim(),
                             context,
-                            normsEachHead(layer),
+                            normsEachHead(),
                             sizes.epsilon())
                     .task(
                             "attend" + n,
@@ -365,8 +455,8 @@ final class DeviceDecoder implements Decoder {
                             header,
                             step,
                             qkv,
-                            layer.keys,
-                            layer.values,
+                            arrays.cache,
+                            layers * arrays.cacheOfLayer,
                             attended,
                             sizes.heads(),
                             sizes.kvHeads(),
@@ -375,21 +465,21 @@ final class DeviceDecoder implements Decoder {
                             share);
             grid("rotate" + n, tokens -> tokens * (sizes.heads() + sizes.kvHeads()));
             grid("attend" + n, tokens -> Math.ceilDiv(tokens * share, DeviceKernels.QUERIES) * (sizes.heads() / share));
-            moe.appendProduct("out" + n, layer.output, DENSE, attended, output);
+            moe.appendProduct("out" + n, outputWeights, DENSE, attended, output);
         }
 
-        void layer(int number, Layer layer, Int8Experts experts) {
-            String n = "_" + number;
+        void layer(int number, Int8Tensor inputWeights, Int8Tensor outputWeights, Int8Experts experts) {
             if (single) {
-                attendSingle(n, layer);
+                arrays.fill(layers, inputWeights, outputWeights);
+                attendSingle(number);
             } else {
-                attendChunk(n, layer);
+                attendChunk(number, inputWeights, outputWeights);
             }
-            norm("moeNorm" + n, layer.moeNorm);
+            norm("moeNorm_" + number, gains.moe[number]);
             if (shared == null) {
-                moe.append("moe" + n, experts, normed, output);
+                moe.append("moe_" + number, experts, normed, output);
             } else {
-                moe.appendAgain("moe" + n, layers, experts, normed, output);
+                moe.appendAgain("moe_" + number, layers, experts, normed, output);
             }
             layers++;
         }
@@ -404,9 +494,9 @@ final class DeviceDecoder implements Decoder {
                 own(digits, scales);
             }
             own(places);
-            normToDigits("norm", lastNorm);
+            normToDigits("norm", gains.last);
             there(head.values, head.scales, logits, next);
-            project("head", head, logits);
+            project("head", head.values, 0, head.scales, 0, logits, head.rows, head.cols);
             graph.task("chooseParts", DeviceKernels::chooseParts, new KernelContext(), logits, places, head.rows)
                     .task("choose", DeviceKernels::choose, new KernelContext(), logits, places, next);
             grid("chooseParts", tokens -> DeviceKernels.CHOICES);
@@ -438,11 +528,11 @@ final class DeviceDecoder implements Decoder {
     private final FloatArray rotations;
     private final Packed embedding;
     private final Packed head;
-    private final FloatArray lastNorm;
+    private final Gains gains;
     private final FloatArray logits;
     private final IntArray places = new IntArray(DeviceKernels.CHOICES);
     private final IntArray next = new IntArray(1);
-    private final GridScheduler scheduler = new GridScheduler();
+    private final Grids scheduler = new Grids();
 
     /** For chunks of prompts, empty where there are none; then for single tokens. */
     private final List<Part> chunks = new ArrayList<>();
@@ -454,6 +544,20 @@ final class DeviceDecoder implements Decoder {
 
     /** Tokens that the parts were told of last. */
     private int set;
+
+    /**
+     * TornadoVM (5.2) compares names with each of a graph's tasks, twice an execution, until one is the graph's: with
+     * hundreds of names, many of other graphs before it, that is a tenth of a millisecond.
+     */
+    private static final class Grids extends GridScheduler {
+        /** One of the graph that is to run; null for all there are. */
+        private String name;
+
+        @Override
+        public Set<String> keySet() {
+            return name == null ? super.keySet() : Set.of(name);
+        }
+    }
 
     private static FloatArray zeros(int count) {
         FloatArray zeros = new FloatArray(count);
@@ -513,23 +617,25 @@ final class DeviceDecoder implements Decoder {
         }
         embedding = Packed.of(model.embedding());
         head = model.head() == null ? embedding : Packed.of(model.head());
-        lastNorm = FloatArray.fromArray(model.norm());
+        gains = new Gains(model);
         logits = zeros(sizes.vocabulary());
         try {
             for (int i = 0; i < sizes.layers(); i++) {
-                try (Layer layer = new Layer(i);
+                try (Arena arena = Arena.ofShared();
                         Int8Experts experts = model.experts(i, scheme)) {
+                    Int8Tensor inputWeights = quantize(model.attentionInput(i), arena);
+                    Int8Tensor outputWeights = quantize(model.attentionOutput(i), arena);
                     if (i % layersAGraph == 0) {
                         FusedMoeConfig config = experts.config().toBuilder()
                                 .maxNumTokens(maxTokens)
                                 .device(device)
                                 .build();
-                        begin(i / layersAGraph, config);
+                        begin(i / layersAGraph, config, Math.min(layersAGraph, sizes.layers() - i));
                     }
                     if (maxTokens > 1) {
-                        chunks.getLast().layer(i, layer, experts);
+                        chunks.getLast().layer(i, inputWeights, outputWeights, experts);
                     }
-                    singles.getLast().layer(i, layer, experts);
+                    singles.getLast().layer(i, inputWeights, outputWeights, experts);
                 }
             }
             model.requireUnchanged();
@@ -559,14 +665,14 @@ final class DeviceDecoder implements Decoder {
     }
 
     /** A part for chunks, and one for single tokens. */
-    private void begin(int number, FusedMoeConfig config) {
+    private void begin(int number, FusedMoeConfig config, int layers) {
         boolean first = number == 0;
         Part chunk = null;
         if (maxTokens > 1) {
-            chunk = new Part("chunk" + number, config, first ? null : chunks.getLast(), null, false);
+            chunk = new Part("chunk" + number, config, first ? null : chunks.getLast(), null, false, layers);
             chunks.add(chunk);
         }
-        singles.add(new Part("single" + number, config, first ? null : singles.getLast(), chunk, true));
+        singles.add(new Part("single" + number, config, first ? null : singles.getLast(), chunk, true, layers));
         if (first && chunk != null) {
             chunk.embed();
         }
@@ -594,6 +700,8 @@ final class DeviceDecoder implements Decoder {
     }
 
     private void execute(int graph) {
+        Part part = graph < chunks.size() ? chunks.get(graph) : singles.get(graph - chunks.size());
+        scheduler.name = part.name + "." + part.firstTask;
         plan.withGraph(graph);
         last = (chunks.isEmpty() ? singles : chunks).getFirst().moe.execute(plan);
     }

@@ -73,6 +73,7 @@ final class DeviceKernels {
             FloatArray hidden,
             FloatArray output,
             FloatArray gains,
+            int gainsFrom,
             FloatArray normed,
             int width,
             float epsilon) {
@@ -98,7 +99,7 @@ final class DeviceKernels {
         for (int i = lane; i < end; i += WIDE) {
             float value = hidden.get(at + i) + output.get(at + i);
             hidden.set(at + i, value);
-            normed.set(at + i, value * factor * gains.get(i));
+            normed.set(at + i, value * factor * gains.get(gainsFrom + i));
         }
     }
 
@@ -112,6 +113,7 @@ final class DeviceKernels {
             FloatArray hidden,
             FloatArray output,
             FloatArray gains,
+            int gainsFrom,
             IntArray digits,
             FloatArray scales,
             int width,
@@ -151,10 +153,10 @@ final class DeviceKernels {
             float v3 = 0.0f;
             if (k < ints) {
                 int c = 4 * k;
-                v0 = hidden.get(at + c) * factor * gains.get(c);
-                v1 = hidden.get(at + c + 1) * factor * gains.get(c + 1);
-                v2 = hidden.get(at + c + 2) * factor * gains.get(c + 2);
-                v3 = hidden.get(at + c + 3) * factor * gains.get(c + 3);
+                v0 = hidden.get(at + c) * factor * gains.get(gainsFrom + c);
+                v1 = hidden.get(at + c + 1) * factor * gains.get(gainsFrom + c + 1);
+                v2 = hidden.get(at + c + 2) * factor * gains.get(gainsFrom + c + 2);
+                v3 = hidden.get(at + c + 3) * factor * gains.get(gainsFrom + c + 3);
             }
             ctx.localBarrier();
             sums[lane] = greatest(v0, v1, v2, v3);
@@ -206,6 +208,7 @@ final class DeviceKernels {
             IntArray header,
             FloatArray qkv,
             FloatArray gains,
+            int gainsFrom,
             int stride,
             int from,
             int width,
@@ -229,7 +232,7 @@ final class DeviceKernels {
         ctx.localBarrier();
         float factor = 1.0f / TornadoMath.sqrt(sums[0] / width + epsilon);
         for (int i = lane; i < end; i += GROUP) {
-            qkv.set(at + i, qkv.get(at + i) * factor * gains.get(i));
+            qkv.set(at + i, qkv.get(at + i) * factor * gains.get(gainsFrom + i));
         }
     }
 
@@ -242,7 +245,9 @@ final class DeviceKernels {
             IntArray digits,
             FloatArray scales,
             IntArray weights,
+            int weightsFrom,
             FloatArray weightScales,
+            int weightScalesFrom,
             FloatArray y,
             int rows,
             int ints) {
@@ -250,7 +255,7 @@ final class DeviceKernels {
         int lid = ctx.localIdx;
         int lane = lid % LANES;
         int row = ctx.groupIdx * ROWS + lid / LANES;
-        int from = (row < rows ? row : rows - 1) * ints;
+        int from = weightsFrom + (row < rows ? row : rows - 1) * ints;
         int twice = 2 * ints;
         float sum = 0.0f;
         int k = lane;
@@ -304,7 +309,7 @@ final class DeviceKernels {
             }
         }
         if (lane == 0 && row < rows) {
-            y.set(row, sums[lid] * weightScales.get(row));
+            y.set(row, sums[lid] * weightScales.get(weightScalesFrom + row));
         }
     }
 
@@ -314,7 +319,9 @@ final class DeviceKernels {
             IntArray digits,
             FloatArray scales,
             IntArray weights,
+            int weightsFrom,
             FloatArray weightScales,
+            int weightScalesFrom,
             FloatArray y,
             int rows,
             int ints) {
@@ -322,7 +329,7 @@ final class DeviceKernels {
         int lid = ctx.localIdx;
         int lane = lid % LANES;
         int row = ctx.groupIdx * ROWS + lid / LANES;
-        int from = (row < rows ? row : rows - 1) * ints;
+        int from = weightsFrom + (row < rows ? row : rows - 1) * ints;
         int whole = ints / GROUP * GROUP;
         float sum = 0.0f;
         int low = 0;
@@ -348,7 +355,7 @@ final class DeviceKernels {
             }
         }
         if (lane == 0 && row < rows) {
-            y.set(row, sums[lid] * weightScales.get(row));
+            y.set(row, sums[lid] * weightScales.get(weightScalesFrom + row));
         }
     }
 
@@ -365,19 +372,20 @@ final class DeviceKernels {
      *
      * @param qkv [M, (heads + 2 kvHeads) d]; the queries stay in it
      * @param rotations [context, d]: cosines, then sines, of half a head each
-     * @param keys [kvHeads, d, context], so that a work-item reads beside its neighbour
-     * @param values [kvHeads, context, d]
+     * @param gains of queries from {@code gainsFrom} on, then of keys
+     * @param cache of each layer [kvHeads, d, context] keys, so that a work-item reads beside its neighbour, from {@code
+     *     keys} on, then [kvHeads, context, d] values
      */
     static void rotateHeads(
             KernelContext ctx,
             IntArray header,
             IntArray step,
             FloatArray qkv,
-            FloatArray queryGains,
-            FloatArray keyGains,
+            FloatArray gains,
+            int gainsFrom,
             FloatArray rotations,
-            FloatArray keys,
-            FloatArray values,
+            FloatArray cache,
+            int keys,
             int heads,
             int kvHeads,
             int d,
@@ -404,7 +412,7 @@ final class DeviceKernels {
         }
         ctx.localBarrier();
         if (norms == 1 && active == 1) {
-            float gain = head < heads ? queryGains.get(lane) : keyGains.get(lane);
+            float gain = gains.get(gainsFrom + lane + (head < heads ? 0 : d));
             value = value * (1.0f / TornadoMath.sqrt(sums[0] / d + epsilon)) * gain;
         }
         own[lane] = value;
@@ -422,8 +430,9 @@ final class DeviceKernels {
                 qkv.set(at + lane, rotated);
             } else {
                 int kvHead = head - heads;
-                keys.set((kvHead * d + lane) * context + position, rotated);
-                values.set((kvHead * context + position) * d + lane, qkv.get(at + kvHeads * d + lane));
+                int values = keys + kvHeads * d * context;
+                cache.set(keys + (kvHead * d + lane) * context + position, rotated);
+                cache.set(values + (kvHead * context + position) * d + lane, qkv.get(at + kvHeads * d + lane));
             }
         }
     }
@@ -441,11 +450,11 @@ final class DeviceKernels {
             KernelContext ctx,
             IntArray step,
             FloatArray qkv,
-            FloatArray queryGains,
-            FloatArray keyGains,
+            FloatArray gains,
+            int gainsFrom,
             FloatArray rotations,
-            FloatArray keys,
-            FloatArray values,
+            FloatArray cache,
+            int keys,
             FloatArray parts,
             int heads,
             int kvHeads,
@@ -462,6 +471,7 @@ final class DeviceKernels {
         int part = ctx.groupIdx - head * PARTS;
         int kvHead = head / (heads / kvHeads);
         int positions = step.get(0) + 1;
+        int values = keys + kvHeads * d * context;
         int share = (positions + 8 * PARTS - 1) / (8 * PARTS) * 8;
         int begin = part * share;
         int end = begin + share < positions ? begin + share : positions;
@@ -482,7 +492,7 @@ final class DeviceKernels {
             }
             ctx.localBarrier();
             if (norms == 1 && lid < d) {
-                float gain = which == 0 ? queryGains.get(lid) : keyGains.get(lid);
+                float gain = gains.get(gainsFrom + lid + (which == 0 ? 0 : d));
                 vector = vector * (1.0f / TornadoMath.sqrt(reduced[0] / d + epsilon)) * gain;
             }
             own[lid] = vector;
@@ -498,8 +508,8 @@ final class DeviceKernels {
                 if (which == 0) {
                     query[lid] = rotated;
                 } else {
-                    keys.set((kvHead * d + lid) * context + positions - 1, rotated);
-                    values.set((kvHead * context + positions - 1) * d + lid, qkv.get(at + kvHeads * d + lid));
+                    cache.set(keys + (kvHead * d + lid) * context + positions - 1, rotated);
+                    cache.set(values + (kvHead * context + positions - 1) * d + lid, qkv.get(at + kvHeads * d + lid));
                 }
             }
             ctx.globalBarrier();
@@ -516,10 +526,10 @@ final class DeviceKernels {
         float output = 0.0f;
         for (int from = begin; from < end; from += LANES) {
             int position = from + lane < end ? from + lane : end - 1;
-            int key = (kvHead * d + i0) * context + position;
+            int key = keys + (kvHead * d + i0) * context + position;
             float product = 0.0f;
             for (int i = 0; i < eighth; i++) {
-                product += query[i0 + i] * keys.get(key + i * context);
+                product += query[i0 + i] * cache.get(key + i * context);
             }
             reduced[lid] = product;
             ctx.localBarrier();
@@ -540,11 +550,11 @@ final class DeviceKernels {
             output = output * shrink;
             greatest = most;
             int here = end - from < LANES ? end - from : LANES;
-            int value = (kvHead * context + from) * d + column;
+            int value = values + (kvHead * context + from) * d + column;
             for (int p = row; p < here; p += rows) {
                 float weight = TornadoMath.exp(scores[p] - most);
                 total += weight;
-                output += weight * values.get(value + p * d);
+                output += weight * cache.get(value + p * d);
             }
         }
         ctx.localBarrier();
@@ -641,8 +651,8 @@ final class DeviceKernels {
             IntArray header,
             IntArray step,
             FloatArray qkv,
-            FloatArray keys,
-            FloatArray values,
+            FloatArray cache,
+            int keys,
             FloatArray attended,
             int heads,
             int kvHeads,
@@ -706,8 +716,8 @@ final class DeviceKernels {
         float of = 0.0f;
         ctx.localBarrier();
         for (int from = 0; from < end; from += GROUP) {
-            int a = kvHead * d * context + (from + lane < end ? from + lane : end - 1);
-            int b = kvHead * d * context + (from + lane + GROUP / 2 < end ? from + lane + GROUP / 2 : end - 1);
+            int a = keys + kvHead * d * context + (from + lane < end ? from + lane : end - 1);
+            int b = keys + kvHead * d * context + (from + lane + GROUP / 2 < end ? from + lane + GROUP / 2 : end - 1);
             float s0a = 0.0f;
             float s1a = 0.0f;
             float s2a = 0.0f;
@@ -725,8 +735,8 @@ final class DeviceKernels {
             float s6b = 0.0f;
             float s7b = 0.0f;
             for (int i = 0; i < d; i++) {
-                float ka = keys.get(a + i * context);
-                float kb = keys.get(b + i * context);
+                float ka = cache.get(a + i * context);
+                float kb = cache.get(b + i * context);
                 int at = half * d + i;
                 float q0 = query[at];
                 float q1 = query[at + d];
@@ -828,9 +838,9 @@ final class DeviceKernels {
             oe = oe * shrink[14];
             of = of * shrink[15];
             int here = end - from < GROUP ? end - from : GROUP;
-            int value = (kvHead * context + from) * d + column;
+            int value = keys + kvHeads * d * context + (kvHead * context + from) * d + column;
             for (int p = row; p < here; p += rows) {
-                float v = values.get(value + p * d);
+                float v = cache.get(value + p * d);
                 o0 += scores[p] * v;
                 o1 += scores[p + GROUP] * v;
                 o2 += scores[p + 2 * GROUP] * v;

@@ -80,6 +80,7 @@ class DeviceKernelsTest {
                         hidden,
                         output,
                         gains,
+                        0,
                         digits,
                         scales,
                         cols,
@@ -91,7 +92,9 @@ class DeviceKernelsTest {
                         digits,
                         scales,
                         weights,
+                        0,
                         weightScales,
+                        0,
                         portable,
                         rows,
                         ints);
@@ -104,7 +107,9 @@ class DeviceKernelsTest {
                     digits,
                     scales,
                     weights,
+                    0,
                     weightScales,
+                    0,
                     y,
                     rows,
                     ints);
