@@ -31,9 +31,9 @@ import uk.ac.manchester.tornado.api.types.arrays.IntArray;
  * The decoder as one plan of TornadoVM's: the embedding, every layer, the head and the choice of a token run on the
  * device, one after the other; tokens go there, and the next comes back. One sequence at a time.
  *
- * <p>A task graph takes a few layers only, since TornadoVM has 8 KB for what it is made of. So there are several, and
+ * <p>A task graph takes a few layers only, since TornadoVM has 8 KB and 1024 nodes for it. So there are several, and
  * hidden states stay on the device from one to the next. Where prompts are read in chunks, there are as many graphs
- * once more for single tokens, recorded as CUDA graphs, with the same weights and the same cache.
+ * once more for single tokens, recorded as CUDA graphs, with the same experts and the same cache.
  */
 final class DeviceDecoder implements Decoder {
     private static final int GROUP = DeviceKernels.GROUP;
@@ -571,7 +571,7 @@ final class DeviceDecoder implements Decoder {
      * @param device TornadoVM's, such as {@code cuda:0}; null for the best there is
      * @param maxTokens of a prompt that are computed together
      * @param context positions, at most the model's, that the cache has room for
-     * @param layersAGraph as many as TornadoVM's graphs take: four, or ten of the kernels for Hopper
+     * @param layersAGraph as many as TornadoVM's graphs take: four, or eight of the kernels for Hopper
      * @param recorded whether what single tokens run is recorded as CUDA graphs, where the device has them
      */
     DeviceDecoder(

@@ -43,7 +43,7 @@ import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
 /**
  * MoE layers as tasks of a caller's own task graph: hidden states are read where a task before has left them on the
  * device, and the output stays there for the next. A layer's weights go to the device once; what is between its
- * kernels, all layers share.
+ * kernels, all layers share. Dense matrices of the caller's go in between ({@link #appendProduct}).
  *
  * <pre>{@code
  * TaskGraph graph = new TaskGraph("model").transferToDevice(DataTransferMode.EVERY_EXECUTION, hidden);
