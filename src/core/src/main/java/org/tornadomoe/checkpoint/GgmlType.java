@@ -127,9 +127,9 @@ enum GgmlType {
             for (int group = 0; group < 4; group++, low >>>= 8, high >>>= 8) {
                 // Six bits of the first four each, beside two of the last four, whose other four come last.
                 scales[group] = scale * (low & 0x3f);
-                mins[group] = min * (low >>> 32 & 0x3f);
-                scales[4 + group] = scale * (high & 0xf | low >>> 2 & 0x30);
-                mins[4 + group] = min * (high >>> 4 & 0xf | low >>> 34 & 0x30);
+                mins[group] = min * ((low >>> 32) & 0x3f);
+                scales[4 + group] = scale * ((high & 0xf) | ((low >>> 2) & 0x30));
+                mins[4 + group] = min * (((high >>> 4) & 0xf) | ((low >>> 34) & 0x30));
             }
         }
     },
