@@ -38,7 +38,7 @@ final class SmallFloats {
 
     static {
         for (int bits = 0; bits < 256; bits++) {
-            TWO_HALF_STEPS[bits] = (short) (HALF_STEPS[bits & 15] & 0xff | HALF_STEPS[bits >> 4] << 8);
+            TWO_HALF_STEPS[bits] = (short) ((HALF_STEPS[bits & 15] & 0xff) | (HALF_STEPS[bits >> 4] << 8));
             int magnitude = bits & 0x7f;
             float sign = bits < 128 ? 1 : -1;
             E4M3[bits] = sign * (magnitude == 0x7f ? Float.NaN : e4m3(magnitude));
