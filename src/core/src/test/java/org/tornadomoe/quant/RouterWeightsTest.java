@@ -89,9 +89,7 @@ class RouterWeightsTest {
                 "0 -1 2 1 | table of experts: expected 0 to 2, got -1 for token id 0"
             })
     void aTableHasTheLayersExperts(String ids, String message) {
-        int[] table = Arrays.stream(ids.split(" "))
-                .mapToInt(Integer::parseInt)
-                .toArray();
+        int[] table = Arrays.stream(ids.split(" ")).mapToInt(Integer::parseInt).toArray();
         refused(of(table, null), ScoringFunction.TOKEN_TABLE, message);
     }
 

@@ -45,8 +45,8 @@ class HopperWeightsTest {
         }
 
         /**
-         * {@code tileGemm128} and the smaller ones: a stage is copied to shared memory as it lies, and there wgmma reads
-         * rows of 128 bytes, eight each 1024, whose 16 bytes are swizzled.
+         * {@code tileGemm128} and the smaller ones: a stage is copied to shared memory as it lies, and there wgmma
+         * reads rows of 128 bytes, eight each 1024, whose 16 bytes are swizzled.
          */
         byte wgmma(int expert, int packed, int k) {
             int tile = packed / 256;
