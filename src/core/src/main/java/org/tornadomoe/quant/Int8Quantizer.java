@@ -356,8 +356,8 @@ public final class Int8Quantizer {
             int i = from;
             for (; i + 8 <= to; i += 8) {
                 long eight = (long) LONGS.get(codes, i) & MAGNITUDES;
-                long isLess = ((most | ~MAGNITUDES) - eight >>> 7 & ONES ^ ONES) * 0xff;
-                most = eight & isLess | most & ~isLess;
+                long isLess = (((((most | ~MAGNITUDES) - eight) >>> 7) & ONES) ^ ONES) * 0xff;
+                most = (eight & isLess) | (most & ~isLess);
             }
             int greatest = 0;
             for (; most != 0; most >>>= 8) {
