@@ -67,7 +67,7 @@ final class StoredInt8 implements QuantizedWeights {
         try {
             Int8Tensor w13 = allocate(arena, experts, config.gateUpRows(), config.hiddenDim(), grid.gateUpRows());
             Int8Tensor w2 = allocate(arena, experts, config.hiddenDim(), config.intermediateSize(), grid.downRows());
-            long rows = w13.rows() + w2.rows();
+            long rows = (long) w13.rows() + w2.rows();
             long[] done = {0};
             IntStream.range(0, experts).parallel().forEach(e -> {
                 copy(e, w13, w2);
