@@ -8,6 +8,7 @@ import static org.assertj.core.api.Assertions.assertThatIllegalStateException;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.Map;
 import java.util.function.UnaryOperator;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
@@ -61,6 +62,29 @@ class MoeCheckpointTest {
     private void qwen3() throws IOException {
         config(QWEN3);
         layer("mlp", "gate_proj", "up_proj", "down_proj", n -> n).write(directory.resolve("model.safetensors"));
+    }
+
+    @Test
+    void aLayerHasAFormatAndBytes() throws IOException {
+        qwen3();
+        try (MoeCheckpoint checkpoint = MoeCheckpoint.open(directory)) {
+            assertThat(checkpoint.format()).isEqualTo("safetensors");
+            // the router's [2, 3], and of 2 experts three matrices of 6 values
+            assertThat(checkpoint.bytes(1)).containsExactly(Map.entry("F32", 4L * (6 + 2 * 3 * 6)));
+            int layers = checkpoint.layers();
+            assertThatExceptionOfType(CheckpointException.class).isThrownBy(() -> checkpoint.bytes(layers));
+            assertThatExceptionOfType(CheckpointException.class)
+                    .isThrownBy(() -> checkpoint.bytes(0))
+                    .withMessageContaining("layer 0 is not an MoE layer: decoder_sparse_step is 2");
+        }
+        try (MoeCheckpoint checkpoint = MoeCheckpoint.open(Path.of("src/test/resources/cases/gptq-4"))) {
+            assertThat(checkpoint.format()).isEqualTo("safetensors, gptq");
+            assertThat(checkpoint.bytes(0)).containsKey("I32");
+        }
+        try (MoeCheckpoint checkpoint = MoeCheckpoint.open(Path.of("src/test/resources/cases/gguf-q4_k/model.gguf"))) {
+            assertThat(checkpoint.format()).isEqualTo("GGUF");
+            assertThat(checkpoint.bytes(0)).containsKeys("F32", "Q4_K");
+        }
     }
 
     private static void assertRows(ExpertWeights weights) {
