@@ -373,8 +373,8 @@ final class DeviceKernels {
      * @param qkv [M, (heads + 2 kvHeads) d]; the queries stay in it
      * @param rotations [context, d]: cosines, then sines, of half a head each
      * @param gains of queries from {@code gainsFrom} on, then of keys
-     * @param cache of each layer [kvHeads, d, context] keys, so that a work-item reads beside its neighbour, from {@code
-     *     keys} on, then [kvHeads, context, d] values
+     * @param cache of each layer [kvHeads, d, context] keys, so that a work-item reads beside its neighbour, from
+     *     {@code keys} on, then [kvHeads, context, d] values
      */
     static void rotateHeads(
             KernelContext ctx,
