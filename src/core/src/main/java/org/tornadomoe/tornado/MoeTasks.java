@@ -247,8 +247,10 @@ public final class MoeTasks implements AutoCloseable {
         if (scheme != Int8Scheme.W8A8_CHANNEL && scheme != Int8Scheme.W8A16_CHANNEL) {
             throw new IllegalArgumentException("scheme: expected W8A8_CHANNEL or W8A16_CHANNEL, got " + scheme.name());
         }
-        require("x", x, weights.cols());
-        require("y", y, weights.rows());
+        int in = weights.cols();
+        int out = weights.rows();
+        require("x", x, in);
+        require("y", y, out);
         if (x == y) {
             throw new IllegalArgumentException("y: expected another array than x");
         }
@@ -256,8 +258,8 @@ public final class MoeTasks implements AutoCloseable {
         FusedMoeConfig alone = FusedMoeConfig.builder()
                 .numExperts(1)
                 .expertsPerToken(1)
-                .hiddenDim(weights.cols())
-                .intermediateSize(weights.rows())
+                .hiddenDim(in)
+                .intermediateSize(out)
                 .activation(MoeActivation.SILU_NO_MUL)
                 .router(RouterConfig.of(ScoringFunction.SOFTMAX, true).handedIn())
                 .maxNumTokens(config.maxNumTokens())
@@ -265,7 +267,7 @@ public final class MoeTasks implements AutoCloseable {
                 .build();
         Arena arena = Arena.ofShared();
         try (Int8Experts expert = Int8Experts.builder(
-                        alone, scheme, weights, Int8Tensor.allocate(arena, 1, weights.cols(), weights.rows()), arena)
+                        alone, scheme, weights, Int8Tensor.allocate(arena, 1, in, out), arena)
                 .build()) {
             TornadoExperts chosen = choose(alone, expert);
             Map<String, TornadoNativeArray> given = new LinkedHashMap<>();
