@@ -163,7 +163,7 @@ final class CpuGemm {
             Operands of, Int8Products products, int block, int atOnce, int first, int count, Scratch s) {
         PackedWeights w = of.w();
         int[] shifts = Objects.requireNonNull(w.shifts(), "shifts");
-        boolean inOrder = of.rows() == of.bytes() || call.laidOut;
+        boolean inOrder = of.rows().equals(of.bytes()) || call.laidOut;
         MemorySegment bytes = inOrder ? of.bytes() : of.rows();
         long row = (long) (inOrder ? first : call.order[first] / of.pairsPerRow()) * w.stride();
         if (block % atOnce == 0) {
