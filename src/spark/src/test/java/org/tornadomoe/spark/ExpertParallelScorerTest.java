@@ -270,7 +270,9 @@ class ExpertParallelScorerTest {
             for (int n : new int[] {1, 7}) {
                 spark.conf().set("spark.sql.shuffle.partitions", n);
                 for (Dataset<Row> rows : List.of(
-                        rows(2), rows(ROWS + 3), rows(3).orderBy(functions.col("id").desc()))) {
+                        rows(2),
+                        rows(ROWS + 3),
+                        rows(3).orderBy(functions.col("id").desc()))) {
                     assertThat(outputs(plan.transform(rows)))
                             .usingRecursiveComparison()
                             .isEqualTo(expected);
