@@ -1,5 +1,6 @@
 package org.tornadomoe.checkpoint;
 
+import static java.util.Objects.requireNonNull;
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatExceptionOfType;
 
@@ -37,7 +38,7 @@ class CheckpointNameTest {
                 .resolve("snapshots")
                 .resolve(commit)
                 .resolve(name);
-        Files.createDirectories(file.getParent());
+        Files.createDirectories(requireNonNull(file.getParent()));
         return Files.writeString(file, "");
     }
 
@@ -95,7 +96,7 @@ class CheckpointNameTest {
     @Test
     void mainIsTakenOrTheOnlySnapshot() throws IOException {
         file(COMMIT, "config.json");
-        Path snapshot = file(COMMIT, "model.safetensors").getParent();
+        Path snapshot = requireNonNull(file(COMMIT, "model.safetensors").getParent());
         assertThat(found("org/model.v1")).isEqualTo(snapshot);
         assertThat(found("org/model.v1/sub/file.gguf")).isEqualTo(snapshot.resolve("sub/file.gguf"));
         file("fedcba", "config.json");
@@ -125,12 +126,12 @@ class CheckpointNameTest {
                 "expected one model, found several: add one of these to the name: model-q4-00001-of-00003.gguf,"
                         + " model-q8.gguf");
         file(COMMIT, "config.json");
-        assertThat(found("org/model.v1")).isEqualTo(first.getParent());
+        assertThat(found("org/model.v1")).isEqualTo(requireNonNull(first.getParent()));
     }
 
     @Test
     void aModelWithoutGgufIsItsFolder() throws IOException {
-        Path snapshot = file(COMMIT, "model.safetensors").getParent();
+        Path snapshot = requireNonNull(file(COMMIT, "model.safetensors").getParent());
         assertThat(found("org/model.v1")).isEqualTo(snapshot);
     }
 }

@@ -1,5 +1,6 @@
 package org.tornadomoe.checkpoint;
 
+import static java.util.Objects.requireNonNull;
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatExceptionOfType;
 
@@ -98,7 +99,7 @@ class GgufHeaderTest {
             assertThat(gguf.skipped("list")).isEqualTo(List.of(value, value));
             assertThat(gguf.skipped("one")).isEqualTo(type == 8 ? value : null);
             assertThat(gguf.skipped("none")).isNull();
-            assertThat(gguf.encoded().get("behind").byteSize()).isEqualTo(12);
+            assertThat(requireNonNull(gguf.encoded().get("behind")).byteSize()).isEqualTo(12);
         }
         byte[] all = Files.readAllBytes(file);
         Files.write(file, Arrays.copyOf(all, all.length - 3));
@@ -181,8 +182,7 @@ class GgufHeaderTest {
             data(bytes, 48);
         });
         try (Gguf gguf = Gguf.open(file)) {
-            Gguf.Entry entry = gguf.find("t");
-            assertThat(entry).isNotNull();
+            Gguf.Entry entry = requireNonNull(gguf.find("t"));
             assertThat(entry.shape()).hasSize(dimensions).endsWith(2);
             assertThat(entry.data().byteSize())
                     .isEqualTo(4 * Arrays.stream(sizes, 0, dimensions).reduce(1, (a, b) -> a * b));
