@@ -69,6 +69,11 @@ final class ProgressLine implements Progress, AutoCloseable {
 
     @Override
     public void close() {
+        done();
+    }
+
+    /** Takes the line away, before something else is printed. */
+    void done() {
         ProgressBar shown = bar;
         if (shown != null) {
             shown.close();

@@ -156,7 +156,7 @@ final class Run implements Callable<Integer> {
             try (ProgressLine progress = new ProgressLine("rows", !unchecked);
                     MoeLayer loaded = target.load(weights, quantization, hidden.count(), progress)) {
                 double load = secondsSince(start + progress.measured());
-                progress.close();
+                progress.done();
                 tell(opened.modelType(), loaded, load, progress.error());
                 Times times = time(loaded, hidden, inputs, out);
                 if (result != null) {

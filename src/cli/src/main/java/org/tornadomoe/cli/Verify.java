@@ -125,7 +125,7 @@ final class Verify implements Callable<Integer> {
             ChosenExperts chosen = ChosenExperts.allocate(hidden.count(), config.pairsPerToken());
             try (ProgressLine progress = new ProgressLine("rows", true);
                     MoeLayer loaded = target.load(weights, quantization, hidden.count(), progress)) {
-                progress.close();
+                progress.done();
                 // The states of a router before are written over, and read again for the definition's choice.
                 loaded.forward(hidden.values(), hidden.count(), actual, chosen, inputs(file, weights, hidden));
                 double error = Numerics.relativeL2(Numerics.widen(actual), Numerics.widen(expected));
