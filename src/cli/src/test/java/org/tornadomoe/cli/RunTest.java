@@ -13,6 +13,7 @@ import java.nio.file.Path;
 import java.util.Arrays;
 import java.util.List;
 import java.util.Map;
+import java.util.Objects;
 import java.util.function.Function;
 import org.jspecify.annotations.Nullable;
 import org.junit.jupiter.api.Test;
@@ -99,9 +100,9 @@ class RunTest {
                     "run",
                     checkpoint,
                     "--layer",
-                    JSON.std
+                    Objects.requireNonNull(JSON.std
                             .mapFrom(Files.readString(checkpoint.resolve("golden.json")))
-                            .get("layer"),
+                            .get("layer")),
                     "--input",
                     golden,
                     "--output",
