@@ -11,6 +11,7 @@ import org.jspecify.annotations.Nullable;
 import org.tornadomoe.checkpoint.CheckpointException;
 import org.tornadomoe.checkpoint.WholeFile;
 import org.tornadomoe.config.FusedMoeConfig;
+import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.config.ScalarType;
 import org.tornadomoe.kernel.DeviceMemory;
 import org.tornadomoe.kernel.InsufficientMemoryException;
@@ -157,21 +158,19 @@ final class Bench implements Callable<Integer> {
         BenchReport report = new BenchReport(this);
         // With what a user should know told once, whatever becomes of the shapes.
         BenchShape asked = target.devices.size() > 1 ? wanted.getFirst() : BenchShape.of("tiny");
-        Sharding first = target.choose(
-                asked.config(1),
-                measuring.quantization().weightKey(),
-                measuring.quantization().activationKey());
+        Int8Quantization quantization = measuring.quantization();
+        Sharding first = target.choose(asked.config(1), quantization.weightKey(), quantization.activationKey());
         PrintWriter err = spec.commandLine().getErr();
         for (BenchShape shape : wanted) {
             try {
                 if (layers == null) {
                     measure(shape, sizes, report, err);
                 } else {
-                    FusedMoeConfig config = target.select(shape.config(1), measuring.quantization())
+                    FusedMoeConfig config = target.select(shape.config(1), quantization)
                             .ranks()
                             .getFirst()
                             .config();
-                    try (Int8Experts experts = RandomExperts.of(config, measuring.quantization(), skew)) {
+                    try (Int8Experts experts = RandomExperts.of(config, quantization, skew)) {
                         report.inPlans.addAll(
                                 BenchLayers.measure(shape, config, experts, sizes, layers, measuring.runs, err));
                     }
@@ -270,21 +269,21 @@ final class Bench implements Callable<Integer> {
     }
 
     private void measure(BenchShape shape, List<Integer> sizes, BenchReport report, PrintWriter err) {
+        Int8Quantization quantization = measuring.quantization();
         int most = sizes.stream().mapToInt(Integer::intValue).max().orElseThrow();
-        FusedMoeConfig config = target.select(shape.config(most, hiddenType()), measuring.quantization())
-                .config();
-        try (Int8Experts experts = RandomExperts.of(config, measuring.quantization(), skew)) {
+        FusedMoeConfig config =
+                target.select(shape.config(most, hiddenType()), quantization).config();
+        try (Int8Experts experts = RandomExperts.of(config, quantization, skew)) {
             for (List<Integer> together :
                     separate ? sizes.stream().map(List::of).toList() : List.of(sizes)) {
                 int largest =
                         together.stream().mapToInt(Integer::intValue).max().orElseThrow();
-                Sharding sharding = target.select(shape.config(largest, hiddenType()), measuring.quantization());
+                Sharding sharding = target.select(shape.config(largest, hiddenType()), quantization);
                 long begin = System.nanoTime();
                 try (MoeKernel kernel =
                         ShardedLayer.load(sharding, Int8MoeOracle.installed(), experts, (_, _, _) -> {})) {
-                    List<@Nullable DeviceMemory> takes = sharding.memory(
-                            measuring.quantization().weightKey(),
-                            measuring.quantization().activationKey());
+                    List<@Nullable DeviceMemory> takes =
+                            sharding.memory(quantization.weightKey(), quantization.activationKey());
                     // Of several devices that of the first, which has the most.
                     report.memory.put(shape.name(), Output.json(takes.getFirst()));
                     err.printf(

@@ -170,28 +170,22 @@ final class Tune implements Callable<Integer> {
         boolean slow = TornadoHome.current().kind() == TornadoHome.Kind.INTERPRETER;
         List<Integer> wanted = (tokens.isEmpty() ? slow ? FEW_TOKENS : TOKENS : tokens)
                 .stream().distinct().sorted().toList();
+        Int8Quantization quantization = measuring.quantization();
         long deadline = System.nanoTime() + (long) (minutes * 60e9);
         if (of.shape != null) {
             FusedMoeConfig config = BenchShape.of(of.shape).config(wanted.getLast());
-            Selection selection = target.chooseOne(
-                    config,
-                    measuring.quantization().weightKey(),
-                    measuring.quantization().activationKey());
-            LaunchSpace space = space(selection, measuring.quantization());
-            try (Int8Experts experts = RandomExperts.of(selection.config(), measuring.quantization(), 0)) {
+            Selection selection = target.chooseOne(config, quantization.weightKey(), quantization.activationKey());
+            LaunchSpace space = space(selection, quantization);
+            try (Int8Experts experts = RandomExperts.of(selection.config(), quantization, 0)) {
                 return tune(selection, space, experts, wanted, deadline);
             }
         }
         Path path = Objects.requireNonNull(of.checkpoint).path();
         try (MoeCheckpoint opened = MoeCheckpoint.open(path)) {
             FusedMoeConfig config = opened.layer(layer).config().withMaxNumTokens(wanted.getLast());
-            Selection selection = target.chooseOne(
-                    config,
-                    measuring.quantization().weightKey(),
-                    measuring.quantization().activationKey());
-            LaunchSpace space = space(selection, measuring.quantization());
-            try (Int8Experts experts =
-                    QuantizedWeights.int8(opened.layer(layer), measuring.quantization(), Progress.NONE)) {
+            Selection selection = target.chooseOne(config, quantization.weightKey(), quantization.activationKey());
+            LaunchSpace space = space(selection, quantization);
+            try (Int8Experts experts = QuantizedWeights.int8(opened.layer(layer), quantization, Progress.NONE)) {
                 return tune(selection, space, experts, wanted, deadline);
             }
         }

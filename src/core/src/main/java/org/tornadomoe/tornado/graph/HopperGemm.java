@@ -18,14 +18,11 @@ public final class HopperGemm extends CudaGemm {
     /** What kernels for Hopper are compiled for. */
     public static final String ARCHITECTURE = "--gpu-architecture=sm_90a";
 
-    /** Rows of the smallest tile. */
-    private static final int MIN_TILE = 16;
+    /** Packed rows of a tile by {@code wgmma}. */
+    static final int TILE_ROWS = 256;
 
-    /** Packed rows of a tile. */
-    private static final int TILE_ROWS = 256;
-
-    /** Four warps that fetch and two times four that multiply. */
-    private static final int THREADS = 384;
+    /** Of such a tile: four warps that fetch and two times four that multiply. */
+    static final int THREADS = 384;
 
     @Override
     public String name() {
@@ -42,7 +39,7 @@ public final class HopperGemm extends CudaGemm {
         return List.of(
                 new LaunchConfig(8, 32, 64, 1, 8, 4),
                 new LaunchConfig(8, 32, 64, 1, 4, 4),
-                tile(MIN_TILE),
+                tile(MmaGemm.MIN_TILE),
                 tile(32),
                 tile(64),
                 tile(TILE));
@@ -62,7 +59,7 @@ public final class HopperGemm extends CudaGemm {
     public LaunchConfig byRule(FusedMoeConfig config, int tokens) {
         int rows = GemmFamily.pairsOfExpert(config, tokens);
         if (rows > 1 && tokens * config.pairsPerToken() > MmaGemm.FEW) {
-            return tile(rows <= 6 ? MIN_TILE : rows <= 20 ? 32 : rows <= 64 ? 64 : TILE);
+            return tile(rows <= 6 ? MmaGemm.MIN_TILE : rows <= 20 ? 32 : rows <= 64 ? 64 : TILE);
         }
         int warps = streamingWarps(config.hiddenDim());
         return launches().stream()
@@ -110,7 +107,7 @@ public final class HopperGemm extends CudaGemm {
     }
 
     static boolean isSkinny(LayerArrays a, int tokens) {
-        return a.blockSize(tokens) < MIN_TILE;
+        return a.blockSize(tokens) < MmaGemm.MIN_TILE;
     }
 
     @Override

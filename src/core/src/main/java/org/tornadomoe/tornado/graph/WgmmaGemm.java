@@ -8,7 +8,6 @@ import org.tornadomoe.kernel.Support;
 import org.tornadomoe.tornado.cuda.CudaKernel;
 import org.tornadomoe.tornado.cuda.CudaKernel.Launch;
 import org.tornadomoe.tornado.device.Device;
-import org.tornadomoe.tornado.layout.MmaWeights;
 import org.tornadomoe.tuning.LaunchConfig;
 
 /**
@@ -17,12 +16,6 @@ import org.tornadomoe.tuning.LaunchConfig;
  * 128 k, not 64, have whole sums. For the schemes that {@link HopperGemm} doesn't serve.
  */
 public final class WgmmaGemm extends MmaGemm {
-    /** Four warps that fetch and two times four that multiply. */
-    private static final int THREADS = 384;
-
-    /** Packed rows of a tile. */
-    private static final int TILE_ROWS = 2 * MmaWeights.TILE_ROWS;
-
     /** Of all stages. */
     private static final int MOST_BYTES = 204_800;
 
@@ -62,7 +55,8 @@ public final class WgmmaGemm extends MmaGemm {
         return Stream.concat(
                         super.launches().stream().filter(launch -> isSkinny(launch.blockSizeM())),
                         Stream.of(MIN_TILE, 32, 64, TILE)
-                                .map(rows -> new LaunchConfig(rows, TILE_ROWS, 64, 8, THREADS / 32, MOST_STAGES)))
+                                .map(rows -> new LaunchConfig(
+                                        rows, HopperGemm.TILE_ROWS, 64, 8, HopperGemm.THREADS / 32, MOST_STAGES)))
                 .toList();
     }
 
@@ -109,10 +103,11 @@ public final class WgmmaGemm extends MmaGemm {
     @Override
     Launch launchOfTiles(LayerArrays a, Product p, int groups, int tokens) {
         int block = a.blockSize(tokens);
-        int bytes = stageBytes(a, TILE_ROWS, columnsOfStage(), block, p.cols());
+        int bytes = stageBytes(a, HopperGemm.TILE_ROWS, columnsOfStage(), block, p.cols());
         int stage = Math.ceilDiv(bytes, 1024) * 1024;
         int stages = Math.min(MOST_BYTES / stage, MOST_STAGES);
         // What aligning them to 1024 bytes takes, too.
-        return new Launch("tileGemm" + block, THREADS, CudaKernel.ALL_MULTIPROCESSORS, 1, stages * stage + 1024);
+        return new Launch(
+                "tileGemm" + block, HopperGemm.THREADS, CudaKernel.ALL_MULTIPROCESSORS, 1, stages * stage + 1024);
     }
 }

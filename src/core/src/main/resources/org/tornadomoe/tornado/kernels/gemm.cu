@@ -213,6 +213,34 @@ __device__ __forceinline__ Quad cached(const void *p) {
     return q;
 }
 
+// ---- copies to shared memory and what is read there, for tiles
+
+__device__ __forceinline__ void copy16(unsigned to, const void *from, int bytes) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
+}
+
+__device__ __forceinline__ void copy4(unsigned to, const void *from) {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(to), "l"(from) : "memory");
+}
+
+__device__ __forceinline__ Quad shared16(unsigned at) {
+    Quad q;
+    asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(q.x), "=r"(q.y), "=r"(q.z), "=r"(q.w) : "r"(at));
+    return q;
+}
+
+__device__ __forceinline__ float shared4(unsigned at) {
+    float x;
+    asm volatile("ld.shared.f32 %0, [%1];" : "=f"(x) : "r"(at));
+    return x;
+}
+
+__device__ __forceinline__ float2 shared8(unsigned at) {
+    float2 x;
+    asm volatile("ld.shared.v2.f32 {%0,%1}, [%2];" : "=f"(x.x), "=f"(x.y) : "r"(at));
+    return x;
+}
+
 // ---- the steps after the first product
 
 #if ACTIVATION >= 0

@@ -224,12 +224,6 @@ extern "C" __global__ void __launch_bounds__(256, 2) skinnyGemm(PARAMETERS) {
 
 // ---- more: tiles of 16 to 128 pairs times 256 packed rows
 
-__device__ __forceinline__ float2 sharedFloats(unsigned at) {
-    float2 f;
-    asm volatile("ld.shared.v2.f32 {%0,%1}, [%2];" : "=f"(f.x), "=f"(f.y) : "r"(at));
-    return f;
-}
-
 // d (+)= a * b: 64 rows of a times N of b times 32 k, of a warpgroup.
 #define WGMMA_OF(N, SUMS, A, B, ADD) \
     __device__ __forceinline__ void wgmma(int(&d)[SUMS], u64 a, u64 b, int add) { \
@@ -296,9 +290,7 @@ __device__ __forceinline__ void fetch(const Gemm &m, Stages<Stage<BM>> &stages, 
             }
 #pragma unroll
             for (int i = 0; i < BM / 16; i++) {
-                asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(at + to + i * 2048),
-                             "l"(m.a + (u64) (rows[i] + 8 * c) * 16), "r"(there >> i & 1 ? 16 : 0)
-                             : "memory");
+                copy16(at + to + i * 2048, m.a + (u64) (rows[i] + 8 * c) * 16, there >> i & 1 ? 16 : 0);
             }
             asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(told) : "memory");
             stages.next();
@@ -367,9 +359,9 @@ __device__ __forceinline__ void multiply(
                 float y[2][8];
 #pragma unroll
                 for (int i = 0; i < 4; i++) {
-                    float2 s = sharedFloats(rowScales + (o * 32 + i * 8) * 4), bias = make_float2(0.0f, 0.0f);
+                    float2 s = shared8(rowScales + (o * 32 + i * 8) * 4), bias = make_float2(0.0f, 0.0f);
                     if (m.biased) {
-                        bias = sharedFloats(rowScales + SCALE_BYTES + (o * 32 + i * 8) * 4);
+                        bias = shared8(rowScales + SCALE_BYTES + (o * 32 + i * 8) * 4);
                     }
 #pragma unroll
                     for (int h = 0; h < 2; h++) {
