@@ -265,10 +265,7 @@ public final class MoeTasks implements AutoCloseable {
                 .maxNumTokens(config.maxNumTokens())
                 .device(device.id())
                 .build();
-        Arena arena = Arena.ofShared();
-        try (Int8Experts expert = Int8Experts.builder(
-                        alone, scheme, weights, Int8Tensor.allocate(arena, 1, in, out), arena)
-                .build()) {
+        try (Int8Experts expert = alone(alone, scheme, weights)) {
             TornadoExperts chosen = choose(alone, expert);
             Map<String, TornadoNativeArray> given = new LinkedHashMap<>();
             products.stream()
@@ -289,6 +286,18 @@ public final class MoeTasks implements AutoCloseable {
             arrays.work.topkIds.init(0);
             products.add(arrays);
             append(name, arrays, chosen.gemm().program(arrays).firstProduct(), x, y);
+        }
+    }
+
+    /** A matrix as the first product of the only expert. */
+    private static Int8Experts alone(FusedMoeConfig config, Int8Scheme scheme, Int8Tensor weights) {
+        Arena arena = Arena.ofShared();
+        try {
+            Int8Tensor unused = Int8Tensor.allocate(arena, 1, weights.cols(), weights.rows());
+            return Int8Experts.builder(config, scheme, weights, unused, arena).build();
+        } catch (RuntimeException | Error failure) {
+            Cleanup.after(failure, arena::close);
+            throw failure;
         }
     }
 
