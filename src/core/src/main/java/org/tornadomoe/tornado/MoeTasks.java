@@ -293,7 +293,8 @@ public final class MoeTasks implements AutoCloseable {
     private static Int8Experts alone(FusedMoeConfig config, Int8Scheme scheme, Int8Tensor weights) {
         Arena arena = Arena.ofShared();
         try {
-            Int8Tensor unused = Int8Tensor.allocate(arena, 1, weights.cols(), weights.rows());
+            // the second product's, which nothing reads: as many rows as the first has columns
+            Int8Tensor unused = Int8Tensor.allocate(arena, 1, /* rows= */ weights.cols(), /* cols= */ weights.rows());
             return Int8Experts.builder(config, scheme, weights, unused, arena).build();
         } catch (RuntimeException | Error failure) {
             Cleanup.after(failure, arena::close);
