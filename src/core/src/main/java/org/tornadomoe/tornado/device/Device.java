@@ -254,12 +254,16 @@ public final class Device {
 
     /**
      * Closes a plan on this device, while none of a layer's runs, for which it may count as {@linkplain
-     * Quirks#takeResetBack reset}.
+     * Quirks#takeResetBack reset}. To be called on the thread that ran it.
      */
     public void close(TornadoExecutionPlan plan) throws TornadoExecutionPlanException {
         PLANS.writeLock().lock();
         try {
-            plan.close();
+            if (is(CUDA)) {
+                Quirks.close(plan, tornado().getDeviceContext());
+            } else {
+                plan.close();
+            }
         } finally {
             try {
                 Quirks.takeResetBack(tornado().getDeviceContext());

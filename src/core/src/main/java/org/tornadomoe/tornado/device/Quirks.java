@@ -9,11 +9,14 @@ import java.net.URI;
 import java.util.List;
 import java.util.Locale;
 import java.util.Optional;
+import java.util.Set;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 import org.jspecify.annotations.Nullable;
 import uk.ac.manchester.tornado.api.TornadoDeviceContext;
+import uk.ac.manchester.tornado.api.TornadoExecutionPlan;
 import uk.ac.manchester.tornado.api.common.TornadoDevice;
+import uk.ac.manchester.tornado.api.exceptions.TornadoExecutionPlanException;
 import uk.ac.manchester.tornado.api.runtime.TornadoRuntimeProvider;
 import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
 
@@ -157,6 +160,23 @@ public record Quirks(@Nullable String version) {
      */
     static void takeResetBack(TornadoDeviceContext context) {
         call(TornadoDeviceContext.class, "setResetToFalse", context);
+    }
+
+    /**
+     * Closes a plan on the thread that ran it, while no other runs on the device. To destroy the CUDA graph that a plan
+     * replays, its device takes the queue of whichever plan it comes upon first (CUDA, from 5.2 on); where that isn't
+     * this one, the other plan gets a queue for this thread, too, which nothing gives back: memory of the host and of
+     * the GPU with every plan that is closed. So the device knows of this plan alone meanwhile.
+     */
+    static void close(TornadoExecutionPlan plan, TornadoDeviceContext context) throws TornadoExecutionPlanException {
+        Set<Long> known = context.getRegisteredPlanIds();
+        List<Long> others = known.stream().filter(id -> id != plan.getId()).toList();
+        try {
+            others.forEach(known::remove);
+            plan.close();
+        } finally {
+            known.addAll(others);
+        }
     }
 
     /**

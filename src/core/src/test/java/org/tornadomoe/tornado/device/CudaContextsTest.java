@@ -5,6 +5,7 @@ import static org.assertj.core.api.Assertions.assertThat;
 import java.lang.reflect.Proxy;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.Set;
 import org.junit.jupiter.api.Test;
 import uk.ac.manchester.tornado.api.TornadoDeviceContext;
 import uk.ac.manchester.tornado.api.TornadoTargetDevice;
@@ -88,6 +89,11 @@ class CudaContextsTest {
         @Override
         public int getDriverIndex() {
             return 0;
+        }
+
+        @Override
+        public Set<Long> getRegisteredPlanIds() {
+            throw new UnsupportedOperationException();
         }
 
         @Override

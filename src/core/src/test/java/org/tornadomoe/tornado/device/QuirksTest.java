@@ -2,12 +2,21 @@ package org.tornadomoe.tornado.device;
 
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatIllegalStateException;
+import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
 import java.lang.reflect.Proxy;
 import java.net.URI;
+import java.util.ArrayList;
+import java.util.Collection;
+import java.util.LinkedHashSet;
 import java.util.List;
+import java.util.Set;
+import java.util.function.Supplier;
+import org.jspecify.annotations.Nullable;
 import org.junit.jupiter.api.Test;
+import uk.ac.manchester.tornado.api.TaskGraph;
 import uk.ac.manchester.tornado.api.TornadoDeviceContext;
+import uk.ac.manchester.tornado.api.TornadoExecutionPlan;
 import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 
 /** Which version does what. */
@@ -73,12 +82,57 @@ class QuirksTest {
                 .withMessage("gone");
     }
 
+    /** A device that takes the first plan it knows for the one that is closed. */
+    @Test
+    void aPlanIsClosedWhileItsDeviceKnowsNoOther() throws Exception {
+        TornadoExecutionPlan plan = new TornadoExecutionPlan(new TaskGraph("none").snapshot());
+        long id = plan.getId();
+        List<String> order = new ArrayList<>();
+        Set<Long> known = new LinkedHashSet<>() {
+            @Override
+            public boolean addAll(Collection<? extends Long> others) {
+                assertThatThrownBy(plan::execute).hasMessageContaining("closed");
+                order.add(this + " while it is closed");
+                return super.addAll(others);
+            }
+        };
+        for (long number = id; number < id + 3; number++) {
+            known.add(number);
+        }
+        Quirks.close(plan, context("getRegisteredPlanIds", () -> known));
+        assertThat(order).containsExactly("[" + id + "] while it is closed");
+        assertThat(known).containsExactlyInAnyOrder(id, id + 1, id + 2);
+    }
+
+    @Test
+    void aDeviceKnowsTheOtherPlansWhenClosingFailed() {
+        TornadoExecutionPlan plan = new TornadoExecutionPlan(new TaskGraph("none").snapshot());
+        Set<Long> known = new LinkedHashSet<>(List.of(plan.getId() + 1, plan.getId() + 2)) {
+            @Override
+            public boolean remove(Object id) {
+                if (id.equals(plan.getId() + 2)) {
+                    throw new IllegalStateException("not that one");
+                }
+                return super.remove(id);
+            }
+        };
+        assertThatIllegalStateException()
+                .isThrownBy(() -> Quirks.close(plan, context("getRegisteredPlanIds", () -> known)));
+        assertThat(known).containsExactlyInAnyOrder(plan.getId() + 1, plan.getId() + 2);
+    }
+
     private static TornadoDeviceContext context(Runnable reset) {
+        return context("setResetToFalse", () -> {
+            reset.run();
+            return null;
+        });
+    }
+
+    private static TornadoDeviceContext context(String asked, Supplier<@Nullable Object> answer) {
         return (TornadoDeviceContext) Proxy.newProxyInstance(
                 QuirksTest.class.getClassLoader(), new Class<?>[] {TornadoDeviceContext.class}, (_, method, _) -> {
-                    assertThat(method.getName()).isEqualTo("setResetToFalse");
-                    reset.run();
-                    return null;
+                    assertThat(method.getName()).isEqualTo(asked);
+                    return answer.get();
                 });
     }
 }

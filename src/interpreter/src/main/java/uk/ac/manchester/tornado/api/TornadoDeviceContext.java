@@ -1,5 +1,7 @@
 package uk.ac.manchester.tornado.api;
 
+import java.util.Set;
+
 /** A device as its backend sees it. */
 public interface TornadoDeviceContext {
     TornadoTargetDevice getDevice();
@@ -13,6 +15,9 @@ public interface TornadoDeviceContext {
     String getDeviceName();
 
     int getDriverIndex();
+
+    /** The numbers of the plans that have something on the device. */
+    Set<Long> getRegisteredPlanIds();
 
     void setResetToFalse();
 }

@@ -1,6 +1,7 @@
 package uk.ac.manchester.tornado.api.interpreter;
 
 import java.util.List;
+import java.util.Set;
 import uk.ac.manchester.tornado.api.TornadoBackend;
 import uk.ac.manchester.tornado.api.TornadoDeviceContext;
 import uk.ac.manchester.tornado.api.TornadoRuntime;
@@ -164,6 +165,12 @@ public final class Interpreter implements TornadoRuntime, TornadoBackend {
         @Override
         public TornadoDeviceContext getDeviceContext() {
             return this;
+        }
+
+        /** None: what a plan has is its own. */
+        @Override
+        public Set<Long> getRegisteredPlanIds() {
+            return Set.of();
         }
 
         @Override
