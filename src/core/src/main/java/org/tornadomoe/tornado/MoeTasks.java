@@ -3,6 +3,7 @@ package org.tornadomoe.tornado;
 import java.lang.foreign.Arena;
 import java.nio.BufferOverflowException;
 import java.util.ArrayList;
+import java.util.HashMap;
 import java.util.HashSet;
 import java.util.LinkedHashMap;
 import java.util.List;
@@ -23,8 +24,8 @@ import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.Int8Tensor;
 import org.tornadomoe.tornado.device.Device;
 import org.tornadomoe.tornado.device.HostMemory;
+import org.tornadomoe.tornado.device.OpenPlan;
 import org.tornadomoe.tornado.device.Quirks;
-import org.tornadomoe.tornado.device.SignalHandlers;
 import org.tornadomoe.tornado.device.TornadoHome;
 import org.tornadomoe.tornado.graph.LayerArrays;
 import org.tornadomoe.tornado.graph.Stage;
@@ -100,8 +101,7 @@ public final class MoeTasks implements AutoCloseable {
 
     private final List<TornadoExecutionPlan> plans = new ArrayList<>();
 
-    /** Plans with the token counts that they have run with: for a new one a driver may compile again. */
-    private final Set<List<Object>> ran = new HashSet<>();
+    private final Map<TornadoExecutionPlan, OpenPlan> executed = new HashMap<>();
 
     private @Nullable TornadoExperts kernels;
 
@@ -431,21 +431,15 @@ public final class MoeTasks implements AutoCloseable {
     }
 
     /**
-     * Executes a plan while no layer on a device is closed, which is waited for if one is. Throws what the plan's own
+     * Executes a plan while no layer on a device is closed, which is waited for if one is. What the plan keeps of
+     * earlier executions is forgotten now and then ({@code getPlanResult}). Throws what the plan's own
      * method throws; a {@link TornadoInternalError} that a graph can't be resized says that it has too many arrays and
      * tasks for TornadoVM.
      */
     public TornadoExecutionResult execute(TornadoExecutionPlan plan) {
         Device.lockRunning();
         try {
-            if (ran.contains(List.of(plan, header.get(0)))) {
-                return plan.execute();
-            }
-            try (SignalHandlers.Step _ = SignalHandlers.step()) {
-                TornadoExecutionResult result = plan.execute();
-                ran.add(List.of(plan, header.get(0)));
-                return result;
-            }
+            return executed.computeIfAbsent(plan, OpenPlan::new).execute(header.get(0));
         } finally {
             Device.unlockRunning();
         }
@@ -473,7 +467,7 @@ public final class MoeTasks implements AutoCloseable {
                 () -> Cleanup.each(products, LayerArrays::close),
                 layers::clear,
                 products::clear,
-                ran::clear);
+                executed::clear);
     }
 
     private void close(TornadoExecutionPlan plan) {

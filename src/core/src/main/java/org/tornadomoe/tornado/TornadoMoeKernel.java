@@ -4,7 +4,6 @@ import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.util.ArrayList;
-import java.util.BitSet;
 import java.util.HashMap;
 import java.util.LinkedHashMap;
 import java.util.List;
@@ -30,6 +29,7 @@ import org.tornadomoe.quant.LoraAdapter;
 import org.tornadomoe.tornado.cuda.CudaTask;
 import org.tornadomoe.tornado.device.Device;
 import org.tornadomoe.tornado.device.HostMemory;
+import org.tornadomoe.tornado.device.OpenPlan;
 import org.tornadomoe.tornado.device.SignalHandlers;
 import org.tornadomoe.tornado.graph.ExpertGemm;
 import org.tornadomoe.tornado.graph.LayerArrays;
@@ -88,21 +88,10 @@ final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profile
     private long calls;
     private Map<String, Long> stageTimes = Map.of();
 
-    /**
-     * The graph and its plan, which is open.
-     *
-     * @param ran token counts that it has run with: for a new one a driver may compile again
-     */
-    record Running(Stage.Graph graph, TornadoExecutionPlan plan, BitSet ran) {
-        TornadoExecutionResult execute(int tokens) {
-            if (ran.get(tokens)) {
-                return plan.execute();
-            }
-            try (SignalHandlers.Step _ = SignalHandlers.step()) {
-                TornadoExecutionResult result = plan.execute();
-                ran.set(tokens);
-                return result;
-            }
+    /** The graph and its plan. */
+    record Running(Stage.Graph graph, OpenPlan open) {
+        TornadoExecutionPlan plan() {
+            return open.plan();
         }
     }
 
@@ -172,12 +161,12 @@ final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profile
                     .transferToDevice(DataTransferMode.EVERY_EXECUTION, everyCall.toArray());
             graph.addTasks();
             graph.keepOnDevice(graph.outputs());
-            Running running =
-                    new Running(graph, new TornadoExecutionPlan(graph.tasks().snapshot()), new BitSet());
+            Running running = new Running(
+                    graph, new OpenPlan(new TornadoExecutionPlan(graph.tasks().snapshot())));
             try {
-                graph.launchOn(running.plan);
+                graph.launchOn(running.plan());
                 // Here and not in the first call, so that a kernel that can't be compiled is an error of loading.
-                running.plan.withPreCompilation();
+                running.plan().withPreCompilation();
             } catch (RuntimeException | LinkageError | TornadoInternalError failure) {
                 Cleanup.after(failure, () -> close(running, device));
                 throw failure;
@@ -192,7 +181,7 @@ final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profile
 
     private static void close(Running running, Device device) {
         try {
-            device.close(running.plan);
+            device.close(running.plan());
         } catch (TornadoExecutionPlanException | RuntimeException | TornadoInternalError failure) {
             throw failed("freeing the layer's device memory", device, failure);
         }
@@ -404,7 +393,7 @@ final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profile
                 running.graph.timeCuda(times);
                 execute(hidden, tokens);
             } else {
-                running.plan.withProfiler(ProfilerMode.SILENT);
+                running.plan().withProfiler(ProfilerMode.SILENT);
                 running.graph.timeCuda(times);
                 execute(hidden, tokens);
                 String log = Objects.requireNonNull(result, "no call yet")
@@ -421,7 +410,7 @@ final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profile
             }
         } finally {
             running.graph.timeCuda(null);
-            running.plan.withoutProfiler();
+            running.plan().withoutProfiler();
         }
         Map<String, Long> inOrder = new LinkedHashMap<>();
         for (Stage stage : running.graph.stages()) {
@@ -443,7 +432,7 @@ final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profile
             if (replay != null) {
                 replay.run();
             } else {
-                result = on(thread, () -> running.execute(tokens));
+                result = on(thread, () -> running.open.execute(tokens));
             }
         } catch (RuntimeException | LinkageError | TornadoInternalError failure) {
             throw failed("running the layer", device, failure);
@@ -496,7 +485,7 @@ final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profile
 
     /** What TornadoVM has allocated for it by now. */
     long bytesInUse() {
-        return running.plan.getCurrentDeviceMemoryUsage();
+        return running.plan().getCurrentDeviceMemoryUsage();
     }
 
     @Override

@@ -399,6 +399,13 @@ class DeviceLayerTest {
     }
 
     @Test
+    void callsAreForgotten() throws Exception {
+        for (Device device : devices()) {
+            LayerChecks.callsAreForgotten(device.id());
+        }
+    }
+
+    @Test
     void layersOutliveAModelsPlan() {
         devices().forEach(device -> LayerChecks.layersOutliveAModelsPlan(device.id()));
     }

@@ -291,6 +291,11 @@ class InterpreterLayerTest {
     }
 
     @Test
+    void callsAreForgotten() throws Exception {
+        LayerChecks.callsAreForgotten("interpreter:0");
+    }
+
+    @Test
     void aClosedLayerLeavesNothingOnTheDevice() {
         RandomLayer layer = RandomLayer.of(6, 2, 65, 33, 4, 46);
         LayerChecks.aClosedLayerLeavesNothing(experts(true), Int8Scheme.W8A8_CHANNEL, layer);

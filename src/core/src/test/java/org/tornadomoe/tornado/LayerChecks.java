@@ -6,6 +6,7 @@ import static org.assertj.core.api.Assertions.within;
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
+import java.lang.management.ManagementFactory;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.Collections;
@@ -14,7 +15,10 @@ import java.util.List;
 import java.util.Objects;
 import java.util.Random;
 import java.util.Set;
+import java.util.regex.Matcher;
+import java.util.regex.Pattern;
 import java.util.stream.IntStream;
+import javax.management.ObjectName;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.MoeLayer;
 import org.tornadomoe.MoeOptions;
@@ -45,6 +49,7 @@ import org.tornadomoe.tornado.layout.ExpertParts;
 import uk.ac.manchester.tornado.api.GridScheduler;
 import uk.ac.manchester.tornado.api.TaskGraph;
 import uk.ac.manchester.tornado.api.TornadoExecutionPlan;
+import uk.ac.manchester.tornado.api.TornadoExecutionResult;
 import uk.ac.manchester.tornado.api.enums.DataTransferMode;
 import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
 
@@ -239,6 +244,33 @@ public final class LayerChecks {
             }
             assertThat(kernel.bytesInUse()).isZero();
         }
+    }
+
+    /** TornadoVM keeps what every execution of a plan gave. */
+    static void callsAreForgotten(String device) throws Exception {
+        RandomLayer layer = RandomLayer.of(2, 1, 4, 3, 1, 47).on(device);
+        MoeOptions options = MoeOptions.DEFAULT.withBackend("triton").withDevice(device);
+        try (MoeLayer moe = MoeLayer.of(layer, options)) {
+            float[] hidden = layer.hidden(1, 1);
+            float[] once = moe.forward(hidden);
+            for (int i = 0; i < 300; i++) {
+                assertThat(moe.forward(hidden)).isEqualTo(once);
+            }
+            assertThat(instances(TornadoExecutionResult.class)).isBetween(1, 140);
+        }
+    }
+
+    /** Those that something holds. */
+    private static int instances(Class<?> type) throws Exception {
+        String all = (String) ManagementFactory.getPlatformMBeanServer()
+                .invoke(
+                        new ObjectName("com.sun.management:type=DiagnosticCommand"),
+                        "gcClassHistogram",
+                        new Object[] {new String[0]},
+                        new String[] {String[].class.getName()});
+        Matcher line = Pattern.compile("(\\d+) +\\d+ +" + Pattern.quote(type.getName()) + "\\b")
+                .matcher(all);
+        return line.find() ? Integer.parseInt(line.group(1)) : 0;
     }
 
     /**

@@ -2,7 +2,6 @@ package org.tornadomoe.tornado;
 
 import java.lang.reflect.Proxy;
 import java.util.ArrayList;
-import java.util.BitSet;
 import java.util.List;
 import java.util.Map;
 import java.util.Objects;
@@ -18,6 +17,7 @@ import org.tornadomoe.tornado.cuda.RecordingDriver;
 import org.tornadomoe.tornado.device.Device;
 import org.tornadomoe.tornado.device.FakeGpu;
 import org.tornadomoe.tornado.device.HostMemory;
+import org.tornadomoe.tornado.device.OpenPlan;
 import org.tornadomoe.tornado.graph.HopperGemm;
 import org.tornadomoe.tornado.graph.LayerArrays;
 import org.tornadomoe.tornado.graph.Stage;
@@ -98,7 +98,7 @@ public final class RecordedPart {
         cudaTask = graph.cudaTasks().getFirst();
         task = tasks.library.getFirst();
         kernel = new TornadoMoeKernel(
-                device, new HopperGemm(), arrays, thread, new TornadoMoeKernel.Running(graph, empty, new BitSet()));
+                device, new HopperGemm(), arrays, thread, new TornadoMoeKernel.Running(graph, new OpenPlan(empty)));
         library = driver.library();
         this.stream = stream;
         this.device = handles(index, context, () -> this.stream);

@@ -175,7 +175,7 @@ public record Quirks(@Nullable String version) {
             others.forEach(known::remove);
             plan.close();
         } finally {
-            known.addAll(others);
+            others.forEach(known::add);
         }
     }
 

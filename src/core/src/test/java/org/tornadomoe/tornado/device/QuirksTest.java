@@ -6,8 +6,9 @@ import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
 import java.lang.reflect.Proxy;
 import java.net.URI;
+import java.util.AbstractSet;
 import java.util.ArrayList;
-import java.util.Collection;
+import java.util.Iterator;
 import java.util.LinkedHashSet;
 import java.util.List;
 import java.util.Set;
@@ -87,20 +88,28 @@ class QuirksTest {
     void aPlanIsClosedWhileItsDeviceKnowsNoOther() throws Exception {
         TornadoExecutionPlan plan = new TornadoExecutionPlan(new TaskGraph("none").snapshot());
         long id = plan.getId();
-        List<String> order = new ArrayList<>();
-        Set<Long> known = new LinkedHashSet<>() {
-            @Override
-            public boolean addAll(Collection<? extends Long> others) {
-                assertThatThrownBy(plan::execute).hasMessageContaining("closed");
-                order.add(this + " while it is closed");
-                return super.addAll(others);
-            }
-        };
-        for (long number = id; number < id + 3; number++) {
-            known.add(number);
-        }
-        Quirks.close(plan, context("getRegisteredPlanIds", () -> known));
-        assertThat(order).containsExactly("[" + id + "] while it is closed");
+        Set<Long> known = new LinkedHashSet<>(List.of(id + 1, id, id + 2));
+        List<Set<Long>> whileClosed = new ArrayList<>();
+        Set<Long> watched = new AbstractSet<>() { // as the device's own
+                    @Override
+                    public boolean add(Long other) {
+                        assertThatThrownBy(plan::execute).hasMessageContaining("closed");
+                        whileClosed.add(Set.copyOf(known));
+                        return known.add(other);
+                    }
+
+                    @Override
+                    public Iterator<Long> iterator() {
+                        return known.iterator();
+                    }
+
+                    @Override
+                    public int size() {
+                        return known.size();
+                    }
+                };
+        Quirks.close(plan, context("getRegisteredPlanIds", () -> watched));
+        assertThat(whileClosed).containsExactly(Set.of(id), Set.of(id, id + 1));
         assertThat(known).containsExactlyInAnyOrder(id, id + 1, id + 2);
     }
 
