@@ -20,6 +20,7 @@ import java.util.Locale;
  * that it needs, TornadoVM's among them where {@code TORNADOVM_HOME} names an SDK. Compiled for Java 8, so that an old
  * one can say what is missing.
  */
+@SuppressWarnings({"NullAway", "SystemConsoleNull"}) // Java 8 has a console or null, and this no annotations
 public final class Start {
     private static final int NEEDED = 25;
     private static final int BAD_INPUT = 2;

@@ -2,7 +2,6 @@ package org.tornadomoe.tornado;
 
 import static org.assertj.core.api.Assertions.assertThat;
 
-import java.util.List;
 import java.util.stream.Stream;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.extension.ExtendWith;
@@ -21,7 +20,8 @@ import org.tornadomoe.tornado.device.TornadoHome;
 
 /**
  * The layer and its stages on the interpreter, at sizes that are no multiple of any tile. The interpreter looks for
- * races, and what no kernel wrote comes back as poison.
+ * races, and what no kernel wrote comes back as poison. {@link InterpreterBatchedTest} and {@link
+ * InterpreterArraysTest} have the rest of it, so that two JVMs can share them.
  */
 @ExtendWith(LooksForRaces.class)
 class InterpreterLayerTest {
@@ -34,17 +34,7 @@ class InterpreterLayerTest {
         130, 8, 40, 36, 41
         """;
 
-    /** Every expert has a slot for every token here: of one block, and of two. */
-    private static final String BATCHED_SHAPES = """
-        # E, K, H, I, M
-        1, 1, 4, 4, 1
-        5, 2, 37, 19, 7
-        3, 2, 100, 70, 18
-        33, 6, 21, 13, 9
-        130, 8, 20, 12, 5
-        """;
-
-    private static TornadoExperts experts(boolean dp4a) {
+    static TornadoExperts experts(boolean dp4a) {
         assertThat(TornadoHome.current().kind()).isEqualTo(TornadoHome.Kind.INTERPRETER);
         return dp4a ? new TornadoDp4aExperts() : new TornadoPortableExperts();
     }
@@ -70,7 +60,7 @@ class InterpreterLayerTest {
     /**
      * One scale an expert; blocks that end with rows and columns, that don't, and one larger than all; groups likewise.
      */
-    private static Stream<Int8Quantization> quantizations() {
+    static Stream<Int8Quantization> quantizations() {
         Int8Quantization block = Int8Quantization.of(Int8Scheme.W8A8_BLOCK);
         Int8Quantization group = Int8Quantization.of(Int8Scheme.W8A16_GROUP);
         return Stream.of(
@@ -212,68 +202,6 @@ class InterpreterLayerTest {
     void partsOfALayerAddUpToIt() {
         LayerChecks.partsAddUp(experts(true), Int8Scheme.W8A8_CHANNEL, RandomLayer.of(7, 3, 30, 20, 25, 12), 3, 25);
         LayerChecks.partsAddUp(experts(false), Int8Scheme.W8A16_CHANNEL, RandomLayer.of(7, 3, 30, 20, 25, 13), 3, 25);
-    }
-
-    @ParameterizedTest
-    @CsvSource(textBlock = BATCHED_SHAPES)
-    void batchedStages(int e, int k, int h, int i, int m) {
-        RandomLayer layer = RandomLayer.of(e, k, h, i, m, 15).batched();
-        LayerChecks.stagesMatchReference(experts(true), Int8Scheme.W8A8_CHANNEL, layer, m);
-        LayerChecks.stagesMatchReference(experts(false), Int8Scheme.W8A16_CHANNEL, layer, m);
-    }
-
-    /** Of every family that runs here. */
-    @ParameterizedTest
-    @CsvSource(textBlock = BATCHED_SHAPES)
-    void theBatchedFormatEqualsTheStandardFormat(int e, int k, int h, int i, int m) {
-        RandomLayer layer = RandomLayer.of(e, k, h, i, m, 16);
-        for (TornadoExperts experts : List.of(experts(true), experts(false), new TornadoPanelExperts())) {
-            LayerChecks.batchedMatchesStandard(experts, Int8Scheme.W8A8_CHANNEL, layer, m);
-        }
-        LayerChecks.batchedMatchesStandard(experts(false), Int8Scheme.W8A16_CHANNEL, layer, m);
-    }
-
-    @Test
-    void batchedWithRouterWeightsOnTheInput() {
-        RandomLayer layer = RandomLayer.of(5, 1, 37, 19, 11, 17)
-                .routedBy(RoutingMethodType.DEFAULT)
-                .weighedOnInput();
-        LayerChecks.batchedMatchesStandard(experts(true), Int8Scheme.W8A8_CHANNEL, layer, 11);
-        LayerChecks.batchedMatchesStandard(experts(false), Int8Scheme.W8A16_CHANNEL, layer, 11);
-    }
-
-    @Test
-    void batchedPartsOfALayerAddUpToIt() {
-        RandomLayer layer = RandomLayer.of(7, 3, 30, 20, 25, 18).batched();
-        LayerChecks.partsAddUp(experts(true), Int8Scheme.W8A8_CHANNEL, layer, 3, 25);
-    }
-
-    @ParameterizedTest
-    @MethodSource("quantizations")
-    void expertsInSeveralArrays(Int8Quantization quantization) {
-        boolean int8 = quantization.scheme().quantizesActivations();
-        RandomLayer layer = RandomLayer.of(5, 2, 38, 34, 13, 41);
-        RandomLayer biased = RandomLayer.of(9, 3, 37, 19, 7, 42).withBiases();
-        for (TornadoExperts experts : int8 ? List.of(experts(true), experts(false)) : List.of(experts(false))) {
-            LayerChecks.expertsInSeveralArraysGiveTheSameBits(experts, quantization, layer, 13, 1);
-            LayerChecks.expertsInSeveralArraysGiveTheSameBits(experts, quantization, layer.batched(), 13, 1);
-            LayerChecks.expertsInSeveralArraysGiveTheSameBits(experts, quantization, biased, 7);
-        }
-    }
-
-    @Test
-    void expertsInSeveralArraysAndOnSeveralRanksWithAdapters() {
-        RandomLayer layer = RandomLayer.of(7, 3, 30, 20, 25, 43);
-        LayerChecks.inSeveralArrays(() -> {
-            RandomLayer adapted = RandomLayer.of(5, 2, 37, 19, 9, 23);
-            LayerChecks.partsAddUp(experts(true), Int8Scheme.W8A8_CHANNEL, layer, 3, 25);
-            LayerChecks.partsAddUp(experts(true), Int8Scheme.W8A8_CHANNEL, layer.batched(), 3, 25);
-            LayerChecks.adaptersMatchReference(experts(true), Int8Scheme.W8A8_CHANNEL, adapted, 9);
-            LayerChecks.adaptersMatchReference(experts(true), Int8Scheme.W8A8_CHANNEL, adapted.batched(), 9);
-            // So few pairs that they are not sorted.
-            LayerChecks.forwardMatchesReference(
-                    experts(true), Int8Scheme.W8A8_CHANNEL, RandomLayer.of(33, 2, 37, 19, 4, 20), 1, 4);
-        });
     }
 
     /**

@@ -54,10 +54,13 @@ final class Checks implements ClassTransform {
     private static final String ARRAYS = "uk.ac.manchester.tornado.api.types.arrays";
 
     private final ClassDesc memory;
-    /** Whether the memory's methods take the work-item, after all else. */
+    /** Whether the memory's methods take the work-item and the site, after all else. */
     private final boolean takesItem;
 
     private final boolean resumable;
+    /** Accesses so far, where the memory's methods take their number, after the work-item. */
+    private int sites;
+
     private final Set<String> provided = new HashSet<>();
 
     /** With the class whose static methods do the accesses, and whether methods with barriers return there. */
@@ -193,7 +196,7 @@ final class Checks implements ClassTransform {
 
         private void access(CodeBuilder builder, String name, MethodTypeDesc type) {
             if (takesItem) {
-                builder.aload(item);
+                builder.aload(item).loadConstant(sites++);
             }
             builder.invokestatic(memory, name, withItem(type));
         }
@@ -252,7 +255,7 @@ final class Checks implements ClassTransform {
         }
 
         private MethodTypeDesc withItem(MethodTypeDesc type) {
-            return takesItem ? type.insertParameterTypes(type.parameterCount(), WORK_ITEM) : type;
+            return takesItem ? type.insertParameterTypes(type.parameterCount(), WORK_ITEM, ConstantDescs.CD_int) : type;
         }
 
         private static MethodTypeDesc withReceiver(InvokeInstruction call) {

@@ -1,9 +1,7 @@
 package uk.ac.manchester.tornado.api.interpreter;
 
 import java.lang.reflect.Array;
-import java.util.ArrayList;
 import java.util.Arrays;
-import java.util.List;
 import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
 
 /**
@@ -20,6 +18,9 @@ final class Races {
     private static final int OTHER_GROUPS = 4;
 
     private static final int FLAG_BITS = 3;
+
+    /** For which the last array is kept; a power of two. */
+    private static final int SITES = 64;
 
     /**
      * The accesses of one array. An entry has the work-item's mark above, one more than its number in the grid, and
@@ -48,14 +49,18 @@ final class Races {
         }
     }
 
-    private final List<History> arguments = new ArrayList<>();
-    /** Of the arguments and of the group's local arrays: so few that looking through them is the quickest. */
-    private History[] histories = {};
-
-    /** Theirs, in the same order. */
-    private Object[] arrays = {};
+    /** Of the arguments, and then of the group's local arrays. */
+    private History[] histories = new History[16];
 
     private int count;
+    private final int arguments;
+
+    /** The last array at each site, by the site's lowest bits: an access mostly reaches what it reached before. */
+    private final Object[] recent = new Object[SITES];
+
+    /** Theirs, or null: a work-item's own. */
+    private final History[] recentHistories = new History[SITES];
+
     private final int groupSize;
 
     Races(Object[] arguments, int groupSize) {
@@ -67,67 +72,62 @@ final class Races {
                 add(argument, Array.getLength(argument));
             }
         }
-        this.arguments.addAll(Arrays.asList(histories).subList(0, count));
+        this.arguments = count;
     }
 
     private void add(Object array, int length) {
-        if (history(array) == null) {
-            add(new History(array, length));
+        if (find(array) == null) {
+            if (count == histories.length) {
+                histories = Arrays.copyOf(histories, 2 * count);
+            }
+            histories[count++] = new History(array, length);
         }
-    }
-
-    private void add(History history) {
-        if (count == histories.length) {
-            histories = Arrays.copyOf(histories, 2 * count + 8);
-            arrays = Arrays.copyOf(arrays, histories.length);
-        }
-        histories[count] = history;
-        arrays[count++] = history.array;
     }
 
     /** Whether what was in an argument before was read. */
     boolean reads(Object array) {
-        History history = history(array);
+        History history = find(array);
         return history != null && history.isRead;
     }
 
     boolean writes(Object array) {
-        History history = history(array);
+        History history = find(array);
         return history != null && history.isWritten;
     }
 
     /** A new group has new local memory. */
     void clearLocals() {
-        Arrays.fill(histories, null);
-        Arrays.fill(arrays, null);
-        count = 0;
-        arguments.forEach(this::add);
+        Arrays.fill(histories, arguments, count, null);
+        count = arguments;
     }
 
     void addLocal(Object array, int length) {
         add(array, length);
     }
 
-    /** One that is found comes nearer to the front, where the arrays of inner loops are then: the first three stay. */
     @SuppressWarnings("ReferenceEquality") // two arrays are not one
-    private History history(Object array) {
+    private History history(Object array, int site) {
+        int at = site & SITES - 1;
+        if (recent[at] != array) {
+            recent[at] = array;
+            recentHistories[at] = find(array);
+        }
+        return recentHistories[at];
+    }
+
+    @SuppressWarnings("ReferenceEquality") // two arrays are not one
+    private History find(Object array) {
         for (int i = 0; i < count; i++) {
-            if (arrays[i] == array) {
-                History history = histories[i];
-                if (i > 2) {
-                    histories[i] = histories[i - 1];
-                    histories[i - 1] = history;
-                    arrays[i] = arrays[i - 1];
-                    arrays[i - 1] = array;
-                }
-                return history;
+            if (histories[i].array == array) {
+                return histories[i];
             }
         }
         return null;
     }
 
-    void read(WorkItem item, Object array, int index) {
-        History h = history(array);
+    /** @param site where in its class the access is, a number from 0 */
+    void read(WorkItem item, Object array, int index, int site) {
+        History h = history(array, site);
         if (h == null) {
             return;
         }
@@ -156,8 +156,8 @@ final class Races {
         h.read[index] = now;
     }
 
-    void write(WorkItem item, Object array, int index, boolean atomic) {
-        History h = history(array);
+    void write(WorkItem item, Object array, int index, int site, boolean atomic) {
+        History h = history(array, site);
         if (h == null) {
             return;
         }

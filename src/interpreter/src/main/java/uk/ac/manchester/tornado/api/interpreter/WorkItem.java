@@ -11,6 +11,11 @@ public final class WorkItem {
     }
 
     private static final ThreadLocal<WorkItem> CURRENT = new ThreadLocal<>();
+    /**
+     * What some thread entered last. A thread that finds its own work-item here needs no look into {@link #CURRENT}:
+     * what it has written here since it entered another can't be one that it left before.
+     */
+    private static WorkItem entered;
 
     final Group group;
     /** Number within the group; x counts fastest. */
@@ -24,6 +29,8 @@ public final class WorkItem {
 
     private int allocations;
     private AsyncCopies copies;
+    /** Whose work-item this is, once entered. */
+    private Thread thread;
 
     WorkItem(Group group, int linear, Frame frame) {
         this.group = group;
@@ -35,32 +42,45 @@ public final class WorkItem {
 
     /** The work-item this thread runs, or null. */
     public static WorkItem current() {
-        return CURRENT.get();
+        WorkItem item = entered;
+        return item != null && item.thread == Thread.currentThread() ? item : CURRENT.get();
     }
 
     /** Says that this thread runs this work-item, or with null none. */
     static void enter(WorkItem item) {
+        if (item != null) {
+            item.thread = Thread.currentThread();
+        }
         CURRENT.set(item);
+        entered = item;
     }
 
     /** Tells that this work-item reads an element, where races are looked for. */
     public void reads(Object array, int index) {
+        reads(array, index, 0);
+    }
+
+    void reads(Object array, int index, int site) {
         if (races != null) {
-            races.read(this, array, index);
+            races.read(this, array, index, site);
         }
     }
 
     /** Tells that this work-item writes an element, where races are looked for. */
     public void writes(Object array, int index) {
+        writes(array, index, 0);
+    }
+
+    void writes(Object array, int index, int site) {
         if (races != null) {
-            races.write(this, array, index, false);
+            races.write(this, array, index, site, false);
         }
     }
 
     /** Tells that this work-item changes an element atomically, where races are looked for. */
     public void updates(Object array, int index) {
         if (races != null) {
-            races.write(this, array, index, true);
+            races.write(this, array, index, 0, true);
         }
     }
 

@@ -2,12 +2,16 @@ package uk.ac.manchester.tornado.api.types.arrays;
 
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
+import java.lang.invoke.VarHandle;
 import java.nio.ByteBuffer;
 import uk.ac.manchester.tornado.api.types.HalfFloat;
 
 /** Off-heap array of byte values. */
 public final class ByteArray extends TornadoNativeArray {
     private static final ValueLayout.OfByte ELEMENT = ValueLayout.JAVA_BYTE;
+    /** A constant, which makes a load or store of its methods wherever the JVM has compiled them. */
+    private static final VarHandle VALUE = ELEMENT.withByteAlignment(1).varHandle();
+
     private static final ValueLayout.OfShort HALF = ValueLayout.JAVA_SHORT;
 
     private final MemorySegment segment;
@@ -84,7 +88,7 @@ public final class ByteArray extends TornadoNativeArray {
         if (index < 0 || index >= size) {
             throw outOfBounds(index);
         }
-        segment.set(ELEMENT, ARRAY_HEADER + index, value);
+        VALUE.set(segment, ARRAY_HEADER + index, value);
     }
 
     /** Loads a value; throws IndexOutOfBoundsException where index is not below {@link #getSize()}. */
@@ -92,7 +96,7 @@ public final class ByteArray extends TornadoNativeArray {
         if (index < 0 || index >= size) {
             throw outOfBounds(index);
         }
-        return segment.get(ELEMENT, ARRAY_HEADER + index);
+        return (byte) VALUE.get(segment, ARRAY_HEADER + index);
     }
 
     /** Stores a half-precision float in the two bytes from index on, which is even. */

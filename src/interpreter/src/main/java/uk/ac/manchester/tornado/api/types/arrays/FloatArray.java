@@ -2,11 +2,14 @@ package uk.ac.manchester.tornado.api.types.arrays;
 
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
+import java.lang.invoke.VarHandle;
 import java.nio.FloatBuffer;
 
 /** Off-heap array of float values. */
 public final class FloatArray extends TornadoNativeArray {
     private static final ValueLayout.OfFloat ELEMENT = ValueLayout.JAVA_FLOAT;
+    /** A constant, which makes a load or store of its methods wherever the JVM has compiled them. */
+    private static final VarHandle VALUE = ELEMENT.withByteAlignment(1).varHandle();
 
     private final MemorySegment segment;
     private final int size;
@@ -82,7 +85,7 @@ public final class FloatArray extends TornadoNativeArray {
         if (index < 0 || index >= size) {
             throw outOfBounds(index);
         }
-        segment.set(ELEMENT, ARRAY_HEADER + ((long) index << 2), value);
+        VALUE.set(segment, ARRAY_HEADER + ((long) index << 2), value);
     }
 
     /** Loads a value; throws IndexOutOfBoundsException where index is not below {@link #getSize()}. */
@@ -90,7 +93,7 @@ public final class FloatArray extends TornadoNativeArray {
         if (index < 0 || index >= size) {
             throw outOfBounds(index);
         }
-        return segment.get(ELEMENT, ARRAY_HEADER + ((long) index << 2));
+        return (float) VALUE.get(segment, ARRAY_HEADER + ((long) index << 2));
     }
 
     @Override

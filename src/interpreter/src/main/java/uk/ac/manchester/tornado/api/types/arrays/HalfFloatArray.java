@@ -2,11 +2,14 @@ package uk.ac.manchester.tornado.api.types.arrays;
 
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
+import java.lang.invoke.VarHandle;
 import uk.ac.manchester.tornado.api.types.HalfFloat;
 
 /** Off-heap array of half-precision floats. */
 public final class HalfFloatArray extends TornadoNativeArray {
     private static final ValueLayout.OfShort ELEMENT = ValueLayout.JAVA_SHORT;
+    /** A constant, which makes a load or store of its methods wherever the JVM has compiled them. */
+    private static final VarHandle VALUE = ELEMENT.withByteAlignment(1).varHandle();
 
     private final MemorySegment segment;
     private final int size;
@@ -86,7 +89,7 @@ public final class HalfFloatArray extends TornadoNativeArray {
         if (index < 0 || index >= size) {
             throw outOfBounds(index);
         }
-        segment.set(ELEMENT, ARRAY_HEADER + ((long) index << 1), value.getHalfFloatValue());
+        VALUE.set(segment, ARRAY_HEADER + ((long) index << 1), value.getHalfFloatValue());
     }
 
     /** Loads a value; throws IndexOutOfBoundsException where index is not below {@link #getSize()}. */
@@ -94,7 +97,7 @@ public final class HalfFloatArray extends TornadoNativeArray {
         if (index < 0 || index >= size) {
             throw outOfBounds(index);
         }
-        return new HalfFloat(segment.get(ELEMENT, ARRAY_HEADER + ((long) index << 1)));
+        return new HalfFloat((short) VALUE.get(segment, ARRAY_HEADER + ((long) index << 1)));
     }
 
     @Override

@@ -2,10 +2,13 @@ package uk.ac.manchester.tornado.api.types.arrays;
 
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
+import java.lang.invoke.VarHandle;
 
 /** Off-heap array of byte values. */
 public final class Int8Array extends TornadoNativeArray {
     private static final ValueLayout.OfByte ELEMENT = ValueLayout.JAVA_BYTE;
+    /** A constant, which makes a load or store of its methods wherever the JVM has compiled them. */
+    private static final VarHandle VALUE = ELEMENT.withByteAlignment(1).varHandle();
 
     private final MemorySegment segment;
     private final int size;
@@ -74,7 +77,7 @@ public final class Int8Array extends TornadoNativeArray {
         if (index < 0 || index >= size) {
             throw outOfBounds(index);
         }
-        segment.set(ELEMENT, ARRAY_HEADER + index, value);
+        VALUE.set(segment, ARRAY_HEADER + index, value);
     }
 
     /** Loads a value; throws IndexOutOfBoundsException where index is not below {@link #getSize()}. */
@@ -82,7 +85,7 @@ public final class Int8Array extends TornadoNativeArray {
         if (index < 0 || index >= size) {
             throw outOfBounds(index);
         }
-        return segment.get(ELEMENT, ARRAY_HEADER + index);
+        return (byte) VALUE.get(segment, ARRAY_HEADER + index);
     }
 
     @Override
