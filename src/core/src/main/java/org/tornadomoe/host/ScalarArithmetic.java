@@ -11,15 +11,22 @@ final class ScalarArithmetic extends Arithmetic {
         return "no vectors";
     }
 
+    /** Copied once: loops over an array are quick whatever has compiled them. */
+    private static byte[] bytes(MemorySegment from, long at, int count) {
+        byte[] bytes = new byte[count];
+        MemorySegment.copy(from, ValueLayout.JAVA_BYTE, at, bytes, 0, count);
+        return bytes;
+    }
+
     @Override
     public void dot(MemorySegment w, long at, int cols, float[] a, int[] from, int tokens, float[] tile) {
         Arrays.fill(tile, 0, tokens * ROWS, 0);
+        byte[] block = bytes(w, at, cols * ROWS);
         for (int c = 0; c < cols; c++) {
-            long column = at + (long) c * ROWS;
             for (int t = 0; t < tokens; t++) {
                 float x = a[from[t] + c];
                 for (int r = 0; r < ROWS; r++) {
-                    tile[t * ROWS + r] += x * w.get(ValueLayout.JAVA_BYTE, column + r);
+                    tile[t * ROWS + r] += x * block[c * ROWS + r];
                 }
             }
         }
@@ -38,13 +45,13 @@ final class ScalarArithmetic extends Arithmetic {
             int tokens,
             float[] tile) {
         Arrays.fill(tile, 0, tokens * ROWS, 0);
+        byte[] block = bytes(w, at, cols * ROWS);
         for (int c = 0; c < cols; c++) {
-            long column = at + (long) c * ROWS;
             int group = scale + c / width * ROWS;
             for (int t = 0; t < tokens; t++) {
                 float x = a[from[t] + c];
                 for (int r = 0; r < ROWS; r++) {
-                    tile[t * ROWS + r] += x * (w.get(ValueLayout.JAVA_BYTE, column + r) * scales[group + r]);
+                    tile[t * ROWS + r] += x * (block[c * ROWS + r] * scales[group + r]);
                 }
             }
         }
@@ -75,11 +82,12 @@ final class ScalarArithmetic extends Arithmetic {
 
     @Override
     void products(MemorySegment w, long at, int cols, int groups, MemorySegment a, long from, Scratch s) {
+        byte[] block = bytes(w, at, (int) Int8Products.index(ROWS - 1, groups * cols - 1) + 1);
+        byte[] token = bytes(a, from, groups * cols);
         for (int v = 0; v < groups * ROWS; v++) {
             int sum = 0;
             for (int c = v / ROWS * cols; c < (v / ROWS + 1) * cols; c++) {
-                int x = a.get(ValueLayout.JAVA_BYTE, from + c) & 0xff;
-                sum += x * w.get(ValueLayout.JAVA_BYTE, at + Int8Products.index(v % ROWS, c));
+                sum += (token[c] & 0xff) * block[(int) Int8Products.index(v % ROWS, c)];
             }
             s.products.setAtIndex(ValueLayout.JAVA_INT, v, sum);
         }

@@ -109,11 +109,14 @@ public final class ReferenceGemm {
             return new Weights(w.experts(), w.rows(), w.cols(), w.colsPerScale(), (expert, row, values, scales) -> {
                 byte[] bytes = new byte[w.cols()];
                 w.row(expert, row, bytes);
-                for (int i = 0; i < bytes.length; i++) {
-                    values[i] = bytes[i] - w.zeroPoint(expert, row, i);
-                }
                 for (int g = 0; g < scales.length; g++) {
-                    scales[g] = w.scale(expert, row, g * w.colsPerScale());
+                    int from = g * w.colsPerScale();
+                    int to = (int) Math.min((long) from + w.colsPerScale(), bytes.length);
+                    int zeroPoint = w.zeroPoint(expert, row, from);
+                    for (int i = from; i < to; i++) {
+                        values[i] = bytes[i] - zeroPoint;
+                    }
+                    scales[g] = w.scale(expert, row, from);
                 }
             });
         }
