@@ -89,6 +89,9 @@ class ExpertParallelScorerTest {
                 .config("spark.ui.enabled", false)
                 .config("spark.log.level", "WARN")
                 .config("spark.sql.shuffle.partitions", 3)
+                // Code for some rows takes longer to make than it runs; the jobs of SparkPageIT have it.
+                .config("spark.sql.codegen.wholeStage", false)
+                .config("spark.sql.codegen.factoryMode", "NO_CODEGEN")
                 .getOrCreate();
     }
 

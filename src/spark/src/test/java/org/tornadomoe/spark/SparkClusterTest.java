@@ -344,6 +344,9 @@ class SparkClusterTest {
                 Map.entry("spark.driver.bindAddress", "127.0.0.1"),
                 Map.entry("spark.ui.enabled", "false"),
                 Map.entry("spark.log.level", "WARN"),
+                // Each executor would make code that runs for some rows; those of SparkPageIT do.
+                Map.entry("spark.sql.codegen.wholeStage", "false"),
+                Map.entry("spark.sql.codegen.factoryMode", "NO_CODEGEN"),
                 Map.entry("spark.cores.max", "" + cluster.cores()),
                 Map.entry("spark.scheduler.minRegisteredResourcesRatio", "1"),
                 Map.entry("spark.executor.memory", "600m"),
