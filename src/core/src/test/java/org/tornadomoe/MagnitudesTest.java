@@ -38,6 +38,7 @@ class MagnitudesTest {
                 MoeActivation.GELU,
                 MoeActivation.GELU_TANH,
                 MoeActivation.RELU2,
+                MoeActivation.RELU,
                 MoeActivation.SITU)) {
             for (Int8Quantization quantization : all) {
                 kernels.add(Arguments.of(new CpuExperts(), "cpu", quantization, activation));

@@ -85,7 +85,7 @@ final class Run implements Callable<Integer> {
                 names = "--input",
                 paramLabel = "F",
                 description = "Run on the tensor 'hidden_states' [tokens, hidden] of a safetensors file; its router may"
-                        + " read 'input_ids' or 'router_states' there.")
+                        + " read 'input_ids', 'router_states' or 'router_input' there.")
         @Nullable
         Path input;
     }
@@ -181,13 +181,12 @@ final class Run implements Callable<Integer> {
     }
 
     private RouterInputs inputs(ExpertWeights weights, int tokens) {
-        int k = weights.config().expertsPerToken();
         if (source != null && source.input != null) {
             try (Safetensors file = Safetensors.open(source.input)) {
-                return Tokens.inputs(file, weights.router(), tokens, k);
+                return Tokens.inputs(file, weights, tokens);
             }
         }
-        return Tokens.randomInputs(weights.router(), tokens, k);
+        return Tokens.randomInputs(weights, tokens);
     }
 
     private Times time(MoeLayer layer, Tokens hidden, RouterInputs inputs, Result out) {
@@ -228,7 +227,7 @@ final class Run implements Callable<Integer> {
         if (states != null && out.states != null) {
             System.arraycopy(states, 0, out.states, 0, states.length);
         }
-        RouterInputs own = new RouterInputs(inputs.tokenIds(), out.states);
+        RouterInputs own = new RouterInputs(inputs.tokenIds(), out.states, inputs.hidden());
         long start = System.nanoTime();
         layer.forward(hidden.values(), hidden.count(), out.output, null, own);
         return secondsSince(start);

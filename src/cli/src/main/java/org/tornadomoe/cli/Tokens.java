@@ -8,8 +8,8 @@ import org.tornadomoe.checkpoint.DType;
 import org.tornadomoe.checkpoint.Safetensors;
 import org.tornadomoe.checkpoint.Tensor;
 import org.tornadomoe.kernel.RouterInputs;
+import org.tornadomoe.quant.ExpertWeights;
 import org.tornadomoe.quant.RouterNetwork;
-import org.tornadomoe.quant.RouterWeights;
 
 /**
  * Rows of finite floats, one a token: hidden states, or a layer's output.
@@ -69,15 +69,16 @@ record Tokens(int count, float[] values) {
     }
 
     /**
-     * What a router reads beside hidden states: {@code input_ids} [M], where it has a table of experts, and where it is
-     * a network {@code router_states} [M, R], or zeros, which are as none, if they aren't there.
+     * What a layer's router reads beside hidden states: {@code input_ids} [M], where it has a table of experts, {@code
+     * router_input} [M, H], where it reads something else than the experts, and where it is a network {@code
+     * router_states} [M, R], or zeros, which are as none, if they aren't there.
      *
-     * @param k experts a token
      * @throws CheckpointException if a tensor isn't what it should be
      */
-    static RouterInputs inputs(Safetensors file, RouterWeights router, int tokens, int k) {
-        int[] table = router.expertsOfToken();
-        RouterNetwork network = router.network();
+    static RouterInputs inputs(Safetensors file, ExpertWeights layer, int tokens) {
+        int[] table = layer.router().expertsOfToken();
+        RouterNetwork network = layer.router().network();
+        int k = layer.config().expertsPerToken();
         if (table != null) {
             Tensor tensor = file.tensor("input_ids").requireDType(DType.I64, DType.I32);
             if (tensor.elements() != tokens) {
@@ -95,22 +96,33 @@ record Tokens(int count, float[] values) {
             if (!file.names().contains("router_states")) {
                 return RouterInputs.ofStates(new float[tokens * network.width()]);
             }
-            Tokens states = read(file, "router_states", network.width());
-            if (states.count != tokens) {
-                throw tensor(file, file.tensor("router_states"), "expected " + tokens + " rows, as hidden_states has");
-            }
-            return RouterInputs.ofStates(states.values);
+            return RouterInputs.ofStates(rows(file, "router_states", tokens, network.width()));
         }
-        return RouterInputs.NONE;
+        return layer.config().router().readsOwnInput()
+                ? RouterInputs.ofHidden(
+                        rows(file, "router_input", tokens, layer.config().hiddenDim()))
+                : RouterInputs.NONE;
     }
 
-    /** Likewise for random tokens: the same ids in every run. */
-    static RouterInputs randomInputs(RouterWeights router, int tokens, int k) {
-        int[] table = router.expertsOfToken();
-        RouterNetwork network = router.network();
+    private static float[] rows(Safetensors file, String name, int tokens, int width) {
+        Tokens rows = read(file, name, width);
+        if (rows.count != tokens) {
+            throw tensor(file, file.tensor(name), "expected " + tokens + " rows, as hidden_states has");
+        }
+        return rows.values;
+    }
+
+    /** Likewise for random tokens: the same in every run. */
+    static RouterInputs randomInputs(ExpertWeights layer, int tokens) {
+        int[] table = layer.router().expertsOfToken();
+        RouterNetwork network = layer.router().network();
         if (table != null) {
+            int rows = table.length / layer.config().expertsPerToken();
             return RouterInputs.ofTokenIds(
-                    new Random(SEED).ints(tokens, 0, table.length / k).toArray());
+                    new Random(SEED).ints(tokens, 0, rows).toArray());
+        }
+        if (layer.config().router().readsOwnInput()) {
+            return RouterInputs.ofHidden(random(tokens, layer.config().hiddenDim()).values);
         }
         return network == null ? RouterInputs.NONE : RouterInputs.ofStates(new float[tokens * network.width()]);
     }

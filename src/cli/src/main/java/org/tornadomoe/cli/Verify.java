@@ -62,7 +62,7 @@ final class Verify implements Callable<Integer> {
                 names = "--golden",
                 paramLabel = "F",
                 description = "A safetensors file with 'hidden_states' and 'output', both [tokens, hidden], and"
-                        + " what else the layer's router reads: 'input_ids' or 'router_states'.")
+                        + " what else the layer's router reads: 'input_ids', 'router_states' or 'router_input'.")
         @Nullable
         Path golden;
 
@@ -159,15 +159,15 @@ final class Verify implements Callable<Integer> {
     }
 
     private static RouterInputs inputs(Safetensors file, ExpertWeights weights, Tokens hidden) {
-        return Tokens.inputs(
-                file, weights.router(), hidden.count(), weights.config().expertsPerToken());
+        return Tokens.inputs(file, weights, hidden.count());
     }
 
     private static Routing route(ExpertWeights weights, Tokens hidden, RouterInputs inputs) {
         FusedMoeConfig config = weights.config();
         int m = hidden.count();
-        double[] logits = Router.logits(config, weights.router(), Numerics.widen(hidden.values()), m);
-        return Router.route(config, weights.router(), hidden.values(), logits, m, inputs);
+        float[] read = inputs.hidden(config.router(), hidden.values(), m, config.hiddenDim());
+        double[] logits = Router.logits(config, weights.router(), Numerics.widen(read), m);
+        return Router.route(config, weights.router(), read, logits, m, inputs);
     }
 
     private int verifyCase(Path file) {

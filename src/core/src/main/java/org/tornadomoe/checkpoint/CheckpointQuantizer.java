@@ -465,7 +465,16 @@ public final class CheckpointQuantizer {
                 "quantization_config",
                 layout.config(source.checkpoint.moeLayers().stream()
                         .filter(layer -> !layers.contains(layer))
+                        .map(this::namesOf)
                         .toList()));
         WholeFile.write(out.resolve("config.json"), JsonText.of(fields));
+    }
+
+    /** A pattern of the names of a layer's modules. */
+    private String namesOf(int layer) {
+        LayerTensors.Stack stack = source.checkpoint.shape(layer).stack();
+        return stack == null
+                ? ".*\\.layers\\." + layer + "\\..*"
+                : "(.*\\.)?" + stack.name().replace(".", "\\.") + "(layers|block)\\." + stack.layer() + "\\..*";
     }
 }

@@ -105,9 +105,9 @@ record CompressedTensorsLayout(Int8Quantization quantization) {
     /**
      * The field {@code quantization_config} of {@code config.json}.
      *
-     * @param floats MoE layers that are not quantised
+     * @param floats patterns of the names of MoE layers that are not quantised
      */
-    Map<String, Object> config(List<Integer> floats) {
+    Map<String, Object> config(List<String> floats) {
         Int8Scheme scheme = quantization.scheme();
         Map<String, Object> weights = arguments();
         weights.put("dynamic", false);
@@ -136,8 +136,9 @@ record CompressedTensorsLayout(Int8Quantization quantization) {
         // Mixtral's names as well as everybody else's, and the first expert by the names that vLLM asks for.
         group.put(
                 "targets",
-                List.of("re:.*\\.(experts\\.\\d+|shared_experts?|shared_mlp|share_expert)"
-                        + "\\.(gate_proj|up_proj|down_proj|linear_gate|w1|w2|w3)$"));
+                List.of("re:.*\\.(experts\\.(expert_)?\\d+|shared_experts?|shared_mlp|share_expert)"
+                        + "\\.(gate_proj|up_proj|down_proj|linear_gate|w1|w2|w3|linear|linear_v|linear_1|gate|up|down"
+                        + "|fc1|fc2|wi|wo)$"));
         group.put("weights", weights);
         group.put("input_activations", activations);
         group.put("output_activations", null);
@@ -148,11 +149,7 @@ record CompressedTensorsLayout(Int8Quantization quantization) {
         all.put("global_compression_ratio", null);
         all.put("kv_cache_scheme", null);
         all.put("config_groups", Map.of("group_0", group));
-        all.put(
-                "ignore",
-                floats.stream()
-                        .map(layer -> "re:.*\\.layers\\." + layer + "\\..*")
-                        .toList());
+        all.put("ignore", floats.stream().map(pattern -> "re:" + pattern).toList());
         return new LinkedHashMap<>(all);
     }
 

@@ -99,6 +99,8 @@ final class FamilyTraits {
     private int network;
     private @Nullable String stepLimit;
     private @Nullable String sharedStepLimit;
+    private @Nullable String decoderLayers;
+    private String decoderWidth = "";
     private Routing routing = (traits, json, router) -> router;
     private final List<Rule> rules = new ArrayList<>();
     private final Set<String> fields = new LinkedHashSet<>();
@@ -136,6 +138,16 @@ final class FamilyTraits {
     FamilyTraits modelNames(String layers, String hidden) {
         layersField = read(layers);
         hiddenField = read(hidden);
+        return this;
+    }
+
+    /**
+     * The layers are an encoder's, and after them those of a decoder, which stand in that field as many, and in the
+     * other how wide.
+     */
+    FamilyTraits decoder(String number, String wide) {
+        decoderLayers = read(number);
+        decoderWidth = read(wide);
         return this;
     }
 
@@ -472,9 +484,19 @@ final class FamilyTraits {
         return all;
     }
 
+    /** Layers of the encoder, or of the model where it has none. */
+    int encoderLayers(JsonFile json) {
+        return json.positive(layersField, layers);
+    }
+
+    /** The number of a layer in the decoder, negative in the encoder. */
+    int inDecoder(JsonFile json, int layer) {
+        return decoderLayers == null ? -1 : layer - encoderLayers(json);
+    }
+
     /** The configuration as that layer has it. */
     JsonFile at(JsonFile whole, int layer) {
-        JsonFile json = ofTexts(whole);
+        JsonFile json = ofStack(ofTexts(whole), layer);
         if (perLayer.stream().noneMatch(field -> json.fields().get(field) instanceof List<?>)) {
             return json;
         }
@@ -491,6 +513,15 @@ final class FamilyTraits {
                 own.put(field, each.get(layer));
             }
         }
+        return new JsonFile(json.file(), own);
+    }
+
+    private JsonFile ofStack(JsonFile json, int layer) {
+        if (inDecoder(json, layer) < 0) {
+            return json;
+        }
+        Map<String, @Nullable Object> own = new LinkedHashMap<>(json.fields());
+        own.put(width, json.positive(decoderWidth, intermediate));
         return new JsonFile(json.file(), own);
     }
 
@@ -519,9 +550,11 @@ final class FamilyTraits {
     }
 
     int layers(JsonFile json) {
-        int number = layerList == null
-                ? json.positive(layersField, layers)
-                : layerList.apply(json).size();
+        int number =
+                layerList == null ? encoderLayers(json) : layerList.apply(json).size();
+        if (decoderLayers != null && number <= MAX_LAYERS) {
+            number += Math.min(MAX_LAYERS, json.positive(decoderLayers, layers));
+        }
         if (number < 1) {
             throw new CheckpointException(json.file(), "has a list of layer types without any");
         }
@@ -642,7 +675,8 @@ final class FamilyTraits {
                 zeroExperts == null ? zero : json.nonNegative(zeroExperts, zero),
                 sharedGate && hasShared,
                 normalizesShared,
-                0);
+                0,
+                false);
         RouterConfig own = routing.of(this, json, router);
         return groupsField == null ? own : grouped(json, own, groups, groupsTaken);
     }
@@ -692,8 +726,10 @@ final class FamilyTraits {
             case "silu", "swish" -> MoeActivation.SILU;
             case "gelu" -> MoeActivation.GELU;
             case "gelu_pytorch_tanh", "gelu_new" -> MoeActivation.GELU_TANH;
+            case "relu" -> MoeActivation.RELU;
             case "relu2" -> MoeActivation.RELU2;
-            default -> throw json.wrong(activationField, "silu, swish, gelu, gelu_new, gelu_pytorch_tanh or relu2");
+            default ->
+                throw json.wrong(activationField, "silu, swish, gelu, gelu_new, gelu_pytorch_tanh, relu or relu2");
         };
         return gated ? found : found.withoutMul();
     }
@@ -718,6 +754,16 @@ final class FamilyTraits {
                         ? null
                         : new LayerTensors.Network(
                                 json.positive(networkWidth, network), json.finite("rms_norm_eps", 1e-5), layer > 0),
+                stack(whole, layer),
                 Set.copyOf(peculiarities));
+    }
+
+    private LayerTensors.@Nullable Stack stack(JsonFile json, int layer) {
+        int inDecoder = inDecoder(json, layer);
+        return decoderLayers == null
+                ? null
+                : inDecoder < 0
+                        ? new LayerTensors.Stack("encoder.", layer)
+                        : new LayerTensors.Stack("decoder.", inDecoder);
     }
 }

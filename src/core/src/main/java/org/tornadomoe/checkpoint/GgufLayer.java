@@ -59,6 +59,9 @@ final class GgufLayer {
                     gateUpBias == null ? part(upBias, expert, i) : part(gateUpBias, 2 * expert + 1, i),
                     part(downBias, expert, h)));
         }
+        if (shape.has(LayerTensors.Peculiarity.ADJUGATES)) {
+            experts = withAdjugates(experts);
+        }
         Projections shared = null;
         Tensor sharedGate = null;
         int width = shape.sharedIntermediate();
@@ -84,14 +87,7 @@ final class GgufLayer {
         if (shape.has(LayerTensors.Peculiarity.DENSE_ELSEWHERE)) { // with Arctic the experts' norm is another
             List.of("ffn_gate", "ffn_up", "ffn_down", "ffn_norm_exps").forEach(name -> look(name + ".weight"));
         }
-        Tensor correction = null;
-        for (String name : List.of("exp_probs_b.bias", "exp_probs_b")) {
-            Gguf.Entry found = correction == null && shape.correctionBias() ? look(name) : null;
-            correction = found == null ? correction : vector(found, e);
-        }
-        if (shape.correctionBias() && correction == null) {
-            throw missing("exp_probs_b.bias");
-        }
+        float[] correction = shape.correctionBias() ? correction(e) : null;
         Gguf.Entry routerBias = look("ffn_gate_inp.bias");
         float[] router =
                 floats(required("ffn_gate_inp.weight")).requireShape(e, h).toFloats();
@@ -103,17 +99,59 @@ final class GgufLayer {
                     vector(handed, h).toFloats(),
                     handed::problem);
         }
+        int[] table = shape.tableWidth() == 0 ? null : expertsOfToken();
         requireAllRead();
         return new LayerTensors(
                 new RouterWeights(
                         router,
                         routerBias == null ? null : vector(routerBias, e).toFloats(),
-                        correction == null ? null : correction.toFloats(),
-                        sharedGate == null ? null : sharedGate.toFloats()),
+                        correction,
+                        sharedGate == null ? null : sharedGate.toFloats(),
+                        table,
+                        null),
                 1,
                 List.copyOf(experts),
                 shared,
                 List.of());
+    }
+
+    private float[] correction(int experts) {
+        for (String name : List.of("exp_probs_b.bias", "exp_probs_b")) {
+            Gguf.Entry found = look(name);
+            if (found != null) {
+                return vector(found, experts).toFloats();
+            }
+        }
+        if (shape.has(LayerTensors.Peculiarity.CORRECTION_MAY_MISS)) {
+            return new float[experts];
+        }
+        throw missing("exp_probs_b.bias");
+    }
+
+    /** [V, K]. */
+    private int[] expertsOfToken() {
+        Gguf.Entry table = required("ffn_gate_tid2eid.weight");
+        long[] size = table.shape();
+        if (table.type() != GgmlType.I32 || size.length != 2 || size[1] != shape.tableWidth()) {
+            throw table.problem("expected I32 of the shape [token ids, " + shape.tableWidth() + "], got "
+                    + table.typeName() + " " + Arrays.toString(size));
+        }
+        return new Tensor(table.file(), table.name(), DType.I32, size, table.data()).toInts();
+    }
+
+    private List<Projections> withAdjugates(List<Projections> experts) {
+        int i = LayerTensors.ADJUGATE_WIDTH;
+        int count = Math.ceilDiv(experts.size(), LayerTensors.EXPERTS_AN_ADJUGATE);
+        List<Projections> both = new ArrayList<>();
+        for (int e = 0; e < experts.size(); e++) {
+            int at = e / LayerTensors.EXPERTS_AN_ADJUGATE;
+            both.add(experts.get(e)
+                    .withAdjugate(
+                            matrix(required("ffn_gate_chexps.weight"), at, count, i, shape.hidden()),
+                            matrix(required("ffn_up_chexps.weight"), at, count, i, shape.hidden()),
+                            matrix(required("ffn_down_chexps.weight"), at, count, shape.hidden(), i)));
+        }
+        return both;
     }
 
     /** The tensors that were read. */

@@ -23,6 +23,7 @@ record GgufModel(Gguf gguf) {
     private static final int SOFTMAX = 1; // llama.cpp's LLAMA_EXPERT_GATING_FUNC_TYPE_SOFTMAX
     private static final int SIGMOID = 2; // ..._SIGMOID
     private static final int SOFTMAX_WEIGHT = 3; // ..._SOFTMAX_WEIGHT: over the chosen alone
+    private static final int SQRTSOFTPLUS = 4; // ..._SQRT_SOFTPLUS
 
     /**
      * An architecture of llama.cpp.
@@ -73,7 +74,11 @@ record GgufModel(Gguf gguf) {
             Map.entry("afmoe", new Architecture("glm4_moe", SIGMOID, false, true, true)),
             Map.entry("deepseek32", new Architecture("deepseek_v3", SIGMOID, false, true, true)),
             Map.entry("deepseek2-ocr", new Architecture("deepseek_v2", SOFTMAX, false, true, true)),
-            Map.entry("mistral4", new Architecture("deepseek_v2", SOFTMAX, false, true, true)),
+            Map.entry("mistral4", new Architecture("mistral4", SOFTMAX, false, true, true)),
+            Map.entry("deepseek4", new Architecture("deepseek_v4", SQRTSOFTPLUS, false, true, true)),
+            Map.entry("grovemoe", new Architecture("grove_moe", SOFTMAX, true, false, false)),
+            Map.entry("smallthinker", new Architecture("smallthinker", SOFTMAX, true, false, false)),
+            Map.entry("nomic-bert-moe", new Architecture("nomic_bert", SOFTMAX, false, false, false)),
             Map.entry("step35", new Architecture("step3p5", SIGMOID, true, false, true)),
             Map.entry("hy_v3", new Architecture("glm4_moe", SIGMOID, false, true, true)),
             Map.entry("laguna", new Architecture("laguna", SIGMOID, true, false, true)),
@@ -111,8 +116,19 @@ record GgufModel(Gguf gguf) {
 
     private static final String SHARED_LIMITS = "step35.swiglu_clamp_shexp";
 
+    /** Of DeepSeek-V4, likewise. */
+    private static final String CLAMPS = "deepseek4.swiglu_clamp_exp";
+
+    private static final String SHARED_CLAMPS = "deepseek4.swiglu_clamp_shexp";
+
+    /** Of GroveMoE: the experts beside others, which have one value that is known each. */
+    private static final Map<String, Double> ADJUGATES = Map.of(
+            "grovemoe.expert_chunk_feed_forward_length", (double) LayerTensors.ADJUGATE_WIDTH,
+            "grovemoe.experts_per_group", (double) LayerTensors.EXPERTS_AN_ADJUGATE,
+            "grovemoe.expert_group_scale", (double) LayerTensors.ADJUGATE_SCALE);
+
     /** Keys of one architecture that others are refused with. */
-    private static final Set<String> READ_OF_ONE = Set.of(UNAPPLIED, LIMITS, SHARED_LIMITS);
+    private static final Set<String> READ_OF_ONE = Set.of(UNAPPLIED, LIMITS, SHARED_LIMITS, CLAMPS, SHARED_CLAMPS);
 
     /** What a key's name has in it if it is about experts. */
     private static final List<String> OF_EXPERTS = List.of("expert", "moe", "router", "gating", "swiglu", "activation");
@@ -190,6 +206,27 @@ record GgufModel(Gguf gguf) {
                 fields.put("share_expert_dim", shared);
                 fields.put("swiglu_limits", gguf.skipped(LIMITS));
                 fields.put("swiglu_limits_shared", gguf.skipped(SHARED_LIMITS));
+            }
+            case "deepseek_v4" -> {
+                fields.put("num_hash_layers", number(a + "hash_layer_count", null));
+                Object limits = gguf.skipped(CLAMPS);
+                Object shared4 = gguf.skipped(SHARED_CLAMPS);
+                require(
+                        shared4 == null || shared4.equals(limits),
+                        SHARED_CLAMPS,
+                        "none, or what " + CLAMPS + " has",
+                        String.valueOf(shared4));
+                fields.put("swiglu_limit", limits);
+            }
+            case "smallthinker" -> {
+                fields.put("moe_ffn_hidden_size", intermediate);
+                fields.put("moe_primary_router_apply_softmax", number(a + "expert_gating_func", null) != SIGMOID);
+            }
+            case "grove_moe" -> ADJUGATES.forEach(this::requireNumber);
+            case "nomic_bert" -> {
+                fields.put("n_layer", layers);
+                fields.put("n_embd", fields.get("hidden_size"));
+                fields.put("n_inner", intermediate);
             }
             case "laguna" -> fields.put("moe_routed_scaling_factor", factor(a, architecture));
             case "gemma4_text" -> fields.put("enable_moe_block", true);
@@ -277,6 +314,7 @@ record GgufModel(Gguf gguf) {
             if (OF_EXPERTS.stream().anyMatch(name::contains)
                     && !READ_KEYS.contains(name)
                     && !READ_OF_ONE.contains(key)
+                    && !ADJUGATES.containsKey(key)
                     && !off) {
                 throw new CheckpointException(
                         gguf.path(), key + ": is about experts and not understood: expected none, got " + value);
@@ -298,7 +336,9 @@ record GgufModel(Gguf gguf) {
             // Divided by the sum of the chosen, a softmax over all is one over the chosen.
             boolean overChosen =
                     architecture.renormalize && !architecture.choosesRenormalize && architecture.gating != SIGMOID;
+            boolean eitherOne = architecture.modelType.equals("smallthinker") && gating == SIGMOID;
             boolean same = gating == 0
+                    || eitherOne
                     || gating == architecture.gating
                     || (overChosen && (gating == SOFTMAX || gating == SOFTMAX_WEIGHT));
             require(same, key, "" + architecture.gating, gating);
@@ -328,6 +368,15 @@ record GgufModel(Gguf gguf) {
             vocabulary = tokens.length();
         }
         return (layers == 47 || layers == 48) && Long.valueOf(154_880).equals(vocabulary);
+    }
+
+    /** A key that is there has to have that value. */
+    private void requireNumber(String key, double expected) {
+        Object value = gguf.metadata().get(key);
+        boolean same = value == null
+                || (value instanceof Long whole && whole == expected)
+                || (value instanceof Double real && real.floatValue() == (float) expected);
+        require(same, key, String.valueOf(expected), String.valueOf(value));
     }
 
     private boolean renormalize(String a, Architecture architecture) {

@@ -47,6 +47,8 @@ record LayerTensors(
         LATENT,
         /** The router reads another norm of the token than the experts, and has a factor an expert (Gemma 4). */
         GEMMA4_ROUTER,
+        /** Experts' outputs have a factor each, {@code BLOCK.router_scale} (Pangu Pro MoE). */
+        EXPERT_SCALES,
         /** Every two experts have a smaller one beside them, which is added to either (GroveMoE). */
         ADJUGATES,
         /** Tokens of pictures have a router and experts of their own in the block, which come after (Ernie 4.5 VL). */
@@ -75,6 +77,7 @@ record LayerTensors(
      * @param sharedScale what the shared expert's output is multiplied by
      * @param tableWidth K where experts stand in a table of token ids, else 0
      * @param network that the router is; null if it isn't
+     * @param stack where the layer stands in a model with an encoder; null in one without
      */
     record Shape(
             int experts,
@@ -88,6 +91,7 @@ record LayerTensors(
             float sharedScale,
             int tableWidth,
             @Nullable Network network,
+            @Nullable Stack stack,
             Set<Peculiarity> peculiarities) {
         boolean has(Peculiarity peculiarity) {
             return peculiarities.contains(peculiarity);
@@ -121,13 +125,37 @@ record LayerTensors(
      */
     record Network(int width, double epsilon, boolean readsState) {}
 
-    /** The last is a layer itself, of a model whose router and experts have no block of their own. */
-    private static final List<String> BLOCKS =
-            List.of("mlp.", "block_sparse_moe.", "feed_forward.", "moe.", "moe_block.", "ffn.", "mixer.", "");
+    /**
+     * Of a model with an encoder and a decoder, one of them.
+     *
+     * @param name that names of its tensors have in them, with a dot behind
+     * @param layer its number there
+     */
+    record Stack(String name, int layer) {}
 
-    private static final List<String> LAYERS = List.of("layers.", "blocks.");
-    private static final List<String> ROUTERS =
-            List.of("gate", "router", "router.layer", "router.gate", "router.classifier", "router.proj", "gate.wg");
+    /** The last is a layer itself, of a model whose router and experts have no block of their own. */
+    private static final List<String> BLOCKS = List.of(
+            "mlp.",
+            "block_sparse_moe.",
+            "feed_forward.",
+            "moe.",
+            "moe_block.",
+            "ffn.",
+            "mixer.",
+            "layer.1.mlp.",
+            "layer.2.mlp.",
+            "");
+
+    private static final List<String> LAYERS = List.of("layers.", "blocks.", "block.");
+    private static final List<String> ROUTERS = List.of(
+            "gate",
+            "router",
+            "router.layer",
+            "router.gate",
+            "router.classifier",
+            "router.proj",
+            "gate.wg",
+            "primary_router");
 
     /** What a router that is a network begins with. */
     private static final List<String> NETWORKS = List.of("gate.down_proj");
@@ -149,7 +177,10 @@ record LayerTensors(
             new Names("gate_proj", "up_proj", "down_proj"),
             new Names("w1", "w3", "w2"),
             new Names("linear_gate", "up_proj", "down_proj"),
-            new Names("linear", "linear_v", "linear_1"));
+            new Names("linear", "linear_v", "linear_1"),
+            new Names("gate", "up", "down"),
+            new Names("", "fc1", "fc2"),
+            new Names("", "wi", "wo"));
     private static final List<Fused> FUSED = List.of(
             new Fused("experts.gate_up_proj", "experts.down_proj", "_bias"),
             new Fused("experts.gate_up_proj.weight", "experts.down_proj.weight", ".bias"),
@@ -245,8 +276,9 @@ record LayerTensors(
             if (scale != null) {
                 factor = scale.requireFloat().requireShape(1).requireFinite().getFloat(0);
             }
-            if (shape.has(Peculiarity.GEMMA4_ROUTER)) {
-                float[] each = required(block + "router.per_expert_scale", shape.experts);
+            if (shape.has(Peculiarity.GEMMA4_ROUTER) || shape.has(Peculiarity.EXPERT_SCALES)) {
+                boolean gemma = shape.has(Peculiarity.GEMMA4_ROUTER);
+                float[] each = required(block + (gemma ? "router.per_expert_scale" : "router_scale"), shape.experts);
                 List<Projections> unscaled = experts;
                 experts = IntStream.range(0, shape.experts)
                         .mapToObj(e -> unscaled.get(e).scaled(each[e]))
@@ -269,9 +301,7 @@ record LayerTensors(
             return new LayerTensors(weights, factor, List.copyOf(experts), shared, List.copyOf(fused));
         }
 
-        /**
-         * Every expert and the one beside it as one: what the smaller one computes is scaled where a row has a scale.
-         */
+        /** Every expert and the one beside it as one. */
         private List<Projections> withAdjugates(String block, List<Projections> experts) {
             List<Projections> both = new ArrayList<>();
             for (int e = 0; e < experts.size(); e++) {
@@ -281,14 +311,7 @@ record LayerTensors(
                         PER_EXPERT.getFirst(),
                         ADJUGATE_WIDTH,
                         shape.hidden);
-                both.add(new Projections(
-                        List.of(),
-                        new Matrix.Above(expert.gate(), beside.gate()),
-                        new Matrix.Above(expert.up(), Matrix.scaled(beside.up(), ADJUGATE_SCALE)),
-                        new Matrix.Beside(List.of(expert.down(), beside.down())),
-                        null,
-                        null,
-                        null));
+                both.add(expert.withAdjugate(beside.gate(), beside.up(), beside.down()));
             }
             tensors.find(block + "expert_bias"); // its module has it and doesn't read it
             return both;
@@ -512,7 +535,7 @@ record LayerTensors(
             if (!shape.gated && tensors.has(block + "experts.up_proj")) {
                 return fusedWithoutGate(block, inner);
             }
-            if (tensors.has(block + "experts.mlp.v1")) {
+            if (tensors.has(block + "experts.mlp." + (shape.gated ? "v1" : "w1"))) {
                 return stackedRows(block);
             }
             if (tensors.has(block + "gate_proj.weight") && tensors.shape(block + "gate_proj.weight").length == 3) {
@@ -542,14 +565,27 @@ record LayerTensors(
             return stacked(block, h, gate, up, down, false);
         }
 
-        /** DBRX's: all experts' rows one below the other in three tensors [E * I, H], the third's being columns. */
+        /**
+         * DBRX's: all experts' rows one below the other in three tensors [E * I, H], the third's being columns; without
+         * a gate in two, as Nomic's, whose bias of the sum has to be nothing.
+         */
         private List<Projections> stackedRows(String block) {
             long rows = (long) shape.experts * shape.intermediate;
             int h = shape.hidden;
-            Tensor gate = stacked(block + "experts.mlp.w1", rows, h);
-            Tensor up = stacked(block + "experts.mlp.v1", rows, h);
+            Tensor first = stacked(block + "experts.mlp.w1", rows, h);
             Tensor down = stacked(block + "experts.mlp.w2", rows, h);
-            return stacked(block, h, gate, up, down, true);
+            if (shape.gated) {
+                return stacked(block, h, first, stacked(block + "experts.mlp.v1", rows, h), down, true);
+            }
+            String bias = block + "experts.bias";
+            float[] added = vector(bias, h);
+            for (int i = 0; added != null && i < h; i++) {
+                if (added[i] != 0) {
+                    throw new CheckpointException(
+                            tensors.path(), "tensor '" + bias + "': expected zeros, got " + added[i] + " at " + i);
+                }
+            }
+            return stacked(block, h, null, first, down, true);
         }
 
         /**
@@ -587,18 +623,28 @@ record LayerTensors(
 
         /** The layer's number as a part of names. */
         private String number() {
-            return "." + layer + ".";
+            return "." + place() + ".";
+        }
+
+        private int place() {
+            return shape.stack == null ? layer : shape.stack.layer;
+        }
+
+        /** Whether a name is of the stack that the layer is in. */
+        private boolean isOfStack(String name) {
+            return shape.stack == null || name.startsWith(shape.stack.name) || name.contains("." + shape.stack.name);
         }
 
         private Found found() {
             List<String> routers = shape.network == null ? ROUTERS : NETWORKS;
             List<Found> ends = BLOCKS.stream()
-                    .flatMap(block -> LAYERS.stream().map(layers -> layers + layer + "." + block))
+                    .flatMap(block -> LAYERS.stream().map(layers -> layers + place() + "." + block))
                     .flatMap(block -> routers.stream().map(router -> new Found(block + router, block)))
                     .toList();
             String number = number();
             List<Found> all = tensors.names().stream()
-                    .filter(name -> name.contains(number)) // the other layers' would be tried with every end
+                    .filter(name -> name.contains(number) // the other layers' would be tried with every end
+                            && isOfStack(name))
                     .flatMap(name -> MatrixReader.SUFFIXES.stream()
                             .flatMap(suffix -> ends.stream()
                                     .filter(end -> isUnder(name, end.router + "." + suffix))
@@ -611,7 +657,7 @@ record LayerTensors(
             if (all.isEmpty()) {
                 throw missing(
                         List.of("the router"),
-                        List.of("*layers." + layer + ".{"
+                        List.of("*layers." + place() + ".{"
                                 + String.join(",", BLOCKS).replace(".", "").replaceFirst(",$", "") + "}.{"
                                 + String.join(",", routers) + "}.weight"));
             }
@@ -655,9 +701,12 @@ record LayerTensors(
         }
 
         private List<Projections> perExpert(String block, Names names, int inner) {
+            String named = block + "experts.expert_";
+            boolean isNamed = tensors.names().stream().anyMatch(name -> name.startsWith(named));
+            String numbered = isNamed ? named : block + "experts.";
             List<String> missing = new ArrayList<>();
             for (int e = 0; e < shape.experts; e++) {
-                for (String module : names.under(block + "experts." + e + ".")) {
+                for (String module : names.under(numbered + e + ".")) {
                     if (!hasAny(module + ".")) {
                         missing.add(module + ".weight");
                     }
@@ -666,13 +715,13 @@ record LayerTensors(
             if (!missing.isEmpty()) {
                 throw missing(
                         missing,
-                        names.under(block + "experts.{0.." + (shape.experts - 1) + "}.").stream()
+                        names.under(numbered + "{0.." + (shape.experts - 1) + "}.").stream()
                                 .map(module -> module + ".weight")
                                 .toList());
             }
             List<Projections> experts = new ArrayList<>();
             for (int e = 0; e < shape.experts; e++) {
-                experts.add(expert(block + "experts." + e + ".", names, shape.intermediate, inner));
+                experts.add(expert(numbered + e + ".", names, shape.intermediate, inner));
             }
             // What transformers saves of experts that hand their token on.
             for (int e = shape.experts; e < shape.choices(); e++) {
@@ -840,7 +889,8 @@ record LayerTensors(
 
         private CheckpointException missing(List<String> missing, List<String> lookedFor) {
             List<String> there = tensors.names().stream()
-                    .filter(name -> name.contains("layers." + layer + "."))
+                    .filter(name -> LAYERS.stream().anyMatch(layers -> name.contains(layers + place() + "."))
+                            && isOfStack(name))
                     .toList();
             return new CheckpointException(
                     tensors.path(),

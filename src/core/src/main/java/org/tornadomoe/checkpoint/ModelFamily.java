@@ -154,7 +154,69 @@ enum ModelFamily {
                     .zeroExperts("zero_expert_num", 256)
                     .fields("zero_expert_type=identity norm_topk_prob=false router_bias moe_intermediate_size")),
 
+    /** Of every group of experts as many, and a factor an expert. */
+    PANGU_PRO_MOE(
+            "PanguProMoE pangu_pro_moe",
+            sizes(48, 5120, 1344, 64, 8)
+                    .routing((_, json, router) -> router.ofEachGroup(json.positive("num_experts_per_tok", 8)))
+                    .sharedWidth("shared_expert_intermediate_size", 5376)
+                    .denseIn("mlp_only_layers")
+                    .tensors(Peculiarity.EXPERT_SCALES)
+                    .fields("hidden_act=silu norm_topk_prob=false")),
+    /** As Qwen3-MoE, of every group as many. */
+    INTERNS1_PRO(
+            "interns1_pro interns1_pro_text interns1_pro_moe",
+            qwen(sizes(94, 4096, 1536, 128, 8), false)
+                    .routing((_, json, router) -> {
+                        int groups = json.has("router_n_groups") ? json.integer("router_n_groups") : -1;
+                        return groups > 0 ? router.ofEachGroup(groups) : router;
+                    })
+                    .fields("router_n_groups")),
+    /** An encoder, then a decoder. Experts take any number of tokens, as transformers 5 has it. */
+    SWITCH_TRANSFORMERS(
+            "switch_transformers",
+            sizes(12, 768, 2048, 8, 1)
+                    .modelNames("num_layers", "d_model")
+                    .width("d_ff")
+                    .decoder("num_decoder_layers", "d_ff")
+                    .dense(ModelFamily::whySwitchDense)
+                    .activation("dense_act_fn", "relu")
+                    .withoutGate()
+                    .fields("num_sparse_encoder_layers num_sparse_decoder_layers encoder_sparse_step"
+                            + " decoder_sparse_step expert_capacity add_router_probs router_bias router_dtype"
+                            + " router_ignore_padding_tokens feed_forward_proj is_gated_act=false")),
+    /** Likewise; the share of tokens that training leaves out is left out of weights. */
+    NLLB_MOE(
+            "nllb-moe nllb_moe",
+            sizes(12, 1024, 4096, 128, 2)
+                    .modelNames("encoder_layers", "d_model")
+                    .width("encoder_ffn_dim")
+                    .decoder("decoder_layers", "decoder_ffn_dim")
+                    .dense(ModelFamily::whyNllbDense)
+                    .normalized()
+                    .routing((_, json, router) -> nllb(json, router))
+                    .activation("activation_function", "relu")
+                    .withoutGate()
+                    .biased()
+                    .fields("encoder_sparse_step decoder_sparse_step expert_capacity moe_token_dropout"
+                            + " second_expert_policy=all normalize_router_prob_before_dropping"
+                            + " batch_prioritized_routing moe_eval_capacity_token_fraction router_bias router_dtype"
+                            + " router_ignore_padding_tokens")),
+
     // The K best logits, then softmax.
+    /** ReLU-gated experts, and a router that reads the layer's input. */
+    SMALLTHINKER(
+            "smallthinker",
+            sizes(52, 2560, 768, 64, 6)
+                    .width("moe_ffn_hidden_size")
+                    .names("moe_num_primary_experts", "moe_num_active_primary_experts")
+                    .normalized()
+                    .routing((_, json, _) -> smallThinker(json))
+                    .activates(MoeActivation.RELU, null, null)
+                    .dense(ModelFamily::whySmallThinkerDense)
+                    .fields("moe_primary_router_apply_softmax moe_enable_early_router moe_layer_layout hidden_act=relu"
+                            + " moe_enable_secondary_experts=false moe_num_secondary_experts"
+                            + " moe_secondary_expert_size norm_topk_prob=true")),
     GRANITEMOE("granitemoe granitemoeshared", granite()),
     GRANITEMOE_HYBRID("granitemoehybrid", granite()),
     GRANITEMOE_SWA("granitemoe_swa", granite()),
@@ -412,6 +474,7 @@ enum ModelFamily {
                     .scaled("routed_scaling_factor", 1.5)
                     .shared("n_shared_experts", 1)
                     .limited("swiglu_limit", 10.0)
+                    .perLayer("swiglu_limit")
                     .tensors(Peculiarity.ROUTER_BIAS_CORRECTS)
                     .tokenTable(ModelFamily::isHashed)
                     .fields("scoring_func=sqrtsoftplus norm_topk_prob=true topk_method=noaux_tc mlp_layer_types"
@@ -420,6 +483,19 @@ enum ModelFamily {
     // Others.
     /** A router that is a network, reads the one before it, and may choose no expert. */
     ZAYA("zaya", sizes(40, 2048, 2048, 16, 1).network("router_hidden_size", 256).fields("num_experts_per_tok=1")),
+    /** Nomic Embed, an encoder. */
+    NOMIC_BERT(
+            "nomic_bert",
+            sizes(12, 768, 3072, 8, 2)
+                    .modelNames("n_layer", "n_embd")
+                    .width("n_inner")
+                    .names("num_experts", "moe_top_k")
+                    .activation("activation_function", "gelu")
+                    .withoutGate()
+                    .dense(ModelFamily::whyNomicDense)
+                    .fields("moe_every_n_layers moe_normalize_expert_weights=false expert_choice_router=false"
+                            + " num_shared_experts=0 moe_impl moe_resid_pdrop ffn_div=1 norm_topk_prob=false"
+                            + " router_aux_loss_coef")),
     /** Ling and Ring, of softmax scores. */
     BAILING_MOE(
             "bailing_moe",
@@ -633,6 +709,22 @@ enum ModelFamily {
         };
     }
 
+    private static RouterConfig smallThinker(JsonFile json) {
+        RouterConfig router = json.bool("moe_primary_router_apply_softmax", false)
+                ? RouterConfig.topKThenSoftmax()
+                : RouterConfig.topKThenSigmoid(true);
+        return json.bool("moe_enable_early_router", true) ? router.withOwnInput() : router;
+    }
+
+    /** Experts take all tokens if they may take as many as there are. */
+    private static RouterConfig nllb(JsonFile json, RouterConfig router) {
+        String field = "moe_eval_capacity_token_fraction";
+        if (json.finite(field, 1) < 1) {
+            throw json.wrong(field, "at least 1: with less, experts leave out tokens by what else is in a batch");
+        }
+        return router.withRoutedScalingFactor(1 - json.finite("moe_token_dropout", 0.2));
+    }
+
     private static RouterConfig phimoe(JsonFile json, RouterConfig router) {
         double margin = ScoringFunction.SPARSE_MIXER_MARGIN;
         if (2 * json.finite("router_jitter_noise", margin / 2) != margin) {
@@ -699,6 +791,42 @@ enum ModelFamily {
                 ? null
                 : "moe_layer_interval is " + interval + ", moe_layer_start_index " + start + " and moe_layer_end_index "
                         + end;
+    }
+
+    private static @Nullable String whySmallThinkerDense(JsonFile json, int layer) {
+        if (!json.has("moe_layer_layout")) {
+            return null;
+        }
+        List<Integer> sparse = json.integers("moe_layer_layout");
+        return layer < sparse.size() && sparse.get(layer) != 0 ? null : "moe_layer_layout is " + JsonFile.shown(sparse);
+    }
+
+    /** Every so many layers of the encoder and of the decoder, the second of as many. */
+    private static @Nullable String whySwitchDense(JsonFile json, int layer) {
+        int encoder = json.positive("num_layers", 12);
+        boolean decodes = layer >= encoder;
+        int all = decodes ? json.positive("num_decoder_layers", encoder) : encoder;
+        String field = decodes ? "num_sparse_decoder_layers" : "num_sparse_encoder_layers";
+        int sparse = json.nonNegative(field, 3);
+        int step = sparse == 0 ? all : all / sparse;
+        int n = decodes ? layer - encoder : layer;
+        return step > 0 && (n % step == 1 || step == 1) ? null : field + " is " + sparse + " of " + all;
+    }
+
+    /** The second of every so many layers. */
+    private static @Nullable String whyNomicDense(JsonFile json, int layer) {
+        int step = json.nonNegative("moe_every_n_layers", 0);
+        return step > 0 && layer % step == 1 ? null : "moe_every_n_layers is " + step;
+    }
+
+    /** The last of every so many layers. */
+    private static @Nullable String whyNllbDense(JsonFile json, int layer) {
+        int encoder = json.positive("encoder_layers", 12);
+        boolean decodes = layer >= encoder;
+        String field = decodes ? "decoder_sparse_step" : "encoder_sparse_step";
+        int step = json.nonNegative(field, 4);
+        int n = decodes ? layer - encoder : layer;
+        return step > 0 && (n + 1) % step == 0 ? null : field + " is " + step;
     }
 
     private static @Nullable String whyStepDense(JsonFile json, int layer, int first) {

@@ -45,6 +45,18 @@ record Projections(
         return new Projections(List.of(), gate, up, Matrix.scaled(down, factor), gateBias, upBias, bias);
     }
 
+    /** The same with GroveMoE's smaller expert beside it, what that computes being scaled where a row has a scale. */
+    Projections withAdjugate(Matrix besideGate, Matrix besideUp, Matrix besideDown) {
+        return new Projections(
+                List.of(),
+                new Matrix.Above(gate, besideGate),
+                new Matrix.Above(up, Matrix.scaled(besideUp, LayerTensors.ADJUGATE_SCALE)),
+                new Matrix.Beside(List.of(down, besideDown)),
+                null,
+                null,
+                null);
+    }
+
     /** The same of a token that is projected first by [L, H] and then back by [H, L]: one expert on H columns. */
     Projections between(Matrix into, Matrix back) {
         Matrix first = new Matrix.Product(up, into);

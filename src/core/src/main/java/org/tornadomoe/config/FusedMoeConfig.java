@@ -319,6 +319,11 @@ public record FusedMoeConfig(
                     "router: expected at most " + MAX_EXPERTS + " experts, zero experts included, got " + logits);
         }
         int groups = router.numExpertGroup();
+        if (router.scoring() == ScoringFunction.SOFTMAX_EACH_GROUP
+                && (groups < 1 || experts % groups != 0 || topK % groups != 0)) {
+            throw new IllegalArgumentException("router: expected a number of groups that divides " + experts
+                    + " experts and the " + topK + " of a token, got " + groups);
+        }
         if (groups > 1 && logits % groups == 0 && logits > groups) {
             int candidates = router.topkGroup() * (logits / groups);
             if (topK > candidates) {

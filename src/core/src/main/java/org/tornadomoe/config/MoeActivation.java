@@ -18,6 +18,8 @@ public enum MoeActivation {
     GELU_TANH("gelu_tanh"),
     /** {@code max(g, 0)^2 * u}. vLLM has the name and no kernel for it. */
     RELU2("relu2"),
+    /** {@code max(g, 0) * u} (SmallThinker). vLLM has no name for it. */
+    RELU("relu"),
     /**
      * {@code (u + b) * g * sigmoid(a g)}, g at most L, u in [-L, L], by default with a = 1.702, b = 1, L = 7; gate and
      * up columns alternate.
@@ -38,7 +40,9 @@ public enum MoeActivation {
     /** {@code gelu(x)}, tanh approximation. */
     GELU_TANH_NO_MUL("gelu_tanh_no_mul"),
     /** {@code max(x, 0)^2}. */
-    RELU2_NO_MUL("relu2_no_mul");
+    RELU2_NO_MUL("relu2_no_mul"),
+    /** {@code max(x, 0)} (Switch Transformers, NLLB). */
+    RELU_NO_MUL("relu_no_mul");
 
     private final String value;
 
@@ -68,6 +72,7 @@ public enum MoeActivation {
             case GELU -> GELU_NO_MUL;
             case GELU_TANH -> GELU_TANH_NO_MUL;
             case RELU2 -> RELU2_NO_MUL;
+            case RELU -> RELU_NO_MUL;
             default -> this;
         };
     }

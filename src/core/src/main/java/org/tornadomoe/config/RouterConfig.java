@@ -26,6 +26,8 @@ import java.util.Objects;
  * @param normalizesShared whether each shared expert has a logit of its own, whose score is divided by one sum with the
  *     chosen ones' (Inkling)
  * @param logitCap what logits are cut off at smoothly: {@code c * tanh(x / c)} (Laguna); 0 for nothing
+ * @param readsOwnInput whether logits are of something else than what experts read, which a call brings
+ *     (SmallThinker's router reads a layer's input, before attention)
  */
 public record RouterConfig(
         ScoringFunction scoring,
@@ -38,7 +40,8 @@ public record RouterConfig(
         int numZeroExperts,
         boolean hasSharedExpertGate,
         boolean normalizesShared,
-        double logitCap) {
+        double logitCap,
+        boolean readsOwnInput) {
     /**
      * Checks what can be checked without E and K; {@link FusedMoeConfig} checks the rest.
      *
@@ -70,9 +73,19 @@ public record RouterConfig(
                     "normalizesShared: expected renormalize, no shared expert gate and scores of each logit by itself"
                             + " beside it");
         }
-        if (handed(scoring) && (scoresChosenOnly || hasCorrectionBias || numExpertGroup > 0)) {
+        boolean eachGroup = scoring == ScoringFunction.SOFTMAX_EACH_GROUP;
+        if (handed(scoring) && (scoresChosenOnly || hasCorrectionBias || (numExpertGroup > 0 && !eachGroup))) {
             throw new IllegalArgumentException(
                     "scoring: expected neither a correction bias nor groups beside " + scoring + ", which chooses");
+        }
+        if (eachGroup && (numExpertGroup != topkGroup || numZeroExperts > 0)) {
+            throw new IllegalArgumentException(
+                    "scoring: expected all groups and no zero experts beside " + scoring + ", got " + topkGroup + " of "
+                            + numExpertGroup + " groups and " + numZeroExperts + " zero experts");
+        }
+        if (readsOwnInput && (hasSharedExpertGate || normalizesShared)) {
+            throw new IllegalArgumentException(
+                    "readsOwnInput: expected weights of 1 for shared experts beside it, got others");
         }
     }
 
@@ -88,7 +101,7 @@ public record RouterConfig(
 
     private static boolean handed(ScoringFunction scoring) {
         return switch (scoring) {
-            case SPARSE_MIXER, TOKEN_TABLE, NETWORK, CUSTOM, SIMULATED -> true;
+            case SOFTMAX_EACH_GROUP, SPARSE_MIXER, TOKEN_TABLE, NETWORK, CUSTOM, SIMULATED -> true;
             case SOFTMAX, SIGMOID, SQRTSOFTPLUS, IDENTITY -> false;
         };
     }
@@ -98,7 +111,7 @@ public record RouterConfig(
      * where no device has the way of routing.
      */
     public boolean isHandedIn() {
-        return handed(scoring) || normalizesShared || logitCap != 0;
+        return handed(scoring) || normalizesShared || logitCap != 0 || readsOwnInput;
     }
 
     /** Whether ids and weights follow from logits, wherever they are found. */
@@ -124,17 +137,35 @@ public record RouterConfig(
                 numZeroExperts,
                 hasSharedExpertGate,
                 normalizesShared,
-                0);
+                0,
+                false);
     }
 
     /** Scores of all logits by that function, the K greatest, divided by their sum or not. */
     public static RouterConfig of(ScoringFunction scoring, boolean renormalize) {
-        return new RouterConfig(scoring, false, renormalize, false, 0, 0, 1, 0, false, false, 0);
+        return new RouterConfig(scoring, false, renormalize, false, 0, 0, 1, 0, false, false, 0, false);
+    }
+
+    /** The same, of a softmax, choosing as many of each of so many groups. */
+    public RouterConfig ofEachGroup(int groups) {
+        return new RouterConfig(
+                ScoringFunction.SOFTMAX_EACH_GROUP,
+                false,
+                renormalize,
+                false,
+                groups,
+                groups,
+                routedScalingFactor,
+                0,
+                hasSharedExpertGate,
+                normalizesShared,
+                logitCap,
+                readsOwnInput);
     }
 
     /** The top K logits, then a softmax over them (gpt-oss, Granite). */
     public static RouterConfig topKThenSoftmax() {
-        return new RouterConfig(ScoringFunction.SOFTMAX, true, true, false, 0, 0, 1, 0, false, false, 0);
+        return new RouterConfig(ScoringFunction.SOFTMAX, true, true, false, 0, 0, 1, 0, false, false, 0, false);
     }
 
     /** The top K logits, then the sigmoid of each (Llama 4). */
@@ -144,7 +175,7 @@ public record RouterConfig(
 
     /** The top K logits, then the sigmoid of each, divided by their sum or not. */
     public static RouterConfig topKThenSigmoid(boolean renormalize) {
-        return new RouterConfig(ScoringFunction.SIGMOID, true, renormalize, false, 0, 0, 1, 0, false, false, 0);
+        return new RouterConfig(ScoringFunction.SIGMOID, true, renormalize, false, 0, 0, 1, 0, false, false, 0, false);
     }
 
     /** The plainest router that amounts to a method. */
@@ -173,7 +204,7 @@ public record RouterConfig(
      */
     public RoutingMethodType method() {
         return switch (scoring) {
-            case CUSTOM, SPARSE_MIXER, TOKEN_TABLE, NETWORK -> RoutingMethodType.CUSTOM;
+            case CUSTOM, SOFTMAX_EACH_GROUP, SPARSE_MIXER, TOKEN_TABLE, NETWORK -> RoutingMethodType.CUSTOM;
             case SIMULATED -> RoutingMethodType.SIMULATED;
             case IDENTITY -> hasCorrectionBias || renormalize ? RoutingMethodType.UNSPECIFIED : RoutingMethodType.TOP_K;
             case SOFTMAX, SIGMOID, SQRTSOFTPLUS ->
@@ -230,7 +261,8 @@ public record RouterConfig(
                 numZeroExperts,
                 hasSharedExpertGate,
                 true,
-                logitCap);
+                logitCap,
+                readsOwnInput);
     }
 
     public RouterConfig withLogitCap(double cap) {
@@ -245,7 +277,25 @@ public record RouterConfig(
                 numZeroExperts,
                 hasSharedExpertGate,
                 normalizesShared,
-                cap);
+                cap,
+                readsOwnInput);
+    }
+
+    /** Logits of something else than what experts read. */
+    public RouterConfig withOwnInput() {
+        return new RouterConfig(
+                scoring,
+                scoresChosenOnly,
+                renormalize,
+                hasCorrectionBias,
+                numExpertGroup,
+                topkGroup,
+                routedScalingFactor,
+                numZeroExperts,
+                hasSharedExpertGate,
+                normalizesShared,
+                logitCap,
+                true);
     }
 
     /** The same scores with another choice and other weights. */
@@ -262,6 +312,7 @@ public record RouterConfig(
                 zeroExperts,
                 sharedGate,
                 normalizesShared,
-                logitCap);
+                logitCap,
+                readsOwnInput);
     }
 }

@@ -7,6 +7,11 @@ import java.util.Locale;
 public enum ScoringFunction {
     /** exp(x) over the sum of all. */
     SOFTMAX,
+    /**
+     * As {@link #SOFTMAX}, and of each of the router's groups as many experts are chosen, the best K / groups (Pangu
+     * Pro MoE, Intern-S1-Pro). It runs on the host.
+     */
+    SOFTMAX_EACH_GROUP,
     /** 1 / (1 + exp(-x)), each logit by itself. */
     SIGMOID,
     /** The square root of ln(1 + exp(x)), each logit by itself. */

@@ -58,6 +58,7 @@ final class Activation {
             case GELU_TANH, GELU_TANH_NO_MUL ->
                 gate / 2 * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (gate + 0.044715 * gate * gate * gate))) * up;
             case RELU2, RELU2_NO_MUL -> Math.max(gate, 0) * Math.max(gate, 0) * up;
+            case RELU, RELU_NO_MUL -> Math.max(gate, 0) * up;
             case SWIGLUSTEP -> Math.min(gate / (1 + Math.exp(-gate)), limit) * Math.clamp(up, -limit, limit);
             case SITU -> {
                 double linear = linearBeta == 0 ? up : linearBeta * Math.tanh(up / linearBeta);

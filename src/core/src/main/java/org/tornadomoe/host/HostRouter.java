@@ -88,10 +88,11 @@ public final class HostRouter {
         return route(hidden, tokens, inputs, true);
     }
 
-    private ChosenExperts route(float[] hidden, int tokens, RouterInputs inputs, boolean onAllCores) {
+    private ChosenExperts route(float[] experts, int tokens, RouterInputs inputs, boolean onAllCores) {
         if (function != null) {
-            return route(function, hidden, tokens, onAllCores);
+            return route(function, experts, tokens, onAllCores);
         }
+        float[] hidden = inputs.hidden(router, experts, tokens, config.hiddenDim());
         if (network != null) {
             return route(network, hidden, tokens, inputs, onAllCores);
         }
@@ -382,16 +383,20 @@ public final class HostRouter {
         score(s.logits, scores);
         setKeys(s.logits, scores, keys);
         int groups = router.numExpertGroup();
+        boolean eachGroup = router.scoring() == ScoringFunction.SOFTMAX_EACH_GROUP;
         boolean hopeless = groups == 1 && correctionBias != null;
         for (int c = 0; c < choices && hopeless; c++) {
             hopeless = keys[c] == Double.NEGATIVE_INFINITY;
         }
-        if (groups > 1 && choices % groups == 0 && choices > groups) {
+        if (!eachGroup && groups > 1 && choices % groups == 0 && choices > groups) {
             leaveBestGroups(keys, s.groupKeys, groups);
         }
+        int size = eachGroup ? choices / groups : choices;
+        int ofEach = eachGroup ? k / groups : k;
         double sum = 0;
         for (int slot = 0; slot < k; slot++) {
-            int best = best(keys, 0, choices, ids, at, slot);
+            int from = slot / ofEach * size;
+            int best = best(keys, from, from + size, ids, at, slot);
             ids[at + slot] = best;
             weights[at + slot] = keys[best] == Double.NEGATIVE_INFINITY ? 0 : scores[best];
             sum += weights[at + slot];
@@ -411,7 +416,7 @@ public final class HostRouter {
 
     private void score(double[] logits, double[] scores) {
         switch (router.scoring()) {
-            case SOFTMAX -> {
+            case SOFTMAX, SOFTMAX_EACH_GROUP -> {
                 double max = logits[0];
                 for (int c = 1; c < choices; c++) {
                     max = Math.max(max, logits[c]);
@@ -450,7 +455,8 @@ public final class HostRouter {
 
     /** What choices are compared by; −∞ for what weighs nothing. */
     private void setKeys(double[] logits, double[] scores, double[] keys) {
-        boolean hopeless = router.scoring() == ScoringFunction.SOFTMAX;
+        boolean hopeless =
+                router.scoring() == ScoringFunction.SOFTMAX || router.scoring() == ScoringFunction.SOFTMAX_EACH_GROUP;
         for (int c = 0; c < choices && hopeless; c++) {
             hopeless = scores[c] == 0;
         }

@@ -1,6 +1,7 @@
 package org.tornadomoe.kernel;
 
 import org.jspecify.annotations.Nullable;
+import org.tornadomoe.config.RouterConfig;
 
 /**
  * What some models' routers read of a call's tokens beside their hidden states. What a layer's router doesn't read
@@ -11,10 +12,17 @@ import org.jspecify.annotations.Nullable;
  * @param states [M, R] for a router that reads the one before it in the model (ZAYA): that one's states, and after the
  *     call this one's, for the next layer; a model's first layer writes them only. Null for none: then it computes as
  *     with nothing before it
+ * @param hidden [M, H] that the router reads where it reads something else than the experts (SmallThinker: the layer's
+ *     input before attention); null if not given
  */
-public record RouterInputs(int @Nullable [] tokenIds, float @Nullable [] states) {
+public record RouterInputs(int @Nullable [] tokenIds, float @Nullable [] states, float @Nullable [] hidden) {
     /** Nothing. */
-    public static final RouterInputs NONE = new RouterInputs(null, null);
+    public static final RouterInputs NONE = new RouterInputs(null, null, null);
+
+    /** Token ids and states. */
+    public RouterInputs(int @Nullable [] tokenIds, float @Nullable [] states) {
+        this(tokenIds, states, null);
+    }
 
     /** The numbers of tokens. */
     public static RouterInputs ofTokenIds(int... tokenIds) {
@@ -24,6 +32,28 @@ public record RouterInputs(int @Nullable [] tokenIds, float @Nullable [] states)
     /** States that are read and written. */
     public static RouterInputs ofStates(float[] states) {
         return new RouterInputs(null, states);
+    }
+
+    /** What the router reads in place of the experts' hidden states. */
+    public static RouterInputs ofHidden(float[] hidden) {
+        return new RouterInputs(null, null, hidden);
+    }
+
+    /**
+     * What the router reads.
+     *
+     * @param experts the hidden states that the experts read, [M, H]
+     * @throws IllegalArgumentException if it reads something else, and that isn't given or are fewer values
+     */
+    public float[] hidden(RouterConfig router, float[] experts, int tokens, int width) {
+        if (!router.readsOwnInput()) {
+            return experts;
+        }
+        if (hidden == null || hidden.length < (long) tokens * width) {
+            throw new IllegalArgumentException("hidden: expected what this layer's router reads, [" + tokens + ", "
+                    + width + "] values, got " + (hidden == null ? "none" : hidden.length));
+        }
+        return hidden;
     }
 
     /**

@@ -56,6 +56,7 @@ public final class Activations {
             case GELU_TANH, GELU_TANH_NO_MUL ->
                 gate / 2 * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (gate + 0.044715 * gate * gate * gate))) * up;
             case RELU2, RELU2_NO_MUL -> Math.max(gate, 0) * Math.max(gate, 0) * up;
+            case RELU, RELU_NO_MUL -> Math.max(gate, 0) * up;
             case SWIGLUOAI, SWIGLUOAI_UNINTERLEAVE -> g * sigmoid(c.alpha() * g) * (u + c.beta());
             case SWIGLUSTEP -> Math.min(silu(gate), c.limit()) * u;
             case SITU -> {

@@ -25,8 +25,10 @@ public final class Reference {
     /** The same of a layer whose router may read more. */
     public static Stages forward(ExpertWeights weights, float[] hidden, int tokens, RouterInputs inputs) {
         FusedMoeConfig config = weights.config();
-        double[] logits = Router.logits(config, weights.router(), Numerics.widen(hidden), tokens);
-        return forward(weights, hidden, logits, Router.route(config, weights.router(), hidden, logits, tokens, inputs));
+        float[] read = inputs.hidden(config.router(), hidden, tokens, config.hiddenDim());
+        double[] x = Numerics.widen(Arrays.copyOf(read, tokens * config.hiddenDim()));
+        double[] logits = Router.logits(config, weights.router(), x, tokens);
+        return forward(weights, hidden, logits, Router.route(config, weights.router(), read, logits, tokens, inputs));
     }
 
     /** A pass with the unquantised weights on tokens that are routed already. */
@@ -88,8 +90,8 @@ public final class Reference {
     public static Stages forward(Int8Experts experts, float[] hidden, int tokens) {
         FusedMoeConfig config = experts.config();
         Numerics.requireLength("hidden", hidden.length, tokens, config.hiddenDim());
-        return forward(
-                experts, hidden, Router.logits(config, experts.router(), Numerics.widen(hidden), tokens), tokens);
+        float[] read = RouterInputs.NONE.hidden(config.router(), hidden, tokens, config.hiddenDim());
+        return forward(experts, hidden, Router.logits(config, experts.router(), Numerics.widen(read), tokens), tokens);
     }
 
     /** A pass with int8 experts: hidden [M, H] and router logits [M, L] in, every stage out. */

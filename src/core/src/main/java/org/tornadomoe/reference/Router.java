@@ -294,10 +294,11 @@ public final class Router {
             int groups = router.numExpertGroup();
             boolean one = groups == 1 && correctionBias != null;
             boolean hopeless = one && Arrays.stream(keys).allMatch(key -> key == Double.NEGATIVE_INFINITY);
-            if (groups > 1 && choices % groups == 0 && choices > groups) {
+            boolean eachGroup = router.scoring() == ScoringFunction.SOFTMAX_EACH_GROUP;
+            if (!eachGroup && groups > 1 && choices % groups == 0 && choices > groups) {
                 leaveBestGroups(keys, groups, router.topkGroup(), correctionBias != null ? 2 : 1);
             }
-            int[] chosen = topK(keys, topK);
+            int[] chosen = eachGroup ? topKOfEach(keys, topK / groups, groups) : topK(keys, topK);
             double[] chosenWeights = Arrays.stream(chosen)
                     .mapToDouble(e -> keys[e] == Double.NEGATIVE_INFINITY ? 0 : scores[e])
                     .toArray();
@@ -316,6 +317,15 @@ public final class Router {
             }
         }
         return new Routing(tokens, topK, ids, weights);
+    }
+
+    /** Of each group its {@code count} best. */
+    private static int[] topKOfEach(double[] keys, int count, int groups) {
+        int size = keys.length / groups;
+        return IntStream.range(0, groups)
+                .flatMap(g -> Arrays.stream(topK(Arrays.copyOfRange(keys, g * size, (g + 1) * size), count))
+                        .map(e -> g * size + e))
+                .toArray();
     }
 
     /** PhiMoE's routing (Liu et al., GRIN, arXiv 2409.12136): see {@link ScoringFunction#SPARSE_MIXER}. */
@@ -353,8 +363,9 @@ public final class Router {
     private static double[] keys(
             double[] logits, double[] scores, RouterConfig router, float @Nullable [] correctionBias) {
         double[] keys = new double[logits.length];
-        boolean hopeless = router.scoring() == ScoringFunction.SOFTMAX
-                && Arrays.stream(scores).allMatch(s -> s == 0);
+        boolean softmax =
+                router.scoring() == ScoringFunction.SOFTMAX || router.scoring() == ScoringFunction.SOFTMAX_EACH_GROUP;
+        boolean hopeless = softmax && Arrays.stream(scores).allMatch(s -> s == 0);
         for (int e = 0; e < keys.length; e++) {
             double logit = logits[e];
             if (correctionBias != null) {
@@ -395,7 +406,7 @@ public final class Router {
     /** Scores of a token's logits; what isn't finite is 0. */
     private static double[] scores(double[] logits, ScoringFunction function) {
         double[] scores = switch (function) {
-            case SOFTMAX -> softmax(logits);
+            case SOFTMAX, SOFTMAX_EACH_GROUP -> softmax(logits);
             case SIGMOID -> Arrays.stream(logits).map(Router::sigmoid).toArray();
             case SQRTSOFTPLUS ->
                 Arrays.stream(logits)

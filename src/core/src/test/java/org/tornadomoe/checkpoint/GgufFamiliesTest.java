@@ -8,6 +8,8 @@ import static org.tornadomoe.checkpoint.PublishedModel.only;
 import static org.tornadomoe.checkpoint.PublishedModel.softmax;
 import static org.tornadomoe.checkpoint.PublishedModel.top;
 
+import java.nio.ByteBuffer;
+import java.nio.ByteOrder;
 import java.nio.file.Path;
 import java.util.Arrays;
 import java.util.List;
@@ -269,6 +271,12 @@ class GgufFamiliesTest {
         "deepseek_v32, deepseek32, 1",
         "deepseek_ocr2_text, deepseek2-ocr, 1",
         "mistral4, mistral4, 1",
+        "mistral4_groups, mistral4, 1",
+        "deepseek_v4, deepseek4, 1",
+        "deepseek_v4_hash, deepseek4, 0",
+        "smallthinker, smallthinker, 1",
+        "nomic_bert, nomic-bert-moe, 1",
+        "grove_moe, grovemoe, 0",
         "step3p5, step35, 1",
         "step3p5_plain, step35, 1",
         "gemma4_text, gemma4, 1"
@@ -295,6 +303,8 @@ class GgufFamiliesTest {
                             Tensor tensor = raw.tensor(prefix + from);
                             writer.tensor("blk.1." + name, GgmlType.F32, tensor.toFloats(), tensor.shape());
                         });
+            } else if (family.equals("grove_moe")) {
+                writeGrove(writer, source.tensors(layer));
             } else {
                 write(writer, source.tensors(layer), layer, family.startsWith("cohere2") ? 2 : 1);
             }
@@ -303,7 +313,11 @@ class GgufFamiliesTest {
         try (MoeCheckpoint checkpoint = MoeCheckpoint.open(file);
                 Safetensors expected = Safetensors.open(golden.resolve("golden.safetensors"))) {
             Tensor hidden = expected.tensor("hidden_states");
-            double[] actual = Reference.forward(checkpoint.layer(layer), hidden.toFloats(), (int) hidden.shape()[0])
+            double[] actual = Reference.forward(
+                            checkpoint.layer(layer),
+                            hidden.toFloats(),
+                            (int) hidden.shape()[0],
+                            TransformersFamiliesTest.inputs(expected))
                     .output();
             assertThat(Numerics.relativeL2(
                             actual, Numerics.widen(expected.tensor("output").toFloats())))
@@ -341,10 +355,29 @@ class GgufFamiliesTest {
                 .number(architecture + ".embedding_length", config.hiddenDim())
                 .number(architecture + ".expert_count", config.numExperts())
                 .number(architecture + ".expert_used_count", config.expertsPerToken());
-        if (List.of("cohere2moe", "nemotron_h_moe", "hy_v3", "laguna", "deepseek32", "step35", "mistral4")
+        if (List.of("cohere2moe", "nemotron_h_moe", "hy_v3", "laguna", "deepseek32", "step35", "mistral4", "deepseek4")
                 .contains(architecture)) {
             writer.bool(architecture + ".expert_weights_norm", true)
-                    .number(architecture + ".expert_gating_func", architecture.equals("mistral4") ? 1 : 2);
+                    .number(
+                            architecture + ".expert_gating_func",
+                            switch (architecture) {
+                                case "mistral4" -> 1;
+                                case "deepseek4" -> 4;
+                                default -> 2;
+                            });
+        }
+        switch (architecture) {
+            case "deepseek4" -> {
+                float limit = requireNonNull(config.swigluLimit()).floatValue();
+                writer.number("deepseek4.hash_layer_count", layer == 0 ? 1 : 0)
+                        .reals("deepseek4.swiglu_clamp_exp", limit, limit);
+            }
+            case "smallthinker" -> writer.number("smallthinker.expert_gating_func", 2);
+            case "grovemoe" ->
+                writer.number("grovemoe.expert_chunk_feed_forward_length", 128)
+                        .number("grovemoe.experts_per_group", 2)
+                        .real("grovemoe.expert_group_scale", 0.05f);
+            default -> {}
         }
         if (architecture.equals("step35")) {
             Double limit = config.swigluLimit();
@@ -375,6 +408,12 @@ class GgufFamiliesTest {
         if (correction != null) {
             writer.tensor(block + "exp_probs_b.bias", GgmlType.F32, correction, experts);
         }
+        int[] table = router.expertsOfToken();
+        if (table != null) {
+            ByteBuffer ids = ByteBuffer.allocate(4 * table.length).order(ByteOrder.LITTLE_ENDIAN);
+            ids.asIntBuffer().put(table);
+            writer.raw(block + "ffn_gate_tid2eid.weight", GgmlType.I32, ids.array(), table.length / 2, 2);
+        }
         boolean gated = tensors.experts().getFirst().isGated();
         for (String name : gated ? List.of("gate", "up", "down") : List.of("up", "down")) {
             List<Matrix> each =
@@ -393,6 +432,38 @@ class GgufFamiliesTest {
                 writer.tensor(
                         block + "ffn_" + name + "_shexp.weight", GgmlType.F32, values, matrix.rows(), matrix.cols());
             }
+        }
+    }
+
+    /** An expert's own rows and columns, and behind them those of the one beside every two. */
+    private static void writeGrove(GgufWriter writer, LayerTensors tensors) {
+        int hidden = tensors.experts().getFirst().down().rows();
+        int both = tensors.experts().getFirst().gate().rows();
+        int own = both - 128;
+        int experts = tensors.experts().size();
+        writer.tensor(
+                "blk.0.ffn_gate_inp.weight", GgmlType.F32, tensors.router().weight(), experts, hidden);
+        for (String name : List.of("gate", "up", "down")) {
+            boolean down = name.equals("down");
+            float[] first = new float[experts * own * hidden];
+            float[] beside = new float[experts / 2 * 128 * hidden];
+            for (int e = 0; e < experts; e++) {
+                float[] all = floats(named(tensors.experts().get(e), name), 1);
+                for (int i = 0; i < all.length; i++) {
+                    int at = down ? i % both : i / hidden; // a row of gate and up, a column of down
+                    int other = down ? i / both : i % hidden;
+                    boolean isOwn = at < own;
+                    int width = isOwn ? own : 128;
+                    int place = isOwn ? at : at - own;
+                    int index = (isOwn ? e : e / 2) * width * hidden
+                            + (down ? other * width + place : place * hidden + other);
+                    (isOwn ? first : beside)[index] = all[i] * (name.equals("up") && !isOwn ? 20 : 1);
+                }
+            }
+            long[] size = down ? new long[] {experts, hidden, own} : new long[] {experts, own, hidden};
+            long[] besides = down ? new long[] {experts / 2, hidden, 128} : new long[] {experts / 2, 128, hidden};
+            writer.tensor("blk.0.ffn_" + name + "_exps.weight", GgmlType.F32, first, size)
+                    .tensor("blk.0.ffn_" + name + "_chexps.weight", GgmlType.F32, beside, besides);
         }
     }
 

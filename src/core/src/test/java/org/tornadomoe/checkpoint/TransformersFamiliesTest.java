@@ -33,7 +33,8 @@ class TransformersFamiliesTest {
             "inkling2",
             "inkling_text",
             "minimax_m3_vl_text",
-            "nemotron_h_latent");
+            "nemotron_h_latent",
+            "pangu_pro_moe");
 
     private static List<Path> families() throws IOException {
         try (Stream<Path> families = Files.list(FAMILIES)) {
@@ -42,10 +43,14 @@ class TransformersFamiliesTest {
     }
 
     /** What a router reads beside hidden states. */
-    private static RouterInputs inputs(Safetensors golden) {
+    static RouterInputs inputs(Safetensors golden) {
         Tensor ids = golden.find("input_ids");
         Tensor states = golden.find("router_states");
-        return new RouterInputs(ids == null ? null : ids.toInts(), states == null ? null : states.toFloats());
+        Tensor own = golden.find("router_input");
+        return new RouterInputs(
+                ids == null ? null : ids.toInts(),
+                states == null ? null : states.toFloats(),
+                own == null ? null : own.toFloats());
     }
 
     @ParameterizedTest

@@ -111,8 +111,8 @@ class FusedMoeConfigTest {
         assertThatIllegalArgumentException()
                 .isThrownBy(() -> MoeActivation.fromString("tanh"))
                 .withMessage("Unknown MoE activation: 'tanh'. Valid activations: ['silu', 'gelu', 'gelu_tanh', 'relu2',"
-                        + " 'swigluoai', 'situ', 'swigluoai_uninterleave', 'swiglustep', 'silu_no_mul', 'gelu_no_mul',"
-                        + " 'gelu_tanh_no_mul', 'relu2_no_mul']");
+                        + " 'relu', 'swigluoai', 'situ', 'swigluoai_uninterleave', 'swiglustep', 'silu_no_mul',"
+                        + " 'gelu_no_mul', 'gelu_tanh_no_mul', 'relu2_no_mul', 'relu_no_mul']");
     }
 
     @ParameterizedTest
@@ -131,9 +131,11 @@ class FusedMoeConfigTest {
                         MoeActivation.SILU_NO_MUL,
                         MoeActivation.GELU_NO_MUL,
                         MoeActivation.GELU_TANH_NO_MUL,
-                        MoeActivation.RELU2_NO_MUL);
+                        MoeActivation.RELU2_NO_MUL,
+                        MoeActivation.RELU_NO_MUL);
         assertThat(MoeActivation.GELU_TANH.withoutMul()).isEqualTo(MoeActivation.GELU_TANH_NO_MUL);
         assertThat(MoeActivation.RELU2.withoutMul()).isEqualTo(MoeActivation.RELU2_NO_MUL);
+        assertThat(MoeActivation.RELU.withoutMul()).isEqualTo(MoeActivation.RELU_NO_MUL);
         assertThat(MoeActivation.SWIGLUOAI.withoutMul()).isEqualTo(MoeActivation.SWIGLUOAI);
     }
 

@@ -12,6 +12,7 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.EnumSource;
+import org.junit.jupiter.params.provider.MethodSource;
 import org.junit.jupiter.params.provider.ValueSource;
 import org.tornadomoe.RandomLayer;
 import org.tornadomoe.RoutingCases;
@@ -218,12 +219,18 @@ class HostRouterTest {
                 .withMessage("router: expected one that chooses by logits, got " + scoring);
     }
 
-    /** The one score function that no kernel has. */
-    @Test
-    void theSparseMixerIsTheDefinitions() {
+    private static List<RouterConfig> scoresThatNoKernelHas() {
+        return List.of(
+                RouterConfig.of(ScoringFunction.SPARSE_MIXER, false),
+                RouterConfig.of(ScoringFunction.SOFTMAX, false).ofEachGroup(3),
+                RouterConfig.of(ScoringFunction.SOFTMAX, true).ofEachGroup(1));
+    }
+
+    @ParameterizedTest
+    @MethodSource("scoresThatNoKernelHas")
+    void scoresThatNoKernelHasAreTheDefinitions(RouterConfig scored) {
         int tokens = 40;
-        RandomLayer layer = RandomLayer.of(12, 3, 16, 16, tokens, 2)
-                .routedBy(RouterConfig.of(ScoringFunction.SPARSE_MIXER, false).withRoutedScalingFactor(1.5));
+        RandomLayer layer = RandomLayer.of(12, 3, 16, 16, tokens, 2).routedBy(scored.withRoutedScalingFactor(1.5));
         HostRouter router = new HostRouter(layer.config(), layer.router());
         for (float[] logits : List.of(
                 RoutingCases.ties(tokens * 12, 1),
@@ -337,6 +344,28 @@ class HostRouterTest {
                                     ? new float[] {2.125f, -2.75f, 1.625f, 4.125f}
                                     : new float[] {1.625f, -1.75f, 2.625f, 3.625f});
         }
+    }
+
+    /** SmallThinker's reads what its layer had before attention. */
+    @Test
+    void aRouterThatReadsSomethingElse() {
+        RandomLayer layer = RandomLayer.of(6, 2, 5, 8, 3, 1);
+        RandomLayer own = layer.routedBy(RouterConfig.topKThenSigmoid(true).withOwnInput());
+        RandomLayer plain = layer.routedBy(RouterConfig.topKThenSigmoid(true));
+        float[] hidden = layer.hidden(3, 1);
+        float[] read = layer.hidden(3, 2);
+        HostRouter router = new HostRouter(own.config(), own.router());
+        ChosenExperts chosen = router.routeOnAllCores(hidden, 3, RouterInputs.ofHidden(read));
+        ChosenExperts expected = new HostRouter(plain.config(), plain.router()).route(read, 3);
+        assertThat(chosen.ids()).isEqualTo(expected.ids());
+        assertThat(chosen.weights()).isEqualTo(expected.weights());
+        assertThatIllegalArgumentException()
+                .isThrownBy(() -> router.route(hidden, 3))
+                .withMessage("hidden: expected what this layer's router reads, [3, 5] values, got none");
+        RouterInputs few = RouterInputs.ofHidden(new float[14]);
+        assertThatIllegalArgumentException()
+                .isThrownBy(() -> router.routeOnAllCores(hidden, 3, few))
+                .withMessage("hidden: expected what this layer's router reads, [3, 5] values, got 14");
     }
 
     /** By the token's id, with the scores of those experts; one that is there twice is one, with both weights. */

@@ -32,6 +32,7 @@ class ActivationsTest {
         gelu, , , , , , -2.7995783961934258, -0.0020248470474451418, -72
         gelu_tanh, , , , , , -2.7991431539604658, -0.0018186960408865094, -72
         relu2, , , , , , -4.5, 0, -648
+        relu, , , , , , -3, 0, -72
         swigluoai, , , , , , -1.3916621984470766, -0.02710696456167895, -41.999718769819903
         swigluoai_uninterleave, 6, 1.5, 0.25, , , -2.3747076546398376, -0.024720620918834655, -34.495742887128475
         swiglustep, , , , , , -2.452723428580931, -0.071138809766350171, -49
@@ -71,7 +72,8 @@ class ActivationsTest {
         "silu_no_mul, 1.2263617142904655",
         "gelu_no_mul, 1.3997891980967129",
         "gelu_tanh_no_mul, 1.3995715769802329",
-        "relu2_no_mul, 2.25"
+        "relu2_no_mul, 2.25",
+        "relu_no_mul, 1.5"
     })
     void activationsWithoutGate(String name, double expected) {
         FusedMoeConfig config = layer(MoeActivation.fromString(name), 2).build();

@@ -167,6 +167,9 @@ class RouterTest {
                 .8326,
                 0);
         assertRow(RouterConfig.of(ScoringFunction.IDENTITY, false), logits, 4, new int[] {3, 1, 5, 0}, 2, 1, 0, 0);
+        RouterConfig softmax = RouterConfig.of(ScoringFunction.SOFTMAX, false);
+        assertRow(softmax.ofEachGroup(2), new double[] {1, 2, 3, 4}, 2, new int[] {1, 3}, .0871, .6439);
+        assertRow(softmax.ofEachGroup(1), new double[] {1, 2, 3, 4}, 2, new int[] {3, 2}, .6439, .2369);
         assertRow(RouterConfig.topKThenSigmoid(), logits, 2, new int[] {2, 3}, 1, .8808);
         assertRow(RouterConfig.topKThenSoftmax(), logits, 2, new int[] {0, 1}, 0, 0);
         double[] nothing = {NAN, NAN, NAN};

@@ -64,7 +64,9 @@ final class TokenRouter {
         RouterNetwork network = layer.router().network();
         String reads = layer.router().expertsOfToken() != null
                 ? "tokens' ids, by which it takes experts from a table"
-                : network != null && network.stateFactor() != null ? "the states of the router before it" : null;
+                : network != null && network.stateFactor() != null
+                        ? "the states of the router before it"
+                        : layer.config().router().readsOwnInput() ? "the layer's input before attention" : null;
         if (reads != null) {
             throw new UnsupportedOperationException("layer " + n + " of " + checkpoint.modelType()
                     + " is not run on rows of hidden states: its router also reads " + reads);

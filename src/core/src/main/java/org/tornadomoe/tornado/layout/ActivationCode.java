@@ -13,6 +13,9 @@ import org.tornadomoe.tornado.kernels.ActivationKernels;
  * @param limit the greatest magnitude that goes in; float's greatest for no limit
  */
 public record ActivationCode(int function, int layout, float limit, float alpha, float beta, float linearBeta) {
+    /** sigmoid({@value} g) is 0 or 1 for all but the smallest g, so that g times it is max(g, 0). */
+    private static final float STEP = 0x1p90f;
+
     /** The product as it is. */
     public static ActivationCode none(int layout) {
         return new ActivationCode(-1, layout, Float.MAX_VALUE, 0, 0, 0);
@@ -26,10 +29,11 @@ public record ActivationCode(int function, int layout, float limit, float alpha,
             case GELU, GELU_NO_MUL -> ActivationKernels.GELU;
             case GELU_TANH, GELU_TANH_NO_MUL -> ActivationKernels.GELU_TANH;
             case RELU2, RELU2_NO_MUL -> ActivationKernels.RELU2;
-            case SWIGLUOAI, SWIGLUOAI_UNINTERLEAVE -> ActivationKernels.SWIGLU_OAI;
+            case SWIGLUOAI, SWIGLUOAI_UNINTERLEAVE, RELU, RELU_NO_MUL -> ActivationKernels.SWIGLU_OAI;
             case SWIGLUSTEP -> ActivationKernels.SWIGLU_STEP;
             case SITU -> ActivationKernels.SITU;
         };
+        boolean steps = activation == MoeActivation.RELU || activation == MoeActivation.RELU_NO_MUL;
         int layout = activation.isInterleaved()
                 ? ActivationKernels.ALTERNATING
                 : activation.isGated() ? ActivationKernels.HALVES : ActivationKernels.NO_GATE;
@@ -37,7 +41,7 @@ public record ActivationCode(int function, int layout, float limit, float alpha,
                 function,
                 layout,
                 (float) Math.min(constants.limit(), Float.MAX_VALUE),
-                (float) constants.alpha(),
+                steps ? STEP : (float) constants.alpha(),
                 (float) constants.beta(),
                 (float) constants.linearBeta());
     }

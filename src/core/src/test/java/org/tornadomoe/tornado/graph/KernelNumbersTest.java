@@ -97,13 +97,13 @@ class KernelNumbersTest {
     /** So that no two are computed alike. */
     @Test
     void everyActivationHasItsOwnNumbers() {
-        Map<List<Integer>, List<MoeActivation>> byNumbers = Arrays.stream(MoeActivation.values())
+        Map<List<Number>, List<MoeActivation>> byNumbers = Arrays.stream(MoeActivation.values())
                 .collect(Collectors.groupingBy(activation -> {
                     ActivationCode numbers = ActivationCode.of(config(activation));
-                    return List.of(numbers.function(), numbers.layout());
+                    return List.of(numbers.function(), numbers.layout(), numbers.alpha());
                 }));
         assertThat(byNumbers.values()).allMatch(same -> same.size() == 1);
-        List<Integer> functions =
+        List<Number> functions =
                 byNumbers.keySet().stream().map(List::getFirst).distinct().toList();
         assertThat(functions)
                 .containsExactlyInAnyOrderElementsOf(
