@@ -8,7 +8,7 @@ import org.tornadomoe.tornado.graph.AmdGemm;
  */
 public final class TornadoAmdExperts extends TornadoExperts {
     public TornadoAmdExperts() {
-        super(new AmdGemm());
+        super(AmdGemm.ofInt8());
     }
 
     @Override

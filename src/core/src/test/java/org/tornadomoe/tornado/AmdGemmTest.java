@@ -4,7 +4,9 @@ import static org.assertj.core.api.Assertions.assertThat;
 import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
 import java.lang.foreign.ValueLayout;
+import java.util.List;
 import java.util.Locale;
+import java.util.Map;
 import java.util.Objects;
 import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
@@ -35,12 +37,12 @@ class AmdGemmTest {
     private static final RandomLayer LAYER = RandomLayer.of(5, 2, 130, 150, 40, 1);
 
     @ParameterizedTest
-    @CsvSource({"16, 64", "1, 1", "33, 130", "128, 192"})
-    void weightsLieInFragments(int rows, int cols) {
+    @CsvSource({"16, 64, false", "1, 1, false", "33, 130, false", "128, 192, false", "33, 130, true", "16, 64, true"})
+    void weightsLieInFragments(int rows, int cols, boolean halves) {
         RandomLayer layer = RandomLayer.of(3, 1, cols, rows, 1, 7);
         try (Int8Experts experts =
                 Int8Quantizer.quantize(layer, Int8Quantization.of(Int8Scheme.W8A8_CHANNEL), Progress.NONE)) {
-            AmdWeights layout = new AmdWeights();
+            AmdWeights layout = new AmdWeights(halves);
             int tiles = RowTiles.tiles(2 * rows);
             int chunks = RowTiles.chunks(cols);
             IntArray packed = new IntArray((int) (layout.weightPad() + layout.ints(3, 2 * rows, cols, 0)));
@@ -50,11 +52,12 @@ class AmdGemmTest {
                 for (int n = 0; n < tiles * 16; n++) {
                     for (int k = 0; k < chunks * 64; k++) {
                         long fragment = ((long) e * tiles + n / 16) * chunks + k / 64;
-                        long at =
-                                4L * layout.weightPad() + fragment * 1024 + k % 64 / 16 * 256L + n % 16 * 16L + k % 16;
+                        int piece = halves ? k / 4 % 4 : k % 64 / 16;
+                        int within = halves ? k % 64 / 16 * 4 + k % 4 : k % 16;
+                        long at = 4L * layout.weightPad() + fragment * 1024 + piece * 256L + n % 16 * 16L + within;
                         int expected = n < 2 * rows && k < cols ? experts.w13().get(e, n, k) : 0;
                         assertThat(packed.getSegment().get(ValueLayout.JAVA_BYTE, at))
-                                .isEqualTo((byte) expected);
+                                .isEqualTo((byte) (halves ? expected + 128 : expected));
                     }
                 }
             }
@@ -72,24 +75,34 @@ class AmdGemmTest {
         PTX    | gfx1100                   | there are kernels for OpenCL only
         """)
     void noOtherDeviceIsServed(String backend, String name, String why) {
-        Selection selection = select(AmdDevice.home(backend, name), Int8Scheme.W8A8_CHANNEL);
-        assertThat(selection.experts().name()).isNotEqualTo("TornadoAmdExperts");
-        assertThat(selection.refusals())
-                .anySatisfy(refusal -> assertThat(refusal)
-                        .contains("TornadoAmdExperts: " + backend.toLowerCase(Locale.ROOT) + ":0")
-                        .contains("has no matrix cores of AMD's: " + why));
+        for (Int8Scheme scheme : List.of(Int8Scheme.W8A8_CHANNEL, Int8Scheme.W8A16_CHANNEL)) {
+            Selection selection = select(AmdDevice.home(backend, name), scheme);
+            assertThat(selection.experts().name()).doesNotStartWith("TornadoAmd");
+            assertThat(selection.refusals())
+                    .anySatisfy(refusal -> assertThat(refusal)
+                            .contains(kernelClass(scheme) + ": " + backend.toLowerCase(Locale.ROOT) + ":0")
+                            .contains("has no matrix cores of AMD's: " + why));
+        }
+    }
+
+    private static String kernelClass(Int8Scheme scheme) {
+        return scheme.quantizesActivations() ? "TornadoAmdExperts" : "TornadoAmdHalfExperts";
     }
 
     /** Here nothing but Java compiles, as it would be with a compiler that lacks the words. */
     @ParameterizedTest
     @ValueSource(strings = {"gfx942:sramecc+:xnack-", "gfx90a:sramecc+:xnack-", "gfx1100", "gfx1151", "gfx1201"})
-    void whereTheProbeFailsPanelsServeAndTheReasonIsTold(String name) {
-        Selection selection = select(AmdDevice.home(Device.OPENCL, name), Int8Scheme.W8A8_CHANNEL);
-        assertThat(selection.experts().name()).isEqualTo("TornadoPanelExperts");
-        assertThat(selection.refusals())
-                .anySatisfy(refusal -> assertThat(refusal)
-                        .contains("TornadoAmdExperts: opencl:0 (" + name + ") has no matrix cores of AMD's: ")
-                        .contains("amdGemm"));
+    void whereTheProbeFailsKernelsInJavaServeAndTheReasonIsTold(String name) {
+        Map<Int8Scheme, String> served = Map.of(
+                Int8Scheme.W8A8_CHANNEL, "TornadoPanelExperts", Int8Scheme.W8A16_GROUP, "TornadoPortableExperts");
+        served.forEach((scheme, kernelClass) -> {
+            Selection selection = select(AmdDevice.home(Device.OPENCL, name), scheme);
+            assertThat(selection.experts().name()).isEqualTo(kernelClass);
+            assertThat(selection.refusals())
+                    .anySatisfy(refusal -> assertThat(refusal)
+                            .contains(kernelClass(scheme) + ": opencl:0 (" + name + ") has no matrix cores of AMD's: ")
+                            .contains("amdGemm"));
+        });
     }
 
     private static Selection select(TornadoHome home, Int8Scheme scheme) {
@@ -97,12 +110,17 @@ class AmdGemmTest {
         return home.assuming(() -> Int8MoeOracle.installed().select(config, scheme, null));
     }
 
-    @Test
-    void blocksGrowWithThePairsOfAnExpert() {
-        AmdGemm gemm = new AmdGemm();
-        assertThat(gemm.byRule(LAYER.config(), 40).blockSizeM()).isEqualTo(16);
-        assertThat(gemm.byRule(LAYER.config(), 41).blockSizeM()).isEqualTo(128);
-        assertThat(gemm.byRule(LAYER.batchInvariant().config(), 1).blockSizeM()).isEqualTo(128);
+    @ParameterizedTest
+    @CsvSource({"1, 4, 16", "4, 4, 16", "5, 16, 16", "40, 16, 16", "41, 128, 128"})
+    void blocksGrowWithThePairsOfAnExpert(int tokens, int ofInt8, int ofHalves) {
+        AmdGemm int8 = AmdGemm.ofInt8();
+        AmdGemm halves = AmdGemm.ofHalves();
+        assertThat(int8.byRule(LAYER.config(), tokens).blockSizeM()).isEqualTo(ofInt8);
+        assertThat(halves.byRule(LAYER.config(), tokens).blockSizeM()).isEqualTo(ofHalves);
+        assertThat(int8.byRule(LAYER.batchInvariant().config(), tokens).blockSizeM())
+                .isEqualTo(128);
+        assertThat(halves.byRule(LAYER.batchInvariant().config(), tokens).blockSizeM())
+                .isEqualTo(128);
     }
 
     /** What asks a device, asked of another: the kernel's plain form computes the same. */
@@ -113,23 +131,32 @@ class AmdGemmTest {
         assumeTrue(home.kind() == TornadoHome.Kind.SDK && home.find("opencl") != null, "no OpenCL");
         Device device = Objects.requireNonNull(home.find("opencl"));
         assertThat(device.lacksAmdMatrixCores()).contains("its name is none of");
-        assertThat(AmdDevice.called(Device.OPENCL, "gfx942", device).lacksAmdMatrixCores())
-                .isNull();
+        Device named = AmdDevice.called(Device.OPENCL, "gfx942", device);
+        assertThat(named.lacksAmdMatrixCores()).isNull();
+        assertThat(named.lacksAmdHalfMatrixCores()).isNull();
     }
 
     /** The kernel's plain form, which any compiler of OpenCL's takes. */
     @Tag("device")
     @ParameterizedTest
-    @EnumSource(value = Int8Scheme.class, names = "W8A8_.*", mode = EnumSource.Mode.MATCH_ALL)
+    @EnumSource(Int8Scheme.class)
     void theLayerAroundTheKernelIsRight(Int8Scheme scheme) {
         TornadoHome home = TornadoHome.current();
         assumeTrue(home.kind() == TornadoHome.Kind.SDK && home.find("opencl") != null, "no OpenCL");
+        TornadoExperts experts = scheme.quantizesActivations() ? new TornadoAmdExperts() : new TornadoAmdHalfExperts();
         RandomLayer layer = RandomLayer.of(3, 2, 130, 150, 200, 31).on("opencl");
-        LayerChecks.forwardMatchesReference(new TornadoAmdExperts(), scheme, layer, 200, 1, 24, 25, 3);
-        LayerChecks.stagesMatchReference(new TornadoAmdExperts(), scheme, layer.withBiases(), 50);
-        if (scheme == Int8Scheme.W8A8_BLOCK) {
-            Int8Quantization small = Int8Quantization.of(scheme).withGrid(new GroupShape(8, 64));
-            LayerChecks.forwardMatchesReference(new TornadoAmdExperts(), small, layer, 200, 1);
-        }
+        LayerChecks.forwardMatchesReference(experts, scheme, layer, 200, 1, 24, 25, 3, 4, 5);
+        LayerChecks.stagesMatchReference(experts, scheme, layer.withBiases(), 50);
+        Int8Quantization usual = Int8Quantization.of(scheme);
+        List<Int8Quantization> others = switch (scheme) {
+            case W8A8_BLOCK -> List.of(usual.withGrid(new GroupShape(8, 64)));
+            case W8A16_GROUP ->
+                List.of(
+                        usual.withGrid(new GroupShape(1, 16)).withZeroPoints(true),
+                        usual.withGrid(new GroupShape(1, 96)),
+                        usual.withGrid(new GroupShape(1, 64)).withZeroPoints(true));
+            default -> List.of();
+        };
+        others.forEach(quantization -> LayerChecks.forwardMatchesReference(experts, quantization, layer, 200, 1));
     }
 }

@@ -30,6 +30,7 @@ public final class Device {
     private final Probe dp4a;
     private final Probe int8Mma;
     private final Probe amdMatrixCores;
+    private final Probe amdHalves;
 
     /**
      * @param tornado TornadoVM's own handle
@@ -47,7 +48,19 @@ public final class Device {
             Probe context,
             Probe dp4a,
             Probe int8Mma) {
-        this(id, backend, name, memory, maxGroup, -1, tornado, context, dp4a, int8Mma, Probe.amdMatrixCores());
+        this(
+                id,
+                backend,
+                name,
+                memory,
+                maxGroup,
+                -1,
+                tornado,
+                context,
+                dp4a,
+                int8Mma,
+                Probe.amdMatrixCores(false),
+                Probe.amdMatrixCores(true));
     }
 
     private Device(
@@ -61,7 +74,8 @@ public final class Device {
             Probe context,
             Probe dp4a,
             Probe int8Mma,
-            Probe amdMatrixCores) {
+            Probe amdMatrixCores,
+            Probe amdHalves) {
         this.id = id;
         this.backend = backend;
         this.name = name;
@@ -73,6 +87,7 @@ public final class Device {
         this.dp4a = dp4a;
         this.int8Mma = int8Mma;
         this.amdMatrixCores = amdMatrixCores;
+        this.amdHalves = amdHalves;
     }
 
     static Device of(TornadoDevice device, String backend, int index) {
@@ -108,6 +123,7 @@ public final class Device {
                 new Probe(_ -> null),
                 new Probe(_ -> nvidias && capability >= 61 ? null : "dp4a is an instruction of PTX from 6.1 on"),
                 new Probe(_ -> nvidias && capability >= 80 ? null : "mma.sync with int8 is PTX from 8.0 on"),
+                new Probe(_ -> AmdTarget.lacking(backend.equals(OPENCL), name)),
                 new Probe(_ -> AmdTarget.lacking(backend.equals(OPENCL), name)));
     }
 
@@ -225,6 +241,12 @@ public final class Device {
     public @Nullable String lacksAmdMatrixCores() {
         String unusable = unusable();
         return unusable != null ? unusable : amdMatrixCores.problem(this);
+    }
+
+    /** Why it can't multiply matrices of halves on AMD's matrix cores; null if it can. */
+    public @Nullable String lacksAmdHalfMatrixCores() {
+        String unusable = unusable();
+        return unusable != null ? unusable : amdHalves.problem(this);
     }
 
     /** Whether it is hardware of its own: neither the interpreter nor this machine's CPU through OpenCL. */

@@ -19,6 +19,7 @@ import uk.ac.manchester.tornado.api.enums.DataTransferMode;
 import uk.ac.manchester.tornado.api.exceptions.TornadoExecutionPlanException;
 import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
 import uk.ac.manchester.tornado.api.types.arrays.IntArray;
+import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
 
 /**
  * Whether a device has an instruction, found out by compiling and running it once, when first asked: TornadoVM's API
@@ -29,6 +30,9 @@ final class Probe {
     private static final int AMD_PAIRS = 128;
 
     private static final int AMD_GROUP = 256;
+
+    private static final int AMD_ROWS = 16;
+    private static final int AMD_COLS = 64;
 
     private final Function<Device, @Nullable String> attempt;
     private boolean asked;
@@ -49,9 +53,13 @@ final class Probe {
         return new Probe(Probe::tryInt8Mma);
     }
 
-    /** AMD's matrix cores, int8 × int8 to int32, and a compiler that has words for them. */
-    static Probe amdMatrixCores() {
-        return new Probe(Probe::tryAmdMatrixCores);
+    /**
+     * AMD's matrix cores, and a compiler that has words for them.
+     *
+     * @param halves of halves, with sums in float; else of int8, with sums in int32
+     */
+    static Probe amdMatrixCores(boolean halves) {
+        return new Probe(device -> tryAmdMatrixCores(device, halves));
     }
 
     /** Why the device doesn't have it; null if it does. */
@@ -139,54 +147,46 @@ final class Probe {
         }
     }
 
-    /** One expert, a row for each of some pairs: {@code amd-gemm.cl} with small and with large blocks. */
-    private static @Nullable String tryAmdMatrixCores(Device device) {
+    /** One expert, a row for each of some pairs: {@code amd-gemm.cl} with blocks of every size. */
+    private static @Nullable String tryAmdMatrixCores(Device device, boolean halves) {
         String lacking = AmdTarget.lacking(device.is(Device.OPENCL), device.name());
         if (lacking != null) {
             return lacking;
         }
-        int rows = 16;
-        int cols = 64;
         try (HostMemory memory = HostMemory.of(device.backend())) {
-            IntArray sizes = memory.ints(9);
-            int[] values = {1, 1, rows, 1, 0, 0, 0, 1, 1};
-            for (int i = 0; i < values.length; i++) {
-                sizes.set(i, values[i]);
+            IntArray a = random(memory, AMD_PAIRS * AMD_COLS / 4, 5);
+            IntArray b = random(memory, AMD_ROWS * AMD_COLS / 4, 6);
+            IntArray ids = memory.ints(AMD_PAIRS);
+            for (int i = 0; i < AMD_PAIRS; i++) {
+                ids.set(i, i);
             }
-            IntArray a = random(memory, AMD_PAIRS * cols / 4, 5);
-            IntArray b = random(memory, rows * cols / 4, 6); // in the order [piece of 16 k][row][16 k]
+            IntArray zero = memory.ints(1);
+            zero.set(0, 0);
             FloatArray ones = memory.floats(AMD_PAIRS);
             ones.init(1);
-            for (int block : new int[] {16, AMD_PAIRS}) {
-                IntArray header = memory.ints(2);
-                header.set(0, block - 1);
-                header.set(1, block);
-                IntArray ids = memory.ints(AMD_PAIRS);
-                for (int i = 0; i < AMD_PAIRS; i++) {
-                    ids.set(i, i);
+            IntArray factor = a;
+            if (halves) {
+                factor = memory.ints(AMD_PAIRS * (AMD_COLS + 4)); // two halves a value, and a row's scale
+                FloatArray values = memory.floats(AMD_PAIRS * AMD_COLS);
+                for (int i = 0; i < values.getSize(); i++) {
+                    values.set(i, int8(a, i));
                 }
-                IntArray expert = memory.ints(1);
-                expert.set(0, 0);
-                IntArray padded = memory.ints(1);
-                padded.set(0, block);
-                FloatArray out = memory.floats(AMD_PAIRS * rows);
-                Object[] reads = {header, sizes, ids, expert, padded, a, ones, b, ones, ones, ones};
-                AccessorParameters parameters = new AccessorParameters(reads.length + 1);
-                for (int i = 0; i < reads.length; i++) {
-                    parameters.set(i, reads[i], Access.READ_ONLY);
-                }
-                parameters.set(reads.length, out, Access.WRITE_ONLY);
-                String source = KernelSource.file(KernelSource.text("amd-gemm.cl"), "amd-gemm", ".cl")
-                        .toString();
-                TaskGraph graph = new TaskGraph("probeAmd" + block)
-                        .transferToDevice(DataTransferMode.EVERY_EXECUTION, reads)
-                        .prebuiltTask("kernel", "amdGemm", source, parameters)
-                        .transferToHost(DataTransferMode.EVERY_EXECUTION, out);
-                run(device, graph, AMD_GROUP);
-                for (int i = 0; i < (block - 1) * rows; i++) {
+                IntArray sizes = ints(memory, 1, 1, 0, 1, 0, 0, 0, AMD_COLS, 1, 1, AMD_COLS, 0);
+                IntArray header = ints(memory, AMD_PAIRS, 0);
+                Object[] reads = {header, sizes, ids, ids, ids, ids, values, ids, values, values, ones};
+                runAmd(device, "probeAmdPacking", halves, AMD_PAIRS, reads, factor);
+            }
+            IntArray sizes = ints(memory, 1, 1, AMD_ROWS, 1, 0, 0, 0, AMD_COLS, 1, 1, 0, 0);
+            for (int block : halves ? new int[] {16, AMD_PAIRS} : new int[] {4, 16, AMD_PAIRS}) {
+                IntArray header = ints(memory, block - 1, block);
+                IntArray padded = ints(memory, block);
+                FloatArray out = memory.floats(AMD_PAIRS * AMD_ROWS);
+                Object[] reads = {header, sizes, ids, zero, padded, factor, ones, b, ones, ones, ones};
+                runAmd(device, "probeAmd" + block, halves, 1, reads, out);
+                for (int i = 0; i < (block - 1) * AMD_ROWS; i++) {
                     int expected = 0;
-                    for (int k = 0; k < cols; k++) {
-                        expected += int8(a, i / rows * cols + k) * int8(b, (k / 16 * rows + i % rows) * 16 + k % 16);
+                    for (int k = 0; k < AMD_COLS; k++) {
+                        expected += int8(a, i / AMD_ROWS * AMD_COLS + k) * amdWeight(b, halves, i % AMD_ROWS, k);
                     }
                     if (out.get(i) != expected) {
                         return wrong((int) out.get(i), expected);
@@ -197,13 +197,45 @@ final class Probe {
         }
     }
 
-    /** Compiles a graph of one task and runs it as one group. */
-    private static void run(Device device, TaskGraph graph) {
-        run(device, graph, ProbeKernels.GROUP);
+    /** Of a fragment, as {@code AmdWeights} has it. */
+    private static int amdWeight(IntArray fragment, boolean halves, int row, int k) {
+        int piece = halves ? k / 4 % 4 : k / 16;
+        int at = (piece * AMD_ROWS + row) * 16;
+        return halves ? (byte) (int8(fragment, at + k / 16 * 4 + k % 4) ^ 0x80) : int8(fragment, at + k % 16);
     }
 
-    private static void run(Device device, TaskGraph graph, int items) {
-        WorkerGrid group = new WorkerGrid2D(items, 1);
+    private static void runAmd(
+            Device device, String name, boolean halves, int groups, Object[] reads, TornadoNativeArray out) {
+        AccessorParameters parameters = new AccessorParameters(reads.length + 1);
+        for (int i = 0; i < reads.length; i++) {
+            parameters.set(i, reads[i], Access.READ_ONLY);
+        }
+        parameters.set(reads.length, out, Access.WRITE_ONLY);
+        String head = "#define HALVES " + (halves ? 1 : 0) + "\n";
+        String source = KernelSource.file(head + KernelSource.text("amd-gemm.cl"), "amd-gemm", ".cl")
+                .toString();
+        TaskGraph graph = new TaskGraph(name + (halves ? "Halves" : ""))
+                .transferToDevice(DataTransferMode.EVERY_EXECUTION, reads)
+                .prebuiltTask("kernel", "amdGemm", source, parameters)
+                .transferToHost(DataTransferMode.EVERY_EXECUTION, out);
+        run(device, graph, AMD_GROUP, groups);
+    }
+
+    private static IntArray ints(HostMemory memory, int... values) {
+        IntArray array = memory.ints(values.length);
+        for (int i = 0; i < values.length; i++) {
+            array.set(i, values[i]);
+        }
+        return array;
+    }
+
+    /** Compiles a graph of one task and runs it as one group. */
+    private static void run(Device device, TaskGraph graph) {
+        run(device, graph, ProbeKernels.GROUP, 1);
+    }
+
+    private static void run(Device device, TaskGraph graph, int items, int groups) {
+        WorkerGrid group = new WorkerGrid2D(items * groups, 1);
         group.setLocalWork(items, 1, 1);
         GridScheduler grids = new GridScheduler();
         grids.addWorkerGrid(graph.getTaskGraphName() + ".kernel", group);

@@ -47,15 +47,17 @@ abstract class PrebuiltGemm extends JavaGemm {
         return false;
     }
 
-    /** Tells the kernel its sizes for a product. */
-    static void tell(Product p, int... sizes) {
-        IntArray into = p.projection().sizes();
+    /** Tells the kernel its sizes. */
+    static void tell(IntArray into, int... sizes) {
         for (int i = 0; i < sizes.length; i++) {
             into.set(i, sizes[i]);
         }
     }
 
-    /** A product, a task for every part of the weights. */
+    /**
+     * A product, a task for every part of the weights. Packed floats have their scales with them: in the place of these
+     * are zero points.
+     */
     final List<Stage> stages(
             LayerArrays a, Product p, IntUnaryOperator group, IntUnaryOperator groupsX, IntUnaryOperator groupsY) {
         return a.shape.parts.each(part -> {
@@ -66,7 +68,7 @@ abstract class PrebuiltGemm extends JavaGemm {
                     a.work.expertIds(part),
                     a.work.numPostPadded,
                     p.quantized(),
-                    p.scales(),
+                    packsFloats() ? p.projection().zeroPoints().get(part) : p.scales(),
                     p.projection().values().get(part),
                     p.projection().scales().get(part),
                     p.projection().bias().get(part),

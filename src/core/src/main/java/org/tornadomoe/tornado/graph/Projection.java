@@ -21,13 +21,15 @@ import uk.ac.manchester.tornado.api.types.arrays.IntArray;
  * @param zeroPoints with zero points as scales
  * @param bias with biases {@code [experts, rows]}
  * @param sizes what a prebuilt kernel is told of it
+ * @param packing what it is told of packing the factor, where activations in float are packed
  */
 record Projection(
         List<IntArray> values,
         List<FloatArray> scales,
         List<FloatArray> zeroPoints,
         List<FloatArray> bias,
-        IntArray sizes) {
+        IntArray sizes,
+        IntArray packing) {
 
     static Projection declare(LayerShape shape, ArrayTable table, boolean first) {
         String name = first ? "w13" : "w2";
@@ -56,7 +58,8 @@ record Projection(
                         experts ->
                                 quantization.zeroPoints() ? layout.scales(quantization, experts, packedRows, cols) : 1),
                 table.floats(name + "Bias", LAYER, scaled, experts -> shape.biased ? (long) experts * packedRows : 1),
-                table.ints(name + "Sizes", LAYER, shape.gemm.prebuiltSizes()));
+                table.ints(name + "Sizes", LAYER, shape.gemm.prebuiltSizes()),
+                table.ints(name + "Packing", LAYER, shape.gemm.packsFloats() ? shape.gemm.prebuiltSizes() : 1));
     }
 
     /** Where gates are in its rows, as {@link ActivationKernels} has it. */

@@ -77,7 +77,7 @@ public final class TensorCoreGemm extends PrebuiltGemm {
     public List<Stage> stages(LayerArrays a, Product p) {
         int tiles = RowTiles.tiles(p.rows());
         tell(
-                p,
+                p.projection().sizes(),
                 a.shape.topK,
                 p.pairsPerRow(),
                 p.rows(),
