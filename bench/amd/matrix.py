@@ -4,6 +4,7 @@ the bit, and what is added up in float to a few ulp of the largest result. READM
 
 import argparse
 import os
+import re
 import sys
 import time
 
@@ -58,8 +59,8 @@ def as_halves(rows, chunks, architecture):
     order = (numpy.arange(chunks * 64).reshape(chunks, 64)[:, order_of_halves(architecture)]).ravel()
     scale = numpy.zeros((len(rows), 4), numpy.float32)
     scale[:, :1] = 1 / inverse
-    parts = [*(numpy.ascontiguousarray(part[:, order]).view(numpy.uint8) for part in (high, low)), scale.view(numpy.uint8)]
-    return numpy.concatenate(parts, 1), (high.astype(float) / inverse)[:, : rows.shape[1]]
+    parts = [numpy.ascontiguousarray(part[:, order]) for part in (high, low)] + [scale]
+    return numpy.concatenate([part.view(numpy.uint8) for part in parts], 1), (high.astype(float) / inverse)[:, : rows.shape[1]]
 
 
 class Shape:
@@ -103,7 +104,8 @@ class Shape:
             got = out[HEADER:-4096].reshape(tokens, -1)
             expected[(keys < 0) & (keyed > 0)] = 0x5A
             if (got != expected).any() or (out[-4096:] != 0xA5).any():
-                found = f"packed wrong, keyed {keyed} weighted {weighted}: {numpy.argwhere(got != expected)[:3].tolist()}"
+                places = numpy.argwhere(got != expected)[:3].tolist()
+                found = f"packed wrong, keyed {keyed}, weighted {weighted}: {places}"
         return out, found
 
     def run(self, emu, program):
@@ -113,6 +115,7 @@ class Shape:
         a = self.factor(random, tokens)
         weights = random.integers(-128, 128, (experts, self.rows, self.cols), numpy.int8)
         b, chunks = packed(weights, self.halves)
+        b = numpy.ascontiguousarray(b).ravel().view(numpy.uint8)
         groups = -(-self.cols // self.group) if self.group else 1
         scale_rows = -(-self.rows // self.rows_per_scale)
         f32 = lambda *shape: random.uniform(0.001, 0.01, shape).astype(numpy.float32)  # noqa: E731
@@ -154,7 +157,7 @@ class Shape:
             i32([len(ids)]),
             packed_a,
             array(zeros if self.halves else a_scales),
-            array(numpy.concatenate([numpy.zeros(4 * lead, numpy.uint8), numpy.ascontiguousarray(b).ravel().view(numpy.uint8)])),
+            array(numpy.concatenate([numpy.zeros(4 * lead, numpy.uint8), b])),
             array(b_scales),
             array(bias),
             array(router),
@@ -170,7 +173,8 @@ class Shape:
             value = numpy.zeros(self.rows, numpy.float32)
             if expert != self.absent and self.halves:
                 of_k = numpy.arange(self.cols) // (self.group or self.cols)
-                exact = (weights[expert] - zeros[expert].T.astype(float)[:, of_k]) * b_scales[expert].T.astype(float)[:, of_k]
+                zero, scale = (part[expert].T.astype(float)[:, of_k] for part in (zeros, b_scales))
+                exact = (weights[expert] - zero) * scale
                 value = (exact @ rounded[token]).astype(numpy.float32)
                 defined = exact @ a[token].astype(float)
                 rounding.append(numpy.linalg.norm(value - defined) / numpy.linalg.norm(defined))
@@ -322,7 +326,7 @@ def main():
             start = time.time()
             try:
                 counts, result = shape.run(emu, program_of(shape))
-                matrix = sum(count for name, count in counts.items() if "MMA" in name or "MFMA" in name or "DOT4" in name)
+                matrix = sum(count for name, count in counts.items() if re.search("WMMA|MFMA|DOT4", name))
                 failed += "wr" in result
                 cells[shape.name].append(f"{result} ({sum(counts.values())} / {matrix})")
             except Exception as e:  # of the emulator's, for which there is no type

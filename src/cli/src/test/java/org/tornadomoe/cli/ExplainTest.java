@@ -284,7 +284,9 @@ class ExplainTest {
         gfx942  | -      | w8a8_channel  | TornadoAmdExperts
         gfx1100 | -      | w8a8_tensor   | TornadoAmdExperts
         gfx1201 | -      | w8a8_block    | TornadoAmdExperts
-        gfx90a  | -      | w8a16_channel | TornadoPortableExperts
+        gfx90a  | -      | w8a16_channel | TornadoAmdHalfExperts
+        gfx942  | -      | w8a16_group   | TornadoAmdHalfExperts
+        gfx1100 | -      | w8a16_group   | TornadoAmdHalfExperts
         """)
     void whatAMachineThatIsNotHereWouldTake(String profile, @Nullable String device, String scheme, String taken)
             throws IOException {

@@ -451,6 +451,7 @@ class Int8MoeOracleTest {
                             "TornadoTensorCoreExperts",
                             "TornadoDp4aExperts",
                             "TornadoAmdExperts",
+                            "TornadoAmdHalfExperts",
                             "TornadoPanelExperts",
                             "TornadoPortableExperts");
             assertThat(oracle.select(layer().build()).experts()).isInstanceOf(AddedExperts.class);
@@ -473,6 +474,7 @@ class Int8MoeOracleTest {
                         "TornadoTensorCoreExperts",
                         "TornadoDp4aExperts",
                         "TornadoAmdExperts",
+                        "TornadoAmdHalfExperts",
                         "TornadoPanelExperts",
                         "TornadoPortableExperts",
                         "CpuExperts",

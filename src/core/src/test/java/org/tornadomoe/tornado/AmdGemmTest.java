@@ -4,6 +4,7 @@ import static org.assertj.core.api.Assertions.assertThat;
 import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
 import java.lang.foreign.ValueLayout;
+import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Locale;
 import java.util.Map;
@@ -26,8 +27,11 @@ import org.tornadomoe.quant.Int8Quantizer;
 import org.tornadomoe.quant.Progress;
 import org.tornadomoe.tornado.device.AmdDevice;
 import org.tornadomoe.tornado.device.Device;
+import org.tornadomoe.tornado.device.HostMemory;
 import org.tornadomoe.tornado.device.TornadoHome;
 import org.tornadomoe.tornado.graph.AmdGemm;
+import org.tornadomoe.tornado.graph.LayerArrays;
+import org.tornadomoe.tornado.graph.Stage;
 import org.tornadomoe.tornado.layout.AmdWeights;
 import org.tornadomoe.tornado.layout.RowTiles;
 import uk.ac.manchester.tornado.api.types.arrays.IntArray;
@@ -121,6 +125,49 @@ class AmdGemmTest {
                 .isEqualTo(128);
         assertThat(halves.byRule(LAYER.batchInvariant().config(), tokens).blockSizeM())
                 .isEqualTo(128);
+    }
+
+    /** Router weights that are applied on the input are in the packed tokens. */
+    @ParameterizedTest
+    @CsvSource({"2, 0", "1, 1"})
+    void floatsArePackedBeforeEachProduct(int topK, int weighted) {
+        RandomLayer layer = RandomLayer.of(5, topK, 130, 150, 40, 1);
+        FusedMoeConfig config = layer.config().toBuilder()
+                .applyRouterWeightOnInput(weighted == 1)
+                .build();
+        Int8Quantization groups = Int8Quantization.of(Int8Scheme.W8A16_GROUP)
+                .withGrid(new GroupShape(1, 48))
+                .withZeroPoints(true);
+        try (Int8Experts experts = Int8Quantizer.quantize(layer, groups, Progress.NONE);
+                LayerArrays arrays = new LayerArrays(
+                        config,
+                        experts,
+                        Long.MAX_VALUE,
+                        HostMemory.of(Device.INTERPRETER),
+                        AmdGemm.ofHalves(),
+                        false)) {
+            Map<String, Stage> stages = new LinkedHashMap<>();
+            Families.program(arrays).all().forEach(stage -> stages.put(stage.name(), stage));
+            assertThat(stages.keySet())
+                    .containsSubsequence("alignScatter", "packTokens", "gateUp", "activate", "packPairs", "down");
+            Stage tokens = Objects.requireNonNull(stages.get("packTokens"));
+            Stage pairs = Objects.requireNonNull(stages.get("packPairs"));
+            Stage gateUp = Objects.requireNonNull(stages.get("gateUp"));
+            assertThat(tokens.groupsX().applyAsInt(7)).isEqualTo(7);
+            assertThat(pairs.groupsX().applyAsInt(7)).isEqualTo(7 * topK);
+            assertThat(sizes(tokens)).containsExactly(1, 1, 0, 3, weighted, 0, 0, 64, 1, 1, 130, 0);
+            assertThat(sizes(pairs)).containsExactly(topK, 1, 0, 3, 0, 0, 0, 64, 1, 1, 150, 1);
+            assertThat(sizes(gateUp))
+                    .containsExactly(
+                            topK, topK, 300, 3, 0, 0, new AmdWeights(true).weightPad(), 48, 1, 3, 0, 0);
+            assertThat(tokens.writes()).containsExactlyElementsOf(List.of(gateUp.reads().get(5)));
+            // Halves, those of what they leave, and 16 bytes with the scale.
+            assertThat(((IntArray) gateUp.reads().get(5)).getSize()).isEqualTo(40 * (3 * 64 + 4));
+        }
+    }
+
+    private static int[] sizes(Stage stage) {
+        return ((IntArray) stage.reads().get(1)).toHeapArray();
     }
 
     /** What asks a device, asked of another: the kernel's plain form computes the same. */

@@ -131,8 +131,13 @@ public final class StageRun {
                 a.work.output.toHeapArray());
     }
 
+    /** All in one graph, or, where prebuilt tasks would be taken for the first of it, each in one. */
     private void execute(String name, List<Stage> steps) {
-        execute(device, name, steps, tokens);
+        if (stages.gemm.preparations(arrays).isEmpty()) {
+            execute(device, name, steps, tokens);
+        } else {
+            steps.forEach(step -> execute(device, step.name(), List.of(step), tokens));
+        }
     }
 
     /** Runs some stages by themselves: what they read goes there from the arrays here, what they write comes back. */

@@ -1,14 +1,14 @@
-// The experts' matrix products on AMD's matrix cores: WMMA of RDNA3 and RDNA4 (waves of 32), MFMA of CDNA (waves of 64),
-// of int8 weights with int8 or, with HALVES, with activations in float as halves. A prebuilt task of TornadoVM's OpenCL
-// backend; AmdGemm launches it, AmdWeights has the order of the weights. For other compilers the same product is here
-// in plain C, one multiplication after the other, so that what is around the instructions can be tested without them;
-// no layer is loaded with that.
+// The experts' matrix products on AMD's matrix cores: WMMA of RDNA3 and RDNA4 (waves of 32), MFMA of CDNA (waves of
+// 64), of int8 weights with int8 or, with HALVES, with activations in float as halves. A prebuilt task of TornadoVM's
+// OpenCL backend; AmdGemm launches it, AmdWeights has the order of the weights. For other compilers the same product is
+// here in plain C, one multiplication after the other, so that what is around the instructions can be tested without
+// them; no layer is loaded with that.
 //
 // A fragment is 16 rows of 64 k: 1 KB in 64 pieces of 16 bytes. A lane holds LOADS pieces. Which k an instruction takes
 // of them is nothing to the sum, as both factors have the same order; of int8 piece p of a row, at 16p + row, has k 16p
-// to 16p + 15. With HALVES it has k 16n + 4p to 16n + 4p + 3 for n from 0 to 3, so that the n-th instruction takes k 16n
-// to 16n + 15 however many pieces a lane has, and scales can change between instructions. In what comes out a lane has
-// one pair, that of its number modulo 16, and REGS weight rows in a row, so that it writes 16 bytes at once.
+// to 16p + 15. With HALVES it has k 16n + 4p to 16n + 4p + 3 for n from 0 to 3, so that the n-th instruction takes k
+// 16n to 16n + 15 however many pieces a lane has, and scales can change between instructions. In what comes out a lane
+// has one pair, that of its number modulo 16, and REGS weight rows in a row, so that it writes 16 bytes at once.
 
 #pragma OPENCL FP_CONTRACT OFF
 
@@ -46,7 +46,7 @@
 #define ZEROS 0
 #endif
 
-// Pieces of 16 bytes that a row of activations has of a chunk, and all that it has: of halves two parts and their scale.
+// Pieces of 16 bytes that a row of activations has of a chunk, and all that it has: of halves two parts and a scale.
 #if HALVES
 #define PIECES 8
 #define ROW_PIECES(chunks) (2 * PIECES * (chunks) + 1)
@@ -60,8 +60,11 @@ typedef int Sum;
 // What is added up in float.
 #define FLOATING (GROUPED || HALVES)
 
-#if defined(__gfx942__) || defined(__gfx950__) || defined(__gfx940__) || defined(__gfx941__) || defined(__gfx90a__)     \
-    || defined(__gfx908__)
+#if defined(__gfx90a__) || defined(__gfx908__)
+#define WAVE 64
+#define REGS 4
+#define LOADS 1
+#elif defined(__gfx942__) || defined(__gfx950__) || defined(__gfx940__) || defined(__gfx941__)
 #define WAVE 64
 #define REGS 4
 #define LOADS 1
@@ -77,8 +80,8 @@ typedef int Sum;
 #error "no matrix cores that these kernels know"
 #endif
 
-// A Factor is what a lane has of one of MULTIPLIES multiplications of a chunk, of weights or of activations, Sums what it
-// has of the result. FACTOR is the n-th, where load(j) is the j-th piece that the lane has of a row of activations.
+// A Factor is what a lane has of one of MULTIPLIES multiplications of a chunk, of weights or of activations, Sums what
+// it has of the result. FACTOR is the n-th, where load(j) is the j-th piece that the lane has of a row of activations.
 #ifdef WAVE
 #pragma OPENCL EXTENSION cl_khr_fp16 : enable
 #define PER_STEP (MULTIPLIES / STEPS)
@@ -216,9 +219,9 @@ static int placeOf(int piece, int t) {
 #endif
 }
 
-// A row's values times a power of two that makes the greatest magnitude from 2^14 to 2^15, as halves, and halves of what
-// these leave. A row with a value beyond 1e30, or one that is no number, gets NaN for a scale. Whole numbers do the
-// comparing, as compilers may take for granted that there are none such.
+// A row's values times a power of two that makes the greatest magnitude from 2^14 to 2^15, as halves, and halves of
+// what these leave. A row with a value beyond 1e30, or one that is no number, gets NaN for a scale. Whole numbers do
+// the comparing, as compilers may take for granted that there are none such.
 static void pack(int r, const Sizes *sizes, __global const float *values, __global const float *topkWeights,
                  __global int4 *out, __local uint *shared) {
     int lid = get_local_id(0);
@@ -440,7 +443,8 @@ static __attribute__((always_inline)) void stream(int count, int block, int expe
         }
     }
     for (int t = 0; t < count; t++) {
-        shared[get_local_id(0) / 16 * (16 * STREAM_PAIRS) + t * 16 + lane() % 16] = GROUPED ? as_int(totals[t]) : sums[t];
+        int sum = GROUPED ? as_int(totals[t]) : sums[t];
+        shared[get_local_id(0) / 16 * (16 * STREAM_PAIRS) + t * 16 + lane() % 16] = sum;
     }
 }
 
@@ -518,7 +522,7 @@ static __attribute__((always_inline)) void multiplyStep(Tile *tile, Factor w[FRA
 #pragma unroll
     for (int s = 0; s < SIXTEENS; s++) {
         if (s < live) {
-            __builtin_amdgcn_sched_barrier(0); // else all loads come first, for which there are not the registers
+            __builtin_amdgcn_sched_barrier(0); // or all loads come first, for which there are not the registers
             Sums sums[FRAGMENTS];
             for (int f = 0; f < FRAGMENTS; f++) {
                 sums[f] = GROUPED ? 0 : tile->sums[f][s];
