@@ -60,7 +60,8 @@ def as_halves(rows, chunks, architecture):
     scale = numpy.zeros((len(rows), 4), numpy.float32)
     scale[:, :1] = 1 / inverse
     parts = [numpy.ascontiguousarray(part[:, order]) for part in (high, low)] + [scale]
-    return numpy.concatenate([part.view(numpy.uint8) for part in parts], 1), (high.astype(float) / inverse)[:, : rows.shape[1]]
+    stand_for = (high.astype(float) / inverse)[:, : rows.shape[1]]
+    return numpy.concatenate([part.view(numpy.uint8) for part in parts], 1), stand_for
 
 
 class Shape:

@@ -548,7 +548,7 @@ static __attribute__((always_inline)) void multiplyStep(Tile *tile, Factor w[FRA
     }
 }
 
-// Pieces of a pair's chunk that each of two work-items copies: of every four two in a row, the second one's two further.
+// Pieces of a pair's chunk that each of two work-items copies: of every four two in a row, the second one's 2 further.
 #define COPIES (PIECES / 2)
 #define COPIED(i) ((i) / 2 * 4 + (i) % 2)
 
