@@ -48,7 +48,7 @@ class ExplainTest {
         assertThat(ran.json().get("chosen")).isEqualTo("CpuExperts");
         assertThat(ran.list("candidates"))
                 .extracting(candidate -> String.valueOf(candidate.get("backend")))
-                .containsExactly(Stream.concat(Collections.nCopies(10, "TRITON").stream(), Stream.of("CPU"))
+                .containsExactly(Stream.concat(Collections.nCopies(11, "TRITON").stream(), Stream.of("CPU"))
                         .toArray(String[]::new));
         assertThat(String.valueOf(ran.list("candidates").getFirst().get("reason")))
                 .contains("interpreter:0", "has no wgmma: there are kernels for CUDA only");
