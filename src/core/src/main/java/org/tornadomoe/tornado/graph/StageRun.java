@@ -131,12 +131,15 @@ public final class StageRun {
                 a.work.output.toHeapArray());
     }
 
-    /** All in one graph, or, where prebuilt tasks would be taken for the first of it, each in one. */
+    /**
+     * All in one graph, or each in one: where floats are packed by a prebuilt task, which follows the activation, and
+     * would be taken for it.
+     */
     private void execute(String name, List<Stage> steps) {
-        if (stages.gemm.preparations(arrays).isEmpty()) {
-            execute(device, name, steps, tokens);
-        } else {
+        if (stages.gemm.packsFloats() && !stages.gemm.preparations(arrays).isEmpty()) {
             steps.forEach(step -> execute(device, step.name(), List.of(step), tokens));
+        } else {
+            execute(device, name, steps, tokens);
         }
     }
 
