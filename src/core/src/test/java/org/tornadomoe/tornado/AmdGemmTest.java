@@ -158,9 +158,9 @@ class AmdGemmTest {
             assertThat(sizes(tokens)).containsExactly(1, 1, 0, 3, weighted, 0, 0, 64, 1, 1, 130, 0);
             assertThat(sizes(pairs)).containsExactly(topK, 1, 0, 3, 0, 0, 0, 64, 1, 1, 150, 1);
             assertThat(sizes(gateUp))
-                    .containsExactly(
-                            topK, topK, 300, 3, 0, 0, new AmdWeights(true).weightPad(), 48, 1, 3, 0, 0);
-            assertThat(tokens.writes()).containsExactlyElementsOf(List.of(gateUp.reads().get(5)));
+                    .containsExactly(topK, topK, 300, 3, 0, 0, new AmdWeights(true).weightPad(), 48, 1, 3, 0, 0);
+            assertThat(tokens.writes())
+                    .containsExactlyElementsOf(List.of(gateUp.reads().get(5)));
             // Halves, those of what they leave, and 16 bytes with the scale.
             assertThat(((IntArray) gateUp.reads().get(5)).getSize()).isEqualTo(40 * (3 * 64 + 4));
         }
