@@ -20,6 +20,9 @@ final class GgufLayer {
             "ffn_norm.weight", "the norm before the block: a layer is handed hidden states that are normed",
             "ffn_norm.bias", "the same norm's");
 
+    /** What the name of a tensor beside a matrix ends with that may be there unread: activations stay floats. */
+    private static final String SCALE_OF_ACTIVATIONS = ".input_scale";
+
     private final Gguf gguf;
     private final String prefix;
     private final int layer;
@@ -168,7 +171,7 @@ final class GgufLayer {
         for (String name : gguf.names()) {
             String own = name.startsWith(prefix) ? name.substring(prefix.length()) : "";
             boolean ofBlock = OF_BLOCK.stream().anyMatch(own::contains);
-            if (ofBlock && !read.contains(own) && !UNREAD.containsKey(own)) {
+            if (ofBlock && !read.contains(own) && !UNREAD.containsKey(own) && !own.endsWith(SCALE_OF_ACTIVATIONS)) {
                 throw refused(
                         "layer " + layer + ": the tensor '" + name + "' is part of its MoE block, and not understood");
             }

@@ -47,7 +47,7 @@ public final class GgufQuantizer {
 
     /** What follows the layer in the name of a tensor that is written anew. */
     private static final Pattern REPLACED =
-            Pattern.compile("ffn_(gate|up|down|gate_up)(_exps|_shexp|\\.\\d+)\\.(weight|bias|scale)");
+            Pattern.compile("ffn_(gate|up|down|gate_up)(_exps|_shexp|\\.\\d+)\\.(weight|bias|(input_)?scale)");
 
     private static final ValueLayout.OfShort HALF = ValueLayout.JAVA_SHORT_UNALIGNED.withOrder(ByteOrder.LITTLE_ENDIAN);
 

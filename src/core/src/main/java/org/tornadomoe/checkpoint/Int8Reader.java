@@ -85,7 +85,7 @@ final class Int8Reader {
             int scaleRows = scaleRows();
             int scaleCols = scaleCols();
             Tensor scale = tensors.tensor(module + ".weight_scale").requireFloat();
-            if (scale.elements() != (long) scaleRows * scaleCols) {
+            if (!scale.holds(scaleRows, scaleCols)) {
                 throw scale.problem("expected " + scaleRows + " x " + scaleCols + " scales, got " + scale);
             }
             Tensor shape = tensors.find(module + ".weight_shape");
@@ -160,15 +160,15 @@ final class Int8Reader {
                     stored);
         }
 
-        /** The group of each column; null if they are in order, or the tensor says nothing (-1). */
+        /** The group of each column; null if they are in order, or the tensor says nothing (-1 of all). */
         private int @Nullable [] groups(Tensor tensor) {
             int[] groups =
                     tensor.requireDType(DType.I32, DType.I64).requireShape(cols).toInts();
             boolean ordered = true;
-            boolean said = true;
+            boolean said = false;
             for (int c = 0; c < cols; c++) {
                 ordered &= groups[c] == c / colsPerScale;
-                said &= groups[c] != -1;
+                said |= groups[c] != -1;
             }
             if (ordered || !said) {
                 return null;
@@ -198,7 +198,7 @@ final class Int8Reader {
             boolean packed = zero.dtype() == DType.I32; // along the rows
             if (packed) {
                 zero.requireShape(Math.ceilDiv(scaleRows, perWord()), scaleCols);
-            } else if (zero.requireDType(DType.I8).elements() != (long) scaleRows * scaleCols) {
+            } else if (!zero.requireDType(DType.I8).holds(scaleRows, scaleCols)) {
                 throw zero.problem("expected " + scaleRows + " x " + scaleCols + " zero points, got " + zero);
             }
             int bits = bits();

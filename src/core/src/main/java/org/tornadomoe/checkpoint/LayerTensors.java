@@ -452,15 +452,14 @@ record LayerTensors(
             }
             List<String> modules = PER_EXPERT.getFirst().under(prefix);
             for (Names both : List.of(
-                    new Names("gate_up_proj.weight", "", "down_proj.weight"),
-                    new Names("input_linear.weight", "", "output_linear.weight"))) {
-                if (tensors.has(prefix + both.gate)) {
-                    Matrix all = Matrix.Floats.of(tensors.tensor(prefix + both.gate), 2 * wide, h);
+                    new Names("gate_up_proj", "", "down_proj"), new Names("input_linear", "", "output_linear"))) {
+                if (hasAny(prefix + both.gate + ".")) {
+                    Matrix all = matrix(prefix + both.gate, 2 * wide, h);
                     return new Projections(
                             List.of(),
                             new Matrix.Window(all, wide, h, 0, 0),
                             new Matrix.Window(all, wide, h, wide, 0),
-                            Matrix.Floats.of(tensors.tensor(prefix + both.down), h, wide),
+                            matrix(prefix + both.down, h, wide),
                             null,
                             null,
                             null);

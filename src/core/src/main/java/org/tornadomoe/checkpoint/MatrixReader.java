@@ -146,6 +146,9 @@ record MatrixReader(BlockTensors tensors, @Nullable WeightQuantization quantizat
             throw scale.problem("expected one scale above those of the groups, " + module + ".weight_scale_2 or .weight"
                     + "_global_scale, found neither");
         }
+        if (factor != null && divisor != null) {
+            throw divisor.problem("expected one scale above those of the groups, found " + factor.name() + ", too");
+        }
         return (factor == null ? 1 : factor.toScale()) / (divisor == null ? 1 : divisor.toScale());
     }
 

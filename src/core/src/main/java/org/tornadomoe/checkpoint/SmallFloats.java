@@ -221,8 +221,8 @@ final class SmallFloats {
      * (MXFP4) or E4M3 of 16 (NVFP4).
      *
      * @param module what its tensors' names begin with
-     * @param values elements [n, allRows, cols / 2] in any shape
-     * @param scale elements [n, allRows, cols / group] in any shape
+     * @param values [n, allRows, cols / 2], which may be split into more dimensions
+     * @param scale [n, allRows, cols / group], likewise
      * @param factor what all scales are multiplied by
      * @throws CheckpointException if the tensors have other sizes
      */
@@ -231,11 +231,11 @@ final class SmallFloats {
         int cols = place.cols;
         long matrices = 2 * values.data().byteSize() / Math.max(1, (long) rows * cols);
         long groups = scale.elements() / Math.max(1, matrices * rows);
-        if (values.data().byteSize() * 2 != matrices * rows * cols || matrices <= place.index || cols % 2 != 0) {
+        if (cols % 2 != 0 || matrices <= place.index || !values.holds(matrices * rows, cols / 2)) {
             throw values.problem(
                     "expected two values a byte of matrices of " + rows + " x " + cols + ", got " + values);
         }
-        if (groups < 1 || scale.elements() != matrices * rows * groups || cols % groups != 0) {
+        if (groups < 1 || !scale.holds(matrices * rows, groups) || cols % groups != 0) {
             throw scale.problem("expected a scale for each group of the " + cols + " columns of " + matrices * rows
                     + " rows, got " + scale);
         }

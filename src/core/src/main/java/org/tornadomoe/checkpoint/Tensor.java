@@ -208,6 +208,15 @@ public record Tensor(Path file, String name, DType dtype, long[] shape, MemorySe
         return this;
     }
 
+    /** Whether it holds so many rows of so many elements, one after the other, in however many dimensions. */
+    boolean holds(long rows, long length) {
+        long row = 1;
+        for (int d = shape.length - 1; d >= 0 && row < length; d--) {
+            row *= shape[d];
+        }
+        return row == length && elements() == rows * length;
+    }
+
     /**
      * This tensor, if it has one of those dtypes.
      *

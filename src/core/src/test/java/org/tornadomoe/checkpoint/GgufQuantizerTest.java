@@ -274,7 +274,8 @@ class GgufQuantizerTest {
                 .tensor("blk.0.ffn_gate_up_exps.weight", GgmlType.F32, random(2, 2 * 64 * 64), 2, 64, 64)
                 .tensor("blk.0.ffn_gate_up_exps.bias", GgmlType.F32, random(3, 2 * 64), 2, 64)
                 .tensor("blk.0.ffn_down_exps.weight", GgmlType.F32, random(4, 2 * 64 * 32), 2, 64, 32)
-                .tensor("blk.0.ffn_down_exps.scale", GgmlType.F32, new float[] {2, -3}, 2);
+                .tensor("blk.0.ffn_down_exps.scale", GgmlType.F32, new float[] {2, -3}, 2)
+                .tensor("blk.0.ffn_down_exps.input_scale", GgmlType.F32, new float[] {2, 3}, 2);
         Path source = directory.resolve("in.gguf");
         writer.write(source);
         try (MoeCheckpoint before = MoeCheckpoint.open(source);

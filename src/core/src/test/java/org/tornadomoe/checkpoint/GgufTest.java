@@ -165,6 +165,33 @@ class GgufTest {
         }
     }
 
+    /** llama.cpp's converter writes them beside NVFP4: scales of activations, which stay floats. */
+    @Test
+    void scalesOfActivationsAreNoneOfTheWeights() {
+        Path file = directory.resolve("model.gguf");
+        GgufWriter writer = qwen3(GgmlType.Q8_0, experts(), random(4, 3 * 64));
+        for (String name : List.of("ffn_gate", "ffn_up", "ffn_down")) {
+            writer.tensor("blk.0." + name + "_exps.input_scale", GgmlType.F32, new float[] {3, 4, 5}, 3);
+        }
+        writer.write(file);
+        try (MoeCheckpoint checkpoint = MoeCheckpoint.open(file)) {
+            float[] row = new float[64];
+            checkpoint.layer(0).gateUpRow(1, 2, row);
+            float[] scaled = experts()[0];
+            int block = (32 + 2) * 64;
+            float scale = Float.float16ToFloat(Float.floatToFloat16(most(scaled, block) / 127));
+            assertThat(row[3]).isEqualTo(scale * GgufWriter.q8(scaled, block, 3));
+        }
+    }
+
+    private static float most(float[] values, int block) {
+        float most = 0;
+        for (int i = block; i < block + 32; i++) {
+            most = Math.max(most, Math.abs(values[i]));
+        }
+        return most;
+    }
+
     /** {@code NAME.scale} beside {@code NAME.weight}: an expert's products are multiplied by its value. */
     @ParameterizedTest
     @CsvSource({"F32,apart", "Q8_0,apart", "BF16,fused", "Q8_0,fused", "F16,own", "Q8_0,own"})

@@ -408,6 +408,29 @@ class MixedCheckpointTest {
         }
     }
 
+    /** The shared expert's gate and up in one tensor, stored as any other matrix. */
+    @ParameterizedTest
+    @CsvSource({"group 8 zeros, 72", "channel, 40", "tensor, 24", "block 16, 40", "float, 72", "channel token, 24"})
+    void gateAndUpOfTheSharedExpertMayBeOne(String form, int width) throws IOException {
+        checkpoint(width, forms("shared: " + form + ", channel"));
+        writer = new SafetensorsWriter();
+        random = new Random(5);
+        forms.clear();
+        router = floats(BLOCK + "gate.weight", E, H);
+        for (int e = 0; e < E; e++) {
+            expert(BLOCK + "experts." + e + ".", I, module -> Form.of("channel"));
+        }
+        String shared = BLOCK + "shared_expert.";
+        write(shared + "gate_up_proj", Form.of(form), 2 * width, H);
+        write(shared + "down_proj", Form.of(form), H, width);
+        double[][] both = Objects.requireNonNull(meant.get(shared + "gate_up_proj")).weights;
+        meant.put(shared + "gate_proj", new Meant(Arrays.copyOf(both, width), 0));
+        meant.put(shared + "up_proj", new Meant(Arrays.copyOfRange(both, width, 2 * width), 0));
+        sharedGate = floats(BLOCK + "shared_expert_gate.weight", 1, H);
+        save();
+        assertRight(form.equals("float") ? QUANTIZED : EXACT);
+    }
+
     /** Windows of 24 columns: the last of 40 is cut short, and groups of 16 lie across the edge of 48. */
     @ParameterizedTest
     @CsvSource({

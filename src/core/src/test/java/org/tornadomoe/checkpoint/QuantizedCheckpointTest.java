@@ -9,10 +9,12 @@ import java.lang.foreign.ValueLayout;
 import java.nio.ByteOrder;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.Arrays;
 import java.util.Map;
 import java.util.Objects;
 import java.util.Random;
 import java.util.TreeMap;
+import java.util.stream.IntStream;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
@@ -50,7 +52,7 @@ class QuantizedCheckpointTest {
 
     private final Random random = new Random(11);
     private final Map<String, Meant> meant = new TreeMap<>();
-    private final SafetensorsWriter writer = new SafetensorsWriter();
+    private SafetensorsWriter writer = new SafetensorsWriter();
 
     private Meant meant(String name) {
         return Objects.requireNonNull(meant.get(name));
@@ -135,6 +137,17 @@ class QuantizedCheckpointTest {
      * GPTQ: transposed, value + 128, four to a word along the input; zero points along the output, less {@code less}.
      */
     private void gptq(String module, Meant m, int less, boolean shuffled) {
+        int cols = m.values[0].length;
+        gptq(
+                module,
+                m,
+                less,
+                IntStream.range(0, cols)
+                        .map(c -> (shuffled ? cols - 1 - c : c) / m.colsPerScale)
+                        .toArray());
+    }
+
+    private void gptq(String module, Meant m, int less, int[] order) {
         int rows = m.values.length;
         int cols = m.values[0].length;
         int groups = m.scales[0].length;
@@ -150,10 +163,6 @@ class QuantizedCheckpointTest {
                 scales[g * rows + r] = m.scales[r][g];
             }
         }
-        int[] order = new int[cols];
-        for (int c = 0; c < cols; c++) {
-            order[c] = (shuffled ? cols - 1 - c : c) / m.colsPerScale;
-        }
         writer.add(module + ".qweight", words, cols / 4, rows)
                 .add(module + ".qzeros", zeros, groups, rows / 4)
                 .add(module + ".scales", scales, groups, rows)
@@ -162,6 +171,7 @@ class QuantizedCheckpointTest {
 
     private void checkpoint(String quantization, int rowsPerScale, int colsPerScale, boolean zeros, Layout layout)
             throws IOException {
+        writer = new SafetensorsWriter();
         float[] router = new float[E * H];
         for (int i = 0; i < router.length; i++) {
             router[i] = i;
@@ -387,6 +397,48 @@ class QuantizedCheckpointTest {
             return m;
         });
         assertKept(Int8Scheme.W8A16_GROUP);
+    }
+
+    /** -1 is no group: a tensor of nothing else says nothing, one with some is damaged. */
+    @Test
+    void columnsWithoutAGroupAreRefused() throws IOException {
+        String config = "{'quant_method': 'gptq', 'bits': 8, 'group_size': 4, 'sym': true, 'desc_act': true}";
+        checkpoint(config, 1, 4, false, (module, m) -> {
+            int[] order = new int[m.values[0].length];
+            Arrays.fill(order, -1);
+            gptq(module, m, 1, order);
+        });
+        assertKept(Int8Scheme.W8A16_GROUP);
+        checkpoint(config, 1, 4, false, (module, m) -> {
+            int[] order = new int[m.values[0].length];
+            order[3] = -1;
+            gptq(module, m, 1, order);
+        });
+        assertRefused("experts.0.gate_proj.g_idx': expected groups from 0 to 3, got -1 for column 3");
+    }
+
+    /** As many scales as there should be, but a row's don't stand together: another tool's order, maybe. */
+    @Test
+    void scalesAndZeroPointsOfAnotherShapeAreRefused() throws IOException {
+        String weights = CHANNEL.replace("'channel'", "'group', 'group_size': 4");
+        checkpoint(compressed("int-quantized", weights, "null"), 1, 4, false, (module, m) -> {
+            values(module, m);
+            writer.add(module + ".weight_scale", flat(m.scales), m.scales[0].length, m.scales.length);
+        });
+        assertRefused("tensor 'model.layers.0.mlp.experts.0.gate_proj.weight_scale': expected 8 x 4 scales, got ");
+        checkpoint(
+                compressed("int-quantized", weights.replace("'symmetric': true", "'symmetric': false"), "null"),
+                1,
+                4,
+                false,
+                (module, m) -> {
+                    values(module, m);
+                    int rows = m.scales.length;
+                    int groups = m.scales[0].length;
+                    writer.add(module + ".weight_scale", flat(m.scales), rows, groups, 1)
+                            .add(module + ".weight_zero_point", new byte[rows * groups], groups, rows);
+                });
+        assertRefused("tensor 'model.layers.0.mlp.experts.0.gate_proj.weight_zero_point': expected 8 x 4 zero points");
     }
 
     @ParameterizedTest

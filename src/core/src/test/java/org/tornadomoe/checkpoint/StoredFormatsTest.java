@@ -405,6 +405,25 @@ class StoredFormatsTest {
         assertRead("w8a16_group of 32", 1e-6);
     }
 
+    /** As many scales as there should be, but a row's don't stand together. */
+    @Test
+    void mxfp4WithScalesOfAnotherShapeIsRefused() throws IOException {
+        checkpoint(
+                compressed("'num_bits': 4, 'type': 'float', 'strategy': 'group', 'group_size': 32"),
+                (module, rows, cols) -> {
+                    MemorySegment values = MemorySegment.ofArray(new byte[rows * cols / 2]);
+                    MemorySegment scales = MemorySegment.ofArray(new byte[rows * cols / 32]);
+                    writer.add(module + ".weight_packed", DType.U8, values, rows, cols / 2)
+                            .add(module + ".weight_scale", DType.U8, scales, cols / 32, rows);
+                    return new double[0][];
+                });
+        try (MoeCheckpoint checkpoint = MoeCheckpoint.open(directory)) {
+            assertThatExceptionOfType(CheckpointException.class)
+                    .isThrownBy(() -> checkpoint.layer(0))
+                    .withMessageContaining("experts.0.gate_proj.weight_scale': expected a scale for each group");
+        }
+    }
+
     /** gpt-oss: of all experts in one tensor, gates and ups in turns; exponents are bytes, and nothing else. */
     @ParameterizedTest
     @CsvSource({"U8, false", "F8_E8M0, false", "F32, true", "F8_E4M3, true"})
@@ -495,6 +514,21 @@ class StoredFormatsTest {
                     .isThrownBy(() -> checkpoint.layer(0))
                     .withMessageContaining("experts.0.gate_proj.weight_scale': expected one scale above those of the"
                             + " groups, " + BLOCK + "experts.0.gate_proj.weight_scale_2 or .weight_global_scale");
+        }
+    }
+
+    @Test
+    void nvfp4WithTwoScalesOfAllIsRefused() throws IOException {
+        checkpoint(", 'quantization_config': {'quant_method': 'modelopt'}", (module, rows, cols) -> {
+            writer.add(module + ".weight_scale_2", new float[] {0.37f}, 1)
+                    .add(module + ".weight_global_scale", new float[] {3}, 1);
+            return float4(module, ".weight", rows, cols, 16, 0.37f);
+        });
+        try (MoeCheckpoint checkpoint = MoeCheckpoint.open(directory)) {
+            assertThatExceptionOfType(CheckpointException.class)
+                    .isThrownBy(() -> checkpoint.layer(0))
+                    .withMessageContaining("experts.0.gate_proj.weight_global_scale': expected one scale above those of"
+                            + " the groups, found " + BLOCK + "experts.0.gate_proj.weight_scale_2, too");
         }
     }
 
