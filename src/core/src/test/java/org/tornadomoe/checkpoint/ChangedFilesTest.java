@@ -231,6 +231,9 @@ class ChangedFilesTest {
             assertThatExceptionOfType(CheckpointException.class)
                     .isThrownBy(weights::requireUnchanged)
                     .withMessage(paths[1] + ": was changed while it was read: no such file or directory");
+            assertThatExceptionOfType(CheckpointException.class)
+                    .isThrownBy(checkpoint::requireUnchanged)
+                    .withMessageContaining("was changed while it was read");
         }
     }
 

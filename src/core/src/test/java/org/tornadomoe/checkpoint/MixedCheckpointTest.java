@@ -114,6 +114,7 @@ class MixedCheckpointTest {
 
     private SafetensorsWriter writer = new SafetensorsWriter();
     private final Map<String, Meant> meant = new LinkedHashMap<>();
+    private final Map<String, float[]> biases = new LinkedHashMap<>();
     private final Map<String, Form> forms = new LinkedHashMap<>();
     private double[][] router = new double[0][0];
     private double[][] sharedGate = new double[0][0];
@@ -279,7 +280,12 @@ class MixedCheckpointTest {
                         ? v
                         : Math.clamp(Math.rint((float) v / (float) matrix.inputScale), -128, 127) * matrix.inputScale)
                 .toArray();
-        return times(matrix.weights, rounded);
+        double[] products = times(matrix.weights, rounded);
+        float[] bias = biases.get(module);
+        for (int r = 0; bias != null && r < bias.length; r++) {
+            products[r] += bias[r];
+        }
+        return products;
     }
 
     private double[] expert(String prefix, double[] x) {
@@ -429,6 +435,31 @@ class MixedCheckpointTest {
         sharedGate = floats(BLOCK + "shared_expert_gate.weight", 1, H);
         save();
         assertRight(form.equals("float") ? QUANTIZED : EXACT);
+    }
+
+    /** A bias may be any module's alone; a shared expert's are cut as its rows are, the last to what is left. */
+    @ParameterizedTest
+    @ValueSource(
+            strings = {
+                "experts.2.gate_proj",
+                "experts.1.up_proj",
+                "experts.3.down_proj",
+                "shared_expert.gate_proj",
+                "shared_expert.up_proj",
+                "shared_expert.down_proj",
+            })
+    void biasesOfOneModule(String module) throws IOException {
+        for (int width : new int[] {16, 40, 72}) {
+            checkpoint(width, forms("channel"));
+            int rows = module.endsWith("down_proj") ? H : module.startsWith("shared") ? width : I;
+            float[] bias = new float[rows];
+            for (int r = 0; r < rows; r++) {
+                bias[r] = (float) random.nextGaussian();
+            }
+            biases.put(BLOCK + module, bias);
+            rewrite(BLOCK + module + ".bias", bias, rows);
+            assertRight(EXACT);
+        }
     }
 
     /** Windows of 24 columns: the last of 40 is cut short, and groups of 16 lie across the edge of 48. */
@@ -671,6 +702,39 @@ class MixedCheckpointTest {
         checkpoint(24, forms("channel"));
         rewrite(name, new float[] {1}, 1);
         assertRight(EXACT);
+    }
+
+    /** What has no values has no meaning. */
+    @Test
+    void tensorsWithoutValuesMayBeThere() throws IOException {
+        checkpoint(0, forms("channel"));
+        rewrite(BLOCK + "experts.1.up_proj.bias_of_none", new float[0], 0);
+        assertRight(EXACT);
+        rewrite(BLOCK + "shared_expert.gate_proj.weight", new float[0], 0, H);
+        assertRight(EXACT);
+        rewrite(BLOCK + "shared_expert.gate_proj.weight", new float[H], 1, H);
+        assertRefused("expected no shared expert, since the configuration tells of none");
+    }
+
+    @Test
+    void whatNothingReadsIsCounted() throws IOException {
+        checkpoint(0, forms("channel"));
+        rewrite(BLOCK + "experts.0.a", new float[] {1}, 1);
+        assertRefused("tensor '" + BLOCK + "experts.0.a' of the MoE block", "without what it may mean");
+        for (String name : List.of("b", "c", "d")) {
+            rewrite(BLOCK + "experts.0." + name, new float[] {1}, 1);
+        }
+        assertRefused("tensor '" + BLOCK + "experts.0.d' of the MoE block", "without what they may mean");
+        rewrite(BLOCK + "experts.0.e", new float[] {1}, 1);
+        assertRefused("tensor '" + BLOCK + "experts.0.d' and 1 more of the MoE block", "without what they may mean");
+    }
+
+    @Test
+    void aFieldThatMayChangeNumbersIsRefusedWhenTheCheckpointIsOpened() throws IOException {
+        checkpoint(0, forms("channel"));
+        Path file = directory.resolve("config.json");
+        Files.writeString(file, Files.readString(file).replaceFirst("\\{", "{\"router_trick\": 2, "));
+        assertRefused("config.json: 'router_trick': not known of qwen2_moe");
     }
 
     /** An odd expert 0 decides nothing for the others. */
