@@ -20,7 +20,7 @@ final class GgufLayer {
             "ffn_norm.weight", "the norm before the block: a layer is handed hidden states that are normed",
             "ffn_norm.bias", "the same norm's");
 
-    /** What the name of a tensor beside a matrix ends with that may be there unread: activations stay floats. */
+    /** What the scale of a matrix's activations ends with, which may be there unread: they stay floats. */
     private static final String SCALE_OF_ACTIVATIONS = ".input_scale";
 
     private final Gguf gguf;
@@ -171,7 +171,9 @@ final class GgufLayer {
         for (String name : gguf.names()) {
             String own = name.startsWith(prefix) ? name.substring(prefix.length()) : "";
             boolean ofBlock = OF_BLOCK.stream().anyMatch(own::contains);
-            if (ofBlock && !read.contains(own) && !UNREAD.containsKey(own) && !own.endsWith(SCALE_OF_ACTIVATIONS)) {
+            boolean ofActivations = own.endsWith(SCALE_OF_ACTIVATIONS)
+                    && read.contains(own.substring(0, own.length() - SCALE_OF_ACTIVATIONS.length()) + ".weight");
+            if (ofBlock && !read.contains(own) && !UNREAD.containsKey(own) && !ofActivations) {
                 throw refused(
                         "layer " + layer + ": the tensor '" + name + "' is part of its MoE block, and not understood");
             }

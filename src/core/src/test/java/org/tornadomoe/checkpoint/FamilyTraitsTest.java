@@ -99,11 +99,11 @@ class FamilyTraitsTest {
                 .isEqualTo(RouterConfig.of(ScoringFunction.SIGMOID, false));
         assertThat(config(small().scaled("factor", 3)).router().routedScalingFactor())
                 .isEqualTo(3);
-        FusedMoeConfig shared = config(small().sigmoid().normalized().shared("beside", 2).normalizesShared());
+        FusedMoeConfig shared =
+                config(small().sigmoid().normalized().shared("beside", 2).normalizesShared());
         assertThat(shared.router().normalizesShared()).isTrue();
         assertThat(shared.numFusedSharedExperts()).isEqualTo(2);
-        LayerTensors.Shape network = small().network("router_width", 4)
-                .shape(json("num_experts_per_tok", 1), 1);
+        LayerTensors.Shape network = small().network("router_width", 4).shape(json("num_experts_per_tok", 1), 1);
         assertThat(network.network()).isEqualTo(new LayerTensors.Network(4, 1e-5, true));
     }
 
@@ -188,7 +188,8 @@ class FamilyTraitsTest {
 
     @Test
     void fieldsMayHaveAValueForEachLayer() {
-        FamilyTraits family = small().fields("more fields=1").perLayer("num_experts").denseFirst("first", 0);
+        FamilyTraits family =
+                small().fields("more fields=1").perLayer("num_experts").denseFirst("first", 0);
         assertThat(family.fields()).contains("more", "fields=1", "first");
         JsonFile plain = json("num_experts", 4);
         assertThat(family.at(plain, 3)).isSameAs(plain);

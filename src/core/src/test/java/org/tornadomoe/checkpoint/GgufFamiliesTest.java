@@ -631,6 +631,13 @@ class GgufFamiliesTest {
                 2,
                 Plain.of(router).withShared(false),
                 w -> w.number("deepseek2.block_count", 47).number("deepseek2.vocab_size", 154_880));
+        for (int[] other : new int[][] {{46, 154_880}, {47, 154_881}}) { // known by both its sizes
+            assertRefused(
+                    model,
+                    "deepseek2",
+                    w -> w.number("deepseek2.block_count", other[0]).number("deepseek2.vocab_size", other[1]),
+                    "deepseek2.expert_gating_func: expected 2 (sigmoid)");
+        }
         assertRefused(
                 model,
                 "deepseek2",
@@ -715,6 +722,26 @@ class GgufFamiliesTest {
                 "qwen3moe",
                 w -> w.text("qwen3moe.hidden_activation", "gelu"),
                 "qwen3moe.hidden_activation: expected silu, got gelu");
+        // A key that names a layer by what it is not, and one of the wrong kind.
+        assertRefused(model, "qwen3moe", w -> w.number("general.architecture", 1), "expected a string, got 1");
+        assertRefused(
+                model,
+                "qwen3moe",
+                w -> w.text("qwen3moe.expert_used_count", "2"),
+                "qwen3moe.expert_used_count: expected an integer, got 2");
+        assertRefused(
+                block(8),
+                "qwen2moe",
+                w -> w.number("qwen2moe.expert_shared_feed_forward_length", 4),
+                "qwen2moe.expert_shared_feed_forward_length: expected 8, as blk.1.ffn_gate_shexp.weight have it, got"
+                        + " 4");
+        for (String architecture : List.of("olmoe", "glm4moe")) {
+            assertRefused(
+                    model,
+                    architecture,
+                    w -> w.number(architecture + ".expert_gating_func", 3),
+                    architecture + ".expert_gating_func: expected");
+        }
         assertRefused(
                 model,
                 "qwen3moe",
@@ -737,7 +764,7 @@ class GgufFamiliesTest {
     @ParameterizedTest
     @ValueSource(
             strings = {
-                "ffn_gate_exps.input_scale",
+                "ffn_gate_up_exps.input_scale",
                 "ffn_gate_inp.scale",
                 "ffn_gate_shexp.bias",
                 "ffn_norm_exps.weight",

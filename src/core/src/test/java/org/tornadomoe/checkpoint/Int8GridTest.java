@@ -56,8 +56,7 @@ class Int8GridTest {
     }
 
     private static Projections expert(String gate, String up, String down) {
-        return new Projections(
-                List.of(), matrix(I, H, gate), matrix(I, H, up), matrix(H, I, down), null, null, null);
+        return new Projections(List.of(), matrix(I, H, gate), matrix(I, H, up), matrix(H, I, down), null, null, null);
     }
 
     @ParameterizedTest
@@ -110,7 +109,8 @@ class Int8GridTest {
         Projections plain = new Projections(List.of(), gated.up(), gated.up(), gated.down(), null, null, null);
         Matrix into = matrix(H, 5, "channel");
         Matrix back = matrix(7, H, "channel");
-        assertThat(Stream.of(gated, plain).map(expert -> expert.between(into, back).isGated()))
+        assertThat(Stream.of(gated, plain)
+                        .map(expert -> expert.between(into, back).isGated()))
                 .containsExactly(true, false);
         assertThat(gated.between(into, back).down().rows()).isEqualTo(7);
         assertThat(gated.between(into, back).up().cols()).isEqualTo(5);

@@ -292,6 +292,39 @@ class WeightQuantizationTest {
         assertRefused("{'quantization_config': " + GPTQ + ", " + fields + "}}", message);
     }
 
+    /** The least and the greatest that are read, and what lies beside them. */
+    @ParameterizedTest
+    @CsvSource({"1, true", "1048576, true", "-1, true", "0, false", "-2, false", "1048577, false"})
+    void groupsHaveOneColumnToAMillion(int size, boolean read) throws IOException {
+        String gptq = GPTQ.replace("'group_size': 32", "'group_size': " + size) + "}";
+        String block = "{'quant_method': 'fp8', 'weight_block_size': [" + size + ", 16]}";
+        String group = "{'quant_method': 'compressed-tensors', 'config_groups': {'g': {'targets': ['Linear'],"
+                + " 'weights': {'num_bits': 8, 'type': 'int', 'strategy': 'group', 'group_size': " + size + "}}}}";
+        for (String json : size == -1 ? List.of(gptq) : List.of(gptq, group, block)) {
+            if (read) {
+                assertThat(bits(quantization(json), ROUTED)).isEqualTo(8);
+            } else {
+                assertRefused(
+                        "{'quantization_config': " + json + "}",
+                        json.contains("fp8") ? "two numbers from 1 to 1048576" : "1 to 1048576, got " + size);
+            }
+        }
+    }
+
+    @Test
+    void eightBitFloatsHaveBlocksOrRows() throws IOException {
+        assertThat(requireNonNull(quantization("{'quant_method': 'fp8', 'weight_block_size': [24, 16]}")
+                                .groupOf(ROUTED))
+                        .weights())
+                .hasToString("float8 symmetric static per block of [24, 16]");
+        assertThat(requireNonNull(quantization("{'quant_method': 'fp8'}").groupOf(ROUTED))
+                        .weights())
+                .hasToString("float8 symmetric static per channel");
+        assertRefused(
+                "{'quantization_config': {'quant_method': 'fp8', 'weight_block_size': [24]}}",
+                "'weight_block_size': expected two numbers");
+    }
+
     @Test
     void mlxSaysNoMethodAndIsRefusedByItsName() {
         assertRefused(
