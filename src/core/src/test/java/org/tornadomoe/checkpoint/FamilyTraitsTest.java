@@ -62,6 +62,10 @@ class FamilyTraitsTest {
         assertThat(config.expertsPerToken()).isEqualTo(3);
         assertThat(family.layers(json("depth", 3))).isEqualTo(3);
         assertThat(family.layers(json())).isEqualTo(6);
+        assertThat(family.layers(json("depth", 10_000))).isEqualTo(10_000);
+        assertThatExceptionOfType(CheckpointException.class)
+                .isThrownBy(() -> family.layers(json("depth", 10_001)))
+                .withMessageContaining("'depth': expected at most 10000, got 10001");
         assertThat(family.fields()).contains("depth", "width", "parts", "taken");
         assertRefused(family, "'num_experts': expected as many as 'parts' = 4, got 5", "parts", 4, "num_experts", 5);
         // One of the usual names is the first of them, and there once.
