@@ -87,6 +87,7 @@ final class FamilyTraits {
     private @Nullable Double limit;
     private @Nullable Double alpha;
     private @Nullable Double beta;
+    private @Nullable String alphaField;
     private boolean sharedUnlimited;
     private boolean biased;
     private int besideEach;
@@ -282,6 +283,12 @@ final class FamilyTraits {
         ownActivation = own;
         this.alpha = alpha;
         this.beta = beta;
+        return this;
+    }
+
+    /** The activation's alpha stands in that field. */
+    FamilyTraits alpha(String field) {
+        alphaField = read(field);
         return this;
     }
 
@@ -633,7 +640,7 @@ final class FamilyTraits {
                 .numFusedSharedExperts(Math.ceilDiv(sharedWide, wide))
                 .activation(function)
                 .swigluLimit(cut)
-                .swigluAlpha(alpha)
+                .swigluAlpha(alphaField == null || alpha == null ? alpha : (Double) json.finite(alphaField, alpha))
                 .swigluBeta(beta)
                 .sharedSwigluLimit(sharedUnlimited && cut != null ? 0.0 : null)
                 .router(tabled.test(whole, layer) ? tabled(json) : router(json, sharedWide > 0))

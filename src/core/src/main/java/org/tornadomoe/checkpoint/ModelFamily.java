@@ -22,9 +22,10 @@ import org.tornadomoe.config.ScoringFunction;
  */
 enum ModelFamily {
     // Softmax over all, the K best.
-    MIXTRAL("mixtral", mixtral()),
+    MIXTRAL("mixtral", mixtral(sizes(32, 4096, 14336, 8, 2))),
     QWEN2_MOE("qwen2_moe", gatedShared(qwen(sizes(24, 2048, 1408, 60, 4), false), 5632)),
-    QWEN3_MOE("qwen3_moe", qwen(sizes(24, 2048, 768, 128, 8), false)),
+    QWEN3_MOE("qwen3_moe sdar_moe", qwen(sizes(24, 2048, 768, 128, 8), false)),
+    RND1("rnd1", qwen(sizes(48, 2048, 768, 128, 8), true)),
     QWEN3_OMNI_MOE(
             "qwen3_omni_moe_text qwen3_omni_moe_thinker qwen3_omni_moe", qwen(sizes(28, 2048, 768, 128, 8), true)),
     QWEN3_OMNI_MOE_TALKER("qwen3_omni_moe_talker_text", gatedShared(qwen(sizes(20, 1024, 384, 128, 8), false), 768)),
@@ -38,7 +39,27 @@ enum ModelFamily {
     QWEN3_5_MOE(
             "qwen3_5_moe_text qwen3_5_moe",
             gatedShared(qwen(sizes(40, 2048, 512, 256, 8)).normalized(), 512).fields("norm_topk_prob=true")),
-    MINIMAX("minimax minimax_m1 minimax_text_01", mixtral().fields("shared_moe_mode shared_intermediate_size=0")),
+    MINIMAX(
+            "minimax minimax_m1 minimax_text_01",
+            mixtral(sizes(32, 4096, 14336, 8, 2)).fields("shared_moe_mode shared_intermediate_size=0")),
+    /** Of a size that has experts; others of the name have none. */
+    MINICPM("minicpm", mixtral(sizes(40, 2304, 5760, 0, 0))),
+    XVERSE_MOE(
+            "xverse_moe xverse",
+            sizes(28, 2560, 1728, 0, 0)
+                    .width("intermediate_size")
+                    .names("num_experts", "moe_top_k")
+                    .normalized("norm_topk_prob", false)
+                    .shared("num_shared_experts", 0)
+                    .fields("scoring_func=softmax")),
+    /** Likewise. Its code doesn't divide weights, whatever its configuration says. */
+    LLADA_MOE(
+            "llada llada_moe",
+            sizes(16, 2048, 1024, 0, 0)
+                    .width("expert_intermediate_size")
+                    .every("moe_layer_freq")
+                    .fields("norm_topk_prob=false moe_router_score_function=softmax"
+                            + " moe_router_enable_expert_bias=false")),
     OLMOE(
             "olmoe",
             sizes(16, 2048, 2048, 64, 8)
@@ -144,7 +165,7 @@ enum ModelFamily {
                     .fields("router_jitter_noise num_experts_per_tok=2")),
     /** Softmax scores of all, with a correction bias, among them those of experts that hand their token on. */
     LONGCAT_FLASH(
-            "longcat_flash",
+            "longcat_flash longcat_flash_ngram",
             sizes(28, 6144, 2048, 512, 12)
                     .modelNames("num_layers", "hidden_size")
                     .width("expert_ffn_hidden_size")
@@ -184,7 +205,8 @@ enum ModelFamily {
                     .withoutGate()
                     .fields("num_sparse_encoder_layers num_sparse_decoder_layers encoder_sparse_step"
                             + " decoder_sparse_step expert_capacity add_router_probs router_bias router_dtype"
-                            + " router_ignore_padding_tokens feed_forward_proj is_gated_act=false")),
+                            + " router_ignore_padding_tokens feed_forward_proj is_gated_act=false"
+                            + " router_type=tokens_masked")),
     /** Likewise; the share of tokens that training leaves out is left out of weights. */
     NLLB_MOE(
             "nllb-moe nllb_moe",
@@ -199,9 +221,9 @@ enum ModelFamily {
                     .withoutGate()
                     .biased()
                     .fields("encoder_sparse_step decoder_sparse_step expert_capacity moe_token_dropout"
-                            + " second_expert_policy=all normalize_router_prob_before_dropping"
-                            + " batch_prioritized_routing moe_eval_capacity_token_fraction router_bias router_dtype"
-                            + " router_ignore_padding_tokens")),
+                            + " second_expert_policy=all normalize_router_prob_before_dropping add_router_probs"
+                            + " batch_prioritized_routing moe_eval_capacity_token_fraction router_bias"
+                            + " router_dtype router_ignore_padding_tokens")),
 
     // The K best logits, then softmax.
     /** ReLU-gated experts, and a router that reads the layer's input. */
@@ -214,9 +236,10 @@ enum ModelFamily {
                     .routing((_, json, _) -> smallThinker(json))
                     .activates(MoeActivation.RELU, null, null)
                     .dense(ModelFamily::whySmallThinkerDense)
-                    .fields("moe_primary_router_apply_softmax moe_enable_early_router moe_layer_layout hidden_act=relu"
-                            + " moe_enable_secondary_experts=false moe_num_secondary_experts"
-                            + " moe_secondary_expert_size norm_topk_prob=true")),
+                    .fields("moe_primary_router_apply_softmax moe_enable_early_router=true moe_layer_layout"
+                            + " hidden_act=relu moe_enable_secondary_experts=false moe_num_secondary_experts"
+                            + " moe_num_active_secondary_experts moe_secondary_expert_size"
+                            + " moe_secondary_router_apply_softmax norm_topk_prob=true")),
     GRANITEMOE("granitemoe granitemoeshared", granite()),
     GRANITEMOE_HYBRID("granitemoehybrid", granite()),
     GRANITEMOE_SWA("granitemoe_swa", granite()),
@@ -292,6 +315,18 @@ enum ModelFamily {
                     .every("moe_layer_freq")
                     .layerTypes("mlp_layer_types", "sparse")
                     .fields("n_group=1 topk_group=1")),
+    /** A correction bias if the configuration says so. */
+    PANGU_ULTRA_MOE(
+            "pangu_ultra_moe",
+            sizes(61, 7680, 2048, 256, 8)
+                    .names("num_routed_experts", "num_experts_per_tok")
+                    .sigmoid()
+                    .normalized("norm_topk_prob", true)
+                    .correctedIf("router_enable_expert_bias", false)
+                    .scaled("routed_scaling_factor", 2.5)
+                    .shared("num_shared_experts", 1)
+                    .denseFirst("num_dense_layers", 3)
+                    .fields("hidden_act=silu scoring_func=sigmoid")),
     GLM4_MOE("glm4_moe glm4v_moe glm4v_moe_text", deepSeek(sizes(46, 4096, 1408, 128, 8), 1, 1, 1, 1)),
     GLM4_MOE_LITE("glm4_moe_lite", deepSeek(sizes(47, 2048, 1536, 64, 4), 1.8, 1, 1, 1)),
     GLM_MOE_DSA("glm_moe_dsa", deepSeek(sizes(78, 6144, 2048, 256, 8), 2.5, 1, 1, 3)),
@@ -389,10 +424,11 @@ enum ModelFamily {
                     .scaled("routed_scaling_factor", 2)
                     .sharedWidth("shared_intermediate_size", 3072)
                     .activates(MoeActivation.SWIGLUOAI_UNINTERLEAVE, 1.702, 1.0)
+                    .alpha("swiglu_alpha")
                     .limited("swiglu_limit", 7.0)
                     .every("moe_layer_freq")
                     .layerTypes("mlp_layer_types", "sparse")
-                    .fields("swiglu_alpha=1.702 scoring_func=sigmoid use_routing_bias=true")),
+                    .fields("scoring_func=sigmoid use_routing_bias=true")),
     HY_V3(
             "hy_v3",
             sizes(80, 4096, 1536, 192, 8)
@@ -506,7 +542,18 @@ enum ModelFamily {
                     .fields("multi_gate=false moe_router_enable_expert_bias=false routed_scaling_factor=1"
                             + " score_function=softmax")),
     /** Ling 2 and Ring 2. */
-    BAILING_MOE_V2("bailing_moe_v2 bailing_moe_linear", bailing(sizes(20, 2048, 512, 256, 8), 1, 1)),
+    BAILING_MOE_V2("bailing_moe_v2 bailing_moe_linear bailing_hybrid", bailing(sizes(20, 2048, 512, 256, 8), 1, 1)),
+    SARVAM_MOE(
+            "sarvam_moe sarvam_mla",
+            sizes(19, 4096, 1024, 128, 6)
+                    .sigmoid()
+                    .normalized("norm_topk_prob", true)
+                    .correctedIf("moe_router_enable_expert_bias", true)
+                    .scaled("routed_scaling_factor", 2.5)
+                    .groups("n_group", "topk_group", 0, 0)
+                    .shared("num_shared_experts", 1)
+                    .denseFirst("first_k_dense_replace", 1)
+                    .fields("score_function=sigmoid router_dtype moe_shared_expert_intermediate_size")),
     LLADA2_MOE("llada2_moe", bailing(sizes(24, 1024, 0, 16, 2), 0, 0)),
     /** The router reads the token before the norm whose output the experts read, and has a factor an expert. */
     GEMMA4(
@@ -594,11 +641,8 @@ enum ModelFamily {
         return modelTypes().getFirst();
     }
 
-    private static FamilyTraits mixtral() {
-        return sizes(32, 4096, 14336, 8, 2)
-                .width("intermediate_size")
-                .normalized()
-                .fields("norm_topk_prob=true scoring_func=softmax");
+    private static FamilyTraits mixtral(FamilyTraits sizes) {
+        return sizes.width("intermediate_size").normalized().fields("norm_topk_prob=true scoring_func=softmax");
     }
 
     /** Some layers may be dense. */
@@ -713,7 +757,7 @@ enum ModelFamily {
         RouterConfig router = json.bool("moe_primary_router_apply_softmax", false)
                 ? RouterConfig.topKThenSoftmax()
                 : RouterConfig.topKThenSigmoid(true);
-        return json.bool("moe_enable_early_router", true) ? router.withOwnInput() : router;
+        return router.withOwnInput();
     }
 
     /** Experts take all tokens if they may take as many as there are. */

@@ -359,7 +359,21 @@ class ModelFamilyTest {
                 "laguna | 'moe_apply_router_weight_on_input': true | 'moe_apply_router_weight_on_input': expected"
                         + " false",
                 "inkling_text | 'shared_expert_sink': false | 'shared_expert_sink': expected true",
-                "minimax_m3_vl_text | 'swiglu_alpha': 2 | 'swiglu_alpha': expected 1.702",
+                "nllb-moe | 'moe_eval_capacity_token_fraction': 0.5 | 'moe_eval_capacity_token_fraction': expected at"
+                        + " least 1: with less, experts leave out tokens by what else is in a batch, got 0.5",
+                "nllb-moe | 'second_expert_policy': 'random' | 'second_expert_policy': expected all",
+                "switch_transformers | 'is_gated_act': true | 'is_gated_act': expected false",
+                "smallthinker | 'moe_enable_early_router': false | 'moe_enable_early_router': expected true",
+                "smallthinker | 'moe_enable_secondary_experts': true | 'moe_enable_secondary_experts': expected false",
+                "PanguProMoE | 'num_experts_per_tok': 7 | router: expected a number of groups that divides 64 experts"
+                        + " and the 7 of a token, got 7",
+                "interns1_pro | 'router_n_groups': 3 | router: expected a number of groups that divides 128 experts",
+                "nomic_bert | 'moe_normalize_expert_weights': true | 'moe_normalize_expert_weights': expected false",
+                "nomic_bert | 'num_shared_experts': 1 | 'num_shared_experts': expected 0",
+                "llada | 'num_experts': 64, 'num_experts_per_tok': 8, 'norm_topk_prob': true | 'norm_topk_prob':"
+                        + " expected false",
+                "minicpm | 'hidden_size': 2304 | has no 'num_experts'",
+                "sarvam_moe | 'score_function': 'softmax' | 'score_function': expected sigmoid",
                 "hunyuan_v1_moe | 'moe_topk': [] | 'moe_topk': expected a value for each of 32 layers",
                 "phimoe | 'router_jitter_noise': 0.1 | 'router_jitter_noise': expected 0.01, got 0.1",
                 "mixtral | 'num_experts': 4, 'num_local_experts': 8 | 'num_local_experts': expected as many as"
@@ -417,6 +431,21 @@ class ModelFamilyTest {
                         + " 'score_function': 'sigmoid', 'layer_group_size': 5",
                 "mimo_v2_flash | 'model_type': 'mimo_v2', 'n_shared_experts': null, 'attention_value_scale': 0.7,"
                         + " 'add_swa_attention_sink_bias': true, 'n_group': 1, 'topk_group': 1",
+                "smallthinker | 'moe_enable_early_router': true, 'moe_enable_secondary_experts': false,"
+                        + " 'moe_ffn_hidden_size': 768, 'moe_num_active_primary_experts': 6, 'moe_num_primary_experts':"
+                        + " 64, 'moe_num_secondary_experts': 0, 'moe_primary_router_apply_softmax': false,"
+                        + " 'moe_secondary_expert_size': 0, 'moe_secondary_router_apply_softmax': false",
+                "switch_transformers | 'd_ff': 2048, 'dense_act_fn': 'relu', 'feed_forward_proj': 'relu',"
+                        + " 'encoder_sparse_step': 2, 'decoder_sparse_step': 2, 'is_gated_act': false,"
+                        + " 'num_sparse_encoder_layers': 6, 'num_sparse_decoder_layers': 6, 'router_type':"
+                        + " 'tokens_masked', 'router_bias': false, 'router_dtype': 'float32', 'add_router_probs':"
+                        + " false, 'router_ignore_padding_tokens': false, 'expert_capacity': 64",
+                "nllb-moe | 'router_dtype': 'float32', 'router_bias': false, 'batch_prioritized_routing': false,"
+                        + " 'normalize_router_prob_before_dropping': false, 'second_expert_policy': 'all',"
+                        + " 'moe_eval_capacity_token_fraction': 1.0, 'moe_token_dropout': 0.2, 'expert_capacity': 64",
+                "nomic_bert | 'activation_function': 'gelu', 'expert_choice_router': false, 'ffn_div': 1, 'moe_impl':"
+                        + " 'megablocks', 'moe_every_n_layers': 2, 'moe_normalize_expert_weights': false, 'moe_top_k':"
+                        + " 2, 'num_shared_experts': 0, 'summary_activation': null, 'reorder_and_upcast_attn': false",
                 "deepseek_v4 | 'expert_dtype': 'fp4', 'scoring_func': 'sqrtsoftplus', 'index_topk': 512",
                 "dbrx | 'ffn_config': {'moe_jitter_eps': 0.01, 'moe_loss_weight': 0.05, 'uniform_expert_assignment':"
                         + " false, 'top_k': 50, 'output_scores': false}",
