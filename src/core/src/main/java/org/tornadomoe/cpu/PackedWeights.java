@@ -7,8 +7,10 @@ import java.lang.invoke.MethodHandles;
 import java.lang.invoke.VarHandle;
 import java.nio.ByteOrder;
 import java.util.Arrays;
+import java.util.Objects;
 import java.util.Queue;
 import java.util.concurrent.ConcurrentLinkedQueue;
+import java.util.concurrent.atomic.AtomicBoolean;
 import java.util.function.IntUnaryOperator;
 import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
@@ -51,7 +53,10 @@ record PackedWeights(
         int[] rowOf) {
     static final int ROWS = Arithmetic.ROWS;
 
-    /** What a block is packed in: its rows, and the same in the order here; columns that fill up stay zero. */
+    /**
+     * What a block is packed in: its rows, and the same in the order here, all of it for native products, where columns
+     * that fill up stay zero, else a tile.
+     */
     private record Block(byte[] lines, byte[] packed) {}
 
     private static final VarHandle LONG = MethodHandles.byteArrayViewVarHandle(long[].class, ByteOrder.LITTLE_ENDIAN);
@@ -62,6 +67,9 @@ record PackedWeights(
 
     /** Bytes of a line of the cache. */
     private static final int LINE = 64;
+
+    /** Columns that are turned at once: as many as the nearest cache holds. */
+    private static final int TILE = 128;
 
     private static final float LEAST_SCALE = 0x1p-60f;
 
@@ -99,7 +107,9 @@ record PackedWeights(
         // An odd number of lines of the cache, so that rows don't lie at the same place in all of them.
         int lineStride = (Math.ceilDiv(cols, 2 * LINE) * 2 + 1) * LINE;
         int lineBytes = Math.multiplyExact(lineStride, ROWS);
-        int packedBytes = Math.ceilDiv(stride, Long.BYTES) * Long.BYTES * ROWS;
+        int packedBytes = (forProducts ? Math.ceilDiv(stride, Long.BYTES) * Long.BYTES : TILE) * ROWS;
+        boolean inFloat = groups > 1 && !forProducts;
+        AtomicBoolean extreme = new AtomicBoolean();
         Queue<Block> spare = new ConcurrentLinkedQueue<>(); // one a thread, so that not each block has to be zeroed
         IntStream.range(0, all).parallel().forEach(block -> {
             int expert = block / blocks;
@@ -118,28 +128,37 @@ record PackedWeights(
                     continue;
                 }
                 w.row(expert, source, lines, r * lineStride);
+                int its = w.scaleIndex(expert, source, 0);
+                int at = block * groups * ROWS + r;
                 for (int g = 0; g < groups; g++) {
-                    int at = (block * groups + g) * ROWS + r;
-                    if (shifts != null) {
-                        int column = g * colsPerGroup;
-                        int count = Math.min(colsPerGroup, cols - column);
-                        int from = r * lineStride + column;
-                        shifts[at] = Int8Products.SHIFT * place(lines, from, count, packed, r, g * groupStride);
-                    }
-                    scales[at] = w.scale(expert, source, g * w.colsPerScale());
-                    if (zeroPoints != null) {
-                        zeroPoints[at] = w.zeroPoint(expert, source, g * w.colsPerScale());
-                    }
+                    scales[at + g * ROWS] = w.scales()[its + g];
+                }
+                for (int g = 0; zeroPoints != null && g < groups; g++) {
+                    zeroPoints[at + g * ROWS] = Objects.requireNonNull(w.zeroPoints())[its + g];
+                }
+                for (int g = 0; shifts != null && g < groups; g++) {
+                    int column = g * colsPerGroup;
+                    int count = Math.min(colsPerGroup, cols - column);
+                    int from = r * lineStride + column;
+                    shifts[at + g * ROWS] = Int8Products.SHIFT * place(lines, from, count, packed, r, g * groupStride);
                 }
                 if (bias != null && biases != null) {
                     biases[block * ROWS + r] = bias[expert * w.rows() + source];
                 }
             }
-            if (shifts == null) {
-                transpose(lines, lineStride, cols, packed);
+            if (inFloat && hasExtreme(scales, block * groups * ROWS, groups * ROWS)) {
+                extreme.set(true);
             }
-            int size = stride * ROWS;
-            MemorySegment.copy(packed, 0, values, ValueLayout.JAVA_BYTE, (long) block * size, size);
+            if (shifts != null) {
+                int size = stride * ROWS;
+                MemorySegment.copy(packed, 0, values, ValueLayout.JAVA_BYTE, (long) block * size, size);
+            }
+            for (int from = 0; shifts == null && from < cols; from += TILE) {
+                int count = Math.min(TILE, cols - from);
+                transpose(lines, from, lineStride, count, packed);
+                long to = ((long) block * cols + from) * ROWS;
+                MemorySegment.copy(packed, 0, values, ValueLayout.JAVA_BYTE, to, count * ROWS);
+            }
             spare.add(new Block(lines, packed));
         });
         return new PackedWeights(
@@ -154,15 +173,22 @@ record PackedWeights(
                 zeroPoints,
                 biases,
                 shifts,
-                groups > 1
-                        && shifts == null
-                        && IntStream.range(0, scales.length).parallel().allMatch(s -> isOrdinary(scales[s])),
+                inFloat && !extreme.get(),
                 sources);
     }
 
-    /** Whether neither a weight times its scale nor that times a float of ordinary size has less bits than a float. */
-    private static boolean isOrdinary(float scale) {
-        return scale == 0 || (Math.abs(scale) >= LEAST_SCALE && Math.abs(scale) <= 1);
+    /**
+     * Whether a weight times one of the scales, or that times a float of ordinary size, may have less bits than a
+     * float.
+     */
+    private static boolean hasExtreme(float[] scales, int from, int count) {
+        for (int i = from; i < from + count; i++) {
+            float size = Math.abs(scales[i]);
+            if (!(size <= 1 && (size >= LEAST_SCALE || size == 0))) {
+                return true;
+            }
+        }
+        return false;
     }
 
     /** Puts some columns of a row where native products read them. Their sum. */
@@ -179,12 +205,13 @@ record PackedWeights(
      * {@value #ROWS} rows of bytes become columns: eight by eight, first neighbours, then pairs, then fours change
      * places.
      *
+     * @param first the first column
      * @param stride of a row, a multiple of 8
      */
-    private static void transpose(byte[] rows, int stride, int cols, byte[] columns) {
+    private static void transpose(byte[] rows, int first, int stride, int cols, byte[] columns) {
         for (int from = 0; from < cols; from += Long.BYTES) {
             for (int r = 0; r < ROWS; r += Long.BYTES) {
-                int at = r * stride + from;
+                int at = first + r * stride + from;
                 long a = (long) LONG.get(rows, at);
                 long b = (long) LONG.get(rows, at + stride);
                 long c = (long) LONG.get(rows, at + 2 * stride);
