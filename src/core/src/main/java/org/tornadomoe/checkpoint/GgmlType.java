@@ -59,7 +59,9 @@ enum GgmlType {
     Q8_0(8, 32, 34, 32) {
         @Override
         void numbers(MemorySegment data, long at, byte[] into, int to) {
-            MemorySegment.copy(data, ValueLayout.JAVA_BYTE, at + 2, into, to, 32);
+            for (int i = 0; i < 32; i += 8) {
+                put(into, to + i, data.get(LONG, at + 2 + i));
+            }
         }
     },
     Q8_1(9, 32, 36),
@@ -79,6 +81,20 @@ enum GgmlType {
         float min(MemorySegment data, long at, int group) {
             return half(data, at + 82) * (unsigned(data, at + group) >> 4);
         }
+
+        @Override
+        void scales(MemorySegment data, long at, float[] into, int to) {
+            float scale = half(data, at + 80);
+            eight(scale, data.get(LONG, at) & each(0xf), 0, into, to);
+            eight(scale, data.get(LONG, at + 8) & each(0xf), 0, into, to + 8);
+        }
+
+        @Override
+        void mins(MemorySegment data, long at, float[] into, int to) {
+            float min = half(data, at + 82);
+            eight(min, (data.get(LONG, at) >>> 4) & each(0xf), 0, into, to);
+            eight(min, (data.get(LONG, at + 8) >>> 4) & each(0xf), 0, into, to + 8);
+        }
     },
     /** The third bit of all elements, two bits each, then 16 scales of six bits. */
     Q3_K(11, 256, 110, 16) {
@@ -86,9 +102,11 @@ enum GgmlType {
         void numbers(MemorySegment data, long at, byte[] into, int to) {
             for (int l = 0; l < 32; l += 8) {
                 long high = data.get(LONG, at + l);
-                for (int n = 0; n < 8; n++) {
-                    long low = (data.get(LONG, at + 32 + 32L * (n / 4) + l) >>> (2 * (n % 4))) & each(3);
-                    put(into, to + 32 * n + l, minus(low | ((high >>> n) & each(1)) << 2, 4));
+                for (int half = 0; half < 2; half++) {
+                    long low = data.get(LONG, at + 32 + 32L * half + l);
+                    for (int n = 0; n < 4; n++, low >>>= 2, high >>>= 1) {
+                        put(into, to + 128 * half + 32 * n + l, minus((low & each(3)) | (high & each(1)) << 2, 4));
+                    }
                 }
             }
         }
@@ -98,6 +116,17 @@ enum GgmlType {
             int low = (unsigned(data, at + 96 + group % 8) >> (4 * (group / 8))) & 0xf;
             int high = (unsigned(data, at + 104 + group % 4) >> (2 * (group / 4))) & 3;
             return half(data, at + 108) * ((low | high << 4) - 32);
+        }
+
+        @Override
+        void scales(MemorySegment data, long at, float[] into, int to) {
+            float scale = half(data, at + 108);
+            long low = data.get(LONG, at + 96);
+            int high = data.get(INT, at + 104);
+            for (int n = 0; n < 2; n++, low >>>= 4, high >>>= 4) {
+                long upper = (high & 0x0303_0303) | ((high >>> 2) & 0x0303_0303L) << 32;
+                eight(scale, (low & each(0xf)) | upper << 4, 32, into, to + 8 * n);
+            }
         }
     },
     Q4_K(12, 256, 144, 32) {
@@ -119,18 +148,13 @@ enum GgmlType {
         }
 
         @Override
-        void scales(MemorySegment data, long at, float[] scales, float[] mins) {
-            float scale = half(data, at);
-            float min = half(data, at + 2);
-            long low = data.get(LONG, at + 4);
-            int high = data.get(INT, at + 12);
-            for (int group = 0; group < 4; group++, low >>>= 8, high >>>= 8) {
-                // Six bits of the first four each, beside two of the last four, whose other four come last.
-                scales[group] = scale * (low & 0x3f);
-                mins[group] = min * ((low >>> 32) & 0x3f);
-                scales[4 + group] = scale * ((high & 0xf) | ((low >>> 2) & 0x30));
-                mins[4 + group] = min * (((high >>> 4) & 0xf) | ((low >>> 34) & 0x30));
-            }
+        void scales(MemorySegment data, long at, float[] into, int to) {
+            sixBits(half(data, at), data.get(INT, at + 4), data.get(INT, at + 12), into, to);
+        }
+
+        @Override
+        void mins(MemorySegment data, long at, float[] into, int to) {
+            sixBits(half(data, at + 2), data.get(INT, at + 8), data.get(INT, at + 12) >>> 4, into, to);
         }
     },
     /** As Q4_K, with the fifth bit of element l of group n in bit n of byte l. */
@@ -139,9 +163,10 @@ enum GgmlType {
         void numbers(MemorySegment data, long at, byte[] into, int to) {
             for (int l = 0; l < 32; l += 8) {
                 long high = data.get(LONG, at + 16 + l);
-                for (int n = 0; n < 8; n++) {
-                    long low = (data.get(LONG, at + 48 + 32L * (n / 2) + l) >>> (4 * (n % 2))) & each(0xf);
-                    put(into, to + 32 * n + l, low | ((high >>> n) & each(1)) << 4);
+                for (int n = 0; n < 4; n++, high >>>= 2) {
+                    long low = data.get(LONG, at + 48 + 32L * n + l);
+                    put(into, to + 64 * n + l, (low & each(0xf)) | (high & each(1)) << 4);
+                    put(into, to + 64 * n + 32 + l, ((low >>> 4) & each(0xf)) | ((high >>> 1) & each(1)) << 4);
                 }
             }
         }
@@ -157,8 +182,13 @@ enum GgmlType {
         }
 
         @Override
-        void scales(MemorySegment data, long at, float[] scales, float[] mins) {
-            Q4_K.scales(data, at, scales, mins);
+        void scales(MemorySegment data, long at, float[] into, int to) {
+            Q4_K.scales(data, at, into, to);
+        }
+
+        @Override
+        void mins(MemorySegment data, long at, float[] into, int to) {
+            Q4_K.mins(data, at, into, to);
         }
     },
     /** Four bits of all elements, two more, then 16 scales of eight bits. */
@@ -168,10 +198,12 @@ enum GgmlType {
             for (int n = 0; n < 2; n++) {
                 for (int l = 0; l < 32; l += 8) {
                     long high = data.get(LONG, at + 128 + 32L * n + l);
-                    for (int quarter = 0; quarter < 4; quarter++) {
-                        long low = data.get(LONG, at + 64L * n + 32L * (quarter % 2) + l) >>> (4 * (quarter / 2));
-                        long number = (low & each(0xf)) | ((high >>> (2 * quarter)) & each(3)) << 4;
-                        put(into, to + 128 * n + 32 * quarter + l, minus(number, 32));
+                    for (int m = 0; m < 64; m += 32, high >>>= 2) { // each byte's halves are two quarters apart
+                        long low = data.get(LONG, at + 64L * n + m + l);
+                        long first = (low & each(0xf)) | (high & each(3)) << 4;
+                        long third = ((low >>> 4) & each(0xf)) | ((high >>> 4) & each(3)) << 4;
+                        put(into, to + 128 * n + m + l, minus(first, 32));
+                        put(into, to + 128 * n + 64 + m + l, minus(third, 32));
                     }
                 }
             }
@@ -180,6 +212,13 @@ enum GgmlType {
         @Override
         float scale(MemorySegment data, long at, int group) {
             return half(data, at + 208) * data.get(ValueLayout.JAVA_BYTE, at + 192 + group);
+        }
+
+        @Override
+        void scales(MemorySegment data, long at, float[] into, int to) {
+            float scale = half(data, at + 208);
+            eight(scale, data.get(LONG, at + 192), 0, into, to);
+            eight(scale, data.get(LONG, at + 200), 0, into, to + 8);
         }
     },
     Q8_K(15, 256, 292),
@@ -297,6 +336,16 @@ enum GgmlType {
             int high = (data.get(SHORT, at + 2) >> (2 * group)) & 3;
             return half(data, at) * ((low | high << 4) - 32);
         }
+
+        @Override
+        void scales(MemorySegment data, long at, float[] into, int to) {
+            float scale = half(data, at);
+            int low = data.get(INT, at + 4);
+            int high = data.get(SHORT, at + 2);
+            for (int n = 0; n < 8; n++, low >>>= 4, high >>>= 2) {
+                into[to + n] = scale * (((low & 0xf) | (high & 3) << 4) - 32);
+            }
+        }
     },
     I8(24, 1, DType.I8),
     I16(25, 1, DType.I16),
@@ -329,20 +378,29 @@ enum GgmlType {
     TQ1_0(34, 256, 54, 256) {
         @Override
         void numbers(MemorySegment data, long at, byte[] into, int to) {
-            to = digits(data, at, 32, 5, into, to);
-            to = digits(data, at + 32, 16, 5, into, to);
-            digits(data, at + 48, 4, 4, into, to);
+            for (int i = 0; i < 48; i += 8) {
+                int bytes = i < 32 ? 32 : 16; // whose leading digits come first, then the next of all
+                digits(data.get(LONG, at + i), 5, bytes, into, i < 32 ? to + i : to + 160 + i - 32);
+            }
+            digits(data.get(INT, at + 48), 4, 4, into, to + 240);
         }
 
-        // The leading digits of some bytes: the first of each, then the second of each, and so on.
-        private int digits(MemorySegment data, long at, int bytes, int digits, byte[] into, int to) {
-            for (int digit = 0, power = 1; digit < digits; digit++, power *= 3) {
-                for (int i = 0; i < bytes; i++) {
-                    int fraction = (unsigned(data, at + i) * power) & 0xff;
-                    into[to++] = (byte) (((fraction * 3) >> 8) - 1);
+        // The leading digits of eight bytes, or of four, `step` behind each other.
+        private void digits(long bytes, int digits, int step, byte[] into, int to) {
+            long even = bytes & 0x00ff_00ff_00ff_00ffL;
+            long odd = (bytes >>> 8) & 0x00ff_00ff_00ff_00ffL;
+            for (int digit = 0; digit < digits; digit++, to += step) {
+                even *= 3;
+                odd *= 3;
+                long eight = minus(((even >>> 8) & 0x0003_0003_0003_0003L) | (odd & 0x0300_0300_0300_0300L), 1);
+                if (step == 4) {
+                    INTS.set(into, to, (int) eight);
+                } else {
+                    put(into, to, eight);
                 }
+                even &= 0x00ff_00ff_00ff_00ffL;
+                odd &= 0x00ff_00ff_00ff_00ffL;
             }
-            return to;
         }
 
         @Override
@@ -366,7 +424,7 @@ enum GgmlType {
     MXFP4(39, 32, 17, 32) {
         @Override
         void numbers(MemorySegment data, long at, byte[] into, int to) {
-            nibbles(data, at + 1, 16, SmallFloats.HALF_STEPS, into, to);
+            nibbles(data, at + 1, 16, SmallFloats.TWO_HALF_STEPS, into, to);
         }
 
         @Override
@@ -379,7 +437,7 @@ enum GgmlType {
         @Override
         void numbers(MemorySegment data, long at, byte[] into, int to) {
             for (int n = 0; n < 4; n++) {
-                nibbles(data, at + 4 + 8L * n, 8, SmallFloats.HALF_STEPS, into, to + 16 * n);
+                nibbles(data, at + 4 + 8L * n, 8, SmallFloats.TWO_HALF_STEPS, into, to + 16 * n);
             }
         }
 
@@ -412,10 +470,12 @@ enum GgmlType {
             ValueLayout.JAVA_SHORT_UNALIGNED.withOrder(ByteOrder.LITTLE_ENDIAN);
     private static final ValueLayout.OfInt INT = ValueLayout.JAVA_INT_UNALIGNED.withOrder(ByteOrder.LITTLE_ENDIAN);
     private static final ValueLayout.OfLong LONG = ValueLayout.JAVA_LONG_UNALIGNED.withOrder(ByteOrder.LITTLE_ENDIAN);
+    private static final VarHandle INTS = MethodHandles.byteArrayViewVarHandle(int[].class, ByteOrder.LITTLE_ENDIAN);
     private static final VarHandle LONGS = MethodHandles.byteArrayViewVarHandle(long[].class, ByteOrder.LITTLE_ENDIAN);
 
-    /** Values about as far apart as those of a normal distribution; IQ4's. */
-    private static final byte[] NORMAL = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+    /** Values about as far apart as those of a normal distribution; two of IQ4's, by the bits of both. */
+    private static final char[] NORMAL =
+            SmallFloats.pairs(new byte[] {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113});
 
     /** Types that matrices may have. */
     static final List<GgmlType> READ = Arrays.stream(values())
@@ -433,6 +493,9 @@ enum GgmlType {
     /** Elements that share a scale; 0 if such blocks are not read. */
     final int group;
 
+    /** Groups of a block. */
+    final int groups;
+
     /** The same type in safetensors; null for blocks. */
     final @Nullable DType dtype;
 
@@ -445,6 +508,7 @@ enum GgmlType {
         this.elements = elements;
         this.bytes = bytes;
         this.group = group;
+        groups = group == 0 ? 0 : elements / group;
         this.dtype = null;
     }
 
@@ -452,7 +516,8 @@ enum GgmlType {
         this.number = number;
         this.elements = elements;
         this.bytes = dtype.bytes();
-        this.group = 0;
+        group = 0;
+        groups = 0;
         this.dtype = dtype;
     }
 
@@ -485,11 +550,17 @@ enum GgmlType {
         return 0;
     }
 
-    /** All scales and mins of that block. */
-    void scales(MemorySegment data, long at, float[] scales, float[] mins) {
-        for (int group = 0; group < scales.length; group++) {
-            scales[group] = scale(data, at, group);
-            mins[group] = min(data, at, group);
+    /** All scales of that block, from index {@code to} on. */
+    void scales(MemorySegment data, long at, float[] into, int to) {
+        for (int group = 0; group < groups; group++) {
+            into[to + group] = scale(data, at, group);
+        }
+    }
+
+    /** All its mins, likewise. */
+    void mins(MemorySegment data, long at, float[] into, int to) {
+        for (int group = 0; group < groups; group++) {
+            into[to + group] = min(data, at, group);
         }
     }
 
@@ -555,12 +626,18 @@ enum GgmlType {
     }
 
     /** The values that the lower halves of some bytes stand for, then those of the upper ones. */
-    private static void nibbles(MemorySegment data, long at, int bytes, byte[] table, byte[] into, int to) {
-        for (int i = 0; i < bytes; i++) {
-            int both = unsigned(data, at + i);
-            into[to + i] = table[both & 0xf];
-            into[to + bytes + i] = table[both >> 4];
+    private static void nibbles(MemorySegment data, long at, int bytes, char[] pairs, byte[] into, int to) {
+        for (int i = 0; i < bytes; i += 8) {
+            long word = data.get(LONG, at + i);
+            put(into, to + i, lookUp(pairs, word & each(0xf)));
+            put(into, to + bytes + i, lookUp(pairs, (word >>> 4) & each(0xf)));
         }
+    }
+
+    /** Of eight bytes of four bits each. */
+    private static long lookUp(char[] pairs, long eight) {
+        long two = eight | eight >>> 4; // two neighbours in every other byte
+        return SmallFloats.lookUp(pairs, (int) two, (int) (two >>> 16), (int) (two >>> 32), (int) (two >>> 48));
     }
 
     /** 32 numbers of five bits, less a number: the fifth bits, then the others as nibbles. */
@@ -575,11 +652,31 @@ enum GgmlType {
 
     /** 256 numbers of two bits, less a number: of 32 bytes the lowest two bits of all, then the next, twice. */
     private static void twoBits(MemorySegment data, long at, int less, byte[] into, int to) {
-        for (int n = 0; n < 8; n++) {
+        for (int half = 0; half < 2; half++) {
             for (int l = 0; l < 32; l += 8) {
-                long word = data.get(LONG, at + 32L * (n / 4) + l);
-                put(into, to + 32 * n + l, minus((word >>> (2 * (n % 4))) & each(3), less));
+                long word = data.get(LONG, at + 32L * half + l);
+                for (int n = 0; n < 4; n++, word >>>= 2) {
+                    put(into, to + 128 * half + 32 * n + l, minus(word & each(3), less));
+                }
             }
+        }
+    }
+
+    /** Eight signed bytes less a number, times a scale. */
+    private static void eight(float scale, long bytes, int less, float[] into, int to) {
+        for (int n = 0; n < 8; n++, bytes >>>= 8) {
+            into[to + n] = scale * ((byte) bytes - less);
+        }
+    }
+
+    /**
+     * Eight numbers of six bits, times a scale: all six of the first four in a byte each, beside two of the last four,
+     * whose other four are in {@code high}.
+     */
+    private static void sixBits(float scale, int low, int high, float[] into, int to) {
+        for (int n = 0; n < 4; n++, low >>>= 8, high >>>= 8) {
+            into[to + n] = scale * (low & 0x3f);
+            into[to + 4 + n] = scale * ((high & 0xf) | ((low >>> 2) & 0x30));
         }
     }
 

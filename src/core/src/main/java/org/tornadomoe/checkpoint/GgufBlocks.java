@@ -48,7 +48,8 @@ record GgufBlocks(Gguf.Entry entry, GgmlType type, int index, int rows, int cols
         if (type.hasMin()) {
             Int8Quantization groups =
                     Int8Quantization.of(Int8Scheme.W8A16_GROUP).withGrid(new GroupShape(1, type.group));
-            return new Matrix.Decoded(rows, cols, entry.file(), entry.name(), this::row, groups, Matrix.CodeRow.NONE);
+            return new Matrix.Decoded(
+                    rows, cols, entry.file(), entry.name(), this::row, groups, Matrix.CodeRow.NONE, this::numbers);
         }
         WeightQuantization.Group stored = WeightQuantization.Group.of(8, type.group, true);
         return new Matrix.Int8(
@@ -57,7 +58,7 @@ record GgufBlocks(Gguf.Entry entry, GgmlType type, int index, int rows, int cols
                 1,
                 type.group,
                 this::numbers,
-                new Scales(),
+                new Scales(this),
                 null,
                 new Matrix.Stored(entry.file(), entry.name(), entry.name(), stored, null));
     }
@@ -73,23 +74,57 @@ record GgufBlocks(Gguf.Entry entry, GgmlType type, int index, int rows, int cols
         }
     }
 
-    private final class Scales implements Matrix.Int8.FloatAt {
+    /** In whole numbers, scales and mins. */
+    private boolean numbers(int row, int colsPerScale, byte[] numbers, float[] scales, float[] mins) {
+        if (colsPerScale != type.group) {
+            return false;
+        }
+        numbers(row, numbers, 0);
+        scales(row, scales);
+        int count = cols / type.group;
+        long at = block(row, 0);
+        for (int n = 0; n < count; n += type.groups, at += type.bytes) {
+            type.mins(entry.data(), at, mins, n);
+        }
+        times(factor, mins, row);
+        return true;
+    }
+
+    /** The scales of a row. */
+    private void scales(int row, float[] into) {
+        int count = cols / type.group;
+        long at = block(row, 0);
+        for (int n = 0; n < count; n += type.groups, at += type.bytes) {
+            type.scales(entry.data(), at, into, n);
+        }
+        times(factor, into, row);
+    }
+
+    /** Scales or mins of a row, all of which have to be finite. */
+    private void times(float factor, float[] values, int row) {
+        int count = cols / type.group;
+        for (int n = 0; n < count; n++) {
+            values[n] *= factor;
+        }
+        for (int n = 0; !Matrix.areFinite(values, count); n++) {
+            finite(values[n], row, n * type.group);
+        }
+    }
+
+    private record Scales(GgufBlocks blocks) implements Matrix.Int8.FloatAt {
         @Override
         public float get(int row, int group) {
-            int col = group * type.group;
-            long at = block(row, col);
-            return finite(type.scale(entry.data(), at, col % type.elements / type.group) * factor, row, col);
+            int elements = blocks.type.elements;
+            int col = group * blocks.type.group;
+            long at = blocks.block(row, col);
+            float scale = blocks.type.scale(blocks.entry.data(), at, col % elements / blocks.type.group);
+            return blocks.finite(scale * blocks.factor, row, col);
         }
 
+        /** All of a row: it is asked for no less. */
         @Override
         public void read(int row, int count, float[] into) {
-            int perBlock = type.elements / type.group;
-            long at = block(row, 0);
-            for (int n = 0; n < count; at += type.bytes) {
-                for (int group = 0; group < perBlock; group++, n++) {
-                    into[n] = finite(type.scale(entry.data(), at, group) * factor, row, n * type.group);
-                }
-            }
+            blocks.scales(row, into);
         }
     }
 
@@ -103,26 +138,19 @@ record GgufBlocks(Gguf.Entry entry, GgmlType type, int index, int rows, int cols
 
     /** A row's values. */
     private void row(int row, float[] into) {
-        byte[] numbers = new byte[type.elements];
-        int groups = type.elements / type.group;
-        float[] scales = new float[groups];
-        float[] mins = new float[groups];
-        long at = block(row, 0);
-        for (int first = 0; first < cols; first += type.elements, at += type.bytes) {
-            type.numbers(entry.data(), at, numbers, 0);
-            type.scales(entry.data(), at, scales, mins);
-            for (int group = 0, from = 0; group < groups; group++, from += type.group) {
-                float scale = finite(scales[group] * factor, row, first + from);
-                float min = finite(mins[group] * factor, row, first + from);
-                values(numbers, from, from + type.group, scale, min, into, first);
-            }
+        byte[] numbers = new byte[cols];
+        float[] scales = new float[cols / type.group];
+        float[] mins = new float[scales.length];
+        numbers(row, type.group, numbers, scales, mins);
+        for (int group = 0, from = 0; from < cols; group++, from += type.group) {
+            values(numbers, from, from + type.group, scales[group], mins[group], into);
         }
     }
 
     /** A loop of its own, of which the JVM makes vectors. */
-    private static void values(byte[] numbers, int from, int to, float scale, float min, float[] into, int at) {
+    private static void values(byte[] numbers, int from, int to, float scale, float min, float[] into) {
         for (int i = from; i < to; i++) {
-            into[at + i] = numbers[i] * scale - min;
+            into[i] = numbers[i] * scale - min;
         }
     }
 }

@@ -262,7 +262,7 @@ final class Int8Reader {
                                     into[at + c] = (byte) (across(data, row, rows, c, bits) - (1 << (bits - 1)));
                                 }
                             },
-                    (r, c) -> scale.getFloat((long) c * rows + r),
+                    new TurnedScales(scale, rows),
                     gptqZeros(method),
                     stored(scale, null),
                     module + ".g_idx");
@@ -337,7 +337,7 @@ final class Int8Reader {
             int middle = 1 << (bits - 1);
             return matrix(
                     new AwqRows(data, rows, cols, bits),
-                    (r, c) -> scale.getFloat((long) c * rows + r),
+                    new TurnedScales(scale, rows),
                     hasZeros
                             ? (r, c) -> unsigned(
                                             zeros,
@@ -374,6 +374,19 @@ final class Int8Reader {
         }
     }
 
+    /** Scales column by column. */
+    private record TurnedScales(Tensor scale, int rows) implements Matrix.Int8.FloatAt {
+        @Override
+        public float get(int row, int col) {
+            return scale.getFloat((long) col * rows + row);
+        }
+
+        @Override
+        public void read(int row, int count, float[] into) {
+            scale.readFloats(row, rows, into, 0, count);
+        }
+    }
+
     /** Words of eight columns of 4 bits, those of a row {@code rows} words apart. */
     private record GptqRows(MemorySegment data, int rows, int cols) implements Matrix.Int8.RowReader {
         @Override
@@ -386,10 +399,11 @@ final class Int8Reader {
 
         @Override
         public void read(int first, int count, int cols, byte[] into) {
-            long at = 4L * first;
-            for (int c = 0; c < cols; c += 8, at += 4L * rows) {
+            int[] words = new int[count];
+            for (int c = 0; c < cols; c += 8) {
+                MemorySegment.copy(data, INT, 4L * (c / 8 * (long) rows + first), words, 0, count);
                 for (int i = 0; i < count; i++) {
-                    LONGS.set(into, i * cols + c, eightOf4Bits(data.get(INT, at + 4L * i)));
+                    LONGS.set(into, i * cols + c, eightOf4Bits(words[i]));
                 }
             }
         }
@@ -413,10 +427,16 @@ final class Int8Reader {
         /** Eight rows of eight columns are turned at once. */
         @Override
         public void read(int first, int count, int cols, byte[] into) {
-            if (bits != 4 || count != 8 || first % 8 != 0 || cols % 8 != 0) {
+            if (bits != 4 || count % 8 != 0 || first % 8 != 0 || cols % 8 != 0) {
                 Matrix.Int8.RowReader.super.read(first, count, cols, into);
                 return;
             }
+            for (int i = 0; i < count; i += 8) {
+                turn(first + i, cols, into, i * cols);
+            }
+        }
+
+        private void turn(int first, int cols, byte[] into, int to) {
             long at = 4L * (first / 8);
             long next = 4L * (rows / 8);
             for (int c = 0; c < cols; c += 8, at += 8 * next) {
@@ -446,14 +466,14 @@ final class Int8Reader {
                 long b6 = upper(a4, a6, QUARTERS, 16);
                 long b7 = upper(a5, a7, QUARTERS, 16);
                 // The even rows come first in a word.
-                LONGS.set(into, c, lower(b0, b1, BYTES, 8));
-                LONGS.set(into, c + 2 * cols, upper(b0, b1, BYTES, 8));
-                LONGS.set(into, c + 4 * cols, lower(b2, b3, BYTES, 8));
-                LONGS.set(into, c + 6 * cols, upper(b2, b3, BYTES, 8));
-                LONGS.set(into, c + cols, lower(b4, b5, BYTES, 8));
-                LONGS.set(into, c + 3 * cols, upper(b4, b5, BYTES, 8));
-                LONGS.set(into, c + 5 * cols, lower(b6, b7, BYTES, 8));
-                LONGS.set(into, c + 7 * cols, upper(b6, b7, BYTES, 8));
+                LONGS.set(into, to + c, lower(b0, b1, BYTES, 8));
+                LONGS.set(into, to + c + 2 * cols, upper(b0, b1, BYTES, 8));
+                LONGS.set(into, to + c + 4 * cols, lower(b2, b3, BYTES, 8));
+                LONGS.set(into, to + c + 6 * cols, upper(b2, b3, BYTES, 8));
+                LONGS.set(into, to + c + cols, lower(b4, b5, BYTES, 8));
+                LONGS.set(into, to + c + 3 * cols, upper(b4, b5, BYTES, 8));
+                LONGS.set(into, to + c + 5 * cols, lower(b6, b7, BYTES, 8));
+                LONGS.set(into, to + c + 7 * cols, upper(b6, b7, BYTES, 8));
             }
         }
 

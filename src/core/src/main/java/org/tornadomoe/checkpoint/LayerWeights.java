@@ -154,6 +154,16 @@ final class LayerWeights implements ExpertWeights {
         return experts.get(expert).down().codes(row, colsPerScale, codes, scales);
     }
 
+    @Override
+    public boolean gateUpNumbers(int expert, int row, int colsPerScale, byte[] numbers, float[] scales, float[] mins) {
+        return gateUp(expert, row).numbers(projectionRow(row), colsPerScale, numbers, scales, mins);
+    }
+
+    @Override
+    public boolean downNumbers(int expert, int row, int colsPerScale, byte[] numbers, float[] scales, float[] mins) {
+        return experts.get(expert).down().numbers(row, colsPerScale, numbers, scales, mins);
+    }
+
     private void read(Matrix matrix, int row, float[] into) {
         try {
             matrix.row(row, into);

@@ -51,6 +51,29 @@ sealed interface Matrix extends WeightRows {
         return null;
     }
 
+    /** Reads a row in whole numbers, as {@link org.tornadomoe.quant.ExpertWeights#gateUpNumbers} says. */
+    @FunctionalInterface
+    interface NumberRow {
+        /** Of what isn't stored so. */
+        NumberRow NONE = (row, colsPerScale, numbers, scales, mins) -> false;
+
+        boolean read(int row, int colsPerScale, byte[] numbers, float[] scales, float[] mins);
+    }
+
+    /** Likewise; false if it isn't stored so. */
+    default boolean numbers(int row, int colsPerScale, byte[] numbers, float[] scales, float[] mins) {
+        return false;
+    }
+
+    /** Whether the first of some floats are finite: their exponents are summed up, of which the JVM makes vectors. */
+    static boolean areFinite(float[] values, int count) {
+        int over = 0;
+        for (int i = 0; i < count; i++) {
+            over |= (Float.floatToRawIntBits(values[i]) & 0x7f800000) + 0x00800000;
+        }
+        return over >= 0;
+    }
+
     /** Reads a row of {@code cols} values into the start of an array. Called from many threads. */
     @FunctionalInterface
     interface FloatRow {
@@ -65,10 +88,23 @@ sealed interface Matrix extends WeightRows {
      * @param values decodes a row
      * @param suits what costs least: as many values a scale as the format has
      * @param coded reads a row in 8-bit codes
+     * @param numbered reads a row in whole numbers
      */
     record Decoded(
-            int rows, int cols, Path file, String tensorName, FloatRow values, Int8Quantization suits, CodeRow coded)
+            int rows,
+            int cols,
+            Path file,
+            String tensorName,
+            FloatRow values,
+            Int8Quantization suits,
+            CodeRow coded,
+            NumberRow numbered)
             implements Matrix {
+        @Override
+        public boolean numbers(int row, int colsPerScale, byte[] numbers, float[] scales, float[] mins) {
+            return numbered.read(row, colsPerScale, numbers, scales, mins);
+        }
+
         @Override
         public float @Nullable [] codes(int row, int colsPerScale, byte[] codes, float[] scales) {
             return coded.read(row, colsPerScale, codes, scales);

@@ -31,14 +31,14 @@ final class SmallFloats {
     static final byte[] HALF_STEPS = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
 
     /** Two of them, by the bits of both: the lower one's in the lower byte. */
-    private static final short[] TWO_HALF_STEPS = new short[256];
+    static final char[] TWO_HALF_STEPS = pairs(HALF_STEPS);
 
-    private static final VarHandle SHORTS =
-            MethodHandles.byteArrayViewVarHandle(short[].class, ByteOrder.LITTLE_ENDIAN);
+    private static final VarHandle CHARS = MethodHandles.byteArrayViewVarHandle(char[].class, ByteOrder.LITTLE_ENDIAN);
+    private static final VarHandle INTS = MethodHandles.byteArrayViewVarHandle(int[].class, ByteOrder.LITTLE_ENDIAN);
+    private static final VarHandle LONGS = MethodHandles.byteArrayViewVarHandle(long[].class, ByteOrder.LITTLE_ENDIAN);
 
     static {
         for (int bits = 0; bits < 256; bits++) {
-            TWO_HALF_STEPS[bits] = (short) ((HALF_STEPS[bits & 15] & 0xff) | (HALF_STEPS[bits >> 4] << 8));
             int magnitude = bits & 0x7f;
             float sign = bits < 128 ? 1 : -1;
             E4M3[bits] = sign * (magnitude == 0x7f ? Float.NaN : e4m3(magnitude));
@@ -50,11 +50,28 @@ final class SmallFloats {
 
     private SmallFloats() {}
 
+    /** What two numbers of four bits stand for, by both of them: the lower one's byte is the lower. */
+    static char[] pairs(byte[] values) {
+        char[] pairs = new char[256];
+        for (int both = 0; both < 256; both++) {
+            pairs[both] = (char) ((values[both & 15] & 0xff) | (values[both >> 4] << 8));
+        }
+        return pairs;
+    }
+
     /** The value of E4M3's bits without the sign, as if those of the NaN were a number's, too. */
     static float e4m3(int bits) {
         int exponent = bits >> 3;
         int mantissa = bits & 7;
         return exponent == 0 ? Math.scalb((float) mantissa, -9) : Math.scalb(8f + mantissa, exponent - 10);
+    }
+
+    /** What the lowest bytes of four numbers stand for, eight bytes. */
+    static long lookUp(char[] pairs, int a, int b, int c, int d) {
+        return pairs[a & 0xff]
+                | (long) pairs[b & 0xff] << 16
+                | (long) pairs[c & 0xff] << 32
+                | (long) pairs[d & 0xff] << 48;
     }
 
     /**
@@ -202,7 +219,8 @@ final class SmallFloats {
                         into[n] = scales.get(place.row(row), n * colsPerScale);
                     }
                     return values.dtype() == DType.F8_E4M3 ? E4M3 : E5M2;
-                });
+                },
+                Matrix.NumberRow.NONE);
     }
 
     private static Int8Quantization suits(Place place, Scales scales) {
@@ -252,11 +270,39 @@ final class SmallFloats {
                     byte[] twos = new byte[bytes];
                     MemorySegment.copy(
                             data, ValueLayout.JAVA_BYTE, (firstRow + place.row(row)) * bytes, twos, 0, bytes);
-                    for (int b = 0; b < bytes; b++) {
-                        SHORTS.set(into, to + 2 * b, TWO_HALF_STEPS[twos[b] & 0xff]);
+                    int b = 0;
+                    for (; b + 4 <= bytes; b += 4) {
+                        int four = (int) INTS.get(twos, b);
+                        LONGS.set(into, to + 2 * b, lookUp(TWO_HALF_STEPS, four, four >> 8, four >> 16, four >> 24));
+                    }
+                    for (; b < bytes; b++) {
+                        CHARS.set(into, to + 2 * b, TWO_HALF_STEPS[twos[b] & 0xff]);
                     }
                 },
-                (row, g) -> scale(scale, (firstRow + place.row(row)) * groups + g) * (factor / 2),
+                new Matrix.Int8.FloatAt() {
+                    @Override
+                    public float get(int row, int g) {
+                        return scale(scale, first(row) + g) * (factor / 2);
+                    }
+
+                    @Override
+                    public void read(int row, int count, float[] into) {
+                        if (scale.dtype() == DType.U8) {
+                            for (int g = 0; g < count; g++) {
+                                into[g] = scale(scale, first(row) + g);
+                            }
+                        } else {
+                            scale.readFloats(first(row), into, 0, count);
+                        }
+                        for (int g = 0; g < count; g++) {
+                            into[g] *= factor / 2;
+                        }
+                    }
+
+                    private long first(int row) {
+                        return (firstRow + place.row(row)) * groups;
+                    }
+                },
                 null,
                 new Matrix.Stored(
                         scale.file(), module, scale.name(), WeightQuantization.Group.of(4, group, true), null));

@@ -17,8 +17,8 @@ import org.tornadomoe.quant.RouterWeights;
 
 /** A layer of a checkpoint that has int8 matrices; what else it has is floats. */
 final class StoredInt8 implements QuantizedWeights {
-    /** Rows that are read together. */
-    private static final int AT_ONCE = 8;
+    /** Rows that are read together: as many words as a line of the cache has lie side by side in some formats. */
+    private static final int AT_ONCE = 16;
 
     private final LayerWeights weights;
     private final Int8Grid grid;
@@ -165,23 +165,27 @@ final class StoredInt8 implements QuantizedWeights {
         byte[] zeroPoints = into.zeroPoints();
         Matrix.Int8.IntAt zeros = from.zeros();
         boolean alike = into.colsPerScale() == from.colsPerScale();
+        int count = into.scaleCols();
         if (alike) {
-            from.scales().read(fromRow, into.scaleCols(), scales);
+            from.scales().read(fromRow, count, scales);
+        } else {
+            for (int n = 0; n < count; n++) {
+                scales[n] = from.scales().get(fromRow, n * into.colsPerScale() / from.colsPerScale());
+            }
         }
-        int index = into.scaleIndex(expert, intoRow, 0);
-        for (int n = 0; n < into.scaleCols(); n++, index++) {
-            int fromCol = alike ? n : n * into.colsPerScale() / from.colsPerScale();
-            float scale = alike ? scales[n] : from.scales().get(fromRow, fromCol);
-            if (!Float.isFinite(scale)) {
+        for (int n = 0; !Matrix.areFinite(scales, count); n++) {
+            if (!Float.isFinite(scales[n])) {
                 throw new CheckpointException(
                         from.file(),
-                        "tensor '" + from.tensorName() + "': expected finite scales, got " + scale + " for row " + row
-                                + ", column " + n * into.colsPerScale());
+                        "tensor '" + from.tensorName() + "': expected finite scales, got " + scales[n] + " for row "
+                                + row + ", column " + n * into.colsPerScale());
             }
-            into.scales()[index] = scale;
-            if (zeroPoints != null) {
-                zeroPoints[index] = zeros == null ? 0 : (byte) zeros.get(fromRow, fromCol);
-            }
+        }
+        int index = into.scaleIndex(expert, intoRow, 0);
+        System.arraycopy(scales, 0, into.scales(), index, count);
+        for (int n = 0; zeroPoints != null && n < count; n++) {
+            int fromCol = alike ? n : n * into.colsPerScale() / from.colsPerScale();
+            zeroPoints[index + n] = zeros == null ? 0 : (byte) zeros.get(fromRow, fromCol);
         }
     }
 

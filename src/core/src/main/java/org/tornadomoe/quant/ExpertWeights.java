@@ -73,6 +73,25 @@ public interface ExpertWeights {
         return null;
     }
 
+    /**
+     * Reads a row of w13 in whole numbers, if it is stored so and the columns that are to share a scale have one there:
+     * a value is its number times the scale, less a least value, as floats.
+     *
+     * @param colsPerScale columns that are to share a scale
+     * @param numbers receives H numbers from 0 to 31
+     * @param scales receives the scale of each {@code colsPerScale} columns
+     * @param mins receives their least values
+     * @return whether it is; if not, what the arrays hold is any
+     */
+    default boolean gateUpNumbers(int expert, int row, int colsPerScale, byte[] numbers, float[] scales, float[] mins) {
+        return false;
+    }
+
+    /** Reads a row of w2 likewise. */
+    default boolean downNumbers(int expert, int row, int colsPerScale, byte[] numbers, float[] scales, float[] mins) {
+        return false;
+    }
+
     /** Where a row of w13 is read from, for messages: a file and a tensor; empty where that isn't known. */
     default String gateUpSource(int expert, int row) {
         return "";

@@ -69,6 +69,7 @@ public final class Int8Quantizer {
                     w13,
                     source::gateUpRow,
                     source::gateUpCodes,
+                    source::gateUpNumbers,
                     (expert, row) -> config.gateUpRow(row),
                     source::gateUpSource,
                     done -> progress.advanced(done, rows));
@@ -76,6 +77,7 @@ public final class Int8Quantizer {
                     w2,
                     source::downRow,
                     source::downCodes,
+                    source::downNumbers,
                     (expert, row) -> "down projection, row " + row,
                     (expert, row) -> source.downSource(expert),
                     done -> progress.advanced(w13Rows + done, rows));
@@ -111,6 +113,7 @@ public final class Int8Quantizer {
                 tensor,
                 (_, row, into) -> source.row(row, into),
                 (_, _, _, _, _) -> null,
+                (_, _, _, _, _, _) -> false,
                 (_, row) -> "row " + row,
                 (_, _) -> source.source(),
                 _ -> {});
@@ -134,6 +137,11 @@ public final class Int8Quantizer {
     }
 
     @FunctionalInterface
+    private interface NumberReader {
+        boolean read(int expert, int row, int colsPerScale, byte[] numbers, float[] scales, float[] mins);
+    }
+
+    @FunctionalInterface
     private interface RowName {
         String of(int expert, int row);
     }
@@ -144,7 +152,13 @@ public final class Int8Quantizer {
     }
 
     private static void quantizeRows(
-            Int8Tensor tensor, RowReader reader, CodeReader coded, RowName name, RowName source, RowsDone progress) {
+            Int8Tensor tensor,
+            RowReader reader,
+            CodeReader coded,
+            NumberReader numbered,
+            RowName name,
+            RowName source,
+            RowsDone progress) {
         // A band is the rows that share scales; no band is split among threads.
         int bandsPerExpert = tensor.scaleRows();
         int bands = tensor.experts() * bandsPerExpert;
@@ -157,7 +171,7 @@ public final class Int8Quantizer {
         Object reporting = new Object();
         long[] done = {0};
         Runnable worker = () -> {
-            Band band = new Band(tensor, reader, coded, name, source);
+            Band band = new Band(tensor, reader, coded, numbered, name, source);
             for (long from = next.getAndAdd(chunk);
                     from < bands && failures.headMap(from).isEmpty();
                     from = next.getAndAdd(chunk)) {
@@ -217,6 +231,7 @@ public final class Int8Quantizer {
         private final Int8Tensor tensor;
         private final RowReader reader;
         private final CodeReader coded;
+        private final NumberReader numbered;
         private final RowName name;
         private final RowName source;
         private final int colsPerScale;
@@ -245,10 +260,20 @@ public final class Int8Quantizer {
 
         private final float[] mappedScale;
 
-        Band(Int8Tensor tensor, RowReader reader, CodeReader coded, RowName name, RowName source) {
+        /** A row in whole numbers; null where they don't serve. */
+        private final @Nullable NumberGroups groups;
+
+        Band(
+                Int8Tensor tensor,
+                RowReader reader,
+                CodeReader coded,
+                NumberReader numbered,
+                RowName name,
+                RowName source) {
             this.tensor = tensor;
             this.reader = reader;
             this.coded = coded;
+            this.numbered = numbered;
             this.name = name;
             this.source = source;
             colsPerScale = Math.min(tensor.colsPerScale(), tensor.cols());
@@ -264,6 +289,9 @@ public final class Int8Quantizer {
             scalesOf = new float[codes.length][tensor.scaleCols()];
             mapped = new byte[codes.length == 0 ? 0 : tensor.scaleCols()][256];
             mappedScale = new float[tensor.scaleCols()];
+            groups = tensor.zeroPoints() == null && rows == 1 && NumberGroups.serve(tensor.cols(), colsPerScale)
+                    ? new NumberGroups(tensor.cols(), colsPerScale)
+                    : null;
         }
 
         /**
@@ -275,6 +303,9 @@ public final class Int8Quantizer {
             int last = Math.min(tensor.rows() - first, tensor.rowsPerScale()) + first;
             if (last - first <= codes.length && quantizeCodes(expert, first, last)) {
                 return last - first;
+            }
+            if (groups != null && quantizeNumbers(groups, expert, first)) {
+                return 1;
             }
             boolean kept = last - first <= weights.length;
             Arrays.fill(least, 0);
@@ -347,6 +378,19 @@ public final class Int8Quantizer {
                 }
                 tensor.setRow(expert, row, codes, 0);
             }
+            return true;
+        }
+
+        /** The same by whole numbers. */
+        private boolean quantizeNumbers(NumberGroups row, int expert, int first) {
+            if (Thread.currentThread().isInterrupted()) {
+                throw new CancellationException("quantisation was interrupted");
+            }
+            if (!numbered.read(expert, first, colsPerScale, row.numbers, row.scales, row.mins)
+                    || !row.quantize(tensor.scales(), tensor.scaleIndex(expert, first, 0), values)) {
+                return false;
+            }
+            tensor.setRow(expert, first, values, 0);
             return true;
         }
 

@@ -8,6 +8,8 @@ import java.io.IOException;
 import java.lang.foreign.MemorySegment;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.Arrays;
+import java.util.Random;
 import org.jspecify.annotations.Nullable;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
@@ -204,6 +206,74 @@ class MatrixReaderTest {
                     .isThrownBy(() -> reader.read("n", 1, 2))
                     .withMessageContaining("tensor 'n.weight_zero_point': expected zeros, since floats have no zero"
                             + " points, got 1.0");
+        }
+    }
+
+    /**
+     * Rows of 4 bits that are read together are those read one by one, which are what lies in their place; of sizes
+     * that are no multiples of what is read at once.
+     */
+    @ParameterizedTest
+    @CsvSource({"gptq, 40, 48", "gptq, 8, 8", "awq, 40, 48", "awq, 24, 24", "packed, 21, 43", "nvfp4, 21, 36"})
+    void rowsReadTogetherAreThoseReadOneByOne(String form, int rows, int cols) throws IOException {
+        byte[] bytes = new byte[form.equals("packed") ? rows * Math.ceilDiv(cols, 8) * 4 : rows * cols / 2];
+        new Random(rows + cols).nextBytes(bytes);
+        MemorySegment data = MemorySegment.ofArray(bytes);
+        float[] scales = new float[rows];
+        Arrays.fill(scales, 1);
+        String json = switch (form) {
+            case "gptq", "awq" -> {
+                boolean gptq = form.equals("gptq");
+                file.add("m.qweight", DType.I32, data, gptq ? cols / 8 : cols, gptq ? rows : rows / 8)
+                        .add("m.scales", scales, 1, rows);
+                yield "'quant_method': '" + form + "', 'bits': 4, 'group_size': -1, "
+                        + (gptq ? "'sym': true" : "'zero_point': false, 'version': 'gemm'");
+            }
+            case "packed" -> {
+                file.add("m.weight_packed", DType.I32, data, rows, Math.ceilDiv(cols, 8))
+                        .add("m.weight_scale", scales, rows, 1);
+                yield compressedTensors("'weights': {'num_bits': 4, 'type': 'int', 'strategy': 'channel'}");
+            }
+            default -> {
+                byte[] ones = new byte[rows * 3];
+                Arrays.fill(ones, (byte) 0x38);
+                file.add("m.weight", DType.U8, data, rows, cols / 2)
+                        .add("m.weight_scale", DType.F8_E4M3, MemorySegment.ofArray(ones), rows, 3)
+                        .add("m.weight_scale_2", new float[] {1});
+                yield "'quant_method': 'modelopt'";
+            }
+        };
+        try (Safetensors tensors = written()) {
+            Matrix matrix = new MatrixReader(new BlockTensors(tensors), quantization(json)).read("m", rows, cols);
+            Matrix.Int8.RowReader values = requireNonNull(matrix.int8()).values();
+            byte[][] expected = new byte[rows][cols];
+            for (int r = 0; r < rows; r++) {
+                for (int c = 0; c < cols; c++) {
+                    int nibble = switch (form) { // in halves of bytes
+                        case "gptq" -> (c / 8 * rows + r) * 8 + c % 8;
+                        case "awq" -> (c * rows / 8 + r / 8) * 8 + (r % 2 == 0 ? r % 8 / 2 : 4 + r % 8 / 2);
+                        case "packed" -> r * Math.ceilDiv(cols, 8) * 8 + c;
+                        default -> r * cols + c;
+                    };
+                    int bits = (bytes[nibble / 2] >> (4 * (nibble % 2))) & 0xf;
+                    expected[r][c] = (byte) (form.equals("nvfp4") ? SmallFloats.HALF_STEPS[bits] : bits - 8);
+                }
+                byte[] row = new byte[cols + 3];
+                values.read(r, row, 2);
+                assertThat(Arrays.copyOfRange(row, 2, cols + 2)).isEqualTo(expected[r]);
+                assertThat(row[0] + row[1] + row[cols + 2]).as("around it").isZero();
+            }
+            for (int count : new int[] {1, 5, 8, 16}) {
+                byte[] several = new byte[count * cols];
+                for (int first = 0; first + count <= rows; first += Math.min(count, 8)) {
+                    values.read(first, count, cols, several);
+                    for (int i = 0; i < count; i++) {
+                        assertThat(Arrays.copyOfRange(several, i * cols, (i + 1) * cols))
+                                .as("row %s of %s from %s", i, count, first)
+                                .isEqualTo(expected[first + i]);
+                    }
+                }
+            }
         }
     }
 }

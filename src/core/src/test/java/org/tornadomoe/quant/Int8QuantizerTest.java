@@ -482,6 +482,109 @@ class Int8QuantizerTest {
         }
     }
 
+    /** Weights in whole numbers with a scale and a least value a group: read as floats, and by their numbers. */
+    private record Numbered(
+            FusedMoeConfig config, byte[] numbers, int group, float[] scales, float[] mins, boolean told)
+            implements ExpertWeights {
+        private int at(int expert, int row, boolean down) {
+            int h = config.hiddenDim();
+            int i = config.intermediateSize();
+            return expert * 3 * h * i + (down ? 2 * h * i + row * i : row * h);
+        }
+
+        private void row(int at, int cols, float[] into) {
+            for (int c = 0; c < cols; c++) {
+                int g = (at + c) / group;
+                into[c] = numbers[at + c] * scales[g % scales.length] - mins[g % mins.length];
+            }
+        }
+
+        private boolean numbers(int at, int cols, int per, byte[] into, float[] intoScales, float[] intoMins) {
+            if (!told || per != group) {
+                return false;
+            }
+            System.arraycopy(numbers, at, into, 0, cols);
+            for (int g = 0; g < cols / group; g++) {
+                intoScales[g] = scales[(at / group + g) % scales.length];
+                intoMins[g] = mins[(at / group + g) % mins.length];
+            }
+            return true;
+        }
+
+        @Override
+        public void gateUpRow(int expert, int row, float[] into) {
+            row(at(expert, row, false), config.hiddenDim(), into);
+        }
+
+        @Override
+        public void downRow(int expert, int row, float[] into) {
+            row(at(expert, row, true), config.intermediateSize(), into);
+        }
+
+        @Override
+        public boolean gateUpNumbers(int expert, int row, int per, byte[] into, float[] scales, float[] mins) {
+            return numbers(at(expert, row, false), config.hiddenDim(), per, into, scales, mins);
+        }
+
+        @Override
+        public boolean downNumbers(int expert, int row, int per, byte[] into, float[] scales, float[] mins) {
+            return numbers(at(expert, row, true), config.intermediateSize(), per, into, scales, mins);
+        }
+
+        @Override
+        public RouterWeights router() {
+            return RouterWeights.NONE;
+        }
+    }
+
+    /** Numbers of 2, 4 and 5 bits, scales of any sign and size; groups that are asked for in other sizes, too. */
+    @ParameterizedTest
+    @CsvSource({"3, 16, 16", "15, 32, 32", "31, 32, 32", "31, 16, 16", "15, 32, 16", "15, 32, 64"})
+    void numbersGiveTheBitsOfTheirFloats(int most, int group, int asked) {
+        FusedMoeConfig config = config(2, 224, 96);
+        Random random = new Random(most + group);
+        byte[] numbers = new byte[2 * 3 * 224 * 96];
+        for (int i = 0; i < numbers.length; i++) {
+            int range = 1 + i / group % (most + 1); // some groups have few of the numbers
+            numbers[i] = (byte) (most - random.nextInt(range));
+        }
+        float[] scales = new float[1009];
+        float[] mins = new float[1013];
+        for (int i = 0; i < scales.length; i++) {
+            scales[i] = (float) Math.scalb(random.nextGaussian(), random.nextInt(-8, 3));
+            mins[i] = i % 5 == 0 ? scales[i] * random.nextInt(most + 1) : random.nextFloat(-1, 8);
+        }
+        System.arraycopy(new float[] {0, -0f, 1e-30f, 1e36f, Float.MIN_VALUE, -3, 1e-11f}, 0, scales, 0, 7);
+        System.arraycopy(new float[] {0, 0, 0, 0, -0f, 1e-12f, 3e38f}, 0, mins, 0, 7);
+        Int8Quantization quantization =
+                Int8Quantization.of(Int8Scheme.W8A16_GROUP).withGrid(new GroupShape(1, asked));
+        Numbered floats = new Numbered(config, numbers, group, scales, mins, false);
+        Numbered told = new Numbered(config, numbers, group, scales, mins, true);
+        try (Int8Experts expected = Int8Quantizer.quantize(floats, quantization, Progress.NONE);
+                Int8Experts actual = Int8Quantizer.quantize(told, quantization, Progress.NONE)) {
+            assertThat(actual.w13().scales()).isEqualTo(expected.w13().scales());
+            assertThat(actual.w2().scales()).isEqualTo(expected.w2().scales());
+            assertThat(actual.w13().values().mismatch(expected.w13().values())).isEqualTo(-1);
+            assertThat(actual.w2().values().mismatch(expected.w2().values())).isEqualTo(-1);
+        }
+    }
+
+    @Test
+    void numbersWhoseValuesAreTooLargeAreRefusedAsFloatsAre() {
+        FusedMoeConfig config = config(2, 224, 96);
+        byte[] numbers = new byte[2 * 3 * 224 * 96];
+        numbers[40] = 31;
+        for (boolean told : List.of(false, true)) {
+            Numbered weights = new Numbered(config, numbers, 32, new float[] {3e37f}, new float[] {-3e38f}, told);
+            Int8Quantization quantization =
+                    Int8Quantization.of(Int8Scheme.W8A16_GROUP).withGrid(new GroupShape(1, 32));
+            assertThatIllegalArgumentException()
+                    .isThrownBy(() -> Int8Quantizer.quantize(weights, quantization, Progress.NONE))
+                    .withMessage("weight: expected finite values, got Infinity at expert 0, " + config.gateUpRow(0)
+                            + ", column 40");
+        }
+    }
+
     @Test
     void codesThatStandForNoNumberAreRefusedAsFloatsAre() {
         FusedMoeConfig config = config(2, 200, 96);
