@@ -5,7 +5,6 @@ import java.io.UncheckedIOException;
 import java.lang.management.ManagementFactory;
 import java.nio.file.Files;
 import java.nio.file.Path;
-import java.util.Locale;
 import java.util.stream.Stream;
 import org.tornadomoe.MoeLayer;
 import org.tornadomoe.MoeOptions;
@@ -18,16 +17,47 @@ import org.tornadomoe.quant.QuantizedWeights;
 
 /**
  * What loading the first MoE layer of a checkpoint takes, in processor and wall time: reading and decoding to int8,
- * then packing for the cores. {@code LoadTimes CHECKPOINT ROUNDS}; the checkpoint, a directory or a GGUF file, has this
- * one layer. GB a second are those of the file and those of the int8 weights that come of it.
+ * then packing for the cores. {@code LoadTimes ROUNDS CHECKPOINT...}; the checkpoint, a directory or a GGUF file, has
+ * this one layer, or it is one of {@link RandomCheckpoint}'s forms, or {@code all} of them, of 32 experts, H 2048 and I
+ * 768. GB a second are those of the file and those of the int8 weights that come of it; the best round of each.
  */
 public final class LoadTimes {
     private LoadTimes() {}
 
-    public static void main(String[] args) {
-        Path checkpoint = Path.of(args[0]);
+    public static void main(String[] args) throws IOException {
+        int rounds = Integer.parseInt(args[0]);
+        for (int i = 1; i < args.length; i++) {
+            if (args[i].equals("all")) {
+                for (String format : RandomCheckpoint.formats()) {
+                    random(format, rounds);
+                }
+            } else if (RandomCheckpoint.formats().contains(args[i])) {
+                random(args[i], rounds);
+            } else {
+                load(args[i], Path.of(args[i]), rounds);
+            }
+        }
+    }
+
+    private static void random(String format, int rounds) throws IOException {
+        Path folder = Files.createTempDirectory("load");
+        try {
+            load(format, RandomCheckpoint.write(format, folder, 32, 2048, 768), rounds);
+        } finally {
+            try (Stream<Path> files = Files.list(folder)) {
+                for (Path file : files.toList()) {
+                    Files.delete(file);
+                }
+            }
+            Files.delete(folder);
+        }
+    }
+
+    private static void load(String name, Path checkpoint, int rounds) {
         long bytes = bytes(checkpoint);
-        for (int round = 0; round < Integer.parseInt(args[1]); round++) {
+        String best = "";
+        long least = Long.MAX_VALUE;
+        for (int round = 0; round < rounds; round++) {
             try (MoeCheckpoint opened = MoeCheckpoint.open(checkpoint)) {
                 ExpertWeights weights = opened.layer(opened.moeLayers().getFirst());
                 Int8Quantization quantization = weights.quantization();
@@ -37,21 +67,27 @@ public final class LoadTimes {
                     MoeOptions options = MoeOptions.DEFAULT.withBackend("cpu").withQuantization(quantization);
                     try (MoeLayer layer = MoeLayer.of(experts, options)) {
                         long[] packed = now();
-                        System.out.printf(
-                                Locale.ROOT,
-                                "%s: read %.2f s (processor %.2f), packed %.2f s (%.2f), %.2f GB/s, %.2f of int8, %s%n",
-                                quantization,
-                                (read[1] - start[1]) / 1e9,
-                                (read[0] - start[0]) / 1e9,
-                                (packed[1] - read[1]) / 1e9,
-                                (packed[0] - read[0]) / 1e9,
-                                bytes / (double) (packed[1] - start[1]),
-                                experts.bytes() / (double) (packed[1] - start[1]),
-                                layer.kernelClass());
+                        long took = packed[1] - start[1];
+                        if (took < least) {
+                            least = took;
+                            best = ("%s: read %.3f s (processor %.2f), packed %.3f s (%.2f), %.2f GB/s, "
+                                            + "%.2f of int8, %s, %s")
+                                    .formatted(
+                                            name,
+                                            (read[1] - start[1]) / 1e9,
+                                            (read[0] - start[0]) / 1e9,
+                                            (packed[1] - read[1]) / 1e9,
+                                            (packed[0] - read[0]) / 1e9,
+                                            bytes / (double) took,
+                                            experts.bytes() / (double) took,
+                                            quantization,
+                                            layer.kernelClass());
+                        }
                     }
                 }
             }
         }
+        System.out.println(best);
     }
 
     /** The process's processor time, and the time, in nanoseconds. */
