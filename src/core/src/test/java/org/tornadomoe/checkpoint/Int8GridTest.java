@@ -52,7 +52,8 @@ class Int8GridTest {
                 into[c] = r + c + 1;
             }
         };
-        return new Matrix.Decoded(rows, cols, FILE, "m", row, quantization(form), Matrix.CodeRow.NONE);
+        return new Matrix.Decoded(
+                rows, cols, FILE, "m", row, quantization(form), Matrix.CodeRow.NONE, Matrix.NumberRow.NONE);
     }
 
     private static Projections expert(String gate, String up, String down) {
