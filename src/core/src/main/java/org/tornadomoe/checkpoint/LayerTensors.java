@@ -657,7 +657,7 @@ record LayerTensors(
                 throw missing(
                         List.of("the router"),
                         List.of("*layers." + place() + ".{"
-                                + String.join(",", BLOCKS).replace(".", "").replaceFirst(",$", "") + "}.{"
+                                + String.join(",", BLOCKS).replace(".,", ",").replaceFirst(",$", "") + "}.{"
                                 + String.join(",", routers) + "}.weight"));
             }
             List<Found> stack = STACKS.stream()

@@ -175,8 +175,9 @@ class MoeCheckpointTest {
                     .isThrownBy(() -> checkpoint.layer(2))
                     .withMessage(directory
                             + ": layer 2: the router is missing; looked for"
-                            + " *layers.2.{mlp,block_sparse_moe,feed_forward,moe,moe_block,ffn,mixer}"
-                            + ".{gate,router,router.layer,router.gate,router.classifier,router.proj,gate.wg}.weight;"
+                            + " *layers.2.{mlp,block_sparse_moe,feed_forward,moe,moe_block,ffn,mixer,layer.1.mlp,"
+                            + "layer.2.mlp}.{gate,router,router.layer,router.gate,router.classifier,router.proj,"
+                            + "gate.wg,primary_router}.weight;"
                             + " found no tensor of this layer");
         }
         layer("block_sparse_moe", "w1", "w3", "w2", n -> n.endsWith("1.w3.weight") ? "elsewhere" : n)
@@ -237,8 +238,8 @@ class MoeCheckpointTest {
                         + " numExperts = 2, got 3",
                 "\"hidden_size\": 3 | \"hidden_size\": \"3\" | 'hidden_size': expected an integer, got 3",
                 "\"hidden_size\": 3 | \"hidden_size\": NaN | 'hidden_size': expected an integer, got NaN",
-                "\"silu\" | \"softplus\" | 'hidden_act': expected silu, swish, gelu, gelu_new, gelu_pytorch_tanh or"
-                        + " relu2, got softplus",
+                "\"silu\" | \"softplus\" | 'hidden_act': expected silu, swish, gelu, gelu_new, gelu_pytorch_tanh, relu"
+                        + " or relu2, got softplus",
             })
     void aWrongConfigurationNamesItsField(String right, String wrong, String message) throws IOException {
         mixtral();
