@@ -11,6 +11,8 @@ import java.util.concurrent.ConcurrentSkipListMap;
 import java.util.concurrent.ExecutorService;
 import java.util.concurrent.Executors;
 import java.util.concurrent.atomic.AtomicLong;
+import java.util.function.IntUnaryOperator;
+import java.util.function.Supplier;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8Quantization;
@@ -29,6 +31,10 @@ import org.tornadomoe.config.Int8Scheme;
  * <p>The router and biases stay float.
  */
 public final class Int8Quantizer {
+    /** Whether {@link NumberGroups} can be asked anything: it is in vectors. */
+    private static final boolean VECTORS =
+            ModuleLayer.boot().findModule("jdk.incubator.vector").isPresent();
+
     /** Rows a thread takes at a time: enough that threads don't queue, few enough that they finish together. */
     private static final int CHUNK = 64;
 
@@ -147,7 +153,7 @@ public final class Int8Quantizer {
     }
 
     @FunctionalInterface
-    private interface RowsDone {
+    interface RowsDone {
         void rows(long done);
     }
 
@@ -161,33 +167,49 @@ public final class Int8Quantizer {
             RowsDone progress) {
         // A band is the rows that share scales; no band is split among threads.
         int bandsPerExpert = tensor.scaleRows();
-        int bands = tensor.experts() * bandsPerExpert;
         int chunk = Math.max(1, CHUNK / tensor.rowsPerScale());
+        inParallel(
+                tensor.experts() * bandsPerExpert,
+                chunk,
+                () -> {
+                    Band band = new Band(tensor, reader, coded, numbered, name, source);
+                    return i -> band.quantize(i / bandsPerExpert, i % bandsPerExpert);
+                },
+                progress);
+    }
+
+    /**
+     * Does all bands on all cores.
+     *
+     * @param chunk bands that a thread takes at a time
+     * @param threads makes what a thread does bands with, and tells how many rows one had
+     */
+    static void inParallel(int bands, int chunk, Supplier<IntUnaryOperator> threads, RowsDone progress) {
         AtomicLong next = new AtomicLong();
         // Chunks are taken in ascending order and a chunk is dropped only for a failure before it, so the lowest
-        // failure
-        // is the first one in the tensor, on any number of cores.
+        // failure is the first one in the tensor, on any number of cores.
         ConcurrentSkipListMap<Long, Throwable> failures = new ConcurrentSkipListMap<>();
         Object reporting = new Object();
         long[] done = {0};
         Runnable worker = () -> {
-            Band band = new Band(tensor, reader, coded, numbered, name, source);
-            for (long from = next.getAndAdd(chunk);
-                    from < bands && failures.headMap(from).isEmpty();
-                    from = next.getAndAdd(chunk)) {
-                try {
+            long from = -1;
+            try {
+                IntUnaryOperator thread = threads.get();
+                for (from = next.getAndAdd(chunk);
+                        from < bands && failures.headMap(from).isEmpty();
+                        from = next.getAndAdd(chunk)) {
                     int to = (int) Math.min(bands, from + chunk);
                     int rows = 0;
                     for (int i = (int) from; i < to; i++) {
-                        rows += band.quantize(i / bandsPerExpert, i % bandsPerExpert);
+                        rows += thread.applyAsInt(i);
                     }
                     synchronized (reporting) {
                         done[0] += rows;
                         progress.rows(done[0]);
                     }
-                } catch (Throwable e) {
-                    failures.put(from, e);
                 }
+            } catch (Throwable e) {
+                failures.put(from, e);
             }
         };
         int cores = Runtime.getRuntime().availableProcessors();
@@ -289,7 +311,10 @@ public final class Int8Quantizer {
             scalesOf = new float[codes.length][tensor.scaleCols()];
             mapped = new byte[codes.length == 0 ? 0 : tensor.scaleCols()][256];
             mappedScale = new float[tensor.scaleCols()];
-            groups = tensor.zeroPoints() == null && rows == 1 && NumberGroups.serve(tensor.cols(), colsPerScale)
+            groups = VECTORS
+                            && tensor.zeroPoints() == null
+                            && rows == 1
+                            && NumberGroups.serve(tensor.cols(), colsPerScale)
                     ? new NumberGroups(tensor.cols(), colsPerScale)
                     : null;
         }

@@ -54,11 +54,9 @@ final class NumberGroups {
         upper = new byte[lower.length];
     }
 
-    /** Whether there are vectors, and they fit the groups. */
+    /** Whether vectors fit the groups. */
     static boolean serve(int cols, int group) {
-        return (group == LANES || group == 2 * LANES)
-                && cols % group == 0
-                && ModuleLayer.boot().findModule("jdk.incubator.vector").isPresent();
+        return (group == LANES || group == 2 * LANES) && cols % group == 0;
     }
 
     /**

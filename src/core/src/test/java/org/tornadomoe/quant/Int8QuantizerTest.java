@@ -377,6 +377,21 @@ class Int8QuantizerTest {
         }
     }
 
+    /** Or weights would stay zero. */
+    @Test
+    void aThreadThatCanNotBeginIsAFailure() {
+        OutOfMemoryError full = new OutOfMemoryError("no room for a band");
+        assertThatExceptionOfType(OutOfMemoryError.class)
+                .isThrownBy(() -> Int8Quantizer.inParallel(
+                        10,
+                        2,
+                        () -> {
+                            throw full;
+                        },
+                        _ -> {}))
+                .isSameAs(full);
+    }
+
     @Test
     void moreMemoryThanThereIsSaysHowMuchItWas() {
         try (Arena arena = Arena.ofConfined()) {
