@@ -4,6 +4,7 @@ import java.io.BufferedOutputStream;
 import java.io.ByteArrayOutputStream;
 import java.io.IOException;
 import java.io.OutputStream;
+import java.lang.foreign.MemorySegment;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
 import java.nio.charset.StandardCharsets;
@@ -15,6 +16,8 @@ import java.util.List;
 import java.util.Map;
 import java.util.Random;
 import java.util.stream.Stream;
+import org.tornadomoe.checkpoint.DType;
+import org.tornadomoe.checkpoint.SafetensorsWriter;
 
 /**
  * A checkpoint of one layer [experts, hidden, intermediate], a Qwen3-MoE's or a gpt-oss', of random weights in one of
@@ -61,6 +64,7 @@ final class RandomCheckpoint {
     private final int hidden;
     private final int intermediate;
     private final Random random = new Random(20);
+    private final SafetensorsWriter tensors = new SafetensorsWriter();
 
     private RandomCheckpoint(String format, int experts, int hidden, int intermediate) {
         this.format = format;
@@ -130,21 +134,24 @@ final class RandomCheckpoint {
         String config = ("{" + dense + "'hidden_size':%d,'num_experts_per_tok':%d,'num_hidden_layers':1%s}")
                 .formatted(intermediate, experts, hidden, Math.min(8, experts), quantization());
         Files.writeString(folder.resolve("config.json"), config.replace('\'', '"'));
-        try (Tensors tensors = new Tensors(folder.resolve("model.safetensors"))) {
-            if (format.equals("mxfp4")) {
-                gptOss(tensors);
-            } else {
-                tensors.add("model.layers.0.mlp.gate.weight", "F32", floats((long) experts * hidden), experts, hidden);
-                for (int e = 0; e < experts; e++) {
-                    for (String name : List.of("gate_proj", "up_proj", "down_proj")) {
-                        boolean down = name.equals("down_proj");
-                        int rows = down ? hidden : intermediate;
-                        matrix(tensors, "model.layers.0.mlp.experts." + e + "." + name + ".", rows, down);
-                    }
+        if (format.equals("mxfp4")) {
+            gptOss();
+        } else {
+            add("model.layers.0.mlp.gate.weight", DType.F32, floats((long) experts * hidden), experts, hidden);
+            for (int e = 0; e < experts; e++) {
+                for (String name : List.of("gate_proj", "up_proj", "down_proj")) {
+                    boolean down = name.equals("down_proj");
+                    int rows = down ? hidden : intermediate;
+                    matrix("model.layers.0.mlp.experts." + e + "." + name + ".", rows, down);
                 }
             }
         }
+        tensors.write(folder.resolve("model.safetensors"));
         return folder;
+    }
+
+    private void add(String name, DType dtype, byte[] bytes, long... shape) {
+        tensors.add(name, dtype, MemorySegment.ofArray(bytes), shape);
     }
 
     private String quantization() {
@@ -173,97 +180,59 @@ final class RandomCheckpoint {
         return said.isEmpty() ? "" : ",'quantization_config':" + said;
     }
 
-    private void matrix(Tensors tensors, String module, int rows, boolean down) throws IOException {
+    private void matrix(String module, int rows, boolean down) {
         int cols = down ? intermediate : hidden;
         long all = (long) rows * cols;
         switch (format) {
             case "int8" -> {
-                tensors.add(module + "weight", "I8", bytes(all), rows, cols);
-                tensors.add(module + "weight_scale", "BF16", halves(rows, true), rows, 1);
+                add(module + "weight", DType.I8, bytes(all), rows, cols);
+                add(module + "weight_scale", DType.BF16, halves(rows, true), rows, 1);
             }
             case "gptq" -> {
-                tensors.add(module + "qweight", "I32", bytes(all / 2), cols / 8, rows);
-                tensors.add(module + "scales", "F16", halves(all / 128, false), cols / 128, rows);
-                tensors.add(module + "qzeros", "I32", filled(all / 256, 0x77), cols / 128, rows / 8);
+                add(module + "qweight", DType.I32, bytes(all / 2), cols / 8, rows);
+                add(module + "scales", DType.F16, halves(all / 128, false), cols / 128, rows);
+                add(module + "qzeros", DType.I32, filled(all / 256, 0x77), cols / 128, rows / 8);
             }
             case "awq" -> {
-                tensors.add(module + "qweight", "I32", bytes(all / 2), cols, rows / 8);
-                tensors.add(module + "scales", "F16", halves(all / 128, false), cols / 128, rows);
-                tensors.add(module + "qzeros", "I32", bytes(all / 256), cols / 128, rows / 8);
+                add(module + "qweight", DType.I32, bytes(all / 2), cols, rows / 8);
+                add(module + "scales", DType.F16, halves(all / 128, false), cols / 128, rows);
+                add(module + "qzeros", DType.I32, bytes(all / 256), cols / 128, rows / 8);
             }
             case "pack-quantized" -> {
-                tensors.add(module + "weight_packed", "I32", bytes(all / 2), rows, cols / 8);
-                tensors.add(module + "weight_scale", "BF16", halves(all / 32, true), rows, cols / 32);
+                add(module + "weight_packed", DType.I32, bytes(all / 2), rows, cols / 8);
+                add(module + "weight_scale", DType.BF16, halves(all / 32, true), rows, cols / 32);
             }
             case "nvfp4" -> {
-                tensors.add(module + "weight", "U8", bytes(all / 2), rows, cols / 2);
-                tensors.add(module + "weight_scale", "F8_E4M3", filled(all / 16, 0x30, 0x38, 0x2b), rows, cols / 16);
-                tensors.add(module + "weight_scale_2", "F32", floats(1));
+                add(module + "weight", DType.U8, bytes(all / 2), rows, cols / 2);
+                add(module + "weight_scale", DType.F8_E4M3, filled(all / 16, 0x30, 0x38, 0x2b), rows, cols / 16);
+                add(module + "weight_scale_2", DType.F32, floats(1));
             }
             case "fp8" -> {
                 byte[] values = bytes(all);
                 for (int i = 0; i < values.length; i++) {
                     values[i] = (byte) (values[i] & 0xfe); // no NaN
                 }
-                tensors.add(module + "weight", "F8_E4M3", values, rows, cols);
+                add(module + "weight", DType.F8_E4M3, values, rows, cols);
                 int down128 = Math.ceilDiv(rows, 128);
                 int right = Math.ceilDiv(cols, 128);
-                tensors.add(module + "weight_scale_inv", "F32", floats((long) down128 * right), down128, right);
+                add(module + "weight_scale_inv", DType.F32, floats((long) down128 * right), down128, right);
             }
-            default -> tensors.add(module + "weight", "BF16", halves(all, true), rows, cols);
+            default -> add(module + "weight", DType.BF16, halves(all, true), rows, cols);
         }
     }
 
-    private void gptOss(Tensors tensors) throws IOException {
+    private void gptOss() {
         String module = "model.layers.0.mlp.";
-        tensors.add(module + "router.weight", "F32", floats((long) experts * hidden), experts, hidden);
-        tensors.add(module + "router.bias", "F32", floats(experts), experts);
+        add(module + "router.weight", DType.F32, floats((long) experts * hidden), experts, hidden);
+        add(module + "router.bias", DType.F32, floats(experts), experts);
         for (String name : List.of("gate_up_proj", "down_proj")) {
             boolean down = name.equals("down_proj");
             int rows = down ? hidden : 2 * intermediate;
             int groups = (down ? intermediate : hidden) / 32;
             long all = (long) experts * rows * groups;
-            tensors.add(module + "experts." + name + "_blocks", "U8", bytes(16 * all), experts, rows, groups, 16);
-            tensors.add(
-                    module + "experts." + name + "_scales", "U8", filled(all, 118, 119, 120), experts, rows, groups);
-            tensors.add(module + "experts." + name + "_bias", "F32", floats((long) experts * rows), experts, rows);
-        }
-    }
-
-    /** A file whose header comes first, which says how long what follows is. */
-    private static final class Tensors implements AutoCloseable {
-        private final Path file;
-        private final StringBuilder header = new StringBuilder();
-        private final Path data;
-        private final OutputStream out;
-        private long offset;
-
-        Tensors(Path file) throws IOException {
-            this.file = file;
-            data = file.resolveSibling(file.getFileName() + ".data");
-            out = new BufferedOutputStream(Files.newOutputStream(data), 1 << 20);
-        }
-
-        void add(String name, String dtype, byte[] bytes, long... shape) throws IOException {
-            header.append(header.isEmpty() ? "{" : ",")
-                    .append("\"%s\":{\"dtype\":\"%s\",\"shape\":%s,\"data_offsets\":[%d,%d]}"
-                            .formatted(name, dtype, Arrays.toString(shape), offset, offset + bytes.length));
-            out.write(bytes);
-            offset += bytes.length;
-        }
-
-        @Override
-        public void close() throws IOException {
-            out.close();
-            header.append('}');
-            header.append(" ".repeat(-header.length() & 7));
-            byte[] json = header.toString().getBytes(StandardCharsets.UTF_8);
-            try (OutputStream whole = Files.newOutputStream(file)) {
-                whole.write(buffer(8).putLong(json.length).array());
-                whole.write(json);
-                Files.copy(data, whole);
-            }
-            Files.delete(data);
+            add(module + "experts." + name + "_blocks", DType.U8, bytes(16 * all), experts, rows, groups, 16);
+            add(module + "experts." + name + "_scales", DType.U8, filled(all, 118, 119, 120), experts, rows, groups);
+            add(module + "experts." + name + "_bias", DType.F32, floats((long) experts * rows), experts, rows);
         }
     }
 

@@ -113,7 +113,7 @@ final class Int8Reader {
             }
             return matrix(
                     values,
-                    new RowsOfScales(scale, scaleCols),
+                    new Scales(scale, scaleCols, 1),
                     zeros(scaleRows, scaleCols),
                     stored(scale, inputScale()),
                     module + ".weight_g_idx");
@@ -262,7 +262,7 @@ final class Int8Reader {
                                     into[at + c] = (byte) (across(data, row, rows, c, bits) - (1 << (bits - 1)));
                                 }
                             },
-                    new TurnedScales(scale, rows),
+                    new Scales(scale, 1, rows),
                     gptqZeros(method),
                     stored(scale, null),
                     module + ".g_idx");
@@ -337,7 +337,7 @@ final class Int8Reader {
             int middle = 1 << (bits - 1);
             return matrix(
                     new AwqRows(data, rows, cols, bits),
-                    new TurnedScales(scale, rows),
+                    new Scales(scale, 1, rows),
                     hasZeros
                             ? (r, c) -> unsigned(
                                             zeros,
@@ -361,29 +361,16 @@ final class Int8Reader {
         }
     }
 
-    /** Scales row by row. */
-    private record RowsOfScales(Tensor scale, int cols) implements Matrix.Int8.FloatAt {
+    /** Scales that lie so far apart from row to row, and from column to column. */
+    private record Scales(Tensor scale, int rowStride, int colStride) implements Matrix.Int8.FloatAt {
         @Override
         public float get(int row, int col) {
-            return scale.getFloat((long) row * cols + col);
+            return scale.getFloat((long) row * rowStride + (long) col * colStride);
         }
 
         @Override
         public void read(int row, int count, float[] into) {
-            scale.readFloats((long) row * cols, into, 0, count);
-        }
-    }
-
-    /** Scales column by column. */
-    private record TurnedScales(Tensor scale, int rows) implements Matrix.Int8.FloatAt {
-        @Override
-        public float get(int row, int col) {
-            return scale.getFloat((long) col * rows + row);
-        }
-
-        @Override
-        public void read(int row, int count, float[] into) {
-            scale.readFloats(row, rows, into, 0, count);
+            scale.readFloats((long) row * rowStride, colStride, into, 0, count);
         }
     }
 

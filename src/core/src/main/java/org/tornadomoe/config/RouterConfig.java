@@ -1,6 +1,7 @@
 package org.tornadomoe.config;
 
 import java.util.Objects;
+import java.util.function.Consumer;
 
 /**
  * How a router's logits become the ids and weights of a token's K experts; K itself, and E, are the layer's. In this
@@ -126,19 +127,15 @@ public record RouterConfig(
 
     /** The same with a function of the caller's for scores and choice. */
     public RouterConfig handedIn() {
-        return new RouterConfig(
-                ScoringFunction.CUSTOM,
-                false,
-                renormalize,
-                false,
-                0,
-                0,
-                routedScalingFactor,
-                numZeroExperts,
-                hasSharedExpertGate,
-                normalizesShared,
-                0,
-                false);
+        return with(router -> {
+            router.scoring = ScoringFunction.CUSTOM;
+            router.scoresChosenOnly = false;
+            router.hasCorrectionBias = false;
+            router.numExpertGroup = 0;
+            router.topkGroup = 0;
+            router.logitCap = 0;
+            router.readsOwnInput = false;
+        });
     }
 
     /** Scores of all logits by that function, the K greatest, divided by their sum or not. */
@@ -148,24 +145,19 @@ public record RouterConfig(
 
     /** The same, of a softmax, choosing as many of each of so many groups. */
     public RouterConfig ofEachGroup(int groups) {
-        return new RouterConfig(
-                ScoringFunction.SOFTMAX_EACH_GROUP,
-                false,
-                renormalize,
-                false,
-                groups,
-                groups,
-                routedScalingFactor,
-                0,
-                hasSharedExpertGate,
-                normalizesShared,
-                logitCap,
-                readsOwnInput);
+        return with(router -> {
+            router.scoring = ScoringFunction.SOFTMAX_EACH_GROUP;
+            router.scoresChosenOnly = false;
+            router.hasCorrectionBias = false;
+            router.numExpertGroup = groups;
+            router.topkGroup = groups;
+            router.numZeroExperts = 0;
+        });
     }
 
     /** The top K logits, then a softmax over them (gpt-oss, Granite). */
     public static RouterConfig topKThenSoftmax() {
-        return new RouterConfig(ScoringFunction.SOFTMAX, true, true, false, 0, 0, 1, 0, false, false, 0, false);
+        return of(ScoringFunction.SOFTMAX, true).with(router -> router.scoresChosenOnly = true);
     }
 
     /** The top K logits, then the sigmoid of each (Llama 4). */
@@ -175,7 +167,7 @@ public record RouterConfig(
 
     /** The top K logits, then the sigmoid of each, divided by their sum or not. */
     public static RouterConfig topKThenSigmoid(boolean renormalize) {
-        return new RouterConfig(ScoringFunction.SIGMOID, true, renormalize, false, 0, 0, 1, 0, false, false, 0, false);
+        return of(ScoringFunction.SIGMOID, renormalize).with(router -> router.scoresChosenOnly = true);
     }
 
     /** The plainest router that amounts to a method. */
@@ -228,91 +220,93 @@ public record RouterConfig(
     }
 
     public RouterConfig withCorrectionBias() {
-        return with(true, numExpertGroup, topkGroup, routedScalingFactor, numZeroExperts, hasSharedExpertGate);
+        return with(router -> router.hasCorrectionBias = true);
     }
 
     public RouterConfig withGroups(int numExpertGroup, int topkGroup) {
-        return with(
-                hasCorrectionBias, numExpertGroup, topkGroup, routedScalingFactor, numZeroExperts, hasSharedExpertGate);
+        return with(router -> {
+            router.numExpertGroup = numExpertGroup;
+            router.topkGroup = topkGroup;
+        });
     }
 
     public RouterConfig withRoutedScalingFactor(double factor) {
-        return with(hasCorrectionBias, numExpertGroup, topkGroup, factor, numZeroExperts, hasSharedExpertGate);
+        return with(router -> router.routedScalingFactor = factor);
     }
 
     public RouterConfig withZeroExperts(int number) {
-        return with(hasCorrectionBias, numExpertGroup, topkGroup, routedScalingFactor, number, hasSharedExpertGate);
+        return with(router -> router.numZeroExperts = number);
     }
 
     public RouterConfig withSharedExpertGate() {
-        return with(hasCorrectionBias, numExpertGroup, topkGroup, routedScalingFactor, numZeroExperts, true);
+        return with(router -> router.hasSharedExpertGate = true);
     }
 
     /** Weights of shared experts from logits of their own, divided by one sum with the others'. */
     public RouterConfig withNormalizedShared() {
-        return new RouterConfig(
-                scoring,
-                scoresChosenOnly,
-                renormalize,
-                hasCorrectionBias,
-                numExpertGroup,
-                topkGroup,
-                routedScalingFactor,
-                numZeroExperts,
-                hasSharedExpertGate,
-                true,
-                logitCap,
-                readsOwnInput);
+        return with(router -> router.normalizesShared = true);
     }
 
     public RouterConfig withLogitCap(double cap) {
-        return new RouterConfig(
-                scoring,
-                scoresChosenOnly,
-                renormalize,
-                hasCorrectionBias,
-                numExpertGroup,
-                topkGroup,
-                routedScalingFactor,
-                numZeroExperts,
-                hasSharedExpertGate,
-                normalizesShared,
-                cap,
-                readsOwnInput);
+        return with(router -> router.logitCap = cap);
     }
 
     /** Logits of something else than what experts read. */
     public RouterConfig withOwnInput() {
-        return new RouterConfig(
-                scoring,
-                scoresChosenOnly,
-                renormalize,
-                hasCorrectionBias,
-                numExpertGroup,
-                topkGroup,
-                routedScalingFactor,
-                numZeroExperts,
-                hasSharedExpertGate,
-                normalizesShared,
-                logitCap,
-                true);
+        return with(router -> router.readsOwnInput = true);
     }
 
-    /** The same scores with another choice and other weights. */
-    private RouterConfig with(
-            boolean correctionBias, int groups, int groupsTaken, double factor, int zeroExperts, boolean sharedGate) {
-        return new RouterConfig(
-                scoring,
-                scoresChosenOnly,
-                renormalize,
-                correctionBias,
-                groups,
-                groupsTaken,
-                factor,
-                zeroExperts,
-                sharedGate,
-                normalizesShared,
-                logitCap,
-                readsOwnInput);
+    /** The same but for what is changed. */
+    private RouterConfig with(Consumer<Changed> change) {
+        Changed changed = new Changed(this);
+        change.accept(changed);
+        return changed.toConfig();
+    }
+
+    /** The components, to be changed. */
+    private static final class Changed {
+        private ScoringFunction scoring;
+        private boolean scoresChosenOnly;
+        private final boolean renormalize;
+        private boolean hasCorrectionBias;
+        private int numExpertGroup;
+        private int topkGroup;
+        private double routedScalingFactor;
+        private int numZeroExperts;
+        private boolean hasSharedExpertGate;
+        private boolean normalizesShared;
+        private double logitCap;
+        private boolean readsOwnInput;
+
+        Changed(RouterConfig from) {
+            scoring = from.scoring;
+            scoresChosenOnly = from.scoresChosenOnly;
+            renormalize = from.renormalize;
+            hasCorrectionBias = from.hasCorrectionBias;
+            numExpertGroup = from.numExpertGroup;
+            topkGroup = from.topkGroup;
+            routedScalingFactor = from.routedScalingFactor;
+            numZeroExperts = from.numZeroExperts;
+            hasSharedExpertGate = from.hasSharedExpertGate;
+            normalizesShared = from.normalizesShared;
+            logitCap = from.logitCap;
+            readsOwnInput = from.readsOwnInput;
+        }
+
+        RouterConfig toConfig() {
+            return new RouterConfig(
+                    scoring,
+                    scoresChosenOnly,
+                    renormalize,
+                    hasCorrectionBias,
+                    numExpertGroup,
+                    topkGroup,
+                    routedScalingFactor,
+                    numZeroExperts,
+                    hasSharedExpertGate,
+                    normalizesShared,
+                    logitCap,
+                    readsOwnInput);
+        }
     }
 }

@@ -52,6 +52,11 @@ public enum ScoringFunction {
                 .orElseThrow(() -> new IllegalArgumentException("Unsupported scoring function: " + name));
     }
 
+    /** Whether scores are a softmax of all logits, whichever are chosen by them. */
+    public boolean isSoftmax() {
+        return this == SOFTMAX || this == SOFTMAX_EACH_GROUP;
+    }
+
     @Override
     public String toString() {
         return name().toLowerCase(Locale.ROOT);

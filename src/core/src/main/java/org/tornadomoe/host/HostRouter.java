@@ -455,8 +455,7 @@ public final class HostRouter {
 
     /** What choices are compared by; −∞ for what weighs nothing. */
     private void setKeys(double[] logits, double[] scores, double[] keys) {
-        boolean hopeless =
-                router.scoring() == ScoringFunction.SOFTMAX || router.scoring() == ScoringFunction.SOFTMAX_EACH_GROUP;
+        boolean hopeless = router.scoring().isSoftmax();
         for (int c = 0; c < choices && hopeless; c++) {
             hopeless = scores[c] == 0;
         }

@@ -35,6 +35,12 @@ public final class Int8Quantizer {
     private static final boolean VECTORS =
             ModuleLayer.boot().findModule("jdk.incubator.vector").isPresent();
 
+    /**
+     * Added to a float below 2^22 it leaves the nearest integer, halves to even, in the lower bits; taken away again it
+     * leaves that alone.
+     */
+    static final float ROUNDS = 0x1.8p23f;
+
     /** Rows a thread takes at a time: enough that threads don't queue, few enough that they finish together. */
     private static final int CHUNK = 64;
 
@@ -232,9 +238,6 @@ public final class Int8Quantizer {
     private static final class Band {
         /** The most values of a band that are kept, not read twice. */
         private static final int MOST_KEPT = 1 << 19;
-
-        /** Added and taken away again it rounds a float below 2^22 to the nearest integer, halves to even. */
-        private static final float ROUNDS = 0x1.8p23f;
 
         /** Values a scale from which on they are taken by their codes. */
         private static final int MANY = 1024;

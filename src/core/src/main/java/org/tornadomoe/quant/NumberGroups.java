@@ -22,8 +22,7 @@ final class NumberGroups {
     /** Every fourth number: byte k of lane n of four vectors is that of number 4 n + k, put together by shifts. */
     private static final FloatVector FOURTHS = FloatVector.fromArray(F, new float[] {0, 4, 8, 12}, 0);
 
-    /** Added to a float below 2^22 it leaves the nearest integer, halves to even, in the lower bits. */
-    private static final float ROUNDS = 0x1.8p23f;
+    private static final float ROUNDS = Int8Quantizer.ROUNDS;
 
     /** Numbers that share a scale. */
     private final int group;

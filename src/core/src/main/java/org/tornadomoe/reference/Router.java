@@ -363,9 +363,7 @@ public final class Router {
     private static double[] keys(
             double[] logits, double[] scores, RouterConfig router, float @Nullable [] correctionBias) {
         double[] keys = new double[logits.length];
-        boolean softmax =
-                router.scoring() == ScoringFunction.SOFTMAX || router.scoring() == ScoringFunction.SOFTMAX_EACH_GROUP;
-        boolean hopeless = softmax && Arrays.stream(scores).allMatch(s -> s == 0);
+        boolean hopeless = router.scoring().isSoftmax() && Arrays.stream(scores).allMatch(s -> s == 0);
         for (int e = 0; e < keys.length; e++) {
             double logit = logits[e];
             if (correctionBias != null) {
