@@ -5,7 +5,7 @@ import org.tornadomoe.kernel.Adapters;
 import org.tornadomoe.kernel.MoeKernel;
 import org.tornadomoe.quant.LoraAdapter;
 
-/** A layer's slots for adapters: which have one, and whether it is switched on. Changed when no call is under way. */
+/** A layer's adapter slots: which are filled, and which are switched on. They change only while no call runs. */
 final class AdapterSlots {
     private final FusedMoeConfig config;
     private final MoeKernel kernel;
@@ -13,7 +13,7 @@ final class AdapterSlots {
     private final boolean[] filled;
     private final boolean[] enabled;
 
-    /** @param kernel the lane whose weights and adapters the others share */
+    /** @param kernel the lane whose weights and adapters the other lanes share */
     AdapterSlots(FusedMoeConfig config, MoeKernel kernel, Lanes lanes) {
         this.config = config;
         this.kernel = kernel;
@@ -55,7 +55,7 @@ final class AdapterSlots {
         });
     }
 
-    /** @throws IllegalArgumentException if these aren't a slot or -1 for each of so many tokens */
+    /** @throws IllegalArgumentException unless there is a slot or -1 for each of these tokens */
     void requireSlots(int[] slotOfToken, int tokens) {
         if (slotOfToken.length < tokens) {
             throw new IllegalArgumentException(
@@ -78,7 +78,7 @@ final class AdapterSlots {
         }
     }
 
-    /** The slots of tokens whose adapter is switched on, -1 for others; by a call that has a lane. */
+    /** The slot of each token whose adapter is switched on, -1 for other tokens. Call it only while holding a lane. */
     int[] active(int[] slotOfToken, int tokens) {
         int[] active = new int[tokens];
         for (int m = 0; m < tokens; m++) {

@@ -3,8 +3,8 @@ package org.tornadomoe;
 import java.util.concurrent.TimeUnit;
 
 /**
- * A call got no lane: all were busy for as long as it was to wait ({@link MoeOptions#laneWait}), or its thread was
- * interrupted, before or while it waited, and is so still. Nothing was changed; the call can be made again.
+ * A call got no lane: all were busy for the whole waiting time ({@link MoeOptions#laneWait}), or its thread was
+ * interrupted before or while it waited. The thread stays interrupted. Nothing was changed; the call can be repeated.
  */
 public final class LaneException extends RuntimeException {
     private static final long serialVersionUID = 1L;

@@ -11,15 +11,15 @@ import org.tornadomoe.kernel.MoeKernel;
 import org.tornadomoe.quant.Int8Experts;
 
 /**
- * A fair (FIFO) pool of lanes, which a layer's calls run on: kernels over the same weights, each for one call at a
- * time. Threads park while they wait, virtual ones off their carriers.
+ * A fair (FIFO) pool of lanes for a layer's calls. A lane is a kernel that runs one call at a time; all lanes share the
+ * weights. Waiting threads park; virtual threads release their carriers.
  */
 final class Lanes {
     private final List<MoeKernel> all;
     private final @Nullable Int8Experts source;
     private final Semaphore permits;
 
-    /** As many as there are permits; the one used last is taken first, since its arrays are in the caches. */
+    /** As many as there are permits. The lane used last is taken first, because its arrays are still in the caches. */
     private final ConcurrentLinkedDeque<MoeKernel> idle;
 
     /** Nanoseconds; negative for no limit. */
@@ -27,7 +27,7 @@ final class Lanes {
 
     private volatile boolean closed;
 
-    /** @param source what the lanes may still read weights from, closed after them; null if that is none of theirs */
+    /** @param source weights that the lanes may still read, closed after them; null if they own none */
     Lanes(List<MoeKernel> all, @Nullable Int8Experts source, @Nullable Duration wait) {
         this.all = List.copyOf(all);
         this.source = source;
@@ -41,7 +41,7 @@ final class Lanes {
     }
 
     /**
-     * A lane, to be given back.
+     * Takes a lane, which the caller must give back.
      *
      * @throws LaneException if none was free in time, or the thread was interrupted
      * @throws IllegalStateException after {@link #close}
@@ -70,7 +70,7 @@ final class Lanes {
         permits.release();
     }
 
-    /** Runs something when no call is under way and before the next one begins, in turn with those that wait. */
+    /** Runs something while no call runs. It waits its turn among the waiting calls. */
     void alone(Runnable what) {
         permits.acquireUninterruptibly(all.size());
         try {
@@ -88,7 +88,8 @@ final class Lanes {
     }
 
     /**
-     * Closes the lanes, the first of which has the weights, after the calls under way and those that wait already.
+     * Closes the lanes, after the calls that run or already wait. The first lane, which owns the weights, is closed
+     * last.
      *
      * @return whether they were open
      */

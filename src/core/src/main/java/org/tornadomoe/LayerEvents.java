@@ -7,8 +7,8 @@ import org.jspecify.annotations.Nullable;
 import org.tornadomoe.observe.MoeListener;
 
 /**
- * A layer's reports to its listener. Without one no clock is looked at; one that fails is logged, and the layer goes
- * on.
+ * A layer's reports to its listener. Without a listener it reads no clock. If the listener throws, it logs the
+ * exception and the layer goes on.
  */
 final class LayerEvents {
     private static final System.Logger LOG = System.getLogger(MoeLayer.class.getName());
@@ -16,13 +16,13 @@ final class LayerEvents {
     private final @Nullable MoeListener listener;
     private final Supplier<MoeListener.Layer> layer;
 
-    /** @param layer what reports are about */
+    /** @param layer supplies the layer's description for the reports */
     LayerEvents(@Nullable MoeListener listener, Supplier<MoeListener.Layer> layer) {
         this.listener = listener;
         this.layer = layer;
     }
 
-    /** Nanoseconds of a clock, where somebody wants to know. */
+    /** The clock in nanoseconds; 0 without a listener. */
     long now() {
         return listener == null ? 0 : System.nanoTime();
     }
@@ -36,12 +36,12 @@ final class LayerEvents {
     }
 
     /**
-     * The end of a call.
+     * Reports the end of a call.
      *
-     * @param bytes read, and as many written
-     * @param waited nanoseconds for a lane
-     * @param start of the call, by {@link #now}
-     * @param thrown what it ended with; null if it went well
+     * @param bytes bytes read; the same number was written
+     * @param waited nanoseconds that the call waited for a lane
+     * @param start the call's start, by {@link #now}
+     * @param thrown the exception that ended it; null if it succeeded
      */
     void called(int tokens, long bytes, long waited, long start, Map<String, Long> stages, @Nullable Throwable thrown) {
         if (listener != null) {

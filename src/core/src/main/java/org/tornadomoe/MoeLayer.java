@@ -34,7 +34,8 @@ import org.tornadomoe.quant.QuantizedWeights;
 import org.tornadomoe.quant.RouterWeights;
 
 /**
- * An int8 mixture-of-experts layer: hidden states in, the layer's output out, computed on the best the machine has.
+ * An int8 mixture-of-experts layer: it takes hidden states and returns the layer's output, computed on the best device
+ * of the machine.
  *
  * {@snippet :
  * try (MoeLayer layer = MoeLayer.load(Path.of("Qwen3-30B-A3B"), 0, MoeOptions.DEFAULT)) {
@@ -42,17 +43,17 @@ import org.tornadomoe.quant.RouterWeights;
  * }
  * }
  *
- * <p>Hidden states may be of any magnitude. Where float's range ends in between, or on a device what its kernels take
- * (up to 1e30, through OpenCL 1e20), a token's output is infinite or NaN, never another number. So it is of a token
- * with a NaN or an infinity, and with one scale found for all activations of every token of the call; {@link
- * MoeOptions#withCheckFinite} refuses them instead.
+ * <p>Hidden states may have any magnitude. If a value overflows float on the way, or on a device exceeds its kernels'
+ * range (1e30, through OpenCL 1e20), the token's output is infinite or NaN, never another number. A token with a NaN or
+ * an infinity also gets such an output; with one scale found for all activations, every token of the call does. {@link
+ * MoeOptions#withCheckFinite} refuses such tokens instead.
  *
- * <p>Thread-safe; calls from several threads take turns, in the order in which they came, on as many lanes as the
- * options ask for and the kernel class has: one on a device. A thread that waits is parked, and can be interrupted. The
- * same input gives the same bits. With several devices ({@link MoeOptions#withDevices}) each has a part of the layer
- * and a thread; it is one layer all the same. With load balancing ({@link MoeOptions#withLoadBalancing}) the same bits
- * come as long as no experts have moved in between, after that the same but for rounding. Close it to free the device's
- * memory.
+ * <p>Thread-safe. Calls from several threads get lanes in the order in which they came. There are as many lanes as the
+ * options ask for and the kernel class supports: one on a device. A waiting thread is parked and can be interrupted.
+ * The same input gives the same bits. With several devices ({@link MoeOptions#withDevices}) each has a part of the
+ * layer and a thread; callers still see one layer. With load balancing ({@link MoeOptions#withLoadBalancing}) the bits
+ * stay the same until experts move; after that they are the same except for rounding. Close the layer to free the
+ * device's memory.
  */
 public final class MoeLayer implements AutoCloseable {
     private final FusedMoeConfig config;
@@ -60,12 +61,12 @@ public final class MoeLayer implements AutoCloseable {
     private final Sharding sharding;
     private final MoeKernel kernel;
 
-    /** Chooses the experts; null where the kernels do. */
+    /** Chooses the experts; null if the kernels do. */
     private final @Nullable HostRouter router;
 
     private final Lanes lanes;
 
-    /** One a lane. */
+    /** One per lane. */
     private final List<MoeKernel> kernels;
 
     private final AdapterSlots adapters;
@@ -94,17 +95,17 @@ public final class MoeLayer implements AutoCloseable {
     }
 
     /**
-     * Loads one layer of a checkpoint and quantises it, unless it is stored in that scheme already, or none is asked
-     * for and it suits one as it is.
+     * Loads one layer of a checkpoint. Quantises it, unless it is stored in the scheme asked for, or no scheme is asked
+     * for and the stored weights already are in one.
      *
      * @param checkpoint a directory with {@code config.json} and safetensors, or a GGUF file
      * @param layer the decoder layer's number, from 0
-     * @throws org.tornadomoe.checkpoint.CheckpointException if the checkpoint can't be read, or has no such layer;
-     *     also if the thread is interrupted while files are opened, which it stays
+     * @throws org.tornadomoe.checkpoint.CheckpointException if the checkpoint can't be read, or has no such layer; also
+     *     if the thread is interrupted while files are opened; it stays interrupted
      * @throws org.tornadomoe.kernel.InsufficientMemoryException if the layer doesn't fit on the device
      * @throws UnsupportedOperationException if no kernel class serves it, with the reasons
-     * @throws java.util.concurrent.CancellationException if the thread is interrupted while weights are quantised;
-     *     it stays interrupted
+     * @throws java.util.concurrent.CancellationException if the thread is interrupted while weights are quantised; it
+     *     stays interrupted
      */
     public static MoeLayer load(Path checkpoint, int layer, MoeOptions options) {
         try (MoeCheckpoint opened = MoeCheckpoint.open(checkpoint)) {
@@ -112,14 +113,14 @@ public final class MoeLayer implements AutoCloseable {
         }
     }
 
-    /** Quantises a layer, unless it is stored in that scheme already. Throws what {@link #load} throws. */
+    /** Makes a layer, and quantises it unless it is stored in the scheme already. Throws what {@link #load} throws. */
     public static MoeLayer of(ExpertWeights weights, MoeOptions options) {
-        // Selected before the work of quantising, so that a refusal comes at once.
+        // Selected before quantising, so that a refusal comes at once.
         Int8Quantization asked = options.quantization();
         Int8Quantization quantization = asked == null ? weights.quantization() : asked;
         select(weights.config(), quantization.weightKey(), quantization.activationKey(), options);
         Int8Experts experts = QuantizedWeights.int8(weights, quantization, options.progress());
-        // Where experts move, they are read again, until the layer is closed.
+        // With load balancing, moves read the experts again until the layer is closed.
         boolean kept = options.loadBalancing() != null;
         try (Int8Experts _ = kept ? null : experts) {
             return of(experts, kept ? experts : null, options);
@@ -130,8 +131,8 @@ public final class MoeLayer implements AutoCloseable {
     }
 
     /**
-     * A layer that is in int8 already; {@code options}' quantization is not looked at, and the experts may be closed
-     * afterwards, but with load balancing not before the layer. Throws what {@link #load} throws.
+     * Makes a layer from int8 weights; ignores {@code options}' quantization. The experts may be closed afterwards, but
+     * with load balancing not before the layer. Throws what {@link #load} throws.
      *
      * @throws IllegalArgumentException if the layer has no router, and the options have none
      */
@@ -139,7 +140,7 @@ public final class MoeLayer implements AutoCloseable {
         return of(experts, null, options);
     }
 
-    /** @param source the experts if they are the layer's to close */
+    /** @param source the experts if the layer is to close them, else null */
     private static MoeLayer of(Int8Experts experts, @Nullable Int8Experts source, MoeOptions options) {
         if (!experts.hasRouter() && options.router() == null) {
             throw new IllegalArgumentException("experts: expected a layer with a router, got one without");
@@ -172,7 +173,7 @@ public final class MoeLayer implements AutoCloseable {
         return layer;
     }
 
-    /** The values in memory of that type: the array itself where it is of that. */
+    /** The values in memory as that type: the array itself for F32. */
     static MemorySegment of(ScalarType type, float[] values, int count) {
         if (type == ScalarType.F32) {
             return MemorySegment.ofArray(values);
@@ -211,8 +212,8 @@ public final class MoeLayer implements AutoCloseable {
     /**
      * Runs the layer.
      *
-     * @param hidden [M, H], row-major, with M from its length: a multiple of H, 0 included, at most the options' {@code
-     *     maxTokens}; rounded, as the result is, to the options' {@code hiddenType}
+     * @param hidden [M, H], row-major, where M follows from the length: a multiple of H, 0 included, at most the
+     *     options' {@code maxTokens} tokens. Input and result are rounded to the options' {@code hiddenType}
      * @return [M, H]
      * @throws IllegalArgumentException if the length doesn't fit
      * @throws IllegalStateException after {@link #close}
@@ -231,12 +232,12 @@ public final class MoeLayer implements AutoCloseable {
     }
 
     /**
-     * Runs the layer, into an array of the caller's.
+     * Runs the layer and writes into the caller's array.
      *
      * @param hidden [M, H], row-major; may be longer
      * @param tokens M, 0 to the options' {@code maxTokens}; without tokens nothing runs
      * @param output [M, H], written; may be longer
-     * @param chosen takes the experts chosen, if given; made for at least M tokens
+     * @param chosen receives the chosen experts, unless null; must have room for at least M tokens
      * @throws IllegalArgumentException naming the argument that doesn't fit, before anything is changed
      * @throws IllegalStateException after {@link #close}
      * @throws LaneException if no lane came free in the options' time, or the thread was interrupted before
@@ -248,11 +249,11 @@ public final class MoeLayer implements AutoCloseable {
     }
 
     /**
-     * Runs a layer whose router reads more than hidden states: otherwise as {@link #forward(float[], int, float[],
-     * ChosenExperts)}, which doesn't run a layer that chooses by tokens' ids.
+     * Runs a layer whose router reads more than hidden states; otherwise like {@link #forward(float[], int, float[],
+     * ChosenExperts)}, which doesn't run a layer that routes by token ids.
      *
-     * @param inputs what it reads; other layers don't look at it
-     * @throws IllegalArgumentException also if that is missing or doesn't fit the layer
+     * @param inputs what the router reads; other layers ignore it
+     * @throws IllegalArgumentException also if the inputs are missing or don't fit the layer
      */
     public void forward(
             float[] hidden, int tokens, float[] output, @Nullable ChosenExperts chosen, RouterInputs inputs) {
@@ -261,8 +262,8 @@ public final class MoeLayer implements AutoCloseable {
     }
 
     /**
-     * Runs the layer on memory of the caller's, heap or native: values of the options' {@code hiddenType} in native
-     * byte order. On a device those of 16 bits are converted there. Otherwise as {@link #forward(float[], int, float[],
+     * Runs the layer on the caller's memory, heap or native: values of the options' {@code hiddenType} in native byte
+     * order. A device converts 16-bit values itself. Otherwise like {@link #forward(float[], int, float[],
      * ChosenExperts)}.
      */
     public void forward(MemorySegment hidden, int tokens, MemorySegment output, @Nullable ChosenExperts chosen) {
@@ -275,12 +276,13 @@ public final class MoeLayer implements AutoCloseable {
     }
 
     /**
-     * Memory for hidden states or output of up to M tokens, of the options' {@code hiddenType}, zeros at first. On CUDA
-     * a device copies from and to it by itself, which other memory takes the host's cores for: worth it where it is
-     * used for many calls, since the system keeps its pages in place. Several may be taken; a part of one is as good.
+     * Allocates memory for the hidden states or output of up to M tokens, of the options' {@code hiddenType}, filled
+     * with zeros. On CUDA the device copies from and to this memory by itself; other memory is copied by the host's
+     * cores. The system keeps its pages in place (pinned), so use it for buffers that serve many calls. You may
+     * allocate several; slices of one work as well.
      *
      * @param tokens M, 0 to the options' {@code maxTokens}
-     * @param arena for as long as which it lives; no call may use it when that is closed
+     * @param arena owns the memory; no call may use the memory after the arena is closed
      * @throws IllegalArgumentException for another number of tokens
      */
     public MemorySegment allocate(int tokens, Arena arena) {
@@ -291,10 +293,10 @@ public final class MoeLayer implements AutoCloseable {
     }
 
     /**
-     * Runs the layer with adapters: as {@link #forward(float[], int, float[], ChosenExperts)}, but for
+     * Runs the layer with adapters; otherwise like {@link #forward(float[], int, float[], ChosenExperts)}.
      *
-     * @param slotOfToken [M], the slot of each token's adapter, -1 for none; a slot that is empty or disabled is as
-     *     none, and gives the same bits
+     * @param slotOfToken [M], the slot of each token's adapter, -1 for none; an empty or disabled slot counts as none,
+     *     and gives the same bits
      * @throws IllegalArgumentException also for a slot that isn't the layer's
      */
     public void forward(float[] hidden, int tokens, float[] output, @Nullable ChosenExperts chosen, int[] slotOfToken) {
@@ -304,8 +306,8 @@ public final class MoeLayer implements AutoCloseable {
     }
 
     /**
-     * Puts an adapter into a slot, in place of what was there, and switches it on. Waits for the calls that are under
-     * way. The next call of a layer on a device sends all of its weights there anew, so adapters are best put in
+     * Puts an adapter into a slot, replacing any adapter there, and switches it on. Waits for running calls. After
+     * that, a layer on a device sends all of its weights there again in its next call, so set several adapters
      * together.
      *
      * @param slot 0 to the options' {@code maxLoras} - 1
@@ -328,7 +330,7 @@ public final class MoeLayer implements AutoCloseable {
         adapters.enable(slot, enabled);
     }
 
-    /** Where the layer's type has 16 bits, the values are rounded to it. */
+    /** If the layer's hidden type has 16 bits, rounds the values to it. */
     private void run(
             float[] hidden,
             int tokens,
@@ -420,42 +422,42 @@ public final class MoeLayer implements AutoCloseable {
         }
     }
 
-    /** What the layer is; {@code maxNumTokens}, {@code moeBackend} and {@code device} are the options'. */
+    /** The layer's configuration, with the options' {@code maxNumTokens}, {@code moeBackend} and {@code device}. */
     public FusedMoeConfig config() {
         return config;
     }
 
-    /** What is int8. */
+    /** The quantisation scheme. */
     public Int8Scheme scheme() {
         return scheme;
     }
 
     /**
-     * The backend that runs it: {@code triton}, {@code cpu} or {@code reference}; of several devices all that there
-     * are.
+     * The backend that runs it: {@code triton}, {@code cpu} or {@code reference}; with several devices, all their
+     * backends.
      */
     public String backend() {
         return sharding.backend();
     }
 
-    /** The kernel class that runs it; of several devices all that there are. */
+    /** The kernel class that runs it; with several devices, all their kernel classes. */
     public String kernelClass() {
         return sharding.kernelClass();
     }
 
-    /** Where it runs, for people. */
+    /** The device, in human-readable form. */
     public String device() {
         return kernel.device();
     }
 
-    /** Bytes of device memory it holds, for all of its lanes. */
+    /** Bytes of device memory that the layer holds, for all lanes. */
     public long deviceBytes() {
         return bytesByDevice().stream().mapToLong(Long::longValue).sum();
     }
 
     /**
-     * The devices that have a part of it, in the order in which their outputs are added; of a layer on one device that
-     * alone.
+     * The devices that have a part of the layer, in the order in which their outputs are added; for a layer on one
+     * device, that device.
      */
     public List<DevicePart> parts() {
         ExpertBalance balance = balance();
@@ -486,38 +488,35 @@ public final class MoeLayer implements AutoCloseable {
                 .toList();
     }
 
-    /**
-     * How the experts of a layer with load balancing lie by now; null of one without. Waits for the call that is under
-     * way.
-     */
+    /** The current placement of the experts; null without load balancing. Waits for a running call. */
     public @Nullable ExpertBalance balance() {
         return ShardedLayer.balance(kernel);
     }
 
     /**
-     * What one device has of a layer.
+     * One device's part of a layer.
      *
-     * @param device for people
-     * @param kernelClass that runs it
-     * @param experts that it has, shared ones included
-     * @param intermediateSize what it has of each
-     * @param bytes of its memory, for all lanes
+     * @param device its human-readable name
+     * @param kernelClass the kernel class that runs it
+     * @param experts number of experts on it, shared ones included
+     * @param intermediateSize columns that it has of each expert
+     * @param bytes bytes of its memory, for all lanes
      */
     public record DevicePart(String device, String kernelClass, int experts, int intermediateSize, long bytes) {}
 
-    /** Calls that it can run at the same time: at most those the options ask for. */
+    /** The number of calls that can run at the same time; at most what the options ask for. */
     public int lanes() {
         return lanes.count();
     }
 
-    /** What it is and where it runs, on one line. */
+    /** The layer and its device, on one line. */
     @Override
     public String toString() {
         return "MoeLayer[" + config.summary() + "; " + scheme + ", " + kernelClass() + " on " + device() + ", up to "
                 + config.maxNumTokens() + " tokens]";
     }
 
-    /** Frees everything, after the calls that are under way or wait. A second call does nothing. */
+    /** Frees all memory, after the calls that run or wait have ended. A second call does nothing. */
     @Override
     public void close() {
         if (lanes.close()) {

@@ -17,36 +17,37 @@ import org.tornadomoe.observe.MoeListener;
 import org.tornadomoe.quant.Progress;
 
 /**
- * How a layer is loaded. Immutable; every {@code with} method gives a copy.
+ * How to load a layer. Immutable; every {@code with} method returns a copy.
  *
- * @param quantization what becomes int8, and what shares a scale; null for what the weights are stored in or suit,
- *     which loses nothing where they lie on an int8 grid: {@link org.tornadomoe.quant.ExpertWeights#quantization}
- * @param backend {@code auto} (a device through TornadoVM, else the CPU), {@code triton} (TornadoVM's task graphs; on
- *     the interpreter where there is no SDK), {@code cpu} or {@code reference}
- * @param devices where, such as {@code ptx:0} or {@code opencl}; empty for the best there is, several to shard the
- *     layer over them, where the same one may be named more than once
- * @param expertParallel what several devices shard: experts, each whole on one of them, or if not every expert's
- *     intermediate size
- * @param loadBalancing how experts move between several devices, by load, while calls go on; null if they don't. It
- *     needs expert parallelism and goes without adapters; there is one lane. A layer loaded so keeps its int8 weights
- *     in the host's memory
- * @param kernelClass which kernel class, by name; null for the first that fits
- * @param maxTokens the most tokens of a call: device memory is taken for so many, and a call's transfers are of that
- *     size
- * @param progress is notified how far quantisation has come
- * @param router a way of routing of the caller's own, in place of the layer's; null for the layer's. It runs on the
- *     host in every call, and so do the router's logits, in double
- * @param maxLoras adapters (LoRA) that there is to be room for; 0 for a layer without
- * @param maxLoraRank the greatest rank of an adapter; not looked at without adapters
- * @param lanes the most calls at the same time, 1 to {@link #MAX_LANES}; a kernel class that can't share its weights
- *     between calls has one lane however many are asked for ({@link MoeLayer#lanes}). Each lane has activations of its
- *     own
- * @param laneWait how long a call waits for a lane when all are busy, before it is a {@link LaneException}; {@link
- *     Duration#ZERO} to fail at once, null to wait as long as it takes
- * @param hiddenType what hidden states are in memory of the caller's, in and out: F32, F16 or BF16
- * @param checkFinite whether a call looks at its hidden states first, and refuses a NaN or an infinity by its place;
- *     without, such a token's output is NaN or infinite, and its experts are any
- * @param listener is notified of calls, what they took and moved; null for none, and then no clock is looked at
+ * @param quantization what becomes int8, and which values share a scale. Null for the scheme in which the weights are
+ *     stored, or that suits them, without loss if they lie on an int8 grid: {@link
+ *     org.tornadomoe.quant.ExpertWeights#quantization}
+ * @param backend {@code auto} (a device through TornadoVM, else the CPU), {@code triton} (TornadoVM's task graphs;
+ *     without an SDK on the interpreter), {@code cpu} or {@code reference}
+ * @param devices the devices to run on, such as {@code ptx:0} or {@code opencl}; empty for the best one, several to
+ *     shard the layer over them. A device may be named more than once
+ * @param expertParallel how several devices share the layer: true gives each expert to one of them, false gives each
+ *     device a part of every expert's intermediate size
+ * @param loadBalancing how experts move between several devices by load, while calls go on; null if they don't move. It
+ *     needs expert parallelism, allows no adapters and gives one lane. The layer then keeps its int8 weights in the
+ *     host's memory
+ * @param kernelClass the kernel class's name; null for the first that fits
+ * @param maxTokens the maximum number of tokens per call; it sets the size of device buffers and of each call's
+ *     transfers
+ * @param progress is notified of the progress of quantisation
+ * @param router the caller's own router, in place of the layer's; null for the layer's. It runs on the host in every
+ *     call; so do the router's logits, in double
+ * @param maxLoras number of adapter (LoRA) slots; 0 for none
+ * @param maxLoraRank maximum rank of an adapter; ignored without adapters
+ * @param lanes the maximum number of concurrent calls, 1 to {@link #MAX_LANES}. A kernel class that can't share its
+ *     weights between calls has one lane whatever you ask for ({@link MoeLayer#lanes}). Each lane has its own
+ *     activation buffers
+ * @param laneWait how long a call waits for a lane when all are busy before it throws {@link LaneException}; {@link
+ *     Duration#ZERO} to fail at once, null to wait without a limit
+ * @param hiddenType type of hidden states and output in the caller's memory: F32, F16 or BF16
+ * @param checkFinite whether a call checks its hidden states first and refuses a NaN or an infinity, naming its
+ *     position. Without the check, such a token's output is NaN or infinite, and its experts are arbitrary
+ * @param listener is notified of calls, their times and bytes; null for none, and then the layer reads no clock
  */
 public record MoeOptions(
         @Nullable Int8Quantization quantization,
@@ -70,10 +71,13 @@ public record MoeOptions(
                     Stream.of("auto"), Stream.of(Int8MoeBackend.values()).map(Int8MoeBackend::toString))
             .toList();
 
-    /** The most lanes of a layer. */
+    /** The maximum number of lanes of a layer. */
     public static final int MAX_LANES = 1024;
 
-    /** As weights are stored, floats as {@code w8a8_channel}, on the best backend there is, up to 256 tokens a call. */
+    /**
+     * Weights in the scheme in which they are stored (floats as {@code w8a8_channel}), on the best backend, up to 256
+     * tokens per call.
+     */
     public static final MoeOptions DEFAULT = new MoeOptions(
             null,
             "auto",
@@ -93,8 +97,8 @@ public record MoeOptions(
             null);
 
     /**
-     * Checks that nothing is missing and the numbers may be; copies the list. What goes with a layer's sizes alone is
-     * checked when it is loaded.
+     * Checks that nothing is missing and numbers are in range, and copies the list. Checks that need a layer's sizes
+     * happen when the layer is loaded.
      *
      * @throws IllegalArgumentException naming the option, what was expected and what came
      */
@@ -126,17 +130,17 @@ public record MoeOptions(
         }
     }
 
-    /** What becomes int8; null for what the weights are stored in or suit. */
+    /** The scheme; null for the one in which the weights are stored, or that suits them. */
     public @Nullable Int8Scheme scheme() {
         return quantization == null ? null : quantization.scheme();
     }
 
-    /** A scheme with its own block or group. */
+    /** Sets a scheme, with its default block or group. */
     public MoeOptions withScheme(Int8Scheme scheme) {
         return withQuantization(Int8Quantization.of(scheme));
     }
 
-    /** With a scheme and its block or group; null for what the weights are stored in or suit. */
+    /** Sets a scheme and its block or group; null for the one in which the weights are stored, or that suits them. */
     public MoeOptions withQuantization(@Nullable Int8Quantization quantization) {
         return with(p -> p.quantization = quantization);
     }
@@ -145,22 +149,22 @@ public record MoeOptions(
         return with(p -> p.backend = backend);
     }
 
-    /** On one device; null for the best there is. */
+    /** Runs on one device; null for the best one. */
     public MoeOptions withDevice(@Nullable String device) {
         return withDevices(device == null ? List.of() : List.of(device));
     }
 
-    /** On several devices of this host, each with a part of the layer. */
+    /** Runs on several devices of this host, each with a part of the layer. */
     public MoeOptions withDevices(List<String> devices) {
         return with(p -> p.devices = devices);
     }
 
-    /** Whether experts are sharded over several devices, or every expert's intermediate size. */
+    /** Whether several devices share the experts (true) or every expert's intermediate size (false). */
     public MoeOptions withExpertParallel(boolean expertParallel) {
         return with(p -> p.expertParallel = expertParallel);
     }
 
-    /** With experts that move between the devices by load; null for none. */
+    /** Turns on load balancing between the devices; null turns it off. */
     public MoeOptions withLoadBalancing(@Nullable EplbConfig loadBalancing) {
         return with(p -> p.loadBalancing = loadBalancing);
     }
@@ -181,7 +185,7 @@ public record MoeOptions(
         return with(p -> p.progress = progress);
     }
 
-    /** With room for that many adapters of that rank: {@link MoeLayer#setAdapter}. */
+    /** Makes room for that many adapters of up to that rank: {@link MoeLayer#setAdapter}. */
     public MoeOptions withLora(int adapters, int maxRank) {
         return with(p -> {
             p.maxLoras = adapters;
@@ -201,7 +205,7 @@ public record MoeOptions(
         return with(p -> p.hiddenType = hiddenType);
     }
 
-    /** Whether calls refuse hidden states that are no finite numbers. */
+    /** Whether calls refuse hidden states that are NaN or infinite. */
     public MoeOptions withCheckFinite(boolean checkFinite) {
         return with(p -> p.checkFinite = checkFinite);
     }
@@ -210,7 +214,7 @@ public record MoeOptions(
         return with(p -> p.listener = listener);
     }
 
-    /** What differs from {@link #DEFAULT}, scheme, backend and token count in any case. */
+    /** The scheme, backend and token count, and all other options that differ from {@link #DEFAULT}. */
     @Override
     public String toString() {
         Int8Scheme scheme = scheme();
@@ -242,7 +246,7 @@ public record MoeOptions(
         return parts.options();
     }
 
-    /** The components, to be changed. */
+    /** A mutable copy of the components. */
     private static final class Parts {
         private @Nullable Int8Quantization quantization;
         private String backend;

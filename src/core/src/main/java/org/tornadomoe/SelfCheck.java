@@ -17,20 +17,24 @@ import org.tornadomoe.reference.Router;
 import org.tornadomoe.reference.Routing;
 import org.tornadomoe.reference.Stages;
 
-/** One random token through a kernel and through the definition: a kernel that gives wrong numbers is never used. */
+/**
+ * Runs one random token through a kernel and through the definition, so that a kernel with wrong results is never used.
+ */
 final class SelfCheck {
-    /** Activations on a rounding boundary, and experts with nearly the same score, may go either way. */
+    /**
+     * Leaves room for activations on a rounding boundary and for experts with nearly the same score, which may go
+     * either way.
+     */
     private static final double TOLERANCE = 5e-2;
 
-    /** Tokens that are looked at for one that goes to an expert of a part. */
+    /** Random tokens to try until one goes to an expert of the part. */
     private static final int TRIES = 1000;
 
     private SelfCheck() {}
 
     /**
-     * @param experts what the kernel was loaded with; a part of a layer is checked with a token that has an expert
-     *     there
-     * @throws MoeExecutionException if the kernel is one that needs it, and wrong
+     * @param experts the kernel's weights; for a part of a layer, the token goes to at least one of its experts
+     * @throws MoeExecutionException if the kernel needs the check and its result is wrong
      */
     static void run(MoeKernel kernel, FusedMoeConfig config, Int8Experts experts) {
         if (!kernel.needsSelfCheck()) {
@@ -59,7 +63,7 @@ final class SelfCheck {
         }
     }
 
-    /** The first of some random tokens that goes to an expert that is here. */
+    /** The first random token that goes to a local expert. */
     private static float[] token(FusedMoeConfig config, Int8Experts experts, boolean any) {
         float[] hidden = new float[config.hiddenDim()];
         SplittableRandom random = new SplittableRandom(1);
@@ -83,7 +87,7 @@ final class SelfCheck {
         return id >= 0 && id < config.globalNumExperts() && experts.expertMap(id) >= 0;
     }
 
-    /** One token to the first experts, those that are here before others, and the shared ones, with equal weights. */
+    /** Routes one token to the first experts, local ones before others, and to the shared ones, with equal weights. */
     private static Routing anyRouting(FusedMoeConfig config, Int8Experts experts) {
         int e = config.numExperts();
         int[] ids = IntStream.concat(

@@ -1,4 +1,4 @@
-/** The front door: {@link org.tornadomoe.MoeLayer} loads an int8 MoE layer, runs it and closes it. */
+/** The API: {@link org.tornadomoe.MoeLayer} loads an int8 MoE layer, runs it and closes it. */
 @NullMarked
 package org.tornadomoe;
 

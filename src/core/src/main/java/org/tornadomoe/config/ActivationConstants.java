@@ -3,19 +3,19 @@ package org.tornadomoe.config;
 import org.jspecify.annotations.Nullable;
 
 /**
- * The numbers in a layer's activation; what its activation has no use for is as if it weren't there.
+ * The constants of a layer's activation function. Constants that the activation doesn't use have neutral values.
  *
- * @param limit what g is cut off at from above, and u from both sides; infinite for nothing. Of {@link
- *     MoeActivation#SWIGLUSTEP} it is silu(g) that is cut off
- * @param alpha g's factor inside the sigmoid
- * @param beta what is added to u; of {@link MoeActivation#SITU} what g is divided by inside tanh
- * @param linearBeta what u is divided by inside tanh; 0 if u is taken as it is
+ * @param limit the upper bound of g, and the bound of |u|; infinite for no limit. {@link MoeActivation#SWIGLUSTEP}
+ *     bounds silu(g) instead of g
+ * @param alpha the factor of g inside the sigmoid
+ * @param beta added to u; for {@link MoeActivation#SITU}, the divisor of g inside tanh
+ * @param linearBeta the divisor of u inside tanh; 0 to use u unchanged
  */
 public record ActivationConstants(double limit, double alpha, double beta, double linearBeta) {
     /**
-     * Those of a layer: its own where it has some, else the activation's.
+     * A layer's constants: its own if given, else the activation's defaults.
      *
-     * @throws IllegalArgumentException if the activation needs one that isn't given, or one is no such number
+     * @throws IllegalArgumentException if a constant that the activation needs is missing, or one is out of range
      */
     static ActivationConstants of(
             MoeActivation activation,
@@ -30,7 +30,7 @@ public record ActivationConstants(double limit, double alpha, double beta, doubl
         double situ = positive("activationSituBeta", situBeta, 1);
         double linear = positive("activationSituLinearBeta", situLinearBeta, 0);
         return switch (activation) {
-            // A limit that isn't positive is none, as vLLM has it.
+            // A limit that isn't positive means no limit, as in vLLM.
             case SILU -> new ActivationConstants(limit > 0 ? limit : Double.POSITIVE_INFINITY, 1, 0, 0);
             case SWIGLUOAI ->
                 new ActivationConstants(
@@ -57,7 +57,7 @@ public record ActivationConstants(double limit, double alpha, double beta, doubl
         };
     }
 
-    /** The same cut off elsewhere; at nothing where that isn't positive. */
+    /** The same with another limit; without a limit if it isn't positive. */
     ActivationConstants withLimit(double other) {
         return new ActivationConstants(other > 0 ? other : Double.POSITIVE_INFINITY, alpha, beta, linearBeta);
     }

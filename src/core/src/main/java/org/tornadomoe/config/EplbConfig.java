@@ -2,17 +2,17 @@ package org.tornadomoe.config;
 
 /**
  * Expert load balancing of a layer whose experts are sharded over several devices (vLLM: {@code EPLBConfig}): popular
- * experts get copies, and every so often experts move, so that the devices have about as much to do. A step is a call
- * of the layer.
+ * experts get copies, and experts move at intervals, so that the devices get about equal work. A step is one call of
+ * the layer.
  *
- * @param windowSize the steps whose load counts, the last ones before a rearrangement
+ * @param windowSize number of steps before a rearrangement whose load counts
  * @param stepInterval steps from one rearrangement to the next; the first comes after a quarter of it
- * @param numRedundantExperts copies there are room for, on all devices together; with the layer's experts a multiple of
- *     the devices. Without any, experts move but no device shares one with another
- * @param logBalancedness whether mean by maximum of the devices' loads is logged, at level INFO
- * @param logBalancednessInterval steps from one such line to the next
- * @param useAsync whether calls go on while experts are loaded where they move to; if not, the call that is the
- *     interval's last does it
+ * @param numRedundantExperts number of copies, on all devices together; plus the layer's experts it must be a multiple
+ *     of the number of devices. With 0, experts move but none has a copy
+ * @param logBalancedness whether to log the devices' mean load divided by the maximum load, at level INFO
+ * @param logBalancednessInterval steps from one such log line to the next
+ * @param useAsync whether calls go on while devices load the experts that move to them; if not, the last call of the
+ *     interval loads them
  */
 public record EplbConfig(
         int windowSize,
@@ -22,13 +22,13 @@ public record EplbConfig(
         int logBalancednessInterval,
         boolean useAsync) {
 
-    /** vLLM's: a window of 1000, an interval of 3000, no copies, no log, while calls go on. */
+    /** vLLM's defaults: a window of 1000, an interval of 3000, no copies, no log, asynchronous. */
     public static final EplbConfig DEFAULT = new EplbConfig(1000, 3000, 0, false, 1, true);
 
     /**
      * Checks the numbers.
      *
-     * @throws IllegalArgumentException naming the one that doesn't fit
+     * @throws IllegalArgumentException naming the number that is out of range
      */
     public EplbConfig {
         requirePositive("windowSize", windowSize);
@@ -60,7 +60,7 @@ public record EplbConfig(
                 windowSize, stepInterval, numRedundantExperts, logBalancedness, logBalancednessInterval, useAsync);
     }
 
-    /** With a line in the log every so many steps; 0 for none. */
+    /** Logs a line every {@code interval} steps; 0 for none. */
     public EplbConfig withLogBalancedness(int interval) {
         return new EplbConfig(
                 windowSize, stepInterval, numRedundantExperts, interval > 0, Math.max(1, interval), useAsync);

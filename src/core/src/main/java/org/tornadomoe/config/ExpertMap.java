@@ -6,17 +6,18 @@ import org.jspecify.annotations.Nullable;
 /**
  * The experts of one rank.
  *
- * @param numLocalExperts how many it has
- * @param map [global experts]: an expert's number on this rank, -1 if it is on another; null if the rank has all
+ * @param numLocalExperts the number of its experts
+ * @param map [global experts]: each expert's local number on this rank, -1 if it is on another rank; null if the rank
+ *     has all experts
  */
 public record ExpertMap(int numLocalExperts, int @Nullable [] map) {
     /**
-     * Spreads experts over ranks as evenly as it goes; the first ranks get one more (vLLM: {@code
-     * determine_expert_map}).
+     * Spreads experts over ranks as evenly as possible; if they don't divide, the first ranks get one more (vLLM:
+     * {@code determine_expert_map}).
      *
-     * @param epSize ranks
+     * @param epSize number of ranks
      * @param epRank 0 to epSize - 1
-     * @param globalNumExperts E of the model, at most {@value FusedMoeConfig#MAX_EXPERTS}
+     * @param globalNumExperts E of the whole model, at most {@value FusedMoeConfig#MAX_EXPERTS}
      * @throws IllegalArgumentException naming the argument that doesn't fit
      */
     public static ExpertMap determineExpertMap(

@@ -4,11 +4,11 @@ import java.util.Locale;
 import java.util.Set;
 import java.util.concurrent.ConcurrentHashMap;
 
-/** Which experts a rank has. */
+/** Which experts each rank has. */
 public enum ExpertPlacementStrategy {
-    /** Neighbours: rank 0 has the first ones. */
+    /** Consecutive experts: rank 0 has the first ones. */
     LINEAR,
-    /** Every ep-th, so that the experts of a group are spread. */
+    /** Every ep-th expert, so that the experts of a group are spread over the ranks. */
     ROUND_ROBIN;
 
     private static final Set<String> LOGGED = ConcurrentHashMap.newKeySet();
@@ -30,10 +30,10 @@ public enum ExpertPlacementStrategy {
     }
 
     /**
-     * This strategy if the layer can have it, otherwise {@link #LINEAR}, with a warning in the log, once (vLLM: {@code
-     * determine_expert_placement_strategy}).
+     * This strategy if the layer supports it, otherwise {@link #LINEAR}, with a warning that is logged once (vLLM:
+     * {@code determine_expert_placement_strategy}).
      *
-     * @param numExpertGroup groups that experts are chosen by; 0 for none
+     * @param numExpertGroup number of expert groups in routing; 0 for none
      * @param numRedundantExperts copies of experts
      */
     public ExpertPlacementStrategy orLinear(

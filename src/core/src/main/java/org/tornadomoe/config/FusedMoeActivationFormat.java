@@ -1,10 +1,10 @@
 package org.tornadomoe.config;
 
-/** How activations lie in memory between the stages. */
+/** The memory layout of activations between the stages. */
 public enum FusedMoeActivationFormat {
-    /** [M, H], tokens as they came. */
+    /** [M, H], tokens in their original order. */
     STANDARD("standard"),
-    /** [E, most tokens of an expert, H], tokens sorted into their experts' slots. */
+    /** [E, maximum tokens per expert, H], tokens in their experts' slots. */
     BATCHED_EXPERTS("batched_experts");
 
     private final String value;
@@ -18,7 +18,7 @@ public enum FusedMoeActivationFormat {
         return value;
     }
 
-    /** As vLLM's messages show it, where the value is a tuple of one: {@code ('standard',)}. */
+    /** As in vLLM's messages, where the value is a one-element tuple: {@code ('standard',)}. */
     @Override
     public String toString() {
         return "('" + value + "',)";

@@ -4,37 +4,38 @@ import java.util.Objects;
 import org.jspecify.annotations.Nullable;
 
 /**
- * What one MoE layer is and how it is to run (vLLM: {@code FusedMoEConfig}). The letters used everywhere else: M
- * tokens, E experts, H hidden, I intermediate, K top-k.
+ * One MoE layer's sizes and how it runs (vLLM: {@code FusedMoEConfig}). Letters used everywhere: M tokens, E experts, H
+ * hidden, I intermediate, K top-k.
  *
- * @param numExperts E, 1 to {@value #MAX_EXPERTS}: the routed ones of the model, on all ranks, copies included
+ * @param numExperts E, 1 to {@value #MAX_EXPERTS}: the model's routed experts on all ranks, copies included
  * @param expertsPerToken K, 1 to {@value #MAX_EXPERTS_PER_TOKEN} and at most E
  * @param hiddenDim H, the width of a token
  * @param intermediateSize I, the width between the two GEMMs, after the activation, on all ranks; a multiple of the
  *     tensor-parallel size
- * @param numLocalExperts the experts of this rank, shared ones included
- * @param numLogicalExperts the routed experts without copies
- * @param numFusedSharedExperts shared experts, as more experts of the same width I, with the ids E to E + n - 1, which
- *     every token goes to beside its K; a shared expert of another width Is is ⌈Is / I⌉ of them, filled up with zeros
+ * @param numLocalExperts number of experts on this rank, shared ones included
+ * @param numLogicalExperts number of routed experts, without copies
+ * @param numFusedSharedExperts number of shared experts. They are n further experts of the same width I, with the ids E
+ *     to E + n - 1; every token goes to them beside its K. A shared expert of another width Is counts as ⌈Is / I⌉ of
+ *     them, padded with zeros
  * @param activation the function between the two GEMMs
  * @param router how router logits become ids and weights
  * @param moeParallelConfig how the layer is spread over ranks
  * @param moeBackend {@code auto}, or the name of the backend to take
- * @param device where to run, such as {@code ptx:0}, or the first part of it; null for the best there is
+ * @param device the device, such as {@code ptx:0}, or its first part, {@code ptx}; null for the best one
  * @param inDtype of hidden states
  * @param routerLogitsDtype of router logits
- * @param maxNumTokens the largest M one call may bring; buffers are sized for it
- * @param hiddenDimUnpadded H without what it was padded by
- * @param intermediateSizePerPartitionUnpadded this rank's part of I without what it was padded by
+ * @param maxNumTokens the maximum M of a call; it sets the size of buffers
+ * @param hiddenDimUnpadded H without padding
+ * @param intermediateSizePerPartitionUnpadded this rank's part of I, without padding
  * @param hasBias whether the experts' projections have biases
  * @param isLoraEnabled whether adapters may be added
- * @param maxLoras adapters that there is room for
- * @param maxLoraRank the greatest rank of an adapter
- * @param batchInvariant whether a token's output may not depend on the other tokens of a call; vLLM's {@code
+ * @param maxLoras number of adapter slots
+ * @param maxLoraRank the maximum rank of an adapter
+ * @param batchInvariant whether a token's output must not depend on the other tokens of a call; vLLM's {@code
  *     VLLM_BATCH_INVARIANT}
- * @param applyRouterWeightOnInput whether an expert's input is multiplied by the router's weight, before it is
- *     quantised, and not its output; only with K = 1
- * @param swigluLimit constant of the activation, see {@link ActivationConstants}; null for its own
+ * @param applyRouterWeightOnInput whether the router's weight multiplies an expert's input, before quantisation,
+ *     instead of its output; only with K = 1
+ * @param swigluLimit a constant of the activation, see {@link ActivationConstants}; null for the activation's default
  * @param swigluAlpha likewise
  * @param swigluBeta likewise
  * @param activationSituBeta likewise
@@ -133,9 +134,9 @@ public record FusedMoeConfig(
         requireAddressableWeights("w13", 1, (long) shards * intermediate, hiddenDim);
         requireAddressableRows(
                 maxNumTokens, expertsPerToken + numFusedSharedExperts, (long) shards * intermediate, hiddenDim);
-        requireRange("intermediateSize", intermediateSize, Integer.MAX_VALUE / shards); // of all ranks together
+        requireRange("intermediateSize", intermediateSize, Integer.MAX_VALUE / shards); // on all ranks together
         if (isLoraEnabled) {
-            // What an expert's matrices and a call's pairs have in all is indexed by int.
+            // An expert's matrices and a call's pairs are indexed by int.
             long widest = Math.max(
                     (long) shards * Math.max(intermediate, hiddenDim),
                     (long) shards * (expertsPerToken + numFusedSharedExperts) * maxNumTokens);
@@ -143,45 +144,48 @@ public record FusedMoeConfig(
         }
     }
 
-    /** Experts with weights: the routed ones and, from id E on, the shared ones (vLLM: {@code global_num_experts}). */
+    /**
+     * The number of experts with weights: the routed ones and, from id E on, the shared ones (vLLM: {@code
+     * global_num_experts}).
+     */
     public int globalNumExperts() {
         return numExperts + numFusedSharedExperts;
     }
 
-    /** Experts with which a token is paired: the K that are chosen, then the shared ones. */
+    /** The number of experts per token: the K chosen ones, then the shared ones. */
     public int pairsPerToken() {
         return expertsPerToken + numFusedSharedExperts;
     }
 
     /**
-     * What a token chooses its K from: the routed experts, then the zero experts, whose ids start at {@link
-     * #globalNumExperts}.
+     * The number of experts from which a token's K are chosen: the routed experts, then the zero experts, whose ids
+     * start at {@link #globalNumExperts}.
      */
     public int numChoices() {
         return numExperts + router.numZeroExperts();
     }
 
-    /** Logits of a token, L: one a choice, then those of shared experts. */
+    /** The number of logits per token, L: one per choice, then those of shared experts. */
     public int numRouterLogits() {
         return numChoices() + numSharedLogits();
     }
 
-    /** Logits of a token that are shared experts': one for all with a gate, one each where they are normalised. */
+    /** The number of logits per token for shared experts: one for all with a gate, one each if they are normalised. */
     public int numSharedLogits() {
         return router.normalizesShared() ? numFusedSharedExperts : router.hasSharedExpertGate() ? 1 : 0;
     }
 
-    /** Rows of the first GEMM's input a token: 1, or one a pair where each has its router weight on it. */
+    /** Rows per token in the first GEMM's input: 1, or one per pair if the router weights multiply the input. */
     public int inputRowsPerToken() {
         return applyRouterWeightOnInput ? pairsPerToken() : 1;
     }
 
-    /** Pairs that share a row of the first GEMM's input: all of a token's, or one. */
+    /** The number of pairs that share a row of the first GEMM's input: all of a token's, or one. */
     public int pairsPerInputRow() {
         return applyRouterWeightOnInput ? 1 : pairsPerToken();
     }
 
-    /** vLLM's name for how router logits become ids and weights. */
+    /** vLLM's name of the method that turns router logits into ids and weights. */
     public RoutingMethodType routingMethod() {
         return router.method();
     }
@@ -191,19 +195,19 @@ public record FusedMoeConfig(
         return intermediateSize / moeParallelConfig.tpSize();
     }
 
-    /** The numbers in the activation. */
+    /** The constants of the activation. */
     public ActivationConstants activationConstants() {
         return ActivationConstants.of(
                 activation, swigluLimit, swigluAlpha, swigluBeta, activationSituBeta, activationSituLinearBeta);
     }
 
-    /** The numbers in the activation of shared experts. */
+    /** The constants of the shared experts' activation. */
     public ActivationConstants sharedActivationConstants() {
         ActivationConstants routed = activationConstants();
         return sharedSwigluLimit == null ? routed : routed.withLimit(sharedSwigluLimit);
     }
 
-    /** Whether shared experts are cut off elsewhere than routed ones. */
+    /** Whether shared experts have another activation limit than routed ones. */
     public boolean hasOwnSharedLimit() {
         return numFusedSharedExperts > 0
                 && sharedActivationConstants().limit() != activationConstants().limit();
@@ -211,7 +215,7 @@ public record FusedMoeConfig(
 
     /**
      * Rows of one expert's w13 on this rank: the gate's, then the up projection's, or the two alternating if the
-     * activation is interleaved; without a gate the one projection's alone.
+     * activation is interleaved; without a gate only the up projection's.
      */
     public int gateUpRows() {
         return activation.isGated() ? 2 * intermediateSizePerPartition() : intermediateSizePerPartition();
@@ -231,27 +235,29 @@ public record FusedMoeConfig(
                 : FusedMoeActivationFormat.STANDARD;
     }
 
-    /** The layer in a few words: {@code 60 experts, top 4 and 1 shared, hidden 2048, intermediate 1408, silu}. */
+    /**
+     * A short description of the layer: {@code 60 experts, top 4 and 1 shared, hidden 2048, intermediate 1408, silu}.
+     */
     public String summary() {
         return numExperts + " experts, top " + expertsPerToken
                 + (numFusedSharedExperts == 0 ? "" : " and " + numFusedSharedExperts + " shared")
                 + ", hidden " + hiddenDim + ", intermediate " + intermediateSize + ", " + activation;
     }
 
-    /** The same layer for calls of at most that many tokens. */
+    /** The same layer, for calls of at most that many tokens. */
     public FusedMoeConfig withMaxNumTokens(int tokens) {
         return toBuilder().maxNumTokens(tokens).build();
     }
 
     /**
-     * A builder that knows SiLU, softmax-top-k-renormalise, one rank and {@value #DEFAULT_MAX_NUM_TOKENS} tokens; the
-     * four sizes must be given.
+     * A builder with the defaults SiLU, softmax-top-k-renormalise, one rank and {@value #DEFAULT_MAX_NUM_TOKENS}
+     * tokens; the four sizes are required.
      */
     public static Builder builder() {
         return new Builder();
     }
 
-    /** A builder that knows what was given for this layer; the rest follows again. */
+    /** A builder with everything that was given for this layer; it derives the rest again. */
     public Builder toBuilder() {
         Builder builder = new Builder();
         builder.numExperts = numExperts;
@@ -346,9 +352,9 @@ public record FusedMoeConfig(
     }
 
     /**
-     * Checks that kernels can index the weights of this rank's experts, which not every layer's would be on one rank.
+     * Checks that kernels can index the weights of this rank's experts. On one rank some layers are too large for that.
      *
-     * @throws IllegalArgumentException naming the projection, with a way out
+     * @throws IllegalArgumentException naming the projection and a remedy
      */
     public void requireAddressableWeights() {
         requireAddressableWeights("w13", numLocalExperts, gateUpRows(), hiddenDim);
@@ -378,7 +384,7 @@ public record FusedMoeConfig(
         }
     }
 
-    /** Collects the fields; {@link #build} validates. What isn't given follows from the rest. */
+    /** Collects the fields; {@link #build} validates them and derives those that are not given. */
     public static final class Builder {
         private int numExperts;
         private int expertsPerToken;
@@ -432,13 +438,13 @@ public record FusedMoeConfig(
             return this;
         }
 
-        /** The experts of this rank; if not given, those of linear placement. */
+        /** The experts of this rank; by default those of linear placement. */
         public Builder numLocalExperts(int value) {
             numLocalExperts = value;
             return this;
         }
 
-        /** The experts without copies; if not given, all are. */
+        /** The experts without copies; by default all experts. */
         public Builder numLogicalExperts(int value) {
             numLogicalExperts = value;
             return this;
@@ -479,7 +485,7 @@ public record FusedMoeConfig(
             return this;
         }
 
-        /** If not given, that of hidden states. */
+        /** By default that of hidden states. */
         public Builder routerLogitsDtype(ScalarType value) {
             routerLogitsDtype = value;
             return this;
@@ -490,13 +496,13 @@ public record FusedMoeConfig(
             return this;
         }
 
-        /** If not given, H. */
+        /** By default H. */
         public Builder hiddenDimUnpadded(int value) {
             hiddenDimUnpadded = value;
             return this;
         }
 
-        /** If not given, this rank's part of I. */
+        /** By default this rank's part of I. */
         public Builder intermediateSizePerPartitionUnpadded(int value) {
             intermediateSizePerPartitionUnpadded = value;
             return this;
@@ -507,13 +513,13 @@ public record FusedMoeConfig(
             return this;
         }
 
-        /** If so, one adapter of rank up to 16, unless {@link #lora} says otherwise. */
+        /** If true, there is room for one adapter of rank up to 16, unless {@link #lora} says otherwise. */
         public Builder isLoraEnabled(boolean value) {
             isLoraEnabled = value;
             return this;
         }
 
-        /** Room for adapters. */
+        /** Sets the room for adapters. */
         public Builder lora(int adapters, int maxRank) {
             isLoraEnabled = true;
             maxLoras = adapters;
@@ -556,7 +562,7 @@ public record FusedMoeConfig(
             return this;
         }
 
-        /** If not given, that of routed experts. */
+        /** By default that of routed experts. */
         public Builder sharedSwigluLimit(@Nullable Double value) {
             sharedSwigluLimit = value;
             return this;

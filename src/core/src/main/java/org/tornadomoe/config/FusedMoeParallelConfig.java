@@ -4,15 +4,15 @@ import java.util.List;
 
 /**
  * How a layer is spread over ranks (vLLM: {@code FusedMoEParallelConfig}). {@link #builder} derives tensor and expert
- * parallelism from the deployment's sizes; the record holds what came of it.
+ * parallelism from the deployment's sizes; the record holds the result.
  *
- * @param tpSize ranks that share each expert's intermediate size
- * @param pcpSize ranks of prefill context parallelism
- * @param dpSize ranks with tokens of their own
- * @param epSize ranks that share the experts
- * @param spSize ranks of sequence parallelism
- * @param useEp whether experts are spread
- * @param all2allBackend what moves tokens between ranks, one of {@link #ALL2ALL_BACKENDS}
+ * @param tpSize number of ranks that share each expert's intermediate size
+ * @param pcpSize number of ranks of prefill context parallelism
+ * @param dpSize number of ranks with their own tokens
+ * @param epSize number of ranks that share the experts
+ * @param spSize number of ranks of sequence parallelism
+ * @param useEp whether the ranks share the experts
+ * @param all2allBackend the mechanism that moves tokens between ranks, one of {@link #ALL2ALL_BACKENDS}
  * @param enableEplb whether experts move between ranks by load
  */
 public record FusedMoeParallelConfig(
@@ -29,7 +29,7 @@ public record FusedMoeParallelConfig(
         String all2allBackend,
         boolean enableEplb) {
 
-    /** The names that {@code all2allBackend} may have. */
+    /** The valid names for {@code all2allBackend}. */
     public static final List<String> ALL2ALL_BACKENDS = List.of(
             "allgather_reducescatter",
             "deepep_high_throughput",
@@ -115,7 +115,7 @@ public record FusedMoeParallelConfig(
         return uses("flashinfer_nvlink_one_sided");
     }
 
-    /** Whether activations come as [E, most tokens of an expert, H]. */
+    /** Whether activations come as [E, maximum tokens per expert, H]. */
     public boolean useBatchedActivationFormat() {
         return useDeepepLlKernels() || useNixlEpKernels();
     }
@@ -135,7 +135,7 @@ public record FusedMoeParallelConfig(
                 tpSize, pcpSize, dpSize, epSize, tpRank, pcpRank, dpRank, epRank, spSize, useEp, backend, enableEplb);
     }
 
-    /** As Python shows vLLM's dataclass, which is what its messages hold. */
+    /** As Python prints vLLM's dataclass, which vLLM's messages contain. */
     @Override
     public String toString() {
         return "FusedMoEParallelConfig(tp_size=" + tpSize + ", pcp_size=" + pcpSize + ", dp_size=" + dpSize
@@ -147,7 +147,7 @@ public record FusedMoeParallelConfig(
                 + "', enable_eplb=" + (enableEplb ? "True" : "False") + ")";
     }
 
-    /** A builder that knows one rank of everything and {@code allgather_reducescatter}. */
+    /** A builder with the defaults of one rank of everything and {@code allgather_reducescatter}. */
     public static Builder builder() {
         return new Builder();
     }
@@ -211,8 +211,8 @@ public record FusedMoeParallelConfig(
         }
 
         /**
-         * All ranks, {@code dp * pcp * tp}, share the layer: experts among them with expert parallelism, each expert's
-         * intermediate size without.
+         * Builds the configuration. All {@code dp * pcp * tp} ranks share the layer: with expert parallelism they share
+         * the experts, without it each expert's intermediate size.
          *
          * @throws IllegalArgumentException as {@link FusedMoeParallelConfig#FusedMoeParallelConfig}
          */

@@ -1,7 +1,7 @@
 package org.tornadomoe.config;
 
 /**
- * The rows and columns that share one scale; -1 stands for all of them.
+ * The rows and columns that share one scale; -1 means all of them.
  *
  * @param row -1 or positive; 0 in a block shape that isn't blocked along the rows
  * @param col -1 or positive
@@ -11,7 +11,7 @@ public record GroupShape(int row, int col) {
     public static final GroupShape PER_TOKEN = new GroupShape(1, -1);
     public static final GroupShape PER_CHANNEL = new GroupShape(-1, 1);
 
-    /** @throws IllegalArgumentException naming the number that can't be */
+    /** @throws IllegalArgumentException naming the number that is out of range */
     public GroupShape {
         if (row < -1) {
             throw new IllegalArgumentException("row: expected -1 (all) or more, got " + row);

@@ -2,13 +2,15 @@ package org.tornadomoe.config;
 
 import java.util.Locale;
 
-/** A slot for kernel classes. The oracle tries slots in order, and a slot's classes in theirs. */
+/**
+ * A backend: a group of kernel classes. The oracle tries backends in order, and each backend's classes in their order.
+ */
 public enum Int8MoeBackend {
-    /** vLLM's name for its GPU kernels, and the slot that TornadoVM's task graphs fill here. */
+    /** vLLM's name for its GPU kernels; here it runs TornadoVM's task graphs. */
     TRITON,
     /** The CPU alone. */
     CPU,
-    /** The definition in float64: slow, what everything else is tested against, and not one of vLLM's. */
+    /** The definition in float64: slow, and everything else is tested against it. vLLM has no such backend. */
     REFERENCE;
 
     /** vLLM's value for it, {@code TRITON}. */
@@ -16,7 +18,7 @@ public enum Int8MoeBackend {
         return name();
     }
 
-    /** The spelling of a user, {@code triton}. */
+    /** The user's spelling, {@code triton}. */
     @Override
     public String toString() {
         return name().toLowerCase(Locale.ROOT);

@@ -3,18 +3,18 @@ package org.tornadomoe.config;
 import org.jspecify.annotations.Nullable;
 
 /**
- * A scheme with what it leaves open.
+ * A scheme and the choices that it leaves open.
  *
  * @param scheme what is int8
- * @param grid the rows and columns of a weight that share a scale; what the scheme says but for {@code w8a8_block},
- *     where it is any block (128 × 128 unless chosen), and {@code w8a16_group}, where it is one row by any number of
- *     columns (128). Blocks and groups at the ends of rows and columns may be cut short.
+ * @param grid the rows and columns of a weight that share a scale. The scheme fixes it, except for {@code w8a8_block},
+ *     which takes any block (128 × 128 by default), and {@code w8a16_group}, which takes one row by any number of
+ *     columns (128 by default). Blocks and groups at the ends of rows and columns may be smaller.
  * @param zeroPoints whether each group of weights has a zero point too; {@code w8a16_group} only
- * @param roundToNearest whether {@code w8a8_block} rounds activations to the nearest integer, halves to even. If not it
- *     cuts what follows the point, as vLLM does, which costs half a step on average.
+ * @param roundToNearest whether {@code w8a8_block} rounds activations to the nearest integer, halves to even. Otherwise
+ *     it truncates, as vLLM does, which adds an error of half a step on average.
  */
 public record Int8Quantization(Int8Scheme scheme, GroupShape grid, boolean zeroPoints, boolean roundToNearest) {
-    /** Columns of a block and of a group, and rows of a block, unless chosen. */
+    /** The default number of columns of a block or group, and of rows of a block. */
     public static final int DEFAULT_BLOCK = 128;
 
     /** @throws IllegalArgumentException if the scheme has no such grid, zero points or rounding */
@@ -43,12 +43,12 @@ public record Int8Quantization(Int8Scheme scheme, GroupShape grid, boolean zeroP
         }
     }
 
-    /** The scheme as it is unless something is chosen. */
+    /** The scheme with its defaults. */
     public static Int8Quantization of(Int8Scheme scheme) {
         return new Int8Quantization(scheme, scheme.grid(), false, false);
     }
 
-    /** What has these keys, truncating; null if no scheme has them. */
+    /** The quantisation with these keys, truncating; null if no scheme has them. */
     public static @Nullable Int8Quantization of(@Nullable QuantKey weightKey, @Nullable QuantKey activationKey) {
         Int8Scheme scheme = Int8Scheme.of(weightKey, activationKey);
         return scheme == null || weightKey == null
@@ -68,12 +68,12 @@ public record Int8Quantization(Int8Scheme scheme, GroupShape grid, boolean zeroP
         return new Int8Quantization(scheme, grid, zeroPoints, roundToNearest);
     }
 
-    /** Rows of a weight of so many rows that share a scale. */
+    /** The number of rows that share a scale, in a weight with that many rows. */
     public int rowsPerScale(int rows) {
         return grid.isPerChannel() ? 1 : grid.row() == -1 ? rows : grid.row();
     }
 
-    /** Columns of a weight of so many columns that share a scale. */
+    /** The number of columns that share a scale, in a weight with that many columns. */
     public int colsPerScale(int cols) {
         return grid.isPerChannel() || grid.col() == -1 ? cols : grid.col();
     }
@@ -93,7 +93,7 @@ public record Int8Quantization(Int8Scheme scheme, GroupShape grid, boolean zeroP
         };
     }
 
-    /** {@link Int8Scheme#tolerance}, or less where activations are rounded to the nearest. */
+    /** {@link Int8Scheme#tolerance}, or less if activations are rounded to nearest. */
     public double tolerance() {
         return roundToNearest ? Int8Scheme.W8A8_CHANNEL.tolerance() : scheme.tolerance();
     }

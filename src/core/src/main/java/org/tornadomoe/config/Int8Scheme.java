@@ -4,12 +4,12 @@ import java.util.Arrays;
 import java.util.Locale;
 import org.jspecify.annotations.Nullable;
 
-/** Which operands of the two GEMMs are int8, and what shares a scale. */
+/** Which operands of the two GEMMs are int8, and which values share a scale. */
 public enum Int8Scheme {
     /** int8 weights with a scale per output channel; int8 activations with a scale per token, found at run time. */
     W8A8_CHANNEL("channel", "token", GroupShape.PER_CHANNEL, 2.5e-2),
     /**
-     * int8 weights with a scale per expert, or where a checkpoint has them per output channel; int8 activations with
+     * int8 weights with a scale per expert, or per output channel if the checkpoint has those; int8 activations with
      * one scale, found at run time or known beforehand.
      */
     W8A8_TENSOR("tensor", "tensor", GroupShape.PER_TENSOR, 5e-2),
@@ -39,7 +39,7 @@ public enum Int8Scheme {
     }
 
     /**
-     * What shares a scale of weights, in compressed-tensors' words: {@code channel}, {@code tensor}, {@code block} or
+     * Which weights share a scale, in compressed-tensors' terms: {@code channel}, {@code tensor}, {@code block} or
      * {@code group}.
      */
     public String weightStrategy() {
@@ -47,14 +47,14 @@ public enum Int8Scheme {
     }
 
     /**
-     * What shares a scale of activations, likewise: {@code token}, {@code tensor} or {@code group}; null if they aren't
-     * quantised.
+     * Which activations share a scale, in the same terms: {@code token}, {@code tensor} or {@code group}; null if they
+     * aren't quantised.
      */
     public @Nullable String activationStrategy() {
         return activationStrategy;
     }
 
-    /** The rows and columns of a weight that share a scale, unless others are chosen. */
+    /** The rows and columns of a weight that share a scale by default. */
     public GroupShape grid() {
         return grid;
     }
@@ -65,8 +65,8 @@ public enum Int8Scheme {
     }
 
     /**
-     * The relative L2 error against the unquantised layer that random weights and tokens stay well below; one scale for
-     * all and truncated quotients cost as much again as the rest.
+     * An upper bound of the relative L2 error against the unquantised layer; random weights and tokens stay well below
+     * it. One scale for all values, or truncation, doubles the error.
      */
     public double tolerance() {
         return tolerance;
@@ -77,22 +77,22 @@ public enum Int8Scheme {
         return quantizesActivations() ? "int8_w8a8" : "int8_w8a16";
     }
 
-    /** How weights are quantised, unless something else is chosen: {@link Int8Quantization#of}. */
+    /** How weights are quantised by default: {@link Int8Quantization#of}. */
     public QuantKey weightKey() {
         return Int8Quantization.of(this).weightKey();
     }
 
-    /** How activations are quantised, unless something else is chosen; null if they aren't. */
+    /** How activations are quantised by default; null if they aren't. */
     public @Nullable QuantKey activationKey() {
         return Int8Quantization.of(this).activationKey();
     }
 
-    /** Whether activations are turned into int8 before each GEMM. */
+    /** Whether activations are quantised to int8 before each GEMM. */
     public boolean quantizesActivations() {
         return activationStrategy != null;
     }
 
-    /** The scheme of these keys, whatever their block or group; null if there is none. */
+    /** The scheme with these keys, for any block or group; null if there is none. */
     public static @Nullable Int8Scheme of(@Nullable QuantKey weightKey, @Nullable QuantKey activationKey) {
         if (weightKey == null) {
             return null;

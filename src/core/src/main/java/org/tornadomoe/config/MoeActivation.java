@@ -5,9 +5,9 @@ import java.util.stream.Collectors;
 
 /**
  * The function between the two GEMMs of an expert, under the names of vLLM's {@code MoEActivation} ({@code
- * fused_moe/activation.py}). In the formulas g is the gate half of a row of GEMM 1's output and u its up half; what has
- * no gate is of one half only, x. L, a, b and c are the layer's {@link ActivationConstants}: limit, alpha, beta, linear
- * beta.
+ * fused_moe/activation.py}). In the formulas g is the gate half of a row of GEMM 1's output and u its up half; without
+ * a gate there is one half only, x. L, a, b and c are the layer's {@link ActivationConstants}: limit, alpha, beta,
+ * linear beta.
  */
 public enum MoeActivation {
     /** {@code silu(g) * u} with {@code silu(x) = x / (1 + exp(-x))}; with a limit, g at most L and u in [-L, L]. */
@@ -60,12 +60,14 @@ public enum MoeActivation {
         return !value.endsWith("_no_mul");
     }
 
-    /** Whether columns of gate and up alternate (rows of w13 do), gate first; else all of the gate come first. */
+    /**
+     * Whether columns of gate and up alternate (as rows of w13 do), gate first; otherwise all gate columns come first.
+     */
     public boolean isInterleaved() {
         return this == SWIGLUOAI;
     }
 
-    /** The same function without gate, if it has such a twin; itself otherwise. */
+    /** The same function without a gate, if there is one; otherwise this one. */
     public MoeActivation withoutMul() {
         return switch (this) {
             case SILU -> SILU_NO_MUL;
@@ -78,7 +80,7 @@ public enum MoeActivation {
     }
 
     /**
-     * The activation of that name; {@code gelu_pytorch_tanh} is another for {@link #GELU_TANH}.
+     * The activation of that name; {@code gelu_pytorch_tanh} is another name of {@link #GELU_TANH}.
      *
      * @throws IllegalArgumentException if there is none; the message lists all
      */

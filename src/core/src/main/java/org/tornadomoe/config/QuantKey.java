@@ -5,12 +5,12 @@ import java.util.Map;
 import org.jspecify.annotations.Nullable;
 
 /**
- * How a tensor is quantised, as the oracle asks for it (vLLM: {@code QuantKey} of {@code
+ * How a tensor is quantised: the oracle's lookup key (vLLM: {@code QuantKey} of {@code
  * quantization/utils/quant_utils.py}).
  *
  * @param dtype of a value
  * @param scale of values
- * @param scale2 of scales, if they have some
+ * @param scale2 of scales, if the scales are scaled
  * @param symmetric whether there are no zero points
  */
 public record QuantKey(
@@ -25,7 +25,7 @@ public record QuantKey(
     public static final QuantKey INT8_STATIC_TENSOR_SYM = int8(true, GroupShape.PER_TENSOR);
 
     /**
-     * Activations with a scale for each expert that gets them, known beforehand. Ours: vLLM takes the greatest for all.
+     * Activations with a scale for each expert that gets them, known beforehand. Ours: vLLM uses the maximum for all.
      */
     public static final QuantKey INT8_STATIC_TOKEN_SYM = int8(true, GroupShape.PER_TOKEN);
 
@@ -35,10 +35,10 @@ public record QuantKey(
     /** Weights with a scale per 128 × 128 block. Ours: vLLM has no key for blocks of int8. */
     public static final QuantKey INT8_STATIC_BLOCK_SYM = int8Weights(new GroupShape(128, 128), true);
 
-    /** Activations with a scale per token and 128 columns, found at run time. Ours as well. */
+    /** Activations with a scale per token and 128 columns, found at run time. Ours too. */
     public static final QuantKey INT8_DYNAMIC_GROUP_SYM = int8Groups(128);
 
-    /** Weights with a scale per 128 columns of a row. Ours as well, and with zero points the next. */
+    /** Weights with a scale per 128 columns of a row. Ours too, as is the next one with zero points. */
     public static final QuantKey INT8_STATIC_GROUP_SYM = int8Weights(new GroupShape(1, 128), true);
 
     /** Weights with a scale and a zero point per 128 columns of a row. */
@@ -57,7 +57,7 @@ public record QuantKey(
         NAMED.put("int8_static_group_asym", INT8_STATIC_GROUP_ASYM);
     }
 
-    /** Weights with a float scale for what {@code grid} says, and with zero points unless {@code symmetric}. */
+    /** Weights with a float scale per {@code grid}, and with zero points unless {@code symmetric}. */
     public static QuantKey int8Weights(GroupShape grid, boolean symmetric) {
         return new QuantKey(ScalarType.I8, new ScaleDesc(ScalarType.F32, true, grid), null, symmetric);
     }
@@ -85,7 +85,7 @@ public record QuantKey(
         return key;
     }
 
-    /** The name that {@link #fromString} knows it by; null if it has none. */
+    /** Its name for {@link #fromString}; null if it has none. */
     public @Nullable String keyName() {
         return NAMED.entrySet().stream()
                 .filter(named -> named.getValue().equals(this))

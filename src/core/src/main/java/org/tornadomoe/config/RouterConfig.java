@@ -4,31 +4,33 @@ import java.util.Objects;
 import java.util.function.Consumer;
 
 /**
- * How a router's logits become the ids and weights of a token's K experts; K itself, and E, are the layer's. In this
- * order: scores of the logits; plus a bias for the choice alone; the best groups of experts; the K best experts of
- * those, a tie going to the lower id; their scores, divided by their sum, times a factor.
+ * How a router's logits become the ids and weights of a token's K experts; the layer defines K and E. The steps, in
+ * order: compute scores from the logits; add a bias, for the choice only; choose the best groups of experts; choose the
+ * K best experts of those (a tie goes to the lower id); divide their scores by their sum; multiply them by a factor.
  *
- * <p>{@link #method} gives vLLM's name for it all.
+ * <p>{@link #method} gives vLLM's name for the whole method.
  *
- * @param scoring what makes logits into scores
- * @param scoresChosenOnly whether the choice is made by logits and only the chosen are scored: a softmax over the K
- *     (gpt-oss; the same numbers as a softmax over all, renormalised), the sigmoid of the top logit (Llama 4)
+ * @param scoring the function from logits to scores
+ * @param scoresChosenOnly whether experts are chosen by their logits and only the chosen ones get scores: a softmax
+ *     over the K (gpt-oss; the same numbers as a softmax over all, renormalised), the sigmoid of the top logit (Llama
+ *     4)
  * @param renormalize whether the weights are divided by their sum
- * @param hasCorrectionBias whether a bias an expert ({@code e_score_correction_bias}) is added to the scores for the
- *     choice, but not in the weights
- * @param numExpertGroup groups of neighbouring experts that are chosen first; 0 for none. A group's score is the
- *     greatest of its experts' (DeepSeek-V2), or with a correction bias the sum of its two greatest (DeepSeek-V3). 1,
- *     and numbers that don't divide E or leave one expert a group, are as good as none
- * @param topkGroup the groups that are kept; 0 without groups
- * @param routedScalingFactor what weights are multiplied by in the end; not those of shared experts
- * @param numZeroExperts logits beyond the experts' stand for so many experts that hand their token on as it is
- *     (LongCat)
- * @param hasSharedExpertGate whether the weight of shared experts is a sigmoid of the token (Qwen2-MoE) and not 1
- * @param normalizesShared whether each shared expert has a logit of its own, whose score is divided by one sum with the
+ * @param hasCorrectionBias whether a bias per expert ({@code e_score_correction_bias}) is added to the scores for the
+ *     choice, but not to the weights
+ * @param numExpertGroup number of groups of neighbouring experts, which are chosen first; 0 for none. A group's score
+ *     is its experts' maximum score (DeepSeek-V2), or with a correction bias the sum of its two highest (DeepSeek-V3).
+ *     1, and numbers that don't divide E or leave one expert per group, count as none
+ * @param topkGroup number of groups chosen; 0 without groups
+ * @param routedScalingFactor final factor of the weights, except those of shared experts
+ * @param numZeroExperts number of zero experts, which return their token unchanged; their logits follow those of the
+ *     experts (LongCat)
+ * @param hasSharedExpertGate whether the weight of shared experts is a sigmoid gate of the token (Qwen2-MoE) instead of
+ *     1
+ * @param normalizesShared whether each shared expert has its own logit, and its score is normalised together with the
  *     chosen ones' (Inkling)
- * @param logitCap what logits are cut off at smoothly: {@code c * tanh(x / c)} (Laguna); 0 for nothing
- * @param readsOwnInput whether logits are of something else than what experts read, which a call brings
- *     (SmallThinker's router reads a layer's input, before attention)
+ * @param logitCap soft cap of the logits: {@code c * tanh(x / c)} (Laguna); 0 for none
+ * @param readsOwnInput whether the router reads another input than the experts, which each call passes (SmallThinker's
+ *     router reads a layer's input, before attention)
  */
 public record RouterConfig(
         ScoringFunction scoring,
@@ -108,24 +110,24 @@ public record RouterConfig(
     }
 
     /**
-     * Whether ids and weights are found on the host and a kernel is handed them: by a function of the caller's, or
-     * where no device has the way of routing.
+     * Whether the host computes ids and weights and passes them to the kernel: for the caller's own function, or a
+     * method that no device implements.
      */
     public boolean isHandedIn() {
         return handed(scoring) || normalizesShared || logitCap != 0 || readsOwnInput;
     }
 
-    /** Whether ids and weights follow from logits, wherever they are found. */
+    /** Whether ids and weights follow from logits, on a device or on the host. */
     public boolean choosesByLogits() {
         return !isOfCaller() && scoring != ScoringFunction.TOKEN_TABLE && scoring != ScoringFunction.NETWORK;
     }
 
-    /** Whether ids and weights are those of a function of the caller's, or of a simulator. */
+    /** Whether ids and weights come from the caller's own function or from a simulator. */
     public boolean isOfCaller() {
         return scoring == ScoringFunction.CUSTOM || scoring == ScoringFunction.SIMULATED;
     }
 
-    /** The same with a function of the caller's for scores and choice. */
+    /** The same, with the caller's own function for scores and choice. */
     public RouterConfig handedIn() {
         return with(router -> {
             router.scoring = ScoringFunction.CUSTOM;
@@ -138,12 +140,12 @@ public record RouterConfig(
         });
     }
 
-    /** Scores of all logits by that function, the K greatest, divided by their sum or not. */
+    /** The K highest scores by that function of all logits, renormalised or not. */
     public static RouterConfig of(ScoringFunction scoring, boolean renormalize) {
         return new RouterConfig(scoring, false, renormalize, false, 0, 0, 1, 0, false, false, 0, false);
     }
 
-    /** The same, of a softmax, choosing as many of each of so many groups. */
+    /** The same with a softmax, choosing the same number of experts from each of that many groups. */
     public RouterConfig ofEachGroup(int groups) {
         return with(router -> {
             router.scoring = ScoringFunction.SOFTMAX_EACH_GROUP;
@@ -165,12 +167,12 @@ public record RouterConfig(
         return topKThenSigmoid(false);
     }
 
-    /** The top K logits, then the sigmoid of each, divided by their sum or not. */
+    /** The top K logits, then the sigmoid of each, renormalised or not. */
     public static RouterConfig topKThenSigmoid(boolean renormalize) {
         return of(ScoringFunction.SIGMOID, renormalize).with(router -> router.scoresChosenOnly = true);
     }
 
-    /** The plainest router that amounts to a method. */
+    /** The simplest router with that method. */
     public static RouterConfig of(RoutingMethodType method) {
         return switch (method) {
             case DEFAULT -> of(ScoringFunction.SOFTMAX, false);
@@ -191,7 +193,7 @@ public record RouterConfig(
     }
 
     /**
-     * vLLM's name for this way of routing; {@code UNSPECIFIED} for what it has no name for, which doesn't mean
+     * vLLM's name for this way of routing; {@code UNSPECIFIED} if vLLM has no name for it, which doesn't mean
      * unsupported.
      */
     public RoutingMethodType method() {
@@ -242,7 +244,7 @@ public record RouterConfig(
         return with(router -> router.hasSharedExpertGate = true);
     }
 
-    /** Weights of shared experts from logits of their own, divided by one sum with the others'. */
+    /** The same, with shared experts that have their own logits and are normalised together with the chosen ones. */
     public RouterConfig withNormalizedShared() {
         return with(router -> router.normalizesShared = true);
     }
@@ -251,19 +253,19 @@ public record RouterConfig(
         return with(router -> router.logitCap = cap);
     }
 
-    /** Logits of something else than what experts read. */
+    /** The same, with a router that reads another input than the experts. */
     public RouterConfig withOwnInput() {
         return with(router -> router.readsOwnInput = true);
     }
 
-    /** The same but for what is changed. */
+    /** A copy with a change. */
     private RouterConfig with(Consumer<Changed> change) {
         Changed changed = new Changed(this);
         change.accept(changed);
         return changed.toConfig();
     }
 
-    /** The components, to be changed. */
+    /** A mutable copy of the components. */
     private static final class Changed {
         private ScoringFunction scoring;
         private boolean scoresChosenOnly;

@@ -4,7 +4,7 @@ import org.jspecify.annotations.Nullable;
 
 /** How router logits become expert ids and weights. Numbers as in vLLM's {@code RoutingMethodType}. */
 public enum RoutingMethodType {
-    /** Softmax over all experts, then the top k; the weights are the probabilities as they are. */
+    /** Softmax over all experts, then the top k; the weights are the probabilities. */
     DEFAULT(0),
     /** The top k logits, then softmax over those k. */
     RENORMALIZE(1),
@@ -16,7 +16,7 @@ public enum RoutingMethodType {
     LLAMA4(3),
     /** Softmax over all experts, then the top k, divided by their sum. */
     RENORMALIZE_NAIVE(4),
-    /** The top k scores as they are. */
+    /** The top k scores, unchanged. */
     TOP_K(5),
     /** Sigmoid, then the top k, divided by their sum. */
     SIGMOID_RENORM(6),
@@ -24,11 +24,11 @@ public enum RoutingMethodType {
     MINIMAX2(7),
     /** Sigmoid, then the top k. */
     SIGMOID(8),
-    /** Something else, which no kernel needs to know. */
+    /** Another method, which no kernel needs to know. */
     UNSPECIFIED(9),
     /** Square root of softplus, plus bias, then the top k, divided by their sum. */
     DEEPSEEK_V4(100),
-    /** A function of the model's. */
+    /** The model's own function. */
     CUSTOM(101),
     /** Ids from a simulator. */
     SIMULATED(102);
@@ -45,13 +45,13 @@ public enum RoutingMethodType {
     }
 
     /**
-     * The method that a model's router settings amount to (vLLM: {@code get_routing_method_type}).
+     * The method that results from a model's router settings (vLLM: {@code get_routing_method_type}).
      *
      * @param scoringFunc {@code softmax}, {@code sigmoid} or {@code sqrtsoftplus}
      * @param renormalize whether the chosen weights are divided by their sum
-     * @param numExpertGroup groups that experts are chosen by; 0 or null for none
+     * @param numExpertGroup number of expert groups; 0 or null for none
      * @param hasEScoreBias whether a bias per expert is added for the choice
-     * @param routedScalingFactor what the weights are multiplied by; null for nothing
+     * @param routedScalingFactor factor of the weights; null for none
      */
     public static RoutingMethodType getRoutingMethodType(
             String scoringFunc,

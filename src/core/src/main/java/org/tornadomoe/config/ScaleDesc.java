@@ -4,8 +4,8 @@ package org.tornadomoe.config;
  * The scales of a quantised tensor.
  *
  * @param dtype of a scale
- * @param isStatic whether they are known before the values are; dynamic ones are found at run time
- * @param groupShape what shares one
+ * @param isStatic whether the scales are known in advance; dynamic ones are found at run time
+ * @param groupShape the values that share a scale
  */
 public record ScaleDesc(ScalarType dtype, boolean isStatic, GroupShape groupShape) {
     /** {@code f32,static,per_channel}. */

@@ -3,13 +3,15 @@ package org.tornadomoe.config;
 import java.util.Arrays;
 import java.util.Locale;
 
-/** What makes a router's logits into scores, which choose experts and become their weights. */
+/**
+ * The function that turns a router's logits into scores. Scores decide the choice of experts and become their weights.
+ */
 public enum ScoringFunction {
     /** exp(x) over the sum of all. */
     SOFTMAX,
     /**
-     * As {@link #SOFTMAX}, and of each of the router's groups as many experts are chosen, the best K / groups (Pangu
-     * Pro MoE, Intern-S1-Pro). It runs on the host.
+     * As {@link #SOFTMAX}, but the best K / groups experts are chosen from each of the router's groups (Pangu Pro MoE,
+     * Intern-S1-Pro). It runs on the host.
      */
     SOFTMAX_EACH_GROUP,
     /** 1 / (1 + exp(-x)), each logit by itself. */
@@ -19,19 +21,19 @@ public enum ScoringFunction {
     /** The logits themselves. */
     IDENTITY,
     /**
-     * PhiMoE's sparsemixer, which scores and chooses by turns: the greatest logit that is left, m, is chosen; its
-     * weight is its softmax among those left that are at most a share of {@value #SPARSE_MIXER_MARGIN} below it: (m -
-     * x) / max(|x|, m). It runs on the host.
+     * PhiMoE's sparsemixer, which alternately chooses and scores. It chooses the largest remaining logit m; its weight
+     * is its softmax among those remaining logits x for which (m - x) / max(|x|, m) is at most {@value
+     * #SPARSE_MIXER_MARGIN}. It runs on the host.
      */
     SPARSE_MIXER,
     /**
-     * The experts are those that a table has for the token's id, which a call brings (DeepSeek-V4's first layers);
-     * their scores are as of {@link #SQRTSOFTPLUS}. It runs on the host.
+     * A table gives the experts for each token's id, which the call passes (DeepSeek-V4's first layers). Their scores
+     * are those of {@link #SQRTSOFTPLUS}. It runs on the host.
      */
     TOKEN_TABLE,
-    /** A network of the model's own in place of one matrix, whose last choice is no expert (ZAYA); on the host. */
+    /** The model's own network instead of one matrix; its last choice is no expert (ZAYA). It runs on the host. */
     NETWORK,
-    /** A function of the caller's that gives ids and weights; it runs on the host. */
+    /** The caller's own function, which gives ids and weights. It runs on the host. */
     CUSTOM,
     /** A simulator's ids instead of the model's. */
     SIMULATED;
@@ -52,7 +54,7 @@ public enum ScoringFunction {
                 .orElseThrow(() -> new IllegalArgumentException("Unsupported scoring function: " + name));
     }
 
-    /** Whether scores are a softmax of all logits, whichever are chosen by them. */
+    /** Whether scores are a softmax over all logits, however experts are chosen by them. */
     public boolean isSoftmax() {
         return this == SOFTMAX || this == SOFTMAX_EACH_GROUP;
     }

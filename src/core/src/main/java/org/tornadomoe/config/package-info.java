@@ -1,4 +1,4 @@
-/** What a layer is: sizes, activation, routing, number format. Records and enums with validation, nothing else. */
+/** A layer's configuration: sizes, activation, routing, number format. Only records and enums with validation. */
 @NullMarked
 package org.tornadomoe.config;
 

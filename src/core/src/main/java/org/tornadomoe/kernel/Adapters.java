@@ -4,23 +4,23 @@ import org.jspecify.annotations.Nullable;
 import org.tornadomoe.quant.LoraAdapter;
 
 /**
- * What a {@link MoeKernel} can that has slots for adapters (LoRA): of a class that {@linkplain
- * FusedMoeExperts#supportsLora says so}.
+ * The operations of a {@link MoeKernel} with adapter (LoRA) slots. Kernels of a class that {@linkplain
+ * FusedMoeExperts#supportsLora supports adapters} implement it.
  */
 public interface Adapters {
     /**
-     * Puts an adapter into a slot, or takes out what is there. No call is under way meanwhile. The next one may take
-     * long: a device may be given all of the layer's weights anew.
+     * Puts an adapter into a slot, or empties the slot. The caller makes sure that no call runs meanwhile. The next
+     * call may take long, because a device may need all of the layer's weights again.
      *
-     * @param slot from 0 to the configuration's {@code maxLoras} - 1
-     * @param adapter fits the layer; null for none
+     * @param slot 0 to the configuration's {@code maxLoras} - 1
+     * @param adapter an adapter that fits the layer; null to empty the slot
      */
     void setAdapter(int slot, @Nullable LoraAdapter adapter);
 
     /**
-     * That kernel's.
+     * The kernel's adapters.
      *
-     * @throws UnsupportedOperationException if it has none
+     * @throws UnsupportedOperationException if it has no adapter slots
      */
     static Adapters of(MoeKernel kernel) {
         if (kernel instanceof Adapters adapters) {

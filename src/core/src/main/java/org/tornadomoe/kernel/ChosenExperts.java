@@ -6,19 +6,19 @@ import java.util.StringJoiner;
 /**
  * The experts chosen for some tokens.
  *
- * @param topK experts a token: K, and beside them the shared ones
+ * @param topK experts per token: K plus the shared ones
  * @param ids [tokens, topK], in descending order of score, then the shared experts
- * @param weights [tokens, topK], what each expert's output is multiplied by
+ * @param weights [tokens, topK], the factor of each expert's output
  */
 public record ChosenExperts(int topK, int[] ids, float[] weights) {
-    /** Tokens in its text. */
+    /** Tokens shown by {@link #toString}. */
     private static final int SHOWN = 4;
 
-    /** Of a Java array. */
+    /** The maximum length of a Java array. */
     private static final int MOST_VALUES = Integer.MAX_VALUE - 8;
 
     /**
-     * Checks that there may be an expert a token.
+     * Checks that there is at least one expert per token.
      *
      * @throws IllegalArgumentException if not
      */
@@ -33,10 +33,10 @@ public record ChosenExperts(int topK, int[] ids, float[] weights) {
     }
 
     /**
-     * For up to {@code tokens} tokens; the contents are zeros until a kernel fills them.
+     * Allocates room for up to {@code tokens} tokens, with zeros until a kernel fills it.
      *
-     * @throws IllegalArgumentException if {@code topK} is not positive, or {@code tokens} is negative or more than
-     *     arrays hold
+     * @throws IllegalArgumentException if {@code topK} is not positive, or {@code tokens} is negative or more than an
+     *     array can hold
      */
     public static ChosenExperts allocate(int tokens, int topK) {
         requirePositive(topK);
@@ -62,7 +62,7 @@ public record ChosenExperts(int topK, int[] ids, float[] weights) {
         return (tokens() > SHOWN ? tokens.add("...") : tokens).toString();
     }
 
-    /** The most tokens it has room for. */
+    /** The number of tokens that it has room for. */
     public int tokens() {
         return Math.min(ids.length, weights.length) / topK;
     }

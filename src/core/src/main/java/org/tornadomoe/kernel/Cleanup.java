@@ -5,18 +5,18 @@ import java.util.function.Consumer;
 import org.jspecify.annotations.Nullable;
 
 /**
- * Steps that are all taken whatever fails. Of several failures the first is thrown at the end, with the later ones
- * suppressed in it.
+ * Runs all of several steps even if some fail. At the end it throws the first failure, with the later ones as
+ * suppressed exceptions.
  */
 public final class Cleanup {
     private Cleanup() {}
 
-    /** In that order. */
+    /** Runs the steps in this order. */
     public static void all(Runnable... steps) {
         each(List.of(steps), Runnable::run);
     }
 
-    /** The same step for each, in their order. */
+    /** Runs the same step for each thing, in order. */
     public static <T> void each(Iterable<? extends T> things, Consumer<? super T> step) {
         Throwable first = null;
         for (T thing : things) {
@@ -30,7 +30,7 @@ public final class Cleanup {
         }
     }
 
-    /** A step after a failure, which is to be thrown then. */
+    /** Runs a step after a failure, which the caller throws afterwards. */
     public static void after(Throwable failure, Runnable step) {
         run(failure, step);
     }
@@ -42,7 +42,7 @@ public final class Cleanup {
             if (first == null) {
                 return failure;
             }
-            if (first != failure) { // which Java doesn't take
+            if (first != failure) { // Java forbids self-suppression
                 first.addSuppressed(failure);
             }
         }

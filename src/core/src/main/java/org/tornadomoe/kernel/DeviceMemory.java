@@ -1,20 +1,20 @@
 package org.tornadomoe.kernel;
 
 /**
- * What a layer takes of a device's memory, in bytes.
+ * The device memory that a layer needs, in bytes.
  *
- * @param int8 the layer's int8 values by themselves
- * @param weights these as they lie there, padded, with their scales, zero points and biases
- * @param workspace everything else: the router, adapters, and what lies between the stages for the most tokens of a
+ * @param int8 the layer's int8 values alone
+ * @param weights the weights in the device's layout: padded, with scales, zero points and biases
+ * @param workspace everything else: router, adapters, and the intermediate buffers for the maximum number of tokens per
  *     call
  */
 public record DeviceMemory(long int8, long weights, long workspace) {
-    /** All of it. */
+    /** The total. */
     public long bytes() {
         return weights + workspace;
     }
 
-    /** Weights by their int8 values: what the order in which they lie and their scales add. */
+    /** Weights divided by int8 values: the overhead of the layout and the scales. */
     public double overhead() {
         return (double) weights / int8;
     }

@@ -21,47 +21,50 @@ import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.tuning.LaunchSpace;
 
 /**
- * A kernel class: what it can serve, and the way to a kernel for a layer. Stateless and thread-safe.
+ * A kernel class: says which layers it can serve, and loads a kernel for a layer. Stateless and thread-safe.
  *
- * <p>The oracle finds kernel classes through {@link java.util.ServiceLoader}: a public class with a public constructor
- * without parameters, named in {@code META-INF/services/org.tornadomoe.kernel.FusedMoeExperts} or provided by a module.
- * The {@code supports} methods are the predicates of vLLM's {@code modular_kernel.py}; {@link #isSupportedConfig} asks
- * them in vLLM's order.
+ * <p>The oracle finds kernel classes through {@link java.util.ServiceLoader}: a public class with a public no-argument
+ * constructor, named in {@code META-INF/services/org.tornadomoe.kernel.FusedMoeExperts} or provided by a module. The
+ * {@code supports} methods are the predicates of vLLM's {@code modular_kernel.py}; {@link #isSupportedConfig} asks them
+ * in vLLM's order.
  */
 public interface FusedMoeExperts {
-    /** The kernel class's name, as reports show it. */
+    /** The kernel class's name in reports. */
     default String name() {
         return getClass().getSimpleName();
     }
 
-    /** The slot it fills. */
+    /** Its backend. */
     Int8MoeBackend backend();
 
-    /** Its place in the slot: less comes first. */
+    /** Its place among the backend's classes; lower comes first. */
     int order();
 
-    /** The devices it can run on, by id, best first; empty if there is none here. */
+    /** The devices it can run on, by id, best first; empty if this machine has none. */
     List<String> devices();
 
-    /** Why there may be fewer than a user expects, such as what isn't installed; null where nothing is the matter. */
+    /** Why there may be fewer devices than a user expects, such as a missing installation; null if nothing is wrong. */
     default @Nullable String devicesNote() {
         return null;
     }
 
-    /** Where it would run a layer, for people; what the configuration names if there is no such device. */
+    /**
+     * The device on which it would run a layer, in human-readable form; the configuration's device name if there is no
+     * such device.
+     */
     String device(FusedMoeConfig config);
 
-    /** Whether the device that the configuration names, or the best one, is here. */
+    /** Whether this machine has the device that the configuration names, or any device if it names none. */
     boolean supportsCurrentDevice(FusedMoeConfig config);
 
-    /** Whether it serves experts without a gate. */
+    /** Whether it supports experts without a gate. */
     default boolean supportsNoActAndMul() {
         return false;
     }
 
     boolean supportsActivation(MoeActivation activation);
 
-    /** Null stands for what isn't quantised. */
+    /** Whether it supports these keys; null means not quantised. */
     boolean supportsQuantScheme(@Nullable QuantKey weightKey, @Nullable QuantKey activationKey);
 
     boolean supportsParallelConfig(FusedMoeParallelConfig parallel);
@@ -84,8 +87,8 @@ public interface FusedMoeExperts {
     }
 
     /**
-     * What its products round that the definition doesn't, for people: activations or weights in a narrower form, and
-     * how far from the definition that takes a layer; null if nothing but the order of float sums differs.
+     * Where its GEMMs round more than the definition, in human-readable form: which activations or weights are
+     * narrower, and the error that this causes; null if only the order of float sums differs.
      *
      * @param weightKey one that it supports
      */
@@ -102,7 +105,10 @@ public interface FusedMoeExperts {
         return false;
     }
 
-    /** Whether its alignment takes so many experts; vLLM's takes fewer than 1024, rounded up to whole warps of 32. */
+    /**
+     * Whether its alignment supports that many experts; vLLM's supports fewer than 1024, rounded up to whole warps of
+     * 32.
+     */
     default boolean supportsExperts(int numExperts) {
         return Math.ceilDiv(numExperts, 32) * 32 < 1024;
     }
@@ -113,15 +119,15 @@ public interface FusedMoeExperts {
     }
 
     /**
-     * Whether its kernels can have a part of the pairs of an expert, and count what each has; see {@link Replicated}.
-     * Not one of vLLM's predicates.
+     * Whether its kernels can compute a part of an expert's pairs, and count the pairs of each expert; see {@link
+     * Replicated}. Not one of vLLM's predicates.
      */
     default boolean supportsEplb() {
         return false;
     }
 
     /**
-     * What else stands in the way, such as what the device lacks. Asked last, and whatever the answers before it were.
+     * Other obstacles, such as a missing device feature. Asked last, whatever the earlier answers were.
      *
      * @return reasons, the most important one first
      */
@@ -130,26 +136,24 @@ public interface FusedMoeExperts {
         return List.of();
     }
 
-    /** What a layer that it serves takes of the device's memory; null where that is not known beforehand. */
+    /** The device memory that a supported layer needs; null if not known in advance. */
     default @Nullable DeviceMemory memory(
             FusedMoeConfig config, @Nullable QuantKey weightKey, @Nullable QuantKey activationKey) {
         return null;
     }
 
-    /**
-     * The most bytes that layers may take of the device's memory; {@link Long#MAX_VALUE} where there is no limit known.
-     */
+    /** The bytes of device memory that layers may use; {@link Long#MAX_VALUE} if no limit is known. */
     default long memoryLimit(FusedMoeConfig config) {
         return Long.MAX_VALUE;
     }
 
-    /** What the GEMMs of a layer that it serves can be launched with; null where there is nothing to choose. */
+    /** The possible launch configurations for a supported layer's GEMMs; null if there is nothing to choose. */
     default @Nullable LaunchSpace launches(
             FusedMoeConfig config, @Nullable QuantKey weightKey, @Nullable QuantKey activationKey) {
         return null;
     }
 
-    /** Whether it serves such a layer here: if not, with the first reason in vLLM's order. */
+    /** Whether it serves such a layer on this machine; if not, the first reason in vLLM's order. */
     default Support isSupportedConfig(
             FusedMoeConfig config,
             @Nullable QuantKey weightKey,
@@ -159,7 +163,7 @@ public interface FusedMoeExperts {
         return refusals.isEmpty() ? Support.YES : refusals.getFirst();
     }
 
-    /** Everything that stands in the way, in vLLM's order, then what isn't vLLM's. */
+    /** All reasons against it: first vLLM's, in vLLM's order, then the others. */
     default List<Support> refusals(
             FusedMoeConfig config,
             @Nullable QuantKey weightKey,
@@ -266,22 +270,22 @@ public interface FusedMoeExperts {
     }
 
     /**
-     * Loads a layer. The weights are copied; they may be closed afterwards.
+     * Loads a layer. It copies the weights; the caller may close them afterwards.
      *
-     * @param config the layer's, with the device and the most tokens of a call
+     * @param config the layer's configuration, with the device and the maximum number of tokens per call
      * @param experts the layer's weights
      * @throws InsufficientMemoryException before anything is allocated, if the layer doesn't fit
-     * @throws MoeExecutionException if the device refused it
+     * @throws MoeExecutionException if the device refuses the layer
      */
     MoeKernel load(FusedMoeConfig config, Int8Experts experts);
 
     /**
-     * Runs every stage by itself, each on its given inputs, and returns what each made of them: for checking a kernel
-     * class against other implementations' numbers. Slow; the logits given are routed as they are.
+     * Runs every stage separately on its given inputs and returns each stage's outputs, to compare a kernel class with
+     * other implementations' numbers. Slow. It routes the given logits unchanged.
      *
      * @param hidden [M, H]
      * @param tokens M
-     * @param given inputs, and of the outputs nothing is looked at
+     * @param given the stages' inputs; its outputs are ignored
      * @throws MoeExecutionException if the device failed
      */
     StageValues stages(FusedMoeConfig config, Int8Experts experts, float[] hidden, int tokens, StageValues given);

@@ -11,8 +11,8 @@ import org.tornadomoe.config.MoeActivation;
 import org.tornadomoe.config.QuantKey;
 
 /**
- * A kernel class that serves whatever a configuration may have, but for what it says itself. {@link FusedMoeExperts}
- * alone claims nothing that vLLM's base class doesn't.
+ * A kernel class that supports everything that a configuration may contain, except where it overrides a method. {@link
+ * FusedMoeExperts} alone claims only what vLLM's base class does.
  */
 public interface GeneralExperts extends FusedMoeExperts {
     @Override
@@ -32,8 +32,8 @@ public interface GeneralExperts extends FusedMoeExperts {
     }
 
     /**
-     * A rank's part, by experts or by columns, gives its part of the sum. What is left out is what vLLM's class leaves
-     * out.
+     * Supports a rank's part, by experts or by columns, which computes its part of the sum. It excludes what vLLM's
+     * class excludes.
      */
     @Override
     default boolean supportsParallelConfig(FusedMoeParallelConfig parallel) {
@@ -41,8 +41,8 @@ public interface GeneralExperts extends FusedMoeExperts {
     }
 
     /**
-     * Both: within a process a slot of the batched format is its pair's place among its expert's pairs, and nothing is
-     * copied to it.
+     * Supports both formats: within a process, a slot of the batched format is a pair's position among its expert's
+     * pairs, and nothing is copied into it.
      */
     @Override
     default boolean supportsActivationFormat(FusedMoeActivationFormat format) {
@@ -64,7 +64,7 @@ public interface GeneralExperts extends FusedMoeExperts {
         return true;
     }
 
-    /** All that a configuration may have: its alignment has no limit of its own. */
+    /** Supports as many experts as a configuration may have: its alignment sets no limit. */
     @Override
     default boolean supportsExperts(int numExperts) {
         return true;
@@ -75,7 +75,7 @@ public interface GeneralExperts extends FusedMoeExperts {
         return true;
     }
 
-    /** Those of batch invariance: one scale for all tokens, and experts that move by the load that all tokens make. */
+    /** The obstacles to batch invariance: one scale for all tokens, and load balancing, which depends on all tokens. */
     @Override
     default List<Support> obstacles(
             FusedMoeConfig config, @Nullable QuantKey weightKey, @Nullable QuantKey activationKey) {

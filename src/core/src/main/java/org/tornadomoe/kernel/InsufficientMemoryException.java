@@ -1,6 +1,6 @@
 package org.tornadomoe.kernel;
 
-/** A layer needs more memory than the device has, found out before anything was allocated. */
+/** A layer needs more memory than the device has; thrown before anything is allocated. */
 public final class InsufficientMemoryException extends RuntimeException {
     private static final long serialVersionUID = 1L;
 
@@ -9,7 +9,7 @@ public final class InsufficientMemoryException extends RuntimeException {
 
     /**
      * @param needed bytes the layer needs
-     * @param available bytes there are
+     * @param available bytes available
      */
     public InsufficientMemoryException(String message, long needed, long available) {
         super(message);
@@ -22,7 +22,7 @@ public final class InsufficientMemoryException extends RuntimeException {
         return needed;
     }
 
-    /** Bytes there are. */
+    /** Bytes available. */
     public long available() {
         return available;
     }

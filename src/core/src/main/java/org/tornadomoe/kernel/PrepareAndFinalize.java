@@ -7,21 +7,21 @@ import org.tornadomoe.config.FusedMoeParallelConfig;
 import org.tornadomoe.config.QuantKey;
 
 /**
- * The two stages around a layer's experts: how tokens, quantised, come to them, and how their outputs become the
- * layer's (vLLM: {@code FusedMoEPrepareAndFinalize}). Both are stages of the kernel that {@link FusedMoeExperts#load}
- * gives; which they are follows from the configuration. What moves between ranks is moved by the caller, before and
- * after. There is one kind of kernel, which routes for itself, so that vLLM's rule that both halves be monolithic or
- * both modular always holds.
+ * The two stages around a layer's experts: one quantises the tokens and brings them to the experts, the other combines
+ * the experts' outputs (vLLM: {@code FusedMoEPrepareAndFinalize}). Both are stages of the kernel from {@link
+ * FusedMoeExperts#load}; the configuration determines which. The caller moves data between ranks, before and after.
+ * Every kernel routes by itself, so vLLM's rule that both halves be monolithic or both modular always holds.
  */
 public enum PrepareAndFinalize {
-    /** Tokens as they came, quantised once each. */
+    /** Tokens in their original order, each quantised once. */
     NO_DP_EP("MoEPrepareAndFinalizeNoDPEPModular", FusedMoeActivationFormat.STANDARD),
     /**
      * The same, with the tokens of all ranks, which the caller has gathered; the caller reduces and scatters the
-     * outputs. Each token has its own scale, or all have one that the caller's gathering must not mix.
+     * outputs. Each token has its own scale; if all tokens share one, the caller's gathering must not mix different
+     * scales.
      */
     NAIVE_DP_EP("MoEPrepareAndFinalizeNaiveDPEPModular", FusedMoeActivationFormat.STANDARD),
-    /** Each token in a slot of each of its experts, which the alignment gives it. */
+    /** Each token in a slot of each of its experts, which the alignment assigns. */
     BATCHED("BatchedPrepareAndFinalize", FusedMoeActivationFormat.BATCHED_EXPERTS);
 
     private final String className;
@@ -33,10 +33,10 @@ public enum PrepareAndFinalize {
     }
 
     /**
-     * The one that a configuration takes (vLLM: {@code maybe_make_prepare_finalize}).
+     * The kind that a configuration uses (vLLM: {@code maybe_make_prepare_finalize}).
      *
      * @param activationKey how activations are quantised; null if they aren't
-     * @throws IllegalArgumentException if the all-to-all backend can't carry activations that are quantised so
+     * @throws IllegalArgumentException if the all-to-all backend can't carry activations quantised in this way
      */
     public static PrepareAndFinalize of(FusedMoeConfig config, @Nullable QuantKey activationKey) {
         FusedMoeParallelConfig parallel = config.moeParallelConfig();
@@ -56,7 +56,7 @@ public enum PrepareAndFinalize {
         return className;
     }
 
-    /** What it hands to the experts. */
+    /** The format in which it passes tokens to the experts. */
     public FusedMoeActivationFormat activationFormat() {
         return activationFormat;
     }

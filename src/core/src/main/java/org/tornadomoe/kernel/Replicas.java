@@ -4,18 +4,18 @@ import java.util.function.IntUnaryOperator;
 import org.tornadomoe.config.FusedMoeConfig;
 
 /**
- * Which pairs of a token and an expert are a device's, in a layer whose experts may be on several devices (vLLM: EPLB).
- * The replicas of an expert are numbered by device, so that those of one device are neighbours. A pair is the replica's
- * that a hash of the token's place in the call gives, so that every device finds the same without asking the others.
+ * Which (token, expert) pairs belong to this device, in a layer whose experts may be on several devices (vLLM: EPLB).
+ * The replicas of an expert are numbered by device, so that those of one device are consecutive. A hash of the token's
+ * position in the call chooses a pair's replica, so every device finds the same one without communication.
  *
- * @param table [E + 1, 3]: of each of the layer's experts, shared ones included, the replicas that there are, the first
- *     one here, and how many are here; then the same of zero experts
+ * @param table [E + 1, 3]: for each of the layer's experts, shared ones included: the number of its replicas, the first
+ *     one on this device, and how many are on this device; then the same for zero experts
  */
 public record Replicas(int[] table) {
     /**
-     * Checks the table's form.
+     * Checks the table's shape.
      *
-     * @throws IllegalArgumentException if it isn't rows of {@value #ROW}, or an expert has no replica
+     * @throws IllegalArgumentException if its length is not a multiple of {@value #ROW}, or an expert has no replica
      */
     public Replicas {
         if (table.length == 0 || table.length % ROW != 0) {
@@ -30,17 +30,18 @@ public record Replicas(int[] table) {
         }
     }
 
-    /** 2^32 by the golden ratio, which spreads consecutive tokens. */
+    /** 2^32 divided by the golden ratio, which spreads consecutive tokens. */
     public static final int HASH = (int) 2_654_435_769L;
 
-    /** Ints of an expert's row. */
+    /** Ints per expert in the table. */
     public static final int ROW = 3;
 
     /**
-     * Of experts that are on one device each.
+     * Replicas for experts that are on one device each.
      *
      * @param experts E, at most {@value FusedMoeConfig#MAX_EXPERTS}
-     * @param expertMap an expert's local number, -1 if it is elsewhere; zero experts are with expert 0
+     * @param expertMap an expert's local number, -1 if it is on another device; zero experts are on the device of
+     *     expert 0
      */
     public static Replicas allHere(int experts, IntUnaryOperator expertMap) {
         if (experts < 1 || experts > FusedMoeConfig.MAX_EXPERTS) {
@@ -56,7 +57,7 @@ public record Replicas(int[] table) {
     }
 
     /**
-     * The replica of a token's pair, from 0 to {@code count} - 1.
+     * The replica for a token's pair, from 0 to {@code count} - 1.
      *
      * @param count positive
      */
@@ -67,7 +68,7 @@ public record Replicas(int[] table) {
         return Integer.remainderUnsigned(token * HASH, count);
     }
 
-    /** Ids of no expert, below 0, are nobody's. */
+    /** Whether a pair belongs to this device. Ids below 0, of no expert, belong to none. */
     public boolean isHere(int id, int token) {
         if (id < 0) {
             return false;

@@ -1,29 +1,29 @@
 package org.tornadomoe.kernel;
 
 /**
- * What a {@link MoeKernel} can that has a part of the pairs of an expert, where experts move by load ({@link
- * org.tornadomoe.config.FusedMoeParallelConfig#enableEplb}): of a class that {@linkplain FusedMoeExperts#supportsEplb
- * says so}.
+ * The operations of a {@link MoeKernel} that computes a part of an expert's pairs, for load balancing ({@link
+ * org.tornadomoe.config.FusedMoeParallelConfig#enableEplb}). Kernels of a class that {@linkplain
+ * FusedMoeExperts#supportsEplb supports it} implement it.
  */
 public interface Replicated {
     /**
-     * Says which pairs are this kernel's from now on; until then all of the experts' that it has. No call is under way
-     * meanwhile.
+     * Sets the pairs that this kernel computes from now on; initially all pairs of its experts. The caller makes sure
+     * that no call runs meanwhile.
      *
-     * @param replicas of the whole layer's experts, those that aren't here included
+     * @param replicas the replicas of all of the layer's experts, including those on other devices
      */
     void setReplicas(Replicas replicas);
 
     /**
-     * [experts here], by their local numbers: the pairs of each in the last call. To be asked by whoever made that
-     * call, before another is made; valid until then.
+     * [local experts]: the number of pairs of each local expert in the last call. The caller of that call must ask
+     * before the next call; valid until then.
      */
     int[] expertLoads();
 
     /**
-     * That kernel's.
+     * The kernel's operations.
      *
-     * @throws UnsupportedOperationException if it has none
+     * @throws UnsupportedOperationException if the kernel doesn't implement them
      */
     static Replicated of(MoeKernel kernel) {
         if (kernel instanceof Replicated replicated) {

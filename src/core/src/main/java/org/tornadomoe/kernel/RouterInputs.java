@@ -4,19 +4,18 @@ import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.RouterConfig;
 
 /**
- * What some models' routers read of a call's tokens beside their hidden states. What a layer's router doesn't read
- * isn't looked at.
+ * Additional inputs that some models' routers read for a call's tokens. A router ignores inputs that it doesn't read.
  *
- * @param tokenIds [M], each token's number in the model's vocabulary, by which a layer with a table of experts chooses
+ * @param tokenIds [M], each token's id in the model's vocabulary, for a layer that chooses experts from a table by it
  *     (DeepSeek-V4's first layers); null if not given
- * @param states [M, R] for a router that reads the one before it in the model (ZAYA): that one's states, and after the
- *     call this one's, for the next layer; a model's first layer writes them only. Null for none: then it computes as
- *     with nothing before it
- * @param hidden [M, H] that the router reads where it reads something else than the experts (SmallThinker: the layer's
- *     input before attention); null if not given
+ * @param states [M, R] for a router that reads the states of the previous layer's router (ZAYA): in, the previous
+ *     router's states; out, this router's states for the next layer. A model's first layer only writes them. Null for
+ *     none: the router then computes as if no layer came before it
+ * @param hidden [M, H] the router's input, if it differs from the experts' (SmallThinker: the layer's input before
+ *     attention); null if not given
  */
 public record RouterInputs(int @Nullable [] tokenIds, float @Nullable [] states, float @Nullable [] hidden) {
-    /** Nothing. */
+    /** No additional inputs. */
     public static final RouterInputs NONE = new RouterInputs(null, null, null);
 
     /** Token ids and states. */
@@ -24,26 +23,26 @@ public record RouterInputs(int @Nullable [] tokenIds, float @Nullable [] states,
         this(tokenIds, states, null);
     }
 
-    /** The numbers of tokens. */
+    /** Token ids only. */
     public static RouterInputs ofTokenIds(int... tokenIds) {
         return new RouterInputs(tokenIds, null);
     }
 
-    /** States that are read and written. */
+    /** States only, which the call reads and writes. */
     public static RouterInputs ofStates(float[] states) {
         return new RouterInputs(null, states);
     }
 
-    /** What the router reads in place of the experts' hidden states. */
+    /** The router's input only, in place of the experts' hidden states. */
     public static RouterInputs ofHidden(float[] hidden) {
         return new RouterInputs(null, null, hidden);
     }
 
     /**
-     * What the router reads.
+     * The router's input.
      *
      * @param experts the hidden states that the experts read, [M, H]
-     * @throws IllegalArgumentException if it reads something else, and that isn't given or are fewer values
+     * @throws IllegalArgumentException if the router reads another input, and that is missing or too short
      */
     public float[] hidden(RouterConfig router, float[] experts, int tokens, int width) {
         if (!router.readsOwnInput()) {
@@ -60,7 +59,7 @@ public record RouterInputs(int @Nullable [] tokenIds, float @Nullable [] states,
      * The expert table's row of a token.
      *
      * @param rows of the table
-     * @throws IllegalArgumentException if the token's id isn't given or not of the table
+     * @throws IllegalArgumentException if the token's id is missing or outside the table
      */
     public int row(int token, int rows) {
         if (tokenIds == null || token >= tokenIds.length) {
@@ -76,9 +75,9 @@ public record RouterInputs(int @Nullable [] tokenIds, float @Nullable [] states,
     }
 
     /**
-     * The states, if given.
+     * The states; null if not given.
      *
-     * @throws IllegalArgumentException if they are fewer
+     * @throws IllegalArgumentException if they are too short
      */
     public float @Nullable [] states(int tokens, int width) {
         if (states != null && states.length < (long) tokens * width) {

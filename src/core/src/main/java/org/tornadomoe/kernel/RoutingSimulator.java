@@ -6,16 +6,16 @@ import java.util.stream.Collectors;
 import org.tornadomoe.config.FusedMoeConfig;
 
 /**
- * Routing that looks at no logits, for measuring a layer under a load of one's choice (vLLM: {@code
- * RoutingSimulator}, {@code VLLM_MOE_ROUTING_SIMULATION_STRATEGY}). Hand {@link #router} to a layer.
+ * Routing that ignores the logits, to measure a layer under a chosen load (vLLM: {@code RoutingSimulator}, {@code
+ * VLLM_MOE_ROUTING_SIMULATION_STRATEGY}). Pass {@link #router} to a layer.
  */
 public enum RoutingSimulator {
     /** K experts at random, each as likely as any other; all weights are 1. */
     UNIFORM_RANDOM,
     /**
-     * Experts at the sigmoid of a normal deviate, so that those in the middle get more than those at the ends; weights
-     * are the magnitudes of normal deviates over their sum. Where vLLM's may give a token an expert twice, the next one
-     * that is left, to the right and round, takes its place.
+     * Each expert is the sigmoid of a normal deviate, so that experts in the middle get more tokens than those at the
+     * ends. Weights are the magnitudes of normal deviates, divided by their sum. vLLM's simulator may give a token the
+     * same expert twice; here the next free expert with a higher id (wrapping around) replaces the duplicate.
      */
     NORMAL_ROUTING;
 
@@ -36,13 +36,13 @@ public enum RoutingSimulator {
     }
 
     /**
-     * A router over C choices. Every call goes on with the random numbers; calls from several threads get numbers of
-     * their own.
+     * A router over C choices. Every call continues the random sequence; calls from several threads get their own
+     * numbers.
      *
      * @param choices C: a layer's experts, and its zero experts if it has some
-     * @param seed of the random numbers
+     * @param seed the random seed
      * @throws IllegalArgumentException if {@code choices} is not 1 to {@value FusedMoeConfig#MAX_EXPERTS}; the router
-     *     throws it for more experts a token than there are
+     *     throws it if a call asks for more experts per token than there are choices
      */
     public TopKRouter router(int choices, long seed) {
         if (choices < 1) {
@@ -78,7 +78,7 @@ public enum RoutingSimulator {
                     ? random.nextInt(choices)
                     : Math.min(choices - 1, (int) (choices / (1 + Math.exp(-random.nextGaussian()))));
             while (taken[id]) {
-                // Uniformly among those left, or the neighbour.
+                // Uniformly among the remaining experts, or the next one.
                 id = this == UNIFORM_RANDOM ? random.nextInt(choices) : (id + 1) % choices;
             }
             taken[id] = true;

@@ -10,8 +10,8 @@ import jdk.jfr.Timespan;
 
 /**
  * Writes to the JDK's flight recorder: {@code tornadomoe.Layer} when a layer is loaded, {@code tornadomoe.Call} when a
- * call has ended, with its stack, and {@code tornadomoe.Stage} for each of its stages, where stages are wanted ({@link
- * #withStages}). Costs next to nothing while nothing is recorded. Only this class needs the module {@code jdk.jfr}.
+ * call has ended, with its stack, and {@code tornadomoe.Stage} for each of its stages if you ask for stages ({@link
+ * #withStages}). It costs almost nothing while nothing is recorded. Only this class needs the module {@code jdk.jfr}.
  */
 @SuppressWarnings("UnusedVariable") // the recorder reads the fields
 public final class JfrListener implements MoeListener {

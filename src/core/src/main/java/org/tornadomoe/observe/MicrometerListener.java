@@ -11,14 +11,14 @@ import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicLong;
 
 /**
- * Writes to a Micrometer registry. Micrometer is a dependency of whoever uses this class. Meters, each with the tags
- * {@code backend}, {@code kernel} and {@code device}:
+ * Writes to a Micrometer registry. A program that uses this class must add the Micrometer dependency itself. Meters,
+ * each with the tags {@code backend}, {@code kernel} and {@code device}:
  *
  * <ul>
- *   <li>{@code tornadomoe.call}: timer of whole calls, those that failed as well
+ *   <li>{@code tornadomoe.call}: timer of whole calls, including failed ones
  *   <li>{@code tornadomoe.wait}: timer of the wait for a lane
- *   <li>{@code tornadomoe.stage}: timer of a stage, tagged {@code stage}, where stages are wanted ({@link #withStages})
- *   <li>{@code tornadomoe.tokens}: counter of the tokens of calls that went well
+ *   <li>{@code tornadomoe.stage}: timer of a stage, tagged {@code stage}, if you ask for stages ({@link #withStages})
+ *   <li>{@code tornadomoe.tokens}: counter of the tokens of successful calls
  *   <li>{@code tornadomoe.bytes}: counter of their bytes, tagged {@code direction}, {@code in} or {@code out}
  *   <li>{@code tornadomoe.failures}: counter, tagged {@code exception} with the class's simple name
  *   <li>{@code tornadomoe.memory}: gauge of the device memory that open layers hold, in bytes
@@ -33,7 +33,7 @@ public final class MicrometerListener implements MoeListener {
         this.registry = registry;
     }
 
-    /** Of all layers with the same tags. */
+    /** The meters of all layers with the same tags. */
     private final class Meters {
         final Tags tags;
         final Timer call;

@@ -4,18 +4,19 @@ import java.util.Map;
 import org.jspecify.annotations.Nullable;
 
 /**
- * Notified of what a layer does; set in the layer's options. Thread-safe, since calls of several threads end at the
- * same time. What it throws is logged, and the call goes on. A layer without one looks at no clock.
+ * Is notified of a layer's events; set it in the layer's options. It must be thread-safe, because calls of several
+ * threads may end at the same time. If it throws, the exception is logged and the call goes on. A layer without a
+ * listener reads no clock.
  */
 public interface MoeListener {
     /**
-     * A layer as it was loaded.
+     * A loaded layer.
      *
      * @param backend {@code triton}, {@code cpu} or {@code reference}
-     * @param kernelClass what runs it
-     * @param device where, for people
-     * @param deviceBytes bytes of memory that it holds there, for all of its lanes
-     * @param lanes calls that it can run at the same time
+     * @param kernelClass the kernel class that runs it
+     * @param device its device, in human-readable form
+     * @param deviceBytes bytes of device memory that it holds, for all lanes
+     * @param lanes the number of calls that it can run at the same time
      */
     record Layer(String backend, String kernelClass, String device, long deviceBytes, int lanes) {}
 
@@ -24,14 +25,14 @@ public interface MoeListener {
      *
      * @param layer the layer called
      * @param tokens M
-     * @param bytesIn of the hidden states
-     * @param bytesOut of the output
-     * @param waitNanos until a lane was free
-     * @param nanos all of the call, the wait included
-     * @param stageNanos what each stage or kernel took, by name in their order; empty unless {@link #wantsStages} and
-     *     where the kernel class can't tell. Through TornadoVM's profiler, which keeps a log of every run, the first 64
-     *     calls tell and then the 128th, the 256th and so on
-     * @param failure what the call threw; null if it went well
+     * @param bytesIn bytes of hidden states
+     * @param bytesOut bytes of output
+     * @param waitNanos time until a lane was free
+     * @param nanos time of the whole call, including the wait
+     * @param stageNanos time of each stage or kernel, by name, in their order; empty unless {@link #wantsStages}, and
+     *     where the kernel class can't measure it. Where TornadoVM's profiler measures, which keeps a log of every run,
+     *     only the first 64 calls report, then the 128th, the 256th and so on
+     * @param failure the call's exception; null if it succeeded
      */
     record Call(
             Layer layer,
@@ -53,8 +54,8 @@ public interface MoeListener {
     default void closed(Layer layer) {}
 
     /**
-     * Whether calls are to time their stages, asked once a layer. On a device that takes TornadoVM's profiler, which
-     * makes calls slower.
+     * Whether calls should time their stages; asked once per layer. On a device this needs TornadoVM's profiler, which
+     * slows calls down.
      */
     default boolean wantsStages() {
         return false;

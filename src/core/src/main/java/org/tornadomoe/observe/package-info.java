@@ -1,5 +1,5 @@
 /**
- * What a layer reports of its calls: a listener, and listeners that write to Micrometer and to the JDK's flight
+ * Monitoring of a layer's calls: the listener interface, and listeners that write to Micrometer and to the JDK's flight
  * recorder.
  */
 @NullMarked

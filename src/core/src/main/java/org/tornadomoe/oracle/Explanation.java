@@ -12,17 +12,16 @@ import org.tornadomoe.kernel.Support;
 import org.tornadomoe.tuning.LaunchSpace;
 
 /**
- * What the oracle considers for a configuration, and what comes of it.
+ * The candidates that the oracle considers for a configuration, and its decision.
  *
  * @param config the configuration
  * @param weightKey how weights are quantised; null if they aren't
  * @param activationKey how activations are quantised; null if they aren't
- * @param format in which activations reach the experts
+ * @param format the format in which activations reach the experts
  * @param candidates in the order in which they are tried
- * @param chosen the number of the candidate taken, -1 for none
- * @param failure that none is taken, and why; null if one is
- * @param lastResort the kernel class that a {@link org.tornadomoe.MoeLayer} takes where nothing is chosen; null for
- *     none
+ * @param chosen the index of the candidate taken, -1 for none
+ * @param failure the exception if no candidate is taken, with the reason; null if one is
+ * @param lastResort the kernel class that a {@link org.tornadomoe.MoeLayer} takes if no candidate is; null for none
  */
 public record Explanation(
         FusedMoeConfig config,
@@ -35,15 +34,15 @@ public record Explanation(
         @Nullable String lastResort) {
 
     /**
-     * A kernel class, or a slot that none fills.
+     * A kernel class, or a backend without kernel classes.
      *
-     * @param kernelClass its name; null for an empty slot
-     * @param device where it would run; null for an empty slot
+     * @param kernelClass its name; null for an empty backend
+     * @param device where it would run; null for an empty backend
      * @param support whether it serves the layer
-     * @param refusals everything that stands in the way
-     * @param memory what the layer takes of the device's memory; null where the kernel class doesn't know
-     * @param launches what the GEMMs can be launched with; null where there is nothing to choose
-     * @param rounding what its products round that the definition doesn't; null if nothing is
+     * @param refusals all reasons against it
+     * @param memory the device memory that the layer needs; null if the kernel class doesn't know
+     * @param launches the possible launch configurations of the GEMMs; null if there is nothing to choose
+     * @param rounding where its GEMMs round more than the definition; null if nowhere
      */
     public record Candidate(
             Int8MoeBackend backend,
@@ -59,7 +58,7 @@ public record Explanation(
             refusals = List.copyOf(refusals);
         }
 
-        /** Kernel class, or slot. */
+        /** The kernel class's or the backend's name. */
         public String name() {
             return kernelClass == null ? backend.value() : kernelClass;
         }
@@ -70,7 +69,7 @@ public record Explanation(
         candidates = List.copyOf(candidates);
     }
 
-    /** The candidate that is taken; null for none. */
+    /** The candidate taken; null for none. */
     public @Nullable Candidate taken() {
         return chosen < 0 ? null : candidates.get(chosen);
     }
@@ -84,7 +83,7 @@ public record Explanation(
                 : candidates.getFirst();
     }
 
-    /** What would have to change for {@link #firstRefused} to be taken: all of it; empty if nothing would help. */
+    /** All changes that {@link #firstRefused} needs to be taken; empty if nothing would help. */
     public List<String> changes() {
         Candidate refused = firstRefused();
         if (refused == null) {

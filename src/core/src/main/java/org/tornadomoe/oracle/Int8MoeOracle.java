@@ -27,10 +27,10 @@ import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.tuning.LaunchSpace;
 
 /**
- * Picks the kernel class that serves a layer: backends in priority order, each backend's classes in order, and the
- * first that supports the layer. Texts of exceptions and log lines are those of vLLM's {@code oracle/int8.py}, of April
- * and May 2026; of Python's exceptions, ValueError is {@link IllegalArgumentException} here and NotImplementedError
- * {@link UnsupportedOperationException}. Thread-safe.
+ * Picks the kernel class that serves a layer: it tries backends in priority order and each backend's classes in their
+ * order, and takes the first that supports the layer. Exception messages and log lines are those of vLLM's {@code
+ * oracle/int8.py}, of April and May 2026. Python's ValueError is {@link IllegalArgumentException} here,
+ * NotImplementedError is {@link UnsupportedOperationException}. Thread-safe.
  *
  * <p>{@code CPU} is ours. So is {@code REFERENCE}, which isn't one of the backends that {@link #select(FusedMoeConfig,
  * QuantKey, QuantKey)} tries: only {@link #select(FusedMoeConfig, QuantKey, QuantKey, String)} knows it, by name and as
@@ -44,7 +44,7 @@ public final class Int8MoeOracle {
     private final List<FusedMoeExperts> kernelClasses;
     private final Set<String> logged = ConcurrentHashMap.newKeySet();
 
-    /** An oracle that knows these kernel classes and no others. */
+    /** An oracle over only these kernel classes. */
     public Int8MoeOracle(List<FusedMoeExperts> kernelClasses) {
         this.kernelClasses = kernelClasses.stream()
                 .sorted(Comparator.comparing(FusedMoeExperts::backend)
@@ -63,8 +63,8 @@ public final class Int8MoeOracle {
     }
 
     /**
-     * An oracle over the kernel classes that {@link ServiceLoader} finds from a class loader. One that can't be loaded
-     * is left out, with a warning in the log.
+     * An oracle over the kernel classes that {@link ServiceLoader} finds from a class loader. It skips a class that
+     * can't be loaded, with a warning in the log.
      */
     public static Int8MoeOracle of(@Nullable ClassLoader loader) {
         List<FusedMoeExperts> found = new ArrayList<>();
@@ -82,7 +82,7 @@ public final class Int8MoeOracle {
         }
     }
 
-    /** All kernel classes, in the order of their places. */
+    /** All kernel classes, in order. */
     public List<FusedMoeExperts> kernelClasses() {
         return kernelClasses;
     }
@@ -93,7 +93,7 @@ public final class Int8MoeOracle {
     }
 
     /**
-     * The backend of a user's name for it, {@code triton} or {@code cpu}.
+     * The backend with that user's spelling, {@code triton} or {@code cpu}.
      *
      * @throws IllegalArgumentException if there is none; the message lists all
      */
@@ -138,10 +138,10 @@ public final class Int8MoeOracle {
     }
 
     /**
-     * Picks. With adapters (LoRA) it takes TRITON unseen, as vLLM did, and of its classes, of which vLLM had one, the
-     * first that nothing of the device's stands in the way of.
+     * Picks a kernel class. With adapters (LoRA) it takes TRITON without checks, as vLLM did. vLLM had one class there;
+     * this method takes the first one that has no obstacle on the device.
      *
-     * @param config its {@code moeBackend} is {@code auto}, or a backend's name: then nothing else is tried
+     * @param config its {@code moeBackend} is {@code auto} or a backend's name; with a name no other backend is tried
      * @param weightKey null if weights aren't quantised
      * @param activationKey null if activations aren't quantised
      * @throws IllegalArgumentException if the backend asked for is unknown or doesn't support the layer, or this rank
@@ -184,7 +184,7 @@ public final class Int8MoeOracle {
         return config.moeBackend().equals("auto");
     }
 
-    /** Up to the backend of the class that was taken. */
+    /** Logs the refusals up to the backend of the class that was taken. */
     private void logRefusals(List<Int8MoeBackend> backends, Walk walk) {
         for (Int8MoeBackend backend : backends) {
             walk.refused().stream()
@@ -220,20 +220,20 @@ public final class Int8MoeOracle {
         }
     }
 
-    /** With a scheme's own keys; otherwise as the other. */
+    /** Picks for a scheme's default keys; otherwise like the method with keys. */
     public Selection select(FusedMoeConfig config, Int8Scheme scheme, @Nullable String kernelClass) {
         return select(config, scheme.weightKey(), scheme.activationKey(), kernelClass);
     }
 
     /**
-     * Picks for a {@link org.tornadomoe.MoeLayer}. Beyond vLLM's it knows the backend {@code reference}, which is also
-     * the last resort of {@code auto} unless a device or a kernel class is asked for; and what it throws names every
-     * candidate with its reason.
+     * Picks for a {@link org.tornadomoe.MoeLayer}. Unlike vLLM's method, it knows the backend {@code reference}, which
+     * is also the last resort of {@code auto} unless a device or a kernel class is asked for, and its exceptions name
+     * every candidate with its reason.
      *
-     * @param kernelClass a kernel class's name, to be taken or refused; null for the first that fits
+     * @param kernelClass the kernel class to take or refuse, by name; null for the first that fits
      * @throws IllegalArgumentException if backend, device or kernel class is unknown; the message lists what is known;
      *     or if this rank has too many weights ({@link FusedMoeConfig#requireAddressableWeights})
-     * @throws InsufficientMemoryException if only memory stands in the way of a class
+     * @throws InsufficientMemoryException if a class lacks only memory
      * @throws UnsupportedOperationException if nothing supports the layer
      */
     public Selection select(
@@ -299,7 +299,7 @@ public final class Int8MoeOracle {
         throw new UnsupportedOperationException(failure);
     }
 
-    /** Those of one name. Who names a class asks for its backend. */
+    /** The classes with one name. Naming a class also asks for its backend. */
     private static Walk named(
             List<FusedMoeExperts> classes,
             FusedMoeConfig config,
@@ -314,13 +314,13 @@ public final class Int8MoeOracle {
         return walk;
     }
 
-    /** The backends in their order, and the reference as the last resort. */
+    /** All backends in order, and the reference as the last resort. */
     private Walk automatic(FusedMoeConfig config, @Nullable QuantKey weightKey, @Nullable QuantKey activationKey) {
         List<FusedMoeExperts> classes = priorityBackends().stream()
                 .flatMap(backend -> classesOf(backend).stream())
                 .toList();
         Walk walk = Walk.over(classes, config, weightKey, activationKey);
-        // Want of memory is no case for the reference: it would take as much, and hours.
+        // If memory is lacking, the reference doesn't help: it would need as much, and hours.
         boolean noResort = config.device() != null || walk.refused().stream().anyMatch(Walk.Answer::isTooLarge);
         return noResort
                 ? walk
@@ -328,13 +328,13 @@ public final class Int8MoeOracle {
     }
 
     /**
-     * Loads a layer into the kernel class that was chosen for it (vLLM: {@code make_int8_moe_kernel}). The weights are
+     * Loads a layer with the kernel class that was chosen for it (vLLM: {@code make_int8_moe_kernel}). The weights are
      * copied.
      *
-     * @throws IllegalArgumentException if the configuration brings activations in another format than the class takes,
-     *     which a class that was taken unseen may not have been asked
+     * @throws IllegalArgumentException if the class doesn't support the configuration's activation format, which a
+     *     class taken without checks may not have been asked
      * @throws InsufficientMemoryException before anything is allocated, if the layer doesn't fit
-     * @throws org.tornadomoe.kernel.MoeExecutionException if the device refused it
+     * @throws org.tornadomoe.kernel.MoeExecutionException if the device refuses the layer
      */
     public MoeKernel makeInt8MoeKernel(Selection selection, Int8Experts weights) {
         FusedMoeConfig config = selection.config();
@@ -358,8 +358,8 @@ public final class Int8MoeOracle {
     }
 
     /**
-     * What {@link #select(FusedMoeConfig, QuantKey, QuantKey, String)} considers without a kernel class's name, each
-     * candidate with everything that stands in its way. Throws nothing that select throws for want of support.
+     * Explains what {@link #select(FusedMoeConfig, QuantKey, QuantKey, String)} considers without a kernel class's
+     * name: each candidate with all reasons against it. Unlike select, it doesn't throw if nothing supports the layer.
      *
      * @throws IllegalArgumentException if the backend asked for is unknown, or this rank has too many weights
      */

@@ -6,10 +6,10 @@ import org.tornadomoe.config.Int8MoeBackend;
 import org.tornadomoe.kernel.FusedMoeExperts;
 
 /**
- * What the oracle chose.
+ * The oracle's choice.
  *
- * @param config what it chose for, with the device
- * @param refusals those it tried before, each with its reason
+ * @param config the configuration, with the device
+ * @param refusals the classes that it tried before, each with its reason
  */
 public record Selection(Int8MoeBackend backend, FusedMoeExperts experts, FusedMoeConfig config, List<String> refusals) {
     /** Copies the list. */
@@ -17,7 +17,7 @@ public record Selection(Int8MoeBackend backend, FusedMoeExperts experts, FusedMo
         refusals = List.copyOf(refusals);
     }
 
-    /** Where it runs, for people. */
+    /** The device, in human-readable form. */
     public String device() {
         return experts.device(config);
     }

@@ -12,11 +12,11 @@ import org.tornadomoe.config.QuantKey;
 import org.tornadomoe.kernel.FusedMoeExperts;
 import org.tornadomoe.kernel.Support;
 
-/** Kernel classes asked in order: those that refuse, and then the first that serves the layer, if one does. */
+/** The result of asking kernel classes in order: those that refused, and the first that serves the layer, if any. */
 record Walk(List<Answer> refused, @Nullable FusedMoeExperts taken) {
     /** A kernel class and whether it serves the layer. */
     record Answer(FusedMoeExperts experts, Support support) {
-        /** A class that fails when asked doesn't support the layer. */
+        /** Asks a class; a class that throws doesn't support the layer. */
         static Answer of(
                 FusedMoeExperts experts,
                 FusedMoeConfig config,
@@ -60,7 +60,7 @@ record Walk(List<Answer> refused, @Nullable FusedMoeExperts taken) {
         return new Walk(refused, null);
     }
 
-    /** Goes on with others if none was taken. */
+    /** Goes on with other classes if none was taken. */
     Walk or(Supplier<Walk> others) {
         if (taken != null) {
             return this;
@@ -80,7 +80,7 @@ record Walk(List<Answer> refused, @Nullable FusedMoeExperts taken) {
                 refused.stream().map(Answer::toString).toList());
     }
 
-    /** vLLM's line of a backend that doesn't support the layer. */
+    /** vLLM's log line for a backend that doesn't support the layer. */
     static String unsupportedLine(Int8MoeBackend backend, @Nullable String reason) {
         return reason == null
                 ? "Int8 MoE backend '" + backend.value() + "' does not support the deployment configuration."
@@ -88,7 +88,7 @@ record Walk(List<Answer> refused, @Nullable FusedMoeExperts taken) {
                         + reason + ".";
     }
 
-    /** A kernel class's answer, or something else if it fails. */
+    /** A kernel class's answer, or another value if it throws. */
     static <T> T ask(Supplier<T> question, Function<Throwable, T> otherwise) {
         try {
             return question.get();

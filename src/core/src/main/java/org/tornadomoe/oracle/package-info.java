@@ -1,4 +1,4 @@
-/** Which kernel class serves a layer. */
+/** Chooses the kernel class that serves a layer. */
 @NullMarked
 package org.tornadomoe.oracle;
 
