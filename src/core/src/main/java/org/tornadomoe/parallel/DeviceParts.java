@@ -20,25 +20,25 @@ import org.tornadomoe.kernel.Profiled;
 import org.tornadomoe.oracle.Selection;
 
 /**
- * A layer's parts on their devices, each with a thread and a partial output of its own. Whoever uses them takes turns;
- * parts may be started meanwhile.
+ * A layer's parts on their devices, each with its own thread and partial output. Callers take turns; parts may be
+ * started meanwhile.
  */
 final class DeviceParts implements AutoCloseable {
     private final List<Selection> ranks;
     private final long outputBytes;
     private final Arena arena = Arena.ofShared();
 
-    /** In the order of devices; changed when no call is under way. */
+    /** In the order of the devices; changed only while no call runs. */
     private volatile List<Part> parts = List.of();
 
     private volatile boolean timed;
 
-    /** Where hidden states go that only their caller's thread may read. */
+    /** A copy of hidden states that only the caller's thread may read. */
     private @Nullable MemorySegment input;
 
-    /** What one device does of a layer: the partial output is [M, H]. */
+    /** One device's part of a layer; the partial output is [M, H]. */
     record Part(int rank, String device, MoeKernel kernel, DeviceThread thread, MemorySegment output) {
-        /** Closes it on its thread, and ends that. */
+        /** Closes the kernel on its thread, and ends the thread. */
         void close() {
             try {
                 thread.call(() -> {
@@ -51,7 +51,7 @@ final class DeviceParts implements AutoCloseable {
         }
     }
 
-    /** @param outputBytes of the hidden states and the output of the most tokens */
+    /** @param outputBytes bytes of the hidden states, and of the output, for the maximum number of tokens */
     DeviceParts(List<Selection> ranks, long outputBytes) {
         this.ranks = ranks;
         this.outputBytes = outputBytes;
@@ -65,12 +65,12 @@ final class DeviceParts implements AutoCloseable {
         return parts.getFirst();
     }
 
-    /** Takes these from now on, as many as before. */
+    /** Replaces all parts, by the same number. */
     void replace(List<Part> fresh) {
         parts = List.copyOf(fresh);
     }
 
-    /** The next device's part, made on its thread; false if that gave none. */
+    /** Makes the next device's part on its thread; false if {@code make} returned null. */
     boolean add(Callable<@Nullable MoeKernel> make) {
         Part part = start(parts.size(), arena.allocate(outputBytes, 64), make);
         if (part == null) {
@@ -82,7 +82,7 @@ final class DeviceParts implements AutoCloseable {
         return true;
     }
 
-    /** A device's part, made on a new thread; null if that gave none. */
+    /** Makes a device's part on a new thread; null if {@code make} returned null. */
     @Nullable
     Part start(int rank, MemorySegment output, Callable<@Nullable MoeKernel> make) {
         int devices = ranks.size();
@@ -104,7 +104,9 @@ final class DeviceParts implements AutoCloseable {
         }
     }
 
-    /** Asks every part the same, at the same time, and waits for all; what each answers, in their order. */
+    /**
+     * Asks every part the same question in parallel and waits for all; returns the answers in the order of the parts.
+     */
     <T> List<T> each(Function<Part, T> question) {
         List<Part> parts = this.parts;
         List<FutureTask<T>> tasks = new ArrayList<>();
@@ -133,7 +135,7 @@ final class DeviceParts implements AutoCloseable {
         return answers;
     }
 
-    /** Hidden states of so many bytes where the devices' threads may read them. */
+    /** The hidden states in memory that the devices' threads may read; copies them if necessary. */
     MemorySegment readable(MemorySegment hidden, long bytes) {
         if (isAccessible(hidden)) {
             return hidden;
@@ -158,13 +160,13 @@ final class DeviceParts implements AutoCloseable {
         return timed;
     }
 
-    /** What the slowest device took for each stage of the last call. */
+    /** For each stage of the last call, the time of the slowest device. */
     Map<String, Long> stageTimes() {
         return slowest(
                 parts.stream().map(part -> Profiled.stageTimes(part.kernel)).toList());
     }
 
-    /** What the slowest device takes for each kernel. */
+    /** For each kernel, the time of the slowest device. */
     Map<String, Long> profile(MemorySegment hidden, int tokens) {
         return slowest(each(part -> Profiled.profile(part.kernel, hidden, tokens)));
     }
@@ -175,12 +177,12 @@ final class DeviceParts implements AutoCloseable {
         return slowest;
     }
 
-    /** Where they run, for people. */
+    /** The devices, in human-readable form. */
     String device() {
         return parts.stream().map(Part::device).collect(Collectors.joining(", "));
     }
 
-    /** All, also those after one that fails. */
+    /** Closes all parts, also those after one that fails. */
     @Override
     public void close() {
         Cleanup.all(

@@ -5,34 +5,33 @@ import java.util.Comparator;
 import java.util.stream.IntStream;
 
 /**
- * Where experts are to be, by the load that each had: the policy of DeepSeek's expert-parallel load balancer, which is
- * vLLM's default. Greedy and deterministic; of equals the one with the lower number comes first. Letters: L logical
- * experts, P physical ones.
+ * Computes the placement of experts from their loads: the policy of DeepSeek's expert-parallel load balancer, vLLM's
+ * default. Greedy and deterministic; on ties the lower number comes first. Letters: L logical experts, P physical ones.
  */
 final class EplbPolicy {
     private EplbPolicy() {}
 
     /**
-     * Items partitioned into packs of equal count.
+     * Items partitioned into packs of equal size.
      *
      * @param pack [items], each item's pack
-     * @param rank [items], its place there, from 0
+     * @param rank [items], its index in the pack, from 0
      */
     record Packing(int[] pack, int[] rank) {}
 
     /**
      * Physical experts.
      *
-     * @param physicalToLogical [P], the first L each one's own
+     * @param physicalToLogical [P], the first L are the experts themselves
      * @param replicaCount [L]
      */
     record Replicas(int[] physicalToLogical, int[] replicaCount) {}
 
     /**
-     * Partitions items so that packs weigh about the same: the heaviest first, each to the lightest pack that isn't
-     * full.
+     * Partitions items into packs of about equal weight: assigns the heaviest first, each to the lightest pack that
+     * isn't full.
      *
-     * @param weight [items], a multiple of the packs
+     * @param weight [items]; the number of items is a multiple of {@code packs}
      */
     static Packing balancedPacking(double[] weight, int packs) {
         int size = weight.length / packs;
@@ -62,7 +61,7 @@ final class EplbPolicy {
                 .toArray();
     }
 
-    /** Gives each expert a replica, then each further one to the expert with the most load a replica. */
+    /** Gives each expert one replica, then each further replica to the expert with the highest load per replica. */
     static Replicas replicateExperts(double[] weight, int physical) {
         int[] slots = Arrays.copyOf(IntStream.range(0, weight.length).toArray(), physical);
         int[] count = new int[weight.length];
@@ -81,13 +80,13 @@ final class EplbPolicy {
     }
 
     /**
-     * The whole policy: groups of experts are packed to nodes, experts are replicated within a node, and the replicas
-     * packed to its devices. Where the groups don't divide by the nodes, all experts are one group and all devices one
-     * node.
+     * The whole policy: packs groups of experts onto nodes, replicates experts within a node, and packs the replicas
+     * onto its devices. If the number of groups is not a multiple of the nodes, all experts are one group and all
+     * devices one node.
      *
-     * @param load [L], 0 or more, L a multiple of the groups
+     * @param load [L], non-negative; L is a multiple of the groups
      * @param physical P, at least L, a multiple of the devices
-     * @param nodes of as many devices each
+     * @param nodes number of nodes, each with the same number of devices
      * @return [P], the logical expert of each slot, device by device
      */
     static int[] rebalance(double[] load, int physical, int groups, int nodes, int devices) {
@@ -126,7 +125,7 @@ final class EplbPolicy {
     }
 
     /**
-     * The same experts on each device, those that were there before in the slots they had.
+     * Keeps each device's experts, but puts those that were there before into their old slots.
      *
      * @param before [P]
      * @param after [P]
@@ -156,7 +155,7 @@ final class EplbPolicy {
         return slots;
     }
 
-    /** The placement after another, on the devices of one host: a node of its own, with all experts in one group. */
+    /** The next placement on the devices of one host, which is one node, with all experts in one group. */
     static ExpertPlacement next(ExpertPlacement before, long[] load) {
         double[] weight = Arrays.stream(load).asDoubleStream().toArray();
         int[] slots = before.physicalToLogical();

@@ -4,12 +4,12 @@ import java.util.List;
 import org.jspecify.annotations.Nullable;
 
 /**
- * How the experts of a layer with load balancing lie, and how even the devices' loads are.
+ * The placement of a layer's experts under load balancing, and how even the devices' loads are.
  *
- * @param experts of each device, in their order: numbers of the layer's experts, the shared ones from E on
- * @param loads pairs of a token and an expert that each device was given since it has these
+ * @param experts for each device, in order, the numbers of its experts; shared experts have the numbers from E on
+ * @param loads the (token, expert) pairs that each device got since the last rearrangement
  * @param rearrangements how often experts have moved
- * @param refusal why the last one that was due did not take place, where it failed or did not fit; null otherwise
+ * @param refusal why the last due rearrangement did not happen, if it failed or did not fit into memory; null otherwise
  */
 public record ExpertBalance(
         List<List<Integer>> experts,
@@ -22,7 +22,9 @@ public record ExpertBalance(
         loads = List.copyOf(loads);
     }
 
-    /** Mean by maximum of the loads, 1 where all are the same (vLLM's balancedness); 1 without load. */
+    /**
+     * The mean load divided by the maximum load (vLLM's balancedness): 1 if all loads are equal, and 1 without load.
+     */
     public double balancedness() {
         return balancedness(loads);
     }

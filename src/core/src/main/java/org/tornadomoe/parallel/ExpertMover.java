@@ -16,9 +16,9 @@ import org.tornadomoe.oracle.Selection;
 import org.tornadomoe.parallel.DeviceParts.Part;
 
 /**
- * Moves experts between devices by load, while calls go on. The devices whose experts change load them beside those
- * that they have, on further threads; between two calls all change over, and the old ones are closed. Before, what that
- * takes is compared with what the devices have. Where it doesn't fit, or a device fails at it, everything stays as it
+ * Moves experts between devices by load, while calls go on. A device whose experts change loads the new ones beside the
+ * old ones, on another thread. Between two calls all devices switch, and the old experts are closed. Before loading it
+ * compares the memory needed with the memory available. If it doesn't fit, or a device fails, everything stays as it
  * was.
  */
 final class ExpertMover implements AutoCloseable {
@@ -31,16 +31,16 @@ final class ExpertMover implements AutoCloseable {
     private final Lock turn;
     private final Runnable separate;
 
-    /** What moves experts while calls go on. */
+    /** The thread that moves experts while calls go on. */
     private @Nullable Thread mover;
 
     private volatile boolean closing;
 
     /**
-     * Experts as they are placed first.
+     * Starts with the initial placement.
      *
-     * @param turn is held by a call, and by who changes over
-     * @param separate gives up what devices do together, before parts are replaced
+     * @param turn is held by each call, and while switching
+     * @param separate ends the joint kernel of the devices, before parts are replaced
      */
     ExpertMover(PartLoader loader, LoadBalancer balancer, DeviceParts parts, Lock turn, Runnable separate) {
         sharding = loader.sharding();
@@ -51,7 +51,7 @@ final class ExpertMover implements AutoCloseable {
         this.separate = separate;
     }
 
-    /** After a call, by whoever has the turn. */
+    /** Called after each call, by the holder of the turn. */
     void passed() {
         List<int[]> loads = parts.all().stream()
                 .map(part -> Replicated.of(part.kernel()).expertLoads())
@@ -61,7 +61,7 @@ final class ExpertMover implements AutoCloseable {
         }
     }
 
-    /** Now, or while calls go on; not while experts are moving. */
+    /** Rearranges now or in the background; not while experts are moving. */
     private void rearrange() {
         long[] load = balancer.window();
         ExpertPlacement before = balancer.placement();
@@ -72,7 +72,7 @@ final class ExpertMover implements AutoCloseable {
         }
     }
 
-    /** Whatever fails leaves the placement as it was. */
+    /** Any failure leaves the placement as it was. */
     private void rearrange(ExpertPlacement before, long[] load) {
         List<Part> loaded = new ArrayList<>();
         List<Part> unused = loaded;
@@ -106,7 +106,7 @@ final class ExpertMover implements AutoCloseable {
         }
     }
 
-    /** Why the devices can't have the experts that come beside those that go; null if they can. */
+    /** Why the devices lack the memory for the new experts beside the old ones; null if they have it. */
     private @Nullable String shortage(ExpertPlacement before, ExpertPlacement after) {
         Map<String, Long> held = new LinkedHashMap<>();
         Map<String, Long> coming = new LinkedHashMap<>();
@@ -141,7 +141,7 @@ final class ExpertMover implements AutoCloseable {
         return null;
     }
 
-    /** Loads what changes, one device after the other. */
+    /** Loads the parts that change, one device after the other. */
     private void load(ExpertPlacement before, ExpertPlacement after, List<Part> into) {
         for (Part part : parts.all()) {
             if (!closing && !before.sameExperts(after, part.rank())) {
@@ -152,7 +152,7 @@ final class ExpertMover implements AutoCloseable {
         }
     }
 
-    /** Puts parts in the place of those before, between two calls; which are to be closed now. */
+    /** Replaces parts between two calls; returns the old ones, to be closed. */
     private List<Part> changeOver(ExpertPlacement after, List<Part> loaded) {
         turn.lock();
         try {
@@ -184,20 +184,19 @@ final class ExpertMover implements AutoCloseable {
         }
     }
 
-    /** Has each device take the pairs that are its own where experts are placed by now. */
+    /** Tells each device its pairs under the current placement. */
     void place() {
         place(balancer.placement());
     }
 
     /**
-     * Has each device take the pairs that are its own; also those whose experts stay, since other devices may have
-     * copies of them now.
+     * Tells each device its pairs; also devices whose experts stay, because other devices may now have copies of them.
      */
     private void place(ExpertPlacement placement) {
         parts.all().forEach(part -> Replicated.of(part.kernel()).setReplicas(placement.replicas(part.rank())));
     }
 
-    /** All, also those after one that fails. */
+    /** Closes all parts, also those after one that fails. */
     private static void closeAll(List<Part> unused) {
         for (Part part : unused) {
             try {
@@ -217,7 +216,7 @@ final class ExpertMover implements AutoCloseable {
         }
     }
 
-    /** Waits for experts that are moving, which stop at the next device. */
+    /** Waits for a running move, which stops before its next device. */
     @Override
     public void close() {
         closing = true;

@@ -5,21 +5,21 @@ import java.util.stream.IntStream;
 import org.tornadomoe.kernel.Replicas;
 
 /**
- * Which device has which experts. L logical experts, the layer's, are P physical ones, P at least L: those with several
- * are replicated. Device d has the slots d · P/devices and on. Immutable.
+ * Which device has which experts. The layer's L logical experts have P physical copies, P at least L; an expert with
+ * several copies is replicated. Device d has P/devices slots, starting at d · P/devices. Immutable.
  */
 final class ExpertPlacement {
     private final int devices;
     private final int[] physicalToLogical;
     private final LogicalMaps maps;
 
-    /** Of each device. */
+    /** The experts of each device. */
     private final int[][] experts;
 
     /**
-     * Where the replicas of each logical expert are.
+     * The slots of each logical expert's replicas.
      *
-     * @param logicalToPhysical [L, most replicas], filled up with -1
+     * @param logicalToPhysical [L, maximum number of replicas], padded with -1
      * @param replicaCount [L]
      */
     record LogicalMaps(int[][] logicalToPhysical, int[] replicaCount) {}
@@ -55,7 +55,7 @@ final class ExpertPlacement {
     /**
      * A placement.
      *
-     * @param physicalToLogical [P], P a multiple of the devices, every logical expert in it
+     * @param physicalToLogical [P], with every logical expert; P is a multiple of the devices
      */
     ExpertPlacement(int[] physicalToLogical, int logical, int devices) {
         this.devices = devices;
@@ -69,7 +69,7 @@ final class ExpertPlacement {
                 .toArray(int[][]::new);
     }
 
-    /** Experts in their order, then the first ones once more, as often as there is room. */
+    /** The initial placement: experts in order, then the first ones again until all slots are full. */
     static ExpertPlacement initial(int logical, int redundant, int devices) {
         int[] slots =
                 IntStream.range(0, logical + redundant).map(p -> p % logical).toArray();
@@ -89,19 +89,22 @@ final class ExpertPlacement {
         return physicalToLogical.clone();
     }
 
-    /** The experts of a device, each once however many of its replicas are there, in the order of slots; a copy. */
+    /** The experts of a device in the order of slots, each once even if several of its replicas are there; a copy. */
     int[] experts(int device) {
         return experts[device].clone();
     }
 
-    /** Whether a device has the same experts in both. */
+    /** Whether a device has the same experts in both placements. */
     boolean sameExperts(ExpertPlacement other, int device) {
         return Arrays.equals(
                 Arrays.stream(experts(device)).sorted().toArray(),
                 Arrays.stream(other.experts(device)).sorted().toArray());
     }
 
-    /** Which pairs are a device's. Zero experts are with expert 0's first replica, since one device adds them. */
+    /**
+     * The pairs of a device. Zero experts are on the device of expert 0's first replica, so that only one device adds
+     * them.
+     */
     Replicas replicas(int device) {
         int experts = logical();
         int slots = physicalToLogical.length / devices;
@@ -120,7 +123,7 @@ final class ExpertPlacement {
         return new Replicas(table);
     }
 
-    /** The load of the busiest device by that of their mean, if replicas share evenly; 1 without load. */
+    /** The busiest device's load divided by the mean load, if replicas share evenly; 1 without load. */
     double imbalance(long[] load) {
         double[] loads = new double[devices];
         for (int p = 0; p < physicalToLogical.length; p++) {

@@ -6,9 +6,7 @@ import java.util.List;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.EplbConfig;
 
-/**
- * Where a layer's experts are, and what they have had to do, which the devices count. One thread at a time.
- */
+/** Tracks the placement of a layer's experts and their loads, which the devices count. Not thread-safe. */
 final class LoadBalancer {
     private static final System.Logger LOG = System.getLogger(LoadBalancer.class.getName());
 
@@ -36,9 +34,9 @@ final class LoadBalancer {
     }
 
     /**
-     * Takes note of a call that is through.
+     * Records a finished call.
      *
-     * @param pairs of each device, [its experts], in the order of {@link ExpertPlacement#experts}
+     * @param pairs for each device the pairs per expert, in the order of {@link ExpertPlacement#experts}
      * @return whether a rearrangement is due
      */
     boolean passed(List<int[]> pairs) {
@@ -65,12 +63,12 @@ final class LoadBalancer {
         return window.isRearrangementDue();
     }
 
-    /** [experts], over the window. */
+    /** [experts], the load over the window. */
     long[] window() {
         return window.loads();
     }
 
-    /** Experts have moved. */
+    /** Records that experts have moved. */
     void moved(ExpertPlacement after) {
         placement = after;
         loads = new long[loads.length];
@@ -78,7 +76,7 @@ final class LoadBalancer {
         refusal = null;
     }
 
-    /** Experts have not moved, though they should have; null if it was as well. */
+    /** Records that a due move did not happen, and why; null if none was needed. */
     void stayed(@Nullable String why) {
         refusal = why;
     }

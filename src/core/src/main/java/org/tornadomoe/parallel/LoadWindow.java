@@ -5,19 +5,22 @@ import java.util.List;
 import org.tornadomoe.config.EplbConfig;
 
 /**
- * The load of each logical expert, in pairs, over the last steps before a rearrangement; and when that is due. One
- * thread at a time.
+ * The load of each logical expert, in pairs, over the last steps before a rearrangement, and the time of the
+ * rearrangement. Not thread-safe.
  */
 final class LoadWindow {
     private final EplbConfig config;
     private final int experts;
 
-    /** A ring of steps, [experts] each. */
+    /** A ring buffer of steps, [experts] each. */
     private final List<int[]> steps = new ArrayList<>();
 
     private int next;
 
-    /** Since the last rearrangement; begins at three quarters of an interval, so that the first one comes soon. */
+    /**
+     * Steps since the last rearrangement; starts at three quarters of an interval, so that the first rearrangement
+     * comes soon.
+     */
     private int step;
 
     LoadWindow(EplbConfig config, int experts) {

@@ -8,10 +8,10 @@ import org.tornadomoe.quant.HiddenStates;
 
 /** The sum of the parts' outputs on the host, in the order of the devices, in float, rounded to the layer's type. */
 record OutputSum(DeviceParts parts, ScalarType type) {
-    /** Values that are added at a time, few enough for a core's first cache. */
+    /** Values added at a time, few enough for a core's L1 cache. */
     private static final int CHUNK = 2048;
 
-    /** Chunks that are worth another core. */
+    /** Chunks per task; fewer are not worth another core. */
     private static final int CHUNKS_PER_TASK = 64;
 
     /** Writes the first {@code values} values of the parts' outputs, added in their order, to the output. */

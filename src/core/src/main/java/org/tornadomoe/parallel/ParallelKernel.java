@@ -24,18 +24,17 @@ import org.tornadomoe.quant.RankWeights;
 
 /**
  * One layer on several devices at the same time. Every device gets the hidden states and computes its part of the
- * output, by a thread of its own; the caller waits for all, and adds the parts in the order of the devices, in float,
- * so that the same input gives the same bits. Of hidden states of 16 bits the parts are rounded, and their sum.
+ * output on its own thread. The caller waits for all, and adds the parts in the order of the devices, in float, so that
+ * the same input gives the same bits. With 16-bit hidden states both the parts and their sum are rounded to 16 bits.
  *
- * <p>Where the devices can bring the parts together themselves ({@link MoeKernel#joinedWith}) they do, from the second
- * call on. In the first one they do both: if the output isn't the same to the bit, or they fail at it, the host goes on
- * adding.
+ * <p>If the devices can add the parts themselves ({@link MoeKernel#joinedWith}), they do so from the second call on.
+ * The first call computes both sums: if the bits differ, or the devices fail, the host goes on adding.
  *
- * <p>A device that fails makes the call fail, with its name, when the others are through; nothing is written to the
- * output then, and the next call uses all devices again. Calls take turns; a {@link #lane} has threads and partial
- * outputs of its own.
+ * <p>If a device fails, the call fails with its name once the other devices have finished. Then nothing is written to
+ * the output, and the next call uses all devices again. Calls take turns; a {@link #lane} has its own threads and
+ * partial outputs.
  *
- * <p>With load balancing an {@link ExpertMover} moves experts; there is one lane then.
+ * <p>With load balancing an {@link ExpertMover} moves experts, and there is one lane.
  */
 final class ParallelKernel implements MoeKernel, Adapters, Profiled {
     private static final System.Logger LOG = System.getLogger(ParallelKernel.class.getName());
@@ -48,17 +47,17 @@ final class ParallelKernel implements MoeKernel, Adapters, Profiled {
     private final ReentrantLock turn = new ReentrantLock(true);
     private final @Nullable ExpertMover mover;
 
-    /** What the devices do together; null where they don't, or not yet. */
+    /** The joint kernel of the devices; null if there is none, or not yet. */
     private volatile @Nullable MoeKernel joined;
 
-    /** Whether it is known what {@link #joined} is of these parts. */
+    /** Whether joining these parts was already tried. */
     private boolean isJoinTried;
 
     /**
      * A layer without parts yet.
      *
-     * @param loader of experts that move
-     * @param balancer decides where they go; null if they don't move
+     * @param loader loads experts that move
+     * @param balancer decides where experts go; null if they don't move
      */
     private ParallelKernel(
             Sharding sharding,
@@ -104,7 +103,7 @@ final class ParallelKernel implements MoeKernel, Adapters, Profiled {
         }
     }
 
-    /** None where experts move: all lanes would have to change over at once. */
+    /** None with load balancing: all lanes would have to switch at once. */
     @Override
     public @Nullable MoeKernel lane() {
         if (mover != null) {
@@ -145,7 +144,7 @@ final class ParallelKernel implements MoeKernel, Adapters, Profiled {
                 together.forward(given, tokens, output, handed != null ? handed : chosen, null);
             } else {
                 parts.each(part -> {
-                    // The experts chosen come back from the first device.
+                    // The chosen experts come back from the first device.
                     ChosenExperts own = handed != null ? handed : part.rank() == 0 ? chosen : null;
                     part.kernel().forward(given, tokens, part.output(), own, slotOfToken);
                     return part;
@@ -167,10 +166,7 @@ final class ParallelKernel implements MoeKernel, Adapters, Profiled {
         }
     }
 
-    /**
-     * Has the devices bring the parts of the output together themselves, if they can and what comes of it is the output
-     * to the bit.
-     */
+    /** Lets the devices add the parts of the output themselves, if they can and their output has the same bits. */
     private void join(MemorySegment hidden, int tokens, MemorySegment output, @Nullable ChosenExperts handed) {
         isJoinTried = true;
         MoeKernel together = null;
@@ -207,7 +203,7 @@ final class ParallelKernel implements MoeKernel, Adapters, Profiled {
         return parts.first().kernel().allocate(bytes, arena);
     }
 
-    /** Before parts are replaced or closed. */
+    /** Closes the joint kernel, before parts are replaced or closed. */
     private void separate() {
         MoeKernel together = joined;
         joined = null;
@@ -217,15 +213,15 @@ final class ParallelKernel implements MoeKernel, Adapters, Profiled {
         }
     }
 
-    /** How the experts lie; null if they don't move. */
+    /** The placement of the experts; null without load balancing. */
     @Nullable
     ExpertBalance balance() {
         return mover == null ? null : mover.balance();
     }
 
     /**
-     * What the devices are to take for chosen: the caller's choice or, where they could differ, the host's; null for
-     * their own.
+     * The choice of experts to pass to the devices: the caller's or, if the devices' choices could differ, the host's;
+     * null to let each device choose.
      */
     private @Nullable ChosenExperts handed(MemorySegment hidden, int tokens, @Nullable ChosenExperts chosen) {
         if (config.router().isHandedIn()) {
@@ -239,7 +235,7 @@ final class ParallelKernel implements MoeKernel, Adapters, Profiled {
         return router.routeOnAllCores(x, tokens);
     }
 
-    /** What the slowest device took for each kernel. */
+    /** For each kernel, the time of the slowest device. */
     @Override
     public Map<String, Long> profile(MemorySegment hidden, int tokens) {
         turn.lock();
@@ -260,7 +256,7 @@ final class ParallelKernel implements MoeKernel, Adapters, Profiled {
         return parts.stageTimes();
     }
 
-    /** If a device refuses it, none has it. */
+    /** If one device refuses the adapter, no device keeps it. */
     @Override
     public void setAdapter(int slot, @Nullable LoraAdapter adapter) {
         turn.lock();
@@ -305,7 +301,7 @@ final class ParallelKernel implements MoeKernel, Adapters, Profiled {
                 .toList();
     }
 
-    /** All parts, also those after one that fails; after experts that are moving. */
+    /** Closes all parts, also those after one that fails, after waiting for a running move. */
     @Override
     public void close() {
         if (mover != null) {

@@ -4,15 +4,15 @@ import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.kernel.MoeKernel;
 import org.tornadomoe.quant.Int8Experts;
 
-/** A look at a part of a layer that was loaded, while its weights are there. */
+/** Checks a loaded part of a layer while its weights are still available. */
 @FunctionalInterface
 public interface PartCheck {
     /**
-     * Looks at a part; may throw, and then nothing is loaded.
+     * Checks a part. If it throws, nothing stays loaded.
      *
-     * @param kernel the part's
-     * @param config the rank's
-     * @param experts its weights
+     * @param kernel the part's kernel
+     * @param config the rank's configuration
+     * @param experts the part's weights
      */
     void check(MoeKernel kernel, FusedMoeConfig config, Int8Experts experts);
 }

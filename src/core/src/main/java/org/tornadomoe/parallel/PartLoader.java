@@ -23,7 +23,7 @@ record PartLoader(Sharding sharding, Int8MoeOracle oracle, Int8Experts whole, Pa
         }
     }
 
-    /** What a device will take for some experts; {@code unknown} where that is not known beforehand. */
+    /** The bytes that a device needs for some experts; {@code unknown} if not known in advance. */
     long bytes(int rank, int[] experts, long unknown) {
         Selection selection = sharding.with(rank, experts);
         DeviceMemory memory = selection.experts().memory(selection.config(), whole.weightKey(), whole.activationKey());

@@ -6,18 +6,18 @@ import org.tornadomoe.kernel.MoeKernel;
 import org.tornadomoe.oracle.Int8MoeOracle;
 import org.tornadomoe.quant.Int8Experts;
 
-/** Loads a layer as its sharding says, on one device or several. */
+/** Loads a layer on one device or several, as its sharding says. */
 public final class ShardedLayer {
     private ShardedLayer() {}
 
     /**
-     * Loads the layer, one device after the other. The weights are copied, but with load balancing also read later,
-     * when experts move: then {@code whole} must stay open until the kernel is closed.
+     * Loads the layer, one device after the other. It copies the weights. With load balancing it also reads them later,
+     * when experts move, so {@code whole} must then stay open until the kernel is closed.
      *
      * @param whole all of the layer's weights
-     * @param check is given each part while its weights are at hand
+     * @param check checks each part while its weights are available
      * @throws IllegalArgumentException if {@code whole} is a part itself and there are several devices
-     * @throws org.tornadomoe.kernel.MoeExecutionException if a device refused it, with its name
+     * @throws org.tornadomoe.kernel.MoeExecutionException if a device refuses its part; names the device
      */
     public static MoeKernel load(Sharding sharding, Int8MoeOracle oracle, Int8Experts whole, PartCheck check) {
         if (sharding.ranks().size() == 1) {
@@ -38,7 +38,7 @@ public final class ShardedLayer {
     }
 
     /**
-     * How the experts lie of a layer that {@link #load} gave.
+     * The placement of the experts of a layer from {@link #load}.
      *
      * @return null without load balancing
      */

@@ -20,20 +20,20 @@ import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.RankWeights;
 
 /**
- * How a layer is sharded over devices of this host, each of which is a rank with a kernel class of its own; settled
- * before anything is allocated.
+ * How a layer is sharded over devices of this host. Each device is a rank with its own kernel class. Determined before
+ * anything is allocated.
  *
- * <p>With expert parallelism a device has some of the experts, neighbours, the first devices one more where they don't
- * divide; with tensor parallelism it has an equal part of every expert's intermediate size. Either way each device is
- * given all tokens, and their partial outputs are added. With tensor parallelism and activations in int8 each device
- * finds the scale of its own columns, as vLLM's ranks do; the result is near that of one device, but not the same.
+ * <p>With expert parallelism a device has a range of consecutive experts; if the numbers don't divide, the first
+ * devices have one more. With tensor parallelism it has an equal part of every expert's intermediate size. Either way
+ * each device gets all tokens, and the partial outputs are added. With tensor parallelism and int8 activations each
+ * device finds the scale of its own columns, as vLLM's ranks do; the result is close to one device's, but not the same.
  *
  * <p>With load balancing ({@link EplbConfig}) experts move between the devices while calls go on, and popular ones may
- * be on several: then each device knows which tokens are its own. Where the experts are is the loaded layer's.
+ * be on several devices; each device then knows which tokens it computes. The loaded layer holds the current placement.
  *
  * @param config the whole layer's
- * @param ranks what was chosen for each device, in the order in which outputs are added; with load balancing for the
- *     most experts that it may have
+ * @param ranks the oracle's choice for each device, in the order in which outputs are added; with load balancing, for
+ *     the maximum number of experts that it may hold
  * @param eplb how experts move; null if they don't
  */
 public record Sharding(
@@ -46,15 +46,15 @@ public record Sharding(
     }
 
     /**
-     * Chooses a kernel class for each device. A layer on one device is a spread of one rank.
+     * Chooses a kernel class for each device. A layer on one device is a sharding with one rank.
      *
      * @param layer the whole layer, with its backend
-     * @param kernelClass to be taken on every device; null for the first that fits
-     * @param devices as the oracle takes them, one or more; the same one more than once for several parts on it; empty
-     *     for the best there is
-     * @param expertParallel whether experts are sharded, or each expert's intermediate size
-     * @throws IllegalArgumentException if a device is unknown, or the layer can't be sharded so; also what the oracle's
-     *     select throws
+     * @param kernelClass the kernel class for every device; null for the first that fits
+     * @param devices one or more device names as the oracle accepts them; a device may occur several times, for several
+     *     parts on it; empty for the best device
+     * @param expertParallel true to shard the experts, false to shard each expert's intermediate size
+     * @throws IllegalArgumentException if a device is unknown, or the layer can't be sharded in this way; also what the
+     *     oracle's select throws
      */
     public static Sharding of(
             Int8MoeOracle oracle,
@@ -68,9 +68,9 @@ public record Sharding(
     }
 
     /**
-     * With load balancing. Otherwise as the other.
+     * The same with load balancing.
      *
-     * @param eplb null for none; otherwise several devices, expert parallelism and a layer without adapters
+     * @param eplb null for none; otherwise there must be several devices, expert parallelism and no adapters
      * @throws IllegalArgumentException also if that isn't so, or the copies don't fit the devices
      */
     public static Sharding of(
@@ -187,7 +187,7 @@ public record Sharding(
                 .toList();
     }
 
-    /** Whether experts are sharded, and not each expert's intermediate size. */
+    /** Whether the experts are sharded, rather than each expert's intermediate size. */
     public boolean isExpertParallel() {
         return ranks.getFirst().config().moeParallelConfig().useEp();
     }
@@ -197,17 +197,17 @@ public record Sharding(
         return ranks.size() == 1 ? "none" : isExpertParallel() ? "expert" : "tensor";
     }
 
-    /** The backends, of which there may be several. */
+    /** The backends of all ranks. */
     public String backend() {
         return joined(ranks.stream().map(rank -> rank.backend().toString()).toList());
     }
 
-    /** The kernel classes, of which there may be several. */
+    /** The kernel classes of all ranks. */
     public String kernelClass() {
         return joined(ranks.stream().map(rank -> rank.experts().name()).toList());
     }
 
-    /** Where it runs, for people. */
+    /** The devices, in human-readable form. */
     public String device() {
         return ranks.stream().map(Selection::device).collect(Collectors.joining(", "));
     }
@@ -216,7 +216,7 @@ public record Sharding(
         return names.stream().distinct().collect(Collectors.joining(", "));
     }
 
-    /** What each device will take of its memory, in the order of ranks; null where that is not known beforehand. */
+    /** The memory that each device needs, in the order of ranks; null if not known in advance. */
     public List<@Nullable DeviceMemory> memory(QuantKey weightKey, @Nullable QuantKey activationKey) {
         List<@Nullable DeviceMemory> memory = new ArrayList<>();
         for (Selection rank : ranks) {
@@ -226,8 +226,8 @@ public record Sharding(
     }
 
     /**
-     * Whether two devices could choose other experts for the same token, because their kernels or the devices
-     * themselves differ.
+     * Whether two devices could choose different experts for the same token, because their kernels or the devices
+     * differ.
      */
     private boolean isMixed() {
         return ranks.stream()
@@ -238,13 +238,13 @@ public record Sharding(
                 > 1;
     }
 
-    /** Whether the host chooses the experts, because devices could differ. */
+    /** Whether the host chooses the experts, because the devices' choices could differ. */
     boolean isRoutedByHost() {
         return ranks.size() > 1 && isMixed();
     }
 
     /**
-     * A rank's part of the weights where experts don't move, which is valid as long as the whole is open.
+     * A rank's part of the weights without load balancing; valid as long as the whole is open.
      *
      * @param whole all of the layer's weights
      */
@@ -253,9 +253,9 @@ public record Sharding(
     }
 
     /**
-     * A rank's part of the weights, which is valid as long as the whole is open.
+     * A rank's part of the weights; valid as long as the whole is open.
      *
-     * @param experts that it has, with expert parallelism
+     * @param experts the rank's experts, with expert parallelism
      */
     Int8Experts weights(Selection rank, Int8Experts whole, int[] experts) {
         FusedMoeConfig config = rank.config();
@@ -270,7 +270,7 @@ public record Sharding(
         return RankWeights.experts(whole, config, experts, map);
     }
 
-    /** The experts that a rank has where they don't move. */
+    /** A rank's experts without load balancing. */
     int[] experts(int rank) {
         int all = config.globalNumExperts();
         int[] map = isExpertParallel()

@@ -3,7 +3,7 @@ package org.tornadomoe.quant;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeConfig;
 
-/** Weights in arrays of the caller's. */
+/** Weights in the caller's arrays. */
 record ArrayWeights(
         FusedMoeConfig config,
         RouterWeights router,

@@ -6,12 +6,12 @@ import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.config.Int8Scheme;
 
 /**
- * The unquantised weights of one MoE layer, row by row, however they are stored. E counts shared experts, which come
- * after the routed ones ({@link FusedMoeConfig#globalNumExperts}). Thread-safe.
+ * The weights of one MoE layer as floats, read row by row, whatever their stored format. E includes shared experts,
+ * which come after the routed ones ({@link FusedMoeConfig#globalNumExperts}). Thread-safe.
  */
 public interface ExpertWeights {
     /**
-     * Weights in arrays, which are not copied: they are to stay as they are while the weights are read.
+     * Weights in arrays. The arrays are not copied and must not change while the weights are read.
      *
      * @param config the layer's, without biases
      * @param w13 [E, 2I, H] row-major, in the order of {@link #gateUpRow}
@@ -33,13 +33,13 @@ public interface ExpertWeights {
         return new ArrayWeights(config, router, w13, w2, w13Bias, w2Bias);
     }
 
-    /** The layer these are the weights of. */
+    /** The layer's configuration. */
     FusedMoeConfig config();
 
     /**
      * Reads a row of w13, the first GEMM's weight [E, 2I, H]: rows [0, I) are the gate, [I, 2I) the up projection; for
-     * an activation that takes them in turns ({@code swigluoai}), row 2r is gate row r and 2r + 1 up row r; for one
-     * without a gate there are I, of the one projection.
+     * an interleaved activation ({@code swigluoai}), row 2r is gate row r and 2r + 1 up row r; without a gate there are
+     * only the I rows of the up projection.
      *
      * @param into receives H values
      * @throws IndexOutOfBoundsException if expert or row is not the layer's
@@ -55,14 +55,15 @@ public interface ExpertWeights {
     void downRow(int expert, int row, float[] into);
 
     /**
-     * Reads a row of w13 in 8-bit codes, if it is stored so and the columns that are to share a scale have one there: a
-     * value is that of its code, times the scale.
+     * Reads a row of w13 as 8-bit codes, if it is stored as codes and every {@code colsPerScale} columns share a stored
+     * scale. A value is its code's value times the scale.
      *
      * @param colsPerScale columns that are to share a scale
      * @param codes receives H codes
      * @param scales receives the scale of each {@code colsPerScale} columns
-     * @return the value of each code, by its unsigned bits: 0 and more of the first 128, none less than the one before,
-     *     and their negatives; null if the row isn't stored so, and then what the arrays hold is any
+     * @return the value of each code, indexed by its unsigned bits: the first 128 are non-negative and ascending, the
+     *     others are their negatives; null if the row isn't stored as codes, and then the arrays' contents are
+     *     undefined
      */
     default float @Nullable [] gateUpCodes(int expert, int row, int colsPerScale, byte[] codes, float[] scales) {
         return null;
@@ -74,14 +75,14 @@ public interface ExpertWeights {
     }
 
     /**
-     * Reads a row of w13 in whole numbers, if it is stored so and the columns that are to share a scale have one there:
-     * a value is its number times the scale, less a least value, as floats.
+     * Reads a row of w13 as small integers, if it is stored as such and every {@code colsPerScale} columns share a
+     * stored scale. A value is its integer times the scale, minus an offset, in float arithmetic.
      *
      * @param colsPerScale columns that are to share a scale
-     * @param numbers receives H numbers from 0 to 31
+     * @param numbers receives H integers from 0 to 31
      * @param scales receives the scale of each {@code colsPerScale} columns
-     * @param mins receives their least values
-     * @return whether it is; if not, what the arrays hold is any
+     * @param mins receives the offset of each {@code colsPerScale} columns
+     * @return whether it is; if not, the arrays' contents are undefined
      */
     default boolean gateUpNumbers(int expert, int row, int colsPerScale, byte[] numbers, float[] scales, float[] mins) {
         return false;
@@ -92,40 +93,40 @@ public interface ExpertWeights {
         return false;
     }
 
-    /** Where a row of w13 is read from, for messages: a file and a tensor; empty where that isn't known. */
+    /** The source of a row of w13, for messages: file and tensor; empty if unknown. */
     default String gateUpSource(int expert, int row) {
         return "";
     }
 
-    /** Where w2 of an expert is read from; as the other. */
+    /** The source of an expert's w2, in the same form. */
     default String downSource(int expert) {
         return "";
     }
 
-    /** What is added to the first GEMM's output, [E, 2I] in the order of w13's rows, a copy; null for none. */
+    /** The bias of the first GEMM, [E, 2I] in the order of w13's rows, a copy; null for none. */
     default float @Nullable [] w13Bias() {
         return null;
     }
 
-    /** What is added to the second GEMM's output, [E, H], a copy; null for none. */
+    /** The bias of the second GEMM, [E, H], a copy; null for none. */
     default float @Nullable [] w2Bias() {
         return null;
     }
 
     /**
-     * What they are run as unless a scheme is asked for: {@code w8a8_channel}, which is the fastest, unless the form
-     * that they are stored in suits another.
+     * The quantisation with which they run by default: {@code w8a8_channel}, which is the fastest, unless their stored
+     * format suits another scheme.
      */
     default Int8Quantization quantization() {
         return Int8Quantization.of(Int8Scheme.W8A8_CHANNEL);
     }
 
-    /** The router's tensors, copies. */
+    /** Copies of the router's tensors. */
     RouterWeights router();
 
     /**
-     * Makes sure that the rows read until now are those of the weights, as whoever reads them does in the end: files
-     * may be changed meanwhile, and then read as zeros or end in an {@link InternalError}.
+     * Checks that the rows read so far are the weights' rows. Readers call it at the end, because files may change
+     * meanwhile; they then read as zeros or cause an {@link InternalError}.
      *
      * @throws RuntimeException if not; the message names the file
      */

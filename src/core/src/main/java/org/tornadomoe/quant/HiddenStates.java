@@ -5,17 +5,17 @@ import java.lang.foreign.ValueLayout;
 import org.tornadomoe.config.ScalarType;
 
 /**
- * Hidden states in memory, of the type that a layer takes: F32, F16 or BF16, in native byte order. Narrowing rounds to
- * the nearest, ties to even, and what is too large becomes infinite; infinities and NaNs stay what they are.
+ * Hidden states in memory in a layer's hidden type: F32, F16 or BF16, in native byte order. Narrowing rounds to
+ * nearest, ties to even; overflow becomes infinite; infinities and NaNs stay.
  */
 public final class HiddenStates {
     private HiddenStates() {}
 
     /**
-     * The first {@code count} values, as floats.
+     * Reads the first {@code count} values as floats.
      *
-     * @throws IllegalArgumentException for {@code I8}, or if there are fewer values, or room for fewer, than {@code
-     *     count}
+     * @throws IllegalArgumentException for {@code I8}, or if there are fewer than {@code count} values, or room for
+     *     fewer
      */
     public static void read(ScalarType type, MemorySegment from, float[] into, int count) {
         requireRoom(type, from, into, count);
@@ -50,9 +50,9 @@ public final class HiddenStates {
     }
 
     /**
-     * Looks at tokens for what is no finite number.
+     * Checks that all values of the tokens are finite.
      *
-     * @throws IllegalArgumentException naming the first
+     * @throws IllegalArgumentException naming the first value that isn't
      */
     public static void requireFinite(ScalarType type, MemorySegment hidden, int tokens, int hiddenDim) {
         float[] token = new float[hiddenDim];
@@ -75,19 +75,19 @@ public final class HiddenStates {
         }
     }
 
-    /** The value of 16 bits. */
+    /** The float value of a 16-bit number. */
     public static float widen(ScalarType type, short bits) {
         return type == ScalarType.F16 ? Float.float16ToFloat(bits) : Float.intBitsToFloat(bits << 16);
     }
 
-    /** The 16 bits nearest to a value. */
+    /** The 16-bit number nearest to a value. */
     public static short narrow(ScalarType type, float value) {
         if (type == ScalarType.F16) {
             return Float.floatToFloat16(value);
         }
         int bits = Float.floatToRawIntBits(value);
         return Float.isNaN(value)
-                ? (short) (bits >> 16 | 0x40) // a payload in the lower half alone would leave an infinity
+                ? (short) (bits >> 16 | 0x40) // a NaN with a payload in the lower half only would become infinite
                 : (short) ((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
     }
 

@@ -3,26 +3,26 @@ package org.tornadomoe.quant;
 import java.util.Objects;
 
 /**
- * The activation quantisers of vLLM, in float arithmetic. They round in three different ways.
+ * vLLM's activation quantisers, in float arithmetic. There are three, which round differently.
  *
  * <ul>
- *   <li>A scale a token ({@code per_token_quant_int8} in {@code int8_utils.py}): {@code absmax = max(|x|, 1e-10)},
+ *   <li>One scale per token ({@code per_token_quant_int8} in {@code int8_utils.py}): {@code absmax = max(|x|, 1e-10)},
  *       {@code scale = absmax / 127}, {@code q = round(x * (127 / absmax))} with halves away from zero. So |q| is at
- *       most 127, and a token of zeros has q = 0 and a scale of 1e-10 / 127.
- *   <li>One scale, known beforehand or {@code max(max|x| / 127, 1e-10)} ({@code scaled_int8_quant}): {@code q = round(x
- *       / scale)} with halves to even, clamped to [-128, 127]. vLLM takes the maximum in the activations' own type;
- *       here it is float.
- *   <li>A scale a token and group of columns ({@code per_token_group_quant_int8}): {@code scale = max(|x|, 1e-10) /
- *       127}, {@code q = truncate(clamp(x / scale, -128, 127))}; or, our addition, to the nearest, halves to even. The
- *       last group may be short.
+ *       most 127; a token of zeros has q = 0 and a scale of 1e-10 / 127.
+ *   <li>One scale, given or {@code max(max|x| / 127, 1e-10)} ({@code scaled_int8_quant}): {@code q = round(x / scale)}
+ *       with halves to even, clamped to [-128, 127]. vLLM takes the maximum in the activations' own type; here it is in
+ *       float.
+ *   <li>One scale per token and group of columns ({@code per_token_group_quant_int8}): {@code scale = max(|x|, 1e-10) /
+ *       127}, {@code q = truncate(clamp(x / scale, -128, 127))}; or, our addition, rounded to nearest, halves to even.
+ *       The last group may be shorter.
  * </ul>
  *
- * <p>A NaN or an infinity makes the scale that it belongs to NaN or infinite and that value's q 0, which makes the
- * results NaN rather than plausible numbers: those of the token, or with one scale found at run time, of all tokens.
- * With a scale known beforehand an infinity is clamped and a NaN is 0.
+ * <p>A NaN or an infinity makes its scale NaN or infinite and its own q 0. The token's results (with one scale found at
+ * run time, all tokens' results) then become NaN rather than plausible numbers. With a given scale, an infinity is
+ * clamped and a NaN becomes 0.
  */
 public final class Int8Activations {
-    /** Least max-abs, so that the scale of a row of zeros is not zero. */
+    /** Lower bound of max|x|, so that the scale of a row of zeros is not zero. */
     public static final float MIN_ABS_MAX = 1e-10f;
 
     private static final float BELOW_HALF = Math.nextDown(0.5f);
@@ -133,15 +133,16 @@ public final class Int8Activations {
         Objects.checkFromIndexSize(0L, (long) tokens * width, Math.min(x, q));
     }
 
-    /** To the nearest integer, halves to even, clamped to [-128, 127]; NaN gives 0. */
+    /** Rounds to the nearest integer, halves to even, clamped to [-128, 127]; NaN gives 0. */
     static byte roundHalfEven(float x) {
         return (byte) Math.clamp((int) Math.rint(x), -128, 127);
     }
 
     /**
-     * To the nearest integer, halves away from zero; NaN gives 0. Less than a half is added, so that what is just below
-     * a half stays there and a half still gets up to the integer, by the sum's own rounding; and nothing branches on
-     * the fraction, which can't be predicted. C2 has vectors for signum, but not for copySign: ten times as fast.
+     * Rounds to the nearest integer, halves away from zero; NaN gives 0. It adds slightly less than a half: a fraction
+     * just below a half stays below the integer, and a half still reaches it through the sum's own rounding. No branch
+     * depends on the fraction, which the CPU couldn't predict. C2 vectorises signum but not copySign: ten times as
+     * fast.
      */
     static byte roundHalfAway(float x) {
         return (byte) (x + Math.signum(x) * BELOW_HALF);

@@ -12,8 +12,8 @@ import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.config.QuantKey;
 
 /**
- * The weights of a layer ready to run: int8 experts and the float router. Owns its memory and frees it on
- * {@link #close}. Read-only and thread-safe; close it when no other thread reads it any more.
+ * A layer's weights, ready to run: int8 experts and the float router. Owns its memory and frees it on {@link #close}.
+ * Read-only and thread-safe; close it only after other threads have stopped reading it.
  */
 public final class Int8Experts implements AutoCloseable {
     private final FusedMoeConfig config;
@@ -53,10 +53,7 @@ public final class Int8Experts implements AutoCloseable {
         return each;
     }
 
-    /**
-     * Weights that are int8 already, without more: {@link #builder} then {@link Builder#router} and {@link
-     * Builder#build}.
-     */
+    /** Int8 weights and a router only: {@link #builder} then {@link Builder#router} and {@link Builder#build}. */
     public static Int8Experts of(
             FusedMoeConfig config,
             Int8Scheme scheme,
@@ -67,7 +64,7 @@ public final class Int8Experts implements AutoCloseable {
         return builder(config, scheme, w13, w2, arena).router(router).build();
     }
 
-    /** A rank's part of a layer: as the other, with {@link Builder#expertMap}. */
+    /** A rank's part of a layer: the same with {@link Builder#expertMap}. */
     public static Int8Experts of(
             FusedMoeConfig config,
             Int8Scheme scheme,
@@ -83,22 +80,19 @@ public final class Int8Experts implements AutoCloseable {
     }
 
     /**
-     * Weights that are int8 already.
+     * A builder for int8 weights.
      *
-     * @param w13 [E, 2I, H], gate rows then up rows; E counts shared experts, which come after the routed ones
+     * @param w13 [E, 2I, H], gate rows then up rows; E includes shared experts, which come after the routed ones
      * @param w2 [E, H, I]
-     * @param arena where both tensors were allocated; {@link Builder#build} hands it to the result, unless that throws.
-     *     It must be closeable from any thread ({@link Arena#ofShared})
+     * @param arena the arena of both tensors. {@link Builder#build} passes it to the result, unless it throws. It must
+     *     be closeable from any thread ({@link Arena#ofShared})
      */
     public static Builder builder(
             FusedMoeConfig config, Int8Scheme scheme, Int8Tensor w13, Int8Tensor w2, Arena arena) {
         return new Builder(config, scheme, w13, w2, arena);
     }
 
-    /**
-     * The same but for the weights, which are other tensors of another arena: for copying a layer, or taking a part of
-     * it.
-     */
+    /** A builder with the same settings and other tensors from another arena, to copy a layer or a part of it. */
     public Builder with(FusedMoeConfig config, Int8Tensor w13, Int8Tensor w2, Arena arena) {
         Builder builder = new Builder(config, scheme(), w13, w2, arena);
         builder.router = router;
@@ -111,7 +105,7 @@ public final class Int8Experts implements AutoCloseable {
         return builder;
     }
 
-    /** Gathers what a layer may have. Arrays are copied by {@link #build}. */
+    /** Collects a layer's optional parts. {@link #build} copies arrays. */
     public static final class Builder {
         private final FusedMoeConfig config;
         private final Int8Scheme scheme;
@@ -134,17 +128,17 @@ public final class Int8Experts implements AutoCloseable {
             this.arena = arena;
         }
 
-        /** The router's tensors; without a weight for a layer that is only ever handed router logits. */
+        /** The router's tensors; without a weight for a layer that always gets router logits from its caller. */
         public Builder router(RouterWeights router) {
             this.router = router;
             return this;
         }
 
         /**
-         * The tensors are a rank's part, [local experts, …].
+         * Says that the tensors are a rank's part, [local experts, …].
          *
-         * @param expertMap [E]: the local number of each expert of the layer, shared ones included, -1 if it lives
-         *     elsewhere; null if all are here
+         * @param expertMap [E]: the local number of each expert of the layer, shared ones included, -1 if it is on
+         *     another rank; null if all are local
          */
         public Builder expertMap(int @Nullable [] expertMap) {
             this.expertMap = expertMap;
@@ -152,9 +146,9 @@ public final class Int8Experts implements AutoCloseable {
         }
 
         /**
-         * What is added to a GEMM's output, after the scales and before the router's weight; only where the
-         * configuration's {@code hasBias} says so. Of ranks that each have a part of I, one alone brings w2's, since
-         * their outputs are added up.
+         * Biases, which are added to a GEMM's output after the scales and before the router's weight; only if the
+         * configuration's {@code hasBias} is set. If ranks share I, only one of them has w2's bias, because their
+         * outputs are added up.
          *
          * @param w13 [E, 2I]; null for none
          * @param w2 [E, H]; null for none
@@ -166,20 +160,20 @@ public final class Int8Experts implements AutoCloseable {
         }
 
         /**
-         * Scales of activations known beforehand, for {@code w8a8_tensor}; null for both if they are found at run time.
+         * Given scales of activations, for {@code w8a8_tensor}; null for both to find them at run time.
          *
-         * @param a1 of the hidden states, positive
-         * @param a2 of the activations between the GEMMs, positive
+         * @param a1 the scale of the hidden states, positive
+         * @param a2 the scale of the activations between the GEMMs, positive
          */
         public Builder activationScales(@Nullable Float a1, @Nullable Float a2) {
             return activationScales(a1 == null ? null : new float[] {a1}, a2 == null ? null : new float[] {a2});
         }
 
         /**
-         * The same where each expert has its own.
+         * The same, with one scale per expert.
          *
          * @param a1 [local experts], or one for all
-         * @param a2 likewise
+         * @param a2 [local experts], or one for all
          */
         public Builder activationScales(float @Nullable [] a1, float @Nullable [] a2) {
             this.a1Scales = a1;
@@ -194,7 +188,7 @@ public final class Int8Experts implements AutoCloseable {
         }
 
         /**
-         * The layer, which owns the arena from here on.
+         * Builds the weights, which own the arena from then on.
          *
          * @throws IllegalArgumentException if a shape, a scale grid or a scale does not fit
          */
@@ -253,7 +247,7 @@ public final class Int8Experts implements AutoCloseable {
         private Int8Quantization quantization() {
             GroupShape grid = switch (scheme) {
                 case W8A8_BLOCK -> new GroupShape(w13.rowsPerScale(), w13.colsPerScale());
-                // A weight of fewer columns than a group is one group.
+                // A weight with fewer columns than a group is one group.
                 case W8A16_GROUP -> new GroupShape(1, Math.max(w13.colsPerScale(), w2.colsPerScale()));
                 default -> Int8Quantization.of(scheme).grid();
             };
@@ -264,7 +258,7 @@ public final class Int8Experts implements AutoCloseable {
         private static void requireGrid(String name, Int8Tensor tensor, Int8Quantization quantization) {
             int rows = quantization.rowsPerScale(tensor.rows());
             int cols = quantization.colsPerScale(tensor.cols());
-            // One scale for all activations says nothing of those of rows: gate and up may have their own.
+            // One scale for all activations doesn't fix the rows' scales: gate and up may have their own.
             boolean anyRows = quantization.scheme() == Int8Scheme.W8A8_TENSOR && tensor.rowsPerScale() == 1;
             boolean fits = (anyRows || scale(tensor.rowsPerScale(), tensor.rows()) == scale(rows, tensor.rows()))
                     && scale(tensor.colsPerScale(), tensor.cols()) == scale(cols, tensor.cols());
@@ -314,7 +308,7 @@ public final class Int8Experts implements AutoCloseable {
         return quantization.scheme();
     }
 
-    /** The scheme with its block or group, as the tensors have it. */
+    /** The scheme, with the tensors' block or group. */
     public Int8Quantization quantization() {
         return quantization;
     }
@@ -333,44 +327,44 @@ public final class Int8Experts implements AutoCloseable {
                         : QuantKey.INT8_STATIC_TOKEN_SYM;
     }
 
-    /** What is added to the first GEMM's output, [E, 2I], after the scales; null for none. Not to be written to. */
+    /** The bias of the first GEMM, [E, 2I], added after the scales; null for none. Read only. */
     public float @Nullable [] w13Bias() {
         return w13Bias;
     }
 
     /**
-     * What is added to the second GEMM's output, [E, H], after the scales and before the router's weight; null for
-     * none.
+     * The bias of the second GEMM, [E, H], added after the scales and before the router's weight; null for none. Read
+     * only.
      */
     public float @Nullable [] w2Bias() {
         return w2Bias;
     }
 
     /**
-     * The scale of the hidden states in int8; null if it is found at run time.
+     * The given scale of the hidden states; null if it is found at run time.
      *
-     * @throws IllegalStateException if experts have their own ({@link #activationKey})
+     * @throws IllegalStateException if each expert has its own ({@link #activationKey})
      */
     public @Nullable Float a1Scale() {
         return one(a1Scales);
     }
 
-    /** The scale of the activations between the GEMMs in int8; as the other. */
+    /** The given scale of the activations between the GEMMs; otherwise like {@link #a1Scale}. */
     public @Nullable Float a2Scale() {
         return one(a2Scales);
     }
 
-    /** {@link #a1Scale} of each local expert; null if they are found at run time. Not to be written to. */
+    /** {@link #a1Scale} of each local expert; null if they are found at run time. Read only. */
     public float @Nullable [] a1Scales() {
         return a1Scales;
     }
 
-    /** {@link #a2Scale} of each local expert; likewise. */
+    /** {@link #a2Scale} of each local expert; null if they are found at run time. Read only. */
     public float @Nullable [] a2Scales() {
         return a2Scales;
     }
 
-    /** Whether an expert gets rows of its own, since its scale of hidden states is another than others'. */
+    /** Whether experts get their own quantised rows, because their scales of hidden states differ. */
     public boolean hasInputsOfTheirOwn() {
         return !areEqual(a1Scales);
     }
@@ -412,18 +406,19 @@ public final class Int8Experts implements AutoCloseable {
     }
 
     /**
-     * The local number of an expert of the layer, an index into {@link #w13} and {@link #w2}; -1 if it lives elsewhere.
+     * The local number of an expert of the layer, an index into {@link #w13} and {@link #w2}; -1 if it is on another
+     * rank.
      */
     public int expertMap(int expert) {
         return expertMap == null ? Objects.checkIndex(expert, config.globalNumExperts()) : expertMap[expert];
     }
 
-    /** Whether some of the layer's experts live elsewhere. */
+    /** Whether some of the layer's experts are on other ranks. */
     public boolean isPart() {
         return expertMap != null && w13.experts() < config.globalNumExperts();
     }
 
-    /** Whether there is a router, so that experts can be chosen of hidden states. */
+    /** Whether there is a router, so that experts can be chosen from hidden states. */
     public boolean hasRouter() {
         return router.hasWeight() || router.network() != null;
     }
@@ -434,9 +429,9 @@ public final class Int8Experts implements AutoCloseable {
     }
 
     /**
-     * The router's weight [L, H], row-major; the array itself, not to be written to.
+     * The router's weight [L, H], row-major; the array itself, read only.
      *
-     * @throws IllegalStateException if this layer has none and must be handed logits
+     * @throws IllegalStateException if the layer has none and needs logits from its caller
      */
     public float[] routerWeight() {
         if (!router.hasWeight()) {
@@ -445,7 +440,7 @@ public final class Int8Experts implements AutoCloseable {
         return router.weight();
     }
 
-    /** Bytes of memory held: values, scales, zero points, biases and router. */
+    /** Bytes of memory: values, scales, zero points, biases and router. */
     public long bytes() {
         return bytes(w13) + bytes(w2) + router.bytes() + 4 * ((long) length(w13Bias) + length(w2Bias));
     }
@@ -460,11 +455,11 @@ public final class Int8Experts implements AutoCloseable {
     }
 
     /**
-     * How far the weights are from those that they were made of: the relative L2 distance of w13 and w2, of all experts
-     * together. Computed on all cores, in double; the same weights give the same bits.
+     * The quantisation error: the relative L2 distance of w13 and w2 from the original weights, over all experts.
+     * Computed on all cores, in double; the same weights give the same bits.
      *
-     * @param weights of the same shape, with all experts
-     * @return 0 for weights of zeros
+     * @param weights the original weights, of the same shape, with all experts
+     * @return 0 if all weights are zero
      * @throws IllegalStateException after {@link #close}
      */
     public double relativeL2(ExpertWeights weights) {

@@ -19,45 +19,47 @@ import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.config.Int8Scheme;
 
 /**
- * Turns a layer's weights into int8, in float arithmetic. For all that share a scale, a row, a block, a group or an
- * expert: {@code scale = max(|w|, 1e-10) / 127}, {@code q = round(w / scale)} with halves to even, clamped to [-127,
- * 127]. For rows that is vLLM's online rule ({@code quantization/online/int8.py}) with a floor, so that a row of zeros
- * gives zeros instead of NaN.
+ * Quantises a layer's weights to int8, in float arithmetic. The values that share a scale are a row, a block, a group
+ * or an expert: {@code scale = max(|w|, 1e-10) / 127}, {@code q = round(w / scale)} with halves to even, clamped to
+ * [-127, 127]. For rows that is vLLM's online rule ({@code quantization/online/int8.py}) with a floor, so that a row of
+ * zeros gives zeros instead of NaN.
  *
- * <p>With zero points the range from the least to the greatest weight, 0 included, is spread over [-128, 127]: {@code
+ * <p>With zero points, the range from the minimum to the maximum weight, 0 included, is mapped to [-128, 127]: {@code
  * scale = max(greatest − least, 1e-10) / 255}, {@code z = round(−least / scale) − 128}, {@code q = round(w / scale) +
  * z}.
  *
  * <p>The router and biases stay float.
  */
 public final class Int8Quantizer {
-    /** Whether {@link NumberGroups} can be asked anything: it is in vectors. */
+    /** Whether {@link NumberGroups}, which needs the Vector API, can be used. */
     private static final boolean VECTORS =
             ModuleLayer.boot().findModule("jdk.incubator.vector").isPresent();
 
     /**
-     * Added to a float below 2^22 it leaves the nearest integer, halves to even, in the lower bits; taken away again it
-     * leaves that alone.
+     * Added to a float below 2^22, it leaves the nearest integer, halves to even, in the lower bits; subtracted again,
+     * it leaves that integer as a float.
      */
     static final float ROUNDS = 0x1.8p23f;
 
-    /** Rows a thread takes at a time: enough that threads don't queue, few enough that they finish together. */
+    /** Rows that a thread takes at a time: enough that threads don't queue, few enough that they finish together. */
     private static final int CHUNK = 64;
 
     private Int8Quantizer() {}
 
-    /** With the scheme's own block or group; otherwise as the other. */
+    /**
+     * Quantises with the scheme's default block or group; otherwise like the method with an {@link Int8Quantization}.
+     */
     public static Int8Experts quantize(ExpertWeights source, Int8Scheme scheme, Progress progress) {
         return quantize(source, Int8Quantization.of(scheme), progress);
     }
 
     /**
-     * Quantises on all cores. The same weights give the same bits, whatever the number of cores.
+     * Quantises on all cores. The same weights give the same bits on any number of cores.
      *
-     * @param progress told in rows: E * 2I of w13, then E * H of w2
-     * @return the experts, to be closed by the caller; scales of activations are found at run time
-     * @throws IllegalArgumentException if a weight is NaN or infinite; the message names file and tensor where they are
-     *     known, expert, projection, row and column. Nothing stays allocated, also after any other failure.
+     * @param progress is notified in rows: E * 2I of w13, then E * H of w2
+     * @return the experts, which the caller must close; activation scales are found at run time
+     * @throws IllegalArgumentException if a weight is NaN or infinite; the message names the file and tensor if known,
+     *     expert, projection, row and column. After this or any other failure nothing stays allocated.
      * @throws CancellationException if the calling thread is interrupted meanwhile; it stays interrupted
      * @throws OutOfMemoryError if the int8 weights do not fit
      * @throws RuntimeException if the weights' files were changed meanwhile ({@link ExpertWeights#requireUnchanged})
@@ -66,7 +68,7 @@ public final class Int8Quantizer {
         return quantize(source, quantization, progress, Arena.ofShared());
     }
 
-    /** With the arena that the result is allocated in and owns, closed if this throws. */
+    /** Quantises into an arena that the result owns; closes it if this throws. */
     static Int8Experts quantize(ExpertWeights source, Int8Quantization quantization, Progress progress, Arena arena) {
         try {
             FusedMoeConfig config = source.config();
@@ -112,12 +114,12 @@ public final class Int8Quantizer {
     }
 
     /**
-     * Quantises one matrix, on all cores, as {@link #quantize(ExpertWeights, Int8Quantization, Progress)} does a
-     * projection: for what of a model is no expert.
+     * Quantises one matrix on all cores, as {@link #quantize(ExpertWeights, Int8Quantization, Progress)} does a
+     * projection; for matrices outside the experts.
      *
-     * @param arena that the result, [1, rows, cols], is allocated in
+     * @param arena the arena for the result, [1, rows, cols]
      * @throws IllegalArgumentException if a weight is NaN or infinite, or the matrix is empty
-     * @throws CancellationException as the other
+     * @throws CancellationException if the calling thread is interrupted meanwhile; it stays interrupted
      */
     public static Int8Tensor quantize(WeightRows source, Int8Quantization quantization, Arena arena) {
         Int8Tensor tensor = allocate(arena, 1, source.rows(), source.cols(), quantization);
@@ -171,7 +173,7 @@ public final class Int8Quantizer {
             RowName name,
             RowName source,
             RowsDone progress) {
-        // A band is the rows that share scales; no band is split among threads.
+        // A band is a set of rows that share scales; one thread computes a whole band.
         int bandsPerExpert = tensor.scaleRows();
         int chunk = Math.max(1, CHUNK / tensor.rowsPerScale());
         inParallel(
@@ -185,15 +187,15 @@ public final class Int8Quantizer {
     }
 
     /**
-     * Does all bands on all cores.
+     * Runs all bands on all cores.
      *
      * @param chunk bands that a thread takes at a time
-     * @param threads makes what a thread does bands with, and tells how many rows one had
+     * @param threads makes each thread's function, which computes a band and returns its number of rows
      */
     static void inParallel(int bands, int chunk, Supplier<IntUnaryOperator> threads, RowsDone progress) {
         AtomicLong next = new AtomicLong();
-        // Chunks are taken in ascending order and a chunk is dropped only for a failure before it, so the lowest
-        // failure is the first one in the tensor, on any number of cores.
+        // Threads take chunks in ascending order and drop a chunk only for a failure before it. So on any number of
+        // cores the lowest failure is the first one in the tensor.
         ConcurrentSkipListMap<Long, Throwable> failures = new ConcurrentSkipListMap<>();
         Object reporting = new Object();
         long[] done = {0};
@@ -219,7 +221,7 @@ public final class Int8Quantizer {
             }
         };
         int cores = Runtime.getRuntime().availableProcessors();
-        // Closing waits for the workers; if this thread is interrupted, it interrupts them and waits on.
+        // Closing waits for the workers. If this thread is interrupted, it interrupts them and goes on waiting.
         try (ExecutorService pool = Executors.newFixedThreadPool(cores)) {
             for (int i = 0; i < cores; i++) {
                 pool.execute(worker);
@@ -234,12 +236,12 @@ public final class Int8Quantizer {
         }
     }
 
-    /** What one thread needs to quantise the rows that share scales. */
+    /** One thread's buffers for quantising the rows that share scales. */
     private static final class Band {
-        /** The most values of a band that are kept, not read twice. */
+        /** The maximum number of a band's values to keep; larger bands are read twice. */
         private static final int MOST_KEPT = 1 << 19;
 
-        /** Values a scale from which on they are taken by their codes. */
+        /** The minimum number of values per scale for quantising by codes. */
         private static final int MANY = 1024;
 
         private static final VarHandle LONGS =
@@ -250,7 +252,10 @@ public final class Int8Quantizer {
         /** The bits of infinity; only NaNs are above, without their sign. */
         private static final int INFINITY = 0x7f800000;
 
-        /** Groups too short for the JVM to make vectors of: there bits are compared sooner than floats. */
+        /**
+         * Groups below this size are too short for the JVM to vectorise; there comparing bits is faster than comparing
+         * floats.
+         */
         private static final int SHORT_GROUP = 256;
 
         private final Int8Tensor tensor;
@@ -261,31 +266,31 @@ public final class Int8Quantizer {
         private final RowName source;
         private final int colsPerScale;
 
-        /** Rows, one or as many as are kept. */
+        /** The band's rows; one row if they are not kept. */
         private final float[][] weights;
 
         private final byte[] values;
 
-        /** Of each column. */
+        /** The scale of each column. */
         private final float[] scaleOf;
 
-        /** Zeros without zero points. */
+        /** The zero point of each column; zeros without zero points. */
         private final float[] zeroOf;
 
         private final float[] least;
         private final float[] greatest;
 
-        /** Rows in codes, and their scales; none where there are too few values a scale, or zero points. */
+        /** Rows as codes, and their scales; empty if there are too few values per scale, or zero points. */
         private final byte[][] codes;
 
         private final float[][] scalesOf;
 
-        /** What becomes of each code, a group after the other, and under which scale. */
+        /** The int8 value of each code, for one group after the other, and the scale for which it holds. */
         private final byte[][] mapped;
 
         private final float[] mappedScale;
 
-        /** A row in whole numbers; null where they don't serve. */
+        /** A row as small integers; null if they can't be used. */
         private final @Nullable NumberGroups groups;
 
         Band(
@@ -362,9 +367,10 @@ public final class Int8Quantizer {
         }
 
         /**
-         * The same by codes: the greatest code has the greatest value, and a code becomes one number under a scale.
+         * The same by codes: the largest code has the largest value, and under one scale each code maps to one int8
+         * value.
          *
-         * @return false if the rows aren't stored so, or hold what is refused
+         * @return false if the rows aren't stored as codes, or contain a value that must be refused
          */
         private boolean quantizeCodes(int expert, int first, int last) {
             Arrays.fill(greatest, 0);
@@ -409,7 +415,7 @@ public final class Int8Quantizer {
             return true;
         }
 
-        /** The same by whole numbers. */
+        /** The same by small integers. */
         private boolean quantizeNumbers(NumberGroups row, int expert, int first) {
             if (Thread.currentThread().isInterrupted()) {
                 throw new CancellationException("quantisation was interrupted");
@@ -424,7 +430,7 @@ public final class Int8Quantizer {
 
         /** Without the signs. */
         private static int greatestCode(byte[] codes, int from, int to) {
-            long most = 0; // of each eighth code
+            long most = 0; // one maximum for each of eight byte positions
             int i = from;
             for (; i + 8 <= to; i += 8) {
                 long eight = (long) LONGS.get(codes, i) & MAGNITUDES;
@@ -441,7 +447,7 @@ public final class Int8Quantizer {
             return greatest;
         }
 
-        /** As {@link #round}, of the values that codes have under a scale. */
+        /** Like {@link #round}, for the values of all codes under one scale. */
         private static void map(float[] table, float scale, float into, byte[] mapped) {
             for (int code = 0; code < mapped.length; code++) {
                 float nearest = table[code] * scale / into + ROUNDS - ROUNDS;
@@ -480,7 +486,7 @@ public final class Int8Quantizer {
             }
         }
 
-        /** Without the signs. Four at a time, none of which waits for another. */
+        /** The maximum of the absolute values' bits. Four independent maxima hide the latency. */
         private static int greatestBits(float[] weights, int from, int to) {
             int a = 0;
             int b = 0;
@@ -518,7 +524,7 @@ public final class Int8Quantizer {
             if (zeroPoints == null) {
                 tensor.scales()[at] = Math.max(Math.max(-least, greatest), Int8Activations.MIN_ABS_MAX) / 127f;
             } else {
-                // The difference of two floats may be too large for a float.
+                // The difference of two floats may overflow float.
                 double range = Math.max((double) greatest - least, Int8Activations.MIN_ABS_MAX);
                 float scale = (float) (range / 255);
                 tensor.scales()[at] = scale;
@@ -526,7 +532,7 @@ public final class Int8Quantizer {
             }
         }
 
-        /** Rounds a row, whose weights are gone afterwards. */
+        /** Rounds a row; overwrites its weights. */
         private void round(int scales, float[] weights) {
             byte[] zeroPoints = tensor.zeroPoints();
             float least = zeroPoints == null ? -127 : -128;
@@ -541,7 +547,7 @@ public final class Int8Quantizer {
             narrow(weights, values);
         }
 
-        /** In a loop of its own, as the next, since the JVM makes vectors of these. */
+        /** A separate loop, like the next one, so that the JVM vectorises it. */
         private static void round(float[] weights, float[] scales, float[] zeros, float least) {
             for (int i = 0; i < weights.length; i++) {
                 float nearest = weights[i] / scales[i] + ROUNDS - ROUNDS + zeros[i];

@@ -8,20 +8,20 @@ import java.util.Objects;
 import org.jspecify.annotations.Nullable;
 
 /**
- * int8 values [experts, rows, cols] with a grid of float scales, and perhaps of zero points: weight = (value − zero
- * point) · scale. A row takes {@link #rowBytes} bytes, so that every row starts on a 16-byte boundary; the bytes past
- * {@code cols} are zero.
+ * int8 values [experts, rows, cols] with a grid of float scales and optional zero points: weight = (value − zero point)
+ * · scale. A row takes {@link #rowBytes} bytes, so that every row starts on a 16-byte boundary; the bytes past {@code
+ * cols} are zero.
  *
- * <p>Lives as long as the arena it was allocated in; reading it afterwards is an {@link IllegalStateException}.
- * Thread-safe as long as nobody writes.
+ * <p>Lives as long as its arena; reading it afterwards throws {@link IllegalStateException}. Thread-safe while no
+ * thread writes.
  *
- * @param rowsPerScale rows that share a scale: 1, {@code rows} for one scale an expert, or a block's, of which the last
- *     may be cut short
- * @param colsPerScale columns that share a scale, likewise
+ * @param rowsPerScale rows that share a scale: 1, {@code rows} for one scale per expert, or a block's rows; the last
+ *     block may be smaller
+ * @param colsPerScale columns that share a scale; the last group may be smaller
  * @param values experts * rows * rowBytes bytes
  * @param scales [experts, {@link #scaleRows}, {@link #scaleCols}], row-major; the array itself, not a copy
- * @param zeroPoints as many as scales; null if all are 0. Formats with unsigned values q and zero points z are kept as
- *     q − 128 and z − 128.
+ * @param zeroPoints as many as scales; null if all are 0. Unsigned values q and zero points z are stored as q − 128 and
+ *     z − 128.
  */
 public record Int8Tensor(
         int experts,
@@ -33,9 +33,9 @@ public record Int8Tensor(
         float[] scales,
         byte @Nullable [] zeroPoints) {
     /**
-     * Checks the sizes against each other.
+     * Checks that the sizes fit one another.
      *
-     * @throws IllegalArgumentException naming what does not fit
+     * @throws IllegalArgumentException naming the size that does not fit
      */
     public Int8Tensor {
         requireAddressable(experts, rows, cols);
@@ -60,22 +60,22 @@ public record Int8Tensor(
         }
     }
 
-    /** A scale a row, no zero points. */
+    /** One scale per row, no zero points. */
     public Int8Tensor(int experts, int rows, int cols, MemorySegment values, float[] scales) {
         this(experts, rows, cols, 1, Math.max(cols, 1), values, scales, null);
     }
 
-    /** A tensor of zeros with a scale a row, zero as well; otherwise as the other. */
+    /** Allocates a tensor of zeros with one scale per row, also zero; otherwise like the other method. */
     public static Int8Tensor allocate(Arena arena, int experts, int rows, int cols) {
         return allocate(arena, experts, rows, cols, 1, Math.max(cols, 1), false);
     }
 
     /**
-     * A tensor of zeros with scales and zero points of zero, 64-byte aligned.
+     * Allocates a 64-byte aligned tensor of zeros, with scales and zero points of zero.
      *
-     * @throws IllegalArgumentException if a size is not positive, or experts * rows or the number of scales is over
+     * @throws IllegalArgumentException if a size is not positive, or experts * rows or the number of scales exceeds
      *     2^31 - 1
-     * @throws OutOfMemoryError if the arena cannot give that much; the message says how much it was
+     * @throws OutOfMemoryError if the arena cannot allocate that much; the message gives the size
      */
     public static Int8Tensor allocate(
             Arena arena, int experts, int rows, int cols, int rowsPerScale, int colsPerScale, boolean zeroPoints) {
@@ -113,7 +113,7 @@ public record Int8Tensor(
         return (long) experts * Math.ceilDiv(rows, rowsPerScale) * Math.ceilDiv(cols, colsPerScale);
     }
 
-    /** Rows are counted by int, and so are the bytes of one. */
+    /** Rows, and the bytes of one row, are indexed by int. */
     private static void requireAddressable(int experts, int rows, int cols) {
         if (experts < 1
                 || rows < 1
@@ -154,27 +154,27 @@ public record Int8Tensor(
                 zeroPoints == null ? null : Arrays.copyOfRange(zeroPoints, first * grid, (first + count) * grid));
     }
 
-    /** Whether every row has one scale and no other has it. */
+    /** Whether every row has exactly one scale of its own. */
     public boolean isPerRow() {
         return rowsPerScale == 1 && colsPerScale >= cols;
     }
 
-    /** Whether an expert has one scale. */
+    /** Whether every expert has one scale. */
     public boolean isPerExpert() {
         return rowsPerScale >= rows && colsPerScale >= cols;
     }
 
     /**
-     * Bytes that the values of a tensor of this shape take.
+     * The number of bytes of a tensor's values.
      *
-     * @throws IllegalArgumentException if no tensor has that shape
+     * @throws IllegalArgumentException if no tensor can have that shape
      */
     public static long bytes(int experts, int rows, int cols) {
         requireAddressable(experts, rows, cols);
         return (long) experts * rows * rowBytes(cols);
     }
 
-    /** Bytes from one row to the next: cols rounded up to 16. */
+    /** Bytes from one row to the next: {@code cols} rounded up to a multiple of 16. */
     public int rowBytes() {
         return Math.toIntExact(rowBytes(cols));
     }
@@ -188,7 +188,7 @@ public record Int8Tensor(
         return values.get(ValueLayout.JAVA_BYTE, offset(expert, row) + Objects.checkIndex(col, cols));
     }
 
-    /** The scale of a row that has one of its own. */
+    /** The scale of a row that has its own scale. */
     public float scale(int expert, int row) {
         requirePerRow();
         return scales[rowIndex(expert, row)];
@@ -205,7 +205,7 @@ public record Int8Tensor(
         return zeroPoints == null ? 0 : zeroPoints[index];
     }
 
-    /** Where a value's scale is in {@link #scales}. */
+    /** The index of a value's scale in {@link #scales}. */
     public int scaleIndex(int expert, int row, int col) {
         Objects.checkIndex(expert, experts);
         Objects.checkIndex(row, rows);
@@ -218,14 +218,14 @@ public record Int8Tensor(
         row(expert, row, into, 0);
     }
 
-    /** Reads a row's {@code cols} values to {@code into[at]} and on. */
+    /** Reads a row's {@code cols} values into {@code into[at]} and following. */
     public void row(int expert, int row, byte[] into, int at) {
         MemorySegment.copy(values, ValueLayout.JAVA_BYTE, offset(expert, row), into, at, cols);
     }
 
     /**
-     * Writes a row that has a scale of its own: {@code cols} values from {@code source[from]} on, and the scale.
-     * Distinct rows may be written by distinct threads; whoever reads them must be told afterwards.
+     * Writes a row that has its own scale: {@code cols} values from {@code source[from]} on, and the scale. Different
+     * threads may write different rows; the caller must synchronise before reading them.
      *
      * @throws IndexOutOfBoundsException if the row is not the tensor's or the array too short
      */
@@ -235,7 +235,7 @@ public record Int8Tensor(
         scales[rowIndex(expert, row)] = scale;
     }
 
-    /** Writes a row's values and no scale; otherwise as the other. */
+    /** Writes a row's values but no scale; otherwise like the other method. */
     public void setRow(int expert, int row, byte[] source, int from) {
         MemorySegment.copy(source, from, values, ValueLayout.JAVA_BYTE, offset(expert, row), cols);
     }
@@ -246,7 +246,8 @@ public record Int8Tensor(
     }
 
     /**
-     * Adds an expert's squared error against other weights to {@code sums[0]}, the square of those to {@code sums[1]}.
+     * Adds an expert's squared error against other weights to {@code sums[0]}, the square of the other weights to
+     * {@code sums[1]}.
      */
     void addError(int expert, RowReader exact, double[] sums) {
         float[] weights = new float[cols];
@@ -267,7 +268,7 @@ public record Int8Tensor(
         sums[1] += Arrays.stream(squares).sum();
     }
 
-    // Loops of their own, of which the JVM makes vectors.
+    // Separate loops, so that the JVM vectorises them.
 
     private static void hold(byte[] values, int from, int to, float scale, int zero, float[] into) {
         for (int c = from; c < to; c++) {

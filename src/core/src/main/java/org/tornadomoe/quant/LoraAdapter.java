@@ -4,20 +4,21 @@ import java.util.Locale;
 import org.tornadomoe.config.FusedMoeConfig;
 
 /**
- * A low-rank adapter of a layer's experts: W + B·A in place of W, for both projections. E experts (shared ones
- * included), H hidden, I this rank's intermediate size, r the adapter's rank; S is 2 where the activation has a gate,
- * whose halves have an A each, else 1. Each of the four is [E, …], or [1, …] where all experts share it. Arrays are the
- * record's own, not to be written to.
+ * A low-rank adapter (LoRA) of a layer's experts, which uses W + B·A in place of W in both projections. E experts
+ * (shared ones included), H hidden, I this rank's intermediate size, r the adapter's rank. S is 2 if the activation has
+ * a gate, because gate and up then have one A each, else 1. Each of the four arrays is [E, …], or [1, …] if all experts
+ * share it. The record keeps the arrays; don't write to them.
  *
  * @param rank r
- * @param w13A [E, S, r, H], the gate's first
+ * @param w13A [E, S, r, H], the gate's A first
  * @param w13B [E, rows of w13, r], in the order of w13's rows
  * @param w2A [E, r, I]
  * @param w2B [E, H, r]
  */
 public record LoraAdapter(int rank, float[] w13A, float[] w13B, float[] w2A, float[] w2B) {
     /**
-     * An adapter as it is trained: alpha / r is merged into B. Parameters as those of the record; arrays are copied.
+     * An adapter in its trained form: merges alpha / r into B. The other parameters are those of the record; arrays are
+     * copied.
      *
      * @throws IllegalArgumentException for a rank that isn't positive
      */
@@ -36,12 +37,12 @@ public record LoraAdapter(int rank, float[] w13A, float[] w13B, float[] w2A, flo
         return scaled;
     }
 
-    /** S: the matrices A that an expert has for w13. */
+    /** S, the number of A matrices that an expert has for w13. */
     public static int slices(FusedMoeConfig config) {
         return config.activation().isGated() ? 2 : 1;
     }
 
-    /** Which of them is the one of a row of w13. */
+    /** The index of the A matrix for a row of w13. */
     public static int slice(FusedMoeConfig config, int row) {
         return config.activation().isInterleaved() ? row % 2 : row / config.intermediateSizePerPartition();
     }
@@ -49,7 +50,7 @@ public record LoraAdapter(int rank, float[] w13A, float[] w13B, float[] w2A, flo
     /**
      * Checks the adapter against a layer.
      *
-     * @throws IllegalArgumentException naming what doesn't fit, or isn't finite
+     * @throws IllegalArgumentException naming the array that doesn't fit or isn't finite
      */
     public void requireFits(FusedMoeConfig config) {
         if (!config.isLoraEnabled()) {
@@ -86,7 +87,7 @@ public record LoraAdapter(int rank, float[] w13A, float[] w13B, float[] w2A, flo
         }
     }
 
-    /** Where an expert's values begin in one of the four arrays, which has {@code each} an expert. */
+    /** The offset of an expert's values in one of the four arrays, with {@code each} values per expert. */
     public static int offset(float[] values, int expert, int each) {
         return values.length == each ? 0 : Math.multiplyExact(expert, each);
     }

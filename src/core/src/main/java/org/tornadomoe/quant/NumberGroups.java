@@ -7,41 +7,41 @@ import jdk.incubator.vector.VectorOperators;
 import jdk.incubator.vector.VectorSpecies;
 
 /**
- * A row of whole numbers of 0 to 31 that have a scale and a least value for each group, and what they become as int8:
- * computed once for each number in a group, and looked up for each that is one. The bits are those that come of the
- * values in floats. Vectors of 128 bits, which every machine has; each loop is a method of its own, since C1 has no
- * registers for all of them in one, and then C2 never sees it.
+ * Quantises a row of integers 0 to 31 that have a scale and an offset per group. For each group it computes the int8
+ * value of each of the 32 integers once, and then looks values up. The result has the same bits as quantising the float
+ * values. It uses 128-bit vectors, which every machine has. Each loop is a separate method: in one method C1 would run
+ * out of registers, and C2 would then never compile it.
  */
 final class NumberGroups {
-    /** Numbers of a vector, and of the least group. */
+    /** Integers per vector, and the minimum group size. */
     private static final int LANES = 16;
 
     private static final VectorSpecies<Byte> B = ByteVector.SPECIES_128;
     private static final VectorSpecies<Float> F = FloatVector.SPECIES_128;
 
-    /** Every fourth number: byte k of lane n of four vectors is that of number 4 n + k, put together by shifts. */
+    /** Every fourth integer: byte k of lane n, which shifts combine from four vectors, belongs to integer 4 n + k. */
     private static final FloatVector FOURTHS = FloatVector.fromArray(F, new float[] {0, 4, 8, 12}, 0);
 
     private static final float ROUNDS = Int8Quantizer.ROUNDS;
 
-    /** Numbers that share a scale. */
+    /** Integers that share a scale. */
     private final int group;
 
     final byte[] numbers;
     final float[] scales;
     final float[] mins;
 
-    /** The least and the greatest number of each group. */
+    /** The minimum and the maximum integer of each group. */
     private final byte[] least;
 
     private final byte[] greatest;
 
-    /** What becomes of 0 to 15 in each group, and of 16 to 31. */
+    /** The int8 values of 0 to 15 in each group, and of 16 to 31. */
     private final byte[] lower;
 
     private final byte[] upper;
 
-    /** For rows that {@link #serve} holds of. */
+    /** For rows for which {@link #serve} is true. */
     NumberGroups(int cols, int group) {
         this.group = group;
         numbers = new byte[cols];
@@ -53,20 +53,20 @@ final class NumberGroups {
         upper = new byte[lower.length];
     }
 
-    /** Whether vectors fit the groups. */
+    /** Whether the vectors fit the groups. */
     static boolean serve(int cols, int group) {
         return (group == LANES || group == 2 * LANES) && cols % group == 0;
     }
 
     /**
-     * Quantises.
+     * Quantises the row.
      *
      * @param held receives the groups' scales from {@code at} on
      * @return false if a value isn't finite
      */
     boolean quantize(float[] held, int at, byte[] values) {
         extremes(numbers, group, least, greatest);
-        int shift = group == LANES ? 4 : 5; // from a number to its group
+        int shift = group == LANES ? 4 : 5; // from an index to its group
         int most = 0;
         for (int g = 0; g < scales.length; g++) {
             float low = Math.abs(least[g] * scales[g] - mins[g]);
@@ -102,7 +102,7 @@ final class NumberGroups {
         }
     }
 
-    /** What becomes of sixteen numbers in each group. */
+    /** Computes the int8 values of sixteen integers in each group. */
     private static void tabulate(float[] scales, float[] mins, float[] held, int at, int first, byte[] table) {
         FloatVector n = FOURTHS.add(first);
         for (int g = 0; g < scales.length; g++) {
@@ -122,7 +122,7 @@ final class NumberGroups {
         }
     }
 
-    /** Of 0 to 3, each in a byte of every four. */
+    /** The same for the integers 0 to 3, one per byte of every four. */
     private static void tabulateFour(float[] scales, float[] mins, float[] held, int at, byte[] table) {
         FloatVector n = FOURTHS.mul(0.25f);
         for (int g = 0; g < scales.length; g++) {

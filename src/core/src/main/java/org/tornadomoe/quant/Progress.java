@@ -1,33 +1,33 @@
 package org.tornadomoe.quant;
 
 /**
- * Told how far a long job is, and what it cost. Called from one thread at a time, with {@code done} growing up to
- * {@code total}.
+ * Is notified of a long job's progress and of its error. Called from one thread at a time, with {@code done} growing up
+ * to {@code total}.
  */
 @FunctionalInterface
 public interface Progress {
-    /** Listens to nothing. */
+    /** Ignores all notifications. */
     Progress NONE = (done, total) -> {};
 
     /**
      * A step is done.
      *
-     * @param done units finished so far, the job says of what
+     * @param done units finished so far; the job defines the unit
      * @param total units of the whole job
      */
     void advanced(long done, long total);
 
     /**
-     * A layer's weights are int8.
+     * A layer's weights have been quantised.
      *
-     * @param relativeL2 how far they are from those that are stored: {@link Int8Experts#relativeL2}; 0 where they are
-     *     held as they are
+     * @param relativeL2 their distance from the stored weights: {@link Int8Experts#relativeL2}; 0 if they are used as
+     *     stored
      */
     default void quantized(double relativeL2) {}
 
     /**
-     * Whether {@link #quantized} is to be told, asked once a layer when its weights are int8: those that were rounded
-     * are read once more for it, on all cores.
+     * Whether {@link #quantized} should be called; asked once per layer after quantisation. It costs one more read of
+     * all rounded weights, on all cores.
      */
     default boolean wantsError() {
         return false;

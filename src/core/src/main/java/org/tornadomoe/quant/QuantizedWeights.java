@@ -4,40 +4,40 @@ import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.config.Int8Scheme;
 
 /**
- * Weights that are int8 already. Read as floats they are what the integers stand for, so they can be quantised again,
- * too.
+ * Weights that are stored as int8. Read as floats they give the dequantised values, so they can also be quantised
+ * again.
  */
 public interface QuantizedWeights extends ExpertWeights {
-    /** How they are stored, and the activations they are meant for. */
+    /** Their stored quantisation, and that of the activations they are meant for. */
     @Override
     Int8Quantization quantization();
 
-    /** Whether they can be run in that scheme as they are: weights share scales the way it says. */
+    /** Whether they can run in that scheme without requantising: their scales have the scheme's layout. */
     boolean serves(Int8Scheme scheme);
 
-    /** Whether {@link #load} rounds nothing; false where some weights are floats. */
+    /** Whether {@link #load} rounds nothing; false if some weights are floats. */
     default boolean isExact() {
         return true;
     }
 
     /**
-     * The weights as they are.
+     * Loads the weights without requantising them.
      *
-     * @param progress told in rows of w13 and w2
-     * @return the experts, to be closed by the caller
-     * @throws IllegalArgumentException if they don't serve the scheme, or a scale is not finite
+     * @param progress is notified in rows of w13 and w2
+     * @return the experts, which the caller must close
+     * @throws IllegalArgumentException if they don't fit the scheme, or a scale is not finite
      * @throws OutOfMemoryError if they do not fit
      * @throws RuntimeException if their files were changed meanwhile ({@link #requireUnchanged})
      */
     Int8Experts load(Int8Scheme scheme, Progress progress);
 
     /**
-     * A layer's weights in int8: as they are if they are stored so, quantised if not. Throws what {@link
-     * Int8Quantizer#quantize(ExpertWeights, Int8Quantization, Progress)} and {@link #load} throw.
+     * A layer's weights in int8: as stored if they already have the quantisation, otherwise quantised. Throws what
+     * {@link Int8Quantizer#quantize(ExpertWeights, Int8Quantization, Progress)} and {@link #load} throw.
      *
-     * @param progress told in rows, and then of the error
-     * @param quantization what is int8; the block or group that its scheme has unless something is chosen stands for
-     *     the stored ones, too
+     * @param progress is notified in rows, and then of the error
+     * @param quantization the quantisation; if it has its scheme's default block or group, the stored blocks or groups
+     *     are accepted too
      */
     static Int8Experts int8(ExpertWeights weights, Int8Quantization quantization, Progress progress) {
         Int8Scheme scheme = quantization.scheme();
@@ -59,7 +59,7 @@ public interface QuantizedWeights extends ExpertWeights {
         }
     }
 
-    /** With the scheme's own block or group. Otherwise as the other. */
+    /** The same with the scheme's default block or group. */
     static Int8Experts int8(ExpertWeights weights, Int8Scheme scheme, Progress progress) {
         return int8(weights, Int8Quantization.of(scheme), progress);
     }

@@ -10,18 +10,19 @@ import org.tornadomoe.config.Int8Quantization;
 
 /**
  * A rank's part of a layer's int8 weights: some of its experts, or some columns of every expert's intermediate size I.
- * E counts the experts of the layer, shared ones included.
+ * E is the number of the layer's experts, shared ones included.
  */
 public final class RankWeights {
     private RankWeights() {}
 
     /**
-     * Some of a layer's experts, all of what each has: weights, scales, zero points, biases. What lies side by side in
-     * the layer is not copied, so that the layer must stay open as long as the part is.
+     * Some of a layer's experts, each with weights, scales, zero points and biases. Consecutive experts are not copied,
+     * so the layer must stay open as long as the part.
      *
      * @param config the rank's
-     * @param experts which, by their numbers in {@code whole}, in any order; the local expert i is {@code experts[i]}
-     * @param expertMap [E of config]: the local number of each expert of the configuration, -1 if it lives elsewhere
+     * @param experts the experts, by their numbers in {@code whole}, in any order; the local expert i is {@code
+     *     experts[i]}
+     * @param expertMap [E of config]: the local number of each expert of the configuration, -1 if it is on another rank
      * @throws IllegalArgumentException if {@code whole} has no such experts, or they don't fit the configuration
      */
     public static Int8Experts experts(Int8Experts whole, FusedMoeConfig config, int[] experts, int[] expertMap) {
@@ -64,7 +65,7 @@ public final class RankWeights {
         return into;
     }
 
-    /** Those experts' part of values that each has as many of. */
+    /** Those experts' part of an array with the same number of values per expert. */
     private static float @Nullable [] experts(Int8Experts whole, float @Nullable [] all, int[] experts) {
         if (all == null) {
             return null;
@@ -78,11 +79,11 @@ public final class RankWeights {
     }
 
     /**
-     * A rank's columns of every expert's intermediate size: w13's rows that give them, gate and up, and w2's columns
-     * that take them. The bias of w2 goes with the first rank alone, since the ranks' outputs are added up.
+     * A rank's columns of every expert's intermediate size: the gate and up rows of w13 that compute these columns, and
+     * the columns of w2 that read them. Only the first rank has w2's bias, because the ranks' outputs are added up.
      *
-     * @param config the rank's: its tensor-parallel size and rank say which columns
-     * @throws IllegalArgumentException as {@link #requireColumns}, or if the configuration is another layer's
+     * @param config the rank's; its tensor-parallel size and rank determine the columns
+     * @throws IllegalArgumentException as {@link #requireColumns}, or if the configuration belongs to another layer
      */
     public static Int8Experts columns(Int8Experts whole, FusedMoeConfig config) {
         requireColumns(config, whole.quantization());
@@ -115,7 +116,9 @@ public final class RankWeights {
         }
     }
 
-    /** A rank's columns of an adapter: of w13's B the rows that give them, of w2's A the columns that take them. */
+    /**
+     * A rank's columns of an adapter: the rows of w13's B that compute them, and the columns of w2's A that read them.
+     */
     public static LoraAdapter columns(LoraAdapter whole, FusedMoeConfig config) {
         int rank = whole.rank();
         int i = config.intermediateSize();
@@ -130,9 +133,9 @@ public final class RankWeights {
     }
 
     /**
-     * Checks that a rank's columns are whole blocks or groups, so that every scale stays with all that it is for.
+     * Checks that a rank's columns are whole blocks or groups, so that no scale is split.
      *
-     * @throws IllegalArgumentException naming the numbers, if they aren't
+     * @throws IllegalArgumentException naming the sizes, if they aren't
      */
     public static void requireColumns(FusedMoeConfig config, Int8Quantization quantization) {
         int ranks = config.moeParallelConfig().tpSize();
@@ -156,7 +159,7 @@ public final class RankWeights {
         return config.moeParallelConfig().tpRank() * config.intermediateSizePerPartition();
     }
 
-    /** The rows of the layer's w13 that are a rank's, in the order in which it has them. */
+    /** The rows of the layer's w13 that belong to a rank, in the rank's order. */
     private static int[] rowsOf(FusedMoeConfig config) {
         int first = firstColumn(config);
         int width = config.intermediateSizePerPartition();

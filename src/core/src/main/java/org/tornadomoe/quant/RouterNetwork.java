@@ -4,14 +4,14 @@ import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeConfig;
 
 /**
- * A router that is a network of its own (ZAYA). A projection of the token, [R], plus what the same layer before it in
- * the model made, times a factor a value, is its state. The state's RMS norm goes through two layers with a GELU each
- * and one without; a softmax over C = E + 1 choices gives scores, the last choice being no expert at all. A bias a
- * choice is added for the choice alone. All finite; arrays are the record's own, not to be written to.
+ * A router that is a small network (ZAYA). Its state is a projection of the token, [R], plus the previous layer's state
+ * times a factor per value. The state goes through an RMS norm, two linear layers with a GELU each and one without. A
+ * softmax over C = E + 1 choices gives the scores; the last choice is no expert. A bias per choice is added for the
+ * choice only. All values are finite. The record keeps the arrays; don't write to them.
  *
  * @param down [R, H]
  * @param downBias [R]
- * @param stateFactor [R], times the state before; null in a model's first layer, which reads none
+ * @param stateFactor [R], the factor of the previous state; null in a model's first layer, which reads none
  * @param norm [R]
  * @param epsilon of the norm
  * @param first [R, R]
@@ -33,12 +33,12 @@ public record RouterNetwork(
         float[] secondBias,
         float[] out,
         float[] choiceBias) {
-    /** R: values of a state. */
+    /** R, the number of values of a state. */
     public int width() {
         return norm.length;
     }
 
-    /** C: the routed experts and no expert. */
+    /** C, the number of choices: the routed experts and no expert. */
     public int choices() {
         return choiceBias.length;
     }
@@ -50,7 +50,7 @@ public record RouterNetwork(
         return 4 * (down.length + first.length + second.length + out.length + vectors);
     }
 
-    /** Checks that it is of such a layer; throws as {@link RouterWeights#requireFits}. */
+    /** Checks that it fits the layer; throws like {@link RouterWeights#requireFits}. */
     void requireFits(FusedMoeConfig config) {
         int choices = config.numExperts() + 1;
         if (choices() != choices || down.length != (long) width() * config.hiddenDim()) {

@@ -5,18 +5,18 @@ import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.ScoringFunction;
 
 /**
- * A router's tensors, in float; all finite. C choices: the routed experts, then the zero experts ({@link
- * FusedMoeConfig#numChoices}). Arrays are the record's own, not to be written to.
+ * A router's tensors, in float; all values are finite. C choices: the routed experts, then the zero experts ({@link
+ * FusedMoeConfig#numChoices}). The record keeps the arrays; don't write to them.
  *
- * @param weight [C, H], row-major; empty for a layer that is handed its logits
+ * @param weight [C, H], row-major; empty for a layer that gets its logits from the caller
  * @param bias [C], added to the logits; null for none
- * @param correctionBias [C], added to the scores for the choice alone; null for none
- * @param sharedExpertGate [H]: the shared experts' weight is the sigmoid of its product with the token; [n, H] where
- *     each has a logit that is scored as the choices' are ({@link FusedMoeConfig#numSharedLogits}); null for a weight
- *     of 1
+ * @param correctionBias [C], added to the scores for the choice only; null for none
+ * @param sharedExpertGate [H]: the shared experts' weight is the sigmoid of its product with the token; [n, H] if each
+ *     shared expert has a logit that is scored like the choices' ({@link FusedMoeConfig#numSharedLogits}); null for a
+ *     weight of 1
  * @param expertsOfToken [V, K], the experts of each of V token ids ({@link ScoringFunction#TOKEN_TABLE}), 0 to E - 1;
  *     null for none
- * @param network in place of a weight ({@link ScoringFunction#NETWORK}); null for none
+ * @param network a network in place of the weight ({@link ScoringFunction#NETWORK}); null for none
  */
 public record RouterWeights(
         float[] weight,
@@ -25,10 +25,10 @@ public record RouterWeights(
         float @Nullable [] sharedExpertGate,
         int @Nullable [] expertsOfToken,
         @Nullable RouterNetwork network) {
-    /** Of a layer that is handed its logits. */
+    /** For a layer that gets its logits from the caller. */
     public static final RouterWeights NONE = of(new float[0]);
 
-    /** A router that chooses by logits, or by a caller's function. */
+    /** A router that chooses by logits, or by the caller's function. */
     public RouterWeights(
             float[] weight,
             float @Nullable [] bias,
@@ -37,7 +37,7 @@ public record RouterWeights(
         this(weight, bias, correctionBias, sharedExpertGate, null, null);
     }
 
-    /** A router that has a weight only. */
+    /** A router with a weight only. */
     public static RouterWeights of(float[] weight) {
         return new RouterWeights(weight, null, null, null);
     }
@@ -59,7 +59,7 @@ public record RouterWeights(
     }
 
     /**
-     * Checks that this is a router of such a layer.
+     * Checks that this router fits the layer.
      *
      * @throws IllegalArgumentException naming the tensor, what was expected and what came
      */
@@ -72,7 +72,7 @@ public record RouterWeights(
         if (bias != null) {
             require("router bias", bias, choices, 1);
         }
-        // Whatever a checkpoint has: a function of the caller's doesn't need it.
+        // The caller's function doesn't need it, so the checkpoint may have or lack it.
         if (!config.router().isOfCaller() && config.router().scoring() != ScoringFunction.SPARSE_MIXER) {
             requirePresence(
                     "correction bias", correctionBias != null, config.router().hasCorrectionBias());

@@ -12,22 +12,21 @@ import java.util.concurrent.atomic.AtomicLong;
 import org.jspecify.annotations.Nullable;
 
 /**
- * Zeroed memory off the heap for whole tensors. An arena zeroes what it gives from one thread, a page of 4 kB after the
- * other. On Linux, where the program may call native code ({@code --enable-native-access}), it is taken from the system
- * instead, which zeroes a page when it is first written, by whichever thread does, and gives pages of 2 MB where it has
- * them.
+ * Allocates zeroed off-heap memory for whole tensors. An arena zeroes its memory from one thread, one 4 kB page after
+ * the other. On Linux, if the program may call native code ({@code --enable-native-access}), this class allocates from
+ * the system instead. The system zeroes a page when a thread first writes it, and uses 2 MB pages if available.
  *
- * <p>Its limit is that of the arenas' memory, {@code -XX:MaxDirectMemorySize}, by default that of the heap; what arenas
- * take is counted by themselves. Thread-safe.
+ * <p>Its limit is the same as the arenas', {@code -XX:MaxDirectMemorySize}, by default the heap's; arenas count their
+ * own memory separately. Thread-safe.
  */
-@SuppressWarnings("restricted") // the program allows it, or the arena is taken
+@SuppressWarnings("restricted") // used only if the program allows native access
 public final class SystemMemory {
     private static final long HUGE = 2 << 20;
     private static final int READ_AND_WRITE = 3;
     private static final int PRIVATE_AND_ANONYMOUS = 0x22;
     private static final int ADVISE_HUGE_PAGES = 14;
 
-    /** Null where the arena gives the memory. */
+    /** Null if arenas allocate the memory. */
     private static final @Nullable SystemMemory SYSTEM = ofSystem();
 
     private final MethodHandle map;
@@ -44,20 +43,20 @@ public final class SystemMemory {
     }
 
     /**
-     * Zeros, at least 64-byte aligned, until the arena is closed.
+     * Allocates zeroed memory, at least 64-byte aligned, until the arena is closed.
      *
-     * @throws OutOfMemoryError if there isn't as much, or it would be over the limit
+     * @throws OutOfMemoryError if the system lacks memory, or the limit would be exceeded
      */
     public static MemorySegment allocate(Arena arena, long bytes) {
         return SYSTEM == null || bytes < HUGE ? arena.allocate(bytes, 64) : SYSTEM.take(arena, bytes);
     }
 
-    /** What is taken from the system now, in bytes. */
+    /** The bytes currently allocated from the system. */
     static long taken() {
         return SYSTEM == null ? 0 : SYSTEM.taken.get();
     }
 
-    /** The most that is; 0 where the arena gives the memory. */
+    /** The limit in bytes; 0 if arenas allocate the memory. */
     static long limit() {
         return SYSTEM == null ? 0 : SYSTEM.limit;
     }
@@ -81,7 +80,7 @@ public final class SystemMemory {
                 maxDirectMemory());
     }
 
-    /** As the JVM was told, or as it takes it where it wasn't. */
+    /** The JVM's option, or its default. */
     private static long maxDirectMemory() {
         String option = "-XX:MaxDirectMemorySize=";
         return ManagementFactory.getRuntimeMXBean().getInputArguments().stream()
@@ -93,7 +92,7 @@ public final class SystemMemory {
                 .orElse(Runtime.getRuntime().maxMemory());
     }
 
-    /** A number as the JVM's options have it: 512m. */
+    /** Parses a size in the JVM options' format: 512m. */
     static long bytes(String option) {
         int unit = "kmgt".indexOf(Character.toLowerCase(option.charAt(option.length() - 1)));
         long number = Long.parseLong(unit < 0 ? option : option.substring(0, option.length() - 1));

@@ -1,7 +1,7 @@
 package org.tornadomoe.quant;
 
 /**
- * A matrix [rows, cols], read row by row as floats, however it is stored: what {@link Int8Quantizer} makes int8 of.
+ * A matrix [rows, cols], read row by row as floats, whatever its stored format; the input of {@link Int8Quantizer}.
  * Thread-safe.
  */
 public interface WeightRows {
@@ -17,7 +17,7 @@ public interface WeightRows {
      */
     void row(int row, float[] into);
 
-    /** Where it is read from, for messages: a file and a tensor; empty where that isn't known. */
+    /** Its source, for messages: file and tensor; empty if unknown. */
     default String source() {
         return "";
     }

@@ -1,4 +1,4 @@
-/** How weights and activations become int8 values and float scales. */
+/** Quantises weights and activations to int8 values and float scales. */
 @NullMarked
 package org.tornadomoe.quant;
 
