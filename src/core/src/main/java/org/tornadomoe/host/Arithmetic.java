@@ -5,24 +5,24 @@ import java.util.ArrayList;
 import java.util.List;
 import org.jspecify.annotations.Nullable;
 
-/** The inner loops, in one of three forms. Stateless. */
+/** The inner loops, in three implementations. Stateless. */
 public abstract sealed class Arithmetic permits VectorArithmetic, ScalarArithmetic, OneDnnArithmetic {
-    /** The most tokens that {@link #dot} takes. */
+    /** The maximum number of tokens of {@link #dot}. */
     public static final int TOKENS = 8;
 
-    /** A property: the bits of the vectors, 128, 256 or 512, where they are to be fewer than the machine has. */
+    /** A property: the vector width in bits, 128, 256 or 512, to use narrower vectors than the machine's. */
     public static final String VECTOR_BITS = "tornadomoe.vectorBits";
 
-    /** A property: which arithmetic to take; see {@link #best}. */
+    /** A property: the arithmetic to use; see {@link #best}. */
     public static final String ARITHMETIC_NAME = "tornadomoe.arithmetic";
 
-    /** A property: oneDNN's library, version 3, where it isn't that of the class path. */
+    /** A property: the path of oneDNN's library, version 3, to use instead of the class path's. */
     public static final String ONEDNN = "tornadomoe.onednn";
 
-    /** Rows of a block of weights. */
+    /** Rows per block of weights. */
     public static final int ROWS = 64;
 
-    /** Rows of a block of the router's. */
+    /** Rows per block of the router's weight. */
     public static final int ROUTER_ROWS = 16;
 
     private static final class Best {
@@ -43,11 +43,11 @@ public abstract sealed class Arithmetic permits VectorArithmetic, ScalarArithmet
     }
 
     /**
-     * The one that a property names: {@value #ARITHMETIC_NAME} {@code auto}, which is oneDNN where it is on the class
-     * path and has fast and exact products for this processor, else vectors where the JVM has the module, else neither;
-     * or {@code onednn}, {@code vectors} or {@code scalar}.
+     * The arithmetic that the property {@value #ARITHMETIC_NAME} names. {@code auto} is oneDNN if it is on the class
+     * path and has fast and exact products for this processor, else vectors if the JVM has the module, else scalar
+     * loops. The others are {@code onednn}, {@code vectors} or {@code scalar}.
      *
-     * @throws IllegalStateException if the one named can't be had, with the reason
+     * @throws IllegalStateException if the named one isn't available, with the reason
      */
     public static Arithmetic best() {
         if (Best.ARITHMETIC == null) {
@@ -58,10 +58,10 @@ public abstract sealed class Arithmetic permits VectorArithmetic, ScalarArithmet
     }
 
     /**
-     * One by its name.
+     * An arithmetic by its name.
      *
-     * @param name as {@link #best} has it
-     * @throws IllegalStateException if it can't be had, with the reason
+     * @param name as in {@link #best}
+     * @throws IllegalStateException if it isn't available, with the reason
      */
     static Arithmetic find(String name) {
         System.Logger log = System.getLogger(Arithmetic.class.getName());
@@ -106,13 +106,13 @@ public abstract sealed class Arithmetic permits VectorArithmetic, ScalarArithmet
         }
         try {
             return new VectorArithmetic();
-        } catch (ExceptionInInitializerError failure) { // a width that can't be
+        } catch (ExceptionInInitializerError failure) { // an unsupported width
             Throwable cause = failure.getCause();
             throw new IllegalStateException(cause == null ? "no vectors" : cause.getMessage(), failure);
         }
     }
 
-    /** Those that run in this JVM, the one without vectors last. */
+    /** All that run in this JVM, the one without vectors last. */
     public static List<Arithmetic> all() {
         List<Arithmetic> all = new ArrayList<>();
         for (String name : List.of("onednn", "vectors", "scalar")) {
@@ -126,10 +126,9 @@ public abstract sealed class Arithmetic permits VectorArithmetic, ScalarArithmet
     }
 
     /**
-     * Products of int8 values in native memory, for weights of so many columns, where this arithmetic has any; null
-     * where it doesn't.
+     * Products of int8 values in native memory, for weights with these columns; null if this arithmetic has none.
      *
-     * @param cols of a group, a multiple of {@value Int8Products#COLUMNS}
+     * @param cols columns per group, a multiple of {@value Int8Products#COLUMNS}
      */
     public @Nullable Int8Products products(int cols, int groups) {
         return null;
@@ -140,27 +139,27 @@ public abstract sealed class Arithmetic permits VectorArithmetic, ScalarArithmet
         return this;
     }
 
-    /** For people: {@code 512-bit vectors}. */
+    /** In human-readable form: {@code 512-bit vectors}. */
     public abstract String description();
 
     /**
-     * A block of rows times some tokens: tile[t, r] is the sum over c of a[from[t] + c] · w[at + c · 64 + r], c in
-     * ascending order, whatever the number of tokens, so that a token's sums don't depend on the others. Exact where
-     * the values of a are integers and no partial sum is over 2^24.
+     * Multiplies a block of rows by some tokens: tile[t, r] is the sum over c of a[from[t] + c] · w[at + c · 64 + r], c
+     * in ascending order, whatever the number of tokens, so that a token's sums don't depend on the others. Exact if
+     * the values of a are integers and no partial sum exceeds 2^24.
      *
-     * @param from [tokens]; longer, and what lies beyond is written over
+     * @param from [tokens]; the array is longer, and the elements beyond are overwritten
      * @param tokens 1 to {@value #TOKENS}
-     * @param tile [tokens, 64]; what lies beyond is written over
+     * @param tile [tokens, 64]; elements beyond are overwritten
      */
     public abstract void dot(MemorySegment w, long at, int cols, float[] a, int[] from, int tokens, float[] tile);
 
     /**
-     * Likewise with weights in groups of columns that have scales of their own, each weight times its scale rounded to
+     * The same with weights in groups of columns that have their own scales; each weight times its scale is rounded to
      * float: tile[t, r] is about the sum over c of a[from[t] + c] · w[at + c · 64 + r] · scales[scale + c / width · 64
      * + r].
      *
-     * @param cols from a group's first on
-     * @param width columns of a group; the last may have fewer
+     * @param cols columns, starting at a group's first
+     * @param width columns per group; the last may have fewer
      */
     public abstract void dotScaled(
             MemorySegment w,
@@ -175,16 +174,16 @@ public abstract sealed class Arithmetic permits VectorArithmetic, ScalarArithmet
             float[] tile);
 
     /**
-     * Adds a token's sums of a block of rows, scaled, each product and the sum rounded to double: total[from + r] +=
-     * tile[from + r] · factor · scales[at + r].
+     * Adds a token's scaled sums of a block of rows, with each product and the sum rounded to double: total[from + r]
+     * += tile[from + r] · factor · scales[at + r].
      */
     public abstract void addScaled(float[] tile, int from, double factor, float[] scales, int at, double[] total);
 
     /**
-     * Adds a token's int32 sums of a block, of activations that were moved, scaled likewise: total[to + r] +=
-     * (products[from + r] - shifts[at + r]) · factor · scales[at + r].
+     * Adds a token's scaled int32 sums of a block, computed with shifted activations: total[to + r] += (products[from +
+     * r] - shifts[at + r]) · factor · scales[at + r].
      *
-     * @param from an index of an int
+     * @param from an index in ints
      */
     public abstract void addScaled(
             MemorySegment products,
@@ -197,22 +196,24 @@ public abstract sealed class Arithmetic permits VectorArithmetic, ScalarArithmet
             int to);
 
     /**
-     * What {@link Int8Products#multiply} gives for a block and one token, computed by this arithmetic.
+     * The result of {@link Int8Products#multiply} for a block and one token, computed with this arithmetic.
      *
-     * @param cols of a group, a multiple of {@value Int8Products#COLUMNS}, at most {@value Int8Products#FLOAT_COLUMNS}
+     * @param cols columns per group, a multiple of {@value Int8Products#COLUMNS}, at most {@value
+     *     Int8Products#FLOAT_COLUMNS}
      */
     abstract void products(MemorySegment w, long at, int cols, int groups, MemorySegment a, long from, Scratch s);
 
     /**
-     * x[c] becomes e to the x[c] for c from 0 to count, within one unit in the last place, the same bits in every
-     * arithmetic; infinite above 709, zero below -708. What lies beyond, up to the next multiple of 8, may be written
-     * over.
+     * Replaces x[c] by e to the x[c] for c from 0 to count, within one unit in the last place, with the same bits in
+     * every arithmetic; infinite above 709, zero below -708. Elements beyond, up to the next multiple of 8, may be
+     * overwritten.
      */
     public abstract void exp(double[] x, int count);
 
     /**
-     * A block of the router times one token, in float64: out[into + r] is the sum over c of x[from + c] · w[at + c · 16
-     * + r], in index order. Products of two floats are exact in it, so this is the definition's to the bit.
+     * Multiplies a block of the router's weight by one token, in float64: out[into + r] is the sum over c of x[from +
+     * c] · w[at + c · 16 + r], in index order. Products of two floats are exact in float64, so the result has the
+     * definition's bits.
      */
     public abstract void logits(float[] w, int at, int cols, float[] x, int from, double[] out, int into);
 }

@@ -8,10 +8,10 @@ import java.util.concurrent.locks.LockSupport;
 import org.jspecify.annotations.Nullable;
 
 /**
- * The thread of one device's part of a layer, or of a layer's execution plan: all that the device is asked for is asked
- * for here, since a CUDA context is the current one of a thread, and TornadoVM gives each thread that executes a plan a
- * queue of its own. One caller at a time. It lingers for some microseconds after a task, for the next one, where there
- * are cores to spare; then it parks. So does who waits for it, a virtual thread off its carrier.
+ * The thread of one device's part of a layer, or of a layer's execution plan. All work on the device runs on this
+ * thread, because a CUDA context is current per thread, and TornadoVM gives each thread that executes a plan its own
+ * queue. One caller at a time. After a task it spins for some microseconds for the next one, if there are cores to
+ * spare; then it parks. A waiting caller does the same; a virtual thread releases its carrier.
  */
 public final class DeviceThread implements AutoCloseable {
     private static final long LINGER_NANOS = 50_000;
@@ -29,10 +29,10 @@ public final class DeviceThread implements AutoCloseable {
     }
 
     /**
-     * Starts it.
+     * Starts the thread.
      *
-     * @param name of the thread
-     * @param devices that have such threads, two cores each of which aren't to be kept busy by waiting
+     * @param name the thread's name
+     * @param devices number of devices with such threads; it spins only if there are more than two cores per device
      */
     public DeviceThread(String name, int devices) {
         lingers = Runtime.getRuntime().availableProcessors() > 2 * devices;
@@ -40,7 +40,7 @@ public final class DeviceThread implements AutoCloseable {
         thread.start();
     }
 
-    /** Whether the calling thread is one of these. */
+    /** Whether the calling thread is a device thread. */
     public static boolean isCurrent() {
         return Thread.currentThread() instanceof Own;
     }
@@ -62,7 +62,7 @@ public final class DeviceThread implements AutoCloseable {
         }
     }
 
-    /** Begins a task, which {@link #await} waits for. */
+    /** Begins a task; {@link #await} waits for it. */
     public <T extends @Nullable Object> FutureTask<T> begin(Callable<T> what) {
         FutureTask<T> task = new FutureTask<>(what);
         next.set(task);
@@ -70,19 +70,19 @@ public final class DeviceThread implements AutoCloseable {
         return task;
     }
 
-    /** Has a task done, and waits until it is; {@link #await}. */
+    /** Runs a task and waits for it as {@link #await} does. */
     public <T extends @Nullable Object> T call(Callable<T> what) {
         return await(begin(what));
     }
 
-    /** For whom memory has to be accessible. */
+    /** The thread to which memory must be accessible. */
     public Thread thread() {
         return thread;
     }
 
     /**
-     * Waits until a task is over, whatever interrupts, which are kept: what it writes to must not be given back before.
-     * Throws what it threw.
+     * Waits until a task is over, even if interrupted, because the caller must not reuse the memory that the task
+     * writes before; the interrupt is kept. Throws what the task threw.
      */
     public <T extends @Nullable Object> T await(FutureTask<T> task) {
         boolean interrupted = false;
@@ -111,7 +111,7 @@ public final class DeviceThread implements AutoCloseable {
         }
     }
 
-    /** Ends the thread, and waits until it has. */
+    /** Ends the thread and waits until it has ended. */
     @Override
     public void close() {
         open = false;
@@ -119,7 +119,7 @@ public final class DeviceThread implements AutoCloseable {
         awaitEnd(thread);
     }
 
-    /** Waits whatever interrupts, which is kept. */
+    /** Waits for the thread's end even if interrupted; the interrupt is kept. */
     public static void awaitEnd(Thread thread) {
         boolean interrupted = false;
         while (true) {

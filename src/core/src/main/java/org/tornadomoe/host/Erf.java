@@ -1,21 +1,21 @@
 package org.tornadomoe.host;
 
 /**
- * The error function in float64, to a few 1e-16. Between neighbouring points of a grid of 1/16 it is its Taylor
- * polynomial there, whose coefficients follow from the point's value and slope by f'' = −2 x f'.
+ * The error function in float64, with an error of a few 1e-16. It uses the Taylor polynomial at a point of a grid of
+ * 1/16. The coefficients follow from the point's value and slope by f'' = −2 x f'.
  */
 public final class Erf {
     private static final int PER_UNIT = 16;
     private static final int DEGREE = 11;
 
-    /** Beyond, 1 is the nearest. */
+    /** Beyond it, the nearest double is 1. */
     private static final double END = 6;
 
     private static final double[] COEFFICIENTS = coefficients();
 
     private Erf() {}
 
-    /** The error function of x; NaN of NaN. */
+    /** The error function of x; NaN for NaN. */
     public static double erf(double x) {
         double a = Math.abs(x);
         if (!(a < END)) {
@@ -49,7 +49,7 @@ public final class Erf {
         return all;
     }
 
-    /** The next point's value, by the same polynomial with as many terms as count. */
+    /** The next grid point's value, by the same polynomial with all terms that matter. */
     private static double next(double x, double value) {
         double d = 1.0 / PER_UNIT;
         double before = value;

@@ -1,23 +1,23 @@
 package org.tornadomoe.host;
 
 /**
- * e^x in float64, by steps that vectors have as well, so that both give the same bits: x = n ln 2 + r, e^r by its
- * series up to r^13, which for |r| at most (ln 2) / 2 is within 4e-18, and 2^n put into the exponent. Within one unit
- * in the last place.
+ * e^x in float64, by steps that vectors can do too, so that both give the same bits: x = n ln 2 + r; e^r by its series
+ * up to r^13, which for |r| at most (ln 2) / 2 is within 4e-18; then 2^n added to the exponent. Within one unit in the
+ * last place.
  */
 final class Exp {
-    /** Above, the result is infinite. */
+    /** Above it, the result is infinite. */
     static final double MOST = 709;
 
-    /** Below, it is zero. */
+    /** Below it, the result is zero. */
     static final double LEAST = -708;
 
     static final double LOG2_E = 1 / Math.log(2);
 
-    /** Added to a double, makes it a whole number, which is then in its last bits. */
+    /** Added to a double, it rounds the double to an integer, which is then in the last bits. */
     static final double WHOLE = 0x1.8p52;
 
-    /** ln 2 in two parts, the first with zeros at its end, so that n times it is exact. */
+    /** ln 2 in two parts; the first ends in zero bits, so that n times it is exact. */
     static final double LN2 = 0x1.62e42fefap-1;
 
     static final double LN2_REST = 0x1.cf79abc9e3b3ap-40;

@@ -11,10 +11,10 @@ import org.tornadomoe.kernel.TopKRouter;
 import org.tornadomoe.quant.RouterWeights;
 
 /**
- * The router on the host, in float64 and in the definition's order of operations, so that ids and weights are its own:
- * a score function's choice, a model's own that no kernel has, or a function of the caller's. Nothing is allocated by a
- * layer's calls on the cores. C choices, L logits, K top-k, n shared experts; see {@link FusedMoeConfig}. Thread-safe
- * as far as the function is.
+ * The router on the host, in float64 and in the definition's order of operations, so that ids and weights are the
+ * definition's. It serves score functions, a model's own routing that no kernel implements, and the caller's function.
+ * Calls of a CPU layer allocate nothing in it. C choices, L logits, K top-k, n shared experts; see {@link
+ * FusedMoeConfig}. Thread-safe as far as the function is.
  */
 public final class HostRouter {
     private final FusedMoeConfig config;
@@ -25,7 +25,7 @@ public final class HostRouter {
     private final float @Nullable [] bias;
     private final float @Nullable [] correctionBias;
 
-    /** [V, K]; null unless experts are chosen by tokens' ids. */
+    /** [V, K]; null unless experts are chosen by token ids. */
     private final int @Nullable [] expertsOfToken;
 
     private final @Nullable NetworkRouter network;
@@ -41,8 +41,8 @@ public final class HostRouter {
     /**
      * A layer's router.
      *
-     * @param weights are copied; may be without a weight if there is a function
-     * @param function chooses in place of the configuration's score function; null for that
+     * @param weights are copied; may lack a weight if there is a function
+     * @param function chooses in place of the configuration's score function; null to use the score function
      */
     public HostRouter(FusedMoeConfig config, RouterWeights weights, @Nullable TopKRouter function) {
         this.config = config;
@@ -64,25 +64,25 @@ public final class HostRouter {
     }
 
     /**
-     * Experts and weights of tokens, without the layer, on the calling thread.
+     * Computes the experts and weights of tokens on the calling thread, without the layer.
      *
      * @param hidden [M, H]; may be longer, but not for a function
-     * @throws IllegalArgumentException if the router is handed its logits or its choice, or the function gives what it
-     *     must not
+     * @throws IllegalArgumentException if the router gets its logits or its choice from the caller, or the function
+     *     returns an invalid result
      */
     public ChosenExperts route(float[] hidden, int tokens) {
         return route(hidden, tokens, RouterInputs.NONE, false);
     }
 
-    /** Likewise, on all cores, unless a layer's call has them; the function on the calling thread. */
+    /** The same on all cores, unless a layer's call uses them; the function runs on the calling thread. */
     public ChosenExperts routeOnAllCores(float[] hidden, int tokens) {
         return route(hidden, tokens, RouterInputs.NONE, true);
     }
 
     /**
-     * Likewise, of a router that may read more.
+     * The same for a router that may read more inputs.
      *
-     * @throws IllegalArgumentException if that is missing or isn't what it should be
+     * @throws IllegalArgumentException if an input is missing or invalid
      */
     public ChosenExperts routeOnAllCores(float[] hidden, int tokens, RouterInputs inputs) {
         return route(hidden, tokens, inputs, true);
@@ -123,7 +123,7 @@ public final class HostRouter {
         return withWeights(chosen, weights);
     }
 
-    /** A token's experts of a table, from {@code from} on, and their weights; one that is there twice is one. */
+    /** A token's experts from a table, from {@code from} on, and their weights; a duplicate counts once. */
     private void look(int[] table, int from, double[] logits, int[] ids, double[] weights, int at) {
         int k = config.expertsPerToken();
         double sum = 0;
@@ -172,7 +172,7 @@ public final class HostRouter {
         return withWeights(chosen, weights);
     }
 
-    /** Does something with each token's logits, which are in the scratch. */
+    /** Runs a stage for each token's logits, which it puts into the scratch. */
     private void eachToken(float[] hidden, int tokens, boolean onAllCores, Team.Stage stage) {
         Arithmetic arithmetic = Arithmetic.best();
         int h = config.hiddenDim();
@@ -270,34 +270,34 @@ public final class HostRouter {
         return all;
     }
 
-    /** L, filled up to whole blocks: room that {@link Scratch#require} is asked for. */
+    /** L, padded to whole blocks: an argument of {@link Scratch#require}. */
     public int paddedLogits() {
         return logitBlocks() * Arithmetic.ROUTER_ROWS;
     }
 
-    /** Groups of choices, 0 for none: room that {@link Scratch#require} is asked for. */
+    /** The number of groups of choices, 0 for none: an argument of {@link Scratch#require}. */
     public int groups() {
         return router.numExpertGroup();
     }
 
-    /** Bytes of memory held. */
+    /** Bytes of memory that it holds. */
     public long bytes() {
         return 4L * packed.length;
     }
 
-    /** Logits of the token x[from, from + H), into the scratch. */
+    /** Computes the logits of the token x[from, from + H) into the scratch. */
     public void logits(Arithmetic arithmetic, float[] x, int from, Scratch scratch) {
         for (int block = 0; block < logitBlocks(); block++) {
             logits(arithmetic, block, x, from, scratch.logits, 0);
         }
     }
 
-    /** Parts of a token's logits that can be had one by one. */
+    /** The number of blocks of a token's logits that can be computed separately. */
     public int logitBlocks() {
         return Math.ceilDiv(width, Arithmetic.ROUTER_ROWS);
     }
 
-    /** One of them, where the token's logits begin at {@code at}, with room for {@link #paddedLogits}. */
+    /** Computes one block; the token's logits begin at {@code at}, with room for {@link #paddedLogits}. */
     public void logits(Arithmetic arithmetic, int block, float[] x, int from, double[] logits, int at) {
         int h = config.hiddenDim();
         int row = block * Arithmetic.ROUTER_ROWS;
@@ -311,7 +311,9 @@ public final class HostRouter {
         }
     }
 
-    /** The K + n experts of the token whose logits are in the scratch, and their weights, from {@code at} on. */
+    /**
+     * Computes the K + n experts of the token whose logits are in the scratch, and their weights, from {@code at} on.
+     */
     public void route(Scratch scratch, int[] ids, double[] weights, int at) {
         if (router.scoring() == ScoringFunction.SPARSE_MIXER) {
             chooseSparsely(scratch, ids, weights, at, config.expertsPerToken());
@@ -324,7 +326,10 @@ public final class HostRouter {
         }
     }
 
-    /** The scores of a token's K, and those of the shared experts, become weights: times the factor, by their sum. */
+    /**
+     * Turns the scores of a token's K and shared experts into weights: divides them by their sum and multiplies them by
+     * the factor.
+     */
     private void divideWithShared(Scratch s, double[] weights, int at) {
         int k = config.expertsPerToken();
         double sum = 0;
@@ -339,7 +344,7 @@ public final class HostRouter {
         }
     }
 
-    /** A token's shared experts behind its K choices, of which those of no expert get ids behind all experts'. */
+    /** Adds a token's shared experts after its K choices; zero experts among the choices get ids after all experts'. */
     private void addShared(int[] ids, double[] weights, int at, double gate) {
         int k = config.expertsPerToken();
         int e = config.numExperts();
@@ -444,7 +449,7 @@ public final class HostRouter {
         }
     }
 
-    /** The score of a logit by itself. */
+    /** The score of a single logit. */
     private double score(double x) {
         return switch (router.scoring()) {
             case SIGMOID -> sigmoid(x);
@@ -453,7 +458,7 @@ public final class HostRouter {
         };
     }
 
-    /** What choices are compared by; −∞ for what weighs nothing. */
+    /** Sets the keys by which choices are compared; −∞ for choices that can't have weight. */
     private void setKeys(double[] logits, double[] scores, double[] keys) {
         boolean hopeless = router.scoring().isSoftmax();
         for (int c = 0; c < choices && hopeless; c++) {
@@ -475,8 +480,8 @@ public final class HostRouter {
     }
 
     /**
-     * Keys of other groups become −∞. A group counts by its best key, or with a correction bias by the sum of its best
-     * two.
+     * Sets the keys of the other groups to −∞. A group's score is its best key, or with a correction bias the sum of
+     * its best two.
      */
     private void leaveBestGroups(double[] keys, double[] groupKeys, int groups) {
         int size = choices / groups;
@@ -486,7 +491,7 @@ public final class HostRouter {
                     ? keys[first]
                     : keys[first] + keys[best(keys, g * size, (g + 1) * size, first)];
         }
-        // The best are marked one by one with NaN, which nothing is less than.
+        // Marks the best groups one by one with NaN, which no comparison selects again.
         for (int kept = 0; kept < router.topkGroup(); kept++) {
             int best = -1;
             for (int g = 0; g < groups; g++) {
@@ -503,7 +508,7 @@ public final class HostRouter {
         }
     }
 
-    /** The highest key's place, of equal ones the lowest; without {@code but}. */
+    /** The index of the highest key, on ties the lowest; ignores {@code but}. */
     private static int best(double[] keys, int from, int to, int but) {
         int best = -1;
         for (int c = from; c < to; c++) {
@@ -514,7 +519,7 @@ public final class HostRouter {
         return best;
     }
 
-    /** Likewise, without the {@code count} chosen already. */
+    /** The same, ignoring the {@code count} already chosen. */
     private static int best(double[] keys, int from, int to, int[] chosen, int at, int count) {
         int best = -1;
         for (int c = from; c < to; c++) {

@@ -17,37 +17,37 @@ import java.util.concurrent.ConcurrentHashMap;
 
 /**
  * Products of int8 weights and activations by oneDNN, exact in int32: blocks of {@value Arithmetic#ROWS} rows times up
- * to {@value #TOKENS} tokens, a sum for each group of columns. Activations are unsigned, {@value #SHIFT} more than they
- * are, since that is what the chip's instructions take; the caller subtracts {@value #SHIFT} times the sums of weights.
- * Thread-safe but for {@link #close}. Native memory: some kilobytes for each thread that multiplies, until it is
- * closed.
+ * to {@value #TOKENS} tokens, with one sum per group of columns. Activations are shifted by {@value #SHIFT} to unsigned
+ * values, because the processor's instructions need that; the caller subtracts {@value #SHIFT} times the sums of
+ * weights. Thread-safe except {@link #close}. It holds some kilobytes of native memory for each thread that multiplies,
+ * until it is closed.
  */
 public final class Int8Products implements AutoCloseable {
-    /** The most tokens at once; a caller's activations have as many rows more than it asks for. */
+    /** The maximum number of tokens at once; a caller's activations need as many rows more than it asks for. */
     public static final int TOKENS = 64;
 
     /**
-     * Blocks of one group that can be one call, where an expert's blocks lie one after the other: a call has a price of
-     * its own. A block's groups are one call.
+     * Consecutive blocks with one group that one call multiplies, to save the overhead of a call. All groups of a block
+     * are one call anyway.
      */
     public static final int WIDE = 4;
 
     /**
-     * The most columns of a group that may be multiplied in float: products of 255 · 128, they add up to at most 2^24,
-     * up to which float has every integer.
+     * The maximum number of columns per group for float: products of 255 · 128 then add up to at most 2^24, up to which
+     * float represents every integer.
      */
     static final int FLOAT_COLUMNS = 512;
 
-    /** What activations are moved by. */
+    /** The offset added to activations. */
     public static final int SHIFT = 128;
 
-    /** What columns are filled up to, with weights of zero. */
+    /** Columns are padded to a multiple of this, with zero weights. */
     public static final int COLUMNS = 64;
 
-    /** The most columns whose products, 255 · 128 each, add up in an int. */
+    /** The maximum number of columns whose products, 255 · 128 each, fit an int. */
     static final int MOST_COLUMNS = (Integer.MAX_VALUE / (255 * 128)) / COLUMNS * COLUMNS;
 
-    /** Powers of 2, up to 64: tokens of a call. */
+    /** The number of sizes, in tokens per call: powers of 2 up to 64. */
     private static final int SIZES = 7;
 
     private static final long LINE = 64;
@@ -70,12 +70,12 @@ public final class Int8Products implements AutoCloseable {
     private final Map<Scratch, Place> places = new ConcurrentHashMap<>();
 
     /**
-     * Products of a number of columns.
+     * Prepares products for a number of columns.
      *
-     * @param java what multiplies one token's groups
-     * @param cols of a group, a multiple of {@value #COLUMNS}
-     * @param anyhow whether oneDNN's plain loops will do
-     * @throws OneDnn.RefusedException if oneDNN has nothing fast for them, or something that isn't exact
+     * @param java multiplies one token's groups
+     * @param cols columns per group, a multiple of {@value #COLUMNS}
+     * @param anyhow whether to accept oneDNN's reference loops
+     * @throws OneDnn.RefusedException if oneDNN has no fast implementation for them, or one that isn't exact
      */
     Int8Products(OneDnn library, Arithmetic java, int cols, int groups, boolean anyhow) throws OneDnn.RefusedException {
         this.library = library;
@@ -112,10 +112,10 @@ public final class Int8Products implements AutoCloseable {
         }
     }
 
-    /** A product and the descriptions of what it takes and gives. */
+    /** A matmul primitive and the memory descriptors of its inputs and output. */
     private record Shaped(OneDnn.Matmul matmul, long source, long weights, long target) {}
 
-    /** What oneDNN chose for many tokens: {@code brg_matmul:avx512_core_vnni}. */
+    /** The implementation that oneDNN chose for many tokens: {@code brg_matmul:avx512_core_vnni}. */
     String name() {
         return matmuls.get(SIZES - 1).matmul().name();
     }
@@ -130,15 +130,15 @@ public final class Int8Products implements AutoCloseable {
         return made;
     }
 
-    /** Where a value of a block's weights is. */
+    /** The index of a value in a block of weights. */
     public static long index(int row, int col) {
         return (col / 4 * Arithmetic.ROWS + row) * 4L + col % 4;
     }
 
     /**
-     * Some blocks of weights that follow one another times some tokens: {@code s.products} has [t, block, group, r]
-     * int32, the sum over c of a[from + t · stride + c] · w[at + {@link #index}(r, c)], of a group after the first from
-     * as many columns on, of a block after the first as much further in w.
+     * Multiplies consecutive blocks of weights by some tokens. {@code s.products} receives [t, block, group, r] int32,
+     * the sum over c of a[from + t · stride + c] · w[at + {@link #index}(r, c)], for each further group the columns
+     * continue, and for each further block w continues.
      *
      * @param w int8, of native memory
      * @param blocks 1 or, where {@link #isWide}, {@value #WIDE}
@@ -149,7 +149,7 @@ public final class Int8Products implements AutoCloseable {
         Objects.checkFromIndexSize(at, (long) blocks * stride * Arithmetic.ROWS, w.byteSize());
         Objects.checkFromIndexSize(from, (long) TOKENS * stride, a.byteSize());
         s.requireProducts(4L * TOKENS * blocks * groups * Arithmetic.ROWS);
-        if (groups > 1 && cols <= FLOAT_COLUMNS && tokens == 1) { // of which each has a price with oneDNN
+        if (groups > 1 && cols <= FLOAT_COLUMNS && tokens == 1) { // each group has an overhead in oneDNN
             java.products(w, at, cols, groups, a, from, s);
         } else {
             multiplyByLibrary(w, at, blocks, a, from, tokens, s);
@@ -163,7 +163,7 @@ public final class Int8Products implements AutoCloseable {
             place = new Place();
             places.put(s, place);
         }
-        long sums = 4L * blocks * groups * Arithmetic.ROWS; // bytes of a token's
+        long sums = 4L * blocks * groups * Arithmetic.ROWS; // bytes per token
         int first = blocks == 1 ? 0 : SIZES;
         for (int t = 0; t < tokens; ) {
             int size = size(tokens - t);
@@ -173,13 +173,13 @@ public final class Int8Products implements AutoCloseable {
         }
     }
 
-    /** The next power of 2, unless more than a fifth of it would be for nothing; then the one before. */
+    /** The next power of 2, or the one before if more than a fifth of the next would be wasted. */
     private static int size(int tokens) {
         int size = Integer.SIZE - Integer.numberOfLeadingZeros(tokens - 1);
         return 4 << size <= 5 * tokens ? size : size - 1;
     }
 
-    /** What a thread hands over: memory objects, one of each for every size. */
+    /** A thread's arguments for oneDNN: one memory object of each kind for every size. */
     private final class Place {
         private static final int ARGUMENTS = 4;
 
@@ -228,7 +228,7 @@ public final class Int8Products implements AutoCloseable {
         }
     }
 
-    /** Every size against plain sums, the greatest and the least there are among them; once for each shape. */
+    /** Checks every size against scalar sums, including the largest and the smallest possible; once for each shape. */
     private void check() throws OneDnn.RefusedException {
         synchronized (CHECKED) {
             List<Integer> shape = List.of(cols, groups);
@@ -283,7 +283,7 @@ public final class Int8Products implements AutoCloseable {
     }
 
     private int[] exact(byte[] w, int blocks, byte[] a) {
-        int parts = blocks * groups; // of one of which there is one
+        int parts = blocks * groups; // 1 for a single group and block
         int[] sums = new int[TOKENS * parts * Arithmetic.ROWS];
         for (int v = 0; v < TOKENS * parts; v++) {
             for (int c = 0; c < cols; c++) {
@@ -297,7 +297,7 @@ public final class Int8Products implements AutoCloseable {
         return sums;
     }
 
-    /** Frees the native memory; nobody may be multiplying. */
+    /** Frees the native memory; no thread may be multiplying. */
     @Override
     public void close() {
         places.values().forEach(Place::close);

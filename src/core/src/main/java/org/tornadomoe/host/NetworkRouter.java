@@ -11,13 +11,14 @@ final class NetworkRouter {
         this.network = network;
     }
 
-    /** R: values of a state. */
+    /** R, the number of values of a state. */
     int width() {
         return network.width();
     }
 
     /**
-     * A token's K experts and their weights, from {@code at} on: -1 and 0 for no expert. Its state is read and written.
+     * Computes a token's K experts and their weights, from {@code at} on; -1 and 0 for no expert. Reads and writes the
+     * token's state.
      *
      * @param hidden the token's values are from {@code from} on
      * @param states [M, R]; null for none

@@ -18,13 +18,13 @@ import java.util.List;
 import org.jspecify.annotations.Nullable;
 
 /**
- * oneDNN's C API, version 3, as far as products of int8 need it. Pointers are longs, so that a call allocates nothing.
- * The library is that of {@value Arithmetic#ONEDNN}, else the one for Linux on x86-64 in the jar of {@code
- * org.bytedeco:dnnl} on the class path, which is unpacked to a temporary directory, opened and deleted.
+ * The part of oneDNN's C API, version 3, that int8 products need. Pointers are longs, so that a call allocates nothing.
+ * The library is the one that {@value Arithmetic#ONEDNN} names, else the one for Linux on x86-64 in the jar {@code
+ * org.bytedeco:dnnl} on the class path; the latter is unpacked to a temporary directory, opened and deleted.
  */
-@SuppressWarnings("restricted") // native calls are what it is for
+@SuppressWarnings("restricted") // this class exists for native calls
 final class OneDnn {
-    /** Why oneDNN isn't used, for people. */
+    /** Why oneDNN isn't used, in human-readable form. */
     static final class RefusedException extends Exception {
         private static final long serialVersionUID = 1L;
 
@@ -113,7 +113,7 @@ final class OneDnn {
     private final int weightsTag;
     private final int groupsTag;
 
-    /** For people: {@code 3.13.0}. */
+    /** In human-readable form: {@code 3.13.0}. */
     final String version;
 
     private OneDnn() throws RefusedException {
@@ -143,7 +143,7 @@ final class OneDnn {
         throw new RefusedException("it has no layout " + name);
     }
 
-    /** The library, opened by the first who asks. */
+    /** The library, opened by the first call. */
     static OneDnn open() throws RefusedException {
         if (!OneDnn.class.getModule().isNativeAccessEnabled()) {
             throw new RefusedException("native access is not enabled: start the JVM with --enable-native-access="
@@ -190,7 +190,7 @@ final class OneDnn {
                 }
             }
             return SymbolLookup.libraryLookup(directory.resolve(FILES.getLast()), Arena.global());
-        } finally { // what is open stays so
+        } finally { // an opened library stays open
             for (String file : FILES) {
                 Files.deleteIfExists(directory.resolve(file));
             }
@@ -199,7 +199,8 @@ final class OneDnn {
     }
 
     /**
-     * A description of [groups, rows, cols] in the order [rows, groups, cols]; with one group of a matrix [rows, cols].
+     * A memory descriptor of [groups, rows, cols], stored as [rows, groups, cols]; with one group, of a matrix [rows,
+     * cols].
      */
     long matrix(int groups, int rows, int cols, int type) {
         try (Arena arena = Arena.ofConfined()) {
@@ -212,7 +213,10 @@ final class OneDnn {
         }
     }
 
-    /** That of int8 weights [groups, cols, rows] in the order [groups, rows / 64, cols / 4, 64, 4], likewise. */
+    /**
+     * A memory descriptor of int8 weights [groups, cols, rows], stored as [groups, rows / 64, cols / 4, 64, 4]; with
+     * one group, of a matrix.
+     */
     long weights(int groups, int cols, int rows) {
         try (Arena arena = Arena.ofConfined()) {
             int dimensions = groups == 1 ? 2 : 3;
@@ -227,15 +231,15 @@ final class OneDnn {
     }
 
     /**
-     * A product of matrices.
+     * A matrix product.
      *
-     * @param primitive what executes it, on the calling thread alone
-     * @param name of the implementation that oneDNN chose
-     * @param scratchpad what a call needs to write to
+     * @param primitive oneDNN's primitive, which runs on the calling thread only
+     * @param name the implementation that oneDNN chose
+     * @param scratchpad the temporary memory that a call needs
      */
     record Matmul(long primitive, String name, long scratchpad) {}
 
-    /** The product of what the descriptions say. */
+    /** Makes the product with these memory descriptors. */
     Matmul matmul(long source, long weights, long target) {
         long attributes = created("attributes", out -> (int) Functions.ATTR_CREATE.invokeExact(out));
         long matmul = 0;
@@ -264,7 +268,7 @@ final class OneDnn {
         destroy(Functions.PRIMITIVE_DESTROY, matmul.primitive());
     }
 
-    /** Memory of that description, at no address yet. */
+    /** A memory object with that descriptor, without an address yet. */
     long memory(long description) {
         return created("memory", out -> (int) Functions.MEMORY_CREATE.invokeExact(out, description, engine, 0L));
     }
@@ -307,7 +311,7 @@ final class OneDnn {
         long make() throws Throwable;
     }
 
-    /** oneDNN counts OpenMP's threads when a primitive is made, and later runs on as many. */
+    /** oneDNN reads the number of OpenMP threads when it makes a primitive, and later runs on that many. */
     private static long onOneThread(Making making) throws Throwable {
         int threads = (int) Functions.OMP_THREADS.invokeExact();
         Functions.OMP_SET_THREADS.invokeExact(1);
@@ -320,7 +324,7 @@ final class OneDnn {
 
     @FunctionalInterface
     private interface Creator {
-        /** Writes a pointer to {@code out}; gives the status. */
+        /** Writes a pointer to {@code out}; returns the status. */
         int create(long out) throws Throwable;
     }
 
@@ -334,7 +338,10 @@ final class OneDnn {
         }
     }
 
-    /** What a call threw, to be thrown on: it is unchecked, though handles are declared to throw anything. */
+    /**
+     * The exception of a call, to rethrow. It is always unchecked, although method handles are declared to throw
+     * anything.
+     */
     private static RuntimeException unchecked(Throwable thrown) {
         return switch (thrown) {
             case RuntimeException failure -> failure;

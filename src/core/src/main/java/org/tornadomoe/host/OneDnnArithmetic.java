@@ -3,7 +3,7 @@ package org.tornadomoe.host;
 import java.lang.foreign.MemorySegment;
 import org.jspecify.annotations.Nullable;
 
-/** Products of int8 by oneDNN, the rest as without it. */
+/** Computes int8 products with oneDNN and the rest as without it. */
 final class OneDnnArithmetic extends Arithmetic {
     private static final System.Logger LOG = System.getLogger(OneDnnArithmetic.class.getName());
 
@@ -15,9 +15,9 @@ final class OneDnnArithmetic extends Arithmetic {
     /**
      * Opens the library.
      *
-     * @param java what does the rest
-     * @param anyhow whether oneDNN's plain loops will do
-     * @throws OneDnn.RefusedException if there is none, or none that is fast and exact
+     * @param java computes the rest
+     * @param anyhow whether to accept oneDNN's reference loops
+     * @throws OneDnn.RefusedException if there is no library, or none that is fast and exact
      */
     OneDnnArithmetic(Arithmetic java, boolean anyhow) throws OneDnn.RefusedException {
         this.java = java;

@@ -4,14 +4,14 @@ import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.util.Arrays;
 
-/** Plain loops, for a JVM without the Vector API. */
+/** Scalar loops, for a JVM without the Vector API. */
 final class ScalarArithmetic extends Arithmetic {
     @Override
     public String description() {
         return "no vectors";
     }
 
-    /** Copied once: loops over an array are quick whatever has compiled them. */
+    /** Copies the values once, because loops over an array are fast in every compiler tier. */
     private static byte[] bytes(MemorySegment from, long at, int count) {
         byte[] bytes = new byte[count];
         MemorySegment.copy(from, ValueLayout.JAVA_BYTE, at, bytes, 0, count);

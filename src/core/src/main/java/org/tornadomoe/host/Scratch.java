@@ -3,37 +3,37 @@ package org.tornadomoe.host;
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 
-/** A thread's arrays within a task of a {@link Team}; what they hold is the task's. */
+/** A thread's temporary arrays within a task of a {@link Team}; their contents belong to the task. */
 public final class Scratch {
-    /** [tokens, rows] of a block, as {@link Arithmetic#dot} gives it. */
+    /** [tokens, rows] of a block, the result of {@link Arithmetic#dot}. */
     public final float[] tile = new float[Arithmetic.TOKENS * Arithmetic.ROWS];
 
-    /** [tokens, rows], the sum over what shares a scale. */
+    /** [tokens, rows], the sum over the columns that share a scale. */
     public final double[] sum = new double[tile.length];
 
     /** [tokens, rows], the sum over all columns, scaled. */
     public double[] total = new double[tile.length];
 
-    /** What {@link Int8Products#multiply} gave last; the collector frees it. */
+    /** The last result of {@link Int8Products#multiply}; the garbage collector frees it. */
     public MemorySegment products = MemorySegment.NULL;
 
-    /** Where each token's row begins, then how many there are. */
+    /** The offset of each token's row, then the number of rows. */
     public final int[] from = new int[Arithmetic.TOKENS];
 
-    /** A row in float, where products are found in float lanes. */
+    /** A row in float, for products in float lanes. */
     private float[] floats = new float[0];
 
     /** A row in int8. */
     public byte[] bytes = new byte[0];
 
-    /** A token's logits, scores, and what choices are compared by. */
+    /** A token's logits, scores and keys, by which choices are compared. */
     public double[] logits = new double[0];
 
     public double[] scores = new double[0];
     public double[] keys = new double[0];
     public double[] groupKeys = new double[0];
 
-    /** Makes room in {@link #total} for so many tokens. */
+    /** Makes room in {@link #total} for that many tokens. */
     public void requireTokens(int tokens) {
         if (total.length < tokens * Arithmetic.ROWS) {
             total = new double[tokens * Arithmetic.ROWS];
@@ -47,7 +47,7 @@ public final class Scratch {
         }
     }
 
-    /** Room for a row in float. */
+    /** Makes room for a row in float. */
     float[] requireFloats(int count) {
         if (floats.length < count) {
             floats = new float[count];
@@ -55,7 +55,7 @@ public final class Scratch {
         return floats;
     }
 
-    /** Makes room; helpers serve layers of all sizes. */
+    /** Makes room; one thread's scratch serves layers of all sizes. */
     public void require(int width, int logitCount, int groups) {
         if (bytes.length < width) {
             bytes = new byte[width];

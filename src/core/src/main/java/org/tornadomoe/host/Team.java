@@ -8,16 +8,16 @@ import java.util.concurrent.locks.ReentrantLock;
 import org.jspecify.annotations.Nullable;
 
 /**
- * The calling thread, and as many of the common pool's as there are further cores. A call's stages are split into
- * tasks, which whoever is free takes in order; the caller waits for no helper that has not come, so a busy pool makes a
- * call slower and nothing else. Helpers stay for some microseconds after a call, for the next one, and then leave. One
- * call at a time has the helpers; others go on alone. Nothing is allocated while calls follow one another.
+ * The calling thread and helpers from the common pool, one for each further core. A call's stages are split into tasks,
+ * which free threads take in order. The caller doesn't wait for a helper that has not started, so a busy pool only
+ * makes a call slower. After a call helpers spin for some microseconds for the next one, and then leave. One call at a
+ * time has the helpers; others run alone. Consecutive calls allocate nothing.
  */
 public final class Team {
-    /** A part of a call: {@code task} from 0, each once, in any order and on any thread of the team. */
+    /** A stage of a call. Its tasks, numbered from 0, run once each, in any order and on any thread of the team. */
     @FunctionalInterface
     public interface Stage {
-        /** Does one task; {@code scratch} is the thread's own. */
+        /** Runs one task; {@code scratch} belongs to the thread. */
         void run(int task, Scratch scratch);
     }
 
@@ -29,16 +29,18 @@ public final class Team {
                 Math.min(Runtime.getRuntime().availableProcessors(), 1 + ForkJoinPool.getCommonPoolParallelism()));
     }
 
-    /** Of {@link #counters}: the tasks of the stage under way in the upper half, the next of them in the lower. */
+    /**
+     * Index in {@link #counters}: the running stage's number of tasks in the upper half, the next task in the lower.
+     */
     private static final int CLAIM = 16;
 
-    /** How many of them are still to be done. */
+    /** Index in {@link #counters}: the number of unfinished tasks. */
     private static final int UNFINISHED = 2 * CLAIM;
 
     private final Helper[] helpers;
     private final ReentrantLock taken = new ReentrantLock();
 
-    /** Two pairs of the cache's lines apart, since all threads read one of them while others write the other. */
+    /** The counters are two pairs of cache lines apart, because all threads read one while others write the other. */
     private final AtomicLongArray counters = new AtomicLongArray(3 * CLAIM);
 
     private volatile boolean open;
@@ -48,9 +50,9 @@ public final class Team {
     private Stage stage = (_, _) -> {};
 
     /**
-     * A team of so many threads.
+     * A team.
      *
-     * @param threads at least 1, the caller's included
+     * @param threads number of threads, at least 1, including the caller's
      */
     public Team(int threads) {
         helpers = new Helper[Math.max(0, threads - 1)];
@@ -59,12 +61,12 @@ public final class Team {
         }
     }
 
-    /** That of all layers. */
+    /** The team that all layers share. */
     public static Team shared() {
         return Shared.TEAM;
     }
 
-    /** The caller's included. */
+    /** The number of threads, including the caller's. */
     public int threads() {
         return 1 + helpers.length;
     }
@@ -114,10 +116,10 @@ public final class Team {
         }
     }
 
-    /** Does tasks while there are any. The next stage waits until all that were done here are told of, at the end. */
+    /** Runs tasks while there are any, and at the end reports how many; the next stage waits for that. */
     private void work(Scratch scratch) {
         int done = 0;
-        while (isLeft(counters.get(CLAIM))) { // so that who only waits doesn't write
+        while (isLeft(counters.get(CLAIM))) { // so that a waiting thread doesn't write
             long claimed = counters.getAndIncrement(CLAIM);
             if (!isLeft(claimed)) {
                 break;
@@ -138,18 +140,19 @@ public final class Team {
         return (int) claim < (int) (claim >>> 32);
     }
 
-    /** The first, and the later ones suppressed in it. */
+    /** Keeps the first exception, with the later ones suppressed in it. */
     private synchronized void keep(Throwable thrown) {
         Throwable first = failure;
         if (first == null) {
             failure = thrown;
-        } else if (first != thrown) { // which Java doesn't take
+        } else if (first != thrown) { // Java forbids self-suppression
             first.addSuppressed(thrown);
         }
     }
 
-    /** Spins, and lets others run if that takes long. */
-    @SuppressWarnings("ThreadPriorityCheck") // not for order: with more threads than cores, who is waited for needs one
+    /** Spins, and yields if that takes long. */
+    @SuppressWarnings(
+            "ThreadPriorityCheck") // not for ordering: with more threads than cores, the awaited thread needs a core
     private static void pause(int spin) {
         if (spin < SPINS) {
             Thread.onSpinWait();
@@ -158,13 +161,13 @@ public final class Team {
         }
     }
 
-    /** A place in the team; whoever of the pool takes its job works there. */
+    /** A helper's place in the team; a pool thread that takes its job works there. */
     private final class Helper {
         private final Scratch scratch = new Scratch();
         private final AtomicInteger present = new AtomicInteger();
         private Job job = new Job(this);
 
-        /** By the caller. If the last job is still to begin or has not left, it does as well. */
+        /** Called by the caller. A previous job that has not started or not left yet serves too. */
         void call() {
             if (present.compareAndSet(0, 1)) {
                 if (job.isDone()) {

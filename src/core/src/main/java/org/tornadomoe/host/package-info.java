@@ -1,4 +1,4 @@
-/** The machine's cores: threads, vector and scalar arithmetic, and the router that runs on them. */
+/** Computation on the CPU's cores: threads, vector and scalar arithmetic, and the router that runs on them. */
 @NullMarked
 package org.tornadomoe.host;
 

@@ -13,17 +13,17 @@ public final class Activations {
     private Activations() {}
 
     /**
-     * Activation: [rows, 2I] to [rows, I], or [rows, I] to [rows, I] without a gate. Where vLLM rounds silu(g) to the
-     * layer's type before it multiplies, nothing is rounded here.
+     * Applies the activation: [rows, 2I] to [rows, I], or [rows, I] to [rows, I] without a gate. vLLM rounds silu(g) to
+     * the layer's type before it multiplies; here nothing is rounded.
      *
-     * @param gateUp what GEMM 1 gave, a row a pair, a token's shared experts after its K: gate then up, or alternating
-     *     if the activation is interleaved
+     * @param gateUp GEMM 1's output, one row per pair, a token's shared experts after its K: gate then up, or
+     *     alternating if the activation is interleaved
      */
     public static double[] apply(FusedMoeConfig config, double[] gateUp, int rows) {
         return apply(config, gateUp, rows, row -> row % config.pairsPerToken() >= config.expertsPerToken());
     }
 
-    /** Likewise, of rows in another order; {@code isShared} tells whether a row is a shared expert's. */
+    /** The same for rows in another order; {@code isShared} says whether a row belongs to a shared expert. */
     static double[] apply(FusedMoeConfig config, double[] gateUp, int rows, IntPredicate isShared) {
         MoeActivation activation = config.activation();
         ActivationConstants routed = config.activationConstants();
@@ -46,7 +46,7 @@ public final class Activations {
         return act;
     }
 
-    /** One value. Without a gate, {@code gate} is the argument and {@code up} is 1. */
+    /** The activation of one value. Without a gate, {@code gate} is the argument and {@code up} is 1. */
     static double apply(MoeActivation activation, ActivationConstants c, double gate, double up) {
         double g = Math.min(gate, c.limit());
         double u = Math.clamp(up, -c.limit(), c.limit());
@@ -75,8 +75,8 @@ public final class Activations {
     }
 
     /**
-     * 1 - erf(x): below 2.5 by the series erf(x) = 2/sqrt(pi) exp(-x^2) sum of 2^n x^(2n+1) / (1 3 5 .. (2n+1)), above
-     * by the continued fraction exp(-x^2)/sqrt(pi) / (x + 1/2 / (x + 2/2 / (x + 3/2 / ..))) (Abramowitz and Stegun
+     * 1 - erf(x). Below 2.5 it uses the series erf(x) = 2/sqrt(pi) exp(-x^2) sum of 2^n x^(2n+1) / (1 3 5 .. (2n+1)),
+     * above the continued fraction exp(-x^2)/sqrt(pi) / (x + 1/2 / (x + 2/2 / (x + 3/2 / ..))) (Abramowitz and Stegun
      * 7.1.6, 7.1.14).
      */
     static double erfc(double x) {

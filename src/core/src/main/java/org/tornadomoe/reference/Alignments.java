@@ -3,18 +3,16 @@ package org.tornadomoe.reference;
 import java.util.Arrays;
 import java.util.stream.IntStream;
 
-/**
- * The orders of pairs in which a block of rows needs one expert's weights only (vLLM: {@code moe_align_block_size}).
- */
+/** Orders the pairs so that each block of rows needs only one expert's weights (vLLM: {@code moe_align_block_size}). */
 public final class Alignments {
     private Alignments() {}
 
     /**
-     * {@link #align(int[], int, int)} where some experts live elsewhere, in either of vLLM's ways.
+     * {@link #align(int[], int, int)} if some experts are on other ranks, in either of vLLM's two ways.
      *
-     * @param expertMap the local number of each expert, -1 if it lives elsewhere
-     * @param keep whether pairs of experts elsewhere are kept, sorted by their global number, in blocks of expert -1;
-     *     else they are left out, and pairs sorted by local number
+     * @param expertMap the local number of each expert, -1 if it is on another rank
+     * @param keep true keeps the pairs of experts on other ranks, sorts by global number, and gives their blocks the
+     *     expert -1; false leaves them out and sorts by local number
      */
     public static Alignment align(int[] topkIds, int[] expertMap, boolean keep, int blockSize) {
         if (keep) {
@@ -31,9 +29,9 @@ public final class Alignments {
     }
 
     /**
-     * Align: pairs sorted by expert, ascending within an expert, every expert's run filled up to whole blocks with the
-     * number of pairs. Experts without pairs take no block; ids outside [0, E) are left out. (vLLM:
-     * {@code moe_align_block_size}, without the unused capacity at the end.)
+     * Sorts pairs by expert, ascending within an expert, and pads every expert's run to whole blocks with the number of
+     * pairs. Experts without pairs get no block; ids outside [0, E) are left out. (vLLM: {@code moe_align_block_size},
+     * without the unused capacity at the end.)
      *
      * @param topkIds the expert of each pair
      */
@@ -63,9 +61,9 @@ public final class Alignments {
     }
 
     /**
-     * Align for the batched format, where each expert has a slot for every token: S = M in whole blocks. Slot s of
-     * expert e, the s-th of its pairs, is at e·S + s; blocks without a pair have expert -1. An expert that a token
-     * names twice may have more pairs than slots, and then as many blocks as it needs.
+     * Aligns for the batched format, in which each expert has S slots: M rounded up to whole blocks. The s-th pair of
+     * expert e is in its slot s, at e·S + s; blocks without a pair have expert -1. If a token names an expert twice,
+     * the expert may have more pairs than slots; it then gets as many blocks as it needs.
      *
      * @param topkIds the expert of each pair; ids outside [0, E) are left out
      */
@@ -90,11 +88,11 @@ public final class Alignments {
     }
 
     /**
-     * A block for every pair, in their order, for so few of them that hardly two have the same expert: nothing is
-     * sorted. A block's first place has its pair, the others the number of pairs. (vLLM: naive block assignment, where
-     * 4·P is at most E and all experts are here.)
+     * Gives every pair its own block, in order, without sorting; for so few pairs that hardly two have the same expert.
+     * A block's first row has its pair, the others the number of pairs. (vLLM: naive block assignment, if 4·P is at
+     * most E and all experts are local.)
      *
-     * @param topkIds the expert of each pair; ids outside [0, E) are blocks of nobody, −1
+     * @param topkIds the expert of each pair; ids outside [0, E) give blocks of expert −1
      */
     public static Alignment naiveAlign(int[] topkIds, int experts, int blockSize) {
         if (blockSize < 1) {

@@ -6,9 +6,9 @@ import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.quant.LoraAdapter;
 
 /**
- * What adapters add to the two GEMMs, in float64: as if B·A had been added to the unquantised weights, so the inputs
- * are the unquantised ones too. Where router weights are applied on the input, they are on w13's addition and not on
- * w2's; vLLM has them on w2's there.
+ * What adapters add to the two GEMMs, in float64, as if B·A had been added to the unquantised weights; so the inputs
+ * are unquantised too. If router weights apply to the input, they multiply w13's addition and not w2's; vLLM multiplies
+ * w2's.
  */
 final class Lora {
     private Lora() {}
@@ -17,7 +17,7 @@ final class Lora {
      * GEMM 1's output [P, rows of w13] with B (A x) of the pair's token x added.
      *
      * @param hidden [M, H]
-     * @param adapterOfToken [M], null where a token has none
+     * @param adapterOfToken [M], null for a token without one
      */
     static double[] addGateUp(
             FusedMoeConfig config,
@@ -53,7 +53,7 @@ final class Lora {
     }
 
     /**
-     * GEMM 2's output [P, H], weighted already, with B (A h) of the pair's activation h added, times the router's
+     * GEMM 2's output [P, H], already weighted, with B (A h) of the pair's activation h added, times the router's
      * weight.
      *
      * @param act [P, I], unquantised

@@ -1,7 +1,7 @@
 package org.tornadomoe.reference;
 
 /**
- * What the definition and those who compare with it compute with: conversions, sums in index order, the error of a
+ * Helper functions of the definition and of comparisons with it: conversions, sums in index order, the error of a
  * result.
  */
 public final class Numerics {
@@ -25,9 +25,7 @@ public final class Numerics {
         return narrow;
     }
 
-    /**
-     * How far apart two results are: |actual - expected| / |expected| in the Euclidean norm; 0 if both are all zero.
-     */
+    /** The relative L2 error: |actual - expected| / |expected| in the Euclidean norm; 0 if both are all zero. */
     public static double relativeL2(double[] actual, double[] expected) {
         if (actual.length != expected.length) {
             throw new IllegalArgumentException("actual: expected " + expected.length + " values, got " + actual.length);

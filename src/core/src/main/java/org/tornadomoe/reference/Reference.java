@@ -11,18 +11,18 @@ import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.LoraAdapter;
 
 /**
- * The layer, stage by stage, in float64 and without cleverness. All matrices are row-major; M tokens, E experts, K
- * top-k, H hidden, I intermediate. Sums run in index order, so a result is the same on every machine.
+ * The layer, stage by stage, in simple float64 code. All matrices are row-major; M tokens, E experts, K top-k, H
+ * hidden, I intermediate. Sums run in index order, so a result is the same on every machine.
  */
 public final class Reference {
     private Reference() {}
 
-    /** A pass with the unquantised weights: hidden [M, H] in, every stage out. */
+    /** Computes all stages with the unquantised weights, from hidden [M, H]. */
     public static Stages forward(ExpertWeights weights, float[] hidden, int tokens) {
         return forward(weights, hidden, tokens, RouterInputs.NONE);
     }
 
-    /** The same of a layer whose router may read more. */
+    /** The same for a layer whose router may read more inputs. */
     public static Stages forward(ExpertWeights weights, float[] hidden, int tokens, RouterInputs inputs) {
         FusedMoeConfig config = weights.config();
         float[] read = inputs.hidden(config.router(), hidden, tokens, config.hiddenDim());
@@ -31,7 +31,7 @@ public final class Reference {
         return forward(weights, hidden, logits, Router.route(config, weights.router(), read, logits, tokens, inputs));
     }
 
-    /** A pass with the unquantised weights on tokens that are routed already. */
+    /** Computes all stages with the unquantised weights, for tokens that are already routed. */
     public static Stages forward(ExpertWeights weights, float[] hidden, double[] logits, Routing routing) {
         return forward(weights, hidden, logits, routing, null);
     }
@@ -52,7 +52,7 @@ public final class Reference {
             weights.requireUnchanged();
             return stages;
         } catch (InternalError e) {
-            weights.requireUnchanged(); // a page of a file that is gone
+            weights.requireUnchanged(); // a truncated file reads as zeros
             throw e;
         }
     }
@@ -86,7 +86,7 @@ public final class Reference {
         return new Stages(logits, routing, null, gemm1, act, null, gemm2, output);
     }
 
-    /** A pass with int8 experts and their router: hidden [M, H] in, every stage out. */
+    /** Computes all stages with int8 experts and their router, from hidden [M, H]. */
     public static Stages forward(Int8Experts experts, float[] hidden, int tokens) {
         FusedMoeConfig config = experts.config();
         Numerics.requireLength("hidden", hidden.length, tokens, config.hiddenDim());
@@ -94,14 +94,14 @@ public final class Reference {
         return forward(experts, hidden, Router.logits(config, experts.router(), Numerics.widen(read), tokens), tokens);
     }
 
-    /** A pass with int8 experts: hidden [M, H] and router logits [M, L] in, every stage out. */
+    /** Computes all stages with int8 experts, from hidden [M, H] and router logits [M, L]. */
     public static Stages forward(Int8Experts experts, float[] hidden, double[] logits, int tokens) {
         return forward(experts, hidden, logits, Router.route(experts.config(), experts.router(), logits, tokens));
     }
 
     /**
-     * A pass with int8 experts on tokens that are routed already. Experts that live elsewhere add nothing, so that the
-     * outputs of all parts add up to the layer's; zero experts live with expert 0.
+     * Computes all stages with int8 experts, for tokens that are already routed. Experts on other ranks add nothing, so
+     * that the outputs of all parts add up to the layer's; zero experts are on expert 0's rank.
      */
     public static Stages forward(Int8Experts experts, float[] hidden, double[] logits, Routing routing) {
         return forward(experts, hidden, logits, routing, null);
@@ -143,14 +143,14 @@ public final class Reference {
         return new Stages(logits, routing, a1, gemm1, act, a2, gemm2, output);
     }
 
-    /** The local number of an expert; -1 if it lives elsewhere or has no weights. */
+    /** The local number of an expert; -1 if it is on another rank or has no weights. */
     static int local(Int8Experts experts, int id) {
         return id >= 0 && id < experts.config().globalNumExperts() ? experts.expertMap(id) : -1;
     }
 
     /**
-     * Zero experts: the token itself times their weights is added to its output [M, H], by one of all ranks: the first
-     * of its tensor-parallel group that has expert 0.
+     * Adds the zero experts: the token itself times their weights, to its output [M, H]. Only one rank does it, the
+     * first of the tensor-parallel group that has expert 0.
      */
     static void addZeroExperts(
             FusedMoeConfig config, int localOfExpert0, float[] hidden, Routing routing, double[] output) {
@@ -167,7 +167,7 @@ public final class Reference {
     }
 
     /**
-     * Prepare: the per-token int8 rule of {@link Int8Activations}, on values rounded to float first.
+     * The prepare stage: applies the per-token int8 rule of {@link Int8Activations}, on values rounded to float first.
      *
      * @param x [rows, width]
      */
@@ -179,11 +179,11 @@ public final class Reference {
     }
 
     /**
-     * Prepare: the scheme's rule of {@link Int8Activations}, on values rounded to float first; null if activations stay
-     * float.
+     * The prepare stage: applies the scheme's rule of {@link Int8Activations}, on values rounded to float first; null
+     * if activations stay float.
      *
-     * @param scale known beforehand; null if it is found here
-     * @param x [rows, width]; a row that isn't there is zeros
+     * @param scale a given scale; null to find it here
+     * @param x [rows, width]; a missing row is zeros
      */
     public static @Nullable QuantizedTokens quantize(
             Int8Experts experts, @Nullable Float scale, double[] x, int rows, int width) {
@@ -211,11 +211,11 @@ public final class Reference {
     }
 
     /**
-     * The same where each expert has its own scale.
+     * The same with one scale per expert.
      *
-     * @param known of each local expert; null if it is found here
-     * @param expertOf the local number of each row's expert, -1 where it lives elsewhere; with one scale for all it
-     *     isn't looked at
+     * @param known each local expert's given scale; null to find it here
+     * @param expertOf the local number of each row's expert, -1 if it is on another rank; ignored with one scale for
+     *     all
      */
     static @Nullable QuantizedTokens quantize(
             Int8Experts experts, float @Nullable [] known, int[] expertOf, double[] x, int rows, int width) {
@@ -235,8 +235,8 @@ public final class Reference {
     }
 
     /**
-     * The hidden states [M, H] as the experts get them: as they are or, if the layer applies router weights on the
-     * input, a row a pair, [M * (K + n), H], times the pair's weight.
+     * The experts' input: the hidden states [M, H] or, if the layer applies router weights to the input, one row per
+     * pair, [M * (K + n), H], times the pair's weight.
      */
     public static double[] onInput(FusedMoeConfig config, double[] hidden, double[] weights) {
         if (!config.applyRouterWeightOnInput()) {
@@ -245,7 +245,7 @@ public final class Reference {
         return weigh(ofPairs(config, hidden, weights.length), weights);
     }
 
-    /** The same of int8 experts: a row a pair also where each quantises its input by itself. */
+    /** The same for int8 experts, with one row per pair also if each expert has its own input scale. */
     static double[] inputs(Int8Experts experts, double[] hidden, double[] weights) {
         FusedMoeConfig config = experts.config();
         return experts.hasInputsOfTheirOwn() && !config.applyRouterWeightOnInput()
@@ -263,14 +263,14 @@ public final class Reference {
     }
 
     /**
-     * The experts' outputs [P, H] as they are summed: times the router's weights unless the layer applies them on the
+     * The experts' outputs [P, H] before the sum: times the router's weights, unless the layer applies them to the
      * input.
      */
     public static double[] onOutput(FusedMoeConfig config, double[] rows, double[] weights) {
         return config.applyRouterWeightOnInput() ? rows : weigh(rows, weights);
     }
 
-    /** End of GEMM 2: every row [P, H] times the router weight of its pair [P]. */
+    /** The end of GEMM 2: multiplies every row of [P, H] by the router weight of its pair [P]. */
     public static double[] weigh(double[] rows, double[] weights) {
         if (weights.length == 0) {
             return rows.clone();
@@ -284,7 +284,7 @@ public final class Reference {
         return weighed;
     }
 
-    /** Finalize: [M * K, H] to [M, H], the sum over a token's slots in order. */
+    /** The finalize stage: [M * K, H] to [M, H], the sum over a token's slots in order. */
     public static double[] combine(double[] gemm2, int tokens, int topK, int hiddenDim) {
         Numerics.requireLength("gemm2", gemm2.length, (long) tokens * topK, hiddenDim);
         double[] output = new double[tokens * hiddenDim];

@@ -23,7 +23,7 @@ import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.Int8Tensor;
 import org.tornadomoe.quant.LoraAdapter;
 
-/** The definition as a kernel class, slow. */
+/** The definition as a kernel class. Slow. */
 public class ReferenceExperts implements GeneralExperts {
     @Override
     public Int8MoeBackend backend() {
@@ -45,13 +45,13 @@ public class ReferenceExperts implements GeneralExperts {
         return "cpu";
     }
 
-    /** Runs here, whatever the configuration names. */
+    /** Runs on any machine, whatever device the configuration names. */
     @Override
     public boolean supportsCurrentDevice(FusedMoeConfig config) {
         return true;
     }
 
-    /** A rank's part gives its part of the sum, however the ranks are laid out. */
+    /** A rank's part computes its part of the sum, for any layout of ranks. */
     @Override
     public boolean supportsParallelConfig(FusedMoeParallelConfig parallel) {
         return true;
@@ -137,7 +137,7 @@ public class ReferenceExperts implements GeneralExperts {
                 Numerics.narrow(output));
     }
 
-    /** Needs no turn-taking: but for the loads, the reference keeps nothing between calls. */
+    /** Needs no lock: except for the loads, the reference keeps no state between calls. */
     private static final class Kernel implements MoeKernel, Adapters, Replicated {
         private final Int8Experts experts;
         private volatile @Nullable Replicas replicas;
@@ -185,7 +185,7 @@ public class ReferenceExperts implements GeneralExperts {
             }
         }
 
-        /** Without what is other devices' to do, where experts move by load; and takes note of the loads. */
+        /** Removes the pairs of other devices, with load balancing, and records the loads. */
         private Routing placed(Routing routed) {
             Replicas here = replicas;
             if (here == null) {

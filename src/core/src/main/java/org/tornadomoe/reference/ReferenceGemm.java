@@ -12,12 +12,13 @@ public final class ReferenceGemm {
     private ReferenceGemm() {}
 
     /**
-     * GEMM of W8A8: out [P, N] with out[p, n] = sum over groups of columns of (sum of a[row, i] * w[e, n, i] in the
+     * The GEMM of W8A8: out [P, N] with out[p, n] = sum over groups of columns of (sum of a[row, i] * w[e, n, i] in the
      * group) * the group's scale of the row * the group's scale of w[e, n], plus the bias of e and n; where row = p /
-     * pairsPerRow and e = expertOf[p]. What has one scale a row is one group. The inner sum is exact. A pair whose
+     * pairsPerRow and e = expertOf[p]. With one scale per row, a row is one group. The inner sum is exact. A pair whose
      * expert is outside [0, E) gets zeros.
      *
-     * @param pairsPerRow K for GEMM 1, whose input is a row a token; 1 for GEMM 2, whose input is a row a pair
+     * @param pairsPerRow K for GEMM 1, whose input has one row per token; 1 for GEMM 2, whose input has one row per
+     *     pair
      * @param expertOf the expert of each of the P pairs
      * @param bias [E, N]; null for none
      */
@@ -30,13 +31,16 @@ public final class ReferenceGemm {
         return multiply(values, Numerics.widen(a.scales()), pairsPerRow, expertOf, Weights.of(w), bias);
     }
 
-    /** GEMM of W8A16: as that of W8A8, with activations that have no scale, and weights less their zero points. */
+    /**
+     * The GEMM of W8A16: like that of W8A8, but activations have no scale, and the zero points are subtracted from the
+     * weights.
+     */
     public static double[] multiply(
             double[] a, int pairsPerRow, int[] expertOf, Int8Tensor w, float @Nullable [] bias) {
         return multiply(a, pairsPerRow, expertOf, Weights.of(w), bias);
     }
 
-    /** The GEMM of the quantised activations, or of the float ones where there are no others. */
+    /** The GEMM of the quantised activations or, if there are none, of the float ones. */
     static double[] multiply(
             @Nullable QuantizedTokens quantized,
             double[] a,

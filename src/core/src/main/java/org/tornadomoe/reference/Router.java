@@ -13,14 +13,15 @@ import org.tornadomoe.quant.RouterNetwork;
 import org.tornadomoe.quant.RouterWeights;
 
 /**
- * The router in float64: from hidden states to the experts of each token and their weights (vLLM: {@code router/}). M
- * tokens, E routed experts, C choices (those and the zero experts), K top-k, n shared experts, L logits a token; see
+ * The router in float64: computes each token's experts and their weights from hidden states (vLLM: {@code router/}). M
+ * tokens, E routed experts, C choices (those and the zero experts), K top-k, n shared experts, L logits per token; see
  * {@link FusedMoeConfig}.
  *
- * <p>The order of things: a score that isn't finite counts 0. Where nothing is added to scores, the choice is by
- * logits, since all score functions grow with them, with a NaN below all: the same as by scores, but for scores that
- * are no longer told apart. A softmax whose row holds NaN or +infinity, or nothing but -infinity, is 0 everywhere. Ties
- * go to the lower id, and the chosen are in descending order of what they were chosen by.
+ * <p>How experts are compared: a score that isn't finite counts as 0. If nothing is added to the scores, experts are
+ * chosen by their logits, with NaN lowest. All score functions increase with the logit, so this equals a choice by
+ * scores, except where different logits round to the same score. A softmax whose row contains NaN or +infinity, or only
+ * -infinity, is 0 everywhere. Ties go to the lower id. The chosen experts are in descending order of the value by which
+ * they were chosen.
  */
 public final class Router {
     private Router() {}
@@ -29,7 +30,7 @@ public final class Router {
      * Logits [M, L]: hidden [M, H] times the transpose of the router's weight [C, H], plus its bias; then the product
      * with the shared expert gate, if there is one.
      *
-     * @return empty of a router that is a network
+     * @return empty for a router that is a network
      * @throws IllegalArgumentException if the router has no weight
      */
     public static double[] logits(FusedMoeConfig config, RouterWeights router, double[] hidden, int tokens) {
@@ -59,17 +60,17 @@ public final class Router {
         return logits;
     }
 
-    /** A logit, cut off smoothly where the router does that. */
+    /** A logit, soft-capped if the router does that. */
     private static double capped(RouterConfig router, double logit) {
         double cap = router.logitCap();
         return cap == 0 ? logit : cap * Math.tanh(logit / cap);
     }
 
     /**
-     * The K + n experts of each token from its hidden states, by whatever router the model has.
+     * The K + n experts of each token from its hidden states, with any of the routers.
      *
-     * @param logits [M, L]; of a network they are empty
-     * @param inputs its states aren't written to
+     * @param logits [M, L]; empty for a network
+     * @param inputs the states in it are only read
      */
     public static Routing route(
             FusedMoeConfig config,
@@ -113,7 +114,7 @@ public final class Router {
                             .boxed()
                             .toList()
                             .indexOf(id);
-                    int p = m * k + (before < 0 ? slot : before); // one that is there twice is one
+                    int p = m * k + (before < 0 ? slot : before); // a duplicate counts once
                     routed.ids()[m * k + slot] = before < 0 ? id : -1;
                     routed.weights()[p] += weights[slot] * config.router().routedScalingFactor();
                 }
@@ -162,10 +163,10 @@ public final class Router {
 
     /**
      * The K + n experts of each token: the chosen ones, then the shared ones, whose weight is 1 or the sigmoid of the
-     * gate's logit. Ids 0 to E - 1 are routed experts, then come the shared and after them the zero experts.
+     * gate's logit. Ids 0 to E - 1 are routed experts, then come the shared experts and after them the zero experts.
      *
      * @param logits [M, L]
-     * @throws IllegalArgumentException if the configuration's router is a function of the caller's
+     * @throws IllegalArgumentException if the configuration's router is the caller's function
      */
     public static Routing route(FusedMoeConfig config, RouterWeights router, double[] logits, int tokens) {
         int width = config.numRouterLogits();
@@ -181,11 +182,11 @@ public final class Router {
     }
 
     /**
-     * The same with a function of the caller's.
+     * The same with the caller's function.
      *
      * @param hidden [M, H]
      * @param logits [M, L]; empty if the router has no weight
-     * @throws IllegalArgumentException if the function gives what it must not
+     * @throws IllegalArgumentException if the function returns an invalid result
      */
     public static Routing route(
             FusedMoeConfig config, TopKRouter function, float[] hidden, double[] logits, int tokens) {
@@ -248,7 +249,10 @@ public final class Router {
         return new Routing(routed.tokens(), pairs, ids, weights);
     }
 
-    /** Scores of a token's K + n experts become weights: times the factor, by their sum. */
+    /**
+     * Turns the scores of a token's K + n experts into weights: divides them by their sum and multiplies them by the
+     * factor.
+     */
     private static void divide(double[] scores, int pairs, double factor) {
         for (int from = 0; from < scores.length; from += pairs) {
             double[] weights = normalized(Arrays.copyOfRange(scores, from, from + pairs));
@@ -259,11 +263,12 @@ public final class Router {
     }
 
     /**
-     * The K of C choices of each token and their weights; scores alone where shared experts' are divided with them.
+     * Each token's K of C choices and their weights; only their scores, if shared experts are normalised together with
+     * them.
      *
-     * <p>With a correction bias and groups (1 is a group, too), as in vLLM's kernel for DeepSeek-V3, what has a logit
-     * that isn't finite comes last and weighs 0; with one group that has no finite logit all weights are 1 / K, if they
-     * are renormalised. (vLLM: {@code router/grouped_topk_router.py}.)
+     * <p>With a correction bias and groups (1 counts as a group too), as in vLLM's kernel for DeepSeek-V3, a choice
+     * whose logit isn't finite comes last and has weight 0. With one group without a finite logit, all weights are 1 /
+     * K, if they are renormalised. (vLLM: {@code router/grouped_topk_router.py}.)
      *
      * @param logits [M, C]
      * @param correctionBias [C], null for none
@@ -319,7 +324,7 @@ public final class Router {
         return new Routing(tokens, topK, ids, weights);
     }
 
-    /** Of each group its {@code count} best. */
+    /** The {@code count} best of each group. */
     private static int[] topKOfEach(double[] keys, int count, int groups) {
         int size = keys.length / groups;
         return IntStream.range(0, groups)
@@ -352,14 +357,14 @@ public final class Router {
         return new Routing(tokens, topK, ids, weights);
     }
 
-    /** A logit that isn't finite is as low as one can be, so that it comes last. */
+    /** Makes logits that aren't finite the lowest value, so that they come last. */
     private static double[] finiteOrLeast(double[] logits) {
         return Arrays.stream(logits)
                 .map(x -> Double.isFinite(x) ? x : -Double.MAX_VALUE)
                 .toArray();
     }
 
-    /** What choices are compared by; -infinity for what weighs nothing. */
+    /** The keys by which choices are compared; -infinity for choices that can't have weight. */
     private static double[] keys(
             double[] logits, double[] scores, RouterConfig router, float @Nullable [] correctionBias) {
         double[] keys = new double[logits.length];
@@ -380,7 +385,7 @@ public final class Router {
         return keys;
     }
 
-    /** Keys of other groups become -infinity. A group counts by the sum of its best keys. */
+    /** Sets the keys of the other groups to -infinity. A group's score is the sum of its best keys. */
     private static void leaveBestGroups(double[] keys, int groups, int topkGroup, int best) {
         int size = keys.length / groups;
         double[] groupKeys = new double[groups];
@@ -401,7 +406,7 @@ public final class Router {
         }
     }
 
-    /** Scores of a token's logits; what isn't finite is 0. */
+    /** The scores of a token's logits; a score that isn't finite is 0. */
     private static double[] scores(double[] logits, ScoringFunction function) {
         double[] scores = switch (function) {
             case SOFTMAX, SOFTMAX_EACH_GROUP -> softmax(logits);
@@ -436,7 +441,7 @@ public final class Router {
         return Arrays.stream(x).map(v -> v / total).toArray();
     }
 
-    /** Indices of the k highest scores, highest first; of equal scores the lower index first. */
+    /** Indices of the k highest scores, highest first; on ties the lower index first. */
     private static int[] topK(double[] scores, int k) {
         boolean[] taken = new boolean[scores.length];
         int[] chosen = new int[k];

@@ -3,13 +3,13 @@ package org.tornadomoe.reference;
 import org.tornadomoe.kernel.ChosenExperts;
 
 /**
- * Which experts each token goes to. A pair p is token p / K, slot p % K; a token's slots are ordered by descending
- * score, the shared experts last.
+ * The experts of each token. A pair p is token p / K, slot p % K; a token's slots are ordered by descending score, the
+ * shared experts last.
  *
  * @param tokens M
- * @param topK K, and beside the chosen experts the shared ones
+ * @param topK K, the chosen and the shared experts of a token
  * @param ids [M, K] expert ids
- * @param weights [M, K] what each expert's output is multiplied by
+ * @param weights [M, K] the factor of each expert's output
  */
 public record Routing(int tokens, int topK, int[] ids, double[] weights) {
     /**
@@ -24,7 +24,7 @@ public record Routing(int tokens, int topK, int[] ids, double[] weights) {
         }
     }
 
-    /** The same as kernels are told it, weights in float; shares the ids. */
+    /** The same in the kernels' form, with weights in float; shares the ids. */
     public ChosenExperts chosen() {
         return new ChosenExperts(topK, ids, Numerics.narrow(weights));
     }

@@ -1,4 +1,7 @@
-/** The definition: every stage of the layer in plain float64 Java, to be read and to test everything else against. */
+/**
+ * The definition: every stage of the layer in plain float64 Java, for reading, and for testing everything else against
+ * it.
+ */
 @NullMarked
 package org.tornadomoe.reference;
 
