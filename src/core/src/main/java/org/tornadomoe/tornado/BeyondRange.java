@@ -10,19 +10,21 @@ import org.tornadomoe.tornado.device.Device;
 import org.tornadomoe.tornado.graph.LayerArrays;
 
 /**
- * Tokens with a hidden value beyond {@link #LARGEST} (through OpenCL {@link #LARGEST_BY_OPENCL}), or none that is a
- * number. Sums in float may leave float's range with them, and compilers that take fast mathematics for granted make
- * any number of what is none: so the host looks for such tokens, and makes their output NaN. On Hopper, whose kernels
- * are compiled without, it is the quantiser that does.
+ * The tokens with a hidden value beyond {@link #LARGEST} (through OpenCL {@link #LARGEST_BY_OPENCL}), or with a NaN.
+ * Such values may overflow float sums, and compilers with fast math may turn a NaN or an infinity into any number. So
+ * the host finds these tokens and sets their output to NaN. Hopper's kernels are compiled without fast math; there the
+ * quantiser does it.
  */
 record BeyondRange(ScalarType type, int h, int[] tokens) {
-    /** Of hidden values, the greatest magnitude. */
+    /** The largest magnitude of a hidden value. */
     static final float LARGEST = 1e30f;
 
-    /** The same through OpenCL, of which NVIDIA's gave other numbers for 9e29. */
+    /** The same through OpenCL; NVIDIA's OpenCL gave wrong numbers for 9e29. */
     static final float LARGEST_BY_OPENCL = 1e20f;
 
-    /** Of a call; with one scale of all activations that is found in it all of its tokens if there is one. */
+    /**
+     * The tokens of a call. With one scale found for all activations, one such token makes it all tokens of the call.
+     */
     static BeyondRange of(LayerArrays arrays, Device device, MemorySegment hidden, int tokens) {
         float largest = isAsExactAsCuda(device) ? LARGEST : LARGEST_BY_OPENCL;
         ScalarType type = arrays.shape.config.inDtype();
@@ -39,13 +41,13 @@ record BeyondRange(ScalarType type, int h, int[] tokens) {
                 shared && beyond.length > 0 ? IntStream.range(0, tokens).toArray() : beyond);
     }
 
-    /** What compiles for other backends is taken to be no better than OpenCL. */
+    /** Compilers of other backends are assumed to be no better than OpenCL's. */
     private static boolean isAsExactAsCuda(Device device) {
         return device.is(Device.CUDA) || device.is(Device.PTX) || device.is(Device.INTERPRETER);
     }
 
     private static boolean isBeyond(float largest, ScalarType type, MemorySegment hidden, long from, int h) {
-        // As whole numbers, magnitudes have the same order, and what is none is greater than all that are.
+        // As integers, magnitudes have the same order, and NaN is above all numbers.
         int greatest = 0;
         if (type == ScalarType.F32) {
             for (long v = from; v < from + h; v++) {

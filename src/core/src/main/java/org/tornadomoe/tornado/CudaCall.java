@@ -29,37 +29,41 @@ import org.tornadomoe.tornado.kernels.KernelSource;
 import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
 
 /**
- * Calls of a layer on one of CUDA's GPUs, or of its parts on several, in which copies and kernels overlap. The calling
- * thread puts all of it on streams, and the GPUs wait for one another.
+ * Calls of a layer on one CUDA GPU, or of its parts on several, in which copies and kernels overlap. The calling thread
+ * enqueues everything on streams, and the GPUs wait for one another.
  *
- * <p>Tokens go in chunks: while the kernels have one, the next comes and the output of the one before goes. Of several
- * GPUs each reads its share of a chunk's tokens over its own link to the host, they hand one another what they have
- * read, each computes its part of the output, adds all parts of its share, in the order of the GPUs, and writes that
- * back. Of few tokens each GPU reads all, and the first adds and writes.
+ * <p>Tokens are processed in chunks: while the kernels compute one, the next one arrives and the output of the one
+ * before leaves. With several GPUs, each reads its share of a chunk's tokens over its own link to the host, and they
+ * exchange what they have read. Each computes its part of the output, adds all parts of its share, in the order of the
+ * GPUs, and writes the sum back. With few tokens each GPU reads all of them, and the first one adds and writes.
  *
- * <p>A token's bits don't depend on its chunk, and where they could, there is one chunk. Used by one thread at a time.
+ * <p>A token's bits don't depend on its chunk; where they could, there is one chunk. Not thread-safe: one thread at a
+ * time.
  */
 final class CudaCall implements AutoCloseable {
-    /** Parts that {@code join.cu} adds. */
+    /** The maximum number of parts that {@code join.cu} adds. */
     static final int MOST_PARTS = 8;
 
-    /** Bytes of hidden states up to which nothing overlaps, and each of several GPUs reads all of them. */
+    /** Up to this many bytes of hidden states nothing overlaps, and each of several GPUs reads all of them. */
     private static final long FEW = 1 << 20;
 
-    /** Tokens of a call that is cut into chunks, and what a chunk's tokens are a multiple of. */
+    /** The minimum number of tokens of a call in chunks; a chunk's tokens are a multiple of the next constant. */
     private static final int MANY_TOKENS = 1024;
 
     private static final int CHUNK_TOKENS = 128;
     private static final int CHUNKS = 3;
 
-    /** How many times as fast a GPU reads its own memory as the host's, about. */
+    /** About how many times faster a GPU reads its own memory than the host's. */
     private static final long MEMORY_BY_LINK = 64;
 
     private static final int PAGE = 4096;
     private static final int HEADER_BYTES = 64;
     private static final int GROUP = 256;
 
-    /** Parameters of the kernel that adds: the parts, its rank, how many there are, the first int, and how many. */
+    /**
+     * Parameters of the kernel that adds: the parts, its rank, the number of parts, the first int, and the number of
+     * ints.
+     */
     private static final int PARAMETERS = MOST_PARTS + 4;
 
     private static final System.Logger LOG = System.getLogger(CudaCall.class.getName());
@@ -68,18 +72,20 @@ final class CudaCall implements AutoCloseable {
     private final CudaDriver driver;
     private final Arena arena = Arena.ofShared();
 
-    /** Gives back what it has of the driver, the last first. */
+    /** Releases the driver's objects, the last one first. */
     private final Deque<Runnable> taken = new ArrayDeque<>();
 
     /** Bytes of a token's hidden states, and of its output. */
     private final long row;
 
-    /** Puts on streams what few tokens take, for each GPU one thread: that alone takes as long as many a GPU. */
+    /**
+     * Enqueues calls of few tokens with one thread per GPU, because enqueueing alone takes as long as some GPUs' work.
+     */
     private final Team team;
 
     private final Scratch scratch = new Scratch();
 
-    /** Of parts that have run once, and are the caller's own in every call. */
+    /** Makes a call for parts that have run once; the caller must own them during every call. */
     CudaCall(List<TornadoMoeKernel> parts) {
         this(parts, new Team(parts.size()));
     }
@@ -103,7 +109,7 @@ final class CudaCall implements AutoCloseable {
         }
     }
 
-    /** Something of a context's, which is given back by {@link #close}. */
+    /** Takes an object of a context; {@link #close} releases it. */
     private long take(long context, LongSupplier take, LongConsumer giveBack) {
         driver.setContext(context);
         long handle = take.getAsLong();
@@ -114,14 +120,16 @@ final class CudaCall implements AutoCloseable {
         return handle;
     }
 
-    /** Tokens that the kernels have together, from the first one to before the last. */
+    /** Tokens that the kernels compute together, {@code from} inclusive, {@code to} exclusive. */
     private record Chunk(int number, int from, int to) {
         int tokens() {
             return to - from;
         }
     }
 
-    /** Memories of a call; whether GPUs copy from and to the caller's themselves, and whether few tokens come. */
+    /**
+     * A call's memory; whether GPUs copy from and to the caller's memory themselves, and whether there are few tokens.
+     */
     private record Memory(
             MemorySegment hidden, boolean isHiddenPinned, MemorySegment output, boolean isOutputPinned, boolean few) {}
 
@@ -135,14 +143,14 @@ final class CudaCall implements AutoCloseable {
     /**
      * Runs the layer.
      *
-     * @param chosen takes what the first part chose, or brings the choice
-     * @throws MoeExecutionException that begins with the device's name, where there are several
+     * @param chosen receives the first part's choice, or passes the choice in
+     * @throws MoeExecutionException whose message begins with the device's name if there are several devices
      */
     void forward(MemorySegment hidden, int tokens, MemorySegment output, @Nullable ChosenExperts chosen) {
         Gpu first = gpus.getFirst();
         boolean answers = chosen != null && first.arrays.shape.routes;
         long bytes = tokens * row;
-        // Output of one chunk would else be written over hidden states of the next.
+        // Otherwise one chunk's output would overwrite the next chunk's hidden states.
         boolean apart = hidden.address() == output.address()
                 || hidden.asOverlappingSlice(output).isEmpty();
         Memory memory = new Memory(
@@ -175,7 +183,7 @@ final class CudaCall implements AutoCloseable {
                             receiveAll(chunks, memory);
                         }
                         if (answers || first.arrays.shape.balanced) {
-                            // To memory that isn't pinned, for which the driver may have the host wait.
+                            // Copies to memory that isn't pinned, so the driver may make the host wait.
                             each(gpu -> gpu.fetchRest(tokens));
                         }
                         if (!memory.isOutputPinned) {
@@ -189,7 +197,10 @@ final class CudaCall implements AutoCloseable {
         }
     }
 
-    /** Of each chunk, in the order of the GPUs; an even number of tokens, so that two never have an int in common. */
+    /**
+     * The shares of each chunk, in the order of the GPUs. Each has an even number of tokens, so that two shares never
+     * have an int in common.
+     */
     private List<List<Share>> shares(Memory memory, int tokens, HostCopies in, HostCopies out) {
         long piece = HostCopies.pieceOf(tokens * row);
         List<List<Share>> chunks = new ArrayList<>();
@@ -227,14 +238,14 @@ final class CudaCall implements AutoCloseable {
         LayerArrays arrays = gpus.getFirst().arrays;
         int edge = tokens / 4 / CHUNK_TOKENS * CHUNK_TOKENS;
         boolean whole = tokens < MANY_TOKENS
-                // which copy of an expert a token takes depends on its place in the call
+                // a token's position in the call determines which copy of an expert it uses
                 || arrays.shape.balanced
                 // one scale for all tokens of the call
                 || (arrays.shape.scheme == Int8Scheme.W8A8_TENSOR && !arrays.staticScales)
                 || gpus.stream()
                         .anyMatch(gpu -> !gpu.arrays.isLaunchedAlike(edge, tokens)
                                 || !gpu.arrays.isLaunchedAlike(tokens - 2 * edge, tokens));
-        // Each further chunk reads the weights once more; three quarters of the copies are done meanwhile.
+        // Each further chunk reads the weights once more; meanwhile three quarters of the copies are done.
         long more = (CHUNKS - 1) * arrays.expertBytes();
         long less = tokens * row * 3 / 2 / gpus.size() * MEMORY_BY_LINK;
         return whole || more > less
@@ -244,8 +255,8 @@ final class CudaCall implements AutoCloseable {
     }
 
     /**
-     * All GPUs read the tokens that the first one has in the host's memory, and compute, each on one stream, and put
-     * there by a thread of its own if it comes.
+     * All GPUs read the tokens that the first one has in the host's memory, and compute. Each uses one stream, which
+     * its own thread fills if the thread is free.
      */
     private void startAll(Share all, Memory memory) {
         if (!memory.isHiddenPinned) {
@@ -277,7 +288,7 @@ final class CudaCall implements AutoCloseable {
         });
     }
 
-    /** Each GPU reads its share, a piece of each in turn, and takes the others' when they have them. */
+    /** Each GPU reads its share, one piece per GPU in turn, and takes the others' shares as soon as they have them. */
     private void bring(List<Share> shares, Memory memory) {
         Chunk chunk = shares.getFirst().chunk;
         int most = shares.stream().mapToInt(share -> share.in.size()).max().orElse(0);
@@ -295,7 +306,7 @@ final class CudaCall implements AutoCloseable {
         each(gpu -> driver.record(gpu.arrived[chunk.number], gpu.in));
         if (gpus.size() > 1) {
             each(gpu -> {
-                for (int i = 1; i < gpus.size(); i++) { // the next first: not all are to ask the same one
+                for (int i = 1; i < gpus.size(); i++) { // starts with the next GPU, so that not all ask the same one
                     gpu.take(shares.get((gpu.rank + i) % gpus.size()));
                 }
                 driver.record(gpu.gathered[chunk.number], gpu.exchange);
@@ -310,7 +321,9 @@ final class CudaCall implements AutoCloseable {
         });
     }
 
-    /** The kernels of a chunk, of all GPUs in turn, so that none waits until the host is through with another. */
+    /**
+     * Enqueues a chunk's kernels, for all GPUs in turn, so that none waits until the host has finished with another.
+     */
     private void compute(Chunk chunk) {
         int most =
                 gpus.stream().mapToInt(gpu -> gpu.replay().steps().size()).max().orElse(0);
@@ -325,7 +338,7 @@ final class CudaCall implements AutoCloseable {
         each(gpu -> driver.record(gpu.computed[chunk.number], gpu.replay().stream()));
     }
 
-    /** Each GPU adds the parts of its share, which then goes to the host. */
+    /** Each GPU adds the parts of its share; then the share goes to the host. */
     private void fetch(List<Share> shares, Memory memory) {
         for (Share share : shares) {
             if (gpus.size() > 1 && !share.isNone()) {
@@ -339,7 +352,7 @@ final class CudaCall implements AutoCloseable {
         }
     }
 
-    /** Of GPUs that fail the one that the others waited for is told of first. */
+    /** Receives all chunks. If several GPUs fail, it reports first the one that the others waited for. */
     private void receiveAll(List<List<Share>> chunks, Memory memory) {
         try {
             chunks.forEach(shares -> receive(shares, memory));
@@ -354,7 +367,7 @@ final class CudaCall implements AutoCloseable {
         }
     }
 
-    /** What has come from a GPU is copied on, a piece of each in turn. */
+    /** Copies what has come from the GPUs to the caller, one piece per GPU in turn. */
     private void receive(List<Share> shares, Memory memory) {
         int most = shares.stream().mapToInt(share -> share.out.size()).max().orElse(0);
         for (int i = 0; i < most; i++) {
@@ -378,7 +391,7 @@ final class CudaCall implements AutoCloseable {
         gpus.forEach(gpu -> on(gpu, what));
     }
 
-    /** In a GPU's context. What fails is told with its name, if there are several. */
+    /** Runs something in a GPU's context. If there are several GPUs, failures are reported with the GPU's name. */
     private void on(Gpu gpu, Consumer<Gpu> what) {
         try {
             driver.setContext(gpu.context);
@@ -391,8 +404,8 @@ final class CudaCall implements AutoCloseable {
     }
 
     /**
-     * Whatever happened: nothing may be under way when the arrays are used again. The first device waits for the
-     * others, whose failure may be its own, and so comes last.
+     * Waits for all GPUs, whatever happened, because nothing may run when the arrays are used again. The first device
+     * waits for the others and may fail because of them, so it comes last.
      */
     private void awaitAll(Memory memory) {
         Cleanup.each(gpus.reversed(), gpu -> on(gpu, _ -> gpu.await(memory.few)));
@@ -405,7 +418,7 @@ final class CudaCall implements AutoCloseable {
         Cleanup.each(steps, Runnable::run);
     }
 
-    /** A part of the layer, and what it has of the driver beside its plan's stream, in whose context methods run. */
+    /** A part of the layer and its driver objects beside its plan's stream. Its methods run in the part's context. */
     private final class Gpu {
         final int rank;
         final TornadoMoeKernel part;
@@ -414,26 +427,31 @@ final class CudaCall implements AutoCloseable {
         final TornadoNativeArray incoming;
         final TornadoNativeArray outgoing;
 
-        /** Streams: hidden states come from the host, from the other GPUs; the output goes to the host. */
+        /** Streams: hidden states from the host, from the other GPUs; output to the host. */
         final long in;
 
         final long exchange;
         final long out;
 
-        /** Events of each chunk: the own share is here, all of it is, the part is computed, the own share is added. */
+        /**
+         * Events of each chunk: the own share has arrived, all shares have, the part is computed, the own share is
+         * added.
+         */
         final long[] arrived;
 
         final long[] gathered;
         final long[] computed;
         final long[] added;
 
-        /** Events of pieces of the output, by their numbers: they are at the host. */
+        /** Events of pieces of the output, by number: the piece has arrived at the host. */
         private final Map<Integer, Long> fetched = new HashMap<>();
 
-        /** What each chunk's kernels find as the header: that of the layer is the next one's before it is copied. */
+        /**
+         * Each chunk's header for the kernels: the layer's header may already be the next chunk's before it is copied.
+         */
         private final MemorySegment headers = arena.allocate(PAGE, PAGE);
 
-        /** How the parts of a share are added. */
+        /** The kernel that adds the parts of a share. */
         private long adds;
 
         private final MemorySegment values = arena.allocate(ValueLayout.JAVA_LONG, PARAMETERS);
@@ -488,7 +506,7 @@ final class CudaCall implements AutoCloseable {
             }
         }
 
-        /** Finds what the others compute, and what adds it. */
+        /** Finds the other GPUs' arrays, and makes the kernel that adds them. */
         void meetOthers() {
             driver.setContext(context);
             for (Gpu other : gpus) {
@@ -498,7 +516,7 @@ final class CudaCall implements AutoCloseable {
                 values.setAtIndex(
                         ValueLayout.JAVA_LONG, other.rank, other.replay().address(other.outgoing));
             }
-            byte[] binary = driver.compile( // for the device whose context is current
+            byte[] binary = driver.compile( // for the device of the current context
                     KernelSource.text("join.cu"),
                     List.of(CudaDriver.architecture(driver.computeCapability(driver.currentDevice()))));
             long module = CudaCall.this.take(context, () -> driver.loadModule(binary), driver::unloadModule);
@@ -521,13 +539,13 @@ final class CudaCall implements AutoCloseable {
             return part.replay();
         }
 
-        /** Copies, beside those of hidden states and output, and kernels. */
+        /** Whether a step is a kernel, or a copy other than those of hidden states and output. */
         boolean isForKernels(int step) {
             return !(replay().steps().get(step) instanceof CudaStep.Copy copy)
                     || (copy.toDevice() && copy.array() != incoming && copy.array() != arrays.work.header);
         }
 
-        /** What few tokens take, up to the part of the output. */
+        /** Enqueues a call of few tokens, up to its part of the output. */
         void start(Share all) {
             begin(all.chunk);
             all.in.forEach(piece -> take(piece, replay().stream()));
@@ -539,7 +557,7 @@ final class CudaCall implements AutoCloseable {
             driver.record(computed[0], replay().stream());
         }
 
-        /** A piece of hidden states that is in the host's memory. */
+        /** Enqueues the copy of a piece of hidden states from the host's memory. */
         void take(Piece piece, long stream) {
             MemorySegment here = piece.to();
             driver.copyToDevice(
@@ -549,7 +567,7 @@ final class CudaCall implements AutoCloseable {
                     stream);
         }
 
-        /** The hidden states that another GPU has read. */
+        /** Enqueues the copy of hidden states that another GPU has read. */
         void take(Share others) {
             if (others.isNone()) {
                 return;
@@ -566,7 +584,7 @@ final class CudaCall implements AutoCloseable {
                     exchange);
         }
 
-        /** Tells the kernels of a chunk's size. */
+        /** Passes a chunk's size to the kernels. */
         void begin(Chunk chunk) {
             arrays.setTokens(chunk.tokens());
             replay().begin();
@@ -576,7 +594,7 @@ final class CudaCall implements AutoCloseable {
             driver.copyToDevice(replay().address(arrays.work.header), own, header.byteSize(), replay().stream());
         }
 
-        /** The sum of all parts of a share in place of the own one, behind the kernels. */
+        /** Enqueues, after the kernels, the sum of all parts of a share, which replaces the own part. */
         void add(Share share) {
             for (Gpu other : gpus) {
                 if (other != this) {
@@ -593,7 +611,7 @@ final class CudaCall implements AutoCloseable {
             driver.record(added[share.chunk.number], replay().stream());
         }
 
-        /** Brings a share to the host's memory, of few tokens behind the kernels. */
+        /** Enqueues the copy of a share to the host's memory; with few tokens after the kernels. */
         void fetch(Share share, Memory memory) {
             long stream = memory.few ? replay().stream() : out;
             if (!memory.few) {
@@ -615,7 +633,7 @@ final class CudaCall implements AutoCloseable {
             return fetched.computeIfAbsent(piece.number(), _ -> event());
         }
 
-        /** What a call gives beside the output: of all its tokens together. */
+        /** Copies a call's other results, for all of its tokens together. */
         void fetchRest(int tokens) {
             arrays.setTokens(tokens);
             replay().begin();

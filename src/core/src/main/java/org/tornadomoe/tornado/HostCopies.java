@@ -8,22 +8,22 @@ import java.util.concurrent.atomic.AtomicInteger;
 import org.jspecify.annotations.Nullable;
 
 /**
- * Copies between a caller's memory and a layer's, in pieces, which the common pool's threads and the caller's share: a
- * core copies some 8 GB/s, and a link to a GPU takes 50. The caller waits for no thread that has not come. When this is
- * closed no piece is under way, and none will be.
+ * Copies between a caller's memory and a layer's, in pieces that the caller's thread and the common pool's threads
+ * share: a core copies some 8 GB/s, and a link to a GPU carries 50. The caller doesn't wait for a thread that has not
+ * started. After {@link #close} no piece is being copied, and none will be.
  */
 final class HostCopies implements AutoCloseable {
-    /** Bytes that no second thread is worth. */
+    /** Up to this many bytes a second thread isn't worthwhile. */
     static final long LEAST = 256 << 10;
 
     private static final long MOST = 1 << 20;
 
-    /** Pieces of many bytes that aren't too many. */
+    /** The number of pieces of a large copy. */
     private static final long PIECES = 16;
 
     private static final long PAGE = 4096;
 
-    /** Who may not touch memory that is its caller's thread's alone. */
+    /** A thread that may not access memory confined to its caller's thread. */
     private static final Thread ANOTHER = Thread.ofPlatform().unstarted(() -> {});
 
     private static final int SPINS = 1000;
@@ -31,7 +31,7 @@ final class HostCopies implements AutoCloseable {
     private final boolean isShared;
     private final List<Piece> pieces = new ArrayList<>();
 
-    /** @param callers what the caller has given, which other threads may not be allowed to touch */
+    /** @param callers the caller's memory, which other threads may not be allowed to access */
     HostCopies(MemorySegment... callers) {
         boolean all = ForkJoinPool.getCommonPoolParallelism() > 1;
         for (MemorySegment memory : callers) {
@@ -40,12 +40,12 @@ final class HostCopies implements AutoCloseable {
         isShared = all;
     }
 
-    /** Bytes of a piece of so many. */
+    /** The size of a piece, for a copy of that many bytes. */
     static long pieceOf(long bytes) {
         return Math.clamp(Math.ceilDiv(bytes, PIECES * PAGE) * PAGE, LEAST, MOST);
     }
 
-    /** All of it. */
+    /** Copies all bytes at once. */
     static void copy(MemorySegment from, MemorySegment to, long bytes) {
         long piece = pieceOf(bytes);
         if (bytes <= piece) {
@@ -60,9 +60,9 @@ final class HostCopies implements AutoCloseable {
     }
 
     /**
-     * Pieces of the bytes between two places, which are the same in both memories; not begun yet.
+     * The pieces of the bytes from {@code begin} to {@code end}, the same offsets in both memories; not begun yet.
      *
-     * @param piece bytes of each but the last
+     * @param piece bytes of each piece except the last
      */
     List<Piece> pieces(MemorySegment from, MemorySegment to, long begin, long end, long piece) {
         List<Piece> some = new ArrayList<>();
@@ -73,13 +73,13 @@ final class HostCopies implements AutoCloseable {
         return some;
     }
 
-    /** Whatever became of them. */
+    /** Ends all copies, whatever their state. */
     @Override
     public void close() {
         pieces.forEach(Piece::giveUp);
     }
 
-    /** Some bytes, which one thread copies. */
+    /** Bytes that one thread copies. */
     final class Piece implements Runnable {
         private static final int OPEN = 0;
         private static final int TAKEN = 1;
@@ -109,7 +109,7 @@ final class HostCopies implements AutoCloseable {
             return to;
         }
 
-        /** Where it begins, in both. */
+        /** Its offset in both memories. */
         long at() {
             return at;
         }
@@ -118,12 +118,12 @@ final class HostCopies implements AutoCloseable {
             return bytes;
         }
 
-        /** Among all pieces of these copies. */
+        /** Its number among all pieces of these copies. */
         int number() {
             return number;
         }
 
-        /** It may be copied from now on. */
+        /** Allows it to be copied from now on. */
         void begin() {
             if (isShared) {
                 ForkJoinPool.commonPool().execute(this);
@@ -143,7 +143,7 @@ final class HostCopies implements AutoCloseable {
             }
         }
 
-        /** Waits until it is copied, by whom it may. */
+        /** Waits until some thread has copied it. */
         void await() {
             run();
             awaitDone();
@@ -161,8 +161,8 @@ final class HostCopies implements AutoCloseable {
             }
         }
 
-        /** Another core has it, and takes some microseconds. */
-        @SuppressWarnings("ThreadPriorityCheck") // not for order: with more threads than cores, who copies needs one
+        /** Waits for another core that is copying it, which takes some microseconds. */
+        @SuppressWarnings("ThreadPriorityCheck") // not for ordering: with more threads than cores, the copying thread needs a core
         private void awaitDone() {
             for (int spin = 0; state.get() != DONE; spin++) {
                 if (spin < SPINS) {

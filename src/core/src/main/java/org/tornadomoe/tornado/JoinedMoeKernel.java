@@ -8,12 +8,12 @@ import org.tornadomoe.kernel.ChosenExperts;
 import org.tornadomoe.kernel.MoeKernel;
 import org.tornadomoe.tornado.device.Device;
 
-/** Parts of a layer on several of CUDA's GPUs as one kernel: the GPUs bring tokens and output together themselves. */
+/** The parts of a layer on several CUDA GPUs as one kernel: the GPUs exchange tokens and add the outputs themselves. */
 final class JoinedMoeKernel implements MoeKernel {
     private final List<TornadoMoeKernel> parts;
     private final CudaCall call;
 
-    /** Of parts that have run once. */
+    /** Joins parts that have run once. */
     JoinedMoeKernel(List<TornadoMoeKernel> parts) {
         this(parts, new CudaCall(parts));
     }
@@ -49,7 +49,7 @@ final class JoinedMoeKernel implements MoeKernel {
         return parts.stream().map(TornadoMoeKernel::device).collect(Collectors.joining(", "));
     }
 
-    /** What it takes beside the parts: nothing. */
+    /** Nothing beside the parts. */
     @Override
     public long deviceBytes() {
         return 0;

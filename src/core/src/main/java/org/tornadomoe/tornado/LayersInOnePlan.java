@@ -19,8 +19,8 @@ import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
 import uk.ac.manchester.tornado.api.types.arrays.LongArray;
 
 /**
- * Layers of {@link MoeTasks} one after the other in a plan, as in a model, to measure what one of them takes there: all
- * read the same hidden states. On CUDA the plan is recorded as a CUDA graph, so an instance is for one token count. Not
+ * Several layers of {@link MoeTasks} in one plan, as in a model, to measure the time of one layer there. All read the
+ * same hidden states. On CUDA the plan is recorded as a CUDA graph, so an instance is for one token count. Not
  * thread-safe.
  */
 public final class LayersInOnePlan implements AutoCloseable {
@@ -28,17 +28,18 @@ public final class LayersInOnePlan implements AutoCloseable {
     private final TornadoExecutionPlan plan;
     private final FloatArray output;
 
-    /** What the device's clock says before the layers and after them; none where there is no kernel that reads it. */
+    /** The device's clock before the layers and after them; empty if no kernel can read it. */
     private final List<LongArray> clock;
 
     private @Nullable TornadoExecutionResult last;
 
     /**
-     * Weights go to the device, and kernels are compiled, in the first {@link #run}.
+     * Makes the plan. The first {@link #run} sends the weights to the device and compiles the kernels.
      *
      * @param experts the weights of every layer
-     * @param layers how many
-     * @param distinct as many of them have weights of their own on the device; the others share them in turn
+     * @param layers number of layers
+     * @param distinct number of layers with their own copy of the weights on the device; the others share these copies
+     *     in turn
      * @param hidden [M, H]
      */
     public LayersInOnePlan(
@@ -88,8 +89,8 @@ public final class LayersInOnePlan implements AutoCloseable {
     }
 
     /**
-     * Nanoseconds that the device took in the last {@link #run}, without what the host did before and after; none where
-     * nobody measures it.
+     * The device's time for the last {@link #run} in nanoseconds, without the host's time before and after; empty if it
+     * can't be measured.
      */
     public OptionalLong nanosOnDevice() {
         if (clock.isEmpty() || last == null) {
@@ -99,12 +100,12 @@ public final class LayersInOnePlan implements AutoCloseable {
         return OptionalLong.of(clock.get(1).get(0) - clock.get(0).get(0));
     }
 
-    /** Whether executions after the first are a CUDA graph's. */
+    /** Whether executions after the first replay a CUDA graph. */
     public boolean isRecorded() {
         return moe.device().is(Device.CUDA);
     }
 
-    /** The class of the kernels. */
+    /** The name of the kernel class. */
     public String kernels() {
         return String.valueOf(moe.kernels());
     }
@@ -114,7 +115,7 @@ public final class LayersInOnePlan implements AutoCloseable {
         last = moe.execute(plan);
     }
 
-    /** Runs them once more and gives the last one's output, [M, H]. */
+    /** Runs all layers again and returns the last one's output, [M, H]. */
     public MemorySegment output() {
         TornadoExecutionResult result = moe.execute(plan);
         result.transferToHost(output);

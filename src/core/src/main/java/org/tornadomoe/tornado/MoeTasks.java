@@ -42,9 +42,10 @@ import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
 
 /**
- * MoE layers as tasks of a caller's own task graph: hidden states are read where a task before has left them on the
- * device, and the output stays there for the next. A layer's weights go to the device once; what is between its
- * kernels, all layers share. Dense matrices of the caller's go in between ({@link #appendProduct}).
+ * Adds MoE layers as tasks to a caller's own task graph. A layer reads hidden states that an earlier task has left on
+ * the device, and leaves its output there for the next task. A layer's weights go to the device once; all layers share
+ * the intermediate buffers. Products with the caller's dense matrices can be added between layers ({@link
+ * #appendProduct}).
  *
  * <pre>{@code
  * TaskGraph graph = new TaskGraph("model").transferToDevice(DataTransferMode.EVERY_EXECUTION, hidden);
@@ -63,27 +64,28 @@ import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
  * }
  * }</pre>
  *
- * <p>The plan is executed and closed here and not by its own methods, so that it and other layers on the device don't
- * get in each other's way: TornadoVM may take the whole device for reset when a plan is closed.
+ * <p>Execute and close the plan with this class's methods instead of its own, so that it and other layers on the device
+ * don't disturb each other: TornadoVM may consider the whole device reset when a plan is closed.
  *
- * <p>With the plan TornadoVM (5.2.0) frees the arrays that are in one of the graph's transfers, and no others. The
- * layers' own are; an array of the caller's that only tasks write and read needs
- * {@code transferToHost(DataTransferMode.UNDER_DEMAND, array)}, which copies nothing.
+ * <p>When a plan is closed, TornadoVM (5.2.0) frees only arrays that are in one of the graph's transfers. The layers'
+ * own arrays are; a caller's array that only tasks write and read needs {@code
+ * transferToHost(DataTransferMode.UNDER_DEMAND, array)}, which copies nothing.
  *
- * <p>All is on one device: a task graph runs on one, and none of TornadoVM's tasks waits for another device's. A layer
- * over several is {@link org.tornadomoe.MoeLayer}'s, whose hidden states and output are in the host's memory.
+ * <p>Everything is on one device, because a task graph runs on one device, and none of TornadoVM's tasks waits for
+ * another device's. For a layer on several devices use {@link org.tornadomoe.MoeLayer}, whose hidden states and output
+ * are in the host's memory.
  *
- * <p>With {@link TornadoExecutionPlan#withCUDAGraph} TornadoVM records the grids of its first execution; a plan then
- * serves the token count that was set at that time, and no other.
+ * <p>With {@link TornadoExecutionPlan#withCUDAGraph} TornadoVM records the grids of its first execution; the plan then
+ * works only for the token count that was set at that time.
  *
- * <p>A graph of TornadoVM's has 8 KB for its tasks and what they are given, however TornadoVM is started: 32 layers of
- * {@link TornadoHopperExperts}, which are a task each, go into it, of the others 6 to 11. A model of more has several
- * graphs in one plan, each with {@code MoeTasks} of its own and the same {@code grids}; {@link #launchOn} and {@link
- * #execute} are called on one of them, which is closed before the others.
+ * <p>A TornadoVM graph has 8 KB for its tasks and their arguments, however TornadoVM is started. 32 layers of {@link
+ * TornadoHopperExperts}, which are one task each, fit into it; of the other classes 6 to 11. A model with more layers
+ * has several graphs in one plan, each with its own {@code MoeTasks} and the same {@code grids}. Call {@link #launchOn}
+ * and {@link #execute} on one of them, and close that one before the others.
  *
- * <p>The layers' kernels are those of {@link TornadoHopperExperts}, {@link TornadoDp4aExperts},
- * {@link TornadoPanelExperts} or {@link TornadoPortableExperts}: the first that the device and the configuration allow.
- * Not thread-safe.
+ * <p>The layers' kernels are those of {@link TornadoHopperExperts}, {@link TornadoDp4aExperts}, {@link
+ * TornadoPanelExperts} or {@link TornadoPortableExperts}: the first that the device and the configuration allow. Not
+ * thread-safe.
  */
 public final class MoeTasks implements AutoCloseable {
     private final TaskGraph graph;
@@ -96,7 +98,7 @@ public final class MoeTasks implements AutoCloseable {
     private final List<Stage.Graph> appended = new ArrayList<>();
     private final Set<Object> sent = new HashSet<>();
 
-    /** What lies between the kernels of those that are appended. */
+    /** The intermediate arrays of the appended layers. */
     private final Set<Object> written = new HashSet<>();
 
     private final List<TornadoExecutionPlan> plans = new ArrayList<>();
@@ -105,17 +107,17 @@ public final class MoeTasks implements AutoCloseable {
 
     private @Nullable TornadoExperts kernels;
 
-    /** Whose layers these are once more; null where they are not. */
+    /** The instance whose layers this one shares; null for none. */
     private final @Nullable MoeTasks of;
 
     /**
-     * For layers of one configuration in a graph.
+     * For layers with one configuration in a graph.
      *
-     * @param graph that they are appended to
-     * @param grids where their tasks' grids are registered; the plan needs it
-     * @param config of every layer, with the most tokens of an execution
-     * @throws IllegalArgumentException if there is no such device, or several are named, or the configuration wants
-     *     adapters, or experts chosen on the host
+     * @param graph the graph to append to
+     * @param grids receives the tasks' grids; the plan needs it
+     * @param config the configuration of every layer, with the maximum number of tokens per execution
+     * @throws IllegalArgumentException if there is no such device, or several are named, or the configuration asks for
+     *     adapters or for routing on the host
      */
     public MoeTasks(TaskGraph graph, GridScheduler grids, FusedMoeConfig config) {
         this.graph = graph;
@@ -145,7 +147,7 @@ public final class MoeTasks implements AutoCloseable {
                     "config: expected a router that runs on the device, got " + config.router());
         }
         device = found;
-        // Asked for by name, so that no device is refused for being the CPU or the interpreter.
+        // Names the device, so that the CPU or the interpreter is not refused.
         this.config = config.toBuilder().device(found.id()).build();
         header = HostMemory.of(device.backend()).ints(Workspace.HEADER);
         of = null;
@@ -153,16 +155,16 @@ public final class MoeTasks implements AutoCloseable {
     }
 
     /**
-     * For the layers of another graph of the same plan once more, such as one for prompts and one, recorded, for single
-     * tokens: {@link #appendAgain} takes their weights and what lies between kernels from the device, where that graph
-     * has left them. So it has to run right before this one's first execution. The header is the same array.
+     * For the same layers in another graph of the same plan, such as one graph for prompts and a recorded one for
+     * single tokens. {@link #appendAgain} uses the weights and intermediate arrays that the other graph has left on the
+     * device, so that graph must run right before this one's first execution. Both share the header array.
      *
-     * <p>TornadoVM (5.2) looks for all that a graph consumes in whichever graph ran before, and finds nothing there,
-     * unless this one consumes something from it by its name: {@code graph.consumeFromDevice(NAME, array)} for each
-     * graph that may run before.
+     * <p>TornadoVM (5.2) looks for everything that a graph consumes in whichever graph ran before, and finds nothing
+     * there unless this graph consumes something from it by name. So call {@code graph.consumeFromDevice(NAME, array)}
+     * for each graph that may run before.
      *
-     * @param of the other graph's, with all of its layers
-     * @param graph that they are appended to
+     * @param of the other graph's instance, with all of its layers
+     * @param graph the graph to append to
      */
     public MoeTasks(MoeTasks of, TaskGraph graph) {
         this.of = of;
@@ -175,17 +177,20 @@ public final class MoeTasks implements AutoCloseable {
         graph.transferToDevice(DataTransferMode.EVERY_EXECUTION, header);
     }
 
-    /** That the plan has to run on. */
+    /** The device on which the plan has to run. */
     public Device device() {
         return device;
     }
 
-    /** On the device in every execution: [0] is M, the tokens of {@link #setTokens}; the rest is the layers' own. */
+    /**
+     * An array that goes to the device in every execution: [0] is M, set by {@link #setTokens}; the layers use the
+     * rest.
+     */
     public IntArray header() {
         return header;
     }
 
-    /** The kernel class of the layers; null before the first. */
+    /** The layers' kernel class; null before the first layer. */
     public @Nullable String kernels() {
         return kernels == null ? null : kernels.name();
     }
@@ -193,14 +198,14 @@ public final class MoeTasks implements AutoCloseable {
     /**
      * Appends a layer's tasks.
      *
-     * @param name what their names begin with
+     * @param name the prefix of the tasks' names
      * @param experts the layer's weights, which are copied
      * @param hidden [M, H], on the device when the tasks run
-     * @param output [M, H], written there; another array than {@code hidden}
-     * @throws IllegalArgumentException if an array has fewer than {@code maxNumTokens · H} elements or is both, or no
-     *     class of kernels does the layer
-     * @throws InsufficientMemoryException if the device hasn't so much left for layers
-     * @throws UnsupportedOperationException if TornadoVM's graph can't take so many tasks; it is of no use then
+     * @param output [M, H], written there; must not be the array {@code hidden}
+     * @throws IllegalArgumentException if an array has fewer than {@code maxNumTokens · H} elements, both are the same,
+     *     or no kernel class supports the layer
+     * @throws InsufficientMemoryException if the device has too little memory left
+     * @throws UnsupportedOperationException if TornadoVM's graph has no room for the tasks; the graph is then unusable
      */
     public void append(String name, Int8Experts experts, FloatArray hidden, FloatArray output) {
         if (of != null) {
@@ -212,12 +217,12 @@ public final class MoeTasks implements AutoCloseable {
     }
 
     /**
-     * Appends the tasks of a layer with the weights of one that is there already.
+     * Appends the tasks of a layer with the weights of an earlier one.
      *
-     * @param like its number, in the order in which layers were appended, to this graph or to the one that this has
-     *     the layers of; of the same {@code experts}
-     * @throws IllegalArgumentException if there is no such layer; otherwise as
-     *     {@link #append(String, Int8Experts, FloatArray, FloatArray)}
+     * @param like the earlier layer's number, in the order in which layers were appended to this graph or to the graph
+     *     whose layers this one shares; it must have the same {@code experts}
+     * @throws IllegalArgumentException if there is no such layer; otherwise as {@link #append(String, Int8Experts,
+     *     FloatArray, FloatArray)}
      */
     public void appendAgain(String name, int like, Int8Experts experts, FloatArray hidden, FloatArray output) {
         List<LayerArrays> there = of == null ? layers : of.layers;
@@ -228,17 +233,17 @@ public final class MoeTasks implements AutoCloseable {
     }
 
     /**
-     * Appends the product of a dense matrix with the tokens, {@code y = x · wᵀ}, such as a projection of attention's:
-     * by the kernels that a layer's first product has, as if it had one expert. They are made for many tokens.
+     * Appends the product of a dense matrix with the tokens, {@code y = x · wᵀ}, such as a projection of attention. It
+     * uses the kernels of a layer's first GEMM, as if the layer had one expert. They are made for many tokens.
      *
      * @param weights [1, N, K], whose memory is copied
-     * @param scheme {@code W8A8_CHANNEL} or {@code W8A16_CHANNEL}: what becomes of x
+     * @param scheme {@code W8A8_CHANNEL} or {@code W8A16_CHANNEL}: whether x is quantised to int8
      * @param x [M, K], on the device when the tasks run
-     * @param y [M, N], written there; another array than {@code x}
-     * @throws IllegalArgumentException if it is another scheme, an array has fewer than {@code maxNumTokens} rows or is
-     *     both, or no class of kernels does it
-     * @throws InsufficientMemoryException if the device hasn't so much left
-     * @throws UnsupportedOperationException if TornadoVM's graph can't take so many tasks; it is of no use then
+     * @param y [M, N], written there; must not be the array {@code x}
+     * @throws IllegalArgumentException if it is another scheme, an array has fewer than {@code maxNumTokens} rows, both
+     *     are the same, or no kernel class supports it
+     * @throws InsufficientMemoryException if the device has too little memory left
+     * @throws UnsupportedOperationException if TornadoVM's graph has no room for the tasks; the graph is then unusable
      */
     public void appendProduct(String name, Int8Tensor weights, Int8Scheme scheme, FloatArray x, FloatArray y) {
         if (of != null) {
@@ -254,7 +259,7 @@ public final class MoeTasks implements AutoCloseable {
         if (x == y) {
             throw new IllegalArgumentException("y: expected another array than x");
         }
-        // Without a gate, so that the first product has as many rows as come out of it; the second is never computed.
+        // Without a gate, so that the first GEMM has as many rows as its output; the second is never computed.
         FusedMoeConfig alone = FusedMoeConfig.builder()
                 .numExperts(1)
                 .expertsPerToken(1)
@@ -289,11 +294,11 @@ public final class MoeTasks implements AutoCloseable {
         }
     }
 
-    /** A matrix as the first product of the only expert. */
+    /** A matrix as the first projection of the only expert. */
     private static Int8Experts alone(FusedMoeConfig config, Int8Scheme scheme, Int8Tensor weights) {
         Arena arena = Arena.ofShared();
         try {
-            // the second product's, which nothing reads: as many rows as the first has columns
+            // the second projection, which nothing reads; it has as many rows as the first has columns
             Int8Tensor unused = Int8Tensor.allocate(arena, 1, /* rows= */ weights.cols(), /* cols= */ weights.rows());
             return Int8Experts.builder(config, scheme, weights, unused, arena).build();
         } catch (RuntimeException | Error failure) {
@@ -341,7 +346,7 @@ public final class MoeTasks implements AutoCloseable {
                 given);
     }
 
-    /** Appends stages that read one array of the caller's and write another. */
+    /** Appends stages that read one of the caller's arrays and write another. */
     private void append(String name, LayerArrays arrays, List<Stage> stages, FloatArray in, FloatArray out) {
         Stage.Graph layer = Stage.Graph.in(graph, grids, name, device, stages);
         List<Object> weights = new ArrayList<>(layer.inputs());
@@ -400,13 +405,13 @@ public final class MoeTasks implements AutoCloseable {
     }
 
     /**
-     * Tells the plan of the graph its device, and the grids of all its tasks, the caller's own included. From here on
-     * it is {@link #close}'s to close.
+     * Sets the plan's device and the grids of all its tasks, the caller's own included. From then on {@link #close}
+     * closes the plan.
      */
     public void launchOn(TornadoExecutionPlan plan) {
         plans.add(plan);
         device.selectFor(plan);
-        // TornadoVM refuses a scheduler without any.
+        // TornadoVM refuses a scheduler without grids.
         if (!grids.keySet().isEmpty()) {
             plan.withGridScheduler(grids);
         }
@@ -431,9 +436,9 @@ public final class MoeTasks implements AutoCloseable {
     }
 
     /**
-     * Executes a plan while no layer on a device is closed, which is waited for if one is. What the plan keeps of
-     * earlier executions is forgotten now and then ({@code getPlanResult}). Throws what the plan's own
-     * method throws; a {@link TornadoInternalError} that a graph can't be resized says that it has too many arrays and
+     * Executes a plan. If a layer on a device is being closed, it waits until that is done. From time to time it drops
+     * the plan's results of earlier executions ({@code getPlanResult}). Throws what the plan's own method throws; a
+     * {@link TornadoInternalError} saying that a graph can't be resized means that the graph has too many arrays and
      * tasks for TornadoVM.
      */
     public TornadoExecutionResult execute(TornadoExecutionPlan plan) {
@@ -445,7 +450,7 @@ public final class MoeTasks implements AutoCloseable {
         }
     }
 
-    /** What the layers' arrays take there, without the caller's. */
+    /** The bytes of the layers' arrays on the device, without the caller's. */
     public long deviceBytes() {
         return Stream.concat(layers.stream(), products.stream())
                 .mapToLong(layer -> layer.ownBytes)
@@ -453,10 +458,9 @@ public final class MoeTasks implements AutoCloseable {
     }
 
     /**
-     * Closes the plans, so that what was on the device is free, and gives the host's memory back; other layers on the
-     * device run on.
+     * Closes the plans and frees their device memory and host memory; other layers on the device go on running.
      *
-     * @throws MoeExecutionException if TornadoVM fails at it
+     * @throws MoeExecutionException if TornadoVM fails
      */
     @Override
     public void close() {

@@ -9,20 +9,20 @@ import org.tornadomoe.kernel.MoeExecutionException;
 import org.tornadomoe.tornado.device.CudaDriver;
 
 /**
- * Memory of callers that CUDA's GPUs copy from and to themselves: whole pages, which are kept in place from the first
- * call that uses them until their arena is closed. Thread-safe.
+ * Callers' memory that CUDA GPUs copy from and to themselves: whole pages, pinned from the first call that uses them
+ * until their arena is closed. Thread-safe.
  */
 final class PinnedMemory {
     private static final long PAGE = 4096;
     private static final System.Logger LOG = System.getLogger(PinnedMemory.class.getName());
 
-    /** By where they begin. */
+    /** By start address. */
     private static final ConcurrentSkipListMap<Long, PinnedMemory> ALL = new ConcurrentSkipListMap<>();
 
     private final Arena pages = Arena.ofShared();
     private final MemorySegment memory;
 
-    /** Who keeps it in place; null before the first call, or where that was refused. */
+    /** The driver that pins it; null before the first call, or if pinning was refused. */
     private @Nullable CudaDriver keeper;
 
     private long context;
@@ -32,8 +32,8 @@ final class PinnedMemory {
         memory = pages.allocate(Math.ceilDiv(Math.max(1, bytes), PAGE) * PAGE, PAGE);
     }
 
-    /** Zeros, which live as long as the arena. */
-    @SuppressWarnings("restricted") // the arena's end is told of by no other way
+    /** Allocates zeroed memory that lives as long as the arena. */
+    @SuppressWarnings("restricted") // the only way to learn of the arena's end
     static MemorySegment allocate(long bytes, Arena arena) {
         PinnedMemory pinned = new PinnedMemory(bytes);
         MemorySegment given =
@@ -42,7 +42,7 @@ final class PinnedMemory {
         return given;
     }
 
-    /** Whether GPUs copy from and to it themselves; from now on, if it is memory of this kind. */
+    /** Whether GPUs copy from and to this memory themselves. Pins it now if it is memory of this kind. */
     static boolean isPinned(MemorySegment memory, CudaDriver driver, long context) {
         if (!memory.isNative()) {
             return false;

@@ -32,8 +32,8 @@ import org.tornadomoe.tuning.LaunchKey;
 import org.tornadomoe.tuning.LaunchSpace;
 
 /**
- * The layer as a TornadoVM task graph on the configuration's device, with the int8 GEMMs in one of several forms: on
- * tensor cores, with the {@code dp4a} instruction where the device has it, and in plain arithmetic everywhere.
+ * The layer as a TornadoVM task graph on the configuration's device. Subclasses differ in the int8 GEMMs: on tensor
+ * cores, with the {@code dp4a} instruction if the device has it, or in scalar arithmetic on any device.
  */
 public abstract class TornadoExperts implements GeneralExperts {
     private final ExpertGemm gemm;
@@ -46,7 +46,7 @@ public abstract class TornadoExperts implements GeneralExperts {
         return gemm;
     }
 
-    /** Every kernel class of TornadoVM's among the services, in the oracle's order. */
+    /** All TornadoVM kernel classes among the services, in the oracle's order. */
     static List<TornadoExperts> all() {
         return ServiceLoader.load(FusedMoeExperts.class, TornadoExperts.class.getClassLoader()).stream()
                 .filter(service -> TornadoExperts.class.isAssignableFrom(service.type()))
@@ -181,8 +181,8 @@ public abstract class TornadoExperts implements GeneralExperts {
     }
 
     /**
-     * None where batches are to be invariant, as in vLLM. Files that choose are named after the device, TornadoVM's
-     * backend and what the GEMMs are computed with.
+     * None if batch invariance is asked for, as in vLLM. The names of tuned files contain the device, TornadoVM's
+     * backend and the GEMM family.
      */
     @Override
     public @Nullable LaunchSpace launches(
@@ -208,7 +208,7 @@ public abstract class TornadoExperts implements GeneralExperts {
         return TornadoMoeKernel.load(requireDevice(config), config, experts, gemm, launchConfigs(config, experts));
     }
 
-    /** What a layer is launched with. */
+    /** A layer's launch configurations. */
     final LaunchConfigs launchConfigs(FusedMoeConfig config, Int8Experts experts) {
         LaunchSpace launches = launches(config, experts.weightKey(), experts.activationKey());
         return launches == null ? gemm.byRule(config) : launches.find();

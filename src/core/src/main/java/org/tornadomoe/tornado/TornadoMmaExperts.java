@@ -3,8 +3,8 @@ package org.tornadomoe.tornado;
 import org.tornadomoe.tornado.graph.MmaGemm;
 
 /**
- * int8 GEMMs on NVIDIA's tensor cores from compute capability 8.0 on, exact in int32 up to where scales come in, by
- * kernels in CUDA C ({@code mma-gemm.cu}) that are library tasks of the graph. On TornadoVM's CUDA backend.
+ * int8 GEMMs on NVIDIA's tensor cores from compute capability 8.0 on, exact in int32 until scales are applied, with
+ * kernels in CUDA C ({@code mma-gemm.cu}), library tasks of the graph. For TornadoVM's CUDA backend.
  */
 public final class TornadoMmaExperts extends TornadoExperts {
     public TornadoMmaExperts() {

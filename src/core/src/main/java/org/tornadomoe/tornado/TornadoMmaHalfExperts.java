@@ -3,8 +3,8 @@ package org.tornadomoe.tornado;
 import org.tornadomoe.tornado.graph.MmaGemm;
 
 /**
- * int8 weights times activations in float on NVIDIA's tensor cores from compute capability 8.0 on, as products of
- * halves ({@code mma-gemm.cu}); see {@link MmaGemm} for what that rounds. On TornadoVM's CUDA backend.
+ * int8 weights times float activations on NVIDIA's tensor cores from compute capability 8.0 on, as half-precision
+ * products ({@code mma-gemm.cu}); {@link MmaGemm} describes the rounding. For TornadoVM's CUDA backend.
  */
 public final class TornadoMmaHalfExperts extends TornadoExperts {
     public TornadoMmaHalfExperts() {

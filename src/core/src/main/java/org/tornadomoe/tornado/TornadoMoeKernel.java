@@ -45,10 +45,10 @@ import uk.ac.manchester.tornado.api.exceptions.TornadoInternalError;
 import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
 
 /**
- * One layer on one device: one task graph, one execution plan. The weights go to the device once; in a call the token
- * count and the hidden states go there, the output comes back, and nothing in between visits the host.
+ * One layer on one device: one task graph, one execution plan. The weights go to the device once. In a call the token
+ * count and the hidden states go there and the output comes back; intermediate values stay on the device.
  *
- * <p>An execution plan serves one thread, and plans can't share device buffers, so callers take turns, in the order in
+ * <p>An execution plan serves one thread, and plans can't share device buffers, so callers take turns in the order in
  * which they came.
  */
 final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profiled {
@@ -64,17 +64,17 @@ final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profile
     private final LayerArrays arrays;
 
     /**
-     * Makes the plan, executes and closes it: TornadoVM gives every thread that does so a queue of its own, and closes
-     * with the plan only that of the thread that closes it. Null where the caller is such a thread already.
+     * The thread that makes, executes and closes the plan: TornadoVM gives every thread that does so its own queue, and
+     * closing the plan frees only the closing thread's queue. Null if the caller is such a thread already.
      */
     private final @Nullable DeviceThread thread;
 
     private Running running;
 
-    /** Of many tokens; null before there was one. */
+    /** The overlapped call for many tokens; null before the first. */
     private @Nullable CudaCall call;
 
-    /** Of the last call that was TornadoVM's. */
+    /** The result of the last call through TornadoVM. */
     private @Nullable TornadoExecutionResult result;
 
     /** Whether the weights are on the device, and whether adapters have changed since. */
@@ -82,7 +82,7 @@ final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profile
 
     private boolean stale;
 
-    /** Whether calls are profiled, how many there were, and what the last one took. */
+    /** Whether calls are profiled, their number, and the times of the last one. */
     private boolean timed;
 
     private long calls;
@@ -95,7 +95,10 @@ final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profile
         }
     }
 
-    /** @param thread which it closes; null for that of its callers, who are one then */
+    /**
+     * @param thread the thread to use, which the kernel closes; null for the caller's, which must always be the same
+     *     thread
+     */
     TornadoMoeKernel(
             Device device, ExpertGemm gemm, LayerArrays arrays, @Nullable DeviceThread thread, Running running) {
         this.device = device;
@@ -107,7 +110,7 @@ final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profile
 
     static TornadoMoeKernel load(
             Device device, FusedMoeConfig config, Int8Experts experts, ExpertGemm gemm, LaunchConfigs launches) {
-        // Adapters are applied by kernels in Java.
+        // Kernels in Java apply the adapters.
         LayerArrays arrays = new LayerArrays(
                 config,
                 experts,
@@ -127,7 +130,7 @@ final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profile
         }
     }
 
-    /** What is asked of TornadoVM. */
+    /** Runs a request to TornadoVM on its thread. */
     private static <T> T on(@Nullable DeviceThread thread, Supplier<T> what) {
         return thread == null ? what.get() : thread.call(what::get);
     }
@@ -165,7 +168,7 @@ final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profile
                     graph, new OpenPlan(new TornadoExecutionPlan(graph.tasks().snapshot())));
             try {
                 graph.launchOn(running.plan());
-                // Here and not in the first call, so that a kernel that can't be compiled is an error of loading.
+                // Here instead of in the first call, so that a kernel that can't be compiled fails the loading.
                 running.plan().withPreCompilation();
             } catch (RuntimeException | LinkageError | TornadoInternalError failure) {
                 Cleanup.after(failure, () -> close(running, device));
@@ -213,7 +216,7 @@ final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profile
         return arrays.work.loads.toHeapArray();
     }
 
-    /** What a plan has sent to the device once it doesn't send again, so changed adapters need another plan. */
+    /** A plan sends such arrays to the device only once, so changed adapters need another plan. */
     private void refresh() {
         if (stale) {
             closeCall();
@@ -278,12 +281,12 @@ final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profile
         }
     }
 
-    /** Of hidden states, or of the output. */
+    /** The bytes of hidden states, or of the output. */
     private long bytes(int tokens) {
         return (long) arrays.shape.config.inDtype().bytes() * tokens * arrays.shape.config.hiddenDim();
     }
 
-    /** By CUDA alone, which keeps what is no number. */
+    /** Runs in CUDA alone, which keeps NaNs. */
     private void overlapped(MemorySegment hidden, int tokens, MemorySegment output, @Nullable ChosenExperts chosen) {
         stageTimes = Map.of();
         try {
@@ -317,7 +320,7 @@ final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profile
                 : null;
     }
 
-    /** Takes what a call brings beside the hidden states; its caller has the turn. */
+    /** Takes a call's inputs other than the hidden states; the caller holds the turn. */
     void prepare(int tokens, @Nullable ChosenExperts chosen, boolean answersChoice) {
         if (!arrays.shape.routes) {
             take(Objects.requireNonNull(chosen, "chosen"), tokens);
@@ -337,13 +340,13 @@ final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profile
         return turn;
     }
 
-    /** What the layer chose. */
+    /** Copies the layer's choice of experts. */
     void answer(ChosenExperts chosen, int pairs) {
         MemorySegment.copy(arrays.work.topkIds.getSegment(), ValueLayout.JAVA_INT, 0, chosen.ids(), 0, pairs);
         MemorySegment.copy(arrays.work.topkWeights.getSegment(), ValueLayout.JAVA_FLOAT, 0, chosen.weights(), 0, pairs);
     }
 
-    /** Ids and weights of the caller's. */
+    /** Takes the caller's ids and weights. */
     private void take(ChosenExperts given, int tokens) {
         int pairs = tokens * arrays.shape.config.pairsPerToken();
         MemorySegment.copy(given.ids(), 0, arrays.work.topkIds.getSegment(), ValueLayout.JAVA_INT, 0, pairs);
@@ -378,14 +381,17 @@ final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profile
         return stageTimes;
     }
 
-    /** TornadoVM keeps some KB of every run that it profiles, so that they become rarer; CUDA's own clock does not. */
+    /**
+     * TornadoVM keeps some KB of every run that it profiles, so profiled runs become rarer; CUDA's own clock costs no
+     * memory.
+     */
     private boolean isTimed() {
         stageTimes = Map.of();
         calls++;
         return timed && (running.graph.isCudaAlone() || calls <= 64 || Long.bitCount(calls) == 1);
     }
 
-    /** Takes note of what each kernel took. */
+    /** Executes and records each kernel's time. */
     private void executeTimed(MemorySegment hidden, int tokens) {
         Map<String, Long> times = new HashMap<>();
         try {
@@ -399,8 +405,8 @@ final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profile
                 String log = Objects.requireNonNull(result, "no call yet")
                         .getProfilerResult()
                         .getProfileLog();
-                // The log grows by one object a run, and nothing takes it away: of each task the last time counts, and
-                // CUDA's own before TornadoVM's of it.
+                // The log grows by one object per run and can't be cleared. The last time of each task counts, and
+                // CUDA's own time is preferred to TornadoVM's.
                 Map<String, Long> last = new HashMap<>();
                 Matcher task = TASK_TIME.matcher(log);
                 while (task.find()) {
@@ -439,7 +445,7 @@ final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profile
         }
     }
 
-    /** What isn't here already. */
+    /** Fetches an array that isn't on the host yet. */
     private void fetch(TornadoNativeArray array, long elements) {
         if (running.graph.copiesToHost(array)) {
             return;
@@ -452,7 +458,7 @@ final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profile
         }
     }
 
-    /** TornadoVM's own message names the task; the cause beneath it what happened. */
+    /** TornadoVM's own message names the task; its cause says what happened. */
     private static MoeExecutionException failed(String doing, Device device, Throwable failure) {
         Throwable root = failure;
         while (root.getCause() != null) {
@@ -462,7 +468,7 @@ final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profile
         return new MoeExecutionException(doing + " on " + device + ": " + failure.getMessage() + cause, failure);
     }
 
-    /** TornadoVM logs a launch that the driver refuses, and goes on; its compilers have had their defects. */
+    /** TornadoVM only logs a launch that the driver refuses, and its compilers have had bugs. */
     @Override
     public boolean needsSelfCheck() {
         return !device.is(Device.INTERPRETER);
@@ -478,12 +484,12 @@ final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profile
         return arrays.deviceBytes();
     }
 
-    /** Its tasks, as the last call launched them. */
+    /** The graph, with its tasks as the last call launched them. */
     Stage.Graph graph() {
         return running.graph;
     }
 
-    /** What TornadoVM has allocated for it by now. */
+    /** The bytes that TornadoVM has allocated for it so far. */
     long bytesInUse() {
         return running.plan().getCurrentDeviceMemoryUsage();
     }

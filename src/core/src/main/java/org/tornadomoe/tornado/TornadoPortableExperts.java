@@ -2,7 +2,7 @@ package org.tornadomoe.tornado;
 
 import org.tornadomoe.tornado.graph.PortableGemm;
 
-/** GEMMs in plain arithmetic, on any device, and with float activations too. */
+/** GEMMs in scalar arithmetic, on any device, with float activations too. */
 public final class TornadoPortableExperts extends TornadoExperts {
     public TornadoPortableExperts() {
         super(new PortableGemm());

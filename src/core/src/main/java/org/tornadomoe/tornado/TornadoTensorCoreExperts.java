@@ -3,9 +3,9 @@ package org.tornadomoe.tornado;
 import org.tornadomoe.tornado.graph.TensorCoreGemm;
 
 /**
- * int8 GEMMs on NVIDIA's tensor cores, exact in int32, by kernels in the device's own language ({@code
- * expert-gemm.cu}): one that streams weights for few pairs an expert, one that tiles a matrix product for many. On
- * TornadoVM's CUDA and PTX backends.
+ * int8 GEMMs on NVIDIA's tensor cores, exact in int32, with kernels in the device's own language ({@code
+ * expert-gemm.cu}): one streams weights for few pairs per expert, the other tiles the GEMM for many. For TornadoVM's
+ * CUDA and PTX backends.
  */
 public final class TornadoTensorCoreExperts extends TornadoExperts {
     public TornadoTensorCoreExperts() {

@@ -3,8 +3,8 @@ package org.tornadomoe.tornado;
 import org.tornadomoe.tornado.graph.WgmmaGemm;
 
 /**
- * int8 weights times activations in float on Hopper's tensor cores, as products of halves ({@code wgmma-gemm.cu});
- * see {@link WgmmaGemm} for what that rounds. On TornadoVM's CUDA backend.
+ * int8 weights times float activations on Hopper's tensor cores, as half-precision products ({@code wgmma-gemm.cu});
+ * {@link WgmmaGemm} describes the rounding. For TornadoVM's CUDA backend.
  */
 public final class TornadoWgmmaHalfExperts extends TornadoExperts {
     public TornadoWgmmaHalfExperts() {

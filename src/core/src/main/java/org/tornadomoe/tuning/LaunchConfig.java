@@ -4,16 +4,16 @@ import java.util.LinkedHashMap;
 import java.util.Map;
 
 /**
- * How both GEMMs of a layer are cut into work-groups, under the names of vLLM's tuned files. Which combinations there
- * are is the kernels' to say; a kernel that has no such thing as a parameter has 1 for it.
+ * The tile sizes and work-groups of a layer's two GEMMs, under the names of vLLM's tuned files. The kernels define the
+ * valid combinations; a parameter that a kernel doesn't have is 1.
  *
- * @param blockSizeM {@code BLOCK_SIZE_M}: sorted pairs of a work-group, all of one expert; what the alignment pads to
- * @param blockSizeN {@code BLOCK_SIZE_N}: rows of the weights of a work-group
- * @param blockSizeK {@code BLOCK_SIZE_K}: values of a row that a work-group takes in one step
- * @param groupSizeM {@code GROUP_SIZE_M}: blocks of pairs that are run through before the next rows of the weights, so
- *     that these are still in the cache
- * @param numWarps {@code num_warps}: work-items of a work-group, divided by 32
- * @param numStages {@code num_stages}: steps whose values are on their way at once
+ * @param blockSizeM {@code BLOCK_SIZE_M}: sorted pairs per work-group, all of one expert; the alignment pads to it
+ * @param blockSizeN {@code BLOCK_SIZE_N}: rows of the weights per work-group
+ * @param blockSizeK {@code BLOCK_SIZE_K}: values of a row that a work-group processes in one step
+ * @param groupSizeM {@code GROUP_SIZE_M}: number of pair blocks that are processed before the next rows of the weights,
+ *     so that the rows are still in the cache
+ * @param numWarps {@code num_warps}: work-items per work-group, divided by 32
+ * @param numStages {@code num_stages}: number of steps whose values are loaded at the same time
  */
 public record LaunchConfig(
         int blockSizeM, int blockSizeN, int blockSizeK, int groupSizeM, int numWarps, int numStages) {
@@ -27,7 +27,7 @@ public record LaunchConfig(
                 });
     }
 
-    /** The parameters by the names that they have in files, in their order. */
+    /** The parameters by their names in files, in order. */
     public Map<String, Integer> toMap() {
         return toMap(blockSizeM, blockSizeN, blockSizeK, groupSizeM, numWarps, numStages);
     }

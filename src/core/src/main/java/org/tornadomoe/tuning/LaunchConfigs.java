@@ -28,16 +28,16 @@ import tools.jackson.jr.ob.JSON;
 /**
  * A layer's launch configurations by token count, from a tuned file or by a rule. As in vLLM ({@code get_moe_configs},
  * {@code try_get_optimal_moe_config}): an override wins, then the file in the user's folder, then the one in the
- * library's jar, then the rule; of a file's token counts the nearest is taken. Immutable and thread-safe.
+ * library's jar, then the rule. In a file, the nearest token count is used. Immutable and thread-safe.
  *
  * <p>A file is a JSON object: keys are token counts, values objects with the names of {@link LaunchConfig#toMap};
- * {@code triton_version} and {@code tornadovm_version} are not looked at.
+ * {@code triton_version} and {@code tornadovm_version} are ignored.
  */
 public final class LaunchConfigs {
     /** The environment variable that names the user's folder. */
     public static final String FOLDER_VARIABLE = "TORNADOMOE_TUNED_CONFIG_FOLDER";
 
-    /** The system property that names it in the variable's place. */
+    /** The system property that replaces the variable. */
     public static final String FOLDER_PROPERTY = "tornadomoe.tunedConfigFolder";
 
     private static final System.Logger LOG = System.getLogger(LaunchConfigs.class.getName());
@@ -68,13 +68,13 @@ public final class LaunchConfigs {
     }
 
     /**
-     * Those of a layer, with a line in the log that says which.
+     * Finds a layer's configurations, and logs where they come from.
      *
-     * @param runnable every configuration that the kernels have
-     * @param rule for M tokens, where no file is
-     * @throws IllegalArgumentException naming the file, if it isn't what it should be or has a configuration that isn't
-     *     runnable, or if an override isn't
-     * @throws UncheckedIOException if a file is there and can't be read
+     * @param runnable every configuration that the kernels support
+     * @param rule gives the configuration for M tokens, if there is no file
+     * @throws IllegalArgumentException naming the file, if it is malformed or has a configuration that isn't runnable;
+     *     also if an override isn't runnable
+     * @throws UncheckedIOException if a file exists and can't be read
      */
     public static LaunchConfigs find(LaunchKey key, Collection<LaunchConfig> runnable, IntFunction<LaunchConfig> rule) {
         return find(key, runnable, rule, folder());
@@ -123,16 +123,16 @@ public final class LaunchConfigs {
     }
 
     /**
-     * Those by the rule, whatever files there are: the same in every run (vLLM reads no files where batch invariance is
-     * asked for).
+     * The rule's configurations, ignoring all files, so that they are the same in every run (vLLM reads no files if
+     * batch invariance is asked for).
      */
     public static LaunchConfigs byRule(Collection<LaunchConfig> runnable, IntFunction<LaunchConfig> rule) {
         return new LaunchConfigs(new TreeMap<>(), runnable, rule, null);
     }
 
     /**
-     * Does something during which this thread, and those it forks in a scope, find this one configuration and no other,
-     * and run with it what has found others before.
+     * Runs something during which this thread, and the threads that it forks in a scope, find only this configuration.
+     * Layers that found others earlier also run with it.
      */
     public static <R, X extends Throwable> R override(
             LaunchConfig config, ScopedValue.CallableOp<? extends R, X> operation) throws X {
@@ -169,7 +169,7 @@ public final class LaunchConfigs {
      * Reads a file's content.
      *
      * @param path for messages
-     * @return by token count
+     * @return the configurations by token count
      * @throws IllegalArgumentException naming file and key, what was expected and what came
      */
     public static NavigableMap<Integer, LaunchConfig> parse(String path, byte[] json) {
@@ -235,8 +235,8 @@ public final class LaunchConfigs {
     }
 
     /**
-     * For M tokens: that of the nearest token count of the file, of two equally near the smaller; without a file by the
-     * rule. While something runs with an override, that.
+     * The configuration for M tokens: the one of the file's nearest token count (the smaller of two equally near ones),
+     * or without a file the rule's. During an override, the override.
      *
      * @throws IllegalArgumentException if the override isn't runnable
      */
@@ -257,11 +257,14 @@ public final class LaunchConfigs {
         return tokens - below.getKey() <= above.getKey() - tokens ? below.getValue() : above.getValue();
     }
 
-    /** Those of up to so many tokens: by the first token count that one holds for, from there to the next. */
+    /**
+     * The configurations for up to that many tokens. Each key is the first token count for which its configuration
+     * holds, up to the next key.
+     */
     public NavigableMap<Integer, LaunchConfig> upTo(int maxTokens) {
         NavigableMap<Integer, LaunchConfig> changes = new TreeMap<>();
         LaunchConfig last = null;
-        for (int m = 1; m > 0 && m <= maxTokens; m++) { // the greatest int has no next
+        for (int m = 1; m > 0 && m <= maxTokens; m++) { // the largest int has no successor
             LaunchConfig here = forTokens(m);
             if (!here.equals(last)) {
                 changes.put(m, here);
@@ -271,7 +274,7 @@ public final class LaunchConfigs {
         return changes;
     }
 
-    /** Where they are from now: a path, {@code override}; null for the rule. */
+    /** The current source: a path, {@code override}; null for the rule. */
     public @Nullable String source() {
         return OVERRIDE.isBound() ? OVERRIDDEN : source;
     }

@@ -6,16 +6,16 @@ import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.GroupShape;
 
 /**
- * What a file of launch configurations is for.
+ * The key of a launch-configuration file.
  *
- * @param experts the rank's own
- * @param intermediate I, the rank's part
+ * @param experts the rank's number of experts
+ * @param intermediate the rank's part of I
  * @param deviceName as the driver reports it
- * @param dtype {@link org.tornadomoe.config.Int8Scheme#configName}; null if the name has none
+ * @param dtype {@link org.tornadomoe.config.Int8Scheme#configName}; null if the file name has none
  * @param blockShape rows and columns that share a scale; null for none
- * @param backend the compiler, {@code cuda}: the same device wants other configurations with another one. Not in vLLM's
- *     names
- * @param kernel the kernels, {@code hopper}: others have other configurations. Not in vLLM's names
+ * @param backend the compiler, {@code cuda}; another compiler needs other configurations on the same device. Not in
+ *     vLLM's names
+ * @param kernel the GEMM family, {@code hopper}; others have other configurations. Not in vLLM's names
  */
 public record LaunchKey(
         int experts,
@@ -26,7 +26,7 @@ public record LaunchKey(
         String backend,
         String kernel) {
 
-    /** That of a layer on a device. */
+    /** The key for a layer on a device. */
     public static LaunchKey of(
             FusedMoeConfig config,
             String deviceName,
@@ -73,7 +73,7 @@ public record LaunchKey(
                 .toString();
     }
 
-    /** Every variant of the H200 goes by one name. */
+    /** Every variant of the H200 has the same name. */
     private String fileDeviceName() {
         String name = deviceName.strip().replaceAll("[\\s/]+", "_");
         return Arrays.asList(name.split("_")).contains("H200") ? "NVIDIA_H200" : name;

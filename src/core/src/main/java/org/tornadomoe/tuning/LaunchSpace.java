@@ -4,11 +4,11 @@ import java.util.List;
 import java.util.function.IntFunction;
 
 /**
- * What the GEMMs of a layer can be launched with on a device.
+ * The possible launch configurations of a layer's GEMMs on a device.
  *
- * @param key what a file that chooses among them is for
- * @param runnable every configuration that the kernels have, at least two
- * @param rule one of these for M tokens, where no file is
+ * @param key the key of the tuned file that chooses among them
+ * @param runnable every configuration that the kernels support, at least two
+ * @param rule chooses one of these for M tokens, if there is no file
  */
 public record LaunchSpace(LaunchKey key, List<LaunchConfig> runnable, IntFunction<LaunchConfig> rule) {
     /** Copies the list. */

@@ -1,7 +1,6 @@
 /**
- * Launch configurations: the tile sizes a GEMM kernel is launched with, by token count. {@link
- * org.tornadomoe.tuning.LaunchKey} names a file, {@link org.tornadomoe.tuning.LaunchConfigs} finds and reads it, as
- * vLLM does with its own.
+ * Launch configurations: the tile sizes of GEMM launches, by token count. {@link org.tornadomoe.tuning.LaunchKey} names
+ * a file, {@link org.tornadomoe.tuning.LaunchConfigs} finds and reads it, as vLLM does with its own.
  */
 @NullMarked
 package org.tornadomoe.tuning;

@@ -12,16 +12,17 @@ import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
 
 /**
- * A kernel in CUDA C, for instructions that neither TornadoVM's compilers nor its prebuilt tasks have:
- * {@link CudaLibrary} compiles it for exactly the device's architecture, and launches it so that it may start before
- * the one in front of it is through, for which it has to wait itself. On TornadoVM's CUDA backend.
+ * A kernel in CUDA C, for instructions that neither TornadoVM's compilers nor its prebuilt tasks support. {@link
+ * CudaLibrary} compiles it for exactly the device's architecture. It launches the kernel so that it may start before
+ * the previous kernel has ended (programmatic dependent launch); the kernel itself has to wait for the previous one.
+ * For TornadoVM's CUDA backend.
  *
  * <p>The kernel's parameters are the reads, the writes, the updates and the scalars.
  *
- * @param name of the step
+ * @param name the step's name
  * @param source the resource beside the Java kernels
- * @param options of the compiler
- * @param launch which of the source's kernels is launched for M tokens, and how; all have the same parameters
+ * @param options compiler options
+ * @param launch the source's kernel to launch for M tokens, and how; all have the same parameters
  * @param reads arrays, the first of which is the header
  * @param scalars ints and floats
  */
@@ -39,13 +40,13 @@ public record CudaKernel(
      * One launch of a kernel.
      *
      * @param entryPoint the kernel's name
-     * @param group work-items of a group
-     * @param gridX groups along x; {@link #ALL_MULTIPROCESSORS} for one a multiprocessor
-     * @param gridY groups along y
+     * @param group work-items per work-group
+     * @param gridX work-groups along x; {@link #ALL_MULTIPROCESSORS} for one per multiprocessor
+     * @param gridY work-groups along y
      * @param sharedBytes dynamic shared memory
      */
     public record Launch(String entryPoint, int group, int gridX, int gridY, int sharedBytes) {
-        /** Nothing is launched. */
+        /** Launches nothing. */
         public static final Launch NONE = new Launch("", 0, 0, 0, 0);
     }
 
@@ -59,8 +60,8 @@ public record CudaKernel(
     /**
      * Why a device doesn't run kernels for some compute capabilities; null if it does.
      *
-     * @param serves whether they run on one, such as 90 for 9.0
-     * @param capabilities which these are, in words
+     * @param serves whether they run on a compute capability, such as 90 for 9.0
+     * @param capabilities the supported capabilities, in words
      */
     public static @Nullable String obstacle(Device device, IntPredicate serves, String capabilities) {
         if (!device.is(Device.CUDA)) {
@@ -91,7 +92,7 @@ public record CudaKernel(
         return Stream.of(reads, writes, updates, scalars).flatMap(List::stream).toList();
     }
 
-    /** The text of the resource, with what it includes. */
+    /** The resource's text, with its includes. */
     public String text() {
         return KernelSource.text(source);
     }

@@ -24,8 +24,8 @@ import uk.ac.manchester.tornado.runtime.library.spi.TornadoLibraryProvider;
 import uk.ac.manchester.tornado.runtime.library.spi.TornadoNativeStreamSupport;
 
 /**
- * Runs {@link CudaKernel}s for TornadoVM, which finds this class as a service: on the plan's own stream, between its
- * other tasks, and recorded with them into a CUDA graph.
+ * Runs {@link CudaKernel}s for TornadoVM, which finds this class as a service. The kernels run on the plan's own
+ * stream, between its other tasks, and are recorded with them into a CUDA graph.
  */
 public final class CudaLibrary implements TornadoLibraryProvider {
     private final CudaDriver driver;
@@ -76,14 +76,14 @@ public final class CudaLibrary implements TornadoLibraryProvider {
         ((Plan) context).close();
     }
 
-    /** The kernels of one execution plan, which one thread uses at a time. */
+    /** The kernels of one execution plan; one thread at a time. */
     private static final class Plan implements LibraryContext {
         private static final long DEFAULT_STREAM = 0;
 
-        /** The least that launches a kernel before the one in front of it is through. */
+        /** The lowest compute capability that can launch a kernel before the previous one has ended. */
         private static final int EARLY_LAUNCHES = 90;
 
-        /** Launches that a kernel keeps. */
+        /** The number of launches that a kernel keeps. */
         private static final int MOST_SIZES = 32;
 
         private final CudaDriver driver;
@@ -91,9 +91,7 @@ public final class CudaLibrary implements TornadoLibraryProvider {
         private final int device;
         private final int computeCapability;
 
-        /**
-         * TornadoVM gives each thread that executes a plan a stream of its own: that of the thread of the last call.
-         */
+        /** The stream of the last call's thread; TornadoVM gives each thread that executes a plan its own stream. */
         private long stream;
 
         private final Map<List<Object>, Long> modules = new HashMap<>();
@@ -101,7 +99,7 @@ public final class CudaLibrary implements TornadoLibraryProvider {
         private final Map<CudaTask, Bound> bounds = new HashMap<>();
         private final Arena arena = Arena.ofShared();
 
-        /** Launches that no kernel wants any more. */
+        /** Launches that no kernel needs any more, for reuse. */
         private final List<Sized> spare = new ArrayList<>();
 
         Plan(CudaDriver driver, long context, long stream, int device) {
@@ -113,9 +111,10 @@ public final class CudaLibrary implements TornadoLibraryProvider {
         }
 
         /**
-         * A task's first execution waits here for TornadoVM's zeros, {@link Quirks#zeroesOnAnotherStream}: behind the
-         * allocation of its arrays, which may be new though the plan had other tasks before, and before its first
-         * kernel. While a CUDA graph is recorded nothing may wait, and the task was prepared before, too.
+         * In a task's first execution, waits until TornadoVM has zeroed its arrays, {@link
+         * Quirks#zeroesOnAnotherStream}. This is after the allocation of the arrays, which may be new even if the plan
+         * had earlier tasks, and before the task's first kernel. While a CUDA graph is recorded nothing may wait, but
+         * the task was prepared earlier.
          */
         void prepare(CudaTask task) {
             driver.setContext(context);
@@ -130,7 +129,7 @@ public final class CudaLibrary implements TornadoLibraryProvider {
             Bound bound = Objects.requireNonNull(bounds.get(task), "a task that wasn't prepared");
             long now = ((TornadoNativeStreamSupport) invocation.getDevice())
                     .getNativeStream(invocation.getExecutionPlanId());
-            stream = now; // or nothing would keep the order with the plan's tasks in Java
+            stream = now; // needed for the order with the plan's Java tasks
             bound.point(invocation);
             bound.run();
             task.replayBy(bound);
@@ -143,7 +142,7 @@ public final class CudaLibrary implements TornadoLibraryProvider {
                     key -> driver.loadModule(driver.compile(kernel.text(), forHere(kernel.options()))));
         }
 
-        /** Options for the device's own architecture, unless they say which. */
+        /** Adds the option for the device's architecture, unless the options name one. */
         private List<String> forHere(List<String> options) {
             return options.stream().anyMatch(option -> option.startsWith(CudaDriver.ARCHITECTURE))
                     ? options
@@ -161,21 +160,21 @@ public final class CudaLibrary implements TornadoLibraryProvider {
                     arena::close);
         }
 
-        /** A task and what the driver is told of it, which stays the same from call to call as far as it can. */
+        /** A task and its driver arguments, which stay the same from call to call where possible. */
         private final class Bound implements CudaTask.Replay {
             final List<Step> steps;
 
-            /** The same as the task has them. */
+            /** The task's steps, in the same order. */
             private final List<CudaStep> told;
 
-            /** Whether something comes back from the device, for which the caller waits. */
+            /** Whether something comes back from the device, so that the caller must wait. */
             final boolean answers;
 
             private final CudaTask task;
             private int tokens = -1;
             private int launch = -1;
 
-            /** Whether all that it has is on the device. */
+            /** Whether all its arrays are on the device. */
             private boolean ran;
 
             Bound(CudaTask task) {
@@ -197,7 +196,7 @@ public final class CudaLibrary implements TornadoLibraryProvider {
             void resize() {
                 int m = task.tokens();
                 if (tokens != m || launch != task.launch()) {
-                    tokens = -1; // if one of them fails, all are to be told again
+                    tokens = -1; // if one of them fails, all must be set again
                     steps.forEach(step -> step.resize(m, task.launch()));
                     tokens = m;
                     launch = task.launch();
@@ -264,7 +263,7 @@ public final class CudaLibrary implements TornadoLibraryProvider {
                         steps.forEach(step -> step.enqueue(0));
                     }
                 } catch (RuntimeException | Error failure) {
-                    // Nothing may be under way when the arrays are used again.
+                    // Nothing may be running when the arrays are used again.
                     Cleanup.after(failure, this::await);
                     throw failure;
                 }
@@ -274,8 +273,8 @@ public final class CudaLibrary implements TornadoLibraryProvider {
             }
 
             /**
-             * Each kernel by itself, its weights and all else out of the cache. The zeros that empty it keep the device
-             * busy until the kernel is on the stream, so that nothing of the host is in the time.
+             * Times each kernel separately, with a cold cache. Writing the zeros that empty the cache keeps the device
+             * busy until the kernel is on the stream, so that no host time is included.
              */
             void time(Map<String, Long> times) {
                 long bytes = 4L * driver.cacheBytes(device);
@@ -302,14 +301,14 @@ public final class CudaLibrary implements TornadoLibraryProvider {
         private interface Step {
             void resize(int tokens, int number);
 
-            /** Takes the addresses of its arrays. */
+            /** Sets the addresses of its arrays. */
             void point(LibraryInvocation invocation);
 
             /** @param firstToken where its tokens begin in the arrays that are copied by tokens */
             void enqueue(int firstToken);
         }
 
-        /** A kernel's launch for M tokens; the function is 0 where nothing is launched. */
+        /** A kernel's launch for M tokens; the function is 0 if nothing is launched. */
         private record Sized(long function, MemorySegment how) {
             static final Sized NONE = new Sized(0, MemorySegment.NULL);
         }
@@ -317,10 +316,10 @@ public final class CudaLibrary implements TornadoLibraryProvider {
         private final class Kernel implements Step {
             private final CudaKernel kernel;
 
-            /** Of the task's arrays, one for each of the first parameters. */
+            /** The indices of the first parameters' arrays among the task's arrays. */
             private final int[] places;
 
-            /** Of these arrays, those that are copied by tokens; null for the others. */
+            /** The copy step of each array that is copied by tokens; null for the others. */
             private final CudaStep.@Nullable Copy[] copies;
 
             private final long[] addresses;
@@ -328,7 +327,7 @@ public final class CudaLibrary implements TornadoLibraryProvider {
             private final MemorySegment parameters;
             private final Map<String, Long> functions = new HashMap<>();
 
-            /** By M and the launch's number: calls in chunks want the same few over and over. */
+            /** By M and the launch's number: calls in chunks need the same few again and again. */
             private final Map<Long, Sized> sizes = new HashMap<>();
 
             private Sized sized = Sized.NONE;
@@ -360,7 +359,7 @@ public final class CudaLibrary implements TornadoLibraryProvider {
                 Sized known = sizes.get(key);
                 if (known == null) {
                     known = size(kernel.launch().apply(tokens));
-                    if (sizes.size() == MOST_SIZES) { // their memory is the plan's until it is closed
+                    if (sizes.size() == MOST_SIZES) { // the plan owns their memory until it is closed
                         sizes.values().stream().filter(old -> old != Sized.NONE).forEach(spare::add);
                         sizes.clear();
                     }
@@ -375,7 +374,7 @@ public final class CudaLibrary implements TornadoLibraryProvider {
                 }
                 long function =
                         functions.computeIfAbsent(launch.entryPoint(), name -> driver.function(module(kernel), name));
-                // Another layer of the plan may have asked for more.
+                // Another layer of the plan may need more.
                 int shared = sharedBytes.merge(function, launch.sharedBytes(), Math::max);
                 try {
                     driver.allowSharedBytes(function, shared);

@@ -5,31 +5,31 @@ import java.util.function.IntToLongFunction;
 import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
 
-/** What {@link CudaLibrary} puts on a plan's stream: one thing of a {@link CudaTask}. */
+/** One step of a {@link CudaTask}, which {@link CudaLibrary} enqueues on a plan's stream. */
 public sealed interface CudaStep permits CudaKernel, CudaStep.Copy, CudaStep.Wait {
     String name();
 
-    /** Of the layer's call: its first element is M. */
+    /** The header of the layer's call; its first element is M. */
     IntArray header();
 
-    /** Arrays on the device. */
+    /** Arrays on the device that the step reads. */
     List<Object> reads();
 
-    /** Arrays whose content before doesn't count. */
+    /** Arrays that the step only writes. */
     List<Object> writes();
 
     /** Arrays that are read and written. */
     List<Object> updates();
 
     /**
-     * As much of an array as M tokens have, between here and the device; TornadoVM's own transfers are of whole arrays.
+     * A copy of M tokens' part of an array between host and device; TornadoVM's own transfers copy whole arrays.
      *
-     * @param toDevice or from there
-     * @param elements of four bytes for M tokens, asked for in every call; 0 for no copy
+     * @param toDevice true to the device, false from it
+     * @param elements number of four-byte elements for M tokens, asked for in every call; 0 for no copy
      */
     record Copy(String name, IntArray header, TornadoNativeArray array, boolean toDevice, IntToLongFunction elements)
             implements CudaStep {
-        /** Bytes from where the array begins to a token's; 0 if it isn't copied by tokens. */
+        /** The byte offset of a token in the array; 0 if it isn't copied by tokens. */
         public long bytesBefore(int token) {
             return 4 * (elements.applyAsLong(token) - elements.applyAsLong(0));
         }
@@ -51,10 +51,10 @@ public sealed interface CudaStep permits CudaKernel, CudaStep.Copy, CudaStep.Wai
     }
 
     /**
-     * Puts nothing on the stream: a task before kernels of TornadoVM's own, so that {@link CudaLibrary} can wait there,
-     * in the plan's first execution, for what TornadoVM has not.
+     * Enqueues nothing. It is a task before TornadoVM's own kernels, in which {@link CudaLibrary} can wait, in the
+     * plan's first execution, for work that TornadoVM didn't wait for.
      *
-     * @param arrays that are to be on the device by then
+     * @param arrays arrays that must be on the device by then
      */
     record Wait(List<Object> arrays) implements CudaStep {
         private static final IntArray NO_HEADER = new IntArray(3);

@@ -13,8 +13,8 @@ import uk.ac.manchester.tornado.api.common.LibraryTaskDescriptor;
 import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
 
 /**
- * Steps that CUDA takes one after the other, and TornadoVM as one library task: what TornadoVM does for a task on the
- * host takes longer than many a kernel. The task's parameters are the steps' arrays.
+ * Steps that CUDA runs one after the other and that are one library task to TornadoVM, because TornadoVM's host work
+ * per task takes longer than some kernels. The task's parameters are the steps' arrays.
  */
 public final class CudaTask {
     /** The name by which TornadoVM finds {@link CudaLibrary}. */
@@ -23,46 +23,49 @@ public final class CudaTask {
     private final List<CudaStep> steps;
     private final List<Object> arrays;
 
-    /** Where the steps' times go, in nanoseconds by name; null where nobody wants to know. */
+    /** Receives the steps' times in nanoseconds, by name; null to measure nothing. */
     private @Nullable Map<String, Long> times;
 
-    /** Runs it once more without TornadoVM; null where it hasn't run in a plan that is open. */
+    /** Replays the task without TornadoVM; null if it hasn't run in an open plan. */
     private @Nullable Replay replay;
 
     /**
-     * Once more what a task did, without TornadoVM: its arrays are known, and its steps are enqueued on its plan's
-     * stream, all of them or one at a time.
+     * Replays a task without TornadoVM: the arrays' addresses are known, so it enqueues the steps on the plan's stream,
+     * all of them or one at a time.
      */
     public interface Replay extends Runnable {
-        /** All steps, and waits for what comes back. */
+        /** Enqueues all steps and waits for the results. */
         @Override
         void run();
 
-        /** Makes the device the calling thread's, and the steps what M and the launch's number want. */
+        /**
+         * Makes the device's context current on the calling thread, and sets the steps up for M and the launch's
+         * number.
+         */
         void begin();
 
-        /** What can be enqueued, in order. */
+        /** The steps that can be enqueued, in order. */
         List<CudaStep> steps();
 
         /**
-         * Enqueues one of the steps; between {@link #begin} and {@link #await}.
+         * Enqueues one step; call it between {@link #begin} and {@link #await}.
          *
-         * @param step its number
+         * @param step the step's number
          * @param firstToken where its tokens begin in the arrays that are copied by tokens
          */
         void enqueue(int step, int firstToken);
 
-        /** Waits for all that is on the stream. */
+        /** Waits for all work on the stream. */
         void await();
 
         CudaDriver driver();
 
-        /** The driver's handles of the device's context and of the stream. */
+        /** The driver's handle of the device's context, and below that of the stream. */
         long context();
 
         long stream();
 
-        /** Where an array that is copied begins on the device. */
+        /** The device address of a copied array. */
         long address(TornadoNativeArray array);
     }
 
@@ -72,12 +75,11 @@ public final class CudaTask {
     }
 
     /**
-     * Adds some steps as a task, named after the first with a prefix; none if there are no steps, which are taken out
-     * of the list.
+     * Adds steps as one task, named after the first step with a prefix, and removes them from the list; adds none if
+     * the list is empty.
      *
-     * @param isKnown whether TornadoVM need not be told that an array is written, since it is on the device already and
-     *     nobody else reads it: each array that a task writes is one of the 1024 nodes of a
-     *     graph
+     * @param isKnown whether TornadoVM need not know that an array is written, because the array is on the device
+     *     already and nothing else reads it. Each array that a task writes uses one of a graph's 1024 nodes
      */
     public static List<CudaTask> addTo(
             TaskGraph graph, String prefix, List<CudaStep> steps, Predicate<Object> isKnown) {
@@ -120,7 +122,7 @@ public final class CudaTask {
         return steps;
     }
 
-    /** The one that copies an array; null if none does. */
+    /** The step that copies an array; null if there is none. */
     CudaStep.@Nullable Copy copyOf(Object array) {
         return steps.stream()
                 .filter(step -> step instanceof CudaStep.Copy copy && copy.array() == array)
@@ -129,7 +131,7 @@ public final class CudaTask {
                 .orElse(null);
     }
 
-    /** Of the task's parameters. */
+    /** The array's index among the task's parameters. */
     public int indexOf(Object array) {
         for (int i = 0; i < arrays.size(); i++) {
             if (arrays.get(i) == array) {
@@ -139,20 +141,20 @@ public final class CudaTask {
         throw new IllegalArgumentException("array: expected one of the steps'");
     }
 
-    /** M, as the steps' header has it here, from which the device's is copied. */
+    /** M, from the host's copy of the steps' header, which is the source of the device's. */
     int tokens() {
         return steps.getFirst().header().get(0);
     }
 
-    /** What its header says of the launch beside that. */
+    /** The launch's number, from the same header. */
     int launch() {
         return steps.getFirst().header().get(2);
     }
 
     /**
-     * Has the next runs timed, by the device's clock, with an empty cache before each step.
+     * Times the next runs by the device's clock, with an empty cache before each step.
      *
-     * @param into by the steps' names; null for no more
+     * @param into receives the times by step name; null to stop
      */
     public void time(@Nullable Map<String, Long> into) {
         times = into;
@@ -164,8 +166,8 @@ public final class CudaTask {
     }
 
     /**
-     * Its arrays' buffers stay where they are as long as their plan is open, so after its first run in a plan it needs
-     * nothing more of TornadoVM.
+     * Sets the replay. The arrays' buffers don't move while their plan is open, so after its first run in a plan the
+     * task doesn't need TornadoVM any more.
      */
     public void replayBy(@Nullable Replay how) {
         replay = how;

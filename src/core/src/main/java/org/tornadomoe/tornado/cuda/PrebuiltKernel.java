@@ -12,16 +12,16 @@ import uk.ac.manchester.tornado.api.common.Access;
 import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
 
 /**
- * A kernel in the device's own language, for instructions that TornadoVM's compilers have no words for. Its source is a
- * resource beside the Java kernels: for the CUDA backend in CUDA C, for the PTX one in PTX, compiled from that, for
- * OpenCL in OpenCL C.
+ * A kernel in the device's own language, for instructions that TornadoVM's compilers can't express. Its source is a
+ * resource beside the Java kernels: CUDA C for the CUDA backend, PTX compiled from it for the PTX backend, OpenCL C for
+ * OpenCL.
  *
- * @param source the resource's name without its ending
+ * @param source the resource's name without its extension
  * @param entryPoint the kernel's name in it
- * @param head lines in front of a source in C
+ * @param head lines to put before a C source
  */
 public record PrebuiltKernel(String source, String entryPoint, String head) {
-    /** Why a device doesn't run such kernels with int8 tensor cores; null if it does. */
+    /** Why a device can't run such kernels with int8 tensor cores; null if it can. */
     public static @Nullable String obstacle(Device device) {
         if (!device.is(Device.CUDA) && !device.is(Device.PTX)) {
             return "there are kernels for CUDA and PTX only";
@@ -33,7 +33,7 @@ public record PrebuiltKernel(String source, String entryPoint, String head) {
         return device.lacksInt8Mma();
     }
 
-    /** Adds it to a graph. Its parameters are the arrays that it reads, and last the one that it writes. */
+    /** Adds it to a graph. Its parameters are the arrays that it reads and, last, the array that it writes. */
     public void addTask(TaskGraph graph, Device device, String task, List<Object> reads, Object writes) {
         List<Object> arguments =
                 Stream.concat(reads.stream(), Stream.of(writes)).toList();

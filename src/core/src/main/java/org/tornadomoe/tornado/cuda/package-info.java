@@ -1,4 +1,4 @@
-/** NVIDIA's driver, kernels in a device's own language, and runs of them on TornadoVM's streams. */
+/** Kernels in a device's own language, and their execution on TornadoVM's streams. */
 @NullMarked
 package org.tornadomoe.tornado.cuda;
 
