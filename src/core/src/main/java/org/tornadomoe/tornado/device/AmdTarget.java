@@ -5,17 +5,17 @@ import java.util.regex.Pattern;
 import org.jspecify.annotations.Nullable;
 import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
 
-/** AMD's architectures, which ROCm's OpenCL names its devices by: {@code gfx942:sramecc+:xnack-}. */
+/** AMD's architectures, by which ROCm's OpenCL names its devices: {@code gfx942:sramecc+:xnack-}. */
 final class AmdTarget {
-    /** Those whose matrix cores {@code amd-gemm.cl} has instructions of. */
+    /** Architectures for whose matrix cores {@code amd-gemm.cl} has instructions. */
     private static final Pattern MATRIX_CORES = Pattern.compile("gfx(908|90a|94[012]|950|11\\d\\d|12\\d\\d)\\b.*");
 
     private AmdTarget() {}
 
     /**
-     * Why a device has no matrix cores that there are kernels for, as far as its name tells; null if it has.
+     * Why a device has no supported matrix cores, judging by its name; null if it has.
      *
-     * @param opencl whether it is used through OpenCL
+     * @param opencl whether the device is used through OpenCL
      */
     static @Nullable String lacking(boolean opencl, String device) {
         if (!opencl) {

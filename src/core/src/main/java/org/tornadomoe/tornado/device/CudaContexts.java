@@ -7,11 +7,11 @@ import java.util.List;
 import org.jspecify.annotations.Nullable;
 
 /**
- * A CUDA context for each GPU but the first. TornadoVM's CUDA backend (5.2) makes one context, on the first GPU, and
- * hands it to all: whatever is asked of {@code cuda:1} is done by {@code cuda:0}, without a word. Its other backends
- * have a context a device, as CUDA's has later, where it is asked which GPU its context is of. So before such a GPU is
- * first used it is given its own, made by TornadoVM's own native call, in place of the shared one; for which
- * TornadoVM's package has to be open ({@value #OPEN}).
+ * Gives each GPU except the first its own CUDA context. TornadoVM's CUDA backend (5.2) makes one context, on the first
+ * GPU, and uses it for all GPUs: {@code cuda:0} silently does the work of {@code cuda:1}. TornadoVM's other backends
+ * have one context per device, and so do later versions of the CUDA backend; there this class asks which GPU the
+ * context belongs to. Otherwise, before such a GPU is first used, this class replaces the shared context by one made
+ * with TornadoVM's own native call. For that TornadoVM's package has to be open ({@value #OPEN}).
  */
 final class CudaContexts {
     private static final String PACKAGE = "uk.ac.manchester.tornado.drivers.cuda";
@@ -25,8 +25,8 @@ final class CudaContexts {
     }
 
     /**
-     * Gives a device its own context, unless it is none of CUDA's or has one; why that can't be, null if it is done. To
-     * be called once.
+     * Gives a device its own context, unless it is not a CUDA device or has one. Returns why that failed; null if it
+     * succeeded. Call it once.
      */
     static @Nullable String give(Device device, CudaDriver driver) {
         if (!device.is(Device.CUDA) || device.index() == 0) {

@@ -8,15 +8,15 @@ import java.util.function.LongConsumer;
 import org.tornadomoe.kernel.MoeExecutionException;
 
 /**
- * What is called of NVIDIA's driver ({@code libcuda}) and run-time compiler ({@code libnvrtc}). Contexts, streams,
- * events, modules, functions and addresses on a device are the driver's handles. Every call that fails is a {@link
- * MoeExecutionException} with the driver's name for the error. Thread-safe.
+ * The functions that the library uses of NVIDIA's driver ({@code libcuda}) and run-time compiler ({@code libnvrtc}).
+ * Contexts, streams, events, modules, functions and device addresses are the driver's handles. A call that fails throws
+ * a {@link MoeExecutionException} with the driver's name of the error. Thread-safe.
  */
 public interface CudaDriver {
-    /** What the compiler's option for an architecture begins with. */
+    /** The prefix of the compiler's option for an architecture. */
     String ARCHITECTURE = "--gpu-architecture=";
 
-    /** The one there is, outside of tests. */
+    /** The real driver; tests use others. */
     CudaDriver NVIDIA = new NvidiaDriver();
 
     /** A device's compute capability, such as 90 for 9.0, Hopper's. */
@@ -29,16 +29,16 @@ public interface CudaDriver {
 
     int multiprocessors(int device);
 
-    /** Of the device's last cache. */
+    /** The size of the device's last-level cache. */
     int cacheBytes(int device);
 
     /** The device of the calling thread's context. */
     int currentDevice();
 
-    /** Makes a context the calling thread's. */
+    /** Makes a context current on the calling thread. */
     void setContext(long context);
 
-    /** CUDA C to machine code. */
+    /** Compiles CUDA C to machine code. */
     byte[] compile(String source, List<String> options);
 
     /** Loads a module into the calling thread's context. */
@@ -49,83 +49,83 @@ public interface CudaDriver {
     /** A kernel of a module. */
     long function(long module, String name);
 
-    /** Lets a kernel have so much dynamic shared memory. */
+    /** Allows a kernel that much dynamic shared memory. */
     void allowSharedBytes(long function, int bytes);
 
     /**
-     * Puts a kernel on a stream.
+     * Launches a kernel on a stream.
      *
-     * @param how of {@link #fillLaunch}
-     * @param parameters pointers to its parameters' values
+     * @param how the launch, from {@link #fillLaunch}
+     * @param parameters pointers to the parameters' values
      */
     void launch(MemorySegment how, long function, MemorySegment parameters);
 
-    /** Puts a copy of what is here on a stream. */
+    /** Enqueues a copy from the host to the device on a stream. */
     void copyToDevice(long to, MemorySegment from, long bytes, long stream);
 
-    /** The other way. */
+    /** Enqueues a copy from the device to the host. */
     void copyFromDevice(MemorySegment to, long from, long bytes, long stream);
 
-    /** Puts a copy from one context's device to another's on a stream of the calling thread's context. */
+    /** Enqueues a copy from one context's device to another's, on a stream of the calling thread's context. */
     void copyBetween(long to, long toContext, long from, long fromContext, long bytes, long stream);
 
-    /** Puts zeros on a stream. */
+    /** Enqueues a fill with zeros. */
     void clear(long pointer, long bytes, long stream);
 
-    /** Waits until everything on a stream is done. */
+    /** Waits until all work on a stream is done. */
     void await(long stream);
 
-    /** Waits until an event that was recorded has happened. */
+    /** Waits until a recorded event has happened. */
     void awaitEvent(long event);
 
-    /** A stream of the calling thread's context, which waits for no other and has to be destroyed. */
+    /** Makes a stream in the calling thread's context that waits for no other stream; the caller must destroy it. */
     long stream();
 
     void destroyStream(long stream);
 
-    /** Whether what is put on a stream is recorded as a graph instead of being done. */
+    /** Whether work enqueued on a stream is recorded into a graph instead of executed. */
     boolean isRecording(long stream);
 
     /**
-     * Keeps pages of the host where they are, for all contexts, so that copies from and to them run beside the host.
+     * Pins host pages for all contexts, so that copies from and to them run asynchronously.
      *
-     * @return false where they are kept already; whoever has them kept lets them go
-     * @throws MoeExecutionException where the driver or the system doesn't allow it: copies are slower then
+     * @return false if they are pinned already; whoever pinned them unpins them
+     * @throws MoeExecutionException if the driver or the system doesn't allow it; copies are then slower
      */
     boolean pin(MemorySegment memory);
 
     void unpin(MemorySegment memory);
 
     /**
-     * Lets kernels and copies of the calling thread's context use another context's memory, as long as both are.
+     * Lets kernels and copies of the calling thread's context access another context's memory, as long as both exist.
      *
-     * @throws MoeExecutionException where their devices can't
+     * @throws MoeExecutionException if their devices can't
      */
     void usePeer(long context);
 
-    /** Memory of the calling thread's context, which has to be freed. */
+    /** Allocates memory in the calling thread's context; the caller must free it. */
     long allocate(long bytes);
 
     void free(long pointer);
 
-    /** An event, which has to be destroyed. */
+    /** Makes an event; the caller must destroy it. */
     long event();
 
-    /** One that has no time, and costs less. */
+    /** Makes an event without a time stamp, which costs less. */
     long timelessEvent();
 
     void destroyEvent(long event);
 
-    /** Puts an event on a stream: it happens when all before it is done. */
+    /** Records an event on a stream; it happens when all earlier work is done. */
     void record(long event, long stream);
 
-    /** Has a stream, of any context, wait until an event that was recorded has happened. */
+    /** Makes a stream, of any context, wait until a recorded event has happened. */
     void waitFor(long event, long stream);
 
     /** Nanoseconds between two events that have happened. */
     long nanosBetween(long from, long to);
 
-    /** What the driver has given, until it is closed. */
+    /** A driver object that is released by {@link #close}. */
     record Handle(long value, LongConsumer giveBack) implements AutoCloseable {
         @Override
         public void close() {
@@ -133,18 +133,20 @@ public interface CudaDriver {
         }
     }
 
-    // ---- what a launch is told: a CUlaunchConfig, and behind it the one CUlaunchAttribute that it may point to
+    // ---- a launch's configuration: a CUlaunchConfig, followed by the one CUlaunchAttribute that it may point to
 
     long LAUNCH_BYTES = 56;
     long ATTRIBUTE_BYTES = 72;
     int PROGRAMMATIC_STREAM_SERIALIZATION = 6;
 
-    /** Room for it. */
+    /** Allocates memory for it. */
     static MemorySegment allocateLaunch(Arena arena) {
         return arena.allocate(LAUNCH_BYTES + ATTRIBUTE_BYTES, 8);
     }
 
-    /** A kernel may start before the one in front of it is through; it has to wait for it itself. */
+    /**
+     * Fills it in so that the kernel may start before the previous one has ended; the kernel itself must wait for that.
+     */
     static void fillLaunch(MemorySegment how, int gridX, int gridY, int block, int sharedBytes, long stream) {
         int[] sizes = {gridX, gridY, 1, block, 1, 1, sharedBytes};
         MemorySegment.copy(sizes, 0, how, ValueLayout.JAVA_INT, 0, sizes.length);
@@ -155,12 +157,12 @@ public interface CudaDriver {
         how.set(ValueLayout.JAVA_INT, LAUNCH_BYTES + 8, 1);
     }
 
-    /** Onto another stream. */
+    /** Sets another stream. */
     static void putOn(MemorySegment how, long stream) {
         how.set(ValueLayout.JAVA_LONG, 32, stream);
     }
 
-    /** The kernel waits for what is in front of it, whatever that is. */
+    /** Makes the kernel start only after all earlier work on the stream. */
     static void startAlone(MemorySegment how) {
         how.set(ValueLayout.JAVA_INT, 48, 0);
     }

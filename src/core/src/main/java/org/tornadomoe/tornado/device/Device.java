@@ -9,9 +9,9 @@ import uk.ac.manchester.tornado.api.common.TornadoDevice;
 import uk.ac.manchester.tornado.api.enums.TornadoDeviceType;
 import uk.ac.manchester.tornado.api.exceptions.TornadoExecutionPlanException;
 
-/** A device and what it can do. Thread-safe. */
+/** A device and its capabilities. Thread-safe. */
 public final class Device {
-    /** For reading while a layer's plan runs, for writing while one is closed. */
+    /** Read-locked while a layer's plan runs, write-locked while one is closed. */
     private static final ReentrantReadWriteLock PLANS = new ReentrantReadWriteLock(true);
 
     public static final String CUDA = "CUDA";
@@ -34,7 +34,7 @@ public final class Device {
 
     /**
      * @param tornado TornadoVM's own handle
-     * @param context whether work for it is done by it
+     * @param context finds out whether its own context does its work
      * @param dp4a whether it has the four-way int8 dot product
      * @param int8Mma whether it has int8 tensor cores
      */
@@ -106,9 +106,9 @@ public final class Device {
     }
 
     /**
-     * One that isn't here, as a {@link DeviceProfile} tells of it: to be explained, not to run anything.
+     * A device that isn't on this machine, described by a {@link DeviceProfile}: for explanations, not to run anything.
      *
-     * @param capability NVIDIA's compute capability, such as 90 for 9.0; 0 for another's GPU
+     * @param capability NVIDIA's compute capability, such as 90 for 9.0; 0 for another vendor's GPU
      */
     static Device ofProfile(String id, String backend, String name, long memory, int maxGroup, int capability) {
         boolean nvidias = backend.equals(CUDA) || backend.equals(PTX);
@@ -135,7 +135,7 @@ public final class Device {
         return groups == null || groups.length == 0 ? 0 : (int) Math.min(groups[0], Integer.MAX_VALUE);
     }
 
-    /** TornadoVM's own reading of its property: a number, alone or with KB, MB, GB or TB. */
+    /** Parses the property as TornadoVM does: a number, alone or with KB, MB, GB or TB. */
     static long memoryLimit(String size) {
         String digits = size.endsWith("B") ? size.substring(0, size.length() - 1) : size;
         int power = digits.isEmpty() ? -1 : "KMGT".indexOf(digits.charAt(digits.length() - 1)) + 1;
@@ -149,50 +149,51 @@ public final class Device {
         }
     }
 
-    /** Backend and index within it, as a user names it: {@code ptx:0}. */
+    /** Backend and index within it, as users write it: {@code ptx:0}. */
     public String id() {
         return id;
     }
 
     /**
-     * TornadoVM's name of its backend, {@code PTX}: constants of its enum come and go with versions, and only a name
-     * can be asked for that isn't there.
+     * TornadoVM's name of its backend, {@code PTX}. It is a name because enum constants come and go with versions, and
+     * only a name may be absent.
      */
     public String backend() {
         return backend;
     }
 
-    /** Whether it is used through that backend of TornadoVM's. */
+    /** Whether it is used through that TornadoVM backend. */
     public boolean is(String aBackend) {
         return backend.equals(aBackend);
     }
 
     /**
-     * Whether layers have run through its backend. Those of others may run as well: each is checked when it is loaded.
+     * Whether layers have been tested on its backend. Layers may run on other backends too: each is checked when it is
+     * loaded.
      */
     public boolean isTried() {
         return Set.of(CUDA, PTX, OPENCL, INTERPRETER).contains(backend);
     }
 
-    /** As the driver reports it. */
+    /** The name that the driver reports. */
     public String name() {
         return name;
     }
 
     /**
-     * Bytes that a layer may take: the device's memory, or TornadoVM's limit ({@code -Dtornado.device.memory}) if that
-     * is less.
+     * Bytes that a layer may use: the device's memory, or TornadoVM's limit ({@code -Dtornado.device.memory}) if that
+     * is lower.
      */
     public long memory() {
         return memory;
     }
 
-    /** The most work-items of a group; 0 if the driver doesn't say. */
+    /** The maximum work-group size; 0 if the driver doesn't report it. */
     public int maxGroup() {
         return maxGroup;
     }
 
-    /** Whether it is here, and can run something. */
+    /** Whether it is on this machine and can run kernels. */
     public boolean isHere() {
         return tornado != null;
     }
@@ -205,12 +206,12 @@ public final class Device {
         return tornado;
     }
 
-    /** NVIDIA's compute capability, such as 90 for 9.0. To be asked of a device through CUDA. */
+    /** NVIDIA's compute capability, such as 90 for 9.0. Only for a device through CUDA. */
     public int computeCapability() {
         return capability >= 0 ? capability : CudaDriver.NVIDIA.computeCapability(index());
     }
 
-    /** Has a plan run on it. */
+    /** Makes a plan run on it. */
     public void selectFor(TornadoExecutionPlan plan) {
         plan.withDevice(tornado());
     }
@@ -220,12 +221,12 @@ public final class Device {
         return Integer.parseInt(id.substring(id.indexOf(':') + 1));
     }
 
-    /** Why it can't be used; null if it can. To be asked before it is first used. */
+    /** Why it can't be used; null if it can. Call it before the first use. */
     public @Nullable String unusable() {
         return context.problem(this);
     }
 
-    /** Why it can't take four int8 products and their sum in one instruction, {@code dp4a}; null if it can. */
+    /** Why it can't compute four int8 products and their sum in one instruction, {@code dp4a}; null if it can. */
     public @Nullable String lacksDp4a() {
         String unusable = unusable();
         return unusable != null ? unusable : dp4a.problem(this);
@@ -243,29 +244,29 @@ public final class Device {
         return unusable != null ? unusable : amdMatrixCores.problem(this);
     }
 
-    /** Why it can't multiply matrices of halves on AMD's matrix cores; null if it can. */
+    /** Why it can't multiply half-precision matrices on AMD's matrix cores; null if it can. */
     public @Nullable String lacksAmdHalfMatrixCores() {
         String unusable = unusable();
         return unusable != null ? unusable : amdHalves.problem(this);
     }
 
-    /** Whether it is hardware of its own: neither the interpreter nor this machine's CPU through OpenCL. */
+    /** Whether it is separate hardware: neither the interpreter nor this machine's CPU through OpenCL. */
     public boolean isBesideTheCpu() {
         return !is(INTERPRETER) && type() != TornadoDeviceType.CPU;
     }
 
-    /** Less is better: a GPU before a CPU, then CUDA, PTX, and the rest. */
+    /** Its rank, lower is better: a GPU before a CPU, then CUDA, PTX, and the rest. */
     public int preference() {
         int kind = type() == TornadoDeviceType.GPU ? 0 : 10;
         return kind + (is(CUDA) ? 0 : is(PTX) ? 1 : 2);
     }
 
-    /** Profiles are of GPUs. */
+    /** A profile's type is always GPU. */
     private TornadoDeviceType type() {
         return tornado == null ? TornadoDeviceType.GPU : tornado.getDeviceType();
     }
 
-    /** A plan runs until {@link #unlockRunning}; meanwhile none is closed. */
+    /** Marks a plan as running until {@link #unlockRunning}; meanwhile none is closed. */
     public static void lockRunning() {
         PLANS.readLock().lock();
     }
@@ -275,8 +276,8 @@ public final class Device {
     }
 
     /**
-     * Closes a plan on this device, while none of a layer's runs, for which it may count as {@linkplain
-     * Quirks#takeResetBack reset}. To be called on the thread that ran it.
+     * Closes a plan on this device while no layer's plan runs, because TornadoVM may mark the device as {@linkplain
+     * Quirks#takeResetBack reset} for them. Call it on the thread that ran the plan.
      */
     public void close(TornadoExecutionPlan plan) throws TornadoExecutionPlanException {
         PLANS.writeLock().lock();

@@ -18,12 +18,12 @@ import java.util.TreeSet;
 import org.jspecify.annotations.Nullable;
 
 /**
- * A machine that isn't here, as a file of properties tells of it: {@code name} as its driver reports it, {@code memory}
- * and {@code maxGroup} of a device, {@code devices} of them, TornadoVM's {@code backends} for it, and for NVIDIA's its
- * {@code computeCapability}. {@code tornado-config/README.md} has the files.
+ * Another machine, described by a properties file: the {@code name} that its driver reports, {@code memory} and {@code
+ * maxGroup} of a device, the number of {@code devices}, TornadoVM's {@code backends} for them, and for NVIDIA's the
+ * {@code computeCapability}. {@code tornado-config/README.md} describes the files.
  */
 public final class DeviceProfile {
-    /** Those of the library. */
+    /** The library's own profiles. */
     public static final List<String> NAMES =
             List.of("a100", "b200", "gfx1100", "gfx1201", "gfx90a", "gfx942", "h100", "h200", "rtx4090");
 
@@ -34,10 +34,10 @@ public final class DeviceProfile {
     private DeviceProfile() {}
 
     /**
-     * What would answer to TornadoVM's API on such a machine.
+     * The home that TornadoVM's API would have on such a machine.
      *
      * @param profile one of {@link #NAMES}, or the path of a file
-     * @throws IllegalArgumentException if there is no such profile, or its file lacks a key or has one that is wrong
+     * @throws IllegalArgumentException if there is no such profile, or its file lacks a key or has an invalid one
      * @throws UncheckedIOException if the file can't be read
      */
     public static TornadoHome home(String profile) {

@@ -13,17 +13,17 @@ import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
 
 /**
- * Host memory for a layer's arrays. Where an array's pages may stay pinned when the array is gone
- * ({@link Quirks#leavesArraysPinned}), the arrays of a layer get memory that never goes back to the system, whole pages
- * each, and a closed layer leaves it to arrays of exactly the same size: the next layer of the same shape. Elsewhere
- * arrays are the garbage collector's.
+ * Host memory for a layer's arrays. On backends on which an array's pages may stay pinned after the array is freed
+ * ({@link Quirks#leavesArraysPinned}), arrays get whole pages that never go back to the system. A closed layer leaves
+ * them to arrays of exactly the same size, those of the next layer with the same shape. Elsewhere the garbage collector
+ * frees the arrays.
  *
- * <p>Several threads may take arrays at once.
+ * <p>Several threads may allocate arrays at the same time.
  */
 public final class HostMemory implements AutoCloseable {
     private static final long PAGE = 4096;
 
-    /** What closed layers have left, by size. */
+    /** Memory that closed layers have left, by size. */
     private static final Map<Long, Deque<MemorySegment>> LEFT = new HashMap<>();
 
     private final boolean keepsAddresses;
@@ -33,15 +33,15 @@ public final class HostMemory implements AutoCloseable {
         this.keepsAddresses = keepsAddresses;
     }
 
-    /** What devices of a backend need. */
+    /** The kind of host memory that a backend's devices need. */
     public static HostMemory of(String backend) {
         return of(Quirks.HERE.leavesArraysPinned(backend));
     }
 
     /**
-     * For one layer's arrays.
+     * Memory for one layer's arrays.
      *
-     * @param keepsAddresses whether memory is kept for later layers when it is closed
+     * @param keepsAddresses whether closing keeps the memory for later layers
      */
     public static HostMemory of(boolean keepsAddresses) {
         return new HostMemory(keepsAddresses);

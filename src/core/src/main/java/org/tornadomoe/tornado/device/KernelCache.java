@@ -19,14 +19,14 @@ import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
 
 /**
- * Compiled kernels, kept in a folder between starts: compiling them takes seconds. A file is named after the SHA-256 of
- * all that its kernel was made of, and begins with the SHA-256 of the rest, so that one that is broken is made anew.
- * The folder is {@code -Dtornadomoe.kernelCache}, else {@code tornado-moe/kernels} in the user's cache; with
- * {@code off} nothing is kept. What the file system refuses costs time and nothing else. Thread-safe, and several
- * processes may use a folder at once.
+ * A cache of compiled kernels in a folder, because compiling takes seconds. A file's name is the SHA-256 of everything
+ * that its kernel was compiled from. The file begins with the SHA-256 of the rest, so that a corrupt file is compiled
+ * again. The folder is {@code -Dtornadomoe.kernelCache}, else {@code tornado-moe/kernels} in the user's cache; {@code
+ * off} keeps nothing. If the file system refuses an access, it only costs time. Thread-safe, and several processes may
+ * use a folder at the same time.
  *
  * @param folder null to keep nothing
- * @param most bytes; beyond that files go that were used longest ago
+ * @param most maximum size in bytes; beyond it the least recently used files are deleted
  */
 record KernelCache(@Nullable Path folder, long most) {
     static final String PROPERTY = "tornadomoe.kernelCache";
@@ -46,10 +46,10 @@ record KernelCache(@Nullable Path folder, long most) {
     }
 
     /**
-     * A compiled kernel.
+     * Gets a compiled kernel.
      *
-     * @param key all that it is made of
-     * @param compile makes it where it isn't there
+     * @param key everything that it is compiled from
+     * @param compile compiles it if it isn't cached
      */
     byte[] get(List<String> key, Supplier<byte[]> compile) {
         if (folder == null) {
@@ -94,7 +94,7 @@ record KernelCache(@Nullable Path folder, long most) {
             }
             shrink(into);
         } catch (IOException | UnsupportedOperationException refused) {
-            // It is compiled again next time.
+            // The next start compiles it again.
         }
     }
 

@@ -16,8 +16,8 @@ import java.util.concurrent.ConcurrentHashMap;
 import java.util.stream.Stream;
 import org.tornadomoe.kernel.MoeExecutionException;
 
-/** {@code libcuda} and {@code libnvrtc} themselves, both of which TornadoVM's CUDA backend has loaded already. */
-@SuppressWarnings("restricted") // native calls are what it is for
+/** Calls {@code libcuda} and {@code libnvrtc}, which TornadoVM's CUDA backend has loaded already. */
+@SuppressWarnings("restricted") // this class exists for native calls
 final class NvidiaDriver implements CudaDriver {
     private static final int COMPUTE_CAPABILITY_MAJOR = 75;
     private static final int COMPUTE_CAPABILITY_MINOR = 76;
@@ -34,7 +34,7 @@ final class NvidiaDriver implements CudaDriver {
     private static final ValueLayout.OfLong LONG = ValueLayout.JAVA_LONG;
     private static final Map<String, MethodHandle> FUNCTIONS = new ConcurrentHashMap<>();
 
-    /** Compiled kernels by their options and source: the same are wanted for every layer. */
+    /** Compiled kernels by their options and source; every layer needs the same ones. */
     private static final Map<List<String>, byte[]> BINARIES = new ConcurrentHashMap<>();
 
     @Override
@@ -107,7 +107,7 @@ final class NvidiaDriver implements CudaDriver {
         cu("cuFuncSetAttribute", List.of(LONG, INT, INT), function, FUNC_MAX_DYNAMIC_SHARED_SIZE, bytes);
     }
 
-    /** What is called for every call of a layer, and so has its exact types. */
+    /** Functions that every call of a layer uses; they have exact types for speed. */
     private static final class Often {
         static final MethodHandle SET_CONTEXT = find("cuCtxSetCurrent", List.of(LONG));
         static final MethodHandle LAUNCH = find("cuLaunchKernelEx", List.of(POINTER, LONG, POINTER, LONG));
@@ -356,13 +356,13 @@ final class NvidiaDriver implements CudaDriver {
                 }
                 return get("nvrtcGetCUBIN", program);
             } finally {
-                // Whatever it says: it must not stand in for what went wrong before.
+                // Its status is ignored, so that it can't hide an earlier error.
                 call("nvrtcDestroyProgram", List.of(POINTER), slot);
             }
         }
     }
 
-    /** What a function of the compiler's writes, of the size that its twin tells. */
+    /** The output of a compiler function; a second function returns its size. */
     private static byte[] get(String name, MemorySegment program) {
         try (Arena arena = Arena.ofConfined()) {
             MemorySegment size = arena.allocate(ValueLayout.JAVA_LONG);

@@ -5,21 +5,21 @@ import uk.ac.manchester.tornado.api.TornadoExecutionPlan;
 import uk.ac.manchester.tornado.api.TornadoExecutionResult;
 
 /**
- * A plan of TornadoVM's that is executed as often as one likes. One thread at a time.
+ * A TornadoVM plan that can be executed without limit. Not thread-safe: one thread at a time.
  *
- * <p>TornadoVM (from 5.2 on) keeps what every execution gave, a description of the plan with it, as long as the plan is
- * there. A plan that is derived from another executes the same graphs and keeps its own results, so after the first
- * executions it is such a one that is executed, and replaced from time to time.
+ * <p>TornadoVM (from 5.2 on) keeps the result of every execution, with a description of the plan, until the plan is
+ * closed. A derived plan executes the same graphs and keeps its own results. So after the first executions this class
+ * executes a derived plan, and replaces it from time to time.
  */
 public final class OpenPlan {
-    /** Results that are kept at most. */
+    /** The maximum number of results to keep. */
     private static final int KEPT = 64;
 
     private final TornadoExecutionPlan plan;
     private TornadoExecutionPlan derived;
     private int kept;
 
-    /** Token counts that it has run with. */
+    /** The token counts with which it has run. */
     private final BitSet ran = new BitSet();
 
     public OpenPlan(TornadoExecutionPlan plan) {
@@ -27,19 +27,19 @@ public final class OpenPlan {
         derived = plan;
     }
 
-    /** The plan itself, to be set up and closed. */
+    /** The plan itself, for setting up and closing. */
     public TornadoExecutionPlan plan() {
         return plan;
     }
 
     /**
-     * Executes it, and sees after signal handlers where a driver may compile again.
+     * Executes the plan, and restores signal handlers if a driver may compile again.
      *
-     * @param tokens M of the graph's header
+     * @param tokens M in the graph's header
      */
     public TornadoExecutionResult execute(int tokens) {
         if (kept == KEPT) {
-            derived = plan.clearProfiles(); // of all derivations the one that changes nothing
+            derived = plan.clearProfiles(); // the only derivation that changes nothing
             kept = 0;
         }
         kept++;

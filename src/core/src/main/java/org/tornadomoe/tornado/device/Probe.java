@@ -22,11 +22,12 @@ import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
 
 /**
- * Whether a device has an instruction, found out by compiling and running it once, when first asked: TornadoVM's API
- * doesn't say. What fails to compile or run, or computes something else, is a reason and no exception. Thread-safe.
+ * Finds out whether a device has an instruction by compiling and running it once, when first asked, because TornadoVM's
+ * API doesn't say. If it fails to compile or run, or gives a wrong result, the probe returns the reason and throws
+ * nothing. Thread-safe.
  */
 final class Probe {
-    /** Pairs of a large block, and work-items of a group, of {@code amd-gemm.cl}. */
+    /** Pairs per large block, and work-items per work-group, in {@code amd-gemm.cl}. */
     private static final int AMD_PAIRS = 128;
 
     private static final int AMD_GROUP = 256;
@@ -38,31 +39,34 @@ final class Probe {
     private boolean asked;
     private @Nullable String problem;
 
-    /** @param attempt tries it; what it returns or throws is why the device doesn't have it, null that it does */
+    /**
+     * @param attempt tries the instruction; what it returns or throws is the reason why the device lacks it, null if it
+     *     has it
+     */
     Probe(Function<Device, @Nullable String> attempt) {
         this.attempt = attempt;
     }
 
-    /** Four int8 products and their sum. */
+    /** Probes {@code dp4a}: four int8 products and their sum. */
     static Probe dp4a() {
         return new Probe(Probe::tryDp4a);
     }
 
-    /** Tensor cores, int8 × int8 to int32. */
+    /** Probes tensor cores, int8 × int8 to int32. */
     static Probe int8Mma() {
         return new Probe(Probe::tryInt8Mma);
     }
 
     /**
-     * AMD's matrix cores, and a compiler that has words for them.
+     * Probes AMD's matrix cores and a compiler that supports them.
      *
-     * @param halves of halves, with sums in float; else of int8, with sums in int32
+     * @param halves true for half precision with float sums, false for int8 with int32 sums
      */
     static Probe amdMatrixCores(boolean halves) {
         return new Probe(device -> tryAmdMatrixCores(device, halves));
     }
 
-    /** Why the device doesn't have it; null if it does. */
+    /** Why the device lacks the instruction; null if it has it. */
     synchronized @Nullable String problem(Device device) {
         if (!asked) {
             PrintStream out = System.out;
@@ -82,8 +86,8 @@ final class Probe {
     }
 
     /**
-     * TornadoVM warns on standard output of a kernel that it can't build. Here that is an answer and no cause for
-     * alarm.
+     * Suppresses TornadoVM's warning on standard output about a kernel that it can't build; for a probe that is a
+     * normal answer.
      */
     private static final class WithoutBailoutWarning extends PrintStream {
         WithoutBailoutWarning(PrintStream out) {
@@ -147,7 +151,7 @@ final class Probe {
         }
     }
 
-    /** One expert, a row for each of some pairs: {@code amd-gemm.cl} with blocks of every size. */
+    /** Tries {@code amd-gemm.cl} with blocks of every size, for one expert with one row per pair. */
     private static @Nullable String tryAmdMatrixCores(Device device, boolean halves) {
         String lacking = AmdTarget.lacking(device.is(Device.OPENCL), device.name());
         if (lacking != null) {
@@ -166,7 +170,7 @@ final class Probe {
             ones.init(1);
             IntArray factor = a;
             if (halves) {
-                factor = memory.ints(AMD_PAIRS * (AMD_COLS + 4)); // two halves a value, and a row's scale
+                factor = memory.ints(AMD_PAIRS * (AMD_COLS + 4)); // two halves per value, and a row's scale
                 FloatArray values = memory.floats(AMD_PAIRS * AMD_COLS);
                 for (int i = 0; i < values.getSize(); i++) {
                     values.set(i, int8(a, i));
@@ -197,7 +201,7 @@ final class Probe {
         }
     }
 
-    /** Of a fragment, as {@code AmdWeights} has it. */
+    /** A weight of a fragment, in the layout of {@code AmdWeights}. */
     private static int amdWeight(IntArray fragment, boolean halves, int row, int k) {
         int piece = halves ? k / 4 % 4 : k / 16;
         int at = (piece * AMD_ROWS + row) * 16;
@@ -229,7 +233,7 @@ final class Probe {
         return array;
     }
 
-    /** Compiles a graph of one task and runs it as one group. */
+    /** Compiles a graph with one task and runs it as one work-group. */
     private static void run(Device device, TaskGraph graph) {
         run(device, graph, ProbeKernels.GROUP, 1);
     }
@@ -246,7 +250,7 @@ final class Probe {
                 plan.withGridScheduler(grids);
                 plan.execute();
                 if (Quirks.HERE.zeroesOnAnotherStream(device.backend())) {
-                    plan.execute(); // the zeros are before it
+                    plan.execute(); // comes after the zeros
                 }
             } finally {
                 device.close(plan);
@@ -265,7 +269,7 @@ final class Probe {
         return array;
     }
 
-    /** An int8 of those that lie four to an int, the first in the low byte. */
+    /** One of the int8 values that are packed four per int, the first in the low byte. */
     private static byte int8(IntArray packed, int index) {
         return (byte) (packed.get(index / 4) >> (8 * (index % 4)));
     }

@@ -21,50 +21,53 @@ import uk.ac.manchester.tornado.api.runtime.TornadoRuntimeProvider;
 import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
 
 /**
- * What versions of TornadoVM do differently, and what is worked around, each with the versions it is known of and
- * upstream's number. Layers have run on {@value #TRIED}; what stands here of later versions was read in their release
- * notes, pull requests and tests.
+ * The differences between TornadoVM versions and their workarounds, each with the versions known to have it and the
+ * upstream issue number. Layers have run on {@value #TRIED}; facts about later versions come from their release notes,
+ * pull requests and tests.
  *
- * <p>What can't stand here, and why:
+ * <p>Quirks that are handled elsewhere, and where:
  *
  * <ul>
- *   <li>PTX (5.2) gets a sign extension of a byte wrong: {@code GemmKernels.int8}, which is compiled for the device and
- *       calls nothing else.
- *   <li>A method that is given a local array computes something else (5.2): no kernel has one, which the build checks.
- *   <li>With a plan only the arrays that are in one of its transfers are freed (5.2): the
- *       graph's {@code keepOnDevice} names all.
- *   <li>An array that is fetched and that its graph names in no transfer has all that the graph has copied to the host,
- *       over boxed scalars, too, which the JVM shares (CUDA, 5.2): only named arrays are fetched.
- *   <li>Kernels that fail to compile are run as plain Java (5.2 and 6.0, #1067; by default no more since #1107): {@link
- *       TornadoHome#bailoutsAreErrors}.
- *   <li>Kernels are looked at for the backend of the highest priority, OpenCL unless told otherwise, which has neither
- *       dp4a nor tensor cores (5.2 to 7): the launcher and docs/java.md set {@code tornado.cuda.priority} and {@code
+ *   <li>PTX (5.2) gets a byte's sign extension wrong: worked around in {@code GemmKernels.int8}, which is compiled for
+ *       the device and can't call other code.
+ *   <li>A method that gets a local array as an argument computes wrong results (5.2): no kernel has such a method,
+ *       which the build checks.
+ *   <li>Closing a plan frees only arrays that are in one of its transfers (5.2): the graph's {@code keepOnDevice} names
+ *       all.
+ *   <li>Fetching an array that its graph names in no transfer copies all of the graph's arrays to the host, even over
+ *       boxed scalars that the JVM shares (CUDA, 5.2): only named arrays are fetched.
+ *   <li>Kernels that fail to compile run as sequential Java (5.2 and 6.0, #1067; no longer the default since #1107):
+ *       {@link TornadoHome#bailoutsAreErrors}.
+ *   <li>TornadoVM checks kernels for the backend with the highest priority, by default OpenCL, which has neither dp4a
+ *       nor tensor cores (5.2 to 7): the launcher and docs/java.md set {@code tornado.cuda.priority} and {@code
  *       tornado.ptx.priority}.
  *   <li>{@code simdShuffleDown} compiles on OpenCL and computes wrong numbers (7): no kernel shuffles, which the build
  *       checks.
- *   <li>int8 fragments are loaded at an offset through FP16's loads (5.2), or by their own (7.0, #1101), and
- *       accumulators are read in a kernel (7.0, #1094): tensor cores are used from CUDA C alone, in which there is no
- *       difference.
+ *   <li>int8 fragments are loaded through FP16's loads with an offset (5.2) or by their own loads (7.0, #1101), and
+ *       kernels read accumulators (7.0, #1094): only CUDA C code uses tensor cores, which is the same in all versions.
  * </ul>
  *
- * @param version as TornadoVM writes it, {@code 8.2.0-jdk22plus}; null without its SDK
+ * @param version in TornadoVM's format, {@code 8.2.0-jdk22plus}; null without its SDK
  */
 public record Quirks(@Nullable String version) {
-    /** The version that layers have run on. */
+    /** The version on which layers have run. */
     static final String TRIED = "5.2.0";
 
-    /** Those of this JVM. */
+    /** The quirks of this JVM's TornadoVM. */
     public static final Quirks HERE = new Quirks(find());
 
-    /** Nodes of a graph of TornadoVM's (5.2), however it is started: each task, and each array that one writes. */
+    /**
+     * The maximum number of nodes of a TornadoVM graph (5.2), however TornadoVM is started. Each task is a node, and so
+     * is each array that a task writes.
+     */
     static final int GRAPH_NODES = 1024;
 
-    /** Bytes of a graph's own code (5.2), however TornadoVM is started. */
+    /** The maximum number of bytes of a graph's bytecode (5.2), however TornadoVM is started. */
     public static final int GRAPH_CODE_BYTES = 8 * 1024;
 
     private static final Pattern NUMBERS = Pattern.compile("(\\d+)(?:\\.(\\d+))?.*");
 
-    /** Which version's descriptor, or else which version's jar, the API comes from. */
+    /** The version, from the API's module descriptor or else its jar's name. */
     private static @Nullable String find() {
         Module api = TornadoRuntimeProvider.class.getModule();
         ModuleDescriptor descriptor = api.getDescriptor();
@@ -81,13 +84,16 @@ public record Quirks(@Nullable String version) {
                         .orElse(null));
     }
 
-    /** {@code 8.2.0-jdk22plus} of {@code file:/.../tornado-api-8.2.0-jdk22plus.jar}; null where the name has none. */
+    /**
+     * The version in a jar's name: {@code 8.2.0-jdk22plus} for {@code file:/.../tornado-api-8.2.0-jdk22plus.jar}; null
+     * if there is none.
+     */
     static @Nullable String ofJar(URI jar) {
         Matcher name = Pattern.compile(".*/tornado-api-(\\d.*)\\.jar").matcher(jar.toString());
         return name.matches() ? name.group(1) : null;
     }
 
-    /** Whether it is of that version or a later one. What has no version counts as the oldest that is known. */
+    /** Whether it has at least that version. An unknown version counts as the oldest known one. */
     boolean isAtLeast(int major, int minor) {
         Matcher numbers = NUMBERS.matcher(version == null ? TRIED : version);
         if (!numbers.matches()) {
@@ -98,14 +104,14 @@ public record Quirks(@Nullable String version) {
         return here > major || (here == major && minorHere >= minor);
     }
 
-    /** Whether no layer has run on any version so new. */
+    /** Whether it is newer than every version on which a layer has run. */
     boolean isUntried() {
         return isAtLeast(5, 3);
     }
 
     /**
-     * Bytes from where CUDA's memory of an array begins to its first value: the header, up to 6.0. From 6.1 on (#1066)
-     * the values begin at a multiple of 32, and the header, of which the constant is what it was, right in front of
+     * The byte offset of an array's first value in its CUDA memory. Up to 6.0 it is the header's size. From 6.1 on
+     * (#1066) the values begin at a multiple of 32, and the header, whose size constant is unchanged, is right before
      * them.
      */
     public int payload() {
@@ -114,38 +120,41 @@ public record Quirks(@Nullable String version) {
     }
 
     /**
-     * Whether each of a graph's prebuilt tasks is taken for the graph's first task, and runs the code of that one:
-     * until 6.0, where such a task wasn't equal to itself (#1049).
+     * Whether TornadoVM confuses each prebuilt task of a graph with the graph's first task and runs that one's code:
+     * before 6.0, where such a task wasn't equal to itself (#1049).
      */
     public boolean takesPrebuiltTasksForTheFirst() {
         return !isAtLeast(6, 0);
     }
 
     /**
-     * Whether pages of an array may stay pinned when the array is gone: PTX's do (5.2; later versions have no PTX,
-     * #872). A later array that comes to lie there is then transferred from and to pages that are no longer its own,
-     * or, where it is longer than what is pinned, not at all; either way silently.
+     * Whether an array's pages may stay pinned after the array is freed, as on PTX (5.2; later versions have no PTX,
+     * #872). A later array at that address is then silently transferred from and to the wrong pages or, if it is longer
+     * than the pinned range, not at all.
      */
     boolean leavesArraysPinned(String backend) {
         return backend.equals(Device.PTX);
     }
 
     /**
-     * Whether buffers that tasks only write are filled with zeros when they are allocated, right before their first
-     * task, on CUDA's default stream and without waiting, though nothing orders a plan's own stream behind that one:
-     * the zeros can come after a kernel's values, and do where several processes share a GPU (CUDA, 5.2; of later
-     * versions nothing is known).
+     * Whether TornadoVM zeroes buffers that tasks only write when it allocates them, right before their first task, on
+     * CUDA's default stream, without waiting. Nothing orders a plan's own stream after the default stream, so the zeros
+     * can arrive after a kernel's values; they do if several processes share a GPU (CUDA, 5.2; unknown for later
+     * versions).
      */
     public boolean zeroesOnAnotherStream(String backend) {
         return backend.equals(Device.CUDA);
     }
 
-    /** Whether what a backend calls the size of a work-group is the grid's: PTX's (5.2). */
+    /** Whether a backend reports the grid's size as the work-group's size: PTX does (5.2). */
     static boolean reportsGridAsGroup(String backend) {
         return backend.equals(Device.PTX);
     }
 
-    /** The name that PTX (5.2) looks for in a prebuilt task's source: task and arguments' types are part of it. */
+    /**
+     * The name that PTX (5.2) looks for in a prebuilt task's source; it contains the task's name and the arguments'
+     * types.
+     */
     public static String ptxName(String graph, String task, String entryPoint, List<Object> arguments) {
         StringBuilder name = new StringBuilder(graph + "_" + task + "_" + entryPoint);
         arguments.forEach(
@@ -154,9 +163,9 @@ public record Quirks(@Nullable String version) {
     }
 
     /**
-     * A plan that is closed marks its whole device as reset (5.2 and 6), which then refuses every other plan that was
-     * compiled beforehand: the mark is taken back. Later the mark is a plan's, and the method that takes it back has
-     * gone with it.
+     * Clears a device's reset mark. Closing a plan marks its whole device as reset (5.2 and 6), and the device then
+     * refuses every other plan that was compiled before. In later versions the mark belongs to the plan, and the method
+     * that clears it doesn't exist.
      */
     static void takeResetBack(TornadoDeviceContext context) {
         call(TornadoDeviceContext.class, "setResetToFalse", context);
@@ -164,9 +173,9 @@ public record Quirks(@Nullable String version) {
 
     /**
      * Closes a plan on the thread that ran it, while no other runs on the device. To destroy the CUDA graph that a plan
-     * replays, its device takes the queue of whichever plan it comes upon first (CUDA, from 5.2 on); where that isn't
-     * this one, the other plan gets a queue for this thread, too, which nothing gives back: memory of the host and of
-     * the GPU with every plan that is closed. So the device knows of this plan alone meanwhile.
+     * replays, the device uses the queue of the first plan that it finds (CUDA, from 5.2 on). If that is another plan,
+     * it makes a queue for this thread in that plan and never frees it, so every closed plan would leak memory on the
+     * host and on the GPU. Therefore only this plan is registered with the device meanwhile.
      */
     static void close(TornadoExecutionPlan plan, TornadoDeviceContext context) throws TornadoExecutionPlanException {
         Set<Long> known = context.getRegisteredPlanIds();
@@ -180,10 +189,10 @@ public record Quirks(@Nullable String version) {
     }
 
     /**
-     * Makes a device's CUDA context the calling thread's, where a context is a device's own (from 7 on, whose NCCL
-     * needs it).
+     * Makes a device's CUDA context current on the calling thread, if each device has its own context (from 7 on,
+     * because NCCL needs it).
      *
-     * @return false where TornadoVM can't, since its GPUs share one: see {@link CudaContexts}
+     * @return false if TornadoVM can't, because its GPUs share one context: see {@link CudaContexts}
      */
     static boolean enterOwnContext(TornadoDevice device) {
         for (Class<?> type = device.getClass(); type != null; type = type.getSuperclass()) {
@@ -197,8 +206,8 @@ public record Quirks(@Nullable String version) {
     }
 
     /**
-     * Calls a method that not every version has; false where this one has none. It has to be public, in a package that
-     * is exported.
+     * Calls a method that not every version has; returns false if this one lacks it. The method must be public, in an
+     * exported package.
      */
     private static boolean call(Class<?> type, String name, Object on) {
         try {

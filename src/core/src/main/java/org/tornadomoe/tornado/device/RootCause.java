@@ -1,10 +1,10 @@
 package org.tornadomoe.tornado.device;
 
-/** What is at the root of a failure, for messages of one line. */
+/** The root cause of a failure, for one-line messages. */
 public final class RootCause {
     private RootCause() {}
 
-    /** The root's class and the first line of its message. */
+    /** The root cause's class and the first line of its message. */
     public static String of(Throwable failure) {
         Throwable root = root(failure);
         return root.getClass().getSimpleName() + ": "
@@ -19,7 +19,7 @@ public final class RootCause {
         return root;
     }
 
-    /** Without the colours that TornadoVM puts there. */
+    /** The message without the colour codes that TornadoVM adds. */
     static String message(Throwable root) {
         return String.valueOf(root.getMessage()).replaceAll("\\e\\[[;\\d]*m", "");
     }

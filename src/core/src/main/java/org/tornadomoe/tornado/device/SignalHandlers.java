@@ -23,11 +23,11 @@ import java.util.Set;
 import org.jspecify.annotations.Nullable;
 
 /**
- * Keeps the JVM's signal handlers in force. A JVM lives by SIGSEGV: compiled code finds null references and
- * safepoints by it; by SIGFPE it finds divisions by zero. An OpenCL driver with LLVM in it puts LLVM's handlers
- * there when it is loaded or first compiles; they serve one signal and then leave the default, so that the next
- * SIGSEGV ends the process without a word. PoCL's own for SIGFPE skips the instruction, so that Java's {@code 7 /
- * 0} is 7. So each step in which a driver may be loaded or may compile stands in
+ * Keeps the JVM's signal handlers in force. A JVM needs SIGSEGV for null checks and safepoints in compiled code, and
+ * SIGFPE for divisions by zero. An OpenCL driver that contains LLVM installs LLVM's handlers when it is loaded or first
+ * compiles. They serve one signal and then restore the default, so that the next SIGSEGV ends the process without a
+ * message. PoCL's own handler for SIGFPE skips the instruction, so that Java's {@code 7 / 0} is 7. So each step in
+ * which a driver may be loaded or may compile is wrapped in
  *
  * <pre>{@code
  * try (SignalHandlers.Step _ = SignalHandlers.step()) {
@@ -35,25 +35,24 @@ import org.jspecify.annotations.Nullable;
  * }
  * }</pre>
  *
- * at whose end what was in force before is put back, and that is logged once. What was there before stays, be it a
- * crash reporter's. Within the step the process is at the driver's mercy: only the JDK's {@code libjsig},
- * preloaded, protects it there. With it nothing is found and nothing changed of the signals that the JVM can't do
- * without.
+ * At its end the handlers from before the step are restored, which is logged once; other programs' handlers, such as a
+ * crash reporter's, stay. Within the step only the JDK's {@code libjsig}, preloaded, protects the process. With it, no
+ * changes are found, and none made, for the signals that the JVM needs.
  *
- * <p>Steps may overlap, in one thread or in several: what counts is what was in force when the first began.
- * Thread-safe. On Linux (x86-64, aarch64) the kernel is asked, not the C library, whose answer is libjsig's where
- * that is preloaded. Elsewhere than there and on macOS nothing is done, nor in a JVM without TornadoVM's run time,
+ * <p>Steps may overlap, in one thread or in several; the handlers in force when the first step began count.
+ * Thread-safe. On Linux (x86-64, aarch64) it asks the kernel instead of the C library, whose answer is libjsig's if
+ * that is preloaded. On systems other than Linux and macOS it does nothing, nor in a JVM without TornadoVM's run time,
  * which alone loads drivers.
  */
 @SuppressWarnings("restricted") // native calls are what it is for
 public final class SignalHandlers {
-    /** From its making until it is closed a driver may take handlers. */
+    /** A step during which a driver may replace handlers, until it is closed. */
     public interface Step extends AutoCloseable {
         @Override
         void close();
     }
 
-    /** What HotSpot has handlers for, with the numbers on Linux and on macOS. */
+    /** The signals that HotSpot handles, with their numbers on Linux and on macOS. */
     enum Signal {
         SIGSEGV(11, 11),
         SIGBUS(7, 10),
@@ -65,7 +64,7 @@ public final class SignalHandlers {
         SIGINT(2, 2),
         SIGQUIT(3, 3),
         SIGTERM(15, 15),
-        /** Which stops a thread, for the flight recorder say. */
+        /** Stops a thread, for example for the flight recorder. */
         SIGUSR2(12, 31);
 
         final int linux;
@@ -76,7 +75,7 @@ public final class SignalHandlers {
             this.mac = mac;
         }
 
-        /** Whether HotSpot has one handler for it and all others of these, and libjsig keeps it. */
+        /** Whether it is one of the fault signals, for all of which HotSpot has one handler, which libjsig keeps. */
         boolean isFault() {
             return compareTo(SIGPIPE) <= 0;
         }
@@ -96,10 +95,10 @@ public final class SignalHandlers {
 
     private final boolean mac;
 
-    /** Sets an action and tells the one before, either may be null: (int, MemorySegment, MemorySegment)long, 0. */
+    /** Sets an action and returns the previous one; either may be null: (int, MemorySegment, MemorySegment)long, 0. */
     private final MethodHandle sigaction;
 
-    /** What library an address is in. */
+    /** Finds the library of an address. */
     private final MethodHandle dladdr;
 
     private final Map<Signal, MemorySegment> before = new EnumMap<>(Signal.class);
@@ -112,12 +111,15 @@ public final class SignalHandlers {
         this.dladdr = dladdr;
     }
 
-    /** A step that may load a driver or compile in one begins. */
+    /** Begins a step that may load a driver or compile in one. */
     public static Step step() {
         return PROCESS == null ? () -> {} : PROCESS.begin();
     }
 
-    /** For this process; null where it isn't known how, or is forbidden, of which a warning tells. */
+    /**
+     * The instance for this process; null if the platform is unsupported, or if native access is forbidden, which a
+     * warning says.
+     */
     static @Nullable SignalHandlers open() {
         try {
             Linker linker = Linker.nativeLinker();
@@ -136,7 +138,7 @@ public final class SignalHandlers {
                 sigaction = MethodHandles.insertArguments(
                         MethodHandles.insertArguments(syscall, 4, SIGSET_BYTES), 0, rtSigaction);
             } else if (system.startsWith("Mac OS X ")) {
-                // By its library's name it is the system's own, not libjsig's.
+                // Looking it up by library name gives the system's own function, not libjsig's.
                 MemorySegment function = SymbolLookup.libraryLookup("/usr/lib/libSystem.B.dylib", Arena.global())
                         .findOrThrow("sigaction");
                 sigaction = linker.downcallHandle(function, FunctionDescriptor.of(JAVA_INT, JAVA_INT, ADDRESS, ADDRESS))
@@ -147,7 +149,7 @@ public final class SignalHandlers {
             MethodHandle dladdr = linker.downcallHandle(
                     linker.defaultLookup().findOrThrow("dladdr"), FunctionDescriptor.of(JAVA_INT, ADDRESS, ADDRESS));
             SignalHandlers handlers = new SignalHandlers(rtSigaction < 0, sigaction, dladdr);
-            handlers.action(Signal.SIGSEGV); // that it can be asked at all
+            handlers.action(Signal.SIGSEGV); // checks that the call works at all
             return handlers;
         } catch (RuntimeException closed) {
             LOG.log(
@@ -172,8 +174,9 @@ public final class SignalHandlers {
     }
 
     /**
-     * Where a driver came before this class, or between two steps: HotSpot has one handler for all faults, and drivers
-     * leave that of SIGPIPE. A crash reporter's handler for SIGFPE is that for SIGILL, too.
+     * Recovers handlers if a driver was loaded before this class, or between two steps. HotSpot has one handler for all
+     * faults, and drivers don't touch that of SIGPIPE. A crash reporter that handles SIGFPE has the same handler for
+     * SIGILL.
      */
     private void recover() {
         MemorySegment jvms = before.get(Signal.SIGPIPE);
@@ -196,7 +199,7 @@ public final class SignalHandlers {
         Set<String> owners = new LinkedHashSet<>();
         before.forEach((signal, kept) -> {
             MemorySegment now = action(signal);
-            // What Java code sets meanwhile is the JVM's, too.
+            // Handlers that Java code sets meanwhile belong to the JVM too.
             if (now.mismatch(kept) >= 0 && !isJvms(now)) {
                 exchange(signal, kept, MemorySegment.NULL);
                 taken.add(signal);
@@ -216,7 +219,7 @@ public final class SignalHandlers {
         }
     }
 
-    /** How a JVM is started so that no driver can take its handlers. */
+    /** How to start a JVM so that no driver can replace its handlers. */
     private String preload() {
         Path home = Path.of(System.getProperty("java.home", ""));
         String name = mac ? "libjsig.dylib" : "libjsig.so";
@@ -227,7 +230,7 @@ public final class SignalHandlers {
                         : home.resolve("lib").resolve("server").resolve(name));
     }
 
-    /** What is in force now. */
+    /** The action currently in force. */
     MemorySegment action(Signal signal) {
         MemorySegment action = Arena.ofAuto().allocate(STRUCT_BYTES, 8);
         exchange(signal, MemorySegment.NULL, action);
@@ -247,7 +250,7 @@ public final class SignalHandlers {
         }
     }
 
-    /** Whether it is the default, or leaves it after a signal (SA_RESETHAND). */
+    /** Whether it is the default action, or restores the default after one signal (SA_RESETHAND). */
     private boolean isForOnce(MemorySegment action) {
         return handler(action) == 0
                 || (mac ? (action.get(JAVA_INT, 12) & 4) != 0 : (action.get(JAVA_LONG, 8) & 0x8000_0000L) != 0);
@@ -261,7 +264,7 @@ public final class SignalHandlers {
         return owner(action).matches(".*/libjvm\\.(so|dylib)");
     }
 
-    /** The library that has the handler, or what it is instead. */
+    /** The handler's library, or a description of another kind of action. */
     String owner(MemorySegment action) {
         if (handler(action) < 2) {
             return handler(action) == 0 ? "the default" : "ignored";

@@ -12,40 +12,39 @@ import uk.ac.manchester.tornado.api.TornadoRuntime;
 import uk.ac.manchester.tornado.api.runtime.TornadoRuntimeProvider;
 
 /**
- * What answers to TornadoVM's API in this JVM: its SDK, the interpreter, or nothing that works. Looked at once; a JVM
- * can't change its home.
+ * The implementation of TornadoVM's API in this JVM: its SDK, the interpreter, or none that works. Determined once,
+ * because it can't change in a JVM.
  *
- * @param kind what it is
- * @param devices what can run a layer, in the runtime's order; empty if nothing works
- * @param broken devices that failed when looked at, by id, or whole backends; each with the cause
- * @param note what a user should know: why the SDK isn't used although there is one, or what is missing; null if
- *     nothing
+ * @param kind its kind
+ * @param devices the devices that can run a layer, in the runtime's order; empty if nothing works
+ * @param broken the devices, by id, or whole backends that failed when examined, each with the cause
+ * @param note a note for the user: why an existing SDK isn't used, or what is missing; null for none
  */
 public record TornadoHome(
         Kind kind,
         List<Device> devices,
         Map<String, String> broken,
         @Nullable String note) {
-    /** The homes. */
+    /** The kinds of implementation. */
     public enum Kind {
         /** TornadoVM itself: kernels are compiled for the device. */
         SDK,
         /** The interpreter: every work-item runs on the JVM. */
         INTERPRETER,
-        /** Devices that aren't here, as a {@link DeviceProfile} tells of them. */
+        /** Devices of another machine, from a {@link DeviceProfile}. */
         PROFILE,
-        /** Neither, or one that failed to start. */
+        /** None, or one that failed to start. */
         NONE
     }
 
     private static final ScopedValue<TornadoHome> ASSUMED = ScopedValue.newInstance();
 
-    /** The home of this JVM, or in {@link #assuming} what that was given. */
+    /** This JVM's home, or within {@link #assuming} the assumed one. */
     public static TornadoHome current() {
         return ASSUMED.isBound() ? ASSUMED.get() : Holder.HOME;
     }
 
-    /** Asks as if this were the home of this JVM. */
+    /** Runs a question as if this were the JVM's home. */
     public <T, X extends Throwable> T assuming(ScopedValue.CallableOp<? extends T, X> question) throws X {
         return ScopedValue.where(ASSUMED, this).call(question);
     }
@@ -56,8 +55,7 @@ public record TornadoHome(
     }
 
     /**
-     * What stands between this machine and more devices: no SDK, or backends without a driver; null if nothing is known
-     * to.
+     * What this machine lacks for more devices: an SDK, or drivers of backends; null if nothing is known to be missing.
      */
     public @Nullable String missing() {
         List<String> missing = new ArrayList<>();
@@ -70,14 +68,14 @@ public record TornadoHome(
         return missing.isEmpty() ? null : String.join("; ", missing);
     }
 
-    /** The SDK's backends that the launcher has left out, each with what it needs; null if there are none. */
+    /** The SDK's backends that the launcher left out, each with what it needs; null if there are none. */
     public @Nullable String absentBackends() {
         return System.getProperty("tornadomoe.absent");
     }
 
     /**
-     * Says that TornadoVM is newer than any that layers have run on; null where it isn't. Each layer is checked when it
-     * is loaded.
+     * A note that TornadoVM is newer than all versions on which layers have run; null if it isn't. Each layer is
+     * checked when it is loaded.
      */
     public @Nullable String untriedVersion() {
         return kind == Kind.SDK && Quirks.HERE.isUntried()
@@ -87,9 +85,9 @@ public record TornadoHome(
     }
 
     /**
-     * The device of that id, {@code ptx:0}, or the first whose id begins so, {@code ptx}; null if there is none.
+     * The device of that id, {@code ptx:0}, or the first whose id has that prefix, {@code ptx}; null if there is none.
      *
-     * @param id null for the best: a GPU before a CPU, CUDA's own compiler before the others
+     * @param id null for the best device: a GPU before a CPU, CUDA's own compiler before the others
      */
     @Nullable
     public Device find(@Nullable String id) {
@@ -106,16 +104,17 @@ public record TornadoHome(
     }
 
     /**
-     * A missing SDK or driver is an {@link Error} in TornadoVM, and a second touch of the class a different one. Which
-     * error it is can't be named here: with a type of TornadoVM's in a catch clause, this class couldn't be loaded
-     * without its API.
+     * Examines TornadoVM. A missing SDK or driver makes TornadoVM throw an {@link Error}, and using the class again a
+     * different one. The code can't name the error's type: with a TornadoVM type in a catch clause, this class couldn't
+     * be loaded without the API.
      */
     static TornadoHome look(@Nullable String sdkDirectory) {
-        // On the module path: module-info can't require TornadoVM's second module, since the interpreter has but one.
+        // On the module path: module-info can't require TornadoVM's second module, because the interpreter has only
+        // one.
         ModuleLayer.boot()
                 .findModule("tornado.runtime")
                 .ifPresent(runtime -> TornadoHome.class.getModule().addReads(runtime));
-        // TornadoVM finds its drivers by the thread's class loader, and Spark's, say, doesn't know of the modules.
+        // TornadoVM finds its drivers through the thread's class loader; Spark's, for example, doesn't see the modules.
         Thread thread = Thread.currentThread();
         ClassLoader threads = thread.getContextClassLoader();
         thread.setContextClassLoader(ClassLoader.getSystemClassLoader());
@@ -128,7 +127,7 @@ public record TornadoHome(
         }
     }
 
-    /** A backend or device that fails when looked at is left out; the others serve. */
+    /** Leaves out a backend or device that fails when examined, and uses the others. */
     static TornadoHome of(TornadoRuntime runtime, @Nullable String sdkDirectory) {
         List<Device> devices = new ArrayList<>();
         Map<String, Throwable> failures = new LinkedHashMap<>();
@@ -194,7 +193,7 @@ public record TornadoHome(
     }
 
     private static @Nullable String interpreterNote(@Nullable String sdkDirectory) {
-        String launchers = System.getProperty("tornadomoe.note"); // knows better; blank if it has said so itself
+        String launchers = System.getProperty("tornadomoe.note"); // the launcher knows better; blank if it has printed the note itself
         if (launchers != null) {
             return launchers.isBlank() ? null : launchers;
         }
@@ -206,8 +205,8 @@ public record TornadoHome(
     }
 
     /**
-     * By default TornadoVM runs a kernel that it can't compile once, as plain Java, and returns what that left behind.
-     * The property is read when its classes load, so that it can't be set from here.
+     * By default TornadoVM runs a kernel that it can't compile once as sequential Java, and returns that result. It
+     * reads the property when its classes load, so the property can't be set here.
      */
     private static final String BAILOUT_NOTE = "TornadoVM would hide kernels that fail to compile: start the JVM with"
             + " -Dtornado.recover.bailout=False";

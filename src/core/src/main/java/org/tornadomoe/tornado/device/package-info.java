@@ -1,4 +1,4 @@
-/** Devices: what answers to TornadoVM's API in this JVM, what a device can do, and memory on the host. */
+/** Devices and their capabilities, the implementation of TornadoVM's API in this JVM, and host memory. */
 @NullMarked
 package org.tornadomoe.tornado.device;
 
