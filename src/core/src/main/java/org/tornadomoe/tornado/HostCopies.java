@@ -162,7 +162,7 @@ final class HostCopies implements AutoCloseable {
         }
 
         /** Waits for another core that is copying it, which takes some microseconds. */
-        @SuppressWarnings("ThreadPriorityCheck") // not for ordering: with more threads than cores, the copying thread needs a core
+        @SuppressWarnings("ThreadPriorityCheck") // with more threads than cores, the copying thread needs one
         private void awaitDone() {
             for (int spin = 0; state.get() != DONE; spin++) {
                 if (spin < SPINS) {

@@ -193,7 +193,7 @@ public record TornadoHome(
     }
 
     private static @Nullable String interpreterNote(@Nullable String sdkDirectory) {
-        String launchers = System.getProperty("tornadomoe.note"); // the launcher knows better; blank if it has printed the note itself
+        String launchers = System.getProperty("tornadomoe.note"); // preferred; blank if the launcher has printed it
         if (launchers != null) {
             return launchers.isBlank() ? null : launchers;
         }
