@@ -29,7 +29,7 @@ import picocli.CommandLine.Option;
 import picocli.CommandLine.Spec;
 import tools.jackson.jr.ob.JSON;
 
-/** {@code moe bench}: what a layer and each of its kernels take, at the sizes of known models, with random weights. */
+/** {@code moe bench}: measures a layer and each of its kernels, at the sizes of known models, with random weights. */
 @Command(
         name = "bench",
         description = {
@@ -156,7 +156,7 @@ final class Bench implements Callable<Integer> {
                         .filter(shape -> slow == shape.name().equals("tiny"))
                         .toList();
         BenchReport report = new BenchReport(this);
-        // With what a user should know told once, whatever becomes of the shapes.
+        // Prints notes for the user once, whatever happens with the shapes.
         BenchShape asked = target.devices.size() > 1 ? wanted.getFirst() : BenchShape.of("tiny");
         Int8Quantization quantization = measuring.quantization();
         Sharding first = target.choose(asked.config(1), quantization.weightKey(), quantization.activationKey());
@@ -236,7 +236,7 @@ final class Bench implements Callable<Integer> {
         }
     }
 
-    /** Found out now, not after the work. */
+    /** Checks before the work. */
     private static void writable(String option, @Nullable Path file) {
         try {
             if (file != null) {
@@ -284,7 +284,7 @@ final class Bench implements Callable<Integer> {
                         ShardedLayer.load(sharding, Int8MoeOracle.installed(), experts, (_, _, _) -> {})) {
                     List<@Nullable DeviceMemory> takes =
                             sharding.memory(quantization.weightKey(), quantization.activationKey());
-                    // Of several devices that of the first, which has the most.
+                    // With several devices, the memory of the first, which has the most.
                     report.memory.put(shape.name(), Output.json(takes.getFirst()));
                     err.printf(
                             Locale.ROOT,

@@ -18,17 +18,17 @@ import org.tornadomoe.reference.Numerics;
 import org.tornadomoe.reference.Reference;
 import org.tornadomoe.tornado.LayersInOnePlan;
 
-/** {@code moe bench --layers}: what a layer takes among others of a model, which the host launches together. */
+/** {@code moe bench --layers}: measures a layer among the layers of a model, which the host launches together. */
 final class BenchLayers {
-    /** Layers with weights of their own, if there is room: more than any cache holds. */
+    /** The number of layers with their own weights, if there is room; these exceed any cache. */
     private static final int DISTINCT = 8;
 
     private BenchLayers() {}
 
     /**
-     * @param layer microseconds of one by the host's clock, the median of all runs: of an execution of the plan,
-     *     divided by the layers
-     * @param onDevice microseconds of one by the device's clock; null where no kernel reads it
+     * @param layer microseconds per layer by the host's clock: an execution of the plan divided by the number of
+     *     layers, the median of all runs
+     * @param onDevice microseconds per layer by the device's clock; null if no kernel reads it
      * @param relativeL2 error of the last layer's first and last token against the definition
      */
     record Row(
@@ -70,7 +70,7 @@ final class BenchLayers {
         }
     }
 
-    /** Each token count in a plan of its own, with as many distinct weights as the device has room for. */
+    /** Measures each token count in its own plan, with as many distinct weights as fit the device. */
     static List<Row> measure(
             BenchShape shape,
             FusedMoeConfig config,

@@ -20,15 +20,15 @@ import org.tornadomoe.checkpoint.WholeFile;
 import tools.jackson.jr.ob.JSON;
 
 /**
- * Plots of what {@code moe bench} has measured: with {@code --plot} of one run, times by token count and a roofline;
- * of files that it has written, beside a peer's:
- * {@code java -cp ... org.tornadomoe.cli.BenchPlot DIRECTORY PEER.json OURS.json ...}. The peer's file needs
- * {@code device} and, in {@code rows}, {@code shape}, {@code tokens}, {@code gateUp} and {@code down}.
+ * Plots measurements of {@code moe bench}. With {@code --plot} it draws one run's times by token count and a roofline.
+ * It also compares recorded files with another library's: {@code java -cp ... org.tornadomoe.cli.BenchPlot DIRECTORY
+ * PEER.json OURS.json ...}. The other library's file needs {@code device} and, in {@code rows}, {@code shape}, {@code
+ * tokens}, {@code gateUp} and {@code down}.
  *
  * <ul>
- *   <li>{@code times.png}: both GEMMs by token count, a chart a shape;
- *   <li>{@code ratio.png}: the same, divided by the peer's: less than 1 is faster;
- *   <li>{@code roofline.png}: operations a second by operations a byte, under the limits that the files name.
+ *   <li>{@code times.png}: both GEMMs by token count, one chart per shape;
+ *   <li>{@code ratio.png}: the same, divided by the other library's times: less than 1 is faster;
+ *   <li>{@code roofline.png}: operations per second by operations per byte, under the files' limits.
  * </ul>
  */
 public final class BenchPlot {
@@ -38,10 +38,10 @@ public final class BenchPlot {
     private record Point(String device, String shape, int tokens, double gemms, double gbs, double tops) {}
 
     /**
-     * Draws what one run has measured: a line a shape for calls, and where kernels have a clock for both GEMMs; beside
-     * it the roofline of the GEMMs, else of calls, under the limits that were given.
+     * Draws one run: one line per shape for calls and, if kernels have a clock, for both GEMMs; beside it the roofline
+     * of the GEMMs, else of calls, under the given limits.
      *
-     * @param file the object that {@code moe bench} writes
+     * @param file the JSON object of {@code moe bench}
      */
     static void draw(Map<String, ? extends @Nullable Object> file, Path png) throws IOException {
         System.setProperty("java.awt.headless", "true");
@@ -73,7 +73,7 @@ public final class BenchPlot {
     }
 
     /**
-     * Draws what was recorded.
+     * Draws recorded files.
      *
      * @param args DIRECTORY PEER.json OURS.json ...
      */
@@ -101,7 +101,7 @@ public final class BenchPlot {
         save(directory.resolve("roofline.png"), List.of(roofline(ours, limitGbs, limitTops)));
     }
 
-    /** @param calls whether also where kernels have no clock, and rates are whole calls' */
+    /** @param calls whether to include rows without kernel times, whose rates are those of whole calls */
     private static List<Point> points(Map<String, ? extends @Nullable Object> file, boolean calls) {
         List<Point> points = new ArrayList<>();
         for (Object row : (List<?>) Objects.requireNonNull(file.get("rows"), "rows")) {
@@ -132,7 +132,7 @@ public final class BenchPlot {
         return value instanceof Number number ? number.doubleValue() : 0;
     }
 
-    /** Where the peer has the same shape and token count. */
+    /** The ratios for shapes and token counts that both have. */
     private static List<Point> ratios(List<Point> ours, List<Point> peer) {
         Map<String, Double> theirs = new LinkedHashMap<>();
         peer.forEach(point -> theirs.put(point.shape + " " + point.tokens, point.gemms));
@@ -147,7 +147,7 @@ public final class BenchPlot {
         return ratios;
     }
 
-    /** A chart a shape, with a line a device. */
+    /** One chart per shape, with one line per device. */
     private static List<XYChart> byTokens(List<Point> points, String axis, boolean logarithmic) {
         Map<String, Map<String, TreeMap<Integer, Double>>> shapes = new TreeMap<>();
         for (Point point : points) {
@@ -209,9 +209,9 @@ public final class BenchPlot {
 
     private static void save(Path file, List<XYChart> charts) throws IOException {
         if (charts.isEmpty()) {
-            return; // nothing in common with the peer
+            return; // nothing in common with the other library
         }
-        // A grid with a hole is more than the library draws.
+        // The library can't draw a grid with a gap.
         int columns = charts.size() % 2 == 0 ? 2 : 1;
         BitmapEncoder.saveBitmap(
                 charts, charts.size() / columns, columns, file.toString(), BitmapEncoder.BitmapFormat.PNG);

@@ -14,31 +14,31 @@ import org.tornadomoe.parallel.ExpertBalance;
 import org.tornadomoe.parallel.Sharding;
 import org.tornadomoe.tornado.device.TornadoHome;
 
-/** What {@code moe bench} found, as JSON and as tables. */
+/** The results of {@code moe bench}, as JSON and as tables. */
 final class BenchReport {
     private final Bench bench;
     final List<Measurement> rows = new ArrayList<>();
     final List<BenchLayers.Row> inPlans = new ArrayList<>();
 
-    /** Shapes that were left out, and why. */
+    /** Skipped shapes, with the reason. */
     final Map<String, String> skipped = new LinkedHashMap<>();
 
-    /** What each shape took of the device's memory, for the last calls that it was loaded for. */
+    /** Each shape's device memory, as of the last time it was loaded. */
     final Map<String, @Nullable Object> memory = new LinkedHashMap<>();
 
-    /** @param bench whose options are reported */
+    /** @param bench the command whose options are reported */
     BenchReport(Bench bench) {
         this.bench = bench;
     }
 
-    /** Whether all shapes were measured, with right results. */
+    /** Whether all shapes were measured and their results were right. */
     boolean ok() {
         return rows.stream().allMatch(Measurement::ok)
                 && inPlans.stream().allMatch(BenchLayers.Row::ok)
                 && skipped.isEmpty();
     }
 
-    /** The JSON object; {@code sharding} is of the first shape. */
+    /** The JSON object; {@code sharding} belongs to the first shape. */
     Map<String, @Nullable Object> json(Sharding sharding) {
         Map<String, @Nullable Object> json = new LinkedHashMap<>();
         json.put("date", LocalDate.now(ZoneId.systemDefault()).toString());

@@ -8,9 +8,9 @@ import java.util.Map;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.ScalarType;
 
-/** The sizes of a layer: E experts, I intermediate, H hidden, K experts a token. */
+/** The sizes of a layer: E experts, I intermediate, H hidden, K experts per token. */
 record BenchShape(String name, int experts, int intermediate, int hidden, int topK) {
-    /** E, I, H and K of known models, and of one that the interpreter gets done. */
+    /** E, I, H and K of known models, and of a tiny one for the interpreter. */
     private static final Map<String, BenchShape> KNOWN = new LinkedHashMap<>();
 
     static {
@@ -25,13 +25,13 @@ record BenchShape(String name, int experts, int intermediate, int hidden, int to
         }
     }
 
-    /** Those of known models. */
+    /** The known models' shapes. */
     static Collection<BenchShape> known() {
         return KNOWN.values();
     }
 
     /**
-     * A known model's, or those of {@code E:I:H:K}.
+     * A known model's shape, or {@code E:I:H:K}.
      *
      * @throws IllegalArgumentException if the text is neither
      */
@@ -53,7 +53,7 @@ record BenchShape(String name, int experts, int intermediate, int hidden, int to
         return config(maxTokens, ScalarType.F32);
     }
 
-    /** @param hiddenType of hidden states and output */
+    /** @param hiddenType the type of hidden states and output */
     FusedMoeConfig config(int maxTokens, ScalarType hiddenType) {
         return FusedMoeConfig.builder()
                 .inDtype(hiddenType)

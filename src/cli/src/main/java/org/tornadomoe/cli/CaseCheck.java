@@ -11,15 +11,17 @@ import org.tornadomoe.oracle.Selection;
 import org.tornadomoe.reference.Numerics;
 
 /**
- * A kernel class against a case file, stage by stage: each stage gets the file's input to it. Then once from end to
- * end, each stage with what the stage before it made.
+ * Compares a kernel class with a case file, stage by stage: each stage gets its input from the file. Then it runs once
+ * end to end, with each stage's input from the stage before.
  *
- * <p>The limits are what the producer's arithmetic leaves open: it rounds both GEMMs to bf16, so one unit in the last
- * place there; a value that lies on a rounding boundary may quantise to either side; and those roundings add up to
- * 1.5e-2 (W8A8) or 6e-3 (W8A16) from end to end.
+ * <p>The limits follow from the producer's arithmetic. It rounds both GEMMs to bf16, which allows one unit in the last
+ * place. A value on a rounding boundary may quantise to either side. End to end these roundings add up to 1.5e-2 (W8A8)
+ * or 6e-3 (W8A16).
  */
 final class CaseCheck {
-    /** How far from a boundary a value may lie that one divides and multiplies to either side of it. */
+    /**
+     * The distance from a rounding boundary, in ulps, within which dividing and multiplying may give different sides.
+     */
     private static final double BOUNDARY_ULPS = 3;
 
     private static final double SCALE_ERROR = 1e-6;
@@ -27,13 +29,14 @@ final class CaseCheck {
     private static final double SUM_ERROR = 1e-6;
 
     /**
-     * Routing, two quantisers, two GEMMs, the activation, the sum: after so many rounds all saw the stage before them.
+     * Routing, two quantisers, two GEMMs, the activation, the sum: after this many rounds each stage has seen the
+     * output of the stage before it.
      */
     private static final int STAGES = 7;
 
     private CaseCheck() {}
 
-    /** The checks, and those numbers of the end-to-end pass that a report names by themselves. */
+    /** The checks, and the numbers of the end-to-end pass that a report names separately. */
     record Result(List<Check> checks, double relativeL2, double maxAbs, int expertIdMismatches) {}
 
     /** The largest relative L2 error from end to end. */
@@ -94,7 +97,8 @@ final class CaseCheck {
         if (!file.weightOnInput()) {
             return made(file, selection, given);
         }
-        // The class leaves GEMM 2's output as it is, and GEMM 1's is weighed here, where no layer of ours does it.
+        // The class leaves GEMM 2's output unweighted. GEMM 1's output is weighted here, because no layer of ours does
+        // it.
         float[] weights = given.topkWeights();
         float[] ones = new float[weights.length];
         Arrays.fill(ones, 1);
@@ -130,7 +134,7 @@ final class CaseCheck {
                 values.output());
     }
 
-    /** Hands the stages what they made, once for each stage, or until nothing changes any more. */
+    /** Passes the stages their own outputs as inputs, once for each stage, or until nothing changes. */
     private static StageValues endToEnd(CaseFile file, Selection selection, StageValues made) {
         StageValues before = made;
         StageValues after = stages(file, selection, before);
@@ -154,7 +158,7 @@ final class CaseCheck {
                 && Arrays.equals(a.output(), b.output());
     }
 
-    /** @param x what was quantised, [rows, …] */
+    /** @param x the values that were quantised, [rows, …] */
     private static void addQuantized(
             List<Check> checks,
             String stage,
@@ -169,7 +173,7 @@ final class CaseCheck {
         }
         int width = x.length / rows;
         int groups = given.scales().length / rows;
-        // The groups of blocks are truncated, so that a boundary is the greater one of two neighbours.
+        // Values in blocks are truncated, so the boundary is the larger of two neighbours.
         boolean truncated = file.scheme() == Int8Scheme.W8A8_BLOCK
                 && !file.experts().quantization().roundToNearest();
         int differing = 0;
@@ -223,8 +227,7 @@ final class CaseCheck {
 
     /**
      * The largest difference, in units of the expected value's last bf16 place (8 significant bits). Where terms
-     * cancel, what is left is the rounding of floats of the size of the terms: a unit is at least 2^-23 of the greatest
-     * value.
+     * cancel, the rounding of floats as large as the terms remains, so a unit is at least 2^-23 of the largest value.
      */
     static double bf16Units(float[] actual, float[] expected) {
         double greatest = 0;
@@ -234,7 +237,7 @@ final class CaseCheck {
         double least = Math.max(greatest * 0x1p-23, Float.MIN_VALUE);
         double largest = 0;
         for (int i = 0; i < expected.length; i++) {
-            // a float's last place is 2^16 finer
+            // a float's last place is 2^16 times finer
             double unit = Math.max(Math.ulp(expected[i]) * 65536.0, least);
             largest = Math.max(largest, Math.abs((double) actual[i] - expected[i]) / unit);
         }

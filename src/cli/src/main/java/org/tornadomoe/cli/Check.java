@@ -6,11 +6,11 @@ import java.util.List;
 import java.util.Map;
 
 /**
- * One number held against its limit.
+ * One number compared with its limit.
  *
- * @param stage of the layer
- * @param measure what the number is
- * @param limit the most it may be; infinite if it is only to be finite
+ * @param stage the layer's stage
+ * @param measure the kind of number
+ * @param limit its maximum; infinite if it only has to be finite
  */
 record Check(String stage, String measure, double value, double limit) {
     /** False also for NaN. */

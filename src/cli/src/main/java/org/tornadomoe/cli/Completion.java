@@ -6,7 +6,7 @@ import picocli.CommandLine.Command;
 import picocli.CommandLine.Model.CommandSpec;
 import picocli.CommandLine.Spec;
 
-/** {@code moe completion}: what a shell needs to complete commands, options and values. */
+/** {@code moe completion}: prints a script for shell completion of commands, options and values. */
 @Command(
         name = "completion",
         description = "Prints a script by which bash, and zsh after bashcompinit, completes commands and options.",

@@ -24,14 +24,14 @@ import org.tornadomoe.tornado.device.TornadoHome;
 import picocli.CommandLine.Command;
 import picocli.CommandLine.Mixin;
 
-/** {@code moe devices}: what is here, and what each kernel class lacks. */
+/** {@code moe devices}: lists the devices, and what each kernel class is missing on them. */
 @Command(
         name = "devices",
         description = "Lists devices, what they can do, and what each kernel class lacks.",
         footerHeading = "%nExamples:%n",
         footer = {"  moe devices", "  moe devices --json"})
 final class Devices implements Callable<Integer> {
-    /** A small layer that every kernel class could serve, if only the device lets it. */
+    /** A small layer that every kernel class can serve if the device allows it. */
     private static final FusedMoeConfig ANY = FusedMoeConfig.builder()
             .numExperts(8)
             .expertsPerToken(2)
@@ -49,7 +49,7 @@ final class Devices implements Callable<Integer> {
     @Mixin
     Output output;
 
-    /** A kernel class on a device, with the reason why it can't serve a scheme, null where it can. */
+    /** A kernel class on a device, with the reason why it can't serve a scheme; null if it can. */
     private record Service(String backend, String device, String name, Map<String, @Nullable String> schemes) {
         static Service of(FusedMoeExperts experts, String device) {
             FusedMoeConfig there = ANY.toBuilder().device(device).build();
@@ -62,7 +62,7 @@ final class Devices implements Callable<Integer> {
             return new Service(experts.backend().toString(), device, experts.name(), schemes);
         }
 
-        /** With what stands in the way by numbers, that it was made for other schemes apart. */
+        /** The table's row, with numbered reasons; omits the reason that the class was made for other schemes. */
         List<String> row(Reasons reasons) {
             List<String> served = schemes.keySet().stream()
                     .filter(scheme -> schemes.get(scheme) == null)
@@ -125,7 +125,7 @@ final class Devices implements Callable<Integer> {
         return Moe.DONE;
     }
 
-    /** What a layer would run on with these options, null if on nothing. */
+    /** The device on which a layer would run with these options; null if none. */
     private @Nullable String chosen(Int8Scheme scheme) {
         try {
             Sharding sharding = target.select(ANY, Int8Quantization.of(scheme));
@@ -136,7 +136,7 @@ final class Devices implements Callable<Integer> {
     }
 
     /**
-     * Why layers on a CPU through OpenCL are refused; null where they aren't, and of other devices, which are checked
+     * Why layers on a CPU through OpenCL are refused; null if they aren't, and for other devices, which are checked
      * when a layer is loaded. PoCL 5 with LLVM 16 computes wrong numbers on some CPUs.
      */
     private static @Nullable String whyWrong(Device device) {

@@ -16,15 +16,14 @@ import org.tornadomoe.checkpoint.QuantizationErrors.ExpertError;
 import org.tornadomoe.checkpoint.WholeFile;
 
 /**
- * The plot of a quantised checkpoint's errors. A class of its own, so that the other commands need no desktop
- * libraries.
+ * The plot of a quantised checkpoint's errors. A separate class, so that the other commands need no desktop libraries.
  */
 final class ErrorPlot {
     private ErrorPlot() {}
 
     /**
-     * Draws each expert's error over its layer's number, experts side by side within a layer, and the layers' means; of
-     * one layer, over the expert's number.
+     * Draws each expert's error over its layer's number, experts side by side within a layer, and the layers' means.
+     * For one layer it draws the errors over the expert's number.
      */
     static void draw(Map<Integer, List<ExpertError>> byLayer, String title, Path file) throws IOException {
         boolean one = byLayer.size() == 1;

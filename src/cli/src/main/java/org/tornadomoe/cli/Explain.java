@@ -38,7 +38,7 @@ import picocli.CommandLine.Option;
 import picocli.CommandLine.ParameterException;
 import picocli.CommandLine.Spec;
 
-/** {@code moe explain}: what the oracle considers for a layer, and why it takes or refuses each kernel class. */
+/** {@code moe explain}: shows the oracle's candidates for a layer, and why it takes or refuses each kernel class. */
 @Command(
         name = "explain",
         description = {
@@ -172,7 +172,7 @@ final class Explain implements Callable<Integer> {
     @Nullable
     String deviceProfile;
 
-    /** Those of the library. */
+    /** The library's own profiles. */
     static final class Profiles implements Iterable<String> {
         @Override
         public Iterator<String> iterator() {
@@ -225,7 +225,7 @@ final class Explain implements Callable<Integer> {
         return Moe.DONE;
     }
 
-    /** What each of several devices gets; of the first one's kernel classes all are explained. */
+    /** Each device's part. All kernel classes of the first device are explained. */
     private Sharding sharding(FusedMoeConfig layer, @Nullable QuantKey weights, @Nullable QuantKey activations) {
         if (weights == null) {
             throw new ParameterException(

@@ -25,7 +25,7 @@ import picocli.CommandLine.Mixin;
 import picocli.CommandLine.Option;
 import picocli.CommandLine.Parameters;
 
-/** {@code moe inspect}: what a checkpoint's MoE layers are, and what they would run as. */
+/** {@code moe inspect}: shows a checkpoint's MoE layers and how they would run. */
 @Command(
         name = "inspect",
         description = {
@@ -70,7 +70,7 @@ final class Inspect implements Callable<Integer> {
             return stored.values().stream().mapToLong(Long::longValue).sum();
         }
 
-        /** What its int8 weights take of the host with their scales and zero points. */
+        /** The bytes of its int8 weights on the host, with scales and zero points. */
         long int8Bytes() {
             return int8Bytes(config.gateUpRows(), config.hiddenDim())
                     + int8Bytes(config.hiddenDim(), config.intermediateSize());
@@ -87,10 +87,10 @@ final class Inspect implements Callable<Integer> {
     }
 
     /**
-     * What runs such a layer.
+     * How such a layer would run.
      *
-     * @param memory of each device; null where it isn't known beforehand
-     * @param refusal why nothing does; null if something does
+     * @param memory each device's memory; null if not known in advance
+     * @param refusal why no kernel class runs it; null if one does
      */
     private record Runs(
             String backend,
@@ -110,7 +110,7 @@ final class Inspect implements Callable<Integer> {
 
     @Override
     public Integer call() {
-        scheme.quantization(); // its complaints come first
+        scheme.quantization(); // its errors come first
         Map<Integer, Layer> layers = new TreeMap<>();
         Map<Integer, String> unread = new TreeMap<>();
         String modelType;
@@ -205,7 +205,7 @@ final class Inspect implements Callable<Integer> {
         output.print(json, String.join(System.lineSeparator(), lines));
     }
 
-    /** A row for each run of layers that are alike. */
+    /** One row for each run of equal consecutive layers. */
     private static void addRows(List<List<String>> rows, Map<Integer, Layer> layers, Map<Integer, Runs> runs) {
         List<String> last = List.of();
         int first = -1;

@@ -25,15 +25,15 @@ import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.reference.Numerics;
 
 /**
- * What was measured at a shape and a token count.
+ * The measurements at a shape and a token count.
  *
- * @param kernels microseconds of each on the device, by name, in order; empty where the device doesn't tell
+ * @param kernels microseconds of each kernel on the device, by name, in order; empty if the device can't measure them
  * @param call microseconds of a whole call
- * @param activeExperts that a run reads, on average
- * @param bytes of memory of each device, in their order
+ * @param activeExperts number of experts that a run reads, on average
+ * @param bytes bytes of memory of each device, in order
  * @param relativeL2 error of the checked tokens against the definition
- * @param unbalanced the devices' loads until experts moved for the first time; null if that wasn't in these calls
- * @param balance the same after the calls; null if experts don't move
+ * @param unbalanced the devices' loads until experts first moved; null if they didn't move in these calls
+ * @param balance the same after the calls; null without load balancing
  */
 record Measurement(
         BenchShape shape,
@@ -46,13 +46,13 @@ record Measurement(
         double relativeL2,
         @Nullable ExpertBalance unbalanced,
         @Nullable ExpertBalance balance) {
-    /** Windows of hidden states that runs take in turn, so that each finds other experts than the one before. */
+    /** Windows of hidden states that runs use in turn, so that consecutive runs choose different experts. */
     private static final int WINDOWS = 8;
 
-    /** Tokens of a call that are compared with the definition: the first and the last. */
+    /** The number of a call's tokens that are compared with the definition: the first and the last. */
     private static final int CHECKED = 2;
 
-    /** What one wrong rounding here and there makes of it stays far below. */
+    /** A few values that round the other way stay far below it. */
     static final double TOLERANCE = 1e-2;
 
     double gemm(String name) {
@@ -66,13 +66,13 @@ record Measurement(
         return kernels.values().stream().mapToDouble(Double::doubleValue).sum();
     }
 
-    /** Microseconds of both GEMMs; without a clock on the device, of the call. */
+    /** Microseconds of both GEMMs, or of the call if the device has no clock. */
     double gemms() {
         double both = gemm("gateUp") + gemm("down");
         return both > 0 ? both : call;
     }
 
-    /** 10^9 bytes/s of the weights of the experts that got a token. */
+    /** 10^9 bytes/s, counting the weights of the experts that got a token. */
     double gbs() {
         return weightBytes() / gemms() / 1e3;
     }
@@ -81,7 +81,7 @@ record Measurement(
         return activeExperts * 3.0 * shape.intermediate() * shape.hidden();
     }
 
-    /** 10^12 operations/s, a multiplication and an addition being two. */
+    /** 10^12 operations/s; a multiplication and an addition count as two. */
     double tops() {
         return operations() / gemms() / 1e6;
     }
@@ -90,7 +90,7 @@ record Measurement(
         return 2.0 * tokens * shape.topK() * 3 * shape.intermediate() * shape.hidden();
     }
 
-    /** The least that the GEMMs could take, per cent of what they take; null where neither limit is known. */
+    /** The GEMMs' least possible time under the limits, in per cent of their time; null if neither limit is known. */
     @Nullable
     Double percentOfLimit(@Nullable Double limitGbs, @Nullable Double limitTops) {
         if (limitGbs == null && limitTops == null) {
@@ -108,8 +108,8 @@ record Measurement(
     /**
      * Measures calls of a loaded layer.
      *
-     * @param seconds fewer runs where they would take longer
-     * @param allocated whether the kernel allocates what hidden states and output lie in
+     * @param seconds maximum time; limits the number of runs
+     * @param allocated whether the kernel allocates the memory of hidden states and output
      */
     static Measurement of(
             BenchShape shape,
@@ -150,7 +150,7 @@ record Measurement(
             } while (warm < least && elapsed(begin) < seconds);
             double error = error(sharding, experts, kernel, window(pool, warm - 1, m, rowBytes), m, out);
 
-            // While the host checked, the device fell asleep, and what calls it cooled down.
+            // During the host's check the device's clock went down, and the calling code left the caches.
             begin = System.nanoTime();
             for (int run = 0; run < 50L * (runs - 1) && elapsed(begin) < seconds / 4; run++) {
                 kernel.forward(window(pool, run, m, rowBytes), m, out, null, null);
@@ -164,7 +164,7 @@ record Measurement(
                 kernel.forward(hidden, m, out, null, null);
                 calls.add((System.nanoTime() - start) / 1e3);
             } while (calls.size() < runs && elapsed(begin) < seconds);
-            // Apart from the calls, since the profiler is slow to be turned on and off.
+            // Separate from the calls, because turning the profiler on and off is slow.
             begin = System.nanoTime();
             for (int run = 0; run < calls.size() && (run == 0 || elapsed(begin) < seconds); run++) {
                 Profiled.profile(kernel, window(pool, run, m, rowBytes), m)
@@ -189,7 +189,7 @@ record Measurement(
         }
     }
 
-    /** Calls of a new layer until experts move; 0 if they don't. */
+    /** The number of calls of a new layer until experts move; 0 if they don't move. */
     private static int firstMove(@Nullable EplbConfig eplb) {
         return eplb == null ? 0 : Math.max(1, eplb.stepInterval() / 4);
     }
@@ -207,7 +207,7 @@ record Measurement(
         return sorted.get(sorted.size() / 2);
     }
 
-    /** Of the first and the last token. */
+    /** The error of the first and the last token. */
     private static double error(
             Sharding sharding, Int8Experts experts, MoeKernel kernel, MemorySegment hidden, int m, MemorySegment out) {
         int h = experts.config().hiddenDim();
@@ -227,7 +227,7 @@ record Measurement(
         return Numerics.relativeL2(Numerics.widen(got), ShardedReference.forward(sharding, experts, some, count));
     }
 
-    /** A scale that all tokens of a call share differs with their company. */
+    /** A scale that all tokens of a call share depends on all of them. */
     private static boolean dependsOnOtherTokens(Int8Scheme scheme) {
         QuantKey key = scheme.activationKey();
         return key != null

@@ -4,7 +4,7 @@ import org.tornadomoe.config.Int8Quantization;
 import picocli.CommandLine.Mixin;
 import picocli.CommandLine.Option;
 
-/** The options of what measures. */
+/** The options of commands that measure. */
 final class Measuring {
     @Option(
             names = "--runs",
@@ -20,7 +20,7 @@ final class Measuring {
         return scheme.quantization();
     }
 
-    /** @throws IllegalArgumentException naming the option that is wrong */
+    /** @throws IllegalArgumentException naming the invalid option */
     void check() {
         quantization();
         if (runs < 1) {

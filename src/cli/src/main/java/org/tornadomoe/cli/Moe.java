@@ -34,8 +34,8 @@ import picocli.CommandLine.UnmatchedArgumentException;
 
 /**
  * The command. Results go to standard output, everything else to standard error. Exit status: {@value #DONE} done,
- * {@value #NO} the answer is no, {@value #BAD_INPUT} bad usage or bad input, with one line that names the file, tensor
- * or option, or a result that could not be written; {@value #NO_USE_FOR_SDK} to the launcher only.
+ * {@value #NO} a check failed, {@value #BAD_INPUT} bad usage, bad input or a result that could not be written, with one
+ * line that names the file, tensor or option; {@value #NO_USE_FOR_SDK} only for the launcher.
  */
 @Command(
         name = "moe",
@@ -67,7 +67,7 @@ public final class Moe {
     static final int NO = 1;
     static final int BAD_INPUT = 2;
 
-    /** The launcher started this JVM with an SDK that is of no use: it is to start the interpreter instead. */
+    /** The launcher started this JVM with an SDK that doesn't work; it should start the interpreter instead. */
     static final int NO_USE_FOR_SDK = 75;
 
     private static final String LINE_OF_LOG = "java.util.logging.SimpleFormatter.format";
@@ -76,7 +76,7 @@ public final class Moe {
 
     final Map<String, String> environment;
 
-    /** What a user should know beside the result; nobody hears of it where a command fails. */
+    /** Notes for the user beside the result; not printed if a command fails. */
     final List<String> notes = new ArrayList<>();
 
     private Moe(Map<String, String> environment) {
@@ -89,25 +89,25 @@ public final class Moe {
      */
     public static void main(String[] args) throws IOException {
         if (System.getProperty("java.util.logging.config.file") == null) {
-            LIBRARY.setLevel(Level.WARNING); // what the oracle chose is in the result
-            TUNING.setLevel(Level.SEVERE); // 'moe explain' tells whether there is a file
+            LIBRARY.setLevel(Level.WARNING); // the result has the oracle's choice
+            TUNING.setLevel(Level.SEVERE); // 'moe explain' says whether there is a file
         }
         if (System.getProperty(LINE_OF_LOG) == null) {
-            System.setProperty(LINE_OF_LOG, "moe: %5$s%6$s%n"); // one line each
+            System.setProperty(LINE_OF_LOG, "moe: %5$s%6$s%n"); // one line per record
         }
         System.setErr(standardError());
         String elsewhere = System.getenv("MOE_RESULTS");
         PrintStream results = elsewhere == null
                 ? System.out
                 : new PrintStream(new FileOutputStream(elsewhere, true), false, System.out.charset());
-        // What TornadoVM or another library prints must not end up between results.
+        // Output of TornadoVM or another library must not get between results.
         System.setOut(System.err);
         System.exit(run(writer(results), writer(System.err), System.getenv(), args));
     }
 
     /**
-     * Standard error. The launcher starts this JVM with a pipe in its place, to leave out what Java says of the Vector
-     * API's module, and with the true one under another number.
+     * Standard error. The launcher starts this JVM with a pipe as standard error, to filter Java's warning about the
+     * Vector API's module, and with the real standard error under another file descriptor.
      */
     private static PrintStream standardError() {
         Integer number = Integer.getInteger("tornadomoe.err");
@@ -119,7 +119,7 @@ public final class Moe {
             descriptor.setAccessible(true);
             return new PrintStream(new FileOutputStream(descriptor.newInstance(number)), true, System.err.charset());
         } catch (ReflectiveOperationException | RuntimeException notOpened) {
-            return System.err; // the pipe lets the rest through
+            return System.err; // the pipe passes the rest on
         }
     }
 
@@ -130,7 +130,7 @@ public final class Moe {
     /**
      * Runs a command.
      *
-     * @param environment {@code MOE_DEBUG} set to 1 shows stack traces; {@code MOE_LAUNCHER} set to 1 tells that the
+     * @param environment {@code MOE_DEBUG} set to 1 shows stack traces; {@code MOE_LAUNCHER} set to 1 says that the
      *     launcher started this JVM with an SDK
      * @return the exit status
      */
@@ -150,10 +150,10 @@ public final class Moe {
         int status;
         try {
             status = command.execute(args);
-        } catch (Error failure) { // which picocli doesn't catch
+        } catch (Error failure) { // picocli doesn't catch errors
             status = failed(failure, err, debug);
         }
-        if (out.checkError()) { // which flushes it
+        if (out.checkError()) { // also flushes it
             err.println("moe: standard output cannot be written");
             status = BAD_INPUT;
         }
@@ -169,7 +169,10 @@ public final class Moe {
         }
     }
 
-    /** The JVM turns names into bytes as the locale says; one that lacks a character leaves no way to the file. */
+    /**
+     * The message for a name that the locale can't encode. The JVM encodes names in the locale's charset; if that lacks
+     * a character, the file can't be opened.
+     */
     private static String unspeakable(InvalidPathException wrong) {
         String encoding = System.getProperty("sun.jnu.encoding");
         return String.valueOf(wrong.getMessage()).contains("unmappable characters")
@@ -186,7 +189,7 @@ public final class Moe {
         }
     }
 
-    /** The command's options and its commands' own, for who writes about them. */
+    /** The command with all subcommands and options, for the generator of the reference page. */
     static CommandLine commandLine() {
         return new CommandLine(new Moe(Map.of()));
     }
@@ -213,7 +216,7 @@ public final class Moe {
         return BAD_INPUT;
     }
 
-    /** The name that was probably meant, or else all that there are. */
+    /** The name that was probably meant, or else all names. */
     private static String known(String what, List<String> names, ParameterException problem) {
         String nearest = problem instanceof UnmatchedArgumentException unmatched
                 ? Nearest.of(unmatched.getUnmatched().getFirst().replaceFirst("=.*", ""), names)
@@ -256,7 +259,7 @@ public final class Moe {
         return text.lines().map(String::strip).filter(line -> !line.isEmpty()).collect(Collectors.joining("; "));
     }
 
-    /** The version of the jar this runs from. */
+    /** The version of the jar. */
     static final class Version implements IVersionProvider {
         @Override
         public String[] getVersion() {

@@ -10,9 +10,9 @@ import java.util.regex.Pattern;
 import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
 
-/** What was probably meant by a mistyped name. */
+/** Finds the name that a mistyped one probably meant. */
 final class Nearest {
-    /** What was expected and what came, at a message's end: {@code expected one of [a, b], got 'c'}. */
+    /** The expected and the given name, at a message's end: {@code expected one of [a, b], got 'c'}. */
     private static final Pattern EXPECTED = Pattern.compile(
             "[Ee]xpected (?:one of )?(.*?)(?: \\(case-insensitive\\))?" + ",? (?:got|but was) '([^']*)'(?:: .*)?$");
 
@@ -21,7 +21,7 @@ final class Nearest {
 
     private Nearest() {}
 
-    /** Adds to a message that lists what was expected what was probably meant; other messages stay as they are. */
+    /** Adds the probable name to a message that lists the expected names; other messages stay unchanged. */
     static String suggest(String message) {
         Matcher expected = EXPECTED.matcher(message);
         if (!expected.find()) {
@@ -36,8 +36,8 @@ final class Nearest {
     }
 
     /**
-     * The one of some names that differs least, by less than a third of its letters, or by a third if it begins with
-     * the same; null if none is so near.
+     * The nearest name, which differs in less than a third of its letters, or in a third if it begins with the same
+     * letter; null if none is so near.
      */
     static @Nullable String of(String name, Collection<String> names) {
         String lower = name.toLowerCase(Locale.ROOT);
@@ -48,7 +48,7 @@ final class Nearest {
                 .orElse(null);
     }
 
-    /** Letters to be put in, taken out, replaced or exchanged with the next. */
+    /** The number of letters to insert, delete, replace or swap with the next. */
     private static int distance(String from, String to) {
         int[][] d = new int[from.length() + 1][to.length() + 1];
         for (int i = 0; i <= from.length(); i++) {

@@ -23,7 +23,7 @@ final class Output {
     private static final int DEFAULT_WIDTH = 100;
     private static final int MIN_WIDTH = 60;
 
-    /** Of a column that is wrapped. */
+    /** The minimum width of a wrapped column. */
     private static final int NARROWEST = 20;
 
     private static final int FACT_NAME = 11;
@@ -34,7 +34,7 @@ final class Output {
     @Option(names = "--json", description = "Print the result as one JSON object.")
     boolean json;
 
-    /** What the command tells before its result, a line; not with {@code --json}. Notes come first. */
+    /** Prints a line before the result; not with {@code --json}. Notes come first. */
     void fact(String name, String value) {
         tellNotes();
         if (!json) {
@@ -49,7 +49,7 @@ final class Output {
     }
 
     /**
-     * Prints the result, but for what was told as facts. Numbers in {@code fields} that are not finite become null:
+     * Prints the result without the facts already printed. Numbers in {@code fields} that are not finite become null:
      * JSON has none.
      */
     void print(Map<String, ?> fields, String text) {
@@ -99,7 +99,7 @@ final class Output {
         return String.join(System.lineSeparator(), lines);
     }
 
-    /** As the other, with the last column wrapped so that lines end before a width where words allow it. */
+    /** The same, with the last column wrapped at a width where words allow it. */
     static String table(List<List<String>> rows, int width) {
         int last = rows.stream().mapToInt(List::size).max().orElse(0) - 1;
         int before = IntStream.range(0, Math.max(0, last))
@@ -127,7 +127,7 @@ final class Output {
         return table(wrapped);
     }
 
-    /** Lines of at most so many characters, where words allow it; at least one. */
+    /** Lines of at most {@code width} characters, where words allow it; at least one line. */
     static List<String> wrap(String text, int width) {
         List<String> lines = new ArrayList<>();
         StringBuilder line = new StringBuilder();
@@ -146,7 +146,7 @@ final class Output {
         return text + " ".repeat(Math.max(1, width - text.length()));
     }
 
-    /** Columns of the terminal, or of lines where there is none. */
+    /** The terminal's number of columns, or a default without one. */
     int width() {
         return width(moe(spec).environment);
     }
@@ -166,12 +166,12 @@ final class Output {
         return (Moe) spec.root().userObject();
     }
 
-    /** Of {@code cuda:0 (NVIDIA H100)}, as kernel classes tell, the part that a device is named by. */
+    /** The device's id in a kernel class's description such as {@code cuda:0 (NVIDIA H100)}. */
     static String deviceId(String device) {
         return device.replaceFirst(" \\(.*", "");
     }
 
-    /** Bytes in the unit that suits them. */
+    /** Bytes in a suitable unit. */
     static String bytes(long bytes) {
         String[] units = {"bytes", "KiB", "MiB", "GiB", "TiB"};
         double value = bytes;
@@ -194,7 +194,7 @@ final class Output {
         return json;
     }
 
-    /** What a layer takes of a device. */
+    /** The device memory of a layer. */
     static String memory(DeviceMemory memory) {
         return String.format(
                 Locale.ROOT,
@@ -216,7 +216,7 @@ final class Output {
         return json;
     }
 
-    /** How a layer's experts lie after its calls, and what its devices have had to do. */
+    /** The placement of a layer's experts after its calls, and its devices' loads. */
     static String balance(ExpertBalance balance) {
         boolean counted = balance.loads().stream().anyMatch(load -> load > 0);
         return balance.rearrangements()
@@ -242,7 +242,7 @@ final class Output {
         return json;
     }
 
-    /** A time in the unit that suits it. */
+    /** A time in a suitable unit. */
     static String seconds(double seconds) {
         return seconds >= 1
                 ? String.format(Locale.ROOT, "%.2f s", seconds)
@@ -251,24 +251,24 @@ final class Output {
                         : String.format(Locale.ROOT, "%.1f us", seconds * 1e6);
     }
 
-    /** A small number to three digits; a whole one as it is. */
+    /** A small number with three digits; an integer unchanged. */
     static String number(double value) {
         return value == Math.rint(value) && Math.abs(value) < 1e6
                 ? Long.toString((long) value)
                 : String.format(Locale.ROOT, "%.2e", value);
     }
 
-    /** Tells of something on standard error, on one line, now. */
+    /** Prints one line on standard error at once. */
     static void say(CommandSpec spec, String line) {
         spec.commandLine().getErr().println(Printable.message("moe: " + line));
     }
 
-    /** Tells of something with the result, if there is one. */
+    /** Prints a note together with the result, if there is a result. */
     static void note(CommandSpec spec, String line) {
         moe(spec).notes.add(line);
     }
 
-    /** Whether somebody watches standard error, as the launcher found. */
+    /** Whether standard error is a terminal, as the launcher found. */
     static boolean errorIsTerminal() {
         return "1".equals(System.getProperty("tornadomoe.terminal"));
     }

@@ -7,7 +7,7 @@ import org.jspecify.annotations.Nullable;
 import org.tornadomoe.quant.Progress;
 
 /**
- * A progress bar on standard error while weights are read and quantised, if that is a terminal; gone when it is closed.
+ * A progress bar on standard error, if that is a terminal, while weights are read and quantised. Closing removes it.
  */
 final class ProgressLine implements Progress, AutoCloseable {
     private final boolean visible = Output.errorIsTerminal();
@@ -19,7 +19,7 @@ final class ProgressLine implements Progress, AutoCloseable {
 
     /**
      * @param unit what is counted, {@code rows}
-     * @param measures whether the error of the weights is asked for
+     * @param measures whether to measure the weights' error
      */
     ProgressLine(String unit, boolean measures) {
         this.unit = unit;
@@ -57,12 +57,12 @@ final class ProgressLine implements Progress, AutoCloseable {
         measured = System.nanoTime() - measured;
     }
 
-    /** The relative L2 error of the weights against those that are stored; NaN unless measured. */
+    /** The relative L2 error of the weights against the stored ones; NaN unless measured. */
     double error() {
         return error;
     }
 
-    /** Nanoseconds that measuring took, which no loading does. */
+    /** Nanoseconds spent on measuring, which don't count as loading. */
     long measured() {
         return measures ? measured : 0;
     }
@@ -72,7 +72,7 @@ final class ProgressLine implements Progress, AutoCloseable {
         done();
     }
 
-    /** Takes the line away, before something else is printed. */
+    /** Removes the line, before something else is printed. */
     void done() {
         ProgressBar shown = bar;
         if (shown != null) {

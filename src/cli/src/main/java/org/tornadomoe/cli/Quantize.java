@@ -53,7 +53,7 @@ final class Quantize implements Callable<Integer> {
     private static final String REPORT = "quantization_report";
     private static final int WORST_IN_TEXT = 10;
 
-    /** What a GGUF file holds, to this library. */
+    /** GGUF's Q8_0 in this library's terms. */
     private static final Int8Quantization Q8_0 =
             Int8Quantization.of(Int8Scheme.W8A16_GROUP).withGrid(new GroupShape(1, 32));
 
@@ -212,7 +212,7 @@ final class Quantize implements Callable<Integer> {
         try {
             ErrorPlot.draw(byLayer(experts), title, out.resolve(REPORT + ".png"));
         } catch (IOException | RuntimeException | LinkageError e) {
-            // A JDK without its desktop libraries, or a machine without a font, can't draw; the numbers are written.
+            // A JDK without desktop libraries, or a machine without fonts, can't draw; the numbers are written anyway.
             Output.say(spec, REPORT + ".png was not drawn: " + e.getMessage());
         }
     }

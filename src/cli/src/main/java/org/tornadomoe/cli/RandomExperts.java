@@ -12,14 +12,14 @@ import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.Int8Tensor;
 import org.tornadomoe.quant.RouterWeights;
 
-/** Random int8 weights, for measuring. */
+/** Random int8 weights, for measurements. */
 final class RandomExperts {
     private RandomExperts() {}
 
     /**
-     * Weights of any int8, with scales that keep what goes through them at the size of 1.
+     * Random int8 weights, with scales that keep activations at a magnitude of about 1.
      *
-     * @param skew the nth expert's logit, from the middle on, is lower by so many times the logarithm of n
+     * @param skew lowers the nth expert's logit, counted from the middle, by this factor times the logarithm of n
      */
     static Int8Experts of(FusedMoeConfig config, Int8Quantization quantization, double skew) {
         Arena arena = Arena.ofShared();
@@ -51,7 +51,7 @@ final class RandomExperts {
     private static Int8Tensor tensor(Arena arena, Int8Quantization grid, int experts, int rows, int cols, long seed) {
         Int8Tensor tensor = Int8Tensor.allocate(
                 arena, experts, rows, cols, grid.rowsPerScale(rows), grid.colsPerScale(cols), grid.zeroPoints());
-        Arrays.fill(tensor.scales(), (float) (1 / (74 * Math.sqrt(cols)))); // 74: of a random int8's magnitude
+        Arrays.fill(tensor.scales(), (float) (1 / (74 * Math.sqrt(cols)))); // 74: the magnitude of a random int8
         if (tensor.zeroPoints() != null) {
             new SplittableRandom(seed).nextBytes(tensor.zeroPoints());
         }

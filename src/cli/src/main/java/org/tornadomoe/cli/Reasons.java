@@ -9,14 +9,14 @@ import org.tornadomoe.config.GroupShape;
 import org.tornadomoe.config.QuantKey;
 import picocli.CommandLine.Option;
 
-/** Reasons for people: each printed once, under a number, in plain words unless more is asked for. */
+/** Human-readable reasons: each is printed once, under a number, in plain words unless the user asks for more. */
 final class Reasons {
     @Option(names = "--verbose", description = "Tell everything, in the library's own terms.")
     boolean verbose;
 
     private final List<String> numbered = new ArrayList<>();
 
-    /** The number of a reason, which {@link #list} has. */
+    /** The number of a reason, which {@link #list} explains. */
     int number(String reason) {
         String text = verbose ? reason : plain(reason);
         if (!numbered.contains(text)) {
@@ -25,7 +25,7 @@ final class Reasons {
         return numbered.indexOf(text) + 1;
     }
 
-    /** Numbers of several, {@code 1, 2}. */
+    /** The numbers of several reasons, {@code 1, 2}. */
     String numbers(List<String> reasons) {
         return reasons.stream()
                 .map(this::number)
@@ -34,7 +34,7 @@ final class Reasons {
                 .collect(Collectors.joining(", "));
     }
 
-    /** All that got numbers, a row each. */
+    /** All numbered reasons, one per row. */
     List<List<String>> list() {
         return IntStream.range(0, numbered.size())
                 .mapToObj(i -> List.of(Integer.toString(i + 1), numbered.get(i)))

@@ -31,7 +31,7 @@ import picocli.CommandLine.Mixin;
 import picocli.CommandLine.Option;
 import picocli.CommandLine.Parameters;
 
-/** {@code moe run}: the main job, a layer of a checkpoint on some tokens. */
+/** {@code moe run}: runs a layer of a checkpoint on some tokens. */
 @Command(
         name = "run",
         description = "Loads a layer of a checkpoint, quantises it, runs it, and prints timings and the error.",
@@ -44,13 +44,13 @@ import picocli.CommandLine.Parameters;
 final class Run implements Callable<Integer> {
     private static final int DEFAULT_TOKENS = 16;
 
-    /** The reference takes its time. */
+    /** The reference is slow. */
     private static final int MOST_CHECKED_TOKENS = 16;
 
-    /** Runs are counted in rounds, as long as this part of the time there is. */
+    /** Runs are grouped into rounds; a round takes this fraction of the available time. */
     private static final double ROUND = 0.125;
 
-    /** Rounds before the timed one go on until the JVM compiles next to nothing any more, in half of the time. */
+    /** Warm-up rounds go on until the JVM hardly compiles any more, for at most this fraction of the time. */
     private static final double WARM_UP = 0.5;
 
     private static final long LITTLE_COMPILATION_MILLIS = 10;
@@ -72,7 +72,7 @@ final class Run implements Callable<Integer> {
     @Nullable
     Source source;
 
-    /** The hidden states to run on. */
+    /** The source of the hidden states. */
     static final class Source {
         @Option(
                 names = "--tokens",
@@ -118,13 +118,13 @@ final class Run implements Callable<Integer> {
     @Mixin
     Output output;
 
-    /** Seconds of a call: the first of all, and the median of those timed, which come after {@code warmUps}. */
+    /** Seconds per call: of the very first call, and the median of the timed ones, which come after {@code warmUps}. */
     private record Times(double first, int warmUps, double median, int runs) {}
 
     /**
-     * What a call writes.
+     * The output of a call.
      *
-     * @param states [M, R] that the next layer's router reads; null if it reads none
+     * @param states [M, R] for the next layer's router; null if it reads none
      */
     private record Result(float[] output, float @Nullable [] states) {
         void write(Path file, int tokens) {
@@ -143,7 +143,7 @@ final class Run implements Callable<Integer> {
             throw new IllegalArgumentException("--seconds: expected a number, 0 or more, got " + seconds);
         }
         if (result != null) {
-            WholeFile.requireWritable(result); // found out now, not after the work
+            WholeFile.requireWritable(result); // before the work
         }
         try (MoeCheckpoint opened = MoeCheckpoint.open(checkpoint.path())) {
             ExpertWeights weights = opened.layer(layer);
@@ -207,7 +207,7 @@ final class Run implements Callable<Integer> {
         return new Times(first, warmUps, took.get(took.size() / 2), took.size());
     }
 
-    /** Seconds of each of a round's calls, at least one. */
+    /** The seconds of each call of a round; at least one call. */
     private static List<Double> round(MoeLayer layer, Tokens hidden, RouterInputs inputs, Result out, double seconds) {
         List<Double> took = new ArrayList<>();
         long start = System.nanoTime();
@@ -218,12 +218,12 @@ final class Run implements Callable<Integer> {
     }
 
     private static long compilationMillis() {
-        CompilationMXBean compiler = ManagementFactory.getCompilationMXBean(); // null where the JVM only interprets
+        CompilationMXBean compiler = ManagementFactory.getCompilationMXBean(); // null if the JVM only interprets
         return compiler == null ? 0 : compiler.getTotalCompilationTime();
     }
 
     private static double call(MoeLayer layer, Tokens hidden, RouterInputs inputs, Result out) {
-        float[] states = inputs.states(); // which a call writes over
+        float[] states = inputs.states(); // a call overwrites them
         if (states != null && out.states != null) {
             System.arraycopy(states, 0, out.states, 0, states.length);
         }
@@ -241,7 +241,7 @@ final class Run implements Callable<Integer> {
         return (System.nanoTime() - start) / 1e9;
     }
 
-    /** Relative L2 against the unquantised layer, over the first tokens. */
+    /** The relative L2 error against the unquantised layer, over the first tokens. */
     private static double error(ExpertWeights weights, float[] hidden, float[] out, int tokens, RouterInputs inputs) {
         int values = tokens * weights.config().hiddenDim();
         double[] exact = Reference.forward(weights, Arrays.copyOf(hidden, values), tokens, inputs)
@@ -306,7 +306,7 @@ final class Run implements Callable<Integer> {
         output.print(json, "");
     }
 
-    /** What is known before anything is measured. */
+    /** Prints the facts that are known before measuring. */
     private void tell(String modelType, MoeLayer loaded, double load, double weightError) {
         output.fact("layer", modelType + ", layer " + layer + " of " + checkpoint);
         output.fact("", loaded.config().summary());

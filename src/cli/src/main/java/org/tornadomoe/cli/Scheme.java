@@ -10,7 +10,7 @@ import picocli.CommandLine.Option;
 import picocli.CommandLine.ParameterException;
 import picocli.CommandLine.Spec;
 
-/** The options that say what becomes int8. */
+/** The options that choose the quantisation. */
 final class Scheme {
     @Spec(Spec.Target.MIXEE)
     CommandSpec spec;
@@ -52,7 +52,7 @@ final class Scheme {
         return scheme != null || block != null || group != null || zeroPoints || roundToNearest;
     }
 
-    /** What the options say, or if none was given how the weights are stored. Throws as the other. */
+    /** The options' quantisation or, if no option was given, the stored one. Throws as {@link #quantization()}. */
     Int8Quantization quantization(ExpertWeights weights) {
         return isGiven() ? quantization() : weights.quantization();
     }

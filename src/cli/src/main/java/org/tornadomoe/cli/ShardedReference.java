@@ -4,13 +4,13 @@ import org.tornadomoe.parallel.Sharding;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.reference.Reference;
 
-/** The definition of a layer that is sharded. */
+/** The definition of a sharded layer. */
 final class ShardedReference {
     private ShardedReference() {}
 
     /**
-     * What the layer makes of hidden states: with tensor parallelism the sum of the ranks' outputs, each with
-     * activations' scales of its own columns.
+     * The layer's output. With tensor parallelism it is the sum of the ranks' outputs, each with the activation scales
+     * of its own columns.
      *
      * @param whole all of the layer's weights
      * @param hidden [M, H]

@@ -21,11 +21,11 @@ import picocli.CommandLine.Model.CommandSpec;
 import picocli.CommandLine.Option;
 import picocli.CommandLine.Spec;
 
-/** The options of every command that say what is to compute. */
+/** The options of every command that choose where to compute. */
 final class Target {
     private static final List<String> BACKENDS = List.of("auto", "triton", "cpu", "reference");
 
-    /** What is a device, or a kind of them. */
+    /** A device, or a kind of devices. */
     private static final Pattern DEVICES =
             Pattern.compile("gpu|cuda|ptx|nvidia|opencl|metal|spirv", Pattern.CASE_INSENSITIVE);
 
@@ -89,7 +89,7 @@ final class Target {
     @Nullable
     String kernel;
 
-    /** TornadoVM's SDK is of no use in the JVM that the launcher started with it. */
+    /** TornadoVM's SDK doesn't work in the JVM that the launcher started with it. */
     static final class NoUseForSdkException extends RuntimeException {
         private static final long serialVersionUID = 1L;
 
@@ -99,10 +99,10 @@ final class Target {
     }
 
     /**
-     * What a layer will run on, with a line on standard error where a user may think it runs elsewhere.
+     * Chooses where a layer will run, with a line on standard error if a user may expect another device.
      *
-     * @param config of the layer
-     * @throws IllegalArgumentException if an option names what is unknown
+     * @param config the layer's configuration
+     * @throws IllegalArgumentException if an option names something unknown
      * @throws UnsupportedOperationException if nothing serves the layer
      */
     Sharding choose(FusedMoeConfig config, QuantKey weightKey, @Nullable QuantKey activationKey) {
@@ -111,7 +111,7 @@ final class Target {
         Selection selection = sharding.ranks().getFirst();
         if (selection.backend() == Int8MoeBackend.REFERENCE
                 && !selection.refusals().isEmpty()) {
-            // Where there is no home, that is why, and every class's refusal follows from it.
+            // If there is no home, that is the reason, and every class's refusal follows from it.
             note = "running on the reference, in float64: "
                     + (TornadoHome.current().devices().isEmpty() && note != null
                             ? note
@@ -126,7 +126,7 @@ final class Target {
         return sharding;
     }
 
-    /** As {@link #choose}, for what goes on one device only. */
+    /** As {@link #choose}, for commands that use one device only. */
     Selection chooseOne(FusedMoeConfig config, QuantKey weightKey, @Nullable QuantKey activationKey) {
         if (devices.size() > 1) {
             throw new IllegalArgumentException("--devices: expected one for this, got " + devices);
@@ -134,7 +134,7 @@ final class Target {
         return choose(config, weightKey, activationKey).ranks().getFirst();
     }
 
-    /** The oracle's choice, in silence. Throws as {@link #choose}. */
+    /** The oracle's choice, without output. Throws as {@link #choose}. */
     Sharding select(FusedMoeConfig config, Int8Quantization quantization) {
         return select(config, quantization.weightKey(), quantization.activationKey());
     }
@@ -175,8 +175,8 @@ final class Target {
     }
 
     /**
-     * How experts move, in the calls that are an interval's last, so that no call is timed beside it; null if they
-     * don't.
+     * The load balancing options; null for none. Experts move in the last call of an interval, so that no timed call
+     * runs beside a move.
      */
     @Nullable
     EplbConfig loadBalancing() {
@@ -195,7 +195,7 @@ final class Target {
         return eplbInterval == null ? eplb : eplb.withStepInterval(eplbInterval);
     }
 
-    /** Whether several devices get some of the experts each. */
+    /** Whether the devices share the experts. */
     boolean isExpertParallel() {
         return switch (parallel) {
             case "expert" -> true;
@@ -206,9 +206,9 @@ final class Target {
     }
 
     /**
-     * What a user should know about TornadoVM in this JVM, null if nothing.
+     * A note for the user about TornadoVM in this JVM; null for none.
      *
-     * @throws NoUseForSdkException if the launcher should start another
+     * @throws NoUseForSdkException if the launcher should start another JVM
      */
     @Nullable
     String homeNote() {
@@ -216,7 +216,7 @@ final class Target {
         return note(TornadoHome.current(), backend, moe.environment);
     }
 
-    /** The same for what tells by itself where a layer runs. */
+    /** The same for commands that themselves print where a layer runs. */
     @Nullable
     String machineNote() {
         String note = homeNote();

@@ -12,7 +12,7 @@ import org.tornadomoe.quant.ExpertWeights;
 import org.tornadomoe.quant.RouterNetwork;
 
 /**
- * Rows of finite floats, one a token: hidden states, or a layer's output.
+ * Rows of finite floats, one per token: hidden states, or a layer's output.
  *
  * @param count M
  * @param values [M, H]
@@ -21,9 +21,9 @@ record Tokens(int count, float[] values) {
     private static final long SEED = 42;
 
     /**
-     * Normally distributed, the same in every run.
+     * Normally distributed values, the same in every run.
      *
-     * @throws IllegalArgumentException if there are none or too many for an array
+     * @throws IllegalArgumentException if the count is zero or too large for an array
      */
     static Tokens random(int count, int hiddenDim) {
         int most = (Integer.MAX_VALUE - 8) / hiddenDim;
@@ -69,11 +69,11 @@ record Tokens(int count, float[] values) {
     }
 
     /**
-     * What a layer's router reads beside hidden states: {@code input_ids} [M], where it has a table of experts, {@code
-     * router_input} [M, H], where it reads something else than the experts, and where it is a network {@code
-     * router_states} [M, R], or zeros, which are as none, if they aren't there.
+     * The router's inputs beside hidden states: {@code input_ids} [M] for a router with a table of experts; {@code
+     * router_input} [M, H] for a router that reads another input than the experts; {@code router_states} [M, R] for a
+     * network. Missing states are zeros, which mean none.
      *
-     * @throws CheckpointException if a tensor isn't what it should be
+     * @throws CheckpointException if a tensor has the wrong shape or type
      */
     static RouterInputs inputs(Safetensors file, ExpertWeights layer, int tokens) {
         int[] table = layer.router().expertsOfToken();
@@ -112,7 +112,7 @@ record Tokens(int count, float[] values) {
         return rows.values;
     }
 
-    /** Likewise for random tokens: the same in every run. */
+    /** The same for random tokens, equal in every run. */
     static RouterInputs randomInputs(ExpertWeights layer, int tokens) {
         int[] table = layer.router().expertsOfToken();
         RouterNetwork network = layer.router().network();

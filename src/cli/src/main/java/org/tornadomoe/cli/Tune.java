@@ -40,7 +40,10 @@ import picocli.CommandLine.Option;
 import picocli.CommandLine.Parameters;
 import picocli.CommandLine.Spec;
 
-/** {@code moe tune}: which launch configuration is the fastest for how many tokens, in a file that layers read. */
+/**
+ * {@code moe tune}: finds the fastest launch configuration for each token count and writes it into a file that layers
+ * read.
+ */
 @Command(
         name = "tune",
         description = {
@@ -59,10 +62,13 @@ final class Tune implements Callable<Integer> {
             List.of(1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 256, 512, 1024, 1536, 2048, 3072, 4096);
     private static final List<Integer> FEW_TOKENS = List.of(1, 4, 16);
 
-    /** Where the packed ones are, in this repository. */
+    /** The repository's folder of the files that go into the jar. */
     private static final Path PACKED = Path.of("tornado-config", "launch");
 
-    /** The rule's configuration stays where another is less than that much faster: times differ from run to run. */
+    /**
+     * The rule's configuration stays unless another's time is below this fraction of its time, because times vary from
+     * run to run.
+     */
     private static final double WORTH_IT = 0.98;
 
     @Spec
@@ -141,10 +147,11 @@ final class Tune implements Callable<Integer> {
     Output output;
 
     /**
-     * What was measured at a token count.
+     * The measurements at a token count.
      *
-     * @param micros of all kernels by the device's clock, or where it has none of a whole call, by configuration
-     * @param wrong what is the matter with others, by configuration
+     * @param micros microseconds by configuration: of all kernels by the device's clock, or of a whole call if the
+     *     device has none
+     * @param wrong what is wrong with the other configurations
      * @param rule the configuration without a file
      */
     private record Row(
@@ -246,7 +253,7 @@ final class Tune implements Callable<Integer> {
                 config.hiddenDim(),
                 config.pairsPerToken());
         if (!left.isEmpty()) {
-            // Loaded for any configuration.
+            // Loaded so that every configuration can run.
             try (MoeKernel kernel = LaunchConfigs.override(
                     space.runnable().getFirst(),
                     () -> Int8MoeOracle.installed().makeInt8MoeKernel(selection, experts))) {
@@ -305,7 +312,7 @@ final class Tune implements Callable<Integer> {
         return row;
     }
 
-    /** Found out now, not after the work; its folder is made. */
+    /** Checks before the work, and creates the file's folder. */
     private static void requireWritable(Path file) {
         try {
             Files.createDirectories(Objects.requireNonNull(file.toAbsolutePath().getParent()));
@@ -325,7 +332,7 @@ final class Tune implements Callable<Integer> {
         }
     }
 
-    /** Whole or not at all: layers may be reading it. */
+    /** Writes the file whole or not at all, because layers may be reading it. */
     private static void write(Path file, NavigableMap<Integer, LaunchConfig> tuned) {
         WholeFile.write(
                 file, LaunchConfigs.toJson(String.valueOf(TornadoHome.current().version()), tuned));

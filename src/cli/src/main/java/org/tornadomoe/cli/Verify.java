@@ -29,7 +29,7 @@ import picocli.CommandLine.ParameterException;
 import picocli.CommandLine.Parameters;
 import picocli.CommandLine.Spec;
 
-/** {@code moe verify}: a layer against numbers that other implementations made. */
+/** {@code moe verify}: compares a layer with other implementations' numbers. */
 @Command(
         name = "verify",
         description = {
@@ -56,7 +56,7 @@ final class Verify implements Callable<Integer> {
     @ArgGroup(multiplicity = "1")
     Against against;
 
-    /** What to compare with. */
+    /** The data to compare with. */
     static final class Against {
         @Option(
                 names = "--golden",
@@ -106,7 +106,7 @@ final class Verify implements Callable<Integer> {
         if (checkpoint == null || golden == null) {
             throw new ParameterException(spec.commandLine(), "--golden needs a CHECKPOINT");
         }
-        scheme.quantization(); // its complaints come first
+        scheme.quantization(); // its errors come first
         if (tolerance != null && !(tolerance >= 0 && Double.isFinite(tolerance))) {
             throw new ParameterException(
                     spec.commandLine(), "--tolerance: expected a number of at least 0, got " + tolerance);
@@ -126,7 +126,7 @@ final class Verify implements Callable<Integer> {
             try (ProgressLine progress = new ProgressLine("rows", true);
                     MoeLayer loaded = target.load(weights, quantization, hidden.count(), progress)) {
                 progress.done();
-                // The states of a router before are written over, and read again for the definition's choice.
+                // The call overwrites the previous router's states; they are read again for the definition's choice.
                 loaded.forward(hidden.values(), hidden.count(), actual, chosen, inputs(file, weights, hidden));
                 double error = Numerics.relativeL2(Numerics.widen(actual), Numerics.widen(expected));
                 double maxAbs = CaseCheck.maxAbs(actual, expected);

@@ -1,4 +1,4 @@
-/** The {@code moe} command: picks options apart, calls the library, prints. Nothing else in the library prints. */
+/** The {@code moe} command: parses options, calls the library, prints. No other package prints. */
 @NullMarked
 package org.tornadomoe.cli;
 
