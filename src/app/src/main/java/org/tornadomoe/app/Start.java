@@ -16,16 +16,16 @@ import java.util.List;
 import java.util.Locale;
 
 /**
- * {@code java -jar moe.jar COMMAND ...}: runs the command in a second JVM, of a JDK that it needs and with the options
- * that it needs, TornadoVM's among them where {@code TORNADOVM_HOME} names an SDK. Compiled for Java 8, so that an old
- * one can say what is missing.
+ * {@code java -jar moe.jar COMMAND ...}: runs the command in a second JVM, on a suitable JDK and with the options that
+ * it needs, including TornadoVM's if {@code TORNADOVM_HOME} names an SDK. Compiled for Java 8, so that an old JVM can
+ * say what is missing.
  */
-@SuppressWarnings({"NullAway", "SystemConsoleNull"}) // Java 8 has a console or null, and this no annotations
+@SuppressWarnings({"NullAway", "SystemConsoleNull"}) // Java 8's console may be null; no annotations here
 public final class Start {
     private static final int NEEDED = 25;
     private static final int BAD_INPUT = 2;
 
-    /** The command's answer where the SDK is of no use: it is to run without. */
+    /** The command's exit status if the SDK doesn't work; it is then started without. */
     private static final int NO_USE_FOR_SDK = 75;
 
     private static final String WARNING = "WARNING: Using incubator modules: jdk.incubator.vector";
@@ -50,7 +50,7 @@ public final class Start {
         System.exit(status);
     }
 
-    /** The home of the first JDK that is new enough, this one or one in the usual places; null if there is none. */
+    /** The home of the first JDK that is new enough: this one or one in the usual places; null if there is none. */
     private static String jdk() {
         List<String> homes = new ArrayList<>();
         homes.add(System.getProperty("java.home"));
@@ -80,7 +80,7 @@ public final class Start {
         return null;
     }
 
-    /** Of a JDK's version, by its file {@code release}; 0 where there is none. */
+    /** A JDK's major version, from its file {@code release}; 0 if there is none. */
     private static int major(String home) {
         for (String line : release(home)) {
             if (line.startsWith("JAVA_VERSION=\"")) {
@@ -99,7 +99,7 @@ public final class Start {
         }
     }
 
-    /** TornadoVM's; null if there is none, or it isn't wanted. */
+    /** TornadoVM's SDK; null if there is none, or it isn't wanted. */
     private static File sdk() {
         String home = System.getenv("TORNADOVM_HOME");
         return home == null || System.getenv("MOE_NO_SDK") != null || !new File(home, "tornado-argfile").isFile()
@@ -114,7 +114,8 @@ public final class Start {
         command.addAll(ManagementFactory.getRuntimeMXBean().getInputArguments());
         if (sdk != null) {
             command.add("@" + new File(sdk, "tornado-argfile"));
-            // A kernel that cannot be compiled is an error; and OpenCL, which is first by default, has no tensor cores.
+            // Makes a kernel that cannot be compiled an error, and prefers other backends to OpenCL, the default, which
+            // has no tensor cores.
             command.addAll(Arrays.asList(
                     "-Dtornado.recover.bailout=False",
                     "-Dtornado.cuda.priority=30",
@@ -127,14 +128,14 @@ public final class Start {
                 command.addAll(Arrays.asList("--add-modules", "jdk.incubator.vector"));
             }
         }
-        // The error stream is a pipe here; a console means that somebody watches.
+        // The child's error stream is a pipe; a console here means that a user watches.
         command.add("-Dtornadomoe.terminal=" + (System.console() == null ? "" : "1"));
         command.addAll(
                 Arrays.asList("--enable-native-access=ALL-UNNAMED", "-cp", jar.toString(), "org.tornadomoe.cli.Moe"));
         command.addAll(Arrays.asList(args));
 
         ProcessBuilder builder = new ProcessBuilder(command).inheritIO().redirectError(ProcessBuilder.Redirect.PIPE);
-        // Drivers print on standard output, which is for results: those come by a file.
+        // Drivers print on standard output, which is for results, so the results come through a file.
         Path results = null;
         if (sdk != null) {
             results = Files.createTempFile("moe", ".out");
@@ -159,7 +160,9 @@ public final class Start {
         }
     }
 
-    /** What the JVM says on standard error, but for Java's warning of the Vector API's module, which comes first. */
+    /**
+     * Passes on the child's standard error, without Java's warning about the Vector API's module, which comes first.
+     */
     private static void passOn(InputStream err) throws IOException {
         byte[] first = new byte[0];
         byte[] some = new byte[8192];
@@ -191,7 +194,7 @@ public final class Start {
             err.write(bytes, from, count);
             err.flush();
         } catch (IOException closed) {
-            return; // as nobody reads it
+            return; // nobody reads it
         }
     }
 }

@@ -11,16 +11,16 @@ import java.util.TreeMap;
 import java.util.stream.Stream;
 
 /**
- * The files of a checkpoint as they were at some time: what was read of others is stale.
+ * A snapshot of a checkpoint's files; data read under another snapshot is stale.
  *
- * @param files by name
+ * @param files the files by name
  */
 record CheckpointFiles(Map<String, File> files) {
     record File(long size, FileTime modified) {}
 
     /**
-     * Of a directory what a checkpoint may be made of; of a file itself, and all parts of a split one. None if there is
-     * none.
+     * For a directory, the files that a checkpoint may consist of; for a file, the file itself and all parts of a split
+     * one. Empty if the path doesn't exist.
      */
     static CheckpointFiles of(Path path) {
         Path directory = Files.isDirectory(path) ? path : path.toAbsolutePath().getParent();

@@ -18,8 +18,8 @@ import org.tornadomoe.checkpoint.MoeCheckpoint;
 import org.tornadomoe.kernel.ChosenExperts;
 
 /**
- * A layer in this executor, or an owner's experts of one, from {@link #acquire} to {@link #release} a task's, and kept
- * for the next one, of whatever job. Thread-safe.
+ * A layer in this executor, or one owner's experts of a layer. A task uses it from {@link #acquire} to {@link
+ * #release}; it stays loaded for later tasks of any job. Thread-safe.
  */
 final class Engine {
     /** @param owned null for all experts */
@@ -28,33 +28,33 @@ final class Engine {
             @Nullable String address,
             @Nullable Owned owned) {}
 
-    /** The experts of an owner, by its number, of as many owners as the ids are partitioned among. */
+    /** The experts of one owner, by its number, under a partitioning. */
     private record Owned(TokenRouter.Owners owners, int owner) {}
 
-    /** What is loaded or about to be, the one that was longest not asked for first; its own lock. */
+    /** Engines that are loaded or being loaded, the least recently used first; also serves as the lock. */
     private static final Map<Key, Engine> KEPT = new LinkedHashMap<>(16, 0.75f, true);
 
-    /** How often a task that waits looks whether it was killed. */
+    /** The interval at which a waiting task checks whether it was killed. */
     private static final long MILLIS = 500;
 
     private static final AtomicInteger LOADS = new AtomicInteger();
 
-    /** What a layer that is handed its routing is handed. */
+    /** The routing for the current call of a layer with handed-in routing. */
     private static final ThreadLocal<@Nullable ChosenExperts> HANDED = new ThreadLocal<>();
 
     private final Key key;
     private final CheckpointFiles files;
 
-    /** Null before it is loaded, and if that failed. */
+    /** Null before it is loaded, and if loading failed. */
     private volatile @Nullable MoeLayer layer;
 
-    /** Rows that a call is to take: what was learnt by one task serves the next. */
+    /** The number of rows per call; one task's experience serves the next. */
     private volatile int batch = 1;
 
-    /** Tasks that use it; under the lock of what is kept, as the next. */
+    /** The number of tasks that use it; guarded by {@link #KEPT}, like the next field. */
     private int users;
 
-    /** Whether its files have changed while it was in use: the last task closes it. */
+    /** Whether its files changed while it was in use; then the last task closes it. */
     private boolean stale;
 
     private Engine(Key key, CheckpointFiles files) {
@@ -63,22 +63,22 @@ final class Engine {
     }
 
     /**
-     * The layer on a GPU, to be given back by {@link #release}; loaded by the first task that asks, while others wait,
-     * and anew if its files are others by now. A failure to load is the task's, and the next one tries again.
+     * Acquires the layer on a GPU, until {@link #release}. The first task that asks loads it while others wait; it is
+     * loaded anew if its files have changed. If loading fails, the task fails, and the next task tries again.
      */
     static Engine acquire(MoeScorer scorer, @Nullable String address) {
         return acquire(new Key(shared(scorer), address, null), Integer.MAX_VALUE);
     }
 
     /**
-     * An owner's experts, likewise. Where {@code plan.held()} are loaded, one that no task uses gives way, or the task
-     * waits for one.
+     * Acquires an owner's experts in the same way. If {@code plan.held()} owners' experts are loaded, an unused one is
+     * evicted, or the task waits for one.
      */
     static Engine acquire(ExpertParallelScorer plan, int owner, @Nullable String address) {
         return acquire(new Key(shared(plan.scorer()), address, new Owned(plan.partitioning(), owner)), plan.held());
     }
 
-    /** Columns and latency are the caller's affair: they share a layer. */
+    /** Scorers that differ only in columns and latency share a layer. */
     static MoeScorer shared(MoeScorer scorer) {
         return new MoeScorer(
                 scorer.checkpoint(),
@@ -114,7 +114,7 @@ final class Engine {
         }
     }
 
-    /** Whether it is there, or can be, after those that nobody uses have gone as far as needed. */
+    /** Whether it is loaded, or there is room for it after evicting as many unused engines as needed. */
     private static boolean makeRoom(Key key, CheckpointFiles files, int held) {
         Engine there = KEPT.get(key);
         if (there != null && !there.files.equals(files)) {
@@ -200,7 +200,7 @@ final class Engine {
         }
     }
 
-    /** Ends a task's use; what was not loaded, or is stale, goes with the last. */
+    /** Ends a task's use. The last user removes an engine that was not loaded or is stale. */
     void release() {
         synchronized (KEPT) {
             users--;
@@ -214,7 +214,7 @@ final class Engine {
         }
     }
 
-    /** Gives back what no task uses: how many that were. */
+    /** Unloads all engines that no task uses; returns their number. */
     static int unload() {
         synchronized (KEPT) {
             int before = KEPT.size();
@@ -226,7 +226,7 @@ final class Engine {
         }
     }
 
-    /** Runs a layer that is handed its routing. */
+    /** Runs a layer with handed-in routing. */
     void forward(float[] hidden, int tokens, float[] output, ChosenExperts routing) {
         HANDED.set(routing);
         try {
@@ -236,7 +236,7 @@ final class Engine {
         }
     }
 
-    /** Of one that was acquired. */
+    /** The layer of an acquired engine. */
     MoeLayer layer() {
         return Objects.requireNonNull(layer);
     }
@@ -246,8 +246,8 @@ final class Engine {
     }
 
     /**
-     * Learns from a call: half as many rows if it took too long, twice as many if it took less than half of what it
-     * may.
+     * Adapts the batch to a call's time: halves it if the call took too long, doubles it if it took less than half the
+     * allowed time.
      */
     void took(long nanos, int rows, long allowed) {
         if (nanos > allowed) {
@@ -258,8 +258,8 @@ final class Engine {
     }
 
     /**
-     * What is loaded in this JVM: for each GPU address, or "none", the kernel class and where it runs; an owner's
-     * experts as "OWNER@ADDRESS".
+     * The engines loaded in this JVM: for each GPU address, or "none", the kernel class and its device; an owner's
+     * experts have the key "OWNER@ADDRESS".
      */
     static Map<String, String> loaded() {
         Map<String, String> loaded = new TreeMap<>();
@@ -295,7 +295,7 @@ final class Engine {
         return loaded;
     }
 
-    /** Layers and owners' experts loaded in this JVM so far. */
+    /** The number of loads of layers and owners' experts in this JVM so far. */
     static int loads() {
         return LOADS.get();
     }

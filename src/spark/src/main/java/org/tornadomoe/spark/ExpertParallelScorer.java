@@ -22,9 +22,9 @@ import org.apache.spark.sql.types.StructType;
 import org.tornadomoe.config.ExpertPlacementStrategy;
 
 /**
- * The scorer's column for a layer that no executor can hold: its experts are partitioned among owners. Rows are routed
- * where they are; each crosses once to every owner of some of its experts, a partition each; there these compute; and
- * their sums, in float, cross back to the row, where they are added in the order of owners.
+ * Scores rows with a layer that no executor can hold: the layer's experts are partitioned among owners, one partition
+ * each. A row is routed where it is and crosses once to every owner of some of its experts. The owners compute and send
+ * their sums, in float, back to the row, where they are added in the order of owners.
  *
  * {@snippet :
  * Dataset<Row> scored = MoeScorer.of("/models/DeepSeek-V3", 3, "hidden", "output")
@@ -32,35 +32,36 @@ import org.tornadomoe.config.ExpertPlacementStrategy;
  *         .transform(rows);
  * }
  *
- * <p>A row's output depends on its hidden state and the owners' experts alone, to the bit: not on partitions, on its
- * neighbours, or on how often a task is run. It is the whole layer's but for rounding: weights and an owner's sums are
- * rounded to float, so that an element is within 4 · 2^-24 · Σ |weight · expert's output| of the layer's on the CPU,
- * which rounds once. Where the router's weight is on the input (Llama 4), that input is quantised after the weight was
- * rounded, and may fall to the neighbouring integer. Routing is in float64, as the CPU's layer has it; a GPU's, in
- * float, may choose otherwise among experts of nearly the same score. Hidden states cross in int8 with a scale where
- * that is what experts see of them anyway ({@code w8a8_channel}), otherwise in float.
+ * <p>A row's output depends only on its hidden state and the owners' experts, to the bit: not on partitions,
+ * neighbouring rows or repeated tasks. It equals the whole layer's output except for rounding: weights and owners' sums
+ * are rounded to float, so an element is within 4 · 2^-24 · Σ |weight · expert's output| of the CPU layer's, which
+ * rounds once. If the router's weight multiplies the input (Llama 4), the input is quantised after the weight was
+ * rounded, and may get the neighbouring integer. Routing is in float64, as in the CPU's layer; a GPU's own router, in
+ * float, may choose differently between experts of nearly the same score. Hidden states cross as int8 with a scale if
+ * the experts quantise them in that way anyway ({@code w8a8_channel}), otherwise as floats.
  *
- * <p>An owner's executor reads its experts alone, by the path, and keeps at most {@code held} owners' experts, for
- * later jobs too. Where another owner's are asked for, those that were not used for the longest time give way; a task
- * waits where all are in use. {@link MoeScorer#unload} gives back all of them. Stale ones are not used: a task that
- * finds other sizes or times of modification of the checkpoint's files reads anew. The files have to stay as they are
- * while a job runs. Spark is asked to send an owner's rows to an executor that has its experts, and sends them
- * elsewhere where that one has no core free for {@code spark.locality.wait}.
+ * <p>An executor reads only its owners' experts from the path, and keeps at most {@code held} owners' experts, for
+ * later jobs too. If another owner's are needed, the least recently used ones are evicted; if all are in use, the task
+ * waits. {@link MoeScorer#unload} unloads all of them. A task that finds changed sizes or modification times of the
+ * checkpoint's files reads them anew; the files must not change while a job runs. Spark prefers to send an owner's rows
+ * to an executor that has its experts, and sends them elsewhere if that one has no free core for {@code
+ * spark.locality.wait}.
  *
- * <p>The rows are read twice, for routing and for the result, and have to be the same both times. Where several actions
- * are run on one result, they are routed for the first.
+ * <p>The rows are read twice, for routing and for the result, and must be the same both times. If several actions run
+ * on one result, only the first routes.
  *
- * <p>An owner of popular experts gets more rows than others, and one task has all of them, unless the owner has
- * {@linkplain #withCopies(int, int) copies}: partitions of its rows, of which a hash of {@code id} chooses, for as many
- * tasks. The output is the same. Each executor that runs one of them loads the owner's experts and holds them, once for
- * all that it runs: such is the price, in time and memory, as of redundant experts elsewhere.
+ * <p>An owner of popular experts gets more rows than others, and one task computes all of them unless the owner has
+ * {@linkplain #withCopies(int, int) copies}. Copies partition its rows by a hash of {@code id}, for as many tasks. The
+ * output is the same. The cost in time and memory is that each executor that runs such a task loads the owner's experts
+ * and holds them, once for all its tasks.
  *
  * @param scorer the layer, the columns, and how owners compute
- * @param id a column with another value in each row, none null, of a type that Spark can sort
- * @param owners that the experts are partitioned among, 1 or more; one that gets none does nothing
- * @param placement whether an owner's experts are neighbours
- * @param held the most owners whose experts an executor holds at a time, 1 or more
- * @param copies partitions of each owner's rows, [owners], 1 or more
+ * @param id a column with a different, non-null value in each row, of a type that Spark can sort
+ * @param owners number of owners among which the experts are partitioned, 1 or more; an owner without experts does
+ *     nothing
+ * @param placement whether an owner's experts are consecutive
+ * @param held the maximum number of owners whose experts an executor holds at a time, 1 or more
+ * @param copies [owners], the number of partitions of each owner's rows, 1 or more
  */
 public record ExpertParallelScorer(
         MoeScorer scorer, String id, int owners, ExpertPlacementStrategy placement, int held, List<Integer> copies)
@@ -98,13 +99,13 @@ public record ExpertParallelScorer(
         return new ExpertParallelScorer(scorer, id, owners, placement, held, copies);
     }
 
-    /** Each owner's rows in so many partitions, 1 or more. */
+    /** Splits each owner's rows into that many partitions, 1 or more. */
     public ExpertParallelScorer withCopies(int copies) {
         return new ExpertParallelScorer(scorer, id, owners, placement, held, Collections.nCopies(owners, copies));
     }
 
     /**
-     * One owner's rows in so many partitions: of a hot one, as {@link #rowsPerOwner} shows it.
+     * Splits one owner's rows into that many partitions; for a hot owner, which {@link #rowsPerOwner} shows.
      *
      * @param owner from 0
      * @param copies 1 or more
@@ -119,8 +120,8 @@ public record ExpertParallelScorer(
     }
 
     /**
-     * How many rows each owner gets that gets any: {@code owner} and {@code rows}. Lazy; it routes all rows and sends
-     * none.
+     * The number of rows of each owner that gets any: {@code owner} and {@code rows}. Lazy; it routes all rows and
+     * sends none.
      *
      * @throws IllegalArgumentException as {@link #transform(Dataset)}
      */
@@ -132,8 +133,8 @@ public record ExpertParallelScorer(
     }
 
     /**
-     * The rows, each with its output, in no order. Lazy, as Spark is; a value of {@code id} that comes twice, or is
-     * null, fails the job.
+     * The rows, each with its output, in no particular order. Lazy, like other Spark transformations; a duplicate or
+     * null {@code id} fails the job.
      *
      * @throws IllegalArgumentException as {@link MoeScorer#transform(Dataset)}, or if there is no column {@code id}
      * @throws UnsupportedOperationException as {@link MoeScorer#transform(Dataset)}
@@ -142,12 +143,12 @@ public record ExpertParallelScorer(
         return reduce(rows, new PlacedRows(exchanged(rows), this).toJavaRDD());
     }
 
-    /** As {@link #transform(Dataset)}, the owners' tasks with resources of their own. */
+    /** Like {@link #transform(Dataset)}, with a resource profile for the owners' tasks. */
     public Dataset<Row> transform(Dataset<Row> rows, ResourceProfile profile) {
         return reduce(rows, new PlacedRows(exchanged(rows), this).toJavaRDD().withResources(profile));
     }
 
-    /** What {@link #transform(Dataset)} makes of a schema. Throws what it throws. */
+    /** The schema after {@link #transform(Dataset)}. Throws what that method throws. */
     public StructType outputSchema(StructType schema) {
         idType(schema);
         return scorer.outputSchema(schema);
@@ -161,7 +162,7 @@ public record ExpertParallelScorer(
         return schema.fields()[schema.fieldIndex(id)].dataType();
     }
 
-    /** The first partition of each owner's rows, after those of the owners before it. */
+    /** The first partition of each owner's rows; an owner's partitions follow those of the owners before it. */
     private int[] first() {
         int[] first = new int[owners];
         for (int owner = 1; owner < owners; owner++) {
@@ -175,7 +176,7 @@ public record ExpertParallelScorer(
         return at < 0 ? -at - 2 : at;
     }
 
-    /** What each owner is sent, in its partitions. */
+    /** The rows sent to the owners, in the owners' partitions. */
     Dataset<Row> exchanged(Dataset<Row> rows) {
         int[] first = first();
         Column owner = functions.col("owner").plus(1);
@@ -231,7 +232,7 @@ public record ExpertParallelScorer(
                 .add("values", DataTypes.BinaryType, false);
     }
 
-    /** What an owner makes of the rows of a partition. */
+    /** An owner's results for the rows of a partition. */
     Iterator<Row> compute(Iterator<Row> partition) {
         TaskContext task = TaskContext.get();
         OwnedRows computed = new OwnedRows(partition, this, MoeScorer.address(task));

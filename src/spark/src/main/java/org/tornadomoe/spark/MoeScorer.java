@@ -29,9 +29,9 @@ import org.tornadomoe.config.ExpertPlacementStrategy;
 import org.tornadomoe.config.Int8Scheme;
 
 /**
- * Runs a layer on a column of hidden states, {@code array<float>} of the layer's width, a row a token, and adds a
- * column of its outputs. A row with null gets null. What a row gets depends on it alone, to the bit: not on its
- * neighbours, the partition or how often it is computed, so that Spark may lose executors and run tasks again.
+ * Runs a layer on a column of hidden states, {@code array<float>} of the layer's width, one token per row, and adds a
+ * column of its outputs. A row with null gets null. A row's output depends on that row alone, to the bit: not on its
+ * neighbours, the partition or repeated computation. So Spark may lose executors and run tasks again.
  *
  * {@snippet :
  * Dataset<Row> scored = MoeScorer.of("/models/Qwen3-30B-A3B", 0, "hidden", "output")
@@ -39,22 +39,22 @@ import org.tornadomoe.config.Int8Scheme;
  *         .transform(rows);
  * }
  *
- * <p>Each executor loads the layer itself, once for each GPU address that Spark gives its tasks (resource {@code gpu})
- * or once if it gives none, from a path that all of them have; files are mapped, and nothing is broadcast. It stays
- * loaded for later jobs until the executor ends, or {@link #unload} is called, or a task finds other sizes or times of
- * modification of the checkpoint's files, and loads it anew; the files have to stay as they are while a job runs. Tasks
- * of the same GPU share its layer and take turns.
+ * <p>Each executor loads the layer once for each GPU address that Spark gives its tasks (resource {@code gpu}), or once
+ * if it gives none, from a path that all executors have. Files are mapped; nothing is broadcast. The layer stays loaded
+ * for later jobs until the executor ends or {@link #unload} is called. A task that finds changed sizes or modification
+ * times of the checkpoint's files loads it anew; the files must not change while a job runs. Tasks of the same GPU
+ * share its layer and take turns.
  *
  * @param checkpoint the path of a checkpoint, on every executor
  * @param layer the decoder layer's number, from 0
  * @param input the column of hidden states
  * @param output the column to add
- * @param scheme what is int8; not {@code w8a8_tensor}, under which a row would depend on those beside it
- * @param backend as the options of a layer have it
- * @param device null for the best there is; a backend of TornadoVM's ({@code cuda}), of which the GPU that Spark gave
- *     is then taken ({@code cuda:0}); or one with its number
- * @param maxTokens the most rows of a call
- * @param latency what a call should take: calls take as many rows as that allows, one at least
+ * @param scheme the quantisation scheme; not {@code w8a8_tensor}, with which a row would depend on its neighbours
+ * @param backend as in the layer's options
+ * @param device null for the best device; a TornadoVM backend ({@code cuda}), to use the GPU that Spark gave the task
+ *     ({@code cuda:0}); or a device with its number
+ * @param maxTokens the maximum number of rows per call
+ * @param latency the target time of a call: a call takes as many rows as it allows, at least one
  */
 public record MoeScorer(
         String checkpoint,
@@ -69,7 +69,7 @@ public record MoeScorer(
         implements Serializable {
     private static final long serialVersionUID = 1L;
 
-    /** The resource that Spark is to give tasks. */
+    /** The Spark resource that tasks should get. */
     public static final String GPU = "gpu";
 
     /** Checks what can be checked without the layer. */
@@ -90,7 +90,7 @@ public record MoeScorer(
         }
     }
 
-    /** In {@code w8a8_channel} on the best there is, calls of up to 256 rows and about 50 ms. */
+    /** A scorer in {@code w8a8_channel} on the best device, with calls of up to 256 rows and about 50 ms. */
     public static MoeScorer of(String checkpoint, int layer, String input, String output) {
         return new MoeScorer(
                 checkpoint, layer, input, output, Int8Scheme.W8A8_CHANNEL, "auto", null, 256, Duration.ofMillis(50));
@@ -119,8 +119,8 @@ public record MoeScorer(
     /**
      * A plan for a layer that no executor can hold.
      *
-     * @param id a column with another value in each row, none null
-     * @param owners that the experts are partitioned among, 1 or more
+     * @param id a column with a different, non-null value in each row
+     * @param owners number of owners among which the experts are partitioned, 1 or more
      */
     public ExpertParallelScorer expertParallel(String id, int owners) {
         return new ExpertParallelScorer(
@@ -128,12 +128,12 @@ public record MoeScorer(
     }
 
     /**
-     * The rows, each with its output. Lazy, as Spark is.
+     * The rows, each with its output. Lazy, like other Spark transformations.
      *
-     * @throws IllegalArgumentException if the input column isn't there or isn't {@code array<float>}, or the output
-     *     column is there
-     * @throws UnsupportedOperationException if the checkpoint is here, too, and the layer's router reads more of a
-     *     token than its hidden states; else the first task says so
+     * @throws IllegalArgumentException if the input column is missing or isn't {@code array<float>}, or the output
+     *     column already exists
+     * @throws UnsupportedOperationException if the layer's router reads more than hidden states; thrown here if the
+     *     checkpoint is on this machine too, else by the first task
      */
     public Dataset<Row> transform(Dataset<Row> rows) {
         requireHiddenStatesAlone();
@@ -143,7 +143,7 @@ public record MoeScorer(
         return rows.mapPartitions(score, Encoders.row(schema));
     }
 
-    /** As {@link #transform(Dataset)}, by tasks with resources of their own. */
+    /** Like {@link #transform(Dataset)}, in tasks with their own resource profile. */
     public Dataset<Row> transform(Dataset<Row> rows, ResourceProfile profile) {
         requireHiddenStatesAlone();
         StructType schema = outputSchema(rows.schema());
@@ -154,7 +154,7 @@ public record MoeScorer(
         return rows.sparkSession().createDataFrame(scored, schema);
     }
 
-    /** What {@link #transform(Dataset)} makes of a schema. Throws what it throws. */
+    /** The schema after {@link #transform(Dataset)}. Throws what that method throws. */
     public StructType outputSchema(StructType schema) {
         int column = schema.getFieldIndex(input).isEmpty() ? -1 : schema.fieldIndex(input);
         if (column < 0) {
@@ -172,7 +172,7 @@ public record MoeScorer(
         return schema.add(output, DataTypes.createArrayType(DataTypes.FloatType, false), true);
     }
 
-    /** Looks at the layer's router before any task does, if the checkpoint is on this machine. */
+    /** Checks the layer's router before any task does, if the checkpoint is on this machine. */
     void requireHiddenStatesAlone() {
         Path path = Path.of(checkpoint);
         if (Files.exists(path)) {
@@ -189,7 +189,7 @@ public record MoeScorer(
         return new ScoredRows(partition, column, engine, latency.toNanos());
     }
 
-    /** Whatever a task's end is: done, failed or killed. */
+    /** Runs something at a task's end, whether it succeeded, failed or was killed. */
     static void atEnd(@Nullable TaskContext task, Runnable then) {
         if (task != null) {
             TaskCompletionListener listener = ended -> then.run();
@@ -198,14 +198,14 @@ public record MoeScorer(
     }
 
     /**
-     * Gives back what is loaded in the executors, by this class or by {@link ExpertParallelScorer}, and what no task
-     * uses: layers, and owners' experts. Later jobs load what they need.
+     * Unloads layers and owners' experts that this class or {@link ExpertParallelScorer} has loaded in the executors
+     * and that no task uses. Later jobs load what they need.
      *
-     * <p>This is a job of a task a core, so it reaches the executors that have a core free (and a GPU, if all tasks are
-     * given one): while nothing else runs, all that serve the session's own resource profile. What executors of other
-     * profiles have goes when they end.
+     * <p>It runs a job with one task per core, so it reaches the executors that have a free core (and a GPU, if all
+     * tasks get one). While nothing else runs, these are all executors of the session's own resource profile. Executors
+     * of other profiles free their memory when they end.
      *
-     * @return how many were given back
+     * @return the number of layers and owners' experts unloaded
      */
     public static int unload(SparkSession spark) {
         SparkContext context = spark.sparkContext();
@@ -218,13 +218,13 @@ public record MoeScorer(
                 .sum();
     }
 
-    /** The GPU that a task was given; the first if it was given several. */
+    /** The GPU address of a task; the first if it has several. */
     static @Nullable String address(@Nullable TaskContext task) {
         ResourceInformation gpus = task == null ? null : task.resourcesJMap().get(GPU);
         return gpus == null || gpus.addresses().length == 0 ? null : gpus.addresses()[0];
     }
 
-    /** The device of a task that was given that GPU. */
+    /** The device for a task with that GPU address. */
     @Nullable
     String deviceAt(@Nullable String address) {
         return device == null || device.contains(":") || address == null ? device : device + ":" + address;

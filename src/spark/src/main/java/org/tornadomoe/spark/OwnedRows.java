@@ -10,8 +10,8 @@ import org.jspecify.annotations.Nullable;
 import org.tornadomoe.kernel.ChosenExperts;
 
 /**
- * What an owner's experts make of the rows that came to them: (id, owner, number of the row's owners, the sum of their
- * weighted outputs), computed some at a time. Holds the owner's engine from the first row until it is closed.
+ * The results of an owner's experts for the rows sent to them: (id, owner, number of the row's owners, the sum of their
+ * weighted outputs), computed in batches. Holds the owner's engine from the first row until it is closed.
  */
 final class OwnedRows extends RowsInBatches implements AutoCloseable {
     private record Owner(int number, Engine engine, TokenRouter router) {}
@@ -96,7 +96,7 @@ final class OwnedRows extends RowsInBatches implements AutoCloseable {
         return SentToken.toBytes(sum, 0, h);
     }
 
-    /** Gives the engine back. A second call does nothing. */
+    /** Releases the engine. A second call does nothing. */
     @Override
     public void close() {
         if (owner != null) {

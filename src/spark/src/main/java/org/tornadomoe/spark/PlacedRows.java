@@ -20,9 +20,9 @@ import scala.jdk.javaapi.CollectionConverters;
 import scala.reflect.ClassTag;
 
 /**
- * What owners make of the rows that they are sent, by tasks that Spark prefers to run where an owner's experts are
- * loaded already: each task says what its executor has when it ends. The rows are routed when the partitions are asked
- * for.
+ * The owners' results for the rows sent to them. Spark prefers to run a task where the owner's experts are already
+ * loaded; at its end each task reports what its executor has loaded. The rows are routed when the partitions are
+ * requested.
  */
 final class PlacedRows extends RDD<Row> {
     private static final long serialVersionUID = 1L;
@@ -31,7 +31,7 @@ final class PlacedRows extends RDD<Row> {
 
     private record Key(String application, MoeScorer scorer, TokenRouter.Owners owners) {}
 
-    /** In the driver. */
+    /** Used in the driver only. */
     private static final Map<Key, Loaded> LOADED = new ConcurrentHashMap<>();
 
     private final ExpertParallelScorer plan;
@@ -39,7 +39,7 @@ final class PlacedRows extends RDD<Row> {
     private final transient Dataset<Row> sent;
     private transient @Nullable RDD<Row> parent;
 
-    /** @param sent in partitions of {@link ExpertParallelScorer#ownerOf} */
+    /** @param sent the sent rows, partitioned by {@link ExpertParallelScorer#ownerOf} */
     PlacedRows(Dataset<Row> sent, ExpertParallelScorer plan) {
         super(
                 sent.sparkSession().sparkContext(),
@@ -90,7 +90,7 @@ final class PlacedRows extends RDD<Row> {
         java.util.Iterator<Row> rows =
                 CollectionConverters.asJava(this.<Row>firstParent(ROW).iterator(split, task));
         java.util.Iterator<Row> computed = plan.compute(rows);
-        // Before the owner's engine is given back, which would let another take its place.
+        // Before the owner's engine is released, because another could then replace it.
         MoeScorer.atEnd(task, () -> {
             SparkEnv here = SparkEnv.get();
             loaded.add(new Report(
@@ -102,14 +102,14 @@ final class PlacedRows extends RDD<Row> {
     }
 
     /**
-     * What an executor has at some time.
+     * The owners whose experts an executor has loaded at some time.
      *
-     * @param executor as Spark has it in preferred locations
-     * @param time that of the executor's clock
+     * @param executor its name in Spark's preferred locations
+     * @param time the executor's clock
      */
     record Report(String executor, long time, Set<Integer> owners) implements Serializable {}
 
-    /** The last of each executor, by its name. */
+    /** The last report of each executor, by its name. */
     static final class Loaded extends AccumulatorV2<Report, Map<String, Report>> {
         private static final long serialVersionUID = 1L;
 

@@ -8,18 +8,19 @@ import org.apache.spark.sql.RowFactory;
 import org.jspecify.annotations.Nullable;
 
 /**
- * Rows with their outputs, of (id, owner, number of the row's owners, sum, row) in the order of ids and owners: the row
- * itself comes as owner {@link #ROW}'s, then what each owner has made of it. Added in double, in the order of owners.
+ * Computes rows with their outputs from (id, owner, number of the row's owners, sum, row), ordered by id and owner. The
+ * row itself comes first, as owner {@link #ROW}, then each owner's sum. The sums are added in double, in the order of
+ * owners.
  */
 final class ReducedRows implements Iterator<Row> {
-    /** Less than any owner. */
+    /** Lower than any owner. */
     static final int ROW = -1;
 
     private final Iterator<Row> parts;
     private final int column;
     private @Nullable Row next;
 
-    /** @param column the input's, in the row */
+    /** @param column the input column's index in the row */
     ReducedRows(Iterator<Row> parts, int column) {
         this.parts = parts;
         this.column = column;

@@ -8,11 +8,11 @@ import org.apache.spark.sql.RowFactory;
 import org.tornadomoe.kernel.ChosenExperts;
 
 /**
- * Of rows (id, hidden state) what goes to the owners of their experts: (id, owner, number of the row's owners,
- * {@link SentToken}), one for each owner, in ascending order of owners.
+ * Routes rows (id, hidden state) and yields what is sent to the owners of their experts: (id, owner, number of the
+ * row's owners, {@link SentToken}), one for each owner, in ascending order of owners.
  */
 final class RoutedRows extends RowsInBatches {
-    /** Rows routed together. */
+    /** The number of rows routed together. */
     private static final int BATCH = 64;
 
     private final TokenRouter router;

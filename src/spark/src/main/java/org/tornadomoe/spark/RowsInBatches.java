@@ -6,9 +6,9 @@ import java.util.NoSuchElementException;
 import java.util.Queue;
 import org.apache.spark.sql.Row;
 
-/** What is made of a partition's rows, some at a time as it is asked for. */
+/** Rows computed from a partition's rows, in batches, on demand. */
 abstract class RowsInBatches implements Iterator<Row> {
-    /** The partition's. */
+    /** The partition's rows. */
     final Iterator<Row> rows;
 
     private final Queue<Row> ready = new ArrayDeque<>();
@@ -17,7 +17,7 @@ abstract class RowsInBatches implements Iterator<Row> {
         this.rows = rows;
     }
 
-    /** Takes some of the partition's rows, of which there are more, and says what comes of them, if anything does. */
+    /** Takes some of the partition's remaining rows (there is at least one) and adds the resulting rows, if any. */
     abstract void more();
 
     final void ready(Row row) {

@@ -6,7 +6,7 @@ import java.util.List;
 import org.apache.spark.sql.Row;
 import org.apache.spark.sql.RowFactory;
 
-/** The rows of a partition with their outputs, computed some at a time as they are asked for. */
+/** The rows of a partition with their outputs, computed in batches, on demand. */
 final class ScoredRows extends RowsInBatches {
     private final int column;
     private final Engine engine;
@@ -54,7 +54,7 @@ final class ScoredRows extends RowsInBatches {
         }
     }
 
-    /** An array where the row comes straight from the program, a sequence where Spark has made it. */
+    /** Reads a row's hidden state: an array if the row comes directly from the program, a sequence if Spark made it. */
     static void fill(Row row, int column, float[] into, int at, int h) {
         if (row.get(column) instanceof float[] values) {
             requireWidth(values.length, h);

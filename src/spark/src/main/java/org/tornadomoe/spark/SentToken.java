@@ -6,25 +6,26 @@ import java.util.Arrays;
 import org.tornadomoe.quant.Int8Activations;
 
 /**
- * What an owner of experts is sent of a token: which of its experts, with what weights, and the hidden state, in int8
- * with its scale where the owner would get these very integers and this scale of it. H hidden.
+ * A token as it is sent to an owner of experts: the owner's experts that the token goes to, their weights, and the
+ * hidden state. The hidden state is sent as int8 with its scale if the owner would compute these same integers and this
+ * scale from it. H hidden.
  *
- * @param experts by their numbers there
- * @param weights a weight each
- * @param hidden [H]; of one that was sent in int8, scale times integers
+ * @param experts their numbers at the owner
+ * @param weights one weight per expert
+ * @param hidden [H]; if it was sent as int8, scale times integers
  */
 record SentToken(int[] experts, float[] weights, float[] hidden) {
     private static final byte INT8 = 1;
     private static final byte FLOAT = 0;
 
-    /** The hidden state's part of the bytes: its form, then scale and integers, or floats. */
+    /** The hidden state's bytes: its format, then scale and integers, or floats. */
     static byte[] hidden(float[] x, int from, int h, boolean int8) {
         if (int8) {
             byte[] q = new byte[h];
             float scale = Int8Activations.quantize(x, from, h, q, 0);
             byte[] again = new byte[h];
-            // So it is for every scale but an infinite one and the least: 127 s / 127 is s for each s that is a float
-            // over 127.
+            // This holds for every scale except an infinite one and the smallest: 127 s / 127 equals s for each s that
+            // is a float divided by 127.
             float scaleAgain = Int8Activations.quantize(times(q, scale), 0, h, again, 0);
             if (Float.floatToIntBits(scaleAgain) == Float.floatToIntBits(scale) && Arrays.equals(q, again)) {
                 byte[] bytes = new byte[5 + h];
@@ -45,7 +46,7 @@ record SentToken(int[] experts, float[] weights, float[] hidden) {
         return x;
     }
 
-    /** The first pairs of these arrays with a hidden state's bytes. */
+    /** The bytes of the arrays' first pairs and of a hidden state. */
     static byte[] toBytes(int[] experts, float[] weights, int pairs, byte[] hidden) {
         byte[] bytes = new byte[4 + 8 * pairs + hidden.length];
         ByteBuffer into = buffer(bytes).putInt(pairs);

@@ -14,8 +14,8 @@ import org.tornadomoe.quant.ExpertWeights;
 import org.tornadomoe.quant.RouterNetwork;
 
 /**
- * A layer's router and the owners of its experts, shared ones included: where a token goes. Thread-safe. E + n experts,
- * of which a token has P = K + n; see {@link FusedMoeConfig}.
+ * A layer's router and the owners of its experts, shared ones included: decides where a token goes. Thread-safe. There
+ * are E + n experts, and a token goes to P = K + n of them; see {@link FusedMoeConfig}.
  */
 final class TokenRouter {
     /** How experts are partitioned among their owners. */
@@ -29,7 +29,7 @@ final class TokenRouter {
     private final FusedMoeConfig config;
     private final HostRouter router;
     private final int[] ownerOf; // [E + n]
-    private final int[] numberThere; // [E + n], among its owner's
+    private final int[] numberThere; // [E + n], index among its owner's experts
 
     private TokenRouter(Key key, CheckpointFiles files) {
         this.files = files;
@@ -55,7 +55,7 @@ final class TokenRouter {
     }
 
     /**
-     * A layer whose router reads hidden states alone, as rows hold nothing else.
+     * Reads a layer whose router reads only hidden states, because rows contain nothing else.
      *
      * @throws UnsupportedOperationException if its router reads more; otherwise as {@link MoeCheckpoint#layer(int)}
      */
@@ -74,10 +74,7 @@ final class TokenRouter {
         return layer;
     }
 
-    /**
-     * The router of a scorer's layer, read by the first that asks, and anew if the checkpoint's files are others by
-     * now.
-     */
+    /** The router of a scorer's layer, read by the first call, and anew if the checkpoint's files have changed. */
     static TokenRouter of(MoeScorer scorer, Owners owners) {
         CheckpointFiles files = CheckpointFiles.of(Path.of(scorer.checkpoint()));
         return ROUTERS.compute(
@@ -89,31 +86,34 @@ final class TokenRouter {
         return config.hiddenDim();
     }
 
-    /** Whether int8 is all that experts see of a token, a scale each. */
+    /** Whether all experts read a token as int8 with one scale. */
     boolean quantizesTokens(Int8Scheme scheme) {
         return scheme == Int8Scheme.W8A8_CHANNEL && !config.applyRouterWeightOnInput();
     }
 
-    /** An owner's experts, in the order of their numbers there. */
+    /** An owner's experts, in the order of their numbers at the owner. */
     int[] expertsOf(int owner) {
         return IntStream.range(0, ownerOf.length)
                 .filter(e -> ownerOf[e] == owner)
                 .toArray();
     }
 
-    /** The most experts that a token has of an owner. */
+    /** The maximum number of an owner's experts that a token can have. */
     int pairsPerRow(int owner) {
         return Math.min(config.pairsPerToken(), expertsOf(owner).length);
     }
 
-    /** Tokens that a row is to its owner: one, or one a pair where an expert's input has its own weight on it. */
+    /**
+     * The number of tokens that a row is for its owner: one, or one per pair if the router's weight multiplies an
+     * expert's input.
+     */
     int tokensPerRow(int owner) {
         return config.applyRouterWeightOnInput() ? pairsPerRow(owner) : 1;
     }
 
     /**
-     * Experts and weights of tokens, hidden [M, H], as the layer on the CPU chooses them: in float64, then weights in
-     * float.
+     * Experts and weights of tokens, hidden [M, H], as the CPU's layer chooses them: in float64, with weights then
+     * rounded to float.
      */
     ChosenExperts route(float[] hidden, int tokens) {
         return router.route(hidden, tokens);

@@ -1,4 +1,4 @@
-/** A layer over the rows of an Apache Spark dataset. Spark 4.2 is brought by whoever uses it. */
+/** A layer over the rows of an Apache Spark dataset. The program must add Spark 4.2 itself. */
 @NullMarked
 package org.tornadomoe.spark;
 
