@@ -26,9 +26,9 @@ import org.tornadomoe.quant.ExpertWeights;
 import org.tornadomoe.quant.RouterWeights;
 
 /**
- * What AMD's compiler makes of the kernels, on a machine without an AMD device. In two steps, as
- * {@code bench/README.md} has them: layers run on any OpenCL device while TornadoVM prints their kernels; clang
- * compiles those for AMD's GPUs and says what they take.
+ * Compiles the kernels for AMD's GPUs, on a machine without an AMD device. It has two steps, which {@code
+ * bench/README.md} shows: layers run on any OpenCL device while TornadoVM prints their kernels; then clang compiles
+ * these for AMD's GPUs and reports the resources that they use.
  */
 public final class AmdKernels {
     private static final List<String> TARGETS = List.of("gfx90a", "gfx942", "gfx1100");
@@ -53,7 +53,7 @@ public final class AmdKernels {
         }
     }
 
-    /** Layers that have every kernel between them. */
+    /** Layers that together have every kernel. */
     private static void layers() {
         for (Int8Scheme scheme : Int8Scheme.values()) {
             run(scheme.toString(), layer(16, 64), Int8Quantization.of(scheme));
@@ -117,7 +117,7 @@ public final class AmdKernels {
         }
     }
 
-    /** Random ones. */
+    /** Random weights. */
     private record Weights(FusedMoeConfig config) implements ExpertWeights {
         @Override
         public void gateUpRow(int expert, int row, float[] into) {
@@ -144,10 +144,10 @@ public final class AmdKernels {
         }
     }
 
-    /** A kernel and the first layer that has it. */
+    /** A kernel, and the first layer that uses it. */
     private record Kernel(String name, String layer, String text) {}
 
-    /** What one compiler makes of a kernel for one target. */
+    /** The resources of a kernel, compiled by one compiler for one target. */
     private record Taken(
             String vgprs, String sgprs, String lds, String scratch, String vSpills, String sSpills, int dots) {
         boolean spills() {
@@ -246,9 +246,8 @@ public final class AmdKernels {
 
     private static List<String> command(String compiler, String target, Path libraries) {
         boolean narrow = target.startsWith("gfx11");
-        // The libraries of ROCm 5.2, which Debian has, know no gfx942 and no gfx1100; of the version they only ask for
-        // instructions that
-        // their near relatives have, too.
+        // Debian's libraries of ROCm 5.2 don't know gfx942 and gfx1100. They use the version only to select
+        // instructions that closely related GPUs have too.
         String isa = narrow ? "1036" : "90a";
         List<String> command = new ArrayList<>(List.of(
                 compiler,
@@ -289,7 +288,7 @@ public final class AmdKernels {
         Path source = Files.writeString(
                 directory.resolve("kernel.cl"), "#pragma OPENCL EXTENSION cl_khr_fp64 : enable\n" + kernel.text);
         Path assembly = directory.resolve("kernel.s");
-        // LLVM 16's name of what is gfx942 later
+        // LLVM 16's name of gfx942
         String known = compiler.endsWith("-16") && target.equals("gfx942") ? "gfx940" : target;
         List<String> command = new ArrayList<>(command(compiler, known, libraries));
         command.addAll(List.of("-o", assembly.toString(), source.toString()));
@@ -298,7 +297,7 @@ public final class AmdKernels {
             throw new IOException(kernel.name + ", " + compiler + ", " + target + ": " + said);
         }
         String text = Files.readString(assembly);
-        // Of the kernel itself: newer compilers have its body a second time, to be called.
+        // The kernel itself; newer compilers emit its body a second time, as a function.
         int body = text.indexOf("\n" + kernel.name + ":");
         int end = text.indexOf(".Lfunc_end", body);
         int dots = (int) Pattern.compile("\\sv_dot4")

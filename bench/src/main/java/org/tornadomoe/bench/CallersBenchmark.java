@@ -27,8 +27,8 @@ import org.tornadomoe.reference.Numerics;
 import org.tornadomoe.reference.Reference;
 
 /**
- * One layer on the CPU, called by as many threads as {@code -t} says: calls a second, of all of them together. The
- * layer is that of {@link CpuMoeBenchmark}.
+ * Calls one layer on the CPU from as many threads as {@code -t} says, and measures calls per second of all threads
+ * together. The layer is the one of {@link CpuMoeBenchmark}.
  */
 @State(Scope.Benchmark)
 @BenchmarkMode(Mode.Throughput)

@@ -15,8 +15,8 @@ import org.knowm.xchart.style.Styler;
 import org.knowm.xchart.style.markers.SeriesMarkers;
 
 /**
- * Calls of several runs of {@code moe bench} beside one another, divided by those of the first, by tokens:
- * {@code CallsPlot OUT.png NAME=FIRST.json NAME=OTHER.json ...}. A chart a shape.
+ * Plots the call times of several runs of {@code moe bench}, divided by the first run's, by tokens: {@code CallsPlot
+ * OUT.png NAME=FIRST.json NAME=OTHER.json ...}. One chart per shape.
  */
 public final class CallsPlot {
     private CallsPlot() {}

@@ -19,9 +19,9 @@ import org.openjdk.jmh.annotations.Threads;
 import org.openjdk.jmh.annotations.Warmup;
 
 /**
- * What the cores give at most, all together: bytes of a copy (each is read once and written once), and multiply-adds of
- * int8 values in float lanes, the form that the CPU's layer has them in. Per operation: {@value #BYTES} bytes,
- * {@value #MULTIPLY_ADDS} multiply-adds a lane.
+ * Measures the limits of all cores together: bytes per second of a copy (each byte is read once and written once), and
+ * multiply-adds of int8 values in float lanes, as in the CPU's layer. Per operation: {@value #BYTES} bytes, {@value
+ * #MULTIPLY_ADDS} multiply-adds per lane.
  */
 @State(Scope.Thread)
 @BenchmarkMode(Mode.AverageTime)

@@ -45,10 +45,10 @@ import org.tornadomoe.reference.Reference;
 import org.tornadomoe.reference.Router;
 
 /**
- * One call of the CPU's layer, and of ONNX Runtime's {@code QMoE} on the same weights with as many threads: E 16, H
- * 2048, I 768, K 2. Hidden states change from call to call. ONNX Runtime is handed router logits and keeps activations
- * in float; the layer here computes its own and has them in int8. Before anything is timed, both are held against the
- * definition.
+ * Measures one call of the CPU's layer, and of ONNX Runtime's {@code QMoE} with the same weights and number of threads:
+ * E 16, H 2048, I 768, K 2. Hidden states change from call to call. ONNX Runtime gets router logits as an input and
+ * keeps activations in float; this library's layer computes the logits and quantises activations to int8. Before
+ * timing, both are checked against the definition.
  */
 @State(Scope.Thread)
 @BenchmarkMode(Mode.SampleTime)
@@ -58,7 +58,7 @@ import org.tornadomoe.reference.Router;
 @Fork(
         value = 3,
         jvmArgsAppend = {
-            // ONNX Runtime searches the command line recursively: a long class path is more than the usual stack holds.
+            // ONNX Runtime searches the command line recursively; a long class path overflows the default stack.
             "-Xss64m",
             "--add-modules=jdk.incubator.vector",
             "--enable-native-access=ALL-UNNAMED",
@@ -72,13 +72,16 @@ public class CpuMoeBenchmark {
     private static final int DRAWS = 16;
     private static final String DEVICE = "opencl:0";
 
-    /** int8 activations, which the peer doesn't have, are 1e-2 away; anything wrong is further. */
+    /** int8 activations, which ONNX Runtime doesn't use, cause an error of 1e-2; a wrong result differs more. */
     private static final double TOLERANCE = 3e-2;
 
     @Param({"1", "16", "128"})
     int tokens;
 
-    /** Or {@code tornadovm}: this library's task graphs on {@value #DEVICE}, in a JVM started with TornadoVM's SDK. */
+    /**
+     * The implementation; {@code tornadovm} is this library's task graphs on {@value #DEVICE}, in a JVM started with
+     * TornadoVM's SDK.
+     */
     @Param({"tornadomoe", "onnxruntime"})
     String what;
 
@@ -145,8 +148,8 @@ public class CpuMoeBenchmark {
             }
             double[] exact = Reference.forward(experts, hidden.get(0), tokens).output();
             layer.forward(hidden.get(0), tokens, output, null);
-            // A device's exponentials may round an activation to the next integer; the CPU's class has the definition's
-            // integers.
+            // A device's exponential function may round an activation to the next integer; the CPU's class gets the
+            // definition's integers.
             require(
                     "tornado-moe",
                     Numerics.relativeL2(Numerics.widen(output), exact),
@@ -211,7 +214,7 @@ public class CpuMoeBenchmark {
         return tensor;
     }
 
-    /** Values q as q + 128, in the order that they have here: both widths are whole multiples of 16. */
+    /** The values q as q + 128, in the same order: both widths are multiples of 16. */
     private static OnnxTensor unsigned(OrtEnvironment environment, Int8Tensor w) throws OrtException {
         long bytes = w.values().byteSize();
         ByteBuffer buffer = ByteBuffer.allocateDirect((int) bytes).order(ByteOrder.nativeOrder());

@@ -14,8 +14,8 @@ import org.knowm.xchart.CategoryChartBuilder;
 import tools.jackson.jr.ob.JSON;
 
 /**
- * Plots medians that {@link CpuMoeBenchmark} gave, {@code CpuPlot OUT.png JMH.json...}, or {@link CpuTimes} of one
- * shape, {@code CpuPlot OUT.png LINES.jsonl SHAPE}.
+ * Plots medians of {@link CpuMoeBenchmark}, {@code CpuPlot OUT.png JMH.json...}, or the results of {@link CpuTimes} for
+ * one shape, {@code CpuPlot OUT.png LINES.jsonl SHAPE}.
  */
 public final class CpuPlot {
     private CpuPlot() {}

@@ -28,10 +28,10 @@ import picocli.CommandLine.Command;
 import picocli.CommandLine.Option;
 
 /**
- * Times calls of a layer on this machine's cores: medians, for several schemes and numbers of tokens, a line of JSON
- * each. Hidden states, and with them the experts, change from call to call. With several layers they are called in
- * turn, as a model's are, so that each finds the caches full of the others. Java compiles it itself, so a built library
- * is enough.
+ * Times calls of a layer on this machine's cores: medians for several schemes and numbers of tokens, one line of JSON
+ * each. Hidden states, and so the chosen experts, change from call to call. Several layers are called in turn, as in a
+ * model, so that each finds the caches full of the others' data. Java compiles the source itself, so a built library is
+ * enough.
  */
 @Command(
         name = "cpu-times",
@@ -204,7 +204,7 @@ public final class CpuTimes implements Callable<Integer> {
             tensor.scales()[scale] = (float) (random.nextDouble(0.5, 1.5) / 73 / Math.sqrt(cols));
         }
         for (long at = 0; at + 8 <= tensor.values().byteSize(); at += 8) {
-            // Negative values are made odd, so that there is no -128, which quantisers don't give.
+            // Makes negative values odd, so that there is no -128, which quantisers never produce.
             long eight = random.nextLong();
             tensor.values().set(ValueLayout.JAVA_LONG, at, eight | (eight & 0x8080808080808080L) >>> 7);
         }

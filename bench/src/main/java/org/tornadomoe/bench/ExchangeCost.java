@@ -3,32 +3,32 @@ package org.tornadomoe.bench;
 import java.util.List;
 
 /**
- * On paper: what it costs to bring tokens to the executors that own their experts and the results back, a token, beside
- * what computing it took where it was measured. Prints a Markdown table.
+ * Computes, without measuring, the cost per token of bringing tokens to the executors that own their experts and the
+ * results back, beside the measured time of computing them. Prints a Markdown table.
  *
- * <p>N executors own E / N experts each, those beyond E in groups of E executors that exchange among themselves; each
- * has M tokens, which go to K experts chosen evenly. A token is sent once to each other owner that has experts of it,
- * in int8 with its scale or in float32, with ids and weights; each sends back one sum, in BF16, or in float32 on Spark,
- * where the token's row crosses to its sums, too. Both exchanges wait for the slower of bytes and messages, one to each
- * other executor; nothing overlaps with computing.
+ * <p>N executors own E / N experts each; beyond E executors, groups of E exchange among themselves. Each has M tokens,
+ * which go to K evenly chosen experts. A token is sent once to each other owner of some of its experts, as int8 with
+ * its scale or as float32, with ids and weights. Each owner sends back one sum, as BF16, or as float32 on Spark, where
+ * the token's row crosses to its sums, too. Each exchange takes the longer of the time for bytes and the time for
+ * messages, one to each other executor; nothing overlaps with computing.
  */
 public final class ExchangeCost {
     private record Model(String name, int experts, int topK, int hidden, int tokens, double microseconds) {}
 
     /**
-     * A network: bytes a second of an executor in each direction, and what a message costs it.
+     * A network: an executor's bytes per second in each direction, and its cost per message.
      *
-     * @param perExchange what every exchange costs besides, in seconds
-     * @param there bytes of a value of a hidden state: 1 with a scale a token, or 4
-     * @param back bytes of a value of a sum
-     * @param row bytes of a value in the token's own row, 0 if that stays where it is
+     * @param perExchange additional seconds per exchange
+     * @param there bytes per value of a hidden state: 1 with one scale per token, or 4
+     * @param back bytes per value of a sum
+     * @param row bytes per value of the token's own row, 0 if the row stays where it is
      */
     private record Network(
             String name, double bytesPerSecond, double perMessage, double perExchange, int there, int back, int row) {}
 
     /**
-     * All kernels of the layer on one H100, from bench/results (2026-11-23), with the tokens that they were measured
-     * for.
+     * The time of all kernels of the layer on one H100, from bench/results (2026-11-23), with the measured numbers of
+     * tokens.
      */
     private static final List<Model> MODELS = List.of(
             new Model("Qwen3-30B-A3B", 128, 8, 2048, 256, 494),
@@ -37,8 +37,8 @@ public final class ExchangeCost {
             new Model("Mixtral-8x7B", 8, 2, 4096, 4096, 8079));
 
     /**
-     * Stated, not measured: line rate less a tenth, 400 Gb/s a GPU for RDMA, 100 Gb/s a machine of 8 GPUs for TCP,
-     * which Spark's shuffle takes, too; a message's time on the sender's side.
+     * Nominal, not measured: line rate less a tenth; 400 Gb/s per GPU for RDMA; 100 Gb/s per machine of 8 GPUs for TCP,
+     * which Spark's shuffle uses too; a message's time on the sender's side.
      */
     private static final List<Network> NETWORKS = List.of(
             new Network("RDMA: int8 + scale there, BF16 back", 45e9, 1e-6, 5e-6, 1, 2, 0),
@@ -68,7 +68,7 @@ public final class ExchangeCost {
     /** Seconds that an executor spends in both exchanges of a call. */
     private static double exchanges(Model model, Network network, int executors) {
         int owners = Math.min(executors, model.experts);
-        // Owners of a token's experts: those that not all of its K distinct experts miss.
+        // Counts the owners of a token's experts: all except those that none of its K distinct experts belong to.
         double missed = 1;
         int each = model.experts / owners;
         for (int k = 0; k < model.topK; k++) {

@@ -16,10 +16,10 @@ import org.tornadomoe.quant.Progress;
 import org.tornadomoe.quant.QuantizedWeights;
 
 /**
- * What loading the first MoE layer of a checkpoint takes, in processor and wall time: reading and decoding to int8,
- * then packing for the cores. {@code LoadTimes ROUNDS CHECKPOINT...}; the checkpoint, a directory or a GGUF file, has
- * this one layer, or it is one of {@link RandomCheckpoint}'s forms, or {@code all} of them, of 32 experts, H 2048 and I
- * 768. GB a second are those of the file and those of the int8 weights that come of it; the best round of each.
+ * Measures the processor and wall time of loading a checkpoint's first MoE layer: reading and decoding to int8, then
+ * packing for the cores. {@code LoadTimes ROUNDS CHECKPOINT...}; a checkpoint is a directory or a GGUF file with this
+ * one layer, or one of {@link RandomCheckpoint}'s formats, or {@code all} of them, with 32 experts, H 2048 and I 768.
+ * It prints GB per second of the file and of the resulting int8 weights, for the best round of each.
  */
 public final class LoadTimes {
     private LoadTimes() {}
@@ -90,7 +90,7 @@ public final class LoadTimes {
         System.out.println(best);
     }
 
-    /** The process's processor time, and the time, in nanoseconds. */
+    /** The process's processor time and the clock, in nanoseconds. */
     private static long[] now() {
         var system = (com.sun.management.OperatingSystemMXBean) ManagementFactory.getOperatingSystemMXBean();
         return new long[] {system.getProcessCpuTime(), System.nanoTime()};

@@ -21,9 +21,9 @@ import java.util.function.DoubleSupplier;
 import org.tornadomoe.config.FusedMoeConfig;
 
 /**
- * Times calls of ONNX Runtime's {@code QMoE} as {@link CpuTimes} does those of a layer, on as many threads as there are
- * cores: {@code OnnxTimes E:I:H:K SECONDS TOKENS,...}. It is handed its router's logits and keeps activations in float.
- * That it computes what the definition does is what {@link CpuMoeBenchmark} checks.
+ * Times calls of ONNX Runtime's {@code QMoE} as {@link CpuTimes} times those of a layer, on as many threads as there
+ * are cores: {@code OnnxTimes E:I:H:K SECONDS TOKENS,...}. {@code QMoE} gets its router's logits as an input and keeps
+ * activations in float. {@link CpuMoeBenchmark} checks its results against the definition.
  */
 public final class OnnxTimes {
     private static final int DRAWS = 4;

@@ -20,21 +20,21 @@ import org.tornadomoe.checkpoint.DType;
 import org.tornadomoe.checkpoint.SafetensorsWriter;
 
 /**
- * A checkpoint of one layer [experts, hidden, intermediate], a Qwen3-MoE's or a gpt-oss', of random weights in one of
- * the forms that checkpoints are published in.
+ * Writes a checkpoint of one layer [experts, hidden, intermediate], Qwen3-MoE's or gpt-oss', with random weights in one
+ * of the formats in which checkpoints are published.
  */
 final class RandomCheckpoint {
-    /** Forms of safetensors. */
+    /** Formats of safetensors. */
     private static final List<String> SAFETENSORS =
             List.of("int8", "bf16", "gptq", "awq", "pack-quantized", "mxfp4", "nvfp4", "fp8");
 
     /**
      * ggml's types.
      *
-     * @param number in files
-     * @param elements of a block
-     * @param bytes of a block
-     * @param halves where a block has 16-bit floats
+     * @param number its number in files
+     * @param elements elements per block
+     * @param bytes bytes per block
+     * @param halves offsets of a block's 16-bit floats
      */
     private record Blocks(int number, int elements, int bytes, int... halves) {
         static final Map<String, Blocks> TYPES = new LinkedHashMap<>();
@@ -73,16 +73,16 @@ final class RandomCheckpoint {
         this.intermediate = intermediate;
     }
 
-    /** The forms that there are. */
+    /** All formats. */
     static List<String> formats() {
         return Stream.concat(SAFETENSORS.stream(), Blocks.TYPES.keySet().stream())
                 .toList();
     }
 
     /**
-     * Writes one.
+     * Writes a checkpoint.
      *
-     * @return the checkpoint, in that folder
+     * @return its path in that folder
      */
     static Path write(String format, Path folder, int experts, int hidden, int intermediate) throws IOException {
         RandomCheckpoint checkpoint = new RandomCheckpoint(format, experts, hidden, intermediate);
@@ -100,7 +100,7 @@ final class RandomCheckpoint {
         return bytes;
     }
 
-    /** The same bytes over and over. */
+    /** A repeated byte pattern. */
     private static byte[] filled(long count, int... pattern) {
         byte[] bytes = new byte[Math.toIntExact(count)];
         for (int i = 0; i < bytes.length; i++) {
@@ -109,7 +109,7 @@ final class RandomCheckpoint {
         return bytes;
     }
 
-    /** Scales, from 1/64 to 1/32, of two bytes each: F16's, or BF16's from 1/64 to 1/33. */
+    /** Two-byte scales: F16 from 1/64 to 1/32, or BF16 from 1/64 to 1/33. */
     private byte[] halves(long count, boolean bfloat) {
         byte[] bytes = bytes(2 * count);
         for (int i = 1; i < bytes.length; i += 2) {

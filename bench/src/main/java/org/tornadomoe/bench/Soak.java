@@ -49,11 +49,11 @@ import picocli.CommandLine.Command;
 import picocli.CommandLine.Option;
 
 /**
- * Calls layers from several threads, half of them virtual, for any length of time: random sizes, from arrays and from
- * native memory, with and without adapters, while threads are interrupted, adapters change, and layers are closed and
- * loaded anew. Whatever a call gives has to be, to the bit, what one thread got from a layer of its own before; and
- * once a minute, when all threads are through, the heap, the memory off it, threads and open files are counted, which
- * may not grow. Exit status 0, or 1 with the reason.
+ * Calls layers from several threads, half of them virtual, for any length of time: with random sizes, from arrays and
+ * from native memory, with and without adapters. Meanwhile threads are interrupted, adapters change, and layers are
+ * closed and loaded anew. Each call must give the bits that one thread got earlier from its own layer. Once a minute,
+ * when all threads have finished, it measures the heap, off-heap memory, threads and open files, which must not grow.
+ * Exit status 0, or 1 with the reason.
  */
 @Command(
         name = "soak",
@@ -63,13 +63,13 @@ public final class Soak implements Callable<Integer> {
     private static final int SLOTS = 2;
     private static final int RANK = 8;
 
-    /** What a slot may have: nothing, or one of two adapters. */
+    /** The states of a slot: empty, or one of two adapters. */
     private static final int STATES = 3;
 
     private static final int QUESTIONS = 8;
     private static final int FEWEST_ROUNDS = 6;
 
-    /** Nothing that threads do takes as long. */
+    /** Longer than anything that threads do. */
     private static final Duration STUCK = Duration.ofMinutes(5);
 
     private static final float CANARY = 12345.678f;
@@ -120,13 +120,14 @@ public final class Soak implements Callable<Integer> {
         System.exit(new CommandLine(new Soak()).execute(args));
     }
 
-    // ---- what is called
+    // ---- the layers that are called
 
     /**
      * A layer that can be loaded any number of times.
      *
-     * @param load by options
-     * @param stays whether it is open from the first round to the last; else it is closed and loaded anew all the time
+     * @param load loads it with options
+     * @param stays whether it stays open from the first round to the last; otherwise it is closed and loaded anew
+     *     repeatedly
      */
     private record Kind(String name, Function<MoeOptions, MoeLayer> load, MoeOptions options, boolean stays) {
         MoeLayer open() {
@@ -138,7 +139,7 @@ public final class Soak implements Callable<Integer> {
         }
     }
 
-    /** Gaussian. */
+    /** Random weights, normally distributed. */
     private record Weights(FusedMoeConfig config, long seed) implements ExpertWeights {
         @Override
         public void gateUpRow(int expert, int row, float[] into) {
@@ -243,11 +244,11 @@ public final class Soak implements Callable<Integer> {
     }
 
     /**
-     * Hidden states, and what one thread got for them.
+     * Hidden states, and the outputs that one thread got for them.
      *
      * @param hidden [M, H], values of the layer's type
-     * @param slots of each token's adapter; null for a call without
-     * @param answers [states of all slots][M, H]; one where there are no slots
+     * @param slots the slot of each token's adapter; null for a call without adapters
+     * @param answers [states of all slots][M, H]; only one if there are no slots
      */
     private record Question(
             int tokens, float[] hidden, int @Nullable [] slots, float[][] answers, ChosenExperts chosen) {}
@@ -259,12 +260,12 @@ public final class Soak implements Callable<Integer> {
         volatile MoeLayer layer;
 
         /**
-         * Odd while an adapter or the layer changes: a call that it was the same before and after has seen {@link
-         * #states}.
+         * Odd while an adapter or the layer changes. If it is the same before and after a call, the call has seen
+         * {@link #states}.
          */
         volatile int version;
 
-        /** What each slot has in force, 0 for nothing; as a number in base {@value #STATES}. */
+        /** The active state of each slot, 0 for none, as a number in base {@value #STATES}. */
         volatile int states;
 
         private final int[] held = new int[SLOTS];
@@ -274,13 +275,13 @@ public final class Soak implements Callable<Integer> {
             layer = kind.open();
         }
 
-        /** Asks a layer of this thread's own. */
+        /** Computes the outputs with this thread's own layer. */
         void ask(SplittableRandom random) {
             List<Question> asked = new ArrayList<>();
             try (MoeLayer own = kind.open()) {
                 FusedMoeConfig config = own.config();
                 while (asked.size() < QUESTIONS) {
-                    // As many of the few as of the many.
+                    // Small and large numbers of tokens are equally frequent.
                     int m = (int) Math.exp(random.nextDouble() * Math.log(tokens + 1));
                     float[] hidden = new float[m * config.hiddenDim()];
                     fill(hidden, random, 1);
@@ -324,7 +325,7 @@ public final class Soak implements Callable<Integer> {
             }
         }
 
-        /** One thread changes what is in a slot, or switches it off or on. */
+        /** Changes a slot's adapter, or switches it off or on; one thread at a time. */
         synchronized void change(SplittableRandom random) {
             int slot = random.nextInt(SLOTS);
             int state = random.nextInt(STATES);
@@ -346,7 +347,7 @@ public final class Soak implements Callable<Integer> {
             }
         }
 
-        /** A layer in its place; calls of the old one go on or are told that it is closed. */
+        /** Replaces the layer; calls of the old one finish or throw because it is closed. */
         synchronized void reload() {
             MoeLayer old = layer;
             MoeLayer fresh;
@@ -421,7 +422,7 @@ public final class Soak implements Callable<Integer> {
             }
         }
 
-        /** @param states those that the call has seen; −1 if they aren't known */
+        /** @param states the states that the call has seen; −1 if unknown */
         private void check(Question question, float[] output, @Nullable ChosenExperts chosen, int states) {
             int count = question.hidden.length;
             boolean right = question.slots == null
@@ -447,7 +448,10 @@ public final class Soak implements Callable<Integer> {
             }
         }
 
-        /** Where the first one is, how many there are, and whether it is what another state of the slots gives. */
+        /**
+         * Describes the differences: the first one's position, their number, and whether the output matches another
+         * state of the slots.
+         */
         private static String difference(Question question, float[] output, int states) {
             float[] expected = question.answers[states];
             int first = Arrays.mismatch(output, 0, expected.length, expected, 0, expected.length);
@@ -489,7 +493,7 @@ public final class Soak implements Callable<Integer> {
                 } else {
                     shared.call(random);
                 }
-                // Before the next, so that some are interrupted before they begin and some while they run.
+                // Before the next call, so that some calls are interrupted before they begin and some while they run.
                 if (random.nextBoolean()) {
                     Thread.interrupted();
                 }
@@ -500,7 +504,7 @@ public final class Soak implements Callable<Integer> {
         }
     }
 
-    /** @return whether all went well */
+    /** @return whether everything succeeded */
     private boolean round(List<Shared> layers, SplittableRandom random, Duration length) throws InterruptedException {
         stop = false;
         List<Thread> workers = new ArrayList<>();
@@ -585,18 +589,18 @@ public final class Soak implements Callable<Integer> {
                 samples.getLast());
     }
 
-    // ---- what may not grow
+    // ---- resources that must not grow
 
     /**
-     * What the process has while nothing runs.
+     * The process's resources while nothing runs.
      *
      * @param heap bytes in use after collections
-     * @param off bytes off the heap that Java code took, where the JVM tracks them ({@code
+     * @param off off-heap bytes that Java code allocated, if the JVM tracks them ({@code
      *     -XX:NativeMemoryTracking=summary}); else 0
-     * @param resident bytes
-     * @param files open descriptors
-     * @param mapped regions of mapped files that aren't the JVM's or the system's libraries
-     * @param device MiB of memory in use on NVIDIA's devices; 0 where there are none
+     * @param resident resident bytes
+     * @param files open file descriptors
+     * @param mapped regions of mapped files, without the JVM's and the system's libraries
+     * @param device MiB of memory in use on NVIDIA's devices; 0 without any
      */
     private record Sample(long heap, long off, long resident, long threads, long files, long mapped, long device) {
         private static final Pattern OTHER = Pattern.compile("Other \\(reserved=\\d+, committed=(\\d+)\\)");
@@ -694,8 +698,8 @@ public final class Soak implements Callable<Integer> {
     }
 
     /**
-     * Medians of the last third of the rounds against those of the third before it, by when what is compiled and cached
-     * is there.
+     * Compares the medians of the last third of the rounds with those of the third before it; by then compilation and
+     * caches have settled.
      */
     private List<String> grown() {
         Map<String, Limit> limits = new LinkedHashMap<>();
@@ -717,7 +721,7 @@ public final class Soak implements Callable<Integer> {
         return grown;
     }
 
-    /** What may come on top between two thirds of a run: so much, and that part of what there was. */
+    /** The growth allowed between two thirds of a run: an absolute amount plus a fraction of the earlier value. */
     private record Limit(ToLongFunction<Sample> what, long most, double part) {}
 
     private long median(ToLongFunction<Sample> what, int from, int to) {

@@ -20,13 +20,13 @@ import org.knowm.xchart.style.markers.SeriesMarkers;
 import tools.jackson.jr.ob.JSON;
 
 /**
- * The picture of the first page, from recorded results: how many times as fast as its peers the layer is, by tokens of
- * a call. {@code SpeedPlot OUT.png OURS.json TRITON.json CPU.jsonl}: files of {@code moe bench}, of the Triton kernels
- * and of both on a CPU, ggml's lines first. For Triton it is the ratio of the rates of both GEMMs, GB/s of weights up
- * to 64 tokens and operations above, since each drew experts of its own.
+ * Draws the README's picture from recorded results: the layer's speed relative to other libraries', by tokens per call.
+ * {@code SpeedPlot OUT.png OURS.json TRITON.json CPU.jsonl}: files of {@code moe bench}, of the Triton kernels and of
+ * both on a CPU, ggml's lines first. For Triton it is the ratio of the rates of both GEMMs (GB/s of weights up to 64
+ * tokens, operations per second above), because each run drew its own experts.
  */
 public final class SpeedPlot {
-    /** From here on arithmetic is what takes the time, below it memory. */
+    /** Up to here memory bandwidth limits the speed, above it arithmetic. */
     private static final int MEMORY_TOKENS = 64;
 
     private SpeedPlot() {}
@@ -66,7 +66,7 @@ public final class SpeedPlot {
         BitmapEncoder.saveBitmap(List.of(gpu, cpu), 1, 2, args[0], BitmapEncoder.BitmapFormat.PNG);
     }
 
-    /** What a file of {@code moe bench} has measured. */
+    /** The rows of a {@code moe bench} file. */
     static List<Map<?, ?>> rows(String file) throws IOException {
         List<?> rows =
                 (List<?>) JSON.std.mapFrom(Files.readString(Path.of(file))).get("rows");
@@ -100,7 +100,7 @@ public final class SpeedPlot {
         return chart;
     }
 
-    /** With the peer's own speed, 1, as a line. */
+    /** Draws a chart with a line at 1, the other library's own speed. */
     private static void draw(XYChart chart, Map<String, TreeMap<Integer, Double>> lines) {
         lines.forEach((name, line) -> chart.addSeries(name, List.copyOf(line.keySet()), List.copyOf(line.values())));
         int most = lines.values().stream().mapToInt(TreeMap::lastKey).max().orElseThrow();
