@@ -8,7 +8,7 @@ import org.tornadomoe.kernel.ChosenExperts;
 import org.tornadomoe.quant.ExpertWeights;
 import org.tornadomoe.quant.RouterWeights;
 
-/** A layer of weights that a program has in arrays: no checkpoint, no files. */
+/** Makes a layer from a program's arrays: no checkpoint, no files. */
 class FromArrays {
     public static void main(String[] args) {
         int experts = 8;

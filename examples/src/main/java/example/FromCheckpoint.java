@@ -5,7 +5,7 @@ import org.tornadomoe.MoeLayer;
 import org.tornadomoe.MoeOptions;
 import org.tornadomoe.config.Int8Scheme;
 
-/** CHECKPOINT: a layer of a checkpoint's folder or of a GGUF file, quantised on load by two schemes. */
+/** CHECKPOINT: loads a layer from a checkpoint's folder or a GGUF file, quantised on load in two schemes. */
 class FromCheckpoint {
     public static void main(String[] args) {
         for (Int8Scheme scheme : new Int8Scheme[] {Int8Scheme.W8A8_CHANNEL, Int8Scheme.W8A16_CHANNEL}) {

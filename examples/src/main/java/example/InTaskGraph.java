@@ -16,7 +16,7 @@ import uk.ac.manchester.tornado.api.WorkerGrid1D;
 import uk.ac.manchester.tornado.api.enums.DataTransferMode;
 import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
 
-/** CHECKPOINT: a layer among a program's own tasks; what it computes stays on the device for the next task. */
+/** CHECKPOINT: a layer among a program's own tasks; its output stays on the device for the next task. */
 class InTaskGraph {
     private static final int TOKENS = 4;
 

@@ -8,7 +8,7 @@ import org.tornadomoe.MoeLayer;
 import org.tornadomoe.MoeOptions;
 import org.tornadomoe.observe.MoeListener;
 
-/** CHECKPOINT: one layer, a hundred virtual threads, and a listener that adds up what their calls took. */
+/** CHECKPOINT: one layer, a hundred virtual threads, and a listener that adds up their calls' times. */
 class ManyCallers {
     public static void main(String[] args) {
         LongAdder calls = new LongAdder();

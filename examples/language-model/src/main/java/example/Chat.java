@@ -4,31 +4,31 @@ import java.util.ArrayList;
 import java.util.List;
 import java.util.function.Consumer;
 
-/** Generates text with a decoder, a piece at a time. Thread-safe: one answer after the other. */
+/** Generates text with a decoder, piece by piece. Thread-safe: answers are generated one after the other. */
 record Chat(Text text, Decoder decoder) {
     /**
-     * What was generated and how long it took.
+     * The generated text and its times.
      *
-     * @param promptNanos until the first token
-     * @param nanos from the first token to the last
+     * @param promptNanos nanoseconds until the first token
+     * @param nanos nanoseconds from the first token to the last
      */
     record Answer(String text, int promptTokens, long promptNanos, int tokens, long nanos, boolean ended) {
         double promptSpeed() {
             return 1e9 * promptTokens / promptNanos;
         }
 
-        /** Of the tokens after the first. */
+        /** Tokens per second, after the first. */
         double speed() {
             return 1e9 * (tokens - 1) / nanos;
         }
     }
 
     /**
-     * Generates until the model ends, or so many tokens are there.
+     * Generates until the model ends its answer, or up to a maximum number of tokens.
      *
      * @param prompt at least one token
-     * @param most at least 1
-     * @param pieces is given the text as it comes; a character of several tokens is given when it is whole
+     * @param most maximum number of tokens, at least 1
+     * @param pieces receives the text piece by piece; a character of several tokens comes when it is complete
      */
     synchronized Answer generate(int[] prompt, int most, Sampler sampler, Consumer<String> pieces) {
         if (prompt.length == 0) {
@@ -57,7 +57,7 @@ record Chat(Text text, Decoder decoder) {
             ended = text.ends.contains(next);
         }
         String all = text.decode(tokens);
-        if (all.length() > said.length()) { // what isn't a whole character
+        if (all.length() > said.length()) { // an incomplete character
             pieces.accept(all.substring(said.length()));
         }
         return new Answer(all, prompt.length, first - start, tokens.size(), System.nanoTime() - first, ended);

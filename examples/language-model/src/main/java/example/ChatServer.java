@@ -18,8 +18,8 @@ import tools.jackson.core.JacksonException;
 import tools.jackson.jr.ob.JSON;
 
 /**
- * {@code POST /v1/chat/completions} as OpenAI's clients and LangChain4j's {@code OpenAiChatModel} ask: whole, or as a
- * stream of events. Listens to this machine alone.
+ * Serves {@code POST /v1/chat/completions} for OpenAI's clients and LangChain4j's {@code OpenAiChatModel}, as one
+ * response or as a stream of events. Accepts connections from this machine only.
  */
 final class ChatServer implements AutoCloseable {
     private static final int MOST_BYTES = 1 << 20;
@@ -108,7 +108,7 @@ final class ChatServer implements AutoCloseable {
         return number;
     }
 
-    /** A client that has gone ends the answer: the next event can't be written. */
+    /** Writes an event. If the client has disconnected, the write fails, which ends the answer. */
     private static void event(OutputStream out, Map<String, String> delta, String finish) {
         try {
             Map<String, Object> choice = finish.isEmpty()

@@ -14,9 +14,9 @@ import org.tornadomoe.quant.Progress;
 import org.tornadomoe.quant.QuantizedWeights;
 import org.tornadomoe.quant.WeightRows;
 
-/** A model as it lies in a folder of safetensors or in a GGUF file. */
+/** A model in a folder of safetensors or in a GGUF file. */
 final class CheckpointModel extends Model {
-    /** In Hugging Face's files and in GGUF's. */
+    /** A tensor's names in Hugging Face's files and in GGUF. */
     private enum Name {
         EMBEDDING("model.embed_tokens", "token_embd"),
         NORM("model.norm", "output_norm"),
@@ -44,7 +44,7 @@ final class CheckpointModel extends Model {
     final Path path;
     final MoeCheckpoint checkpoint;
 
-    /** GGUF's name of the architecture; null of safetensors. */
+    /** GGUF's name of the architecture; null for safetensors. */
     private final String gguf;
 
     static CheckpointModel open(Path path) {
@@ -66,7 +66,7 @@ final class CheckpointModel extends Model {
                 !checkpoint.names().contains(tensor(0, Name.QUERY, "bias")), "projections without biases", "biases");
     }
 
-    /** What the configuration says, by the names that Hugging Face's has and GGUF's. */
+    /** The configuration's fields, by Hugging Face's and GGUF's names. */
     private record Fields(Path path, MoeCheckpoint checkpoint, String gguf) {
         Fields(Path path, MoeCheckpoint checkpoint) {
             this(path, checkpoint, (String) checkpoint.field("general.architecture"));
@@ -77,7 +77,7 @@ final class CheckpointModel extends Model {
             int layers = checkpoint.layers();
             require(checkpoint.moeLayers().size() == layers, "an MoE layer in each", checkpoint.moeLayers());
             Map<?, ?> rope = checkpoint.field("rope_parameters") instanceof Map<?, ?> fields ? fields : Map.of();
-            // What changes the numbers and isn't here.
+            // Refuses features that would change the numbers and aren't implemented.
             Object scaled = rope.isEmpty() ? value("rope_scaling", "rope.scaling.type") : rope.get("rope_type");
             boolean plain = scaled == null || scaled.equals("default") || scaled.equals("none");
             require(plain, "plain rotary positions", scaled);
@@ -219,7 +219,10 @@ final class CheckpointModel extends Model {
         return matrix(layer, Name.OUTPUT);
     }
 
-    /** A head's first half is rotated with its second. llama.cpp has them side by side in this architecture's files. */
+    /**
+     * Reorders the rows so that a head's first half is rotated with its second. In this architecture's files llama.cpp
+     * stores each pair side by side.
+     */
     private WeightRows inHalves(WeightRows of) {
         if (!"llama".equals(gguf)) {
             return of;

@@ -12,8 +12,8 @@ import org.tornadomoe.kernel.Cleanup;
 import org.tornadomoe.quant.Int8Experts;
 
 /**
- * The decoder in plain Java with the Vector API; MoE layers are the library's. A token's bits don't depend on what else
- * is computed with it: no sum is over tokens, and each goes in the same order.
+ * The decoder in plain Java with the Vector API; the library computes the MoE layers. A token's bits don't depend on
+ * what else is computed with it: no sum goes over tokens, and every sum has a fixed order.
  */
 final class CpuDecoder implements Decoder {
     private static final int BLOCK = Int8Matrix.BLOCK;
@@ -53,7 +53,7 @@ final class CpuDecoder implements Decoder {
         }
     }
 
-    /** Tokens that are appended to a sequence. */
+    /** Tokens to append to a sequence. */
     record Step(Cache sequence, int[] tokens) {}
 
     private final Model model;
@@ -62,10 +62,10 @@ final class CpuDecoder implements Decoder {
     private final float[] norm;
     private final List<Layer> layers = new ArrayList<>();
 
-    /** Of each position that was asked for. */
+    /** The rotations of all positions so far. */
     private final List<float[]> rotations = new ArrayList<>();
 
-    /** @param options of the MoE layers; their {@code maxTokens} are the most of a {@link #hidden} */
+    /** @param options the MoE layers' options; their {@code maxTokens} limits the tokens of a {@link #hidden} call */
     CpuDecoder(Model model, MoeOptions options) {
         this.model = model;
         embedding = new Int8Matrix(model.embedding());
@@ -117,7 +117,7 @@ final class CpuDecoder implements Decoder {
         return logits(last, 1);
     }
 
-    /** [tokens, vocabulary] of what {@link #hidden} gave. */
+    /** The logits [tokens, vocabulary] of the result of {@link #hidden}. */
     float[] logits(float[] hidden, int tokens) {
         float[] logits = new float[tokens * model.sizes.vocabulary()];
         head.multiply(hidden, tokens, logits);
@@ -127,7 +127,7 @@ final class CpuDecoder implements Decoder {
     /**
      * Appends tokens to sequences, all computed together.
      *
-     * @return [tokens, hidden], what the head takes, in the order of the steps
+     * @return [tokens, hidden], the head's input, in the order of the steps
      */
     float[] hidden(Step... steps) {
         int tokens = Arrays.stream(steps).mapToInt(step -> step.tokens.length).sum();
@@ -184,7 +184,7 @@ final class CpuDecoder implements Decoder {
         }
     }
 
-    /** Each row of as many values as there are gains, by its root mean square. */
+    /** RMS norm of each row; a row has as many values as {@code gains}. */
     private void norm(float[] x, float[] gains, float[] into) {
         for (int at = 0; at < x.length; at += gains.length) {
             norm(x, at, gains, into);
@@ -202,7 +202,9 @@ final class CpuDecoder implements Decoder {
         }
     }
 
-    /** Norms and rotates a token's queries, in place, and its keys, and puts these and its values into the cache. */
+    /**
+     * Norms and rotates a token's queries, in place, and its keys, and writes its keys and values into the KV cache.
+     */
     private void remember(int number, Layer layer, float[] qkv, int token, Cache cache, int position) {
         int d = model.sizes.headDim();
         int query = token * model.sizes.qkv();
@@ -236,7 +238,7 @@ final class CpuDecoder implements Decoder {
         }
     }
 
-    /** What the query heads of one key head see of the first {@code positions}. */
+    /** Attention of one key head's query heads to the first {@code positions}. */
     private void attend(int layer, int kvHead, float[] qkv, int token, Cache cache, int positions, float[] into) {
         int d = model.sizes.headDim();
         int group = model.sizes.heads() / model.sizes.kvHeads();
@@ -273,7 +275,7 @@ final class CpuDecoder implements Decoder {
         }
     }
 
-    /** A query times four vectors of keys. */
+    /** Multiplies a query by four vectors of keys. */
     private static void products(float[] keys, int at, float[] q, int from, int d, float[] scores, int to) {
         FloatVector s0 = FloatVector.zero(Int8Matrix.F);
         FloatVector s1 = FloatVector.zero(Int8Matrix.F);
@@ -294,8 +296,8 @@ final class CpuDecoder implements Decoder {
     }
 
     /**
-     * Makes exp(scale · (score − the greatest)) of the first {@code count} scores and gives their sum. With a
-     * polynomial of its own, since Java's vectors have other last bits before the compiler comes to them than after.
+     * Replaces the first {@code count} scores by exp(scale · (score − maximum)) and returns their sum. It uses its own
+     * polynomial, because the exp of Java's vectors has different last bits before and after C2 compiles it.
      */
     private static float exponentials(float[] scores, int count, float scale) {
         float greatest = Float.NEGATIVE_INFINITY;
@@ -307,8 +309,8 @@ final class CpuDecoder implements Decoder {
                     .sub(greatest)
                     .mul(scale)
                     .max(-87f)
-                    .min(0f); // beyond the count lies what isn't used
-            FloatVector shifted = x.fma(1.4426950408889634f, 0x1.8p23f); // rounds to a whole number in its low bits
+                    .min(0f); // unused values follow after count
+            FloatVector shifted = x.fma(1.4426950408889634f, 0x1.8p23f); // rounds to an integer in the low bits
             FloatVector whole = shifted.sub(0x1.8p23f);
             FloatVector r = whole.fma(FloatVector.broadcast(Int8Matrix.F, -0.693359375f), x);
             r = whole.fma(FloatVector.broadcast(Int8Matrix.F, 2.12194440e-4f), r);

@@ -1,13 +1,13 @@
 package example;
 
-/** Tokens in, what may come next out. Not thread-safe. */
+/** Takes tokens and computes the logits of the next one. Not thread-safe. */
 interface Decoder extends AutoCloseable {
-    /** The most tokens that are computed together. */
+    /** The maximum number of tokens that are computed together. */
     int CHUNK = 512;
 
-    /** What has been said so far: the keys and values of its tokens. */
+    /** The tokens so far: their keys and values. */
     interface Sequence {
-        /** Tokens in it. */
+        /** The number of its tokens. */
         int length();
     }
 
@@ -16,16 +16,16 @@ interface Decoder extends AutoCloseable {
     /**
      * Appends tokens to a sequence.
      *
-     * @return [vocabulary], the logits after the last
+     * @return [vocabulary], the logits after the last token
      */
     float[] append(Sequence sequence, int... tokens);
 
-    /** Appends a token, and gives that of the greatest logit after it. */
+    /** Appends a token and returns the token with the largest logit after it. */
     default int appendGreedily(Sequence sequence, int token) {
         return Sampler.greatest(append(sequence, token));
     }
 
-    /** Which kernels serve the MoE layers, and where. */
+    /** The MoE layers' kernels and device. */
     String kernels();
 
     @Override

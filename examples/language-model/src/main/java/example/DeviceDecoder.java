@@ -28,21 +28,21 @@ import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
 import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 
 /**
- * The decoder as one plan of TornadoVM's: the embedding, every layer, the head and the choice of a token run on the
- * device, one after the other; tokens go there, and the next comes back. One sequence at a time.
+ * The decoder as one TornadoVM plan: the embedding, every layer, the head and the choice of a token run on the device,
+ * one after the other. Tokens go there, and the next token comes back. One sequence at a time.
  *
- * <p>A task graph takes a few layers only, since TornadoVM has 8 KB and 1024 nodes for it. So there are several, and
- * hidden states stay on the device from one to the next. Where prompts are read in chunks, there are as many graphs
- * once more for single tokens, recorded as CUDA graphs, with the same experts and the same cache.
+ * <p>A task graph holds only a few layers, because TornadoVM limits it to 8 KB and 1024 nodes. So there are several
+ * graphs, and hidden states stay on the device from one to the next. If prompts are read in chunks, there is a second
+ * set of graphs for single tokens, recorded as CUDA graphs, with the same experts and the same KV cache.
  */
 final class DeviceDecoder implements Decoder {
     private static final int GROUP = DeviceKernels.GROUP;
     private static final int PARTS = DeviceKernels.PARTS;
 
-    /** What the matrices outside of the experts are quantised in. */
+    /** The scheme of the matrices outside the experts. */
     private static final Int8Scheme DENSE = Int8Scheme.W8A16_CHANNEL;
 
-    /** A grid of as many groups as a number of tokens needs. */
+    /** A grid whose number of work-groups depends on the number of tokens. */
     private record Grid(WorkerGrid1D worker, int group, IntUnaryOperator groups) {}
 
     private static final class Conversation implements Sequence {
@@ -54,7 +54,7 @@ final class DeviceDecoder implements Decoder {
         }
     }
 
-    /** A matrix in int8 as {@link DeviceKernels} reads it: rows one after the other, four columns an int. */
+    /** An int8 matrix in the layout of {@link DeviceKernels}: rows one after the other, four columns per int. */
     private static final class Packed {
         final int rows;
         final int cols;
@@ -87,20 +87,20 @@ final class DeviceDecoder implements Decoder {
     }
 
     /**
-     * All norms' gains in one array, and where they begin in it: arrays are what most of a graph's 1024 nodes are for,
-     * of which TornadoVM takes no more.
+     * All norms' gains in one array, with their offsets. Arrays use most of a graph's nodes, of which TornadoVM allows
+     * 1024.
      */
     private static final class Gains {
         final FloatArray values;
         final int[] attention;
         final int[] moe;
 
-        /** Of queries, then of keys. */
+        /** The offset of the queries' gains, followed by the keys'. */
         final int[] heads;
 
         final int last;
 
-        /** How many of queries: none, a head's, or all heads'. */
+        /** The number of the queries' gains: none, one head's, or all heads'. */
         final int width;
 
         Gains(Model model) {
@@ -140,7 +140,7 @@ final class DeviceDecoder implements Decoder {
         }
     }
 
-    /** The arrays that a part's layers have beside the MoE layers', each for all of them. */
+    /** A part's arrays beside those of the MoE layers; each array serves all layers of the part. */
     private final class Arrays {
         final int cacheOfLayer = 2 * model.sizes.kvHeads() * model.sizes.headDim() * context;
         final int inputInts = model.sizes.qkv() * (model.sizes.hidden() / 4);
@@ -148,7 +148,7 @@ final class DeviceDecoder implements Decoder {
         final int rows = model.sizes.qkv() + model.sizes.hidden();
         final FloatArray cache;
 
-        /** Of a token's projections; a chunk's have the library's layout. */
+        /** The weights of a single token's projections; a chunk's have the library's layout. */
         final IntArray weights;
 
         final FloatArray weightScales;
@@ -172,7 +172,7 @@ final class DeviceDecoder implements Decoder {
         }
     }
 
-    /** A graph of some layers. */
+    /** A graph with some layers. */
     private final class Part {
         final String name;
         final Part shared;
@@ -187,8 +187,8 @@ final class DeviceDecoder implements Decoder {
 
         /**
          * @param before the part that leaves hidden states on the device for this one; null for the first
-         * @param shared the part that has the same layers' arrays on the device; null for one that sends them there
-         * @param layers at most
+         * @param shared the part that has the same layers' arrays on the device; null to send them there
+         * @param layers maximum number of layers
          */
         Part(String name, FusedMoeConfig config, Part before, Part shared, boolean single, int layers) {
             this.name = name;
@@ -204,8 +204,8 @@ final class DeviceDecoder implements Decoder {
                 there(hidden, output);
             }
             if (shared != null) {
-                // TornadoVM (5.2) looks for all that is consumed in whichever graph ran before, unless that one is
-                // named.
+                // TornadoVM (5.2) looks for everything that a graph consumes in whichever graph ran before, unless that
+                // graph is named.
                 List<String> others =
                         before == null ? List.of("chunk" + (parts - 1), "single" + (parts - 1)) : List.of(before.name);
                 for (String other : others) {
@@ -222,12 +222,12 @@ final class DeviceDecoder implements Decoder {
             }
         }
 
-        /** Arrays that no other graph has. */
+        /** Declares arrays that no other graph has. */
         private void own(Object... arrays) {
             graph.transferToDevice(DataTransferMode.FIRST_EXECUTION, arrays);
         }
 
-        /** Arrays that are on the device before this graph's tasks, which write into some. */
+        /** Declares arrays that are on the device before this graph's tasks; the tasks write some of them. */
         void there(Object... arrays) {
             if (shared == null) {
                 graph.transferToDevice(DataTransferMode.FIRST_EXECUTION, arrays);
@@ -236,7 +236,7 @@ final class DeviceDecoder implements Decoder {
             }
         }
 
-        /** Says how many groups a task has for M tokens. */
+        /** Sets a task's number of work-groups for M tokens. */
         void grid(String task, IntUnaryOperator groups) {
             grid(task, GROUP, groups);
         }
@@ -271,7 +271,7 @@ final class DeviceDecoder implements Decoder {
             grid("embed", tokens -> Math.ceilDiv(tokens * embedding.ints, GROUP));
         }
 
-        /** Adds what a layer gave, and norms. */
+        /** Appends the task that adds a layer's output and norms. */
         void norm(String task, int gainsFrom) {
             graph.task(
                     task,
@@ -288,7 +288,7 @@ final class DeviceDecoder implements Decoder {
             grid(task, DeviceKernels.WIDE, tokens -> tokens);
         }
 
-        /** The same for {@link #project}: of the last token. */
+        /** The same for {@link #project}: for the last token, as digits. */
         void normToDigits(String task, int gainsFrom) {
             graph.task(
                     task,
@@ -306,7 +306,7 @@ final class DeviceDecoder implements Decoder {
             grid(task, DeviceKernels.WIDE, tokens -> 1);
         }
 
-        /** Norms of queries and keys over all heads, where a model has those. */
+        /** Appends norms of queries and keys over all heads, if the model has them. */
         void normHeads(int number) {
             int queries = model.sizes.heads() * model.sizes.headDim();
             if (gains.width > model.sizes.headDim()) {
@@ -339,7 +339,7 @@ final class DeviceDecoder implements Decoder {
             return gains.width == model.sizes.headDim() ? 1 : 0;
         }
 
-        /** A token's: what is in {@link #digits} times rows of weights that begin somewhere in an array. */
+        /** Appends a single token's projection: {@link #digits} times rows of weights from an offset in an array. */
         void project(
                 String task,
                 IntArray weights,
@@ -365,7 +365,7 @@ final class DeviceDecoder implements Decoder {
             grid(task, tokens -> Math.ceilDiv(rows, DeviceKernels.ROWS));
         }
 
-        /** A token: hidden states to {@code output}. */
+        /** Appends a single token's attention: hidden states to {@code output}. */
         void attendSingle(int number) {
             Model.Sizes sizes = model.sizes;
             String n = "_" + number;
@@ -422,7 +422,7 @@ final class DeviceDecoder implements Decoder {
                     width);
         }
 
-        /** A chunk's tokens. */
+        /** Appends the attention of a chunk's tokens. */
         void attendChunk(int number, Int8Tensor inputWeights, Int8Tensor outputWeights) {
             Model.Sizes sizes = model.sizes;
             String n = "_" + number;
@@ -484,7 +484,7 @@ final class DeviceDecoder implements Decoder {
             layers++;
         }
 
-        /** Leaves hidden states, and what is to be added to them, on the device for the next part. */
+        /** Leaves the hidden states and the pending addition on the device for the next part. */
         void leave() {
             graph.persistOnDevice(hidden, output);
         }
@@ -508,7 +508,7 @@ final class DeviceDecoder implements Decoder {
 
     private final Model model;
 
-    /** Graphs of either kind. */
+    /** The number of graphs of each kind. */
     private final int parts;
 
     private final int maxTokens;
@@ -520,7 +520,7 @@ final class DeviceDecoder implements Decoder {
     private final FloatArray attended;
     private final FloatArray attendedParts;
 
-    /** What a token's projections multiply. */
+    /** The input of a single token's projections. */
     private final IntArray digits;
 
     private final FloatArray scales;
@@ -534,7 +534,7 @@ final class DeviceDecoder implements Decoder {
     private final IntArray next = new IntArray(1);
     private final Grids scheduler = new Grids();
 
-    /** For chunks of prompts, empty where there are none; then for single tokens. */
+    /** The parts for chunks of prompts (empty without chunks), then those for single tokens. */
     private final List<Part> chunks = new ArrayList<>();
 
     private final List<Part> singles = new ArrayList<>();
@@ -542,15 +542,15 @@ final class DeviceDecoder implements Decoder {
     private Conversation current = new Conversation();
     private TornadoExecutionResult last;
 
-    /** Tokens that the parts were told of last. */
+    /** The number of tokens last set in the parts. */
     private int set;
 
     /**
-     * TornadoVM (5.2) compares names with each of a graph's tasks, twice an execution, until one is the graph's: with
-     * hundreds of names, many of other graphs before it, that is a tenth of a millisecond.
+     * TornadoVM (5.2) compares the scheduler's names with each of a graph's tasks, twice per execution, until one
+     * matches. With hundreds of names, many of other graphs, that takes a tenth of a millisecond.
      */
     private static final class Grids extends GridScheduler {
-        /** One of the graph that is to run; null for all there are. */
+        /** A name of the graph that is about to run; null to show all names. */
         private String name;
 
         @Override
@@ -566,13 +566,13 @@ final class DeviceDecoder implements Decoder {
     }
 
     /**
-     * Brings a model to a device.
+     * Loads a model onto a device.
      *
-     * @param device TornadoVM's, such as {@code cuda:0}; null for the best there is
-     * @param maxTokens of a prompt that are computed together
-     * @param context positions, at most the model's, that the cache has room for
-     * @param layersAGraph as many as TornadoVM's graphs take: four, or eight of the kernels for Hopper
-     * @param recorded whether what single tokens run is recorded as CUDA graphs, where the device has them
+     * @param device TornadoVM's name, such as {@code cuda:0}; null for the best device
+     * @param maxTokens number of a prompt's tokens that are computed together
+     * @param context number of positions in the KV cache, at most the model's
+     * @param layersAGraph layers per TornadoVM graph: at most four, or eight with the kernels for Hopper
+     * @param recorded whether the graphs for single tokens are recorded as CUDA graphs, if the device supports them
      */
     DeviceDecoder(
             Model model,
@@ -664,7 +664,7 @@ final class DeviceDecoder implements Decoder {
         }
     }
 
-    /** A part for chunks, and one for single tokens. */
+    /** Makes a part for chunks, and one for single tokens. */
     private void begin(int number, FusedMoeConfig config, int layers) {
         boolean first = number == 0;
         Part chunk = null;
@@ -682,8 +682,8 @@ final class DeviceDecoder implements Decoder {
     }
 
     /**
-     * Runs each part once, on a token that is written over later: a part finds arrays of another's in its first
-     * execution, and in that of the part that ran before it.
+     * Runs each part once, on a token that is overwritten later, because a part finds another part's arrays only in its
+     * first execution, right after that part has run.
      */
     private void link() {
         chunks.forEach(part -> part.setTokens(1));

@@ -7,39 +7,40 @@ import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 import uk.ac.manchester.tornado.api.utils.QuantizationUtils;
 
 /**
- * What of a decoder is no MoE layer and no matrix of many tokens, for TornadoVM. A step is {@code header[0]} = M tokens
- * of one sequence; {@code step} has the position of the first, then the tokens. Weights are int8, a scale a row, four
- * columns to an int. The activations of a single token that they multiply are integers, too, of 24 bits in three
- * digits of 8: four products and their sum are one instruction ({@code dp4a}), and the precision is a float's.
+ * A decoder's kernels for TornadoVM, except the MoE layers and the matrix products of many tokens. A step is {@code
+ * header[0]} = M tokens of one sequence; {@code step} has the position of the first, then the tokens. Weights are int8
+ * with one scale per row, four columns packed per int. The activations of a single token are quantised to 24-bit
+ * integers, three digits of 8 bits, so that one instruction ({@code dp4a}) computes four products and their sum with a
+ * float's precision.
  */
 final class DeviceKernels {
-    /** Work-items of a group. */
+    /** Work-items per work-group. */
     static final int GROUP = 256;
 
-    /** Work-items of a group of the norms over all of a token. */
+    /** Work-items per work-group, for norms over a whole token. */
     static final int WIDE = 1024;
 
-    /** Work-items that share a row of weights, of {@link #project}, or that have positions side by side. */
+    /** Work-items that share a row of weights in {@link #project}, or that have consecutive positions. */
     static final int LANES = 32;
 
-    /** Rows of weights of a group of {@link #project}. */
+    /** Rows of weights per work-group in {@link #project}. */
     static final int ROWS = GROUP / LANES;
 
-    /** Parts that the positions are in for {@link #attendPart}. */
+    /** The number of parts of the positions in {@link #attendPart}. */
     static final int PARTS = 16;
 
-    /** Queries of a group of {@link #attend}. */
+    /** Queries per work-group in {@link #attend}. */
     static final int QUERIES = 16;
 
-    /** Groups of {@link #chooseParts}. */
+    /** Work-groups of {@link #chooseParts}. */
     static final int CHOICES = 128;
 
-    /** What the greatest of a block's activations becomes: three digits have up to 127 · 65793. */
+    /** The integer for the largest activation of a block: three digits hold up to 127 · 65793. */
     private static final float GREATEST = 127.0f * 65536.0f;
 
     private DeviceKernels() {}
 
-    /** {@code hidden[t]} = the embedding of token t, to which nothing is to be added. Grid: a work-item an int. */
+    /** {@code hidden[t]} = the embedding of token t; sets the pending addition to zero. Grid: one work-item per int. */
     static void embed(
             KernelContext ctx,
             IntArray header,
@@ -64,8 +65,8 @@ final class DeviceKernels {
     }
 
     /**
-     * What a layer gave is added to the hidden states, and each token's over their root mean square, times gains, are
-     * normed. Grid: a group of {@value #WIDE} a token.
+     * Adds a layer's output to the hidden states, and writes each token's RMS norm: hidden states divided by their root
+     * mean square, times gains. Grid: one work-group of {@value #WIDE} per token.
      */
     static void addAndNorm(
             KernelContext ctx,
@@ -83,7 +84,7 @@ final class DeviceKernels {
         int at = t * width;
         int end = t < header.get(0) ? width : 0;
         float sum = 0.0f;
-        for (int i = lane; i < end; i += WIDE) { // writes nothing, so that many reads are on their way at once
+        for (int i = lane; i < end; i += WIDE) { // no writes, so that many reads are in flight at once
             float value = hidden.get(at + i) + output.get(at + i);
             sum += value * value;
         }
@@ -104,8 +105,8 @@ final class DeviceKernels {
     }
 
     /**
-     * The same of the last token alone, normed into digits: [3, width / 4] ints, the least digits first, and the scale
-     * of each {@value #GROUP} ints. Grid: a group of {@value #WIDE}.
+     * The same for the last token only, with the norm as digits: [3, width / 4] ints, the lowest digits first, and one
+     * scale for each {@value #GROUP} ints. Grid: one work-group of {@value #WIDE}.
      */
     static void addAndNormToDigits(
             KernelContext ctx,
@@ -194,14 +195,14 @@ final class DeviceKernels {
         return (int) TornadoMath.floor(value + 0.5f);
     }
 
-    /** The same digit of four numbers. Digits are -128 to 127, so what is below 0 borrows from the next one. */
+    /** The same digit of four numbers. Digits are -128 to 127, so a negative digit borrows from the next one. */
     private static int digit(int q0, int q1, int q2, int q3, int shift) {
         return q0 >> shift & 0xFF | (q1 >> shift & 0xFF) << 8 | (q2 >> shift & 0xFF) << 16 | q3 >> shift << 24;
     }
 
     /**
      * A norm over all heads together, in place: {@code width} values from {@code from} on of each token's {@code
-     * stride}. Grid: a group a token.
+     * stride}. Grid: one work-group per token.
      */
     static void normHeads(
             KernelContext ctx,
@@ -237,8 +238,8 @@ final class DeviceKernels {
     }
 
     /**
-     * {@code y[n] = weightScales[n] · Σ x[k] · w[n][k]} of one token, x in {@code digits}. {@value #LANES} lanes share
-     * a row of weights, eight reads of it on their way at once. Grid: a group for {@value #ROWS} rows.
+     * {@code y[n] = weightScales[n] · Σ x[k] · w[n][k]} for one token, x in {@code digits}. {@value #LANES} work-items
+     * share a row of weights, with eight reads of it in flight at once. Grid: one work-group per {@value #ROWS} rows.
      */
     static void project(
             KernelContext ctx,
@@ -313,7 +314,7 @@ final class DeviceKernels {
         }
     }
 
-    /** As {@link #project}, the same bits, for devices without the instruction. */
+    /** Like {@link #project}, with the same bits, for devices without the instruction. */
     static void projectPortable(
             KernelContext ctx,
             IntArray digits,
@@ -367,14 +368,14 @@ final class DeviceKernels {
     }
 
     /**
-     * Norms each head of queries and keys with {@code norms} 1, rotates them, and puts keys and values into the cache.
-     * Grid: a group for each head of queries and of keys of each token.
+     * If {@code norms} is 1, norms each head of queries and keys. Rotates them, and writes keys and values into the KV
+     * cache. Grid: one work-group per query head and key head of each token.
      *
      * @param qkv [M, (heads + 2 kvHeads) d]; the queries stay in it
-     * @param rotations [context, d]: cosines, then sines, of half a head each
-     * @param gains of queries from {@code gainsFrom} on, then of keys
-     * @param cache of each layer [kvHeads, d, context] keys, so that a work-item reads beside its neighbour, from
-     *     {@code keys} on, then [kvHeads, context, d] values
+     * @param rotations [context, d]: cosines, then sines, for half a head each
+     * @param gains the queries' gains from {@code gainsFrom} on, then the keys'
+     * @param cache for each layer, from {@code keys} on, keys as [kvHeads, d, context], so that neighbouring work-items
+     *     read neighbouring values, then values as [kvHeads, context, d]
      */
     static void rotateHeads(
             KernelContext ctx,
@@ -438,13 +439,13 @@ final class DeviceKernels {
     }
 
     /**
-     * What {@link #rotateHeads} does of many tokens, of one, then attention of one of its heads to one of {@value
-     * #PARTS} parts of all positions up to its own, {@value #LANES} at a time: work-items side by side have positions
-     * side by side, the groups' eight rows of work-items an eighth of the head each. {@code d} is a multiple of 8 that
-     * divides {@value #GROUP}. Grid: a group for each part of each head.
+     * Does for one token what {@link #rotateHeads} does for many. Then computes the attention of one of its heads to
+     * one of {@value #PARTS} parts of all positions up to its own, {@value #LANES} positions at a time. Neighbouring
+     * work-items have neighbouring positions; each of the work-group's eight rows of work-items has an eighth of the
+     * head. {@code d} is a multiple of 8 that divides {@value #GROUP}. Grid: one work-group for each part of each head.
      *
-     * @param parts [heads, {@value #PARTS}, d + 2]: the values' sum by {@code exp(score - greatest)}, the greatest
-     *     score, and the sum of those weights
+     * @param parts [heads, {@value #PARTS}, d + 2]: the sum of the values weighted by {@code exp(score - greatest)},
+     *     the greatest score, and the sum of these weights
      */
     static void attendPart(
             KernelContext ctx,
@@ -475,7 +476,7 @@ final class DeviceKernels {
         int share = (positions + 8 * PARTS - 1) / (8 * PARTS) * 8;
         int begin = part * share;
         int end = begin + share < positions ? begin + share : positions;
-        // The query, then, in the part that the token itself is in, its key, which all heads put there alike.
+        // Computes the query and, in the part that contains the token itself, its key; all heads write the same key.
         int made = end == positions && begin < end ? 2 : 1;
         for (int which = 0; which < made; which++) {
             int at = which == 0 ? head * d : (heads + kvHead) * d;
@@ -578,8 +579,8 @@ final class DeviceKernels {
     }
 
     /**
-     * Puts the parts of {@link #attendPart} together, [heads, d], into digits as {@link #addAndNormToDigits} does.
-     * Grid: a group for {@value #GROUP} ints.
+     * Combines the parts of {@link #attendPart}, [heads, d], into digits like {@link #addAndNormToDigits}. Grid: one
+     * work-group per {@value #GROUP} ints.
      */
     static void attendAll(KernelContext ctx, FloatArray parts, IntArray digits, FloatArray scales, int heads, int d) {
         float[] reduced = ctx.allocateFloatLocalArray(GROUP);
@@ -638,11 +639,11 @@ final class DeviceKernels {
     }
 
     /**
-     * Attention of many tokens, each to all positions up to its own, {@value #GROUP} at a time, with a running maximum
-     * and sum. {@value #QUERIES} queries go together that see the same keys: {@code share} heads of as many tokens as
-     * that makes. A work-item has the scores of two positions and half of the queries, then a column of all queries'
-     * outputs. {@code d} is a multiple of 8 that divides {@value #GROUP}. Grid: a group for each share of the heads of
-     * so many tokens.
+     * Attention of many tokens, each to all positions up to its own, {@value #GROUP} positions at a time, with a
+     * running maximum and sum. A work-group has {@value #QUERIES} queries that see the same keys: {@code share} heads
+     * of {@value #QUERIES} / {@code share} tokens. A work-item computes the scores of two positions and half of the
+     * queries, then a column of all queries' outputs. {@code d} is a multiple of 8 that divides {@value #GROUP}. Grid:
+     * one work-group for each share of the heads of that many tokens.
      *
      * @param share a power of two that divides heads by kvHeads, at most {@value #QUERIES}
      */
@@ -669,7 +670,7 @@ final class DeviceKernels {
         int tokens = header.get(0);
         int together = QUERIES / share;
         int shares = heads / share;
-        // The last tokens, which see most, begin.
+        // Starts with the last tokens, which see the most positions.
         int block = (tokens + together - 1) / together - 1 - ctx.groupIdx / shares;
         int head0 = (ctx.groupIdx - ctx.groupIdx / shares * shares) * share;
         int kvHead = head0 / (heads / kvHeads);
@@ -692,7 +693,7 @@ final class DeviceKernels {
         }
         int lane = lid % (GROUP / 2);
         int half = lid / (GROUP / 2) * (QUERIES / 2);
-        int own = lid / QUERIES; // of the queries, in the softmax
+        int own = lid / QUERIES; // its query in the softmax
         int begin = own * GROUP + lid % QUERIES;
         int seen = step.get(0) + t0 + own / share + 1;
         int rows = GROUP / d;
@@ -781,7 +782,7 @@ final class DeviceKernels {
             scores[put + 7 * GROUP] = s7a;
             scores[put + 7 * GROUP + GROUP / 2] = s7b;
             ctx.localBarrier();
-            // Each query's sixteen work-items have every sixteenth of its scores.
+            // Each of a query's sixteen work-items has every sixteenth of its scores.
             float most = -1.0e30f;
             for (int i = 0; i < GROUP; i += QUERIES) {
                 if (from + lid % QUERIES + i < seen) {
@@ -891,7 +892,7 @@ final class DeviceKernels {
     }
 
     /**
-     * The greatest of each part of the logits, and where it is, the first of several. Grid: {@value #CHOICES} groups.
+     * Finds the largest logit of each part and its index, on ties the first. Grid: {@value #CHOICES} work-groups.
      *
      * @param places [{@value #CHOICES}]
      */
@@ -926,7 +927,9 @@ final class DeviceKernels {
         }
     }
 
-    /** {@code next[0]} = where the greatest logit is, of {@link #chooseParts}' places. Grid: one group. */
+    /**
+     * {@code next[0]} = the index of the largest logit among the places of {@link #chooseParts}. Grid: one work-group.
+     */
     static void choose(KernelContext ctx, FloatArray logits, IntArray places, IntArray next) {
         float[] values = ctx.allocateFloatLocalArray(GROUP);
         int[] there = ctx.allocateIntLocalArray(GROUP);

@@ -14,7 +14,7 @@ import java.util.random.RandomGenerator;
 import org.tornadomoe.MoeOptions;
 import org.tornadomoe.config.Int8Scheme;
 
-/** The program: see {@link #USAGE}. */
+/** The main program: see {@link #USAGE}. */
 class Generate {
     static final String USAGE = """
         Generate MODEL --prompt TEXT [--tokens 128] [--temperature 0] [--top-p 1] [--seed 0] [--raw]
@@ -112,7 +112,7 @@ class Generate {
                 memory());
     }
 
-    /** What the process has taken at most, where Linux tells; else the heap. */
+    /** The process's peak memory on Linux; elsewhere the heap. */
     private static String memory() throws IOException {
         Path status = Path.of("/proc/self/status");
         if (Files.isReadable(status)) {
@@ -125,7 +125,7 @@ class Generate {
         return (Runtime.getRuntime().totalMemory() >> 20) + " MiB of heap";
     }
 
-    /** As llama-bench does: a prompt of random tokens, and tokens one after another from an empty sequence. */
+    /** Measures like llama-bench: a prompt of random tokens, and tokens one after another from an empty sequence. */
     static void bench(Model model, Decoder decoder, Map<String, String> options) {
         int prompt = Integer.parseInt(options.getOrDefault("pp", "512"));
         int tokens = Integer.parseInt(options.getOrDefault("tg", "128"));
@@ -148,7 +148,7 @@ class Generate {
         if (tokens == 0) {
             return;
         }
-        run.run(); // and compiles
+        run.run(); // warm-up, compiles
         List<Double> speeds = new ArrayList<>();
         for (int i = 0; i < repeats; i++) {
             long start = System.nanoTime();

@@ -14,8 +14,9 @@ import org.tornadomoe.quant.Int8Tensor;
 import org.tornadomoe.quant.WeightRows;
 
 /**
- * A matrix [rows, cols] in int8, a scale a row, times float vectors. Some rows lie together, column by column, so that
- * a lane is a row: nothing is summed across lanes, and a product's bits don't depend on what else is multiplied.
+ * An int8 matrix [rows, cols] with one scale per row, multiplied by float vectors. Blocks of rows are stored column by
+ * column, so that a vector lane is a row: no sum goes across lanes, and a product's bits don't depend on what else is
+ * multiplied.
  */
 final class Int8Matrix {
     static final VectorSpecies<Float> F = FloatVector.SPECIES_PREFERRED;
@@ -23,15 +24,15 @@ final class Int8Matrix {
     private static final VectorSpecies<Byte> B =
             VectorSpecies.of(byte.class, VectorShape.forBitSize(Math.max(64, 8 * LANES)));
 
-    /** Rows of a block: eight vectors, so that a token's products read a block once, from front to back. */
+    /** Rows per block: eight vectors, so that a token's products read a block once, from front to back. */
     static final int BLOCK = 8 * LANES;
 
-    /** Tokens that a weight is widened for once. */
+    /** The number of tokens for which a weight is widened once. */
     private static final int TOGETHER = 4;
 
     final int rows;
     final int cols;
-    private final byte[] values; // [blocks, cols, BLOCK], and what a last vector reads beyond
+    private final byte[] values; // [blocks, cols, BLOCK], and padding for the last vector
     private final float[] scales; // [blocks * BLOCK]
 
     Int8Matrix(WeightRows weights) {
@@ -59,7 +60,7 @@ final class Int8Matrix {
         return values.length + 4L * scales.length;
     }
 
-    /** A row as floats: an embedding's. */
+    /** Reads a row as floats, for an embedding. */
     void row(int row, float[] into, int at) {
         int from = row / BLOCK * cols * BLOCK + row % BLOCK;
         for (int c = 0; c < cols; c++) {
@@ -97,7 +98,10 @@ final class Int8Matrix {
         return (FloatVector) ByteVector.fromArray(B, values, at).convertShape(VectorOperators.B2F, F, 0);
     }
 
-    /** Eight vectors of rows, one token. C2 keeps sums in registers only if each has a name and stays in its method. */
+    /**
+     * Multiplies eight vectors of rows by one token. C2 keeps sums in registers only if each has a name and stays in
+     * its method.
+     */
     private void one(int at, float[] x, int from, float[] tile, int to) {
         FloatVector s0 = FloatVector.zero(F);
         FloatVector s1 = FloatVector.zero(F);
@@ -129,7 +133,7 @@ final class Int8Matrix {
         s7.intoArray(tile, to + 7 * LANES);
     }
 
-    /** Two vectors of rows, four tokens. */
+    /** Multiplies two vectors of rows by four tokens. */
     private void four(int at, float[] x, int from, float[] tile, int to) {
         int x1 = from + cols;
         int x2 = x1 + cols;

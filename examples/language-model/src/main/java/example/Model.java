@@ -7,14 +7,14 @@ import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.WeightRows;
 
 /**
- * A decoder's sizes, and its tensors by what they are for. Qwen3-MoE, OLMoE and Mixtral differ in the norms of queries
- * and keys alone: of each head, of all heads together, none.
+ * A decoder's sizes, and its tensors by role. Qwen3-MoE, OLMoE and Mixtral differ only in the norms of queries and
+ * keys: one per head, one over all heads together, none.
  */
 abstract class Model implements AutoCloseable {
     /**
-     * @param headDim values of a head of queries, keys or values; even
-     * @param context the most positions of a sequence
-     * @param theta the base of the rotations' frequencies
+     * @param headDim values per head of queries, keys or values; even
+     * @param context maximum number of positions of a sequence
+     * @param theta the base of the rotation frequencies
      */
     record Sizes(
             int layers,
@@ -26,7 +26,7 @@ abstract class Model implements AutoCloseable {
             int context,
             float epsilon,
             double theta) {
-        /** Rows of {@link Model#attentionInput}. */
+        /** The number of rows of {@link Model#attentionInput}. */
         int qkv() {
             return (heads + 2 * kvHeads) * headDim;
         }
@@ -40,26 +40,26 @@ abstract class Model implements AutoCloseable {
         this.sizes = sizes;
     }
 
-    /** A checkpoint, by its path or its name in Hugging Face's cache; or one of {@link RandomModel}'s. */
+    /** Opens a checkpoint, by its path or its name in Hugging Face's cache, or a {@link RandomModel}. */
     static Model open(String name) {
         return name.startsWith("random:")
                 ? new RandomModel(name)
                 : CheckpointModel.open(CheckpointName.of(name).path());
     }
 
-    /** Family and format, for people. */
+    /** Family and format, in human-readable form. */
     abstract String description();
 
-    /** The tokenizer; null of a model that has none. */
+    /** The tokenizer; null if the model has none. */
     abstract Text text() throws IOException;
 
     /** [vocabulary, hidden] */
     abstract WeightRows embedding();
 
-    /** [vocabulary, hidden]; null where the embedding serves. */
+    /** [vocabulary, hidden]; null if the embedding serves as the head. */
     abstract WeightRows head();
 
-    /** [hidden], of the last norm. */
+    /** [hidden], the gains of the last norm. */
     abstract float[] norm();
 
     /** [hidden] */
@@ -68,10 +68,10 @@ abstract class Model implements AutoCloseable {
     /** Queries, keys and values, one after the other: [(heads + 2 * kvHeads) * headDim, hidden]. */
     abstract WeightRows attentionInput(int layer);
 
-    /** [headDim] where each head has its norm, [heads * headDim] where all have one; null for none. */
+    /** [headDim] if each head has its own norm, [heads * headDim] if all heads share one; null for none. */
     abstract float[] queryNorm(int layer);
 
-    /** Likewise, of keys. */
+    /** The same for keys. */
     abstract float[] keyNorm(int layer);
 
     /** [hidden, heads * headDim] */
@@ -80,13 +80,16 @@ abstract class Model implements AutoCloseable {
     /** [hidden] */
     abstract float[] moeNorm(int layer);
 
-    /** To be closed by the caller. Without a scheme in that which the checkpoint is stored in, or suits. */
+    /**
+     * The experts, which the caller must close. Without a scheme, in the checkpoint's stored scheme or the one that
+     * suits it.
+     */
     abstract Int8Experts experts(int layer, Int8Scheme scheme);
 
-    /** Throws if what was read isn't what was opened. */
+    /** Throws if the files have changed since they were opened. */
     abstract void requireUnchanged();
 
-    /** Cosines, then sines, of the angles that a head's halves are rotated by at a position: [headDim]. */
+    /** The cosines, then sines, of the angles by which a head's halves are rotated at a position: [headDim]. */
     float[] rotation(int position) {
         int half = sizes.headDim / 2;
         float[] rotation = new float[sizes.headDim];

@@ -12,8 +12,9 @@ import org.tornadomoe.quant.RouterWeights;
 import org.tornadomoe.quant.WeightRows;
 
 /**
- * A model of random numbers, to measure one that isn't there: {@code random:qwen3-30b-a3b} or {@code random:small}, 16
- * layers of 16 experts, with {@code :LAYERS} behind it for fewer. On the host its layers share their experts' weights.
+ * A model with random weights, to measure one that you don't have: {@code random:qwen3-30b-a3b} or {@code random:small}
+ * (16 layers of 16 experts); append {@code :LAYERS} for fewer layers. On the host its layers share their experts'
+ * weights.
  */
 final class RandomModel extends Model {
     private final FusedMoeConfig config;

@@ -6,10 +6,10 @@ import java.util.random.RandomGenerator;
 import java.util.stream.IntStream;
 
 /**
- * Which token comes next.
+ * Chooses the next token.
  *
- * @param temperature 0 for the greatest logit
- * @param topP of the likeliest tokens only as many as have this probability together
+ * @param temperature 0 for the largest logit
+ * @param topP samples only from the likeliest tokens that together have this probability
  */
 record Sampler(double temperature, double topP, RandomGenerator random) {
     static int greatest(float[] logits) {
@@ -34,7 +34,7 @@ record Sampler(double temperature, double topP, RandomGenerator random) {
             p[i] = Math.exp((logits[i] - logits[greatest]) / temperature);
         }
         double all = Arrays.stream(p).sum();
-        // What is less likely than this can't be in any nucleus: those before it have more than topP together.
+        // A token less likely than this can't be in the nucleus: the tokens before it have more than topP together.
         double least = all * (1 - topP) / p.length;
         int[] likely = IntStream.range(0, p.length)
                 .filter(i -> p[i] >= least)

@@ -18,8 +18,9 @@ import java.util.Set;
 import tools.jackson.jr.ob.JSON;
 
 /**
- * Text to tokens and back, by Hugging Face's tokenizers: with a folder's {@code tokenizer.json}, or with one made of a
- * GGUF file's vocabulary. Chat templates are known by what they write; no template language is run.
+ * Converts text to tokens and back with Hugging Face's tokenizers: with a folder's {@code tokenizer.json}, or with one
+ * made from a GGUF file's vocabulary. It recognises known chat templates by strings in them and runs no template
+ * language.
  */
 final class Text implements AutoCloseable {
     /** @param role system, user or assistant */
@@ -33,7 +34,7 @@ final class Text implements AutoCloseable {
     private final String begin;
     private final String end;
 
-    /** Tokens after which nothing is generated. */
+    /** Tokens that end the generation. */
     final Set<Integer> ends;
 
     /** The tokenizer of a model. */
@@ -43,7 +44,7 @@ final class Text implements AutoCloseable {
 
     private Text(byte[] tokenizerJson, String template, String begin, String end, Set<Integer> ends)
             throws IOException {
-        // The library inside the jar is the one for CPUs; beside a GPU, djl would look for another.
+        // The jar contains the library for CPUs; on a machine with a GPU, djl would look for another.
         System.setProperty("RUST_FLAVOR", System.getProperty("RUST_FLAVOR", "cpu"));
         tokenizer = HuggingFaceTokenizer.newInstance(
                 new ByteArrayInputStream(tokenizerJson), Map.of("truncation", "false", "padding", "false"));
@@ -72,7 +73,7 @@ final class Text implements AutoCloseable {
         return Files.exists(file) ? JSON.std.mapFrom(Files.readString(file)) : Map.of();
     }
 
-    /** A special token is text, or an object with it. */
+    /** A special token is a string, or an object that contains it. */
     private static String content(Object token) {
         Object text = token instanceof Map<?, ?> map ? map.get("content") : token;
         return text instanceof String string ? string : "";
@@ -113,7 +114,10 @@ final class Text implements AutoCloseable {
         throw new IllegalArgumentException(model.path + ": expected a list " + key + ", got none");
     }
 
-    /** tokenizer.json of a GGUF file's vocabulary: a BPE over bytes as GPT-2's, or over characters as Llama's. */
+    /**
+     * Makes a tokenizer.json from a GGUF file's vocabulary: a BPE over bytes, like GPT-2's, or over characters, like
+     * Llama's.
+     */
     private static Map<String, Object> tokenizerJson(CheckpointModel model, List<String> tokens, String begin) {
         Object kind = model.checkpoint.field("tokenizer.ggml.model");
         boolean bytes = "gpt2".equals(kind);
@@ -207,7 +211,7 @@ final class Text implements AutoCloseable {
         return json;
     }
 
-    /** SentencePiece has scores instead of merges: whatever gives a token with a better score comes first. */
+    /** SentencePiece has scores instead of merges: the merge whose token has the better score comes first. */
     private static List<String> merges(List<String> tokens, Map<String, Integer> ids, List<?> scores) {
         record Merge(String left, String right, double score) {}
         List<Merge> merges = new ArrayList<>();
@@ -226,7 +230,7 @@ final class Text implements AutoCloseable {
         return merges.stream().map(merge -> merge.left + " " + merge.right).toList();
     }
 
-    /** With what the tokenizer puts around a text, as a token for its beginning. */
+    /** Encodes a text with the tokens that the tokenizer adds around it, such as a token for its beginning. */
     int[] encode(String text) {
         return encode(text, true);
     }
@@ -237,7 +241,7 @@ final class Text implements AutoCloseable {
                 .toArray();
     }
 
-    /** Without special tokens. */
+    /** Decodes tokens, without special tokens. */
     String decode(List<Integer> tokens) {
         return tokenizer.decode(tokens.stream().mapToLong(Integer::longValue).toArray(), true);
     }
@@ -246,15 +250,15 @@ final class Text implements AutoCloseable {
         return !template.isEmpty();
     }
 
-    /** A conversation whose next message is the model's. */
+    /** Encodes a conversation whose next message is the model's. */
     int[] encode(List<Message> messages) {
         return encode(render(messages), false);
     }
 
     /**
-     * A conversation as the model was trained with.
+     * Renders a conversation in the format with which the model was trained.
      *
-     * @throws IllegalArgumentException if the template is none that is known
+     * @throws IllegalArgumentException if the template is unknown
      */
     String render(List<Message> messages) {
         StringBuilder text = new StringBuilder();

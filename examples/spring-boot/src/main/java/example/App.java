@@ -26,7 +26,7 @@ public class App {
         return MoeLayer.load(checkpoint, 0, options);
     }
 
-    /** Of /actuator/health: up while the layer computes what it should on one token. */
+    /** For /actuator/health: up while the layer's output for one token is finite. */
     @Bean
     HealthIndicator moe(MoeLayer layer) {
         return () -> {
