@@ -2,7 +2,7 @@ package uk.ac.manchester.tornado.api;
 
 import uk.ac.manchester.tornado.api.common.Access;
 
-/** The arguments of a task written in the device's own language, and what it does with each. */
+/** The arguments of a task written in the device's own language, and how it accesses each. */
 public class AccessorParameters {
     private final PairAccessor[] accessors;
 
@@ -22,6 +22,6 @@ public class AccessorParameters {
         return accessors[index];
     }
 
-    /** An argument and what is done with it. */
+    /** An argument and how it is accessed. */
     public record PairAccessor(Object object, Access access) {}
 }

@@ -3,14 +3,14 @@ package uk.ac.manchester.tornado.api;
 import uk.ac.manchester.tornado.api.exceptions.TornadoRuntimeException;
 import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
 
-/** A part of an array: from an offset, so many elements (0: the rest). */
+/** A part of an array: an offset and a number of elements (0: the rest). */
 public class DataRange {
     private final TornadoNativeArray array;
     private long offset;
     private long size;
     private boolean materialized;
 
-    /** All of the array. */
+    /** The whole array. */
     public DataRange(TornadoNativeArray tornadoNativeArray) {
         this.array = tornadoNativeArray;
     }

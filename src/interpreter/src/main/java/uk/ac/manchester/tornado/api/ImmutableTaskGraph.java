@@ -2,7 +2,7 @@ package uk.ac.manchester.tornado.api;
 
 import uk.ac.manchester.tornado.api.interpreter.Graph;
 
-/** A task graph that no longer changes; what plans run. */
+/** A task graph that no longer changes; plans run these. */
 public class ImmutableTaskGraph {
     private final Graph graph;
 

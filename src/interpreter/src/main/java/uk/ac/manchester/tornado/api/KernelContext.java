@@ -17,35 +17,35 @@ import uk.ac.manchester.tornado.api.types.arrays.LongArray;
 import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
 
 /**
- * A work-item's view of its launch: who it is, the memory it shares with its group, and what it does together with
- * others. A context a caller makes stands for the work-item's own among a task's arguments; used outside of a task it
- * is a group of one work-item, without a warp.
+ * A work-item's view of its launch: its indices, the memory that it shares with its work-group, and collective
+ * operations. A context that a caller makes is a placeholder for the work-item's own among a task's arguments; used
+ * outside a task it is a work-group of one work-item, without a warp.
  */
 public class KernelContext {
     private static final VarHandle INT = ValueLayout.JAVA_INT.varHandle();
     private static final VarHandle LONG = ValueLayout.JAVA_LONG.varHandle();
 
-    /** Number among all work-items, per dimension. */
+    /** Index among all work-items, per dimension. */
     public final Integer globalIdx;
 
     public final Integer globalIdy;
     public final Integer globalIdz;
-    /** Number of the group, per dimension. */
+    /** Index of the work-group, per dimension. */
     public final Integer groupIdx;
 
     public final Integer groupIdy;
     public final Integer groupIdz;
-    /** Number within the group, per dimension. */
+    /** Index within the work-group, per dimension. */
     public final Integer localIdx;
 
     public final Integer localIdy;
     public final Integer localIdz;
-    /** How many work-items there are, per dimension. */
+    /** The number of work-items, per dimension. */
     public final Integer globalGroupSizeX;
 
     public final Integer globalGroupSizeY;
     public final Integer globalGroupSizeZ;
-    /** How many work-items a group has, per dimension. */
+    /** The number of work-items per work-group, per dimension. */
     public final Integer localGroupSizeX;
 
     public final Integer localGroupSizeY;
@@ -88,7 +88,7 @@ public class KernelContext {
         return item;
     }
 
-    /** Waits until all work-items of the group are here; what they wrote before is seen after. */
+    /** Waits until all work-items of the work-group have arrived; their earlier writes are visible afterwards. */
     public void localBarrier() {
         if (item != null) {
             item.barrier();
@@ -96,8 +96,8 @@ public class KernelContext {
     }
 
     /**
-     * The same as {@link #localBarrier()}: it orders local and global memory within the group, and nothing between
-     * groups.
+     * The same as {@link #localBarrier()}: it orders local and global memory within the work-group, and nothing between
+     * work-groups.
      */
     public void globalBarrier() {
         localBarrier();
@@ -107,7 +107,10 @@ public class KernelContext {
         return item == null ? Array.newInstance(component, size) : item.local(component, size);
     }
 
-    /** An array the work-items of a group share; size must be a constant. What nobody wrote has no value. */
+    /**
+     * An array that the work-items of a work-group share; its size must be a constant. Elements that were never written
+     * have no value.
+     */
     public int[] allocateIntLocalArray(int size) {
         return (int[]) local(int.class, size);
     }
@@ -142,7 +145,7 @@ public class KernelContext {
         return warpMember().sum(val);
     }
 
-    /** The value of the lane so much higher; its own where there is none. */
+    /** The value of the lane {@code delta} higher; its own value if there is none. */
     public float simdShuffleDown(float val, int delta) {
         return warpMember().shuffleDown(val, delta);
     }
@@ -328,8 +331,8 @@ public class KernelContext {
     }
 
     /**
-     * Copies the four bytes of src from srcIndex on, which is a multiple of 4, to an int of local memory. They land
-     * when the group of copies is waited for; until then the int has no value.
+     * Copies four bytes of src, from srcIndex (a multiple of 4), to an int of local memory. The int has the value after
+     * the wait for the group of copies, and none before.
      */
     public void asyncCopyToLocal(int[] dstTile, int dstIndex, ByteArray src, int srcIndex) {
         if (srcIndex % 4 != 0) {
@@ -349,14 +352,14 @@ public class KernelContext {
         }
     }
 
-    /** Closes the group of copies issued since the last commit. */
+    /** Ends the group of copies issued since the last commit. */
     public void asyncCopyCommit() {
         if (item != null) {
             item.commitCopies();
         }
     }
 
-    /** Waits until at most so many of this work-item's closed groups of copies have not landed. */
+    /** Waits until at most that many of this work-item's committed groups of copies are still pending. */
     public void asyncCopyWaitGroup(int groups) {
         if (item != null) {
             item.awaitCopies(groups);

@@ -27,8 +27,8 @@ import uk.ac.manchester.tornado.api.exceptions.TornadoTaskRuntimeException;
 import uk.ac.manchester.tornado.api.interpreter.Graph;
 
 /**
- * Tasks in the order they run, and what is copied to the device before them and back after them. Not thread-safe;
- * {@link #snapshot()} is what a plan runs.
+ * Tasks in execution order, and the arrays copied to the device before them and back after them. Not thread-safe; a
+ * plan runs a {@link #snapshot()}.
  */
 public class TaskGraph {
     private final Graph graph;
@@ -78,7 +78,7 @@ public class TaskGraph {
         return this;
     }
 
-    /** What has been declared so far, fixed. */
+    /** An immutable copy of the declarations so far. */
     public ImmutableTaskGraph snapshot() {
         return new ImmutableTaskGraph(graph.copy());
     }
@@ -99,7 +99,7 @@ public class TaskGraph {
                 + filename + " is written for a device; the interpreter runs Java kernels only");
     }
 
-    /** Refused with TornadoVM's exception: a library works on a device's own memory. */
+    /** Throws TornadoVM's exception, because a library works on a device's own memory. */
     public <T1> TaskGraph libraryTask(String id, LibraryTask1<T1> code, T1 arg1) {
         throw new TornadoTaskRuntimeException("graph " + graph.name() + ", task " + id + ": "
                 + code.apply(arg1).getLibraryName() + " runs on a device; the interpreter runs Java kernels only");

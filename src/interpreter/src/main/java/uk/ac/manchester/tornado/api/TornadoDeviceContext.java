@@ -2,7 +2,7 @@ package uk.ac.manchester.tornado.api;
 
 import java.util.Set;
 
-/** A device as its backend sees it. */
+/** A backend's view of a device. */
 public interface TornadoDeviceContext {
     TornadoTargetDevice getDevice();
 
@@ -16,7 +16,7 @@ public interface TornadoDeviceContext {
 
     int getDriverIndex();
 
-    /** The numbers of the plans that have something on the device. */
+    /** The numbers of the plans that have resources on the device. */
     Set<Long> getRegisteredPlanIds();
 
     void setResetToFalse();

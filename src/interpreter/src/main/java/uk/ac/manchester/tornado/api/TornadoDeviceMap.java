@@ -34,7 +34,7 @@ public class TornadoDeviceMap {
                 backend -> backend.getAllDevices().stream().anyMatch(predicate));
     }
 
-    /** The devices whose name contains this one, whatever the case. */
+    /** The devices whose name contains this one, ignoring case. */
     public Stream<TornadoDevice> getDevicesByName(String name) {
         String wanted = name.toLowerCase(Locale.ROOT);
         return devices().filter(d -> d.getDeviceName().toLowerCase(Locale.ROOT).contains(wanted));

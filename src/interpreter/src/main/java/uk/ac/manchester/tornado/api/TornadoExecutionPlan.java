@@ -17,11 +17,11 @@ import uk.ac.manchester.tornado.api.runtime.TornadoRuntimeProvider;
 
 /**
  * Task graphs, how to run them, and their memory on the device. Every {@code with} method changes the plan and returns
- * it. Plans are independent of each other; one plan runs for one thread at a time, others wait.
+ * it. Plans are independent of each other; a plan runs for one thread at a time, while others wait.
  *
- * <p>Here the device is this JVM: its memory is a copy of each array, work-groups run in parallel, and what concerns
- * devices, compilers or CUDA graphs changes nothing. Arrays a task uses that are in no transfer start with arbitrary
- * content.
+ * <p>Here the device is this JVM: its memory is a copy of each array, and work-groups run in parallel. Settings for
+ * devices, compilers or CUDA graphs have no effect. Arrays that a task uses and that are in no transfer start with
+ * arbitrary content.
  */
 public class TornadoExecutionPlan implements AutoCloseable {
     public static TornadoDevice DEFAULT_DEVICE =
@@ -51,7 +51,7 @@ public class TornadoExecutionPlan implements AutoCloseable {
                 .getDevice(deviceIndex);
     }
 
-    /** How many plans this JVM has made. */
+    /** The number of plans made in this JVM. */
     public static int getTotalPlans() {
         return PLANS.intValue();
     }
@@ -61,8 +61,8 @@ public class TornadoExecutionPlan implements AutoCloseable {
     }
 
     /**
-     * Runs the selected graphs and returns when they are done. Throws TornadoRuntimeException where the plan is closed,
-     * a grid is missing or does not fit, or a kernel fails; the plan can be used and closed after that.
+     * Runs the selected graphs and returns when they are done. Throws TornadoRuntimeException if the plan is closed, a
+     * grid is missing or does not fit, or a kernel fails; the plan can be used and closed after that.
      */
     public TornadoExecutionResult execute() {
         synchronized (plan) {
@@ -108,7 +108,7 @@ public class TornadoExecutionPlan implements AutoCloseable {
         return this;
     }
 
-    /** Executes for so many milliseconds. */
+    /** Executes for that many milliseconds. */
     public TornadoExecutionPlan withWarmUpTime(long milliseconds) throws InterruptedException {
         long end = System.nanoTime() + milliseconds * 1_000_000;
         while (System.nanoTime() < end) {
@@ -117,7 +117,7 @@ public class TornadoExecutionPlan implements AutoCloseable {
         return this;
     }
 
-    /** Executes so many times. */
+    /** Executes that many times. */
     public TornadoExecutionPlan withWarmUpIterations(int iterations) {
         for (int i = 0; i < iterations; i++) {
             execute();
@@ -159,7 +159,7 @@ public class TornadoExecutionPlan implements AutoCloseable {
         return this;
     }
 
-    /** Lets the plan use so much device memory, as in 512MB or 2GB. */
+    /** Limits the plan's device memory, as in 512MB or 2GB. */
     public TornadoExecutionPlan withMemoryLimit(String memoryLimit) {
         Matcher size = SIZE.matcher(memoryLimit.toUpperCase(Locale.ROOT));
         if (!size.matches()) {
@@ -242,14 +242,14 @@ public class TornadoExecutionPlan implements AutoCloseable {
     }
 
     /**
-     * Bytes of the device's copies. Of a closed plan: of the arrays that are in no transfer of its graphs, whose memory
-     * TornadoVM (5.2.0) keeps for ever.
+     * Bytes of the device's copies. For a closed plan: bytes of the arrays that are in no transfer of its graphs;
+     * TornadoVM (5.2.0) never frees their memory.
      */
     public long getCurrentDeviceMemoryUsage() {
         return plan.memory();
     }
 
-    /** The result of an earlier execution, the first is 0. */
+    /** The result of an earlier execution; the first has the index 0. */
     public TornadoExecutionResult getPlanResult(int index) {
         synchronized (plan) {
             if (index < 0 || index >= results.size()) {
@@ -260,9 +260,9 @@ public class TornadoExecutionPlan implements AutoCloseable {
     }
 
     /**
-     * Frees the device's copies. A plan that is closed can't be executed; closing it again does nothing. As under
-     * TornadoVM, plans of {@link #withPreCompilation} are refused from then on, until
-     * {@link TornadoDeviceContext#setResetToFalse} or the next such plan.
+     * Frees the device's copies. A closed plan can't be executed; closing it again does nothing. As in TornadoVM, plans
+     * of {@link #withPreCompilation} are refused from then on, until {@link TornadoDeviceContext#setResetToFalse} or
+     * the next such plan.
      */
     @Override
     public void close() throws TornadoExecutionPlanException {

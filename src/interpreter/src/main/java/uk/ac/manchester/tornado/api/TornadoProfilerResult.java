@@ -3,7 +3,7 @@ package uk.ac.manchester.tornado.api;
 import uk.ac.manchester.tornado.api.interpreter.Plan;
 import uk.ac.manchester.tornado.api.profiler.ProfilerInterface;
 
-/** What one execution took: times in nanoseconds, sizes in bytes. All is 0 where the plan's profiler is off. */
+/** One execution's measurements: times in nanoseconds, sizes in bytes. All are 0 if the plan's profiler is off. */
 public class TornadoProfilerResult implements ProfilerInterface {
     private final Plan.Profile profile;
 
@@ -16,7 +16,7 @@ public class TornadoProfilerResult implements ProfilerInterface {
         return profile.total();
     }
 
-    /** Nothing is compiled. */
+    /** Always 0: nothing is compiled. */
     @Override
     public long getCompileTime() {
         return 0;

@@ -3,7 +3,7 @@ package uk.ac.manchester.tornado.api;
 import uk.ac.manchester.tornado.api.common.TornadoDevice;
 import uk.ac.manchester.tornado.api.enums.TornadoVMBackendType;
 
-/** The backends there are. */
+/** Gives access to the backends. */
 public interface TornadoRuntime {
     TornadoBackend getBackend(int index);
 

@@ -1,6 +1,6 @@
 package uk.ac.manchester.tornado.api;
 
-/** What the hardware says of itself. Sizes are bytes, the clock is MHz. */
+/** The hardware's properties. Sizes are in bytes, the clock is in MHz. */
 public interface TornadoTargetDevice {
     String getDeviceName();
 

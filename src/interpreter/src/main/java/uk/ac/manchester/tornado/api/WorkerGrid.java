@@ -1,13 +1,13 @@
 package uk.ac.manchester.tornado.api;
 
-/** How many work-items run a task, and in groups of how many. Every array has three values: x, y, z. */
+/** The number of work-items of a task, and the work-group size. Every array has three values: x, y, z. */
 public interface WorkerGrid {
     int dimension();
 
     /** Work-items. */
     long[] getGlobalWork();
 
-    /** Work-items of a group, or null: the runtime chooses. */
+    /** Work-items per work-group; null lets the runtime choose. */
     long[] getLocalWork();
 
     long[] getNumberOfWorkgroups();

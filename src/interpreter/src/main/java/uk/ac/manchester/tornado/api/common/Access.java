@@ -1,6 +1,6 @@
 package uk.ac.manchester.tornado.api.common;
 
-/** What a task does with an array. */
+/** How a task accesses an array. */
 public enum Access {
     NONE((byte) 0),
     READ_ONLY((byte) 1),

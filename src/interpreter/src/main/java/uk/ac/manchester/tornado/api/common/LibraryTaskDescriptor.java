@@ -1,6 +1,6 @@
 package uk.ac.manchester.tornado.api.common;
 
-/** A task that a library runs: which, with what arguments, and how it uses each. */
+/** A task that a library runs: its function, its arguments, and how it uses each. */
 public class LibraryTaskDescriptor {
     private String libraryName;
     private String functionName;
@@ -28,7 +28,7 @@ public class LibraryTaskDescriptor {
         return this;
     }
 
-    /** Anything for the library; TornadoVM hands it on. */
+    /** Sets an object that TornadoVM passes on to the library. */
     public LibraryTaskDescriptor withTuning(Object tuning) {
         this.tuning = tuning;
         return this;

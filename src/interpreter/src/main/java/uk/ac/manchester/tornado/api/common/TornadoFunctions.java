@@ -1,10 +1,10 @@
 package uk.ac.manchester.tornado.api.common;
 
-/** The shapes a task's method can have: no result, up to 20 parameters. */
+/** The signatures that a task's method can have: no result, up to 20 parameters. */
 public final class TornadoFunctions {
     public TornadoFunctions() {}
 
-    /** Describes a library task, from what it is given. */
+    /** Describes a library task from its arguments. */
     @FunctionalInterface
     public interface LibraryTask1<T1> {
         LibraryTaskDescriptor apply(T1 arg1);

@@ -1,12 +1,12 @@
 package uk.ac.manchester.tornado.api.enums;
 
-/** When an array is copied. */
+/** The times at which an array is copied. */
 public class DataTransferMode {
     /** Before the first execution only. */
     public static final int FIRST_EXECUTION = 0;
     /** At every execution. */
     public static final int EVERY_EXECUTION = 1;
-    /** When asked for. */
+    /** On request. */
     public static final int UNDER_DEMAND = 2;
 
     public DataTransferMode() {}

@@ -1,6 +1,6 @@
 package uk.ac.manchester.tornado.api.enums;
 
-/** What compiles and runs the tasks. */
+/** The backends that compile and run tasks. */
 public enum TornadoVMBackendType {
     OPENCL,
     METAL,

@@ -1,6 +1,6 @@
 package uk.ac.manchester.tornado.api.exceptions;
 
-/** The device has not enough memory, or a plan would pass its limit. */
+/** The device has too little memory, or a plan would exceed its limit. */
 public class TornadoOutOfMemoryException extends RuntimeException {
     private static final long serialVersionUID = 1;
 

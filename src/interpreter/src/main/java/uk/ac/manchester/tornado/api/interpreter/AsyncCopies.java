@@ -4,7 +4,7 @@ import java.util.ArrayDeque;
 import java.util.ArrayList;
 import java.util.List;
 
-/** The copies to local memory that a work-item has issued and not waited for. */
+/** A work-item's pending copies to local memory. */
 final class AsyncCopies {
     private record Copy(int[] into, int index, int value) {}
 

@@ -4,9 +4,8 @@ import java.util.Arrays;
 import uk.ac.manchester.tornado.api.types.HalfFloat;
 
 /**
- * How the checked copy of a kernel reaches the elements of Java arrays. Local memory starts with a pattern; who loads
- * it has to show that it was stored, which is looked up only then. A work-item's own arrays just have their bounds
- * checked.
+ * Accesses the elements of Java arrays for a kernel's checked copy. Local memory starts with a pattern; only a load
+ * that finds the pattern looks up whether the element was stored. For a work-item's own arrays only bounds are checked.
  */
 public final class CheckedMemory {
     private static final byte BYTE = (byte) 0xad;
@@ -29,11 +28,11 @@ public final class CheckedMemory {
             case long[] a -> Arrays.fill(a, LONG);
             case float[] a -> Arrays.fill(a, Float.intBitsToFloat(FLOAT));
             case double[] a -> Arrays.fill(a, Double.longBitsToDouble(DOUBLE));
-            default -> {} // objects are null
+            default -> {} // object arrays contain null
         }
     }
 
-    /** Takes an element's value away. */
+    /** Makes an element unwritten again. */
     static void poison(int[] array, int index) {
         array[index] = INT;
         LocalArray local = local(array);
@@ -53,7 +52,7 @@ public final class CheckedMemory {
         }
     }
 
-    /** A load found the pattern. */
+    /** Called if a load finds the pattern. */
     private static void checkStored(Object array, int index) {
         LocalArray local = local(array);
         if (local != null && !local.isStored(index)) {
@@ -61,7 +60,7 @@ public final class CheckedMemory {
         }
     }
 
-    /** A store looks like the pattern. */
+    /** Called if a stored value equals the pattern. */
     private static void noteStored(Object array, int index) {
         LocalArray local = local(array);
         if (local != null) {
@@ -74,7 +73,7 @@ public final class CheckedMemory {
         WorkItem.current().group.name(array, name);
     }
 
-    /** What a cast of a fragment to byte[] means on a device: the same bits. */
+    /** A cast of a fragment to byte[] as on a device: the same bits. */
     public static byte[] bytes(Object fragment) {
         if (!(fragment instanceof HalfFloat[] halves)) {
             return (byte[]) fragment;

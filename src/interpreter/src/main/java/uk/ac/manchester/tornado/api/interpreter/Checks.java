@@ -33,8 +33,8 @@ import java.util.Set;
 import uk.ac.manchester.tornado.api.KernelContext;
 
 /**
- * Rewrites a class so that its loads from and stores to arrays go through the static methods of another, that local
- * arrays are told the name of the variable they are first stored in, and if asked for that it is {@link Resumable}.
+ * Rewrites a class so that its array loads and stores go through another class's static methods, that local arrays
+ * learn the name of the variable in which they are first stored, and on request that it is {@link Resumable}.
  */
 final class Checks implements ClassTransform {
     private static final ClassDesc CONTEXT =
@@ -54,16 +54,19 @@ final class Checks implements ClassTransform {
     private static final String ARRAYS = "uk.ac.manchester.tornado.api.types.arrays";
 
     private final ClassDesc memory;
-    /** Whether the memory's methods take the work-item and the site, after all else. */
+    /** Whether the memory's methods have the work-item and the site as last parameters. */
     private final boolean takesItem;
 
     private final boolean resumable;
-    /** Accesses so far, where the memory's methods take their number, after the work-item. */
+    /** The number of accesses so far, if the memory's methods take an access's number after the work-item. */
     private int sites;
 
     private final Set<String> provided = new HashSet<>();
 
-    /** With the class whose static methods do the accesses, and whether methods with barriers return there. */
+    /**
+     * @param memory the class whose static methods do the accesses
+     * @param resumable whether methods with barriers return there
+     */
     Checks(Class<?> memory, boolean resumable) {
         this.resumable = resumable;
         this.memory = memory.describeConstable().orElseThrow();
@@ -102,7 +105,7 @@ final class Checks implements ClassTransform {
         }
     }
 
-    /** Quicker than a method handle that spreads an array: a kernel is called for every work-item. */
+    /** Faster than a method handle that spreads an array; a kernel is called for every work-item. */
     private static void spread(ClassBuilder builder, MethodModel method) {
         String name = method.methodName().stringValue();
         MethodTypeDesc type = method.methodTypeSymbol();
@@ -134,7 +137,7 @@ final class Checks implements ClassTransform {
                 });
     }
 
-    /** The variable each allocation of local memory is stored in, by the number of the allocation in the method. */
+    /** For each allocation of local memory, by its number in the method, the variable in which it is stored. */
     private static Map<Integer, String> allocations(CodeModel code) {
         Map<Label, Map<Integer, String>> variables = new HashMap<>();
         List<CodeElement> elements = code.elementList();
@@ -246,7 +249,7 @@ final class Checks implements ClassTransform {
             }
         }
 
-        /** Whether a call is the get or set of a native array, and the memory wants to see it. */
+        /** Whether a call is a native array's get or set that the memory observes. */
         private boolean isElement(InvokeInstruction call) {
             return call.owner().asSymbol().packageName().equals(ARRAYS)
                     && call.opcode() == Opcode.INVOKEVIRTUAL
@@ -266,7 +269,7 @@ final class Checks implements ClassTransform {
             return kind == TypeKind.BOOLEAN ? ConstantDescs.CD_byte : kind.upperBound();
         }
 
-        /** Bytes and booleans have the same instructions. */
+        /** Bytes and booleans use the same instructions. */
         private static ClassDesc array(TypeKind kind) {
             return kind == TypeKind.BYTE || kind == TypeKind.BOOLEAN
                     ? ConstantDescs.CD_Object

@@ -12,8 +12,8 @@ import uk.ac.manchester.tornado.api.types.arrays.LongArray;
 import uk.ac.manchester.tornado.api.types.arrays.ShortArray;
 
 /**
- * Checks as {@link CheckedMemory} does, and compares every access of shared memory with those before it. A method's
- * copy asks once for its work-item; each of its accesses has a number, its site.
+ * Checks like {@link CheckedMemory}, and also compares every access to shared memory with earlier ones. A method's copy
+ * looks its work-item up once; each of its accesses has a number, its site.
  */
 public final class ComparedMemory {
     private ComparedMemory() {}

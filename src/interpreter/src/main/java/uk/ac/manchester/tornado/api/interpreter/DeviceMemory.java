@@ -20,12 +20,11 @@ import uk.ac.manchester.tornado.api.types.arrays.ShortArray;
 import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
 
 /**
- * A plan's copies of the caller's arrays, which stand for what would be in device memory. A copy is made when its array
- * is first transferred or used, is filled with a pattern until something is written to it, and keeps its content
- * between executions.
+ * A plan's copies of the caller's arrays, which represent device memory. A copy is made when its array is first
+ * transferred or used. It is filled with a pattern until it is written, and keeps its content between executions.
  */
 final class DeviceMemory implements AutoCloseable {
-    /** A graph's copies; graphs share one only where one consumes what another persisted. */
+    /** A graph's copies; graphs share a copy only if one consumes what another persisted. */
     final class Copies {
         private final IdentityHashMap<Object, Object> copies = new IdentityHashMap<>();
 
@@ -134,7 +133,7 @@ final class DeviceMemory implements AutoCloseable {
     private TornadoNativeArray poisoned(TornadoNativeArray array) {
         MemorySegment memory = arena.allocate(array.getNumBytesOfSegmentWithHeader(), 16);
         memory.fill(POISON_BYTE);
-        // A float of this pattern is a small negative number; not-a-number is seen sooner.
+        // As a float this pattern would be a small negative number; NaN is easier to notice.
         return switch (array) {
             case FloatArray a -> {
                 fill(memory, Float.intBitsToFloat(0x7fc0dead));
@@ -172,7 +171,7 @@ final class DeviceMemory implements AutoCloseable {
         return copy;
     }
 
-    /** Copies all values, and returns how many bytes that are. */
+    /** Copies all values and returns the number of bytes. */
     static long copy(Object from, Object to) {
         MemorySegment source = values(from);
         values(to).copyFrom(source);

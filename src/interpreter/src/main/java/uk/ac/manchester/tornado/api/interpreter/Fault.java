@@ -1,7 +1,7 @@
 package uk.ac.manchester.tornado.api.interpreter;
 
 /**
- * A mistake of the work-item that throws it; the launch adds which that is and makes a {@link KernelException} of it.
+ * An error of the work-item that throws it. The launch adds the work-item and makes a {@link KernelException} from it.
  */
 final class Fault extends RuntimeException {
     private static final long serialVersionUID = 1;
@@ -10,7 +10,7 @@ final class Fault extends RuntimeException {
         super(message);
     }
 
-    /** Of a work-item at a barrier. */
+    /** The error of a work-item that waits at a barrier which another one never reaches. */
     static Fault notReachedBy(WorkItem returned) {
         return new Fault("a barrier is not reached by all of the group: this work-item waits, work-item "
                 + returned.position() + " has returned");

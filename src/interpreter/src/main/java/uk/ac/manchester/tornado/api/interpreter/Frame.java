@@ -2,7 +2,10 @@ package uk.ac.manchester.tornado.api.interpreter;
 
 import java.util.Arrays;
 
-/** Where a work-item waits in its kernel, and the kernel's variables there; what {@link Resumable} code calls. */
+/**
+ * A work-item's position in its kernel while it waits, and the kernel's variables there; called by {@link Resumable}
+ * code.
+ */
 public final class Frame {
     private int barrier;
     private long[] numbers = {};
@@ -10,7 +13,7 @@ public final class Frame {
 
     Frame() {}
 
-    /** That of the work-item this thread runs. */
+    /** The frame of the work-item that this thread runs. */
     public static Frame current() {
         return WorkItem.current().frame;
     }
@@ -19,7 +22,7 @@ public final class Frame {
         return barrier != 0;
     }
 
-    /** The barrier to go on from, counted from 1, or 0: from the kernel's beginning. */
+    /** The barrier from which to continue, counted from 1; 0 for the kernel's beginning. */
     public int resume() {
         int from = barrier;
         barrier = 0;

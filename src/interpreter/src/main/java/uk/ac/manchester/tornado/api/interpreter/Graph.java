@@ -7,12 +7,12 @@ import uk.ac.manchester.tornado.api.enums.DataTransferMode;
 import uk.ac.manchester.tornado.api.exceptions.TornadoRuntimeException;
 import uk.ac.manchester.tornado.api.exceptions.TornadoTaskRuntimeException;
 
-/** What a task graph declares. */
+/** A task graph's declarations. */
 public final class Graph {
     /** An array and when it is copied. */
     record Transfer(int mode, Object array) {}
 
-    /** An array taken over from a graph; null means the one executed before. */
+    /** An array taken over from a graph; null means the previously executed graph. */
     record Consumed(String graph, Object array) {}
 
     private final String name;
@@ -80,7 +80,7 @@ public final class Graph {
         transferToHost(DataTransferMode.UNDER_DEMAND, arrays);
     }
 
-    /** Adds a task: code is the lambda it was declared with, body calls that lambda with an array of arguments. */
+    /** Adds a task: code is the lambda of its declaration, body calls that lambda with an array of arguments. */
     public void task(String id, Object code, Consumer<Object[]> body, Object... arguments) {
         if (code == null) {
             throw new TornadoTaskRuntimeException("graph " + name + ", task " + id + ": the method is null");

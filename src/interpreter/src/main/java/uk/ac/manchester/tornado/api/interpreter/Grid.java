@@ -3,9 +3,11 @@ package uk.ac.manchester.tornado.api.interpreter;
 import uk.ac.manchester.tornado.api.WorkerGrid;
 import uk.ac.manchester.tornado.api.exceptions.TornadoRuntimeException;
 
-/** The sizes of one launch: work-items of all and of one group, and the first global id, in x, y and z. */
+/**
+ * The sizes of one launch: the numbers of work-items in total and per group, and the first global id, in x, y and z.
+ */
 record Grid(int[] global, int[] local, int[] offset) {
-    /** Most work-items of a group. */
+    /** The maximum number of work-items per group. */
     static final int MAX_GROUP = 1024;
 
     /**
@@ -53,7 +55,7 @@ record Grid(int[] global, int[] local, int[] offset) {
         }
     }
 
-    /** Work-items of a group. */
+    /** The number of work-items per group. */
     int groupSize() {
         return local[0] * local[1] * local[2];
     }
@@ -66,7 +68,7 @@ record Grid(int[] global, int[] local, int[] offset) {
         return (long) groups(0) * groups(1) * groups(2);
     }
 
-    /** The place of a group in the grid; x counts fastest. */
+    /** The position of a group in the grid; x varies fastest. */
     int[] group(long number) {
         return new int[] {
             (int) (number % groups(0)), (int) (number / groups(0) % groups(1)), (int) (number / groups(0) / groups(1))

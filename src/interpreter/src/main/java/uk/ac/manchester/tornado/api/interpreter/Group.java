@@ -4,7 +4,7 @@ import java.lang.reflect.Array;
 import java.util.ArrayList;
 import java.util.List;
 
-/** A work-group: its place in the grid and its local memory. One object runs many groups, one after the other. */
+/** A work-group: its position in the grid and its local memory. One object runs many groups, one after the other. */
 abstract class Group implements AutoCloseable {
     final Launch launch;
     final Integer[] id = new Integer[3];
@@ -12,7 +12,7 @@ abstract class Group implements AutoCloseable {
     final Integer[] localSize = new Integer[3];
     private final List<LocalArray> locals = new ArrayList<>();
     long index;
-    /** Barriers the group has passed. */
+    /** The number of barriers that the group has passed. */
     int phase;
 
     Group(Launch launch) {
@@ -23,7 +23,7 @@ abstract class Group implements AutoCloseable {
         }
     }
 
-    /** Runs the group of this number. */
+    /** Runs the group with this number. */
     final void run(long number) {
         index = number;
         int[] place = launch.grid.group(number);
@@ -40,7 +40,7 @@ abstract class Group implements AutoCloseable {
 
     abstract void runItems();
 
-    /** Waits until all work-items of the group are here. */
+    /** Waits until all work-items of the group have arrived. */
     abstract void barrier(WorkItem item);
 
     /** Takes part in an operation of the work-item's warp. */
@@ -49,7 +49,7 @@ abstract class Group implements AutoCloseable {
     @Override
     public void close() {}
 
-    /** The array that the work-items of the group share; they allocate in the same order. */
+    /** An array that the work-items of the group share; all work-items allocate in the same order. */
     Object local(int ordinal, Class<?> component, int length) {
         if (ordinal == locals.size()) {
             Object array = Array.newInstance(component, length);
@@ -67,7 +67,7 @@ abstract class Group implements AutoCloseable {
         return local.array;
     }
 
-    @SuppressWarnings("ReferenceEquality") // two arrays are not one
+    @SuppressWarnings("ReferenceEquality") // compares identity
     LocalArray find(Object array) {
         for (LocalArray local : locals) {
             if (local.array == array) {

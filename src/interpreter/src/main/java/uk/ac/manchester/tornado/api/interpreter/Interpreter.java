@@ -12,18 +12,18 @@ import uk.ac.manchester.tornado.api.enums.TornadoVMBackendType;
 import uk.ac.manchester.tornado.api.exceptions.TornadoBackendNotFound;
 import uk.ac.manchester.tornado.api.exceptions.TornadoDeviceNotFound;
 
-/** The one backend, and its one device: this JVM. */
+/** The only backend, with its only device: this JVM. */
 public final class Interpreter implements TornadoRuntime, TornadoBackend {
     public static final Interpreter RUNTIME = new Interpreter();
     private static final String NAME = "Kernel interpreter";
-    /** What a work-group may use on common GPUs without asking for more. */
+    /** The local memory that a work-group can use on common GPUs without a special request. */
     private static final long LOCAL_MEMORY = 48 * 1024;
 
     private final TornadoDevice device = new Device();
 
     /**
-     * As TornadoVM's (5.2 and 6; later it is a plan's own): memory of a plan there was freed, and plans that were
-     * compiled beforehand are refused until it is taken back.
+     * The device's reset mark, as in TornadoVM (5.2 and 6; later each plan has its own): a plan's memory was freed, and
+     * plans compiled before are refused until the mark is cleared.
      */
     private volatile boolean reset;
 
@@ -167,7 +167,7 @@ public final class Interpreter implements TornadoRuntime, TornadoBackend {
             return this;
         }
 
-        /** None: what a plan has is its own. */
+        /** Empty: a plan owns all its resources. */
         @Override
         public Set<Long> getRegisteredPlanIds() {
             return Set.of();

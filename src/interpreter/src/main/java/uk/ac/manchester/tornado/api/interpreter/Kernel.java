@@ -16,11 +16,11 @@ import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 import uk.ac.manchester.tornado.api.types.arrays.LongArray;
 import uk.ac.manchester.tornado.api.types.arrays.ShortArray;
 
-/** A task's method: what it waits for, and how a work-item of it is run. */
+/** A task's method: where it can wait, and how to run a work-item. */
 final class Kernel {
     private static final System.Logger LOG = System.getLogger(Kernel.class.getName());
 
-    /** Where a lambda leads, or not readable: the method is then run as it is. */
+    /** The method behind a lambda; if it is not readable, it runs unchanged. */
     private static final ClassValue<Cell> METHODS = new ClassValue<>() {
         @Override
         protected Cell computeValue(Class<?> lambda) {
@@ -49,7 +49,7 @@ final class Kernel {
     }
 
     final String name;
-    /** Whether a work-item may have to wait for another where it can't return and go on: each has a thread then. */
+    /** Whether a work-item may have to wait at a point where it can't return and continue; each then has a thread. */
     final boolean threads;
 
     private final Task task;
@@ -77,7 +77,7 @@ final class Kernel {
         return argument < parameters.size() ? parameters.get(argument) : "argument " + (argument + 1);
     }
 
-    /** The kernel with these arguments; where the context goes is an index among them. Not thread-safe. */
+    /** The kernel with these arguments; {@code context} is the context's index among them. Not thread-safe. */
     Body body(Object[] arguments, int context) {
         if (checked != null) {
             return c -> {
@@ -92,9 +92,9 @@ final class Kernel {
     }
 
     /**
-     * The method behind a task's lambda, or null. Java does not tell it, so the lambda is called once without memory:
-     * the exception of the first use of a null argument has the method in its stack trace. Compiled code may throw one
-     * without a trace (HotSpot's {@code OmitStackTraceInFastThrow}); then the first use of an empty array tells.
+     * The method behind a task's lambda, or null. Java offers no way to ask, so the lambda is called once with null
+     * arguments: the exception of their first use has the method in its stack trace. Compiled code may throw an
+     * exception without a trace (HotSpot's {@code OmitStackTraceInFastThrow}); then empty arrays are used instead.
      */
     private static KernelClasses.Method locate(Task task) {
         StackTraceElement found = found(task, argument -> null);
@@ -121,7 +121,10 @@ final class Kernel {
         };
     }
 
-    /** The outermost method that an exception passes through when these stand for what is no number. */
+    /**
+     * The outermost method in the exception's stack trace when {@code instead} replaces the arguments that aren't
+     * numbers.
+     */
     private static StackTraceElement found(Task task, UnaryOperator<Object> instead) {
         Object[] arguments = task.arguments().clone();
         for (int i = 0; i < arguments.length; i++) {

@@ -31,8 +31,8 @@ import java.util.concurrent.ConcurrentHashMap;
 import uk.ac.manchester.tornado.api.KernelContext;
 
 /**
- * The classes of a kernel: read to see what it does, and loaded a second time with its memory accesses checked. The
- * second loading takes in the kernel's package, so that all of it can reach each other.
+ * The classes of a kernel: read to analyse it, and loaded a second time with checked memory accesses. The second load
+ * includes the kernel's whole package, so that its classes can access each other.
  */
 final class KernelClasses {
     private static final String CONTEXT = KernelContext.class.getName().replace('.', '/');
@@ -46,7 +46,7 @@ final class KernelClasses {
 
     private final Class<?> owner;
     private final Map<String, ClassModel> models = Collections.synchronizedMap(new HashMap<>());
-    /** By whether accesses are compared, and whether methods with barriers are resumable. */
+    /** Indexed by whether accesses are compared, and by whether methods with barriers are resumable. */
     private final Loader[][] loaders = new Loader[2][2];
 
     private KernelClasses(Class<?> owner) {
@@ -54,8 +54,9 @@ final class KernelClasses {
     }
 
     /**
-     * One of the class's methods. It waits if it, or what it calls, can reach a barrier or an operation of a warp; it
-     * is resumable if these are barriers of its own: its copy then returns there, as {@link Resumable} says.
+     * One of the class's methods. It waits if it, or a method that it calls, can reach a barrier or a warp operation.
+     * It is resumable if these are only barriers in the method itself; its copy then returns there, as {@link
+     * Resumable} describes.
      */
     record Method(
             KernelClasses classes,
@@ -67,7 +68,8 @@ final class KernelClasses {
             boolean resumable,
             boolean sharesMemory) {
         /**
-         * The checked copy, called with an array of arguments; with races, accesses of the same element are compared.
+         * The checked copy, called with an array of arguments. With {@code races}, accesses to the same element are
+         * compared.
          */
         MethodHandle checked(boolean races) {
             return classes.checked(method, descriptor, races, resumable);
@@ -75,7 +77,7 @@ final class KernelClasses {
     }
 
     /**
-     * The method of a stack frame, or null where its class can't be read or it is no static method for these arguments.
+     * The method of a stack frame; null if its class can't be read or it is not a static method for these arguments.
      */
     static Method find(StackTraceElement frame, Task task) {
         Class<?> owner;
@@ -138,12 +140,12 @@ final class KernelClasses {
         return List.copyOf(names);
     }
 
-    /** What a method and the static methods it calls do. */
+    /** Analyses a method and the static methods that it calls. */
     private final class Reach {
         private final Set<String> seen = new HashSet<>();
         private final ArrayDeque<MethodModel> open = new ArrayDeque<>();
         private boolean waits;
-        /** Not only at barriers of the method itself. */
+        /** Whether it waits other than at barriers of the method itself. */
         private boolean waitsElsewhere;
 
         private boolean sharesMemory;
@@ -208,7 +210,7 @@ final class KernelClasses {
         }
     }
 
-    /** A class of the kernel's loader, or null where its bytes can't be had. */
+    /** A class of the kernel's loader; null if its bytes aren't available. */
     private ClassModel model(String internalName) {
         return models.computeIfAbsent(internalName, name -> {
             ClassLoader loader = owner.getClassLoader();
@@ -241,7 +243,10 @@ final class KernelClasses {
     private final class Loader extends ClassLoader {
         private final Class<?> memory;
         private final boolean resumable;
-        /** By a method's name there. One each, since the JVM compiles a handle that is often called by itself. */
+        /**
+         * By the method's name in the copy. One handle each, because the JVM compiles a frequently called handle
+         * separately.
+         */
         private final Map<String, MethodHandle> handles = new ConcurrentHashMap<>();
 
         Loader(ClassLoader parent, boolean races, boolean resumable) {

@@ -6,7 +6,7 @@ import java.util.function.Function;
 import uk.ac.manchester.tornado.api.KernelContext;
 import uk.ac.manchester.tornado.api.exceptions.TornadoRuntimeException;
 
-/** One run of a kernel over a grid. Groups are taken in order by as many threads as there are processors. */
+/** One run of a kernel over a grid. As many threads as there are processors take groups in order. */
 final class Launch {
     final String task;
     final Kernel kernel;
@@ -14,13 +14,11 @@ final class Launch {
     final Function<WorkItem, KernelContext> contexts;
     private final Object[] arguments;
     private final int context;
-    /** The accesses so far, or null: races are not looked for. */
+    /** The accesses so far; null if races are not checked. */
     final Races races;
 
     private final AtomicLong next = new AtomicLong();
-    /**
-     * The first group that failed; groups before it are run to their end, so that what is reported is always the same.
-     */
+    /** The first group that failed. Groups before it run to their end, so that the report is always the same. */
     private volatile long failedGroup = Long.MAX_VALUE;
 
     private KernelException failure;
@@ -114,7 +112,7 @@ final class Launch {
         return "(" + at[0] + ", " + at[1] + ", " + at[2] + ")";
     }
 
-    /** Ends the launch; of several failures the one of the first group is kept. */
+    /** Ends the launch; keeps the failure of the first group if there are several. */
     synchronized void fail(WorkItem item, Throwable cause) {
         if (item.group.index < failedGroup) {
             failedGroup = item.group.index;
@@ -148,8 +146,8 @@ final class Launch {
         return text.toString();
     }
 
-    /** The kernel's name of an array: that of its parameter, or of its local variable. */
-    @SuppressWarnings("ReferenceEquality") // two arrays are not one
+    /** The kernel's name of an array: its parameter's or its local variable's name. */
+    @SuppressWarnings("ReferenceEquality") // compares identity
     String nameOf(Object array, Group group) {
         for (int i = 0; i < arguments.length; i++) {
             if (arguments[i] == array) {

@@ -6,7 +6,7 @@ import java.util.BitSet;
 final class LocalArray {
     final Object array;
     final int length;
-    /** Elements whose stored value looks like unwritten memory. */
+    /** Elements whose stored value equals the pattern of unwritten memory. */
     private final BitSet stored = new BitSet();
 
     private String name;

@@ -4,8 +4,8 @@ import java.util.Arrays;
 import java.util.concurrent.locks.LockSupport;
 
 /**
- * A group whose work-items wait for each other anywhere. Each has a virtual thread, and one of them runs at a time:
- * whoever has to wait hands on to the next that need not.
+ * A group whose work-items may wait for each other anywhere. Each has a virtual thread, and one of them runs at a time;
+ * a work-item that has to wait lets the next ready one run.
  */
 final class Lockstep extends Group {
     private enum State {
@@ -117,7 +117,7 @@ final class Lockstep extends Group {
         }
         lanes[0].give();
         owner.await();
-        WorkItem.enter(null); // whatever a lane entered last
+        WorkItem.enter(null); // resets what a lane entered last
     }
 
     @Override
@@ -164,7 +164,7 @@ final class Lockstep extends Group {
         }
     }
 
-    /** Who runs after this work-item: another of the group, or the owner where all have returned. */
+    /** Chooses who runs after this work-item: another one of the group, or the owner if all have returned. */
     private Turn handOn(int number) {
         int next = nextReady(number);
         if (next >= 0) {

@@ -16,7 +16,7 @@ import uk.ac.manchester.tornado.api.exceptions.TornadoRuntimeException;
 
 /** Runs graphs, and keeps their device memory between runs. Thread-safe; one thread runs at a time. */
 public final class Plan {
-    /** What one execution took; times in nanoseconds. */
+    /** The measurements of one execution; times in nanoseconds. */
     public record Profile(long total, long write, long read, long kernels, long bytesIn, long bytesOut, long memory) {}
 
     private final class State {
@@ -75,7 +75,7 @@ public final class Plan {
         selected = states;
     }
 
-    /** Sets the grids, or with null unsets them. */
+    /** Sets the grids; null unsets them. */
     public synchronized void grids(GridScheduler scheduler) {
         checkOpen();
         if (scheduler != null) {
@@ -105,7 +105,7 @@ public final class Plan {
         memory.limit(bytes);
     }
 
-    /** Reads the kernels of the selected graphs, so that the first execution need not. */
+    /** Reads the kernels of the selected graphs, so that the first execution needn't. */
     public synchronized void prepare() {
         checkOpen();
         Interpreter.RUNTIME.takeResetBack();
@@ -202,7 +202,7 @@ public final class Plan {
                 + (consumed.graph() == null ? "the graph executed before" : "graph " + consumed.graph());
         if (from == null || (from != state && !from.executed)) {
             if (consumed.graph() != null && state.copies.ifPresent(consumed.array()) != null) {
-                return; // it has it from another graph that it names, as any that may run before it has to be
+                return; // taken over from another graph that it names
             }
             throw new TornadoRuntimeException(what + ", which has not been executed");
         }
@@ -274,7 +274,7 @@ public final class Plan {
         Interpreter.RUNTIME.markReset();
     }
 
-    /** Bytes of its copies; of a closed plan those that TornadoVM wouldn't have freed. */
+    /** Bytes of its copies; for a closed plan, of those that TornadoVM wouldn't have freed. */
     public synchronized long memory() {
         return memory.bytes() + leaked;
     }

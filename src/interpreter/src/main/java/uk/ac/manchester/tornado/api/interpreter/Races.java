@@ -5,37 +5,37 @@ import java.util.Arrays;
 import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
 
 /**
- * Who read and wrote each element of the memory that work-items share. Two accesses by different work-items, at least
- * one a write and not both atomic, have to have a barrier of their group between them; between groups there is none.
- * Groups run one after the other while this is kept.
+ * Detects races: records which work-items read and wrote each element of shared memory. Two accesses by different
+ * work-items, at least one of them a write and not both atomic, need a barrier of their group between them; between
+ * groups there is none. Meanwhile groups run one after the other.
  */
 final class Races {
-    /** Of an entry: the write was atomic. */
+    /** Flag of an entry: the write was atomic. */
     private static final int ATOMIC = 1;
-    /** Others than the writer wrote atomically too: some of its group in the same phase. */
+    /** Flag: other work-items of the writer's group also wrote atomically in the same phase. */
     private static final int OTHERS = 2;
-    /** Some of other groups did. */
+    /** Flag: work-items of other groups also wrote atomically. */
     private static final int OTHER_GROUPS = 4;
 
     private static final int FLAG_BITS = 3;
 
-    /** For which the last array is kept; a power of two. */
+    /** The number of sites for which the last array is kept; a power of two. */
     private static final int SITES = 64;
 
     /**
-     * The accesses of one array. An entry has the work-item's mark above, one more than its number in the grid, and
-     * below it the phase, a barrier's number, over the flags; 0 is none.
+     * The accesses to one array. An entry contains, from the upper bits down, the work-item's mark (its number in the
+     * grid plus one), the phase (a barrier's number) and the flags; 0 means none.
      */
     private static final class History {
         final Object array;
         final long[] write;
-        /** The last reader, the last one that is another, and the mark of one of an earlier group. */
+        /** The last reader, the last different reader, and the mark of a reader of an earlier group. */
         final long[] read;
 
         final long[] otherRead;
         final int[] earlierGroup;
 
-        /** Whether an element was read that the launch had not written, and whether one was written. */
+        /** Whether an element was read before the launch wrote it, and (next field) whether one was written. */
         boolean isRead;
 
         boolean isWritten;
@@ -49,16 +49,16 @@ final class Races {
         }
     }
 
-    /** Of the arguments, and then of the group's local arrays. */
+    /** The histories of the arguments, then of the group's local arrays. */
     private History[] histories = new History[16];
 
     private int count;
     private final int arguments;
 
-    /** The last array at each site, by the site's lowest bits: an access mostly reaches what it reached before. */
+    /** The last array at each site, by the site's lowest bits: an access usually uses the same array as before. */
     private final Object[] recent = new Object[SITES];
 
-    /** Theirs, or null: a work-item's own. */
+    /** The histories of these arrays; null for a work-item's own array. */
     private final History[] recentHistories = new History[SITES];
 
     private final int groupSize;
@@ -84,7 +84,7 @@ final class Races {
         }
     }
 
-    /** Whether what was in an argument before was read. */
+    /** Whether an argument's earlier content was read. */
     boolean reads(Object array) {
         History history = find(array);
         return history != null && history.isRead;
@@ -95,7 +95,7 @@ final class Races {
         return history != null && history.isWritten;
     }
 
-    /** A new group has new local memory. */
+    /** Forgets local arrays, because a new group has new local memory. */
     void clearLocals() {
         Arrays.fill(histories, arguments, count, null);
         count = arguments;
@@ -125,7 +125,7 @@ final class Races {
         return null;
     }
 
-    /** @param site where in its class the access is, a number from 0 */
+    /** @param site the access's number in its class, from 0 */
     void read(WorkItem item, Object array, int index, int site) {
         History h = history(array, site);
         if (h == null) {
@@ -137,7 +137,7 @@ final class Races {
         long now = entry(self, phase, 0);
         long last = h.read[index];
         if (last == now) {
-            return; // whoever wrote it since was told
+            return; // a later write was already checked
         }
         long write = h.write[index];
         if (write == 0) {
@@ -215,7 +215,7 @@ final class Races {
         return before != 0 && mark(before) != self && (phase(before) == phase || !isIn(group, mark(before)));
     }
 
-    /** @param group the mark of its first work-item; a division for each access would be slow */
+    /** @param group the mark of the group's first work-item; a division per access would be slow */
     private boolean isIn(int group, int mark) {
         return mark >= group && mark - group < groupSize;
     }

@@ -30,14 +30,14 @@ import java.util.stream.Stream;
 import uk.ac.manchester.tornado.api.KernelContext;
 
 /**
- * Rewrites a kernel's method so that it returns at a barrier, with its variables kept in the work-item's {@link Frame},
- * and goes on from there when it is called again with the same arguments. A group's work-items need no threads then.
+ * Rewrites a kernel's method so that it returns at a barrier, keeps its variables in the work-item's {@link Frame}, and
+ * continues from there when it is called again with the same arguments. A group's work-items then need no threads.
  */
 final class Resumable implements CodeTransform {
     private static final ClassDesc FRAME = Frame.class.describeConstable().orElseThrow();
     private static final String CONTEXT = KernelContext.class.getName().replace('.', '/');
 
-    /** A local variable, and the elements of the method between which it has a value. */
+    /** A local variable, and the range of the method's elements in which it has a value. */
     private record Variable(int slot, ClassDesc type, int from, int to) {
         boolean holdsAt(int position) {
             return from < position && position < to;
@@ -64,7 +64,7 @@ final class Resumable implements CodeTransform {
                 && call.name().stringValue().endsWith("Barrier");
     }
 
-    /** Null where the method has no barrier, or its table of variables doesn't name all that it uses. */
+    /** Null if the method has no barrier, or its variable table is incomplete. */
     static Resumable of(MethodModel method) {
         CodeModel code = method.code().orElse(null);
         if (code == null
@@ -105,7 +105,7 @@ final class Resumable implements CodeTransform {
                 return null;
             }
         }
-        // A parameter that is never changed comes again with the next call.
+        // A parameter that never changes is passed again with the next call.
         variables.removeIf(variable -> variable.slot() < parameters && !changed.contains(variable.slot()));
         List<List<Variable>> kept = new ArrayList<>();
         for (int barrier : barriers) {
@@ -119,7 +119,7 @@ final class Resumable implements CodeTransform {
         return kept.isEmpty() ? null : new Resumable(kept);
     }
 
-    /** The first element that may follow that one: the beginning of its outermost loop, or itself. */
+    /** The first element that may execute after that one: the beginning of its outermost loop, or itself. */
     private static int reached(List<CodeElement> elements, Map<Label, Integer> positions, int position) {
         int reached = position;
         for (int i = elements.size() - 1; i >= reached; i--) {

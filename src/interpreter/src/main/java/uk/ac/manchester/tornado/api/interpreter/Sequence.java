@@ -3,8 +3,8 @@ package uk.ac.manchester.tornado.api.interpreter;
 import uk.ac.manchester.tornado.api.KernelContext;
 
 /**
- * A group whose work-items run one after the other on the calling thread, each to its end or to its next barrier; from
- * there they go on in the next round.
+ * A group whose work-items run one after the other on the calling thread, each to its end or to its next barrier; they
+ * continue in the next round.
  */
 final class Sequence extends Group {
     private final Body body;
@@ -39,7 +39,7 @@ final class Sequence extends Group {
         }
     }
 
-    /** Whether all wait for each other, and are to go on. */
+    /** Runs a round; returns whether all wait at a barrier and must continue. */
     private boolean round() {
         WorkItem waiting = null;
         WorkItem returned = null;

@@ -6,21 +6,21 @@ import java.util.Set;
 import java.util.function.Consumer;
 
 /**
- * What a launch of a kernel did to its task's arrays; known where races are looked for.
+ * A kernel launch's accesses to its task's arrays; known if races are checked.
  *
  * @param task the graph's and the task's name
- * @param read arrays of which something was read that was there before, by identity
- * @param written arrays to which something was written, by identity
+ * @param read arrays whose earlier content was read, by identity
+ * @param written arrays that were written, by identity
  */
 public record TaskAccesses(String task, Set<Object> read, Set<Object> written) {
     private static volatile Consumer<TaskAccesses> listener;
 
-    /** Tells someone of every launch from now on; null tells nobody. */
+    /** Sets the listener for every launch from now on; null for none. */
     public static void listen(Consumer<TaskAccesses> to) {
         listener = to;
     }
 
-    /** @param copies the device's of the arguments */
+    /** @param copies the device's copies of the arguments */
     static void tell(String task, Object[] arguments, Object[] copies, Races races) {
         Consumer<TaskAccesses> to = listener;
         if (to != null && races != null) {

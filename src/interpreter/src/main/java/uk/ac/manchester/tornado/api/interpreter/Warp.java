@@ -2,7 +2,7 @@ package uk.ac.manchester.tornado.api.interpreter;
 
 import java.util.Arrays;
 
-/** 32 work-items that compute some things together: each brings an operand, and gets its result once all have come. */
+/** 32 work-items with collective operations: each brings an operand and gets its result once all have arrived. */
 final class Warp {
     static final int LANES = 32;
 
@@ -40,7 +40,7 @@ final class Warp {
         return results[lane];
     }
 
-    /** A lane that has not come. */
+    /** A lane that has not arrived. */
     int missing() {
         return Integer.numberOfTrailingZeros(~arrived);
     }
@@ -69,7 +69,7 @@ final class Warp {
         return true;
     }
 
-    /** Adds as five shuffles down do, so that the rounding is theirs. */
+    /** Adds in the order of five shuffles down, so that the rounding is the same. */
     private void sum() {
         float[] values = new float[LANES];
         for (int lane = 0; lane < lanes; lane++) {

@@ -1,6 +1,6 @@
 package uk.ac.manchester.tornado.api.interpreter;
 
-/** One work-item of a launch: what is behind a kernel's context. */
+/** One work-item of a launch: the implementation of a kernel's context. */
 public final class WorkItem {
     private static final Integer[] SMALL = new Integer[Grid.MAX_GROUP];
 
@@ -12,24 +12,24 @@ public final class WorkItem {
 
     private static final ThreadLocal<WorkItem> CURRENT = new ThreadLocal<>();
     /**
-     * What some thread entered last. A thread that finds its own work-item here needs no look into {@link #CURRENT}:
-     * what it has written here since it entered another can't be one that it left before.
+     * The work-item that some thread entered last. A thread that finds its own work-item here needn't read {@link
+     * #CURRENT}: it overwrites this field when it enters another, so it can't find one that it has left.
      */
     private static WorkItem entered;
 
     final Group group;
-    /** Number within the group; x counts fastest. */
+    /** Index within the group; x varies fastest. */
     final int linear;
-    /** Where it waits, or null: it has a thread of its own. */
+    /** The frame in which it waits; null if it has its own thread. */
     final Frame frame;
-    /** One more than its number within the grid, where races are looked for. */
+    /** Its number within the grid plus one, if races are checked. */
     final int mark;
 
     private final Races races;
 
     private int allocations;
     private AsyncCopies copies;
-    /** Whose work-item this is, once entered. */
+    /** The thread that runs this work-item, once entered. */
     private Thread thread;
 
     WorkItem(Group group, int linear, Frame frame) {
@@ -40,13 +40,13 @@ public final class WorkItem {
         this.mark = races == null ? 0 : Math.toIntExact(group.index * group.launch.grid.groupSize() + linear + 1);
     }
 
-    /** The work-item this thread runs, or null. */
+    /** The work-item that this thread runs, or null. */
     public static WorkItem current() {
         WorkItem item = entered;
         return item != null && item.thread == Thread.currentThread() ? item : CURRENT.get();
     }
 
-    /** Says that this thread runs this work-item, or with null none. */
+    /** Sets the work-item that this thread runs; null for none. */
     static void enter(WorkItem item) {
         if (item != null) {
             item.thread = Thread.currentThread();
@@ -55,7 +55,7 @@ public final class WorkItem {
         entered = item;
     }
 
-    /** Tells that this work-item reads an element, where races are looked for. */
+    /** Records that this work-item reads an element, if races are checked. */
     public void reads(Object array, int index) {
         reads(array, index, 0);
     }
@@ -66,7 +66,7 @@ public final class WorkItem {
         }
     }
 
-    /** Tells that this work-item writes an element, where races are looked for. */
+    /** Records that this work-item writes an element, if races are checked. */
     public void writes(Object array, int index) {
         writes(array, index, 0);
     }
@@ -77,7 +77,7 @@ public final class WorkItem {
         }
     }
 
-    /** Tells that this work-item changes an element atomically, where races are looked for. */
+    /** Records that this work-item updates an element atomically, if races are checked. */
     public void updates(Object array, int index) {
         if (races != null) {
             races.write(this, array, index, 0, true);
@@ -140,7 +140,7 @@ public final class WorkItem {
         return (int[]) group.collective(this, Warp.Operation.MMA_INT8, new Warp.Fragments(a, b, c));
     }
 
-    /** Starts a copy to local memory; the element has no value until the copy lands. */
+    /** Starts a copy to local memory; the element has no value until the copy completes. */
     public void copyAsync(int[] into, int index, int value) {
         CheckedMemory.checkIndex(into, into.length, index);
         CheckedMemory.poison(into, index);
@@ -152,7 +152,7 @@ public final class WorkItem {
         copies().commit();
     }
 
-    /** Lands all but the last so many committed groups of copies. */
+    /** Completes all but the last {@code remaining} committed groups of copies. */
     public void awaitCopies(int remaining) {
         copies().await(remaining, this);
     }
@@ -164,7 +164,7 @@ public final class WorkItem {
         return copies;
     }
 
-    /** This work-item's lane of its warp. */
+    /** This work-item's lane in its warp. */
     public int lane() {
         return linear % Warp.LANES;
     }

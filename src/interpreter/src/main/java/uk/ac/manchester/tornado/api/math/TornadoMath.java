@@ -2,7 +2,9 @@ package uk.ac.manchester.tornado.api.math;
 
 import uk.ac.manchester.tornado.api.types.HalfFloat;
 
-/** Mathematical functions kernels may call. A device may round differently where Java demands more than it has. */
+/**
+ * Mathematical functions for kernels. A device may round differently where Java requires more accuracy than it offers.
+ */
 public class TornadoMath {
     public TornadoMath() {}
 

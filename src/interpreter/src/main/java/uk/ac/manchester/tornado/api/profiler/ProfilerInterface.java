@@ -1,6 +1,6 @@
 package uk.ac.manchester.tornado.api.profiler;
 
-/** What an execution took: times in nanoseconds, sizes in bytes. */
+/** An execution's measurements: times in nanoseconds, sizes in bytes. */
 public interface ProfilerInterface {
     long getTotalTime();
 

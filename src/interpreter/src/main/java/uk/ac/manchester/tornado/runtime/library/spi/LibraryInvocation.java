@@ -38,7 +38,7 @@ public final class LibraryInvocation {
         return javaArgs[index];
     }
 
-    /** Where an array's first element is on the device. */
+    /** The device address of an array's first element. */
     public long getDevicePointer(int index) {
         return devicePointers[index];
     }
@@ -60,7 +60,7 @@ public final class LibraryInvocation {
         return context;
     }
 
-    /** What {@link uk.ac.manchester.tornado.api.common.LibraryTaskDescriptor#withTuning} was given. */
+    /** The argument of {@link uk.ac.manchester.tornado.api.common.LibraryTaskDescriptor#withTuning}. */
     public Object getTuning() {
         return tuning;
     }

@@ -3,7 +3,7 @@ package uk.ac.manchester.tornado.runtime.library.spi;
 import uk.ac.manchester.tornado.api.common.LibraryTaskDescriptor;
 import uk.ac.manchester.tornado.runtime.common.TornadoXPUDevice;
 
-/** What runs a graph's library tasks, found by {@link java.util.ServiceLoader}. The interpreter looks for none. */
+/** Runs a graph's library tasks; found by {@link java.util.ServiceLoader}. The interpreter looks for none. */
 public interface TornadoLibraryProvider {
     /** The library that a task's descriptor names. */
     String libraryName();
@@ -15,7 +15,7 @@ public interface TornadoLibraryProvider {
     /** Called before every launch, and before a CUDA graph is recorded; here memory may be allocated. */
     default void prepare(LibraryTaskDescriptor descriptor, LibraryContext context) {}
 
-    /** Puts the task's work on the plan's stream. */
+    /** Enqueues the task's work on the plan's stream. */
     void dispatch(String functionName, LibraryInvocation invocation);
 
     void destroyContext(LibraryContext context);

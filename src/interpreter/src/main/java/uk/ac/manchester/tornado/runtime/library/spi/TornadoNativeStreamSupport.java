@@ -1,8 +1,8 @@
 package uk.ac.manchester.tornado.runtime.library.spi;
 
-/** A device whose driver's handles are to be had. */
+/** A device that gives access to its driver's handles. */
 public interface TornadoNativeStreamSupport {
-    /** The driver's stream that a plan's work is put on. */
+    /** The driver's stream for a plan's work. */
     long getNativeStream(long executionPlanId);
 
     /** The driver's context of a plan. */
