@@ -96,13 +96,19 @@ final class Int8Reader {
             Matrix.Int8.RowReader values;
             if (tensors.has(module + ".weight_packed")) {
                 // Words along the columns, the first value in the lowest bits: bytes in order.
-                int words = Math.ceilDiv(cols, perWord());
-                MemorySegment data = tensors.tensor(module + ".weight_packed")
-                        .requireDType(DType.I32)
-                        .requireShape(rows, words)
-                        .data();
+                Tensor packed = tensors.tensor(module + ".weight_packed").requireDType(DType.I32);
+                boolean dense = isDense(packed, cols, 1);
+                int words = words(cols, dense);
+                MemorySegment data = packed.requireShape(rows, words).data();
                 int bits = bits();
-                values = (row, into, at) -> unsignedRow(data, row * 4L * words, bits, into, at, cols);
+                int middle = 1 << (bits - 1);
+                values = !dense
+                        ? (row, into, at) -> unsignedRow(data, row * 4L * words, bits, into, at, cols)
+                        : (row, into, at) -> {
+                            for (int c = 0; c < cols; c++) {
+                                into[at + c] = (byte) (across(data, (long) row * words, 1, c, bits) - middle);
+                            }
+                        };
             } else {
                 MemorySegment data = tensors.tensor(module + ".weight")
                         .requireDType(DType.I8)
@@ -186,6 +192,30 @@ final class Int8Reader {
             return new Matrix.Stored(scale.file(), module, scale.name(), scheme, inputScale);
         }
 
+        /** Words that hold so many values. */
+        private int words(int values, boolean dense) {
+            return dense ? Math.toIntExact(Math.ceilDiv((long) values * bits(), 32)) : Math.ceilDiv(values, perWord());
+        }
+
+        /**
+         * Whether values that don't fill words as a whole lie across two of them, as compressed-tensors writes them
+         * since 0.17; before, the rest of a word was left out.
+         *
+         * @param dimension along which words lie
+         */
+        private boolean isDense(Tensor packed, int values, int dimension) {
+            if (32 % bits() == 0 || values <= perWord()) {
+                return false;
+            }
+            int words = words(values, true);
+            if (words == words(values, false)) {
+                throw packed.problem("expected more than " + values + " values of " + bits()
+                        + " bits in a row, which versions of compressed-tensors pack in two ways");
+            }
+            long[] shape = packed.shape();
+            return shape.length == 2 && shape[dimension] == words;
+        }
+
         /** Null if all are 0, as those of a symmetric scheme are, if they are there. */
         private Matrix.Int8.@Nullable IntAt zeros(int scaleRows, int scaleCols) {
             String name = module + ".weight_zero_point";
@@ -196,17 +226,20 @@ final class Int8Reader {
             Tensor zero = tensors.tensor(name);
             MemorySegment data = zero.data();
             boolean packed = zero.dtype() == DType.I32; // along the rows
+            boolean dense = packed && isDense(zero, scaleRows, 0);
             if (packed) {
-                zero.requireShape(Math.ceilDiv(scaleRows, perWord()), scaleCols);
+                zero.requireShape(words(scaleRows, dense), scaleCols);
             } else if (!zero.requireDType(DType.I8).holds(scaleRows, scaleCols)) {
                 throw zero.problem("expected " + scaleRows + " x " + scaleCols + " zero points, got " + zero);
             }
             int bits = bits();
             int perWord = perWord();
             int middle = 1 << (bits - 1);
-            Matrix.Int8.IntAt zeros = packed
-                    ? (r, c) -> unsigned(data, (long) (r / perWord) * scaleCols + c, r % perWord, bits) - middle
-                    : (r, c) -> data.get(ValueLayout.JAVA_BYTE, (long) r * scaleCols + c);
+            Matrix.Int8.IntAt zeros = dense
+                    ? (r, c) -> across(data, c, scaleCols, r, bits) - middle
+                    : packed
+                            ? (r, c) -> unsigned(data, (long) (r / perWord) * scaleCols + c, r % perWord, bits) - middle
+                            : (r, c) -> data.get(ValueLayout.JAVA_BYTE, (long) r * scaleCols + c);
             if (!symmetric) {
                 return zeros;
             }

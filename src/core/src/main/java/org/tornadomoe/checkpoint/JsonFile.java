@@ -1,6 +1,7 @@
 package org.tornadomoe.checkpoint;
 
 import java.io.BufferedInputStream;
+import java.io.ByteArrayInputStream;
 import java.io.IOException;
 import java.io.InputStream;
 import java.nio.channels.Channels;
@@ -44,12 +45,22 @@ record JsonFile(Path file, Map<String, @Nullable Object> fields) {
             if (size > MAX_BYTES) {
                 throw new CheckpointException(file, "expected at most " + MAX_BYTES + " bytes of JSON, got " + size);
             }
-            try (InputStream bytes = new BufferedInputStream(Channels.newInputStream(channel));
-                    JsonParser parser = JSON.createParser(ObjectReadContext.empty(), bytes)) {
-                return new JsonFile(file, new Reader(file, parser).root());
+            try (InputStream bytes = new BufferedInputStream(Channels.newInputStream(channel))) {
+                return of(file, bytes);
             }
         } catch (IOException e) {
             throw CheckpointException.of(file, "cannot be read", e);
+        }
+    }
+
+    /** What a tensor of a file holds. */
+    static JsonFile of(Tensor tensor) {
+        return of(tensor.file(), new ByteArrayInputStream(tensor.toBytes()));
+    }
+
+    private static JsonFile of(Path file, InputStream bytes) {
+        try (JsonParser parser = JSON.createParser(ObjectReadContext.empty(), bytes)) {
+            return new JsonFile(file, new Reader(file, parser).root());
         } catch (JacksonIOException e) {
             throw CheckpointException.of(file, "cannot be read", Objects.requireNonNull(e.getCause()));
         } catch (JacksonException e) {

@@ -783,7 +783,7 @@ record LayerTensors(
             Experts gateUp = experts(block + names.gateUp, 2 * i, h);
             Experts down = experts(block + names.down, h, i);
             // Each [E, rows, cols], or both transposed; where 2I = H the second tensor tells.
-            boolean transposed = (2 * i == h ? down : gateUp).isTransposed();
+            boolean transposed = (gateUp.isSquare() ? down : gateUp).isTransposed();
             float[] gateUpBias = bias(block + names.biasOf(names.gateUp), shape.experts, 2L * i);
             float[] downBias = bias(block + names.biasOf(names.down), shape.experts, h);
             int step = shape.interleaved ? 2 : 1;
@@ -802,29 +802,43 @@ record LayerTensors(
             return experts;
         }
 
-        /** One matrix [rows, cols] of each expert in a tensor of all: floats, 8-bit floats, or MXFP4 blocks. */
+        /** One matrix [rows, cols] of each expert in a tensor of all: floats, 8-bit floats, MXFP4 or NVFP4. */
         private Experts experts(String name, int rows, int cols) {
             MatrixReader reader = new MatrixReader(tensors, quantization);
             if (tensors.has(name + BLOCKS_OF_4_BITS)) {
                 Tensor values = tensors.tensor(name + BLOCKS_OF_4_BITS).requireDType(DType.U8);
                 Tensor exponents = reader.scaleOf(name).requireDType(DType.U8, DType.F8_E8M0);
-                return new Experts(values, exponents, reader.block(name), shape.experts, rows, cols);
+                return new Experts(values, exponents, null, reader.block(name), shape.experts, rows, cols);
             }
             DType dtype = tensors.dtype(name);
+            if (dtype == DType.U8) {
+                Tensor scale = reader.scaleOf(name).requireDType(DType.F8_E4M3, DType.F8_E8M0, DType.U8);
+                float[] factors = reader.factors(name + "_", scale, shape.experts);
+                return new Experts(tensors.tensor(name), scale, factors, null, shape.experts, rows, cols / 2);
+            }
             boolean scaled = dtype != null && dtype.isFloat8();
             Tensor values = scaled ? tensors.tensor(name) : tensors.tensor(name).requireFloat();
             return new Experts(
-                    values, scaled ? reader.scaleOf(name) : null, reader.block(name), shape.experts, rows, cols);
+                    values, scaled ? reader.scaleOf(name) : null, null, reader.block(name), shape.experts, rows, cols);
         }
 
-        /** @param scale null where the values are floats of at least 16 bits */
+        /**
+         * @param scale null where the values are floats of at least 16 bits
+         * @param factors what each expert's scales are multiplied by; null for 1
+         * @param cols elements of the tensor, of which one may hold two values
+         */
         private record Experts(
                 Tensor values,
                 @Nullable Tensor scale,
+                float @Nullable [] factors,
                 @Nullable GroupShape block,
                 int count,
                 int rows,
                 int cols) {
+            boolean isSquare() {
+                return rows == cols;
+            }
+
             boolean isTransposed() {
                 return Arrays.equals(values.shape(), new long[] {count, cols, rows});
             }
@@ -832,7 +846,11 @@ record LayerTensors(
             Matrix matrix(SmallFloats.Place place) {
                 if (values.dtype() == DType.U8) {
                     return SmallFloats.fourBits(
-                            values.name(), values, Objects.requireNonNull(scale), place.straight(), 1);
+                            values.name(),
+                            values,
+                            Objects.requireNonNull(scale),
+                            factors == null ? place.straight() : place,
+                            factors == null ? 1 : factors[place.index()]);
                 }
                 values.requireShape(count, place.transposed() ? cols : rows, place.transposed() ? rows : cols);
                 return scale == null ? place.floats(values) : SmallFloats.eightBits(values, scale, place, block);

@@ -43,6 +43,9 @@ record MatrixReader(BlockTensors tensors, @Nullable WeightQuantization quantizat
             Tensor values = tensors.tensor(module + ".weight").requireShape(rows, cols);
             return SmallFloats.eightBits(values, scale(module + "."), whole, block(module));
         }
+        if (BitsAndBytes.has(tensors, module)) {
+            return BitsAndBytes.read(tensors, module, rows, cols);
+        }
         String packed = module + (dtype == null ? ".weight_packed" : ".weight");
         if (tensors.dtype(packed) == DType.U8 || (dtype == DType.I8 && hasExponents(module))) {
             takeScalesOfActivations(module + ".");
@@ -51,9 +54,36 @@ record MatrixReader(BlockTensors tensors, @Nullable WeightQuantization quantizat
             return SmallFloats.fourBits(module, values, scale, whole, factor(module, scale));
         }
         WeightQuantization.Group scheme = scheme(module);
-        return scheme == null || quantization == null || quantization.method() == WeightQuantization.Method.FLOATS
-                ? Matrix.Floats.of(tensors.tensor(module + ".weight"), rows, cols)
-                : Int8Reader.read(tensors, quantization.method(), scheme, module, rows, cols);
+        if (scheme == null || quantization == null) {
+            return Matrix.Floats.of(tensors.tensor(module + ".weight"), rows, cols);
+        }
+        if (quantization.method() != WeightQuantization.Method.FLOATS) {
+            return Int8Reader.read(tensors, quantization.method(), scheme, module, rows, cols);
+        }
+        return dtype == DType.I8
+                ? wholeNumbers(module, rows, cols)
+                : Matrix.Floats.of(tensors.tensor(module + ".weight"), rows, cols);
+    }
+
+    /** Whole numbers of 8 bits, whose scales tell what shares one: all, a row, or a group of a row's columns. */
+    private Matrix wholeNumbers(String module, int rows, int cols) {
+        Tensor scale = scale(module + ".").requireFloat();
+        takeScalesOfActivations(module + ".");
+        long each = scale.elements() / rows;
+        String strategy = scale.elements() == 1 ? "tensor" : each == 1 ? "channel" : "group";
+        if (strategy.equals("group") && (each < 1 || cols % each != 0)) {
+            throw scale.problem("expected one scale, or one or more for each of " + rows + " rows, got " + scale);
+        }
+        boolean zeros = tensors.has(module + ".weight_zero_point");
+        var weights = new WeightQuantization.Arguments(
+                8, "int", !zeros, strategy, false, strategy.equals("group") ? (int) (cols / each) : 0, List.of());
+        return Int8Reader.read(
+                tensors,
+                WeightQuantization.Method.COMPRESSED_TENSORS,
+                new WeightQuantization.Group(weights, null),
+                module,
+                rows,
+                cols);
     }
 
     /**
@@ -70,6 +100,9 @@ record MatrixReader(BlockTensors tensors, @Nullable WeightQuantization quantizat
                 throw known.problem("expected rows and columns, got " + Arrays.toString(told));
             }
             return told;
+        }
+        if (BitsAndBytes.has(tensors, module)) {
+            return BitsAndBytes.shape(tensors, module);
         }
         String name = SUFFIXES.stream()
                 .map(suffix -> module + "." + suffix)
@@ -140,16 +173,34 @@ record MatrixReader(BlockTensors tensors, @Nullable WeightQuantization quantizat
 
     /** What the scales of a module's groups are multiplied by: the one scale above them, or one over it. */
     private float factor(String module, Tensor scale) {
-        Tensor factor = tensors.find(module + ".weight_scale_2");
-        Tensor divisor = tensors.find(module + ".weight_global_scale");
+        return factors(module + ".", scale, 1)[0];
+    }
+
+    /** Likewise of so many matrices in one tensor, which have one scale above them or one each. */
+    float[] factors(String prefix, Tensor scale, int matrices) {
+        Tensor factor = tensors.find(prefix + "weight_scale_2");
+        Tensor divisor = tensors.find(prefix + "weight_global_scale");
         if (scale.dtype() == DType.F8_E4M3 && factor == null && divisor == null) {
-            throw scale.problem("expected one scale above those of the groups, " + module + ".weight_scale_2 or .weight"
-                    + "_global_scale, found neither");
+            throw scale.problem("expected one scale above those of the groups, " + prefix + "weight_scale_2 or "
+                    + "weight_global_scale, found neither");
         }
         if (factor != null && divisor != null) {
             throw divisor.problem("expected one scale above those of the groups, found " + factor.name() + ", too");
         }
-        return (factor == null ? 1 : factor.toScale()) / (divisor == null ? 1 : divisor.toScale());
+        float[] all = new float[matrices];
+        for (int i = 0; i < matrices; i++) {
+            all[i] = above(factor, i, matrices) / above(divisor, i, matrices);
+        }
+        return all;
+    }
+
+    private static float above(@Nullable Tensor scales, int i, int matrices) {
+        if (scales == null) {
+            return 1;
+        }
+        return scales.elements() == 1
+                ? scales.toScale()
+                : scales.requireFloat().requireShape(matrices).requireFinite().getFloat(i);
     }
 
     /** What the configuration says of a module; null where it is floats. */

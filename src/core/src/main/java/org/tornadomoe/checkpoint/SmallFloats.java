@@ -5,6 +5,7 @@ import java.lang.foreign.ValueLayout;
 import java.lang.invoke.MethodHandles;
 import java.lang.invoke.VarHandle;
 import java.nio.ByteOrder;
+import java.util.Arrays;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.GroupShape;
 import org.tornadomoe.config.Int8Quantization;
@@ -124,8 +125,8 @@ final class SmallFloats {
     }
 
     /**
-     * 8-bit floats, each times the scale of its block. What shares one is what the scales' shape says: all values, a
-     * row, a group of a row's columns, or else a block.
+     * 8-bit floats, each times the scale of its block. What shares one is what the scales' shape says: all values, the
+     * gate's or the up projection's, a row, a group of a row's columns, or else a block.
      *
      * @param scale of as many matrices as the values, or one scale for all
      * @param said rows and columns of a block, if the configuration says that there are blocks; else they have 128 of
@@ -144,6 +145,11 @@ final class SmallFloats {
         long last = shape.length == 0 ? 1 : shape[shape.length - 1];
         long scaleRows = Math.ceilDiv(rows, block.row());
         long scaleCols = Math.ceilDiv(cols, block.col());
+        if (matrices > 1 && Arrays.equals(shape, new long[] {matrices, 2}) && rows % 2 == 0) { // gate's and up's
+            boolean inTurns = place.step == 2;
+            long first = 2L * place.index + (inTurns ? place.first : 0);
+            return scaled(values, place, new Scales(scale, inTurns ? rows : rows / 2, cols, first, 1, 0));
+        }
         if (place.transposed && last > 1 && count != matrices) { // the scales are transposed as well
             long down = each / last;
             return last == rows && down > 0 && cols % down == 0 && count == matrices * last * down
@@ -239,7 +245,8 @@ final class SmallFloats {
      * (MXFP4) or E4M3 of 16 (NVFP4).
      *
      * @param module what its tensors' names begin with
-     * @param values [n, allRows, cols / 2], which may be split into more dimensions
+     * @param values [n, allRows, cols / 2], which may be split into more dimensions; [n, cols / 2, allRows] where the
+     *     place is transposed
      * @param scale [n, allRows, cols / group], likewise
      * @param factor what all scales are multiplied by
      * @throws CheckpointException if the tensors have other sizes
@@ -247,52 +254,41 @@ final class SmallFloats {
     static Matrix fourBits(String module, Tensor values, Tensor scale, Place place, float factor) {
         int rows = place.allRows;
         int cols = place.cols;
+        boolean transposed = place.transposed;
         long matrices = 2 * values.data().byteSize() / Math.max(1, (long) rows * cols);
         long groups = scale.elements() / Math.max(1, matrices * rows);
-        if (cols % 2 != 0 || matrices <= place.index || !values.holds(matrices * rows, cols / 2)) {
+        boolean holds =
+                transposed ? values.holds(matrices * (cols / 2), rows) : values.holds(matrices * rows, cols / 2);
+        if (cols % 2 != 0 || matrices <= place.index || !holds) {
             throw values.problem(
                     "expected two values a byte of matrices of " + rows + " x " + cols + ", got " + values);
         }
-        if (groups < 1 || !scale.holds(matrices * rows, groups) || cols % groups != 0) {
+        boolean scales = transposed ? scale.holds(matrices * groups, rows) : scale.holds(matrices * rows, groups);
+        if (groups < 1 || !scales || cols % groups != 0) {
             throw scale.problem("expected a scale for each group of the " + cols + " columns of " + matrices * rows
                     + " rows, got " + scale);
         }
         int group = Math.toIntExact(cols / groups);
-        MemorySegment data = values.data();
-        int bytes = cols / 2;
-        long firstRow = (long) place.index * rows;
         return new Matrix.Int8(
                 place.rows,
                 cols,
                 1,
                 group,
-                (row, into, to) -> {
-                    byte[] twos = new byte[bytes];
-                    MemorySegment.copy(
-                            data, ValueLayout.JAVA_BYTE, (firstRow + place.row(row)) * bytes, twos, 0, bytes);
-                    int b = 0;
-                    for (; b + 4 <= bytes; b += 4) {
-                        int four = (int) INTS.get(twos, b);
-                        LONGS.set(into, to + 2 * b, lookUp(TWO_HALF_STEPS, four, four >> 8, four >> 16, four >> 24));
-                    }
-                    for (; b < bytes; b++) {
-                        CHARS.set(into, to + 2 * b, TWO_HALF_STEPS[twos[b] & 0xff]);
-                    }
-                },
+                transposed ? columnsOfFourBits(values, place) : rowsOfFourBits(values, place),
                 new Matrix.Int8.FloatAt() {
                     @Override
                     public float get(int row, int g) {
-                        return scale(scale, first(row) + g) * (factor / 2);
+                        return scale(scale, first(row) + g * step()) * (factor / 2);
                     }
 
                     @Override
                     public void read(int row, int count, float[] into) {
                         if (scale.dtype() == DType.U8) {
                             for (int g = 0; g < count; g++) {
-                                into[g] = scale(scale, first(row) + g);
+                                into[g] = scale(scale, first(row) + g * step());
                             }
                         } else {
-                            scale.readFloats(first(row), into, 0, count);
+                            scale.readFloats(first(row), step(), into, 0, count);
                         }
                         for (int g = 0; g < count; g++) {
                             into[g] *= factor / 2;
@@ -300,11 +296,47 @@ final class SmallFloats {
                     }
 
                     private long first(int row) {
-                        return (firstRow + place.row(row)) * groups;
+                        long at = place.row(row);
+                        return place.index * rows * groups + (transposed ? at : at * groups);
+                    }
+
+                    private long step() {
+                        return transposed ? rows : 1;
                     }
                 },
                 null,
                 new Matrix.Stored(
                         scale.file(), module, scale.name(), WeightQuantization.Group.of(4, group, true), null));
+    }
+
+    private static Matrix.Int8.RowReader rowsOfFourBits(Tensor values, Place place) {
+        MemorySegment data = values.data();
+        int bytes = place.cols / 2;
+        long firstRow = (long) place.index * place.allRows;
+        return (row, into, to) -> {
+            byte[] twos = new byte[bytes];
+            MemorySegment.copy(data, ValueLayout.JAVA_BYTE, (firstRow + place.row(row)) * bytes, twos, 0, bytes);
+            int b = 0;
+            for (; b + 4 <= bytes; b += 4) {
+                int four = (int) INTS.get(twos, b);
+                LONGS.set(into, to + 2 * b, lookUp(TWO_HALF_STEPS, four, four >> 8, four >> 16, four >> 24));
+            }
+            for (; b < bytes; b++) {
+                CHARS.set(into, to + 2 * b, TWO_HALF_STEPS[twos[b] & 0xff]);
+            }
+        };
+    }
+
+    /** Of a transposed matrix: bytes of a row lie as far apart as there are rows. */
+    private static Matrix.Int8.RowReader columnsOfFourBits(Tensor values, Place place) {
+        MemorySegment data = values.data();
+        int bytes = place.cols / 2;
+        long first = (long) place.index * bytes * place.allRows;
+        return (row, into, to) -> {
+            long at = first + place.row(row);
+            for (int b = 0; b < bytes; b++, at += place.allRows) {
+                CHARS.set(into, to + 2 * b, TWO_HALF_STEPS[data.get(ValueLayout.JAVA_BYTE, at) & 0xff]);
+            }
+        };
     }
 }

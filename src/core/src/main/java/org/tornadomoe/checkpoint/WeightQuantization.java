@@ -12,6 +12,7 @@ import java.util.Set;
 import java.util.function.Predicate;
 import java.util.function.Supplier;
 import java.util.regex.Pattern;
+import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
 
 /**
@@ -227,7 +228,7 @@ record WeightQuantization(
                 .forEach(places::add);
         for (JsonFile place : places) {
             for (String field : List.of("quantization_config", "compression_config")) {
-                if (place.has(field)) {
+                if (place.has(field) && !place.object(field).isEmpty()) {
                     return of(field, place.nested(field));
                 }
             }
@@ -250,31 +251,48 @@ record WeightQuantization(
             case "compressed-tensors" -> compressedTensors(json);
             case "gptq" -> gptq(json);
             case "awq" -> awq(json);
-            case "auto-round" -> autoRound(json);
-            case "fp8", "fbgemm_fp8", "mxfp4", "modelopt", "modelopt_fp4", "modelopt_mixed", "quark" -> floats(json);
+            case "auto-round", "intel/auto-round" -> autoRound(json);
+            case "fp8",
+                    "fbgemm_fp8",
+                    "mxfp4",
+                    "mxfp8",
+                    "modelopt",
+                    "modelopt_fp4",
+                    "modelopt_mxfp8",
+                    "modelopt_mixed",
+                    "quark",
+                    "bitsandbytes" -> floats(json);
             default ->
                 throw new CheckpointException(
                         json.file(),
                         "'" + field
                                 + "': quant_method: expected compressed-tensors, gptq, awq, auto-round, fp8,"
-                                + " fbgemm_fp8, mxfp4, modelopt or quark (or no"
+                                + " fbgemm_fp8, mxfp4, mxfp8, modelopt, quark or bitsandbytes (or no"
                                 + " quantisation), got '" + JsonFile.shown(method)
                                 + "'");
         };
     }
 
     /**
-     * AutoRound's, packed as GPTQ's are or AWQ's. What {@code extra_config} says of a module counts before the rest; 16
-     * bits are floats. Where GPTQ's have zero points it is not known whether they are stored less one, so these are
-     * refused: symmetric ones tell.
+     * AutoRound's, packed as GPTQ's are or AWQ's, or floats of 8 or 4 bits. What {@code extra_config} says of a module
+     * counts before the rest; 16 bits are floats. Zero points are less one where it says GPTQ, and as they are where it
+     * says nothing or GPTQModel ({@code auto_round.export.export_to_autoround}).
      */
     private static WeightQuantization autoRound(JsonFile json) {
-        String packing = json.string("packing_format", "");
+        if (json.has("rotation_config") || json.has("spinquant_config")) {
+            throw new CheckpointException(
+                    json.file(), FIELD + "'rotation_config': rotations of activations are not read");
+        }
+        if (json.string("data_type", "int").contains("fp")) {
+            return floats(json);
+        }
+        String packing = json.string("packing_format", json.string("backend", ""));
         boolean awq = packing.contains("awq");
-        if (!awq && !packing.contains("gptq")) {
+        boolean plain = List.of("auto_round", "auto_round:gptqmodel").contains(packing);
+        if (!awq && !plain && !packing.contains("gptq")) {
             throw new CheckpointException(
                     json.file(),
-                    FIELD + "'packing_format': expected auto_round:auto_gptq or auto_round:auto_awq, got '"
+                    FIELD + "'packing_format': expected auto_round, auto_round:auto_gptq or auto_round:auto_awq, got '"
                             + JsonFile.shown(packing) + "'");
         }
         List<Rule> rules = new ArrayList<>();
@@ -291,7 +309,11 @@ record WeightQuantization(
                 Targets.of(json.file(), List.of("Linear")),
                 () -> autoRoundGroup(json, new JsonFile(json.file(), Map.of()), awq)));
         return new WeightQuantization(
-                json.file(), awq ? Method.AWQ : Method.GPTQ, new Targets(json.file()), null, List.copyOf(rules));
+                json.file(),
+                awq ? Method.AWQ : plain ? Method.GPTQ_V2 : Method.GPTQ,
+                new Targets(json.file()),
+                null,
+                List.copyOf(rules));
     }
 
     private static @Nullable Group autoRoundGroup(JsonFile json, JsonFile own, boolean awq) {
@@ -299,12 +321,9 @@ record WeightQuantization(
         if ((own.has("bits") ? own : json).integer("bits") >= 16) {
             return null;
         }
-        boolean symmetric = (own.has("sym") ? own : json).bool("sym", true);
-        if (!type.equals("int") || (!awq && !symmetric)) {
+        if (!type.equals("int")) {
             throw new CheckpointException(
-                    json.file(),
-                    FIELD + "expected data_type int" + (awq ? "" : " and sym true") + ", got " + JsonFile.shown(type)
-                            + " and " + symmetric);
+                    json.file(), FIELD + "'data_type': expected int, got " + JsonFile.shown(type));
         }
         Group group = gptqGroup(json, own);
         if (awq) {
@@ -438,7 +457,7 @@ record WeightQuantization(
                 ? json.string("strategy").toLowerCase(Locale.ROOT)
                 : groupSize > 0 ? "group" : groupSize == -1 ? "channel" : "tensor";
         boolean grouped = strategy.equals("group") || strategy.equals("tensor_group");
-        List<Integer> block = strategy.equals("block") ? json.integers("block_structure") : List.of();
+        List<Integer> block = strategy.equals("block") ? blockStructure(json) : List.of();
         if (grouped && (groupSize < 1 || groupSize > MAX_GROUP)) {
             throw new CheckpointException(
                     json.file(), FIELD + "'group_size': expected 1 to " + MAX_GROUP + ", got " + groupSize);
@@ -454,6 +473,14 @@ record WeightQuantization(
                 dynamic.test(json),
                 grouped ? groupSize : 0,
                 block);
+    }
+
+    /** Rows and columns; as older files have it, with an x between them. */
+    private static List<Integer> blockStructure(JsonFile json) {
+        if (json.fields().get("block_structure") instanceof String text && text.matches("\\d{1,6}x\\d{1,6}")) {
+            return Stream.of(text.split("x")).map(Integer::valueOf).toList();
+        }
+        return json.integers("block_structure");
     }
 
     /**
@@ -547,14 +574,15 @@ record WeightQuantization(
 
     /**
      * The scheme of a module, by the rule that names it best, the first of those that do so alike; null if it is
-     * floats.
+     * floats. A class that is ignored tells of modules of that class, and not of those within: what is a float matrix
+     * is read as one before this is asked.
      *
      * @param module its name without {@code .weight}
      * @throws CheckpointException if it is not one that is read
      */
     @Nullable
     Group groupOf(String module) {
-        if (ignore.names(module) || (only != null && !only.names(module))) {
+        if (ignore.namesPartOf(module) || ignore.matchesPattern(module) || (only != null && !only.names(module))) {
             return null;
         }
         Rule best = rules.stream()

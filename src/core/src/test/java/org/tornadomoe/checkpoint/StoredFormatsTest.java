@@ -513,7 +513,7 @@ class StoredFormatsTest {
             assertThatExceptionOfType(CheckpointException.class)
                     .isThrownBy(() -> checkpoint.layer(0))
                     .withMessageContaining("experts.0.gate_proj.weight_scale': expected one scale above those of the"
-                            + " groups, " + BLOCK + "experts.0.gate_proj.weight_scale_2 or .weight_global_scale");
+                            + " groups, " + BLOCK + "experts.0.gate_proj.weight_scale_2 or weight_global_scale");
         }
     }
 

@@ -149,8 +149,9 @@ class WeightQuantizationTest {
         assertThat(bits(quantization, SHARED)).isEqualTo(shared);
         WeightQuantization ignoring =
                 groups("'a': {'targets': ['Linear'], " + INT8 + "}", ", 'ignore': ['lm_head', '" + target + "']");
-        assertThat(bits(ignoring, ROUTED)).isEqualTo(8 - routed);
-        assertThat(bits(ignoring, SHARED)).isEqualTo(8 - shared);
+        boolean isClass = target.matches("[A-Za-z0-9]+"); // whose modules aren't those within
+        assertThat(bits(ignoring, ROUTED)).isEqualTo(isClass ? 8 : 8 - routed);
+        assertThat(bits(ignoring, SHARED)).isEqualTo(isClass ? 8 : 8 - shared);
     }
 
     /** A name counts before a pattern, a pattern before a class; the first of those that name it alike. */
@@ -329,7 +330,7 @@ class WeightQuantizationTest {
     void mlxSaysNoMethodAndIsRefusedByItsName() {
         assertRefused(
                 "{'quantization_config': {'group_size': 64, 'bits': 4, 'mode': 'affine'}}",
-                "quark (or no quantisation), got 'mlx'");
+                "bitsandbytes (or no quantisation), got 'mlx'");
     }
 
     private static final String ROUND =
@@ -348,6 +349,41 @@ class WeightQuantizationTest {
                 of(ROUND.replace("'sym': true", "'sym': false") + ", 'packing_format': 'auto_round:auto_awq'}}"));
         assertThat(awq.method()).isEqualTo(WeightQuantization.Method.AWQ);
         assertThat(requireNonNull(awq.groupOf(ROUTED)).weights()).hasToString("int4 asymmetric static per group of 64");
+        String asymmetric = ROUND.replace("'sym': true", "'sym': false") + ", 'packing_format': ";
+        assertThat(requireNonNull(of(asymmetric + "'auto_round:auto_gptq'}}")).method())
+                .isEqualTo(WeightQuantization.Method.GPTQ);
+        assertThat(requireNonNull(of(asymmetric + "'auto_round'}}")).method())
+                .isEqualTo(WeightQuantization.Method.GPTQ_V2);
+        assertThat(requireNonNull(of(ROUND + ", 'data_type': 'mx_fp'}}")).method())
+                .isEqualTo(WeightQuantization.Method.FLOATS);
+    }
+
+    /** What is beside an empty one counts. */
+    @Test
+    void anEmptyConfigurationSaysNothing() throws IOException {
+        assertThat(of("{'quantization_config': {}}")).isNull();
+        assertThat(of("{'quantization_config': {}, 'text_config': {'quantization_config': {'quant_method': 'gptq',"
+                        + " 'bits': 4}}}"))
+                .isNotNull();
+    }
+
+    /** Modules within one of a class are others. */
+    @Test
+    void aClassThatIsIgnoredIsThatOfItsModulesAlone() throws IOException {
+        assertThat(requireNonNull(of("{'quantization_config': {'quant_method': 'compressed-tensors', 'ignore':"
+                                + " ['Qwen3MoeSparseMoeBlock', 'Qwen3MoeExperts'], 'config_groups': {'a': {'targets':"
+                                + " ['Linear'], 'weights': {'num_bits': 8, 'strategy': 'channel'}}}}}"))
+                        .groupOf(ROUTED))
+                .isNotNull();
+    }
+
+    @Test
+    void aBlockMayBeWrittenWithAnX() throws IOException {
+        WeightQuantization blocks = requireNonNull(of("{'quantization_config': {'quant_method': 'compressed-tensors',"
+                + " 'config_groups': {'a': {'targets': ['Linear'], 'weights': {'strategy': 'block', 'block_structure':"
+                + " '64x128'}}}}}"));
+        assertThat(requireNonNull(blocks.groupOf(ROUTED)).weights())
+                .hasToString("int8 symmetric static per block of [64, 128]");
     }
 
     @ParameterizedTest
@@ -355,13 +391,12 @@ class WeightQuantizationTest {
             delimiter = '|',
             quoteCharacter = '`',
             value = {
-                "'packing_format': 'auto_round:llm_compressor' | 'packing_format': expected auto_round:auto_gptq or"
-                        + " auto_round:auto_awq",
-                "'bits': 4 | 'packing_format': expected auto_round:auto_gptq",
-                "'bits': 4, 'packing_format': 'auto_round:auto_gptq', 'sym': false | expected data_type int and sym"
-                        + " true, got int and false",
-                "'bits': 4, 'packing_format': 'auto_round:auto_awq', 'data_type': 'mx_fp' | expected data_type int,"
-                        + " got mx_fp",
+                "'packing_format': 'auto_round:llm_compressor' | 'packing_format': expected auto_round,"
+                        + " auto_round:auto_gptq or auto_round:auto_awq",
+                "'bits': 4 | 'packing_format': expected auto_round, auto_round:auto_gptq",
+                "'bits': 4, 'packing_format': 'auto_round:auto_awq', 'data_type': 'mx_int' | 'data_type': expected int,"
+                        + " got mx_int",
+                "'rotation_config': {'block_size': 32} | rotations of activations are not read",
                 "'packing_format': 'auto_round:auto_awq', 'bits': 3 | 'bits': expected 4 or 8, got 3",
             })
     void whatAutoRoundSaysHasToBeUnderstood(String fields, String message) {
@@ -370,12 +405,12 @@ class WeightQuantizationTest {
     }
 
     @ParameterizedTest
-    @CsvSource({"hqq", "bitsandbytes", "aqlm"})
+    @CsvSource({"hqq", "torchao", "aqlm"})
     void otherMethodsAreRefused(String method) {
         assertRefused(
                 "{'quantization_config': {'quant_method': '" + method + "'}}",
-                "quant_method: expected compressed-tensors, gptq, awq, auto-round, fp8, fbgemm_fp8, mxfp4, modelopt or"
-                        + " quark (or no quantisation), got '" + method + "'");
+                "quant_method: expected compressed-tensors, gptq, awq, auto-round, fp8, fbgemm_fp8, mxfp4, mxfp8,"
+                        + " modelopt, quark or bitsandbytes (or no quantisation), got '" + method + "'");
     }
 
     @Test

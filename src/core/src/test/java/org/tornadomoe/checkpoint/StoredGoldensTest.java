@@ -1,0 +1,73 @@
+package org.tornadomoe.checkpoint;
+
+import static org.assertj.core.api.Assertions.assertThat;
+
+import java.io.IOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.List;
+import java.util.stream.Stream;
+import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.MethodSource;
+import org.tornadomoe.MoeLayer;
+import org.tornadomoe.MoeOptions;
+import org.tornadomoe.config.Int8Quantization;
+import org.tornadomoe.config.Int8Scheme;
+import org.tornadomoe.quant.Progress;
+import org.tornadomoe.reference.Numerics;
+import org.tornadomoe.reference.Reference;
+
+/** A layer in a form that is published computes what its stored values stand for. */
+class StoredGoldensTest {
+    private static final Path STORED = Path.of("src/test/resources/golden/stored");
+
+    private static List<Path> stored() throws IOException {
+        try (Stream<Path> all = Files.list(STORED)) {
+            return all.sorted().toList();
+        }
+    }
+
+    private static double error(Path checkpoint, Safetensors golden) {
+        try (MoeCheckpoint opened = MoeCheckpoint.open(checkpoint)) {
+            Tensor hidden = golden.tensor("hidden_states");
+            double[] output = Reference.forward(opened.layer(0), hidden.toFloats(), (int) hidden.shape()[0])
+                    .output();
+            return Numerics.relativeL2(
+                    output, Numerics.widen(golden.tensor("output").toFloats()));
+        }
+    }
+
+    @ParameterizedTest
+    @MethodSource("stored")
+    void computesWhatItsValuesStandFor(Path directory) {
+        try (Safetensors golden = Safetensors.open(directory.resolve("golden.safetensors"))) {
+            assertThat(error(directory, golden)).isLessThan(1e-6);
+        }
+    }
+
+    /** As it is loaded for use: little is lost. */
+    @ParameterizedTest
+    @MethodSource("stored")
+    void computesTheSameOnTheCores(Path directory) {
+        try (Safetensors golden = Safetensors.open(directory.resolve("golden.safetensors"));
+                MoeLayer layer = MoeLayer.load(directory, 0, MoeOptions.DEFAULT.withBackend("cpu"))) {
+            double[] output =
+                    Numerics.widen(layer.forward(golden.tensor("hidden_states").toFloats()));
+            double[] expected = Numerics.widen(golden.tensor("output").toFloats());
+            assertThat(Numerics.relativeL2(output, expected)).isLessThan(2.5e-2);
+        }
+    }
+
+    /** Written as int8 it is the same layer, with what rounding costs. */
+    @ParameterizedTest
+    @MethodSource("stored")
+    void isTheSameWrittenAsInt8(Path directory, @TempDir Path out) {
+        Path written = out.resolve("int8");
+        CheckpointQuantizer.quantize(
+                directory, written, Int8Quantization.of(Int8Scheme.W8A16_CHANNEL), List.of(0), Progress.NONE);
+        try (Safetensors golden = Safetensors.open(directory.resolve("golden.safetensors"))) {
+            assertThat(error(written, golden)).isLessThan(2e-2);
+        }
+    }
+}
