@@ -5,7 +5,7 @@ import org.jspecify.annotations.Nullable;
 /**
  * A scheme and the choices that it leaves open.
  *
- * @param scheme what is int8
+ * @param scheme the scheme
  * @param grid the rows and columns of a weight that share a scale. The scheme fixes it, except for {@code w8a8_block},
  *     which takes any block (128 × 128 by default), and {@code w8a16_group}, which takes one row by any number of
  *     columns (128 by default). Blocks and groups at the ends of rows and columns may be smaller.

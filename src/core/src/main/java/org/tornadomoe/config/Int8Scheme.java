@@ -10,7 +10,7 @@ public enum Int8Scheme {
     W8A8_CHANNEL("channel", "token", GroupShape.PER_CHANNEL, 2.5e-2),
     /**
      * int8 weights with a scale per expert, or per output channel if the checkpoint has those; int8 activations with
-     * one scale, found at run time or known beforehand.
+     * one scale, found at run time or given.
      */
     W8A8_TENSOR("tensor", "tensor", GroupShape.PER_TENSOR, 5e-2),
     /**

@@ -21,12 +21,10 @@ public record QuantKey(
     /** Activations with a scale per token, found at run time. */
     public static final QuantKey INT8_DYNAMIC_TOKEN_SYM = int8(false, GroupShape.PER_TOKEN);
 
-    /** Weights with a scale per expert, or activations with one scale known beforehand. */
+    /** Weights with a scale per expert, or activations with one given scale. */
     public static final QuantKey INT8_STATIC_TENSOR_SYM = int8(true, GroupShape.PER_TENSOR);
 
-    /**
-     * Activations with a scale for each expert that gets them, known beforehand. Ours: vLLM uses the maximum for all.
-     */
+    /** Activations with a given scale for each expert that gets them. Ours: vLLM uses the maximum for all. */
     public static final QuantKey INT8_STATIC_TOKEN_SYM = int8(true, GroupShape.PER_TOKEN);
 
     /** Activations with one scale, found at run time. */

@@ -140,9 +140,9 @@ public final class Int8Products implements AutoCloseable {
      * the sum over c of a[from + t · stride + c] · w[at + {@link #index}(r, c)], for each further group the columns
      * continue, and for each further block w continues.
      *
-     * @param w int8, of native memory
+     * @param w int8, in native memory
      * @param blocks 1 or, where {@link #isWide}, {@value #WIDE}
-     * @param a unsigned, of native memory, with {@value #TOKENS} rows of all groups' columns from {@code from} on
+     * @param a unsigned, in native memory, with {@value #TOKENS} rows of all groups' columns from {@code from} on
      * @param tokens 1 to {@value #TOKENS}
      */
     public void multiply(MemorySegment w, long at, int blocks, MemorySegment a, long from, int tokens, Scratch s) {

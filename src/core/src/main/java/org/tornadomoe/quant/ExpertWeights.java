@@ -69,7 +69,7 @@ public interface ExpertWeights {
         return null;
     }
 
-    /** Reads a row of w2 likewise. */
+    /** The same for a row of w2. */
     default float @Nullable [] downCodes(int expert, int row, int colsPerScale, byte[] codes, float[] scales) {
         return null;
     }
@@ -88,7 +88,7 @@ public interface ExpertWeights {
         return false;
     }
 
-    /** Reads a row of w2 likewise. */
+    /** The same for a row of w2. */
     default boolean downNumbers(int expert, int row, int colsPerScale, byte[] numbers, float[] scales, float[] mins) {
         return false;
     }

@@ -212,7 +212,7 @@ public class KernelContext {
         return mmaLoadAInt8(aTile, tileK, 0);
     }
 
-    /** The same of a tile that begins so many bytes into the array; of TornadoVM's from 7.0 on. */
+    /** The same for a tile that begins at a byte offset in the array; in TornadoVM from 7.0 on. */
     public byte[] mmaLoadAInt8(int[] aTile, int tileK, int byteOffset) {
         return loadA(aTile, tileK / 4, byteOffset);
     }
@@ -225,7 +225,7 @@ public class KernelContext {
         return mmaLoadBInt8(bTile, tileK, 0);
     }
 
-    /** The same of a tile that begins so many bytes into the array; of TornadoVM's from 7.0 on. */
+    /** The same for a tile that begins at a byte offset in the array; in TornadoVM from 7.0 on. */
     public byte[] mmaLoadBInt8(int[] bTile, int tileK, int byteOffset) {
         return loadB(bTile, byteOffset);
     }
