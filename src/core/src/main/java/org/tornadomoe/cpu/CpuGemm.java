@@ -22,8 +22,8 @@ final class CpuGemm {
     static final float LARGE = 0x1p112f;
 
     /**
-     * Below here products with weights that are scaled in float may lose bits; a row with no greater value is summed in
-     * double, too.
+     * Below here groups' sums that are scaled in float may lose bits; a row with no greater value is summed in double,
+     * too.
      */
     static final float SMALL = 0x1p-60f;
 
@@ -33,7 +33,7 @@ final class CpuGemm {
     private static final int EXACT_COLUMNS = 1024;
 
     /** Columns that are summed in float before the sum goes on in double, where activations are float. */
-    private static final int FLOAT_COLUMNS = 256;
+    static final int FLOAT_COLUMNS = 256;
 
     /**
      * One of the GEMMs: its weights, and what the call multiplies them with.
@@ -45,8 +45,8 @@ final class CpuGemm {
      * @param bytes likewise by place, for all others; may be the same
      * @param scales [rows, groups] of a
      * @param sums [rows, groups] of a, where zero points need them
-     * @param large [rows] where activations are float: whether one of a is from {@link #LARGE} on, or weights are
-     *     scaled in float and none is from {@link #SMALL} on, while some are not 0
+     * @param large [rows] where activations are float: whether one of a is from {@link #LARGE} on, or groups'
+     *     sums are scaled in float and none is from {@link #SMALL} on, while some are not 0
      * @param pairsPerRow pairs that share a row of a
      */
     private record Operands(
@@ -243,11 +243,11 @@ final class CpuGemm {
         }
     }
 
-    /** In float lanes where weights are scaled before they are multiplied. */
+    /** In float lanes where groups' sums are scaled in float, too. */
     private void addScaledProducts(Operands of, int block, int first, int count, Scratch s) {
         PackedWeights w = of.w();
         int width = w.colsPerGroup();
-        int most = Math.max(1, FLOAT_COLUMNS / width) * width;
+        int most = FLOAT_COLUMNS / width * width;
         for (int c = 0; c < w.cols(); c += most) {
             for (int t = 0; t < count; t++) {
                 s.from[t] = call.order[first + t] / of.pairsPerRow() * w.cols() + c;

@@ -33,8 +33,8 @@ import org.tornadomoe.quant.SystemMemory;
  * @param bias [E, blocks, {@value #ROWS}]; null for none
  * @param shifts for native products, [E, blocks, groups, {@value #ROWS}]: what they have too much, since activations
  *     are moved by {@value Int8Products#SHIFT}; else null
- * @param scalesInFloat whether weights may be multiplied by their scales in float, before they are with activations:
- *     there are several groups, and no scale is extreme
+ * @param scalesInFloat whether groups' sums may be multiplied by their scales in float: there are several groups, none
+ *     has more columns than are summed in float, and no scale is extreme
  * @param rowOf the tensor's row of each of an expert's rows here, −1 for one that fills up
  */
 record PackedWeights(
@@ -108,7 +108,7 @@ record PackedWeights(
         int lineStride = (Math.ceilDiv(cols, 2 * LINE) * 2 + 1) * LINE;
         int lineBytes = Math.multiplyExact(lineStride, ROWS);
         int packedBytes = (forProducts ? Math.ceilDiv(stride, Long.BYTES) * Long.BYTES : TILE) * ROWS;
-        boolean inFloat = groups > 1 && !forProducts;
+        boolean inFloat = groups > 1 && colsPerGroup <= CpuGemm.FLOAT_COLUMNS && !forProducts;
         AtomicBoolean extreme = new AtomicBoolean();
         Queue<Block> spare = new ConcurrentLinkedQueue<>(); // one a thread, so that not each block has to be zeroed
         IntStream.range(0, all).parallel().forEach(block -> {
@@ -177,10 +177,7 @@ record PackedWeights(
                 sources);
     }
 
-    /**
-     * Whether a weight times one of the scales, or that times a float of ordinary size, may have less bits than a
-     * float.
-     */
+    /** Whether an ordinary sum times one of the scales may have less bits than a float, or be too large for it. */
     private static boolean hasExtreme(float[] scales, int from, int count) {
         for (int i = from; i < from + count; i++) {
             float size = Math.abs(scales[i]);

@@ -46,12 +46,19 @@ final class ScalarArithmetic extends Arithmetic {
             float[] tile) {
         Arrays.fill(tile, 0, tokens * ROWS, 0);
         byte[] block = bytes(w, at, cols * ROWS);
-        for (int c = 0; c < cols; c++) {
-            int group = scale + c / width * ROWS;
+        float[] sums = new float[ROWS];
+        for (int group = 0; group * width < cols; group++) {
+            int end = Math.min((group + 1) * width, cols);
             for (int t = 0; t < tokens; t++) {
-                float x = a[from[t] + c];
+                Arrays.fill(sums, 0);
+                for (int c = group * width; c < end; c++) {
+                    float x = a[from[t] + c];
+                    for (int r = 0; r < ROWS; r++) {
+                        sums[r] += x * block[c * ROWS + r];
+                    }
+                }
                 for (int r = 0; r < ROWS; r++) {
-                    tile[t * ROWS + r] += x * (block[c * ROWS + r] * scales[group + r]);
+                    tile[t * ROWS + r] += sums[r] * scales[scale + group * ROWS + r];
                 }
             }
         }

@@ -34,17 +34,16 @@ final class VectorArithmetic extends Arithmetic {
             VectorSpecies.of(float.class, VectorShape.forBitSize(F.vectorBitSize() / 2));
 
     /**
-     * Whether eight tokens' sums, two vectors each, fit in the registers beside the weights: AVX2 has 16, others 32.
-     * The more tokens a loop has, the more multiply-adds a weight is widened for; but with six tokens of four vectors,
-     * C2 put a sum on the heap in every turn.
-     */
-    private static final boolean EIGHT = F.vectorBitSize() != 256;
-
-    /**
      * Vectors of rows of a loop for one token. Where four don't span a block's rows, each pass reads a part of every
      * cache line, and only the first from memory, while the others leave that idle.
      */
     private static final int VECTORS = Math.min(8, ROWS / LANES);
+
+    /**
+     * Whether four tokens' sums, four vectors each, fit in the registers beside the weights: AVX2 has 16, others 32.
+     * The more rows a loop has, the more of a cache line it reads at once.
+     */
+    private static final boolean FOUR_BY_FOUR = F.vectorBitSize() != 256;
 
     /** Whether a block of the router's has rows for four sums at once: each waits for the product before it. */
     private static final boolean FOUR_LOGITS = 4 * D.length() <= ROUTER_ROWS;
@@ -68,9 +67,10 @@ final class VectorArithmetic extends Arithmetic {
     @Override
     public void dot(MemorySegment w, long at, int cols, float[] a, int[] from, int tokens, float[] tile) {
         Arrays.fill(from, tokens, TOKENS, from[0]);
-        int together = tokens > 4 && EIGHT ? 8 : tokens > 2 ? 4 : tokens;
+        int together = together(tokens);
+        int rows = rows(together);
+        int even = cols / 2 * 2;
         for (int t = 0; t < tokens; t += together) {
-            int rows = (together > 2 ? 2 : together > 1 ? 4 : VECTORS) * LANES;
             for (int row = 0; row < ROWS; row += rows) {
                 int to = t * ROWS + row;
                 switch (together) {
@@ -78,13 +78,45 @@ final class VectorArithmetic extends Arithmetic {
                         if (VECTORS == 8) {
                             dot1By8(w, at + row, cols, a, from[t], tile, to);
                         } else {
-                            dot1(w, at + row, cols, a, from[t], tile, to);
+                            dot1(w, at + row, even, a, from[t], tile, to);
                         }
                     }
-                    case 2 -> dot2(w, at + row, cols, a, from[t], from[t + 1], tile, to);
-                    case 4 -> dot4(w, at + row, cols, a, from, t, tile, to);
-                    default -> dot8(w, at + row, cols, a, from, tile, to);
+                    case 2 -> dot2(w, at + row, even, a, from[t], from[t + 1], tile, to);
+                    default -> {
+                        if (FOUR_BY_FOUR) {
+                            dot4By4(w, at + row, cols, a, from, t, tile, to);
+                        } else {
+                            dot4(w, at + row, cols, a, from, t, tile, to);
+                        }
+                    }
                 }
+            }
+            if (even < cols && (together == 2 || together == 1 && VECTORS != 8)) {
+                addColumn(w, at + (long) even * ROWS, even, a, from, t, t + together, tile);
+            }
+        }
+    }
+
+    /** Tokens of a loop, for so many in all. */
+    private static int together(int tokens) {
+        return tokens > 2 ? 4 : tokens;
+    }
+
+    /** Rows of a loop for so many tokens. */
+    private static int rows(int together) {
+        int vectors = together == 1 ? VECTORS : together == 2 || FOUR_BY_FOUR ? 4 : 2;
+        return vectors * LANES;
+    }
+
+    /** Adds the last column of an odd number, where a loop's turn has two. */
+    private static void addColumn(
+            MemorySegment w, long at, int column, float[] a, int[] from, int first, int end, float[] tile) {
+        for (int t = first; t < end; t++) {
+            for (int r = 0; r < ROWS; r += LANES) {
+                int to = t * ROWS + r;
+                weights(w, at + r)
+                        .fma(FloatVector.broadcast(F, a[from[t] + column]), FloatVector.fromArray(F, tile, to))
+                        .intoArray(tile, to);
             }
         }
     }
@@ -94,22 +126,25 @@ final class VectorArithmetic extends Arithmetic {
                 ByteVector.fromMemorySegment(B, w, at, ByteOrder.nativeOrder()).convertShape(VectorOperators.B2F, F, 0);
     }
 
+    /** Two columns a turn: of one, C2 unrolls eight, and does all their loads before the first product. */
     private static void dot1(MemorySegment w, long at, int cols, float[] a, int a0, float[] tile, int row) {
         FloatVector s00 = FloatVector.zero(F);
         FloatVector s01 = FloatVector.zero(F);
         FloatVector s02 = FloatVector.zero(F);
         FloatVector s03 = FloatVector.zero(F);
-        for (int c = 0; c < cols; c++) {
+        for (int c = 0; c < cols; c += 2) {
             long column = at + (long) c * ROWS;
-            FloatVector w0 = weights(w, column);
-            FloatVector w1 = weights(w, column + LANES);
-            FloatVector w2 = weights(w, column + 2L * LANES);
-            FloatVector w3 = weights(w, column + 3L * LANES);
             FloatVector x0 = FloatVector.broadcast(F, a[a0 + c]);
-            s00 = w0.fma(x0, s00);
-            s01 = w1.fma(x0, s01);
-            s02 = w2.fma(x0, s02);
-            s03 = w3.fma(x0, s03);
+            s00 = weights(w, column).fma(x0, s00);
+            s01 = weights(w, column + LANES).fma(x0, s01);
+            s02 = weights(w, column + 2L * LANES).fma(x0, s02);
+            s03 = weights(w, column + 3L * LANES).fma(x0, s03);
+            long next = column + ROWS;
+            x0 = FloatVector.broadcast(F, a[a0 + c + 1]);
+            s00 = weights(w, next).fma(x0, s00);
+            s01 = weights(w, next + LANES).fma(x0, s01);
+            s02 = weights(w, next + 2L * LANES).fma(x0, s02);
+            s03 = weights(w, next + 3L * LANES).fma(x0, s03);
         }
         s00.intoArray(tile, row);
         s01.intoArray(tile, row + LANES);
@@ -118,36 +153,37 @@ final class VectorArithmetic extends Arithmetic {
     }
 
     private static void dot1By8(MemorySegment w, long at, int cols, float[] a, int a0, float[] tile, int row) {
-        FloatVector s0 = FloatVector.zero(F);
-        FloatVector s1 = FloatVector.zero(F);
-        FloatVector s2 = FloatVector.zero(F);
-        FloatVector s3 = FloatVector.zero(F);
-        FloatVector s4 = FloatVector.zero(F);
-        FloatVector s5 = FloatVector.zero(F);
-        FloatVector s6 = FloatVector.zero(F);
-        FloatVector s7 = FloatVector.zero(F);
+        FloatVector s00 = FloatVector.zero(F);
+        FloatVector s01 = FloatVector.zero(F);
+        FloatVector s02 = FloatVector.zero(F);
+        FloatVector s03 = FloatVector.zero(F);
+        FloatVector s04 = FloatVector.zero(F);
+        FloatVector s05 = FloatVector.zero(F);
+        FloatVector s06 = FloatVector.zero(F);
+        FloatVector s07 = FloatVector.zero(F);
         for (int c = 0; c < cols; c++) {
             long column = at + (long) c * ROWS;
-            FloatVector x = FloatVector.broadcast(F, a[a0 + c]);
-            s0 = weights(w, column).fma(x, s0);
-            s1 = weights(w, column + LANES).fma(x, s1);
-            s2 = weights(w, column + 2L * LANES).fma(x, s2);
-            s3 = weights(w, column + 3L * LANES).fma(x, s3);
-            s4 = weights(w, column + 4L * LANES).fma(x, s4);
-            s5 = weights(w, column + 5L * LANES).fma(x, s5);
-            s6 = weights(w, column + 6L * LANES).fma(x, s6);
-            s7 = weights(w, column + 7L * LANES).fma(x, s7);
+            FloatVector x0 = FloatVector.broadcast(F, a[a0 + c]);
+            s00 = weights(w, column).fma(x0, s00);
+            s01 = weights(w, column + LANES).fma(x0, s01);
+            s02 = weights(w, column + 2L * LANES).fma(x0, s02);
+            s03 = weights(w, column + 3L * LANES).fma(x0, s03);
+            s04 = weights(w, column + 4L * LANES).fma(x0, s04);
+            s05 = weights(w, column + 5L * LANES).fma(x0, s05);
+            s06 = weights(w, column + 6L * LANES).fma(x0, s06);
+            s07 = weights(w, column + 7L * LANES).fma(x0, s07);
         }
-        s0.intoArray(tile, row);
-        s1.intoArray(tile, row + LANES);
-        s2.intoArray(tile, row + 2 * LANES);
-        s3.intoArray(tile, row + 3 * LANES);
-        s4.intoArray(tile, row + 4 * LANES);
-        s5.intoArray(tile, row + 5 * LANES);
-        s6.intoArray(tile, row + 6 * LANES);
-        s7.intoArray(tile, row + 7 * LANES);
+        s00.intoArray(tile, row);
+        s01.intoArray(tile, row + LANES);
+        s02.intoArray(tile, row + 2 * LANES);
+        s03.intoArray(tile, row + 3 * LANES);
+        s04.intoArray(tile, row + 4 * LANES);
+        s05.intoArray(tile, row + 5 * LANES);
+        s06.intoArray(tile, row + 6 * LANES);
+        s07.intoArray(tile, row + 7 * LANES);
     }
 
+    /** Two columns a turn, as in {@link #dot1}. */
     private static void dot2(MemorySegment w, long at, int cols, float[] a, int a0, int a1, float[] tile, int row) {
         FloatVector s00 = FloatVector.zero(F);
         FloatVector s01 = FloatVector.zero(F);
@@ -157,7 +193,7 @@ final class VectorArithmetic extends Arithmetic {
         FloatVector s11 = FloatVector.zero(F);
         FloatVector s12 = FloatVector.zero(F);
         FloatVector s13 = FloatVector.zero(F);
-        for (int c = 0; c < cols; c++) {
+        for (int c = 0; c < cols; c += 2) {
             long column = at + (long) c * ROWS;
             FloatVector w0 = weights(w, column);
             FloatVector w1 = weights(w, column + LANES);
@@ -169,6 +205,21 @@ final class VectorArithmetic extends Arithmetic {
             s02 = w2.fma(x0, s02);
             s03 = w3.fma(x0, s03);
             FloatVector x1 = FloatVector.broadcast(F, a[a1 + c]);
+            s10 = w0.fma(x1, s10);
+            s11 = w1.fma(x1, s11);
+            s12 = w2.fma(x1, s12);
+            s13 = w3.fma(x1, s13);
+            long next = column + ROWS;
+            w0 = weights(w, next);
+            w1 = weights(w, next + LANES);
+            w2 = weights(w, next + 2L * LANES);
+            w3 = weights(w, next + 3L * LANES);
+            x0 = FloatVector.broadcast(F, a[a0 + c + 1]);
+            s00 = w0.fma(x0, s00);
+            s01 = w1.fma(x0, s01);
+            s02 = w2.fma(x0, s02);
+            s03 = w3.fma(x0, s03);
+            x1 = FloatVector.broadcast(F, a[a1 + c + 1]);
             s10 = w0.fma(x1, s10);
             s11 = w1.fma(x1, s11);
             s12 = w2.fma(x1, s12);
@@ -224,76 +275,71 @@ final class VectorArithmetic extends Arithmetic {
         s31.intoArray(tile, row + 3 * ROWS + LANES);
     }
 
-    private static void dot8(MemorySegment w, long at, int cols, float[] a, int[] from, float[] tile, int row) {
-        int a0 = from[0];
-        int a1 = from[1];
-        int a2 = from[2];
-        int a3 = from[3];
-        int a4 = from[4];
-        int a5 = from[5];
-        int a6 = from[6];
-        int a7 = from[7];
+    private static void dot4By4(
+            MemorySegment w, long at, int cols, float[] a, int[] from, int t, float[] tile, int row) {
+        int a0 = from[t];
+        int a1 = from[t + 1];
+        int a2 = from[t + 2];
+        int a3 = from[t + 3];
         FloatVector s00 = FloatVector.zero(F);
         FloatVector s01 = FloatVector.zero(F);
+        FloatVector s02 = FloatVector.zero(F);
+        FloatVector s03 = FloatVector.zero(F);
         FloatVector s10 = FloatVector.zero(F);
         FloatVector s11 = FloatVector.zero(F);
+        FloatVector s12 = FloatVector.zero(F);
+        FloatVector s13 = FloatVector.zero(F);
         FloatVector s20 = FloatVector.zero(F);
         FloatVector s21 = FloatVector.zero(F);
+        FloatVector s22 = FloatVector.zero(F);
+        FloatVector s23 = FloatVector.zero(F);
         FloatVector s30 = FloatVector.zero(F);
         FloatVector s31 = FloatVector.zero(F);
-        FloatVector s40 = FloatVector.zero(F);
-        FloatVector s41 = FloatVector.zero(F);
-        FloatVector s50 = FloatVector.zero(F);
-        FloatVector s51 = FloatVector.zero(F);
-        FloatVector s60 = FloatVector.zero(F);
-        FloatVector s61 = FloatVector.zero(F);
-        FloatVector s70 = FloatVector.zero(F);
-        FloatVector s71 = FloatVector.zero(F);
+        FloatVector s32 = FloatVector.zero(F);
+        FloatVector s33 = FloatVector.zero(F);
         for (int c = 0; c < cols; c++) {
             long column = at + (long) c * ROWS;
             FloatVector w0 = weights(w, column);
             FloatVector w1 = weights(w, column + LANES);
+            FloatVector w2 = weights(w, column + 2L * LANES);
+            FloatVector w3 = weights(w, column + 3L * LANES);
             FloatVector x0 = FloatVector.broadcast(F, a[a0 + c]);
             s00 = w0.fma(x0, s00);
             s01 = w1.fma(x0, s01);
+            s02 = w2.fma(x0, s02);
+            s03 = w3.fma(x0, s03);
             FloatVector x1 = FloatVector.broadcast(F, a[a1 + c]);
             s10 = w0.fma(x1, s10);
             s11 = w1.fma(x1, s11);
+            s12 = w2.fma(x1, s12);
+            s13 = w3.fma(x1, s13);
             FloatVector x2 = FloatVector.broadcast(F, a[a2 + c]);
             s20 = w0.fma(x2, s20);
             s21 = w1.fma(x2, s21);
+            s22 = w2.fma(x2, s22);
+            s23 = w3.fma(x2, s23);
             FloatVector x3 = FloatVector.broadcast(F, a[a3 + c]);
             s30 = w0.fma(x3, s30);
             s31 = w1.fma(x3, s31);
-            FloatVector x4 = FloatVector.broadcast(F, a[a4 + c]);
-            s40 = w0.fma(x4, s40);
-            s41 = w1.fma(x4, s41);
-            FloatVector x5 = FloatVector.broadcast(F, a[a5 + c]);
-            s50 = w0.fma(x5, s50);
-            s51 = w1.fma(x5, s51);
-            FloatVector x6 = FloatVector.broadcast(F, a[a6 + c]);
-            s60 = w0.fma(x6, s60);
-            s61 = w1.fma(x6, s61);
-            FloatVector x7 = FloatVector.broadcast(F, a[a7 + c]);
-            s70 = w0.fma(x7, s70);
-            s71 = w1.fma(x7, s71);
+            s32 = w2.fma(x3, s32);
+            s33 = w3.fma(x3, s33);
         }
         s00.intoArray(tile, row);
         s01.intoArray(tile, row + LANES);
+        s02.intoArray(tile, row + 2 * LANES);
+        s03.intoArray(tile, row + 3 * LANES);
         s10.intoArray(tile, row + ROWS);
         s11.intoArray(tile, row + ROWS + LANES);
+        s12.intoArray(tile, row + ROWS + 2 * LANES);
+        s13.intoArray(tile, row + ROWS + 3 * LANES);
         s20.intoArray(tile, row + 2 * ROWS);
         s21.intoArray(tile, row + 2 * ROWS + LANES);
+        s22.intoArray(tile, row + 2 * ROWS + 2 * LANES);
+        s23.intoArray(tile, row + 2 * ROWS + 3 * LANES);
         s30.intoArray(tile, row + 3 * ROWS);
         s31.intoArray(tile, row + 3 * ROWS + LANES);
-        s40.intoArray(tile, row + 4 * ROWS);
-        s41.intoArray(tile, row + 4 * ROWS + LANES);
-        s50.intoArray(tile, row + 5 * ROWS);
-        s51.intoArray(tile, row + 5 * ROWS + LANES);
-        s60.intoArray(tile, row + 6 * ROWS);
-        s61.intoArray(tile, row + 6 * ROWS + LANES);
-        s70.intoArray(tile, row + 7 * ROWS);
-        s71.intoArray(tile, row + 7 * ROWS + LANES);
+        s32.intoArray(tile, row + 3 * ROWS + 2 * LANES);
+        s33.intoArray(tile, row + 3 * ROWS + 3 * LANES);
     }
 
     @Override
@@ -309,9 +355,10 @@ final class VectorArithmetic extends Arithmetic {
             int tokens,
             float[] tile) {
         Arrays.fill(from, tokens, TOKENS, from[0]);
-        int together = tokens > 4 && EIGHT ? 8 : tokens > 2 ? 4 : tokens;
+        int together = together(tokens);
+        int rows = rows(together);
+        Arrays.fill(tile, 0, Math.ceilDiv(tokens, together) * together * ROWS, 0);
         for (int t = 0; t < tokens; t += together) {
-            int rows = (together > 2 ? 2 : together > 1 ? 4 : VECTORS) * LANES;
             for (int row = 0; row < ROWS; row += rows) {
                 int to = t * ROWS + row;
                 long i = at + row;
@@ -325,8 +372,13 @@ final class VectorArithmetic extends Arithmetic {
                         }
                     }
                     case 2 -> scaled2(w, i, cols, width, scales, s, a, from[t], from[t + 1], tile, to);
-                    case 4 -> scaled4(w, i, cols, width, scales, s, a, from, t, tile, to);
-                    default -> scaled8(w, i, cols, width, scales, s, a, from, tile, to);
+                    default -> {
+                        if (FOUR_BY_FOUR) {
+                            scaled4By4(w, i, cols, width, scales, s, a, from, t, tile, to);
+                        } else {
+                            scaled4(w, i, cols, width, scales, s, a, from, t, tile, to);
+                        }
+                    }
                 }
             }
         }
@@ -348,18 +400,26 @@ final class VectorArithmetic extends Arithmetic {
         FloatVector s02 = FloatVector.zero(F);
         FloatVector s03 = FloatVector.zero(F);
         for (int c = 0, g = s; c < cols; g += ROWS) {
+            FloatVector g00 = FloatVector.zero(F);
+            FloatVector g01 = FloatVector.zero(F);
+            FloatVector g02 = FloatVector.zero(F);
+            FloatVector g03 = FloatVector.zero(F);
+            for (int end = Math.min(c + width, cols); c < end; c++) {
+                long column = at + (long) c * ROWS;
+                FloatVector x0 = FloatVector.broadcast(F, a[a0 + c]);
+                g00 = weights(w, column).fma(x0, g00);
+                g01 = weights(w, column + LANES).fma(x0, g01);
+                g02 = weights(w, column + 2L * LANES).fma(x0, g02);
+                g03 = weights(w, column + 3L * LANES).fma(x0, g03);
+            }
             FloatVector f0 = FloatVector.fromArray(F, scales, g);
             FloatVector f1 = FloatVector.fromArray(F, scales, g + LANES);
             FloatVector f2 = FloatVector.fromArray(F, scales, g + 2 * LANES);
             FloatVector f3 = FloatVector.fromArray(F, scales, g + 3 * LANES);
-            for (int end = Math.min(c + width, cols); c < end; c++) {
-                long column = at + (long) c * ROWS;
-                FloatVector x = FloatVector.broadcast(F, a[a0 + c]);
-                s00 = weights(w, column).mul(f0).fma(x, s00);
-                s01 = weights(w, column + LANES).mul(f1).fma(x, s01);
-                s02 = weights(w, column + 2L * LANES).mul(f2).fma(x, s02);
-                s03 = weights(w, column + 3L * LANES).mul(f3).fma(x, s03);
-            }
+            s00 = g00.fma(f0, s00);
+            s01 = g01.fma(f1, s01);
+            s02 = g02.fma(f2, s02);
+            s03 = g03.fma(f3, s03);
         }
         s00.intoArray(tile, row);
         s01.intoArray(tile, row + LANES);
@@ -367,6 +427,7 @@ final class VectorArithmetic extends Arithmetic {
         s03.intoArray(tile, row + 3 * LANES);
     }
 
+    /** More sums than registers: those of groups lie in the tile, as in all that follow. */
     private static void scaled1By8(
             MemorySegment w,
             long at,
@@ -378,15 +439,27 @@ final class VectorArithmetic extends Arithmetic {
             int a0,
             float[] tile,
             int row) {
-        FloatVector s00 = FloatVector.zero(F);
-        FloatVector s01 = FloatVector.zero(F);
-        FloatVector s02 = FloatVector.zero(F);
-        FloatVector s03 = FloatVector.zero(F);
-        FloatVector s04 = FloatVector.zero(F);
-        FloatVector s05 = FloatVector.zero(F);
-        FloatVector s06 = FloatVector.zero(F);
-        FloatVector s07 = FloatVector.zero(F);
         for (int c = 0, g = s; c < cols; g += ROWS) {
+            FloatVector g00 = FloatVector.zero(F);
+            FloatVector g01 = FloatVector.zero(F);
+            FloatVector g02 = FloatVector.zero(F);
+            FloatVector g03 = FloatVector.zero(F);
+            FloatVector g04 = FloatVector.zero(F);
+            FloatVector g05 = FloatVector.zero(F);
+            FloatVector g06 = FloatVector.zero(F);
+            FloatVector g07 = FloatVector.zero(F);
+            for (int end = Math.min(c + width, cols); c < end; c++) {
+                long column = at + (long) c * ROWS;
+                FloatVector x0 = FloatVector.broadcast(F, a[a0 + c]);
+                g00 = weights(w, column).fma(x0, g00);
+                g01 = weights(w, column + LANES).fma(x0, g01);
+                g02 = weights(w, column + 2L * LANES).fma(x0, g02);
+                g03 = weights(w, column + 3L * LANES).fma(x0, g03);
+                g04 = weights(w, column + 4L * LANES).fma(x0, g04);
+                g05 = weights(w, column + 5L * LANES).fma(x0, g05);
+                g06 = weights(w, column + 6L * LANES).fma(x0, g06);
+                g07 = weights(w, column + 7L * LANES).fma(x0, g07);
+            }
             FloatVector f0 = FloatVector.fromArray(F, scales, g);
             FloatVector f1 = FloatVector.fromArray(F, scales, g + LANES);
             FloatVector f2 = FloatVector.fromArray(F, scales, g + 2 * LANES);
@@ -395,27 +468,15 @@ final class VectorArithmetic extends Arithmetic {
             FloatVector f5 = FloatVector.fromArray(F, scales, g + 5 * LANES);
             FloatVector f6 = FloatVector.fromArray(F, scales, g + 6 * LANES);
             FloatVector f7 = FloatVector.fromArray(F, scales, g + 7 * LANES);
-            for (int end = Math.min(c + width, cols); c < end; c++) {
-                long column = at + (long) c * ROWS;
-                FloatVector x = FloatVector.broadcast(F, a[a0 + c]);
-                s00 = weights(w, column).mul(f0).fma(x, s00);
-                s01 = weights(w, column + LANES).mul(f1).fma(x, s01);
-                s02 = weights(w, column + 2L * LANES).mul(f2).fma(x, s02);
-                s03 = weights(w, column + 3L * LANES).mul(f3).fma(x, s03);
-                s04 = weights(w, column + 4L * LANES).mul(f4).fma(x, s04);
-                s05 = weights(w, column + 5L * LANES).mul(f5).fma(x, s05);
-                s06 = weights(w, column + 6L * LANES).mul(f6).fma(x, s06);
-                s07 = weights(w, column + 7L * LANES).mul(f7).fma(x, s07);
-            }
+            g00.fma(f0, FloatVector.fromArray(F, tile, row)).intoArray(tile, row);
+            g01.fma(f1, FloatVector.fromArray(F, tile, row + LANES)).intoArray(tile, row + LANES);
+            g02.fma(f2, FloatVector.fromArray(F, tile, row + 2 * LANES)).intoArray(tile, row + 2 * LANES);
+            g03.fma(f3, FloatVector.fromArray(F, tile, row + 3 * LANES)).intoArray(tile, row + 3 * LANES);
+            g04.fma(f4, FloatVector.fromArray(F, tile, row + 4 * LANES)).intoArray(tile, row + 4 * LANES);
+            g05.fma(f5, FloatVector.fromArray(F, tile, row + 5 * LANES)).intoArray(tile, row + 5 * LANES);
+            g06.fma(f6, FloatVector.fromArray(F, tile, row + 6 * LANES)).intoArray(tile, row + 6 * LANES);
+            g07.fma(f7, FloatVector.fromArray(F, tile, row + 7 * LANES)).intoArray(tile, row + 7 * LANES);
         }
-        s00.intoArray(tile, row);
-        s01.intoArray(tile, row + LANES);
-        s02.intoArray(tile, row + 2 * LANES);
-        s03.intoArray(tile, row + 3 * LANES);
-        s04.intoArray(tile, row + 4 * LANES);
-        s05.intoArray(tile, row + 5 * LANES);
-        s06.intoArray(tile, row + 6 * LANES);
-        s07.intoArray(tile, row + 7 * LANES);
     }
 
     private static void scaled2(
@@ -430,45 +491,45 @@ final class VectorArithmetic extends Arithmetic {
             int a1,
             float[] tile,
             int row) {
-        FloatVector s00 = FloatVector.zero(F);
-        FloatVector s01 = FloatVector.zero(F);
-        FloatVector s02 = FloatVector.zero(F);
-        FloatVector s03 = FloatVector.zero(F);
-        FloatVector s10 = FloatVector.zero(F);
-        FloatVector s11 = FloatVector.zero(F);
-        FloatVector s12 = FloatVector.zero(F);
-        FloatVector s13 = FloatVector.zero(F);
         for (int c = 0, g = s; c < cols; g += ROWS) {
+            FloatVector g00 = FloatVector.zero(F);
+            FloatVector g01 = FloatVector.zero(F);
+            FloatVector g02 = FloatVector.zero(F);
+            FloatVector g03 = FloatVector.zero(F);
+            FloatVector g10 = FloatVector.zero(F);
+            FloatVector g11 = FloatVector.zero(F);
+            FloatVector g12 = FloatVector.zero(F);
+            FloatVector g13 = FloatVector.zero(F);
+            for (int end = Math.min(c + width, cols); c < end; c++) {
+                long column = at + (long) c * ROWS;
+                FloatVector w0 = weights(w, column);
+                FloatVector w1 = weights(w, column + LANES);
+                FloatVector w2 = weights(w, column + 2L * LANES);
+                FloatVector w3 = weights(w, column + 3L * LANES);
+                FloatVector x0 = FloatVector.broadcast(F, a[a0 + c]);
+                g00 = w0.fma(x0, g00);
+                g01 = w1.fma(x0, g01);
+                g02 = w2.fma(x0, g02);
+                g03 = w3.fma(x0, g03);
+                FloatVector x1 = FloatVector.broadcast(F, a[a1 + c]);
+                g10 = w0.fma(x1, g10);
+                g11 = w1.fma(x1, g11);
+                g12 = w2.fma(x1, g12);
+                g13 = w3.fma(x1, g13);
+            }
             FloatVector f0 = FloatVector.fromArray(F, scales, g);
             FloatVector f1 = FloatVector.fromArray(F, scales, g + LANES);
             FloatVector f2 = FloatVector.fromArray(F, scales, g + 2 * LANES);
             FloatVector f3 = FloatVector.fromArray(F, scales, g + 3 * LANES);
-            for (int end = Math.min(c + width, cols); c < end; c++) {
-                long column = at + (long) c * ROWS;
-                FloatVector w0 = weights(w, column).mul(f0);
-                FloatVector w1 = weights(w, column + LANES).mul(f1);
-                FloatVector w2 = weights(w, column + 2L * LANES).mul(f2);
-                FloatVector w3 = weights(w, column + 3L * LANES).mul(f3);
-                FloatVector x0 = FloatVector.broadcast(F, a[a0 + c]);
-                s00 = w0.fma(x0, s00);
-                s01 = w1.fma(x0, s01);
-                s02 = w2.fma(x0, s02);
-                s03 = w3.fma(x0, s03);
-                FloatVector x1 = FloatVector.broadcast(F, a[a1 + c]);
-                s10 = w0.fma(x1, s10);
-                s11 = w1.fma(x1, s11);
-                s12 = w2.fma(x1, s12);
-                s13 = w3.fma(x1, s13);
-            }
+            g00.fma(f0, FloatVector.fromArray(F, tile, row)).intoArray(tile, row);
+            g01.fma(f1, FloatVector.fromArray(F, tile, row + LANES)).intoArray(tile, row + LANES);
+            g02.fma(f2, FloatVector.fromArray(F, tile, row + 2 * LANES)).intoArray(tile, row + 2 * LANES);
+            g03.fma(f3, FloatVector.fromArray(F, tile, row + 3 * LANES)).intoArray(tile, row + 3 * LANES);
+            g10.fma(f0, FloatVector.fromArray(F, tile, row + ROWS)).intoArray(tile, row + ROWS);
+            g11.fma(f1, FloatVector.fromArray(F, tile, row + ROWS + LANES)).intoArray(tile, row + ROWS + LANES);
+            g12.fma(f2, FloatVector.fromArray(F, tile, row + ROWS + 2 * LANES)).intoArray(tile, row + ROWS + 2 * LANES);
+            g13.fma(f3, FloatVector.fromArray(F, tile, row + ROWS + 3 * LANES)).intoArray(tile, row + ROWS + 3 * LANES);
         }
-        s00.intoArray(tile, row);
-        s01.intoArray(tile, row + LANES);
-        s02.intoArray(tile, row + 2 * LANES);
-        s03.intoArray(tile, row + 3 * LANES);
-        s10.intoArray(tile, row + ROWS);
-        s11.intoArray(tile, row + ROWS + LANES);
-        s12.intoArray(tile, row + ROWS + 2 * LANES);
-        s13.intoArray(tile, row + ROWS + 3 * LANES);
     }
 
     private static void scaled4(
@@ -483,50 +544,50 @@ final class VectorArithmetic extends Arithmetic {
             int t,
             float[] tile,
             int row) {
-        int a0 = from[t + 0];
+        int a0 = from[t];
         int a1 = from[t + 1];
         int a2 = from[t + 2];
         int a3 = from[t + 3];
-        FloatVector s00 = FloatVector.zero(F);
-        FloatVector s01 = FloatVector.zero(F);
-        FloatVector s10 = FloatVector.zero(F);
-        FloatVector s11 = FloatVector.zero(F);
-        FloatVector s20 = FloatVector.zero(F);
-        FloatVector s21 = FloatVector.zero(F);
-        FloatVector s30 = FloatVector.zero(F);
-        FloatVector s31 = FloatVector.zero(F);
         for (int c = 0, g = s; c < cols; g += ROWS) {
-            FloatVector f0 = FloatVector.fromArray(F, scales, g);
-            FloatVector f1 = FloatVector.fromArray(F, scales, g + LANES);
+            FloatVector g00 = FloatVector.zero(F);
+            FloatVector g01 = FloatVector.zero(F);
+            FloatVector g10 = FloatVector.zero(F);
+            FloatVector g11 = FloatVector.zero(F);
+            FloatVector g20 = FloatVector.zero(F);
+            FloatVector g21 = FloatVector.zero(F);
+            FloatVector g30 = FloatVector.zero(F);
+            FloatVector g31 = FloatVector.zero(F);
             for (int end = Math.min(c + width, cols); c < end; c++) {
                 long column = at + (long) c * ROWS;
-                FloatVector w0 = weights(w, column).mul(f0);
-                FloatVector w1 = weights(w, column + LANES).mul(f1);
+                FloatVector w0 = weights(w, column);
+                FloatVector w1 = weights(w, column + LANES);
                 FloatVector x0 = FloatVector.broadcast(F, a[a0 + c]);
-                s00 = w0.fma(x0, s00);
-                s01 = w1.fma(x0, s01);
+                g00 = w0.fma(x0, g00);
+                g01 = w1.fma(x0, g01);
                 FloatVector x1 = FloatVector.broadcast(F, a[a1 + c]);
-                s10 = w0.fma(x1, s10);
-                s11 = w1.fma(x1, s11);
+                g10 = w0.fma(x1, g10);
+                g11 = w1.fma(x1, g11);
                 FloatVector x2 = FloatVector.broadcast(F, a[a2 + c]);
-                s20 = w0.fma(x2, s20);
-                s21 = w1.fma(x2, s21);
+                g20 = w0.fma(x2, g20);
+                g21 = w1.fma(x2, g21);
                 FloatVector x3 = FloatVector.broadcast(F, a[a3 + c]);
-                s30 = w0.fma(x3, s30);
-                s31 = w1.fma(x3, s31);
+                g30 = w0.fma(x3, g30);
+                g31 = w1.fma(x3, g31);
             }
+            FloatVector f0 = FloatVector.fromArray(F, scales, g);
+            FloatVector f1 = FloatVector.fromArray(F, scales, g + LANES);
+            g00.fma(f0, FloatVector.fromArray(F, tile, row)).intoArray(tile, row);
+            g01.fma(f1, FloatVector.fromArray(F, tile, row + LANES)).intoArray(tile, row + LANES);
+            g10.fma(f0, FloatVector.fromArray(F, tile, row + ROWS)).intoArray(tile, row + ROWS);
+            g11.fma(f1, FloatVector.fromArray(F, tile, row + ROWS + LANES)).intoArray(tile, row + ROWS + LANES);
+            g20.fma(f0, FloatVector.fromArray(F, tile, row + 2 * ROWS)).intoArray(tile, row + 2 * ROWS);
+            g21.fma(f1, FloatVector.fromArray(F, tile, row + 2 * ROWS + LANES)).intoArray(tile, row + 2 * ROWS + LANES);
+            g30.fma(f0, FloatVector.fromArray(F, tile, row + 3 * ROWS)).intoArray(tile, row + 3 * ROWS);
+            g31.fma(f1, FloatVector.fromArray(F, tile, row + 3 * ROWS + LANES)).intoArray(tile, row + 3 * ROWS + LANES);
         }
-        s00.intoArray(tile, row);
-        s01.intoArray(tile, row + LANES);
-        s10.intoArray(tile, row + ROWS);
-        s11.intoArray(tile, row + ROWS + LANES);
-        s20.intoArray(tile, row + 2 * ROWS);
-        s21.intoArray(tile, row + 2 * ROWS + LANES);
-        s30.intoArray(tile, row + 3 * ROWS);
-        s31.intoArray(tile, row + 3 * ROWS + LANES);
     }
 
-    private static void scaled8(
+    private static void scaled4By4(
             MemorySegment w,
             long at,
             int cols,
@@ -535,81 +596,82 @@ final class VectorArithmetic extends Arithmetic {
             int s,
             float[] a,
             int[] from,
+            int t,
             float[] tile,
             int row) {
-        int a0 = from[0];
-        int a1 = from[1];
-        int a2 = from[2];
-        int a3 = from[3];
-        int a4 = from[4];
-        int a5 = from[5];
-        int a6 = from[6];
-        int a7 = from[7];
-        FloatVector s00 = FloatVector.zero(F);
-        FloatVector s01 = FloatVector.zero(F);
-        FloatVector s10 = FloatVector.zero(F);
-        FloatVector s11 = FloatVector.zero(F);
-        FloatVector s20 = FloatVector.zero(F);
-        FloatVector s21 = FloatVector.zero(F);
-        FloatVector s30 = FloatVector.zero(F);
-        FloatVector s31 = FloatVector.zero(F);
-        FloatVector s40 = FloatVector.zero(F);
-        FloatVector s41 = FloatVector.zero(F);
-        FloatVector s50 = FloatVector.zero(F);
-        FloatVector s51 = FloatVector.zero(F);
-        FloatVector s60 = FloatVector.zero(F);
-        FloatVector s61 = FloatVector.zero(F);
-        FloatVector s70 = FloatVector.zero(F);
-        FloatVector s71 = FloatVector.zero(F);
+        int a0 = from[t];
+        int a1 = from[t + 1];
+        int a2 = from[t + 2];
+        int a3 = from[t + 3];
         for (int c = 0, g = s; c < cols; g += ROWS) {
-            FloatVector f0 = FloatVector.fromArray(F, scales, g);
-            FloatVector f1 = FloatVector.fromArray(F, scales, g + LANES);
+            FloatVector g00 = FloatVector.zero(F);
+            FloatVector g01 = FloatVector.zero(F);
+            FloatVector g02 = FloatVector.zero(F);
+            FloatVector g03 = FloatVector.zero(F);
+            FloatVector g10 = FloatVector.zero(F);
+            FloatVector g11 = FloatVector.zero(F);
+            FloatVector g12 = FloatVector.zero(F);
+            FloatVector g13 = FloatVector.zero(F);
+            FloatVector g20 = FloatVector.zero(F);
+            FloatVector g21 = FloatVector.zero(F);
+            FloatVector g22 = FloatVector.zero(F);
+            FloatVector g23 = FloatVector.zero(F);
+            FloatVector g30 = FloatVector.zero(F);
+            FloatVector g31 = FloatVector.zero(F);
+            FloatVector g32 = FloatVector.zero(F);
+            FloatVector g33 = FloatVector.zero(F);
             for (int end = Math.min(c + width, cols); c < end; c++) {
                 long column = at + (long) c * ROWS;
-                FloatVector w0 = weights(w, column).mul(f0);
-                FloatVector w1 = weights(w, column + LANES).mul(f1);
+                FloatVector w0 = weights(w, column);
+                FloatVector w1 = weights(w, column + LANES);
+                FloatVector w2 = weights(w, column + 2L * LANES);
+                FloatVector w3 = weights(w, column + 3L * LANES);
                 FloatVector x0 = FloatVector.broadcast(F, a[a0 + c]);
-                s00 = w0.fma(x0, s00);
-                s01 = w1.fma(x0, s01);
+                g00 = w0.fma(x0, g00);
+                g01 = w1.fma(x0, g01);
+                g02 = w2.fma(x0, g02);
+                g03 = w3.fma(x0, g03);
                 FloatVector x1 = FloatVector.broadcast(F, a[a1 + c]);
-                s10 = w0.fma(x1, s10);
-                s11 = w1.fma(x1, s11);
+                g10 = w0.fma(x1, g10);
+                g11 = w1.fma(x1, g11);
+                g12 = w2.fma(x1, g12);
+                g13 = w3.fma(x1, g13);
                 FloatVector x2 = FloatVector.broadcast(F, a[a2 + c]);
-                s20 = w0.fma(x2, s20);
-                s21 = w1.fma(x2, s21);
+                g20 = w0.fma(x2, g20);
+                g21 = w1.fma(x2, g21);
+                g22 = w2.fma(x2, g22);
+                g23 = w3.fma(x2, g23);
                 FloatVector x3 = FloatVector.broadcast(F, a[a3 + c]);
-                s30 = w0.fma(x3, s30);
-                s31 = w1.fma(x3, s31);
-                FloatVector x4 = FloatVector.broadcast(F, a[a4 + c]);
-                s40 = w0.fma(x4, s40);
-                s41 = w1.fma(x4, s41);
-                FloatVector x5 = FloatVector.broadcast(F, a[a5 + c]);
-                s50 = w0.fma(x5, s50);
-                s51 = w1.fma(x5, s51);
-                FloatVector x6 = FloatVector.broadcast(F, a[a6 + c]);
-                s60 = w0.fma(x6, s60);
-                s61 = w1.fma(x6, s61);
-                FloatVector x7 = FloatVector.broadcast(F, a[a7 + c]);
-                s70 = w0.fma(x7, s70);
-                s71 = w1.fma(x7, s71);
+                g30 = w0.fma(x3, g30);
+                g31 = w1.fma(x3, g31);
+                g32 = w2.fma(x3, g32);
+                g33 = w3.fma(x3, g33);
             }
+            FloatVector f0 = FloatVector.fromArray(F, scales, g);
+            FloatVector f1 = FloatVector.fromArray(F, scales, g + LANES);
+            FloatVector f2 = FloatVector.fromArray(F, scales, g + 2 * LANES);
+            FloatVector f3 = FloatVector.fromArray(F, scales, g + 3 * LANES);
+            g00.fma(f0, FloatVector.fromArray(F, tile, row)).intoArray(tile, row);
+            g01.fma(f1, FloatVector.fromArray(F, tile, row + LANES)).intoArray(tile, row + LANES);
+            g02.fma(f2, FloatVector.fromArray(F, tile, row + 2 * LANES)).intoArray(tile, row + 2 * LANES);
+            g03.fma(f3, FloatVector.fromArray(F, tile, row + 3 * LANES)).intoArray(tile, row + 3 * LANES);
+            g10.fma(f0, FloatVector.fromArray(F, tile, row + ROWS)).intoArray(tile, row + ROWS);
+            g11.fma(f1, FloatVector.fromArray(F, tile, row + ROWS + LANES)).intoArray(tile, row + ROWS + LANES);
+            g12.fma(f2, FloatVector.fromArray(F, tile, row + ROWS + 2 * LANES)).intoArray(tile, row + ROWS + 2 * LANES);
+            g13.fma(f3, FloatVector.fromArray(F, tile, row + ROWS + 3 * LANES)).intoArray(tile, row + ROWS + 3 * LANES);
+            g20.fma(f0, FloatVector.fromArray(F, tile, row + 2 * ROWS)).intoArray(tile, row + 2 * ROWS);
+            g21.fma(f1, FloatVector.fromArray(F, tile, row + 2 * ROWS + LANES)).intoArray(tile, row + 2 * ROWS + LANES);
+            g22.fma(f2, FloatVector.fromArray(F, tile, row + 2 * ROWS + 2 * LANES))
+                    .intoArray(tile, row + 2 * ROWS + 2 * LANES);
+            g23.fma(f3, FloatVector.fromArray(F, tile, row + 2 * ROWS + 3 * LANES))
+                    .intoArray(tile, row + 2 * ROWS + 3 * LANES);
+            g30.fma(f0, FloatVector.fromArray(F, tile, row + 3 * ROWS)).intoArray(tile, row + 3 * ROWS);
+            g31.fma(f1, FloatVector.fromArray(F, tile, row + 3 * ROWS + LANES)).intoArray(tile, row + 3 * ROWS + LANES);
+            g32.fma(f2, FloatVector.fromArray(F, tile, row + 3 * ROWS + 2 * LANES))
+                    .intoArray(tile, row + 3 * ROWS + 2 * LANES);
+            g33.fma(f3, FloatVector.fromArray(F, tile, row + 3 * ROWS + 3 * LANES))
+                    .intoArray(tile, row + 3 * ROWS + 3 * LANES);
         }
-        s00.intoArray(tile, row);
-        s01.intoArray(tile, row + LANES);
-        s10.intoArray(tile, row + ROWS);
-        s11.intoArray(tile, row + ROWS + LANES);
-        s20.intoArray(tile, row + 2 * ROWS);
-        s21.intoArray(tile, row + 2 * ROWS + LANES);
-        s30.intoArray(tile, row + 3 * ROWS);
-        s31.intoArray(tile, row + 3 * ROWS + LANES);
-        s40.intoArray(tile, row + 4 * ROWS);
-        s41.intoArray(tile, row + 4 * ROWS + LANES);
-        s50.intoArray(tile, row + 5 * ROWS);
-        s51.intoArray(tile, row + 5 * ROWS + LANES);
-        s60.intoArray(tile, row + 6 * ROWS);
-        s61.intoArray(tile, row + 6 * ROWS + LANES);
-        s70.intoArray(tile, row + 7 * ROWS);
-        s71.intoArray(tile, row + 7 * ROWS + LANES);
     }
 
     @Override

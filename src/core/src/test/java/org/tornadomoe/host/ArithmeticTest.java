@@ -117,11 +117,8 @@ class ArithmeticTest {
                 double[][] totals = new double[2][Arithmetic.TOKENS * Arithmetic.ROWS];
                 for (int each = 0; each < 2; each++) {
                     Arithmetic arithmetic = each == 0 ? one : other;
-                    int[] from = new int[Arithmetic.TOKENS];
-                    for (int t = 0; t < tokens; t++) {
-                        from[t] = (tokens - 1 - t) * COLS;
-                    }
-                    arithmetic.dot(w, 0, COLS, a, from, tokens, tiles[each]);
+                    int[] from = rows(tokens);
+                    arithmetic.dot(w, 0, COLS - tokens % 2, a, from, tokens, tiles[each]);
                     for (int t = 0; t < tokens; t++) {
                         Arrays.fill(totals[each], t * Arithmetic.ROWS, (t + 1) * Arithmetic.ROWS, t / 3.0);
                         arithmetic.addScaled(tiles[each], t * Arithmetic.ROWS, 1 / 7.0, scales, 3, totals[each]);
@@ -131,6 +128,8 @@ class ArithmeticTest {
                 require(Arrays.equals(tiles[0], 0, values, tiles[1], 0, values), tokens + " tokens");
                 require(Arrays.equals(totals[0], 0, values, totals[1], 0, values), tokens + " tokens, scaled");
             }
+            compareScaled(one, other, w, a, random);
+            compareNumbersOfTokens(one, w, random);
             compareProducts(one, other, random, scales);
             double[] powers = new double[24];
             for (int v = 0; v < 100_000; v += powers.length) {
@@ -159,6 +158,82 @@ class ArithmeticTest {
             one.logits(a, 0, 50, a, 5, logits[0], 0);
             other.logits(a, 0, 50, a, 5, logits[1], 0);
             require(Arrays.equals(logits[0], logits[1]), "logits");
+        }
+
+        /** Groups' sums are exact with integers, and scaled with powers of 2. */
+        private static void compareScaled(
+                Arithmetic one, Arithmetic other, MemorySegment w, float[] a, SplittableRandom random) {
+            float[] scales = new float[COLS * Arithmetic.ROWS];
+            for (int v = 0; v < scales.length; v++) {
+                scales[v] = 1f / (1 << random.nextInt(4));
+            }
+            for (int tokens = 1; tokens <= Arithmetic.TOKENS; tokens++) {
+                for (int width : new int[] {1, 7, 32, COLS}) {
+                    float[][] tiles = new float[2][Arithmetic.TOKENS * Arithmetic.ROWS];
+                    for (int each = 0; each < 2; each++) {
+                        int[] from = rows(tokens);
+                        Arithmetic arithmetic = each == 0 ? one : other;
+                        arithmetic.dotScaled(w, 0, COLS, width, scales, 0, a, from, tokens, tiles[each]);
+                    }
+                    int values = tokens * Arithmetic.ROWS;
+                    require(Arrays.equals(tiles[0], 0, values, tiles[1], 0, values), tokens + " tokens of groups");
+                }
+            }
+        }
+
+        /** A token's sums are the same bits beside any others. */
+        private static void compareNumbersOfTokens(Arithmetic one, MemorySegment w, SplittableRandom random) {
+            float[] a = new float[Arithmetic.TOKENS * COLS];
+            float[] scales = new float[COLS * Arithmetic.ROWS];
+            for (int v = 0; v < a.length; v++) {
+                a[v] = (float) random.nextGaussian();
+            }
+            for (int v = 0; v < scales.length; v++) {
+                scales[v] = (float) random.nextDouble();
+            }
+            float[] alone = new float[Arithmetic.TOKENS * Arithmetic.ROWS];
+            float[] beside = new float[Arithmetic.TOKENS * Arithmetic.ROWS];
+            for (int tokens = 2; tokens <= Arithmetic.TOKENS; tokens++) {
+                for (int width : new int[] {0, 32, 33}) { // 0: no groups
+                    int cols = COLS - tokens % 2;
+                    sums(one, w, cols, width, scales, a, rows(tokens), tokens, beside);
+                    for (int t = 0; t < tokens; t++) {
+                        int[] from = new int[Arithmetic.TOKENS];
+                        from[0] = rows(tokens)[t];
+                        sums(one, w, cols, width, scales, a, from, 1, alone);
+                        int at = t * Arithmetic.ROWS;
+                        require(
+                                Arrays.equals(alone, 0, Arithmetic.ROWS, beside, at, at + Arithmetic.ROWS),
+                                "one of " + tokens + " tokens, groups of " + width);
+                    }
+                }
+            }
+        }
+
+        private static void sums(
+                Arithmetic one,
+                MemorySegment w,
+                int cols,
+                int width,
+                float[] scales,
+                float[] a,
+                int[] from,
+                int tokens,
+                float[] tile) {
+            if (width == 0) {
+                one.dot(w, 0, cols, a, from, tokens, tile);
+            } else {
+                one.dotScaled(w, 0, cols, width, scales, 0, a, from, tokens, tile);
+            }
+        }
+
+        /** Tokens' rows, the last first. */
+        private static int[] rows(int tokens) {
+            int[] from = new int[Arithmetic.TOKENS];
+            for (int t = 0; t < tokens; t++) {
+                from[t] = (tokens - 1 - t) * COLS;
+            }
+            return from;
         }
 
         private static void compareProducts(Arithmetic one, Arithmetic other, SplittableRandom random, float[] scales) {
