@@ -154,9 +154,9 @@ public abstract sealed class Arithmetic permits VectorArithmetic, ScalarArithmet
     public abstract void dot(MemorySegment w, long at, int cols, float[] a, int[] from, int tokens, float[] tile);
 
     /**
-     * The same with weights in groups of columns that have their own scales: tile[t, r] is about the sum over groups g of
-     * scales[scale + g · 64 + r] times the sum over the group's columns of a[from[t] + c] · w[at + c · 64 + r]. Groups and
-     * columns go in ascending order, whatever the number of tokens.
+     * The same with weights in groups of columns that have their own scales: tile[t, r] is about the sum over groups g
+     * of scales[scale + g · 64 + r] times the sum over the group's columns of a[from[t] + c] · w[at + c · 64 + r].
+     * Groups and columns go in ascending order, whatever the number of tokens.
      *
      * @param cols columns, starting at a group's first
      * @param width columns per group; the last may have fewer
