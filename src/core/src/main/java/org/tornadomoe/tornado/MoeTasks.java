@@ -370,7 +370,7 @@ public final class MoeTasks implements AutoCloseable {
             throw new UnsupportedOperationException(
                     "graph: TornadoVM's code of one task graph, " + Quirks.GRAPH_CODE_BYTES / 1024
                             + " KB, is full after " + appended.size() + " layers"
-                            + (products.isEmpty() ? " of " + kernels : " and products") + ", and what else is in it",
+                            + (products.isEmpty() ? " of " + kernels() : " and products") + ", and what else is in it",
                     full);
         }
         if (of == null && !between.isEmpty()) {

@@ -4,6 +4,7 @@ import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
 import java.lang.foreign.Arena;
+import java.nio.BufferOverflowException;
 import java.util.Arrays;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
@@ -16,6 +17,7 @@ import org.tornadomoe.quant.Progress;
 import uk.ac.manchester.tornado.api.GridScheduler;
 import uk.ac.manchester.tornado.api.TaskGraph;
 import uk.ac.manchester.tornado.api.TornadoExecutionPlan;
+import uk.ac.manchester.tornado.api.common.TornadoFunctions.Task7;
 import uk.ac.manchester.tornado.api.enums.DataTransferMode;
 import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
 import uk.ac.manchester.tornado.api.types.arrays.IntArray;
@@ -47,6 +49,34 @@ class MoeTasksTest {
                         .describedAs(scheme.name())
                         .isEqualTo(model.oneByOne(new TornadoPortableExperts(), Arrays.copyOf(hidden, 9 * 26), 5));
             }
+        }
+    }
+
+    /** A graph of TornadoVM's with room for the code of one layer. */
+    @Test
+    void aFullGraphIsToldOf() {
+        TaskGraph full = new TaskGraph("full") {
+            private int layers;
+
+            /** The last of a layer's kernels. */
+            @Override
+            public <A, B, C, D, E, F, G> TaskGraph task(
+                    String id, Task7<A, B, C, D, E, F, G> code, A a, B b, C c, D d, E e, F f, G g) {
+                if (id.endsWith("combine") && layers++ > 0) {
+                    throw new BufferOverflowException();
+                }
+                return super.task(id, code, a, b, c, d, e, f, g);
+            }
+        };
+        FloatArray hidden = new FloatArray(9 * 26);
+        FloatArray output = new FloatArray(9 * 26);
+        try (Int8Experts experts = Int8Quantizer.quantize(LAYER, Int8Scheme.W8A8_CHANNEL, Progress.NONE);
+                MoeTasks moe = new MoeTasks(full, new GridScheduler(), LAYER.config())) {
+            moe.append("first", experts, hidden, output);
+            assertThatThrownBy(() -> moe.append("second", experts, hidden, output))
+                    .isInstanceOf(UnsupportedOperationException.class)
+                    .hasMessage("graph: TornadoVM's code of one task graph, 8 KB, is full after 1 layers of"
+                            + " TornadoDp4aExperts, and what else is in it");
         }
     }
 
