@@ -13,9 +13,10 @@ public enum RoutingSimulator {
     /** K experts at random, each as likely as any other; all weights are 1. */
     UNIFORM_RANDOM,
     /**
-     * Each expert is the sigmoid of a normal deviate, so that experts in the middle get more tokens than those at the
-     * ends. Weights are the magnitudes of normal deviates, divided by their sum. vLLM's simulator may give a token the
-     * same expert twice; here the next free expert with a higher id (wrapping around) replaces the duplicate.
+     * Each expert's number is C times the sigmoid of a normal deviate, so that experts in the middle get more tokens
+     * than those at the ends. Weights are the magnitudes of normal deviates, divided by their sum. vLLM's simulator may
+     * give a token the same expert twice; here the next free expert with a higher id (wrapping around) replaces the
+     * duplicate.
      */
     NORMAL_ROUTING;
 

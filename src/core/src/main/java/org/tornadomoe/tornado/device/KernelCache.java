@@ -94,7 +94,7 @@ record KernelCache(@Nullable Path folder, long most) {
             }
             shrink(into);
         } catch (IOException | UnsupportedOperationException refused) {
-            // The next start compiles it again.
+            // The kernel is compiled again next time.
         }
     }
 
