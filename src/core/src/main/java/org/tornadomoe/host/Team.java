@@ -8,8 +8,9 @@ import java.util.concurrent.locks.ReentrantLock;
 import org.jspecify.annotations.Nullable;
 
 /**
- * The calling thread and helpers from the common pool, one for each further core. A call's stages are split into tasks,
- * which free threads take in order. The caller doesn't wait for a helper that has not started, so a busy pool only
+ * The calling thread and helpers from the common pool, one for each further core. A call's stages are split into tasks.
+ * Each thread takes a range of them in order, because neighbouring tasks read neighbouring memory, and then what is
+ * left of the other threads' ranges. The caller doesn't wait for a helper that has not started, so a busy pool only
  * makes a call slower. After a call helpers spin for some microseconds for the next one, and then leave. One call at a
  * time has the helpers; others run alone. Consecutive calls allocate nothing.
  */
@@ -29,19 +30,20 @@ public final class Team {
                 Math.min(Runtime.getRuntime().availableProcessors(), 1 + ForkJoinPool.getCommonPoolParallelism()));
     }
 
-    /**
-     * Index in {@link #counters}: the running stage's number of tasks in the upper half, the next task in the lower.
-     */
-    private static final int CLAIM = 16;
+    /** Longs between counters: two pairs of cache lines, because threads write some while all read others. */
+    private static final int APART = 16;
 
     /** Index in {@link #counters}: the number of unfinished tasks. */
-    private static final int UNFINISHED = 2 * CLAIM;
+    private static final int UNFINISHED = 0;
 
     private final Helper[] helpers;
     private final ReentrantLock taken = new ReentrantLock();
 
-    /** The counters are two pairs of cache lines apart, because all threads read one while others write the other. */
-    private final AtomicLongArray counters = new AtomicLongArray(3 * CLAIM);
+    /**
+     * {@value #APART} apart: {@link #UNFINISHED}, then each thread's claim, the end of its range of the running stage's
+     * tasks in the upper half, the next task in the lower.
+     */
+    private final AtomicLongArray counters;
 
     private volatile boolean open;
     private volatile @Nullable Throwable failure;
@@ -57,8 +59,9 @@ public final class Team {
     public Team(int threads) {
         helpers = new Helper[Math.max(0, threads - 1)];
         for (int i = 0; i < helpers.length; i++) {
-            helpers[i] = new Helper();
+            helpers[i] = new Helper(i + 1);
         }
+        counters = new AtomicLongArray((1 + threads()) * APART);
     }
 
     /** The team that all layers share. */
@@ -104,8 +107,12 @@ public final class Team {
         }
         this.stage = stage;
         counters.set(UNFINISHED, tasks);
-        counters.set(CLAIM, (long) tasks << 32);
-        work(scratch);
+        int threads = threads();
+        for (int thread = 0; thread < threads; thread++) {
+            long end = (thread + 1L) * tasks / threads;
+            counters.set(claim(thread), end << 32 | (long) thread * tasks / threads);
+        }
+        work(0, scratch);
         for (int spin = 0; counters.get(UNFINISHED) > 0; spin++) {
             pause(spin);
         }
@@ -116,24 +123,34 @@ public final class Team {
         }
     }
 
-    /** Runs tasks while there are any, and at the end reports how many; the next stage waits for that. */
-    private void work(Scratch scratch) {
+    /**
+     * Runs tasks while there are any, first those of a thread's own range, and at the end reports how many; the next
+     * stage waits for that.
+     */
+    private void work(int thread, Scratch scratch) {
         int done = 0;
-        while (isLeft(counters.get(CLAIM))) { // so that a waiting thread doesn't write
-            long claimed = counters.getAndIncrement(CLAIM);
-            if (!isLeft(claimed)) {
-                break;
+        for (int past = 0; past <= helpers.length && counters.get(UNFINISHED) > 0; past++) {
+            int claim = claim((thread + past) % threads());
+            while (isLeft(counters.get(claim))) { // a thread that only waits doesn't write
+                long claimed = counters.getAndIncrement(claim);
+                if (!isLeft(claimed)) {
+                    break;
+                }
+                try {
+                    stage.run((int) claimed, scratch);
+                } catch (RuntimeException | Error thrown) {
+                    keep(thrown);
+                }
+                done++;
             }
-            try {
-                stage.run((int) claimed, scratch);
-            } catch (RuntimeException | Error thrown) {
-                keep(thrown);
-            }
-            done++;
         }
         if (done > 0) {
             counters.getAndAdd(UNFINISHED, -done);
         }
+    }
+
+    private static int claim(int thread) {
+        return (1 + thread) * APART;
     }
 
     private static boolean isLeft(long claim) {
@@ -163,9 +180,14 @@ public final class Team {
 
     /** A helper's place in the team; a pool thread that takes its job works there. */
     private final class Helper {
+        private final int thread;
         private final Scratch scratch = new Scratch();
         private final AtomicInteger present = new AtomicInteger();
         private Job job = new Job(this);
+
+        Helper(int thread) {
+            this.thread = thread;
+        }
 
         /** Called by the caller. A previous job that has not started or not left yet serves too. */
         void call() {
@@ -182,7 +204,7 @@ public final class Team {
         void serve() {
             long since = System.nanoTime();
             for (int spin = 0; ; spin++) {
-                work(scratch);
+                work(thread, scratch);
                 if (open) {
                     since = 0;
                     pause(spin);

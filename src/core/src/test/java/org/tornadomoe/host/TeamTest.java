@@ -5,6 +5,8 @@ import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
 import java.util.Objects;
 import java.util.concurrent.atomic.AtomicInteger;
+import java.util.concurrent.atomic.AtomicIntegerArray;
+import java.util.concurrent.locks.LockSupport;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 
@@ -35,6 +37,39 @@ class TeamTest {
             assertThat(tasks).hasValue(100);
         } finally {
             team.end();
+        }
+    }
+
+    /** Fewer tasks than threads, as many and more; a thread that is slow leaves its tasks to the others. */
+    @Test
+    void everyTaskRunsOnce() {
+        for (int threads = 1; threads <= 5; threads++) {
+            Team team = new Team(threads);
+            boolean together = team.begin();
+            try {
+                for (int tasks = 0; tasks < 200; tasks++) {
+                    AtomicIntegerArray runs = new AtomicIntegerArray(tasks);
+                    team.run(
+                            together,
+                            tasks,
+                            (task, _) -> {
+                                if (task % 50 == 0) {
+                                    LockSupport.parkNanos(20_000);
+                                }
+                                runs.incrementAndGet(task);
+                            },
+                            new Scratch());
+                    for (int task = 0; task < tasks; task++) {
+                        assertThat(runs.get(task))
+                                .as("task %d of %d", task, tasks)
+                                .isEqualTo(1);
+                    }
+                }
+            } finally {
+                if (together) {
+                    team.end();
+                }
+            }
         }
     }
 }
