@@ -24,8 +24,8 @@ final class ExpertFields {
             Map.entry(Pattern.compile("expert_dtype"), "how experts are stored, which their tensors tell"),
             Map.entry(Pattern.compile("top_k"), "sampling, of releases that kept it here"),
             Map.entry(
-                    Pattern.compile(
-                            "(index|indexer|linear|mamba|mtp|rope|vision|audio)_.*|(.*_)?(attn|attention)(_.*)?"),
+                    Pattern.compile("(index|indexer|linear|mamba|mtp|rope|vision|audio|(use_)?gqa|kda)_.*"
+                            + "|(.*_)?(attn|attention)(_.*)?"),
                     "another block"));
 
     /** Values with which a field says that there is nothing of what it is about, in whatever family. */

@@ -9,6 +9,7 @@ import java.util.List;
 import java.util.Map;
 import java.util.Objects;
 import java.util.Set;
+import java.util.stream.Collectors;
 import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeConfig;
@@ -87,6 +88,7 @@ record GgufModel(Gguf gguf) {
             Map.entry("nemotron_h_moe", new Architecture("nemotron_h", SIGMOID, false, true, true)),
             Map.entry("gemma4", new Architecture("gemma4_text", SOFTMAX, true, false, false)),
             Map.entry("grok", new Architecture("grok-2", SOFTMAX, true, false, false)),
+            Map.entry("bailingmoe3", new Architecture("bailing_moe_v2", SIGMOID, false, true, true)),
             Map.entry("mimo2", new Architecture("minimax_m2", SIGMOID, true, false, false)));
 
     /** DeepSeek-V3 in all but the numbers: deepseek2 with sigmoid scores, and a correction bias. */
@@ -111,15 +113,12 @@ record GgufModel(Gguf gguf) {
     /** Of Grok: llama.cpp reads it and doesn't apply it, since the norm after the block takes most of it away. */
     private static final String UNAPPLIED = "grok.router_logit_softcapping";
 
-    /** Of Step 3.5, a value a layer. */
-    private static final String LIMITS = "step35.swiglu_clamp_exp";
+    /** Of Step 3.5, DeepSeek-V4 and Ling 3, a value a layer. */
+    private static final String LIMITS = ".swiglu_clamp_exp";
 
-    private static final String SHARED_LIMITS = "step35.swiglu_clamp_shexp";
+    private static final String SHARED_LIMITS = ".swiglu_clamp_shexp";
 
-    /** Of DeepSeek-V4, likewise. */
-    private static final String CLAMPS = "deepseek4.swiglu_clamp_exp";
-
-    private static final String SHARED_CLAMPS = "deepseek4.swiglu_clamp_shexp";
+    private static final List<String> LIMITED = List.of("step35", "deepseek4", "bailingmoe3");
 
     /** Of GroveMoE: the experts beside others, which have one value that is known each. */
     private static final Map<String, Double> ADJUGATES = Map.of(
@@ -128,7 +127,10 @@ record GgufModel(Gguf gguf) {
             "grovemoe.expert_group_scale", (double) LayerTensors.ADJUGATE_SCALE);
 
     /** Keys of one architecture that others are refused with. */
-    private static final Set<String> READ_OF_ONE = Set.of(UNAPPLIED, LIMITS, SHARED_LIMITS, CLAMPS, SHARED_CLAMPS);
+    private static final Set<String> READ_OF_ONE = Stream.concat(
+                    Stream.of(UNAPPLIED),
+                    LIMITED.stream().flatMap(name -> Stream.of(name + LIMITS, name + SHARED_LIMITS)))
+            .collect(Collectors.toUnmodifiableSet());
 
     /** What a key's name has in it if it is about experts. */
     private static final List<String> OF_EXPERTS = List.of("expert", "moe", "router", "gating", "swiglu", "activation");
@@ -204,17 +206,21 @@ record GgufModel(Gguf gguf) {
                 require(gguf.metadata().containsKey(norm), norm, "true", "none");
                 fields.put("moe_router_scaling_factor", factor(a, architecture));
                 fields.put("share_expert_dim", shared);
-                fields.put("swiglu_limits", gguf.skipped(LIMITS));
-                fields.put("swiglu_limits_shared", gguf.skipped(SHARED_LIMITS));
+                fields.put("swiglu_limits", gguf.skipped(name + LIMITS));
+                fields.put("swiglu_limits_shared", gguf.skipped(name + SHARED_LIMITS));
+            }
+            case "bailing_moe_v2" -> {
+                fields.put("expert_swiglu_limit_list", gguf.skipped(name + LIMITS));
+                fields.put("share_expert_swiglu_limit_list", gguf.skipped(name + SHARED_LIMITS));
             }
             case "deepseek_v4" -> {
                 fields.put("num_hash_layers", number(a + "hash_layer_count", null));
-                Object limits = gguf.skipped(CLAMPS);
-                Object shared4 = gguf.skipped(SHARED_CLAMPS);
+                Object limits = gguf.skipped(name + LIMITS);
+                Object shared4 = gguf.skipped(name + SHARED_LIMITS);
                 require(
                         shared4 == null || shared4.equals(limits),
-                        SHARED_CLAMPS,
-                        "none, or what " + CLAMPS + " has",
+                        name + SHARED_LIMITS,
+                        "none, or what " + name + LIMITS + " has",
                         String.valueOf(shared4));
                 fields.put("swiglu_limit", limits);
             }
@@ -357,7 +363,12 @@ record GgufModel(Gguf gguf) {
                             + (gguf.metadata().containsKey(key) ? "" + SOFTMAX : "none, which means " + SOFTMAX)
                             + " (softmax)");
         }
-        return gating == SIGMOID ? SIGMOID_DEEPSEEK : architecture.modelType;
+        if (gating == SIGMOID) {
+            return SIGMOID_DEEPSEEK;
+        }
+        // Of softmax scores llama.cpp divides the weights and then scales them, as Mistral's code does (Large 3).
+        boolean divides = renormalize(a, architecture) && number(a + "expert_group_count", 0) <= 1;
+        return divides ? "mistral4" : architecture.modelType;
     }
 
     /** Its first files have no expert_gating_func; llama.cpp knows them by their sizes. */

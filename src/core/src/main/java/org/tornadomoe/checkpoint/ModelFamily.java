@@ -84,16 +84,15 @@ enum ModelFamily {
                     .width("intermediate_size")
                     .dense(ModelFamily::whyJambaDense)
                     .fields("expert_layer_period expert_layer_offset norm_topk_prob=false scoring_func=softmax")),
-    HUNYUAN_V1_MOE(
-            "hunyuan_v1_moe",
-            sizes(32, 4096, 11008, 1, 1)
-                    .width("intermediate_size")
-                    .names("num_experts", "moe_topk")
-                    .normalized()
-                    .oneShared()
-                    .perLayer("num_experts", "moe_topk", "num_shared_expert")
-                    .fields("norm_topk_prob=true use_mixed_mlp_moe=true num_shared_expert=1 moe_layer_num_skipped=0"
-                            + " moe_drop_tokens=false moe_random_routing_dropped_token=false")),
+    HUNYUAN_V1_MOE("hunyuan_v1_moe", hunyuan()),
+    /** Hunyuan-Large, whose one expert a token has its score as its weight. */
+    HUNYUAN(
+            "hunyuan",
+            hunyuan()
+                    .routing((_, json, router) -> json.positive("moe_topk", 1) == 1
+                            ? RouterConfig.of(ScoringFunction.SOFTMAX, false)
+                            : router)
+                    .fields("capacity_factor moe_layer_freq=1")),
     ERNIE4_5_MOE(
             "ernie4_5_moe",
             ernie(sizes(28, 2560, 1536, 64, 6))
@@ -339,6 +338,7 @@ enum ModelFamily {
                     .limited("swiglu_limit", 10.0)
                     .sharedUnlimited()),
     SOLAR_OPEN("solar_open", deepSeek(sizes(48, 4096, 1280, 128, 8), 1, 1, 1, 0)),
+    SOLAR_OPEN2("solar_open2", deepSeek(sizes(48, 4096, 1280, 320, 8), 1, 1, 1, 0)),
     MIMO_V2_FLASH(
             "mimo_v2_flash mimo_v2",
             deepSeek(sizes(48, 4096, 2048, 256, 8), 1, 1, 1, 1)
@@ -541,8 +541,13 @@ enum ModelFamily {
                     .denseFirst("first_k_dense_replace", 0)
                     .fields("multi_gate=false moe_router_enable_expert_bias=false routed_scaling_factor=1"
                             + " score_function=softmax")),
-    /** Ling 2 and Ring 2. */
-    BAILING_MOE_V2("bailing_moe_v2 bailing_moe_linear bailing_hybrid", bailing(sizes(20, 2048, 512, 256, 8), 1, 1)),
+    /**
+     * Ling 2 and 3, Ring 2. Ling 3's own code doesn't read the limits that its config.json has; it was trained with
+     * them, and vLLM, SGLang and llama.cpp cut off at them.
+     */
+    BAILING_MOE_V2(
+            "bailing_moe_v2 bailing_moe_linear bailing_hybrid bailing_moe_v3",
+            bailing(sizes(20, 2048, 512, 256, 8), 1, 1)),
     SARVAM_MOE(
             "sarvam_moe sarvam_mla",
             sizes(19, 4096, 1024, 128, 6)
@@ -678,6 +683,17 @@ enum ModelFamily {
                 .fields("swiglu_limit=7 swiglu_alpha=1.702 norm_topk_prob=true scoring_func=softmax");
     }
 
+    private static FamilyTraits hunyuan() {
+        return sizes(32, 4096, 11008, 1, 1)
+                .width("intermediate_size")
+                .names("num_experts", "moe_topk")
+                .normalized()
+                .oneShared()
+                .perLayer("num_experts", "moe_topk", "num_shared_expert")
+                .fields("norm_topk_prob=true use_mixed_mlp_moe=true num_shared_expert=1 moe_layer_num_skipped=0"
+                        + " moe_drop_tokens=false moe_random_routing_dropped_token=false");
+    }
+
     private static FamilyTraits ernie(FamilyTraits sizes) {
         return sizes.names("moe_num_experts", "moe_k")
                 .normalized()
@@ -723,7 +739,9 @@ enum ModelFamily {
                 .groups("n_group", "topk_group", 8, 4)
                 .shared("num_shared_experts", shared)
                 .denseFirst("first_k_dense_replace", dense)
-                .fields("score_function=sigmoid moe_router_enable_expert_bias=true moe_router_topk_scaling_factor"
+                .stepLimits("expert_swiglu_limit_list", "share_expert_swiglu_limit_list")
+                .fields("score_function=sigmoid scoring_func=sigmoid topk_method=noaux_tc scale_router_input=false"
+                        + " moe_router_enable_expert_bias=true moe_router_topk_scaling_factor"
                         + " moe_router_enable_shared_expert=true moe_shared_expert_intermediate_size"
                         + " router_dtype");
     }
@@ -737,12 +755,12 @@ enum ModelFamily {
             default -> throw json.wrong("scoring_func", "softmax or sigmoid");
         };
         double factor = router.routedScalingFactor();
-        if (router.renormalize() && function == ScoringFunction.SOFTMAX && factor != 1) {
-            // DeepSeek's own code leaves the factor out then, transformers the division, vLLM does both.
+        if (router.renormalize() && function == ScoringFunction.SOFTMAX) {
+            // DeepSeek's own code divides and leaves the factor out, transformers doesn't divide, vLLM does both.
             throw new CheckpointException(
                     json.file(),
-                    "'norm_topk_prob': expected false beside a 'routed_scaling_factor' of " + factor
-                            + " and softmax, which implementations of the family read in different ways, got true");
+                    "'norm_topk_prob': expected false beside softmax, since implementations of the family read it in"
+                            + " different ways, got true");
         }
         RouterConfig scored = RouterConfig.of(function, router.renormalize()).withRoutedScalingFactor(factor);
         return switch (method) {

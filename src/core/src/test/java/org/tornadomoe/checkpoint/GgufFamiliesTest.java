@@ -259,6 +259,25 @@ class GgufFamiliesTest {
                 "ernie4_5_moe", ernie, "ernie4_5-moe", 2, Plain.of(corrected).withShared(false), w -> {});
     }
 
+    /** Softmax scores that are divided and scaled, as llama.cpp has Mistral Large 3. */
+    @Test
+    void dividedSoftmaxOfDeepSeeksArchitecture() {
+        Router scaled = (logits, _) -> {
+            double[] p = PublishedModel.softmax(logits);
+            return only(p, top(p, 2), true, 2.5);
+        };
+        assertComputes(
+                "mistral4",
+                block(8),
+                "deepseek2",
+                2,
+                Plain.of(scaled).withShared(false),
+                w -> w.number("deepseek2.expert_gating_func", 1)
+                        .bool("deepseek2.expert_weights_norm", true)
+                        .real("deepseek2.expert_weights_scale", 2.5f)
+                        .number("deepseek2.expert_shared_count", 1));
+    }
+
     /** What transformers' module makes of a layer is what comes of it under llama.cpp's names. */
     @ParameterizedTest
     @CsvSource({
@@ -278,6 +297,7 @@ class GgufFamiliesTest {
         "nomic_bert, nomic-bert-moe, 1",
         "grove_moe, grovemoe, 0",
         "step3p5, step35, 1",
+        "bailing_moe_v3, bailingmoe3, 1",
         "step3p5_plain, step35, 1",
         "gemma4_text, gemma4, 1"
     })
@@ -355,7 +375,16 @@ class GgufFamiliesTest {
                 .number(architecture + ".embedding_length", config.hiddenDim())
                 .number(architecture + ".expert_count", config.numExperts())
                 .number(architecture + ".expert_used_count", config.expertsPerToken());
-        if (List.of("cohere2moe", "nemotron_h_moe", "hy_v3", "laguna", "deepseek32", "step35", "mistral4", "deepseek4")
+        if (List.of(
+                        "cohere2moe",
+                        "nemotron_h_moe",
+                        "hy_v3",
+                        "laguna",
+                        "deepseek32",
+                        "step35",
+                        "mistral4",
+                        "deepseek4",
+                        "bailingmoe3")
                 .contains(architecture)) {
             writer.bool(architecture + ".expert_weights_norm", true)
                     .number(
@@ -379,11 +408,11 @@ class GgufFamiliesTest {
                         .real("grovemoe.expert_group_scale", 0.05f);
             default -> {}
         }
-        if (architecture.equals("step35")) {
+        if (List.of("step35", "bailingmoe3").contains(architecture)) {
             Double limit = config.swigluLimit();
             Double shared = config.sharedSwigluLimit();
-            writer.reals("step35.swiglu_clamp_exp", 0, limit == null ? 0 : limit.floatValue())
-                    .reals("step35.swiglu_clamp_shexp", 0, shared == null ? 0 : shared.floatValue());
+            writer.reals(architecture + ".swiglu_clamp_exp", 0, limit == null ? 0 : limit.floatValue())
+                    .reals(architecture + ".swiglu_clamp_shexp", 0, shared == null ? 0 : shared.floatValue());
         }
         if (router.routedScalingFactor() != 1 && !architecture.equals("cohere2moe")) {
             writer.real(architecture + ".expert_weights_scale", (float) router.routedScalingFactor());

@@ -175,6 +175,21 @@ class ModelFamilyTest {
                         + " 'norm_topk_prob': true, 'num_experts': 256, 'num_experts_per_tok': 8,"
                         + " 'num_shared_experts': 1, 'routed_scaling_factor': 2.5, 'score_function': 'sigmoid',"
                         + " 'topk_group': 4",
+                "Ling-3.0-flash | 256 | 8 | 2560 | 768 | 1 | 'model_type': 'bailing_hybrid',"
+                        + " 'expert_swiglu_limit_list': [0, 0, 4.0], 'first_k_dense_replace': 1, 'hidden_act': 'silu',"
+                        + " 'hidden_size': 2560, 'kda_safe_gate': true, 'moe_intermediate_size': 768,"
+                        + " 'moe_router_enable_expert_bias': true, 'moe_shared_expert_intermediate_size': 768,"
+                        + " 'n_group': 8, 'norm_topk_prob': true, 'num_experts': 256, 'num_experts_per_tok': 8,"
+                        + " 'num_hidden_layers': 3, 'num_shared_experts': 1, 'routed_scaling_factor': 2.5,"
+                        + " 'router_dtype': 'fp32', 'scale_router_input': false, 'score_function': 'sigmoid',"
+                        + " 'scoring_func': 'sigmoid', 'share_expert_swiglu_limit_list': null, 'topk_group': 4,"
+                        + " 'topk_method': 'noaux_tc'",
+                "Solar-Open2-250B | 320 | 8 | 4096 | 1280 | 1 | 'model_type': 'solar_open2', 'gqa_layers': [0],"
+                        + " 'use_gqa_gate': true",
+                "Hunyuan-Large | 16 | 1 | 6400 | 18304 | 1 | 'model_type': 'hunyuan', 'hidden_size': 6400,"
+                        + " 'intermediate_size': 18304, 'num_experts': 16, 'moe_topk': 1, 'num_shared_expert': 1,"
+                        + " 'use_mixed_mlp_moe': true, 'capacity_factor': 1.0, 'moe_drop_tokens': false,"
+                        + " 'moe_random_routing_dropped_token': false",
                 "LFM2-8B-A1B | 32 | 4 | 2048 | 1792 | 0 | 'model_type': 'lfm2_moe', 'hidden_size': 2048,"
                         + " 'intermediate_size': 7168, 'moe_intermediate_size': 1792, 'norm_topk_prob': true,"
                         + " 'num_dense_layers': 2, 'num_experts': 32, 'num_experts_per_tok': 4,"
@@ -299,11 +314,7 @@ class ModelFamilyTest {
         assertThat(config(v2 + "'topk_method': 'group_limited_greedy', 'n_group': 8, 'topk_group': 3}")
                         .router())
                 .isEqualTo(SOFTMAX.withGroups(8, 3));
-        assertThat(config(v2 + "'norm_topk_prob': true}").router())
-                .isEqualTo(RouterConfig.of(ScoringFunction.SOFTMAX, true));
-        assertRefused(
-                v2 + "'norm_topk_prob': true, 'routed_scaling_factor': 16.0}",
-                "'norm_topk_prob': expected false beside a 'routed_scaling_factor' of 16.0");
+        assertRefused(v2 + "'norm_topk_prob': true}", "'norm_topk_prob': expected false beside softmax");
         assertRefused(v2 + "'scoring_func': 'tanh'}", "'scoring_func': expected softmax or sigmoid, got tanh");
         assertRefused(v2 + "'topk_method': 'x'}", "'topk_method': expected greedy, group_limited_greedy or noaux_tc");
         assertRefused(v2 + "'topk_method': 'group_limited_greedy'}", "has no 'n_group'");

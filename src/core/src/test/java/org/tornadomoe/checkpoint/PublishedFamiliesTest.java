@@ -509,7 +509,7 @@ class PublishedFamiliesTest {
                         + " it has {experts_config={number=16}}",
                 "'model_type': 'ernie5', 'moe_num_experts': 64, 'moe_k': 6 | , got 'ernie5'; of an MoE"
                         + " layer's fields it has {moe_k=6, moe_num_experts=64}",
-                "'model_type': 'hunyuan', 'num_experts': 6, 'moe_intermediate_size': 8 | fields it has"
+                "'model_type': 'klear3', 'num_experts': 6, 'moe_intermediate_size': 8 | fields it has"
                         + " {moe_intermediate_size=8, num_experts=6, num_experts_per_tok=2}, as qwen3_moe does, but may"
                         + " compute something else",
                 "'moe_num_experts': 64 | has no 'model_type' (looked for one of [mixtral, qwen2_moe, qwen3_moe,",
