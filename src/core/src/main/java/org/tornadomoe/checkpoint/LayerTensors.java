@@ -537,8 +537,11 @@ record LayerTensors(
             if (tensors.has(block + "experts.mlp." + (shape.gated ? "v1" : "w1"))) {
                 return stackedRows(block);
             }
-            if (tensors.has(block + "gate_proj.weight") && tensors.shape(block + "gate_proj.weight").length == 3) {
-                return stackedEach(block);
+            for (String each : List.of("", "switch_mlp.", "experts.")) {
+                String gate = block + each + "gate_proj.weight";
+                if (shape.gated && tensors.has(gate) && tensors.shape(gate).length == 3) {
+                    return stackedEach(block, each);
+                }
             }
             List<String> looked = new ArrayList<>();
             PER_EXPERT.forEach(names -> looked.add(block + "experts.0." + names.gate + ".weight"));
@@ -554,14 +557,40 @@ record LayerTensors(
             return stacked(block, inner, null, up, down, false);
         }
 
-        /** A tensor of all experts for each projection, [E, I, H] or [E, H, I], right under the block (Step). */
-        private List<Projections> stackedEach(String block) {
+        /** A tensor of all experts for each projection, [E, I, H] or [E, H, I] (Step, MLX). */
+        private List<Projections> stackedEach(String block, String under) {
             int i = shape.intermediate;
             int h = shape.hidden;
-            Tensor gate = stacked(block + "gate_proj.weight", shape.experts, i, h);
-            Tensor up = stacked(block + "up_proj.weight", shape.experts, i, h);
-            Tensor down = stacked(block + "down_proj.weight", shape.experts, h, i);
-            return stacked(block, h, gate, up, down, false);
+            String gate = block + under + "gate_proj";
+            String up = block + under + "up_proj";
+            String down = block + under + "down_proj";
+            float[] gateBias = bias(gate + ".bias", shape.experts, i);
+            float[] upBias = bias(up + ".bias", shape.experts, i);
+            float[] downBias = bias(down + ".bias", shape.experts, h);
+            List<Projections> experts = new ArrayList<>();
+            for (int e = 0; e < shape.experts; e++) {
+                experts.add(new Projections(
+                        PER_EXPERT.getFirst().under(block + "experts." + e + "."),
+                        ofAll(gate, e, i, h),
+                        ofAll(up, e, i, h),
+                        ofAll(down, e, h, i),
+                        part(gateBias, e, i),
+                        part(upBias, e, i),
+                        part(downBias, e, h)));
+            }
+            return experts;
+        }
+
+        /** An expert's matrix in a tensor of all. */
+        private Matrix ofAll(String module, int expert, int rows, int cols) {
+            return Mlx.has(tensors, module)
+                    ? Mlx.read(tensors, module, expert, shape.experts, rows, cols)
+                    : new SmallFloats.Place(expert, rows, rows, cols, 0, 1, false)
+                            .floats(stacked(module + ".weight", shape.experts, rows, cols));
+        }
+
+        private static float @Nullable [] part(float @Nullable [] all, int expert, int length) {
+            return all == null ? null : Arrays.copyOfRange(all, expert * length, (expert + 1) * length);
         }
 
         /**

@@ -46,6 +46,9 @@ record MatrixReader(BlockTensors tensors, @Nullable WeightQuantization quantizat
         if (BitsAndBytes.has(tensors, module)) {
             return BitsAndBytes.read(tensors, module, rows, cols);
         }
+        if (Mlx.has(tensors, module)) {
+            return Mlx.read(tensors, module, 0, 1, rows, cols);
+        }
         String packed = module + (dtype == null ? ".weight_packed" : ".weight");
         if (tensors.dtype(packed) == DType.U8 || (dtype == DType.I8 && hasExponents(module))) {
             takeScalesOfActivations(module + ".");
@@ -120,6 +123,9 @@ record MatrixReader(BlockTensors tensors, @Nullable WeightQuantization quantizat
         int bits = scheme == null ? 32 : Math.max(1, scheme.weights().bits());
         if (tensors.dtype(name) == DType.U8) {
             return new int[] {rows, 2 * cols};
+        }
+        if (tensors.dtype(name) == DType.U32) {
+            return new int[] {rows, cols * 32 / bits};
         }
         if (tensors.dtype(name) != DType.I32 || quantization == null) {
             return new int[] {rows, cols};

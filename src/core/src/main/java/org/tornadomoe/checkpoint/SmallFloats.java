@@ -257,8 +257,10 @@ final class SmallFloats {
         boolean transposed = place.transposed;
         long matrices = 2 * values.data().byteSize() / Math.max(1, (long) rows * cols);
         long groups = scale.elements() / Math.max(1, matrices * rows);
-        boolean holds =
-                transposed ? values.holds(matrices * (cols / 2), rows) : values.holds(matrices * rows, cols / 2);
+        int perElement = 2 * values.dtype().bytes();
+        boolean holds = transposed
+                ? values.holds(matrices * (cols / 2), rows)
+                : values.holds(matrices * rows, cols / perElement);
         if (cols % 2 != 0 || matrices <= place.index || !holds) {
             throw values.problem(
                     "expected two values a byte of matrices of " + rows + " x " + cols + ", got " + values);

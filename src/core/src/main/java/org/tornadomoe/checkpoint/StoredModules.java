@@ -44,7 +44,8 @@ final class StoredModules {
             }
             String module = moduleOf(name, tensor);
             if (module == null) {
-                if (tensor.dtype().isFloat8() || name.endsWith("_blocks")) {
+                boolean isMlx = tensor.dtype() == DType.U32 && name.endsWith(".weight");
+                if (tensor.dtype().isFloat8() || isMlx || name.endsWith("_blocks")) {
                     throw tensor.problem("is of a module that is not quantised now, and can't be written as floats:"
                             + " expected all layers to be quantised");
                 }
@@ -63,6 +64,7 @@ final class StoredModules {
             boolean whole = suffix.equals("weight")
                     && !tensor.dtype().isFloat8()
                     && tensor.dtype() != DType.I8
+                    && tensor.dtype() != DType.U32
                     && tensor.dtype() != DType.U8;
             if (name.endsWith("." + suffix) && !whole && tensor.shape().length == 2) {
                 return name.substring(0, name.length() - suffix.length() - 1);

@@ -227,7 +227,7 @@ record WeightQuantization(
                 .map(config::nested)
                 .forEach(places::add);
         for (JsonFile place : places) {
-            for (String field : List.of("quantization_config", "compression_config")) {
+            for (String field : List.of("quantization_config", "compression_config", "quantization")) {
                 if (place.has(field) && !place.object(field).isEmpty()) {
                     return of(field, place.nested(field));
                 }
@@ -251,6 +251,7 @@ record WeightQuantization(
             case "compressed-tensors" -> compressedTensors(json);
             case "gptq" -> gptq(json);
             case "awq" -> awq(json);
+            case "mlx" -> mlx(json);
             case "auto-round", "intel/auto-round" -> autoRound(json);
             case "fp8",
                     "fbgemm_fp8",
@@ -330,6 +331,30 @@ record WeightQuantization(
             requireAwqBits(json, group.weights.bits);
         }
         return group;
+    }
+
+    /** MLX's, whose tensors tell all but how wide a row is; what it says of a module by its name counts first. */
+    private static WeightQuantization mlx(JsonFile json) {
+        List<Rule> rules = new ArrayList<>();
+        for (Map.Entry<String, @Nullable Object> field : json.fields().entrySet()) {
+            if (field.getValue() instanceof Map<?, ?>) {
+                JsonFile own = json.nested(field.getKey());
+                rules.add(rule(Targets.of(json.file(), List.of(field.getKey())), () -> mlxGroup(json, own)));
+            }
+        }
+        rules.add(rule(
+                Targets.of(json.file(), List.of("Linear")), () -> mlxGroup(json, new JsonFile(json.file(), Map.of()))));
+        return new WeightQuantization(json.file(), Method.FLOATS, new Targets(json.file()), null, List.copyOf(rules));
+    }
+
+    private static Group mlxGroup(JsonFile json, JsonFile own) {
+        int bits = (own.has("bits") ? own : json).integer("bits");
+        int groupSize = (own.has("group_size") ? own : json).integer("group_size", 64);
+        requireGroup(json, groupSize);
+        if (bits < 2 || bits > 8) {
+            throw new CheckpointException(json.file(), FIELD + "'bits': expected 2 to 8, got " + bits);
+        }
+        return new Group(new Arguments(bits, "int", false, "group", false, groupSize, List.of()), null);
     }
 
     /** FP8 and FP4 of a writer that says of its modules no more than the tensors do, but for the size of blocks. */

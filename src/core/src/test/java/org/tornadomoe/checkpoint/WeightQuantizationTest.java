@@ -326,11 +326,20 @@ class WeightQuantizationTest {
                 "'weight_block_size': expected two numbers");
     }
 
+    /** Its tensors tell the rest; what is said of a module by its name counts first. */
     @Test
-    void mlxSaysNoMethodAndIsRefusedByItsName() {
-        assertRefused(
-                "{'quantization_config': {'group_size': 64, 'bits': 4, 'mode': 'affine'}}",
-                "bitsandbytes (or no quantisation), got 'mlx'");
+    void mlxSaysNoMethod() throws IOException {
+        String fields = "{'group_size': 64, 'bits': 4, 'mode': 'affine', '" + ROUTED + "': {'bits': 8}, 'x': false}}";
+        for (String name : List.of("quantization", "quantization_config")) {
+            WeightQuantization mlx = requireNonNull(of("{'" + name + "': " + fields));
+            assertThat(mlx.method()).isEqualTo(WeightQuantization.Method.FLOATS);
+            assertThat(bits(mlx, ROUTED)).isEqualTo(8);
+            assertThat(bits(mlx, SHARED)).isEqualTo(4);
+        }
+        WeightQuantization wrong = requireNonNull(of("{'quantization': {'group_size': 64, 'bits': 16}}"));
+        assertThatExceptionOfType(CheckpointException.class)
+                .isThrownBy(() -> wrong.groupOf(ROUTED))
+                .withMessageContaining("'bits': expected 2 to 8, got 16");
     }
 
     private static final String ROUND =

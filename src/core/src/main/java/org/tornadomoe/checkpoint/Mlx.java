@@ -1,0 +1,91 @@
+package org.tornadomoe.checkpoint;
+
+import java.lang.foreign.MemorySegment;
+import java.lang.foreign.ValueLayout;
+import java.nio.ByteOrder;
+import java.util.Set;
+import org.tornadomoe.config.GroupShape;
+import org.tornadomoe.config.Int8Quantization;
+import org.tornadomoe.config.Int8Scheme;
+
+/**
+ * Matrices as MLX stores them: whole numbers of a few bits, one behind the other in words, and for each group of a
+ * row's columns a scale and an offset ({@code .scales}, {@code .biases}), or MXFP4. A tensor may hold one matrix, or
+ * one for each expert.
+ *
+ * <p>Source: {@code mx.quantize} of MLX 0.29.
+ */
+final class Mlx {
+    private static final ValueLayout.OfInt INT = ValueLayout.JAVA_INT_UNALIGNED.withOrder(ByteOrder.LITTLE_ENDIAN);
+    private static final Set<Long> BITS = Set.of(2L, 3L, 4L, 5L, 6L, 8L);
+
+    private Mlx() {}
+
+    /** Whether a module is stored so. */
+    static boolean has(BlockTensors tensors, String module) {
+        return tensors.dtype(module + ".weight") == DType.U32;
+    }
+
+    /**
+     * One matrix of a module that is stored so.
+     *
+     * @param index of the matrix
+     * @param count of the module's matrices
+     * @throws CheckpointException if a tensor is missing or has the wrong shape or dtype
+     */
+    static Matrix read(BlockTensors tensors, String module, int index, int count, int rows, int cols) {
+        Tensor words = tensors.tensor(module + ".weight").requireDType(DType.U32);
+        Tensor scales = tensors.tensor(module + ".scales");
+        long matrices = (long) count * rows;
+        long perRow = words.elements() / matrices;
+        long bits = 32 * perRow / cols;
+        if (!BITS.contains(bits) || 32 * perRow != bits * cols || !words.holds(matrices, perRow)) {
+            throw words.problem("expected 2, 3, 4, 5, 6 or 8 bits for each of the " + cols + " columns of " + matrices
+                    + " rows, got " + words);
+        }
+        if (!tensors.has(module + ".biases")) {
+            if (bits != 4 || scales.dtype() != DType.U8 || scales.elements() * 32 != matrices * cols) {
+                throw scales.problem(
+                        "expected " + module + ".biases beside it, or exponents of MXFP4 (U8), got " + scales);
+            }
+            SmallFloats.Place place = new SmallFloats.Place(index, rows, rows, cols, 0, 1, false);
+            return SmallFloats.fourBits(module, words, scales, place, 1);
+        }
+        Tensor offsets = tensors.tensor(module + ".biases").requireFloat().requireShape(scales.shape());
+        long groups = scales.requireFloat().elements() / matrices;
+        if (groups < 1 || cols % groups != 0 || !scales.holds(matrices, groups)) {
+            throw scales.problem("expected a scale for each group of the " + cols + " columns of " + matrices
+                    + " rows, got " + scales);
+        }
+        int group = Math.toIntExact(cols / groups);
+        MemorySegment data = words.data();
+        int width = (int) bits;
+        return new Matrix.Decoded(
+                rows,
+                cols,
+                words.file(),
+                words.name(),
+                (row, into) -> {
+                    long at = (long) index * rows + row;
+                    for (int c = 0; c < cols; c++) {
+                        long g = at * groups + c / group;
+                        into[c] = number(data, at * perRow, c, width) * scales.getFloat(g) + offsets.getFloat(g);
+                    }
+                },
+                Int8Quantization.of(Int8Scheme.W8A16_GROUP).withGrid(new GroupShape(1, group)),
+                Matrix.CodeRow.NONE,
+                Matrix.NumberRow.NONE);
+    }
+
+    /** The i-th of the numbers that lie from a word on, some across two. */
+    private static int number(MemorySegment data, long firstWord, int i, int bits) {
+        long bit = (long) i * bits;
+        long word = firstWord + (bit >>> 5);
+        int shift = (int) bit & 31;
+        int value = data.get(INT, 4 * word) >>> shift;
+        if (shift + bits > 32) {
+            value |= data.get(INT, 4 * (word + 1)) << (32 - shift);
+        }
+        return value & ((1 << bits) - 1);
+    }
+}
