@@ -5,6 +5,7 @@ import java.lang.foreign.MemorySegment;
 import java.util.Arrays;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeConfig;
+import org.tornadomoe.host.Arithmetic;
 import org.tornadomoe.host.Int8Products;
 import org.tornadomoe.quant.LoraAdapter;
 
@@ -42,7 +43,7 @@ final class CpuBuffers implements AutoCloseable {
     int tokens; // M of the call under way
     int numActive; // of active
     boolean laidOut; // whether bytes1 holds what the first GEMM reads, or rows1
-    int gateUpAtOnce = 1; // blocks of a task of the first GEMM; of several the native products are one call
+    int gateUpAtOnce = 1; // blocks of a task of the first GEMM
     int downAtOnce = 1; // of the second
     private final CpuWeights layer;
     private final Arena arena = Arena.ofShared();
@@ -127,12 +128,14 @@ final class CpuBuffers implements AutoCloseable {
         return shares;
     }
 
-    /** Blocks of w's that a task takes together: several, where tasks are enough for all threads. */
+    /**
+     * Blocks of w that a task takes together: several where there are enough tasks for all threads. With native products
+     * they are one call; without, a call of few tokens reads longer runs of memory.
+     */
     int blocksAtOnce(PackedWeights w, @Nullable Int8Products products, int tasks, int threads) {
         int wide = Int8Products.WIDE;
-        boolean several =
-                products != null && products.isWide() && w.blocks() % wide == 0 && tasks >= 2 * wide * threads;
-        return several ? wide : 1;
+        boolean together = products == null ? tokens <= Arithmetic.TOKENS : products.isWide();
+        return together && w.blocks() % wide == 0 && tasks >= 2 * wide * threads ? wide : 1;
     }
 
     /** The token itself times the weights of its zero experts, on the rank that has expert 0. */

@@ -106,14 +106,15 @@ class CpuExpertsTest {
     }
 
     /**
-     * Widths of whole blocks, of which few tokens' native products are several at once; of 512 columns also where
-     * oneDNN's plain loops sum in float.
+     * Widths of whole blocks, several of which a task takes at once where tokens are few or products native; of 512
+     * columns also where oneDNN's plain loops sum in float.
      */
     @Test
     void wideLayersAgreeWithTheDefinition() {
         check(RandomLayer.of(5, 2, 512, 256, TOKENS, 9), Int8Quantization.of(Int8Scheme.W8A8_CHANNEL));
-        check(RandomLayer.of(5, 2, 1024, 256, TOKENS, 9), Int8Quantization.of(Int8Scheme.W8A8_CHANNEL));
-        check(RandomLayer.of(5, 2, 1024, 256, TOKENS, 9), Int8Quantization.of(Int8Scheme.W8A8_TENSOR));
+        for (Int8Scheme scheme : List.of(Int8Scheme.W8A8_CHANNEL, Int8Scheme.W8A8_TENSOR, Int8Scheme.W8A16_CHANNEL)) {
+            check(RandomLayer.of(5, 2, 1024, 256, TOKENS, 9), Int8Quantization.of(scheme));
+        }
     }
 
     /** More columns than a sum of int8 products stays exact for in float. */
