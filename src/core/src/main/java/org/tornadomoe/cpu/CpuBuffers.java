@@ -129,8 +129,8 @@ final class CpuBuffers implements AutoCloseable {
     }
 
     /**
-     * Blocks of w that a task takes together: several where there are enough tasks for all threads. With native products
-     * they are one call; without, a call of few tokens reads longer runs of memory.
+     * Blocks of w that a task takes together: several where there are enough tasks for all threads. With native
+     * products they are one call; without, a call of few tokens reads longer runs of memory.
      */
     int blocksAtOnce(PackedWeights w, @Nullable Int8Products products, int tasks, int threads) {
         int wide = Int8Products.WIDE;
