@@ -51,7 +51,7 @@ final class InstalledLibrary {
                 .redirectErrorStream(true);
         shell.environment().put("JAVA_HOME", System.getProperty("java.home"));
         // All are done before C2's code would pay, and C1 has none for vectors.
-        shell.environment().put("MAVEN_OPTS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC");
+        shell.environment().put("MAVEN_OPTS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -XX:MetaspaceSize=256m");
         shell.environment()
                 .put("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -Dtornadomoe.arithmetic=scalar");
         Path log = Files.createTempFile(project, "log", ".txt");

@@ -106,8 +106,8 @@ final class SparkCluster implements AutoCloseable {
         environment.put("JAVA_HOME", System.getProperty("java.home"));
         environment.put(
                 "JDK_JAVA_OPTIONS",
-                "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -XX:+UnlockDiagnosticVMOptions"
-                        + " -XX:-BytecodeVerificationRemote");
+                "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -XX:MetaspaceSize=256m"
+                        + " -XX:+UnlockDiagnosticVMOptions -XX:-BytecodeVerificationRemote");
         environment.merge("PATH", directory.toString(), (path, own) -> own + File.pathSeparator + path);
     }
 
