@@ -108,6 +108,9 @@ class ExamplesIT {
         assertThat(EXAMPLES.resolve("pom.xml"))
                 .content()
                 .contains("<tornado-moe.version>" + InstalledLibrary.VERSION + "</tornado-moe.version>");
+        assertThat(Path.of("README.md"))
+                .content()
+                .contains("`org.tornadomoe:tornado-moe:" + InstalledLibrary.VERSION + "`");
         assertThat(Path.of("CHANGELOG.md")).content().contains("## " + InstalledLibrary.VERSION);
     }
 }

@@ -33,9 +33,9 @@ import tools.jackson.jr.ob.JSON;
 @Command(
         name = "bench",
         description = {
-            "Measures layers with random weights, at the sizes of known models or of yours.",
-            "Each kernel is timed by the device's own clock, the whole call by the wall's, medians of many runs. The"
-                    + " results of every size are checked against the definition."
+            "Measures layers with random weights, of a known model's sizes or your own.",
+            "Prints medians of many runs: of each kernel by the device's clock, of the whole call by wall-clock time."
+                    + " Compares every size's results with the float64 reference."
         },
         footerHeading = "%nExamples:%n",
         footer = {
@@ -54,61 +54,67 @@ final class Bench implements Callable<Integer> {
             paramLabel = "NAME",
             split = ",",
             description =
-                    "Names of models, or of sizes E:I:H:K, with commas between them. By default the models without"
-                            + " 'tiny', and on the interpreter 'tiny' alone.")
+                    "A model's name (a wrong one lists them), or sizes E:I:H:K (experts, intermediate, hidden, experts"
+                            + " per token). Default all models but 'tiny', on the interpreter only 'tiny'.")
     List<String> shapes = List.of();
 
     @Option(
             names = "--tokens",
             paramLabel = "M",
             split = ",",
-            description = "Tokens of a call; default 1,4,16,64,256,1024,4096, on the interpreter 1,4,16.")
+            description = "Numbers of tokens in a call; default 1,4,16,64,256,1024,4096, on the interpreter 1,4,16.")
     List<Integer> tokens = List.of();
 
     @Option(
             names = "--seconds",
             paramLabel = "S",
             defaultValue = "20",
-            description = "Fewer runs, but at least one, where they would take longer; default ${DEFAULT-VALUE}.")
+            description =
+                    "The time limit of one measurement: if its runs would take longer, there are fewer, but at least"
+                            + " one; default ${DEFAULT-VALUE}.")
     double seconds = 20;
 
     @Option(
             names = "--limit-gbs",
             paramLabel = "X",
-            description =
-                    "What memory gives, 10^9 bytes/s: the GEMMs' times are also told in per cent of the best that it"
-                            + " allows.")
+            description = "The device's memory bandwidth, 10^9 bytes/s: also prints the GEMMs' speed in per cent of the"
+                    + " limit.")
     @Nullable
     Double limitGbs;
 
     @Option(
             names = "--limit-tops",
             paramLabel = "X",
-            description = "What int8 arithmetic gives, 10^12 operations/s: likewise.")
+            description =
+                    "The device's int8 arithmetic, 10^12 operations/s: also prints the GEMMs' speed in per cent of the"
+                            + " limit.")
     @Nullable
     Double limitTops;
 
-    @Option(names = "--output", paramLabel = "F", description = "Write the JSON object to a file as well.")
+    @Option(names = "--output", paramLabel = "F", description = "Also write the JSON object into file F.")
     @Nullable
     Path file;
 
-    @Option(names = "--plot", paramLabel = "F.png", description = "Draw times by token count, and the roofline.")
+    @Option(
+            names = "--plot",
+            paramLabel = "F.png",
+            description = "Draw a chart of the times by token count, and the roofline.")
     @Nullable
     Path plot;
 
     @Option(
             names = "--separate",
             description =
-                    "Load the layer for each token count by itself, as for calls of that size only: what a call moves"
-                            + " and reserves is then no more than it needs.")
+                    "Load the layer anew for each token count, for calls of that size only, so that a call copies and"
+                            + " reserves no more than it needs.")
     boolean separate;
 
     @Option(
             names = "--layers",
             paramLabel = "N",
             description =
-                    "Instead of single calls, N layers in one task graph, as a model has them: time of one layer, by"
-                            + " the wall's clock. Routing and alignment are in it.")
+                    "Instead of single calls, run N layers in one task graph, as in a model, and print the wall-clock"
+                            + " time per layer, routing and alignment included.")
     @Nullable
     Integer layers;
 
@@ -116,22 +122,24 @@ final class Bench implements Callable<Integer> {
             names = "--skew",
             paramLabel = "S",
             defaultValue = "0",
-            description = "How much the router prefers some experts: the nth one's scores, from the middle on, are n^S"
-                    + " times lower than the first's, about Zipf's law; default ${DEFAULT-VALUE}, all alike.")
+            description =
+                    "How much the router prefers some experts: it scores the nth most popular one n^S times lower than"
+                            + " the first, about Zipf's law; default ${DEFAULT-VALUE}, no preference.")
     double skew;
 
     @Option(
             names = "--hidden",
             paramLabel = "TYPE",
             defaultValue = "f32",
-            description = "What hidden states and output are in the caller's memory, f32, f16 or bf16; default"
+            description = "The type of hidden states and output in the caller's memory: f32, f16 or bf16; default"
                     + " ${DEFAULT-VALUE}.")
     String hidden = "f32";
 
     @Option(
             names = "--allocated",
-            description = "Hidden states and output lie in memory that the layer allocates, where its device may copy"
-                    + " from and to it by itself.")
+            description =
+                    "Let the layer allocate the memory of hidden states and output, so that its device can copy them"
+                            + " directly.")
     boolean allocated;
 
     @Mixin
@@ -259,7 +267,7 @@ final class Bench implements Callable<Integer> {
         } catch (IOException e) {
             throw CheckpointException.of(plot, "cannot be drawn", e);
         } catch (LinkageError e) {
-            throw new CheckpointException(plot, "cannot be drawn, as this JDK lacks its desktop libraries: " + e, e);
+            throw new CheckpointException(plot, "cannot be drawn, as this JDK has no desktop libraries: " + e, e);
         }
     }
 

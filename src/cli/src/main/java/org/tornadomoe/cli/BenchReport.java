@@ -96,7 +96,7 @@ final class BenchReport {
     String text() {
         List<List<String>> table = new ArrayList<>();
         if (bench.layers != null) {
-            table.add(List.of("shape", "tokens", "layers", "kernels", "a layer", "on device", "error"));
+            table.add(List.of("shape", "tokens", "layers", "kernels", "per layer", "on device", "error"));
             inPlans.forEach(row -> table.add(row.text()));
             return Output.table(table);
         }
@@ -137,7 +137,7 @@ final class BenchReport {
         }
         skipped.forEach((shape, reason) -> text.append(System.lineSeparator())
                 .append(shape)
-                .append(" was left out: ")
+                .append(" is left out: ")
                 .append(reason));
         return text.toString();
     }

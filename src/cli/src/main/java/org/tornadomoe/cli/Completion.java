@@ -9,10 +9,10 @@ import picocli.CommandLine.Spec;
 /** {@code moe completion}: prints a script for shell completion of commands, options and values. */
 @Command(
         name = "completion",
-        description = "Prints a script by which bash, and zsh after bashcompinit, completes commands and options.",
+        description = "Prints a completion script for bash, and for zsh after bashcompinit.",
         footerHeading = "%nExamples:%n",
         footer = {
-            "  . <(moe completion)                       in this shell, where moe is on the path",
+            "  . <(moe completion)                       for this shell, if moe is on the path",
             "  moe completion > ~/.local/share/bash-completion/completions/moe"
         })
 final class Completion implements Callable<Integer> {

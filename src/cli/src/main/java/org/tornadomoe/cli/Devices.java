@@ -27,7 +27,7 @@ import picocli.CommandLine.Mixin;
 /** {@code moe devices}: lists the devices, and what each kernel class is missing on them. */
 @Command(
         name = "devices",
-        description = "Lists devices, what they can do, and what each kernel class lacks.",
+        description = "Lists the devices, their capabilities, and what each kernel class is missing on them.",
         footerHeading = "%nExamples:%n",
         footer = {"  moe devices", "  moe devices --json"})
 final class Devices implements Callable<Integer> {
@@ -72,9 +72,9 @@ final class Devices implements Callable<Integer> {
                     .filter(reason -> reasons.verbose || !reason.contains("quantization scheme"))
                     .toList();
             String serves = served.isEmpty()
-                    ? "nothing here"
+                    ? "none here"
                     : served.size() == schemes.size() ? "every scheme" : String.join(", ", served);
-            return List.of(name, device, serves + (lacks.isEmpty() ? "" : " (why: " + reasons.numbers(lacks) + ")"));
+            return List.of(name, device, serves + (lacks.isEmpty() ? "" : " (see " + reasons.numbers(lacks) + ")"));
         }
 
         Map<String, @Nullable Object> toJson() {
@@ -185,7 +185,7 @@ final class Devices implements Callable<Integer> {
         }
         List<List<String>> schemes = new ArrayList<>();
         schemes.add(List.of("scheme", "runs as"));
-        chosen.forEach((scheme, what) -> schemes.add(List.of(scheme, what == null ? "nothing here" : what)));
+        chosen.forEach((scheme, what) -> schemes.add(List.of(scheme, what == null ? "none here" : what)));
         List<List<String>> classes = new ArrayList<>();
         classes.add(List.of("kernel class", "device", "serves"));
         services.forEach(service -> classes.add(service.row(reasons)));

@@ -42,9 +42,8 @@ import picocli.CommandLine.Spec;
 @Command(
         name = "explain",
         description = {
-            "Tells which kernel classes are considered for a layer, and why each is taken or refused.",
-            "They are told in the order in which they are tried, with what would have to change for the first refused"
-                    + " one to be taken."
+            "Lists the kernel classes that are tried for a layer, and why each is taken or refused.",
+            "The list is in the order of trial. For the first refused class it also says what would have to change."
         },
         footerHeading = "%nExamples:%n",
         footer = {
@@ -59,15 +58,15 @@ final class Explain implements Callable<Integer> {
     @Option(
             names = "--checkpoint",
             paramLabel = "DIR",
-            description = "Take the layer from DIR/config.json; other options change it.")
+            description = "Take the layer's configuration from DIR/config.json; other options override it.")
     @Nullable
     CheckpointName checkpoint;
 
-    @Option(names = "--experts", paramLabel = "E", description = "Experts.")
+    @Option(names = "--experts", paramLabel = "E", description = "Number of experts.")
     @Nullable
     Integer experts;
 
-    @Option(names = "--top-k", paramLabel = "K", description = "Experts of a token.")
+    @Option(names = "--top-k", paramLabel = "K", description = "Number of experts per token.")
     @Nullable
     Integer topK;
 
@@ -83,21 +82,24 @@ final class Explain implements Callable<Integer> {
             names = "--tokens",
             paramLabel = "M",
             defaultValue = "256",
-            description = "The most tokens of a call; default ${DEFAULT-VALUE}.")
+            description = "The largest number of tokens in a call; default ${DEFAULT-VALUE}.")
     int tokens;
 
-    @Option(names = "--activation", paramLabel = "NAME", description = "Activation; default silu.")
+    @Option(names = "--activation", paramLabel = "NAME", description = "The activation function; default silu.")
     @Nullable
     String activation;
 
-    @Option(names = "--swiglu-limit", paramLabel = "L", description = "Where the activation cuts off; default its own.")
+    @Option(
+            names = "--swiglu-limit",
+            paramLabel = "L",
+            description = "The limit that the activation clamps its inputs to; default the activation's own.")
     @Nullable
     Double swigluLimit;
 
     @Option(
             names = "--situ-beta",
             paramLabel = "B",
-            description = "The constant of the activation situ, which needs it.")
+            description = "The constant beta of the activation situ, which requires it.")
     @Nullable
     Double situBeta;
 
@@ -114,7 +116,7 @@ final class Explain implements Callable<Integer> {
     @Option(
             names = "--weight-key",
             paramLabel = "KEY",
-            description = "How weights are quantised, such as int8_static_channel_sym, or none; instead of --scheme.")
+            description = "Instead of --scheme: how weights are quantised, such as int8_static_channel_sym, or none.")
     @Nullable
     String weightKey;
 
@@ -122,52 +124,54 @@ final class Explain implements Callable<Integer> {
             names = "--activation-key",
             paramLabel = "KEY",
             description =
-                    "How activations are quantised, such as int8_dynamic_token_sym, or none; instead of --scheme.")
+                    "Instead of --scheme: how activations are quantised, such as int8_dynamic_token_sym, or none.")
     @Nullable
     String activationKey;
 
     @Option(names = "--bias", description = "The experts have biases.")
     boolean bias;
 
-    @Option(names = "--lora", description = "Adapters may be added.")
+    @Option(names = "--lora", description = "The layer must accept LoRA adapters.")
     boolean lora;
 
-    @Option(names = "--batch-invariant", description = "A token's output may not depend on the others of its call.")
+    @Option(
+            names = "--batch-invariant",
+            description = "A token's output must not depend on the other tokens of its call.")
     boolean batchInvariant;
 
-    @Option(names = "--tp", paramLabel = "N", defaultValue = "1", description = "Ranks of tensor parallelism.")
+    @Option(names = "--tp", paramLabel = "N", defaultValue = "1", description = "Number of tensor-parallel ranks.")
     int tp;
 
-    @Option(names = "--dp", paramLabel = "N", defaultValue = "1", description = "Ranks of data parallelism.")
+    @Option(names = "--dp", paramLabel = "N", defaultValue = "1", description = "Number of data-parallel ranks.")
     int dp;
 
     @Option(
             names = "--pcp",
             paramLabel = "N",
             defaultValue = "1",
-            description = "Ranks of prefill context parallelism.")
+            description = "Number of prefill-context-parallel ranks.")
     int pcp;
 
-    @Option(names = "--sp", paramLabel = "N", defaultValue = "1", description = "Ranks of sequence parallelism.")
+    @Option(names = "--sp", paramLabel = "N", defaultValue = "1", description = "Number of sequence-parallel ranks.")
     int sp;
 
     @Option(
             names = {"--ep", "--expert-parallel"},
-            description = "All ranks (tp * dp * pcp) share the experts.")
+            description = "Expert parallelism: all ranks (tp * dp * pcp) share the experts.")
     boolean expertParallel;
 
     @Option(
             names = "--all2all",
             paramLabel = "NAME",
             defaultValue = "allgather_reducescatter",
-            description = "What moves tokens between ranks; default ${DEFAULT-VALUE}.")
+            description = "The method that moves tokens between ranks; default ${DEFAULT-VALUE}.")
     String all2all = "allgather_reducescatter";
 
     @Option(
             names = "--device-profile",
             paramLabel = "NAME",
-            description = "A machine that isn't here, one of ${COMPLETION-CANDIDATES}, or a file of its properties, as"
-                    + " tornado-config/README.md has them: what would be taken there. Nothing is run.",
+            description = "Explain for another machine: ${COMPLETION-CANDIDATES}, or a file with a machine's properties"
+                    + " (tornado-config/README.md). Runs nothing.",
             completionCandidates = Profiles.class)
     @Nullable
     String deviceProfile;
@@ -192,7 +196,8 @@ final class Explain implements Callable<Integer> {
     @Override
     public Integer call() {
         if (target.kernel != null) {
-            throw new ParameterException(spec.commandLine(), "--kernel: every kernel class is explained");
+            throw new ParameterException(
+                    spec.commandLine(), "--kernel: expected none, as every kernel class is explained");
         }
         if (scheme.isGiven() && (weightKey != null || activationKey != null)) {
             throw new ParameterException(
@@ -229,7 +234,7 @@ final class Explain implements Callable<Integer> {
     private Sharding sharding(FusedMoeConfig layer, @Nullable QuantKey weights, @Nullable QuantKey activations) {
         if (weights == null) {
             throw new ParameterException(
-                    spec.commandLine(), "--devices: expected one for weights that aren't quantised");
+                    spec.commandLine(), "--devices: expected one, as the weights aren't quantised");
         }
         return target.sharding(layer, weights, activations);
     }
@@ -271,7 +276,7 @@ final class Explain implements Callable<Integer> {
                     Integer.toString(rank.config().intermediateSizePerPartition()),
                     there == null ? "" : Output.memory(there)));
         }
-        return "Over " + sharding.ranks().size() + " devices, " + sharding.parallelism() + " parallel:"
+        return "On " + sharding.ranks().size() + " devices, " + sharding.parallelism() + " parallel:"
                 + System.lineSeparator() + Output.table(rows) + text(sharding.eplb());
     }
 
@@ -280,9 +285,9 @@ final class Explain implements Callable<Integer> {
                 ? ""
                 : String.format(
                         Locale.ROOT,
-                        "%nExperts move by the load of the last %d of every %d calls, with %d copies, which are"
-                            + " counted above.%nWhile they move, a device that gets others has its old ones as well,"
-                            + " if there is room; the host keeps all in int8.",
+                        "%nLoad balancing: experts move by the load of the last %d of every %d calls, with %d copies"
+                            + " (counted above).%nDuring a move a device keeps its old experts beside the new ones if"
+                            + " there is room; the host keeps all experts in int8.",
                         eplb.windowSize(),
                         eplb.stepInterval(),
                         eplb.numRedundantExperts());
@@ -335,7 +340,8 @@ final class Explain implements Callable<Integer> {
                 sizes.keySet().stream().filter(name -> sizes.get(name) == null).toList();
         if (!missing.isEmpty()) {
             throw new ParameterException(
-                    spec.commandLine(), "the layer is not known: give --checkpoint, or " + String.join(", ", missing));
+                    spec.commandLine(),
+                    "expected --checkpoint, or the layer's sizes, got none for " + String.join(", ", missing));
         }
     }
 
@@ -480,7 +486,7 @@ final class Explain implements Callable<Integer> {
                     candidate.device() == null ? "" : device(candidate.device()),
                     c == explanation.chosen()
                             ? "TAKEN"
-                            : candidate.support().supported() ? "would do" : "no: " + reasons.numbers(why)));
+                            : candidate.support().supported() ? "would fit" : "no: " + reasons.numbers(why)));
         }
         int width = output.width();
         List<String> lines = new ArrayList<>();
@@ -510,20 +516,20 @@ final class Explain implements Callable<Integer> {
             String file = taken.launches().key().fileName();
             lines.add(
                     launches.source() == null
-                            ? "Launched by rule, as there is no " + file + ":"
-                            : "Launched as " + launches.source() + " says:");
+                            ? "Launch configurations, by rule (there is no file " + file + "):"
+                            : "Launch configurations, from " + launches.source() + ":");
             launches.upTo(config.maxNumTokens())
                     .forEach((tokens, launch) -> lines.add("  from M = " + tokens + ": " + launch));
         }
         if (explanation.lastResort() != null) {
-            lines.add("'moe run' would take " + explanation.lastResort() + ", in float64, as the last resort.");
+            lines.add("As the last resort, 'moe run' would take " + explanation.lastResort() + ", in float64.");
         }
         Explanation.Candidate refused = explanation.firstRefused();
         if (refused != null) {
             lines.addAll(Output.wrap(
                     explanation.changes().isEmpty()
-                            ? "Nothing would make " + refused.name() + " fit."
-                            : "For " + refused.name() + ": " + String.join("; ", explanation.changes()),
+                            ? "No change would make " + refused.name() + " fit."
+                            : "Needed for " + refused.name() + ": " + String.join("; ", explanation.changes()),
                     width));
         }
         return String.join(System.lineSeparator(), lines);

@@ -29,8 +29,8 @@ import picocli.CommandLine.Parameters;
 @Command(
         name = "inspect",
         description = {
-            "Tells of every layer of a checkpoint how it is stored, and what it would run as and take.",
-            "That is its sizes, bytes by type, scheme, kernel class and memory. Experts are not read."
+            "Shows how every MoE layer of a checkpoint is stored, how it would run, and the memory it needs.",
+            "Prints sizes, stored bytes by type, scheme, kernel class and memory. Doesn't read the experts."
         },
         footerHeading = "%nExamples:%n",
         footer = {
@@ -48,7 +48,7 @@ final class Inspect implements Callable<Integer> {
             names = "--tokens",
             paramLabel = "M",
             defaultValue = "256",
-            description = "The most tokens of a call; default ${DEFAULT-VALUE}.")
+            description = "The largest number of tokens in a call; default ${DEFAULT-VALUE}.")
     int tokens;
 
     @Mixin
@@ -190,8 +190,8 @@ final class Inspect implements Callable<Integer> {
             head.add(List.of("on devices", Output.bytes(device)));
         }
         List<List<String>> rows = new ArrayList<>();
-        rows.add(
-                List.of("layers", "experts", "hidden", "intermediate", "stored", "scheme", "int8", "runs on", "takes"));
+        rows.add(List.of(
+                "layers", "experts", "hidden", "intermediate", "stored", "scheme", "int8", "runs on", "memory"));
         addRows(rows, layers, runs);
         List<String> lines = new ArrayList<>();
         if (note != null) {

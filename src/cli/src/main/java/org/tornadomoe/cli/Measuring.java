@@ -10,7 +10,7 @@ final class Measuring {
             names = "--runs",
             paramLabel = "N",
             defaultValue = "20",
-            description = "Runs of which the median is taken; default ${DEFAULT-VALUE}.")
+            description = "Number of runs in a measurement, whose median is the result; default ${DEFAULT-VALUE}.")
     int runs = 20;
 
     @Mixin

@@ -39,14 +39,14 @@ import picocli.CommandLine.UnmatchedArgumentException;
  */
 @Command(
         name = "moe",
-        description = "Runs int8 mixture-of-experts layers on GPUs, through TornadoVM, or on the CPU.",
+        description = "Runs int8 mixture-of-experts layers on GPUs (through TornadoVM) or on the CPU.",
         mixinStandardHelpOptions = true,
         footerHeading = "%nExamples:%n",
         footer = {
-            "  moe run DIR               runs layer 0 of a checkpoint, with time and error",
-            "  moe devices               what is here to run on",
-            "  moe help run              the options of a command",
-            "  . <(moe completion)       lets bash, and zsh after bashcompinit, complete them"
+            "  moe run DIR               runs layer 0 of a checkpoint, prints its time and error",
+            "  moe devices               lists the devices of this machine",
+            "  moe help run              lists the options of a command",
+            "  . <(moe completion)       turns on completion in bash, and in zsh after bashcompinit"
         },
         scope = ScopeType.INHERIT,
         versionProvider = Moe.Version.class,

@@ -222,10 +222,10 @@ final class Output {
         return balance.rearrangements()
                 + (balance.rearrangements() == 1 ? " rearrangement" : " rearrangements")
                 + (counted
-                        ? ", loads of the devices " + balance.loads()
+                        ? ", device loads " + balance.loads()
                                 + String.format(Locale.ROOT, ", balancedness %.3f", balance.balancedness())
                         : ", no load counted")
-                + (balance.refusal() == null ? "" : "; the last one that was due was refused: " + balance.refusal());
+                + (balance.refusal() == null ? "" : "; the last one was refused: " + balance.refusal());
     }
 
     /** The same as fields. */

@@ -36,12 +36,12 @@ import tools.jackson.jr.ob.JSON;
 @Command(
         name = "quantize",
         description = {
-            "Writes a checkpoint again with its experts in int8, for this and other engines.",
-            "They are stored as compressed-tensors has them, with a report of each expert's error:"
-                    + " quantization_report.txt, .json and .png. Everything else is copied. Run it again after it was"
-                    + " interrupted, and it goes on after the last file that is complete.",
-            "Where OUT is named *.gguf it becomes one GGUF file with its experts in Q8_0: all of a GGUF model, or the"
-                    + " MoE layers of another, without a report in files."
+            "Writes a copy of a checkpoint with int8 experts, for this and other engines.",
+            "The experts are stored in compressed-tensors' format; everything else is copied. A report lists each"
+                    + " expert's error: quantization_report.txt, .json and .png. If the command is interrupted, run it"
+                    + " again: it continues after the last complete file.",
+            "If OUT ends in .gguf, it becomes one GGUF file with Q8_0 experts, without a report: the whole model if"
+                    + " CHECKPOINT is a GGUF file, otherwise its MoE layers only."
         },
         footerHeading = "%nExamples:%n",
         footer = {
@@ -63,14 +63,13 @@ final class Quantize implements Callable<Integer> {
     @Parameters(
             index = "0",
             paramLabel = "CHECKPOINT",
-            description = "A directory with config.json and safetensors, weights in any form; for OUT.gguf also a GGUF"
-                    + " file.")
+            description = "A directory with config.json and safetensors; also a GGUF file if OUT ends in .gguf.")
     CheckpointName checkpoint;
 
     @Parameters(
             index = "1",
             paramLabel = "OUT",
-            description = "The directory to write: new, empty, or interrupted; or a file, *.gguf.")
+            description = "The directory to write (new, empty, or left by an interrupted run), or a file *.gguf.")
     Path out;
 
     @Mixin
@@ -80,7 +79,7 @@ final class Quantize implements Callable<Integer> {
             names = "--layers",
             paramLabel = "N",
             split = ",",
-            description = "Only these decoder layers, from 0, with commas between; default all with experts.")
+            description = "Only these decoder layers, counted from 0; default all that have experts.")
     @Nullable
     List<Integer> layers;
 
@@ -166,9 +165,9 @@ final class Quantize implements Callable<Integer> {
         head.add(List.of(
                 "files",
                 result.files() + ", " + Output.bytes(result.bytes())
-                        + (result.resumed() == 0 ? "" : "; " + result.resumed() + " were there already")));
+                        + (result.resumed() == 0 ? "" : "; " + result.resumed() + " from an earlier run")));
         List<List<String>> rows = new ArrayList<>();
-        rows.add(List.of("layer", "experts", "mean error", "largest", "of expert"));
+        rows.add(List.of("layer", "experts", "mean error", "largest", "in expert"));
         byLayer(result.experts()).forEach((layer, experts) -> {
             DoubleSummaryStatistics errors =
                     experts.stream().mapToDouble(ExpertError::relativeL2).summaryStatistics();

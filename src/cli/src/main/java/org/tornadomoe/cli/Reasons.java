@@ -11,7 +11,7 @@ import picocli.CommandLine.Option;
 
 /** Human-readable reasons: each is printed once, under a number, in plain words unless the user asks for more. */
 final class Reasons {
-    @Option(names = "--verbose", description = "Tell everything, in the library's own terms.")
+    @Option(names = "--verbose", description = "Print full details, in vLLM's terms.")
     boolean verbose;
 
     private final List<String> numbered = new ArrayList<>();
@@ -48,7 +48,7 @@ final class Reasons {
                 .replace("batched_experts", "batched");
     }
 
-    /** How something is quantised: {@code int8, a scale a channel}. */
+    /** How something is quantised: {@code int8, one scale per channel}. */
     String of(@Nullable QuantKey key) {
         if (key == null) {
             return "not quantised";
@@ -58,15 +58,15 @@ final class Reasons {
         }
         GroupShape grid = key.scale().groupShape();
         String shared = grid.equals(GroupShape.PER_CHANNEL)
-                ? "a scale a channel"
+                ? "one scale per channel"
                 : grid.equals(GroupShape.PER_TOKEN)
-                        ? "a scale a token"
+                        ? "one scale per token"
                         : grid.equals(GroupShape.PER_TENSOR)
                                 ? "one scale"
                                 : grid.row() == 1
-                                        ? "a scale for " + grid.col() + " columns of a row"
-                                        : "a scale for a block of " + grid.row() + " x " + grid.col();
-        return "int8, " + shared + (key.scale().isStatic() ? "" : ", found in each call")
+                                        ? "one scale per " + grid.col() + " columns of a row"
+                                        : "one scale per block of " + grid.row() + " x " + grid.col();
+        return "int8, " + shared + (key.scale().isStatic() ? "" : ", computed in each call")
                 + (key.symmetric() ? "" : ", with zero points");
     }
 }

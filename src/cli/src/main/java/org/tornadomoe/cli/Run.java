@@ -65,7 +65,7 @@ final class Run implements Callable<Integer> {
             names = "--layer",
             paramLabel = "N",
             defaultValue = "0",
-            description = "Decoder layer, from 0; default ${DEFAULT-VALUE}.")
+            description = "The decoder layer, counted from 0; default ${DEFAULT-VALUE}.")
     int layer;
 
     @ArgGroup
@@ -77,15 +77,16 @@ final class Run implements Callable<Integer> {
         @Option(
                 names = "--tokens",
                 paramLabel = "M",
-                description = "Run on M random tokens, the same in every run; default " + DEFAULT_TOKENS + ".")
+                description = "Run on M random tokens, always the same ones; default " + DEFAULT_TOKENS + ".")
         @Nullable
         Integer tokens;
 
         @Option(
                 names = "--input",
                 paramLabel = "F",
-                description = "Run on the tensor 'hidden_states' [tokens, hidden] of a safetensors file; its router may"
-                        + " read 'input_ids', 'router_states' or 'router_input' there.")
+                description =
+                        "Run on the tensor 'hidden_states' [tokens, hidden] of safetensors file F; some routers also"
+                                + " need 'input_ids', 'router_states' or 'router_input' there.")
         @Nullable
         Path input;
     }
@@ -93,8 +94,8 @@ final class Run implements Callable<Integer> {
     @Option(
             names = "--output",
             paramLabel = "F",
-            description = "Write the result as the tensor 'output' [tokens, hidden] of a safetensors file, with the"
-                    + " 'router_states' that the next layer's router reads, if it does.")
+            description = "Write the result into safetensors file F, as the tensor 'output' [tokens, hidden], with"
+                    + " 'router_states' if the next layer's router reads them.")
     @Nullable
     Path result;
 
@@ -102,14 +103,14 @@ final class Run implements Callable<Integer> {
             names = "--seconds",
             paramLabel = "S",
             defaultValue = "2",
-            description = "Measure for S seconds, up to half of them to let the JVM compile; 0 for the first run alone;"
+            description = "Measure for S seconds, at most half of which warm up the JVM; with 0 there is one run only;"
                     + " default ${DEFAULT-VALUE}.")
     double seconds = 2;
 
     @Mixin
     Scheme scheme;
 
-    @Option(names = "--no-check", description = "Leave out the comparisons with the unquantised weights and layer.")
+    @Option(names = "--no-check", description = "Skip the comparisons with the unquantised weights and layer.")
     boolean unchecked;
 
     @Mixin
@@ -288,7 +289,7 @@ final class Run implements Callable<Integer> {
                 Output.seconds(times.median()) + " for " + tokens + (tokens == 1 ? " token" : " tokens")
                         + (times.warmUps() == 0
                                 ? ", the first run"
-                                : ", median of " + times.runs() + " after " + times.warmUps()));
+                                : ", median of " + times.runs() + " after " + times.warmUps() + " for warm-up"));
         output.fact("rate", String.format(Locale.ROOT, "%.0f tokens/s", perSecond));
         ExpertBalance balance = loaded.balance();
         if (balance != null) {
@@ -318,7 +319,7 @@ final class Run implements Callable<Integer> {
                 loaded.parts().stream().map(part -> Output.bytes(part.bytes())).collect(Collectors.joining(" + ")));
         output.fact("load", Output.seconds(load));
         if (weightError > 0) {
-            output.fact("weights", Output.number(weightError) + " relative L2 against what is stored");
+            output.fact("weights", Output.number(weightError) + " relative L2 against the stored weights");
         }
     }
 }

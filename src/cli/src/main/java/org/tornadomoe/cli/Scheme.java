@@ -19,32 +19,34 @@ final class Scheme {
             names = "--scheme",
             paramLabel = "S",
             description =
-                    "What becomes int8: ${COMPLETION-CANDIDATES}; default the checkpoint's own, w8a8_channel if it is"
-                            + " not quantised, or with random weights.")
+                    "The int8 scheme: ${COMPLETION-CANDIDATES}; default the checkpoint's own, or w8a8_channel if it is"
+                            + " not quantised or the weights are random.")
     @Nullable
     Int8Scheme scheme;
 
     @Option(
             names = "--block",
             paramLabel = "N|RxC",
-            description = "With w8a8_block: rows and columns that share a scale; default 128x128.")
+            description = "With w8a8_block: rows x columns of a block that shares a scale; default 128x128.")
     @Nullable
     String block;
 
     @Option(
             names = "--group",
             paramLabel = "N",
-            description = "With w8a16_group: columns of a row that share a scale, or -1 for all; default 128.")
+            description =
+                    "With w8a16_group: how many columns of a row share a scale, -1 for the whole row; default 128.")
     @Nullable
     Integer group;
 
-    @Option(names = "--zero-points", description = "With w8a16_group: a zero point for every group.")
+    @Option(names = "--zero-points", description = "With w8a16_group: give every group a zero point.")
     boolean zeroPoints;
 
     @Option(
             names = "--round-to-nearest",
             description =
-                    "With w8a8_block: round activations to the nearest integer; vLLM cuts what follows the point.")
+                    "With w8a8_block: round activations to the nearest integer; without it they are truncated, as in"
+                            + " vLLM.")
     boolean roundToNearest;
 
     /** Whether one of the options was given. */
@@ -86,7 +88,7 @@ final class Scheme {
     private void requireScheme(String option, boolean given, Int8Scheme expected, Int8Quantization quantization) {
         if (given && quantization.scheme() != expected) {
             throw new ParameterException(
-                    spec.commandLine(), option + ": goes with --scheme " + expected + ", got " + quantization.scheme());
+                    spec.commandLine(), option + ": expected --scheme " + expected + ", got " + quantization.scheme());
         }
     }
 

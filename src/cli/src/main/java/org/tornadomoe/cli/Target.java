@@ -37,8 +37,8 @@ final class Target {
             paramLabel = "NAME",
             defaultValue = "auto",
             description =
-                    "auto (a device through TornadoVM, else the CPU), triton (TornadoVM, or its interpreter), cpu or"
-                            + " reference (float64); default ${DEFAULT-VALUE}.")
+                    "Where to compute: auto (a GPU through TornadoVM, otherwise the CPU), triton (TornadoVM or the"
+                            + " kernel interpreter), cpu, or reference (slow, float64); default ${DEFAULT-VALUE}.")
     String backend = "auto";
 
     @Option(
@@ -46,46 +46,46 @@ final class Target {
             paramLabel = "ID",
             split = ",",
             description =
-                    "Device, as 'moe devices' names it, or the backend part alone; default the best. Several, with"
-                            + " commas between them, get a part of the layer each.")
+                    "A device's name as in 'moe devices', such as cuda:0, or its first part, such as cuda; default the"
+                            + " best device. Several devices share the layer.")
     List<String> devices = List.of();
 
     @Option(
             names = "--parallel",
             paramLabel = "HOW",
             defaultValue = "expert",
-            description = "What several devices get: expert (some of the experts) or tensor (a part of every expert's"
-                    + " intermediate size); default ${DEFAULT-VALUE}.")
+            description =
+                    "How several devices share a layer: expert (each has some of the experts) or tensor (each has a"
+                            + " slice of every expert's intermediate size); default ${DEFAULT-VALUE}.")
     String parallel = "expert";
 
     @Option(
             names = "--redundant-experts",
             paramLabel = "N",
-            description = "Experts move between several devices, by load, and popular ones get copies, N in all; 0 to"
-                    + " move them without copies. By default they stay.")
+            description = "Balance the load of several devices: move experts between them and copy the busiest ones, N"
+                    + " copies in all (0: only move). By default experts stay where they are.")
     @Nullable
     Integer redundantExperts;
 
     @Option(
             names = "--eplb-window",
             paramLabel = "N",
-            description = "With --redundant-experts: calls whose load counts, the last ones before experts move;"
-                    + " default 1000.")
+            description = "With --redundant-experts: how many calls before a move count as load; default 1000.")
     @Nullable
     Integer eplbWindow;
 
     @Option(
             names = "--eplb-interval",
             paramLabel = "N",
-            description = "With --redundant-experts: calls from one time that experts move to the next, of which the"
-                    + " first comes after a quarter; default 3000.")
+            description = "With --redundant-experts: how many calls lie between two moves; the first move comes after a"
+                    + " quarter of them; default 3000.")
     @Nullable
     Integer eplbInterval;
 
     @Option(
             names = "--kernel",
             paramLabel = "NAME",
-            description = "Kernel class, by name; default the first that fits.")
+            description = "The kernel class to use, such as CpuExperts; default the first that can run the layer.")
     @Nullable
     String kernel;
 
@@ -129,7 +129,7 @@ final class Target {
     /** As {@link #choose}, for commands that use one device only. */
     Selection chooseOne(FusedMoeConfig config, QuantKey weightKey, @Nullable QuantKey activationKey) {
         if (devices.size() > 1) {
-            throw new IllegalArgumentException("--devices: expected one for this, got " + devices);
+            throw new IllegalArgumentException("--devices: expected one device for this command, got " + devices);
         }
         return choose(config, weightKey, activationKey).ranks().getFirst();
     }
@@ -170,7 +170,7 @@ final class Target {
         }
         throw new IllegalArgumentException("--backend: expected auto, triton, cpu or reference, got '" + backend + "'"
                 + (DEVICES.matcher(backend).find()
-                        ? ": a GPU is taken by auto, or by name with --device, as 'moe devices' has it"
+                        ? ": auto takes a GPU, and --device takes one by its name in 'moe devices'"
                         : ""));
     }
 

@@ -48,9 +48,9 @@ import picocli.CommandLine.Spec;
         name = "tune",
         description = {
             "Measures a layer with every launch configuration of its kernel class, and keeps the fastest.",
-            "They are measured for several token counts and written to the file that such layers read. Every result is"
-                    + " checked against the definition. What the file has already is not measured again, so that a run"
-                    + " that was stopped, or ran out of time, goes on."
+            "For each token count it writes the fastest one into the file that such layers read. It compares every"
+                    + " result with the float64 reference. It skips token counts that the file already has, so you can"
+                    + " continue a run that was stopped or ran out of time."
         },
         footerHeading = "%nExamples:%n",
         footer = {
@@ -90,7 +90,9 @@ final class Tune implements Callable<Integer> {
         @Option(
                 names = "--shape",
                 paramLabel = "NAME",
-                description = "The sizes of a model that 'moe bench' knows, or E:I:H:K, with random weights.")
+                description =
+                        "Instead of a checkpoint, random weights: a model's name (a wrong one lists them), or sizes"
+                                + " E:I:H:K (experts, intermediate, hidden, experts per token).")
         @Nullable
         String shape;
     }
@@ -99,42 +101,44 @@ final class Tune implements Callable<Integer> {
             names = "--layer",
             paramLabel = "N",
             defaultValue = "0",
-            description = "The checkpoint's decoder layer, from 0; default ${DEFAULT-VALUE}.")
+            description = "The decoder layer, counted from 0; default ${DEFAULT-VALUE}.")
     int layer;
 
     @Option(
             names = "--tokens",
             paramLabel = "M",
             split = ",",
-            description =
-                    "Tokens of a call; default 1,2,4,8,16,24,32,48,64,96,128,256,512,1024,1536,2048,3072,4096, on the"
-                            + " interpreter 1,4,16.")
+            description = "Numbers of tokens in a call; default"
+                    + " 1,2,4,8,16,24,32,48,64,96,128,256,512,1024,1536,2048,3072,4096, on the interpreter"
+                    + " 1,4,16.")
     List<Integer> tokens = List.of();
 
     @Option(
             names = "--minutes",
             paramLabel = "X",
             defaultValue = "30",
-            description = "Begin no measurement after that; default ${DEFAULT-VALUE}.")
+            description = "Start no measurement after X minutes; default ${DEFAULT-VALUE}.")
     double minutes = 30;
 
     @Option(
             names = "--seconds",
             paramLabel = "S",
             defaultValue = "5",
-            description = "Fewer runs, but at least one, where they would take longer; default ${DEFAULT-VALUE}.")
+            description =
+                    "The time limit of one measurement: if its runs would take longer, there are fewer, but at least"
+                            + " one; default ${DEFAULT-VALUE}.")
     double seconds = 5;
 
     @Option(
             names = "--output",
             paramLabel = "DIR",
             description =
-                    "The folder of the file, which is made; default the one that TORNADOMOE_TUNED_CONFIG_FOLDER names,"
-                            + " else tornado-config/launch where that is here, else this one.")
+                    "The folder of the file, created if missing; default TORNADOMOE_TUNED_CONFIG_FOLDER, otherwise"
+                            + " tornado-config/launch if it exists here, otherwise the current one.")
     @Nullable
     Path folder;
 
-    @Option(names = "--anew", description = "Measure what the file has already, too.")
+    @Option(names = "--anew", description = "Also measure token counts that the file already has.")
     boolean anew;
 
     @Mixin
@@ -212,7 +216,7 @@ final class Tune implements Callable<Integer> {
             }
         }
         if (folder != null && Files.exists(folder) && !Files.isDirectory(folder)) {
-            throw new IllegalArgumentException("--output: expected a folder, got " + folder + ", which is none");
+            throw new IllegalArgumentException("--output: expected a folder, got " + folder + ", which is not one");
         }
     }
 
@@ -221,8 +225,8 @@ final class Tune implements Callable<Integer> {
                 .experts()
                 .launches(selection.config(), quantization.weightKey(), quantization.activationKey());
         if (space == null) {
-            throw new UnsupportedOperationException(
-                    selection.experts().name() + " launches such a layer in one way only: there is nothing to tune");
+            throw new UnsupportedOperationException(selection.experts().name()
+                    + " has only one launch configuration for this layer: there is nothing to tune");
         }
         return space;
     }
@@ -317,7 +321,7 @@ final class Tune implements Callable<Integer> {
         try {
             Files.createDirectories(Objects.requireNonNull(file.toAbsolutePath().getParent()));
         } catch (IOException e) {
-            throw CheckpointException.of(file, "its folder cannot be made", e);
+            throw CheckpointException.of(file, "its folder cannot be created", e);
         }
         WholeFile.requireWritable(file);
     }
@@ -340,12 +344,12 @@ final class Tune implements Callable<Integer> {
 
     private static String line(Row row) {
         if (row.micros.isEmpty()) {
-            return row.tokens + " tokens: none gives right results";
+            return row.tokens + " tokens: no configuration gives right results";
         }
         LaunchConfig best = row.best();
         return row.tokens + " tokens: " + best + " takes " + Output.seconds(row.micros(best) / 1e6)
                 + (best.equals(row.rule)
-                        ? ", as by rule"
+                        ? ", the same as by rule"
                         : ", the rule's " + Output.seconds(row.micros(row.rule) / 1e6));
     }
 
@@ -398,10 +402,10 @@ final class Tune implements Callable<Integer> {
         lines.add(selection.experts().name() + " on " + selection.device());
         lines.add(Output.table(table));
         if (!there.isEmpty()) {
-            lines.add("Already there: " + there);
+            lines.add("Already in the file: " + there);
         }
         if (!left.isEmpty()) {
-            lines.add("Out of time, left: " + left + "; the same command goes on.");
+            lines.add("Out of time; not measured: " + left + ". The same command continues.");
         }
         lines.add("In " + file);
         return String.join(System.lineSeparator(), lines);

@@ -33,8 +33,8 @@ import picocli.CommandLine.Spec;
 @Command(
         name = "verify",
         description = {
-            "Compares a layer with numbers that another implementation made.",
-            "That is a checkpoint's layer with a golden file, or every stage with a case file."
+            "Compares a layer's results with another implementation's.",
+            "With --golden it compares the output of a checkpoint's layer, with --case the results of every stage."
         },
         footerHeading = "%nExamples:%n",
         footer = {
@@ -61,20 +61,21 @@ final class Verify implements Callable<Integer> {
         @Option(
                 names = "--golden",
                 paramLabel = "F",
-                description = "A safetensors file with 'hidden_states' and 'output', both [tokens, hidden], and"
-                        + " what else the layer's router reads: 'input_ids', 'router_states' or 'router_input'.")
+                description =
+                        "A safetensors file with 'hidden_states' and the expected 'output', both [tokens, hidden];"
+                                + " some routers also need 'input_ids', 'router_states' or 'router_input' there.")
         @Nullable
         Path golden;
 
         @Option(
                 names = "--case",
                 paramLabel = "F",
-                description = "A safetensors file with int8 weights and what every stage made of an input.")
+                description = "A safetensors file with int8 weights, an input, and every stage's expected result.")
         @Nullable
         Path caseFile;
     }
 
-    @Option(names = "--layer", paramLabel = "N", description = "Decoder layer, from 0; default 0.")
+    @Option(names = "--layer", paramLabel = "N", description = "The decoder layer, counted from 0; default 0.")
     @Nullable
     Integer layer;
 
@@ -84,8 +85,9 @@ final class Verify implements Callable<Integer> {
     @Option(
             names = "--tolerance",
             paramLabel = "T",
-            description = "The largest relative L2 error; default 2.5e-2, 1.5e-2 for float activations, 5e-2 for "
-                    + "w8a8_tensor and truncating w8a8_block.")
+            description =
+                    "The largest relative L2 error that passes; default 1.5e-2 for w8a16 schemes, 5e-2 for w8a8_tensor"
+                            + " and for w8a8_block unless --round-to-nearest, otherwise 2.5e-2.")
     @Nullable
     Double tolerance;
 
@@ -104,7 +106,7 @@ final class Verify implements Callable<Integer> {
     private int verifyGolden() {
         Path golden = against.golden;
         if (checkpoint == null || golden == null) {
-            throw new ParameterException(spec.commandLine(), "--golden needs a CHECKPOINT");
+            throw new ParameterException(spec.commandLine(), "--golden: expected a CHECKPOINT with it");
         }
         scheme.quantization(); // its errors come first
         if (tolerance != null && !(tolerance >= 0 && Double.isFinite(tolerance))) {
@@ -174,7 +176,8 @@ final class Verify implements Callable<Integer> {
         if (checkpoint != null || layer != null || scheme.isGiven() || tolerance != null) {
             throw new ParameterException(
                     spec.commandLine(),
-                    "--case takes no CHECKPOINT, --layer, --scheme or --tolerance: the file says it all");
+                    "--case: expected no CHECKPOINT, --layer, scheme options or --tolerance with it, as the file has"
+                            + " them");
         }
         try (CaseFile given = CaseFile.read(file)) {
             Selection selection = target.chooseOne(

@@ -43,7 +43,7 @@ class BenchTest {
         assertThat(ran.list("rows"))
                 .allSatisfy(row -> assertThat(row.get("passed")).isEqualTo(true));
         assertThat(moe("bench", "--scheme", "w8a8_channel", "--group", "32").err())
-                .contains("--group: goes with");
+                .contains("--group: expected --scheme w8a16_group");
     }
 
     @ParameterizedTest

@@ -55,14 +55,12 @@ class ExplainTest {
         assertThat(String.valueOf(ran.list("candidates").get(3).get("reason")))
                 .contains("interpreter:0", "has no mma.sync with asynchronous copies: there are kernels for CUDA only");
         assertThat(String.valueOf(ran.list("candidates").get(5).get("reason")))
-                .contains(
-                        "interpreter:0",
-                        "has no int8 tensor cores to be used: there are kernels for CUDA and PTX only");
+                .contains("interpreter:0", "has no usable int8 tensor cores: there are kernels for CUDA and PTX only");
         Map<?, ?> first = ran.list("candidates").get(6);
         assertThat(first.get("kernelClass")).isEqualTo("TornadoDp4aExperts");
         assertThat(first.get("supported")).isEqualTo(false);
         assertThat(String.valueOf(first.get("reason")))
-                .contains("interpreter:0", "no device beside the CPU, and so only taken when asked for");
+                .contains("interpreter:0", "runs on the CPU itself, so it is taken only when asked for");
     }
 
     @Test
@@ -139,8 +137,9 @@ class ExplainTest {
         explain("--scheme", "w8a8_block", "--block", "0x8").assertRefused("--block: expected a positive number");
         explain("--scheme", "w8a8_block", "--block", "12y").assertRefused("--block: expected a positive number");
         explain("--scheme", "w8a16_group", "--group", 0).assertRefused("--group: expected a positive number");
-        explain("--group", 32).assertRefused("--group: goes with --scheme w8a16_group, got w8a8_channel");
-        explain("--scheme", "w8a8_tensor", "--zero-points").assertRefused("--zero-points: goes with");
+        explain("--group", 32).assertRefused("--group: expected --scheme w8a16_group, got w8a8_channel");
+        explain("--scheme", "w8a8_tensor", "--zero-points")
+                .assertRefused("--zero-points: expected --scheme w8a16_group");
     }
 
     @Test
@@ -201,7 +200,7 @@ class ExplainTest {
                         "TornadoPortableExperts",
                         "kernel does not support this parallel configuration",
                         "No Int8 MoE backend supports the deployment configuration.",
-                        "For TornadoHopperExperts: all-to-all backend: one of [");
+                        "Needed for TornadoHopperExperts: all-to-all backend: one of [");
     }
 
     @ParameterizedTest
@@ -296,7 +295,8 @@ class ExplainTest {
         }
         Map<String, Object> json = explain(options.toArray()).json();
         assertThat(json).containsEntry("chosen", taken);
-        assertThat(String.valueOf(json.get("note"))).startsWith("as the profile " + profile + " has it, not looked at");
+        assertThat(String.valueOf(json.get("note")))
+                .startsWith("profile " + profile + ", not a device of this machine");
         assertThat((Map<?, ?>) json.get("memory"))
                 .extracting("weights", InstanceOfAssertFactories.INTEGER)
                 .isPositive();

@@ -17,7 +17,7 @@ import org.junit.jupiter.params.provider.MethodSource;
 import picocli.CommandLine;
 import picocli.CommandLine.Help.Ansi;
 
-/** What the pages show: commands are run, links lead somewhere, and the command's reference is what it says itself. */
+/** Runs the commands that pages show, follows their links, and compares the command's reference with the command. */
 class PagesTest {
     private static final Path REFERENCE = Path.of("docs/command-reference.md");
     private static final Pattern LINK = Pattern.compile("\\]\\(([^)#\\s]+)(?:#[^)]*)?\\)");
@@ -30,7 +30,7 @@ class PagesTest {
         return pages;
     }
 
-    /** Commands of the launcher, a line each, but for those marked as needing a GPU. */
+    /** The launcher's commands in the pages, a line each, without those marked as needing a GPU. */
     static List<String> commands() throws IOException {
         List<String> commands = new ArrayList<>();
         for (Path page : pages()) {
@@ -48,13 +48,13 @@ class PagesTest {
     @MethodSource("commands")
     void commandsDoWhatPagesShow(String command) throws IOException {
         assertThat(command).as("started by the launcher alone").startsWith("./moe ");
-        Files.createDirectories(Path.of("target")); // which is there where something was built
+        Files.createDirectories(Path.of("target")); // exists already if anything was built
         Ran ran = moe((Object[]) command.replaceFirst("\\./moe ", "").split(" +", 0));
         assertThat(ran.status()).as(command + "\n" + ran.err()).isEqualTo(Moe.DONE);
         assertThat(ran.out()).isNotEmpty();
     }
 
-    /** What is shown under a command is what it prints, but for figures and names of this machine. */
+    /** The transcript under a command is what it prints, except figures and this machine's names. */
     @Test
     void transcriptsAreOfToday() throws IOException {
         Matcher shown = Pattern.compile("(?m)^ {4}\\./moe (run .*)\n\n((?: {4}\\S.*\n| {4} .*\n)+)")
@@ -101,7 +101,7 @@ class PagesTest {
         }
     }
 
-    /** Rows of tables and addresses apart. */
+    /** Except rows of tables and addresses. */
     @Test
     void linesOfPagesEndAt120Columns() throws IOException {
         for (Path page : pages()) {
@@ -127,8 +127,8 @@ class PagesTest {
         StringBuilder page = new StringBuilder("""
             # Command reference
 
-            Written from the command itself (`PagesTest`): what `moe help COMMAND` prints. What all have in common
-            is in [the command](command.md).
+            What `moe help COMMAND` prints, written by `PagesTest`. [The command](command.md) says what all commands
+            have in common.
             """);
         CommandLine moe = Moe.commandLine();
         List<CommandLine> commands = new ArrayList<>(List.of(moe));
@@ -147,7 +147,7 @@ class PagesTest {
         return page.toString();
     }
 
-    /** Nothing of a session is left in the checkout but under target. */
+    /** Commands in the pages write into the checkout only under target. */
     @Test
     void whatCommandsWriteIsUnderTarget() throws IOException {
         for (String command : commands()) {

@@ -93,7 +93,7 @@ class SeveralDevicesTest {
         Map<?, ?> layer = (Map<?, ?>) Objects.requireNonNull(ran.json().get("layer"));
         assertThat(String.valueOf(layer.get("parallel"))).contains("ep_size=3", "use_ep=True");
         assertThat(explain("--devices", "cpu,cpu", "--parallel", "tensor").out())
-                .contains("Over 2 devices, tensor parallel:", "cpu (");
+                .contains("On 2 devices, tensor parallel:", "cpu (");
     }
 
     @Test
@@ -109,7 +109,7 @@ class SeveralDevicesTest {
                 .isEqualTo(Map.of("redundantExperts", 2, "window", 1000, "interval", 3000));
         assertThat(explain("--devices", "cpu,cpu", "--redundant-experts", 0, "--eplb-window", 7, "--eplb-interval", 9)
                         .out())
-                .contains("Experts move by the load of the last 7 of every 9 calls, with 0 copies");
+                .contains("experts move by the load of the last 7 of every 9 calls, with 0 copies");
         assertThat(explain("--devices", "cpu,cpu", "--json").json()).containsEntry("loadBalancing", null);
     }
 
@@ -136,9 +136,10 @@ class SeveralDevicesTest {
                         .hasSizeBetween(8, 8 + copies / 2)
                         .doesNotHaveDuplicates());
         assertThat(bench(copies).out())
-                .containsPattern("16:24:32:2, 64 tokens, before experts moved: 0 rearrangements, loads of the devices"
-                        + " \\[\\d+, \\d+\\], balancedness 0\\.[56]\\d\\d\n")
-                .containsPattern("16:24:32:2, 64 tokens, after the calls: \\d+ rearrangements?, loads");
+                .containsPattern(
+                        "16:24:32:2, 64 tokens, before experts moved: 0 rearrangements, device loads \\[\\d+, \\d+\\],"
+                                + " balancedness 0\\.[56]\\d\\d\n")
+                .containsPattern("16:24:32:2, 64 tokens, after the calls: \\d+ rearrangements?, device loads");
     }
 
     private static Map<?, ?> fields(Map<?, ?> of, String field) {
@@ -170,8 +171,7 @@ class SeveralDevicesTest {
         Ran ran = moe(arguments);
         assertThat(ran.status()).as(ran.err()).isEqualTo(Moe.DONE);
         assertThat(ran.out())
-                .containsPattern(
-                        "balance    1 rearrangement, loads of the devices \\[\\d+, \\d+\\], balancedness [01]");
+                .containsPattern("balance    1 rearrangement, device loads \\[\\d+, \\d+\\], balancedness [01]");
         Ran still = moe("run", checkpoint, "--backend", "cpu", "--tokens", 1, "--no-check", "--json");
         assertThat(still.json()).containsEntry("balance", null);
     }
@@ -181,8 +181,7 @@ class SeveralDevicesTest {
         ExpertBalance refused =
                 new ExpertBalance(List.of(List.of(0), List.of(1)), List.of(0L, 0L), 2, "cpu would need 3 bytes");
         assertThat(Output.balance(refused))
-                .isEqualTo("2 rearrangements, no load counted; the last one that was due was refused: cpu would"
-                        + " need 3 bytes");
+                .isEqualTo("2 rearrangements, no load counted; the last one was refused: cpu would need 3 bytes");
         assertThat(Output.json(refused)).containsEntry("refusal", "cpu would need 3 bytes");
         assertThat(Output.json((ExpertBalance) null)).isNull();
     }

@@ -112,7 +112,7 @@ class TuneTest {
     void whatThereWasNoTimeForIsLeft() throws IOException {
         Ran ran = tune("--shape", "tiny", "--tokens", "1,2", "--minutes", 1e-9);
         assertThat(ran.status()).isEqualTo(Moe.DONE);
-        assertThat(ran.out()).contains("Out of time, left: [1, 2]; the same command goes on.");
+        assertThat(ran.out()).contains("Out of time; not measured: [1, 2]. The same command continues.");
         assertThat(folder).isEmptyDirectory();
     }
 
@@ -126,7 +126,7 @@ class TuneTest {
     @Test
     void whatCannotBeTunedIsRefused() throws IOException {
         moe("tune", "--shape", "tiny", "--backend", "cpu")
-                .assertRefused("CpuExperts launches such a layer in one way only: there is nothing to tune");
+                .assertRefused("CpuExperts has only one launch configuration for this layer: there is nothing to tune");
         moe("tune").assertRefused("CHECKPOINT", "--shape");
         moe("tune", "--shape", "tiny", Ran.GOLDEN).assertRefused("golden");
         tune("--shape", "big").assertRefused("--shape: expected one of [mixtral-8x7b, ");

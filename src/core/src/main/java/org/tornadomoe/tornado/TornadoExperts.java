@@ -159,7 +159,7 @@ public abstract class TornadoExperts implements GeneralExperts {
         }
         if (config.moeBackend().equals("auto") && config.device() == null && !device.isBesideTheCpu()) {
             obstacles.add(Support.no(
-                    device + " is no device beside the CPU, and so only taken when asked for", "backend: triton"));
+                    device + " runs on the CPU itself, so it is taken only when asked for", "backend: triton"));
         }
         return obstacles;
     }

@@ -71,8 +71,8 @@ public final class DeviceProfile {
                         Integer.parseInt(capability.replace(".", ""))));
             }
         }
-        String note = "as the profile " + profile + " has it, not looked at: " + name + ", " + memory
-                + "; of the CPU and the reference this machine's is told";
+        String note = "profile " + profile + ", not a device of this machine: " + name + ", " + memory
+                + "; rows of the CPU and the reference describe this machine";
         return new TornadoHome(TornadoHome.Kind.PROFILE, List.copyOf(devices), Map.of(), note);
     }
 

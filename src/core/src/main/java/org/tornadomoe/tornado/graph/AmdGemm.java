@@ -116,7 +116,7 @@ public final class AmdGemm extends PrebuiltGemm {
         return lacking == null
                 ? null
                 : Support.no(
-                        device + " has no matrix cores of AMD's: " + lacking,
+                        device + " has no AMD matrix cores: " + lacking,
                         "device: an AMD GPU that has them (gfx908, gfx90a, gfx94x, gfx950, gfx11xx, gfx12xx), through"
                                 + " OpenCL");
     }

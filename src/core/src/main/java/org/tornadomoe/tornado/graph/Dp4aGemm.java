@@ -26,6 +26,6 @@ public final class Dp4aGemm extends RowGemm {
         String lacking = device.lacksDp4a();
         return lacking == null
                 ? null
-                : Support.no(device + " has no dp4a: " + lacking, "device: one that has it, through CUDA or PTX");
+                : Support.no(device + " has no dp4a: " + lacking, "device: one with dp4a, through CUDA or PTX");
     }
 }

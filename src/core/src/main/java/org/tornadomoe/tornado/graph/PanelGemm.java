@@ -62,8 +62,9 @@ public final class PanelGemm extends JavaGemm {
         return device.is(Device.OPENCL) || device.is(Device.INTERPRETER)
                 ? null
                 : Support.no(
-                        device + " is not served by these kernels: they are for OpenCL's compilers, and untried on"
-                                + " others",
+                        device
+                                + " is not an OpenCL device: these kernels are written for OpenCL's compilers and"
+                                + " untried with others",
                         "device: one through OpenCL");
     }
 

@@ -54,8 +54,8 @@ public final class TensorCoreGemm extends PrebuiltGemm {
         return lacking == null
                 ? null
                 : Support.no(
-                        device + " has no int8 tensor cores to be used: " + lacking,
-                        "device: one that has them, through CUDA or PTX");
+                        device + " has no usable int8 tensor cores: " + lacking,
+                        "device: one with int8 tensor cores, through CUDA or PTX");
     }
 
     @Override
