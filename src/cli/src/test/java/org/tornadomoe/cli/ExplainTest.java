@@ -101,7 +101,8 @@ class ExplainTest {
                 .containsEntry("activationKey", null)
                 .containsEntry("firstRefused", "TornadoHopperExperts")
                 .containsEntry(
-                        "changes", List.of("scheme: one of [w8a8_channel]", "device: one that has it, through CUDA"));
+                        "changes",
+                        List.of("scheme: one of [w8a8_channel, w8a8_tensor]", "device: one that has it, through CUDA"));
         ran = explain("--activation", "gelu", "--bias", "--ep", "--dp", 2, "--all2all", "flashinfer_nvlink_one_sided");
         assertThat(ran.json())
                 .containsEntry("chosen", null)
@@ -273,7 +274,7 @@ class ExplainTest {
     @CsvSource(delimiter = '|', nullValues = "-", textBlock = """
         h100    | -      | w8a8_channel  | TornadoHopperExperts
         h200    | ptx    | w8a8_channel  | TornadoTensorCoreExperts
-        h200    | -      | w8a8_tensor   | TornadoWgmmaExperts
+        h200    | -      | w8a8_tensor   | TornadoHopperExperts
         h200    | -      | w8a16_group   | TornadoWgmmaHalfExperts
         h200    | -      | w8a8_block    | TornadoWgmmaExperts
         b200    | -      | w8a8_channel  | TornadoMmaExperts

@@ -3,7 +3,7 @@ package org.tornadomoe.tornado;
 import org.tornadomoe.tornado.graph.WgmmaGemm;
 
 /**
- * int8 x int8 with one scale for all activations, or one for each block, on Hopper's tensor cores ({@code
+ * int8 x int8 with one scale for each block, on Hopper's tensor cores ({@code
  * wgmma-gemm.cu}). For TornadoVM's CUDA backend.
  */
 public final class TornadoWgmmaExperts extends TornadoExperts {

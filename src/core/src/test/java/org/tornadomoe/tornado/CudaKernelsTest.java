@@ -73,6 +73,13 @@ class CudaKernelsTest {
         }
     }
 
+    /** Kernels that several families have. */
+    private static final Set<String> PACKING =
+            new CudaSource("packing.cu").entries().keySet();
+
+    /** Schemes of {@link HopperGemm}. */
+    private static final List<Int8Scheme> HOPPERS = List.of(Int8Scheme.W8A8_CHANNEL, Int8Scheme.W8A8_TENSOR);
+
     private static final RandomLayer SMALL = RandomLayer.of(5, 2, 40, 24, 40, 1);
 
     /** From a few rows to a tile of 128 for each expert, and one or two rows of each. */
@@ -135,7 +142,9 @@ class CudaKernelsTest {
     @Test
     void everyKernelInCudaCIsAmongThem() {
         Set<String> launched = new TreeSet<>();
-        hopperLayers().forEach(of -> addLaunched(of.layer.config(), of.tokens, launched));
+        for (Int8Scheme scheme : HOPPERS) {
+            hopperLayers().forEach(of -> addLaunched(of.layer.config(), scheme, of.tokens, launched));
+        }
         FusedMoeConfig small = SMALL.config();
         addLaunched(ADAPTED.config().toBuilder().lora(3, 5).build(), new int[] {50}, launched); // adapters()
         addLaunched(
@@ -163,12 +172,14 @@ class CudaKernelsTest {
                 "expert-gemm.cu")) {
             new CudaSource(source).entries().keySet().forEach(entry -> written.add(named(source, entry)));
         }
-        assertThat(launched).isEqualTo(written).hasSize(38);
+        assertThat(launched).isEqualTo(written).hasSize(35);
     }
 
     /** A kernel of a file that others include is one, whichever includes it. */
     private static String named(String source, String entryPoint) {
-        return (entryPoint.equals("activatePairs") ? "gemm.cu" : source) + " " + entryPoint;
+        String file =
+                entryPoint.equals("activatePairs") ? "gemm.cu" : PACKING.contains(entryPoint) ? "packing.cu" : source;
+        return file + " " + entryPoint;
     }
 
     private static void addLaunched(
@@ -181,8 +192,11 @@ class CudaKernelsTest {
     }
 
     private static void addLaunched(FusedMoeConfig config, int[] tokens, Set<String> into) {
-        try (Int8Experts experts =
-                Int8Quantizer.quantize(new RandomLayer(config, 1), Int8Scheme.W8A8_CHANNEL, Progress.NONE)) {
+        addLaunched(config, Int8Scheme.W8A8_CHANNEL, tokens, into);
+    }
+
+    private static void addLaunched(FusedMoeConfig config, Int8Scheme scheme, int[] tokens, Set<String> into) {
+        try (Int8Experts experts = Int8Quantizer.quantize(new RandomLayer(config, 1), scheme, Progress.NONE)) {
             addLaunched(RecordedPart.arrays(config, experts), tokens, into);
         }
     }
@@ -225,7 +239,16 @@ class CudaKernelsTest {
     @ParameterizedTest
     @MethodSource("hopperLayers")
     void hopper(Case of) {
-        LayerChecks.forwardMatchesReference(hopper(), Int8Scheme.W8A8_CHANNEL, of.layer.on(CUDA), of.tokens);
+        for (Int8Scheme scheme : HOPPERS) {
+            LayerChecks.forwardMatchesReference(hopper(), scheme, of.layer.on(CUDA), of.tokens);
+        }
+    }
+
+    @Tag("device")
+    @Test
+    void scalesOfActivationsKnownBeforehand() {
+        LayerChecks.staticScalesMatchReference(hopper(), SMALL.on(CUDA), 3);
+        LayerChecks.staticScalesMatchReference(hopper(), SMALL.on(CUDA), 40);
     }
 
     @Tag("device")

@@ -4,7 +4,9 @@ import java.util.List;
 import java.util.function.IntFunction;
 import java.util.function.IntPredicate;
 import java.util.function.IntToLongFunction;
+import java.util.function.IntUnaryOperator;
 import java.util.stream.Stream;
+import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.config.RouterConfig;
 import org.tornadomoe.config.ScalarType;
 import org.tornadomoe.tornado.cuda.CudaKernel;
@@ -13,6 +15,8 @@ import org.tornadomoe.tornado.cuda.CudaStep;
 import org.tornadomoe.tornado.kernels.ActivationKernels;
 import org.tornadomoe.tornado.layout.ActivationCode;
 import org.tornadomoe.tornado.layout.HopperWeights;
+import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
+import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
 
 /**
@@ -105,6 +109,101 @@ abstract class CudaProgram extends LayerProgram {
                 writes,
                 updates,
                 scalars);
+    }
+
+    /**
+     * A matrix whose rows are packed.
+     *
+     * @param isPairs whether rows are pairs, and those of key −1 aren't there; else they are tokens'
+     */
+    record Matrix(
+            String name,
+            FloatArray from,
+            FloatArray oneScale,
+            IntArray into,
+            FloatArray scales,
+            int rowsPerToken,
+            int cols,
+            boolean isPairs,
+            boolean isWeighted) {}
+
+    final Matrix tokens() {
+        return new Matrix(
+                "quantizeTokens",
+                a.work.hidden,
+                a.work.hiddenScale,
+                a.work.hiddenQ,
+                a.work.hiddenScales,
+                a.shape.config.inputRowsPerToken(),
+                a.shape.hidden,
+                false,
+                a.shape.weightsOnInput);
+    }
+
+    final Matrix pairs() {
+        return new Matrix(
+                "quantizePairs",
+                a.work.activated,
+                a.work.activatedScale,
+                a.work.activatedQ,
+                a.work.activatedScales,
+                a.shape.topK,
+                a.shape.intermediate,
+                true,
+                false);
+    }
+
+    /**
+     * Rows into the form that a product takes, by the kernels of {@code packing.cu}; behind tokens amax is 0.
+     *
+     * @param chunks of 64 columns of a packed row
+     * @param columnsOfGroup that have a scale in common, where it isn't one for all rows
+     * @param ordersFrom rows of a block from which on they are in the order of k
+     * @param count rows of M tokens, 0 where nothing is to be done
+     */
+    final List<Stage> packRows(Matrix x, int chunks, int columnsOfGroup, int ordersFrom, IntUnaryOperator count) {
+        boolean dynamic = a.shape.scheme == Int8Scheme.W8A8_TENSOR && !a.staticScales;
+        Stage pack = pack(
+                x.name,
+                x.cols,
+                launch("packRows", count),
+                List.of(a.work.keys, a.work.topkWeights, x.from, x.oneScale),
+                x.isPairs ? List.of(x.into, x.scales) : List.of(x.into, x.scales, a.work.amax),
+                x.isPairs ? List.of(a.work.amax) : List.of(),
+                List.of(
+                        x.rowsPerToken,
+                        x.cols,
+                        chunks,
+                        Math.ceilDiv(x.cols, columnsOfGroup),
+                        columnsOfGroup,
+                        x.isPairs ? 1 : 0,
+                        x.isWeighted ? 1 : 0,
+                        x.isPairs ? 0 : a.shape.topK,
+                        ordersFrom));
+        if (!dynamic) {
+            return List.of(pack);
+        }
+        Stage magnitudes = pack(
+                x.name + "Magnitudes",
+                x.cols,
+                launch("rowMagnitudes", count),
+                List.of(a.work.keys, a.work.topkWeights, x.from),
+                List.of(x.scales),
+                List.of(),
+                List.of(x.rowsPerToken, x.cols, x.isPairs ? 1 : 0, x.isWeighted ? 1 : 0));
+        Stage scale = pack(
+                x.name + "Scale",
+                x.cols,
+                m -> new Launch("tensorScale", 1024, 1, 1, 0),
+                List.of(x.scales),
+                List.of(x.oneScale),
+                List.of(),
+                List.of(x.rowsPerToken));
+        return List.of(magnitudes, scale, pack);
+    }
+
+    private static IntFunction<Launch> launch(String entryPoint, IntUnaryOperator count) {
+        return m -> count.applyAsInt(m) == 0 ? Launch.NONE : new Launch(entryPoint, 128, count.applyAsInt(m), 1, 0);
     }
 
     /** The header and as much of what comes and goes as there are tokens. */

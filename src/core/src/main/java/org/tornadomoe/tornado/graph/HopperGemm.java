@@ -13,7 +13,10 @@ import org.tornadomoe.tornado.layout.WeightLayout;
 import org.tornadomoe.tuning.LaunchConfig;
 import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
 
-/** Hopper's tensor cores: the kernels of {@code hopper-gemm.cu}, on {@link HopperWeights}. */
+/**
+ * Hopper's tensor cores for {@code w8a8_channel} and {@code w8a8_tensor}: the kernels of {@code hopper-gemm.cu}, on
+ * {@link HopperWeights}.
+ */
 public final class HopperGemm extends CudaGemm {
     /** What kernels for Hopper are compiled for. */
     public static final String ARCHITECTURE = "--gpu-architecture=sm_90a";
@@ -59,7 +62,7 @@ public final class HopperGemm extends CudaGemm {
     public LaunchConfig byRule(FusedMoeConfig config, int tokens) {
         int rows = GemmFamily.pairsOfExpert(config, tokens);
         if (rows > 1 && tokens * config.pairsPerToken() > MmaGemm.FEW) {
-            return tile(rows <= 6 ? MmaGemm.MIN_TILE : rows <= 20 ? 32 : rows <= 64 ? 64 : TILE);
+            return tile(rows <= 6 ? MmaGemm.MIN_TILE : rows <= 20 ? 32 : rows <= 30 ? 64 : TILE);
         }
         int warps = streamingWarps(config.hiddenDim());
         return launches().stream()
@@ -75,7 +78,7 @@ public final class HopperGemm extends CudaGemm {
 
     @Override
     public boolean supports(Int8Scheme scheme) {
-        return scheme == Int8Scheme.W8A8_CHANNEL;
+        return scheme == Int8Scheme.W8A8_CHANNEL || scheme == Int8Scheme.W8A8_TENSOR;
     }
 
     @Override
@@ -103,7 +106,11 @@ public final class HopperGemm extends CudaGemm {
 
     @Override
     List<String> options(LayerArrays a, int cols) {
-        return List.of(ARCHITECTURE);
+        return List.of(ARCHITECTURE, "-DONE_SCALE=" + (hasOneScale(a) ? 1 : 0));
+    }
+
+    static boolean hasOneScale(LayerArrays a) {
+        return a.shape.scheme == Int8Scheme.W8A8_TENSOR;
     }
 
     static boolean isSkinny(LayerArrays a, int tokens) {

@@ -2,6 +2,7 @@ package org.tornadomoe.tornado.graph;
 
 import java.util.List;
 import java.util.function.IntPredicate;
+import java.util.function.IntUnaryOperator;
 import org.tornadomoe.tornado.cuda.CudaKernel.Launch;
 import org.tornadomoe.tornado.layout.HopperWeights;
 
@@ -14,20 +15,36 @@ final class HopperProgram extends CudaProgram {
         super(new HopperGemm(), arrays);
     }
 
+    /** Whether all activations have one scale, which nobody knows before the last of them. */
+    private boolean hasOneScale() {
+        return HopperGemm.hasOneScale(a);
+    }
+
     @Override
     List<Stage> first() {
-        return prepare("prepare", !a.shape.weightsOnInput);
+        return hasOneScale() ? logits() : prepare("prepare", !a.shape.weightsOnInput);
     }
 
     @Override
     List<Stage> packTokens() {
+        if (hasOneScale()) {
+            return quantizeTokens();
+        }
         boolean weighted = a.shape.weightsOnInput;
         return List.of(quantize(m -> weighted || !a.shape.routes || isTiled(m), weighted ? 0 : 1));
     }
 
     @Override
     List<Stage> quantizeTokens() {
-        return List.of(quantize(m -> true, 0));
+        return hasOneScale()
+                ? packRows(tokens(), m -> m * a.shape.config.inputRowsPerToken())
+                : List.of(quantize(m -> true, 0));
+    }
+
+    /** By one scale for all. */
+    private List<Stage> packRows(Matrix x, IntUnaryOperator count) {
+        int chunks = 2 * HopperWeights.chunks(x.cols());
+        return packRows(x, chunks, 64 * chunks, 0, count);
     }
 
     /**
@@ -47,6 +64,9 @@ final class HopperProgram extends CudaProgram {
 
     @Override
     List<Stage> packPairs() {
+        if (hasOneScale()) {
+            return packRows(pairs(), a.shape::pairs);
+        }
         int i = a.shape.intermediate;
         return List.of(pack(
                 "quantizePairs",
@@ -67,6 +87,6 @@ final class HopperProgram extends CudaProgram {
 
     @Override
     int packedOften() {
-        return HopperWeights.chunks(a.shape.intermediate) <= PACKED_CHUNKS ? PACKED_OFTEN : 0;
+        return !hasOneScale() && HopperWeights.chunks(a.shape.intermediate) <= PACKED_CHUNKS ? PACKED_OFTEN : 0;
     }
 }

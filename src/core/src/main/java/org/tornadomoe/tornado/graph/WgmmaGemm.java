@@ -25,7 +25,7 @@ public final class WgmmaGemm extends MmaGemm {
         super(halves);
     }
 
-    /** For {@code w8a8_tensor} and {@code w8a8_block}. */
+    /** For {@code w8a8_block}. */
     public static WgmmaGemm ofInt8() {
         return new WgmmaGemm(false);
     }
@@ -42,7 +42,7 @@ public final class WgmmaGemm extends MmaGemm {
 
     @Override
     public boolean supports(Int8Scheme scheme) {
-        return halves ? super.supports(scheme) : scheme == Int8Scheme.W8A8_TENSOR || scheme == Int8Scheme.W8A8_BLOCK;
+        return halves ? super.supports(scheme) : scheme == Int8Scheme.W8A8_BLOCK;
     }
 
     @Override

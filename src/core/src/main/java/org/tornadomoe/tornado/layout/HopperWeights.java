@@ -34,7 +34,11 @@ public final class HopperWeights implements CudaWeights {
 
     @Override
     public void packScales(Int8Tensor from, int gate, FloatArray scales, FloatArray zeroPoints) {
-        CudaWeights.pack(from.scales(), from.experts(), from.rows(), gate, scales);
+        int packedRows = packedRows(from.rows(), gate);
+        for (int i = 0; i < from.experts() * packedRows; i++) {
+            int row = CudaWeights.row(i % packedRows, from.rows(), gate);
+            scales.set(i, row < 0 ? 0 : from.scales()[from.scaleIndex(i / packedRows, row, 0)]);
+        }
     }
 
     @Override

@@ -79,14 +79,27 @@ __device__ __forceinline__ int groupsOf(const Weights &m, int tile) {
 // Blocks of pairs that are multiplied with the same weights one after the other, so that these stay in the L2 cache.
 #define GROUP 8
 
+// The lesser and the greater of two; no number where one of them is none, as minimum and maximum would have it only where both are.
+__device__ __forceinline__ float lesser(float x, float y) {
+    asm("min.NaN.f32 %0, %0, %1;" : "+f"(x) : "f"(y));
+    return x;
+}
+
+__device__ __forceinline__ float greater(float x, float y) {
+    asm("max.NaN.f32 %0, %0, %1;" : "+f"(x) : "f"(y));
+    return x;
+}
+
 #if ACTIVATION >= 0
+// Without a branch, so that the steps of neighbouring values overlap.
 __device__ __forceinline__ float sigmoid(float x) {
-    return x < -87.0f ? 0.0f : __fdividef(1.0f, 1.0f + __expf(fminf(-x, 87.0f)));
+    float power = x * -1.4426950408889634f;
+    asm("ex2.approx.ftz.f32 %0, %0;" : "+f"(power));
+    return __fdividef(1.0f, 1.0f + power);
 }
 
 __device__ __forceinline__ float activate(const Result &m, float gate, float up) {
-    // What is no number stays none, which minima and maxima would make one of.
-    float g = gate > m.limit ? m.limit : gate, u = up > m.limit ? m.limit : up < -m.limit ? -m.limit : up;
+    float g = lesser(gate, m.limit), u = lesser(greater(up, -m.limit), m.limit);
 #if ACTIVATION == SILU
     return g * sigmoid(g) * u;
 #elif ACTIVATION == GELU
@@ -100,7 +113,7 @@ __device__ __forceinline__ float activate(const Result &m, float gate, float up)
 #elif ACTIVATION == SWIGLU_OAI
     return g * sigmoid(m.alpha * g) * (u + m.beta);
 #elif ACTIVATION == SWIGLU_STEP
-    return fminf(gate * sigmoid(gate), m.limit) * u;
+    return lesser(gate * sigmoid(gate), m.limit) * u;
 #elif ACTIVATION == SITU
     float linear = m.linearBeta == 0.0f ? up : m.linearBeta * tanhf(up / m.linearBeta);
     return m.beta * tanhf(gate / m.beta) * sigmoid(gate) * linear;
@@ -119,46 +132,57 @@ __device__ __forceinline__ void place(int id, int blocks, int tiles, int &block,
     tile = within / size;
 }
 
-// Up to N neighbouring values of a row of out.
+// Where values of a row of out go, from some column on, and how many columns there are left: none of a pair that isn't there.
+struct Columns {
+    float *out;
+    int left;
+};
+
+// Of neighbouring twos of a pair's packed rows, from the first-th on: a row of the gate and the up projection's, or two rows.
+__device__ __forceinline__ Columns columnsFrom(const Result &m, int pair, bool isThere, int first) {
+    int columns = ACTIVATION < 0 && LAYOUT == HALVES ? m.columns / 2 : m.columns;
+    int column = first * (LAYOUT == NO_GATE || ACTIVATION < 0 && LAYOUT != HALVES ? 2 : 1);
+    return {m.out + (isThere ? (u64) pair * m.columns + column : 0), isThere ? columns - column : 0};
+}
+
+// N neighbouring values, the first of them in column c; columns: of a row, or of what in it lies together.
 template <int N>
-__device__ __forceinline__ void store(const Result &m, int pair, int column, const float (&v)[N]) {
-    float *out = m.out + (u64) pair * m.columns + column;
-    if (N % 4 == 0 && m.columns % 4 == 0) {
+__device__ __forceinline__ void store(const Columns &row, int columns, int c, const float (&v)[N]) {
+    float *out = row.out + c;
+    if (N % 4 == 0 && columns % 4 == 0) {
 #pragma unroll
         for (int i = 0; i + 3 < N; i += 4) {
-            if (column + i < m.columns) {
+            if (c + i < row.left) {
                 *(float4 *) (out + i) = make_float4(v[i], v[i + 1], v[i + 2], v[i + 3]);
             }
         }
-    } else if (N == 2 && m.columns % 2 == 0) {
-        if (column < m.columns) {
+    } else if (N == 2 && columns % 2 == 0) {
+        if (c < row.left) {
             *(float2 *) out = make_float2(v[0], v[N - 1]);
         }
     } else {
 #pragma unroll
         for (int i = 0; i < N; i++) {
-            if (column + i < m.columns) {
+            if (c + i < row.left) {
                 out[i] = v[i];
             }
         }
     }
 }
 
-// N neighbouring twos of packed rows of a pair, beginning with the first-th: a row of the gate and the up projection's, or two rows.
-// Gives the greatest magnitude of the activations.
+// N neighbouring twos of packed rows, the at-th of those that the row's columns are of and the next ones. Gives the greatest magnitude of the
+// activations, or of magnitude, which are 0 where a row is padding.
 template <int N>
-__device__ __forceinline__ unsigned emit(const Result &m, int pair, int first, float (&y)[2 * N], float weight) {
-    unsigned magnitude = 0;
+__device__ __forceinline__ float emit(const Result &m, const Columns &row, int at, float (&y)[2 * N], float weight, float magnitude) {
 #if ACTIVATION >= 0
     constexpr int VALUES = LAYOUT ? N : 2 * N;
     float v[VALUES];
 #pragma unroll
     for (int i = 0; i < VALUES; i++) {
         v[i] = LAYOUT ? activate(m, y[LAYOUT ? 2 * i : 0], y[LAYOUT ? 2 * i + 1 : 0]) : activate(m, y[i], 1.0f);
-        unsigned bits = __float_as_uint(fabsf(v[i]));
-        magnitude = first * (LAYOUT ? 1 : 2) + i < m.columns && bits > magnitude ? bits : magnitude;
+        magnitude = greater(fabsf(v[i]), magnitude);
     }
-    store(m, pair, first * (LAYOUT ? 1 : 2), v);
+    store(row, m.columns, at * (LAYOUT ? 1 : 2), v);
 #elif LAYOUT == HALVES
     float gate[N], up[N];
 #pragma unroll
@@ -166,18 +190,15 @@ __device__ __forceinline__ unsigned emit(const Result &m, int pair, int first, f
         gate[i] = y[2 * i];
         up[i] = y[2 * i + 1];
     }
-    Result half = m;
-    half.columns = m.columns / 2;
-    half.out = m.out + (u64) pair * half.columns;
-    store(half, pair, first, gate);
-    half.out += half.columns;
-    store(half, pair, first, up);
+    int half = m.columns / 2;
+    store(row, half, at, gate);
+    store({row.out + half, row.left}, half, at, up);
 #else
 #pragma unroll
     for (int i = 0; i < 2 * N; i++) {
         y[i] *= weight;
     }
-    store(m, pair, 2 * first, y);
+    store(row, m.columns, 2 * at, y);
 #endif
     return magnitude;
 }
@@ -185,14 +206,13 @@ __device__ __forceinline__ unsigned emit(const Result &m, int pair, int first, f
 #if ACTIVATION >= 0
 // The greatest magnitude of LANES neighbouring work-items' goes to amax, where they have such a pair.
 template <int LANES>
-__device__ __forceinline__ void tellMagnitude(unsigned *amax, int pair, bool isThere, unsigned magnitude) {
+__device__ __forceinline__ void tellMagnitude(unsigned *amax, int pair, bool isThere, float magnitude) {
 #pragma unroll
     for (int s = LANES / 2; s > 0; s >>= 1) {
-        unsigned other = __shfl_xor_sync(0xffffffffu, magnitude, s);
-        magnitude = other > magnitude ? other : magnitude;
+        magnitude = greater(magnitude, __shfl_xor_sync(0xffffffffu, magnitude, s));
     }
     if (threadIdx.x % LANES == 0 && isThere) {
-        atomicMax(amax + pair, magnitude);
+        atomicMax(amax + pair, __float_as_uint(magnitude));
     }
 }
 #endif
@@ -263,7 +283,8 @@ extern "C" __global__ void __launch_bounds__(128) activatePairs(
     m.beta = beta;
     m.linearBeta = linearBeta;
     const float *row = product + LEAD / 4 + (u64) p * columns * (LAYOUT ? 2 : 1);
-    unsigned magnitude = 0;
+    Columns to = columnsFrom(m, p, true, 0);
+    float magnitude = 0.0f;
     for (int two = threadIdx.x; two < (LAYOUT ? columns : (columns + 1) / 2); two += 128) {
         float y[2];
 #if LAYOUT == HALVES
@@ -273,8 +294,7 @@ extern "C" __global__ void __launch_bounds__(128) activatePairs(
         y[0] = row[2 * two];
         y[1] = LAYOUT == ALTERNATING || 2 * two + 1 < columns ? row[2 * two + 1] : 0.0f;
 #endif
-        unsigned bits = emit<1>(m, p, two, y, 1.0f);
-        magnitude = bits > magnitude ? bits : magnitude;
+        magnitude = emit<1>(m, to, two, y, 1.0f, magnitude);
     }
     tellMagnitude<32>(amax, p, true, magnitude);
 }

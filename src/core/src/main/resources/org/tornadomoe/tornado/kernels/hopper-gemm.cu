@@ -1,5 +1,6 @@
 // The expert GEMMs on Hopper (compute capability 9.0): int8 x int8 with an exact int32 sum. TornadoVM's CUDA backend has no words for
-// these instructions, so the class CudaLibrary compiles this file with NVRTC for sm_90a, for one activation at a time, by what gemm.cu asks for.
+// these instructions, so the class CudaLibrary compiles this file with NVRTC for sm_90a, for one activation at a time, by what gemm.cu asks for
+// and ONE_SCALE, which is 1 where all rows of a have one scale, which packing.cu's kernels put into aScales for every row.
 //
 // Of every pair p of a token and an expert e, row(p) of a and packed row n of b[e]:
 //
@@ -26,6 +27,17 @@
 #define GROUP_BYTES 1024
 
 #include "gemm.cu"
+
+#ifndef ONE_SCALE
+#error "ONE_SCALE has to be defined"
+#elif ONE_SCALE
+// Rows in the order of k, which packRows gives from blocks of 0 pairs on.
+#define FORM 0
+#define BLOCKED 0
+#define NEAREST 1
+#define ROW_BYTES 64
+#include "packing.cu"
+#endif
 
 #define ACC(d, i) "+r"(d[i])
 
@@ -210,12 +222,9 @@ extern "C" __global__ void __launch_bounds__(256, 2) skinnyGemm(PARAMETERS) {
             low += sums[v * 256 + at];
             high += sums[v * 256 + at + 4];
         }
-        unsigned magnitude = 0;
-        if (pair < pairs) {
-            float y[2] = {__fmul_rn(__fmul_rn((float) low, aScale), scale.x) + addend.x,
-                          __fmul_rn(__fmul_rn((float) high, aScale), scale.y) + addend.y};
-            magnitude = emit<1>(m, pair, blockIdx.x * 16 + two, y, weight);
-        }
+        float y[2] = {__fmul_rn(__fmul_rn((float) low, aScale), scale.x) + addend.x,
+                      __fmul_rn(__fmul_rn((float) high, aScale), scale.y) + addend.y};
+        float magnitude = emit<1>(m, columnsFrom(m, pair, pair < pairs, blockIdx.x * 16 + two), 0, y, weight, 0.0f);
 #if ACTIVATION >= 0
         tellMagnitude<16>(m.amax, pair, pair < pairs, magnitude);
 #endif
@@ -302,7 +311,7 @@ __device__ __forceinline__ void fetch(const Gemm &m, Stages<Stage<BM>> &stages, 
 
 // 128 pairs times 256 packed rows: pairs are the left factor, 64 of them a warpgroup's.
 __device__ __forceinline__ void multiply(
-    const Gemm &m, Stages<Stage<128>> &stages, unsigned scales, int blocks, int tiles, int pairs, int own, int t) {
+    const Gemm &m, Stages<Stage<128>> &stages, unsigned scales, unsigned zeros, int blocks, int tiles, int pairs, int own, int t) {
     typedef Stage<128> S;
     int total = blocks * tiles, scale = 0;
     int lane = t & 31, q = lane & 3;
@@ -320,6 +329,7 @@ __device__ __forceinline__ void multiply(
             int p = m.sortedIds[block * 128 + own * 64 + (t >> 5) * 16 + (lane >> 2) + 8 * h];
             bool here = p < pairs;
             pair[h] = here ? p : -1;
+            // Without an expert there are no sums, and any number times 0 is what they would be.
             aScale[h] = here && expert >= 0 ? m.aScales[p / m.pairsPerRow] : 0.0f;
             weight[h] = here && m.weighted ? m.topkWeights[p] : 1.0f;
         }
@@ -350,42 +360,42 @@ __device__ __forceinline__ void multiply(
         if (chunks > 0 && t == 0) {
             barrierArrive(stages.empty + 8 * before);
         }
-        unsigned rowScales = scales + scale * 2 * SCALE_BYTES + 8 * q;
-        unsigned magnitude[2] = {0, 0};
-        int left = (m.groups - tile * TILE_GROUPS) >> 2;
+        unsigned rowScales = (expert < 0 ? zeros : scales + scale * 2 * SCALE_BYTES) + 8 * q;
+        unsigned rowBiases = expert < 0 || !m.biased ? zeros + 8 * q : rowScales + SCALE_BYTES;
+        bool any = __any_sync(0xffffffffu, pair[0] >= 0 || pair[1] >= 0);
+        int left = any ? (m.groups - tile * TILE_GROUPS) >> 2 : 0;
+        Columns to[2];
+        float magnitude[2] = {0.0f, 0.0f};
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            to[h] = columnsFrom(m, pair[h], pair[h] >= 0, tile * 128 + (LAYOUT ? 4 : 2) * q);
+        }
 #pragma unroll
         for (int o = 0; o < 8; o++) {
             if (o < left) {
                 float y[2][8];
 #pragma unroll
                 for (int i = 0; i < 4; i++) {
-                    float2 s = shared8(rowScales + (o * 32 + i * 8) * 4), bias = make_float2(0.0f, 0.0f);
-                    if (m.biased) {
-                        bias = shared8(rowScales + SCALE_BYTES + (o * 32 + i * 8) * 4);
-                    }
+                    float2 s = shared8(rowScales + (o * 32 + i * 8) * 4), bias = shared8(rowBiases + (o * 32 + i * 8) * 4);
 #pragma unroll
                     for (int h = 0; h < 2; h++) {
                         int at = (o * 4 + i) * 4 + 2 * h;
-                        y[h][2 * i] = expert < 0 ? 0.0f : __fmul_rn(__fmul_rn((float) acc[at], aScale[h]), s.x) + bias.x;
-                        y[h][2 * i + 1] = expert < 0 ? 0.0f : __fmul_rn(__fmul_rn((float) acc[at + 1], aScale[h]), s.y) + bias.y;
+                        y[h][2 * i] = __fmul_rn(__fmul_rn((float) acc[at], aScale[h]), s.x) + bias.x;
+                        y[h][2 * i + 1] = __fmul_rn(__fmul_rn((float) acc[at + 1], aScale[h]), s.y) + bias.y;
                     }
                 }
 #pragma unroll
                 for (int h = 0; h < 2; h++) {
-                    if (pair[h] >= 0) {
 #if LAYOUT
-                        unsigned bits = emit<4>(m, pair[h], tile * 128 + o * 16 + 4 * q, y[h], weight[h]);
-                        magnitude[h] = bits > magnitude[h] ? bits : magnitude[h];
+                    magnitude[h] = emit<4>(m, to[h], o * 16, y[h], weight[h], magnitude[h]);
 #else
-                        // Four at a time, so that what a warp stores fills sectors of 32 bytes.
+                    // Four at a time, so that what a warp stores fills sectors of 32 bytes.
 #pragma unroll
-                        for (int half = 0; half < 2; half++) {
-                            float four[4] = {y[h][4 * half], y[h][4 * half + 1], y[h][4 * half + 2], y[h][4 * half + 3]};
-                            unsigned bits = emit<2>(m, pair[h], tile * 128 + o * 16 + 8 * half + 2 * q, four, weight[h]);
-                            magnitude[h] = bits > magnitude[h] ? bits : magnitude[h];
-                        }
-#endif
+                    for (int half = 0; half < 2; half++) {
+                        float four[4] = {y[h][4 * half], y[h][4 * half + 1], y[h][4 * half + 2], y[h][4 * half + 3]};
+                        magnitude[h] = emit<2>(m, to[h], o * 16 + 8 * half, four, weight[h], magnitude[h]);
                     }
+#endif
                 }
             }
         }
@@ -404,7 +414,7 @@ __device__ __forceinline__ void multiply(
 // BN pairs times 256 packed rows: these are the left factor, 128 of them a warpgroup's, and of a warp's four groups two in each of two products.
 template <int BN>
 __device__ __forceinline__ void multiply(
-    const Gemm &m, Stages<Stage<BN>> &stages, unsigned, int blocks, int tiles, int pairs, int own, int t) {
+    const Gemm &m, Stages<Stage<BN>> &stages, unsigned, unsigned, int blocks, int tiles, int pairs, int own, int t) {
     typedef Stage<BN> S;
     __shared__ PairOfTile known[2][BN];
     int total = blocks * tiles;
@@ -459,10 +469,16 @@ __device__ __forceinline__ void tile(const Gemm &m) {
     typedef Stage<BM> S;
     extern __shared__ __align__(16) u8 dynamic[];
     __shared__ __align__(8) u64 barriers[2 * S::COUNT];
+    // Scales where there is no expert, and biases where there are none.
+    __shared__ __align__(16) float zeros[TILE_GROUPS * 8];
+    if (threadIdx.x < TILE_GROUPS * 8) {
+        zeros[threadIdx.x] = 0.0f;
+    }
     Stages<S> stages = Stages<S>::of(dynamic, barriers, 2);
     afterPredecessor();
     int pairs = m.header[0] * m.pairsPerToken, blocks = m.padded[0] / BM;
-    int tiles = (m.groups + TILE_GROUPS - 1) / TILE_GROUPS, warpgroup = threadIdx.x >> 7, t = threadIdx.x & 127;
+    // What one lane told the others is the same for a warp, and the compiler knows it: descriptors stay in uniform registers.
+    int tiles = (m.groups + TILE_GROUPS - 1) / TILE_GROUPS, warpgroup = __shfl_sync(0xffffffffu, (int) threadIdx.x >> 7, 0), t = threadIdx.x & 127;
     unsigned scales = stages.smem + S::COUNT * S::BYTES;
     if (warpgroup == 0) {
         asm volatile("setmaxnreg.dec.sync.aligned.u32 56;");
@@ -470,7 +486,7 @@ __device__ __forceinline__ void tile(const Gemm &m) {
         return;
     }
     asm volatile("setmaxnreg.inc.sync.aligned.u32 224;");
-    multiply(m, stages, scales, blocks, tiles, pairs, warpgroup - 1, t);
+    multiply(m, stages, scales, (unsigned) __cvta_generic_to_shared(zeros), blocks, tiles, pairs, warpgroup - 1, t);
 }
 
 // Grid: as many groups of 384 as run at once. Shared memory: Stage<BM>::COUNT * Stage<BM>::BYTES + 2 * Stage<BM>::SCALES * SCALE_BYTES + 1024.

@@ -102,14 +102,15 @@ struct __align__(16) PairOfTile {
     float aScale, weight, unused;
 };
 
-// The t-th of a block; no pair where there is none.
+// The t-th of a block; no pair where there is none. Where rows of a have a scale each it is 0 without an expert, so that sums that nobody made are
+// none, either.
 template <int BN, class Gemm>
 __device__ __forceinline__ PairOfTile pairAt(const Gemm &m, int block, int expert, int pairs, int t, bool isScaled) {
     PairOfTile of = {pairs, 1.0f, 1.0f, 0.0f};
     if (t < BN) {
         int p = of.pair = m.sortedIds[block * BN + t];
         if (p < pairs) {
-            of.aScale = !isScaled || expert < 0 ? 1.0f : m.aScales[p / m.pairsPerRow];
+            of.aScale = !isScaled ? 1.0f : expert < 0 ? 0.0f : m.aScales[p / m.pairsPerRow];
             of.weight = m.weighted ? m.topkWeights[p] : 1.0f;
         }
     }
@@ -150,36 +151,37 @@ __device__ __forceinline__ void finish(
 #pragma unroll
     for (int n = 0; n < BN / 8; n++) {
         PairOfTile of = known[8 * n + 2 * j + odd];
+        if (!__any_sync(0xffffffffu, of.pair < pairs)) {
+            continue;
+        }
         float y[8];
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             float x0 = sum(i, 4 * n), x1 = sum(i, 4 * n + 1);
             float kept = odd ? x1 : x0, other = __shfl_xor_sync(0xffffffffu, odd ? x0 : x1, 4);
             float2 scale = factors.scale[i], addend = factors.addend[i];
-            y[2 * i] = expert < 0 ? 0.0f : __fmul_rn(__fmul_rn(odd ? other : kept, of.aScale), scale.x) + addend.x;
-            y[2 * i + 1] = expert < 0 ? 0.0f : __fmul_rn(__fmul_rn(odd ? kept : other, of.aScale), scale.y) + addend.y;
+            y[2 * i] = __fmul_rn(__fmul_rn(odd ? other : kept, of.aScale), scale.x) + addend.x;
+            y[2 * i + 1] = __fmul_rn(__fmul_rn(odd ? kept : other, of.aScale), scale.y) + addend.y;
         }
-        unsigned magnitude = 0;
-        if (of.pair < pairs && rows.here()) {
-            int first = tile * 64 + rows.warp * 16;
+        bool isThere = of.pair < pairs && rows.here();
+        Columns to = columnsFrom(m, of.pair, isThere, tile * 64 + rows.warp * 16 + (LAYOUT ? 4 : 2) * q);
+        float magnitude = 0.0f;
 #if LAYOUT
-            magnitude = emit<4>(m, of.pair, first + 4 * q, y, of.weight);
+        magnitude = emit<4>(m, to, 0, y, of.weight, magnitude);
 #else
 #pragma unroll
-            for (int half = 0; half < 2; half++) {
-                float four[4] = {y[4 * half], y[4 * half + 1], y[4 * half + 2], y[4 * half + 3]};
-                unsigned bits = emit<2>(m, of.pair, first + 8 * half + 2 * q, four, of.weight);
-                magnitude = bits > magnitude ? bits : magnitude;
-            }
-#endif
+        for (int half = 0; half < 2; half++) {
+            float four[4] = {y[4 * half], y[4 * half + 1], y[4 * half + 2], y[4 * half + 3]};
+            magnitude = emit<2>(m, to, 8 * half, four, of.weight, magnitude);
         }
+#endif
 #if ACTIVATION >= 0
 #pragma unroll
         for (int s = 16; s >= 8; s >>= 1) {
-            magnitude = max(magnitude, __shfl_xor_sync(0xffffffffu, magnitude, s));
+            magnitude = greater(magnitude, __shfl_xor_sync(0xffffffffu, magnitude, s));
         }
-        if (q == 0 && of.pair < pairs) {
-            atomicMax(m.amax + of.pair, magnitude);
+        if (q == 0 && isThere) {
+            atomicMax(m.amax + of.pair, __float_as_uint(magnitude));
         }
 #endif
     }

@@ -227,31 +227,28 @@ __device__ __forceinline__ void tile(const Gemm &m) {
 #pragma unroll
         for (int h = 0; h < 2; h++) {
             int p = ids[(wm * MT + o) * 16 + g + 8 * h];
-            unsigned magnitude = 0;
+            float magnitude = 0.0f;
             if (p < pairs && wn * NT < here) {
                 float aScale = BLOCKED || expert < 0 ? 1.0f : m.aScales[p / m.pairsPerRow];
                 float weight = m.weighted ? m.topkWeights[p] : 1.0f;
-                float y[2 * NT];
-#pragma unroll
-                for (int i = 0; i < NT; i++) {
-                    y[2 * i] = expert < 0 ? 0.0f : __fmul_rn(__fmul_rn((float) acc[o][i][2 * h], aScale), scale[i].x) + addend[i].x;
-                    y[2 * i + 1] = expert < 0 ? 0.0f : __fmul_rn(__fmul_rn((float) acc[o][i][2 * h + 1], aScale), scale[i].y) + addend[i].y;
-                }
+                Columns to = columnsFrom(m, p, true, tile * 64 + wn * NT * 4 + (LAYOUT ? 4 : 2) * j);
 #pragma unroll
                 for (int i = 0; i < NT; i += 4) {
-                    int first = tile * 64 + (wn * NT + i) * 4;
                     if ((wn * NT + i) < here) {
+                        float y[8];
+#pragma unroll
+                        for (int n = 0; n < 4; n++) {
+                            const float2 &s = scale[i + n], &add = addend[i + n];
+                            y[2 * n] = __fmul_rn(__fmul_rn((float) acc[o][i + n][2 * h], aScale), s.x) + add.x;
+                            y[2 * n + 1] = __fmul_rn(__fmul_rn((float) acc[o][i + n][2 * h + 1], aScale), s.y) + add.y;
+                        }
 #if LAYOUT
-                        float eight[8] = {y[2 * i], y[2 * i + 1], y[2 * i + 2], y[2 * i + 3], y[2 * i + 4], y[2 * i + 5], y[2 * i + 6], y[2 * i + 7]};
-                        unsigned bits = emit<4>(m, p, first + 4 * j, eight, weight);
-                        magnitude = bits > magnitude ? bits : magnitude;
+                        magnitude = emit<4>(m, to, 4 * i, y, weight, magnitude);
 #else
 #pragma unroll
                         for (int half = 0; half < 2; half++) {
-                            int at = 2 * i + 4 * half;
-                            float four[4] = {y[at], y[at + 1], y[at + 2], y[at + 3]};
-                            unsigned bits = emit<2>(m, p, first + 8 * half + 2 * j, four, weight);
-                            magnitude = bits > magnitude ? bits : magnitude;
+                            float four[4] = {y[4 * half], y[4 * half + 1], y[4 * half + 2], y[4 * half + 3]};
+                            magnitude = emit<2>(m, to, 4 * i + 8 * half, four, weight, magnitude);
                         }
 #endif
                     }

@@ -154,6 +154,15 @@ template <int BN>
 __device__ __forceinline__ void multiply(Total (&acc)[2][BN / 2], Stages<Stage<BN>> &stages, int chunks, const Rows &of, unsigned (&zero)[4]) {
     typedef Stage<BN> S;
     int before = stages.stage;
+#if FORM
+    if (chunks == 0) {
+        // Whole numbers need not be any in particular, to be multiplied by 0; these could be none.
+#pragma unroll
+        for (int i = 0; i < BN / 2; i++) {
+            acc[0][i] = acc[1][i] = 0.0f;
+        }
+    }
+#endif
     for (int c = 0; c < chunks; c += STAGE_CHUNKS) {
         stages.awaitFull();
         unsigned at = stages.at();

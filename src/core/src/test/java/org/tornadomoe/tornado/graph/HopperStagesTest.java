@@ -121,7 +121,11 @@ class HopperStagesTest {
     }
 
     private static Layer layer(RandomLayer layer) {
-        try (Int8Experts experts = Int8Quantizer.quantize(layer, Int8Scheme.W8A8_CHANNEL, Progress.NONE)) {
+        return layer(layer, Int8Scheme.W8A8_CHANNEL);
+    }
+
+    private static Layer layer(RandomLayer layer, Int8Scheme scheme) {
+        try (Int8Experts experts = Int8Quantizer.quantize(layer, scheme, Progress.NONE)) {
             LayerArrays arrays = RecordedPart.arrays(layer.config(), experts);
             List<CudaKernel> kernels = Families.program(arrays).call().stream()
                     .map(Stage::cuda)
@@ -136,42 +140,45 @@ class HopperStagesTest {
     @Test
     void everyLaunchIsOneThatTheSourceTakes() {
         Map<String, Set<String>> launched = new LinkedHashMap<>();
-        layers().forEach((name, random) -> {
-            Layer layer = layer(random);
-            for (CudaKernel kernel : layer.kernels) {
-                CudaSource source = Objects.requireNonNull(SOURCES.get(kernel.source()));
-                List<Kind> given = kernel.parameters().stream()
-                        .map(parameter -> parameter instanceof Integer
-                                ? Kind.INT
-                                : parameter instanceof Float ? Kind.FLOAT : Kind.ARRAY)
-                        .toList();
-                for (int tokens : tokens(random)) {
-                    Launch launch = kernel.launch().apply(tokens);
-                    if (launch.equals(Launch.NONE)) {
-                        continue;
-                    }
-                    String as = name + ", " + kernel.name() + ", " + tokens + " tokens: " + launch;
-                    assertThat(source.entries()).as(as).containsKey(launch.entryPoint());
-                    assertThat(given)
-                            .as(as)
-                            .isEqualTo(source.parameters(launch.entryPoint(), layer.arrays.shape.parts.count()));
-                    assertThat(launch.group())
-                            .as(as)
-                            .isPositive()
-                            .isLessThanOrEqualTo(
-                                    Objects.requireNonNull(source.entries().get(launch.entryPoint()))
+        Stream.of(Int8Scheme.W8A8_CHANNEL, Int8Scheme.W8A8_TENSOR)
+                .forEach(scheme -> layers().forEach((name, random) -> {
+                    Layer layer = layer(random, scheme);
+                    for (CudaKernel kernel : layer.kernels) {
+                        CudaSource source = Objects.requireNonNull(SOURCES.get(kernel.source()));
+                        List<Kind> given = kernel.parameters().stream()
+                                .map(parameter -> parameter instanceof Integer
+                                        ? Kind.INT
+                                        : parameter instanceof Float ? Kind.FLOAT : Kind.ARRAY)
+                                .toList();
+                        for (int tokens : tokens(random)) {
+                            Launch launch = kernel.launch().apply(tokens);
+                            if (launch.equals(Launch.NONE)) {
+                                continue;
+                            }
+                            String as =
+                                    name + ", " + scheme + ", " + kernel.name() + ", " + tokens + " tokens: " + launch;
+                            assertThat(source.entries()).as(as).containsKey(launch.entryPoint());
+                            assertThat(given)
+                                    .as(as)
+                                    .isEqualTo(
+                                            source.parameters(launch.entryPoint(), layer.arrays.shape.parts.count()));
+                            assertThat(launch.group())
+                                    .as(as)
+                                    .isPositive()
+                                    .isLessThanOrEqualTo(Objects.requireNonNull(
+                                                    source.entries().get(launch.entryPoint()))
                                             .most());
-                    assertThat(launch.group() % 32).as(as).isZero();
-                    assertThat(launch.gridX() == CudaKernel.ALL_MULTIPROCESSORS || launch.gridX() > 0)
-                            .as(as)
-                            .isTrue();
-                    assertThat(launch.gridY()).as(as).isBetween(1, MAX_Y);
-                    assertThat(launch.sharedBytes()).as(as).isBetween(0, MAX_SHARED);
-                    launched.computeIfAbsent(kernel.source(), _ -> new TreeSet<>())
-                            .add(launch.entryPoint());
-                }
-            }
-        });
+                            assertThat(launch.group() % 32).as(as).isZero();
+                            assertThat(launch.gridX() == CudaKernel.ALL_MULTIPROCESSORS || launch.gridX() > 0)
+                                    .as(as)
+                                    .isTrue();
+                            assertThat(launch.gridY()).as(as).isBetween(1, MAX_Y);
+                            assertThat(launch.sharedBytes()).as(as).isBetween(0, MAX_SHARED);
+                            launched.computeIfAbsent(kernel.source(), _ -> new TreeSet<>())
+                                    .add(launch.entryPoint());
+                        }
+                    }
+                }));
         SOURCES.forEach((name, source) -> assertThat(launched.get(name))
                 .as(name)
                 .containsExactlyInAnyOrderElementsOf(source.entries().keySet()));
@@ -283,7 +290,7 @@ class HopperStagesTest {
                 assertThat(layer.launch("quantizePairs", m))
                         .isEqualTo(quantized > 0 ? Launch.NONE : new Launch("quantizePairs", 128, pairs, 1, 0));
             } else {
-                int block = rows <= 6 ? 16 : rows <= 20 ? 32 : rows <= 64 ? 64 : 128;
+                int block = rows <= 6 ? 16 : rows <= 20 ? 32 : rows <= 30 ? 64 : 128;
                 int stages = source.number(block == 128 ? "STAGES_OF_128" : "STAGES");
                 int scales = block == 128 ? (stages + 1) * 2 * source.number("TILE_GROUPS") * 32 : 0;
                 int tileBytes = stages * (block * 128 + source.number("TILE_GROUPS") * 1024) + scales;
@@ -307,6 +314,33 @@ class HopperStagesTest {
         Layer columns = layer(MANY_COLUMNS);
         assertThat(columns.launch("down", 1)).isEqualTo(new Launch("skinnyGemm", 128, ceil(40, 32), 2, 0));
         assertThat(columns.launch("quantizePairs", 1)).isEqualTo(new Launch("quantizePairs", 128, 2, 2, 0));
+    }
+
+    /** One scale for all is known when all rows are: each is packed by a kernel of its own, whatever comes next. */
+    @Test
+    void withOneScaleForAllRowsArePackedByThemselves() {
+        Layer layer = layer(FEW, Int8Scheme.W8A8_TENSOR);
+        for (int m : TOKENS) {
+            Map.of("quantizeTokens", m, "quantizePairs", 2 * m).forEach((step, rows) -> {
+                assertThat(layer.launch(step + "Magnitudes", m))
+                        .isEqualTo(new Launch("rowMagnitudes", 128, rows, 1, 0));
+                assertThat(layer.launch(step + "Scale", m)).isEqualTo(new Launch("tensorScale", 1024, 1, 1, 0));
+                assertThat(layer.launch(step, m)).isEqualTo(new Launch("packRows", 128, rows, 1, 0));
+            });
+            assertThat(layer.launch("down", m)).isEqualTo(layer.launch("gateUp", m));
+            // The router's logits alone.
+            int groups = ceil(ceil(5, m <= 16 ? 1 : 4), 2) * ceil(m, (m <= 16 ? 1 : 4) * 2);
+            assertThat(layer.launch("routerLogits", m).gridX()).isEqualTo(groups);
+        }
+        CudaKernel pack = layer.kernels.stream()
+                .filter(kernel -> kernel.name().equals("quantizePairs"))
+                .findFirst()
+                .orElseThrow();
+        // Rows a token, columns, chunks of 64, groups, columns of a group, keyed, weighted, cleared, and rows of a
+        // block
+        // from which on they are in the order of k.
+        assertThat(pack.scalars()).containsExactly(2, 24, 2, 1, 128, 1, 0, 0, 0);
+        assertThat(pack.options()).contains("-DONE_SCALE=1");
     }
 
     /** A work-item for each four values, or two. */

@@ -201,9 +201,12 @@ class MmaStagesTest {
                 }
             }
         });
-        assertThat(launched)
-                .isEqualTo(
-                        Objects.requireNonNull(SOURCES.get(products)).entries().keySet());
+        Set<String> written = new TreeSet<>(
+                Objects.requireNonNull(SOURCES.get(products)).entries().keySet());
+        if (!family.apply(Int8Scheme.W8A8_TENSOR).supports(Int8Scheme.W8A8_TENSOR)) {
+            written.removeAll(Set.of("rowMagnitudes", "tensorScale"));
+        }
+        assertThat(launched).isEqualTo(written);
     }
 
     /** A few rows in all are streamed, more are tiles, larger the more there are. */
@@ -240,7 +243,7 @@ class MmaStagesTest {
 
     /** On Hopper tiles are for the rows that an expert has, too, and as many groups as the device runs at once. */
     @ParameterizedTest
-    @EnumSource(names = {"W8A8_TENSOR", "W8A8_BLOCK", "W8A16_CHANNEL", "W8A16_GROUP"})
+    @EnumSource(names = {"W8A8_BLOCK", "W8A16_CHANNEL", "W8A16_GROUP"})
     void tilesOnHopper(Int8Scheme scheme) {
         Layer layer = layer(FEW, Int8Quantization.of(scheme), wgmma(scheme));
         int weights = 256 * (scheme.quantizesActivations() ? 128 : 64);

@@ -88,7 +88,7 @@ class HopperWeightsTest {
             IntArray into = new IntArray(Math.toIntExact(new HopperWeights().ints(experts, rows, cols, layout)));
             new HopperWeights().pack(weights, layout, into.getSegment());
             FloatArray scales = new FloatArray(experts * groups * 8);
-            CudaWeights.pack(weights.scales(), experts, rows, layout, scales);
+            new HopperWeights().packScales(weights, layout, scales, new FloatArray(1));
             Packed packed = new Packed(into.getSegment(), scales, groups, chunks);
             for (int e = 0; e < experts; e++) {
                 check(packed, weights, e, layout);
