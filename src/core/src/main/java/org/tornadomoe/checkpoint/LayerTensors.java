@@ -538,9 +538,11 @@ record LayerTensors(
                 return stackedRows(block);
             }
             for (String each : List.of("", "switch_mlp.", "experts.")) {
-                String gate = block + each + "gate_proj.weight";
-                if (shape.gated && tensors.has(gate) && tensors.shape(gate).length == 3) {
-                    return stackedEach(block, each);
+                for (Names names : PER_EXPERT) {
+                    String first = block + each + names.gated(shape.gated).gate + ".weight";
+                    if (tensors.has(first) && tensors.shape(first).length == 3) {
+                        return stackedEach(block, each, names.gated(shape.gated), inner);
+                    }
                 }
             }
             List<String> looked = new ArrayList<>();
@@ -558,25 +560,23 @@ record LayerTensors(
         }
 
         /** A tensor of all experts for each projection, [E, I, H] or [E, H, I] (Step, MLX). */
-        private List<Projections> stackedEach(String block, String under) {
+        private List<Projections> stackedEach(String block, String under, Names names, int inner) {
             int i = shape.intermediate;
-            int h = shape.hidden;
-            String gate = block + under + "gate_proj";
-            String up = block + under + "up_proj";
-            String down = block + under + "down_proj";
-            float[] gateBias = bias(gate + ".bias", shape.experts, i);
-            float[] upBias = bias(up + ".bias", shape.experts, i);
-            float[] downBias = bias(down + ".bias", shape.experts, h);
+            String prefix = block + under;
+            float[] gateBias = bias(prefix + names.gate + ".bias", shape.experts, i);
+            float[] upBias = bias(prefix + names.up + ".bias", shape.experts, i);
+            float[] downBias = bias(prefix + names.down + ".bias", shape.experts, shape.hidden);
             List<Projections> experts = new ArrayList<>();
             for (int e = 0; e < shape.experts; e++) {
+                Matrix gate = ofAll(prefix + names.gate, e, i, inner);
                 experts.add(new Projections(
-                        PER_EXPERT.getFirst().under(block + "experts." + e + "."),
-                        ofAll(gate, e, i, h),
-                        ofAll(up, e, i, h),
-                        ofAll(down, e, h, i),
+                        PER_EXPERT.getFirst().gated(shape.gated).under(block + "experts." + e + "."),
+                        gate,
+                        shape.gated ? ofAll(prefix + names.up, e, i, inner) : gate,
+                        ofAll(prefix + names.down, e, inner, i),
                         part(gateBias, e, i),
                         part(upBias, e, i),
-                        part(downBias, e, h)));
+                        part(downBias, e, shape.hidden)));
             }
             return experts;
         }
