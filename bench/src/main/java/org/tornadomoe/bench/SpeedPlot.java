@@ -96,7 +96,7 @@ public final class SpeedPlot {
         style.setLegendPosition(Styler.LegendPosition.InsideSE);
         style.setXAxisLogarithmic(true);
         style.setYAxisMin(0.0);
-        style.setYAxisMax(1.6);
+        style.setYAxisMax(2.0);
         return chart;
     }
 
