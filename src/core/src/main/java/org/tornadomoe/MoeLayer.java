@@ -401,7 +401,7 @@ public final class MoeLayer implements AutoCloseable {
     private void check(int tokens, long hidden, long output, @Nullable ChosenExperts chosen) {
         if (tokens < 0 || tokens > config.maxNumTokens()) {
             throw new IllegalArgumentException("tokens: expected 0 to " + config.maxNumTokens()
-                    + " (the layer was loaded for so many: MoeOptions.maxTokens), got " + tokens);
+                    + " (the layer's limit: MoeOptions.maxTokens), got " + tokens);
         }
         long values = (long) tokens * config.hiddenDim();
         requireRoom("hidden", values, hidden);

@@ -55,7 +55,7 @@ class BatchInvarianceTest {
                                     config, weights, QuantKey.INT8_DYNAMIC_TENSOR_SYM, config.activationFormat())
                             .reason())
                     .as(experts.name())
-                    .isEqualTo("one scale of all tokens, found at run time, makes them depend on each other");
+                    .isEqualTo("one scale for all tokens, computed at run time, makes them depend on each other");
             assertThat(experts.isSupportedConfig(
                                     config, weights, QuantKey.INT8_STATIC_TENSOR_SYM, config.activationFormat())
                             .supported())
@@ -81,8 +81,8 @@ class BatchInvarianceTest {
                             config.activationFormat()))
                     .as(experts.name())
                     .extracting(refusal -> refusal.reason())
-                    .contains("experts that move, and copies that are chosen by a token's place in the call, change the"
-                            + " order of its sum");
+                    .contains("load balancing moves experts and chooses copies by a token's place in the call, which"
+                            + " changes the order of its sum");
         }
     }
 

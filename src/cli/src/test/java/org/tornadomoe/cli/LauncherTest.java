@@ -401,8 +401,7 @@ class LauncherTest {
                         .lines()
                         .skip(1))
                 .containsExactly(
-                        "[ERROR] cannot find symbol",
-                        "moe: the build failed: " + home + "/target/moe.log has all of it");
+                        "[ERROR] cannot find symbol", "moe: the build failed: see " + home + "/target/moe.log");
     }
 
     @Test

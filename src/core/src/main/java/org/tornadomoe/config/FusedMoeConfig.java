@@ -313,7 +313,7 @@ public record FusedMoeConfig(
         int most = Math.max(0, Math.min(MAX_EXPERTS - experts, MAX_EXPERTS_PER_TOKEN - topK));
         if (shared < 0 || shared > most) {
             throw new IllegalArgumentException("numFusedSharedExperts: expected 0 to " + most + " beside " + experts
-                    + " experts and " + topK + " a token (" + MAX_EXPERTS + " and " + MAX_EXPERTS_PER_TOKEN
+                    + " experts and " + topK + " per token (" + MAX_EXPERTS + " and " + MAX_EXPERTS_PER_TOKEN
                     + " in all), got " + shared);
         }
     }
@@ -341,7 +341,8 @@ public record FusedMoeConfig(
             throw new IllegalArgumentException("router: expected shared experts for its shared expert gate, got none");
         }
         if (router.normalizesShared() && shared == 0) {
-            throw new IllegalArgumentException("router: expected shared experts, whose scores it divides, got none");
+            throw new IllegalArgumentException(
+                    "router: expected shared experts, as it normalises their scores, got none");
         }
     }
 

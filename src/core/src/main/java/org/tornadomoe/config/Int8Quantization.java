@@ -38,7 +38,7 @@ public record Int8Quantization(Int8Scheme scheme, GroupShape grid, boolean zeroP
                     "zeroPoints: expected none for " + scheme + ", only " + Int8Scheme.W8A16_GROUP + " may have them");
         }
         if (roundToNearest && scheme != Int8Scheme.W8A8_BLOCK) {
-            throw new IllegalArgumentException("roundToNearest: " + scheme + " does so anyway or doesn't round, only "
+            throw new IllegalArgumentException("roundToNearest: expected false for " + scheme + ", only "
                     + Int8Scheme.W8A8_BLOCK + " has the choice");
         }
     }

@@ -58,8 +58,9 @@ public final class HostRouter {
         network = weights.network() == null ? null : new NetworkRouter(weights.network());
         packed = weights.hasWeight() ? pack(weights) : new float[0];
         if (function != null && router.normalizesShared()) {
-            throw new IllegalArgumentException("router: expected none of the caller's where shared experts' scores are"
-                    + " divided with those of the chosen, got one");
+            throw new IllegalArgumentException(
+                    "router: expected none in the options, as this layer normalises shared experts' scores with the"
+                            + " chosen ones, got one");
         }
     }
 
@@ -97,7 +98,8 @@ public final class HostRouter {
             return route(network, hidden, tokens, inputs, onAllCores);
         }
         if (packed.length == 0) {
-            throw new IllegalArgumentException("router: expected one with a weight, got one that is handed its logits");
+            throw new IllegalArgumentException(
+                    "router: expected one with a weight, got one without (the caller passes router logits)");
         }
         int pairs = config.pairsPerToken();
         ChosenExperts chosen = ChosenExperts.allocate(tokens, pairs);
@@ -242,8 +244,9 @@ public final class HostRouter {
             int id = chosen.ids()[p];
             boolean again = id != -1 && contains(chosen.ids(), p / k * k, p % k, id);
             if (id < -1 || id >= choices || again) {
-                throw new IllegalArgumentException("router: expected ids from 0 to " + (choices - 1)
-                        + ", each once a token, or -1, got " + id + (again ? " again" : "") + " for token " + p / k);
+                throw new IllegalArgumentException(
+                        "router: expected ids from 0 to " + (choices - 1) + ", each at most once per token, or -1, got "
+                                + id + (again ? " again" : "") + " for token " + p / k);
             }
             if (!Float.isFinite(chosen.weights()[p])) {
                 throw new IllegalArgumentException("router: expected finite weights, got " + chosen.weights()[p]

@@ -45,7 +45,7 @@ final class OneDnnArithmetic extends Arithmetic {
         try {
             return new Int8Products(library, java, cols, groups, anyhow);
         } catch (OneDnn.RefusedException refused) {
-            LOG.log(System.Logger.Level.WARNING, "a layer goes without oneDNN: " + refused.getMessage());
+            LOG.log(System.Logger.Level.WARNING, "a layer runs without oneDNN: " + refused.getMessage());
             return null;
         }
     }

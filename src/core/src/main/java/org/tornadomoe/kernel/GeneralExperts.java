@@ -82,13 +82,13 @@ public interface GeneralExperts extends FusedMoeExperts {
         List<Support> obstacles = new ArrayList<>();
         if (config.batchInvariant() && QuantKey.INT8_DYNAMIC_TENSOR_SYM.equals(activationKey)) {
             obstacles.add(Support.no(
-                    "one scale of all tokens, found at run time, makes them depend on each other",
-                    "activations: scales known beforehand"));
+                    "one scale for all tokens, computed at run time, makes them depend on each other",
+                    "activations: static scales"));
         }
         if (config.batchInvariant() && config.moeParallelConfig().enableEplb()) {
             obstacles.add(Support.no(
-                    "experts that move, and copies that are chosen by a token's place in the call, change the order of"
-                            + " its sum",
+                    "load balancing moves experts and chooses copies by a token's place in the call, which changes the"
+                            + " order of its sum",
                     "no load balancing"));
         }
         return obstacles;

@@ -63,8 +63,9 @@ public record RouterInputs(int @Nullable [] tokenIds, float @Nullable [] states,
      */
     public int row(int token, int rows) {
         if (tokenIds == null || token >= tokenIds.length) {
-            throw new IllegalArgumentException("tokenIds: expected each token's, by which this layer chooses experts,"
-                    + " got " + (tokenIds == null ? "none" : tokenIds.length + " for more tokens"));
+            throw new IllegalArgumentException(
+                    "tokenIds: expected an id for each token, as this layer's router reads them, got "
+                            + (tokenIds == null ? "none" : tokenIds.length + " for more tokens"));
         }
         int id = tokenIds[token];
         if (id < 0 || id >= rows) {

@@ -129,7 +129,7 @@ final class ExpertMover implements AutoCloseable {
             if (more > limit - there) {
                 return String.format(
                         Locale.ROOT,
-                        "%s would need %,d bytes of memory while they move, %,d for those that come beside %,d, and"
+                        "%s would need %,d bytes of memory during the move, %,d for the new experts beside %,d, and"
                                 + " has %,d",
                         rank.device(),
                         there + more,

@@ -161,11 +161,11 @@ public record Sharding(
         if (IntStream.of(parallel.tpSize(), parallel.epSize(), parallel.dpSize(), parallel.pcpSize(), parallel.spSize())
                 .anyMatch(size -> size > 1)) {
             throw new IllegalArgumentException(
-                    "devices: expected one for a layer that is a rank's part already, got " + devices);
+                    "devices: expected one, as the layer is already a rank's part, got " + devices);
         }
         if (expertParallel && devices.size() > layer.globalNumExperts()) {
-            throw new IllegalArgumentException(
-                    "devices: expected at most one an expert, " + layer.globalNumExperts() + ", got " + devices.size());
+            throw new IllegalArgumentException("devices: expected at most one per expert, " + layer.globalNumExperts()
+                    + ", got " + devices.size());
         }
         return IntStream.range(0, devices.size())
                 .mapToObj(rank -> layer.toBuilder()

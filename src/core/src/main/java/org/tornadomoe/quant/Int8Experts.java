@@ -435,7 +435,7 @@ public final class Int8Experts implements AutoCloseable {
      */
     public float[] routerWeight() {
         if (!router.hasWeight()) {
-            throw new IllegalStateException("this layer was made without a router weight: hand it router logits");
+            throw new IllegalStateException("this layer has no router weight: pass router logits");
         }
         return router.weight();
     }

@@ -102,7 +102,7 @@ public record Int8Tensor(
         } catch (OutOfMemoryError e) {
             OutOfMemoryError named = new OutOfMemoryError("int8 tensor " + shape(experts, rows, cols) + " needs "
                     + bytes + " bytes off the heap and " + (zeroPoints ? 5L : 4L) * count + " on it: " + e.getMessage()
-                    + " (the limit off the heap is -XX:MaxDirectMemorySize, by default that of the heap, -Xmx)");
+                    + " (-XX:MaxDirectMemorySize limits memory off the heap; its default is -Xmx)");
             named.initCause(e);
             throw named;
         }

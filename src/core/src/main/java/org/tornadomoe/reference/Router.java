@@ -38,7 +38,8 @@ public final class Router {
             return new double[0];
         }
         if (!router.hasWeight()) {
-            throw new IllegalArgumentException("router: expected one with a weight, got one that is handed its logits");
+            throw new IllegalArgumentException(
+                    "router: expected one with a weight, got one without (the caller passes router logits)");
         }
         int h = config.hiddenDim();
         int choices = config.numChoices();
@@ -208,8 +209,9 @@ public final class Router {
             int id = chosen.ids()[p];
             boolean again = Arrays.stream(chosen.ids(), p / k * k, p).anyMatch(before -> before == id && id != -1);
             if (id < -1 || id >= choices || again) {
-                throw new IllegalArgumentException("router: expected ids from 0 to " + (choices - 1)
-                        + ", each once a token, or -1, got " + id + (again ? " again" : "") + " for token " + p / k);
+                throw new IllegalArgumentException(
+                        "router: expected ids from 0 to " + (choices - 1) + ", each at most once per token, or -1, got "
+                                + id + (again ? " again" : "") + " for token " + p / k);
             }
             if (!Float.isFinite(chosen.weights()[p])) {
                 throw new IllegalArgumentException("router: expected finite weights, got " + chosen.weights()[p]

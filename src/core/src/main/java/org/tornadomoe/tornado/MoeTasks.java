@@ -130,8 +130,7 @@ public final class MoeTasks implements AutoCloseable {
         }
         Device found = TornadoHome.current().find(config.device());
         if (found == null) {
-            throw new IllegalArgumentException(
-                    "config: expected a device of TornadoVM's or none, got " + config.device());
+            throw new IllegalArgumentException("config: expected a TornadoVM device or none, got " + config.device());
         }
         String unusable = found.unusable();
         if (unusable != null) {

@@ -126,12 +126,12 @@ public abstract class TornadoExperts implements GeneralExperts {
         }
         if (config.hasOwnSharedLimit()) {
             obstacles.add(Support.no(
-                    "the kernels cut all experts' activations off at one limit and the shared experts' is another",
-                    "sharedSwigluLimit: none of its own"));
+                    "the kernels have one activation limit for all experts, and the shared experts have another",
+                    "sharedSwigluLimit: none"));
         }
         if (device.maxGroup() > 0 && device.maxGroup() < AlignKernels.SCAN_GROUP) {
             obstacles.add(Support.no(
-                    device + " takes work-groups of " + device.maxGroup() + " and the kernels need "
+                    device + " takes work-groups of at most " + device.maxGroup() + " and the kernels need "
                             + AlignKernels.SCAN_GROUP,
                     "device: one with larger work-groups"));
         }
@@ -141,7 +141,7 @@ public abstract class TornadoExperts implements GeneralExperts {
                 int group = quantization.colsPerScale(cols);
                 if (group < cols && group % gemm.columnsOfScale() != 0) {
                     obstacles.add(Support.no(
-                            "the kernels scale " + gemm.columnsOfScale() + " columns at a time and " + group
+                            "the kernels scale " + gemm.columnsOfScale() + " columns at a time, and " + group
                                     + " share a scale",
                             "columns of a block or group: a multiple of " + gemm.columnsOfScale()));
                     break;

@@ -187,7 +187,7 @@ public final class LaunchConfigs {
             String name = String.valueOf(key);
             if (!VERSIONS.contains(name)) {
                 if (tuned.put(tokens(path, name), config(path + ": '" + name + "'", value)) != null) {
-                    throw new IllegalArgumentException(path + ": '" + name + "': is there twice");
+                    throw new IllegalArgumentException(path + ": '" + name + "' occurs twice");
                 }
             }
         });

@@ -212,7 +212,8 @@ class FusedMoeConfigTest {
         refused(config.toBuilder().numLocalExperts(-1), "numLocalExperts: expected 1 to 1024, got -1");
         refused(
                 config.toBuilder().numFusedSharedExperts(-1),
-                "numFusedSharedExperts: expected 0 to 30 beside 10 experts and 2 a token (1024 and 32 in all), got -1");
+                "numFusedSharedExperts: expected 0 to 30 beside 10 experts and 2 per token (1024 and 32 in all), got"
+                        + " -1");
         assertThatIllegalArgumentException()
                 .isThrownBy(() ->
                         new FusedMoeParallelConfig(1, 1, 1, 2, 0, 0, 0, 0, 1, false, "allgather_reducescatter", false))
@@ -363,11 +364,11 @@ class FusedMoeConfigTest {
         assertThat(shared.numFusedSharedExperts(22).build().globalNumExperts()).isEqualTo(1022);
         refused(
                 shared.numFusedSharedExperts(23),
-                "numFusedSharedExperts: expected 0 to 22 beside 1000 experts and 10 a token (1024 and 32 in all), got"
+                "numFusedSharedExperts: expected 0 to 22 beside 1000 experts and 10 per token (1024 and 32 in all), got"
                         + " 23");
         refused(
                 of(1020, 10, 8, 8, 1).toBuilder().numFusedSharedExperts(5),
-                "numFusedSharedExperts: expected 0 to 4 beside 1020 experts and 10 a token (1024 and 32 in all), got"
+                "numFusedSharedExperts: expected 0 to 4 beside 1020 experts and 10 per token (1024 and 32 in all), got"
                         + " 5");
         FusedMoeConfig.Builder padded = of(4, 1, 64, 32, 1).toBuilder().numFusedSharedExperts(2);
         assertThat(padded.hiddenDimUnpadded(64)
@@ -532,10 +533,10 @@ class FusedMoeConfigTest {
             value = {
                 "numExperts | 0 | numExperts: expected 1 to 1024, got 0",
                 "expertsPerToken | 33 | expertsPerToken: expected 1 to 32, got 33",
-                "numFusedSharedExperts | -1 | numFusedSharedExperts: expected 0 to 30 beside 10 experts and 2 a token "
-                        + "(1024 and 32 in all), got -1",
-                "numFusedSharedExperts | 31 | numFusedSharedExperts: expected 0 to 30 beside 10 experts and 2 a token "
-                        + "(1024 and 32 in all), got 31"
+                "numFusedSharedExperts | -1 | numFusedSharedExperts: expected 0 to 30 beside 10 experts and 2 per"
+                        + " token (1024 and 32 in all), got -1",
+                "numFusedSharedExperts | 31 | numFusedSharedExperts: expected 0 to 30 beside 10 experts and 2 per"
+                        + " token (1024 and 32 in all), got 31"
             })
     void aWrongNumberIsNamedWithoutTheBuilder(String field, int value, String message) throws Exception {
         FusedMoeConfig config = of(10, 2, 64, 32, 1);

@@ -95,7 +95,7 @@ class QuantizationTest {
                 .withMessageStartingWith("zeroPoints: expected none for w8a8_block");
         assertThatIllegalArgumentException()
                 .isThrownBy(() -> tensor.withRoundToNearest(true))
-                .withMessageStartingWith("roundToNearest: w8a8_tensor");
+                .withMessageStartingWith("roundToNearest: expected false for w8a8_tensor");
     }
 
     @Test

@@ -128,7 +128,7 @@ class HostRouterTest {
         TopKRouter any = (hidden, logits, tokens, k, renormalize) -> ChosenExperts.allocate(tokens, k);
         assertThatIllegalArgumentException()
                 .isThrownBy(() -> new HostRouter(layer.config(), layer.router(), any))
-                .withMessageStartingWith("router: expected none of the caller's");
+                .withMessageStartingWith("router: expected none in the options");
     }
 
     /** Whether another thread would get the cores; none of the common pool's, which has the helpers. */
@@ -285,7 +285,7 @@ class HostRouterTest {
         HostRouter router = new HostRouter(layer.config(), RouterWeights.NONE);
         assertThatIllegalArgumentException()
                 .isThrownBy(() -> router.routeOnAllCores(new float[8], 1))
-                .withMessage("router: expected one with a weight, got one that is handed its logits");
+                .withMessage("router: expected one with a weight, got one without (the caller passes router logits)");
     }
 
     /** Worked out by hand; powers of two, so that floats are exact. */

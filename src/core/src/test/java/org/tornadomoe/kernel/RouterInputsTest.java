@@ -32,7 +32,8 @@ class RouterInputsTest {
         try (MoeLayer layer = MoeLayer.load(FAMILIES.resolve("deepseek_v4_hash"), 0, CPU)) {
             assertThatIllegalArgumentException()
                     .isThrownBy(() -> layer.forward(hidden))
-                    .withMessageContaining("tokenIds: expected each token's, by which this layer chooses experts");
+                    .withMessageContaining(
+                            "tokenIds: expected an id for each token, as this layer's router reads them");
             assertThatIllegalArgumentException()
                     .isThrownBy(() ->
                             layer.forward(hidden, TOKENS, output, null, RouterInputs.ofTokenIds(new int[TOKENS - 1])))

@@ -462,7 +462,7 @@ class LoadBalancingTest {
             narrow.log.clear();
             assertThat(layer.call()).isEqualTo(output);
             assertThat(layer.balance().refusal())
-                    .isEqualTo("narrow:0 would need 600 bytes of memory while they move, 300 for those that come beside"
+                    .isEqualTo("narrow:0 would need 600 bytes of memory during the move, 300 for the new experts beside"
                             + " 300, and has 500");
             assertThat(narrow.log).isEmpty();
             narrow.limit = 600;

@@ -278,7 +278,7 @@ class ShardingTest {
     void whatCannotBeShardedIsRefusedFirst() {
         assertThatThrownBy(() -> MoeLayer.of(WEIGHTS, OPTIONS.withDevices(times(6, "cpu"))))
                 .isInstanceOf(IllegalArgumentException.class)
-                .hasMessage("devices: expected at most one an expert, 5, got 6");
+                .hasMessage("devices: expected at most one per expert, 5, got 6");
         assertThatThrownBy(() -> MoeLayer.of(
                         WEIGHTS, OPTIONS.withDevices(times(5, "cpu")).withExpertParallel(false)))
                 .isInstanceOf(IllegalArgumentException.class)
@@ -292,7 +292,7 @@ class ShardingTest {
                         .build(),
                 1);
         assertThatThrownBy(() -> MoeLayer.of(rank, OPTIONS.withDevices(times(2, "cpu"))))
-                .hasMessageContaining("a rank's part already");
+                .hasMessageContaining("already a rank's part");
     }
 
     // ---- a device that fails

@@ -346,7 +346,7 @@ class Int8QuantizerTest {
                 assertThat(experts.hasRouter()).isFalse();
                 assertThatIllegalStateException()
                         .isThrownBy(experts::routerWeight)
-                        .withMessageContaining("hand it router logits");
+                        .withMessageContaining("pass router logits");
             }
             assertThat(arena.scope().isAlive()).isFalse();
         } catch (IllegalStateException alreadyClosedByTheExperts) {

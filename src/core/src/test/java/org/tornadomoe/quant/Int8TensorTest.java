@@ -144,8 +144,7 @@ class Int8TensorTest {
         assertThatExceptionOfType(OutOfMemoryError.class)
                 .isThrownBy(() -> Int8Tensor.allocate(NO_MEMORY, 2, 3, 20, 1, 20, zeroPoints))
                 .withMessage("int8 tensor [2, 3, 20] needs 192 bytes off the heap and " + onTheHeap
-                        + " on it: all gone (the limit off the heap is -XX:MaxDirectMemorySize, by default that of the"
-                        + " heap, -Xmx)")
+                        + " on it: all gone (-XX:MaxDirectMemorySize limits memory off the heap; its default is -Xmx)")
                 .satisfies(e -> assertThat(e.getCause()).hasMessage("all gone"));
     }
 

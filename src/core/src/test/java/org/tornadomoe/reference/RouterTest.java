@@ -250,7 +250,7 @@ class RouterTest {
         assertThatIllegalArgumentException().isThrownBy(() -> Router.logits(config, router, new double[5], 2));
         assertThatIllegalArgumentException()
                 .isThrownBy(() -> Router.logits(config, RouterWeights.NONE, new double[6], 2))
-                .withMessage("router: expected one with a weight, got one that is handed its logits");
+                .withMessage("router: expected one with a weight, got one without (the caller passes router logits)");
         assertThatIllegalArgumentException().isThrownBy(() -> Router.route(config, router, new double[5], 2));
     }
 
@@ -323,7 +323,9 @@ class RouterTest {
                         new float[8],
                         logits,
                         2))
-                .withMessage("router: expected ids from 0 to 4, each once a token, or -1, got 2 again for token 1");
+                .withMessage(
+                        "router: expected ids from 0 to 4, each at most once per token, or -1, got 2 again for token"
+                                + " 1");
         assertThatIllegalArgumentException()
                 .isThrownBy(() -> Router.route(
                         config,
@@ -331,7 +333,8 @@ class RouterTest {
                         new float[8],
                         logits,
                         2))
-                .withMessage("router: expected ids from 0 to 4, each once a token, or -1, got -2 for token 1");
+                .withMessage(
+                        "router: expected ids from 0 to 4, each at most once per token, or -1, got -2 for token 1");
     }
 
     @Test
@@ -375,12 +378,12 @@ class RouterTest {
                 config,
                 new int[] {0, 0},
                 new float[2],
-                "router: expected ids from 0 to 4, each once a token, or -1, got 0 again for token 0");
+                "router: expected ids from 0 to 4, each at most once per token, or -1, got 0 again for token 0");
         refused(
                 config,
                 new int[] {5, 0},
                 new float[2],
-                "router: expected ids from 0 to 4, each once a token, or -1, got 5 for token 0");
+                "router: expected ids from 0 to 4, each at most once per token, or -1, got 5 for token 0");
         refused(
                 config,
                 new int[] {1, 0},

@@ -192,7 +192,7 @@ final class Engine {
                     .withRouter((hidden, logits, count, topK, renormalize) -> {
                         ChosenExperts handed = HANDED.get();
                         if (handed == null) {
-                            throw new IllegalStateException("router: expected routing to be handed in, got none");
+                            throw new IllegalStateException("router: expected routing from the caller, got none");
                         }
                         return handed;
                     });

@@ -90,6 +90,6 @@ final class ReducedRows implements Iterator<Row> {
     private static IllegalStateException changed(Object id, String got) {
         return new IllegalStateException(
                 "id " + id + ": expected the same hidden state whenever the rows are read, got " + got
-                        + "; keep the rows (persist, checkpoint) if they come out otherwise each time");
+                        + "; persist or checkpoint the rows if they differ each time");
     }
 }

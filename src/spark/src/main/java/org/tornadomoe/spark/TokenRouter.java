@@ -69,7 +69,7 @@ final class TokenRouter {
                         : layer.config().router().readsOwnInput() ? "the layer's input before attention" : null;
         if (reads != null) {
             throw new UnsupportedOperationException("layer " + n + " of " + checkpoint.modelType()
-                    + " is not run on rows of hidden states: its router also reads " + reads);
+                    + " can't run on rows of hidden states: its router also reads " + reads);
         }
         return layer;
     }

@@ -133,9 +133,9 @@ class MoeScorerTest {
     /** Before any row is looked at: rows hold nothing else that a router reads. */
     @ParameterizedTest
     @CsvSource({
-        "deepseek_v4_hash, 0, 'layer 0 of deepseek_v4 is not run on rows of hidden states: its router also reads"
+        "deepseek_v4_hash, 0, 'layer 0 of deepseek_v4 can''t run on rows of hidden states: its router also reads"
                 + " tokens'' ids'",
-        "zaya_next, 1, 'layer 1 of zaya is not run on rows of hidden states: its router also reads the states of the"
+        "zaya_next, 1, 'layer 1 of zaya can''t run on rows of hidden states: its router also reads the states of the"
                 + " router'"
     })
     void aRouterThatReadsMoreIsRefused(String family, int layer, String message) {

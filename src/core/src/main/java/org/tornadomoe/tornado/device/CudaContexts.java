@@ -58,11 +58,10 @@ final class CudaContexts {
                             .newInstance(platform, own, call(shared, "devices")));
             return null;
         } catch (InaccessibleObjectException closed) {
-            return "TornadoVM would run it on the first GPU, and is closed to a change of that: start the JVM with "
-                    + OPEN;
+            return "TornadoVM would run it on the first GPU; to change that, start the JVM with " + OPEN;
         } catch (ReflectiveOperationException | RuntimeException other) {
-            return "TornadoVM would run it on the first GPU, and isn't the version (" + Quirks.TRIED
-                    + ") in which that can be changed: " + RootCause.of(other);
+            return "TornadoVM would run it on the first GPU, which can be changed only in version " + Quirks.TRIED
+                    + ": " + RootCause.of(other);
         }
     }
 

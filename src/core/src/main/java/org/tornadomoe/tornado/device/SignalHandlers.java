@@ -154,8 +154,9 @@ public final class SignalHandlers {
         } catch (RuntimeException closed) {
             LOG.log(
                     System.Logger.Level.WARNING,
-                    "the JVM's signal handlers can't be kept from drivers (start it with"
-                            + " --enable-native-access=ALL-UNNAMED): " + closed);
+                    "can't protect the JVM's signal handlers from drivers (start it with"
+                            + " --enable-native-access=ALL-UNNAMED): "
+                            + closed);
             return null;
         }
     }
@@ -212,9 +213,9 @@ public final class SignalHandlers {
             LOG.log(
                     !said && this.said ? System.Logger.Level.WARNING : System.Logger.Level.DEBUG,
                     () -> "a driver (" + String.join(", ", owners)
-                            + ") had put handlers of its own in the place of the JVM's for "
+                            + ") had replaced the JVM's signal handlers for "
                             + taken
-                            + ", which are back; until now a signal could have ended the process: start it with "
+                            + "; they are restored, but until now a signal could have ended the process: start it with "
                             + preload());
         }
     }

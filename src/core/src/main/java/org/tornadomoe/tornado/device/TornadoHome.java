@@ -173,8 +173,8 @@ public record TornadoHome(
                 .map(Device::backend)
                 .distinct()
                 .forEach(backend -> notes.add(backend
-                        + " is a backend that no layer was ever tried on: it is offered to the kernels that run on"
-                        + " any, and each layer's self-check decides"));
+                        + " is a backend that no layer was ever tried on: only portable kernels use"
+                        + " it, and each layer's self-check decides"));
         return new TornadoHome(
                 Kind.SDK, List.copyOf(devices), broken, notes.isEmpty() ? null : String.join("; ", notes));
     }

@@ -190,7 +190,7 @@ class CudaContextsTest {
     @Test
     void anotherVersionIsNotTrusted() {
         assertThat(device(Device.CUDA, new OtherUse(1, shared)).unusable())
-                .startsWith("TornadoVM would run it on the first GPU, and isn't the version (5.2.0)")
+                .startsWith("TornadoVM would run it on the first GPU, which can be changed only in version 5.2.0: ")
                 .endsWith("NoSuchFieldException: context");
         assertThat(platform.created).isEmpty();
     }
