@@ -6,7 +6,7 @@ import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.tornado.kernels.ActivationKernels;
 import org.tornadomoe.tornado.layout.ActivationCode;
 
-/** Between the products: the activation, and its quantisation where that is of whole rows. */
+/** The stage between the products: the activation, and its quantisation if that is by whole rows. */
 final class ActivationStages {
     private final LayerArrays a;
 
@@ -17,7 +17,7 @@ final class ActivationStages {
     /** gateUp → activated, and its int8 and scales. */
     List<Stage> activateAndQuantize() {
         if (a.shape.scheme != Int8Scheme.W8A8_CHANNEL) {
-            // Nothing to quantise, or not by a scale a row.
+            // Nothing to quantise, or not with one scale per row.
             return Stream.of(activate(), new QuantizeStages(a).activated())
                     .flatMap(List::stream)
                     .toList();

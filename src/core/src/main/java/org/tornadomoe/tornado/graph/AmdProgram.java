@@ -46,7 +46,7 @@ final class AmdProgram extends LayerProgram {
             String name, IntArray sizes, FloatArray from, IntArray into, int perToken, int weighted, int keyed) {
         int cols = keyed == 1 ? a.shape.intermediate : a.shape.hidden;
         PrebuiltGemm.tell(sizes, AmdGemm.sizesOfPacking(perToken, weighted, cols, keyed));
-        // What it has for other arrays in a product is not looked at.
+        // The kernel ignores its arguments for a product's other arrays.
         List<Object> reads = new ArrayList<>(List.of(a.work.header, sizes));
         reads.addAll(nCopies(4, a.work.keys));
         reads.addAll(nCopies(4, from));

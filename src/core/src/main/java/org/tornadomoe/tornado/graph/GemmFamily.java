@@ -12,14 +12,14 @@ import org.tornadomoe.tuning.LaunchConfig;
 import org.tornadomoe.tuning.LaunchConfigs;
 
 /**
- * What is known of a family of kernels for the experts' matrix products without its stages: the order of its weights,
- * what it is launched with, what it needs of a device, and which schemes it does.
+ * A family of kernels for the experts' matrix products, without its stages: its weight layout, launch configurations,
+ * device requirements and schemes.
  */
 public interface GemmFamily {
     /** The block of rows that is a tile of a matrix product; for smaller ones weights are streamed. */
     int TILE = 128;
 
-    /** As files of launch configurations have it in their names. */
+    /** Its name in the names of launch configuration files. */
     String name();
 
     WeightLayout layout();
@@ -29,7 +29,7 @@ public interface GemmFamily {
         return layout().placeOf(k);
     }
 
-    /** What both products can be launched with; of those with the same block of rows the first is the usual one. */
+    /** The launch configurations of both products; of those with the same block of rows, the first is the default. */
     List<LaunchConfig> launches();
 
     boolean supports(Int8Scheme scheme);
@@ -44,12 +44,12 @@ public interface GemmFamily {
         return false;
     }
 
-    /** As {@link FusedMoeExperts#rounding} has it. */
+    /** See {@link FusedMoeExperts#rounding}. */
     default @Nullable String rounding(Int8Scheme scheme) {
         return null;
     }
 
-    /** Why a device doesn't run it, and what to do; null if it does. */
+    /** Why a device can't run it, and the remedy; null if it can. */
     @Nullable
     Support obstacle(Device device);
 
@@ -58,7 +58,7 @@ public interface GemmFamily {
         return true;
     }
 
-    /** Ints of the array that tells a prebuilt kernel its sizes; 1 where there is no such kernel. */
+    /** Ints of the array that passes a prebuilt kernel its sizes; 1 without such a kernel. */
     default int prebuiltSizes() {
         return 1;
     }

@@ -10,30 +10,30 @@ import org.tornadomoe.quant.RouterWeights;
 import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
 import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 
-/** What a layer has learnt, on the device: its router and both projections. Shape letters as in {@link Workspace}. */
+/** A layer's weights on the device: its router and both projections. Shape letters as in {@link Workspace}. */
 final class LayerWeights {
-    /** [L, H]: a row a choice, then the shared expert gate. */
+    /** [L, H]: one row per choice, then the shared expert gate. */
     final FloatArray router;
 
-    /** [L], zeros where the router has none. */
+    /** [L], zeros if the router has none. */
     final FloatArray routerBias;
 
-    /** [choices] where the router has one. */
+    /** [choices] if the router has one. */
     final FloatArray correctionBias;
 
-    /** [E]: the local number of an expert, −1 if it lives elsewhere. */
+    /** [E]: an expert's local number, −1 if it is on another device. */
     final IntArray expertMap;
 
-    /** Of an expert [2I, H]. */
+    /** [2I, H] per expert. */
     final Projection w13;
 
-    /** Of an expert [H, I]. */
+    /** [H, I] per expert. */
     final Projection w2;
 
     LayerWeights(LayerShape shape, ArrayTable table) {
         FusedMoeConfig config = shape.config;
         long logits = config.numRouterLogits();
-        // Where ids and weights are handed in, there is no router here.
+        // If the caller passes ids and weights, there is no router here.
         router = table.floats("router", LAYER, shape.routes ? logits * shape.hidden : 1);
         routerBias = table.floats("routerBias", LAYER, shape.routes ? logits : 1);
         correctionBias =
@@ -58,7 +58,7 @@ final class LayerWeights {
         }
     }
 
-    /** Only what the configuration has a use for: a router may have more. */
+    /** Only what the configuration uses: a router may have more. */
     private void fill(RouterWeights weights) {
         copy(weights.weight(), router);
         if (weights.bias() != null) {

@@ -7,7 +7,7 @@ import org.tornadomoe.tornado.cuda.PrebuiltKernel;
 import org.tornadomoe.tornado.device.Quirks;
 import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 
-/** One whose products are prebuilt tasks of one kernel, which is told its sizes by an array, among kernels in Java. */
+/** A GEMM whose products are prebuilt tasks of one kernel among kernels in Java; an array passes the sizes. */
 abstract class PrebuiltGemm extends JavaGemm {
     /** Arrays that the kernel reads. */
     private static final int READS = 11;
@@ -15,7 +15,7 @@ abstract class PrebuiltGemm extends JavaGemm {
     /** The same for all products of a layer. */
     abstract PrebuiltKernel kernel(LayerArrays a);
 
-    /** Work-items of a group that the kernel takes. */
+    /** The kernel's work-group size. */
     abstract int smallestGroup();
 
     /**
@@ -41,13 +41,13 @@ abstract class PrebuiltGemm extends JavaGemm {
                 List.of(a.work.gateUp)));
     }
 
-    /** A caller's graph begins with other tasks. */
+    /** False: a caller's graph begins with other tasks. */
     @Override
     public final boolean joinsOtherTasks() {
         return false;
     }
 
-    /** Tells the kernel its sizes. */
+    /** Passes the sizes to the kernel. */
     static void tell(IntArray into, int... sizes) {
         for (int i = 0; i < sizes.length; i++) {
             into.set(i, sizes[i]);
@@ -55,8 +55,8 @@ abstract class PrebuiltGemm extends JavaGemm {
     }
 
     /**
-     * A product, a task for every part of the weights. Packed floats have their scales with them: in the place of these
-     * are zero points.
+     * A product, one task per part of the weights. Packed floats contain their scales, so the scales' argument holds
+     * zero points.
      */
     final List<Stage> stages(
             LayerArrays a, Product p, IntUnaryOperator group, IntUnaryOperator groupsX, IntUnaryOperator groupsY) {

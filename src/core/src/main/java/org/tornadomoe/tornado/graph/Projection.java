@@ -13,15 +13,15 @@ import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
 import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 
 /**
- * A projection's weights on the device, a part each; scales, zero points and biases in as many arrays, or, where the
- * GEMM numbers experts through all parts, in one.
+ * A projection's weights on the device, one array per part. Scales, zero points and biases are in as many arrays, or in
+ * one if the GEMM numbers experts across all parts.
  *
  * @param values {@code [experts of the part, rows, cols]} in the order of the GEMM's layout
  * @param scales {@code [experts, rows]}; with blocks and groups {@code [experts, groups of columns, scale rows]}
  * @param zeroPoints with zero points as scales
  * @param bias with biases {@code [experts, rows]}
- * @param sizes what a prebuilt kernel is told of it
- * @param packing what it is told of packing the factor, where activations in float are packed
+ * @param sizes the sizes that a prebuilt kernel reads
+ * @param packing how that kernel packs the factor, if float activations are packed
  */
 record Projection(
         List<IntArray> values,
@@ -62,12 +62,12 @@ record Projection(
                 table.ints(name + "Packing", LAYER, shape.gemm.packsFloats() ? shape.gemm.prebuiltSizes() : 1));
     }
 
-    /** Where gates are in its rows, as {@link ActivationKernels} has it. */
+    /** The position of gates in its rows, as {@link ActivationKernels} defines it. */
     private static int gate(LayerShape shape, boolean first) {
         return first ? shape.activation.layout() : ActivationKernels.NO_GATE;
     }
 
-    /** Which experts' scales are in which arrays. */
+    /** The arrays that hold each expert's scales. */
     private static ExpertParts scaled(LayerShape shape) {
         return shape.gemm.layout().numbersAllExperts() ? shape.parts.together() : shape.parts;
     }

@@ -5,9 +5,7 @@ import org.tornadomoe.tornado.kernels.QuantizeKernels;
 import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
 import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 
-/**
- * Quantisation: float values to int8 and scales, as the layer's scheme has it; none where activations stay in float.
- */
+/** Quantisation of float values to int8 and scales by the layer's scheme; no stage if activations stay in float. */
 final class QuantizeStages {
     private final LayerArrays a;
 
@@ -16,11 +14,11 @@ final class QuantizeStages {
     }
 
     /**
-     * What is quantised, and where to.
+     * The source and the target of a quantisation.
      *
-     * @param perToken rows of {@code from} a token
-     * @param isKeyed whether rows of key −1 aren't there
-     * @param isWeighted whether rows are multiplied by the router's weights first
+     * @param perToken rows of {@code from} per token
+     * @param isKeyed whether to skip rows of key −1
+     * @param isWeighted whether to multiply rows by the router's weights first
      */
     private record Matrix(
             String name,
@@ -46,7 +44,7 @@ final class QuantizeStages {
         }
     }
 
-    /** hidden → hiddenQ and scales; times the router's weights first where they are applied on the input. */
+    /** hidden → hiddenQ and scales, after multiplying by the router's weights if they apply to the input. */
     List<Stage> hidden() {
         return quantize(new Matrix(
                 "quantizeTokens",
@@ -106,7 +104,7 @@ final class QuantizeStages {
                         x.weighted()));
     }
 
-    /** The rows' magnitudes, which are where their scales will be. */
+    /** The rows' magnitudes, in the array that later holds their scales. */
     private Stage magnitudes(Matrix x) {
         return KernelTask.stage(
                 x.name + "Magnitudes",

@@ -14,7 +14,7 @@ final class RouterStages {
         a = arrays;
     }
 
-    /** hidden, router → logits; none where ids and weights are handed in. */
+    /** hidden, router → logits; none if the caller passes ids and weights. */
     List<Stage> logits() {
         if (!a.shape.routes) {
             return List.of();
@@ -37,7 +37,7 @@ final class RouterStages {
                         rows)));
     }
 
-    /** logits → ids and weights, those of shared experts included; none where they are handed in. */
+    /** logits → ids and weights, including shared experts'; none if the caller passes them. */
     List<Stage> topK() {
         RouterConfig router = a.shape.config.router();
         if (!a.shape.routes) {
@@ -78,7 +78,7 @@ final class RouterStages {
                         factor)));
     }
 
-    /** A router's scores in the kernels' numbers. */
+    /** The kernels' number of a scoring function. */
     static int scoring(RouterConfig router) {
         return switch (router.scoring()) {
             case SOFTMAX -> RouterKernels.SOFTMAX;
@@ -96,7 +96,7 @@ final class RouterStages {
         return router.renormalize() || softmaxOfChosen ? 1 : 0;
     }
 
-    /** ids → ids of this device's pairs; none where experts stay where they are. */
+    /** ids → ids of this device's pairs; none if experts don't move. */
     List<Stage> place() {
         if (!a.shape.balanced) {
             return List.of();

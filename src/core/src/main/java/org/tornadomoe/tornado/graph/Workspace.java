@@ -12,8 +12,8 @@ import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
 
 /**
- * What kernels write and read in a call, for up to the configuration's {@code maxNumTokens} tokens. An array that the
- * layer has no use for has one element.
+ * The arrays that kernels write and read in a call of up to the configuration's {@code maxNumTokens} tokens. An array
+ * that the layer doesn't use has one element.
  *
  * <p>Shape letters: M tokens, E experts, shared ones included, L router logits, H hidden, I intermediate, K top-k and
  * shared experts, P = M·K pairs.
@@ -46,10 +46,10 @@ public final class Workspace {
     /** [P]: {@link #topkIds}; where experts move by load, those of this device's pairs, and −1 for the others. */
     public final IntArray placedIds;
 
-    /** Where experts move by load, [local E]: the pairs of each; elsewhere any array. */
+    /** [local E]: each expert's pairs if experts move by load, otherwise any array. */
     public final IntArray loads;
 
-    /** Where experts move by load, [E + 1, 3], as {@link Replicas} has it; elsewhere any array. */
+    /** [E + 1, 3], the table of {@link Replicas}, if experts move by load; otherwise any array. */
     public final IntArray replicas;
 
     /** [P]: the expert a pair is sorted by, −1 if it is left out. */
@@ -85,16 +85,16 @@ public final class Workspace {
     /** [1]: the one scale of {@link #hiddenQ}, where there is one. */
     final FloatArray hiddenScale;
 
-    /** Zeros: what a prebuilt kernel is told that has nothing to do. */
+    /** Zeros: the sizes for a prebuilt kernel that has nothing to do. */
     final IntArray noSizes;
 
-    /** What the first GEMM gives, [P, 2I]. Has room for {@link #down}, too. */
+    /** The first GEMM's output, [P, 2I]. Also large enough for {@link #down}. */
     final FloatArray gateUp;
 
     /** [P, I]. */
     final FloatArray activated;
 
-    /** [P], the bits of the greatest magnitude of each row of {@link #activated}, where its kernel finds them. */
+    /** [P], the bits of the greatest magnitude of each row of {@link #activated}, if its kernel computes them. */
     final IntArray amax;
 
     /** {@link #activated} in int8, [P, intermediateInts]. */
@@ -107,7 +107,7 @@ public final class Workspace {
     final FloatArray activatedScale;
 
     /**
-     * What the second GEMM gives, [P, H], times the router's weight. The same array as {@link #gateUp}, which the
+     * The second GEMM's output, [P, H], times the router's weight. The same array as {@link #gateUp}, which the
      * activation has read by then.
      */
     final FloatArray down;
@@ -120,7 +120,7 @@ public final class Workspace {
 
     private final boolean halves;
 
-    /** @param expertMap the layer's, which stands for arrays that have no use */
+    /** @param expertMap the layer's; also takes the place of unused arrays */
     Workspace(LayerShape shape, ArrayTable table, IntArray expertMap) {
         GemmFamily gemm = shape.gemm;
         long m = shape.maxTokens;
@@ -166,12 +166,12 @@ public final class Workspace {
         outputHalves = table.ints("outputHalves", WORKSPACE, halfInts);
     }
 
-    /** What is brought to the device in a call: {@link #hidden}, or what it is made from there. */
+    /** The array that a call copies to the device: {@link #hidden}, or the 16-bit values that become it. */
     public TornadoNativeArray incoming() {
         return halves ? hiddenHalves : hidden;
     }
 
-    /** What is fetched from the device. */
+    /** The array that a call copies from the device. */
     public TornadoNativeArray outgoing() {
         return halves ? outputHalves : output;
     }

@@ -7,9 +7,9 @@ import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.tornado.kernels.ActivationKernels;
 
 /**
- * The partition of a layer's experts into arrays: TornadoVM's have at most 2^31 - 1 elements, devices may take less at
- * once, and DeepSeek-V3's first projections are 7.5 GB. Both projections of an expert are in the same part; all parts
- * but the last have the same number of experts. Usually there is one.
+ * The partition of a layer's experts into arrays: TornadoVM's arrays have at most 2^31 - 1 elements, devices may
+ * allocate less at once, and DeepSeek-V3's first projections are 7.5 GB. Both projections of an expert are in the same
+ * part; all parts but the last have the same number of experts. Usually there is one part.
  *
  * @param experts of the layer that are here
  * @param expertsOfPart of every part but the last
@@ -21,7 +21,7 @@ public record ExpertParts(int experts, int expertsOfPart) {
      */
     public static final String BYTES_PROPERTY = "tornadomoe.partBytes";
 
-    /** As many as {@code hopper-gemm.cu} takes. */
+    /** The most that {@code hopper-gemm.cu} accepts. */
     public static final int MAX_PARTS = 8;
 
     /**
@@ -54,22 +54,22 @@ public record ExpertParts(int experts, int expertsOfPart) {
         return Math.min(expertsOfPart, experts - first(part));
     }
 
-    /** Something for each part. */
+    /** One value per part. */
     public <T> List<T> each(IntFunction<T> make) {
         return IntStream.range(0, count()).mapToObj(make).toList();
     }
 
-    /** What distinguishes a part's name: nothing where there is one. */
+    /** The suffix of a part's name; empty if there is one part. */
     public String suffix(int part) {
         return count() == 1 ? "" : Integer.toString(part);
     }
 
-    /** The name of a part's array: with its number where there are several. */
+    /** The name of a part's array, with the part's number if there are several. */
     public String name(String whole, int part) {
         return count() == 1 ? whole : whole + "[" + part + "]";
     }
 
-    /** All in one part. */
+    /** All experts in one part. */
     public ExpertParts together() {
         return new ExpertParts(experts, experts);
     }

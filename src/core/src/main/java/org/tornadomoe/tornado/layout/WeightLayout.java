@@ -10,20 +10,20 @@ import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
 
 /**
- * An order in which a projection's int8 weights [E, rows, cols] lie on a device, with what comes with them. What is
- * called {@code gate} is where gates are in the rows, as {@link ActivationKernels} has it. Implementations have no
- * state.
+ * The order of a projection's int8 weights [E, rows, cols] on a device, and of their scales, zero points and biases. A
+ * {@code gate} parameter is the position of gates in the rows, as {@link ActivationKernels} defines it. Implementations
+ * have no state.
  */
 public interface WeightLayout {
     /** A line of a GPU's cache, in bytes. */
     int CACHE_LINE = 128;
 
-    /** Ints of a row of int8 activations: four values an int. */
+    /** Ints of a row of int8 activations: four values per int. */
     default int rowInts(int cols) {
         return Math.ceilDiv(cols, 4);
     }
 
-    /** Where in a row of int8 activations the k-th value is, unless the family says otherwise. */
+    /** The position of the k-th value in a row of int8 activations, unless the family overrides it. */
     default int placeOf(int k) {
         return k;
     }
@@ -52,12 +52,12 @@ public interface WeightLayout {
         return 0;
     }
 
-    /** Rows of an expert that there is a scale and a bias for. */
+    /** Rows of an expert that have a scale and a bias. */
     default int packedRows(int rows, int gate) {
         return rows;
     }
 
-    /** Whether the GEMM numbers experts through all parts: scales and biases of all are in one array then. */
+    /** Whether the GEMM numbers experts across all parts; then one array holds all scales or biases. */
     default boolean numbersAllExperts() {
         return false;
     }
@@ -90,7 +90,7 @@ public interface WeightLayout {
      * Puts the biases of some experts in the order of their scales.
      *
      * @param from of all experts, [E, rows]
-     * @param first of those that are put there
+     * @param first the first expert to put there
      */
     default void packBias(float[] from, int first, int experts, int rows, int gate, FloatArray into) {
         MemorySegment.copy(from, first * rows, into.getSegment(), ValueLayout.JAVA_FLOAT, 0, experts * rows);
