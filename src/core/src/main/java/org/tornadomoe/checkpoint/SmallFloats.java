@@ -299,7 +299,7 @@ final class SmallFloats {
 
                     private long first(int row) {
                         long at = place.row(row);
-                        return place.index * rows * groups + (transposed ? at : at * groups);
+                        return (long) place.index * rows * groups + (transposed ? at : at * groups);
                     }
 
                     private long step() {

@@ -91,7 +91,7 @@ final class VectorArithmetic extends Arithmetic {
                     }
                 }
             }
-            if (even < cols && (together == 2 || together == 1 && VECTORS != 8)) {
+            if (even < cols && (together == 2 || (together == 1 && VECTORS != 8))) {
                 addColumn(w, at + (long) even * ROWS, even, a, from, t, t + together, tile);
             }
         }

@@ -395,7 +395,7 @@ class CudaKernelsTest {
     @MethodSource("others")
     void othersWithAllThereIs(TornadoExperts experts) {
         assumeTrue(experts.gemm().obstacle(cuda()) == null, () -> "not for " + cuda());
-        Int8Scheme scheme = Stream.of(Int8Scheme.W8A8_CHANNEL, Int8Scheme.W8A8_TENSOR, Int8Scheme.W8A16_GROUP)
+        Int8Scheme scheme = Stream.of(Int8Scheme.W8A8_CHANNEL, Int8Scheme.W8A8_BLOCK, Int8Scheme.W8A16_GROUP)
                 .filter(experts.gemm()::supports)
                 .findFirst()
                 .orElseThrow();

@@ -58,7 +58,7 @@ class MoeTasksTest {
         TaskGraph full = new TaskGraph("full") {
             private int layers;
 
-            /** The last of a layer's kernels. */
+            // The last of a layer's kernels.
             @Override
             public <A, B, C, D, E, F, G> TaskGraph task(
                     String id, Task7<A, B, C, D, E, F, G> code, A a, B b, C c, D d, E e, F f, G g) {

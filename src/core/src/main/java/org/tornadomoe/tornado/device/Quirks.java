@@ -174,12 +174,15 @@ public record Quirks(@Nullable String version) {
     /**
      * Closes a plan on the thread that ran it, while no other runs on the device. To destroy the CUDA graph that a plan
      * replays, the device uses the queue of the first plan that it finds (CUDA, from 5.2 on). If that is another plan,
-     * it makes a queue for this thread in that plan and never frees it, so every closed plan would leak memory on the
-     * host and on the GPU. Therefore only this plan is registered with the device meanwhile.
+     * it makes a queue for this thread in that plan and never frees it, so every closed plan with such a graph would
+     * leak memory on the host and on the GPU. Therefore only this plan is registered with the device meanwhile.
      */
     static void close(TornadoExecutionPlan plan, TornadoDeviceContext context) throws TornadoExecutionPlanException {
         Set<Long> known = context.getRegisteredPlanIds();
-        List<Long> others = known.stream().filter(id -> id != plan.getId()).toList();
+        List<Long> others;
+        synchronized (known) { // the device's own set, which other threads that compile plans add to
+            others = known.stream().filter(id -> id != plan.getId()).toList();
+        }
         try {
             others.forEach(known::remove);
             plan.close();

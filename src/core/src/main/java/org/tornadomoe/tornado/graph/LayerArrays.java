@@ -163,7 +163,13 @@ public final class LayerArrays implements AutoCloseable {
 
     private boolean isTheSame(ArrayTable.Declared array, Int8Experts other) {
         return switch (array.name()) {
-            case "hidden", "output", "hiddenScale", "activatedScale" -> false;
+            case "hidden", "output" -> false;
+            // Known beforehand, or found by each layer's tasks before they read it.
+            case "hiddenScale", "activatedScale" ->
+                staticScales
+                        ? Objects.equals(other.a1Scale(), work.hiddenScale.get(0))
+                                && Objects.equals(other.a2Scale(), work.activatedScale.get(0))
+                        : other.a1Scale() == null || other.a2Scale() == null;
             case "expertMap" ->
                 IntStream.range(0, shape.experts).allMatch(e -> weights.expertMap.get(e) == other.expertMap(e));
             case "routerBias" ->

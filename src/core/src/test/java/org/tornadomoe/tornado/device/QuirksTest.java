@@ -8,13 +8,17 @@ import java.lang.reflect.Proxy;
 import java.net.URI;
 import java.util.AbstractSet;
 import java.util.ArrayList;
+import java.util.Collections;
+import java.util.HashSet;
 import java.util.Iterator;
 import java.util.LinkedHashSet;
 import java.util.List;
 import java.util.Set;
+import java.util.concurrent.atomic.AtomicBoolean;
 import java.util.function.Supplier;
 import org.jspecify.annotations.Nullable;
 import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.Timeout;
 import uk.ac.manchester.tornado.api.TaskGraph;
 import uk.ac.manchester.tornado.api.TornadoDeviceContext;
 import uk.ac.manchester.tornado.api.TornadoExecutionPlan;
@@ -128,6 +132,29 @@ class QuirksTest {
         assertThatIllegalStateException()
                 .isThrownBy(() -> Quirks.close(plan, context("getRegisteredPlanIds", () -> known)));
         assertThat(known).containsExactlyInAnyOrder(plan.getId() + 1, plan.getId() + 2);
+    }
+
+    /** Other threads compile plans meanwhile, which the device then knows. */
+    @Test
+    @Timeout(60)
+    void plansAreClosedWhileOthersAreCompiled() throws Exception {
+        Set<Long> known = Collections.synchronizedSet(new HashSet<>());
+        AtomicBoolean done = new AtomicBoolean();
+        Thread compiling = Thread.ofPlatform().start(() -> {
+            for (long id = 0; !done.get(); id++) {
+                known.add(1_000_000 + id % 1000);
+                known.remove(1_000_000 + (id + 500) % 1000);
+            }
+        });
+        try {
+            for (int i = 0; i < 500; i++) {
+                TornadoExecutionPlan plan = new TornadoExecutionPlan(new TaskGraph("none").snapshot());
+                Quirks.close(plan, context("getRegisteredPlanIds", () -> known));
+            }
+        } finally {
+            done.set(true);
+            compiling.join();
+        }
     }
 
     private static TornadoDeviceContext context(Runnable reset) {

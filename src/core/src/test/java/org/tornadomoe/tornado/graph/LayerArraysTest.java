@@ -3,6 +3,7 @@ package org.tornadomoe.tornado.graph;
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
+import java.lang.foreign.Arena;
 import java.util.List;
 import java.util.Map;
 import java.util.stream.Collectors;
@@ -16,6 +17,7 @@ import org.tornadomoe.kernel.DeviceMemory;
 import org.tornadomoe.kernel.InsufficientMemoryException;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.Int8Quantizer;
+import org.tornadomoe.quant.Int8Tensor;
 import org.tornadomoe.quant.Progress;
 import org.tornadomoe.tornado.Families;
 import org.tornadomoe.tornado.MoeTasks;
@@ -211,5 +213,43 @@ class LayerArraysTest {
             alone.weights.expertMap.set(0, -1);
             assertThat(alone.sharedWith(experts)).doesNotContainKeys("expertMap", "routerBias");
         }
+    }
+
+    /** A scale that is found in each call is of the workspace; of those known beforehand equal ones are shared. */
+    @Test
+    void layersShareTheScalesOfActivations() {
+        try (Int8Experts found = Int8Quantizer.quantize(TWO_EXPERTS, Int8Scheme.W8A8_TENSOR, Progress.NONE);
+                Int8Experts known = withScales(found, 0.5f, 0.25f);
+                Int8Experts same = withScales(found, 0.5f, 0.25f);
+                Int8Experts others = withScales(found, 0.5f, 0.75f);
+                LayerArrays finding =
+                        Families.arrays(TWO_EXPERTS.config(), found, Long.MAX_VALUE, HostMemory.of(false));
+                LayerArrays knowing =
+                        Families.arrays(TWO_EXPERTS.config(), known, Long.MAX_VALUE, HostMemory.of(false))) {
+            assertThat(finding.sharedWith(found)).containsKeys("hiddenScale", "activatedScale");
+            assertThat(finding.sharedWith(known)).doesNotContainKeys("hiddenScale", "activatedScale");
+            assertThat(knowing.sharedWith(same)).containsKeys("hiddenScale", "activatedScale");
+            assertThat(knowing.sharedWith(others)).doesNotContainKeys("hiddenScale", "activatedScale");
+            assertThat(knowing.sharedWith(found)).doesNotContainKeys("hiddenScale", "activatedScale");
+        }
+    }
+
+    private static Int8Experts withScales(Int8Experts of, float a1, float a2) {
+        Arena arena = Arena.ofShared();
+        Int8Tensor w13 = copy(arena, of.w13());
+        Int8Tensor w2 = copy(arena, of.w2());
+        return of.with(of.config(), w13, w2, arena).activationScales(a1, a2).build();
+    }
+
+    private static Int8Tensor copy(Arena arena, Int8Tensor from) {
+        Int8Tensor to = Int8Tensor.allocate(arena, from.experts(), from.rows(), from.cols());
+        byte[] values = new byte[from.cols()];
+        for (int e = 0; e < to.experts(); e++) {
+            for (int row = 0; row < to.rows(); row++) {
+                from.row(e, row, values);
+                to.setRow(e, row, values, 0, from.scale(e, row, 0));
+            }
+        }
+        return to;
     }
 }
