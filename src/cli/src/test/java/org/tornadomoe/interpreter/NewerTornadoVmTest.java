@@ -251,7 +251,7 @@ class NewerTornadoVmTest {
             assertThat(explained.replaceAll("\\s+", " "))
                     .contains("METAL is a backend that no layer was ever tried on")
                     .contains("metal:0")
-                    .contains("they are for OpenCL's compilers, and untried on others")
+                    .contains("these kernels are written for OpenCL's compilers and untried with others")
                     .contains("there are kernels for CUDA and PTX only")
                     .containsPattern("Tornado(Portable|Dp4a)Experts +triton +metal:0 +TAKEN");
             assertThat(metal.moe(

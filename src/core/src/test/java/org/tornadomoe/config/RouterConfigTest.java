@@ -75,7 +75,8 @@ class RouterConfigTest {
                 "expertsPerToken: expected at most the 2 experts of 1 of 4 groups, got 3");
         refused(
                 () -> layer().numFusedSharedExperts(31).build(),
-                "numFusedSharedExperts: expected 0 to 30 beside 8 experts and 2 a token (1024 and 32 in all), got 31");
+                "numFusedSharedExperts: expected 0 to 30 beside 8 experts and 2 per token (1024 and 32 in all), got"
+                        + " 31");
     }
 
     @Test

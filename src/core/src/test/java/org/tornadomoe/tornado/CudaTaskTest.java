@@ -131,15 +131,15 @@ class CudaTaskTest {
         driver.launched();
         forward(100);
         assertThat(kernels())
-                .containsExactly("prepare", "topK", "align", "tileGemm64", "quantizePairs", "tileGemm64", "combine");
+                .containsExactly("prepare", "topK", "align", "tileGemm128", "quantizePairs", "tileGemm128", "combine");
         assertThat(driver.calls())
-                .contains("10: function topK", "10: function tileGemm64", "10: function quantizePairs");
+                .contains("10: function topK", "10: function tileGemm128", "10: function quantizePairs");
         forward(100);
         assertThat(driver.calls())
                 .noneMatch(
                         call -> call.contains("function") || call.contains("allowShared") || call.contains("compile"));
         assertThat(driver.launched())
-                .filteredOn(launch -> launch.kernel().equals("tileGemm64"))
+                .filteredOn(launch -> launch.kernel().equals("tileGemm128"))
                 .hasSize(2)
                 .allSatisfy(launch -> {
                     assertThat(launch.gridX()).isEqualTo(RecordingDriver.MULTIPROCESSORS);
@@ -158,14 +158,17 @@ class CudaTaskTest {
             assertThatThrownBy(() -> part.called(3)).hasMessageEndingWith(what + ": CUDA_ERROR");
         }
         part.called(3);
-        for (String what : List.of("allowSharedBytes align", "function tileGemm64")) {
+        for (String what : List.of("allowSharedBytes align", "function tileGemm128")) {
             driver.failAt(what);
             assertThatThrownBy(() -> forward(100)).hasMessageContaining(what).hasMessageContaining("cuda:0");
             driver.launched();
         }
         forward(100);
         List<Launched> launched = driver.launched();
-        assertThat(launched).extracting(Launched::kernel).contains("tileGemm64").doesNotContain("skinnyGemm");
+        assertThat(launched)
+                .extracting(Launched::kernel)
+                .contains("tileGemm128")
+                .doesNotContain("skinnyGemm");
         assertThat(launched)
                 .filteredOn(launch -> launch.kernel().equals("align"))
                 .singleElement()
