@@ -522,7 +522,7 @@ final class Int8Reader {
      * @param first the first word
      * @param step from a word to the next
      */
-    private static int across(MemorySegment data, long first, int step, int i, int bits) {
+    static int across(MemorySegment data, long first, int step, int i, int bits) {
         long bit = (long) i * bits;
         long word = first + (bit >>> 5) * step;
         int shift = (int) bit & 31;

@@ -1,8 +1,6 @@
 package org.tornadomoe.checkpoint;
 
 import java.lang.foreign.MemorySegment;
-import java.lang.foreign.ValueLayout;
-import java.nio.ByteOrder;
 import java.util.Set;
 import org.tornadomoe.config.GroupShape;
 import org.tornadomoe.config.Int8Quantization;
@@ -16,7 +14,6 @@ import org.tornadomoe.config.Int8Scheme;
  * <p>Source: {@code mx.quantize} of MLX 0.29.
  */
 final class Mlx {
-    private static final ValueLayout.OfInt INT = ValueLayout.JAVA_INT_UNALIGNED.withOrder(ByteOrder.LITTLE_ENDIAN);
     private static final Set<Long> BITS = Set.of(2L, 3L, 4L, 5L, 6L, 8L);
 
     private Mlx() {}
@@ -69,23 +66,12 @@ final class Mlx {
                     long at = (long) index * rows + row;
                     for (int c = 0; c < cols; c++) {
                         long g = at * groups + c / group;
-                        into[c] = number(data, at * perRow, c, width) * scales.getFloat(g) + offsets.getFloat(g);
+                        into[c] = Int8Reader.across(data, at * perRow, 1, c, width) * scales.getFloat(g)
+                                + offsets.getFloat(g);
                     }
                 },
                 Int8Quantization.of(Int8Scheme.W8A16_GROUP).withGrid(new GroupShape(1, group)),
                 Matrix.CodeRow.NONE,
                 Matrix.NumberRow.NONE);
-    }
-
-    /** The i-th of the numbers that lie from a word on, some across two. */
-    private static int number(MemorySegment data, long firstWord, int i, int bits) {
-        long bit = (long) i * bits;
-        long word = firstWord + (bit >>> 5);
-        int shift = (int) bit & 31;
-        int value = data.get(INT, 4 * word) >>> shift;
-        if (shift + bits > 32) {
-            value |= data.get(INT, 4 * (word + 1)) << (32 - shift);
-        }
-        return value & ((1 << bits) - 1);
     }
 }

@@ -15,8 +15,6 @@ import org.tornadomoe.tornado.cuda.CudaStep;
 import org.tornadomoe.tornado.kernels.ActivationKernels;
 import org.tornadomoe.tornado.layout.ActivationCode;
 import org.tornadomoe.tornado.layout.HopperWeights;
-import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
-import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
 
 /**
@@ -112,48 +110,6 @@ abstract class CudaProgram extends LayerProgram {
     }
 
     /**
-     * A matrix whose rows are packed.
-     *
-     * @param isPairs whether rows are pairs, and those of key −1 aren't there; else they are tokens'
-     */
-    record Matrix(
-            String name,
-            FloatArray from,
-            FloatArray oneScale,
-            IntArray into,
-            FloatArray scales,
-            int rowsPerToken,
-            int cols,
-            boolean isPairs,
-            boolean isWeighted) {}
-
-    final Matrix tokens() {
-        return new Matrix(
-                "quantizeTokens",
-                a.work.hidden,
-                a.work.hiddenScale,
-                a.work.hiddenQ,
-                a.work.hiddenScales,
-                a.shape.config.inputRowsPerToken(),
-                a.shape.hidden,
-                false,
-                a.shape.weightsOnInput);
-    }
-
-    final Matrix pairs() {
-        return new Matrix(
-                "quantizePairs",
-                a.work.activated,
-                a.work.activatedScale,
-                a.work.activatedQ,
-                a.work.activatedScales,
-                a.shape.topK,
-                a.shape.intermediate,
-                true,
-                false);
-    }
-
-    /**
      * Rows into the form that a product takes, by the kernels of {@code packing.cu}; behind tokens amax is 0.
      *
      * @param chunks of 64 columns of a packed row
@@ -161,44 +117,45 @@ abstract class CudaProgram extends LayerProgram {
      * @param ordersFrom rows of a block from which on they are in the order of k
      * @param count rows of M tokens, 0 where nothing is to be done
      */
-    final List<Stage> packRows(Matrix x, int chunks, int columnsOfGroup, int ordersFrom, IntUnaryOperator count) {
+    final List<Stage> packRows(
+            QuantizedMatrix x, int chunks, int columnsOfGroup, int ordersFrom, IntUnaryOperator count) {
         boolean dynamic = a.shape.scheme == Int8Scheme.W8A8_TENSOR && !a.staticScales;
         Stage pack = pack(
-                x.name,
-                x.cols,
+                x.name(),
+                x.cols(),
                 launch("packRows", count),
-                List.of(a.work.keys, a.work.topkWeights, x.from, x.oneScale),
-                x.isPairs ? List.of(x.into, x.scales) : List.of(x.into, x.scales, a.work.amax),
-                x.isPairs ? List.of(a.work.amax) : List.of(),
+                List.of(a.work.keys, a.work.topkWeights, x.from(), x.scale()),
+                x.isPairs() ? List.of(x.into(), x.scales()) : List.of(x.into(), x.scales(), a.work.amax),
+                x.isPairs() ? List.of(a.work.amax) : List.of(),
                 List.of(
-                        x.rowsPerToken,
-                        x.cols,
+                        x.rowsPerToken(),
+                        x.cols(),
                         chunks,
-                        Math.ceilDiv(x.cols, columnsOfGroup),
+                        Math.ceilDiv(x.cols(), columnsOfGroup),
                         columnsOfGroup,
-                        x.isPairs ? 1 : 0,
-                        x.isWeighted ? 1 : 0,
-                        x.isPairs ? 0 : a.shape.topK,
+                        x.keyed(),
+                        x.weighted(),
+                        x.isPairs() ? 0 : a.shape.topK,
                         ordersFrom));
         if (!dynamic) {
             return List.of(pack);
         }
         Stage magnitudes = pack(
-                x.name + "Magnitudes",
-                x.cols,
+                x.name() + "Magnitudes",
+                x.cols(),
                 launch("rowMagnitudes", count),
-                List.of(a.work.keys, a.work.topkWeights, x.from),
-                List.of(x.scales),
+                List.of(a.work.keys, a.work.topkWeights, x.from()),
+                List.of(x.scales()),
                 List.of(),
-                List.of(x.rowsPerToken, x.cols, x.isPairs ? 1 : 0, x.isWeighted ? 1 : 0));
+                List.of(x.rowsPerToken(), x.cols(), x.keyed(), x.weighted()));
         Stage scale = pack(
-                x.name + "Scale",
-                x.cols,
+                x.name() + "Scale",
+                x.cols(),
                 m -> new Launch("tensorScale", 1024, 1, 1, 0),
-                List.of(x.scales),
-                List.of(x.oneScale),
+                List.of(x.scales()),
+                List.of(x.scale()),
                 List.of(),
-                List.of(x.rowsPerToken));
+                List.of(x.rowsPerToken()));
         return List.of(magnitudes, scale, pack);
     }
 

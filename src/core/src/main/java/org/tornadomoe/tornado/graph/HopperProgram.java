@@ -37,12 +37,12 @@ final class HopperProgram extends CudaProgram {
     @Override
     List<Stage> quantizeTokens() {
         return hasOneScale()
-                ? packRows(tokens(), m -> m * a.shape.config.inputRowsPerToken())
+                ? packRows(QuantizedMatrix.tokens(a), m -> m * a.shape.config.inputRowsPerToken())
                 : List.of(quantize(m -> true, 0));
     }
 
     /** By one scale for all. */
-    private List<Stage> packRows(Matrix x, IntUnaryOperator count) {
+    private List<Stage> packRows(QuantizedMatrix x, IntUnaryOperator count) {
         int chunks = 2 * HopperWeights.chunks(x.cols());
         return packRows(x, chunks, 64 * chunks, 0, count);
     }
@@ -65,7 +65,7 @@ final class HopperProgram extends CudaProgram {
     @Override
     List<Stage> packPairs() {
         if (hasOneScale()) {
-            return packRows(pairs(), a.shape::pairs);
+            return packRows(QuantizedMatrix.pairs(a), a.shape::pairs);
         }
         int i = a.shape.intermediate;
         return List.of(pack(

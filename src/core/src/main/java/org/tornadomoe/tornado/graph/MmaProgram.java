@@ -35,7 +35,7 @@ final class MmaProgram extends CudaProgram {
     /** hidden → hiddenQ and scales, and amax is 0. */
     @Override
     List<Stage> quantizeTokens() {
-        return packRows(tokens(), m -> m * a.shape.config.inputRowsPerToken());
+        return packRows(QuantizedMatrix.tokens(a), m -> m * a.shape.config.inputRowsPerToken());
     }
 
     /** activated → activatedQ and scales. */
@@ -47,10 +47,11 @@ final class MmaProgram extends CudaProgram {
     /** @param often pairs up to which the GEMM does it */
     private List<Stage> packPairs(int often) {
         return packRows(
-                pairs(), m -> MmaGemm.isSkinny(a.blockSize(m)) && a.shape.pairs(m) <= often ? 0 : a.shape.pairs(m));
+                QuantizedMatrix.pairs(a),
+                m -> MmaGemm.isSkinny(a.blockSize(m)) && a.shape.pairs(m) <= often ? 0 : a.shape.pairs(m));
     }
 
-    private List<Stage> packRows(Matrix x, IntUnaryOperator count) {
+    private List<Stage> packRows(QuantizedMatrix x, IntUnaryOperator count) {
         return packRows(x, MmaWeights.chunks(x.cols()), mma.columnsOfGroup(a, x.cols()), mma.ordersFrom(), count);
     }
 

@@ -2,8 +2,6 @@ package org.tornadomoe.tornado.graph;
 
 import java.util.List;
 import org.tornadomoe.tornado.kernels.QuantizeKernels;
-import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
-import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 
 /** Quantisation of float values to int8 and scales by the layer's scheme; no stage if activations stay in float. */
 final class QuantizeStages {
@@ -13,68 +11,17 @@ final class QuantizeStages {
         a = arrays;
     }
 
-    /**
-     * The source and the target of a quantisation.
-     *
-     * @param perToken rows of {@code from} per token
-     * @param isKeyed whether to skip rows of key −1
-     * @param isWeighted whether to multiply rows by the router's weights first
-     */
-    private record Matrix(
-            String name,
-            int perToken,
-            FloatArray from,
-            IntArray into,
-            FloatArray scales,
-            FloatArray scale,
-            int cols,
-            int rowInts,
-            boolean isKeyed,
-            boolean isWeighted) {
-        int rows(int tokens) {
-            return tokens * perToken;
-        }
-
-        int keyed() {
-            return isKeyed ? 1 : 0;
-        }
-
-        int weighted() {
-            return isWeighted ? 1 : 0;
-        }
-    }
-
     /** hidden → hiddenQ and scales, after multiplying by the router's weights if they apply to the input. */
     List<Stage> hidden() {
-        return quantize(new Matrix(
-                "quantizeTokens",
-                a.shape.config.inputRowsPerToken(),
-                a.work.hidden,
-                a.work.hiddenQ,
-                a.work.hiddenScales,
-                a.work.hiddenScale,
-                a.shape.hidden,
-                a.shape.hiddenInts,
-                false,
-                a.shape.weightsOnInput));
+        return quantize(QuantizedMatrix.tokens(a));
     }
 
     /** activated → activatedQ and scales. */
     List<Stage> activated() {
-        return quantize(new Matrix(
-                "quantizePairs",
-                a.shape.topK,
-                a.work.activated,
-                a.work.activatedQ,
-                a.work.activatedScales,
-                a.work.activatedScale,
-                a.shape.intermediate,
-                a.shape.intermediateInts,
-                true,
-                false));
+        return quantize(QuantizedMatrix.pairs(a));
     }
 
-    private List<Stage> quantize(Matrix x) {
+    private List<Stage> quantize(QuantizedMatrix x) {
         return switch (a.shape.scheme) {
             case W8A16_CHANNEL, W8A16_GROUP -> List.of();
             case W8A8_CHANNEL -> List.of(perRow(x));
@@ -84,9 +31,9 @@ final class QuantizeStages {
         };
     }
 
-    private Stage perRow(Matrix x) {
+    private Stage perRow(QuantizedMatrix x) {
         return KernelTask.stage(
-                x.name,
+                x.name(),
                 QuantizeKernels.GROUP,
                 x::rows,
                 t -> t.runs(
@@ -94,20 +41,20 @@ final class QuantizeStages {
                         t.in(a.work.header),
                         t.in(a.work.keys),
                         t.in(a.work.topkWeights),
-                        t.in(x.from),
-                        t.out(x.into),
-                        t.out(x.scales),
-                        x.perToken,
-                        x.cols,
-                        x.rowInts,
+                        t.in(x.from()),
+                        t.out(x.into()),
+                        t.out(x.scales()),
+                        x.rowsPerToken(),
+                        x.cols(),
+                        x.rowInts(),
                         x.keyed(),
                         x.weighted()));
     }
 
     /** The rows' magnitudes, in the array that later holds their scales. */
-    private Stage magnitudes(Matrix x) {
+    private Stage magnitudes(QuantizedMatrix x) {
         return KernelTask.stage(
-                x.name + "Magnitudes",
+                x.name() + "Magnitudes",
                 QuantizeKernels.GROUP,
                 x::rows,
                 t -> t.runs(
@@ -115,26 +62,30 @@ final class QuantizeStages {
                         t.in(a.work.header),
                         t.in(a.work.keys),
                         t.in(a.work.topkWeights),
-                        t.in(x.from),
-                        t.out(x.scales),
-                        x.perToken,
-                        x.cols,
+                        t.in(x.from()),
+                        t.out(x.scales()),
+                        x.rowsPerToken(),
+                        x.cols(),
                         x.keyed(),
                         x.weighted()));
     }
 
-    private Stage oneScale(Matrix x) {
+    private Stage oneScale(QuantizedMatrix x) {
         return KernelTask.stage(
-                x.name + "Scale",
+                x.name() + "Scale",
                 QuantizeKernels.GROUP,
                 m -> 1,
                 t -> t.runs(
-                        QuantizeKernels::tensorScale, t.in(a.work.header), t.in(x.scales), t.out(x.scale), x.perToken));
+                        QuantizeKernels::tensorScale,
+                        t.in(a.work.header),
+                        t.in(x.scales()),
+                        t.out(x.scale()),
+                        x.rowsPerToken()));
     }
 
-    private Stage perTensor(Matrix x) {
+    private Stage perTensor(QuantizedMatrix x) {
         return KernelTask.stage(
-                x.name,
+                x.name(),
                 QuantizeKernels.GROUP,
                 x::rows,
                 t -> t.runs(
@@ -142,34 +93,34 @@ final class QuantizeStages {
                         t.in(a.work.header),
                         t.in(a.work.keys),
                         t.in(a.work.topkWeights),
-                        t.in(x.from),
-                        t.in(x.scale),
-                        t.out(x.into),
-                        t.out(x.scales),
-                        x.perToken,
-                        x.cols,
-                        x.rowInts,
+                        t.in(x.from()),
+                        t.in(x.scale()),
+                        t.out(x.into()),
+                        t.out(x.scales()),
+                        x.rowsPerToken(),
+                        x.cols(),
+                        x.rowInts(),
                         x.keyed(),
                         x.weighted()));
     }
 
-    private Stage perGroup(Matrix x) {
-        int group = a.shape.quantization.colsPerScale(x.cols);
+    private Stage perGroup(QuantizedMatrix x) {
+        int group = a.shape.quantization.colsPerScale(x.cols());
         return KernelTask.stage(
-                x.name,
+                x.name(),
                 QuantizeKernels.GROUP,
-                m -> Math.multiplyExact(x.rows(m), Math.ceilDiv(x.cols, group)),
+                m -> Math.multiplyExact(x.rows(m), Math.ceilDiv(x.cols(), group)),
                 t -> t.runs(
                         QuantizeKernels::quantizeGroups,
                         t.in(a.work.header),
                         t.in(a.work.keys),
                         t.in(a.work.topkWeights),
-                        t.in(x.from),
-                        t.out(x.into),
-                        t.out(x.scales),
-                        x.perToken,
-                        x.cols,
-                        x.rowInts,
+                        t.in(x.from()),
+                        t.out(x.into()),
+                        t.out(x.scales()),
+                        x.rowsPerToken(),
+                        x.cols(),
+                        x.rowInts(),
                         group,
                         a.shape.quantization.roundToNearest() ? 1 : 0,
                         x.keyed(),

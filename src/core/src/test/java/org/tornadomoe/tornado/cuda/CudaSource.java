@@ -1,5 +1,7 @@
 package org.tornadomoe.tornado.cuda;
 
+import static org.assertj.core.api.Assertions.assertThat;
+
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.Collections;
@@ -19,6 +21,9 @@ public final class CudaSource {
             Pattern.compile("(?m)^#define (\\w+)\\((\\w+), \\w+\\)\\s+(extern \"C\" __global__ .*)$");
     private static final Pattern ENTRY = Pattern.compile(
             "extern \"C\" __global__ void (?:__launch_bounds__\\((\\d+)[^)]*\\) )?(\\w+)\\(([^{]*)\\) \\{");
+
+    /** Groups that a grid has along y. */
+    private static final int MOST_GROUPS_DOWN = 65_535;
 
     /** What a kernel takes. */
     public enum Kind {
@@ -72,6 +77,30 @@ public final class CudaSource {
     /** The kernels. */
     public Map<String, Entry> entries() {
         return entries;
+    }
+
+    /**
+     * A launch is of a kernel of this source, its grid and group fit, and the parameters are as many as the kernel has,
+     * of its kinds.
+     *
+     * @param parts arrays that the weights are in
+     */
+    public void assertTakes(CudaKernel kernel, CudaKernel.Launch launch, int parts, String as) {
+        assertThat(entries).as(as).containsKey(launch.entryPoint());
+        List<Kind> given = kernel.parameters().stream()
+                .map(parameter ->
+                        parameter instanceof Integer ? Kind.INT : parameter instanceof Float ? Kind.FLOAT : Kind.ARRAY)
+                .toList();
+        assertThat(given).as(as).isEqualTo(parameters(launch.entryPoint(), parts));
+        assertThat(launch.group())
+                .as(as)
+                .isPositive()
+                .isLessThanOrEqualTo(
+                        Objects.requireNonNull(entries.get(launch.entryPoint())).most());
+        assertThat(launch.gridX() == CudaKernel.ALL_MULTIPROCESSORS || launch.gridX() > 0)
+                .as(as)
+                .isTrue();
+        assertThat(launch.gridY()).as(as).isBetween(1, MOST_GROUPS_DOWN);
     }
 
     /** A constant. */

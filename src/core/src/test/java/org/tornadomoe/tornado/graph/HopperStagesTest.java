@@ -32,7 +32,6 @@ import org.tornadomoe.tornado.RecordedPart;
 import org.tornadomoe.tornado.cuda.CudaKernel;
 import org.tornadomoe.tornado.cuda.CudaKernel.Launch;
 import org.tornadomoe.tornado.cuda.CudaSource;
-import org.tornadomoe.tornado.cuda.CudaSource.Kind;
 import org.tornadomoe.tornado.layout.ActivationCode;
 
 /** What Hopper's kernels are launched with, against what their source says that they want. */
@@ -40,10 +39,9 @@ class HopperStagesTest {
     /** Both sides of every switch: the router's tile, few and many to route, to quantise and to multiply. */
     private static final int[] TOKENS = {1, 2, 3, 8, 16, 17, 32, 33, 63, 64, 100, 767, 768, 769, 1000, 4096};
 
-    /** Of a Hopper GPU: dynamic shared memory of a group, groups along y, work-items of a group. */
+    /** Dynamic shared memory of a group on a Hopper GPU. */
     private static final int MAX_SHARED = 227 << 10;
 
-    private static final int MAX_Y = 65_535;
     private static final Map<String, CudaSource> SOURCES =
             Stream.of("hopper-gemm.cu", "layer-stages.cu").collect(Collectors.toMap(name -> name, CudaSource::new));
 
@@ -145,11 +143,6 @@ class HopperStagesTest {
                     Layer layer = layer(random, scheme);
                     for (CudaKernel kernel : layer.kernels) {
                         CudaSource source = Objects.requireNonNull(SOURCES.get(kernel.source()));
-                        List<Kind> given = kernel.parameters().stream()
-                                .map(parameter -> parameter instanceof Integer
-                                        ? Kind.INT
-                                        : parameter instanceof Float ? Kind.FLOAT : Kind.ARRAY)
-                                .toList();
                         for (int tokens : tokens(random)) {
                             Launch launch = kernel.launch().apply(tokens);
                             if (launch.equals(Launch.NONE)) {
@@ -157,22 +150,8 @@ class HopperStagesTest {
                             }
                             String as =
                                     name + ", " + scheme + ", " + kernel.name() + ", " + tokens + " tokens: " + launch;
-                            assertThat(source.entries()).as(as).containsKey(launch.entryPoint());
-                            assertThat(given)
-                                    .as(as)
-                                    .isEqualTo(
-                                            source.parameters(launch.entryPoint(), layer.arrays.shape.parts.count()));
-                            assertThat(launch.group())
-                                    .as(as)
-                                    .isPositive()
-                                    .isLessThanOrEqualTo(Objects.requireNonNull(
-                                                    source.entries().get(launch.entryPoint()))
-                                            .most());
+                            source.assertTakes(kernel, launch, layer.arrays.shape.parts.count(), as);
                             assertThat(launch.group() % 32).as(as).isZero();
-                            assertThat(launch.gridX() == CudaKernel.ALL_MULTIPROCESSORS || launch.gridX() > 0)
-                                    .as(as)
-                                    .isTrue();
-                            assertThat(launch.gridY()).as(as).isBetween(1, MAX_Y);
                             assertThat(launch.sharedBytes()).as(as).isBetween(0, MAX_SHARED);
                             launched.computeIfAbsent(kernel.source(), _ -> new TreeSet<>())
                                     .add(launch.entryPoint());

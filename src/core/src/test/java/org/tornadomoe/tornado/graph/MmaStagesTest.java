@@ -33,7 +33,6 @@ import org.tornadomoe.tornado.Families;
 import org.tornadomoe.tornado.cuda.CudaKernel;
 import org.tornadomoe.tornado.cuda.CudaKernel.Launch;
 import org.tornadomoe.tornado.cuda.CudaSource;
-import org.tornadomoe.tornado.cuda.CudaSource.Kind;
 import org.tornadomoe.tornado.device.HostMemory;
 
 /** What the kernels of {@code mma-gemm.cu} are launched with, against what their source says that they want. */
@@ -168,11 +167,6 @@ class MmaStagesTest {
                 Layer layer = layer(random, Int8Quantization.of(scheme), family.apply(scheme));
                 for (CudaKernel kernel : layer.kernels) {
                     CudaSource source = Objects.requireNonNull(SOURCES.get(kernel.source()));
-                    List<Kind> given = kernel.parameters().stream()
-                            .map(parameter -> parameter instanceof Integer
-                                    ? Kind.INT
-                                    : parameter instanceof Float ? Kind.FLOAT : Kind.ARRAY)
-                            .toList();
                     for (int m : TOKENS) {
                         Launch launch = m > random.config().maxNumTokens()
                                 ? Launch.NONE
@@ -181,18 +175,7 @@ class MmaStagesTest {
                             continue;
                         }
                         String as = name + ", " + scheme + ", " + kernel.name() + ", " + m + " tokens: " + launch;
-                        assertThat(source.entries()).as(as).containsKey(launch.entryPoint());
-                        assertThat(given).as(as).isEqualTo(source.parameters(launch.entryPoint(), 1));
-                        assertThat(launch.group())
-                                .as(as)
-                                .isPositive()
-                                .isLessThanOrEqualTo(
-                                        Objects.requireNonNull(source.entries().get(launch.entryPoint()))
-                                                .most());
-                        assertThat(launch.gridX() == CudaKernel.ALL_MULTIPROCESSORS || launch.gridX() > 0)
-                                .as(as)
-                                .isTrue();
-                        assertThat(launch.gridY()).as(as).isBetween(1, 65_535);
+                        source.assertTakes(kernel, launch, 1, as);
                         if (kernel.source().equals(products)) {
                             assertThat(launch.sharedBytes()).as(as).isBetween(0, mostShared);
                             launched.add(launch.entryPoint());
