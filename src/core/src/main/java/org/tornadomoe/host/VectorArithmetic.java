@@ -587,6 +587,7 @@ final class VectorArithmetic extends Arithmetic {
         }
     }
 
+    // Each vector of the tile is written out: with a method for that, C2 compiles loops that take 1.7 times as long.
     private static void scaled4By4(
             MemorySegment w,
             long at,
