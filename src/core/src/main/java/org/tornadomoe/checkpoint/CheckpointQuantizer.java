@@ -472,7 +472,7 @@ public final class CheckpointQuantizer {
 
     /** A pattern of the names of a layer's modules. */
     private String namesOf(int layer) {
-        LayerTensors.Stack stack = source.checkpoint.shape(layer).stack();
+        LayerShape.Stack stack = source.checkpoint.shape(layer).stack();
         return stack == null
                 ? ".*\\.layers\\." + layer + "\\..*"
                 : "(.*\\.)?" + stack.name().replace(".", "\\.") + "(layers|block)\\." + stack.layer() + "\\..*";

@@ -13,6 +13,7 @@ import java.util.function.Function;
 import java.util.function.ToDoubleFunction;
 import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
+import org.tornadomoe.checkpoint.LayerShape.Peculiarity;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.MoeActivation;
 import org.tornadomoe.config.RouterConfig;
@@ -107,7 +108,7 @@ final class FamilyTraits {
     private final Set<String> fields = new LinkedHashSet<>();
     private final Set<String> perLayer = new LinkedHashSet<>();
     private final Set<String> ofTexts = new LinkedHashSet<>();
-    private final Set<LayerTensors.Peculiarity> peculiarities = EnumSet.noneOf(LayerTensors.Peculiarity.class);
+    private final Set<Peculiarity> peculiarities = EnumSet.noneOf(Peculiarity.class);
 
     private FamilyTraits(int layers, int hidden, int intermediate, int experts, int topK) {
         this.layers = layers;
@@ -242,7 +243,7 @@ final class FamilyTraits {
     /** If a field says so, a dense block of a width of its own beside the experts'. */
     FamilyTraits denseBeside(String whether, String field, int absent) {
         sharedIf = read(whether);
-        peculiarities.add(LayerTensors.Peculiarity.DENSE_BESIDE);
+        peculiarities.add(Peculiarity.DENSE_BESIDE);
         return sharedWidth(field, absent);
     }
 
@@ -261,7 +262,7 @@ final class FamilyTraits {
     /** Shared experts have logits, and are divided by one sum with the chosen. */
     FamilyTraits normalizesShared() {
         normalizesShared = true;
-        peculiarities.add(LayerTensors.Peculiarity.ROUTER_HAS_SHARED);
+        peculiarities.add(Peculiarity.ROUTER_HAS_SHARED);
         return this;
     }
 
@@ -372,19 +373,19 @@ final class FamilyTraits {
     FamilyTraits firstOf(String... more) {
         ofTexts.addAll(Arrays.asList(more));
         fields.addAll(ofTexts);
-        peculiarities.add(LayerTensors.Peculiarity.OF_PICTURES);
+        peculiarities.add(Peculiarity.OF_PICTURES);
         return this;
     }
 
     /** Experts have smaller ones beside them, with which they are as wide as both. */
     FamilyTraits adjugates() {
-        besideEach = LayerTensors.ADJUGATE_WIDTH;
-        peculiarities.add(LayerTensors.Peculiarity.ADJUGATES);
+        besideEach = LayerShape.ADJUGATE_WIDTH;
+        peculiarities.add(Peculiarity.ADJUGATES);
         return this;
     }
 
     /** What only this family's tensors have. */
-    FamilyTraits tensors(LayerTensors.Peculiarity... own) {
+    FamilyTraits tensors(Peculiarity... own) {
         peculiarities.addAll(Arrays.asList(own));
         return this;
     }
@@ -742,11 +743,11 @@ final class FamilyTraits {
     }
 
     /** What {@link LayerTensors} has to find in a layer. */
-    LayerTensors.Shape shape(JsonFile whole, int layer) {
+    LayerShape shape(JsonFile whole, int layer) {
         JsonFile json = at(whole, layer);
         FusedMoeConfig config = config(whole, layer);
         boolean table = config.router().scoring() == ScoringFunction.TOKEN_TABLE;
-        return new LayerTensors.Shape(
+        return new LayerShape(
                 config.numExperts(),
                 config.hiddenDim(),
                 intermediate(json),
@@ -759,18 +760,16 @@ final class FamilyTraits {
                 table ? config.expertsPerToken() : 0,
                 networkWidth == null
                         ? null
-                        : new LayerTensors.Network(
+                        : new LayerShape.Network(
                                 json.positive(networkWidth, network), json.finite("rms_norm_eps", 1e-5), layer > 0),
                 stack(whole, layer),
                 Set.copyOf(peculiarities));
     }
 
-    private LayerTensors.@Nullable Stack stack(JsonFile json, int layer) {
+    private LayerShape.@Nullable Stack stack(JsonFile json, int layer) {
         int inDecoder = inDecoder(json, layer);
         return decoderLayers == null
                 ? null
-                : inDecoder < 0
-                        ? new LayerTensors.Stack("encoder.", layer)
-                        : new LayerTensors.Stack("decoder.", inDecoder);
+                : inDecoder < 0 ? new LayerShape.Stack("encoder.", layer) : new LayerShape.Stack("decoder.", inDecoder);
     }
 }

@@ -8,6 +8,7 @@ import java.util.Map;
 import java.util.Set;
 import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
+import org.tornadomoe.checkpoint.LayerShape.Peculiarity;
 import org.tornadomoe.quant.RouterWeights;
 
 /** The MoE block of a GGUF file's layer: its tensors by llama.cpp's names, all of which have to be read. */
@@ -26,12 +27,12 @@ final class GgufLayer {
     private final Gguf gguf;
     private final String prefix;
     private final int layer;
-    private final LayerTensors.Shape shape;
+    private final LayerShape shape;
 
     /** The tensors looked at. */
     private final Set<String> read = new HashSet<>();
 
-    GgufLayer(Gguf gguf, int layer, LayerTensors.Shape shape) {
+    GgufLayer(Gguf gguf, int layer, LayerShape shape) {
         this.gguf = gguf;
         prefix = "blk." + layer + ".";
         this.layer = layer;
@@ -62,7 +63,7 @@ final class GgufLayer {
                     gateUpBias == null ? part(upBias, expert, i) : part(gateUpBias, 2 * expert + 1, i),
                     part(downBias, expert, h)));
         }
-        if (shape.has(LayerTensors.Peculiarity.ADJUGATES)) {
+        if (shape.has(Peculiarity.ADJUGATES)) {
             experts = withAdjugates(experts);
         }
         Projections shared = null;
@@ -70,9 +71,9 @@ final class GgufLayer {
         int width = shape.sharedIntermediate();
         String first = shape.gated() ? "ffn_gate" : "ffn_up";
         if (width == 0 && gguf.find(prefix + first + "_shexp.weight") != null) {
-            throw refused(LayerTensors.unexpectedShared(layer, prefix + first + "_shexp.weight"));
+            throw refused(ExpertReader.unexpectedShared(layer, prefix + first + "_shexp.weight"));
         }
-        String end = shape.has(LayerTensors.Peculiarity.DENSE_BESIDE) ? ".weight" : "_shexp.weight";
+        String end = shape.has(Peculiarity.DENSE_BESIDE) ? ".weight" : "_shexp.weight";
         if (width > 0) {
             Matrix gate = matrix(required(first + end), 0, 1, width, h);
             shared = new Projections(
@@ -87,16 +88,16 @@ final class GgufLayer {
             Gguf.Entry weight = look("ffn_gate_inp_shexp.weight");
             sharedGate = weight == null ? null : vector(weight, h);
         }
-        if (shape.has(LayerTensors.Peculiarity.DENSE_ELSEWHERE)) { // with Arctic the experts' norm is another
+        if (shape.has(Peculiarity.DENSE_ELSEWHERE)) { // with Arctic the experts' norm is another
             List.of("ffn_gate", "ffn_up", "ffn_down", "ffn_norm_exps").forEach(name -> look(name + ".weight"));
         }
         float[] correction = shape.correctionBias() ? correction(e) : null;
         Gguf.Entry routerBias = look("ffn_gate_inp.bias");
         float[] router =
                 floats(required("ffn_gate_inp.weight")).requireShape(e, h).toFloats();
-        if (shape.has(LayerTensors.Peculiarity.GEMMA4_ROUTER)) {
+        if (shape.has(Peculiarity.GEMMA4_ROUTER)) {
             Gguf.Entry handed = required("pre_ffw_norm_2.weight");
-            LayerTensors.undoNorm(
+            RouterReader.undoNorm(
                     router,
                     vector(required("ffn_gate_inp.scale"), h).toFloats(),
                     vector(handed, h).toFloats(),
@@ -125,7 +126,7 @@ final class GgufLayer {
                 return vector(found, experts).toFloats();
             }
         }
-        if (shape.has(LayerTensors.Peculiarity.CORRECTION_MAY_MISS)) {
+        if (shape.has(Peculiarity.CORRECTION_MAY_MISS)) {
             return new float[experts];
         }
         throw missing("exp_probs_b.bias");
@@ -143,11 +144,11 @@ final class GgufLayer {
     }
 
     private List<Projections> withAdjugates(List<Projections> experts) {
-        int i = LayerTensors.ADJUGATE_WIDTH;
-        int count = Math.ceilDiv(experts.size(), LayerTensors.EXPERTS_AN_ADJUGATE);
+        int i = LayerShape.ADJUGATE_WIDTH;
+        int count = Math.ceilDiv(experts.size(), LayerShape.EXPERTS_AN_ADJUGATE);
         List<Projections> both = new ArrayList<>();
         for (int e = 0; e < experts.size(); e++) {
-            int at = e / LayerTensors.EXPERTS_AN_ADJUGATE;
+            int at = e / LayerShape.EXPERTS_AN_ADJUGATE;
             both.add(experts.get(e)
                     .withAdjugate(
                             matrix(required("ffn_gate_chexps.weight"), at, count, i, shape.hidden()),

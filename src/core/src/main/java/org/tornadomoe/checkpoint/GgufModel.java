@@ -122,9 +122,9 @@ record GgufModel(Gguf gguf) {
 
     /** Of GroveMoE: the experts beside others, which have one value that is known each. */
     private static final Map<String, Double> ADJUGATES = Map.of(
-            "grovemoe.expert_chunk_feed_forward_length", (double) LayerTensors.ADJUGATE_WIDTH,
-            "grovemoe.experts_per_group", (double) LayerTensors.EXPERTS_AN_ADJUGATE,
-            "grovemoe.expert_group_scale", (double) LayerTensors.ADJUGATE_SCALE);
+            "grovemoe.expert_chunk_feed_forward_length", (double) LayerShape.ADJUGATE_WIDTH,
+            "grovemoe.experts_per_group", (double) LayerShape.EXPERTS_AN_ADJUGATE,
+            "grovemoe.expert_group_scale", (double) LayerShape.ADJUGATE_SCALE);
 
     /** Keys of one architecture that others are refused with. */
     private static final Set<String> READ_OF_ONE = Stream.concat(
@@ -535,7 +535,7 @@ record GgufModel(Gguf gguf) {
      *
      * @throws CheckpointException if one is missing, or not what it should be
      */
-    LayerTensors layer(int layer, LayerTensors.Shape shape) {
+    LayerTensors layer(int layer, LayerShape shape) {
         return new GgufLayer(gguf, layer, shape).find();
     }
 }

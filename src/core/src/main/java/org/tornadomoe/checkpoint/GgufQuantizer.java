@@ -133,7 +133,7 @@ public final class GgufQuantizer {
         metadata.put("general.alignment", encode(ALIGNMENT));
         metadata.putIfAbsent("general.quantization_version", encode(2));
         for (int layer : layers) {
-            LayerTensors.Shape shape = source.shape(layer);
+            LayerShape shape = source.shape(layer);
             if (!shape.gated() || (shape.sharedIntermediate() > 0 && shape.sharedScale() != 1)) {
                 throw new CheckpointException(
                         path,

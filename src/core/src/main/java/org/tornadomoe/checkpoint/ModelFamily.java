@@ -5,7 +5,7 @@ import static org.tornadomoe.checkpoint.FamilyTraits.sizes;
 import java.util.List;
 import java.util.Set;
 import org.jspecify.annotations.Nullable;
-import org.tornadomoe.checkpoint.LayerTensors.Peculiarity;
+import org.tornadomoe.checkpoint.LayerShape.Peculiarity;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.MoeActivation;
 import org.tornadomoe.config.RouterConfig;
@@ -632,7 +632,7 @@ enum ModelFamily {
     }
 
     /** What {@link LayerTensors} has to find in a layer. */
-    LayerTensors.Shape shape(JsonFile json, int layer) {
+    LayerShape shape(JsonFile json, int layer) {
         try {
             return traits.shape(json, layer);
         } catch (IllegalArgumentException e) {

@@ -27,10 +27,10 @@ public final class MoeCheckpoint implements AutoCloseable {
         @Nullable
         String whyDense(int n);
 
-        LayerTensors layer(int n, LayerTensors.Shape shape);
+        LayerTensors layer(int n, LayerShape shape);
 
         /** The bytes that layer reads, by type. */
-        Map<String, Long> bytes(int n, LayerTensors.Shape shape);
+        Map<String, Long> bytes(int n, LayerShape shape);
 
         /** How files are laid out, for people. */
         String format();
@@ -61,14 +61,14 @@ public final class MoeCheckpoint implements AutoCloseable {
         }
 
         @Override
-        public LayerTensors layer(int n, LayerTensors.Shape shape) {
-            return new LayerTensors.Finder(tensors, quantization, n, shape).find();
+        public LayerTensors layer(int n, LayerShape shape) {
+            return new LayerReader(new BlockTensors(tensors), quantization, n, shape).read();
         }
 
         @Override
-        public Map<String, Long> bytes(int n, LayerTensors.Shape shape) {
+        public Map<String, Long> bytes(int n, LayerShape shape) {
             BlockTensors block = new BlockTensors(tensors);
-            new LayerTensors.Finder(block, quantization, n, shape).find();
+            new LayerReader(block, quantization, n, shape).read();
             Map<String, Long> bytes = new TreeMap<>();
             block.takenSince(0)
                     .forEach(tensor ->
@@ -124,12 +124,12 @@ public final class MoeCheckpoint implements AutoCloseable {
         }
 
         @Override
-        public LayerTensors layer(int n, LayerTensors.Shape shape) {
+        public LayerTensors layer(int n, LayerShape shape) {
             return model.layer(n, shape);
         }
 
         @Override
-        public Map<String, Long> bytes(int n, LayerTensors.Shape shape) {
+        public Map<String, Long> bytes(int n, LayerShape shape) {
             GgufLayer layer = new GgufLayer(model.gguf(), n, shape);
             layer.find();
             Map<String, Long> bytes = new TreeMap<>();
@@ -378,7 +378,7 @@ public final class MoeCheckpoint implements AutoCloseable {
     }
 
     /** What layer n has to hold. Throws as {@link #layer(int)}. */
-    LayerTensors.Shape shape(int n) {
+    LayerShape shape(int n) {
         requireMoe(n);
         return family.shape(json, n);
     }

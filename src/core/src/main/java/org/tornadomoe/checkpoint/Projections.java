@@ -50,7 +50,7 @@ record Projections(
         return new Projections(
                 List.of(),
                 new Matrix.Above(gate, besideGate),
-                new Matrix.Above(up, Matrix.scaled(besideUp, LayerTensors.ADJUGATE_SCALE)),
+                new Matrix.Above(up, Matrix.scaled(besideUp, LayerShape.ADJUGATE_SCALE)),
                 new Matrix.Beside(List.of(down, besideDown)),
                 null,
                 null,

@@ -107,8 +107,8 @@ class FamilyTraitsTest {
                 config(small().sigmoid().normalized().shared("beside", 2).normalizesShared());
         assertThat(shared.router().normalizesShared()).isTrue();
         assertThat(shared.numFusedSharedExperts()).isEqualTo(2);
-        LayerTensors.Shape network = small().network("router_width", 4).shape(json("num_experts_per_tok", 1), 1);
-        assertThat(network.network()).isEqualTo(new LayerTensors.Network(4, 1e-5, true));
+        LayerShape network = small().network("router_width", 4).shape(json("num_experts_per_tok", 1), 1);
+        assertThat(network.network()).isEqualTo(new LayerShape.Network(4, 1e-5, true));
     }
 
     /** Number and kept; the family has 8 experts and a correction bias, so that a group has two at least. */
