@@ -139,7 +139,7 @@ public final class CheckpointQuantizer {
             return new CheckpointQuantizer(
                             out,
                             quantization,
-                            new Directory(source, checkpoint, tensors, WeightQuantization.of(config)),
+                            new Directory(source, checkpoint, tensors, QuantizationConfig.of(config)),
                             progress,
                             report)
                     .run(config, new ArrayList<>(new LinkedHashSet<>(chosen)));

@@ -742,7 +742,7 @@ final class FamilyTraits {
         return gated ? found : found.withoutMul();
     }
 
-    /** What {@link LayerTensors} has to find in a layer. */
+    /** What {@link LayerReader} has to find in a layer. */
     LayerShape shape(JsonFile whole, int layer) {
         JsonFile json = at(whole, layer);
         FusedMoeConfig config = config(whole, layer);

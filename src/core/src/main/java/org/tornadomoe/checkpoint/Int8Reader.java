@@ -2,9 +2,6 @@ package org.tornadomoe.checkpoint;
 
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
-import java.lang.invoke.MethodHandles;
-import java.lang.invoke.VarHandle;
-import java.nio.ByteOrder;
 import java.util.Arrays;
 import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
@@ -14,10 +11,6 @@ import org.jspecify.annotations.Nullable;
  * unsigned where they are packed, and held as value - 2^(bits - 1), zero points likewise.
  */
 final class Int8Reader {
-    private static final ValueLayout.OfInt INT = ValueLayout.JAVA_INT_UNALIGNED.withOrder(ByteOrder.LITTLE_ENDIAN);
-
-    private static final VarHandle LONGS = MethodHandles.byteArrayViewVarHandle(long[].class, ByteOrder.LITTLE_ENDIAN);
-
     private Int8Reader() {}
 
     /**
@@ -103,10 +96,11 @@ final class Int8Reader {
                 int bits = bits();
                 int middle = 1 << (bits - 1);
                 values = !dense
-                        ? (row, into, at) -> unsignedRow(data, row * 4L * words, bits, into, at, cols)
+                        ? (row, into, at) -> PackedInts.unsignedRow(data, row * 4L * words, bits, into, at, cols)
                         : (row, into, at) -> {
                             for (int c = 0; c < cols; c++) {
-                                into[at + c] = (byte) (across(data, (long) row * words, 1, c, bits) - middle);
+                                into[at + c] =
+                                        (byte) (PackedInts.across(data, (long) row * words, 1, c, bits) - middle);
                             }
                         };
             } else {
@@ -236,9 +230,11 @@ final class Int8Reader {
             int perWord = perWord();
             int middle = 1 << (bits - 1);
             Matrix.Int8.IntAt zeros = dense
-                    ? (r, c) -> across(data, c, scaleCols, r, bits) - middle
+                    ? (r, c) -> PackedInts.across(data, c, scaleCols, r, bits) - middle
                     : packed
-                            ? (r, c) -> unsigned(data, (long) (r / perWord) * scaleCols + c, r % perWord, bits) - middle
+                            ? (r, c) ->
+                                    PackedInts.unsigned(data, (long) (r / perWord) * scaleCols + c, r % perWord, bits)
+                                            - middle
                             : (r, c) -> data.get(ValueLayout.JAVA_BYTE, (long) r * scaleCols + c);
             if (!symmetric) {
                 return zeros;
@@ -289,35 +285,17 @@ final class Int8Reader {
             Tensor scale = tensors.tensor(module + ".scales").requireFloat().requireShape(scaleCols(), rows);
             return matrix(
                     32 % bits == 0
-                            ? wholeWords(data)
+                            ? PackedInts.gptqRows(data, rows, cols, bits)
                             : (row, into, at) -> {
                                 for (int c = 0; c < cols; c++) {
-                                    into[at + c] = (byte) (across(data, row, rows, c, bits) - (1 << (bits - 1)));
+                                    into[at + c] =
+                                            (byte) (PackedInts.across(data, row, rows, c, bits) - (1 << (bits - 1)));
                                 }
                             },
                     new Scales(scale, 1, rows),
                     gptqZeros(method),
                     stored(scale, null),
                     module + ".g_idx");
-        }
-
-        private Matrix.Int8.RowReader wholeWords(MemorySegment data) {
-            int bits = bits();
-            int perWord = perWord();
-            int mask = (1 << bits) - 1;
-            int middle = 1 << (bits - 1);
-            if (bits == 4) {
-                return new GptqRows(data, rows, cols);
-            }
-            return (row, into, to) -> {
-                long at = 4L * row;
-                for (int c = to; c < to + cols; at += 4L * rows) {
-                    int word = data.get(INT, at);
-                    for (int i = 0; i < perWord; i++, word >>>= bits) {
-                        into[c++] = (byte) ((word & mask) - middle);
-                    }
-                }
-            };
         }
 
         private Matrix.Int8.@Nullable IntAt gptqZeros(WeightQuantization.Method method) {
@@ -334,13 +312,13 @@ final class Int8Reader {
             int middle = 1 << (bits - 1);
             if (!symmetric) {
                 int added = method == WeightQuantization.Method.GPTQ ? 1 : 0;
-                return (r, c) -> (across(data, (long) c * words, 1, r, bits) + added & mask) - middle;
+                return (r, c) -> (PackedInts.across(data, (long) c * words, 1, r, bits) + added & mask) - middle;
             }
             // The middle, which the first version of the format writes less one: some files of the second are called
             // the first.
-            int first = across(data, 0, 1, 0, bits);
+            int first = PackedInts.across(data, 0, 1, 0, bits);
             for (long i = 0; i < (long) scaleCols() * rows; i++) {
-                int value = across(data, i / rows * words, 1, (int) (i % rows), bits);
+                int value = PackedInts.across(data, i / rows * words, 1, (int) (i % rows), bits);
                 if (value != first || (value != middle - 1 && value != middle)) {
                     throw zero.problem("expected zero points of " + (middle - 1) + " or of " + middle
                             + " throughout, since the configuration says that the weights are symmetric, got " + first
@@ -369,13 +347,13 @@ final class Int8Reader {
             int bits = bits();
             int middle = 1 << (bits - 1);
             return matrix(
-                    new AwqRows(data, rows, cols, bits),
+                    new PackedInts.AwqRows(data, rows, cols, bits),
                     new Scales(scale, 1, rows),
                     hasZeros
-                            ? (r, c) -> unsigned(
+                            ? (r, c) -> PackedInts.unsigned(
                                             zeros,
                                             ((long) c * rows + r) / perWord,
-                                            awqPlace(r % perWord, perWord),
+                                            PackedInts.awqPlace(r % perWord, perWord),
                                             bits)
                                     - middle
                             : null,
@@ -404,176 +382,6 @@ final class Int8Reader {
         @Override
         public void read(int row, int count, float[] into) {
             scale.readFloats((long) row * rowStride, colStride, into, 0, count);
-        }
-    }
-
-    /** Words of eight columns of 4 bits, those of a row {@code rows} words apart. */
-    private record GptqRows(MemorySegment data, int rows, int cols) implements Matrix.Int8.RowReader {
-        @Override
-        public void read(int row, byte[] into, int to) {
-            long at = 4L * row;
-            for (int c = 0; c < cols; c += 8, at += 4L * rows) {
-                LONGS.set(into, to + c, eightOf4Bits(data.get(INT, at)));
-            }
-        }
-
-        @Override
-        public void read(int first, int count, int cols, byte[] into) {
-            int[] words = new int[count];
-            for (int c = 0; c < cols; c += 8) {
-                MemorySegment.copy(data, INT, 4L * (c / 8 * (long) rows + first), words, 0, count);
-                for (int i = 0; i < count; i++) {
-                    LONGS.set(into, i * cols + c, eightOf4Bits(words[i]));
-                }
-            }
-        }
-    }
-
-    /** Words of several rows, those of a column one behind the other. */
-    private record AwqRows(MemorySegment data, int rows, int cols, int bits) implements Matrix.Int8.RowReader {
-        @Override
-        public void read(int row, byte[] into, int to) {
-            int perWord = 32 / bits;
-            int mask = (1 << bits) - 1;
-            int middle = 1 << (bits - 1);
-            int shift = bits * awqPlace(row % perWord, perWord);
-            long at = 4L * (row / perWord);
-            long next = 4L * (rows / perWord);
-            for (int c = to; c < to + cols; c++, at += next) {
-                into[c] = (byte) ((data.get(INT, at) >>> shift & mask) - middle);
-            }
-        }
-
-        /** Eight rows of eight columns are turned at once. */
-        @Override
-        public void read(int first, int count, int cols, byte[] into) {
-            if (bits != 4 || count % 8 != 0 || first % 8 != 0 || cols % 8 != 0) {
-                Matrix.Int8.RowReader.super.read(first, count, cols, into);
-                return;
-            }
-            for (int i = 0; i < count; i += 8) {
-                turn(first + i, cols, into, i * cols);
-            }
-        }
-
-        private void turn(int first, int cols, byte[] into, int to) {
-            long at = 4L * (first / 8);
-            long next = 4L * (rows / 8);
-            for (int c = 0; c < cols; c += 8, at += 8 * next) {
-                long c0 = eightOf4Bits(data.get(INT, at));
-                long c1 = eightOf4Bits(data.get(INT, at + next));
-                long c2 = eightOf4Bits(data.get(INT, at + 2 * next));
-                long c3 = eightOf4Bits(data.get(INT, at + 3 * next));
-                long c4 = eightOf4Bits(data.get(INT, at + 4 * next));
-                long c5 = eightOf4Bits(data.get(INT, at + 5 * next));
-                long c6 = eightOf4Bits(data.get(INT, at + 6 * next));
-                long c7 = eightOf4Bits(data.get(INT, at + 7 * next));
-                // Halves, quarters, then bytes are exchanged: what each is of four, two, one columns.
-                long a0 = lower(c0, c4, HALVES, 32);
-                long a1 = lower(c1, c5, HALVES, 32);
-                long a2 = lower(c2, c6, HALVES, 32);
-                long a3 = lower(c3, c7, HALVES, 32);
-                long a4 = upper(c0, c4, HALVES, 32);
-                long a5 = upper(c1, c5, HALVES, 32);
-                long a6 = upper(c2, c6, HALVES, 32);
-                long a7 = upper(c3, c7, HALVES, 32);
-                long b0 = lower(a0, a2, QUARTERS, 16);
-                long b1 = lower(a1, a3, QUARTERS, 16);
-                long b2 = upper(a0, a2, QUARTERS, 16);
-                long b3 = upper(a1, a3, QUARTERS, 16);
-                long b4 = lower(a4, a6, QUARTERS, 16);
-                long b5 = lower(a5, a7, QUARTERS, 16);
-                long b6 = upper(a4, a6, QUARTERS, 16);
-                long b7 = upper(a5, a7, QUARTERS, 16);
-                // The even rows come first in a word.
-                LONGS.set(into, to + c, lower(b0, b1, BYTES, 8));
-                LONGS.set(into, to + c + 2 * cols, upper(b0, b1, BYTES, 8));
-                LONGS.set(into, to + c + 4 * cols, lower(b2, b3, BYTES, 8));
-                LONGS.set(into, to + c + 6 * cols, upper(b2, b3, BYTES, 8));
-                LONGS.set(into, to + c + cols, lower(b4, b5, BYTES, 8));
-                LONGS.set(into, to + c + 3 * cols, upper(b4, b5, BYTES, 8));
-                LONGS.set(into, to + c + 5 * cols, lower(b6, b7, BYTES, 8));
-                LONGS.set(into, to + c + 7 * cols, upper(b6, b7, BYTES, 8));
-            }
-        }
-
-        /** The lower of each two parts, a's beside b's. */
-        private static long lower(long a, long b, long mask, int bits) {
-            return (a & mask) | (b & mask) << bits;
-        }
-
-        private static long upper(long a, long b, long mask, int bits) {
-            return (a >>> bits & mask) | (b & ~mask);
-        }
-
-        private static final long HALVES = 0x0000_0000_ffff_ffffL;
-        private static final long QUARTERS = 0x0000_ffff_0000_ffffL;
-        private static final long BYTES = 0x00ff_00ff_00ff_00ffL;
-    }
-
-    /** Where in a word row i is: 0, 2, 4, 6 in its lower half, then 1, 3, 5, 7. */
-    private static int awqPlace(int i, int perWord) {
-        return i % 2 == 0 ? i / 2 : perWord / 2 + i / 2;
-    }
-
-    /**
-     * The i-th value of words that hold one behind the other, some across two words.
-     *
-     * @param first the first word
-     * @param step from a word to the next
-     */
-    static int across(MemorySegment data, long first, int step, int i, int bits) {
-        long bit = (long) i * bits;
-        long word = first + (bit >>> 5) * step;
-        int shift = (int) bit & 31;
-        int value = data.get(INT, 4 * word) >>> shift;
-        if (shift + bits > 32) {
-            value |= data.get(INT, 4 * (word + step)) << (32 - shift);
-        }
-        return value & ((1 << bits) - 1);
-    }
-
-    /** The i-th value of a word. */
-    private static int unsigned(MemorySegment data, long word, int i, int bits) {
-        return data.get(INT, 4 * word) >>> (i * bits) & ((1 << bits) - 1);
-    }
-
-    /** The eight values of 4 bits of a word, less 8, a byte each. */
-    private static long eightOf4Bits(int word) {
-        long apart = word & 0xffff_ffffL;
-        apart = (apart | apart << 16) & 0x0000_ffff_0000_ffffL;
-        apart = (apart | apart << 8) & 0x00ff_00ff_00ff_00ffL;
-        apart = (apart | apart << 4) & 0x0f0f_0f0f_0f0f_0f0fL;
-        return (apart + 0x7878_7878_7878_7878L) ^ 0x8080_8080_8080_8080L;
-    }
-
-    private static void unsignedRow(MemorySegment data, long from, int bits, byte[] into, int to, int length) {
-        if (bits == 8) {
-            MemorySegment.copy(data, ValueLayout.JAVA_BYTE, from, into, to, length);
-            for (int i = to; i < to + length; i++) {
-                into[i] ^= (byte) 0x80;
-            }
-            return;
-        }
-        int mask = (1 << bits) - 1;
-        int middle = 1 << (bits - 1);
-        if (8 % bits != 0) { // as many as fit into a word
-            int perWord = 32 / bits;
-            for (int i = 0; i < length; i++) {
-                into[to + i] = (byte) (unsigned(data, from / 4 + i / perWord, i % perWord, bits) - middle);
-            }
-            return;
-        }
-        int done = 0;
-        for (; bits == 4 && done + 8 <= length; done += 8) {
-            LONGS.set(into, to + done, eightOf4Bits(data.get(INT, from + done / 2)));
-        }
-        int perByte = 8 / bits;
-        for (int i = done; i < length; i += perByte) {
-            int several = data.get(ValueLayout.JAVA_BYTE, from + i / perByte);
-            for (int j = 0; j < perByte && i + j < length; j++) {
-                into[to + i + j] = (byte) ((several >> (j * bits) & mask) - middle);
-            }
         }
     }
 }

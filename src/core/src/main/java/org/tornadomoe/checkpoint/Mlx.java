@@ -66,7 +66,7 @@ final class Mlx {
                     long at = (long) index * rows + row;
                     for (int c = 0; c < cols; c++) {
                         long g = at * groups + c / group;
-                        into[c] = Int8Reader.across(data, at * perRow, 1, c, width) * scales.getFloat(g)
+                        into[c] = PackedInts.across(data, at * perRow, 1, c, width) * scales.getFloat(g)
                                 + offsets.getFloat(g);
                     }
                 },

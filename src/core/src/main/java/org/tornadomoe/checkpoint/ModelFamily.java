@@ -631,7 +631,7 @@ enum ModelFamily {
         return traits.whyDense(json, layer);
     }
 
-    /** What {@link LayerTensors} has to find in a layer. */
+    /** What {@link LayerReader} has to find in a layer. */
     LayerShape shape(JsonFile json, int layer) {
         try {
             return traits.shape(json, layer);

@@ -222,7 +222,7 @@ public final class MoeCheckpoint implements AutoCloseable {
         ModelFamily family = ModelFamilies.of(json);
         family.config(json); // its complaints come before those about tensors
         ExpertFields.requireUnderstood(family, family.ofFirstLayer(json));
-        WeightQuantization quantization = WeightQuantization.of(file);
+        WeightQuantization quantization = QuantizationConfig.of(file);
         Safetensors tensors = Safetensors.open(path);
         try {
             return new MoeCheckpoint(json, family, new Directory(json, family, tensors, quantization));

@@ -28,7 +28,7 @@ class MatrixReaderTest {
 
     private @Nullable WeightQuantization quantization(String json) throws IOException {
         String config = "{'quantization_config': {" + json + "}}";
-        return WeightQuantization.of(
+        return QuantizationConfig.of(
                 JsonFile.read(Files.writeString(directory.resolve("config.json"), config.replace('\'', '"'))));
     }
 

@@ -592,7 +592,7 @@ class ModelFamilyTest {
                         int layers = found.layers(text);
                         found.whyDense(text, 0);
                         found.whyDense(text, layers - 1);
-                        WeightQuantization.of(whole);
+                        QuantizationConfig.of(whole);
                         read++;
                     } catch (CheckpointException e) {
                         assertThat(e).as(json).message().startsWith(file.toString());

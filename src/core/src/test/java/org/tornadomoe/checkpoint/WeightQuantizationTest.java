@@ -30,7 +30,7 @@ class WeightQuantizationTest {
     Path directory;
 
     private @Nullable WeightQuantization of(String config) throws IOException {
-        return WeightQuantization.of(
+        return QuantizationConfig.of(
                 JsonFile.read(Files.writeString(directory.resolve("config.json"), config.replace('\'', '"'))));
     }
 

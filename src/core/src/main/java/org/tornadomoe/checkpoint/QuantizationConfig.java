@@ -1,0 +1,416 @@
+package org.tornadomoe.checkpoint;
+
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.Locale;
+import java.util.Map;
+import java.util.function.Predicate;
+import java.util.function.Supplier;
+import java.util.stream.Stream;
+import org.jspecify.annotations.Nullable;
+import org.tornadomoe.checkpoint.WeightQuantization.Arguments;
+import org.tornadomoe.checkpoint.WeightQuantization.Group;
+import org.tornadomoe.checkpoint.WeightQuantization.Method;
+import org.tornadomoe.checkpoint.WeightQuantization.Rule;
+
+/** Reads what a configuration says of how weights are stored, in the words of each writer of such checkpoints. */
+final class QuantizationConfig {
+    private static final String FIELD = "quantization_config: ";
+
+    /** Rows or columns that share a scale: longer than any row, short of where ints overflow. */
+    private static final int MAX_GROUP = 1 << 20;
+
+    /** Of GPTQ's numbers. */
+    private static final List<Integer> GPTQ_BITS = List.of(2, 3, 4, 8);
+
+    private QuantizationConfig() {}
+
+    /**
+     * Finds it: in config.json, in what config.json has of the language model, or, where GPTQ and AWQ once wrote it, in
+     * a file of its own beside it.
+     *
+     * @return null if the model's weights are floats
+     * @throws CheckpointException if it is of a method that is not read, or malformed
+     */
+    static @Nullable WeightQuantization of(JsonFile config) {
+        List<JsonFile> places = new ArrayList<>(List.of(config));
+        ModelFamilies.LANGUAGE_MODEL.stream()
+                .filter(config::has)
+                .map(config::nested)
+                .forEach(places::add);
+        for (JsonFile place : places) {
+            for (String field : List.of("quantization_config", "compression_config", "quantization")) {
+                if (place.has(field) && !place.object(field).isEmpty()) {
+                    return of(field, place.nested(field));
+                }
+            }
+        }
+        for (String name : List.of("quantize_config.json", "quant_config.json")) {
+            Path beside = config.file().resolveSibling(name);
+            if (Files.exists(beside)) {
+                return of(name, JsonFile.read(beside));
+            }
+        }
+        return null;
+    }
+
+    private static @Nullable WeightQuantization of(String field, JsonFile json) {
+        // As in files that are older than the field; MLX writes bits and the size of groups alone.
+        boolean gptq = json.has("sym") || json.has("desc_act") || field.endsWith(".json");
+        String absent = json.has("w_bit") ? "awq" : !json.has("bits") ? "compressed-tensors" : gptq ? "gptq" : "mlx";
+        String method = json.string("quant_method", json.string("method", absent));
+        return switch (method) {
+            case "compressed-tensors" -> compressedTensors(json);
+            case "gptq" -> gptq(json);
+            case "awq" -> awq(json);
+            case "mlx" -> mlx(json);
+            case "auto-round", "intel/auto-round" -> autoRound(json);
+            case "fp8",
+                    "fbgemm_fp8",
+                    "mxfp4",
+                    "mxfp8",
+                    "modelopt",
+                    "modelopt_fp4",
+                    "modelopt_mxfp8",
+                    "modelopt_mixed",
+                    "quark",
+                    "bitsandbytes" -> floats(json);
+            default ->
+                throw new CheckpointException(
+                        json.file(),
+                        "'" + field
+                                + "': quant_method: expected compressed-tensors, gptq, awq, auto-round, fp8,"
+                                + " fbgemm_fp8, mxfp4, mxfp8, modelopt, quark or bitsandbytes (or no"
+                                + " quantisation), got '" + JsonFile.shown(method)
+                                + "'");
+        };
+    }
+
+    /**
+     * AutoRound's, packed as GPTQ's are or AWQ's, or floats of 8 or 4 bits. What {@code extra_config} says of a module
+     * counts before the rest; 16 bits are floats. Zero points are less one where it says GPTQ, and as they are where it
+     * says nothing or GPTQModel ({@code auto_round.export.export_to_autoround}).
+     */
+    private static WeightQuantization autoRound(JsonFile json) {
+        if (json.has("rotation_config") || json.has("spinquant_config")) {
+            throw new CheckpointException(
+                    json.file(), FIELD + "'rotation_config': rotations of activations are not read");
+        }
+        if (json.string("data_type", "int").contains("fp")) {
+            return floats(json);
+        }
+        String packing = json.string("packing_format", json.string("backend", ""));
+        boolean awq = packing.contains("awq");
+        boolean plain = List.of("auto_round", "auto_round:gptqmodel").contains(packing);
+        if (!awq && !plain && !packing.contains("gptq")) {
+            throw new CheckpointException(
+                    json.file(),
+                    FIELD + "'packing_format': expected auto_round, auto_round:auto_gptq or auto_round:auto_awq, got '"
+                            + JsonFile.shown(packing) + "'");
+        }
+        List<Rule> rules = new ArrayList<>();
+        if (json.has("extra_config")) {
+            JsonFile extra = json.nested("extra_config");
+            for (String name : extra.fields().keySet()) {
+                JsonFile own = extra.nested(name);
+                ModuleTargets targets = ModuleTargets.of(json.file(), List.of(name));
+                targets.addPattern(name, name);
+                rules.add(rule(targets, () -> autoRoundGroup(json, own, awq)));
+            }
+        }
+        rules.add(rule(
+                ModuleTargets.of(json.file(), List.of("Linear")),
+                () -> autoRoundGroup(json, new JsonFile(json.file(), Map.of()), awq)));
+        return new WeightQuantization(
+                json.file(),
+                awq ? Method.AWQ : plain ? Method.GPTQ_V2 : Method.GPTQ,
+                new ModuleTargets(json.file()),
+                null,
+                List.copyOf(rules));
+    }
+
+    private static @Nullable Group autoRoundGroup(JsonFile json, JsonFile own, boolean awq) {
+        String type = own.string("data_type", json.string("data_type", "int"));
+        if ((own.has("bits") ? own : json).integer("bits") >= 16) {
+            return null;
+        }
+        if (!type.equals("int")) {
+            throw new CheckpointException(
+                    json.file(), FIELD + "'data_type': expected int, got " + JsonFile.shown(type));
+        }
+        Group group = gptqGroup(json, own);
+        if (awq) {
+            requireAwqBits(json, group.weights().bits());
+        }
+        return group;
+    }
+
+    /** MLX's, whose tensors tell all but how wide a row is; what it says of a module by its name counts first. */
+    private static WeightQuantization mlx(JsonFile json) {
+        List<Rule> rules = new ArrayList<>();
+        for (Map.Entry<String, @Nullable Object> field : json.fields().entrySet()) {
+            if (field.getValue() instanceof Map<?, ?>) {
+                JsonFile own = json.nested(field.getKey());
+                rules.add(rule(ModuleTargets.of(json.file(), List.of(field.getKey())), () -> mlxGroup(json, own)));
+            }
+        }
+        rules.add(rule(
+                ModuleTargets.of(json.file(), List.of("Linear")),
+                () -> mlxGroup(json, new JsonFile(json.file(), Map.of()))));
+        return new WeightQuantization(
+                json.file(), Method.FLOATS, new ModuleTargets(json.file()), null, List.copyOf(rules));
+    }
+
+    private static Group mlxGroup(JsonFile json, JsonFile own) {
+        int bits = (own.has("bits") ? own : json).integer("bits");
+        int groupSize = (own.has("group_size") ? own : json).integer("group_size", 64);
+        requireGroup(json, groupSize);
+        if (bits < 2 || bits > 8) {
+            throw new CheckpointException(json.file(), FIELD + "'bits': expected 2 to 8, got " + bits);
+        }
+        return new Group(new Arguments(bits, "int", false, "group", false, groupSize, List.of()), null);
+    }
+
+    /** FP8 and FP4 of a writer that says of its modules no more than the tensors do, but for the size of blocks. */
+    private static WeightQuantization floats(JsonFile json) {
+        List<Integer> block = json.integers("weight_block_size");
+        if (!block.isEmpty()) {
+            requireBlock(json, "weight_block_size", block);
+        }
+        Arguments weights = new Arguments(8, "float", true, block.isEmpty() ? "channel" : "block", false, 0, block);
+        return everywhere(json, Method.FLOATS, weights);
+    }
+
+    /** One scheme for all modules. */
+    private static WeightQuantization everywhere(JsonFile json, Method method, Arguments weights) {
+        ModuleTargets all = ModuleTargets.of(json.file(), List.of("Linear"));
+        return new WeightQuantization(
+                json.file(),
+                method,
+                new ModuleTargets(json.file()),
+                null,
+                List.of(new Rule(all, new Group(weights, null), null)));
+    }
+
+    private static WeightQuantization awq(JsonFile json) {
+        String version = json.string("version", "gemm").toLowerCase(Locale.ROOT);
+        if (!version.equals("gemm")) {
+            throw new CheckpointException(
+                    json.file(), FIELD + "'version': expected gemm, got " + JsonFile.shown(version));
+        }
+        int bits = json.integer(json.has("w_bit") ? "w_bit" : "bits", 4);
+        requireAwqBits(json, bits);
+        int groupSize = json.integer(json.has("q_group_size") ? "q_group_size" : "group_size", 128);
+        requireGroup(json, groupSize);
+        Arguments weights = new Arguments(
+                bits,
+                "int",
+                !json.bool("zero_point", true),
+                groupSize == -1 ? "channel" : "group",
+                false,
+                Math.max(0, groupSize),
+                List.of());
+        return everywhere(json, Method.AWQ, weights);
+    }
+
+    private static void requireAwqBits(JsonFile json, int bits) {
+        if (bits != 4 && bits != 8) {
+            throw new CheckpointException(json.file(), FIELD + "'bits': expected 4 or 8, got " + bits);
+        }
+    }
+
+    private static void requireGroup(JsonFile json, int groupSize) {
+        if (groupSize != -1 && (groupSize < 1 || groupSize > MAX_GROUP)) {
+            throw new CheckpointException(
+                    json.file(), FIELD + "'group_size': expected -1 or 1 to " + MAX_GROUP + ", got " + groupSize);
+        }
+    }
+
+    private static void requireBlock(JsonFile json, String field, List<Integer> block) {
+        if (block.size() != 2 || block.stream().anyMatch(size -> size < 1 || size > MAX_GROUP)) {
+            throw new CheckpointException(
+                    json.file(),
+                    FIELD + "'" + field + "': expected two numbers from 1 to " + MAX_GROUP + ", got "
+                            + JsonFile.shown(block));
+        }
+    }
+
+    private static Rule rule(ModuleTargets targets, Supplier<@Nullable Group> group) {
+        try {
+            return new Rule(targets, group.get(), null);
+        } catch (CheckpointException e) {
+            return new Rule(targets, null, e);
+        }
+    }
+
+    private static @Nullable WeightQuantization compressedTensors(JsonFile json) {
+        List<Rule> rules = new ArrayList<>();
+        if (json.has("config_groups")) {
+            JsonFile all = json.nested("config_groups");
+            for (String name : all.fields().keySet()) {
+                if (all.has(name) && all.nested(name).has("weights")) {
+                    JsonFile group = all.nested(name);
+                    rules.add(rule(ModuleTargets.of(json.file(), group.strings("targets")), () -> group(group)));
+                }
+            }
+        }
+        if (rules.isEmpty()) {
+            return null;
+        }
+        if (json.has("transform_config")
+                && json.nested("transform_config").has("config_groups")
+                && !json.nested("transform_config").object("config_groups").isEmpty()) {
+            throw new CheckpointException(
+                    json.file(), FIELD + "'transform_config': transforms of activations are not read");
+        }
+        return new WeightQuantization(
+                json.file(),
+                Method.COMPRESSED_TENSORS,
+                ModuleTargets.of(json.file(), json.strings("ignore")),
+                null,
+                List.copyOf(rules));
+    }
+
+    private static Group group(JsonFile group) {
+        if (group.has("output_activations")) {
+            throw new CheckpointException(
+                    group.file(), FIELD + "'output_activations': expected null, quantised outputs are not read");
+        }
+        return new Group(
+                arguments(group.nested("weights"), json -> json.bool("dynamic", false)),
+                group.has("input_activations")
+                        ? arguments(group.nested("input_activations"), QuantizationConfig::isDynamic)
+                        : null);
+    }
+
+    /** Floats of activations may have both: a scale for each group found at run time, one for all known beforehand. */
+    private static boolean isDynamic(JsonFile activations) {
+        boolean local = activations.string("type", "int").equals("float")
+                && "local".equals(activations.fields().get("dynamic"));
+        return local || activations.bool("dynamic", false);
+    }
+
+    private static Arguments arguments(JsonFile json, Predicate<JsonFile> dynamic) {
+        int groupSize = json.integer("group_size", 0);
+        String strategy = json.has("strategy")
+                ? json.string("strategy").toLowerCase(Locale.ROOT)
+                : groupSize > 0 ? "group" : groupSize == -1 ? "channel" : "tensor";
+        boolean grouped = strategy.equals("group") || strategy.equals("tensor_group");
+        List<Integer> block = strategy.equals("block") ? blockStructure(json) : List.of();
+        if (grouped && (groupSize < 1 || groupSize > MAX_GROUP)) {
+            throw new CheckpointException(
+                    json.file(), FIELD + "'group_size': expected 1 to " + MAX_GROUP + ", got " + groupSize);
+        }
+        if (strategy.equals("block")) {
+            requireBlock(json, "block_structure", block);
+        }
+        return new Arguments(
+                json.integer("num_bits", 8),
+                json.string("type", "int"),
+                json.bool("symmetric", true),
+                strategy,
+                dynamic.test(json),
+                grouped ? groupSize : 0,
+                block);
+    }
+
+    /** Rows and columns; as older files have it, with an x between them. */
+    private static List<Integer> blockStructure(JsonFile json) {
+        if (json.fields().get("block_structure") instanceof String text && text.matches("\\d{1,6}x\\d{1,6}")) {
+            return Stream.of(text.split("x")).map(Integer::valueOf).toList();
+        }
+        return json.integers("block_structure");
+    }
+
+    /**
+     * GPTQ's, with what {@code dynamic} says of some modules in place of the rest: names are regular expressions, those
+     * that begin with {@code -:} of modules that stay floats, which come first.
+     */
+    private static WeightQuantization gptq(JsonFile json) {
+        String format = json.string("checkpoint_format", json.string("format", "gptq"));
+        if ((!format.equals("gptq") && !format.equals("gptq_v2")) || json.bool("is_marlin_format", false)) {
+            throw new CheckpointException(
+                    json.file(),
+                    FIELD + "'checkpoint_format': expected gptq or gptq_v2, got "
+                            + (json.bool("is_marlin_format", false) ? "marlin" : JsonFile.shown(format)));
+        }
+        ModuleTargets floats = new ModuleTargets(json.file());
+        List<Rule> rules = new ArrayList<>();
+        if (json.has("dynamic")) {
+            JsonFile dynamic = json.nested("dynamic");
+            for (String name : dynamic.fields().keySet()) {
+                if (name.startsWith("-:")) {
+                    floats.addPattern(name, name.substring(2));
+                    continue;
+                }
+                ModuleTargets targets = new ModuleTargets(json.file());
+                targets.addPattern(name, name.startsWith("+:") ? name.substring(2) : name);
+                JsonFile own = dynamic.has(name) ? dynamic.nested(name) : new JsonFile(json.file(), Map.of());
+                rules.add(rule(targets, () -> gptqGroup(json, own)));
+            }
+        }
+        Rule rest = rule(
+                ModuleTargets.of(json.file(), List.of("Linear")),
+                () -> gptqGroup(json, new JsonFile(json.file(), Map.of())));
+        List<String> only = new ArrayList<>();
+        if (json.has("modules_in_block_to_quantize")) {
+            modules(json, json.fields().get("modules_in_block_to_quantize"), only);
+        }
+        if (rules.isEmpty() && only.isEmpty() && !floats.hasPatterns()) { // no module has another scheme
+            if (rest.problem() != null) {
+                throw rest.problem();
+            }
+        }
+        rules.add(rest);
+        return new WeightQuantization(
+                json.file(),
+                format.equals("gptq_v2") ? Method.GPTQ_V2 : Method.GPTQ,
+                floats,
+                only.isEmpty() ? null : ModuleTargets.of(json.file(), only),
+                List.copyOf(rules));
+    }
+
+    /** A list of names, or of lists of them. */
+    private static void modules(JsonFile json, @Nullable Object value, List<String> into) {
+        switch (value) {
+            case String name -> into.add(name);
+            case List<?> list -> list.forEach(item -> modules(json, item, into));
+            case null, default ->
+                throw new CheckpointException(
+                        json.file(),
+                        FIELD + "'modules_in_block_to_quantize': expected lists of names, got "
+                                + JsonFile.shown(value));
+        }
+    }
+
+    /** @param own what is said of these modules alone */
+    private static Group gptqGroup(JsonFile json, JsonFile own) {
+        JsonFile size = own.has("group_size") ? own : json;
+        int groupSize = size.integer("group_size", 128);
+        requireGroup(json, groupSize);
+        String words = own.string("pack_dtype", json.string("pack_dtype", "int32"));
+        if (!words.equalsIgnoreCase("int32")) {
+            throw new CheckpointException(
+                    json.file(), FIELD + "'pack_dtype': expected int32, got " + JsonFile.shown(words));
+        }
+        if (own.has("format") || own.has("checkpoint_format")) {
+            throw new CheckpointException(
+                    json.file(), FIELD + "'dynamic': expected one format for all modules, got another for some");
+        }
+        int bits = (own.has("bits") ? own : json).integer("bits");
+        if (!GPTQ_BITS.contains(bits)) {
+            throw new CheckpointException(json.file(), FIELD + "'bits': expected 2, 3, 4 or 8, got " + bits);
+        }
+        Arguments weights = new Arguments(
+                bits,
+                "int",
+                (own.has("sym") ? own : json).bool("sym", true),
+                groupSize == -1 ? "channel" : "group",
+                false,
+                Math.max(0, groupSize),
+                List.of());
+        return new Group(weights, null);
+    }
+}
