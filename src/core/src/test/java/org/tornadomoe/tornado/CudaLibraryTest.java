@@ -3,6 +3,7 @@ package org.tornadomoe.tornado;
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
+import java.util.ArrayList;
 import java.util.List;
 import java.util.ServiceLoader;
 import org.junit.jupiter.api.AfterEach;
@@ -66,6 +67,17 @@ class CudaLibraryTest {
         assertThat(driver.calls()).containsExactly("10: setContext 10", "10: await 0");
         part.dispatch();
         assertThat(driver.calls()).contains("10: launch route").endsWith("10: await 100");
+    }
+
+    /** TornadoVM frees no other with the plan, not even those that the library brings back itself. */
+    @Test
+    void everyArrayIsInATransfer() {
+        RecordedPart part = part(0, 10, 100);
+        List<Object> named = new ArrayList<>(part.kernel.graph().inputs());
+        named.addAll(part.toHost);
+        assertThat(part.task.getParameters())
+                .hasSizeGreaterThan(10)
+                .allMatch(array -> named.stream().anyMatch(one -> one == array));
     }
 
     /**

@@ -405,6 +405,18 @@ class DeviceLayerTest {
         }
     }
 
+    /**
+     * Only NVIDIA's driver tells what is free, of the whole GPU: what other processes take meanwhile doesn't move the
+     * median.
+     */
+    @ParameterizedTest
+    @MethodSource("kernelClasses")
+    void closedLayersLeaveNothingOnTheGpu(String device, TornadoExperts experts, Int8Scheme scheme) {
+        assumeTrue(device.startsWith("cuda") && scheme == Int8Scheme.W8A8_CHANNEL);
+        LayerChecks.closedLayersLeaveNothingOnTheGpu(
+                experts, scheme, RandomLayer.of(2, 1, 2048, 64, 4096, 48).on(device));
+    }
+
     @Test
     void layersOutliveAModelsPlan() {
         devices().forEach(device -> LayerChecks.layersOutliveAModelsPlan(device.id()));

@@ -4,7 +4,10 @@ import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.within;
 
 import java.lang.foreign.Arena;
+import java.lang.foreign.FunctionDescriptor;
+import java.lang.foreign.Linker;
 import java.lang.foreign.MemorySegment;
+import java.lang.foreign.SymbolLookup;
 import java.lang.foreign.ValueLayout;
 import java.lang.management.ManagementFactory;
 import java.util.ArrayList;
@@ -26,6 +29,7 @@ import org.tornadomoe.RandomLayer;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.config.Int8Scheme;
+import org.tornadomoe.host.DeviceThread;
 import org.tornadomoe.kernel.Adapters;
 import org.tornadomoe.kernel.ChosenExperts;
 import org.tornadomoe.kernel.DeviceMemory;
@@ -230,7 +234,7 @@ public final class LayerChecks {
         }
     }
 
-    /** Nor TornadoVM's own memory of it: only the interpreter tells. */
+    /** By TornadoVM's own account: only the interpreter tells. */
     static void aClosedLayerLeavesNothing(TornadoExperts experts, Int8Scheme scheme, RandomLayer layer) {
         try (Int8Experts int8 = Int8Quantizer.quantize(layer, scheme, Progress.NONE)) {
             TornadoMoeKernel kernel = (TornadoMoeKernel) experts.load(layer.config(), int8);
@@ -243,6 +247,67 @@ public final class LayerChecks {
                 assertThat(kernel.bytesInUse()).isPositive();
             }
             assertThat(kernel.bytesInUse()).isZero();
+        }
+    }
+
+    /**
+     * The same on a GPU through CUDA, of which the driver tells. The plans take 64 MiB and more each, and each change
+     * of an adapter makes another plan.
+     *
+     * @param layer whose output takes 32 MiB
+     */
+    static void closedLayersLeaveNothingOnTheGpu(TornadoExperts experts, Int8Scheme scheme, RandomLayer layer) {
+        RandomLayer adapted = layer.withLora(1, 4);
+        boolean adapts = experts.isSupportedConfig(
+                        adapted.config(),
+                        scheme.weightKey(),
+                        scheme.activationKey(),
+                        adapted.config().activationFormat())
+                .supported();
+        RandomLayer either = adapts ? adapted : layer;
+        try (Int8Experts int8 = Int8Quantizer.quantize(either, scheme, Progress.NONE);
+                DeviceThread thread = new DeviceThread("closed layers", 1)) {
+            long[] free = thread.call(() -> {
+                long[] after = new long[6];
+                for (int i = 0; i < after.length; i++) {
+                    try (TornadoMoeKernel kernel = (TornadoMoeKernel) experts.load(either.config(), int8)) {
+                        forward(kernel, layer.hidden(1, 1), 1, ChosenExperts.allocate(1, 1));
+                        if (adapts) {
+                            kernel.setAdapter(0, either.adapter(4, false));
+                            forward(kernel, layer.hidden(1, 1), 1, ChosenExperts.allocate(1, 1));
+                        }
+                    }
+                    after[i] = freeBytes();
+                }
+                return after;
+            });
+            long[] left = IntStream.range(1, free.length)
+                    .mapToLong(i -> free[i - 1] - free[i])
+                    .sorted()
+                    .toArray();
+            assertThat(left[left.length / 2]).isLessThan(8 << 20);
+        }
+    }
+
+    /** Of the GPU whose context is the calling thread's. */
+    private static long freeBytes() throws Exception {
+        try (Arena arena = Arena.ofConfined()) {
+            MemorySegment free = arena.allocate(ValueLayout.JAVA_LONG);
+            MemorySegment total = arena.allocate(ValueLayout.JAVA_LONG);
+            MemorySegment function = SymbolLookup.libraryLookup("libcuda.so.1", arena)
+                    .find("cuMemGetInfo_v2")
+                    .orElseThrow();
+            Object result = Linker.nativeLinker()
+                    .downcallHandle(
+                            function,
+                            FunctionDescriptor.of(ValueLayout.JAVA_INT, ValueLayout.ADDRESS, ValueLayout.ADDRESS))
+                    .invokeWithArguments(free, total);
+            assertThat(result).isEqualTo(0);
+            return free.get(ValueLayout.JAVA_LONG, 0);
+        } catch (Exception | Error failure) {
+            throw failure;
+        } catch (Throwable failure) {
+            throw new IllegalStateException(failure);
         }
     }
 

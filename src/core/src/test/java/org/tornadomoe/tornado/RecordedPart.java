@@ -36,9 +36,10 @@ import uk.ac.manchester.tornado.runtime.library.spi.TornadoNativeStreamSupport;
 public final class RecordedPart {
     private static final long PLAN = 5;
 
-    /** TornadoVM's graph, which keeps library tasks. */
+    /** TornadoVM's graph, which keeps library tasks and what comes back. */
     private static final class Tasks extends TaskGraph {
         final List<LibraryTaskDescriptor> library = new ArrayList<>();
+        final List<Object> toHost = new ArrayList<>();
 
         Tasks() {
             super("moe");
@@ -49,6 +50,12 @@ public final class RecordedPart {
             library.add(code.apply(arg1));
             return this;
         }
+
+        @Override
+        public TaskGraph transferToHost(int mode, Object... objects) {
+            toHost.addAll(List.of(objects));
+            return this;
+        }
     }
 
     final long context;
@@ -56,6 +63,10 @@ public final class RecordedPart {
     public final TornadoMoeKernel kernel;
     public final LibraryTaskDescriptor task;
     public final CudaTask cudaTask;
+
+    /** The arrays that are in a transfer from the device. */
+    final List<Object> toHost;
+
     private final CudaLibrary library;
     private final TornadoXPUDevice device;
     private final LibraryContext plan;
@@ -95,6 +106,8 @@ public final class RecordedPart {
         Stage.Graph graph = new Stage.Graph(
                 device, tasks, new GridScheduler(), "", Families.program(arrays).call(), new ArrayList<>());
         graph.addTasks();
+        graph.keepOnDevice(graph.outputs());
+        toHost = tasks.toHost;
         cudaTask = graph.cudaTasks().getFirst();
         task = tasks.library.getFirst();
         kernel = new TornadoMoeKernel(

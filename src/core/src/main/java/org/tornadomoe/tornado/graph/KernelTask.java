@@ -36,7 +36,12 @@ import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
  * }</pre>
  */
 final class KernelTask {
-    private final KernelContext context = new KernelContext();
+    /**
+     * One for all tasks: TornadoVM (5.2.0) allocates memory for each context of a graph, which it doesn't free with the
+     * plan, and each takes three of the graph's nodes.
+     */
+    private static final KernelContext CONTEXT = new KernelContext();
+
     private final Set<Object> reads = new LinkedHashSet<>();
     private final Set<Object> writes = new LinkedHashSet<>();
 
@@ -89,32 +94,32 @@ final class KernelTask {
     }
 
     <A, B, C, D> BiConsumer<TaskGraph, String> runs(Task5<KernelContext, A, B, C, D> kernel, A a, B b, C c, D d) {
-        return (graph, name) -> graph.task(name, kernel, context, a, b, c, d);
+        return (graph, name) -> graph.task(name, kernel, CONTEXT, a, b, c, d);
     }
 
     <A, B, C, D, E> BiConsumer<TaskGraph, String> runs(
             Task6<KernelContext, A, B, C, D, E> kernel, A a, B b, C c, D d, E e) {
-        return (graph, name) -> graph.task(name, kernel, context, a, b, c, d, e);
+        return (graph, name) -> graph.task(name, kernel, CONTEXT, a, b, c, d, e);
     }
 
     <A, B, C, D, E, F> BiConsumer<TaskGraph, String> runs(
             Task7<KernelContext, A, B, C, D, E, F> kernel, A a, B b, C c, D d, E e, F f) {
-        return (graph, name) -> graph.task(name, kernel, context, a, b, c, d, e, f);
+        return (graph, name) -> graph.task(name, kernel, CONTEXT, a, b, c, d, e, f);
     }
 
     <A, B, C, D, E, F, G> BiConsumer<TaskGraph, String> runs(
             Task8<KernelContext, A, B, C, D, E, F, G> kernel, A a, B b, C c, D d, E e, F f, G g) {
-        return (graph, name) -> graph.task(name, kernel, context, a, b, c, d, e, f, g);
+        return (graph, name) -> graph.task(name, kernel, CONTEXT, a, b, c, d, e, f, g);
     }
 
     <A, B, C, D, E, F, G, H> BiConsumer<TaskGraph, String> runs(
             Task9<KernelContext, A, B, C, D, E, F, G, H> kernel, A a, B b, C c, D d, E e, F f, G g, H h) {
-        return (graph, name) -> graph.task(name, kernel, context, a, b, c, d, e, f, g, h);
+        return (graph, name) -> graph.task(name, kernel, CONTEXT, a, b, c, d, e, f, g, h);
     }
 
     <A, B, C, D, E, F, G, H, I> BiConsumer<TaskGraph, String> runs(
             Task10<KernelContext, A, B, C, D, E, F, G, H, I> kernel, A a, B b, C c, D d, E e, F f, G g, H h, I i) {
-        return (graph, name) -> graph.task(name, kernel, context, a, b, c, d, e, f, g, h, i);
+        return (graph, name) -> graph.task(name, kernel, CONTEXT, a, b, c, d, e, f, g, h, i);
     }
 
     <A, B, C, D, E, F, G, H, I, J> BiConsumer<TaskGraph, String> runs(
@@ -129,7 +134,7 @@ final class KernelTask {
             H h,
             I i,
             J j) {
-        return (graph, name) -> graph.task(name, kernel, context, a, b, c, d, e, f, g, h, i, j);
+        return (graph, name) -> graph.task(name, kernel, CONTEXT, a, b, c, d, e, f, g, h, i, j);
     }
 
     <A, B, C, D, E, F, G, H, I, J, K> BiConsumer<TaskGraph, String> runs(
@@ -145,7 +150,7 @@ final class KernelTask {
             I i,
             J j,
             K k) {
-        return (graph, name) -> graph.task(name, kernel, context, a, b, c, d, e, f, g, h, i, j, k);
+        return (graph, name) -> graph.task(name, kernel, CONTEXT, a, b, c, d, e, f, g, h, i, j, k);
     }
 
     <A, B, C, D, E, F, G, H, I, J, K, L> BiConsumer<TaskGraph, String> runs(
@@ -162,7 +167,7 @@ final class KernelTask {
             J j,
             K k,
             L l) {
-        return (graph, name) -> graph.task(name, kernel, context, a, b, c, d, e, f, g, h, i, j, k, l);
+        return (graph, name) -> graph.task(name, kernel, CONTEXT, a, b, c, d, e, f, g, h, i, j, k, l);
     }
 
     <A, B, C, D, E, F, G, H, I, J, K, L, M> BiConsumer<TaskGraph, String> runs(
@@ -180,7 +185,7 @@ final class KernelTask {
             K k,
             L l,
             M m) {
-        return (graph, name) -> graph.task(name, kernel, context, a, b, c, d, e, f, g, h, i, j, k, l, m);
+        return (graph, name) -> graph.task(name, kernel, CONTEXT, a, b, c, d, e, f, g, h, i, j, k, l, m);
     }
 
     <A, B, C, D, E, F, G, H, I, J, K, L, M, N> BiConsumer<TaskGraph, String> runs(
@@ -199,7 +204,7 @@ final class KernelTask {
             L l,
             M m,
             N n) {
-        return (graph, name) -> graph.task(name, kernel, context, a, b, c, d, e, f, g, h, i, j, k, l, m, n);
+        return (graph, name) -> graph.task(name, kernel, CONTEXT, a, b, c, d, e, f, g, h, i, j, k, l, m, n);
     }
 
     <A, B, C, D, E, F, G, H, I, J, K, L, M, N, O> BiConsumer<TaskGraph, String> runs(
@@ -219,7 +224,7 @@ final class KernelTask {
             M m,
             N n,
             O o) {
-        return (graph, name) -> graph.task(name, kernel, context, a, b, c, d, e, f, g, h, i, j, k, l, m, n, o);
+        return (graph, name) -> graph.task(name, kernel, CONTEXT, a, b, c, d, e, f, g, h, i, j, k, l, m, n, o);
     }
 
     <A, B, C, D, E, F, G, H, I, J, K, L, M, N, O, P> BiConsumer<TaskGraph, String> runs(
@@ -240,7 +245,7 @@ final class KernelTask {
             N n,
             O o,
             P p) {
-        return (graph, name) -> graph.task(name, kernel, context, a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p);
+        return (graph, name) -> graph.task(name, kernel, CONTEXT, a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p);
     }
 
     <A, B, C, D, E, F, G, H, I, J, K, L, M, N, O, P, Q> BiConsumer<TaskGraph, String> runs(
@@ -262,7 +267,7 @@ final class KernelTask {
             O o,
             P p,
             Q q) {
-        return (graph, name) -> graph.task(name, kernel, context, a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q);
+        return (graph, name) -> graph.task(name, kernel, CONTEXT, a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q);
     }
 
     <A, B, C, D, E, F, G, H, I, J, K, L, M, N, O, P, Q, R> BiConsumer<TaskGraph, String> runs(
@@ -285,7 +290,7 @@ final class KernelTask {
             P p,
             Q q,
             R r) {
-        return (graph, name) -> graph.task(name, kernel, context, a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r);
+        return (graph, name) -> graph.task(name, kernel, CONTEXT, a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r);
     }
 
     <A, B, C, D, E, F, G, H, I, J, K, L, M, N, O, P, Q, R, S> BiConsumer<TaskGraph, String> runs(
@@ -310,6 +315,6 @@ final class KernelTask {
             R r,
             S s) {
         return (graph, name) ->
-                graph.task(name, kernel, context, a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, s);
+                graph.task(name, kernel, CONTEXT, a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, s);
     }
 }

@@ -179,14 +179,12 @@ public record Stage(
         }
 
         /**
-         * Lets what these stages write stay on the device between them, to be fetched on demand, but for what they
-         * bring back themselves. All of it has to be named: TornadoVM (5.2.0) frees with a plan only the arrays that
-         * are in one of its transfers.
+         * Lets what these stages write stay on the device between them, to be fetched on demand. All of it has to be
+         * named, what they bring back themselves, too: TornadoVM (5.2.0) frees with a plan only the arrays that are in
+         * one of its transfers.
          */
         public void keepOnDevice(List<Object> written) {
-            tasks.transferToHost(
-                    DataTransferMode.UNDER_DEMAND,
-                    written.stream().filter(array -> !copiesToHost(array)).toArray());
+            tasks.transferToHost(DataTransferMode.UNDER_DEMAND, written.toArray());
         }
 
         private String key(Stage stage) {
