@@ -11,19 +11,20 @@ import java.nio.file.Path;
 import java.time.Duration;
 import java.util.ArrayList;
 import java.util.Arrays;
-import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Locale;
-import java.util.Map;
+import java.util.Optional;
 import java.util.SplittableRandom;
 import java.util.concurrent.Callable;
 import java.util.concurrent.CancellationException;
 import java.util.concurrent.atomic.AtomicReference;
 import java.util.concurrent.atomic.LongAdder;
+import java.util.concurrent.locks.LockSupport;
 import java.util.function.Function;
 import java.util.function.ToLongFunction;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
+import java.util.stream.Collectors;
 import java.util.stream.IntStream;
 import java.util.stream.Stream;
 import javax.management.JMException;
@@ -104,6 +105,12 @@ public final class Soak implements Callable<Integer> {
     @Option(names = "--layers", description = "Only layers whose name, as printed, has this in it.")
     String only = "";
 
+    @Option(
+            names = "--leak",
+            split = ",",
+            description = "Leak these with each layer loaded, to see that it is noticed: ${COMPLETION-CANDIDATES}.")
+    List<Leak> leaks = List.of();
+
     private final LongAdder calls = new LongAdder();
     private final LongAdder refused = new LongAdder();
     private final LongAdder interrupts = new LongAdder();
@@ -113,11 +120,44 @@ public final class Soak implements Callable<Integer> {
     private final List<Sample> samples = new ArrayList<>();
     private volatile boolean stop;
 
+    /** What a faulty program would keep for each layer that it has loaded. */
+    private enum Leak {
+        HEAP(() -> new byte[1 << 20]),
+        MEMORY(() -> Arena.global().allocate(1 << 20)),
+        THREADS(() -> Stream.generate(() -> Thread.ofPlatform().daemon().start(LockSupport::park))
+                .limit(8)
+                .toList()),
+        DESCRIPTORS(() -> Files.newByteChannel(Path.of(System.getProperty("java.home"), "release"))),
+        /** The layer itself isn't closed. */
+        LAYERS(Object::new);
+
+        private static final List<Object> KEPT = new ArrayList<>();
+
+        private final Callable<Object> one;
+
+        Leak(Callable<Object> one) {
+            this.one = one;
+        }
+
+        void add() {
+            try {
+                Object more = one.call();
+                synchronized (KEPT) {
+                    KEPT.add(more);
+                }
+            } catch (Exception failure) {
+                throw new IllegalStateException(failure);
+            }
+        }
+    }
+
     private Soak() {}
 
     /** See {@code --help}. */
     public static void main(String[] args) {
-        System.exit(new CommandLine(new Soak()).execute(args));
+        System.exit(new CommandLine(new Soak())
+                .setCaseInsensitiveEnumValuesAllowed(true)
+                .execute(args));
     }
 
     // ---- the layers that are called
@@ -368,7 +408,10 @@ public final class Soak implements Callable<Integer> {
             states = 0;
             layer = fresh;
             version++;
-            old.close();
+            leaks.forEach(Leak::add);
+            if (!leaks.contains(Leak.LAYERS)) {
+                old.close();
+            }
             loads.increment();
         }
 
@@ -570,9 +613,12 @@ public final class Soak implements Callable<Integer> {
             System.out.println(line(round));
         }
         layers.forEach(shared -> shared.layer.close());
-        List<String> grown = grown();
+        List<Limit> known = LIMITS.stream().filter(this::isKnown).toList();
+        List<String> grown =
+                known.stream().map(this::growth).flatMap(Optional::stream).toList();
         grown.forEach(line -> System.out.println("GROWN: " + line));
-        System.out.println(grown.isEmpty() ? "the same bits in every call, and nothing grew" : "not as it should be");
+        System.out.println("the same bits in every call; " + (grown.isEmpty() ? "nothing" : grown.size()) + " grew of "
+                + known.stream().map(Limit::name).collect(Collectors.joining(", ")));
         return grown.isEmpty() ? 0 : 1;
     }
 
@@ -591,16 +637,19 @@ public final class Soak implements Callable<Integer> {
 
     // ---- resources that must not grow
 
+    private static final long UNKNOWN = -1;
+
     /**
      * The process's resources while nothing runs.
      *
      * @param heap bytes in use after collections
      * @param off off-heap bytes that Java code allocated, if the JVM tracks them ({@code
-     *     -XX:NativeMemoryTracking=summary}); else 0
-     * @param resident resident bytes
+     *     -XX:NativeMemoryTracking=summary}); else {@link #UNKNOWN}
+     * @param resident resident bytes, where there is {@code /proc}; else {@link #UNKNOWN}, as {@code files} and
+     *     {@code mapped}
      * @param files open file descriptors
      * @param mapped regions of mapped files, without the JVM's and the system's libraries
-     * @param device MiB of memory in use on NVIDIA's devices; 0 without any
+     * @param device MiB of memory in use on NVIDIA's devices, by whatever process; {@link #UNKNOWN} without any
      */
     private record Sample(long heap, long off, long resident, long threads, long files, long mapped, long device) {
         private static final Pattern OTHER = Pattern.compile("Other \\(reserved=\\d+, committed=(\\d+)\\)");
@@ -630,16 +679,16 @@ public final class Soak implements Callable<Integer> {
                                 new Object[] {new String[] {"summary", "scale=b"}},
                                 new String[] {String[].class.getName()});
                 Matcher other = OTHER.matcher(told);
-                return other.find() ? Long.parseLong(other.group(1)) : 0;
+                return other.find() ? Long.parseLong(other.group(1)) : UNKNOWN;
             } catch (JMException unsupported) {
-                return 0;
+                return UNKNOWN;
             }
         }
 
         private static long residentBytes() throws IOException {
             Path status = Path.of("/proc/self/status");
             if (!Files.exists(status)) {
-                return 0;
+                return UNKNOWN;
             }
             return Files.readAllLines(status).stream()
                     .filter(line -> line.startsWith("VmRSS:"))
@@ -649,7 +698,7 @@ public final class Soak implements Callable<Integer> {
 
         private static long count(Path directory) throws IOException {
             if (!Files.isDirectory(directory)) {
-                return 0;
+                return UNKNOWN;
             }
             try (Stream<Path> files = Files.list(directory)) {
                 return files.count();
@@ -659,7 +708,7 @@ public final class Soak implements Callable<Integer> {
         private static long mappedFiles() throws IOException {
             Path maps = Path.of("/proc/self/maps");
             if (!Files.exists(maps)) {
-                return 0;
+                return UNKNOWN;
             }
             return Files.readAllLines(maps).stream()
                     .filter(line -> line.contains(" /") && line.matches(".*\\.(safetensors|gguf|json)( .*)?"))
@@ -673,56 +722,64 @@ public final class Soak implements Callable<Integer> {
                         .start();
                 String told = new String(process.getInputStream().readAllBytes(), StandardCharsets.US_ASCII);
                 return process.waitFor() != 0
-                        ? 0
+                        ? UNKNOWN
                         : told.lines()
                                 .mapToLong(line -> Long.parseLong(line.strip()))
                                 .sum();
             } catch (IOException none) {
-                return 0;
+                return UNKNOWN;
             }
         }
 
         @Override
         public String toString() {
-            return String.format(
-                    Locale.ROOT,
-                    "heap %.1f MB, off it %.1f MB, resident %.0f MB, %d threads, %d descriptors, %d mapped files%s",
-                    heap / 1e6,
-                    off / 1e6,
-                    resident / 1e6,
-                    threads,
-                    files,
-                    mapped,
-                    device == 0 ? "" : ", device " + device + " MiB");
+            return Stream.of(
+                            told("heap %.1f MB", heap, 1e6),
+                            told("off it %.1f MB", off, 1e6),
+                            told("resident %.0f MB", resident, 1e6),
+                            told("%.0f threads", threads, 1),
+                            told("%.0f descriptors", files, 1),
+                            told("%.0f mapped files", mapped, 1),
+                            told("device %.0f MiB", device, 1))
+                    .flatMap(Optional::stream)
+                    .collect(Collectors.joining(", "));
         }
+
+        private static Optional<String> told(String format, long value, double unit) {
+            return value == UNKNOWN ? Optional.empty() : Optional.of(String.format(Locale.ROOT, format, value / unit));
+        }
+    }
+
+    /**
+     * The growth allowed between two thirds of a run: an absolute amount plus a fraction of the earlier value. Small
+     * enough that one object left by each layer loaded is too much, at some hundred layers.
+     */
+    private record Limit(String name, ToLongFunction<Sample> what, long most, double part) {}
+
+    private static final List<Limit> LIMITS = List.of(
+            new Limit("heap", Sample::heap, 4_000_000, 0.02),
+            new Limit("memory off the heap", Sample::off, 1_000_000, 0),
+            new Limit("resident memory", Sample::resident, 32_000_000, 0.05),
+            new Limit("threads", Sample::threads, Runtime.getRuntime().availableProcessors(), 0),
+            new Limit("descriptors", Sample::files, 2, 0),
+            new Limit("mapped files", Sample::mapped, 1, 0),
+            new Limit("MiB of device memory", Sample::device, 16, 0));
+
+    private boolean isKnown(Limit limit) {
+        return samples.stream().noneMatch(sample -> limit.what.applyAsLong(sample) == UNKNOWN);
     }
 
     /**
      * Compares the medians of the last third of the rounds with those of the third before it; by then compilation and
      * caches have settled.
      */
-    private List<String> grown() {
-        Map<String, Limit> limits = new LinkedHashMap<>();
-        limits.put("heap", new Limit(Sample::heap, 4_000_000, 0.02));
-        limits.put("memory off the heap", new Limit(Sample::off, 1_000_000, 0));
-        limits.put("resident memory", new Limit(Sample::resident, 32_000_000, 0.05));
-        limits.put("threads", new Limit(Sample::threads, Runtime.getRuntime().availableProcessors(), 0));
-        limits.put("descriptors", new Limit(Sample::files, 2, 0));
-        limits.put("mapped files", new Limit(Sample::mapped, 1, 0));
-        limits.put("MiB of device memory", new Limit(Sample::device, 64, 0));
-        List<String> grown = new ArrayList<>();
-        limits.forEach((name, limit) -> {
-            long before = median(limit.what, samples.size() / 3, samples.size() * 2 / 3);
-            long after = median(limit.what, samples.size() * 2 / 3, samples.size());
-            if (after - before > limit.most + limit.part * before) {
-                grown.add(name + ": from " + before + " to " + after);
-            }
-        });
-        return grown;
+    private Optional<String> growth(Limit limit) {
+        long before = median(limit.what, samples.size() / 3, samples.size() * 2 / 3);
+        long after = median(limit.what, samples.size() * 2 / 3, samples.size());
+        return after - before > limit.most + limit.part * before
+                ? Optional.of(limit.name + ": from " + before + " to " + after)
+                : Optional.empty();
     }
-
-    /** The growth allowed between two thirds of a run: an absolute amount plus a fraction of the earlier value. */
-    private record Limit(ToLongFunction<Sample> what, long most, double part) {}
 
     private long median(ToLongFunction<Sample> what, int from, int to) {
         long[] sorted =

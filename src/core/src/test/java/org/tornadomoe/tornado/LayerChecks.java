@@ -290,6 +290,7 @@ public final class LayerChecks {
     }
 
     /** Of the GPU whose context is the calling thread's. */
+    @SuppressWarnings("restricted") // calls the driver
     private static long freeBytes() throws Exception {
         try (Arena arena = Arena.ofConfined()) {
             MemorySegment free = arena.allocate(ValueLayout.JAVA_LONG);
