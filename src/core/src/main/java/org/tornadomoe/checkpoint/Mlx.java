@@ -8,10 +8,10 @@ import org.tornadomoe.config.Int8Scheme;
 
 /**
  * Matrices as MLX stores them: whole numbers of a few bits, one behind the other in words, and for each group of a
- * row's columns a scale and an offset ({@code .scales}, {@code .biases}), or MXFP4. A tensor may hold one matrix, or
- * one for each expert.
+ * row's columns a scale and an offset ({@code .scales}, {@code .biases}), or MXFP4, NVFP4 or MXFP8, whose scales are in
+ * U8. A tensor may hold one matrix, or one for each expert.
  *
- * <p>Source: {@code mx.quantize} of MLX 0.29.
+ * <p>Source: {@code mx.quantize} of MLX 0.30.
  */
 final class Mlx {
     private static final Set<Long> BITS = Set.of(2L, 3L, 4L, 5L, 6L, 8L);
@@ -41,12 +41,7 @@ final class Mlx {
                     + " rows, got " + words);
         }
         if (!tensors.has(module + ".biases")) {
-            if (bits != 4 || scales.dtype() != DType.U8 || scales.elements() * 32 != matrices * cols) {
-                throw scales.problem(
-                        "expected " + module + ".biases beside it, or exponents of MXFP4 (U8), got " + scales);
-            }
-            SmallFloats.Place place = new SmallFloats.Place(index, rows, rows, cols, 0, 1, false);
-            return SmallFloats.fourBits(module, words, scales, place, 1);
+            return floats(module, words, scales, new SmallFloats.Place(index, rows, rows, cols, 0, 1, false), matrices);
         }
         Tensor offsets = tensors.tensor(module + ".biases").requireFloat().requireShape(scales.shape());
         long groups = scales.requireFloat().elements() / matrices;
@@ -73,5 +68,29 @@ final class Mlx {
                 Int8Quantization.of(Int8Scheme.W8A16_GROUP).withGrid(new GroupShape(1, group)),
                 Matrix.CodeRow.NONE,
                 Matrix.NumberRow.NONE);
+    }
+
+    /** Small floats: what they are is told by their bits and by how many share a scale. */
+    private static Matrix floats(String module, Tensor words, Tensor scales, SmallFloats.Place place, long matrices) {
+        int cols = place.cols();
+        long values = matrices * cols;
+        boolean ofFourBits = 8 * words.data().byteSize() == 4 * values;
+        boolean ofEightBits = 8 * words.data().byteSize() == 8 * values;
+        boolean per32 = 32 * scales.elements() == values;
+        boolean per16 = 16 * scales.elements() == values;
+        if (scales.dtype() != DType.U8 || !(per32 ? ofFourBits || ofEightBits : per16 && ofFourBits)) {
+            throw scales.problem(
+                    "expected " + module + ".biases beside it, or scales (U8) of MXFP4, MXFP8 or NVFP4, got " + scales);
+        }
+        if (ofEightBits) {
+            Tensor each = as(words, DType.F8_E4M3, matrices / place.allRows(), place.allRows(), cols);
+            return SmallFloats.eightBits(each, scales, place, new GroupShape(1, 32));
+        }
+        return SmallFloats.fourBits(
+                module, words, per32 ? scales : as(scales, DType.F8_E4M3, scales.shape()), place, 1);
+    }
+
+    private static Tensor as(Tensor tensor, DType dtype, long... shape) {
+        return new Tensor(tensor.file(), tensor.name(), dtype, shape, tensor.data());
     }
 }

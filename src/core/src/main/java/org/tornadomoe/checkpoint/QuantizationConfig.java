@@ -25,6 +25,8 @@ final class QuantizationConfig {
     /** Of GPTQ's numbers. */
     private static final List<Integer> GPTQ_BITS = List.of(2, 3, 4, 8);
 
+    private static final List<String> MLX_MODES = List.of("affine", "mxfp4", "mxfp8", "nvfp4");
+
     private QuantizationConfig() {}
 
     /**
@@ -149,6 +151,13 @@ final class QuantizationConfig {
 
     /** MLX's, whose tensors tell all but how wide a row is; what it says of a module by its name counts first. */
     private static WeightQuantization mlx(JsonFile json) {
+        String mode = json.string("mode", "affine");
+        if (!MLX_MODES.contains(mode)) {
+            throw new CheckpointException(
+                    json.file(),
+                    FIELD + "'mode': expected one of " + String.join(", ", MLX_MODES) + ", got "
+                            + JsonFile.shown(mode));
+        }
         List<Rule> rules = new ArrayList<>();
         for (Map.Entry<String, @Nullable Object> field : json.fields().entrySet()) {
             if (field.getValue() instanceof Map<?, ?>) {

@@ -340,6 +340,9 @@ class WeightQuantizationTest {
         assertThatExceptionOfType(CheckpointException.class)
                 .isThrownBy(() -> wrong.groupOf(ROUTED))
                 .withMessageContaining("'bits': expected 2 to 8, got 16");
+        assertRefused(
+                "{'quantization': {'group_size': 32, 'bits': 4, 'mode': 'mxfp6'}}",
+                "'mode': expected one of affine, mxfp4, mxfp8, nvfp4, got mxfp6");
     }
 
     private static final String ROUND =
