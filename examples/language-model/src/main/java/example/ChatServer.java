@@ -69,7 +69,8 @@ final class ChatServer implements AutoCloseable {
             }
             messages.add(new Text.Message(role, content));
         }
-        int most = (int) number(request, "max_tokens", 256, 1, 1 << 20);
+        String limit = request.containsKey("max_tokens") ? "max_tokens" : "max_completion_tokens"; // the newer name
+        int most = (int) number(request, limit, 256, 1, 1 << 20);
         Sampler sampler = new Sampler(
                 number(request, "temperature", 0, 0, 100),
                 number(request, "top_p", 1, 0, 1),
