@@ -101,6 +101,9 @@ public final class MoeTasks implements AutoCloseable {
     /** The intermediate arrays of the appended layers. */
     private final Set<Object> written = new HashSet<>();
 
+    /** All arrays of the appended layers, by hash code. */
+    private final Map<Integer, Object> byHash = new HashMap<>();
+
     private final List<TornadoExecutionPlan> plans = new ArrayList<>();
 
     private final Map<TornadoExecutionPlan, OpenPlan> executed = new HashMap<>();
@@ -348,6 +351,8 @@ public final class MoeTasks implements AutoCloseable {
     /** Appends stages that read one of the caller's arrays and write another. */
     private void append(String name, LayerArrays arrays, List<Stage> stages, FloatArray in, FloatArray out) {
         Stage.Graph layer = Stage.Graph.in(graph, grids, name, device, stages);
+        Quirks.requireOtherHashes(byHash, layer.inputs());
+        Quirks.requireOtherHashes(byHash, layer.outputs());
         List<Object> weights = new ArrayList<>(layer.inputs());
         weights.removeAll(List.of(arrays.work.header, in));
         weights.removeAll(sent);

@@ -30,6 +30,7 @@ import org.tornadomoe.tornado.cuda.CudaTask;
 import org.tornadomoe.tornado.device.Device;
 import org.tornadomoe.tornado.device.HostMemory;
 import org.tornadomoe.tornado.device.OpenPlan;
+import org.tornadomoe.tornado.device.Quirks;
 import org.tornadomoe.tornado.device.SignalHandlers;
 import org.tornadomoe.tornado.graph.ExpertGemm;
 import org.tornadomoe.tornado.graph.LayerArrays;
@@ -146,6 +147,9 @@ final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profile
         try (SignalHandlers.Step _ = SignalHandlers.step()) {
             Stage.Graph graph =
                     Stage.Graph.of("moe", device, gemm.program(arrays).call());
+            Map<Integer, Object> byHash = new HashMap<>();
+            Quirks.requireOtherHashes(byHash, graph.inputs());
+            Quirks.requireOtherHashes(byHash, graph.outputs());
             List<Object> everyCall = new ArrayList<>(List.of(arrays.work.header, arrays.work.incoming()));
             if (!arrays.shape.routes) {
                 everyCall.addAll(List.of(arrays.work.topkIds, arrays.work.topkWeights));

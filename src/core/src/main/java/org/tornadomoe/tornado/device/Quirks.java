@@ -8,11 +8,13 @@ import java.lang.reflect.Method;
 import java.net.URI;
 import java.util.List;
 import java.util.Locale;
+import java.util.Map;
 import java.util.Optional;
 import java.util.Set;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 import org.jspecify.annotations.Nullable;
+import org.tornadomoe.kernel.MoeExecutionException;
 import uk.ac.manchester.tornado.api.TornadoDeviceContext;
 import uk.ac.manchester.tornado.api.TornadoExecutionPlan;
 import uk.ac.manchester.tornado.api.common.TornadoDevice;
@@ -161,6 +163,24 @@ public record Quirks(@Nullable String version) {
         arguments.forEach(
                 array -> name.append("_arrays_").append(array.getClass().getSimpleName()));
         return name.toString().toLowerCase(Locale.ROOT);
+    }
+
+    /**
+     * Makes sure that a graph's arrays have different hash codes. TornadoVM (5.2) finds a graph's objects by them alone
+     * ({@code TornadoExecutionContext.insertVariable}), and would use one array for two. They are random numbers of 31
+     * bits, or of 25 with compact object headers.
+     *
+     * @param known the graph's arrays by hash code; receives the new ones
+     * @throws MoeExecutionException if two are the same; new arrays will have others
+     */
+    public static void requireOtherHashes(Map<Integer, Object> known, Iterable<?> arrays) {
+        for (Object array : arrays) {
+            Object other = known.putIfAbsent(array.hashCode(), array);
+            if (other != null && other != array) {
+                throw new MoeExecutionException("TornadoVM would take two of the graph's " + known.size()
+                        + " arrays for one, because their hash codes are the same by chance: make the graph again");
+            }
+        }
     }
 
     /**

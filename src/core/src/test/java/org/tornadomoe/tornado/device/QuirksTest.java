@@ -9,16 +9,19 @@ import java.net.URI;
 import java.util.AbstractSet;
 import java.util.ArrayList;
 import java.util.Collections;
+import java.util.HashMap;
 import java.util.HashSet;
 import java.util.Iterator;
 import java.util.LinkedHashSet;
 import java.util.List;
+import java.util.Map;
 import java.util.Set;
 import java.util.concurrent.atomic.AtomicBoolean;
 import java.util.function.Supplier;
 import org.jspecify.annotations.Nullable;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
+import org.tornadomoe.kernel.MoeExecutionException;
 import uk.ac.manchester.tornado.api.TaskGraph;
 import uk.ac.manchester.tornado.api.TornadoDeviceContext;
 import uk.ac.manchester.tornado.api.TornadoExecutionPlan;
@@ -49,6 +52,25 @@ class QuirksTest {
         assertThat(new Quirks(Quirks.TRIED + "-jdk25").isUntried()).isFalse();
         assertThat(new Quirks("6.0.0-jdk22plus").isUntried()).isTrue();
         assertThat(new Quirks("8.2.0-jdk22plus").isUntried()).isTrue();
+    }
+
+    /** As arrays may have by chance. */
+    private record Hashed(int number, int hash) {
+        @Override
+        public int hashCode() {
+            return hash;
+        }
+    }
+
+    @Test
+    void arraysThatTornadoVmCannotTellApartAreRefused() {
+        Map<Integer, Object> known = new HashMap<>();
+        Object first = new Hashed(1, 7);
+        Quirks.requireOtherHashes(known, List.of(first, new Hashed(2, 8)));
+        Quirks.requireOtherHashes(known, List.of(first, new Hashed(3, 9)));
+        assertThatThrownBy(() -> Quirks.requireOtherHashes(known, List.of(new Hashed(4, 7))))
+                .isInstanceOf(MoeExecutionException.class)
+                .hasMessageContaining("two of the graph's 3 arrays");
     }
 
     /** A JAR's name, where its module's descriptor has no version. */
