@@ -15,6 +15,7 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.ValueSource;
 
 /** One matrix, {@code m}, in a file of its own. */
 class MatrixReaderTest {
@@ -275,5 +276,43 @@ class MatrixReaderTest {
                 }
             }
         }
+    }
+
+    /** Words of MLX, and scales, of a matrix [1, 32]. */
+    private void mlx(int words, DType scale, int scales) {
+        file.add("m.weight", DType.U32, MemorySegment.ofArray(new byte[4 * words]), 1, words)
+                .add("m.scales", scale, MemorySegment.ofArray(new byte[scale.bytes() * scales]), 1, scales);
+    }
+
+    private void mlxRefused(String message) {
+        try (Safetensors tensors = written()) {
+            assertThatExceptionOfType(CheckpointException.class)
+                    .isThrownBy(() -> new MatrixReader(new BlockTensors(tensors), null).read("m", 1, 32))
+                    .withMessageContaining(message);
+        }
+    }
+
+    @Test
+    void mlxHasNo7Bits() {
+        mlx(7, DType.F32, 1);
+        mlxRefused("tensor 'm.weight': expected 2, 3, 4, 5, 6 or 8 bits for each of the 32 columns of 1 rows, got"
+                + " m.weight U32[1, 7]");
+    }
+
+    @ParameterizedTest
+    @CsvSource({"4, F32, 1", "4, U8, 4", "8, U8, 2", "2, U8, 1", "2, U8, 2"})
+    void mlxWithoutOffsetsIsOfSmallFloats(int words, DType scale, int scales) {
+        mlx(words, scale, scales);
+        mlxRefused("tensor 'm.scales': expected m.biases beside it, or scales (U8) of MXFP4, MXFP8 or NVFP4, got"
+                + " m.scales " + scale + "[1, " + scales + "]");
+    }
+
+    @ParameterizedTest
+    @ValueSource(ints = {0, 3, 64})
+    void mlxHasScalesOfGroups(int scales) {
+        mlx(4, DType.F32, scales);
+        file.add("m.biases", new float[scales], 1, scales);
+        mlxRefused("tensor 'm.scales': expected a scale for each group of the 32 columns of 1 rows, got m.scales F32[1, "
+                + scales + "]");
     }
 }
