@@ -4,14 +4,17 @@ import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatExceptionOfType;
 import static org.assertj.core.api.Assertions.assertThatIllegalArgumentException;
 import static org.assertj.core.api.Assertions.assertThatIllegalStateException;
+import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.List;
 import java.util.Random;
 import java.util.concurrent.CancellationException;
+import java.util.concurrent.atomic.AtomicInteger;
 import org.jspecify.annotations.Nullable;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
@@ -616,5 +619,190 @@ class Int8QuantizerTest {
                                 + ", column 5");
             }
         }
+    }
+
+    /** As a matrix outside the experts. */
+    private record Rows(int rows, int cols, float[] values) implements WeightRows {
+        @Override
+        public void row(int row, float[] into) {
+            System.arraycopy(values, row * cols, into, 0, cols);
+        }
+
+        @Override
+        public String source() {
+            return "a file, tensor 'm'";
+        }
+    }
+
+    @ParameterizedTest
+    @CsvSource({"1, 16", "1, 32", "3, 16", "70, 48"})
+    void oneMatrixFollowsTheRule(int rows, int group) {
+        int cols = 48;
+        float[] values = new float[rows * cols];
+        Random random = new Random(group);
+        for (int i = 0; i < values.length; i++) {
+            values[i] = (float) random.nextGaussian();
+        }
+        Int8Quantization groups =
+                Int8Quantization.of(Int8Scheme.W8A16_GROUP).withGrid(new GroupShape(1, group));
+        try (Arena arena = Arena.ofShared()) {
+            Rows matrix = new Rows(rows, cols, values);
+            Int8Tensor whole = Int8Quantizer.quantize(matrix, Int8Quantization.of(Int8Scheme.W8A16_CHANNEL), arena);
+            assertThat(whole).hasToString("Int8Tensor[1, " + rows + ", 48]");
+            assertRule(values, whole);
+            assertClose(values, Int8Quantizer.quantize(matrix, groups, arena));
+        }
+    }
+
+    @Test
+    void aWeightOfOneMatrixThatIsNotFiniteIsNamed() {
+        float[] values = new float[6 * 8];
+        values[5 * 8 + 3] = Float.NEGATIVE_INFINITY;
+        try (Arena arena = Arena.ofShared()) {
+            assertThatIllegalArgumentException()
+                    .isThrownBy(() -> Int8Quantizer.quantize(
+                            new Rows(6, 8, values), Int8Quantization.of(Int8Scheme.W8A16_CHANNEL), arena))
+                    .withMessage("a file, tensor 'm': expected finite values, got -Infinity at expert 0, row 5, column 3");
+        }
+    }
+
+    /** Weights of a mapped file that may be changed: then numbers are worth nothing, and a page may be gone. */
+    private record Changed(ArrayWeights weights, boolean cut) implements ExpertWeights {
+        @Override
+        public FusedMoeConfig config() {
+            return weights.config;
+        }
+
+        @Override
+        public RouterWeights router() {
+            return weights.router;
+        }
+
+        @Override
+        public void gateUpRow(int expert, int row, float[] into) {
+            if (cut) {
+                throw new InternalError("a fault occurred in an unsafe memory access operation");
+            }
+            weights.gateUpRow(expert, row, into);
+        }
+
+        @Override
+        public void downRow(int expert, int row, float[] into) {
+            weights.downRow(expert, row, into);
+        }
+
+        @Override
+        public void requireUnchanged() {
+            throw new IllegalStateException("the file was changed");
+        }
+    }
+
+    @ParameterizedTest
+    @CsvSource({"false", "true"})
+    void weightsOfAFileThatWasChangedAreRefused(boolean cut) {
+        Changed changed = new Changed(ArrayWeights.random(SMALL, 8), cut);
+        Arena arena = Arena.ofShared();
+        assertThatIllegalStateException()
+                .isThrownBy(() -> Int8Quantizer.quantize(
+                        changed, Int8Quantization.of(Int8Scheme.W8A8_CHANNEL), Progress.NONE, arena))
+                .withMessage("the file was changed");
+        assertThat(arena.scope().isAlive()).isFalse();
+    }
+
+    @Test
+    void anErrorAgainstAFileThatWasChangedIsNone() {
+        ArrayWeights weights = ArrayWeights.random(SMALL, 9);
+        try (Int8Experts quantized = Int8Quantizer.quantize(weights, Int8Scheme.W8A8_CHANNEL, Progress.NONE)) {
+            assertThat(quantized.relativeL2(weights)).isBetween(1e-3, 1e-2);
+            assertThatIllegalStateException()
+                    .isThrownBy(() -> quantized.relativeL2(new Changed(weights, false)))
+                    .withMessage("the file was changed");
+        }
+    }
+
+    /** Counts the rows of gate and up that are read as floats. */
+    private record Counted(ExpertWeights weights, AtomicInteger floats) implements ExpertWeights {
+        Counted(ExpertWeights weights) {
+            this(weights, new AtomicInteger());
+        }
+
+        @Override
+        public FusedMoeConfig config() {
+            return weights.config();
+        }
+
+        @Override
+        public RouterWeights router() {
+            return weights.router();
+        }
+
+        @Override
+        public void gateUpRow(int expert, int row, float[] into) {
+            floats.incrementAndGet();
+            weights.gateUpRow(expert, row, into);
+        }
+
+        @Override
+        public void downRow(int expert, int row, float[] into) {
+            weights.downRow(expert, row, into);
+        }
+
+        @Override
+        public float @Nullable [] gateUpCodes(int expert, int row, int per, byte[] into, float[] intoScales) {
+            return weights.gateUpCodes(expert, row, per, into, intoScales);
+        }
+
+        @Override
+        public boolean gateUpNumbers(int expert, int row, int per, byte[] into, float[] scales, float[] mins) {
+            return weights.gateUpNumbers(expert, row, per, into, scales, mins);
+        }
+    }
+
+    private static int floatsRead(ExpertWeights weights, Int8Quantization quantization) {
+        Counted counted = new Counted(weights);
+        Int8Quantizer.quantize(counted, quantization, Progress.NONE).close();
+        return counted.floats.get();
+    }
+
+    /** Rows that share scales are kept, and read a second time where they are too many. */
+    @ParameterizedTest
+    @CsvSource({"256, 1", "257, 2"})
+    void rowsAreReadOnceIfTheyCanBeKept(int intermediate, int times) {
+        ArrayWeights weights = ArrayWeights.random(config(2, 1024, intermediate), 10);
+        assertThat(floatsRead(weights, Int8Quantization.of(Int8Scheme.W8A8_TENSOR)))
+                .isEqualTo(times * 2 * 2 * intermediate);
+    }
+
+    /** A table for the codes of a scale pays from 1024 values on that share it. */
+    @ParameterizedTest
+    @CsvSource({"32, 32, 0", "16, 64, 0", "15, 64, 384", "31, 32, 384", "32, 128, 384"})
+    void codesAreNotDecoded(int blockRows, int blockCols, int floats) {
+        byte[] codes = new byte[2 * 3 * 200 * 96];
+        new Random(6).nextBytes(codes);
+        for (int i = 0; i < codes.length; i++) {
+            codes[i] &= (byte) 0x83;
+        }
+        Coded coded = new Coded(config(2, 200, 96), codes, new float[] {1, 0.1f}, true);
+        assertThat(floatsRead(
+                        coded,
+                        Int8Quantization.of(Int8Scheme.W8A8_BLOCK).withGrid(new GroupShape(blockRows, blockCols))))
+                .isEqualTo(floats);
+    }
+
+    @ParameterizedTest
+    @CsvSource({"16, false, 0", "32, false, 0", "48, false, 384", "32, true, 384"})
+    void numbersAreNotDecoded(int group, boolean zeroPoints, int floats) {
+        assumeTrue(ModuleLayer.boot().findModule("jdk.incubator.vector").isPresent());
+        int hidden = 192;
+        byte[] numbers = new byte[2 * 3 * hidden * 96];
+        Arrays.fill(numbers, (byte) 3);
+        Numbered numbered =
+                new Numbered(config(2, hidden, 96), numbers, group, new float[] {1, 0.1f}, new float[] {0.5f}, true);
+        assertThat(floatsRead(
+                        numbered,
+                        Int8Quantization.of(Int8Scheme.W8A16_GROUP)
+                                .withGrid(new GroupShape(1, group))
+                                .withZeroPoints(zeroPoints)))
+                .isEqualTo(floats);
     }
 }
