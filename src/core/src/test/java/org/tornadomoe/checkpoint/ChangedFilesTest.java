@@ -251,6 +251,21 @@ class ChangedFilesTest {
         assertThat(out.resolve("config.json")).doesNotExist();
     }
 
+    @ParameterizedTest
+    @EnumSource
+    void aFileThatIsChangedWhileItIsWrittenAsGguf(Stored stored) {
+        for (boolean pages : new boolean[] {false, true}) {
+            Path[] paths = stored.in(directory);
+            long bytes = pages ? paths[1].toFile().length() - 100 : 100;
+            Path out = directory.resolve("out.gguf");
+            assertThatExceptionOfType(CheckpointException.class)
+                    .isThrownBy(() -> GgufQuantizer.quantize(paths[0], out, null, cutting(paths[1], bytes)))
+                    .withMessageStartingWith(paths[1] + ": ");
+            assertThat(out).doesNotExist();
+            deleteOutput();
+        }
+    }
+
     @Test
     void whatIsNotChangedIsLoaded() {
         for (Stored stored : Stored.values()) {

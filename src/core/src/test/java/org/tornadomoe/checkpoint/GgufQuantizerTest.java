@@ -10,6 +10,7 @@ import java.io.IOException;
 import java.lang.foreign.ValueLayout;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
 import java.util.Map;
@@ -315,5 +316,42 @@ class GgufQuantizerTest {
                 .isThrownBy(() -> GgufQuantizer.quantize(source, out, null, Progress.NONE))
                 .withMessageContaining("tensor 'token_embd.weight'", "type number 99");
         assertThat(out).doesNotExist();
+    }
+
+    /** A shared expert with a gate, as Qwen 2's, after the last expert; the router is written as it was. */
+    @Test
+    void sharedExpertsAndTheirGateAreWritten() throws IOException {
+        Path source = Files.createDirectory(directory.resolve("qwen2"));
+        Files.writeString(source.resolve("config.json"), """
+            {"model_type": "qwen2_moe", "num_hidden_layers": 1, "hidden_size": 32, "moe_intermediate_size": 64,
+             "shared_expert_intermediate_size": 64, "num_experts": 2, "num_experts_per_tok": 1}\
+            """);
+        String block = "model.layers.0.mlp.";
+        SafetensorsWriter writer = new SafetensorsWriter()
+                .add(block + "gate.weight", random(1, 64), 2, 32)
+                .add(block + "shared_expert_gate.weight", random(2, 32), 1, 32);
+        int seed = 3;
+        for (String expert : List.of("experts.0.", "experts.1.", "shared_expert.")) {
+            writer.add(block + expert + "gate_proj.weight", random(seed++, 64 * 32), 64, 32)
+                    .add(block + expert + "up_proj.weight", random(seed++, 64 * 32), 64, 32)
+                    .add(block + expert + "down_proj.weight", random(seed++, 32 * 64), 32, 64);
+        }
+        writer.write(source.resolve("model.safetensors"));
+        List<Long> told = new ArrayList<>();
+        Path out = directory.resolve("out.gguf");
+        CheckpointQuantizer.Result result = GgufQuantizer.quantize(source, out, null, (done, of) -> {
+            told.add(done);
+            assertThat(of).isEqualTo(3);
+        });
+        assertThat(told).containsExactly(1L, 2L, 3L);
+        assertThat(result.experts()).hasSize(3);
+        try (MoeCheckpoint before = MoeCheckpoint.open(source);
+                MoeCheckpoint after = MoeCheckpoint.open(out)) {
+            ExpertWeights expected = before.layer(0);
+            assertThat(expected.router().sharedExpertGate()).isEqualTo(random(2, 32));
+            assertSameButForExperts(after.layer(0), expected);
+            assertThat(expected.config().globalNumExperts()).isEqualTo(3);
+            assertThat(error(after.layer(0), expected)).isBetween(3e-3, 8e-3);
+        }
     }
 }

@@ -70,4 +70,14 @@ class StoredGoldensTest {
             assertThat(error(written, golden)).isLessThan(2e-2);
         }
     }
+
+    @ParameterizedTest
+    @MethodSource("stored")
+    void isTheSameWrittenAsGguf(Path directory, @TempDir Path out) {
+        Path written = out.resolve("model.gguf");
+        GgufQuantizer.quantize(directory, written, null, Progress.NONE);
+        try (Safetensors golden = Safetensors.open(directory.resolve("golden.safetensors"))) {
+            assertThat(error(written, golden)).isLessThan(1.5e-2);
+        }
+    }
 }

@@ -326,6 +326,40 @@ class WeightQuantizationTest {
                 "'weight_block_size': expected two numbers");
     }
 
+    /** What no module has is a problem of the file; where some may have another scheme, of the modules that have it. */
+    @Test
+    void aSchemeOfAllModulesIsRefusedAtOnce() throws IOException {
+        String bits5 = "{'quantization_config': {'quant_method': 'gptq', 'bits': 5";
+        assertThatExceptionOfType(CheckpointException.class)
+                .isThrownBy(() -> of(bits5 + "}}"))
+                .withMessageContaining("'bits': expected 2, 3, 4 or 8, got 5");
+        for (String some : List.of(
+                "'dynamic': {'+:.*down_proj': {'bits': 4}}",
+                "'dynamic': {'-:.*down_proj': {}}",
+                "'modules_in_block_to_quantize': ['up_proj']")) {
+            WeightQuantization quantization = requireNonNull(of(bits5 + ", " + some + "}}"));
+            assertThatExceptionOfType(CheckpointException.class)
+                    .as(some)
+                    .isThrownBy(() -> quantization.groupOf(ROUTED))
+                    .withMessageContaining("'bits': expected 2, 3, 4 or 8, got 5");
+        }
+    }
+
+    @ParameterizedTest
+    @CsvSource({"1, false", "2, true", "8, true", "9, false"})
+    void mlxHas2To8Bits(int bits, boolean read) throws IOException {
+        WeightQuantization mlx = requireNonNull(of("{'quantization': {'group_size': 32, 'bits': 4, '" + ROUTED
+                + "': {'group_size': 128, 'bits': " + bits + "}}}"));
+        if (read) {
+            assertThat(requireNonNull(mlx.groupOf(ROUTED)).weights())
+                    .hasToString("int" + bits + " asymmetric static per group of 128");
+            assertThat(requireNonNull(mlx.groupOf(SHARED)).weights())
+                    .hasToString("int4 asymmetric static per group of 32");
+        } else {
+            assertThatExceptionOfType(CheckpointException.class).isThrownBy(() -> mlx.groupOf(ROUTED));
+        }
+    }
+
     /** Its tensors tell the rest; what is said of a module by its name counts first. */
     @Test
     void mlxSaysNoMethod() throws IOException {
