@@ -150,6 +150,43 @@ class CaseFileTest {
         assertRefused(changed(tensor, "", "seed", "1"), "has no tensor '" + tensor + "'");
     }
 
+    /** The case of one token, with another first number in a tensor of whole numbers. */
+    @ParameterizedTest
+    @CsvSource({
+        "topk_ids, -1, 'expected expert ids from 0 to 7, got -1'",
+        "topk_ids, 8, 'expected expert ids from 0 to 7, got 8'",
+        "topk_ids, 7, ''",
+        "topk_ids, 0, ''",
+        "num_tokens_post_padded, -16, 'expected a multiple of 16 from 0 to 32, got -16'",
+        "num_tokens_post_padded, 17, 'expected a multiple of 16 from 0 to 32, got 17'",
+        "num_tokens_post_padded, 48, 'expected a multiple of 16 from 0 to 32, got 48'",
+        "num_tokens_post_padded, 32, ''",
+        "num_tokens_post_padded, 0, ''",
+    })
+    void numbersOfExpertsAndTokensAreChecked(String tensor, int first, String message) {
+        Path file = directory.resolve("numbers.safetensors");
+        try (Safetensors original = Safetensors.open(CASES.resolve("w8a8_channel_m1.safetensors"))) {
+            SafetensorsWriter writer = new SafetensorsWriter();
+            original.metadata().forEach(writer::metadata);
+            for (String name : original.names()) {
+                Tensor t = original.tensor(name);
+                if (name.equals(tensor)) {
+                    int[] values = t.toInts();
+                    values[0] = first;
+                    writer.add(name, values, t.shape());
+                } else {
+                    writer.add(name, t.dtype(), t.data(), t.shape());
+                }
+            }
+            writer.write(file);
+        }
+        if (message.isEmpty()) {
+            CaseFile.read(file).close();
+        } else {
+            assertRefused(file, "tensor '" + tensor + "': " + message);
+        }
+    }
+
     @Test
     void aFileThatIsNoCaseSaysSo() {
         assertRefused(
