@@ -312,7 +312,8 @@ class MatrixReaderTest {
     void mlxHasScalesOfGroups(int scales) {
         mlx(4, DType.F32, scales);
         file.add("m.biases", new float[scales], 1, scales);
-        mlxRefused("tensor 'm.scales': expected a scale for each group of the 32 columns of 1 rows, got m.scales F32[1, "
-                + scales + "]");
+        mlxRefused(
+                "tensor 'm.scales': expected a scale for each group of the 32 columns of 1 rows, got m.scales F32[1, "
+                        + scales + "]");
     }
 }

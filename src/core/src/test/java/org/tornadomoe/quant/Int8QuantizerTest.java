@@ -643,8 +643,7 @@ class Int8QuantizerTest {
         for (int i = 0; i < values.length; i++) {
             values[i] = (float) random.nextGaussian();
         }
-        Int8Quantization groups =
-                Int8Quantization.of(Int8Scheme.W8A16_GROUP).withGrid(new GroupShape(1, group));
+        Int8Quantization groups = Int8Quantization.of(Int8Scheme.W8A16_GROUP).withGrid(new GroupShape(1, group));
         try (Arena arena = Arena.ofShared()) {
             Rows matrix = new Rows(rows, cols, values);
             Int8Tensor whole = Int8Quantizer.quantize(matrix, Int8Quantization.of(Int8Scheme.W8A16_CHANNEL), arena);
@@ -662,7 +661,8 @@ class Int8QuantizerTest {
             assertThatIllegalArgumentException()
                     .isThrownBy(() -> Int8Quantizer.quantize(
                             new Rows(6, 8, values), Int8Quantization.of(Int8Scheme.W8A16_CHANNEL), arena))
-                    .withMessage("a file, tensor 'm': expected finite values, got -Infinity at expert 0, row 5, column 3");
+                    .withMessage(
+                            "a file, tensor 'm': expected finite values, got -Infinity at expert 0, row 5, column 3");
         }
     }
 
