@@ -472,9 +472,7 @@ final class CudaCall implements AutoCloseable {
             gathered = events();
             computed = events();
             added = events();
-            pin(incoming.getSegment());
-            pin(outgoing.getSegment());
-            pin(headers);
+            pin(headers); // as the library has pinned the arrays that are copied
         }
 
         private long stream() {

@@ -80,6 +80,32 @@ class CudaLibraryTest {
                 .allMatch(array -> named.stream().anyMatch(one -> one == array));
     }
 
+    /** TornadoVM's pins end when any plan is closed. */
+    @Test
+    void copiedArraysArePinnedUntilThePlanIsClosed() {
+        RecordedPart part = part(0, 10, 100).called(3);
+        assertThat(driver.calls())
+                .contains(
+                        "10: pin "
+                                + part.arrays.work.hidden.getSegmentWithHeader().byteSize(),
+                        "10: pin "
+                                + part.arrays.work.output.getSegmentWithHeader().byteSize());
+        int pinned = driver.pinned();
+        part.called(100);
+        assertThat(driver.pinned()).isEqualTo(pinned);
+        part.destroyPlan();
+        assertThat(driver.pinned()).isZero();
+    }
+
+    @Test
+    void whatCannotBePinnedIsCopiedAllTheSame() {
+        driver.failAt(call -> call.what().startsWith("pin"), new MoeExecutionException("no"));
+        RecordedPart part = part(0, 10, 100).called(3);
+        assertThat(driver.calls()).anyMatch(call -> call.startsWith("10: copyToDevice"));
+        part.destroyPlan();
+        assertThat(driver.pinned()).isZero();
+    }
+
     /**
      * TornadoVM's tasks in Java go to the stream of the thread that executes the plan, and only a stream keeps an
      * order.

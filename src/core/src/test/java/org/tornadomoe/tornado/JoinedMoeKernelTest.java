@@ -68,12 +68,12 @@ class JoinedMoeKernelTest {
     /** Of few tokens: all read all, the first adds what the others have computed where it lies, and gives it back. */
     @Test
     void theDevicesWaitForOneAnotherAndTheFirstAdds() {
+        int pinned = driver.pinned();
         MoeKernel joined = join();
         List<String> joining = driver.calls();
         assertThat(joining)
                 .contains("10: usePeer 20", "10: usePeer 30", "20: usePeer 10", "20: usePeer 30", "30: usePeer 10")
                 .contains("30: compile [--gpu-architecture=sm_90]", "30: function addFloats")
-                .contains("10: pin " + 4 * 8 * 40)
                 .noneMatch(call -> call.contains("allocate"));
         forward(joined);
         List<String> calls = driver.calls();
@@ -134,7 +134,7 @@ class JoinedMoeKernelTest {
         assertThat(driver.calls().subList(1, calls.size())).isEqualTo(calls.subList(1, calls.size()));
         joined.close();
         assertThat(driver.open()).allMatch(what -> what.endsWith("module")).hasSize(9);
-        assertThat(driver.pinned()).isZero();
+        assertThat(driver.pinned()).isEqualTo(pinned);
     }
 
     private static long event(List<String> calls, String start) {
@@ -241,6 +241,7 @@ class JoinedMoeKernelTest {
     @Test
     void joiningThatFailsAnywhereLeavesNothing() {
         List<String> before = driver.open();
+        int pinned = driver.pinned();
         MoeKernel joined = join();
         List<String> calls = driver.calls();
         joined.close();
@@ -255,7 +256,7 @@ class JoinedMoeKernelTest {
                 assertThatThrownBy(this::join).isSameAs(cause).hasNoSuppressedExceptions();
             }
             assertThat(driver.open()).as("after %d", at).isEqualTo(before);
-            assertThat(driver.pinned()).as("after %d", at).isZero();
+            assertThat(driver.pinned()).as("after %d", at).isEqualTo(pinned);
         }
         driver.failAt("function addFloats");
         driver.failAt("unloadModule");

@@ -28,6 +28,8 @@ import uk.ac.manchester.tornado.runtime.library.spi.TornadoNativeStreamSupport;
  * stream, between its other tasks, and are recorded with them into a CUDA graph.
  */
 public final class CudaLibrary implements TornadoLibraryProvider {
+    private static final System.Logger LOG = System.getLogger(CudaLibrary.class.getName());
+
     private final CudaDriver driver;
 
     public CudaLibrary() {
@@ -99,6 +101,9 @@ public final class CudaLibrary implements TornadoLibraryProvider {
         private final Map<CudaTask, Bound> bounds = new HashMap<>();
         private final Arena arena = Arena.ofShared();
 
+        /** The copied arrays' memory, as far as this plan has pinned it. */
+        private final List<MemorySegment> pinned = new ArrayList<>();
+
         /** Launches that no kernel needs any more, for reuse. */
         private final List<Sized> spare = new ArrayList<>();
 
@@ -136,6 +141,22 @@ public final class CudaLibrary implements TornadoLibraryProvider {
             bound.ran = true;
         }
 
+        /**
+         * Pins an array as long as the plan is open. TornadoVM's own pins end when any plan is closed ({@link Quirks});
+         * it pins an array when it allocates the device's copy, a task is prepared before that, and what is pinned by
+         * then it leaves alone.
+         */
+        private void pin(TornadoNativeArray array) {
+            MemorySegment memory = array.getSegmentWithHeader();
+            try {
+                if (driver.pin(memory)) {
+                    pinned.add(memory);
+                }
+            } catch (MoeExecutionException refused) {
+                LOG.log(System.Logger.Level.DEBUG, "GPU " + device + " copies from and to pageable memory", refused);
+            }
+        }
+
         private long module(CudaKernel kernel) {
             return modules.computeIfAbsent(
                     List.of(kernel.source(), kernel.options()),
@@ -154,6 +175,8 @@ public final class CudaLibrary implements TornadoLibraryProvider {
             bounds.keySet().forEach(task -> task.replayBy(null));
             Cleanup.all(
                     () -> driver.setContext(context),
+                    () -> Cleanup.each(pinned, driver::unpin),
+                    pinned::clear,
                     () -> Cleanup.each(modules.values(), driver::unloadModule),
                     modules::clear,
                     bounds::clear,
@@ -426,6 +449,7 @@ public final class CudaLibrary implements TornadoLibraryProvider {
             Copying(CudaStep.Copy copy, CudaTask task) {
                 this.copy = copy;
                 place = task.indexOf(copy.array());
+                pin(copy.array());
             }
 
             @Override

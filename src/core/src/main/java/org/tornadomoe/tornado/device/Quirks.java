@@ -37,6 +37,9 @@ import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
  *   <li>Closing a plan frees only arrays that are in one of its transfers (5.2): the graph's {@code keepOnDevice} names
  *       all. It doesn't free the memory of a graph's {@code KernelContext}, 312 bytes on CUDA: a graph's tasks have one
  *       between them.
+ *   <li>Closing a plan unpins all host arrays that TornadoVM has pinned, those of other plans, too, so that copies from
+ *       and to them wait for the host from then on (CUDA, 5.2, {@code CUDAPinnedMemoryRegistry.unpinAll}): {@code
+ *       CudaLibrary} pins what it copies beforehand, and TornadoVM leaves that alone.
  *   <li>Fetching an array that its graph names in no transfer copies all of the graph's arrays to the host, even over
  *       boxed scalars that the JVM shares (CUDA, 5.2): only named arrays are fetched.
  *   <li>Kernels that fail to compile run as sequential Java (5.2 and 6.0, #1067; no longer the default since #1107):
