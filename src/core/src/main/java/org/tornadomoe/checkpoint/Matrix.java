@@ -481,12 +481,12 @@ sealed interface Matrix extends WeightRows {
                             whole.values.read(firstRow + row, all, 0);
                             System.arraycopy(all, firstCol, into, at, there);
                         }
+                        // What stands for zero: the last group or block may begin before the other's end.
+                        int top = row / rowsPerScale * rowsPerScale;
                         for (int c = inside ? there : 0; c < cols; c++) {
-                            // What stands for zero: the last group may begin before the other's end.
-                            int first = c / colsPerScale * colsPerScale;
-                            into[at + c] = inside && isInside(whole, row, first)
-                                    ? (byte) whole.zero(firstRow + row, firstCol + first)
-                                    : 0;
+                            int left = c / colsPerScale * colsPerScale;
+                            into[at + c] =
+                                    isInside(whole, top, left) ? (byte) whole.zero(firstRow + top, firstCol + left) : 0;
                         }
                     },
                     (r, c) -> isInside(whole, r * rowsPerScale, c * colsPerScale)

@@ -368,6 +368,10 @@ class CheckpointQuantizerTest {
             assertThat(written.layer(1)).isInstanceOf(QuantizedWeights.class);
             assertThat(written.layer(0)).isNotInstanceOf(QuantizedWeights.class);
         }
+        assertThat(JsonFile.read(out.resolve("config.json"))
+                        .nested("quantization_config")
+                        .strings("ignore"))
+                .containsExactly("re:.*\\.layers\\.0\\..*");
         assertThatExceptionOfType(CheckpointException.class)
                 .isThrownBy(() -> CheckpointQuantizer.quantize(
                         source, directory.resolve("other"), CHANNEL, List.of(2), Progress.NONE))
@@ -553,5 +557,56 @@ class CheckpointQuantizerTest {
                 .withMessageContaining("layer 0, expert 4 of " + source)
                 .withMessageContaining("up projection, row 3, column 2");
         assertThat(out.resolve("model.safetensors")).doesNotExist();
+    }
+
+    @ParameterizedTest
+    @CsvSource({
+        "W8A16_GROUP, 1, 8, 'CompressedTensors WNA16 MoE requires hidden_size (12) to be divisible by group_size (8).'",
+        "W8A16_GROUP, 1, 12, 'CompressedTensors WNA16 MoE requires intermediate_size_per_partition (8) to be divisible"
+                + " by group_size (12).'",
+        "W8A8_BLOCK, 3, 4, 'model.layers.0.mlp.experts.0.gate_proj: w8a8_block 3x4 requires its rows (8) to be"
+                + " divisible by block_n (3).'",
+    })
+    void groupsAndBlocksAreWhole(Int8Scheme scheme, int rows, int cols, String message) throws IOException {
+        qwen2();
+        assertThatIllegalArgumentException()
+                .isThrownBy(() -> CheckpointQuantizer.quantize(
+                        source,
+                        out,
+                        Int8Quantization.of(scheme).withGrid(new GroupShape(rows, cols)),
+                        null,
+                        Progress.NONE))
+                .withMessage(message);
+        assertThat(out).doesNotExist();
+    }
+
+    /** A part is done for each expert of each file, those of a run before it included. */
+    @Test
+    void progressIsToldOfExperts() throws IOException {
+        qwen2();
+        List<Long> told = new ArrayList<>();
+        assertThatExceptionOfType(IllegalStateException.class)
+                .isThrownBy(() -> CheckpointQuantizer.quantize(source, out, CHANNEL, null, (done, total) -> {
+                    told.add(done);
+                    if (done == 9) {
+                        throw new IllegalStateException("killed");
+                    }
+                }));
+        assertThat(told).containsExactly(1L, 2L, 3L, 4L, 5L, 6L, 7L, 8L, 9L);
+        told.clear();
+        CheckpointQuantizer.Result result = CheckpointQuantizer.quantize(source, out, CHANNEL, null, (done, total) -> {
+            assertThat(total).isEqualTo(15);
+            told.add(done);
+        });
+        assertThat(told).containsExactly(7L, 8L, 9L, 10L, 11L, 12L, 13L, 14L, 15L);
+        long bytes = 0;
+        for (int n = 1; n <= 2; n++) {
+            try (Safetensors written = Safetensors.open(out.resolve("model-0000" + n + "-of-00002.safetensors"))) {
+                for (String name : written.names()) {
+                    bytes += written.tensor(name).data().byteSize();
+                }
+            }
+        }
+        assertThat(result.bytes()).isEqualTo(bytes);
     }
 }

@@ -1,5 +1,6 @@
 package org.tornadomoe.checkpoint;
 
+import static java.util.Objects.requireNonNull;
 import static org.assertj.core.api.Assertions.assertThat;
 
 import java.nio.file.Path;
@@ -115,5 +116,53 @@ class Int8GridTest {
                 .containsExactly(true, false);
         assertThat(gated.between(into, back).down().rows()).isEqualTo(7);
         assertThat(gated.between(into, back).up().cols()).isEqualTo(5);
+    }
+
+    private static final WeightQuantization.Group GROUPS = WeightQuantization.Group.of(8, 8, false);
+
+    /** A part of a matrix with scales and zero points, past its end: the same numbers, and what isn't there is zero. */
+    @ParameterizedTest
+    @CsvSource({
+        "1, 48, 0, 0, 12, 20",
+        "1, 8, 0, 8, 36, 16",
+        "1, 8, 3, 36, 6, 20",
+        "1, 12, 0, 40, 7, 16",
+        "4, 8, 8, 0, 12, 48",
+        "12, 16, 6, 32, 30, 24",
+        "36, 48, 30, 0, 12, 48",
+        "1, 8, 40, 0, 4, 16",
+        "1, 8, 0, 48, 4, 16",
+    })
+    void aWindowOfWholeNumbers(int rowsPerScale, int colsPerScale, int row, int col, int rows, int cols) {
+        Matrix.Int8 whole = new Matrix.Int8(
+                I,
+                H,
+                rowsPerScale,
+                colsPerScale,
+                (r, into, at) -> {
+                    for (int c = 0; c < H; c++) {
+                        into[at + c] = (byte) (7 * r + 3 * c);
+                    }
+                },
+                (r, c) -> 0.5f + r + 0.25f * c,
+                (r, c) -> 5 * r - 3 * c + 1,
+                new Matrix.Stored(FILE, "m", "m.scales", GROUPS, null));
+        Matrix.Window window = new Matrix.Window(whole, rows, cols, row, col);
+        Matrix.Int8 int8 = requireNonNull(window.int8());
+        float[] floats = new float[cols];
+        byte[] values = new byte[cols + 1];
+        float[] ofWhole = new float[H];
+        for (int r = 0; r < rows; r++) {
+            window.row(r, floats);
+            int8.values().read(r, values, 1);
+            if (row + r < I) {
+                whole.row(row + r, ofWhole);
+            }
+            for (int c = 0; c < cols; c++) {
+                float expected = row + r < I && col + c < H ? ofWhole[col + c] : 0;
+                assertThat(floats[c]).isEqualTo(expected);
+                assertThat((values[1 + c] - int8.zero(r, c)) * int8.scale(r, c)).isEqualTo(expected);
+            }
+        }
     }
 }

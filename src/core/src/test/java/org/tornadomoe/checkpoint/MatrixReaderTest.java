@@ -316,4 +316,25 @@ class MatrixReaderTest {
                 "tensor 'm.scales': expected a scale for each group of the 32 columns of 1 rows, got m.scales F32[1, "
                         + scales + "]");
     }
+
+    private void wholeWords(String json, int rows, int cols, String message) throws IOException {
+        WeightQuantization quantization = quantization(json);
+        try (Safetensors none = written()) {
+            assertThatExceptionOfType(CheckpointException.class)
+                    .isThrownBy(() -> new MatrixReader(new BlockTensors(none), quantization).read("q", rows, cols))
+                    .withMessageContaining("'q': expected " + message);
+        }
+    }
+
+    /** GPTQ's and AWQ's words have no room for a part of one. */
+    @Test
+    void wordsAreWhole() throws IOException {
+        String gptq = "'quant_method': 'gptq', 'sym': true, 'group_size': -1, 'bits': ";
+        wholeWords(gptq + 4, 6, 8, "rows in multiples of 8, got 6 x 8");
+        wholeWords(gptq + 4, 8, 6, "columns in multiples of 8, got 8 x 6");
+        wholeWords(gptq + 3, 48, 32, "rows in multiples of 32, got 48 x 32");
+        wholeWords(gptq + 3, 32, 48, "columns in multiples of 32, got 32 x 48");
+        wholeWords(gptq + 8, 6, 4, "rows in multiples of 4, got 6 x 4");
+        wholeWords("'quant_method': 'awq', 'bits': 4, 'group_size': -1", 12, 8, "rows in multiples of 8, got 12 x 8");
+    }
 }

@@ -123,6 +123,8 @@ class MoeCheckpointTest {
             assertThat(checkpoint.layers()).isEqualTo(3);
             ExpertWeights weights = checkpoint.layer(1, 77);
             assertRows(weights);
+            assertThat(weights.config().hasBias()).isFalse();
+            assertThat(weights.w13Bias()).isNull();
             assertThat(weights.config().numExperts()).isEqualTo(2);
             assertThat(weights.config().expertsPerToken()).isEqualTo(1);
             assertThat(weights.config().hiddenDim()).isEqualTo(3);
@@ -289,5 +291,29 @@ class MoeCheckpointTest {
         checkpoint.close();
         assertThatIllegalStateException().isThrownBy(() -> weights.downRow(0, 0, new float[2]));
         assertThatIllegalStateException().isThrownBy(() -> checkpoint.layer(1)).withMessageContaining("is closed");
+    }
+
+    /** Another stack of layers has a router of its own: the language model's is taken, and else the one that fits. */
+    @Test
+    void theLanguageModelsStackIsTaken() throws IOException {
+        config(QWEN3);
+        layer("mlp", "gate_proj", "up_proj", "down_proj", name -> name)
+                .add("audio.layers.1.mlp.gate.weight", new float[6], 2, 3)
+                .write(directory.resolve("model.safetensors"));
+        try (MoeCheckpoint checkpoint = MoeCheckpoint.open(directory)) {
+            assertRows(checkpoint.layer(1));
+        }
+        layer("mlp", "gate_proj", "up_proj", "down_proj", name -> name.replace("model.", "decoder."))
+                .add("audio.layers.1.mlp.gate.weight", new float[12], 4, 3)
+                .write(directory.resolve("model.safetensors"));
+        try (MoeCheckpoint checkpoint = MoeCheckpoint.open(directory)) {
+            assertRows(checkpoint.layer(1));
+        }
+        layer("mlp", "gate_proj", "up_proj", "down_proj", name -> name.replace("model.", "decoder."))
+                .add("audio.layers.1.mlp.gate.weight", new float[6], 2, 3)
+                .write(directory.resolve("model.safetensors"));
+        try (MoeCheckpoint checkpoint = MoeCheckpoint.open(directory)) {
+            assertLayerRefused(checkpoint, 1, "layer 1: expected one router, found ");
+        }
     }
 }

@@ -268,4 +268,19 @@ class NamePatternTest {
                 .isThrownBy(() -> NamePattern.compile("(".repeat(900) + ")".repeat(900)))
                 .withMessageContaining("groups more than 50 deep");
     }
+
+    /** Depth is of groups in groups, not of those one after the other. */
+    @Test
+    void manyGroupsMayFollowOneAnother() {
+        NamePattern pattern = NamePattern.compile("(a)".repeat(120));
+        assertThat(pattern.matchesStartOf("a".repeat(120))).isTrue();
+        assertThat(pattern.matchesStartOf("a".repeat(119))).isFalse();
+    }
+
+    @Test
+    void aDotIsNoEndOfALine() {
+        NamePattern pattern = NamePattern.compile("a.b");
+        assertThat(pattern.matchesStartOf("a\rb")).isTrue();
+        assertThat(pattern.matchesStartOf("a\nb")).isFalse();
+    }
 }

@@ -9,7 +9,9 @@ import java.lang.foreign.ValueLayout;
 import java.nio.ByteOrder;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.ArrayList;
 import java.util.Arrays;
+import java.util.List;
 import java.util.Map;
 import java.util.Objects;
 import java.util.Random;
@@ -213,7 +215,14 @@ class QuantizedCheckpointTest {
             ExpertWeights weights = checkpoint.layer(0);
             assertThat(weights.quantization().scheme()).isEqualTo(scheme);
             float[] row = new float[H];
-            try (Int8Experts kept = QuantizedWeights.int8(weights, scheme, Progress.NONE)) {
+            assertThat(((StoredInt8) weights).isExact()).isTrue();
+            List<Long> told = new ArrayList<>();
+            Progress progress = (done, of) -> {
+                told.add(done);
+                assertThat(of).isEqualTo(E * (2L * I + H));
+            };
+            try (Int8Experts kept = QuantizedWeights.int8(weights, scheme, progress)) {
+                assertThat(told).containsExactly(2L * I + H, E * (2L * I + H));
                 assertThat(kept.scheme()).isEqualTo(scheme);
                 for (int e = 0; e < E; e++) {
                     for (int r = 0; r < 2 * I; r++) {

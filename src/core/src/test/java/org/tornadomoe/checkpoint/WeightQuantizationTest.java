@@ -346,10 +346,10 @@ class WeightQuantizationTest {
     }
 
     @ParameterizedTest
-    @CsvSource({"1, false", "2, true", "8, true", "9, false"})
-    void mlxHas2To8Bits(int bits, boolean read) throws IOException {
+    @CsvSource({"1, 128, false", "2, 128, true", "8, 128, true", "9, 128, false", "4, 0, false"})
+    void mlxHas2To8Bits(int bits, int group, boolean read) throws IOException {
         WeightQuantization mlx = requireNonNull(of("{'quantization': {'group_size': 32, 'bits': 4, '" + ROUTED
-                + "': {'group_size': 128, 'bits': " + bits + "}}}"));
+                + "': {'group_size': " + group + ", 'bits': " + bits + "}}}"));
         if (read) {
             assertThat(requireNonNull(mlx.groupOf(ROUTED)).weights())
                     .hasToString("int" + bits + " asymmetric static per group of 128");
