@@ -224,13 +224,7 @@ __device__ __forceinline__ void quantizeRow(const float *row, float weight, int 
     __shared__ unsigned greatest[4];
     unsigned bits = __float_as_uint(1e-10f);
     float kept[KEPT][4];
-    auto load = [&](float(&x)[4], int c) {
-        load4(x, row, c, columns);
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            x[i] = __fmul_rn(x[i], weight);
-        }
-    };
+    auto load = [&](float(&x)[4], int c) { load4(x, row, c, columns, weight); };
     auto measure = [&](const float(&x)[4]) {
 #pragma unroll
         for (int i = 0; i < 4; i++) {

@@ -96,13 +96,7 @@ extern "C" __global__ void __launch_bounds__(128) packRows(
     const float *row = values + (keyed ? LEAD / 4 : 0) + (u64) (weighted ? r / rowsPerToken : r) * columns;
     float weight = weighted ? topkWeights[r] : 1.0f;
     u8 *to = a + LEAD + (u64) r * (chunks * ROW_BYTES);
-    auto load = [&](float(&x)[4], int k) {
-        load4(x, row, k, columns);
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            x[i] = __fmul_rn(x[i], weight);
-        }
-    };
+    auto load = [&](float(&x)[4], int k) { load4(x, row, k, columns, weight); };
     auto magnitude = [&](const float(&x)[4]) {
         unsigned bits = 0;
 #pragma unroll

@@ -37,3 +37,12 @@ __device__ __forceinline__ void load4(float (&x)[4], const float *row, int c, in
         }
     }
 }
+
+// The same, each times weight.
+__device__ __forceinline__ void load4(float (&x)[4], const float *row, int c, int columns, float weight) {
+    load4(x, row, c, columns);
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        x[i] = __fmul_rn(x[i], weight);
+    }
+}
