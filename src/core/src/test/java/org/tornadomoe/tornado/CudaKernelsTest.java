@@ -16,6 +16,7 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.EnumSource;
 import org.junit.jupiter.params.provider.MethodSource;
+import org.junit.jupiter.params.provider.ValueSource;
 import org.tornadomoe.MoeLayer;
 import org.tornadomoe.MoeOptions;
 import org.tornadomoe.RandomLayer;
@@ -387,6 +388,23 @@ class CudaKernelsTest {
                     .withRoundToNearest(true);
             LayerChecks.forwardMatchesReference(experts, nearest, SMALL.on(CUDA), 3, 40);
         }
+    }
+
+    /** Blocks of 128 columns have tiles of their own on Hopper, for scales that many rows share and for others. */
+    @Tag("device")
+    @ParameterizedTest
+    @ValueSource(ints = {128, 64, 8})
+    void blocksOf128(int rows) {
+        TornadoExperts experts = new TornadoWgmmaExperts();
+        assumeTrue(experts.gemm().obstacle(cuda()) == null, () -> "not for " + cuda());
+        RandomLayer layer = RandomLayer.of(5, 2, 328, 160, 1300, 1).on(CUDA);
+        Int8Quantization block = Int8Quantization.of(Int8Scheme.W8A8_BLOCK).withGrid(new GroupShape(rows, 128));
+        LayerChecks.forwardMatchesReference(experts, block, layer, 20, 75, 400, 1300);
+        LayerChecks.forwardMatchesReference(
+                experts,
+                block.withRoundToNearest(true),
+                RandomLayer.of(3, 2, 256, 384, 400, 2).withBiases().on(CUDA),
+                400);
     }
 
     /** What else changes the kernels. */

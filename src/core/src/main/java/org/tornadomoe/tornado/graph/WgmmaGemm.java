@@ -85,8 +85,16 @@ public final class WgmmaGemm extends MmaGemm {
         return Stream.concat(
                         scheme(a, cols),
                         Stream.of(
-                                "-DMOST_BYTES=" + MOST_BYTES, "-DMOST_STAGES=" + MOST_STAGES, HopperGemm.ARCHITECTURE))
+                                "-DMOST_BYTES=" + MOST_BYTES,
+                                "-DMOST_STAGES=" + MOST_STAGES,
+                                "-DUNIFORM=" + (isUniform(a) ? 1 : 0),
+                                HopperGemm.ARCHITECTURE))
                 .toList();
+    }
+
+    /** Whether every other of 64 packed rows has the same scales: those of the gate, and of the up projection. */
+    private static boolean isUniform(LayerArrays a) {
+        return isBlocked(a) && a.shape.quantization.grid().row() % 64 == 0 && a.shape.intermediate % 32 == 0;
     }
 
     /** A stage has 128 bytes of a pair: 128 k of int8. */

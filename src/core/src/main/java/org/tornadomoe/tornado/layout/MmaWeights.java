@@ -11,7 +11,8 @@ import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
  * Weights in the order in which a warp takes them for {@code mma.sync}: {@code [E][tiles of 16 groups][chunks of 64
  * k][groups][8 rows][64 k]}, the last tile with fewer groups, rows and k padded with zeros, so that 16 bytes are what a
  * lane multiplies in four steps of 16 k, or in two of 32. Of 64 k the one at {@code 16s + 4j + i} is where
- * {@code 16j + 4s + i} would be; rows of activations have that order, too.
+ * {@code 16j + 4s + i} would be; rows of activations have that order, too. Of row r of a group the j-th 16 bytes are
+ * where the {@code j ^ r / 2}-th would be, so that {@code wgmma} takes them from shared memory, too.
  *
  * <p>Rows are permuted as {@link CudaWeights} says.
  *
@@ -67,7 +68,7 @@ public record MmaWeights(boolean halves) implements CudaWeights {
             for (int k = 0; k < from.rowBytes(); k += 4) {
                 int four = from.values().get(ValueLayout.JAVA_INT_UNALIGNED, source + k);
                 long to = start + k / CHUNK * chunkBytes + (long) r * CHUNK;
-                into.set(ValueLayout.JAVA_INT_UNALIGNED, to + placeOf(k % CHUNK), four ^ offset);
+                into.set(ValueLayout.JAVA_INT_UNALIGNED, to + (placeOf(k % CHUNK) ^ r / 2 * 16), four ^ offset);
             }
         });
     }

@@ -321,7 +321,6 @@ __device__ __forceinline__ void multiply(
         place(id, blocks, tiles, block, tile);
         int expert = m.expertIds[block];
         int chunks = expert < 0 ? 0 : m.chunks, before = stages.stage;
-        // A work-item has two pairs, 8 apart, and of every 32 packed rows 8, which are four neighbouring columns of out, or two times four.
         int pair[2];
         float aScale[2], weight[2];
 #pragma unroll
@@ -362,49 +361,14 @@ __device__ __forceinline__ void multiply(
         }
         unsigned rowScales = (expert < 0 ? zeros : scales + scale * 2 * SCALE_BYTES) + 8 * q;
         unsigned rowBiases = expert < 0 || !m.biased ? zeros + 8 * q : rowScales + SCALE_BYTES;
-        bool any = __any_sync(0xffffffffu, pair[0] >= 0 || pair[1] >= 0);
-        int left = any ? (m.groups - tile * TILE_GROUPS) >> 2 : 0;
-        Columns to[2];
-        float magnitude[2] = {0.0f, 0.0f};
+        finishPairs(m, pair, weight, tile * 128, (m.groups - tile * TILE_GROUPS) >> 2, q, [&](int n, float2(&of)[2]) {
+            float2 s = shared8(rowScales + n * 32), bias = shared8(rowBiases + n * 32);
 #pragma unroll
-        for (int h = 0; h < 2; h++) {
-            to[h] = columnsFrom(m, pair[h], pair[h] >= 0, tile * 128 + (LAYOUT ? 4 : 2) * q);
-        }
-#pragma unroll
-        for (int o = 0; o < 8; o++) {
-            if (o < left) {
-                float y[2][8];
-#pragma unroll
-                for (int i = 0; i < 4; i++) {
-                    float2 s = shared8(rowScales + (o * 32 + i * 8) * 4), bias = shared8(rowBiases + (o * 32 + i * 8) * 4);
-#pragma unroll
-                    for (int h = 0; h < 2; h++) {
-                        int at = (o * 4 + i) * 4 + 2 * h;
-                        y[h][2 * i] = __fmul_rn(__fmul_rn((float) acc[at], aScale[h]), s.x) + bias.x;
-                        y[h][2 * i + 1] = __fmul_rn(__fmul_rn((float) acc[at + 1], aScale[h]), s.y) + bias.y;
-                    }
-                }
-#pragma unroll
-                for (int h = 0; h < 2; h++) {
-#if LAYOUT
-                    magnitude[h] = emit<4>(m, to[h], o * 16, y[h], weight[h], magnitude[h]);
-#else
-                    // Four at a time, so that what a warp stores fills sectors of 32 bytes.
-#pragma unroll
-                    for (int half = 0; half < 2; half++) {
-                        float four[4] = {y[h][4 * half], y[h][4 * half + 1], y[h][4 * half + 2], y[h][4 * half + 3]};
-                        magnitude[h] = emit<2>(m, to[h], o * 16 + 8 * half, four, weight[h], magnitude[h]);
-                    }
-#endif
-                }
+            for (int h = 0; h < 2; h++) {
+                of[h].x = __fmul_rn(__fmul_rn((float) acc[4 * n + 2 * h], aScale[h]), s.x) + bias.x;
+                of[h].y = __fmul_rn(__fmul_rn((float) acc[4 * n + 2 * h + 1], aScale[h]), s.y) + bias.y;
             }
-        }
-#if ACTIVATION >= 0
-#pragma unroll
-        for (int h = 0; h < 2; h++) {
-            tellMagnitude<4>(m.amax, pair[h], pair[h] >= 0, magnitude[h]);
-        }
-#endif
+        });
         if (expert >= 0) {
             scale = scale == S::SCALES - 1 ? 0 : scale + 1;
         }

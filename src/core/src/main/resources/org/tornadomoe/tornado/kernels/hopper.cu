@@ -188,3 +188,52 @@ __device__ __forceinline__ void finish(
     // known is read before the next tile's are written.
     asm volatile("bar.sync %0, 128;" ::"r"(rows.own + 1) : "memory");
 }
+
+// The same of 64 pairs times 256 packed rows, of which left times 32 are there. A work-item has two pairs, 8 apart, -1 for none, and of every 32 packed
+// rows 8, which are four neighbouring columns of out, or two times four: two(n, of) gives of the n-th 8 packed rows its two of each pair.
+template <class Gemm, class Two>
+__device__ __forceinline__ void finishPairs(
+    const Gemm &m, const int (&pair)[2], const float (&weight)[2], int first, int left, int q, Two two) {
+    left = __any_sync(0xffffffffu, pair[0] >= 0 || pair[1] >= 0) ? left : 0;
+    Columns to[2];
+    float magnitude[2] = {0.0f, 0.0f};
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        to[h] = columnsFrom(m, pair[h], pair[h] >= 0, first + (LAYOUT ? 4 : 2) * q);
+    }
+#pragma unroll
+    for (int o = 0; o < 8; o++) {
+        if (o < left) {
+            float y[2][8];
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                float2 of[2];
+                two(4 * o + i, of);
+#pragma unroll
+                for (int h = 0; h < 2; h++) {
+                    y[h][2 * i] = of[h].x;
+                    y[h][2 * i + 1] = of[h].y;
+                }
+            }
+#pragma unroll
+            for (int h = 0; h < 2; h++) {
+#if LAYOUT
+                magnitude[h] = emit<4>(m, to[h], o * 16, y[h], weight[h], magnitude[h]);
+#else
+                // Four at a time, so that what a warp stores fills sectors of 32 bytes.
+#pragma unroll
+                for (int half = 0; half < 2; half++) {
+                    float four[4] = {y[h][4 * half], y[h][4 * half + 1], y[h][4 * half + 2], y[h][4 * half + 3]};
+                    magnitude[h] = emit<2>(m, to[h], o * 16 + 8 * half, four, weight[h], magnitude[h]);
+                }
+#endif
+            }
+        }
+    }
+#if ACTIVATION >= 0
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        tellMagnitude<4>(m.amax, pair[h], pair[h] >= 0, magnitude[h]);
+    }
+#endif
+}

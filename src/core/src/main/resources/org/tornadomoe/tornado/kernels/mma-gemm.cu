@@ -123,7 +123,7 @@ __device__ __forceinline__ void tile(const Gemm &m) {
         Quad w[NT];
 #pragma unroll
         for (int i = 0; i < NT; i++) {
-            w[i] = shared16(at + (wn * NT + i) * GROUP_BYTES + lane * 16);
+            w[i] = shared16(at + (wn * NT + i) * GROUP_BYTES + placeOfLane(lane));
         }
 #pragma unroll
         for (int half = 0; half < (BLOCKED && STEP == 64 ? 1 : 2); half++) {
@@ -201,10 +201,10 @@ __device__ __forceinline__ void tile(const Gemm &m) {
                     for (int i = 0; i < 4; i++) {
                         float2 scale = shared8(scales + 32 * half / STEP * 512 + (first + i) * 32);
                         float(&sum)[4] = acc[o][first + i];
-                        sum[0] += (float) part[i][0] * lowScale * scale.x;
-                        sum[1] += (float) part[i][1] * lowScale * scale.y;
-                        sum[2] += (float) part[i][2] * highScale * scale.x;
-                        sum[3] += (float) part[i][3] * highScale * scale.y;
+                        sum[0] = __fmaf_rn((float) part[i][0], __fmul_rn(lowScale, scale.x), sum[0]);
+                        sum[1] = __fmaf_rn((float) part[i][1], __fmul_rn(lowScale, scale.y), sum[1]);
+                        sum[2] = __fmaf_rn((float) part[i][2], __fmul_rn(highScale, scale.x), sum[2]);
+                        sum[3] = __fmaf_rn((float) part[i][3], __fmul_rn(highScale, scale.y), sum[3]);
                     }
                 }
 #endif

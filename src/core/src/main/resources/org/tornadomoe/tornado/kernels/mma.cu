@@ -85,6 +85,12 @@ __device__ __forceinline__ int groupOfK(const Gemm &m, int chunk, int i) {
     return g < m.groupsOfK ? g : m.groupsOfK - 1;
 }
 
+// Where a lane's 16 bytes of 8 packed rows of 64 are: a row's i-th 16 bytes are in the (i ^ row / 2 % 4)-th place, as wgmma takes them from shared
+// memory, too.
+__device__ __forceinline__ int placeOfLane(int lane) {
+    return (lane ^ lane >> 3 & 3) * 16;
+}
+
 // ---- one product
 
 #if FORM
@@ -157,7 +163,7 @@ extern "C" __global__ void __launch_bounds__(256, 2) skinnyGemm(PARAMETERS) {
     int p = m.sortedIds[first + g], stride = groupsOf(m, tile) * GROUP_BYTES, units = expert < 0 ? 0 : m.chunks;
     int packedRows = m.groups * 8;
     int row = p < pairs ? p / m.pairsPerRow : 0;
-    const u8 *w = tileStart(m, expert < 0 ? 0 : expert, tile) + (blockIdx.x & 3) * 4 * GROUP_BYTES + lane * 16;
+    const u8 *w = tileStart(m, expert < 0 ? 0 : expert, tile) + (blockIdx.x & 3) * 4 * GROUP_BYTES + placeOfLane(lane);
     // A work-item reads the scales of one row, and has those of its rows from the others.
     u64 expertScales = (u64) (expert < 0 ? 0 : expert) * (m.groupsOfK + GROUPED) * packedRows;
     u64 ownScales = expertScales + blockIdx.x * 32 + 8 * j + g;

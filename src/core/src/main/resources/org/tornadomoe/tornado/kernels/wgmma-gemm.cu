@@ -3,7 +3,9 @@
 // Weights are the left factor, in registers, where they are widened, each once for all pairs of a tile; pairs are the right one, in shared memory.
 // What a step multiplies is next to one another in a row of a, which is in another order than skinnyGemm's: of int8 in that of k; of halves, of every
 // 64 k, the one at 16 s + 4 j + i is where 16 s + 2 j + i % 2 + i / 2 * 8 would be. With BLOCKED, STEP may be 128, too.
-// Beside what mma.cu asks for it is compiled with MOST_STAGES of the copies to shared memory, fewer where they would take more than MOST_BYTES.
+// With STEP 128 tiles of 128 pairs have the pairs as their left factor, from registers, and weights, whose k are in another order, from shared memory.
+// Beside what mma.cu asks for it is compiled with MOST_STAGES of the copies to shared memory, fewer where they would take more than MOST_BYTES; and
+// with UNIFORM 1 where of every 64 packed rows the even ones have the same scales and the odd ones, too.
 
 #include "mma.cu"
 
@@ -19,8 +21,11 @@
 
 #include "hopper.cu"
 
-#if !defined(MOST_BYTES) || !defined(MOST_STAGES)
-#error "MOST_BYTES and MOST_STAGES have to be defined"
+// Tiles of 128 pairs whose sums of 128 k are scaled.
+#define FOLDS (BLOCKED && STEP == 128)
+
+#if !defined(MOST_BYTES) || !defined(MOST_STAGES) || !defined(UNIFORM)
+#error "MOST_BYTES, MOST_STAGES and UNIFORM have to be defined"
 #elif BLOCKED && FORM
 #error "BLOCKED: expected int8 activations"
 #endif
@@ -65,7 +70,7 @@ __device__ __forceinline__ void load(Quad (&w)[STAGE_CHUNKS][2], unsigned at, co
     for (int k = 0; k < STAGE_CHUNKS; k++) {
 #pragma unroll
         for (int h = 0; h < 2; h++) {
-            w[k][h] = shared16(at + of.own * Stage<BN>::WEIGHTS / 2 + (k * of.groups + 4 * of.warp + 2 * i + h) * GROUP_BYTES + of.lane * 16);
+            w[k][h] = shared16(at + of.own * Stage<BN>::WEIGHTS / 2 + (k * of.groups + 4 * of.warp + 2 * i + h) * GROUP_BYTES + placeOfLane(of.lane));
         }
     }
 }
@@ -131,10 +136,10 @@ __device__ __forceinline__ void multiply(Total (&acc)[2][BN / 2], Stages<Stage<B
 #pragma unroll
                     for (int n = 0; n < PRODUCT / 8; n++) {
                         float *sum = acc[i] + first / 2 + 4 * n;
-                        sum[0] += (float) part[4 * n] * two[n].x * low;
-                        sum[1] += (float) part[4 * n + 1] * two[n].y * low;
-                        sum[2] += (float) part[4 * n + 2] * two[n].x * high;
-                        sum[3] += (float) part[4 * n + 3] * two[n].y * high;
+                        sum[0] = __fmaf_rn((float) part[4 * n], __fmul_rn(two[n].x, low), sum[0]);
+                        sum[1] = __fmaf_rn((float) part[4 * n + 1], __fmul_rn(two[n].y, low), sum[1]);
+                        sum[2] = __fmaf_rn((float) part[4 * n + 2], __fmul_rn(two[n].x, high), sum[2]);
+                        sum[3] = __fmaf_rn((float) part[4 * n + 3], __fmul_rn(two[n].y, high), sum[3]);
                     }
                 }
             }
@@ -236,6 +241,117 @@ __device__ __forceinline__ void multiply(Total (&acc)[2][BN / 2], Stages<Stage<B
 }
 #endif
 
+#if FOLDS
+// The descriptor of packed rows of 64 bytes in shared memory, swizzled, 8 of them one behind the other.
+__device__ __forceinline__ u64 weightsDescriptor(unsigned at) {
+    return (u64) ((at & 0x3ffff) >> 4) | (u64) 1 << 16 | (u64) 32 << 32 | (u64) 2 << 62;
+}
+
+// sums += product * ofPair * ofRow, when all products but the last LATER are there.
+template <int LATER>
+__device__ __forceinline__ void fold(float (&sums)[32], Sum (&product)[32], const float (&ofPair)[2], unsigned scales) {
+    float2 ofRow = shared8(scales);
+    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(LATER) : "memory");
+#pragma unroll
+    for (int n = 0; n < 32; n++) {
+        asm volatile("" : "+r"(product[n])::"memory");
+    }
+#pragma unroll
+    for (int n = 0; n < 8; n++) {
+        if (!UNIFORM && n > 0) {
+            ofRow = shared8(scales + 32 * n);
+        }
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            float *sum = sums + 4 * n + 2 * h;
+            sum[0] = __fmaf_rn((float) product[4 * n + 2 * h], __fmul_rn(ofPair[h], ofRow.x), sum[0]);
+            sum[1] = __fmaf_rn((float) product[4 * n + 2 * h + 1], __fmul_rn(ofPair[h], ofRow.y), sum[1]);
+        }
+    }
+}
+
+// acc = pairs times weights: 64 pairs, from registers, times four times 64 packed rows. While a product of 128 k is multiplied by its scales, the
+// next one is made.
+__device__ __forceinline__ void multiplyPairs(float (&acc)[4][32], Stages<Stage<128>> &stages, int chunks, int own, int warp, int lane) {
+    typedef Stage<128> S;
+    int g = lane >> 2, j = lane & 3, row = own * 64 + warp * 16 + g;
+#pragma unroll
+    for (int n = 0; n < 128; n++) {
+        acc[n / 32][n % 32] = 0.0f;
+    }
+    if (chunks == 0) {
+        return;
+    }
+    unsigned a[STEPS][4], scales = 0;
+    float ofPair[2];
+    Sum even[32], odd[32];
+    u64 weights = 0;
+    auto enter = [&]() {
+        // What wgmma reads the copy engine wrote, which needs no fence.
+        barrierWait(stages.full + 8 * stages.stage, stages.phase);
+        unsigned at = stages.at() + S::WEIGHTS + row * LINE;
+#pragma unroll
+        for (int c = 0; c < 2; c++) {
+#pragma unroll
+            for (int h = 0; h < 2; h++) {
+                Quad four = shared16(at + h * 8 * LINE + ((4 * c + j) ^ (g & 1) * 4) * 16);
+                a[2 * c][h] = four.x;
+                a[2 * c][2 + h] = four.y;
+                a[2 * c + 1][h] = four.z;
+                a[2 * c + 1][2 + h] = four.w;
+            }
+        }
+        weights = weightsDescriptor(stages.at());
+    };
+    auto scale = [&]() {
+        scales = stages.at() + S::WEIGHTS + S::PAIRS;
+        ofPair[0] = shared4(scales + S::SCALE + row * 4);
+        ofPair[1] = shared4(scales + S::SCALE + row * 4 + 32);
+        scales += UNIFORM ? 0 : 8 * j;
+    };
+    auto product = [&](Sum(&d)[32], int quarter) {
+        u64 first = weights + (quarter >> 1) * (S::WEIGHTS / 32) + (quarter & 1) * (8 * GROUP_BYTES / 16);
+        asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+#pragma unroll
+        for (int s = 0; s < STEPS; s++) {
+            wgmma(d, a[s], first + (s >> 1) * (TILE_GROUPS * GROUP_BYTES / 16) + 2 * (s & 1), s > 0);
+        }
+        asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+    };
+    auto leave = [&](unsigned empty) {
+        __syncwarp();
+        if (lane == 0) {
+            barrierArrive(empty);
+        }
+    };
+    enter();
+    product(even, 0);
+    scale();
+    for (int c = 0;;) {
+        product(odd, 1);
+        fold<1>(acc[0], even, ofPair, scales);
+        product(even, 2);
+        fold<1>(acc[1], odd, ofPair, scales + 256);
+        product(odd, 3);
+        fold<1>(acc[2], even, ofPair, scales + 512);
+        asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+        unsigned before = stages.empty + 8 * stages.stage;
+        stages.next();
+        c += STAGE_CHUNKS;
+        if (c >= chunks) {
+            fold<0>(acc[3], odd, ofPair, scales + 768);
+            leave(before);
+            return;
+        }
+        enter();
+        product(even, 0);
+        fold<1>(acc[3], odd, ofPair, scales + 768);
+        leave(before);
+        scale();
+    }
+}
+#endif
+
 // 384 work-items: four warps fetch, and two times four have 128 packed rows each, a warp 32 of them, twice 16.
 template <int BN>
 __device__ __forceinline__ void tile(const Gemm &m) {
@@ -253,7 +369,7 @@ __device__ __forceinline__ void tile(const Gemm &m) {
         constexpr int UNITS = LINE / 16, APART = 128 / UNITS, COPIES = (BN + APART - 1) / APART;
         // Neighbours copy a row; each has rows APART apart. Which these are in the next tile is read a tile ahead.
         int r = t / UNITS, unit = t % UNITS;
-        unsigned to = S::WEIGHTS + r * LINE + (unit ^ r & 7) * 16;
+        unsigned to = S::WEIGHTS + r * LINE + (unit ^ (FOLDS && BN == 128 ? (r & 1) * 4 : r & 7)) * 16;
         int next[COPIES], nextExpert = -1, nextTile = 0, nextScaled = pairs;
         auto look = [&](int id) {
             if (id < total) {
@@ -270,13 +386,12 @@ __device__ __forceinline__ void tile(const Gemm &m) {
         look(blockIdx.x);
         for (int id = blockIdx.x; id < total; id += gridDim.x) {
             int expert = nextExpert, tile = 2 * nextTile;
-            const u8 *rows[COPIES];
-            unsigned there = 0;
+            unsigned rows[COPIES], there = 0;
 #pragma unroll
             for (int i = 0; i < COPIES; i++) {
                 int p = next[i];
                 there |= (p < pairs) << i;
-                rows[i] = m.a + (u64) (p < pairs ? p / m.pairsPerRow : 0) * (m.chunks * ROW_BYTES) + unit * 16;
+                rows[i] = (p < pairs ? p / m.pairsPerRow : 0) * (unsigned) (m.chunks * (ROW_BYTES / 16)) + unit;
             }
             const float *pairScale = m.aScales + (u64) (nextScaled < pairs ? nextScaled / m.pairsPerRow : 0) * m.groupsOfK;
             look(id + gridDim.x);
@@ -287,19 +402,41 @@ __device__ __forceinline__ void tile(const Gemm &m) {
             const u8 *weights = tileStart(m, expert, tile), *more = tileStart(m, expert, tile + 1);
             u64 scaleRow = (u64) expert * (m.groupsOfK + GROUPED) * packedRows + tile * 128;
             int scaleBytes = (first + second) / 16;
+            // The group of k, and what is left of it.
+            int group = 0, left = m.kOfGroup;
             for (int c = 0; c < m.chunks; c += STAGE_CHUNKS) {
                 barrierWait(stages.empty + 8 * stages.stage, stages.phase ^ 1);
                 unsigned at = stages.at(), told = stages.full + 8 * stages.stage;
                 int chunks = min(STAGE_CHUNKS, m.chunks - c);
+                int groups[STAGE_SCALES ? STAGE_SCALES : 1];
+#pragma unroll
+                for (int i = 0; i < STAGE_SCALES; i++) {
+                    // What pads k is 0, whatever its scale.
+                    groups[i] = min(group, m.groupsOfK - 1);
+                    left -= STEP;
+                    group += left == 0;
+                    left = left == 0 ? m.kOfGroup : left;
+                }
                 if (t == 0) {
                     barrierExpect(told, (first + second) * chunks + scaleBytes * STAGE_SCALES * (1 + ZEROS));
-                    bulkCopy(at, weights + (u64) c * first, first * chunks, told);
-                    if (second) {
-                        bulkCopy(at + S::WEIGHTS / 2, more + (u64) c * second, second * chunks, told);
+                    if (FOLDS && BN == 128 && (first & second) != S::WEIGHTS / 4) {
+                        // Where they are read by descriptors, chunks are equally far apart.
+                        for (int i = 0; i < chunks; i++) {
+                            unsigned to = at + i * (S::WEIGHTS / 4);
+                            bulkCopy(to, weights + (u64) (c + i) * first, first, told);
+                            if (second) {
+                                bulkCopy(to + S::WEIGHTS / 2, more + (u64) (c + i) * second, second, told);
+                            }
+                        }
+                    } else {
+                        bulkCopy(at, weights + (u64) c * first, first * chunks, told);
+                        if (second) {
+                            bulkCopy(at + S::WEIGHTS / 2, more + (u64) c * second, second * chunks, told);
+                        }
                     }
 #pragma unroll
                     for (int i = 0; i < STAGE_SCALES; i++) {
-                        u64 of = scaleRow + (u64) groupOfK(m, c, i) * packedRows;
+                        u64 of = scaleRow + (u64) groups[i] * packedRows;
                         bulkCopy(at + S::WEIGHTS + S::PAIRS + i * 1024, m.bScales + of, scaleBytes, told);
                         if (ZEROS) {
                             bulkCopy(at + S::WEIGHTS + S::PAIRS + S::SCALE + i * 1024, m.zeros + of, scaleBytes, told);
@@ -311,13 +448,13 @@ __device__ __forceinline__ void tile(const Gemm &m) {
                     if (r + APART * i < BN) {
                         // What pads k is multiplied by zeros.
                         bool known = (there >> i & 1) && unit * 16 < chunks * A_BYTES;
-                        copy16(at + to + i * APART * LINE, rows[i] + c * A_BYTES, known ? 16 : 0);
+                        copy16(at + to + i * APART * LINE, m.a + (u64) (rows[i] + c * (A_BYTES / 16)) * 16, known ? 16 : 0);
                     }
                 }
                 if (BLOCKED && t < BN) {
 #pragma unroll
                     for (int i = 0; i < STAGE_SCALES; i++) {
-                        copy4(at + S::WEIGHTS + S::PAIRS + S::SCALE + (i * BN + t) * 4, pairScale + groupOfK(m, c, i));
+                        copy4(at + S::WEIGHTS + S::PAIRS + S::SCALE + (i * BN + t) * 4, pairScale + groups[i]);
                     }
                 }
                 asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(told) : "memory");
@@ -332,6 +469,31 @@ __device__ __forceinline__ void tile(const Gemm &m) {
     for (int id = blockIdx.x; id < total; id += gridDim.x) {
         int block, tile;
         place(id, blocks, tiles, block, tile);
+#if FOLDS
+        if constexpr (BN == 128) {
+            tile *= 2;
+            int expert = m.expertIds[block], pair[2];
+            float acc[4][32], weight[2];
+#pragma unroll
+            for (int h = 0; h < 2; h++) {
+                int p = m.sortedIds[block * BN + own * 64 + warp * 16 + g + 8 * h];
+                pair[h] = p < pairs ? p : -1;
+                weight[h] = p < pairs && m.weighted ? m.topkWeights[p] : 1.0f;
+            }
+            multiplyPairs(acc, stages, expert < 0 ? 0 : m.chunks, own, warp, lane);
+            const float *bias = m.bias + (u64) expert * packedRows + tile * 128 + 2 * (lane & 3);
+            bool biased = m.biased && expert >= 0;
+            finishPairs(m, pair, weight, tile * 64, (m.groups - tile * TILE_GROUPS) >> 2, lane & 3, [&](int n, float2(&of)[2]) {
+                float2 addend = biased ? *(const float2 *) (bias + 8 * n) : make_float2(0.0f, 0.0f);
+#pragma unroll
+                for (int h = 0; h < 2; h++) {
+                    const float *sum = acc[n >> 3] + 4 * (n & 7) + 2 * h;
+                    of[h] = make_float2(sum[0] + addend.x, sum[1] + addend.y);
+                }
+            });
+            continue;
+        }
+#endif
         tile = 2 * tile + own;
         int expert = m.expertIds[block], chunks = expert < 0 ? 0 : m.chunks;
         u64 scaleRow = (u64) (expert < 0 ? 0 : expert) * (m.groupsOfK + GROUPED) * packedRows + tile * 128;

@@ -265,6 +265,18 @@ class MmaStagesTest {
                 .contains("-DSTEP=" + step);
     }
 
+    /** Where 64 packed rows, which are 32 of the gate and 32 of the up projection, lie in one block each. */
+    @ParameterizedTest
+    @CsvSource({"128, 160, 1", "64, 160, 1", "192, 32, 1", "128, 150, 0", "32, 160, 0", "8, 160, 0"})
+    void rowsThatShareScalesAreSeen(int rows, int intermediate, int uniform) {
+        Int8Quantization quantization =
+                Int8Quantization.of(Int8Scheme.W8A8_BLOCK).withGrid(new GroupShape(rows, 128));
+        Layer layer = layer(RandomLayer.of(2, 2, 600, intermediate, 40, 1), quantization, WgmmaGemm.ofInt8());
+        for (String product : List.of("gateUp", "down")) {
+            assertThat(layer.kernel(product).options()).contains("-DUNIFORM=" + uniform);
+        }
+    }
+
     /** Sums in another order have other bits. */
     @ParameterizedTest
     @EnumSource

@@ -84,7 +84,7 @@ class MmaWeightsTest {
                     long at = start
                             + ((long) (k / 64) * here + n % MmaWeights.TILE_ROWS / 8) * 512
                             + n % 8 * 64L
-                            + layout.placeOf(k % 64);
+                            + (layout.placeOf(k % 64) ^ n % 8 / 2 * 16);
                     int value = bytes.get(ValueLayout.JAVA_BYTE, at);
                     if (layout.halves()) {
                         value = (value & 0xFF) - 128;
