@@ -26,7 +26,7 @@ class Generate {
         --raw: the prompt as it is, in no chat template
         --device cuda:0: all of the model as TornadoVM's tasks there, in place of the CPU's cores
           [--context 4096] [--chunk 1: tokens of a prompt that are computed together]
-          [--layers-a-graph 4: that TornadoVM's graphs take, 8 of the kernels for Hopper]
+          [--layers-a-graph 4: that TornadoVM's graphs take, 12 of Qwen3 with the kernels for Hopper]
           [--unrecorded: single tokens without CUDA graphs]\
         """;
 
