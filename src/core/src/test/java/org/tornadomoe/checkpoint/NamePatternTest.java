@@ -283,4 +283,23 @@ class NamePatternTest {
         assertThat(pattern.matchesStartOf("a\rb")).isTrue();
         assertThat(pattern.matchesStartOf("a\nb")).isFalse();
     }
+
+    /** Ends of ranges may be escaped; a hyphen at an end of a set, and what closes one at its beginning, are characters. */
+    @ParameterizedTest
+    @ValueSource(
+            strings = {
+                "[\\--0]", "[+-\\-]", "[\\.-\\?]", "[A-\\]]", "[^\\[-a]", "[a-]", "[-a]", "[]-a]", "[^]a]", "[\\d-]",
+                "[a-c-e]", "[\\\\-a]", "[]]",
+            })
+    void setsHoldTheCharactersThatPythonsHold(String text) {
+        NamePattern pattern = NamePattern.compile(text);
+        // As Java writes it: a bracket at the beginning is escaped.
+        Pattern javas = Pattern.compile(text.replaceFirst("^(\\[\\^?)]", "$1\\\\]"));
+        for (char c = 0; c < 256; c++) {
+            String one = String.valueOf(c);
+            assertThat(pattern.matchesStartOf(one))
+                    .as(text + " " + (int) c)
+                    .isEqualTo(javas.matcher(one).lookingAt());
+        }
+    }
 }
