@@ -337,4 +337,55 @@ class MatrixReaderTest {
         wholeWords(gptq + 8, 6, 4, "rows in multiples of 4, got 6 x 4");
         wholeWords("'quant_method': 'awq', 'bits': 4, 'group_size': -1", 12, 8, "rows in multiples of 8, got 12 x 8");
     }
+
+    private static final String QUARK = "'quant_method': 'quark'";
+
+    /** Quark's whole numbers: what shares a scale is what the scales' number says. */
+    @Test
+    void quarksScalesAreOfTheMatrixOfARowOrOfAGroup() throws IOException {
+        file.add("m.weight", VALUES, 2, 4).add("m.weight_scale", new float[] {0.5f}, 1);
+        assertThat(read(QUARK, null)).containsExactly(0.5f, -1, 1.5f, -2, 2.5f, -3, 3.5f, -4);
+    }
+
+    @Test
+    void quarksScalesOfGroups() throws IOException {
+        file.add("m.weight", VALUES, 2, 4).add("m.weight_scale", new float[] {1, 2, 4, 8}, 2, 2);
+        assertThat(read(QUARK, null)).containsExactly(1, -2, 6, -8, 20, -24, 56, -64);
+    }
+
+    @Test
+    void quarksScalesOfRowsWithZeroPoints() throws IOException {
+        file.add("m.weight", VALUES, 2, 4)
+                .add("m.weight_scale", new float[] {1, 2}, 2, 1)
+                .add("m.weight_zero_point", new byte[] {1, -1}, 2, 1);
+        assertThat(read(QUARK, null)).containsExactly(0, -3, 2, -5, 12, -10, 16, -14);
+    }
+
+    @ParameterizedTest
+    @ValueSource(ints = {0, 6})
+    void quarksScalesOfNoWholeGroupsAreRefused(int scales) {
+        file.add("m.weight", VALUES, 2, 4).add("m.weight_scale", new float[scales], 2, scales / 2);
+        refused(QUARK, "tensor 'm.weight_scale': expected one scale, or one or more for each of 2 rows, got");
+    }
+
+    @ParameterizedTest
+    @CsvSource({"0, 4", "4, 0", "-1, 4"})
+    void aShapeHasRowsAndColumns(int rows, int cols) {
+        file.add("m.weight_shape", new int[] {rows, cols}, 2);
+        try (Safetensors tensors = written()) {
+            assertThatExceptionOfType(CheckpointException.class)
+                    .isThrownBy(() -> new MatrixReader(new BlockTensors(tensors), null).shape("m"))
+                    .withMessageContaining(
+                            "tensor 'm.weight_shape': expected rows and columns, got [" + rows + ", " + cols + "]");
+        }
+    }
+
+    @Test
+    void aShapeIsToldByTheFile() {
+        file.add("m.weight_shape", new int[] {1, 1}, 2);
+        try (Safetensors tensors = written()) {
+            assertThat(new MatrixReader(new BlockTensors(tensors), null).shape("m"))
+                    .containsExactly(1, 1);
+        }
+    }
 }

@@ -288,8 +288,19 @@ class NamePatternTest {
     @ParameterizedTest
     @ValueSource(
             strings = {
-                "[\\--0]", "[+-\\-]", "[\\.-\\?]", "[A-\\]]", "[^\\[-a]", "[a-]", "[-a]", "[]-a]", "[^]a]", "[\\d-]",
-                "[a-c-e]", "[\\\\-a]", "[]]",
+                "[\\--0]",
+                "[+-\\-]",
+                "[\\.-\\?]",
+                "[A-\\]]",
+                "[^\\[-a]",
+                "[a-]",
+                "[-a]",
+                "[]-a]",
+                "[^]a]",
+                "[\\d-]",
+                "[a-c-e]",
+                "[\\\\-a]",
+                "[]]",
             })
     void setsHoldTheCharactersThatPythonsHold(String text) {
         NamePattern pattern = NamePattern.compile(text);

@@ -11,6 +11,10 @@ class PrintableTest {
         assertThat(Printable.visible("a\u001b[2Jb\r\u0000\u007f\u009bc"))
                 .isEqualTo("a\\u001b[2Jb\\u000d\\u0000\\u007f\\u009bc");
         assertThat(Printable.visible("a\u202eb\u2066c\u2028")).isEqualTo("a\\u202eb\\u2066c\\u2028");
+        // The first and the last of each range, and what is beside them
+        assertThat(Printable.visible("\u202a\u2069\u200e\u200f\u2029"))
+                .isEqualTo("\\u202a\\u2069\\u200e\\u200f\\u2029");
+        assertThat(Printable.visible("\u202f\u2065\u206a\u200d")).isEqualTo("\u202f\u2065\u206a\u200d");
         assertThat(Printable.visible("line\n\ttab äß漢字😀")).isEqualTo("line\n\ttab äß漢字😀");
     }
 
