@@ -284,7 +284,7 @@ class NamePatternTest {
         assertThat(pattern.matchesStartOf("a\nb")).isFalse();
     }
 
-    /** Ends of ranges may be escaped; a hyphen at an end of a set, and what closes one at its beginning, are characters. */
+    /** Ends of ranges may be escaped; a hyphen at an end and a bracket at the beginning of a set are characters. */
     @ParameterizedTest
     @ValueSource(
             strings = {
