@@ -48,7 +48,7 @@ class ExplainTest {
         assertThat(ran.json().get("chosen")).isEqualTo("CpuExperts");
         assertThat(ran.list("candidates"))
                 .extracting(candidate -> String.valueOf(candidate.get("backend")))
-                .containsExactly(Stream.concat(Collections.nCopies(11, "TRITON").stream(), Stream.of("CPU"))
+                .containsExactly(Stream.concat(Collections.nCopies(13, "TRITON").stream(), Stream.of("CPU"))
                         .toArray(String[]::new));
         assertThat(String.valueOf(ran.list("candidates").getFirst().get("reason")))
                 .contains("interpreter:0", "has no wgmma: there are kernels for CUDA only");
@@ -56,7 +56,9 @@ class ExplainTest {
                 .contains("interpreter:0", "has no mma.sync with asynchronous copies: there are kernels for CUDA only");
         assertThat(String.valueOf(ran.list("candidates").get(5).get("reason")))
                 .contains("interpreter:0", "has no usable int8 tensor cores: there are kernels for CUDA and PTX only");
-        Map<?, ?> first = ran.list("candidates").get(6);
+        assertThat(String.valueOf(ran.list("candidates").get(6).get("reason")))
+                .contains("interpreter:0", "TornadoVM has matrix instructions through CUDA and PTX only");
+        Map<?, ?> first = ran.list("candidates").get(8);
         assertThat(first.get("kernelClass")).isEqualTo("TornadoDp4aExperts");
         assertThat(first.get("supported")).isEqualTo(false);
         assertThat(String.valueOf(first.get("reason")))
@@ -274,6 +276,8 @@ class ExplainTest {
     @CsvSource(delimiter = '|', nullValues = "-", textBlock = """
         h100    | -      | w8a8_channel  | TornadoHopperExperts
         h200    | ptx    | w8a8_channel  | TornadoTensorCoreExperts
+        h200    | ptx    | w8a8_block    | TornadoFragmentExperts
+        h200    | ptx    | w8a16_group   | TornadoFragmentDigitExperts
         h200    | -      | w8a8_tensor   | TornadoHopperExperts
         h200    | -      | w8a16_group   | TornadoWgmmaHalfExperts
         h200    | -      | w8a8_block    | TornadoWgmmaExperts

@@ -762,7 +762,7 @@ public final class LayerChecks {
 
     /** What halves with 11 bits, of both factors, leave of a product's values. */
     private static double products(TornadoExperts experts) {
-        return experts.gemm().packsFloats() ? 2e-3 : 1e-5;
+        return experts.gemm().rounding(Int8Scheme.W8A16_CHANNEL) != null ? 2e-3 : 1e-5;
     }
 
     /**
@@ -771,7 +771,7 @@ public final class LayerChecks {
      */
     private static double tolerance(TornadoExperts kernels, Int8Experts experts) {
         if (!experts.scheme().quantizesActivations()) {
-            return kernels.gemm().packsFloats() ? 1.5e-3 : 1e-5;
+            return kernels.gemm().rounding(Int8Scheme.W8A16_CHANNEL) != null ? 1.5e-3 : 1e-5;
         }
         // An activation next to a boundary moves by one step, of 127 for a row's greatest. Where quotients are
         // truncated, every

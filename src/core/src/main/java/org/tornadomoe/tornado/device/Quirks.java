@@ -49,8 +49,8 @@ import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
  *       tornado.ptx.priority}.
  *   <li>{@code simdShuffleDown} compiles on OpenCL and computes wrong numbers (7): no kernel shuffles, which the build
  *       checks.
- *   <li>int8 fragments are loaded through FP16's loads with an offset (5.2) or by their own loads (7.0, #1101), and
- *       kernels read accumulators (7.0, #1094): only CUDA C code uses tensor cores, which is the same in all versions.
+ *   <li>int8 fragments' own loads have no offset, and accumulators leave a kernel for memory only (5.2; otherwise from
+ *       7.0 on, #1094, #1101): {@code FragmentGemmKernels} loads through FP16's loads, which have one, and stores sums.
  * </ul>
  *
  * @param version in TornadoVM's format, {@code 8.2.0-jdk22plus}; null without its SDK

@@ -63,6 +63,11 @@ public interface GemmFamily {
         return 1;
     }
 
+    /** Ints of the array in which its kernels keep sums meanwhile; 1 if they need none. */
+    default long sums(LayerShape shape) {
+        return 1;
+    }
+
     /** Whether the first product ends with the activation, and finds the magnitudes of its rows. */
     default boolean activates() {
         return false;

@@ -88,6 +88,9 @@ public final class Workspace {
     /** Zeros: the sizes for a prebuilt kernel that has nothing to do. */
     final IntArray noSizes;
 
+    /** Sums that a GEMM's kernel writes and reads again. */
+    final IntArray sums;
+
     /** The first GEMM's output, [P, 2I]. Also large enough for {@link #down}. */
     final FloatArray gateUp;
 
@@ -155,6 +158,7 @@ public final class Workspace {
         partSortedIds = table.ints("partSortedIds", WORKSPACE, parts, experts -> places);
         partExpertIds = table.ints("partExpertIds", WORKSPACE, parts, experts -> blocks);
         noSizes = table.ints("noSizes", WORKSPACE, gemm.prebuiltSizes());
+        sums = table.ints("sums", WORKSPACE, gemm.sums(shape));
         gateUp = table.floats("gateUp", WORKSPACE, pad + p * Math.max(shape.gateUpRows, h));
         activated = table.floats("activated", WORKSPACE, pad + p * shape.intermediate);
         amax = table.ints("amax", WORKSPACE, gemm.activates() ? p : 1);

@@ -295,7 +295,7 @@ public final class QuantizeKernels {
     }
 
     /** Where a row's values are: with {@code weighted} 1 they are its token's, which all of the token's rows share. */
-    private static int valuesRow(int row, int rowsPerToken, int weighted) {
+    static int valuesRow(int row, int rowsPerToken, int weighted) {
         return weighted == 1 ? row / rowsPerToken : row;
     }
 

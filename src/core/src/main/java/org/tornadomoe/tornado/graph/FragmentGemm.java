@@ -1,0 +1,178 @@
+package org.tornadomoe.tornado.graph;
+
+import java.util.List;
+import java.util.function.IntPredicate;
+import java.util.stream.Stream;
+import org.jspecify.annotations.Nullable;
+import org.tornadomoe.config.FusedMoeConfig;
+import org.tornadomoe.config.Int8Scheme;
+import org.tornadomoe.kernel.Support;
+import org.tornadomoe.tornado.device.Device;
+import org.tornadomoe.tornado.kernels.FragmentGemmKernels;
+import org.tornadomoe.tornado.layout.FragmentWeights;
+import org.tornadomoe.tornado.layout.WeightLayout;
+import org.tornadomoe.tuning.LaunchConfig;
+
+/**
+ * NVIDIA's tensor cores from kernels in Java, for every scheme: {@link FragmentGemmKernels}, on
+ * {@link FragmentWeights}. Activations are int8 or, where they stay in float, digits of int8, exact to float.
+ */
+public final class FragmentGemm extends JavaGemm {
+    private final boolean digits;
+
+    private FragmentGemm(boolean digits) {
+        this.digits = digits;
+    }
+
+    /** For {@code w8a8_*}. */
+    public static FragmentGemm ofInt8() {
+        return new FragmentGemm(false);
+    }
+
+    /** For {@code w8a16_*}. */
+    public static FragmentGemm ofDigits() {
+        return new FragmentGemm(true);
+    }
+
+    @Override
+    public String name() {
+        return digits ? "fragments_a16" : "fragments";
+    }
+
+    @Override
+    public WeightLayout layout() {
+        return new FragmentWeights(digits);
+    }
+
+    @Override
+    public List<LaunchConfig> launches() {
+        int k = FragmentGemmKernels.CHUNK;
+        return List.of(
+                new LaunchConfig(
+                        FragmentGemmKernels.FEW,
+                        FragmentGemmKernels.STRIP,
+                        k,
+                        1,
+                        FragmentGemmKernels.FEW_GROUP / 32,
+                        2),
+                new LaunchConfig(
+                        FragmentGemmKernels.MANY,
+                        FragmentGemmKernels.MANY_ROWS,
+                        k,
+                        1,
+                        FragmentGemmKernels.MANY_GROUP / 32,
+                        2));
+    }
+
+    @Override
+    public LaunchConfig byRule(FusedMoeConfig config, int tokens) {
+        return launchOf(
+                GemmFamily.pairsOfExpert(config, tokens) <= FragmentGemmKernels.FEW
+                        ? FragmentGemmKernels.FEW
+                        : FragmentGemmKernels.MANY);
+    }
+
+    @Override
+    public boolean supports(Int8Scheme scheme) {
+        return scheme.quantizesActivations() != digits;
+    }
+
+    @Override
+    public int columnsOfScale() {
+        return FragmentGemmKernels.CHUNK;
+    }
+
+    @Override
+    public boolean packsFloats() {
+        return digits;
+    }
+
+    @Override
+    public long sums(LayerShape shape) {
+        int rows = Math.max(shape.gateUpRows, shape.hidden);
+        long few = groups(true, rows, shape.blocks(shape.maxTokens, FragmentGemmKernels.FEW));
+        long many = groups(false, rows, shape.blocks(shape.maxTokens, FragmentGemmKernels.MANY));
+        return Math.max(few * FragmentGemmKernels.FEW_SUMS, many * FragmentGemmKernels.MANY_SUMS);
+    }
+
+    /** Groups of a launch for so many blocks and weight rows. */
+    private static int groups(boolean few, int rows, long blocks) {
+        long tiles = blocks * Math.ceilDiv(rows, few ? FragmentGemmKernels.STRIP : FragmentGemmKernels.MANY_ROWS);
+        return (int) Math.min(tiles, few ? FragmentGemmKernels.FEW_GROUPS : FragmentGemmKernels.MANY_GROUPS);
+    }
+
+    @Override
+    public @Nullable Support obstacle(Device device) {
+        String lacking = device.is(Device.CUDA) || device.is(Device.PTX)
+                ? device.lacksInt8Mma()
+                : "TornadoVM has matrix instructions through CUDA and PTX only";
+        return lacking == null
+                ? null
+                : Support.no(
+                        device + " has no usable int8 tensor cores: " + lacking,
+                        "device: one with int8 tensor cores, through CUDA or PTX");
+    }
+
+    @Override
+    public LayerProgram program(LayerArrays arrays) {
+        return digits ? new FragmentProgram(this, arrays) : super.program(arrays);
+    }
+
+    /** Of each part two kernels, of which one has nothing to do in a call. */
+    @Override
+    public List<Stage> stages(LayerArrays a, Product p) {
+        // By rule blocks only grow; whoever chooses them may choose any.
+        int largest = a.launches.source() == null ? a.blockSize(a.shape.maxTokens) : FragmentGemmKernels.MANY;
+        return a
+                .shape
+                .parts
+                .each(part -> Stream.of(FragmentGemmKernels.FEW, FragmentGemmKernels.MANY)
+                        .filter(size -> size <= largest)
+                        .map(size -> stage(a, p, part, size))
+                        .toList())
+                .stream()
+                .flatMap(List::stream)
+                .toList();
+    }
+
+    private Stage stage(LayerArrays a, Product p, int part, int size) {
+        boolean few = size == FragmentGemmKernels.FEW;
+        IntPredicate works = m -> a.blockSize(m) == size;
+        int group = a.shape.quantization.colsPerScale(p.cols());
+        int chunks = FragmentWeights.chunks(p.cols());
+        boolean blocks = a.shape.scheme == Int8Scheme.W8A8_BLOCK;
+        return KernelTask.stage(
+                p.name() + (few ? "Few" : "Many") + a.shape.parts.suffix(part),
+                few ? FragmentGemmKernels.FEW_GROUP : FragmentGemmKernels.MANY_GROUP,
+                m -> works.test(m) ? groups(few, p.rows(), a.blocks(m)) : 1,
+                t -> t.runs(
+                        few ? FragmentGemmKernels::few : FragmentGemmKernels::many,
+                        t.in(a.work.header),
+                        t.in(a.work.sortedIds(part)),
+                        t.in(a.work.expertIds(part)),
+                        t.in(a.work.numPostPadded),
+                        t.in(p.quantized()),
+                        t.in(p.scales()),
+                        t.in(p.projection().values().get(part)),
+                        t.in(p.projection().scales().get(part)),
+                        t.in(p.projection().zeroPoints().get(part)),
+                        t.in(p.projection().bias().get(part)),
+                        t.in(a.work.topkWeights),
+                        t.out(a.work.sums),
+                        t.out(p.out()),
+                        a.shape.topK,
+                        p.rows(),
+                        chunks,
+                        group < p.cols() ? group / FragmentGemmKernels.CHUNK : chunks,
+                        blocks ? a.shape.quantization.rowsPerScale(p.rows()) : 1,
+                        form(a.shape, p)));
+    }
+
+    private int form(LayerShape shape, Product p) {
+        return (p.pairsPerRow() == 1 ? FragmentGemmKernels.PER_PAIR : 0)
+                | (shape.biased ? FragmentGemmKernels.BIASED : 0)
+                | (p.weighted() == 1 ? FragmentGemmKernels.WEIGHTED : 0)
+                | (digits ? FragmentGemmKernels.DIGITS : 0)
+                | (shape.quantization.zeroPoints() ? FragmentGemmKernels.ZERO_POINTS : 0);
+    }
+}

@@ -1,0 +1,666 @@
+package org.tornadomoe.tornado.kernels;
+
+import uk.ac.manchester.tornado.api.KernelContext;
+import uk.ac.manchester.tornado.api.enums.MMAShape;
+import uk.ac.manchester.tornado.api.math.TornadoMath;
+import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
+import uk.ac.manchester.tornado.api.types.arrays.IntArray;
+
+/**
+ * The expert GEMM on NVIDIA's tensor cores in Java, with the matrix instructions of TornadoVM's API
+ * ({@code mma.m16n8k32} on int8), for every scheme: {@code out[p][n] = Σ_g aScales · bScales[e][g][n] · Σ_k
+ * a[row(p)][k] · b[expert(p)][n][k]}, k being the columns of group g, exact in int32 for at most 131,071 of them.
+ *
+ * <p>Two kernels, by the pairs of a block: {@link #few} and {@link #many}. A layer has both in its graph, and in a call
+ * one of them has nothing to do. They give the same bits.
+ *
+ * <p>Activations in float are {@value #PLANES} digits of int8 each ({@link #split}), which the same instructions
+ * multiply one after the other.
+ *
+ * <p>Layout of the weights: {@code [E][strips of 64 rows][chunks of 64 k][2 steps of 32 k][8 panels of 8 rows][64
+ * ints]}, so that a chunk of a strip lies in local memory as it comes from the device's. Int {@code 4(k / 2) + n / 2}
+ * of a panel has k and the next of rows n and n + 1: what the transposing load of TornadoVM's API makes the
+ * instruction's second operand of. What pads rows and columns is 0.
+ *
+ * <p>TornadoVM's 5.2 loads int8 operands at the beginning of a local array only. Its loads of halves, which move the
+ * same bits, take an offset, hence the casts. And it lets sums out of a fragment into the device's memory only: a
+ * work-group writes a tile's there after each group of columns and reads them after a barrier. As every group has a
+ * place for one tile and goes on to another tile, that memory stays in the cache.
+ */
+public final class FragmentGemmKernels {
+    /** Sorted pairs of a block of {@link #few}. */
+    public static final int FEW = 16;
+
+    /** Sorted pairs of a block of {@link #many}. */
+    public static final int MANY = 64;
+
+    /** Weight rows that lie together. */
+    public static final int STRIP = 64;
+
+    /** Columns that lie together. */
+    public static final int CHUNK = 64;
+
+    /** Ints of a strip's chunk. */
+    public static final int CHUNK_INTS = STRIP * CHUNK / 4;
+
+    /** Weight rows of a tile of {@link #many}. */
+    public static final int MANY_ROWS = 2 * STRIP;
+
+    /** Work-items of a group of {@link #few}. */
+    public static final int FEW_GROUP = 128;
+
+    /** Work-items of a group of {@link #many}. */
+    public static final int MANY_GROUP = 256;
+
+    /** The most groups of a launch of {@link #few}; each takes every tile that is so many after its last. */
+    public static final int FEW_GROUPS = 1024;
+
+    /** The most groups of a launch of {@link #many}. */
+    public static final int MANY_GROUPS = 512;
+
+    /** Sums of a tile of {@link #few}. */
+    public static final int FEW_SUMS = FEW * STRIP;
+
+    /** Sums of a tile of {@link #many}. */
+    public static final int MANY_SUMS = MANY * MANY_ROWS;
+
+    /** Digits of an activation in float, of 8 bits each, the highest first. */
+    public static final int PLANES = 3;
+
+    /** Work-items of a group of {@link #split}. */
+    public static final int SPLIT_GROUP = 128;
+
+    /** The greatest magnitude of digits: 127 · 2^16. */
+    private static final float MOST = 8323072.0f;
+
+    /** Of a product's form: each pair has a row of activations of its own; else a token's pairs share one. */
+    public static final int PER_PAIR = 1;
+
+    /** Of a product's form: with biases. */
+    public static final int BIASED = 2;
+
+    /** Of a product's form: times the router's weights. */
+    public static final int WEIGHTED = 4;
+
+    /** Of a product's form: activations are digits. */
+    public static final int DIGITS = 8;
+
+    /** Of a product's form: weights have zero points, and rows of digits their sums. */
+    public static final int ZERO_POINTS = 16;
+
+    private FragmentGemmKernels() {}
+
+    /**
+     * For few pairs: tiles of {@link #FEW} pairs and a strip of weight rows, of which a warp has 16. Otherwise as
+     * {@link #many}, at most {@link #FEW_GROUPS} groups of {@link #FEW_GROUP} work-items.
+     */
+    public static void few(
+            KernelContext ctx,
+            IntArray header,
+            IntArray sortedIds,
+            IntArray expertIds,
+            IntArray padded,
+            IntArray a,
+            FloatArray aScales,
+            IntArray b,
+            FloatArray bScales,
+            FloatArray zeroPoints,
+            FloatArray bias,
+            FloatArray topkWeights,
+            IntArray sums,
+            FloatArray out,
+            int topK,
+            int rows,
+            int chunks,
+            int groupChunks,
+            int rowsPerScale,
+            int form) {
+        int[] aTile = ctx.allocateIntLocalArray(FEW * 2 * CHUNK / 4);
+        int[] bTile = ctx.allocateIntLocalArray(STRIP * 2 * CHUNK / 4);
+        int[] pairOf = ctx.allocateIntLocalArray(FEW);
+        int[] zeroSums = ctx.allocateIntLocalArray(FEW);
+        float[] scaleOf = ctx.allocateFloatLocalArray(FEW);
+        float[] totals = ctx.allocateFloatLocalArray(FEW_SUMS);
+        int lid = ctx.localIdx;
+        int warp = lid / 32;
+        // Where a warp's weights are in the tile, in bytes; a step's are 2048 after the last one's.
+        int bAt = warp * 512;
+        int planes = (form & DIGITS) != 0 ? PLANES : 1;
+        int rowInts = planes * chunks * ((form & DIGITS) != 0 ? 17 : 16);
+        int groups = (chunks + groupChunks - 1) / groupChunks;
+        int scaleRows = (rows + rowsPerScale - 1) / rowsPerScale;
+        int pairs = header.get(0) * topK;
+        int pairsPerRow = (form & PER_PAIR) != 0 ? 1 : topK;
+        int strips = (rows + STRIP - 1) / STRIP;
+        int across = strips;
+        int tiles = header.get(1) == FEW ? padded.get(0) / FEW * across : 0;
+        int sumsFrom = ctx.groupIdx * FEW;
+        for (int tile = ctx.groupIdx; tile < tiles; tile += FEW_GROUPS) {
+            int block = tile / across;
+            int strip = tile % across;
+            int expert = expertIds.get(block);
+            // A place that pads the block has row 0; its sums are thrown away.
+            int own = sortedIds.get(block * FEW + lid / 8);
+            int aFrom = (own < pairs ? own / pairsPerRow * rowInts : 0) + lid % 8 * 2;
+            int aTo = lid % 8 / 4 * 128 + lid / 8 * 8 + lid % 4 * 2;
+            int bFrom = expert >= 0 ? (expert * strips + strip) * chunks * CHUNK_INTS + lid : lid;
+            int placed = lid < FEW ? sortedIds.get(block * FEW + lid) : pairs;
+            int placedRow = placed < pairs ? placed / pairsPerRow : 0;
+            if (lid < FEW) {
+                pairOf[lid] = placed;
+            }
+            for (int i = lid; i < FEW_SUMS; i += FEW_GROUP) {
+                totals[i] = 0.0f;
+            }
+            int n = strip * STRIP + lid % STRIP;
+            int scaleFrom = expert * groups * scaleRows + (n < rows ? n : rows - 1) / rowsPerScale;
+            // The second of the first two chunks.
+            int aAfter = aFrom + (chunks > 1 ? 16 : 0);
+            int bAfter = bFrom + (chunks > 1 ? CHUNK_INTS : 0);
+            int a0 = a.get(aFrom);
+            int a1 = a.get(aFrom + 1);
+            int c0 = a.get(aAfter);
+            int c1 = a.get(aAfter + 1);
+            int b0 = b.get(bFrom);
+            int b1 = b.get(bFrom + 128);
+            int b2 = b.get(bFrom + 256);
+            int b3 = b.get(bFrom + 384);
+            int b4 = b.get(bFrom + 512);
+            int b5 = b.get(bFrom + 640);
+            int b6 = b.get(bFrom + 768);
+            int b7 = b.get(bFrom + 896);
+            int d0 = b.get(bAfter);
+            int d1 = b.get(bAfter + 128);
+            int d2 = b.get(bAfter + 256);
+            int d3 = b.get(bAfter + 384);
+            int d4 = b.get(bAfter + 512);
+            int d5 = b.get(bAfter + 640);
+            int d6 = b.get(bAfter + 768);
+            int d7 = b.get(bAfter + 896);
+            int end = expert >= 0 ? planes * groups : 0;
+            float unit = planes == 1 ? 1.0f : 65536.0f;
+            for (int g = 0; g < end; g++) {
+                int group = g % groups;
+                int first = g / groups * chunks + group * groupChunks;
+                int last = g / groups * chunks + (group + 1 < groups ? (group + 1) * groupChunks : chunks);
+                if (lid < FEW) {
+                    scaleOf[lid] = aScales.get(planes == 1 ? placedRow * groups + group : placedRow) * unit;
+                    int sum = 0;
+                    if ((form & ZERO_POINTS) != 0) {
+                        for (int c = first; c < last; c++) {
+                            sum += a.get(placedRow * rowInts + planes * chunks * 16 + c);
+                        }
+                    }
+                    zeroSums[lid] = sum;
+                }
+                float scale = bScales.get(scaleFrom + group * scaleRows);
+                int zero = 0;
+                if ((form & ZERO_POINTS) != 0) {
+                    zero = (int) zeroPoints.get(scaleFrom + group * scaleRows);
+                }
+                unit = group + 1 < groups ? unit : unit / 256.0f;
+                int[] s00 = ctx.mmaFragmentInt(0);
+                int[] s01 = ctx.mmaFragmentInt(0);
+                for (int c = first; c < last; c += 2) {
+                    aTile[aTo] = a0;
+                    aTile[aTo + 1] = a1;
+                    bTile[lid] = b0;
+                    bTile[lid + 128] = b1;
+                    bTile[lid + 256] = b2;
+                    bTile[lid + 384] = b3;
+                    bTile[lid + 512] = b4;
+                    bTile[lid + 640] = b5;
+                    bTile[lid + 768] = b6;
+                    bTile[lid + 896] = b7;
+                    // A group may end with the first.
+                    int both = c + 1 < last ? -1 : 0;
+                    aTile[aTo + 256] = c0 & both;
+                    aTile[aTo + 257] = c1 & both;
+                    bTile[lid + 1024] = d0;
+                    bTile[lid + 1152] = d1;
+                    bTile[lid + 1280] = d2;
+                    bTile[lid + 1408] = d3;
+                    bTile[lid + 1536] = d4;
+                    bTile[lid + 1664] = d5;
+                    bTile[lid + 1792] = d6;
+                    bTile[lid + 1920] = d7;
+                    ctx.localBarrier();
+                    int next = c + 2 < last ? c + 2 : last;
+                    next = next < planes * chunks ? next : c;
+                    int second = next + 1 < planes * chunks ? next + 1 : next;
+                    int aNext = aFrom + next * 16;
+                    int aSecond = aFrom + second * 16;
+                    int bNext = bFrom + next % chunks * CHUNK_INTS;
+                    int bSecond = bFrom + second % chunks * CHUNK_INTS;
+                    a0 = a.get(aNext);
+                    a1 = a.get(aNext + 1);
+                    c0 = a.get(aSecond);
+                    c1 = a.get(aSecond + 1);
+                    b0 = b.get(bNext);
+                    b1 = b.get(bNext + 128);
+                    b2 = b.get(bNext + 256);
+                    b3 = b.get(bNext + 384);
+                    b4 = b.get(bNext + 512);
+                    b5 = b.get(bNext + 640);
+                    b6 = b.get(bNext + 768);
+                    b7 = b.get(bNext + 896);
+                    d0 = b.get(bSecond);
+                    d1 = b.get(bSecond + 128);
+                    d2 = b.get(bSecond + 256);
+                    d3 = b.get(bSecond + 384);
+                    d4 = b.get(bSecond + 512);
+                    d5 = b.get(bSecond + 640);
+                    d6 = b.get(bSecond + 768);
+                    d7 = b.get(bSecond + 896);
+                    byte[] x00 = (byte[]) (Object) ctx.mmaLoadA(aTile, 16, 0);
+                    byte[] w00 = (byte[]) (Object) ctx.mmaLoadB(bTile, 16, bAt);
+                    byte[] w01 = (byte[]) (Object) ctx.mmaLoadB(bTile, 16, bAt + 256);
+                    s00 = ctx.mmaInt8(x00, w00, s00, MMAShape.M16N8K32);
+                    s01 = ctx.mmaInt8(x00, w01, s01, MMAShape.M16N8K32);
+                    byte[] x10 = (byte[]) (Object) ctx.mmaLoadA(aTile, 16, 512);
+                    byte[] w10 = (byte[]) (Object) ctx.mmaLoadB(bTile, 16, bAt + 2048);
+                    byte[] w11 = (byte[]) (Object) ctx.mmaLoadB(bTile, 16, bAt + 2304);
+                    s00 = ctx.mmaInt8(x10, w10, s00, MMAShape.M16N8K32);
+                    s01 = ctx.mmaInt8(x10, w11, s01, MMAShape.M16N8K32);
+                    byte[] x20 = (byte[]) (Object) ctx.mmaLoadA(aTile, 16, 1024);
+                    byte[] w20 = (byte[]) (Object) ctx.mmaLoadB(bTile, 16, bAt + 4096);
+                    byte[] w21 = (byte[]) (Object) ctx.mmaLoadB(bTile, 16, bAt + 4352);
+                    s00 = ctx.mmaInt8(x20, w20, s00, MMAShape.M16N8K32);
+                    s01 = ctx.mmaInt8(x20, w21, s01, MMAShape.M16N8K32);
+                    byte[] x30 = (byte[]) (Object) ctx.mmaLoadA(aTile, 16, 1536);
+                    byte[] w30 = (byte[]) (Object) ctx.mmaLoadB(bTile, 16, bAt + 6144);
+                    byte[] w31 = (byte[]) (Object) ctx.mmaLoadB(bTile, 16, bAt + 6400);
+                    s00 = ctx.mmaInt8(x30, w30, s00, MMAShape.M16N8K32);
+                    s01 = ctx.mmaInt8(x30, w31, s01, MMAShape.M16N8K32);
+                    ctx.localBarrier();
+                }
+                int column = warp * 16;
+                ctx.mmaStoreInt(s00, sums, sumsFrom, column, STRIP);
+                ctx.mmaStoreInt(s01, sums, sumsFrom, column + 8, STRIP);
+                ctx.globalBarrier();
+
+                int place = lid / STRIP;
+                int from = sumsFrom * STRIP + lid;
+                int r0 = sums.get(from);
+                int r1 = sums.get(from + 128);
+                int r2 = sums.get(from + 256);
+                int r3 = sums.get(from + 384);
+                int r4 = sums.get(from + 512);
+                int r5 = sums.get(from + 640);
+                int r6 = sums.get(from + 768);
+                int r7 = sums.get(from + 896);
+                totals[lid] = totals[lid] + (r0 - zeroSums[place] * zero) * scaleOf[place] * scale;
+                totals[lid + 128] = totals[lid + 128] + (r1 - zeroSums[place + 2] * zero) * scaleOf[place + 2] * scale;
+                totals[lid + 256] = totals[lid + 256] + (r2 - zeroSums[place + 4] * zero) * scaleOf[place + 4] * scale;
+                totals[lid + 384] = totals[lid + 384] + (r3 - zeroSums[place + 6] * zero) * scaleOf[place + 6] * scale;
+                totals[lid + 512] = totals[lid + 512] + (r4 - zeroSums[place + 8] * zero) * scaleOf[place + 8] * scale;
+                totals[lid + 640] =
+                        totals[lid + 640] + (r5 - zeroSums[place + 10] * zero) * scaleOf[place + 10] * scale;
+                totals[lid + 768] =
+                        totals[lid + 768] + (r6 - zeroSums[place + 12] * zero) * scaleOf[place + 12] * scale;
+                totals[lid + 896] =
+                        totals[lid + 896] + (r7 - zeroSums[place + 14] * zero) * scaleOf[place + 14] * scale;
+                ctx.globalBarrier();
+            }
+            ctx.localBarrier();
+            for (int i = lid; i < FEW_SUMS; i += FEW_GROUP) {
+                int pair = pairOf[i / STRIP];
+                if (pair < pairs && n < rows) {
+                    float value = totals[i];
+                    if ((form & BIASED) != 0 && expert >= 0) {
+                        value = value + bias.get(expert * rows + n);
+                    }
+                    if ((form & WEIGHTED) != 0) {
+                        value = value * topkWeights.get(pair);
+                    }
+                    out.set(pair * rows + n, value);
+                }
+            }
+            ctx.localBarrier();
+        }
+    }
+
+    /**
+     * For many pairs: tiles of {@link #MANY} pairs and {@link #MANY_ROWS} weight rows.
+     *
+     * <p>Grid: groups of {@link #MANY_GROUP} work-items, {@link #MANY_GROUPS} or, where there are fewer, one a tile. A
+     * warp has 32 pairs and 32 weight rows. The next chunk's operands are on their way to registers while a chunk in
+     * local memory (44 KB with a tile's totals) is multiplied. Costs K·N bytes of weights a block, mostly from the
+     * cache.
+     *
+     * @param header [0] = M, [1] = pairs of a block; nothing is done if those aren't {@link #MANY}
+     * @param sortedIds pairs in expert order, in blocks; what is no pair (P) pads a block at its end
+     * @param expertIds [blocks]; a block with −1 is written zeros
+     * @param padded [0] = places in use in {@code sortedIds}
+     * @param a [rows of a, chunks · 16], or with {@link #DIGITS} {@code PLANES · chunks · 17} ints a row as
+     *     {@link #split} writes them
+     * @param aScales [rows of a, groups], or with {@link #DIGITS} [rows of a]: of the lowest digit
+     * @param b weights
+     * @param bScales [E, groups, ⌈N / rowsPerScale⌉]
+     * @param zeroPoints with {@link #ZERO_POINTS} as {@code bScales}, whole numbers; else not looked at
+     * @param bias with {@link #BIASED} [E, N]; else not looked at
+     * @param topkWeights [P]
+     * @param sums [groups, {@link #MANY_SUMS}], for the kernel's own use
+     * @param out [P, N], written for every pair in {@code sortedIds}
+     * @param chunks of a row of K columns
+     * @param groupChunks chunks of a group of columns, all if there is one group
+     * @param form what else there is
+     */
+    public static void many(
+            KernelContext ctx,
+            IntArray header,
+            IntArray sortedIds,
+            IntArray expertIds,
+            IntArray padded,
+            IntArray a,
+            FloatArray aScales,
+            IntArray b,
+            FloatArray bScales,
+            FloatArray zeroPoints,
+            FloatArray bias,
+            FloatArray topkWeights,
+            IntArray sums,
+            FloatArray out,
+            int topK,
+            int rows,
+            int chunks,
+            int groupChunks,
+            int rowsPerScale,
+            int form) {
+        int[] aTile = ctx.allocateIntLocalArray(MANY * CHUNK / 4);
+        int[] bTile = ctx.allocateIntLocalArray(MANY_ROWS * CHUNK / 4);
+        int[] pairOf = ctx.allocateIntLocalArray(MANY);
+        int[] zeroSums = ctx.allocateIntLocalArray(MANY);
+        float[] scaleOf = ctx.allocateFloatLocalArray(MANY);
+        float[] totals = ctx.allocateFloatLocalArray(MANY_SUMS);
+        int lid = ctx.localIdx;
+        int warp = lid / 32;
+        // Where a warp's operands are in the tiles, in bytes; the second step's are half a tile or half a strip on.
+        int aAt = warp / 4 * 1024;
+        int bAt = warp % 4 / 2 * 4096 + warp % 2 * 1024;
+        int planes = (form & DIGITS) != 0 ? PLANES : 1;
+        int rowInts = planes * chunks * ((form & DIGITS) != 0 ? 17 : 16);
+        int groups = (chunks + groupChunks - 1) / groupChunks;
+        int scaleRows = (rows + rowsPerScale - 1) / rowsPerScale;
+        int pairs = header.get(0) * topK;
+        int pairsPerRow = (form & PER_PAIR) != 0 ? 1 : topK;
+        int strips = (rows + STRIP - 1) / STRIP;
+        int across = (rows + MANY_ROWS - 1) / MANY_ROWS;
+        int tiles = header.get(1) == MANY ? padded.get(0) / MANY * across : 0;
+        int sumsFrom = ctx.groupIdx * MANY;
+        for (int tile = ctx.groupIdx; tile < tiles; tile += MANY_GROUPS) {
+            int block = tile / across;
+            int strip = tile % across * 2;
+            int expert = expertIds.get(block);
+            // A place that pads the block has row 0; its sums are thrown away.
+            int own = sortedIds.get(block * MANY + lid / 4);
+            int aFrom = (own < pairs ? own / pairsPerRow * rowInts : 0) + lid % 4 * 4;
+            int aTo = lid % 4 / 2 * 512 + lid / 4 * 8 + lid % 2 * 4;
+            int bFrom = expert >= 0 ? (expert * strips + strip) * chunks * CHUNK_INTS + lid : lid;
+            // The last tile may have one strip only: it takes that twice.
+            int apart = strip + 1 < strips ? chunks * CHUNK_INTS : 0;
+            int placed = lid < MANY ? sortedIds.get(block * MANY + lid) : pairs;
+            int placedRow = placed < pairs ? placed / pairsPerRow : 0;
+            if (lid < MANY) {
+                pairOf[lid] = placed;
+            }
+            for (int i = lid; i < MANY_SUMS; i += MANY_GROUP) {
+                totals[i] = 0.0f;
+            }
+            int n = strip * STRIP + lid % MANY_ROWS;
+            int scaleFrom = expert * groups * scaleRows + (n < rows ? n : rows - 1) / rowsPerScale;
+            int a0 = a.get(aFrom);
+            int a1 = a.get(aFrom + 1);
+            int a2 = a.get(aFrom + 2);
+            int a3 = a.get(aFrom + 3);
+            int b0 = b.get(bFrom);
+            int b1 = b.get(bFrom + 256);
+            int b2 = b.get(bFrom + 512);
+            int b3 = b.get(bFrom + 768);
+            int b4 = b.get(bFrom + apart);
+            int b5 = b.get(bFrom + apart + 256);
+            int b6 = b.get(bFrom + apart + 512);
+            int b7 = b.get(bFrom + apart + 768);
+            int end = expert >= 0 ? planes * groups : 0;
+            float unit = planes == 1 ? 1.0f : 65536.0f;
+            for (int g = 0; g < end; g++) {
+                int group = g % groups;
+                int first = g / groups * chunks + group * groupChunks;
+                int last = g / groups * chunks + (group + 1 < groups ? (group + 1) * groupChunks : chunks);
+                if (lid < MANY) {
+                    scaleOf[lid] = aScales.get(planes == 1 ? placedRow * groups + group : placedRow) * unit;
+                    int sum = 0;
+                    if ((form & ZERO_POINTS) != 0) {
+                        for (int c = first; c < last; c++) {
+                            sum += a.get(placedRow * rowInts + planes * chunks * 16 + c);
+                        }
+                    }
+                    zeroSums[lid] = sum;
+                }
+                float scale = bScales.get(scaleFrom + group * scaleRows);
+                int zero = 0;
+                if ((form & ZERO_POINTS) != 0) {
+                    zero = (int) zeroPoints.get(scaleFrom + group * scaleRows);
+                }
+                unit = group + 1 < groups ? unit : unit / 256.0f;
+                int[] s00 = ctx.mmaFragmentInt(0);
+                int[] s01 = ctx.mmaFragmentInt(0);
+                int[] s02 = ctx.mmaFragmentInt(0);
+                int[] s03 = ctx.mmaFragmentInt(0);
+                int[] s10 = ctx.mmaFragmentInt(0);
+                int[] s11 = ctx.mmaFragmentInt(0);
+                int[] s12 = ctx.mmaFragmentInt(0);
+                int[] s13 = ctx.mmaFragmentInt(0);
+                for (int c = first; c < last; c++) {
+                    aTile[aTo] = a0;
+                    aTile[aTo + 1] = a1;
+                    aTile[aTo + 2] = a2;
+                    aTile[aTo + 3] = a3;
+                    bTile[lid] = b0;
+                    bTile[lid + 256] = b1;
+                    bTile[lid + 512] = b2;
+                    bTile[lid + 768] = b3;
+                    bTile[lid + 1024] = b4;
+                    bTile[lid + 1280] = b5;
+                    bTile[lid + 1536] = b6;
+                    bTile[lid + 1792] = b7;
+                    ctx.localBarrier();
+                    int next = c + 1 < planes * chunks ? c + 1 : c;
+                    int aNext = aFrom + next * 16;
+                    int bNext = bFrom + next % chunks * CHUNK_INTS;
+                    a0 = a.get(aNext);
+                    a1 = a.get(aNext + 1);
+                    a2 = a.get(aNext + 2);
+                    a3 = a.get(aNext + 3);
+                    b0 = b.get(bNext);
+                    b1 = b.get(bNext + 256);
+                    b2 = b.get(bNext + 512);
+                    b3 = b.get(bNext + 768);
+                    b4 = b.get(bNext + apart);
+                    b5 = b.get(bNext + apart + 256);
+                    b6 = b.get(bNext + apart + 512);
+                    b7 = b.get(bNext + apart + 768);
+                    byte[] x00 = (byte[]) (Object) ctx.mmaLoadA(aTile, 16, aAt);
+                    byte[] x01 = (byte[]) (Object) ctx.mmaLoadA(aTile, 16, aAt + 512);
+                    byte[] w00 = (byte[]) (Object) ctx.mmaLoadB(bTile, 16, bAt);
+                    byte[] w01 = (byte[]) (Object) ctx.mmaLoadB(bTile, 16, bAt + 256);
+                    byte[] w02 = (byte[]) (Object) ctx.mmaLoadB(bTile, 16, bAt + 512);
+                    byte[] w03 = (byte[]) (Object) ctx.mmaLoadB(bTile, 16, bAt + 768);
+                    s00 = ctx.mmaInt8(x00, w00, s00, MMAShape.M16N8K32);
+                    s01 = ctx.mmaInt8(x00, w01, s01, MMAShape.M16N8K32);
+                    s02 = ctx.mmaInt8(x00, w02, s02, MMAShape.M16N8K32);
+                    s03 = ctx.mmaInt8(x00, w03, s03, MMAShape.M16N8K32);
+                    s10 = ctx.mmaInt8(x01, w00, s10, MMAShape.M16N8K32);
+                    s11 = ctx.mmaInt8(x01, w01, s11, MMAShape.M16N8K32);
+                    s12 = ctx.mmaInt8(x01, w02, s12, MMAShape.M16N8K32);
+                    s13 = ctx.mmaInt8(x01, w03, s13, MMAShape.M16N8K32);
+                    byte[] x10 = (byte[]) (Object) ctx.mmaLoadA(aTile, 16, aAt + 2048);
+                    byte[] x11 = (byte[]) (Object) ctx.mmaLoadA(aTile, 16, aAt + 2560);
+                    byte[] w10 = (byte[]) (Object) ctx.mmaLoadB(bTile, 16, bAt + 2048);
+                    byte[] w11 = (byte[]) (Object) ctx.mmaLoadB(bTile, 16, bAt + 2304);
+                    byte[] w12 = (byte[]) (Object) ctx.mmaLoadB(bTile, 16, bAt + 2560);
+                    byte[] w13 = (byte[]) (Object) ctx.mmaLoadB(bTile, 16, bAt + 2816);
+                    s00 = ctx.mmaInt8(x10, w10, s00, MMAShape.M16N8K32);
+                    s01 = ctx.mmaInt8(x10, w11, s01, MMAShape.M16N8K32);
+                    s02 = ctx.mmaInt8(x10, w12, s02, MMAShape.M16N8K32);
+                    s03 = ctx.mmaInt8(x10, w13, s03, MMAShape.M16N8K32);
+                    s10 = ctx.mmaInt8(x11, w10, s10, MMAShape.M16N8K32);
+                    s11 = ctx.mmaInt8(x11, w11, s11, MMAShape.M16N8K32);
+                    s12 = ctx.mmaInt8(x11, w12, s12, MMAShape.M16N8K32);
+                    s13 = ctx.mmaInt8(x11, w13, s13, MMAShape.M16N8K32);
+                    ctx.localBarrier();
+                }
+                int row = sumsFrom + warp / 4 * 32;
+                int column = warp % 4 * 32;
+                ctx.mmaStoreInt(s00, sums, row, column, MANY_ROWS);
+                ctx.mmaStoreInt(s01, sums, row, column + 8, MANY_ROWS);
+                ctx.mmaStoreInt(s02, sums, row, column + 16, MANY_ROWS);
+                ctx.mmaStoreInt(s03, sums, row, column + 24, MANY_ROWS);
+                ctx.mmaStoreInt(s10, sums, row + 16, column, MANY_ROWS);
+                ctx.mmaStoreInt(s11, sums, row + 16, column + 8, MANY_ROWS);
+                ctx.mmaStoreInt(s12, sums, row + 16, column + 16, MANY_ROWS);
+                ctx.mmaStoreInt(s13, sums, row + 16, column + 24, MANY_ROWS);
+                ctx.globalBarrier();
+
+                for (int i = lid; i < MANY_SUMS; i += 8 * MANY_GROUP) {
+                    int place = i / MANY_ROWS;
+                    int from = sumsFrom * MANY_ROWS + i;
+                    int r0 = sums.get(from);
+                    int r1 = sums.get(from + 256);
+                    int r2 = sums.get(from + 512);
+                    int r3 = sums.get(from + 768);
+                    int r4 = sums.get(from + 1024);
+                    int r5 = sums.get(from + 1280);
+                    int r6 = sums.get(from + 1536);
+                    int r7 = sums.get(from + 1792);
+                    totals[i] = totals[i] + (r0 - zeroSums[place] * zero) * scaleOf[place] * scale;
+                    totals[i + 256] = totals[i + 256] + (r1 - zeroSums[place + 2] * zero) * scaleOf[place + 2] * scale;
+                    totals[i + 512] = totals[i + 512] + (r2 - zeroSums[place + 4] * zero) * scaleOf[place + 4] * scale;
+                    totals[i + 768] = totals[i + 768] + (r3 - zeroSums[place + 6] * zero) * scaleOf[place + 6] * scale;
+                    totals[i + 1024] =
+                            totals[i + 1024] + (r4 - zeroSums[place + 8] * zero) * scaleOf[place + 8] * scale;
+                    totals[i + 1280] =
+                            totals[i + 1280] + (r5 - zeroSums[place + 10] * zero) * scaleOf[place + 10] * scale;
+                    totals[i + 1536] =
+                            totals[i + 1536] + (r6 - zeroSums[place + 12] * zero) * scaleOf[place + 12] * scale;
+                    totals[i + 1792] =
+                            totals[i + 1792] + (r7 - zeroSums[place + 14] * zero) * scaleOf[place + 14] * scale;
+                }
+                ctx.globalBarrier();
+            }
+            ctx.localBarrier();
+            for (int i = lid; i < MANY_SUMS; i += MANY_GROUP) {
+                int pair = pairOf[i / MANY_ROWS];
+                if (pair < pairs && n < rows) {
+                    float value = totals[i];
+                    if ((form & BIASED) != 0 && expert >= 0) {
+                        value = value + bias.get(expert * rows + n);
+                    }
+                    if ((form & WEIGHTED) != 0) {
+                        value = value * topkWeights.get(pair);
+                    }
+                    out.set(pair * rows + n, value);
+                }
+            }
+            ctx.localBarrier();
+        }
+    }
+
+    /**
+     * Rows in float as {@value #PLANES} digits to the base of 256 from -128 to 127 each, of whole numbers of which the
+     * greatest of a row has the magnitude 127 · 2^16: to the precision of a float, relative to the row's greatest.
+     *
+     * <p>Grid: one group of {@link #SPLIT_GROUP} work-items a row; there are {@code header[0] · rowsPerToken} rows.
+     * Costs 8·cols bytes read (the second pass from the cache) and 3·cols bytes written a row.
+     *
+     * @param header [0] = M
+     * @param keys with {@code keyed} 1 [rows]: a row with −1 isn't there, and nothing is written for it; else not
+     *     looked at
+     * @param weights with {@code weighted} 1 [rows]: what a row is multiplied by first; else not looked at
+     * @param values [rows, cols]; with {@code weighted} 1 [M, cols], each for as many rows as a token has
+     * @param digits [rows, PLANES · chunks · 17], written: of each digit a row's values, four an int, the first in the
+     *     low byte, what pads the last chunk 0; then with {@code summed} 1 of each digit a sum a chunk
+     * @param scales [rows], written: of the lowest digit
+     */
+    public static void split(
+            KernelContext ctx,
+            IntArray header,
+            IntArray keys,
+            FloatArray weights,
+            FloatArray values,
+            IntArray digits,
+            FloatArray scales,
+            int rowsPerToken,
+            int cols,
+            int keyed,
+            int weighted,
+            int summed) {
+        float[] magnitudes = ctx.allocateFloatLocalArray(SPLIT_GROUP);
+        int lane = ctx.localIdx;
+        int row = ctx.groupIdx;
+        int active = row < header.get(0) * rowsPerToken ? 1 : 0;
+        if (keyed == 1 && active == 1) {
+            active = keys.get(row) >= 0 ? 1 : 0;
+        }
+        float weight = 1.0f;
+        if (weighted == 1 && active == 1) {
+            weight = weights.get(row);
+        }
+        int end = active * cols;
+        int from = QuantizeKernels.valuesRow(row, rowsPerToken, weighted) * cols;
+        float magnitude = 1.0e-30f;
+        for (int c = lane; c < end; c += SPLIT_GROUP) {
+            magnitude = TornadoMath.max(magnitude, TornadoMath.abs(values.get(from + c) * weight));
+        }
+        magnitudes[lane] = magnitude;
+        for (int stride = SPLIT_GROUP / 2; stride > 0; stride >>= 1) {
+            ctx.localBarrier();
+            if (lane < stride) {
+                magnitudes[lane] = TornadoMath.max(magnitudes[lane], magnitudes[lane + stride]);
+            }
+        }
+        ctx.localBarrier();
+        magnitude = magnitudes[0];
+        float inverse = MOST / magnitude;
+        int chunks = (cols + CHUNK - 1) / CHUNK;
+        int plane = chunks * 16;
+        int to = row * PLANES * chunks * 17;
+        for (int i = lane; i < active * plane; i += SPLIT_GROUP) {
+            int high = 0;
+            int middle = 0;
+            int low = 0;
+            for (int b = 0; b < 4; b++) {
+                int c = 4 * i + b;
+                if (c < cols) {
+                    int whole = QuantizeKernels.roundHalfAway(values.get(from + c) * weight * inverse);
+                    int digit = GemmKernels.int8(whole);
+                    int rest = (whole - digit) >> 8;
+                    int next = GemmKernels.int8(rest);
+                    low |= (digit & 0xFF) << (8 * b);
+                    middle |= (next & 0xFF) << (8 * b);
+                    high |= (((rest - next) >> 8) & 0xFF) << (8 * b);
+                }
+            }
+            digits.set(to + i, high);
+            digits.set(to + plane + i, middle);
+            digits.set(to + 2 * plane + i, low);
+        }
+        if (summed == 1) {
+            ctx.globalBarrier();
+            for (int f = lane; f < active * PLANES * chunks; f += SPLIT_GROUP) {
+                int sum = 0;
+                for (int i = 0; i < 16; i++) {
+                    int four = digits.get(to + 16 * f + i);
+                    sum += GemmKernels.int8(four)
+                            + GemmKernels.int8(four >> 8)
+                            + GemmKernels.int8(four >> 16)
+                            + GemmKernels.int8(four >> 24);
+                }
+                digits.set(to + PLANES * plane + f, sum);
+            }
+        }
+        if (lane == 0 && active == 1) {
+            scales.set(row, magnitude / MOST);
+        }
+    }
+}
