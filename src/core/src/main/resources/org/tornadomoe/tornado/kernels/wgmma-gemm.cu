@@ -275,6 +275,9 @@ __device__ __forceinline__ void fold(float (&sums)[32], Sum (&product)[32], cons
 __device__ __forceinline__ void multiplyPairs(float (&acc)[4][32], Stages<Stage<128>> &stages, int chunks, int own, int warp, int lane) {
     typedef Stage<128> S;
     int g = lane >> 2, j = lane & 3, row = own * 64 + warp * 16 + g;
+    // Where a lane's 16 bytes of a row are, and the row's scale; not to be computed anew every time.
+    unsigned place = row * LINE + (j ^ (g & 1) * 4) * 16, ofScale = row * 4;
+    asm volatile("" : "+r"(place), "+r"(ofScale));
 #pragma unroll
     for (int n = 0; n < 128; n++) {
         acc[n / 32][n % 32] = 0.0f;
@@ -289,24 +292,24 @@ __device__ __forceinline__ void multiplyPairs(float (&acc)[4][32], Stages<Stage<
     auto enter = [&]() {
         // What wgmma reads the copy engine wrote, which needs no fence.
         barrierWait(stages.full + 8 * stages.stage, stages.phase);
-        unsigned at = stages.at() + S::WEIGHTS + row * LINE;
+        unsigned at = stages.at();
 #pragma unroll
-        for (int c = 0; c < 2; c++) {
+        for (int c = 0; c < STAGE_CHUNKS; c++) {
 #pragma unroll
             for (int h = 0; h < 2; h++) {
-                Quad four = shared16(at + h * 8 * LINE + ((4 * c + j) ^ (g & 1) * 4) * 16);
+                Quad four = shared16(at + S::WEIGHTS + (place ^ 64 * c) + h * 8 * LINE);
                 a[2 * c][h] = four.x;
                 a[2 * c][2 + h] = four.y;
                 a[2 * c + 1][h] = four.z;
                 a[2 * c + 1][2 + h] = four.w;
             }
         }
-        weights = weightsDescriptor(stages.at());
+        weights = weightsDescriptor(at);
     };
     auto scale = [&]() {
         scales = stages.at() + S::WEIGHTS + S::PAIRS;
-        ofPair[0] = shared4(scales + S::SCALE + row * 4);
-        ofPair[1] = shared4(scales + S::SCALE + row * 4 + 32);
+        ofPair[0] = shared4(scales + S::SCALE + ofScale);
+        ofPair[1] = shared4(scales + S::SCALE + ofScale + 32);
         scales += UNIFORM ? 0 : 8 * j;
     };
     auto product = [&](Sum(&d)[32], int quarter) {
