@@ -129,12 +129,12 @@ final class CpuBuffers implements AutoCloseable {
     }
 
     /**
-     * Blocks of w that a task takes together: several where there are enough tasks for all threads. With native
-     * products they are one call; without, a call of few tokens reads longer runs of memory.
+     * Blocks of w that a task takes together: several where there are enough tasks for all threads. Native products of
+     * one group are one call then, and few tokens read longer runs of memory.
      */
     int blocksAtOnce(PackedWeights w, @Nullable Int8Products products, int tasks, int threads) {
         int wide = Int8Products.WIDE;
-        boolean together = products == null ? tokens <= Arithmetic.TOKENS : products.isWide();
+        boolean together = tokens <= Arithmetic.TOKENS || (products != null && products.isWide());
         return together && w.blocks() % wide == 0 && tasks >= 2 * wide * threads ? wide : 1;
     }
 

@@ -138,8 +138,8 @@ final class CpuGemm {
      * A block of an expert times some of its pairs, with scales and biases, into {@code s.total}.
      *
      * @param block among those of all experts
-     * @param atOnce blocks whose native products are found together, by the first of them, for the others as well; an
-     *     expert has a multiple of them
+     * @param atOnce blocks of a task; an expert has a multiple of them. Wide native products of the first are those of
+     *     the others, too
      */
     private void multiply(Operands of, int block, int atOnce, int first, int count, Scratch s) {
         s.requireTokens(layer.pairsAtOnce());
@@ -166,13 +166,16 @@ final class CpuGemm {
         boolean inOrder = of.rows().equals(of.bytes()) || call.laidOut;
         MemorySegment bytes = inOrder ? of.bytes() : of.rows();
         long row = (long) (inOrder ? first : call.order[first] / of.pairsPerRow()) * w.stride();
-        if (block % atOnce == 0) {
-            products.multiply(w.values(), (long) block * w.stride() * ROWS, atOnce, bytes, row, count, s);
+        int wide = products.isWide() ? atOnce : 1;
+        if (block % wide == 0) {
+            long at = (long) block * w.stride() * ROWS;
+            int shift = block * w.groups() * ROWS;
+            products.multiply(w.values(), at, wide, shifts, shift, bytes, row, count, s);
         }
         int groups = w.groups();
         for (int t = 0; t < count; t++) {
             int scale = call.order[first + t] / of.pairsPerRow() * groups;
-            int from = (t * atOnce + block % atOnce) * groups * ROWS;
+            int from = (t * wide + block % wide) * groups * ROWS;
             for (int g = 0; g < groups; g++) {
                 double factor = of.scales()[scale + g];
                 int at = (block * groups + g) * ROWS;

@@ -195,13 +195,28 @@ public abstract sealed class Arithmetic permits VectorArithmetic, ScalarArithmet
             double[] total,
             int to);
 
+    /** The maximum number of tokens for which {@link #products} may be faster than oneDNN. */
+    abstract int productTokens();
+
     /**
-     * The result of {@link Int8Products#multiply} for a block and one token, computed with this arithmetic.
+     * The result of {@link Int8Products#multiply}, with the same arguments, computed with this arithmetic.
      *
-     * @param cols columns per group, a multiple of {@value Int8Products#COLUMNS}, at most {@value
-     *     Int8Products#FLOAT_COLUMNS}
+     * @param cols columns per group, a multiple of 16
+     * @param a beyond the last token there are at least {@value Int8Products#COLUMNS} more values
+     * @param tokens at most {@value #TOKENS}
      */
-    abstract void products(MemorySegment w, long at, int cols, int groups, MemorySegment a, long from, Scratch s);
+    abstract void products(
+            MemorySegment w,
+            long at,
+            int blocks,
+            int cols,
+            int groups,
+            int[] shifts,
+            int first,
+            MemorySegment a,
+            long from,
+            int tokens,
+            Scratch s);
 
     /**
      * Replaces x[c] by e to the x[c] for c from 0 to count, within one unit in the last place, with the same bits in

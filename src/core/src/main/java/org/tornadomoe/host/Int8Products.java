@@ -4,8 +4,12 @@ import static java.lang.foreign.ValueLayout.JAVA_BYTE;
 import static java.lang.foreign.ValueLayout.JAVA_INT;
 import static java.lang.foreign.ValueLayout.JAVA_LONG;
 
+import java.io.IOException;
+import java.io.UncheckedIOException;
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
+import java.nio.file.Files;
+import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.HashSet;
 import java.util.List;
@@ -14,13 +18,15 @@ import java.util.Objects;
 import java.util.Set;
 import java.util.SplittableRandom;
 import java.util.concurrent.ConcurrentHashMap;
+import java.util.concurrent.atomic.AtomicInteger;
+import java.util.stream.Stream;
 
 /**
- * Products of int8 weights and activations by oneDNN, exact in int32: blocks of {@value Arithmetic#ROWS} rows times up
- * to {@value #TOKENS} tokens, with one sum per group of columns. Activations are shifted by {@value #SHIFT} to unsigned
- * values, because the processor's instructions need that; the caller subtracts {@value #SHIFT} times the sums of
- * weights. Thread-safe except {@link #close}. It holds some kilobytes of native memory for each thread that multiplies,
- * until it is closed.
+ * Products of int8 weights and activations, exact in int32: blocks of {@value Arithmetic#ROWS} rows times up to {@value
+ * #TOKENS} tokens, with one sum per group of columns; of few tokens by Java's loops, of more by oneDNN. Activations are
+ * shifted by {@value #SHIFT} to unsigned values, because the processor's instructions need that; the caller subtracts
+ * {@value #SHIFT} times the sums of weights. Thread-safe except {@link #close}. It holds some kilobytes of native
+ * memory for each thread that multiplies, until it is closed.
  */
 public final class Int8Products implements AutoCloseable {
     /** The maximum number of tokens at once; a caller's activations need as many rows more than it asks for. */
@@ -31,12 +37,6 @@ public final class Int8Products implements AutoCloseable {
      * are one call anyway.
      */
     public static final int WIDE = 4;
-
-    /**
-     * The maximum number of columns per group for float: products of 255 · 128 then add up to at most 2^24, up to which
-     * float represents every integer.
-     */
-    static final int FLOAT_COLUMNS = 512;
 
     /** The offset added to activations. */
     public static final int SHIFT = 128;
@@ -49,6 +49,26 @@ public final class Int8Products implements AutoCloseable {
 
     /** The number of sizes, in tokens per call: powers of 2 up to 64. */
     private static final int SIZES = 7;
+
+    /** Until the JVM has compiled Java's loops, oneDNN multiplies few tokens, too; each so many'th time tries them. */
+    private static final int TRY_EVERY = 8;
+
+    private static final int TRY_COLUMNS = 16;
+
+    /** A trial of compiled loops takes about a microsecond, of others a hundred or more. */
+    private static final long COMPILED_NANOS = 10_000;
+
+    /** The trials that have to be as quick. */
+    private static final int QUICK_TRIALS = 8;
+
+    private static final AtomicInteger TRIALS = new AtomicInteger();
+    private static final AtomicInteger QUICK = new AtomicInteger();
+
+    /**
+     * Whether the processor is AMD's. Zen 4 reads memory faster in the order of Java's loops than in oneDNN's, an Intel
+     * Xeon in oneDNN's.
+     */
+    private static final boolean AMD = isAmd();
 
     private static final long LINE = 64;
     private static final long PAGE = 4096;
@@ -65,6 +85,7 @@ public final class Int8Products implements AutoCloseable {
     private final int cols;
     private final int groups;
     private final int stride;
+    private final int few;
     private final List<Long> descriptions = new ArrayList<>();
     private final List<Shaped> matmuls = new ArrayList<>();
     private final Map<Scratch, Place> places = new ConcurrentHashMap<>();
@@ -72,7 +93,7 @@ public final class Int8Products implements AutoCloseable {
     /**
      * Prepares products for a number of columns.
      *
-     * @param java multiplies one token's groups
+     * @param java multiplies few tokens
      * @param cols columns per group, a multiple of {@value #COLUMNS}
      * @param anyhow whether to accept oneDNN's reference loops
      * @throws OneDnn.RefusedException if oneDNN has no fast implementation for them, or one that isn't exact
@@ -95,10 +116,19 @@ public final class Int8Products implements AutoCloseable {
                 throw new OneDnn.RefusedException(
                         "this processor has no int8 instructions that oneDNN would use; it has " + name());
             }
+            few = AMD || groups > 1 ? java.productTokens() : 0; // each group is an overhead in oneDNN
             check();
         } catch (RuntimeException | Error | OneDnn.RefusedException failure) {
             close();
             throw failure;
+        }
+    }
+
+    private static boolean isAmd() {
+        try (Stream<String> lines = Files.lines(Path.of("/proc/cpuinfo"))) {
+            return lines.anyMatch(line -> line.startsWith("vendor_id") && line.endsWith("AuthenticAMD"));
+        } catch (IOException | UncheckedIOException unknown) {
+            return false;
         }
     }
 
@@ -142,17 +172,46 @@ public final class Int8Products implements AutoCloseable {
      *
      * @param w int8, in native memory
      * @param blocks 1 or, where {@link #isWide}, {@value #WIDE}
+     * @param shifts [block, group, r] from {@code first} on: {@value #SHIFT} times the sums of w
      * @param a unsigned, in native memory, with {@value #TOKENS} rows of all groups' columns from {@code from} on
      * @param tokens 1 to {@value #TOKENS}
      */
-    public void multiply(MemorySegment w, long at, int blocks, MemorySegment a, long from, int tokens, Scratch s) {
+    public void multiply(
+            MemorySegment w,
+            long at,
+            int blocks,
+            int[] shifts,
+            int first,
+            MemorySegment a,
+            long from,
+            int tokens,
+            Scratch s) {
         Objects.checkFromIndexSize(at, (long) blocks * stride * Arithmetic.ROWS, w.byteSize());
         Objects.checkFromIndexSize(from, (long) TOKENS * stride, a.byteSize());
         s.requireProducts(4L * TOKENS * blocks * groups * Arithmetic.ROWS);
-        if (groups > 1 && cols <= FLOAT_COLUMNS && tokens == 1) { // each group has an overhead in oneDNN
-            java.products(w, at, cols, groups, a, from, s);
-        } else {
-            multiplyByLibrary(w, at, blocks, a, from, tokens, s);
+        if (tokens <= few && isCompiled()) {
+            java.products(w, at, blocks, cols, groups, shifts, first, a, from, tokens, s);
+            return;
+        }
+        if (tokens <= few && TRIALS.incrementAndGet() % TRY_EVERY == 0) {
+            tryJava(w, at, shifts, first, a, from, s);
+        }
+        multiplyByLibrary(w, at, blocks, a, from, tokens, s);
+    }
+
+    /** Whether Java's loops multiply few tokens by now. */
+    static boolean isCompiled() {
+        return QUICK.get() >= QUICK_TRIALS;
+    }
+
+    /** Computes a small part of a block. */
+    private void tryJava(MemorySegment w, long at, int[] shifts, int first, MemorySegment a, long from, Scratch s) {
+        long begin = System.nanoTime();
+        for (int tokens = 1; tokens <= few; tokens++) {
+            java.products(w, at, 1, TRY_COLUMNS, 1, shifts, first, a, from, tokens, s);
+        }
+        if (System.nanoTime() - begin < COMPILED_NANOS) {
+            QUICK.incrementAndGet();
         }
     }
 
@@ -255,8 +314,7 @@ public final class Int8Products implements AutoCloseable {
                 MemorySegment.copy(a, 0, activations, JAVA_BYTE, 0, a.length);
                 for (int blocks = 1; blocks <= (isWide() ? WIDE : 1); blocks += WIDE - 1) {
                     int[] exact = exact(w, blocks, a);
-                    multiply(weights, 0, blocks, activations, 0, 1, scratch);
-                    compare(scratch.products, exact, blocks * groups * Arithmetic.ROWS, 0);
+                    scratch.requireProducts(4L * exact.length);
                     for (int size = 0; size < SIZES; size++) {
                         multiplyByLibrary(weights, 0, blocks, activations, 0, 1 << size, scratch);
                         compare(scratch.products, exact, (blocks * groups * Arithmetic.ROWS) << size, size);

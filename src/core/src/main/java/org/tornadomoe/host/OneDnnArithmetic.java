@@ -89,8 +89,24 @@ final class OneDnnArithmetic extends Arithmetic {
     }
 
     @Override
-    void products(MemorySegment w, long at, int cols, int groups, MemorySegment a, long from, Scratch s) {
-        java.products(w, at, cols, groups, a, from, s);
+    int productTokens() {
+        return java.productTokens();
+    }
+
+    @Override
+    void products(
+            MemorySegment w,
+            long at,
+            int blocks,
+            int cols,
+            int groups,
+            int[] shifts,
+            int first,
+            MemorySegment a,
+            long from,
+            int tokens,
+            Scratch s) {
+        java.products(w, at, blocks, cols, groups, shifts, first, a, from, tokens, s);
     }
 
     @Override

@@ -88,13 +88,32 @@ final class ScalarArithmetic extends Arithmetic {
     }
 
     @Override
-    void products(MemorySegment w, long at, int cols, int groups, MemorySegment a, long from, Scratch s) {
-        byte[] block = bytes(w, at, (int) Int8Products.index(ROWS - 1, groups * cols - 1) + 1);
-        byte[] token = bytes(a, from, groups * cols);
-        for (int v = 0; v < groups * ROWS; v++) {
+    int productTokens() {
+        return 0;
+    }
+
+    @Override
+    void products(
+            MemorySegment w,
+            long at,
+            int blocks,
+            int cols,
+            int groups,
+            int[] shifts,
+            int first,
+            MemorySegment a,
+            long from,
+            int tokens,
+            Scratch s) {
+        int sums = blocks * groups * ROWS; // per token
+        byte[] weights = bytes(w, at, sums * cols);
+        byte[] rows = bytes(a, from, tokens * groups * cols);
+        for (int v = 0; v < tokens * sums; v++) {
+            int group = v % sums / ROWS; // of all blocks'
+            int row = (v / sums * groups + group % groups) * cols;
             int sum = 0;
-            for (int c = v / ROWS * cols; c < (v / ROWS + 1) * cols; c++) {
-                sum += (token[c] & 0xff) * block[(int) Int8Products.index(v % ROWS, c)];
+            for (int c = 0; c < cols; c++) {
+                sum += (rows[row + c] & 0xff) * weights[group * cols * ROWS + (int) Int8Products.index(v % ROWS, c)];
             }
             s.products.setAtIndex(ValueLayout.JAVA_INT, v, sum);
         }

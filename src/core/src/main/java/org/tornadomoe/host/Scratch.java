@@ -20,8 +20,8 @@ public final class Scratch {
     /** The offset of each token's row, then the number of rows. */
     public final int[] from = new int[Arithmetic.TOKENS];
 
-    /** A row in float, for products in float lanes. */
-    private float[] floats = new float[0];
+    /** Tokens in int16, two an int. */
+    private int[] pairs = new int[0];
 
     /** A row in int8. */
     public byte[] bytes = new byte[0];
@@ -47,12 +47,12 @@ public final class Scratch {
         }
     }
 
-    /** Makes room for a row in float. */
-    float[] requireFloats(int count) {
-        if (floats.length < count) {
-            floats = new float[count];
+    /** Makes room for pairs of int16. */
+    int[] requirePairs(int count) {
+        if (pairs.length < count) {
+            pairs = new int[count];
         }
-        return floats;
+        return pairs;
     }
 
     /** Makes room; one thread's scratch serves layers of all sizes. */

@@ -27,6 +27,7 @@ import org.tornadomoe.config.MoeActivation;
 import org.tornadomoe.config.RouterConfig;
 import org.tornadomoe.config.ScoringFunction;
 import org.tornadomoe.host.Arithmetic;
+import org.tornadomoe.host.CompiledLoops;
 import org.tornadomoe.host.Team;
 import org.tornadomoe.kernel.ChosenExperts;
 import org.tornadomoe.quant.Int8Experts;
@@ -254,6 +255,30 @@ class CpuExpertsTest {
                 float[] token = Arrays.copyOfRange(hidden, m * h, (m + 1) * h);
                 assertThat(forward(experts, Arithmetic.best(), 1, token, 1, null))
                         .isEqualTo(Arrays.copyOfRange(together, m * h, (m + 1) * h));
+            }
+        }
+    }
+
+    /** With oneDNN, few tokens are multiplied by it in a JVM's first calls, and then by Java's loops. */
+    @ParameterizedTest
+    @MethodSource("schemes")
+    void theBitsAreTheSameOnceJavasLoopsAreCompiled(Int8Quantization quantization) {
+        try (Int8Experts blocks =
+                        QuantizedWeights.int8(layer(), Int8Quantization.of(Int8Scheme.W8A8_BLOCK), Progress.NONE);
+                CpuMoeKernel kernel = new CpuMoeKernel(layer().config(), blocks, Arithmetic.best(), new Team(2))) {
+            MemorySegment hidden = MemorySegment.ofArray(layer().hidden(2, 1));
+            MemorySegment output =
+                    MemorySegment.ofArray(new float[2 * layer().config().hiddenDim()]);
+            boolean library = Arithmetic.best().java() != Arithmetic.best();
+            for (int call = 0; library && !CompiledLoops.multiplyFewTokens() && call < 100_000; call++) {
+                kernel.forward(hidden, 2, output, null, null);
+            }
+        }
+        try (Int8Experts experts = QuantizedWeights.int8(layer(), quantization, Progress.NONE)) {
+            for (int tokens : new int[] {1, 2, 3, TOKENS}) {
+                float[] hidden = layer().hidden(tokens, tokens);
+                assertThat(forward(experts, Arithmetic.best(), 2, hidden, tokens, null))
+                        .isEqualTo(forward(experts, Arithmetic.best().java(), 2, hidden, tokens, null));
             }
         }
     }

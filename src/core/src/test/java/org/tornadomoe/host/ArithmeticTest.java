@@ -247,23 +247,54 @@ class ArithmeticTest {
             other.addScaled(products, 5, shifts, 1 / 7.0, scales, 3, totals[1], 9);
             require(Arrays.equals(totals[0], totals[1]), "products, scaled");
             int cols = 2 * Int8Products.COLUMNS;
-            int groups = 3;
-            byte[] bytes = new byte[(Arithmetic.ROWS + 4) * groups * cols];
-            random.nextBytes(bytes);
-            Arrays.fill(bytes, Arithmetic.ROWS * groups * cols, (Arithmetic.ROWS + 1) * groups * cols, (byte) 255);
-            MemorySegment values = Arena.global().allocate(bytes.length, 64);
-            MemorySegment.copy(bytes, 0, values, JAVA_BYTE, 0, bytes.length);
-            long a = (long) Arithmetic.ROWS * groups * cols;
-            for (int token = 0; token < 3; token++) { // the first of the greatest values
-                Scratch[] found = {new Scratch(), new Scratch()};
-                for (Scratch scratch : found) {
-                    scratch.requireProducts(4L * groups * Arithmetic.ROWS);
-                }
-                long row = a + (long) token * groups * cols;
-                one.products(values, 0, cols, groups, values, row, found[0]);
-                other.products(values, 0, cols, groups, values, row, found[1]);
-                require(found[0].products.mismatch(found[1].products) < 0, "products of groups");
+            for (int tokens = 1; tokens <= 5; tokens++) {
+                compareProducts(one, other, random, tokens % 2 + 1, cols, 1, tokens);
+                compareProducts(one, other, random, 1, cols, 3, tokens);
+                compareProducts(one, other, random, 1, 16, 1, tokens);
             }
+        }
+
+        /** The first token has the greatest activations, the last the least, the first row the least weights. */
+        private static void compareProducts(
+                Arithmetic one,
+                Arithmetic other,
+                SplittableRandom random,
+                int blocks,
+                int cols,
+                int groups,
+                int tokens) {
+            int sums = blocks * groups * Arithmetic.ROWS;
+            int stride = groups * cols;
+            byte[] weights = new byte[sums * cols];
+            byte[] rows = new byte[tokens * stride];
+            random.nextBytes(weights);
+            random.nextBytes(rows);
+            Arrays.fill(rows, 0, stride, (byte) 255);
+            Arrays.fill(rows, (tokens - 1) * stride, tokens * stride, (byte) 0);
+            int[] shifts = new int[3 + sums];
+            for (int v = 0; v < sums; v++) {
+                int block = v / Arithmetic.ROWS * cols * Arithmetic.ROWS;
+                for (int c = 0; c < cols; c++) {
+                    int at = block + (int) Int8Products.index(v % Arithmetic.ROWS, c);
+                    if (v % Arithmetic.ROWS == 0) {
+                        weights[at] = -128;
+                    }
+                    shifts[3 + v] += Int8Products.SHIFT * weights[at];
+                }
+            }
+            MemorySegment w = Arena.global().allocate(weights.length, 64);
+            MemorySegment a = Arena.global().allocate(rows.length + Int8Products.COLUMNS, 64);
+            MemorySegment.copy(weights, 0, w, JAVA_BYTE, 0, weights.length);
+            MemorySegment.copy(rows, 0, a, JAVA_BYTE, 0, rows.length);
+            Scratch[] found = {new Scratch(), new Scratch()};
+            for (Scratch scratch : found) {
+                scratch.requireProducts(4L * tokens * sums);
+            }
+            one.products(w, 0, blocks, cols, groups, shifts, 3, a, 0, tokens, found[0]);
+            other.products(w, 0, blocks, cols, groups, shifts, 3, a, 0, tokens, found[1]);
+            require(found[0].products.mismatch(found[1].products) < 0, tokens + " tokens' products, groups " + groups);
+            int greatest = tokens == 1 ? 0 : 255;
+            require(found[0].products.get(JAVA_INT, 0) == -128 * greatest * cols, "the least weights");
         }
 
         private static void require(boolean equal, String what) {

@@ -14,6 +14,7 @@ import java.lang.management.ManagementFactory;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.Arrays;
 import java.util.Objects;
 import java.util.Scanner;
 import java.util.SplittableRandom;
@@ -29,6 +30,7 @@ class Int8ProductsTest {
     private static final int COLS = 64;
     private static final int GROUPS = 3;
     private static final int STRIDE = GROUPS * COLS;
+    private static final int[] NO_SHIFTS = new int[GROUPS * Arithmetic.ROWS];
 
     private final Arena arena = Arena.ofConfined();
     private final MemorySegment w = arena.allocate(2L * Arithmetic.ROWS * STRIDE, 64);
@@ -67,7 +69,7 @@ class Int8ProductsTest {
             for (int tokens = 1; tokens <= Int8Products.TOKENS; tokens++) {
                 long at = tokens % 2 * (long) Arithmetic.ROWS * STRIDE;
                 long from = tokens * (long) STRIDE;
-                products.multiply(w, at, 1, a, from, tokens, scratch);
+                products.multiply(w, at, 1, shifts(w, at, 1, COLS, GROUPS), 0, a, from, tokens, scratch);
                 int[] expected = new int[tokens * GROUPS * Arithmetic.ROWS];
                 for (int v = 0; v < expected.length; v++) {
                     int t = v / Arithmetic.ROWS / GROUPS;
@@ -80,6 +82,42 @@ class Int8ProductsTest {
                         .isEqualTo(expected);
             }
         }
+    }
+
+    @Test
+    void fewTokensAreExactBeforeTheJvmHasCompiledItsLoopsAndAfter() {
+        Scratch scratch = new Scratch();
+        int[] shifts = shifts(w, 0, 1, COLS, GROUPS);
+        int[] expected = new int[2 * GROUPS * Arithmetic.ROWS];
+        for (int v = 0; v < expected.length; v++) {
+            int group = v / Arithmetic.ROWS % GROUPS;
+            long token = (long) v / Arithmetic.ROWS / GROUPS * STRIDE;
+            expected[v] = product(token, w, 0, v % Arithmetic.ROWS, group * COLS, (group + 1) * COLS);
+        }
+        try (Int8Products products = products()) {
+            for (int after = 0, call = 0; after < 4 && call < 1_000_000; call++) {
+                after += Int8Products.isCompiled() ? 1 : 0;
+                int tokens = 2 - call % 2;
+                products.multiply(w, 0, 1, shifts, 0, a, 0, tokens, scratch);
+                int count = tokens * GROUPS * Arithmetic.ROWS;
+                if (after > 0 || call % 100 < 2) {
+                    assertThat(sums(scratch, count)).as("call %d", call).isEqualTo(Arrays.copyOf(expected, count));
+                }
+            }
+        }
+    }
+
+    /** Of blocks of weights: [block, group, row]. */
+    private static int[] shifts(MemorySegment weights, long at, int blocks, int cols, int groups) {
+        int[] shifts = new int[blocks * groups * Arithmetic.ROWS];
+        for (int v = 0; v < shifts.length; v++) {
+            long part = at + (long) v / Arithmetic.ROWS * cols * Arithmetic.ROWS;
+            for (int c = 0; c < cols; c++) {
+                shifts[v] +=
+                        Int8Products.SHIFT * weights.get(JAVA_BYTE, part + Int8Products.index(v % Arithmetic.ROWS, c));
+            }
+        }
+        return shifts;
     }
 
     private static int[] sums(Scratch scratch, int count) {
@@ -107,7 +145,8 @@ class Int8ProductsTest {
             assertThat(products.isWide()).isTrue();
             for (int tokens = 1; tokens <= Int8Products.TOKENS; tokens++) {
                 long at = (long) Arithmetic.ROWS * cols;
-                products.multiply(blocks, at, Int8Products.WIDE, a, cols, tokens, scratch);
+                int[] shifts = shifts(blocks, at, Int8Products.WIDE, cols, 1);
+                products.multiply(blocks, at, Int8Products.WIDE, shifts, 0, a, cols, tokens, scratch);
                 int[] expected = new int[Int8Products.WIDE * tokens * Arithmetic.ROWS];
                 for (int v = 0; v < expected.length; v++) {
                     int block = v / Arithmetic.ROWS % Int8Products.WIDE;
@@ -131,13 +170,13 @@ class Int8ProductsTest {
         try (Int8Products products = products()) {
             long before = nativeThreads();
             for (int tokens = 1; tokens <= 8; tokens++) {
-                products.multiply(w, 0, 1, a, 0, tokens, scratch);
+                products.multiply(w, 0, 1, NO_SHIFTS, 0, a, 0, tokens, scratch);
             }
             long least = Long.MAX_VALUE; // that is after the JVM has compiled it
             for (int round = 0; round < 11 && least / 100 >= 64; round++) {
                 long allocated = threads.getCurrentThreadAllocatedBytes();
                 for (int call = 0; call < 100; call++) {
-                    products.multiply(w, 0, 1, a, 0, 5, scratch);
+                    products.multiply(w, 0, 1, NO_SHIFTS, 0, a, 0, 5, scratch);
                 }
                 least = Math.min(least, threads.getCurrentThreadAllocatedBytes() - allocated);
             }
@@ -156,9 +195,9 @@ class Int8ProductsTest {
     void whatLiesOutsideIsRefused() {
         Scratch scratch = new Scratch();
         try (Int8Products products = products()) {
-            assertThatThrownBy(() -> products.multiply(w, w.byteSize() - 64, 1, a, 0, 1, scratch))
+            assertThatThrownBy(() -> products.multiply(w, w.byteSize() - 64, 1, NO_SHIFTS, 0, a, 0, 1, scratch))
                     .isInstanceOf(IndexOutOfBoundsException.class);
-            assertThatThrownBy(() -> products.multiply(w, 0, 1, a, a.byteSize() - 64, 1, scratch))
+            assertThatThrownBy(() -> products.multiply(w, 0, 1, NO_SHIFTS, 0, a, a.byteSize() - 64, 1, scratch))
                     .isInstanceOf(IndexOutOfBoundsException.class);
         }
     }
@@ -179,7 +218,7 @@ class Int8ProductsTest {
             for (int layer = 0; layer < 20; layer++) {
                 try (Int8Products products = products()) {
                     for (Scratch thread : threads) {
-                        products.multiply(w, 0, 1, a, 0, 1, thread);
+                        products.multiply(w, 0, 1, NO_SHIFTS, 0, a, 0, 5, thread);
                     }
                 }
             }
