@@ -101,7 +101,7 @@ class MoeTest {
                 .extracting(device -> String.valueOf(device.get("id")))
                 .containsExactlyElementsOf(ids);
         assertThat(ran.list("kernelClasses"))
-                .hasSize(11 * ids.size() + 2)
+                .hasSize(13 * ids.size() + 2)
                 .extracting(experts -> String.valueOf(experts.get("name")))
                 .contains("CpuExperts", "ReferenceExperts");
     }
