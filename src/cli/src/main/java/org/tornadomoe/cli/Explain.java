@@ -48,7 +48,7 @@ import picocli.CommandLine.Spec;
         footerHeading = "%nExamples:%n",
         footer = {
             "  moe explain --checkpoint ~/models/Mixtral-8x7B",
-            "  moe explain --experts 128 --top-k 8 --hidden 2048 --intermediate 768 --scheme w8a16_group",
+            "  moe explain --shape qwen3-30b-a3b --scheme w8a16_group",
             "  moe explain --checkpoint ~/models/Mixtral-8x7B --device-profile gfx942"
         })
 final class Explain implements Callable<Integer> {
@@ -61,6 +61,14 @@ final class Explain implements Callable<Integer> {
             description = "Take the layer's configuration from DIR/config.json; other options override it.")
     @Nullable
     CheckpointName checkpoint;
+
+    @Option(
+            names = "--shape",
+            paramLabel = "NAME",
+            description = "Instead of a checkpoint: a model's name (a wrong one lists them), or sizes E:I:H:K (experts,"
+                    + " intermediate, hidden, experts per token). Other options override it.")
+    @Nullable
+    String shape;
 
     @Option(names = "--experts", paramLabel = "E", description = "Number of experts.")
     @Nullable
@@ -300,7 +308,12 @@ final class Explain implements Callable<Integer> {
     private FusedMoeConfig config() {
         FusedMoeConfig.Builder layer;
         if (checkpoint != null) {
+            if (shape != null) {
+                throw new ParameterException(spec.commandLine(), "expected --checkpoint or --shape, got both");
+            }
             layer = MoeCheckpoint.config(checkpoint.path()).toBuilder();
+        } else if (shape != null) {
+            layer = BenchShape.of(shape).config(tokens).toBuilder();
         } else {
             requireSizes();
             layer = FusedMoeConfig.builder();
@@ -341,7 +354,7 @@ final class Explain implements Callable<Integer> {
         if (!missing.isEmpty()) {
             throw new ParameterException(
                     spec.commandLine(),
-                    "expected --checkpoint, or the layer's sizes, got none for " + String.join(", ", missing));
+                    "expected --checkpoint, --shape, or the layer's sizes, got none for " + String.join(", ", missing));
         }
     }
 

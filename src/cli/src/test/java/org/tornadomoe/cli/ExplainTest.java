@@ -215,6 +215,23 @@ class ExplainTest {
     }
 
     @Test
+    void aShapeIsItsSizes() throws IOException {
+        Ran sizes = explain();
+        assertThat(moe("explain", "--shape", "8:64:128:2", "--json").out()).isEqualTo(sizes.out());
+        assertThat(moe("explain", "--shape", "qwen3-30b-a3b", "--experts", 8, "--top-k", 2, "--hidden", 128)
+                        .status())
+                .isEqualTo(Moe.DONE);
+        assertThat(moe("explain", "--shape", "mixtral-8x7b", "--json").json().get("layer"))
+                .asInstanceOf(InstanceOfAssertFactories.MAP)
+                .containsEntry("experts", 8)
+                .containsEntry("topK", 2)
+                .containsEntry("hidden", 4096);
+        moe("explain", "--shape", "mixtral").assertRefused("--shape", "mixtral-8x7b", "'mixtral'");
+        moe("explain", "--shape", "tiny", "--checkpoint", Ran.GOLDEN.resolve("hf/mixtral"))
+                .assertRefused("--checkpoint", "--shape", "both");
+    }
+
+    @Test
     void wrongOptionsAreNamed() {
         explain("--activation", "tanh").assertRefused("Unknown MoE activation: 'tanh'");
         explain("--weight-key", "int4").assertRefused("quantization key", "int8_static_channel_sym", "'int4'");
