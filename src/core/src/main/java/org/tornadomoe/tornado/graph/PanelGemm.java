@@ -2,7 +2,6 @@ package org.tornadomoe.tornado.graph;
 
 import java.util.List;
 import java.util.function.IntPredicate;
-import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8Scheme;
@@ -68,21 +67,9 @@ public final class PanelGemm extends JavaGemm {
                         "device: one through OpenCL");
     }
 
-    /** Of each part two kernels, of which one has nothing to do in a call. */
     @Override
     public List<Stage> stages(LayerArrays a, Product p) {
-        // By rule blocks only grow; whoever chooses them may choose any.
-        int largest = a.launches.source() == null ? a.blockSize(a.shape.maxTokens) : PanelGemmKernels.MANY;
-        return a
-                .shape
-                .parts
-                .each(part -> Stream.of(PanelGemmKernels.FEW, PanelGemmKernels.MANY)
-                        .filter(size -> size <= largest)
-                        .map(size -> stage(a, p, part, size))
-                        .toList())
-                .stream()
-                .flatMap(List::stream)
-                .toList();
+        return ofEitherSize(a, PanelGemmKernels.FEW, PanelGemmKernels.MANY, (part, size) -> stage(a, p, part, size));
     }
 
     private Stage stage(LayerArrays a, Product p, int part, int size) {
