@@ -605,7 +605,8 @@ public final class Soak implements Callable<Integer> {
                 }
                 shared.ask(random.split());
             }
-            if (!round(layers, random.split(), length)) {
+            Duration left = Duration.ofNanos(end - System.nanoTime());
+            if (!round(layers, random.split(), round > FEWEST_ROUNDS && left.compareTo(length) < 0 ? left : length)) {
                 System.out.println("WRONG: " + wrong.get());
                 return 1;
             }
@@ -649,7 +650,8 @@ public final class Soak implements Callable<Integer> {
      *     {@code mapped}
      * @param files open file descriptors
      * @param mapped regions of mapped files, without the JVM's and the system's libraries
-     * @param device MiB of memory in use on NVIDIA's devices, by whatever process; {@link #UNKNOWN} without any
+     * @param device MiB of memory in use on the NVIDIA devices that CUDA may see ({@code CUDA_VISIBLE_DEVICES}), by
+     *     whatever process; {@link #UNKNOWN} without any
      */
     private record Sample(long heap, long off, long resident, long threads, long files, long mapped, long device) {
         private static final Pattern OTHER = Pattern.compile("Other \\(reserved=\\d+, committed=(\\d+)\\)");
@@ -716,10 +718,14 @@ public final class Soak implements Callable<Integer> {
         }
 
         private static long deviceMemory() throws InterruptedException {
+            List<String> command = new ArrayList<>(
+                    List.of("nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"));
+            String visible = System.getenv("CUDA_VISIBLE_DEVICES");
+            if (visible != null && !visible.isBlank()) {
+                command.add("--id=" + visible);
+            }
             try {
-                Process process = new ProcessBuilder(
-                                "nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits")
-                        .start();
+                Process process = new ProcessBuilder(command).start();
                 String told = new String(process.getInputStream().readAllBytes(), StandardCharsets.US_ASCII);
                 return process.waitFor() != 0
                         ? UNKNOWN

@@ -367,7 +367,9 @@ class CudaKernelsTest {
                 new TornadoMmaHalfExperts(),
                 new TornadoTensorCoreExperts(),
                 new TornadoDp4aExperts(),
-                new TornadoPortableExperts());
+                new TornadoPortableExperts(),
+                new TornadoFragmentExperts(),
+                new TornadoFragmentDigitExperts());
     }
 
     /** Every scheme that a class has, at every size of block. */
