@@ -134,6 +134,12 @@ final class Int8Reader {
                 Matrix.Stored stored,
                 String order) {
             Tensor tensor = tensors.find(order);
+            if (tensor == null && scheme.reordered() && colsPerScale < cols) {
+                throw new CheckpointException(
+                        tensors.path(),
+                        "tensor '" + order + "' is missing: expected the group of each column, since the configuration"
+                                + " says that they are in another order (desc_act, actorder)");
+            }
             boolean isShort =
                     cols % colsPerScale != 0 && !scheme.weights().strategy().equals("block");
             int[] groups = tensor == null ? null : groups(tensor);

@@ -32,9 +32,13 @@ record MatrixReader(BlockTensors tensors, @Nullable WeightQuantization quantizat
      *     not read
      */
     Matrix read(String module, int rows, int cols) {
+        if (BitsAndBytes.has(tensors, module)) { // whose words may be called floats
+            return BitsAndBytes.read(tensors, module, rows, cols);
+        }
         if (tensors.hasFloats(module + ".weight")) {
             return Matrix.Floats.of(tensors.tensor(module + ".weight"), rows, cols);
         }
+        WeightQuantization.Group scheme = scheme(module);
         SmallFloats.Place whole = SmallFloats.Place.whole(rows, cols);
         DType dtype = tensors.dtype(module + ".weight");
         if (dtype != null && dtype.isFloat8()) {
@@ -42,9 +46,6 @@ record MatrixReader(BlockTensors tensors, @Nullable WeightQuantization quantizat
             requireZeros(module + ".weight_zero_point");
             Tensor values = tensors.tensor(module + ".weight").requireShape(rows, cols);
             return SmallFloats.eightBits(values, scale(module + "."), whole, block(module));
-        }
-        if (BitsAndBytes.has(tensors, module)) {
-            return BitsAndBytes.read(tensors, module, rows, cols);
         }
         if (Mlx.has(tensors, module)) {
             return Mlx.read(tensors, module, 0, 1, rows, cols);
@@ -56,7 +57,6 @@ record MatrixReader(BlockTensors tensors, @Nullable WeightQuantization quantizat
             Tensor scale = scale(module + ".").requireDType(DType.F8_E4M3, DType.F8_E8M0, DType.U8);
             return SmallFloats.fourBits(module, values, scale, whole, factor(module, scale));
         }
-        WeightQuantization.Group scheme = scheme(module);
         if (scheme == null || quantization == null) {
             return Matrix.Floats.of(tensors.tensor(module + ".weight"), rows, cols);
         }

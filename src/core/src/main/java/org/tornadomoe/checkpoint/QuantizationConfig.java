@@ -6,7 +6,7 @@ import java.util.ArrayList;
 import java.util.List;
 import java.util.Locale;
 import java.util.Map;
-import java.util.function.Predicate;
+import java.util.Set;
 import java.util.function.Supplier;
 import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
@@ -24,6 +24,28 @@ final class QuantizationConfig {
 
     /** Of GPTQ's numbers. */
     private static final List<Integer> GPTQ_BITS = List.of(2, 3, 4, 8);
+
+    /** What compressed-tensors calls ways to store matrices, of those that tensors tell apart. */
+    private static final List<String> FORMATS = List.of(
+            "dense",
+            "fakequant",
+            "int-quantized",
+            "float-quantized",
+            "naive-quantized",
+            "pack-quantized",
+            "mixed-precision",
+            "nvfp4-pack-quantized",
+            "mxfp4-pack-quantized",
+            "mxfp8-quantized");
+
+    /** Fields of any writer that say of numbers which are not in the weights, and what those would be. */
+    private static final Map<String, String> BESIDE_THE_WEIGHTS = Map.of(
+            "rotation", "rotations of activations",
+            "rotation_config", "rotations of activations",
+            "rotation_configs", "rotations of activations",
+            "spinquant_config", "rotations of activations",
+            "transform_config", "transforms of activations",
+            "adapter", "adapters");
 
     private static final List<String> MLX_MODES = List.of("affine", "mxfp4", "mxfp8", "nvfp4");
 
@@ -59,6 +81,11 @@ final class QuantizationConfig {
     }
 
     private static @Nullable WeightQuantization of(String field, JsonFile json) {
+        BESIDE_THE_WEIGHTS.forEach((name, what) -> {
+            if (!isNothing(json.fields().get(name))) {
+                throw new CheckpointException(json.file(), FIELD + "'" + name + "': " + what + " are not read");
+            }
+        });
         // As in files that are older than the field; MLX writes bits and the size of groups alone.
         boolean gptq = json.has("sym") || json.has("desc_act") || field.endsWith(".json");
         String absent = json.has("w_bit") ? "awq" : !json.has("bits") ? "compressed-tensors" : gptq ? "gptq" : "mlx";
@@ -90,16 +117,23 @@ final class QuantizationConfig {
         };
     }
 
+    /** Whether a field says that there is nothing of what it is about. */
+    private static boolean isNothing(@Nullable Object value) {
+        return switch (value) {
+            case null -> true;
+            case Map<?, ?> map ->
+                map.isEmpty() || (map.keySet().equals(Set.of("config_groups")) && isNothing(map.get("config_groups")));
+            case List<?> list -> list.isEmpty();
+            default -> value.equals(false) || value.equals("");
+        };
+    }
+
     /**
      * AutoRound's, packed as GPTQ's are or AWQ's, or floats of 8 or 4 bits. What {@code extra_config} says of a module
      * counts before the rest; 16 bits are floats. Zero points are less one where it says GPTQ, and as they are where it
      * says nothing or GPTQModel ({@code auto_round.export.export_to_autoround}).
      */
     private static WeightQuantization autoRound(JsonFile json) {
-        if (json.has("rotation_config") || json.has("spinquant_config")) {
-            throw new CheckpointException(
-                    json.file(), FIELD + "'rotation_config': rotations of activations are not read");
-        }
         if (json.string("data_type", "int").contains("fp")) {
             return floats(json);
         }
@@ -204,10 +238,15 @@ final class QuantizationConfig {
     }
 
     private static WeightQuantization awq(JsonFile json) {
-        String version = json.string("version", "gemm").toLowerCase(Locale.ROOT);
-        if (!version.equals("gemm")) {
-            throw new CheckpointException(
-                    json.file(), FIELD + "'version': expected gemm, got " + JsonFile.shown(version));
+        for (String field : List.of("version", "format", "checkpoint_format")) {
+            String version = json.string(field, "gemm").toLowerCase(Locale.ROOT);
+            if (!version.equals("gemm")) {
+                throw new CheckpointException(
+                        json.file(), FIELD + "'" + field + "': expected gemm, got " + JsonFile.shown(version));
+            }
+        }
+        if (json.string("backend", "").equals("llm-awq")) { // which lays out words in another way
+            throw new CheckpointException(json.file(), FIELD + "'backend': expected autoawq, got llm-awq");
         }
         int bits = json.integer(json.has("w_bit") ? "w_bit" : "bits", 4);
         requireAwqBits(json, bits);
@@ -255,24 +294,26 @@ final class QuantizationConfig {
     }
 
     private static @Nullable WeightQuantization compressedTensors(JsonFile json) {
+        if (json.has("sparsity_config")) {
+            String format = json.nested("sparsity_config").string("format", "dense");
+            if (!format.equals("dense")) {
+                throw new CheckpointException(
+                        json.file(),
+                        FIELD + "'sparsity_config': 'format': expected dense, got " + JsonFile.shown(format));
+            }
+        }
         List<Rule> rules = new ArrayList<>();
         if (json.has("config_groups")) {
             JsonFile all = json.nested("config_groups");
             for (String name : all.fields().keySet()) {
                 if (all.has(name) && all.nested(name).has("weights")) {
                     JsonFile group = all.nested(name);
-                    rules.add(rule(ModuleTargets.of(json.file(), group.strings("targets")), () -> group(group)));
+                    rules.add(rule(ModuleTargets.of(json.file(), group.strings("targets")), () -> group(json, group)));
                 }
             }
         }
         if (rules.isEmpty()) {
             return null;
-        }
-        if (json.has("transform_config")
-                && json.nested("transform_config").has("config_groups")
-                && !json.nested("transform_config").object("config_groups").isEmpty()) {
-            throw new CheckpointException(
-                    json.file(), FIELD + "'transform_config': transforms of activations are not read");
         }
         return new WeightQuantization(
                 json.file(),
@@ -282,16 +323,47 @@ final class QuantizationConfig {
                 List.copyOf(rules));
     }
 
-    private static Group group(JsonFile group) {
+    private static Group group(JsonFile json, JsonFile group) {
+        String format = group.string("format", json.string("format", "fakequant"));
+        if (!FORMATS.contains(format)) {
+            throw new CheckpointException(
+                    group.file(),
+                    FIELD + "'format': expected one of " + String.join(", ", FORMATS) + ", got "
+                            + JsonFile.shown(format));
+        }
         if (group.has("output_activations")) {
             throw new CheckpointException(
                     group.file(), FIELD + "'output_activations': expected null, quantised outputs are not read");
         }
+        JsonFile weights = group.nested("weights");
+        if (weights.bool("dynamic", false)) {
+            throw new CheckpointException(
+                    group.file(),
+                    FIELD + "'weights': 'dynamic': expected false, got true: weights without scales in the file are"
+                            + " not read");
+        }
         return new Group(
-                arguments(group.nested("weights"), json -> json.bool("dynamic", false)),
+                arguments(weights, false),
                 group.has("input_activations")
-                        ? arguments(group.nested("input_activations"), QuantizationConfig::isDynamic)
-                        : null);
+                        ? arguments(group.nested("input_activations"), isDynamic(group.nested("input_activations")))
+                        : null,
+                isReordered(weights));
+    }
+
+    /** Whether columns have groups in another order than they stand in; what else is said is how it was found. */
+    private static boolean isReordered(JsonFile weights) {
+        Object order = weights.fields().get("actorder");
+        return switch (order) {
+            case null -> false;
+            case Boolean ordered -> ordered;
+            case String name when List.of("group", "dynamic").contains(name.toLowerCase(Locale.ROOT)) -> true;
+            case String name when List.of("weight", "static").contains(name.toLowerCase(Locale.ROOT)) -> false;
+            default ->
+                throw new CheckpointException(
+                        weights.file(),
+                        FIELD + "'actorder': expected group, dynamic, weight, static or null, got "
+                                + JsonFile.shown(order));
+        };
     }
 
     /** Floats of activations may have both: a scale for each group found at run time, one for all known beforehand. */
@@ -301,7 +373,7 @@ final class QuantizationConfig {
         return local || activations.bool("dynamic", false);
     }
 
-    private static Arguments arguments(JsonFile json, Predicate<JsonFile> dynamic) {
+    private static Arguments arguments(JsonFile json, boolean dynamic) {
         int groupSize = json.integer("group_size", 0);
         String strategy = json.has("strategy")
                 ? json.string("strategy").toLowerCase(Locale.ROOT)
@@ -320,7 +392,7 @@ final class QuantizationConfig {
                 json.string("type", "int"),
                 json.bool("symmetric", true),
                 strategy,
-                dynamic.test(json),
+                dynamic,
                 grouped ? groupSize : 0,
                 block);
     }
@@ -420,6 +492,6 @@ final class QuantizationConfig {
                 false,
                 Math.max(0, groupSize),
                 List.of());
-        return new Group(weights, null);
+        return new Group(weights, null, (own.has("desc_act") ? own : json).bool("desc_act", false));
     }
 }

@@ -136,9 +136,14 @@ final class SmallFloats {
     static Matrix eightBits(Tensor values, Tensor scale, Place place, @Nullable GroupShape said) {
         GroupShape block =
                 said == null ? new GroupShape(Int8Quantization.DEFAULT_BLOCK, Int8Quantization.DEFAULT_BLOCK) : said;
+        boolean ofBlocks = said != null;
         int rows = place.allRows;
         int cols = place.cols;
         long[] shape = scale.shape();
+        if (shape.length == 4 && shape[1] == 1 && shape[3] == 1) { // as ModelOpt writes those of blocks
+            shape = new long[] {shape[0], shape[2]};
+            ofBlocks = true;
+        }
         long count = scale.elements();
         long matrices = values.elements() / ((long) rows * cols);
         long each = count / matrices;
@@ -160,7 +165,7 @@ final class SmallFloats {
                     : scaled(values, place, blocks(scale, place, block, scaleRows, scaleCols, matrices));
         }
         Scales scales;
-        if (said != null && shape.length > 1 && count == matrices * scaleRows * scaleCols && last == scaleCols) {
+        if (ofBlocks && shape.length > 1 && count == matrices * scaleRows * scaleCols && last == scaleCols) {
             scales = blocks(scale, place, block, scaleRows, scaleCols, matrices);
         } else if (count == 1 || count == matrices) {
             scales = new Scales(scale, rows, cols, count == 1 ? 0 : place.index, 0, 0);

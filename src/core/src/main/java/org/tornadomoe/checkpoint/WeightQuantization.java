@@ -33,8 +33,13 @@ record WeightQuantization(
      * A scheme.
      *
      * @param activations null if they stay floats
+     * @param reordered whether a tensor has to say which group each column belongs to
      */
-    record Group(Arguments weights, @Nullable Arguments activations) {
+    record Group(Arguments weights, @Nullable Arguments activations, boolean reordered) {
+        Group(Arguments weights, @Nullable Arguments activations) {
+            this(weights, activations, false);
+        }
+
         /** Whole numbers of so many bits, at most 8, with a scale for so many columns, for activations in floats. */
         static Group of(int bits, int groupSize, boolean symmetric) {
             return new Group(new Arguments(bits, "int", symmetric, "group", false, groupSize, List.of()), null);

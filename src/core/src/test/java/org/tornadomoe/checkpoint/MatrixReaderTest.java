@@ -103,6 +103,83 @@ class MatrixReaderTest {
         assertThat(read(compressedTensors(groups), null)).containsExactly(0, -3, 10, -4, 8, -36, 56, -64);
     }
 
+    /** What the tensors tell is read only if the configuration may be. */
+    @Test
+    void floatsOf4BitsWithoutScalesInTheFileAreRefused() {
+        file.add("m.weight_packed", DType.U8, MemorySegment.ofArray(new byte[4]), 2, 2)
+                .add("m.weight_scale", DType.F8_E8M0, MemorySegment.ofArray(new byte[2]), 2, 1);
+        refused(
+                compressedTensors("'weights': {'num_bits': 4, 'type': 'float', 'strategy': 'group', 'group_size': 4,"
+                        + " 'dynamic': true}"),
+                "'weights': 'dynamic': expected false, got true");
+    }
+
+    /** Groups of columns in another order, whose order is nowhere. */
+    @ParameterizedTest
+    @CsvSource({"'group', true", "'dynamic', true", "true, true", "'weight', false", "'static', false", "false, false"})
+    void anOrderThatIsSaidHasToBeThere(String order, boolean refused) throws IOException {
+        file.add("m.weight", VALUES, 2, 4).add("m.weight_scale", new float[] {1, 2, 4, 8}, 2, 2);
+        String said = compressedTensors("'weights': {'strategy': 'group', 'group_size': 2, 'actorder': "
+                + (order.matches("true|false") ? order : "'" + order + "'") + "}");
+        if (refused) {
+            refused(said, "tensor 'm.weight_g_idx' is missing: expected the group of each column");
+        } else {
+            assertThat(read(said, null)).containsExactly(1, -2, 6, -8, 20, -24, 56, -64);
+        }
+    }
+
+    @Test
+    void anOrderOfAnotherKindIsRefused() {
+        file.add("m.weight", VALUES, 2, 4).add("m.weight_scale", new float[] {1, 2, 4, 8}, 2, 2);
+        refused(
+                compressedTensors("'weights': {'strategy': 'group', 'group_size': 2, 'actorder': 'row'}"),
+                "'actorder': expected group, dynamic, weight, static or null, got row");
+    }
+
+    @ParameterizedTest
+    @CsvSource({"true, 2, true", "true, 4, false", "true, -1, false", "false, 2, false"})
+    void gptqsOrderHasToBeThereWhereThereAreGroups(boolean ordered, int group, boolean refused) throws IOException {
+        int[] words = new int[4];
+        Arrays.fill(words, 0x84838281);
+        float[] scales = new float[group == 2 ? 8 : 4];
+        Arrays.fill(scales, 1);
+        file.add("m.qweight", words, 1, 4).add("m.scales", scales, scales.length / 4, 4);
+        String gptq = "'quant_method': 'gptq', 'bits': 8, 'desc_act': " + ordered + ", 'group_size': " + group;
+        try (Safetensors tensors = written()) {
+            MatrixReader reader = new MatrixReader(new BlockTensors(tensors), quantization(gptq));
+            if (refused) {
+                assertThatExceptionOfType(CheckpointException.class)
+                        .isThrownBy(() -> reader.read("m", 4, 4))
+                        .withMessageContaining("tensor 'm.g_idx' is missing: expected the group of each column");
+            } else {
+                float[] row = new float[4];
+                reader.read("m", 4, 4).row(3, row);
+                assertThat(row).containsExactly(1, 2, 3, 4);
+            }
+        }
+    }
+
+    @Test
+    void modelOptsScalesOfBlocksHaveFourDimensions() throws IOException {
+        // Blocks of 128 x 128 of a matrix [128, 16384]: as many scales as there are rows.
+        byte[] ones = new byte[128 * 16384];
+        Arrays.fill(ones, (byte) 0x38);
+        float[] scales = new float[128];
+        for (int i = 0; i < 128; i++) {
+            scales[i] = i + 1;
+        }
+        file.add("m.weight", DType.F8_E4M3, MemorySegment.ofArray(ones), 128, 16384)
+                .add("m.weight_scale", scales, 1, 1, 128, 1);
+        try (Safetensors tensors = written()) {
+            float[] row = new float[16384];
+            new MatrixReader(new BlockTensors(tensors), quantization("'quant_method': 'modelopt'"))
+                    .read("m", 128, 16384)
+                    .row(5, row);
+            assertThat(row[0]).isEqualTo(1);
+            assertThat(row[16383]).isEqualTo(128);
+        }
+    }
+
     private static String known(boolean symmetric) {
         return "'weights': {'num_bits': 8, 'type': 'int', 'strategy': 'tensor'}, 'input_activations': {'num_bits': 8,"
                 + " 'type': 'int', 'strategy': 'tensor', 'dynamic': false, 'symmetric': " + symmetric + "}";

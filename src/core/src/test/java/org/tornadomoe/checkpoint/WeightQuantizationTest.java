@@ -105,6 +105,9 @@ class WeightQuantizationTest {
             quoteCharacter = '`',
             value = {
                 "'version': 'gemv' | 'version': expected gemm, got gemv",
+                "'format': 'gemv_fast' | 'format': expected gemm, got gemv_fast",
+                "'checkpoint_format': 'marlin' | 'checkpoint_format': expected gemm, got marlin",
+                "'version': 'gemm', 'backend': 'llm-awq' | 'backend': expected autoawq, got llm-awq",
                 "'bits': 3 | 'bits': expected 4 or 8, got 3",
                 "'group_size': 0 | 'group_size': expected -1 or 1 to 1048576, got 0",
             })
@@ -204,6 +207,10 @@ class WeightQuantizationTest {
                         + " 1 to 1048576, got []",
                 "'targets': ['Linear'], 'weights': {}, 'output_activations': {'num_bits': 8} | 'output_activations':"
                         + " expected null",
+                "'targets': ['Linear'], 'weights': {'dynamic': true} | 'weights': 'dynamic': expected false, got true:"
+                        + " weights without scales in the file are not read",
+                "'targets': ['Linear'], 'format': 'marlin-24', 'weights': {} | 'format': expected one of dense,",
+                "'targets': ['Linear'], 'format': 'sparse-24-bitmask', 'weights': {} | got sparse-24-bitmask",
                 "'targets': ['re:(x'], 'weights': {} | 're:(x' is not a regular expression that is read: an unmatched"
                         + " '('",
                 "'targets': 'Linear', 'weights': {} | 'targets': expected a list of strings, got Linear",
@@ -213,6 +220,71 @@ class WeightQuantizationTest {
                 "{'quantization_config': {'quant_method': 'compressed-tensors', 'config_groups': {'a': {" + group
                         + "}}}}",
                 message);
+    }
+
+    /** A group's own format counts before the file's. */
+    @Test
+    void formatsAreThoseThatAreRead() throws IOException {
+        for (String format : List.of(
+                "dense",
+                "fakequant",
+                "int-quantized",
+                "float-quantized",
+                "naive-quantized",
+                "pack-quantized",
+                "nvfp4-pack-quantized",
+                "mxfp4-pack-quantized",
+                "mxfp8-quantized")) {
+            String group = "'a': {'targets': ['Linear'], 'format': '" + format + "', " + INT8 + "}";
+            assertThat(bits(groups(group, ", 'format': 'mixed-precision'"), ROUTED))
+                    .isEqualTo(8);
+            assertThat(bits(groups(group, ", 'format': 'marlin-24'"), ROUTED)).isEqualTo(8);
+        }
+        String group = "'a': {'targets': ['Linear'], 'format': null, " + INT8 + "}";
+        WeightQuantization marlin = groups(group, ", 'format': 'marlin-24'");
+        assertThatExceptionOfType(CheckpointException.class)
+                .isThrownBy(() -> marlin.groupOf(ROUTED))
+                .withMessageContaining("'format': expected one of dense,")
+                .withMessageContaining("got marlin-24");
+    }
+
+    /** What multiplies weights or activations with more than is stored, whoever wrote it. */
+    @ParameterizedTest
+    @CsvSource(
+            delimiter = '|',
+            quoteCharacter = '`',
+            value = {
+                "'quant_method': 'gptq', 'bits': 4 | 'rotation': 'hadamard'",
+                "'quant_method': 'gptq', 'bits': 4 | 'adapter': {'name': 'lora', 'rank': 64}",
+                "'quant_method': 'awq' | 'spinquant_config': {'r4': true}",
+                "'quant_method': 'auto-round', 'data_type': 'mx_fp' | 'rotation_configs': [{'block_size': 32}]",
+                "'quant_method': 'auto-round', 'data_type': 'mx_fp' | 'rotation_config': {'block_size': 32}",
+                "'quant_method': 'compressed-tensors' | 'transform_config': {'config_groups': {'R1': {}}}",
+            })
+    void whatIsNotInTheWeightsIsRefused(String method, String field) {
+        assertRefused(
+                "{'quantization_config': {" + method + ", " + field + "}}",
+                "quantization_config: " + field.substring(0, field.indexOf(':')) + ": ");
+    }
+
+    @ParameterizedTest
+    @ValueSource(strings = {"null", "{}", "[]", "''", "false", "{'config_groups': {}}"})
+    void aTransformThatIsNoneBlocksNothing(String none) throws IOException {
+        for (String field : List.of("rotation", "rotation_config", "rotation_configs", "adapter", "transform_config")) {
+            assertThat(bits(quantization(GPTQ + ", '" + field + "': " + none + "}"), ROUTED))
+                    .isEqualTo(8);
+        }
+    }
+
+    @Test
+    void weightsThatLeaveOutZerosAreRefused() throws IOException {
+        String group = "'a': {'targets': ['Linear'], " + INT8 + "}";
+        assertThat(bits(groups(group, ", 'sparsity_config': {'format': 'dense', 'sparsity_structure': '2:4'}"), ROUTED))
+                .isEqualTo(8);
+        assertRefused(
+                "{'quantization_config': {'config_groups': {" + group
+                        + "}, 'sparsity_config': {'format': 'sparse-24-bitmask'}}}",
+                "'sparsity_config': 'format': expected dense, got sparse-24-bitmask");
     }
 
     @Test
@@ -442,7 +514,6 @@ class WeightQuantizationTest {
                 "'bits': 4 | 'packing_format': expected auto_round, auto_round:auto_gptq",
                 "'bits': 4, 'packing_format': 'auto_round:auto_awq', 'data_type': 'mx_int' | 'data_type': expected int,"
                         + " got mx_int",
-                "'rotation_config': {'block_size': 32} | rotations of activations are not read",
                 "'packing_format': 'auto_round:auto_awq', 'bits': 3 | 'bits': expected 4 or 8, got 3",
             })
     void whatAutoRoundSaysHasToBeUnderstood(String fields, String message) {
