@@ -107,6 +107,16 @@ final class CpuDecoder implements Decoder {
     }
 
     @Override
+    public String backend() {
+        return "CPU";
+    }
+
+    @Override
+    public String device() {
+        return Runtime.getRuntime().availableProcessors() + " threads";
+    }
+
+    @Override
     public float[] append(Sequence sequence, int... tokens) {
         float[] last = new float[model.sizes.hidden()];
         for (int from = 0; from < tokens.length; from += CHUNK) {

@@ -28,6 +28,12 @@ interface Decoder extends AutoCloseable {
     /** The MoE layers' kernels and device. */
     String kernels();
 
+    /** CPU, or TornadoVM's name of the device's backend. */
+    String backend();
+
+    /** The device's name, or the number of threads. */
+    String device();
+
     @Override
     void close();
 }

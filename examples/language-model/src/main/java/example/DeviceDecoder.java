@@ -238,6 +238,16 @@ final class DeviceDecoder implements Decoder {
     }
 
     @Override
+    public String backend() {
+        return singles.getFirst().moe.device().backend();
+    }
+
+    @Override
+    public String device() {
+        return singles.getFirst().moe.device().name();
+    }
+
+    @Override
     public void close() {
         Cleanup.all(
                 () -> Cleanup.each(chunks, each -> each.moe.close()),

@@ -68,8 +68,7 @@ class Generate {
     }
 
     private static Decoder decoder(Model model, Map<String, String> options) {
-        String named = options.get("scheme");
-        Int8Scheme scheme = named == null ? null : Int8Scheme.valueOf(named.toUpperCase(Locale.ROOT));
+        Int8Scheme scheme = scheme(options);
         if (!options.containsKey("device")) {
             MoeOptions moe = MoeOptions.DEFAULT.withMaxTokens(Decoder.CHUNK).withBackend("cpu");
             return new CpuDecoder(model, scheme == null ? moe : moe.withScheme(scheme));
@@ -82,6 +81,11 @@ class Generate {
                 Integer.parseInt(options.getOrDefault("context", "4096")),
                 Integer.parseInt(options.getOrDefault("layers-a-graph", "4")),
                 !options.containsKey("unrecorded"));
+    }
+
+    private static Int8Scheme scheme(Map<String, String> options) {
+        String named = options.get("scheme");
+        return named == null ? null : Int8Scheme.valueOf(named.toUpperCase(Locale.ROOT));
     }
 
     private static void answer(Text text, Decoder decoder, Map<String, String> options) throws IOException {
@@ -125,7 +129,10 @@ class Generate {
         return (Runtime.getRuntime().totalMemory() >> 20) + " MiB of heap";
     }
 
-    /** Measures like llama-bench: a prompt of random tokens, and tokens one after another from an empty sequence. */
+    /**
+     * Measures like llama-bench, and prints its table: a prompt of random tokens, and tokens one after another from an
+     * empty sequence.
+     */
     static void bench(Model model, Decoder decoder, Map<String, String> options) {
         int prompt = Integer.parseInt(options.getOrDefault("pp", "512"));
         int tokens = Integer.parseInt(options.getOrDefault("tg", "128"));
@@ -134,9 +141,20 @@ class Generate {
         int[] said = random.ints(Math.max(prompt, tokens), 0, model.sizes.vocabulary())
                 .toArray();
         int[] asked = Arrays.copyOf(said, prompt);
-        System.out.println("| model | kernels | test | t/s |\n| --- | --- | --- | ---: |");
-        row(model, decoder, "pp" + prompt, prompt, repeats, () -> decoder.append(decoder.start(), asked));
-        row(model, decoder, "tg" + tokens, tokens, repeats, () -> {
+        Model.Weights weights = model.weights(scheme(options));
+        String start = String.format(
+                "| %s | %s | %s | %s | %s | ",
+                model.name,
+                weights.bytes() < 1 << 30
+                        ? decimals(weights.bytes() / 0x1p20) + " MiB"
+                        : decimals(weights.bytes() / 0x1p30) + " GiB",
+                weights.count() < 1e9 ? decimals(weights.count() / 1e6) + " M" : decimals(weights.count() / 1e9) + " B",
+                decoder.backend(),
+                decoder.device());
+        System.out.println("| model | size | params | backend | device | test | t/s |");
+        System.out.println("| --- | ---: | ---: | --- | --- | ---: | ---: |");
+        row(start + "pp" + prompt, prompt, repeats, () -> decoder.append(decoder.start(), asked));
+        row(start + "tg" + tokens, tokens, repeats, () -> {
             Decoder.Sequence sequence = decoder.start();
             for (int i = 0; i < tokens; i++) {
                 decoder.appendGreedily(sequence, said[i]);
@@ -144,27 +162,25 @@ class Generate {
         });
     }
 
-    private static void row(Model model, Decoder decoder, String test, int tokens, int repeats, Runnable run) {
+    private static void row(String start, int tokens, int repeats, Runnable run) {
         if (tokens == 0) {
             return;
         }
         run.run(); // warm-up, compiles
         List<Double> speeds = new ArrayList<>();
         for (int i = 0; i < repeats; i++) {
-            long start = System.nanoTime();
+            long began = System.nanoTime();
             run.run();
-            speeds.add(1e9 * tokens / (System.nanoTime() - start));
+            speeds.add(1e9 * tokens / (System.nanoTime() - began));
         }
         double mean = speeds.stream().mapToDouble(Double::doubleValue).average().orElseThrow();
         double squares =
                 speeds.stream().mapToDouble(s -> (s - mean) * (s - mean)).sum();
-        System.out.printf(
-                Locale.ROOT,
-                "| %s | %s | %s | %.2f ± %.2f |%n",
-                model.name,
-                decoder.kernels(),
-                test,
-                mean,
-                Math.sqrt(squares / Math.max(1, repeats - 1)));
+        double deviation = Math.sqrt(squares / Math.max(1, repeats - 1));
+        System.out.println(start + " | " + decimals(mean) + " ± " + decimals(deviation) + " |");
+    }
+
+    private static String decimals(double value) {
+        return String.format(Locale.ROOT, "%.2f", value);
     }
 }

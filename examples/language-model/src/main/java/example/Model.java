@@ -4,6 +4,7 @@ import java.io.IOException;
 import org.tornadomoe.checkpoint.CheckpointName;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.quant.Int8Experts;
+import org.tornadomoe.quant.Int8Tensor;
 import org.tornadomoe.quant.WeightRows;
 
 /**
@@ -31,6 +32,12 @@ abstract class Model implements AutoCloseable {
             return (heads + 2 * kvHeads) * headDim;
         }
     }
+
+    /**
+     * @param count the number of all weights
+     * @param bytes their bytes: int8 matrices with their scales, and floats
+     */
+    record Weights(long count, long bytes) {}
 
     final String name;
     final Sizes sizes;
@@ -85,6 +92,25 @@ abstract class Model implements AutoCloseable {
      * suits it.
      */
     abstract Int8Experts experts(int layer, Int8Scheme scheme);
+
+    /** All weights, if every layer has as many as the first. */
+    final Weights weights(Int8Scheme scheme) {
+        long width = (long) sizes.heads * sizes.headDim;
+        long rows = (head() == null ? 1L : 2L) * sizes.vocabulary + sizes.layers * (long) sizes.qkv();
+        long outputRows = (long) sizes.layers * sizes.hidden;
+        long matrices = rows * sizes.hidden + outputRows * width;
+        long ofHeads = queryNorm(0) == null ? 0 : queryNorm(0).length + keyNorm(0).length;
+        long norms = sizes.hidden + sizes.layers * (2L * sizes.hidden + ofHeads);
+        try (Int8Experts experts = experts(0, scheme)) {
+            Int8Tensor w13 = experts.w13();
+            Int8Tensor w2 = experts.w2();
+            long ofExpert =
+                    (long) w13.rows() * w13.cols() + (long) w2.rows() * w2.cols() + sizes.hidden; // the router's
+            return new Weights(
+                    matrices + norms + sizes.layers * w13.experts() * ofExpert,
+                    matrices + 4 * (rows + outputRows + norms) + sizes.layers * experts.bytes());
+        }
+    }
 
     /** Throws if the files have changed since they were opened. */
     abstract void requireUnchanged();

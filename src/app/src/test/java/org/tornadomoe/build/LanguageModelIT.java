@@ -54,7 +54,10 @@ class LanguageModelIT {
                 .containsPattern("memory: \\d+ MiB");
         String bench = command.replaceFirst("--prompt \"[^\"]*\"", "--bench --pp 9 --tg 3 --repeats 2");
         assertThat(library.run(project, bench))
-                .containsPattern("\\| qwen3_moe \\| CpuExperts on .* \\| pp9 \\| [\\d.]+ ± [\\d.]+ \\|")
+                .contains("| model | size | params | backend | device | test | t/s |")
+                .containsPattern(
+                        "\\| qwen3_moe \\| [\\d.]+ MiB \\| [\\d.]+ M \\| CPU \\| \\d+ threads \\| pp9 \\| [\\d.]+ ±"
+                                + " [\\d.]+ \\|")
                 .containsPattern("\\| tg3 \\| [\\d.]+ ± [\\d.]+ \\|");
     }
 
