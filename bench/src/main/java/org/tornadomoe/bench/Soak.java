@@ -718,8 +718,8 @@ public final class Soak implements Callable<Integer> {
         }
 
         private static long deviceMemory() throws InterruptedException {
-            List<String> command = new ArrayList<>(
-                    List.of("nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"));
+            List<String> command =
+                    new ArrayList<>(List.of("nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"));
             String visible = System.getenv("CUDA_VISIBLE_DEVICES");
             if (visible != null && !visible.isBlank()) {
                 command.add("--id=" + visible);

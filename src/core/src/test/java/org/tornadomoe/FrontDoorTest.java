@@ -1,6 +1,7 @@
 package org.tornadomoe;
 
 import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatExceptionOfType;
 import static org.assertj.core.api.Assertions.assertThatIllegalArgumentException;
 
 import java.lang.foreign.Arena;
@@ -86,14 +87,29 @@ class FrontDoorTest {
                 .withMessageContaining("router weight");
         assertThatIllegalArgumentException()
                 .isThrownBy(() -> ExpertWeights.of(config, router, w13, w2, new float[E * 2 * I], new float[E * H]))
-                .withMessageContaining("biases: expected none");
+                .withMessage("biases: expected none, as the configuration says, got some");
         FusedMoeConfig biased = config.toBuilder().hasBias(true).build();
         assertThatIllegalArgumentException()
                 .isThrownBy(() -> ExpertWeights.of(biased, router, w13, w2, new float[1], new float[E * H]))
                 .withMessageContaining("w13Bias: expected 128 values ([4, 32]), got 1");
+        assertThatIllegalArgumentException()
+                .isThrownBy(() -> ExpertWeights.of(biased, router, w13, w2))
+                .withMessage("biases: expected both, as the configuration says, got none");
+        assertThatIllegalArgumentException()
+                .isThrownBy(() -> ExpertWeights.of(biased, router, w13, w2, new float[E * 2 * I], null))
+                .withMessage("biases: expected both, as the configuration says, got some");
+        assertThatIllegalArgumentException()
+                .isThrownBy(() -> ExpertWeights.of(biased, router, w13, w2, null, new float[E * H]))
+                .withMessage("biases: expected both, as the configuration says, got some");
         ExpertWeights fits = ExpertWeights.of(biased, router, w13, w2, new float[E * 2 * I], new float[E * H]);
         assertThat(fits.w2Bias()).hasSize(E * H);
         assertThat(fits.w13Bias()).hasSize(E * 2 * I);
+        assertThatExceptionOfType(IndexOutOfBoundsException.class)
+                .isThrownBy(() -> fits.gateUpRow(0, 2 * I, new float[H]))
+                .withMessage("row: expected 0 to 31, got 32");
+        assertThatExceptionOfType(IndexOutOfBoundsException.class)
+                .isThrownBy(() -> fits.downRow(0, -1, new float[I]))
+                .withMessage("row: expected 0 to 31, got -1");
     }
 
     @Test

@@ -164,14 +164,15 @@ final class SmallFloats {
                             new Scales(scale, 1, Math.toIntExact(cols / down), place.index * each, 1, rows))
                     : scaled(values, place, blocks(scale, place, block, scaleRows, scaleCols, matrices));
         }
+        boolean blocked = count == matrices * scaleRows * scaleCols && last == scaleCols;
         Scales scales;
-        if (ofBlocks && shape.length > 1 && count == matrices * scaleRows * scaleCols && last == scaleCols) {
+        if (ofBlocks && shape.length > 1 && blocked) {
             scales = blocks(scale, place, block, scaleRows, scaleCols, matrices);
         } else if (count == 1 || count == matrices) {
             scales = new Scales(scale, rows, cols, count == 1 ? 0 : place.index, 0, 0);
-        } else if (each == rows && count == matrices * rows && (last == 1 || last == rows)) {
+        } else if (count == matrices * rows && last == rows) {
             scales = new Scales(scale, 1, cols, place.index * each, 1, 0);
-        } else if (count == matrices * scaleRows * scaleCols && last == scaleCols) {
+        } else if (blocked) {
             scales = blocks(scale, place, block, scaleRows, scaleCols, matrices);
         } else if (last > 0 && cols % last == 0 && count == matrices * rows * last) {
             scales = new Scales(scale, 1, Math.toIntExact(cols / last), place.index * each, last, 1);

@@ -38,7 +38,6 @@ public record Int8Tensor(
      * @throws IllegalArgumentException naming the size that does not fit
      */
     public Int8Tensor {
-        requireAddressable(experts, rows, cols);
         if (rowsPerScale < 1 || colsPerScale < 1) {
             throw new IllegalArgumentException(
                     "scale grid: expected a positive number of rows and columns a scale, got " + rowsPerScale + " x "

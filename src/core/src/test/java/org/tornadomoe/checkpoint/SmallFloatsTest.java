@@ -73,6 +73,7 @@ class SmallFloatsTest {
                 straight("2,4,3", null, GROUPS, 2, (r, c) -> 12 + 3 * r + c / 2),
                 straight("2,2,2", SAID, BLOCKS, 3, (r, c) -> 4 + r / 2 * 2 + c / 3),
                 transposed("2,1,4", null, CHANNEL, COLS, (r, _) -> 4 + r),
+                transposed("2,4,1", null, CHANNEL, COLS, (r, _) -> 4 + r), // the scales aren't transposed
                 transposed("2,3,4", null, GROUPS, 2, (r, c) -> 12 + r + c / 2 * 4),
                 transposed("2,2,2", SAID, BLOCKS, 3, (r, c) -> 4 + r / 2 + c / 3 * 2),
                 transposed("2", null, CHANNEL, COLS, (_, _) -> 1));
@@ -125,6 +126,116 @@ class SmallFloatsTest {
         }
     }
 
+    /** Gate's and up's rows are halves of a matrix, or come in turns. */
+    @Test
+    void gateAndUpMayHaveAScaleEach() {
+        Tensor values = values(DType.F8_E4M3);
+        float[] into = new float[COLS];
+        for (int r = 0; r < ROWS; r++) {
+            int at = ROWS * COLS + r * COLS;
+            SmallFloats.eightBits(values, scales(2, 2), new Place(1, ROWS, ROWS, COLS, 0, 1, false), null)
+                    .row(r, into);
+            assertThat(into[0]).isEqualTo(values.getFloat(at) * (3 + r / 2));
+            SmallFloats.eightBits(values, scales(2, 2), new Place(1, ROWS, ROWS / 2, COLS, r % 2, 2, false), null)
+                    .row(r / 2, into);
+            assertThat(into[0]).isEqualTo(values.getFloat(at) * (3 + r % 2));
+        }
+    }
+
+    /** Three scales of a matrix [3, 8] are those of its rows, or of its blocks of three columns. */
+    @Test
+    void whatTheConfigurationSaysDecidesBetweenRowsAndBlocks() {
+        Place place = new Place(1, 3, 3, 8, 0, 1, false);
+        GroupShape said = new GroupShape(3, 3);
+        assertScales(place, scales(2, 1, 3), said, (_, c) -> 4 + c / 3);
+        assertScales(place, scales(2, 1, 3), null, (r, _) -> 4 + r);
+        assertScales(new Place(0, 6, 6, 8, 0, 1, false), scales(6), new GroupShape(6, 2), (r, _) -> 1 + r);
+    }
+
+    private static void assertScales(
+            Place place, Tensor scales, @Nullable GroupShape said, IntBinaryOperator expected) {
+        Tensor values = values(DType.F8_E4M3);
+        Matrix matrix = SmallFloats.eightBits(values, scales, place, said);
+        float[] into = new float[place.cols()];
+        for (int r = 0; r < place.rows(); r++) {
+            matrix.row(r, into);
+            for (int c = 0; c < into.length; c++) {
+                float value = values.getFloat(place.start() + r * place.cols() + c);
+                assertThat(into[c]).as("[%s, %s]", r, c).isEqualTo(value * expected.applyAsInt(r, c));
+            }
+        }
+    }
+
+    @Test
+    void blocksAreOf128RowsAndColumnsIfNothingIsSaid() {
+        int rows = 130;
+        int cols = 260;
+        byte[] ones = new byte[rows * cols];
+        Arrays.fill(ones, (byte) 0x38);
+        Tensor values = new Tensor(
+                Path.of("file"), "values", DType.F8_E4M3, new long[] {rows, cols}, MemorySegment.ofArray(ones));
+        Matrix matrix = SmallFloats.eightBits(values, scales(2, 3), Place.whole(rows, cols), null);
+        float[] into = new float[cols];
+        for (int row : new int[] {0, 127, 128, 129}) {
+            matrix.row(row, into);
+            for (int col : new int[] {0, 127, 128, 255, 256, 259}) {
+                assertThat(into[col]).isEqualTo(1 + row / 128 * 3 + col / 128);
+            }
+        }
+        assertThatExceptionOfType(CheckpointException.class)
+                .isThrownBy(() -> SmallFloats.eightBits(values, scales(3, 2), Place.whole(rows, cols), null))
+                .withMessageContaining("2 x 3 for blocks of 128 x 128, got scales F32[3, 2]");
+    }
+
+    /** A byte is two of E2M1's numbers, the lower four bits the first. */
+    @Test
+    void aByteOfFourBitNumbersIsTwo() {
+        char[] pairs = SmallFloats.pairs(SmallFloats.HALF_STEPS);
+        for (int high = 0; high < 16; high++) {
+            for (int low = 0; low < 16; low++) {
+                char pair = pairs[16 * high + low];
+                assertThat((byte) pair).isEqualTo(SmallFloats.HALF_STEPS[low]);
+                assertThat((byte) (pair >> 8)).isEqualTo(SmallFloats.HALF_STEPS[high]);
+            }
+        }
+    }
+
+    /** The second of two matrices [3, 64] of four bits, with an exponent for each 32 columns. */
+    @Test
+    void groupsOfFourBitNumbersHaveExponents() {
+        byte[] codes = new byte[2 * 3 * 32];
+        Arrays.fill(codes, (byte) 0x22); // 1, twice
+        byte[] exponents = new byte[2 * 3 * 2];
+        for (int i = 0; i < exponents.length; i++) {
+            exponents[i] = (byte) (127 + i);
+        }
+        Tensor values =
+                new Tensor(Path.of("file"), "values", DType.U8, new long[] {2, 3, 32}, MemorySegment.ofArray(codes));
+        Tensor scale =
+                new Tensor(Path.of("file"), "scale", DType.U8, new long[] {2, 3, 2}, MemorySegment.ofArray(exponents));
+        Matrix matrix = SmallFloats.fourBits("module", values, scale, new Place(1, 3, 3, 64, 0, 1, false), 2);
+        float[] into = new float[64];
+        for (int row = 0; row < 3; row++) {
+            matrix.row(row, into);
+            for (int col = 0; col < 64; col++) {
+                assertThat(into[col]).isEqualTo(2f * (1 << (6 + 2 * row + col / 32)));
+            }
+        }
+        assertThatExceptionOfType(CheckpointException.class)
+                .isThrownBy(() -> SmallFloats.fourBits("module", values, scale, new Place(2, 3, 3, 64, 0, 1, false), 1))
+                .withMessageContaining("expected two values a byte of matrices of 3 x 64, got values U8[2, 3, 32]");
+        Tensor few = new Tensor(
+                Path.of("file"),
+                "scale",
+                DType.U8,
+                new long[] {2, 2},
+                MemorySegment.ofArray(Arrays.copyOf(exponents, 4)));
+        assertThatExceptionOfType(CheckpointException.class)
+                .isThrownBy(() -> SmallFloats.fourBits("module", values, few, Place.whole(3, 64), 1))
+                .withMessageContaining(
+                        "expected a scale for each group of the 64 columns of 6 rows, got scale U8[2, 2]");
+    }
+
     @Test
     void codesAreGivenForScalesThatHoldForAllOfThem() {
         Matrix groups = SmallFloats.eightBits(
@@ -142,7 +253,7 @@ class SmallFloatsTest {
 
     @Test
     void scalesOfNoSuchShapeAreRefused() {
-        for (long[] shape : new long[][] {{5}, {2, ROWS, 4}, {2, 0}}) {
+        for (long[] shape : new long[][] {{5}, {2, ROWS, 4}, {2, 0}, {2, 2, 2}}) {
             assertThatExceptionOfType(CheckpointException.class)
                     .as(Arrays.toString(shape))
                     .isThrownBy(() ->
@@ -157,5 +268,15 @@ class SmallFloatsTest {
         assertThatExceptionOfType(CheckpointException.class)
                 .isThrownBy(() -> SmallFloats.eightBits(values(DType.F8_E4M3), scales(2, 4, 4), transposed, SAID))
                 .withMessageContaining("expected 2 x 4 scales");
+        assertThatExceptionOfType(CheckpointException.class)
+                .isThrownBy(() -> SmallFloats.eightBits(values(DType.F8_E4M3), scales(4), transposed, SAID))
+                .withMessageContaining("expected 2 x 4 scales");
+        // Of two matrices there may be a scale for gate's rows and one for up's; of one there may not.
+        byte[] one = new byte[ROWS * COLS];
+        Tensor single = new Tensor(
+                Path.of("file"), "values", DType.F8_E4M3, new long[] {ROWS, COLS}, MemorySegment.ofArray(one));
+        assertThatExceptionOfType(CheckpointException.class)
+                .isThrownBy(() -> SmallFloats.eightBits(single, scales(1, 2), Place.whole(ROWS, COLS), null))
+                .withMessageContaining("expected one scale");
     }
 }

@@ -15,6 +15,7 @@ import java.util.List;
 import java.util.Random;
 import java.util.concurrent.CancellationException;
 import java.util.concurrent.atomic.AtomicInteger;
+import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
@@ -261,6 +262,69 @@ class Int8QuantizerTest {
                 .withMessage("router weight: expected finite values, got NaN at expert 1, column 1");
     }
 
+    /** Weights that know their tensors. */
+    private record Named(ArrayWeights weights) implements ExpertWeights {
+        @Override
+        public FusedMoeConfig config() {
+            return weights.config;
+        }
+
+        @Override
+        public RouterWeights router() {
+            return weights.router;
+        }
+
+        @Override
+        public void gateUpRow(int expert, int row, float[] into) {
+            weights.gateUpRow(expert, row, into);
+        }
+
+        @Override
+        public void downRow(int expert, int row, float[] into) {
+            weights.downRow(expert, row, into);
+        }
+
+        @Override
+        public String gateUpSource(int expert, int row) {
+            return "file: tensor 'up." + expert + "'";
+        }
+
+        @Override
+        public String downSource(int expert) {
+            return "file: tensor 'down." + expert + "'";
+        }
+    }
+
+    /** In groups with zero points and without, which are read differently. */
+    @ParameterizedTest
+    @CsvSource({"false", "true"})
+    void theTensorOfABadWeightIsNamed(boolean zeroPoints) {
+        ArrayWeights weights = ArrayWeights.random(config(2, 33, 100), 2);
+        weights.w2[33 * 100 + 7] = Float.POSITIVE_INFINITY;
+        Int8Quantization groups = Int8Quantization.of(Int8Scheme.W8A16_GROUP)
+                .withGrid(new GroupShape(1, 16))
+                .withZeroPoints(zeroPoints);
+        assertThatIllegalArgumentException()
+                .isThrownBy(() -> Int8Quantizer.quantize(new Named(weights), groups, Progress.NONE))
+                .withMessage("file: tensor 'down.1': expected finite values, got Infinity at expert 1, down projection,"
+                        + " row 0, column 7");
+        weights.w13[200 * 33 + 33 + 2] = Float.NaN;
+        assertThatIllegalArgumentException()
+                .isThrownBy(() -> Int8Quantizer.quantize(new Named(weights), groups, Progress.NONE))
+                .withMessage("file: tensor 'up.1': expected finite values, got NaN at expert 1, gate projection, row 1,"
+                        + " column 2");
+    }
+
+    @Test
+    void aRouterThatDoesNotFitIsRefusedBeforeAnythingIsRead() {
+        Counted counted = new Counted(new ArrayWeights(
+                SMALL, new float[3 * 74 * 21], new float[3 * 21 * 37], RouterWeights.of(new float[5])));
+        assertThatIllegalArgumentException()
+                .isThrownBy(() -> Int8Quantizer.quantize(counted, Int8Scheme.W8A8_CHANNEL, Progress.NONE))
+                .withMessage("router weight: expected [3, 21] = 63 values, got 5");
+        assertThat(counted.floats).hasValue(0);
+    }
+
     @Test
     void aFailingListenerOrSourceEndsTheJobWithItsOwnException() {
         ArrayWeights weights = ArrayWeights.random(SMALL, 3);
@@ -395,6 +459,16 @@ class Int8QuantizerTest {
                 .isSameAs(full);
     }
 
+    /** After each chunk that a thread takes, also the last, which may be shorter. */
+    @ParameterizedTest
+    @CsvSource({"4, 2, '2,4'", "5, 2, '2,4,5'", "2, 3, 2"})
+    void progressIsToldOnceAChunk(int bands, int chunk, String expected) {
+        List<Long> told = new ArrayList<>();
+        Int8Quantizer.inParallel(bands, chunk, () -> _ -> 1, told::add);
+        assertThat(told)
+                .isEqualTo(Stream.of(expected.split(",")).map(Long::valueOf).toList());
+    }
+
     @Test
     void moreMemoryThanThereIsSaysHowMuchItWas() {
         try (Arena arena = Arena.ofConfined()) {
@@ -476,9 +550,9 @@ class Int8QuantizerTest {
     @ParameterizedTest
     @CsvSource({"32, 64", "32, 32", "16, 64", "48, 64", "96, 16", "1, 64", "32, 128"})
     void codesGiveTheBitsOfTheirFloats(int blockRows, int blockCols) {
-        FusedMoeConfig config = config(2, 200, 96);
+        FusedMoeConfig config = config(2, 203, 96);
         Random random = new Random(5);
-        byte[] codes = new byte[2 * 3 * 200 * 96];
+        byte[] codes = new byte[2 * 3 * 203 * 96];
         random.nextBytes(codes);
         for (int i = 0; i < codes.length; i++) {
             codes[i] = (codes[i] & 0x7f) > 100 ? (byte) (codes[i] & 0x83) : codes[i]; // most blocks' greatest differ
@@ -487,10 +561,12 @@ class Int8QuantizerTest {
         float[] scales = {1, 0.1f, 3e-3f, 0, 1.7e30f, 1e-38f, 0.7f, -0.3f, 11, 5e-20f, 0.037f};
         Int8Quantization quantization =
                 Int8Quantization.of(Int8Scheme.W8A8_BLOCK).withGrid(new GroupShape(blockRows, blockCols));
+        List<Long> rows = new ArrayList<>();
         try (Int8Experts floats =
                         Int8Quantizer.quantize(new Coded(config, codes, scales, false), quantization, Progress.NONE);
-                Int8Experts coded =
-                        Int8Quantizer.quantize(new Coded(config, codes, scales, true), quantization, Progress.NONE)) {
+                Int8Experts coded = Int8Quantizer.quantize(
+                        new Coded(config, codes, scales, true), quantization, (done, _) -> rows.add(done))) {
+            assertThat(rows.getLast()).isEqualTo(2 * (2 * 96 + 203));
             for (boolean down : List.of(false, true)) {
                 Int8Tensor expected = down ? floats.w2() : floats.w13();
                 Int8Tensor actual = down ? coded.w2() : coded.w13();
@@ -557,7 +633,16 @@ class Int8QuantizerTest {
 
     /** Numbers of 2, 4 and 5 bits, scales of any sign and size; groups that are asked for in other sizes, too. */
     @ParameterizedTest
-    @CsvSource({"3, 16, 16", "15, 32, 32", "31, 32, 32", "31, 16, 16", "15, 32, 16", "15, 32, 64"})
+    @CsvSource({
+        "3, 16, 16",
+        "15, 32, 32",
+        "31, 32, 32",
+        "31, 16, 16",
+        "15, 32, 16",
+        "15, 32, 64",
+        "4, 32, 32",
+        "16, 16, 16"
+    })
     void numbersGiveTheBitsOfTheirFloats(int most, int group, int asked) {
         FusedMoeConfig config = config(2, 224, 96);
         Random random = new Random(most + group);
@@ -601,6 +686,23 @@ class Int8QuantizerTest {
                     .withMessage("weight: expected finite values, got Infinity at expert 0, " + config.gateUpRow(0)
                             + ", column 40");
         }
+    }
+
+    @Test
+    void numbersMayStandForTheLargestFloat() {
+        FusedMoeConfig config = config(2, 224, 96);
+        byte[] numbers = new byte[2 * 3 * 224 * 96];
+        numbers[40] = 1;
+        Numbered weights = new Numbered(config, numbers, 32, new float[] {Float.MAX_VALUE}, new float[] {0}, true);
+        Int8Quantization quantization =
+                Int8Quantization.of(Int8Scheme.W8A16_GROUP).withGrid(new GroupShape(1, 32));
+        assumeTrue(ModuleLayer.boot().findModule("jdk.incubator.vector").isPresent());
+        Counted counted = new Counted(weights);
+        try (Int8Experts experts = Int8Quantizer.quantize(counted, quantization, Progress.NONE)) {
+            assertThat(experts.w13().get(0, 0, 40)).isEqualTo((byte) 127);
+            assertThat(experts.w13().scale(0, 0, 40)).isEqualTo(Float.MAX_VALUE / 127);
+        }
+        assertThat(counted.floats).hasValue(0);
     }
 
     @Test

@@ -20,8 +20,12 @@ class QuantizedWeightsTest {
     private static final Int8Quantization GROUPS_OF_8 =
             Int8Quantization.of(Int8Scheme.W8A16_GROUP).withGrid(new GroupShape(1, 8));
 
-    /** Groups of 8 columns; which scheme they were loaded in is kept. */
-    private record Stored(List<Int8Scheme> loaded) implements QuantizedWeights {
+    /** Groups of 8 columns; which scheme they were loaded in is kept, and what was loaded. */
+    private record Stored(List<Int8Scheme> loaded, List<Int8Experts> experts) implements QuantizedWeights {
+        Stored(List<Int8Scheme> loaded) {
+            this(loaded, new ArrayList<>());
+        }
+
         @Override
         public Int8Quantization quantization() {
             return GROUPS_OF_8;
@@ -35,7 +39,8 @@ class QuantizedWeightsTest {
         @Override
         public Int8Experts load(Int8Scheme scheme, Progress progress) {
             loaded.add(scheme);
-            return Int8Quantizer.quantize(LAYER, GROUPS_OF_8, progress);
+            experts.add(Int8Quantizer.quantize(LAYER, GROUPS_OF_8, progress));
+            return experts.getLast();
         }
 
         @Override
@@ -156,6 +161,11 @@ class QuantizedWeightsTest {
     }
 
     @Test
+    void nobodyAsksForTheErrorUnasked() {
+        assertThat(Progress.NONE.wantsError()).isFalse();
+    }
+
+    @Test
     void aListenerThatFailsLeavesNothingOpen() {
         Progress failing = new Progress() {
             @Override
@@ -166,8 +176,12 @@ class QuantizedWeightsTest {
                 throw new IllegalStateException("no");
             }
         };
+        Stored stored = new Stored(new ArrayList<>());
         assertThatIllegalStateException()
-                .isThrownBy(() -> QuantizedWeights.int8(LAYER, Int8Scheme.W8A8_CHANNEL, failing))
+                .isThrownBy(() -> QuantizedWeights.int8(stored, Int8Scheme.W8A16_GROUP, failing))
                 .withMessage("no");
+        assertThatIllegalStateException()
+                .isThrownBy(stored.experts().getFirst()::w13)
+                .withMessageContaining("closed");
     }
 }

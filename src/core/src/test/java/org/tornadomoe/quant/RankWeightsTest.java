@@ -2,6 +2,7 @@ package org.tornadomoe.quant;
 
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
+import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
 import java.lang.foreign.Arena;
 import java.util.Arrays;
@@ -233,6 +234,25 @@ class RankWeightsTest {
             long second = whole.w13().values().address() + 24L * whole.w13().rowBytes();
             assertThat(side.w13().values().address()).isEqualTo(second);
             assertThat(apart.w13().get(0, 5, 7)).isEqualTo(whole.w13().get(2, 5, 7));
+        }
+    }
+
+    @Test
+    void aRankThatDoesNotFitLeavesNothingAllocated() {
+        assumeTrue(SystemMemory.limit() > 0, "native access");
+        FusedMoeConfig config = RandomLayer.of(3, 1, 1024, 512, 1, 1).config();
+        Arena arena = Arena.ofShared();
+        Int8Tensor w13 = Int8Tensor.allocate(arena, 3, 1024, 1024);
+        Int8Tensor w2 = Int8Tensor.allocate(arena, 3, 1024, 512);
+        try (Int8Experts whole = Int8Experts.of(config, Int8Scheme.W8A8_CHANNEL, w13, w2, RouterWeights.NONE, arena)) {
+            long before = SystemMemory.taken();
+            FusedMoeConfig two = config.toBuilder().numLocalExperts(2).build();
+            assertThatThrownBy(() -> RankWeights.experts(whole, two, new int[] {2, 0}, new int[] {0, 1, 2}))
+                    .hasMessageStartingWith("w13: expected [3, 1024, 1024], got ");
+            FusedMoeConfig other = rank(RandomLayer.of(2, 1, 1024, 512, 1, 1).config(), 2, 0, false);
+            assertThatThrownBy(() -> RankWeights.columns(whole, other))
+                    .hasMessageStartingWith("w13: expected [2, 512,");
+            assertThat(SystemMemory.taken()).isEqualTo(before);
         }
     }
 

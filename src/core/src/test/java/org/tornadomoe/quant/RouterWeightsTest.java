@@ -4,6 +4,7 @@ import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatIllegalArgumentException;
 
 import java.util.Arrays;
+import java.util.List;
 import org.jspecify.annotations.Nullable;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
@@ -111,6 +112,40 @@ class RouterWeightsTest {
                 of(null, network(2, 4, 3, null)),
                 ScoringFunction.NETWORK,
                 "router: expected a network of 4 inputs and 4 choices, got 4 and 3");
+    }
+
+    /** There where the configuration says so; where it isn't read, it may be there or not. */
+    @Test
+    void theCorrectionBiasIsThereWhereTheLayerSaysSo() {
+        RouterWeights without = of(null, null);
+        RouterWeights with = new RouterWeights(WEIGHT, null, new float[3], null);
+        for (ScoringFunction unread : List.of(ScoringFunction.CUSTOM, ScoringFunction.SPARSE_MIXER)) {
+            without.requireFits(layer(unread));
+            with.requireFits(layer(unread));
+        }
+        refused(
+                with,
+                ScoringFunction.SIGMOID,
+                "router: expected no correction bias, as its configuration says, got one");
+        FusedMoeConfig corrected = layer(ScoringFunction.SIGMOID).toBuilder()
+                .router(RouterConfig.of(ScoringFunction.SIGMOID, false).withCorrectionBias())
+                .build();
+        with.requireFits(corrected);
+        assertThatIllegalArgumentException()
+                .isThrownBy(() -> without.requireFits(corrected))
+                .withMessage("router: expected a correction bias, as its configuration says, got none");
+    }
+
+    @Test
+    void aGateOfSharedExpertsIsOfTheLayersSizes() {
+        FusedMoeConfig shared = layer(ScoringFunction.SOFTMAX).toBuilder()
+                .numFusedSharedExperts(1)
+                .router(RouterConfig.of(ScoringFunction.SOFTMAX, false).withSharedExpertGate())
+                .build();
+        new RouterWeights(WEIGHT, null, null, new float[4]).requireFits(shared);
+        assertThatIllegalArgumentException()
+                .isThrownBy(() -> new RouterWeights(WEIGHT, null, null, new float[5]).requireFits(shared))
+                .withMessage("shared expert gate: expected [1, 4] = 4 values, got 5");
     }
 
     @Test
