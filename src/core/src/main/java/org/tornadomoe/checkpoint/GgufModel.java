@@ -159,7 +159,7 @@ record GgufModel(Gguf gguf) {
         String type = modelType(a, architecture);
         Map<String, @Nullable Object> fields = new LinkedHashMap<>();
         fields.put("model_type", type);
-        int layers = number(a + "block_count", null);
+        int layers = number(a + "block_count");
         if (layers > gguf.names().size()) {
             throw new CheckpointException(
                     gguf.path(),
@@ -167,12 +167,12 @@ record GgufModel(Gguf gguf) {
                             + gguf.names().size() + ", got " + layers);
         }
         fields.put("num_hidden_layers", layers);
-        fields.put("hidden_size", number(a + "embedding_length", null));
-        int experts = number(a + "expert_count", null);
+        fields.put("hidden_size", number(a + "embedding_length"));
+        int experts = number(a + "expert_count");
         for (String field : FamilyTraits.EXPERTS) {
             fields.put(field, experts);
         }
-        fields.put("num_experts_per_tok", number(a + "expert_used_count", null));
+        fields.put("num_experts_per_tok", number(a + "expert_used_count"));
         int firstLayer = firstLayer();
         int intermediate = rows(firstLayer, "ffn_gate_exps", "ffn_gate.0", "ffn_up_exps", "ffn_gate_up_exps");
         requireSame(a + "expert_feed_forward_length", intermediate, "layer " + firstLayer + "'s experts");
@@ -185,11 +185,11 @@ record GgufModel(Gguf gguf) {
         }
         fields.put("norm_topk_prob", renormalize(a, architecture));
         fields.put("routed_scaling_factor", factor(a, architecture));
-        int groups = number(a + "expert_group_count", 0);
+        int groups = numberOr0(a + "expert_group_count");
         if (groups > 1) {
             require(architecture.scales, a + "expert_group_count", "at most 1", groups);
             fields.put("n_group", groups);
-            fields.put("topk_group", number(a + "expert_group_used_count", null));
+            fields.put("topk_group", number(a + "expert_group_used_count"));
         } else {
             // None here, whatever a config.json without them means.
             fields.put("n_group", 1);
@@ -214,7 +214,7 @@ record GgufModel(Gguf gguf) {
                 fields.put("share_expert_swiglu_limit_list", gguf.skipped(name + SHARED_LIMITS));
             }
             case "deepseek_v4" -> {
-                fields.put("num_hash_layers", number(a + "hash_layer_count", null));
+                fields.put("num_hash_layers", number(a + "hash_layer_count"));
                 Object limits = gguf.skipped(name + LIMITS);
                 Object shared4 = gguf.skipped(name + SHARED_LIMITS);
                 require(
@@ -226,7 +226,7 @@ record GgufModel(Gguf gguf) {
             }
             case "smallthinker" -> {
                 fields.put("moe_ffn_hidden_size", intermediate);
-                fields.put("moe_primary_router_apply_softmax", number(a + "expert_gating_func", null) != SIGMOID);
+                fields.put("moe_primary_router_apply_softmax", number(a + "expert_gating_func") != SIGMOID);
             }
             case "grove_moe" -> ADJUGATES.forEach(this::requireNumber);
             case "nomic_bert" -> {
@@ -337,7 +337,7 @@ record GgufModel(Gguf gguf) {
     /** The family: DeepSeek's and that of GLM-4.7-Flash share an architecture, and their scores tell them apart. */
     private String modelType(String a, Architecture architecture) {
         String key = a + "expert_gating_func";
-        int gating = number(key, 0);
+        int gating = numberOr0(key);
         if (!architecture.modelType.equals("deepseek_v2")) {
             // Divided by the sum of the chosen, a softmax over all is one over the chosen.
             boolean overChosen =
@@ -367,13 +367,13 @@ record GgufModel(Gguf gguf) {
             return SIGMOID_DEEPSEEK;
         }
         // Of softmax scores llama.cpp divides the weights and then scales them, as Mistral's code does (Large 3).
-        boolean divides = renormalize(a, architecture) && number(a + "expert_group_count", 0) <= 1;
+        boolean divides = renormalize(a, architecture) && numberOr0(a + "expert_group_count") <= 1;
         return divides ? "mistral4" : architecture.modelType;
     }
 
     /** Its first files have no expert_gating_func; llama.cpp knows them by their sizes. */
     private boolean isGlm47Flash(String a) {
-        int layers = number(a + "block_count", null);
+        int layers = number(a + "block_count");
         Object vocabulary = gguf.metadata().get(a + "vocab_size");
         if (vocabulary == null && gguf.metadata().get("tokenizer.ggml.tokens") instanceof Gguf.Skipped tokens) {
             vocabulary = tokens.length();
@@ -430,7 +430,7 @@ record GgufModel(Gguf gguf) {
                     default -> ".ffn_gate_shexp.weight";
                 };
         Gguf.Entry found = gguf.find(name);
-        int number = number(a + "expert_shared_count", 0);
+        int number = numberOr0(a + "expert_shared_count");
         if (found == null) {
             require(number == 0, a + "expert_shared_count", "0, since there is no " + name, number);
             return 0;
@@ -453,7 +453,7 @@ record GgufModel(Gguf gguf) {
     /** Checks a number that a tensor's size tells, too; some files have a list of one for each layer. */
     private void requireSame(String key, int size, String of) {
         if (!(gguf.metadata().get(key) instanceof Gguf.Skipped)) {
-            int number = number(key, 0);
+            int number = numberOr0(key);
             require(number == 0 || number == size, key, size + ", as " + of + " have it", number);
         }
     }
@@ -507,16 +507,17 @@ record GgufModel(Gguf gguf) {
                 gguf.path(), value == null ? "has no '" + key + "'" : key + ": expected a string, got " + value);
     }
 
-    private int number(String key, @Nullable Integer absent) {
+    private int number(String key) {
         Object value = gguf.metadata().get(key);
-        if (value == null && absent != null) {
-            return absent;
-        }
         if (value instanceof Long number && number == number.intValue()) {
             return number.intValue();
         }
         throw new CheckpointException(
                 gguf.path(), value == null ? "has no '" + key + "'" : key + ": expected an integer, got " + value);
+    }
+
+    private int numberOr0(String key) {
+        return gguf.metadata().containsKey(key) ? number(key) : 0;
     }
 
     private List<String> of(int layer) {

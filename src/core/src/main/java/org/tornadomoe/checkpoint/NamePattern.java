@@ -289,7 +289,7 @@ final class NamePattern {
             } else {
                 int end = text.indexOf('}', at);
                 String counts =
-                        at < text.length() && text.charAt(at) == '{' && end > 0 ? text.substring(at + 1, end) : "";
+                        end != -1 && text.charAt(at) == '{' ? text.substring(at + 1, end) : "";
                 if (!counts.matches("\\d+(,\\d*)?|,\\d+")) {
                     return atom;
                 }
@@ -344,7 +344,7 @@ final class NamePattern {
             } else {
                 if (next("?P<")) {
                     int end = text.indexOf('>', at);
-                    at = end < 0 ? text.length() : end + 1;
+                    at = end == -1 ? text.length() : end + 1;
                 } else if (!next("?:") && at < text.length() && text.charAt(at) == '?') {
                     throw wrong("a group of a kind that isn't read");
                 }

@@ -124,7 +124,6 @@ record SafetensorsHeader(Map<String, String> metadata, List<Entry> entries) {
                     entries.add(entry(name));
                 }
             }
-            expectCurrent(JsonToken.END_OBJECT, "the header");
             if (parser.nextToken() != null) {
                 throw new CheckpointException(file, "the header goes on after its JSON object");
             }
@@ -142,7 +141,6 @@ record SafetensorsHeader(Map<String, String> metadata, List<Entry> entries) {
                     throw new CheckpointException(file, METADATA + ": expected at most " + MAX_METADATA + " keys");
                 }
             }
-            expectCurrent(JsonToken.END_OBJECT, METADATA);
         }
 
         private Entry entry(String name) {
@@ -182,7 +180,6 @@ record SafetensorsHeader(Map<String, String> metadata, List<Entry> entries) {
                     throw new CheckpointException(file, tensor + ": has '" + key + "' twice");
                 }
             }
-            expectCurrent(JsonToken.END_OBJECT, tensor);
             if (type == null || shape == null || offsets == null) {
                 String missing = type == null ? "dtype" : shape == null ? "shape" : "data_offsets";
                 throw new CheckpointException(file, tensor + ": has no " + missing);

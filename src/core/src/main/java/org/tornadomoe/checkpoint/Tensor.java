@@ -30,7 +30,7 @@ public record Tensor(Path file, String name, DType dtype, long[] shape, MemorySe
 
     /** Number of elements. */
     public long elements() {
-        return dtype.bits() < 8 ? 8 * data.byteSize() / dtype.bits() : data.byteSize() / dtype.bytes();
+        return 8 * data.byteSize() / dtype.bits();
     }
 
     /**

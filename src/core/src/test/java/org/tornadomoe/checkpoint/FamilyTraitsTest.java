@@ -111,6 +111,81 @@ class FamilyTraitsTest {
         assertThat(network.network()).isEqualTo(new LayerShape.Network(4, 1e-5, true));
     }
 
+    @Test
+    void widthsOfExpertsAndOfWhatIsBesideThem() {
+        JsonFile plain = json();
+        assertThat(config(small().width("wide"), "wide", 24).intermediateSize()).isEqualTo(24);
+        assertThat(small().shared("beside", 2).sharedIntermediate(plain)).isEqualTo(32);
+        assertThat(small().shared("beside", 2).sharedIntermediate(json("beside", null)))
+                .isZero();
+        assertThat(small().sharedWidth("beside", 40).sharedIntermediate(plain)).isEqualTo(40);
+        assertThat(small().oneShared().sharedIntermediate(plain)).isEqualTo(16);
+        FamilyTraits dense = small().denseBeside("is_there", "beside", 40);
+        assertThat(dense.sharedIntermediate(plain)).isZero();
+        assertThat(dense.sharedIntermediate(json("is_there", true))).isEqualTo(40);
+        assertThat(dense.shape(plain, 0).has(LayerShape.Peculiarity.DENSE_BESIDE)).isTrue();
+        LayerShape adjugates = small().adjugates().shape(plain, 0);
+        assertThat(adjugates.has(LayerShape.Peculiarity.ADJUGATES)).isTrue();
+        assertThat(config(small().adjugates()).intermediateSize()).isEqualTo(16 + LayerShape.ADJUGATE_WIDTH);
+        // As many rows as can be counted, and one expert's more.
+        FamilyTraits wide = small().shared("beside", 0);
+        assertThat(wide.sharedIntermediate(json("moe_intermediate_size", 1, "beside", Integer.MAX_VALUE)))
+                .isEqualTo(Integer.MAX_VALUE);
+        assertRefused(wide, "'beside': expected fewer of 16 rows each", "beside", 1 << 27);
+    }
+
+    @Test
+    void whatIsDoneWithSharedExpertsAndOutputs() {
+        RouterConfig gated = config(small().oneShared().sharedGate()).router();
+        assertThat(gated.hasSharedExpertGate()).isTrue();
+        assertThat(config(small().sharedGate()).router().hasSharedExpertGate()).isFalse();
+        assertThat(config(small().zeroExperts("nothing", 3)).router().numZeroExperts())
+                .isEqualTo(3);
+        assertThat(config(small().scaled("factor", 3).unscaledIfNull(), "factor", null)
+                        .router()
+                        .routedScalingFactor())
+                .isEqualTo(1);
+        assertRefused(small().scaled("factor", 3), "'factor'", "factor", null);
+        assertThat(config(small().weighsInput(), "num_experts_per_tok", 1).applyRouterWeightOnInput())
+                .isTrue();
+        assertThat(config(small().routing((_, json, router) -> router.withRoutedScalingFactor(json.finite("own", 0))),
+                                "own", 7)
+                        .router()
+                        .routedScalingFactor())
+                .isEqualTo(7);
+        assertThat(small().sharedScale(json -> json.finite("half", 1)).shape(json("half", 0.5), 0).sharedScale())
+                .isEqualTo(0.5f);
+        assertThat(small().tensors(LayerShape.Peculiarity.LATENT).shape(json(), 0).has(LayerShape.Peculiarity.LATENT))
+                .isTrue();
+    }
+
+    /** An encoder of six layers and a decoder whose experts have another width. */
+    @Test
+    void layersOfADecoderComeAfterThoseOfTheEncoder() {
+        FamilyTraits family = small().decoder("decoders", "decoder_width");
+        JsonFile both = json("decoders", 2, "decoder_width", 48);
+        assertThat(family.layers(both)).isEqualTo(8);
+        assertThat(family.layers(json("decoders", 10_000 - 6))).isEqualTo(10_000);
+        assertThatExceptionOfType(CheckpointException.class)
+                .isThrownBy(() -> family.layers(json("decoders", 10_000 - 5)))
+                .withMessageContaining("expected at most 10000");
+        assertThat(family.config(both, 5).intermediateSize()).isEqualTo(16);
+        assertThat(family.config(both, 6).intermediateSize()).isEqualTo(48);
+        assertThat(family.shape(both, 5).stack()).isEqualTo(new LayerShape.Stack("encoder.", 5));
+        assertThat(family.shape(both, 7).stack()).isEqualTo(new LayerShape.Stack("decoder.", 1));
+    }
+
+    /** Of lists the texts' value is the first. */
+    @Test
+    void picturesHaveTheSecondValueOfAList() {
+        FamilyTraits family = small().firstOf("moe_intermediate_size", "num_experts");
+        FusedMoeConfig config =
+                config(family, "moe_intermediate_size", List.of(24, 8), "num_experts", List.of(4, 2));
+        assertThat(config.intermediateSize()).isEqualTo(24);
+        assertThat(config.numExperts()).isEqualTo(4);
+        assertThat(family.shape(json(), 0).has(LayerShape.Peculiarity.OF_PICTURES)).isTrue();
+    }
+
     /** Number and kept; the family has 8 experts and a correction bias, so that a group has two at least. */
     @ParameterizedTest
     @CsvSource({"4, 1, true", "4, 4, true", "2, 1, true", "4, 0, false", "4, 5, false", "3, 1, false", "8, 1, false"})
@@ -146,6 +221,16 @@ class FamilyTraitsTest {
         assertThat(config(small().limited("limit", null)).swigluLimit()).isNull();
         assertRefused(small().limited("limit", 3.0), "'limit'", "limit", null);
         assertThat(config(small().limited(4.0)).swigluLimit()).isEqualTo(4.0);
+        FamilyTraits clamped = small().activates(MoeActivation.SWIGLUOAI, 1.5, 2.0).alpha("alpha");
+        assertThat(config(clamped).swigluAlpha()).isEqualTo(1.5);
+        assertThat(config(clamped, "alpha", 1.25).swigluAlpha()).isEqualTo(1.25);
+        assertThat(config(small().activates(MoeActivation.SWIGLUOAI, null, null).alpha("alpha"), "alpha", 3)
+                        .swigluAlpha())
+                .as("a family without an alpha")
+                .isNull();
+        assertThat(config(small().limited(4.0).sharedUnlimited()).sharedSwigluLimit()).isZero();
+        assertThat(config(small().sharedUnlimited()).sharedSwigluLimit()).isNull();
+        assertThat(config(small().withoutGate()).activation()).isEqualTo(MoeActivation.SILU_NO_MUL);
         assertThat(config(small().biased()).hasBias()).isTrue();
     }
 

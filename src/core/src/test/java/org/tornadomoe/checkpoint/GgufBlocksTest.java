@@ -8,6 +8,7 @@ import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.nio.file.Path;
 import java.util.Arrays;
+import java.util.List;
 import java.util.stream.Stream;
 import org.junit.jupiter.api.AfterAll;
 import org.junit.jupiter.api.BeforeAll;
@@ -222,5 +223,57 @@ class GgufBlocksTest {
                 }
             }
         }
+    }
+
+    /** Its last dimension are the columns, all others the rows. */
+    @Test
+    void aWholeTensorIsAMatrix() {
+        byte[] blocks = new byte[6 * 34];
+        Arrays.fill(blocks, (byte) 1);
+        Path file = Path.of("file.gguf");
+        Matrix matrix = GgufLayer.matrix(new Gguf.Entry(
+                file, "q", GgmlType.Q8_0, 8, new long[] {2, 3, 32}, MemorySegment.ofArray(blocks)));
+        assertThat(matrix.rows()).isEqualTo(6);
+        assertThat(matrix.cols()).isEqualTo(32);
+        float[] row = new float[32];
+        matrix.row(5, row);
+        assertThat(row).containsOnly(Float.float16ToFloat((short) 0x0101));
+        Matrix floats = GgufLayer.matrix(new Gguf.Entry(
+                file, "f", GgmlType.F32, 0, new long[] {2, 2, 3}, MemorySegment.ofArray(new byte[48])));
+        assertThat(floats.rows()).isEqualTo(4);
+        assertThat(floats.cols()).isEqualTo(3);
+        assertThatExceptionOfType(CheckpointException.class)
+                .isThrownBy(() -> GgufLayer.matrix(new Gguf.Entry(
+                        file, "u", null, 77, new long[] {2, 3}, MemorySegment.ofArray(new byte[0]))))
+                .withMessageContaining("tensor 'u': expected one of the types")
+                .withMessageEndingWith("got type number 77");
+    }
+
+    /** A layer gives what its matrices give. */
+    @Test
+    void aLayerGivesNumbersAndCodes() {
+        byte[] blocks = new byte[32 * 20];
+        Arrays.fill(blocks, (byte) 0x11);
+        Matrix numbered = GgufLayer.matrix(new Gguf.Entry(
+                Path.of("file"), "q", GgmlType.Q4_1, 3, new long[] {32, 32}, MemorySegment.ofArray(blocks)));
+        LayerWeights weights =
+                LayerWeights.ofOne(new Projections(List.of(), numbered, numbered, numbered, null, null, null));
+        byte[] numbers = new byte[32];
+        float[] scales = new float[1];
+        float[] mins = new float[1];
+        assertThat(weights.gateUpNumbers(0, 40, 32, numbers, scales, mins)).isTrue();
+        assertThat(numbers).containsOnly(1);
+        assertThat(weights.downNumbers(0, 3, 32, new byte[32], scales, mins)).isTrue();
+        assertThat(weights.downNumbers(0, 3, 16, new byte[32], scales, mins)).isFalse();
+        assertThat(weights.gateUpCodes(0, 3, 32, numbers, scales)).isNull();
+        Tensor values = new Tensor(
+                Path.of("file"), "v", DType.F8_E4M3, new long[] {32, 32}, MemorySegment.ofArray(new byte[1024]));
+        Tensor scale = new Tensor(
+                Path.of("file"), "s", DType.U8, new long[0], MemorySegment.ofArray(new byte[] {127}));
+        Matrix coded = SmallFloats.eightBits(values, scale, SmallFloats.Place.whole(32, 32), null);
+        LayerWeights codes = LayerWeights.ofOne(new Projections(List.of(), coded, coded, coded, null, null, null));
+        assertThat(codes.gateUpCodes(0, 40, 32, numbers, scales)).isSameAs(SmallFloats.E4M3);
+        assertThat(codes.downCodes(0, 3, 32, numbers, scales)).isSameAs(SmallFloats.E4M3);
+        assertThat(codes.downNumbers(0, 3, 32, numbers, scales, mins)).isFalse();
     }
 }

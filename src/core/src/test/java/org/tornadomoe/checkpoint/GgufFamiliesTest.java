@@ -12,6 +12,7 @@ import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
 import java.nio.file.Path;
 import java.util.Arrays;
+import java.util.Collections;
 import java.util.List;
 import java.util.Map;
 import java.util.Random;
@@ -28,6 +29,7 @@ import org.tornadomoe.checkpoint.PublishedModel.Plain;
 import org.tornadomoe.checkpoint.PublishedModel.Router;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.RouterConfig;
+import org.tornadomoe.config.ScoringFunction;
 import org.tornadomoe.quant.Progress;
 import org.tornadomoe.quant.RouterWeights;
 import org.tornadomoe.reference.Numerics;
@@ -276,6 +278,170 @@ class GgufFamiliesTest {
                         .bool("deepseek2.expert_weights_norm", true)
                         .real("deepseek2.expert_weights_scale", 2.5f)
                         .number("deepseek2.expert_shared_count", 1));
+    }
+
+    /** One group is none; of more the best are chosen by their greatest score. */
+    @Test
+    void groupsOfDeepSeeksArchitecture() {
+        assertComputes(
+                "mistral4",
+                block(0),
+                "deepseek2",
+                2,
+                Plain.of(RENORMALIZED),
+                w -> w.bool("deepseek2.expert_weights_norm", true).number("deepseek2.expert_group_count", 1));
+        Path file = write(
+                block(0),
+                "deepseek2",
+                2,
+                w -> w.number("deepseek2.expert_group_count", 3).number("deepseek2.expert_group_used_count", 2));
+        try (MoeCheckpoint checkpoint = MoeCheckpoint.open(file)) {
+            RouterConfig router = checkpoint.layer(1).config().router();
+            assertThat(router.numExpertGroup()).isEqualTo(3);
+            assertThat(router.topkGroup()).isEqualTo(2);
+            assertThat(router.hasCorrectionBias()).isFalse();
+        }
+    }
+
+    /** A softmax over the chosen gives what one over all gives, divided by the sum of the chosen. */
+    @Test
+    void theSoftmaxMayBeOverTheChosen() {
+        assertComputes(
+                "mixtral",
+                block(0),
+                "llama",
+                2,
+                Plain.of(TOP_K_THEN_SOFTMAX),
+                w -> w.number("llama.expert_gating_func", 3));
+        for (String architecture : List.of("qwen3moe", "minimax-m2", "smallthinker")) {
+            assertRefused(
+                    block(0),
+                    architecture,
+                    w -> w.number(architecture + ".expert_gating_func", 4),
+                    architecture + ".expert_gating_func: expected");
+        }
+        assertRefused(
+                block(0),
+                "qwen3moe",
+                w -> w.number("qwen3moe.expert_gating_func", 3),
+                "qwen3moe.expert_gating_func: expected 1, got 3");
+        assertRefused(
+                block(0),
+                "minimax-m2",
+                w -> w.number("minimax-m2.expert_gating_func", 1),
+                "minimax-m2.expert_gating_func: expected 2, got 1");
+        // A sigmoid is smallthinker's other choice, and no other's.
+        assertRefused(
+                block(0),
+                "grovemoe",
+                w -> w.number("grovemoe.expert_gating_func", 2),
+                "grovemoe.expert_gating_func: expected 1, got 2");
+    }
+
+    @Test
+    void limitsAndScalesOfSingleFamilies() {
+        assertRefused(block(0), "step35", w -> {}, "step35.expert_weights_norm: expected true, got none");
+        Consumer<GgufWriter> limits =
+                w -> w.number("deepseek4.hash_layer_count", 0).reals("deepseek4.swiglu_clamp_exp", 7, 7);
+        assertRefused(
+                block(0),
+                "deepseek4",
+                limits.andThen(w -> w.reals("deepseek4.swiglu_clamp_shexp", 7, 8)),
+                "deepseek4.swiglu_clamp_shexp: expected none, or what deepseek4.swiglu_clamp_exp has, got [7.0, 8.0]");
+        Path same = write(block(0), "deepseek4", 2, limits.andThen(w -> w.reals("deepseek4.swiglu_clamp_shexp", 7, 7)));
+        MoeCheckpoint.open(same).close();
+        assertRefused(
+                block(0),
+                "grovemoe",
+                w -> w.real("grovemoe.expert_group_scale", 0.1f),
+                "grovemoe.expert_group_scale: expected 0.05");
+        assertRefused(
+                block(0),
+                "grovemoe",
+                w -> w.number("grovemoe.experts_per_group", 3),
+                "grovemoe.experts_per_group: expected 2.0, got 3");
+        Path fits = write(
+                block(0),
+                "grovemoe",
+                2,
+                w -> w.real("grovemoe.expert_group_scale", 0.05f).number("grovemoe.experts_per_group", 2));
+        MoeCheckpoint.open(fits).close();
+    }
+
+    @Test
+    void expertsThatAreNotThereAreMissed() {
+        PublishedModel model = new PublishedModel(4, 0);
+        model.add("blk.1.ffn_gate_inp.weight", model.router).add("blk.11.attn_norm.weight", new float[] {1});
+        assertRefused(
+                model,
+                "qwen3moe",
+                w -> {},
+                "layer 1: the experts are missing: looked for [ffn_gate_exps, ffn_gate.0, ffn_up_exps,"
+                        + " ffn_gate_up_exps].weight under blk.1; found [blk.1.ffn_gate_inp.weight]");
+    }
+
+    /** As old files have them; a matrix may be one of one. */
+    @Test
+    void expertsMayHaveTensorsOfTheirOwn() {
+        PublishedModel model = new PublishedModel(4, 0);
+        model.add("blk.1.ffn_gate_inp.weight", model.router).add("blk.11.attn_norm.weight", new float[] {1});
+        for (int e = 0; e < PublishedModel.E; e++) {
+            Expert expert = model.experts[e];
+            model.add("blk.1.ffn_gate." + e + ".weight", new float[][][] {expert.gate()})
+                    .add("blk.1.ffn_up." + e + ".weight", expert.up());
+            if (e < PublishedModel.E - 1) {
+                model.add("blk.1.ffn_down." + e + ".weight", expert.down());
+            }
+        }
+        assertRefused(
+                model,
+                "llama",
+                w -> {},
+                "layer 1: blk.1.ffn_down_exps.weight is missing; found [blk.1.ffn_gate_inp.weight, blk.1.ffn_gate.0");
+        try (MoeCheckpoint checkpoint = MoeCheckpoint.open(directory.resolve("llama.gguf"))) {
+            assertThatExceptionOfType(CheckpointException.class)
+                    .isThrownBy(() -> checkpoint.layer(1))
+                    .withMessageNotContaining("blk.11");
+        }
+        String last = "blk.1.ffn_down." + (PublishedModel.E - 1) + ".weight";
+        Expert expert = model.experts[PublishedModel.E - 1];
+        model.add(last, expert.down());
+        assertComputes("mixtral", model, "llama", 2, Plain.of(RENORMALIZED), w -> {});
+        model.add(last, new float[][][] {expert.down(), expert.down()});
+        assertRefused(model, "llama", w -> {}, "tensor '" + last + "': expected shape [");
+        model.add(last, new float[][][] {expert.up()}); // of other rows and columns
+        assertRefused(model, "llama", w -> {}, "tensor '" + last + "': expected shape [");
+    }
+
+    /** What the metadata of a file that is written says of layers, so that it reads as they are. */
+    @Test
+    void metadataSaysWhatThereIs() {
+        FusedMoeConfig config = FusedMoeConfig.builder()
+                .numExperts(8)
+                .expertsPerToken(2)
+                .hiddenDim(16)
+                .intermediateSize(8)
+                .router(RouterConfig.of(ScoringFunction.SOFTMAX, true))
+                .build();
+        Path file = Path.of("file.gguf");
+        assertThat(GgufModel.metadata(file, List.of("qwen2_moe"), config, 3, 0))
+                .containsEntry("general.architecture", "qwen2moe")
+                .containsEntry("qwen2moe.block_count", 3)
+                .containsEntry("qwen2moe.expert_weights_norm", true)
+                .doesNotContainKeys(
+                        "qwen2moe.expert_shared_feed_forward_length",
+                        "qwen2moe.expert_weights_scale",
+                        "qwen2moe.expert_group_count");
+        assertThat(GgufModel.metadata(file, List.of("qwen2_moe"), config, 3, 8))
+                .containsEntry("qwen2moe.expert_shared_feed_forward_length", 8);
+        for (int groups : new int[] {1, 4}) {
+            FusedMoeConfig grouped = config.toBuilder()
+                    .router(config.router().withGroups(groups, 1))
+                    .build();
+            Map<String, Object> metadata = GgufModel.metadata(file, List.of("glm4_moe"), grouped, 3, 0);
+            assertThat(metadata.get("glm4moe.expert_group_count")).isEqualTo(groups == 1 ? null : groups);
+            assertThat(metadata.get("glm4moe.expert_group_used_count")).isEqualTo(groups == 1 ? null : 1);
+        }
     }
 
     /** What transformers' module makes of a layer is what comes of it under llama.cpp's names. */
@@ -660,6 +826,23 @@ class GgufFamiliesTest {
                 2,
                 Plain.of(router).withShared(false),
                 w -> w.number("deepseek2.block_count", 47).number("deepseek2.vocab_size", 154_880));
+        assertComputes( // its vocabulary may be told by the tokens alone
+                "deepseek_v3",
+                model,
+                "deepseek2",
+                2,
+                Plain.of(router).withShared(false),
+                w -> w.number("deepseek2.block_count", 47)
+                        .texts("tokenizer.ggml.tokens", Collections.nCopies(154_880, "")));
+        assertComputes(
+                "deepseek_v3",
+                model,
+                "deepseek2",
+                2,
+                Plain.of(router).withShared(false),
+                w -> w.number("deepseek2.block_count", 47)
+                        .number("deepseek2.vocab_size", 154_880)
+                        .texts("tokenizer.ggml.tokens", List.of("", "")));
         for (int[] other : new int[][] {{46, 154_880}, {47, 154_881}}) { // known by both its sizes
             assertRefused(
                     model,
@@ -749,6 +932,16 @@ class GgufFamiliesTest {
         assertRefused(
                 model,
                 "qwen3moe",
+                w -> w.reals("qwen3moe.expert_offsets", 0, 1),
+                "qwen3moe.expert_offsets: is about experts and not understood: expected none, got a list of 2");
+        assertRefused(
+                model,
+                "qwen3moe",
+                w -> w.text("qwen3moe.router_function", "x".repeat(5000)),
+                "qwen3moe.router_function: is about experts and not understood: expected none, got a string of 5000");
+        assertRefused(
+                model,
+                "qwen3moe",
                 w -> w.text("qwen3moe.hidden_activation", "gelu"),
                 "qwen3moe.hidden_activation: expected silu, got gelu");
         // A key that names a layer by what it is not, and one of the wrong kind.
@@ -786,6 +979,8 @@ class GgufFamiliesTest {
                         .number("qwen3moe.expert_group_count", 1)
                         .number("qwen3moe.expert_shared_count", 0)
                         .number("qwen3moe.moe_latent_size", 0)
+                        .number("qwen3moe.block_count", 4) // as many as tensors
+                        .reals("qwen3moe.expert_offsets", 0, 0)
                         .texts("qwen3moe.expert_feed_forward_length", List.of("8", "8"))
                         .real("qwen3moe.expert_weights_scale", 1));
     }

@@ -15,6 +15,8 @@ import java.util.List;
 import java.util.function.Consumer;
 import java.util.stream.Stream;
 import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.condition.EnabledOnOs;
+import org.junit.jupiter.api.condition.OS;
 import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.Arguments;
@@ -104,6 +106,58 @@ class GgufHeaderTest {
         byte[] all = Files.readAllBytes(file);
         Files.write(file, Arrays.copyOf(all, all.length - 3));
         refused(file, "'behind': expected 8 bytes, but the file ends after 5 (truncated?)");
+    }
+
+    @Test
+    void theVersionIsTwoOrThree() throws IOException {
+        Path file = file(0, 0, _ -> {});
+        byte[] all = Files.readAllBytes(file);
+        assertThat(all).hasSize(24);
+        for (int version : new int[] {2, 3}) {
+            all[4] = (byte) version;
+            Gguf.open(Files.write(file, all)).close();
+        }
+        refused(Files.write(file, Arrays.copyOf(all, 23)), "is 23 bytes long: too short for a GGUF file");
+        all[4] = 1;
+        refused(Files.write(file, all), "version: expected 2 or 3, got 1");
+        all[4] = 0;
+        all[7] = 3;
+        refused(Files.write(file, all), "version: expected 2 or 3, got a big-endian file");
+    }
+
+    @Test
+    void namesAndKeptStringsHaveBounds() throws IOException {
+        String longest = "n".repeat(1024);
+        Path file = file(1, 0, bytes -> {
+            tensor(bytes, longest, F32, 0, 8);
+            data(bytes, 32);
+        });
+        try (Gguf gguf = Gguf.open(file)) {
+            assertThat(gguf.names()).containsExactly(longest);
+        }
+        refused(
+                file(1, 0, bytes -> tensor(bytes, longest + "n", F32, 0, 8)),
+                "name of tensor 0: length: expected at most 1024, got 1025");
+        file = file(0, 1, bytes -> text(text(bytes, "kept").putInt(8), "x".repeat(3000)));
+        byte[] head = Arrays.copyOf(Files.readAllBytes(file), 24 + 8 + 4 + 4 + 8);
+        for (int length : new int[] {4096, 4097}) {
+            ByteBuffer all = ByteBuffer.allocate(head.length + length)
+                    .order(ByteOrder.LITTLE_ENDIAN)
+                    .put(head)
+                    .putLong(head.length - 8, length);
+            try (Gguf gguf = Gguf.open(Files.write(file, all.array()))) {
+                assertThat(gguf.metadata().get("kept"))
+                        .hasToString(length == 4096 ? "\0".repeat(4096) : "a string of 4097");
+            }
+        }
+    }
+
+    @Test
+    @EnabledOnOs(OS.LINUX)
+    void aRefusedFileIsNotMapped() throws IOException {
+        Path file = file(1, 0, bytes -> tensor(bytes, "t", F32, 0));
+        refused(file, "expected 1 to 4 dimensions");
+        assertThat(Files.readString(Path.of("/proc/self/maps"))).doesNotContain(file.toString());
     }
 
     @Test

@@ -6,6 +6,7 @@ import static org.assertj.core.api.Assertions.assertThatExceptionOfType;
 
 import java.io.IOException;
 import java.lang.foreign.MemorySegment;
+import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.Arrays;
@@ -445,24 +446,114 @@ class MatrixReaderTest {
         refused(QUARK, "tensor 'm.weight_scale': expected one scale, or one or more for each of 2 rows, got");
     }
 
-    @ParameterizedTest
-    @CsvSource({"0, 4", "4, 0", "-1, 4"})
-    void aShapeHasRowsAndColumns(int rows, int cols) {
-        file.add("m.weight_shape", new int[] {rows, cols}, 2);
-        try (Safetensors tensors = written()) {
-            assertThatExceptionOfType(CheckpointException.class)
-                    .isThrownBy(() -> new MatrixReader(new BlockTensors(tensors), null).shape("m"))
-                    .withMessageContaining(
-                            "tensor 'm.weight_shape': expected rows and columns, got [" + rows + ", " + cols + "]");
-        }
-    }
-
     @Test
     void aShapeIsToldByTheFile() {
         file.add("m.weight_shape", new int[] {1, 1}, 2);
         try (Safetensors tensors = written()) {
             assertThat(new MatrixReader(new BlockTensors(tensors), null).shape("m"))
                     .containsExactly(1, 1);
+        }
+    }
+
+    /** Two a byte, also where the bytes are called whole numbers: their scales are exponents. */
+    @ParameterizedTest
+    @ValueSource(strings = {"U8", "I8"})
+    void floatsOf4BitsAreKnownByTheirScales(DType dtype) {
+        byte[] codes = new byte[16];
+        Arrays.fill(codes, (byte) 0x42); // 1 and 2
+        file.add("m.weight", dtype, MemorySegment.ofArray(codes), 1, 16)
+                .add("m.weight_scale", DType.F8_E8M0, MemorySegment.ofArray(new byte[] {(byte) 129}), 1, 1);
+        try (Safetensors tensors = written()) {
+            float[] row = new float[32];
+            new MatrixReader(new BlockTensors(tensors), null).read("m", 1, 32).row(0, row);
+            for (int c = 0; c < 32; c++) {
+                assertThat(row[c]).isEqualTo(c % 2 == 0 ? 4 : 8);
+            }
+        }
+    }
+
+    @Test
+    void wholeNumbersOfWhichNothingIsSaidAreRefused() {
+        file.add("m.weight", VALUES, 2, 4);
+        try (Safetensors tensors = written()) {
+            assertThatExceptionOfType(CheckpointException.class)
+                    .isThrownBy(() -> new MatrixReader(new BlockTensors(tensors), null).read("m", 2, 4))
+                    .withMessageContaining("tensor 'm.weight': expected dtype F64 or F32 or F16 or BF16, got I8");
+        }
+    }
+
+    /** Beside a tensor of all experts, whose name they begin with; in the module, or at the end of the name. */
+    @ParameterizedTest
+    @ValueSource(strings = {"e_scale", "e.scale", "e_weight_scale_inv", "e.weight_scale"})
+    void scalesOfAllExperts(String name) {
+        file.add(name, new float[] {3}, 1)
+                .add("e_input_scale", new float[] {1}, 1)
+                .add("e.input_scale", new float[] {1}, 1);
+        try (Safetensors tensors = written()) {
+            BlockTensors block = new BlockTensors(tensors);
+            assertThat(new MatrixReader(block, null).scaleOf("e").name()).isEqualTo(name);
+            block.requireAllTaken("e"); // and those of activations
+        }
+    }
+
+    @Test
+    void scalesOfAllExpertsMayBeMissing() {
+        file.add("other", new float[] {3}, 1);
+        try (Safetensors tensors = written()) {
+            assertThatExceptionOfType(CheckpointException.class)
+                    .isThrownBy(() -> new MatrixReader(new BlockTensors(tensors), null).scaleOf("e"))
+                    .withMessageContaining("e_weight_scale_inv");
+        }
+    }
+
+    @Test
+    void quarksScalesOfActivationsAreTaken() throws IOException {
+        channels();
+        file.add("m.input_scale", new float[] {1}, 1);
+        try (Safetensors tensors = written()) {
+            BlockTensors block = new BlockTensors(tensors);
+            new MatrixReader(block, quantization(QUARK)).read("m", 2, 4);
+            block.requireAllTaken("m.");
+        }
+    }
+
+    /** Greatest values of rows, and an order of rows that is that of the shape. */
+    @ParameterizedTest
+    @CsvSource({"-1, true", "0, true", "1, false"})
+    void bitsAndBytesOf8Bits(int format, boolean fits) {
+        file.add("m.weight", VALUES, 2, 4).add("m.SCB", new float[] {127, 254}, 2);
+        if (format >= 0) {
+            file.add("m.weight_format", new byte[] {(byte) format}, 1);
+        }
+        try (Safetensors tensors = written()) {
+            MatrixReader reader = new MatrixReader(new BlockTensors(tensors), null);
+            assertThat(reader.shape("m")).containsExactly(2, 4);
+            if (fits) {
+                float[] row = new float[4];
+                reader.read("m", 2, 4).row(1, row);
+                assertThat(row).containsExactly(10, -12, 14, -16);
+            } else {
+                assertThatExceptionOfType(CheckpointException.class)
+                        .isThrownBy(() -> reader.read("m", 2, 4))
+                        .withMessageContaining("expected 0 (row), got 1");
+            }
+        }
+    }
+
+    @ParameterizedTest
+    @CsvSource({"'[1, 1]', true", "'[3, 5]', true", "'[0, 5]', false", "'[3, 0]', false", "'[3, 5, 1]', false"})
+    void bitsAndBytesTellsTheShapeOf4Bits(String shape, boolean fits) {
+        byte[] state = ("{\"shape\": " + shape + "}").getBytes(StandardCharsets.UTF_8);
+        file.add("m.weight.quant_state.bitsandbytes__nf4", DType.U8, MemorySegment.ofArray(state), state.length);
+        try (Safetensors tensors = written()) {
+            MatrixReader reader = new MatrixReader(new BlockTensors(tensors), null);
+            if (fits) {
+                assertThat(Arrays.toString(reader.shape("m"))).isEqualTo(shape);
+            } else {
+                assertThatExceptionOfType(CheckpointException.class)
+                        .isThrownBy(() -> reader.shape("m"))
+                        .withMessageContaining("'shape': expected rows and columns, got " + shape);
+            }
         }
     }
 }

@@ -94,6 +94,9 @@ class NamePatternTest {
                 "[\\+-.]$",
                 "[\\t-\\n]",
                 "[b-b]",
+                "[!-\\.-0]",
+                "ab(?<=(?=a)ab)c",
+                "a(?<=^a)b",
                 "[]a]$",
                 "[a\\]]$",
                 "a{3}$",
@@ -133,7 +136,7 @@ class NamePatternTest {
 
     /** Where Java is stricter than Python. */
     @ParameterizedTest
-    @CsvSource({"{}, true", "{}[]], true", "{x}, false", "[{][}-][]][-a^]+, true", "{}(?P<rest>.*)$, true"})
+    @CsvSource({"{}, true", "{}[]], true", "{x}, false", "[{][}-][]][-a^]+, true", "{}(?P<rest>.*)$, true", "'{{,1}}', true", "'{{,1}]', false"})
     void bracesAndBracketsMayBeThemselves(String pattern, boolean matches) {
         assertThat(NamePattern.compile(pattern).matchesStartOf("{}]-^a")).isEqualTo(matches);
     }
@@ -238,6 +241,11 @@ class NamePatternTest {
                 "a{1001} ~ more than 1000 repetitions",
                 "a{99999999999} ~ more than 1000 repetitions",
                 "a{3,2} ~ a repetition of fewer times than at least",
+                "a{1,0} ~ a repetition of fewer times than at least",
+                "[\\ ~ an unmatched '['",
+                "[a- ~ an unmatched '['",
+                "[a-\\ ~ an unmatched '['",
+                "(?P<a ~ an unmatched '('",
                 "(?:(?:a{1000}){1000}){1000} ~ is too large",
                 "(?:(?:(?:){1000}){1000}){1000} ~ is too large",
                 "a\\ ~ a '\\' at the end",
@@ -264,6 +272,11 @@ class NamePatternTest {
                 .isTrue();
         assertThat(NamePattern.compile("(".repeat(40) + "a" + ")".repeat(40)).matchesStartOf("a"))
                 .isTrue();
+        assertThat(NamePattern.compile("(".repeat(49) + "a" + ")".repeat(49)).matchesStartOf("a"))
+                .isTrue();
+        assertThatIllegalArgumentException()
+                .isThrownBy(() -> NamePattern.compile("(".repeat(50) + ")".repeat(50)))
+                .withMessageContaining("groups more than 50 deep");
         assertThatIllegalArgumentException()
                 .isThrownBy(() -> NamePattern.compile("(".repeat(900) + ")".repeat(900)))
                 .withMessageContaining("groups more than 50 deep");

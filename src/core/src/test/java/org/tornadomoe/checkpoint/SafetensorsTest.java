@@ -15,6 +15,8 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.Arrays;
 import java.util.function.Consumer;
+import java.util.stream.Collectors;
+import java.util.stream.IntStream;
 import java.util.stream.Stream;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.condition.EnabledOnOs;
@@ -253,6 +255,8 @@ class SafetensorsTest {
                         + " more than 2^63, or parts of, bytes, but its data_offsets span 0",
                 "{\"a\": {\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,4]}} | 4 | tensor 'a': F32[2] takes 8"
                         + " bytes, but its data_offsets span 4",
+                "{\"a\": {\"dtype\":\"F32\",\"shape\":[0],\"data_offsets\":[0,4]}} | 4 | tensor 'a': F32[0] takes 0"
+                        + " bytes, but its data_offsets span 4",
                 "{\"a\": {\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[4,0]}} | 4 | tensor 'a': data_offsets:"
                         + " expected [begin, end] with begin <= end, got [4, 0]",
                 "{\"a\": {\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0]}} | 4 | tensor 'a': data_offsets:"
@@ -276,6 +280,22 @@ class SafetensorsTest {
             })
     void aDamagedHeaderIsDescribed(String header, int dataBytes, String message) throws IOException {
         assertRefused(file(header.equals("''") ? "" : header, dataBytes), message);
+    }
+
+    @Test
+    void namesAndMetadataHaveBounds() throws IOException {
+        String entry = "\":{\"dtype\":\"I8\",\"shape\":[1],\"data_offsets\":[0,1]}}";
+        try (Safetensors tensors = Safetensors.open(file("{\"" + "n".repeat(1024) + entry, 1))) {
+            assertThat(tensors.names()).containsExactly("n".repeat(1024));
+        }
+        assertRefused(file("{\"" + "n".repeat(1025) + entry, 1), "expected a name of at most 1024 characters");
+        String most = IntStream.range(0, 1 << 16)
+                .mapToObj(n -> "\"" + n + "\":\"\"")
+                .collect(Collectors.joining(",", "{\"__metadata__\":{", ""));
+        try (Safetensors tensors = Safetensors.open(file(most + "}}", 0))) {
+            assertThat(tensors.metadata()).hasSize(1 << 16);
+        }
+        assertRefused(file(most + ",\"more\":\"\"}}", 0), "__metadata__: expected at most 65536 keys");
     }
 
     @Test
@@ -317,6 +337,13 @@ class SafetensorsTest {
                         .putLong(9)
                         .array());
         assertRefused(file, "header length: expected at most the 8 bytes that follow it, got 9 (truncated?)");
+        Files.write(
+                file,
+                ByteBuffer.allocate(16)
+                        .order(ByteOrder.LITTLE_ENDIAN)
+                        .putLong(100_000_000)
+                        .array());
+        assertRefused(file, "header length: expected at most the 8 bytes that follow it, got 100000000 (truncated?)");
     }
 
     @Test

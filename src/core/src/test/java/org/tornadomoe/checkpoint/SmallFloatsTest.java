@@ -15,6 +15,7 @@ import org.jspecify.annotations.Nullable;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.Arguments;
+import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.MethodSource;
 import org.tornadomoe.checkpoint.SmallFloats.Place;
 import org.tornadomoe.config.GroupShape;
@@ -131,14 +132,15 @@ class SmallFloatsTest {
     void gateAndUpMayHaveAScaleEach() {
         Tensor values = values(DType.F8_E4M3);
         float[] into = new float[COLS];
-        for (int r = 0; r < ROWS; r++) {
-            int at = ROWS * COLS + r * COLS;
-            SmallFloats.eightBits(values, scales(2, 2), new Place(1, ROWS, ROWS, COLS, 0, 1, false), null)
+        for (int n = 0; n < 2 * ROWS; n++) {
+            int matrix = n / ROWS;
+            int r = n % ROWS;
+            SmallFloats.eightBits(values, scales(2, 2), new Place(matrix, ROWS, ROWS, COLS, 0, 1, false), null)
                     .row(r, into);
-            assertThat(into[0]).isEqualTo(values.getFloat(at) * (3 + r / 2));
-            SmallFloats.eightBits(values, scales(2, 2), new Place(1, ROWS, ROWS / 2, COLS, r % 2, 2, false), null)
-                    .row(r / 2, into);
-            assertThat(into[0]).isEqualTo(values.getFloat(at) * (3 + r % 2));
+            assertThat(into[0]).isEqualTo(values.getFloat(n * COLS) * (1 + 2 * matrix + r / 2));
+            Place turns = new Place(matrix, ROWS, ROWS / 2, COLS, r % 2, 2, false);
+            SmallFloats.eightBits(values, scales(2, 2), turns, null).row(r / 2, into);
+            assertThat(into[0]).isEqualTo(values.getFloat(n * COLS) * (1 + 2 * matrix + r % 2));
         }
     }
 
@@ -149,7 +151,8 @@ class SmallFloatsTest {
         GroupShape said = new GroupShape(3, 3);
         assertScales(place, scales(2, 1, 3), said, (_, c) -> 4 + c / 3);
         assertScales(place, scales(2, 1, 3), null, (r, _) -> 4 + r);
-        assertScales(new Place(0, 6, 6, 8, 0, 1, false), scales(6), new GroupShape(6, 2), (r, _) -> 1 + r);
+        // Of one dimension they are no blocks'.
+        assertScales(new Place(0, 4, 4, 12, 0, 1, false), scales(4), new GroupShape(4, 3), (r, _) -> 1 + r);
     }
 
     private static void assertScales(
@@ -185,6 +188,15 @@ class SmallFloatsTest {
         assertThatExceptionOfType(CheckpointException.class)
                 .isThrownBy(() -> SmallFloats.eightBits(values, scales(3, 2), Place.whole(rows, cols), null))
                 .withMessageContaining("2 x 3 for blocks of 128 x 128, got scales F32[3, 2]");
+    }
+
+    /** By its bits: four of exponent, three of mantissa. */
+    @ParameterizedTest
+    @CsvSource({"0, 0", "1, 0x1p-9", "7, 0x7p-9", "8, 0x1p-6", "15, 0xfp-9", "56, 1", "61, 1.625", "126, 448"})
+    void theMagnitudesOfE4M3(int bits, float value) {
+        assertThat(SmallFloats.e4m3(bits)).isEqualTo(value);
+        assertThat(SmallFloats.E4M3[bits]).isEqualTo(value);
+        assertThat(SmallFloats.E4M3[128 + bits]).isEqualTo(-value);
     }
 
     /** A byte is two of E2M1's numbers, the lower four bits the first. */

@@ -68,8 +68,11 @@ class TensorTest {
         assertThat(every).containsExactly(0, values[5], values[9], values[13], values[17], values[21], 0);
         tensor.readFloats(COUNT - 9, 4, every, 0, 3); // the last of all
         assertThat(every).startsWith(values[COUNT - 9], values[COUNT - 5], values[COUNT - 1]);
+        float[] untouched = new float[3];
         assertThatExceptionOfType(IndexOutOfBoundsException.class)
-                .isThrownBy(() -> tensor.readFloats(COUNT - 8, 4, every, 0, 3));
+                .isThrownBy(() -> tensor.readFloats(COUNT - 8, 4, untouched, 0, 3));
+        assertThat(untouched).containsOnly(0);
+        tensor.readFloats(COUNT, untouched, 3, 0); // none
         assertThatExceptionOfType(IndexOutOfBoundsException.class).isThrownBy(() -> tensor.getFloat(COUNT));
     }
 
@@ -107,8 +110,21 @@ class TensorTest {
                 .withMessage("file: tensor 'name': expected one scale, got name F32[2]");
     }
 
+    /** In whatever dimensions they are stored. */
+    @Test
+    void rowsLieOneAfterTheOther() {
+        Tensor tensor = tensor(DType.I8, new byte[24], 2, 3, 4);
+        assertThat(tensor.holds(6, 4)).isTrue();
+        assertThat(tensor.holds(2, 12)).isTrue();
+        assertThat(tensor.holds(1, 24)).isTrue();
+        assertThat(tensor.holds(3, 8)).as("rows across the second dimension").isFalse();
+        assertThat(tensor.holds(5, 4)).isFalse();
+    }
+
     @Test
     void elementsOfHalfAByteAreCounted() {
+        assertThat(tensor(DType.F4, new byte[12], 24).elements()).isEqualTo(24);
+
         assertThat(tensor(DType.F32, new byte[24], 2, 3).elements()).isEqualTo(6);
         assertThat(tensor(DType.U8, new byte[24], 24)).hasToString("name U8[24]");
     }
