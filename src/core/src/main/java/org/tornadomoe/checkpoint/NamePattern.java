@@ -288,8 +288,7 @@ final class NamePattern {
                 most = 1;
             } else {
                 int end = text.indexOf('}', at);
-                String counts =
-                        end != -1 && text.charAt(at) == '{' ? text.substring(at + 1, end) : "";
+                String counts = end != -1 && text.charAt(at) == '{' ? text.substring(at + 1, end) : "";
                 if (!counts.matches("\\d+(,\\d*)?|,\\d+")) {
                     return atom;
                 }

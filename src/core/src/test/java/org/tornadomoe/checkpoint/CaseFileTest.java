@@ -60,6 +60,7 @@ class CaseFileTest {
             assertThat(c.tokens()).isEqualTo(33);
             assertThat(c.config().numExperts()).isEqualTo(8);
             assertThat(c.config().maxNumTokens()).isEqualTo(33);
+            assertThat(c.config().hasBias()).isFalse();
             assertThat(c.hiddenStates()).hasSize(33 * 256);
             assertThat(c.gemm1()).hasSize(66 * 256);
             assertThat(c.gemm2()).hasSize(66 * 256);

@@ -473,9 +473,13 @@ class CheckpointQuantizerTest {
         }
     }
 
-    /** One writer's file can't tell of two formats: attention in FP8 becomes floats, and its scales go. */
-    @Test
-    void modulesBesideTheExpertsBecomeFloats() throws IOException {
+    /**
+     * One writer's file can't tell of two formats: attention in FP8 becomes floats, those of the configuration, and its
+     * scales go.
+     */
+    @ParameterizedTest
+    @CsvSource({"'', BF16", "'\"torch_dtype\": \"float16\",', F16", "'\"dtype\": \"float16\",', F16"})
+    void modulesBesideTheExpertsBecomeFloats(String field, DType floats) throws IOException {
         Path stored = Files.createDirectory(directory.resolve("fp8"));
         Path original = Path.of("src/test/resources/cases/fp8-channel");
         byte[] codes = {0x38, 0x40, (byte) 0xb8, 0x30};
@@ -490,18 +494,32 @@ class CheckpointQuantizerTest {
                     .add("model.norm.weight", new float[] {1}, 1)
                     .write(stored.resolve("model.safetensors"));
         }
-        Files.copy(original.resolve("config.json"), stored.resolve("config.json"));
+        String config = Files.readString(original.resolve("config.json")).replaceFirst("\\{", "{" + field);
+        Files.writeString(stored.resolve("config.json"), config);
         Files.writeString(stored.resolve("hf_quant_config.json"), "{}");
         CheckpointQuantizer.quantize(stored, out, CHANNEL, null, Progress.NONE);
         assertThat(out.resolve("hf_quant_config.json")).doesNotExist();
         try (Safetensors tensors = Safetensors.open(out)) {
             Tensor weight = tensors.tensor("model.layers.0.self_attn.q_proj.weight");
-            assertThat(weight.dtype()).isEqualTo(DType.BF16);
+            assertThat(weight.dtype()).isEqualTo(floats);
             assertThat(weight.toFloats()).containsExactly(2, 4, -4, 2);
             assertThat(tensors.find("model.layers.0.self_attn.q_proj.weight_scale"))
                     .isNull();
             assertThat(tensors.tensor("model.norm.weight").toFloats()).containsExactly(1);
         }
+    }
+
+    @Test
+    void theConfigurationTellsOfOneQuantization() throws IOException {
+        qwen2();
+        String fields = CONFIG.substring(1).replace("\"odd\": null", "\"compression_config\": null");
+        Files.writeString(
+                source.resolve("config.json"),
+                "{\"model_type\": \"qwen2_moe\", \"compression_config\": null, \"text_config\": {" + fields + "}");
+        CheckpointQuantizer.quantize(source, out, CHANNEL, null, Progress.NONE);
+        JsonFile written = JsonFile.read(out.resolve("config.json"));
+        assertThat(written.fields()).containsKey("quantization_config").doesNotContainKey("compression_config");
+        assertThat(written.object("text_config")).containsKey("hidden_size").doesNotContainKey("compression_config");
     }
 
     @Test

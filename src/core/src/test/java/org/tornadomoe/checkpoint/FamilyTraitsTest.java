@@ -123,7 +123,8 @@ class FamilyTraitsTest {
         FamilyTraits dense = small().denseBeside("is_there", "beside", 40);
         assertThat(dense.sharedIntermediate(plain)).isZero();
         assertThat(dense.sharedIntermediate(json("is_there", true))).isEqualTo(40);
-        assertThat(dense.shape(plain, 0).has(LayerShape.Peculiarity.DENSE_BESIDE)).isTrue();
+        assertThat(dense.shape(plain, 0).has(LayerShape.Peculiarity.DENSE_BESIDE))
+                .isTrue();
         LayerShape adjugates = small().adjugates().shape(plain, 0);
         assertThat(adjugates.has(LayerShape.Peculiarity.ADJUGATES)).isTrue();
         assertThat(config(small().adjugates()).intermediateSize()).isEqualTo(16 + LayerShape.ADJUGATE_WIDTH);
@@ -148,14 +149,21 @@ class FamilyTraitsTest {
         assertRefused(small().scaled("factor", 3), "'factor'", "factor", null);
         assertThat(config(small().weighsInput(), "num_experts_per_tok", 1).applyRouterWeightOnInput())
                 .isTrue();
-        assertThat(config(small().routing((_, json, router) -> router.withRoutedScalingFactor(json.finite("own", 0))),
-                                "own", 7)
+        assertThat(config(
+                                small().routing((_, json, router) ->
+                                        router.withRoutedScalingFactor(json.finite("own", 0))),
+                                "own",
+                                7)
                         .router()
                         .routedScalingFactor())
                 .isEqualTo(7);
-        assertThat(small().sharedScale(json -> json.finite("half", 1)).shape(json("half", 0.5), 0).sharedScale())
+        assertThat(small().sharedScale(json -> json.finite("half", 1))
+                        .shape(json("half", 0.5), 0)
+                        .sharedScale())
                 .isEqualTo(0.5f);
-        assertThat(small().tensors(LayerShape.Peculiarity.LATENT).shape(json(), 0).has(LayerShape.Peculiarity.LATENT))
+        assertThat(small().tensors(LayerShape.Peculiarity.LATENT)
+                        .shape(json(), 0)
+                        .has(LayerShape.Peculiarity.LATENT))
                 .isTrue();
     }
 
@@ -179,11 +187,11 @@ class FamilyTraitsTest {
     @Test
     void picturesHaveTheSecondValueOfAList() {
         FamilyTraits family = small().firstOf("moe_intermediate_size", "num_experts");
-        FusedMoeConfig config =
-                config(family, "moe_intermediate_size", List.of(24, 8), "num_experts", List.of(4, 2));
+        FusedMoeConfig config = config(family, "moe_intermediate_size", List.of(24, 8), "num_experts", List.of(4, 2));
         assertThat(config.intermediateSize()).isEqualTo(24);
         assertThat(config.numExperts()).isEqualTo(4);
-        assertThat(family.shape(json(), 0).has(LayerShape.Peculiarity.OF_PICTURES)).isTrue();
+        assertThat(family.shape(json(), 0).has(LayerShape.Peculiarity.OF_PICTURES))
+                .isTrue();
     }
 
     /** Number and kept; the family has 8 experts and a correction bias, so that a group has two at least. */
@@ -221,14 +229,16 @@ class FamilyTraitsTest {
         assertThat(config(small().limited("limit", null)).swigluLimit()).isNull();
         assertRefused(small().limited("limit", 3.0), "'limit'", "limit", null);
         assertThat(config(small().limited(4.0)).swigluLimit()).isEqualTo(4.0);
-        FamilyTraits clamped = small().activates(MoeActivation.SWIGLUOAI, 1.5, 2.0).alpha("alpha");
+        FamilyTraits clamped =
+                small().activates(MoeActivation.SWIGLUOAI, 1.5, 2.0).alpha("alpha");
         assertThat(config(clamped).swigluAlpha()).isEqualTo(1.5);
         assertThat(config(clamped, "alpha", 1.25).swigluAlpha()).isEqualTo(1.25);
         assertThat(config(small().activates(MoeActivation.SWIGLUOAI, null, null).alpha("alpha"), "alpha", 3)
                         .swigluAlpha())
                 .as("a family without an alpha")
                 .isNull();
-        assertThat(config(small().limited(4.0).sharedUnlimited()).sharedSwigluLimit()).isZero();
+        assertThat(config(small().limited(4.0).sharedUnlimited()).sharedSwigluLimit())
+                .isZero();
         assertThat(config(small().sharedUnlimited()).sharedSwigluLimit()).isNull();
         assertThat(config(small().withoutGate()).activation()).isEqualTo(MoeActivation.SILU_NO_MUL);
         assertThat(config(small().biased()).hasBias()).isTrue();

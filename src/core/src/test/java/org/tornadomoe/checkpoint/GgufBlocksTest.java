@@ -231,20 +231,20 @@ class GgufBlocksTest {
         byte[] blocks = new byte[6 * 34];
         Arrays.fill(blocks, (byte) 1);
         Path file = Path.of("file.gguf");
-        Matrix matrix = GgufLayer.matrix(new Gguf.Entry(
-                file, "q", GgmlType.Q8_0, 8, new long[] {2, 3, 32}, MemorySegment.ofArray(blocks)));
+        Matrix matrix = GgufLayer.matrix(
+                new Gguf.Entry(file, "q", GgmlType.Q8_0, 8, new long[] {2, 3, 32}, MemorySegment.ofArray(blocks)));
         assertThat(matrix.rows()).isEqualTo(6);
         assertThat(matrix.cols()).isEqualTo(32);
         float[] row = new float[32];
         matrix.row(5, row);
         assertThat(row).containsOnly(Float.float16ToFloat((short) 0x0101));
-        Matrix floats = GgufLayer.matrix(new Gguf.Entry(
-                file, "f", GgmlType.F32, 0, new long[] {2, 2, 3}, MemorySegment.ofArray(new byte[48])));
+        Matrix floats = GgufLayer.matrix(
+                new Gguf.Entry(file, "f", GgmlType.F32, 0, new long[] {2, 2, 3}, MemorySegment.ofArray(new byte[48])));
         assertThat(floats.rows()).isEqualTo(4);
         assertThat(floats.cols()).isEqualTo(3);
         assertThatExceptionOfType(CheckpointException.class)
-                .isThrownBy(() -> GgufLayer.matrix(new Gguf.Entry(
-                        file, "u", null, 77, new long[] {2, 3}, MemorySegment.ofArray(new byte[0]))))
+                .isThrownBy(() -> GgufLayer.matrix(
+                        new Gguf.Entry(file, "u", null, 77, new long[] {2, 3}, MemorySegment.ofArray(new byte[0]))))
                 .withMessageContaining("tensor 'u': expected one of the types")
                 .withMessageEndingWith("got type number 77");
     }
@@ -268,8 +268,7 @@ class GgufBlocksTest {
         assertThat(weights.gateUpCodes(0, 3, 32, numbers, scales)).isNull();
         Tensor values = new Tensor(
                 Path.of("file"), "v", DType.F8_E4M3, new long[] {32, 32}, MemorySegment.ofArray(new byte[1024]));
-        Tensor scale = new Tensor(
-                Path.of("file"), "s", DType.U8, new long[0], MemorySegment.ofArray(new byte[] {127}));
+        Tensor scale = new Tensor(Path.of("file"), "s", DType.U8, new long[0], MemorySegment.ofArray(new byte[] {127}));
         Matrix coded = SmallFloats.eightBits(values, scale, SmallFloats.Place.whole(32, 32), null);
         LayerWeights codes = LayerWeights.ofOne(new Projections(List.of(), coded, coded, coded, null, null, null));
         assertThat(codes.gateUpCodes(0, 40, 32, numbers, scales)).isSameAs(SmallFloats.E4M3);

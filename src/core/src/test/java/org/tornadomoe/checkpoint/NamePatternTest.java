@@ -136,7 +136,15 @@ class NamePatternTest {
 
     /** Where Java is stricter than Python. */
     @ParameterizedTest
-    @CsvSource({"{}, true", "{}[]], true", "{x}, false", "[{][}-][]][-a^]+, true", "{}(?P<rest>.*)$, true", "'{{,1}}', true", "'{{,1}]', false"})
+    @CsvSource({
+        "{}, true",
+        "{}[]], true",
+        "{x}, false",
+        "[{][}-][]][-a^]+, true",
+        "{}(?P<rest>.*)$, true",
+        "'{{,1}}', true",
+        "'{{,1}]', false"
+    })
     void bracesAndBracketsMayBeThemselves(String pattern, boolean matches) {
         assertThat(NamePattern.compile(pattern).matchesStartOf("{}]-^a")).isEqualTo(matches);
     }
