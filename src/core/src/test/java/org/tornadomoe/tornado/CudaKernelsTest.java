@@ -5,6 +5,7 @@ import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
+import java.util.ArrayList;
 import java.util.List;
 import java.util.Objects;
 import java.util.Set;
@@ -37,7 +38,10 @@ import org.tornadomoe.reference.Numerics;
 import org.tornadomoe.reference.Reference;
 import org.tornadomoe.tornado.cuda.CudaKernel;
 import org.tornadomoe.tornado.cuda.CudaKernel.Launch;
+import org.tornadomoe.tornado.cuda.CudaLibrary;
 import org.tornadomoe.tornado.cuda.CudaSource;
+import org.tornadomoe.tornado.cuda.CudaTask;
+import org.tornadomoe.tornado.cuda.RecordingDriver;
 import org.tornadomoe.tornado.device.CudaDriver;
 import org.tornadomoe.tornado.device.Device;
 import org.tornadomoe.tornado.device.HostMemory;
@@ -53,7 +57,11 @@ import org.tornadomoe.tornado.graph.StageRun;
 import org.tornadomoe.tornado.graph.TensorCoreGemm;
 import org.tornadomoe.tornado.graph.WgmmaGemm;
 import org.tornadomoe.tuning.LaunchConfigs;
+import uk.ac.manchester.tornado.api.common.LibraryTaskDescriptor;
 import uk.ac.manchester.tornado.api.types.arrays.IntArray;
+import uk.ac.manchester.tornado.runtime.common.TornadoXPUDevice;
+import uk.ac.manchester.tornado.runtime.library.spi.LibraryContext;
+import uk.ac.manchester.tornado.runtime.library.spi.LibraryInvocation;
 
 /**
  * Every kernel that runs on CUDA, in CUDA C and in Java, at sizes small enough for compute-sanitizer, which {@code
@@ -468,14 +476,14 @@ class CudaKernelsTest {
 
     // ---- whether the sanitizer would say so
 
-    /** A kernel of planted.cu. Its header is a pointer to 64 integers. */
+    /** A kernel of planted.cu, which gets a pointer to 64 integers. */
     private static CudaKernel planted(String fault, long pointer) {
         return new CudaKernel(
                 "planted",
                 "planted.cu",
                 List.of(HopperGemm.ARCHITECTURE),
                 m -> new Launch(fault, 64, 1, 1, 0),
-                List.of(IntArray.fromElements((int) pointer, (int) (pointer >>> 32))),
+                List.of(IntArray.fromElements(1, 16, 0), IntArray.fromElements((int) pointer, (int) (pointer >>> 32))),
                 List.of(new IntArray(64)),
                 List.of(),
                 List.of());
@@ -483,11 +491,35 @@ class CudaKernelsTest {
 
     /** Or it fails on the host, and no tool sees it. */
     @Test
-    void aPlantedKernelCanBeLaunched() {
-        CudaKernel kernel = planted("race", 0x1_2345_6789L);
-        assertThat(kernel.header().toHeapArray()).containsExactly(0x2345_6789, 1);
-        assertThat(new CudaSource("planted.cu").entries())
-                .containsOnlyKeys("outOfBounds", "race", "uninitialised", "uninitialisedGlobal", "divergent");
+    void plantedKernelsAreLaunched() {
+        RecordingDriver driver = new RecordingDriver();
+        driver.add(10, 100, 0);
+        CudaLibrary library = driver.library();
+        TornadoXPUDevice device = RecordedPart.handles(0, 10, () -> 100);
+        Set<String> faults = new CudaSource("planted.cu").entries().keySet();
+        assertThat(faults)
+                .containsExactlyInAnyOrder("outOfBounds", "race", "uninitialised", "uninitialisedGlobal", "divergent");
+        for (String fault : faults) {
+            RecordedPart.Tasks tasks = new RecordedPart.Tasks();
+            CudaTask.addTo(tasks, "", new ArrayList<>(List.of(planted(fault, 1))), _ -> false);
+            LibraryTaskDescriptor task = tasks.library.getFirst();
+            LibraryContext plan = library.createContext(device, 5);
+            library.prepare(task, plan);
+            library.dispatch(
+                    task.getFunctionName(),
+                    new LibraryInvocation(
+                            task.getParameters(),
+                            new long[] {1 << 8, 2 << 8, 3 << 8},
+                            new boolean[3],
+                            device,
+                            5,
+                            plan,
+                            task.getTuning()));
+            RecordingDriver.Launched launched = driver.launched().getFirst();
+            assertThat(launched.kernel()).isEqualTo(fault);
+            assertThat(launched.parameters()).containsExactly(1 << 8, 2 << 8, 3 << 8);
+            library.destroyContext(plan);
+        }
     }
 
     /**

@@ -37,7 +37,7 @@ public final class RecordedPart {
     private static final long PLAN = 5;
 
     /** TornadoVM's graph, which keeps library tasks and what comes back. */
-    private static final class Tasks extends TaskGraph {
+    static final class Tasks extends TaskGraph {
         final List<LibraryTaskDescriptor> library = new ArrayList<>();
         final List<Object> toHost = new ArrayList<>();
 
