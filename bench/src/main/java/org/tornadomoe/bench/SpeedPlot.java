@@ -32,7 +32,7 @@ public final class SpeedPlot {
     private SpeedPlot() {}
 
     public static void main(String[] args) throws IOException {
-        XYChart gpu = chart("NVIDIA H100, beside Triton", "times Triton's speed, w8a8_channel");
+        XYChart gpu = chart("NVIDIA H200, beside Triton", "times Triton's speed, w8a8_channel");
         Map<String, Map<?, ?>> theirs = new LinkedHashMap<>();
         rows(args[2]).forEach(row -> theirs.put(row.get("shape") + " " + row.get("tokens"), row));
         Map<String, TreeMap<Integer, Double>> lines = new LinkedHashMap<>();

@@ -288,7 +288,12 @@ __device__ __forceinline__ void fetch(const Gemm &m, Stages<Stage<BM>> &stages, 
             if (t == 0) {
                 int also = c > 0 || !S::SCALES ? 0 : m.biased ? bytes / 16 : bytes / 32;
                 barrierExpect(told, bytes + also);
-                bulkCopy(at + S::PAIRS, weights + (u64) c * bytes, bytes, told);
+                // Of many pairs other groups read them, too.
+                if (BM < 128) {
+                    bulkCopyOnce(at + S::PAIRS, weights + (u64) c * bytes, bytes, told);
+                } else {
+                    bulkCopy(at + S::PAIRS, weights + (u64) c * bytes, bytes, told);
+                }
                 if (c == 0 && S::SCALES) {
                     u64 row = (u64) expert * (m.groups * 8) + tile * 256;
                     bulkCopy(scales + scale * 2 * SCALE_BYTES, m.bScales + row, bytes / 32, told);
