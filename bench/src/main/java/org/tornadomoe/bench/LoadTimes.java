@@ -5,6 +5,12 @@ import java.io.UncheckedIOException;
 import java.lang.management.ManagementFactory;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.TreeMap;
+import java.util.concurrent.locks.LockSupport;
 import java.util.stream.Stream;
 import org.tornadomoe.MoeLayer;
 import org.tornadomoe.MoeOptions;
@@ -17,32 +23,80 @@ import org.tornadomoe.quant.QuantizedWeights;
 
 /**
  * Measures the processor and wall time of loading a checkpoint's first MoE layer: reading and decoding to int8, then
- * packing for the cores. {@code LoadTimes ROUNDS CHECKPOINT...}; a checkpoint is a directory or a GGUF file with this
- * one layer, or one of {@link RandomCheckpoint}'s formats, or {@code all} of them, with 32 experts, H 2048 and I 768.
- * It prints GB per second of the file and of the resulting int8 weights, for the best round of each.
+ * what else makes a layer of that. {@code LoadTimes ROUNDS [on=DEVICE[/CLASS],...] [experts=E] CHECKPOINT...}: the
+ * devices and kernel classes, by default {@code cpu}, count for the checkpoints behind them. A checkpoint is a
+ * directory or a GGUF file with this one layer, or one of {@link RandomCheckpoint}'s formats, or {@code all} of them,
+ * with 32 experts or E, H 2048 and I 768. It prints GB per second of the file and of the resulting int8 weights, for
+ * the best round of each, and what the rest took on a device: host memory, packing, compiling, copying to it, and first
+ * calls.
  */
 public final class LoadTimes {
-    private LoadTimes() {}
+    private static final long SAMPLED_MILLIS = 2;
+
+    /** What a thread does, by the first of these that is in a name in its stack. */
+    private static final Map<String, String> PHASES = new LinkedHashMap<>();
+
+    static {
+        PHASES.put("HostMemory", "memory");
+        PHASES.put("tornado.layout.", "packing");
+        PHASES.put("LayerArrays", "packing");
+        PHASES.put("preCompil", "compiling");
+        PHASES.put("PreCompil", "compiling");
+        PHASES.put("Compiler", "compiling");
+        PHASES.put("Nvrtc", "compiling");
+        PHASES.put("compile", "compiling");
+        PHASES.put("nvrtc", "compiling");
+        PHASES.put("write", "copying");
+        PHASES.put("Write", "copying");
+        PHASES.put("SelfCheck", "first calls");
+    }
+
+    private final int rounds;
+    private List<MoeOptions> all = List.of(MoeOptions.DEFAULT.withBackend("cpu"));
+    private int experts = 32;
+
+    private LoadTimes(int rounds) {
+        this.rounds = rounds;
+    }
 
     public static void main(String[] args) throws IOException {
-        int rounds = Integer.parseInt(args[0]);
+        LoadTimes times = new LoadTimes(Integer.parseInt(args[0]));
         for (int i = 1; i < args.length; i++) {
-            if (args[i].equals("all")) {
+            String arg = args[i];
+            if (arg.startsWith("on=")) {
+                times.all = Stream.of(arg.substring(3).split(","))
+                        .map(LoadTimes::on)
+                        .toList();
+            } else if (arg.startsWith("experts=")) {
+                times.experts = Integer.parseInt(arg.substring(8));
+            } else if (arg.equals("all")) {
                 for (String format : RandomCheckpoint.formats()) {
-                    random(format, rounds);
+                    times.random(format);
                 }
-            } else if (RandomCheckpoint.formats().contains(args[i])) {
-                random(args[i], rounds);
+            } else if (RandomCheckpoint.formats().contains(arg)) {
+                times.random(arg);
             } else {
-                load(args[i], Path.of(args[i]), rounds);
+                times.load(arg, Path.of(arg));
             }
         }
     }
 
-    private static void random(String format, int rounds) throws IOException {
+    /** {@code cpu}, or DEVICE or DEVICE/CLASS. */
+    private static MoeOptions on(String what) {
+        if (what.equals("cpu")) {
+            return MoeOptions.DEFAULT.withBackend(what);
+        }
+        String[] parts = what.split("/", 2);
+        return MoeOptions.DEFAULT
+                .withBackend("triton")
+                .withDevice(parts[0])
+                .withKernelClass(parts.length > 1 ? parts[1] : null);
+    }
+
+    private void random(String format) throws IOException {
         Path folder = Files.createTempDirectory("load");
         try {
-            load(format, RandomCheckpoint.write(format, folder, 32, 2048, 768), rounds);
+            load(format, RandomCheckpoint.write(format, folder, experts, 2048, 768));
         } finally {
             try (Stream<Path> files = Files.list(folder)) {
                 for (Path file : files.toList()) {
@@ -53,7 +107,17 @@ public final class LoadTimes {
         }
     }
 
-    private static void load(String name, Path checkpoint, int rounds) {
+    private void load(String name, Path checkpoint) {
+        for (MoeOptions options : all) {
+            try {
+                load(name, checkpoint, options);
+            } catch (IllegalArgumentException e) { // a class that doesn't serve the scheme
+                System.out.println(name + ": " + e.getMessage());
+            }
+        }
+    }
+
+    private void load(String name, Path checkpoint, MoeOptions options) {
         long bytes = bytes(checkpoint);
         String best = "";
         long least = Long.MAX_VALUE;
@@ -62,24 +126,26 @@ public final class LoadTimes {
                 ExpertWeights weights = opened.layer(opened.moeLayers().getFirst());
                 Int8Quantization quantization = weights.quantization();
                 long[] start = now();
-                try (Int8Experts experts = QuantizedWeights.int8(weights, quantization, Progress.NONE)) {
+                try (Int8Experts int8 = QuantizedWeights.int8(weights, quantization, Progress.NONE)) {
                     long[] read = now();
-                    MoeOptions options = MoeOptions.DEFAULT.withBackend("cpu").withQuantization(quantization);
-                    try (MoeLayer layer = MoeLayer.of(experts, options)) {
-                        long[] packed = now();
-                        long took = packed[1] - start[1];
+                    Phases phases = new Phases();
+                    try (MoeLayer layer = MoeLayer.of(int8, options.withQuantization(quantization))) {
+                        long[] made = now();
+                        Map<String, Long> rest = phases.end();
+                        long took = made[1] - start[1];
                         if (took < least) {
                             least = took;
-                            best = ("%s: read %.3f s (processor %.2f), packed %.3f s (%.2f), %.2f GB/s, "
+                            best = ("%s: read %.3f s (processor %.2f), made %.3f s (%.2f)%s, %.2f GB/s, "
                                             + "%.2f of int8, %s, %s")
                                     .formatted(
                                             name,
                                             (read[1] - start[1]) / 1e9,
                                             (read[0] - start[0]) / 1e9,
-                                            (packed[1] - read[1]) / 1e9,
-                                            (packed[0] - read[0]) / 1e9,
+                                            (made[1] - read[1]) / 1e9,
+                                            (made[0] - read[0]) / 1e9,
+                                            rest,
                                             bytes / (double) took,
-                                            experts.bytes() / (double) took,
+                                            int8.bytes() / (double) took,
                                             quantization,
                                             layer.kernelClass());
                         }
@@ -88,6 +154,53 @@ public final class LoadTimes {
             }
         }
         System.out.println(best);
+    }
+
+    /** Samples what the loading thread, and the device's thread that it waits for, do. */
+    private static final class Phases {
+        private final Thread loading = Thread.currentThread();
+        private final Map<String, Long> millis = new TreeMap<>();
+        private final Thread sampling = Thread.ofPlatform().daemon().start(this::sample);
+
+        private void sample() {
+            long before = System.nanoTime();
+            while (!Thread.interrupted()) {
+                String phase = phase();
+                long now = System.nanoTime();
+                millis.merge(phase, now - before, Long::sum);
+                before = now;
+                LockSupport.parkNanos(SAMPLED_MILLIS * 1_000_000);
+            }
+            millis.replaceAll((_, nanos) -> nanos / 1_000_000);
+        }
+
+        private String phase() {
+            List<StackTraceElement> frames = new ArrayList<>(List.of(loading.getStackTrace()));
+            Thread.getAllStackTraces().forEach((thread, stack) -> {
+                if (thread.getName().startsWith("moe ")) {
+                    frames.addAll(0, List.of(stack));
+                }
+            });
+            List<String> names = frames.stream()
+                    .map(frame -> frame.getClassName() + "." + frame.getMethodName())
+                    .toList();
+            return PHASES.entrySet().stream()
+                    .filter(phase -> names.stream().anyMatch(frame -> frame.contains(phase.getKey())))
+                    .map(Map.Entry::getValue)
+                    .findFirst()
+                    .orElse("else");
+        }
+
+        /** Milliseconds of each. */
+        Map<String, Long> end() {
+            sampling.interrupt();
+            try {
+                sampling.join();
+            } catch (InterruptedException e) {
+                throw new IllegalStateException(e);
+            }
+            return millis;
+        }
     }
 
     /** The process's processor time and the clock, in nanoseconds. */

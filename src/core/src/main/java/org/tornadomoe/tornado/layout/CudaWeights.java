@@ -82,26 +82,25 @@ public interface CudaWeights extends WeightLayout {
         return none ? -1 : row;
     }
 
-    /** Takes a row's bytes; those past its columns are zero, up to the 16 that they are rounded to. */
+    /** Puts 8 packed rows where they belong; a row's bytes past its columns are zero, up to the 16 that they fill. */
     @FunctionalInterface
-    interface RowPacker {
+    interface GroupPacker {
         /**
-         * Puts them where they belong.
+         * Puts them there.
          *
-         * @param r the row's number in its group of 8
-         * @param source where it begins in the tensor's values
-         * @param start where its group of the first chunk begins
-         * @param chunkBytes from there to its group of the next chunk
+         * @param rows where each row begins in the tensor's values; −1 if there is none
+         * @param start where the group of the first chunk begins
+         * @param chunkBytes from there to the group of the next chunk
          */
-        void pack(int r, long source, long start, long chunkBytes);
+        void pack(long[] rows, long start, long chunkBytes);
     }
 
     /**
-     * Takes every row there is, on all cores.
+     * Takes every group, on all cores.
      *
      * @param chunk k of a chunk
      */
-    static void eachRow(Int8Tensor from, int gate, int chunk, int groupsOfTile, RowPacker packer) {
+    static void eachGroup(Int8Tensor from, int gate, int chunk, int groupsOfTile, GroupPacker packer) {
         int groups = groups(from.rows(), gate);
         int chunks = Math.ceilDiv(from.cols(), chunk);
         long groupBytes = 8L * chunk;
@@ -113,13 +112,30 @@ public interface CudaWeights extends WeightLayout {
                     int firstOfTile = group - group % groupsOfTile;
                     long chunkBytes = Math.min(groupsOfTile, groups - firstOfTile) * groupBytes;
                     long start = (((long) expert * groups + firstOfTile) * chunks + group - firstOfTile) * groupBytes;
+                    long[] rows = new long[8];
                     for (int r = 0; r < 8; r++) {
                         int row = row(group * 8 + r, from.rows(), gate);
-                        if (row >= 0) {
-                            packer.pack(r, ((long) expert * from.rows() + row) * from.rowBytes(), start, chunkBytes);
-                        }
+                        rows[r] = row < 0 ? -1 : ((long) expert * from.rows() + row) * from.rowBytes();
                     }
+                    packer.pack(rows, start, chunkBytes);
                 });
+    }
+
+    /** Takes a row that has a scale. */
+    @FunctionalInterface
+    interface PackedRow {
+        /** @param row the one that is packed as the {@code packed}-th; −1 if none is */
+        void take(int expert, int packed, int row);
+    }
+
+    /** Takes every packed row, on all cores. */
+    static void eachPackedRow(Int8Tensor from, int gate, PackedRow each) {
+        int packedRows = groups(from.rows(), gate) * 8;
+        IntStream.range(0, from.experts()).parallel().forEach(expert -> {
+            for (int packed = 0; packed < packedRows; packed++) {
+                each.take(expert, packed, row(packed, from.rows(), gate));
+            }
+        });
     }
 
     /** A value for every packed row, in that order; zeros where there is none. */

@@ -63,13 +63,14 @@ public record FragmentWeights(boolean digits) implements WeightLayout {
                             Arrays.fill(strip, row * ROW_INTS + ints, (row + 1) * ROW_INTS, 0);
                         }
                         for (int row = 0; row < STRIP; row += 2) {
-                            for (int k = 0; k < ROW_INTS; k++) {
-                                int even = strip[row * ROW_INTS + k];
-                                int odd = strip[(row + 1) * ROW_INTS + k];
-                                // Four k of a step are two twos.
-                                int at = k / 8 * 512 + row / 8 * 64 + k % 8 * 8 + row % 8 / 2;
-                                packed[at] = (even & 0xFFFF) | (odd << 16);
-                                packed[at + 4] = (even >>> 16) | (odd & 0xFFFF0000);
+                            for (int k = 0; k < ROW_INTS; k += 8) { // four k of a step are two twos
+                                int at = k / 8 * 512 + row / 8 * 64 + row % 8 / 2;
+                                for (int i = row * ROW_INTS + k; i < row * ROW_INTS + k + 8; i++, at += 8) {
+                                    int even = strip[i];
+                                    int odd = strip[i + ROW_INTS];
+                                    packed[at] = (even & 0xFFFF) | (odd << 16);
+                                    packed[at + 4] = (even >>> 16) | (odd & 0xFFFF0000);
+                                }
                             }
                         }
                         MemorySegment.copy(

@@ -34,19 +34,22 @@ public final class HopperWeights implements CudaWeights {
 
     @Override
     public void packScales(Int8Tensor from, int gate, FloatArray scales, FloatArray zeroPoints) {
-        int packedRows = packedRows(from.rows(), gate);
-        for (int i = 0; i < from.experts() * packedRows; i++) {
-            int row = CudaWeights.row(i % packedRows, from.rows(), gate);
-            scales.set(i, row < 0 ? 0 : from.scales()[from.scaleIndex(i / packedRows, row, 0)]);
-        }
+        CudaWeights.eachPackedRow(
+                from,
+                gate,
+                (expert, packed, row) -> scales.set(
+                        expert * packedRows(from.rows(), gate) + packed,
+                        row < 0 ? 0 : from.scales()[from.scaleIndex(expert, row, 0)]));
     }
 
     @Override
     public void pack(Int8Tensor from, int gate, MemorySegment into) {
-        CudaWeights.eachRow(from, gate, CHUNK, GROUPS_OF_TILE, (r, source, start, chunkBytes) -> {
-            for (int k = 0; k < from.rowBytes(); k += 16) {
-                int within = r * CHUNK + ((k % CHUNK / 16) ^ r) * 16;
-                MemorySegment.copy(from.values(), source + k, into, start + k / CHUNK * chunkBytes + within, 16);
+        CudaWeights.eachGroup(from, gate, CHUNK, GROUPS_OF_TILE, (rows, start, chunkBytes) -> {
+            for (int r = 0; r < 8; r++) {
+                for (int k = 0; rows[r] >= 0 && k < from.rowBytes(); k += 16) {
+                    int within = r * CHUNK + ((k % CHUNK / 16) ^ r) * 16;
+                    MemorySegment.copy(from.values(), rows[r] + k, into, start + k / CHUNK * chunkBytes + within, 16);
+                }
             }
         });
     }

@@ -24,6 +24,7 @@ public record MmaWeights(boolean halves) implements CudaWeights {
     public static final int TILE_ROWS = 128;
 
     private static final int CHUNK = 64;
+    private static final int CHUNK_INTS = CHUNK / 4;
     private static final int GROUPS_OF_TILE = TILE_ROWS / 8;
 
     /** A row's greatest scale is less than two to this, so that 255 times it, the most of a weight, is a half. */
@@ -64,13 +65,42 @@ public record MmaWeights(boolean halves) implements CudaWeights {
     @Override
     public void pack(Int8Tensor from, int gate, MemorySegment into) {
         int offset = halves ? 0x80808080 : 0;
-        CudaWeights.eachRow(from, gate, CHUNK, GROUPS_OF_TILE, (r, source, start, chunkBytes) -> {
-            for (int k = 0; k < from.rowBytes(); k += 4) {
-                int four = from.values().get(ValueLayout.JAVA_INT_UNALIGNED, source + k);
-                long to = start + k / CHUNK * chunkBytes + (long) r * CHUNK;
-                into.set(ValueLayout.JAVA_INT_UNALIGNED, to + (placeOf(k % CHUNK) ^ r / 2 * 16), four ^ offset);
+        CudaWeights.eachGroup(from, gate, CHUNK, GROUPS_OF_TILE, (rows, start, chunkBytes) -> {
+            int ints = from.rowBytes() / 4;
+            int[] row = new int[chunks(from.cols()) * CHUNK_INTS];
+            int[] packed = new int[8 * row.length];
+            for (int r = 0; r < 8; r++) {
+                if (rows[r] >= 0) {
+                    MemorySegment.copy(from.values(), ValueLayout.JAVA_INT_UNALIGNED, rows[r], row, 0, ints);
+                    for (int k = 0; k < ints; k++) {
+                        row[k] ^= offset;
+                    }
+                    for (int chunk = 0; chunk < row.length; chunk += CHUNK_INTS) {
+                        place(row, chunk, packed, 8 * chunk + r * CHUNK_INTS, r / 2 * 4);
+                    }
+                }
+            }
+            for (int chunk = 0; chunk < chunks(from.cols()); chunk++) {
+                MemorySegment.copy(
+                        packed,
+                        chunk * 8 * CHUNK_INTS,
+                        into,
+                        ValueLayout.JAVA_INT_UNALIGNED,
+                        start + chunk * chunkBytes,
+                        8 * CHUNK_INTS);
             }
         });
+    }
+
+    /** A row's ints of a chunk as {@link #placeOf} has them, four by four, of which the fours are exchanged. */
+    private static void place(int[] row, int first, int[] into, int at, int exchanged) {
+        for (int four = 0; four < 4; four++) {
+            int to = at + (4 * four ^ exchanged);
+            into[to] = row[first + four];
+            into[to + 1] = row[first + four + 4];
+            into[to + 2] = row[first + four + 8];
+            into[to + 3] = row[first + four + 12];
+        }
     }
 
     /**
@@ -82,10 +112,7 @@ public record MmaWeights(boolean halves) implements CudaWeights {
         int packedRows = packedRows(from.rows(), gate);
         int perRow = scales.getSize() / (from.experts() * packedRows);
         byte[] zeros = from.zeroPoints();
-        for (int i = 0; i < from.experts() * packedRows; i++) {
-            int expert = i / packedRows;
-            int packed = i % packedRows;
-            int row = CudaWeights.row(packed, from.rows(), gate);
+        CudaWeights.eachPackedRow(from, gate, (expert, packed, row) -> {
             int first = expert * perRow * packedRows + packed;
             int groups = Math.max(1, perRow - 1);
             float greatest = 0;
@@ -111,6 +138,6 @@ public record MmaWeights(boolean halves) implements CudaWeights {
                     zeroPoints.set(first + groups * packedRows, 0);
                 }
             }
-        }
+        });
     }
 }

@@ -2,6 +2,7 @@ package org.tornadomoe.tornado.layout;
 
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
+import java.util.stream.IntStream;
 import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.quant.Int8Tensor;
 import org.tornadomoe.tornado.kernels.ActivationKernels;
@@ -66,8 +67,8 @@ public interface WeightLayout {
     void pack(Int8Tensor from, int gate, IntArray into);
 
     /**
-     * Puts scales and zero points in the order {@code [E, groups of columns, scale rows]}; where they don't change
-     * along a row, one a row, repeated where rows share it.
+     * Puts scales and zero points in the order {@code [E, groups of columns, scale rows]}, on all cores; where they
+     * don't change along a row, one a row, repeated where rows share it.
      */
     default void packScales(Int8Tensor from, int gate, FloatArray scales, FloatArray zeroPoints) {
         boolean perRow = scales.getSize() == from.experts() * from.rows() && from.scaleCols() == 1;
@@ -75,15 +76,24 @@ public interface WeightLayout {
         int rowsPerScale = perRow ? 1 : from.rowsPerScale();
         int groups = from.scaleCols();
         byte[] zeros = from.zeroPoints();
-        for (int i = 0; i < from.experts() * groups * rows; i++) {
-            int expert = i / (groups * rows);
-            int row = i % rows * rowsPerScale;
-            int source = from.scaleIndex(expert, row, i / rows % groups * from.colsPerScale());
-            scales.set(i, from.scales()[source]);
-            if (zeros != null) {
-                zeroPoints.set(i, zeros[source]);
-            }
-        }
+        IntStream.range(0, Math.multiplyExact(from.experts(), groups))
+                .parallel()
+                .forEach(g -> {
+                    float[] ofGroup = new float[rows];
+                    float[] zerosOfGroup = new float[zeros == null ? 0 : rows];
+                    for (int row = 0; row < rows; row++) {
+                        int source = from.scaleIndex(g / groups, row * rowsPerScale, g % groups * from.colsPerScale());
+                        ofGroup[row] = from.scales()[source];
+                        if (zeros != null) {
+                            zerosOfGroup[row] = zeros[source];
+                        }
+                    }
+                    long at = 4L * g * rows;
+                    MemorySegment.copy(ofGroup, 0, scales.getSegment(), ValueLayout.JAVA_FLOAT, at, rows);
+                    if (zeros != null) {
+                        MemorySegment.copy(zerosOfGroup, 0, zeroPoints.getSegment(), ValueLayout.JAVA_FLOAT, at, rows);
+                    }
+                });
     }
 
     /**
