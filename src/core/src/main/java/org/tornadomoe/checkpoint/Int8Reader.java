@@ -44,6 +44,8 @@ final class Int8Reader {
             case COMPRESSED_TENSORS -> reader.compressedTensors();
             case GPTQ, GPTQ_V2 -> reader.gptq(method);
             case AWQ -> reader.awq();
+            case QUARK, QUARK_IN_ORDER ->
+                reader.quark(weights.strategy().equals("group"), method == WeightQuantization.Method.QUARK_IN_ORDER);
             case FLOATS -> throw new IllegalStateException("not whole numbers: " + scheme);
         };
     }
@@ -353,7 +355,7 @@ final class Int8Reader {
             int bits = bits();
             int middle = 1 << (bits - 1);
             return matrix(
-                    new PackedInts.AwqRows(data, rows, cols, bits),
+                    new PackedInts.AwqRows(data, rows, cols, bits, false, 0),
                     new Scales(scale, 1, rows),
                     hasZeros
                             ? (r, c) -> PackedInts.unsigned(
@@ -365,6 +367,83 @@ final class Int8Reader {
                             : null,
                     stored(scale, null),
                     module + ".g_idx");
+        }
+
+        /**
+         * Quark's numbers, in bytes or eight to a word. Those of groups are transposed, and their scales but in files
+         * of before its 1.0.
+         */
+        Matrix.Int8 quark(boolean transposed, boolean inOrder) {
+            int bits = bits();
+            int perWord = bits == 8 ? 1 : perWord();
+            int flip = scheme.weights().isUnsigned() == (bits == 8) ? 1 << (bits - 1) : 0;
+            DType dtype = bits == 4 ? DType.I32 : scheme.weights().isUnsigned() ? DType.U8 : DType.I8;
+            int stored = transposed ? rows : cols;
+            if (stored % perWord != 0) {
+                throw new CheckpointException(
+                        tensors.path(),
+                        "'" + module + "': expected " + (transposed ? "rows" : "columns") + " in multiples of "
+                                + perWord + ", got " + rows + " x " + cols);
+            }
+            int wide = stored / perWord;
+            MemorySegment data = tensors.tensor(module + ".weight")
+                    .requireDType(dtype)
+                    .requireShape(transposed ? cols : rows, wide)
+                    .data();
+            Tensor scale = tensors.tensor(module + ".weight_scale").requireFloat();
+            boolean scalesToo = transposed && scale.holds(scaleCols(), rows);
+            if (!scalesToo && !scale.holds(scaleRows(), scaleCols())) {
+                throw scale.problem("expected " + scaleRows() + " x " + scaleCols() + " scales, got " + scale);
+            }
+            if (transposed && scaleCols() == rows) {
+                throw scale.problem("expected another number of groups of columns than of rows, which are " + rows
+                        + " both: versions of Quark write them in two ways");
+            }
+            Matrix.Int8.RowReader values = bits == 4 && transposed
+                    ? new PackedInts.AwqRows(data, rows, cols, bits, inOrder, 0x1111_1111 * flip)
+                    : bits == 4
+                            ? PackedInts.rowsInWords(data, cols, inOrder, 0x1111_1111 * flip)
+                            : PackedInts.bytes(data, rows, cols, transposed, flip);
+            return matrix(
+                    values,
+                    scalesToo ? new Scales(scale, 1, rows) : new Scales(scale, scaleCols(), 1),
+                    quarkZeros(transposed, inOrder, dtype, flip),
+                    stored(scale, null),
+                    module + ".g_idx");
+        }
+
+        /** Zero points, packed as numbers are; null if all are the middle, or numbers are signed and none is there. */
+        private Matrix.Int8.@Nullable IntAt quarkZeros(boolean transposed, boolean inOrder, DType dtype, int flip) {
+            String name = module + ".weight_zero_point";
+            if (!tensors.has(name) && !scheme.weights().isUnsigned()) {
+                return null;
+            }
+            int bits = bits();
+            Tensor zero = tensors.tensor(name).requireDType(dtype);
+            MemorySegment data = zero.data();
+            int down = transposed ? scaleCols() : 1;
+            int across = scaleRows();
+            int wide = bits == 8 ? across : Math.ceilDiv(across, perWord());
+            if (!zero.holds(down, wide)) {
+                throw zero.problem("expected " + down + " x " + wide + " elements of zero points, got " + zero);
+            }
+            int middle = 1 << (bits - 1);
+            Matrix.Int8.IntAt zeros = (r, c) -> {
+                long at = (long) (transposed ? c : 0) * wide;
+                if (bits == 8) {
+                    return (byte) (data.get(ValueLayout.JAVA_BYTE, at + r) ^ flip);
+                }
+                int place = inOrder ? r % 8 : PackedInts.awqPlace(r % 8, 8);
+                return (PackedInts.unsigned(data, at + r / 8, place, bits) ^ flip) - middle;
+            };
+            for (int c = 0; c < down; c++) {
+                for (int r = 0; r < across; r++) {
+                    if (zeros.get(r, c) != 0) {
+                        return zeros;
+                    }
+                }
+            }
+            return null;
         }
 
         private void requireWholeWords(String what, int count) {

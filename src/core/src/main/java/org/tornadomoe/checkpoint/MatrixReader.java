@@ -22,7 +22,8 @@ record MatrixReader(BlockTensors tensors, @Nullable WeightQuantization quantizat
             List.of("weight_scale_inv", "weight_scale", "scale_inv", "scales_inv", "scale", "scales");
 
     /** Scales of activations, which stay floats where weights are 8-bit or 4-bit floats. */
-    private static final List<String> OF_ACTIVATIONS = List.of("input_scale", "input_global_scale", "activation_scale");
+    private static final List<String> OF_ACTIVATIONS =
+            List.of("input_scale", "input_global_scale", "activation_scale", "input_zero_point");
 
     /**
      * A matrix [rows, cols] that has tensors of its own.
@@ -39,6 +40,13 @@ record MatrixReader(BlockTensors tensors, @Nullable WeightQuantization quantizat
             return Matrix.Floats.of(tensors.tensor(module + ".weight"), rows, cols);
         }
         WeightQuantization.Group scheme = scheme(module);
+        if (scheme != null
+                && quantization != null
+                && isQuark(quantization)
+                && scheme.weights().fitsInt8()) {
+            takeScalesOfActivations(module + ".");
+            return Int8Reader.read(tensors, quantization.method(), scheme, module, rows, cols);
+        }
         SmallFloats.Place whole = SmallFloats.Place.whole(rows, cols);
         DType dtype = tensors.dtype(module + ".weight");
         if (dtype != null && dtype.isFloat8()) {
@@ -60,12 +68,19 @@ record MatrixReader(BlockTensors tensors, @Nullable WeightQuantization quantizat
         if (scheme == null || quantization == null) {
             return Matrix.Floats.of(tensors.tensor(module + ".weight"), rows, cols);
         }
-        if (quantization.method() != WeightQuantization.Method.FLOATS) {
+        if (quantization.method() != WeightQuantization.Method.FLOATS && !isQuark(quantization)) {
             return Int8Reader.read(tensors, quantization.method(), scheme, module, rows, cols);
         }
         return dtype == DType.I8
                 ? wholeNumbers(module, rows, cols)
                 : Matrix.Floats.of(tensors.tensor(module + ".weight"), rows, cols);
+    }
+
+    private static boolean isQuark(WeightQuantization quantization) {
+        return switch (quantization.method()) {
+            case QUARK, QUARK_IN_ORDER -> true;
+            case COMPRESSED_TENSORS, GPTQ, GPTQ_V2, AWQ, FLOATS -> false;
+        };
     }
 
     /** Whole numbers of 8 bits, whose scales tell what shares one: all, a row, or a group of a row's columns. */
@@ -121,6 +136,15 @@ record MatrixReader(BlockTensors tensors, @Nullable WeightQuantization quantizat
         int cols = Math.toIntExact(shape[1]);
         WeightQuantization.Group scheme = scheme(module);
         int bits = scheme == null ? 32 : Math.max(1, scheme.weights().bits());
+        if (scheme != null
+                && quantization != null
+                && isQuark(quantization)
+                && scheme.weights().fitsInt8()) {
+            int perElement = tensors.dtype(name) == DType.I32 ? 32 / bits : 1;
+            return scheme.weights().groupSize() > 0
+                    ? new int[] {cols * perElement, rows}
+                    : new int[] {rows, cols * perElement};
+        }
         if (tensors.dtype(name) == DType.U8) {
             return new int[] {rows, 2 * cols};
         }
@@ -133,7 +157,7 @@ record MatrixReader(BlockTensors tensors, @Nullable WeightQuantization quantizat
         return switch (quantization.method()) {
             case GPTQ, GPTQ_V2 -> new int[] {cols, rows * 32 / bits};
             case AWQ -> new int[] {cols * 32 / bits, rows};
-            case COMPRESSED_TENSORS, FLOATS -> new int[] {rows, cols * (32 / bits)};
+            case COMPRESSED_TENSORS, FLOATS, QUARK, QUARK_IN_ORDER -> new int[] {rows, cols * (32 / bits)};
         };
     }
 

@@ -58,18 +58,24 @@ final class PackedInts {
         }
     }
 
-    /** AWQ's words, which hold a column of several rows; those of a column are one behind the other. */
-    record AwqRows(MemorySegment data, int rows, int cols, int bits) implements Matrix.Int8.RowReader {
+    /**
+     * AWQ's words, which hold a column of several rows; those of a column are one behind the other.
+     *
+     * @param inOrder whether rows are in order in a word; else the even ones come first
+     * @param flip what the bits of a word are exchanged with: the highest of each number where those are signed
+     */
+    record AwqRows(MemorySegment data, int rows, int cols, int bits, boolean inOrder, int flip)
+            implements Matrix.Int8.RowReader {
         @Override
         public void read(int row, byte[] into, int to) {
             int perWord = 32 / bits;
             int mask = (1 << bits) - 1;
             int middle = 1 << (bits - 1);
-            int shift = bits * awqPlace(row % perWord, perWord);
+            int shift = bits * (inOrder ? row % perWord : awqPlace(row % perWord, perWord));
             long at = 4L * (row / perWord);
             long next = 4L * (rows / perWord);
             for (int c = to; c < to + cols; c++, at += next) {
-                into[c] = (byte) ((data.get(INT, at) >>> shift & mask) - middle);
+                into[c] = (byte) (((data.get(INT, at) ^ flip) >>> shift & mask) - middle);
             }
         }
 
@@ -89,14 +95,14 @@ final class PackedInts {
             long at = 4L * (first / 8);
             long next = 4L * (rows / 8);
             for (int c = 0; c < cols; c += 8, at += 8 * next) {
-                long c0 = eightOf4Bits(data.get(INT, at));
-                long c1 = eightOf4Bits(data.get(INT, at + next));
-                long c2 = eightOf4Bits(data.get(INT, at + 2 * next));
-                long c3 = eightOf4Bits(data.get(INT, at + 3 * next));
-                long c4 = eightOf4Bits(data.get(INT, at + 4 * next));
-                long c5 = eightOf4Bits(data.get(INT, at + 5 * next));
-                long c6 = eightOf4Bits(data.get(INT, at + 6 * next));
-                long c7 = eightOf4Bits(data.get(INT, at + 7 * next));
+                long c0 = eightOf4Bits(data.get(INT, at) ^ flip);
+                long c1 = eightOf4Bits(data.get(INT, at + next) ^ flip);
+                long c2 = eightOf4Bits(data.get(INT, at + 2 * next) ^ flip);
+                long c3 = eightOf4Bits(data.get(INT, at + 3 * next) ^ flip);
+                long c4 = eightOf4Bits(data.get(INT, at + 4 * next) ^ flip);
+                long c5 = eightOf4Bits(data.get(INT, at + 5 * next) ^ flip);
+                long c6 = eightOf4Bits(data.get(INT, at + 6 * next) ^ flip);
+                long c7 = eightOf4Bits(data.get(INT, at + 7 * next) ^ flip);
                 // Halves, quarters, then bytes are exchanged: what each is of four, two, one columns.
                 long a0 = lower(c0, c4, HALVES, 32);
                 long a1 = lower(c1, c5, HALVES, 32);
@@ -114,16 +120,20 @@ final class PackedInts {
                 long b5 = lower(a5, a7, QUARTERS, 16);
                 long b6 = upper(a4, a6, QUARTERS, 16);
                 long b7 = upper(a5, a7, QUARTERS, 16);
-                // The even rows come first in a word.
-                LONGS.set(into, to + c, lower(b0, b1, BYTES, 8));
-                LONGS.set(into, to + c + 2 * cols, upper(b0, b1, BYTES, 8));
-                LONGS.set(into, to + c + 4 * cols, lower(b2, b3, BYTES, 8));
-                LONGS.set(into, to + c + 6 * cols, upper(b2, b3, BYTES, 8));
-                LONGS.set(into, to + c + cols, lower(b4, b5, BYTES, 8));
-                LONGS.set(into, to + c + 3 * cols, upper(b4, b5, BYTES, 8));
-                LONGS.set(into, to + c + 5 * cols, lower(b6, b7, BYTES, 8));
-                LONGS.set(into, to + c + 7 * cols, upper(b6, b7, BYTES, 8));
+                LONGS.set(into, to + c + row(0) * cols, lower(b0, b1, BYTES, 8));
+                LONGS.set(into, to + c + row(1) * cols, upper(b0, b1, BYTES, 8));
+                LONGS.set(into, to + c + row(2) * cols, lower(b2, b3, BYTES, 8));
+                LONGS.set(into, to + c + row(3) * cols, upper(b2, b3, BYTES, 8));
+                LONGS.set(into, to + c + row(4) * cols, lower(b4, b5, BYTES, 8));
+                LONGS.set(into, to + c + row(5) * cols, upper(b4, b5, BYTES, 8));
+                LONGS.set(into, to + c + row(6) * cols, lower(b6, b7, BYTES, 8));
+                LONGS.set(into, to + c + row(7) * cols, upper(b6, b7, BYTES, 8));
             }
+        }
+
+        /** Of eight the row that stands there in a word. */
+        private int row(int place) {
+            return inOrder ? place : place < 4 ? 2 * place : 2 * place - 7;
         }
 
         /** The lower of each two parts, a's beside b's. */
@@ -138,6 +148,33 @@ final class PackedInts {
         private static final long HALVES = 0x0000_0000_ffff_ffffL;
         private static final long QUARTERS = 0x0000_ffff_0000_ffffL;
         private static final long BYTES = 0x00ff_00ff_00ff_00ffL;
+    }
+
+    /** Rows whose words hold eight columns of 4 bits; order and flipped bits as in {@link AwqRows}. */
+    static Matrix.Int8.RowReader rowsInWords(MemorySegment data, int cols, boolean inOrder, int flip) {
+        return (row, into, to) -> {
+            long at = (long) row * (cols / 2);
+            for (int c = 0; c < cols; c++) {
+                int place = inOrder ? c % 8 : awqPlace(c % 8, 8);
+                into[to + c] = (byte) (((data.get(INT, at + c / 8 * 4L) ^ flip) >>> 4 * place & 15) - 8);
+            }
+        };
+    }
+
+    /**
+     * Rows of bytes.
+     *
+     * @param transposed whether a column's lie one behind the other
+     * @param flip what each one's bits are exchanged with
+     */
+    static Matrix.Int8.RowReader bytes(MemorySegment data, int rows, int cols, boolean transposed, int flip) {
+        long down = transposed ? 1 : cols;
+        long across = transposed ? rows : 1;
+        return (row, into, to) -> {
+            for (int c = 0; c < cols; c++) {
+                into[to + c] = (byte) (data.get(ValueLayout.JAVA_BYTE, row * down + c * across) ^ flip);
+            }
+        };
     }
 
     /** Where in AWQ's word row i is: 0, 2, 4, 6 in its lower half, then 1, 3, 5, 7. */

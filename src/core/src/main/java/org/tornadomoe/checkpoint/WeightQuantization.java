@@ -25,6 +25,10 @@ record WeightQuantization(
         /** As GPTQ, whose files hold zero points less one; these hold them as they are. */
         GPTQ_V2,
         AWQ,
+        /** As AWQ's words, of signed numbers or of unsigned, in rows where a scale is of a row or of all. */
+        QUARK,
+        /** As {@link #QUARK}, whose words hold numbers in the order of rows or columns. */
+        QUARK_IN_ORDER,
         /** Writers of small floats, whose tensors tell by their dtypes and names how they are stored. */
         FLOATS
     }
@@ -54,6 +58,7 @@ record WeightQuantization(
     /**
      * What compressed-tensors calls quantization arguments.
      *
+     * @param type {@code int}, {@code float}, or {@code uint} of what is stored from 0 on
      * @param strategy {@code tensor}, {@code channel}, {@code token}, {@code group} or {@code block}
      * @param groupSize columns that share a scale; 0 if the strategy is not {@code group}
      * @param block rows and columns that share a scale; empty if the strategy is not {@code block}
@@ -70,9 +75,13 @@ record WeightQuantization(
             return bits == 8 && type.equals("int");
         }
 
+        boolean isUnsigned() {
+            return type.equals("uint");
+        }
+
         /** Whether int8 holds the values. */
         boolean fitsInt8() {
-            return bits >= 1 && bits <= 8 && type.equals("int");
+            return bits >= 1 && bits <= 8 && (type.equals("int") || isUnsigned());
         }
 
         @Override

@@ -439,6 +439,64 @@ class MatrixReaderTest {
         assertThat(read(QUARK, null)).containsExactly(0, -3, 2, -5, 12, -10, 16, -14);
     }
 
+    private static String quark(String weight) {
+        return QUARK + ", 'global_quant_config': {'weight': {" + weight + "}}";
+    }
+
+    /** Groups are of a transposed matrix; scales are so, too, or in older files not. */
+    @Test
+    void quarksGroupsAreOfColumns() throws IOException {
+        String groups = quark("'dtype': 'int8', 'qscheme': 'per_group', 'group_size': 4, 'ch_axis': 1");
+        file.add("m.weight", new byte[] {1, 5, -2, -6, 3, 7, -4, -8}, 4, 2)
+                .add("m.weight_scale", new float[] {1, 2}, 2, 1);
+        assertThat(read(groups, null)).containsExactly(1, -2, 3, -4, 10, -12, 14, -16);
+    }
+
+    @ParameterizedTest
+    @CsvSource(
+            delimiter = '|',
+            quoteCharacter = '`',
+            value = {
+                "'dtype': 'int8', 'is_dynamic': true | 'is_dynamic': expected false, got true",
+                "'dtype': 'int8', 'qscheme': 'per_channel', 'ch_axis': 1 | 'ch_axis': expected 0 of channels",
+                "'dtype': 'int8', 'qscheme': 'per_group', 'ch_axis': 0, 'group_size': 2 | 'ch_axis': expected 0 of"
+                        + " channels",
+                "'dtype': 'fp4', 'scale_format': 'e5m3' | 'scale_format': expected e8m0 or float32, got e5m3",
+                "'dtype': 'int3' | 'dtype': expected int4, uint4, int8, uint8 or small floats, got int3",
+                "'dtype': 'int8', 'qscheme': 'per_group', 'group_size': 2 | expected another number of groups of"
+                        + " columns",
+                "'dtype': 'uint8' | expected dtype U8, got I8",
+                "'dtype': 'int4' | expected columns in multiples of 8, got 2 x 4",
+            })
+    void whatQuarkSaysHasToBeRight(String weight, String message) {
+        file.add("m.weight", VALUES, weight.contains("per_group") ? 4 : 2, weight.contains("per_group") ? 2 : 4)
+                .add("m.weight_scale", new float[] {1, 2, 4, 8}, 2, 2);
+        refused(quark(weight), message);
+    }
+
+    @Test
+    void quarksOutputsAndRotationsAreNotRead() {
+        file.add("m.weight", VALUES, 2, 4).add("m.weight_scale", new float[] {1, 2}, 2, 1);
+        refused(
+                QUARK + ", 'global_quant_config': {'weight': {'dtype': 'int8'}, 'output_tensors': {'dtype': 'int8'}}",
+                "'output_tensors': expected null, quantised outputs are not read");
+        refused(
+                quark("'dtype': 'int8'") + ", 'algo_config': [{'name': 'rotation'}]",
+                "'algo_config': rotations of activations are not read");
+        refused(
+                quark("'dtype': 'int8'") + ", 'export': {'pack_method': 'zigzag'}",
+                "'pack_method': expected reorder or order, got zigzag");
+    }
+
+    /** A pattern is a shell's, and counts before the rest. */
+    @Test
+    void quarksModulesMayDiffer() throws IOException {
+        file.add("m.weight", VALUES, 2, 4).add("m.weight_scale", new float[] {1, 2}, 2, 1);
+        String rest = quark("'dtype': 'int3'") + ", 'layer_quant_config': {'x.*': {'weight': {'dtype': 'int2'}}, '?': ";
+        String rows = "{'weight': {'dtype': 'int8', 'qscheme': 'per_channel', 'ch_axis': 0}}}";
+        assertThat(read(rest + rows, null)).containsExactly(1, -2, 3, -4, 10, -12, 14, -16);
+    }
+
     @ParameterizedTest
     @ValueSource(ints = {0, 6})
     void quarksScalesOfNoWholeGroupsAreRefused(int scales) {

@@ -34,11 +34,21 @@ class PackedIntsTest {
 
     /** Of AWQ's words, in which several rows are: rows at once are what they are one by one. */
     @ParameterizedTest
-    @CsvSource({"4, 0, 8, 16", "4, 8, 16, 8", "4, 0, 4, 16", "4, 4, 8, 16", "4, 0, 8, 12", "8, 0, 8, 16"})
-    void rowsOfAwqAtOnce(int bits, int first, int count, int cols) {
+    @CsvSource({
+        "4, 0, 8, 16, false, 0",
+        "4, 8, 16, 8, false, 0",
+        "4, 0, 4, 16, false, 0",
+        "4, 4, 8, 16, false, 0",
+        "4, 0, 8, 12, false, 0",
+        "8, 0, 8, 16, false, 0",
+        "4, 8, 16, 8, true, 0",
+        "4, 8, 16, 8, true, -2004318072",
+        "4, 8, 16, 8, false, -2004318072",
+    })
+    void rowsOfAwqAtOnce(int bits, int first, int count, int cols, boolean inOrder, int flip) {
         int rows = 32;
         MemorySegment data = MemorySegment.ofArray(random(rows * 16 * bits / 8));
-        PackedInts.AwqRows all = new PackedInts.AwqRows(data, rows, cols, bits);
+        PackedInts.AwqRows all = new PackedInts.AwqRows(data, rows, cols, bits, inOrder, flip);
         byte[] atOnce = new byte[count * cols];
         all.read(first, count, cols, atOnce);
         byte[] one = new byte[cols];
