@@ -170,10 +170,10 @@ final class CpuDecoder implements Decoder {
             Layer layer = layers.get(i);
             norm(hidden, layer.attentionNorm, normed);
             layer.input.multiply(normed, tokens, qkv);
-            for (int t = 0; t < tokens; t++) {
-                remember(i, layer, qkv, t, cacheOf[t], positionOf[t]);
-            }
             int number = i;
+            IntStream.range(0, tokens)
+                    .parallel()
+                    .forEach(t -> remember(number, layer, qkv, t, cacheOf[t], positionOf[t]));
             IntStream.range(0, tokens * model.sizes.kvHeads()).parallel().forEach(task -> {
                 int t = task / model.sizes.kvHeads();
                 attend(number, task % model.sizes.kvHeads(), qkv, t, cacheOf[t], positionOf[t] + 1, attended);
@@ -196,9 +196,7 @@ final class CpuDecoder implements Decoder {
 
     /** RMS norm of each row; a row has as many values as {@code gains}. */
     private void norm(float[] x, float[] gains, float[] into) {
-        for (int at = 0; at < x.length; at += gains.length) {
-            norm(x, at, gains, into);
-        }
+        IntStream.range(0, x.length / gains.length).parallel().forEach(row -> norm(x, row * gains.length, gains, into));
     }
 
     private void norm(float[] x, int at, float[] gains, float[] into) {
