@@ -231,52 +231,24 @@ final class AttentionKernels {
         }
     }
 
-    /**
-     * Combines the parts of {@link #attendPart}, [heads, d], into the digits of {@link ProductKernels}. Grid: one
-     * work-item per int.
-     */
-    static void attendAll(KernelContext ctx, FloatArray parts, IntArray digits, FloatArray scales, int heads, int d) {
-        float[] reduced = ctx.allocateFloatLocalArray(WorkGroup.ITEMS);
-        int lid = ctx.localIdx;
+    /** Combines the parts of {@link #attendPart}. Grid: one work-item per element of {@code attended}, [heads, d]. */
+    static void attendAll(KernelContext ctx, FloatArray parts, FloatArray attended, int heads, int d) {
         int k = ctx.globalIdx;
-        int ints = heads * d / 4;
-        int head = (k < ints ? k : ints - 1) / (d / 4);
-        int column = 4 * (k - head * (d / 4));
-        int from = head * PARTS * (d + 2);
-        float most = LEAST;
-        for (int p = 0; p < PARTS; p++) {
-            most = TornadoMath.max(most, parts.get(from + p * (d + 2) + d));
-        }
-        float total = 0.0f;
-        float v0 = 0.0f;
-        float v1 = 0.0f;
-        float v2 = 0.0f;
-        float v3 = 0.0f;
-        if (k < ints) {
+        if (k < heads * d) {
+            int from = k / d * PARTS * (d + 2);
+            float most = LEAST;
+            for (int p = 0; p < PARTS; p++) {
+                most = TornadoMath.max(most, parts.get(from + p * (d + 2) + d));
+            }
+            float total = 0.0f;
+            float sum = 0.0f;
             for (int p = 0; p < PARTS; p++) {
                 int at = from + p * (d + 2);
                 float weight = TornadoMath.exp(parts.get(at + d) - most);
                 total += weight * parts.get(at + d + 1);
-                v0 += weight * parts.get(at + column);
-                v1 += weight * parts.get(at + column + 1);
-                v2 += weight * parts.get(at + column + 2);
-                v3 += weight * parts.get(at + column + 3);
+                sum += weight * parts.get(at + k % d);
             }
-            v0 = v0 / total;
-            v1 = v1 / total;
-            v2 = v2 / total;
-            v3 = v3 / total;
-        }
-        reduced[lid] = ProductKernels.greatest(v0, v1, v2, v3);
-        for (int half = WorkGroup.ITEMS / 2; half > 0; half >>= 1) {
-            ctx.localBarrier();
-            if (lid < half) {
-                reduced[lid] = TornadoMath.max(reduced[lid], reduced[lid + half]);
-            }
-        }
-        ctx.localBarrier();
-        if (k < ints) {
-            ProductKernels.quantize(digits, scales, ints, k, reduced[0], v0, v1, v2, v3);
+            attended.set(k, sum / total);
         }
     }
 

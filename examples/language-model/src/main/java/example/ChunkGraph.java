@@ -17,13 +17,12 @@ final class ChunkGraph extends DeviceGraph {
             GridScheduler scheduler,
             List<String> before) {
         super(name, sizes, on, maxTokens, context, config, scheduler, before, null);
-        there(on.attended);
     }
 
     @Override
     void attend(int layer, Int8Tensor inputWeights, Int8Tensor outputWeights) {
         String n = "_" + layer;
-        norm("attentionNorm" + n, on.gains.attention[layer]);
+        norm("attentionNorm" + n, 0, on.gains.attention[layer]);
         moe.appendProduct("qkv" + n, inputWeights, DeviceArrays.DENSE, on.normed, on.qkv);
         normHeads(layer);
         int share = Math.min(AttentionKernels.QUERIES, Integer.lowestOneBit(sizes.heads() / sizes.kvHeads()));
@@ -63,12 +62,6 @@ final class ChunkGraph extends DeviceGraph {
         int heads = sizes.heads() + sizes.kvHeads();
         grid("rotate" + n, tokens -> Math.ceilDiv(tokens * heads * sizes.headDim(), WorkGroup.ITEMS));
         grid("attend" + n, tokens -> Math.ceilDiv(tokens * share, AttentionKernels.QUERIES) * (sizes.heads() / share));
-        moe.appendProduct("out" + n, outputWeights, DeviceArrays.DENSE, on.attended, on.output);
-    }
-
-    @Override
-    void head() {
-        own(on.digits, on.scales);
-        super.head();
+        moe.appendProduct("out" + n, outputWeights, DeviceArrays.DENSE, on.attended, on.projected);
     }
 }

@@ -4,6 +4,7 @@ import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.stream.IntStream;
 import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.quant.Int8Quantizer;
@@ -26,13 +27,11 @@ final class DeviceArrays {
     final FloatArray attended;
     final FloatArray attendedParts;
 
-    /** The input of a single token's projections. */
-    final IntArray digits;
-
-    final FloatArray scales;
-
-    /** What the next norm adds to {@link #hidden}. */
+    /** The output of the MoE layer before, which is still to be added to {@link #hidden}. */
     final FloatArray output;
+
+    /** The same of attention. */
+    final FloatArray projected;
 
     final FloatArray rotations;
 
@@ -50,16 +49,18 @@ final class DeviceArrays {
     DeviceArrays(Model model, int maxTokens, int context) {
         Model.Sizes sizes = model.sizes;
         int width = sizes.heads() * sizes.headDim();
-        int ints = Math.max(sizes.hidden(), width) / 4;
+        if (Math.max(sizes.hidden(), width) / 4 > ProductKernels.WIDEST) {
+            throw new IllegalArgumentException("hidden and heads times head_dim: expected at most "
+                    + 4 * ProductKernels.WIDEST + ", got " + sizes.hidden() + " and " + width);
+        }
         step = new IntArray(1 + maxTokens);
         hidden = zeros(maxTokens * sizes.hidden());
         normed = zeros(maxTokens * sizes.hidden());
         qkv = zeros(maxTokens * sizes.qkv());
         attended = zeros(maxTokens * width);
         attendedParts = zeros(sizes.heads() * AttentionKernels.PARTS * (sizes.headDim() + 2));
-        digits = new IntArray(3 * ints);
-        scales = zeros(Math.ceilDiv(ints, WorkGroup.ITEMS));
         output = zeros(maxTokens * sizes.hidden());
+        projected = zeros(maxTokens * sizes.hidden());
         rotations = new FloatArray(context * sizes.headDim());
         for (int p = 0; p < context; p++) {
             copy(MemorySegment.ofArray(model.rotation(p)), rotations.getSegment(), p * sizes.headDim());
@@ -72,7 +73,7 @@ final class DeviceArrays {
         head = model.head() == null ? embedding : Packed.of(model.head());
         gains = new Gains(model);
         logits = zeros(sizes.vocabulary());
-        for (IntArray each : List.of(step, digits, places, next)) {
+        for (IntArray each : List.of(step, places, next)) {
             each.init(0);
         }
     }
@@ -95,7 +96,20 @@ final class DeviceArrays {
         return Int8Quantizer.quantize(of, Int8Quantization.of(DENSE), arena);
     }
 
-    /** An int8 matrix in the layout of {@link ProductKernels}: rows one after the other, four columns per int. */
+    /** Copies an int8 matrix to index {@code at}, in the layout of {@link ProductKernels}. */
+    static void pack(Int8Tensor of, IntArray into, int at) {
+        int ints = of.cols() / 4;
+        IntStream.range(0, of.rows()).parallel().forEach(r -> {
+            byte[] row = new byte[of.cols()];
+            of.row(0, r, row);
+            for (int i = 0; i < ints; i++) {
+                int low = row[i] & 0xFF | (row[i + ints] & 0xFF) << 8;
+                into.set(at + r * ints + i, low | (row[i + 2 * ints] & 0xFF) << 16 | row[i + 3 * ints] << 24);
+            }
+        });
+    }
+
+    /** An int8 matrix in the layout of {@link ProductKernels}. */
     static final class Packed {
         final int rows;
         final int cols;
@@ -112,7 +126,7 @@ final class DeviceArrays {
             rows = of.rows();
             cols = of.cols();
             values = new IntArray(Math.multiplyExact(rows, of.rowBytes() / 4));
-            copy(of.values(), values.getSegment(), 0);
+            pack(of, values, 0);
             scales = FloatArray.fromArray(of.scales());
         }
     }

@@ -179,6 +179,18 @@ final class DeviceDecoder implements Decoder {
         }
     }
 
+    /**
+     * Reads a prompt and appends a token as often as it takes until Java has compiled what TornadoVM does on the host:
+     * until then the device waits for it. Starts a sequence.
+     */
+    void warmUp(int times) {
+        for (int i = 0; i < times; i++) {
+            append(start(), new int[Math.min(maxTokens, context - 1)]);
+            appendGreedily(current, 0);
+        }
+        start();
+    }
+
     private void execute(int number) {
         DeviceGraph graph = number < chunks.size() ? chunks.get(number) : singles.get(number - chunks.size());
         scheduler.name = graph.firstTask();

@@ -78,10 +78,10 @@ abstract class DeviceGraph {
                 graph.consumeFromDevice(other, on.hidden, on.output);
             }
         }
-        there(on.normed, on.qkv, on.rotations, on.gains.values);
+        there(on.normed, on.qkv, on.attended, on.projected, on.rotations, on.gains.values);
     }
 
-    /** Appends a layer's attention: hidden states to {@code on.output}. */
+    /** Appends a layer's attention: hidden states to {@code on.projected}. */
     abstract void attend(int layer, Int8Tensor inputWeights, Int8Tensor outputWeights);
 
     /** Declares arrays that no other graph has. */
@@ -144,7 +144,7 @@ abstract class DeviceGraph {
     final void layer(int layer, Int8Tensor inputWeights, Int8Tensor outputWeights, Int8Experts experts) {
         there(on.keys.get(layer), on.values.get(layer));
         attend(layer, inputWeights, outputWeights);
-        norm("moeNorm_" + layer, on.gains.moe[layer]);
+        norm("moeNorm_" + layer, 1, on.gains.moe[layer]);
         if (shared == null) {
             moe.append("moe_" + layer, experts, on.normed, on.output);
         } else {
@@ -153,39 +153,23 @@ abstract class DeviceGraph {
         layers++;
     }
 
-    /** Appends the task that adds a layer's output and norms. */
-    final void norm(String task, int gainsFrom) {
+    /** Appends a norm; see {@link NormKernels#rmsNorm}. */
+    final void norm(String task, int adds, int gainsFrom) {
         graph.task(
                 task,
-                NormKernels::addAndNorm,
+                NormKernels::rmsNorm,
                 kernel,
                 moe.header(),
                 on.hidden,
                 on.output,
+                on.projected,
+                adds,
                 on.gains.values,
                 gainsFrom,
                 on.normed,
                 sizes.hidden(),
                 sizes.epsilon());
         grid(task, NormKernels.WIDE, tokens -> tokens);
-    }
-
-    /** The same for {@link #project}: for the last token, as digits. */
-    final void normToDigits(String task, int gainsFrom) {
-        graph.task(
-                task,
-                NormKernels::addAndNormToDigits,
-                kernel,
-                moe.header(),
-                on.hidden,
-                on.output,
-                on.gains.values,
-                gainsFrom,
-                on.digits,
-                on.scales,
-                sizes.hidden(),
-                sizes.epsilon());
-        grid(task, NormKernels.WIDE, tokens -> 1);
     }
 
     /** Appends norms of queries and keys over all heads, if the model has them. */
@@ -219,30 +203,39 @@ abstract class DeviceGraph {
         return on.gains.width == sizes.headDim() ? 1 : 0;
     }
 
-    /** Appends a single token's projection: {@code on.digits} times rows of weights from an offset in an array. */
+    /** Appends a projection of the last token's x, or of the norm of its hidden states if x is those. */
     final void project(
             String task,
+            FloatArray x,
+            int gainsFrom,
             IntArray weights,
             int weightsFrom,
             FloatArray weightScales,
             int weightScalesFrom,
             FloatArray y,
             int rows,
-            int cols) {
+            int ints) {
+        boolean dp4a = moe.device().lacksDp4a() == null;
         graph.task(
                 task,
-                moe.device().lacksDp4a() == null ? ProductKernels::project : ProductKernels::projectPortable,
+                dp4a ? ProductKernels::project : ProductKernels::projectPortable,
                 kernel,
-                on.digits,
-                on.scales,
+                moe.header(),
+                x,
+                on.output,
+                on.gains.values,
+                gainsFrom,
                 weights,
                 weightsFrom,
                 weightScales,
                 weightScalesFrom,
                 y,
                 rows,
-                cols / 4);
-        grid(task, tokens -> Math.ceilDiv(rows, ProductKernels.ROWS));
+                ints,
+                x == on.hidden ? 1 : 0,
+                sizes.epsilon());
+        int groups = Math.ceilDiv(rows, ProductKernels.ROWS);
+        grid(task, tokens -> dp4a ? Math.min(groups, ProductKernels.GROUPS) : groups);
     }
 
     /** Leaves the hidden states and the pending addition on the device for the next graph. */
@@ -251,11 +244,20 @@ abstract class DeviceGraph {
     }
 
     /** Appends the last norm, the head and the choice of the next token. */
-    void head() {
+    final void head() {
         own(on.places);
-        normToDigits("norm", on.gains.last);
         there(on.head.values, on.head.scales, on.logits, on.next);
-        project("head", on.head.values, 0, on.head.scales, 0, on.logits, on.head.rows, on.head.cols);
+        project(
+                "head",
+                on.hidden,
+                on.gains.last,
+                on.head.values,
+                0,
+                on.head.scales,
+                0,
+                on.logits,
+                on.head.rows,
+                on.head.cols / 4);
         graph.task("chooseParts", TokenKernels::chooseParts, kernel, on.logits, on.places, on.head.rows)
                 .task("choose", TokenKernels::choose, kernel, on.logits, on.places, on.next);
         grid("chooseParts", tokens -> TokenKernels.CHOICES);

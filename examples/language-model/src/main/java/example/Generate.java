@@ -73,7 +73,7 @@ class Generate {
             MoeOptions moe = MoeOptions.DEFAULT.withMaxTokens(Decoder.CHUNK).withBackend("cpu");
             return new CpuDecoder(model, scheme == null ? moe : moe.withScheme(scheme));
         }
-        return new DeviceDecoder(
+        DeviceDecoder decoder = new DeviceDecoder(
                 model,
                 options.get("device"),
                 scheme,
@@ -81,6 +81,8 @@ class Generate {
                 Integer.parseInt(options.getOrDefault("context", "4096")),
                 Integer.parseInt(options.getOrDefault("layers-a-graph", "4")),
                 !options.containsKey("unrecorded"));
+        decoder.warmUp(10);
+        return decoder;
     }
 
     private static Int8Scheme scheme(Map<String, String> options) {

@@ -34,15 +34,14 @@ final class TokenGraph extends DeviceGraph {
         super(name, sizes, on, 1, context, config, scheduler, before, shared);
         weights = new IntArray(Math.multiplyExact(layers, inputInts + outputInts));
         weightScales = new FloatArray(layers * (sizes.qkv() + sizes.hidden()));
-        own(on.attendedParts, on.digits, on.scales, weights, weightScales);
+        own(on.attendedParts, weights, weightScales);
     }
 
     @Override
     void attend(int layer, Int8Tensor inputWeights, Int8Tensor outputWeights) {
         String n = "_" + layer;
         int width = sizes.heads() * sizes.headDim();
-        normToDigits("attentionNorm" + n, on.gains.attention[layer]);
-        project("qkv" + n, inputWeights, on.qkv);
+        project("qkv" + n, on.hidden, on.gains.attention[layer], inputWeights, on.qkv);
         normHeads(layer);
         graph.task(
                         "attend" + n,
@@ -67,21 +66,21 @@ final class TokenGraph extends DeviceGraph {
                         AttentionKernels::attendAll,
                         kernel,
                         on.attendedParts,
-                        on.digits,
-                        on.scales,
+                        on.attended,
                         sizes.heads(),
                         sizes.headDim());
         grid("attend" + n, tokens -> sizes.heads() * AttentionKernels.PARTS);
-        grid("attendAll" + n, tokens -> Math.ceilDiv(width / 4, WorkGroup.ITEMS));
-        project("out" + n, outputWeights, on.output);
+        grid("attendAll" + n, tokens -> Math.ceilDiv(width, WorkGroup.ITEMS));
+        project("out" + n, on.attended, 0, outputWeights, on.projected);
     }
 
     /** Copies a projection's weights to the next free place, and appends its task. */
-    private void project(String task, Int8Tensor of, FloatArray y) {
-        DeviceArrays.copy(of.values(), weights.getSegment(), weightsFrom);
+    private void project(String task, FloatArray x, int gainsFrom, Int8Tensor of, FloatArray y) {
+        DeviceArrays.pack(of, weights, weightsFrom);
         DeviceArrays.copy(MemorySegment.ofArray(of.scales()), weightScales.getSegment(), weightScalesFrom);
-        project(task, weights, weightsFrom, weightScales, weightScalesFrom, y, of.rows(), of.cols());
-        weightsFrom += of.rows() * of.cols() / 4;
+        int ints = of.cols() / 4;
+        project(task, x, gainsFrom, weights, weightsFrom, weightScales, weightScalesFrom, y, of.rows(), ints);
+        weightsFrom += of.rows() * ints;
         weightScalesFrom += of.rows();
     }
 }

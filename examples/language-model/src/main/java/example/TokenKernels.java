@@ -29,8 +29,8 @@ final class TokenKernels {
             int packed = weights.get(token * ints + i);
             float scale = scales.get(token);
             for (int b = 0; b < 4; b++) {
-                hidden.set(t * cols + 4 * i + b, ((packed << (24 - 8 * b)) >> 24) * scale);
-                output.set(t * cols + 4 * i + b, 0.0f);
+                hidden.set(t * cols + i + b * ints, ((packed << (24 - 8 * b)) >> 24) * scale);
+                output.set(t * cols + i + b * ints, 0.0f);
             }
         }
     }

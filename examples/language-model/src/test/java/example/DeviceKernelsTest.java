@@ -32,110 +32,129 @@ class DeviceKernelsTest {
         }
     }
 
-    /** Two whole blocks of digits, then one of 10 ints; one has an activation a thousand times the others. */
+    /** Neither rows nor columns fill a work-group; one activation is a thousand times the others. */
     @Test
-    void productsOfANormedTokenHaveAFloatsPrecision() throws Exception {
+    void productsHaveAFloatsPrecision() throws Exception {
         int cols = 2088;
         int ints = cols / 4;
-        int rows = 21;
+        int rows = 37;
         Random random = new Random(7);
         IntArray header = IntArray.fromElements(2);
-        FloatArray hidden = new FloatArray(2 * cols);
-        FloatArray output = new FloatArray(2 * cols);
-        FloatArray gains = new FloatArray(cols);
-        byte[] bytes = new byte[rows * cols];
-        random.nextBytes(bytes);
-        float[] before = new float[cols];
-        double squares = 0;
-        for (int i = 0; i < 2 * cols; i++) {
-            hidden.set(i, (float) random.nextGaussian() * (i == cols + 1500 ? 1000 : 1));
-            output.set(i, (float) random.nextGaussian());
-            if (i >= cols) {
-                before[i - cols] = hidden.get(i) + output.get(i);
-                squares += (double) before[i - cols] * before[i - cols];
-                gains.set(i - cols, random.nextFloat() + 0.5f);
-            }
+        FloatArray hidden = random(random, 2 * cols);
+        hidden.set(cols + 1500, 1000);
+        FloatArray output = random(random, 2 * cols);
+        FloatArray gains = random(random, 3 + cols);
+        IntArray weights = new IntArray((1 + rows) * ints);
+        for (int i = 0; i < weights.getSize(); i++) {
+            weights.set(i, random.nextInt());
         }
-        IntArray weights = new IntArray(rows * ints);
-        for (int i = 0; i < rows * ints; i++) {
-            weights.set(
-                    i,
-                    bytes[4 * i] & 0xFF
-                            | (bytes[4 * i + 1] & 0xFF) << 8
-                            | (bytes[4 * i + 2] & 0xFF) << 16
-                            | bytes[4 * i + 3] << 24);
-        }
-        FloatArray weightScales = new FloatArray(rows);
+        FloatArray weightScales = new FloatArray(2 + rows);
         weightScales.init(0.5f);
-        IntArray digits = new IntArray(3 * ints);
-        FloatArray scales = new FloatArray(3);
-        FloatArray y = new FloatArray(rows);
-        FloatArray portable = new FloatArray(rows);
-        graph.transferToDevice(DataTransferMode.FIRST_EXECUTION, header, hidden, output, gains, weights, weightScales)
-                .task(
-                        "norm",
-                        NormKernels::addAndNormToDigits,
-                        new KernelContext(),
-                        header,
-                        hidden,
-                        output,
-                        gains,
-                        0,
-                        digits,
-                        scales,
-                        cols,
-                        1e-6f)
-                .task(
-                        "portable",
-                        ProductKernels::projectPortable,
-                        new KernelContext(),
-                        digits,
-                        scales,
-                        weights,
-                        0,
-                        weightScales,
-                        0,
-                        portable,
-                        rows,
-                        ints);
+        graph.transferToDevice(DataTransferMode.FIRST_EXECUTION, header, hidden, output, gains, weights, weightScales);
         boolean dp4a = !"opencl:0".equals(System.getProperty("device"));
-        if (dp4a) {
+        FloatArray[] products = new FloatArray[6];
+        for (int i = 0; i < products.length; i++) {
+            products[i] = new FloatArray(rows);
+            boolean portable = i >= 4 || !dp4a;
             graph.task(
-                    "project",
-                    ProductKernels::project,
+                    "product" + i,
+                    portable ? ProductKernels::projectPortable : ProductKernels::project,
                     new KernelContext(),
-                    digits,
-                    scales,
+                    header,
+                    hidden,
+                    output,
+                    gains,
+                    3,
                     weights,
-                    0,
+                    ints,
                     weightScales,
-                    0,
-                    y,
+                    2,
+                    products[i],
                     rows,
-                    ints);
+                    ints,
+                    i % 2,
+                    1e-6f);
+            int groups = Math.ceilDiv(rows, ProductKernels.ROWS);
+            grid("product" + i, WorkGroup.ITEMS, portable || i < 2 ? groups : 2); // two have several rounds of rows
         }
-        graph.transferToHost(DataTransferMode.EVERY_EXECUTION, hidden, y, portable);
-        grid("norm", NormKernels.WIDE, 1);
-        grid("project", WorkGroup.ITEMS, Math.ceilDiv(rows, ProductKernels.ROWS));
-        grid("portable", WorkGroup.ITEMS, Math.ceilDiv(rows, ProductKernels.ROWS));
+        graph.transferToHost(DataTransferMode.EVERY_EXECUTION, (Object[]) products);
         execute();
-        double factor = 1 / Math.sqrt(squares / cols + 1e-6);
-        for (int r = 0; r < rows; r++) {
-            double expected = 0;
-            double magnitude = 0;
-            for (int k = 0; k < cols; k++) {
-                double product = before[k] * factor * gains.get(k) * bytes[r * cols + k] * 0.5;
-                expected += product;
-                magnitude += Math.abs(product);
-            }
-            assertEquals(expected, portable.get(r), 2e-6 * magnitude, "row " + r);
-        }
-        if (dp4a) {
-            assertArrayEquals(portable.toHeapArray(), y.toHeapArray());
-        }
+        double squares = 1e-6;
         for (int k = 0; k < cols; k++) {
-            assertEquals(before[k], hidden.get(cols + k));
+            double sum = hidden.get(cols + k) + output.get(cols + k);
+            squares += sum * sum / cols;
         }
+        for (int i = 0; i < products.length; i++) {
+            for (int r = 0; r < rows; r++) {
+                double expected = 0;
+                double magnitude = 0;
+                for (int k = 0; k < cols; k++) {
+                    double x = hidden.get(cols + k);
+                    if (i % 2 == 1) {
+                        x = (x + output.get(cols + k)) * gains.get(3 + k) / Math.sqrt(squares);
+                    }
+                    int w = weights.get((1 + r) * ints + k % ints) << (24 - k / ints * 8) >> 24;
+                    expected += x * w * 0.5;
+                    magnitude += Math.abs(x * w * 0.5);
+                }
+                assertEquals(expected, products[i].get(r), 2e-6 * magnitude, "product " + i + ", row " + r);
+            }
+        }
+        assertArrayEquals(products[0].toHeapArray(), products[2].toHeapArray());
+        assertArrayEquals(products[1].toHeapArray(), products[3].toHeapArray());
+    }
+
+    /** The second norm of a layer writes what it adds; the first has left the hidden states as they were. */
+    @Test
+    void hiddenStatesAreNormedWithWhatIsAddedToThem() throws Exception {
+        int width = 2100;
+        Random random = new Random(10);
+        IntArray header = IntArray.fromElements(2);
+        FloatArray before = random(random, 3 * width);
+        FloatArray hidden = FloatArray.fromArray(before.toHeapArray());
+        FloatArray output = random(random, 3 * width);
+        FloatArray projected = random(random, 3 * width);
+        FloatArray gains = random(random, 5 + width);
+        FloatArray[] normed = {new FloatArray(3 * width), new FloatArray(3 * width)};
+        graph.transferToDevice(DataTransferMode.FIRST_EXECUTION, header, hidden, output, projected, gains);
+        for (int adds = 0; adds < 2; adds++) {
+            graph.task(
+                    "norm" + adds,
+                    NormKernels::rmsNorm,
+                    new KernelContext(),
+                    header,
+                    hidden,
+                    output,
+                    projected,
+                    adds,
+                    gains,
+                    5,
+                    normed[adds],
+                    width,
+                    1e-6f);
+            grid("norm" + adds, NormKernels.WIDE, 2);
+        }
+        graph.transferToHost(DataTransferMode.EVERY_EXECUTION, hidden, normed[0], normed[1]);
+        execute();
+        for (int t = 0; t < 2; t++) {
+            for (int adds = 0; adds < 2; adds++) {
+                double[] sums = new double[width];
+                double squares = 1e-6;
+                for (int i = 0; i < width; i++) {
+                    int at = t * width + i;
+                    sums[i] = before.get(at) + output.get(at) + (adds == 1 ? projected.get(at) : 0);
+                    squares += sums[i] * sums[i] / width;
+                }
+                for (int i = 0; i < width; i++) {
+                    double expected = sums[i] / Math.sqrt(squares) * gains.get(5 + i);
+                    assertEquals(expected, normed[adds].get(t * width + i), 1e-5);
+                }
+                for (int i = 0; adds == 1 && i < width; i++) {
+                    assertEquals(sums[i], hidden.get(t * width + i), 1e-6);
+                }
+            }
+        }
+        assertEquals(before.get(2 * width), hidden.get(2 * width));
     }
 
     /** More than a round of all groups, the greatest twice. */
@@ -235,9 +254,7 @@ class DeviceKernelsTest {
         FloatArray values = random(random, KV_HEADS * D * CONTEXT);
         FloatArray attended = new FloatArray(tokens * HEADS * D);
         FloatArray parts = new FloatArray(HEADS * AttentionKernels.PARTS * (D + 2));
-        int ints = HEADS * D / 4;
-        IntArray digits = new IntArray(3 * ints);
-        FloatArray scales = new FloatArray(Math.ceilDiv(ints, WorkGroup.ITEMS));
+        FloatArray attendedAlone = new FloatArray(HEADS * D);
         double[][] queries = new double[(tokens + 1) * HEADS][];
         for (int t = 0; t <= tokens; t++) {
             for (int head = 0; head < HEADS; head++) {
@@ -308,12 +325,12 @@ class DeviceKernelsTest {
                         CONTEXT,
                         1,
                         1e-6f)
-                .task("all", AttentionKernels::attendAll, new KernelContext(), parts, digits, scales, HEADS, D)
-                .transferToHost(DataTransferMode.EVERY_EXECUTION, attended, digits, scales, keys, values);
+                .task("all", AttentionKernels::attendAll, new KernelContext(), parts, attendedAlone, HEADS, D)
+                .transferToHost(DataTransferMode.EVERY_EXECUTION, attended, attendedAlone, keys, values);
         grid("rotate", WorkGroup.ITEMS, Math.ceilDiv((tokens + 1) * (HEADS + KV_HEADS) * D, WorkGroup.ITEMS));
         grid("attend", WorkGroup.ITEMS, Math.ceilDiv(tokens * HEADS / KV_HEADS, AttentionKernels.QUERIES) * KV_HEADS);
         grid("part", WorkGroup.ITEMS, HEADS * AttentionKernels.PARTS);
-        grid("all", WorkGroup.ITEMS, Math.ceilDiv(ints, WorkGroup.ITEMS));
+        grid("all", WorkGroup.ITEMS, Math.ceilDiv(HEADS * D, WorkGroup.ITEMS));
         execute();
         for (int head = 0; head < KV_HEADS; head++) {
             double[] key = rotated(alone, (HEADS + head) * D, gains, D, rotations, position + tokens);
@@ -329,19 +346,10 @@ class DeviceKernelsTest {
                 double[] expected = attended(queries[t * HEADS + head], keys, values, kvHead, position + t + 1);
                 for (int i = 0; i < D; i++) {
                     int at = head * D + i;
-                    double actual = t < tokens ? attended.get(t * HEADS * D + at) : value(digits, scales, ints, at);
+                    double actual = t < tokens ? attended.get(t * HEADS * D + at) : attendedAlone.get(at);
                     assertEquals(expected[i], actual, 1e-5, "token " + t + ", head " + head + ", column " + i);
                 }
             }
         }
-    }
-
-    /** A value of three digits. */
-    private static double value(IntArray digits, FloatArray scales, int ints, int at) {
-        double value = 0;
-        for (int digit = 2; digit >= 0; digit--) {
-            value = value * 256 + (byte) (digits.get(digit * ints + at / 4) >> 8 * (at % 4));
-        }
-        return value * scales.get(at / 4 / WorkGroup.ITEMS);
     }
 }

@@ -48,6 +48,7 @@ class DeviceTest {
     void oneSequenceAtATimeAndNoLongerThanTheCache() {
         try (Model model = Model.open(GoldenTest.path("olmoe").toString());
                 DeviceDecoder decoder = new DeviceDecoder(model, DEVICE, Int8Scheme.W8A8_CHANNEL, 4, 8, 2, true)) {
+            decoder.warmUp(1);
             Decoder.Sequence first = decoder.start();
             decoder.append(first, 1, 2, 3, 4, 5);
             assertThrows(IllegalArgumentException.class, () -> decoder.append(first, 1, 2, 3, 4));
