@@ -559,6 +559,24 @@ enum ModelFamily {
                     .shared("num_shared_experts", 1)
                     .denseFirst("first_k_dense_replace", 1)
                     .fields("score_function=sigmoid router_dtype moe_shared_expert_intermediate_size")),
+    /** Implementations choose groups in two ways: by a group's best expert, or its two best. */
+    PARAM2MOE(
+            "param2moe",
+            sizes(20, 2048, 512, 256, 8)
+                    .sigmoid()
+                    .normalized("norm_topk_prob", true)
+                    .correctedIf("moe_router_enable_expert_bias", true)
+                    .scaled("routed_scaling_factor", 1)
+                    .shared("num_shared_experts", 1)
+                    .denseFirst("first_k_dense_replace", 1)
+                    .fields("score_function=sigmoid n_group topk_group router_dtype"
+                            + " moe_shared_expert_intermediate_size")
+                    .routing((traits, json, router) -> {
+                        if (json.integer("n_group", 8) > 1) {
+                            throw json.wrong("n_group", "1: implementations choose among groups in different ways");
+                        }
+                        return router;
+                    })),
     LLADA2_MOE("llada2_moe", bailing(sizes(24, 1024, 0, 16, 2), 0, 0)),
     /** The router reads the token before the norm whose output the experts read, and has a factor an expert. */
     GEMMA4(

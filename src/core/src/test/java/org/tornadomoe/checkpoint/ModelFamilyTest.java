@@ -385,6 +385,12 @@ class ModelFamilyTest {
                         + " expected false",
                 "minicpm | 'hidden_size': 2304 | has no 'num_experts'",
                 "sarvam_moe | 'score_function': 'softmax' | 'score_function': expected sigmoid",
+                "param2moe | 'n_group': 4 | 'n_group': expected 1: implementations choose among groups in different"
+                        + " ways, got 4",
+                "param2moe | 'hidden_size': 64 | 'n_group': expected 1",
+                "kimi_linear | 'hidden_act': 'situ', 'routed_expert_hidden_size': 3584, 'latent_moe_use_norm': true |"
+                        + " 'routed_expert_hidden_size': not known of kimi_linear",
+                "Klear | 'num_experts': 4 | 'model_type': Klear is not read: a softmax of two numbers a token mixes",
                 "hunyuan_v1_moe | 'moe_topk': [] | 'moe_topk': expected a value for each of 32 layers",
                 "phimoe | 'router_jitter_noise': 0.1 | 'router_jitter_noise': expected 0.01, got 0.1",
                 "mixtral | 'num_experts': 4, 'num_local_experts': 8 | 'num_local_experts': expected as many as"
