@@ -120,6 +120,8 @@ public final class FragmentGemmKernels {
         int[] pairOf = ctx.allocateIntLocalArray(FEW);
         int[] zeroSums = ctx.allocateIntLocalArray(FEW);
         float[] scaleOf = ctx.allocateFloatLocalArray(FEW);
+        int[] zeros = ctx.allocateIntLocalArray(STRIP);
+        float[] scales = ctx.allocateFloatLocalArray(STRIP);
         float[] totals = ctx.allocateFloatLocalArray(FEW_SUMS);
         int lid = ctx.localIdx;
         int warp = lid / 32;
@@ -134,7 +136,7 @@ public final class FragmentGemmKernels {
         int strips = (rows + STRIP - 1) / STRIP;
         int across = strips;
         int tiles = header.get(1) == FEW ? padded.get(0) / FEW * across : 0;
-        int sumsFrom = ctx.groupIdx * FEW;
+        int sumsFrom = ctx.groupIdx * FEW_SUMS;
         for (int tile = ctx.groupIdx; tile < tiles; tile += FEW_GROUPS) {
             int block = tile / across;
             int strip = tile % across;
@@ -154,6 +156,7 @@ public final class FragmentGemmKernels {
             }
             int n = strip * STRIP + lid % STRIP;
             int scaleFrom = expert * groups * scaleRows + (n < rows ? n : rows - 1) / rowsPerScale;
+
             // The second of the first two chunks.
             int aAfter = aFrom + (chunks > 1 ? 16 : 0);
             int bAfter = bFrom + (chunks > 1 ? CHUNK_INTS : 0);
@@ -193,10 +196,13 @@ public final class FragmentGemmKernels {
                     }
                     zeroSums[lid] = sum;
                 }
-                float scale = bScales.get(scaleFrom + group * scaleRows);
-                int zero = 0;
-                if ((form & ZERO_POINTS) != 0) {
-                    zero = (int) zeroPoints.get(scaleFrom + group * scaleRows);
+                if (lid < STRIP) {
+                    scales[lid] = bScales.get(scaleFrom + group * scaleRows);
+                    int zero = 0;
+                    if ((form & ZERO_POINTS) != 0) {
+                        zero = (int) zeroPoints.get(scaleFrom + group * scaleRows);
+                    }
+                    zeros[lid] = zero;
                 }
                 unit = group + 1 < groups ? unit : unit / 256.0f;
                 int[] s00 = ctx.mmaFragmentInt(0);
@@ -274,39 +280,50 @@ public final class FragmentGemmKernels {
                     s01 = ctx.mmaInt8(x30, w31, s01, MMAShape.M16N8K32);
                     ctx.localBarrier();
                 }
-                int column = warp * 16;
-                ctx.mmaStoreInt(s00, sums, sumsFrom, column, STRIP);
-                ctx.mmaStoreInt(s01, sums, sumsFrom, column + 8, STRIP);
+                // A fragment's 16 x 8 sums lie together, so that a warp writes few lines of the cache.
+                int row = sumsFrom / 8 + warp * 32;
+                ctx.mmaStoreInt(s00, sums, row, 0, 8);
+                ctx.mmaStoreInt(s01, sums, row + 16, 0, 8);
                 ctx.globalBarrier();
 
-                int place = lid / STRIP;
-                int from = sumsFrom * STRIP + lid;
-                int r0 = sums.get(from);
-                int r1 = sums.get(from + 128);
-                int r2 = sums.get(from + 256);
-                int r3 = sums.get(from + 384);
-                int r4 = sums.get(from + 512);
-                int r5 = sums.get(from + 640);
-                int r6 = sums.get(from + 768);
-                int r7 = sums.get(from + 896);
-                totals[lid] = totals[lid] + (r0 - zeroSums[place] * zero) * scaleOf[place] * scale;
-                totals[lid + 128] = totals[lid + 128] + (r1 - zeroSums[place + 2] * zero) * scaleOf[place + 2] * scale;
-                totals[lid + 256] = totals[lid + 256] + (r2 - zeroSums[place + 4] * zero) * scaleOf[place + 4] * scale;
-                totals[lid + 384] = totals[lid + 384] + (r3 - zeroSums[place + 6] * zero) * scaleOf[place + 6] * scale;
-                totals[lid + 512] = totals[lid + 512] + (r4 - zeroSums[place + 8] * zero) * scaleOf[place + 8] * scale;
-                totals[lid + 640] =
-                        totals[lid + 640] + (r5 - zeroSums[place + 10] * zero) * scaleOf[place + 10] * scale;
-                totals[lid + 768] =
-                        totals[lid + 768] + (r6 - zeroSums[place + 12] * zero) * scaleOf[place + 12] * scale;
-                totals[lid + 896] =
-                        totals[lid + 896] + (r7 - zeroSums[place + 14] * zero) * scaleOf[place + 14] * scale;
+                int place = lid / 8;
+                int column = lid % 8;
+                int r0 = sums.get(sumsFrom + lid);
+                int r1 = sums.get(sumsFrom + lid + 128);
+                int r2 = sums.get(sumsFrom + lid + 256);
+                int r3 = sums.get(sumsFrom + lid + 384);
+                int r4 = sums.get(sumsFrom + lid + 512);
+                int r5 = sums.get(sumsFrom + lid + 640);
+                int r6 = sums.get(sumsFrom + lid + 768);
+                int r7 = sums.get(sumsFrom + lid + 896);
+                if ((form & ZERO_POINTS) != 0) {
+                    r0 = r0 - zeroSums[place] * zeros[column];
+                    r1 = r1 - zeroSums[place] * zeros[column + 8];
+                    r2 = r2 - zeroSums[place] * zeros[column + 16];
+                    r3 = r3 - zeroSums[place] * zeros[column + 24];
+                    r4 = r4 - zeroSums[place] * zeros[column + 32];
+                    r5 = r5 - zeroSums[place] * zeros[column + 40];
+                    r6 = r6 - zeroSums[place] * zeros[column + 48];
+                    r7 = r7 - zeroSums[place] * zeros[column + 56];
+                }
+                totals[lid] = totals[lid] + r0 * scaleOf[place] * scales[column];
+                totals[lid + 128] = totals[lid + 128] + r1 * scaleOf[place] * scales[column + 8];
+                totals[lid + 256] = totals[lid + 256] + r2 * scaleOf[place] * scales[column + 16];
+                totals[lid + 384] = totals[lid + 384] + r3 * scaleOf[place] * scales[column + 24];
+                totals[lid + 512] = totals[lid + 512] + r4 * scaleOf[place] * scales[column + 32];
+                totals[lid + 640] = totals[lid + 640] + r5 * scaleOf[place] * scales[column + 40];
+                totals[lid + 768] = totals[lid + 768] + r6 * scaleOf[place] * scales[column + 48];
+                totals[lid + 896] = totals[lid + 896] + r7 * scaleOf[place] * scales[column + 56];
                 ctx.globalBarrier();
             }
             ctx.localBarrier();
             for (int i = lid; i < FEW_SUMS; i += FEW_GROUP) {
-                int pair = pairOf[i / STRIP];
+                int place = i / STRIP;
+                int column = i % STRIP;
+                int fragment = column / 8;
+                int pair = pairOf[place];
                 if (pair < pairs && n < rows) {
-                    float value = totals[i];
+                    float value = totals[fragment * 128 + place % 16 * 8 + column % 8];
                     if ((form & BIASED) != 0 && expert >= 0) {
                         value = value + bias.get(expert * rows + n);
                     }
@@ -372,6 +389,8 @@ public final class FragmentGemmKernels {
         int[] pairOf = ctx.allocateIntLocalArray(MANY);
         int[] zeroSums = ctx.allocateIntLocalArray(MANY);
         float[] scaleOf = ctx.allocateFloatLocalArray(MANY);
+        int[] zeros = ctx.allocateIntLocalArray(MANY_ROWS);
+        float[] scales = ctx.allocateFloatLocalArray(MANY_ROWS);
         float[] totals = ctx.allocateFloatLocalArray(MANY_SUMS);
         int lid = ctx.localIdx;
         int warp = lid / 32;
@@ -387,7 +406,7 @@ public final class FragmentGemmKernels {
         int strips = (rows + STRIP - 1) / STRIP;
         int across = (rows + MANY_ROWS - 1) / MANY_ROWS;
         int tiles = header.get(1) == MANY ? padded.get(0) / MANY * across : 0;
-        int sumsFrom = ctx.groupIdx * MANY;
+        int sumsFrom = ctx.groupIdx * MANY_SUMS;
         for (int tile = ctx.groupIdx; tile < tiles; tile += MANY_GROUPS) {
             int block = tile / across;
             int strip = tile % across * 2;
@@ -409,6 +428,7 @@ public final class FragmentGemmKernels {
             }
             int n = strip * STRIP + lid % MANY_ROWS;
             int scaleFrom = expert * groups * scaleRows + (n < rows ? n : rows - 1) / rowsPerScale;
+
             int a0 = a.get(aFrom);
             int a1 = a.get(aFrom + 1);
             int a2 = a.get(aFrom + 2);
@@ -437,10 +457,13 @@ public final class FragmentGemmKernels {
                     }
                     zeroSums[lid] = sum;
                 }
-                float scale = bScales.get(scaleFrom + group * scaleRows);
-                int zero = 0;
-                if ((form & ZERO_POINTS) != 0) {
-                    zero = (int) zeroPoints.get(scaleFrom + group * scaleRows);
+                if (lid < MANY_ROWS) {
+                    scales[lid] = bScales.get(scaleFrom + group * scaleRows);
+                    int zero = 0;
+                    if ((form & ZERO_POINTS) != 0) {
+                        zero = (int) zeroPoints.get(scaleFrom + group * scaleRows);
+                    }
+                    zeros[lid] = zero;
                 }
                 unit = group + 1 < groups ? unit : unit / 256.0f;
                 int[] s00 = ctx.mmaFragmentInt(0);
@@ -510,49 +533,58 @@ public final class FragmentGemmKernels {
                     s13 = ctx.mmaInt8(x11, w13, s13, MMAShape.M16N8K32);
                     ctx.localBarrier();
                 }
-                int row = sumsFrom + warp / 4 * 32;
-                int column = warp % 4 * 32;
-                ctx.mmaStoreInt(s00, sums, row, column, MANY_ROWS);
-                ctx.mmaStoreInt(s01, sums, row, column + 8, MANY_ROWS);
-                ctx.mmaStoreInt(s02, sums, row, column + 16, MANY_ROWS);
-                ctx.mmaStoreInt(s03, sums, row, column + 24, MANY_ROWS);
-                ctx.mmaStoreInt(s10, sums, row + 16, column, MANY_ROWS);
-                ctx.mmaStoreInt(s11, sums, row + 16, column + 8, MANY_ROWS);
-                ctx.mmaStoreInt(s12, sums, row + 16, column + 16, MANY_ROWS);
-                ctx.mmaStoreInt(s13, sums, row + 16, column + 24, MANY_ROWS);
+                // A fragment's 16 x 8 sums lie together, so that a warp writes few lines of the cache.
+                int row = sumsFrom / 8 + warp * 128;
+                ctx.mmaStoreInt(s00, sums, row, 0, 8);
+                ctx.mmaStoreInt(s01, sums, row + 16, 0, 8);
+                ctx.mmaStoreInt(s02, sums, row + 32, 0, 8);
+                ctx.mmaStoreInt(s03, sums, row + 48, 0, 8);
+                ctx.mmaStoreInt(s10, sums, row + 64, 0, 8);
+                ctx.mmaStoreInt(s11, sums, row + 80, 0, 8);
+                ctx.mmaStoreInt(s12, sums, row + 96, 0, 8);
+                ctx.mmaStoreInt(s13, sums, row + 112, 0, 8);
                 ctx.globalBarrier();
 
                 for (int i = lid; i < MANY_SUMS; i += 8 * MANY_GROUP) {
-                    int place = i / MANY_ROWS;
-                    int from = sumsFrom * MANY_ROWS + i;
-                    int r0 = sums.get(from);
-                    int r1 = sums.get(from + 256);
-                    int r2 = sums.get(from + 512);
-                    int r3 = sums.get(from + 768);
-                    int r4 = sums.get(from + 1024);
-                    int r5 = sums.get(from + 1280);
-                    int r6 = sums.get(from + 1536);
-                    int r7 = sums.get(from + 1792);
-                    totals[i] = totals[i] + (r0 - zeroSums[place] * zero) * scaleOf[place] * scale;
-                    totals[i + 256] = totals[i + 256] + (r1 - zeroSums[place + 2] * zero) * scaleOf[place + 2] * scale;
-                    totals[i + 512] = totals[i + 512] + (r2 - zeroSums[place + 4] * zero) * scaleOf[place + 4] * scale;
-                    totals[i + 768] = totals[i + 768] + (r3 - zeroSums[place + 6] * zero) * scaleOf[place + 6] * scale;
-                    totals[i + 1024] =
-                            totals[i + 1024] + (r4 - zeroSums[place + 8] * zero) * scaleOf[place + 8] * scale;
-                    totals[i + 1280] =
-                            totals[i + 1280] + (r5 - zeroSums[place + 10] * zero) * scaleOf[place + 10] * scale;
-                    totals[i + 1536] =
-                            totals[i + 1536] + (r6 - zeroSums[place + 12] * zero) * scaleOf[place + 12] * scale;
-                    totals[i + 1792] =
-                            totals[i + 1792] + (r7 - zeroSums[place + 14] * zero) * scaleOf[place + 14] * scale;
+                    int place = i / 4096 * 32 + lid % 128 / 8;
+                    int column = i / 1024 % 4 * 32 + lid / 128 * 8 + lid % 8;
+                    int r0 = sums.get(sumsFrom + i);
+                    int r1 = sums.get(sumsFrom + i + 256);
+                    int r2 = sums.get(sumsFrom + i + 512);
+                    int r3 = sums.get(sumsFrom + i + 768);
+                    int r4 = sums.get(sumsFrom + i + 1024);
+                    int r5 = sums.get(sumsFrom + i + 1280);
+                    int r6 = sums.get(sumsFrom + i + 1536);
+                    int r7 = sums.get(sumsFrom + i + 1792);
+                    if ((form & ZERO_POINTS) != 0) {
+                        r0 = r0 - zeroSums[place] * zeros[column];
+                        r1 = r1 - zeroSums[place] * zeros[column + 16];
+                        r2 = r2 - zeroSums[place + 16] * zeros[column];
+                        r3 = r3 - zeroSums[place + 16] * zeros[column + 16];
+                        r4 = r4 - zeroSums[place] * zeros[column + 32];
+                        r5 = r5 - zeroSums[place] * zeros[column + 48];
+                        r6 = r6 - zeroSums[place + 16] * zeros[column + 32];
+                        r7 = r7 - zeroSums[place + 16] * zeros[column + 48];
+                    }
+                    totals[i] = totals[i] + r0 * scaleOf[place] * scales[column];
+                    totals[i + 256] = totals[i + 256] + r1 * scaleOf[place] * scales[column + 16];
+                    totals[i + 512] = totals[i + 512] + r2 * scaleOf[place + 16] * scales[column];
+                    totals[i + 768] = totals[i + 768] + r3 * scaleOf[place + 16] * scales[column + 16];
+                    totals[i + 1024] = totals[i + 1024] + r4 * scaleOf[place] * scales[column + 32];
+                    totals[i + 1280] = totals[i + 1280] + r5 * scaleOf[place] * scales[column + 48];
+                    totals[i + 1536] = totals[i + 1536] + r6 * scaleOf[place + 16] * scales[column + 32];
+                    totals[i + 1792] = totals[i + 1792] + r7 * scaleOf[place + 16] * scales[column + 48];
                 }
                 ctx.globalBarrier();
             }
             ctx.localBarrier();
             for (int i = lid; i < MANY_SUMS; i += MANY_GROUP) {
-                int pair = pairOf[i / MANY_ROWS];
+                int place = i / MANY_ROWS;
+                int column = i % MANY_ROWS;
+                int fragment = place / 32 * 32 + column / 32 * 8 + place % 32 / 16 * 4 + column % 32 / 8;
+                int pair = pairOf[place];
                 if (pair < pairs && n < rows) {
-                    float value = totals[i];
+                    float value = totals[fragment * 128 + place % 16 * 8 + column % 8];
                     if ((form & BIASED) != 0 && expert >= 0) {
                         value = value + bias.get(expert * rows + n);
                     }
