@@ -72,6 +72,7 @@ record GgufModel(Gguf gguf) {
             Map.entry("deepseek", new Architecture("bailing_moe", SOFTMAX, false, false, false)),
             Map.entry("granitehybrid", new Architecture("granitemoe", SOFTMAX, true, false, false)),
             Map.entry("glm-dsa", new Architecture("glm4_moe", SIGMOID, false, true, true)),
+            Map.entry("axk2", new Architecture("axk2", SIGMOID, false, true, true)),
             Map.entry("afmoe", new Architecture("glm4_moe", SIGMOID, false, true, true)),
             Map.entry("deepseek32", new Architecture("deepseek_v3", SIGMOID, false, true, true)),
             Map.entry("deepseek2-ocr", new Architecture("deepseek_v2", SOFTMAX, false, true, true)),

@@ -201,6 +201,7 @@ class GgufFamiliesTest {
         "lfm2_moe, lfm2moe, 0, false",
         "dots1, dots1, 8, true",
         "exaone_moe, exaone-moe, 8, true",
+        "axk2, axk2, 8, true",
         "bailing_moe_v2, bailingmoe2, 8, true"
     })
     void sigmoidsWithACorrectionBias(String type, String architecture, int shared, boolean scaled) {
