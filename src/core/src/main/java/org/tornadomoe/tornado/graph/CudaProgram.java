@@ -12,6 +12,8 @@ import org.tornadomoe.config.ScalarType;
 import org.tornadomoe.tornado.cuda.CudaKernel;
 import org.tornadomoe.tornado.cuda.CudaKernel.Launch;
 import org.tornadomoe.tornado.cuda.CudaStep;
+import org.tornadomoe.tornado.device.Device;
+import org.tornadomoe.tornado.device.TornadoHome;
 import org.tornadomoe.tornado.kernels.ActivationKernels;
 import org.tornadomoe.tornado.layout.ActivationCode;
 import org.tornadomoe.tornado.layout.HopperWeights;
@@ -40,9 +42,14 @@ abstract class CudaProgram extends LayerProgram {
 
     private final CudaGemm products;
 
+    private final boolean hasRoomForTiles;
+
     CudaProgram(CudaGemm gemm, LayerArrays arrays) {
         super(gemm, arrays);
         products = gemm;
+        Device device = TornadoHome.current().find(arrays.shape.config.device());
+        hasRoomForTiles =
+                device == null || !device.backend().equals("cuda") || hasRoomForTiles(device.computeCapability());
     }
 
     /** hidden → logits, and maybe more. */
@@ -257,9 +264,20 @@ abstract class CudaProgram extends LayerProgram {
         return keep == 0 ? List.of(sort(m -> true)) : super.align(keep);
     }
 
-    /** Whether logits are computed in tiles; a few rows of the router are none. */
+    /**
+     * Whether logits are computed in tiles, whose bits are others; a few rows of the router are none. Where batches are
+     * to be invariant all are.
+     */
     final boolean isTiled(int m) {
-        return m >= MANY && a.shape.config.numRouterLogits() >= 32 && a.shape.hidden % 4 == 0;
+        return (m >= MANY || a.shape.config.batchInvariant())
+                && a.shape.config.numRouterLogits() >= 32
+                && a.shape.hidden % 4 == 0
+                && hasRoomForTiles;
+    }
+
+    /** Whether a device has the 160 KB of shared memory that such a tile takes at most; some have 99 KB. */
+    static boolean hasRoomForTiles(int capability) {
+        return capability != 86 && capability != 89 && capability / 10 != 12;
     }
 
     /** hidden → logits, and for few tokens int8 tokens with them. */

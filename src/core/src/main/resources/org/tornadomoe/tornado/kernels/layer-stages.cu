@@ -1,6 +1,7 @@
 // What is around the expert GEMMs in CUDA C: router, alignment, Hopper's quantiser, sum. CudaLibrary compiles it with NVRTC; LEAD is as in
 // gemm.cu. What each kernel computes is what its namesake of the Java kernels does, and RouterKernels, AlignKernels, QuantizeKernels
-// and CombineKernels say it in full: here is only what is different. A token gets the same bits whatever the other tokens are.
+// and CombineKernels say it in full: here is only what is different. A token gets the same bits whatever the other tokens are, but for its logits,
+// which tiles add up in another order.
 
 #include "steps.cu"
 
@@ -15,8 +16,8 @@ __device__ __forceinline__ int quarterOf(int h) {
     return ((h + 31) / 32 + 3) / 4;
 }
 
-// A logit is 32 sums, which are added up in order: sum 8 * u + s has the k of quarter u with k / 4 % 8 = s, in order. So a token's logits
-// are the same bits whoever computes them and whatever the other tokens are.
+// Of few tokens a logit is 32 sums, which are added up in order: sum 8 * u + s has the k of quarter u with k / 4 % 8 = s, in order. So a token's
+// logits are the same bits whatever the other few tokens are; and where many tokens have tiles, whatever the others are.
 
 // A logit, or 3e38 where it is beyond 1e38 or no number, of which choose makes infinite weights.
 __device__ __forceinline__ float known(float logit) {
@@ -103,29 +104,39 @@ __device__ __forceinline__ void logitsOf(float *sums, int token, int row, int la
     }
 }
 
-// A tile of 32 tokens times ROWS rows of the router by a group of ROWS / R warps. Two times two times 8 lanes of a warp have 8 tokens times R
-// rows each, of which a lane has one of the 8 sums of a quarter; what they read is fetched for all of them, K steps of 32 k in each of four
-// stages. Shared memory: 4 * K * (32 + ROWS) * 128 bytes.
-template <int ROWS, int R, int K>
+// What of x the matrix instructions take, rounded to 11 bits, and what that leaves.
+__device__ __forceinline__ void split(float x, unsigned &high, unsigned &rest) {
+    high = (__float_as_uint(x) + 0x1000u) & 0xffffe000u;
+    rest = __float_as_uint(x - __uint_as_float(high));
+}
+
+// c += a * b: 16 tokens times 8 rows times 8 k.
+__device__ __forceinline__ void mma(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+    asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+// A tile of 32 tokens times ROWS rows of the router by eight warps, each with 16 tokens and 32 rows, on tensor cores. A factor is the sum of two
+// numbers of 11 bits, and of their products but the least is left out: to 2^-22. A logit is four sums, of which the i-th has the steps of 32 k with
+// step % 4 = i; what a step gives is added up by itself first, since tensor cores don't round. Where ROWS is 32, a warp has one of the four sums.
+// K steps are in each of four stages. Shared memory: 4 * K * (32 + ROWS) * 128 bytes.
+template <int ROWS, int K>
 __device__ __forceinline__ void logitsTile(float *stages, const int *header, const float *hidden, const float *router, const float *bias,
                                            float *logits, int h, int rows) {
-    constexpr int LINES = 32 + ROWS, STAGE = K * LINES * 32, STAGES = 4, T = 8, WARPS = ROWS / R, WIDE = WARPS / 2;
-    // As many lines are fetched at once.
-    constexpr int TALL = 4 * WARPS, TIMES = (LINES + TALL - 1) / TALL;
-    __shared__ float sums[WARPS][8 * 33];
+    constexpr int LINES = 32 + ROWS, STAGE = K * LINES * 32, STAGES = 4, SUMS = ROWS == 32 ? 1 : 4, TIMES = LINES / 32;
     int tokens = header[0], across = (rows + ROWS - 1) / ROWS;
     int firstToken = blockIdx.x / across * 32, firstRow = blockIdx.x % across * ROWS;
     if (firstToken >= tokens) {
         return;
     }
-    int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, steps = (h + 31) / 32, quarter = quarterOf(h);
-    // Eight neighbours fetch the 128 bytes of a line.
-    int x = (threadIdx.x & 7) * 4;
+    int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, g = lane >> 2, j = lane & 3, steps = (h + 31) / 32;
+    // Eight neighbours fetch the 128 bytes of a line, of which every second one has its halves the other way round, for the sake of the banks.
+    int x = (threadIdx.x & 7) * 4, own = threadIdx.x >> 3;
     const float *from[TIMES];
 #pragma unroll
     for (int i = 0; i < TIMES; i++) {
-        int line = (threadIdx.x >> 3) + TALL * i;
-        from[i] = line < 32 ? hidden + (u64) min(firstToken + line, tokens - 1) * h : router + (u64) min(firstRow + line - 32, rows - 1) * h;
+        from[i] = i == 0 ? hidden + (u64) min(firstToken + own, tokens - 1) * h : router + (u64) min(firstRow + own + 32 * (i - 1), rows - 1) * h;
     }
     auto fetch = [&](int first) {
         float *stage = stages + first / K % STAGES * STAGE;
@@ -134,68 +145,96 @@ __device__ __forceinline__ void logitsTile(float *stages, const int *header, con
             int k = (first + s) * 32 + x;
 #pragma unroll
             for (int i = 0; i < TIMES; i++) {
-                int line = (threadIdx.x >> 3) + TALL * i;
-                if (LINES % TALL == 0 || line < LINES) {
-                    unsigned to = (unsigned) __cvta_generic_to_shared(stage + (s * LINES + line) * 32 + x);
-                    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from[i] + (k < h ? k : 0)),
-                                 "r"(k < h ? 16 : 0)
-                                 : "memory");
-                }
+                unsigned to = (unsigned) __cvta_generic_to_shared(stage + (s * LINES + own + 32 * i) * 32 + (x ^ (own & 1) * 16));
+                asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from[i] + (k < h ? k : 0)), "r"(k < h ? 16 : 0)
+                             : "memory");
             }
         }
         asm volatile("cp.async.commit_group;" ::: "memory");
     };
-    // Of the 8 * R sums of a lane each of its group of 8 adds up R, of all four quarters.
-    int token = warp / WIDE * 16 + (lane >> 4) * T, row = warp % WIDE * 2 * R + (lane >> 3 & 1) * R;
-    float acc[T][R] = {}, totals[R] = {};
+    int token = (warp & 1) * 16, row = SUMS == 1 ? 0 : (warp >> 1) * 32, place = g * 32 + (4 * j ^ (g & 1) * 16);
+    float acc[SUMS][4][4] = {};
+    // What 32 k add to sums of 16 tokens and 32 rows. A lane has of each 16 k four neighbours, which are the columns j and j + 4 of two products.
+    auto add = [&](float(&sum)[4][4], const float *lines) {
+        float part[4][4] = {};
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            unsigned a[2][2][4];
+#pragma unroll
+            for (int r = 0; r < 2; r++) {
+                float v[4];
+                load4(v, lines + (token + 8 * r) * 32 + (place ^ 16 * half), 0, 4);
+#pragma unroll
+                for (int i = 0; i < 4; i++) {
+                    split(v[i], a[i >> 1][0][r + 2 * (i & 1)], a[i >> 1][1][r + 2 * (i & 1)]);
+                }
+            }
+#pragma unroll
+            for (int n = 0; n < 4; n++) {
+                float v[4];
+                load4(v, lines + (32 + row + 8 * n) * 32 + (place ^ 16 * half), 0, 4);
+#pragma unroll
+                for (int i = 0; i < 2; i++) {
+                    unsigned high[2], rest[2];
+                    split(v[2 * i], high[0], rest[0]);
+                    split(v[2 * i + 1], high[1], rest[1]);
+                    mma(part[n], a[i][1], high);
+                    mma(part[n], a[i][0], rest);
+                    mma(part[n], a[i][0], high);
+                }
+            }
+        }
+#pragma unroll
+        for (int n = 0; n < 4; n++) {
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                sum[n][i] += part[n][i];
+            }
+        }
+    };
     for (int first = 0; first < (STAGES - 1) * K; first += K) {
         fetch(first);
     }
-    for (int first = 0; first < steps; first += K) {
-        asm volatile("cp.async.wait_group %0;" ::"n"(STAGES - 2) : "memory");
-        __syncthreads();
-        fetch(first + (STAGES - 1) * K);
-        const float *stage = stages + first / K % STAGES * STAGE + (lane & 7) * 4;
-#pragma unroll 1
-        for (int s = 0; s < K; s++) {
-            float w[R][4];
+    for (int first = 0; first < steps; first += 4) {
 #pragma unroll
-            for (int r = 0; r < R; r++) {
-                load4(w[r], stage + (s * LINES + 32 + row + r) * 32, 0, 4);
-            }
+        for (int s = 0; s < 4; s += K) {
+            asm volatile("cp.async.wait_group %0;" ::"n"(STAGES - 2) : "memory");
+            __syncthreads();
+            fetch(first + s + (STAGES - 1) * K);
+            const float *stage = stages + (first + s) / K % STAGES * STAGE;
+            if (SUMS == 1) {
+                add(acc[0], stage + (warp >> 1) * LINES * 32);
+            } else {
 #pragma unroll
-            for (int t = 0; t < T; t++) {
-                float v[4];
-                load4(v, stage + (s * LINES + token + t) * 32, 0, 4);
-                addProducts<T, R>(acc, v, w, t);
-            }
-            int step = first + s;
-            if ((step + 1) % quarter == 0 || step == steps - 1) {
-#pragma unroll
-                for (int r = 0; r < R; r++) {
-                    __syncwarp();
-#pragma unroll
-                    for (int t = 0; t < T; t++) {
-                        sums[warp][t * 33 + lane] = acc[t][r];
-                        acc[t][r] = 0.0f;
-                    }
-                    __syncwarp();
-#pragma unroll
-                    for (int o = 0; o < 8; o++) {
-                        totals[r] += sums[warp][(lane & 7) * 33 + (lane & 24) + o];
-                    }
-                }
-                if (step == steps - 1) {
-                    break;
+                for (int i = 0; i < K; i++) {
+                    add(acc[(s + i) % SUMS], stage + i * LINES * 32);
                 }
             }
         }
     }
-    token += firstToken + (lane & 7);
+    if (SUMS == 1) {
+        // The four sums come together in the first two warps.
+        asm volatile("cp.async.wait_all;" ::: "memory");
+        __syncthreads();
 #pragma unroll
-    for (int r = 0; r < R; r++) {
-        if (token < tokens && firstRow + row + r < rows) {
-            logits[(u64) token * rows + firstRow + row + r] = known(totals[r] + bias[firstRow + row + r]);
+        for (int i = 0; i < 16; i++) {
+            stages[(warp * 16 + i) * 32 + lane] = acc[0][i >> 2][i & 3];
+        }
+        __syncthreads();
+        if (warp > 1) {
+            return;
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < 16; i++) {
+        float sum = acc[0][i >> 2][i & 3];
+#pragma unroll
+        for (int q = 1; q < 4; q++) {
+            sum += SUMS == 1 ? stages[((warp + 2 * q) * 16 + i) * 32 + lane] : acc[q % SUMS][i >> 2][i & 3];
+        }
+        int t = firstToken + token + g + 8 * (i >> 1 & 1), r = firstRow + row + 8 * (i >> 2) + 2 * j + (i & 1);
+        if (t < tokens && r < rows) {
+            logits[(u64) t * rows + r] = known(sum + bias[r]);
         }
     }
 }
@@ -206,7 +245,7 @@ extern "C" __global__ void __launch_bounds__(256, 1) logits32(const int *header,
                                                               float *logits, int h, int rows) {
     extern __shared__ int dynamic[];
     afterPredecessor();
-    logitsTile<32, 4, 4>((float *) dynamic, header, hidden, router, bias, logits, h, rows);
+    logitsTile<32, 4>((float *) dynamic, header, hidden, router, bias, logits, h, rows);
 }
 
 // Grid: groups of 256, for 32 tokens and 128 rows of the router each; shared memory 163840 bytes.
@@ -214,7 +253,7 @@ extern "C" __global__ void __launch_bounds__(256, 1) logits128(const int *header
                                                                float *logits, int h, int rows) {
     extern __shared__ int dynamic[];
     afterPredecessor();
-    logitsTile<128, 16, 2>((float *) dynamic, header, hidden, router, bias, logits, h, rows);
+    logitsTile<128, 2>((float *) dynamic, header, hidden, router, bias, logits, h, rows);
 }
 
 // A row in int8 by a group of 128, each of which keeps what it has of the first 4096 columns. Beyond 1e30, and where

@@ -11,6 +11,7 @@ import java.util.Objects;
 import java.util.Set;
 import java.util.TreeSet;
 import java.util.stream.Collectors;
+import java.util.stream.IntStream;
 import java.util.stream.Stream;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
@@ -231,6 +232,23 @@ class HopperStagesTest {
         // A row that doesn't begin at a multiple of 16 bytes is none for the copy engine.
         assertThat(layer(RandomLayer.of(130, 2, 27, 12, 4096, 1)).launch("logits", 4096))
                 .isEqualTo(Launch.NONE);
+    }
+
+    /** Tiles add up in another order. */
+    @Test
+    void whereBatchesAreInvariantAllLogitsAreComputedInTiles() {
+        Layer layer = layer(MANY_EXPERTS.batchInvariant());
+        assertThat(layer.launch("logits", 1).entryPoint()).isEqualTo("logits32");
+        assertThat(layer.launch("prepare", 1)).isEqualTo(Launch.NONE);
+        assertThat(layer.launch("quantizeTokens", 1).gridX()).isEqualTo(1);
+        assertThat(layer.launch("logits", 4096).entryPoint()).isEqualTo("logits128");
+    }
+
+    /** An RTX 3090, 4090 and 5090 have 99 KB of it. */
+    @Test
+    void noTilesWhereTheyDoNotFitTheSharedMemory() {
+        assertThat(IntStream.of(86, 89, 120, 121)).noneMatch(CudaProgram::hasRoomForTiles);
+        assertThat(IntStream.of(80, 87, 90, 100, 103)).allMatch(CudaProgram::hasRoomForTiles);
     }
 
     @Test
