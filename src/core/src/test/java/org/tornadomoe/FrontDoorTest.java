@@ -95,12 +95,6 @@ class FrontDoorTest {
         assertThatIllegalArgumentException()
                 .isThrownBy(() -> ExpertWeights.of(biased, router, w13, w2))
                 .withMessage("biases: expected both, as the configuration says, got none");
-        assertThatIllegalArgumentException()
-                .isThrownBy(() -> ExpertWeights.of(biased, router, w13, w2, new float[E * 2 * I], null))
-                .withMessage("biases: expected both, as the configuration says, got some");
-        assertThatIllegalArgumentException()
-                .isThrownBy(() -> ExpertWeights.of(biased, router, w13, w2, null, new float[E * H]))
-                .withMessage("biases: expected both, as the configuration says, got some");
         ExpertWeights fits = ExpertWeights.of(biased, router, w13, w2, new float[E * 2 * I], new float[E * H]);
         assertThat(fits.w2Bias()).hasSize(E * H);
         assertThat(fits.w13Bias()).hasSize(E * 2 * I);

@@ -26,8 +26,8 @@ class PackedIntsTest {
         PackedInts.unsignedRow(MemorySegment.ofArray(data), from, bits, into, 2, length);
         for (int i = 0; i < length; i++) {
             int bit = i * bits;
-            int unsigned = (data[from + bit / 8] & 0xff) >> bit % 8 & (1 << bits) - 1;
-            assertThat(into[2 + i]).isEqualTo((byte) (unsigned - (1 << bits - 1)));
+            int unsigned = ((data[from + bit / 8] & 0xff) >> (bit % 8)) & ((1 << bits) - 1);
+            assertThat(into[2 + i]).isEqualTo((byte) (unsigned - (1 << (bits - 1))));
         }
         assertThat(into[2 + length]).as("behind the row").isEqualTo((byte) BEHIND);
     }

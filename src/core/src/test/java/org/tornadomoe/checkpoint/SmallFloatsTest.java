@@ -137,10 +137,10 @@ class SmallFloatsTest {
             int r = n % ROWS;
             SmallFloats.eightBits(values, scales(2, 2), new Place(matrix, ROWS, ROWS, COLS, 0, 1, false), null)
                     .row(r, into);
-            assertThat(into[0]).isEqualTo(values.getFloat(n * COLS) * (1 + 2 * matrix + r / 2));
+            assertThat(into[0]).isEqualTo(values.getFloat((long) n * COLS) * (1 + 2 * matrix + r / 2));
             Place turns = new Place(matrix, ROWS, ROWS / 2, COLS, r % 2, 2, false);
             SmallFloats.eightBits(values, scales(2, 2), turns, null).row(r / 2, into);
-            assertThat(into[0]).isEqualTo(values.getFloat(n * COLS) * (1 + 2 * matrix + r % 2));
+            assertThat(into[0]).isEqualTo(values.getFloat((long) n * COLS) * (1 + 2 * matrix + r % 2));
         }
     }
 
@@ -163,7 +163,7 @@ class SmallFloatsTest {
         for (int r = 0; r < place.rows(); r++) {
             matrix.row(r, into);
             for (int c = 0; c < into.length; c++) {
-                float value = values.getFloat(place.start() + r * place.cols() + c);
+                float value = values.getFloat(place.start() + (long) r * place.cols() + c);
                 assertThat(into[c]).as("[%s, %s]", r, c).isEqualTo(value * expected.applyAsInt(r, c));
             }
         }
