@@ -99,7 +99,7 @@ class ExplainTest {
     void whatWouldHaveToChangeIsNamed() throws IOException {
         Ran ran = explain("--scheme", "w8a16_channel", "--backend", "triton");
         assertThat(ran.json())
-                .containsEntry("chosen", "TornadoPortableExperts")
+                .containsEntry("chosen", "TornadoPanelExperts")
                 .containsEntry("activationKey", null)
                 .containsEntry("firstRefused", "TornadoHopperExperts")
                 .containsEntry(
@@ -133,7 +133,7 @@ class ExplainTest {
         assertThat(explain("--scheme", "w8a16_group", "--group", 32, "--zero-points", "--backend", "triton")
                         .json())
                 .containsEntry("weightKey", "QuantKey(i8,scale(f32,static,GroupShape(row=1, col=32)),asymmetric)")
-                .containsEntry("chosen", "TornadoPortableExperts");
+                .containsEntry("chosen", "TornadoPanelExperts");
         assertThat(explain("--scheme", "w8a8_block", "--block", "30", "--backend", "triton")
                         .json())
                 .containsEntry("chosen", null);

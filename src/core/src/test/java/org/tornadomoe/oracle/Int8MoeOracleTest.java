@@ -492,7 +492,7 @@ class Int8MoeOracleTest {
                         .select(layer().moeBackend("triton").build(), W, null)
                         .experts()
                         .name())
-                .isEqualTo("TornadoPortableExperts");
+                .isEqualTo("TornadoPanelExperts");
         FusedMoeParallelConfig batched = FusedMoeParallelConfig.builder()
                 .dp(2, 0)
                 .expertParallel(true)
@@ -514,7 +514,7 @@ class Int8MoeOracleTest {
                                 null)
                         .experts()
                         .name())
-                .isEqualTo("TornadoPortableExperts");
+                .isEqualTo("TornadoPanelExperts");
     }
 
     @Test

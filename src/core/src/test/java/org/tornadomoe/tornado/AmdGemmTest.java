@@ -9,6 +9,7 @@ import java.util.List;
 import java.util.Locale;
 import java.util.Map;
 import java.util.Objects;
+import java.util.stream.Stream;
 import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
@@ -97,11 +98,9 @@ class AmdGemmTest {
     @ParameterizedTest
     @ValueSource(strings = {"gfx942:sramecc+:xnack-", "gfx90a:sramecc+:xnack-", "gfx1100", "gfx1151", "gfx1201"})
     void whereTheProbeFailsKernelsInJavaServeAndTheReasonIsTold(String name) {
-        Map<Int8Scheme, String> served = Map.of(
-                Int8Scheme.W8A8_CHANNEL, "TornadoPanelExperts", Int8Scheme.W8A16_GROUP, "TornadoPortableExperts");
-        served.forEach((scheme, kernelClass) -> {
+        Stream.of(Int8Scheme.W8A8_CHANNEL, Int8Scheme.W8A16_GROUP).forEach(scheme -> {
             Selection selection = select(AmdDevice.home(Device.OPENCL, name), scheme);
-            assertThat(selection.experts().name()).isEqualTo(kernelClass);
+            assertThat(selection.experts()).isInstanceOf(TornadoPanelExperts.class);
             assertThat(selection.refusals())
                     .anySatisfy(refusal -> assertThat(refusal)
                             .contains(kernelClass(scheme) + ": opencl:0 (" + name + ") has no AMD matrix cores: ")

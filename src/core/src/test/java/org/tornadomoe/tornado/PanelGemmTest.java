@@ -5,12 +5,15 @@ import static org.assertj.core.api.Assertions.assertThat;
 import java.lang.foreign.Arena;
 import java.util.List;
 import java.util.SplittableRandom;
+import java.util.stream.Stream;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.extension.ExtendWith;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.EnumSource;
+import org.junit.jupiter.params.provider.MethodSource;
 import org.tornadomoe.RandomLayer;
+import org.tornadomoe.config.GroupShape;
 import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.config.RoutingMethodType;
@@ -20,6 +23,7 @@ import org.tornadomoe.tornado.device.TornadoHome;
 import org.tornadomoe.tornado.graph.PanelGemm;
 import org.tornadomoe.tornado.graph.Stage;
 import org.tornadomoe.tornado.graph.StageRun;
+import org.tornadomoe.tornado.kernels.Pairs;
 import org.tornadomoe.tornado.kernels.PanelGemmKernels;
 import org.tornadomoe.tornado.layout.PanelWeights;
 import uk.ac.manchester.tornado.api.KernelContext;
@@ -65,7 +69,8 @@ class PanelGemmTest {
             order[p] = order[other];
             order[other] = p;
         }
-        IntArray header = IntArray.fromElements(allPairs, block);
+        int rowsOfA = allPairs / pairsPerRow;
+        IntArray header = IntArray.fromElements(rowsOfA, block);
         IntArray sortedIds = new IntArray(blocks * block + block);
         IntArray expertIds = new IntArray(blocks + 1);
         int[] blockOfPair = new int[allPairs];
@@ -88,7 +93,6 @@ class PanelGemmTest {
         IntArray padded = IntArray.fromElements(blocks * block);
 
         int kInts = Math.ceilDiv(cols, 4);
-        int rowsOfA = allPairs / pairsPerRow;
         byte[][] tokens = new byte[rowsOfA][cols];
         IntArray a = new IntArray(rowsOfA * kInts);
         a.init(0);
@@ -142,13 +146,13 @@ class PanelGemmTest {
                             bias,
                             weights,
                             out,
-                            1,
                             pairsPerRow,
                             rows,
                             kInts,
-                            new PanelWeights().weightPad(),
+                            kInts,
                             1,
-                            1),
+                            new PanelWeights().weightPad(),
+                            Pairs.BIASED | Pairs.WEIGHTED | (pairsPerRow == 1 ? Pairs.PER_PAIR : 0)),
                     reads,
                     List.of(out));
             Device device = TornadoHome.current().devices().getFirst();
@@ -189,26 +193,56 @@ class PanelGemmTest {
         LayerChecks.stagesMatchReference(EXPERTS, Int8Scheme.W8A8_CHANNEL, RandomLayer.of(e, k, h, i, m, 2), m);
     }
 
-    @ParameterizedTest
-    @EnumSource(names = {"W8A8_CHANNEL", "W8A8_TENSOR"})
-    void oneGraphServesBothBlockSizes(Int8Scheme scheme) {
-        RandomLayer layer = RandomLayer.of(4, 2, 50, 70, 40, 5).withBiases();
-        assertThat(new PanelGemm().byRule(layer.config(), 12).blockSizeM()).isEqualTo(PanelGemmKernels.FEW);
-        assertThat(new PanelGemm().byRule(layer.config(), 13).blockSizeM()).isEqualTo(PanelGemmKernels.MANY);
-        LayerChecks.forwardMatchesReference(EXPERTS, scheme, layer, 1, 40, 12, 13, 5, 1);
-        LayerChecks.partsAddUp(EXPERTS, scheme, layer, 2, 40);
+    /** One scale an expert; blocks and groups that end with rows and columns, that don't, and larger than all. */
+    static Stream<Int8Quantization> quantizations() {
+        Int8Quantization block = Int8Quantization.of(Int8Scheme.W8A8_BLOCK);
+        Int8Quantization group = Int8Quantization.of(Int8Scheme.W8A16_GROUP);
+        return Stream.of(
+                Int8Quantization.of(Int8Scheme.W8A8_CHANNEL),
+                Int8Quantization.of(Int8Scheme.W8A8_TENSOR),
+                block,
+                block.withGrid(new GroupShape(16, 12)),
+                block.withGrid(new GroupShape(1, 128)).withRoundToNearest(true),
+                Int8Quantization.of(Int8Scheme.W8A16_CHANNEL),
+                group,
+                group.withGrid(new GroupShape(1, 32)).withZeroPoints(true),
+                group.withGrid(GroupShape.PER_TOKEN).withZeroPoints(true));
     }
 
-    @Test
-    void whatElseALayerMayHave() {
-        Int8Scheme scheme = Int8Scheme.W8A8_CHANNEL;
-        LayerChecks.staticScalesMatchReference(EXPERTS, RandomLayer.of(5, 2, 50, 38, 13, 33), 13);
+    /** Blocks of both sizes in one graph; rows and columns that fill no panel, no slice and no chunk. */
+    @ParameterizedTest
+    @MethodSource("quantizations")
+    void everyScheme(Int8Quantization quantization) {
+        RandomLayer layer = RandomLayer.of(4, 2, 150, 134, 40, 5).withBiases();
+        assertThat(new PanelGemm().byRule(layer.config(), 4).blockSizeM()).isEqualTo(PanelGemmKernels.FEW);
+        assertThat(new PanelGemm().byRule(layer.config(), 5).blockSizeM()).isEqualTo(PanelGemmKernels.MANY);
+        LayerChecks.stagesMatchReference(EXPERTS, quantization, layer, 4);
+        LayerChecks.stagesMatchReference(EXPERTS, quantization, layer, 40);
+        LayerChecks.forwardMatchesReference(EXPERTS, quantization, layer, 40, 4, 1);
+    }
+
+    /** Columns that fill no int, and more rows than a group has. */
+    @ParameterizedTest
+    @EnumSource(names = {"W8A8_BLOCK", "W8A16_CHANNEL", "W8A16_GROUP"})
+    void rowsOfAnyLength(Int8Scheme scheme) {
+        for (int m : new int[] {1, 5, 33}) {
+            LayerChecks.stagesMatchReference(EXPERTS, scheme, RandomLayer.of(3, 2, 261, 147, m, 7), m);
+            LayerChecks.stagesMatchReference(EXPERTS, scheme, RandomLayer.of(2, 1, 1, 3, m, 8), m);
+        }
+    }
+
+    @ParameterizedTest
+    @EnumSource(names = "W8A8_TENSOR", mode = EnumSource.Mode.EXCLUDE)
+    void whatElseALayerMayHave(Int8Scheme scheme) {
         RandomLayer onInput = RandomLayer.of(5, 1, 37, 19, 40, 14)
                 .routedBy(RoutingMethodType.DEFAULT)
                 .weighedOnInput();
         LayerChecks.stagesMatchReference(EXPERTS, scheme, onInput, 11);
         LayerChecks.forwardMatchesReference(EXPERTS, scheme, onInput, 40, 11);
+        LayerChecks.partsAddUp(
+                EXPERTS, scheme, RandomLayer.of(4, 2, 50, 70, 40, 5).withBiases(), 2, 40);
         LayerChecks.adaptersMatchReference(EXPERTS, scheme, RandomLayer.of(5, 2, 37, 19, 9, 23), 9);
+        LayerChecks.batchedMatchesStandard(EXPERTS, scheme, RandomLayer.of(3, 2, 37, 19, 5, 32), 5);
         for (int tokens : new int[] {7, 40}) {
             LayerChecks.expertsInSeveralArraysGiveTheSameBits(
                     EXPERTS,
@@ -216,5 +250,10 @@ class PanelGemmTest {
                     RandomLayer.of(5, 3, 37, 19, tokens, 42).withBiases(),
                     tokens);
         }
+    }
+
+    @Test
+    void staticScales() {
+        LayerChecks.staticScalesMatchReference(EXPERTS, RandomLayer.of(5, 2, 50, 38, 13, 33), 13);
     }
 }

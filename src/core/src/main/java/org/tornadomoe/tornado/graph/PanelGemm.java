@@ -1,20 +1,25 @@
 package org.tornadomoe.tornado.graph;
 
 import java.util.List;
+import java.util.function.BiConsumer;
 import java.util.function.IntPredicate;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.kernel.Support;
 import org.tornadomoe.tornado.device.Device;
+import org.tornadomoe.tornado.kernels.PanelFloatKernels;
 import org.tornadomoe.tornado.kernels.PanelGemmKernels;
 import org.tornadomoe.tornado.layout.PanelWeights;
 import org.tornadomoe.tornado.layout.WeightLayout;
 import org.tornadomoe.tuning.LaunchConfig;
+import uk.ac.manchester.tornado.api.TaskGraph;
+import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
+import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 
 /**
- * With shifts and multiplications that OpenCL's compilers make dot-product instructions of: {@link PanelGemmKernels},
- * on {@link PanelWeights}.
+ * Plain arithmetic for OpenCL's compilers, for every scheme, on {@link PanelWeights}: {@link PanelGemmKernels} with
+ * shifts and multiplications of int8 that they make dot-product instructions of, {@link PanelFloatKernels} in float.
  */
 public final class PanelGemm extends JavaGemm {
     @Override
@@ -48,12 +53,12 @@ public final class PanelGemm extends JavaGemm {
 
     @Override
     public LaunchConfig byRule(FusedMoeConfig config, int tokens) {
-        return launchOf(GemmFamily.pairsOfExpert(config, tokens) <= 6 ? PanelGemmKernels.FEW : PanelGemmKernels.MANY);
+        return launchOf(GemmFamily.pairsOfExpert(config, tokens) <= 2 ? PanelGemmKernels.FEW : PanelGemmKernels.MANY);
     }
 
     @Override
     public boolean supports(Int8Scheme scheme) {
-        return scheme == Int8Scheme.W8A8_CHANNEL || scheme == Int8Scheme.W8A8_TENSOR;
+        return true;
     }
 
     @Override
@@ -81,25 +86,62 @@ public final class PanelGemm extends JavaGemm {
                 few ? PanelGemmKernels.STREAM_GROUP : PanelGemmKernels.TILE_GROUP,
                 m -> works.test(m) ? groups : 1,
                 m -> works.test(m) ? a.blocks(m) : 1,
-                t -> t.runs(
-                        few ? PanelGemmKernels::stream : PanelGemmKernels::tile,
-                        t.in(a.work.header),
-                        t.in(a.work.sortedIds(part)),
-                        t.in(a.work.expertIds(part)),
-                        t.in(a.work.numPostPadded),
-                        t.in(p.quantized()),
-                        t.in(p.scales()),
-                        t.in(p.projection().values().get(part)),
-                        t.in(p.projection().scales().get(part)),
-                        t.in(p.projection().bias().get(part)),
-                        t.in(a.work.topkWeights),
-                        t.out(p.out()),
-                        a.shape.topK,
-                        p.pairsPerRow(),
-                        p.rows(),
-                        layout().rowInts(p.cols()),
-                        layout().weightPad(),
-                        a.shape.biased ? 1 : 0,
-                        p.weighted()));
+                t -> kernel(t, a, p, part, few));
+    }
+
+    private BiConsumer<TaskGraph, String> kernel(KernelTask t, LayerArrays a, Product p, int part, boolean few) {
+        IntArray header = t.in(a.work.header);
+        IntArray sortedIds = t.in(a.work.sortedIds(part));
+        IntArray expertIds = t.in(a.work.expertIds(part));
+        IntArray padded = t.in(a.work.numPostPadded);
+        IntArray weights = t.in(p.projection().values().get(part));
+        FloatArray weightScales = t.in(p.projection().scales().get(part));
+        FloatArray bias = t.in(p.projection().bias().get(part));
+        FloatArray routerWeights = t.in(a.work.topkWeights);
+        FloatArray out = t.out(p.out());
+        int groupInts = Math.ceilDiv(Math.min(a.shape.quantization.colsPerScale(p.cols()), p.cols()), 4);
+        int form = p.form(a.shape);
+        if (!a.shape.scheme.quantizesActivations()) {
+            return t.runs(
+                    few ? PanelFloatKernels::stream : PanelFloatKernels::tile,
+                    header,
+                    sortedIds,
+                    expertIds,
+                    padded,
+                    t.in(p.floats()),
+                    weights,
+                    weightScales,
+                    t.in(p.projection().zeroPoints().get(part)),
+                    bias,
+                    routerWeights,
+                    out,
+                    a.shape.topK,
+                    p.rows(),
+                    p.cols(),
+                    groupInts,
+                    layout().weightPad(),
+                    form);
+        }
+        boolean blocks = a.shape.scheme == Int8Scheme.W8A8_BLOCK;
+        return t.runs(
+                few ? PanelGemmKernels::stream : PanelGemmKernels::tile,
+                header,
+                sortedIds,
+                expertIds,
+                padded,
+                t.in(p.quantized()),
+                t.in(p.scales()),
+                weights,
+                weightScales,
+                bias,
+                routerWeights,
+                out,
+                a.shape.topK,
+                p.rows(),
+                layout().rowInts(p.cols()),
+                groupInts,
+                blocks ? a.shape.quantization.rowsPerScale(p.rows()) : 1,
+                layout().weightPad(),
+                form);
     }
 }

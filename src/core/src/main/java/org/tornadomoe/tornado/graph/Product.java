@@ -1,5 +1,6 @@
 package org.tornadomoe.tornado.graph;
 
+import org.tornadomoe.tornado.kernels.Pairs;
 import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
 import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 
@@ -28,4 +29,14 @@ record Product(
         int pairsPerRow,
         int rows,
         int cols,
-        int weighted) {}
+        int weighted) {
+
+    /** What else a kernel does, of {@link Pairs}. */
+    int form(LayerShape shape) {
+        return (pairsPerRow == 1 ? Pairs.PER_PAIR : 0)
+                | (shape.biased ? Pairs.BIASED : 0)
+                | (weighted == 1 ? Pairs.WEIGHTED : 0)
+                | (shape.quantization.zeroPoints() ? Pairs.ZERO_POINTS : 0)
+                | (weighted == 2 ? Pairs.ON_INPUT : 0);
+    }
+}

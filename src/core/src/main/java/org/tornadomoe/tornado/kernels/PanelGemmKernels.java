@@ -5,11 +5,12 @@ import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
 import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 
 /**
- * The expert GEMM for compilers that have no word for a four-way int8 dot product but find it:
- * {@code out[p][n] = scale · Σ_k a[row(p)][k] · b[expert(p)][n][k]} for every pair p of a token and one of its experts,
- * with exact int32 sums. Of {@link #plus4} NVIDIA's compiler makes {@code dp4a} and AMD's (LLVM 19 and later)
- * {@code v_dot4}, as long as a sum takes no more than one of them in a round of its loop: of longer sums they mix the
- * products.
+ * The expert GEMM on int8 for compilers that have no word for a four-way int8 dot product but find it:
+ * {@code out[p][n] = Σ_g aScales · bScales[e][g][n] · Σ_k a[row(p)][k] · b[expert(p)][n][k]} for every pair p of a
+ * token and one of its experts, k being the columns of group g, with exact int32 sums of at most 131,071 columns. Of
+ * {@link #plus4} NVIDIA's compiler makes {@code dp4a} and AMD's (LLVM 19 and later) {@code v_dot4}, as long as a sum
+ * takes no more than one of them in a round of its loop: of longer sums they mix the products.
+ * {@link PanelFloatKernels} has the same for activations in float.
  *
  * <p>Two kernels, by the pairs of a block: {@link #stream} for {@link #FEW}, {@link #tile} for {@link #MANY}. A layer
  * has both in its graph, and in a call one of them has nothing to do. They are two because PoCL (3.1) goes wrong where
@@ -42,10 +43,13 @@ public final class PanelGemmKernels {
     private static final int SUMS = 16;
 
     /** Weight rows of a group of {@link #tile}. */
-    public static final int TILE_ROWS = 2 * PANEL;
+    public static final int TILE_ROWS = 4 * PANEL;
 
     /** Work-items of a group of it. */
     public static final int TILE_GROUP = PANEL;
+
+    /** Weight rows of a work-item of it. */
+    static final int LANE_ROWS = TILE_ROWS / TILE_GROUP;
 
     /** Ints of k that it has in local memory at once. */
     public static final int CHUNK = 32;
@@ -53,27 +57,27 @@ public final class PanelGemmKernels {
     private PanelGemmKernels() {}
 
     /**
-     * For few pairs: {@code out[p][n] = sum · aScales[row(p)] · bScales[e][n]}, multiplied from left to right, plus
-     * {@code bias[e][n]} if {@code biased} is 1, and times the pair's router weight if {@code weighted} is 1. Exact as
-     * long as K is at most 131,071.
+     * For few pairs: {@code sum · aScales · bScales}, multiplied from left to right and added up group by group; then
+     * as {@link Pairs#put} says.
      *
      * <p>Grid: groups of {@link #STREAM_GROUP} for {@link #STREAM_ROWS} weight rows (x) and a block (y). A lane has a
      * row, a slice every {@value #SLICES}th int of it; slices are added up through local memory. A block multiplies 1,
-     * 4 or 8 pairs, as it has them, and keeps 8, 4 or 2 reads of weights on their way. Costs K·N bytes of weights a
-     * block.
+     * 4 or 8 pairs, as it has them, and with one group of columns keeps 8, 4 or 2 reads of weights on their way. Costs
+     * K·N bytes of weights a block.
      *
      * @param header [0] = M, [1] = pairs of a block; nothing is done if those aren't {@link #FEW}
      * @param sortedIds pairs in expert order, in blocks; what is no pair (P) pads a block at its end
      * @param expertIds [blocks]; a block with −1 is written zeros
      * @param padded [0] = places in use in {@code sortedIds}
      * @param a [rows of a, kInts]
-     * @param aScales [rows of a]
+     * @param aScales [rows of a, groups]
      * @param b {@code lead} ints, then [E, ⌈N / 64⌉, kInts, 64]
-     * @param bScales [E, N]
-     * @param bias with {@code biased} 1 [E, N]; else not looked at
+     * @param bScales [E, groups, ⌈N / rowsPerScale⌉]
+     * @param bias with {@link Pairs#BIASED} [E, N]; else not looked at
      * @param topkWeights [P]
      * @param out [P, N], written for every pair in {@code sortedIds}
-     * @param pairsPerRow pairs that share a row of {@code a}: K for tokens, 1 for pairs
+     * @param groupInts ints of a group of columns, kInts if there is one group
+     * @param form what else there is, of {@link Pairs}
      */
     public static void stream(
             KernelContext ctx,
@@ -89,13 +93,14 @@ public final class PanelGemmKernels {
             FloatArray topkWeights,
             FloatArray out,
             int topK,
-            int pairsPerRow,
             int rows,
             int kInts,
+            int groupInts,
+            int rowsPerScale,
             int lead,
-            int biased,
-            int weighted) {
+            int form) {
         int[] shared = ctx.allocateIntLocalArray(SLICES * FEW * STREAM_ROWS);
+        float[] scaled = ctx.allocateFloatLocalArray(SLICES * FEW * STREAM_ROWS);
         int lid = ctx.localIdx;
         int lane = lid % STREAM_ROWS;
         int slice = lid / STREAM_ROWS;
@@ -108,110 +113,169 @@ public final class PanelGemmKernels {
         int end = expert >= 0 ? kInts : 0;
         int panel = expert * ((rows + PANEL - 1) / PANEL) + first / PANEL;
         int from = lead + panel * kInts * PANEL + first % PANEL + lane;
+        int groups = (kInts + groupInts - 1) / groupInts;
+        int scaleRows = (rows + rowsPerScale - 1) / rowsPerScale;
+        int n = first + lane;
+        int scaleFrom = expert * groups * scaleRows + (n < rows ? n : rows - 1) / rowsPerScale;
         int[] at = new int[FEW];
         for (int p = 0; p < FEW; p++) {
-            // A place that pads the block has row 0; its sum is thrown away.
-            int pair = active == 1 ? sortedIds.get(place + p) : pairs;
-            at[p] = pair < pairs ? pair / pairsPerRow * kInts : 0;
+            at[p] = Pairs.row(Pairs.at(sortedIds, place + p, active, pairs), pairs, topK, form);
         }
-        int second = active == 1 ? sortedIds.get(place + 1) : pairs;
-        int fifth = active == 1 ? sortedIds.get(place + 4) : pairs;
+        int second = Pairs.at(sortedIds, place + 1, active, pairs);
+        int fifth = Pairs.at(sortedIds, place + 4, active, pairs);
         int[] sums = new int[SUMS];
         for (int i = 0; i < SUMS; i++) {
             sums[i] = 0;
         }
-        int k = slice;
-        if (second >= pairs) {
-            for (; k + 7 * SLICES < end; k += 8 * SLICES) {
-                for (int r = 0; r < 8; r++) {
-                    int here = k + r * SLICES;
-                    int weights = b.get(from + here * PANEL);
-                    sums[r] = plus4(sums[r], weights, a.get(at[0] + here));
-                }
-            }
-            for (; k < end; k += SLICES) {
-                int weights = b.get(from + k * PANEL);
-                sums[0] = plus4(sums[0], weights, a.get(at[0] + k));
-            }
-            for (int i = 1; i < 8; i++) {
-                sums[0] += sums[i];
-                sums[i] = 0;
-            }
-        } else if (fifth >= pairs) {
-            for (; k + 3 * SLICES < end; k += 4 * SLICES) {
-                for (int r = 0; r < 4; r++) {
-                    int here = k + r * SLICES;
-                    int weights = b.get(from + here * PANEL);
-                    for (int p = 0; p < 4; p++) {
-                        sums[r * 4 + p] = plus4(sums[r * 4 + p], weights, a.get(at[p] + here));
+        // What a branch finds it writes itself: of a value that three branches set, TornadoVM 5.2 takes the second's,
+        // whichever ran.
+        int to = slice * FEW * STREAM_ROWS + lane;
+        for (int p = 0; p < FEW; p++) {
+            shared[to + p * STREAM_ROWS] = 0;
+            scaled[to + p * STREAM_ROWS] = 0.0f;
+        }
+        if (groups == 1) {
+            int k = slice;
+            if (second >= pairs) {
+                for (; k + 7 * SLICES < end; k += 8 * SLICES) {
+                    for (int r = 0; r < 8; r++) {
+                        int here = k + r * SLICES;
+                        sums[r] = plus4(sums[r], b.get(from + here * PANEL), a.get(at[0] * kInts + here));
                     }
                 }
-            }
-            for (; k < end; k += SLICES) {
-                int weights = b.get(from + k * PANEL);
-                for (int p = 0; p < 4; p++) {
-                    sums[p] = plus4(sums[p], weights, a.get(at[p] + k));
+                for (; k < end; k += SLICES) {
+                    sums[0] = plus4(sums[0], b.get(from + k * PANEL), a.get(at[0] * kInts + k));
                 }
-            }
-            for (int i = 4; i < 4 * 4; i++) {
-                sums[i % 4] += sums[i];
-                sums[i] = 0;
+                for (int i = 1; i < 8; i++) {
+                    sums[0] += sums[i];
+                }
+                shared[to] = sums[0];
+            } else if (fifth >= pairs) {
+                for (; k + 3 * SLICES < end; k += 4 * SLICES) {
+                    for (int r = 0; r < 4; r++) {
+                        int here = k + r * SLICES;
+                        int weights = b.get(from + here * PANEL);
+                        for (int p = 0; p < 4; p++) {
+                            sums[r * 4 + p] = plus4(sums[r * 4 + p], weights, a.get(at[p] * kInts + here));
+                        }
+                    }
+                }
+                for (; k < end; k += SLICES) {
+                    int weights = b.get(from + k * PANEL);
+                    for (int p = 0; p < 4; p++) {
+                        sums[p] = plus4(sums[p], weights, a.get(at[p] * kInts + k));
+                    }
+                }
+                for (int p = 0; p < 4; p++) {
+                    for (int r = 1; r < 4; r++) {
+                        sums[p] += sums[r * 4 + p];
+                    }
+                    shared[to + p * STREAM_ROWS] = sums[p];
+                }
+            } else {
+                for (; k + SLICES < end; k += 2 * SLICES) {
+                    for (int r = 0; r < 2; r++) {
+                        int here = k + r * SLICES;
+                        int weights = b.get(from + here * PANEL);
+                        for (int p = 0; p < FEW; p++) {
+                            sums[r * FEW + p] = plus4(sums[r * FEW + p], weights, a.get(at[p] * kInts + here));
+                        }
+                    }
+                }
+                for (; k < end; k += SLICES) {
+                    int weights = b.get(from + k * PANEL);
+                    for (int p = 0; p < FEW; p++) {
+                        sums[p] = plus4(sums[p], weights, a.get(at[p] * kInts + k));
+                    }
+                }
+                for (int p = 0; p < FEW; p++) {
+                    shared[to + p * STREAM_ROWS] = sums[p] + sums[FEW + p];
+                }
             }
         } else {
-            for (; k + SLICES < end; k += 2 * SLICES) {
-                for (int r = 0; r < 2; r++) {
-                    int here = k + r * SLICES;
-                    int weights = b.get(from + here * PANEL);
-                    for (int p = 0; p < FEW; p++) {
-                        sums[r * FEW + p] = plus4(sums[r * FEW + p], weights, a.get(at[p] + here));
+            float[] totals = new float[FEW];
+            for (int p = 0; p < FEW; p++) {
+                totals[p] = 0.0f;
+            }
+            if (second >= pairs) {
+                for (int g = 0; g * groupInts < end; g++) {
+                    int last = (g + 1) * groupInts < end ? (g + 1) * groupInts : end;
+                    sums[0] = 0;
+                    for (int k = g * groupInts + slice; k < last; k += SLICES) {
+                        sums[0] = plus4(sums[0], b.get(from + k * PANEL), a.get(at[0] * kInts + k));
+                    }
+                    float scale = bScales.get(scaleFrom + g * scaleRows);
+                    totals[0] += sums[0] * aScales.get(at[0] * groups + g) * scale;
+                }
+                scaled[to] = totals[0];
+            } else if (fifth >= pairs) {
+                for (int g = 0; g * groupInts < end; g++) {
+                    int last = (g + 1) * groupInts < end ? (g + 1) * groupInts : end;
+                    for (int p = 0; p < 4; p++) {
+                        sums[p] = 0;
+                    }
+                    for (int k = g * groupInts + slice; k < last; k += SLICES) {
+                        int weights = b.get(from + k * PANEL);
+                        for (int p = 0; p < 4; p++) {
+                            sums[p] = plus4(sums[p], weights, a.get(at[p] * kInts + k));
+                        }
+                    }
+                    float scale = bScales.get(scaleFrom + g * scaleRows);
+                    for (int p = 0; p < 4; p++) {
+                        totals[p] += sums[p] * aScales.get(at[p] * groups + g) * scale;
                     }
                 }
-            }
-            for (; k < end; k += SLICES) {
-                int weights = b.get(from + k * PANEL);
+                for (int p = 0; p < 4; p++) {
+                    scaled[to + p * STREAM_ROWS] = totals[p];
+                }
+            } else {
+                for (int g = 0; g * groupInts < end; g++) {
+                    int last = (g + 1) * groupInts < end ? (g + 1) * groupInts : end;
+                    for (int p = 0; p < FEW; p++) {
+                        sums[p] = 0;
+                    }
+                    for (int k = g * groupInts + slice; k < last; k += SLICES) {
+                        int weights = b.get(from + k * PANEL);
+                        for (int p = 0; p < FEW; p++) {
+                            sums[p] = plus4(sums[p], weights, a.get(at[p] * kInts + k));
+                        }
+                    }
+                    float scale = bScales.get(scaleFrom + g * scaleRows);
+                    for (int p = 0; p < FEW; p++) {
+                        totals[p] += sums[p] * aScales.get(at[p] * groups + g) * scale;
+                    }
+                }
                 for (int p = 0; p < FEW; p++) {
-                    sums[p] = plus4(sums[p], weights, a.get(at[p] + k));
+                    scaled[to + p * STREAM_ROWS] = totals[p];
                 }
             }
-            for (int i = FEW; i < 2 * FEW; i++) {
-                sums[i % FEW] += sums[i];
-                sums[i] = 0;
-            }
-        }
-        for (int p = 0; p < FEW; p++) {
-            shared[(slice * FEW + p) * STREAM_ROWS + lane] = sums[p];
         }
         ctx.localBarrier();
         // As many work-items as outputs of the group: item lid has pair slice and row lane.
-        int total = 0;
-        for (int s = 0; s < SLICES; s++) {
-            total += shared[s * FEW * STREAM_ROWS + lid];
+        int pair = Pairs.at(sortedIds, place + slice, active, pairs);
+        float value = 0.0f;
+        if (groups == 1) {
+            int total = 0;
+            for (int s = 0; s < SLICES; s++) {
+                total += shared[s * FEW * STREAM_ROWS + lid];
+            }
+            if (expert >= 0) {
+                value = total * aScales.get(Pairs.row(pair, pairs, topK, form)) * bScales.get(scaleFrom);
+            }
+        } else {
+            for (int s = 0; s < SLICES; s++) {
+                value += scaled[s * FEW * STREAM_ROWS + lid];
+            }
         }
-        int pair = active == 1 ? sortedIds.get(place + slice) : pairs;
-        put(
-                aScales,
-                bScales,
-                bias,
-                topkWeights,
-                out,
-                pairs,
-                pairsPerRow,
-                rows,
-                biased,
-                weighted,
-                expert,
-                pair,
-                first + lane,
-                total);
+        Pairs.put(bias, topkWeights, out, pairs, rows, form, expert, pair, n, value);
     }
 
     /**
      * As {@link #stream}, with the same parameters, for blocks of {@link #MANY} pairs.
      *
-     * <p>Grid: groups of {@link #TILE_GROUP} for {@link #TILE_ROWS} weight rows (x) and a block (y). A lane has two
-     * rows, a panel apart, and all pairs; the pairs' int8 values come through local memory, {@value #CHUNK} ints of
-     * each at a time. The barrier in the inner loop is there for the compilers: it keeps them from unrolling, and PoCL
-     * makes vectors of work-items only between barriers.
+     * <p>Grid: groups of {@link #TILE_GROUP} for {@link #TILE_ROWS} weight rows (x) and a block (y). A lane has four
+     * rows, each a panel after the last, and all pairs, whose int8 values come through local memory, {@value #CHUNK}
+     * ints of each at a time.
      */
     public static void tile(
             KernelContext ctx,
@@ -227,14 +291,16 @@ public final class PanelGemmKernels {
             FloatArray topkWeights,
             FloatArray out,
             int topK,
-            int pairsPerRow,
             int rows,
             int kInts,
+            int groupInts,
+            int rowsPerScale,
             int lead,
-            int biased,
-            int weighted) {
+            int form) {
         int[] shared = ctx.allocateIntLocalArray(MANY * CHUNK);
-        int lid = ctx.localIdx;
+        float[] scaleOf = ctx.allocateFloatLocalArray(MANY);
+        float[] totals = ctx.allocateFloatLocalArray(MANY * TILE_ROWS);
+        int lane = ctx.localIdx;
         int block = ctx.groupIdy;
         int place = block * MANY;
         int pairs = header.get(0) * topK;
@@ -242,184 +308,71 @@ public final class PanelGemmKernels {
         int expert = active == 1 ? expertIds.get(block) : -1;
         int end = expert >= 0 ? kInts : 0;
         int panels = (rows + PANEL - 1) / PANEL;
-        int panel = ctx.groupIdx * 2;
-        int from = expert >= 0 ? lead + (expert * panels + panel) * kInts * PANEL + lid : 0;
-        // The last group may have one panel only: it takes that twice.
-        int apart = panel + 1 < panels ? kInts * PANEL : 0;
-        int own = active == 1 ? sortedIds.get(place + lid / 4) : pairs;
-        int row = own < pairs ? own / pairsPerRow * kInts : 0;
-        int s00 = 0;
-        int s10 = 0;
-        int s20 = 0;
-        int s30 = 0;
-        int s40 = 0;
-        int s50 = 0;
-        int s60 = 0;
-        int s70 = 0;
-        int s80 = 0;
-        int s90 = 0;
-        int sa0 = 0;
-        int sb0 = 0;
-        int sc0 = 0;
-        int sd0 = 0;
-        int se0 = 0;
-        int sf0 = 0;
-        int s01 = 0;
-        int s11 = 0;
-        int s21 = 0;
-        int s31 = 0;
-        int s41 = 0;
-        int s51 = 0;
-        int s61 = 0;
-        int s71 = 0;
-        int s81 = 0;
-        int s91 = 0;
-        int sa1 = 0;
-        int sb1 = 0;
-        int sc1 = 0;
-        int sd1 = 0;
-        int se1 = 0;
-        int sf1 = 0;
-        int next0 = end > 0 ? b.get(from) : 0;
-        int next1 = end > 0 ? b.get(from + apart) : 0;
-        for (int k = 0; k < end; k += CHUNK) {
-            for (int i = lid % 4; i < CHUNK; i += 4) {
-                shared[i * MANY + lid / 4] = k + i < kInts ? a.get(row + k + i) : 0;
+        int panel = ctx.groupIdx * LANE_ROWS;
+        int n = panel * PANEL + lane;
+        int groups = (kInts + groupInts - 1) / groupInts;
+        int scaleRows = (rows + rowsPerScale - 1) / rowsPerScale;
+        // The last group may have fewer panels: it takes the last of them again.
+        int spare = panels - 1 - panel;
+        int[] from = new int[LANE_ROWS];
+        int[] scaleAt = new int[LANE_ROWS];
+        int[] next = new int[LANE_ROWS];
+        int[] weights = new int[LANE_ROWS];
+        int[] sums = new int[LANE_ROWS * MANY];
+        for (int r = 0; r < LANE_ROWS; r++) {
+            from[r] = lead + (expert * panels + panel + (spare < r ? spare : r)) * kInts * PANEL + lane;
+            scaleAt[r] = expert * groups * scaleRows + (n + r * PANEL < rows ? n + r * PANEL : rows - 1) / rowsPerScale;
+            next[r] = end > 0 ? b.get(from[r]) : 0;
+            for (int p = 0; p < MANY; p++) {
+                totals[p * TILE_ROWS + r * PANEL + lane] = 0.0f;
             }
-            ctx.localBarrier();
-            int steps = end - k < CHUNK ? end - k : CHUNK;
-            for (int i = 0; i < steps; i++) {
-                int w0 = next0;
-                int w1 = next1;
-                int ahead = from + (k + i + 1 < end ? k + i + 1 : k + i) * PANEL;
-                next0 = b.get(ahead);
-                next1 = b.get(ahead + apart);
-                int at = i * MANY;
-                s00 = plus4(s00, w0, shared[at]);
-                s10 = plus4(s10, w0, shared[at + 1]);
-                s20 = plus4(s20, w0, shared[at + 2]);
-                s30 = plus4(s30, w0, shared[at + 3]);
-                s40 = plus4(s40, w0, shared[at + 4]);
-                s50 = plus4(s50, w0, shared[at + 5]);
-                s60 = plus4(s60, w0, shared[at + 6]);
-                s70 = plus4(s70, w0, shared[at + 7]);
-                s80 = plus4(s80, w0, shared[at + 8]);
-                s90 = plus4(s90, w0, shared[at + 9]);
-                sa0 = plus4(sa0, w0, shared[at + 10]);
-                sb0 = plus4(sb0, w0, shared[at + 11]);
-                sc0 = plus4(sc0, w0, shared[at + 12]);
-                sd0 = plus4(sd0, w0, shared[at + 13]);
-                se0 = plus4(se0, w0, shared[at + 14]);
-                sf0 = plus4(sf0, w0, shared[at + 15]);
-                s01 = plus4(s01, w1, shared[at]);
-                s11 = plus4(s11, w1, shared[at + 1]);
-                s21 = plus4(s21, w1, shared[at + 2]);
-                s31 = plus4(s31, w1, shared[at + 3]);
-                s41 = plus4(s41, w1, shared[at + 4]);
-                s51 = plus4(s51, w1, shared[at + 5]);
-                s61 = plus4(s61, w1, shared[at + 6]);
-                s71 = plus4(s71, w1, shared[at + 7]);
-                s81 = plus4(s81, w1, shared[at + 8]);
-                s91 = plus4(s91, w1, shared[at + 9]);
-                sa1 = plus4(sa1, w1, shared[at + 10]);
-                sb1 = plus4(sb1, w1, shared[at + 11]);
-                sc1 = plus4(sc1, w1, shared[at + 12]);
-                sd1 = plus4(sd1, w1, shared[at + 13]);
-                se1 = plus4(se1, w1, shared[at + 14]);
-                sf1 = plus4(sf1, w1, shared[at + 15]);
+        }
+        int row = Pairs.row(Pairs.at(sortedIds, place + lane / 4, active, pairs), pairs, topK, form) * kInts;
+        int scaled = Pairs.row(Pairs.at(sortedIds, place + lane % MANY, active, pairs), pairs, topK, form) * groups;
+        for (int first = 0; first < end; first += groupInts) {
+            int group = first / groupInts;
+            int last = first + groupInts < end ? first + groupInts : end;
+            if (lane < MANY) {
+                scaleOf[lane] = aScales.get(scaled + group);
+            }
+            for (int i = 0; i < LANE_ROWS * MANY; i++) {
+                sums[i] = 0;
+            }
+            for (int k = first; k < last; k += CHUNK) {
+                int steps = last - k < CHUNK ? last - k : CHUNK;
+                for (int i = lane % 4; i < steps; i += 4) {
+                    shared[i * MANY + lane / 4] = a.get(row + k + i);
+                }
+                ctx.localBarrier();
+                for (int i = 0; i < steps; i++) {
+                    int ahead = (k + i + 1 < end ? k + i + 1 : k + i) * PANEL;
+                    for (int r = 0; r < LANE_ROWS; r++) {
+                        weights[r] = next[r];
+                        next[r] = b.get(from[r] + ahead);
+                    }
+                    for (int r = 0; r < LANE_ROWS; r++) {
+                        for (int p = 0; p < MANY; p++) {
+                            sums[r * MANY + p] = plus4(sums[r * MANY + p], weights[r], shared[i * MANY + p]);
+                        }
+                    }
+                }
                 ctx.localBarrier();
             }
-        }
-        int[] sums = new int[2 * MANY];
-        sums[0] = s00;
-        sums[1] = s01;
-        sums[2] = s10;
-        sums[3] = s11;
-        sums[4] = s20;
-        sums[5] = s21;
-        sums[6] = s30;
-        sums[7] = s31;
-        sums[8] = s40;
-        sums[9] = s41;
-        sums[10] = s50;
-        sums[11] = s51;
-        sums[12] = s60;
-        sums[13] = s61;
-        sums[14] = s70;
-        sums[15] = s71;
-        sums[16] = s80;
-        sums[17] = s81;
-        sums[18] = s90;
-        sums[19] = s91;
-        sums[20] = sa0;
-        sums[21] = sa1;
-        sums[22] = sb0;
-        sums[23] = sb1;
-        sums[24] = sc0;
-        sums[25] = sc1;
-        sums[26] = sd0;
-        sums[27] = sd1;
-        sums[28] = se0;
-        sums[29] = se1;
-        sums[30] = sf0;
-        sums[31] = sf1;
-        // Four pairs at a time through local memory, so that neighbours write neighbours.
-        for (int p = 0; p < MANY; p += 4) {
-            for (int i = 0; i < 8; i++) {
-                shared[i * PANEL + lid] = sums[2 * p + i];
-            }
-            ctx.localBarrier();
-            for (int i = lid; i < 4 * TILE_ROWS; i += TILE_GROUP) {
-                int pair = active == 1 ? sortedIds.get(place + p + i / TILE_ROWS) : pairs;
-                int n = ctx.groupIdx * TILE_ROWS + i % TILE_ROWS;
-                put(
-                        aScales,
-                        bScales,
-                        bias,
-                        topkWeights,
-                        out,
-                        pairs,
-                        pairsPerRow,
-                        rows,
-                        biased,
-                        weighted,
-                        expert,
-                        pair,
-                        n,
-                        shared[i]);
-            }
-            ctx.localBarrier();
-        }
-    }
-
-    /** What a pair and a weight row get of their sum. */
-    private static void put(
-            FloatArray aScales,
-            FloatArray bScales,
-            FloatArray bias,
-            FloatArray topkWeights,
-            FloatArray out,
-            int pairs,
-            int pairsPerRow,
-            int rows,
-            int biased,
-            int weighted,
-            int expert,
-            int pair,
-            int n,
-            int sum) {
-        if (pair < pairs && n < rows) {
-            float value = 0.0f;
-            if (expert >= 0) {
-                value = sum * aScales.get(pair / pairsPerRow) * bScales.get(expert * rows + n);
-                if (biased == 1) {
-                    value = value + bias.get(expert * rows + n);
+            for (int r = 0; r < LANE_ROWS; r++) {
+                float scale = bScales.get(scaleAt[r] + group * scaleRows);
+                for (int p = 0; p < MANY; p++) {
+                    int at = p * TILE_ROWS + r * PANEL + lane;
+                    totals[at] = totals[at] + sums[r * MANY + p] * scaleOf[p] * scale;
                 }
             }
-            if (weighted == 1) {
-                value = value * topkWeights.get(pair);
+            ctx.localBarrier();
+        }
+        for (int p = 0; p < MANY; p++) {
+            int pair = Pairs.at(sortedIds, place + p, active, pairs);
+            for (int r = 0; r < TILE_ROWS; r += PANEL) {
+                float value = totals[p * TILE_ROWS + r + lane];
+                Pairs.put(bias, topkWeights, out, pairs, rows, form, expert, pair, n + r, value);
             }
-            out.set(pair * rows + n, value);
         }
     }
 
