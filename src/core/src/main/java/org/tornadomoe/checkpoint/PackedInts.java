@@ -156,7 +156,7 @@ final class PackedInts {
             long at = (long) row * (cols / 2);
             for (int c = 0; c < cols; c++) {
                 int place = inOrder ? c % 8 : awqPlace(c % 8, 8);
-                into[to + c] = (byte) (((data.get(INT, at + c / 8 * 4L) ^ flip) >>> 4 * place & 15) - 8);
+                into[to + c] = (byte) ((((data.get(INT, at + c / 8 * 4L) ^ flip) >>> (4 * place)) & 15) - 8);
             }
         };
     }
