@@ -269,7 +269,8 @@ final class QuantizationConfig {
     /** Python's {@code fnmatch}: a regular expression of a whole name. */
     private static String shellPattern(String pattern) {
         StringBuilder expression = new StringBuilder();
-        for (char c : pattern.toCharArray()) {
+        for (int i = 0; i < pattern.length(); i++) {
+            char c = pattern.charAt(i);
             expression.append(c == '*' ? ".*" : c == '?' ? "." : Character.isLetterOrDigit(c) ? c : "\\" + c);
         }
         return expression + "$";

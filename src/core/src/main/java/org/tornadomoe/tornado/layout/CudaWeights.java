@@ -124,7 +124,11 @@ public interface CudaWeights extends WeightLayout {
     /** Takes a row that has a scale. */
     @FunctionalInterface
     interface PackedRow {
-        /** @param row the one that is packed as the {@code packed}-th; −1 if none is */
+        /**
+         * Takes one.
+         *
+         * @param row the one that is packed as the {@code packed}-th; −1 if none is
+         */
         void take(int expert, int packed, int row);
     }
 
