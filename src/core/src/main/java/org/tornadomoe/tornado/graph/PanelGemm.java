@@ -51,9 +51,11 @@ public final class PanelGemm extends JavaGemm {
                         1));
     }
 
+    /** The kernels add up groups in float, each in another order: where batches are to be invariant one serves all. */
     @Override
     public LaunchConfig byRule(FusedMoeConfig config, int tokens) {
-        return launchOf(GemmFamily.pairsOfExpert(config, tokens) <= 2 ? PanelGemmKernels.FEW : PanelGemmKernels.MANY);
+        boolean few = GemmFamily.pairsOfExpert(config, tokens) <= 2 && !config.batchInvariant();
+        return launchOf(few ? PanelGemmKernels.FEW : PanelGemmKernels.MANY);
     }
 
     @Override
