@@ -47,6 +47,10 @@ final class QuantizationConfig {
             "transform_config", "transforms of activations",
             "adapter", "adapters");
 
+    /** What a scheme says of small floats, of which the tensors tell the rest. */
+    private static final Group SMALL_FLOATS =
+            new Group(new Arguments(8, "float", true, "channel", false, 0, List.of()), null);
+
     private static final List<String> MLX_MODES = List.of("affine", "mxfp4", "mxfp8", "nvfp4");
 
     private QuantizationConfig() {}
@@ -285,7 +289,7 @@ final class QuantizationConfig {
                     module.file(), FIELD + "'output_tensors': expected null, quantised outputs are not read");
         }
         if (module.fields().get("weight") instanceof List<?>) { // a scale of scales, as NVFP4 has
-            return new Group(new Arguments(8, "float", true, "channel", false, 0, List.of()), null);
+            return SMALL_FLOATS;
         }
         JsonFile weight = module.nested("weight");
         if (weight.bool("is_dynamic", false)) {
@@ -316,7 +320,7 @@ final class QuantizationConfig {
                         FIELD + "'dtype': expected int4, uint4, int8, uint8 or small floats, got "
                                 + JsonFile.shown(dtype));
             }
-            return new Group(new Arguments(8, "float", true, "channel", false, 0, List.of()), null);
+            return SMALL_FLOATS;
         }
         int groupSize = grouped ? weight.integer("group_size") : 0;
         if (grouped) {
