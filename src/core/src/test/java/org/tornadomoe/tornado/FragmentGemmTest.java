@@ -31,6 +31,7 @@ import org.tornadomoe.tornado.device.TornadoHome;
 import org.tornadomoe.tornado.graph.Stage;
 import org.tornadomoe.tornado.graph.StageRun;
 import org.tornadomoe.tornado.kernels.FragmentGemmKernels;
+import org.tornadomoe.tornado.kernels.Pairs;
 import org.tornadomoe.tornado.layout.FragmentWeights;
 import uk.ac.manchester.tornado.api.KernelContext;
 import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
@@ -66,7 +67,7 @@ class FragmentGemmTest {
         SplittableRandom random = new SplittableRandom(rows * 31L + cols);
         int experts = 3;
         int topK = 3;
-        int pairsPerRow = (form & FragmentGemmKernels.PER_PAIR) != 0 ? 1 : topK;
+        int pairsPerRow = (form & Pairs.PER_PAIR) != 0 ? 1 : topK;
         int[] experts6 = {2, 0, -1, 1, 0, 2};
         int[] pairs6 = {1, block, 2, block / 2 + 1, 5, block - 1};
         int blocks = 6 * times;
@@ -196,9 +197,9 @@ class FragmentGemmTest {
                         for (int c = 0; c < cols && expert >= 0; c++) {
                             sum += factor[p / pairsPerRow][c] * tensor.get(expert, n, c);
                         }
-                        boolean biased = (form & FragmentGemmKernels.BIASED) != 0;
+                        boolean biased = (form & Pairs.BIASED) != 0;
                         float value = expert < 0 ? 0 : sum + (biased ? bias.get(expert * rows + n) : 0);
-                        expected = (form & FragmentGemmKernels.WEIGHTED) != 0 ? value * weights.get(p) : value;
+                        expected = (form & Pairs.WEIGHTED) != 0 ? value * weights.get(p) : value;
                     }
                     assertThat(out.get(p * rows + n))
                             .as("pair %d, row %d", p, n)

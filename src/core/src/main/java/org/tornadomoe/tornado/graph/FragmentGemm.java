@@ -8,6 +8,7 @@ import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.kernel.Support;
 import org.tornadomoe.tornado.device.Device;
 import org.tornadomoe.tornado.kernels.FragmentGemmKernels;
+import org.tornadomoe.tornado.kernels.Pairs;
 import org.tornadomoe.tornado.layout.FragmentWeights;
 import org.tornadomoe.tornado.layout.WeightLayout;
 import org.tornadomoe.tuning.LaunchConfig;
@@ -105,11 +106,7 @@ public final class FragmentGemm extends JavaGemm {
         String lacking = device.is(Device.CUDA) || device.is(Device.PTX)
                 ? device.lacksInt8Mma()
                 : "TornadoVM has matrix instructions through CUDA and PTX only";
-        return lacking == null
-                ? null
-                : Support.no(
-                        device + " has no usable int8 tensor cores: " + lacking,
-                        "device: one with int8 tensor cores, through CUDA or PTX");
+        return withoutTensorCores(device, lacking);
     }
 
     @Override
@@ -153,14 +150,6 @@ public final class FragmentGemm extends JavaGemm {
                         chunks,
                         group < p.cols() ? group / FragmentGemmKernels.CHUNK : chunks,
                         blocks ? a.shape.quantization.rowsPerScale(p.rows()) : 1,
-                        form(a.shape, p)));
-    }
-
-    private int form(LayerShape shape, Product p) {
-        return (p.pairsPerRow() == 1 ? FragmentGemmKernels.PER_PAIR : 0)
-                | (shape.biased ? FragmentGemmKernels.BIASED : 0)
-                | (p.weighted() == 1 ? FragmentGemmKernels.WEIGHTED : 0)
-                | (digits ? FragmentGemmKernels.DIGITS : 0)
-                | (shape.quantization.zeroPoints() ? FragmentGemmKernels.ZERO_POINTS : 0);
+                        p.form(a.shape) | (digits ? Pairs.DIGITS : 0)));
     }
 }

@@ -3,6 +3,9 @@ package org.tornadomoe.tornado.graph;
 import java.util.List;
 import java.util.function.BiFunction;
 import java.util.stream.Stream;
+import org.jspecify.annotations.Nullable;
+import org.tornadomoe.kernel.Support;
+import org.tornadomoe.tornado.device.Device;
 
 /** One whose layer is the program of kernels in Java. */
 abstract class JavaGemm implements ExpertGemm {
@@ -31,5 +34,14 @@ abstract class JavaGemm implements ExpertGemm {
                 .stream()
                 .flatMap(List::stream)
                 .toList();
+    }
+
+    /** @param lacking what the device lacks of int8 tensor cores; null for nothing */
+    static @Nullable Support withoutTensorCores(Device device, @Nullable String lacking) {
+        return lacking == null
+                ? null
+                : Support.no(
+                        device + " has no usable int8 tensor cores: " + lacking,
+                        "device: one with int8 tensor cores, through CUDA or PTX");
     }
 }

@@ -50,12 +50,7 @@ public final class TensorCoreGemm extends PrebuiltGemm {
 
     @Override
     public @Nullable Support obstacle(Device device) {
-        String lacking = PrebuiltKernel.obstacle(device);
-        return lacking == null
-                ? null
-                : Support.no(
-                        device + " has no usable int8 tensor cores: " + lacking,
-                        "device: one with int8 tensor cores, through CUDA or PTX");
+        return withoutTensorCores(device, PrebuiltKernel.obstacle(device));
     }
 
     @Override

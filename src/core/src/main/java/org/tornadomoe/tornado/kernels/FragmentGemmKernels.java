@@ -73,21 +73,6 @@ public final class FragmentGemmKernels {
     /** The greatest magnitude of digits: 127 · 2^16. */
     private static final float MOST = 8323072.0f;
 
-    /** Of a product's form: each pair has a row of activations of its own; else a token's pairs share one. */
-    public static final int PER_PAIR = 1;
-
-    /** Of a product's form: with biases. */
-    public static final int BIASED = 2;
-
-    /** Of a product's form: times the router's weights. */
-    public static final int WEIGHTED = 4;
-
-    /** Of a product's form: activations are digits. */
-    public static final int DIGITS = 8;
-
-    /** Of a product's form: weights have zero points, and rows of digits their sums. */
-    public static final int ZERO_POINTS = 16;
-
     private FragmentGemmKernels() {}
 
     /**
@@ -127,12 +112,12 @@ public final class FragmentGemmKernels {
         int warp = lid / 32;
         // Where a warp's weights are in the tile, in bytes; a step's are 2048 after the last one's.
         int bAt = warp * 512;
-        int planes = (form & DIGITS) != 0 ? PLANES : 1;
-        int rowInts = planes * chunks * ((form & DIGITS) != 0 ? 17 : 16);
+        int planes = (form & Pairs.DIGITS) != 0 ? PLANES : 1;
+        int rowInts = planes * chunks * ((form & Pairs.DIGITS) != 0 ? 17 : 16);
         int groups = (chunks + groupChunks - 1) / groupChunks;
         int scaleRows = (rows + rowsPerScale - 1) / rowsPerScale;
         int pairs = header.get(0) * topK;
-        int pairsPerRow = (form & PER_PAIR) != 0 ? 1 : topK;
+        int pairsPerRow = (form & Pairs.PER_PAIR) != 0 ? 1 : topK;
         int strips = (rows + STRIP - 1) / STRIP;
         int across = strips;
         int tiles = header.get(1) == FEW ? padded.get(0) / FEW * across : 0;
@@ -189,7 +174,7 @@ public final class FragmentGemmKernels {
                 if (lid < FEW) {
                     scaleOf[lid] = aScales.get(planes == 1 ? placedRow * groups + group : placedRow) * unit;
                     int sum = 0;
-                    if ((form & ZERO_POINTS) != 0) {
+                    if ((form & Pairs.ZERO_POINTS) != 0) {
                         for (int c = first; c < last; c++) {
                             sum += a.get(placedRow * rowInts + planes * chunks * 16 + c);
                         }
@@ -199,7 +184,7 @@ public final class FragmentGemmKernels {
                 if (lid < STRIP) {
                     scales[lid] = bScales.get(scaleFrom + group * scaleRows);
                     int zero = 0;
-                    if ((form & ZERO_POINTS) != 0) {
+                    if ((form & Pairs.ZERO_POINTS) != 0) {
                         zero = (int) zeroPoints.get(scaleFrom + group * scaleRows);
                     }
                     zeros[lid] = zero;
@@ -296,7 +281,7 @@ public final class FragmentGemmKernels {
                 int r5 = sums.get(sumsFrom + lid + 640);
                 int r6 = sums.get(sumsFrom + lid + 768);
                 int r7 = sums.get(sumsFrom + lid + 896);
-                if ((form & ZERO_POINTS) != 0) {
+                if ((form & Pairs.ZERO_POINTS) != 0) {
                     r0 = r0 - zeroSums[place] * zeros[column];
                     r1 = r1 - zeroSums[place] * zeros[column + 8];
                     r2 = r2 - zeroSums[place] * zeros[column + 16];
@@ -324,10 +309,10 @@ public final class FragmentGemmKernels {
                 int pair = pairOf[place];
                 if (pair < pairs && n < rows) {
                     float value = totals[fragment * 128 + place % 16 * 8 + column % 8];
-                    if ((form & BIASED) != 0 && expert >= 0) {
+                    if ((form & Pairs.BIASED) != 0 && expert >= 0) {
                         value = value + bias.get(expert * rows + n);
                     }
-                    if ((form & WEIGHTED) != 0) {
+                    if ((form & Pairs.WEIGHTED) != 0) {
                         value = value * topkWeights.get(pair);
                     }
                     out.set(pair * rows + n, value);
@@ -349,13 +334,13 @@ public final class FragmentGemmKernels {
      * @param sortedIds pairs in expert order, in blocks; what is no pair (P) pads a block at its end
      * @param expertIds [blocks]; a block with −1 is written zeros
      * @param padded [0] = places in use in {@code sortedIds}
-     * @param a [rows of a, chunks · 16], or with {@link #DIGITS} {@code PLANES · chunks · 17} ints a row as
+     * @param a [rows of a, chunks · 16], or with {@link Pairs#DIGITS} {@code PLANES · chunks · 17} ints a row as
      *     {@link #split} writes them
-     * @param aScales [rows of a, groups], or with {@link #DIGITS} [rows of a]: of the lowest digit
+     * @param aScales [rows of a, groups], or with {@link Pairs#DIGITS} [rows of a]: of the lowest digit
      * @param b weights
      * @param bScales [E, groups, ⌈N / rowsPerScale⌉]
-     * @param zeroPoints with {@link #ZERO_POINTS} as {@code bScales}, whole numbers; else not looked at
-     * @param bias with {@link #BIASED} [E, N]; else not looked at
+     * @param zeroPoints with {@link Pairs#ZERO_POINTS} as {@code bScales}, whole numbers; else not looked at
+     * @param bias with {@link Pairs#BIASED} [E, N]; else not looked at
      * @param topkWeights [P]
      * @param sums [groups, {@link #MANY_SUMS}], for the kernel's own use
      * @param out [P, N], written for every pair in {@code sortedIds}
@@ -397,12 +382,12 @@ public final class FragmentGemmKernels {
         // Where a warp's operands are in the tiles, in bytes; the second step's are half a tile or half a strip on.
         int aAt = warp / 4 * 1024;
         int bAt = warp % 4 / 2 * 4096 + warp % 2 * 1024;
-        int planes = (form & DIGITS) != 0 ? PLANES : 1;
-        int rowInts = planes * chunks * ((form & DIGITS) != 0 ? 17 : 16);
+        int planes = (form & Pairs.DIGITS) != 0 ? PLANES : 1;
+        int rowInts = planes * chunks * ((form & Pairs.DIGITS) != 0 ? 17 : 16);
         int groups = (chunks + groupChunks - 1) / groupChunks;
         int scaleRows = (rows + rowsPerScale - 1) / rowsPerScale;
         int pairs = header.get(0) * topK;
-        int pairsPerRow = (form & PER_PAIR) != 0 ? 1 : topK;
+        int pairsPerRow = (form & Pairs.PER_PAIR) != 0 ? 1 : topK;
         int strips = (rows + STRIP - 1) / STRIP;
         int across = (rows + MANY_ROWS - 1) / MANY_ROWS;
         int tiles = header.get(1) == MANY ? padded.get(0) / MANY * across : 0;
@@ -450,7 +435,7 @@ public final class FragmentGemmKernels {
                 if (lid < MANY) {
                     scaleOf[lid] = aScales.get(planes == 1 ? placedRow * groups + group : placedRow) * unit;
                     int sum = 0;
-                    if ((form & ZERO_POINTS) != 0) {
+                    if ((form & Pairs.ZERO_POINTS) != 0) {
                         for (int c = first; c < last; c++) {
                             sum += a.get(placedRow * rowInts + planes * chunks * 16 + c);
                         }
@@ -460,7 +445,7 @@ public final class FragmentGemmKernels {
                 if (lid < MANY_ROWS) {
                     scales[lid] = bScales.get(scaleFrom + group * scaleRows);
                     int zero = 0;
-                    if ((form & ZERO_POINTS) != 0) {
+                    if ((form & Pairs.ZERO_POINTS) != 0) {
                         zero = (int) zeroPoints.get(scaleFrom + group * scaleRows);
                     }
                     zeros[lid] = zero;
@@ -556,7 +541,7 @@ public final class FragmentGemmKernels {
                     int r5 = sums.get(sumsFrom + i + 1280);
                     int r6 = sums.get(sumsFrom + i + 1536);
                     int r7 = sums.get(sumsFrom + i + 1792);
-                    if ((form & ZERO_POINTS) != 0) {
+                    if ((form & Pairs.ZERO_POINTS) != 0) {
                         r0 = r0 - zeroSums[place] * zeros[column];
                         r1 = r1 - zeroSums[place] * zeros[column + 16];
                         r2 = r2 - zeroSums[place + 16] * zeros[column];
@@ -585,10 +570,10 @@ public final class FragmentGemmKernels {
                 int pair = pairOf[place];
                 if (pair < pairs && n < rows) {
                     float value = totals[fragment * 128 + place % 16 * 8 + column % 8];
-                    if ((form & BIASED) != 0 && expert >= 0) {
+                    if ((form & Pairs.BIASED) != 0 && expert >= 0) {
                         value = value + bias.get(expert * rows + n);
                     }
-                    if ((form & WEIGHTED) != 0) {
+                    if ((form & Pairs.WEIGHTED) != 0) {
                         value = value * topkWeights.get(pair);
                     }
                     out.set(pair * rows + n, value);
