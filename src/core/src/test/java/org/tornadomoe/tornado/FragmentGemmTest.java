@@ -6,7 +6,6 @@ import java.lang.foreign.Arena;
 import java.util.Arrays;
 import java.util.List;
 import java.util.SplittableRandom;
-import java.util.stream.IntStream;
 import java.util.stream.Stream;
 import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.extension.ExtendWith;
@@ -65,56 +64,22 @@ class FragmentGemmTest {
     })
     void everyIntegerIsRight(int block, int rows, int cols, int times, int form) {
         SplittableRandom random = new SplittableRandom(rows * 31L + cols);
-        int experts = 3;
+        int experts = RandomBlocks.EXPERTS;
         int topK = 3;
         int pairsPerRow = (form & Pairs.PER_PAIR) != 0 ? 1 : topK;
-        int[] experts6 = {2, 0, -1, 1, 0, 2};
-        int[] pairs6 = {1, block, 2, block / 2 + 1, 5, block - 1};
-        int blocks = 6 * times;
-        // More than the blocks have: what nobody computes stays as it was.
-        int tokens = Math.ceilDiv(IntStream.of(pairs6).sum() * times + 1, topK);
-        int pairs = tokens * topK;
-        int[] order = new int[pairs];
-        for (int p = 0; p < pairs; p++) {
-            int other = random.nextInt(p + 1);
-            order[p] = order[other];
-            order[other] = p;
-        }
-        IntArray header = IntArray.fromElements(tokens, block);
-        IntArray sortedIds = new IntArray(blocks * block + block);
-        IntArray expertIds = new IntArray(blocks + 1);
-        int[] blockOfPair = new int[pairs];
-        int next = 0;
-        for (int b = 0; b < blocks; b++) {
-            expertIds.set(b, experts6[b % 6]);
-            for (int i = 0; i < block; i++) {
-                boolean here = i < pairs6[b % 6];
-                sortedIds.set(b * block + i, here ? order[next] : pairs);
-                if (here) {
-                    blockOfPair[order[next++]] = b + 1;
-                }
-            }
-        }
-        // Behind what is in use there is anything.
-        expertIds.set(blocks, 77);
-        for (int i = 0; i < block; i++) {
-            sortedIds.set(blocks * block + i, -5);
-        }
-        IntArray padded = IntArray.fromElements(blocks * block);
+        int[] pairsOfBlock = {1, block, 2, block / 2 + 1, 5, block - 1};
+        RandomBlocks sorted = RandomBlocks.of(random, block, pairsOfBlock, times, topK);
+        int pairs = sorted.pairs();
+        IntArray header = sorted.header();
+        IntArray sortedIds = sorted.sortedIds();
+        IntArray expertIds = sorted.expertIds();
+        IntArray padded = sorted.padded();
 
         FragmentWeights layout = new FragmentWeights(false);
         int rowInts = layout.rowInts(cols);
         int rowsOfA = pairs / pairsPerRow;
         byte[][] factor = new byte[rowsOfA][cols];
-        IntArray a = new IntArray(rowsOfA * rowInts);
-        a.init(0);
-        for (int r = 0; r < rowsOfA; r++) {
-            random.nextBytes(factor[r]);
-            for (int c = 0; c < cols; c++) {
-                int at = r * rowInts + c / 4;
-                a.set(at, a.get(at) | ((factor[r][c] & 0xFF) << (8 * (c % 4))));
-            }
-        }
+        IntArray a = RandomBlocks.activations(random, factor, rowInts);
         FloatArray aScales = ones(rowsOfA);
         FloatArray bScales = ones(experts * rows);
         FloatArray zeroPoints = ones(1);
@@ -141,7 +106,8 @@ class FragmentGemmTest {
             FloatArray out = new FloatArray(pairs * rows);
             out.init(Float.NaN);
             boolean few = block == FragmentGemmKernels.FEW;
-            int tiles = blocks * Math.ceilDiv(rows, few ? FragmentGemmKernels.STRIP : FragmentGemmKernels.MANY_ROWS);
+            int tiles = sorted.blocks()
+                    * Math.ceilDiv(rows, few ? FragmentGemmKernels.STRIP : FragmentGemmKernels.MANY_ROWS);
             int chunks = rowInts / 16;
             Stage stage = new Stage(
                     "gemm",
@@ -191,8 +157,8 @@ class FragmentGemmTest {
             for (int p = 0; p < pairs; p++) {
                 for (int n = 0; n < rows; n++) {
                     Float expected = Float.NaN;
-                    if (blockOfPair[p] > 0) {
-                        int expert = experts6[(blockOfPair[p] - 1) % 6];
+                    if (sorted.has(p)) {
+                        int expert = sorted.expertOf(p);
                         int sum = 0;
                         for (int c = 0; c < cols && expert >= 0; c++) {
                             sum += factor[p / pairsPerRow][c] * tensor.get(expert, n, c);

@@ -53,56 +53,18 @@ class PanelGemmTest {
     })
     void everyIntegerIsRight(int block, int rows, int cols, int pairsPerRow) {
         SplittableRandom random = new SplittableRandom(rows * 31L + cols);
-        int experts = 3;
-        int[] expertOfBlock = {2, 0, -1, 1, 0, 2};
-        int[] pairsOfBlock = {1, block, 2, 4, 5, block - 1};
-        int blocks = expertOfBlock.length;
-        int pairs = 0;
-        for (int here : pairsOfBlock) {
-            pairs += here;
-        }
-        // One more than the blocks have: what nobody computes stays as it was.
-        int allPairs = Math.ceilDiv(pairs + 1, pairsPerRow) * pairsPerRow;
-        int[] order = new int[allPairs];
-        for (int p = 0; p < allPairs; p++) {
-            int other = random.nextInt(p + 1);
-            order[p] = order[other];
-            order[other] = p;
-        }
+        int experts = RandomBlocks.EXPERTS;
+        RandomBlocks sorted = RandomBlocks.of(random, block, new int[] {1, block, 2, 4, 5, block - 1}, 1, pairsPerRow);
+        int allPairs = sorted.pairs();
         int rowsOfA = allPairs / pairsPerRow;
-        IntArray header = IntArray.fromElements(rowsOfA, block);
-        IntArray sortedIds = new IntArray(blocks * block + block);
-        IntArray expertIds = new IntArray(blocks + 1);
-        int[] blockOfPair = new int[allPairs];
-        int next = 0;
-        for (int b = 0; b < blocks; b++) {
-            expertIds.set(b, expertOfBlock[b]);
-            for (int i = 0; i < block; i++) {
-                boolean here = i < pairsOfBlock[b];
-                sortedIds.set(b * block + i, here ? order[next] : allPairs);
-                if (here) {
-                    blockOfPair[order[next++]] = b + 1;
-                }
-            }
-        }
-        // Behind what is in use there is anything.
-        expertIds.set(blocks, 77);
-        for (int i = 0; i < block; i++) {
-            sortedIds.set(blocks * block + i, -5);
-        }
-        IntArray padded = IntArray.fromElements(blocks * block);
+        IntArray header = sorted.header();
+        IntArray sortedIds = sorted.sortedIds();
+        IntArray expertIds = sorted.expertIds();
+        IntArray padded = sorted.padded();
 
         int kInts = Math.ceilDiv(cols, 4);
         byte[][] tokens = new byte[rowsOfA][cols];
-        IntArray a = new IntArray(rowsOfA * kInts);
-        a.init(0);
-        for (int r = 0; r < rowsOfA; r++) {
-            random.nextBytes(tokens[r]);
-            for (int c = 0; c < cols; c++) {
-                int at = r * kInts + c / 4;
-                a.set(at, a.get(at) | ((tokens[r][c] & 0xFF) << (8 * (c % 4))));
-            }
-        }
+        IntArray a = RandomBlocks.activations(random, tokens, kInts);
         FloatArray aScales = ones(rowsOfA);
         FloatArray bScales = ones(experts * rows);
         FloatArray weights = ones(allPairs);
@@ -130,7 +92,7 @@ class PanelGemmTest {
                     "gemm",
                     few ? PanelGemmKernels.STREAM_GROUP : PanelGemmKernels.TILE_GROUP,
                     m -> Math.ceilDiv(rows, few ? PanelGemmKernels.STREAM_ROWS : PanelGemmKernels.TILE_ROWS),
-                    m -> blocks + 1,
+                    m -> sorted.blocks() + 1,
                     (g, task) -> g.task(
                             task,
                             few ? PanelGemmKernels::stream : PanelGemmKernels::tile,
@@ -160,8 +122,8 @@ class PanelGemmTest {
             for (int p = 0; p < allPairs; p++) {
                 for (int n = 0; n < rows; n++) {
                     Float expected = Float.NaN;
-                    if (blockOfPair[p] > 0) {
-                        int expert = expertOfBlock[blockOfPair[p] - 1];
+                    if (sorted.has(p)) {
+                        int expert = sorted.expertOf(p);
                         int sum = 0;
                         for (int c = 0; c < cols && expert >= 0; c++) {
                             sum += tokens[p / pairsPerRow][c] * tensor.get(expert, n, c);
