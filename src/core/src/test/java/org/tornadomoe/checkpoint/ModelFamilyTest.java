@@ -612,4 +612,16 @@ class ModelFamilyTest {
         assertThatCode(() -> config("{'model_type': 'mixtral', 'num_hidden_layers': 10000}"))
                 .doesNotThrowAnyException();
     }
+
+    /** The README names four and counts the others; the changelog counts their names, too. */
+    @Test
+    void pagesCountTheFamilies() throws IOException {
+        List<ModelFamily> families = List.of(ModelFamily.values());
+        assertThat(Files.readString(Path.of("README.md")))
+                .contains(", gpt-oss and " + (families.size() - 4) + " other families");
+        int names =
+                families.stream().mapToInt(family -> family.modelTypes().size()).sum();
+        assertThat(Files.readString(Path.of("CHANGELOG.md")))
+                .contains("- " + families.size() + " families of models instead of 13, " + names + " by `model_type`");
+    }
 }
