@@ -318,7 +318,7 @@ final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profile
                 parts.add(kernel);
             }
         }
-        boolean all = parts.size() == others.size() + 1 && parts.size() <= CudaCall.MOST_PARTS;
+        boolean all = parts.size() == others.size() + 1 && parts.size() <= CudaPart.MOST;
         return all && parts.stream().allMatch(part -> part.running.graph.replay() != null)
                 ? new JoinedMoeKernel(parts)
                 : null;

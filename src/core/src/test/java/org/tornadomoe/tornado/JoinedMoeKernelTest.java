@@ -301,7 +301,7 @@ class JoinedMoeKernelTest {
         RecordedPart uncalled = new RecordedPart(driver, 3, 40, 400, LAYER.config(), experts);
         assertThat(first.joinedWith(List.of(uncalled.kernel))).isNull();
         assertThat(first.joinedWith(List.of(join()))).isNull();
-        assertThat(first.joinedWith(Collections.nCopies(CudaCall.MOST_PARTS, parts.get(1).kernel)))
+        assertThat(first.joinedWith(Collections.nCopies(CudaPart.MOST, parts.get(1).kernel)))
                 .as("more than are added together")
                 .isNull();
     }
