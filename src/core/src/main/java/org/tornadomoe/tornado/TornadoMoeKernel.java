@@ -4,15 +4,10 @@ import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.util.ArrayList;
-import java.util.HashMap;
-import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Objects;
 import java.util.concurrent.locks.ReentrantLock;
-import java.util.function.Supplier;
-import java.util.regex.Matcher;
-import java.util.regex.Pattern;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.host.DeviceThread;
@@ -29,21 +24,10 @@ import org.tornadomoe.quant.LoraAdapter;
 import org.tornadomoe.tornado.cuda.CudaTask;
 import org.tornadomoe.tornado.device.Device;
 import org.tornadomoe.tornado.device.HostMemory;
-import org.tornadomoe.tornado.device.OpenPlan;
-import org.tornadomoe.tornado.device.Quirks;
-import org.tornadomoe.tornado.device.SignalHandlers;
 import org.tornadomoe.tornado.graph.ExpertGemm;
 import org.tornadomoe.tornado.graph.LayerArrays;
 import org.tornadomoe.tornado.graph.Stage;
 import org.tornadomoe.tuning.LaunchConfigs;
-import uk.ac.manchester.tornado.api.DataRange;
-import uk.ac.manchester.tornado.api.TornadoExecutionPlan;
-import uk.ac.manchester.tornado.api.TornadoExecutionResult;
-import uk.ac.manchester.tornado.api.enums.DataTransferMode;
-import uk.ac.manchester.tornado.api.enums.ProfilerMode;
-import uk.ac.manchester.tornado.api.exceptions.TornadoExecutionPlanException;
-import uk.ac.manchester.tornado.api.exceptions.TornadoInternalError;
-import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
 
 /**
  * One layer on one device: one task graph, one execution plan. The weights go to the device once. In a call the token
@@ -53,30 +37,18 @@ import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
  * which they came.
  */
 final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profiled {
-    private static final Pattern TASK_TIME =
-            Pattern.compile("\"moe\\.(\\w+)\": \\{[^}]*?\"TASK_KERNEL_TIME\" *: *\"(\\d+)\"");
-
-    /** One plan is compiled at a time. */
-    private static final ReentrantLock COMPILING = new ReentrantLock(true);
-
     private final ReentrantLock turn = new ReentrantLock(true);
     private final Device device;
     private final ExpertGemm gemm;
     private final LayerArrays arrays;
 
-    /**
-     * The thread that makes, executes and closes the plan: TornadoVM gives every thread that does so its own queue, and
-     * closing the plan frees only the closing thread's queue. Null if the caller is such a thread already.
-     */
+    /** The plan's thread; null if it is the caller's. */
     private final @Nullable DeviceThread thread;
 
-    private Running running;
+    private LayerPlan plan;
 
     /** The overlapped call for many tokens; null before the first. */
     private @Nullable CudaCall call;
-
-    /** The result of the last call through TornadoVM. */
-    private @Nullable TornadoExecutionResult result;
 
     /** Whether the weights are on the device, and whether adapters have changed since. */
     private boolean sent;
@@ -89,24 +61,14 @@ final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profile
     private long calls;
     private Map<String, Long> stageTimes = Map.of();
 
-    /** The graph and its plan. */
-    record Running(Stage.Graph graph, OpenPlan open) {
-        TornadoExecutionPlan plan() {
-            return open.plan();
-        }
-    }
-
-    /**
-     * @param thread the thread to use, which the kernel closes; null for the caller's, which must always be the same
-     *     thread
-     */
+    /** @param thread the plan's thread, which the kernel closes */
     TornadoMoeKernel(
-            Device device, ExpertGemm gemm, LayerArrays arrays, @Nullable DeviceThread thread, Running running) {
+            Device device, ExpertGemm gemm, LayerArrays arrays, @Nullable DeviceThread thread, LayerPlan plan) {
         this.device = device;
         this.gemm = gemm;
         this.arrays = arrays;
         this.thread = thread;
-        this.running = running;
+        this.plan = plan;
     }
 
     static TornadoMoeKernel load(
@@ -123,7 +85,7 @@ final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profile
                 Map.of());
         DeviceThread thread = DeviceThread.isCurrent() ? null : new DeviceThread("moe " + device.id(), 1);
         try {
-            return new TornadoMoeKernel(device, gemm, arrays, thread, on(thread, () -> build(device, gemm, arrays)));
+            return new TornadoMoeKernel(device, gemm, arrays, thread, LayerPlan.build(device, thread, gemm, arrays));
         } catch (RuntimeException | Error failure) {
             Cleanup.after(failure, () -> end(thread));
             Cleanup.after(failure, arrays::close);
@@ -131,66 +93,9 @@ final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profile
         }
     }
 
-    /** Runs a request to TornadoVM on its thread. */
-    private static <T> T on(@Nullable DeviceThread thread, Supplier<T> what) {
-        return thread == null ? what.get() : thread.call(what::get);
-    }
-
     private static void end(@Nullable DeviceThread thread) {
         if (thread != null) {
             thread.close();
-        }
-    }
-
-    private static Running build(Device device, ExpertGemm gemm, LayerArrays arrays) {
-        COMPILING.lock();
-        try (SignalHandlers.Step _ = SignalHandlers.step()) {
-            Stage.Graph graph =
-                    Stage.Graph.of("moe", device, gemm.program(arrays).call());
-            Map<Integer, Object> byHash = new HashMap<>();
-            Quirks.requireOtherHashes(byHash, graph.inputs());
-            Quirks.requireOtherHashes(byHash, graph.outputs());
-            List<Object> everyCall = new ArrayList<>(List.of(arrays.work.header, arrays.work.incoming()));
-            if (!arrays.shape.routes) {
-                everyCall.addAll(List.of(arrays.work.topkIds, arrays.work.topkWeights));
-            }
-            if (arrays.shape.adapted) {
-                everyCall.add(arrays.adapters.slots);
-            }
-            if (arrays.shape.balanced) {
-                everyCall.add(arrays.work.replicas);
-            }
-            List<Object> weights = new ArrayList<>(graph.inputs());
-            everyCall.retainAll(weights);
-            weights.removeAll(everyCall);
-            graph.tasks()
-                    .transferToDevice(DataTransferMode.FIRST_EXECUTION, weights.toArray())
-                    .transferToDevice(DataTransferMode.EVERY_EXECUTION, everyCall.toArray());
-            graph.addTasks();
-            graph.keepOnDevice(graph.outputs());
-            Running running = new Running(
-                    graph, new OpenPlan(new TornadoExecutionPlan(graph.tasks().snapshot())));
-            try {
-                graph.launchOn(running.plan());
-                // Here instead of in the first call, so that a kernel that can't be compiled fails the loading.
-                running.plan().withPreCompilation();
-            } catch (RuntimeException | LinkageError | TornadoInternalError failure) {
-                Cleanup.after(failure, () -> close(running, device));
-                throw failure;
-            }
-            return running;
-        } catch (RuntimeException | LinkageError | TornadoInternalError failure) {
-            throw failed("building the layer's task graph", device, failure);
-        } finally {
-            COMPILING.unlock();
-        }
-    }
-
-    private static void close(Running running, Device device) {
-        try {
-            device.close(running.plan());
-        } catch (TornadoExecutionPlanException | RuntimeException | TornadoInternalError failure) {
-            throw failed("freeing the layer's device memory", device, failure);
         }
     }
 
@@ -224,10 +129,8 @@ final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profile
     private void refresh() {
         if (stale) {
             closeCall();
-            running = on(thread, () -> {
-                close(running, device);
-                return build(device, gemm, arrays);
-            });
+            plan.close();
+            plan = LayerPlan.build(device, thread, gemm, arrays);
             stale = false;
         }
     }
@@ -253,7 +156,7 @@ final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profile
             }
             Device.lockRunning();
             try {
-                if (running.graph.replay() != null && !timed && bytes(tokens) > HostCopies.LEAST) {
+                if (plan.graph().replay() != null && !timed && bytes(tokens) > HostCopies.LEAST) {
                     overlapped(hidden, tokens, output, chosen);
                     return;
                 }
@@ -265,16 +168,16 @@ final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profile
                     execute(hidden, tokens);
                 }
                 long values = (long) tokens * arrays.shape.config.hiddenDim();
-                fetch(arrays.work.outgoing(), arrays.shape.halves ? Math.ceilDiv(values, 2) : values);
+                plan.fetch(arrays.work.outgoing(), arrays.shape.halves ? Math.ceilDiv(values, 2) : values);
                 HostCopies.copy(arrays.work.outgoing().getSegment(), output, bytes(tokens));
                 beyond.makeNaN(output);
                 if (arrays.shape.balanced) {
-                    fetch(arrays.work.loads, arrays.shape.localExperts);
+                    plan.fetch(arrays.work.loads, arrays.shape.localExperts);
                 }
                 if (chosen != null && arrays.shape.routes) {
                     int pairs = tokens * arrays.shape.config.pairsPerToken();
-                    fetch(arrays.work.topkIds, pairs);
-                    fetch(arrays.work.topkWeights, pairs);
+                    plan.fetch(arrays.work.topkIds, pairs);
+                    plan.fetch(arrays.work.topkWeights, pairs);
                     answer(chosen, pairs);
                 }
             } finally {
@@ -299,13 +202,13 @@ final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profile
             }
             call.forward(hidden, tokens, output, chosen);
         } catch (MoeExecutionException failure) {
-            throw failed("running the layer", device, failure);
+            throw LayerPlan.failed("running the layer", device, failure);
         }
     }
 
     @Override
     public MemorySegment allocate(long bytes, Arena arena) {
-        return running.graph.isCudaAlone()
+        return plan.graph().isCudaAlone()
                 ? PinnedMemory.allocate(bytes, arena)
                 : MoeKernel.super.allocate(bytes, arena);
     }
@@ -319,7 +222,7 @@ final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profile
             }
         }
         boolean all = parts.size() == others.size() + 1 && parts.size() <= CudaPart.MOST;
-        return all && parts.stream().allMatch(part -> part.running.graph.replay() != null)
+        return all && parts.stream().allMatch(part -> part.plan.graph().replay() != null)
                 ? new JoinedMoeKernel(parts)
                 : null;
     }
@@ -333,7 +236,7 @@ final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profile
     }
 
     CudaTask.Replay replay() {
-        return Objects.requireNonNull(running.graph.replay(), "no call yet");
+        return Objects.requireNonNull(plan.graph().replay(), "no call yet");
     }
 
     LayerArrays arrays() {
@@ -392,84 +295,26 @@ final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profile
     private boolean isTimed() {
         stageTimes = Map.of();
         calls++;
-        return timed && (running.graph.isCudaAlone() || calls <= 64 || Long.bitCount(calls) == 1);
+        return timed && (plan.graph().isCudaAlone() || calls <= 64 || Long.bitCount(calls) == 1);
     }
 
     /** Executes and records each kernel's time. */
     private void executeTimed(MemorySegment hidden, int tokens) {
-        Map<String, Long> times = new HashMap<>();
-        try {
-            if (running.graph.isCudaAlone()) {
-                running.graph.timeCuda(times);
-                execute(hidden, tokens);
-            } else {
-                running.plan().withProfiler(ProfilerMode.SILENT);
-                running.graph.timeCuda(times);
-                execute(hidden, tokens);
-                String log = Objects.requireNonNull(result, "no call yet")
-                        .getProfilerResult()
-                        .getProfileLog();
-                // The log grows by one object per run and can't be cleared. The last time of each task counts, and
-                // CUDA's own time is preferred to TornadoVM's.
-                Map<String, Long> last = new HashMap<>();
-                Matcher task = TASK_TIME.matcher(log);
-                while (task.find()) {
-                    last.put(task.group(1), Long.parseLong(task.group(2)));
-                }
-                last.forEach(times::putIfAbsent);
-            }
-        } finally {
-            running.graph.timeCuda(null);
-            running.plan().withoutProfiler();
-        }
-        Map<String, Long> inOrder = new LinkedHashMap<>();
-        for (Stage stage : running.graph.stages()) {
-            Long nanos = times.get(stage.name());
-            if (nanos != null) {
-                inOrder.put(stage.name(), nanos);
-            }
-        }
-        stageTimes = inOrder;
+        bring(hidden, tokens);
+        stageTimes = plan.executeTimed(tokens);
     }
 
     private void execute(MemorySegment hidden, int tokens) {
+        bring(hidden, tokens);
+        plan.execute(tokens);
+    }
+
+    /** Passes a call's hidden states and size to the plan. */
+    private void bring(MemorySegment hidden, int tokens) {
         HostCopies.copy(hidden, arrays.work.incoming().getSegment(), bytes(tokens));
         arrays.setTokens(tokens);
-        running.graph.resize(tokens);
+        plan.graph().resize(tokens);
         sent = true;
-        try {
-            Runnable replay = running.graph.replay();
-            if (replay != null) {
-                replay.run();
-            } else {
-                result = on(thread, () -> running.open.execute(tokens));
-            }
-        } catch (RuntimeException | LinkageError | TornadoInternalError failure) {
-            throw failed("running the layer", device, failure);
-        }
-    }
-
-    /** Fetches an array that isn't on the host yet. */
-    private void fetch(TornadoNativeArray array, long elements) {
-        if (running.graph.copiesToHost(array)) {
-            return;
-        }
-        try {
-            TornadoExecutionResult last = Objects.requireNonNull(result, "no call yet");
-            on(thread, () -> last.transferToHost(new DataRange(array).withSize(elements)));
-        } catch (RuntimeException | LinkageError | TornadoInternalError failure) {
-            throw failed("reading the result", device, failure);
-        }
-    }
-
-    /** TornadoVM's own message names the task; its cause says what happened. */
-    private static MoeExecutionException failed(String doing, Device device, Throwable failure) {
-        Throwable root = failure;
-        while (root.getCause() != null) {
-            root = root.getCause();
-        }
-        String cause = failure.getCause() == null ? "" : " (" + root + ")";
-        return new MoeExecutionException(doing + " on " + device + ": " + failure.getMessage() + cause, failure);
     }
 
     /** TornadoVM only logs a launch that the driver refuses, and its compilers have had bugs. */
@@ -490,24 +335,17 @@ final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profile
 
     /** The graph, with its tasks as the last call launched them. */
     Stage.Graph graph() {
-        return running.graph;
+        return plan.graph();
     }
 
     /** The bytes that TornadoVM has allocated for it so far. */
     long bytesInUse() {
-        return running.plan().getCurrentDeviceMemoryUsage();
+        return plan.bytesInUse();
     }
 
     @Override
     public void close() {
-        Cleanup.all(this::closeCall, this::closePlan, () -> end(thread), arrays::close);
-    }
-
-    private void closePlan() {
-        on(thread, () -> {
-            close(running, device);
-            return running;
-        });
+        Cleanup.all(this::closeCall, plan::close, () -> end(thread), arrays::close);
     }
 
     private void closeCall() {

@@ -111,7 +111,7 @@ public final class RecordedPart {
         cudaTask = graph.cudaTasks().getFirst();
         task = tasks.library.getFirst();
         kernel = new TornadoMoeKernel(
-                device, new HopperGemm(), arrays, thread, new TornadoMoeKernel.Running(graph, new OpenPlan(empty)));
+                device, new HopperGemm(), arrays, thread, new LayerPlan(device, thread, graph, new OpenPlan(empty)));
         library = driver.library();
         this.stream = stream;
         this.device = handles(index, context, () -> this.stream);
