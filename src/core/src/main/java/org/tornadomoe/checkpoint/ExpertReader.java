@@ -319,9 +319,10 @@ final class ExpertReader {
         for (int e = 0; e < shape.experts(); e++) {
             experts.add(new Projections(
                     PER_EXPERT.getFirst().under(block + "experts." + e + "."),
-                    gateUp.matrix(new SmallFloats.Place(e, 2 * i, i, h, 0, step, transposed)),
-                    gateUp.matrix(new SmallFloats.Place(e, 2 * i, i, h, shape.interleaved() ? 1 : i, step, transposed)),
-                    down.matrix(new SmallFloats.Place(e, h, h, i, 0, 1, transposed)),
+                    gateUp.matrix(new ScaledFloats.Place(e, 2 * i, i, h, 0, step, transposed)),
+                    gateUp.matrix(
+                            new ScaledFloats.Place(e, 2 * i, i, h, shape.interleaved() ? 1 : i, step, transposed)),
+                    down.matrix(new ScaledFloats.Place(e, h, h, i, 0, 1, transposed)),
                     gateUpBias == null ? null : half(gateUpBias, e, 0),
                     gateUpBias == null ? null : half(gateUpBias, e, 1),
                     downBias == null ? null : Arrays.copyOfRange(downBias, e * h, (e + 1) * h)));
@@ -380,9 +381,9 @@ final class ExpertReader {
             return Arrays.equals(values.shape(), new long[] {count, cols, rows});
         }
 
-        Matrix matrix(SmallFloats.Place place) {
+        Matrix matrix(ScaledFloats.Place place) {
             if (values.dtype() == DType.U8) {
-                return SmallFloats.fourBits(
+                return ScaledFloats.fourBits(
                         values.name(),
                         values,
                         Objects.requireNonNull(scale),
@@ -390,7 +391,7 @@ final class ExpertReader {
                         factors == null ? 1 : factors[place.index()]);
             }
             values.requireShape(count, place.transposed() ? cols : rows, place.transposed() ? rows : cols);
-            return scale == null ? place.floats(values) : SmallFloats.eightBits(values, scale, place, block);
+            return scale == null ? place.floats(values) : ScaledFloats.eightBits(values, scale, place, block);
         }
     }
 
@@ -428,7 +429,7 @@ final class ExpertReader {
     private Matrix ofAll(String module, int expert, int rows, int cols) {
         return Mlx.has(tensors, module)
                 ? Mlx.read(tensors, module, expert, shape.experts(), rows, cols)
-                : new SmallFloats.Place(expert, rows, rows, cols, 0, 1, false)
+                : new ScaledFloats.Place(expert, rows, rows, cols, 0, 1, false)
                         .floats(stacked(module + ".weight", shape.experts(), rows, cols));
     }
 
@@ -469,13 +470,13 @@ final class ExpertReader {
         int i = shape.intermediate();
         List<Projections> experts = new ArrayList<>();
         for (int e = 0; e < shape.experts(); e++) {
-            SmallFloats.Place place = new SmallFloats.Place(e, i, i, inner, 0, 1, false);
+            ScaledFloats.Place place = new ScaledFloats.Place(e, i, i, inner, 0, 1, false);
             Matrix ups = place.floats(up);
             experts.add(new Projections(
                     PER_EXPERT.getFirst().gated(gate != null).under(block + "experts." + e + "."),
                     gate == null ? ups : place.floats(gate),
                     ups,
-                    new SmallFloats.Place(e, inner, inner, i, 0, 1, transposed).floats(down),
+                    new ScaledFloats.Place(e, inner, inner, i, 0, 1, transposed).floats(down),
                     null,
                     null,
                     null));

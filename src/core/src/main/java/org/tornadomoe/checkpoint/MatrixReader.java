@@ -47,13 +47,13 @@ record MatrixReader(BlockTensors tensors, @Nullable WeightQuantization quantizat
             takeScalesOfActivations(module + ".");
             return Int8Reader.read(tensors, quantization.method(), scheme, module, rows, cols);
         }
-        SmallFloats.Place whole = SmallFloats.Place.whole(rows, cols);
+        ScaledFloats.Place whole = ScaledFloats.Place.whole(rows, cols);
         DType dtype = tensors.dtype(module + ".weight");
         if (dtype != null && dtype.isFloat8()) {
             takeScalesOfActivations(module + ".");
             requireZeros(module + ".weight_zero_point");
             Tensor values = tensors.tensor(module + ".weight").requireShape(rows, cols);
-            return SmallFloats.eightBits(values, scale(module + "."), whole, block(module));
+            return ScaledFloats.eightBits(values, scale(module + "."), whole, block(module));
         }
         if (Mlx.has(tensors, module)) {
             return Mlx.read(tensors, module, 0, 1, rows, cols);
@@ -63,7 +63,7 @@ record MatrixReader(BlockTensors tensors, @Nullable WeightQuantization quantizat
             takeScalesOfActivations(module + ".");
             Tensor values = tensors.tensor(packed).requireShape(rows, cols / 2);
             Tensor scale = scale(module + ".").requireDType(DType.F8_E4M3, DType.F8_E8M0, DType.U8);
-            return SmallFloats.fourBits(module, values, scale, whole, factor(module, scale));
+            return ScaledFloats.fourBits(module, values, scale, whole, factor(module, scale));
         }
         if (scheme == null || quantization == null) {
             return Matrix.Floats.of(tensors.tensor(module + ".weight"), rows, cols);

@@ -41,7 +41,8 @@ final class Mlx {
                     + " rows, got " + words);
         }
         if (!tensors.has(module + ".biases")) {
-            return floats(module, words, scales, new SmallFloats.Place(index, rows, rows, cols, 0, 1, false), matrices);
+            return floats(
+                    module, words, scales, new ScaledFloats.Place(index, rows, rows, cols, 0, 1, false), matrices);
         }
         Tensor offsets = tensors.tensor(module + ".biases").requireFloat().requireShape(scales.shape());
         long groups = scales.requireFloat().elements() / matrices;
@@ -71,7 +72,7 @@ final class Mlx {
     }
 
     /** Small floats: what they are is told by their bits and by how many share a scale. */
-    private static Matrix floats(String module, Tensor words, Tensor scales, SmallFloats.Place place, long matrices) {
+    private static Matrix floats(String module, Tensor words, Tensor scales, ScaledFloats.Place place, long matrices) {
         int cols = place.cols();
         long values = matrices * cols;
         boolean ofFourBits = 8 * words.data().byteSize() == 4 * values;
@@ -84,9 +85,9 @@ final class Mlx {
         }
         if (ofEightBits) {
             Tensor each = as(words, DType.F8_E4M3, matrices / place.allRows(), place.allRows(), cols);
-            return SmallFloats.eightBits(each, scales, place, new GroupShape(1, 32));
+            return ScaledFloats.eightBits(each, scales, place, new GroupShape(1, 32));
         }
-        return SmallFloats.fourBits(
+        return ScaledFloats.fourBits(
                 module, words, per32 ? scales : as(scales, DType.F8_E4M3, scales.shape()), place, 1);
     }
 

@@ -269,7 +269,7 @@ class GgufBlocksTest {
         Tensor values = new Tensor(
                 Path.of("file"), "v", DType.F8_E4M3, new long[] {32, 32}, MemorySegment.ofArray(new byte[1024]));
         Tensor scale = new Tensor(Path.of("file"), "s", DType.U8, new long[0], MemorySegment.ofArray(new byte[] {127}));
-        Matrix coded = SmallFloats.eightBits(values, scale, SmallFloats.Place.whole(32, 32), null);
+        Matrix coded = ScaledFloats.eightBits(values, scale, ScaledFloats.Place.whole(32, 32), null);
         LayerWeights codes = LayerWeights.ofOne(new Projections(List.of(), coded, coded, coded, null, null, null));
         assertThat(codes.gateUpCodes(0, 40, 32, numbers, scales)).isSameAs(SmallFloats.E4M3);
         assertThat(codes.downCodes(0, 3, 32, numbers, scales)).isSameAs(SmallFloats.E4M3);
