@@ -23,6 +23,7 @@ final class BlockTensors {
         UNREAD.put("tokens_per_expert", "training counts tokens in it, to balance experts");
         UNREAD.put("local_tokens_per_expert", "likewise");
         UNREAD.put("num_tokens_per_expert", "likewise");
+        UNREAD.put("bias_vl", "the correction bias of tokens of pictures");
     }
 
     private final Safetensors tensors;

@@ -78,6 +78,7 @@ final class FamilyTraits {
     private @Nullable String sharedIf;
     private int shared;
     private boolean sharedGate;
+    private @Nullable String sharedGateIf;
     private @Nullable String zeroExperts;
     private int zero;
     private String activationField = "hidden_act";
@@ -90,6 +91,7 @@ final class FamilyTraits {
     private @Nullable Double beta;
     private @Nullable String alphaField;
     private boolean sharedUnlimited;
+    private boolean unlimitedIf0;
     private boolean biased;
     private int besideEach;
     private boolean weighsInput;
@@ -99,6 +101,7 @@ final class FamilyTraits {
     private BiPredicate<JsonFile, Integer> tabled = (json, layer) -> false;
     private @Nullable String networkWidth;
     private int network;
+    private @Nullable String blocks;
     private @Nullable String stepLimit;
     private @Nullable String sharedStepLimit;
     private @Nullable String decoderLayers;
@@ -259,6 +262,12 @@ final class FamilyTraits {
         return this;
     }
 
+    /** Likewise, if a field says so. */
+    FamilyTraits sharedGateIf(String field) {
+        sharedGateIf = read(field);
+        return this;
+    }
+
     /** Shared experts have logits, and are divided by one sum with the chosen. */
     FamilyTraits normalizesShared() {
         normalizesShared = true;
@@ -303,6 +312,12 @@ final class FamilyTraits {
     /** What activations are cut off at, whatever config.json says. */
     FamilyTraits limited(double always) {
         limit = always;
+        return this;
+    }
+
+    /** A limit of 0 is none. */
+    FamilyTraits unlimitedIf0() {
+        unlimitedIf0 = true;
         return this;
     }
 
@@ -399,6 +414,12 @@ final class FamilyTraits {
     /** Fields that may have a list with a value for each layer. */
     FamilyTraits perLayer(String... more) {
         perLayer.addAll(Arrays.asList(more));
+        return this;
+    }
+
+    /** A list with an object for each layer, whose fields count before the model's. */
+    FamilyTraits blocks(String field) {
+        blocks = read(field);
         return this;
     }
 
@@ -504,7 +525,7 @@ final class FamilyTraits {
 
     /** The configuration as that layer has it. */
     JsonFile at(JsonFile whole, int layer) {
-        JsonFile json = ofStack(ofTexts(whole), layer);
+        JsonFile json = ofBlock(ofStack(ofTexts(whole), layer), layer);
         if (perLayer.stream().noneMatch(field -> json.fields().get(field) instanceof List<?>)) {
             return json;
         }
@@ -533,6 +554,22 @@ final class FamilyTraits {
         return new JsonFile(json.file(), own);
     }
 
+    private JsonFile ofBlock(JsonFile json, int layer) {
+        if (blocks == null
+                || !(json.fields().get(blocks) instanceof List<?> each)
+                || layer >= each.size()
+                || !(each.get(layer) instanceof Map<?, ?> block)) {
+            return json;
+        }
+        Map<String, @Nullable Object> own = new LinkedHashMap<>(json.fields());
+        block.forEach((field, value) -> {
+            if (value != null) {
+                own.put(String.valueOf(field), value);
+            }
+        });
+        return new JsonFile(json.file(), own);
+    }
+
     private JsonFile ofTexts(JsonFile json) {
         Map<String, @Nullable Object> own = new LinkedHashMap<>(json.fields());
         own.replaceAll((field, value) ->
@@ -548,7 +585,7 @@ final class FamilyTraits {
                     .findFirst()
                     .orElse(0);
         }
-        if (perLayer.stream().noneMatch(field -> json.fields().get(field) instanceof List<?>)) {
+        if (blocks == null && perLayer.stream().noneMatch(field -> json.fields().get(field) instanceof List<?>)) {
             return 0;
         }
         return IntStream.range(0, layers(json))
@@ -627,6 +664,9 @@ final class FamilyTraits {
         int sharedWide = sharedIntermediate(json);
         MoeActivation function = activation(json);
         Double cut = limit(json);
+        if (cut != null && cut == 0 && unlimitedIf0) {
+            cut = null;
+        }
         if (cut != null && limitField != null && cut <= 0) {
             throw json.wrong(limitField, "a positive number");
         }
@@ -681,7 +721,7 @@ final class FamilyTraits {
                 0,
                 factorField == null ? factor : factor(json, factorField),
                 zeroExperts == null ? zero : json.nonNegative(zeroExperts, zero),
-                sharedGate && hasShared,
+                (sharedGate || (sharedGateIf != null && json.bool(sharedGateIf, false))) && hasShared,
                 normalizesShared,
                 0,
                 false);

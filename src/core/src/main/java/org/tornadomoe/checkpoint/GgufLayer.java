@@ -19,7 +19,8 @@ final class GgufLayer {
     /** Tensors of a layer that have a name as its MoE block's have, and may be there unread: why. */
     private static final Map<String, String> UNREAD = Map.of(
             "ffn_norm.weight", "the norm before the block: a layer is handed hidden states that are normed",
-            "ffn_norm.bias", "the same norm's");
+            "ffn_norm.bias", "the same norm's",
+            "exp_probs_b_vl.bias", "the correction bias of tokens of pictures");
 
     /** What the scale of a matrix's activations ends with, which may be there unread: they stay floats. */
     private static final String SCALE_OF_ACTIVATIONS = ".input_scale";

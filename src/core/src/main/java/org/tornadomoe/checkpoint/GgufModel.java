@@ -89,8 +89,20 @@ record GgufModel(Gguf gguf) {
             Map.entry("nemotron_h_moe", new Architecture("nemotron_h", SIGMOID, false, true, true)),
             Map.entry("gemma4", new Architecture("gemma4_text", SOFTMAX, true, false, false)),
             Map.entry("grok", new Architecture("grok-2", SOFTMAX, true, false, false)),
+            Map.entry("deepseek41", new Architecture("deepseek_v41_text", SQRTSOFTPLUS, false, true, true)),
+            Map.entry("dots3note", new Architecture("dots3_note", SIGMOID, false, true, true)),
+            Map.entry("gigachat35", new Architecture("gigachat3_5", SIGMOID, false, true, true)),
+            Map.entry("glm5next", new Architecture("glm5_next_text", SIGMOID, false, true, true)),
+            Map.entry("hy_v4", new Architecture("hy_v4", SIGMOID, false, true, true)),
+            Map.entry("minimax-01", new Architecture("minimax", SOFTMAX, true, false, false)),
+            Map.entry("minimax-m3", new Architecture("minimax_m3_vl_text", SIGMOID, true, false, true)),
+            Map.entry("qwen4exp", new Architecture("qwen4_exp_text", SOFTMAX, true, false, false)),
             Map.entry("bailingmoe3", new Architecture("bailing_moe_v2", SIGMOID, false, true, true)),
             Map.entry("mimo2", new Architecture("minimax_m2", SIGMOID, true, false, false)));
+
+    /** Architectures with experts that are known and not read, and what they compute that no layer here does. */
+    private static final Map<String, String> NOT_READ =
+            Map.of("kimi-k3", "a norm of the routed experts' sum comes before it is projected back to the hidden size");
 
     /** DeepSeek-V3 in all but the numbers: deepseek2 with sigmoid scores, and a correction bias. */
     private static final String SIGMOID_DEEPSEEK = "deepseek_v3";
@@ -114,12 +126,16 @@ record GgufModel(Gguf gguf) {
     /** Of Grok: llama.cpp reads it and doesn't apply it, since the norm after the block takes most of it away. */
     private static final String UNAPPLIED = "grok.router_logit_softcapping";
 
-    /** Of Step 3.5, DeepSeek-V4 and Ling 3, a value a layer. */
+    /** A value a layer, or one for all; 0 is none. */
     private static final String LIMITS = ".swiglu_clamp_exp";
 
     private static final String SHARED_LIMITS = ".swiglu_clamp_shexp";
 
-    private static final List<String> LIMITED = List.of("step35", "deepseek4", "bailingmoe3");
+    /** A limit that cuts off nothing. */
+    private static final double UNLIMITED = Float.MAX_VALUE;
+
+    private static final List<String> LIMITED =
+            List.of("step35", "deepseek4", "deepseek41", "bailingmoe3", "gigachat35", "glm5next", "hy_v4");
 
     /** Of GroveMoE: the experts beside others, which have one value that is known each. */
     private static final Map<String, Double> ADJUGATES = Map.of(
@@ -145,6 +161,10 @@ record GgufModel(Gguf gguf) {
     JsonFile config() {
         String name = text("general.architecture");
         Architecture architecture = ARCHITECTURES.getOrDefault(name, LIKE_OTHERS.get(name));
+        if (NOT_READ.containsKey(name)) {
+            throw new CheckpointException(
+                    gguf.path(), "general.architecture: " + name + " is not read: " + NOT_READ.get(name));
+        }
         if (architecture == null) {
             throw new CheckpointException(
                     gguf.path(),
@@ -202,13 +222,15 @@ record GgufModel(Gguf gguf) {
         switch (type) {
             case "gpt_oss" -> fields.put("swiglu_limit", 7.0);
             case "step3p5" -> {
-                // llama.cpp divides only if it is said.
-                String norm = a + "expert_weights_norm";
-                require(gguf.metadata().containsKey(norm), norm, "true", "none");
+                requireDivided(a);
                 fields.put("moe_router_scaling_factor", factor(a, architecture));
                 fields.put("share_expert_dim", shared);
                 fields.put("swiglu_limits", gguf.skipped(name + LIMITS));
                 fields.put("swiglu_limits_shared", gguf.skipped(name + SHARED_LIMITS));
+            }
+            case "minimax_m3_vl_text" -> {
+                requireDivided(a);
+                fields.put("shared_intermediate_size", shared);
             }
             case "bailing_moe_v2" -> {
                 fields.put("expert_swiglu_limit_list", gguf.skipped(name + LIMITS));
@@ -216,15 +238,15 @@ record GgufModel(Gguf gguf) {
             }
             case "deepseek_v4" -> {
                 fields.put("num_hash_layers", number(a + "hash_layer_count"));
-                Object limits = gguf.skipped(name + LIMITS);
-                Object shared4 = gguf.skipped(name + SHARED_LIMITS);
-                require(
-                        shared4 == null || shared4.equals(limits),
-                        name + SHARED_LIMITS,
-                        "none, or what " + name + LIMITS + " has",
-                        String.valueOf(shared4));
-                fields.put("swiglu_limit", limits);
+                fields.put("swiglu_limit", limits(name, layers, true));
             }
+            case "deepseek_v41_text", "glm5_next_text", "gigachat3_5" -> {
+                fields.put("swiglu_limit", limits(name, layers, true));
+                fields.put(
+                        "use_shared_expert_sigmoid",
+                        gguf.find("blk." + firstLayer + ".ffn_gate_inp_shexp.weight") != null);
+            }
+            case "hy_v4" -> fields.put("swiglu_limit", limits(name, layers, false));
             case "smallthinker" -> {
                 fields.put("moe_ffn_hidden_size", intermediate);
                 fields.put("moe_primary_router_apply_softmax", number(a + "expert_gating_func") != SIGMOID);
@@ -250,6 +272,49 @@ record GgufModel(Gguf gguf) {
             default -> {}
         }
         return new JsonFile(gguf.path(), fields);
+    }
+
+    /** llama.cpp divides only if it is said, these families always. */
+    private void requireDivided(String a) {
+        String norm = a + "expert_weights_norm";
+        require(gguf.metadata().containsKey(norm), norm, "true", "none");
+    }
+
+    /**
+     * What gate and up are cut off at, a value a layer.
+     *
+     * @param ofShared whether shared experts are cut off at the same; at nothing if not
+     */
+    private List<Double> limits(String name, int layers, boolean ofShared) {
+        List<Double> routed = limits(name + LIMITS, layers);
+        List<Double> shared = limits(name + SHARED_LIMITS, layers);
+        boolean none = shared.stream().allMatch(limit -> limit == UNLIMITED);
+        boolean absent = !gguf.metadata().containsKey(name + SHARED_LIMITS);
+        require(
+                ofShared ? absent || shared.equals(routed) : none,
+                name + SHARED_LIMITS,
+                ofShared ? "none, or what " + name + LIMITS + " has" : "none",
+                shown(name + SHARED_LIMITS));
+        return routed;
+    }
+
+    private List<Double> limits(String key, int layers) {
+        Object value = value(key);
+        List<?> each = value instanceof List<?> list ? list : Collections.nCopies(layers, value);
+        return each.stream()
+                .map(limit -> limit instanceof Number number && number.doubleValue() > 1e-6
+                        ? number.doubleValue()
+                        : UNLIMITED)
+                .toList();
+    }
+
+    private @Nullable Object value(String key) {
+        Object value = gguf.metadata().get(key);
+        return value instanceof Gguf.Skipped ? gguf.skipped(key) : value;
+    }
+
+    private String shown(String key) {
+        return String.valueOf(value(key));
     }
 
     /**

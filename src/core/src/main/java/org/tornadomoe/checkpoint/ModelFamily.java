@@ -3,6 +3,7 @@ package org.tornadomoe.checkpoint;
 import static org.tornadomoe.checkpoint.FamilyTraits.sizes;
 
 import java.util.List;
+import java.util.Map;
 import java.util.Set;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.checkpoint.LayerShape.Peculiarity;
@@ -331,12 +332,29 @@ enum ModelFamily {
     GLM_MOE_DSA("glm_moe_dsa", deepSeek(sizes(78, 6144, 2048, 256, 8), 2.5, 1, 1, 3)),
     GLM5_NEXT(
             "glm5_next_text glm5_next",
-            deepSeek(sizes(45, 4096, 2048, 288, 8), 2.5, 1, 1, 3).limited("swiglu_limit", 10.0)),
+            deepSeek(sizes(45, 4096, 2048, 288, 8), 2.5, 1, 1, 3)
+                    .limited("swiglu_limit", 10.0)
+                    .perLayer("swiglu_limit")),
     HY_V4(
             "hy_v4",
             deepSeek(sizes(34, 2816, 768, 256, 8), 2.827, 1, 1, 1)
                     .limited("swiglu_limit", 10.0)
+                    .perLayer("swiglu_limit")
                     .sharedUnlimited()),
+    DOTS3_NOTE(
+            "dots3_note dots3_note_text",
+            deepSeek(sizes(46, 5120, 1536, 256, 8), 1, 1, 1, 1)
+                    .fields("moe_gating_fp32=false use_dynamic_rsf=false moe_shared_expert_intermediate_size"
+                            + " shared_experts_intermediate_size attention_gate_type swa_attention_gate_type")),
+    /** A limit of 0 is none. */
+    GIGACHAT3_5(
+            "gigachat3_5",
+            deepSeek(sizes(40, 7168, 2048, 256, 8), 2.5, 1, 1, 3)
+                    .limited("swiglu_limit", 10.0)
+                    .perLayer("swiglu_limit")
+                    .unlimitedIf0()
+                    .sharedGateIf("use_shared_expert_sigmoid")
+                    .fields("layernorm_gating_weight")),
     SOLAR_OPEN("solar_open", deepSeek(sizes(48, 4096, 1280, 128, 8), 1, 1, 1, 0)),
     SOLAR_OPEN2("solar_open2", deepSeek(sizes(48, 4096, 1280, 320, 8), 1, 1, 1, 0)),
     MIMO_V2_FLASH(
@@ -391,21 +409,9 @@ enum ModelFamily {
                     .every("moe_layer_freq")
                     .layerTypes("mlp_layer_types", "sparse")
                     .fields("moe_router_activation_func=sigmoid use_grouped_topk")),
-    NEMOTRON_H(
-            "nemotron_h",
-            sizes(4, 4096, 7688, 8, 2)
-                    .sigmoid()
-                    .normalized("norm_topk_prob", true)
-                    .corrected()
-                    .scaled("routed_scaling_factor", 1)
-                    .groups("n_group", "topk_group", 1, 1)
-                    .sharedWidth("moe_shared_expert_intermediate_size", 7688)
-                    .activation("mlp_hidden_act", "relu2")
-                    .withoutGate()
-                    .tensors(Peculiarity.LATENT)
-                    .layerList(ModelFamily::nemotronLayers, "moe")
-                    .fields("moe_latent_size n_shared_experts=1 n_groups layers_block_type hybrid_override_pattern"
-                            + " moe_shared_expert_overlap")),
+    NEMOTRON_H("nemotron_h", nemotron()),
+    /** Layers of sizes of their own. */
+    NEMOTRON_H_PUZZLE("nemotron_h_puzzle", nemotron().blocks("block_configs")),
     MINIMAX_M2(
             "minimax_m2",
             sizes(62, 3072, 1536, 256, 8)
@@ -503,18 +509,14 @@ enum ModelFamily {
                     .fields("shared_expert_sink=true rms_norm_eps_moe_gate")),
     DEEPSEEK_V4(
             "deepseek_v4",
-            sizes(43, 4096, 2048, 256, 6)
-                    .scored(ScoringFunction.SQRTSOFTPLUS)
-                    .normalized()
-                    .corrected()
-                    .scaled("routed_scaling_factor", 1.5)
-                    .shared("n_shared_experts", 1)
-                    .limited("swiglu_limit", 10.0)
-                    .perLayer("swiglu_limit")
-                    .tensors(Peculiarity.ROUTER_BIAS_CORRECTS)
+            deepSeekV4(sizes(43, 4096, 2048, 256, 6))
                     .tokenTable(ModelFamily::isHashed)
-                    .fields("scoring_func=sqrtsoftplus norm_topk_prob=true topk_method=noaux_tc mlp_layer_types"
-                            + " num_hash_layers n_group=1 topk_group=1")),
+                    .fields("mlp_layer_types num_hash_layers")),
+    /** No layer takes experts from a table; tokens of pictures have a correction bias of their own. */
+    DEEPSEEK_V41(
+            "deepseek_v41_text deepseek_v41",
+            deepSeekV4(sizes(40, 5120, 2304, 384, 6))
+                    .fields("num_hash_layers=0 dspark_n_routed_experts dspark_num_experts_per_tok")),
 
     // Others.
     /** A router that is a network, reads the one before it, and may choose no expert. */
@@ -749,6 +751,34 @@ enum ModelFamily {
                 .fields("scoring_func topk_method n_group topk_group");
     }
 
+    private static FamilyTraits nemotron() {
+        return sizes(4, 4096, 7688, 8, 2)
+                .sigmoid()
+                .normalized("norm_topk_prob", true)
+                .corrected()
+                .scaled("routed_scaling_factor", 1)
+                .groups("n_group", "topk_group", 1, 1)
+                .sharedWidth("moe_shared_expert_intermediate_size", 7688)
+                .activation("mlp_hidden_act", "relu2")
+                .withoutGate()
+                .tensors(Peculiarity.LATENT)
+                .layerList(ModelFamily::nemotronLayers, "moe")
+                .fields("moe_latent_size n_shared_experts=1 n_groups layers_block_type hybrid_override_pattern"
+                        + " moe_shared_expert_overlap");
+    }
+
+    private static FamilyTraits deepSeekV4(FamilyTraits sizes) {
+        return sizes.scored(ScoringFunction.SQRTSOFTPLUS)
+                .normalized()
+                .corrected()
+                .scaled("routed_scaling_factor", 1.5)
+                .shared("n_shared_experts", 1)
+                .limited("swiglu_limit", 10.0)
+                .perLayer("swiglu_limit")
+                .tensors(Peculiarity.ROUTER_BIAS_CORRECTS)
+                .fields("scoring_func=sqrtsoftplus norm_topk_prob=true topk_method=noaux_tc n_group=1 topk_group=1");
+    }
+
     private static FamilyTraits bailing(FamilyTraits sizes, int shared, int dense) {
         return sizes.sigmoid()
                 .normalized("norm_topk_prob", true)
@@ -936,6 +966,11 @@ enum ModelFamily {
     }
 
     private static List<String> nemotronLayers(JsonFile json) {
+        if (json.fields().get("block_configs") instanceof List<?> blocks) {
+            return blocks.stream()
+                    .map(block -> block instanceof Map<?, ?> named ? String.valueOf(named.get("block_type")) : "none")
+                    .toList();
+        }
         if (json.has("hybrid_override_pattern")) {
             return json.string("hybrid_override_pattern")
                     .chars()

@@ -202,6 +202,7 @@ class GgufFamiliesTest {
         "dots1, dots1, 8, true",
         "exaone_moe, exaone-moe, 8, true",
         "axk2, axk2, 8, true",
+        "dots3_note, dots3note, 8, true",
         "bailing_moe_v2, bailingmoe2, 8, true"
     })
     void sigmoidsWithACorrectionBias(String type, String architecture, int shared, boolean scaled) {
@@ -353,6 +354,17 @@ class GgufFamiliesTest {
         MoeCheckpoint.open(same).close();
         assertRefused(
                 block(0),
+                "hy_v4",
+                w -> w.reals("hy_v4.swiglu_clamp_exp", 7, 7).reals("hy_v4.swiglu_clamp_shexp", 0, 7),
+                "hy_v4.swiglu_clamp_shexp: expected none, got [0.0, 7.0]");
+        assertRefused(block(0), "minimax-m3", w -> {}, "minimax-m3.expert_weights_norm: expected true, got none");
+        assertRefused(
+                block(0),
+                "kimi-k3",
+                w -> {},
+                "general.architecture: kimi-k3 is not read: a norm of the routed experts' sum comes before");
+        assertRefused(
+                block(0),
                 "grovemoe",
                 w -> w.real("grovemoe.expert_group_scale", 0.1f),
                 "grovemoe.expert_group_scale: expected 0.05");
@@ -466,6 +478,15 @@ class GgufFamiliesTest {
         "step3p5, step35, 1",
         "bailing_moe_v3, bailingmoe3, 1",
         "step3p5_plain, step35, 1",
+        "hy_v4, hy_v4, 1",
+        "hy_v4_limits, hy_v4, 1",
+        "glm5_next_text, glm5next, 1",
+        "gigachat3_5, gigachat35, 1",
+        "deepseek_v41, deepseek41, 1",
+        "dots3_note, dots3note, 1",
+        "minimax, minimax-01, 0",
+        "minimax_m3_vl_text, minimax-m3, 0",
+        "qwen4_exp_text, qwen4exp, 0",
         "gemma4_text, gemma4, 1"
     })
     void goldenLayers(String family, String architecture, int layer) {
@@ -551,6 +572,12 @@ class GgufFamiliesTest {
                         "step35",
                         "mistral4",
                         "deepseek4",
+                        "deepseek41",
+                        "dots3note",
+                        "gigachat35",
+                        "glm5next",
+                        "hy_v4",
+                        "minimax-m3",
                         "bailingmoe3")
                 .contains(architecture)) {
             writer.bool(architecture + ".expert_weights_norm", true)
@@ -558,7 +585,7 @@ class GgufFamiliesTest {
                             architecture + ".expert_gating_func",
                             switch (architecture) {
                                 case "mistral4" -> 1;
-                                case "deepseek4" -> 4;
+                                case "deepseek4", "deepseek41" -> 4;
                                 default -> 2;
                             });
         }
@@ -567,6 +594,14 @@ class GgufFamiliesTest {
                 float limit = requireNonNull(config.swigluLimit()).floatValue();
                 writer.number("deepseek4.hash_layer_count", layer == 0 ? 1 : 0)
                         .reals("deepseek4.swiglu_clamp_exp", limit, limit);
+            }
+            case "deepseek41", "gigachat35", "glm5next", "hy_v4" -> {
+                Double limit = config.swigluLimit();
+                float each = limit == null ? 0 : limit.floatValue();
+                writer.reals(architecture + ".swiglu_clamp_exp", each, each);
+                if (!architecture.equals("hy_v4")) {
+                    writer.reals(architecture + ".swiglu_clamp_shexp", each, each);
+                }
             }
             case "smallthinker" -> writer.number("smallthinker.expert_gating_func", 2);
             case "grovemoe" ->
@@ -603,6 +638,10 @@ class GgufFamiliesTest {
         }
         if (correction != null) {
             writer.tensor(block + "exp_probs_b.bias", GgmlType.F32, correction, experts);
+        }
+        float[] sharedGate = router.sharedExpertGate();
+        if (sharedGate != null) {
+            writer.tensor(block + "ffn_gate_inp_shexp.weight", GgmlType.F32, sharedGate, hidden);
         }
         int[] table = router.expertsOfToken();
         if (table != null) {
