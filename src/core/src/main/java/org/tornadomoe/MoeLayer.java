@@ -12,16 +12,13 @@ import org.tornadomoe.checkpoint.MoeCheckpoint;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.config.Int8Scheme;
-import org.tornadomoe.config.QuantKey;
 import org.tornadomoe.config.ScalarType;
 import org.tornadomoe.host.HostRouter;
 import org.tornadomoe.kernel.ChosenExperts;
-import org.tornadomoe.kernel.Cleanup;
 import org.tornadomoe.kernel.MoeKernel;
 import org.tornadomoe.kernel.Profiled;
 import org.tornadomoe.kernel.RouterInputs;
 import org.tornadomoe.observe.MoeListener;
-import org.tornadomoe.oracle.Int8MoeOracle;
 import org.tornadomoe.oracle.Selection;
 import org.tornadomoe.parallel.ExpertBalance;
 import org.tornadomoe.parallel.ShardedLayer;
@@ -118,7 +115,7 @@ public final class MoeLayer implements AutoCloseable {
         // Selected before quantising, so that a refusal comes at once.
         Int8Quantization asked = options.quantization();
         Int8Quantization quantization = asked == null ? weights.quantization() : asked;
-        select(weights.config(), quantization.weightKey(), quantization.activationKey(), options);
+        LayerLoader.select(weights.config(), quantization.weightKey(), quantization.activationKey(), options);
         Int8Experts experts = QuantizedWeights.int8(weights, quantization, options.progress());
         // With load balancing, moves read the experts again until the layer is closed.
         boolean kept = options.loadBalancing() != null;
@@ -145,29 +142,13 @@ public final class MoeLayer implements AutoCloseable {
         if (!experts.hasRouter() && options.router() == null) {
             throw new IllegalArgumentException("experts: expected a layer with a router, got one without");
         }
-        Sharding sharding = select(experts.config(), experts.weightKey(), experts.activationKey(), options);
+        Sharding sharding = LayerLoader.select(experts.config(), experts.weightKey(), experts.activationKey(), options);
         FusedMoeConfig config = sharding.config();
         if (config.router().isOfCaller() && options.router() == null) {
             throw new IllegalArgumentException("router: expected one in the options, since the layer's is "
                     + config.routingMethod() + ", got none");
         }
-        List<MoeKernel> lanes = new ArrayList<>();
-        MoeKernel kernel = ShardedLayer.load(sharding, Int8MoeOracle.installed(), experts, SelfCheck::run);
-        lanes.add(kernel);
-        try {
-            for (MoeKernel next = kernel; lanes.size() < options.lanes(); lanes.add(next)) {
-                next = kernel.lane();
-                if (next == null) {
-                    break;
-                }
-            }
-            if (options.listener() != null && options.listener().wantsStages()) {
-                lanes.forEach(Profiled::timeStages);
-            }
-        } catch (RuntimeException | Error failure) {
-            Cleanup.after(failure, () -> Cleanup.each(lanes.reversed(), MoeKernel::close));
-            throw failure;
-        }
+        List<MoeKernel> lanes = LayerLoader.lanes(sharding, experts, options);
         MoeLayer layer = new MoeLayer(sharding, experts.scheme(), lanes, experts.router(), source, options);
         layer.events.loaded();
         return layer;
@@ -181,32 +162,6 @@ public final class MoeLayer implements AutoCloseable {
         MemorySegment narrow = MemorySegment.ofArray(new short[count]);
         HiddenStates.write(type, values, count, narrow);
         return narrow;
-    }
-
-    private static Sharding select(
-            FusedMoeConfig config, QuantKey weightKey, @Nullable QuantKey activationKey, MoeOptions options) {
-        FusedMoeConfig.Builder layer = config.toBuilder();
-        if (options.maxLoras() > 0) {
-            layer.lora(options.maxLoras(), options.maxLoraRank());
-        }
-        FusedMoeConfig here = layer.router(
-                        options.router() == null
-                                ? config.router()
-                                : config.router().handedIn())
-                .maxNumTokens(options.maxTokens())
-                .inDtype(options.hiddenType())
-                .routerLogitsDtype(ScalarType.F32)
-                .moeBackend(options.backend())
-                .build();
-        return Sharding.of(
-                Int8MoeOracle.installed(),
-                here,
-                weightKey,
-                activationKey,
-                options.kernelClass(),
-                options.devices(),
-                options.expertParallel(),
-                options.loadBalancing());
     }
 
     /**
