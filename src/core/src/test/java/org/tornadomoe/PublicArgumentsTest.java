@@ -123,7 +123,6 @@ class PublicArgumentsTest {
                 .hiddenDim(d.or(64))
                 .intermediateSize(d.or(32))
                 .numLocalExperts(d.or(0))
-                .numLogicalExperts(d.or(0))
                 .numFusedSharedExperts(d.or(0))
                 .activation(d.flag() ? MoeActivation.SILU : d.one(MoeActivation.values()))
                 .swigluLimit(7.0)
@@ -131,8 +130,6 @@ class PublicArgumentsTest {
                 .router(router(d))
                 .moeParallelConfig(d.or(0) == 0 ? FusedMoeParallelConfig.NO_PARALLEL : parallel(d))
                 .maxNumTokens(d.or(16))
-                .hiddenDimUnpadded(d.or(0))
-                .intermediateSizePerPartitionUnpadded(d.or(0))
                 .lora(d.or(1), d.or(4))
                 .build();
     }

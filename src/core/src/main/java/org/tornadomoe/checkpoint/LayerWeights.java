@@ -77,7 +77,6 @@ final class LayerWeights implements ExpertWeights {
         int k = config.applyRouterWeightOnInput() ? 1 : Math.min(ids.length, config.pairsPerToken());
         FusedMoeConfig part = config.toBuilder()
                 .numExperts(ids.length)
-                .numLogicalExperts(ids.length)
                 .numFusedSharedExperts(0)
                 .expertsPerToken(k)
                 .router(RouterConfig.of(ScoringFunction.CUSTOM, false))

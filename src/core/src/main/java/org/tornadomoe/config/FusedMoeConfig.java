@@ -1,5 +1,13 @@
 package org.tornadomoe.config;
 
+import static org.tornadomoe.config.ConfigChecks.requireAddressableAdapters;
+import static org.tornadomoe.config.ConfigChecks.requireAddressableRows;
+import static org.tornadomoe.config.ConfigChecks.requireAtMost;
+import static org.tornadomoe.config.ConfigChecks.requireMultiple;
+import static org.tornadomoe.config.ConfigChecks.requireRange;
+import static org.tornadomoe.config.ConfigChecks.requireRouter;
+import static org.tornadomoe.config.ConfigChecks.requireShared;
+
 import java.util.Objects;
 import org.jspecify.annotations.Nullable;
 
@@ -7,13 +15,12 @@ import org.jspecify.annotations.Nullable;
  * One MoE layer's sizes and how it runs (vLLM: {@code FusedMoEConfig}). Letters used everywhere: M tokens, E experts, H
  * hidden, I intermediate, K top-k.
  *
- * @param numExperts E, 1 to {@value #MAX_EXPERTS}: the model's routed experts on all ranks, copies included
+ * @param numExperts E, 1 to {@value #MAX_EXPERTS}: the model's routed experts on all ranks
  * @param expertsPerToken K, 1 to {@value #MAX_EXPERTS_PER_TOKEN} and at most E
  * @param hiddenDim H, the width of a token
  * @param intermediateSize I, the width between the two GEMMs, after the activation, on all ranks; a multiple of the
  *     tensor-parallel size
  * @param numLocalExperts number of experts on this rank, shared ones included
- * @param numLogicalExperts number of routed experts, without copies
  * @param numFusedSharedExperts number of shared experts. They are n further experts of the same width I, with the ids E
  *     to E + n - 1; every token goes to them beside its K. A shared expert of another width Is counts as ⌈Is / I⌉ of
  *     them, padded with zeros
@@ -25,8 +32,6 @@ import org.jspecify.annotations.Nullable;
  * @param inDtype of hidden states
  * @param routerLogitsDtype of router logits
  * @param maxNumTokens the maximum M of a call; it sets the size of buffers
- * @param hiddenDimUnpadded H without padding
- * @param intermediateSizePerPartitionUnpadded this rank's part of I, without padding
  * @param hasBias whether the experts' projections have biases
  * @param isLoraEnabled whether adapters may be added
  * @param maxLoras number of adapter slots
@@ -47,7 +52,6 @@ public record FusedMoeConfig(
         int hiddenDim,
         int intermediateSize,
         int numLocalExperts,
-        int numLogicalExperts,
         int numFusedSharedExperts,
         MoeActivation activation,
         RouterConfig router,
@@ -57,8 +61,6 @@ public record FusedMoeConfig(
         ScalarType inDtype,
         ScalarType routerLogitsDtype,
         int maxNumTokens,
-        int hiddenDimUnpadded,
-        int intermediateSizePerPartitionUnpadded,
         boolean hasBias,
         boolean isLoraEnabled,
         int maxLoras,
@@ -98,10 +100,7 @@ public record FusedMoeConfig(
         Objects.requireNonNull(routerLogitsDtype, "routerLogitsDtype");
         int shards = activation.isGated() ? 2 : 1;
         int tpSize = moeParallelConfig.tpSize();
-        if (intermediateSize % tpSize != 0) {
-            throw new IllegalArgumentException("intermediateSize: expected a multiple of the tensor-parallel size "
-                    + tpSize + ", got " + intermediateSize);
-        }
+        requireMultiple("intermediateSize", intermediateSize, "the tensor-parallel size", tpSize);
         int intermediate = intermediateSize / tpSize;
         requireRange("numLocalExperts", numLocalExperts, MAX_EXPERTS);
         requireAtMost(
@@ -109,16 +108,6 @@ public record FusedMoeConfig(
                 numLocalExperts,
                 numFusedSharedExperts == 0 ? "numExperts" : "globalNumExperts",
                 numExperts + numFusedSharedExperts);
-        requireRange("numLogicalExperts", numLogicalExperts, MAX_EXPERTS);
-        requireAtMost("numLogicalExperts", numLogicalExperts, "numExperts", numExperts);
-        requireRange("hiddenDimUnpadded", hiddenDimUnpadded, Integer.MAX_VALUE);
-        requireAtMost("hiddenDimUnpadded", hiddenDimUnpadded, "hiddenDim", hiddenDim);
-        requireRange("intermediateSizePerPartitionUnpadded", intermediateSizePerPartitionUnpadded, Integer.MAX_VALUE);
-        requireAtMost(
-                "intermediateSizePerPartitionUnpadded",
-                intermediateSizePerPartitionUnpadded,
-                "intermediateSizePerPartition",
-                intermediate);
         if (applyRouterWeightOnInput && expertsPerToken != 1) {
             throw new IllegalArgumentException(
                     "apply_router_weight_on_input is only implemented for topk=1, got expertsPerToken "
@@ -131,16 +120,13 @@ public record FusedMoeConfig(
         }
         requireRange("maxLoras", maxLoras, MAX_EXPERTS);
         requireRange("maxLoraRank", maxLoraRank, Integer.MAX_VALUE);
-        requireAddressableWeights("w13", 1, (long) shards * intermediate, hiddenDim);
+        ConfigChecks.requireAddressableWeights("w13", 1, (long) shards * intermediate, hiddenDim);
         requireAddressableRows(
                 maxNumTokens, expertsPerToken + numFusedSharedExperts, (long) shards * intermediate, hiddenDim);
         requireRange("intermediateSize", intermediateSize, Integer.MAX_VALUE / shards); // on all ranks together
         if (isLoraEnabled) {
-            // An expert's matrices and a call's pairs are indexed by int.
-            long widest = Math.max(
-                    (long) shards * Math.max(intermediate, hiddenDim),
-                    (long) shards * (expertsPerToken + numFusedSharedExperts) * maxNumTokens);
-            requireAtMost("maxLoraRank", maxLoraRank, "2^31 - 1 by " + widest, (int) (Integer.MAX_VALUE / widest));
+            int pairs = expertsPerToken + numFusedSharedExperts;
+            requireAddressableAdapters(maxLoraRank, shards, Math.max(intermediate, hiddenDim), pairs, maxNumTokens);
         }
     }
 
@@ -266,7 +252,6 @@ public record FusedMoeConfig(
         builder.intermediateSize = intermediateSize;
         builder.numLocalExperts =
                 numLocalExperts == linearShare(moeParallelConfig, globalNumExperts()) ? 0 : numLocalExperts;
-        builder.numLogicalExperts = numLogicalExperts == numExperts ? 0 : numLogicalExperts;
         builder.activation = activation;
         builder.router = router;
         builder.numFusedSharedExperts = numFusedSharedExperts;
@@ -276,11 +261,6 @@ public record FusedMoeConfig(
         builder.inDtype = inDtype;
         builder.routerLogitsDtype = routerLogitsDtype == inDtype ? null : routerLogitsDtype;
         builder.maxNumTokens = maxNumTokens;
-        builder.hiddenDimUnpadded = hiddenDimUnpadded == hiddenDim ? 0 : hiddenDimUnpadded;
-        builder.intermediateSizePerPartitionUnpadded =
-                intermediateSizePerPartitionUnpadded == intermediateSizePerPartition()
-                        ? 0
-                        : intermediateSizePerPartitionUnpadded;
         builder.hasBias = hasBias;
         builder.isLoraEnabled = isLoraEnabled;
         builder.maxLoras = maxLoras;
@@ -302,87 +282,14 @@ public record FusedMoeConfig(
                 .numLocalExperts();
     }
 
-    private static void requireRange(String field, int value, int max) {
-        if (value < 1 || value > max) {
-            String expected = max == Integer.MAX_VALUE ? "a positive number" : "1 to " + max;
-            throw new IllegalArgumentException(field + ": expected " + expected + ", got " + value);
-        }
-    }
-
-    private static void requireShared(int shared, int experts, int topK) {
-        int most = Math.max(0, Math.min(MAX_EXPERTS - experts, MAX_EXPERTS_PER_TOKEN - topK));
-        if (shared < 0 || shared > most) {
-            throw new IllegalArgumentException("numFusedSharedExperts: expected 0 to " + most + " beside " + experts
-                    + " experts and " + topK + " per token (" + MAX_EXPERTS + " and " + MAX_EXPERTS_PER_TOKEN
-                    + " in all), got " + shared);
-        }
-    }
-
-    private static void requireRouter(RouterConfig router, int experts, int topK, int shared) {
-        int logits = experts + router.numZeroExperts(); // at most MAX_EXPERTS each
-        if (logits > MAX_EXPERTS) {
-            throw new IllegalArgumentException(
-                    "router: expected at most " + MAX_EXPERTS + " experts, zero experts included, got " + logits);
-        }
-        int groups = router.numExpertGroup();
-        if (router.scoring() == ScoringFunction.SOFTMAX_EACH_GROUP
-                && (groups < 1 || experts % groups != 0 || topK % groups != 0)) {
-            throw new IllegalArgumentException("router: expected a number of groups that divides " + experts
-                    + " experts and the " + topK + " of a token, got " + groups);
-        }
-        if (groups > 1 && logits % groups == 0 && logits > groups) {
-            int candidates = router.topkGroup() * (logits / groups);
-            if (topK > candidates) {
-                throw new IllegalArgumentException("expertsPerToken: expected at most the " + candidates
-                        + " experts of " + router.topkGroup() + " of " + groups + " groups, got " + topK);
-            }
-        }
-        if (router.hasSharedExpertGate() && shared == 0) {
-            throw new IllegalArgumentException("router: expected shared experts for its shared expert gate, got none");
-        }
-        if (router.normalizesShared() && shared == 0) {
-            throw new IllegalArgumentException(
-                    "router: expected shared experts, as it normalises their scores, got none");
-        }
-    }
-
-    private static void requireAtMost(String field, int value, String limit, int max) {
-        if (value > max) {
-            throw new IllegalArgumentException(field + ": expected at most " + limit + " = " + max + ", got " + value);
-        }
-    }
-
     /**
      * Checks that kernels can index the weights of this rank's experts. On one rank some layers are too large for that.
      *
      * @throws IllegalArgumentException naming the projection and a remedy
      */
     public void requireAddressableWeights() {
-        requireAddressableWeights("w13", numLocalExperts, gateUpRows(), hiddenDim);
-        requireAddressableWeights("w2", numLocalExperts, hiddenDim, intermediateSizePerPartition());
-    }
-
-    /** Kernels index weights as int32 words of four int8 values, so a projection holds fewer than 2^31 of them. */
-    private static void requireAddressableWeights(String name, long experts, long rows, long cols) {
-        double words = (double) experts * rows * ((cols + 15) / 16 * 4);
-        if (words >= 0x1p31) {
-            throw new IllegalArgumentException(String.format(
-                    "%s [numExperts %d, rows %d, cols %d]: expected fewer than 2^33 int8 values, got %.0f; "
-                            + "give the layer fewer experts (expert parallelism) or a part of the intermediate size "
-                            + "(tensor parallelism)",
-                    name, experts, rows, cols, words * 4));
-        }
-    }
-
-    /** Kernels index the rows of all token-expert pairs by int. */
-    private static void requireAddressableRows(int tokens, int topK, long gateUp, int hidden) {
-        long width = Math.max(gateUp, hidden);
-        long most = Integer.MAX_VALUE / topK / width;
-        if (tokens > most) {
-            throw new IllegalArgumentException("maxNumTokens: expected at most " + most + " for expertsPerToken " + topK
-                    + " and rows of " + width + " values (int indices), got " + tokens
-                    + "; lower it and call the layer more often");
-        }
+        ConfigChecks.requireAddressableWeights("w13", numLocalExperts, gateUpRows(), hiddenDim);
+        ConfigChecks.requireAddressableWeights("w2", numLocalExperts, hiddenDim, intermediateSizePerPartition());
     }
 
     /** Collects the fields; {@link #build} validates them and derives those that are not given. */
@@ -392,7 +299,6 @@ public record FusedMoeConfig(
         private int hiddenDim;
         private int intermediateSize;
         private int numLocalExperts;
-        private int numLogicalExperts;
         private MoeActivation activation = MoeActivation.SILU;
         private int numFusedSharedExperts;
         private RouterConfig router = RouterConfig.of(ScoringFunction.SOFTMAX, true);
@@ -402,8 +308,6 @@ public record FusedMoeConfig(
         private ScalarType inDtype = ScalarType.F32;
         private @Nullable ScalarType routerLogitsDtype;
         private int maxNumTokens = DEFAULT_MAX_NUM_TOKENS;
-        private int hiddenDimUnpadded;
-        private int intermediateSizePerPartitionUnpadded;
         private boolean hasBias;
         private boolean isLoraEnabled;
         private int maxLoras = 1;
@@ -442,12 +346,6 @@ public record FusedMoeConfig(
         /** The experts of this rank; by default those of linear placement. */
         public Builder numLocalExperts(int value) {
             numLocalExperts = value;
-            return this;
-        }
-
-        /** The experts without copies; by default all experts. */
-        public Builder numLogicalExperts(int value) {
-            numLogicalExperts = value;
             return this;
         }
 
@@ -494,18 +392,6 @@ public record FusedMoeConfig(
 
         public Builder maxNumTokens(int value) {
             maxNumTokens = value;
-            return this;
-        }
-
-        /** By default H. */
-        public Builder hiddenDimUnpadded(int value) {
-            hiddenDimUnpadded = value;
-            return this;
-        }
-
-        /** By default this rank's part of I. */
-        public Builder intermediateSizePerPartitionUnpadded(int value) {
-            intermediateSizePerPartitionUnpadded = value;
             return this;
         }
 
@@ -585,7 +471,6 @@ public record FusedMoeConfig(
                     numLocalExperts == 0
                             ? linearShare(moeParallelConfig, numExperts + numFusedSharedExperts)
                             : numLocalExperts,
-                    numLogicalExperts == 0 ? numExperts : numLogicalExperts,
                     numFusedSharedExperts,
                     activation,
                     router,
@@ -595,10 +480,6 @@ public record FusedMoeConfig(
                     inDtype,
                     routerLogitsDtype == null ? inDtype : routerLogitsDtype,
                     maxNumTokens,
-                    hiddenDimUnpadded == 0 ? hiddenDim : hiddenDimUnpadded,
-                    intermediateSizePerPartitionUnpadded == 0
-                            ? intermediateSize / moeParallelConfig.tpSize()
-                            : intermediateSizePerPartitionUnpadded,
                     hasBias,
                     isLoraEnabled,
                     maxLoras,

@@ -83,28 +83,12 @@ public record FusedMoeParallelConfig(
         return useEp && (dpSize > 1 || pcpSize > 1 || isSequenceParallel());
     }
 
-    public boolean useDeepepHtKernels() {
-        return uses("deepep_high_throughput");
-    }
-
     public boolean useDeepepLlKernels() {
         return uses("deepep_low_latency");
     }
 
-    public boolean useDeepepV2Kernels() {
-        return uses("deepep_v2");
-    }
-
     public boolean useNixlEpKernels() {
         return uses("nixl_ep");
-    }
-
-    public boolean useMoriKernels() {
-        return uses("mori_high_throughput") || uses("mori_low_latency");
-    }
-
-    public boolean useAgRsAll2allKernels() {
-        return uses("allgather_reducescatter");
     }
 
     public boolean useFiNvlTwoSidedKernels() {
@@ -118,11 +102,6 @@ public record FusedMoeParallelConfig(
     /** Whether activations come as [E, maximum tokens per expert, H]. */
     public boolean useBatchedActivationFormat() {
         return useDeepepLlKernels() || useNixlEpKernels();
-    }
-
-    /** Whether the all-to-all can place experts round robin. */
-    public boolean needsRoundRobinRoutingTables() {
-        return useBatchedActivationFormat();
     }
 
     private boolean uses(String backend) {

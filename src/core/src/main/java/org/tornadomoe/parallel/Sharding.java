@@ -181,7 +181,6 @@ public record Sharding(
                                                 layer.globalNumExperts(),
                                                 (layer.globalNumExperts() + eplb.numRedundantExperts())
                                                         / devices.size()))
-                        .intermediateSizePerPartitionUnpadded(0)
                         .device(devices.get(rank))
                         .build())
                 .toList();

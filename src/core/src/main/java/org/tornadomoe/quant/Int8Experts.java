@@ -428,18 +428,6 @@ public final class Int8Experts implements AutoCloseable {
         return router;
     }
 
-    /**
-     * The router's weight [L, H], row-major; the array itself, read only.
-     *
-     * @throws IllegalStateException if the layer has none and needs logits from its caller
-     */
-    public float[] routerWeight() {
-        if (!router.hasWeight()) {
-            throw new IllegalStateException("this layer has no router weight: pass router logits");
-        }
-        return router.weight();
-    }
-
     /** Bytes of memory: values, scales, zero points, biases and router. */
     public long bytes() {
         return bytes(w13) + bytes(w2) + router.bytes() + 4 * ((long) length(w13Bias) + length(w2Bias));

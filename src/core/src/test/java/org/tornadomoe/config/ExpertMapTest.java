@@ -6,15 +6,10 @@ import static org.tornadomoe.config.ExpertMap.determineExpertMap;
 import static org.tornadomoe.config.ExpertPlacementStrategy.LINEAR;
 import static org.tornadomoe.config.ExpertPlacementStrategy.ROUND_ROBIN;
 
-import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
 import java.util.Objects;
-import java.util.logging.Handler;
-import java.util.logging.LogRecord;
-import java.util.logging.Logger;
 import java.util.stream.IntStream;
-import org.jspecify.annotations.Nullable;
 import org.junit.jupiter.api.Test;
 import org.tornadomoe.Draw;
 import org.tornadomoe.Draw.Property;
@@ -69,61 +64,10 @@ class ExpertMapTest {
         assertThatIllegalArgumentException()
                 .isThrownBy(() -> determineExpertMap(2, 0, 0, LINEAR))
                 .withMessage("globalNumExperts: expected a positive number, got 0");
-        assertThatIllegalArgumentException()
-                .isThrownBy(() -> ExpertPlacementStrategy.fromString("random"))
-                .withMessage(
-                        "Unsupported expert placement strategy 'random', expected one of ('linear', 'round_robin')");
-        assertThat(ExpertPlacementStrategy.fromString("round_robin")).isEqualTo(ROUND_ROBIN);
-        assertThat(ExpertPlacementStrategy.fromString("linear")).isEqualTo(LINEAR);
         assertThat(ROUND_ROBIN).hasToString("round_robin");
         assertThat(determineExpertMap(1, 0, 1024, LINEAR).numLocalExperts()).isEqualTo(1024);
         assertThatIllegalArgumentException()
                 .isThrownBy(() -> determineExpertMap(1, 0, 1025, LINEAR))
                 .withMessage("globalNumExperts: expected at most 1024, got 1025");
-    }
-
-    @Test
-    void roundRobinIsForGroupsWithoutCopies() {
-        FusedMoeParallelConfig one = FusedMoeParallelConfig.NO_PARALLEL;
-        FusedMoeParallelConfig two =
-                FusedMoeParallelConfig.builder().dp(2, 0).expertParallel(true).build();
-        List<String> lines = new ArrayList<>();
-        Handler handler = new Handler() {
-            @Override
-            public void publish(@Nullable LogRecord line) {
-                if (line != null) {
-                    lines.add(line.getLevel() + ": " + line.getMessage());
-                }
-            }
-
-            @Override
-            public void flush() {}
-
-            @Override
-            public void close() {}
-        };
-        Logger logger = Logger.getLogger(ExpertPlacementStrategy.class.getName());
-        logger.addHandler(handler);
-        try {
-            assertThat(ROUND_ROBIN.orLinear(one, 8, 0)).isEqualTo(ROUND_ROBIN);
-            assertThat(ROUND_ROBIN.orLinear(one, 1, 0)).isEqualTo(LINEAR);
-            assertThat(ROUND_ROBIN.orLinear(one, 8, 1)).isEqualTo(LINEAR);
-            assertThat(ROUND_ROBIN.orLinear(
-                            FusedMoeParallelConfig.builder().eplb(true).build(), 8, 0))
-                    .isEqualTo(LINEAR);
-            assertThat(ROUND_ROBIN.orLinear(two, 8, 0)).isEqualTo(LINEAR);
-            assertThat(ROUND_ROBIN.orLinear(two.withAll2allBackend("nixl_ep"), 8, 0))
-                    .isEqualTo(ROUND_ROBIN);
-            assertThat(LINEAR.orLinear(one, 8, 0)).isEqualTo(LINEAR);
-        } finally {
-            logger.removeHandler(handler);
-        }
-        assertThat(lines)
-                .containsExactly(
-                        "WARNING: Round-robin expert placement is only supported for models with multiple expert groups"
-                                + " and no redundant experts. Falling back to linear expert placement.",
-                        "WARNING: Round-robin expert placement currently only supports the DeepEP low-latency or NIXL"
-                                + " EP backend, but 'allgather_reducescatter' was configured. Falling back to linear"
-                                + " expert placement.");
     }
 }

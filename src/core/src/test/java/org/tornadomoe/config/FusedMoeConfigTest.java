@@ -143,10 +143,7 @@ class FusedMoeConfigTest {
     void whatIsNotGivenFollowsFromTheRest() {
         FusedMoeConfig config = of(10, 2, 64, 32, 1);
         assertThat(config.numLocalExperts()).isEqualTo(10);
-        assertThat(config.numLogicalExperts()).isEqualTo(10);
         assertThat(config.routerLogitsDtype()).isEqualTo(ScalarType.F32);
-        assertThat(config.hiddenDimUnpadded()).isEqualTo(64);
-        assertThat(config.intermediateSizePerPartitionUnpadded()).isEqualTo(32);
         assertThat(config.moeBackend()).isEqualTo("auto");
         assertThat(config.activationFormat()).isEqualTo(FusedMoeActivationFormat.STANDARD);
 
@@ -167,7 +164,6 @@ class FusedMoeConfigTest {
         assertThat(tp.numLocalExperts()).isEqualTo(10);
         assertThat(tp.intermediateSizePerPartition()).isEqualTo(8);
         assertThat(tp.gateUpRows()).isEqualTo(16);
-        assertThat(tp.intermediateSizePerPartitionUnpadded()).isEqualTo(8);
         assertThat(tp.toBuilder().build()).isEqualTo(tp);
     }
 
@@ -183,12 +179,6 @@ class FusedMoeConfigTest {
         assertThatIllegalArgumentException()
                 .isThrownBy(() -> config.toBuilder().numLocalExperts(11).build())
                 .withMessage("numLocalExperts: expected at most numExperts = 10, got 11");
-        assertThatIllegalArgumentException()
-                .isThrownBy(() -> config.toBuilder().numLogicalExperts(-1).build())
-                .withMessage("numLogicalExperts: expected 1 to 1024, got -1");
-        assertThatIllegalArgumentException()
-                .isThrownBy(() -> config.toBuilder().hiddenDimUnpadded(65).build())
-                .withMessage("hiddenDimUnpadded: expected at most hiddenDim = 64, got 65");
     }
 
     @Test
@@ -196,16 +186,6 @@ class FusedMoeConfigTest {
         FusedMoeConfig config = of(10, 2, 64, 32, 1);
         refused(config.toBuilder().lora(0, 1), "maxLoras: expected 1 to 1024, got 0");
         refused(config.toBuilder().lora(1, 0), "maxLoraRank: expected a positive number, got 0");
-        refused(
-                config.toBuilder().intermediateSizePerPartitionUnpadded(33),
-                "intermediateSizePerPartitionUnpadded: expected at most intermediateSizePerPartition = 32, got 33");
-        refused(
-                config.toBuilder().intermediateSizePerPartitionUnpadded(-1),
-                "intermediateSizePerPartitionUnpadded: expected a positive number, got -1");
-        refused(config.toBuilder().hiddenDimUnpadded(-1), "hiddenDimUnpadded: expected a positive number, got -1");
-        refused(
-                config.toBuilder().numLogicalExperts(11),
-                "numLogicalExperts: expected at most numExperts = 10, got 11");
         refused(
                 config.toBuilder().numFusedSharedExperts(2).numLocalExperts(13),
                 "numLocalExperts: expected at most globalNumExperts = 12, got 13");
@@ -272,7 +252,6 @@ class FusedMoeConfigTest {
                 .hiddenDim(64)
                 .intermediateSize(32)
                 .numLocalExperts(5)
-                .numLogicalExperts(9)
                 .activation(MoeActivation.SWIGLUOAI)
                 .numFusedSharedExperts(2)
                 .router(RouterConfig.of(ScoringFunction.SIGMOID, false).withSharedExpertGate())
@@ -282,8 +261,6 @@ class FusedMoeConfigTest {
                 .inDtype(ScalarType.BF16)
                 .routerLogitsDtype(ScalarType.F32)
                 .maxNumTokens(7)
-                .hiddenDimUnpadded(60)
-                .intermediateSizePerPartitionUnpadded(15)
                 .hasBias(true)
                 .lora(3, 8)
                 .batchInvariant(true)
@@ -302,7 +279,6 @@ class FusedMoeConfigTest {
                         64,
                         32,
                         5,
-                        9,
                         2,
                         MoeActivation.SWIGLUOAI,
                         RouterConfig.of(ScoringFunction.SIGMOID, false).withSharedExpertGate(),
@@ -312,8 +288,6 @@ class FusedMoeConfigTest {
                         ScalarType.BF16,
                         ScalarType.F32,
                         7,
-                        60,
-                        15,
                         true,
                         true,
                         3,
@@ -370,16 +344,9 @@ class FusedMoeConfigTest {
                 of(1020, 10, 8, 8, 1).toBuilder().numFusedSharedExperts(5),
                 "numFusedSharedExperts: expected 0 to 4 beside 1020 experts and 10 per token (1024 and 32 in all), got"
                         + " 5");
-        FusedMoeConfig.Builder padded = of(4, 1, 64, 32, 1).toBuilder().numFusedSharedExperts(2);
-        assertThat(padded.hiddenDimUnpadded(64)
-                        .intermediateSizePerPartitionUnpadded(32)
-                        .numLocalExperts(6)
-                        .numLogicalExperts(4)
-                        .lora(1024, 1)
-                        .build()
-                        .maxLoras())
-                .isEqualTo(1024);
-        refused(padded.lora(1025, 1), "maxLoras: expected 1 to 1024, got 1025");
+        FusedMoeConfig.Builder adapted = of(4, 1, 64, 32, 1).toBuilder().numFusedSharedExperts(2);
+        assertThat(adapted.numLocalExperts(6).lora(1024, 1).build().maxLoras()).isEqualTo(1024);
+        refused(adapted.lora(1025, 1), "maxLoras: expected 1 to 1024, got 1025");
     }
 
     @Test

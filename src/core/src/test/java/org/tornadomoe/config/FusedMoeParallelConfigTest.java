@@ -97,7 +97,6 @@ class FusedMoeParallelConfigTest {
                 .expertParallel(ep)
                 .build();
         assertThat(parallel.useAll2allKernels()).isEqualTo(expected);
-        assertThat(parallel.useAgRsAll2allKernels()).isEqualTo(expected);
         assertThat(parallel.isSequenceParallel()).isEqualTo(sp > 1);
     }
 
@@ -107,18 +106,13 @@ class FusedMoeParallelConfigTest {
                 FusedMoeParallelConfig.builder().dp(2, 0).expertParallel(true).build();
         for (String name : FusedMoeParallelConfig.ALL2ALL_BACKENDS) {
             FusedMoeParallelConfig parallel = two.withAll2allBackend(name);
-            assertThat(parallel.useDeepepHtKernels()).isEqualTo(name.equals("deepep_high_throughput"));
             assertThat(parallel.useDeepepLlKernels()).isEqualTo(name.equals("deepep_low_latency"));
-            assertThat(parallel.useDeepepV2Kernels()).isEqualTo(name.equals("deepep_v2"));
             assertThat(parallel.useNixlEpKernels()).isEqualTo(name.equals("nixl_ep"));
-            assertThat(parallel.useMoriKernels()).isEqualTo(name.startsWith("mori_"));
-            assertThat(parallel.useAgRsAll2allKernels()).isEqualTo(name.equals("allgather_reducescatter"));
             assertThat(parallel.useFiNvlTwoSidedKernels())
                     .isEqualTo(name.equals("flashinfer_all2allv") || name.equals("flashinfer_nvlink_two_sided"));
             assertThat(parallel.useFiNvlOneSidedKernels()).isEqualTo(name.equals("flashinfer_nvlink_one_sided"));
             boolean batched = name.equals("deepep_low_latency") || name.equals("nixl_ep");
             assertThat(parallel.useBatchedActivationFormat()).isEqualTo(batched);
-            assertThat(parallel.needsRoundRobinRoutingTables()).isEqualTo(batched);
             assertThat(FusedMoeParallelConfig.NO_PARALLEL
                             .withAll2allBackend(name)
                             .useBatchedActivationFormat())

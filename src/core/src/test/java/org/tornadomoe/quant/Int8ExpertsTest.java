@@ -248,7 +248,7 @@ class Int8ExpertsTest {
         Int8Experts copy =
                 experts.with(CONFIG, experts.w13(), experts.w2(), arena).build();
         assertThat(copy.router()).isSameAs(router);
-        assertThat(copy.routerWeight()).isSameAs(router.weight());
+        assertThat(copy.router().weight()).isSameAs(router.weight());
         assertThat(copy.config()).isEqualTo(CONFIG);
         assertThat(copy.quantization())
                 .isEqualTo(Int8Quantization.of(Int8Scheme.W8A8_BLOCK)

@@ -80,7 +80,7 @@ class Int8QuantizerTest {
         try (Int8Experts quantized = Int8Quantizer.quantize(weights, Int8Scheme.W8A8_CHANNEL, Progress.NONE)) {
             assertRule(weights.w13, quantized.w13());
             assertRule(weights.w2, quantized.w2());
-            assertThat(quantized.routerWeight()).isEqualTo(weights.router.weight());
+            assertThat(quantized.router().weight()).isEqualTo(weights.router.weight());
         }
     }
 
@@ -411,9 +411,7 @@ class Int8QuantizerTest {
             try (Int8Experts experts =
                     Int8Experts.of(SMALL, Int8Scheme.W8A8_CHANNEL, w13, w2, RouterWeights.NONE, arena)) {
                 assertThat(experts.hasRouter()).isFalse();
-                assertThatIllegalStateException()
-                        .isThrownBy(experts::routerWeight)
-                        .withMessageContaining("pass router logits");
+                assertThat(experts.router().hasWeight()).isFalse();
             }
             assertThat(arena.scope().isAlive()).isFalse();
         } catch (IllegalStateException alreadyClosedByTheExperts) {

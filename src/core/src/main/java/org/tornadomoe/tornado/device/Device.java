@@ -193,11 +193,6 @@ public final class Device {
         return maxGroup;
     }
 
-    /** Whether it is on this machine and can run kernels. */
-    public boolean isHere() {
-        return tornado != null;
-    }
-
     /** TornadoVM's own handle. */
     TornadoDevice tornado() {
         if (tornado == null) {

@@ -37,7 +37,6 @@ class DeviceProfileTest {
             assertThat(device.memory()).isGreaterThan(12L << 30);
             assertThat(device.unusable()).isNull();
             assertThat(device.isBesideTheCpu()).isTrue();
-            assertThat(device.isHere()).isFalse();
             boolean nvidias = device.is(Device.CUDA) || device.is(Device.PTX);
             assertThat(device.lacksDp4a() == null).isEqualTo(nvidias);
             assertThat(device.lacksInt8Mma() == null).isEqualTo(nvidias);
