@@ -26,11 +26,18 @@ final class ExpertReader {
             new Fused("experts.gate_up_proj", "experts.down_proj", "_bias"),
             new Fused("experts.gate_up_proj.weight", "experts.down_proj.weight", ".bias"),
             new Fused("experts.w13", "experts.w2", "_bias"),
+            new Fused("mlp1_weight", "mlp2_weight", "_bias"),
             new Fused("experts.fc1.weight", "experts.fc2.weight", ".bias"),
             new Fused("input_linear.weight", "output_linear.weight", ".bias"));
 
-    /** What the tensors of gpt-oss's experts in MXFP4 end with, two values a byte; their scales end with _scales. */
-    private static final String BLOCKS_OF_4_BITS = "_blocks";
+    /** An expert's gate and up in one module. */
+    private static final List<Both> BOTH = List.of(
+            new Both("experts.%d.gate_up_proj", "experts.%d.down_proj"),
+            new Both("experts.gate_up_projs.%d", "experts.down_projs.%d"),
+            new Both("experts.w1.%d", "experts.w2.%d"));
+
+    /** What the tensors of gpt-oss's experts in MXFP4 end with, two values a byte; their scales end with scales. */
+    private static final List<String> BLOCKS_OF_4_BITS = List.of("_blocks", ".blocks");
 
     private static final List<String> SHARED = List.of("shared_experts", "shared_expert", "shared_mlp", "share_expert");
 
@@ -49,9 +56,12 @@ final class ExpertReader {
     /** Names of the tensors of all experts, under the block, and what a bias's name ends with. */
     private record Fused(String gateUp, String down, String bias) {
         String biasOf(String weight) {
-            return weight.replaceFirst("\\.weight$", "") + bias;
+            return weight.replaceFirst("[._]weight$", "") + bias;
         }
     }
+
+    /** Names of an expert's two modules, under the block, with its number in them. */
+    private record Both(String gateUp, String down) {}
 
     /** What a token is projected to before the experts, [L, H], and back, [H, L]. */
     private record Latent(Matrix into, Matrix back) {}
@@ -281,8 +291,13 @@ final class ExpertReader {
     /** The experts of tensors of all. */
     private List<Projections> together(int inner) {
         for (Fused names : FUSED) {
-            if (tensors.has(block + names.gateUp) || tensors.has(block + names.gateUp + BLOCKS_OF_4_BITS)) {
+            if (tensors.has(block + names.gateUp) || blocksOf4Bits(block + names.gateUp) != null) {
                 return fused(names);
+            }
+        }
+        for (Both names : BOTH) {
+            if (shape.gated() && layer.hasAny(block + names.gateUp.formatted(0) + ".")) {
+                return both(names, inner);
             }
         }
         if (!shape.gated() && tensors.has(block + "experts.up_proj")) {
@@ -299,10 +314,76 @@ final class ExpertReader {
                 }
             }
         }
+        for (Names names : PER_EXPERT) {
+            String first = block + "experts." + names.gate;
+            if (shape.gated() && tensors.has(first) && tensors.shape(first).length == 3) {
+                return apart(names, inner);
+            }
+        }
         List<String> looked = new ArrayList<>();
-        PER_EXPERT.forEach(names -> looked.add(block + "experts.0." + names.gate + ".weight"));
+        PER_EXPERT.stream()
+                .map(names -> names.gated(shape.gated()).gate)
+                .filter(name -> !name.isEmpty())
+                .forEach(name -> looked.add(block + "experts.0." + name + ".weight"));
         FUSED.forEach(names -> looked.add(block + names.gateUp));
-        throw layer.missing(List.of("the experts"), looked);
+        throw layer.missing(List.of("every expert"), looked);
+    }
+
+    private List<Projections> both(Both names, int inner) {
+        int i = shape.intermediate();
+        List<Projections> experts = new ArrayList<>();
+        for (int e = 0; e < shape.experts(); e++) {
+            String gateUp = block + names.gateUp.formatted(e);
+            String down = block + names.down.formatted(e);
+            for (String module : List.of(gateUp, down)) {
+                if (!layer.hasAny(module + ".")) {
+                    throw layer.missing(List.of(module + ".weight"), List.of());
+                }
+            }
+            Matrix all = layer.matrix(gateUp, 2 * i, inner);
+            float[] bias = layer.bias(gateUp + ".bias", 2L * i);
+            experts.add(new Projections(
+                    PER_EXPERT.getFirst().under(block + "experts." + e + "."),
+                    shape.interleaved() ? new Matrix.EveryRow(all, i, 0, 2) : new Matrix.Window(all, i, inner, 0, 0),
+                    shape.interleaved() ? new Matrix.EveryRow(all, i, 1, 2) : new Matrix.Window(all, i, inner, i, 0),
+                    layer.matrix(down, inner, i),
+                    bias == null ? null : half(bias, 0, 0),
+                    bias == null ? null : half(bias, 0, 1),
+                    layer.bias(down + ".bias", shape.hidden())));
+        }
+        return experts;
+    }
+
+    /** A tensor of all experts for each projection, {@code experts.gate_proj} [E, I, H] and so on, or transposed. */
+    private List<Projections> apart(Names names, int inner) {
+        int i = shape.intermediate();
+        List<String> all = names.under(block + "experts.");
+        List<Experts> each =
+                List.of(experts(all.get(0), i, inner), experts(all.get(1), i, inner), experts(all.get(2), inner, i));
+        boolean transposed = each.getFirst().isTransposed() && !each.getFirst().isSquare();
+        float[] gateBias = layer.bias(all.get(0) + "_bias", shape.experts(), i);
+        float[] upBias = layer.bias(all.get(1) + "_bias", shape.experts(), i);
+        float[] downBias = layer.bias(all.get(2) + "_bias", shape.experts(), shape.hidden());
+        List<Projections> experts = new ArrayList<>();
+        for (int e = 0; e < shape.experts(); e++) {
+            experts.add(new Projections(
+                    PER_EXPERT.getFirst().under(block + "experts." + e + "."),
+                    each.get(0).matrix(new ScaledFloats.Place(e, i, i, inner, 0, 1, transposed)),
+                    each.get(1).matrix(new ScaledFloats.Place(e, i, i, inner, 0, 1, transposed)),
+                    each.get(2).matrix(new ScaledFloats.Place(e, inner, inner, i, 0, 1, transposed)),
+                    part(gateBias, e, i),
+                    part(upBias, e, i),
+                    part(downBias, e, shape.hidden())));
+        }
+        return experts;
+    }
+
+    private @Nullable String blocksOf4Bits(String name) {
+        return BLOCKS_OF_4_BITS.stream()
+                .map(end -> name + end)
+                .filter(tensors::has)
+                .findFirst()
+                .orElse(null);
     }
 
     private List<Projections> fused(Fused names) {
@@ -343,8 +424,9 @@ final class ExpertReader {
     /** One matrix [rows, cols] of each expert in a tensor of all: floats, 8-bit floats, MXFP4 or NVFP4. */
     private Experts experts(String name, int rows, int cols) {
         MatrixReader reader = new MatrixReader(tensors, layer.quantization());
-        if (tensors.has(name + BLOCKS_OF_4_BITS)) {
-            Tensor values = tensors.tensor(name + BLOCKS_OF_4_BITS).requireDType(DType.U8);
+        String blocks = blocksOf4Bits(name);
+        if (blocks != null) {
+            Tensor values = tensors.tensor(blocks).requireDType(DType.U8);
             Tensor exponents = reader.scaleOf(name).requireDType(DType.U8, DType.F8_E8M0);
             return new Experts(values, exponents, null, reader.block(name), shape.experts(), rows, cols);
         }

@@ -79,7 +79,9 @@ final class Int8Reader {
         Matrix.Int8 compressedTensors() {
             int scaleRows = scaleRows();
             int scaleCols = scaleCols();
-            Tensor scale = tensors.tensor(module + ".weight_scale").requireFloat();
+            boolean inverse = tensors.has(module + ".weight_scale_inv"); // as blocks' are called elsewhere
+            Tensor scale = tensors.tensor(module + (inverse ? ".weight_scale_inv" : ".weight_scale"))
+                    .requireFloat();
             if (!scale.holds(scaleRows, scaleCols)) {
                 throw scale.problem("expected " + scaleRows + " x " + scaleCols + " scales, got " + scale);
             }

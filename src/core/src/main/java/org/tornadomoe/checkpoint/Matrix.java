@@ -510,6 +510,55 @@ sealed interface Matrix extends WeightRows {
         }
     }
 
+    /** Every so many rows of another matrix: the gate's or the up projection's where they alternate. */
+    record EveryRow(Matrix of, int rows, int first, int step) implements Matrix {
+        @Override
+        public int cols() {
+            return of.cols();
+        }
+
+        @Override
+        public Path file() {
+            return of.file();
+        }
+
+        @Override
+        public String tensorName() {
+            return of.tensorName();
+        }
+
+        @Override
+        public @Nullable Int8Quantization suits() {
+            return of.suits();
+        }
+
+        @Override
+        public void row(int row, float[] into) {
+            Objects.checkIndex(row, rows);
+            of.row(first + row * step, into);
+        }
+
+        /** With a scale a row, unless all rows share one. */
+        @Override
+        public @Nullable Int8 int8() {
+            Int8 whole = of.int8();
+            if (whole == null) {
+                return null;
+            }
+            int per = whole.rowsPerScale;
+            boolean one = per >= whole.rows;
+            return new Int8(
+                    rows,
+                    whole.cols,
+                    one ? rows : 1,
+                    whole.colsPerScale,
+                    (row, into, at) -> whole.values.read(first + row * step, into, at),
+                    (r, c) -> whole.scales.get(one ? 0 : (first + r * step) / per, c),
+                    whole.zeros == null ? null : (r, c) -> whole.zeros.get(one ? 0 : (first + r * step) / per, c),
+                    whole.stored);
+        }
+    }
+
     /** The greatest number that divides both; the other one where one is 0. */
     static int gcd(int a, int b) {
         return b == 0 ? a : gcd(b, a % b);

@@ -117,6 +117,9 @@ final class ModelFamilies {
             return sigmoid ? ModelFamily.DEEPSEEK_V3 : ModelFamily.DEEPSEEK_V2;
         }
         if (json.has("num_experts")) {
+            if (json.has("experts_per_token") && json.has("swiglu_limit")) {
+                return ModelFamily.GPT_OSS; // as OpenAI's own files have it
+            }
             return json.has("expert_layer_period")
                     ? ModelFamily.JAMBA
                     : json.has("shared_expert_intermediate_size")

@@ -104,19 +104,21 @@ final class QuantizationConfig {
                     "fbgemm_fp8",
                     "mxfp4",
                     "mxfp8",
+                    "w8a8_fp8",
                     "modelopt",
                     "modelopt_fp4",
                     "modelopt_mxfp8",
                     "modelopt_mixed",
                     "bitsandbytes" -> floats(json);
+            case "blockwise_int8", "w8a8_int8" -> int8(json);
             case "quark" -> json.has("global_quant_config") ? quark(json) : floats(json);
             default ->
                 throw new CheckpointException(
                         json.file(),
                         "'" + field
                                 + "': quant_method: expected compressed-tensors, gptq, awq, auto-round, fp8,"
-                                + " fbgemm_fp8, mxfp4, mxfp8, modelopt, quark or bitsandbytes (or no"
-                                + " quantisation), got '" + JsonFile.shown(method)
+                                + " fbgemm_fp8, mxfp4, mxfp8, modelopt, quark, bitsandbytes, w8a8_int8 or"
+                                + " blockwise_int8 (or no quantisation), got '" + JsonFile.shown(method)
                                 + "'");
         };
     }
@@ -227,7 +229,35 @@ final class QuantizationConfig {
             requireBlock(json, "weight_block_size", block);
         }
         Arguments weights = new Arguments(8, "float", true, block.isEmpty() ? "channel" : "block", false, 0, block);
-        return everywhere(json, Method.FLOATS, weights);
+        return everywhere(json, Method.FLOATS, new Group(weights, null));
+    }
+
+    /** SGLang's int8: blocks, activations in groups as long as those are wide; or a scale a row, and one a token. */
+    private static WeightQuantization int8(JsonFile json) {
+        List<Integer> block = json.integers("weight_block_size");
+        boolean blocks = json.string("quant_method").equals("blockwise_int8");
+        if (blocks) {
+            requireBlock(json, "weight_block_size", block);
+        }
+        String activations = json.string("activation_scheme", "dynamic");
+        if (!activations.equals("dynamic")) {
+            throw new CheckpointException(
+                    json.file(), FIELD + "'activation_scheme': expected dynamic, got " + JsonFile.shown(activations));
+        }
+        return everywhere(
+                json,
+                Method.COMPRESSED_TENSORS,
+                new Group(
+                        new Arguments(
+                                8, "int", true, blocks ? "block" : "channel", false, 0, blocks ? block : List.of()),
+                        new Arguments(
+                                8,
+                                "int",
+                                true,
+                                blocks ? "group" : "token",
+                                true,
+                                blocks ? block.getLast() : 0,
+                                List.of())));
     }
 
     /**
@@ -339,14 +369,10 @@ final class QuantizationConfig {
     }
 
     /** One scheme for all modules. */
-    private static WeightQuantization everywhere(JsonFile json, Method method, Arguments weights) {
+    private static WeightQuantization everywhere(JsonFile json, Method method, Group group) {
         ModuleTargets all = ModuleTargets.of(json.file(), List.of("Linear"));
         return new WeightQuantization(
-                json.file(),
-                method,
-                new ModuleTargets(json.file()),
-                null,
-                List.of(new Rule(all, new Group(weights, null), null)));
+                json.file(), method, new ModuleTargets(json.file()), null, List.of(new Rule(all, group, null)));
     }
 
     private static WeightQuantization awq(JsonFile json) {
@@ -372,7 +398,7 @@ final class QuantizationConfig {
                 false,
                 Math.max(0, groupSize),
                 List.of());
-        return everywhere(json, Method.AWQ, weights);
+        return everywhere(json, Method.AWQ, new Group(weights, null));
     }
 
     private static void requireAwqBits(JsonFile json, int bits) {

@@ -55,7 +55,8 @@ class StoredGoldensTest {
             double[] output =
                     Numerics.widen(layer.forward(golden.tensor("hidden_states").toFloats()));
             double[] expected = Numerics.widen(golden.tensor("output").toFloats());
-            assertThat(Numerics.relativeL2(output, expected)).isLessThan(2.5e-2);
+            boolean truncates = directory.endsWith("int8-blocks"); // activations in groups, as vLLM does
+            assertThat(Numerics.relativeL2(output, expected)).isLessThan(truncates ? 5e-2 : 2.5e-2);
         }
     }
 

@@ -527,7 +527,8 @@ class WeightQuantizationTest {
         assertRefused(
                 "{'quantization_config': {'quant_method': '" + method + "'}}",
                 "quant_method: expected compressed-tensors, gptq, awq, auto-round, fp8, fbgemm_fp8, mxfp4, mxfp8,"
-                        + " modelopt, quark or bitsandbytes (or no quantisation), got '" + method + "'");
+                        + " modelopt, quark, bitsandbytes, w8a8_int8 or blockwise_int8 (or no"
+                        + " quantisation), got '" + method + "'");
     }
 
     @Test
