@@ -31,6 +31,8 @@ import org.tornadomoe.config.RouterConfig;
 import org.tornadomoe.config.ScalarType;
 import org.tornadomoe.config.ScoringFunction;
 import org.tornadomoe.kernel.MoeExecutionException;
+import org.tornadomoe.kernel.MoeKernel;
+import org.tornadomoe.kernel.Profiled;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.Int8Quantizer;
 import org.tornadomoe.quant.Progress;
@@ -158,7 +160,7 @@ class CudaKernelsTest {
                 small.toBuilder().inDtype(ScalarType.F16).build(), new int[] {3}, launched); // hiddenStatesOf16Bits()
         addLaunched(balanced(small), new int[] {40}, launched); // expertsMove()
         launched.addAll(List.of("join.cu addFloats", "join.cu addF16", "join.cu addBf16")); // partsAddThemselves()
-        launched.add("clock.cu now"); // layersInOnePlan()
+        launched.addAll(List.of("clock.cu now", "clock.cu sweep")); // layersInOnePlan(), kernelsAreTimed()
         for (Int8Scheme scheme : Int8Scheme.values()) { // others()
             Stream.of(MmaGemm.ofInt8(), MmaGemm.ofHalves(), WgmmaGemm.ofInt8(), WgmmaGemm.ofHalves())
                     .filter(gemm -> gemm.supports(scheme))
@@ -179,7 +181,7 @@ class CudaKernelsTest {
                 "expert-gemm.cu")) {
             new CudaSource(source).entries().keySet().forEach(entry -> written.add(named(source, entry)));
         }
-        assertThat(launched).isEqualTo(written).hasSize(35);
+        assertThat(launched).isEqualTo(written).hasSize(36);
     }
 
     /** A kernel of a file that others include is one, whichever includes it. */
@@ -339,6 +341,20 @@ class CudaKernelsTest {
             for (int call = 0; call < 6; call++) {
                 layer.forward(weights.hidden(call % 2 == 0 ? 40 : 3, call));
             }
+        }
+    }
+
+    @Tag("device")
+    @Test
+    void kernelsAreTimed() {
+        TornadoExperts hopper = hopper();
+        MemorySegment hidden = MemorySegment.ofArray(SMALL.hidden(3, 1));
+        try (Int8Experts experts = Int8Quantizer.quantize(SMALL, Int8Scheme.W8A8_CHANNEL, Progress.NONE);
+                MoeKernel kernel = hopper.load(SMALL.on(CUDA).config(), experts)) {
+            kernel.forward(hidden, 3, MemorySegment.ofArray(SMALL.hidden(3, 2)), null, null);
+            assertThat(Profiled.profile(kernel, hidden, 3))
+                    .containsOnlyKeys("prepare", "route", "gateUp", "down", "combine")
+                    .allSatisfy((_, nanos) -> assertThat(nanos).isPositive());
         }
     }
 

@@ -7,7 +7,6 @@ import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.tornado.device.Device;
 import org.tornadomoe.tornado.device.RootCause;
-import org.tornadomoe.tornado.kernels.KernelSource;
 import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
 
@@ -90,10 +89,5 @@ public record CudaKernel(
     /** Its parameters, in order. */
     public List<Object> parameters() {
         return Stream.of(reads, writes, updates, scalars).flatMap(List::stream).toList();
-    }
-
-    /** The resource's text, with its includes. */
-    public String text() {
-        return KernelSource.text(source);
     }
 }

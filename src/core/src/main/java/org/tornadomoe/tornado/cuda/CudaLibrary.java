@@ -15,6 +15,7 @@ import org.tornadomoe.kernel.MoeExecutionException;
 import org.tornadomoe.tornado.device.CudaDriver;
 import org.tornadomoe.tornado.device.CudaDriver.Handle;
 import org.tornadomoe.tornado.device.Quirks;
+import org.tornadomoe.tornado.kernels.KernelSource;
 import uk.ac.manchester.tornado.api.common.LibraryTaskDescriptor;
 import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
 import uk.ac.manchester.tornado.runtime.common.TornadoXPUDevice;
@@ -157,10 +158,10 @@ public final class CudaLibrary implements TornadoLibraryProvider {
             }
         }
 
-        private long module(CudaKernel kernel) {
+        private long module(String source, List<String> options) {
             return modules.computeIfAbsent(
-                    List.of(kernel.source(), kernel.options()),
-                    key -> driver.loadModule(driver.compile(kernel.text(), forHere(kernel.options()))));
+                    List.of(source, options),
+                    key -> driver.loadModule(driver.compile(KernelSource.text(source), forHere(options))));
         }
 
         /** Adds the option for the device's architecture, unless the options name one. */
@@ -296,17 +297,28 @@ public final class CudaLibrary implements TornadoLibraryProvider {
             }
 
             /**
-             * Times each kernel separately, with a cold cache. Writing the zeros that empty the cache keeps the device
-             * busy until the kernel is on the stream, so that no host time is included.
+             * Times each kernel separately, with a cold cache. The cache is emptied by reading: what was written to
+             * it would have to be written to memory while the kernel runs. This also keeps the device busy until the
+             * kernel is on the stream, so that no host time is included.
              */
             void time(Map<String, Long> times) {
-                long bytes = 4L * driver.cacheBytes(device);
+                int bytes = Math.multiplyExact(4, driver.cacheBytes(device));
+                long sweep = driver.function(module("clock.cu", List.of()), "sweep");
                 try (Handle zeros = new Handle(driver.allocate(bytes), driver::free);
                         Handle begin = new Handle(driver.event(), driver::destroyEvent);
-                        Handle end = new Handle(driver.event(), driver::destroyEvent)) {
+                        Handle end = new Handle(driver.event(), driver::destroyEvent);
+                        Arena launch = Arena.ofConfined()) {
+                    driver.clear(zeros.value(), bytes, stream);
+                    MemorySegment how = CudaDriver.allocateLaunch(launch);
+                    CudaDriver.fillLaunch(how, 8 * driver.multiprocessors(device), 1, 256, 0, stream);
+                    CudaDriver.startAlone(how);
+                    MemorySegment values = launch.allocateFrom(ValueLayout.JAVA_LONG, zeros.value(), bytes / 16);
+                    MemorySegment parameters = launch.allocate(ValueLayout.ADDRESS, 2);
+                    parameters.setAtIndex(ValueLayout.ADDRESS, 0, values);
+                    parameters.setAtIndex(ValueLayout.ADDRESS, 1, values.asSlice(8));
                     for (Step step : steps) {
                         if (step instanceof Kernel kernel && kernel.sized.function != 0) {
-                            driver.clear(zeros.value(), bytes, stream);
+                            driver.launch(how, sweep, parameters);
                             driver.record(begin.value(), stream);
                             step.enqueue(0);
                             driver.record(end.value(), stream);
@@ -395,8 +407,8 @@ public final class CudaLibrary implements TornadoLibraryProvider {
                 if (launch.equals(CudaKernel.Launch.NONE)) {
                     return Sized.NONE;
                 }
-                long function =
-                        functions.computeIfAbsent(launch.entryPoint(), name -> driver.function(module(kernel), name));
+                long function = functions.computeIfAbsent(
+                        launch.entryPoint(), name -> driver.function(module(kernel.source(), kernel.options()), name));
                 // Another layer of the plan may need more.
                 int shared = sharedBytes.merge(function, launch.sharedBytes(), Math::max);
                 try {
