@@ -19,7 +19,7 @@ import org.tornadomoe.MoeOptions;
 import org.tornadomoe.checkpoint.Safetensors;
 import org.tornadomoe.config.Int8Scheme;
 
-/** The decoder beside Hugging Face transformers, on tiny checkpoints: {@code make_golden.py} tells how they came. */
+/** The decoder beside Hugging Face transformers, on tiny checkpoints: {@code make_golden.py} makes them. */
 class GoldenTest {
     /** What transformers computed: a prompt, 32 greedy tokens, and the logits after each but the last. */
     record Golden(int[] prompt, int[] greedy, float[] logits, int vocabulary) {

@@ -55,13 +55,13 @@ final class Resources {
 
         private static long offHeap() {
             try {
-                String told = (String) ManagementFactory.getPlatformMBeanServer()
+                String answer = (String) ManagementFactory.getPlatformMBeanServer()
                         .invoke(
                                 new ObjectName("com.sun.management:type=DiagnosticCommand"),
                                 "vmNativeMemory",
                                 new Object[] {new String[] {"summary", "scale=b"}},
                                 new String[] {String[].class.getName()});
-                Matcher other = OTHER.matcher(told);
+                Matcher other = OTHER.matcher(answer);
                 return other.find() ? Long.parseLong(other.group(1)) : UNKNOWN;
             } catch (JMException unsupported) {
                 return UNKNOWN;
@@ -107,10 +107,10 @@ final class Resources {
             }
             try {
                 Process process = new ProcessBuilder(command).start();
-                String told = new String(process.getInputStream().readAllBytes(), StandardCharsets.US_ASCII);
+                String answer = new String(process.getInputStream().readAllBytes(), StandardCharsets.US_ASCII);
                 return process.waitFor() != 0
                         ? UNKNOWN
-                        : told.lines()
+                        : answer.lines()
                                 .mapToLong(line -> Long.parseLong(line.strip()))
                                 .sum();
             } catch (IOException none) {
@@ -121,18 +121,18 @@ final class Resources {
         @Override
         public String toString() {
             return Stream.of(
-                            told("heap %.1f MB", heap, 1e6),
-                            told("off it %.1f MB", off, 1e6),
-                            told("resident %.0f MB", resident, 1e6),
-                            told("%.0f threads", threads, 1),
-                            told("%.0f descriptors", files, 1),
-                            told("%.0f mapped files", mapped, 1),
-                            told("device %.0f MiB", device, 1))
+                            shown("heap %.1f MB", heap, 1e6),
+                            shown("off it %.1f MB", off, 1e6),
+                            shown("resident %.0f MB", resident, 1e6),
+                            shown("%.0f threads", threads, 1),
+                            shown("%.0f descriptors", files, 1),
+                            shown("%.0f mapped files", mapped, 1),
+                            shown("device %.0f MiB", device, 1))
                     .flatMap(Optional::stream)
                     .collect(Collectors.joining(", "));
         }
 
-        private static Optional<String> told(String format, long value, double unit) {
+        private static Optional<String> shown(String format, long value, double unit) {
             return value == UNKNOWN ? Optional.empty() : Optional.of(String.format(Locale.ROOT, format, value / unit));
         }
     }

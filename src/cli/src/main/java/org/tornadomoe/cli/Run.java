@@ -158,7 +158,7 @@ final class Run implements Callable<Integer> {
                     MoeLayer loaded = target.load(weights, quantization, hidden.count(), progress)) {
                 double load = secondsSince(start + progress.measured());
                 progress.done();
-                tell(opened.modelType(), loaded, load, progress.error());
+                printLoaded(opened.modelType(), loaded, load, progress.error());
                 Times times = time(loaded, hidden, inputs, out);
                 if (result != null) {
                     out.write(result, hidden.count());
@@ -308,7 +308,7 @@ final class Run implements Callable<Integer> {
     }
 
     /** Prints the facts that are known before measuring. */
-    private void tell(String modelType, MoeLayer loaded, double load, double weightError) {
+    private void printLoaded(String modelType, MoeLayer loaded, double load, double weightError) {
         output.fact("layer", modelType + ", layer " + layer + " of " + checkpoint);
         output.fact("", loaded.config().summary());
         output.fact("scheme", loaded.scheme().toString());

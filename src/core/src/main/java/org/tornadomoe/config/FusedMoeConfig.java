@@ -384,7 +384,7 @@ public record FusedMoeConfig(
             return this;
         }
 
-        /** By default that of hidden states. */
+        /** The type of router logits; by default that of hidden states. */
         public Builder routerLogitsDtype(ScalarType value) {
             routerLogitsDtype = value;
             return this;
@@ -449,7 +449,7 @@ public record FusedMoeConfig(
             return this;
         }
 
-        /** By default that of routed experts. */
+        /** The limit of the shared experts' activation; by default that of routed experts. */
         public Builder sharedSwigluLimit(@Nullable Double value) {
             sharedSwigluLimit = value;
             return this;

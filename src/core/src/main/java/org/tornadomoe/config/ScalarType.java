@@ -22,7 +22,7 @@ public enum ScalarType {
         return abbreviation;
     }
 
-    /** Of a value. */
+    /** The bytes of a value. */
     public int bytes() {
         return bytes;
     }

@@ -130,7 +130,7 @@ final class CpuWeights implements AutoCloseable {
         return config.activation().isInterleaved() ? 2 * column + (up ? 1 : 0) : column + (up ? i : 0);
     }
 
-    /** That of a pair's expert. */
+    /** The activation of a pair's expert. */
     Activation activation(int pair) {
         return pair % pairsPerToken < config.expertsPerToken() ? activation : sharedActivation;
     }

@@ -49,7 +49,7 @@ final class JoinedMoeKernel implements MoeKernel {
         return parts.stream().map(TornadoMoeKernel::device).collect(Collectors.joining(", "));
     }
 
-    /** Nothing beside the parts. */
+    /** Zero: all memory belongs to the parts. */
     @Override
     public long deviceBytes() {
         return 0;

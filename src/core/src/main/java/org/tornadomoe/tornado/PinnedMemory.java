@@ -16,7 +16,7 @@ final class PinnedMemory {
     private static final long PAGE = 4096;
     private static final System.Logger LOG = System.getLogger(PinnedMemory.class.getName());
 
-    /** By start address. */
+    /** All pinned memory, by start address. */
     private static final ConcurrentSkipListMap<Long, PinnedMemory> ALL = new ConcurrentSkipListMap<>();
 
     private final Arena pages = Arena.ofShared();

@@ -154,7 +154,7 @@ public final class AmdGemm extends PrebuiltGemm {
     public List<Stage> stages(LayerArrays a, Product p) {
         int chunks = RowTiles.chunks(p.cols());
         int group = a.shape.quantization.colsPerScale(p.cols());
-        tell(
+        setSizes(
                 p.projection().sizes(),
                 a.shape.topK,
                 p.pairsPerRow(),
@@ -173,7 +173,7 @@ public final class AmdGemm extends PrebuiltGemm {
     }
 
     /**
-     * What the kernel is told to pack rows.
+     * The sizes that the kernel that packs rows takes.
      *
      * @param perToken rows of a token
      * @param weighted 1 to multiply them by the router's weights

@@ -45,7 +45,7 @@ final class AmdProgram extends LayerProgram {
     private List<Stage> pack(
             String name, IntArray sizes, FloatArray from, IntArray into, int perToken, int weighted, int keyed) {
         int cols = keyed == 1 ? a.shape.intermediate : a.shape.hidden;
-        PrebuiltGemm.tell(sizes, AmdGemm.sizesOfPacking(perToken, weighted, cols, keyed));
+        PrebuiltGemm.setSizes(sizes, AmdGemm.sizesOfPacking(perToken, weighted, cols, keyed));
         // The kernel ignores its arguments for a product's other arrays.
         List<Object> reads = new ArrayList<>(List.of(a.work.header, sizes));
         reads.addAll(nCopies(4, a.work.keys));

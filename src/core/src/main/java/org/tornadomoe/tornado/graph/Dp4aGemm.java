@@ -5,7 +5,7 @@ import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.kernel.Support;
 import org.tornadomoe.tornado.device.Device;
 
-/** With the {@code dp4a} instruction: four int8 products and their sum. */
+/** GEMMs on rows with the {@code dp4a} instruction, which adds four int8 products to a sum. */
 public final class Dp4aGemm extends RowGemm {
     public Dp4aGemm() {
         super(true);

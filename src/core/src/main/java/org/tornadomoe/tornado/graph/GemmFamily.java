@@ -78,7 +78,7 @@ public interface GemmFamily {
         return false;
     }
 
-    /** Of {@link #launches}, that for M tokens where nothing else is said. */
+    /** The launch for M tokens, one of {@link #launches}, unless the configuration names another. */
     LaunchConfig byRule(FusedMoeConfig config, int tokens);
 
     /** The same for every M. */

@@ -11,7 +11,7 @@ final class HalfTables {
     /** [2^16]: the value of each bit pattern. */
     final FloatArray widened;
 
-    /** By the bits of a magnitude, up to infinity: the least value that is rounded to it. */
+    /** The least value that is rounded to a magnitude, by the magnitude's bits, up to infinity. */
     final FloatArray roundingThresholds;
 
     HalfTables(LayerShape shape, ArrayTable table) {

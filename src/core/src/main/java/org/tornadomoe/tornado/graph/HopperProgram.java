@@ -41,7 +41,7 @@ final class HopperProgram extends CudaProgram {
                 : List.of(quantize(m -> true, 0));
     }
 
-    /** By one scale for all. */
+    /** Packs rows that are quantised by one scale for all. */
     private List<Stage> packRows(QuantizedMatrix x, IntUnaryOperator count) {
         int chunks = 2 * HopperWeights.chunks(x.cols());
         return packRows(x, chunks, 64 * chunks, 0, count);

@@ -58,7 +58,7 @@ public final class LayerArrays implements AutoCloseable {
     private final HostMemory memory;
     private final ArrayTable table;
 
-    /** With all its arrays its own, launched by the rule. */
+    /** Allocates arrays that no other layer shares, for launches by the family's rule. */
     public LayerArrays(
             FusedMoeConfig config,
             Int8Experts experts,

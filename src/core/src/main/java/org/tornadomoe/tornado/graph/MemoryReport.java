@@ -27,7 +27,7 @@ public final class MemoryReport {
         return new MemoryReport(arrays, shape.localExperts * perExpert);
     }
 
-    /** Of all the arrays of such a layer. */
+    /** The report of all the arrays of such a layer. */
     public static MemoryReport of(LayerShape shape) {
         return of(shape, LayerArrays.declare(shape).declared().values());
     }

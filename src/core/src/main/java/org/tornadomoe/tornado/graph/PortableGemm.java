@@ -5,7 +5,7 @@ import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.kernel.Support;
 import org.tornadomoe.tornado.device.Device;
 
-/** With shifts and multiplications, which every device has. */
+/** GEMMs on rows with shifts and multiplications, which every device has. */
 public final class PortableGemm extends RowGemm {
     public PortableGemm() {
         super(false);

@@ -48,7 +48,7 @@ abstract class PrebuiltGemm extends JavaGemm {
     }
 
     /** Passes the sizes to the kernel. */
-    static void tell(IntArray into, int... sizes) {
+    static void setSizes(IntArray into, int... sizes) {
         for (int i = 0; i < sizes.length; i++) {
             into.set(i, sizes[i]);
         }

@@ -60,7 +60,7 @@ public record Stage(
         this(name, group, groupsX, groupsY, task, reads, writes, null);
     }
 
-    /** With a group that is the same for every M, and a task for every device. */
+    /** A stage with the same work-group for every M and the same task for every device. */
     public Stage(
             String name,
             int group,

@@ -71,7 +71,7 @@ public final class TensorCoreGemm extends PrebuiltGemm {
     @Override
     public List<Stage> stages(LayerArrays a, Product p) {
         int tiles = RowTiles.tiles(p.rows());
-        tell(
+        setSizes(
                 p.projection().sizes(),
                 a.shape.topK,
                 p.pairsPerRow(),

@@ -70,10 +70,10 @@ public final class Workspace {
     /** [0] = places of {@link #sortedIds} in use. */
     final IntArray numPostPadded;
 
-    /** With several parts, of each: {@link #sortedIds} with P for the pairs of other parts' experts. */
+    /** {@link #sortedIds} of each of several parts, with P for the pairs of other parts' experts. */
     final List<IntArray> partSortedIds;
 
-    /** With several parts, of each: {@link #expertIds} by the number within the part, −1 for other parts' experts. */
+    /** {@link #expertIds} of each of several parts, by the number within the part; −1 for other parts' experts. */
     final List<IntArray> partExpertIds;
 
     /** The hidden states in int8, [M, hiddenInts], or [P, hiddenInts] where each pair has its router weight on them. */

@@ -25,14 +25,14 @@ public record AmdWeights(boolean halves) implements RowTiles {
         return WeightLayout.padToCacheLine();
     }
 
-    /** Of halves there are those of what the first leave, too, and a row's scale. */
+    /** With halves each value has two, itself rounded and the remainder; behind them is the row's scale. */
     @Override
     public int rowInts(int cols) {
         int ints = RowTiles.super.rowInts(cols);
         return halves ? 4 * ints + PIECE / 4 : ints;
     }
 
-    /** With halves as many more as a tile may have rows that there are none for: the kernel reads theirs. */
+    /** With halves there are scales for a tile's rows beyond the last one, too, because the kernel reads them. */
     @Override
     public long scales(Int8Quantization quantization, long experts, int packedRows, int cols) {
         return RowTiles.super.scales(quantization, experts, packedRows, cols) + (halves ? ROWS : 0);

@@ -39,7 +39,7 @@ public record MmaWeights(boolean halves) implements CudaWeights {
         return scheme == Int8Scheme.W8A8_BLOCK || scheme == Int8Scheme.W8A16_GROUP;
     }
 
-    /** Of halves there are those of what the first leave, too. */
+    /** With halves each value has two: itself rounded, and the remainder. */
     @Override
     public int rowInts(int cols) {
         return chunks(cols) * CHUNK / 4 * (halves ? 4 : 1);
@@ -55,7 +55,7 @@ public record MmaWeights(boolean halves) implements CudaWeights {
         return experts * CudaWeights.groups(rows, gate) * chunks(cols) * (8 * CHUNK / 4);
     }
 
-    /** With groups, a row's scales and then what all of them are multiplied by. */
+    /** With groups, a row's scales are followed by a factor of all of them. */
     @Override
     public long scales(Int8Quantization quantization, long experts, int packedRows, int cols) {
         int groups = isGrouped(quantization.scheme()) ? Math.ceilDiv(cols, quantization.colsPerScale(cols)) + 1 : 1;
