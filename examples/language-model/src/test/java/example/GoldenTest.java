@@ -16,7 +16,7 @@ import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.ValueSource;
 import org.tornadomoe.MoeOptions;
-import org.tornadomoe.checkpoint.Safetensors;
+import org.tornadomoe.checkpoint.file.Safetensors;
 import org.tornadomoe.config.Int8Scheme;
 
 /** The decoder beside Hugging Face transformers, on tiny checkpoints: {@code make_golden.py} makes them. */

@@ -16,8 +16,8 @@ import java.util.List;
 import java.util.Map;
 import java.util.Random;
 import java.util.stream.Stream;
-import org.tornadomoe.checkpoint.DType;
-import org.tornadomoe.checkpoint.SafetensorsWriter;
+import org.tornadomoe.checkpoint.file.DType;
+import org.tornadomoe.checkpoint.file.SafetensorsWriter;
 
 /**
  * Writes a checkpoint of one layer [experts, hidden, intermediate], Qwen3-MoE's or gpt-oss', with random weights in one

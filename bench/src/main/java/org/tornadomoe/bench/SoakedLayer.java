@@ -14,7 +14,7 @@ import org.jspecify.annotations.Nullable;
 import org.tornadomoe.LaneException;
 import org.tornadomoe.MoeLayer;
 import org.tornadomoe.bench.SoakLayers.Kind;
-import org.tornadomoe.checkpoint.CheckpointException;
+import org.tornadomoe.checkpoint.file.CheckpointException;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.ScalarType;
 import org.tornadomoe.kernel.ChosenExperts;

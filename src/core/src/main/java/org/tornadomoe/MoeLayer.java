@@ -97,8 +97,8 @@ public final class MoeLayer implements AutoCloseable {
      *
      * @param checkpoint a directory with {@code config.json} and safetensors, or a GGUF file
      * @param layer the decoder layer's number, from 0
-     * @throws org.tornadomoe.checkpoint.CheckpointException if the checkpoint can't be read, or has no such layer; also
-     *     if the thread is interrupted while files are opened; it stays interrupted
+     * @throws org.tornadomoe.checkpoint.file.CheckpointException if the checkpoint can't be read, or has no such
+     *     layer; also if the thread is interrupted while files are opened; it stays interrupted
      * @throws org.tornadomoe.kernel.InsufficientMemoryException if the layer doesn't fit on the device
      * @throws UnsupportedOperationException if no kernel class serves it, with the reasons
      * @throws java.util.concurrent.CancellationException if the thread is interrupted while weights are quantised; it

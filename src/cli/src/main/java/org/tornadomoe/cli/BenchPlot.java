@@ -16,7 +16,7 @@ import org.knowm.xchart.XYChart;
 import org.knowm.xchart.XYChartBuilder;
 import org.knowm.xchart.style.Styler;
 import org.knowm.xchart.style.markers.SeriesMarkers;
-import org.tornadomoe.checkpoint.WholeFile;
+import org.tornadomoe.checkpoint.file.WholeFile;
 import tools.jackson.jr.ob.JSON;
 
 /**

@@ -13,7 +13,7 @@ import org.knowm.xchart.XYChartBuilder;
 import org.knowm.xchart.XYSeries.XYSeriesRenderStyle;
 import org.knowm.xchart.style.Styler;
 import org.tornadomoe.checkpoint.QuantizationErrors.ExpertError;
-import org.tornadomoe.checkpoint.WholeFile;
+import org.tornadomoe.checkpoint.file.WholeFile;
 
 /**
  * The plot of a quantised checkpoint's errors. A separate class, so that the other commands need no desktop libraries.

@@ -9,7 +9,7 @@ import java.util.Locale;
 import java.util.Map;
 import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
-import org.tornadomoe.checkpoint.Printable;
+import org.tornadomoe.checkpoint.file.Printable;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.kernel.DeviceMemory;
 import org.tornadomoe.parallel.ExpertBalance;

@@ -10,7 +10,7 @@ import org.tornadomoe.MoeLayer;
 import org.tornadomoe.checkpoint.CaseFile;
 import org.tornadomoe.checkpoint.CheckpointName;
 import org.tornadomoe.checkpoint.MoeCheckpoint;
-import org.tornadomoe.checkpoint.Safetensors;
+import org.tornadomoe.checkpoint.file.Safetensors;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.kernel.ChosenExperts;

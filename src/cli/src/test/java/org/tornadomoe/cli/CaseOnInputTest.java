@@ -13,7 +13,7 @@ import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 import org.tornadomoe.RandomLayer;
 import org.tornadomoe.checkpoint.CaseFile;
-import org.tornadomoe.checkpoint.SafetensorsWriter;
+import org.tornadomoe.checkpoint.file.SafetensorsWriter;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.config.RouterConfig;

@@ -13,9 +13,9 @@ import java.util.List;
 import java.util.Map;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
-import org.tornadomoe.checkpoint.Safetensors;
-import org.tornadomoe.checkpoint.SafetensorsWriter;
-import org.tornadomoe.checkpoint.Tensor;
+import org.tornadomoe.checkpoint.file.Safetensors;
+import org.tornadomoe.checkpoint.file.SafetensorsWriter;
+import org.tornadomoe.checkpoint.file.Tensor;
 
 class InspectTest {
     private static final Path Q4_K = Path.of("src/test/resources/cases/gguf-q4_k/model.gguf");

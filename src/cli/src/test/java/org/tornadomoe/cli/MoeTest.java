@@ -22,7 +22,7 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
-import org.tornadomoe.checkpoint.SafetensorsWriter;
+import org.tornadomoe.checkpoint.file.SafetensorsWriter;
 import org.tornadomoe.tornado.device.TornadoHome;
 
 /** The command as a whole, {@code devices}, and the way from one home of TornadoVM's API to the next. */

@@ -23,10 +23,10 @@ import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.ValueSource;
 import org.tornadomoe.MoeLayer;
 import org.tornadomoe.MoeOptions;
-import org.tornadomoe.checkpoint.DType;
-import org.tornadomoe.checkpoint.Safetensors;
-import org.tornadomoe.checkpoint.SafetensorsWriter;
-import org.tornadomoe.checkpoint.Tensor;
+import org.tornadomoe.checkpoint.file.DType;
+import org.tornadomoe.checkpoint.file.Safetensors;
+import org.tornadomoe.checkpoint.file.SafetensorsWriter;
+import org.tornadomoe.checkpoint.file.Tensor;
 import tools.jackson.jr.ob.JSON;
 
 class RunTest {

@@ -9,6 +9,7 @@ import java.util.Map;
 import java.util.regex.Pattern;
 import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
+import org.tornadomoe.checkpoint.file.CheckpointException;
 
 /**
  * A checkpoint as people name it: a path, or where nothing is at that path the name of a model that Hugging

@@ -6,7 +6,17 @@ import java.util.List;
 import java.util.Objects;
 import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
-import org.tornadomoe.checkpoint.LayerShape.Peculiarity;
+import org.tornadomoe.checkpoint.family.LayerShape;
+import org.tornadomoe.checkpoint.family.LayerShape.Peculiarity;
+import org.tornadomoe.checkpoint.file.CheckpointException;
+import org.tornadomoe.checkpoint.file.DType;
+import org.tornadomoe.checkpoint.file.Tensor;
+import org.tornadomoe.checkpoint.weights.BlockTensors;
+import org.tornadomoe.checkpoint.weights.Matrix;
+import org.tornadomoe.checkpoint.weights.MatrixReader;
+import org.tornadomoe.checkpoint.weights.Mlx;
+import org.tornadomoe.checkpoint.weights.Projections;
+import org.tornadomoe.checkpoint.weights.ScaledFloats;
 import org.tornadomoe.config.GroupShape;
 
 /**

@@ -8,7 +8,16 @@ import java.util.Map;
 import java.util.Set;
 import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
-import org.tornadomoe.checkpoint.LayerShape.Peculiarity;
+import org.tornadomoe.checkpoint.family.LayerShape;
+import org.tornadomoe.checkpoint.family.LayerShape.Peculiarity;
+import org.tornadomoe.checkpoint.file.CheckpointException;
+import org.tornadomoe.checkpoint.file.DType;
+import org.tornadomoe.checkpoint.file.GgmlType;
+import org.tornadomoe.checkpoint.file.Gguf;
+import org.tornadomoe.checkpoint.file.Tensor;
+import org.tornadomoe.checkpoint.weights.GgufBlocks;
+import org.tornadomoe.checkpoint.weights.Matrix;
+import org.tornadomoe.checkpoint.weights.Projections;
 import org.tornadomoe.quant.RouterWeights;
 
 /** The MoE block of a GGUF file's layer: its tensors by llama.cpp's names, all of which have to be read. */

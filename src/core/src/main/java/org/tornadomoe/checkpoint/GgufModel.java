@@ -12,6 +12,11 @@ import java.util.Set;
 import java.util.stream.Collectors;
 import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
+import org.tornadomoe.checkpoint.family.FamilyTraits;
+import org.tornadomoe.checkpoint.family.LayerShape;
+import org.tornadomoe.checkpoint.file.CheckpointException;
+import org.tornadomoe.checkpoint.file.Gguf;
+import org.tornadomoe.checkpoint.file.JsonFile;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.RouterConfig;
 

@@ -5,7 +5,15 @@ import java.util.Arrays;
 import java.util.List;
 import java.util.stream.Collectors;
 import org.jspecify.annotations.Nullable;
-import org.tornadomoe.checkpoint.LayerShape.Peculiarity;
+import org.tornadomoe.checkpoint.family.LayerShape;
+import org.tornadomoe.checkpoint.family.LayerShape.Peculiarity;
+import org.tornadomoe.checkpoint.file.CheckpointException;
+import org.tornadomoe.checkpoint.file.Tensor;
+import org.tornadomoe.checkpoint.weights.BlockTensors;
+import org.tornadomoe.checkpoint.weights.Matrix;
+import org.tornadomoe.checkpoint.weights.MatrixReader;
+import org.tornadomoe.checkpoint.weights.Projections;
+import org.tornadomoe.checkpoint.weights.WeightQuantization;
 import org.tornadomoe.quant.RouterWeights;
 
 /**
@@ -14,7 +22,8 @@ import org.tornadomoe.quant.RouterWeights;
  * router's. None of this is looked up by family: what is there is taken. Dtypes and shapes are checked here; the
  * experts' values are read later.
  */
-record LayerReader(BlockTensors tensors, @Nullable WeightQuantization quantization, int layer, LayerShape shape) {
+public record LayerReader(
+        BlockTensors tensors, @Nullable WeightQuantization quantization, int layer, LayerShape shape) {
     /** The last is a layer itself, of a model whose router and experts have no block of their own. */
     private static final List<String> BLOCKS = List.of(
             "mlp.",

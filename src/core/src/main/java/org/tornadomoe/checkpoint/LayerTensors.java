@@ -2,6 +2,8 @@ package org.tornadomoe.checkpoint;
 
 import java.util.List;
 import org.jspecify.annotations.Nullable;
+import org.tornadomoe.checkpoint.file.Tensor;
+import org.tornadomoe.checkpoint.weights.Projections;
 import org.tornadomoe.quant.RouterWeights;
 
 /**

@@ -9,6 +9,8 @@ import java.util.Map;
 import java.util.Objects;
 import java.util.TreeMap;
 import java.util.stream.IntStream;
+import org.tornadomoe.checkpoint.file.JsonFile;
+import org.tornadomoe.checkpoint.weights.Matrix;
 import org.tornadomoe.quant.Int8Tensor;
 
 /** The errors that quantising makes, as they are measured, kept in files between runs, and reported. */

@@ -4,7 +4,11 @@ import java.util.Arrays;
 import java.util.List;
 import java.util.function.Function;
 import org.jspecify.annotations.Nullable;
-import org.tornadomoe.checkpoint.LayerShape.Peculiarity;
+import org.tornadomoe.checkpoint.family.LayerShape;
+import org.tornadomoe.checkpoint.family.LayerShape.Peculiarity;
+import org.tornadomoe.checkpoint.file.CheckpointException;
+import org.tornadomoe.checkpoint.file.Tensor;
+import org.tornadomoe.checkpoint.weights.BlockTensors;
 import org.tornadomoe.quant.RouterNetwork;
 import org.tornadomoe.quant.RouterWeights;
 

@@ -11,6 +11,15 @@ import java.util.Map;
 import java.util.Objects;
 import java.util.Set;
 import org.jspecify.annotations.Nullable;
+import org.tornadomoe.checkpoint.file.CheckpointException;
+import org.tornadomoe.checkpoint.file.DType;
+import org.tornadomoe.checkpoint.file.Safetensors;
+import org.tornadomoe.checkpoint.file.SafetensorsWriter;
+import org.tornadomoe.checkpoint.file.Tensor;
+import org.tornadomoe.checkpoint.weights.BlockTensors;
+import org.tornadomoe.checkpoint.weights.Matrix;
+import org.tornadomoe.checkpoint.weights.MatrixReader;
+import org.tornadomoe.checkpoint.weights.WeightQuantization;
 import org.tornadomoe.config.ScalarType;
 import org.tornadomoe.quant.HiddenStates;
 

@@ -1,4 +1,4 @@
-/** Checkpoints in: safetensors files, the model families and their tensor names, vLLM's case files. */
+/** A checkpoint's MoE layers read and quantised: layers, routers and experts, and writers of int8 checkpoints. */
 @NullMarked
 package org.tornadomoe.checkpoint;
 

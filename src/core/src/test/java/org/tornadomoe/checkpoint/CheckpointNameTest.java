@@ -13,6 +13,7 @@ import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.ValueSource;
+import org.tornadomoe.checkpoint.file.CheckpointException;
 
 /** Paths, and names of models in a cache laid out as huggingface_hub does it. */
 class CheckpointNameTest {

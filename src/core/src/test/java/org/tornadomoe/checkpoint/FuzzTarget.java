@@ -14,6 +14,7 @@ import java.util.stream.Stream;
 import org.junit.jupiter.api.Assertions;
 import org.tornadomoe.MoeLayer;
 import org.tornadomoe.MoeOptions;
+import org.tornadomoe.checkpoint.file.CheckpointException;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.quant.ExpertWeights;
 import org.tornadomoe.quant.Int8Experts;

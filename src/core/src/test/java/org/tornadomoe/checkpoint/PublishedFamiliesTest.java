@@ -22,6 +22,7 @@ import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.ValueSource;
 import org.tornadomoe.checkpoint.PublishedModel.Plain;
 import org.tornadomoe.checkpoint.PublishedModel.Router;
+import org.tornadomoe.checkpoint.file.CheckpointException;
 import org.tornadomoe.quant.ExpertWeights;
 import org.tornadomoe.reference.Numerics;
 import org.tornadomoe.reference.Reference;

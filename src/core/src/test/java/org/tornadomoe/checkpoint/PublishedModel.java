@@ -15,37 +15,39 @@ import java.util.Random;
 import java.util.function.DoubleBinaryOperator;
 import java.util.function.DoubleUnaryOperator;
 import java.util.stream.IntStream;
+import org.tornadomoe.checkpoint.file.SafetensorsWriter;
 
 /**
  * A small model of a published family: random weights, its config.json and tensors exactly as its publisher lays them
  * out, and what its layer computes, in plain loops that share nothing with the library.
  */
-final class PublishedModel {
-    static final int E = 6;
-    static final int H = 12;
+public final class PublishedModel {
+    public static final int E = 6;
+    public static final int H = 12;
     static final int I = 8;
-    static final int K = 2;
+    public static final int K = 2;
 
     /** One expert: gate and up [I, H], down [H, I], with biases. */
-    record Expert(float[][] gate, float[][] up, float[][] down, float[] gateBias, float[] upBias, float[] downBias) {}
+    public record Expert(
+            float[][] gate, float[][] up, float[][] down, float[] gateBias, float[] upBias, float[] downBias) {}
 
     /** How a token's logits become a weight for each expert, 0 for those not chosen. */
     @FunctionalInterface
-    interface Router {
+    public interface Router {
         double[] weights(double[] logits, float[] correction);
     }
 
     private final Random random;
-    final float[][] router;
+    public final float[][] router;
     final float[] routerBias;
     final float[] correction;
-    final Expert[] experts = new Expert[E];
-    final Expert shared;
+    public final Expert[] experts = new Expert[E];
+    public final Expert shared;
     final float[][] sharedGate;
-    final Map<String, float[]> tensors = new LinkedHashMap<>();
-    final Map<String, long[]> shapes = new LinkedHashMap<>();
+    public final Map<String, float[]> tensors = new LinkedHashMap<>();
+    public final Map<String, long[]> shapes = new LinkedHashMap<>();
 
-    PublishedModel(long seed, int sharedWidth) {
+    public PublishedModel(long seed, int sharedWidth) {
         random = new Random(seed);
         router = matrix(E, H);
         routerBias = vector(E);
@@ -80,13 +82,13 @@ final class PublishedModel {
 
     // What is written
 
-    PublishedModel add(String name, float[] values) {
+    public PublishedModel add(String name, float[] values) {
         tensors.put(name, values);
         shapes.put(name, new long[] {values.length});
         return this;
     }
 
-    PublishedModel add(String name, float[][] matrix) {
+    public PublishedModel add(String name, float[][] matrix) {
         float[] flat = new float[matrix.length * matrix[0].length];
         for (int r = 0; r < matrix.length; r++) {
             System.arraycopy(matrix[r], 0, flat, r * matrix[0].length, matrix[0].length);
@@ -96,7 +98,7 @@ final class PublishedModel {
         return this;
     }
 
-    PublishedModel add(String name, float[][][] parts) {
+    public PublishedModel add(String name, float[][][] parts) {
         int size = parts[0].length * parts[0][0].length;
         float[] flat = new float[parts.length * size];
         for (int e = 0; e < parts.length; e++) {
@@ -133,7 +135,7 @@ final class PublishedModel {
                 .toArray(float[][][]::new);
     }
 
-    float[][][] down() {
+    public float[][][] down() {
         return Arrays.stream(experts).map(Expert::down).toArray(float[][][]::new);
     }
 
@@ -186,7 +188,7 @@ final class PublishedModel {
     // What it computes
 
     /** Options of the computation. */
-    record Plain(
+    public record Plain(
             Router router,
             boolean routerBias,
             boolean expertBias,
@@ -194,11 +196,11 @@ final class PublishedModel {
             DoubleBinaryOperator activation,
             boolean hasShared,
             boolean hasSharedGate) {
-        static Plain of(Router router) {
+        public static Plain of(Router router) {
             return new Plain(router, false, false, false, (g, u) -> g * sigmoid(g) * u, false, false);
         }
 
-        Plain withShared(boolean gate) {
+        public Plain withShared(boolean gate) {
             return new Plain(router, routerBias, expertBias, weightOnInput, activation, true, gate);
         }
 
@@ -231,7 +233,7 @@ final class PublishedModel {
     }
 
     /** The layer's output for tokens [M, H]. */
-    double[] forward(float[] hidden, Plain plain) {
+    public double[] forward(float[] hidden, Plain plain) {
         double[] output = new double[hidden.length];
         for (int t = 0; t < hidden.length / H; t++) {
             double[] x = new double[H];
@@ -295,7 +297,7 @@ final class PublishedModel {
         return 1 / (1 + Math.exp(-x));
     }
 
-    static double[] softmax(double[] x) {
+    public static double[] softmax(double[] x) {
         double[] exp = Arrays.stream(x).map(Math::exp).toArray();
         double sum = Arrays.stream(exp).sum();
         return Arrays.stream(exp).map(v -> v / sum).toArray();
@@ -306,7 +308,7 @@ final class PublishedModel {
     }
 
     /** The numbers of the k greatest. */
-    static List<Integer> top(double[] x, int k) {
+    public static List<Integer> top(double[] x, int k) {
         return IntStream.range(0, x.length)
                 .boxed()
                 .sorted(Comparator.comparingDouble(e -> -x[e]))
@@ -315,7 +317,7 @@ final class PublishedModel {
     }
 
     /** Those values of x at these places, divided by their sum if so, times a factor; 0 elsewhere. */
-    static double[] only(double[] x, List<Integer> places, boolean renormalize, double factor) {
+    public static double[] only(double[] x, List<Integer> places, boolean renormalize, double factor) {
         double sum = renormalize ? places.stream().mapToDouble(e -> x[e]).sum() : 1;
         double[] kept = new double[x.length];
         places.forEach(e -> kept[e] = x[e] / sum * factor);

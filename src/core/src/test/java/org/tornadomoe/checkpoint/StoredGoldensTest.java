@@ -12,6 +12,8 @@ import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.MethodSource;
 import org.tornadomoe.MoeLayer;
 import org.tornadomoe.MoeOptions;
+import org.tornadomoe.checkpoint.file.Safetensors;
+import org.tornadomoe.checkpoint.file.Tensor;
 import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.quant.Progress;

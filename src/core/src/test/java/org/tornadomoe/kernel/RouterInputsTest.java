@@ -10,7 +10,7 @@ import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.ValueSource;
 import org.tornadomoe.MoeLayer;
 import org.tornadomoe.MoeOptions;
-import org.tornadomoe.checkpoint.Safetensors;
+import org.tornadomoe.checkpoint.file.Safetensors;
 import org.tornadomoe.reference.Numerics;
 
 /** What a layer's router reads beside hidden states comes with the call, or the call is refused. */

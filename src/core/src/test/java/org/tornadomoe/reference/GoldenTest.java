@@ -13,7 +13,7 @@ import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.ValueSource;
 import org.tornadomoe.checkpoint.CaseFile;
 import org.tornadomoe.checkpoint.MoeCheckpoint;
-import org.tornadomoe.checkpoint.Safetensors;
+import org.tornadomoe.checkpoint.file.Safetensors;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.quant.ExpertWeights;
 import org.tornadomoe.quant.Int8Experts;

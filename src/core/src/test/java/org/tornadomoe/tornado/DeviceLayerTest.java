@@ -19,7 +19,7 @@ import org.tornadomoe.MagnitudeChecks;
 import org.tornadomoe.MoeLayer;
 import org.tornadomoe.MoeOptions;
 import org.tornadomoe.RandomLayer;
-import org.tornadomoe.checkpoint.Safetensors;
+import org.tornadomoe.checkpoint.file.Safetensors;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.GroupShape;
 import org.tornadomoe.config.Int8Quantization;
