@@ -116,7 +116,7 @@ public record RandomLayer(FusedMoeConfig config, long seed) implements ExpertWei
 
     @Override
     public RouterWeights router() {
-        float[] weight = new float[config.numChoices() * config.hiddenDim()];
+        float[] weight = new float[(config.numRouterLogits() - config.numSharedLogits()) * config.hiddenDim()];
         fill(weight, 2_000_003L, 1.0);
         float[] correctionBias = null;
         if (config.router().hasCorrectionBias()) {
@@ -128,7 +128,12 @@ public record RandomLayer(FusedMoeConfig config, long seed) implements ExpertWei
             gate = new float[config.numSharedLogits() * config.hiddenDim()];
             fill(gate, 2_000_039L, 0.2);
         }
-        return new RouterWeights(weight, null, correctionBias, gate);
+        float[] bias = null;
+        if (config.router().mixesShared()) {
+            bias = new float[config.numRouterLogits()];
+            fill(bias, 2_000_081L, 0.3);
+        }
+        return new RouterWeights(weight, bias, correctionBias, gate);
     }
 
     @Override

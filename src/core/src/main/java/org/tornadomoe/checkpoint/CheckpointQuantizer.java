@@ -149,7 +149,7 @@ public final class CheckpointQuantizer {
         try (MoeCheckpoint checkpoint = MoeCheckpoint.open(source);
                 Safetensors tensors = Safetensors.open(source)) {
             JsonFile config = JsonFile.read(source.resolve("config.json"));
-            List<Integer> chosen = layers == null ? checkpoint.moeLayers() : layers;
+            List<Integer> chosen = layers == null ? checkpoint.moeLayers() : withSharers(checkpoint, layers);
             if (chosen.isEmpty()) {
                 throw new CheckpointException(config.file(), "the model has no MoE layer");
             }
@@ -161,6 +161,17 @@ public final class CheckpointQuantizer {
                             report)
                     .run(config, new ArrayList<>(new LinkedHashSet<>(chosen)));
         }
+    }
+
+    /** These layers, and those that have the same experts. */
+    private static List<Integer> withSharers(MoeCheckpoint checkpoint, List<Integer> layers) {
+        Set<Integer> homes = new HashSet<>();
+        layers.forEach(layer -> homes.add(checkpoint.shape(layer).home()));
+        List<Integer> all = new ArrayList<>(layers);
+        checkpoint.moeLayers().stream()
+                .filter(layer -> homes.contains(checkpoint.shape(layer).home()))
+                .forEach(all::add);
+        return all;
     }
 
     private Result run(JsonFile config, List<Integer> layers) {
@@ -245,6 +256,9 @@ public final class CheckpointQuantizer {
                         source.path,
                         "layer " + layer + ", " + (shared ? "shared expert" : "expert " + e)
                                 + ": is not quantised, since no module of its own holds what it computes with");
+            }
+            if (modules.containsAll(expert.modules())) {
+                continue; // another layer's, too
             }
             requireFits(expert);
             modules.addAll(expert.modules());

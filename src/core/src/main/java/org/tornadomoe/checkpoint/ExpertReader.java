@@ -44,7 +44,8 @@ final class ExpertReader {
     private static final List<Both> BOTH = List.of(
             new Both("experts.%d.gate_up_proj", "experts.%d.down_proj"),
             new Both("experts.gate_up_projs.%d", "experts.down_projs.%d"),
-            new Both("experts.w1.%d", "experts.w2.%d"));
+            new Both("experts.w1.%d", "experts.w2.%d"),
+            new Both("experts.%d.w1", "experts.%d.w2"));
 
     /** What the tensors of gpt-oss's experts in MXFP4 end with, two values a byte; their scales end with scales. */
     private static final List<String> BLOCKS_OF_4_BITS = List.of("_blocks", ".blocks");
@@ -233,7 +234,7 @@ final class ExpertReader {
 
     private List<Projections> experts(int inner, List<Tensor> fused) {
         for (Names names : PER_EXPERT) {
-            if (isPerExpert(names.gated(shape.gated()))) {
+            if (isPerExpert(names.gated(shape.gated())) && !(names.gate.equals("w1") && hasBothInW1())) {
                 return perExpert(names.gated(shape.gated()), inner);
             }
         }
@@ -241,6 +242,11 @@ final class ExpertReader {
         List<Projections> experts = together(inner);
         fused.addAll(tensors.takenSince(before));
         return experts;
+    }
+
+    /** Whether experts have w1 and w2 alone, though they have a gate. */
+    private boolean hasBothInW1() {
+        return shape.gated() && !isPerExpert(new Names("w3", "", ""));
     }
 
     /** Whether some expert has a projection of its own of that name. */

@@ -51,6 +51,9 @@ public record LayerReader(
     /** What a router that is a network begins with. */
     private static final List<String> NETWORKS = List.of("gate.down_proj");
 
+    /** What a router begins with whose experts attend to each other. */
+    private static final List<String> ATTENTIONS = List.of("router.query_key_value", "gate.query_key_value");
+
     /** Where a model with more than one stack of layers keeps the language model's. */
     private static final List<String> STACKS =
             List.of("model.", "language_model.model.", "model.language_model.", "thinker.model.");
@@ -71,7 +74,8 @@ public record LayerReader(
         RouterWeights router = new RouterReader(this, found.router, found.block).read();
         Projections shared = reader.shared();
         List<Tensor> fused = new ArrayList<>();
-        List<Projections> experts = reader.routed(fused);
+        List<Projections> experts =
+                (isHome(found.block) ? reader : new ExpertReader(this, home(found.block))).routed(fused);
         double factor = 1;
         Tensor scale = tensors.find(found.router + ".global_scale");
         if (scale != null) {
@@ -89,7 +93,8 @@ public record LayerReader(
     }
 
     private Found found() {
-        List<String> routers = shape.network() == null ? ROUTERS : NETWORKS;
+        List<String> routers =
+                shape.network() != null ? NETWORKS : shape.has(Peculiarity.ATTENDS) ? ATTENTIONS : ROUTERS;
         List<Found> ends = BLOCKS.stream()
                 .flatMap(block -> LAYERS.stream().map(layers -> layers + place() + "." + block))
                 .flatMap(block -> routers.stream().map(router -> new Found(block + router, block)))
@@ -134,6 +139,16 @@ public record LayerReader(
                             + found.get(1).router + ".weight");
         }
         return found.getFirst();
+    }
+
+    /** Whether a block has its experts itself, as it may where the configuration says otherwise. */
+    private boolean isHome(String block) {
+        return shape.home() == layer || tensors.names().stream().anyMatch(name -> name.startsWith(block + "experts."));
+    }
+
+    private String home(String block) {
+        int at = block.indexOf(number());
+        return block.substring(0, at) + "." + shape.home() + block.substring(at + number().length() - 1);
     }
 
     /** Whether a name is that end, or has it after a dot. */

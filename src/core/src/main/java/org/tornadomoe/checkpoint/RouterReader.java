@@ -69,7 +69,17 @@ final class RouterReader {
             }
         }
         float[] shared = null;
-        if (shape.routerRows() > shape.choices()) {
+        if (shape.has(Peculiarity.COEFFICIENT) && shape.sharedIntermediate() > 0) {
+            // A softmax of two: the second's is the sigmoid of their difference, the first's the rest.
+            float[] two = layer.floats(block + "coefficient", 2, h);
+            shared = new float[h];
+            for (int c = 0; c < h; c++) {
+                shared[c] = two[h + c] - two[c];
+            }
+            float[] added = layer.required(block + "coefficient.bias", 2);
+            bias = Arrays.copyOf(bias == null ? new float[0] : bias, shape.choices() + 1);
+            bias[shape.choices()] = added[1] - added[0];
+        } else if (shape.has(Peculiarity.ROUTER_HAS_SHARED) && shape.routerRows() > shape.choices()) {
             shared = Arrays.copyOfRange(all, shape.choices() * h, all.length);
             all = Arrays.copyOf(all, shape.choices() * h);
         } else if (shape.sharedIntermediate() > 0) {

@@ -151,9 +151,9 @@ public record FusedMoeConfig(
         return numExperts + router.numZeroExperts();
     }
 
-    /** The number of logits per token, L: one per choice, then those of shared experts. */
+    /** The number of logits per token, L: one per choice, or three for attention, then those of shared experts. */
     public int numRouterLogits() {
-        return numChoices() + numSharedLogits();
+        return (router.scoring() == ScoringFunction.ATTENTION ? 3 : 1) * numChoices() + numSharedLogits();
     }
 
     /** The number of logits per token for shared experts: one for all with a gate, one each if they are normalised. */

@@ -28,6 +28,7 @@ import java.util.function.Consumer;
  *     1
  * @param normalizesShared whether each shared expert has its own logit, and its score is normalised together with the
  *     chosen ones' (Inkling)
+ * @param mixesShared whether routed experts' weights are multiplied by 1 minus the shared expert gate (Klear)
  * @param logitCap soft cap of the logits: {@code c * tanh(x / c)} (Laguna); 0 for none
  * @param readsOwnInput whether the router reads another input than the experts, which each call passes (SmallThinker's
  *     router reads a layer's input, before attention)
@@ -43,6 +44,7 @@ public record RouterConfig(
         int numZeroExperts,
         boolean hasSharedExpertGate,
         boolean normalizesShared,
+        boolean mixesShared,
         double logitCap,
         boolean readsOwnInput) {
     /**
@@ -76,6 +78,15 @@ public record RouterConfig(
                     "normalizesShared: expected renormalize, no shared expert gate and scores of each logit by itself"
                             + " beside it");
         }
+        if (mixesShared && !hasSharedExpertGate) {
+            throw new IllegalArgumentException("mixesShared: expected a shared expert gate beside it, got none");
+        }
+        boolean attention = scoring == ScoringFunction.ATTENTION;
+        if (attention && (numZeroExperts > 0 || hasSharedExpertGate || logitCap != 0)) {
+            throw new IllegalArgumentException(
+                    "scoring: expected neither zero experts, a shared expert gate nor a logit" + " cap beside "
+                            + scoring);
+        }
         boolean eachGroup = scoring == ScoringFunction.SOFTMAX_EACH_GROUP;
         if (handed(scoring) && (scoresChosenOnly || hasCorrectionBias || (numExpertGroup > 0 && !eachGroup))) {
             throw new IllegalArgumentException(
@@ -104,7 +115,7 @@ public record RouterConfig(
 
     private static boolean handed(ScoringFunction scoring) {
         return switch (scoring) {
-            case SOFTMAX_EACH_GROUP, SPARSE_MIXER, TOKEN_TABLE, NETWORK, CUSTOM, SIMULATED -> true;
+            case SOFTMAX_EACH_GROUP, SPARSE_MIXER, ATTENTION, TOKEN_TABLE, NETWORK, CUSTOM, SIMULATED -> true;
             case SOFTMAX, SIGMOID, SQRTSOFTPLUS, IDENTITY -> false;
         };
     }
@@ -114,7 +125,7 @@ public record RouterConfig(
      * method that no device implements.
      */
     public boolean isHandedIn() {
-        return handed(scoring) || normalizesShared || logitCap != 0 || readsOwnInput;
+        return handed(scoring) || normalizesShared || mixesShared || logitCap != 0 || readsOwnInput;
     }
 
     /** Whether ids and weights follow from logits, on a device or on the host. */
@@ -142,7 +153,7 @@ public record RouterConfig(
 
     /** The K highest scores by that function of all logits, renormalised or not. */
     public static RouterConfig of(ScoringFunction scoring, boolean renormalize) {
-        return new RouterConfig(scoring, false, renormalize, false, 0, 0, 1, 0, false, false, 0, false);
+        return new RouterConfig(scoring, false, renormalize, false, 0, 0, 1, 0, false, false, false, 0, false);
     }
 
     /** The same with a softmax, choosing the same number of experts from each of that many groups. */
@@ -198,7 +209,7 @@ public record RouterConfig(
      */
     public RoutingMethodType method() {
         return switch (scoring) {
-            case CUSTOM, SOFTMAX_EACH_GROUP, SPARSE_MIXER, TOKEN_TABLE, NETWORK -> RoutingMethodType.CUSTOM;
+            case CUSTOM, SOFTMAX_EACH_GROUP, SPARSE_MIXER, ATTENTION, TOKEN_TABLE, NETWORK -> RoutingMethodType.CUSTOM;
             case SIMULATED -> RoutingMethodType.SIMULATED;
             case IDENTITY -> hasCorrectionBias || renormalize ? RoutingMethodType.UNSPECIFIED : RoutingMethodType.TOP_K;
             case SOFTMAX, SIGMOID, SQRTSOFTPLUS ->
@@ -249,6 +260,14 @@ public record RouterConfig(
         return with(router -> router.normalizesShared = true);
     }
 
+    /** The same, with a shared expert gate of which routed experts get the rest. */
+    public RouterConfig withMixedShared() {
+        return with(router -> {
+            router.hasSharedExpertGate = true;
+            router.mixesShared = true;
+        });
+    }
+
     public RouterConfig withLogitCap(double cap) {
         return with(router -> router.logitCap = cap);
     }
@@ -277,6 +296,7 @@ public record RouterConfig(
         private int numZeroExperts;
         private boolean hasSharedExpertGate;
         private boolean normalizesShared;
+        private boolean mixesShared;
         private double logitCap;
         private boolean readsOwnInput;
 
@@ -291,6 +311,7 @@ public record RouterConfig(
             numZeroExperts = from.numZeroExperts;
             hasSharedExpertGate = from.hasSharedExpertGate;
             normalizesShared = from.normalizesShared;
+            mixesShared = from.mixesShared;
             logitCap = from.logitCap;
             readsOwnInput = from.readsOwnInput;
         }
@@ -307,6 +328,7 @@ public record RouterConfig(
                     numZeroExperts,
                     hasSharedExpertGate,
                     normalizesShared,
+                    mixesShared,
                     logitCap,
                     readsOwnInput);
         }

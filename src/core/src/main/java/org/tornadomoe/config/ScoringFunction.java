@@ -27,6 +27,12 @@ public enum ScoringFunction {
      */
     SPARSE_MIXER,
     /**
+     * As {@link #SOFTMAX}, of experts that attend to each other (Yuan): a token has a query, a key and a value for each
+     * expert, 3E logits in this order, and an expert's logit becomes the mean of all values, weighted by the softmax of
+     * its query times all keys. It runs on the host.
+     */
+    ATTENTION,
+    /**
      * A table gives the experts for each token's id, which the call passes (DeepSeek-V4's first layers). Their scores
      * are those of {@link #SQRTSOFTPLUS}. It runs on the host.
      */
@@ -56,7 +62,7 @@ public enum ScoringFunction {
 
     /** Whether scores are a softmax over all logits, however experts are chosen by them. */
     public boolean isSoftmax() {
-        return this == SOFTMAX || this == SOFTMAX_EACH_GROUP;
+        return this == SOFTMAX || this == SOFTMAX_EACH_GROUP || this == ATTENTION;
     }
 
     @Override

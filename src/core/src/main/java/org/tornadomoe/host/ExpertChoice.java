@@ -31,11 +31,33 @@ final class ExpertChoice {
         if (router.scoring() == ScoringFunction.SPARSE_MIXER) {
             chooseSparsely(scratch, ids, weights, at, config.expertsPerToken());
         } else {
+            if (router.scoring() == ScoringFunction.ATTENTION) {
+                attend(scratch.logits);
+            }
             chooseByScores(scratch, ids, weights, at, config.expertsPerToken());
         }
         addShared(ids, weights, at, router.hasSharedExpertGate() ? scratch.logits[choices] : 0);
         if (router.normalizesShared()) {
             divideWithShared(scratch, weights, at);
+        }
+    }
+
+    /** Puts the logits that a token's queries, keys and values [3C] make in place of its queries. */
+    private void attend(double[] logits) {
+        for (int c = 0; c < choices; c++) {
+            double query = logits[c];
+            double max = Double.NEGATIVE_INFINITY;
+            for (int k = choices; k < 2 * choices; k++) {
+                max = Math.max(max, query * logits[k]);
+            }
+            double total = 0;
+            double sum = 0;
+            for (int k = choices; k < 2 * choices; k++) {
+                double weight = Math.exp(query * logits[k] - max);
+                total += weight;
+                sum += weight * logits[k + choices];
+            }
+            logits[c] = sum / total;
         }
     }
 
@@ -85,13 +107,15 @@ final class ExpertChoice {
     void addShared(int[] ids, double[] weights, int at, double gate) {
         int k = config.expertsPerToken();
         int e = config.numExperts();
+        double rest = router.mixesShared() ? finiteOrZero(sigmoid(-gate)) : 1;
         for (int slot = 0; slot < config.pairsPerToken(); slot++) {
             int p = at + slot;
             if (slot >= k) {
                 ids[p] = e + slot - k;
                 weights[p] = router.hasSharedExpertGate() ? finiteOrZero(sigmoid(gate)) : 1;
-            } else if (ids[p] >= e) {
-                ids[p] += config.globalNumExperts() - e;
+            } else {
+                ids[p] += ids[p] >= e ? config.globalNumExperts() - e : 0;
+                weights[p] *= rest;
             }
         }
     }
@@ -158,7 +182,7 @@ final class ExpertChoice {
 
     private void score(double[] logits, double[] scores) {
         switch (router.scoring()) {
-            case SOFTMAX, SOFTMAX_EACH_GROUP -> {
+            case SOFTMAX, SOFTMAX_EACH_GROUP, ATTENTION -> {
                 double max = logits[0];
                 for (int c = 1; c < choices; c++) {
                     max = Math.max(max, logits[c]);

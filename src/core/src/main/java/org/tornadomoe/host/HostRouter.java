@@ -53,10 +53,13 @@ public final class HostRouter {
         expertsOfToken = weights.expertsOfToken();
         network = weights.network() == null ? null : new NetworkRouter(weights.network());
         packed = weights.hasWeight() ? pack(weights) : new float[0];
-        if (function != null && router.normalizesShared()) {
-            throw new IllegalArgumentException(
-                    "router: expected none in the options, as this layer normalises shared experts' scores with the"
-                            + " chosen ones, got one");
+        boolean attends = weights.weight().length > (long) choices * config.hiddenDim();
+        if (function != null && (router.normalizesShared() || attends)) {
+            throw new IllegalArgumentException("router: expected none in the options, as this layer "
+                    + (attends
+                            ? "makes logits of what experts attend to"
+                            : "normalises shared experts' scores with the chosen ones")
+                    + ", got one");
         }
     }
 
@@ -233,8 +236,9 @@ public final class HostRouter {
         float[] gate = weights.sharedExpertGate();
         float[] all = new float[Math.multiplyExact(paddedLogits(), h)];
         for (int row = 0; row < width; row++) {
-            float[] from = row >= choices && gate != null ? gate : weights.weight();
-            int at = (row >= choices ? row - choices : row) * h;
+            boolean ofGate = row >= choices && gate != null;
+            float[] from = ofGate ? gate : weights.weight();
+            int at = (ofGate ? row - choices : row) * h;
             for (int c = 0; c < h; c++) {
                 all[
                                 row / Arithmetic.ROUTER_ROWS * Arithmetic.ROUTER_ROWS * h
@@ -278,7 +282,7 @@ public final class HostRouter {
         int h = config.hiddenDim();
         int row = block * Arithmetic.ROUTER_ROWS;
         arithmetic.logits(packed, row * h, h, x, from, logits, at + row);
-        for (int r = row; bias != null && r < Math.min(row + Arithmetic.ROUTER_ROWS, choices); r++) {
+        for (int r = row; bias != null && r < Math.min(row + Arithmetic.ROUTER_ROWS, bias.length); r++) {
             logits[at + r] += bias[r];
         }
         double cap = router.logitCap();

@@ -2,14 +2,17 @@ package org.tornadomoe.quant;
 
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.config.FusedMoeConfig;
+import org.tornadomoe.config.RouterConfig;
 import org.tornadomoe.config.ScoringFunction;
 
 /**
  * A router's tensors, in float; all values are finite. C choices: the routed experts, then the zero experts ({@link
  * FusedMoeConfig#numChoices}). The record keeps the arrays; don't write to them.
  *
- * @param weight [C, H], row-major; empty for a layer that gets its logits from the caller
- * @param bias [C], added to the logits; null for none
+ * @param weight [C, H], row-major; empty for a layer that gets its logits from the caller; [3C, H] for queries, keys
+ *     and values ({@link ScoringFunction#ATTENTION})
+ * @param bias [C], added to the logits; [C + 1] with one of the shared expert gate where the rest of it is the others'
+ *     ({@link RouterConfig#mixesShared}); null for none
  * @param correctionBias [C], added to the scores for the choice only; null for none
  * @param sharedExpertGate [H]: the shared experts' weight is the sigmoid of its product with the token; [n, H] if each
  *     shared expert has a logit that is scored like the choices' ({@link FusedMoeConfig#numSharedLogits}); null for a
@@ -67,10 +70,13 @@ public record RouterWeights(
         int h = config.hiddenDim();
         int choices = config.numChoices();
         if (weight.length != 0) {
-            require("router weight", weight, choices, h);
+            // Also where the caller's function has taken the place of attention.
+            boolean attends = config.router().scoring() == ScoringFunction.ATTENTION
+                    || (config.router().isOfCaller() && weight.length == 3L * choices * h);
+            require("router weight", weight, attends ? 3 * choices : choices, h);
         }
         if (bias != null) {
-            require("router bias", bias, choices, 1);
+            require("router bias", bias, config.router().mixesShared() ? choices + 1 : choices, 1);
         }
         // The caller's function doesn't need it, so the checkpoint may have or lack it.
         if (!config.router().isOfCaller() && config.router().scoring() != ScoringFunction.SPARSE_MIXER) {
@@ -90,6 +96,9 @@ public record RouterWeights(
         }
         if (network != null) {
             network.requireFits(config);
+        }
+        if (config.router().scoring() == ScoringFunction.ATTENTION) {
+            requirePresence("bias", bias != null, false);
         }
         requirePresence("shared expert gate", sharedExpertGate != null, config.numSharedLogits() > 0);
         if (sharedExpertGate != null) {

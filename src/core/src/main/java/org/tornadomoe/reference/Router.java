@@ -49,14 +49,15 @@ public final class Router {
         IntStream.range(0, logits.length).parallel().forEach(i -> {
             int m = i / width;
             int row = i % width;
-            boolean gate = row >= choices;
-            float[] weights = gate && router.sharedExpertGate() != null ? router.sharedExpertGate() : router.weight();
+            boolean gate = row >= choices && router.sharedExpertGate() != null;
+            float[] weights = gate ? router.sharedExpertGate() : router.weight();
             int from = (gate ? row - choices : row) * h;
             double sum = 0;
             for (int c = 0; c < h; c++) {
                 sum += hidden[m * h + c] * weights[from + c];
             }
-            logits[i] = gate ? sum : capped(config.router(), router.bias() == null ? sum : sum + router.bias()[row]);
+            double logit = router.bias() == null || row >= router.bias().length ? sum : sum + router.bias()[row];
+            logits[i] = gate ? logit : capped(config.router(), logit);
         });
         return logits;
     }
@@ -175,7 +176,9 @@ public final class Router {
         Numerics.requireLength("logits", logits.length, tokens, width);
         double[] chosenFrom = new double[tokens * choices];
         for (int m = 0; m < tokens; m++) {
-            System.arraycopy(logits, m * width, chosenFrom, m * choices, choices);
+            double[] row = Arrays.copyOfRange(logits, m * width, (m + 1) * width);
+            double[] own = config.router().scoring() == ScoringFunction.ATTENTION ? attended(row) : row;
+            System.arraycopy(own, 0, chosenFrom, m * choices, choices);
         }
         Routing routed =
                 route(chosenFrom, tokens, choices, config.expertsPerToken(), config.router(), router.correctionBias());
@@ -222,6 +225,22 @@ public final class Router {
         return withShared(config, logits, new Routing(tokens, k, chosen.ids().clone(), weights));
     }
 
+    /** Yuan's routing (arXiv 2405.17976): see {@link ScoringFunction#ATTENTION}. */
+    private static double[] attended(double[] queriesKeysValues) {
+        int n = queriesKeysValues.length / 3;
+        double[] keys = Arrays.copyOfRange(queriesKeysValues, n, 2 * n);
+        double[] values = Arrays.copyOfRange(queriesKeysValues, 2 * n, 3 * n);
+        return Arrays.stream(queriesKeysValues, 0, n)
+                .map(query -> {
+                    double[] weights =
+                            softmax(Arrays.stream(keys).map(key -> query * key).toArray());
+                    return IntStream.range(0, n)
+                            .mapToDouble(i -> weights[i] * values[i])
+                            .sum();
+                })
+                .toArray();
+    }
+
     private static Routing withShared(FusedMoeConfig config, double[] logits, Routing routed) {
         int k = config.expertsPerToken();
         int pairs = config.pairsPerToken();
@@ -235,6 +254,9 @@ public final class Router {
                 int choice = routed.ids()[m * k + slot];
                 ids[p] = choice < e ? choice : choice - e + config.globalNumExperts();
                 weights[p] = routed.weights()[m * k + slot];
+                if (config.router().mixesShared()) {
+                    weights[p] *= finiteOrZero(sigmoid(-logits[m * config.numRouterLogits() + config.numChoices()]));
+                }
             } else {
                 ids[p] = e + slot - k;
                 int first = m * config.numRouterLogits() + config.numChoices();
@@ -411,7 +433,7 @@ public final class Router {
     /** The scores of a token's logits; a score that isn't finite is 0. */
     private static double[] scores(double[] logits, ScoringFunction function) {
         double[] scores = switch (function) {
-            case SOFTMAX, SOFTMAX_EACH_GROUP -> softmax(logits);
+            case SOFTMAX, SOFTMAX_EACH_GROUP, ATTENTION -> softmax(logits);
             case SIGMOID -> Arrays.stream(logits).map(Router::sigmoid).toArray();
             case SQRTSOFTPLUS ->
                 Arrays.stream(logits)

@@ -397,7 +397,12 @@ class ModelFamilyTest {
                 "param2moe | 'hidden_size': 64 | 'n_group': expected 1",
                 "kimi_linear | 'hidden_act': 'situ', 'routed_expert_hidden_size': 3584, 'latent_moe_use_norm': true |"
                         + " 'routed_expert_hidden_size': not known of kimi_linear",
-                "Klear | 'num_experts': 4 | 'model_type': Klear is not read: a softmax of two numbers a token mixes",
+                "doge | 'num_experts': 4 | 'model_type': doge is not read: its experts are single rows",
+                "yuan | 'moe_config': {'moe_num_experts': 4, 'moe_top_k': 2, 'router_type': 'linear'} | 'router_type':"
+                        + " expected attn_router",
+                "yuan | 'moe_config': {'moe_top_k': 2} | has no 'moe_num_experts'",
+                "yuan | 'moe_config': {'per_layer_experts_blocks': [], 'moe_top_k': 2}, 'num_hidden_layers': 2 |"
+                        + " 'moe_num_experts': expected a value for each of 2 layers",
                 "hunyuan_v1_moe | 'moe_topk': [] | 'moe_topk': expected a value for each of 32 layers",
                 "phimoe | 'router_jitter_noise': 0.1 | 'router_jitter_noise': expected 0.01, got 0.1",
                 "mixtral | 'num_experts': 4, 'num_local_experts': 8 | 'num_local_experts': expected as many as"

@@ -104,6 +104,11 @@ class HostRouterTest {
                 corrected.withNormalizedShared(),
                 corrected.withNormalizedShared().withLogitCap(0.5),
                 RouterConfig.of(ScoringFunction.SQRTSOFTPLUS, true).withNormalizedShared(),
+                corrected.withMixedShared(),
+                RouterConfig.of(ScoringFunction.SOFTMAX, true)
+                        .withZeroExperts(2)
+                        .withMixedShared(),
+                RouterConfig.of(ScoringFunction.ATTENTION, true).withRoutedScalingFactor(1.5),
                 RouterConfig.of(ScoringFunction.SOFTMAX, true).withLogitCap(0.25),
                 corrected.withLogitCap(2))) {
             RandomLayer layer =
@@ -128,6 +133,15 @@ class HostRouterTest {
         TopKRouter any = (hidden, logits, tokens, k, renormalize) -> ChosenExperts.allocate(tokens, k);
         assertThatIllegalArgumentException()
                 .isThrownBy(() -> new HostRouter(layer.config(), layer.router(), any))
+                .withMessageStartingWith("router: expected none in the options");
+        RandomLayer attends =
+                RandomLayer.of(4, 2, 8, 8, 1, 1).routedBy(RouterConfig.of(ScoringFunction.ATTENTION, true));
+        FusedMoeConfig ofCaller = attends.config().toBuilder()
+                .router(attends.config().router().handedIn())
+                .build();
+        attends.router().requireFits(ofCaller);
+        assertThatIllegalArgumentException()
+                .isThrownBy(() -> new HostRouter(ofCaller, attends.router(), any))
                 .withMessageStartingWith("router: expected none in the options");
     }
 

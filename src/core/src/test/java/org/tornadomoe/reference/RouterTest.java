@@ -10,6 +10,7 @@ import java.util.Comparator;
 import java.util.List;
 import java.util.SplittableRandom;
 import java.util.stream.IntStream;
+import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
@@ -270,6 +271,50 @@ class RouterTest {
         assertThat(special.ids()).as("what isn't finite comes last").containsExactly(1, 0);
         assertThat(special.weights()[0]).isEqualTo(2);
         assertThat(Router.route(logits, 1, 6, 1, mixer, null).ids()).containsExactly(1);
+    }
+
+    /** Yuan's: a query that is 0 sees all values alike, a large one the value of the largest key. */
+    @Test
+    void expertsThatAttendGetWhatTheirQueriesFind() {
+        FusedMoeConfig config = FusedMoeConfig.builder()
+                .numExperts(3)
+                .expertsPerToken(2)
+                .hiddenDim(4)
+                .intermediateSize(4)
+                .router(RouterConfig.of(ScoringFunction.ATTENTION, false))
+                .build();
+        double[] queries = {0, 100, -100};
+        double[] keys = {1, -1, 0};
+        double[] values = {3, 6, 9};
+        double[] logits =
+                Stream.of(queries, keys, values).flatMapToDouble(Arrays::stream).toArray();
+        Routing routing = Router.route(config, RouterWeights.NONE, logits, 1);
+        double[] found = {6, 3, 6}; // the mean, the first expert's, the second's
+        double total = Arrays.stream(found).map(Math::exp).sum();
+        assertThat(routing.ids()).containsExactly(0, 2);
+        assertThat(routing.weights())
+                .containsExactly(new double[] {Math.exp(6) / total, Math.exp(6) / total}, within(1e-12));
+    }
+
+    /** Klear's: what the gate leaves is the others', whose weights it multiplies. */
+    @Test
+    void aMixedSharedExpertLeavesTheRest() {
+        RouterConfig router = RouterConfig.of(ScoringFunction.SIGMOID, true).withMixedShared();
+        FusedMoeConfig config = config(router);
+        double gate = 0.75;
+        double[] logits = {1, 2, 3, 4, gate};
+        Routing mixed = Router.route(config, RouterWeights.NONE, logits, 1);
+        Routing alone = Router.route(
+                config(RouterConfig.of(ScoringFunction.SIGMOID, true).withSharedExpertGate()),
+                RouterWeights.NONE,
+                logits,
+                1);
+        double share = 1 / (1 + Math.exp(-gate));
+        int k = config.expertsPerToken();
+        for (int slot = 0; slot < k; slot++) {
+            assertThat(mixed.weights()[slot]).isEqualTo(alone.weights()[slot] * (1 - share), within(1e-12));
+        }
+        assertThat(mixed.weights()[k]).isEqualTo(share, within(1e-12));
     }
 
     /** Shared, zero experts and gate included, and so with a function of the caller's. */

@@ -58,6 +58,8 @@ public final class FamilyTraits {
     private final int experts;
     private final int topK;
 
+    private @Nullable String sharingField;
+    private String firstSharingField = "";
     private String layersField = "num_hidden_layers";
     private String hiddenField = "hidden_size";
     private String width = "moe_intermediate_size";
@@ -99,6 +101,7 @@ public final class FamilyTraits {
     private int besideEach;
     private boolean weighsInput;
     private boolean normalizesShared;
+    private boolean mixesShared;
     private ToDoubleFunction<JsonFile> sharedScale = json -> 1;
     private @Nullable Function<JsonFile, List<String>> layerList;
     private BiPredicate<JsonFile, Integer> tabled = (json, layer) -> false;
@@ -275,6 +278,20 @@ public final class FamilyTraits {
     FamilyTraits normalizesShared() {
         normalizesShared = true;
         peculiarities.add(Peculiarity.ROUTER_HAS_SHARED);
+        return this;
+    }
+
+    /** The shared expert is weighed by a sigmoid of the token, and the others by the rest. */
+    FamilyTraits mixesShared() {
+        mixesShared = true;
+        peculiarities.add(Peculiarity.COEFFICIENT);
+        return sharedGate();
+    }
+
+    /** From a first layer on so many have the experts of the first of them. */
+    FamilyTraits sharedByLayers(String number, String first) {
+        sharingField = read(number);
+        firstSharingField = read(first);
         return this;
     }
 
@@ -726,6 +743,7 @@ public final class FamilyTraits {
                 zeroExperts == null ? zero : json.nonNegative(zeroExperts, zero),
                 (sharedGate || (sharedGateIf != null && json.bool(sharedGateIf, false))) && hasShared,
                 normalizesShared,
+                mixesShared && hasShared,
                 0,
                 false);
         RouterConfig own = routing.of(this, json, router);
@@ -805,8 +823,18 @@ public final class FamilyTraits {
                         ? null
                         : new LayerShape.Network(
                                 json.positive(networkWidth, network), json.finite("rms_norm_eps", 1e-5), layer > 0),
+                home(json, layer),
                 stack(whole, layer),
                 Set.copyOf(peculiarities));
+    }
+
+    /** The layer in which that layer's experts are. */
+    private int home(JsonFile json, int layer) {
+        if (sharingField == null) {
+            return layer;
+        }
+        int first = json.nonNegative(firstSharingField, 0);
+        return layer < first ? layer : layer - (layer - first) % json.positive(sharingField, 1);
     }
 
     private LayerShape.@Nullable Stack stack(JsonFile json, int layer) {

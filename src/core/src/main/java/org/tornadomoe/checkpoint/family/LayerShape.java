@@ -15,6 +15,7 @@ import org.jspecify.annotations.Nullable;
  * @param sharedScale what the shared expert's output is multiplied by
  * @param tableWidth K where experts stand in a table of token ids, else 0
  * @param network that the router is; null if it isn't
+ * @param home the layer in which the experts are: this one, unless several have the same
  * @param stack where the layer stands in a model with an encoder; null in one without
  */
 public record LayerShape(
@@ -29,6 +30,7 @@ public record LayerShape(
         float sharedScale,
         int tableWidth,
         @Nullable Network network,
+        int home,
         @Nullable Stack stack,
         Set<Peculiarity> peculiarities) {
     /** What a family's tensors hold that others' don't, or mean something else by. */
@@ -49,6 +51,10 @@ public record LayerShape(
         EXPERT_SCALES,
         /** Every two experts have a smaller one beside them, which is added to either (GroveMoE). */
         ADJUGATES,
+        /** The router has a query, a key and a value for each expert (Yuan). */
+        ATTENDS,
+        /** The shared expert and the others have a factor each from {@code BLOCK.coefficient} (Klear). */
+        COEFFICIENT,
         /** Tokens of pictures have a router and experts of their own in the block, which come after (Ernie 4.5 VL). */
         OF_PICTURES,
         /** The shared expert is a dense block beside the experts' (Grok-2). */
@@ -98,6 +104,9 @@ public record LayerShape(
     public int routerRows() {
         if (network != null) {
             return network.width;
+        }
+        if (has(Peculiarity.ATTENDS)) {
+            return 3 * choices();
         }
         return choices() + (has(Peculiarity.ROUTER_HAS_SHARED) ? sharedIntermediate / intermediate : 0);
     }

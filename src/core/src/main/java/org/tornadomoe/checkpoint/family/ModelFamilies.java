@@ -16,17 +16,8 @@ public final class ModelFamilies {
     public static final List<String> LANGUAGE_MODEL = List.of("text_config", "llm_config", "language_config");
 
     /** Families that are known and not read, and what they compute that no layer here does. */
-    private static final Map<String, String> NOT_READ = Map.of(
-            "Klear",
-            "a softmax of two numbers a token mixes what routed experts and the shared one compute",
-            "megrez_moe",
-            "several layers have the experts of one",
-            "yuan",
-            "its router lets experts attend to each other",
-            "doge",
-            "its experts are single rows",
-            "vitpose_backbone",
-            "the data set chooses its experts");
+    private static final Map<String, String> NOT_READ =
+            Map.of("doge", "its experts are single rows", "vitpose_backbone", "the data set chooses its experts");
 
     private ModelFamilies() {}
 
@@ -35,9 +26,10 @@ public final class ModelFamilies {
      * what is beside it.
      */
     public static JsonFile textConfig(JsonFile json) {
-        for (String outer : List.of("thinker_config", "ffn_config")) {
+        for (String outer : List.of("thinker_config", "ffn_config", "moe_config")) {
             if (json.fields().get(outer) instanceof Map<?, ?>) {
-                // Qwen3-Omni's text model is inside of one, DBRX's experts in the other beside the model's own fields.
+                // Qwen3-Omni's text model is inside of the first, DBRX's and Yuan's experts in the others, beside the
+                // model's own fields.
                 Map<String, @Nullable Object> all = new LinkedHashMap<>(json.fields());
                 all.remove(outer);
                 json.nested(outer).fields().forEach((name, value) -> {
@@ -47,6 +39,10 @@ public final class ModelFamilies {
                                 value instanceof Map<?, ?> named && named.size() == 1 ? named.get("name") : value);
                     }
                 });
+                if (all.get("per_layer_experts_blocks") instanceof List<?> each) {
+                    all.put("moe_num_experts", each); // as Yuan's code has it
+                    all.remove("per_layer_experts_blocks");
+                }
                 return textConfig(new JsonFile(json.file(), all));
             }
         }
@@ -65,7 +61,8 @@ public final class ModelFamilies {
         if (!inside.has("model_type") && json.has("model_type")) {
             text.put("model_type", json.string("model_type"));
         }
-        return new JsonFile(json.file(), text);
+        JsonFile own = new JsonFile(json.file(), text);
+        return text.get("moe_config") instanceof Map ? textConfig(own) : own;
     }
 
     /**

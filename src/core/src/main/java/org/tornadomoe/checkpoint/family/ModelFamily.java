@@ -550,6 +550,36 @@ public enum ModelFamily {
      * Ling 2 and 3, Ring 2. Ling 3's own code doesn't read the limits that its config.json has; it was trained with
      * them, and vLLM, SGLang and llama.cpp cut off at them.
      */
+    /** Two numbers a token, by a softmax, weigh what the shared expert and the others compute. */
+    KLEAR(
+            "Klear",
+            sizes(32, 2048, 896, 0, 0)
+                    .sigmoid()
+                    .normalized("norm_topk_prob", false)
+                    .corrected()
+                    .shared("n_shared_experts", 1)
+                    .mixesShared()
+                    .denseIn("mlp_only_layers")
+                    .lastOfEvery("decoder_sparse_step")),
+    /** The router reads what the layer before it read; several layers have the experts of the first of them. */
+    MEGREZ_MOE(
+            "megrez_moe",
+            deepSeek(sizes(31, 2048, 1408, 64, 6), 1, 1, 1, 1)
+                    .routing((_, json, router) -> json.bool("pre_gate", false) ? router.withOwnInput() : router)
+                    .sharedByLayers("experts_shared_frequency", "first_k_dense_replace")
+                    .fields("pre_gate")),
+    /** Experts attend to each other before they are chosen. */
+    YUAN(
+            "yuan",
+            sizes(24, 2048, 8192, 0, 0)
+                    .width("ffn_hidden_size")
+                    .names("moe_num_experts", "moe_top_k")
+                    .scored(ScoringFunction.ATTENTION)
+                    .normalized()
+                    .tensors(Peculiarity.ATTENDS)
+                    .dense((json, _) -> json.bool("use_moe", true) ? null : "use_moe is false")
+                    .perLayer("moe_num_experts")
+                    .fields("use_moe norm_topk_prob=true router_type=attn_router gated_linear_unit=true use_lf_gate")),
     BAILING_MOE_V2(
             "bailing_moe_v2 bailing_moe_linear bailing_hybrid bailing_moe_v3",
             bailing(sizes(20, 2048, 512, 256, 8), 1, 1)),

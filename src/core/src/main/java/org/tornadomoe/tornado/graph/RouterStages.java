@@ -85,7 +85,7 @@ final class RouterStages {
             case SIGMOID -> RouterKernels.SIGMOID;
             case SQRTSOFTPLUS -> RouterKernels.SQRTSOFTPLUS;
             case IDENTITY -> RouterKernels.IDENTITY;
-            case SOFTMAX_EACH_GROUP, SPARSE_MIXER, TOKEN_TABLE, NETWORK, CUSTOM, SIMULATED ->
+            case SOFTMAX_EACH_GROUP, SPARSE_MIXER, ATTENTION, TOKEN_TABLE, NETWORK, CUSTOM, SIMULATED ->
                 throw new IllegalArgumentException("scoring: expected what a kernel computes, got " + router.scoring());
         };
     }
